@@ -1,0 +1,157 @@
+//! The `[data]` table of a run's config.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::documents::{Format, SourceConfig};
+use crate::error::DataError;
+use crate::tokenizer::TokenizerConfig;
+use crate::window::{Order, Packing};
+
+/// Texts that come with the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Builtin {
+    /// Short English stories from a seeded grammar.
+    Stories,
+    /// The two documents of `StatQuest`'s decoder-only example.
+    Statquest,
+}
+
+/// How documents or tokens are divided into training and validation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SplitBy {
+    /// The last part of the token stream is for validation (nanoGPT's way).
+    #[default]
+    Tail,
+    /// Each document goes to one side as a whole, chosen by a hash of its number and the seed.
+    Documents,
+}
+
+/// The division into training and validation.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SplitConfig {
+    /// `tail` or `documents`.
+    pub by: SplitBy,
+    /// The part for validation, from 0 (none) to below 1.
+    pub validation: f64,
+    /// Chooses the documents (`by = "documents"`).
+    pub seed: u64,
+}
+
+impl Default for SplitConfig {
+    fn default() -> Self {
+        Self { by: SplitBy::Tail, validation: 0.1, seed: 0 }
+    }
+}
+
+/// Where the tokens come from and in which order they are seen: a run config's `[data]` table.
+///
+/// Exactly one of `path`/`paths`, `builtin` and `prepared` is given.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataConfig {
+    /// One text source: a `.txt` or `.jsonl` file, a folder of them, or `-` for standard input.
+    pub path: Option<PathBuf>,
+    /// Several text sources, read in this order.
+    pub paths: Vec<PathBuf>,
+    /// How files are read: `auto` goes by the ending `.jsonl`.
+    pub format: Format,
+    /// Splits each text file into documents; without it a file is one document.
+    pub separator: Option<String>,
+    /// The field of a `.jsonl` line that holds the document.
+    pub field: String,
+    /// A corpus that comes with the program: `stories` or `statquest`.
+    pub builtin: Option<Builtin>,
+    /// Seed of the built-in stories.
+    pub seed: u64,
+    /// Number of built-in stories.
+    pub documents: usize,
+    /// A folder that `prepare` wrote, or one with nanoGPT's or llm.c's `train.bin` and `val.bin`.
+    pub prepared: Option<PathBuf>,
+    /// How text becomes ids. With a `prepared` folder that holds a `tokenizer.json`, that one is
+    /// used.
+    pub tokenizer: TokenizerConfig,
+    /// The division into training and validation; a `prepared` folder has its own.
+    pub split: SplitConfig,
+    /// `random` (with replacement) or `epoch` (each window once, then anew in another order).
+    pub order: Order,
+    /// `packed` (windows run across documents) or `documents` (cut at their borders, padded).
+    pub packing: Packing,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self {
+            path: None,
+            paths: Vec::new(),
+            format: Format::Auto,
+            separator: None,
+            field: SourceConfig::DEFAULT_FIELD.to_owned(),
+            builtin: None,
+            seed: 0,
+            documents: crate::corpus::DEFAULT_STORIES,
+            prepared: None,
+            tokenizer: TokenizerConfig::default(),
+            split: SplitConfig::default(),
+            order: Order::default(),
+            packing: Packing::default(),
+        }
+    }
+}
+
+impl DataConfig {
+    /// Checks the settings against each other, before any data is read.
+    ///
+    /// # Errors
+    /// [`DataError::Config`] that names the keys and the fix.
+    pub fn validate(&self) -> Result<(), DataError> {
+        let from_text = self.path.is_some() || !self.paths.is_empty();
+        let origins = [from_text, self.builtin.is_some(), self.prepared.is_some()];
+        match origins.iter().filter(|&&given| given).count() {
+            0 => return Err(DataError::config(
+                "no data is named; hint: set one of `path`, `builtin` (\"stories\") and `prepared` under [data]",
+            )),
+            1 => {}
+            _ => return Err(DataError::config(
+                "more than one of `path`/`paths`, `builtin` and `prepared` is set under [data]; hint: keep one",
+            )),
+        }
+        if !(0.0..1.0).contains(&self.split.validation) {
+            return Err(DataError::config(format!(
+                "split.validation = {} is not a part from 0 to below 1; hint: 0.1 keeps a tenth for validation",
+                self.split.validation
+            )));
+        }
+        if self.builtin == Some(Builtin::Stories) && self.documents == 0 {
+            return Err(DataError::config("documents = 0 makes no stories; hint: leave it out for the default"));
+        }
+        if self.separator.as_deref() == Some("") {
+            return Err(DataError::config("separator is empty; hint: leave it out to keep each file whole"));
+        }
+        crate::tokenizer::check_config(&self.tokenizer)
+    }
+
+    /// The text sources as one config.
+    pub fn source(&self) -> SourceConfig {
+        SourceConfig {
+            paths: self.path.iter().chain(&self.paths).cloned().collect(),
+            format: self.format,
+            separator: self.separator.clone(),
+            field: self.field.clone(),
+        }
+    }
+
+    /// Takes relative paths of the config as relative to `base` (the config file's folder).
+    pub fn resolve_paths(&mut self, base: &Path) {
+        let given = self.path.iter_mut().chain(&mut self.paths).chain(&mut self.prepared);
+        for path in given.chain(&mut self.tokenizer.file) {
+            if path.is_relative() && path.as_os_str() != "-" {
+                *path = base.join(&path);
+            }
+        }
+    }
+}
