@@ -1,0 +1,172 @@
+//! Masked multi-head attention: each token asks, all earlier ones answer.
+
+use burn::module::Module;
+use burn::nn::Linear;
+use burn::tensor::{Device, Tensor, activation::softmax};
+use serde::{Deserialize, Serialize};
+
+use crate::init::zero_linear;
+use crate::{Hook, ModelConfig, Norm, Pass, Probe};
+
+/// Which groups of layers have biases. The default is GPT-2's: all but the output layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BiasConfig {
+    /// Queries, keys and values.
+    pub qkv: bool,
+    /// Attention's output projection.
+    pub attention_output: bool,
+    /// Feed-forward layers.
+    pub feed_forward: bool,
+    /// Layer norms' shift.
+    pub norm: bool,
+    /// The output layer.
+    pub head: bool,
+}
+
+impl Default for BiasConfig {
+    fn default() -> Self {
+        Self {
+            qkv: true,
+            attention_output: true,
+            feed_forward: true,
+            norm: true,
+            head: false,
+        }
+    }
+}
+
+impl BiasConfig {
+    /// No biases at all, as in Llama.
+    pub fn none() -> Self {
+        Self {
+            qkv: false,
+            attention_output: false,
+            feed_forward: false,
+            norm: false,
+            head: false,
+        }
+    }
+}
+
+/// Masked multi-head attention with grouped key/value heads (Vaswani et al. 2017, section 3.2;
+/// Ainslie et al. 2023).
+///
+/// `softmax(q k^T / sqrt(head_dim), future hidden) v`, heads joined, then the output projection.
+#[derive(Module, Debug)]
+pub struct Attention {
+    /// `[d_model, n_heads * head_dim]`.
+    pub query: Linear,
+    /// `[d_model, n_kv_heads * head_dim]`.
+    pub key: Linear,
+    /// `[d_model, n_kv_heads * head_dim]`.
+    pub value: Linear,
+    /// RMS norm over each head's query, `[head_dim]`.
+    pub query_norm: Option<Norm>,
+    /// RMS norm over each head's key, `[head_dim]`.
+    pub key_norm: Option<Norm>,
+    /// `[n_heads * head_dim, d_model]`.
+    pub output: Linear,
+    n_heads: usize,
+    n_kv_heads: usize,
+    head_dim: usize,
+    dropout: f64,
+    #[module(skip)]
+    window: Option<usize>,
+}
+
+impl Attention {
+    pub(crate) fn new(config: &ModelConfig, layer: usize, device: &Device) -> Self {
+        let (d_model, head_dim) = (config.d_model, config.head_dim());
+        let (n_heads, n_kv_heads) = (config.n_heads, config.kv_heads());
+        let linear = |d_in, d_out, bias| zero_linear(d_in, d_out, bias, device);
+        let norm = || {
+            config
+                .qk_norm
+                .then(|| Norm::rms(head_dim, config.norm_eps, device))
+        };
+        Self {
+            query: linear(d_model, n_heads * head_dim, config.bias.qkv),
+            key: linear(d_model, n_kv_heads * head_dim, config.bias.qkv),
+            value: linear(d_model, n_kv_heads * head_dim, config.bias.qkv),
+            query_norm: norm(),
+            key_norm: norm(),
+            output: linear(n_heads * head_dim, d_model, config.bias.attention_output),
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            dropout: config.dropout.attention,
+            window: config.window(layer),
+        }
+    }
+
+    /// `[batch, seq, d_model]` to the same.
+    pub fn forward<P: Probe>(&self, x: Tensor<3>, pass: &mut Pass<'_, P>) -> Tensor<3> {
+        let [batch, seq, _] = x.dims();
+        let (q, k, v) = self.project(x, pass);
+        let (k, v) = pass.remember(k, v);
+
+        let scores = self.group(q).matmul(k.swap_dims(2, 3)); // [batch, n_kv_heads, group * seq, keys]
+        let scores = scores.reshape([batch, self.n_heads, seq, pass.places().keys()]);
+        let scores = pass.places().limit(scores, self.window);
+        pass.see(Hook::Scores, &scores);
+        let pattern = softmax(scores, 3);
+        pass.see(Hook::Pattern, &pattern);
+        let pattern = pass.drop_some(Hook::Pattern, pattern, self.dropout);
+
+        let z = self.group(pattern).matmul(v); // [batch, n_kv_heads, group * seq, head_dim]
+        let z = z.reshape([batch, self.n_heads, seq, self.head_dim]);
+        pass.see(Hook::Z, &z);
+        let joined = z
+            .swap_dims(1, 2)
+            .reshape([batch, seq, self.n_heads * self.head_dim]);
+        self.output.forward(joined)
+    }
+
+    /// Queries (scaled by `1 / sqrt(head_dim)` and turned by their places), keys and values.
+    fn project<P: Probe>(
+        &self,
+        x: Tensor<3>,
+        pass: &mut Pass<'_, P>,
+    ) -> (Tensor<4>, Tensor<4>, Tensor<4>) {
+        let q = self.split(self.query.forward(x.clone()), self.n_heads);
+        let k = self.split(self.key.forward(x.clone()), self.n_kv_heads);
+        let v = self.split(self.value.forward(x), self.n_kv_heads);
+        let q = normalize(self.query_norm.as_ref(), q);
+        let k = normalize(self.key_norm.as_ref(), k);
+        pass.see(Hook::Query, &q);
+        pass.see(Hook::Key, &k);
+        pass.see(Hook::Value, &v);
+        let q = pass.places().turn(q);
+        let k = pass.places().turn(k);
+        pass.see(Hook::RotatedQuery, &q);
+        pass.see(Hook::RotatedKey, &k);
+        let scale = 1.0 / (self.head_dim as f64).sqrt();
+        (q * scale, k, v)
+    }
+
+    /// `[batch, seq, heads * head_dim]` to `[batch, heads, seq, head_dim]`.
+    fn split(&self, x: Tensor<3>, heads: usize) -> Tensor<4> {
+        let [batch, seq, _] = x.dims();
+        x.reshape([batch, seq, heads, self.head_dim]).swap_dims(1, 2)
+    }
+
+    /// Puts the query heads that share a key/value head one below the other, so that one product
+    /// serves them and no key is copied: `[batch, n_heads, seq, d]` to
+    /// `[batch, n_kv_heads, group * seq, d]`.
+    fn group(&self, x: Tensor<4>) -> Tensor<4> {
+        let [batch, _, seq, d] = x.dims();
+        let group = self.n_heads / self.n_kv_heads;
+        if group == 1 {
+            return x;
+        }
+        x.reshape([batch, self.n_kv_heads, group * seq, d])
+    }
+}
+
+fn normalize(norm: Option<&Norm>, x: Tensor<4>) -> Tensor<4> {
+    match norm {
+        Some(norm) => norm.forward(x),
+        None => x,
+    }
+}

@@ -1,0 +1,298 @@
+//! What a model is: one configuration that scales from StatQuest's two numbers to GPT-2 XL.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    BiasConfig, DropoutConfig, FeedForwardKind, InitConfig, ModelError, NormKind, NormPlacement,
+    Position, RotaryConfig,
+};
+
+/// The architecture of a decoder-only Transformer.
+///
+/// The defaults are nanoGPT's small character model without its vocabulary. Unknown keys are
+/// errors. [`validate`](Self::validate) runs before anything is built.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelConfig {
+    /// Distinct tokens. 0 in a run's config means: as many as the tokenizer has.
+    pub vocab_size: usize,
+    /// The longest sequence that the model sees at once, in tokens.
+    pub context_length: usize,
+    /// Stacked blocks.
+    pub n_layers: usize,
+    /// Attention heads of each block.
+    pub n_heads: usize,
+    /// Key/value heads of each block; absent: as many as `n_heads`. Fewer is grouped-query
+    /// attention, one is multi-query attention (Ainslie et al. 2023, arXiv 2305.13245).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub n_kv_heads: Option<usize>,
+    /// Numbers in each head's query and key; absent: `d_model / n_heads`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head_dim: Option<usize>,
+    /// Numbers that represent one token between the layers.
+    pub d_model: usize,
+    /// Hidden units of the feed-forward layer; absent: `4 * d_model`, or for gated kinds
+    /// `8/3 * d_model` rounded up to a multiple of 8, which has as many parameters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub d_ff: Option<usize>,
+    /// How the model knows a token's place.
+    pub position: Position,
+    /// Details of `position = "rotary"`.
+    pub rotary: RotaryConfig,
+    /// Which normalization, if any.
+    pub norm: NormKind,
+    /// Added to the variance (or mean square) inside the norm.
+    pub norm_eps: f64,
+    /// Norm before each sublayer with one at the end (GPT-2), or after each residual sum
+    /// (Vaswani et al. 2017).
+    pub norm_placement: NormPlacement,
+    /// Which feed-forward layer, if any.
+    pub feed_forward: FeedForwardKind,
+    /// Which groups of layers have biases.
+    pub bias: BiasConfig,
+    /// The output layer reuses the token embedding's weights.
+    pub tied_head: bool,
+    /// RMS-normalize each head's query and key before positions are applied
+    /// (Henry et al. 2020, arXiv 2010.04245; with Qwen3's learned scale).
+    pub qk_norm: bool,
+    /// Squash logits into (-c, c) by `c * tanh(logits / c)` (Gemma 2).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logit_soft_cap: Option<f64>,
+    /// Sliding windows in tokens, one for each layer, repeated in a cycle; 0 is the whole context.
+    /// Empty: every layer sees the whole context. A window of `w` sees the token itself and the
+    /// `w - 1` before it (Mistral's count).
+    pub windows: Vec<usize>,
+    /// Dropout rates, in training only.
+    pub dropout: DropoutConfig,
+    /// Residual connections around attention and feed-forward. Off only to see what they do.
+    pub residual: bool,
+    /// How weights start.
+    pub init: InitConfig,
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        Self {
+            vocab_size: 0,
+            context_length: 64,
+            n_layers: 4,
+            n_heads: 4,
+            n_kv_heads: None,
+            head_dim: None,
+            d_model: 128,
+            d_ff: None,
+            position: Position::Learned,
+            rotary: RotaryConfig::default(),
+            norm: NormKind::Layer,
+            norm_eps: 1e-5,
+            norm_placement: NormPlacement::Pre,
+            feed_forward: FeedForwardKind::Gelu,
+            bias: BiasConfig::default(),
+            tied_head: true,
+            qk_norm: false,
+            logit_soft_cap: None,
+            windows: Vec::new(),
+            dropout: DropoutConfig::default(),
+            residual: true,
+            init: InitConfig::default(),
+        }
+    }
+}
+
+impl ModelConfig {
+    /// Key/value heads, with the default filled in.
+    pub fn kv_heads(&self) -> usize {
+        self.n_kv_heads.unwrap_or(self.n_heads)
+    }
+
+    /// Numbers in each head's query and key, with the default filled in.
+    pub fn head_dim(&self) -> usize {
+        self.head_dim
+            .unwrap_or_else(|| self.d_model / self.n_heads.max(1))
+    }
+
+    /// Hidden units of the feed-forward layer, with the default filled in; 0 without one.
+    pub fn d_ff(&self) -> usize {
+        if self.feed_forward == FeedForwardKind::None {
+            return 0;
+        }
+        self.d_ff.unwrap_or_else(|| {
+            if self.feed_forward.is_gated() {
+                (self.d_model * 8).div_ceil(3).next_multiple_of(8)
+            } else {
+                4 * self.d_model
+            }
+        })
+    }
+
+    /// The sliding window of `layer` in tokens; `None` is the whole context.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        if self.windows.is_empty() {
+            return None;
+        }
+        let window = self.windows[layer % self.windows.len()];
+        (window > 0 && window < self.context_length).then_some(window)
+    }
+
+    /// Whether a norm stands between the last block and the output layer.
+    pub fn has_final_norm(&self) -> bool {
+        self.norm != NormKind::None && self.norm_placement == NormPlacement::Pre
+    }
+
+    /// Checks that the fields describe a model that can be built.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] that names the first key at fault and a value that would do.
+    pub fn validate(&self) -> Result<(), ModelError> {
+        self.check_sizes()?;
+        self.check_heads()?;
+        self.check_numbers()?;
+        self.rotary.validate(self.position)
+    }
+
+    fn check_sizes(&self) -> Result<(), ModelError> {
+        let sizes = [
+            ("vocab_size", self.vocab_size),
+            ("context_length", self.context_length),
+            ("n_layers", self.n_layers),
+            ("n_heads", self.n_heads),
+            ("n_kv_heads", self.kv_heads()),
+            ("d_model", self.d_model),
+        ];
+        // Far above any model that exists, far below overflow in a product of three.
+        const LIMIT: usize = 1 << 24;
+        for (key, value) in sizes {
+            if value == 0 || value > LIMIT {
+                return Err(ModelError::config(
+                    key,
+                    format!("{value} is outside 1..={LIMIT}"),
+                    format!("set {key} to a positive size"),
+                ));
+            }
+        }
+        if self.feed_forward != FeedForwardKind::None && !(1..=LIMIT).contains(&self.d_ff()) {
+            return Err(ModelError::config(
+                "d_ff",
+                format!("{} is outside 1..={LIMIT}", self.d_ff()),
+                "leave d_ff out for the usual size",
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_heads(&self) -> Result<(), ModelError> {
+        let (n_heads, n_kv_heads) = (self.n_heads, self.kv_heads());
+        if self.head_dim.is_none() && !self.d_model.is_multiple_of(n_heads) {
+            let divisor = nearest_divisor(self.d_model, n_heads);
+            return Err(ModelError::config(
+                "n_heads",
+                format!("{n_heads} heads do not divide d_model = {}", self.d_model),
+                format!("use n_heads = {divisor}, or set head_dim"),
+            ));
+        }
+        if !(1..=1 << 16).contains(&self.head_dim()) {
+            return Err(ModelError::config(
+                "head_dim",
+                format!("{} is outside 1..=65536", self.head_dim()),
+                "leave head_dim out for d_model / n_heads",
+            ));
+        }
+        if !n_heads.is_multiple_of(n_kv_heads) {
+            let divisor = nearest_divisor(n_heads, n_kv_heads);
+            return Err(ModelError::config(
+                "n_kv_heads",
+                format!("{n_kv_heads} key/value heads do not divide n_heads = {n_heads}"),
+                format!("use n_kv_heads = {divisor}"),
+            ));
+        }
+        if self.position == Position::Rotary && !self.head_dim().is_multiple_of(2) {
+            return Err(ModelError::config(
+                "head_dim",
+                format!(
+                    "rotary positions turn pairs of numbers, and head_dim = {} is odd",
+                    self.head_dim()
+                ),
+                "use an even head_dim or another position",
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_numbers(&self) -> Result<(), ModelError> {
+        if !(self.norm_eps.is_finite() && self.norm_eps >= 0.0) {
+            return Err(ModelError::config(
+                "norm_eps",
+                format!("{} is not a small positive number", self.norm_eps),
+                "the usual value is 1e-5",
+            ));
+        }
+        if let Some(cap) = self.logit_soft_cap
+            && !(cap.is_finite() && cap > 0.0)
+        {
+            return Err(ModelError::config(
+                "logit_soft_cap",
+                format!("{cap} is not positive"),
+                "leave it out, or use Gemma 2's 30.0",
+            ));
+        }
+        self.dropout.validate()?;
+        self.init.validate()
+    }
+}
+
+/// The divisor of `n` that lies nearest to `wanted`.
+fn nearest_divisor(n: usize, wanted: usize) -> usize {
+    (1..=n.min(4 * wanted.max(1)))
+        .filter(|d| n.is_multiple_of(*d))
+        .min_by_key(|d| d.abs_diff(wanted))
+        .unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> ModelConfig {
+        ModelConfig {
+            vocab_size: 65,
+            ..ModelConfig::default()
+        }
+    }
+
+    #[test]
+    fn defaults_describe_a_model() {
+        assert!(config().validate().is_ok());
+    }
+
+    #[test]
+    fn heads_that_do_not_divide_are_named_with_a_fix() {
+        let bad = ModelConfig {
+            n_heads: 5,
+            ..config()
+        };
+        let message = bad.validate().err().map(|e| e.to_string());
+        assert_eq!(
+            message.as_deref(),
+            Some(
+                "model.n_heads: 5 heads do not divide d_model = 128; \
+                 hint: use n_heads = 4, or set head_dim"
+            )
+        );
+    }
+
+    #[test]
+    fn unknown_keys_are_refused() {
+        let parsed = serde_json::from_str::<ModelConfig>(r#"{"n_layer": 3}"#);
+        assert!(parsed.is_err_and(|e| e.to_string().contains("n_layer")));
+    }
+
+    #[test]
+    fn windows_cycle_over_the_layers() {
+        let config = ModelConfig {
+            windows: vec![8, 8, 0],
+            ..config()
+        };
+        let windows: Vec<_> = (0..4).map(|layer| config.window(layer)).collect();
+        assert_eq!(windows, [Some(8), Some(8), None, Some(8)]);
+    }
+}

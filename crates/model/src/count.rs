@@ -1,0 +1,149 @@
+//! How large a model is: parameters, arithmetic and memory, from the configuration alone.
+
+use crate::{ModelConfig, weights::layout};
+
+/// Parameters of a model by part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Word embedding.
+    pub token_embedding: usize,
+    /// Learned position embedding.
+    pub position_embedding: usize,
+    /// Attention of all blocks.
+    pub attention: usize,
+    /// Feed-forward of all blocks.
+    pub feed_forward: usize,
+    /// All norms.
+    pub norm: usize,
+    /// The output layer's own weights and bias; its weights count under the embedding where tied.
+    pub head: usize,
+}
+
+impl Counts {
+    /// All parameters.
+    pub fn total(&self) -> usize {
+        self.token_embedding
+            + self.position_embedding
+            + self.attention
+            + self.feed_forward
+            + self.norm
+            + self.head
+    }
+}
+
+/// Bytes that training takes, by part, for 4-byte floats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryEstimate {
+    /// The weights.
+    pub weights: usize,
+    /// Their gradients.
+    pub gradients: usize,
+    /// The optimizer's moments.
+    pub optimizer: usize,
+    /// Values kept from the forward for the backward pass, and the largest temporaries.
+    pub activations: usize,
+}
+
+impl MemoryEstimate {
+    /// All parts.
+    pub fn total(&self) -> usize {
+        self.weights + self.gradients + self.optimizer + self.activations
+    }
+}
+
+impl ModelConfig {
+    /// Parameters by part.
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for (name, shape) in layout(self) {
+            let n: usize = shape.iter().product();
+            let part = if name.contains("norm") {
+                &mut counts.norm
+            } else if name.starts_with("token_embedding") {
+                &mut counts.token_embedding
+            } else if name.starts_with("position_embedding") {
+                &mut counts.position_embedding
+            } else if name.contains(".attention.") {
+                &mut counts.attention
+            } else if name.contains(".feed_forward.") {
+                &mut counts.feed_forward
+            } else {
+                &mut counts.head
+            };
+            *part += n;
+        }
+        counts
+    }
+
+    /// Floating-point operations of one token's forward pass in a sequence of `seq` tokens.
+    ///
+    /// Two for each weight that multiplies (the output layer included, the embedding look-up not),
+    /// and four for each head's number and visible token: similarities and weighted values. Every
+    /// token is counted as looking at `seq` others, as in `PaLM`'s appendix B (Chowdhery et al.
+    /// 2022), windows taken into account.
+    pub fn forward_flops(&self, seq: usize) -> usize {
+        let matrices: usize = layout(self)
+            .iter()
+            .filter(|(name, shape)| shape.len() == 2 && name.starts_with("blocks."))
+            .map(|(_, shape)| shape.iter().product::<usize>())
+            .sum();
+        let head = self.d_model * self.vocab_size;
+        let visible: usize = (0..self.n_layers)
+            .map(|layer| self.window(layer).map_or(seq, |window| window.min(seq)))
+            .sum();
+        2 * (matrices + head) + 4 * self.n_heads * self.head_dim() * visible
+    }
+
+    /// Floating-point operations of one token's training step: three forward passes' worth.
+    pub fn training_flops(&self, seq: usize) -> usize {
+        3 * self.forward_flops(seq)
+    }
+
+    /// Bytes that training takes with micro-batches of `batch` sequences of `seq` tokens and an
+    /// optimizer that keeps `moments` numbers for each parameter.
+    pub fn training_memory(&self, batch: usize, seq: usize, moments: usize) -> MemoryEstimate {
+        let bytes = 4 * self.counts().total();
+        let tokens = batch * seq;
+        let (d, d_ff) = (self.d_model, self.d_ff());
+        let d_q = self.n_heads * self.head_dim();
+        let d_kv = self.kv_heads() * self.head_dim();
+        // What Burn's autodiff keeps of each operation: inputs of products, norms' centered and
+        // scaled values, attention's scores before and after softmax, activations' inputs.
+        let scores = 4 * self.n_heads * seq;
+        let hidden_copies = if self.feed_forward.is_gated() { 4 } else { 3 };
+        let layer = 10 * d + 3 * d_q + 3 * d_kv + hidden_copies * d_ff + scores;
+        let logits = 5 * self.vocab_size;
+        MemoryEstimate {
+            weights: bytes,
+            gradients: bytes,
+            optimizer: moments * bytes,
+            activations: 4 * tokens * (self.n_layers * layer + 2 * d + logits),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::presets;
+
+    #[test]
+    fn gpt2_sizes_have_their_published_parameter_counts() {
+        let counts = [
+            (presets::gpt2(12, 12, 768), 124_439_808),
+            (presets::gpt2(24, 16, 1024), 354_823_168),
+            (presets::gpt2(36, 20, 1280), 774_030_080),
+            (presets::gpt2(48, 25, 1600), 1_557_611_200),
+        ];
+        for (config, parameters) in counts {
+            assert_eq!(config.counts().total(), parameters);
+        }
+    }
+
+    #[test]
+    fn nanogpt_character_models_have_their_parameter_counts() {
+        let large = presets::shakespeare_char(65).counts();
+        assert_eq!(large.total() - large.position_embedding, 10_646_784);
+        let small = presets::shakespeare_char_cpu(65).counts();
+        assert_eq!(small.total() - small.position_embedding, 795_904);
+    }
+}

@@ -1,0 +1,99 @@
+//! The layer that works on each token by itself.
+
+use burn::module::Module;
+use burn::nn::Linear;
+use burn::tensor::{Device, Tensor, activation};
+use serde::{Deserialize, Serialize};
+
+use crate::init::zero_linear;
+use crate::{Hook, ModelConfig, Pass, Probe};
+
+/// Which feed-forward layer a block has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FeedForwardKind {
+    /// None: attention only, as in StatQuest's model.
+    None,
+    /// `gelu(x) = x * Phi(x)`, exact (Hendrycks and Gimpel 2016, arXiv 1606.08415).
+    #[default]
+    Gelu,
+    /// GELU by its tanh approximation, as GPT-2 was trained with.
+    GeluTanh,
+    /// `max(x, 0)`.
+    Relu,
+    /// `max(x, 0)^2` (So et al. 2021, arXiv 2109.08668).
+    ReluSquared,
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// `silu(gate) * up` (Shazeer 2020, arXiv 2002.05202).
+    Swiglu,
+    /// `gelu(gate) * up` with the exact GELU.
+    Geglu,
+}
+
+impl FeedForwardKind {
+    /// Whether a gate scales the hidden units, which takes a third matrix.
+    pub fn is_gated(self) -> bool {
+        matches!(self, Self::Swiglu | Self::Geglu)
+    }
+
+    fn activate(self, x: Tensor<3>) -> Tensor<3> {
+        match self {
+            Self::Gelu | Self::Geglu => activation::gelu(x),
+            Self::GeluTanh => activation::gelu_approximate(x),
+            Self::Relu => activation::relu(x),
+            Self::ReluSquared => activation::relu(x).square(),
+            Self::Silu | Self::Swiglu => activation::silu(x),
+            Self::None => x,
+        }
+    }
+}
+
+/// `down(activation(up(x)))`, or gated: `down(activation(gate(x)) * up(x))`.
+#[derive(Module, Debug)]
+pub struct FeedForward {
+    /// `[d_model, d_ff]`, gated kinds only.
+    pub gate: Option<Linear>,
+    /// `[d_model, d_ff]`.
+    pub up: Linear,
+    /// `[d_ff, d_model]`.
+    pub down: Linear,
+    #[module(skip)]
+    kind: FeedForwardKind,
+}
+
+impl FeedForward {
+    /// The layer that `config` asks for; `None` if it asks for none.
+    pub(crate) fn new(config: &ModelConfig, device: &Device) -> Option<Self> {
+        let (d_model, d_ff, bias) = (config.d_model, config.d_ff(), config.bias.feed_forward);
+        let kind = config.feed_forward;
+        (kind != FeedForwardKind::None).then(|| Self {
+            gate: kind
+                .is_gated()
+                .then(|| zero_linear(d_model, d_ff, bias, device)),
+            up: zero_linear(d_model, d_ff, bias, device),
+            down: zero_linear(d_ff, d_model, bias, device),
+            kind,
+        })
+    }
+
+    /// `[batch, seq, d_model]` to the same.
+    pub fn forward<P: Probe>(&self, x: Tensor<3>, pass: &mut Pass<'_, P>) -> Tensor<3> {
+        let hidden = match &self.gate {
+            Some(gate) => {
+                let gate = gate.forward(x.clone());
+                let up = self.up.forward(x);
+                pass.see(Hook::MlpPre, &gate);
+                pass.see(Hook::MlpPreLinear, &up);
+                self.kind.activate(gate) * up
+            }
+            None => {
+                let up = self.up.forward(x);
+                pass.see(Hook::MlpPre, &up);
+                self.kind.activate(up)
+            }
+        };
+        pass.see(Hook::MlpPost, &hidden);
+        self.down.forward(hidden)
+    }
+}

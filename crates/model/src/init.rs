@@ -1,0 +1,105 @@
+//! How weights start: GPT-2's way, from a counter-based generator.
+//!
+//! Each parameter draws from a stream named by its path, so that a seed gives the same weights on
+//! every backend, and adding a layer does not change the others.
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::nn::Linear;
+use burn::tensor::{Device, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use crate::{CounterRng, ModelError, Transformer};
+
+/// How weights start.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct InitConfig {
+    /// Standard deviation of every matrix; biases start at 0, norm scales at 1.
+    pub std: f64,
+    /// Divide the standard deviation of the layers that write to the residual stream (attention
+    /// output, feed-forward down) by `sqrt(2 * n_layers)` (GPT-2, Radford et al. 2019).
+    pub scale_output: bool,
+}
+
+impl Default for InitConfig {
+    fn default() -> Self {
+        Self {
+            std: 0.02,
+            scale_output: true,
+        }
+    }
+}
+
+impl InitConfig {
+    pub(crate) fn validate(self) -> Result<(), ModelError> {
+        if self.std.is_finite() && self.std >= 0.0 {
+            return Ok(());
+        }
+        Err(ModelError::config(
+            "init.std",
+            format!("{} is not a standard deviation", self.std),
+            "the usual value is 0.02",
+        ))
+    }
+}
+
+/// A linear layer of zeros: [`initialize`] or a weights file fills it.
+pub(crate) fn zero_linear(d_in: usize, d_out: usize, bias: bool, device: &Device) -> Linear {
+    Linear {
+        weight: Param::from_tensor(Tensor::zeros([d_in, d_out], device)),
+        bias: bias.then(|| Param::from_tensor(Tensor::zeros([d_out], device))),
+    }
+}
+
+/// Draws every matrix of `model` anew from `seed`.
+pub(crate) fn initialize(model: Transformer, config: InitConfig, seed: u64) -> Transformer {
+    let n_layers = model.config().n_layers;
+    let mut mapper = Initializer {
+        config,
+        output_scale: 1.0 / (2.0 * n_layers as f64).sqrt(),
+        rng: CounterRng::new(seed).named("init"),
+        path: Vec::new(),
+    };
+    model.map(&mut mapper)
+}
+
+struct Initializer {
+    config: InitConfig,
+    output_scale: f64,
+    rng: CounterRng,
+    path: Vec<String>,
+}
+
+impl ModuleMapper for Initializer {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_string());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if D < 2 {
+            return param; // Biases stay 0 and norm scales 1, as built.
+        }
+        let path = self.path.join(".");
+        let writes_residual =
+            path.ends_with("attention.output.weight") || path.ends_with("down.weight");
+        let std = if self.config.scale_output && writes_residual {
+            self.config.std * self.output_scale
+        } else {
+            self.config.std
+        };
+        let rng = self.rng.named(&path);
+        param.map(|tensor| {
+            let shape = tensor.dims();
+            let len: usize = shape.iter().product();
+            let values: Vec<f32> = (0..len as u64)
+                .map(|i| (std * rng.normal(i)) as f32)
+                .collect();
+            Tensor::from_data(TensorData::new(values, shape), &tensor.device())
+                .set_require_grad(tensor.is_require_grad())
+        })
+    }
+}

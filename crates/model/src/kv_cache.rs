@@ -1,0 +1,146 @@
+//! Keys and values of the tokens seen so far, so that each new token costs one step.
+//!
+//! The memory is taken once: `slots` sequences of up to `capacity` tokens each, written in place.
+//! Rows of a batch may have different lengths. A model with sliding windows keeps all tokens and
+//! masks those behind the window. A full slot takes no more tokens: the caller decides what to
+//! forget (see `generate`'s overflow rule).
+
+use burn::tensor::{Device, Tensor};
+
+use crate::ModelConfig;
+
+/// Keys and values of every layer for a number of sequences.
+#[derive(Clone, Debug)]
+pub struct KvCache {
+    /// For each layer keys and values, `[slots, n_kv_heads, capacity, head_dim]`. An option so that
+    /// a write can take the tensor out and so own it alone, which lets it happen in place.
+    layers: Vec<Option<(Tensor<4>, Tensor<4>)>>,
+    lengths: Vec<usize>,
+    capacity: usize,
+}
+
+impl KvCache {
+    /// Room for `slots` sequences as long as the model's context.
+    pub fn new(config: &ModelConfig, slots: usize, device: &Device) -> Self {
+        Self::with_capacity(config, slots, config.context_length, device)
+    }
+
+    /// Room for `slots` sequences of `capacity` tokens, at most the model's context.
+    pub fn with_capacity(
+        config: &ModelConfig,
+        slots: usize,
+        capacity: usize,
+        device: &Device,
+    ) -> Self {
+        let capacity = capacity.min(config.context_length);
+        let shape = [slots, config.kv_heads(), capacity, config.head_dim()];
+        let zeros = || Tensor::zeros(shape, device);
+        Self {
+            layers: (0..config.n_layers)
+                .map(|_| Some((zeros(), zeros())))
+                .collect(),
+            lengths: vec![0; slots],
+            capacity,
+        }
+    }
+
+    /// Tokens that `slot` holds.
+    pub fn len(&self, slot: usize) -> usize {
+        self.lengths[slot]
+    }
+
+    /// Whether no slot holds a token.
+    pub fn is_empty(&self) -> bool {
+        self.lengths.iter().all(|len| *len == 0)
+    }
+
+    /// The most tokens that a slot can hold.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// How many sequences there is room for.
+    pub fn slots(&self) -> usize {
+        self.lengths.len()
+    }
+
+    /// Forgets what `slot` holds.
+    pub fn clear(&mut self, slot: usize) {
+        self.lengths[slot] = 0;
+    }
+
+    /// Forgets all but the first `len` tokens of `slot`.
+    pub fn truncate(&mut self, slot: usize, len: usize) {
+        self.lengths[slot] = self.lengths[slot].min(len);
+    }
+
+    /// Writes `k` and `v`, `[rows, n_kv_heads, seq, head_dim]`, behind what the rows' slots hold,
+    /// and gives back all keys and values up to the longest row,
+    /// `[rows, n_kv_heads, keys, head_dim]`. What lies behind a shorter row's end is stale and
+    /// hidden by the mask.
+    ///
+    /// # Panics
+    /// If a slot is full, or one is named twice.
+    pub(crate) fn append(
+        &mut self,
+        layer: usize,
+        slots: &[usize],
+        k: Tensor<4>,
+        v: Tensor<4>,
+    ) -> (Tensor<4>, Tensor<4>) {
+        let seq = k.dims()[2];
+        let ends: Vec<usize> = slots.iter().map(|slot| self.lengths[*slot] + seq).collect();
+        let longest = ends.iter().copied().max().unwrap_or(0);
+        assert!(
+            longest <= self.capacity,
+            "{longest} tokens do not fit a cache of {}",
+            self.capacity
+        );
+        let Some((mut keys, mut values)) = self.layers[layer].take() else {
+            unreachable!("a cache layer is always put back");
+        };
+        if is_run(slots) && ends.iter().all(|end| *end == longest) {
+            let place = [slots[0]..slots[0] + slots.len(), longest - seq..longest];
+            keys = write(keys, k, &place);
+            values = write(values, v, &place);
+        } else {
+            for (row, (slot, end)) in slots.iter().zip(&ends).enumerate() {
+                let place = [*slot..slot + 1, end - seq..*end];
+                keys = write(keys, k.clone().narrow(0, row, 1), &place);
+                values = write(values, v.clone().narrow(0, row, 1), &place);
+            }
+        }
+        let visible = (read(&keys, slots, longest), read(&values, slots, longest));
+        self.layers[layer] = Some((keys, values));
+        visible
+    }
+
+    pub(crate) fn advance(&mut self, slots: &[usize], seq: usize) {
+        for slot in slots {
+            self.lengths[*slot] += seq;
+        }
+    }
+}
+
+/// Whether `slots` are neighbours in order, so that one slice holds them.
+fn is_run(slots: &[usize]) -> bool {
+    slots.windows(2).all(|pair| pair[1] == pair[0] + 1)
+}
+
+fn write(into: Tensor<4>, from: Tensor<4>, place: &[std::ops::Range<usize>; 2]) -> Tensor<4> {
+    let [_, heads, _, head_dim] = into.dims();
+    let [slots, tokens] = place.clone();
+    into.slice_assign([slots, 0..heads, tokens, 0..head_dim], from)
+}
+
+fn read(from: &Tensor<4>, slots: &[usize], len: usize) -> Tensor<4> {
+    let part = |first: usize, count: usize| {
+        from.clone()
+            .narrow(0, first, count)
+            .narrow(2, 0, len)
+    };
+    if is_run(slots) {
+        return part(slots[0], slots.len());
+    }
+    Tensor::cat(slots.iter().map(|slot| part(*slot, 1)).collect(), 0)
+}

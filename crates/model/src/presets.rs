@@ -1,0 +1,129 @@
+//! Configurations with a name.
+
+use crate::{
+    BiasConfig, FeedForwardKind, InitConfig, ModelConfig, NormKind, Position, RotaryConfig,
+};
+
+/// Names that [`by_name`] knows.
+pub const NAMES: [&str; 8] = [
+    "statquest",
+    "shakespeare-char",
+    "shakespeare-char-cpu",
+    "gpt2",
+    "gpt2-medium",
+    "gpt2-large",
+    "gpt2-xl",
+    "llama-like",
+];
+
+/// The preset called `name`, with `vocab_size` where the architecture does not fix it.
+pub fn by_name(name: &str, vocab_size: usize) -> Option<ModelConfig> {
+    Some(match name {
+        "statquest" => statquest(vocab_size),
+        "shakespeare-char" => shakespeare_char(vocab_size),
+        "shakespeare-char-cpu" => shakespeare_char_cpu(vocab_size),
+        "gpt2" => gpt2(12, 12, 768),
+        "gpt2-medium" => gpt2(24, 16, 1024),
+        "gpt2-large" => gpt2(36, 20, 1280),
+        "gpt2-xl" => gpt2(48, 25, 1600),
+        "llama-like" => llama_like(vocab_size),
+        _ => return None,
+    })
+}
+
+/// `StatQuest`'s model: two numbers for each word, one head, one layer, sine and cosine positions,
+/// a residual connection around attention, and an output layer with bias.
+pub fn statquest(vocab_size: usize) -> ModelConfig {
+    ModelConfig {
+        vocab_size,
+        context_length: 6,
+        n_layers: 1,
+        n_heads: 1,
+        d_model: 2,
+        position: Position::Sinusoidal,
+        norm: NormKind::None,
+        feed_forward: FeedForwardKind::None,
+        bias: BiasConfig {
+            head: true,
+            ..BiasConfig::none()
+        },
+        tied_head: false,
+        init: InitConfig {
+            std: 1.0,
+            scale_output: false,
+        },
+        ..ModelConfig::default()
+    }
+}
+
+/// nanoGPT's six-layer character model.
+pub fn shakespeare_char(vocab_size: usize) -> ModelConfig {
+    ModelConfig {
+        vocab_size,
+        context_length: 256,
+        n_layers: 6,
+        n_heads: 6,
+        d_model: 384,
+        bias: BiasConfig::none(),
+        dropout: crate::DropoutConfig {
+            embedding: 0.2,
+            attention: 0.2,
+            residual: 0.2,
+        },
+        ..ModelConfig::default()
+    }
+}
+
+/// nanoGPT's four-layer character model for a CPU.
+pub fn shakespeare_char_cpu(vocab_size: usize) -> ModelConfig {
+    ModelConfig {
+        vocab_size,
+        bias: BiasConfig::none(),
+        ..ModelConfig::default()
+    }
+}
+
+/// GPT-2 (Radford et al. 2019) with its vocabulary of 50257 and context of 1024.
+pub fn gpt2(n_layers: usize, n_heads: usize, d_model: usize) -> ModelConfig {
+    ModelConfig {
+        vocab_size: 50_257,
+        context_length: 1024,
+        n_layers,
+        n_heads,
+        d_model,
+        feed_forward: FeedForwardKind::GeluTanh,
+        ..ModelConfig::default()
+    }
+}
+
+/// A small model built like Llama: rotary positions, RMS norm, `SwiGLU`, grouped heads, no biases.
+pub fn llama_like(vocab_size: usize) -> ModelConfig {
+    ModelConfig {
+        vocab_size,
+        context_length: 256,
+        n_layers: 6,
+        n_heads: 6,
+        n_kv_heads: Some(2),
+        d_model: 384,
+        position: Position::Rotary,
+        rotary: RotaryConfig::default(),
+        norm: NormKind::Rms,
+        feed_forward: FeedForwardKind::Swiglu,
+        bias: BiasConfig::none(),
+        tied_head: false,
+        ..ModelConfig::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_has_a_preset_that_validates() {
+        for name in NAMES {
+            let preset = by_name(name, 65);
+            assert!(preset.is_some_and(|p| p.validate().is_ok()), "{name}");
+        }
+    }
+}

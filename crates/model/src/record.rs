@@ -1,0 +1,160 @@
+//! A saved model: a folder that needs nothing else to generate.
+//!
+//! `config.json` (architecture), `model.safetensors` (weights), `tokenizer.json` (opaque here),
+//! `card.json` (where the model comes from).
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{ModelConfig, ModelError, Transformer, weights};
+
+/// JSON files of a record are small; a larger one is not read.
+const JSON_LIMIT: u64 = 1 << 20;
+
+/// Where a model comes from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Card {
+    /// The run's name.
+    pub name: String,
+    /// The version of nextword that wrote the record.
+    pub version: String,
+    /// What the model was trained on, in words.
+    pub trained_on: String,
+    /// The run's seed.
+    pub seed: u64,
+    /// Optimizer steps behind these weights.
+    pub step: u64,
+    /// Tokens trained on.
+    pub tokens: u64,
+    /// Parameters.
+    pub parameters: u64,
+    /// The last training loss, nats per token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train_loss: Option<f64>,
+    /// The validation loss of these weights, nats per token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation_loss: Option<f64>,
+    /// How the run's prompts are put: `{prompt}` stands for what the user types.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_template: Option<String>,
+}
+
+/// A record's folder and its small files; the weights stay on disk until [`load`](Self::load).
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// The folder.
+    pub path: PathBuf,
+    /// The architecture.
+    pub config: ModelConfig,
+    /// Where the model comes from.
+    pub card: Card,
+}
+
+impl Record {
+    /// Reads the small files of the record in `path`.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] or [`ModelError::Format`] if the folder is no record.
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        let config: ModelConfig = read_json(&path.join("config.json"))?;
+        config.validate()?;
+        let card = path.join("card.json");
+        Ok(Self {
+            path: path.to_path_buf(),
+            config,
+            card: if card.exists() { read_json(&card)? } else { Card::default() },
+        })
+    }
+
+    /// The weights' file.
+    pub fn weights_path(&self) -> PathBuf {
+        self.path.join("model.safetensors")
+    }
+
+    /// The tokenizer's file, in Hugging Face's format.
+    pub fn tokenizer_path(&self) -> PathBuf {
+        self.path.join("tokenizer.json")
+    }
+
+    /// Builds the model on `device`.
+    ///
+    /// # Errors
+    /// As [`weights::load`].
+    pub fn load(&self, device: &Device) -> Result<Transformer, ModelError> {
+        weights::load(&self.config, &self.weights_path(), device)
+    }
+
+    /// Writes a record into `path`, which is made if need be. Each file is replaced whole; the
+    /// weights come last, so that a record that is there can be loaded.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] if a file cannot be written.
+    pub fn save(
+        path: &Path,
+        model: &Transformer,
+        tokenizer_json: &str,
+        card: &Card,
+    ) -> Result<(), ModelError> {
+        fs::create_dir_all(path).map_err(|source| ModelError::Io {
+            path: path.to_path_buf(),
+            action: "create",
+            source,
+        })?;
+        write_atomically(&path.join("config.json"), &to_json(model.config()))?;
+        write_atomically(&path.join("tokenizer.json"), tokenizer_json.as_bytes())?;
+        write_atomically(&path.join("card.json"), &to_json(card))?;
+        let step = HashMap::from([
+            ("format".to_string(), "nextword".to_string()),
+            ("step".to_string(), card.step.to_string()),
+        ]);
+        weights::save(model, &path.join("model.safetensors"), step)
+    }
+}
+
+/// Writes `bytes` to `path` whole or not at all: beside it, synced, then renamed.
+///
+/// # Errors
+/// [`ModelError::Io`] with the operating system's reason.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
+    let io = |source| ModelError::Io {
+        path: path.to_path_buf(),
+        action: "write",
+        source,
+    };
+    let other = |e: burn_pack::Error| io(std::io::Error::other(e.to_string()));
+    let (guard, mut file) = burn_pack::AtomicFile::create(path).map_err(other)?;
+    file.write_all(bytes).map_err(io)?;
+    drop(file);
+    guard.commit().map_err(other)
+}
+
+fn to_json(value: &impl Serialize) -> Vec<u8> {
+    // These types hold numbers, strings and lists only, which JSON can always express.
+    let mut json = serde_json::to_vec_pretty(value).unwrap_or_default();
+    json.push(b'\n');
+    json
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelError> {
+    let io = |source| ModelError::Io {
+        path: path.to_path_buf(),
+        action: "read",
+        source,
+    };
+    let format = |problem: String| ModelError::Format {
+        path: path.to_path_buf(),
+        problem,
+    };
+    let len = fs::metadata(path).map_err(io)?.len();
+    if len > JSON_LIMIT {
+        return Err(format(format!("{len} bytes are too many for this file")));
+    }
+    let bytes = fs::read(path).map_err(io)?;
+    serde_json::from_slice(&bytes).map_err(|e| format(e.to_string()))
+}

@@ -1,0 +1,184 @@
+//! The whole network: token ids in, logits out.
+
+use burn::module::{Module, Param};
+use burn::nn::Embedding;
+use burn::tensor::{Device, Int, Tensor};
+
+use crate::position::{Rotary, sinusoidal_table};
+use crate::{
+    Block, Hook, KvCache, ModelConfig, ModelError, Norm, Pass, Position, Probe, init::initialize,
+};
+
+/// A decoder-only Transformer.
+#[derive(Module, Debug)]
+pub struct Transformer {
+    /// One vector for each token, `[vocab_size, d_model]`.
+    pub token_embedding: Embedding,
+    /// One vector for each place, `[context_length, d_model]`; learned positions only.
+    pub position_embedding: Option<Embedding>,
+    /// The stack.
+    pub blocks: Vec<Block>,
+    /// After the last block, where norms stand before the sublayers.
+    pub final_norm: Option<Norm>,
+    /// From `d_model` numbers to one logit for each token.
+    pub head: Head,
+    #[module(skip)]
+    waves: Option<Tensor<2>>,
+    #[module(skip)]
+    rotary: Option<Rotary>,
+    #[module(skip)]
+    config: ModelConfig,
+}
+
+/// The output layer. Its weight is absent where it reuses the token embedding's.
+#[derive(Module, Debug)]
+pub struct Head {
+    /// `[d_model, vocab_size]`.
+    pub weight: Option<Param<Tensor<2>>>,
+    /// `[vocab_size]`.
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl ModelConfig {
+    /// Builds the model on `device` with weights drawn from `seed`.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] if the configuration describes no model.
+    pub fn init(&self, device: &Device, seed: u64) -> Result<Transformer, ModelError> {
+        Ok(initialize(self.build(device)?, self.init, seed))
+    }
+
+    /// Builds the model on `device` with zeros for weights, to be filled from a file.
+    pub(crate) fn build(&self, device: &Device) -> Result<Transformer, ModelError> {
+        self.validate()?;
+        let device = &device.clone().without_autodiff();
+        let embedding = |rows| Embedding {
+            weight: Param::from_tensor(Tensor::zeros([rows, self.d_model], device)),
+        };
+        let zeros = |shape: [usize; 2]| Param::from_tensor(Tensor::zeros(shape, device));
+        Ok(Transformer {
+            token_embedding: embedding(self.vocab_size),
+            position_embedding: (self.position == Position::Learned)
+                .then(|| embedding(self.context_length)),
+            blocks: (0..self.n_layers)
+                .map(|layer| Block::new(self, layer, device))
+                .collect(),
+            final_norm: self
+                .has_final_norm()
+                .then(|| Norm::new(self, self.d_model, device))
+                .flatten(),
+            head: Head {
+                weight: (!self.tied_head).then(|| zeros([self.d_model, self.vocab_size])),
+                bias: self
+                    .bias
+                    .head
+                    .then(|| Param::from_tensor(Tensor::zeros([self.vocab_size], device))),
+            },
+            waves: (self.position == Position::Sinusoidal)
+                .then(|| sinusoidal_table(self.context_length, self.d_model, device)),
+            rotary: (self.position == Position::Rotary)
+                .then(|| Rotary::new(&self.rotary, self.context_length, self.head_dim(), device)),
+            config: self.clone(),
+        })
+    }
+}
+
+impl Transformer {
+    /// Logits for the token after each of `tokens`: `[batch, seq]` to `[batch, seq, vocab_size]`.
+    ///
+    /// # Panics
+    /// If `tokens` together with what the pass's cache holds are longer than `context_length`.
+    /// Ids must be below `vocab_size`.
+    pub fn forward<P: Probe>(&self, tokens: Tensor<2, Int>, pass: &mut Pass<'_, P>) -> Tensor<3> {
+        let hidden = self.hidden(tokens, pass);
+        self.logits(hidden, pass)
+    }
+
+    /// As [`forward`](Self::forward), for rows that continue the cached sequences of `slots`. The
+    /// tokens are added to the cache.
+    pub fn forward_cached(
+        &self,
+        tokens: Tensor<2, Int>,
+        cache: &mut KvCache,
+        slots: &[usize],
+    ) -> Tensor<3> {
+        self.forward(tokens, &mut Pass::plain().continuing(cache, slots))
+    }
+
+    /// What enters the output layer: `[batch, seq]` to `[batch, seq, d_model]`.
+    pub fn hidden<P: Probe>(&self, tokens: Tensor<2, Int>, pass: &mut Pass<'_, P>) -> Tensor<3> {
+        let seq = tokens.dims()[1];
+        pass.enter(None);
+        let mut x = self.embed(tokens, pass);
+        for (layer, block) in self.blocks.iter().enumerate() {
+            pass.enter(Some(layer));
+            x = block.forward(x, pass);
+        }
+        pass.enter(None);
+        pass.finish(seq);
+        match &self.final_norm {
+            Some(norm) => {
+                let x = norm.forward(x);
+                pass.see(Hook::FinalNorm, &x);
+                x
+            }
+            None => x,
+        }
+    }
+
+    /// The output layer: `[batch, seq, d_model]` to `[batch, seq, vocab_size]`.
+    pub fn logits<P: Probe>(&self, hidden: Tensor<3>, pass: &mut Pass<'_, P>) -> Tensor<3> {
+        let [batch, seq, d_model] = hidden.dims();
+        let weight = match &self.head.weight {
+            Some(weight) => weight.val(),
+            None => self.token_embedding.weight.val().transpose(),
+        };
+        let flat: Tensor<2> = hidden.reshape([batch * seq, d_model]);
+        let mut logits = flat.matmul(weight);
+        if let Some(bias) = &self.head.bias {
+            logits = logits + bias.val().unsqueeze();
+        }
+        if let Some(cap) = self.config.logit_soft_cap {
+            logits = (logits / cap).tanh() * cap;
+        }
+        let logits = logits.reshape([batch, seq, self.config.vocab_size]);
+        pass.see(Hook::Logits, &logits);
+        logits
+    }
+
+    /// Word embedding plus position encoding.
+    fn embed<P: Probe>(&self, tokens: Tensor<2, Int>, pass: &mut Pass<'_, P>) -> Tensor<3> {
+        let x = self.token_embedding.forward(tokens);
+        pass.see(Hook::Embed, &x);
+        pass.locate(&self.config, self.rotary.as_ref(), &x);
+        assert!(
+            pass.places().keys() <= self.config.context_length,
+            "{} tokens do not fit a context of {}",
+            pass.places().keys(),
+            self.config.context_length
+        );
+        let table = match (&self.position_embedding, &self.waves) {
+            (Some(learned), _) => Some(learned.weight.val()),
+            (None, waves) => waves.clone(),
+        };
+        let x = match table {
+            Some(table) => {
+                let places = pass.places().pick(table).cast(x.dtype());
+                pass.see(Hook::PosEmbed, &places);
+                x + places
+            }
+            None => x,
+        };
+        pass.drop_some(Hook::Embed, x, self.config.dropout.embedding)
+    }
+
+    /// The configuration that built this model.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Where the weights are.
+    pub fn device(&self) -> Device {
+        self.token_embedding.weight.val().device()
+    }
+}
