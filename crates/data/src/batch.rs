@@ -21,19 +21,27 @@ pub struct TokenBatch {
 impl TokenBatch {
     /// Number of targets that count in the loss.
     pub fn target_count(&self) -> usize {
-        self.targets.iter().filter(|&&target| target != IGNORE).count()
+        self.targets
+            .iter()
+            .filter(|&&target| target != IGNORE)
+            .count()
     }
 
     /// An empty batch with room for `rows` rows of `seq` tokens.
     pub(crate) fn with_room(rows: usize, seq: usize) -> Self {
-        Self { batch: 0, seq, inputs: Vec::with_capacity(rows * seq), targets: Vec::with_capacity(rows * seq) }
+        Self {
+            batch: 0,
+            seq,
+            inputs: Vec::with_capacity(rows * seq),
+            targets: Vec::with_capacity(rows * seq),
+        }
     }
 
     /// Adds one row: `ids` is the inputs and, shifted by one, the targets; the rest is padding.
     pub(crate) fn push_row(&mut self, ids: &[u32], padding: u32) {
         let used = ids.len().saturating_sub(1).min(self.seq);
         self.inputs.extend_from_slice(&ids[..used]);
-self.targets.extend(ids.iter().skip(1).take(used));
+        self.targets.extend(ids.iter().skip(1).take(used));
         self.batch += 1;
         self.inputs.resize(self.batch * self.seq, padding);
         self.targets.resize(self.batch * self.seq, IGNORE);

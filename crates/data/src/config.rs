@@ -44,7 +44,11 @@ pub struct SplitConfig {
 
 impl Default for SplitConfig {
     fn default() -> Self {
-        Self { by: SplitBy::Tail, validation: 0.1, seed: 0 }
+        Self {
+            by: SplitBy::Tail,
+            validation: 0.1,
+            seed: 0,
+        }
     }
 }
 
@@ -112,13 +116,17 @@ impl DataConfig {
         let from_text = self.path.is_some() || !self.paths.is_empty();
         let origins = [from_text, self.builtin.is_some(), self.prepared.is_some()];
         match origins.iter().filter(|&&given| given).count() {
-            0 => return Err(DataError::config(
-                "no data is named; hint: set one of `path`, `builtin` (\"stories\") and `prepared` under [data]",
-            )),
+            0 => {
+                return Err(DataError::config(
+                    "no data is named; hint: set one of `path`, `builtin` (\"stories\") and `prepared` under [data]",
+                ));
+            }
             1 => {}
-            _ => return Err(DataError::config(
-                "more than one of `path`/`paths`, `builtin` and `prepared` is set under [data]; hint: keep one",
-            )),
+            _ => {
+                return Err(DataError::config(
+                    "more than one of `path`/`paths`, `builtin` and `prepared` is set under [data]; hint: keep one",
+                ));
+            }
         }
         if !(0.0..1.0).contains(&self.split.validation) {
             return Err(DataError::config(format!(
@@ -127,10 +135,14 @@ impl DataConfig {
             )));
         }
         if self.builtin == Some(Builtin::Stories) && self.documents == 0 {
-            return Err(DataError::config("documents = 0 makes no stories; hint: leave it out for the default"));
+            return Err(DataError::config(
+                "documents = 0 makes no stories; hint: leave it out for the default",
+            ));
         }
         if self.separator.as_deref() == Some("") {
-            return Err(DataError::config("separator is empty; hint: leave it out to keep each file whole"));
+            return Err(DataError::config(
+                "separator is empty; hint: leave it out to keep each file whole",
+            ));
         }
         crate::tokenizer::check_config(&self.tokenizer)
     }
@@ -147,7 +159,11 @@ impl DataConfig {
 
     /// Takes relative paths of the config as relative to `base` (the config file's folder).
     pub fn resolve_paths(&mut self, base: &Path) {
-        let given = self.path.iter_mut().chain(&mut self.paths).chain(&mut self.prepared);
+        let given = self
+            .path
+            .iter_mut()
+            .chain(&mut self.paths)
+            .chain(&mut self.prepared);
         for path in given.chain(&mut self.tokenizer.file) {
             if path.is_relative() && path.as_os_str() != "-" {
                 *path = base.join(&path);

@@ -112,7 +112,9 @@ impl DataError {
     }
 
     pub(crate) fn config(message: impl Into<String>) -> Self {
-        Self::Config { message: message.into() }
+        Self::Config {
+            message: message.into(),
+        }
     }
 
     pub(crate) fn read(path: &Path, source: std::io::Error) -> Self {
@@ -125,14 +127,23 @@ impl DataError {
     }
 
     pub(crate) fn write(path: &Path, source: std::io::Error) -> Self {
-        Self::Write { path: path.to_path_buf(), source }
+        Self::Write {
+            path: path.to_path_buf(),
+            source,
+        }
     }
 
     pub(crate) fn shard(path: &Path, why: impl Into<String>) -> Self {
-        Self::Shard { path: path.to_path_buf(), why: why.into() }
+        Self::Shard {
+            path: path.to_path_buf(),
+            why: why.into(),
+        }
     }
 
     pub(crate) fn tokenizer(place: impl std::fmt::Display, why: impl std::fmt::Display) -> Self {
-        Self::Tokenizer { place: place.to_string(), why: why.to_string() }
+        Self::Tokenizer {
+            place: place.to_string(),
+            why: why.to_string(),
+        }
     }
 }

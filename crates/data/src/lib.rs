@@ -15,6 +15,7 @@
 //! Nothing here knows a tensor: ids are `u32`, and everything random is a pure function of
 //! integers ([`Random`]).
 
+mod atomic;
 mod baselines;
 mod batch;
 mod config;
@@ -51,7 +52,9 @@ pub use rng::{Random, RandomSequence};
 pub use shard::Shard;
 pub use shard_writer::ShardWriter;
 pub use tokenizer::{
-    ByteTokenizer, CharTokenizer, DecodeStream, Encoding, HuggingFaceTokenizer, Specials, Tokenizer, TokenizerConfig,
-    TokenizerKind, WordTokenizer, build_tokenizer, load_tokenizer, parse_tokenizer,
+    ByteTokenizer, CharTokenizer, DecodeStream, Encoding, HuggingFaceTokenizer, Specials,
+    Tokenizer, TokenizerConfig, TokenizerKind, WordTokenizer, build_tokenizer, load_tokenizer,
+    parse_tokenizer,
 };
 pub use tokens::Tokens;
+pub use window::{Order, Packing};

@@ -43,14 +43,29 @@ impl Loader {
     /// [`DataError::TooShort`] if there are fewer than `context_length + 1` tokens (packed),
     /// [`DataError::Config`] for a zero among the sizes or documents without targets.
     pub fn new(tokens: Tokens, config: LoaderConfig) -> Result<Self, DataError> {
-        for (name, value) in [("batch_size", config.batch_size), ("accumulation", config.accumulation)] {
+        for (name, value) in [
+            ("batch_size", config.batch_size),
+            ("accumulation", config.accumulation),
+        ] {
             if value == 0 {
-                return Err(DataError::config(format!("{name} = 0 gives empty steps; hint: set it to 1 or more")));
+                return Err(DataError::config(format!(
+                    "{name} = 0 gives empty steps; hint: set it to 1 or more"
+                )));
             }
         }
-        let LoaderConfig { context_length, order, packing, seed, .. } = config;
+        let LoaderConfig {
+            context_length,
+            order,
+            packing,
+            seed,
+            ..
+        } = config;
         let windows = Windows::new(&tokens, "training", context_length, order, packing, seed)?;
-        Ok(Self { tokens, windows, config })
+        Ok(Self {
+            tokens,
+            windows,
+            config,
+        })
     }
 
     /// The settings that it was made with.
@@ -74,7 +89,12 @@ impl Loader {
     /// # Errors
     /// [`DataError::Shard`] if the token file holds an id that its vocabulary does not have.
     pub fn batch(&self, step: u64, micro: usize) -> Result<TokenBatch, DataError> {
-        let LoaderConfig { batch_size, context_length, padding, .. } = self.config;
+        let LoaderConfig {
+            batch_size,
+            context_length,
+            padding,
+            ..
+        } = self.config;
         let first = step * self.sequences_per_step() as u64 + (micro * batch_size) as u64;
         let mut batch = TokenBatch::with_room(batch_size, context_length);
         let mut ids = Vec::with_capacity(context_length + 1);

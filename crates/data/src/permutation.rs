@@ -22,7 +22,11 @@ const ROUNDS: u64 = 6;
 impl Permutation {
     pub(crate) fn new(key: u64, n: u64) -> Self {
         let bits = u64::BITS - n.saturating_sub(1).leading_zeros();
-        Self { key, n, half_bits: bits.div_ceil(2).max(1) }
+        Self {
+            key,
+            n,
+            half_bits: bits.div_ceil(2).max(1),
+        }
     }
 
     /// What comes at `place` (below `n`).
@@ -58,7 +62,10 @@ mod tests {
                 let mut seen = vec![false; n as usize];
                 for place in 0..n {
                     let value = permutation.at(place) as usize;
-                    assert!(!std::mem::replace(&mut seen[value], true), "n {n} value {value} twice");
+                    assert!(
+                        !std::mem::replace(&mut seen[value], true),
+                        "n {n} value {value} twice"
+                    );
                 }
             }
         }
@@ -66,12 +73,23 @@ mod tests {
 
     #[test]
     fn another_key_gives_another_order_and_neighbours_part() {
-        let order = |key| (0..1000).map(|p| Permutation::new(key, 1000).at(p)).collect::<Vec<_>>();
+        let order = |key| {
+            (0..1000)
+                .map(|p| Permutation::new(key, 1000).at(p))
+                .collect::<Vec<_>>()
+        };
         let (first, second) = (order(1), order(2));
         assert_ne!(first, second);
-        let close = first.windows(2).filter(|w| w[0].abs_diff(w[1]) < 10).count();
+        let close = first
+            .windows(2)
+            .filter(|w| w[0].abs_diff(w[1]) < 10)
+            .count();
         assert!(close < 50, "{close} of 999 neighbours stayed within 10");
-        let fixed = first.iter().enumerate().filter(|&(i, &v)| i as u64 == v).count();
+        let fixed = first
+            .iter()
+            .enumerate()
+            .filter(|&(i, &v)| i as u64 == v)
+            .count();
         assert!(fixed < 10, "{fixed} fixed points");
     }
 

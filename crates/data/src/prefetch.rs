@@ -30,7 +30,10 @@ impl Prefetch {
                 }
             }
         };
-        Self { receiver: Some(receiver), thread: Some(std::thread::spawn(work)) }
+        Self {
+            receiver: Some(receiver),
+            thread: Some(std::thread::spawn(work)),
+        }
     }
 }
 

@@ -30,13 +30,16 @@ pub struct Random {
 impl Random {
     /// The stream number `stream` of `seed`.
     pub fn new(seed: u64, stream: u64) -> Self {
-        let key = mix(mix(seed.wrapping_add(GOLDEN_GAMMA)) ^ mix(stream.wrapping_mul(GOLDEN_GAMMA).wrapping_add(1)));
+        let key = mix(mix(seed.wrapping_add(GOLDEN_GAMMA))
+            ^ mix(stream.wrapping_mul(GOLDEN_GAMMA).wrapping_add(1)));
         Self { key }
     }
 
     /// 64 uniform bits.
     pub fn u64(self, counter: u64) -> u64 {
-        mix(self.key.wrapping_add(counter.wrapping_add(1).wrapping_mul(GOLDEN_GAMMA)))
+        mix(self
+            .key
+            .wrapping_add(counter.wrapping_add(1).wrapping_mul(GOLDEN_GAMMA)))
     }
 
     /// Uniform in [0, 1), in steps of 2^-53.
@@ -65,7 +68,10 @@ impl Random {
 
     /// The stream read from its beginning, one number after the other.
     pub fn sequence(self) -> RandomSequence {
-        RandomSequence { random: self, counter: 0 }
+        RandomSequence {
+            random: self,
+            counter: 0,
+        }
     }
 }
 
@@ -111,7 +117,11 @@ mod tests {
     fn one_stream_is_splitmix64() {
         // The reference sequence of SplitMix64 from state 1234567, as published with Vigna's code.
         let random = Random { key: 1_234_567 };
-        let expected = [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
+        let expected = [
+            6_457_827_717_110_365_317,
+            3_203_168_211_198_807_973,
+            9_817_491_932_198_370_423,
+        ];
         assert_eq!([random.u64(0), random.u64(1), random.u64(2)], expected);
     }
 
@@ -126,7 +136,10 @@ mod tests {
         for i in 0..70_000 {
             counts[random.below(i, 7) as usize] += 1;
         }
-        assert!(counts.iter().all(|&c| (9_600..10_400).contains(&c)), "{counts:?}");
+        assert!(
+            counts.iter().all(|&c| (9_600..10_400).contains(&c)),
+            "{counts:?}"
+        );
     }
 
     #[test]
@@ -135,13 +148,23 @@ mod tests {
         let values: Vec<f64> = (0..20_000).map(|i| random.normal(i)).collect();
         let mean = values.iter().sum::<f64>() / values.len() as f64;
         let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / values.len() as f64;
-        assert!(mean.abs() < 0.02 && (variance - 1.0).abs() < 0.04, "{mean} {variance}");
+        assert!(
+            mean.abs() < 0.02 && (variance - 1.0).abs() < 0.04,
+            "{mean} {variance}"
+        );
     }
 
     #[test]
     fn streams_and_seeds_differ() {
         let first = |seed, stream| Random::new(seed, stream).u64(0);
-        let all = [first(0, 0), first(0, 1), first(1, 0), first(1, 1), first(2, 0), first(0, 2)];
+        let all = [
+            first(0, 0),
+            first(0, 1),
+            first(1, 0),
+            first(1, 1),
+            first(2, 0),
+            first(0, 2),
+        ];
         let distinct: std::collections::HashSet<u64> = all.into_iter().collect();
         assert_eq!(distinct.len(), all.len());
     }

@@ -59,16 +59,31 @@ impl Windows {
         seed: u64,
     ) -> Result<Self, DataError> {
         if context_length == 0 {
-            return Err(DataError::config("context_length = 0 holds no token; hint: set it to 1 or more"));
+            return Err(DataError::config(
+                "context_length = 0 holds no token; hint: set it to 1 or more",
+            ));
         }
         let cut = match packing {
             Packing::Packed if tokens.len() <= context_length => {
-                return Err(DataError::TooShort { split, have: tokens.len(), context_length });
+                return Err(DataError::TooShort {
+                    split,
+                    have: tokens.len(),
+                    context_length,
+                });
             }
-            Packing::Packed => Cut::Packed { tokens: tokens.len() },
-            Packing::Documents => Cut::Documents(DocumentWindows::new(tokens, split, context_length)?),
+            Packing::Packed => Cut::Packed {
+                tokens: tokens.len(),
+            },
+            Packing::Documents => {
+                Cut::Documents(DocumentWindows::new(tokens, split, context_length)?)
+            }
         };
-        Ok(Self { cut, order, seed, context_length })
+        Ok(Self {
+            cut,
+            order,
+            seed,
+            context_length,
+        })
     }
 
     /// Windows in one epoch: the non-overlapping ones.
@@ -113,7 +128,8 @@ impl Windows {
     fn epoch_start(&self, sequence: u64, tokens: usize) -> usize {
         let (epoch, window) = self.permuted(sequence);
         let left_over = (tokens - 1) % self.context_length;
-        let phase = Random::new(self.seed, stream::PHASES).below(epoch, left_over as u64 + 1) as usize;
+        let phase =
+            Random::new(self.seed, stream::PHASES).below(epoch, left_over as u64 + 1) as usize;
         phase + window * self.context_length
     }
 }
@@ -128,7 +144,11 @@ pub(crate) struct DocumentWindows {
 }
 
 impl DocumentWindows {
-    pub(crate) fn new(tokens: &Tokens, split: &'static str, context_length: usize) -> Result<Self, DataError> {
+    pub(crate) fn new(
+        tokens: &Tokens,
+        split: &'static str,
+        context_length: usize,
+    ) -> Result<Self, DataError> {
         let mut before = Vec::with_capacity(tokens.document_count() + 1);
         let mut count = 0;
         before.push(count);
@@ -142,7 +162,11 @@ impl DocumentWindows {
                 "the {split} data has no document of 2 tokens or more; hint: give more text, or set packing = \"packed\""
             )));
         }
-        Ok(Self { tokens: tokens.clone(), context_length, before })
+        Ok(Self {
+            tokens: tokens.clone(),
+            context_length,
+            before,
+        })
     }
 
     pub(crate) fn count(&self) -> usize {

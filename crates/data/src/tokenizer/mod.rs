@@ -23,6 +23,7 @@ pub use self::byte::ByteTokenizer;
 pub use self::char::CharTokenizer;
 pub use self::decode_stream::DecodeStream;
 pub use self::huggingface::HuggingFaceTokenizer;
+pub(crate) use self::load::check_config;
 pub use self::load::{load_tokenizer, parse_tokenizer};
 pub use self::word::WordTokenizer;
 
@@ -63,7 +64,9 @@ impl Encoding {
     pub const MAX_UNKNOWN: usize = 1000;
 
     pub(crate) fn note_unknown(&mut self, piece: &str) {
-        if self.unknown.len() < Self::MAX_UNKNOWN && !self.unknown.iter().any(|known| known == piece) {
+        if self.unknown.len() < Self::MAX_UNKNOWN
+            && !self.unknown.iter().any(|known| known == piece)
+        {
             self.unknown.push(piece.to_owned());
         }
     }
@@ -146,7 +149,7 @@ pub struct TokenizerConfig {
     /// for the file's own end token.
     pub eos: String,
     /// The token for what the vocabulary cannot express; empty for none (it is then left out and
-    /// reported). Not used with `file`.
+    /// reported). Not used with `file`, nor by `byte` and `bpe`, which can express every text.
     pub unk: String,
     /// The token that fills short rows; empty for none. Its name must contain "pad". Not used
     /// with `file`.
@@ -192,7 +195,11 @@ pub fn build_tokenizer(
     if let Some(file) = &config.file {
         return load::load_with_eos(file, &config.eos);
     }
-    let names = special::SpecialNames::from_config(config)?;
+    check_config(config)?;
+    let mut names = special::SpecialNames::from_config(config)?;
+    if matches!(config.kind, TokenizerKind::Byte | TokenizerKind::Bpe) {
+        names.unk = None; // every text is bytes: nothing is unknown
+    }
     Ok(match config.kind {
         TokenizerKind::Char => Arc::new(CharTokenizer::train(texts, &names)?),
         TokenizerKind::Byte => Arc::new(ByteTokenizer::new(&names)),

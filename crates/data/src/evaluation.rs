@@ -1,0 +1,119 @@
+//! A whole split, each token once.
+
+use std::ops::Range;
+
+use crate::batch::TokenBatch;
+use crate::error::DataError;
+use crate::tokens::Tokens;
+use crate::window::{DocumentWindows, Packing};
+
+/// Consecutive windows over a split, in which each token after the first is a target exactly once
+/// (packed), or each token of a document after its first (documents).
+///
+/// A window's first targets are predicted from little context; that is the usual way and makes
+/// the loss a little larger than with overlapping windows.
+#[derive(Debug, Clone)]
+pub struct EvalWindows {
+    tokens: Tokens,
+    documents: Option<DocumentWindows>,
+    context_length: usize,
+    padding: u32,
+    /// All windows of the split.
+    all: usize,
+    /// How many of them are used.
+    used: usize,
+}
+
+impl EvalWindows {
+    /// The windows of `tokens`; `padding` fills rows that are shorter
+    /// ([`crate::Specials::padding`]).
+    ///
+    /// # Errors
+    /// [`DataError::Config`] if there is no target: fewer than 2 tokens.
+    pub fn new(
+        tokens: Tokens,
+        context_length: usize,
+        packing: Packing,
+        padding: u32,
+    ) -> Result<Self, DataError> {
+        if context_length == 0 {
+            return Err(DataError::config(
+                "context_length = 0 holds no token; hint: set it to 1 or more",
+            ));
+        }
+        if tokens.len() < 2 {
+            return Err(DataError::TooShort {
+                split: "validation",
+                have: tokens.len(),
+                context_length: 1,
+            });
+        }
+        let documents = match packing {
+            Packing::Packed => None,
+            Packing::Documents => {
+                Some(DocumentWindows::new(&tokens, "validation", context_length)?)
+            }
+        };
+        let packed = (tokens.len() - 1).div_ceil(context_length);
+        let all = documents.as_ref().map_or(packed, DocumentWindows::count);
+        Ok(Self {
+            tokens,
+            documents,
+            context_length,
+            padding,
+            all,
+            used: all,
+        })
+    }
+
+    /// The same with at most `windows` of them, spread evenly over the split.
+    pub fn limit(mut self, windows: usize) -> Self {
+        self.used = windows.clamp(1, self.all);
+        self
+    }
+
+    /// Number of windows.
+    pub fn len(&self) -> usize {
+        self.used
+    }
+
+    /// Never: there is at least one window.
+    pub fn is_empty(&self) -> bool {
+        self.used == 0
+    }
+
+    /// The windows `range` (within `0..len()`) as rows of one batch.
+    ///
+    /// # Errors
+    /// [`DataError::Shard`] if the token file holds an id that its vocabulary does not have.
+    pub fn batch(&self, range: Range<usize>) -> Result<TokenBatch, DataError> {
+        let mut batch = TokenBatch::with_room(range.len(), self.context_length);
+        let mut ids = Vec::with_capacity(self.context_length + 1);
+        for index in range {
+            ids.clear();
+            self.tokens.read(self.window(index), &mut ids)?;
+            batch.push_row(&ids, self.padding);
+        }
+        Ok(batch)
+    }
+
+    /// All windows in batches of `batch_size` rows, the last one with what is left.
+    pub fn batches(
+        &self,
+        batch_size: usize,
+    ) -> impl Iterator<Item = Result<TokenBatch, DataError>> + '_ {
+        let size = batch_size.max(1);
+        (0..self.used)
+            .step_by(size)
+            .map(move |first| self.batch(first..(first + size).min(self.used)))
+    }
+
+    fn window(&self, index: usize) -> Range<usize> {
+        let index = (index as u128 * self.all as u128 / self.used as u128) as usize;
+        if let Some(documents) = &self.documents {
+            return documents.range(index);
+        }
+        let start = index * self.context_length;
+        start..(start + self.context_length + 1).min(self.tokens.len())
+    }
+}

@@ -1,0 +1,358 @@
+//! Token files: the bytes on disk, memory-mapped for reading.
+//!
+//! Ours, all numbers little-endian:
+//! ```text
+//! 0    8   "NWSHARD" and a zero byte
+//! 8    4   version, 1
+//! 12   4   bytes an id: 2 or 4
+//! 16   8   size of the vocabulary
+//! 24   8   number of ids
+//! 32   8   number of documents
+//! 40   32  SHA-256 of the vocabulary (Tokenizer::hash)
+//! 72   32  SHA-256 of everything after the header
+//! 104  24  first bytes of the SHA-256 of bytes 0 to 104
+//! 128      ids, then zero bytes up to a multiple of 8, then each document's first id's number as u64
+//! ```
+//! Also read: llm.c's files (a header of 256 i32: 20240520, version 1, count, then u16 ids; or
+//! 20240801, version 7, with u32 ids) and nanoGPT's (u16 ids and nothing else).
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use sha2::{Digest, Sha256};
+
+use crate::error::DataError;
+use crate::tokens::outside;
+
+pub(crate) const MAGIC: &[u8; 8] = b"NWSHARD\0";
+pub(crate) const VERSION: u32 = 1;
+pub(crate) const HEADER: usize = 128;
+const LLM_C_HEADER: usize = 1024;
+
+/// A token file, open for reading.
+#[derive(Debug)]
+pub struct Shard {
+    path: PathBuf,
+    map: Mmap,
+    layout: Layout,
+}
+
+/// Where things are in a token file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Layout {
+    /// Bytes an id.
+    width: usize,
+    /// First byte of the ids.
+    ids: usize,
+    count: usize,
+    /// First byte of the document table.
+    table: usize,
+    /// Number of entries there; without a table the whole file is one document.
+    documents: Option<usize>,
+    vocab_size: usize,
+    vocab_hash: Option<String>,
+    content_hash: Option<[u8; 32]>,
+}
+
+impl Shard {
+    /// Opens a token file of ours or of llm.c and checks its header, sizes and document table; ids
+    /// are checked as they are read.
+    ///
+    /// # Errors
+    /// [`DataError::Missing`], [`DataError::Read`]; [`DataError::Shard`] if the file is damaged or
+    /// of another kind.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, DataError> {
+        Self::open_as(path.as_ref(), |bytes| match bytes.get(..8) {
+            Some(magic) if magic == MAGIC => own_layout(bytes),
+            Some(_) => llm_c_layout(bytes),
+            None => Err(format!("has {} bytes, which is no token file", bytes.len())),
+        })
+    }
+
+    /// Opens nanoGPT's kind: u16 ids and nothing else. Every file of an even size is one, so this
+    /// is never guessed.
+    ///
+    /// # Errors
+    /// [`DataError::Missing`], [`DataError::Read`]; [`DataError::Shard`] if it is empty or its size
+    /// is odd.
+    pub fn open_raw_u16(path: impl AsRef<Path>) -> Result<Self, DataError> {
+        Self::open_as(path.as_ref(), |bytes| match bytes.len() {
+            size if size % 2 == 1 => Err(format!(
+                "has {size} bytes, an odd number, so it is not a file of u16 ids"
+            )),
+            size => Ok(Layout::foreign(2, 0, size / 2)),
+        })
+    }
+
+    /// The same file, for a vocabulary of this size: reading an id outside it is an error. A file
+    /// of ours has the size in its header.
+    pub fn with_vocab_size(mut self, vocab_size: usize) -> Self {
+        self.layout.vocab_size = vocab_size;
+        self
+    }
+
+    /// Number of ids.
+    pub fn len(&self) -> usize {
+        self.layout.count
+    }
+
+    /// Whether it has no ids.
+    pub fn is_empty(&self) -> bool {
+        self.layout.count == 0
+    }
+
+    /// Size of the vocabulary: each id is below it.
+    pub fn vocab_size(&self) -> usize {
+        self.layout.vocab_size
+    }
+
+    /// Hash of the vocabulary that the ids are of ([`crate::Tokenizer::hash`]); other programs'
+    /// files have none.
+    pub fn vocab_hash(&self) -> Option<&str> {
+        self.layout.vocab_hash.as_deref()
+    }
+
+    /// Number of documents; 1 in other programs' files, which do not record them.
+    pub fn document_count(&self) -> usize {
+        self.layout
+            .documents
+            .unwrap_or(usize::from(self.layout.count > 0))
+    }
+
+    /// Where document `index` begins.
+    pub fn document_start(&self, index: usize) -> Option<usize> {
+        match self.layout.documents {
+            Some(documents) => {
+                (index < documents).then(|| start(&self.map, self.layout.table, index) as usize)
+            }
+            None => (index == 0 && self.layout.count > 0).then_some(0),
+        }
+    }
+
+    /// Adds the ids of `range` to `out`.
+    ///
+    /// # Errors
+    /// [`DataError::Config`] if the range ends after the last id; [`DataError::Shard`] if an id is
+    /// not below the vocabulary's size.
+    pub fn read(&self, range: Range<usize>, out: &mut Vec<u32>) -> Result<(), DataError> {
+        let Layout {
+            width,
+            ids,
+            count,
+            vocab_size,
+            ..
+        } = self.layout;
+        if range.start > range.end || range.end > count {
+            return Err(outside(&range, count));
+        }
+        let first = out.len();
+        let bytes = &self.map[ids + range.start * width..ids + range.end * width];
+        if width == 2 {
+            out.extend(
+                bytes
+                    .chunks_exact(2)
+                    .map(|b| u32::from(u16::from_le_bytes([b[0], b[1]]))),
+            );
+        } else {
+            out.extend(
+                bytes
+                    .chunks_exact(4)
+                    .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+            );
+        }
+        match out[first..]
+            .iter()
+            .position(|&id| id as usize >= vocab_size)
+        {
+            None => Ok(()),
+            Some(at) => Err(DataError::shard(
+                &self.path,
+                format!(
+                    "token {} has id {}, but the vocabulary has {vocab_size}; hint: the file is damaged or was made \
+                     with another tokenizer, prepare the data again",
+                    range.start + at,
+                    out[first + at]
+                ),
+            )),
+        }
+    }
+
+    /// Reads the whole file and compares it with the checksum in its header. Other programs' files
+    /// have none, and pass.
+    ///
+    /// # Errors
+    /// [`DataError::Shard`] if they differ.
+    pub fn verify(&self) -> Result<(), DataError> {
+        match self.layout.content_hash {
+            Some(expected) if Sha256::digest(&self.map[HEADER..])[..] != expected => {
+                let why = "does not have the checksum of its header; hint: the file is damaged, prepare the data again";
+                Err(DataError::shard(&self.path, why))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn open_as(
+        path: &Path,
+        layout: impl FnOnce(&[u8]) -> Result<Layout, String>,
+    ) -> Result<Self, DataError> {
+        let failed = |error| DataError::read(path, error);
+        let file = File::open(path).map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        if !metadata.is_file() || metadata.len() == 0 {
+            return Err(DataError::shard(path, "is empty or not a file"));
+        }
+        let map = map(&file).map_err(failed)?;
+        let layout = layout(&map).map_err(|why| DataError::shard(path, why))?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            map,
+            layout,
+        })
+    }
+}
+
+/// Maps a file for reading.
+#[allow(unsafe_code)]
+fn map(file: &File) -> std::io::Result<Mmap> {
+    // SAFETY: the bytes must not change while they are mapped. Token files are only ever replaced
+    // as a whole, by renaming a finished file over the name: the mapped one then stays as it is.
+    // Every value read from the map is checked where it is used, so that even a file which another
+    // program writes to gives wrong ids or an error, never an access outside the map. (A file cut
+    // short by another program while it is mapped ends this process with SIGBUS.)
+    unsafe { Mmap::map(file) }
+}
+
+impl Layout {
+    fn foreign(width: usize, ids: usize, count: usize) -> Self {
+        let vocab_size = if width == 2 {
+            1 << 16
+        } else {
+            u32::MAX as usize
+        };
+        Self {
+            width,
+            ids,
+            count,
+            table: 0,
+            documents: None,
+            vocab_size,
+            vocab_hash: None,
+            content_hash: None,
+        }
+    }
+}
+
+/// The first bytes of the SHA-256 of a header.
+pub(crate) fn header_check(header: &[u8]) -> [u8; 24] {
+    let mut check = [0; 24];
+    check.copy_from_slice(&Sha256::digest(&header[..104])[..24]);
+    check
+}
+
+/// The first byte of the document table.
+pub(crate) fn table_offset(width: u64, count: u64) -> Option<u64> {
+    count
+        .checked_mul(width)?
+        .checked_add(HEADER as u64)?
+        .checked_next_multiple_of(8)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes
+        .get(at..at + 4)
+        .map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+}
+
+fn start(bytes: &[u8], table: usize, index: usize) -> u64 {
+    u64_at(bytes, table + 8 * index)
+}
+
+fn own_layout(bytes: &[u8]) -> Result<Layout, String> {
+    let Some(header) = bytes.get(..HEADER) else {
+        return Err(format!(
+            "has {} bytes, its header alone has {HEADER}",
+            bytes.len()
+        ));
+    };
+    let (version, width) = (u32_at(header, 8), u32_at(header, 12));
+    if version != VERSION {
+        return Err(format!(
+            "has version {version}, this program reads {VERSION}; hint: prepare the data again"
+        ));
+    }
+    if header[104..] != header_check(header) || !matches!(width, 2 | 4) {
+        return Err("has a damaged header; hint: prepare the data again".to_owned());
+    }
+    let (count, documents) = (u64_at(header, 24), u64_at(header, 32));
+    let table = table_offset(u64::from(width), count);
+    let size = table.and_then(|table| documents.checked_mul(8)?.checked_add(table));
+    if size != Some(bytes.len() as u64) {
+        let size = size.map_or_else(|| "more".to_owned(), |size| size.to_string());
+        return Err(format!(
+            "has {} bytes, its header says {size}; hint: prepare the data again",
+            bytes.len()
+        ));
+    }
+    let mut content_hash = [0; 32];
+    content_hash.copy_from_slice(&header[72..104]);
+    let layout = Layout {
+        width: width as usize,
+        ids: HEADER,
+        count: count as usize,
+        table: table.unwrap_or(0) as usize,
+        documents: Some(documents as usize),
+        vocab_size: u64_at(header, 16) as usize,
+        vocab_hash: Some(crate::hex::encode(&header[40..72])),
+        content_hash: Some(content_hash),
+    };
+    check_documents(bytes, &layout)?;
+    Ok(layout)
+}
+
+/// Documents begin at 0, each after the one before, all below the number of ids.
+fn check_documents(bytes: &[u8], layout: &Layout) -> Result<(), String> {
+    let documents = layout.documents.unwrap_or(0);
+    let mut least = 0;
+    for index in 0..documents {
+        let found = start(bytes, layout.table, index);
+        if found < least || found >= layout.count as u64 || (index == 0 && found != 0) {
+            return Err(format!(
+                "has a damaged document table at entry {index}; hint: prepare the data again"
+            ));
+        }
+        least = found + 1;
+    }
+    if documents == 0 && layout.count > 0 {
+        return Err("has ids but no documents; hint: prepare the data again".to_owned());
+    }
+    Ok(())
+}
+
+fn llm_c_layout(bytes: &[u8]) -> Result<Layout, String> {
+    let width = match (u32_at(bytes, 0), u32_at(bytes, 4)) {
+        (20_240_520, 1) => 2,
+        (20_240_801, 7) => 4,
+        (magic, _) => {
+            return Err(format!(
+                "begins with {magic}, which is neither a token file of this program nor one of llm.c; hint: write one \
+                 with `nextword prepare`"
+            ));
+        }
+    };
+    let count = u32_at(bytes, 8) as usize;
+    let size = LLM_C_HEADER + count * width;
+    if bytes.len() != size {
+        return Err(format!(
+            "has {} bytes, its llm.c header says {size}",
+            bytes.len()
+        ));
+    }
+    Ok(Layout::foreign(width, LLM_C_HEADER, count))
+}

@@ -1,0 +1,264 @@
+//! Writing token files, id after id.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use tempfile::TempPath;
+
+use crate::atomic;
+use crate::error::DataError;
+use crate::hex;
+use crate::shard::{HEADER, MAGIC, VERSION, header_check, table_offset};
+
+/// Ids that are moved at a time.
+const CHUNK: usize = 64 << 10;
+
+/// A token file in the making: in a temporary file beside its place until it is finished, and gone
+/// if it never is. Memory does not grow with the number of ids or documents.
+#[derive(Debug)]
+pub struct ShardWriter {
+    path: PathBuf,
+    temporary: TempPath,
+    ids: BufWriter<File>,
+    /// The document table, in a file of its own until the ids are complete.
+    starts: BufWriter<File>,
+    vocab_size: usize,
+    vocab_hash: [u8; 32],
+    count: u64,
+    documents: u64,
+}
+
+impl ShardWriter {
+    /// A file for ids below `vocab_size` of the vocabulary with this hash
+    /// ([`crate::Tokenizer::hash`]). Ids take 2 bytes if all fit, else 4.
+    ///
+    /// # Errors
+    /// [`DataError::Write`] if the folder cannot be written, [`DataError::Config`] for a hash that
+    /// is not 64 hexadecimal digits.
+    pub fn create(
+        path: impl AsRef<Path>,
+        vocab_size: usize,
+        vocab_hash: &str,
+    ) -> Result<Self, DataError> {
+        let path = path.as_ref().to_path_buf();
+        let vocab_hash = hex::decode(vocab_hash).ok_or_else(|| {
+            DataError::config(format!("{vocab_hash:?} is not a SHA-256 in hexadecimal"))
+        })?;
+        let (file, temporary) = atomic::beside(&path)?.into_parts();
+        let failed = |error| DataError::write(&path, error);
+        let starts = tempfile::tempfile_in(atomic::folder_of(&path)).map_err(failed)?;
+        let mut ids = BufWriter::with_capacity(1 << 20, file);
+        ids.write_all(&[0; HEADER]).map_err(failed)?;
+        let starts = BufWriter::new(starts);
+        Ok(Self {
+            path,
+            temporary,
+            ids,
+            starts,
+            vocab_size,
+            vocab_hash,
+            count: 0,
+            documents: 0,
+        })
+    }
+
+    /// Number of ids so far.
+    pub fn len(&self) -> u64 {
+        self.count
+    }
+
+    /// Whether there are no ids yet.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The next id begins a document. A document without ids is left out by calling this only
+    /// with ids to follow.
+    ///
+    /// # Errors
+    /// [`DataError::Write`].
+    pub fn start_document(&mut self) -> Result<(), DataError> {
+        self.documents += 1;
+        let written = self.starts.write_all(&self.count.to_le_bytes());
+        written.map_err(|error| DataError::write(&self.path, error))
+    }
+
+    /// Adds ids.
+    ///
+    /// # Errors
+    /// [`DataError::Write`]; [`DataError::Shard`] for an id that the vocabulary does not have.
+    pub fn push(&mut self, ids: &[u32]) -> Result<(), DataError> {
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.vocab_size) {
+            let why = format!(
+                "id {id} is not below the vocabulary's size {}",
+                self.vocab_size
+            );
+            return Err(DataError::shard(&self.path, why));
+        }
+        let narrow = self.width() == 2;
+        for chunk in ids.chunks(CHUNK) {
+            let bytes: Vec<u8> = if narrow {
+                chunk
+                    .iter()
+                    .flat_map(|&id| (id as u16).to_le_bytes())
+                    .collect()
+            } else {
+                chunk.iter().flat_map(|id| id.to_le_bytes()).collect()
+            };
+            self.ids
+                .write_all(&bytes)
+                .map_err(|error| DataError::write(&self.path, error))?;
+        }
+        self.count += ids.len() as u64;
+        Ok(())
+    }
+
+    /// Puts the file in its place.
+    ///
+    /// # Errors
+    /// [`DataError::Write`].
+    pub fn finish(mut self) -> Result<(), DataError> {
+        let path = self.path.clone();
+        self.complete()
+            .map_err(|error| DataError::write(&path, error))?;
+        atomic::put(self.ids.get_ref(), self.temporary, &path)
+    }
+
+    /// Puts the first `at` ids in this file's place and the others in a file at `tail`, which
+    /// begins with a document of its own wherever `at` is.
+    ///
+    /// # Errors
+    /// [`DataError::Write`].
+    pub fn finish_split(mut self, at: u64, tail: impl AsRef<Path>) -> Result<(), DataError> {
+        let at = at.min(self.count);
+        let mut other = Self::create(tail, self.vocab_size, &hex::encode(&self.vocab_hash))?;
+        let path = self.path.clone();
+        let failed = |error| DataError::write(&path, error);
+        self.ids.flush().map_err(failed)?;
+        let starts = self.starts_from(at).map_err(failed)?;
+        self.copy_tail(at, starts, &mut other)?;
+        other.finish()?;
+        self.truncate(at).map_err(failed)?;
+        self.finish()
+    }
+
+    fn width(&self) -> u64 {
+        if self.vocab_size <= 1 << 16 { 2 } else { 4 }
+    }
+
+    /// The document table from the first document that begins at or after id `at`, with the number
+    /// of documents before it.
+    fn starts_from(&mut self, at: u64) -> std::io::Result<(u64, BufReader<File>)> {
+        self.starts.flush()?;
+        let mut file = self.starts.get_ref().try_clone()?;
+        file.seek(SeekFrom::Start(0))?;
+        let mut reader = BufReader::new(file);
+        let mut entry = [0; 8];
+        for before in 0..self.documents {
+            reader.read_exact(&mut entry)?;
+            if u64::from_le_bytes(entry) >= at {
+                reader.seek(SeekFrom::Start(8 * before))?;
+                return Ok((before, reader));
+            }
+        }
+        Ok((self.documents, reader))
+    }
+
+    /// Adds the ids from `at` on to `other`, with their documents.
+    fn copy_tail(
+        &mut self,
+        at: u64,
+        starts: (u64, BufReader<File>),
+        other: &mut Self,
+    ) -> Result<(), DataError> {
+        let path = self.path.clone();
+        let failed = |error| DataError::write(&path, error);
+        let (before, mut starts) = starts;
+        let mut entry = [0; 8];
+        for index in before..self.documents {
+            starts.read_exact(&mut entry).map_err(failed)?;
+            let start = u64::from_le_bytes(entry) - at;
+            if index == before && start > 0 {
+                other.start_document()?; // the rest of a document that began before `at`
+            }
+            other
+                .starts
+                .write_all(&start.to_le_bytes())
+                .map_err(failed)?;
+            other.documents += 1;
+        }
+        if before == self.documents && at < self.count {
+            other.start_document()?;
+        }
+        self.copy_ids(at, other)
+    }
+
+    fn copy_ids(&mut self, at: u64, other: &mut Self) -> Result<(), DataError> {
+        let path = self.path.clone();
+        let failed = |error| DataError::write(&path, error);
+        let width = self.width();
+        let file = self.ids.get_mut();
+        file.seek(SeekFrom::Start(HEADER as u64 + at * width))
+            .map_err(failed)?;
+        let copied = std::io::copy(&mut BufReader::with_capacity(1 << 20, file), &mut other.ids);
+        other.count += copied.map_err(failed)? / width;
+        Ok(())
+    }
+
+    /// Forgets the ids from `at` on.
+    fn truncate(&mut self, at: u64) -> std::io::Result<()> {
+        let (documents, _) = self.starts_from(at)?;
+        let end = HEADER as u64 + at * self.width();
+        self.ids.get_ref().set_len(end)?;
+        self.ids.seek(SeekFrom::Start(end))?;
+        self.starts.get_ref().set_len(8 * documents)?;
+        self.starts.seek(SeekFrom::Start(8 * documents))?;
+        (self.count, self.documents) = (at, documents);
+        Ok(())
+    }
+
+    /// Adds the document table and the header.
+    fn complete(&mut self) -> std::io::Result<()> {
+        let end = HEADER as u64 + self.count * self.width();
+        let table = table_offset(self.width(), self.count).unwrap_or(end);
+        self.ids.write_all(&[0; 8][..(table - end) as usize])?;
+        let (_, mut starts) = self.starts_from(0)?;
+        std::io::copy(&mut starts, &mut self.ids)?;
+        self.ids.flush()?;
+        let content_hash = self.content_hash()?;
+        let header = self.header(&content_hash);
+        self.ids.seek(SeekFrom::Start(0))?;
+        self.ids.write_all(&header)?;
+        self.ids.flush()
+    }
+
+    /// SHA-256 of what was written, read back from the file.
+    fn content_hash(&mut self) -> std::io::Result<[u8; 32]> {
+        let file = self.ids.get_mut();
+        file.seek(SeekFrom::Start(HEADER as u64))?;
+        let mut hasher = Sha256::new();
+        let mut chunk = vec![0; 1 << 20];
+        loop {
+            match file.read(&mut chunk)? {
+                0 => return Ok(hasher.finalize().into()),
+                count => hasher.update(&chunk[..count]),
+            }
+        }
+    }
+
+    fn header(&self, content_hash: &[u8; 32]) -> Vec<u8> {
+        let mut header = Vec::with_capacity(HEADER);
+        header.extend(MAGIC);
+        header.extend(VERSION.to_le_bytes());
+        header.extend((self.width() as u32).to_le_bytes());
+        for number in [self.vocab_size as u64, self.count, self.documents] {
+            header.extend(number.to_le_bytes());
+        }
+        header.extend(self.vocab_hash);
+        header.extend(content_hash);
+        header.extend(header_check(&header));
+        header
+    }
+}

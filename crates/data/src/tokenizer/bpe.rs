@@ -1,0 +1,97 @@
+//! Byte-level byte-pair encoding, trained on the run's own text (GPT-2's kind: its byte alphabet
+//! and its rule where words end).
+
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{AddedToken, TokenizerBuilder};
+
+use super::special::{Part, SpecialNames, SpecialTokens};
+use super::{HuggingFaceTokenizer, TokenizerConfig};
+use crate::error::DataError;
+
+/// Texts are handed to the trainer in parts of about this size, since it takes some 50 bytes of
+/// memory for each byte of a part.
+const PART: usize = 32 << 10;
+
+/// Trains on the first `sample_bytes` of `texts`. Pairs that come only once are not merged, so a
+/// small text gives fewer than `vocab_size` tokens. Memory grows with the distinct words of the
+/// sample, not with its size.
+pub(crate) fn train(
+    texts: impl Iterator<Item = Result<String, DataError>> + Send,
+    config: &TokenizerConfig,
+    names: &SpecialNames,
+) -> Result<HuggingFaceTokenizer, DataError> {
+    let size = config
+        .vocab_size
+        .unwrap_or(TokenizerConfig::DEFAULT_BPE_VOCAB);
+    let mut trainer = BpeTrainer::builder()
+        .vocab_size(size.saturating_sub(names.count()))
+        .min_frequency(2)
+        .show_progress(false)
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+        .build();
+    let mut failure = None;
+    let parts = sample(
+        texts,
+        config.sample_bytes,
+        SpecialTokens::new(names, 0),
+        &mut failure,
+    );
+    let byte_level = ByteLevel::new(false, false, true);
+    let trained = super::huggingface::guarded("bpe", || {
+        let mut trained = TokenizerBuilder::<
+            BPE,
+            tokenizers::NormalizerWrapper,
+            ByteLevel,
+            ByteLevel,
+            ByteLevel,
+        >::new()
+        .with_model(BPE::default())
+        .with_pre_tokenizer(Some(byte_level))
+        .with_decoder(Some(byte_level))
+        .build()?;
+        trained.train(&mut trainer, parts)?;
+        trained.add_special_tokens(
+            names
+                .in_order()
+                .map(|name| AddedToken::from(name.as_str(), true)),
+        )?;
+        trained.to_string(false)
+    });
+    match failure {
+        Some(failure) => Err(failure),
+        None => Ok(HuggingFaceTokenizer::from_json(&trained?, "bpe")?.with_names(names)),
+    }
+}
+
+/// The first `limit` bytes of `texts` in parts, without special tokens. An error ends the sample
+/// and is left in `failure`.
+fn sample<'a>(
+    mut texts: impl Iterator<Item = Result<String, DataError>> + Send + 'a,
+    limit: u64,
+    special: SpecialTokens,
+    failure: &'a mut Option<DataError>,
+) -> impl Iterator<Item = String> + Send + 'a {
+    let mut left = limit;
+    let mut waiting = std::collections::VecDeque::new();
+    std::iter::from_fn(move || {
+        while waiting.is_empty() && left > 0 {
+            match texts.next()? {
+                Err(error) => {
+                    *failure = Some(error);
+                    left = 0;
+                }
+                Ok(text) => {
+                    left = left.saturating_sub(text.len() as u64);
+                    for part in special.split(&text) {
+                        if let Part::Text(text) = part {
+                            waiting
+                                .extend(crate::documents::cut_text(text, PART).map(str::to_owned));
+                        }
+                    }
+                }
+            }
+        }
+        waiting.pop_front()
+    })
+}

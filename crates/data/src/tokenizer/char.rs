@@ -1,0 +1,155 @@
+//! One token a character.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::special::{Part, SpecialNames, SpecialTokens};
+use super::{Encoding, Specials, Tokenizer, json};
+use crate::error::DataError;
+
+/// Characters below this are looked up in a table: the scripts in common use but the Asian ones.
+const TABLE: usize = 0x800;
+const ABSENT: u32 = u32::MAX;
+
+/// The characters of a text in sorted order, then the special tokens (nanoGPT's character
+/// vocabulary has no special tokens: `eos = ""`).
+#[derive(Debug, Clone)]
+pub struct CharTokenizer {
+    characters: Vec<char>,
+    table: Vec<u32>,
+    others: HashMap<char, u32>,
+    special: SpecialTokens,
+}
+
+impl CharTokenizer {
+    /// The vocabulary of all of `texts`, read one after the other.
+    pub(crate) fn train(
+        texts: impl Iterator<Item = Result<String, DataError>>,
+        names: &SpecialNames,
+    ) -> Result<Self, DataError> {
+        let special = SpecialTokens::new(names, 0);
+        let mut ascii = [false; 128];
+        let mut others = BTreeSet::new();
+        for text in texts {
+            for part in special.split(&text?) {
+                let Part::Text(text) = part else { continue };
+                for character in text.chars() {
+                    match ascii.get_mut(character as usize) {
+                        Some(seen) => *seen = true,
+                        None => _ = others.insert(character),
+                    }
+                }
+            }
+        }
+        let ascii = (0..128u8)
+            .filter(|&c| ascii[usize::from(c)])
+            .map(char::from);
+        Ok(Self::new(ascii.chain(others).collect(), names))
+    }
+
+    /// The vocabulary `characters` (sorted, distinct).
+    pub(crate) fn new(characters: Vec<char>, names: &SpecialNames) -> Self {
+        let mut table = vec![ABSENT; TABLE];
+        let mut others = HashMap::new();
+        for (&character, id) in characters.iter().zip(0..) {
+            match table.get_mut(character as usize) {
+                Some(entry) => *entry = id,
+                None => _ = others.insert(character, id),
+            }
+        }
+        let special = SpecialTokens::new(names, characters.len());
+        Self {
+            characters,
+            table,
+            others,
+            special,
+        }
+    }
+
+    /// The tokenizer that wrote `file`, if it was this kind.
+    pub(crate) fn recognise(file: &Value) -> Option<Arc<dyn Tokenizer>> {
+        let names = json::special_names(file)?;
+        let mut characters = Vec::new();
+        for piece in json::word_level_pieces(file, &names)? {
+            let mut of_piece = piece.chars();
+            characters.push(of_piece.next()?);
+            if of_piece.next().is_some() {
+                return None;
+            }
+        }
+        let tokenizer = Self::new(characters, &names);
+        (tokenizer.to_value() == *file).then(|| Arc::new(tokenizer) as Arc<dyn Tokenizer>)
+    }
+
+    fn to_value(&self) -> Value {
+        let each = json!({"type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": false});
+        let pieces: Vec<String> = self.characters.iter().map(char::to_string).collect();
+        let model = json::word_level(pieces.iter().map(String::as_str), &self.special);
+        json::file(&self.special, &each, &json!({"type": "Fuse"}), &model)
+    }
+
+    fn id(&self, character: char) -> Option<u32> {
+        match self.table.get(character as usize) {
+            Some(&id) => (id != ABSENT).then_some(id),
+            None => self.others.get(&character).copied(),
+        }
+    }
+}
+
+impl Tokenizer for CharTokenizer {
+    fn vocab_size(&self) -> usize {
+        self.characters.len() + self.special.count()
+    }
+
+    fn specials(&self) -> Specials {
+        self.special.specials()
+    }
+
+    fn encode(&self, text: &str) -> Encoding {
+        let mut encoding = Encoding {
+            ids: Vec::with_capacity(text.len()),
+            unknown: Vec::new(),
+        };
+        let unknown = self.specials().unk;
+        for part in self.special.split(text) {
+            match part {
+                Part::Special(id) => encoding.ids.push(id),
+                Part::Text(text) => {
+                    for character in text.chars() {
+                        let id = self.id(character);
+                        if id.is_none() {
+                            encoding.note_unknown(character.encode_utf8(&mut [0; 4]));
+                        }
+                        encoding.ids.extend(id.or(unknown));
+                    }
+                }
+            }
+        }
+        encoding
+    }
+
+    fn piece(&self, id: u32) -> Option<String> {
+        let character = self.characters.get(id as usize).map(char::to_string);
+        character.or_else(|| self.special.name(id).map(str::to_owned))
+    }
+
+    fn token(&self, id: u32) -> Option<String> {
+        self.piece(id)
+    }
+
+    fn decode(&self, ids: &[u32]) -> String {
+        ids.iter()
+            .filter_map(|&id| self.characters.get(id as usize))
+            .collect()
+    }
+
+    fn bytes(&self, id: u32) -> Option<Vec<u8>> {
+        Some(self.decode(&[id]).into_bytes())
+    }
+
+    fn to_json(&self) -> Result<String, DataError> {
+        json::text(&self.to_value(), "char")
+    }
+}

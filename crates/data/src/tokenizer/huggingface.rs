@@ -1,0 +1,292 @@
+//! Any tokenizer of Hugging Face's `tokenizers`, from its `tokenizer.json`.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use serde_json::Value;
+use tokenizers::DecoderWrapper;
+
+use super::byte::{char_to_byte, show_bytes};
+use super::special::{SpecialNames, is_padding_name};
+use super::{Encoding, Specials, Tokenizer};
+use crate::error::DataError;
+
+/// Names of end tokens, the ones that end documents before those that end a turn of a chat.
+const EOS_NAMES: &[&str] = &[
+    "<EOS>",
+    "<eos>",
+    "[EOS]",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "</s>",
+    "<｜end▁of▁sentence｜>",
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<end_of_turn>",
+    "<|return|>",
+];
+/// Special tokens with these in their names are no end tokens.
+const NOT_EOS: &[&str] = &[
+    "unk", "pad", "bos", "mask", "cls", "sep", "start", "begin", "<s>",
+];
+/// Ids above this are a damaged file: the largest vocabularies in use have about 300,000 tokens.
+const MAX_VOCAB: usize = 1 << 24;
+
+/// A wrapper around `tokenizers::Tokenizer`. Padding and truncation that the file asks for are
+/// switched off, and no panic of that crate gets out.
+#[derive(Debug, Clone)]
+pub struct HuggingFaceTokenizer {
+    inner: Box<tokenizers::Tokenizer>,
+    specials: Specials,
+    vocab_size: usize,
+    /// Decoding is joining bytes.
+    byte_level: bool,
+}
+
+/// Runs code of the `tokenizers` crate; its errors and panics become one error.
+pub(crate) fn guarded<T>(
+    place: &str,
+    work: impl FnOnce() -> tokenizers::Result<T>,
+) -> Result<T, DataError> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result.map_err(|error| DataError::tokenizer(place, error)),
+        Err(_) => Err(DataError::tokenizer(
+            place,
+            "its contents contradict each other",
+        )),
+    }
+}
+
+impl HuggingFaceTokenizer {
+    /// From the text of a `tokenizer.json`; `place` names it in errors.
+    ///
+    /// # Errors
+    /// [`DataError::Tokenizer`] if it is not a tokenizer.
+    pub fn from_json(json: &str, place: &str) -> Result<Self, DataError> {
+        let file: Value = serde_json::from_str(json).map_err(|error| {
+            DataError::tokenizer(
+                place,
+                format!("is not JSON ({error}); hint: give a Hugging Face tokenizer.json"),
+            )
+        })?;
+        Self::from_value(&file, json, place)
+    }
+
+    /// As [`Self::from_json`], with the text already parsed.
+    pub(crate) fn from_value(file: &Value, json: &str, place: &str) -> Result<Self, DataError> {
+        if !file["model"].is_object() {
+            return Err(DataError::tokenizer(
+                place,
+                "has no `model`; hint: give a Hugging Face tokenizer.json",
+            ));
+        }
+        let inner = guarded(place, || {
+            let mut inner = tokenizers::Tokenizer::from_bytes(json)?;
+            inner.with_truncation(None)?;
+            inner.with_padding(None);
+            Ok(Box::new(inner))
+        })?;
+        let vocab_size = guarded(place, || {
+            Ok(inner
+                .get_vocab(true)
+                .into_values()
+                .max()
+                .map_or(0, |id| id as usize + 1))
+        })?;
+        if vocab_size == 0 || vocab_size > MAX_VOCAB {
+            return Err(DataError::tokenizer(
+                place,
+                format!("has ids up to {vocab_size}, expected 1 to {MAX_VOCAB}"),
+            ));
+        }
+        check_added_tokens(file, &inner, place)?;
+        let byte_level = matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
+        let specials = find_specials(file, &inner);
+        Ok(Self {
+            inner,
+            specials,
+            vocab_size,
+            byte_level,
+        })
+    }
+
+    /// The same tokenizer with another end token, or none for "".
+    ///
+    /// # Errors
+    /// [`DataError::Tokenizer`] if the vocabulary does not have `name`.
+    pub fn with_eos(mut self, name: &str, place: &str) -> Result<Self, DataError> {
+        self.specials.eos = match (name, self.inner.token_to_id(name)) {
+            ("", _) => None,
+            (_, Some(id)) => Some(id),
+            (_, None) => {
+                let why = format!(
+                    "has no token {name:?}; hint: leave tokenizer.eos out to take its own end token"
+                );
+                return Err(DataError::tokenizer(place, why));
+            }
+        };
+        Ok(self)
+    }
+
+    /// The roles as they were asked for when it was trained.
+    pub(crate) fn with_names(mut self, names: &SpecialNames) -> Self {
+        let id =
+            |name: &Option<String>| name.as_ref().and_then(|name| self.inner.token_to_id(name));
+        self.specials = Specials {
+            eos: id(&names.eos),
+            unk: id(&names.unk),
+            pad: id(&names.pad),
+        };
+        self
+    }
+
+    fn is_special(&self, piece: &str) -> bool {
+        self.inner.get_added_vocabulary().is_special_token(piece)
+    }
+
+    /// The stretches of `text` that became the unknown token.
+    fn note_unknown(
+        &self,
+        text: &str,
+        unknown: u32,
+        encoding: &mut Encoding,
+    ) -> tokenizers::Result<()> {
+        let full = self.inner.encode(text, false)?;
+        for (_, &(start, end)) in full
+            .get_ids()
+            .iter()
+            .zip(full.get_offsets())
+            .filter(|(id, _)| **id == unknown)
+        {
+            encoding.note_unknown(text.get(start..end).unwrap_or(""));
+        }
+        Ok(())
+    }
+}
+
+/// The crate gives added tokens the next free ids, whatever the file says; a file that says
+/// otherwise would be read with other ids than it was written for.
+fn check_added_tokens(
+    file: &Value,
+    inner: &tokenizers::Tokenizer,
+    place: &str,
+) -> Result<(), DataError> {
+    for token in file["added_tokens"].as_array().into_iter().flatten() {
+        let (name, id) = (
+            token["content"].as_str().unwrap_or(""),
+            token["id"].as_u64(),
+        );
+        let given = inner.token_to_id(name).map(u64::from);
+        if !name.is_empty() && id != given {
+            let why =
+                format!("token {name:?} has id {id:?} in the file, but its place gives {given:?}");
+            return Err(DataError::tokenizer(place, why));
+        }
+    }
+    Ok(())
+}
+
+/// The roles of special tokens, guessed from names: the format does not record them.
+fn find_specials(file: &Value, inner: &tokenizers::Tokenizer) -> Specials {
+    let mut special: Vec<(u32, String)> = inner
+        .get_added_tokens_decoder()
+        .into_iter()
+        .filter(|(_, token)| token.special)
+        .map(|(id, token)| (id, token.content))
+        .collect();
+    special.sort_unstable();
+    let model = &file["model"];
+    let unk_id = || {
+        model["unk_id"]
+            .as_u64()
+            .and_then(|id| u32::try_from(id).ok())
+    };
+    let unk = model["unk_token"]
+        .as_str()
+        .and_then(|name| inner.token_to_id(name))
+        .or_else(unk_id);
+    let named = EOS_NAMES
+        .iter()
+        .find_map(|name| special.iter().find(|(_, known)| known == name));
+    let could_be = |name: &str| {
+        !NOT_EOS
+            .iter()
+            .any(|no| name.to_ascii_lowercase().contains(no))
+    };
+    let mut others = special
+        .iter()
+        .filter(|(id, name)| Some(*id) != unk && could_be(name));
+    let only = others.next().filter(|_| others.next().is_none());
+    let pad = special.iter().find(|(_, name)| is_padding_name(name));
+    Specials {
+        eos: named.or(only).map(|(id, _)| *id),
+        unk,
+        pad: pad.map(|(id, _)| *id),
+    }
+}
+
+impl Tokenizer for HuggingFaceTokenizer {
+    fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    fn specials(&self) -> Specials {
+        self.specials
+    }
+
+    fn encode(&self, text: &str) -> Encoding {
+        let mut encoding = Encoding::default();
+        match guarded("", || self.inner.encode_fast(text, false)) {
+            Ok(found) => encoding.ids = found.get_ids().to_vec(),
+            Err(_) => encoding.note_unknown(text),
+        }
+        if let Some(unknown) = self
+            .specials
+            .unk
+            .filter(|unknown| encoding.ids.contains(unknown))
+        {
+            // The ids stand without the list of pieces too.
+            let _ = guarded("", || self.note_unknown(text, unknown, &mut encoding));
+        }
+        encoding
+    }
+
+    fn piece(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    fn token(&self, id: u32) -> Option<String> {
+        let piece = self.piece(id)?;
+        if self.is_special(&piece) {
+            return Some(piece);
+        }
+        Some(if self.byte_level {
+            show_bytes(&piece_bytes(&piece))
+        } else {
+            piece.replace('▁', " ")
+        })
+    }
+
+    fn decode(&self, ids: &[u32]) -> String {
+        guarded("", || self.inner.decode(ids, true)).unwrap_or_default()
+    }
+
+    fn bytes(&self, id: u32) -> Option<Vec<u8>> {
+        let ordinary = || self.piece(id).filter(|piece| !self.is_special(piece));
+        self.byte_level.then(|| {
+            ordinary()
+                .map(|piece| piece_bytes(&piece))
+                .unwrap_or_default()
+        })
+    }
+
+    fn to_json(&self) -> Result<String, DataError> {
+        guarded("tokenizer.json", || self.inner.to_string(false))
+    }
+}
+
+/// The bytes of a piece in GPT-2's alphabet; a piece with other characters stands for itself, as
+/// in the `ByteLevel` decoder.
+fn piece_bytes(piece: &str) -> Vec<u8> {
+    let bytes: Option<Vec<u8>> = piece.chars().map(char_to_byte).collect();
+    bytes.unwrap_or_else(|| piece.as_bytes().to_vec())
+}

@@ -1,0 +1,217 @@
+//! Special tokens of our own tokenizers: their names, their ids, and finding them in a text.
+
+use super::{Specials, TokenizerConfig};
+use crate::error::DataError;
+
+/// The special tokens that are asked for, by role.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct SpecialNames {
+    pub(crate) eos: Option<String>,
+    pub(crate) unk: Option<String>,
+    pub(crate) pad: Option<String>,
+}
+
+impl SpecialNames {
+    /// The names of a config; empty ones are left out.
+    pub(crate) fn from_config(config: &TokenizerConfig) -> Result<Self, DataError> {
+        for (key, name) in [
+            ("eos", &config.eos),
+            ("unk", &config.unk),
+            ("pad", &config.pad),
+        ] {
+            if name.contains(char::is_whitespace) || name.contains('\0') {
+                return Err(DataError::config(format!(
+                    "tokenizer.{key} = {name:?} holds white space; hint: name special tokens like \"<EOS>\""
+                )));
+            }
+            if !name.is_empty() && is_padding_name(name) != (key == "pad") {
+                return Err(DataError::config(format!(
+                    "tokenizer.{key} = {name:?}: \"pad\" must be in the padding token's name and in no other; \
+                     hint: use \"<EOS>\", \"<unk>\" and \"<pad>\""
+                )));
+            }
+        }
+        let names = [&config.eos, &config.unk, &config.pad];
+        let given = |i: usize| Some(names[i].clone()).filter(|name| !name.is_empty());
+        let all = Self {
+            eos: given(0),
+            unk: given(1),
+            pad: given(2),
+        };
+        if all.eos.is_some() && all.eos == all.unk {
+            return Err(DataError::config(
+                "tokenizer.eos and tokenizer.unk are the same token; hint: name them \"<EOS>\" and \"<unk>\"",
+            ));
+        }
+        Ok(all)
+    }
+
+    /// Names in id order: end, unknown, padding.
+    pub(crate) fn in_order(&self) -> impl Iterator<Item = &String> {
+        [&self.eos, &self.unk, &self.pad].into_iter().flatten()
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.in_order().count()
+    }
+}
+
+/// Padding tokens are known by their name, since `tokenizer.json` has no place for the role.
+pub(crate) fn is_padding_name(name: &str) -> bool {
+    name.to_ascii_lowercase().contains("pad")
+}
+
+/// Special tokens with ids, placed after the `first` ordinary ones.
+#[derive(Debug, Clone)]
+pub(crate) struct SpecialTokens {
+    names: SpecialNames,
+    list: Vec<String>,
+    first: u32,
+}
+
+/// A stretch of text: ordinary, or one special token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part<'a> {
+    Text(&'a str),
+    Special(u32),
+}
+
+impl SpecialTokens {
+    pub(crate) fn new(names: &SpecialNames, first: usize) -> Self {
+        Self {
+            names: names.clone(),
+            list: names.in_order().cloned().collect(),
+            first: first as u32,
+        }
+    }
+
+    pub(crate) fn names(&self) -> &SpecialNames {
+        &self.names
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.list.len()
+    }
+
+    pub(crate) fn specials(&self) -> Specials {
+        let id = |name: &Option<String>| name.as_ref().and_then(|name| self.id(name));
+        Specials {
+            eos: id(&self.names.eos),
+            unk: id(&self.names.unk),
+            pad: id(&self.names.pad),
+        }
+    }
+
+    /// Names with their ids.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &str)> {
+        self.list
+            .iter()
+            .zip(self.first..)
+            .map(|(name, id)| (id, name.as_str()))
+    }
+
+    pub(crate) fn name(&self, id: u32) -> Option<&str> {
+        self.list
+            .get(id.checked_sub(self.first)? as usize)
+            .map(String::as_str)
+    }
+
+    fn id(&self, name: &str) -> Option<u32> {
+        self.iter()
+            .find(|(_, known)| *known == name)
+            .map(|(id, _)| id)
+    }
+
+    /// `text` cut at the special tokens in it: the leftmost first, the longest among several.
+    pub(crate) fn split<'a>(&'a self, text: &'a str) -> impl Iterator<Item = Part<'a>> {
+        let mut rest = text;
+        // Where each special token comes next, counted from the end of the text.
+        let mut next: Vec<Option<usize>> =
+            self.list.iter().map(|name| from_end(text, name)).collect();
+        let mut waiting = None;
+        std::iter::from_fn(move || {
+            if let Some(part) = waiting.take() {
+                return Some(part);
+            }
+            if rest.is_empty() {
+                return None;
+            }
+            for (place, name) in next.iter_mut().zip(&self.list) {
+                if place.is_some_and(|place| place > rest.len()) {
+                    *place = from_end(rest, name);
+                }
+            }
+            let found = (0..next.len())
+                .filter(|&i| next[i].is_some())
+                .max_by_key(|&i| (next[i], self.list[i].len()));
+            let Some((index, place)) = found.and_then(|i| Some((i, next[i]?))) else {
+                return Some(Part::Text(std::mem::take(&mut rest)));
+            };
+            let (before, after) = rest.split_at(rest.len() - place);
+            rest = &after[self.list[index].len()..];
+            let special = Part::Special(self.first + index as u32);
+            if before.is_empty() {
+                return Some(special);
+            }
+            waiting = Some(special);
+            Some(Part::Text(before))
+        })
+    }
+}
+
+/// The distance of the first `name` in `text` from the text's end.
+fn from_end(text: &str, name: &str) -> Option<usize> {
+    text.find(name).map(|at| text.len() - at)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn tokens() -> SpecialTokens {
+        let config = TokenizerConfig {
+            eos: "<E>".into(),
+            unk: "<E>>".into(),
+            ..TokenizerConfig::default()
+        };
+        SpecialTokens::new(&SpecialNames::from_config(&config).unwrap(), 10)
+    }
+
+    #[test]
+    fn special_tokens_are_cut_out_leftmost_and_longest() {
+        let special = tokens();
+        let parts: Vec<Part> = special.split("a<E>b<E>><E><E").collect();
+        let expected = [
+            Part::Text("a"),
+            Part::Special(10),
+            Part::Text("b"),
+            Part::Special(11),
+            Part::Special(10),
+            Part::Text("<E"),
+        ];
+        assert_eq!(parts, expected);
+        assert_eq!(special.split("").count(), 0);
+        assert_eq!(
+            special.split("<E>").collect::<Vec<_>>(),
+            [Part::Special(10)]
+        );
+    }
+
+    #[test]
+    fn names_with_white_space_or_in_the_wrong_role_are_refused() {
+        let refused = |eos: &str, unk: &str, pad: &str| {
+            let config = TokenizerConfig {
+                eos: eos.into(),
+                unk: unk.into(),
+                pad: pad.into(),
+                ..TokenizerConfig::default()
+            };
+            SpecialNames::from_config(&config).unwrap_err().to_string()
+        };
+        assert!(refused("end of text", "", "").contains("white space"));
+        assert!(refused("<pad>", "", "").contains("pad"));
+        assert!(refused("<EOS>", "", "<fill>").contains("pad"));
+        assert!(refused("<x>", "<x>", "").contains("same token"));
+    }
+}

@@ -1,0 +1,158 @@
+//! One token a word between white space, for texts like `what is statquest <EOS>`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::special::{Part, SpecialNames, SpecialTokens};
+use super::{Encoding, Specials, Tokenizer, json};
+use crate::error::DataError;
+
+/// Counting stops here, so that a large text cannot take all memory.
+const MAX_DISTINCT: usize = 1_000_000;
+
+/// Words by falling frequency (ties: by first appearance), then the special tokens. Decoding joins
+/// words with one space: other white space is not kept.
+#[derive(Debug, Clone)]
+pub struct WordTokenizer {
+    words: Vec<String>,
+    ids: HashMap<String, u32>,
+    special: SpecialTokens,
+}
+
+impl WordTokenizer {
+    /// The words of all of `texts`; at most `vocab_size` of them with the special tokens.
+    pub(crate) fn train(
+        texts: impl Iterator<Item = Result<String, DataError>>,
+        vocab_size: Option<usize>,
+        names: &SpecialNames,
+    ) -> Result<Self, DataError> {
+        let counts = count_words(texts, &SpecialTokens::new(names, 0))?;
+        let mut words: Vec<(String, u64, usize)> =
+            counts.into_iter().map(|(w, (n, at))| (w, n, at)).collect();
+        words.sort_unstable_by_key(|&(_, count, first)| (std::cmp::Reverse(count), first));
+        if let Some(size) = vocab_size {
+            words.truncate(size.saturating_sub(names.count()).max(1));
+        }
+        Ok(Self::new(
+            words.into_iter().map(|(word, ..)| word).collect(),
+            names,
+        ))
+    }
+
+    /// The vocabulary `words` (distinct).
+    pub(crate) fn new(words: Vec<String>, names: &SpecialNames) -> Self {
+        let ids = words.iter().cloned().zip(0..).collect();
+        let special = SpecialTokens::new(names, words.len());
+        Self {
+            words,
+            ids,
+            special,
+        }
+    }
+
+    /// The tokenizer that wrote `file`, if it was this kind.
+    pub(crate) fn recognise(file: &Value) -> Option<Arc<dyn Tokenizer>> {
+        let names = json::special_names(file)?;
+        let tokenizer = Self::new(json::word_level_pieces(file, &names)?, &names);
+        (tokenizer.to_value() == *file).then(|| Arc::new(tokenizer) as Arc<dyn Tokenizer>)
+    }
+
+    fn to_value(&self) -> Value {
+        let model = json::word_level(self.words.iter().map(String::as_str), &self.special);
+        json::file(
+            &self.special,
+            &json!({"type": "WhitespaceSplit"}),
+            &Value::Null,
+            &model,
+        )
+    }
+}
+
+/// How often each word comes, and as which distinct word it came first.
+fn count_words(
+    texts: impl Iterator<Item = Result<String, DataError>>,
+    special: &SpecialTokens,
+) -> Result<HashMap<String, (u64, usize)>, DataError> {
+    let mut counts: HashMap<String, (u64, usize)> = HashMap::new();
+    for text in texts {
+        let text = text?;
+        let words = special.split(&text).flat_map(|part| match part {
+            Part::Text(text) => text.split_whitespace(),
+            Part::Special(_) => "".split_whitespace(),
+        });
+        for word in words {
+            if let Some((count, _)) = counts.get_mut(word) {
+                *count += 1;
+            } else {
+                counts.insert(word.to_owned(), (1, counts.len()));
+            }
+        }
+        if counts.len() > MAX_DISTINCT {
+            return Err(DataError::tokenizer(
+                "word",
+                format!(
+                    "the text has more than {MAX_DISTINCT} distinct words; hint: set tokenizer.kind = \"bpe\""
+                ),
+            ));
+        }
+    }
+    Ok(counts)
+}
+
+impl Tokenizer for WordTokenizer {
+    fn vocab_size(&self) -> usize {
+        self.words.len() + self.special.count()
+    }
+
+    fn specials(&self) -> Specials {
+        self.special.specials()
+    }
+
+    fn encode(&self, text: &str) -> Encoding {
+        let mut encoding = Encoding::default();
+        let unknown = self.specials().unk;
+        for part in self.special.split(text) {
+            match part {
+                Part::Special(id) => encoding.ids.push(id),
+                Part::Text(text) => {
+                    for word in text.split_whitespace() {
+                        let id = self.ids.get(word).copied();
+                        if id.is_none() {
+                            encoding.note_unknown(word);
+                        }
+                        encoding.ids.extend(id.or(unknown));
+                    }
+                }
+            }
+        }
+        encoding
+    }
+
+    fn piece(&self, id: u32) -> Option<String> {
+        let special = || self.special.name(id).map(str::to_owned);
+        self.words.get(id as usize).cloned().or_else(special)
+    }
+
+    fn token(&self, id: u32) -> Option<String> {
+        self.piece(id)
+    }
+
+    fn decode(&self, ids: &[u32]) -> String {
+        let words: Vec<&str> = ids
+            .iter()
+            .filter_map(|&id| self.words.get(id as usize))
+            .map(String::as_str)
+            .collect();
+        words.join(" ")
+    }
+
+    fn bytes(&self, _id: u32) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn to_json(&self) -> Result<String, DataError> {
+        json::text(&self.to_value(), "word")
+    }
+}

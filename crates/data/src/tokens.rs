@@ -1,0 +1,135 @@
+//! A stream of token ids, in memory or in a file.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::DataError;
+use crate::shard::Shard;
+
+/// Token ids one after the other, with the places where documents begin. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Tokens {
+    source: Arc<Source>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Memory { ids: Vec<u32>, starts: Vec<usize> },
+    Shard(Shard),
+}
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Self::from_ids(Vec::new())
+    }
+}
+
+impl Tokens {
+    /// One document in memory.
+    pub fn from_ids(ids: Vec<u32>) -> Self {
+        let starts = if ids.is_empty() { Vec::new() } else { vec![0] };
+        Self {
+            source: Arc::new(Source::Memory { ids, starts }),
+        }
+    }
+
+    /// Documents in memory, joined; empty ones are left out.
+    pub fn from_documents(documents: impl IntoIterator<Item = Vec<u32>>) -> Self {
+        let (mut ids, mut starts) = (Vec::new(), Vec::new());
+        for document in documents
+            .into_iter()
+            .filter(|document| !document.is_empty())
+        {
+            starts.push(ids.len());
+            ids.extend(document);
+        }
+        Self::from_parts(ids, starts)
+    }
+
+    /// `starts` begins with 0 (if there are ids), rises strictly and stays below the number of ids.
+    pub(crate) fn from_parts(ids: Vec<u32>, starts: Vec<usize>) -> Self {
+        Self {
+            source: Arc::new(Source::Memory { ids, starts }),
+        }
+    }
+
+    /// The ids of a token file.
+    pub fn from_shard(shard: Shard) -> Self {
+        Self {
+            source: Arc::new(Source::Shard(shard)),
+        }
+    }
+
+    /// Opens a token file of ours or of llm.c.
+    ///
+    /// # Errors
+    /// As [`Shard::open`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, DataError> {
+        Ok(Self::from_shard(Shard::open(path)?))
+    }
+
+    /// Number of tokens.
+    pub fn len(&self) -> usize {
+        match &*self.source {
+            Source::Memory { ids, .. } => ids.len(),
+            Source::Shard(shard) => shard.len(),
+        }
+    }
+
+    /// Whether there are no tokens.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Adds the ids of `range` to `out`.
+    ///
+    /// # Errors
+    /// [`DataError::Config`] if the range ends after the last token, [`DataError::Shard`] if the
+    /// file holds an id that its vocabulary does not have.
+    pub fn read(&self, range: Range<usize>, out: &mut Vec<u32>) -> Result<(), DataError> {
+        match &*self.source {
+            Source::Memory { ids, .. } => {
+                let found = ids
+                    .get(range.clone())
+                    .ok_or_else(|| outside(&range, ids.len()))?;
+                out.extend_from_slice(found);
+                Ok(())
+            }
+            Source::Shard(shard) => shard.read(range, out),
+        }
+    }
+
+    /// Number of documents.
+    pub fn document_count(&self) -> usize {
+        match &*self.source {
+            Source::Memory { starts, .. } => starts.len(),
+            Source::Shard(shard) => shard.document_count(),
+        }
+    }
+
+    /// The tokens of document `index`; empty if there is no such document.
+    pub fn document(&self, index: usize) -> Range<usize> {
+        let start = self.document_start(index).unwrap_or(self.len());
+        start..self.document_start(index + 1).unwrap_or(self.len())
+    }
+
+    /// Where each document begins.
+    pub fn document_starts(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.document_count()).filter_map(|index| self.document_start(index))
+    }
+
+    fn document_start(&self, index: usize) -> Option<usize> {
+        match &*self.source {
+            Source::Memory { starts, .. } => starts.get(index).copied(),
+            Source::Shard(shard) => shard.document_start(index),
+        }
+    }
+}
+
+pub(crate) fn outside(range: &Range<usize>, count: usize) -> DataError {
+    DataError::config(format!(
+        "tokens {} to {} were asked for, but there are {count}",
+        range.start, range.end
+    ))
+}
