@@ -47,7 +47,9 @@ pub(crate) fn encode_documents(
             mut ids,
             unknown: found,
         } = tokenizer.encode(&piece.text);
-        found.iter().for_each(|piece| unknown.note_unknown(piece));
+        for piece in &found {
+            unknown.note_unknown(piece);
+        }
         totals.bytes += piece.text.len() as u64;
         last = ids.last().copied().or(last);
         if piece.end && last != eos {

@@ -7,7 +7,7 @@ mod stories;
 pub use self::stories::Stories;
 
 /// Number of built-in stories where the config names none: about 1.5 MB.
-pub(crate) const DEFAULT_STORIES: usize = 2500;
+pub(crate) const DEFAULT_STORIES: usize = 1900;
 
 /// The two documents of `StatQuest`'s decoder-only Transformer (Josh Starmer's example): each
 /// question is followed by the same answer.

@@ -34,7 +34,7 @@ pub(super) const PLOTS: &[&[&str]] = &[
         " Now nobody could [play with|have] it. They were both [very quiet|ashamed|unhappy].",
         "\n\"I am sorry,\" said {A} [at last|after a while]. \"I [wanted it all for myself|did not listen to you].\" \"I am sorry too,\" said {B}.",
         " They [took|carried] the {noun} to {A}'s {kin}, who had [some glue|a box of tools]. {Khe} [helped them mend it|showed them how to mend it].",
-        "\nFrom then on they took turns. {A} had the {noun} [on one day|in the morning], and {B} had it [on the next|in the afternoon].",
+        "\nFrom then on they took turns. {A} had the {noun} [on one day, and {B} had it on the next|in the morning, and {B} had it in the afternoon].",
     ],
     // Rain spoils a plan.
     &[
@@ -48,11 +48,11 @@ pub(super) const PLOTS: &[&[&str]] = &[
     // Fear and courage.
     &[
         "\n{B} [climbed|jumped] onto a [high|tall] wall and called, \"Come up, {A}!\" But {A} was afraid. {His} [knees|hands] were shaking.",
-        " \"I cannot do it,\" {he} said. \"[What if I fall|It is too high for me]?\"",
+        " \"I cannot do it,\" {he} said. \"[What if I fall?|It is too high for me.]\"",
         "\n{B} did not laugh. {Bhe} climbed down and [took {his} hand|stood beside {him}]. \"I was afraid too, the first time,\" {bhe} said. \"[Start with one small step|Do not look down].\"",
         " So {A} [took a deep breath|closed {his} eyes for a moment] and took one step. Then {he} took another one, and another.",
         " [Soon|Before long] {he} was [at the top|sitting on the wall]. {He} could see [the whole village|the river and the hills|the roofs of all the houses].",
-        "\n\"I did it!\" {A} [shouted|called|said]. That evening {he} told {his} {kin} about it, and {khe} was very proud of {him}.",
+        "\n\"I did it!\" {A} [shouted|called|said]. That evening {he} told {his} {kin} about it, and the whole family was very proud of {him}.",
     ],
     // A hurt creature.
     &[
@@ -93,8 +93,8 @@ pub(super) const PLOTS: &[&[&str]] = &[
         "\n[Suddenly|All at once] they heard a strange sound. \"[Hoo, hoo|Tap, tap, tap|Scratch, scratch],\" it went. \"What was that?\" [asked|whispered] {B}. \"[A ghost|A monster|A giant]!\"",
         " {B} wanted to run home, but {A} was [curious|not so sure]. \"[First let us look|Let us see what it is],\" {he} said, and {he} [picked up a stick|walked on very quietly].",
         " They [crept|went] closer and closer. The sound grew louder. {B} held {A}'s [hand|arm] and [closed {bhis} eyes|did not dare to breathe].",
-        "\nBehind [an old door|a pile of wood|a thick bush] they found {a_creature}. It was [caught|stuck] in {a_thing} and could not get out!",
-        " {A} [laughed|smiled]. \"[So that is our monster|Look, what a terrible monster],\" {he} said. [Carefully|Gently] {he} [set it free|let it out], and it ran away.",
+        "\nBehind [an old door|a pile of wood|a thick bush] they found {a_creature}. It was [caught in an old net|stuck under a branch] and could not get out!",
+        " {A} [laughed|smiled]. \"[So that is our monster|Look, what a terrible monster],\" {he} said. [Carefully|Gently] {he} [set it free|helped it out], and it was gone in a moment.",
         "\nThat night they told the story to {A}'s {kin}. {Khe} laughed until {khe} [cried|had to sit down], and then they all ate {food}.",
     ],
     // A present made by hand.
@@ -104,7 +104,7 @@ pub(super) const PLOTS: &[&[&str]] = &[
         " The first one [fell apart|was crooked], and the second one was [too small|even worse]. {A} wanted to give up. \"[Try once more|One more time],\" said {B}.",
         "\nThe third one was [good|beautiful]. {A} [wrapped it in leaves|tied a ribbon around it] and [ran|carried it] home.",
         " In the morning {his} {kin} opened the present. \"[Did you make this yourself|Who made this lovely {noun}]?\" {khe} asked. \"{B} helped me,\" said {A}.",
-        "\n{His} {kin} [kissed|hugged] {him} and [baked|made] {food} for all of them. The {noun} [stood by the window|had the best place in the house] for many years.",
+        "\n{His} {kin} [kissed|hugged] {him} and shared {food} with all of them. The {noun} [stood by the window|had the best place in the house] for many years.",
     ],
 ];
 

@@ -132,10 +132,10 @@ impl Iterator for JsonPieces<'_> {
     type Item = Result<Piece, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.waiting.is_empty() {
-            if let Err(error) = self.read() {
-                return Some(Err(error));
-            }
+        if self.waiting.is_empty()
+            && let Err(error) = self.read()
+        {
+            return Some(Err(error));
         }
         self.waiting.pop_front().map(Ok)
     }

@@ -164,7 +164,7 @@ impl Characters {
             )));
         }
         let length = self.valid_length()?;
-        let bytes = std::mem::replace(&mut self.half, Vec::new());
+        let bytes = std::mem::take(&mut self.half);
         let (whole, half) = bytes.split_at(length);
         let read = String::from_utf8_lossy(whole); // valid: borrowed, nothing is replaced
         let marked = (self.position == 0)

@@ -38,8 +38,8 @@ pub(crate) fn train(
         &mut failure,
     );
     let byte_level = ByteLevel::new(false, false, true);
-    let trained = super::huggingface::guarded("bpe", || {
-        let mut trained = TokenizerBuilder::<
+    let json = super::huggingface::guarded("bpe", || {
+        let mut tokenizer = TokenizerBuilder::<
             BPE,
             tokenizers::NormalizerWrapper,
             ByteLevel,
@@ -50,17 +50,17 @@ pub(crate) fn train(
         .with_pre_tokenizer(Some(byte_level))
         .with_decoder(Some(byte_level))
         .build()?;
-        trained.train(&mut trainer, parts)?;
-        trained.add_special_tokens(
+        tokenizer.train(&mut trainer, parts)?;
+        tokenizer.add_special_tokens(
             names
                 .in_order()
                 .map(|name| AddedToken::from(name.as_str(), true)),
         )?;
-        trained.to_string(false)
+        tokenizer.to_string(false)
     });
     match failure {
         Some(failure) => Err(failure),
-        None => Ok(HuggingFaceTokenizer::from_json(&trained?, "bpe")?.with_names(names)),
+        None => Ok(HuggingFaceTokenizer::from_json(&json?, "bpe")?.with_names(names)),
     }
 }
 

@@ -100,7 +100,7 @@ fn is_printable(byte: u8) -> bool {
 }
 
 /// GPT-2's visible character for a byte: itself where Latin-1 prints it, else the next free one
-/// from U+0100 on (OpenAI's `bytes_to_unicode`).
+/// from U+0100 on (`bytes_to_unicode` of the published code).
 pub(crate) fn byte_to_char(byte: u8) -> char {
     if is_printable(byte) {
         return char::from(byte);
