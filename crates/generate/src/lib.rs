@@ -1,1 +1,29 @@
-//! Stub.
+//! Text from a trained model: which token comes next, when to stop, and how it is read out.
+//!
+//! | to read | open |
+//! |---|---|
+//! | one token from logits | [`Sampler`], [`SamplingConfig`] |
+//! | many tokens from ids, with a cache | [`Decoder`], [`generate_ids`] |
+//! | stop strings across token borders | [`StopScanner`] |
+//! | text in, text out, piece by piece | [`TextGenerator`] |
+//!
+//! Sampling is a pure function of (seed, number of the sequence, number of the token): the same
+//! seed gives the same text, whatever else is in the batch, up to the device's rounding.
+
+// Burn's nested tensor types overflow the default limit in release builds with wgpu.
+#![recursion_limit = "256"]
+
+mod candidates;
+mod decode;
+mod error;
+mod sampler;
+mod sampling_config;
+mod stop;
+mod text;
+
+pub use decode::{DecodeOptions, Decoder, FinishReason, Overflow, Sequence, Token, generate_ids};
+pub use error::GenerateError;
+pub use sampler::{Choice, History, Place, Sampler};
+pub use sampling_config::SamplingConfig;
+pub use stop::{Scan, StopScanner};
+pub use text::{Answer, PROMPT, TextGenerator, TextOptions};

@@ -1,0 +1,357 @@
+//! Text in, text out, piece by piece.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use burn::tensor::Device;
+use nextword_data::{DecodeStream, Tokenizer, load_tokenizer};
+use nextword_model::{Card, Record, Transformer};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    DecodeOptions, Decoder, FinishReason, GenerateError, Overflow, SamplingConfig, Sequence,
+    StopScanner, Token,
+};
+
+/// Stands for the user's prompt in a prompt template.
+pub const PROMPT: &str = "{prompt}";
+
+/// So many tokens of the prompt are shown to the decoder of the answer, for what they do to its
+/// first token (a space between words).
+const LEAD: usize = 16;
+
+/// How a text is continued.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TextOptions {
+    /// How each token is chosen.
+    pub sampling: SamplingConfig,
+    /// The most tokens of an answer. Default 256.
+    pub max_tokens: usize,
+    /// The answer ends before the first of these strings. Default: none.
+    pub stop: Vec<String>,
+    /// The answer ends at the tokenizer's end token, if it has one. Default true.
+    pub stop_at_eos: bool,
+    /// What happens at the end of the context.
+    pub overflow: Overflow,
+    /// How a prompt is put, in place of the record's own way: `{prompt}` stands for the prompt, and
+    /// `{prompt}` alone takes it as it is. `StatQuest`'s way is `{prompt} <EOS>`.
+    pub prompt_template: Option<String>,
+    /// Number of the first prompt for the random draws (see [`DecodeOptions::first_sequence`]).
+    pub first_sequence: u64,
+}
+
+impl Default for TextOptions {
+    fn default() -> Self {
+        Self {
+            sampling: SamplingConfig::default(),
+            max_tokens: 256,
+            stop: Vec::new(),
+            stop_at_eos: true,
+            overflow: Overflow::default(),
+            prompt_template: None,
+            first_sequence: 0,
+        }
+    }
+}
+
+/// The answer to one prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// The prompt in ids, as the template puts it, before it is cut to the context.
+    pub prompt_ids: Vec<u32>,
+    /// All tokens that were drawn: with an ending end token, and with the tokens of a stop string.
+    pub ids: Vec<u32>,
+    /// The answer: without special tokens, and without a stop string and what follows it.
+    ///
+    /// It continues the prompt's text (with a tokenizer of words it begins with the space between
+    /// them), unless the prompt ends with the end token: then it is a text of its own.
+    pub text: String,
+    /// Why it ended.
+    pub finish: FinishReason,
+    /// Pieces of the prompt that the vocabulary does not have: each was replaced by the unknown
+    /// token, or left out.
+    pub unknown: Vec<String>,
+    /// So many tokens at the beginning of the prompt did not fit the context and were left out.
+    pub truncated: usize,
+    /// How often the context was full and began anew with its last half.
+    pub slides: usize,
+}
+
+/// A model with its tokenizer.
+#[derive(Clone, Debug)]
+pub struct TextGenerator {
+    model: Transformer,
+    tokenizer: Arc<dyn Tokenizer>,
+    card: Card,
+}
+
+impl TextGenerator {
+    /// Loads a record onto `device`.
+    ///
+    /// # Errors
+    /// [`GenerateError::WrongTokenizer`] if the record's tokenizer is of another model; what is
+    /// wrong with the tokenizer's or the weights' file.
+    pub fn open(record: &Record, device: &Device) -> Result<Self, GenerateError> {
+        let path = record.tokenizer_path();
+        let tokenizer = load_tokenizer(&path)?;
+        let model = record.path.join("config.json").display().to_string();
+        let place = path.display().to_string();
+        check_vocabulary(&*tokenizer, place, record.config.vocab_size, model)?;
+        let model = record.load(device)?;
+        Ok(Self {
+            model,
+            tokenizer,
+            card: record.card.clone(),
+        })
+    }
+
+    /// Puts together a model (not on an autodiff device), its tokenizer and its card.
+    ///
+    /// # Errors
+    /// [`GenerateError::WrongTokenizer`] if they have vocabularies of different sizes.
+    pub fn new(
+        model: Transformer,
+        tokenizer: Arc<dyn Tokenizer>,
+        card: Card,
+    ) -> Result<Self, GenerateError> {
+        let vocab_size = model.config().vocab_size;
+        check_vocabulary(
+            &*tokenizer,
+            "the tokenizer".into(),
+            vocab_size,
+            "the model".into(),
+        )?;
+        Ok(Self {
+            model,
+            tokenizer,
+            card,
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Transformer {
+        &self.model
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Arc<dyn Tokenizer> {
+        &self.tokenizer
+    }
+
+    /// Where the model comes from.
+    pub fn card(&self) -> &Card {
+        &self.card
+    }
+
+    /// Continues `prompts` as one batch; gives the answers in the order of prompts.
+    ///
+    /// `on_piece` is called with the prompt's number and the text that has become certain: after
+    /// each token (with no text where none is certain yet) and for what is left at the end. The
+    /// pieces of a prompt, joined, are its answer's text. Breaking ends that answer as
+    /// [`FinishReason::Cancelled`].
+    ///
+    /// An empty prompt starts from the end token, else from a line break, else from id 0.
+    ///
+    /// # Errors
+    /// [`GenerateError::Setting`] for options that make no sense, and as [`Decoder::step`].
+    pub fn generate(
+        &self,
+        prompts: &[impl AsRef<str>],
+        options: &TextOptions,
+        mut on_piece: impl FnMut(usize, &str) -> ControlFlow<()>,
+    ) -> Result<Vec<Answer>, GenerateError> {
+        let prompts = prompts
+            .iter()
+            .map(|prompt| self.read(prompt.as_ref(), options));
+        let prompts = prompts.collect::<Result<Vec<Prompt>, _>>()?;
+        let ids: Vec<Vec<u32>> = prompts.iter().map(|prompt| prompt.ids.clone()).collect();
+        let writers = ids.iter().map(|ids| self.writer(ids, options));
+        let mut writers = writers.collect::<Result<Vec<Writer>, _>>()?;
+
+        let mut decoder = Decoder::new(&self.model, &ids, self.decode_options(options))?;
+        while !decoder.is_done() {
+            for token in decoder.step()? {
+                let writer = &mut writers[token.row];
+                let piece = writer.take(&token);
+                if let Some(stop) = &writer.stop {
+                    decoder.end(token.row, FinishReason::Stop(stop.clone()));
+                }
+                if on_piece(token.row, &piece).is_break() {
+                    decoder.end(token.row, FinishReason::Cancelled);
+                }
+            }
+        }
+
+        let sequences = decoder.into_sequences();
+        let answers = prompts.into_iter().zip(writers).zip(sequences).enumerate();
+        let answers = answers.map(|(row, ((prompt, mut writer), sequence))| {
+            let rest = writer.finish();
+            if !rest.is_empty() {
+                // The answer has ended already: there is nothing left to break off.
+                let _ = on_piece(row, &rest);
+            }
+            answer(prompt, writer, sequence)
+        });
+        Ok(answers.collect())
+    }
+
+    /// A prompt in ids, as the template puts it.
+    fn read(&self, prompt: &str, options: &TextOptions) -> Result<Prompt, GenerateError> {
+        let template = options
+            .prompt_template
+            .as_ref()
+            .or(self.card.prompt_template.as_ref());
+        let template = template.map_or(PROMPT, String::as_str);
+        if !template.contains(PROMPT) {
+            return Err(GenerateError::Setting {
+                key: "prompt_template",
+                problem: format!("`{template}` has no {PROMPT} in it"),
+                hint: "write {prompt} where the prompt should stand",
+            });
+        }
+        let encoding = self.tokenizer.encode(&template.replace(PROMPT, prompt));
+        let mut ids = encoding.ids;
+        if ids.is_empty() {
+            ids.push(self.first_token());
+        }
+        Ok(Prompt {
+            ids,
+            unknown: encoding.unknown,
+        })
+    }
+
+    /// What an empty prompt starts from.
+    fn first_token(&self) -> u32 {
+        let line_break = || {
+            let encoding = self.tokenizer.encode("\n");
+            encoding
+                .ids
+                .last()
+                .copied()
+                .filter(|_| encoding.unknown.is_empty())
+        };
+        self.tokenizer
+            .specials()
+            .eos
+            .or_else(line_break)
+            .unwrap_or(0)
+    }
+
+    fn writer(&self, prompt: &[u32], options: &TextOptions) -> Result<Writer, GenerateError> {
+        let mut stream = DecodeStream::new(self.tokenizer.clone());
+        let eos = self.tokenizer.specials().eos;
+        let text_start = prompt
+            .iter()
+            .rposition(|id| Some(*id) == eos)
+            .map_or(0, |at| at + 1);
+        for id in &prompt[text_start.max(prompt.len().saturating_sub(LEAD))..] {
+            // Shown to the stream, not to the reader, who has the prompt already.
+            let _ = stream.push(*id);
+        }
+        Ok(Writer {
+            stream,
+            scanner: StopScanner::new(&options.stop)?,
+            text: String::new(),
+            stop: None,
+        })
+    }
+
+    fn decode_options(&self, options: &TextOptions) -> DecodeOptions {
+        let eos = self
+            .tokenizer
+            .specials()
+            .eos
+            .filter(|_| options.stop_at_eos);
+        DecodeOptions {
+            sampling: options.sampling.clone(),
+            max_tokens: options.max_tokens,
+            stop_ids: eos.into_iter().collect(),
+            overflow: options.overflow,
+            first_sequence: options.first_sequence,
+        }
+    }
+}
+
+/// A prompt that was read.
+struct Prompt {
+    ids: Vec<u32>,
+    unknown: Vec<String>,
+}
+
+/// Turns the tokens of one answer into text.
+struct Writer {
+    stream: DecodeStream,
+    scanner: StopScanner,
+    text: String,
+    /// The stop string that was found.
+    stop: Option<String>,
+}
+
+impl Writer {
+    /// The text that `token` makes certain.
+    fn take(&mut self, token: &Token) -> String {
+        if token.finish == Some(FinishReason::Eos) {
+            return String::new();
+        }
+        let piece = self.stream.push(token.choice.id).unwrap_or_default();
+        self.write(&piece)
+    }
+
+    /// The text that was held back, at the end of the answer.
+    fn finish(&mut self) -> String {
+        if self.stop.is_some() {
+            return String::new();
+        }
+        let piece = self.stream.finish().unwrap_or_default();
+        let mut rest = self.write(&piece);
+        if self.stop.is_none() {
+            let held = self.scanner.finish();
+            self.text.push_str(&held);
+            rest.push_str(&held);
+        }
+        rest
+    }
+
+    fn write(&mut self, piece: &str) -> String {
+        let scan = self.scanner.push(piece);
+        self.text.push_str(&scan.text);
+        self.stop = scan.stop;
+        scan.text
+    }
+}
+
+fn answer(prompt: Prompt, writer: Writer, sequence: Sequence) -> Answer {
+    Answer {
+        prompt_ids: prompt.ids,
+        ids: sequence.ids(),
+        text: writer.text,
+        // A stop string counts more than the token limit that it came with.
+        finish: writer.stop.map_or(sequence.finish, FinishReason::Stop),
+        unknown: prompt.unknown,
+        truncated: sequence.truncated,
+        slides: sequence.slides,
+    }
+}
+
+fn check_vocabulary(
+    tokenizer: &dyn Tokenizer,
+    place: String,
+    vocab_size: usize,
+    model: String,
+) -> Result<(), GenerateError> {
+    let tokens = tokenizer.vocab_size();
+    if tokens == vocab_size {
+        return Ok(());
+    }
+    Err(GenerateError::WrongTokenizer {
+        tokenizer: place,
+        tokens,
+        model,
+        vocab_size,
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
