@@ -1,0 +1,231 @@
+//! Loss over windows of ids.
+
+use burn::tensor::{FloatDType, Int, Tensor, TensorData};
+use nextword_data::{EvalWindows, IGNORE, TokenBatch};
+use nextword_model::{Pass, Transformer, cross_entropy_sum, weights};
+use serde::{Deserialize, Serialize};
+
+use crate::EvalError;
+
+/// How well a model predicts.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LossReport {
+    /// The mean of `-ln p(token)` over all predicted tokens. NaN or infinite if the model computes
+    /// what is no number; that is for the caller to judge.
+    pub nats_per_token: f64,
+    /// Predicted tokens.
+    pub tokens: u64,
+    /// `exp(nats_per_token)`: as if the model chose among so many equally likely tokens.
+    pub perplexity: f64,
+    /// All nats in bits, by the bytes that the predicted tokens stand for: comparable between
+    /// tokenizers. Known where the text is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bits_per_byte: Option<f64>,
+}
+
+impl LossReport {
+    /// From the sum of `-ln p` over `tokens` predicted tokens.
+    pub(crate) fn new(nats: f64, tokens: u64) -> Self {
+        let nats_per_token = nats / tokens as f64;
+        Self {
+            nats_per_token,
+            tokens,
+            perplexity: nats_per_token.exp(),
+            bits_per_byte: None,
+        }
+    }
+
+    /// The same with `bits_per_byte`, for predicted tokens that stand for `bytes` bytes of text.
+    pub(crate) fn with_bytes(self, bytes: u64) -> Self {
+        let bits = self.nats_per_token * self.tokens as f64 / std::f64::consts::LN_2;
+        Self {
+            bits_per_byte: (bytes > 0).then(|| bits / bytes as f64),
+            ..self
+        }
+    }
+}
+
+/// The loss of `model` over all of `windows`, `batch_size` rows at a time (0 counts as 1).
+///
+/// Each predicted token counts the same, whatever window it stands in. Batches are summed in order
+/// in f64, so that a device gives the same result each time. The model must not be on an autodiff
+/// device; dropout is off.
+///
+/// # Errors
+/// [`EvalError::UnknownToken`] and [`EvalError::TooLong`] if the windows do not fit the model;
+/// [`EvalError::Data`] if they cannot be read.
+pub fn evaluate(
+    model: &Transformer,
+    windows: &EvalWindows,
+    batch_size: usize,
+) -> Result<LossReport, EvalError> {
+    let (mut nats, mut tokens) = (0.0, 0);
+    for batch in windows.batches(batch_size) {
+        let (batch_nats, batch_tokens) = batch_loss(model, batch?)?;
+        nats += batch_nats;
+        tokens += batch_tokens;
+    }
+    Ok(LossReport::new(nats, tokens))
+}
+
+/// The sum of `-ln p` over the targets of `batch`, and how many they are.
+fn batch_loss(model: &Transformer, batch: TokenBatch) -> Result<(f64, u64), EvalError> {
+    check(model, &batch)?;
+    let shape = [batch.batch, batch.seq];
+    let ids: Vec<i32> = batch.inputs.into_iter().map(u32::cast_signed).collect();
+    let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids, shape), &model.device());
+    let logits = model.forward(tokens, &mut Pass::plain()); // [batch, seq, vocab_size]
+    // A model in half precision would lose the sum's last digits.
+    let (sum, count) = cross_entropy_sum(logits.cast(FloatDType::F32), &batch.targets);
+    let nats = weights::floats(sum.into_data())
+        .iter()
+        .map(|nats| f64::from(*nats))
+        .sum();
+    Ok((nats, count as u64))
+}
+
+fn check(model: &Transformer, batch: &TokenBatch) -> Result<(), EvalError> {
+    let config = model.config();
+    let (context_length, vocab_size) = (config.context_length, config.vocab_size);
+    if batch.seq > context_length {
+        return Err(EvalError::TooLong {
+            seq: batch.seq,
+            context_length,
+        });
+    }
+    let targets = batch.targets.iter().filter(|id| **id != IGNORE);
+    match batch
+        .inputs
+        .iter()
+        .chain(targets)
+        .find(|id| **id as usize >= vocab_size)
+    {
+        Some(&id) => Err(EvalError::UnknownToken { id, vocab_size }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod tests {
+    use burn::tensor::Device;
+    use nextword_data::{Packing, Tokens};
+    use nextword_model::{InitConfig, ModelConfig};
+
+    use super::*;
+
+    pub(crate) fn model(vocab_size: usize) -> Transformer {
+        let config = ModelConfig {
+            vocab_size,
+            context_length: 8,
+            n_layers: 2,
+            n_heads: 2,
+            d_model: 8,
+            init: InitConfig {
+                std: 0.4,
+                scale_output: false,
+            },
+            ..ModelConfig::default()
+        };
+        config.init(&Device::flex(), 5).unwrap()
+    }
+
+    /// The sum of `-ln p` of each token of a window after its first: one forward pass for each
+    /// token, softmax in f64.
+    pub(crate) fn naive(model: &Transformer, window: &[u32]) -> f64 {
+        (1..window.len())
+            .map(|at| -log_probability(model, &window[..at], window[at]))
+            .sum()
+    }
+
+    fn log_probability(model: &Transformer, before: &[u32], token: u32) -> f64 {
+        let ids: Vec<i32> = before.iter().map(|id| id.cast_signed()).collect();
+        let data = TensorData::new(ids, [1, before.len()]);
+        let tokens = Tensor::<2, Int>::from_data(data, &model.device());
+        let logits = weights::floats(model.forward(tokens, &mut Pass::plain()).into_data());
+        let last = &logits[logits.len() - model.config().vocab_size..];
+        let sum: f64 = last.iter().map(|l| f64::from(*l).exp()).sum();
+        f64::from(last[token as usize]) - sum.ln()
+    }
+
+    fn ids(len: u32) -> Vec<u32> {
+        (0..len).map(|i| (i * i * 7 + i * 3 + i / 5) % 11).collect()
+    }
+
+    #[test]
+    fn evaluate_equals_a_computation_token_by_token() {
+        let model = model(11);
+        // 3 windows of 8 targets and one of 5: a mean of means would weight it too much.
+        let ids = ids(30);
+        let windows =
+            EvalWindows::new(Tokens::from_ids(ids.clone()), 8, Packing::Packed, 0).unwrap();
+        let expected: f64 = (0..29)
+            .step_by(8)
+            .map(|s| naive(&model, &ids[s..(s + 9).min(30)]))
+            .sum();
+        for batch_size in [0, 1, 3, 100] {
+            let report = evaluate(&model, &windows, batch_size).unwrap();
+            assert_eq!(report.tokens, 29);
+            let difference = report.nats_per_token - expected / 29.0;
+            assert!(
+                difference.abs() < 1e-5,
+                "batch size {batch_size}: {difference}"
+            );
+            assert!((report.perplexity.ln() - report.nats_per_token).abs() < 1e-12);
+            assert_eq!(report.bits_per_byte, None);
+        }
+    }
+
+    #[test]
+    fn padding_of_documents_counts_for_nothing() {
+        let model = model(11);
+        let documents = [ids(4), ids(13), ids(2)];
+        let tokens = Tokens::from_documents(documents.clone());
+        let windows = EvalWindows::new(tokens, 8, Packing::Documents, 10).unwrap();
+        let report = evaluate(&model, &windows, 2).unwrap();
+        let pieces = [
+            &documents[0][..],
+            &documents[1][..9],
+            &documents[1][8..],
+            &documents[2][..],
+        ];
+        let expected: f64 = pieces.iter().map(|piece| naive(&model, piece)).sum();
+        assert_eq!(report.tokens, 3 + 12 + 1);
+        assert!((report.nats_per_token - expected / 16.0).abs() < 1e-5);
+    }
+
+    #[test]
+    fn a_limit_measures_the_same_windows_each_time() {
+        let model = model(11);
+        let tokens = Tokens::from_ids(ids(100));
+        let windows = EvalWindows::new(tokens, 8, Packing::Packed, 0)
+            .unwrap()
+            .limit(4);
+        let report = evaluate(&model, &windows, 3).unwrap();
+        assert_eq!(report, evaluate(&model, &windows, 3).unwrap());
+        assert_eq!(report.tokens, 32);
+    }
+
+    #[test]
+    fn data_that_does_not_fit_the_model_is_an_error_and_no_panic() {
+        let model = model(7);
+        let windows =
+            |len| EvalWindows::new(Tokens::from_ids(ids(30)), len, Packing::Packed, 0).unwrap();
+        let error = evaluate(&model, &windows(8), 2).unwrap_err();
+        assert!(
+            matches!(error, EvalError::UnknownToken { vocab_size: 7, .. }),
+            "{error}"
+        );
+        let error = evaluate(&model, &windows(9), 2).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                EvalError::TooLong {
+                    seq: 9,
+                    context_length: 8
+                }
+            ),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,289 @@
+//! Loss over documents of text.
+
+use nextword_data::{DataError, EvalWindows, Packing, Piece, Tokenizer, Tokens};
+use nextword_model::Transformer;
+use serde::{Deserialize, Serialize};
+
+use crate::{EvalError, LossReport, evaluate};
+
+/// How a text is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TextSettings {
+    /// Windows measured at once. Default 16.
+    pub batch_size: usize,
+    /// Whether windows run across the borders of documents. Default: packed.
+    pub packing: Packing,
+}
+
+impl Default for TextSettings {
+    fn default() -> Self {
+        Self {
+            batch_size: 16,
+            packing: Packing::Packed,
+        }
+    }
+}
+
+/// How well a model predicts a text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TextReport {
+    /// The loss, with bits per byte.
+    pub loss: LossReport,
+    /// Documents, without those that gave no tokens.
+    pub documents: u64,
+    /// Bytes of text that the predicted tokens stand for. What the vocabulary does not have, and
+    /// special tokens, stand for none.
+    pub bytes: u64,
+    /// Distinct pieces of the text that the vocabulary does not have, at most
+    /// [`nextword_data::Encoding::MAX_UNKNOWN`].
+    pub unknown: usize,
+}
+
+/// The loss of `model` over documents, encoded as training encodes them: with the end token after
+/// each document that does not already end in it.
+///
+/// `pieces` are the documents (see [`nextword_data::Sources::pieces`]); their ids are held in
+/// memory, 4 bytes a token, the text is not. For the rest see [`evaluate`].
+///
+/// # Errors
+/// [`EvalError::WrongTokenizer`] if the tokenizer is not the model's, [`EvalError::TooShort`] if
+/// there is nothing to predict, the first error of `pieces`, and those of [`evaluate`].
+pub fn evaluate_text(
+    model: &Transformer,
+    tokenizer: &dyn Tokenizer,
+    pieces: impl IntoIterator<Item = Result<Piece, DataError>>,
+    settings: TextSettings,
+) -> Result<TextReport, EvalError> {
+    let (tokens, vocab_size) = (tokenizer.vocab_size(), model.config().vocab_size);
+    if tokens != vocab_size {
+        return Err(EvalError::WrongTokenizer { tokens, vocab_size });
+    }
+    let (documents, unknown) = encode(tokenizer, pieces)?;
+    let tokens = documents.iter().map(Vec::len).sum();
+    let has_target = match settings.packing {
+        Packing::Packed => tokens >= 2,
+        Packing::Documents => documents.iter().any(|document| document.len() >= 2),
+    };
+    if !has_target {
+        return Err(EvalError::TooShort { tokens });
+    }
+    let bytes = predicted_bytes(tokenizer, &documents, settings.packing);
+    let count = documents.len() as u64;
+    let context_length = model.config().context_length;
+    let tokens = Tokens::from_documents(documents);
+    let padding = tokenizer.specials().padding();
+    let windows = EvalWindows::new(tokens, context_length, settings.packing, padding)?;
+    let loss = evaluate(model, &windows, settings.batch_size)?.with_bytes(bytes);
+    Ok(TextReport {
+        loss,
+        documents: count,
+        bytes,
+        unknown,
+    })
+}
+
+/// The ids of each document that has any, and the number of distinct unknown pieces.
+fn encode(
+    tokenizer: &dyn Tokenizer,
+    pieces: impl IntoIterator<Item = Result<Piece, DataError>>,
+) -> Result<(Vec<Vec<u32>>, usize), DataError> {
+    let eos = tokenizer.specials().eos;
+    let mut unknown = std::collections::BTreeSet::new();
+    let (mut documents, mut document) = (Vec::new(), Vec::new());
+    for piece in pieces {
+        let piece = piece?;
+        let encoding = tokenizer.encode(&piece.text);
+        document.extend(encoding.ids);
+        if unknown.len() < nextword_data::Encoding::MAX_UNKNOWN {
+            unknown.extend(encoding.unknown);
+        }
+        if piece.end {
+            if document.last().copied() != eos {
+                document.extend(eos);
+            }
+            documents.push(std::mem::take(&mut document));
+        }
+    }
+    documents.push(document); // of pieces that end without an end
+    documents.retain(|document: &Vec<u32>| !document.is_empty());
+    let unknown = unknown.len().min(nextword_data::Encoding::MAX_UNKNOWN);
+    Ok((documents, unknown))
+}
+
+/// Bytes of all tokens but those that nothing predicts: the first of the text (packed) or of each
+/// document.
+fn predicted_bytes(tokenizer: &dyn Tokenizer, documents: &[Vec<u32>], packing: Packing) -> u64 {
+    let all: usize = documents
+        .iter()
+        .map(|document| byte_count(tokenizer, document))
+        .sum();
+    let unpredicted = match packing {
+        Packing::Packed => &documents[..1],
+        Packing::Documents => documents,
+    };
+    let first: usize = unpredicted
+        .iter()
+        .map(|document| byte_count(tokenizer, &document[..1]))
+        .sum();
+    all.saturating_sub(first) as u64
+}
+
+/// Bytes of text that `ids` stand for: of each token by itself where the tokenizer knows them,
+/// else of the text that they decode to.
+fn byte_count(tokenizer: &dyn Tokenizer, ids: &[u32]) -> usize {
+    let each = ids
+        .iter()
+        .map(|id| tokenizer.bytes(*id).map(|bytes| bytes.len()));
+    each.sum::<Option<usize>>()
+        .unwrap_or_else(|| tokenizer.decode(ids).len())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use nextword_data::{TokenizerConfig, TokenizerKind, build_tokenizer};
+
+    use super::*;
+    use crate::loss::tests::{model, naive};
+
+    fn tokenizer(kind: TokenizerKind, text: &str) -> Arc<dyn Tokenizer> {
+        let config = TokenizerConfig {
+            kind,
+            ..TokenizerConfig::default()
+        };
+        build_tokenizer(&config, std::iter::once(Ok(text.to_owned()))).unwrap()
+    }
+
+    fn documents(texts: &[&str]) -> Vec<Result<Piece, DataError>> {
+        let piece = |text: &&str| {
+            Ok(Piece {
+                text: (*text).to_owned(),
+                start: true,
+                end: true,
+            })
+        };
+        texts.iter().map(piece).collect()
+    }
+
+    fn measure(tokenizer: &dyn Tokenizer, texts: &[&str], packing: Packing) -> TextReport {
+        let settings = TextSettings {
+            batch_size: 2,
+            packing,
+        };
+        evaluate_text(
+            &model(tokenizer.vocab_size()),
+            tokenizer,
+            documents(texts),
+            settings,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn bits_per_byte_equals_a_computation_by_hand() {
+        let tokenizer = tokenizer(TokenizerKind::Char, "abcé ");
+        let model = model(tokenizer.vocab_size());
+        let report = measure(&*tokenizer, &["é bac", "ab"], Packing::Documents);
+        let nats: f64 = ["é bac<EOS>", "ab<EOS>"]
+            .iter()
+            .map(|t| naive(&model, &tokenizer.encode(t).ids))
+            .sum();
+        assert_eq!(
+            (
+                report.loss.tokens,
+                report.documents,
+                report.bytes,
+                report.unknown
+            ),
+            (7, 2, 5, 0)
+        );
+        let expected = nats / std::f64::consts::LN_2 / 5.0;
+        assert!((report.loss.bits_per_byte.unwrap() - expected).abs() < 1e-5);
+    }
+
+    #[test]
+    fn only_the_first_token_of_packed_documents_is_not_predicted() {
+        let tokenizer = tokenizer(TokenizerKind::Char, "abcé ");
+        let report = measure(&*tokenizer, &["é bac", "ab"], Packing::Packed);
+        assert_eq!((report.loss.tokens, report.bytes), (8, 6));
+    }
+
+    #[test]
+    fn bytes_are_counted_right_with_every_kind_of_tokenizer() {
+        let text = "the fox, the é fox 🦀";
+        let first = [
+            (TokenizerKind::Char, 1),
+            (TokenizerKind::Byte, 1),
+            (TokenizerKind::Word, 3),
+        ];
+        for (kind, first) in first {
+            let report = measure(&*tokenizer(kind, text), &[text], Packing::Packed);
+            assert_eq!(report.bytes as usize, text.len() - first, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn pieces_of_one_document_are_one_document() {
+        let tokenizer = tokenizer(TokenizerKind::Char, "abc");
+        let piece = |text: &str, start, end| {
+            Ok(Piece {
+                text: text.to_owned(),
+                start,
+                end,
+            })
+        };
+        let pieces = vec![
+            piece("ab", true, false),
+            piece("cab", false, false),
+            piece("", false, true),
+        ];
+        let model = model(tokenizer.vocab_size());
+        let whole = measure(&*tokenizer, &["abcab"], Packing::Documents);
+        let settings = TextSettings {
+            batch_size: 2,
+            packing: Packing::Documents,
+        };
+        assert_eq!(
+            evaluate_text(&model, &*tokenizer, pieces, settings).unwrap(),
+            whole
+        );
+        assert_eq!(whole.loss.tokens, 5);
+    }
+
+    #[test]
+    fn unknown_pieces_are_counted_once_each() {
+        let report = measure(
+            &*tokenizer(TokenizerKind::Char, "abc"),
+            &["aπbΩπ", "cπ"],
+            Packing::Packed,
+        );
+        assert_eq!(report.unknown, 2);
+    }
+
+    #[test]
+    fn texts_that_cannot_be_measured_are_errors_and_no_panic() {
+        let tokenizer = tokenizer(TokenizerKind::Char, "abc");
+        let fail = |model: &Transformer, texts, packing| {
+            let settings = TextSettings {
+                batch_size: 2,
+                packing,
+            };
+            evaluate_text(model, &*tokenizer, documents(texts), settings)
+                .unwrap_err()
+                .to_string()
+        };
+        let own = model(tokenizer.vocab_size());
+        for packing in [Packing::Packed, Packing::Documents] {
+            assert!(fail(&own, &[], packing).starts_with("the text has 0 tokens"));
+            assert!(fail(&own, &[""], packing).starts_with("the text has 1 tokens"));
+        }
+        let message = fail(&model(99), &["abc"], Packing::Packed);
+        assert!(
+            message.starts_with("the tokenizer has 4 tokens, but the model has 99"),
+            "{message}"
+        );
+    }
+}
