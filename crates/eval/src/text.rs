@@ -254,6 +254,14 @@ mod tests {
     }
 
     #[test]
+    fn a_document_that_ends_in_the_end_token_gets_no_second_one() {
+        let tokenizer = tokenizer(TokenizerKind::Char, "abc");
+        let with = measure(&*tokenizer, &["ab<EOS>", "c<EOS>"], Packing::Packed);
+        assert_eq!(with, measure(&*tokenizer, &["ab", "c"], Packing::Packed));
+        assert_eq!(with.loss.tokens, 4);
+    }
+
+    #[test]
     fn unknown_pieces_are_counted_once_each() {
         let report = measure(
             &*tokenizer(TokenizerKind::Char, "abc"),

@@ -292,6 +292,7 @@ impl Writer {
     /// The text that `token` makes certain.
     fn take(&mut self, token: &Token) -> String {
         if token.finish == Some(FinishReason::Eos) {
+            // Not every file marks its end token as special, and then decoding would show it.
             return String::new();
         }
         let piece = self.stream.push(token.choice.id).unwrap_or_default();

@@ -242,6 +242,20 @@ fn rows_that_finish_early_do_not_disturb_the_others() {
 }
 
 #[test]
+fn tokens_come_in_the_order_of_rows_also_when_some_are_computed_alone() {
+    let model = model(&config(Position::Rotary));
+    // Prefills of rows 0 and 2 beside a single token of row 1; later rows slide at different steps.
+    let prompts = [prompt(9, 1), prompt(1, 2), prompt(12, 3)];
+    let mut rows = Vec::new();
+    generate_ids(&model, &prompts, greedy(20), |token| {
+        rows.push(token.row);
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert_eq!(rows, [0, 1, 2].repeat(20));
+}
+
+#[test]
 fn temperature_zero_is_deterministic() {
     let model = model(&config(Position::Learned));
     let with_seed = |seed| {

@@ -118,18 +118,14 @@ fn a_stop_string_ends_the_answer_before_it_and_is_never_shown() {
     );
     assert_eq!(answers[0].finish, FinishReason::Stop("efg".to_owned()));
     // What only looks like a stop string comes out in the end, here at the token limit.
-    let (answers, _) = collect(
-        &generator,
-        &["a"],
-        &TextOptions {
-            max_tokens: 5,
-            ..options("efx")
-        },
-    );
-    assert_eq!(
-        (answers[0].text.as_str(), &answers[0].finish),
-        ("bcdef", &FinishReason::Length)
-    );
+    let limited = TextOptions {
+        max_tokens: 5,
+        ..options("efx")
+    };
+    let (answers, pieces) = collect(&generator, &["a"], &limited);
+    assert_eq!(answers[0].text, "bcdef");
+    assert_eq!(pieces[0], "bcdef");
+    assert_eq!(answers[0].finish, FinishReason::Length);
     // The limit falls on the token that completes the stop string: the stop string is the reason.
     let (answers, _) = collect(
         &generator,
