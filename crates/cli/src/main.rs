@@ -1,1 +1,53 @@
-fn main() {}
+//! `nextword`: train, run and examine decoder-only Transformers from the terminal.
+//!
+//! Results go to standard output, everything else to standard error. Exit codes: see [`exit`].
+
+// Burn's nested tensor types overflow the default limit in release builds with wgpu.
+#![recursion_limit = "256"]
+
+mod args;
+mod commands;
+mod console;
+mod exit;
+mod format;
+mod output;
+mod planning;
+mod plot;
+mod records;
+mod resources;
+mod sampling;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match exit::without_panics(|| run(cli.command)) {
+        Ok(code) => code,
+        Err(error) if exit::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::note(&format!("error: {}", exit::sentence(&error)));
+            exit::code(&error).into()
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Train(args) => return commands::train::run(&args),
+        Command::Resume(args) => return commands::resume::run(&args),
+        Command::Generate(args) => commands::generate::run(&args)?,
+        Command::Prepare(args) => commands::prepare::run(&args)?,
+        Command::Eval(args) => commands::eval::run(&args)?,
+        Command::Inspect(args) => commands::inspect::run(&args)?,
+        Command::Plan(args) => commands::plan::run(&args)?,
+        Command::Plot(args) => commands::plot::run(&args)?,
+        Command::Devices(args) => commands::devices::run(&args)?,
+        Command::Completions(args) => commands::completions::run(&args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,12 @@
+//! One file a command.
+
+pub(crate) mod completions;
+pub(crate) mod devices;
+pub(crate) mod eval;
+pub(crate) mod generate;
+pub(crate) mod inspect;
+pub(crate) mod plan;
+pub(crate) mod plot;
+pub(crate) mod prepare;
+pub(crate) mod resume;
+pub(crate) mod train;

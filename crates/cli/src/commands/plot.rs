@@ -1,0 +1,128 @@
+//! `nextword plot RUN...`.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use nextword_model::write_atomically;
+use nextword_train::MetricsLine;
+use serde_json::json;
+
+use crate::args::PlotArgs;
+use crate::plot::{Curve, Figure, braille, svg};
+use crate::{exit, output, records};
+
+/// Columns of a drawing where the terminal does not tell.
+const COLUMNS: usize = 80;
+
+/// Draws loss curves.
+pub(crate) fn run(args: &PlotArgs) -> anyhow::Result<()> {
+    let curves = args
+        .runs
+        .iter()
+        .map(|path| read(path))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    if args.json {
+        return curves.iter().try_for_each(|curve| {
+            let (train, validation) = (&curve.train, &curve.validation);
+            output::json(&json!({"name": curve.name, "loss": train, "val_loss": validation}))
+        });
+    }
+    let figure = Figure::new(curves, args.log)?;
+    if args.terminal {
+        let columns = std::env::var("COLUMNS")
+            .ok()
+            .and_then(|c| c.parse().ok())
+            .unwrap_or(COLUMNS);
+        let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        output::text(&braille::draw(&figure, columns, colours))?;
+    }
+    let file = args.out.clone().or_else(|| default_file(args));
+    if let Some(file) = file {
+        write_atomically(&file, svg::draw(&figure).as_bytes())?;
+        output::note(&format!("wrote {}", file.display()));
+    }
+    Ok(())
+}
+
+/// Where the SVG goes if nobody says.
+fn default_file(args: &PlotArgs) -> Option<PathBuf> {
+    match args.runs.as_slice() {
+        _ if args.terminal => None,
+        [run] if run.is_dir() => Some(run.join("loss.svg")),
+        _ => Some(PathBuf::from("loss.svg")),
+    }
+}
+
+/// The curves of a run, or of a metrics file.
+fn read(path: &Path) -> anyhow::Result<Curve> {
+    let shown = path.display();
+    let file = if path.is_dir() {
+        path.join("metrics.jsonl")
+    } else {
+        path.to_path_buf()
+    };
+    let text = std::fs::read_to_string(&file).map_err(|e| {
+        let problem = match e.kind() {
+            std::io::ErrorKind::NotFound if records::is_run(path) => {
+                "has no metrics.jsonl yet".to_string()
+            }
+            std::io::ErrorKind::NotFound if path.is_dir() => {
+                "is no run's folder: it holds no metrics.jsonl".to_string()
+            }
+            std::io::ErrorKind::NotFound => "does not exist".to_string(),
+            _ => format!("cannot be read: {e}"),
+        };
+        exit::bad_file(format!(
+            "`{shown}` {problem}; hint: give the folder of a run, as in runs/NAME"
+        ))
+    })?;
+    let mut curve = Curve::named(name(path));
+    let last = text.lines().count();
+    for (number, line) in text.lines().enumerate() {
+        match serde_json::from_str::<MetricsLine>(line) {
+            Ok(line) => curve.push(line.step, line.loss, line.val_loss),
+            // The run may be writing its last line right now.
+            Err(_) if number + 1 == last && !text.ends_with('\n') => {}
+            Err(e) => {
+                let (file, number) = (file.display(), number + 1);
+                return Err(exit::bad_file(format!(
+                    "{file}:{number}: no line of metrics: {e}"
+                )));
+            }
+        }
+    }
+    if curve.is_empty() {
+        return Err(exit::bad_file(format!(
+            "`{shown}` has no losses to draw yet; hint: let it train"
+        )));
+    }
+    Ok(curve)
+}
+
+/// What a run is called in the legend.
+fn name(path: &Path) -> String {
+    let folder = if path.is_dir() {
+        Some(path)
+    } else {
+        path.parent()
+    };
+    let folder = folder
+        .filter(|folder| folder.file_name().is_some())
+        .unwrap_or(path);
+    folder.file_name().map_or_else(
+        || folder.display().to_string(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_called_as_its_folder() {
+        assert_eq!(name(Path::new("runs/a/metrics.jsonl")), "a");
+        assert_eq!(name(Path::new("metrics.jsonl")), "metrics.jsonl");
+        assert_eq!(name(Path::new(env!("CARGO_MANIFEST_DIR"))), "cli");
+    }
+}

@@ -1,0 +1,130 @@
+//! Numbers as people read them.
+
+/// `41.2k`, `3.05M`: three digits and a unit.
+pub(crate) fn short(number: f64) -> String {
+    let (value, unit) = match number.abs() {
+        n if n >= 1e12 => (number / 1e12, "T"),
+        n if n >= 1e9 => (number / 1e9, "G"),
+        n if n >= 1e6 => (number / 1e6, "M"),
+        n if n >= 1e3 => (number / 1e3, "k"),
+        _ => (number, ""),
+    };
+    let digits = match value.abs() {
+        v if v >= 99.95 => 0,
+        v if v >= 9.995 => 1,
+        _ => 2,
+    };
+    if unit.is_empty() && value.fract() == 0.0 {
+        return format!("{value}");
+    }
+    format!("{value:.digits$}{unit}")
+}
+
+/// `1,234,567`.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `312 MiB`.
+pub(crate) fn bytes(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1023.5 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let digits = usize::from(unit > 0 && value < 9.95);
+    format!("{value:.digits$} {}", units[unit])
+}
+
+/// `4.2s`, `6m12s`, `3h05m`, `2d04h`.
+pub(crate) fn duration(seconds: f64) -> String {
+    if !seconds.is_finite() {
+        return "?".to_string();
+    }
+    if seconds < 9.95 {
+        return format!("{:.1}s", seconds.max(0.0));
+    }
+    let s = seconds.round() as u64;
+    match s {
+        0..60 => format!("{s}s"),
+        60..3600 => format!("{}m{:02}s", s / 60, s % 60),
+        3600..86_400 => format!("{}h{:02}m", s / 3600, s % 3600 / 60),
+        _ => format!("{}d{:02}h", s / 86_400, s % 86_400 / 3600),
+    }
+}
+
+/// Text in which control characters other than line breaks and tabs cannot move the cursor.
+pub(crate) fn harmless(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '\n' | '\t' => c,
+            c if c.is_control() => '\u{fffd}',
+            c => c,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_keep_three_digits() {
+        let cases = [
+            (0.0, "0"),
+            (12.0, "12"),
+            (999.0, "999"),
+            (41_234.0, "41.2k"),
+            (9_996.0, "10.0k"),
+            (3_050_000.0, "3.05M"),
+            (124_439_808.0, "124M"),
+        ];
+        for (number, text) in cases {
+            assert_eq!(short(number), text);
+        }
+    }
+
+    #[test]
+    fn digits_are_grouped_by_thousands() {
+        assert_eq!(grouped(7), "7");
+        assert_eq!(grouped(1_003_854), "1,003,854");
+        assert_eq!(grouped(100_000), "100,000");
+    }
+
+    #[test]
+    fn durations_have_two_units_at_most() {
+        let cases = [
+            (0.04, "0.0s"),
+            (9.96, "10s"),
+            (372.0, "6m12s"),
+            (11_100.0, "3h05m"),
+            (187_200.0, "2d04h"),
+            (f64::INFINITY, "?"),
+        ];
+        for (seconds, text) in cases {
+            assert_eq!(duration(seconds), text);
+        }
+    }
+
+    #[test]
+    fn bytes_use_binary_units() {
+        assert_eq!(bytes(512), "512 B");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes(312 << 20), "312 MiB");
+    }
+
+    #[test]
+    fn escape_sequences_do_not_reach_the_terminal() {
+        assert_eq!(harmless("a\x1b[2Jb\n"), "a\u{fffd}[2Jb\n");
+    }
+}

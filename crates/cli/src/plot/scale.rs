@@ -1,0 +1,177 @@
+//! Axes: where a value lies, and which values are written beside it.
+
+/// How many ticks an axis should have, about.
+const TICKS: f64 = 5.0;
+
+/// An axis that reaches from one value to another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scale {
+    low: f64,
+    high: f64,
+    log: bool,
+}
+
+impl Scale {
+    /// An even axis, widened to whole ticks.
+    pub(crate) fn linear(low: f64, high: f64) -> Self {
+        let (low, high) = apart(low, high);
+        let step = step(low, high);
+        Self {
+            low: (low / step).floor() * step,
+            high: (high / step).ceil() * step,
+            log: false,
+        }
+    }
+
+    /// A logarithmic axis over positive values.
+    pub(crate) fn log(low: f64, high: f64) -> Self {
+        let (low, high) = if low < high {
+            (low, high)
+        } else {
+            (low / 1.1, low * 1.1)
+        };
+        Self {
+            low: low / 1.02,
+            high: high * 1.02,
+            log: true,
+        }
+    }
+
+    /// Where `value` lies, from 0 at the low end to 1 at the high end.
+    pub(crate) fn place(&self, value: f64) -> f64 {
+        if self.log {
+            (value / self.low).ln() / (self.high / self.low).ln()
+        } else {
+            (value - self.low) / (self.high - self.low)
+        }
+    }
+
+    /// The values that are written on the axis, with their text.
+    pub(crate) fn ticks(&self) -> Vec<(f64, String)> {
+        if self.log && self.high / self.low >= 4.0 {
+            return self.log_ticks();
+        }
+        let step = step(self.low, self.high);
+        let first = (self.low / step - 1e-9).ceil() as i64;
+        let last = (self.high / step + 1e-9).floor() as i64;
+        let digits = digits(step);
+        (first..=last)
+            .map(|n| n as f64 * step)
+            .map(|value| (value, label(value, digits)))
+            .collect()
+    }
+
+    /// 1, 2 and 5 of each power of ten.
+    fn log_ticks(&self) -> Vec<(f64, String)> {
+        let (first, last) = (
+            self.low.log10().floor() as i32,
+            self.high.log10().ceil() as i32,
+        );
+        let values =
+            (first..=last).flat_map(|power| [1.0, 2.0, 5.0].map(|n| n * 10f64.powi(power)));
+        values
+            .filter(|value| (self.low..=self.high).contains(value))
+            .map(|value| {
+                (
+                    value,
+                    label(value, digits(10f64.powf(value.log10().floor()))),
+                )
+            })
+            .collect()
+    }
+}
+
+/// Both ends, moved apart if they are one.
+fn apart(low: f64, high: f64) -> (f64, f64) {
+    if high - low > 1e-9 * low.abs().max(high.abs()) {
+        return (low, high);
+    }
+    let half = (low.abs() * 0.1).max(0.5);
+    (low - half, high + half)
+}
+
+/// The distance between ticks: 1, 2 or 5 times a power of ten.
+fn step(low: f64, high: f64) -> f64 {
+    let rough = (high - low) / TICKS;
+    let power = 10f64.powf(rough.log10().floor());
+    let factor = match rough / power {
+        f if f < 1.5 => 1.0,
+        f if f < 3.5 => 2.0,
+        f if f < 7.5 => 5.0,
+        _ => 10.0,
+    };
+    factor * power
+}
+
+/// Digits after the point that tell ticks of this distance apart.
+fn digits(step: f64) -> usize {
+    (-(step * 1.000_001).log10().floor()).clamp(0.0, 12.0) as usize
+}
+
+/// A number beside a tick; thousands and millions are shortened.
+fn label(value: f64, digits: usize) -> String {
+    let short = |unit: f64, name: &str| {
+        let text = format!("{:.2}", value / unit);
+        format!("{}{name}", text.trim_end_matches('0').trim_end_matches('.'))
+    };
+    match value.abs() {
+        v if v >= 1e6 => short(1e6, "M"),
+        v if v >= 1e4 => short(1e3, "k"),
+        _ => format!("{value:.digits$}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(scale: Scale) -> Vec<String> {
+        scale.ticks().into_iter().map(|(_, text)| text).collect()
+    }
+
+    #[test]
+    fn ticks_are_round_numbers() {
+        assert_eq!(
+            labels(Scale::linear(0.0, 5000.0)),
+            ["0", "1000", "2000", "3000", "4000", "5000"]
+        );
+        assert_eq!(
+            labels(Scale::linear(1.43, 4.21)),
+            ["1.0", "1.5", "2.0", "2.5", "3.0", "3.5", "4.0", "4.5"]
+        );
+        assert_eq!(
+            labels(Scale::linear(0.0, 50_000.0)),
+            ["0", "10k", "20k", "30k", "40k", "50k"]
+        );
+    }
+
+    #[test]
+    fn a_wide_logarithmic_axis_has_ones_twos_and_fives() {
+        assert_eq!(
+            labels(Scale::log(0.05, 4.0)),
+            ["0.05", "0.1", "0.2", "0.5", "1", "2"]
+        );
+    }
+
+    #[test]
+    fn a_narrow_logarithmic_axis_still_has_ticks() {
+        assert!(labels(Scale::log(1.5, 2.5)).len() >= 3);
+    }
+
+    #[test]
+    fn places_run_from_the_low_to_the_high_end() {
+        let scale = Scale::linear(0.0, 10.0);
+        assert!(scale.place(0.0).abs() < 1e-12 && (scale.place(10.0) - 1.0).abs() < 1e-12);
+        let scale = Scale::log(1.0, 100.0);
+        assert!((scale.place(10.0) - 0.5).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_single_value_lies_inside_its_axis() {
+        for value in [0.0, 3.0, -2.0, 1e9] {
+            let place = Scale::linear(value, value).place(value);
+            assert!((0.0..=1.0).contains(&place), "{value}: {place}");
+        }
+        assert!((Scale::log(2.0, 2.0).place(2.0) - 0.5).abs() < 1e-9);
+    }
+}

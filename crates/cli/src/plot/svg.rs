@@ -1,0 +1,193 @@
+//! A figure as SVG, legible on light and on dark pages.
+
+use std::fmt::Write;
+
+use super::{Figure, Point};
+
+const WIDTH: f64 = 800.0;
+const HEIGHT: f64 = 450.0;
+const LEFT: f64 = 64.0;
+const RIGHT: f64 = 16.0;
+const TOP: f64 = 16.0;
+const BOTTOM: f64 = 48.0;
+
+/// Of middle lightness, so that they stand out from white and from black.
+const COLOURS: [&str; 6] = [
+    "#3b82c4", "#e07b39", "#3a9d5d", "#c0504d", "#8f6fc0", "#a08a3c",
+];
+
+const STYLE: &str = "text{font:12px sans-serif;fill:#808080}.grid{stroke:#808080;stroke-opacity:.25}\
+.axis{stroke:#808080}.curve{fill:none;stroke-linejoin:round}.train{stroke-width:1.2;stroke-opacity:.6}\
+.validation{stroke-width:2.2}";
+
+/// The figure as an SVG file.
+pub(crate) fn draw(figure: &Figure) -> String {
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">\n\
+         <title>Loss by step</title>\n<style>{STYLE}</style>\n"
+    );
+    axes(figure, &mut svg);
+    for (number, curve) in figure.curves.iter().enumerate() {
+        let colour = COLOURS[number % COLOURS.len()];
+        line(figure, &curve.train, "train", colour, &mut svg);
+        line(figure, &curve.validation, "validation", colour, &mut svg);
+        for point in &curve.validation {
+            let (x, y) = place(figure, *point);
+            push(
+                &mut svg,
+                format_args!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\" fill=\"{colour}\"/>\n"),
+            );
+        }
+    }
+    legend(figure, &mut svg);
+    svg.push_str("</svg>\n");
+    svg
+}
+
+fn axes(figure: &Figure, svg: &mut String) {
+    let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
+    for (value, label) in figure.y.ticks() {
+        let y = bottom - figure.y.place(value) * (bottom - TOP);
+        push(
+            svg,
+            format_args!("<path class=\"grid\" d=\"M{LEFT} {y:.1}H{right}\"/>\n"),
+        );
+        let (x, y) = (LEFT - 8.0, y + 4.0);
+        push(
+            svg,
+            format_args!("<text x=\"{x}\" y=\"{y:.1}\" text-anchor=\"end\">{label}</text>\n"),
+        );
+    }
+    for (value, label) in figure.x.ticks() {
+        let x = LEFT + figure.x.place(value) * (right - LEFT);
+        push(
+            svg,
+            format_args!("<path class=\"axis\" d=\"M{x:.1} {bottom}v5\"/>\n"),
+        );
+        let y = bottom + 20.0;
+        push(
+            svg,
+            format_args!("<text x=\"{x:.1}\" y=\"{y}\" text-anchor=\"middle\">{label}</text>\n"),
+        );
+    }
+    push(
+        svg,
+        format_args!("<path class=\"axis\" fill=\"none\" d=\"M{LEFT} {TOP}V{bottom}H{right}\"/>\n"),
+    );
+    let (x, y) = (f64::midpoint(LEFT, right), HEIGHT - 10.0);
+    push(
+        svg,
+        format_args!("<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\">step</text>\n"),
+    );
+    let y = f64::midpoint(TOP, bottom);
+    push(
+        svg,
+        format_args!(
+            "<text x=\"16\" y=\"{y}\" text-anchor=\"middle\" transform=\"rotate(-90 16 {y})\">loss, nats a token</text>\n"
+        ),
+    );
+}
+
+fn line(figure: &Figure, points: &[Point], class: &str, colour: &str, svg: &mut String) {
+    if points.is_empty() {
+        return;
+    }
+    let places = points.iter().map(|point| place(figure, *point));
+    let places: Vec<String> = places.map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+    push(
+        svg,
+        format_args!(
+            "<polyline class=\"curve {class}\" stroke=\"{colour}\" points=\"{}\"/>\n",
+            places.join(" ")
+        ),
+    );
+}
+
+/// Names at the upper right, where falling curves are not.
+fn legend(figure: &Figure, svg: &mut String) {
+    let x = WIDTH - RIGHT - 12.0;
+    let mut y = TOP + 16.0;
+    for (number, curve) in figure.curves.iter().enumerate() {
+        let (colour, name) = (COLOURS[number % COLOURS.len()], escape(&curve.name));
+        for (what, points) in [("train", &curve.train), ("validation", &curve.validation)] {
+            if points.is_empty() {
+                continue;
+            }
+            let (from, text, base) = (x - 24.0, x - 32.0, y + 4.0);
+            push(
+                svg,
+                format_args!(
+                    "<path class=\"curve {what}\" stroke=\"{colour}\" d=\"M{from} {y}H{x}\"/>\
+                 <text x=\"{text}\" y=\"{base}\" text-anchor=\"end\">{name}, {what}</text>\n"
+                ),
+            );
+            y += 18.0;
+        }
+    }
+}
+
+fn place(figure: &Figure, (step, loss): Point) -> (f64, f64) {
+    let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
+    let x = LEFT + figure.x.place(step as f64) * (right - LEFT);
+    (x, bottom - figure.y.place(loss) * (bottom - TOP))
+}
+
+fn push(svg: &mut String, text: std::fmt::Arguments<'_>) {
+    // Writing to a string does not fail.
+    let _ = svg.write_fmt(text);
+}
+
+/// `text` between XML's tags; control characters are not allowed there at all.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            c if c.is_control() => out.push('\u{fffd}'),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plot::tests::figure;
+
+    #[test]
+    fn every_curve_is_drawn_and_named() {
+        let svg = draw(&figure(false));
+        assert_eq!(svg.matches("<polyline").count(), 4);
+        assert_eq!(svg.matches("<circle").count(), 8);
+        assert!(svg.contains(">one, validation</text>"));
+        assert!(svg.contains("&lt;two&gt; &amp; &quot;more&quot;, train"));
+    }
+
+    #[test]
+    fn coordinates_stay_on_the_page() {
+        let svg = draw(&figure(true));
+        let points = svg
+            .split("points=\"")
+            .skip(1)
+            .filter_map(|rest| rest.split('"').next());
+        for point in points.flat_map(|points| points.split(' ')) {
+            let mut numbers = point
+                .split(',')
+                .filter_map(|number| number.parse::<f64>().ok());
+            let (x, y) = (numbers.next(), numbers.next());
+            assert!(
+                x.is_some_and(|x| (LEFT..=WIDTH - RIGHT).contains(&x)),
+                "{point}"
+            );
+            assert!(
+                y.is_some_and(|y| (TOP..=HEIGHT - BOTTOM).contains(&y)),
+                "{point}"
+            );
+        }
+        assert!(!svg.contains("NaN") && !svg.contains("inf"));
+    }
+}

@@ -1,0 +1,81 @@
+//! Whether this machine has the memory that a run needs.
+
+use nextword_model::{DeviceName, MemoryEstimate};
+
+use crate::format;
+
+/// Memory is short.
+#[derive(Debug)]
+pub(crate) struct TooLarge(String);
+
+impl std::fmt::Display for TooLarge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for TooLarge {}
+
+/// Refuses a run on the CPU that cannot fit into the memory that is free. What the model and its
+/// optimizer take is certain; activations are estimated, so they alone only call for a warning.
+///
+/// # Errors
+/// [`TooLarge`] with both numbers.
+pub(crate) fn check(device: &str, need: &MemoryEstimate) -> Result<Option<String>, TooLarge> {
+    let on_cpu = matches!(
+        device.parse::<DeviceName>(),
+        Ok(DeviceName::Flex | DeviceName::NdArray)
+    );
+    match available().filter(|_| on_cpu) {
+        Some(free) => compare(need, free),
+        None => Ok(None),
+    }
+}
+
+fn compare(need: &MemoryEstimate, free: u64) -> Result<Option<String>, TooLarge> {
+    let certain = (need.total() - need.activations) as u64;
+    let total = need.total() as u64;
+    let has = format::bytes(free);
+    if certain > free {
+        let needs = format::bytes(certain);
+        return Err(TooLarge(format!(
+            "the model with its optimizer needs {needs} of memory, and {has} are free; hint: make \
+             model.d_model or model.n_layers smaller"
+        )));
+    }
+    Ok((total > free).then(|| {
+        let needs = format::bytes(total);
+        format!(
+            "a step needs about {needs} of memory, and {has} are free; hint: lower \
+             train.batch_size and raise train.accumulation by the same factor"
+        )
+    }))
+}
+
+/// Bytes of memory that are free, where the system tells.
+fn available() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_that_cannot_fit_is_refused_and_a_large_batch_is_warned_about() {
+        let need = MemoryEstimate {
+            weights: 100,
+            gradients: 100,
+            optimizer: 200,
+            activations: 1000,
+        };
+        assert!(matches!(compare(&need, 1400), Ok(None)));
+        assert!(matches!(compare(&need, 1399), Ok(Some(text)) if text.contains("batch_size")));
+        assert!(matches!(compare(&need, 399), Err(TooLarge(text)) if text.contains("d_model")));
+    }
+}
