@@ -55,7 +55,8 @@ impl Reporter for Console {
         }
         if self.interactive {
             let bar = ProgressBar::with_draw_target(Some(info.steps), ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("{bar:24} {msg}");
+            // A line that is cut at the edge of a narrow terminal is drawn over cleanly.
+            let style = ProgressStyle::with_template("{bar:10} {wide_msg}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar.set_position(info.resumed_at);
             bar.enable_steady_tick(Duration::from_millis(500));

@@ -101,9 +101,14 @@ pub(crate) fn sentence(error: &anyhow::Error) -> String {
 pub(crate) fn without_panics<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
     static LAST: Mutex<String> = Mutex::new(String::new());
     let last = || LAST.lock().unwrap_or_else(PoisonError::into_inner);
-    if std::env::var_os("RUST_BACKTRACE").is_none() {
-        std::panic::set_hook(Box::new(move |panic| *last() = one_line(panic)));
-    }
+    let in_full = std::env::var_os("RUST_BACKTRACE").is_some();
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        *last() = one_line(panic);
+        if in_full {
+            before(panic);
+        }
+    }));
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
         let what = last().clone();
         Err(anyhow::anyhow!(
@@ -255,6 +260,7 @@ mod tests {
     #[test]
     fn a_panic_becomes_one_sentence() {
         let result: anyhow::Result<()> = without_panics(|| panic!("two\nlines"));
+        drop(std::panic::take_hook());
         let text = result.unwrap_err().to_string();
         assert!(
             text.contains("two lines (") && !text.contains('\n'),

@@ -20,6 +20,13 @@ pub(crate) fn short(number: f64) -> String {
     format!("{value:.digits$}{unit}")
 }
 
+/// `13.7 GFLOP`, `12 FLOP`: as [`short`], with what is counted.
+pub(crate) fn unit(number: f64, name: &str) -> String {
+    let text = short(number);
+    let digits = text.trim_end_matches(char::is_alphabetic);
+    format!("{digits} {}{name}", &text[digits.len()..])
+}
+
 /// `1,234,567`.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -92,6 +99,12 @@ mod tests {
         for (number, text) in cases {
             assert_eq!(short(number), text);
         }
+    }
+
+    #[test]
+    fn units_take_the_thousands_with_them() {
+        assert_eq!(unit(182_592.0, "FLOP"), "183 kFLOP");
+        assert_eq!(unit(12.0, "FLOP"), "12 FLOP");
     }
 
     #[test]

@@ -1,19 +1,16 @@
 //! `nextword plan CONFIG`.
 
-use nextword_train::{prepare_run, read_config};
+use nextword_train::prepare_run;
 
 use crate::args::PlanArgs;
 use crate::commands::train;
-use crate::format::{bytes, duration, grouped, short};
+use crate::format::{bytes, duration, grouped, short, unit};
 use crate::output;
 use crate::planning::{Measured, Plan};
 
 /// Tells what a run will take.
 pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<()> {
-    let mut config = read_config(&args.config, &args.set)?;
-    if let Some(device) = &args.device {
-        config.device.clone_from(device);
-    }
+    let config = train::config(&args.config, &args.set, args.device.as_deref())?;
     let ingredients = prepare_run(config)?;
     let plan = Plan::of(&ingredients);
     train::warn_of_memory(&ingredients, &plan)?;
@@ -56,9 +53,9 @@ fn size(plan: &Plan, lines: &mut Vec<String>) {
         ));
     }
     lines.push(format!(
-        "  arithmetic   {}FLOP a token to train, {}FLOP to run",
-        short(plan.training_flops_per_token as f64),
-        short(plan.forward_flops_per_token as f64)
+        "  arithmetic   {} a token to train, {} to run",
+        unit(plan.training_flops_per_token as f64, "FLOP"),
+        unit(plan.forward_flops_per_token as f64, "FLOP")
     ));
     let memory = &plan.memory_bytes;
     lines.push(format!(
@@ -108,9 +105,9 @@ fn data(plan: &Plan, lines: &mut Vec<String>) {
 
 fn speed(measured: &Measured, lines: &mut Vec<String>) {
     lines.push(format!(
-        "  speed        {} tokens/s, {}FLOP/s over {} steps (first loss {:.3})",
+        "  speed        {} tokens/s, {} over {} steps (first loss {:.3})",
         short(measured.tokens_per_second),
-        short(measured.flops_per_second),
+        unit(measured.flops_per_second, "FLOP/s"),
         measured.steps,
         measured.first_loss
     ));

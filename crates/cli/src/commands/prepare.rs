@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use nextword_data::{DataConfig, Phase, Prepared, Progress, SplitBy, TokenizerKind};
-use nextword_train::read_config;
 use serde_json::json;
 
 use crate::args::{Kind, PrepareArgs};
+use crate::commands::train;
 use crate::format::{bytes, duration, grouped};
 use crate::{output, records};
 
@@ -32,7 +32,7 @@ pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<()> {
 
 fn config(args: &PrepareArgs) -> anyhow::Result<DataConfig> {
     let mut config = match &args.config {
-        Some(path) => read_config(path, &[])?.data,
+        Some(path) => train::config(path, &[], None)?.data,
         None => DataConfig {
             paths: args.sources.clone(),
             ..DataConfig::default()

@@ -8,7 +8,7 @@ use nextword_train::{RunConfig, RunFolder, Trainer, parse_config, prepare_run, t
 use crate::args::ResumeArgs;
 use crate::commands::train;
 use crate::planning::Plan;
-use crate::{console, exit, signals};
+use crate::{console, exit, records, signals};
 
 /// Keys, and sections, that may change without making it another run.
 const CHANGEABLE: [&str; 5] = [
@@ -21,9 +21,14 @@ const CHANGEABLE: [&str; 5] = [
 
 /// Continues a run.
 pub(crate) fn run(args: &ResumeArgs) -> anyhow::Result<ExitCode> {
-    if !args.run.exists() {
+    if !records::is_run(&args.run) {
+        let problem = if args.run.exists() {
+            "is no run's folder: it holds no run.toml"
+        } else {
+            "does not exist"
+        };
         return Err(exit::bad_file(format!(
-            "`{}` does not exist; hint: give the folder of a run, as in runs/NAME",
+            "`{}` {problem}; hint: give the folder of a run, as in runs/NAME",
             args.run.display()
         )));
     }

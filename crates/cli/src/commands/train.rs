@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use nextword_train::{
-    Ingredients, Outcome, RunFolder, StopReason, Trainer, prepare_run, read_config,
+    Ingredients, Outcome, RunConfig, RunFolder, StopReason, TrainError, Trainer, prepare_run,
+    read_config,
 };
 
 use crate::args::TrainArgs;
@@ -15,10 +16,7 @@ use crate::{commands, console, output, resources, signals};
 
 /// Trains a new run.
 pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
-    let mut config = read_config(&args.config, &args.set)?;
-    if let Some(device) = &args.device {
-        config.device.clone_from(device);
-    }
+    let config = config(&args.config, &args.set, args.device.as_deref())?;
     let path = config.folder();
     refuse_existing(&path)?;
     let ingredients = prepare_run(config)?;
@@ -43,6 +41,26 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
         &mut hooks,
         &stop,
     )?))
+}
+
+/// The configuration in `path` with what the command line sets anew.
+pub(crate) fn config(
+    path: &Path,
+    set: &[String],
+    device: Option<&str>,
+) -> anyhow::Result<RunConfig> {
+    let read = read_config(path, set).map_err(|error| match error {
+        // A command line that names no configuration is at fault, not a data file.
+        TrainError::Io { .. } => exit::usage(format!(
+            "{error}; hint: give a configuration's TOML file, as in configs/quickstart.toml"
+        )),
+        other => other.into(),
+    });
+    let mut config = read?;
+    if let Some(device) = device {
+        config.device = device.to_string();
+    }
+    Ok(config)
 }
 
 /// How sampling puts prompts in this run.

@@ -150,13 +150,15 @@ fn paint(text: &str, curve: usize, colours: bool) -> String {
 /// The axis of steps with its numbers.
 fn steps(figure: &Figure, width: usize) -> String {
     let mut axis: Vec<char> = vec!['─'; width];
-    let mut numbers = vec![' '; width + MARGIN];
+    let mut numbers = vec![' '; width + 1];
     let mut free = 0;
     for (value, label) in figure.x.ticks() {
         let at = (figure.x.place(value) * (width - 1) as f64).round() as usize;
         axis[at.min(width - 1)] = '┬';
-        let start = (at + 1).saturating_sub(label.len() / 2);
-        if start < free || start + label.len() > numbers.len() {
+        // Centred under its tick where the page is wide enough.
+        let most = numbers.len().saturating_sub(label.len());
+        let start = (at + 1).saturating_sub(label.len() / 2).min(most);
+        if start < free {
             continue;
         }
         for (place, c) in numbers[start..].iter_mut().zip(label.chars()) {
@@ -174,13 +176,15 @@ fn steps(figure: &Figure, width: usize) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::plot::tests::figure;
 
     #[test]
     fn lines_fit_the_terminal_and_curves_fall() {
-        let text = draw(&figure(false), 80, false);
+        let one = figure(false).curves.remove(0);
+        let text = draw(&Figure::new(vec![one], false).unwrap(), 80, false);
         assert!(
             text.lines().all(|line| line.chars().count() <= 80),
             "{text}"
