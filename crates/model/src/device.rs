@@ -172,7 +172,7 @@ impl DeviceName {
 pub fn list_devices() -> Vec<DeviceInfo> {
     let mut found = Vec::new();
     for (name, open) in [
-        (DeviceName::Flex, flex as fn() -> _),
+        (DeviceName::Flex, flex as fn() -> Result<Device, ModelError>),
         (DeviceName::NdArray, ndarray as fn() -> _),
     ] {
         if open().is_ok() {

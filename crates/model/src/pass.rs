@@ -44,6 +44,12 @@ impl<'a, P: Probe> Pass<'a, P> {
         }
     }
 
+    /// The same pass with these dropout masks.
+    #[must_use]
+    pub fn with_dropout(self, dropout: Dropout) -> Self {
+        Pass { dropout, ..self }
+    }
+
     /// Row i of the batch continues what slot `slots[i]` of `cache` holds.
     #[must_use]
     pub fn continuing(self, cache: &'a mut KvCache, slots: &'a [usize]) -> Self {

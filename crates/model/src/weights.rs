@@ -130,7 +130,7 @@ pub fn save(
 ) -> Result<(), ModelError> {
     let mut tensors = BTreeMap::new();
     for_each(model, |name, data| {
-        let shape = data.shape.to_vec();
+        let shape = data.shape().to_vec();
         tensors.insert(name.to_string(), (shape, floats(data)));
     });
     save_tensors(&tensors, path, metadata)
@@ -170,7 +170,7 @@ pub fn save_tensors(
 
 /// The values of `data` as f32, whatever float type they had.
 pub fn floats(data: TensorData) -> Vec<f32> {
-    data.convert::<f32>().into_vec().unwrap_or_default()
+    data.convert::<f32>().try_into_vec().unwrap_or_default()
 }
 
 /// Builds the model of `config` on `device` with the weights in `path` (f64, f32, f16 or bf16).

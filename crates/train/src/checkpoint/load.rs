@@ -1,0 +1,110 @@
+//! Finding and reading the newest sound checkpoint.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use nextword_model::{ModelConfig, Record, Transformer, weights};
+
+use super::{FORMAT, MANIFEST, Manifest, OPTIMIZER, STATE, State, hex_sha256, step_of};
+use crate::{Optimizer, OptimizerConfig, TrainError};
+
+/// A checkpoint whose files are what its manifest says.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    /// Its folder.
+    pub path: PathBuf,
+    /// Everything beside weights and moments.
+    pub state: State,
+}
+
+/// The newest sound checkpoint in `folder`, and why newer ones were passed over.
+///
+/// # Errors
+/// [`TrainError::Io`] if the folder cannot be read.
+pub fn newest(folder: &Path) -> Result<(Option<Checkpoint>, Vec<String>), TrainError> {
+    let mut skipped = Vec::new();
+    if !folder.exists() {
+        return Ok((None, skipped));
+    }
+    let entries = fs::read_dir(folder).map_err(TrainError::io(folder, "read"))?;
+    let mut steps: Vec<(u64, PathBuf)> = entries
+        .filter_map(Result::ok)
+        .filter_map(|entry| Some((step_of(entry.file_name().to_str()?)?, entry.path())))
+        .collect();
+    steps.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
+    for (_, path) in steps {
+        match Checkpoint::open(&path) {
+            Ok(checkpoint) => return Ok((Some(checkpoint), skipped)),
+            Err(problem) => skipped.push(format!("{}: {problem}", path.display())),
+        }
+    }
+    Ok((None, skipped))
+}
+
+impl Checkpoint {
+    /// Checks every file of the checkpoint in `path` against its manifest.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn open(path: &Path) -> Result<Self, String> {
+        let manifest: Manifest = parse(path, MANIFEST)?;
+        if manifest.format != FORMAT {
+            return Err(format!("its format {} is not known here", manifest.format));
+        }
+        for entry in &manifest.files {
+            let bytes = read(path, &entry.name)?;
+            if bytes.len() as u64 != entry.bytes {
+                let (found, expected) = (bytes.len(), entry.bytes);
+                let name = &entry.name;
+                return Err(format!("{name} has {found} bytes instead of {expected}"));
+            }
+            if hex_sha256(&bytes) != entry.sha256 {
+                return Err(format!("{} is damaged: its sha256 differs", entry.name));
+            }
+        }
+        for name in [STATE, OPTIMIZER, "model.safetensors", "config.json", "tokenizer.json"] {
+            if !manifest.files.iter().any(|entry| entry.name == name) {
+                return Err(format!("{name} is not in its manifest"));
+            }
+        }
+        Ok(Self {
+            path: path.to_path_buf(),
+            state: parse(path, STATE)?,
+        })
+    }
+
+    /// The weights, on `device`.
+    ///
+    /// # Errors
+    /// [`TrainError::Model`] if they do not fit `config`.
+    pub fn model(&self, config: &ModelConfig, device: &Device) -> Result<Transformer, TrainError> {
+        let record = Record::open(&self.path)?;
+        Ok(weights::load(config, &record.weights_path(), device)?)
+    }
+
+    /// The optimizer, on `device`.
+    ///
+    /// # Errors
+    /// [`TrainError::Model`] if the file cannot be understood.
+    pub fn optimizer(
+        &self,
+        config: OptimizerConfig,
+        device: &Device,
+    ) -> Result<Optimizer, TrainError> {
+        let state = weights::load_tensors(&self.path.join(OPTIMIZER))?;
+        Ok(Optimizer::restore(config, self.state.step, state, device))
+    }
+}
+
+/// Reads a file that the manifest names; a name that leaves the folder is refused.
+fn read(folder: &Path, name: &str) -> Result<Vec<u8>, String> {
+    if name.contains(['/', '\\']) || name == ".." {
+        return Err(format!("its manifest names `{}`", name.escape_debug()));
+    }
+    fs::read(folder.join(name)).map_err(|e| format!("{name}: {e}"))
+}
+
+fn parse<T: serde::de::DeserializeOwned>(folder: &Path, name: &str) -> Result<T, String> {
+    serde_json::from_slice(&read(folder, name)?).map_err(|e| format!("{name}: {e}"))
+}

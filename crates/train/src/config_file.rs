@@ -1,0 +1,177 @@
+//! Reading a run's configuration: the line and the nearest known key where something is wrong.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use crate::{RunConfig, TrainError};
+
+/// Reads the configuration in `path` with `overrides` of the form `section.key=value` on top.
+///
+/// # Errors
+/// [`TrainError::Io`] if the file cannot be read; else as [`parse_config`].
+pub fn read_config(path: &Path, overrides: &[String]) -> Result<RunConfig, TrainError> {
+    let text = std::fs::read_to_string(path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::InvalidData => {
+            TrainError::run(path, "this is no text; a configuration is a TOML file")
+        }
+        _ => TrainError::io(path, "read")(source),
+    })?;
+    parse_config(&text, path, overrides)
+}
+
+/// Parses a configuration; `path` is named in errors.
+///
+/// # Errors
+/// [`TrainError::ConfigFile`] with the line and, for an unknown key, the nearest known one;
+/// [`TrainError::Config`] for an override that does not fit; then as [`RunConfig::validate`].
+pub fn parse_config(
+    text: &str,
+    path: &Path,
+    overrides: &[String],
+) -> Result<RunConfig, TrainError> {
+    let at_line = |e: &toml::de::Error| TrainError::ConfigFile {
+        path: path.to_path_buf(),
+        line: e.span().map(|span| line_of(text, span.start)),
+        problem: with_nearest_key(e.message()),
+    };
+    // The text is parsed by itself first: only then errors know their line.
+    let mut config: RunConfig = toml::from_str(text).map_err(|e| at_line(&e))?;
+    if !overrides.is_empty() {
+        let mut table: Table = toml::from_str(text).map_err(|e| at_line(&e))?;
+        for assignment in overrides {
+            set(&mut table, assignment)?;
+            config = RunConfig::deserialize(table.clone()).map_err(|e| {
+                let problem = with_nearest_key(e.message());
+                override_error(assignment, &problem)
+            })?;
+        }
+    }
+    config.validate()?;
+    Ok(config)
+}
+
+/// The configuration as TOML.
+///
+/// # Errors
+/// [`TrainError::Config`] for numbers that TOML cannot hold.
+pub fn to_toml(config: &RunConfig) -> Result<String, TrainError> {
+    toml::to_string_pretty(config)
+        .map_err(|e| TrainError::config("config", e.to_string(), "use smaller numbers"))
+}
+
+fn override_error(assignment: &str, problem: &str) -> TrainError {
+    TrainError::config(
+        format!("--set {assignment}"),
+        problem,
+        "write --set section.key=value, as in --set train.steps=500",
+    )
+}
+
+/// Puts `section.key=value` into `table`. The value is TOML where it parses, else a string.
+fn set(table: &mut Table, assignment: &str) -> Result<(), TrainError> {
+    let Some((key, value)) = assignment.split_once('=') else {
+        return Err(override_error(assignment, "there is no `=` in it"));
+    };
+    let value = toml::from_str::<Table>(&format!("value = {value}"))
+        .ok()
+        .and_then(|mut table| table.remove("value"))
+        .unwrap_or_else(|| Value::String(value.to_string()));
+    let mut parts: Vec<&str> = key.trim().split('.').collect();
+    let Some(last) = parts.pop().filter(|last| !last.is_empty()) else {
+        return Err(override_error(assignment, "there is no key in it"));
+    };
+    let mut place = table;
+    for part in parts {
+        let section = place
+            .entry(part)
+            .or_insert_with(|| Value::Table(Table::new()));
+        let Value::Table(section) = section else {
+            return Err(override_error(assignment, &format!("`{part}` is no section")));
+        };
+        place = section;
+    }
+    place.insert(last.to_string(), value);
+    Ok(())
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|b| *b == b'\n').count() + 1
+}
+
+/// serde's "unknown field `x`, expected one of `a`, `b`" with the nearest of those.
+fn with_nearest_key(message: &str) -> String {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let is_unknown = message.starts_with("unknown field") || message.starts_with("unknown variant");
+    let nearest = quoted.next().filter(|_| is_unknown).and_then(|unknown| {
+        let known: Vec<&str> = quoted.collect();
+        let best = known
+            .into_iter()
+            .max_by(|a, b| closeness(a, unknown).total_cmp(&closeness(b, unknown)))?;
+        Some((unknown, best))
+    });
+    match nearest {
+        Some((unknown, best)) => {
+            let what = if message.starts_with("unknown field") { "key" } else { "value" };
+            let known = message
+                .split_once("expected ")
+                .map_or("", |(_, known)| known)
+                .trim_start_matches("one of ");
+            format!("unknown {what} `{unknown}`; hint: did you mean `{best}`? (known: {known})")
+        }
+        None => message.trim().to_string(),
+    }
+}
+
+/// How alike two keys are, from 0 to 1. A key that holds the other counts as near: `layers` for
+/// `n_layers`.
+fn closeness(a: &str, b: &str) -> f64 {
+    let contains = a.contains(b) || b.contains(a);
+    strsim::jaro_winkler(a, b) + if contains { 0.3 } else { 0.0 }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str, overrides: &[&str]) -> String {
+        let overrides: Vec<_> = overrides.iter().map(ToString::to_string).collect();
+        parse_config(text, Path::new("x.toml"), &overrides)
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line_and_the_nearest_one() {
+        let message = error("[model]\nd_model = 128\nn_layer = 2\n", &[]);
+        assert!(message.starts_with("x.toml:3: unknown key `n_layer`"), "{message}");
+        assert!(message.contains("did you mean `n_layers`?"), "{message}");
+    }
+
+    #[test]
+    fn a_wrong_type_is_named_with_its_line() {
+        let message = error("[train]\nsteps = \"many\"\n", &[]);
+        assert!(message.starts_with("x.toml:2: "), "{message}");
+    }
+
+    #[test]
+    fn overrides_win_over_the_file_and_are_checked() {
+        let set = ["train.steps=7".to_string(), "name=other".to_string()];
+        let text = "[train]\nsteps = 9\n[schedule]\nwarmup_steps = 0\n";
+        let config = parse_config(text, Path::new("x.toml"), &set).unwrap();
+        assert_eq!((config.train.steps, config.name.as_str()), (7, "other"));
+        let message = error("", &["train.step=7"]);
+        assert!(message.contains("did you mean `steps`?"), "{message}");
+        assert!(error("", &["train.steps"]).contains("no `=`"));
+    }
+
+    #[test]
+    fn a_resolved_config_reads_back_the_same() {
+        let config = RunConfig::default();
+        let text = to_toml(&config).unwrap();
+        let back = parse_config(&text, Path::new("x.toml"), &[]).unwrap();
+        assert_eq!(back, config);
+    }
+}

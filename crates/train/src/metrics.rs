@@ -1,0 +1,85 @@
+//! `metrics.jsonl`: what was measured, one JSON object a line.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::TrainError;
+
+/// One line of `metrics.jsonl`: of an update, of a validation, or of both.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MetricsLine {
+    /// Updates made, this one included.
+    pub step: u64,
+    /// Tokens trained on so far.
+    pub tokens: u64,
+    /// Training loss of this update, nats per token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f64>,
+    /// Validation loss after this update, nats per token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub val_loss: Option<f64>,
+    /// Learning rate of this update.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr: Option<f64>,
+    /// Global norm of the gradients before clipping.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grad_norm: Option<f64>,
+    /// Tokens per second since the line before, validation and saving left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_per_second: Option<f64>,
+    /// Seconds of the whole run so far, those before a resume included.
+    pub elapsed: f64,
+}
+
+/// The open file.
+#[derive(Debug)]
+pub(crate) struct MetricsFile {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+}
+
+impl MetricsFile {
+    /// Opens the file and cuts it to its first `bytes`: lines of steps that will be made again.
+    pub(crate) fn open(path: &Path, bytes: u64) -> Result<Self, TrainError> {
+        let io = |source| TrainError::io(path, "write")(source);
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)
+            .map_err(io)?;
+        let bytes = bytes.min(file.metadata().map_err(io)?.len());
+        file.set_len(bytes).map_err(io)?;
+        file.seek(SeekFrom::End(0)).map_err(io)?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            file,
+            bytes,
+        })
+    }
+
+    /// Appends a line.
+    pub(crate) fn write(&mut self, line: &MetricsLine) -> Result<(), TrainError> {
+        // The line holds plain numbers, which JSON can always express.
+        let mut json = serde_json::to_string(line).unwrap_or_default();
+        json.push('\n');
+        self.file
+            .write_all(json.as_bytes())
+            .map_err(TrainError::io(&self.path, "write"))?;
+        self.bytes += json.len() as u64;
+        Ok(())
+    }
+
+    /// How long the file is now, for a checkpoint to remember; all of it is on the disk then.
+    pub(crate) fn sync(&mut self) -> Result<u64, TrainError> {
+        self.file
+            .sync_data()
+            .map_err(TrainError::io(&self.path, "write"))?;
+        Ok(self.bytes)
+    }
+}

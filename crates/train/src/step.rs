@@ -1,0 +1,139 @@
+//! Forward, backward, accumulation and clipping: from batches to gradients.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Gradients as BurnGradients, Int, Tensor, TensorData};
+use nextword_data::TokenBatch;
+use nextword_model::{Dropout, NoProbe, Pass, Probe, Transformer, cross_entropy_sum};
+
+/// The gradient of every parameter by name, flat, off the autodiff graph.
+#[derive(Clone, Debug, Default)]
+pub struct Gradients(BTreeMap<String, Tensor<1>>);
+
+impl Gradients {
+    /// Takes the gradients of `model`'s parameters out of `gradients`.
+    fn take(model: &Transformer, gradients: BurnGradients) -> Self {
+        let mut taker = Taker {
+            gradients,
+            path: Vec::new(),
+            taken: BTreeMap::new(),
+        };
+        model.visit(&mut taker);
+        Self(taker.taken)
+    }
+
+    /// Adds those of another micro-batch.
+    fn add(&mut self, other: Self) {
+        for (name, gradient) in other.0 {
+            let sum = match self.0.remove(&name) {
+                Some(sum) => sum + gradient,
+                None => gradient,
+            };
+            self.0.insert(name, sum);
+        }
+    }
+
+    /// The norm of all gradients together, `[1]`, still on the device.
+    pub fn norm(&self) -> Option<Tensor<1>> {
+        self.0
+            .values()
+            .map(|g| (g.clone() * g.clone()).sum())
+            .reduce(|a, b| a + b)
+            .map(Tensor::sqrt)
+    }
+
+    /// Scales all gradients so that their norm is at most `limit`. As in `PyTorch`, the factor is
+    /// `limit / (norm + 1e-6)`, at most 1. Nothing is read back from the device.
+    #[must_use]
+    pub fn clip(self, norm: &Tensor<1>, limit: f64) -> Self {
+        if limit == 0.0 {
+            return self;
+        }
+        let factor = (norm.clone() + 1e-6).recip() * limit;
+        let factor = factor.clamp_max(1.0);
+        let clipped = self
+            .0
+            .into_iter()
+            .map(|(name, g)| (name, g * factor.clone()));
+        Self(clipped.collect())
+    }
+
+    /// The names in order, with their flat gradients.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor<1>)> {
+        self.0.iter().map(|(name, g)| (name.as_str(), g))
+    }
+
+    pub(crate) fn into_map(self) -> BTreeMap<String, Tensor<1>> {
+        self.0
+    }
+}
+
+struct Taker {
+    gradients: BurnGradients,
+    path: Vec<String>,
+    taken: BTreeMap<String, Tensor<1>>,
+}
+
+impl ModuleVisitor for Taker {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_string());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let tensor = param.val();
+        if let Some(gradient) = tensor.grad_remove(&mut self.gradients) {
+            let len = tensor.dims().iter().product::<usize>();
+            self.taken.insert(self.path.join("."), gradient.reshape([len]));
+        }
+    }
+}
+
+/// The mean loss over all counted tokens of `batches` (nats per token, `[1]`, on the device) and its
+/// gradients. `model` has autodiff on.
+///
+/// Each micro-batch's loss is divided by the tokens of the whole step, so that accumulation over
+/// unequal micro-batches equals one big batch. `seed` and `step` choose the dropout masks.
+pub fn forward_backward(
+    model: &Transformer,
+    batches: &[TokenBatch],
+    seed: u64,
+    step: u64,
+) -> (Tensor<1>, Gradients) {
+    let counted: usize = batches.iter().map(TokenBatch::target_count).sum();
+    let mut total: Option<Tensor<1>> = None;
+    let mut gradients = Gradients::default();
+    let mut first_sequence = 0;
+    for batch in batches {
+        let dropout = Dropout::training(seed, step, first_sequence);
+        let loss = batch_loss(model, batch, &mut Pass::<NoProbe>::dropping(dropout));
+        let loss = loss / counted.max(1) as f64;
+        gradients.add(Gradients::take(model, loss.backward()));
+        let loss = loss.inner();
+        total = Some(match total {
+            Some(total) => total + loss,
+            None => loss,
+        });
+        first_sequence += batch.batch;
+    }
+    let total = total.unwrap_or_else(|| Tensor::zeros([1], &model.device().without_autodiff()));
+    (total, gradients)
+}
+
+/// The sum of the losses over one micro-batch's counted tokens.
+pub(crate) fn batch_loss<P: Probe>(
+    model: &Transformer,
+    batch: &TokenBatch,
+    pass: &mut Pass<'_, P>,
+) -> Tensor<1> {
+    let ids: Vec<i32> = batch.inputs.iter().map(|id| *id as i32).collect();
+    let device = model.device().without_autodiff();
+    let data = TensorData::new(ids, [batch.batch, batch.seq]);
+    let tokens = Tensor::<2, Int>::from_data(data, &device);
+    let logits = model.forward(tokens, pass);
+    cross_entropy_sum(logits, &batch.targets).0
+}
