@@ -1,1 +1,1 @@
-//! Empty: the crate exists for its tests.
+//! Empty: this package exists for its tests, which Cargo lets stand only beside a library.

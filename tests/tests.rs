@@ -1,1 +1,19 @@
-//! Tests.
+//! Claims about nextword as a whole: several crates together, and the built program.
+
+#![recursion_limit = "256"]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
+#![allow(
+    clippy::similar_names,
+    clippy::items_after_statements,
+    clippy::struct_field_names
+)]
+
+mod backends; // the same numbers on flex, ndarray and wgpu
+mod checkpoints; // what is damaged is noticed, and an older checkpoint is used
+mod commands; // the program as a new user meets it, wrong inputs included
+mod configs; // every file in configs/ parses, builds and says the truth
+mod gradients; // finite differences, the mask, accumulation
+mod layering; // which crate may use which
+mod reference; // PyTorch's logits, losses, gradients and updates
+mod resume; // bitwise, whatever stopped the run
+mod util;

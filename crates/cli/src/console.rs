@@ -27,6 +27,10 @@ struct Console {
     bar: Option<ProgressBar>,
     /// The last validation loss, shown until the next one.
     validation: Option<f64>,
+    /// A prompt of the run's samples, for the commands that are told at the end.
+    prompt: Option<String>,
+    /// How the run puts prompts.
+    template: Option<String>,
     interactive: bool,
 }
 
@@ -35,6 +39,8 @@ impl Console {
         Self {
             bar: None,
             validation: None,
+            prompt: None,
+            template: None,
             interactive: std::io::stderr().is_terminal(),
         }
     }
@@ -50,6 +56,7 @@ impl Console {
 
 impl Reporter for Console {
     fn started(&mut self, info: &RunInfo) {
+        self.template.clone_from(&info.prompt_template);
         for line in opening(info) {
             self.say(&line);
         }
@@ -91,7 +98,16 @@ impl Reporter for Console {
     }
 
     fn sampled(&mut self, step: u64, prompt: &str, text: &str) {
-        self.say(&sample_block(step, prompt, text));
+        let block = match &self.template {
+            // The answer is a text of its own.
+            Some(template) => {
+                let put = template.replace(nextword_generate::PROMPT, prompt);
+                sample_block(step, &put, &format!(" {text}"))
+            }
+            None => sample_block(step, prompt, text),
+        };
+        self.say(&block);
+        self.prompt.get_or_insert_with(|| prompt.to_string());
     }
 
     fn saved(&mut self, _step: u64, path: &Path) {
@@ -106,7 +122,7 @@ impl Reporter for Console {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
-        for line in closing(outcome) {
+        for line in closing(outcome, self.prompt.as_deref()) {
             self.say(&line);
         }
     }
@@ -258,7 +274,7 @@ fn sample_block(step: u64, prompt: &str, text: &str) -> String {
 }
 
 /// How it went, and what to do next.
-fn closing(outcome: &Outcome) -> Vec<String> {
+fn closing(outcome: &Outcome, prompt: Option<&str>) -> Vec<String> {
     let how = match outcome.reason {
         StopReason::Finished => "done",
         StopReason::Patience => "stopped early: the validation loss no longer falls",
@@ -279,8 +295,10 @@ fn closing(outcome: &Outcome) -> Vec<String> {
     let mut lines = vec![first];
     if outcome.reason != StopReason::Interrupted {
         lines.push("next:".to_string());
-        lines.push(format!("    nextword generate {folder} \"...\""));
-        lines.push(format!("    nextword plot {folder}"));
+        let program = program();
+        let prompt = shell_word(prompt.map_or("...", str::trim));
+        lines.push(format!("    {program} generate {folder} {prompt}"));
+        lines.push(format!("    {program} plot {folder}"));
     }
     lines
 }
@@ -288,7 +306,17 @@ fn closing(outcome: &Outcome) -> Vec<String> {
 /// The command that continues the run in `folder`.
 pub(crate) fn resume_hint(folder: &Path) -> String {
     let folder = shell_word(&folder.display().to_string());
-    format!("resume with: nextword resume {folder}")
+    format!("resume with: {} resume {folder}", program())
+}
+
+/// What to type for this program: the path that it was called by, unless it is on the search path.
+fn program() -> String {
+    let called = std::env::args().next().unwrap_or_default();
+    if cfg!(not(test)) && called.contains(std::path::MAIN_SEPARATOR) {
+        shell_word(&called)
+    } else {
+        "nextword".to_string()
+    }
 }
 
 /// `text` as one word of a shell's command line.
@@ -349,13 +377,13 @@ mod tests {
 
     #[test]
     fn the_end_tells_the_next_commands() {
-        let lines = closing(&outcome(StopReason::Finished)).join("\n");
+        let lines = closing(&outcome(StopReason::Finished), Some("One day")).join("\n");
         assert!(
             lines.starts_with("done: step 7, loss 2.0000, best 1.5000 in 1m01s"),
             "{lines}"
         );
         assert!(
-            lines.contains("nextword generate 'runs/my run' \"...\""),
+            lines.contains("nextword generate 'runs/my run' 'One day'"),
             "{lines}"
         );
         assert!(lines.contains("nextword plot 'runs/my run'"), "{lines}");
@@ -363,7 +391,7 @@ mod tests {
 
     #[test]
     fn an_interruption_tells_how_to_go_on() {
-        let lines = closing(&outcome(StopReason::Interrupted));
+        let lines = closing(&outcome(StopReason::Interrupted), None);
         assert!(
             lines[0].starts_with("interrupted, and saved: step 7"),
             "{lines:?}"
@@ -385,6 +413,7 @@ mod tests {
             steps: 20,
             tokens_per_step: 8,
             resumed_at: 20,
+            prompt_template: None,
             skipped: vec!["checkpoints/step-00000030: damaged".to_string()],
         };
         let lines = opening(&info).join("\n");

@@ -8,7 +8,7 @@ use crate::documents::Sources;
 use crate::encode::{check_split, encode_documents, is_validation, train_count};
 use crate::error::DataError;
 use crate::prepare::{CARD, DatasetCard, TOKENIZER, TRAIN, VALIDATION};
-use crate::shard::Shard;
+use crate::shard::{Shard, ShardKind};
 use crate::tokenizer::{Tokenizer, TokenizerConfig, build_tokenizer, load_tokenizer};
 use crate::tokens::Tokens;
 
@@ -209,9 +209,19 @@ fn open_own_shard(path: &Path, count: u64, hash: &str) -> Result<Tokens, DataErr
     Ok(Tokens::from_shard(shard))
 }
 
-/// llm.c's file if it has its header, else nanoGPT's.
+/// llm.c's file if it has its header, else nanoGPT's. One of ours is not taken: without its
+/// `dataset.json` it is of a folder that was not finished, and its tokenizer may be another.
 fn open_foreign_shard(path: &PathBuf, vocab_size: usize) -> Result<Tokens, DataError> {
-    let shard = Shard::open(path).or_else(|_| Shard::open_raw_u16(path))?;
+    let shard = match Shard::kind(path)? {
+        ShardKind::Own => {
+            return Err(DataError::shard(
+                path,
+                "has no dataset.json beside it, so its folder is not complete; hint: prepare the data again",
+            ));
+        }
+        ShardKind::LlmC => Shard::open(path)?,
+        ShardKind::Raw => Shard::open_raw_u16(path)?,
+    };
     Ok(Tokens::from_shard(shard.with_vocab_size(vocab_size)))
 }
 

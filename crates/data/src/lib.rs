@@ -33,6 +33,9 @@ mod prepare;
 mod rng;
 mod shard;
 mod shard_writer;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 mod tokenizer;
 mod tokens;
 mod window;

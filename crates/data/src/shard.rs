@@ -17,6 +17,7 @@
 //! 20240801, version 7, with u32 ids) and nanoGPT's (u16 ids and nothing else).
 
 use std::fs::File;
+use std::io::Read as _;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +31,9 @@ pub(crate) const MAGIC: &[u8; 8] = b"NWSHARD\0";
 pub(crate) const VERSION: u32 = 1;
 pub(crate) const HEADER: usize = 128;
 const LLM_C_HEADER: usize = 1024;
+/// First number and version of llm.c's files.
+const LLM_C_U16: (u32, u32) = (20_240_520, 1);
+const LLM_C_U32: (u32, u32) = (20_240_801, 7);
 
 /// A token file, open for reading.
 #[derive(Debug)]
@@ -37,6 +41,15 @@ pub struct Shard {
     path: PathBuf,
     map: Mmap,
     layout: Layout,
+}
+
+/// Which program's file it is, as its first bytes say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ShardKind {
+    Own,
+    LlmC,
+    /// Neither: ids and nothing else.
+    Raw,
 }
 
 /// Where things are in a token file.
@@ -83,6 +96,24 @@ impl Shard {
                 "has {size} bytes, an odd number, so it is not a file of u16 ids"
             )),
             size => Ok(Layout::foreign(2, 0, size / 2)),
+        })
+    }
+
+    /// Which program's file `path` is; damage after the first bytes does not change it.
+    pub(crate) fn kind(path: &Path) -> Result<ShardKind, DataError> {
+        let failed = |error| DataError::read(path, error);
+        let mut first = Vec::new();
+        let file = File::open(path).map_err(failed)?;
+        file.take(8).read_to_end(&mut first).map_err(failed)?;
+        Ok(if first == MAGIC {
+            ShardKind::Own
+        } else if [LLM_C_U16, LLM_C_U32]
+            .map(|(magic, _)| magic)
+            .contains(&u32_at(&first, 0))
+        {
+            ShardKind::LlmC
+        } else {
+            ShardKind::Raw
         })
     }
 
@@ -337,8 +368,8 @@ fn check_documents(bytes: &[u8], layout: &Layout) -> Result<(), String> {
 
 fn llm_c_layout(bytes: &[u8]) -> Result<Layout, String> {
     let width = match (u32_at(bytes, 0), u32_at(bytes, 4)) {
-        (20_240_520, 1) => 2,
-        (20_240_801, 7) => 4,
+        LLM_C_U16 => 2,
+        LLM_C_U32 => 4,
         (magic, _) => {
             return Err(format!(
                 "begins with {magic}, which is neither a token file of this program nor one of llm.c; hint: write one \

@@ -65,8 +65,8 @@ pub struct Attention {
     pub query_norm: Option<Norm>,
     /// RMS norm over each head's key, `[head_dim]`.
     pub key_norm: Option<Norm>,
-    /// `[n_heads * head_dim, d_model]`.
-    pub output: Linear,
+    /// `[n_heads * head_dim, d_model]`; `None` where the joined heads are the result.
+    pub output: Option<Linear>,
     n_heads: usize,
     n_kv_heads: usize,
     head_dim: usize,
@@ -91,7 +91,9 @@ impl Attention {
             value: linear(d_model, n_kv_heads * head_dim, config.bias.qkv),
             query_norm: norm(),
             key_norm: norm(),
-            output: linear(n_heads * head_dim, d_model, config.bias.attention_output),
+            output: config
+                .output_projection
+                .then(|| linear(n_heads * head_dim, d_model, config.bias.attention_output)),
             n_heads,
             n_kv_heads,
             head_dim,
@@ -120,7 +122,10 @@ impl Attention {
         let joined = z
             .swap_dims(1, 2)
             .reshape([batch, seq, self.n_heads * self.head_dim]);
-        self.output.forward(joined)
+        match &self.output {
+            Some(output) => output.forward(joined),
+            None => joined,
+        }
     }
 
     /// Queries (scaled by `1 / sqrt(head_dim)` and turned by their places), keys and values.
@@ -148,7 +153,8 @@ impl Attention {
     /// `[batch, seq, heads * head_dim]` to `[batch, heads, seq, head_dim]`.
     fn split(&self, x: Tensor<3>, heads: usize) -> Tensor<4> {
         let [batch, seq, _] = x.dims();
-        x.reshape([batch, seq, heads, self.head_dim]).swap_dims(1, 2)
+        x.reshape([batch, seq, heads, self.head_dim])
+            .swap_dims(1, 2)
     }
 
     /// Puts the query heads that share a key/value head one below the other, so that one product

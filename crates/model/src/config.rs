@@ -7,6 +7,9 @@ use crate::{
     Position, RotaryConfig,
 };
 
+/// The largest size: far above any model that exists, far below overflow in a product of three.
+const LIMIT: usize = 1 << 24;
+
 /// The architecture of a decoder-only Transformer.
 ///
 /// The defaults are nanoGPT's small character model without its vocabulary. Unknown keys are
@@ -52,6 +55,9 @@ pub struct ModelConfig {
     pub bias: BiasConfig,
     /// The output layer reuses the token embedding's weights.
     pub tied_head: bool,
+    /// Multiply the joined heads by an output matrix (Vaswani et al. 2017's `W_O`). Off only where
+    /// the heads join to `d_model` numbers: `StatQuest`'s model has none.
+    pub output_projection: bool,
     /// RMS-normalize each head's query and key before positions are applied
     /// (Henry et al. 2020, arXiv 2010.04245; with Qwen3's learned scale).
     pub qk_norm: bool,
@@ -89,6 +95,7 @@ impl Default for ModelConfig {
             feed_forward: FeedForwardKind::Gelu,
             bias: BiasConfig::default(),
             tied_head: true,
+            output_projection: true,
             qk_norm: false,
             logit_soft_cap: None,
             windows: Vec::new(),
@@ -159,8 +166,6 @@ impl ModelConfig {
             ("n_kv_heads", self.kv_heads()),
             ("d_model", self.d_model),
         ];
-        // Far above any model that exists, far below overflow in a product of three.
-        const LIMIT: usize = 1 << 24;
         for (key, value) in sizes {
             if value == 0 || value > LIMIT {
                 return Err(ModelError::config(
@@ -203,6 +208,17 @@ impl ModelConfig {
                 "n_kv_heads",
                 format!("{n_kv_heads} key/value heads do not divide n_heads = {n_heads}"),
                 format!("use n_kv_heads = {divisor}"),
+            ));
+        }
+        let joined = n_heads * self.head_dim();
+        if !self.output_projection && joined != self.d_model {
+            return Err(ModelError::config(
+                "output_projection",
+                format!(
+                    "without it the heads join to {joined} numbers, not d_model = {}",
+                    self.d_model
+                ),
+                "leave output_projection on, or leave head_dim out",
             ));
         }
         if self.position == Position::Rotary && !self.head_dim().is_multiple_of(2) {

@@ -503,8 +503,16 @@ mod tests {
     #[test]
     fn names_are_read_as_they_are_written() {
         for name in [
-            "auto", "flex", "ndarray", "wgpu", "wgpu:1", "wgpu:software", "vulkan", "metal:2",
-            "cuda:0", "rocm:3",
+            "auto",
+            "flex",
+            "ndarray",
+            "wgpu",
+            "wgpu:1",
+            "wgpu:software",
+            "vulkan",
+            "metal:2",
+            "cuda:0",
+            "rocm:3",
         ] {
             assert_eq!(DeviceName::from_str(name).unwrap().to_string(), name);
         }

@@ -134,11 +134,7 @@ fn write(into: Tensor<4>, from: Tensor<4>, place: &[std::ops::Range<usize>; 2]) 
 }
 
 fn read(from: &Tensor<4>, slots: &[usize], len: usize) -> Tensor<4> {
-    let part = |first: usize, count: usize| {
-        from.clone()
-            .narrow(0, first, count)
-            .narrow(2, 0, len)
-    };
+    let part = |first: usize, count: usize| from.clone().narrow(0, first, count).narrow(2, 0, len);
     if is_run(slots) {
         return part(slots[0], slots.len());
     }

@@ -32,7 +32,8 @@ pub fn by_name(name: &str, vocab_size: usize) -> Option<ModelConfig> {
 }
 
 /// `StatQuest`'s model: two numbers for each word, one head, one layer, sine and cosine positions,
-/// a residual connection around attention, and an output layer with bias.
+/// a residual connection around attention, and an output layer with bias. 37 parameters for its
+/// vocabulary of 5.
 pub fn statquest(vocab_size: usize) -> ModelConfig {
     ModelConfig {
         vocab_size,
@@ -48,6 +49,7 @@ pub fn statquest(vocab_size: usize) -> ModelConfig {
             ..BiasConfig::none()
         },
         tied_head: false,
+        output_projection: false,
         init: InitConfig {
             std: 1.0,
             scale_output: false,

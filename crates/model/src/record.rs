@@ -3,7 +3,6 @@
 //! `config.json` (architecture), `model.safetensors` (weights), `tokenizer.json` (opaque here),
 //! `card.json` (where the model comes from).
 
-use std::collections::HashMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -68,7 +67,11 @@ impl Record {
         Ok(Self {
             path: path.to_path_buf(),
             config,
-            card: if card.exists() { read_json(&card)? } else { Card::default() },
+            card: if card.exists() {
+                read_json(&card)?
+            } else {
+                Card::default()
+            },
         })
     }
 
@@ -109,11 +112,7 @@ impl Record {
         write_atomically(&path.join("config.json"), &to_json(model.config()))?;
         write_atomically(&path.join("tokenizer.json"), tokenizer_json.as_bytes())?;
         write_atomically(&path.join("card.json"), &to_json(card))?;
-        let step = HashMap::from([
-            ("format".to_string(), "nextword".to_string()),
-            ("step".to_string(), card.step.to_string()),
-        ]);
-        weights::save(model, &path.join("model.safetensors"), step)
+        weights::save(model, &path.join("model.safetensors"))
     }
 }
 

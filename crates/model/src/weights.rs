@@ -77,18 +77,28 @@ impl Layout {
             self.push(&format!("{attention}.query_norm.weight"), &[head_dim]);
             self.push(&format!("{attention}.key_norm.weight"), &[head_dim]);
         }
-        let output = format!("{attention}.output");
-        self.linear(&output, [d_q, d], bias.attention_output);
+        if config.output_projection {
+            let output = format!("{attention}.output");
+            self.linear(&output, [d_q, d], bias.attention_output);
+        }
         if d_ff == 0 {
             return;
         }
         self.norm(config, &format!("{block}.feed_forward_norm"));
         let feed_forward = format!("{block}.feed_forward");
         if config.feed_forward.is_gated() {
-            self.linear(&format!("{feed_forward}.gate"), [d, d_ff], bias.feed_forward);
+            self.linear(
+                &format!("{feed_forward}.gate"),
+                [d, d_ff],
+                bias.feed_forward,
+            );
         }
         self.linear(&format!("{feed_forward}.up"), [d, d_ff], bias.feed_forward);
-        self.linear(&format!("{feed_forward}.down"), [d_ff, d], bias.feed_forward);
+        self.linear(
+            &format!("{feed_forward}.down"),
+            [d_ff, d],
+            bias.feed_forward,
+        );
     }
 }
 
@@ -119,32 +129,27 @@ impl<F: FnMut(&str, TensorData)> ModuleVisitor for Reader<F> {
     }
 }
 
-/// Writes `model` to `path` in f32, whole or not at all. `metadata` goes into the header.
+/// Writes `model` to `path` in f32, whole or not at all. The same weights give the same bytes.
 ///
 /// # Errors
 /// [`ModelError::Io`] if the file cannot be written.
-pub fn save(
-    model: &Transformer,
-    path: &Path,
-    metadata: HashMap<String, String>,
-) -> Result<(), ModelError> {
+pub fn save(model: &Transformer, path: &Path) -> Result<(), ModelError> {
     let mut tensors = BTreeMap::new();
     for_each(model, |name, data| {
         let shape = data.shape().to_vec();
         tensors.insert(name.to_string(), (shape, floats(data)));
     });
-    save_tensors(&tensors, path, metadata)
+    save_tensors(&tensors, path)
 }
+
+/// Shape and values of tensors by name.
+pub type NamedTensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 /// Writes named f32 tensors (shape and values) to `path`, whole or not at all.
 ///
 /// # Errors
 /// [`ModelError::Io`] if the file cannot be written.
-pub fn save_tensors(
-    tensors: &BTreeMap<String, (Vec<usize>, Vec<f32>)>,
-    path: &Path,
-    metadata: HashMap<String, String>,
-) -> Result<(), ModelError> {
+pub fn save_tensors(tensors: &NamedTensors, path: &Path) -> Result<(), ModelError> {
     let format = |problem: String| ModelError::Format {
         path: path.to_path_buf(),
         problem,
@@ -164,6 +169,8 @@ pub fn save_tensors(
         })
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| format(e.to_string()))?;
+    // What other programs ask for. One entry only: a hash map has no order of its own.
+    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     let file = safetensors::serialize(views, Some(metadata)).map_err(|e| format(e.to_string()))?;
     write_atomically(path, &file)
 }
@@ -178,11 +185,7 @@ pub fn floats(data: TensorData) -> Vec<f32> {
 /// # Errors
 /// [`ModelError::Mismatch`] with every tensor that is missing, unused or misshapen;
 /// [`ModelError::Format`] if the file is no safetensors file.
-pub fn load(
-    config: &ModelConfig,
-    path: &Path,
-    device: &Device,
-) -> Result<Transformer, ModelError> {
+pub fn load(config: &ModelConfig, path: &Path, device: &Device) -> Result<Transformer, ModelError> {
     config.validate()?;
     with_file(path, |file| {
         compare(config, path, file)?;
@@ -198,7 +201,7 @@ pub fn load(
 ///
 /// # Errors
 /// [`ModelError::Io`] or [`ModelError::Format`] if the file cannot be read or understood.
-pub fn load_tensors(path: &Path) -> Result<BTreeMap<String, (Vec<usize>, Vec<f32>)>, ModelError> {
+pub fn load_tensors(path: &Path) -> Result<NamedTensors, ModelError> {
     with_file(path, |file| {
         let mut tensors = BTreeMap::new();
         for (name, view) in file.iter() {
@@ -235,7 +238,11 @@ fn with_file<T>(
     // SAFETY: every value is checked for its bounds and copied before it is used. A file that
     // another process shortens meanwhile can end this one by a signal; it cannot corrupt it.
     let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
-    let header = map.iter().take(8).rev().fold(0_u64, |n, b| n << 8 | u64::from(*b));
+    let header = map
+        .iter()
+        .take(8)
+        .rev()
+        .fold(0_u64, |n, b| n << 8 | u64::from(*b));
     if header > HEADER_LIMIT {
         return Err(format(format!(
             "a header of {header} bytes is above the limit of {HEADER_LIMIT}; \

@@ -88,7 +88,10 @@ fn set(table: &mut Table, assignment: &str) -> Result<(), TrainError> {
             .entry(part)
             .or_insert_with(|| Value::Table(Table::new()));
         let Value::Table(section) = section else {
-            return Err(override_error(assignment, &format!("`{part}` is no section")));
+            return Err(override_error(
+                assignment,
+                &format!("`{part}` is no section"),
+            ));
         };
         place = section;
     }
@@ -113,7 +116,11 @@ fn with_nearest_key(message: &str) -> String {
     });
     match nearest {
         Some((unknown, best)) => {
-            let what = if message.starts_with("unknown field") { "key" } else { "value" };
+            let what = if message.starts_with("unknown field") {
+                "key"
+            } else {
+                "value"
+            };
             let known = message
                 .split_once("expected ")
                 .map_or("", |(_, known)| known)
@@ -146,7 +153,10 @@ mod tests {
     #[test]
     fn an_unknown_key_is_named_with_its_line_and_the_nearest_one() {
         let message = error("[model]\nd_model = 128\nn_layer = 2\n", &[]);
-        assert!(message.starts_with("x.toml:3: unknown key `n_layer`"), "{message}");
+        assert!(
+            message.starts_with("x.toml:3: unknown key `n_layer`"),
+            "{message}"
+        );
         assert!(message.contains("did you mean `n_layers`?"), "{message}");
     }
 

@@ -33,7 +33,9 @@ pub use error::{ErrorClass, TrainError};
 pub use folder::RunFolder;
 pub use metrics::MetricsLine;
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerKind};
-pub use report::{Hooks, Outcome, Reporter, RunInfo, Silent, StepReport, StopReason, ValidationReport};
+pub use report::{
+    Hooks, Outcome, Reporter, RunInfo, Silent, StepReport, StopReason, ValidationReport,
+};
 pub use schedule::{ScheduleConfig, ScheduleKind};
 pub use setup::{Ingredients, prepare_run};
 pub use step::{Gradients, forward_backward};

@@ -30,6 +30,8 @@ pub struct RunInfo {
     pub tokens_per_step: usize,
     /// Updates made before, if this continues a run.
     pub resumed_at: u64,
+    /// How prompts are put, if not as they are: `{prompt}` stands for what the user types.
+    pub prompt_template: Option<String>,
     /// Checkpoints that could not be used, with the reason.
     pub skipped: Vec<String>,
 }

@@ -69,7 +69,9 @@ impl ScheduleConfig {
             }),
             ScheduleKind::Wsd => {
                 let decay = self.decay_steps.unwrap_or(end / 5);
-                (end.saturating_sub(decay).max(self.warmup_steps), |x| 1.0 - x)
+                (end.saturating_sub(decay).max(self.warmup_steps), |x| {
+                    1.0 - x
+                })
             }
         };
         if step >= end {
@@ -121,7 +123,11 @@ mod tests {
 
     #[test]
     fn falling_shapes_never_rise_after_warm_up() {
-        for kind in [ScheduleKind::Linear, ScheduleKind::Cosine, ScheduleKind::Wsd] {
+        for kind in [
+            ScheduleKind::Linear,
+            ScheduleKind::Cosine,
+            ScheduleKind::Wsd,
+        ] {
             let rates: Vec<_> = (10..200).map(|s| of(kind).learning_rate(s, 100)).collect();
             assert!(rates.windows(2).all(|pair| pair[1] <= pair[0]), "{kind:?}");
         }

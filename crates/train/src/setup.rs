@@ -39,6 +39,7 @@ pub fn prepare_run(mut config: RunConfig) -> Result<Ingredients, TrainError> {
     let device = name.open()?;
     let dataset = Dataset::build(&config.data)?;
     fit_vocabulary(&mut config, dataset.tokenizer.as_ref())?;
+    check_parameters(&config)?;
     let padding = dataset.tokenizer.specials().padding();
     let context_length = config.model.context_length;
     let loader = Loader::new(
@@ -77,24 +78,17 @@ impl Ingredients {
     /// The model with its first weights: random ones, or those of the starting record.
     ///
     /// # Errors
-    /// [`TrainError::Model`] if the record's weights do not fit, [`TrainError::Config`] if the model
-    /// has not the parameters that the configuration expects.
+    /// [`TrainError::Model`] if the record's weights do not fit.
     pub fn first_model(&self) -> Result<Transformer, TrainError> {
         let config = &self.config;
-        let found = config.model.counts().total();
-        if let Some(expected) = config.expect_parameters
-            && expected != found
-        {
-            return Err(TrainError::config(
-                "expect_parameters",
-                format!("the model has {found} parameters, not {expected}"),
-                "correct the number or the model",
-            ));
-        }
         match &config.start_from {
             Some(path) => {
                 let path = Record::open(path)?.weights_path();
-                Ok(nextword_model::weights::load(&config.model, &path, &self.device)?)
+                Ok(nextword_model::weights::load(
+                    &config.model,
+                    &path,
+                    &self.device,
+                )?)
             }
             None => Ok(config.model.init(&self.device, config.seed)?),
         }
@@ -113,6 +107,19 @@ impl Ingredients {
     /// The tokenizer.
     pub fn tokenizer(&self) -> Arc<dyn Tokenizer> {
         Arc::clone(&self.dataset.tokenizer)
+    }
+}
+
+/// Whether the model is of the size that the configuration states.
+fn check_parameters(config: &RunConfig) -> Result<(), TrainError> {
+    let found = config.model.counts().total();
+    match config.expect_parameters {
+        Some(expected) if expected != found => Err(TrainError::config(
+            "expect_parameters",
+            format!("the model has {found} parameters, not {expected}"),
+            "correct the number or the model",
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -88,7 +88,8 @@ impl ModuleVisitor for Taker {
         let tensor = param.val();
         if let Some(gradient) = tensor.grad_remove(&mut self.gradients) {
             let len = tensor.dims().iter().product::<usize>();
-            self.taken.insert(self.path.join("."), gradient.reshape([len]));
+            self.taken
+                .insert(self.path.join("."), gradient.reshape([len]));
         }
     }
 }

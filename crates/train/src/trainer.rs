@@ -13,9 +13,7 @@ use crate::checkpoint::{self, State};
 use crate::folder::RunFolder;
 use crate::metrics::{MetricsFile, MetricsLine};
 use crate::nonfinite::{first_nonfinite, first_weight};
-use crate::report::{
-    Hooks, Outcome, Reporter, RunInfo, StepReport, StopReason, ValidationReport,
-};
+use crate::report::{Hooks, Outcome, Reporter, RunInfo, StepReport, StopReason, ValidationReport};
 use crate::{Gradients, Ingredients, Optimizer, TrainError, forward_backward};
 
 /// Steps that were prepared ahead of the one in work.
@@ -111,6 +109,16 @@ impl Trainer {
             ));
         }
         let config = &ingredients.config;
+        if found.state.seed != config.seed {
+            return Err(TrainError::run(
+                folder.config_path(),
+                format!(
+                    "it says seed = {}, and the run began with {}: its data order and dropout \
+                     would change; hint: put the old seed back",
+                    config.seed, found.state.seed
+                ),
+            ));
+        }
         let model = found.model(&config.model, &ingredients.device)?;
         let optimizer = found.optimizer(config.optimizer, &ingredients.device)?;
         Self::new(ingredients, folder, model, optimizer, found.state, skipped)
@@ -198,6 +206,7 @@ impl Trainer {
             tokens_per_step: self.ingredients.loader.sequences_per_step()
                 * config.model.context_length,
             resumed_at: self.state.step,
+            prompt_template: config.samples.prompt_template.clone(),
             skipped: self.skipped.clone(),
         }
     }
@@ -328,21 +337,24 @@ impl Trainer {
         }
         let plain = self.model.valid();
         let tokenizer = self.ingredients.tokenizer();
-        let mut page = String::new();
+        let mut page = Vec::new();
         for prompt in &config.prompts {
             let (most, temperature) = (config.max_tokens, config.temperature);
             let seed = self.state.seed.wrapping_add(step);
             match hooks.sample(&plain, &tokenizer, prompt, most, temperature, seed) {
                 Ok(text) => {
                     reporter.sampled(step, prompt, &text);
-                    page.push_str(&format!("--- prompt: {prompt:?}\n{prompt}{text}\n"));
+                    page.push(format!("--- prompt: {prompt:?}\n{prompt}{text}\n"));
                 }
                 Err(e) => reporter.warned(&format!("no sample at step {step}: {e}")),
             }
         }
-        let file = self.folder.samples_path().join(format!("step-{step:08}.txt"));
+        let file = self
+            .folder
+            .samples_path()
+            .join(format!("step-{step:08}.txt"));
         let written = std::fs::create_dir_all(self.folder.samples_path())
-            .and_then(|()| std::fs::write(&file, page));
+            .and_then(|()| std::fs::write(&file, page.concat()));
         if let Err(e) = written {
             reporter.warned(&format!("{}: cannot write the sample: {e}", file.display()));
         }

@@ -55,7 +55,7 @@ mod tests {
             assert_eq!(parts.concat(), text);
             for pair in parts.windows(2) {
                 assert!(
-                    pair[1].starts_with(' ') && !pair[0].ends_with(char::is_whitespace),
+                    pair[1].starts_with([' ', '\n']) && !pair[0].ends_with(char::is_whitespace),
                     "{pair:?}"
                 );
             }

@@ -1,13 +1,21 @@
 //! Claims about the crate as a whole.
 
 mod damage;
+mod hostile;
+mod json_lines;
 mod order;
 mod prepared;
+mod shards;
 mod sources;
 mod stories;
+mod streams;
 mod tokenizers;
+mod vocabularies;
+
+use std::path::Path;
 
 use crate::rng::{Random, RandomSequence};
+use crate::{DataError, Dataset, TokenizerConfig, Tokens};
 
 /// A generator for one test.
 pub(crate) fn random(seed: u64) -> RandomSequence {
@@ -17,8 +25,55 @@ pub(crate) fn random(seed: u64) -> RandomSequence {
 /// Random text: words, scripts of 1 to 4 bytes a character, white space, special tokens.
 pub(crate) fn random_text(random: &mut RandomSequence) -> String {
     const PARTS: &[&str] = &[
-        "a", "b", "the", " ", "  ", "\n", "\r\n", "\t", "don't", "é", "ß", "中文", "\u{3000}", "🙂", "👩‍👩‍👧", "1234", "...",
-        "<EOS>", "<EO", "S>", "Ġ", "\u{FFFD}", "नि", "\u{200b}", "x_y",
+        "a",
+        "b",
+        "the",
+        " ",
+        "  ",
+        "\n",
+        "\r\n",
+        "\t",
+        "don't",
+        "é",
+        "ß",
+        "中文",
+        "\u{3000}",
+        "🙂",
+        "👩‍👩‍👧",
+        "1234",
+        "...",
+        "<EOS>",
+        "<EO",
+        "S>",
+        "Ġ",
+        "\u{FFFD}",
+        "नि",
+        "\u{200b}",
+        "x_y",
     ];
-    (0..random.below(40)).map(|_| PARTS[random.below(PARTS.len())]).collect()
+    (0..random.below(40))
+        .map(|_| PARTS[random.below(PARTS.len())])
+        .collect()
+}
+
+/// All ids of a stream.
+pub(crate) fn ids(tokens: &Tokens) -> Vec<u32> {
+    let mut ids = Vec::new();
+    tokens.read(0..tokens.len(), &mut ids).unwrap();
+    ids
+}
+
+/// Opens a folder without naming a tokenizer.
+pub(crate) fn open(folder: &Path) -> Result<Dataset, DataError> {
+    Dataset::open(folder, &TokenizerConfig::default())
+}
+
+/// The names in a folder, sorted.
+pub(crate) fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort_unstable();
+    names
 }

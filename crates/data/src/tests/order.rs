@@ -18,7 +18,15 @@ fn documents() -> Tokens {
 }
 
 fn config(order: Order, packing: Packing) -> LoaderConfig {
-    LoaderConfig { context_length: 8, batch_size: 4, accumulation: 2, order, packing, seed: 7, padding: 0 }
+    LoaderConfig {
+        context_length: 8,
+        batch_size: 4,
+        accumulation: 2,
+        order,
+        packing,
+        seed: 7,
+        padding: 0,
+    }
 }
 
 const ALL: [(Order, Packing); 4] = [
@@ -46,7 +54,11 @@ fn rows(loader: &Loader, first: u64, steps: u64) -> Vec<(Vec<u32>, Vec<u32>)> {
 fn the_stream_is_the_same_however_a_step_is_split() {
     for (order, packing) in ALL {
         let split = |batch_size, accumulation| {
-            let config = LoaderConfig { batch_size, accumulation, ..config(order, packing) };
+            let config = LoaderConfig {
+                batch_size,
+                accumulation,
+                ..config(order, packing)
+            };
             rows(&Loader::new(documents(), config).unwrap(), 0, 5)
         };
         let whole = split(32, 1);
@@ -61,9 +73,14 @@ fn prefetching_at_any_depth_from_any_step_gives_the_batches_in_order() {
     for (order, packing) in ALL {
         let loader = Loader::new(documents(), config(order, packing)).unwrap();
         for (from, depth) in [(0, 0), (0, 1), (3, 4), (1000, 32)] {
-            let fetched: Vec<TokenBatch> = loader.prefetch(from, depth).take(10).map(Result::unwrap).collect();
-            let direct: Vec<TokenBatch> =
-                (from..from + 5).flat_map(|s| [loader.batch(s, 0).unwrap(), loader.batch(s, 1).unwrap()]).collect();
+            let fetched: Vec<TokenBatch> = loader
+                .prefetch(from, depth)
+                .take(10)
+                .map(Result::unwrap)
+                .collect();
+            let direct: Vec<TokenBatch> = (from..from + 5)
+                .flat_map(|s| [loader.batch(s, 0).unwrap(), loader.batch(s, 1).unwrap()])
+                .collect();
             assert_eq!(fetched, direct);
         }
     }
@@ -72,41 +89,91 @@ fn prefetching_at_any_depth_from_any_step_gives_the_batches_in_order() {
 #[test]
 fn a_resumed_stream_equals_the_rest_of_an_uninterrupted_one() {
     for (order, packing) in ALL {
-        let whole = rows(&Loader::new(documents(), config(order, packing)).unwrap(), 0, 20);
-        let resumed = rows(&Loader::new(documents(), config(order, packing)).unwrap(), 13, 7);
+        let whole = rows(
+            &Loader::new(documents(), config(order, packing)).unwrap(),
+            0,
+            20,
+        );
+        let resumed = rows(
+            &Loader::new(documents(), config(order, packing)).unwrap(),
+            13,
+            7,
+        );
         assert_eq!(whole[13 * 8..], resumed);
-        let other_seed = LoaderConfig { seed: 8, ..config(order, packing) };
-        assert_ne!(whole, rows(&Loader::new(documents(), other_seed).unwrap(), 0, 20));
+        let other_seed = LoaderConfig {
+            seed: 8,
+            ..config(order, packing)
+        };
+        assert_ne!(
+            whole,
+            rows(&Loader::new(documents(), other_seed).unwrap(), 0, 20)
+        );
     }
 }
 
 #[test]
 fn an_epoch_visits_each_window_once_and_the_next_in_another_order() {
     for packing in [Packing::Packed, Packing::Documents] {
-        let config = LoaderConfig { batch_size: 1, accumulation: 1, ..config(Order::Epoch, packing) };
+        let config = LoaderConfig {
+            batch_size: 1,
+            accumulation: 1,
+            ..config(Order::Epoch, packing)
+        };
         let loader = Loader::new(documents(), config).unwrap();
         let epoch = loader.sequences_per_epoch();
-        let starts = |first| rows(&loader, first, epoch as u64).iter().map(|row| row.0[0]).collect::<Vec<u32>>();
+        let starts = |first| {
+            rows(&loader, first, epoch as u64)
+                .iter()
+                .map(|row| row.0[0])
+                .collect::<Vec<u32>>()
+        };
         let (first, second) = (starts(0), starts(epoch as u64));
         assert_eq!(first.iter().collect::<HashSet<_>>().len(), epoch);
         assert_ne!(first, second);
     }
     // Documents have targets for every token but their first, and an epoch has each once.
-    let config = LoaderConfig { batch_size: 1, accumulation: 1, ..config(Order::Epoch, Packing::Documents) };
+    let config = LoaderConfig {
+        batch_size: 1,
+        accumulation: 1,
+        ..config(Order::Epoch, Packing::Documents)
+    };
     let loader = Loader::new(documents(), config).unwrap();
     let all = rows(&loader, 0, loader.sequences_per_epoch() as u64);
-    let mut targets: Vec<u32> = all.into_iter().flat_map(|row| row.1).filter(|&id| id != IGNORE).collect();
+    let mut targets: Vec<u32> = all
+        .into_iter()
+        .flat_map(|row| row.1)
+        .filter(|&id| id != IGNORE)
+        .collect();
     targets.sort_unstable();
-    let firsts: HashSet<u32> = documents().document_starts().map(|start| start as u32).collect();
-    assert_eq!(targets, (0..75).filter(|id| !firsts.contains(id)).collect::<Vec<u32>>());
+    let firsts: HashSet<u32> = documents()
+        .document_starts()
+        .map(|start| start as u32)
+        .collect();
+    assert_eq!(
+        targets,
+        (0..75)
+            .filter(|id| !firsts.contains(id))
+            .collect::<Vec<u32>>()
+    );
 }
 
 #[test]
 fn epochs_leave_no_token_unseen_for_ever() {
-    let config = LoaderConfig { batch_size: 1, accumulation: 1, ..config(Order::Epoch, Packing::Packed) };
+    let config = LoaderConfig {
+        batch_size: 1,
+        accumulation: 1,
+        ..config(Order::Epoch, Packing::Packed)
+    };
     let loader = Loader::new(numbers(8 * 5 + 7), config).unwrap();
-    let seen: HashSet<u32> = rows(&loader, 0, 5 * 60).into_iter().flat_map(|row| row.1).collect();
-    assert_eq!(seen.len(), 8 * 5 + 6, "all but the very first token are targets in some epoch");
+    let seen: HashSet<u32> = rows(&loader, 0, 5 * 60)
+        .into_iter()
+        .flat_map(|row| row.1)
+        .collect();
+    assert_eq!(
+        seen.len(),
+        8 * 5 + 6,
+        "all but the very first token are targets in some epoch"
+    );
 }
 
 #[test]
@@ -114,24 +181,42 @@ fn random_windows_start_anywhere_and_targets_are_the_next_tokens() {
     let loader = Loader::new(numbers(40), config(Order::Random, Packing::Packed)).unwrap();
     let rows = rows(&loader, 0, 100);
     for (inputs, targets) in &rows {
-        assert!(inputs.iter().zip(targets).all(|(input, target)| input + 1 == *target));
+        assert!(
+            inputs
+                .iter()
+                .zip(targets)
+                .all(|(input, target)| input + 1 == *target)
+        );
         assert!(inputs.windows(2).all(|pair| pair[0] + 1 == pair[1]));
     }
     let starts: HashSet<u32> = rows.iter().map(|row| row.0[0]).collect();
-    assert_eq!(starts.len(), 40 - 8, "each of the places where a window fits");
+    assert_eq!(
+        starts.len(),
+        40 - 8,
+        "each of the places where a window fits"
+    );
 }
 
 #[test]
 fn a_documents_window_is_padded_without_loss_and_stays_inside_it() {
     let tokens = Tokens::from_documents([vec![1, 2, 3], vec![4; 12]]);
-    let config = LoaderConfig { padding: 9, batch_size: 3, accumulation: 1, ..config(Order::Epoch, Packing::Documents) };
+    let config = LoaderConfig {
+        padding: 9,
+        batch_size: 3,
+        accumulation: 1,
+        ..config(Order::Epoch, Packing::Documents)
+    };
     let batch = Loader::new(tokens, config).unwrap().batch(0, 0).unwrap();
-    let mut rows: Vec<(&[u32], &[u32])> = batch.inputs.chunks(8).zip(batch.targets.chunks(8)).collect();
+    let mut rows: Vec<(&[u32], &[u32])> = batch
+        .inputs
+        .chunks(8)
+        .zip(batch.targets.chunks(8))
+        .collect();
     rows.sort_unstable();
     let i = IGNORE;
     let short = (&[1, 2, 9, 9, 9, 9, 9, 9][..], &[2, 3, i, i, i, i, i, i][..]);
     let rest = (&[4, 4, 4, 9, 9, 9, 9, 9][..], &[4, 4, 4, i, i, i, i, i][..]);
-    assert_eq!(rows, [short, rest, (&[4; 8][..], &[4; 8][..])]);
+    assert_eq!(rows, [short, (&[4; 8][..], &[4; 8][..]), rest]);
     assert_eq!(batch.target_count(), 2 + 11);
 }
 
@@ -139,16 +224,29 @@ fn a_documents_window_is_padded_without_loss_and_stays_inside_it() {
 fn evaluation_predicts_each_token_after_the_first_exactly_once() {
     let mut random = random(6);
     for _ in 0..60 {
-        let (count, context, rows) = (2 + random.below(100), 1 + random.below(20), 1 + random.below(9));
+        let (count, context, rows) = (
+            2 + random.below(100),
+            1 + random.below(20),
+            1 + random.below(9),
+        );
         let windows = EvalWindows::new(numbers(count), context, Packing::Packed, 0).unwrap();
         let batches: Vec<TokenBatch> = windows.batches(rows).map(Result::unwrap).collect();
-        assert_eq!(batches.iter().map(|batch| batch.batch).sum::<usize>(), windows.len());
-        let targets = batches.iter().flat_map(|batch| batch.targets.iter().copied());
+        assert_eq!(
+            batches.iter().map(|batch| batch.batch).sum::<usize>(),
+            windows.len()
+        );
+        let targets = batches
+            .iter()
+            .flat_map(|batch| batch.targets.iter().copied());
         let targets: Vec<u32> = targets.filter(|&id| id != IGNORE).collect();
         assert_eq!(targets, (1..count as u32).collect::<Vec<u32>>());
         for batch in &batches {
             let pairs = batch.inputs.iter().zip(&batch.targets);
-            assert!(pairs.filter(|pair| *pair.1 != IGNORE).all(|(input, target)| input + 1 == *target));
+            assert!(
+                pairs
+                    .filter(|pair| *pair.1 != IGNORE)
+                    .all(|(input, target)| input + 1 == *target)
+            );
         }
     }
 }
@@ -156,29 +254,60 @@ fn evaluation_predicts_each_token_after_the_first_exactly_once() {
 #[test]
 fn evaluation_by_documents_keeps_their_borders_and_a_limit_spreads_over_the_split() {
     let windows = EvalWindows::new(documents(), 8, Packing::Documents, 0).unwrap();
-    let targets: usize = windows.batches(4).map(|batch| batch.unwrap().target_count()).sum();
+    let targets: usize = windows
+        .batches(4)
+        .map(|batch| batch.unwrap().target_count())
+        .sum();
     assert_eq!(targets, 75 - 10);
-    let limited = EvalWindows::new(numbers(8001), 8, Packing::Packed, 0).unwrap().limit(10);
-    let starts: Vec<u32> = limited.batches(1).map(|batch| batch.unwrap().inputs[0]).collect();
+    let limited = EvalWindows::new(numbers(8001), 8, Packing::Packed, 0)
+        .unwrap()
+        .limit(10);
+    let starts: Vec<u32> = limited
+        .batches(1)
+        .map(|batch| batch.unwrap().inputs[0])
+        .collect();
     assert_eq!(starts, (0..10).map(|i| i * 800).collect::<Vec<u32>>());
 }
 
 #[test]
 fn data_shorter_than_a_window_is_an_error_with_both_numbers_and_the_fix() {
-    let error = Loader::new(numbers(8), config(Order::Random, Packing::Packed)).unwrap_err().to_string();
-    assert!(error.contains("has 8 tokens") && error.contains("needs 9") && error.contains("to 7 or less"), "{error}");
+    let error = Loader::new(numbers(8), config(Order::Random, Packing::Packed))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("has 8 tokens")
+            && error.contains("needs 9")
+            && error.contains("to 7 or less"),
+        "{error}"
+    );
     assert!(Loader::new(numbers(9), config(Order::Epoch, Packing::Packed)).is_ok());
     let single = Tokens::from_documents([vec![1], vec![2]]);
-    assert!(Loader::new(single, config(Order::Epoch, Packing::Documents)).unwrap_err().to_string().contains("hint:"));
+    assert!(
+        Loader::new(single, config(Order::Epoch, Packing::Documents))
+            .unwrap_err()
+            .to_string()
+            .contains("hint:")
+    );
     assert!(EvalWindows::new(numbers(1), 8, Packing::Packed, 0).is_err());
-    let zero = LoaderConfig { batch_size: 0, ..config(Order::Epoch, Packing::Packed) };
-    assert!(Loader::new(numbers(100), zero).unwrap_err().to_string().contains("batch_size = 0"));
+    let zero = LoaderConfig {
+        batch_size: 0,
+        ..config(Order::Epoch, Packing::Packed)
+    };
+    assert!(
+        Loader::new(numbers(100), zero)
+            .unwrap_err()
+            .to_string()
+            .contains("batch_size = 0")
+    );
 }
 
 #[test]
 fn baselines_are_what_counting_by_hand_gives() {
     // Training: 0 1 0 1 0; validation: 0 1.
-    let (train, validation) = (Tokens::from_ids(vec![0, 1, 0, 1, 0]), Tokens::from_ids(vec![0, 1]));
+    let (train, validation) = (
+        Tokens::from_ids(vec![0, 1, 0, 1, 0]),
+        Tokens::from_ids(vec![0, 1]),
+    );
     let baselines = Baselines::measure(&train, &validation, 2).unwrap();
     let unigram: f64 = 3.0 / 7.0; // (2 + 1) / (5 + 2)
     let bigram = (2.0 + unigram) / 3.0; // seen twice after 0, which was seen twice, before 1 kind
@@ -190,8 +319,15 @@ fn baselines_are_what_counting_by_hand_gives() {
 
 #[test]
 fn bigrams_predict_stories_better_than_unigrams_and_those_better_than_chance() {
-    let config = DataConfig { builtin: Some(Builtin::Stories), documents: 100, ..DataConfig::default() };
+    let config = DataConfig {
+        builtin: Some(Builtin::Stories),
+        documents: 100,
+        ..DataConfig::default()
+    };
     let data = Dataset::build(&config).unwrap();
     let b = Baselines::measure(&data.train, &data.validation, data.tokenizer.vocab_size()).unwrap();
-    assert!(b.bigram + 0.3 < b.unigram && b.unigram + 0.3 < b.uniform, "{b:?}");
+    assert!(
+        b.bigram + 0.3 < b.unigram && b.unigram + 0.3 < b.uniform,
+        "{b:?}"
+    );
 }

@@ -4,7 +4,10 @@ use crate::tests::{random, random_text};
 use crate::*;
 
 fn config(kind: TokenizerKind) -> TokenizerConfig {
-    TokenizerConfig { kind, ..TokenizerConfig::default() }
+    TokenizerConfig {
+        kind,
+        ..TokenizerConfig::default()
+    }
 }
 
 fn build(config: &TokenizerConfig, text: &str) -> Arc<dyn Tokenizer> {
@@ -18,8 +21,18 @@ fn all_text() -> String {
 }
 
 fn exact_tokenizers() -> Vec<Arc<dyn Tokenizer>> {
-    let bpe = TokenizerConfig { vocab_size: Some(400), ..config(TokenizerKind::Bpe) };
-    [config(TokenizerKind::Char), config(TokenizerKind::Byte), bpe].iter().map(|c| build(c, &all_text())).collect()
+    let bpe = TokenizerConfig {
+        vocab_size: Some(400),
+        ..config(TokenizerKind::Bpe)
+    };
+    [
+        config(TokenizerKind::Char),
+        config(TokenizerKind::Byte),
+        bpe,
+    ]
+    .iter()
+    .map(|c| build(c, &all_text()))
+    .collect()
 }
 
 #[test]
@@ -30,8 +43,17 @@ fn decoding_an_encoding_gives_the_text_without_special_tokens() {
             let text = random_text(&mut random);
             let encoding = tokenizer.encode(&text);
             assert_eq!(encoding.unknown, Vec::<String>::new(), "{text:?}");
-            assert_eq!(tokenizer.decode(&encoding.ids), text.replace("<EOS>", ""), "{tokenizer:?}");
-            assert!(encoding.ids.iter().all(|&id| (id as usize) < tokenizer.vocab_size()));
+            assert_eq!(
+                tokenizer.decode(&encoding.ids),
+                text.replace("<EOS>", ""),
+                "{tokenizer:?}"
+            );
+            assert!(
+                encoding
+                    .ids
+                    .iter()
+                    .all(|&id| (id as usize) < tokenizer.vocab_size())
+            );
             let eos = tokenizer.specials().eos.unwrap();
             let count = encoding.ids.iter().filter(|&&id| id == eos).count();
             assert_eq!(count, text.matches("<EOS>").count());
@@ -45,12 +67,20 @@ fn words_come_back_joined_by_one_space() {
     let mut random = random(2);
     for _ in 0..500 {
         let text = random_text(&mut random).replace("<EOS>", " <EOS> ");
-        let expected: Vec<&str> = text.split_whitespace().filter(|word| *word != "<EOS>").collect();
+        let expected: Vec<&str> = text
+            .split_whitespace()
+            .filter(|word| *word != "<EOS>")
+            .collect();
         let encoding = tokenizer.encode(&text);
         if encoding.unknown.is_empty() {
             assert_eq!(tokenizer.decode(&encoding.ids), expected.join(" "));
         } else {
-            assert!(encoding.unknown.iter().all(|word| expected.contains(&word.as_str())));
+            assert!(
+                encoding
+                    .unknown
+                    .iter()
+                    .all(|word| expected.contains(&word.as_str()))
+            );
         }
     }
 }
@@ -64,7 +94,9 @@ fn a_stream_gives_the_same_text_as_decoding_the_whole() {
         for round in 0..300 {
             // Half of the rounds are ids at random: for bytes mostly no UTF-8.
             let ids = if round % 2 == 0 {
-                (0..random.below(60)).map(|_| random.below(tokenizer.vocab_size() + 1) as u32).collect()
+                (0..random.below(60))
+                    .map(|_| random.below(tokenizer.vocab_size() + 1) as u32)
+                    .collect()
             } else {
                 tokenizer.encode(&random_text(&mut random)).ids
             };
@@ -81,7 +113,12 @@ fn a_stream_gives_the_same_text_as_decoding_the_whole() {
 fn a_stream_never_gives_half_a_character() {
     let tokenizer = build(&config(TokenizerKind::Byte), "");
     let mut stream = DecodeStream::new(tokenizer.clone());
-    let given: Vec<Option<String>> = tokenizer.encode("a🙂b").ids.iter().map(|&id| stream.push(id)).collect();
+    let given: Vec<Option<String>> = tokenizer
+        .encode("a🙂b")
+        .ids
+        .iter()
+        .map(|&id| stream.push(id))
+        .collect();
     let text = |piece: &str| Some(piece.to_owned());
     assert_eq!(given, [text("a"), None, None, None, text("🙂"), text("b")]);
     assert_eq!(stream.push(0xF0), None);
@@ -98,9 +135,19 @@ fn a_stream_keeps_the_spaces_of_sentencepiece() {
         "decoder":{"type":"Metaspace","replacement":"▁","prepend_scheme":"always","split":true},
         "model":{"type":"WordLevel","vocab":{"▁one":0,"▁two":1,"<unk>":2,"</s>":3},"unk_token":"<unk>"}}"#;
     let tokenizer = parse_tokenizer(json, "test").unwrap();
-    assert_eq!(tokenizer.specials(), Specials { eos: Some(3), unk: Some(2), pad: None });
+    assert_eq!(
+        tokenizer.specials(),
+        Specials {
+            eos: Some(3),
+            unk: Some(2),
+            pad: None
+        }
+    );
     let encoding = tokenizer.encode("one two three one");
-    assert_eq!((encoding.ids.as_slice(), encoding.unknown.len()), (&[0, 1, 2, 0][..], 1));
+    assert_eq!(
+        (encoding.ids.as_slice(), encoding.unknown.len()),
+        (&[0, 1, 2, 0][..], 1)
+    );
     let ids = [0, 1, 3, 1, 0];
     let mut stream = DecodeStream::new(tokenizer.clone());
     let pieces: Vec<String> = ids.iter().filter_map(|&id| stream.push(id)).collect();
@@ -111,10 +158,18 @@ fn a_stream_keeps_the_spaces_of_sentencepiece() {
 
 #[test]
 fn characters_are_sorted_and_the_end_token_comes_after_them() {
-    let plain = TokenizerConfig { eos: String::new(), ..config(TokenizerKind::Char) };
+    let plain = TokenizerConfig {
+        eos: String::new(),
+        ..config(TokenizerKind::Char)
+    };
     let tokenizer = build(&plain, "hello\n<EOS>é");
     assert_eq!(tokenizer.vocab_size(), "\n<>EOShelo".len() + 1);
-    assert_eq!((0..10).map(|id| tokenizer.piece(id).unwrap()).collect::<String>(), "\n<>EOSehlo");
+    assert_eq!(
+        (0..10)
+            .map(|id| tokenizer.piece(id).unwrap())
+            .collect::<String>(),
+        "\n<>EOSehlo"
+    );
     assert_eq!(tokenizer.specials(), Specials::default());
 
     let tokenizer = build(&config(TokenizerKind::Char), "ba<EOS>");
@@ -125,11 +180,32 @@ fn characters_are_sorted_and_the_end_token_comes_after_them() {
 #[test]
 fn unknown_characters_are_dropped_or_replaced_and_always_reported() {
     let dropped = build(&config(TokenizerKind::Char), "abc").encode("axbxz");
-    assert_eq!(dropped, Encoding { ids: vec![0, 1], unknown: vec!["x".into(), "z".into()] });
-    let with_unk = TokenizerConfig { unk: "<unk>".into(), ..config(TokenizerKind::Char) };
+    assert_eq!(
+        dropped,
+        Encoding {
+            ids: vec![0, 1],
+            unknown: vec!["x".into(), "z".into()]
+        }
+    );
+    let with_unk = TokenizerConfig {
+        unk: "<unk>".into(),
+        ..config(TokenizerKind::Char)
+    };
     let replaced = build(&with_unk, "abc").encode("axb");
-    assert_eq!(replaced, Encoding { ids: vec![0, 4, 1], unknown: vec!["x".into()] });
-    let words = build(&TokenizerConfig { unk: "<unk>".into(), ..config(TokenizerKind::Word) }, "one two");
+    assert_eq!(
+        replaced,
+        Encoding {
+            ids: vec![0, 4, 1],
+            unknown: vec!["x".into()]
+        }
+    );
+    let words = build(
+        &TokenizerConfig {
+            unk: "<unk>".into(),
+            ..config(TokenizerKind::Word)
+        },
+        "one two",
+    );
     assert_eq!(words.encode("one six <EOS>").ids, [0, 3, 2]);
 }
 
@@ -144,11 +220,26 @@ fn statquests_words_have_statquests_ids() {
 
 #[test]
 fn a_saved_tokenizer_comes_back_with_the_same_ids() {
-    let specials = |kind| TokenizerConfig { unk: "<unk>".into(), pad: "<pad>".into(), ..config(kind) };
+    let specials = |kind| TokenizerConfig {
+        unk: "<unk>".into(),
+        pad: "<pad>".into(),
+        ..config(kind)
+    };
     let mut configs: Vec<TokenizerConfig> = Vec::new();
-    for kind in [TokenizerKind::Char, TokenizerKind::Byte, TokenizerKind::Word, TokenizerKind::Bpe] {
-        let odd = TokenizerConfig { eos: "<FIN>".into(), ..config(kind) };
-        let none = TokenizerConfig { eos: String::new(), ..config(kind) };
+    for kind in [
+        TokenizerKind::Char,
+        TokenizerKind::Byte,
+        TokenizerKind::Word,
+        TokenizerKind::Bpe,
+    ] {
+        let odd = TokenizerConfig {
+            eos: "<FIN>".into(),
+            ..config(kind)
+        };
+        let none = TokenizerConfig {
+            eos: String::new(),
+            ..config(kind)
+        };
         configs.extend([config(kind), specials(kind), odd, none]);
     }
     let folder = tempfile::tempdir().unwrap();
@@ -157,12 +248,25 @@ fn a_saved_tokenizer_comes_back_with_the_same_ids() {
         let tokenizer = build(&config, &all_text());
         std::fs::write(&path, tokenizer.to_json().unwrap()).unwrap();
         let again = load_tokenizer(&path).unwrap();
-        let kind = |tokenizer: &Arc<dyn Tokenizer>| format!("{tokenizer:?}").split(' ').next().unwrap().to_owned();
+        let kind = |tokenizer: &Arc<dyn Tokenizer>| {
+            format!("{tokenizer:?}")
+                .split(' ')
+                .next()
+                .unwrap()
+                .to_owned()
+        };
         assert_eq!(kind(&again), kind(&tokenizer), "{config:?}");
-        assert_eq!((again.specials(), again.hash()), (tokenizer.specials(), tokenizer.hash()), "{config:?}");
+        assert_eq!(
+            (again.specials(), again.hash()),
+            (tokenizer.specials(), tokenizer.hash()),
+            "{config:?}"
+        );
         // The same file read by the `tokenizers` crate itself gives the same ids.
         let other = HuggingFaceTokenizer::from_json(&tokenizer.to_json().unwrap(), "test").unwrap();
-        assert_eq!((other.vocab_size(), other.hash()), (tokenizer.vocab_size(), tokenizer.hash()));
+        assert_eq!(
+            (other.vocab_size(), other.hash()),
+            (tokenizer.vocab_size(), tokenizer.hash())
+        );
         let mut random = random(5);
         for _ in 0..50 {
             let text = random_text(&mut random);
@@ -179,20 +283,38 @@ fn a_saved_tokenizer_comes_back_with_the_same_ids() {
 #[test]
 fn training_bpe_twice_gives_the_same_vocabulary_of_the_size_asked_for() {
     let text: String = Stories::new(1, 60).iter().collect();
-    let config = TokenizerConfig { vocab_size: Some(600), ..config(TokenizerKind::Bpe) };
+    let config = TokenizerConfig {
+        vocab_size: Some(600),
+        ..config(TokenizerKind::Bpe)
+    };
     let first = build(&config, &text);
     assert_eq!((first.vocab_size(), first.specials().eos), (600, Some(599)));
     assert_eq!(first.hash(), build(&config, &text).hash());
     let in_parts = crate::documents::cut_text(&text, 100).map(|part| Ok(part.to_owned()));
-    assert_eq!(first.hash(), build_tokenizer(&config, in_parts.collect::<Vec<_>>().into_iter()).unwrap().hash());
+    assert_eq!(
+        first.hash(),
+        build_tokenizer(&config, in_parts.collect::<Vec<_>>().into_iter())
+            .unwrap()
+            .hash()
+    );
     assert!(first.encode(&text).ids.len() * 2 < text.len());
-    assert_eq!(first.token(first.encode(" there").ids[0]).unwrap().chars().next(), Some(' '));
+    assert_eq!(
+        first
+            .token(first.encode(" there").ids[0])
+            .unwrap()
+            .chars()
+            .next(),
+        Some(' ')
+    );
 }
 
 #[test]
 fn an_error_in_the_texts_ends_every_training() {
     for kind in [TokenizerKind::Char, TokenizerKind::Word, TokenizerKind::Bpe] {
-        let texts = [Ok("some text".to_owned()), Err(DataError::config("the disk broke"))];
+        let texts = [
+            Ok("some text".to_owned()),
+            Err(DataError::config("the disk broke")),
+        ];
         let error = build_tokenizer(&config(kind), texts.into_iter()).unwrap_err();
         assert_eq!(error.to_string(), "the disk broke");
     }
@@ -202,24 +324,47 @@ fn an_error_in_the_texts_ends_every_training() {
 fn a_given_files_end_token_can_be_chosen() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tokenizer.json");
-    std::fs::write(&path, build(&config(TokenizerKind::Byte), "").to_json().unwrap()).unwrap();
+    std::fs::write(
+        &path,
+        build(&config(TokenizerKind::Byte), "").to_json().unwrap(),
+    )
+    .unwrap();
     let with = |eos: &str| {
-        let config = TokenizerConfig { file: Some(path.clone()), eos: eos.into(), ..TokenizerConfig::default() };
+        let config = TokenizerConfig {
+            file: Some(path.clone()),
+            eos: eos.into(),
+            ..TokenizerConfig::default()
+        };
         build_tokenizer(&config, std::iter::empty()).map(|tokenizer| tokenizer.specials().eos)
     };
     assert_eq!(with("<EOS>").unwrap(), Some(256));
     assert_eq!(with("").unwrap(), None);
     assert_eq!(with("A").unwrap(), Some(65));
-    assert!(with("<nothing>").unwrap_err().to_string().contains("has no token \"<nothing>\""));
+    assert!(
+        with("<nothing>")
+            .unwrap_err()
+            .to_string()
+            .contains("has no token \"<nothing>\"")
+    );
 }
 
 #[test]
 fn settings_that_do_not_fit_name_the_key() {
-    let small = TokenizerConfig { vocab_size: Some(256), ..config(TokenizerKind::Bpe) };
-    let odd = TokenizerConfig { vocab_size: Some(100), ..config(TokenizerKind::Char) };
+    let small = TokenizerConfig {
+        vocab_size: Some(256),
+        ..config(TokenizerKind::Bpe)
+    };
+    let odd = TokenizerConfig {
+        vocab_size: Some(100),
+        ..config(TokenizerKind::Char)
+    };
     for config in [small, odd] {
         let error = build_tokenizer(&config, std::iter::empty()).unwrap_err();
-        assert!(error.to_string().contains("tokenizer.vocab_size") && error.to_string().contains("hint:"), "{error}");
+        assert!(
+            error.to_string().contains("tokenizer.vocab_size")
+                && error.to_string().contains("hint:"),
+            "{error}"
+        );
         assert_eq!(error.class(), ErrorClass::Usage);
     }
 }

@@ -1,5 +1,6 @@
 //! Any tokenizer of Hugging Face's `tokenizers`, from its `tokenizer.json`.
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde_json::Value;
@@ -31,8 +32,8 @@ const NOT_EOS: &[&str] = &[
 /// Ids above this are a damaged file: the largest vocabularies in use have about 300,000 tokens.
 const MAX_VOCAB: usize = 1 << 24;
 
-/// A wrapper around `tokenizers::Tokenizer`. Padding and truncation that the file asks for are
-/// switched off, and no panic of that crate gets out.
+/// A wrapper around `tokenizers::Tokenizer`. Padding, truncation and BPE's random dropout that the
+/// file asks for are switched off, and no panic of that crate gets out.
 #[derive(Debug, Clone)]
 pub struct HuggingFaceTokenizer {
     inner: Box<tokenizers::Tokenizer>,
@@ -79,25 +80,22 @@ impl HuggingFaceTokenizer {
                 "has no `model`; hint: give a Hugging Face tokenizer.json",
             ));
         }
+        let json = without_dropout(file, json);
         let inner = guarded(place, || {
-            let mut inner = tokenizers::Tokenizer::from_bytes(json)?;
+            let mut inner = tokenizers::Tokenizer::from_bytes(json.as_bytes())?;
             inner.with_truncation(None)?;
             inner.with_padding(None);
             Ok(Box::new(inner))
         })?;
-        let vocab_size = guarded(place, || {
-            Ok(inner
-                .get_vocab(true)
-                .into_values()
-                .max()
-                .map_or(0, |id| id as usize + 1))
-        })?;
+        let ids: Vec<u32> = guarded(place, || Ok(inner.get_vocab(true).into_values().collect()))?;
+        let vocab_size = ids.iter().max().map_or(0, |&id| id as usize + 1);
         if vocab_size == 0 || vocab_size > MAX_VOCAB {
             return Err(DataError::tokenizer(
                 place,
                 format!("has ids up to {vocab_size}, expected 1 to {MAX_VOCAB}"),
             ));
         }
+        check_distinct(&ids, vocab_size, place)?;
         check_added_tokens(file, &inner, place)?;
         let byte_level = matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
         let specials = find_specials(file, &inner);
@@ -160,6 +158,29 @@ impl HuggingFaceTokenizer {
             encoding.note_unknown(text.get(start..end).unwrap_or(""));
         }
         Ok(())
+    }
+}
+
+/// The file without BPE dropout, which would encode the same text to other ids each time.
+fn without_dropout<'a>(file: &Value, json: &'a str) -> Cow<'a, str> {
+    if file["model"]["dropout"].is_null() {
+        return Cow::Borrowed(json);
+    }
+    let mut file = file.clone();
+    file["model"]["dropout"] = Value::Null;
+    Cow::Owned(file.to_string())
+}
+
+/// Which of two tokens with one id is meant would change from one reading to the next.
+fn check_distinct(ids: &[u32], vocab_size: usize, place: &str) -> Result<(), DataError> {
+    let mut used = vec![false; vocab_size];
+    let twice = |&&id: &&u32| std::mem::replace(&mut used[id as usize], true);
+    match ids.iter().find(twice) {
+        Some(id) => Err(DataError::tokenizer(
+            place,
+            format!("has several tokens with id {id}; hint: the file is damaged"),
+        )),
+        None => Ok(()),
     }
 }
 

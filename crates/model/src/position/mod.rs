@@ -6,8 +6,8 @@ mod sinusoidal;
 
 use serde::{Deserialize, Serialize};
 
-pub use alibi::alibi_slopes;
 pub(crate) use alibi::alibi_bias;
+pub use alibi::alibi_slopes;
 pub(crate) use rotary::{Rotary, rotate};
 pub use rotary::{RotaryConfig, RotaryScaling};
 pub(crate) use sinusoidal::sinusoidal_table;

@@ -94,9 +94,7 @@ impl RotaryConfig {
     pub fn frequencies(&self, head_dim: usize) -> Vec<f64> {
         let d = head_dim as f64;
         let base = match self.scaling {
-            RotaryScaling::Ntk { factor } if head_dim > 2 => {
-                self.base * factor.powf(d / (d - 2.0))
-            }
+            RotaryScaling::Ntk { factor } if head_dim > 2 => self.base * factor.powf(d / (d - 2.0)),
             _ => self.base,
         };
         (0..head_dim / 2)
@@ -156,7 +154,7 @@ impl Rotary {
 }
 
 /// Turns `x`, `[batch, heads, seq, head_dim]`, by `cos` and `sin`, `[batch or 1, 1, seq, head_dim]`:
-/// the pair (i, i + head_dim / 2) is turned as one, which is the rotate-half layout.
+/// the pair (i, `i + head_dim / 2`) is turned as one, which is the rotate-half layout.
 pub(crate) fn rotate(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
     let half = x.dims()[3] / 2;
     let first = x.clone().narrow(3, 0, half);

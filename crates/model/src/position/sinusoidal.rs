@@ -6,11 +6,19 @@ use burn::tensor::{Device, Tensor, TensorData};
 ///
 /// Each number pair is a wave of its own frequency, from one turn in `2 pi` tokens down to one in
 /// `20000 pi` (Vaswani et al. 2017, section 3.5).
-pub(crate) fn sinusoidal_table(context_length: usize, d_model: usize, device: &Device) -> Tensor<2> {
+pub(crate) fn sinusoidal_table(
+    context_length: usize,
+    d_model: usize,
+    device: &Device,
+) -> Tensor<2> {
     let value = |position: usize, i: usize| {
         let frequency = 10_000_f64.powf(-((i / 2 * 2) as f64) / d_model as f64);
         let angle = position as f64 * frequency;
-        if i.is_multiple_of(2) { angle.sin() } else { angle.cos() }
+        if i.is_multiple_of(2) {
+            angle.sin()
+        } else {
+            angle.cos()
+        }
     };
     let values: Vec<f32> = (0..context_length)
         .flat_map(|p| (0..d_model).map(move |i| value(p, i) as f32))

@@ -63,7 +63,13 @@ impl Checkpoint {
                 return Err(format!("{} is damaged: its sha256 differs", entry.name));
             }
         }
-        for name in [STATE, OPTIMIZER, "model.safetensors", "config.json", "tokenizer.json"] {
+        for name in [
+            STATE,
+            OPTIMIZER,
+            "model.safetensors",
+            "config.json",
+            "tokenizer.json",
+        ] {
             if !manifest.files.iter().any(|entry| entry.name == name) {
                 return Err(format!("{name} is not in its manifest"));
             }

@@ -1,6 +1,5 @@
 //! Writing a checkpoint.
 
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -49,7 +48,7 @@ fn write_all(
     }
     Record::save(scratch, model, tokenizer_json, card)?;
     let moments = optimizer.state();
-    weights::save_tensors(&moments, &scratch.join(OPTIMIZER), HashMap::new())?;
+    weights::save_tensors(&moments, &scratch.join(OPTIMIZER))?;
     // The state holds plain numbers, which JSON can always express.
     let json = serde_json::to_vec_pretty(state).unwrap_or_default();
     write_atomically(&scratch.join(STATE), &json)?;

@@ -76,7 +76,11 @@ impl OptimizerConfig {
         ] {
             if !(value.is_finite() && value >= 0.0) {
                 let problem = format!("{value} is not a number of 0 or more");
-                return Err(TrainError::config(key, problem, "leave it out for the default"));
+                return Err(TrainError::config(
+                    key,
+                    problem,
+                    "leave it out for the default",
+                ));
             }
         }
         Ok(())

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use nextword_model::Transformer;
+use nextword_model::weights::NamedTensors;
 
 pub use config::{OptimizerConfig, OptimizerKind};
 
@@ -45,9 +46,8 @@ impl Optimizer {
     /// Numbers kept for each parameter by the optimizer of `config`.
     pub fn numbers_per_parameter(config: &OptimizerConfig) -> usize {
         match config.kind {
-            OptimizerKind::Adamw => 2,
-            // Embeddings and vectors keep two, the matrices of the blocks one.
-            OptimizerKind::Muon => 2,
+            // Muon's matrices keep one, the rest two as AdamW.
+            OptimizerKind::Adamw | OptimizerKind::Muon => 2,
             OptimizerKind::Sgd => usize::from(config.momentum > 0.0),
         }
     }
@@ -73,7 +73,7 @@ impl Optimizer {
     }
 
     /// The state as named flat tensors: `NAME.first`, `NAME.second`.
-    pub fn state(&self) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
+    pub fn state(&self) -> NamedTensors {
         let mut state = BTreeMap::new();
         for (name, moments) in &self.moments {
             for (suffix, tensor) in [("first", &moments.first), ("second", &moments.second)] {
@@ -90,7 +90,7 @@ impl Optimizer {
     pub fn restore(
         config: OptimizerConfig,
         updates: u64,
-        state: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+        state: NamedTensors,
         device: &Device,
     ) -> Self {
         let mut optimizer = Self::new(config);
@@ -222,14 +222,9 @@ impl ModuleMapper for Updater<'_> {
             let shape = tensor.dims();
             let len = shape.iter().product::<usize>();
             let flat = tensor.inner().reshape([len]);
-            let new = self.optimizer.step(
-                &path,
-                &shape,
-                flat,
-                gradient,
-                self.rate,
-                self.share_of_peak,
-            );
+            let new =
+                self.optimizer
+                    .step(&path, &shape, flat, gradient, self.rate, self.share_of_peak);
             Tensor::from_inner(new.reshape(shape)).require_grad()
         })
     }

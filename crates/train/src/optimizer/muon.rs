@@ -10,7 +10,11 @@ use burn::tensor::Tensor;
 pub(crate) fn orthogonalize(direction: Tensor<2>) -> Tensor<2> {
     let [d_in, d_out] = direction.dims();
     let wide = d_in <= d_out;
-    let x = if wide { direction } else { direction.transpose() };
+    let x = if wide {
+        direction
+    } else {
+        direction.transpose()
+    };
     let norm = (x.clone() * x.clone()).sum().sqrt() + 1e-7;
     let mut x = x / norm.unsqueeze();
     for _ in 0..5 {

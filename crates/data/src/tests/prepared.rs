@@ -1,0 +1,240 @@
+use std::path::PathBuf;
+
+use crate::tests::{ids, names, open, random, random_text};
+use crate::*;
+
+/// A folder with a text of random documents, and a config that reads it.
+fn text(seed: u64, kind: TokenizerKind, by: SplitBy) -> (tempfile::TempDir, DataConfig) {
+    let mut random = random(seed);
+    let folder = tempfile::tempdir().unwrap();
+    let documents: Vec<String> = (0..40)
+        .map(|i| format!("{i} {}", random_text(&mut random).repeat(random.below(30))))
+        .collect();
+    let path = folder.path().join("text.txt");
+    std::fs::write(&path, documents.join("\n%%\n")).unwrap();
+    let mut config = DataConfig {
+        path: Some(path),
+        separator: Some("\n%%\n".to_owned()),
+        ..DataConfig::default()
+    };
+    config.tokenizer.kind = kind;
+    config.split.by = by;
+    (folder, config)
+}
+
+fn assert_same(one: &Dataset, other: &Dataset) {
+    for (a, b) in [
+        (&one.train, &other.train),
+        (&one.validation, &other.validation),
+    ] {
+        assert_eq!(ids(a), ids(b));
+        assert!(a.document_starts().eq(b.document_starts()));
+        assert_eq!(a.document_count(), b.document_count());
+    }
+    assert_eq!(one.card, other.card);
+    assert_eq!(one.tokenizer.hash(), other.tokenizer.hash());
+    assert_eq!(one.tokenizer.specials(), other.tokenizer.specials());
+}
+
+#[test]
+fn a_prepared_folder_is_what_building_in_memory_gives() {
+    use TokenizerKind::{Bpe, Byte, Char, Word};
+    let mut seed = 0;
+    for kind in [Char, Byte, Word, Bpe] {
+        for by in [SplitBy::Tail, SplitBy::Documents] {
+            for validation in [0.0, 0.1, 0.55] {
+                seed += 1;
+                let (folder, mut config) = text(seed, kind, by);
+                config.split.validation = validation;
+                config.split.seed = seed;
+                let built = Dataset::build(&config).unwrap();
+                let to = folder.path().join("deep/er");
+                let prepared = prepare(&config, &to, |_| {}).unwrap();
+                let opened = open(&to).unwrap();
+                assert_same(&opened, &built);
+                assert_eq!(Some(prepared.card), opened.card);
+                assert_eq!(
+                    names(&to),
+                    [
+                        "dataset.json",
+                        "tokenizer.json",
+                        "train.bin",
+                        "validation.bin"
+                    ]
+                );
+                let through_config = DataConfig {
+                    prepared: Some(to),
+                    ..DataConfig::default()
+                };
+                assert_same(&Dataset::build(&through_config).unwrap(), &built);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_split_by_tail_keeps_the_order_and_one_by_documents_keeps_documents_whole() {
+    let (_folder, config) = text(50, TokenizerKind::Byte, SplitBy::Tail);
+    let whole = SplitConfig {
+        validation: 0.0,
+        ..config.split
+    };
+    let whole = Dataset::build(&DataConfig {
+        split: whole,
+        ..config.clone()
+    })
+    .unwrap();
+    let tail = Dataset::build(&config).unwrap();
+    let all = ids(&whole.train);
+    assert_eq!(tail.train.len(), (0.9 * all.len() as f64) as usize);
+    assert_eq!([ids(&tail.train), ids(&tail.validation)].concat(), all);
+    assert_eq!(tail.validation.document_starts().next(), Some(0));
+
+    let by = SplitConfig {
+        by: SplitBy::Documents,
+        validation: 0.3,
+        ..config.split
+    };
+    let by = Dataset::build(&DataConfig {
+        split: by,
+        ..config
+    })
+    .unwrap();
+    let documents = |tokens: &Tokens| -> Vec<Vec<u32>> {
+        let all = ids(tokens);
+        (0..tokens.document_count())
+            .map(|i| all[tokens.document(i)].to_vec())
+            .collect()
+    };
+    let (mut sides, mut expected) = (
+        [documents(&by.train), documents(&by.validation)].concat(),
+        documents(&whole.train),
+    );
+    sides.sort_unstable();
+    expected.sort_unstable();
+    assert!(
+        expected
+            .iter()
+            .all(|document| document.last() == Some(&256))
+    );
+    assert_eq!(sides, expected);
+}
+
+#[test]
+fn an_interrupted_prepare_leaves_no_folder_that_opens() {
+    for kind in [TokenizerKind::Byte, TokenizerKind::Char] {
+        let (folder, config) = text(60, kind, SplitBy::Tail);
+        let to = folder.path().join("out");
+        prepare(&config, &to, |_| {}).unwrap();
+        // The text breaks off in its last line, in a folder that was complete before.
+        let broken: PathBuf = folder.path().join("broken.jsonl");
+        std::fs::write(&broken, "{\"text\": \"new\"}\n".repeat(500) + "{\"text\"").unwrap();
+        let broken = DataConfig {
+            path: Some(broken),
+            separator: None,
+            ..config.clone()
+        };
+        let error = prepare(&broken, &to, |_| {}).unwrap_err().to_string();
+        assert!(error.contains("line 501"), "{error}");
+        assert_eq!(
+            names(&to),
+            ["tokenizer.json", "train.bin", "validation.bin"]
+        );
+        let half = open(&to).unwrap_err();
+        assert_eq!(half.class(), ErrorClass::Data);
+        assert!(
+            half.to_string().contains("has no dataset.json beside it"),
+            "{half}"
+        );
+        let fresh = folder.path().join("fresh");
+        assert!(prepare(&broken, &fresh, |_| {}).is_err());
+        assert!(open(&fresh).is_err());
+        assert!(
+            names(&fresh).iter().all(|name| name == "tokenizer.json"),
+            "no token file and nothing temporary"
+        );
+        // It is complete once it is prepared again.
+        prepare(&config, &to, |_| {}).unwrap();
+        assert_same(&open(&to).unwrap(), &Dataset::build(&config).unwrap());
+    }
+}
+
+#[test]
+fn preparing_again_replaces_the_earlier_files_while_their_readers_go_on() {
+    let (folder, config) = text(61, TokenizerKind::Char, SplitBy::Tail);
+    let to = folder.path().join("out");
+    prepare(&config, &to, |_| {}).unwrap();
+    let before = open(&to).unwrap();
+    let (train, hash) = (ids(&before.train), before.tokenizer.hash());
+    std::fs::write(to.join("notes.txt"), "kept").unwrap();
+    let (_other, other) = text(62, TokenizerKind::Word, SplitBy::Documents);
+    prepare(&other, &to, |_| {}).unwrap();
+    let after = open(&to).unwrap();
+    assert_same(&after, &Dataset::build(&other).unwrap());
+    assert_ne!(after.tokenizer.hash(), hash);
+    assert_eq!(ids(&before.train), train, "an open file stays as it was");
+    assert_eq!(names(&to).len(), 5);
+}
+
+#[test]
+fn files_of_another_vocabulary_or_run_are_refused() {
+    let (folder, config) = text(63, TokenizerKind::Char, SplitBy::Tail);
+    let (one, two, short) = (
+        folder.path().join("one"),
+        folder.path().join("two"),
+        folder.path().join("short"),
+    );
+    prepare(&config, &one, |_| {}).unwrap();
+    let (_other, other) = text(64, TokenizerKind::Word, SplitBy::Tail);
+    prepare(&other, &two, |_| {}).unwrap();
+    let mut less = config;
+    less.split.validation = 0.5;
+    prepare(&less, &short, |_| {}).unwrap();
+    for (from, name, why) in [
+        (
+            &two,
+            "train.bin",
+            "train.bin`: was made with another tokenizer",
+        ),
+        (
+            &two,
+            "tokenizer.json",
+            "train.bin`: was made with another tokenizer",
+        ),
+        (
+            &two,
+            "validation.bin",
+            "validation.bin`: was made with another tokenizer",
+        ),
+        (&short, "train.bin", "tokens, dataset.json says"),
+    ] {
+        let kept = std::fs::read(one.join(name)).unwrap();
+        std::fs::copy(from.join(name), one.join(name)).unwrap();
+        let error = open(&one).unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Data);
+        assert!(
+            error.to_string().contains(why) && error.to_string().contains("hint:"),
+            "{error}"
+        );
+        std::fs::write(one.join(name), kept).unwrap();
+        open(&one).unwrap();
+    }
+}
+
+#[test]
+fn progress_goes_up_to_all_bytes_and_tokens() {
+    let (folder, config) = text(65, TokenizerKind::Char, SplitBy::Tail);
+    let mut seen = Vec::new();
+    let prepared = prepare(&config, folder.path().join("out"), |p| seen.push(p)).unwrap();
+    for phase in [Phase::Vocabulary, Phase::Tokens] {
+        let of: Vec<&Progress> = seen.iter().filter(|p| p.phase == phase).collect();
+        assert!(
+            of.windows(2)
+                .all(|p| p[0].bytes <= p[1].bytes && p[0].tokens <= p[1].tokens)
+        );
+        assert_eq!(of.last().unwrap().bytes, prepared.card.bytes);
+        assert!(of[0].total_bytes.unwrap() >= prepared.card.bytes);
+    }
+    let tokens = prepared.card.train_tokens + prepared.card.validation_tokens;
+    assert_eq!(seen.last().unwrap().tokens, tokens);
+}

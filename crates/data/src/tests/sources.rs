@@ -1,0 +1,240 @@
+use std::path::{Path, PathBuf};
+
+use crate::tests::{random, random_text};
+use crate::*;
+
+/// A source of one file named `name` with these bytes, and the folder that it is in.
+pub(super) fn file(name: &str, bytes: &[u8]) -> (tempfile::TempDir, SourceConfig) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    std::fs::write(&path, bytes).unwrap();
+    let config = SourceConfig {
+        paths: vec![path],
+        ..SourceConfig::default()
+    };
+    (folder, config)
+}
+
+/// The documents of a source, put together from their pieces.
+pub(super) fn documents(config: &SourceConfig) -> Result<Vec<String>, DataError> {
+    let sources = Sources::open(config)?;
+    let (mut documents, mut inside) = (Vec::new(), false);
+    for piece in sources.pieces() {
+        let piece = piece?;
+        assert_eq!(piece.start, !inside, "each document begins and ends once");
+        assert!(!piece.text.is_empty() || piece.end);
+        inside = !piece.end;
+        if piece.start {
+            documents.push(String::new());
+        }
+        documents.last_mut().unwrap().push_str(&piece.text);
+    }
+    assert!(!inside, "the last document has an end");
+    Ok(documents)
+}
+
+/// What is wrong with a file of these bytes, in words that name the file.
+pub(super) fn failure(name: &str, bytes: &[u8]) -> String {
+    let (_folder, config) = file(name, bytes);
+    let error = documents(&config).unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Data);
+    let message = error.to_string();
+    assert!(message.contains(name), "{message}");
+    message
+}
+
+#[test]
+fn a_text_file_is_one_document_with_its_line_ends_as_they_are() {
+    for text in [
+        "one",
+        "one\r\ntwo\r\n",
+        "\n \n",
+        " one\ttwo ",
+        "é中🙂\u{FEFF}",
+    ] {
+        let (_folder, config) = file("a.txt", text.as_bytes());
+        assert_eq!(documents(&config).unwrap(), [text]);
+    }
+    let (_folder, config) = file("a.txt", b"\xEF\xBB\xBFone");
+    assert_eq!(documents(&config).unwrap(), ["one"], "without the mark");
+}
+
+#[test]
+fn a_separator_divides_a_text_and_blank_documents_are_left_out() {
+    let divided = |text: &str, separator: &str| {
+        let (_folder, config) = file("a.txt", text.as_bytes());
+        let separator = Some(separator.to_owned());
+        documents(&SourceConfig {
+            separator,
+            ..config
+        })
+        .unwrap()
+    };
+    assert_eq!(divided("one\n\ntwo\n\n", "\n\n"), ["one", "two"]);
+    assert_eq!(divided("--one----  --\n--two", "--"), ["one", "two"]);
+    assert_eq!(divided("one\n\n\ntwo", "\n\n"), ["one", "\ntwo"]);
+    assert_eq!(divided("one\r\n\r\ntwo", "\n\n"), ["one\r\n\r\ntwo"]);
+    assert_eq!(divided("one\r\n\r\ntwo", "\r\n\r\n"), ["one", "two"]);
+    assert_eq!(divided("one<EOS>", "<EOS>"), ["one"]);
+    assert_eq!(divided("one", "longer than the text"), ["one"]);
+    assert_eq!(divided("eins中中zwei", "中"), ["eins", "zwei"]);
+}
+
+#[test]
+fn separators_are_found_across_the_borders_of_what_is_read_at_a_time() {
+    const SEPARATOR: &str = "\n==sep 中==\n";
+    let mut random = random(1);
+    // Reads are 64 KiB and pieces 256 KiB: the separator lies at each offset around both.
+    for border in [64 << 10, 256 << 10] {
+        for back in 0..=SEPARATOR.len() + 1 {
+            let ink = ["x", "word ", "é ", "\n"][random.below(4)];
+            let mut first = format!("i{}", ink.repeat(border / ink.len()));
+            let cut = first.floor_char_boundary(border - back);
+            first.truncate(cut);
+            first.push_str(&"y".repeat(border - back - cut));
+            let second = format!("{}end", ink.repeat(100));
+            let text = format!("{first}{SEPARATOR}{second}");
+            let (_folder, config) = file("a.txt", text.as_bytes());
+            let separator = Some(SEPARATOR.to_owned());
+            let found = documents(&SourceConfig {
+                separator,
+                ..config
+            })
+            .unwrap();
+            assert!(found == [first, second], "{border} {back} {ink:?}");
+        }
+    }
+}
+
+#[test]
+fn random_documents_come_back_whatever_their_lengths() {
+    let mut random = random(2);
+    for round in 0..12 {
+        let mut expected: Vec<String> = (0..=random.below(30))
+            .map(|_| random_text(&mut random).repeat(1 + random.below(2000)))
+            .collect();
+        expected.retain(|text| !text.trim().is_empty());
+        expected.push(format!("last {round}"));
+        let separator = ["<|end|>", "\u{1}", "\n%\r\n"][random.below(3)];
+        let (_folder, config) = file("a.txt", expected.join(separator).as_bytes());
+        let separator = Some(separator.to_owned());
+        assert!(
+            documents(&SourceConfig {
+                separator,
+                ..config
+            })
+            .unwrap()
+                == expected
+        );
+
+        let lines: Vec<String> = expected
+            .iter()
+            .map(|text| serde_json::json!({"text": text}).to_string())
+            .collect();
+        let (_folder, config) = file("a.jsonl", lines.join("\r\n").as_bytes());
+        assert!(documents(&config).unwrap() == expected);
+    }
+}
+
+#[test]
+fn long_documents_come_in_bounded_pieces_with_the_tokens_of_the_whole() {
+    let text = Stories::new(1, 900).iter().collect::<String>();
+    let (_folder, config) = file("a.txt", text.as_bytes());
+    let sources = Sources::open(&config).unwrap();
+    let pieces: Vec<String> = sources.texts().map(Result::unwrap).collect();
+    assert!(pieces.len() > 1 && pieces.iter().all(|piece| piece.len() < 400 << 10));
+    let bpe = TokenizerConfig {
+        kind: TokenizerKind::Bpe,
+        vocab_size: Some(400),
+        ..TokenizerConfig::default()
+    };
+    let tokenizer = build_tokenizer(&bpe, std::iter::once(Ok(text.clone()))).unwrap();
+    let ids = |text: &String| tokenizer.encode(text).ids;
+    assert!(pieces.iter().flat_map(ids).eq(ids(&text)));
+}
+
+#[test]
+fn a_folder_is_read_in_sorted_order_with_its_subfolders() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    for name in [
+        "d.txt",
+        "b/2.TXT",
+        "c.txt",
+        "b/10.txt",
+        ".hidden.txt",
+        ".git/x.txt",
+        "no.md",
+    ] {
+        write(name, name);
+    }
+    write("a.jsonl", "{\"text\": \"a.jsonl\"}");
+    let with = |format, paths: &[&Path]| SourceConfig {
+        paths: paths.iter().map(|path| path.to_path_buf()).collect(),
+        format,
+        ..SourceConfig::default()
+    };
+    let all = documents(&with(Format::Auto, &[folder.path()])).unwrap();
+    assert_eq!(all, ["a.jsonl", "b/10.txt", "b/2.TXT", "c.txt", "d.txt"]);
+    let text = documents(&with(Format::Text, &[folder.path()])).unwrap();
+    assert_eq!(text, all[1..]);
+    let jsonl = documents(&with(Format::Jsonl, &[folder.path()])).unwrap();
+    assert_eq!(jsonl, all[..1]);
+    let named = [
+        folder.path().join("d.txt"),
+        folder.path().join("no.md"),
+        folder.path().join("b"),
+    ];
+    let named: Vec<&Path> = named.iter().map(PathBuf::as_path).collect();
+    let given = documents(&with(Format::Auto, &named)).unwrap();
+    assert_eq!(
+        given,
+        ["d.txt", "no.md", "b/10.txt", "b/2.TXT"],
+        "paths in the given order"
+    );
+    let none = documents(&with(Format::Jsonl, &[&folder.path().join("b")])).unwrap_err();
+    assert!(matches!(none, DataError::Empty { .. }) && none.to_string().contains("holds no text"));
+}
+
+#[test]
+fn what_is_not_utf8_is_named_with_its_place() {
+    let mut text = "é".repeat(40_000).into_bytes(); // more than one read
+    text[65_535] = b'(';
+    assert!(failure("a.txt", &text).contains("byte 65534 is 0xC3"));
+    text[65_535] = 0;
+    assert!(failure("a.txt", &text).contains("looks binary: byte 65535 is 0"));
+    assert!(failure("a.txt", b"ab\xFFc").contains("byte 2 is 0xFF"));
+    assert!(failure("a.txt", b"ab\xE4\xB8").contains("byte 2 is 0xE4"));
+    for mark in [b"\xFF\xFEa\0", b"\xFE\xFF\0a"] {
+        assert!(failure("a.txt", mark).contains("looks like UTF-16"));
+    }
+}
+
+#[test]
+fn empty_and_missing_files_are_said_to_be_so() {
+    for name in ["a.txt", "a.jsonl"] {
+        assert!(failure(name, b"").contains("holds no text"));
+    }
+    assert!(failure("a.txt", b"\xEF\xBB\xBF").contains("holds no text"));
+    assert!(failure("a.jsonl", b"\n\n{\"text\": \"\"}\n").contains("holds no text"));
+    let (_folder, config) = file("a.txt", b"one\n--\n");
+    let mut second = config.clone();
+    second.paths.push(config.paths[0].with_file_name("b.txt"));
+    let missing = documents(&second).unwrap_err();
+    assert!(matches!(&missing, DataError::Missing { path } if path.ends_with("b.txt")));
+    assert!(missing.to_string().contains("does not exist; hint:"));
+    let nothing = documents(&SourceConfig::default()).unwrap_err();
+    assert_eq!(nothing.class(), ErrorClass::Usage);
+    let blank = file("a.txt", b" \n--\n\n--");
+    let separator = Some("--".to_owned());
+    let blank = documents(&SourceConfig {
+        separator,
+        ..blank.1.clone()
+    })
+    .unwrap_err();
+    assert!(blank.to_string().contains("holds no text"));
+}

@@ -1,0 +1,110 @@
+//! Damaged checkpoints are noticed, and an older one is used.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nextword_model::CounterRng;
+use nextword_train::checkpoint::{self, Checkpoint};
+
+use crate::resume::{resume, straight};
+use crate::util::stderr;
+
+const DAMAGES: u64 = 400;
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .collect();
+    files.sort();
+    files
+}
+
+/// Flips a bit, cuts off an end, adds a byte, or removes the file. Says what was done.
+fn damage(path: &Path, rng: CounterRng) -> String {
+    let mut bytes = fs::read(path).unwrap();
+    let place = (rng.at(1) % bytes.len() as u64) as usize;
+    let what = match rng.at(2) % 8 {
+        0 => {
+            fs::remove_file(path).unwrap();
+            return "removed".to_string();
+        }
+        1 => {
+            bytes.truncate(place);
+            format!("cut to {place} bytes")
+        }
+        2 => {
+            bytes.push(b'7');
+            "one byte longer".to_string()
+        }
+        _ => {
+            let bit = rng.at(3) % 8;
+            bytes[place] ^= 1 << bit;
+            format!("bit {bit} of byte {place} flipped")
+        }
+    };
+    fs::write(path, bytes).unwrap();
+    what
+}
+
+#[test]
+fn every_damage_is_noticed_and_the_older_checkpoint_is_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = straight(folder.path(), "flex");
+    let checkpoints = run.join("checkpoints");
+    let [older, newer] = files(&checkpoints).try_into().unwrap();
+    let (sound, skipped) = checkpoint::newest(&checkpoints).unwrap();
+    assert_eq!((sound.unwrap().path, skipped.len()), (newer.clone(), 0));
+    let rng = CounterRng::new(11);
+    for number in 0..DAMAGES {
+        let rng = rng.stream(number);
+        let files = files(&newer);
+        let path = &files[(rng.at(0) % files.len() as u64) as usize];
+        let before = fs::read(path).unwrap();
+        let what = format!("{}: {}", path.display(), damage(path, rng));
+        let (found, skipped) = checkpoint::newest(&checkpoints).unwrap();
+        assert_eq!(found.unwrap().path, older, "{what}");
+        assert_eq!(skipped.len(), 1, "{what}");
+        fs::write(path, before).unwrap();
+    }
+    assert!(Checkpoint::open(&newer).is_ok(), "all damage was undone");
+}
+
+#[test]
+fn resume_tells_what_it_skipped_and_goes_on_from_the_older_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = straight(folder.path(), "flex");
+    let newest = run.join("checkpoints/step-00000024");
+    let expected = fs::read(newest.join("model.safetensors")).unwrap();
+    fs::write(
+        newest.join("model.safetensors"),
+        &expected[..expected.len() / 2],
+    )
+    .unwrap();
+    let output = resume(&run, "flex").output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("skipped a checkpoint"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(
+        fs::read(newest.join("model.safetensors")).unwrap(),
+        expected
+    );
+}
+
+#[test]
+fn a_manifest_cannot_point_out_of_its_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = straight(folder.path(), "flex");
+    let manifest = run.join("checkpoints/step-00000024/MANIFEST.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    fs::write(
+        &manifest,
+        text.replace("\"card.json\"", "\"../../run.toml\""),
+    )
+    .unwrap();
+    let problem = Checkpoint::open(manifest.parent().unwrap()).unwrap_err();
+    assert!(problem.contains("../../run.toml"), "{problem}");
+}

@@ -1,0 +1,248 @@
+//! Gradients against finite differences, the mask, and accumulation.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData};
+use nextword_data::TokenBatch;
+use nextword_model::{
+    CounterRng, DropoutConfig, FeedForwardKind, InitConfig, ModelConfig, NormKind, NormPlacement,
+    Pass, Position, RotaryConfig, RotaryScaling, Transformer, weights,
+};
+use nextword_train::forward_backward;
+
+use crate::util::{assert_close, batch, flex};
+
+const VOCAB: usize = 11;
+
+/// Small models that together use every part a model can have.
+pub(crate) fn architectures() -> Vec<(&'static str, ModelConfig)> {
+    let base = ModelConfig {
+        vocab_size: VOCAB,
+        context_length: 8,
+        n_layers: 2,
+        n_heads: 2,
+        d_model: 8,
+        init: InitConfig {
+            std: 0.3,
+            scale_output: true,
+        },
+        ..ModelConfig::default()
+    };
+    let rotary = |scaling| ModelConfig {
+        position: Position::Rotary,
+        rotary: RotaryConfig {
+            scaling,
+            ..RotaryConfig::default()
+        },
+        ..base.clone()
+    };
+    let with = |feed_forward| ModelConfig {
+        feed_forward,
+        ..base.clone()
+    };
+    vec![
+        ("learned, layer norm, gelu", base.clone()),
+        ("tanh gelu", with(FeedForwardKind::GeluTanh)),
+        ("relu", with(FeedForwardKind::Relu)),
+        ("squared relu", with(FeedForwardKind::ReluSquared)),
+        ("silu", with(FeedForwardKind::Silu)),
+        ("geglu", with(FeedForwardKind::Geglu)),
+        (
+            "grouped heads, rms, swiglu, qk norm, soft cap, untied",
+            ModelConfig {
+                n_heads: 4,
+                n_kv_heads: Some(2),
+                head_dim: Some(6),
+                norm: NormKind::Rms,
+                feed_forward: FeedForwardKind::Swiglu,
+                qk_norm: true,
+                logit_soft_cap: Some(3.0),
+                tied_head: false,
+                ..rotary(RotaryScaling::Linear { factor: 2.0 })
+            },
+        ),
+        (
+            "alibi, windows, one key head, norm after",
+            ModelConfig {
+                position: Position::Alibi,
+                windows: vec![3, 0],
+                n_kv_heads: Some(1),
+                norm_placement: NormPlacement::Post,
+                ..base.clone()
+            },
+        ),
+        (
+            "dropout, no position, no residual",
+            ModelConfig {
+                position: Position::None,
+                residual: false,
+                dropout: DropoutConfig {
+                    embedding: 0.1,
+                    attention: 0.2,
+                    residual: 0.1,
+                },
+                ..base
+            },
+        ),
+        (
+            "statquest",
+            ModelConfig {
+                context_length: 8,
+                ..nextword_model::presets::statquest(VOCAB)
+            },
+        ),
+    ]
+}
+
+/// Adds `amount` to number `place` of the parameter `name`, after casting everything to f64.
+struct Nudge<'a> {
+    name: &'a str,
+    place: usize,
+    amount: f64,
+    path: Vec<String>,
+}
+
+impl ModuleMapper for Nudge<'_> {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_string());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let hit = self.path.join(".") == self.name;
+        param.map(|tensor| {
+            let tensor = tensor.cast(FloatDType::F64);
+            if !hit {
+                return tensor;
+            }
+            let (shape, device) = (tensor.dims(), tensor.device());
+            let mut values = tensor.into_data().try_into_vec::<f64>().unwrap();
+            values[self.place] += self.amount;
+            Tensor::from_data(TensorData::new(values, shape), (&device, DType::F64))
+        })
+    }
+}
+
+/// The f64 copy of `model` with one number changed.
+fn nudged(model: &Transformer, name: &str, place: usize, amount: f64) -> Transformer {
+    let mut nudge = Nudge {
+        name,
+        place,
+        amount,
+        path: Vec::new(),
+    };
+    model.clone().map(&mut nudge)
+}
+
+fn loss(model: &Transformer, batch: &TokenBatch) -> f64 {
+    let (loss, _) = forward_backward(&model.clone().train(), std::slice::from_ref(batch), 5, 2);
+    loss.into_data().try_into_vec::<f64>().unwrap()[0]
+}
+
+#[test]
+fn gradients_match_finite_differences_in_f64() {
+    const STEP: f64 = 1e-5;
+    for (what, config) in architectures() {
+        let model = config.init(&flex(), 9).unwrap();
+        let batch = batch(2, 7, VOCAB, 4);
+        let exact = nudged(&model, "", 0, 0.0).train();
+        let (_, gradients) = forward_backward(&exact, std::slice::from_ref(&batch), 5, 2);
+        let gradients: BTreeMap<String, Vec<f64>> = gradients
+            .iter()
+            .map(|(name, g)| (name.to_string(), g.to_data().try_into_vec().unwrap()))
+            .collect();
+        assert_eq!(gradients.len(), weights::layout(&config).len(), "{what}");
+        let rng = CounterRng::new(17).named(what);
+        for (number, (name, gradient)) in gradients.iter().enumerate() {
+            for draw in 0..3 {
+                let place = rng.at(3 * number as u64 + draw) as usize % gradient.len();
+                let up = loss(&nudged(&model, name, place, STEP), &batch);
+                let down = loss(&nudged(&model, name, place, -STEP), &batch);
+                let (found, slope) = (gradient[place], (up - down) / (2.0 * STEP));
+                assert!(
+                    (found - slope).abs() <= 1e-6 + 1e-5 * slope.abs(),
+                    "{what}: {name}[{place}]: gradient {found}, slope {slope}"
+                );
+            }
+        }
+    }
+}
+
+fn logits(model: &Transformer, ids: &[u32]) -> Vec<f32> {
+    let ids: Vec<i32> = ids.iter().map(|id| id.cast_signed()).collect();
+    let data = TensorData::new(ids.clone(), [1, ids.len()]);
+    let tokens = Tensor::<2, Int>::from_data(data, &model.device());
+    weights::floats(model.forward(tokens, &mut Pass::plain()).into_data())
+}
+
+#[test]
+fn the_mask_hides_the_future() {
+    for (what, config) in architectures() {
+        let model = config.init(&flex(), 3).unwrap();
+        let ids: Vec<u32> = (0..8).map(|i| (i * 5 + 1) % VOCAB as u32).collect();
+        let before = logits(&model, &ids);
+        for changed in 1..8 {
+            let mut other = ids.clone();
+            other[changed] = (other[changed] + 1) % VOCAB as u32;
+            let after = logits(&model, &other);
+            let past = changed * VOCAB;
+            assert_eq!(
+                before[..past],
+                after[..past],
+                "{what}: token {changed} is seen before its time"
+            );
+            assert_ne!(
+                before[past..],
+                after[past..],
+                "{what}: token {changed} is not seen at all"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_window_hides_what_lies_behind_it() {
+    let config = ModelConfig {
+        n_layers: 1,
+        windows: vec![3],
+        ..architectures()[0].1.clone()
+    };
+    let model = config.init(&flex(), 3).unwrap();
+    let ids: Vec<u32> = (0..8).collect();
+    let mut other = ids.clone();
+    other[2] = 9;
+    let (before, after) = (logits(&model, &ids), logits(&model, &other));
+    let at = |logits: &[f32], place: usize| logits[place * VOCAB..][..VOCAB].to_vec();
+    assert_ne!(at(&before, 4), at(&after, 4), "place 4 sees 2, 3 and 4");
+    assert_eq!(at(&before, 5), at(&after, 5), "place 5 sees 3, 4 and 5");
+}
+
+#[test]
+fn accumulation_equals_one_big_batch() {
+    for (what, config) in architectures() {
+        let model = config.init(&flex(), 3).unwrap().train();
+        let whole = batch(6, 8, VOCAB, 1);
+        // Unequal parts with unequal numbers of counted targets.
+        let parts: Vec<TokenBatch> = [0..1, 1..3, 3..6]
+            .into_iter()
+            .map(|rows| TokenBatch {
+                batch: rows.len(),
+                seq: 8,
+                inputs: whole.inputs[rows.start * 8..rows.end * 8].to_vec(),
+                targets: whole.targets[rows.start * 8..rows.end * 8].to_vec(),
+            })
+            .collect();
+        let (one_loss, one) = forward_backward(&model, &[whole], 5, 2);
+        let (sum_loss, sum) = forward_backward(&model, &parts, 5, 2);
+        let floats = |tensor: Tensor<1>| weights::floats(tensor.into_data());
+        assert_close(&floats(sum_loss), &floats(one_loss), 1e-6, what);
+        for ((name, a), (_, b)) in sum.iter().zip(one.iter()) {
+            let (a, b) = (floats(a.clone()), floats(b.clone()));
+            assert_close(&a, &b, 2e-5, &format!("{what}: {name}"));
+        }
+    }
+}

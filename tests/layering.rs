@@ -1,0 +1,109 @@
+//! The arrows between crates point one way.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use toml::Table;
+
+use crate::util::root;
+
+/// Which crates of ours each may use. ARCHITECTURE.md says why.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("data", &[]),
+    ("kernels", &[]),
+    ("model", &["kernels"]),
+    ("generate", &["data", "model"]),
+    ("explain", &["data", "model", "generate"]),
+    ("eval", &["data", "model", "generate"]),
+    ("train", &["data", "model", "eval"]),
+    ("server", &["data", "model", "generate", "explain"]),
+    (
+        "cli",
+        &[
+            "data", "model", "generate", "explain", "eval", "train", "server",
+        ],
+    ),
+];
+
+/// Dependencies of others that only the named crates may have.
+const ONLY_IN: &[(&str, &[&str])] = &[
+    ("axum", &["server"]),
+    ("tokio", &["server"]),
+    ("anyhow", &["cli"]),
+    ("clap", &["cli"]),
+    ("tokenizers", &["data"]),
+    ("safetensors", &["model"]),
+];
+
+fn dependencies(manifest: &Table) -> BTreeSet<String> {
+    let tables = ["dependencies", "build-dependencies"];
+    tables
+        .iter()
+        .filter_map(|name| manifest.get(*name)?.as_table())
+        .flat_map(|table| table.keys().cloned())
+        .collect()
+}
+
+#[test]
+fn crates_use_only_what_the_house_allows() {
+    let mut seen = 0;
+    for entry in fs::read_dir(root().join("crates")).unwrap() {
+        let folder = entry.unwrap();
+        let name = folder.file_name().into_string().unwrap();
+        let manifest = fs::read_to_string(folder.path().join("Cargo.toml")).unwrap();
+        let uses = dependencies(&manifest.parse().unwrap());
+        let allowed = MAY_USE.iter().find(|(of, _)| *of == name);
+        let (_, allowed) = allowed.unwrap_or_else(|| panic!("crates/{name} has no place"));
+        for used in uses
+            .iter()
+            .filter_map(|used| used.strip_prefix("nextword-"))
+        {
+            assert!(allowed.contains(&used), "{name} may not use {used}");
+        }
+        for (foreign, homes) in ONLY_IN {
+            let fine = !uses.contains(*foreign) || homes.contains(&name.as_str());
+            assert!(fine, "{foreign} belongs to {homes:?}, not to {name}");
+        }
+        let knows_burn = uses.iter().any(|used| used.starts_with("burn"));
+        assert!(name != "data" || !knows_burn, "data knows no Burn");
+        seen += 1;
+    }
+    assert!(seen >= 6, "found only {seen} crates");
+}
+
+#[test]
+fn burn_is_pinned_without_default_features() {
+    let manifest: Table = fs::read_to_string(root().join("Cargo.toml"))
+        .unwrap()
+        .parse()
+        .unwrap();
+    let burn = &manifest["workspace"]["dependencies"]["burn"];
+    assert_eq!(burn["version"].as_str(), Some("=0.22.1"));
+    assert_eq!(burn["default-features"].as_bool(), Some(false));
+}
+
+#[test]
+fn the_root_is_a_table_of_contents() {
+    let output = std::process::Command::new("git")
+        .args(["ls-tree", "--name-only", "HEAD"])
+        .current_dir(root())
+        .output();
+    // A downloaded archive has no history.
+    let Some(output) = output.ok().filter(|output| output.status.success()) else {
+        return;
+    };
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let names = String::from_utf8(output.stdout).unwrap();
+    let entries: Vec<&str> = names.lines().collect();
+    assert!(
+        entries.len() <= 16,
+        "{} entries: {entries:?}",
+        entries.len()
+    );
+    for entry in entries.iter().filter(|name| !name.starts_with('.')) {
+        assert!(
+            readme.contains(entry),
+            "README's tree does not show {entry}"
+        );
+    }
+}

@@ -1,0 +1,104 @@
+//! What the tests share.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use burn::tensor::Device;
+use nextword_data::{IGNORE, TokenBatch};
+use nextword_model::{Adapter, CounterRng, DeviceName, GraphicsApi};
+
+/// Set in CI, where a software adapter is installed: then wgpu must not be left out.
+const REQUIRE_WGPU: &str = "NEXTWORD_REQUIRE_WGPU";
+
+/// The workspace's root.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_path_buf()
+}
+
+/// The device that all others are compared with.
+pub(crate) fn flex() -> Device {
+    DeviceName::Flex.open().unwrap()
+}
+
+/// flex, ndarray and, where there is an adapter, wgpu.
+pub(crate) fn devices() -> Vec<(&'static str, Device)> {
+    let ndarray = DeviceName::NdArray.open().unwrap();
+    let mut devices = vec![("flex", flex()), ("ndarray", ndarray)];
+    let adapters = [Adapter::Best, Adapter::Software];
+    let wgpu = adapters
+        .into_iter()
+        .find_map(|adapter| DeviceName::Wgpu(GraphicsApi::Auto, adapter).open().ok());
+    match wgpu {
+        Some(device) => devices.push(("wgpu", device)),
+        None => {
+            assert!(
+                std::env::var_os(REQUIRE_WGPU).is_none(),
+                "{REQUIRE_WGPU} is set, and wgpu finds no adapter: install a Vulkan driver"
+            );
+            eprintln!("wgpu skipped: no adapter here");
+        }
+    }
+    devices
+}
+
+/// Random ids with a few targets that count for nothing.
+pub(crate) fn batch(batch: usize, seq: usize, vocab_size: usize, salt: u64) -> TokenBatch {
+    let rng = CounterRng::new(salt).named("batch");
+    let id = |place: u64| (rng.at(place) % vocab_size as u64) as u32;
+    let n = (batch * seq) as u64;
+    TokenBatch {
+        batch,
+        seq,
+        inputs: (0..n).map(id).collect(),
+        targets: (n..2 * n)
+            .map(|place| if place % 7 == 3 { IGNORE } else { id(place) })
+            .collect(),
+    }
+}
+
+/// The built program, of the profile that these tests were built with.
+pub(crate) fn nextword() -> Command {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let program = PROGRAM.get_or_init(|| {
+        let test = std::env::current_exe().unwrap(); // target/PROFILE/deps/tests-HASH
+        let profile = test.parent().unwrap().parent().unwrap();
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--package", "nextword", "--target-dir"]);
+        build.arg(profile.parent().unwrap()).current_dir(root());
+        if profile.ends_with("release") {
+            build.arg("--release");
+        }
+        assert!(
+            build.status().unwrap().success(),
+            "the program does not build"
+        );
+        profile.join(format!("nextword{}", std::env::consts::EXE_SUFFIX))
+    });
+    let mut command = Command::new(program);
+    command.env_remove("RUST_BACKTRACE");
+    // Graphics drivers complain on standard error without one.
+    command.env("XDG_RUNTIME_DIR", std::env::temp_dir());
+    command
+}
+
+/// What a finished command said on standard error.
+pub(crate) fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Asserts that `a` and `b` differ by at most `tolerance` of the largest number in `b`, and names
+/// the worst place otherwise.
+pub(crate) fn assert_close(a: &[f32], b: &[f32], tolerance: f32, what: &str) {
+    assert_eq!(a.len(), b.len(), "{what}: lengths");
+    let scale = b.iter().fold(1e-2_f32, |most, v| most.max(v.abs()));
+    for (at, (a, b)) in a.iter().zip(b).enumerate() {
+        assert!(
+            (a - b).abs() <= tolerance * scale,
+            "{what}[{at}]: {a} instead of {b}, tolerance {tolerance} of {scale}"
+        );
+    }
+}
