@@ -183,7 +183,7 @@ pub(crate) struct PrepareArgs {
     /// The folder to write
     #[arg(long, short, value_hint = ValueHint::DirPath)]
     pub(crate) out: PathBuf,
-    /// Takes the [data] table of this configuration; the options below set single keys of it anew
+    /// Takes the data section of this configuration; the options below set single keys of it anew
     #[arg(long, short, conflicts_with = "sources", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
     /// How text becomes tokens [default: char]
