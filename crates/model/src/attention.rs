@@ -2,10 +2,12 @@
 
 use burn::module::Module;
 use burn::nn::Linear;
-use burn::tensor::{Device, Tensor, activation::softmax};
+use burn::tensor::{Device, Tensor};
+use nextword_kernels::AttentionOptions;
+use nextword_kernels::reference::{self, Stage};
 use serde::{Deserialize, Serialize};
 
-use crate::init::zero_linear;
+use crate::linear::{project, zero_linear};
 use crate::{Hook, ModelConfig, Norm, Pass, Probe};
 
 /// Which groups of layers have biases. The default is GPT-2's: all but the output layer.
@@ -107,66 +109,68 @@ impl Attention {
         let [batch, seq, _] = x.dims();
         let (q, k, v) = self.project(x, pass);
         let (k, v) = pass.remember(k, v);
-
-        let scores = self.group(q).matmul(k.swap_dims(2, 3)); // [batch, n_kv_heads, group * seq, keys]
-        let scores = scores.reshape([batch, self.n_heads, seq, pass.places().keys()]);
-        let scores = pass.places().limit(scores, self.window);
-        pass.see(Hook::Scores, &scores);
-        let pattern = softmax(scores, 3);
-        pass.see(Hook::Pattern, &pattern);
-        let pattern = pass.drop_some(Hook::Pattern, pattern, self.dropout);
-
-        let z = self.group(pattern).matmul(v); // [batch, n_kv_heads, group * seq, head_dim]
-        let z = z.reshape([batch, self.n_heads, seq, self.head_dim]);
-        pass.see(Hook::Z, &z);
-        let joined = z
-            .swap_dims(1, 2)
-            .reshape([batch, seq, self.n_heads * self.head_dim]);
+        let z = self.attend([q, k, v], pass); // [batch, seq, n_heads, head_dim]
+        let joined = z.reshape([batch, seq, self.n_heads * self.head_dim]);
         match &self.output {
-            Some(output) => output.forward(joined),
+            Some(output) => project(output, joined),
             None => joined,
         }
     }
 
-    /// Queries (scaled by `1 / sqrt(head_dim)` and turned by their places), keys and values.
+    /// `softmax(q k^T / sqrt(head_dim), future hidden) v`. Watching takes the path that stores the
+    /// scores.
+    fn attend<P: Probe>(&self, qkv: [Tensor<4>; 3], pass: &mut Pass<'_, P>) -> Tensor<4> {
+        let dropout = pass.attention_dropout(self.dropout);
+        let places = pass.places();
+        let options = AttentionOptions {
+            scale: 1.0 / (self.head_dim as f64).sqrt(),
+            sight: places.sight(),
+            window: self.window,
+            alibi: places.slopes(),
+            dropout,
+        };
+        if !pass.is_watched() {
+            return nextword_kernels::attention(qkv, &options);
+        }
+        let mut seen = Vec::new();
+        let z = reference::attention(qkv, &options, |stage, tensor| {
+            seen.push((stage, tensor.clone()));
+        });
+        for (stage, tensor) in seen {
+            match stage {
+                Stage::Scores => pass.see(Hook::Scores, &tensor),
+                Stage::Pattern => pass.see(Hook::Pattern, &tensor),
+            }
+        }
+        pass.see_heads(Hook::Z, &z);
+        z
+    }
+
+    /// Queries and keys, turned by their places, and values: `[batch, seq, heads, head_dim]`.
     fn project<P: Probe>(
         &self,
         x: Tensor<3>,
         pass: &mut Pass<'_, P>,
     ) -> (Tensor<4>, Tensor<4>, Tensor<4>) {
-        let q = self.split(self.query.forward(x.clone()), self.n_heads);
-        let k = self.split(self.key.forward(x.clone()), self.n_kv_heads);
-        let v = self.split(self.value.forward(x), self.n_kv_heads);
+        let q = self.split(project(&self.query, x.clone()), self.n_heads);
+        let k = self.split(project(&self.key, x.clone()), self.n_kv_heads);
+        let v = self.split(project(&self.value, x), self.n_kv_heads);
         let q = normalize(self.query_norm.as_ref(), q);
         let k = normalize(self.key_norm.as_ref(), k);
-        pass.see(Hook::Query, &q);
-        pass.see(Hook::Key, &k);
-        pass.see(Hook::Value, &v);
+        pass.see_heads(Hook::Query, &q);
+        pass.see_heads(Hook::Key, &k);
+        pass.see_heads(Hook::Value, &v);
         let q = pass.places().turn(q);
         let k = pass.places().turn(k);
-        pass.see(Hook::RotatedQuery, &q);
-        pass.see(Hook::RotatedKey, &k);
-        let scale = 1.0 / (self.head_dim as f64).sqrt();
-        (q * scale, k, v)
+        pass.see_heads(Hook::RotatedQuery, &q);
+        pass.see_heads(Hook::RotatedKey, &k);
+        (q, k, v)
     }
 
-    /// `[batch, seq, heads * head_dim]` to `[batch, heads, seq, head_dim]`.
+    /// `[batch, seq, heads * head_dim]` to `[batch, seq, heads, head_dim]`.
     fn split(&self, x: Tensor<3>, heads: usize) -> Tensor<4> {
         let [batch, seq, _] = x.dims();
         x.reshape([batch, seq, heads, self.head_dim])
-            .swap_dims(1, 2)
-    }
-
-    /// Puts the query heads that share a key/value head one below the other, so that one product
-    /// serves them and no key is copied: `[batch, n_heads, seq, d]` to
-    /// `[batch, n_kv_heads, group * seq, d]`.
-    fn group(&self, x: Tensor<4>) -> Tensor<4> {
-        let [batch, _, seq, d] = x.dims();
-        let group = self.n_heads / self.n_kv_heads;
-        if group == 1 {
-            return x;
-        }
-        x.reshape([batch, self.n_kv_heads, group * seq, d])
     }
 }
 

@@ -4,10 +4,11 @@
 //! nothing has to be saved: a resumed run, another backend and another split into micro-batches
 //! all see the same masks.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
+use nextword_kernels::{AttentionDropout, CounterRng, DropoutMask};
 use serde::{Deserialize, Serialize};
 
-use crate::{CounterRng, ModelError, Site};
+use crate::{ModelError, Site};
 
 /// Dropout rates (Srivastava et al. 2014): the share of numbers set to zero in training.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -71,50 +72,28 @@ impl Dropout {
         else {
             return x;
         };
-        if rate == 0.0 {
-            return x;
-        }
         let shape = x.dims();
-        let len: usize = shape.iter().product();
-        let first = (first_sequence * (len / shape[0])) as u64;
-        let values = mask(rng.stream(site.number()), first, len, rate);
-        let device = x.device();
-        let mask = Tensor::<D>::from_data(TensorData::new(values, shape), &device);
-        x.clone() * mask.cast(x.dtype())
-    }
-}
-
-/// `len` numbers that are 0 with probability `rate`, else `1 / (1 - rate)`: those of the places
-/// from `first`.
-fn mask(rng: CounterRng, first: u64, len: usize, rate: f64) -> Vec<f32> {
-    let keep = (1.0 / (1.0 - rate)) as f32;
-    // Two masks' worth of bits in each draw: 32 bits resolve any rate that matters.
-    let threshold = (rate * 4_294_967_296.0) as u64;
-    (first..first + len as u64)
-        .map(|place| {
-            let bits = rng.at(place / 2) >> (32 * (place % 2)) & 0xFFFF_FFFF;
-            if bits < threshold { 0.0 } else { keep }
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn micro_batches_are_masked_like_the_whole_batch() {
-        let rng = CounterRng::new(1);
-        let whole = mask(rng, 0, 60, 0.3);
-        let parts: Vec<_> = [mask(rng, 0, 25, 0.3), mask(rng, 25, 35, 0.3)].concat();
-        assert_eq!(whole, parts);
+        let row: usize = shape[1..].iter().product();
+        let mask = DropoutMask {
+            rng: rng.stream(site.number()),
+            rate,
+            first: (first_sequence * row) as u64,
+        };
+        nextword_kernels::dropout(x, mask)
     }
 
-    #[test]
-    fn the_share_of_zeros_is_the_rate_and_the_mean_stays_one() {
-        let values = mask(CounterRng::new(1), 0, 100_000, 0.2);
-        let zeros = values.iter().filter(|v| **v == 0.0).count() as f64 / 1e5;
-        let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / 1e5;
-        assert!((zeros - 0.2).abs() < 0.01 && (mean - 1.0).abs() < 0.01);
+    /// The same on attention's percentages.
+    pub(crate) fn on_attention(self, rate: f64, site: Site) -> Option<AttentionDropout> {
+        match self {
+            Self::On {
+                rng,
+                first_sequence,
+            } if rate > 0.0 => Some(AttentionDropout {
+                rng: rng.stream(site.number()),
+                rate,
+                first_sequence: first_sequence as u64,
+            }),
+            _ => None,
+        }
     }
 }

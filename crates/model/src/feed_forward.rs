@@ -2,10 +2,11 @@
 
 use burn::module::Module;
 use burn::nn::Linear;
-use burn::tensor::{Device, Tensor, activation};
+use burn::tensor::{Device, Tensor};
+use nextword_kernels::Activation;
 use serde::{Deserialize, Serialize};
 
-use crate::init::zero_linear;
+use crate::linear::{project, zero_linear};
 use crate::{Hook, ModelConfig, Pass, Probe};
 
 /// Which feed-forward layer a block has.
@@ -37,14 +38,13 @@ impl FeedForwardKind {
         matches!(self, Self::Swiglu | Self::Geglu)
     }
 
-    fn activate(self, x: Tensor<3>) -> Tensor<3> {
+    fn activation(self) -> Activation {
         match self {
-            Self::Gelu | Self::Geglu => activation::gelu(x),
-            Self::GeluTanh => activation::gelu_approximate(x),
-            Self::Relu => activation::relu(x),
-            Self::ReluSquared => activation::relu(x).square(),
-            Self::Silu | Self::Swiglu => activation::silu(x),
-            Self::None => x,
+            Self::None | Self::Gelu | Self::Geglu => Activation::Gelu,
+            Self::GeluTanh => Activation::GeluTanh,
+            Self::Relu => Activation::Relu,
+            Self::ReluSquared => Activation::ReluSquared,
+            Self::Silu | Self::Swiglu => Activation::Silu,
         }
     }
 }
@@ -81,19 +81,19 @@ impl FeedForward {
     pub fn forward<P: Probe>(&self, x: Tensor<3>, pass: &mut Pass<'_, P>) -> Tensor<3> {
         let hidden = match &self.gate {
             Some(gate) => {
-                let gate = gate.forward(x.clone());
-                let up = self.up.forward(x);
+                let gate = project(gate, x.clone());
+                let up = project(&self.up, x);
                 pass.see(Hook::MlpPre, &gate);
                 pass.see(Hook::MlpPreLinear, &up);
-                self.kind.activate(gate) * up
+                nextword_kernels::gate(self.kind.activation(), gate, up)
             }
             None => {
-                let up = self.up.forward(x);
+                let up = project(&self.up, x);
                 pass.see(Hook::MlpPre, &up);
-                self.kind.activate(up)
+                nextword_kernels::activate(self.kind.activation(), up)
             }
         };
         pass.see(Hook::MlpPost, &hidden);
-        self.down.forward(hidden)
+        project(&self.down, hidden)
     }
 }

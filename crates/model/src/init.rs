@@ -4,8 +4,7 @@
 //! every backend, and adding a layer does not change the others.
 
 use burn::module::{Module, ModuleMapper, Param};
-use burn::nn::Linear;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::{CounterRng, ModelError, Transformer};
@@ -40,14 +39,6 @@ impl InitConfig {
             format!("{} is not a standard deviation", self.std),
             "the usual value is 0.02",
         ))
-    }
-}
-
-/// A linear layer of zeros: [`initialize`] or a weights file fills it.
-pub(crate) fn zero_linear(d_in: usize, d_out: usize, bias: bool, device: &Device) -> Linear {
-    Linear {
-        weight: Param::from_tensor(Tensor::zeros([d_in, d_out], device)),
-        bias: bias.then(|| Param::from_tensor(Tensor::zeros([d_out], device))),
     }
 }
 

@@ -67,18 +67,11 @@ impl Norm {
     /// Normalizes over the last axis: `(x - mean) / sqrt(var + eps) * weight + bias`, for RMS
     /// `x / sqrt(mean(x^2) + eps) * weight`. The shape stays.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let centered = match self.kind {
-            NormKind::Layer => {
-                let mean = x.clone().mean_dim(D - 1);
-                x - mean
-            }
-            NormKind::Rms | NormKind::None => x,
+        let kind = match self.kind {
+            NormKind::Layer => nextword_kernels::NormKind::Layer,
+            NormKind::Rms | NormKind::None => nextword_kernels::NormKind::Rms,
         };
-        let variance = (centered.clone() * centered.clone()).mean_dim(D - 1);
-        let scaled = centered / (variance + self.eps).sqrt() * self.weight.val().unsqueeze();
-        match &self.bias {
-            Some(bias) => scaled + bias.val().unsqueeze(),
-            None => scaled,
-        }
+        let bias = self.bias.as_ref().map(Param::val);
+        nextword_kernels::normalize(kind, x, self.weight.val(), bias, self.eps)
     }
 }

@@ -1,9 +1,9 @@
 //! What travels through the layers of one forward pass beside the numbers themselves.
 
-use burn::tensor::{Bool, Tensor};
+use burn::tensor::Tensor;
+use nextword_kernels::{AttentionDropout, RotaryTables, Sight};
 
-use crate::position::{Rotary, alibi_bias, rotate};
-use crate::{Dropout, Hook, KvCache, ModelConfig, NoProbe, Position, Probe, Site, mask};
+use crate::{Dropout, Hook, KvCache, ModelConfig, NoProbe, Position, Probe, Site, alibi_slopes};
 
 /// One forward pass: who watches, what is dropped, and which cached tokens came before.
 pub struct Pass<'a, P: Probe = NoProbe> {
@@ -71,6 +71,19 @@ impl<'a, P: Probe> Pass<'a, P> {
         }
     }
 
+    /// Shows `[batch, seq, heads, head_dim]` as `[batch, heads, seq, head_dim]`.
+    pub(crate) fn see_heads(&mut self, hook: Hook, tensor: &Tensor<4>) {
+        if self.is_watched() {
+            self.see(hook, &tensor.clone().swap_dims(1, 2));
+        }
+    }
+
+    /// Dropout on this layer's percentages.
+    pub(crate) fn attention_dropout(&self, rate: f64) -> Option<AttentionDropout> {
+        let (layer, hook) = (self.layer, Hook::Pattern);
+        self.dropout.on_attention(rate, Site { layer, hook })
+    }
+
     pub(crate) fn drop_some<const D: usize>(
         &self,
         hook: Hook,
@@ -90,7 +103,12 @@ impl<'a, P: Probe> Pass<'a, P> {
     }
 
     /// Fixes where the given tokens stand, before the first layer runs.
-    pub(crate) fn locate(&mut self, config: &ModelConfig, rotary: Option<&Rotary>, x: &Tensor<3>) {
+    pub(crate) fn locate(
+        &mut self,
+        config: &ModelConfig,
+        rotary: Option<&RotaryTables>,
+        x: &Tensor<3>,
+    ) {
         let [rows, seq, _] = x.dims();
         let starts = match &self.cache {
             Some((cache, slots)) => {
@@ -99,14 +117,18 @@ impl<'a, P: Probe> Pass<'a, P> {
             }
             None => vec![0],
         };
-        self.places = Places::new(config, rotary, starts, x, seq);
+        self.places = Places::new(config, rotary, starts, seq);
     }
 
     /// Appends this layer's keys and values to the cache and gives back all that are visible; without
-    /// a cache gives them back as they are. `[rows, n_kv_heads, seq or keys, head_dim]`.
+    /// a cache gives them back as they are. `[rows, seq or keys, n_kv_heads, head_dim]`.
     pub(crate) fn remember(&mut self, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         match (&mut self.cache, self.layer) {
-            (Some((cache, slots)), Some(layer)) => cache.append(layer, slots, k, v),
+            (Some((cache, slots)), Some(layer)) => {
+                let [k, v] = [k, v].map(|x| x.swap_dims(1, 2));
+                let (k, v) = cache.append(layer, slots, k, v);
+                (k.swap_dims(1, 2), v.swap_dims(1, 2))
+            }
             _ => (k, v),
         }
     }
@@ -122,95 +144,57 @@ impl<'a, P: Probe> Pass<'a, P> {
 /// Where the tokens of a pass stand, and what follows from it for every layer.
 #[derive(Default)]
 pub(crate) struct Places {
-    /// The place of each row's first token; one number if all rows agree.
-    starts: Vec<usize>,
-    seq: usize,
-    keys: usize,
-    /// Cosines and sines of these places, `[rows or 1, 1, seq, head_dim]`.
-    rotary: Option<(Tensor<4>, Tensor<4>)>,
-    /// Distance biases, `[rows or 1, n_heads, seq, keys]`.
-    alibi: Option<Tensor<4>>,
-    /// One mask for each window that occurs, `[rows or 1, 1, seq, keys]`, true where hidden;
-    /// `None` where nothing is hidden.
-    masks: Vec<(Option<usize>, Option<Tensor<4, Bool>>)>,
+    sight: Sight,
+    rotary: Option<RotaryTables>,
+    /// `ALiBi`'s slopes.
+    slopes: Vec<f64>,
 }
 
 impl Places {
     fn new(
         config: &ModelConfig,
-        rotary: Option<&Rotary>,
-        mut starts: Vec<usize>,
-        x: &Tensor<3>,
+        rotary: Option<&RotaryTables>,
+        starts: Vec<usize>,
         seq: usize,
     ) -> Self {
-        if starts.iter().all(|start| *start == starts[0]) {
-            starts.truncate(1);
-        }
-        let device = x.device().without_autodiff();
-        let keys = starts.iter().max().map_or(0, |start| start + seq);
-        let mut windows: Vec<_> = (0..config.n_layers).map(|i| config.window(i)).collect();
-        windows.sort_unstable();
-        windows.dedup();
-        let mut places = Self {
-            masks: windows
-                .into_iter()
-                .map(|window| (window, mask::hidden(&starts, seq, keys, window, &device)))
-                .collect(),
-            alibi: (config.position == Position::Alibi)
-                .then(|| alibi_bias(config.n_heads, &starts, seq, keys, &device).cast(x.dtype())),
-            starts,
-            seq,
-            keys,
-            rotary: None,
+        let slopes = if config.position == Position::Alibi {
+            alibi_slopes(config.n_heads)
+        } else {
+            Vec::new()
         };
-        places.rotary = rotary.map(|rotary| {
-            let pick = |table: &Tensor<2>| {
-                let rows: Tensor<3> = places.pick(table.clone());
-                rows.unsqueeze_dim(1).cast(x.dtype()) // [rows or 1, 1, seq, head_dim]
-            };
-            (pick(&rotary.cos), pick(&rotary.sin))
-        });
-        places
+        Self {
+            sight: Sight::new(starts, seq),
+            rotary: rotary.cloned(),
+            slopes,
+        }
     }
 
-    /// Tokens that a query of this pass can look at, itself included.
-    pub(crate) fn keys(&self) -> usize {
-        self.keys
+    /// Which keys each query sees.
+    pub(crate) fn sight(&self) -> &Sight {
+        &self.sight
+    }
+
+    /// `ALiBi`'s slope of each head; empty for models without.
+    pub(crate) fn slopes(&self) -> &[f64] {
+        &self.slopes
     }
 
     /// The rows of a table `[places, d]` for the tokens of this pass, `[rows or 1, seq, d]`.
     pub(crate) fn pick(&self, table: Tensor<2>) -> Tensor<3> {
-        let d = table.dims()[1];
-        let rows: Vec<Tensor<2>> = self
-            .starts
+        let (d, starts, seq) = (table.dims()[1], self.sight.starts(), self.sight.seq());
+        let rows: Vec<Tensor<2>> = starts
             .iter()
-            .map(|start| table.clone().narrow(0, *start, self.seq))
+            .map(|start| table.clone().narrow(0, *start, seq))
             .collect();
-        Tensor::cat(rows, 0).reshape([self.starts.len(), self.seq, d])
+        Tensor::cat(rows, 0).reshape([starts.len(), seq, d])
     }
 
-    /// Turns queries or keys by rotary positions, where the model has them.
+    /// Turns queries or keys, `[batch, seq, heads, head_dim]`, by rotary positions, where the model
+    /// has them.
     pub(crate) fn turn(&self, x: Tensor<4>) -> Tensor<4> {
         match &self.rotary {
-            Some((cos, sin)) => rotate(x, cos.clone(), sin.clone()),
+            Some(tables) => nextword_kernels::rotate(x, tables, self.sight.starts()),
             None => x,
-        }
-    }
-
-    /// Adds distance biases and hides the future and what lies behind the window.
-    /// `[rows, n_heads, seq, keys]`.
-    pub(crate) fn limit(&self, scores: Tensor<4>, window: Option<usize>) -> Tensor<4> {
-        let scores = match &self.alibi {
-            Some(bias) => scores + bias.clone(),
-            None => scores,
-        };
-        let mask = self.masks.iter().find(|(of, _)| *of == window);
-        match mask.and_then(|(_, mask)| mask.clone()) {
-            Some(mask) => {
-                let shape = scores.dims();
-                scores.mask_fill(mask.expand(shape), f32::NEG_INFINITY)
-            }
-            None => scores,
         }
     }
 }

@@ -3,8 +3,9 @@
 use burn::module::{Module, Param};
 use burn::nn::Embedding;
 use burn::tensor::{Device, Int, Tensor};
+use nextword_kernels::{OutputLayer, RotaryTables};
 
-use crate::position::{Rotary, sinusoidal_table};
+use crate::position::sinusoidal_table;
 use crate::{
     Block, Hook, KvCache, ModelConfig, ModelError, Norm, Pass, Position, Probe, init::initialize,
 };
@@ -25,7 +26,7 @@ pub struct Transformer {
     #[module(skip)]
     waves: Option<Tensor<2>>,
     #[module(skip)]
-    rotary: Option<Rotary>,
+    rotary: Option<RotaryTables>,
     #[module(skip)]
     config: ModelConfig,
 }
@@ -77,7 +78,7 @@ impl ModelConfig {
             waves: (self.position == Position::Sinusoidal)
                 .then(|| sinusoidal_table(self.context_length, self.d_model, device)),
             rotary: (self.position == Position::Rotary)
-                .then(|| Rotary::new(&self.rotary, self.context_length, self.head_dim(), device)),
+                .then(|| self.rotary.tables(self.context_length, self.head_dim())),
             config: self.clone(),
         })
     }
@@ -128,33 +129,51 @@ impl Transformer {
 
     /// The output layer: `[batch, seq, d_model]` to `[batch, seq, vocab_size]`.
     pub fn logits<P: Probe>(&self, hidden: Tensor<3>, pass: &mut Pass<'_, P>) -> Tensor<3> {
-        let [batch, seq, d_model] = hidden.dims();
-        let weight = match &self.head.weight {
-            Some(weight) => weight.val(),
-            None => self.token_embedding.weight.val().transpose(),
-        };
-        let flat: Tensor<2> = hidden.reshape([batch * seq, d_model]);
-        let mut logits = flat.matmul(weight);
-        if let Some(bias) = &self.head.bias {
-            logits = logits + bias.val().unsqueeze();
-        }
-        if let Some(cap) = self.config.logit_soft_cap {
-            logits = (logits / cap).tanh() * cap;
-        }
-        let logits = logits.reshape([batch, seq, self.config.vocab_size]);
+        let logits = self.output_layer().logits(hidden);
         pass.see(Hook::Logits, &logits);
         logits
     }
 
+    /// The sum of `-ln p(target)` in nats over all places whose target is not
+    /// [`IGNORE`](crate::IGNORE), `[1]`. `tokens` is `[batch, seq]`, `targets` row by row.
+    ///
+    /// Dividing by the number of counted targets of the whole step (not of this micro-batch) makes
+    /// accumulation equal one big batch. A watched pass sees logits.
+    ///
+    /// # Panics
+    /// If there are not `batch * seq` targets.
+    pub fn loss_sum<P: Probe>(
+        &self,
+        tokens: Tensor<2, Int>,
+        targets: &[u32],
+        pass: &mut Pass<'_, P>,
+    ) -> Tensor<1> {
+        let hidden = self.hidden(tokens, pass);
+        if pass.is_watched() {
+            self.logits(hidden.clone(), pass);
+        }
+        nextword_kernels::cross_entropy_sum(hidden, self.output_layer(), targets)
+    }
+
+    fn output_layer(&self) -> OutputLayer {
+        let own = self.head.weight.as_ref().map(Param::val);
+        OutputLayer {
+            is_table: own.is_none(),
+            weight: own.unwrap_or_else(|| self.token_embedding.weight.val()),
+            bias: self.head.bias.as_ref().map(Param::val),
+            soft_cap: self.config.logit_soft_cap,
+        }
+    }
+
     /// Word embedding plus position encoding.
     fn embed<P: Probe>(&self, tokens: Tensor<2, Int>, pass: &mut Pass<'_, P>) -> Tensor<3> {
-        let x = self.token_embedding.forward(tokens);
+        let x = nextword_kernels::embed(self.token_embedding.weight.val(), tokens);
         pass.see(Hook::Embed, &x);
         pass.locate(&self.config, self.rotary.as_ref(), &x);
         assert!(
-            pass.places().keys() <= self.config.context_length,
+            pass.places().sight().keys() <= self.config.context_length,
             "{} tokens do not fit a context of {}",
-            pass.places().keys(),
+            pass.places().sight().keys(),
             self.config.context_length
         );
         let table = match (&self.position_embedding, &self.waves) {

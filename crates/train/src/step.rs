@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Gradients as BurnGradients, Int, Tensor, TensorData};
 use nextword_data::TokenBatch;
-use nextword_model::{Dropout, NoProbe, Pass, Probe, Transformer, cross_entropy_sum};
+use nextword_model::{Dropout, NoProbe, Pass, Probe, Transformer};
 
 /// The gradient of every parameter by name, flat, off the autodiff graph.
 #[derive(Clone, Debug, Default)]
@@ -135,6 +135,5 @@ pub(crate) fn batch_loss<P: Probe>(
     let device = model.device().without_autodiff();
     let data = TensorData::new(ids, [batch.batch, batch.seq]);
     let tokens = Tensor::<2, Int>::from_data(data, &device);
-    let logits = model.forward(tokens, pass);
-    cross_entropy_sum(logits, &batch.targets).0
+    model.loss_sum(tokens, &batch.targets, pass)
 }

@@ -60,7 +60,7 @@ fn full_forward(model: &Transformer, ids: &[u32]) -> Vec<f64> {
 }
 
 /// Every choice of `sequence` is the greedy one of a full forward pass over the same context,
-/// with the same log-probability.
+/// with the same log-probability; one token and many take other kernels, which round otherwise.
 fn assert_equals_full_forward(
     model: &Transformer,
     prompt: &[u32],
@@ -79,12 +79,12 @@ fn assert_equals_full_forward(
         let best = expected.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let chosen = expected[token.id as usize];
         assert!(
-            (chosen - token.logprob).abs() < 1e-4,
+            (chosen - token.logprob).abs() < 5e-4,
             "{name}, token {at}: {chosen} {}",
             token.logprob
         );
         assert!(
-            best - chosen < 1e-4,
+            best - chosen < 5e-4,
             "{name}, token {at} is not the likeliest"
         );
         context.push(token.id);

@@ -1,7 +1,5 @@
 //! Attention with linear biases: scores fall with distance.
 
-use burn::tensor::{Device, Tensor, TensorData};
-
 /// The slope of each head (Press et al. 2021): `2^(-8 i / n)` for `i = 1..=n` when `n` is a power
 /// of two; else those of the power below, then every second one of the power above.
 pub fn alibi_slopes(n_heads: usize) -> Vec<f64> {
@@ -15,31 +13,6 @@ pub fn alibi_slopes(n_heads: usize) -> Vec<f64> {
         .chain(power_slopes(2 * below).step_by(2))
         .take(n_heads)
         .collect()
-}
-
-/// What is added to the scores: `-slope * (query place - key place)`, `[rows, n_heads, seq, keys]`.
-///
-/// `starts` holds each row's place of its first query; keys stand at places `0..keys`.
-pub(crate) fn alibi_bias(
-    n_heads: usize,
-    starts: &[usize],
-    seq: usize,
-    keys: usize,
-    device: &Device,
-) -> Tensor<4> {
-    let mut values = Vec::with_capacity(starts.len() * n_heads * seq * keys);
-    let slopes = alibi_slopes(n_heads);
-    for &start in starts {
-        for slope in &slopes {
-            for query in start..start + seq {
-                values.extend((0..keys).map(|key| (slope * (key as f64 - query as f64)) as f32));
-            }
-        }
-    }
-    Tensor::from_data(
-        TensorData::new(values, [starts.len(), n_heads, seq, keys]),
-        device,
-    )
 }
 
 #[cfg(test)]

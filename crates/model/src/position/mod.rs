@@ -6,9 +6,7 @@ mod sinusoidal;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use alibi::alibi_bias;
 pub use alibi::alibi_slopes;
-pub(crate) use rotary::{Rotary, rotate};
 pub use rotary::{RotaryConfig, RotaryScaling};
 pub(crate) use sinusoidal::sinusoidal_table;
 

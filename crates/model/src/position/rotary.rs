@@ -1,6 +1,6 @@
 //! Rotary positions: each pair of a query's and key's numbers is turned by an angle.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use nextword_kernels::RotaryTables;
 use serde::{Deserialize, Serialize};
 
 use super::Position;
@@ -102,6 +102,11 @@ impl RotaryConfig {
             .collect()
     }
 
+    /// Cosines and sines for `places` places.
+    pub(crate) fn tables(&self, places: usize, head_dim: usize) -> RotaryTables {
+        RotaryTables::new(&self.frequencies(head_dim), places)
+    }
+
     fn scale(&self, frequency: f64) -> f64 {
         match self.scaling {
             RotaryScaling::None | RotaryScaling::Ntk { .. } => frequency,
@@ -118,49 +123,6 @@ impl RotaryConfig {
             }
         }
     }
-}
-
-/// Cosines and sines for every place, ready to turn queries and keys.
-#[derive(Clone, Debug)]
-pub(crate) struct Rotary {
-    /// `[context_length, head_dim]`, each half the same.
-    pub(crate) cos: Tensor<2>,
-    /// `[context_length, head_dim]`, each half the same.
-    pub(crate) sin: Tensor<2>,
-}
-
-impl Rotary {
-    pub(crate) fn new(
-        config: &RotaryConfig,
-        context_length: usize,
-        head_dim: usize,
-        device: &Device,
-    ) -> Self {
-        let frequencies = config.frequencies(head_dim);
-        let table = |wave: fn(f64) -> f64| {
-            let values: Vec<f32> = (0..context_length)
-                .flat_map(|p| {
-                    let turned = frequencies.iter().map(move |f| wave(p as f64 * f) as f32);
-                    turned.clone().chain(turned)
-                })
-                .collect();
-            Tensor::from_data(TensorData::new(values, [context_length, head_dim]), device)
-        };
-        Self {
-            cos: table(f64::cos),
-            sin: table(f64::sin),
-        }
-    }
-}
-
-/// Turns `x`, `[batch, heads, seq, head_dim]`, by `cos` and `sin`, `[batch or 1, 1, seq, head_dim]`:
-/// the pair (i, `i + head_dim / 2`) is turned as one, which is the rotate-half layout.
-pub(crate) fn rotate(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
-    let half = x.dims()[3] / 2;
-    let first = x.clone().narrow(3, 0, half);
-    let second = x.clone().narrow(3, half, half);
-    let quarter_turn = Tensor::cat(vec![-second, first], 3);
-    x * cos + quarter_turn * sin
 }
 
 #[cfg(test)]

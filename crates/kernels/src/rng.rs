@@ -21,6 +21,12 @@ impl CounterRng {
         }
     }
 
+    /// The key from which all numbers of this stream follow.
+    #[cfg(feature = "flex")]
+    pub(crate) fn key(self) -> u64 {
+        self.key
+    }
+
     /// A stream of its own for each `id`: `rng.stream(step).stream(layer)`.
     pub fn stream(self, id: u64) -> Self {
         Self {

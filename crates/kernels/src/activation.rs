@@ -1,0 +1,99 @@
+//! Activation functions of feed-forward layers, plain and gated.
+
+use burn::tensor::Tensor;
+
+/// A function applied to each number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * Phi(x)`, exact (Hendrycks and Gimpel 2016, arXiv 1606.08415).
+    Gelu,
+    /// GELU by its tanh approximation.
+    GeluTanh,
+    /// `max(x, 0)`.
+    Relu,
+    /// `max(x, 0)^2` (So et al. 2021, arXiv 2109.08668).
+    ReluSquared,
+    /// `x * sigmoid(x)`.
+    Silu,
+}
+
+/// `f(x)`, number by number.
+pub fn activate<const D: usize>(f: Activation, x: Tensor<D>) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if crate::fused::is_fast(&x) {
+        let shape = x.dims();
+        return crate::fused::apply(fast::Activate(f), [x.into()], shape);
+    }
+    crate::reference::activate(f, x)
+}
+
+/// `f(gate) * up`, number by number (Shazeer 2020, arXiv 2002.05202).
+pub fn gate<const D: usize>(f: Activation, gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if crate::fused::is_fast(&gate) {
+        let shape = gate.dims();
+        return crate::fused::apply(fast::Gate(f), [gate.into(), up.into()], shape);
+    }
+    crate::reference::activate(f, gate) * up
+}
+
+#[cfg(feature = "flex")]
+mod fast {
+    use super::Activation;
+    use crate::cpu::{activation as kernel, gated};
+    use crate::fused::{Kept, Op, buffer};
+
+    impl From<Activation> for kernel::Activation {
+        fn from(f: Activation) -> Self {
+            match f {
+                Activation::Gelu => Self::Gelu,
+                Activation::GeluTanh => Self::GeluTanh,
+                Activation::Relu => Self::Relu,
+                Activation::ReluSquared => Self::SquaredRelu,
+                Activation::Silu => Self::Silu,
+            }
+        }
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    pub(super) struct Activate(pub(super) Activation);
+
+    impl Op<1> for Activate {
+        type Saved = ();
+        const KEEPS: [bool; 1] = [true];
+
+        fn forward(&self, [x]: [&[f32]; 1], _keep: bool) -> (Vec<f32>, ()) {
+            let mut y = buffer(x.len());
+            kernel::forward(self.0.into(), x, &[], &mut y);
+            (y, ())
+        }
+
+        fn backward(&self, kept: Kept<'_, (), 1>) -> [Option<Vec<f32>>; 1] {
+            let mut dx = buffer(kept.grad.len());
+            kernel::backward(self.0.into(), kept.inputs[0], &[], kept.grad, &mut dx);
+            [Some(dx)]
+        }
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    pub(super) struct Gate(pub(super) Activation);
+
+    impl Op<2> for Gate {
+        type Saved = ();
+        const KEEPS: [bool; 2] = [true; 2];
+
+        fn forward(&self, [gate, up]: [&[f32]; 2], _keep: bool) -> (Vec<f32>, ()) {
+            let mut hidden = buffer(up.len());
+            gated::forward(self.0.into(), gated::Gated { gate, up }, &mut hidden);
+            (hidden, ())
+        }
+
+        fn backward(&self, kept: Kept<'_, (), 2>) -> [Option<Vec<f32>>; 2] {
+            let [gate, up] = kept.inputs;
+            let (mut d_gate, mut d_up) = (buffer(up.len()), buffer(up.len()));
+            let inputs = gated::Gated { gate, up };
+            gated::backward(self.0.into(), inputs, kept.grad, &mut d_gate, &mut d_up);
+            [Some(d_gate), Some(d_up)]
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Attention on the CPU.
+
+use burn::backend::Flex;
+use burn::backend::flex::FlexTensor;
+use burn::tensor::Tensor;
+
+use super::AttentionOptions;
+use crate::cpu::attention as kernel;
+use crate::cpu::view::{Strides, View, ViewMut};
+use crate::fused::{self, Kept, Op, apply, buffer};
+
+pub(super) fn attention(qkv: [Tensor<4>; 3], options: &AttentionOptions<'_>) -> Tensor<4> {
+    let ([batch, seq, n_heads, head_dim], [_, keys, n_kv_heads, _]) =
+        (qkv[0].dims(), qkv[1].dims());
+    let starts = options.sight.starts();
+    let op = Attention {
+        shape: kernel::Shape {
+            batch,
+            seq_q: seq,
+            seq_k: keys,
+            n_heads,
+            n_kv_heads,
+            head_dim,
+        },
+        scale: options.scale as f32,
+        offsets: (0..batch)
+            .map(|row| starts[row.min(starts.len() - 1)])
+            .collect(),
+        window: options.window,
+        alibi: options.alibi.iter().map(|slope| *slope as f32).collect(),
+        dropout: options.dropout.map(|dropout| kernel::Dropout {
+            mask: crate::cpu::dropout::Mask {
+                key: dropout.rng.key(),
+                rate: dropout.rate,
+            },
+            first_sequence: dropout.first_sequence,
+        }),
+    };
+    if qkv.iter().any(|x| x.device().is_autodiff()) {
+        return apply(op, qkv.map(Into::into), [batch, seq, n_heads, head_dim]);
+    }
+    op.inference(qkv)
+}
+
+#[derive(Clone, Debug)]
+struct Attention {
+    shape: kernel::Shape,
+    scale: f32,
+    offsets: Vec<usize>,
+    window: Option<usize>,
+    alibi: Vec<f32>,
+    dropout: Option<kernel::Dropout>,
+}
+
+impl Attention {
+    fn options(&self) -> kernel::Options<'_> {
+        kernel::Options {
+            scale: self.scale,
+            offsets: &self.offsets,
+            window: self.window,
+            alibi: &self.alibi,
+            dropout: self.dropout,
+        }
+    }
+
+    fn query_strides(&self) -> Strides {
+        Strides::token_first(self.shape.seq_q, self.shape.n_heads, self.shape.head_dim)
+    }
+
+    fn key_strides(&self) -> Strides {
+        Strides::token_first(self.shape.seq_k, self.shape.n_kv_heads, self.shape.head_dim)
+    }
+
+    fn sizes(&self) -> (usize, usize) {
+        let kernel::Shape {
+            batch,
+            seq_q,
+            n_heads,
+            head_dim,
+            ..
+        } = self.shape;
+        (batch * seq_q * n_heads * head_dim, batch * seq_q * n_heads)
+    }
+
+    /// Keys and values are read where they lie, as in a cache.
+    fn inference(&self, qkv: [Tensor<4>; 3]) -> Tensor<4> {
+        let shape = qkv[0].dims();
+        let [q, k, v] = qkv.map(|x| {
+            let x = x.try_into_primitive::<Flex>();
+            x.unwrap_or_else(|e| unreachable!("the caller has asked `is_fast`: {e:?}"))
+        });
+        let q = q.to_contiguous();
+        let [k, v] = [k, v].map(|x| {
+            if is_readable(&x) {
+                x
+            } else {
+                x.to_contiguous()
+            }
+        });
+        let (len, rows) = self.sizes();
+        let mut z = buffer(len);
+        if !self.decode(fused::values(&q), [&k, &v], &mut z) {
+            let query = View {
+                data: fused::values(&q),
+                strides: self.query_strides(),
+            };
+            let out = ViewMut {
+                data: &mut z,
+                strides: self.query_strides(),
+            };
+            let views = [query, view(&k), view(&v)];
+            kernel::forward(&self.shape, &self.options(), views, out, &mut buffer(rows));
+        }
+        Tensor::from_primitive::<Flex>(fused::tensor(z, shape))
+    }
+
+    /// One query a row over a cache `[slot, n_kv_heads, capacity, head_dim]`; false if that is not
+    /// what this is.
+    fn decode(&self, q: &[f32], [k, v]: [&FlexTensor; 2], z: &mut [f32]) -> bool {
+        let (at, dim) = (view(k).strides, self.shape.head_dim);
+        let first = k.layout().start_offset();
+        let one_query = self.shape.seq_q == 1 && self.dropout.is_none();
+        let same_place =
+            k.layout().strides() == v.layout().strides() && first == v.layout().start_offset();
+        let slot_len = self.shape.n_kv_heads * at.head;
+        let is_cache = at.seq == dim
+            && at.head >= dim * self.shape.seq_k
+            && (at.batch == slot_len || self.shape.batch == 1)
+            && at.head.is_multiple_of(dim)
+            && slot_len > 0
+            && first.is_multiple_of(slot_len);
+        if !(one_query && same_place && is_cache) {
+            return false;
+        }
+        let cache = kernel::Cache {
+            keys: k.storage(),
+            values: v.storage(),
+            n_kv_heads: self.shape.n_kv_heads,
+            capacity: at.head / dim,
+            head_dim: dim,
+        };
+        let slots: Vec<usize> = (0..self.shape.batch)
+            .map(|row| first / slot_len + row)
+            .collect();
+        let lengths: Vec<usize> = self.offsets.iter().map(|place| place + 1).collect();
+        let options = kernel::DecodeOptions {
+            scale: self.scale,
+            window: self.window,
+            alibi: &self.alibi,
+        };
+        kernel::decode(&options, q, &cache, &slots, &lengths, z);
+        true
+    }
+}
+
+/// Whether the kernel can read `[batch, keys, heads, head_dim]` where it lies.
+fn is_readable(x: &FlexTensor) -> bool {
+    let strides = x.layout().strides();
+    strides[3] == 1 && strides.iter().all(|stride| *stride >= 0)
+}
+
+fn view(x: &FlexTensor) -> View<'_> {
+    let stride = |axis: usize| x.layout().strides()[axis].unsigned_abs();
+    View {
+        data: &x.storage()[x.layout().start_offset()..],
+        strides: Strides {
+            batch: stride(0),
+            seq: stride(1),
+            head: stride(2),
+        },
+    }
+}
+
+impl Op<3> for Attention {
+    /// Log of the sum of exponentials of each query's scores, `[batch, n_heads, seq]`.
+    type Saved = Vec<f32>;
+    const KEEPS: [bool; 3] = [true; 3];
+    const KEEPS_OUTPUT: bool = true;
+
+    fn forward(&self, [q, k, v]: [&[f32]; 3], _keep: bool) -> (Vec<f32>, Vec<f32>) {
+        let (len, rows) = self.sizes();
+        let (mut z, mut lse) = (buffer(len), buffer(rows));
+        let (queries, keys) = (self.query_strides(), self.key_strides());
+        let views = [
+            View {
+                data: q,
+                strides: queries,
+            },
+            View {
+                data: k,
+                strides: keys,
+            },
+            View {
+                data: v,
+                strides: keys,
+            },
+        ];
+        let out = ViewMut {
+            data: &mut z,
+            strides: queries,
+        };
+        kernel::forward(&self.shape, &self.options(), views, out, &mut lse);
+        (z, lse)
+    }
+
+    fn backward(&self, kept: Kept<'_, Vec<f32>, 3>) -> [Option<Vec<f32>>; 3] {
+        let [q, k, v] = kept.inputs;
+        let (queries, keys) = (self.query_strides(), self.key_strides());
+        let (mut dq, mut dk, mut dv) = (buffer(q.len()), buffer(k.len()), buffer(v.len()));
+        let saved = kernel::Saved {
+            q: View {
+                data: q,
+                strides: queries,
+            },
+            k: View {
+                data: k,
+                strides: keys,
+            },
+            v: View {
+                data: v,
+                strides: keys,
+            },
+            z: View {
+                data: kept.output,
+                strides: queries,
+            },
+            lse: &kept.saved,
+        };
+        let grads = kernel::Grads {
+            q: ViewMut {
+                data: &mut dq,
+                strides: queries,
+            },
+            k: ViewMut {
+                data: &mut dk,
+                strides: keys,
+            },
+            v: ViewMut {
+                data: &mut dv,
+                strides: keys,
+            },
+        };
+        let dz = View {
+            data: kept.grad,
+            strides: queries,
+        };
+        kernel::backward(&self.shape, &self.options(), &saved, dz, grads);
+        let [wq, wk, wv] = kept.wanted;
+        [wq.then_some(dq), wk.then_some(dk), wv.then_some(dv)]
+    }
+}

@@ -1,0 +1,235 @@
+//! Activation functions of feed-forward layers, forward and backward.
+//!
+//! Backward recomputes from the pre-activation, so nothing but that is kept. A bias may be added
+//! in front, which saves a pass over memory.
+
+use pulp::Simd;
+
+use super::math::{normal_tail, sigmoid};
+use super::par::{self, Shared};
+use super::simd::{Ops, dispatch, for_lanes, load_part, store_part};
+
+/// A function applied to each number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * Phi(x)`, exact.
+    Gelu,
+    /// GELU by its tanh approximation.
+    GeluTanh,
+    /// `max(x, 0)`.
+    Relu,
+    /// `max(x, 0)^2`.
+    SquaredRelu,
+    /// `x * sigmoid(x)`.
+    Silu,
+}
+
+/// `out = f(x + bias)`; `bias` is a row, empty for none.
+pub fn forward(f: Activation, x: &[f32], bias: &[f32], out: &mut [f32]) {
+    assert_eq!(x.len(), out.len());
+    let out_at = Shared::new(out);
+    pieces(x.len(), out_at.start(), bias, |at, n, bias| {
+        // SAFETY: pieces lie in the array and do not overlap.
+        unsafe { forward_chunk(f, &x[at..at + n], bias, out_at.at(at)) };
+    });
+}
+
+/// `dx = dy * f'(x + bias)`.
+pub fn backward(f: Activation, x: &[f32], bias: &[f32], dy: &[f32], dx: &mut [f32]) {
+    assert!(x.len() == dx.len() && x.len() == dy.len());
+    run_backward(f, x, bias, Shared::read_only(dy), Shared::new(dx));
+}
+
+/// `grad *= f'(x + bias)`, which turns the gradient of the output into that of the input.
+pub fn backward_in_place(f: Activation, x: &[f32], bias: &[f32], grad: &mut [f32]) {
+    assert_eq!(x.len(), grad.len());
+    let grad = Shared::new(grad);
+    run_backward(f, x, bias, grad, grad);
+}
+
+fn run_backward(f: Activation, x: &[f32], bias: &[f32], dy: Shared<f32>, dx: Shared<f32>) {
+    pieces(x.len(), dx.start(), bias, |at, n, bias| {
+        // SAFETY: pieces lie in all arrays and do not overlap; nothing is written through `dy`
+        // unless it is `dx`.
+        unsafe { backward_chunk(f, &x[at..at + n], bias, dy.at(at), dx.at(at)) };
+    });
+}
+
+/// Cuts `0..len` into pieces for threads: chunks, or rows where there is a bias.
+pub(super) fn pieces(
+    len: usize,
+    out: *const f32,
+    bias: &[f32],
+    piece: impl Fn(usize, usize, &[f32]) + Sync + Send,
+) {
+    let width = bias.len();
+    if width == 0 {
+        par::chunks(len, out, |at, n| piece(at, n, &[]));
+        return;
+    }
+    assert_eq!(len % width, 0);
+    par::row_groups(len / width, width, |first, count| {
+        for row in first..first + count {
+            piece(row * width, width, bias);
+        }
+    });
+}
+
+dispatch!(fn forward_chunk(f: Activation, x: &[f32], bias: &[f32], out: *mut f32) => forward_body);
+dispatch!(fn backward_chunk(
+    f: Activation, x: &[f32], bias: &[f32], dy: *const f32, dx: *mut f32,
+) => backward_body);
+
+#[inline(always)]
+fn forward_body<S: Simd>(s: S, f: Activation, x: &[f32], bias: &[f32], out: *mut f32) {
+    match f {
+        Activation::Gelu => forward_with::<S, 0>(s, x, bias, out),
+        Activation::GeluTanh => forward_with::<S, 1>(s, x, bias, out),
+        Activation::Relu => forward_with::<S, 2>(s, x, bias, out),
+        Activation::SquaredRelu => forward_with::<S, 3>(s, x, bias, out),
+        Activation::Silu => forward_with::<S, 4>(s, x, bias, out),
+    }
+}
+
+#[inline(always)]
+fn backward_body<S: Simd>(
+    s: S,
+    f: Activation,
+    x: &[f32],
+    bias: &[f32],
+    dy: *const f32,
+    dx: *mut f32,
+) {
+    match f {
+        Activation::Gelu => backward_with::<S, 0>(s, x, bias, dy, dx),
+        Activation::GeluTanh => backward_with::<S, 1>(s, x, bias, dy, dx),
+        Activation::Relu => backward_with::<S, 2>(s, x, bias, dy, dx),
+        Activation::SquaredRelu => backward_with::<S, 3>(s, x, bias, dy, dx),
+        Activation::Silu => backward_with::<S, 4>(s, x, bias, dy, dx),
+    }
+}
+
+/// One chunk, or one row where there is a bias.
+#[inline(always)]
+fn forward_with<S: Simd, const F: usize>(s: S, x: &[f32], bias: &[f32], out: *mut f32) {
+    let bias = (bias.len() == x.len()).then_some(bias.as_ptr());
+    for_lanes!(s, x.len(), |at, part| {
+        // SAFETY: `at` and `part` stay within all arrays.
+        unsafe {
+            let x = load_biased(s, x, bias, at, part);
+            store_part(s, out, at, part, value::<S, F>(s, x));
+        }
+    });
+}
+
+/// One chunk, or one row where there is a bias.
+#[inline(always)]
+fn backward_with<S: Simd, const F: usize>(
+    s: S,
+    x: &[f32],
+    bias: &[f32],
+    dy: *const f32,
+    dx: *mut f32,
+) {
+    let bias = (bias.len() == x.len()).then_some(bias.as_ptr());
+    for_lanes!(s, x.len(), |at, part| {
+        // SAFETY: `at` and `part` stay within all arrays.
+        unsafe {
+            let x = load_biased(s, x, bias, at, part);
+            let grad = s.mul_f32s(load_part(s, dy, at, part), slope::<S, F>(s, x).1);
+            store_part(s, dx, at, part, grad);
+        }
+    });
+}
+
+/// # Safety
+/// `at` and `part` must stay within x and the bias.
+#[inline(always)]
+unsafe fn load_biased<S: Simd>(
+    s: S,
+    x: &[f32],
+    bias: Option<*const f32>,
+    at: usize,
+    part: Option<usize>,
+) -> S::f32s {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let value = load_part(s, x.as_ptr(), at, part);
+        match bias {
+            Some(bias) => s.add_f32s(value, load_part(s, bias, at, part)),
+            None => value,
+        }
+    }
+}
+
+/// `2 sqrt(2 / pi)` and the cubic's factor of GELU's tanh approximation, which as
+/// `(1 + tanh(a)) / 2 = sigmoid(2 a)` takes one exponential.
+const TANH_SCALE: f32 = 1.595_769_2;
+const TANH_CUBE: f32 = 0.044_715;
+
+/// The value of function number `F` (the order of [`Activation`]) at `x`.
+#[inline(always)]
+pub(super) fn value<S: Simd, const F: usize>(s: S, x: S::f32s) -> S::f32s {
+    match F {
+        0 => {
+            // max(x, 0) - |x| Phi(-|x|): exact where x is large, unlike x (1 + erf) / 2.
+            let size = s.abs_f32s(x);
+            let (tail, _) = normal_tail(s, size);
+            s.negate_mul_add_e_f32s(size, tail, s.max_f32s(x, s.zero()))
+        }
+        1 => s.mul_f32s(x, sigmoid(s, tanh_inner(s, x))),
+        2 => s.max_f32s(x, s.zero()),
+        3 => {
+            let x = s.max_f32s(x, s.zero());
+            s.mul_f32s(x, x)
+        }
+        _ => s.mul_f32s(x, sigmoid(s, x)),
+    }
+}
+
+/// Value and slope of function number `F` at `x`.
+#[inline(always)]
+pub(super) fn slope<S: Simd, const F: usize>(s: S, x: S::f32s) -> (S::f32s, S::f32s) {
+    let one = s.splat_f32s(1.0);
+    match F {
+        0 => {
+            let (tail, bell) = normal_tail(s, s.abs_f32s(x));
+            let below = s.less_than_f32s(x, s.zero());
+            let phi = s.select_f32s(below, tail, s.sub_f32s(one, tail));
+            let bell = s.mul_f32s(bell, s.splat_f32s(0.398_942_3));
+            (s.mul_f32s(x, phi), s.fma(x, bell, phi))
+        }
+        1 => {
+            let phi = sigmoid(s, tanh_inner(s, x));
+            let square = s.mul_f32s(x, x);
+            let slope = s.horner(
+                square,
+                s.splat_f32s(3.0 * TANH_SCALE * TANH_CUBE),
+                TANH_SCALE,
+            );
+            let y = s.mul_f32s(x, phi);
+            let bend = s.mul_f32s(y, s.sub_f32s(one, phi));
+            (y, s.fma(bend, slope, phi))
+        }
+        2 => {
+            let on = s.greater_than_f32s(x, s.zero());
+            (s.max_f32s(x, s.zero()), s.select_f32s(on, one, s.zero()))
+        }
+        3 => {
+            let x = s.max_f32s(x, s.zero());
+            (s.mul_f32s(x, x), s.add_f32s(x, x))
+        }
+        _ => {
+            let sigma = sigmoid(s, x);
+            let y = s.mul_f32s(x, sigma);
+            (y, s.fma(y, s.sub_f32s(one, sigma), sigma))
+        }
+    }
+}
+
+#[inline(always)]
+fn tanh_inner<S: Simd>(s: S, x: S::f32s) -> S::f32s {
+    let square = s.mul_f32s(x, x);
+    let scale = s.horner(square, s.splat_f32s(TANH_SCALE * TANH_CUBE), TANH_SCALE);
+    s.mul_f32s(x, scale)
+}

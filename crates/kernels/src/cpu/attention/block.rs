@@ -1,0 +1,168 @@
+//! One block of queries of one head: what both passes need to know about it.
+
+use pulp::Simd;
+
+use super::super::simd::Ops;
+use super::super::view::{Rows, Source};
+use super::keep::Keep;
+use super::sight::Sight;
+use super::{Options, Shape};
+
+/// Queries of a block. All sizes of registers divide it.
+pub(super) const QUERIES: usize = 64;
+
+/// Keys of a tile: the tile's scores, 32 KiB, and its keys and values stay in the L2 cache.
+pub(super) const KEYS: usize = 128;
+
+/// One block of queries of one head, and the keys and values it sees.
+#[derive(Clone, Copy)]
+pub(super) struct Block {
+    pub(super) q: Rows<*const f32>,
+    pub(super) k: Rows<*const f32>,
+    pub(super) v: Rows<*const f32>,
+    /// What the block sees; its tile of keys is set by [`Block::tiles`].
+    pub(super) sight: Sight,
+    pub(super) seq_k: usize,
+    pub(super) head_dim: usize,
+    /// Factor on the scores.
+    pub(super) scale: f32,
+    /// Slope of the bias, in units of log2.
+    pub(super) slope: f32,
+    pub(super) keep: Option<Keep>,
+}
+
+impl Block {
+    /// Block number `index` of one head.
+    ///
+    /// # Safety
+    /// `batch`, `head` and `index` must exist in `shape`, and the sources must have its sizes.
+    pub(super) unsafe fn new(
+        shape: &Shape,
+        options: &Options<'_>,
+        [q, k, v]: [Source; 3],
+        (batch, head, index): (usize, usize, usize),
+    ) -> Self {
+        let (first, kv_head) = (index * QUERIES, head / shape.group());
+        let offset = options.offsets.get(batch).copied().unwrap_or(0);
+        let slope = options.alibi.get(head).copied().unwrap_or(0.0);
+        // SAFETY: the caller's promise.
+        unsafe {
+            Self {
+                q: q.tokens(batch, head, first),
+                k: k.tokens(batch, kv_head, 0),
+                v: v.tokens(batch, kv_head, 0),
+                sight: Sight {
+                    place: offset + first,
+                    queries: QUERIES.min(shape.seq_q - first),
+                    window: options.window.unwrap_or(usize::MAX),
+                    key: 0,
+                    keys: 0,
+                },
+                seq_k: shape.seq_k,
+                head_dim: shape.head_dim,
+                scale: options.scale,
+                slope: slope * std::f32::consts::LOG2_E,
+                keep: Keep::new(shape, options, batch, head, first),
+            }
+        }
+    }
+
+    /// The tiles of keys that the block sees, in order.
+    pub(super) fn tiles(&self) -> impl Iterator<Item = Sight> + use<> {
+        let sight = self.sight;
+        let (first, end) = sight.all_keys(self.seq_k);
+        (first..end).step_by(KEYS).map(move |key| Sight {
+            key,
+            keys: KEYS.min(end - key),
+            ..sight
+        })
+    }
+}
+
+/// Blocks of queries of one head.
+pub(super) fn blocks(shape: &Shape) -> usize {
+    shape.seq_q.div_ceil(QUERIES)
+}
+
+/// `out[d][i] = rows[i][d] * factor`, for whole registers of i (0 where there is no row).
+///
+/// # Safety
+/// `n` rows of `head_dim` numbers must be readable, and `head_dim` times [`QUERIES`] numbers
+/// writable at `out`.
+#[inline(always)]
+pub(super) unsafe fn transpose<S: Simd>(
+    s: S,
+    rows: Rows<*const f32>,
+    n: usize,
+    head_dim: usize,
+    factor: f32,
+    out: *mut f32,
+) {
+    let whole = (n - n % 4, head_dim - head_dim % 4);
+    let padded = n.next_multiple_of(S::LANES);
+    // SAFETY: the caller's promise; i stays below `n`, d below `head_dim`, and `padded` is at
+    // most QUERIES.
+    unsafe {
+        for i in (0..whole.0).step_by(4) {
+            for d in (0..whole.1).step_by(4) {
+                transpose_4x4(
+                    rows.at.add(i * rows.row + d),
+                    rows.row,
+                    out.add(d * QUERIES + i),
+                );
+            }
+        }
+        for i in 0..n {
+            let first = if i < whole.0 { whole.1 } else { 0 };
+            for d in first..head_dim {
+                *out.add(d * QUERIES + i) = *rows.at.add(i * rows.row + d);
+            }
+        }
+        let factor = s.splat_f32s(factor);
+        for d in 0..head_dim {
+            let row = out.add(d * QUERIES);
+            for i in n..padded {
+                *row.add(i) = 0.0;
+            }
+            for i in (0..padded).step_by(S::LANES) {
+                s.store(row.add(i), s.mul_f32s(s.load(row.add(i)), factor));
+            }
+        }
+    }
+}
+
+/// Four rows of four numbers, by shuffles: plain code tempts LLVM to scatter, which is slow.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn transpose_4x4(from: *const f32, row: usize, to: *mut f32) {
+    use std::arch::x86_64::{_MM_TRANSPOSE4_PS, _mm_loadu_ps, _mm_storeu_ps};
+    // SAFETY: the caller's promise; SSE is part of x86-64.
+    unsafe {
+        let mut a = _mm_loadu_ps(from);
+        let mut b = _mm_loadu_ps(from.add(row));
+        let mut c = _mm_loadu_ps(from.add(2 * row));
+        let mut d = _mm_loadu_ps(from.add(3 * row));
+        _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut d);
+        _mm_storeu_ps(to, a);
+        _mm_storeu_ps(to.add(QUERIES), b);
+        _mm_storeu_ps(to.add(2 * QUERIES), c);
+        _mm_storeu_ps(to.add(3 * QUERIES), d);
+    }
+}
+
+/// Four rows of four numbers; compilers make shuffles of it.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+unsafe fn transpose_4x4(from: *const f32, row: usize, to: *mut f32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let load = |i: usize| from.add(i * row).cast::<[f32; 4]>().read_unaligned();
+        let (a, b, c, d) = (load(0), load(1), load(2), load(3));
+        for j in 0..4 {
+            let column = [a[j], b[j], c[j], d[j]];
+            to.add(j * QUERIES)
+                .cast::<[f32; 4]>()
+                .write_unaligned(column);
+        }
+    }
+}

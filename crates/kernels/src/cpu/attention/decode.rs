@@ -1,0 +1,179 @@
+//! Attention of one new token a row over a cache of keys and values.
+//!
+//! A row is computed by itself, in an order that only its own length decides: what else is in
+//! the batch cannot change its result.
+
+use std::f32::consts::LOG2_E;
+
+use pulp::Simd;
+
+use super::super::math::exp2;
+use super::super::par::{self, Shared};
+use super::super::scratch;
+use super::super::simd::{Ops, dispatch, for_lanes, load_part, store_part};
+use super::backward_block::dot;
+
+/// Cached keys and values, `[slot, n_kv_heads, capacity, head_dim]` each.
+#[derive(Clone, Copy, Debug)]
+pub struct Cache<'a> {
+    /// Keys.
+    pub keys: &'a [f32],
+    /// Values.
+    pub values: &'a [f32],
+    /// Heads of keys.
+    pub n_kv_heads: usize,
+    /// Tokens each slot has room for.
+    pub capacity: usize,
+    /// Numbers of each head.
+    pub head_dim: usize,
+}
+
+/// How rows see the cache.
+#[derive(Clone, Copy, Debug)]
+pub struct DecodeOptions<'a> {
+    /// Factor on the scores.
+    pub scale: f32,
+    /// Keys that a query sees at most, itself included.
+    pub window: Option<usize>,
+    /// For each head the slope of its bias `-slope * distance` (empty: none).
+    pub alibi: &'a [f32],
+}
+
+/// For each row the attention of its query, `[rows, n_heads, head_dim]`, over the first
+/// `lengths[row]` tokens of slot `slots[row]`. The query is the last of these tokens.
+pub fn decode(
+    options: &DecodeOptions<'_>,
+    q: &[f32],
+    cache: &Cache<'_>,
+    slots: &[usize],
+    lengths: &[usize],
+    z: &mut [f32],
+) {
+    let rows = slots.len();
+    let slot_len = cache.n_kv_heads * cache.capacity * cache.head_dim;
+    assert!(lengths.len() == rows && z.len() == q.len() && cache.keys.len() == cache.values.len());
+    assert!(lengths.iter().all(|length| *length <= cache.capacity));
+    assert!(
+        slots
+            .iter()
+            .all(|slot| (slot + 1) * slot_len <= cache.keys.len())
+    );
+    let kv_units = rows * cache.n_kv_heads;
+    let Some(unit_len) = q.len().checked_div(kv_units) else {
+        return;
+    };
+    let group = unit_len / cache.head_dim;
+    assert_eq!(q.len(), kv_units * group * cache.head_dim);
+    assert!(options.alibi.is_empty() || options.alibi.len() == cache.n_kv_heads * group);
+    let z = Shared::new(z);
+    let longest = lengths.iter().copied().max().unwrap_or(0);
+    par::for_each(kv_units, 4 * longest * unit_len / 16, |unit| {
+        let (row, kv_head) = (unit / cache.n_kv_heads, unit % cache.n_kv_heads);
+        let head = (slots[row] * cache.n_kv_heads + kv_head) * cache.capacity;
+        let end = lengths[row];
+        let first = end.saturating_sub(options.window.unwrap_or(usize::MAX));
+        let tokens = (head + first) * cache.head_dim..(head + end) * cache.head_dim;
+        let task = Task {
+            q: &q[unit * unit_len..(unit + 1) * unit_len],
+            keys: &cache.keys[tokens.clone()],
+            values: &cache.values[tokens],
+            head_dim: cache.head_dim,
+            scale: options.scale * LOG2_E,
+            slopes: options
+                .alibi
+                .get(kv_head * group..(kv_head + 1) * group)
+                .unwrap_or(&[]),
+        };
+        // SAFETY: each unit writes its own heads.
+        let z = unsafe { z.slice(unit * unit_len, unit_len) };
+        let len = group * scratch::lines(end - first);
+        scratch::unit(len, |scores| run(&task, scores, z));
+    });
+}
+
+/// The queries of one row that share a head of keys, and the tokens they see.
+struct Task<'a> {
+    q: &'a [f32],
+    keys: &'a [f32],
+    values: &'a [f32],
+    head_dim: usize,
+    /// Factor on the scores, in units of log2.
+    scale: f32,
+    slopes: &'a [f32],
+}
+
+/// Keys that all heads of a group go through before the next: they stay in the L1 cache.
+const KEYS: usize = 64;
+
+dispatch!(fn run(task: &Task<'_>, scores: &mut [f32], z: &mut [f32]) => body);
+
+#[inline(always)]
+fn body<S: Simd>(s: S, task: &Task<'_>, scores: &mut [f32], z: &mut [f32]) {
+    let dim = task.head_dim;
+    let tokens = task.keys.len() / dim;
+    let padded = scratch::lines(tokens);
+    for first in (0..tokens).step_by(KEYS) {
+        let end = tokens.min(first + KEYS);
+        for (head, q) in task.q.chunks_exact(dim).enumerate() {
+            let slope = task.slopes.get(head).map_or(0.0, |slope| slope * LOG2_E);
+            for token in first..end {
+                // SAFETY: `q` and each key have `dim` numbers.
+                let score = unsafe { dot(s, q.as_ptr(), task.keys.as_ptr().add(token * dim), dim) };
+                let distance = (tokens - 1 - token) as f32;
+                scores[head * padded + token] = score * task.scale - slope * distance;
+            }
+        }
+    }
+    z.fill(0.0);
+    for head in 0..z.len() / dim {
+        percentages(s, &mut scores[head * padded..head * padded + tokens]);
+    }
+    for first in (0..tokens).step_by(KEYS) {
+        let end = tokens.min(first + KEYS);
+        for (head, z) in z.chunks_exact_mut(dim).enumerate() {
+            let p = &scores[head * padded + first..head * padded + end];
+            add_values(s, p, &task.values[first * dim..end * dim], z);
+        }
+    }
+}
+
+/// Scores in units of log2 to percentages.
+#[inline(always)]
+fn percentages<S: Simd>(s: S, scores: &mut [f32]) {
+    let highest = scores.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+    let at = scores.as_mut_ptr();
+    let mut sum = s.zero();
+    for_lanes!(s, scores.len(), |i, part| {
+        // SAFETY: `i` and `part` stay within the scores.
+        unsafe {
+            let p = exp2(
+                s,
+                s.sub_f32s(load_part(s, at, i, part), s.splat_f32s(highest)),
+            );
+            store_part(s, at, i, part, p);
+            // Read back: the lanes beyond a partial register's end are 0 there.
+            sum = s.add_f32s(sum, load_part(s, at, i, part));
+        }
+    });
+    let inverse = 1.0 / s.reduce_sum_f32s(sum);
+    for p in scores {
+        *p *= inverse;
+    }
+}
+
+/// `z += sum over tokens of p[token] * values[token]`.
+#[inline(always)]
+fn add_values<S: Simd>(s: S, p: &[f32], values: &[f32], z: &mut [f32]) {
+    let dim = z.len();
+    for_lanes!(s, dim, |at, part| {
+        // SAFETY: `at` and `part` stay within a row of `dim` numbers.
+        unsafe {
+            let mut sum = load_part(s, z.as_ptr(), at, part);
+            for (token, p) in p.iter().enumerate() {
+                let value = load_part(s, values.as_ptr().add(token * dim), at, part);
+                sum = s.fma(s.splat_f32s(*p), value, sum);
+            }
+            store_part(s, z.as_mut_ptr(), at, part, sum);
+        }
+    });
+}

@@ -1,0 +1,278 @@
+//! The register-blocked product that all of attention's inner products come down to:
+//! `c[r][..] = sum over t of a(r, t) * b[t][..]`, with numbers of a broadcast and rows of b loaded.
+
+use pulp::Simd;
+
+use super::super::simd::Ops;
+use super::super::view::Rows;
+
+/// Registers a tile is wide.
+const WIDE: usize = 2;
+
+/// `rows` x `steps` numbers at `a + r * row + t * step`.
+#[derive(Clone, Copy)]
+pub(super) struct Factor {
+    pub(super) at: *const f32,
+    pub(super) row: usize,
+    pub(super) step: usize,
+}
+
+/// Rows of the result that a tile computes at once: as many as there are registers for.
+#[inline(always)]
+const fn tall<S: Simd>() -> usize {
+    if S::REGISTER_COUNT >= 32 { 8 } else { 4 }
+}
+
+/// Rows of the next tile when `left` are to do.
+#[inline(always)]
+const fn group<S: Simd>(left: usize) -> usize {
+    match left {
+        8.. if tall::<S>() == 8 => 8,
+        4.. => 4,
+        _ => 1,
+    }
+}
+
+/// `c[r][cols] = sum over t < steps`, where `cols` are the registers from `first(r0)` up to
+/// `end(r1)`, asked for each group of rows `r0..r1`.
+///
+/// # Safety
+/// All places of a, b and c that rows, steps and columns reach must be valid.
+#[inline(always)]
+pub(super) unsafe fn scores<S: Simd>(
+    s: S,
+    rows: usize,
+    steps: usize,
+    a: Factor,
+    b: Rows<*const f32>,
+    c: Rows<*mut f32>,
+    columns: &impl Columns,
+) {
+    let mut r = 0;
+    while r < rows {
+        let group = group::<S>(rows - r);
+        let (mut v, end) = columns.range(r, r + group, S::LANES);
+        while v < end {
+            let wide = if v + WIDE <= end { WIDE } else { 1 };
+            // SAFETY: the caller's promise; `v` and `r` stay in range.
+            unsafe {
+                let a = Factor {
+                    at: a.at.add(r * a.row),
+                    ..a
+                };
+                let b = Rows {
+                    at: b.at.add(v * S::LANES),
+                    ..b
+                };
+                let c = Rows {
+                    at: c.at.add(r * c.row + v * S::LANES),
+                    ..c
+                };
+                match (group, wide) {
+                    (8, 2) => put::<S, 8, 2>(s, steps, a, b, c),
+                    (8, _) => put::<S, 8, 1>(s, steps, a, b, c),
+                    (4, 2) => put::<S, 4, 2>(s, steps, a, b, c),
+                    (4, _) => put::<S, 4, 1>(s, steps, a, b, c),
+                    (_, 2) => put::<S, 1, 2>(s, steps, a, b, c),
+                    (_, _) => put::<S, 1, 1>(s, steps, a, b, c),
+                }
+            }
+            v += wide;
+        }
+        r += group;
+    }
+}
+
+/// Which registers of a row are needed, for a group of rows.
+pub(super) trait Columns {
+    /// First register and the one after the last, for rows `first..end`.
+    fn range(&self, first: usize, end: usize, lanes: usize) -> (usize, usize);
+}
+
+/// Which steps count, for a group of rows.
+pub(super) trait Steps {
+    /// First step and the one after the last, for rows `first..end`.
+    fn range(&self, first: usize, end: usize) -> (usize, usize);
+}
+
+/// `c[r][..width] += sum over t` in the steps that `range` names for each group of rows.
+///
+/// # Safety
+/// All places of a, b and c that rows, steps and columns reach must be valid.
+#[inline(always)]
+pub(super) unsafe fn accumulate<S: Simd>(
+    s: S,
+    rows: usize,
+    width: usize,
+    a: Factor,
+    b: Rows<*const f32>,
+    c: Rows<*mut f32>,
+    steps: &impl Steps,
+) {
+    let mut r = 0;
+    while r < rows {
+        let group = group::<S>(rows - r);
+        let (first, end) = steps.range(r, r + group);
+        if first < end {
+            // SAFETY: the caller's promise; `r` and `first` stay in range.
+            unsafe {
+                let a = Factor {
+                    at: a.at.add(r * a.row + first * a.step),
+                    ..a
+                };
+                let b = Rows {
+                    at: b.at.add(first * b.row),
+                    ..b
+                };
+                let c = Rows {
+                    at: c.at.add(r * c.row),
+                    ..c
+                };
+                match group {
+                    8 => add_rows::<S, 8>(s, width, end - first, a, b, c),
+                    4 => add_rows::<S, 4>(s, width, end - first, a, b, c),
+                    _ => add_rows::<S, 1>(s, width, end - first, a, b, c),
+                }
+            }
+        }
+        r += group;
+    }
+}
+
+/// `accumulate` for one group of `R` rows.
+#[inline(always)]
+unsafe fn add_rows<S: Simd, const R: usize>(
+    s: S,
+    width: usize,
+    steps: usize,
+    a: Factor,
+    b: Rows<*const f32>,
+    c: Rows<*mut f32>,
+) {
+    let mut at = 0;
+    while at < width {
+        let left = width - at;
+        // SAFETY: the caller's promise; `at` stays below `width`, and a partial register is
+        // loaded and stored in part.
+        unsafe {
+            let b = Rows {
+                at: b.at.add(at),
+                ..b
+            };
+            let c = Rows {
+                at: c.at.add(at),
+                ..c
+            };
+            if left >= WIDE * S::LANES {
+                add::<S, R, WIDE>(s, steps, a, b, c);
+                at += WIDE * S::LANES;
+            } else if left >= S::LANES {
+                add::<S, R, 1>(s, steps, a, b, c);
+                at += S::LANES;
+            } else {
+                add_part::<S, R>(s, left, steps, a, b, c);
+                at = width;
+            }
+        }
+    }
+}
+
+/// One tile's sums.
+#[inline(always)]
+unsafe fn sums<S: Simd, const R: usize, const V: usize>(
+    s: S,
+    steps: usize,
+    a: Factor,
+    b: Rows<*const f32>,
+) -> [[S::f32s; V]; R] {
+    let mut acc = [[s.zero(); V]; R];
+    let (mut a_at, mut b_at) = (a.at, b.at);
+    for _ in 0..steps {
+        // SAFETY: the caller's promise. The last step's pointers go past the end unread, hence
+        // the wrapping additions.
+        unsafe {
+            let mut row = [s.zero(); V];
+            for (v, x) in row.iter_mut().enumerate() {
+                *x = s.load(b_at.add(v * S::LANES));
+            }
+            for (r, acc) in acc.iter_mut().enumerate() {
+                let factor = s.splat_f32s(*a_at.add(r * a.row));
+                for (acc, x) in acc.iter_mut().zip(row) {
+                    *acc = s.fma(factor, x, *acc);
+                }
+            }
+        }
+        a_at = a_at.wrapping_add(a.step);
+        b_at = b_at.wrapping_add(b.row);
+    }
+    acc
+}
+
+#[inline(always)]
+unsafe fn put<S: Simd, const R: usize, const V: usize>(
+    s: S,
+    steps: usize,
+    a: Factor,
+    b: Rows<*const f32>,
+    c: Rows<*mut f32>,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let acc = sums::<S, R, V>(s, steps, a, b);
+        for (r, acc) in acc.into_iter().enumerate() {
+            for (v, x) in acc.into_iter().enumerate() {
+                s.store(c.at.add(r * c.row + v * S::LANES), x);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn add<S: Simd, const R: usize, const V: usize>(
+    s: S,
+    steps: usize,
+    a: Factor,
+    b: Rows<*const f32>,
+    c: Rows<*mut f32>,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let acc = sums::<S, R, V>(s, steps, a, b);
+        for (r, acc) in acc.into_iter().enumerate() {
+            for (v, x) in acc.into_iter().enumerate() {
+                let at = c.at.add(r * c.row + v * S::LANES);
+                s.store(at, s.add_f32s(s.load(at), x));
+            }
+        }
+    }
+}
+
+/// Like `add` for the last `left` numbers of a row, fewer than a register.
+#[inline(always)]
+unsafe fn add_part<S: Simd, const R: usize>(
+    s: S,
+    left: usize,
+    steps: usize,
+    a: Factor,
+    b: Rows<*const f32>,
+    c: Rows<*mut f32>,
+) {
+    let mut acc = [s.zero(); R];
+    for t in 0..steps {
+        // SAFETY: the caller's promise: `left` numbers of each row of b are valid.
+        unsafe {
+            let x = s.partial_load_f32s(std::slice::from_raw_parts(b.at.add(t * b.row), left));
+            for (r, acc) in acc.iter_mut().enumerate() {
+                *acc = s.fma(s.splat_f32s(*a.at.add(r * a.row + t * a.step)), x, *acc);
+            }
+        }
+    }
+    for (r, acc) in acc.into_iter().enumerate() {
+        // SAFETY: the caller's promise: `left` numbers of each row of c are valid.
+        unsafe {
+            let row = std::slice::from_raw_parts_mut(c.at.add(r * c.row), left);
+            let sum = s.add_f32s(s.partial_load_f32s(row), acc);
+            s.partial_store_f32s(row, sum);
+        }
+    }
+}

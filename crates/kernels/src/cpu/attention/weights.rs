@@ -1,0 +1,116 @@
+//! The backward pass's percentages and gradients of scores of one tile.
+
+use pulp::Simd;
+
+use super::super::math::exp2;
+use super::super::simd::Ops;
+use super::block::QUERIES;
+use super::sight::Sight;
+use super::softmax::Bias;
+
+/// What backward knows of each query of a block.
+pub(super) struct Queries<'a> {
+    /// Log of the sum of exponentials, in units of log2.
+    pub(super) lse: &'a [f32],
+    /// `dz . z`.
+    pub(super) delta: &'a [f32],
+}
+
+/// A tile's arrays, `[key][query]`.
+pub(super) struct Tile<'a> {
+    /// Scores in units of log2; become the percentages after dropout.
+    pub(super) p: &'a mut [f32],
+    /// Gradients of the percentages; become those of the scores.
+    pub(super) ds: &'a mut [f32],
+    /// Dropout factors, or empty.
+    pub(super) keep: &'a [f32],
+}
+
+/// Turns scores and gradients of percentages into percentages and gradients of scores (times
+/// `scale`); both are 0 where a key is not seen.
+#[inline(always)]
+pub(super) fn tile<S: Simd>(
+    s: S,
+    sight: &Sight,
+    (slope, scale): (f32, f32),
+    tile: &mut Tile<'_>,
+    queries: &Queries<'_>,
+) {
+    let len = sight.keys * QUERIES;
+    assert!(tile.p.len() >= len && tile.ds.len() >= len);
+    assert!(tile.keep.is_empty() || tile.keep.len() >= len);
+    for register in 0..sight.registers(S::LANES) {
+        let lane = register * S::LANES;
+        // SAFETY: `lane` is below QUERIES and the arrays have `sight.keys` rows.
+        unsafe {
+            let column = Column {
+                p: tile.p.as_mut_ptr().add(lane),
+                ds: tile.ds.as_mut_ptr().add(lane),
+                keep: (!tile.keep.is_empty()).then(|| tile.keep.as_ptr().add(lane)),
+                lse: s.load(queries.lse.as_ptr().add(lane)),
+                delta: s.load(queries.delta.as_ptr().add(lane)),
+                scale: s.splat_f32s(scale),
+            };
+            fill(s, sight, &column, &Bias::new(s, sight, slope, lane), lane);
+        }
+    }
+}
+
+/// One register of queries.
+struct Column<S: Simd> {
+    p: *mut f32,
+    ds: *mut f32,
+    keep: Option<*const f32>,
+    lse: S::f32s,
+    delta: S::f32s,
+    scale: S::f32s,
+}
+
+#[inline(always)]
+unsafe fn fill<S: Simd>(s: S, sight: &Sight, column: &Column<S>, bias: &Bias<S>, lane: usize) {
+    let seen = sight.keys_of(lane, S::LANES);
+    let (any, all) = (seen.any, seen.all);
+    // SAFETY: the caller's promise.
+    unsafe {
+        for key in (0..any.0).chain(any.1..sight.keys) {
+            s.store(column.p.add(key * QUERIES), s.zero());
+            s.store(column.ds.add(key * QUERIES), s.zero());
+        }
+        for (first, end, masked) in [
+            (any.0, all.0, true),
+            (all.0, all.1, false),
+            (all.1, any.1, true),
+        ] {
+            for key in first..end {
+                one(s, column, bias, key, masked);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn one<S: Simd>(s: S, column: &Column<S>, bias: &Bias<S>, key: usize, masked: bool) {
+    let at = key * QUERIES;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut score = s.load(column.p.add(at));
+        if !bias.is_zero() {
+            score = bias.on(score, key);
+        }
+        let mut p = exp2(s, s.sub_f32s(score, column.lse));
+        if masked {
+            // After the exponential: a query that sees nothing has a log-sum of minus infinity.
+            p = bias.mask(p, 0.0, key);
+        }
+        let mut d = s.load(column.ds.add(at));
+        let mut dropped = p;
+        if let Some(keep) = column.keep {
+            let keep = s.load(keep.add(at));
+            d = s.mul_f32s(d, keep);
+            dropped = s.mul_f32s(p, keep);
+        }
+        let d = s.mul_f32s(s.sub_f32s(d, column.delta), column.scale);
+        s.store(column.p.add(at), dropped);
+        s.store(column.ds.add(at), s.mul_f32s(p, d));
+    }
+}

@@ -1,0 +1,251 @@
+//! Softmax cross-entropy: loss and gradient in one go, row by row while the row is in the cache.
+
+use pulp::Simd;
+
+use super::math::{exp, tanh};
+use super::par::{self, Shared};
+use super::simd::{Ops, clear_beyond, dispatch, fill_beyond, for_lanes, load_part, store_part};
+
+/// The target of rows that do not count.
+pub const IGNORED: u32 = u32::MAX;
+
+/// What is to be predicted.
+#[derive(Clone, Copy, Debug)]
+pub struct Task<'a> {
+    /// Numbers of each row of logits.
+    pub vocab: usize,
+    /// The right word of each row, or [`IGNORED`].
+    pub targets: &'a [u32],
+    /// Logits x become `cap * tanh(x / cap)` first.
+    pub soft_cap: Option<f32>,
+}
+
+/// What is known of each row afterwards; both are 0 for ignored rows.
+#[derive(Debug)]
+pub struct RowResults<'a> {
+    /// Minus the log of the right word's percentage.
+    pub loss: &'a mut [f32],
+    /// Log of the sum of exponentials.
+    pub lse: &'a mut [f32],
+}
+
+/// The sum of all rows' losses.
+pub fn forward(task: &Task<'_>, logits: &[f32], results: RowResults<'_>) -> f64 {
+    run(task, Shared::read_only(logits), logits.len(), None, results)
+}
+
+/// The sum of all rows' losses; `grad` becomes its gradient times `scale`.
+pub fn forward_backward(
+    task: &Task<'_>,
+    logits: &[f32],
+    scale: f32,
+    grad: &mut [f32],
+    results: RowResults<'_>,
+) -> f64 {
+    assert_eq!(logits.len(), grad.len());
+    let grad = Some((Shared::new(grad), scale));
+    run(task, Shared::read_only(logits), logits.len(), grad, results)
+}
+
+/// Like [`forward_backward`], with the gradient in the logits' place.
+pub fn forward_backward_in_place(
+    task: &Task<'_>,
+    logits: &mut [f32],
+    scale: f32,
+    results: RowResults<'_>,
+) -> f64 {
+    let len = logits.len();
+    let logits = Shared::new(logits);
+    run(task, logits, len, Some((logits, scale)), results)
+}
+
+fn run(
+    task: &Task<'_>,
+    logits: Shared<f32>,
+    len: usize,
+    grad: Option<(Shared<f32>, f32)>,
+    results: RowResults<'_>,
+) -> f64 {
+    let (rows, vocab) = (task.targets.len(), task.vocab);
+    assert!(len == rows * vocab && results.loss.len() == rows && results.lse.len() == rows);
+    let known = |target: &u32| *target == IGNORED || (*target as usize) < vocab;
+    assert!(task.targets.iter().all(known), "targets are words");
+    let (loss_at, lse_at) = (Shared::new(results.loss), Shared::new(results.lse));
+    par::for_each(rows, vocab * 4, |row| {
+        // SAFETY: rows do not overlap; nothing is written to the logits unless they are `grad`.
+        unsafe {
+            let grad = grad.map(|(grad, scale)| (grad.at(row * vocab), scale));
+            let row_task = Row {
+                x: logits.at(row * vocab),
+                vocab,
+                target: task.targets[row],
+                cap: task.soft_cap,
+            };
+            (*loss_at.at(row), *lse_at.at(row)) = run_row(&row_task, grad);
+        }
+    });
+    // SAFETY: all threads are done.
+    let losses = unsafe { loss_at.slice(0, rows) };
+    losses.iter().map(|loss| f64::from(*loss)).sum()
+}
+
+/// One row.
+struct Row {
+    x: *const f32,
+    vocab: usize,
+    target: u32,
+    cap: Option<f32>,
+}
+
+dispatch!(fn run_row(row: &Row, grad: Option<(*mut f32, f32)>) -> (f32, f32) => body);
+
+#[inline(always)]
+fn body<S: Simd>(s: S, row: &Row, grad: Option<(*mut f32, f32)>) -> (f32, f32) {
+    if row.target == IGNORED {
+        if let Some((grad, _)) = grad {
+            // SAFETY: the gradient has `vocab` numbers.
+            unsafe { grad.write_bytes(0, row.vocab) };
+        }
+        return (0.0, 0.0);
+    }
+    let target = row.target as usize;
+    // SAFETY: the target is below `vocab`. Read before the gradient may take its place.
+    let logit = capped_number(unsafe { *row.x.add(target) }, row.cap);
+    // SAFETY: rows have `vocab` numbers, the gradient too.
+    unsafe {
+        let (highest, sum) = match (row.cap, grad) {
+            (Some(cap), Some((grad, _))) => capped_copy(s, row, cap, grad),
+            (Some(cap), None) => capped_sums(s, row, cap),
+            (None, grad) => sums(s, row.x, row.vocab, grad.map(|(grad, _)| grad)),
+        };
+        if let Some((grad, scale)) = grad {
+            match row.cap {
+                Some(cap) => capped_gradient(s, grad, row.vocab, (highest, scale / sum), cap),
+                None => multiply(s, grad, row.vocab, scale / sum),
+            }
+            let slope = row
+                .cap
+                .map_or(1.0, |cap| 1.0 - (logit / cap) * (logit / cap));
+            *grad.add(target) -= scale * slope;
+        }
+        let lse = highest + sum.ln();
+        (lse - logit, lse)
+    }
+}
+
+fn capped_number(x: f32, cap: Option<f32>) -> f32 {
+    cap.map_or(x, |cap| cap * (x / cap).tanh())
+}
+
+/// The highest number and the sum of exponentials relative to it, which go to `out`.
+#[inline(always)]
+unsafe fn sums<S: Simd>(s: S, x: *const f32, len: usize, out: Option<*mut f32>) -> (f32, f32) {
+    // SAFETY: the caller's promise.
+    let highest = unsafe { highest(s, x, len) };
+    let base = s.splat_f32s(highest);
+    let mut total = 0.0;
+    for first in (0..len).step_by(BLOCK) {
+        let mut sum = s.zero();
+        for_lanes!(s, BLOCK.min(len - first), |at, part| {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let e = exp(s, s.sub_f32s(load_part(s, x, first + at, part), base));
+                if let Some(out) = out {
+                    store_part(s, out, first + at, part, e);
+                }
+                sum = s.add_f32s(sum, clear_beyond(s, e, part));
+            }
+        });
+        total += f64::from(s.reduce_sum_f32s(sum));
+    }
+    (highest, total as f32)
+}
+
+/// `sums` of the capped logits.
+#[inline(always)]
+unsafe fn capped_sums<S: Simd>(s: S, row: &Row, cap: f32) -> (f32, f32) {
+    // The cap is monotonous: the highest logit stays the highest.
+    // SAFETY: the caller's promise.
+    let highest = capped_number(unsafe { highest(s, row.x, row.vocab) }, Some(cap));
+    let base = s.splat_f32s(highest);
+    let mut total = 0.0;
+    for first in (0..row.vocab).step_by(BLOCK) {
+        let mut sum = s.zero();
+        for_lanes!(s, BLOCK.min(row.vocab - first), |at, part| {
+            // SAFETY: the caller's promise.
+            let y = capped(s, unsafe { load_part(s, row.x, first + at, part) }, cap);
+            let e = exp(s, s.sub_f32s(y, base));
+            sum = s.add_f32s(sum, clear_beyond(s, e, part));
+        });
+        total += f64::from(s.reduce_sum_f32s(sum));
+    }
+    (highest, total as f32)
+}
+
+/// `sums` of the capped logits, which go to `out`.
+#[inline(always)]
+unsafe fn capped_copy<S: Simd>(s: S, row: &Row, cap: f32, out: *mut f32) -> (f32, f32) {
+    for_lanes!(s, row.vocab, |at, part| {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let y = capped(s, load_part(s, row.x, at, part), cap);
+            store_part(s, out, at, part, y);
+        }
+    });
+    // SAFETY: the caller's promise.
+    unsafe { sums(s, out, row.vocab, None) }
+}
+
+#[inline(always)]
+fn capped<S: Simd>(s: S, x: S::f32s, cap: f32) -> S::f32s {
+    let t = tanh(s, s.mul_f32s(x, s.splat_f32s(1.0 / cap)));
+    s.mul_f32s(t, s.splat_f32s(cap))
+}
+
+/// Capped logits y to `e^(y - highest) * factor * (1 - (y / cap)^2)`.
+#[inline(always)]
+unsafe fn capped_gradient<S: Simd>(
+    s: S,
+    y: *mut f32,
+    len: usize,
+    (highest, factor): (f32, f32),
+    cap: f32,
+) {
+    for_lanes!(s, len, |at, part| {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let value = load_part(s, y, at, part);
+            let e = exp(s, s.sub_f32s(value, s.splat_f32s(highest)));
+            let t = s.mul_f32s(value, s.splat_f32s(1.0 / cap));
+            let slope = s.sub_f32s(s.splat_f32s(1.0), s.mul_f32s(t, t));
+            let grad = s.mul_f32s(s.mul_f32s(e, s.splat_f32s(factor)), slope);
+            store_part(s, y, at, part, grad);
+        }
+    });
+}
+
+#[inline(always)]
+unsafe fn multiply<S: Simd>(s: S, x: *mut f32, len: usize, factor: f32) {
+    for_lanes!(s, len, |at, part| {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let y = s.mul_f32s(load_part(s, x, at, part), s.splat_f32s(factor));
+            store_part(s, x, at, part, y);
+        }
+    });
+}
+
+/// Numbers summed up in registers before they go to f64: long sums of f32 lose bits.
+const BLOCK: usize = 4096;
+
+#[inline(always)]
+unsafe fn highest<S: Simd>(s: S, x: *const f32, len: usize) -> f32 {
+    let lowest = s.splat_f32s(f32::NEG_INFINITY);
+    let mut highest = lowest;
+    for_lanes!(s, len, |at, part| {
+        // SAFETY: the caller's promise.
+        let x = unsafe { load_part(s, x, at, part) };
+        highest = s.max_f32s(highest, fill_beyond(s, x, lowest, part));
+    });
+    s.reduce_max_f32s(highest)
+}

@@ -1,0 +1,92 @@
+//! Sums of arrays, and of an array and a row.
+
+use pulp::Simd;
+
+use super::par::{self, Shared};
+use super::simd::{Ops, dispatch, for_lanes, load_part, store_part};
+
+/// `out = a + b`.
+pub fn add(a: &[f32], b: &[f32], out: &mut [f32]) {
+    assert!(a.len() == out.len() && b.len() == out.len());
+    let out_at = Shared::new(out);
+    par::chunks(a.len(), out_at.start(), |at, n| {
+        // SAFETY: chunks do not overlap.
+        let out = unsafe { out_at.slice(at, n) };
+        add_chunk(&a[at..at + n], &b[at..at + n], out);
+    });
+}
+
+/// `y += alpha * x`.
+pub fn add_scaled(y: &mut [f32], alpha: f32, x: &[f32]) {
+    assert_eq!(x.len(), y.len());
+    let y_at = Shared::new(y);
+    par::chunks(x.len(), y_at.start(), |at, n| {
+        // SAFETY: chunks do not overlap.
+        let y = unsafe { y_at.slice(at, n) };
+        add_scaled_chunk(y, alpha, &x[at..at + n]);
+    });
+}
+
+/// `x *= alpha`.
+pub fn scale(x: &mut [f32], alpha: f32) {
+    let len = x.len();
+    let x_at = Shared::new(x);
+    par::chunks(len, x_at.start(), |at, n| {
+        // SAFETY: chunks do not overlap.
+        let x = unsafe { x_at.slice(at, n) };
+        // Plain code: compilers turn it into what the memory allows.
+        for x in x {
+            *x *= alpha;
+        }
+    });
+}
+
+/// Adds `bias` to each row of `x`.
+pub fn add_bias(x: &mut [f32], bias: &[f32]) {
+    let width = bias.len();
+    let Some(rows) = x.len().checked_div(width) else {
+        return;
+    };
+    assert_eq!(rows * width, x.len());
+    let x_at = Shared::new(x);
+    par::row_groups(rows, width, |first, count| {
+        for row in first..first + count {
+            // SAFETY: row groups do not overlap.
+            let x = unsafe { x_at.slice(row * width, width) };
+            add_scaled_chunk(x, 1.0, bias);
+        }
+    });
+}
+
+dispatch!(fn add_chunk(a: &[f32], b: &[f32], out: &mut [f32]) => add_body);
+dispatch!(fn add_scaled_chunk(y: &mut [f32], alpha: f32, x: &[f32]) => add_scaled_body);
+
+#[inline(always)]
+fn add_body<S: Simd>(s: S, a: &[f32], b: &[f32], out: &mut [f32]) {
+    for_lanes!(s, out.len().min(a.len()).min(b.len()), |at, part| {
+        // SAFETY: `at` and `part` stay within the shortest slice.
+        unsafe {
+            let sum = s.add_f32s(
+                load_part(s, a.as_ptr(), at, part),
+                load_part(s, b.as_ptr(), at, part),
+            );
+            store_part(s, out.as_mut_ptr(), at, part, sum);
+        }
+    });
+}
+
+#[inline(always)]
+fn add_scaled_body<S: Simd>(s: S, y: &mut [f32], alpha: f32, x: &[f32]) {
+    let alpha = s.splat_f32s(alpha);
+    for_lanes!(s, y.len().min(x.len()), |at, part| {
+        // SAFETY: `at` and `part` stay within the shorter slice.
+        unsafe {
+            let sum = s.fma(
+                alpha,
+                load_part(s, x.as_ptr(), at, part),
+                load_part(s, y.as_ptr(), at, part),
+            );
+            store_part(s, y.as_mut_ptr(), at, part, sum);
+        }
+    });
+}

@@ -1,0 +1,187 @@
+//! Layer and RMS normalization over the last axis.
+
+use pulp::Simd;
+
+pub use super::norm_backward::{NormGrads, backward};
+use super::par::{self, Shared};
+use super::simd::{Ops, clear_beyond, dispatch, for_lanes, load_part, store_part};
+
+/// Which normalization.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// Mean 0 and variance 1.
+    Layer,
+    /// Root mean square 1.
+    Rms,
+}
+
+/// A normalization: `y = (x - mean) * rstd * weight + bias`.
+#[derive(Clone, Copy, Debug)]
+pub struct Norm<'a> {
+    /// Which kind.
+    pub kind: NormKind,
+    /// Scale, one number for each column.
+    pub weight: &'a [f32],
+    /// Shift, or empty.
+    pub bias: &'a [f32],
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+/// What backward needs of each row.
+#[derive(Debug)]
+pub struct Stats<'a> {
+    /// Mean of each row (0 for RMS).
+    pub mean: &'a mut [f32],
+    /// 1 / standard deviation, or 1 / root mean square.
+    pub rstd: &'a mut [f32],
+}
+
+/// A residual sum taken before the normalization.
+#[derive(Debug)]
+pub struct Residual<'a> {
+    /// Added to x.
+    pub add: &'a [f32],
+    /// Where the sum goes.
+    pub sum: &'a mut [f32],
+}
+
+/// `y = norm(x)`, or with a residual `sum = x + add, y = norm(sum)`.
+pub fn forward(
+    norm: &Norm<'_>,
+    x: &[f32],
+    residual: Option<Residual<'_>>,
+    y: &mut [f32],
+    stats: Stats<'_>,
+) {
+    let width = norm.weight.len();
+    let rows = stats.rstd.len();
+    assert!(x.len() == rows * width && y.len() == x.len() && stats.mean.len() == rows);
+    assert!(norm.bias.is_empty() || norm.bias.len() == width);
+    let residual = residual.map(|r| {
+        assert!(r.add.len() == x.len() && r.sum.len() == x.len());
+        (r.add, Shared::new(r.sum))
+    });
+    let (y, mean, rstd) = (
+        Shared::new(y),
+        Shared::new(stats.mean),
+        Shared::new(stats.rstd),
+    );
+    par::row_groups(rows, width, |first, count| {
+        for row in first..first + count {
+            let at = row * width;
+            // SAFETY: rows do not overlap.
+            let (y, sum) = unsafe {
+                (
+                    y.slice(at, width),
+                    residual.map(|(add, sum)| (&add[at..at + width], sum.slice(at, width))),
+                )
+            };
+            let (m, r) = forward_row(norm, &x[at..at + width], sum, y);
+            // SAFETY: `row` is below the number of rows.
+            unsafe {
+                *mean.at(row) = m;
+                *rstd.at(row) = r;
+            }
+        }
+    });
+}
+
+dispatch!(fn forward_row(
+    norm: &Norm<'_>, x: &[f32], residual: Option<(&[f32], &mut [f32])>, y: &mut [f32],
+) -> (f32, f32) => forward_body);
+
+#[inline(always)]
+fn forward_body<S: Simd>(
+    s: S,
+    norm: &Norm<'_>,
+    x: &[f32],
+    residual: Option<(&[f32], &mut [f32])>,
+    y: &mut [f32],
+) -> (f32, f32) {
+    let width = y.len().min(x.len()).min(norm.weight.len());
+    let x = match residual {
+        None => x,
+        Some((add, sum)) => {
+            for_lanes!(s, width.min(add.len()).min(sum.len()), |at, part| {
+                // SAFETY: `at` and `part` stay within the shortest slice.
+                unsafe {
+                    let (x, add) = (
+                        load_part(s, x.as_ptr(), at, part),
+                        load_part(s, add.as_ptr(), at, part),
+                    );
+                    store_part(s, sum.as_mut_ptr(), at, part, s.add_f32s(x, add));
+                }
+            });
+            &*sum
+        }
+    };
+    let mean = match norm.kind {
+        NormKind::Layer => mean_of(s, x),
+        NormKind::Rms => 0.0,
+    };
+    let rstd = 1.0 / (variance(s, x, mean) + norm.eps).sqrt();
+    let bias = (norm.bias.len() >= width).then_some(norm.bias.as_ptr());
+    let (mean_all, rstd_all) = (s.splat_f32s(mean), s.splat_f32s(rstd));
+    for_lanes!(s, width, |at, part| {
+        // SAFETY: `at` and `part` stay within the shortest slice.
+        unsafe {
+            let x = s.sub_f32s(load_part(s, x.as_ptr(), at, part), mean_all);
+            let x = s.mul_f32s(x, rstd_all);
+            let weight = load_part(s, norm.weight.as_ptr(), at, part);
+            let shifted = match bias {
+                Some(bias) => s.fma(x, weight, load_part(s, bias, at, part)),
+                None => s.mul_f32s(x, weight),
+            };
+            store_part(s, y.as_mut_ptr(), at, part, shifted);
+        }
+    });
+    (mean, rstd)
+}
+
+#[inline(always)]
+fn mean_of<S: Simd>(s: S, x: &[f32]) -> f32 {
+    let (mut parts, from) = ([s.zero(); CHAINS], x.as_ptr());
+    let whole = x.len() - x.len() % (CHAINS * S::LANES);
+    for at in (0..whole).step_by(CHAINS * S::LANES) {
+        for (i, sum) in parts.iter_mut().enumerate() {
+            // SAFETY: `at` leaves room for CHAINS registers.
+            *sum = s.add_f32s(*sum, unsafe { s.load(from.add(at + i * S::LANES)) });
+        }
+    }
+    for_lanes!(s, x.len() - whole, |at, part| {
+        // SAFETY: `at` and `part` stay within the rest of x.
+        parts[0] = s.add_f32s(parts[0], unsafe { load_part(s, from, whole + at, part) });
+    });
+    total(s, parts) / x.len() as f32
+}
+
+/// Mean square distance from `mean`.
+#[inline(always)]
+fn variance<S: Simd>(s: S, x: &[f32], mean: f32) -> f32 {
+    let (mut parts, from) = ([s.zero(); CHAINS], x.as_ptr());
+    let mean = s.splat_f32s(mean);
+    let whole = x.len() - x.len() % (CHAINS * S::LANES);
+    for at in (0..whole).step_by(CHAINS * S::LANES) {
+        for (i, sum) in parts.iter_mut().enumerate() {
+            // SAFETY: `at` leaves room for CHAINS registers.
+            let distance = s.sub_f32s(unsafe { s.load(from.add(at + i * S::LANES)) }, mean);
+            *sum = s.fma(distance, distance, *sum);
+        }
+    }
+    for_lanes!(s, x.len() - whole, |at, part| {
+        // SAFETY: `at` and `part` stay within the rest of x.
+        let x = unsafe { load_part(s, from, whole + at, part) };
+        let distance = clear_beyond(s, s.sub_f32s(x, mean), part);
+        parts[0] = s.fma(distance, distance, parts[0]);
+    });
+    total(s, parts) / x.len() as f32
+}
+
+/// Sums that run side by side: each waits four cycles for its last addition.
+const CHAINS: usize = 4;
+
+#[inline(always)]
+fn total<S: Simd>(s: S, [a, b, c, d]: [S::f32s; CHAINS]) -> f32 {
+    s.reduce_sum_f32s(s.add_f32s(s.add_f32s(a, b), s.add_f32s(c, d)))
+}

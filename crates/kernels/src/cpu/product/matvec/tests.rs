@@ -1,0 +1,104 @@
+//! Products against f64, and the promises about rows and threads.
+
+use super::*;
+use crate::cpu::product::testing::Rng;
+
+/// The product by the kernel under test.
+fn product(
+    x: &[f32],
+    rows: usize,
+    w: MatRef<'_>,
+    start: &[f32],
+    options: &MatvecOptions<'_>,
+) -> Vec<f32> {
+    let mut y = start[..rows * w.cols].to_vec();
+    let x = MatRef::row_major(&x[..rows * w.rows], rows, w.rows);
+    matvec(x, w, &mut MatMut::row_major(&mut y, rows, w.cols), options);
+    y
+}
+
+#[test]
+fn random_shapes_match_f64() {
+    for isa in Isa::available() {
+        let mut rng = Rng(21);
+        for case in 0..200 {
+            let (m, k, n) = (1 + rng.below(9), rng.below(71), rng.below(141));
+            let (x, w, start) = (rng.values(m * k), rng.values(k * n), rng.values(m * n));
+            let bias = rng.values(n);
+            let accumulate = case % 3 == 0;
+            let bias = (case % 3 == 1).then_some(&bias[..]);
+            let options = MatvecOptions {
+                accumulate,
+                bias,
+                isa,
+                ..Default::default()
+            };
+            let w = match case % 2 {
+                0 => MatRef::row_major(&w, k, n),
+                _ => MatRef::row_major(&w, n, k).t(),
+            };
+            let y = product(&x, m, w, &start, &options);
+            for i in 0..m {
+                for j in 0..n {
+                    let mut want = if accumulate {
+                        f64::from(start[i * n + j])
+                    } else {
+                        0.0
+                    };
+                    want += bias.map_or(0.0, |b| f64::from(b[j]));
+                    for p in 0..k {
+                        let w = w.data[p * w.row_stride + j * w.col_stride];
+                        want += f64::from(x[i * k + p]) * f64::from(w);
+                    }
+                    assert!(
+                        (f64::from(y[i * n + j]) - want).abs() < 2e-5,
+                        "{isa:?} {m} {k} {n}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn neither_rows_nor_threads_change_a_bit() {
+    for isa in Isa::available() {
+        let mut rng = Rng(22);
+        let (m, k, n) = (11, 261, 403);
+        let (x, w) = (rng.values(m * k), rng.values(k * n));
+        let zeros = vec![0.0; m * n];
+        for w in [MatRef::row_major(&w, k, n), MatRef::row_major(&w, n, k).t()] {
+            let single = MatvecOptions {
+                threads: Threads::Max(1),
+                isa,
+                ..Default::default()
+            };
+            let all = product(&x, m, w, &zeros, &single);
+            for rows in 1..=m {
+                for threads in [Threads::Max(1), Threads::Max(2), Threads::Pool] {
+                    let options = MatvecOptions {
+                        threads,
+                        isa,
+                        ..Default::default()
+                    };
+                    assert_eq!(product(&x, rows, w, &zeros, &options), all[..rows * n]);
+                }
+            }
+            // A row alone, wherever it stands in the batch.
+            let last = product(&x[(m - 1) * k..], 1, w, &zeros, &single);
+            assert_eq!(last, all[(m - 1) * n..]);
+        }
+    }
+}
+
+#[test]
+fn other_strides_take_the_general_path() {
+    let mut rng = Rng(23);
+    let (x, w) = (rng.values(2 * 5), rng.values(2 * 5 * 7));
+    let strided = MatRef::new(&w, 5, 7, 14, 2);
+    let dense: Vec<f32> = w.iter().copied().step_by(2).collect();
+    let options = MatvecOptions::default();
+    let got = product(&x, 2, strided, &[0.0; 14], &options);
+    let want = product(&x, 2, MatRef::row_major(&dense, 5, 7), &[0.0; 14], &options);
+    assert!(got.iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-5));
+}

@@ -1,0 +1,139 @@
+//! Products of a few rows with a quantized matrix.
+
+use super::activation::Activations;
+use super::dot::{Dot, dot};
+use super::{BLOCK, PANEL, QuantMatrix, scale};
+use crate::cpu::product::isa::Isa;
+use crate::cpu::product::matrix::{MatMut, MatRef};
+use crate::cpu::product::matvec::{MatvecOptions, Out, ROWS, check_shapes, split};
+use crate::cpu::product::scratch::with_scratch;
+
+/// `y = x * w`, plus y or the bias, for a quantized `w`; made for few rows of `x`.
+///
+/// The rows of `x` must be contiguous; they are rounded to 16-bit integers with a scale for each
+/// 32 values. The products are integer products, so that the result is the same on every
+/// machine, and a row of it is the same for any number of rows and threads.
+///
+/// Panics where the shapes do not fit.
+pub fn matvec_quant(
+    x: MatRef<'_>,
+    w: &QuantMatrix,
+    y: &mut MatMut<'_>,
+    options: &MatvecOptions<'_>,
+) {
+    check_shapes((x.rows, x.cols), (w.k, w.n), y, options);
+    assert!(
+        x.col_stride == 1 || x.cols <= 1,
+        "the rows of x must be contiguous"
+    );
+    let out = Out::new(y, options);
+    let per_column = w.bytes() / w.n.max(1);
+    for first in (0..x.rows).step_by(ROWS) {
+        let rows = ROWS.min(x.rows - first);
+        with_scratch(Activations::words(rows, w.blocks()), 0, |words, _| {
+            let data = x.data.get(first * x.row_stride..).unwrap_or_default();
+            let x =
+                Activations::quantize(options.isa, data, x.row_stride, rows, w.k, w.bits, words);
+            let out = out.below(first);
+            let kernel = Panels {
+                w,
+                x,
+                rows,
+                out,
+                dot: dot(options.isa, w.bits),
+                isa: options.isa,
+            };
+            split(w.n, PANEL, per_column, options.threads, &|columns| {
+                kernel.run(columns);
+            });
+        });
+    }
+    debug_assert_eq!(w.blocks(), w.k.div_ceil(BLOCK));
+}
+
+/// The work on a range of panels.
+struct Panels<'a> {
+    w: &'a QuantMatrix,
+    x: Activations<'a>,
+    rows: usize,
+    out: Out,
+    dot: Dot,
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(dead_code, reason = "one level only")
+    )]
+    isa: Isa,
+}
+
+impl Panels<'_> {
+    fn run(&self, columns: std::ops::Range<usize>) {
+        #[cfg(target_arch = "x86_64")]
+        if self.isa.clamp_to_machine() >= Isa::Avx512Vnni {
+            // SAFETY: the machine has the features of the level.
+            return unsafe { self.vnni(columns) };
+        }
+        for j in columns.step_by(PANEL) {
+            let sums = self.panel_by_blocks(j / PANEL);
+            self.write(j, &sums[..self.rows]);
+        }
+    }
+
+    /// The number of rows becomes a constant here, outside the loop over the panels.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    fn vnni(&self, columns: std::ops::Range<usize>) {
+        match self.rows {
+            1 => self.vnni_rows::<1>(columns),
+            2 => self.vnni_rows::<2>(columns),
+            3 => self.vnni_rows::<3>(columns),
+            4 => self.vnni_rows::<4>(columns),
+            5 => self.vnni_rows::<5>(columns),
+            6 => self.vnni_rows::<6>(columns),
+            7 => self.vnni_rows::<7>(columns),
+            _ => self.vnni_rows::<8>(columns),
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    fn vnni_rows<const M: usize>(&self, columns: std::ops::Range<usize>) {
+        for j in columns.step_by(PANEL) {
+            self.write(
+                j,
+                &super::dot_x86::panel_vnni::<M>(self.w, j / PANEL, &self.x),
+            );
+        }
+    }
+
+    /// A panel, with one row and block at a time: the block stays in the nearest cache.
+    fn panel_by_blocks(&self, panel: usize) -> [[f32; PANEL]; ROWS] {
+        let mut sums = [[0.0; PANEL]; ROWS];
+        for b in 0..self.w.blocks() {
+            let (lines, scales) = self.w.block(panel, b);
+            for (r, sums) in sums.iter_mut().enumerate().take(self.rows) {
+                let x = self.x.block(r, b);
+                // SAFETY: `dot` has chosen the kernel by the machine's level.
+                let dots = unsafe { (self.dot)(lines, x) };
+                for c in 0..PANEL {
+                    let product = (dots[c] - x.correction) as f32;
+                    sums[c] += scale(scales[c]) * x.scale * product;
+                }
+            }
+        }
+        sums
+    }
+
+    /// Writes the columns from `j`, as far as the matrix goes.
+    fn write(&self, j: usize, sums: &[[f32; PANEL]]) {
+        for (r, sums) in sums.iter().enumerate() {
+            for (c, sum) in sums.iter().enumerate().take(self.w.n - j) {
+                // SAFETY: row and column lie within the result (`check_shapes`), and the
+                // columns belong to this task.
+                unsafe {
+                    let init = self.out.init(r, j + c).map_or(0.0, |init| *init);
+                    *self.out.at(r, j + c) = sum + init;
+                }
+            }
+        }
+    }
+}

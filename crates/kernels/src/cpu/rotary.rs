@@ -1,0 +1,91 @@
+//! Rotary positions: the pairs (i, i + half) of each head's numbers are turned by an angle that
+//! grows with the place.
+
+use pulp::Simd;
+
+use super::par;
+use super::simd::{Ops, dispatch, for_lanes, load_part, store_part};
+use super::view::{Target, ViewMut};
+
+/// Cosines and sines, `[places, head_dim]` each.
+#[derive(Clone, Copy, Debug)]
+pub struct Tables<'a> {
+    /// Cosines.
+    pub cos: &'a [f32],
+    /// Sines.
+    pub sin: &'a [f32],
+}
+
+/// Which way to turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// `x * cos + (-second half, first half) * sin`.
+    Forward,
+    /// The transpose of that: from the gradient of the result to that of the input.
+    Backward,
+}
+
+/// Turns `x`, sizes `[batch, seq, heads, head_dim]`, in place; token i of sequence b stands at
+/// place `starts[b] + i` (empty: i).
+pub fn rotate(
+    turn: Turn,
+    tables: Tables<'_>,
+    starts: &[usize],
+    x: ViewMut<'_>,
+    sizes @ [batch, seq, heads, dim]: [usize; 4],
+) {
+    assert!(dim % 2 == 0 && tables.cos.len() == tables.sin.len());
+    assert!(starts.is_empty() || starts.len() == batch);
+    let last = starts.iter().copied().max().unwrap_or(0) + seq;
+    assert!(
+        batch == 0 || last * dim <= tables.cos.len(),
+        "the tables cover all places"
+    );
+    let x = Target::new(x, sizes);
+    par::for_each(batch * seq, heads * dim, |token| {
+        let (b, i) = (token / seq, token % seq);
+        let place = starts.get(b).copied().unwrap_or(0) + i;
+        let angles = place * dim..(place + 1) * dim;
+        let (cos, sin) = (&tables.cos[angles.clone()], &tables.sin[angles]);
+        for head in 0..heads {
+            // SAFETY: the token exists, and tokens do not overlap.
+            let x = unsafe { std::slice::from_raw_parts_mut(x.tokens(b, head, i).at, dim) };
+            rotate_row(turn, cos, sin, x);
+        }
+    });
+}
+
+dispatch!(fn rotate_row(turn: Turn, cos: &[f32], sin: &[f32], x: &mut [f32]) => body);
+
+#[inline(always)]
+fn body<S: Simd>(s: S, turn: Turn, cos: &[f32], sin: &[f32], x: &mut [f32]) {
+    let half = x.len() / 2;
+    assert!(cos.len() == 2 * half && sin.len() == 2 * half);
+    let (low_at, cos, sin) = (x.as_mut_ptr(), cos.as_ptr(), sin.as_ptr());
+    for_lanes!(s, half, |at, part| {
+        // SAFETY: `at` and `part` stay within half a row.
+        unsafe {
+            let high_at = low_at.add(half);
+            let (low, high) = (
+                load_part(s, low_at, at, part),
+                load_part(s, high_at, at, part),
+            );
+            let sins = (
+                load_part(s, sin, at, part),
+                load_part(s, sin.add(half), at, part),
+            );
+            let to_low = match turn {
+                Turn::Forward => s.neg_f32s(s.mul_f32s(high, sins.0)),
+                Turn::Backward => s.mul_f32s(high, sins.1),
+            };
+            let to_high = match turn {
+                Turn::Forward => s.mul_f32s(low, sins.1),
+                Turn::Backward => s.neg_f32s(s.mul_f32s(low, sins.0)),
+            };
+            let low = s.fma(low, load_part(s, cos, at, part), to_low);
+            let high = s.fma(high, load_part(s, cos.add(half), at, part), to_high);
+            store_part(s, low_at, at, part, low);
+            store_part(s, high_at, at, part, high);
+        }
+    });
+}

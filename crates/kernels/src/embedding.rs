@@ -1,0 +1,58 @@
+//! Rows of a table by number.
+
+use burn::tensor::{Int, Tensor};
+
+/// `table[ids]`: `[rows, width]` and `[batch, seq]` to `[batch, seq, width]`.
+pub fn embed(table: Tensor<2>, ids: Tensor<2, Int>) -> Tensor<3> {
+    #[cfg(feature = "flex")]
+    if crate::fused::is_fast(&table) {
+        return fast::embed(table, ids);
+    }
+    burn::tensor::module::embedding(table, ids)
+}
+
+#[cfg(feature = "flex")]
+mod fast {
+    use std::sync::Arc;
+
+    use burn::tensor::{Int, Tensor};
+
+    use crate::cpu::embedding as kernel;
+    use crate::fused::{Kept, Op, apply, buffer};
+
+    #[derive(Clone, Debug)]
+    struct Embed {
+        ids: Arc<Vec<u32>>,
+        rows: usize,
+        width: usize,
+    }
+
+    pub(super) fn embed(table: Tensor<2>, ids: Tensor<2, Int>) -> Tensor<3> {
+        let ([rows, width], [batch, seq]) = (table.dims(), ids.dims());
+        let ids = ids.into_data().convert::<i32>().try_into_vec::<i32>();
+        let ids = ids.unwrap_or_else(|e| unreachable!("just converted: {e:?}"));
+        let ids = Arc::new(ids.into_iter().map(i32::cast_unsigned).collect());
+        apply(
+            Embed { ids, rows, width },
+            [table.into()],
+            [batch, seq, width],
+        )
+    }
+
+    impl Op<1> for Embed {
+        type Saved = ();
+        const KEEPS: [bool; 1] = [false];
+
+        fn forward(&self, [table]: [&[f32]; 1], _keep: bool) -> (Vec<f32>, ()) {
+            let mut out = buffer(self.ids.len() * self.width);
+            kernel::gather(table, self.width, &self.ids, &mut out);
+            (out, ())
+        }
+
+        fn backward(&self, kept: Kept<'_, (), 1>) -> [Option<Vec<f32>>; 1] {
+            let mut sums = vec![0.0; self.rows * self.width];
+            kernel::scatter_add(kept.grad, self.width, &self.ids, &mut sums);
+            [Some(sums)]
+        }
+    }
+}

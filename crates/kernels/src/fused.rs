@@ -1,0 +1,189 @@
+//! Operations with a hand-written backward pass on Burn's flex backend.
+//!
+//! An [`Op`] works on flat f32 slices. [`apply`] puts it into Burn's autodiff graph where an input is
+//! on an autodiff device, and runs it plainly where none is.
+
+use std::fmt::Debug;
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
+use burn::backend::flex::{FlexTensor, Layout};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Flex};
+use burn::tensor::{Bytes, DType, Device, Shape, Tensor};
+
+/// An operation on `N` tensors with one result.
+pub(crate) trait Op<const N: usize>: Clone + Debug + Send + 'static {
+    /// What the backward pass needs beside inputs and output.
+    type Saved: Clone + Debug + Send + 'static;
+
+    /// Which inputs the backward pass reads.
+    const KEEPS: [bool; N];
+
+    /// Whether the backward pass reads the result.
+    const KEEPS_OUTPUT: bool = false;
+
+    /// The result. `keep` says whether a backward pass may follow.
+    fn forward(&self, inputs: [&[f32]; N], keep: bool) -> (Vec<f32>, Self::Saved);
+
+    /// The gradients of the inputs that are wanted.
+    fn backward(&self, kept: Kept<'_, Self::Saved, N>) -> [Option<Vec<f32>>; N];
+}
+
+/// What a backward pass works with.
+pub(crate) struct Kept<'a, S, const N: usize> {
+    /// The inputs; empty where [`Op::KEEPS`] says no.
+    pub(crate) inputs: [&'a [f32]; N],
+    /// The result; empty unless [`Op::KEEPS_OUTPUT`].
+    pub(crate) output: &'a [f32],
+    /// What the forward pass left.
+    pub(crate) saved: S,
+    /// The result's gradient.
+    pub(crate) grad: &'a [f32],
+    /// Which inputs' gradients are asked for.
+    pub(crate) wanted: [bool; N],
+}
+
+/// An input whose rank the operation does not care about.
+pub(crate) struct Input {
+    primitive: FlexTensor,
+    /// The input's node in the autodiff graph, and whether it leads to a parameter.
+    node: Option<(NodeGuard, bool)>,
+}
+
+impl<const D: usize> From<Tensor<D>> for Input {
+    /// # Panics
+    /// If the tensor is not on flex.
+    fn from(tensor: Tensor<D>) -> Self {
+        let on_flex = "the caller has asked `is_fast`";
+        if tensor.device().is_autodiff() {
+            let tracked = tensor.try_into_primitive::<Autodiff<Flex>>();
+            let tracked = tracked.unwrap_or_else(|e| unreachable!("{on_flex}: {e:?}"));
+            let leads = tracked.is_tracked();
+            let (primitive, node) = tracked.into_parts();
+            let node = Some((node, leads));
+            return Self { primitive, node };
+        }
+        let primitive = tensor.try_into_primitive::<Flex>();
+        let primitive = primitive.unwrap_or_else(|e| unreachable!("{on_flex}: {e:?}"));
+        Self {
+            primitive,
+            node: None,
+        }
+    }
+}
+
+/// Whether `tensor` is where the fast operations work: on flex, in f32.
+pub(crate) fn is_fast<const D: usize>(tensor: &Tensor<D>) -> bool {
+    tensor.dtype() == DType::F32 && tensor.device() == Device::flex()
+}
+
+/// Runs `op` on `inputs`; the result has `shape`.
+pub(crate) fn apply<O: Op<N>, const N: usize, const D: usize>(
+    op: O,
+    inputs: [Input; N],
+    shape: [usize; D],
+) -> Tensor<D> {
+    let autodiff = inputs.iter().any(|input| input.node.is_some());
+    let inputs = inputs.map(|input| Input {
+        primitive: input.primitive.to_contiguous(),
+        ..input
+    });
+    if !autodiff {
+        let (values, _) = op.forward(inputs.each_ref().map(|i| values(&i.primitive)), false);
+        return Tensor::from_primitive::<Flex>(tensor(values, shape));
+    }
+    let primitives = inputs.each_ref().map(|input| input.primitive.clone());
+    let guards = inputs.map(|input| match input.node {
+        Some((node, _)) => node,
+        None => FloatTensor::<Autodiff<Flex>>::new(input.primitive).node(),
+    });
+    let shapes = primitives.each_ref().map(|p| p.layout().shape().clone());
+    let slices = primitives.each_ref().map(values);
+    let step = Step(op.clone());
+    let output = match step
+        .prepare::<NoCheckpointing>(guards)
+        .compute_bound()
+        .stateful()
+    {
+        OpsKind::Tracked(prep) => {
+            let (values, saved) = op.forward(slices, true);
+            let output = tensor(values, shape);
+            let mut kept = primitives.map(Some);
+            for (kept, keeps) in kept.iter_mut().zip(O::KEEPS) {
+                kept.take_if(|_| !keeps);
+            }
+            let state = State {
+                shapes,
+                inputs: kept,
+                output: O::KEEPS_OUTPUT.then(|| output.clone()),
+                saved,
+            };
+            prep.finish(state, output)
+        }
+        OpsKind::UnTracked(prep) => prep.finish(tensor(op.forward(slices, false).0, shape)),
+    };
+    Tensor::from_primitive::<Autodiff<Flex>>(output)
+}
+
+/// The numbers of a contiguous tensor.
+pub(crate) fn values(tensor: &FlexTensor) -> &[f32] {
+    tensor
+        .as_slice()
+        .unwrap_or_else(|| unreachable!("made contiguous, and asked for f32"))
+}
+
+/// A tensor of `values`.
+pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
+    let layout = Layout::contiguous(shape.into());
+    debug_assert_eq!(values.len(), layout.num_elements());
+    FlexTensor::new(Bytes::from_elems(values), layout, DType::F32)
+}
+
+/// `len` numbers that the caller writes all of.
+pub(crate) fn buffer(len: usize) -> Vec<f32> {
+    vec![0.0; len]
+}
+
+#[derive(Clone, Debug)]
+struct State<S, const N: usize> {
+    shapes: [Shape; N],
+    inputs: [Option<FlexTensor>; N],
+    output: Option<FlexTensor>,
+    saved: S,
+}
+
+#[derive(Debug)]
+struct Step<O>(O);
+
+impl<O: Op<N>, const N: usize> Backward<Flex, N> for Step<O> {
+    type State = State<O::Saved, N>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, N>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let grad = grads.consume::<Flex>(&ops.node).to_contiguous();
+        let found = self.0.backward(Kept {
+            inputs: ops.state.inputs.each_ref().map(kept_values),
+            output: kept_values(&ops.state.output),
+            saved: ops.state.saved.clone(),
+            grad: values(&grad),
+            wanted: ops.parents.each_ref().map(Option::is_some),
+        });
+        let gradients = ops.parents.into_iter().zip(found).zip(ops.state.shapes);
+        for ((parent, gradient), shape) in gradients {
+            if let (Some(parent), Some(gradient)) = (parent, gradient) {
+                grads.register::<Flex>(parent.id, tensor(gradient, shape));
+            }
+        }
+    }
+}
+
+fn kept_values(tensor: &Option<FlexTensor>) -> &[f32] {
+    tensor.as_ref().map_or(&[][..], values)
+}

@@ -1,0 +1,216 @@
+//! Linear layers: `y = x W + b`.
+
+use burn::tensor::Tensor;
+
+/// `x W + bias`: `[batch, seq, d_in]` to `[batch, seq, d_out]`, `weight` is `[d_in, d_out]`.
+pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<3> {
+    #[cfg(feature = "flex")]
+    if crate::fused::is_fast(&x) {
+        return fast::linear(x, weight, bias, fast::Stored::InOut);
+    }
+    crate::reference::linear(x, weight, bias)
+}
+
+/// `x table^T + bias`, for an output layer that reuses an embedding's `table`, `[d_out, d_in]`.
+pub fn linear_table(x: Tensor<3>, table: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<3> {
+    #[cfg(feature = "flex")]
+    if crate::fused::is_fast(&x) {
+        return fast::linear(x, table, bias, fast::Stored::OutIn);
+    }
+    crate::reference::linear(x, table.transpose(), bias)
+}
+
+#[cfg(feature = "flex")]
+pub(crate) mod fast {
+    use burn::tensor::Tensor;
+
+    use crate::cpu::columns::add_column_sums;
+    use crate::cpu::product::{self, GemmOptions, MatMut, MatRef, MatvecOptions};
+    use crate::fused::{Kept, Op, apply, buffer};
+
+    /// Rows up to which a product is bound by reading the weights.
+    const FEW: usize = 8;
+
+    /// How the weight lies in memory.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum Stored {
+        /// `[d_in, d_out]`.
+        InOut,
+        /// `[d_out, d_in]`.
+        OutIn,
+    }
+
+    /// The sizes of a product.
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) struct Product {
+        pub(crate) rows: usize,
+        pub(crate) d_in: usize,
+        pub(crate) d_out: usize,
+        pub(crate) stored: Stored,
+    }
+
+    pub(super) fn linear(
+        x: Tensor<3>,
+        weight: Tensor<2>,
+        bias: Option<Tensor<1>>,
+        stored: Stored,
+    ) -> Tensor<3> {
+        let [batch, seq, d_in] = x.dims();
+        let d_out = match stored {
+            Stored::InOut => weight.dims()[1],
+            Stored::OutIn => weight.dims()[0],
+        };
+        let product = Product {
+            rows: batch * seq,
+            d_in,
+            d_out,
+            stored,
+        };
+        let shape = [batch, seq, d_out];
+        match bias {
+            Some(bias) => apply(product, [x.into(), weight.into(), bias.into()], shape),
+            None => apply(product, [x.into(), weight.into()], shape),
+        }
+    }
+
+    impl Product {
+        /// The weight as it multiplies, `d_in` by `d_out`.
+        fn weight<'a>(&self, weight: &'a [f32]) -> MatRef<'a> {
+            match self.stored {
+                Stored::InOut => MatRef::row_major(weight, self.d_in, self.d_out),
+                Stored::OutIn => MatRef::row_major(weight, self.d_out, self.d_in).t(),
+            }
+        }
+
+        /// `y = x W + bias` (an empty bias is none).
+        pub(crate) fn forward(&self, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
+            let Self {
+                rows, d_in, d_out, ..
+            } = *self;
+            let x = MatRef::row_major(x, rows, d_in);
+            let mut y = MatMut::new(y, rows, d_out, d_out);
+            let bias = (!bias.is_empty()).then_some(bias);
+            if rows <= FEW {
+                let options = MatvecOptions {
+                    bias,
+                    ..MatvecOptions::default()
+                };
+                return product::matvec(x, self.weight(weight), &mut y, &options);
+            }
+            let options = GemmOptions {
+                bias,
+                ..GemmOptions::default()
+            };
+            product::gemm(x, self.weight(weight), &mut y, &options);
+        }
+
+        /// `dx = dy W^T`.
+        pub(crate) fn input_gradient(&self, dy: &[f32], weight: &[f32], dx: &mut [f32]) {
+            let Self {
+                rows, d_in, d_out, ..
+            } = *self;
+            let dy = MatRef::row_major(dy, rows, d_out);
+            let mut dx = MatMut::new(dx, rows, d_in, d_in);
+            product::gemm(
+                dy,
+                self.weight(weight).t(),
+                &mut dx,
+                &GemmOptions::default(),
+            );
+        }
+
+        /// `dW = x^T dy`, or its sum with what is there.
+        pub(crate) fn weight_gradient(
+            &self,
+            x: &[f32],
+            dy: &[f32],
+            dw: &mut [f32],
+            accumulate: bool,
+        ) {
+            let Self {
+                rows, d_in, d_out, ..
+            } = *self;
+            let (x, dy) = (
+                MatRef::row_major(x, rows, d_in),
+                MatRef::row_major(dy, rows, d_out),
+            );
+            let options = GemmOptions {
+                accumulate,
+                ..GemmOptions::default()
+            };
+            match self.stored {
+                Stored::InOut => {
+                    product::gemm(
+                        x.t(),
+                        dy,
+                        &mut MatMut::new(dw, d_in, d_out, d_out),
+                        &options,
+                    );
+                }
+                Stored::OutIn => {
+                    product::gemm(dy.t(), x, &mut MatMut::new(dw, d_out, d_in, d_in), &options);
+                }
+            }
+        }
+
+        fn result(&self, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
+            let mut y = buffer(self.rows * self.d_out);
+            self.forward(x, weight, bias, &mut y);
+            y
+        }
+
+        fn gradients(
+            &self,
+            x: &[f32],
+            weight: &[f32],
+            dy: &[f32],
+            wanted: [bool; 2],
+        ) -> [Option<Vec<f32>>; 2] {
+            let dx = wanted[0].then(|| {
+                let mut dx = buffer(self.rows * self.d_in);
+                self.input_gradient(dy, weight, &mut dx);
+                dx
+            });
+            let dw = wanted[1].then(|| {
+                let mut dw = buffer(self.d_in * self.d_out);
+                self.weight_gradient(x, dy, &mut dw, false);
+                dw
+            });
+            [dx, dw]
+        }
+    }
+
+    impl Op<2> for Product {
+        type Saved = ();
+        const KEEPS: [bool; 2] = [true; 2];
+
+        fn forward(&self, [x, weight]: [&[f32]; 2], _keep: bool) -> (Vec<f32>, ()) {
+            (self.result(x, weight, &[]), ())
+        }
+
+        fn backward(&self, kept: Kept<'_, (), 2>) -> [Option<Vec<f32>>; 2] {
+            let [x, weight] = kept.inputs;
+            self.gradients(x, weight, kept.grad, kept.wanted)
+        }
+    }
+
+    impl Op<3> for Product {
+        type Saved = ();
+        const KEEPS: [bool; 3] = [true, true, false];
+
+        fn forward(&self, [x, weight, bias]: [&[f32]; 3], _keep: bool) -> (Vec<f32>, ()) {
+            (self.result(x, weight, bias), ())
+        }
+
+        fn backward(&self, kept: Kept<'_, (), 3>) -> [Option<Vec<f32>>; 3] {
+            let ([x, weight, _], [wx, ww, wb]) = (kept.inputs, kept.wanted);
+            let [dx, dw] = self.gradients(x, weight, kept.grad, [wx, ww]);
+            let db = wb.then(|| {
+                let mut db = buffer(self.d_out);
+                add_column_sums(kept.grad, &mut db);
+                db
+            });
+            [dx, dw, db]
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Layer and RMS normalization over the last axis.
+
+use burn::tensor::Tensor;
+
+/// Which normalization.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// Mean 0 and variance 1 (Ba et al. 2016, arXiv 1607.06450).
+    Layer,
+    /// Root mean square 1 (Zhang and Sennrich 2019, arXiv 1910.07467).
+    Rms,
+}
+
+/// `(x - mean) / sqrt(var + eps) * weight + bias` over the last axis, for RMS
+/// `x / sqrt(mean(x^2) + eps) * weight`. The shape stays; `weight` and `bias` are `[last axis]`.
+pub fn normalize<const D: usize>(
+    kind: NormKind,
+    x: Tensor<D>,
+    weight: Tensor<1>,
+    bias: Option<Tensor<1>>,
+    eps: f64,
+) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if crate::fused::is_fast(&x) {
+        return fast::normalize(kind, x, weight, bias, eps);
+    }
+    crate::reference::normalize(kind, x, weight, bias, eps)
+}
+
+#[cfg(feature = "flex")]
+mod fast {
+    use burn::tensor::Tensor;
+
+    use super::NormKind;
+    use crate::cpu::norm as kernel;
+    use crate::fused::{Kept, Op, apply, buffer};
+
+    #[derive(Clone, Copy, Debug)]
+    struct Normalize {
+        kind: NormKind,
+        eps: f32,
+    }
+
+    /// Mean and 1 / standard deviation of each row.
+    type Stats = (Vec<f32>, Vec<f32>);
+
+    pub(super) fn normalize<const D: usize>(
+        kind: NormKind,
+        x: Tensor<D>,
+        weight: Tensor<1>,
+        bias: Option<Tensor<1>>,
+        eps: f64,
+    ) -> Tensor<D> {
+        let shape = x.dims();
+        let eps = eps as f32;
+        let op = Normalize { kind, eps };
+        match bias {
+            Some(bias) => apply(op, [x.into(), weight.into(), bias.into()], shape),
+            None => apply(op, [x.into(), weight.into()], shape),
+        }
+    }
+
+    impl Normalize {
+        fn kernel<'a>(&self, weight: &'a [f32], bias: &'a [f32]) -> kernel::Norm<'a> {
+            let kind = match self.kind {
+                NormKind::Layer => kernel::NormKind::Layer,
+                NormKind::Rms => kernel::NormKind::Rms,
+            };
+            let eps = self.eps;
+            kernel::Norm {
+                kind,
+                weight,
+                bias,
+                eps,
+            }
+        }
+
+        fn run(&self, x: &[f32], weight: &[f32], bias: &[f32]) -> (Vec<f32>, Stats) {
+            let rows = x.len() / weight.len();
+            let (mut mean, mut rstd) = (buffer(rows), buffer(rows));
+            let mut y = buffer(x.len());
+            let stats = kernel::Stats {
+                mean: &mut mean,
+                rstd: &mut rstd,
+            };
+            kernel::forward(&self.kernel(weight, bias), x, None, &mut y, stats);
+            (y, (mean, rstd))
+        }
+
+        fn gradients(
+            &self,
+            [x, weight]: [&[f32]; 2],
+            (mean, rstd): &Stats,
+            dy: &[f32],
+            biased: bool,
+        ) -> [Vec<f32>; 3] {
+            let mut dx = buffer(x.len());
+            let mut dw = buffer(weight.len());
+            let mut db = buffer(if biased { weight.len() } else { 0 });
+            let grads = kernel::NormGrads {
+                x: &mut dx,
+                weight: &mut dw,
+                bias: &mut db,
+            };
+            kernel::backward(&self.kernel(weight, &[]), x, (mean, rstd), dy, &[], grads);
+            [dx, dw, db]
+        }
+    }
+
+    impl Op<2> for Normalize {
+        type Saved = Stats;
+        const KEEPS: [bool; 2] = [true; 2];
+
+        fn forward(&self, [x, weight]: [&[f32]; 2], _keep: bool) -> (Vec<f32>, Stats) {
+            self.run(x, weight, &[])
+        }
+
+        fn backward(&self, kept: Kept<'_, Stats, 2>) -> [Option<Vec<f32>>; 2] {
+            let [dx, dw, _] = self.gradients(kept.inputs, &kept.saved, kept.grad, false);
+            [kept.wanted[0].then_some(dx), kept.wanted[1].then_some(dw)]
+        }
+    }
+
+    impl Op<3> for Normalize {
+        type Saved = Stats;
+        const KEEPS: [bool; 3] = [true, true, false];
+
+        fn forward(&self, [x, weight, bias]: [&[f32]; 3], _keep: bool) -> (Vec<f32>, Stats) {
+            self.run(x, weight, bias)
+        }
+
+        fn backward(&self, kept: Kept<'_, Stats, 3>) -> [Option<Vec<f32>>; 3] {
+            let [x, weight, _] = kept.inputs;
+            let [dx, dw, db] = self.gradients([x, weight], &kept.saved, kept.grad, true);
+            let [wx, ww, wb] = kept.wanted;
+            [wx.then_some(dx), ww.then_some(dw), wb.then_some(db)]
+        }
+    }
+}

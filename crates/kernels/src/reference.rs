@@ -1,0 +1,135 @@
+//! Every operation in plain Burn operations: what backends without a fast body run, and what the
+//! fast bodies are held to.
+
+use burn::tensor::activation::{self, log_softmax, softmax};
+use burn::tensor::{Int, Tensor, TensorData};
+
+pub use crate::attention::Stage;
+use crate::{Activation, AttentionOptions, DropoutMask, IGNORE, NormKind, RotaryTables, dropout};
+
+/// See [`linear`](crate::linear()).
+pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<3> {
+    let ([batch, seq, d_in], d_out) = (x.dims(), weight.dims()[1]);
+    let y: Tensor<2> = x.reshape([batch * seq, d_in]).matmul(weight);
+    let y = match bias {
+        Some(bias) => y + bias.unsqueeze(),
+        None => y,
+    };
+    y.reshape([batch, seq, d_out])
+}
+
+/// See [`normalize`](crate::normalize()).
+pub fn normalize<const D: usize>(
+    kind: NormKind,
+    x: Tensor<D>,
+    weight: Tensor<1>,
+    bias: Option<Tensor<1>>,
+    eps: f64,
+) -> Tensor<D> {
+    let centered = match kind {
+        NormKind::Layer => {
+            let mean = x.clone().mean_dim(D - 1);
+            x - mean
+        }
+        NormKind::Rms => x,
+    };
+    let variance = (centered.clone() * centered.clone()).mean_dim(D - 1);
+    let scaled = centered / (variance + eps).sqrt() * weight.unsqueeze();
+    match bias {
+        Some(bias) => scaled + bias.unsqueeze(),
+        None => scaled,
+    }
+}
+
+/// See [`activate`](crate::activate()).
+pub fn activate<const D: usize>(f: Activation, x: Tensor<D>) -> Tensor<D> {
+    match f {
+        Activation::Gelu => activation::gelu(x),
+        Activation::GeluTanh => activation::gelu_approximate(x),
+        Activation::Relu => activation::relu(x),
+        Activation::ReluSquared => activation::relu(x).square(),
+        Activation::Silu => activation::silu(x),
+    }
+}
+
+/// See [`rotate`](crate::rotate()).
+pub fn rotate(x: Tensor<4>, tables: &RotaryTables, starts: &[usize]) -> Tensor<4> {
+    let [_, seq, _, head_dim] = x.dims();
+    let device = x.device().without_autodiff();
+    let dtype = x.dtype();
+    let [cos, sin] = tables
+        .pick(starts, seq, &device)
+        .map(|table| table.cast(dtype));
+    let first = x.clone().narrow(3, 0, head_dim / 2);
+    let second = x.clone().narrow(3, head_dim / 2, head_dim / 2);
+    let turned = Tensor::cat(vec![second.neg(), first], 3);
+    x * cos + turned * sin
+}
+
+/// See [`attention`](crate::attention()). `see` is shown the scores with the mask applied and the
+/// percentages, `[batch, n_heads, query, key]`.
+pub fn attention(
+    [q, k, v]: [Tensor<4>; 3],
+    options: &AttentionOptions<'_>,
+    mut see: impl FnMut(Stage, &Tensor<4>),
+) -> Tensor<4> {
+    let ([batch, seq, n_heads, head_dim], [_, keys, n_kv_heads, _]) = (q.dims(), k.dims());
+    // The query heads that share a key/value head stand one below the other, so that one product
+    // serves them and no key is copied.
+    let group = |x: Tensor<4>| -> Tensor<4> {
+        let [_, _, _, width] = x.dims();
+        x.reshape([batch, n_kv_heads, n_heads / n_kv_heads * seq, width])
+    };
+    let [q, k, v] = [q, k, v].map(|x| x.swap_dims(1, 2)); // [batch, heads, seq, head_dim]
+    let scores = group(q * options.scale).matmul(k.swap_dims(2, 3));
+    let scores = scores.reshape([batch, n_heads, seq, keys]);
+    let scores = options.sight.limit(scores, options.window, options.alibi);
+    see(Stage::Scores, &scores);
+    let pattern = softmax(scores, 3);
+    see(Stage::Pattern, &pattern);
+    let pattern = match options.dropout {
+        Some(mask) => dropout(
+            pattern,
+            DropoutMask {
+                rng: mask.rng,
+                rate: mask.rate,
+                first: mask.first_sequence * (n_heads * seq * keys) as u64,
+            },
+        ),
+        None => pattern,
+    };
+    let z = group(pattern).matmul(v); // [batch, n_kv_heads, group * seq, head_dim]
+    z.reshape([batch, n_heads, seq, head_dim]).swap_dims(1, 2)
+}
+
+/// The sum of `-ln p(target)` over the targets that count; `logits` is `[n, vocab]`.
+///
+/// # Panics
+/// If there are not `n` targets.
+pub fn cross_entropy_sum(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
+    let [n, _] = logits.dims();
+    assert_eq!(targets.len(), n, "one target for each place");
+    let device = logits.device().without_autodiff();
+    let counts = |target: &u32| *target != IGNORE;
+    let ids: Vec<i32> = targets
+        .iter()
+        .map(|t| if counts(t) { *t as i32 } else { 0 })
+        .collect();
+    let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [n, 1]), &device);
+    let chosen = log_softmax(logits, 1).gather(1, ids); // [n, 1]
+    if targets.iter().all(counts) {
+        return chosen.sum().neg();
+    }
+    let weights: Vec<f32> = targets
+        .iter()
+        .map(|t| f32::from(u8::from(counts(t))))
+        .collect();
+    let weights = Tensor::<2>::from_data(TensorData::new(weights, [n, 1]), &device);
+    let dtype = chosen.dtype();
+    (chosen * weights.cast(dtype)).sum().neg()
+}
+
+/// `cap * tanh(x / cap)`.
+pub fn soft_cap<const D: usize>(x: Tensor<D>, cap: f64) -> Tensor<D> {
+    (x / cap).tanh() * cap
+}

@@ -1,0 +1,117 @@
+//! Which keys each query sees, for all layers of a forward pass.
+
+use std::cell::OnceCell;
+
+use burn::tensor::{Bool, Device, Tensor, TensorData};
+
+/// Where the tokens of a forward pass stand. Row `b`'s queries stand at places
+/// `starts[b]..starts[b] + seq`, keys at `0..keys`; a query sees itself and what came before.
+#[derive(Clone, Debug, Default)]
+pub struct Sight {
+    starts: Vec<usize>,
+    seq: usize,
+    keys: usize,
+    /// Masks that were asked for, by window: made once for all layers.
+    masks: [OnceCell<(Option<usize>, Option<Tensor<4, Bool>>)>; 4],
+}
+
+impl Sight {
+    /// The sight of `seq` queries a row. Starts that are all the same become one.
+    pub fn new(mut starts: Vec<usize>, seq: usize) -> Self {
+        if starts.iter().all(|start| *start == starts[0]) {
+            starts.truncate(1);
+        }
+        let keys = starts.iter().max().map_or(0, |start| start + seq);
+        Self {
+            starts,
+            seq,
+            keys,
+            masks: Default::default(),
+        }
+    }
+
+    /// The place of each row's first query; one number if all rows agree.
+    pub fn starts(&self) -> &[usize] {
+        &self.starts
+    }
+
+    /// Queries of each row.
+    pub fn seq(&self) -> usize {
+        self.seq
+    }
+
+    /// Keys that the last query of the longest row sees, itself included.
+    pub fn keys(&self) -> usize {
+        self.keys
+    }
+
+    /// Adds ALiBi's bias (empty slopes: none) and hides the future and what lies `window` or more
+    /// places behind. `scores` is `[rows, n_heads, seq, keys]`.
+    pub(crate) fn limit(
+        &self,
+        scores: Tensor<4>,
+        window: Option<usize>,
+        slopes: &[f64],
+    ) -> Tensor<4> {
+        let device = scores.device();
+        let scores = if slopes.is_empty() {
+            scores
+        } else {
+            let bias = self.bias(slopes, &device);
+            let dtype = scores.dtype();
+            scores + bias.cast(dtype)
+        };
+        match self.mask(window, &device) {
+            Some(mask) => {
+                let shape = scores.dims();
+                scores.mask_fill(mask.expand(shape), f32::NEG_INFINITY)
+            }
+            None => scores,
+        }
+    }
+
+    fn mask(&self, window: Option<usize>, device: &Device) -> Option<Tensor<4, Bool>> {
+        for cell in &self.masks {
+            let (of, mask) = cell.get_or_init(|| (window, self.hidden(window, device)));
+            if *of == window {
+                return mask.clone();
+            }
+        }
+        self.hidden(window, device)
+    }
+
+    /// True where a query may not look, `[rows or 1, 1, seq, keys]`; `None` if it may look
+    /// everywhere.
+    fn hidden(&self, window: Option<usize>, device: &Device) -> Option<Tensor<4, Bool>> {
+        let window = window.unwrap_or(usize::MAX);
+        let one_query_sees_all = self.seq == 1 && self.starts.len() == 1 && self.keys <= window;
+        if one_query_sees_all {
+            return None;
+        }
+        let mut values = Vec::with_capacity(self.starts.len() * self.seq * self.keys);
+        for &start in &self.starts {
+            for query in start..start + self.seq {
+                values.extend((0..self.keys).map(|key| key > query || query - key >= window));
+            }
+        }
+        let shape = [self.starts.len(), 1, self.seq, self.keys];
+        let device = device.clone().without_autodiff();
+        Some(Tensor::from_data(TensorData::new(values, shape), &device))
+    }
+
+    /// `-slope * (query place - key place)`, `[rows or 1, n_heads, seq, keys]`.
+    fn bias(&self, slopes: &[f64], device: &Device) -> Tensor<4> {
+        let shape = [self.starts.len(), slopes.len(), self.seq, self.keys];
+        let mut values = Vec::with_capacity(shape.iter().product());
+        for &start in &self.starts {
+            for slope in slopes {
+                for query in start..start + self.seq {
+                    let bias = |key: usize| (slope * (key as f64 - query as f64)) as f32;
+                    values.extend((0..self.keys).map(bias));
+                }
+            }
+        }
+        let device = device.clone().without_autodiff();
+        Tensor::from_data(TensorData::new(values, shape), &device)
+    }
+}

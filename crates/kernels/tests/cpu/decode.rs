@@ -1,0 +1,137 @@
+//! Attention of one token a row over a cache.
+#![allow(
+    clippy::float_cmp,
+    clippy::many_single_char_names,
+    clippy::needless_for_each
+)]
+
+use crate::common::{Rng, assert_close, same_for_any_threads};
+use nextword_kernels::cpu::attention::{Cache, DecodeOptions, decode};
+
+struct Case {
+    group: usize,
+    n_kv_heads: usize,
+    capacity: usize,
+    dim: usize,
+    window: Option<usize>,
+    alibi: Vec<f32>,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    slots: Vec<usize>,
+    lengths: Vec<usize>,
+    q: Vec<f32>,
+}
+
+impl Case {
+    fn random(rng: &mut Rng, longest: usize) -> Self {
+        let (group, n_kv_heads) = (rng.range(1, 3), rng.range(1, 3));
+        let (capacity, dim) = (rng.range(1, longest), rng.pick(&[1, 8, 20, 32, 64, 128]));
+        let (slots, rows) = (rng.range(1, 4), rng.below(4));
+        let len = slots * n_kv_heads * capacity * dim;
+        Self {
+            group,
+            n_kv_heads,
+            capacity,
+            dim,
+            window: (rng.below(3) == 0).then(|| rng.range(1, longest)),
+            alibi: if rng.below(2) == 0 {
+                vec![]
+            } else {
+                rng.numbers(group * n_kv_heads)
+            },
+            keys: rng.numbers(len),
+            values: rng.numbers(len),
+            slots: (0..rows).map(|_| rng.below(slots)).collect(),
+            lengths: (0..rows).map(|_| rng.range(0, capacity)).collect(),
+            q: rng.numbers(rows * group * n_kv_heads * dim),
+        }
+    }
+
+    fn run(&self, rows: std::ops::Range<usize>) -> Vec<f32> {
+        let each = self.group * self.n_kv_heads * self.dim;
+        let cache = Cache {
+            keys: &self.keys,
+            values: &self.values,
+            n_kv_heads: self.n_kv_heads,
+            capacity: self.capacity,
+            head_dim: self.dim,
+        };
+        let options = DecodeOptions {
+            scale: 0.2,
+            window: self.window,
+            alibi: &self.alibi,
+        };
+        let q = &self.q[rows.start * each..rows.end * each];
+        let mut z = vec![f32::NAN; q.len()];
+        decode(
+            &options,
+            q,
+            &cache,
+            &self.slots[rows.clone()],
+            &self.lengths[rows],
+            &mut z,
+        );
+        z
+    }
+
+    fn expected(&self) -> Vec<f64> {
+        let mut z = vec![0.0; self.q.len()];
+        let heads = self.group * self.n_kv_heads;
+        for (unit, z) in z.chunks_mut(self.dim).enumerate() {
+            let (row, head) = (unit / heads, unit % heads);
+            let cache = (self.slots[row] * self.n_kv_heads + head / self.group) * self.capacity;
+            let length = self.lengths[row];
+            let first = length.saturating_sub(self.window.unwrap_or(length));
+            let slope = f64::from(self.alibi.get(head).copied().unwrap_or(0.0));
+            let scores: Vec<f64> = (first..length)
+                .map(|token| {
+                    let at = (cache + token) * self.dim;
+                    let dot: f64 = (0..self.dim)
+                        .map(|d| {
+                            f64::from(self.q[unit * self.dim + d]) * f64::from(self.keys[at + d])
+                        })
+                        .sum();
+                    dot * f64::from(0.2_f32) - slope * (length - 1 - token) as f64
+                })
+                .collect();
+            let top = scores.iter().copied().fold(f64::MIN, f64::max);
+            let sum: f64 = scores.iter().map(|s| (s - top).exp()).sum();
+            for (i, score) in scores.iter().enumerate() {
+                let at = (cache + first + i) * self.dim;
+                let p = (score - top).exp() / sum;
+                z.iter_mut()
+                    .enumerate()
+                    .for_each(|(d, z)| *z += p * f64::from(self.values[at + d]));
+            }
+        }
+        z
+    }
+}
+
+#[test]
+fn agrees_with_f64() {
+    let mut rng = Rng(1);
+    for longest in [1, 5, 40, 300] {
+        for _ in 0..20 {
+            let case = Case::random(&mut rng, longest);
+            assert_close(
+                &case.run(0..case.slots.len()),
+                &case.expected(),
+                1e-5,
+                "decode",
+            );
+        }
+    }
+}
+
+#[test]
+fn rows_do_not_depend_on_each_other_nor_on_threads() {
+    let mut rng = Rng(2);
+    for _ in 0..10 {
+        let case = Case::random(&mut rng, 200);
+        let rows = case.slots.len();
+        let together = same_for_any_threads(|| case.run(0..rows));
+        let alone: Vec<f32> = (0..rows).flat_map(|row| case.run(row..row + 1)).collect();
+        assert_eq!(together, alone);
+    }
+}

@@ -1,0 +1,62 @@
+//! Sums of arrays and rows.
+#![allow(
+    clippy::float_cmp,
+    clippy::many_single_char_names,
+    clippy::needless_for_each
+)]
+
+use crate::common::{Rng, assert_close, same_for_any_threads, wide};
+use nextword_kernels::cpu::columns::add_column_sums;
+use nextword_kernels::cpu::elementwise::{add, add_bias, add_scaled, scale};
+
+#[test]
+fn sums_agree_with_plain_loops() {
+    let mut rng = Rng(1);
+    for len in [0, 1, 16, 31, 100_001] {
+        let (a, b) = (rng.numbers(len), rng.numbers(len));
+        let mut out = vec![f32::NAN; len];
+        add(&a, &b, &mut out);
+        assert!((0..len).all(|i| out[i] == a[i] + b[i]));
+        let mut y = a.clone();
+        add_scaled(&mut y, 0.3, &b);
+        let want: Vec<f64> = wide(&a)
+            .iter()
+            .zip(wide(&b))
+            .map(|(a, b)| a + f64::from(0.3_f32) * b)
+            .collect();
+        assert_close(&y, &want, 2e-7, "scaled");
+        let mut y = a.clone();
+        scale(&mut y, -2.0);
+        assert!((0..len).all(|i| y[i] == -2.0 * a[i]));
+    }
+}
+
+#[test]
+fn biases_and_their_gradients_agree_with_plain_loops() {
+    let mut rng = Rng(2);
+    for (rows, width) in [
+        (0, 3),
+        (1, 1),
+        (5, 17),
+        (1000, 384),
+        (70_000, 2),
+        (3, 20_000),
+    ] {
+        let (x, bias) = (rng.numbers(rows * width), rng.numbers(width));
+        let mut y = x.clone();
+        add_bias(&mut y, &bias);
+        assert!((0..x.len()).all(|i| y[i] == x[i] + bias[i % width]));
+        let mut want = wide(&bias);
+        x.iter()
+            .enumerate()
+            .for_each(|(i, x)| want[i % width] += f64::from(*x));
+        let got = same_for_any_threads(|| {
+            let mut sums = bias.clone();
+            add_column_sums(&x, &mut sums);
+            sums
+        });
+        assert_close(&got, &want, 1e-5, "column sums");
+    }
+    add_column_sums(&[], &mut []);
+    add_bias(&mut [], &[]);
+}

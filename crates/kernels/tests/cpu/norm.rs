@@ -1,0 +1,199 @@
+//! Layer and RMS normalization.
+#![allow(
+    clippy::float_cmp,
+    clippy::many_single_char_names,
+    clippy::needless_for_each
+)]
+
+use crate::common::{Rng, assert_close, check_gradient, same_for_any_threads, wide};
+use nextword_kernels::cpu::norm::{Norm, NormGrads, NormKind, Residual, Stats, backward, forward};
+
+fn reference(kind: NormKind, x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
+    let width = weight.len();
+    x.chunks(width)
+        .flat_map(|row| {
+            let n = width as f64;
+            let mean = if kind == NormKind::Layer {
+                row.iter().sum::<f64>() / n
+            } else {
+                0.0
+            };
+            let var = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
+            let rstd = 1.0 / (var + 1e-5).sqrt();
+            row.iter()
+                .enumerate()
+                .map(|(i, x)| (x - mean) * rstd * weight[i] + bias.get(i).copied().unwrap_or(0.0))
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// dx, dweight, dbias.
+fn gradients(kind: NormKind, x: &[f64], weight: &[f64], dy: &[f64]) -> [Vec<f64>; 3] {
+    let width = weight.len();
+    let n = width as f64;
+    let mut out = [vec![0.0; x.len()], vec![0.0; width], vec![0.0; width]];
+    for (r, row) in x.chunks(width).enumerate() {
+        let mean = if kind == NormKind::Layer {
+            row.iter().sum::<f64>() / n
+        } else {
+            0.0
+        };
+        let var = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
+        let rstd = 1.0 / (var + 1e-5).sqrt();
+        let dy = &dy[r * width..][..width];
+        let normal: Vec<f64> = row.iter().map(|x| (x - mean) * rstd).collect();
+        let g: Vec<f64> = dy.iter().zip(weight).map(|(a, b)| a * b).collect();
+        let mean_g = if kind == NormKind::Layer {
+            g.iter().sum::<f64>() / n
+        } else {
+            0.0
+        };
+        let mean_gn = g.iter().zip(&normal).map(|(a, b)| a * b).sum::<f64>() / n;
+        for i in 0..width {
+            out[0][r * width + i] = rstd * (g[i] - mean_g - normal[i] * mean_gn);
+            out[1][i] += dy[i] * normal[i];
+            out[2][i] += dy[i];
+        }
+    }
+    out
+}
+
+struct Case {
+    kind: NormKind,
+    width: usize,
+    x: Vec<f32>,
+    add: Option<Vec<f32>>,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    dy: Vec<f32>,
+    past: Vec<f32>,
+}
+
+impl Case {
+    fn random(rng: &mut Rng, rows: usize, width: usize) -> Self {
+        let len = rows * width;
+        Self {
+            kind: rng.pick(&[NormKind::Layer, NormKind::Rms]),
+            width,
+            x: rng.numbers(len).iter().map(|x| 2.0 * x + 0.5).collect(),
+            add: (rng.below(2) == 0).then(|| rng.numbers(len)),
+            weight: rng.numbers(width),
+            bias: if rng.below(2) == 0 {
+                vec![]
+            } else {
+                rng.numbers(width)
+            },
+            dy: rng.numbers(len),
+            past: if rng.below(2) == 0 {
+                vec![]
+            } else {
+                rng.numbers(len)
+            },
+        }
+    }
+
+    /// The sum, y, dx, dweight, dbias.
+    fn run(&self) -> [Vec<f32>; 5] {
+        let norm = Norm {
+            kind: self.kind,
+            weight: &self.weight,
+            bias: &self.bias,
+            eps: 1e-5,
+        };
+        let rows = self.x.len() / self.width;
+        let [mut y, mut sum, mut dx] = [(); 3].map(|()| vec![f32::NAN; self.x.len()]);
+        let [mut mean, mut rstd] = [(); 2].map(|()| vec![f32::NAN; rows]);
+        let residual = self.add.as_ref().map(|add| Residual { add, sum: &mut sum });
+        forward(
+            &norm,
+            &self.x,
+            residual,
+            &mut y,
+            Stats {
+                mean: &mut mean,
+                rstd: &mut rstd,
+            },
+        );
+        if self.add.is_none() {
+            sum.clone_from(&self.x);
+        }
+        let mut dw = vec![0.25; self.width];
+        let mut db = vec![0.5; self.bias.len()];
+        let grads = NormGrads {
+            x: &mut dx,
+            weight: &mut dw,
+            bias: &mut db,
+        };
+        backward(&norm, &sum, (&mean, &rstd), &self.dy, &self.past, grads);
+        [sum, y, dx, dw, db]
+    }
+}
+
+#[test]
+fn agrees_with_f64() {
+    let mut rng = Rng(1);
+    for (rows, width) in [
+        (1, 1),
+        (1, 2),
+        (3, 7),
+        (5, 16),
+        (2, 33),
+        (100, 384),
+        (7, 768),
+        (1000, 48),
+        (0, 8),
+    ] {
+        for _ in 0..6 {
+            let case = Case::random(&mut rng, rows, width);
+            let [sum, y, dx, dw, db] = case.run();
+            let x = wide(&sum);
+            let (weight, bias, dy) = (wide(&case.weight), wide(&case.bias), wide(&case.dy));
+            // With one number a row its variance is 0, and eps alone decides: rounding shows.
+            let tolerance = if width < 3 { 2e-2 } else { 1e-5 };
+            assert_close(
+                &y,
+                &reference(case.kind, &x, &weight, &bias),
+                tolerance,
+                "y",
+            );
+            let [mut ex, mut ew, mut eb] = gradients(case.kind, &x, &weight, &dy);
+            ex.iter_mut()
+                .zip(&case.past)
+                .for_each(|(e, p)| *e += f64::from(*p));
+            ew.iter_mut().for_each(|e| *e += 0.25);
+            eb.iter_mut().for_each(|e| *e += 0.5);
+            eb.truncate(db.len());
+            assert_close(&dx, &ex, tolerance, "dx");
+            assert_close(&dw, &ew, 4.0 * tolerance, "dweight");
+            assert_close(&db, &eb, tolerance, "dbias");
+        }
+    }
+}
+
+#[test]
+fn reference_gradients_are_slopes() {
+    let mut rng = Rng(2);
+    for kind in [NormKind::Layer, NormKind::Rms] {
+        let [x, w, dy] = [30, 10, 30].map(|n| wide(&rng.numbers(n)));
+        let [dx, dw, _] = gradients(kind, &x, &w, &dy);
+        let loss = |x: &[f64], w: &[f64]| -> f64 {
+            reference(kind, x, w, &[])
+                .iter()
+                .zip(&dy)
+                .map(|(y, d)| y * d)
+                .sum()
+        };
+        check_gradient(&mut rng, &x, &dx, |x| loss(x, &w), "dx");
+        check_gradient(&mut rng, &w, &dw, |w| loss(&x, w), "dw");
+    }
+}
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    let mut rng = Rng(3);
+    for (rows, width) in [(1000, 384), (333, 65), (9000, 8)] {
+        let case = Case::random(&mut rng, rows, width);
+        same_for_any_threads(|| case.run().concat());
+    }
+}
