@@ -1,7 +1,7 @@
 //! The same training on every backend.
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use nextword_model::{DropoutConfig, ModelConfig, presets, weights};
 use nextword_train::{Optimizer, OptimizerConfig, forward_backward};
 
@@ -21,8 +21,8 @@ fn train(config: &ModelConfig, device: &Device) -> (Vec<f32>, Vec<f32>) {
             batch(4, 16, config.vocab_size, 99),
         ];
         let (loss, gradients) = forward_backward(&model, &batches, 3, step);
-        let norm: Tensor<1> = gradients.norm().unwrap();
-        let gradients = gradients.clip(&norm, settings.clip_norm);
+        let norm = weights::floats(gradients.norm().unwrap().into_data())[0];
+        let gradients = gradients.clip(f64::from(norm), settings.clip_norm);
         model = optimizer.update(model, gradients, 3e-3, 3e-3);
         losses.extend(weights::floats(loss.into_data()));
     }

@@ -95,6 +95,45 @@ fn resume_tells_what_it_skipped_and_goes_on_from_the_older_one() {
 }
 
 #[test]
+fn what_was_damaged_stays_aside_and_new_checkpoints_count_without_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = straight(folder.path(), "flex");
+    let checkpoints = run.join("checkpoints");
+    fs::write(checkpoints.join("step-00000024/state.json"), "cut").unwrap();
+    let mut command = resume(&run, "flex");
+    let output = command
+        .args(["--set", "checkpoint.keep_last=1"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let names: Vec<_> = files(&checkpoints)
+        .iter()
+        .map(|path| path.file_name().unwrap().to_str().unwrap().to_string())
+        .collect();
+    assert_eq!(names, ["damaged-step-00000024", "step-00000024"]);
+    assert!(Checkpoint::open(&checkpoints.join("step-00000024")).is_ok());
+}
+
+#[test]
+fn without_a_sound_checkpoint_nothing_is_overwritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = straight(folder.path(), "flex");
+    for checkpoint in files(&run.join("checkpoints")) {
+        fs::write(checkpoint.join("state.json"), "cut").unwrap();
+    }
+    let record = run.join("best/model.safetensors");
+    let before = fs::read(&record).unwrap();
+    let output = resume(&run, "flex").output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("start_from"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(fs::read(&record).unwrap(), before);
+}
+
+#[test]
 fn a_manifest_cannot_point_out_of_its_folder() {
     let folder = tempfile::tempdir().unwrap();
     let run = straight(folder.path(), "flex");

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 use crate::resume::{TINY, straight};
-use crate::util::{nextword, root, stderr};
+use crate::util::{must_not_skip, nextword, root, stderr};
 
 /// Exit codes, as the README has them.
 const USAGE: i32 = 2;
@@ -124,7 +124,7 @@ fn wrong_configurations_are_refused_with_the_fact_and_the_fix() {
     place.training_refuses(
         &["model.vocab_size=3"],
         USAGE,
-        &["model.vocab_size", "the model only 3"],
+        &["model.vocab_size", "the model 3"],
     );
     place.training_refuses(
         &["expect_parameters=1"],
@@ -319,6 +319,7 @@ fn a_full_disk_ends_the_run_with_its_code_and_keeps_what_was_saved() {
     let error = stderr(&output);
     let may_not = output.status.code() == Some(77) || error.starts_with("unshare:");
     if may_not {
+        assert!(!must_not_skip(), "{error}");
         eprintln!("skipped: this user may not mount a disk: {error}");
         return;
     }
@@ -333,6 +334,114 @@ fn a_full_disk_ends_the_run_with_its_code_and_keeps_what_was_saved() {
         kept >= 2,
         "checkpoints before the disk was full stay: {kept}"
     );
+}
+
+/// `StatQuest`'s model answers both prompts, whatever the seed.
+#[test]
+fn statquest_answers_awesome_to_both_prompts() {
+    let place = Place::new();
+    let config = root().join("configs/statquest.toml").display().to_string();
+    for seed in 1..=5 {
+        let set = [format!("seed={seed}"), format!("name=\"s{seed}\"")];
+        let trained = place.run(&[
+            "train", &config, "--quiet", "--set", &set[0], "--set", &set[1],
+        ]);
+        assert!(trained.status.success(), "{}", stderr(&trained));
+        for prompt in ["what is statquest", "statquest is what"] {
+            let run = format!("runs/s{seed}");
+            let answer = place.run(&["generate", &run, prompt, "--temperature", "0", "--json"]);
+            let answer = json_lines(&answer).remove(0);
+            assert_eq!(answer["text"], "awesome", "seed {seed}, {prompt}");
+            assert_eq!(answer["finish_reason"], "eos", "seed {seed}, {prompt}");
+        }
+    }
+}
+
+/// The README's way with a text of one's own, and of a record that is trained further.
+#[test]
+fn a_text_of_ones_own_trains_resumes_from_anywhere_and_is_finetuned() {
+    let place = Place::new();
+    let text: Vec<String> = nextword_data::Stories::new(3, 40).iter().collect();
+    place.write("my.txt", text.join("\n"));
+    let config = root()
+        .join("configs/shakespeare-char-cpu.toml")
+        .display()
+        .to_string();
+    let mine = ["--set", "data.path=my.txt"];
+    let plan = place.run(&[&["plan", &config, "--steps", "1"], &mine[..]].concat());
+    assert!(plan.status.success(), "{}", stderr(&plan));
+    let short = ["--set", "name=mine", "--set", "train.steps=4", "--quiet"];
+    let train = place.run(&[&["train", &config], &mine[..], &short[..]].concat());
+    assert!(train.status.success(), "{}", stderr(&train));
+    let elsewhere = tempfile::tempdir().unwrap();
+    let run = place.path("runs/mine").display().to_string();
+    let mut resume = nextword();
+    resume.args(["resume", &run, "--quiet", "--set", "train.steps=6"]);
+    let resume = resume.current_dir(elsewhere.path()).output().unwrap();
+    assert!(resume.status.success(), "{}", stderr(&resume));
+
+    let finetune = root().join("configs/finetune.toml").display().to_string();
+    let set = [
+        "--set",
+        "start_from=runs/mine",
+        "--set",
+        "train.steps=2",
+        "--quiet",
+    ];
+    let tuned = place.run(&[&["train", &finetune], &set[..]].concat());
+    assert!(tuned.status.success(), "{}", stderr(&tuned));
+    fs::remove_dir_all(place.path("runs/mine")).unwrap();
+    let on = place.run(&[
+        "resume",
+        "runs/finetune",
+        "--quiet",
+        "--set",
+        "train.steps=3",
+    ]);
+    assert!(
+        on.status.success(),
+        "a finetuned run stands by itself: {}",
+        stderr(&on)
+    );
+}
+
+/// Each optimizer learns, and continues as if it had not been stopped.
+#[test]
+fn every_optimizer_learns_and_resumes() {
+    for (kind, rate) in [("sgd", 0.3), ("muon", 0.003), ("adamw", 0.003)] {
+        let place = Place::new();
+        let losses = |set: &[String]| -> Vec<f64> {
+            let mut all = vec![
+                format!("optimizer.kind=\"{kind}\""),
+                format!("schedule.learning_rate={rate}"),
+            ];
+            all.extend_from_slice(set);
+            let all: Vec<&str> = all.iter().map(String::as_str).collect();
+            let args = place.train_with(&all);
+            let args: Vec<&str> = args.iter().map(String::as_str).chain(["--json"]).collect();
+            step_losses(&json_lines(&place.run(&args)))
+        };
+        let straight = losses(&["name=\"straight\"".to_string()]);
+        assert!(straight[23] < straight[0] - 0.2, "{kind}: {straight:?}");
+        let half = losses(&[
+            "name=\"half\"".to_string(),
+            "checkpoint.every=12".to_string(),
+            "train.steps=24".to_string(),
+            "validation.every=0".to_string(),
+        ]);
+        assert_eq!(
+            half, straight,
+            "{kind}: what is kept and measured changes nothing"
+        );
+        fs::remove_dir_all(place.path("runs/half/checkpoints/step-00000024")).unwrap();
+        let rest = step_losses(&json_lines(&place.run(&["resume", "runs/half", "--json"])));
+        assert_eq!(rest, straight[12..], "{kind} resumed");
+    }
+}
+
+fn step_losses(events: &[Value]) -> Vec<f64> {
+    let steps = events.iter().filter(|event| event["event"] == "step");
+    steps.map(|event| event["loss"].as_f64().unwrap()).collect()
 }
 
 #[test]

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 use nextword_data::TokenBatch;
 use nextword_model::{
     CounterRng, DropoutConfig, FeedForwardKind, InitConfig, ModelConfig, NormKind, NormPlacement,
-    Pass, Position, RotaryConfig, RotaryScaling, Transformer, weights,
+    Pass, Position, Probe, RotaryConfig, RotaryScaling, Site, Transformer, weights,
 };
 use nextword_train::forward_backward;
 
-use crate::util::{assert_close, batch, flex};
+use crate::util::{assert_close, batch, devices, flex};
 
 const VOCAB: usize = 11;
 
@@ -169,6 +169,69 @@ fn gradients_match_finite_differences_in_f64() {
                 );
             }
         }
+    }
+}
+
+/// Loss and gradients by name.
+fn trained(config: &ModelConfig, device: &Device) -> Vec<(String, Vec<f32>)> {
+    let model = config.init(device, 9).unwrap().train();
+    let batches = [batch(3, 8, VOCAB, 4), batch(2, 5, VOCAB, 6)];
+    let (loss, gradients) = forward_backward(&model, &batches, 5, 2);
+    let loss = ("loss".to_string(), weights::floats(loss.into_data()));
+    let gradients = gradients.iter();
+    let gradients = gradients.map(|(name, g)| (name.to_string(), weights::floats(g.to_data())));
+    std::iter::once(loss).chain(gradients).collect()
+}
+
+/// flex runs the fused operations, the others the plain ones.
+#[test]
+fn fused_operations_equal_plain_ones_in_every_architecture() {
+    for (what, config) in architectures() {
+        let mut results = devices()
+            .into_iter()
+            .map(|(on, device)| (on, trained(&config, &device)));
+        let (_, fused) = results.next().unwrap();
+        for (on, plain) in results {
+            assert_eq!(fused.len(), plain.len());
+            for ((name, a), (_, b)) in fused.iter().zip(&plain) {
+                assert_close(a, b, 5e-5, &format!("{what}: {name} on flex and {on}"));
+            }
+        }
+    }
+}
+
+/// Sees everything and keeps the logits.
+struct Watcher {
+    sites: Vec<String>,
+    logits: Vec<f32>,
+}
+
+impl Probe for Watcher {
+    fn see<const D: usize>(&mut self, site: Site, tensor: &Tensor<D>) {
+        self.sites.push(site.to_string());
+        self.logits = weights::floats(tensor.to_data());
+    }
+}
+
+#[test]
+fn a_watched_pass_computes_what_an_unwatched_one_does() {
+    for (what, config) in architectures() {
+        let model = config.init(&flex(), 3).unwrap();
+        let ids: Vec<u32> = (0..8).map(|i| (i * 5 + 1) % VOCAB as u32).collect();
+        let mut watcher = Watcher {
+            sites: Vec::new(),
+            logits: Vec::new(),
+        };
+        let data = TensorData::new(ids.iter().map(|id| id.cast_signed()).collect(), [1, 8]);
+        let tokens = Tensor::<2, Int>::from_data(data, &model.device());
+        model.forward(tokens, &mut Pass::watched(&mut watcher));
+        assert_close(&watcher.logits, &logits(&model, &ids), 1e-5, what);
+        let pattern = "blocks.0.attn.hook_pattern".to_string();
+        assert!(
+            watcher.sites.contains(&pattern),
+            "{what}: {:?}",
+            watcher.sites
+        );
     }
 }
 

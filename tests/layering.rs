@@ -15,7 +15,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("generate", &["data", "model"]),
     ("explain", &["data", "model", "generate"]),
     ("eval", &["data", "model", "generate"]),
-    ("train", &["data", "model", "eval"]),
+    ("train", &["kernels", "data", "model", "eval"]),
     ("server", &["data", "model", "generate", "explain"]),
     (
         "cli",

@@ -176,8 +176,9 @@ fn with_stops(folder: &Path, device: &str, trial: u64) -> (PathBuf, Vec<(u64, St
         } else {
             train(folder, &run, device)
         };
-        stop_at(command, step, stop);
-        stops.push((step, stop));
+        if stop_at(command, step, stop) {
+            stops.push((step, stop));
+        }
     }
     let output = resume(&run, device).output().unwrap();
     assert!(
@@ -197,11 +198,101 @@ fn resumed_training_equals_uninterrupted_bit_for_bit() {
     for device in ["flex", "ndarray"] {
         let expected = remains(&straight(folder.path(), device));
         assert_eq!(expected.metrics.len() as u64, STEPS + STEPS / 6);
+        let mut stopped = 0;
         for trial in 0..trials {
             let (run, stops) = with_stops(folder.path(), device, trial);
             assert_eq!(remains(&run), expected, "{device}, stops {stops:?}");
             fs::remove_dir_all(run).unwrap();
+            stopped += stops.len() as u64;
         }
+        assert!(stopped >= trials, "only {stopped} stops in {trials} trials");
+    }
+}
+
+/// Ends by patience, then is resumed: nothing more may happen.
+#[test]
+fn a_run_that_lost_its_patience_does_not_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("patient");
+    let set = [
+        "validation.every=1",
+        "validation.patience=2",
+        "train.steps=400",
+    ];
+    let mut command = train(folder.path(), &run, "flex");
+    command.args(set.iter().flat_map(|set| ["--set", *set]));
+    command.args([
+        "--set",
+        "schedule.learning_rate=0.5",
+        "--set",
+        "schedule.kind=\"constant\"",
+    ]);
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("\"reason\":\"patience\""), "{said}");
+    let before = fs::read(run.join("metrics.jsonl")).unwrap();
+    let output = resume(&run, "flex").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("\"reason\":\"patience\""), "{said}");
+    assert_eq!(fs::read(run.join("metrics.jsonl")).unwrap(), before);
+}
+
+/// Changes one thing of a stopped run, which must then be refused, with the words that say why.
+#[cfg(unix)]
+#[test]
+fn a_resume_of_something_else_is_refused_and_changes_nothing() {
+    type Change = fn(&Path);
+    fn replace(run: &Path, from: &str, to: &str) {
+        let path = run.join("run.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{from} in {text}");
+        fs::write(path, text.replace(from, to)).unwrap();
+    }
+    let changes: [(Change, &str); 6] = [
+        (
+            |run| replace(run, "seed = 1337", "seed = 1338"),
+            "have changed",
+        ),
+        (
+            |run| replace(run, "batch_size = 4", "batch_size = 8"),
+            "have changed",
+        ),
+        (
+            |run| replace(run, "kind = \"adamw\"", "kind = \"sgd\""),
+            "have changed",
+        ),
+        (
+            |run| replace(run, "documents = 12", "documents = 13"),
+            "the data has changed",
+        ),
+        (|run| replace(run, "steps = 24", "steps = 5"), "fewer than"),
+        (
+            |run| fs::remove_dir_all(run.join("checkpoints")).unwrap(),
+            "checkpoints are gone",
+        ),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    for (number, (change, says)) in changes.into_iter().enumerate() {
+        let run = folder.path().join(format!("changed-{number}"));
+        assert!(stop_at(
+            train(folder.path(), &run, "flex"),
+            6,
+            Stop::Interrupt
+        ));
+        let records = || ["best", "last"].map(|r| sha256(&run.join(r).join("model.safetensors")));
+        let before = (records(), fs::read(run.join("metrics.jsonl")).unwrap());
+        change(&run);
+        let output = resume(&run, "flex").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && said.contains(says),
+            "{says}: {said}"
+        );
+        assert_eq!(
+            (records(), fs::read(run.join("metrics.jsonl")).unwrap()),
+            before,
+            "{says}"
+        );
     }
 }
 
@@ -260,6 +351,10 @@ fn a_resume_that_forgets_something_is_noticed() {
     for (number, (what, forget)) in forgotten.into_iter().enumerate() {
         let run = folder.path().join(format!("forgets-{number}"));
         assert!(stop_at(train(folder.path(), &run, "flex"), 12, Stop::Kill));
+        for newer in ["step-00000015", "step-00000020"] {
+            // The process may have gone on before the signal reached it.
+            let _ = fs::remove_dir_all(run.join("checkpoints").join(newer));
+        }
         tamper(&run.join("checkpoints/step-00000010"), forget);
         assert!(
             resume(&run, "flex").output().unwrap().status.success(),
@@ -271,24 +366,6 @@ fn a_resume_that_forgets_something_is_noticed() {
             "forgot {what}"
         );
     }
-}
-
-#[cfg(unix)]
-#[test]
-fn a_resume_with_another_seed_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let run = folder.path().join("run");
-    assert!(stop_at(
-        train(folder.path(), &run, "flex"),
-        6,
-        Stop::Interrupt
-    ));
-    let config = run.join("run.toml");
-    let text = fs::read_to_string(&config).unwrap();
-    fs::write(&config, text.replace("seed = 1337", "seed = 1338")).unwrap();
-    let output = resume(&run, "flex").output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("seed"), "{said}");
 }
 
 #[cfg(unix)]

@@ -145,6 +145,8 @@ fn of_train(error: &TrainError) -> Code {
             Code::Usage
         }
         TrainError::Diverged { .. } => Code::Diverged,
+        TrainError::Damaged { .. } => Code::BadFile,
+        TrainError::NotSaved { source, .. } => of_train(source),
         TrainError::Io { action, source, .. } => of_io(action, source),
         TrainError::Model(error) => of_model(error),
         TrainError::Data(error) => of_data(error),

@@ -186,7 +186,8 @@ impl Plan {
             let rate = config.schedule.learning_rate(step, config.train.steps);
             let (loss, gradients) = forward_backward(&model, &batches, config.seed, step);
             if let Some(norm) = gradients.norm() {
-                let gradients = gradients.clip(&norm, config.optimizer.clip_norm);
+                let norm = f64::from(norm.into_scalar::<f32>());
+                let gradients = gradients.clip(norm, config.optimizer.clip_norm);
                 model = optimizer.update(model, gradients, rate, config.schedule.learning_rate);
             }
             // Reading it waits for the device.

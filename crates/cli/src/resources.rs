@@ -4,6 +4,9 @@ use nextword_model::{DeviceName, MemoryEstimate};
 
 use crate::format;
 
+/// A step estimated at so many times the free memory does not fit, however rough the estimate.
+const HOPELESS: u64 = 4;
+
 /// Memory is short.
 #[derive(Debug)]
 pub(crate) struct TooLarge(String);
@@ -24,7 +27,7 @@ impl std::error::Error for TooLarge {}
 pub(crate) fn check(device: &str, need: &MemoryEstimate) -> Result<Option<String>, TooLarge> {
     let on_cpu = matches!(
         device.parse::<DeviceName>(),
-        Ok(DeviceName::Flex | DeviceName::NdArray)
+        Ok(DeviceName::Flex | DeviceName::NdArray | DeviceName::Auto)
     );
     match available().filter(|_| on_cpu) {
         Some(free) => compare(need, free),
@@ -43,13 +46,16 @@ fn compare(need: &MemoryEstimate, free: u64) -> Result<Option<String>, TooLarge>
              model.d_model or model.n_layers smaller"
         )));
     }
-    Ok((total > free).then(|| {
-        let needs = format::bytes(total);
-        format!(
-            "a step needs about {needs} of memory, and {has} are free; hint: lower \
-             train.batch_size and raise train.accumulation by the same factor"
-        )
-    }))
+    let needs = format::bytes(total);
+    let sentence = format!(
+        "a step needs about {needs} of memory, and {has} are free; hint: lower train.batch_size \
+         and raise train.accumulation by the same factor"
+    );
+    // The estimate may be off, but not by so much.
+    if total > free.saturating_mul(HOPELESS) {
+        return Err(TooLarge(sentence));
+    }
+    Ok((total > free).then_some(sentence))
 }
 
 /// Bytes of memory that are free, where the system tells.
@@ -76,6 +82,12 @@ mod tests {
         };
         assert!(matches!(compare(&need, 1400), Ok(None)));
         assert!(matches!(compare(&need, 1399), Ok(Some(text)) if text.contains("batch_size")));
+        assert!(matches!(compare(&need, 349), Err(TooLarge(text)) if text.contains("d_model")));
+        let long = MemoryEstimate {
+            activations: 10_000,
+            ..need
+        };
+        assert!(matches!(compare(&long, 500), Err(TooLarge(text)) if text.contains("batch_size")));
         assert!(matches!(compare(&need, 399), Err(TooLarge(text)) if text.contains("d_model")));
     }
 }

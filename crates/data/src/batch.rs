@@ -1,5 +1,7 @@
 //! What the model is fed: rows of ids and the ids that should follow them.
 
+use crate::error::DataError;
+
 /// The target where no loss is taken: padding, and what a mask hides.
 pub const IGNORE: u32 = u32::MAX;
 
@@ -16,6 +18,20 @@ pub struct TokenBatch {
     pub inputs: Vec<u32>,
     /// Ids that the model should predict, `[batch, seq]`; [`IGNORE`] where no loss is taken.
     pub targets: Vec<u32>,
+}
+
+/// The most tokens in one batch: 2 GiB with their targets.
+const MAX_TOKENS: usize = 1 << 28;
+
+/// An error for batches that no machine has memory for.
+pub(crate) fn check_size(batch_size: usize, context_length: usize) -> Result<(), DataError> {
+    match batch_size.checked_mul(context_length) {
+        Some(tokens) if tokens <= MAX_TOKENS => Ok(()),
+        _ => Err(DataError::config(format!(
+            "batch_size = {batch_size} with context_length = {context_length} is more than {MAX_TOKENS} tokens in one \
+             batch; hint: make one of them smaller (for a large step set accumulation)"
+        ))),
+    }
 }
 
 impl TokenBatch {

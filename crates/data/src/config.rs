@@ -157,7 +157,9 @@ impl DataConfig {
         }
     }
 
-    /// Takes relative paths of the config as relative to `base` (the config file's folder).
+    /// Takes relative paths of the config as relative to `base` (the folder of the config file, or
+    /// the one where the command runs): each `path`, `paths`, `prepared` and `tokenizer.file`. With
+    /// an absolute `base` all are absolute afterwards, except `-` (standard input).
     pub fn resolve_paths(&mut self, base: &Path) {
         let given = self
             .path

@@ -48,7 +48,7 @@ impl Dataset {
         }
         let tokenizer = build_tokenizer(&config.tokenizer, sources.texts())?;
         let mut sides = [Side::default(), Side::default()];
-        let totals = encode_documents(&sources, &*tokenizer, |part| {
+        let totals = encode_documents(&sources, &config.tokenizer, &*tokenizer, |part| {
             sides[usize::from(is_validation(&config.split, part.document))]
                 .push(part.start, part.ids);
             Ok(())
@@ -98,7 +98,9 @@ impl Dataset {
         let card: DatasetCard = serde_json::from_slice(card).map_err(|error| {
             DataError::shard(
                 &path,
-                format!("is not a dataset card ({error}); hint: prepare again"),
+                format!(
+                    "is not a dataset card ({error}); hint: prepare the data into a new folder"
+                ),
             )
         })?;
         if card.version != DatasetCard::VERSION {
@@ -126,13 +128,14 @@ impl Dataset {
 
     fn open_foreign(folder: &Path, tokenizer: &TokenizerConfig) -> Result<Self, DataError> {
         let bins = bin_files(folder)?;
-        let Some(train) = only_with(&bins, "train") else {
+        let Some(train) = only_with(folder, &bins, "train", None)? else {
             return Err(DataError::config(format!(
-                "`{}` is not a prepared folder: it has no dataset.json and not exactly one train .bin file; hint: make \
-                 one with `nextword prepare`",
+                "`{}` is not a prepared folder: it has no dataset.json and no .bin file with \"train\" in its name; \
+                 hint: make one with `nextword prepare`",
                 folder.display()
             )));
         };
+        let validation = only_with(folder, &bins, "val", Some(train))?;
         let tokenizer = match (&tokenizer.file, folder.join(TOKENIZER)) {
             (Some(_), _) => build_tokenizer(tokenizer, std::iter::empty())?,
             (None, beside) if beside.exists() => load_tokenizer(beside)?,
@@ -145,13 +148,9 @@ impl Dataset {
             }
         };
         let open = |path: &PathBuf| open_foreign_shard(path, tokenizer.vocab_size());
-        let validation = only_with(&bins, "val")
-            .map(open)
-            .transpose()?
-            .unwrap_or_default();
         Ok(Self {
             train: open(train)?,
-            validation,
+            validation: validation.map(open).transpose()?.unwrap_or_default(),
             tokenizer,
             card: None,
         })
@@ -216,7 +215,8 @@ fn open_foreign_shard(path: &PathBuf, vocab_size: usize) -> Result<Tokens, DataE
         ShardKind::Own => {
             return Err(DataError::shard(
                 path,
-                "has no dataset.json beside it, so its folder is not complete; hint: prepare the data again",
+                "has no dataset.json beside it, so its folder is not complete; hint: prepare the data into a \
+                 new folder",
             ));
         }
         ShardKind::LlmC => Shard::open(path)?,
@@ -234,14 +234,33 @@ fn bin_files(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
             found.push(path);
         }
     }
+    found.sort_unstable();
     Ok(found)
 }
 
-/// The one file with `word` in its name.
-fn only_with<'a>(files: &'a [PathBuf], word: &str) -> Option<&'a PathBuf> {
-    let mut having = files.iter().filter(|path| {
+/// The one file with `word` in its name, not counting `other`; several are an error, since which of
+/// them is meant is not known.
+fn only_with<'a>(
+    folder: &Path,
+    files: &'a [PathBuf],
+    word: &str,
+    other: Option<&PathBuf>,
+) -> Result<Option<&'a PathBuf>, DataError> {
+    let name = |path: &PathBuf| {
         path.file_name()
-            .is_some_and(|name| name.to_string_lossy().contains(word))
-    });
-    having.next().filter(|_| having.next().is_none())
+            .map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+    };
+    let mut having = files
+        .iter()
+        .filter(|path| Some(*path) != other && name(path).contains(word));
+    match (having.next(), having.next()) {
+        (Some(one), Some(two)) => Err(DataError::config(format!(
+            "`{}` has several .bin files with {word:?} in their names, `{}` and `{}`; hint: keep one of them in the \
+             folder",
+            folder.display(),
+            name(one),
+            name(two)
+        ))),
+        (one, _) => Ok(one),
+    }
 }

@@ -75,10 +75,9 @@ pub enum DataError {
     },
     /// There are fewer tokens than one window needs.
     #[error(
-        "the {split} data has {have} tokens, but a window of context_length = {context_length} needs {}; \
-         hint: set context_length to {} or less, or give more text",
-        context_length + 1,
-        have.saturating_sub(1)
+        "the {split} data has {have} tokens, but a window of context_length = {context_length} needs {}; hint: {}",
+        context_length.saturating_add(1),
+        fix_short(*have)
     )]
     TooShort {
         /// Which split: "training" or "validation".
@@ -88,6 +87,24 @@ pub enum DataError {
         /// The window that was asked for.
         context_length: usize,
     },
+    /// The thread that makes batches in advance stopped by a panic.
+    #[error(
+        "preparing batches failed: {message}; hint: this is an error of the program, please report it"
+    )]
+    Batches {
+        /// What the panic said.
+        message: String,
+    },
+}
+
+fn fix_short(have: usize) -> String {
+    match have {
+        0 | 1 => "give more text, no window is shorter than 2 tokens".to_owned(),
+        _ => format!(
+            "set context_length to {} or less, or give more text",
+            have - 1
+        ),
+    }
 }
 
 /// What kind of trouble an error is, for exit codes.

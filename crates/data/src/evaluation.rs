@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::batch::TokenBatch;
+use crate::batch::{TokenBatch, check_size};
 use crate::error::DataError;
 use crate::tokens::Tokens;
 use crate::window::{DocumentWindows, Packing};
@@ -29,7 +29,8 @@ impl EvalWindows {
     /// ([`crate::Specials::padding`]).
     ///
     /// # Errors
-    /// [`DataError::Config`] if there is no target: fewer than 2 tokens.
+    /// [`DataError::TooShort`] if there is no target: fewer than 2 tokens. [`DataError::Config`] for
+    /// a `context_length` of 0 or above 2^28, and for documents without targets.
     pub fn new(
         tokens: Tokens,
         context_length: usize,
@@ -41,6 +42,7 @@ impl EvalWindows {
                 "context_length = 0 holds no token; hint: set it to 1 or more",
             ));
         }
+        check_size(1, context_length)?;
         if tokens.len() < 2 {
             return Err(DataError::TooShort {
                 split: "validation",
@@ -85,8 +87,10 @@ impl EvalWindows {
     /// The windows `range` (within `0..len()`) as rows of one batch.
     ///
     /// # Errors
-    /// [`DataError::Shard`] if the token file holds an id that its vocabulary does not have.
+    /// [`DataError::Shard`] if the token file holds an id that its vocabulary does not have;
+    /// [`DataError::Config`] for a batch of more than 2^28 tokens.
     pub fn batch(&self, range: Range<usize>) -> Result<TokenBatch, DataError> {
+        check_size(range.len(), self.context_length)?;
         let mut batch = TokenBatch::with_room(range.len(), self.context_length);
         let mut ids = Vec::with_capacity(self.context_length + 1);
         for index in range {

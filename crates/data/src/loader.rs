@@ -1,6 +1,6 @@
 //! Training batches by number.
 
-use crate::batch::TokenBatch;
+use crate::batch::{TokenBatch, check_size};
 use crate::error::DataError;
 use crate::prefetch::Prefetch;
 use crate::tokens::Tokens;
@@ -25,6 +25,9 @@ pub struct LoaderConfig {
     pub padding: u32,
 }
 
+/// The most micro-batches in one step.
+const MAX_ACCUMULATION: usize = 65_536;
+
 /// Training batches as a pure function of (seed, step, micro-batch).
 ///
 /// Step `s` holds the sequences `s * n` to `(s + 1) * n - 1` of one stream, with
@@ -41,7 +44,8 @@ impl Loader {
     ///
     /// # Errors
     /// [`DataError::TooShort`] if there are fewer than `context_length + 1` tokens (packed),
-    /// [`DataError::Config`] for a zero among the sizes or documents without targets.
+    /// [`DataError::Config`] for a zero among the sizes, a batch of more than 2^28 tokens, more than
+    /// 65,536 micro-batches in a step, or documents without targets.
     pub fn new(tokens: Tokens, config: LoaderConfig) -> Result<Self, DataError> {
         for (name, value) in [
             ("batch_size", config.batch_size),
@@ -53,6 +57,14 @@ impl Loader {
                 )));
             }
         }
+        if config.accumulation > MAX_ACCUMULATION {
+            return Err(DataError::config(format!(
+                "accumulation = {} is more than the {MAX_ACCUMULATION} micro-batches that a step may have; hint: make \
+                 it smaller, or batch_size larger",
+                config.accumulation
+            )));
+        }
+        check_size(config.batch_size, config.context_length)?;
         let LoaderConfig {
             context_length,
             order,
@@ -107,7 +119,7 @@ impl Loader {
     }
 
     /// Batches from step `from_step` on, without end, in the order (step, micro-batch); a thread
-    /// makes up to `depth` of them in advance. It ends when the iterator is dropped.
+    /// makes up to `depth` of them in advance (at most 64). It ends when the iterator is dropped.
     pub fn prefetch(&self, from_step: u64, depth: usize) -> Prefetch {
         Prefetch::start(self.clone(), from_step, depth)
     }

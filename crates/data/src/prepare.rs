@@ -1,11 +1,13 @@
 //! Text to token files, with bounded memory.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::atomic;
+use crate::atomic::{self, Ready};
 use crate::config::{DataConfig, SplitBy, SplitConfig};
 use crate::documents::Sources;
 use crate::encode::{Totals, check_split, encode_documents, is_validation, train_count};
@@ -18,6 +20,9 @@ pub(crate) const CARD: &str = "dataset.json";
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
 pub(crate) const TRAIN: &str = "train.bin";
 pub(crate) const VALIDATION: &str = "validation.bin";
+
+/// No card of this program has more bytes.
+const MAX_CARD: u64 = 16 << 20;
 
 /// What is known about a dataset: `dataset.json` in a prepared folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -108,12 +113,15 @@ pub struct Progress {
 /// `validation.bin`, `tokenizer.json` and, last, `dataset.json`.
 ///
 /// The text is streamed: memory does not grow with it (`bpe` is trained on its first
-/// `sample_bytes`). `progress` is called after each piece of text. Files of the same names are
-/// replaced; a folder without `dataset.json` is not complete and is not opened.
+/// `sample_bytes`), and encoded by all cores. `progress` is called after each piece of text. Files
+/// of the same names are replaced once all new ones are written: until then, and after an error
+/// until then, the folder is as it was, or gone if it was made for this. A folder without
+/// `dataset.json` is not complete and is not opened.
 ///
 /// # Errors
-/// What is wrong with the config or the text; [`DataError::Write`] if the disk is full or the
-/// folder cannot be written.
+/// What is wrong with the config or the text; [`DataError::Config`] if the folder has files but no
+/// `dataset.json` of this program, since they may be somebody's own; [`DataError::Write`] if the
+/// disk is full or the folder cannot be written.
 pub fn prepare(
     config: &DataConfig,
     folder: impl AsRef<Path>,
@@ -122,8 +130,9 @@ pub fn prepare(
     let folder = folder.as_ref();
     let sources = Sources::from_config(config)?;
     let total_bytes = sources.total_bytes();
-    std::fs::create_dir_all(folder).map_err(|error| DataError::write(folder, error))?;
-    remove_card(folder)?;
+    check_free(folder)?;
+    // Dropped last: a folder can be taken away once the temporary files in it are.
+    let made = MadeFolders::make(folder)?;
 
     let mut bytes = 0;
     let texts = sources.texts().inspect(|text| {
@@ -136,10 +145,11 @@ pub fn prepare(
         });
     });
     let tokenizer = build_tokenizer(&config.tokenizer, texts)?;
-    atomic::write(&folder.join(TOKENIZER), tokenizer.to_json()?.as_bytes())?;
+    let json = tokenizer.to_json()?;
+    let vocabulary = Ready::write(folder.join(TOKENIZER), json.as_bytes())?;
 
     let mut writers = Writers::create(folder, &*tokenizer)?;
-    let totals = encode_documents(&sources, &*tokenizer, |part| {
+    let totals = encode_documents(&sources, &config.tokenizer, &*tokenizer, |part| {
         writers.push(
             is_validation(&config.split, part.document),
             part.start,
@@ -153,11 +163,17 @@ pub fn prepare(
         });
         Ok(())
     })?;
-    let tokens = writers.finish(folder, &config.split)?;
+    let (train, validation, tokens) = writers.seal(folder, &config.split)?;
     let card = DatasetCard::new(&sources, &*tokenizer, config.split, totals, tokens);
     let json = serde_json::to_string_pretty(&card)
         .map_err(|error| DataError::config(error.to_string()))?;
-    atomic::write(&folder.join(CARD), json.as_bytes())?;
+    let complete = Ready::write(folder.join(CARD), json.as_bytes())?;
+    // All is on the disk, and only names are still to be given.
+    remove_card(folder)?;
+    for file in [vocabulary, train, validation, complete] {
+        file.put()?;
+    }
+    made.keep();
     Ok(Prepared {
         folder: folder.to_path_buf(),
         card,
@@ -165,14 +181,84 @@ pub fn prepare(
     })
 }
 
-/// Takes away the card of an earlier run, so that a stop on the way leaves no complete folder.
+/// An error for a folder with files that may be somebody's own.
+fn check_free(folder: &Path) -> Result<(), DataError> {
+    let failed = |error| DataError::write(folder, error);
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(failed)?,
+    };
+    for entry in entries {
+        let name = entry.map_err(failed)?.file_name();
+        // What a killed run left behind is nobody's.
+        if atomic::is_temporary(&name) {
+            continue;
+        }
+        if has_card(folder) {
+            return Ok(());
+        }
+        return Err(DataError::config(format!(
+            "`{}` has files (such as `{}`) but no dataset.json of this program, so that they may be somebody's own; \
+             hint: give a new folder",
+            folder.display(),
+            name.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Whether the folder's `dataset.json` is a card of this program, of whatever version.
+fn has_card(folder: &Path) -> bool {
+    let mut card = Vec::new();
+    let read =
+        File::open(folder.join(CARD)).and_then(|file| file.take(MAX_CARD).read_to_end(&mut card));
+    read.is_ok()
+        && serde_json::from_slice::<serde_json::Value>(&card).is_ok_and(|card| {
+            card["version"].is_u64()
+                && card["train_tokens"].is_u64()
+                && card["tokenizer_hash"].is_string()
+        })
+}
+
+/// Folders that were made for one run, the innermost first. Those that are empty at its end are
+/// taken away unless they are kept.
+struct MadeFolders(Vec<PathBuf>);
+
+impl MadeFolders {
+    fn make(folder: &Path) -> Result<Self, DataError> {
+        let missing = folder
+            .ancestors()
+            .take_while(|path| !path.as_os_str().is_empty() && !path.exists());
+        let made = Self(missing.map(Path::to_path_buf).collect());
+        std::fs::create_dir_all(folder).map_err(|error| DataError::write(folder, error))?;
+        Ok(made)
+    }
+
+    fn keep(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for MadeFolders {
+    fn drop(&mut self) {
+        for folder in &self.0 {
+            // One with files in it stays; so do those around it.
+            if std::fs::remove_dir(folder).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Takes away the card of an earlier run, so that a stop between the new names leaves no folder
+/// that opens.
 fn remove_card(folder: &Path) -> Result<(), DataError> {
     let path = folder.join(CARD);
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(DataError::write(&path, error))
         }
-        _ => Ok(()),
+        _ => atomic::sync_folder_of(&path),
     }
 }
 
@@ -209,17 +295,20 @@ impl Writers {
         self.train.len() + self.validation.len()
     }
 
-    /// Writes both files; gives their numbers of tokens.
-    fn finish(self, folder: &Path, split: &SplitConfig) -> Result<(u64, u64), DataError> {
+    /// Writes both files under temporary names; gives them with their numbers of tokens.
+    fn seal(
+        self,
+        folder: &Path,
+        split: &SplitConfig,
+    ) -> Result<(Ready, Ready, (u64, u64)), DataError> {
         let all = self.len();
         let train = train_count(split, self.train.len());
         check_split(split, train, all - train)?;
-        if split.by == SplitBy::Tail {
-            self.train.finish_split(train, folder.join(VALIDATION))?;
+        let (first, second) = if split.by == SplitBy::Tail {
+            self.train.seal_split(train, folder.join(VALIDATION))?
         } else {
-            self.train.finish()?;
-            self.validation.finish()?;
-        }
-        Ok((train, all - train))
+            (self.train.seal()?, self.validation.seal()?)
+        };
+        Ok((first, second, (train, all - train)))
     }
 }

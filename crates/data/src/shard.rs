@@ -168,31 +168,12 @@ impl Shard {
     /// [`DataError::Config`] if the range ends after the last id; [`DataError::Shard`] if an id is
     /// not below the vocabulary's size.
     pub fn read(&self, range: Range<usize>, out: &mut Vec<u32>) -> Result<(), DataError> {
-        let Layout {
-            width,
-            ids,
-            count,
-            vocab_size,
-            ..
-        } = self.layout;
+        let (count, vocab_size) = (self.layout.count, self.layout.vocab_size);
         if range.start > range.end || range.end > count {
             return Err(outside(&range, count));
         }
         let first = out.len();
-        let bytes = &self.map[ids + range.start * width..ids + range.end * width];
-        if width == 2 {
-            out.extend(
-                bytes
-                    .chunks_exact(2)
-                    .map(|b| u32::from(u16::from_le_bytes([b[0], b[1]]))),
-            );
-        } else {
-            out.extend(
-                bytes
-                    .chunks_exact(4)
-                    .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])),
-            );
-        }
+        self.read_unchecked(range.clone(), out);
         match out[first..]
             .iter()
             .position(|&id| id as usize >= vocab_size)
@@ -207,6 +188,25 @@ impl Shard {
                     out[first + at]
                 ),
             )),
+        }
+    }
+
+    /// Adds the ids of `range`, which lies inside the file, whether the vocabulary has them or not.
+    pub(crate) fn read_unchecked(&self, range: Range<usize>, out: &mut Vec<u32>) {
+        let Layout { width, ids, .. } = self.layout;
+        let bytes = &self.map[ids + range.start * width..ids + range.end * width];
+        if width == 2 {
+            out.extend(
+                bytes
+                    .chunks_exact(2)
+                    .map(|b| u32::from(u16::from_le_bytes([b[0], b[1]]))),
+            );
+        } else {
+            out.extend(
+                bytes
+                    .chunks_exact(4)
+                    .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+            );
         }
     }
 

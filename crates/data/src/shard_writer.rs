@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use tempfile::TempPath;
 
-use crate::atomic;
+use crate::atomic::{self, Ready};
 use crate::error::DataError;
 use crate::hex;
 use crate::shard::{HEADER, MAGIC, VERSION, header_check, table_offset};
@@ -119,11 +119,15 @@ impl ShardWriter {
     ///
     /// # Errors
     /// [`DataError::Write`].
-    pub fn finish(mut self) -> Result<(), DataError> {
-        let path = self.path.clone();
+    pub fn finish(self) -> Result<(), DataError> {
+        self.seal()?.put()
+    }
+
+    /// Writes all of the file, still under its temporary name.
+    pub(crate) fn seal(mut self) -> Result<Ready, DataError> {
         self.complete()
-            .map_err(|error| DataError::write(&path, error))?;
-        atomic::put(self.ids.get_ref(), self.temporary, &path)
+            .map_err(|error| DataError::write(&self.path, error))?;
+        Ready::new(self.ids.get_ref(), self.temporary, self.path)
     }
 
     /// Puts the first `at` ids in this file's place and the others in a file at `tail`, which
@@ -131,7 +135,18 @@ impl ShardWriter {
     ///
     /// # Errors
     /// [`DataError::Write`].
-    pub fn finish_split(mut self, at: u64, tail: impl AsRef<Path>) -> Result<(), DataError> {
+    pub fn finish_split(self, at: u64, tail: impl AsRef<Path>) -> Result<(), DataError> {
+        let (first, tail) = self.seal_split(at, tail)?;
+        tail.put()?;
+        first.put()
+    }
+
+    /// As [`Self::finish_split`], with both files still under their temporary names.
+    pub(crate) fn seal_split(
+        mut self,
+        at: u64,
+        tail: impl AsRef<Path>,
+    ) -> Result<(Ready, Ready), DataError> {
         let at = at.min(self.count);
         let mut other = Self::create(tail, self.vocab_size, &hex::encode(&self.vocab_hash))?;
         let path = self.path.clone();
@@ -139,9 +154,9 @@ impl ShardWriter {
         self.ids.flush().map_err(failed)?;
         let starts = self.starts_from(at).map_err(failed)?;
         self.copy_tail(at, starts, &mut other)?;
-        other.finish()?;
+        let other = other.seal()?;
         self.truncate(at).map_err(failed)?;
-        self.finish()
+        Ok((self.seal()?, other))
     }
 
     fn width(&self) -> u64 {

@@ -4,8 +4,13 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+
 use crate::error::DataError;
 use crate::shard::Shard;
+
+/// Ids that are hashed at a time.
+const HASHED: usize = 16 << 10;
 
 /// Token ids one after the other, with the places where documents begin. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -117,6 +122,38 @@ impl Tokens {
     /// Where each document begins.
     pub fn document_starts(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.document_count()).filter_map(|index| self.document_start(index))
+    }
+
+    /// SHA-256 of the tokens, in hexadecimal: of their number (u64), the ids (u32) and where each
+    /// document begins (u64), all little-endian. The same for the same tokens in memory and in a
+    /// file; a file is read through once with little memory, without the check of
+    /// [`Tokens::read`] that its vocabulary has each id.
+    pub fn content_hash(&self) -> String {
+        let mut hasher = Sha256::new();
+        hasher.update((self.len() as u64).to_le_bytes());
+        let (mut ids, mut bytes) = (Vec::new(), Vec::new());
+        for first in (0..self.len()).step_by(HASHED) {
+            let range = first..(first + HASHED).min(self.len());
+            let part = match &*self.source {
+                Source::Memory { ids, .. } => &ids[range],
+                Source::Shard(shard) => {
+                    ids.clear();
+                    shard.read_unchecked(range, &mut ids);
+                    &ids[..]
+                }
+            };
+            bytes.clear();
+            bytes.extend(part.iter().flat_map(|id| id.to_le_bytes()));
+            hasher.update(&bytes);
+        }
+        let mut starts = self.document_starts().peekable();
+        while starts.peek().is_some() {
+            bytes.clear();
+            let part = starts.by_ref().take(HASHED);
+            bytes.extend(part.flat_map(|start| (start as u64).to_le_bytes()));
+            hasher.update(&bytes);
+        }
+        crate::hex::encode(&hasher.finalize())
     }
 
     fn document_start(&self, index: usize) -> Option<usize> {

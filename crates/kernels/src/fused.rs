@@ -169,8 +169,12 @@ impl<O: Op<N>, const N: usize> Backward<Flex, N> for Step<O> {
     ) {
         let grad = grads.consume::<Flex>(&ops.node).to_contiguous();
         let found = self.0.backward(Kept {
-            inputs: ops.state.inputs.each_ref().map(kept_values),
-            output: kept_values(&ops.state.output),
+            inputs: ops
+                .state
+                .inputs
+                .each_ref()
+                .map(|kept| kept_values(kept.as_ref())),
+            output: kept_values(ops.state.output.as_ref()),
             saved: ops.state.saved.clone(),
             grad: values(&grad),
             wanted: ops.parents.each_ref().map(Option::is_some),
@@ -184,6 +188,6 @@ impl<O: Op<N>, const N: usize> Backward<Flex, N> for Step<O> {
     }
 }
 
-fn kept_values(tensor: &Option<FlexTensor>) -> &[f32] {
-    tensor.as_ref().map_or(&[][..], values)
+fn kept_values(tensor: Option<&FlexTensor>) -> &[f32] {
+    tensor.map_or(&[][..], values)
 }

@@ -61,7 +61,7 @@ mod fast {
     }
 
     impl Normalize {
-        fn kernel<'a>(&self, weight: &'a [f32], bias: &'a [f32]) -> kernel::Norm<'a> {
+        fn kernel<'a>(self, weight: &'a [f32], bias: &'a [f32]) -> kernel::Norm<'a> {
             let kind = match self.kind {
                 NormKind::Layer => kernel::NormKind::Layer,
                 NormKind::Rms => kernel::NormKind::Rms,
@@ -75,7 +75,7 @@ mod fast {
             }
         }
 
-        fn run(&self, x: &[f32], weight: &[f32], bias: &[f32]) -> (Vec<f32>, Stats) {
+        fn run(self, x: &[f32], weight: &[f32], bias: &[f32]) -> (Vec<f32>, Stats) {
             let rows = x.len() / weight.len();
             let (mut mean, mut rstd) = (buffer(rows), buffer(rows));
             let mut y = buffer(x.len());
@@ -88,7 +88,7 @@ mod fast {
         }
 
         fn gradients(
-            &self,
+            self,
             [x, weight]: [&[f32]; 2],
             (mean, rstd): &Stats,
             dy: &[f32],

@@ -4,6 +4,9 @@ use std::cell::OnceCell;
 
 use burn::tensor::{Bool, Device, Tensor, TensorData};
 
+/// A window, and its mask; `None` hides nothing.
+type WindowMask = (Option<usize>, Option<Tensor<4, Bool>>);
+
 /// Where the tokens of a forward pass stand. Row `b`'s queries stand at places
 /// `starts[b]..starts[b] + seq`, keys at `0..keys`; a query sees itself and what came before.
 #[derive(Clone, Debug, Default)]
@@ -12,7 +15,7 @@ pub struct Sight {
     seq: usize,
     keys: usize,
     /// Masks that were asked for, by window: made once for all layers.
-    masks: [OnceCell<(Option<usize>, Option<Tensor<4, Bool>>)>; 4],
+    masks: [OnceCell<WindowMask>; 4],
 }
 
 impl Sight {

@@ -7,8 +7,10 @@ use crate::{
     Position, RotaryConfig,
 };
 
-/// The largest size: far above any model that exists, far below overflow in a product of three.
-const LIMIT: usize = 1 << 24;
+/// Far above any model that exists, and so that no count of parameters overflows.
+const MOST_TOKENS: usize = 1 << 24;
+const MOST_UNITS: usize = 1 << 20;
+const MOST_LAYERS: usize = 1 << 12;
 
 /// The architecture of a decoder-only Transformer.
 ///
@@ -159,26 +161,26 @@ impl ModelConfig {
 
     fn check_sizes(&self) -> Result<(), ModelError> {
         let sizes = [
-            ("vocab_size", self.vocab_size),
-            ("context_length", self.context_length),
-            ("n_layers", self.n_layers),
-            ("n_heads", self.n_heads),
-            ("n_kv_heads", self.kv_heads()),
-            ("d_model", self.d_model),
+            ("vocab_size", self.vocab_size, MOST_TOKENS),
+            ("context_length", self.context_length, MOST_TOKENS),
+            ("n_layers", self.n_layers, MOST_LAYERS),
+            ("n_heads", self.n_heads, MOST_UNITS),
+            ("n_kv_heads", self.kv_heads(), MOST_UNITS),
+            ("d_model", self.d_model, MOST_UNITS),
         ];
-        for (key, value) in sizes {
-            if value == 0 || value > LIMIT {
+        for (key, value, limit) in sizes {
+            if value == 0 || value > limit {
                 return Err(ModelError::config(
                     key,
-                    format!("{value} is outside 1..={LIMIT}"),
+                    format!("{value} is outside 1..={limit}"),
                     format!("set {key} to a positive size"),
                 ));
             }
         }
-        if self.feed_forward != FeedForwardKind::None && !(1..=LIMIT).contains(&self.d_ff()) {
+        if self.feed_forward != FeedForwardKind::None && !(1..=MOST_UNITS).contains(&self.d_ff()) {
             return Err(ModelError::config(
                 "d_ff",
-                format!("{} is outside 1..={LIMIT}", self.d_ff()),
+                format!("{} is outside 1..={MOST_UNITS}", self.d_ff()),
                 "leave d_ff out for the usual size",
             ));
         }

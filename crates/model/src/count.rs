@@ -47,7 +47,8 @@ pub struct MemoryEstimate {
 impl MemoryEstimate {
     /// All parts.
     pub fn total(&self) -> usize {
-        self.weights + self.gradients + self.optimizer + self.activations
+        let certain = self.weights + self.gradients + self.optimizer;
+        certain.saturating_add(self.activations)
     }
 }
 
@@ -117,7 +118,7 @@ impl ModelConfig {
             weights: bytes,
             gradients: bytes,
             optimizer: moments * bytes,
-            activations: 4 * tokens * (self.n_layers * layer + 2 * d + logits),
+            activations: tokens.saturating_mul(4 * (self.n_layers * layer + 2 * d + logits)),
         }
     }
 }

@@ -61,8 +61,12 @@ impl Record {
     /// # Errors
     /// [`ModelError::Io`] or [`ModelError::Format`] if the folder is no record.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
-        let config: ModelConfig = read_json(&path.join("config.json"))?;
-        config.validate()?;
+        let file = path.join("config.json");
+        let config: ModelConfig = read_json(&file)?;
+        config.validate().map_err(|e| ModelError::Format {
+            path: file,
+            problem: e.to_string(),
+        })?;
         let card = path.join("card.json");
         Ok(Self {
             path: path.to_path_buf(),
@@ -93,26 +97,84 @@ impl Record {
         weights::load(&self.config, &self.weights_path(), device)
     }
 
-    /// Writes a record into `path`, which is made if need be. Each file is replaced whole; the
-    /// weights come last, so that a record that is there can be loaded.
+    /// Writes a record as the folder `path`, whole or not at all: beside it, then renamed. An earlier
+    /// record there is replaced.
     ///
     /// # Errors
-    /// [`ModelError::Io`] if a file cannot be written.
+    /// [`ModelError::Io`] if it cannot be written; an earlier record is then as it was.
     pub fn save(
         path: &Path,
         model: &Transformer,
         tokenizer_json: &str,
         card: &Card,
     ) -> Result<(), ModelError> {
-        fs::create_dir_all(path).map_err(|source| ModelError::Io {
-            path: path.to_path_buf(),
-            action: "create",
-            source,
-        })?;
+        let (new, old) = (beside(path, "new"), beside(path, "old"));
+        Self::recover(path)?;
+        let written = Self::write(&new, model, tokenizer_json, card);
+        if written.is_err() {
+            let _ = fs::remove_dir_all(&new); // The error to tell is the first one.
+            return written;
+        }
+        if path.exists() {
+            fs::rename(path, &old).map_err(io(path, "rename"))?;
+        }
+        fs::rename(&new, path).map_err(io(path, "rename into"))?;
+        remove(&old)
+    }
+
+    /// Puts things right where a process was killed while it replaced the record in `path`.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] if a folder cannot be renamed or removed.
+    pub fn recover(path: &Path) -> Result<(), ModelError> {
+        let old = beside(path, "old");
+        if old.exists() && !path.exists() {
+            fs::rename(&old, path).map_err(io(path, "rename into"))?;
+        }
+        remove(&old)?;
+        remove(&beside(path, "new"))
+    }
+
+    /// Writes a record's files into the folder `path`, which is made if need be.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] if a file cannot be written.
+    pub fn write(
+        path: &Path,
+        model: &Transformer,
+        tokenizer_json: &str,
+        card: &Card,
+    ) -> Result<(), ModelError> {
+        fs::create_dir_all(path).map_err(io(path, "create"))?;
         write_atomically(&path.join("config.json"), &to_json(model.config()))?;
         write_atomically(&path.join("tokenizer.json"), tokenizer_json.as_bytes())?;
         write_atomically(&path.join("card.json"), &to_json(card))?;
         weights::save(model, &path.join("model.safetensors"))
+    }
+}
+
+/// `path` with another ending, in the same folder.
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or("record");
+    path.with_file_name(format!(".{name}.{ending}"))
+}
+
+fn remove(path: &Path) -> Result<(), ModelError> {
+    if path.exists() {
+        fs::remove_dir_all(path).map_err(io(path, "remove"))?;
+    }
+    Ok(())
+}
+
+fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> ModelError {
+    let path = path.to_path_buf();
+    move |source| ModelError::Io {
+        path,
+        action,
+        source,
     }
 }
 

@@ -176,6 +176,31 @@ impl RunConfig {
             .unwrap_or_else(|| PathBuf::from("runs").join(&self.name))
     }
 
+    /// A hash of everything that decides what the run computes from its data: a run resumes only
+    /// with the same. How long it is, what it measures, keeps and samples may change, and where it
+    /// runs.
+    pub(crate) fn identity(&self) -> String {
+        let same = Self {
+            seed: self.seed,
+            model: self.model.clone(),
+            optimizer: self.optimizer,
+            schedule: self.schedule,
+            train: TrainConfig {
+                steps: 0,
+                log_every: 0,
+                ..self.train
+            },
+            data: DataConfig {
+                order: self.data.order,
+                packing: self.data.packing,
+                ..DataConfig::default()
+            },
+            ..Self::default()
+        };
+        // Plain numbers and names, which JSON can always express.
+        crate::checkpoint::hex_sha256(&serde_json::to_vec(&same).unwrap_or_default())
+    }
+
     /// Checks what can be checked before any data is read. The vocabulary may still be open (0).
     ///
     /// # Errors
@@ -209,6 +234,22 @@ impl RunConfig {
                 "samples.temperature",
                 format!("{} is not a temperature", self.samples.temperature),
                 "use 0.8, or 0 for the likeliest token",
+            ));
+        }
+        if let Some(template) = &self.samples.prompt_template
+            && !template.contains("{prompt}")
+        {
+            return Err(TrainError::config(
+                "samples.prompt_template",
+                format!("`{template}` has no place for the prompt"),
+                "write {prompt} where it belongs, as in \"{prompt} <EOS>\"",
+            ));
+        }
+        if self.data.path.as_deref() == Some(std::path::Path::new("-")) {
+            return Err(TrainError::config(
+                "data.path",
+                "standard input cannot be read again when the run is resumed",
+                "nextword prepare - --out FOLDER, then data.prepared = \"FOLDER\"",
             ));
         }
         self.validate_schedule()?;

@@ -7,6 +7,9 @@ use toml::{Table, Value};
 
 use crate::{RunConfig, TrainError};
 
+/// The keys of `[data]` that say where the text comes from; one of them is set.
+const ORIGINS: [&str; 4] = ["path", "paths", "builtin", "prepared"];
+
 /// Reads the configuration in `path` with `overrides` of the form `section.key=value` on top.
 ///
 /// # Errors
@@ -47,9 +50,27 @@ pub fn parse_config(
                 override_error(assignment, &problem)
             })?;
         }
+        adapt(&mut config, overrides);
     }
     config.validate()?;
     Ok(config)
+}
+
+/// What follows from overrides: another model or text need not have the size that the file states,
+/// and a run made shorter than its warm-up warms up for a tenth of it.
+fn adapt(config: &mut RunConfig, overrides: &[String]) {
+    let is_set = |key: &str| overrides.iter().any(|set| key_of(set) == key);
+    if !is_set("expect_parameters") {
+        config.expect_parameters = None;
+    }
+    let steps = config.train.steps;
+    if config.schedule.warmup_steps >= steps && !is_set("schedule.warmup_steps") {
+        config.schedule.warmup_steps = steps / 10;
+    }
+}
+
+fn key_of(assignment: &str) -> &str {
+    assignment.split('=').next().unwrap_or_default().trim()
 }
 
 /// The configuration as TOML.
@@ -82,6 +103,12 @@ fn set(table: &mut Table, assignment: &str) -> Result<(), TrainError> {
     let Some(last) = parts.pop().filter(|last| !last.is_empty()) else {
         return Err(override_error(assignment, "there is no key in it"));
     };
+    if parts == ["data"] && ORIGINS.contains(&last) {
+        // Naming a text replaces the one that the file names.
+        if let Some(Value::Table(data)) = table.get_mut("data") {
+            data.retain(|key, _| ORIGINS.iter().all(|origin| *origin != key));
+        }
+    }
     let mut place = table;
     for part in parts {
         let section = place
@@ -175,6 +202,27 @@ mod tests {
         let message = error("", &["train.step=7"]);
         assert!(message.contains("did you mean `steps`?"), "{message}");
         assert!(error("", &["train.steps"]).contains("no `=`"));
+    }
+
+    #[test]
+    fn a_text_on_the_command_line_replaces_that_of_the_file() {
+        let text = "expect_parameters = 3\n[data]\nbuiltin = \"stories\"\ndocuments = 7\n";
+        let set = ["data.path=my.txt".to_string()];
+        let config = parse_config(text, Path::new("x.toml"), &set).unwrap();
+        assert_eq!((config.data.builtin, config.data.documents), (None, 7));
+        assert_eq!(config.data.path.as_deref(), Some(Path::new("my.txt")));
+        assert_eq!(config.expect_parameters, None);
+    }
+
+    #[test]
+    fn a_run_made_shorter_than_its_warm_up_warms_up_for_a_tenth_of_it() {
+        let short = |set: &[&str]| {
+            let set: Vec<_> = set.iter().map(ToString::to_string).collect();
+            parse_config("", Path::new("x.toml"), &set).map(|c| c.schedule.warmup_steps)
+        };
+        assert_eq!(short(&["train.steps=60"]).unwrap(), 6);
+        assert_eq!(short(&["train.steps=600"]).unwrap(), 100);
+        assert!(short(&["train.steps=60", "schedule.warmup_steps=80"]).is_err());
     }
 
     #[test]

@@ -32,6 +32,27 @@ pub enum TrainError {
         problem: String,
     },
 
+    /// A run's files that are damaged or gone.
+    #[error("{path}: {problem}")]
+    Damaged {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong and what would mend it.
+        problem: String,
+    },
+
+    /// Writing failed again and again.
+    #[error(
+        "{source}; hint: free some space, then go on with `nextword resume {}`",
+        .folder.display()
+    )]
+    NotSaved {
+        /// The run's folder.
+        folder: PathBuf,
+        /// The last failure.
+        source: Box<TrainError>,
+    },
+
     /// A file or folder of a run that cannot be used.
     #[error("{path}: {problem}")]
     Run {
@@ -80,21 +101,6 @@ pub enum TrainError {
     /// Measuring the loss.
     #[error(transparent)]
     Eval(#[from] EvalError),
-}
-
-/// Kinds of errors, for exit codes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorClass {
-    /// The user asked for something that cannot be.
-    Usage,
-    /// A data, model or checkpoint file is bad.
-    BadFile,
-    /// Training diverged.
-    Diverged,
-    /// Disk or memory is short.
-    Resources,
-    /// Anything else.
-    Other,
 }
 
 impl TrainError {

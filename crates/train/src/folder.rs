@@ -31,8 +31,40 @@ impl RunFolder {
                 ),
             ));
         }
-        nextword_model::write_atomically(&folder.config_path(), to_toml(config)?.as_bytes())?;
+        folder.write_config(config)?;
         Ok(folder)
+    }
+
+    /// Writes the resolved configuration with absolute paths, so that the run resumes from any
+    /// folder.
+    fn write_config(&self, config: &RunConfig) -> Result<(), TrainError> {
+        let mut config = config.clone();
+        if let Ok(here) = std::env::current_dir() {
+            config.data.resolve_paths(&here);
+            config.start_from = config.start_from.map(|path| here.join(path));
+        }
+        let text = to_toml(&config)?;
+        Ok(nextword_model::write_atomically(
+            &self.config_path(),
+            text.as_bytes(),
+        )?)
+    }
+
+    /// Makes the run independent of the record that it started from: the tokenizer is copied, and
+    /// `start_from` forgotten. For when a checkpoint holds the weights.
+    pub(crate) fn settle(
+        &self,
+        config: &RunConfig,
+        tokenizer_json: &str,
+    ) -> Result<(), TrainError> {
+        let mut config = config.clone();
+        config.start_from = None;
+        let tokenizer = self.path.join("tokenizer.json");
+        nextword_model::write_atomically(&tokenizer, tokenizer_json.as_bytes())?;
+        if config.data.prepared.is_none() {
+            config.data.tokenizer.file = Some(tokenizer);
+        }
+        self.write_config(&config)
     }
 
     /// Opens the folder of a run that was begun before.

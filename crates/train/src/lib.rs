@@ -29,7 +29,7 @@ mod trainer;
 
 pub use config::{CheckpointConfig, RunConfig, SampleConfig, TrainConfig, ValidationConfig};
 pub use config_file::{parse_config, read_config, to_toml};
-pub use error::{ErrorClass, TrainError};
+pub use error::TrainError;
 pub use folder::RunFolder;
 pub use metrics::MetricsLine;
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerKind};

@@ -1,10 +1,11 @@
 //! From a configuration to everything that a run works with.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::Device;
 use nextword_data::{Dataset, EvalWindows, Loader, LoaderConfig, Tokenizer};
-use nextword_model::{DeviceName, Record, Transformer};
+use nextword_model::{DeviceName, ModelConfig, Record, Transformer};
 
 use crate::{RunConfig, TrainError};
 
@@ -27,17 +28,14 @@ pub struct Ingredients {
 /// # Errors
 /// [`TrainError`] that names the first thing that does not fit.
 pub fn prepare_run(mut config: RunConfig) -> Result<Ingredients, TrainError> {
-    if let Some(path) = &config.start_from {
-        let record = Record::open(path)?;
-        let dropout = config.model.dropout;
-        config.model = record.config.clone();
-        config.model.dropout = dropout;
-        config.data.tokenizer.file = Some(record.tokenizer_path());
-    }
+    let started_from = take_from_record(&mut config)?;
     config.validate()?;
     let name: DeviceName = config.device.parse()?;
     let device = name.open()?;
     let dataset = Dataset::build(&config.data)?;
+    if let Some(tokenizer) = started_from {
+        check_tokenizer(&config, tokenizer.as_ref(), dataset.tokenizer.as_ref())?;
+    }
     fit_vocabulary(&mut config, dataset.tokenizer.as_ref())?;
     check_parameters(&config)?;
     let padding = dataset.tokenizer.specials().padding();
@@ -97,17 +95,115 @@ impl Ingredients {
     /// What the data is, in a form that tells whether it is still the same on a resume.
     pub fn data_fingerprint(&self) -> String {
         format!(
-            "train {} tokens, validation {} tokens, vocabulary {}",
-            self.dataset.train.len(),
-            self.dataset.validation.len(),
+            "train {}, validation {}, vocabulary {}",
+            self.dataset.train.content_hash(),
+            self.dataset.validation.content_hash(),
             self.dataset.tokenizer.hash()
         )
+    }
+
+    /// What the data is, for people: its sources and how many tokens they gave.
+    pub fn data_description(&self) -> String {
+        let sources = self
+            .dataset
+            .card
+            .as_ref()
+            .map(|card| card.sources.join(", "));
+        format!(
+            "{}: {} training and {} validation tokens",
+            sources.unwrap_or_else(|| "token files of another program".to_string()),
+            self.dataset.train.len(),
+            self.dataset.validation.len()
+        )
+    }
+
+    /// What a reader should know before the run begins.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let unknown = self
+            .dataset
+            .card
+            .as_ref()
+            .map_or(&[][..], |card| &card.unknown);
+        if unknown.is_empty() {
+            return Vec::new();
+        }
+        let shown: Vec<_> = unknown
+            .iter()
+            .take(10)
+            .map(|piece| format!("{piece:?}"))
+            .collect();
+        vec![format!(
+            "the text has {} pieces that the tokenizer does not know, as {}; they are left out or \
+             replaced by the unknown token",
+            unknown.len(),
+            shown.join(", ")
+        )]
     }
 
     /// The tokenizer.
     pub fn tokenizer(&self) -> Arc<dyn Tokenizer> {
         Arc::clone(&self.dataset.tokenizer)
     }
+}
+
+/// Takes architecture and tokenizer of the record that the run starts from, if it does.
+fn take_from_record(config: &mut RunConfig) -> Result<Option<Arc<dyn Tokenizer>>, TrainError> {
+    let Some(path) = &config.start_from else {
+        return Ok(None);
+    };
+    let path = record_in(path);
+    let record = Record::open(&path)?;
+    let dropout = config.model.dropout;
+    let asked = ModelConfig {
+        dropout: ModelConfig::default().dropout,
+        ..config.model.clone()
+    };
+    let mut given = record.config.clone();
+    given.dropout = asked.dropout;
+    if asked != ModelConfig::default() && asked != given {
+        return Err(TrainError::config(
+            "model",
+            "start_from takes the record's architecture, and [model] says another",
+            "leave out all of [model] but its dropout",
+        ));
+    }
+    config.model = record.config.clone();
+    config.model.dropout = dropout;
+    config.data.tokenizer.file = Some(record.tokenizer_path());
+    config.start_from = Some(path);
+    Ok(Some(nextword_data::load_tokenizer(
+        record.tokenizer_path(),
+    )?))
+}
+
+/// The record that is meant: a run's folder stands for its best one.
+fn record_in(path: &Path) -> PathBuf {
+    let records = ["best", "last"].map(|name| path.join(name));
+    let is_run = path.join("run.toml").is_file();
+    let found = records
+        .into_iter()
+        .find(|r| r.join("model.safetensors").is_file());
+    found
+        .filter(|_| is_run)
+        .unwrap_or_else(|| path.to_path_buf())
+}
+
+/// Whether the data speaks the language of the record's weights.
+fn check_tokenizer(
+    config: &RunConfig,
+    of_record: &dyn Tokenizer,
+    of_data: &dyn Tokenizer,
+) -> Result<(), TrainError> {
+    if of_record.hash() == of_data.hash() {
+        return Ok(());
+    }
+    let path = config.data.prepared.clone().unwrap_or_default();
+    Err(TrainError::Damaged {
+        path,
+        problem: "this data was made with another tokenizer than the record of start_from; hint: \
+                  prepare it with --tokenizer-file RECORD/tokenizer.json"
+            .to_string(),
+    })
 }
 
 /// Whether the model is of the size that the configuration states.
@@ -123,17 +219,17 @@ fn check_parameters(config: &RunConfig) -> Result<(), TrainError> {
     }
 }
 
-/// Fills in an open vocabulary size, or checks that the given one is large enough.
+/// Fills in an open vocabulary size, or checks that the given one is the tokenizer's.
 fn fit_vocabulary(config: &mut RunConfig, tokenizer: &dyn Tokenizer) -> Result<(), TrainError> {
     let found = tokenizer.vocab_size();
     let asked = config.model.vocab_size;
     if asked == 0 {
         config.model.vocab_size = found;
-    } else if asked < found {
+    } else if asked != found {
         return Err(TrainError::config(
             "model.vocab_size",
-            format!("the tokenizer has {found} tokens, the model only {asked}"),
-            format!("set it to {found}, or to 0 for the tokenizer's size"),
+            format!("the tokenizer has {found} tokens, the model {asked}"),
+            format!("leave it out, or set it to {found}"),
         ));
     }
     Ok(config.model.validate()?)

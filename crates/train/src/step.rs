@@ -8,8 +8,21 @@ use nextword_data::TokenBatch;
 use nextword_model::{Dropout, NoProbe, Pass, Probe, Transformer};
 
 /// The gradient of every parameter by name, flat, off the autodiff graph.
-#[derive(Clone, Debug, Default)]
-pub struct Gradients(BTreeMap<String, Tensor<1>>);
+#[derive(Clone, Debug)]
+pub struct Gradients {
+    of: BTreeMap<String, Tensor<1>>,
+    /// A factor on all of them, which the optimizer applies in passing.
+    scale: f64,
+}
+
+impl Default for Gradients {
+    fn default() -> Self {
+        Self {
+            of: BTreeMap::new(),
+            scale: 1.0,
+        }
+    }
+}
 
 impl Gradients {
     /// Takes the gradients of `model`'s parameters out of `gradients`.
@@ -20,52 +33,53 @@ impl Gradients {
             taken: BTreeMap::new(),
         };
         model.visit(&mut taker);
-        Self(taker.taken)
+        Self {
+            of: taker.taken,
+            ..Self::default()
+        }
     }
 
     /// Adds those of another micro-batch.
     fn add(&mut self, other: Self) {
-        for (name, gradient) in other.0 {
-            let sum = match self.0.remove(&name) {
+        for (name, gradient) in other.of {
+            let sum = match self.of.remove(&name) {
                 Some(sum) => sum + gradient,
                 None => gradient,
             };
-            self.0.insert(name, sum);
+            self.of.insert(name, sum);
         }
     }
 
-    /// The norm of all gradients together, `[1]`, still on the device.
+    /// The norm of all gradients together, before clipping: `[1]`, still on the device.
     pub fn norm(&self) -> Option<Tensor<1>> {
-        self.0
-            .values()
-            .map(|g| (g.clone() * g.clone()).sum())
-            .reduce(|a, b| a + b)
-            .map(Tensor::sqrt)
+        nextword_kernels::sum_of_squares(self.of.values()).map(Tensor::sqrt)
     }
 
-    /// Scales all gradients so that their norm is at most `limit`. As in `PyTorch`, the factor is
-    /// `limit / (norm + 1e-6)`, at most 1. Nothing is read back from the device.
+    /// Scales all gradients so that their norm, which is `norm` now, is at most `limit` (0: no
+    /// limit). As in `PyTorch`, the factor is `limit / (norm + 1e-6)`, at most 1.
     #[must_use]
-    pub fn clip(self, norm: &Tensor<1>, limit: f64) -> Self {
+    pub fn clip(self, norm: f64, limit: f64) -> Self {
         if limit == 0.0 {
             return self;
         }
-        let factor = (norm.clone() + 1e-6).recip() * limit;
-        let factor = factor.clamp_max(1.0);
-        let clipped = self
-            .0
-            .into_iter()
-            .map(|(name, g)| (name, g * factor.clone()));
-        Self(clipped.collect())
+        Self {
+            scale: (limit / (norm + 1e-6)).min(1.0),
+            ..self
+        }
     }
 
-    /// The names in order, with their flat gradients.
+    /// The factor that clipping puts on all of them.
+    pub fn scale(&self) -> f64 {
+        self.scale
+    }
+
+    /// The names in order, with their flat gradients as they were before clipping.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor<1>)> {
-        self.0.iter().map(|(name, g)| (name.as_str(), g))
+        self.of.iter().map(|(name, g)| (name.as_str(), g))
     }
 
     pub(crate) fn into_map(self) -> BTreeMap<String, Tensor<1>> {
-        self.0
+        self.of
     }
 }
 

@@ -9,11 +9,13 @@ use burn::tensor::{Tensor, Transaction};
 use nextword_data::TokenBatch;
 use nextword_model::{Card, Dropout, Record, Transformer};
 
-use crate::checkpoint::{self, State};
+use crate::checkpoint::{self, Skipped, State};
 use crate::folder::RunFolder;
 use crate::metrics::{MetricsFile, MetricsLine};
 use crate::nonfinite::{first_nonfinite, first_weight};
-use crate::report::{Hooks, Outcome, Reporter, RunInfo, StepReport, StopReason, ValidationReport};
+use crate::report::{
+    Hooks, Outcome, Reporter, RunInfo, Silent, StepReport, StopReason, ValidationReport,
+};
 use crate::{Gradients, Ingredients, Optimizer, TrainError, forward_backward};
 
 /// Steps that were prepared ahead of the one in work.
@@ -45,12 +47,15 @@ impl StopFlag {
 pub struct Trainer {
     ingredients: Ingredients,
     folder: RunFolder,
-    model: Transformer,
+    /// There but while it is being updated.
+    model: Option<Transformer>,
     optimizer: Optimizer,
     state: State,
     metrics: MetricsFile,
     tokenizer_json: String,
     skipped: Vec<String>,
+    /// The step of the last checkpoint of this process.
+    saved_at: Option<u64>,
     failures: u32,
     norms: Vec<f64>,
     clock: Clock,
@@ -78,50 +83,45 @@ impl Trainer {
             format: 1,
             seed: ingredients.config.seed,
             data: ingredients.data_fingerprint(),
+            identity: ingredients.config.identity(),
             ..State::default()
         };
-        Self::new(ingredients, folder, model, optimizer, state, Vec::new())
+        let mut trainer = Self::new(ingredients, folder, model, optimizer, state)?;
+        if trainer.ingredients.config.start_from.is_some() {
+            // The record may go away: from here on the run stands by itself.
+            trainer.save(&mut Silent)?;
+            let config = &trainer.ingredients.config;
+            trainer.folder.settle(config, &trainer.tokenizer_json)?;
+        }
+        Ok(trainer)
     }
 
     /// Continues the run in `folder` from its newest sound checkpoint, or from the beginning if
-    /// there is none.
+    /// there has never been one.
     ///
     /// # Errors
-    /// [`TrainError::Run`] if the data is not what it was.
+    /// [`TrainError::Run`] and [`TrainError::Config`] if data or configuration are not what they
+    /// were; [`TrainError::Damaged`] if there were checkpoints and none can be used.
     pub fn resume(ingredients: Ingredients, folder: RunFolder) -> Result<Self, TrainError> {
         let checkpoints = folder.checkpoints_path();
         checkpoint::remove_leftovers(&checkpoints)?;
+        Record::recover(&folder.best_path())?;
+        Record::recover(&folder.last_path())?;
         let (found, skipped) = checkpoint::newest(&checkpoints)?;
         let Some(found) = found else {
-            let mut trainer = Self::begin(ingredients, folder)?;
-            trainer.skipped = skipped;
-            return Ok(trainer);
+            if skipped.is_empty() && !folder.last_path().exists() {
+                return Self::begin(ingredients, folder);
+            }
+            return Err(no_checkpoint(&folder, &skipped));
         };
-        let data = ingredients.data_fingerprint();
-        if found.state.data != data {
-            return Err(TrainError::run(
-                folder.path(),
-                format!(
-                    "the data has changed since the run began: it was {}, now it is {data}; hint: \
-                     put the old data back, or finetune with start_from",
-                    found.state.data
-                ),
-            ));
-        }
+        check_same(&ingredients, &found.state, &folder)?;
+        checkpoint::set_aside(&skipped)?;
         let config = &ingredients.config;
-        if found.state.seed != config.seed {
-            return Err(TrainError::run(
-                folder.config_path(),
-                format!(
-                    "it says seed = {}, and the run began with {}: its data order and dropout \
-                     would change; hint: put the old seed back",
-                    config.seed, found.state.seed
-                ),
-            ));
-        }
         let model = found.model(&config.model, &ingredients.device)?;
         let optimizer = found.optimizer(config.optimizer, &ingredients.device)?;
-        Self::new(ingredients, folder, model, optimizer, found.state, skipped)
+        let mut trainer = Self::new(ingredients, folder, model, optimizer, found.state)?;
+        trainer.skipped = skipped.iter().map(ToString::to_string).collect();
+        Ok(trainer)
     }
 
     fn new(
@@ -130,12 +130,11 @@ impl Trainer {
         model: Transformer,
         optimizer: Optimizer,
         state: State,
-        skipped: Vec<String>,
     ) -> Result<Self, TrainError> {
         let metrics = MetricsFile::open(&folder.metrics_path(), state.metrics_bytes)?;
         let tokenizer_json = ingredients.dataset.tokenizer.to_json()?;
         Ok(Self {
-            model: model.train(),
+            model: Some(model.train()),
             optimizer,
             clock: Clock {
                 begin: Instant::now(),
@@ -149,7 +148,8 @@ impl Trainer {
             state,
             metrics,
             tokenizer_json,
-            skipped,
+            skipped: Vec::new(),
+            saved_at: None,
             failures: 0,
             norms: Vec::new(),
         })
@@ -167,29 +167,40 @@ impl Trainer {
         stop: &StopFlag,
     ) -> Result<Outcome, TrainError> {
         reporter.started(&self.info());
+        for warning in self.ingredients.warnings() {
+            reporter.warned(&warning);
+        }
         let micro_batches = self.ingredients.config.train.accumulation;
         let ahead = PREFETCH * micro_batches;
         let mut stream = self.ingredients.loader.prefetch(self.state.step, ahead);
         let mut reason = StopReason::Finished;
         while self.state.step < self.ingredients.config.train.steps {
+            if self.has_lost_patience() {
+                reason = StopReason::Patience;
+                break;
+            }
             if stop.is_raised() {
                 reason = StopReason::Interrupted;
                 break;
             }
             let batches = stream.by_ref().take(micro_batches);
             let batches = batches.collect::<Result<Vec<_>, _>>()?;
+            if batches.len() != micro_batches {
+                let problem = "its batches ended before the run did; please report this";
+                return Err(TrainError::run(self.folder.path(), problem));
+            }
             self.update(&batches, reporter)?;
             let at_end = self.state.step == self.ingredients.config.train.steps;
-            if self.measure(at_end, reporter)? {
-                reason = StopReason::Patience;
-            }
+            self.measure(at_end, reporter)?;
             self.sample(at_end, reporter, hooks);
             self.save_when_due(reporter)?;
-            if reason == StopReason::Patience {
-                break;
-            }
         }
         self.finish(reason, reporter)
+    }
+
+    fn model(&self) -> &Transformer {
+        let model = self.model.as_ref();
+        model.unwrap_or_else(|| unreachable!("an update always puts it back"))
     }
 
     fn info(&self) -> RunInfo {
@@ -222,24 +233,27 @@ impl Trainer {
         let (step, seed) = (self.state.step, config.seed);
         let schedule = config.schedule;
         let rate = schedule.learning_rate(step, config.train.steps);
-        let (loss, gradients) = forward_backward(&self.model, batches, seed, step);
+        let (loss, gradients) = forward_backward(self.model(), batches, seed, step);
         let norm = gradients
             .norm()
             .unwrap_or_else(|| Tensor::zeros_like(&loss));
-        let [loss, grad_norm] = read(loss, norm.clone());
+        let [loss, grad_norm] = read(loss, norm);
         if !(loss.is_finite() && grad_norm.is_finite()) {
             return Err(self.diverged(batches, &gradients, rate, loss));
         }
-        let gradients = gradients.clip(&norm, config.optimizer.clip_norm);
-        let model = self.model.clone();
+        let gradients = gradients.clip(grad_norm, config.optimizer.clip_norm);
         let peak = schedule.learning_rate;
-        self.model = self.optimizer.update(model, gradients, rate, peak);
+        if let Some(model) = self.model.take() {
+            // Held by nobody else, the weights are changed where they lie.
+            self.model = Some(self.optimizer.update(model, gradients, rate, peak));
+        }
 
         self.state.step += 1;
         let tokens: usize = batches.iter().map(|batch| batch.batch * batch.seq).sum();
         self.state.tokens += tokens as u64;
         self.state.loss = Some(loss);
         self.norms.push(grad_norm);
+        self.norms.drain(..self.norms.len().saturating_sub(HISTORY));
         self.clock.tokens += tokens as u64;
         self.clock.seconds += begin.elapsed().as_secs_f64();
         self.tell_step(loss, rate, grad_norm, reporter)
@@ -285,27 +299,31 @@ impl Trainer {
         Ok(())
     }
 
-    /// Measures the validation loss when due; true if the run has lost its patience.
-    fn measure(&mut self, at_end: bool, reporter: &mut dyn Reporter) -> Result<bool, TrainError> {
+    /// Whether the validation loss has not fallen for too long.
+    fn has_lost_patience(&self) -> bool {
+        let patience = self.ingredients.config.validation.patience;
+        patience > 0 && self.state.since_best >= patience
+    }
+
+    /// Measures the validation loss when due.
+    fn measure(&mut self, at_end: bool, reporter: &mut dyn Reporter) -> Result<(), TrainError> {
         let config = self.ingredients.config.validation;
         let step = self.state.step;
         let due = config.every > 0 && step.is_multiple_of(config.every) || at_end;
         let Some(windows) = self.ingredients.validation.as_ref().filter(|_| due) else {
-            return Ok(false);
+            return Ok(());
         };
         let begin = Instant::now();
-        let plain = self.model.valid();
+        let plain = self.model().valid();
         let measured = nextword_eval::evaluate(&plain, windows, config.batch_size)?;
         let loss = measured.nats_per_token;
+        if !loss.is_finite() {
+            let first = "the validation loss is not finite".to_string();
+            return Err(self.divergence(step, first, self.rate(), loss));
+        }
         let improved = self.state.best.is_none_or(|best| loss < best);
         self.state.validation = Some(loss);
-        if improved {
-            self.state.best = Some(loss);
-            self.state.since_best = 0;
-        } else {
-            self.state.since_best += 1;
-        }
-        let best = self.state.best.unwrap_or(loss);
+        let best = self.state.best.map_or(loss, |best| best.min(loss));
         self.metrics.write(&MetricsLine {
             step,
             tokens: self.state.tokens,
@@ -320,12 +338,25 @@ impl Trainer {
             tokens: measured.tokens as usize,
             seconds: begin.elapsed().as_secs_f64(),
         });
-        if improved && loss.is_finite() {
-            let path = self.folder.best_path();
-            let saved = Record::save(&path, &plain, &self.tokenizer_json, &self.card());
-            self.survive(saved.map_err(TrainError::from), reporter)?;
+        if !improved {
+            self.state.since_best += 1;
+            return Ok(());
         }
-        Ok(config.patience > 0 && self.state.since_best >= config.patience)
+        let path = self.folder.best_path();
+        let saved = Record::save(&path, &plain, &self.tokenizer_json, &self.card());
+        if saved.is_ok() {
+            // Counted only once it is on the disk.
+            self.state.best = Some(loss);
+            self.state.since_best = 0;
+        }
+        self.survive(saved.map_err(TrainError::from), reporter)
+    }
+
+    /// The learning rate of the last update.
+    fn rate(&self) -> f64 {
+        let config = &self.ingredients.config;
+        let step = self.state.step.saturating_sub(1);
+        config.schedule.learning_rate(step, config.train.steps)
     }
 
     fn sample(&mut self, at_end: bool, reporter: &mut dyn Reporter, hooks: &mut dyn Hooks) {
@@ -335,7 +366,7 @@ impl Trainer {
         if !due {
             return;
         }
-        let plain = self.model.valid();
+        let plain = self.model().valid();
         let tokenizer = self.ingredients.tokenizer();
         let mut page = Vec::new();
         for prompt in &config.prompts {
@@ -371,10 +402,11 @@ impl Trainer {
 
     /// Writes checkpoint and last record.
     fn save(&mut self, reporter: &mut dyn Reporter) -> Result<(), TrainError> {
-        let plain = self.model.valid();
+        let plain = self.model().valid();
         if let Some(name) = first_weight(&plain) {
             let first = format!("weight `{name}` is not finite");
-            return Err(self.divergence(first, f64::NAN, f64::NAN));
+            let loss = self.state.loss.unwrap_or(f64::NAN);
+            return Err(self.divergence(self.state.step, first, self.rate(), loss));
         }
         self.state.metrics_bytes = self.metrics.sync()?;
         self.state.elapsed = self.elapsed();
@@ -384,6 +416,7 @@ impl Trainer {
         checkpoint::prune(&folder, &self.ingredients.config.checkpoint)?;
         Record::save(&self.folder.last_path(), &plain, json, &card)?;
         self.failures = 0;
+        self.saved_at = Some(self.state.step);
         reporter.saved(self.state.step, &path);
         Ok(())
     }
@@ -402,7 +435,15 @@ impl Trainer {
                 ));
                 Ok(())
             }
+            Err(e) if e.is_write_failure() => Err(self.not_saved(e)),
             other => other,
+        }
+    }
+
+    fn not_saved(&self, source: TrainError) -> TrainError {
+        TrainError::NotSaved {
+            folder: self.folder.path().to_path_buf(),
+            source: Box::new(source),
         }
     }
 
@@ -411,7 +452,16 @@ impl Trainer {
         reason: StopReason,
         reporter: &mut dyn Reporter,
     ) -> Result<Outcome, TrainError> {
-        self.save(reporter)?;
+        if self.saved_at != Some(self.state.step) {
+            let saved = self.save(reporter);
+            saved.map_err(|e| {
+                if e.is_write_failure() {
+                    self.not_saved(e)
+                } else {
+                    e
+                }
+            })?;
+        }
         let outcome = Outcome {
             reason,
             step: self.state.step,
@@ -430,7 +480,7 @@ impl Trainer {
         Card {
             name: config.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_string(),
-            trained_on: self.state.data.clone(),
+            trained_on: self.ingredients.data_description(),
             seed: config.seed,
             step: self.state.step,
             tokens: self.state.tokens,
@@ -454,21 +504,66 @@ impl Trainer {
     ) -> TrainError {
         let (seed, step) = (self.state.seed, self.state.step);
         let dropout = |first| Dropout::training(seed, step, first);
-        let first = first_nonfinite(&self.model, batches, gradients, dropout);
-        self.divergence(first, rate, loss)
+        let first = first_nonfinite(self.model(), batches, gradients, dropout);
+        self.divergence(step + 1, first, rate, loss)
     }
 
-    fn divergence(&self, first: String, rate: f64, loss: f64) -> TrainError {
-        let recent = self.norms.iter().rev().take(HISTORY).rev();
-        let history: Vec<String> = recent.map(|norm| format!("{norm:.3}")).collect();
+    fn divergence(&self, step: u64, first: String, rate: f64, loss: f64) -> TrainError {
+        let history: Vec<String> = self.norms.iter().map(|norm| format!("{norm:.3}")).collect();
         TrainError::Diverged {
-            step: self.state.step + 1,
+            step,
             learning_rate: rate,
             loss,
             history: history.join(", "),
             first,
         }
     }
+}
+
+/// There were checkpoints, and none can be used: beginning anew would overwrite what was learned.
+fn no_checkpoint(folder: &RunFolder, skipped: &[Skipped]) -> TrainError {
+    let what = match skipped.first() {
+        Some(first) => format!("no checkpoint is sound ({first})"),
+        None => "its checkpoints are gone".to_string(),
+    };
+    TrainError::Damaged {
+        path: folder.path().to_path_buf(),
+        problem: format!(
+            "{what}; hint: go on from its record with start_from = \"{}\" in a new run",
+            folder.last_path().display()
+        ),
+    }
+}
+
+/// Whether the run would go on as what it was.
+fn check_same(
+    ingredients: &Ingredients,
+    state: &State,
+    folder: &RunFolder,
+) -> Result<(), TrainError> {
+    let config = &ingredients.config;
+    if state.data != ingredients.data_fingerprint() {
+        let problem = "the data has changed since the run began; hint: put the old data back, or \
+                       begin a new run with start_from";
+        return Err(TrainError::run(folder.path(), problem));
+    }
+    if state.seed != config.seed || state.identity != config.identity() {
+        let problem = "seed, data order, model, optimizer, schedule or batch have changed since the \
+                       run began; hint: put them back; train.steps, checkpoint, validation and \
+                       samples may change";
+        return Err(TrainError::run(folder.config_path(), problem));
+    }
+    if config.train.steps < state.step {
+        return Err(TrainError::config(
+            "train.steps",
+            format!(
+                "{} are fewer than the {} that were made",
+                config.train.steps, state.step
+            ),
+            "set more, or leave it as it is",
+        ));
+    }
+    Ok(())
 }
 
 /// Reads two numbers from the device at once.

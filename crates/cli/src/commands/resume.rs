@@ -41,14 +41,15 @@ pub(crate) fn run(args: &ResumeArgs) -> anyhow::Result<ExitCode> {
     }
     let ingredients = prepare_run(config)?;
     train::warn_of_memory(&ingredients, &Plan::of(&ingredients))?;
-    if changed != stored {
-        // The next resume shall go as far as this one was told to.
-        write_atomically(&folder.config_path(), to_toml(&changed)?.as_bytes())?;
-    }
-
     let stop = signals::stop_flag()?;
     let mut hooks = train::hooks(&ingredients);
+    let config_path = folder.config_path();
     let trainer = Trainer::resume(ingredients, folder)?;
+    if changed != stored {
+        // The next resume shall go as far as this one was told to.
+        write_atomically(&config_path, to_toml(&changed)?.as_bytes())?;
+    }
+
     let mut reporter = console::reporter(args.quiet, args.json);
     Ok(train::finish(&trainer.run(
         reporter.as_mut(),

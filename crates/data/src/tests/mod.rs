@@ -5,6 +5,7 @@ mod hostile;
 mod json_lines;
 mod order;
 mod prepared;
+mod review;
 mod shards;
 mod sources;
 mod stories;

@@ -1,5 +1,3 @@
-use std::path::PathBuf;
-
 use crate::tests::{ids, names, open, random, random_text};
 use crate::*;
 
@@ -121,42 +119,112 @@ fn a_split_by_tail_keeps_the_order_and_one_by_documents_keeps_documents_whole() 
 }
 
 #[test]
-fn an_interrupted_prepare_leaves_no_folder_that_opens() {
+fn a_prepare_that_fails_leaves_the_earlier_folder_as_it_was() {
     for kind in [TokenizerKind::Byte, TokenizerKind::Char] {
         let (folder, config) = text(60, kind, SplitBy::Tail);
-        let to = folder.path().join("out");
+        let (to, before) = (folder.path().join("out"), Dataset::build(&config).unwrap());
         prepare(&config, &to, |_| {}).unwrap();
-        // The text breaks off in its last line, in a folder that was complete before.
-        let broken: PathBuf = folder.path().join("broken.jsonl");
-        std::fs::write(&broken, "{\"text\": \"new\"}\n".repeat(500) + "{\"text\"").unwrap();
-        let broken = DataConfig {
-            path: Some(broken),
-            separator: None,
-            ..config.clone()
+        let all = names(&to);
+        let with = |name: &str, bytes: &[u8]| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            let path = Some(path);
+            let separator = None;
+            DataConfig {
+                path,
+                separator,
+                ..config.clone()
+            }
         };
-        let error = prepare(&broken, &to, |_| {}).unwrap_err().to_string();
-        assert!(error.contains("line 501"), "{error}");
-        assert_eq!(
-            names(&to),
-            ["tokenizer.json", "train.bin", "validation.bin"]
-        );
-        let half = open(&to).unwrap_err();
-        assert_eq!(half.class(), ErrorClass::Data);
-        assert!(
-            half.to_string().contains("has no dataset.json beside it"),
-            "{half}"
-        );
-        let fresh = folder.path().join("fresh");
-        assert!(prepare(&broken, &fresh, |_| {}).is_err());
-        assert!(open(&fresh).is_err());
-        assert!(
-            names(&fresh).iter().all(|name| name == "tokenizer.json"),
-            "no token file and nothing temporary"
-        );
-        // It is complete once it is prepared again.
-        prepare(&config, &to, |_| {}).unwrap();
-        assert_same(&open(&to).unwrap(), &Dataset::build(&config).unwrap());
+        let lines = "{\"text\": \"new\"}\n".repeat(500) + "{\"text\"";
+        let words = [&b"new ".repeat(200_000)[..], b"\xFF"].concat();
+        for (broken, why) in [
+            (with("broken.jsonl", lines.as_bytes()), "line 501"),
+            (with("latin.txt", &words), "is not UTF-8"),
+            (with("short.txt", b""), "holds no text"),
+            (with("one.txt", b"n"), "split.validation"),
+        ] {
+            let mut broken = broken;
+            broken.tokenizer.eos = String::new();
+            let error = prepare(&broken, &to, |_| {}).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+            assert_eq!(names(&to), all);
+            assert_same(&open(&to).unwrap(), &before);
+            let fresh = folder.path().join("fresh");
+            assert!(prepare(&broken, &fresh, |_| {}).is_err() && open(&fresh).is_err());
+            assert!(!fresh.exists(), "made for this run only");
+            let deep = fresh.join("deep/er");
+            assert!(prepare(&broken, &deep, |_| {}).is_err() && !fresh.exists());
+            let empty = folder.path().join("empty");
+            std::fs::create_dir_all(&empty).unwrap();
+            assert!(prepare(&broken, &empty, |_| {}).is_err());
+            assert!(names(&empty).is_empty(), "nothing temporary");
+        }
     }
+}
+
+#[test]
+fn a_prepare_that_stops_between_the_new_names_leaves_no_folder_that_opens() {
+    let (folder, config) = text(66, TokenizerKind::Char, SplitBy::Tail);
+    let (_other, other) = text(67, TokenizerKind::Char, SplitBy::Tail);
+    let to = folder.path().join("out");
+    for stop in ["tokenizer.json", "train.bin", "validation.bin"] {
+        prepare(&config, &to, |_| {}).unwrap();
+        // A folder of this name cannot be replaced by a file.
+        std::fs::remove_file(to.join(stop)).unwrap();
+        std::fs::create_dir(to.join(stop)).unwrap();
+        let error = prepare(&other, &to, |_| {}).unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Storage);
+        std::fs::remove_dir(to.join(stop)).unwrap();
+        let half = open(&to).unwrap_err().to_string();
+        assert!(!half.contains("cannot read"), "{half}");
+        assert!(names(&to).iter().all(|name| !name.starts_with(".writing")));
+        let left = names(&to);
+        assert!(!left.contains(&"dataset.json".to_owned()), "{left:?}");
+        // Without its card it is not known as ours any more.
+        let error = prepare(&other, &to, |_| {}).unwrap_err().to_string();
+        assert!(error.contains("hint: give a new folder"), "{error}");
+        std::fs::remove_dir_all(&to).unwrap();
+    }
+}
+
+#[test]
+fn a_folder_with_files_of_somebody_else_is_refused_and_stays_as_it_is() {
+    let (folder, config) = text(68, TokenizerKind::Char, SplitBy::Tail);
+    let to = folder.path().join("out");
+    let cards: [(&str, &[u8]); 6] = [
+        ("train.bin", b"mine"),
+        ("tokenizer.json", b"{}"),
+        ("notes.txt", b""),
+        ("dataset.json", b"{\"name\": \"somebody's\"}"),
+        ("dataset.json", b"{\"version\": 1"),
+        (".hidden", b"x"),
+    ];
+    for (name, bytes) in cards {
+        std::fs::create_dir(&to).unwrap();
+        std::fs::write(to.join(name), bytes).unwrap();
+        let error = prepare(&config, &to, |_| {}).unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Usage);
+        let error = error.to_string();
+        assert!(
+            error.contains(name) && error.contains("hint: give a new folder"),
+            "{error}"
+        );
+        assert_eq!(names(&to), [name]);
+        assert_eq!(std::fs::read(to.join(name)).unwrap(), bytes);
+        std::fs::remove_dir_all(&to).unwrap();
+    }
+    // An empty folder will do, and one in which an earlier run was killed.
+    std::fs::create_dir(&to).unwrap();
+    std::fs::write(to.join(".writing-a1b2c3.tmp"), "half").unwrap();
+    prepare(&config, &to, |_| {}).unwrap();
+    // So will one of another version of this program.
+    let card = std::fs::read_to_string(to.join("dataset.json")).unwrap();
+    let old = card.replace("\"version\": 1", "\"version\": 7, \"more\": []");
+    assert_ne!(old, card);
+    std::fs::write(to.join("dataset.json"), old).unwrap();
+    prepare(&config, &to, |_| {}).unwrap();
+    assert_same(&open(&to).unwrap(), &Dataset::build(&config).unwrap());
 }
 
 #[test]

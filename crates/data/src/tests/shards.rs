@@ -138,7 +138,19 @@ fn files_of_nanogpt_and_llm_c_are_read() {
     assert!(damaged.contains("its llm.c header says 3024"), "{damaged}");
     std::fs::write(file("two_train.bin"), &raw).unwrap();
     let two = open(folder.path()).unwrap_err().to_string();
-    assert!(two.contains("not exactly one train .bin file"), "{two}");
+    assert!(
+        two.contains("`shakespeare_train.bin` and `two_train.bin`"),
+        "{two}"
+    );
+    std::fs::remove_file(file("two_train.bin")).unwrap();
+    std::fs::write(file("other_val.bin"), &raw).unwrap();
+    let two = open(folder.path()).unwrap_err();
+    assert_eq!(two.class(), ErrorClass::Usage);
+    let two = two.to_string();
+    assert!(
+        two.contains("`other_val.bin` and `shakespeare_val.bin`") && two.contains("hint:"),
+        "{two}"
+    );
     assert!(matches!(
         open(&file("none")),
         Err(DataError::Missing { .. })

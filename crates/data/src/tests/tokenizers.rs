@@ -20,6 +20,15 @@ fn all_text() -> String {
     (0..400).map(|_| random_text(&mut random)).collect()
 }
 
+/// A piece as it is reported.
+fn shortened(piece: &str) -> String {
+    let mut short: String = piece.chars().take(Encoding::MAX_UNKNOWN_CHARS).collect();
+    if short != piece {
+        short.push('…');
+    }
+    short
+}
+
 fn exact_tokenizers() -> Vec<Arc<dyn Tokenizer>> {
     let bpe = TokenizerConfig {
         vocab_size: Some(400),
@@ -79,7 +88,7 @@ fn words_come_back_joined_by_one_space() {
                 encoding
                     .unknown
                     .iter()
-                    .all(|word| expected.contains(&word.as_str()))
+                    .all(|word| expected.iter().any(|known| shortened(known) == *word))
             );
         }
     }

@@ -1,10 +1,11 @@
 //! Any tokenizer of Hugging Face's `tokenizers`, from its `tokenizer.json`.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde_json::Value;
-use tokenizers::DecoderWrapper;
+use tokenizers::{DecoderWrapper, Model as _, OffsetType, PreTokenizer as _, Token};
 
 use super::byte::{char_to_byte, show_bytes};
 use super::special::{SpecialNames, is_padding_name};
@@ -29,6 +30,13 @@ const EOS_NAMES: &[&str] = &[
 const NOT_EOS: &[&str] = &[
     "unk", "pad", "bos", "mask", "cls", "sep", "start", "begin", "<s>",
 ];
+
+/// A special token of this name is not taken for an end token.
+pub(crate) fn is_no_end_name(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    !EOS_NAMES.contains(&name) && NOT_EOS.iter().any(|no| lower.contains(no))
+}
+
 /// Ids above this are a damaged file: the largest vocabularies in use have about 300,000 tokens.
 const MAX_VOCAB: usize = 1 << 24;
 
@@ -141,6 +149,62 @@ impl HuggingFaceTokenizer {
         self.inner.get_added_vocabulary().is_special_token(piece)
     }
 
+    /// Adds the ids of all of `text` that can be encoded, and notes the rest: the library gives
+    /// nothing at all for a text with one such word.
+    fn encode_what_can_be(&self, text: &str, encoding: &mut Encoding) {
+        let mut missing = Vec::new();
+        if let Ok(ids) = guarded("", || self.encode_known(text, &mut missing)) {
+            encoding.ids.extend(ids);
+            for piece in &missing {
+                encoding.note_unknown(piece);
+            }
+            return;
+        }
+        // Not even words were found: a part without what stops that may do.
+        let parts = smaller(text);
+        if parts.is_empty() {
+            encoding.note_unknown(text.trim());
+        }
+        for part in parts {
+            self.encode_what_can_be(part, encoding);
+        }
+    }
+
+    /// What the library's `encode` does, going on after a word that the model refuses.
+    fn encode_known(&self, text: &str, missing: &mut Vec<String>) -> tokenizers::Result<Vec<u32>> {
+        let mut words = self
+            .inner
+            .get_added_vocabulary()
+            .extract_and_normalize(self.inner.get_normalizer(), text);
+        if let Some(rule) = self.inner.get_pre_tokenizer() {
+            rule.pre_tokenize(&mut words)?;
+        }
+        let missing = RefCell::new(missing);
+        words.tokenize(|word| {
+            let mut tokens = Vec::new();
+            self.tokenize_what_can_be(word.get(), &mut tokens, &mut missing.borrow_mut());
+            Ok(tokens)
+        })?;
+        let ids = words.into_encoding(None, 0, OffsetType::None)?;
+        Ok(ids.get_ids().to_vec())
+    }
+
+    /// The tokens of what the library takes for a word; without a rule for words that is all of a
+    /// text, so that one which the model refuses is taken by lines, then by words.
+    fn tokenize_what_can_be(&self, text: &str, tokens: &mut Vec<Token>, missing: &mut Vec<String>) {
+        if let Ok(found) = guarded("", || self.inner.get_model().tokenize(text)) {
+            tokens.extend(found);
+            return;
+        }
+        let parts = smaller(text);
+        if parts.is_empty() {
+            missing.push(text.trim().to_owned());
+        }
+        for part in parts {
+            self.tokenize_what_can_be(part, tokens, missing);
+        }
+    }
+
     /// The stretches of `text` that became the unknown token.
     fn note_unknown(
         &self,
@@ -159,6 +223,27 @@ impl HuggingFaceTokenizer {
         }
         Ok(())
     }
+}
+
+/// A text's lines, or a line's words, each with what is before it (a space, or a `▁` for one);
+/// none of a single word.
+fn smaller(text: &str) -> Vec<&str> {
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    if lines.len() > 1 {
+        return lines;
+    }
+    let mut words = Vec::new();
+    let mut first = 0;
+    for (at, c) in text.char_indices().skip(1) {
+        if c.is_whitespace() || c == '▁' {
+            words.push(&text[first..at]);
+            first = at;
+        }
+    }
+    if first > 0 {
+        words.push(&text[first..]);
+    }
+    words
 }
 
 /// The file without BPE dropout, which would encode the same text to other ids each time.
@@ -228,14 +313,9 @@ fn find_specials(file: &Value, inner: &tokenizers::Tokenizer) -> Specials {
     let named = EOS_NAMES
         .iter()
         .find_map(|name| special.iter().find(|(_, known)| known == name));
-    let could_be = |name: &str| {
-        !NOT_EOS
-            .iter()
-            .any(|no| name.to_ascii_lowercase().contains(no))
-    };
     let mut others = special
         .iter()
-        .filter(|(id, name)| Some(*id) != unk && could_be(name));
+        .filter(|(id, name)| Some(*id) != unk && !is_no_end_name(name));
     let only = others.next().filter(|_| others.next().is_none());
     let pad = special.iter().find(|(_, name)| is_padding_name(name));
     Specials {
@@ -258,7 +338,7 @@ impl Tokenizer for HuggingFaceTokenizer {
         let mut encoding = Encoding::default();
         match guarded("", || self.inner.encode_fast(text, false)) {
             Ok(found) => encoding.ids = found.get_ids().to_vec(),
-            Err(_) => encoding.note_unknown(text),
+            Err(_) => self.encode_what_can_be(text, &mut encoding),
         }
         if let Some(unknown) = self
             .specials

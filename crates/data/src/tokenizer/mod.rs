@@ -13,6 +13,7 @@ mod load;
 mod special;
 mod word;
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -54,8 +55,9 @@ pub struct Encoding {
     /// Token ids, each below the tokenizer's `vocab_size`.
     pub ids: Vec<u32>,
     /// The distinct pieces of the text that the vocabulary does not have, in order of first
-    /// appearance, at most [`Encoding::MAX_UNKNOWN`]. Each was replaced by the unknown token, or
-    /// dropped where there is none.
+    /// appearance, at most [`Encoding::MAX_UNKNOWN`], each shortened to
+    /// [`Encoding::MAX_UNKNOWN_CHARS`]. Each was replaced by the unknown token, or dropped where
+    /// there is none.
     pub unknown: Vec<String>,
 }
 
@@ -63,11 +65,20 @@ impl Encoding {
     /// Where the list of unknown pieces stops.
     pub const MAX_UNKNOWN: usize = 1000;
 
+    /// Characters of an unknown piece that are kept; "…" stands for the others.
+    pub const MAX_UNKNOWN_CHARS: usize = 32;
+
     pub(crate) fn note_unknown(&mut self, piece: &str) {
-        if self.unknown.len() < Self::MAX_UNKNOWN
-            && !self.unknown.iter().any(|known| known == piece)
-        {
-            self.unknown.push(piece.to_owned());
+        if self.unknown.len() >= Self::MAX_UNKNOWN {
+            return;
+        }
+        let piece = match piece.char_indices().nth(Self::MAX_UNKNOWN_CHARS) {
+            // What ends in "…" may have been shortened before.
+            Some((end, _)) if &piece[end..] != "…" => Cow::Owned(format!("{}…", &piece[..end])),
+            _ => Cow::Borrowed(piece),
+        };
+        if !self.unknown.iter().any(|known| *known == piece) {
+            self.unknown.push(piece.into_owned());
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Special tokens of our own tokenizers: their names, their ids, and finding them in a text.
 
+use super::huggingface::is_no_end_name;
 use super::{Specials, TokenizerConfig};
 use crate::error::DataError;
 
@@ -30,6 +31,13 @@ impl SpecialNames {
                      hint: use \"<EOS>\", \"<unk>\" and \"<pad>\""
                 )));
             }
+        }
+        if is_no_end_name(&config.eos) {
+            return Err(DataError::config(format!(
+                "tokenizer.eos = {:?} is the name of something else than an end token in a tokenizer.json, where roles \
+                 are known by names; hint: use \"<EOS>\" or \"<|endoftext|>\"",
+                config.eos
+            )));
         }
         let names = [&config.eos, &config.unk, &config.pad];
         let given = |i: usize| Some(names[i].clone()).filter(|name| !name.is_empty());

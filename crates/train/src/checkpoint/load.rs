@@ -18,11 +18,26 @@ pub struct Checkpoint {
     pub state: State,
 }
 
+/// A checkpoint that cannot be used.
+#[derive(Clone, Debug)]
+pub struct Skipped {
+    /// Its folder.
+    pub path: PathBuf,
+    /// Why not, in words.
+    pub problem: String,
+}
+
+impl std::fmt::Display for Skipped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.problem)
+    }
+}
+
 /// The newest sound checkpoint in `folder`, and why newer ones were passed over.
 ///
 /// # Errors
 /// [`TrainError::Io`] if the folder cannot be read.
-pub fn newest(folder: &Path) -> Result<(Option<Checkpoint>, Vec<String>), TrainError> {
+pub fn newest(folder: &Path) -> Result<(Option<Checkpoint>, Vec<Skipped>), TrainError> {
     let mut skipped = Vec::new();
     if !folder.exists() {
         return Ok((None, skipped));
@@ -36,7 +51,7 @@ pub fn newest(folder: &Path) -> Result<(Option<Checkpoint>, Vec<String>), TrainE
     for (_, path) in steps {
         match Checkpoint::open(&path) {
             Ok(checkpoint) => return Ok((Some(checkpoint), skipped)),
-            Err(problem) => skipped.push(format!("{}: {problem}", path.display())),
+            Err(problem) => skipped.push(Skipped { path, problem }),
         }
     }
     Ok((None, skipped))

@@ -10,8 +10,8 @@ mod save;
 
 use serde::{Deserialize, Serialize};
 
-pub use load::{Checkpoint, newest};
-pub use retention::{prune, remove_leftovers};
+pub use load::{Checkpoint, Skipped, newest};
+pub use retention::{prune, remove_leftovers, set_aside};
 pub use save::save;
 
 /// Format number of `state.json` and `MANIFEST.json`.
@@ -36,6 +36,8 @@ pub struct State {
     pub seed: u64,
     /// What the data was: a run goes on only with the same.
     pub data: String,
+    /// What decides the run's course beside the data: a hash of the configuration's parts.
+    pub identity: String,
     /// Length of `metrics.jsonl`; what stands behind it belongs to steps that will be made again.
     pub metrics_bytes: u64,
     /// Seconds of training so far.
@@ -73,7 +75,7 @@ fn step_of(name: &str) -> Option<u64> {
     name.strip_prefix("step-")?.parse().ok()
 }
 
-fn hex_sha256(bytes: &[u8]) -> String {
+pub(crate) fn hex_sha256(bytes: &[u8]) -> String {
     use sha2::{Digest, Sha256};
     format!("{:x}", Sha256::digest(bytes))
 }

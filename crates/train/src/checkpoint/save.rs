@@ -46,7 +46,7 @@ fn write_all(
     if scratch.exists() {
         fs::remove_dir_all(scratch).map_err(TrainError::io(scratch, "remove"))?;
     }
-    Record::save(scratch, model, tokenizer_json, card)?;
+    Record::write(scratch, model, tokenizer_json, card)?;
     let moments = optimizer.state();
     weights::save_tensors(&moments, &scratch.join(OPTIMIZER))?;
     // The state holds plain numbers, which JSON can always express.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
+use nextword_kernels::{AdamwStep, Moments};
 use nextword_model::Transformer;
 use nextword_model::weights::NamedTensors;
 
@@ -24,13 +25,6 @@ pub struct Optimizer {
     /// Updates made.
     updates: u64,
     moments: BTreeMap<String, Moments>,
-}
-
-/// The running averages of one parameter, flat.
-#[derive(Clone, Debug, Default)]
-struct Moments {
-    first: Option<Tensor<1>>,
-    second: Option<Tensor<1>>,
 }
 
 impl Optimizer {
@@ -62,11 +56,15 @@ impl Optimizer {
         peak: f64,
     ) -> Transformer {
         self.updates += 1;
+        let rates = Rates {
+            rate,
+            share_of_peak: if peak > 0.0 { rate / peak } else { 0.0 },
+            gradient_scale: gradients.scale(),
+        };
         let mut mapper = Updater {
             gradients: gradients.into_map(),
             optimizer: self,
-            rate,
-            share_of_peak: if peak > 0.0 { rate / peak } else { 0.0 },
+            rates,
             path: Vec::new(),
         };
         model.map(&mut mapper)
@@ -117,8 +115,7 @@ impl Optimizer {
         shape: &[usize],
         weight: Tensor<1>,
         gradient: Tensor<1>,
-        rate: f64,
-        share_of_peak: f64,
+        rates: Rates,
     ) -> Tensor<1> {
         let decay = if shape.len() >= 2 {
             self.config.weight_decay
@@ -126,18 +123,15 @@ impl Optimizer {
             0.0
         };
         match self.config.rule(path, shape) {
-            OptimizerKind::Adamw => {
-                let weight = weight * (1.0 - rate * decay);
-                self.adamw(path, weight, gradient, rate)
-            }
+            OptimizerKind::Adamw => self.adamw(path, weight, gradient, decay, rates),
             OptimizerKind::Sgd => {
-                let gradient = gradient + weight.clone() * decay;
-                weight - self.momentum(path, gradient) * rate
+                let gradient = gradient * rates.gradient_scale + weight.clone() * decay;
+                weight - self.momentum(path, gradient) * rates.rate
             }
             OptimizerKind::Muon => {
-                let rate = self.config.muon_learning_rate * share_of_peak;
+                let rate = self.config.muon_learning_rate * rates.share_of_peak;
                 let weight = weight * (1.0 - rate * decay);
-                let direction = self.averaged(path, gradient);
+                let direction = self.averaged(path, gradient * rates.gradient_scale);
                 let [d_in, d_out] = [shape[0], shape[1]];
                 let direction: Tensor<2> = direction.reshape([d_in, d_out]);
                 weight - muon::orthogonalize(direction).reshape([d_in * d_out]) * rate
@@ -145,26 +139,24 @@ impl Optimizer {
         }
     }
 
-    fn adamw(&mut self, path: &str, weight: Tensor<1>, g: Tensor<1>, rate: f64) -> Tensor<1> {
-        let (beta1, beta2) = (self.config.beta1, self.config.beta2);
-        let updates = self.updates as f64;
-        let correction1 = 1.0 - beta1.powf(updates);
-        let correction2 = (1.0 - beta2.powf(updates)).sqrt();
+    fn adamw(
+        &mut self,
+        path: &str,
+        weight: Tensor<1>,
+        gradient: Tensor<1>,
+        decay: f64,
+        rates: Rates,
+    ) -> Tensor<1> {
+        let step = AdamwStep {
+            rate: rates.rate,
+            beta1: self.config.beta1,
+            beta2: self.config.beta2,
+            eps: self.config.eps,
+            number: self.updates,
+            gradient_scale: rates.gradient_scale,
+        };
         let moments = self.moments.entry(path.to_string()).or_default();
-        let first = match moments.first.take() {
-            Some(first) => first * beta1 + g.clone() * (1.0 - beta1),
-            None => g.clone() * (1.0 - beta1),
-        };
-        let square = g.clone() * g;
-        let second = match moments.second.take() {
-            Some(second) => second * beta2 + square * (1.0 - beta2),
-            None => square * (1.0 - beta2),
-        };
-        let denominator = second.clone().sqrt() / correction2 + self.config.eps;
-        let weight = weight - first.clone() / denominator * (rate / correction1);
-        moments.first = Some(first);
-        moments.second = Some(second);
-        weight
+        nextword_kernels::adamw(weight, gradient, moments, decay, &step)
     }
 
     /// SGD's direction: the gradient, or with momentum its running sum.
@@ -199,9 +191,18 @@ impl Optimizer {
 struct Updater<'a> {
     optimizer: &'a mut Optimizer,
     gradients: BTreeMap<String, Tensor<1>>,
-    rate: f64,
-    share_of_peak: f64,
+    rates: Rates,
     path: Vec<String>,
+}
+
+/// The numbers of one update that all parameters share.
+#[derive(Clone, Copy, Debug)]
+struct Rates {
+    rate: f64,
+    /// The learning rate as a share of its peak.
+    share_of_peak: f64,
+    /// Below 1 where the gradients' norm is clipped.
+    gradient_scale: f64,
 }
 
 impl ModuleMapper for Updater<'_> {
@@ -222,9 +223,9 @@ impl ModuleMapper for Updater<'_> {
             let shape = tensor.dims();
             let len = shape.iter().product::<usize>();
             let flat = tensor.inner().reshape([len]);
-            let new =
-                self.optimizer
-                    .step(&path, &shape, flat, gradient, self.rate, self.share_of_peak);
+            let new = self
+                .optimizer
+                .step(&path, &shape, flat, gradient, self.rates);
             Tensor::from_inner(new.reshape(shape)).require_grad()
         })
     }

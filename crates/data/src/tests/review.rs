@@ -1,0 +1,240 @@
+//! Hashes of tokens, texts that a tokenizer cannot encode, sizes out of reach, names and paths.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::tests::hostile::{added, load, with, words};
+use crate::tests::open;
+use crate::*;
+
+fn stories(kind: TokenizerKind) -> DataConfig {
+    let mut config = DataConfig {
+        builtin: Some(Builtin::Stories),
+        documents: 300,
+        ..DataConfig::default()
+    };
+    config.tokenizer.kind = kind;
+    config
+}
+
+#[test]
+fn a_content_hash_is_the_same_in_memory_and_in_a_file_and_changes_with_one_id_or_border() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = stories(TokenizerKind::Byte);
+    let built = Dataset::build(&config).unwrap();
+    prepare(&config, folder.path(), |_| {}).unwrap();
+    let opened = open(folder.path()).unwrap();
+    assert!(built.train.len() > 40_000, "several parts are hashed");
+    assert_eq!(opened.train.content_hash(), built.train.content_hash());
+    assert_eq!(
+        opened.validation.content_hash(),
+        built.validation.content_hash()
+    );
+    assert_ne!(built.train.content_hash(), built.validation.content_hash());
+    let hash = |documents: &[&[u32]]| {
+        Tokens::from_documents(documents.iter().map(|ids| ids.to_vec())).content_hash()
+    };
+    let all = [
+        hash(&[&[1, 2, 3]]),
+        hash(&[&[1, 2, 4]]),
+        hash(&[&[1], &[2, 3]]),
+        hash(&[&[1, 2]]),
+        hash(&[]),
+    ];
+    for (i, one) in all.iter().enumerate() {
+        assert_eq!(one.len(), 64);
+        assert!(!all[..i].contains(one), "{i}");
+    }
+}
+
+/// Words between spaces, without a token for unknown ones.
+fn word_file(vocab: &serde_json::Value) -> Vec<u8> {
+    let mut model = words(vocab);
+    model["unk_token"] = json!("[NONE]");
+    with(
+        &model,
+        &json!({"pre_tokenizer": {"type": "WhitespaceSplit"}}),
+    )
+}
+
+#[test]
+fn only_the_words_that_cannot_be_encoded_are_left_out_and_reported_in_short() {
+    let tokenizer = load(&word_file(&json!({"one": 0, "two": 1, "x": 2}))).unwrap();
+    let long = "y".repeat(100);
+    let encoding = tokenizer.encode(&format!("one xx two\n{long} one {long}z two"));
+    assert_eq!(encoding.ids, [0, 1, 0, 1]);
+    assert_eq!(encoding.unknown, ["xx".to_owned(), "y".repeat(32) + "…"]);
+    // Special tokens of the text stay.
+    let special = added(&json!(1), "<EOS>");
+    let parts = json!({"pre_tokenizer": {"type": "WhitespaceSplit"}, "added_tokens": special});
+    let mut model = words(&json!({"one": 0}));
+    model["unk_token"] = json!("[NONE]");
+    let tokenizer = load(&with(&model, &parts)).unwrap();
+    assert_eq!(tokenizer.encode("two<EOS>one<EOS>").ids, [1, 0, 1]);
+}
+
+#[test]
+fn a_model_without_a_rule_for_words_loses_only_the_words_that_it_refuses() {
+    let words = ["▁one", "▁two", "▁", "\n", "o", "n", "e", "t", "w"];
+    let vocab: Vec<_> = (words.iter().zip(1..))
+        .map(|(word, i)| json!([word, f64::from(-i)]))
+        .collect();
+    let model = json!({"type": "Unigram", "unk_id": null, "vocab": vocab, "byte_fallback": false});
+    let spaces = json!({"type": "Sequence", "normalizers": [
+        {"type": "Prepend", "prepend": "▁"},
+        {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+    ]});
+    let tokenizer = load(&with(&model, &json!({"normalizer": spaces}))).unwrap();
+    let all = tokenizer.encode("one two one");
+    assert_eq!(
+        (all.ids, all.unknown),
+        (vec![0, 1, 0], Vec::<String>::new())
+    );
+    // A whole piece of text is one word to the library.
+    let text = format!("one two{}\n two xyz one\n two", " one".repeat(60_000));
+    let encoding = tokenizer.encode(&text);
+    assert_eq!(encoding.unknown, ["▁xyz"]);
+    let expected = [vec![0, 1], vec![0; 60_000], vec![3, 1, 0, 3, 1]].concat();
+    assert!(encoding.ids == expected, "{}", encoding.ids.len());
+}
+
+#[test]
+fn a_tokenizer_without_an_id_for_any_of_the_text_is_named_with_the_first_piece() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("given.json");
+    std::fs::write(&file, word_file(&json!({"eins": 0, "zwei": 1}))).unwrap();
+    let mut config = stories(TokenizerKind::Char);
+    config.tokenizer.file = Some(file);
+    let to = folder.path().join("out");
+    for error in [
+        Dataset::build(&config).unwrap_err(),
+        prepare(&config, &to, |_| {}).unwrap_err(),
+    ] {
+        let first = Stories::new(0, 1).iter().next().unwrap();
+        let first = first.split(' ').next().unwrap();
+        let message = error.to_string();
+        assert!(
+            message.contains("given.json") && message.contains(&format!("{first:?}")),
+            "{message}"
+        );
+        assert!(message.contains("hint:") && error.class() == ErrorClass::Data);
+    }
+}
+
+#[test]
+fn end_tokens_that_a_file_would_not_give_back_are_refused_and_all_others_come_back() {
+    use TokenizerKind::{Bpe, Byte, Char, Word};
+    let with = |kind, eos: &str| TokenizerConfig {
+        kind,
+        eos: eos.to_owned(),
+        ..TokenizerConfig::default()
+    };
+    let text = || std::iter::once(Ok("one two one two".to_owned()));
+    for kind in [Char, Byte, Word, Bpe] {
+        for eos in ["<s>", "<sep>", "<|startoftext|>", "[CLS]", "<unk>"] {
+            let config = with(kind, eos);
+            let data = DataConfig {
+                tokenizer: config.clone(),
+                ..stories(kind)
+            };
+            let error = data.validate().unwrap_err();
+            assert_eq!(error.class(), ErrorClass::Usage);
+            assert!(
+                error.to_string().contains(eos) && error.to_string().contains("<|endoftext|>"),
+                "{error}"
+            );
+            assert!(build_tokenizer(&config, text()).is_err());
+        }
+        for eos in ["<EOS>", "<|endoftext|>", "</s>", "<FIN>", "[EOS]"] {
+            let built = build_tokenizer(&with(kind, eos), text()).unwrap();
+            let again = parse_tokenizer(&built.to_json().unwrap(), "test").unwrap();
+            assert!(built.specials().eos.is_some());
+            assert_eq!(again.specials(), built.specials(), "{kind:?} {eos}");
+        }
+    }
+}
+
+#[test]
+fn sizes_that_no_memory_holds_are_errors_with_the_numbers_and_the_fix() {
+    let good = LoaderConfig {
+        context_length: 4,
+        batch_size: 2,
+        accumulation: 65_536,
+        order: Order::Random,
+        packing: Packing::Documents,
+        seed: 0,
+        padding: 0,
+    };
+    let tokens = || Tokens::from_ids((0..100).collect());
+    assert!(Loader::new(tokens(), good).is_ok());
+    let refused = |config: LoaderConfig, numbers: [String; 2]| {
+        let error = Loader::new(tokens(), config).unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Usage);
+        let message = error.to_string();
+        assert!(message.contains("hint:"), "{message}");
+        for number in numbers {
+            assert!(message.contains(&number), "{message}");
+        }
+    };
+    for (batch_size, context_length) in [
+        (1 << 27, 3),
+        (usize::MAX, 1),
+        (1, usize::MAX),
+        (usize::MAX / 2, 4),
+    ] {
+        let config = LoaderConfig {
+            context_length,
+            batch_size,
+            ..good
+        };
+        refused(config, [batch_size, context_length].map(|n| n.to_string()));
+    }
+    for accumulation in [65_537, usize::MAX] {
+        let numbers = [accumulation, 65_536].map(|n| n.to_string());
+        refused(
+            LoaderConfig {
+                accumulation,
+                ..good
+            },
+            numbers,
+        );
+    }
+    assert!(EvalWindows::new(tokens(), usize::MAX, Packing::Packed, 0).is_err());
+    let windows = EvalWindows::new(tokens(), 1 << 28, Packing::Packed, 0).unwrap();
+    assert!(windows.batch(0..usize::MAX).is_err());
+}
+
+#[test]
+fn fewer_than_two_tokens_are_no_reason_for_a_context_of_nothing() {
+    for have in [0, 1] {
+        let tokens = Tokens::from_ids(vec![0; have]);
+        let message = EvalWindows::new(tokens, 8, Packing::Packed, 0)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("hint: give more text") && !message.contains("or less"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn paths_are_absolute_after_an_absolute_base_and_standard_input_stays() {
+    let base = std::env::temp_dir();
+    let mut config = DataConfig {
+        path: Some("a.txt".into()),
+        paths: vec!["-".into(), base.join("c.txt")],
+        prepared: Some("deep/er".into()),
+        ..DataConfig::default()
+    };
+    config.tokenizer.file = Some("t.json".into());
+    config.resolve_paths(&base);
+    assert_eq!(config.path, Some(base.join("a.txt")));
+    assert_eq!(
+        config.paths,
+        [Path::new("-").to_path_buf(), base.join("c.txt")]
+    );
+    assert_eq!(config.prepared, Some(base.join("deep/er")));
+    assert_eq!(config.tokenizer.file, Some(base.join("t.json")));
+}
