@@ -24,6 +24,11 @@ use clap::Parser;
 
 use crate::args::{Cli, Command};
 
+/// Training allocates and frees the same large arrays in each step. The system's allocator gives
+/// their pages back to the kernel each time; this one keeps them.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match exit::without_panics(|| run(cli.command)) {
