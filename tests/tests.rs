@@ -10,10 +10,12 @@
 
 mod backends; // the same numbers on flex, ndarray and wgpu
 mod checkpoints; // what is damaged is noticed, and an older checkpoint is used
-mod commands; // the program as a new user meets it, wrong inputs included
+mod commands; // the program as a new user meets it
 mod configs; // every file in configs/ parses, builds and says the truth
 mod gradients; // finite differences, the mask, accumulation
 mod layering; // which crate may use which
+mod place; // where the tests of the program run it
 mod reference; // PyTorch's logits, losses, gradients and updates
+mod refusals; // wrong inputs: one sentence, the right code, nothing lost
 mod resume; // bitwise, whatever stopped the run
 mod util;

@@ -1,5 +1,7 @@
 //! The order of things in a run.
 
+mod resume;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -9,7 +11,7 @@ use burn::tensor::{Tensor, Transaction};
 use nextword_data::TokenBatch;
 use nextword_model::{Card, Dropout, Record, Transformer};
 
-use crate::checkpoint::{self, Skipped, State};
+use crate::checkpoint::{self, State};
 use crate::folder::RunFolder;
 use crate::metrics::{MetricsFile, MetricsLine};
 use crate::nonfinite::{first_nonfinite, first_weight};
@@ -93,34 +95,6 @@ impl Trainer {
             let config = &trainer.ingredients.config;
             trainer.folder.settle(config, &trainer.tokenizer_json)?;
         }
-        Ok(trainer)
-    }
-
-    /// Continues the run in `folder` from its newest sound checkpoint, or from the beginning if
-    /// there has never been one.
-    ///
-    /// # Errors
-    /// [`TrainError::Run`] and [`TrainError::Config`] if data or configuration are not what they
-    /// were; [`TrainError::Damaged`] if there were checkpoints and none can be used.
-    pub fn resume(ingredients: Ingredients, folder: RunFolder) -> Result<Self, TrainError> {
-        let checkpoints = folder.checkpoints_path();
-        checkpoint::remove_leftovers(&checkpoints)?;
-        Record::recover(&folder.best_path())?;
-        Record::recover(&folder.last_path())?;
-        let (found, skipped) = checkpoint::newest(&checkpoints)?;
-        let Some(found) = found else {
-            if skipped.is_empty() && !folder.last_path().exists() {
-                return Self::begin(ingredients, folder);
-            }
-            return Err(no_checkpoint(&folder, &skipped));
-        };
-        check_same(&ingredients, &found.state, &folder)?;
-        checkpoint::set_aside(&skipped)?;
-        let config = &ingredients.config;
-        let model = found.model(&config.model, &ingredients.device)?;
-        let optimizer = found.optimizer(config.optimizer, &ingredients.device)?;
-        let mut trainer = Self::new(ingredients, folder, model, optimizer, found.state)?;
-        trainer.skipped = skipped.iter().map(ToString::to_string).collect();
         Ok(trainer)
     }
 
@@ -518,52 +492,6 @@ impl Trainer {
             first,
         }
     }
-}
-
-/// There were checkpoints, and none can be used: beginning anew would overwrite what was learned.
-fn no_checkpoint(folder: &RunFolder, skipped: &[Skipped]) -> TrainError {
-    let what = match skipped.first() {
-        Some(first) => format!("no checkpoint is sound ({first})"),
-        None => "its checkpoints are gone".to_string(),
-    };
-    TrainError::Damaged {
-        path: folder.path().to_path_buf(),
-        problem: format!(
-            "{what}; hint: go on from its record with start_from = \"{}\" in a new run",
-            folder.last_path().display()
-        ),
-    }
-}
-
-/// Whether the run would go on as what it was.
-fn check_same(
-    ingredients: &Ingredients,
-    state: &State,
-    folder: &RunFolder,
-) -> Result<(), TrainError> {
-    let config = &ingredients.config;
-    if state.data != ingredients.data_fingerprint() {
-        let problem = "the data has changed since the run began; hint: put the old data back, or \
-                       begin a new run with start_from";
-        return Err(TrainError::run(folder.path(), problem));
-    }
-    if state.seed != config.seed || state.identity != config.identity() {
-        let problem = "seed, data order, model, optimizer, schedule or batch have changed since the \
-                       run began; hint: put them back; train.steps, checkpoint, validation and \
-                       samples may change";
-        return Err(TrainError::run(folder.config_path(), problem));
-    }
-    if config.train.steps < state.step {
-        return Err(TrainError::config(
-            "train.steps",
-            format!(
-                "{} are fewer than the {} that were made",
-                config.train.steps, state.step
-            ),
-            "set more, or leave it as it is",
-        ));
-    }
-    Ok(())
 }
 
 /// Reads two numbers from the device at once.

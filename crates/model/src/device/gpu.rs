@@ -1,0 +1,136 @@
+//! The devices that may not be there.
+
+#![allow(dead_code, clippy::unnecessary_wraps)] // What is used depends on the features.
+
+use super::{Adapter, Device, DeviceInfo, DeviceName, GraphicsApi, ModelError, calculates};
+
+/// The first discrete GPU that works, by the fastest backend of this build.
+pub(super) fn open_discrete() -> Option<Device> {
+    #[cfg(feature = "cuda")]
+    if let Ok(device) = open_cuda(&DeviceName::Cuda(0), 0) {
+        return Some(device);
+    }
+    #[cfg(feature = "rocm")]
+    if let Ok(device) = open_rocm(&DeviceName::Rocm(0), 0) {
+        return Some(device);
+    }
+    #[cfg(feature = "wgpu")]
+    if let Ok((device, _)) = wgpu::first(GraphicsApi::Auto, &wgpu::DISCRETE, 0) {
+        return Some(device);
+    }
+    None
+}
+
+pub(super) fn open_wgpu(
+    name: &DeviceName,
+    api: GraphicsApi,
+    adapter: Adapter,
+) -> Result<Device, ModelError> {
+    #[cfg(not(feature = "wgpu"))]
+    {
+        let _ = (api, adapter);
+        Err(name.not_built("wgpu"))
+    }
+    #[cfg(feature = "wgpu")]
+    {
+        let (kinds, n): (&[wgpu::Kind], _) = match adapter {
+            Adapter::Best => (&wgpu::HARDWARE, 0),
+            Adapter::Nth(n) => (&wgpu::HARDWARE, n),
+            Adapter::Software => (&[wgpu::Kind::Software], 0),
+        };
+        let (device, _) = wgpu::first(api, kinds, n).map_err(|found| {
+            let found = if found.is_empty() {
+                "no GPU was found".to_string()
+            } else {
+                format!("found only {}", found.join(", "))
+            };
+            name.error(
+                found,
+                "use --device flex for the CPU, or install the GPU's driver; a software \
+                 adapter is used only if asked for by --device wgpu:software",
+            )
+        })?;
+        Ok(device)
+    }
+}
+
+pub(super) fn open_cuda(name: &DeviceName, index: usize) -> Result<Device, ModelError> {
+    #[cfg(not(feature = "cuda"))]
+    {
+        let _ = index;
+        Err(name.not_built("cuda"))
+    }
+    #[cfg(feature = "cuda")]
+    {
+        use burn::tensor::DeviceType;
+        let found = super::quietly(|| Device::enumerate(DeviceType::Cuda).len()).unwrap_or(0);
+        if index >= found {
+            return Err(name.error(
+                format!("{found} CUDA devices were found"),
+                "install NVIDIA's driver and the CUDA runtime, or use --device flex",
+            ));
+        }
+        working(name, Device::cuda(index))
+    }
+}
+
+pub(super) fn open_rocm(name: &DeviceName, index: usize) -> Result<Device, ModelError> {
+    #[cfg(not(feature = "rocm"))]
+    {
+        let _ = index;
+        Err(name.not_built("rocm"))
+    }
+    #[cfg(feature = "rocm")]
+    {
+        use burn::tensor::DeviceType;
+        let found = super::quietly(|| Device::enumerate(DeviceType::Rocm).len()).unwrap_or(0);
+        if index >= found {
+            return Err(name.error(
+                format!("{found} ROCm devices were found"),
+                "install AMD's ROCm, or use --device flex",
+            ));
+        }
+        working(name, Device::rocm(index))
+    }
+}
+
+fn working(name: &DeviceName, device: Device) -> Result<Device, ModelError> {
+    match calculates(&device) {
+        Ok(()) => Ok(device),
+        Err(problem) => Err(name.error(problem, "use --device flex for the CPU")),
+    }
+}
+
+/// Every GPU of this build and machine.
+pub(super) fn list() -> Vec<DeviceInfo> {
+    #[allow(unused_mut)]
+    let mut found = Vec::new();
+    for index in 0..16 {
+        for name in [DeviceName::Cuda(index), DeviceName::Rocm(index)] {
+            if let Ok(device) = name.open() {
+                let description = describe(&device);
+                found.push(DeviceInfo { name, description });
+            }
+        }
+    }
+    #[cfg(feature = "wgpu")]
+    found.extend(wgpu::list());
+    found
+}
+
+#[cfg(any(feature = "cuda", feature = "rocm", feature = "wgpu"))]
+fn describe(device: &Device) -> String {
+    super::quietly(|| device.identity())
+        .ok()
+        .flatten()
+        .map_or_else(|| "GPU".to_string(), |identity| identity.name)
+}
+
+#[cfg(not(any(feature = "cuda", feature = "rocm", feature = "wgpu")))]
+fn describe(_device: &Device) -> String {
+    "GPU".to_string()
+}
+
+#[cfg(feature = "wgpu")]
+#[path = "wgpu.rs"]
+mod wgpu;

@@ -1,0 +1,96 @@
+//! Where the tests of the program run it, and what they hold it to.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Output;
+
+use serde_json::Value;
+
+use crate::resume::TINY;
+use crate::util::{nextword, stderr};
+
+/// Exit codes, as the README has them.
+pub(crate) const USAGE: i32 = 2;
+pub(crate) const BAD_FILE: i32 = 3;
+pub(crate) const DIVERGED: i32 = 4;
+pub(crate) const RESOURCES: i32 = 5;
+
+/// A folder of its own for each test.
+pub(crate) struct Place {
+    pub(crate) folder: tempfile::TempDir,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+        let path = self.path(name);
+        fs::write(&path, content).unwrap();
+        path.display().to_string()
+    }
+
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
+        nextword()
+            .args(args)
+            .current_dir(self.folder.path())
+            .output()
+            .unwrap()
+    }
+
+    /// Runs a command that must fail, with one sentence that holds all of `says`, and must leave
+    /// no run behind.
+    pub(crate) fn refuses(&self, args: &[&str], code: i32, says: &[&str]) {
+        let output = self.run(args);
+        let error = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {error}");
+        assert_one_sentence(&error);
+        for part in says {
+            assert!(
+                error.contains(part),
+                "{args:?} does not say `{part}`: {error}"
+            );
+        }
+        assert!(output.stdout.is_empty(), "{args:?} writes a result");
+        assert!(!self.path("runs").exists(), "{args:?} leaves a run behind");
+    }
+
+    pub(crate) fn train_with(&self, set: &[&str]) -> Vec<String> {
+        let config = self.write("tiny.toml", TINY);
+        let mut args = vec!["train".to_string(), config];
+        args.extend(
+            set.iter()
+                .flat_map(|set| ["--set".to_string(), (*set).to_string()]),
+        );
+        args
+    }
+
+    pub(crate) fn training_refuses(&self, set: &[&str], code: i32, says: &[&str]) {
+        let args = self.train_with(set);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        self.refuses(&args, code, says);
+    }
+}
+
+pub(crate) fn assert_one_sentence(error: &str) {
+    assert_eq!(error.matches("error: ").count(), 1, "{error}");
+    assert!(
+        !error.contains("panicked") && !error.contains("a fault of nextword"),
+        "{error}"
+    );
+}
+
+pub(crate) fn json_lines(output: &Output) -> Vec<Value> {
+    assert!(output.status.success(), "{}", stderr(output));
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
