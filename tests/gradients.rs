@@ -183,6 +183,10 @@ fn trained(config: &ModelConfig, device: &Device) -> Vec<(String, Vec<f32>)> {
     std::iter::once(loss).chain(gradients).collect()
 }
 
+/// Largest difference between fused and plain gradients in f32, as a part of the largest number of
+/// a tensor. Where gradients almost cancel, as those of queries and keys, f32 itself leaves 1e-4.
+const FUSED: f32 = 3e-4;
+
 /// flex runs the fused operations, the others the plain ones.
 #[test]
 fn fused_operations_equal_plain_ones_in_every_architecture() {
@@ -194,7 +198,7 @@ fn fused_operations_equal_plain_ones_in_every_architecture() {
         for (on, plain) in results {
             assert_eq!(fused.len(), plain.len());
             for ((name, a), (_, b)) in fused.iter().zip(&plain) {
-                assert_close(a, b, 5e-5, &format!("{what}: {name} on flex and {on}"));
+                assert_close(a, b, FUSED, &format!("{what}: {name} on flex and {on}"));
             }
         }
     }
