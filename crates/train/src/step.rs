@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Gradients as BurnGradients, Int, Tensor, TensorData};
+use burn::tensor::{Gradients as BurnGradients, Int, Tensor, TensorData, Transaction};
 use nextword_data::TokenBatch;
 use nextword_model::{Dropout, NoProbe, Pass, Probe, Transformer};
 
@@ -150,4 +150,14 @@ pub(crate) fn batch_loss<P: Probe>(
     let data = TensorData::new(ids, [batch.batch, batch.seq]);
     let tokens = Tensor::<2, Int>::from_data(data, &device);
     model.loss_sum(tokens, &batch.targets, pass)
+}
+
+/// Reads two numbers from the device at once.
+pub(crate) fn read(a: Tensor<1>, b: Tensor<1>) -> [f64; 2] {
+    let values = Transaction::default().register(a).register(b).execute();
+    let mut numbers = values
+        .into_iter()
+        .map(|data| nextword_model::weights::floats(data).first().copied());
+    let mut next = || f64::from(numbers.next().flatten().unwrap_or(f32::NAN));
+    [next(), next()]
 }

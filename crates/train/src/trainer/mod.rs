@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::tensor::{Tensor, Transaction};
+use burn::tensor::Tensor;
 use nextword_data::TokenBatch;
 use nextword_model::{Card, Dropout, Record, Transformer};
 
@@ -18,6 +18,7 @@ use crate::nonfinite::{first_nonfinite, first_weight};
 use crate::report::{
     Hooks, Outcome, Reporter, RunInfo, Silent, StepReport, StopReason, ValidationReport,
 };
+use crate::step::read;
 use crate::{Gradients, Ingredients, Optimizer, TrainError, forward_backward};
 
 /// Steps that were prepared ahead of the one in work.
@@ -492,14 +493,4 @@ impl Trainer {
             first,
         }
     }
-}
-
-/// Reads two numbers from the device at once.
-fn read(a: Tensor<1>, b: Tensor<1>) -> [f64; 2] {
-    let values = Transaction::default().register(a).register(b).execute();
-    let mut numbers = values
-        .into_iter()
-        .map(|data| nextword_model::weights::floats(data).first().copied());
-    let mut next = || f64::from(numbers.next().flatten().unwrap_or(f32::NAN));
-    [next(), next()]
 }
