@@ -20,7 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "data", "model", "generate", "explain", "eval", "train", "server",
+            "kernels", "data", "model", "generate", "explain", "eval", "train", "server",
         ],
     ),
 ];

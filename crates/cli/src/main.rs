@@ -6,6 +6,7 @@
 #![recursion_limit = "256"]
 
 mod args;
+mod bench;
 mod commands;
 mod console;
 mod exit;
@@ -52,6 +53,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Plan(args) => commands::plan::run(&args)?,
         Command::Plot(args) => commands::plot::run(&args)?,
         Command::Devices(args) => commands::devices::run(&args)?,
+        Command::Bench(args) => commands::bench::run(&args)?,
         Command::Completions(args) => commands::completions::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)

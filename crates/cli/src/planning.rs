@@ -5,7 +5,7 @@ use std::time::Instant;
 use burn::module::Module;
 use nextword_data::Baselines;
 use nextword_model::{Counts, MemoryEstimate};
-use nextword_train::{Ingredients, Optimizer, RunConfig, forward_backward};
+use nextword_train::{Ingredients, Optimizer, RunConfig, Stepper};
 use serde::Serialize;
 
 use crate::exit;
@@ -176,26 +176,21 @@ impl Plan {
             return Ok(self);
         }
         let config = &ingredients.config;
-        let mut model = ingredients.first_model()?.train();
-        let mut optimizer = Optimizer::new(config.optimizer);
+        let model = ingredients.first_model()?.train();
+        let mut stepper = Stepper::new(model, config.optimizer, config.seed);
         let (mut begin, mut first_loss) = (Instant::now(), f64::NAN);
         for step in 0..=steps {
             let batches = (0..config.train.accumulation)
                 .map(|micro| ingredients.loader.batch(step, micro))
                 .collect::<Result<Vec<_>, _>>()?;
             let rate = config.schedule.learning_rate(step, config.train.steps);
-            let (loss, gradients) = forward_backward(&model, &batches, config.seed, step);
-            if let Some(norm) = gradients.norm() {
-                let norm = f64::from(norm.into_scalar::<f32>());
-                let gradients = gradients.clip(norm, config.optimizer.clip_norm);
-                model = optimizer.update(model, gradients, rate, config.schedule.learning_rate);
-            }
-            // Reading it waits for the device.
-            let loss = f64::from(loss.into_scalar::<f32>());
+            // The loss is read from the device, which waits for it.
+            let loss = stepper.step(&batches, step, rate, config.schedule.learning_rate);
             if step == 0 {
                 (begin, first_loss) = (Instant::now(), loss);
             }
         }
+        let model = stepper.model();
         let _ = model.device().sync();
         let per_step = begin.elapsed().as_secs_f64() / steps as f64;
         if !first_loss.is_finite() {

@@ -41,7 +41,7 @@ pub fn gate<const D: usize>(f: Activation, gate: Tensor<D>, up: Tensor<D>) -> Te
 mod fast {
     use super::Activation;
     use crate::cpu::{activation as kernel, gated};
-    use crate::fused::{Kept, Op, buffer};
+    use crate::fused::{Buffer, Kept, Op};
 
     impl From<Activation> for kernel::Activation {
         fn from(f: Activation) -> Self {
@@ -62,14 +62,14 @@ mod fast {
         type Saved = ();
         const KEEPS: [bool; 1] = [true];
 
-        fn forward(&self, [x]: [&[f32]; 1], _keep: bool) -> (Vec<f32>, ()) {
-            let mut y = buffer(x.len());
+        fn forward(&self, [x]: [&[f32]; 1], _keep: bool) -> (Buffer, ()) {
+            let mut y = Buffer::new(x.len());
             kernel::forward(self.0.into(), x, &[], &mut y);
             (y, ())
         }
 
-        fn backward(&self, kept: Kept<'_, (), 1>) -> [Option<Vec<f32>>; 1] {
-            let mut dx = buffer(kept.grad.len());
+        fn backward(&self, kept: Kept<'_, (), 1>) -> [Option<Buffer>; 1] {
+            let mut dx = Buffer::new(kept.grad.len());
             kernel::backward(self.0.into(), kept.inputs[0], &[], kept.grad, &mut dx);
             [Some(dx)]
         }
@@ -82,15 +82,15 @@ mod fast {
         type Saved = ();
         const KEEPS: [bool; 2] = [true; 2];
 
-        fn forward(&self, [gate, up]: [&[f32]; 2], _keep: bool) -> (Vec<f32>, ()) {
-            let mut hidden = buffer(up.len());
+        fn forward(&self, [gate, up]: [&[f32]; 2], _keep: bool) -> (Buffer, ()) {
+            let mut hidden = Buffer::new(up.len());
             gated::forward(self.0.into(), gated::Gated { gate, up }, &mut hidden);
             (hidden, ())
         }
 
-        fn backward(&self, kept: Kept<'_, (), 2>) -> [Option<Vec<f32>>; 2] {
+        fn backward(&self, kept: Kept<'_, (), 2>) -> [Option<Buffer>; 2] {
             let [gate, up] = kept.inputs;
-            let (mut d_gate, mut d_up) = (buffer(up.len()), buffer(up.len()));
+            let (mut d_gate, mut d_up) = (Buffer::new(up.len()), Buffer::new(up.len()));
             let inputs = gated::Gated { gate, up };
             gated::backward(self.0.into(), inputs, kept.grad, &mut d_gate, &mut d_up);
             [Some(d_gate), Some(d_up)]

@@ -113,7 +113,7 @@ mod fast {
     ) -> Tensor<1> {
         let shape = weight.dims();
         let flat = |tensor: Tensor<1>| contiguous(tensor);
-        let zeros = || fused::tensor(vec![0.0; shape[0]], shape);
+        let zeros = || fused::tensor(fused::Buffer::zeros(shape[0]), shape);
         let (mut value, grad) = (flat(weight), flat(gradient));
         let mut mean = moments.first.take().map_or_else(zeros, flat);
         let mut square = moments.second.take().map_or_else(zeros, flat);
@@ -142,7 +142,7 @@ mod fast {
         let tensors: Vec<FlexTensor> = tensors.iter().map(|g| contiguous((*g).clone())).collect();
         let slices: Vec<&[f32]> = tensors.iter().map(fused::values).collect();
         let sum = squares::sum_of_squares(&slices);
-        Tensor::from_primitive::<Flex>(fused::tensor(vec![sum as f32], [1]))
+        Tensor::from_primitive::<Flex>(fused::tensor(fused::Buffer::of(&[sum as f32]), [1]))
     }
 
     /// The tensor as one run of numbers that is the whole of its buffer.
@@ -154,7 +154,7 @@ mod fast {
             return tensor;
         }
         fused::tensor(
-            fused::values(&tensor.to_contiguous()).to_vec(),
+            fused::Buffer::of(fused::values(&tensor.to_contiguous())),
             tensor.layout().shape().clone(),
         )
     }

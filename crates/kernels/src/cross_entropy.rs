@@ -62,7 +62,7 @@ mod fast {
     use crate::cpu::columns::add_column_sums;
     use crate::cpu::cross_entropy::{self as kernel, RowResults, Task};
     use crate::cpu::elementwise::scale;
-    use crate::fused::{Kept, Op, apply, buffer};
+    use crate::fused::{Buffer, Kept, Op, apply};
     use crate::linear::fast::{Product, Stored};
 
     /// Logits that are held at once: 32 MB.
@@ -79,7 +79,7 @@ mod fast {
     }
 
     /// Gradients of hidden numbers, weight and bias for a gradient of 1.
-    type Gradients = [Vec<f32>; 3];
+    type Gradients = [Buffer; 3];
 
     pub(super) fn cross_entropy_sum(
         hidden: Tensor<3>,
@@ -109,15 +109,22 @@ mod fast {
     }
 
     impl Loss {
-        fn run(&self, [x, weight, bias]: [&[f32]; 3], keep: bool) -> (Vec<f32>, Gradients) {
+        fn run(&self, [x, weight, bias]: [&[f32]; 3], keep: bool) -> (Buffer, Gradients) {
             let Product {
                 rows, d_in, d_out, ..
             } = self.product;
             let portion = (PORTION / d_out).max(LEAST).min(rows.max(1));
-            let mut logits = buffer(portion * d_out);
-            let (mut loss, mut lse) = (buffer(portion), buffer(portion));
+            let mut logits = Buffer::new(portion * d_out);
+            let (mut loss, mut lse) = (Buffer::new(portion), Buffer::new(portion));
             let len = |len: usize| if keep { len } else { 0 };
-            let mut grads = [x.len(), weight.len(), bias.len()].map(|n| buffer(len(n)));
+            let mut grads = [
+                Buffer::new(len(x.len())),
+                Buffer::new(len(weight.len())),
+                Buffer::zeros(len(bias.len())),
+            ];
+            if rows == 0 {
+                grads[1].fill(0.0);
+            }
             let mut sum = 0.0;
             for first in (0..rows).step_by(portion) {
                 let n = portion.min(rows - first);
@@ -149,7 +156,7 @@ mod fast {
                     add_column_sums(logits, db);
                 }
             }
-            (vec![sum as f32], grads)
+            (Buffer::of(&[sum as f32]), grads)
         }
 
         /// The gradients, times that of the sum.
@@ -157,7 +164,7 @@ mod fast {
             mut gradients: Gradients,
             grad: &[f32],
             wanted: [bool; 3],
-        ) -> [Option<Vec<f32>>; 3] {
+        ) -> [Option<Buffer>; 3] {
             for gradient in &mut gradients {
                 scale(gradient, grad[0]);
             }
@@ -170,11 +177,11 @@ mod fast {
         type Saved = Gradients;
         const KEEPS: [bool; 2] = [false; 2];
 
-        fn forward(&self, [x, weight]: [&[f32]; 2], keep: bool) -> (Vec<f32>, Gradients) {
+        fn forward(&self, [x, weight]: [&[f32]; 2], keep: bool) -> (Buffer, Gradients) {
             self.run([x, weight, &[]], keep)
         }
 
-        fn backward(&self, kept: Kept<'_, Gradients, 2>) -> [Option<Vec<f32>>; 2] {
+        fn backward(&self, kept: Kept<'_, Gradients, 2>) -> [Option<Buffer>; 2] {
             let [wx, ww] = kept.wanted;
             let [dx, dw, _] = Self::scaled(kept.saved, kept.grad, [wx, ww, false]);
             [dx, dw]
@@ -185,11 +192,11 @@ mod fast {
         type Saved = Gradients;
         const KEEPS: [bool; 3] = [false; 3];
 
-        fn forward(&self, inputs: [&[f32]; 3], keep: bool) -> (Vec<f32>, Gradients) {
+        fn forward(&self, inputs: [&[f32]; 3], keep: bool) -> (Buffer, Gradients) {
             self.run(inputs, keep)
         }
 
-        fn backward(&self, kept: Kept<'_, Gradients, 3>) -> [Option<Vec<f32>>; 3] {
+        fn backward(&self, kept: Kept<'_, Gradients, 3>) -> [Option<Buffer>; 3] {
             Self::scaled(kept.saved, kept.grad, kept.wanted)
         }
     }

@@ -52,7 +52,7 @@ impl DropoutMask {
 pub(crate) mod fast {
     use super::DropoutMask;
     use crate::cpu::dropout as kernel;
-    use crate::fused::{Kept, Op, buffer};
+    use crate::fused::{Buffer, Kept, Op};
 
     impl DropoutMask {
         pub(crate) fn kernel(&self) -> kernel::Mask {
@@ -67,8 +67,8 @@ pub(crate) mod fast {
     pub(super) struct Dropout(pub(super) DropoutMask);
 
     impl Dropout {
-        fn masked(&self, x: &[f32]) -> Vec<f32> {
-            let mut y = buffer(x.len());
+        fn masked(&self, x: &[f32]) -> Buffer {
+            let mut y = Buffer::new(x.len());
             kernel::apply(self.0.kernel(), self.0.first, x, &mut y);
             y
         }
@@ -78,11 +78,11 @@ pub(crate) mod fast {
         type Saved = ();
         const KEEPS: [bool; 1] = [false];
 
-        fn forward(&self, [x]: [&[f32]; 1], _keep: bool) -> (Vec<f32>, ()) {
+        fn forward(&self, [x]: [&[f32]; 1], _keep: bool) -> (Buffer, ()) {
             (self.masked(x), ())
         }
 
-        fn backward(&self, kept: Kept<'_, (), 1>) -> [Option<Vec<f32>>; 1] {
+        fn backward(&self, kept: Kept<'_, (), 1>) -> [Option<Buffer>; 1] {
             [Some(self.masked(kept.grad))]
         }
     }

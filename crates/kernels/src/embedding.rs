@@ -18,7 +18,7 @@ mod fast {
     use burn::tensor::{Int, Tensor};
 
     use crate::cpu::embedding as kernel;
-    use crate::fused::{Kept, Op, apply, buffer};
+    use crate::fused::{Buffer, Kept, Op, apply};
 
     #[derive(Clone, Debug)]
     struct Embed {
@@ -43,14 +43,14 @@ mod fast {
         type Saved = ();
         const KEEPS: [bool; 1] = [false];
 
-        fn forward(&self, [table]: [&[f32]; 1], _keep: bool) -> (Vec<f32>, ()) {
-            let mut out = buffer(self.ids.len() * self.width);
+        fn forward(&self, [table]: [&[f32]; 1], _keep: bool) -> (Buffer, ()) {
+            let mut out = Buffer::new(self.ids.len() * self.width);
             kernel::gather(table, self.width, &self.ids, &mut out);
             (out, ())
         }
 
-        fn backward(&self, kept: Kept<'_, (), 1>) -> [Option<Vec<f32>>; 1] {
-            let mut sums = vec![0.0; self.rows * self.width];
+        fn backward(&self, kept: Kept<'_, (), 1>) -> [Option<Buffer>; 1] {
+            let mut sums = Buffer::zeros(self.rows * self.width);
             kernel::scatter_add(kept.grad, self.width, &self.ids, &mut sums);
             [Some(sums)]
         }

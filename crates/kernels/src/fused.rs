@@ -12,7 +12,9 @@ use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex};
-use burn::tensor::{Bytes, DType, Device, Shape, Tensor};
+use burn::tensor::{DType, Device, Shape, Tensor};
+
+pub(crate) use crate::pool::Buffer;
 
 /// An operation on `N` tensors with one result.
 pub(crate) trait Op<const N: usize>: Clone + Debug + Send + 'static {
@@ -26,10 +28,10 @@ pub(crate) trait Op<const N: usize>: Clone + Debug + Send + 'static {
     const KEEPS_OUTPUT: bool = false;
 
     /// The result. `keep` says whether a backward pass may follow.
-    fn forward(&self, inputs: [&[f32]; N], keep: bool) -> (Vec<f32>, Self::Saved);
+    fn forward(&self, inputs: [&[f32]; N], keep: bool) -> (Buffer, Self::Saved);
 
     /// The gradients of the inputs that are wanted.
-    fn backward(&self, kept: Kept<'_, Self::Saved, N>) -> [Option<Vec<f32>>; N];
+    fn backward(&self, kept: Kept<'_, Self::Saved, N>) -> [Option<Buffer>; N];
 }
 
 /// What a backward pass works with.
@@ -136,15 +138,10 @@ pub(crate) fn values(tensor: &FlexTensor) -> &[f32] {
 }
 
 /// A tensor of `values`.
-pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
+pub(crate) fn tensor(values: Buffer, shape: impl Into<Shape>) -> FlexTensor {
     let layout = Layout::contiguous(shape.into());
     debug_assert_eq!(values.len(), layout.num_elements());
-    FlexTensor::new(Bytes::from_elems(values), layout, DType::F32)
-}
-
-/// `len` numbers that the caller writes all of.
-pub(crate) fn buffer(len: usize) -> Vec<f32> {
-    vec![0.0; len]
+    FlexTensor::new(values.into_bytes(), layout, DType::F32)
 }
 
 #[derive(Clone, Debug)]
@@ -167,19 +164,23 @@ impl<O: Op<N>, const N: usize> Backward<Flex, N> for Step<O> {
         grads: &mut Gradients,
         _checkpointer: &mut Checkpointer,
     ) {
-        let grad = grads.consume::<Flex>(&ops.node).to_contiguous();
+        let Ops {
+            parents,
+            node,
+            state,
+        } = ops;
+        let grad = grads.consume::<Flex>(&node).to_contiguous();
         let found = self.0.backward(Kept {
-            inputs: ops
-                .state
+            inputs: state
                 .inputs
                 .each_ref()
                 .map(|kept| kept_values(kept.as_ref())),
-            output: kept_values(ops.state.output.as_ref()),
-            saved: ops.state.saved.clone(),
+            output: kept_values(state.output.as_ref()),
+            saved: state.saved,
             grad: values(&grad),
-            wanted: ops.parents.each_ref().map(Option::is_some),
+            wanted: parents.each_ref().map(Option::is_some),
         });
-        let gradients = ops.parents.into_iter().zip(found).zip(ops.state.shapes);
+        let gradients = parents.into_iter().zip(found).zip(state.shapes);
         for ((parent, gradient), shape) in gradients {
             if let (Some(parent), Some(gradient)) = (parent, gradient) {
                 grads.register::<Flex>(parent.id, tensor(gradient, shape));

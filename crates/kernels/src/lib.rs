@@ -34,6 +34,9 @@ mod embedding;
 mod fused;
 mod linear;
 mod norm;
+#[cfg(feature = "flex")]
+#[allow(unsafe_code)] // The memory of a tensor; each use says why it is sound.
+mod pool;
 pub mod reference;
 mod rng;
 mod rotary;

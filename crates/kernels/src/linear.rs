@@ -26,7 +26,7 @@ pub(crate) mod fast {
 
     use crate::cpu::columns::add_column_sums;
     use crate::cpu::product::{self, GemmOptions, MatMut, MatRef, MatvecOptions};
-    use crate::fused::{Kept, Op, apply, buffer};
+    use crate::fused::{Buffer, Kept, Op, apply};
 
     /// Rows up to which a product is bound by reading the weights.
     const FEW: usize = 8;
@@ -153,8 +153,8 @@ pub(crate) mod fast {
             }
         }
 
-        fn result(&self, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
-            let mut y = buffer(self.rows * self.d_out);
+        fn result(&self, x: &[f32], weight: &[f32], bias: &[f32]) -> Buffer {
+            let mut y = Buffer::new(self.rows * self.d_out);
             self.forward(x, weight, bias, &mut y);
             y
         }
@@ -165,14 +165,14 @@ pub(crate) mod fast {
             weight: &[f32],
             dy: &[f32],
             wanted: [bool; 2],
-        ) -> [Option<Vec<f32>>; 2] {
+        ) -> [Option<Buffer>; 2] {
             let dx = wanted[0].then(|| {
-                let mut dx = buffer(self.rows * self.d_in);
+                let mut dx = Buffer::new(self.rows * self.d_in);
                 self.input_gradient(dy, weight, &mut dx);
                 dx
             });
             let dw = wanted[1].then(|| {
-                let mut dw = buffer(self.d_in * self.d_out);
+                let mut dw = Buffer::new(self.d_in * self.d_out);
                 self.weight_gradient(x, dy, &mut dw, false);
                 dw
             });
@@ -184,11 +184,11 @@ pub(crate) mod fast {
         type Saved = ();
         const KEEPS: [bool; 2] = [true; 2];
 
-        fn forward(&self, [x, weight]: [&[f32]; 2], _keep: bool) -> (Vec<f32>, ()) {
+        fn forward(&self, [x, weight]: [&[f32]; 2], _keep: bool) -> (Buffer, ()) {
             (self.result(x, weight, &[]), ())
         }
 
-        fn backward(&self, kept: Kept<'_, (), 2>) -> [Option<Vec<f32>>; 2] {
+        fn backward(&self, kept: Kept<'_, (), 2>) -> [Option<Buffer>; 2] {
             let [x, weight] = kept.inputs;
             self.gradients(x, weight, kept.grad, kept.wanted)
         }
@@ -198,15 +198,15 @@ pub(crate) mod fast {
         type Saved = ();
         const KEEPS: [bool; 3] = [true, true, false];
 
-        fn forward(&self, [x, weight, bias]: [&[f32]; 3], _keep: bool) -> (Vec<f32>, ()) {
+        fn forward(&self, [x, weight, bias]: [&[f32]; 3], _keep: bool) -> (Buffer, ()) {
             (self.result(x, weight, bias), ())
         }
 
-        fn backward(&self, kept: Kept<'_, (), 3>) -> [Option<Vec<f32>>; 3] {
+        fn backward(&self, kept: Kept<'_, (), 3>) -> [Option<Buffer>; 3] {
             let ([x, weight, _], [wx, ww, wb]) = (kept.inputs, kept.wanted);
             let [dx, dw] = self.gradients(x, weight, kept.grad, [wx, ww]);
             let db = wb.then(|| {
-                let mut db = buffer(self.d_out);
+                let mut db = Buffer::zeros(self.d_out);
                 add_column_sums(kept.grad, &mut db);
                 db
             });

@@ -33,7 +33,7 @@ mod fast {
 
     use super::NormKind;
     use crate::cpu::norm as kernel;
-    use crate::fused::{Kept, Op, apply, buffer};
+    use crate::fused::{Buffer, Kept, Op, apply};
 
     #[derive(Clone, Copy, Debug)]
     struct Normalize {
@@ -42,7 +42,7 @@ mod fast {
     }
 
     /// Mean and 1 / standard deviation of each row.
-    type Stats = (Vec<f32>, Vec<f32>);
+    type Stats = (Buffer, Buffer);
 
     pub(super) fn normalize<const D: usize>(
         kind: NormKind,
@@ -75,10 +75,10 @@ mod fast {
             }
         }
 
-        fn run(self, x: &[f32], weight: &[f32], bias: &[f32]) -> (Vec<f32>, Stats) {
+        fn run(self, x: &[f32], weight: &[f32], bias: &[f32]) -> (Buffer, Stats) {
             let rows = x.len() / weight.len();
-            let (mut mean, mut rstd) = (buffer(rows), buffer(rows));
-            let mut y = buffer(x.len());
+            let (mut mean, mut rstd) = (Buffer::new(rows), Buffer::new(rows));
+            let mut y = Buffer::new(x.len());
             let stats = kernel::Stats {
                 mean: &mut mean,
                 rstd: &mut rstd,
@@ -93,10 +93,10 @@ mod fast {
             (mean, rstd): &Stats,
             dy: &[f32],
             biased: bool,
-        ) -> [Vec<f32>; 3] {
-            let mut dx = buffer(x.len());
-            let mut dw = buffer(weight.len());
-            let mut db = buffer(if biased { weight.len() } else { 0 });
+        ) -> [Buffer; 3] {
+            let mut dx = Buffer::new(x.len());
+            let mut dw = Buffer::zeros(weight.len());
+            let mut db = Buffer::zeros(if biased { weight.len() } else { 0 });
             let grads = kernel::NormGrads {
                 x: &mut dx,
                 weight: &mut dw,
@@ -111,11 +111,11 @@ mod fast {
         type Saved = Stats;
         const KEEPS: [bool; 2] = [true; 2];
 
-        fn forward(&self, [x, weight]: [&[f32]; 2], _keep: bool) -> (Vec<f32>, Stats) {
+        fn forward(&self, [x, weight]: [&[f32]; 2], _keep: bool) -> (Buffer, Stats) {
             self.run(x, weight, &[])
         }
 
-        fn backward(&self, kept: Kept<'_, Stats, 2>) -> [Option<Vec<f32>>; 2] {
+        fn backward(&self, kept: Kept<'_, Stats, 2>) -> [Option<Buffer>; 2] {
             let [dx, dw, _] = self.gradients(kept.inputs, &kept.saved, kept.grad, false);
             [kept.wanted[0].then_some(dx), kept.wanted[1].then_some(dw)]
         }
@@ -125,11 +125,11 @@ mod fast {
         type Saved = Stats;
         const KEEPS: [bool; 3] = [true, true, false];
 
-        fn forward(&self, [x, weight, bias]: [&[f32]; 3], _keep: bool) -> (Vec<f32>, Stats) {
+        fn forward(&self, [x, weight, bias]: [&[f32]; 3], _keep: bool) -> (Buffer, Stats) {
             self.run(x, weight, bias)
         }
 
-        fn backward(&self, kept: Kept<'_, Stats, 3>) -> [Option<Vec<f32>>; 3] {
+        fn backward(&self, kept: Kept<'_, Stats, 3>) -> [Option<Buffer>; 3] {
             let [x, weight, _] = kept.inputs;
             let [dx, dw, db] = self.gradients([x, weight], &kept.saved, kept.grad, true);
             let [wx, ww, wb] = kept.wanted;

@@ -61,7 +61,7 @@ mod fast {
     use super::RotaryTables;
     use crate::cpu::rotary::{self as kernel, Tables, Turn};
     use crate::cpu::view::{Strides, ViewMut};
-    use crate::fused::{Kept, Op, apply};
+    use crate::fused::{Buffer, Kept, Op, apply};
 
     #[derive(Clone, Debug)]
     struct Rotate {
@@ -86,8 +86,8 @@ mod fast {
     }
 
     impl Rotate {
-        fn turned(&self, turn: Turn, x: &[f32]) -> Vec<f32> {
-            let mut y = x.to_vec();
+        fn turned(&self, turn: Turn, x: &[f32]) -> Buffer {
+            let mut y = Buffer::of(x);
             let [_, seq, heads, dim] = self.sizes;
             let view = ViewMut {
                 data: &mut y,
@@ -106,11 +106,11 @@ mod fast {
         type Saved = ();
         const KEEPS: [bool; 1] = [false];
 
-        fn forward(&self, [x]: [&[f32]; 1], _keep: bool) -> (Vec<f32>, ()) {
+        fn forward(&self, [x]: [&[f32]; 1], _keep: bool) -> (Buffer, ()) {
             (self.turned(Turn::Forward, x), ())
         }
 
-        fn backward(&self, kept: Kept<'_, (), 1>) -> [Option<Vec<f32>>; 1] {
+        fn backward(&self, kept: Kept<'_, (), 1>) -> [Option<Buffer>; 1] {
             [Some(self.turned(Turn::Backward, kept.grad))]
         }
     }

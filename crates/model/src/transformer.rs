@@ -196,6 +196,14 @@ impl Transformer {
         &self.config
     }
 
+    /// Bytes of weights that one token's forward pass reads: all but the rows of the embedding tables
+    /// that it does not look up.
+    pub fn bytes_per_token(&self) -> usize {
+        let counts = self.config.counts();
+        let tables = counts.token_embedding * usize::from(!self.config.tied_head);
+        4 * (counts.total() - tables - counts.position_embedding)
+    }
+
     /// Where the weights are.
     pub fn device(&self) -> Device {
         self.token_embedding.weight.val().device()

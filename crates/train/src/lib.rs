@@ -3,7 +3,7 @@
 //! | to change | open |
 //! |---|---|
 //! | what a run can be told | [`RunConfig`] |
-//! | forward, backward, accumulation, clipping | [`Gradients`], [`forward_backward`] |
+//! | forward, backward, accumulation, clipping | [`Gradients`], [`forward_backward`], [`Stepper`] |
 //! | how gradients change weights | [`Optimizer`] |
 //! | the learning rate | [`ScheduleConfig`] |
 //! | what is saved and how it is found again | [`checkpoint`] |
@@ -25,6 +25,7 @@ mod report;
 mod schedule;
 mod setup;
 mod step;
+mod stepper;
 mod trainer;
 
 pub use config::{CheckpointConfig, RunConfig, SampleConfig, TrainConfig, ValidationConfig};
@@ -39,4 +40,5 @@ pub use report::{
 pub use schedule::{ScheduleConfig, ScheduleKind};
 pub use setup::{Ingredients, prepare_run};
 pub use step::{Gradients, forward_backward};
+pub use stepper::Stepper;
 pub use trainer::{StopFlag, Trainer};

@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use super::AttentionOptions;
 use crate::cpu::attention as kernel;
 use crate::cpu::view::{Strides, View, ViewMut};
-use crate::fused::{self, Kept, Op, apply, buffer};
+use crate::fused::{self, Buffer, Kept, Op, apply};
 
 pub(super) fn attention(qkv: [Tensor<4>; 3], options: &AttentionOptions<'_>) -> Tensor<4> {
     let ([batch, seq, n_heads, head_dim], [_, keys, n_kv_heads, _]) =
@@ -98,7 +98,7 @@ impl Attention {
             }
         });
         let (len, rows) = self.sizes();
-        let mut z = buffer(len);
+        let mut z = Buffer::new(len);
         if !self.decode(fused::values(&q), [&k, &v], &mut z) {
             let query = View {
                 data: fused::values(&q),
@@ -109,7 +109,13 @@ impl Attention {
                 strides: self.query_strides(),
             };
             let views = [query, view(&k), view(&v)];
-            kernel::forward(&self.shape, &self.options(), views, out, &mut buffer(rows));
+            kernel::forward(
+                &self.shape,
+                &self.options(),
+                views,
+                out,
+                &mut Buffer::new(rows),
+            );
         }
         Tensor::from_primitive::<Flex>(fused::tensor(z, shape))
     }
@@ -173,13 +179,13 @@ fn view(x: &FlexTensor) -> View<'_> {
 
 impl Op<3> for Attention {
     /// Log of the sum of exponentials of each query's scores, `[batch, n_heads, seq]`.
-    type Saved = Vec<f32>;
+    type Saved = Buffer;
     const KEEPS: [bool; 3] = [true; 3];
     const KEEPS_OUTPUT: bool = true;
 
-    fn forward(&self, [q, k, v]: [&[f32]; 3], _keep: bool) -> (Vec<f32>, Vec<f32>) {
+    fn forward(&self, [q, k, v]: [&[f32]; 3], _keep: bool) -> (Buffer, Buffer) {
         let (len, rows) = self.sizes();
-        let (mut z, mut lse) = (buffer(len), buffer(rows));
+        let (mut z, mut lse) = (Buffer::new(len), Buffer::new(rows));
         let (queries, keys) = (self.query_strides(), self.key_strides());
         let views = [
             View {
@@ -203,10 +209,14 @@ impl Op<3> for Attention {
         (z, lse)
     }
 
-    fn backward(&self, kept: Kept<'_, Vec<f32>, 3>) -> [Option<Vec<f32>>; 3] {
+    fn backward(&self, kept: Kept<'_, Buffer, 3>) -> [Option<Buffer>; 3] {
         let [q, k, v] = kept.inputs;
         let (queries, keys) = (self.query_strides(), self.key_strides());
-        let (mut dq, mut dk, mut dv) = (buffer(q.len()), buffer(k.len()), buffer(v.len()));
+        let (mut dq, mut dk, mut dv) = (
+            Buffer::new(q.len()),
+            Buffer::new(k.len()),
+            Buffer::new(v.len()),
+        );
         let saved = kernel::Saved {
             q: View {
                 data: q,

@@ -1,18 +1,27 @@
 //! Runs units of work on all cores, with the calling thread at work from the first moment.
 //!
-//! Rayon's parallel iterators hand everything to pool threads and put a caller from outside to
-//! sleep: two changes of threads in each call, which short kernels feel. Here the caller takes
-//! units itself, pool threads join in when they wake up, and the caller waits only for those that
-//! have begun. Units are taken in order from a counter; who runs which does not matter.
+//! A training step is thousands of short calls one after the other. Waking a sleeping thread takes as
+//! long as a small kernel runs, so the crew's threads wait awake for a moment after each call before
+//! they sleep. The caller takes units itself, the crew joins in, and the caller waits only for those
+//! that have begun. Units are taken in order from a counter; who runs which does not matter.
+//!
+//! There is one crew. A call made while it is at work (from within a unit, or from another thread)
+//! runs on the calling thread alone.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+/// Turns of the waiting loop before a thread of the crew sleeps: about a tenth of a millisecond.
+const PATIENCE: u32 = 4000;
 
 /// One call's work.
 struct Job {
     /// The work, whose true lifetime is that of the call.
     unit: *const (dyn Fn(usize) + Sync),
     count: usize,
+    /// Threads of the crew that may help.
+    helpers: usize,
     next: AtomicUsize,
     /// Helpers at work.
     active: AtomicUsize,
@@ -37,7 +46,7 @@ impl Job {
         }
     }
 
-    /// A pool thread's share.
+    /// The share of a thread of the crew.
     ///
     /// Signing in before looking at `closed`, while the caller closes before looking at `active`,
     /// makes sure that one of the two sees the other (hence sequential consistency).
@@ -77,13 +86,119 @@ impl Drop for Close<'_> {
     }
 }
 
-/// Runs `unit(i)` once for each `i` below `count`, on the calling thread and the pool's.
+/// The crew, and what it is to work on.
+struct Crew {
+    /// Whether a call is under way.
+    busy: AtomicBool,
+    /// Counts calls: a change is what the waiting threads look for.
+    calls: AtomicUsize,
+    job: Mutex<Option<Arc<Job>>>,
+    /// Threads that exist.
+    threads: Mutex<usize>,
+    /// Threads that sleep.
+    sleeping: AtomicUsize,
+    bell: (Mutex<()>, Condvar),
+}
+
+static CREW: Crew = Crew {
+    busy: AtomicBool::new(false),
+    calls: AtomicUsize::new(0),
+    job: Mutex::new(None),
+    threads: Mutex::new(0),
+    sleeping: AtomicUsize::new(0),
+    bell: (Mutex::new(()), Condvar::new()),
+};
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code that could panic runs under these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Crew {
+    /// Sees to it that there are `wanted` threads, as far as the system gives them.
+    fn hire(&'static self, wanted: usize) {
+        let mut threads = lock(&self.threads);
+        while *threads < wanted {
+            let number = *threads;
+            let name = format!("crew-{number}");
+            let work = move || self.work(number);
+            if thread::Builder::new().name(name).spawn(work).is_err() {
+                return; // Fewer will do: the caller takes what nobody else does.
+            }
+            *threads += 1;
+        }
+    }
+
+    /// The life of thread `number`.
+    fn work(&self, number: usize) {
+        let mut seen = 0;
+        loop {
+            seen = self.await_call(seen);
+            let job = lock(&self.job).clone();
+            if let Some(job) = job.filter(|job| number < job.helpers) {
+                job.help();
+            }
+        }
+    }
+
+    /// Waits until the number of calls is not `seen` any more, and gives it.
+    fn await_call(&self, seen: usize) -> usize {
+        for _ in 0..PATIENCE {
+            let calls = self.calls.load(Ordering::Acquire);
+            if calls != seen {
+                return calls;
+            }
+            std::hint::spin_loop();
+        }
+        let mut night = lock(&self.bell.0);
+        // Going to sleep before a last look at `calls`, while the caller counts the call before it
+        // looks at who sleeps, makes sure that one of the two sees the other.
+        self.sleeping.fetch_add(1, Ordering::SeqCst);
+        loop {
+            let calls = self.calls.load(Ordering::SeqCst);
+            if calls != seen {
+                self.sleeping.fetch_sub(1, Ordering::SeqCst);
+                return calls;
+            }
+            night = self
+                .bell
+                .1
+                .wait(night)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Tells everyone of `job`.
+    fn call(&self, job: &Arc<Job>) {
+        *lock(&self.job) = Some(Arc::clone(job));
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        if self.sleeping.load(Ordering::SeqCst) > 0 {
+            drop(lock(&self.bell.0));
+            self.bell.1.notify_all();
+        }
+    }
+}
+
+/// Lets the crew go when a call ends, after a panic too.
+struct Dismiss;
+
+impl Drop for Dismiss {
+    fn drop(&mut self) {
+        *lock(&CREW.job) = None;
+        CREW.busy.store(false, Ordering::Release);
+    }
+}
+
+/// Runs `unit(i)` once for each `i` below `count`, on the calling thread and the crew: as many threads
+/// together as the current rayon pool has.
 pub(crate) fn run(count: usize, unit: &(dyn Fn(usize) + Sync)) {
     let helpers = (rayon::current_num_threads() - 1).min(count.saturating_sub(1));
-    if helpers == 0 {
+    if helpers == 0 || CREW.busy.swap(true, Ordering::Acquire) {
         (0..count).for_each(unit);
         return;
     }
+    let dismiss = Dismiss;
+    CREW.hire(helpers);
     #[expect(
         clippy::transmute_ptr_to_ptr,
         reason = "a cast may not lengthen the lifetime inside `dyn`"
@@ -98,17 +213,16 @@ pub(crate) fn run(count: usize, unit: &(dyn Fn(usize) + Sync)) {
     let job = Arc::new(Job {
         unit,
         count,
+        helpers,
         next: AtomicUsize::new(0),
         active: AtomicUsize::new(0),
         closed: AtomicBool::new(false),
     });
-    for _ in 0..helpers {
-        let job = Arc::clone(&job);
-        rayon::spawn(move || job.help());
-    }
+    CREW.call(&job);
     let close = Close(&job);
     job.take_units();
     drop(close);
+    drop(dismiss);
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 
 use super::operand::Operand;
 use super::pack::Panels;
-use super::tile::{Init, Kernel, TileOut};
+use super::tile::{Init, Kernel, TileOut, TileRows};
 use crate::cpu::product::isa::Isa;
+use crate::cpu::product::matrix::MatRef;
 use crate::cpu::product::par::{SharedMut, Threads, run};
 use crate::cpu::product::scratch::with_scratch;
 
@@ -19,6 +20,9 @@ const SERIAL: usize = 1 << 18;
 /// Below this many, each thread gets one task: a smaller one would pack too much for its size.
 /// Above, two, so that a thread that is held up leaves the rest to the others.
 const ONE_TASK: usize = 1 << 26;
+
+/// Packing one value takes as long as so many multiplications.
+const PACKING: usize = 32;
 
 /// A batch of products of one shape.
 pub(crate) struct Problem<'a> {
@@ -59,30 +63,35 @@ struct Grid {
 }
 
 impl Grid {
-    /// Regions as large as possible (each packs its operands for itself), but at least
-    /// `wanted` of them as long as they stay worth packing for.
-    fn new(m: usize, n: usize, wanted: usize, kernel: &Kernel) -> Self {
-        let (mut down, mut across) = (1, n.div_ceil(NC));
-        while down * across < wanted {
-            let (height, width) = (m.div_ceil(down), n.div_ceil(across));
-            if height >= width && height >= 8 * kernel.mr {
-                down += 1;
-            } else if width >= 4 * kernel.nr {
-                across += 1;
-            } else if height >= 4 * kernel.mr {
-                down += 1;
-            } else {
-                break;
+    /// At least `wanted` regions, if there is work for so many, divided so that the slowest of
+    /// `workers` threads is done first: each region packs its columns of B (and, unless A is read
+    /// where it lies, its rows of A) for itself.
+    fn new(m: usize, n: usize, wanted: usize, workers: usize, packs_a: bool, k: &Kernel) -> Self {
+        let least = n.div_ceil(NC);
+        let most = n.div_ceil(k.nr).min(wanted).max(least);
+        let grids = (least..=most).map(|across| {
+            let down = wanted.div_ceil(across).min(m.div_ceil(k.mr));
+            let rows = m.div_ceil(down).next_multiple_of(k.mr);
+            let cols = n.div_ceil(across).next_multiple_of(k.nr);
+            Self {
+                rows,
+                cols,
+                down: m.div_ceil(rows),
+                across: n.div_ceil(cols),
             }
-        }
-        let rows = m.div_ceil(down).next_multiple_of(kernel.mr);
-        let cols = n.div_ceil(across).next_multiple_of(kernel.nr);
-        Self {
-            rows,
-            cols,
-            down: m.div_ceil(rows),
-            across: n.div_ceil(cols),
-        }
+        });
+        let cost = |grid: &Self| {
+            let turns = grid.count().div_ceil(workers);
+            let packed = grid.cols + if packs_a { grid.rows } else { 0 };
+            turns * (grid.rows.min(m) * grid.cols.min(n) + PACKING * packed)
+        };
+        // There is at least one: `least` is at most `most`.
+        grids.min_by_key(cost).unwrap_or(Self {
+            rows: m,
+            cols: n,
+            down: 1,
+            across: 1,
+        })
     }
 
     fn count(&self) -> usize {
@@ -111,7 +120,8 @@ impl Problem<'_> {
             _ if work < ONE_TASK => workers.div_ceil(self.batch),
             _ => (2 * workers).div_ceil(self.batch),
         };
-        let grid = Grid::new(self.m, self.n, wanted, self.kernel);
+        let packs_a = self.rows_as_they_lie(&(self.item)(0).a).is_none();
+        let grid = Grid::new(self.m, self.n, wanted, workers, packs_a, self.kernel);
         let tasks = grid.count();
         run(workers, tasks * self.batch, &|t| {
             let item = (self.item)(t / tasks);
@@ -123,18 +133,38 @@ impl Problem<'_> {
     fn region(&self, item: &Item<'_>, region: &Region) {
         let (kc, blocks) = k_blocks(self.k);
         let cols = region.cols.len().next_multiple_of(self.kernel.lanes);
-        let rows = region.rows.len().min(MC);
+        let direct = self.rows_as_they_lie(&item.a);
+        let rows = match direct {
+            Some(_) => 0,
+            None => region.rows.len().min(MC),
+        };
         with_scratch(rows * kc, cols * kc, |a, b| {
             for block in 0..blocks {
                 let k = block * kc..self.k.min((block + 1) * kc);
                 self.pack_b(item, region, &k, b);
                 for i in region.rows.clone().step_by(MC) {
                     let rows = i..region.rows.end.min(i + MC);
-                    self.pack_a(item, &rows, &k, a);
+                    let a = match direct {
+                        Some(a) => Rows::Direct(a),
+                        None => {
+                            self.pack_a(item, &rows, &k, a);
+                            Rows::Packed(a)
+                        }
+                    };
                     self.macro_tile(item, &rows, &region.cols, &k, a, b);
                 }
             }
         });
+    }
+
+    /// A, where the tiles can read its rows in place: then packing would only cost time.
+    fn rows_as_they_lie<'a>(&self, a: &Operand<'a>) -> Option<MatRef<'a>> {
+        match a {
+            Operand::F32(a) if a.col_stride == 1 && !self.bf16 && self.kernel.reads_rows() => {
+                Some(*a)
+            }
+            _ => None,
+        }
     }
 
     fn pack_a(&self, item: &Item<'_>, rows: &Span, k: &Span, a: &mut [u32]) {
@@ -165,7 +195,7 @@ impl Problem<'_> {
         rows: &Span,
         cols: &Span,
         k: &Span,
-        a: &[u32],
+        a: Rows<'_>,
         b: &[u32],
     ) {
         let Kernel { mr, nr, lanes, .. } = *self.kernel;
@@ -176,7 +206,19 @@ impl Problem<'_> {
             let b = &b[(j - cols.start) * words..][..width * words];
             for i in rows.clone().step_by(mr) {
                 let height = mr.min(rows.end - i);
-                let a = &a[(i - rows.start) * words..][..height * words];
+                let (direct, a) = match a {
+                    Rows::Packed(a) => {
+                        let start = a[(i - rows.start) * words..][..height * words].as_ptr();
+                        (false, TileRows { start, stride: 0 })
+                    }
+                    Rows::Direct(a) => {
+                        let last = (i + height - 1) * a.row_stride + k.end;
+                        assert!(last <= a.data.len() || k.is_empty());
+                        let start = a.data.as_ptr().wrapping_add(i * a.row_stride + k.start);
+                        let (start, stride) = (start.cast(), a.row_stride);
+                        (true, TileRows { start, stride })
+                    }
+                };
                 let out = TileOut {
                     c: item.c.get().wrapping_add(i * item.c_stride + j),
                     row_stride: item.c_stride,
@@ -184,9 +226,9 @@ impl Problem<'_> {
                     alpha: self.alpha,
                     init: self.init(k.start, j),
                 };
-                // SAFETY: the kernel fits the machine (`Isa::clamp_to_machine`), the panels
+                // SAFETY: the kernel fits the machine (`Isa::clamp_to_machine`), panels and rows
                 // have just been checked, and the region lies within the result.
-                unsafe { self.kernel.tile(height, width)(words, a.as_ptr(), b.as_ptr(), &out) };
+                unsafe { self.kernel.tile(height, width, direct)(words, a, b.as_ptr(), &out) };
             }
         }
     }
@@ -199,6 +241,15 @@ impl Problem<'_> {
             None => Init::Zero,
         }
     }
+}
+
+/// Where the rows of A are read.
+#[derive(Clone, Copy)]
+enum Rows<'a> {
+    /// In panels, in the order of the tiles.
+    Packed(&'a [u32]),
+    /// In A itself, contiguous along k.
+    Direct(MatRef<'a>),
 }
 
 type Span = std::ops::Range<usize>;

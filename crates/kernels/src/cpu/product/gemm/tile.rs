@@ -30,13 +30,22 @@ pub(crate) struct TileOut {
     pub(crate) init: Init,
 }
 
-/// Multiplies a packed panel of A by one of B over `kc` words.
+/// The rows of A that a tile multiplies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TileRows {
+    pub(crate) start: *const u32,
+    /// Words between the rows where they lie in A itself, contiguous along k; packed panels do not
+    /// ask.
+    pub(crate) stride: usize,
+}
+
+/// Multiplies rows of A by a packed panel of B over `kc` words.
 ///
 /// # Safety
 /// The machine must have the kernel's instruction set, the panels must hold `kc` words for each
 /// of the kernel's rows and (padded) columns, and `out` must cover the kernel's rows and
 /// `out.cols` columns.
-pub(crate) type TileFn = unsafe fn(kc: usize, a: *const u32, b: *const u32, out: &TileOut);
+pub(crate) type TileFn = unsafe fn(kc: usize, a: TileRows, b: *const u32, out: &TileOut);
 
 /// What one 32-bit word of a packed panel holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,12 +84,20 @@ pub(crate) struct Kernel {
     pub(crate) format: Format,
     /// `tiles[v - 1][r - 1]` computes `r` rows by `v * lanes` columns.
     tiles: &'static [&'static [TileFn]],
+    /// The same for rows that are read where they lie; empty where the kernel cannot.
+    direct: &'static [&'static [TileFn]],
 }
 
 impl Kernel {
     /// The tile for exactly `rows` rows and `width` (padded) columns.
-    pub(crate) fn tile(&self, rows: usize, width: usize) -> TileFn {
-        self.tiles[width / self.lanes - 1][rows - 1]
+    pub(crate) fn tile(&self, rows: usize, width: usize, direct: bool) -> TileFn {
+        let tiles = if direct { self.direct } else { self.tiles };
+        tiles[width / self.lanes - 1][rows - 1]
+    }
+
+    /// Whether it can read rows of f32 where they lie.
+    pub(crate) fn reads_rows(&self) -> bool {
+        !self.direct.is_empty()
     }
 }
 
@@ -118,15 +135,15 @@ impl Mac<Avx512> for Bf16Dot {
 
 /// The tile loop. `MR * NV` accumulators stay in registers over all of `kc`.
 #[inline(always)]
-unsafe fn tile<S: Simd, M: Mac<S>, const MR: usize, const NV: usize>(
+unsafe fn tile<S: Simd, M: Mac<S>, const MR: usize, const NV: usize, const DIRECT: bool>(
     kc: usize,
-    a: *const u32,
+    a: TileRows,
     b: *const u32,
     out: &TileOut,
 ) {
     // SAFETY: see `TileFn`; `a` and `b` advance by exactly what the panels hold per word of k.
     unsafe {
-        let (mut a, mut b) = (a.cast::<f32>(), b.cast::<f32>());
+        let (stride, mut a, mut b) = (a.stride, a.start.cast::<f32>(), b.cast::<f32>());
         let mut acc = [[S::zero(); NV]; MR];
         for i in 0..MR {
             // The first and the last value: the row of a tile spans two cache lines or three.
@@ -141,12 +158,12 @@ unsafe fn tile<S: Simd, M: Mac<S>, const MR: usize, const NV: usize>(
                 bv[v] = S::load(b.add(v * S::LANES));
             }
             for i in 0..MR {
-                let av = S::splat(a.add(i));
+                let av = S::splat(a.add(if DIRECT { i * stride } else { i }));
                 for v in 0..NV {
                     acc[i][v] = M::mac(av, bv[v], acc[i][v]);
                 }
             }
-            a = a.add(MR);
+            a = a.add(if DIRECT { 1 } else { MR });
             b = b.add(NV * S::LANES);
         }
         for i in 0..MR {
@@ -192,12 +209,12 @@ unsafe fn finish<S: Simd>(acc: S::V, i: usize, j: usize, out: &TileOut) {
 
 /// A row of the tile table: one entry per number of rows, compiled for a target feature set.
 macro_rules! tiles {
-    ($simd:ty, $mac:ty, $nv:literal, [$($mr:literal)*], $attribute:tt) => {
+    ($simd:ty, $mac:ty, $nv:literal, $direct:literal, [$($mr:literal)*], $attribute:tt) => {
         &[$({
             # $attribute
-            unsafe fn entry(kc: usize, a: *const u32, b: *const u32, out: &TileOut) {
+            unsafe fn entry(kc: usize, a: TileRows, b: *const u32, out: &TileOut) {
                 // SAFETY: passed on from the caller.
-                unsafe { tile::<$simd, $mac, $mr, $nv>(kc, a, b, out) }
+                unsafe { tile::<$simd, $mac, $mr, $nv, $direct>(kc, a, b, out) }
             }
             entry as TileFn
         }),*]
@@ -209,7 +226,8 @@ static PORTABLE: Kernel = Kernel {
     nr: 8,
     lanes: 8,
     format: Format::F32,
-    tiles: &[tiles!(Portable, Fma, 1, [1 2 3 4 5 6], [inline])],
+    tiles: &[tiles!(Portable, Fma, 1, false, [1 2 3 4 5 6], [inline])],
+    direct: &[],
 };
 
 #[cfg(target_arch = "x86_64")]
@@ -219,8 +237,12 @@ static AVX2: Kernel = Kernel {
     lanes: 8,
     format: Format::F32,
     tiles: &[
-        tiles!(Avx2, Fma, 1, [1 2 3 4 5 6], [target_feature(enable = "avx2,fma")]),
-        tiles!(Avx2, Fma, 2, [1 2 3 4 5 6], [target_feature(enable = "avx2,fma")]),
+        tiles!(Avx2, Fma, 1, false, [1 2 3 4 5 6], [target_feature(enable = "avx2,fma")]),
+        tiles!(Avx2, Fma, 2, false, [1 2 3 4 5 6], [target_feature(enable = "avx2,fma")]),
+    ],
+    direct: &[
+        tiles!(Avx2, Fma, 1, true, [1 2 3 4 5 6], [target_feature(enable = "avx2,fma")]),
+        tiles!(Avx2, Fma, 2, true, [1 2 3 4 5 6], [target_feature(enable = "avx2,fma")]),
     ],
 };
 
@@ -231,8 +253,12 @@ static AVX512: Kernel = Kernel {
     lanes: 16,
     format: Format::F32,
     tiles: &[
-        tiles!(Avx512, Fma, 1, [1 2 3 4 5 6 7 8], [target_feature(enable = "avx512f,avx512dq,avx512vl")]),
-        tiles!(Avx512, Fma, 2, [1 2 3 4 5 6 7 8], [target_feature(enable = "avx512f,avx512dq,avx512vl")]),
+        tiles!(Avx512, Fma, 1, false, [1 2 3 4 5 6 7 8], [target_feature(enable = "avx512f,avx512dq,avx512vl")]),
+        tiles!(Avx512, Fma, 2, false, [1 2 3 4 5 6 7 8], [target_feature(enable = "avx512f,avx512dq,avx512vl")]),
+    ],
+    direct: &[
+        tiles!(Avx512, Fma, 1, true, [1 2 3 4 5 6 7 8], [target_feature(enable = "avx512f,avx512dq,avx512vl")]),
+        tiles!(Avx512, Fma, 2, true, [1 2 3 4 5 6 7 8], [target_feature(enable = "avx512f,avx512dq,avx512vl")]),
     ],
 };
 
@@ -243,9 +269,10 @@ static AVX512_BF16: Kernel = Kernel {
     lanes: 16,
     format: Format::Bf16Pair,
     tiles: &[
-        tiles!(Avx512, Bf16Dot, 1, [1 2 3 4 5 6 7 8], [target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bf16")]),
-        tiles!(Avx512, Bf16Dot, 2, [1 2 3 4 5 6 7 8], [target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bf16")]),
+        tiles!(Avx512, Bf16Dot, 1, false, [1 2 3 4 5 6 7 8], [target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bf16")]),
+        tiles!(Avx512, Bf16Dot, 2, false, [1 2 3 4 5 6 7 8], [target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bf16")]),
     ],
+    direct: &[],
 };
 
 /// The f32 kernel for a level.

@@ -1,0 +1,117 @@
+//! Reading a prompt, and writing one token after the other.
+
+use std::time::Instant;
+
+use burn::tensor::Device;
+use nextword_generate::{DecodeOptions, Decoder, SamplingConfig};
+use nextword_model::Transformer;
+
+use super::{Report, machine, time};
+use crate::args::{BenchDecodeArgs, BenchPrefillArgs, ModelChoice};
+use crate::records;
+
+/// Measures single tokens of one answer, of a random prompt.
+pub(crate) fn decode(args: &BenchDecodeArgs) -> anyhow::Result<Report> {
+    let device = records::device(&args.common.device)?;
+    let (subject, model, weight_bytes) = open(&args.model, &device)?;
+    let bandwidth = machine::read_bandwidth();
+    let context = model.config().context_length;
+    let tokens = args.tokens.min(context / 2).max(1);
+    let prompt = prompt(&model, (context - tokens).min(16).max(1));
+    let round = || {
+        let mut decoder = Decoder::new(&model, std::slice::from_ref(&prompt), options(tokens + 1))?;
+        decoder.step()?; // Reads the prompt.
+        let begin = Instant::now();
+        for _ in 0..tokens {
+            decoder.step()?;
+        }
+        anyhow::Ok(begin.elapsed().as_secs_f64() / tokens as f64)
+    };
+    round()?; // Warms up.
+    let timed = time(args.common.rounds, round)?;
+    let per_second = 1.0 / timed.seconds.median;
+    Ok(Report {
+        bench: "decode",
+        subject,
+        device: args.common.device.clone(),
+        seconds: timed.seconds,
+        unit: "token",
+        tokens_per_second: Some(per_second),
+        flops_per_second: None,
+        share_of_peak: Some(weight_bytes as f64 * per_second / bandwidth),
+        peak: Some(bandwidth),
+        peak_is_bandwidth: true,
+        cores_busy: timed.cores_busy,
+        peak_memory_bytes: machine::peak_memory(),
+    })
+}
+
+/// Measures the reading of a prompt.
+pub(crate) fn prefill(args: &BenchPrefillArgs) -> anyhow::Result<Report> {
+    let device = records::device(&args.common.device)?;
+    let (subject, model, _) = open(&args.model, &device)?;
+    let peak = machine::peak_flops(&device);
+    let longest = (model.config().context_length - 1).max(1);
+    let len = args.tokens.unwrap_or(longest).clamp(1, longest);
+    let prompt = prompt(&model, len);
+    let round = || {
+        let mut decoder = Decoder::new(&model, std::slice::from_ref(&prompt), options(1))?;
+        let begin = Instant::now();
+        decoder.step()?;
+        anyhow::Ok(begin.elapsed().as_secs_f64())
+    };
+    round()?; // Warms up.
+    let timed = time(args.common.rounds, round)?;
+    let tokens_per_second = len as f64 / timed.seconds.median;
+    // A token sees half of the prompt on average, and only the last one's logits are made.
+    let config = model.config();
+    let head = 2 * config.d_model * config.vocab_size;
+    let work = len * (config.forward_flops(len.div_ceil(2)) - head) + head;
+    let flops = work as f64 / timed.seconds.median;
+    Ok(Report {
+        bench: "prefill",
+        subject,
+        device: args.common.device.clone(),
+        seconds: timed.seconds,
+        unit: "prompt",
+        tokens_per_second: Some(tokens_per_second),
+        flops_per_second: Some(flops),
+        share_of_peak: Some(flops / peak),
+        peak: Some(peak),
+        peak_is_bandwidth: false,
+        cores_busy: timed.cores_busy,
+        peak_memory_bytes: machine::peak_memory(),
+    })
+}
+
+/// The model to measure: its name, itself, and the bytes of weights that each token reads.
+fn open(choice: &ModelChoice, device: &Device) -> anyhow::Result<(String, Transformer, usize)> {
+    let (name, model) = match &choice.record {
+        Some(path) => {
+            let record = records::open(path, false)?;
+            (path.display().to_string(), record.load(device)?)
+        }
+        None => {
+            let config = choice.size.config();
+            (choice.size.name().to_string(), config.init(device, 1337)?)
+        }
+    };
+    let bytes = model.bytes_per_token();
+    Ok((name, model, bytes))
+}
+
+fn prompt(model: &Transformer, len: usize) -> Vec<u32> {
+    let vocab = model.config().vocab_size;
+    (0..len).map(|i| (i * 7919 % vocab) as u32).collect()
+}
+
+fn options(max_tokens: usize) -> DecodeOptions {
+    DecodeOptions {
+        sampling: SamplingConfig {
+            temperature: 0.0,
+            ..SamplingConfig::default()
+        },
+        max_tokens,
+        ..DecodeOptions::default()
+    }
+}

@@ -1,0 +1,50 @@
+//! From nothing to the first token.
+
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use super::{Report, time};
+use crate::args::BenchLoadArgs;
+use crate::{exit, records};
+
+/// Measures a whole process: this program is started anew for each round, opens the record and writes
+/// one token.
+pub(crate) fn run(args: &BenchLoadArgs) -> anyhow::Result<Report> {
+    let record = records::open(&args.record, false)?;
+    let program = std::env::current_exe()?;
+    let round = || {
+        let begin = Instant::now();
+        let done = Command::new(&program)
+            .arg("generate")
+            .arg(&record.path)
+            .args(["--max-tokens", "1", "--seed", "1", "--quiet"])
+            .args(["--device", &args.common.device])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .status()?;
+        if !done.success() {
+            return Err(exit::bad_file(format!(
+                "`{}` gives no token",
+                record.path.display()
+            )));
+        }
+        Ok(begin.elapsed().as_secs_f64())
+    };
+    round()?; // Brings the files into the system's cache.
+    let timed = time(args.common.rounds, round)?;
+    Ok(Report {
+        bench: "load",
+        subject: args.record.display().to_string(),
+        device: args.common.device.clone(),
+        seconds: timed.seconds,
+        unit: "first token",
+        tokens_per_second: None,
+        flops_per_second: None,
+        share_of_peak: None,
+        peak: None,
+        peak_is_bandwidth: false,
+        cores_busy: timed.cores_busy,
+        peak_memory_bytes: None,
+    })
+}

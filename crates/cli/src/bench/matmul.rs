@@ -1,0 +1,74 @@
+//! Matrix products of the shapes that models have.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use burn::tensor::{Device, Distribution, Tensor};
+use nextword_kernels::linear;
+
+use super::{Report, machine, time};
+use crate::args::BenchCommon;
+use crate::records;
+
+/// Rows, inner and outer sizes.
+const SHAPES: [(&str, [usize; 3]); 7] = [
+    ("small, forward", [768, 128, 512]),
+    ("medium, forward", [1024, 384, 1536]),
+    ("medium, back", [1024, 1536, 384]),
+    ("gpt2, forward", [512, 768, 3072]),
+    ("gpt2, back", [512, 3072, 768]),
+    ("gpt2, one token", [1, 768, 3072]),
+    ("square", [1024, 1024, 1024]),
+];
+
+/// Measures each shape.
+pub(crate) fn run(common: &BenchCommon) -> anyhow::Result<Vec<Report>> {
+    let device = records::device(&common.device)?;
+    let peak = machine::peak_flops(&device);
+    SHAPES
+        .iter()
+        .map(|(name, shape)| measure(name, *shape, common, &device, peak))
+        .collect()
+}
+
+fn measure(
+    name: &str,
+    [rows, d_in, d_out]: [usize; 3],
+    common: &BenchCommon,
+    device: &Device,
+    peak: f64,
+) -> anyhow::Result<Report> {
+    let random = |shape: [usize; 3]| Tensor::<3>::random(shape, Distribution::Default, device);
+    let (x, w) = (random([1, rows, d_in]), random([1, d_in, d_out]));
+    let w = w.reshape([d_in, d_out]);
+    let work = 2.0 * (rows * d_in * d_out) as f64;
+    let times = (2e9 / work).clamp(2.0, 2000.0) as usize;
+    let round = || {
+        let begin = Instant::now();
+        let mut last = None;
+        for _ in 0..times {
+            last = Some(linear(x.clone(), w.clone(), None));
+        }
+        // Reading a number waits for the device.
+        let last = last.map(|y| y.narrow(1, 0, 1).narrow(2, 0, 1).into_data());
+        black_box(last);
+        Ok(begin.elapsed().as_secs_f64() / times as f64)
+    };
+    round()?; // Warms up.
+    let timed = time(common.rounds, round)?;
+    let flops = work / timed.seconds.median;
+    Ok(Report {
+        bench: "matmul",
+        subject: format!("{name} {rows}x{d_in}x{d_out}"),
+        device: common.device.clone(),
+        seconds: timed.seconds,
+        unit: "product",
+        tokens_per_second: None,
+        flops_per_second: Some(flops),
+        share_of_peak: Some(flops / peak),
+        peak: Some(peak),
+        peak_is_bandwidth: false,
+        cores_busy: timed.cores_busy,
+        peak_memory_bytes: machine::peak_memory(),
+    })
+}

@@ -1,0 +1,66 @@
+//! Training steps.
+
+use std::time::Instant;
+
+use burn::module::Module;
+use nextword_data::TokenBatch;
+use nextword_model::ModelConfig;
+use nextword_train::{OptimizerConfig, Stepper};
+
+use super::{Report, machine, time};
+use crate::args::BenchTrainArgs;
+use crate::records;
+
+/// Measures steps on random tokens: forward, backward, clipping, update.
+pub(crate) fn run(args: &BenchTrainArgs) -> anyhow::Result<Report> {
+    let config = args.size.config();
+    let device = records::device(&args.common.device)?;
+    let peak = machine::peak_flops(&device);
+    let (batch, seq) = (args.size.batch(), config.context_length);
+    let model = config.init(&device, 1337)?.train();
+    let mut stepper = Stepper::new(model, OptimizerConfig::default(), 1337);
+    let mut number = 0;
+    let mut steps = |count: u64| {
+        for _ in 0..count {
+            stepper.step(&[tokens(&config, batch, number)], number, 1e-3, 1e-3);
+            number += 1;
+        }
+    };
+    steps(args.warm_up);
+    let timed = time(args.common.rounds, || {
+        let begin = Instant::now();
+        steps(args.steps);
+        Ok(begin.elapsed().as_secs_f64() / args.steps as f64)
+    })?;
+    let tokens_per_second = (batch * seq) as f64 / timed.seconds.median;
+    let flops = tokens_per_second * config.training_flops(seq) as f64;
+    Ok(Report {
+        bench: "train",
+        subject: args.size.name().to_string(),
+        device: args.common.device.clone(),
+        seconds: timed.seconds,
+        unit: "step",
+        tokens_per_second: Some(tokens_per_second),
+        flops_per_second: Some(flops),
+        share_of_peak: Some(flops / peak),
+        peak: Some(peak),
+        peak_is_bandwidth: false,
+        cores_busy: timed.cores_busy,
+        peak_memory_bytes: machine::peak_memory(),
+    })
+}
+
+/// A batch that looks like text to the kernels: any ids, each place with a target.
+fn tokens(config: &ModelConfig, batch: usize, step: u64) -> TokenBatch {
+    let (seq, vocab) = (config.context_length, config.vocab_size as u64);
+    let id = |i: usize| {
+        let mixed = (step << 32 | i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        ((mixed >> 33) % vocab) as u32
+    };
+    TokenBatch {
+        inputs: (0..batch * seq).map(id).collect(),
+        targets: (0..batch * seq).map(|i| id(i + 1)).collect(),
+        batch,
+        seq,
+    }
+}
