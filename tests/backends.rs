@@ -20,7 +20,7 @@ fn train(config: &ModelConfig, device: &Device) -> (Vec<f32>, Vec<f32>) {
             batch(4, 16, config.vocab_size, step),
             batch(4, 16, config.vocab_size, 99),
         ];
-        let (loss, gradients) = forward_backward(&model, &batches, 3, step);
+        let (loss, gradients) = forward_backward(&model, &batches, 3, step, false);
         let norm = weights::floats(gradients.norm().unwrap().into_data())[0];
         let gradients = gradients.clip(f64::from(norm), settings.clip_norm);
         model = optimizer.update(model, gradients, 3e-3, 3e-3);

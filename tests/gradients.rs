@@ -7,7 +7,7 @@ use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData};
 use nextword_data::TokenBatch;
 use nextword_model::{
     CounterRng, DropoutConfig, FeedForwardKind, InitConfig, ModelConfig, NormKind, NormPlacement,
-    Pass, Position, Probe, RotaryConfig, RotaryScaling, Site, Transformer, weights,
+    Pass, Position, Precision, Probe, RotaryConfig, RotaryScaling, Site, Transformer, weights,
 };
 use nextword_train::forward_backward;
 
@@ -139,7 +139,13 @@ fn nudged(model: &Transformer, name: &str, place: usize, amount: f64) -> Transfo
 }
 
 fn loss(model: &Transformer, batch: &TokenBatch) -> f64 {
-    let (loss, _) = forward_backward(&model.clone().train(), std::slice::from_ref(batch), 5, 2);
+    let (loss, _) = forward_backward(
+        &model.clone().train(),
+        std::slice::from_ref(batch),
+        5,
+        2,
+        false,
+    );
     loss.into_data().try_into_vec::<f64>().unwrap()[0]
 }
 
@@ -150,7 +156,7 @@ fn gradients_match_finite_differences_in_f64() {
         let model = config.init(&flex(), 9).unwrap();
         let batch = batch(2, 7, VOCAB, 4);
         let exact = nudged(&model, "", 0, 0.0).train();
-        let (_, gradients) = forward_backward(&exact, std::slice::from_ref(&batch), 5, 2);
+        let (_, gradients) = forward_backward(&exact, std::slice::from_ref(&batch), 5, 2, false);
         let gradients: BTreeMap<String, Vec<f64>> = gradients
             .iter()
             .map(|(name, g)| (name.to_string(), g.to_data().try_into_vec().unwrap()))
@@ -176,7 +182,7 @@ fn gradients_match_finite_differences_in_f64() {
 fn trained(model: Transformer) -> Vec<(String, Vec<f32>)> {
     let model = model.train();
     let batches = [batch(3, 8, VOCAB, 4), batch(2, 5, VOCAB, 6)];
-    let (loss, gradients) = forward_backward(&model, &batches, 5, 2);
+    let (loss, gradients) = forward_backward(&model, &batches, 5, 2, false);
     let loss = ("loss".to_string(), weights::floats(loss.into_data()));
     let gradients = gradients.iter();
     let gradients = gradients.map(|(name, g)| (name.to_string(), weights::floats(g.to_data())));
@@ -300,13 +306,61 @@ fn accumulation_equals_one_big_batch() {
                 targets: whole.targets[rows.start * 8..rows.end * 8].to_vec(),
             })
             .collect();
-        let (one_loss, one) = forward_backward(&model, &[whole], 5, 2);
-        let (sum_loss, sum) = forward_backward(&model, &parts, 5, 2);
+        let (one_loss, one) = forward_backward(&model, &[whole], 5, 2, false);
+        let (sum_loss, sum) = forward_backward(&model, &parts, 5, 2, false);
         let floats = |tensor: Tensor<1>| weights::floats(tensor.into_data());
         assert_close(&floats(sum_loss), &floats(one_loss), 1e-6, what);
         for ((name, a), (_, b)) in sum.iter().zip(one.iter()) {
             let (a, b) = (floats(a.clone()), floats(b.clone()));
             assert_close(&a, &b, 2e-5, &format!("{what}: {name}"));
         }
+    }
+}
+
+#[test]
+fn recomputed_activations_give_the_same_bits() {
+    for (what, config) in architectures() {
+        let model = config.init(&flex(), 3).unwrap().train();
+        let batches = [batch(2, 8, VOCAB, 1), batch(3, 8, VOCAB, 2)];
+        let (kept_loss, kept) = forward_backward(&model, &batches, 5, 2, false);
+        let (loss, anew) = forward_backward(&model, &batches, 5, 2, true);
+        let floats = |tensor: Tensor<1>| weights::floats(tensor.into_data());
+        assert_eq!(floats(loss), floats(kept_loss), "{what}");
+        assert_eq!(anew.iter().count(), weights::layout(&config).len());
+        for ((name, a), (_, b)) in anew.iter().zip(kept.iter()) {
+            assert_eq!(floats(a.clone()), floats(b.clone()), "{what}: {name}");
+        }
+    }
+}
+
+/// bf16 has 8 bits of mantissa: products are off by some thousandths, and no more.
+#[test]
+fn bf16_products_are_near_those_in_f32_and_not_equal() {
+    for (what, config) in architectures() {
+        let model = config.init(&flex(), 3).unwrap().train();
+        let batches = [batch(2, 8, VOCAB, 1)];
+        let (exact_loss, exact) = forward_backward(&model, &batches, 5, 2, false);
+        let half = model.with_precision(Precision::Bf16).unwrap();
+        let (loss, gradients) = forward_backward(&half, &batches, 5, 2, false);
+        let floats = |tensor: Tensor<1>| weights::floats(tensor.into_data());
+        let (loss, exact_loss) = (floats(loss)[0], floats(exact_loss)[0]);
+        assert_ne!(loss.to_bits(), exact_loss.to_bits(), "{what}");
+        assert!(
+            (loss - exact_loss).abs() < 0.02 * exact_loss,
+            "{what}: {loss} {exact_loss}"
+        );
+        let (mut apart, mut length) = (0.0, 0.0);
+        for ((_, a), (_, b)) in gradients.iter().zip(exact.iter()) {
+            for (a, b) in floats(a.clone()).into_iter().zip(floats(b.clone())) {
+                apart += (a - b).powi(2);
+                length += b.powi(2);
+            }
+        }
+        assert!(
+            apart.sqrt() < 0.1 * length.sqrt(),
+            "{what}: {apart} of {length}"
+        );
+        let (again, _) = forward_backward(&half.in_f32(), &batches, 5, 2, false);
+        assert_eq!(floats(again)[0].to_bits(), exact_loss.to_bits(), "{what}");
     }
 }

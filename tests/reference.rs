@@ -104,7 +104,7 @@ fn check_model(name: &str) {
         );
 
         let (loss, gradients) =
-            forward_backward(&model.train(), std::slice::from_ref(&batch), 0, 0);
+            forward_backward(&model.train(), std::slice::from_ref(&batch), 0, 0, false);
         assert_close(
             &floats(loss),
             &expected["loss"].1,
@@ -167,7 +167,7 @@ fn ten_adamw_steps_with_groups_and_clipping_match_pytorch() {
                 inputs: step.inputs.clone(),
                 targets: step.targets.clone(),
             };
-            let (loss, gradients) = forward_backward(&model, &[batch], 0, 0);
+            let (loss, gradients) = forward_backward(&model, &[batch], 0, 0, false);
             let norm = gradients.norm().unwrap();
             let what = format!("step {number} on {on}");
             assert_close(

@@ -15,6 +15,7 @@ mod configs; // every file in configs/ parses, builds and says the truth
 mod gradients; // finite differences, the mask, accumulation
 mod layering; // which crate may use which
 mod place; // where the tests of the program run it
+mod quantized; // weights of 8 and 4 bits
 mod reference; // PyTorch's logits, losses, gradients and updates
 mod refusals; // wrong inputs: one sentence, the right code, nothing lost
 mod resume; // bitwise, whatever stopped the run

@@ -6,7 +6,7 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
-use crate::bench::shapes::Size;
+use crate::bench::args::BenchArgs;
 
 /// Trains, runs and examines decoder-only Transformers.
 #[derive(Debug, Parser)]
@@ -36,6 +36,8 @@ pub(crate) enum Command {
     Prepare(PrepareArgs),
     /// Measures loss, perplexity and bits per byte of a model on a text
     Eval(EvalArgs),
+    /// Makes a record of 8 or 4 bits a weight: smaller and faster to run, not to be trained
+    Quantize(QuantizeArgs),
     /// Shows where a model comes from and what it is made of
     Inspect(InspectArgs),
     /// Tells what a run will take before it begins: size, memory, time
@@ -247,6 +249,9 @@ pub(crate) struct EvalArgs {
     /// The field of a .jsonl line that holds the text
     #[arg(long, default_value = "text")]
     pub(crate) field: String,
+    /// Another record to measure on the same text, such as the one that a quantized one was made from
+    #[arg(long, value_name = "RECORD", value_hint = ValueHint::DirPath)]
+    pub(crate) against: Option<PathBuf>,
     /// Predicts each document by itself instead of running across their borders
     #[arg(long)]
     pub(crate) documents: bool,
@@ -262,6 +267,34 @@ pub(crate) struct EvalArgs {
     /// Writes the figures as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `quantize RECORD|RUN --out FOLDER`.
+#[derive(Debug, Args)]
+pub(crate) struct QuantizeArgs {
+    /// A record, a checkpoint, or a run's folder (its best record is used)
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) model: PathBuf,
+    /// The folder to write
+    #[arg(long, short, value_hint = ValueHint::DirPath)]
+    pub(crate) out: PathBuf,
+    /// Bits of a weight: 8 or 4, and half a bit for the scales
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = quantized_bits)]
+    pub(crate) bits: u8,
+    /// Uses the last record of a run instead of the best
+    #[arg(long)]
+    pub(crate) last: bool,
+    /// Writes the summary as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+pub(crate) fn quantized_bits(text: &str) -> Result<u8, String> {
+    match text {
+        "8" => Ok(8),
+        "4" => Ok(4),
+        _ => Err("8 or 4".to_string()),
+    }
 }
 
 /// `inspect RECORD|RUN`.
@@ -327,121 +360,6 @@ pub(crate) struct DevicesArgs {
     /// Writes one JSON object for each device
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-/// `bench WHAT`.
-#[derive(Debug, Args)]
-pub(crate) struct BenchArgs {
-    /// What to measure.
-    #[command(subcommand)]
-    pub(crate) what: Bench,
-}
-
-/// What can be measured.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Bench {
-    /// Training steps of a model of known shape, on random tokens
-    Train(BenchTrainArgs),
-    /// Single tokens of an answer, against the speed at which memory is read
-    Decode(BenchDecodeArgs),
-    /// The reading of a prompt
-    Prefill(BenchPrefillArgs),
-    /// Matrix products of the shapes that models have
-    Matmul(BenchCommon),
-    /// Text to ids, on one core
-    Tokenize(BenchTokenizeArgs),
-    /// From the start of the program to a record's first token
-    Load(BenchLoadArgs),
-}
-
-/// What all measurements share.
-#[derive(Debug, Args)]
-pub(crate) struct BenchCommon {
-    /// Rounds; the median and the spread of them are told
-    #[arg(long, default_value_t = 5, value_name = "N")]
-    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=10_000))]
-    pub(crate) rounds: usize,
-    /// Device: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
-    #[arg(long, short, default_value = "flex")]
-    pub(crate) device: String,
-    /// Writes the figures as JSON, one object for each measurement
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// `bench train`.
-#[derive(Debug, Args)]
-pub(crate) struct BenchTrainArgs {
-    /// The model's shape and its batch
-    #[arg(long, value_enum, default_value_t = Size::Small)]
-    pub(crate) size: Size,
-    /// Steps in a round
-    #[arg(long, default_value_t = 10, value_name = "N")]
-    #[arg(value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
-    pub(crate) steps: u64,
-    /// Steps before the first round
-    #[arg(long, default_value_t = 3, value_name = "N")]
-    pub(crate) warm_up: u64,
-    #[command(flatten)]
-    pub(crate) common: BenchCommon,
-}
-
-/// Which model is measured.
-#[derive(Debug, Args)]
-pub(crate) struct ModelChoice {
-    /// A record, a checkpoint or a run's folder [default: random weights of --size]
-    #[arg(value_hint = ValueHint::DirPath)]
-    pub(crate) record: Option<PathBuf>,
-    /// The shape of a model with random weights
-    #[arg(long, value_enum, default_value_t = Size::Gpt2, conflicts_with = "record")]
-    pub(crate) size: Size,
-}
-
-/// `bench decode`.
-#[derive(Debug, Args)]
-pub(crate) struct BenchDecodeArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelChoice,
-    /// Tokens in a round, at most half of the model's context
-    #[arg(long, default_value_t = 64, value_name = "N")]
-    pub(crate) tokens: usize,
-    #[command(flatten)]
-    pub(crate) common: BenchCommon,
-}
-
-/// `bench prefill`.
-#[derive(Debug, Args)]
-pub(crate) struct BenchPrefillArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelChoice,
-    /// Tokens of the prompt [default: as many as the context holds]
-    #[arg(long, value_name = "N")]
-    pub(crate) tokens: Option<usize>,
-    #[command(flatten)]
-    pub(crate) common: BenchCommon,
-}
-
-/// `bench tokenize RECORD`.
-#[derive(Debug, Args)]
-pub(crate) struct BenchTokenizeArgs {
-    /// The record, checkpoint or run whose tokenizer is measured
-    #[arg(value_hint = ValueHint::DirPath)]
-    pub(crate) record: PathBuf,
-    /// A text [default: a megabyte of built-in stories]
-    #[arg(value_hint = ValueHint::FilePath)]
-    pub(crate) file: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) common: BenchCommon,
-}
-
-/// `bench load RECORD`.
-#[derive(Debug, Args)]
-pub(crate) struct BenchLoadArgs {
-    /// A record, a checkpoint or a run's folder
-    #[arg(value_hint = ValueHint::DirPath)]
-    pub(crate) record: PathBuf,
-    #[command(flatten)]
-    pub(crate) common: BenchCommon,
 }
 
 /// `completions SHELL`.

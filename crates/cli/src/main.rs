@@ -49,6 +49,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Generate(args) => commands::generate::run(&args)?,
         Command::Prepare(args) => commands::prepare::run(&args)?,
         Command::Eval(args) => commands::eval::run(&args)?,
+        Command::Quantize(args) => commands::quantize::run(&args)?,
         Command::Inspect(args) => commands::inspect::run(&args)?,
         Command::Plan(args) => commands::plan::run(&args)?,
         Command::Plot(args) => commands::plot::run(&args)?,

@@ -177,7 +177,9 @@ impl Plan {
         }
         let config = &ingredients.config;
         let model = ingredients.first_model()?.train();
-        let mut stepper = Stepper::new(model, config.optimizer, config.seed);
+        let model = model.with_precision(config.train.precision)?;
+        let mut stepper =
+            Stepper::new(model, config.optimizer, config.seed, config.train.recompute);
         let (mut begin, mut first_loss) = (Instant::now(), f64::NAN);
         for step in 0..=steps {
             let batches = (0..config.train.accumulation)
@@ -205,7 +207,7 @@ impl Plan {
             tokens_per_second,
             flops_per_second: tokens_per_second * self.training_flops_per_token as f64,
             training_seconds: per_step * config.train.steps as f64,
-            validation_seconds: validation_seconds(ingredients, &model.valid())?,
+            validation_seconds: validation_seconds(ingredients, &model.valid().in_f32())?,
         });
         Ok(self)
     }

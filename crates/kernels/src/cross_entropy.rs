@@ -2,6 +2,8 @@
 
 use burn::tensor::Tensor;
 
+use crate::Precision;
+
 /// A target that counts for nothing: padding, or a token that is not to be learned.
 pub const IGNORE: u32 = u32::MAX;
 
@@ -16,15 +18,17 @@ pub struct OutputLayer {
     pub bias: Option<Tensor<1>>,
     /// Logits are squashed into (-c, c) by `c * tanh(x / c)`.
     pub soft_cap: Option<f64>,
+    /// The arithmetic of its product.
+    pub precision: Precision,
 }
 
 impl OutputLayer {
     /// `[batch, seq, d_model]` to logits, `[batch, seq, vocab]`.
     pub fn logits(self, hidden: Tensor<3>) -> Tensor<3> {
         let logits = if self.is_table {
-            crate::linear_table(hidden, self.weight, self.bias)
+            crate::linear_table(self.precision, hidden, self.weight, self.bias)
         } else {
-            crate::linear(hidden, self.weight, self.bias)
+            crate::linear_in(self.precision, hidden, self.weight, self.bias)
         };
         match self.soft_cap {
             Some(cap) => crate::reference::soft_cap(logits, cap),
@@ -98,6 +102,8 @@ mod fast {
                 d_in,
                 d_out,
                 stored,
+                few: false,
+                precision: layer.precision,
             },
             targets: Arc::new(targets.to_vec()),
             soft_cap: layer.soft_cap.map(|cap| cap as f32),

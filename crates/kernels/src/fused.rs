@@ -130,6 +130,13 @@ pub(crate) fn apply<O: Op<N>, const N: usize, const D: usize>(
     Tensor::from_primitive::<Autodiff<Flex>>(output)
 }
 
+/// The contiguous primitive of a tensor on flex, off the autodiff graph.
+pub(crate) fn plain<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
+    let primitive = tensor.try_into_primitive::<Flex>();
+    let primitive = primitive.unwrap_or_else(|e| unreachable!("the caller has asked: {e:?}"));
+    primitive.to_contiguous()
+}
+
 /// The numbers of a contiguous tensor.
 pub(crate) fn values(tensor: &FlexTensor) -> &[f32] {
     tensor

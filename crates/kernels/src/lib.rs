@@ -8,6 +8,7 @@
 //! | operation | fast body |
 //! |---|---|
 //! | [`linear`], [`linear_table`] | packed matrix products on the widest vectors, matrix-vector products for few rows |
+//! | [`linear_quantized`], [`embed_quantized`] | products with weights of 8 or 4 bits, read as they are |
 //! | [`attention`] | causal grouped-query attention that never stores the scores |
 //! | [`normalize`] | layer and RMS norm |
 //! | [`activate`], [`gate`] | GELU and its kin, recomputed in the backward pass |
@@ -24,7 +25,6 @@
 mod activation;
 mod adamw;
 mod attention;
-#[cfg(feature = "flex")]
 #[allow(unsafe_code)] // Vector instructions and shared slices; each use says why it is sound.
 pub mod cpu;
 mod cross_entropy;
@@ -37,6 +37,7 @@ mod norm;
 #[cfg(feature = "flex")]
 #[allow(unsafe_code)] // The memory of a tensor; each use says why it is sound.
 mod pool;
+mod quantized;
 pub mod reference;
 mod rng;
 mod rotary;
@@ -48,8 +49,9 @@ pub use attention::{AttentionDropout, AttentionOptions, attention};
 pub use cross_entropy::{IGNORE, OutputLayer, cross_entropy_sum};
 pub use dropout::{DropoutMask, dropout};
 pub use embedding::embed;
-pub use linear::{linear, linear_table};
+pub use linear::{Precision, linear, linear_in, linear_table};
 pub use norm::{NormKind, normalize};
+pub use quantized::{Bits, QuantizedMatrix, embed_quantized, linear_quantized};
 pub use rng::CounterRng;
 pub use rotary::{RotaryTables, rotate};
 pub use sight::Sight;

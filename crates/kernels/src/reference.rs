@@ -2,10 +2,12 @@
 //! fast bodies are held to.
 
 use burn::tensor::activation::{self, log_softmax, softmax};
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 
 pub use crate::attention::Stage;
-use crate::{Activation, AttentionOptions, DropoutMask, IGNORE, NormKind, RotaryTables, dropout};
+use crate::{
+    Activation, AttentionOptions, DropoutMask, IGNORE, NormKind, Precision, RotaryTables, dropout,
+};
 
 /// See [`linear`](crate::linear()).
 pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<3> {
@@ -16,6 +18,24 @@ pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tenso
         None => y,
     };
     y.reshape([batch, seq, d_out])
+}
+
+/// See [`linear_in`](crate::linear_in()). In bf16 the device's own product also rounds its result.
+pub fn linear_in(
+    precision: Precision,
+    x: Tensor<3>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<3> {
+    if precision == Precision::F32 {
+        return linear(x, weight, bias);
+    }
+    let dtype = x.dtype();
+    let y = linear(x.cast(DType::BF16), weight.cast(DType::BF16), None).cast(dtype);
+    match bias {
+        Some(bias) => y + bias.unsqueeze(),
+        None => y,
+    }
 }
 
 /// See [`normalize`](crate::normalize()).

@@ -1,13 +1,12 @@
 //! Masked multi-head attention: each token asks, all earlier ones answer.
 
 use burn::module::Module;
-use burn::nn::Linear;
 use burn::tensor::{Device, Tensor};
 use nextword_kernels::AttentionOptions;
 use nextword_kernels::reference::{self, Stage};
 use serde::{Deserialize, Serialize};
 
-use crate::linear::{project, zero_linear};
+use crate::linear::{Linear, project, zero_linear};
 use crate::{Hook, ModelConfig, Norm, Pass, Probe};
 
 /// Which groups of layers have biases. The default is GPT-2's: all but the output layer.

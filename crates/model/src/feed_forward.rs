@@ -1,12 +1,11 @@
 //! The layer that works on each token by itself.
 
 use burn::module::Module;
-use burn::nn::Linear;
 use burn::tensor::{Device, Tensor};
 use nextword_kernels::Activation;
 use serde::{Deserialize, Serialize};
 
-use crate::linear::{project, zero_linear};
+use crate::linear::{Linear, project, zero_linear};
 use crate::{Hook, ModelConfig, Pass, Probe};
 
 /// Which feed-forward layer a block has.

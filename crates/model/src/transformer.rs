@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::nn::Embedding;
 use burn::tensor::{Device, Int, Tensor};
-use nextword_kernels::{OutputLayer, RotaryTables};
+use nextword_kernels::{OutputLayer, Precision, QuantizedMatrix, RotaryTables};
 
 use crate::position::sinusoidal_table;
 use crate::{
@@ -23,10 +23,15 @@ pub struct Transformer {
     pub final_norm: Option<Norm>,
     /// From `d_model` numbers to one logit for each token.
     pub head: Head,
+    /// The token embedding in 8 or 4 bits, `[d_model, vocab_size]`; its own weight is then of no size.
+    #[module(skip)]
+    pub(crate) quantized_table: Option<QuantizedMatrix>,
     #[module(skip)]
     waves: Option<Tensor<2>>,
     #[module(skip)]
     rotary: Option<RotaryTables>,
+    #[module(skip)]
+    precision: Precision,
     #[module(skip)]
     config: ModelConfig,
 }
@@ -38,6 +43,9 @@ pub struct Head {
     pub weight: Option<Param<Tensor<2>>>,
     /// `[vocab_size]`.
     pub bias: Option<Param<Tensor<1>>>,
+    /// The weight in 8 or 4 bits; its own is then of no size.
+    #[module(skip)]
+    pub(crate) quantized: Option<QuantizedMatrix>,
 }
 
 impl ModelConfig {
@@ -74,11 +82,14 @@ impl ModelConfig {
                     .bias
                     .head
                     .then(|| Param::from_tensor(Tensor::zeros([self.vocab_size], device))),
+                quantized: None,
             },
+            quantized_table: None,
             waves: (self.position == Position::Sinusoidal)
                 .then(|| sinusoidal_table(self.context_length, self.d_model, device)),
             rotary: (self.position == Position::Rotary)
                 .then(|| self.rotary.tables(self.context_length, self.head_dim())),
+            precision: Precision::F32,
             config: self.clone(),
         })
     }
@@ -109,14 +120,40 @@ impl Transformer {
     /// What enters the output layer: `[batch, seq]` to `[batch, seq, d_model]`.
     pub fn hidden<P: Probe>(&self, tokens: Tensor<2, Int>, pass: &mut Pass<'_, P>) -> Tensor<3> {
         let seq = tokens.dims()[1];
-        pass.enter(None);
-        let mut x = self.embed(tokens, pass);
+        let mut x = self.embedded(tokens, pass);
         for (layer, block) in self.blocks.iter().enumerate() {
             pass.enter(Some(layer));
             x = block.forward(x, pass);
         }
         pass.enter(None);
         pass.finish(seq);
+        self.finished(x, pass)
+    }
+
+    /// What enters the first block: `[batch, seq]` to `[batch, seq, d_model]`.
+    pub(crate) fn embedded<P: Probe>(
+        &self,
+        tokens: Tensor<2, Int>,
+        pass: &mut Pass<'_, P>,
+    ) -> Tensor<3> {
+        pass.enter(None);
+        self.embed(tokens, pass)
+    }
+
+    /// One block by itself, in a pass of its own.
+    pub(crate) fn block<P: Probe>(
+        &self,
+        layer: usize,
+        x: Tensor<3>,
+        pass: &mut Pass<'_, P>,
+    ) -> Tensor<3> {
+        pass.locate(&self.config, self.rotary.as_ref(), &x);
+        pass.enter(Some(layer));
+        self.blocks[layer].forward(x, pass)
+    }
+
+    /// From what leaves the last block to what enters the output layer.
+    fn finished<P: Probe>(&self, x: Tensor<3>, pass: &mut Pass<'_, P>) -> Tensor<3> {
         match &self.final_norm {
             Some(norm) => {
                 let x = norm.forward(x);
@@ -129,7 +166,7 @@ impl Transformer {
 
     /// The output layer: `[batch, seq, d_model]` to `[batch, seq, vocab_size]`.
     pub fn logits<P: Probe>(&self, hidden: Tensor<3>, pass: &mut Pass<'_, P>) -> Tensor<3> {
-        let logits = self.output_layer().logits(hidden);
+        let logits = self.plain_logits(hidden);
         pass.see(Hook::Logits, &logits);
         logits
     }
@@ -149,10 +186,56 @@ impl Transformer {
         pass: &mut Pass<'_, P>,
     ) -> Tensor<1> {
         let hidden = self.hidden(tokens, pass);
+        self.loss_of_hidden(hidden, targets, pass)
+    }
+
+    /// The loss from what leaves the last block.
+    pub(crate) fn loss_from<P: Probe>(
+        &self,
+        x: Tensor<3>,
+        targets: &[u32],
+        pass: &mut Pass<'_, P>,
+    ) -> Tensor<1> {
+        let hidden = self.finished(x, pass);
+        self.loss_of_hidden(hidden, targets, pass)
+    }
+
+    fn loss_of_hidden<P: Probe>(
+        &self,
+        hidden: Tensor<3>,
+        targets: &[u32],
+        pass: &mut Pass<'_, P>,
+    ) -> Tensor<1> {
         if pass.is_watched() {
             self.logits(hidden.clone(), pass);
         }
+        if self.quantized_head().is_some() {
+            return self.quantized_loss(hidden, targets);
+        }
         nextword_kernels::cross_entropy_sum(hidden, self.output_layer(), targets)
+    }
+
+    fn plain_logits(&self, hidden: Tensor<3>) -> Tensor<3> {
+        match self.quantized_head() {
+            Some(weight) => {
+                let bias = self.head.bias.as_ref().map(Param::val);
+                let logits = nextword_kernels::linear_quantized(hidden, weight, bias);
+                match self.config.logit_soft_cap {
+                    Some(cap) => nextword_kernels::reference::soft_cap(logits, cap),
+                    None => logits,
+                }
+            }
+            None => self.output_layer().logits(hidden),
+        }
+    }
+
+    /// The output layer's weight, where it is quantized.
+    fn quantized_head(&self) -> Option<&QuantizedMatrix> {
+        if self.config.tied_head {
+            self.quantized_table.as_ref()
+        } else {
+            self.head.quantized.as_ref()
+        }
     }
 
     fn output_layer(&self) -> OutputLayer {
@@ -162,12 +245,16 @@ impl Transformer {
             weight: own.unwrap_or_else(|| self.token_embedding.weight.val()),
             bias: self.head.bias.as_ref().map(Param::val),
             soft_cap: self.config.logit_soft_cap,
+            precision: self.precision,
         }
     }
 
     /// Word embedding plus position encoding.
     fn embed<P: Probe>(&self, tokens: Tensor<2, Int>, pass: &mut Pass<'_, P>) -> Tensor<3> {
-        let x = nextword_kernels::embed(self.token_embedding.weight.val(), tokens);
+        let x = match &self.quantized_table {
+            Some(table) => nextword_kernels::embed_quantized(table, tokens),
+            None => nextword_kernels::embed(self.token_embedding.weight.val(), tokens),
+        };
         pass.see(Hook::Embed, &x);
         pass.locate(&self.config, self.rotary.as_ref(), &x);
         assert!(
@@ -191,6 +278,36 @@ impl Transformer {
         pass.drop_some(Hook::Embed, x, self.config.dropout.embedding)
     }
 
+    /// The same model with matrix products in `precision`; weights, norms, attention's scores and the
+    /// loss stay in f32. Of no effect on quantized weights.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] if the model's device cannot do it.
+    pub fn with_precision(self, precision: Precision) -> Result<Self, ModelError> {
+        if !precision.is_supported(&self.device()) {
+            return Err(ModelError::config(
+                "precision",
+                "this device has no bf16 products",
+                "use precision = \"f32\", or device = \"flex\"",
+            ));
+        }
+        Ok(self.set_precision(precision))
+    }
+
+    /// The same model with all arithmetic in f32.
+    #[must_use]
+    pub fn in_f32(self) -> Self {
+        self.set_precision(Precision::F32)
+    }
+
+    fn set_precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        for (_, linear) in self.linears_mut() {
+            linear.precision = precision;
+        }
+        self
+    }
+
     /// The configuration that built this model.
     pub fn config(&self) -> &ModelConfig {
         &self.config
@@ -201,7 +318,18 @@ impl Transformer {
     pub fn bytes_per_token(&self) -> usize {
         let counts = self.config.counts();
         let tables = counts.token_embedding * usize::from(!self.config.tied_head);
-        4 * (counts.total() - tables - counts.position_embedding)
+        let plain = 4 * (counts.total() - tables - counts.position_embedding);
+        let saved = |weight: &QuantizedMatrix| {
+            let [d_in, d_out] = weight.shape();
+            4 * d_in * d_out - weight.bytes()
+        };
+        let linears = self.linears().into_iter();
+        let linears = linears.filter_map(|(_, linear)| linear.quantized());
+        plain
+            - linears
+                .chain(self.quantized_head())
+                .map(saved)
+                .sum::<usize>()
     }
 
     /// Where the weights are.

@@ -12,7 +12,9 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
-use crate::{ModelConfig, ModelError, NormKind, Position, Transformer, write_atomically};
+use crate::{
+    Bits, ModelConfig, ModelError, NormKind, Position, Transformer, quantize, write_atomically,
+};
 
 /// Headers above this are refused: that of GPT-2 XL takes 60 kB.
 const HEADER_LIMIT: u64 = 16 << 20;
@@ -129,11 +131,14 @@ impl<F: FnMut(&str, TensorData)> ModuleVisitor for Reader<F> {
     }
 }
 
-/// Writes `model` to `path` in f32, whole or not at all. The same weights give the same bytes.
+/// Writes `model` to `path`, whole or not at all: in f32, or quantized if it is. The same weights give the same bytes.
 ///
 /// # Errors
 /// [`ModelError::Io`] if the file cannot be written.
 pub fn save(model: &Transformer, path: &Path) -> Result<(), ModelError> {
+    if model.bits().is_some() {
+        return quantize::save(model, path);
+    }
     let mut tensors = BTreeMap::new();
     for_each(model, |name, data| {
         let shape = data.shape().to_vec();
@@ -187,14 +192,27 @@ pub fn floats(data: TensorData) -> Vec<f32> {
 /// [`ModelError::Format`] if the file is no safetensors file.
 pub fn load(config: &ModelConfig, path: &Path, device: &Device) -> Result<Transformer, ModelError> {
     config.validate()?;
+    if let Some(bits) = bits(path)? {
+        return quantize::load(config, path, bits, device);
+    }
     with_file(path, |file| {
         compare(config, path, file)?;
-        let mut loader = Loader {
-            file,
-            path: Vec::new(),
-        };
-        Ok(config.build(device)?.map(&mut loader))
+        Ok(fill(config.build(device)?, file))
     })
+}
+
+/// The width of the integers in `path`, if it holds quantized weights.
+///
+/// # Errors
+/// [`ModelError::Io`] or [`ModelError::Format`] if the file cannot be read or understood.
+pub fn bits(path: &Path) -> Result<Option<Bits>, ModelError> {
+    with_file(path, |file| Ok(quantize::bits_of(file)))
+}
+
+/// Gives every parameter of `model` that `file` names its values there.
+pub(crate) fn fill(model: Transformer, file: &SafeTensors<'_>) -> Transformer {
+    let path = Vec::new();
+    model.map(&mut Loader { file, path })
 }
 
 /// Reads every tensor of a safetensors file as f32: shape and values by name.
@@ -217,7 +235,7 @@ pub fn load_tensors(path: &Path) -> Result<NamedTensors, ModelError> {
 
 /// Maps `path` into memory, checks it, and hands it to `read`.
 #[allow(unsafe_code)]
-fn with_file<T>(
+pub(crate) fn with_file<T>(
     path: &Path,
     read: impl FnOnce(&SafeTensors<'_>) -> Result<T, ModelError>,
 ) -> Result<T, ModelError> {
@@ -255,23 +273,38 @@ fn with_file<T>(
 
 /// Holds the file's names, shapes and types against the configuration.
 fn compare(config: &ModelConfig, path: &Path, file: &SafeTensors<'_>) -> Result<(), ModelError> {
-    let expected = layout(config);
+    let expected: Vec<_> = layout(config)
+        .into_iter()
+        .map(|(name, shape)| (name, shape, None))
+        .collect();
+    compare_with(&expected, path, file)
+}
+
+/// Holds names and shapes against `expected`, and types: the one that is named, or any of floats.
+pub(crate) fn compare_with(
+    expected: &[(String, Vec<usize>, Option<Dtype>)],
+    path: &Path,
+    file: &SafeTensors<'_>,
+) -> Result<(), ModelError> {
     let mut problems = Vec::new();
-    for (name, shape) in &expected {
+    for (name, shape, dtype) in expected {
         match file.tensor(name) {
             Err(_) => problems.push(format!("  missing: `{name}` {shape:?}")),
             Ok(view) if view.shape() != shape => problems.push(format!(
                 "  `{name}` has shape {:?}, the config says {shape:?}",
                 view.shape()
             )),
-            Ok(view) if !is_float(view.dtype()) => {
+            Ok(view) if dtype.is_none() && !is_float(view.dtype()) => {
                 problems.push(format!("  `{name}` holds {:?}, not floats", view.dtype()));
+            }
+            Ok(view) if dtype.is_some_and(|dtype| dtype != view.dtype()) => {
+                problems.push(format!("  `{name}` holds {:?}", view.dtype()));
             }
             Ok(_) => {}
         }
     }
     let known: std::collections::HashSet<&str> =
-        expected.iter().map(|(name, _)| name.as_str()).collect();
+        expected.iter().map(|(name, ..)| name.as_str()).collect();
     let mut unused: Vec<_> = file
         .names()
         .into_iter()

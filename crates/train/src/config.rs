@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use nextword_data::DataConfig;
-use nextword_model::ModelConfig;
+use nextword_model::{ModelConfig, Precision};
 use serde::{Deserialize, Serialize};
 
 use crate::{OptimizerConfig, ScheduleConfig, TrainError};
@@ -76,6 +76,14 @@ pub struct TrainConfig {
     pub batch_size: usize,
     /// Micro-batches whose gradients are added up for one update.
     pub accumulation: usize,
+    /// The arithmetic of matrix products: `f32`, or `bf16` where the device has it. Weights, moments,
+    /// norms, the loss and validation stay in f32.
+    #[serde(skip_serializing_if = "Precision::is_f32")]
+    pub precision: Precision,
+    /// Keep only what enters each block, and compute the rest anew in the backward pass: a third more
+    /// work, the same numbers, and of the activations only those of one block in memory.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub recompute: bool,
     /// Updates between two lines of progress and of `metrics.jsonl`.
     pub log_every: u64,
 }
@@ -86,6 +94,8 @@ impl Default for TrainConfig {
             steps: 1000,
             batch_size: 12,
             accumulation: 1,
+            precision: Precision::F32,
+            recompute: false,
             log_every: 10,
         }
     }
@@ -188,6 +198,7 @@ impl RunConfig {
             train: TrainConfig {
                 steps: 0,
                 log_every: 0,
+                recompute: false,
                 ..self.train
             },
             data: DataConfig {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use nextword_data::{Dataset, EvalWindows, Loader, LoaderConfig, Tokenizer};
-use nextword_model::{DeviceName, ModelConfig, Record, Transformer};
+use nextword_model::{DeviceName, ModelConfig, Record, Transformer, weights};
 
 use crate::{RunConfig, TrainError};
 
@@ -32,6 +32,13 @@ pub fn prepare_run(mut config: RunConfig) -> Result<Ingredients, TrainError> {
     config.validate()?;
     let name: DeviceName = config.device.parse()?;
     let device = name.open()?;
+    if !config.train.precision.is_supported(&device) {
+        return Err(TrainError::config(
+            "train.precision",
+            format!("{name} has no bf16 products"),
+            "use precision = \"f32\", or device = \"flex\"",
+        ));
+    }
     let dataset = Dataset::build(&config.data)?;
     if let Some(tokenizer) = started_from {
         check_tokenizer(&config, tokenizer.as_ref(), dataset.tokenizer.as_ref())?;
@@ -80,13 +87,17 @@ impl Ingredients {
     pub fn first_model(&self) -> Result<Transformer, TrainError> {
         let config = &self.config;
         match &config.start_from {
-            Some(path) => {
-                let path = Record::open(path)?.weights_path();
-                Ok(nextword_model::weights::load(
-                    &config.model,
-                    &path,
-                    &self.device,
-                )?)
+            Some(record) => {
+                let path = Record::open(record)?.weights_path();
+                let model = weights::load(&config.model, &path, &self.device)?;
+                if weights::bits(&path)?.is_some() {
+                    return Err(TrainError::run(
+                        record,
+                        "a quantized record cannot be trained; hint: start from the one that it was \
+                         made from",
+                    ));
+                }
+                Ok(model)
             }
             None => Ok(config.model.init(&self.device, config.seed)?),
         }
@@ -119,25 +130,30 @@ impl Ingredients {
 
     /// What a reader should know before the run begins.
     pub(crate) fn warnings(&self) -> Vec<String> {
-        let unknown = self
-            .dataset
-            .card
-            .as_ref()
-            .map_or(&[][..], |card| &card.unknown);
-        if unknown.is_empty() {
-            return Vec::new();
-        }
+        let slow = !self.config.train.precision.is_fast(&self.device);
+        let slow = slow.then(|| {
+            "this CPU has no bf16 instructions: train.precision = \"bf16\" rounds, and is not faster \
+             than f32 here"
+                .to_string()
+        });
+        slow.into_iter().chain(self.unknown_pieces()).collect()
+    }
+
+    fn unknown_pieces(&self) -> Option<String> {
+        let unknown = &self.dataset.card.as_ref()?.unknown;
         let shown: Vec<_> = unknown
             .iter()
             .take(10)
             .map(|piece| format!("{piece:?}"))
             .collect();
-        vec![format!(
-            "the text has {} pieces that the tokenizer does not know, as {}; they are left out or \
-             replaced by the unknown token",
-            unknown.len(),
-            shown.join(", ")
-        )]
+        (!unknown.is_empty()).then(|| {
+            format!(
+                "the text has {} pieces that the tokenizer does not know, as {}; they are left out or \
+                 replaced by the unknown token",
+                unknown.len(),
+                shown.join(", ")
+            )
+        })
     }
 
     /// The tokenizer.

@@ -112,12 +112,14 @@ impl ModuleVisitor for Taker {
 /// gradients. `model` has autodiff on.
 ///
 /// Each micro-batch's loss is divided by the tokens of the whole step, so that accumulation over
-/// unequal micro-batches equals one big batch. `seed` and `step` choose the dropout masks.
+/// unequal micro-batches equals one big batch. `seed` and `step` choose the dropout masks; with
+/// `recompute` only what enters each block is kept, to the same result.
 pub fn forward_backward(
     model: &Transformer,
     batches: &[TokenBatch],
     seed: u64,
     step: u64,
+    recompute: bool,
 ) -> (Tensor<1>, Gradients) {
     let counted: usize = batches.iter().map(TokenBatch::target_count).sum();
     let mut total: Option<Tensor<1>> = None;
@@ -125,10 +127,22 @@ pub fn forward_backward(
     let mut first_sequence = 0;
     for batch in batches {
         let dropout = Dropout::training(seed, step, first_sequence);
-        let loss = batch_loss(model, batch, &mut Pass::<NoProbe>::dropping(dropout));
-        let loss = loss / counted.max(1) as f64;
-        gradients.add(Gradients::take(model, loss.backward()));
-        let loss = loss.inner();
+        let divisor = counted.max(1) as f64;
+        let loss = if recompute {
+            let (tokens, targets) = (tokens(model, batch), &batch.targets);
+            // Summed by itself first, as the other way does.
+            let mut parts = Gradients::default();
+            let loss = model.recomputed_loss(tokens, targets, divisor, dropout, |part| {
+                parts.add(Gradients::take(model, part));
+            });
+            gradients.add(parts);
+            loss
+        } else {
+            let pass = &mut Pass::<NoProbe>::dropping(dropout);
+            let loss = batch_loss(model, batch, pass) / divisor;
+            gradients.add(Gradients::take(model, loss.backward()));
+            loss.inner()
+        };
         total = Some(match total {
             Some(total) => total + loss,
             None => loss,
@@ -145,11 +159,14 @@ pub(crate) fn batch_loss<P: Probe>(
     batch: &TokenBatch,
     pass: &mut Pass<'_, P>,
 ) -> Tensor<1> {
+    model.loss_sum(tokens(model, batch), &batch.targets, pass)
+}
+
+/// The ids that the model reads, `[batch, seq]`, on its device.
+fn tokens(model: &Transformer, batch: &TokenBatch) -> Tensor<2, Int> {
     let ids: Vec<i32> = batch.inputs.iter().map(|id| *id as i32).collect();
     let device = model.device().without_autodiff();
-    let data = TensorData::new(ids, [batch.batch, batch.seq]);
-    let tokens = Tensor::<2, Int>::from_data(data, &device);
-    model.loss_sum(tokens, &batch.targets, pass)
+    Tensor::from_data(TensorData::new(ids, [batch.batch, batch.seq]), &device)
 }
 
 /// Reads two numbers from the device at once.

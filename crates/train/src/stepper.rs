@@ -16,23 +16,27 @@ pub struct Stepper {
     optimizer: Optimizer,
     clip_norm: f64,
     seed: u64,
+    recompute: bool,
 }
 
 impl Stepper {
-    /// Steps for `model`, which is on an autodiff device. `seed` chooses the dropout masks.
-    pub fn new(model: Transformer, optimizer: OptimizerConfig, seed: u64) -> Self {
+    /// Steps for `model`, which is on an autodiff device. `seed` chooses the dropout masks; for
+    /// `recompute` see [`forward_backward`].
+    pub fn new(model: Transformer, optimizer: OptimizerConfig, seed: u64, recompute: bool) -> Self {
         Self {
             model: Some(model),
             clip_norm: optimizer.clip_norm,
             optimizer: Optimizer::new(optimizer),
             seed,
+            recompute,
         }
     }
 
     /// Step number `step` on `batches`, its micro-batches, at the schedule's learning rate `rate`,
     /// whose highest is `peak`. Gives the loss before the update, in nats per token.
     pub fn step(&mut self, batches: &[TokenBatch], step: u64, rate: f64, peak: f64) -> f64 {
-        let (loss, gradients) = forward_backward(self.model(), batches, self.seed, step);
+        let (loss, gradients) =
+            forward_backward(self.model(), batches, self.seed, step, self.recompute);
         let norm = gradients
             .norm()
             .unwrap_or_else(|| Tensor::zeros_like(&loss));

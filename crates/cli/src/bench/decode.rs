@@ -6,18 +6,25 @@ use burn::tensor::Device;
 use nextword_generate::{DecodeOptions, Decoder, SamplingConfig};
 use nextword_model::Transformer;
 
+use super::args::{BenchDecodeArgs, BenchPrefillArgs, ModelChoice};
 use super::{Report, machine, time};
-use crate::args::{BenchDecodeArgs, BenchPrefillArgs, ModelChoice};
+use crate::commands::quantize;
 use crate::records;
 
 /// Measures single tokens of one answer, of a random prompt.
 pub(crate) fn decode(args: &BenchDecodeArgs) -> anyhow::Result<Report> {
     let device = records::device(&args.common.device)?;
-    let (subject, model, weight_bytes) = open(&args.model, &device)?;
+    let (mut subject, mut model) = open(&args.model, &device)?;
+    if let Some(bits) = args.bits
+        && model.bits().is_none()
+    {
+        subject = format!("{subject} in {bits} bits");
+        model = model.quantize(quantize::bits(bits));
+    }
     let bandwidth = machine::read_bandwidth();
     let context = model.config().context_length;
     let tokens = args.tokens.min(context / 2).max(1);
-    let prompt = prompt(&model, (context - tokens).min(16).max(1));
+    let prompt = prompt(&model, (context - tokens).clamp(1, 16));
     let round = || {
         let mut decoder = Decoder::new(&model, std::slice::from_ref(&prompt), options(tokens + 1))?;
         decoder.step()?; // Reads the prompt.
@@ -38,7 +45,7 @@ pub(crate) fn decode(args: &BenchDecodeArgs) -> anyhow::Result<Report> {
         unit: "token",
         tokens_per_second: Some(per_second),
         flops_per_second: None,
-        share_of_peak: Some(weight_bytes as f64 * per_second / bandwidth),
+        share_of_peak: Some(model.bytes_per_token() as f64 * per_second / bandwidth),
         peak: Some(bandwidth),
         peak_is_bandwidth: true,
         cores_busy: timed.cores_busy,
@@ -49,7 +56,7 @@ pub(crate) fn decode(args: &BenchDecodeArgs) -> anyhow::Result<Report> {
 /// Measures the reading of a prompt.
 pub(crate) fn prefill(args: &BenchPrefillArgs) -> anyhow::Result<Report> {
     let device = records::device(&args.common.device)?;
-    let (subject, model, _) = open(&args.model, &device)?;
+    let (subject, model) = open(&args.model, &device)?;
     let peak = machine::peak_flops(&device);
     let longest = (model.config().context_length - 1).max(1);
     let len = args.tokens.unwrap_or(longest).clamp(1, longest);
@@ -84,9 +91,9 @@ pub(crate) fn prefill(args: &BenchPrefillArgs) -> anyhow::Result<Report> {
     })
 }
 
-/// The model to measure: its name, itself, and the bytes of weights that each token reads.
-fn open(choice: &ModelChoice, device: &Device) -> anyhow::Result<(String, Transformer, usize)> {
-    let (name, model) = match &choice.record {
+/// The model to measure, with its name.
+fn open(choice: &ModelChoice, device: &Device) -> anyhow::Result<(String, Transformer)> {
+    Ok(match &choice.record {
         Some(path) => {
             let record = records::open(path, false)?;
             (path.display().to_string(), record.load(device)?)
@@ -95,9 +102,7 @@ fn open(choice: &ModelChoice, device: &Device) -> anyhow::Result<(String, Transf
             let config = choice.size.config();
             (choice.size.name().to_string(), config.init(device, 1337)?)
         }
-    };
-    let bytes = model.bytes_per_token();
-    Ok((name, model, bytes))
+    })
 }
 
 fn prompt(model: &Transformer, len: usize) -> Vec<u32> {

@@ -3,8 +3,8 @@
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use super::args::BenchLoadArgs;
 use super::{Report, time};
-use crate::args::BenchLoadArgs;
 use crate::{exit, records};
 
 /// Measures a whole process: this program is started anew for each round, opens the record and writes

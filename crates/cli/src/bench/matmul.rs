@@ -6,8 +6,8 @@ use std::time::Instant;
 use burn::tensor::{Device, Distribution, Tensor};
 use nextword_kernels::linear;
 
+use super::args::BenchCommon;
 use super::{Report, machine, time};
-use crate::args::BenchCommon;
 use crate::records;
 
 /// Rows, inner and outer sizes.
@@ -42,17 +42,17 @@ fn measure(
     let (x, w) = (random([1, rows, d_in]), random([1, d_in, d_out]));
     let w = w.reshape([d_in, d_out]);
     let work = 2.0 * (rows * d_in * d_out) as f64;
-    let times = (2e9 / work).clamp(2.0, 2000.0) as usize;
+    let repeats = (2e9 / work).clamp(2.0, 2000.0) as usize;
     let round = || {
         let begin = Instant::now();
         let mut last = None;
-        for _ in 0..times {
+        for _ in 0..repeats {
             last = Some(linear(x.clone(), w.clone(), None));
         }
         // Reading a number waits for the device.
         let last = last.map(|y| y.narrow(1, 0, 1).narrow(2, 0, 1).into_data());
         black_box(last);
-        Ok(begin.elapsed().as_secs_f64() / times as f64)
+        Ok(begin.elapsed().as_secs_f64() / repeats as f64)
     };
     round()?; // Warms up.
     let timed = time(common.rounds, round)?;

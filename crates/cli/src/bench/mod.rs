@@ -1,5 +1,6 @@
 //! What `nextword bench` measures, and with what.
 
+pub(crate) mod args;
 pub(crate) mod decode;
 pub(crate) mod load;
 pub(crate) mod machine;

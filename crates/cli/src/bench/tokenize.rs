@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use nextword_data::{Stories, load_tokenizer};
 
+use super::args::BenchTokenizeArgs;
 use super::{Report, machine, time};
-use crate::args::BenchTokenizeArgs;
 use crate::{exit, records};
 
 /// Text taken where no file is given, in bytes.
@@ -14,7 +14,7 @@ const TEXT: usize = 1 << 20;
 /// Measures a record's tokenizer on one core.
 pub(crate) fn run(args: &BenchTokenizeArgs) -> anyhow::Result<Report> {
     let record = records::open(&args.record, false)?;
-    let tokenizer = load_tokenizer(&record.tokenizer_path())?;
+    let tokenizer = load_tokenizer(record.tokenizer_path())?;
     let text = match &args.file {
         Some(path) => std::fs::read_to_string(path)
             .map_err(|e| exit::bad_file(format!("`{}`: {e}", path.display())))?,

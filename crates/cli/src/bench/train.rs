@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use burn::module::Module;
 use nextword_data::TokenBatch;
-use nextword_model::ModelConfig;
+use nextword_model::{ModelConfig, Precision};
 use nextword_train::{OptimizerConfig, Stepper};
 
+use super::args::BenchTrainArgs;
 use super::{Report, machine, time};
-use crate::args::BenchTrainArgs;
 use crate::records;
 
 /// Measures steps on random tokens: forward, backward, clipping, update.
@@ -17,8 +17,13 @@ pub(crate) fn run(args: &BenchTrainArgs) -> anyhow::Result<Report> {
     let device = records::device(&args.common.device)?;
     let peak = machine::peak_flops(&device);
     let (batch, seq) = (args.size.batch(), config.context_length);
+    let precision = match args.precision.as_str() {
+        "bf16" => Precision::Bf16,
+        _ => Precision::F32,
+    };
     let model = config.init(&device, 1337)?.train();
-    let mut stepper = Stepper::new(model, OptimizerConfig::default(), 1337);
+    let model = model.with_precision(precision)?;
+    let mut stepper = Stepper::new(model, OptimizerConfig::default(), 1337, args.recompute);
     let mut number = 0;
     let mut steps = |count: u64| {
         for _ in 0..count {
@@ -36,7 +41,7 @@ pub(crate) fn run(args: &BenchTrainArgs) -> anyhow::Result<Report> {
     let flops = tokens_per_second * config.training_flops(seq) as f64;
     Ok(Report {
         bench: "train",
-        subject: args.size.name().to_string(),
+        subject: format!("{} in {}", args.size.name(), args.precision),
         device: args.common.device.clone(),
         seconds: timed.seconds,
         unit: "step",

@@ -1,6 +1,6 @@
 //! `nextword bench WHAT`.
 
-use crate::args::{Bench, BenchArgs};
+use crate::bench::args::{Bench, BenchArgs};
 use crate::bench::{Report, decode, load, matmul, tokenize, train};
 use crate::format::{bytes, short, unit};
 use crate::output;
@@ -28,7 +28,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
 /// `train medium on flex: 61.2 ms a step (60.8 to 64.0 in 5 rounds), 16.7k tokens/s, …`.
 fn line(report: &Report) -> String {
     let spread = &report.seconds;
-    let mut line = format!(
+    let mut parts = vec![format!(
         "{} {} on {}: {} a {} ({} to {} in {} rounds)",
         report.bench,
         report.subject,
@@ -38,12 +38,12 @@ fn line(report: &Report) -> String {
         time(spread.min),
         time(spread.max),
         spread.rounds
-    );
+    )];
     if let Some(tokens) = report.tokens_per_second {
-        line += &format!(", {} tokens/s", short(tokens));
+        parts.push(format!("{} tokens/s", short(tokens)));
     }
     if let Some(flops) = report.flops_per_second {
-        line += &format!(", {}", unit(flops, "FLOP/s"));
+        parts.push(unit(flops, "FLOP/s"));
     }
     if let (Some(share), Some(peak)) = (report.share_of_peak, report.peak) {
         let (name, what) = if report.peak_is_bandwidth {
@@ -52,13 +52,13 @@ fn line(report: &Report) -> String {
             ("FLOP/s", "the peak")
         };
         let peak = unit(peak, name);
-        line += &format!(", {:.0}% of {what} of {peak}", 100.0 * share);
+        parts.push(format!("{:.0}% of {what} of {peak}", 100.0 * share));
     }
-    line += &format!(", {:.1} cores busy", report.cores_busy);
+    parts.push(format!("{:.1} cores busy", report.cores_busy));
     if let Some(memory) = report.peak_memory_bytes {
-        line += &format!(", {} at most", bytes(memory));
+        parts.push(format!("{} at most", bytes(memory)));
     }
-    line
+    parts.join(", ")
 }
 
 /// `61.2 ms`, `4.71 µs`.

@@ -1,5 +1,6 @@
 //! `nextword eval RECORD|RUN FILE`.
 
+use std::path::Path;
 use std::time::Instant;
 
 use nextword_data::{Packing, SourceConfig, Sources};
@@ -7,19 +8,44 @@ use nextword_eval::{TextReport, TextSettings, evaluate_text};
 use nextword_generate::TextGenerator;
 
 use crate::args::EvalArgs;
-use crate::exit::bad_file;
+use crate::exit::{bad_file, usage};
 use crate::format::{duration, grouped};
 use crate::{output, records};
 
 /// Measures a model on a text.
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
-    let record = records::open(&args.model, args.last)?;
+    if args.against.is_some() && args.files.iter().any(|file| file == Path::new("-")) {
+        return Err(usage(
+            "standard input can be read only once, and --against reads the text twice; hint: give \
+             a file",
+        ));
+    }
     let sources = Sources::open(&SourceConfig {
         paths: args.files.clone(),
         separator: args.separator.as_deref().map(records::unescape),
         field: args.field.clone(),
         ..SourceConfig::default()
     })?;
+    let begin = Instant::now();
+    let report = measure(&args.model, args, &sources)?;
+    let seconds = begin.elapsed().as_secs_f64();
+    let against = args.against.as_ref();
+    let against = against
+        .map(|other| measure(other, args, &sources))
+        .transpose()?;
+    if args.json {
+        let mut value = serde_json::to_value(&report)?;
+        if let Some(against) = against {
+            value["against"] = serde_json::to_value(&against)?;
+        }
+        return output::json(&value);
+    }
+    show(&report, seconds)?;
+    against.map_or(Ok(()), |against| compare(&report, &against))
+}
+
+fn measure(model: &Path, args: &EvalArgs, sources: &Sources) -> anyhow::Result<TextReport> {
+    let record = records::open(model, args.last)?;
     let device = records::device(&args.device)?;
     let generator = TextGenerator::open(&record, &device)?;
     let settings = TextSettings {
@@ -30,7 +56,6 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
             Packing::Packed
         },
     };
-    let begin = Instant::now();
     let tokenizer = generator.tokenizer();
     let report = evaluate_text(
         generator.model(),
@@ -46,10 +71,26 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
             report.loss.nats_per_token
         )));
     }
-    if args.json {
-        return output::json(&report);
+    Ok(report)
+}
+
+/// Says how far the model is behind (or ahead of) another. By bytes where tokens differ.
+fn compare(report: &TextReport, other: &TextReport) -> anyhow::Result<()> {
+    let percent = |a: f64, b: f64| 100.0 * (a / b - 1.0);
+    let (ours, theirs) = (&report.loss, &other.loss);
+    output::line(&format!(
+        "against        {:.4} nats a token, perplexity {:.3} ({:+.2}%)",
+        theirs.nats_per_token,
+        theirs.perplexity,
+        percent(ours.perplexity, theirs.perplexity)
+    ))?;
+    if let (Some(a), Some(b)) = (ours.bits_per_byte, theirs.bits_per_byte) {
+        let percent = percent(a, b);
+        output::line(&format!(
+            "               {b:.4} bits per byte ({percent:+.2}%)"
+        ))?;
     }
-    show(&report, begin.elapsed().as_secs_f64())
+    Ok(())
 }
 
 fn show(report: &TextReport, seconds: f64) -> anyhow::Result<()> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use nextword_model::{Card, Record, weights};
+use nextword_model::{Bits, Card, Record, weights};
 use serde_json::{Value, json};
 
 use crate::args::InspectArgs;
@@ -46,7 +46,15 @@ fn lines(args: &InspectArgs, record: &Record, size: u64) -> anyhow::Result<Vec<S
     card(&record.card, &mut lines);
     let parameters = Parameters::from(record.config.counts());
     let total = grouped(parameters.total as u64);
-    lines.push(format!("\n{total} parameters, {} on disk", bytes(size)));
+    let bits = match weights::bits(&record.weights_path())? {
+        Some(Bits::Int8) => ", 8 bits a weight",
+        Some(Bits::Int4) => ", 4 bits a weight",
+        None => "",
+    };
+    lines.push(format!(
+        "\n{total} parameters, {} on disk{bits}",
+        bytes(size)
+    ));
     for (part, n) in parameters.parts() {
         let share = 100.0 * n as f64 / parameters.total.max(1) as f64;
         lines.push(format!(

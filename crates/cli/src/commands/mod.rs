@@ -9,5 +9,6 @@ pub(crate) mod inspect;
 pub(crate) mod plan;
 pub(crate) mod plot;
 pub(crate) mod prepare;
+pub(crate) mod quantize;
 pub(crate) mod resume;
 pub(crate) mod train;

@@ -106,10 +106,11 @@ impl Trainer {
         optimizer: Optimizer,
         state: State,
     ) -> Result<Self, TrainError> {
+        let precision = ingredients.config.train.precision;
         let metrics = MetricsFile::open(&folder.metrics_path(), state.metrics_bytes)?;
         let tokenizer_json = ingredients.dataset.tokenizer.to_json()?;
         Ok(Self {
-            model: Some(model.train()),
+            model: Some(model.train().with_precision(precision)?),
             optimizer,
             clock: Clock {
                 begin: Instant::now(),
@@ -178,6 +179,11 @@ impl Trainer {
         model.unwrap_or_else(|| unreachable!("an update always puts it back"))
     }
 
+    /// The model off the autodiff graph, in f32.
+    fn plain(&self) -> Transformer {
+        self.model().valid().in_f32()
+    }
+
     fn info(&self) -> RunInfo {
         let config = &self.ingredients.config;
         RunInfo {
@@ -208,7 +214,8 @@ impl Trainer {
         let (step, seed) = (self.state.step, config.seed);
         let schedule = config.schedule;
         let rate = schedule.learning_rate(step, config.train.steps);
-        let (loss, gradients) = forward_backward(self.model(), batches, seed, step);
+        let (loss, gradients) =
+            forward_backward(self.model(), batches, seed, step, config.train.recompute);
         let norm = gradients
             .norm()
             .unwrap_or_else(|| Tensor::zeros_like(&loss));
@@ -289,7 +296,7 @@ impl Trainer {
             return Ok(());
         };
         let begin = Instant::now();
-        let plain = self.model().valid();
+        let plain = self.plain();
         let measured = nextword_eval::evaluate(&plain, windows, config.batch_size)?;
         let loss = measured.nats_per_token;
         if !loss.is_finite() {
@@ -341,7 +348,7 @@ impl Trainer {
         if !due {
             return;
         }
-        let plain = self.model().valid();
+        let plain = self.plain();
         let tokenizer = self.ingredients.tokenizer();
         let mut page = Vec::new();
         for prompt in &config.prompts {
@@ -377,7 +384,7 @@ impl Trainer {
 
     /// Writes checkpoint and last record.
     fn save(&mut self, reporter: &mut dyn Reporter) -> Result<(), TrainError> {
-        let plain = self.model().valid();
+        let plain = self.plain();
         if let Some(name) = first_weight(&plain) {
             let first = format!("weight `{name}` is not finite");
             let loss = self.state.loss.unwrap_or(f64::NAN);

@@ -115,6 +115,66 @@ impl QuantMatrix {
         }
     }
 
+    /// The matrix of these integers, `[n, k]`, and scales, `[n, k / 32 rounded up]` (bf16): what
+    /// [`parts`](Self::parts) gives.
+    ///
+    /// Panics where there are too few or too many of either. Integers out of range are cut off.
+    pub fn from_parts(
+        (k, n): (usize, usize),
+        bits: Bits,
+        integers: &[i8],
+        scales_in: &[u16],
+    ) -> Self {
+        let (blocks, panels) = (k.div_ceil(BLOCK), n.div_ceil(PANEL));
+        assert_eq!((integers.len(), scales_in.len()), (n * k, n * blocks));
+        let zero = bits.offset() as u8;
+        let blank = match bits {
+            Bits::Int8 => zero,
+            Bits::Int4 => zero | zero << 4,
+        };
+        let mut matrix = Self {
+            k,
+            n,
+            bits,
+            lines: vec![Line([blank; 64]); panels * blocks * bits.lines()],
+            scales: vec![[0; PANEL]; panels * blocks],
+        };
+        for j in 0..n {
+            for b in 0..blocks {
+                let index = j / PANEL * blocks + b;
+                matrix.scales[index][j % PANEL] = scales_in[j * blocks + b];
+                let lines = &mut matrix.lines[index * bits.lines()..][..bits.lines()];
+                let from = j * k + b * BLOCK;
+                let to = (j * k + k).min(from + BLOCK);
+                for (t, value) in integers[from..to].iter().enumerate() {
+                    let q = i32::from(*value).clamp(-bits.max(), bits.max()) + bits.offset();
+                    let (group, byte) = (t / 4, j % PANEL * 4 + t % 4);
+                    match bits {
+                        Bits::Int8 => lines[group].0[byte] = q as u8,
+                        Bits::Int4 => {
+                            let shift = group % 2 * 4;
+                            let kept = lines[group / 2].0[byte] & !(15 << shift);
+                            lines[group / 2].0[byte] = kept | (q as u8) << shift;
+                        }
+                    }
+                }
+            }
+        }
+        matrix
+    }
+
+    /// The integers, `[n, k]`, and their scales, `[n, k / 32 rounded up]` (bf16).
+    pub fn parts(&self) -> (Vec<i8>, Vec<u16>) {
+        let blocks = self.blocks();
+        let mut integers = Vec::with_capacity(self.n * self.k);
+        let mut scales = Vec::with_capacity(self.n * blocks);
+        for j in 0..self.n {
+            integers.extend((0..self.k).map(|k| self.integer(k, j) as i8));
+            scales.extend((0..blocks).map(|b| self.block(j / PANEL, b).1[j % PANEL]));
+        }
+        (integers, scales)
+    }
+
     /// Rows and columns.
     pub fn shape(&self) -> (usize, usize) {
         (self.k, self.n)
@@ -144,14 +204,19 @@ impl QuantMatrix {
 
     /// The value that the matrix stands for at row `k` and column `n`.
     pub fn value(&self, k: usize, n: usize) -> f32 {
+        let scales = self.block(n / PANEL, k / BLOCK).1;
+        scale(scales[n % PANEL]) * self.integer(k, n) as f32
+    }
+
+    fn integer(&self, k: usize, n: usize) -> i32 {
         assert!(k < self.k && n < self.n, "position");
-        let (lines, scales) = self.block(n / PANEL, k / BLOCK);
+        let (lines, _) = self.block(n / PANEL, k / BLOCK);
         let (group, byte) = (k % BLOCK / 4, n % PANEL * 4 + k % 4);
         let stored = match self.bits {
             Bits::Int8 => lines[group].0[byte],
             Bits::Int4 => lines[group / 2].0[byte] >> (group % 2 * 4) & 15,
         };
-        scale(scales[n % PANEL]) * (i32::from(stored) - self.bits.offset()) as f32
+        i32::from(stored) - self.bits.offset()
     }
 }
 

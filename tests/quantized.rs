@@ -1,0 +1,195 @@
+//! Weights of 8 and 4 bits: what they cost, and that they come back from the disk as they were.
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Int, Tensor, TensorData};
+use nextword_model::weights::floats;
+use nextword_model::{
+    Bits, Card, KvCache, ModelConfig, Pass, QuantizedMatrix, Record, Transformer, presets,
+};
+
+use crate::place::Place;
+use crate::resume::TINY;
+use crate::util::{assert_close, batch, devices, flex, stderr};
+
+/// Tied and untied, gated and plain, with odd sizes: blocks that end early, an odd inner dimension.
+fn configs() -> [ModelConfig; 3] {
+    [
+        ModelConfig {
+            d_model: 72,
+            n_heads: 3,
+            n_layers: 2,
+            d_ff: Some(99),
+            context_length: 24,
+            ..presets::shakespeare_char_cpu(65)
+        },
+        ModelConfig {
+            d_model: 40,
+            n_heads: 5,
+            n_kv_heads: Some(5),
+            n_layers: 2,
+            context_length: 24,
+            logit_soft_cap: Some(5.0),
+            ..presets::llama_like(101)
+        },
+        presets::statquest(5),
+    ]
+}
+
+/// The model whose matrices are what quantizing rounds them to.
+struct Round(Bits, Vec<String>);
+
+impl ModuleMapper for Round {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.1.push(name.to_string());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.1.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let (name, shape) = (self.1.join("."), param.val().dims());
+        if D != 2 || name.starts_with("position") {
+            return param;
+        }
+        param.map(|tensor| {
+            let device = tensor.device();
+            let flat: Tensor<2> = tensor.reshape([shape[0], shape[1]]);
+            let is_table = name.starts_with("token_embedding");
+            let rounded = if is_table {
+                QuantizedMatrix::of_table(flat, self.0)
+            } else {
+                QuantizedMatrix::of_weight(flat, self.0)
+            };
+            let data = TensorData::new(rounded.values(), rounded.shape());
+            let values = Tensor::<2>::from_data(data, &device);
+            let values = if is_table { values.transpose() } else { values };
+            values.reshape(shape)
+        })
+    }
+}
+
+fn logits(model: &Transformer, ids: &[u32]) -> Vec<f32> {
+    let ids: Vec<i32> = ids.iter().map(|id| id.cast_signed()).collect();
+    let data = TensorData::new(ids, [1, 4]);
+    let tokens = Tensor::<2, Int>::from_data(data, &model.device());
+    floats(model.forward(tokens, &mut Pass::plain()).into_data())
+}
+
+#[test]
+fn a_quantized_model_computes_what_its_rounded_weights_say() {
+    for config in configs() {
+        for bits in [Bits::Int8, Bits::Int4] {
+            let model = config.init(&flex(), 11).unwrap();
+            let oracle = model.clone().map(&mut Round(bits, Vec::new()));
+            let quantized = model.quantize(bits);
+            let batch = batch(1, config.context_length, config.vocab_size, 5);
+            let ids = &batch.inputs[..4];
+            // The inputs of products with few rows are rounded to 16 bits.
+            assert_close(
+                &logits(&quantized, ids),
+                &logits(&oracle, ids),
+                2e-3,
+                "logits",
+            );
+            let loss = |model: &Transformer| {
+                let inputs: Vec<i32> = batch.inputs.iter().map(|id| id.cast_signed()).collect();
+                let data = TensorData::new(inputs, [1, config.context_length]);
+                let tokens = Tensor::from_data(data, &flex());
+                floats(
+                    model
+                        .loss_sum(tokens, &batch.targets, &mut Pass::plain())
+                        .into_data(),
+                )
+            };
+            assert_close(&loss(&quantized), &loss(&oracle), 1e-3, "loss");
+        }
+    }
+}
+
+#[test]
+fn a_quantized_record_comes_back_as_it_was_on_every_device() {
+    for config in configs() {
+        for bits in [Bits::Int8, Bits::Int4] {
+            let model = config.init(&flex(), 12).unwrap().quantize(bits);
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("small");
+            Record::save(&path, &model, "{}", &Card::default()).unwrap();
+            let ids = &batch(1, 4, config.vocab_size, 6).inputs;
+            let before = logits(&model, ids);
+            let record = Record::open(&path).unwrap();
+            for (name, device) in devices() {
+                let loaded = record.load(&device).unwrap();
+                let after = logits(&loaded, ids);
+                if name == "flex" {
+                    assert_eq!(loaded.bits(), Some(bits));
+                    assert_eq!(before, after);
+                }
+                assert_close(&after, &before, 2e-3, name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_quantized_row_does_not_depend_on_its_neighbours() {
+    let config = &configs()[0];
+    let model = config.init(&flex(), 13).unwrap().quantize(Bits::Int8);
+    let rows = 11;
+    let step = |ids: &[i32]| {
+        let mut cache = KvCache::new(config, ids.len(), &flex());
+        let slots: Vec<usize> = (0..ids.len()).collect();
+        let data = TensorData::new(ids.to_vec(), [ids.len(), 1]);
+        let tokens = Tensor::<2, Int>::from_data(data, &flex());
+        floats(model.forward_cached(tokens, &mut cache, &slots).into_data())
+    };
+    let ids: Vec<i32> = (0..rows).collect();
+    let together = step(&ids);
+    for (row, id) in ids.iter().enumerate() {
+        let alone = step(&[*id]);
+        let vocab = config.vocab_size;
+        assert_eq!(alone, together[row * vocab..(row + 1) * vocab], "row {row}");
+    }
+}
+
+/// The commands: quantize, generate, eval against the original; what cannot be done is said.
+#[test]
+fn quantized_records_are_made_run_and_measured_and_not_trained() {
+    let place = Place::new();
+    place.write("tiny.toml", TINY);
+    let train = place.run(&["train", "tiny.toml", "--quiet", "--set", "train.steps=3"]);
+    assert!(train.status.success(), "{}", stderr(&train));
+    let run = "runs/tiny";
+    for bits in ["8", "4"] {
+        let out = format!("small{bits}");
+        let made = place.run(&["quantize", run, "--bits", bits, "--out", &out]);
+        assert!(made.status.success(), "{}", stderr(&made));
+        let text = place.run(&["generate", &out, "a", "-m", "5", "--seed", "1"]);
+        assert!(text.status.success(), "{}", stderr(&text));
+        place.write("text.txt", "abc abc abc cab cab");
+        let cost = place.run(&["eval", &out, "text.txt", "--against", run, "--json"]);
+        assert!(cost.status.success(), "{}", stderr(&cost));
+        let cost: serde_json::Value = serde_json::from_slice(&cost.stdout).unwrap();
+        let loss = |value: &serde_json::Value| value["loss"]["nats_per_token"].as_f64().unwrap();
+        let (small, whole) = (loss(&cost), loss(&cost["against"]));
+        assert!((small - whole).abs() < 0.1 * whole, "{small} and {whole}");
+        assert!((small - whole).abs() > 0.0);
+        let again = place.run(&["quantize", &out, "--out", "again"]);
+        assert_eq!(again.status.code(), Some(2));
+        assert!(
+            stderr(&again).contains("quantized already"),
+            "{}",
+            stderr(&again)
+        );
+        let more =
+            format!("name = \"more\"\nstart_from = \"{out}\"\n[data]\nbuiltin = \"stories\"\n");
+        place.write("more.toml", &more);
+        let train = place.run(&["train", "more.toml", "--quiet"]);
+        assert!(!train.status.success());
+        assert!(
+            stderr(&train).contains("cannot be trained"),
+            "{}",
+            stderr(&train)
+        );
+    }
+}
