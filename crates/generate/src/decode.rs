@@ -6,7 +6,7 @@
 use std::ops::ControlFlow;
 
 use burn::tensor::{Int, Tensor, TensorData};
-use nextword_model::{KvCache, Pass, Transformer, weights};
+use nextword_model::{KvCache, NoProbe, Pass, Probe, Transformer, weights};
 use serde::{Deserialize, Serialize};
 
 use crate::{Choice, GenerateError, History, Place, Sampler, SamplingConfig};
@@ -176,8 +176,17 @@ impl<'m> Decoder<'m> {
     /// # Errors
     /// [`GenerateError::NotFinite`] if the model computes what is no number.
     pub fn step(&mut self) -> Result<Vec<Token>, GenerateError> {
+        self.step_watched(&mut NoProbe)
+    }
+
+    /// As [`step`](Self::step), with the same bits, while `probe` watches the forward passes. Of the
+    /// logits it sees those after the last token of each row.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn step_watched<P: Probe>(&mut self, probe: &mut P) -> Result<Vec<Token>, GenerateError> {
         self.make_room();
-        let logits = self.next_logits();
+        let logits = self.next_logits(probe);
         logits
             .iter()
             .map(|(row, logits)| self.choose(*row, logits))
@@ -215,16 +224,16 @@ impl<'m> Decoder<'m> {
     }
 
     /// For each unfinished row the logits after its last token.
-    fn next_logits(&mut self) -> Vec<(usize, Vec<f32>)> {
+    fn next_logits<P: Probe>(&mut self, probe: &mut P) -> Vec<(usize, Vec<f32>)> {
         let active = (0..self.rows.len()).filter(|row| self.rows[*row].finish.is_none());
         let (together, alone): (Vec<usize>, Vec<usize>) =
             active.partition(|row| self.rows[*row].context.len() == self.cache.len(*row) + 1);
         let mut logits = Vec::with_capacity(together.len() + alone.len());
         for row in alone {
-            logits.append(&mut self.forward(&[row]));
+            logits.append(&mut self.forward(&[row], probe));
         }
         if !together.is_empty() {
-            logits.append(&mut self.forward(&together));
+            logits.append(&mut self.forward(&together, probe));
         }
         logits.sort_unstable_by_key(|(row, _)| *row);
         logits
@@ -232,7 +241,7 @@ impl<'m> Decoder<'m> {
 
     /// Computes what the cache does not hold yet of `rows`, for all of them the same number of
     /// tokens; gives the logits after the last.
-    fn forward(&mut self, rows: &[usize]) -> Vec<(usize, Vec<f32>)> {
+    fn forward<P: Probe>(&mut self, rows: &[usize], probe: &mut P) -> Vec<(usize, Vec<f32>)> {
         let new = rows
             .iter()
             .map(|row| &self.rows[*row].context[self.cache.len(*row)..]);
@@ -240,12 +249,11 @@ impl<'m> Decoder<'m> {
         let seq = ids.len() / rows.len();
         let data = TensorData::new(ids, [rows.len(), seq]);
         let tokens = Tensor::<2, Int>::from_data(data, &self.model.device());
-        let hidden = self
-            .model
-            .hidden(tokens, &mut Pass::plain().continuing(&mut self.cache, rows));
+        let mut pass = Pass::watched(probe).continuing(&mut self.cache, rows);
+        let hidden = self.model.hidden(tokens, &mut pass);
         // The prompt's other logits are not needed, and are many: seq * vocab_size.
         let last = hidden.narrow(1, seq - 1, 1); // [rows, 1, d_model]
-        let logits = self.model.logits(last, &mut Pass::plain()); // [rows, 1, vocab_size]
+        let logits = self.model.logits(last, &mut pass); // [rows, 1, vocab_size]
         let logits = weights::floats(logits.into_data());
         let each = logits
             .chunks(self.model.config().vocab_size)

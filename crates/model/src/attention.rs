@@ -116,8 +116,8 @@ impl Attention {
         }
     }
 
-    /// `softmax(q k^T / sqrt(head_dim), future hidden) v`. Watching takes the path that stores the
-    /// scores.
+    /// `softmax(q k^T / sqrt(head_dim), future hidden) v`. For those who watch, scores and percentages
+    /// are computed beside it by the path that stores them: the result is the same bits.
     fn attend<P: Probe>(&self, qkv: [Tensor<4>; 3], pass: &mut Pass<'_, P>) -> Tensor<4> {
         let dropout = pass.attention_dropout(self.dropout);
         let places = pass.places();
@@ -132,9 +132,10 @@ impl Attention {
             return nextword_kernels::attention(qkv, &options);
         }
         let mut seen = Vec::new();
-        let z = reference::attention(qkv, &options, |stage, tensor| {
+        let _ = reference::attention(qkv.clone(), &options, |stage, tensor| {
             seen.push((stage, tensor.clone()));
         });
+        let z = nextword_kernels::attention(qkv, &options);
         for (stage, tensor) in seen {
             match stage {
                 Stage::Scores => pass.see(Hook::Scores, &tensor),
@@ -154,6 +155,10 @@ impl Attention {
         let q = self.split(project(&self.query, x.clone()), self.n_heads);
         let k = self.split(project(&self.key, x.clone()), self.n_kv_heads);
         let v = self.split(project(&self.value, x), self.n_kv_heads);
+        if self.query_norm.is_some() {
+            pass.see_heads(Hook::RawQuery, &q);
+            pass.see_heads(Hook::RawKey, &k);
+        }
         let q = normalize(self.query_norm.as_ref(), q);
         let k = normalize(self.key_norm.as_ref(), k);
         pass.see_heads(Hook::Query, &q);

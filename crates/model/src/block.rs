@@ -52,7 +52,8 @@ impl Block {
         pass.see(Hook::AttnOut, &change);
         let change = pass.drop_some(Hook::AttnOut, change, self.dropout);
         let sum = if self.residual { x + change } else { change };
-        self.after(self.attention_norm.as_ref(), sum, Hook::Ln1, pass)
+        let norm = self.attention_norm.as_ref();
+        self.after(norm, sum, [Hook::AttnSum, Hook::Ln1], pass)
     }
 
     fn add_feed_forward<P: Probe>(&self, x: Tensor<3>, pass: &mut Pass<'_, P>) -> Tensor<3> {
@@ -67,7 +68,7 @@ impl Block {
         pass.see(Hook::MlpOut, &change);
         let change = pass.drop_some(Hook::MlpOut, change, self.dropout);
         let sum = if self.residual { x + change } else { change };
-        let x = self.after(norm, sum, Hook::Ln2, pass);
+        let x = self.after(norm, sum, [Hook::MlpSum, Hook::Ln2], pass);
         pass.see(Hook::ResidPost, &x);
         x
     }
@@ -86,9 +87,12 @@ impl Block {
         &self,
         norm: Option<&Norm>,
         x: Tensor<3>,
-        hook: Hook,
+        [sum, hook]: [Hook; 2],
         pass: &mut Pass<'_, P>,
     ) -> Tensor<3> {
+        if norm.is_some() && self.placement == NormPlacement::Post {
+            pass.see(sum, &x);
+        }
         self.normalize(norm, x, hook, NormPlacement::Post, pass)
     }
 

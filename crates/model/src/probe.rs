@@ -66,53 +66,65 @@ impl fmt::Display for Site {
 }
 
 /// What can be seen, with the shape that it has.
+///
+/// The numbers are fixed for good: they name the streams of dropout masks, and a run that was
+/// stopped must find its streams again. A new hook takes the next free number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u64)]
 pub enum Hook {
     /// Word embeddings, `[batch, seq, d_model]`.
-    Embed,
+    Embed = 0,
     /// Position encodings that are added, `[1 or batch, seq, d_model]`.
-    PosEmbed,
+    PosEmbed = 1,
     /// What enters a block, `[batch, seq, d_model]`.
-    ResidPre,
+    ResidPre = 2,
     /// The first norm's output, `[batch, seq, d_model]`.
-    Ln1,
+    Ln1 = 3,
     /// Queries before positions turn them, `[batch, n_heads, seq, head_dim]`.
-    Query,
+    Query = 4,
     /// Keys before positions turn them, `[batch, n_kv_heads, seq, head_dim]`.
-    Key,
+    Key = 5,
     /// Values, `[batch, n_kv_heads, seq, head_dim]`.
-    Value,
+    Value = 6,
     /// Queries turned by rotary positions, `[batch, n_heads, seq, head_dim]`.
-    RotatedQuery,
+    RotatedQuery = 7,
     /// Keys turned by rotary positions, `[batch, n_kv_heads, seq, head_dim]`.
-    RotatedKey,
+    RotatedKey = 8,
     /// Scaled similarities with the mask applied, `[batch, n_heads, query, key]`.
-    Scores,
+    Scores = 9,
     /// Percentages: the softmax of the scores, `[batch, n_heads, query, key]`.
-    Pattern,
+    Pattern = 10,
     /// Each head's weighted values, `[batch, n_heads, seq, head_dim]`.
-    Z,
+    Z = 11,
     /// What attention adds to the residual stream, `[batch, seq, d_model]`.
-    AttnOut,
+    AttnOut = 12,
     /// The residual stream between attention and feed-forward, `[batch, seq, d_model]`.
-    ResidMid,
+    ResidMid = 13,
     /// The second norm's output, `[batch, seq, d_model]`.
-    Ln2,
+    Ln2 = 14,
     /// Feed-forward hidden units before the activation (in gated kinds: the gate's),
     /// `[batch, seq, d_ff]`.
-    MlpPre,
+    MlpPre = 15,
     /// In gated kinds: the hidden units that the gate scales, `[batch, seq, d_ff]`.
-    MlpPreLinear,
+    MlpPreLinear = 16,
     /// Feed-forward hidden units after activation and gate, `[batch, seq, d_ff]`.
-    MlpPost,
+    MlpPost = 17,
     /// What feed-forward adds to the residual stream, `[batch, seq, d_model]`.
-    MlpOut,
+    MlpOut = 18,
     /// What leaves a block, `[batch, seq, d_model]`.
-    ResidPost,
+    ResidPost = 19,
     /// The final norm's output, `[batch, seq, d_model]`.
-    FinalNorm,
+    FinalNorm = 20,
     /// Logits, `[batch, seq, vocab_size]`.
-    Logits,
+    Logits = 21,
+    /// Queries before their norm, in models that normalize them, `[batch, n_heads, seq, head_dim]`.
+    RawQuery = 22,
+    /// Keys before their norm, in models that normalize them, `[batch, n_kv_heads, seq, head_dim]`.
+    RawKey = 23,
+    /// The sum with attention before the norm that stands after it, `[batch, seq, d_model]`.
+    AttnSum = 24,
+    /// The sum with feed-forward before the norm that stands after it, `[batch, seq, d_model]`.
+    MlpSum = 25,
 }
 
 impl Hook {
@@ -141,6 +153,24 @@ impl Hook {
             Self::ResidPost => "hook_resid_post",
             Self::FinalNorm => "ln_final.hook_normalized",
             Self::Logits => "logits",
+            Self::RawQuery => "attn.hook_q_before_norm",
+            Self::RawKey => "attn.hook_k_before_norm",
+            Self::AttnSum => "hook_attn_sum",
+            Self::MlpSum => "hook_mlp_sum",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_keep_their_numbers_so_that_old_runs_find_their_dropout_masks() {
+        assert_eq!(Site::outside(Hook::Embed).number(), 0);
+        assert_eq!(Site::inside(0, Hook::Pattern).number(), (1 << 16) + 10);
+        assert_eq!(Site::inside(1, Hook::AttnOut).number(), (2 << 16) + 12);
+        assert_eq!(Site::inside(2, Hook::MlpOut).number(), (3 << 16) + 18);
+        assert_eq!(Site::outside(Hook::Logits).number(), 21);
     }
 }
