@@ -12,6 +12,7 @@ mod backends; // the same numbers on flex, ndarray and wgpu
 mod checkpoints; // what is damaged is noticed, and an older checkpoint is used
 mod commands; // the program as a new user meets it
 mod configs; // every file in configs/ parses, builds and says the truth
+mod explain; // every number, and where it comes from
 mod gradients; // finite differences, the mask, accumulation
 mod layering; // which crate may use which
 mod place; // where the tests of the program run it

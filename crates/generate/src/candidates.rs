@@ -107,11 +107,20 @@ impl Candidates {
         self.all.iter().map(|candidate| candidate.weight).sum()
     }
 
-    #[cfg(test)]
-    fn ids(&self) -> Vec<u32> {
+    /// What is left, in the order of ids.
+    pub(crate) fn ids(&self) -> Vec<u32> {
         let mut ids: Vec<u32> = self.all.iter().map(|candidate| candidate.id).collect();
         ids.sort_unstable();
         ids
+    }
+
+    /// Id and share of all weight of what is left, in the order of ids.
+    pub(crate) fn shares(&self) -> Vec<(u32, f64)> {
+        let total = self.total();
+        let share = |candidate: &Candidate| (candidate.id, candidate.weight / total);
+        let mut shares: Vec<(u32, f64)> = self.all.iter().map(share).collect();
+        shares.sort_unstable_by_key(|(id, _)| *id);
+        shares
     }
 }
 

@@ -3,6 +3,7 @@
 //! | to read | open |
 //! |---|---|
 //! | one token from logits | [`Sampler`], [`SamplingConfig`] |
+//! | how it was chosen, cut by cut | [`Drawing`] |
 //! | many tokens from ids, with a cache | [`Decoder`], [`generate_ids`] |
 //! | stop strings across token borders | [`StopScanner`] |
 //! | text in, text out, piece by piece | [`TextGenerator`] |
@@ -15,6 +16,7 @@
 
 mod candidates;
 mod decode;
+mod drawing;
 mod error;
 mod sampler;
 mod sampling_config;
@@ -22,6 +24,7 @@ mod stop;
 mod text;
 
 pub use decode::{DecodeOptions, Decoder, FinishReason, Overflow, Sequence, Token, generate_ids};
+pub use drawing::{Candidate, Cut, Drawing};
 pub use error::GenerateError;
 pub use sampler::{Choice, History, Place, Sampler};
 pub use sampling_config::SamplingConfig;

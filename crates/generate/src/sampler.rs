@@ -107,7 +107,7 @@ impl Sampler {
     }
 
     /// `logits` with bias and penalties.
-    fn adjust(&self, logits: &[f32], history: &History) -> Vec<f32> {
+    pub(crate) fn adjust(&self, logits: &[f32], history: &History) -> Vec<f32> {
         let mut adjusted = logits.to_vec();
         for (id, bias) in &self.config.logit_bias {
             if let Some(logit) = adjusted.get_mut(*id as usize) {
@@ -152,12 +152,17 @@ impl Sampler {
         if let Some(p) = self.config.min_p {
             candidates.keep_min_p(p);
         }
-        candidates.draw(self.rng.stream(place.sequence).uniform(place.position))
+        candidates.draw(self.uniform(place))
+    }
+
+    /// The random number in [0, 1) that decides at `place`.
+    pub(crate) fn uniform(&self, place: Place) -> f64 {
+        self.rng.stream(place.sequence).uniform(place.position)
     }
 }
 
 /// The index of the largest logit, of equals the first; `None` if all are forbidden.
-fn likeliest(logits: &[f32]) -> Option<usize> {
+pub(crate) fn likeliest(logits: &[f32]) -> Option<usize> {
     let mut best = None;
     let mut top = f32::NEG_INFINITY;
     for (id, logit) in logits.iter().enumerate() {

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use nextword_data::{DecodeStream, Tokenizer, load_tokenizer};
+use nextword_data::{DecodeStream, Encoding, Tokenizer, load_tokenizer};
 use nextword_model::{Card, Record, Transformer};
 use serde::{Deserialize, Serialize};
 
@@ -194,6 +194,19 @@ impl TextGenerator {
             answer(prompt, writer, sequence)
         });
         Ok(answers.collect())
+    }
+
+    /// `prompt` in ids, as [`generate`](Self::generate) reads it: put by the template, and not empty.
+    ///
+    /// # Errors
+    /// [`GenerateError::Setting`] for a template without a place for the prompt.
+    pub fn prompt_ids(
+        &self,
+        prompt: &str,
+        options: &TextOptions,
+    ) -> Result<Encoding, GenerateError> {
+        let Prompt { ids, unknown } = self.read(prompt, options)?;
+        Ok(Encoding { ids, unknown })
     }
 
     /// A prompt in ids, as the template puts it.

@@ -1,0 +1,112 @@
+//! Names of single numbers: `blocks.0.attn.hook_pattern[head=0,query=3,key=1]`.
+
+use std::fmt;
+
+use crate::ExplainError;
+use crate::evaluate::Arrays;
+use crate::trace::Trace;
+
+/// The name of the token ids in an address.
+pub const TOKENS: &str = "tokens";
+
+/// The name of one number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address {
+    /// A tensor of the trace, a weight of the record, or [`TOKENS`].
+    pub name: String,
+    /// Axis and index, all axes in order.
+    pub index: Vec<(&'static str, usize)>,
+}
+
+impl Address {
+    /// The index without the axes' names.
+    pub fn indices(&self) -> Vec<usize> {
+        self.index.iter().map(|(_, at)| *at).collect()
+    }
+
+    /// The index along `axis`.
+    pub fn along(&self, axis: &str) -> usize {
+        let found = self.index.iter().find(|(name, _)| *name == axis);
+        found.map_or(0, |(_, at)| *at)
+    }
+
+    /// Reads an address. Axes may come in any order; those left out are 0.
+    ///
+    /// # Errors
+    /// [`ExplainError::Address`] with the nearest address that exists.
+    pub fn parse(text: &str, trace: &Trace, weights: &Arrays) -> Result<Self, ExplainError> {
+        let wrong = |problem: String, hint: String| ExplainError::Address {
+            address: text.to_string(),
+            problem,
+            hint,
+        };
+        let (name, inside) = match text.trim().split_once('[') {
+            Some((name, inside)) => (name, inside.trim_end_matches(']')),
+            None => (text.trim(), ""),
+        };
+        let Some((axes, shape)) = axes(name, trace, weights) else {
+            let example =
+                "blocks.0.attn.hook_pattern[head=0,query=0,key=0]; --format json lists all names";
+            return Err(wrong(
+                format!("there is no tensor `{name}`"),
+                format!("try {example}"),
+            ));
+        };
+        let mut index: Vec<(&'static str, usize)> = axes.iter().map(|axis| (*axis, 0)).collect();
+        for part in inside.split(',').filter(|part| !part.trim().is_empty()) {
+            let (which, at) = part.split_once('=').unwrap_or((part, ""));
+            let form = || format!("{name} has the axes {}", describe(&axes, &shape));
+            let slot = index.iter().position(|(name, _)| *name == which.trim());
+            let (Some(slot), Ok(at)) = (slot, at.trim().parse::<usize>()) else {
+                return Err(wrong(format!("`{part}` is no axis=number"), form()));
+            };
+            if at >= shape[slot] {
+                return Err(wrong(format!("{which} {at} is not there"), form()));
+            }
+            index[slot].1 = at;
+        }
+        Ok(Self {
+            name: name.to_string(),
+            index,
+        })
+    }
+}
+
+/// `head 0..2, query 0..4`.
+fn describe(axes: &[&str], shape: &[usize]) -> String {
+    let each = axes.iter().zip(shape);
+    let each: Vec<String> = each.map(|(axis, len)| format!("{axis}=0..{len}")).collect();
+    each.join(", ")
+}
+
+/// Names and lengths of the axes of `name`.
+fn axes(name: &str, trace: &Trace, weights: &Arrays) -> Option<(Vec<&'static str>, Vec<usize>)> {
+    if name == TOKENS {
+        return Some((vec!["position"], vec![trace.ids.len()]));
+    }
+    if let Some(node) = trace.node(name) {
+        return Some((node.axis_names(), node.shape.clone()));
+    }
+    let weight = weights.get(name)?;
+    Some((weight_axes(weight.shape.len()), weight.shape.clone()))
+}
+
+/// Names of a weight's axes.
+pub(crate) fn weight_axes(rank: usize) -> Vec<&'static str> {
+    if rank == 1 {
+        vec!["number"]
+    } else {
+        vec!["row", "column"]
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[", self.name)?;
+        for (i, (axis, at)) in self.index.iter().enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            write!(f, "{comma}{axis}={at}")?;
+        }
+        f.write_str("]")
+    }
+}

@@ -1,0 +1,499 @@
+//! Where one number comes from: its formula with the operands filled in, each with an address of its
+//! own, down to weights and token ids.
+
+use serde::Serialize;
+
+use crate::address::{Address, TOKENS, weight_axes};
+use crate::evaluate::{Arrays, activate, frequency, moments};
+use crate::formula::{Step, number, plain, products, setting, shortened, subscript, wrapped};
+use crate::graph::{Node, Op};
+use crate::trace::Trace;
+use crate::words::about;
+
+/// How one number comes about.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Derivation {
+    /// The number's address.
+    pub address: String,
+    /// The number; `None` where a token may not look.
+    pub value: Option<f64>,
+    /// What it is in plain words.
+    pub title: String,
+    /// What the textbook calls it.
+    pub term: String,
+    /// The formula.
+    pub formula: String,
+    /// The formula with the operands' numbers.
+    pub filled: String,
+    /// What goes in. Empty where the chain ends: at weights, token ids and settings.
+    pub operands: Vec<Operand>,
+    /// The formula's result from the operands below, in f64.
+    pub result: Option<f64>,
+}
+
+/// A number that goes into another.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Operand {
+    /// What it is in the formula.
+    pub role: String,
+    /// Where it can be asked for in turn; `None` for settings of the model.
+    pub address: Option<String>,
+    /// The number.
+    pub value: f64,
+}
+
+/// Derives the number at `address` of a trace made with `weights`. `text` is how a token is shown.
+///
+/// # Panics
+/// If the address was not read for this trace and these weights.
+pub fn derive(
+    trace: &Trace,
+    weights: &Arrays,
+    text: &dyn Fn(u32) -> String,
+    address: &Address,
+) -> Derivation {
+    if address.name == TOKENS {
+        return token(trace, text, address);
+    }
+    let Some(node) = trace.node(&address.name) else {
+        return leaf(
+            address,
+            Some(weights[&address.name].at(&address.indices())),
+            "a weight of the model",
+            "parameter",
+            "learned in training; nothing comes before it",
+        );
+    };
+    let about = about(node);
+    let value = trace.value(&node.name).at(&address.indices());
+    let visible =
+        !node.is_square() || trace.sees(node, address.along("query"), address.along("key"));
+    let scene = Scene {
+        trace,
+        weights,
+        node,
+        address,
+    };
+    let step = scene.step();
+    Derivation {
+        address: address.to_string(),
+        value: visible.then_some(value),
+        title: about.title.to_string(),
+        term: about.term.to_string(),
+        formula: step.formula,
+        filled: step.filled,
+        operands: step.operands,
+        result: step.result,
+    }
+}
+
+fn leaf(
+    address: &Address,
+    value: Option<f64>,
+    title: &str,
+    term: &str,
+    formula: &str,
+) -> Derivation {
+    Derivation {
+        address: address.to_string(),
+        value,
+        title: title.to_string(),
+        term: term.to_string(),
+        formula: formula.to_string(),
+        filled: value.map_or_else(String::new, number),
+        operands: Vec::new(),
+        result: value,
+    }
+}
+
+fn token(trace: &Trace, text: &dyn Fn(u32) -> String, address: &Address) -> Derivation {
+    let position = address.along("position");
+    let id = trace.ids[position];
+    let from = if position < trace.prompt {
+        "given in the prompt".to_string()
+    } else {
+        format!(
+            "the answer's token number {}, chosen after position {}",
+            position - trace.prompt + 1,
+            position - 1
+        )
+    };
+    let mut end = leaf(
+        address,
+        Some(f64::from(id)),
+        "a token id",
+        "token id",
+        &from,
+    );
+    end.filled = format!("\u{201c}{}\u{201d} is token {id}", text(id));
+    end
+}
+
+struct Scene<'a> {
+    trace: &'a Trace,
+    weights: &'a Arrays,
+    node: &'a Node,
+    address: &'a Address,
+}
+
+impl Scene<'_> {
+    /// An operand in the tensor `name` at `index`.
+    fn at(&self, role: &str, name: &str, index: &[usize]) -> Operand {
+        let axes = self
+            .trace
+            .node(name)
+            .map(Node::axis_names)
+            .unwrap_or_default();
+        operand(role, name, axes, index, self.trace.value(name).at(index))
+    }
+
+    fn weight(&self, role: &str, name: &str, index: &[usize]) -> Operand {
+        let axes = weight_axes(index.len());
+        operand(role, name, axes, index, self.weights[name].at(index))
+    }
+
+    fn step(&self) -> Step {
+        let index = self.address.indices();
+        let position = self.address.along("position");
+        let dim = index.last().copied().unwrap_or(0);
+        match &self.node.op {
+            Op::Embed { table } => {
+                let id = self.trace.ids[position];
+                let id_operand = operand(
+                    "token id",
+                    TOKENS,
+                    vec!["position"],
+                    &[position],
+                    f64::from(id),
+                );
+                let entry = self.weight("table entry", table, &[id as usize, dim]);
+                let filled = format!(
+                    "row {id}, number {dim} of {table} = {}",
+                    number(entry.value)
+                );
+                plain(
+                    "table[token id]",
+                    filled,
+                    entry.value,
+                    vec![id_operand, entry],
+                )
+            }
+            Op::Places { table } => {
+                let entry = self.weight("table entry", table, &[position, dim]);
+                let filled = format!("row {position}, number {dim} of {table}");
+                plain("table[position]", filled, entry.value, vec![entry])
+            }
+            Op::Waves => self.wave(position, dim),
+            Op::Copy { of } => {
+                let x = self.at("x", of, &index);
+                plain("unchanged", number(x.value), x.value, vec![x])
+            }
+            Op::Add { a, b } => {
+                let (a, b) = (self.at("a", a, &index), self.at("b", b, &index));
+                let filled = format!("{} + {}", number(a.value), wrapped(b.value));
+                let sum = a.value + b.value;
+                plain("a + b", filled, sum, vec![a, b])
+            }
+            Op::Norm { .. } => self.norm(&index),
+            Op::Linear { .. } => self.linear(&index),
+            Op::Join { of, weight, bias } => self.join(of, weight.as_deref(), bias.as_deref()),
+            Op::Turn { of, frequencies } => self.turn(of, frequencies, &index),
+            Op::Scores { .. } => self.score(&index),
+            Op::Softmax { of } => self.softmax(of, &index),
+            Op::Mix { pattern, v } => self.mix(pattern, v, &index),
+            Op::Activate { of, function } => {
+                let x = self.at("x", of, &index);
+                let filled = format!("{}({})", function.name(), number(x.value));
+                let result = activate(*function, x.value);
+                plain(&format!("{}(x)", function.name()), filled, result, vec![x])
+            }
+            Op::Gate { gate, up, function } => {
+                let (gate, up) = (self.at("gate", gate, &index), self.at("x", up, &index));
+                let (name, y) = (function.name(), activate(*function, gate.value));
+                let filled = format!("{name}({}) × {}", number(gate.value), wrapped(up.value));
+                let result = y * up.value;
+                plain(&format!("{name}(gate) × x"), filled, result, vec![gate, up])
+            }
+            Op::Cap { of, cap } => {
+                let x = self.at("x", of, &index);
+                let filled = format!("{cap} × tanh({} / {cap})", number(x.value));
+                let result = cap * (x.value / cap).tanh();
+                plain(
+                    "c × tanh(x / c)",
+                    filled,
+                    result,
+                    vec![x, setting("c", *cap)],
+                )
+            }
+        }
+    }
+
+    fn wave(&self, position: usize, dim: usize) -> Step {
+        let f = frequency(dim, self.trace.config.d_model);
+        let angle = position as f64 * f;
+        let (name, value) = if dim.is_multiple_of(2) {
+            ("sin", angle.sin())
+        } else {
+            ("cos", angle.cos())
+        };
+        let filled = format!("{name}({position} × {})", number(f));
+        let operands = vec![
+            setting("position", position as f64),
+            setting("frequency", f),
+        ];
+        plain(
+            &format!("{name}(position × frequency)"),
+            filled,
+            value,
+            operands,
+        )
+    }
+
+    fn norm(&self, index: &[usize]) -> Step {
+        let Op::Norm {
+            of,
+            centered,
+            eps,
+            weight,
+            bias,
+        } = &self.node.op
+        else {
+            unreachable!("the caller has looked");
+        };
+        let dim = index[index.len() - 1];
+        let row: Vec<Operand> = (0..self.node.shape[index.len() - 1])
+            .map(|i| {
+                let mut at = index.to_vec();
+                at[index.len() - 1] = i;
+                self.at(&format!("x{}", subscript(i)), of, &at)
+            })
+            .collect();
+        let x: Vec<f64> = row.iter().map(|x| x.value).collect();
+        let moments = moments(&x, *centered, *eps);
+        let w = self.weight("weight", weight, &[dim]);
+        let b = bias.as_ref().map(|name| self.weight("bias", name, &[dim]));
+        let shift = b.as_ref().map_or(0.0, |b| b.value);
+        let result = (x[dim] - moments.mean) / moments.scale * w.value + shift;
+        let filled = if *centered {
+            let bias = b
+                .as_ref()
+                .map_or_else(String::new, |b| format!(" + {}", wrapped(b.value)));
+            format!(
+                "({} − {}) / {} × {}{bias}",
+                number(x[dim]),
+                wrapped(moments.mean),
+                number(moments.scale),
+                wrapped(w.value)
+            )
+        } else {
+            format!(
+                "{} / {} × {}",
+                number(x[dim]),
+                number(moments.scale),
+                wrapped(w.value)
+            )
+        };
+        let mut operands = row;
+        operands.push(w);
+        operands.extend(b);
+        operands.push(setting("ε", *eps));
+        plain(about(self.node).formula, filled, result, operands)
+    }
+
+    fn linear(&self, index: &[usize]) -> Step {
+        let Op::Linear {
+            of,
+            weight,
+            bias,
+            heads,
+            transposed,
+        } = &self.node.op
+        else {
+            unreachable!("the caller has looked");
+        };
+        let (row, column) = match heads {
+            Some(_) => (index[1], index[0] * self.node.shape[2] + index[2]),
+            None => (index[0], index[1]),
+        };
+        let pairs = (0..self.trace.value(of).width()).map(|i| {
+            let at = if *transposed {
+                [column, i]
+            } else {
+                [i, column]
+            };
+            (self.at("x", of, &[row, i]), self.weight("w", weight, &at))
+        });
+        let bias = bias
+            .as_ref()
+            .map(|name| self.weight("bias", name, &[column]));
+        products(pairs.collect(), bias, "x W", None)
+    }
+
+    fn join(&self, of: &str, weight: Option<&str>, bias: Option<&str>) -> Step {
+        let (row, column) = (self.address.along("position"), self.address.along("dim"));
+        let z = self.trace.value(of);
+        let (heads, width) = (z.shape[0], z.width());
+        let Some(weight) = weight else {
+            let x = self.at("z", of, &[column / width, row, column % width]);
+            let filled = format!("number {} of head {}", column % width, column / width);
+            return plain("the heads side by side", filled, x.value, vec![x]);
+        };
+        let pairs = (0..heads * width).map(|i| {
+            let z = self.at("z", of, &[i / width, row, i % width]);
+            (z, self.weight("w", weight, &[i, column]))
+        });
+        let bias = bias.map(|name| self.weight("bias", name, &[column]));
+        products(pairs.collect(), bias, "z W", None)
+    }
+
+    fn turn(&self, of: &str, frequencies: &[f64], index: &[usize]) -> Step {
+        let (position, dim, half) = (index[1], index[2], frequencies.len());
+        let angle = position as f64 * frequencies[dim % half];
+        let (x, y) = (
+            self.at("x", of, &[index[0], position, dim % half]),
+            self.at("y", of, &[index[0], position, dim % half + half]),
+        );
+        let (cos, sin) = (angle.cos(), angle.sin());
+        let operands = |x, y| {
+            vec![
+                x,
+                y,
+                setting("position", position as f64),
+                setting("frequency", frequencies[dim % half]),
+            ]
+        };
+        let (formula, result, first, second, between) = if dim < half {
+            (
+                "x cos a − y sin a",
+                x.value * cos - y.value * sin,
+                x.value,
+                y.value,
+                "−",
+            )
+        } else {
+            (
+                "y cos a + x sin a",
+                y.value * cos + x.value * sin,
+                y.value,
+                x.value,
+                "+",
+            )
+        };
+        let filled = format!(
+            "{} × {} {between} {} × {}  (a = {position} × {})",
+            number(first),
+            wrapped(cos),
+            wrapped(second),
+            wrapped(sin),
+            number(frequencies[dim % half])
+        );
+        plain(formula, filled, result, operands(x, y))
+    }
+
+    fn score(&self, index: &[usize]) -> Step {
+        let Op::Scores {
+            q,
+            k,
+            scale,
+            slopes,
+            ..
+        } = &self.node.op
+        else {
+            unreachable!("the caller has looked");
+        };
+        let (head, query, key) = (index[0], index[1], index[2]);
+        if !self.trace.sees(self.node, query, key) {
+            return Self::masked();
+        }
+        let group = self.node.shape[0] / self.trace.value(k).shape[0];
+        let pairs = (0..self.trace.value(q).width()).map(|i| {
+            let k = self.at("k", k, &[head / group, key, i]);
+            (self.at("q", q, &[head, query, i]), k)
+        });
+        let mut step = products(pairs.collect(), None, "q · k", Some(*scale));
+        if let Some(slope) = slopes.get(head) {
+            let distance = (query - key) as f64;
+            step.formula.push_str(" − slope × distance");
+            step.filled = format!("{} − {} × {distance}", step.filled, number(*slope));
+            step.result = step.result.map(|result| result - slope * distance);
+            step.operands.push(setting("slope", *slope));
+            step.operands.push(setting("distance", distance));
+        }
+        step
+    }
+
+    fn softmax(&self, of: &str, index: &[usize]) -> Step {
+        let last = index.len() - 1;
+        let square = self.node.is_square();
+        if square && !self.trace.sees(self.node, index[1], index[2]) {
+            return Self::masked();
+        }
+        let mut operands = Vec::new();
+        let mut mine = 0;
+        for i in 0..self.node.shape[last] {
+            if square && !self.trace.sees(self.node, index[1], i) {
+                continue;
+            }
+            if i == index[last] {
+                mine = operands.len();
+            }
+            let mut at = index.to_vec();
+            at[last] = i;
+            operands.push(self.at(&format!("x{}", subscript(i)), of, &at));
+        }
+        let top = operands
+            .iter()
+            .fold(f64::NEG_INFINITY, |top, x| top.max(x.value));
+        let sum: f64 = operands.iter().map(|x| (x.value - top).exp()).sum();
+        let result = (operands[mine].value - top).exp() / sum;
+        let terms = operands.iter().map(|x| format!("e^{}", wrapped(x.value)));
+        let filled = format!(
+            "e^{} / ({})",
+            wrapped(operands[mine].value),
+            shortened(terms.collect(), " + ")
+        );
+        plain("e^x / Σ e^x", filled, result, operands)
+    }
+
+    fn mix(&self, pattern: &str, v: &str, index: &[usize]) -> Step {
+        let (head, query, dim) = (index[0], index[1], index[2]);
+        let scores = self.trace.node(pattern).filter(|node| node.is_square());
+        let group = self.node.shape[0] / self.trace.value(v).shape[0];
+        let visible =
+            (0..=query).filter(|key| scores.is_some_and(|n| self.trace.sees(n, query, *key)));
+        let pairs = visible.map(|key| {
+            let v = self.at("value", v, &[head / group, key, dim]);
+            (self.at("percentage", pattern, &[head, query, key]), v)
+        });
+        products(pairs.collect(), None, "Σ percentage × value", None)
+    }
+
+    fn masked() -> Step {
+        Step {
+            formula: "hidden: a token sees itself and what came before, within its window"
+                .to_string(),
+            filled: "hidden".to_string(),
+            operands: Vec::new(),
+            result: None,
+        }
+    }
+}
+
+/// The operand `value` at `index` of `name`.
+fn operand(
+    role: &str,
+    name: &str,
+    axes: Vec<&'static str>,
+    index: &[usize],
+    value: f64,
+) -> Operand {
+    let address = Address {
+        name: name.to_string(),
+        index: axes.into_iter().zip(index.iter().copied()).collect(),
+    };
+    Operand {
+        role: role.to_string(),
+        address: Some(address.to_string()),
+        value,
+    }
+}

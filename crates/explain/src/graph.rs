@@ -1,0 +1,474 @@
+//! What is computed from what: the forward pass as a list of named operations.
+//!
+//! One list serves the recomputation, the derivations and the page: each reads the same operations.
+
+use nextword_model::{
+    FeedForwardKind, ModelConfig, NormKind, NormPlacement, Position, alibi_slopes,
+};
+use serde::Serialize;
+
+/// An axis of a tensor, by what is counted along it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Axis {
+    /// The tokens that ask, or simply the tokens.
+    Position,
+    /// The tokens that are looked at.
+    Key,
+    /// Attention heads (key/value heads for keys and values).
+    Head,
+    /// Numbers of a token.
+    Dim,
+    /// Tokens of the vocabulary.
+    Token,
+}
+
+impl Axis {
+    /// Its name in an address, where `square` says that the tensor has a key axis too.
+    pub fn name(self, square: bool) -> &'static str {
+        match self {
+            Self::Position if square => "query",
+            Self::Position => "position",
+            Self::Key => "key",
+            Self::Head => "head",
+            Self::Dim => "dim",
+            Self::Token => "token",
+        }
+    }
+}
+
+/// How one tensor follows from others. Names in `of` and the like are tensors of the same graph;
+/// `weight`, `bias` and `table` are the record's.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[allow(missing_docs)] // Fields are named by what they are.
+pub enum Op {
+    /// A row of the table for each token id.
+    Embed { table: String },
+    /// A row of the table for each place.
+    Places { table: String },
+    /// `sin` and `cos` of the place times a frequency.
+    Waves,
+    /// The same numbers under another name.
+    Copy { of: String },
+    /// `a + b`.
+    Add { a: String, b: String },
+    /// Normalization over the last axis; `centered` subtracts the mean first.
+    Norm {
+        of: String,
+        centered: bool,
+        eps: f64,
+        weight: String,
+        bias: Option<String>,
+    },
+    /// `x W + b`; `heads` cuts the result into heads, `transposed` reads `W` as `[out, in]`.
+    Linear {
+        of: String,
+        weight: String,
+        bias: Option<String>,
+        heads: Option<usize>,
+        transposed: bool,
+    },
+    /// The heads side by side, then `x W + b` if there is a weight.
+    Join {
+        of: String,
+        weight: Option<String>,
+        bias: Option<String>,
+    },
+    /// Pairs of numbers turned by the place times their frequency.
+    Turn { of: String, frequencies: Vec<f64> },
+    /// `q . k * scale`, minus infinity where a token may not look; with slopes less for distance.
+    Scores {
+        q: String,
+        k: String,
+        scale: f64,
+        window: Option<usize>,
+        slopes: Vec<f64>,
+    },
+    /// `e^x` divided by the sum over the last axis.
+    Softmax { of: String },
+    /// Sum of the values, each times its percentage.
+    Mix { pattern: String, v: String },
+    /// An activation of each number.
+    Activate { of: String, function: Function },
+    /// `function(gate) * up`.
+    Gate {
+        gate: String,
+        up: String,
+        function: Function,
+    },
+    /// `cap * tanh(x / cap)`.
+    Cap { of: String, cap: f64 },
+}
+
+/// An activation function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Function {
+    /// `x Phi(x)`.
+    Gelu,
+    /// GELU by its tanh approximation.
+    GeluTanh,
+    /// `max(x, 0)`.
+    Relu,
+    /// `max(x, 0)^2`.
+    ReluSquared,
+    /// `x sigmoid(x)`.
+    Silu,
+}
+
+impl Function {
+    fn of(kind: FeedForwardKind) -> Self {
+        match kind {
+            FeedForwardKind::None | FeedForwardKind::Gelu | FeedForwardKind::Geglu => Self::Gelu,
+            FeedForwardKind::GeluTanh => Self::GeluTanh,
+            FeedForwardKind::Relu => Self::Relu,
+            FeedForwardKind::ReluSquared => Self::ReluSquared,
+            FeedForwardKind::Silu | FeedForwardKind::Swiglu => Self::Silu,
+        }
+    }
+
+    /// The function's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gelu => "gelu",
+            Self::GeluTanh => "gelu_tanh",
+            Self::Relu => "relu",
+            Self::ReluSquared => "relu²",
+            Self::Silu => "silu",
+        }
+    }
+}
+
+/// A tensor of the forward pass and how it is computed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Node {
+    /// `TransformerLens`'s name.
+    pub name: String,
+    /// The block, or none outside.
+    pub layer: Option<usize>,
+    /// How it follows from others.
+    pub op: Op,
+    /// What is counted along each axis.
+    pub axes: Vec<Axis>,
+    /// Length of each axis.
+    pub shape: Vec<usize>,
+    /// Whether the forward pass shows it. What it does not show follows from what it shows.
+    pub seen: bool,
+}
+
+impl Node {
+    /// Whether it has a query and a key axis.
+    pub fn is_square(&self) -> bool {
+        self.axes.contains(&Axis::Key)
+    }
+
+    /// Name of each axis in an address.
+    pub fn axis_names(&self) -> Vec<&'static str> {
+        let square = self.is_square();
+        self.axes.iter().map(|axis| axis.name(square)).collect()
+    }
+}
+
+/// The name of the softmax of the logits.
+pub const PROBABILITIES: &str = "probabilities";
+
+/// The operations of a forward pass over `seq` tokens, in order.
+pub fn graph(config: &ModelConfig, seq: usize) -> Vec<Node> {
+    let mut builder = Builder {
+        config,
+        seq,
+        layer: None,
+        nodes: Vec::new(),
+    };
+    let mut x = builder.embed();
+    for layer in 0..config.n_layers {
+        builder.layer = Some(layer);
+        x = builder.block(&x);
+    }
+    builder.layer = None;
+    builder.head(&x);
+    builder.nodes
+}
+
+struct Builder<'c> {
+    config: &'c ModelConfig,
+    seq: usize,
+    layer: Option<usize>,
+    nodes: Vec<Node>,
+}
+
+impl Builder<'_> {
+    fn push(&mut self, name: &str, op: Op, axes: &[Axis], shape: &[usize]) -> String {
+        let name = match self.layer {
+            Some(layer) => format!("blocks.{layer}.{name}"),
+            None => name.to_string(),
+        };
+        self.nodes.push(Node {
+            name: name.clone(),
+            layer: self.layer,
+            op,
+            axes: axes.to_vec(),
+            shape: shape.to_vec(),
+            seen: true,
+        });
+        name
+    }
+
+    fn tokens(&mut self, name: &str, op: Op, width: usize) -> String {
+        self.push(name, op, &[Axis::Position, Axis::Dim], &[self.seq, width])
+    }
+
+    fn heads(&mut self, name: &str, op: Op, heads: usize) -> String {
+        let axes = [Axis::Head, Axis::Position, Axis::Dim];
+        self.push(name, op, &axes, &[heads, self.seq, self.config.head_dim()])
+    }
+
+    fn square(&mut self, name: &str, op: Op) -> String {
+        let axes = [Axis::Head, Axis::Position, Axis::Key];
+        self.push(name, op, &axes, &[self.config.n_heads, self.seq, self.seq])
+    }
+
+    fn weight(&self, name: &str) -> String {
+        match self.layer {
+            Some(layer) => format!("blocks.{layer}.{name}"),
+            None => name.to_string(),
+        }
+    }
+
+    fn norm_op(&self, of: &str, name: &str) -> Op {
+        let layer = self.config.norm == NormKind::Layer;
+        Op::Norm {
+            of: of.to_string(),
+            centered: layer,
+            eps: self.config.norm_eps,
+            weight: self.weight(&format!("{name}.weight")),
+            bias: (layer && self.config.bias.norm).then(|| self.weight(&format!("{name}.bias"))),
+        }
+    }
+
+    fn linear_op(&self, of: &str, name: &str, bias: bool, heads: Option<usize>) -> Op {
+        Op::Linear {
+            of: of.to_string(),
+            weight: self.weight(&format!("{name}.weight")),
+            bias: bias.then(|| self.weight(&format!("{name}.bias"))),
+            heads,
+            transposed: false,
+        }
+    }
+
+    fn embed(&mut self) -> String {
+        let d = self.config.d_model;
+        let table = "token_embedding.weight".to_string();
+        let x = self.tokens("hook_embed", Op::Embed { table }, d);
+        let op = match self.config.position {
+            Position::Learned => Op::Places {
+                table: "position_embedding.weight".to_string(),
+            },
+            Position::Sinusoidal => Op::Waves,
+            Position::Rotary | Position::Alibi | Position::None => return x,
+        };
+        self.tokens("hook_pos_embed", op, d);
+        x
+    }
+
+    fn block(&mut self, x: &str) -> String {
+        let (config, d) = (self.config, self.config.d_model);
+        let (normed, pre) = (
+            config.norm != NormKind::None,
+            config.norm_placement == NormPlacement::Pre,
+        );
+        let sum_of_places = self.layer == Some(0)
+            && matches!(config.position, Position::Learned | Position::Sinusoidal);
+        let op = if sum_of_places {
+            Op::Add {
+                a: x.to_string(),
+                b: "hook_pos_embed".to_string(),
+            }
+        } else {
+            Op::Copy { of: x.to_string() }
+        };
+        let resid = self.tokens("hook_resid_pre", op, d);
+        let input = if normed && pre {
+            let op = self.norm_op(&resid, "attention_norm");
+            self.tokens("ln1.hook_normalized", op, d)
+        } else {
+            resid.clone()
+        };
+        let change = self.attention(&input);
+        let x = self.sum(
+            &resid,
+            change,
+            "attention_norm",
+            ["hook_attn_sum", "ln1.hook_normalized"],
+        );
+        if config.feed_forward == FeedForwardKind::None {
+            return self.tokens("hook_resid_post", x, d);
+        }
+        let resid = self.tokens("hook_resid_mid", x, d);
+        let input = if normed && pre {
+            let op = self.norm_op(&resid, "feed_forward_norm");
+            self.tokens("ln2.hook_normalized", op, d)
+        } else {
+            resid.clone()
+        };
+        let change = self.feed_forward(&input);
+        let x = self.sum(
+            &resid,
+            change,
+            "feed_forward_norm",
+            ["hook_mlp_sum", "ln2.hook_normalized"],
+        );
+        self.tokens("hook_resid_post", x, d)
+    }
+
+    /// What a residual sum is: the sum itself, its norm, or without residuals the change alone.
+    /// Gives the operation that the next name of the residual stream has.
+    fn sum(&mut self, x: &str, change: String, norm: &str, names: [&str; 2]) -> Op {
+        let sum = if self.config.residual {
+            Op::Add {
+                a: x.to_string(),
+                b: change,
+            }
+        } else {
+            Op::Copy { of: change }
+        };
+        let post =
+            self.config.norm != NormKind::None && self.config.norm_placement == NormPlacement::Post;
+        if !post {
+            return sum;
+        }
+        let sum = self.tokens(names[0], sum, self.config.d_model);
+        let op = self.norm_op(&sum, norm);
+        let of = self.tokens(names[1], op, self.config.d_model);
+        Op::Copy { of }
+    }
+
+    fn attention(&mut self, input: &str) -> String {
+        let config = self.config;
+        let (n, n_kv) = (config.n_heads, config.kv_heads());
+        let q = self.query_or_key("q", "query", input, n);
+        let k = self.query_or_key("k", "key", input, n_kv);
+        let op = self.linear_op(input, "attention.value", config.bias.qkv, Some(n_kv));
+        let v = self.heads("attn.hook_v", op, n_kv);
+        let (q, k) = if config.position == Position::Rotary {
+            let frequencies = config.rotary.frequencies(config.head_dim());
+            let turn = |of: &str| Op::Turn {
+                of: of.to_string(),
+                frequencies: frequencies.clone(),
+            };
+            let (turn_q, turn_k) = (turn(&q), turn(&k));
+            (
+                self.heads("attn.hook_rot_q", turn_q, n),
+                self.heads("attn.hook_rot_k", turn_k, n_kv),
+            )
+        } else {
+            (q, k)
+        };
+        let slopes = if config.position == Position::Alibi {
+            alibi_slopes(n)
+        } else {
+            Vec::new()
+        };
+        let op = Op::Scores {
+            q,
+            k,
+            scale: 1.0 / (config.head_dim() as f64).sqrt(),
+            window: self.layer.and_then(|layer| config.window(layer)),
+            slopes,
+        };
+        let of = self.square("attn.hook_attn_scores", op);
+        let pattern = self.square("attn.hook_pattern", Op::Softmax { of });
+        let z = self.heads("attn.hook_z", Op::Mix { pattern, v }, n);
+        let bias = config.output_projection && config.bias.attention_output;
+        let op = Op::Join {
+            of: z,
+            weight: config
+                .output_projection
+                .then(|| self.weight("attention.output.weight")),
+            bias: bias.then(|| self.weight("attention.output.bias")),
+        };
+        self.tokens("hook_attn_out", op, config.d_model)
+    }
+
+    fn query_or_key(&mut self, letter: &str, name: &str, input: &str, heads: usize) -> String {
+        let config = self.config;
+        let linear = self.linear_op(
+            input,
+            &format!("attention.{name}"),
+            config.bias.qkv,
+            Some(heads),
+        );
+        if !config.qk_norm {
+            return self.heads(&format!("attn.hook_{letter}"), linear, heads);
+        }
+        let of = self.heads(&format!("attn.hook_{letter}_before_norm"), linear, heads);
+        let op = Op::Norm {
+            of,
+            centered: false,
+            eps: config.norm_eps,
+            weight: self.weight(&format!("attention.{name}_norm.weight")),
+            bias: None,
+        };
+        self.heads(&format!("attn.hook_{letter}"), op, heads)
+    }
+
+    fn feed_forward(&mut self, input: &str) -> String {
+        let config = self.config;
+        let (d_ff, bias) = (config.d_ff(), config.bias.feed_forward);
+        let function = Function::of(config.feed_forward);
+        let up = self.linear_op(input, "feed_forward.up", bias, None);
+        let op = if config.feed_forward.is_gated() {
+            let gate = self.linear_op(input, "feed_forward.gate", bias, None);
+            let gate = self.tokens("mlp.hook_pre", gate, d_ff);
+            let up = self.tokens("mlp.hook_pre_linear", up, d_ff);
+            Op::Gate { gate, up, function }
+        } else {
+            let of = self.tokens("mlp.hook_pre", up, d_ff);
+            Op::Activate { of, function }
+        };
+        let post = self.tokens("mlp.hook_post", op, d_ff);
+        let down = self.linear_op(&post, "feed_forward.down", bias, None);
+        self.tokens("hook_mlp_out", down, config.d_model)
+    }
+
+    fn head(&mut self, x: &str) {
+        let config = self.config;
+        let x = if config.has_final_norm() {
+            let op = self.norm_op(x, "final_norm");
+            self.tokens("ln_final.hook_normalized", op, config.d_model)
+        } else {
+            x.to_string()
+        };
+        let weight = if config.tied_head {
+            "token_embedding.weight"
+        } else {
+            "head.weight"
+        };
+        let op = Op::Linear {
+            of: x,
+            weight: weight.to_string(),
+            bias: config.bias.head.then(|| "head.bias".to_string()),
+            heads: None,
+            transposed: config.tied_head,
+        };
+        let (axes, shape) = ([Axis::Position, Axis::Token], [self.seq, config.vocab_size]);
+        let op = match config.logit_soft_cap {
+            Some(cap) => {
+                let of = self.push("logits_before_cap", op, &axes, &shape);
+                self.unseen();
+                Op::Cap { of, cap }
+            }
+            None => op,
+        };
+        let of = self.push("logits", op, &axes, &shape);
+        self.push(PROBABILITIES, Op::Softmax { of }, &axes, &shape);
+        self.unseen();
+    }
+
+    fn unseen(&mut self) {
+        if let Some(node) = self.nodes.last_mut() {
+            node.seen = false;
+        }
+    }
+}
