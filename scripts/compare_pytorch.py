@@ -8,6 +8,9 @@ Both sides train the same architecture (GPT as in GPT-2: pre-norm, learned posit
 output layer) with AdamW and clipping at 1.0 on random tokens. Every round times some steps of each
 mode and of nextword, in turn; the ratio of a round is nextword's tokens per second over PyTorch's.
 Reported are the medians over all rounds, and the peak memory of both processes.
+
+With --decode, tokens are generated one by one from models of random weights instead: by nextword, and
+by `transformers` (pip install transformers) with its cache.
 """
 
 import argparse
@@ -120,6 +123,35 @@ def worker(size, mode):
         print(json.dumps({"seconds": seconds / count, "peak": peak_memory("self")}), flush=True)
 
 
+def decode_worker(size):
+    """Answers each line `N` on standard input with the seconds that each of N tokens took."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(1337)
+    layers, heads, d_model, context, _, vocab, _, _ = SIZES[size]
+    config = GPT2Config(vocab_size=vocab, n_positions=context, n_embd=d_model, n_layer=layers, n_head=heads)
+    model = GPT2LMHeadModel(config).eval()
+    prompt = torch.arange(16)[None] * 7919 % vocab
+
+    def generate(count):
+        exactly = dict(max_new_tokens=count, min_new_tokens=count, do_sample=False, use_cache=True)
+        with torch.inference_mode():
+            model.generate(prompt, pad_token_id=0, **exactly)
+
+    generate(4)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        count = int(line)
+        begin = time.perf_counter()
+        generate(1)
+        first = time.perf_counter() - begin
+        begin = time.perf_counter()
+        generate(count + 1)
+        seconds = time.perf_counter() - begin - first
+        print(json.dumps({"seconds": seconds / count, "peak": peak_memory("self")}), flush=True)
+
+
 def peak_memory(pid):
     with open(f"/proc/{pid}/status") as status:
         for line in status:
@@ -144,8 +176,9 @@ class Torch:
         self.process.wait()
 
 
-def nextword(program, size, count, extra):
-    command = [program, "bench", "train", "--size", size, "--steps", str(count), "--rounds", "1", "--json"]
+def nextword(program, what, size, count, extra):
+    counted = "--steps" if what == "train" else "--tokens"
+    command = [program, "bench", what, "--size", size, counted, str(count), "--rounds", "1", "--json"]
     done = subprocess.run(command + extra, stdout=subprocess.PIPE, text=True, check=True)
     report = json.loads(done.stdout)
     return {"seconds": report["seconds"]["median"], "peak": report["peak_memory_bytes"],
@@ -161,21 +194,30 @@ def main():
     parser.add_argument("--precision", choices=["f32", "bf16"], default="f32", help="nextword's")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, help="steps in a round [default: about two seconds]")
+    parser.add_argument("--decode", action="store_true", help="compare generation instead of training")
+    parser.add_argument("--bits", choices=["8", "4"], help="with --decode: nextword's weights [default: f32]")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.worker == "transformers":
+        return decode_worker(arguments.size)
     if arguments.worker:
         return worker(arguments.size, arguments.worker)
 
     size = arguments.size
-    extra = [] if arguments.precision == "f32" else ["--precision", arguments.precision]
-    tokens = SIZES[size][3] * SIZES[size][4]
-    steps = arguments.steps or {"small": 60, "medium": 10, "gpt2": 3}[size]
-    peers = {mode: Torch(size, mode) for mode in arguments.modes}
+    if arguments.decode:
+        what, modes, unit = "decode", ["transformers"], 1
+        extra = ["--bits", arguments.bits] if arguments.bits else []
+        count = arguments.steps or 64
+    else:
+        what, modes, unit = "train", arguments.modes, SIZES[size][3] * SIZES[size][4]
+        extra = ["--precision", arguments.precision]
+        count = arguments.steps or {"small": 60, "medium": 10, "gpt2": 3}[size]
+    peers = {mode: Torch(size, mode) for mode in modes}
     ours, theirs = [], {mode: [] for mode in peers}
     for _ in range(arguments.rounds):
-        ours.append(nextword(arguments.nextword, size, steps, extra))
+        ours.append(nextword(arguments.nextword, what, size, count, extra))
         for mode, peer in peers.items():
-            theirs[mode].append(peer.steps(steps))
+            theirs[mode].append(peer.steps(count))
     for peer in peers.values():
         peer.stop()
 
@@ -183,11 +225,11 @@ def main():
         return statistics.median(value["seconds"] for value in values)
 
     cores = statistics.median(value["cores"] for value in ours)
-    print(f"{size}, {arguments.precision}: nextword {tokens / median(ours):,.0f} tokens/s, "
+    print(f"{what} {size} {' '.join(extra)}: nextword {unit / median(ours):,.0f} tokens/s, "
           f"{ours[-1]['peak'] / 2**20:,.0f} MiB, {cores:.2f} cores busy")
     for mode, values in theirs.items():
         ratios = sorted(t["seconds"] / o["seconds"] for o, t in zip(ours, values))
-        print(f"  torch {mode:<13}{tokens / median(values):>9,.0f} tokens/s, "
+        print(f"  {mode:<14}{unit / median(values):>9,.0f} tokens/s, "
               f"{values[-1]['peak'] / 2**20:>6,.0f} MiB; nextword is "
               f"{statistics.median(ratios):.2f} times as fast ({ratios[0]:.2f} to {ratios[-1]:.2f}) "
               f"with {ours[-1]['peak'] / values[-1]['peak']:.2f} of its memory")

@@ -48,7 +48,7 @@ pub(crate) fn decode(args: &BenchDecodeArgs) -> anyhow::Result<Report> {
         share_of_peak: Some(model.bytes_per_token() as f64 * per_second / bandwidth),
         peak: Some(bandwidth),
         peak_is_bandwidth: true,
-        cores_busy: timed.cores_busy,
+        cores_busy: Some(timed.cores_busy),
         peak_memory_bytes: machine::peak_memory(),
     })
 }
@@ -86,7 +86,7 @@ pub(crate) fn prefill(args: &BenchPrefillArgs) -> anyhow::Result<Report> {
         share_of_peak: Some(flops / peak),
         peak: Some(peak),
         peak_is_bandwidth: false,
-        cores_busy: timed.cores_busy,
+        cores_busy: Some(timed.cores_busy),
         peak_memory_bytes: machine::peak_memory(),
     })
 }

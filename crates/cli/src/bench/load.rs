@@ -44,7 +44,7 @@ pub(crate) fn run(args: &BenchLoadArgs) -> anyhow::Result<Report> {
         share_of_peak: None,
         peak: None,
         peak_is_bandwidth: false,
-        cores_busy: timed.cores_busy,
+        cores_busy: None,
         peak_memory_bytes: None,
     })
 }

@@ -68,7 +68,7 @@ fn measure(
         share_of_peak: Some(flops / peak),
         peak: Some(peak),
         peak_is_bandwidth: false,
-        cores_busy: timed.cores_busy,
+        cores_busy: Some(timed.cores_busy),
         peak_memory_bytes: machine::peak_memory(),
     })
 }

@@ -34,8 +34,9 @@ pub(crate) struct Report {
     /// The peak that the share is of: FLOP/s, or bytes a second where `peak_is_bandwidth`.
     pub(crate) peak: Option<f64>,
     pub(crate) peak_is_bandwidth: bool,
-    /// Processor seconds over wall seconds: how many cores were at work.
-    pub(crate) cores_busy: f64,
+    /// Processor seconds over wall seconds: how many cores were at work; absent where other processes
+    /// did the work.
+    pub(crate) cores_busy: Option<f64>,
     /// The most memory that this process has held so far, in bytes; absent where unknown.
     pub(crate) peak_memory_bytes: Option<u64>,
 }

@@ -50,7 +50,7 @@ pub(crate) fn run(args: &BenchTrainArgs) -> anyhow::Result<Report> {
         share_of_peak: Some(flops / peak),
         peak: Some(peak),
         peak_is_bandwidth: false,
-        cores_busy: timed.cores_busy,
+        cores_busy: Some(timed.cores_busy),
         peak_memory_bytes: machine::peak_memory(),
     })
 }

@@ -54,7 +54,9 @@ fn line(report: &Report) -> String {
         let peak = unit(peak, name);
         parts.push(format!("{:.0}% of {what} of {peak}", 100.0 * share));
     }
-    parts.push(format!("{:.1} cores busy", report.cores_busy));
+    if let Some(cores) = report.cores_busy {
+        parts.push(format!("{cores:.1} cores busy"));
+    }
     if let Some(memory) = report.peak_memory_bytes {
         parts.push(format!("{} at most", bytes(memory)));
     }
