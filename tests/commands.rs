@@ -270,3 +270,58 @@ fn commands_in_the_documents_exist() {
     }
     assert!(seen >= 10, "only {seen} commands are shown");
 }
+
+/// Every measurement of `bench`, in the shortest form.
+#[test]
+fn bench_measures_and_tells_what_a_machine_can_read() {
+    let place = Place::new();
+    place.write("tiny.toml", TINY);
+    let train = place.run(&["train", "tiny.toml", "--quiet", "--set", "train.steps=2"]);
+    assert!(train.status.success(), "{}", stderr(&train));
+    let size = ["--size", "small"];
+    let lines: [&[&str]; 8] = [
+        &["train", size[0], size[1], "--steps", "1", "--warm-up", "0"],
+        &[
+            "train",
+            size[0],
+            size[1],
+            "--steps",
+            "1",
+            "--precision",
+            "bf16",
+            "--recompute",
+        ],
+        &["decode", size[0], size[1], "--tokens", "4"],
+        &["decode", size[0], size[1], "--tokens", "4", "--bits", "4"],
+        &["prefill", "runs/tiny"],
+        &["matmul"],
+        &["tokenize", "runs/tiny"],
+        &["load", "runs/tiny"],
+    ];
+    for line in lines {
+        let output = place.run(&[&["bench"], line, &["--rounds", "1", "--json"]].concat());
+        assert!(output.status.success(), "{line:?}: {}", stderr(&output));
+        for report in json_lines(&output) {
+            assert_eq!(report["bench"], line[0]);
+            let seconds = report["seconds"]["median"].as_f64().unwrap();
+            assert!(seconds > 0.0 && seconds < 60.0, "{report}");
+            let share = report["share_of_peak"].as_f64().unwrap_or(0.5);
+            assert!(share > 0.0 && share < 3.0, "{report}");
+        }
+    }
+    let refused = place.run(&[
+        "bench",
+        "decode",
+        "runs/tiny",
+        "--bits",
+        "4",
+        "--device",
+        "ndarray",
+    ]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(
+        stderr(&refused).contains("nextword quantize"),
+        "{}",
+        stderr(&refused)
+    );
+}

@@ -152,6 +152,59 @@ fn a_quantized_row_does_not_depend_on_its_neighbours() {
     }
 }
 
+/// However a text is cut into batches, each place's loss has the same bits.
+#[test]
+fn a_quantized_loss_does_not_depend_on_the_batch() {
+    let config = &configs()[0];
+    let model = config.init(&flex(), 14).unwrap().quantize(Bits::Int8);
+    let loss = |ids: &[u32], targets: &[u32], rows: usize| {
+        let ids: Vec<i32> = ids.iter().map(|id| id.cast_signed()).collect();
+        let data = TensorData::new(ids, [rows, 24]);
+        let tokens = Tensor::from_data(data, &flex());
+        floats(
+            model
+                .loss_sum(tokens, targets, &mut Pass::plain())
+                .into_data(),
+        )[0]
+    };
+    let rows = 11;
+    let all = batch(rows, 24, config.vocab_size, 15);
+    for row in 0..rows {
+        // Only this row's last place counts, alone and among the others.
+        let place = row * 24 + 23;
+        let mut targets = vec![nextword_model::IGNORE; rows * 24];
+        targets[place] = all.inputs[place] / 2;
+        let own = row * 24..(row + 1) * 24;
+        let together = loss(&all.inputs, &targets, rows);
+        let alone = loss(&all.inputs[own.clone()], &targets[own], 1);
+        assert_eq!(together.to_bits(), alone.to_bits(), "row {row}");
+    }
+}
+
+#[test]
+fn damaged_quantized_weights_are_errors() {
+    let model = configs()[2].init(&flex(), 12).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for bits in [Bits::Int8, Bits::Int4] {
+        let path = folder.path().join("small");
+        let small = model.clone().quantize(bits);
+        Record::save(&path, &small, "{}", &Card::default()).unwrap();
+        let file = path.join("model.safetensors");
+        let sound = std::fs::read(&file).unwrap();
+        let record = Record::open(&path).unwrap();
+        let mut refused = 0;
+        for place in 0..sound.len() {
+            let mut bytes = sound.clone();
+            bytes[place] = if bits == Bits::Int8 { 0x80 } else { 0x0f };
+            std::fs::write(&file, bytes).unwrap();
+            refused += usize::from(record.load(&flex()).is_err()); // And no panic.
+        }
+        assert!(refused > 100, "{refused}");
+        std::fs::write(&file, &sound[..sound.len() - 1]).unwrap();
+        assert!(record.load(&flex()).is_err());
+    }
+}
+
 /// The commands: quantize, generate, eval against the original; what cannot be done is said.
 #[test]
 fn quantized_records_are_made_run_and_measured_and_not_trained() {

@@ -126,7 +126,12 @@ impl Plan {
         let model = &config.model;
         let seq = model.context_length;
         let moments = Optimizer::numbers_per_parameter(&config.optimizer);
-        let estimate = model.training_memory(config.train.batch_size, seq, moments);
+        let estimate = model.training_memory(
+            config.train.batch_size,
+            seq,
+            moments,
+            config.train.recompute,
+        );
         let weights = estimate.weights as u64;
         let checkpoint_bytes = weights + estimate.optimizer as u64;
         Self {

@@ -2,18 +2,27 @@
 
 use burn::tensor::Tensor;
 
-use crate::Precision;
+use crate::{Precision, QuantizedMatrix};
 
 /// A target that counts for nothing: padding, or a token that is not to be learned.
 pub const IGNORE: u32 = u32::MAX;
 
+/// The weight of an output layer.
+#[derive(Clone, Debug)]
+pub enum OutputWeight {
+    /// `[d_model, vocab]`.
+    Matrix(Tensor<2>),
+    /// An embedding's table, `[vocab, d_model]`.
+    Table(Tensor<2>),
+    /// `[d_model, vocab]` in 8 or 4 bits. Nothing flows back.
+    Quantized(QuantizedMatrix),
+}
+
 /// From hidden numbers to logits.
 #[derive(Clone, Debug)]
 pub struct OutputLayer {
-    /// `[d_model, vocab]`, or `[vocab, d_model]` if it is a table.
-    pub weight: Tensor<2>,
-    /// Whether the weight is an embedding's table.
-    pub is_table: bool,
+    /// What multiplies.
+    pub weight: OutputWeight,
     /// `[vocab]`.
     pub bias: Option<Tensor<1>>,
     /// Logits are squashed into (-c, c) by `c * tanh(x / c)`.
@@ -25,10 +34,11 @@ pub struct OutputLayer {
 impl OutputLayer {
     /// `[batch, seq, d_model]` to logits, `[batch, seq, vocab]`.
     pub fn logits(self, hidden: Tensor<3>) -> Tensor<3> {
-        let logits = if self.is_table {
-            crate::linear_table(self.precision, hidden, self.weight, self.bias)
-        } else {
-            crate::linear_in(self.precision, hidden, self.weight, self.bias)
+        let (precision, bias) = (self.precision, self.bias);
+        let logits = match self.weight {
+            OutputWeight::Matrix(weight) => crate::linear_in(precision, hidden, weight, bias),
+            OutputWeight::Table(table) => crate::linear_table(precision, hidden, table, bias),
+            OutputWeight::Quantized(weight) => crate::linear_quantized(hidden, &weight, bias),
         };
         match self.soft_cap {
             Some(cap) => crate::reference::soft_cap(logits, cap),
@@ -60,13 +70,15 @@ pub fn cross_entropy_sum(hidden: Tensor<3>, layer: OutputLayer, targets: &[u32])
 mod fast {
     use std::sync::Arc;
 
+    use burn::backend::Flex;
     use burn::tensor::Tensor;
 
-    use super::OutputLayer;
+    use super::{OutputLayer, OutputWeight};
+    use crate::QuantizedMatrix;
     use crate::cpu::columns::add_column_sums;
     use crate::cpu::cross_entropy::{self as kernel, RowResults, Task};
     use crate::cpu::elementwise::scale;
-    use crate::fused::{Buffer, Kept, Op, apply};
+    use crate::fused::{self, Buffer, Kept, Op, apply};
     use crate::linear::fast::{Product, Stored};
 
     /// Logits that are held at once: 32 MB.
@@ -90,11 +102,19 @@ mod fast {
         layer: OutputLayer,
         targets: &[u32],
     ) -> Tensor<1> {
-        let [d_0, d_1] = layer.weight.dims();
-        let (d_in, d_out, stored) = if layer.is_table {
-            (d_1, d_0, Stored::OutIn)
-        } else {
-            (d_0, d_1, Stored::InOut)
+        let (weight, [d_in, d_out], stored) = match layer.weight {
+            OutputWeight::Matrix(weight) => {
+                let shape = weight.dims();
+                (weight, shape, Stored::InOut)
+            }
+            OutputWeight::Table(weight) => {
+                let [d_out, d_in] = weight.dims();
+                (weight, [d_in, d_out], Stored::OutIn)
+            }
+            OutputWeight::Quantized(weight) => {
+                let (bias, soft_cap) = (layer.bias, layer.soft_cap);
+                return quantized(hidden, &weight, bias, soft_cap, targets);
+            }
         };
         let op = Loss {
             product: Product {
@@ -109,9 +129,43 @@ mod fast {
             soft_cap: layer.soft_cap.map(|cap| cap as f32),
         };
         match layer.bias {
-            Some(bias) => apply(op, [hidden.into(), layer.weight.into(), bias.into()], [1]),
-            None => apply(op, [hidden.into(), layer.weight.into()], [1]),
+            Some(bias) => apply(op, [hidden.into(), weight.into(), bias.into()], [1]),
+            None => apply(op, [hidden.into(), weight.into()], [1]),
         }
+    }
+
+    /// The loss alone, always by the product for many places: how a text is cut into batches must not
+    /// change its bits.
+    fn quantized(
+        hidden: Tensor<3>,
+        weight: &QuantizedMatrix,
+        bias: Option<Tensor<1>>,
+        soft_cap: Option<f64>,
+        targets: &[u32],
+    ) -> Tensor<1> {
+        let [d_in, d_out] = weight.shape();
+        let (hidden, bias) = (fused::plain(hidden), bias.map(fused::plain));
+        let (hidden, bias) = (fused::values(&hidden), bias.as_ref().map(fused::values));
+        let portion = (PORTION / d_out).max(LEAST).min(targets.len().max(1));
+        let mut logits = Buffer::new(portion * d_out);
+        let (mut loss, mut lse) = (Buffer::new(portion), Buffer::new(portion));
+        let mut sum = 0.0;
+        for (x, targets) in hidden.chunks(portion * d_in).zip(targets.chunks(portion)) {
+            let rows = targets.len();
+            let logits = &mut logits[..rows * d_out];
+            weight.multiply(x, rows, bias, logits);
+            let task = Task {
+                vocab: d_out,
+                targets,
+                soft_cap: soft_cap.map(|cap| cap as f32),
+            };
+            let results = RowResults {
+                loss: &mut loss[..rows],
+                lse: &mut lse[..rows],
+            };
+            sum += kernel::forward(&task, logits, results);
+        }
+        Tensor::from_primitive::<Flex>(fused::tensor(Buffer::of(&[sum as f32]), [1]))
     }
 
     impl Loss {

@@ -46,7 +46,7 @@ mod sight;
 pub use activation::{Activation, activate, gate};
 pub use adamw::{AdamwStep, Moments, adamw, sum_of_squares};
 pub use attention::{AttentionDropout, AttentionOptions, attention};
-pub use cross_entropy::{IGNORE, OutputLayer, cross_entropy_sum};
+pub use cross_entropy::{IGNORE, OutputLayer, OutputWeight, cross_entropy_sum};
 pub use dropout::{DropoutMask, dropout};
 pub use embedding::embed;
 pub use linear::{Precision, linear, linear_in, linear_table};

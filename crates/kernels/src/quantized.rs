@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::cpu::product::MatRef;
 use crate::cpu::product::par::Threads;
 pub use crate::cpu::product::quant::Bits;
 use crate::cpu::product::quant::{BLOCK, QuantMatrix};
+use crate::cpu::product::{GemmOptions, MatMut, MatRef, gemm};
 
 /// A weight of `d_in` by `d_out` integers with their scales. A handle: copies are cheap.
 #[derive(Clone, Debug)]
@@ -86,6 +86,23 @@ impl QuantizedMatrix {
         self.0.bytes()
     }
 
+    /// `y = x W + bias` for many rows: the integers are widened on the way.
+    #[cfg(feature = "flex")]
+    pub(crate) fn multiply(&self, x: &[f32], rows: usize, bias: Option<&[f32]>, y: &mut [f32]) {
+        let [d_in, d_out] = self.shape();
+        let options = GemmOptions {
+            bias,
+            ..GemmOptions::default()
+        };
+        let x = MatRef::row_major(x, rows, d_in);
+        gemm(
+            x,
+            &*self.0,
+            &mut MatMut::row_major(y, rows, d_out),
+            &options,
+        );
+    }
+
     /// The values that it stands for, `[d_in, d_out]` row by row.
     pub fn values(&self) -> Vec<f32> {
         let [d_in, d_out] = self.shape();
@@ -134,7 +151,7 @@ mod fast {
 
     use super::QuantizedMatrix;
     use crate::cpu::product::quant::matvec_quant;
-    use crate::cpu::product::{GemmOptions, MatMut, MatRef, MatvecOptions, gemm};
+    use crate::cpu::product::{MatMut, MatRef, MatvecOptions};
     use crate::fused::{self, Buffer};
     use crate::linear::fast::FEW;
 
@@ -147,21 +164,17 @@ mod fast {
         let rows = batch * seq;
         let (x, bias) = (fused::plain(x), bias.map(fused::plain));
         let mut y = Buffer::new(rows * d_out);
-        let x = MatRef::row_major(fused::values(&x), rows, d_in);
-        let mut out = MatMut::row_major(&mut y, rows, d_out);
-        let bias = bias.as_ref().map(fused::values);
+        let (values, bias) = (fused::values(&x), bias.as_ref().map(fused::values));
         if seq <= FEW {
+            let x = MatRef::row_major(values, rows, d_in);
+            let mut out = MatMut::row_major(&mut y, rows, d_out);
             let options = MatvecOptions {
                 bias,
                 ..MatvecOptions::default()
             };
             matvec_quant(x, &weight.0, &mut out, &options);
         } else {
-            let options = GemmOptions {
-                bias,
-                ..GemmOptions::default()
-            };
-            gemm(x, &*weight.0, &mut out, &options);
+            weight.multiply(values, rows, bias, &mut y);
         }
         Tensor::from_primitive::<Flex>(fused::tensor(y, [batch, seq, d_out]))
     }

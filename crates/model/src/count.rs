@@ -101,8 +101,15 @@ impl ModelConfig {
     }
 
     /// Bytes that training takes with micro-batches of `batch` sequences of `seq` tokens and an
-    /// optimizer that keeps `moments` numbers for each parameter.
-    pub fn training_memory(&self, batch: usize, seq: usize, moments: usize) -> MemoryEstimate {
+    /// optimizer that keeps `moments` numbers for each parameter. With `recompute` one block's
+    /// activations are kept at a time, and the input of each.
+    pub fn training_memory(
+        &self,
+        batch: usize,
+        seq: usize,
+        moments: usize,
+        recompute: bool,
+    ) -> MemoryEstimate {
         let bytes = 4 * self.counts().total();
         let tokens = batch * seq;
         let (d, d_ff) = (self.d_model, self.d_ff());
@@ -113,12 +120,17 @@ impl ModelConfig {
         let scores = 4 * self.n_heads * seq;
         let hidden_copies = if self.feed_forward.is_gated() { 4 } else { 3 };
         let layer = 10 * d + 3 * d_q + 3 * d_kv + hidden_copies * d_ff + scores;
+        let layers = if recompute {
+            layer + self.n_layers * d
+        } else {
+            self.n_layers * layer
+        };
         let logits = 5 * self.vocab_size;
         MemoryEstimate {
             weights: bytes,
             gradients: bytes,
             optimizer: moments * bytes,
-            activations: tokens.saturating_mul(4 * (self.n_layers * layer + 2 * d + logits)),
+            activations: tokens.saturating_mul(4 * (layers + 2 * d + logits)),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Models whose matrices are held in 8 or 4 bits: made from others, written and read.
 //!
 //! In the file a matrix `NAME` is two tensors: `NAME.int8` (I8, `[d_out, d_in]`) or `NAME.int4` (U8,
-//! `[d_out, d_in / 2 rounded up]`, the earlier value in the lower half, 8 added to each), and
+//! `[d_out, d_in / 2 rounded up]`, the earlier value in the lower half, 8 added to each, so that 0 is
+//! not in use and 8 fills up), and
 //! `NAME.scale` (BF16, `[d_out, d_in / 32 rounded up]`), one scale for 32 values of a row. A value is
 //! its integer times its scale. Vectors and position embeddings stay in f32. Embeddings are as they
 //! are in other files, `[vocab_size, d_model]`.
@@ -109,25 +110,6 @@ impl Transformer {
         let head = self.head.quantized.as_ref();
         let head = head.map(|head| (HEAD.to_string(), head));
         table.into_iter().chain(linears).chain(head).collect()
-    }
-
-    /// `-ln p` summed, in portions: logits of all places may be many.
-    pub(crate) fn quantized_loss(&self, hidden: Tensor<3>, targets: &[u32]) -> Tensor<1> {
-        const PORTION: usize = 256;
-        let [batch, seq, d_model] = hidden.dims();
-        let hidden = hidden.reshape([1, batch * seq, d_model]);
-        let device = hidden.device();
-        let portions = targets.chunks(PORTION).enumerate();
-        let losses = portions.map(|(i, targets)| {
-            let part = hidden.clone().narrow(1, i * PORTION, targets.len());
-            let logits = self.logits(part, &mut crate::Pass::plain());
-            let vocab = logits.dims()[2];
-            let logits = logits.reshape([targets.len(), vocab]);
-            nextword_kernels::reference::cross_entropy_sum(logits, targets)
-        });
-        losses
-            .reduce(|a, b| a + b)
-            .unwrap_or_else(|| Tensor::zeros([1], &device))
     }
 }
 
@@ -246,6 +228,7 @@ pub(crate) fn load(
         let in_place = QuantizedMatrix::runs_on(device);
         let read = |name: &str, shape: [usize; 2]| matrix(file, name, shape, bits);
         let d = [config.d_model, config.vocab_size];
+        check_range(path, file, bits)?;
         if let Some(table) = read(TABLE, d) {
             if in_place {
                 model.quantized_table = Some(table);
@@ -322,6 +305,28 @@ fn suffix(bits: Bits) -> &'static str {
         Bits::Int8 => "int8",
         Bits::Int4 => "int4",
     }
+}
+
+/// Refuses integers that no scale belongs to: -128, or -8 in 4 bits.
+fn check_range(path: &Path, file: &SafeTensors<'_>, bits: Bits) -> Result<(), ModelError> {
+    for (name, view) in file.iter() {
+        let bad = match (bits, view.dtype()) {
+            (Bits::Int8, Dtype::I8) => view.data().contains(&0x80),
+            // The second half of a row's last byte may stand for nothing.
+            (Bits::Int4, Dtype::U8) => view
+                .data()
+                .iter()
+                .any(|byte| byte % 16 == 0 || byte / 16 == 0),
+            _ => false,
+        };
+        if bad {
+            return Err(ModelError::Format {
+                path: path.to_path_buf(),
+                problem: format!("`{name}` holds the smallest integer, which is not in use"),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Holds the file's names, shapes and types against the configuration.

@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::nn::Embedding;
 use burn::tensor::{Device, Int, Tensor};
-use nextword_kernels::{OutputLayer, Precision, QuantizedMatrix, RotaryTables};
+use nextword_kernels::{OutputLayer, OutputWeight, Precision, QuantizedMatrix, RotaryTables};
 
 use crate::position::sinusoidal_table;
 use crate::{
@@ -166,7 +166,7 @@ impl Transformer {
 
     /// The output layer: `[batch, seq, d_model]` to `[batch, seq, vocab_size]`.
     pub fn logits<P: Probe>(&self, hidden: Tensor<3>, pass: &mut Pass<'_, P>) -> Tensor<3> {
-        let logits = self.plain_logits(hidden);
+        let logits = self.output_layer().logits(hidden);
         pass.see(Hook::Logits, &logits);
         logits
     }
@@ -209,24 +209,7 @@ impl Transformer {
         if pass.is_watched() {
             self.logits(hidden.clone(), pass);
         }
-        if self.quantized_head().is_some() {
-            return self.quantized_loss(hidden, targets);
-        }
         nextword_kernels::cross_entropy_sum(hidden, self.output_layer(), targets)
-    }
-
-    fn plain_logits(&self, hidden: Tensor<3>) -> Tensor<3> {
-        match self.quantized_head() {
-            Some(weight) => {
-                let bias = self.head.bias.as_ref().map(Param::val);
-                let logits = nextword_kernels::linear_quantized(hidden, weight, bias);
-                match self.config.logit_soft_cap {
-                    Some(cap) => nextword_kernels::reference::soft_cap(logits, cap),
-                    None => logits,
-                }
-            }
-            None => self.output_layer().logits(hidden),
-        }
     }
 
     /// The output layer's weight, where it is quantized.
@@ -240,9 +223,13 @@ impl Transformer {
 
     fn output_layer(&self) -> OutputLayer {
         let own = self.head.weight.as_ref().map(Param::val);
+        let weight = match (self.quantized_head(), own) {
+            (Some(weight), _) => OutputWeight::Quantized(weight.clone()),
+            (None, Some(weight)) => OutputWeight::Matrix(weight),
+            (None, None) => OutputWeight::Table(self.token_embedding.weight.val()),
+        };
         OutputLayer {
-            is_table: own.is_none(),
-            weight: own.unwrap_or_else(|| self.token_embedding.weight.val()),
+            weight,
             bias: self.head.bias.as_ref().map(Param::val),
             soft_cap: self.config.logit_soft_cap,
             precision: self.precision,
@@ -318,18 +305,14 @@ impl Transformer {
     pub fn bytes_per_token(&self) -> usize {
         let counts = self.config.counts();
         let tables = counts.token_embedding * usize::from(!self.config.tied_head);
-        let plain = 4 * (counts.total() - tables - counts.position_embedding);
-        let saved = |weight: &QuantizedMatrix| {
-            let [d_in, d_out] = weight.shape();
-            4 * d_in * d_out - weight.bytes()
-        };
+        let mut bytes = 4 * (counts.total() - tables - counts.position_embedding);
         let linears = self.linears().into_iter();
         let linears = linears.filter_map(|(_, linear)| linear.quantized());
-        plain
-            - linears
-                .chain(self.quantized_head())
-                .map(saved)
-                .sum::<usize>()
+        for weight in linears.chain(self.quantized_head()) {
+            let [d_in, d_out] = weight.shape();
+            bytes = bytes - 4 * d_in * d_out + weight.bytes();
+        }
+        bytes
     }
 
     /// Where the weights are.

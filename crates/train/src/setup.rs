@@ -89,7 +89,6 @@ impl Ingredients {
         match &config.start_from {
             Some(record) => {
                 let path = Record::open(record)?.weights_path();
-                let model = weights::load(&config.model, &path, &self.device)?;
                 if weights::bits(&path)?.is_some() {
                     return Err(TrainError::run(
                         record,
@@ -97,7 +96,7 @@ impl Ingredients {
                          made from",
                     ));
                 }
-                Ok(model)
+                Ok(weights::load(&config.model, &path, &self.device)?)
             }
             None => Ok(config.model.init(&self.device, config.seed)?),
         }

@@ -4,24 +4,27 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use nextword_generate::{DecodeOptions, Decoder, SamplingConfig};
-use nextword_model::Transformer;
+use nextword_model::{Precision, QuantizedMatrix, Transformer};
 
 use super::args::{BenchDecodeArgs, BenchPrefillArgs, ModelChoice};
 use super::{Report, machine, time};
 use crate::commands::quantize;
-use crate::records;
+use crate::{exit, records};
 
 /// Measures single tokens of one answer, of a random prompt.
 pub(crate) fn decode(args: &BenchDecodeArgs) -> anyhow::Result<Report> {
     let device = records::device(&args.common.device)?;
     let (mut subject, mut model) = open(&args.model, &device)?;
-    if let Some(bits) = args.bits
-        && model.bits().is_none()
-    {
+    if let Some(bits) = args.bits {
+        if model.bits().is_some() || !QuantizedMatrix::runs_on(&device) {
+            return Err(exit::usage(
+                "--bits rounds plain weights on the device flex; hint: leave it out, and give a record \
+                 that `nextword quantize` has made",
+            ));
+        }
         subject = format!("{subject} in {bits} bits");
         model = model.quantize(quantize::bits(bits));
     }
-    let bandwidth = machine::read_bandwidth();
     let context = model.config().context_length;
     let tokens = args.tokens.min(context / 2).max(1);
     let prompt = prompt(&model, (context - tokens).clamp(1, 16));
@@ -36,6 +39,9 @@ pub(crate) fn decode(args: &BenchDecodeArgs) -> anyhow::Result<Report> {
     };
     round()?; // Warms up.
     let timed = time(args.common.rounds, round)?;
+    // Before the bandwidth is measured, which takes memory of its own.
+    let memory = machine::peak_memory();
+    let bandwidth = on_cpu(&device).then(machine::read_bandwidth);
     let per_second = 1.0 / timed.seconds.median;
     Ok(Report {
         bench: "decode",
@@ -45,11 +51,11 @@ pub(crate) fn decode(args: &BenchDecodeArgs) -> anyhow::Result<Report> {
         unit: "token",
         tokens_per_second: Some(per_second),
         flops_per_second: None,
-        share_of_peak: Some(model.bytes_per_token() as f64 * per_second / bandwidth),
-        peak: Some(bandwidth),
+        share_of_peak: bandwidth.map(|peak| model.bytes_per_token() as f64 * per_second / peak),
+        peak: bandwidth,
         peak_is_bandwidth: true,
-        cores_busy: Some(timed.cores_busy),
-        peak_memory_bytes: machine::peak_memory(),
+        cores_busy: timed.cores_busy,
+        peak_memory_bytes: memory,
     })
 }
 
@@ -57,7 +63,7 @@ pub(crate) fn decode(args: &BenchDecodeArgs) -> anyhow::Result<Report> {
 pub(crate) fn prefill(args: &BenchPrefillArgs) -> anyhow::Result<Report> {
     let device = records::device(&args.common.device)?;
     let (subject, model) = open(&args.model, &device)?;
-    let peak = machine::peak_flops(&device);
+    let peak = machine::peak_flops(&device, Precision::F32);
     let longest = (model.config().context_length - 1).max(1);
     let len = args.tokens.unwrap_or(longest).clamp(1, longest);
     let prompt = prompt(&model, len);
@@ -86,9 +92,14 @@ pub(crate) fn prefill(args: &BenchPrefillArgs) -> anyhow::Result<Report> {
         share_of_peak: Some(flops / peak),
         peak: Some(peak),
         peak_is_bandwidth: false,
-        cores_busy: Some(timed.cores_busy),
+        cores_busy: timed.cores_busy,
         peak_memory_bytes: machine::peak_memory(),
     })
+}
+
+/// Whether weights are read from the memory that `read_bandwidth` measures.
+fn on_cpu(device: &Device) -> bool {
+    QuantizedMatrix::runs_on(device)
 }
 
 /// The model to measure, with its name.

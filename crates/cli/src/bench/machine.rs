@@ -4,16 +4,17 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Tensor};
+use nextword_kernels::Precision;
 
-/// FLOP/s of a large f32 matrix product on `device`: the best of a few.
-pub(crate) fn peak_flops(device: &Device) -> f64 {
+/// FLOP/s of a large matrix product in `precision` on `device`: the best of a few.
+pub(crate) fn peak_flops(device: &Device, precision: Precision) -> f64 {
     const N: usize = 1024;
     let random = |shape: [usize; 3]| Tensor::<3>::random(shape, Distribution::Default, device);
     let (x, w) = (random([1, N, N]), random([1, N, N]).reshape([N, N]));
     let mut best = f64::INFINITY;
     for _ in 0..6 {
         let begin = Instant::now();
-        let y = nextword_kernels::linear(x.clone(), w.clone(), None);
+        let y = nextword_kernels::linear_in(precision, x.clone(), w.clone(), None);
         // Reading a number waits for the device.
         black_box(y.narrow(1, 0, 1).narrow(2, 0, 1).into_data());
         best = best.min(begin.elapsed().as_secs_f64());
@@ -53,17 +54,16 @@ fn sum(numbers: &[u64]) -> u64 {
     sums.iter().chain(rest).fold(0, |a, b| a.wrapping_add(*b))
 }
 
-/// Processor seconds of this process so far, all threads; 0 where the system does not tell.
-pub(crate) fn cpu_seconds() -> f64 {
+/// Processor seconds of this process so far, all threads, where the system tells. Threads that wait
+/// awake for the next piece of work count too.
+pub(crate) fn cpu_seconds() -> Option<f64> {
     /// Linux counts in hundredths on every architecture that it runs on.
     const TICKS: f64 = 100.0;
-    let Ok(text) = std::fs::read_to_string("/proc/self/stat") else {
-        return 0.0;
-    };
+    let text = std::fs::read_to_string("/proc/self/stat").ok()?;
     // The name in brackets may hold spaces.
     let fields = text.rsplit_once(')').map_or("", |(_, rest)| rest);
     let ticks = fields.split_whitespace().skip(11).take(2);
-    ticks.filter_map(|t| t.parse::<f64>().ok()).sum::<f64>() / TICKS
+    Some(ticks.filter_map(|t| t.parse::<f64>().ok()).sum::<f64>() / TICKS)
 }
 
 /// The most memory that this process has held so far, in bytes, where the system tells.

@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Tensor};
-use nextword_kernels::linear;
+use nextword_kernels::{Precision, linear};
 
 use super::args::BenchCommon;
 use super::{Report, machine, time};
@@ -24,7 +24,7 @@ const SHAPES: [(&str, [usize; 3]); 7] = [
 /// Measures each shape.
 pub(crate) fn run(common: &BenchCommon) -> anyhow::Result<Vec<Report>> {
     let device = records::device(&common.device)?;
-    let peak = machine::peak_flops(&device);
+    let peak = machine::peak_flops(&device, Precision::F32);
     SHAPES
         .iter()
         .map(|(name, shape)| measure(name, *shape, common, &device, peak))
@@ -68,7 +68,7 @@ fn measure(
         share_of_peak: Some(flops / peak),
         peak: Some(peak),
         peak_is_bandwidth: false,
-        cores_busy: Some(timed.cores_busy),
+        cores_busy: timed.cores_busy,
         peak_memory_bytes: machine::peak_memory(),
     })
 }

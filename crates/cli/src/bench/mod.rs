@@ -72,7 +72,7 @@ impl Spread {
 pub(crate) struct Timed {
     /// Of one unit of work.
     pub(crate) seconds: Spread,
-    pub(crate) cores_busy: f64,
+    pub(crate) cores_busy: Option<f64>,
 }
 
 /// Makes `rounds` rounds; each gives the seconds of one unit of its work.
@@ -87,10 +87,11 @@ pub(crate) fn time(
     let seconds: Vec<f64> = std::iter::repeat_with(round)
         .take(rounds)
         .collect::<Result<_, _>>()?;
-    let busy = machine::cpu_seconds() - busy;
+    let wall = wall.elapsed().as_secs_f64().max(1e-9);
+    let busy = machine::cpu_seconds().zip(busy);
     Ok(Timed {
         seconds: Spread::of(seconds),
-        cores_busy: busy / wall.elapsed().as_secs_f64().max(1e-9),
+        cores_busy: busy.map(|(after, before)| (after - before) / wall),
     })
 }
 

@@ -39,7 +39,7 @@ pub(crate) fn run(args: &BenchTokenizeArgs) -> anyhow::Result<Report> {
         share_of_peak: None,
         peak: None,
         peak_is_bandwidth: false,
-        cores_busy: Some(timed.cores_busy),
+        cores_busy: timed.cores_busy,
         peak_memory_bytes: machine::peak_memory(),
     })
 }

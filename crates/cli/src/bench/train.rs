@@ -15,12 +15,12 @@ use crate::records;
 pub(crate) fn run(args: &BenchTrainArgs) -> anyhow::Result<Report> {
     let config = args.size.config();
     let device = records::device(&args.common.device)?;
-    let peak = machine::peak_flops(&device);
-    let (batch, seq) = (args.size.batch(), config.context_length);
     let precision = match args.precision.as_str() {
         "bf16" => Precision::Bf16,
         _ => Precision::F32,
     };
+    let peak = machine::peak_flops(&device, precision);
+    let (batch, seq) = (args.size.batch(), config.context_length);
     let model = config.init(&device, 1337)?.train();
     let model = model.with_precision(precision)?;
     let mut stepper = Stepper::new(model, OptimizerConfig::default(), 1337, args.recompute);
@@ -50,7 +50,7 @@ pub(crate) fn run(args: &BenchTrainArgs) -> anyhow::Result<Report> {
         share_of_peak: Some(flops / peak),
         peak: Some(peak),
         peak_is_bandwidth: false,
-        cores_busy: Some(timed.cores_busy),
+        cores_busy: timed.cores_busy,
         peak_memory_bytes: machine::peak_memory(),
     })
 }

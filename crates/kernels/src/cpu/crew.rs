@@ -6,27 +6,33 @@
 //! that have begun. Units are taken in order from a counter; who runs which does not matter.
 //!
 //! There is one crew. A call made while it is at work (from within a unit, or from another thread)
-//! runs on the calling thread alone.
+//! begins on the calling thread alone.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
-/// Turns of the waiting loop before a thread of the crew sleeps: about a tenth of a millisecond.
-const PATIENCE: u32 = 4000;
+/// How long a thread of the crew waits awake before it sleeps.
+const PATIENCE: Duration = Duration::from_micros(100);
+
+/// Low bits of [`Crew::call`] that hold the number of helpers.
+const HELPER_BITS: u32 = 16;
 
 /// One call's work.
 struct Job {
     /// The work, whose true lifetime is that of the call.
     unit: *const (dyn Fn(usize) + Sync),
     count: usize,
-    /// Threads of the crew that may help.
-    helpers: usize,
     next: AtomicUsize,
     /// Helpers at work.
     active: AtomicUsize,
     /// Set when the call ends: who comes later finds nothing to do.
     closed: AtomicBool,
+    /// What a helper's unit panicked with.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
 // SAFETY: `unit` is shared (`Sync`), and only followed while the call waits for those who do.
@@ -49,22 +55,16 @@ impl Job {
     /// The share of a thread of the crew.
     ///
     /// Signing in before looking at `closed`, while the caller closes before looking at `active`,
-    /// makes sure that one of the two sees the other (hence sequential consistency).
+    /// makes sure that one of the two sees the other (hence sequential consistency). A panic is the
+    /// caller's to raise again: the thread lives on.
     fn help(&self) {
         self.active.fetch_add(1, Ordering::SeqCst);
-        let _leave = Leave(self);
-        if !self.closed.load(Ordering::SeqCst) {
-            self.take_units();
+        if !self.closed.load(Ordering::SeqCst)
+            && let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.take_units()))
+        {
+            *lock(&self.panic) = Some(panic);
         }
-    }
-}
-
-/// Signs a helper out, after a panic too.
-struct Leave<'a>(&'a Job);
-
-impl Drop for Leave<'_> {
-    fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::SeqCst);
+        self.active.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -80,7 +80,7 @@ impl Drop for Close<'_> {
             if spins < 2000 {
                 std::hint::spin_loop();
             } else {
-                std::thread::yield_now();
+                thread::yield_now();
             }
         }
     }
@@ -90,23 +90,18 @@ impl Drop for Close<'_> {
 struct Crew {
     /// Whether a call is under way.
     busy: AtomicBool,
-    /// Counts calls: a change is what the waiting threads look for.
-    calls: AtomicUsize,
+    /// The number of the call and, in the low bits, how many helpers it wants: threads whose number is
+    /// below that.
+    call: AtomicU64,
     job: Mutex<Option<Arc<Job>>>,
-    /// Threads that exist.
-    threads: Mutex<usize>,
-    /// Threads that sleep.
-    sleeping: AtomicUsize,
-    bell: (Mutex<()>, Condvar),
+    threads: Mutex<Vec<Thread>>,
 }
 
 static CREW: Crew = Crew {
     busy: AtomicBool::new(false),
-    calls: AtomicUsize::new(0),
+    call: AtomicU64::new(0),
     job: Mutex::new(None),
-    threads: Mutex::new(0),
-    sleeping: AtomicUsize::new(0),
-    bell: (Mutex::new(()), Condvar::new()),
+    threads: Mutex::new(Vec::new()),
 };
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -115,66 +110,65 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Crew {
-    /// Sees to it that there are `wanted` threads, as far as the system gives them.
-    fn hire(&'static self, wanted: usize) {
-        let mut threads = lock(&self.threads);
-        while *threads < wanted {
-            let number = *threads;
-            let name = format!("crew-{number}");
-            let work = move || self.work(number);
-            if thread::Builder::new().name(name).spawn(work).is_err() {
-                return; // Fewer will do: the caller takes what nobody else does.
-            }
-            *threads += 1;
-        }
-    }
-
     /// The life of thread `number`.
     fn work(&self, number: usize) {
         let mut seen = 0;
         loop {
             seen = self.await_call(seen);
+            let helpers = (seen & ((1 << HELPER_BITS) - 1)) as usize;
+            if number >= helpers {
+                continue;
+            }
             let job = lock(&self.job).clone();
-            if let Some(job) = job.filter(|job| number < job.helpers) {
+            if let Some(job) = job {
                 job.help();
             }
         }
     }
 
-    /// Waits until the number of calls is not `seen` any more, and gives it.
-    fn await_call(&self, seen: usize) -> usize {
-        for _ in 0..PATIENCE {
-            let calls = self.calls.load(Ordering::Acquire);
-            if calls != seen {
-                return calls;
-            }
-            std::hint::spin_loop();
-        }
-        let mut night = lock(&self.bell.0);
-        // Going to sleep before a last look at `calls`, while the caller counts the call before it
-        // looks at who sleeps, makes sure that one of the two sees the other.
-        self.sleeping.fetch_add(1, Ordering::SeqCst);
+    /// Waits until the call is not `seen` any more, and gives it.
+    fn await_call(&self, seen: u64) -> u64 {
+        let begin = Instant::now();
         loop {
-            let calls = self.calls.load(Ordering::SeqCst);
-            if calls != seen {
-                self.sleeping.fetch_sub(1, Ordering::SeqCst);
-                return calls;
+            for _ in 0..64 {
+                let call = self.call.load(Ordering::SeqCst);
+                if call != seen {
+                    return call;
+                }
+                std::hint::spin_loop();
             }
-            night = self
-                .bell
-                .1
-                .wait(night)
-                .unwrap_or_else(PoisonError::into_inner);
+            if begin.elapsed() > PATIENCE {
+                break;
+            }
+        }
+        loop {
+            // A caller wakes after it has set the call: then parking returns at once.
+            thread::park();
+            let call = self.call.load(Ordering::SeqCst);
+            if call != seen {
+                return call;
+            }
         }
     }
 
-    /// Tells everyone of `job`.
-    fn call(&self, job: &Arc<Job>) {
+    /// Tells `helpers` threads of `job`; hires those that are missing, as far as the system gives them.
+    fn summon(&'static self, job: &Arc<Job>, helpers: usize) {
+        let mut threads = lock(&self.threads);
+        while threads.len() < helpers {
+            let number = threads.len();
+            let name = format!("crew-{number}");
+            let work = move || self.work(number);
+            match thread::Builder::new().name(name).spawn(work) {
+                Ok(handle) => threads.push(handle.thread().clone()),
+                Err(_) => break, // Fewer will do: the caller takes what nobody else does.
+            }
+        }
         *lock(&self.job) = Some(Arc::clone(job));
-        self.calls.fetch_add(1, Ordering::SeqCst);
-        if self.sleeping.load(Ordering::SeqCst) > 0 {
-            drop(lock(&self.bell.0));
-            self.bell.1.notify_all();
+        let number = (self.call.load(Ordering::SeqCst) >> HELPER_BITS) + 1;
+        let call = number << HELPER_BITS | helpers as u64;
+        self.call.store(call, Ordering::SeqCst);
+        for thread in threads.iter().take(helpers) {
+            thread.unpark();
         }
     }
 }
@@ -190,15 +184,22 @@ impl Drop for Dismiss {
 }
 
 /// Runs `unit(i)` once for each `i` below `count`, on the calling thread and the crew: as many threads
-/// together as the current rayon pool has.
+/// together as the current rayon pool has. While another call has the crew, the calling thread works
+/// alone, and asks again after each unit.
 pub(crate) fn run(count: usize, unit: &(dyn Fn(usize) + Sync)) {
-    let helpers = (rayon::current_num_threads() - 1).min(count.saturating_sub(1));
-    if helpers == 0 || CREW.busy.swap(true, Ordering::Acquire) {
-        (0..count).for_each(unit);
-        return;
+    let threads = rayon::current_num_threads().min(1 << (HELPER_BITS - 1));
+    for done in 0..count {
+        let helpers = (threads - 1).min(count - done - 1);
+        if helpers > 0 && !CREW.busy.swap(true, Ordering::Acquire) {
+            return run_together(count - done, helpers, &|i| unit(done + i));
+        }
+        unit(done);
     }
+}
+
+/// [`run`], once the crew is this call's.
+fn run_together(count: usize, helpers: usize, unit: &(dyn Fn(usize) + Sync)) {
     let dismiss = Dismiss;
-    CREW.hire(helpers);
     #[expect(
         clippy::transmute_ptr_to_ptr,
         reason = "a cast may not lengthen the lifetime inside `dyn`"
@@ -213,16 +214,19 @@ pub(crate) fn run(count: usize, unit: &(dyn Fn(usize) + Sync)) {
     let job = Arc::new(Job {
         unit,
         count,
-        helpers,
         next: AtomicUsize::new(0),
         active: AtomicUsize::new(0),
         closed: AtomicBool::new(false),
+        panic: Mutex::new(None),
     });
-    CREW.call(&job);
+    CREW.summon(&job, helpers);
     let close = Close(&job);
     job.take_units();
     drop(close);
     drop(dismiss);
+    if let Some(panic) = lock(&job.panic).take() {
+        resume_unwind(panic);
+    }
 }
 
 #[cfg(test)]
@@ -231,7 +235,7 @@ mod tests {
 
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    use super::run;
+    use super::{AssertUnwindSafe, catch_unwind, run};
 
     #[test]
     fn each_unit_runs_once_in_calls_from_anywhere() {
@@ -253,6 +257,41 @@ mod tests {
             scope.spawn(|| pool.install(calls));
             scope.spawn(|| pool.join(calls, calls));
         });
+    }
+
+    #[test]
+    fn calls_find_a_crew_that_has_gone_to_sleep() {
+        for _ in 0..20 {
+            std::thread::sleep(2 * super::PATIENCE);
+            let runs = AtomicU32::new(0);
+            run(50, &|_| {
+                runs.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(runs.into_inner(), 50);
+        }
+    }
+
+    #[test]
+    fn a_panic_in_any_unit_reaches_the_caller_and_the_crew_lives_on() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build();
+        let pool = pool.unwrap();
+        for bad in 0..40 {
+            let call = || {
+                run(40, &|i| {
+                    std::thread::yield_now();
+                    assert_ne!(i, bad, "as planned");
+                });
+            };
+            let caught = catch_unwind(AssertUnwindSafe(|| pool.install(call)));
+            assert!(caught.is_err(), "unit {bad}");
+        }
+        let runs = AtomicU32::new(0);
+        pool.install(|| {
+            run(40, &|_| {
+                runs.fetch_add(1, Ordering::Relaxed);
+            });
+        });
+        assert_eq!(runs.into_inner(), 40);
     }
 
     #[test]

@@ -148,7 +148,8 @@ fn quantize_block(values: &[f32], bits: Bits) -> ActivationBlock {
     if !finite {
         x = [0.0; BLOCK];
     }
-    let inverse = if largest > 0.0 && finite {
+    // Of numbers near the smallest that there are the inverse would overflow: they count as zeros.
+    let inverse = if largest > f32::MIN_POSITIVE * MAX && finite {
         MAX / largest
     } else {
         0.0
