@@ -16,6 +16,7 @@ use crate::util::{assert_close, batch, flex};
 const VOCAB: usize = 11;
 
 /// Small models that together use every part a model can have.
+#[allow(clippy::too_many_lines)] // A list.
 pub(crate) fn architectures() -> Vec<(&'static str, ModelConfig)> {
     let base = ModelConfig {
         vocab_size: VOCAB,
@@ -70,6 +71,48 @@ pub(crate) fn architectures() -> Vec<(&'static str, ModelConfig)> {
                 n_kv_heads: Some(1),
                 norm_placement: NormPlacement::Post,
                 ..base.clone()
+            },
+        ),
+        (
+            "sandwich norms with unit offset, score cap and width, scaled embedding, two bases",
+            ModelConfig {
+                norm: NormKind::Rms,
+                norm_placement: NormPlacement::Sandwich,
+                norm_unit_offset: true,
+                qk_norm: true,
+                embedding_scale: Some(1.7),
+                score_width: Some(3.0),
+                score_soft_cap: Some(1.5),
+                feed_forward: FeedForwardKind::GegluTanh,
+                windows: vec![3, 0],
+                rotary: RotaryConfig {
+                    base: 500.0,
+                    local_base: Some(7.0),
+                    ..RotaryConfig::default()
+                },
+                ..rotary(RotaryScaling::None)
+            },
+        ),
+        (
+            "yarn",
+            rotary(RotaryScaling::Yarn {
+                factor: 2.0,
+                original_context_length: 4,
+                beta_fast: 1.0,
+                beta_slow: 0.2,
+                attention_factor: 1.3,
+                truncate: true,
+            }),
+        ),
+        (
+            "parallel sublayers, part of each head turned",
+            ModelConfig {
+                parallel: true,
+                rotary: RotaryConfig {
+                    width: Some(2),
+                    ..RotaryConfig::default()
+                },
+                ..rotary(RotaryScaling::None)
             },
         ),
         (

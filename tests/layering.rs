@@ -14,13 +14,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("model", &["kernels"]),
     ("generate", &["data", "model"]),
     ("explain", &["data", "model", "generate"]),
+    ("convert", &["data", "model"]),
     ("eval", &["data", "model", "generate"]),
     ("train", &["kernels", "data", "model", "eval"]),
     ("server", &["data", "model", "generate", "explain"]),
     (
         "cli",
         &[
-            "kernels", "data", "model", "generate", "explain", "eval", "train", "server",
+            "kernels", "data", "model", "generate", "explain", "convert", "eval", "train", "server",
         ],
     ),
 ];

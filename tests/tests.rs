@@ -1,7 +1,12 @@
 //! Claims about nextword as a whole: several crates together, and the built program.
 
 #![recursion_limit = "256"]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::print_stdout
+)]
 #![allow(
     clippy::similar_names,
     clippy::items_after_statements,
@@ -14,7 +19,9 @@ mod commands; // the program as a new user meets it
 mod configs; // every file in configs/ parses, builds and says the truth
 mod explain; // every number, and where it comes from
 mod gradients; // finite differences, the mask, accumulation
+mod hostile; // damaged and harmful files from elsewhere
 mod layering; // which crate may use which
+mod parity; // models of other programs, in and out
 mod place; // where the tests of the program run it
 mod quantized; // weights of 8 and 4 bits
 mod reference; // PyTorch's logits, losses, gradients and updates

@@ -38,6 +38,10 @@ pub(crate) enum Command {
     Eval(EvalArgs),
     /// Makes a record of 8 or 4 bits a weight: smaller and faster to run, not to be trained
     Quantize(QuantizeArgs),
+    /// Turns a Hugging Face folder into a record
+    Import(ImportArgs),
+    /// Writes a record for other programs: a Hugging Face folder or a GGUF file
+    Export(ExportArgs),
     /// Shows where a model comes from and what it is made of
     Inspect(InspectArgs),
     /// Tells what a run will take before it begins: size, memory, time
@@ -312,6 +316,68 @@ pub(crate) struct InspectArgs {
     /// Writes everything as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `import DIR --out RECORD`.
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// A folder with config.json, model.safetensors (or its shards and index) and tokenizer.json
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) folder: PathBuf,
+    /// The record to write; an earlier one there is replaced
+    #[arg(long, short, value_hint = ValueHint::DirPath)]
+    pub(crate) out: PathBuf,
+    /// Writes what was imported as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `export RECORD --format hf|gguf --out PATH`.
+#[derive(Debug, Args)]
+#[allow(clippy::doc_markdown)] // Its words are shown to users as they are.
+pub(crate) struct ExportArgs {
+    /// A record, a checkpoint, or a run's folder (its best record is used)
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) model: PathBuf,
+    /// For whom
+    #[arg(long, short, value_enum)]
+    pub(crate) format: ExportFormat,
+    /// The type of the numbers: f32, f16, bf16; for gguf also q8_0, q4_0
+    #[arg(long, value_enum, default_value = "f32", value_name = "TYPE")]
+    pub(crate) dtype: ExportType,
+    /// The folder (hf) or file (gguf) to write
+    #[arg(long, short, value_hint = ValueHint::AnyPath)]
+    pub(crate) out: PathBuf,
+    /// Uses the last record of a run instead of the best
+    #[arg(long)]
+    pub(crate) last: bool,
+}
+
+/// Formats of other programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportFormat {
+    /// A folder that transformers loads
+    Hf,
+    /// A file that llama.cpp loads
+    Gguf,
+}
+
+/// Types of numbers in an exported model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(non_camel_case_types)] // GGUF's names, as they are typed.
+pub(crate) enum ExportType {
+    /// Four bytes
+    F32,
+    /// Two bytes, 11 significant bits
+    F16,
+    /// Two bytes, 8 significant bits and the range of f32
+    Bf16,
+    /// 8 bits in blocks of 32 with a scale
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4 bits in blocks of 32 with a scale
+    #[value(name = "q4_0")]
+    Q4_0,
 }
 
 /// `plan CONFIG`.

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
+use nextword_convert::ConvertError;
 use nextword_data::{DataError, ErrorClass as DataClass};
 use nextword_eval::EvalError;
 use nextword_generate::GenerateError;
@@ -134,6 +135,7 @@ fn of_one(error: &(dyn std::error::Error + 'static)) -> Option<Code> {
     own.or_else(|| error.downcast_ref().map(of_train))
         .or_else(|| error.downcast_ref().map(of_generate))
         .or_else(|| error.downcast_ref().map(of_eval))
+        .or_else(|| error.downcast_ref().map(of_convert))
         .or_else(|| error.downcast_ref().map(of_model))
         .or_else(|| error.downcast_ref().map(of_data))
         .or_else(|| error.downcast_ref().map(|error| of_io("write", error)))
@@ -171,6 +173,16 @@ fn of_generate(error: &GenerateError) -> Code {
         GenerateError::Data(error) => of_data(error),
         GenerateError::WrongTokenizer { .. } | GenerateError::NotFinite { .. } => Code::BadFile,
         _ => Code::Usage,
+    }
+}
+
+fn of_convert(error: &ConvertError) -> Code {
+    match error {
+        ConvertError::Io { action, source, .. } => of_io(action, source),
+        ConvertError::Model(error) => of_model(error),
+        ConvertError::Data(error) => of_data(error),
+        // All others are about a file that is not what it should be, or cannot be said otherwise.
+        _ => Code::BadFile,
     }
 }
 

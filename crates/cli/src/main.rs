@@ -50,6 +50,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Prepare(args) => commands::prepare::run(&args)?,
         Command::Eval(args) => commands::eval::run(&args)?,
         Command::Quantize(args) => commands::quantize::run(&args)?,
+        Command::Import(args) => commands::import::run(&args)?,
+        Command::Export(args) => commands::export::run(&args)?,
         Command::Inspect(args) => commands::inspect::run(&args)?,
         Command::Plan(args) => commands::plan::run(&args)?,
         Command::Plot(args) => commands::plot::run(&args)?,

@@ -121,7 +121,7 @@ impl Function {
     fn of(kind: FeedForwardKind) -> Self {
         match kind {
             FeedForwardKind::None | FeedForwardKind::Gelu | FeedForwardKind::Geglu => Self::Gelu,
-            FeedForwardKind::GeluTanh => Self::GeluTanh,
+            FeedForwardKind::GeluTanh | FeedForwardKind::GegluTanh => Self::GeluTanh,
             FeedForwardKind::Relu => Self::Relu,
             FeedForwardKind::ReluSquared => Self::ReluSquared,
             FeedForwardKind::Silu | FeedForwardKind::Swiglu => Self::Silu,

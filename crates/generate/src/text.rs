@@ -97,7 +97,11 @@ impl TextGenerator {
         let tokenizer = load_tokenizer(&path)?;
         let model = record.path.join("config.json").display().to_string();
         let place = path.display().to_string();
-        check_vocabulary(&*tokenizer, place, record.config.vocab_size, model)?;
+        let used = record
+            .config
+            .vocab_size
+            .saturating_sub(record.card.unused_ids);
+        check_vocabulary(&*tokenizer, place, used, model)?;
         let model = record.load(device)?;
         Ok(Self {
             model,
@@ -115,7 +119,7 @@ impl TextGenerator {
         tokenizer: Arc<dyn Tokenizer>,
         card: Card,
     ) -> Result<Self, GenerateError> {
-        let vocab_size = model.config().vocab_size;
+        let vocab_size = model.config().vocab_size.saturating_sub(card.unused_ids);
         check_vocabulary(
             &*tokenizer,
             "the tokenizer".into(),
@@ -225,6 +229,10 @@ impl TextGenerator {
         }
         let encoding = self.tokenizer.encode(&template.replace(PROMPT, prompt));
         let mut ids = encoding.ids;
+        // A prompt that brings the token with it does not get a second one.
+        if let Some(bos) = self.card.bos_id.filter(|bos| ids.first() != Some(bos)) {
+            ids.insert(0, bos);
+        }
         if ids.is_empty() {
             ids.push(self.first_token());
         }
@@ -271,15 +279,12 @@ impl TextGenerator {
     }
 
     fn decode_options(&self, options: &TextOptions) -> DecodeOptions {
-        let eos = self
-            .tokenizer
-            .specials()
-            .eos
-            .filter(|_| options.stop_at_eos);
+        let own = self.tokenizer.specials().eos;
+        let ends = own.into_iter().chain(self.card.eos_ids.iter().copied());
         DecodeOptions {
             sampling: options.sampling.clone(),
             max_tokens: options.max_tokens,
-            stop_ids: eos.into_iter().collect(),
+            stop_ids: ends.filter(|_| options.stop_at_eos).collect(),
             overflow: options.overflow,
             first_sequence: options.first_sequence,
         }

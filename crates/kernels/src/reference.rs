@@ -103,6 +103,10 @@ pub fn attention(
     let [q, k, v] = [q, k, v].map(|x| x.swap_dims(1, 2)); // [batch, heads, seq, head_dim]
     let scores = group(q * options.scale).matmul(k.swap_dims(2, 3));
     let scores = scores.reshape([batch, n_heads, seq, keys]);
+    let scores = match options.soft_cap {
+        Some(cap) => soft_cap(scores, cap),
+        None => scores,
+    };
     let scores = options.sight.limit(scores, options.window, options.alibi);
     see(Stage::Scores, &scores);
     let pattern = softmax(scores, 3);

@@ -53,7 +53,8 @@ impl BiasConfig {
 /// Masked multi-head attention with grouped key/value heads (Vaswani et al. 2017, section 3.2;
 /// Ainslie et al. 2023).
 ///
-/// `softmax(q k^T / sqrt(head_dim), future hidden) v`, heads joined, then the output projection.
+/// `softmax(q k^T / sqrt(head_dim), future hidden) v`, heads joined, then the output projection
+/// (another width under the root where the config has one).
 #[derive(Module, Debug)]
 pub struct Attention {
     /// `[d_model, n_heads * head_dim]`.
@@ -72,8 +73,12 @@ pub struct Attention {
     n_kv_heads: usize,
     head_dim: usize,
     dropout: f64,
+    scale: f64,
+    is_local: bool,
     #[module(skip)]
     window: Option<usize>,
+    #[module(skip)]
+    soft_cap: Option<f64>,
 }
 
 impl Attention {
@@ -81,11 +86,7 @@ impl Attention {
         let (d_model, head_dim) = (config.d_model, config.head_dim());
         let (n_heads, n_kv_heads) = (config.n_heads, config.kv_heads());
         let linear = |d_in, d_out, bias| zero_linear(d_in, d_out, bias, device);
-        let norm = || {
-            config
-                .qk_norm
-                .then(|| Norm::rms(head_dim, config.norm_eps, device))
-        };
+        let norm = || config.qk_norm.then(|| Norm::rms(config, head_dim, device));
         Self {
             query: linear(d_model, n_heads * head_dim, config.bias.qkv),
             key: linear(d_model, n_kv_heads * head_dim, config.bias.qkv),
@@ -99,7 +100,10 @@ impl Attention {
             n_kv_heads,
             head_dim,
             dropout: config.dropout.attention,
+            scale: config.score_scale(),
+            is_local: config.is_local(layer),
             window: config.window(layer),
+            soft_cap: config.score_soft_cap,
         }
     }
 
@@ -116,13 +120,14 @@ impl Attention {
         }
     }
 
-    /// `softmax(q k^T / sqrt(head_dim), future hidden) v`. For those who watch, scores and percentages
-    /// are computed beside it by the path that stores them: the result is the same bits.
+    /// `softmax(scale q k^T, future hidden) v`. For those who watch, scores and percentages are computed
+    /// beside it by the path that stores them: the result is the same bits.
     fn attend<P: Probe>(&self, qkv: [Tensor<4>; 3], pass: &mut Pass<'_, P>) -> Tensor<4> {
         let dropout = pass.attention_dropout(self.dropout);
         let places = pass.places();
         let options = AttentionOptions {
-            scale: 1.0 / (self.head_dim as f64).sqrt(),
+            scale: self.scale,
+            soft_cap: self.soft_cap,
             sight: places.sight(),
             window: self.window,
             alibi: places.slopes(),
@@ -164,8 +169,8 @@ impl Attention {
         pass.see_heads(Hook::Query, &q);
         pass.see_heads(Hook::Key, &k);
         pass.see_heads(Hook::Value, &v);
-        let q = pass.places().turn(q);
-        let k = pass.places().turn(k);
+        let q = pass.places().turn(q, self.is_local);
+        let k = pass.places().turn(k, self.is_local);
         pass.see_heads(Hook::RotatedQuery, &q);
         pass.see_heads(Hook::RotatedKey, &k);
         (q, k, v)

@@ -63,6 +63,23 @@ pub struct ModelConfig {
     /// RMS-normalize each head's query and key before positions are applied
     /// (Henry et al. 2020, arXiv 2010.04245; with Qwen3's learned scale).
     pub qk_norm: bool,
+    /// Every norm multiplies by `1 + weight` instead of `weight` (Gemma).
+    #[serde(skip_serializing_if = "is_off")]
+    pub norm_unit_offset: bool,
+    /// The token embedding is multiplied by this; absent: 1. Gemma's is `sqrt(d_model)`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embedding_scale: Option<f64>,
+    /// Similarities are divided by the square root of this; absent: `head_dim`. Gemma 2 calls it
+    /// `query_pre_attn_scalar`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score_width: Option<f64>,
+    /// Squash similarities into (-c, c) by `c * tanh(scores / c)` before the softmax (Gemma 2).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score_soft_cap: Option<f64>,
+    /// Attention and feed-forward both read the block's input, and both results are added to it:
+    /// `x + attention(norm(x)) + feed_forward(norm(x))` (GPT-J, GPT-NeoX).
+    #[serde(skip_serializing_if = "is_off")]
+    pub parallel: bool,
     /// Squash logits into (-c, c) by `c * tanh(logits / c)` (Gemma 2).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logit_soft_cap: Option<f64>,
@@ -99,6 +116,11 @@ impl Default for ModelConfig {
             tied_head: true,
             output_projection: true,
             qk_norm: false,
+            norm_unit_offset: false,
+            embedding_scale: None,
+            score_width: None,
+            score_soft_cap: None,
+            parallel: false,
             logit_soft_cap: None,
             windows: Vec::new(),
             dropout: DropoutConfig::default(),
@@ -145,7 +167,30 @@ impl ModelConfig {
 
     /// Whether a norm stands between the last block and the output layer.
     pub fn has_final_norm(&self) -> bool {
-        self.norm != NormKind::None && self.norm_placement == NormPlacement::Pre
+        self.norm != NormKind::None && self.norm_placement != NormPlacement::Post
+    }
+
+    /// Whether each sublayer's result is normalized by a norm of its own.
+    pub fn has_sandwich_norms(&self) -> bool {
+        self.norm != NormKind::None && self.norm_placement == NormPlacement::Sandwich
+    }
+
+    /// Factor on the similarities of queries and keys.
+    pub fn score_scale(&self) -> f64 {
+        let width = self.score_width.unwrap_or(self.head_dim() as f64);
+        let grows = match self.position {
+            Position::Rotary => self.rotary.attention_factor(),
+            _ => 1.0,
+        };
+        grows * grows / width.sqrt()
+    }
+
+    /// Whether `layer` turns by [`RotaryConfig::local_base`](RotaryConfig): those with a sliding
+    /// window do, where there is one.
+    pub fn is_local(&self, layer: usize) -> bool {
+        self.rotary.local_base.is_some()
+            && !self.windows.is_empty()
+            && self.windows[layer % self.windows.len()] > 0
     }
 
     /// Checks that the fields describe a model that can be built.
@@ -156,7 +201,7 @@ impl ModelConfig {
         self.check_sizes()?;
         self.check_heads()?;
         self.check_numbers()?;
-        self.rotary.validate(self.position)
+        self.rotary.validate(self.position, self.head_dim())
     }
 
     fn check_sizes(&self) -> Result<(), ModelError> {
@@ -223,7 +268,8 @@ impl ModelConfig {
                 "leave output_projection on, or leave head_dim out",
             ));
         }
-        if self.position == Position::Rotary && !self.head_dim().is_multiple_of(2) {
+        let turns_all = self.rotary.width.is_none();
+        if self.position == Position::Rotary && turns_all && !self.head_dim().is_multiple_of(2) {
             return Err(ModelError::config(
                 "head_dim",
                 format!(
@@ -244,18 +290,43 @@ impl ModelConfig {
                 "the usual value is 1e-5",
             ));
         }
-        if let Some(cap) = self.logit_soft_cap
-            && !(cap.is_finite() && cap > 0.0)
-        {
+        let positive = [
+            ("logit_soft_cap", self.logit_soft_cap, "Gemma 2's 30.0"),
+            ("score_soft_cap", self.score_soft_cap, "Gemma 2's 50.0"),
+            ("score_width", self.score_width, "Gemma 2's 256.0"),
+            (
+                "embedding_scale",
+                self.embedding_scale,
+                "the square root of d_model",
+            ),
+        ];
+        for (key, value, usual) in positive {
+            if let Some(value) = value
+                && !(value.is_finite() && value > 0.0)
+            {
+                return Err(ModelError::config(
+                    key,
+                    format!("{value} is not positive"),
+                    format!("leave it out, or use {usual}"),
+                ));
+            }
+        }
+        if self.parallel && self.norm_placement == NormPlacement::Post {
             return Err(ModelError::config(
-                "logit_soft_cap",
-                format!("{cap} is not positive"),
-                "leave it out, or use Gemma 2's 30.0",
+                "parallel",
+                "with norms after each residual sum there is no second sum to normalize",
+                "use norm_placement = \"pre\", or leave parallel out",
             ));
         }
         self.dropout.validate()?;
         self.init.validate()
     }
+}
+
+/// For fields that are written only where they are on: records without them stay as they were.
+#[allow(clippy::trivially_copy_pass_by_ref)] // Serde's signature.
+fn is_off(flag: &bool) -> bool {
+    !flag
 }
 
 /// The divisor of `n` that lies nearest to `wanted`.

@@ -29,18 +29,20 @@ pub enum FeedForwardKind {
     Swiglu,
     /// `gelu(gate) * up` with the exact GELU.
     Geglu,
+    /// `gelu(gate) * up` with GELU's tanh approximation (Gemma).
+    GegluTanh,
 }
 
 impl FeedForwardKind {
     /// Whether a gate scales the hidden units, which takes a third matrix.
     pub fn is_gated(self) -> bool {
-        matches!(self, Self::Swiglu | Self::Geglu)
+        matches!(self, Self::Swiglu | Self::Geglu | Self::GegluTanh)
     }
 
     fn activation(self) -> Activation {
         match self {
             Self::None | Self::Gelu | Self::Geglu => Activation::Gelu,
-            Self::GeluTanh => Activation::GeluTanh,
+            Self::GeluTanh | Self::GegluTanh => Activation::GeluTanh,
             Self::Relu => Activation::Relu,
             Self::ReluSquared => Activation::ReluSquared,
             Self::Silu | Self::Swiglu => Activation::Silu,

@@ -28,6 +28,9 @@ pub enum NormPlacement {
     Pre,
     /// After each residual sum: `norm(x + f(x))`.
     Post,
+    /// Before each sublayer and after it, each a norm of its own: `x + norm(f(norm(x)))`; one after
+    /// the last block (Gemma 2).
+    Sandwich,
 }
 
 /// Layer or RMS normalization over the last axis.
@@ -40,6 +43,7 @@ pub struct Norm {
     #[module(skip)]
     kind: NormKind,
     eps: f64,
+    unit_offset: bool,
 }
 
 impl Norm {
@@ -47,31 +51,44 @@ impl Norm {
     pub(crate) fn new(config: &ModelConfig, d: usize, device: &Device) -> Option<Self> {
         let bias = config.norm == NormKind::Layer && config.bias.norm;
         (config.norm != NormKind::None).then(|| Self {
-            weight: Param::from_tensor(Tensor::ones([d], device)),
             bias: bias.then(|| Param::from_tensor(Tensor::zeros([d], device))),
             kind: config.norm,
-            eps: config.norm_eps,
+            ..Self::rms(config, d, device)
         })
     }
 
     /// An RMS norm without shift, for queries and keys.
-    pub(crate) fn rms(d: usize, eps: f64, device: &Device) -> Self {
+    pub(crate) fn rms(config: &ModelConfig, d: usize, device: &Device) -> Self {
+        // Either way the norm begins with a factor of 1.
+        let start = if config.norm_unit_offset {
+            Tensor::zeros([d], device)
+        } else {
+            Tensor::ones([d], device)
+        };
         Self {
-            weight: Param::from_tensor(Tensor::ones([d], device)),
+            weight: Param::from_tensor(start),
             bias: None,
             kind: NormKind::Rms,
-            eps,
+            eps: config.norm_eps,
+            unit_offset: config.norm_unit_offset,
         }
     }
 
     /// Normalizes over the last axis: `(x - mean) / sqrt(var + eps) * weight + bias`, for RMS
-    /// `x / sqrt(mean(x^2) + eps) * weight`. The shape stays.
+    /// `x / sqrt(mean(x^2) + eps) * weight`. The shape stays. With a unit offset `1 + weight` stands
+    /// for the weight.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let kind = match self.kind {
             NormKind::Layer => nextword_kernels::NormKind::Layer,
             NormKind::Rms | NormKind::None => nextword_kernels::NormKind::Rms,
         };
         let bias = self.bias.as_ref().map(Param::val);
-        nextword_kernels::normalize(kind, x, self.weight.val(), bias, self.eps)
+        let weight = self.weight.val();
+        let weight = if self.unit_offset {
+            weight + 1.0
+        } else {
+            weight
+        };
+        nextword_kernels::normalize(kind, x, weight, bias, self.eps)
     }
 }

@@ -1,8 +1,9 @@
 //! What travels through the layers of one forward pass beside the numbers themselves.
 
 use burn::tensor::Tensor;
-use nextword_kernels::{AttentionDropout, RotaryTables, Sight};
+use nextword_kernels::{AttentionDropout, Sight};
 
+use crate::position::Rotation;
 use crate::{Dropout, Hook, KvCache, ModelConfig, NoProbe, Position, Probe, Site, alibi_slopes};
 
 /// One forward pass: who watches, what is dropped, and which cached tokens came before.
@@ -106,7 +107,7 @@ impl<'a, P: Probe> Pass<'a, P> {
     pub(crate) fn locate(
         &mut self,
         config: &ModelConfig,
-        rotary: Option<&RotaryTables>,
+        rotary: Option<&Rotation>,
         x: &Tensor<3>,
     ) {
         let [rows, seq, _] = x.dims();
@@ -145,7 +146,7 @@ impl<'a, P: Probe> Pass<'a, P> {
 #[derive(Default)]
 pub(crate) struct Places {
     sight: Sight,
-    rotary: Option<RotaryTables>,
+    rotary: Option<Rotation>,
     /// `ALiBi`'s slopes.
     slopes: Vec<f64>,
 }
@@ -153,7 +154,7 @@ pub(crate) struct Places {
 impl Places {
     fn new(
         config: &ModelConfig,
-        rotary: Option<&RotaryTables>,
+        rotary: Option<&Rotation>,
         starts: Vec<usize>,
         seq: usize,
     ) -> Self {
@@ -190,10 +191,10 @@ impl Places {
     }
 
     /// Turns queries or keys, `[batch, seq, heads, head_dim]`, by rotary positions, where the model
-    /// has them.
-    pub(crate) fn turn(&self, x: Tensor<4>) -> Tensor<4> {
+    /// has them; a local layer has its own angles.
+    pub(crate) fn turn(&self, x: Tensor<4>, is_local: bool) -> Tensor<4> {
         match &self.rotary {
-            Some(tables) => nextword_kernels::rotate(x, tables, self.sight.starts()),
+            Some(rotation) => rotation.turn(x, is_local, self.sight.starts()),
             None => x,
         }
     }

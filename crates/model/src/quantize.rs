@@ -8,16 +8,16 @@
 //! are in other files, `[vocab_size, d_model]`.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 use nextword_kernels::{Bits, QuantizedMatrix};
-use safetensors::tensor::{Dtype, SafeTensors, View};
+use safetensors::tensor::{Dtype, View};
 
 use crate::linear::{Linear, nothing};
-use crate::weights::{self, with_file};
+use crate::weights::{self, TensorFile};
 use crate::{ModelConfig, ModelError, Transformer, write_atomically};
 
 const TABLE: &str = "token_embedding.weight";
@@ -180,12 +180,11 @@ pub(crate) fn save(model: &Transformer, path: &Path) -> Result<(), ModelError> {
         };
         tensors.insert(name.to_string(), stored);
     });
-    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    let file =
-        safetensors::serialize(&tensors, Some(metadata)).map_err(|e| ModelError::Format {
-            path: path.to_path_buf(),
-            problem: e.to_string(),
-        })?;
+    let file = safetensors::serialize(&tensors, weights::metadata());
+    let file = file.map_err(|e| ModelError::Format {
+        path: path.to_path_buf(),
+        problem: e.to_string(),
+    })?;
     write_atomically(path, &file)
 }
 
@@ -202,8 +201,8 @@ fn halves(integers: &[i8], width: usize) -> Vec<u8> {
 }
 
 /// Whether `file` holds quantized weights, and of which width.
-pub(crate) fn bits_of(file: &SafeTensors<'_>) -> Option<Bits> {
-    let has = |suffix: &str| file.tensor(&format!("{TABLE}.{suffix}")).is_ok();
+pub(crate) fn bits_of(file: &TensorFile) -> Option<Bits> {
+    let has = |suffix: &str| file.shape(&format!("{TABLE}.{suffix}")).is_some();
     if has("int8") {
         Some(Bits::Int8)
     } else {
@@ -219,46 +218,40 @@ pub(crate) fn bits_of(file: &SafeTensors<'_>) -> Option<Bits> {
 pub(crate) fn load(
     config: &ModelConfig,
     path: &Path,
+    file: &TensorFile,
     bits: Bits,
     device: &Device,
 ) -> Result<Transformer, ModelError> {
-    with_file(path, |file| {
-        compare(config, path, file, bits)?;
-        let mut model = config.build(device)?;
-        let in_place = QuantizedMatrix::runs_on(device);
-        let read = |name: &str, shape: [usize; 2]| matrix(file, name, shape, bits);
-        let d = [config.d_model, config.vocab_size];
-        check_range(path, file, bits)?;
-        if let Some(table) = read(TABLE, d) {
-            if in_place {
-                model.quantized_table = Some(table);
-                model.token_embedding.weight = nothing(device);
-            } else {
-                model.token_embedding.weight = widened(&table, device, true);
-            }
+    compare(config, path, file, bits)?;
+    let mut model = config.build(device)?;
+    let in_place = QuantizedMatrix::runs_on(device);
+    let read = |name: &str, shape: [usize; 2]| matrix(file, name, shape, bits);
+    let d = [config.d_model, config.vocab_size];
+    let table = read(TABLE, d)?;
+    if in_place {
+        model.quantized_table = Some(table);
+        model.token_embedding.weight = nothing(device);
+    } else {
+        model.token_embedding.weight = widened(&table, device, true);
+    }
+    if model.head.weight.is_some() {
+        let head = read(HEAD, d)?;
+        if in_place {
+            model.head.quantized = Some(head);
+            model.head.weight = Some(nothing(device));
+        } else {
+            model.head.weight = Some(widened(&head, device, false));
         }
-        if model.head.weight.is_some()
-            && let Some(head) = read(HEAD, d)
-        {
-            if in_place {
-                model.head.quantized = Some(head);
-                model.head.weight = Some(nothing(device));
-            } else {
-                model.head.weight = Some(widened(&head, device, false));
-            }
+    }
+    for (name, linear) in model.linears_mut() {
+        let weight = read(&name, linear.weight.val().dims())?;
+        if in_place {
+            linear.replace(weight);
+        } else {
+            linear.weight = widened(&weight, device, false);
         }
-        for (name, linear) in model.linears_mut() {
-            let Some(weight) = read(&name, linear.weight.val().dims()) else {
-                continue; // `compare` has seen them all.
-            };
-            if in_place {
-                linear.replace(weight);
-            } else {
-                linear.weight = widened(&weight, device, false);
-            }
-        }
-        Ok(weights::fill(model, file))
-    })
+    }
+    weights::fill(model, file)
 }
 
 /// The values of `matrix` as a parameter; a table is stored the other way round.
@@ -268,19 +261,21 @@ fn widened(matrix: &QuantizedMatrix, device: &Device, is_table: bool) -> Param<T
     Param::from_tensor(if is_table { values.transpose() } else { values })
 }
 
-/// The quantized matrix `name` of `[d_in, d_out]`.
+/// The quantized matrix `name` of `[d_in, d_out]`. The smallest integer, -128 or -8, is no value of
+/// ours: it is refused.
 fn matrix(
-    file: &SafeTensors<'_>,
+    file: &TensorFile,
     name: &str,
     [d_in, d_out]: [usize; 2],
     bits: Bits,
-) -> Option<QuantizedMatrix> {
-    let bytes = file.tensor(&format!("{name}.{}", suffix(bits))).ok()?;
+) -> Result<QuantizedMatrix, ModelError> {
+    let name_of_integers = format!("{name}.{}", suffix(bits));
+    let bytes = file.bytes(&name_of_integers)?;
     let integers: Vec<i8> = match bits {
-        Bits::Int8 => bytes.data().iter().map(|b| b.cast_signed()).collect(),
+        Bits::Int8 => bytes.iter().map(|b| b.cast_signed()).collect(),
         Bits::Int4 => {
             let value = |half: u8| (i32::from(half) - 8) as i8;
-            let rows = bytes.data().chunks(d_in.div_ceil(2).max(1));
+            let rows = bytes.chunks(d_in.div_ceil(2).max(1));
             rows.flat_map(|row| {
                 let both = row.iter().flat_map(|byte| [byte & 15, byte >> 4]);
                 both.map(value).take(d_in)
@@ -288,16 +283,25 @@ fn matrix(
             .collect()
         }
     };
-    let scales = file.tensor(&format!("{name}.scale")).ok()?;
+    let smallest = match bits {
+        Bits::Int8 => i8::MIN,
+        Bits::Int4 => -8,
+    };
+    if integers.contains(&smallest) {
+        return Err(ModelError::Format {
+            path: file.path().to_path_buf(),
+            problem: format!("`{name_of_integers}` holds {smallest}, which is not in use"),
+        });
+    }
+    let scales = file.bytes(&format!("{name}.scale"))?;
     let scales: Vec<u16> = scales
-        .data()
         .as_chunks()
         .0
         .iter()
         .map(|b| u16::from_le_bytes(*b))
         .collect();
     let shape = [d_in, d_out];
-    Some(QuantizedMatrix::from_parts(shape, bits, &integers, &scales))
+    Ok(QuantizedMatrix::from_parts(shape, bits, &integers, &scales))
 }
 
 fn suffix(bits: Bits) -> &'static str {
@@ -307,33 +311,11 @@ fn suffix(bits: Bits) -> &'static str {
     }
 }
 
-/// Refuses integers that no scale belongs to: -128, or -8 in 4 bits.
-fn check_range(path: &Path, file: &SafeTensors<'_>, bits: Bits) -> Result<(), ModelError> {
-    for (name, view) in file.iter() {
-        let bad = match (bits, view.dtype()) {
-            (Bits::Int8, Dtype::I8) => view.data().contains(&0x80),
-            // The second half of a row's last byte may stand for nothing.
-            (Bits::Int4, Dtype::U8) => view
-                .data()
-                .iter()
-                .any(|byte| byte % 16 == 0 || byte / 16 == 0),
-            _ => false,
-        };
-        if bad {
-            return Err(ModelError::Format {
-                path: path.to_path_buf(),
-                problem: format!("`{name}` holds the smallest integer, which is not in use"),
-            });
-        }
-    }
-    Ok(())
-}
-
 /// Holds the file's names, shapes and types against the configuration.
 fn compare(
     config: &ModelConfig,
     path: &Path,
-    file: &SafeTensors<'_>,
+    file: &TensorFile,
     bits: Bits,
 ) -> Result<(), ModelError> {
     let mut expected = Vec::new();

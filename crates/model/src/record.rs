@@ -1,7 +1,7 @@
 //! A saved model: a folder that needs nothing else to generate.
 //!
 //! `config.json` (architecture), `model.safetensors` (weights), `tokenizer.json` (opaque here),
-//! `card.json` (where the model comes from).
+//! `card.json` (where the model comes from), and for chat models `chat_template.jinja`.
 
 use std::fs;
 use std::io::Write;
@@ -42,6 +42,22 @@ pub struct Card {
     /// How the run's prompts are put: `{prompt}` stands for what the user types.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_template: Option<String>,
+    /// Put before every prompt, as the model was trained: Llama's `<s>`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bos_id: Option<u32>,
+    /// Tokens that end an answer, beside the tokenizer's own end token: a chat model has one for
+    /// the end of a turn too.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub eos_ids: Vec<u32>,
+    /// Ids at the end of the model's vocabulary that its tokenizer does not have: many models pad
+    /// their vocabulary to a round number.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub unused_ids: usize,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // Serde's signature.
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 /// A record's folder and its small files; the weights stay on disk until [`load`](Self::load).
@@ -89,6 +105,12 @@ impl Record {
         self.path.join("tokenizer.json")
     }
 
+    /// The Jinja template that turns the messages of a chat into a prompt. Not every record has
+    /// one: ask the file system.
+    pub fn chat_template_path(&self) -> PathBuf {
+        self.path.join("chat_template.jinja")
+    }
+
     /// Builds the model on `device`.
     ///
     /// # Errors
@@ -108,9 +130,22 @@ impl Record {
         tokenizer_json: &str,
         card: &Card,
     ) -> Result<(), ModelError> {
+        Self::replace(path, |new| Self::write(new, model, tokenizer_json, card))
+    }
+
+    /// Makes the folder `path` whole or not at all: `write` fills a folder beside it, which then
+    /// takes its name and the place of an earlier one.
+    ///
+    /// # Errors
+    /// The error of `write`, or [`ModelError::Io`]; an earlier folder is then as it was.
+    pub fn replace<E: From<ModelError>>(
+        path: &Path,
+        write: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<(), E> {
         let (new, old) = (beside(path, "new"), beside(path, "old"));
         Self::recover(path)?;
-        let written = Self::write(&new, model, tokenizer_json, card);
+        let written = fs::create_dir_all(&new).map_err(io(&new, "create"));
+        let written = written.map_err(E::from).and_then(|()| write(&new));
         if written.is_err() {
             let _ = fs::remove_dir_all(&new); // The error to tell is the first one.
             return written;
@@ -119,7 +154,7 @@ impl Record {
             fs::rename(path, &old).map_err(io(path, "rename"))?;
         }
         fs::rename(&new, path).map_err(io(path, "rename into"))?;
-        remove(&old)
+        Ok(remove(&old)?)
     }
 
     /// Puts things right where a process was killed while it replaced the record in `path`.
@@ -146,10 +181,23 @@ impl Record {
         card: &Card,
     ) -> Result<(), ModelError> {
         fs::create_dir_all(path).map_err(io(path, "create"))?;
-        write_atomically(&path.join("config.json"), &to_json(model.config()))?;
-        write_atomically(&path.join("tokenizer.json"), tokenizer_json.as_bytes())?;
-        write_atomically(&path.join("card.json"), &to_json(card))?;
+        Self::write_small_files(path, model.config(), tokenizer_json, card)?;
         weights::save(model, &path.join("model.safetensors"))
+    }
+
+    /// Writes all of a record but its weights into the folder `path`.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] if a file cannot be written.
+    pub fn write_small_files(
+        path: &Path,
+        config: &ModelConfig,
+        tokenizer_json: &str,
+        card: &Card,
+    ) -> Result<(), ModelError> {
+        write_atomically(&path.join("config.json"), &to_json(config))?;
+        write_atomically(&path.join("tokenizer.json"), tokenizer_json.as_bytes())?;
+        write_atomically(&path.join("card.json"), &to_json(card))
     }
 }
 

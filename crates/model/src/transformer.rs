@@ -3,9 +3,9 @@
 use burn::module::{Module, Param};
 use burn::nn::Embedding;
 use burn::tensor::{Device, Int, Tensor};
-use nextword_kernels::{OutputLayer, OutputWeight, Precision, QuantizedMatrix, RotaryTables};
+use nextword_kernels::{OutputLayer, OutputWeight, Precision, QuantizedMatrix};
 
-use crate::position::sinusoidal_table;
+use crate::position::{Rotation, sinusoidal_table};
 use crate::{
     Block, Hook, KvCache, ModelConfig, ModelError, Norm, Pass, Position, Probe, init::initialize,
 };
@@ -29,7 +29,7 @@ pub struct Transformer {
     #[module(skip)]
     waves: Option<Tensor<2>>,
     #[module(skip)]
-    rotary: Option<RotaryTables>,
+    rotary: Option<Rotation>,
     #[module(skip)]
     precision: Precision,
     #[module(skip)]
@@ -87,8 +87,7 @@ impl ModelConfig {
             quantized_table: None,
             waves: (self.position == Position::Sinusoidal)
                 .then(|| sinusoidal_table(self.context_length, self.d_model, device)),
-            rotary: (self.position == Position::Rotary)
-                .then(|| self.rotary.tables(self.context_length, self.head_dim())),
+            rotary: (self.position == Position::Rotary).then(|| Rotation::new(self)),
             precision: Precision::F32,
             config: self.clone(),
         })
@@ -241,6 +240,10 @@ impl Transformer {
         let x = match &self.quantized_table {
             Some(table) => nextword_kernels::embed_quantized(table, tokens),
             None => nextword_kernels::embed(self.token_embedding.weight.val(), tokens),
+        };
+        let x = match self.config.embedding_scale {
+            Some(scale) => x * scale,
+            None => x,
         };
         pass.see(Hook::Embed, &x);
         pass.locate(&self.config, self.rotary.as_ref(), &x);

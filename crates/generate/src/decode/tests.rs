@@ -1,5 +1,6 @@
 use nextword_model::{
     BiasConfig, FeedForwardKind, InitConfig, ModelConfig, NormKind, NormPlacement, Position,
+    RotaryConfig,
 };
 
 use super::*;
@@ -141,6 +142,20 @@ fn architectures() -> Vec<(&'static str, ModelConfig)> {
             ModelConfig {
                 norm: NormKind::None,
                 ..config(Position::Learned)
+            },
+        ),
+        (
+            "two bases, score cap, part of each head, parallel",
+            ModelConfig {
+                parallel: true,
+                score_soft_cap: Some(2.0),
+                windows: vec![3, 0],
+                rotary: RotaryConfig {
+                    local_base: Some(9.0),
+                    width: Some(2),
+                    ..RotaryConfig::default()
+                },
+                ..base.clone()
             },
         ),
         (

@@ -271,3 +271,19 @@ fn a_record_generates_what_its_model_did_and_refuses_a_foreign_tokenizer() {
         assert!(message.contains(part), "{message}");
     }
 }
+
+#[test]
+fn a_card_s_first_and_last_tokens_are_put_before_and_end_an_answer() {
+    let recited: Vec<u32> = (0..3).collect();
+    let mut generator = reciting("abc", TokenizerKind::Char, &recited, "<EOS>");
+    generator.card.bos_id = Some(2);
+    generator.card.eos_ids = vec![1];
+    let answers = generator.generate(&["a", "ca"], &greedy(5), |_, _| ControlFlow::Continue(()));
+    let answers = answers.unwrap();
+    assert_eq!(answers[0].prompt_ids, [2, 0]);
+    assert_eq!(answers[1].prompt_ids, [2, 0], "it was there already");
+    assert_eq!(
+        (answers[0].ids.as_slice(), &answers[0].finish),
+        (&[1][..], &FinishReason::Eos)
+    );
+}

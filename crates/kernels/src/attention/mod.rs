@@ -12,6 +12,9 @@ use crate::{CounterRng, Sight};
 pub struct AttentionOptions<'a> {
     /// Factor on the similarities, usually `1 / sqrt(head_dim)`.
     pub scale: f64,
+    /// Squashes the scaled similarities into (-c, c) by `c * tanh(scores / c)`. Only the reference
+    /// body does this: it runs where a cap is set.
+    pub soft_cap: Option<f64>,
     /// Where the tokens stand.
     pub sight: &'a Sight,
     /// Keys that a query sees at most, itself included.
@@ -50,7 +53,7 @@ pub enum Stage {
 /// body never stores the scores (Dao et al. 2022, arXiv 2205.14135).
 pub fn attention(qkv: [Tensor<4>; 3], options: &AttentionOptions<'_>) -> Tensor<4> {
     #[cfg(feature = "flex")]
-    if crate::fused::is_fast(&qkv[0]) {
+    if options.soft_cap.is_none() && crate::fused::is_fast(&qkv[0]) {
         return fast::attention(qkv, options);
     }
     crate::reference::attention(qkv, options, |_, _| {})

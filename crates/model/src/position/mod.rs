@@ -7,6 +7,7 @@ mod sinusoidal;
 use serde::{Deserialize, Serialize};
 
 pub use alibi::alibi_slopes;
+pub(crate) use rotary::Rotation;
 pub use rotary::{RotaryConfig, RotaryScaling};
 pub(crate) use sinusoidal::sinusoidal_table;
 

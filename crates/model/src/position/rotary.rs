@@ -1,10 +1,11 @@
 //! Rotary positions: each pair of a query's and key's numbers is turned by an angle.
 
+use burn::tensor::Tensor;
 use nextword_kernels::RotaryTables;
 use serde::{Deserialize, Serialize};
 
 use super::Position;
-use crate::ModelError;
+use crate::{ModelConfig, ModelError};
 
 /// Details of rotary positions.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,6 +15,13 @@ pub struct RotaryConfig {
     pub base: f64,
     /// How the angles are stretched for contexts longer than those of training.
     pub scaling: RotaryScaling,
+    /// So many numbers of each head are turned, the others stay (GPT-NeoX); absent: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub width: Option<usize>,
+    /// The base of layers with a sliding window, whose angles are not stretched (Gemma 3); absent:
+    /// they are like the others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local_base: Option<f64>,
 }
 
 impl Default for RotaryConfig {
@@ -21,6 +29,8 @@ impl Default for RotaryConfig {
         Self {
             base: 10_000.0,
             scaling: RotaryScaling::None,
+            width: None,
+            local_base: None,
         }
     }
 }
@@ -54,18 +64,53 @@ pub enum RotaryScaling {
         /// The context of the first training, in tokens.
         original_context_length: usize,
     },
+    /// Waves that turn fewer than `beta_slow` times in the first context are divided by `factor`,
+    /// those that turn more than `beta_fast` times stay, between them the share falls evenly from
+    /// wave to wave; similarities grow by `attention_factor` squared (`YaRN`, Peng et al. 2023,
+    /// arXiv 2309.00071).
+    Yarn {
+        /// How many times longer the context becomes.
+        factor: f64,
+        /// The context of the first training, in tokens.
+        original_context_length: usize,
+        /// Turns of a fast wave, usually 32.
+        beta_fast: f64,
+        /// Turns of a slow wave, usually 1.
+        beta_slow: f64,
+        /// Factor on queries and keys, usually `0.1 ln(factor) + 1`.
+        attention_factor: f64,
+        /// The borders between fast and slow are whole numbers of pairs.
+        truncate: bool,
+    },
 }
 
 impl RotaryConfig {
-    pub(crate) fn validate(&self, position: Position) -> Result<(), ModelError> {
+    pub(crate) fn validate(&self, position: Position, head_dim: usize) -> Result<(), ModelError> {
         if position != Position::Rotary {
             return Ok(());
         }
-        if !(self.base.is_finite() && self.base > 0.0) {
+        let bases = [
+            ("rotary.base", Some(self.base)),
+            ("rotary.local_base", self.local_base),
+        ];
+        for (key, base) in bases {
+            if let Some(base) = base
+                && !(base.is_finite() && base > 0.0)
+            {
+                return Err(ModelError::config(
+                    key,
+                    format!("{base} is not positive"),
+                    "the usual value is 10000.0",
+                ));
+            }
+        }
+        if let Some(width) = self.width
+            && (width == 0 || width > head_dim || !width.is_multiple_of(2))
+        {
             return Err(ModelError::config(
-                "rotary.base",
-                format!("{} is not positive", self.base),
-                "the usual value is 10000.0",
+                "rotary.width",
+                format!("{width} is not an even number from 2 to head_dim = {head_dim}"),
+                "leave it out to turn all numbers of a head",
             ));
         }
         let sound = match self.scaling {
@@ -79,6 +124,21 @@ impl RotaryConfig {
                 high_freq_factor: high,
                 original_context_length: original,
             } => factor.is_finite() && factor > 0.0 && low > 0.0 && high > low && original > 0,
+            RotaryScaling::Yarn {
+                factor,
+                original_context_length: original,
+                beta_fast,
+                beta_slow,
+                attention_factor,
+                truncate: _,
+            } => {
+                let positive = [factor, beta_slow, attention_factor];
+                let spread = beta_fast > beta_slow && beta_fast.is_finite();
+                // Queries and keys as a whole grow: all their numbers have to be turned.
+                let whole = self.width.is_none() && self.local_base.is_none();
+                let positive = positive.iter().all(|n| n.is_finite() && *n > 0.0);
+                positive && spread && whole && original > 0
+            }
         };
         if sound {
             return Ok(());
@@ -90,9 +150,14 @@ impl RotaryConfig {
         ))
     }
 
-    /// The angle in radians that each of the `head_dim / 2` pairs turns per token.
+    /// The angle in radians that each pair of a head's numbers turns per token: as many as half of
+    /// `width`, or of `head_dim`.
     pub fn frequencies(&self, head_dim: usize) -> Vec<f64> {
+        let head_dim = self.width.unwrap_or(head_dim);
         let d = head_dim as f64;
+        if let RotaryScaling::Yarn { .. } = self.scaling {
+            return self.yarn_frequencies(head_dim);
+        }
         let base = match self.scaling {
             RotaryScaling::Ntk { factor } if head_dim > 2 => self.base * factor.powf(d / (d - 2.0)),
             _ => self.base,
@@ -102,14 +167,71 @@ impl RotaryConfig {
             .collect()
     }
 
-    /// Cosines and sines for `places` places.
-    pub(crate) fn tables(&self, places: usize, head_dim: usize) -> RotaryTables {
-        RotaryTables::new(&self.frequencies(head_dim), places)
+    fn yarn_frequencies(&self, head_dim: usize) -> Vec<f64> {
+        let plain = Self {
+            scaling: RotaryScaling::None,
+            ..*self
+        };
+        let plain = plain.frequencies(head_dim);
+        let RotaryScaling::Yarn {
+            factor,
+            original_context_length,
+            beta_fast,
+            beta_slow,
+            truncate,
+            ..
+        } = self.scaling
+        else {
+            return plain;
+        };
+        // The pair whose wave turns so many times in the first context, as a broken number.
+        let d = head_dim as f64;
+        let pair = |turns: f64| {
+            let wave = original_context_length as f64 / (turns * std::f64::consts::TAU);
+            d * wave.ln() / (2.0 * self.base.ln())
+        };
+        let (mut low, mut high) = (pair(beta_fast), pair(beta_slow));
+        if truncate {
+            (low, high) = (low.floor(), high.ceil());
+        }
+        (low, high) = (low.max(0.0), high.min(d - 1.0));
+        let width = if (high - low).abs() > 0.0 {
+            high - low
+        } else {
+            0.001
+        };
+        let scale = |(pair, frequency): (usize, f64)| {
+            let slow = ((pair as f64 - low) / width).clamp(0.0, 1.0);
+            frequency * (1.0 - slow + slow / factor)
+        };
+        plain.into_iter().enumerate().map(scale).collect()
+    }
+
+    /// Factor on queries and keys, which `YaRN` alone has.
+    pub(crate) fn attention_factor(&self) -> f64 {
+        match self.scaling {
+            RotaryScaling::Yarn {
+                attention_factor, ..
+            } => attention_factor,
+            _ => 1.0,
+        }
+    }
+
+    /// The same for layers with a sliding window.
+    pub fn local_frequencies(&self, head_dim: usize) -> Vec<f64> {
+        let local = self.local_base.map_or(*self, |base| Self {
+            base,
+            scaling: RotaryScaling::None,
+            ..*self
+        });
+        local.frequencies(head_dim)
     }
 
     fn scale(&self, frequency: f64) -> f64 {
         match self.scaling {
-            RotaryScaling::None | RotaryScaling::Ntk { .. } => frequency,
+            RotaryScaling::None | RotaryScaling::Ntk { .. } | RotaryScaling::Yarn { .. } => {
+                frequency
+            }
             RotaryScaling::Linear { factor } => frequency / factor,
             RotaryScaling::Llama3 {
                 factor,
@@ -122,6 +244,43 @@ impl RotaryConfig {
                 frequency * (fast + (1.0 - fast) / factor)
             }
         }
+    }
+}
+
+/// The turning of queries and keys: cosines and sines for every place of the context.
+#[derive(Clone, Debug)]
+pub(crate) struct Rotation {
+    all: RotaryTables,
+    local: Option<RotaryTables>,
+    width: usize,
+}
+
+impl Rotation {
+    pub(crate) fn new(config: &ModelConfig) -> Self {
+        let (rotary, head_dim) = (config.rotary, config.head_dim());
+        let tables = |frequencies: Vec<f64>| RotaryTables::new(&frequencies, config.context_length);
+        Self {
+            all: tables(rotary.frequencies(head_dim)),
+            local: rotary
+                .local_base
+                .map(|_| tables(rotary.local_frequencies(head_dim))),
+            width: rotary.width.unwrap_or(head_dim),
+        }
+    }
+
+    /// Turns `x`, `[batch, seq, heads, head_dim]`, whose rows begin at the places `starts`.
+    pub(crate) fn turn(&self, x: Tensor<4>, is_local: bool, starts: &[usize]) -> Tensor<4> {
+        let tables = match &self.local {
+            Some(local) if is_local => local,
+            _ => &self.all,
+        };
+        let rest = x.dims()[3] - self.width;
+        if rest == 0 {
+            return nextword_kernels::rotate(x, tables, starts);
+        }
+        let stays = x.clone().narrow(3, self.width, rest);
+        let turned = nextword_kernels::rotate(x.narrow(3, 0, self.width), tables, starts);
+        Tensor::cat(vec![turned, stays], 3)
     }
 }
 

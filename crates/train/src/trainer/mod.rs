@@ -470,6 +470,7 @@ impl Trainer {
             train_loss: self.state.loss,
             validation_loss: self.state.validation,
             prompt_template: config.samples.prompt_template.clone(),
+            ..Card::default()
         }
     }
 

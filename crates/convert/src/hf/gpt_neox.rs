@@ -1,0 +1,116 @@
+//! `gpt_neox` (Black et al. 2022, arXiv 2204.06745), as Pythia has it.
+
+use nextword_model::{BiasConfig, ModelConfig, Position, RotaryConfig};
+use serde_json::{Map, Value, json};
+
+use super::fields::Fields;
+use super::{gpt2, rope};
+use crate::ConvertError;
+use crate::parts::{Form, Names};
+
+pub(crate) struct GptNeox;
+
+pub(crate) fn read(fields: &Fields) -> Result<ModelConfig, ConvertError> {
+    let bias = fields.flag("attention_bias", true)?;
+    let context_length = fields.count("max_position_embeddings")?;
+    let (n_heads, d_model) = (
+        fields.count("num_attention_heads")?,
+        fields.count("hidden_size")?,
+    );
+    let base = fields.maybe_number("rotary_emb_base")?.unwrap_or(10_000.0);
+    let base = fields.maybe_number("rope_theta")?.unwrap_or(base);
+    let mut part = fields.maybe_number("rotary_pct")?;
+    let mut rotary = RotaryConfig {
+        base,
+        ..RotaryConfig::default()
+    };
+    for name in ["rope_parameters", "rope_scaling"] {
+        if let Some(parameters) = fields.object(name)? {
+            part = parameters.maybe_number("partial_rotary_factor")?.or(part);
+            rotary = rope::read_object(&parameters, base, context_length)?;
+            break;
+        }
+    }
+    let part = part.unwrap_or(0.25);
+    if !(part > 0.0 && part <= 1.0) {
+        return Err(fields.wrong("rotary_pct", format!("and {part} is no part of a head")));
+    }
+    let head_dim = d_model / n_heads.max(1);
+    let width = (head_dim as f64 * part) as usize;
+    rotary.width = Some(width).filter(|width| *width != head_dim);
+    Ok(ModelConfig {
+        context_length,
+        n_layers: fields.count("num_hidden_layers")?,
+        n_heads,
+        d_model,
+        d_ff: Some(fields.count("intermediate_size")?),
+        position: Position::Rotary,
+        rotary,
+        norm_eps: fields.maybe_number("layer_norm_eps")?.unwrap_or(1e-5),
+        feed_forward: gpt2::activation(fields, "hidden_act", "gelu")?,
+        bias: BiasConfig {
+            qkv: bias,
+            attention_output: bias,
+            ..BiasConfig::default()
+        },
+        parallel: fields.flag("use_parallel_residual", true)?,
+        tied_head: fields.flag("tie_word_embeddings", false)?,
+        ..ModelConfig::default()
+    })
+}
+
+pub(crate) fn write(config: &ModelConfig) -> Map<String, Value> {
+    let head_dim = config.head_dim();
+    let width = config.rotary.width.unwrap_or(head_dim);
+    let exact = width as f64 / head_dim as f64;
+    // The reader multiplies and cuts off: half a number more guards against rounding.
+    let part = if (head_dim as f64 * exact) as usize == width {
+        exact
+    } else {
+        (width as f64 + 0.5) / head_dim as f64
+    };
+    let value = json!({
+        "max_position_embeddings": config.context_length, "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads, "hidden_size": config.d_model,
+        "intermediate_size": config.d_ff(), "layer_norm_eps": config.norm_eps,
+        "hidden_act": gpt2::activation_name(config.feed_forward),
+        "use_parallel_residual": config.parallel, "attention_bias": config.bias.qkv,
+        "rotary_pct": part, "rotary_emb_base": config.rotary.base,
+        "rope_scaling": rope::scaling(&config.rotary),
+        "attention_dropout": config.dropout.attention, "hidden_dropout": config.dropout.residual,
+    });
+    value.as_object().cloned().unwrap_or_default()
+}
+
+impl Names for GptNeox {
+    fn outer(&self, module: &str) -> Option<&'static str> {
+        Some(match module {
+            "token_embedding" => "gpt_neox.embed_in",
+            "final_norm" => "gpt_neox.final_layer_norm",
+            "head" => "embed_out",
+            _ => return None,
+        })
+    }
+
+    fn inner(&self, layer: &str, module: &str) -> Option<String> {
+        let name = match module {
+            "attention_norm" => "input_layernorm",
+            "attention.query_key_value" => module,
+            "attention.output" => "attention.dense",
+            "feed_forward_norm" => "post_attention_layernorm",
+            "feed_forward.up" => "mlp.dense_h_to_4h",
+            "feed_forward.down" => "mlp.dense_4h_to_h",
+            _ => return None,
+        };
+        Some(format!("gpt_neox.layers.{layer}.{name}"))
+    }
+
+    fn form(&self) -> Form {
+        Form::Transposed
+    }
+
+    fn fused(&self, config: &ModelConfig) -> Option<(&'static str, Form)> {
+        let head_dim = config.head_dim();
+        Some(("attention.query_key_value", Form::Heads { head_dim }))
+    }
+}

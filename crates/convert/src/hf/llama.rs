@@ -1,0 +1,161 @@
+//! `llama`, `mistral`, `qwen2`, `qwen3`: rotary positions, RMS norm, gated feed-forward.
+
+use nextword_model::{BiasConfig, FeedForwardKind, ModelConfig, NormKind, Position};
+use serde_json::{Map, Value, json};
+
+use super::fields::Fields;
+use super::{ModelType, rope};
+use crate::ConvertError;
+use crate::parts::{Form, Names};
+
+pub(crate) struct Llama {
+    /// Norms stand on both sides of each sublayer (Gemma 2 and 3).
+    pub(crate) sandwich: bool,
+}
+
+pub(crate) fn read(kind: ModelType, fields: &Fields) -> Result<ModelConfig, ConvertError> {
+    let mut config = sizes(fields)?;
+    config.feed_forward = gate(fields, "hidden_act", "silu")?;
+    config.tied_head = fields.flag("tie_word_embeddings", false)?;
+    config.rotary = rope::read(fields, config.context_length)?;
+    let n_layers = config.n_layers;
+    match kind {
+        ModelType::Qwen2 => config.bias.qkv = true,
+        ModelType::Mistral => {}
+        _ => {
+            let bias = fields.flag("attention_bias", false)?;
+            config.bias.qkv = bias;
+            config.bias.attention_output = bias;
+        }
+    }
+    match kind {
+        ModelType::Mistral => {
+            let window = fields.maybe_count("sliding_window")?;
+            config.windows = window.into_iter().filter(|w| *w > 0).collect();
+        }
+        ModelType::Qwen2 | ModelType::Qwen3 => {
+            config.qk_norm = kind == ModelType::Qwen3;
+            let slides = fields.flag("use_sliding_window", false)?;
+            let window = fields.maybe_count("sliding_window")?.filter(|_| slides);
+            let first = fields.maybe_count("max_window_layers")?.unwrap_or(28);
+            config.windows = rope::read_windows(fields, n_layers, window, |layer| layer >= first)?;
+        }
+        _ => config.bias.feed_forward = fields.flag("mlp_bias", false)?,
+    }
+    Ok(config)
+}
+
+/// What all types around Llama say alike.
+pub(crate) fn sizes(fields: &Fields) -> Result<ModelConfig, ConvertError> {
+    let n_heads = fields.count("num_attention_heads")?;
+    Ok(ModelConfig {
+        context_length: fields.count("max_position_embeddings")?,
+        n_layers: fields.count("num_hidden_layers")?,
+        n_heads,
+        n_kv_heads: fields.maybe_count("num_key_value_heads")?,
+        head_dim: fields.maybe_count("head_dim")?,
+        d_model: fields.count("hidden_size")?,
+        d_ff: Some(fields.count("intermediate_size")?),
+        position: Position::Rotary,
+        norm: NormKind::Rms,
+        norm_eps: fields.maybe_number("rms_norm_eps")?.unwrap_or(1e-6),
+        bias: BiasConfig::none(),
+        ..ModelConfig::default()
+    })
+}
+
+pub(crate) fn write(kind: ModelType, config: &ModelConfig) -> Map<String, Value> {
+    let mut map = write_sizes(config);
+    map.insert("hidden_act".into(), json!(gate_name(config.feed_forward)));
+    map.extend(rope::write(&config.rotary).map(|(name, value)| (name.to_string(), value)));
+    let (types, width) = rope::write_windows(config);
+    if kind != ModelType::Mistral && kind != ModelType::Qwen2 {
+        map.insert("attention_bias".into(), json!(config.bias.qkv));
+    }
+    match kind {
+        ModelType::Mistral => {
+            let window = (width > 0).then_some(width);
+            map.insert("sliding_window".into(), json!(window));
+        }
+        ModelType::Qwen2 | ModelType::Qwen3 => {
+            map.insert("use_sliding_window".into(), json!(width > 0));
+            map.insert("sliding_window".into(), json!((width > 0).then_some(width)));
+            map.insert("max_window_layers".into(), json!(config.n_layers));
+            map.insert("layer_types".into(), json!(types));
+        }
+        _ => {
+            map.insert("mlp_bias".into(), json!(config.bias.feed_forward));
+        }
+    }
+    map
+}
+
+/// The fields that [`sizes`] reads.
+pub(crate) fn write_sizes(config: &ModelConfig) -> Map<String, Value> {
+    let value = json!({
+        "max_position_embeddings": config.context_length, "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads, "num_key_value_heads": config.kv_heads(),
+        "head_dim": config.head_dim(), "hidden_size": config.d_model,
+        "intermediate_size": config.d_ff(), "rms_norm_eps": config.norm_eps,
+        "attention_dropout": config.dropout.attention,
+    });
+    value.as_object().cloned().unwrap_or_default()
+}
+
+/// An activation on a gate.
+pub(crate) fn gate(
+    fields: &Fields,
+    name: &str,
+    default: &str,
+) -> Result<FeedForwardKind, ConvertError> {
+    Ok(match fields.maybe_text(name)?.unwrap_or(default) {
+        "silu" | "swish" => FeedForwardKind::Swiglu,
+        "gelu" => FeedForwardKind::Geglu,
+        "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => FeedForwardKind::GegluTanh,
+        _ => return Err(fields.wrong(name, "a gate's activation that nextword lacks")),
+    })
+}
+
+/// Its name there; kinds without a gate have none here, and come back as something else.
+pub(crate) fn gate_name(kind: FeedForwardKind) -> &'static str {
+    match kind {
+        FeedForwardKind::Geglu => "gelu",
+        FeedForwardKind::GegluTanh => "gelu_pytorch_tanh",
+        _ => "silu",
+    }
+}
+
+impl Names for Llama {
+    fn outer(&self, module: &str) -> Option<&'static str> {
+        Some(match module {
+            "token_embedding" => "model.embed_tokens",
+            "final_norm" => "model.norm",
+            "head" => "lm_head",
+            _ => return None,
+        })
+    }
+
+    fn inner(&self, layer: &str, module: &str) -> Option<String> {
+        let name = match module {
+            "attention_norm" => "input_layernorm",
+            "attention.query" => "self_attn.q_proj",
+            "attention.key" => "self_attn.k_proj",
+            "attention.value" => "self_attn.v_proj",
+            "attention.query_norm" => "self_attn.q_norm",
+            "attention.key_norm" => "self_attn.k_norm",
+            "attention.output" => "self_attn.o_proj",
+            "feed_forward_norm" if self.sandwich => "pre_feedforward_layernorm",
+            "feed_forward_norm" | "attention_post_norm" => "post_attention_layernorm",
+            "feed_forward.gate" => "mlp.gate_proj",
+            "feed_forward.up" => "mlp.up_proj",
+            "feed_forward.down" => "mlp.down_proj",
+            "feed_forward_post_norm" => "post_feedforward_layernorm",
+            _ => return None,
+        };
+        Some(format!("model.layers.{layer}.{name}"))
+    }
+
+    fn form(&self) -> Form {
+        Form::Transposed
+    }
+}

@@ -1,0 +1,321 @@
+//! Hugging Face's vocabulary: types of models, fields of `config.json`, names of tensors.
+//!
+//! A config is written from ours and read back by the same rules that read everybody's: what does
+//! not come back as it was is what the type cannot express.
+
+pub(crate) mod export;
+mod fields;
+mod gemma;
+mod gpt2;
+mod gpt_neox;
+mod llama;
+mod rope;
+
+use std::path::Path;
+
+use nextword_model::{
+    BiasConfig, DropoutConfig, FeedForwardKind, InitConfig, ModelConfig, NormKind, Position,
+    RotaryConfig, RotaryScaling,
+};
+use serde_json::{Map, Value, json};
+
+use self::fields::Fields;
+use crate::parts::Names;
+use crate::{ConvertError, json as files};
+
+/// The types of models that are known, by their `model_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ModelType {
+    Gpt2,
+    Llama,
+    Mistral,
+    Qwen2,
+    Qwen3,
+    GptNeox,
+    Gemma,
+    Gemma2,
+    Gemma3Text,
+}
+
+impl ModelType {
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Gpt2,
+        Self::Llama,
+        Self::Mistral,
+        Self::Qwen2,
+        Self::Qwen3,
+        Self::GptNeox,
+        Self::Gemma,
+        Self::Gemma2,
+        Self::Gemma3Text,
+    ];
+
+    /// `model_type`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Gpt2 => "gpt2",
+            Self::Llama => "llama",
+            Self::Mistral => "mistral",
+            Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
+            Self::GptNeox => "gpt_neox",
+            Self::Gemma => "gemma",
+            Self::Gemma2 => "gemma2",
+            Self::Gemma3Text => "gemma3_text",
+        }
+    }
+
+    /// The class that `architectures` names.
+    fn class(self) -> &'static str {
+        match self {
+            Self::Gpt2 => "GPT2LMHeadModel",
+            Self::Llama => "LlamaForCausalLM",
+            Self::Mistral => "MistralForCausalLM",
+            Self::Qwen2 => "Qwen2ForCausalLM",
+            Self::Qwen3 => "Qwen3ForCausalLM",
+            Self::GptNeox => "GPTNeoXForCausalLM",
+            Self::Gemma => "GemmaForCausalLM",
+            Self::Gemma2 => "Gemma2ForCausalLM",
+            Self::Gemma3Text => "Gemma3ForCausalLM",
+        }
+    }
+
+    /// What its tensors are called.
+    pub(crate) fn names(self) -> &'static dyn Names {
+        match self {
+            Self::Gpt2 => &gpt2::Gpt2,
+            Self::Llama | Self::Mistral | Self::Qwen2 | Self::Qwen3 | Self::Gemma => {
+                &llama::Llama { sandwich: false }
+            }
+            Self::Gemma2 | Self::Gemma3Text => &llama::Llama { sandwich: true },
+            Self::GptNeox => &gpt_neox::GptNeox,
+        }
+    }
+
+    /// What stands before most names; files of the bare model leave it out.
+    pub(crate) fn prefix(self) -> &'static str {
+        match self {
+            Self::Gpt2 => "transformer.",
+            Self::GptNeox => "gpt_neox.",
+            _ => "model.",
+        }
+    }
+
+    /// The output layer's weight.
+    pub(crate) fn head(self) -> &'static str {
+        match self {
+            Self::GptNeox => "embed_out.weight",
+            _ => "lm_head.weight",
+        }
+    }
+
+    /// Whether `name` is a table that old versions stored and that follows from the config.
+    pub(crate) fn is_buffer(self, name: &str) -> bool {
+        let endings: &[&str] = match self {
+            Self::Gpt2 => &[".attn.bias", ".attn.masked_bias"],
+            Self::GptNeox => &[
+                ".attention.bias",
+                ".attention.masked_bias",
+                ".attention.rotary_emb.inv_freq",
+            ],
+            _ => &[".self_attn.rotary_emb.inv_freq"],
+        };
+        endings.iter().any(|ending| name.ends_with(ending))
+    }
+
+    fn read(self, fields: &Fields) -> Result<ModelConfig, ConvertError> {
+        match self {
+            Self::Gpt2 => gpt2::read(fields),
+            Self::Llama | Self::Mistral | Self::Qwen2 | Self::Qwen3 => llama::read(self, fields),
+            Self::GptNeox => gpt_neox::read(fields),
+            Self::Gemma | Self::Gemma2 | Self::Gemma3Text => gemma::read(self, fields),
+        }
+    }
+
+    fn write(self, config: &ModelConfig) -> Map<String, Value> {
+        let mut map = match self {
+            Self::Gpt2 => gpt2::write(config),
+            Self::Llama | Self::Mistral | Self::Qwen2 | Self::Qwen3 => llama::write(self, config),
+            Self::GptNeox => gpt_neox::write(config),
+            Self::Gemma | Self::Gemma2 | Self::Gemma3Text => gemma::write(self, config),
+        };
+        map.insert("model_type".into(), json!(self.name()));
+        map.insert("architectures".into(), json!([self.class()]));
+        map.insert("vocab_size".into(), json!(config.vocab_size));
+        map.insert("tie_word_embeddings".into(), json!(config.tied_head));
+        map
+    }
+}
+
+/// Reads the `config.json` in `folder`.
+pub(crate) fn read_config(folder: &Path) -> Result<(ModelType, ModelConfig), ConvertError> {
+    let path = folder.join("config.json");
+    let Some(value) = files::value(&path)? else {
+        return Err(crate::folder::nothing_to_read(folder));
+    };
+    parse_config(&path, value)
+}
+
+/// The architecture that the text of a foreign `config.json` describes.
+///
+/// # Errors
+/// [`ConvertError::Source`] or [`ConvertError::Field`] if it describes none that nextword has.
+pub fn read_config_text(text: &str) -> Result<ModelConfig, ConvertError> {
+    let path = Path::new("config.json");
+    let value = serde_json::from_str(text);
+    let value = value.map_err(|e| ConvertError::source(path, format!("is not JSON ({e})")))?;
+    Ok(parse_config(path, value)?.1)
+}
+
+/// The model that `value`, the contents of `path`, describes.
+pub(crate) fn parse_config(
+    path: &Path,
+    value: Value,
+) -> Result<(ModelType, ModelConfig), ConvertError> {
+    let fields = Fields::new(path, value)?;
+    let name = fields.maybe_text("model_type")?.unwrap_or("");
+    let Some(kind) = ModelType::ALL.into_iter().find(|kind| kind.name() == name) else {
+        let known = ModelType::ALL.map(ModelType::name).join(", ");
+        return Err(fields.wrong("model_type", format!("and nextword reads {known}")));
+    };
+    for name in [
+        "is_encoder_decoder",
+        "add_cross_attention",
+        "tie_encoder_decoder",
+    ] {
+        fields.expect(name, false)?;
+    }
+    if let Some(pruned) = fields.get("pruned_heads")
+        && pruned.as_object().is_none_or(|heads| !heads.is_empty())
+    {
+        return Err(fields.wrong("pruned_heads", "and nextword has no pruned heads"));
+    }
+    if fields.get("quantization_config").is_some() {
+        let hint = "quantized weights; hint: save the model in f32, f16 or bf16 first";
+        return Err(fields.wrong("quantization_config", hint));
+    }
+    let config = ModelConfig {
+        vocab_size: fields.count("vocab_size")?,
+        ..kind.read(&fields)?
+    };
+    fields.finish()?;
+    config
+        .validate()
+        .map_err(|error| ConvertError::source(path, error.to_string()))?;
+    Ok((kind, config))
+}
+
+/// The type of model that expresses `config` exactly, and its `config.json`.
+pub(crate) fn express(
+    config: &ModelConfig,
+) -> Result<(ModelType, Map<String, Value>), ConvertError> {
+    let wanted = canonical(config);
+    let mut nearest: Option<(ModelType, Vec<String>)> = None;
+    for kind in ModelType::ALL {
+        let map = kind.write(&wanted);
+        let path = Path::new("config.json");
+        let fields = match parse_config(path, Value::Object(map.clone())) {
+            Ok((_, back)) => differences(&wanted, &canonical(&back)),
+            Err(error) => vec![error.to_string()],
+        };
+        if fields.is_empty() {
+            return Ok((kind, map));
+        }
+        if nearest
+            .as_ref()
+            .is_none_or(|(_, least)| fields.len() < least.len())
+        {
+            nearest = Some((kind, fields));
+        }
+    }
+    let (kind, fields) = nearest.unwrap_or((ModelType::Gpt2, Vec::new()));
+    Err(ConvertError::Inexpressible {
+        format: format!("Hugging Face's `{}`, which comes nearest,", kind.name()),
+        fields,
+    })
+}
+
+/// The fields in which two configs differ, with what the first has.
+fn differences(ours: &ModelConfig, theirs: &ModelConfig) -> Vec<String> {
+    let value = |config| serde_json::to_value(config).unwrap_or_default();
+    let (ours, theirs) = (value(ours), value(theirs));
+    let mut found = Vec::new();
+    compare("", &ours, &theirs, &mut found);
+    found
+}
+
+fn compare(name: &str, ours: &Value, theirs: &Value, found: &mut Vec<String>) {
+    if ours == theirs {
+        return;
+    }
+    let (Some(a), Some(b)) = (ours.as_object(), theirs.as_object()) else {
+        found.push(format!("model.{name} = {ours}"));
+        return;
+    };
+    let mut keys: Vec<&String> = a.keys().chain(b.keys()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    let dot = if name.is_empty() { "" } else { "." };
+    for key in keys {
+        let none = Value::Null;
+        let (a, b) = (a.get(key).unwrap_or(&none), b.get(key).unwrap_or(&none));
+        compare(&format!("{name}{dot}{key}"), a, b, found);
+    }
+}
+
+/// The same model with every default filled in and everything put aside that its logits do not
+/// depend on, so that two ways of saying one thing are equal.
+#[allow(clippy::float_cmp)] // What was written down is equal or it is not.
+pub(crate) fn canonical(config: &ModelConfig) -> ModelConfig {
+    let head_dim = config.head_dim();
+    let window = |layer: usize| match config.windows.len() {
+        0 => 0,
+        // A window as wide as the context hides nothing, but may choose the rotary base.
+        len => match config.windows[layer % len] {
+            w if w >= config.context_length && config.rotary.local_base.is_none() => 0,
+            w => w,
+        },
+    };
+    let windows: Vec<usize> = (0..config.n_layers).map(window).collect();
+    let is_windowed = windows.iter().any(|w| *w > 0);
+    let is_rotary = config.position == Position::Rotary;
+    let has_norm = config.norm != NormKind::None;
+    ModelConfig {
+        n_kv_heads: Some(config.kv_heads()),
+        head_dim: Some(head_dim),
+        d_ff: Some(config.d_ff()),
+        rotary: RotaryConfig {
+            width: config
+                .rotary
+                .width
+                .filter(|width| is_rotary && *width != head_dim),
+            local_base: config.rotary.local_base.filter(|base| {
+                let is_like_all =
+                    *base == config.rotary.base && config.rotary.scaling == RotaryScaling::None;
+                is_rotary && is_windowed && !is_like_all
+            }),
+            ..if is_rotary {
+                config.rotary
+            } else {
+                RotaryConfig::default()
+            }
+        },
+        bias: BiasConfig {
+            attention_output: config.bias.attention_output && config.output_projection,
+            feed_forward: config.bias.feed_forward && config.feed_forward != FeedForwardKind::None,
+            norm: config.bias.norm && config.norm == NormKind::Layer,
+            ..config.bias
+        },
+        norm_eps: if has_norm || config.qk_norm {
+            config.norm_eps
+        } else {
+            1e-5
+        },
+        score_width: config.score_width.filter(|width| *width != head_dim as f64),
+        embedding_scale: config.embedding_scale.filter(|scale| *scale != 1.0),
+        windows: if is_windowed { windows } else { Vec::new() },
+        dropout: DropoutConfig::default(),
+        init: InitConfig::default(),
+        ..config.clone()
+    }
+}

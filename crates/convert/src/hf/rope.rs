@@ -1,0 +1,177 @@
+//! Rotary positions in a foreign config: `rope_theta` beside `rope_scaling`, or both in
+//! `rope_parameters`.
+
+use nextword_model::{ModelConfig, RotaryConfig, RotaryScaling};
+use serde_json::{Value, json};
+
+use super::fields::Fields;
+use crate::ConvertError;
+
+const USUAL_BASE: f64 = 10_000.0;
+
+/// The rotary part of a config with one kind of layer.
+pub(crate) fn read(fields: &Fields, context_length: usize) -> Result<RotaryConfig, ConvertError> {
+    let base = fields.maybe_number("rope_theta")?;
+    for name in ["rope_parameters", "rope_scaling"] {
+        if let Some(parameters) = fields.object(name)? {
+            return read_object(&parameters, base.unwrap_or(USUAL_BASE), context_length);
+        }
+    }
+    Ok(RotaryConfig {
+        base: base.unwrap_or(USUAL_BASE),
+        ..RotaryConfig::default()
+    })
+}
+
+/// One object of parameters; `base` holds where it names none, and `context_length` where it does not
+/// say what the context was before.
+pub(crate) fn read_object(
+    fields: &Fields,
+    base: f64,
+    context_length: usize,
+) -> Result<RotaryConfig, ConvertError> {
+    let (kind, name) = match (fields.maybe_text("rope_type")?, fields.maybe_text("type")?) {
+        (Some(kind), _) => (kind, "rope_type"),
+        (_, Some(kind)) => (kind, "type"),
+        _ => ("default", "rope_type"),
+    };
+    let scaling = match kind {
+        "default" => RotaryScaling::None,
+        "linear" => RotaryScaling::Linear {
+            factor: fields.number("factor")?,
+        },
+        "llama3" => RotaryScaling::Llama3 {
+            factor: fields.number("factor")?,
+            low_freq_factor: fields.number("low_freq_factor")?,
+            high_freq_factor: fields.number("high_freq_factor")?,
+            original_context_length: fields.count("original_max_position_embeddings")?,
+        },
+        "yarn" => {
+            let factor = fields.number("factor")?;
+            let usual = if factor > 1.0 {
+                0.1 * factor.ln() + 1.0
+            } else {
+                1.0
+            };
+            let original = fields.maybe_count("original_max_position_embeddings")?;
+            RotaryScaling::Yarn {
+                factor,
+                original_context_length: original.unwrap_or(context_length),
+                beta_fast: fields.maybe_number("beta_fast")?.unwrap_or(32.0),
+                beta_slow: fields.maybe_number("beta_slow")?.unwrap_or(1.0),
+                attention_factor: fields.maybe_number("attention_factor")?.unwrap_or(usual),
+                truncate: fields.flag("truncate", true)?,
+            }
+        }
+        _ => {
+            let problem =
+                "a rotary scaling that nextword lacks; it has default, linear, llama3 and yarn";
+            return Err(fields.wrong(name, problem));
+        }
+    };
+    let base = fields.maybe_number("rope_theta")?.unwrap_or(base);
+    fields.finish()?;
+    Ok(RotaryConfig {
+        base,
+        scaling,
+        ..RotaryConfig::default()
+    })
+}
+
+/// The fields for `rotary`, as all versions of `transformers` read them.
+pub(crate) fn write(rotary: &RotaryConfig) -> [(&'static str, Value); 2] {
+    [
+        ("rope_theta", json!(rotary.base)),
+        ("rope_scaling", scaling(rotary)),
+    ]
+}
+
+/// The scaling by itself; null for none.
+pub(crate) fn scaling(rotary: &RotaryConfig) -> Value {
+    match rotary.scaling {
+        RotaryScaling::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),
+        RotaryScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_context_length,
+        } => json!({
+            "rope_type": "llama3", "factor": factor, "low_freq_factor": low_freq_factor,
+            "high_freq_factor": high_freq_factor,
+            "original_max_position_embeddings": original_context_length,
+        }),
+        RotaryScaling::Yarn {
+            factor,
+            original_context_length,
+            beta_fast,
+            beta_slow,
+            attention_factor,
+            truncate,
+        } => json!({
+            "rope_type": "yarn", "factor": factor, "beta_fast": beta_fast, "beta_slow": beta_slow,
+            "attention_factor": attention_factor, "truncate": truncate,
+            "original_max_position_embeddings": original_context_length,
+        }),
+        RotaryScaling::None | RotaryScaling::Ntk { .. } => Value::Null,
+    }
+}
+
+/// Sliding windows, layer by layer, from `layer_types` or else from `slides`.
+pub(crate) fn read_windows(
+    fields: &Fields,
+    n_layers: usize,
+    window: Option<usize>,
+    slides: impl Fn(usize) -> bool,
+) -> Result<Vec<usize>, ConvertError> {
+    let types = fields.texts("layer_types")?;
+    if let Some(types) = &types {
+        if types.len() != n_layers {
+            return Err(fields.wrong("layer_types", format!("for {n_layers} layers")));
+        }
+        if let Some(other) = types
+            .iter()
+            .find(|name| !["full_attention", "sliding_attention"].contains(*name))
+        {
+            return Err(fields.wrong("layer_types", format!("and nextword has no {other:?}")));
+        }
+    }
+    let of = |layer: usize| {
+        let slides = types.as_ref().map_or_else(
+            || slides(layer),
+            |types| types[layer] == "sliding_attention",
+        );
+        match window {
+            Some(window) if slides => Ok(window),
+            None if slides && types.is_some() => {
+                Err(fields.wrong("sliding_window", "and layer_types asks for a window"))
+            }
+            _ => Ok(0),
+        }
+    };
+    let windows: Vec<usize> = (0..n_layers.min(1 << 12))
+        .map(of)
+        .collect::<Result<_, _>>()?;
+    Ok(match windows.first() {
+        Some(first) if windows.iter().all(|window| window == first) => {
+            windows[..usize::from(*first > 0)].to_vec()
+        }
+        _ => windows,
+    })
+}
+
+/// `layer_types` and the one width that all windows of `config` have; 0 where there is none.
+pub(crate) fn write_windows(config: &ModelConfig) -> (Vec<&'static str>, usize) {
+    let window = |layer: usize| match config.windows.len() {
+        0 => 0,
+        len => config.windows[layer % len],
+    };
+    let types = (0..config.n_layers).map(|layer| {
+        if window(layer) > 0 {
+            "sliding_attention"
+        } else {
+            "full_attention"
+        }
+    });
+    let width = (0..config.n_layers).map(window).find(|window| *window > 0);
+    (types.collect(), width.unwrap_or(0))
+}

@@ -1,0 +1,270 @@
+//! A Hugging Face folder into a record.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use nextword_data::{Tokenizer, load_tokenizer};
+use nextword_model::weights::{FloatType, layout, write_tensors};
+use nextword_model::{Card, ModelConfig, Record};
+use serde_json::Value;
+
+use crate::folder::{Tensors, refusal};
+use crate::hf::{ModelType, read_config};
+use crate::parts::{Part, parts};
+use crate::{ConvertError, json};
+
+/// A chat template that is longer is not taken over.
+const TEMPLATE_LIMIT: usize = 1 << 20;
+
+/// What was imported.
+#[derive(Clone, Debug)]
+pub struct Imported {
+    /// The foreign `model_type`.
+    pub model_type: &'static str,
+    /// The architecture.
+    pub config: ModelConfig,
+    /// Where the model comes from, and its special tokens.
+    pub card: Card,
+    /// Whether a chat template came with it.
+    pub has_chat_template: bool,
+}
+
+/// Turns the Hugging Face folder `from` into the record `to`, which is there whole or not at all.
+///
+/// Weights become f32, which holds f16 and bf16 exactly. Memory holds one tensor at a time.
+///
+/// # Errors
+/// [`ConvertError::Field`] for a config that asks for what nextword lacks; [`ConvertError::Tensors`]
+/// with every missing, unused or misshapen tensor; [`ConvertError::Source`] for what cannot be
+/// understood, and for pickles, which are never opened.
+pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
+    if from.is_file() {
+        let name = from
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or("the file");
+        let is_tensors = from.extension().is_some_and(|e| e == "safetensors");
+        let problem = if is_tensors {
+            "is a file; hint: give the folder that holds it with config.json and tokenizer.json"
+                .into()
+        } else {
+            refusal(name)
+        };
+        return Err(ConvertError::source(from, problem));
+    }
+    let (kind, config) = read_config(from)?;
+    let tensors = Tensors::open(from)?;
+    let sources = sources(from, kind, &config, &tensors)?;
+    let tokenizer_path = from.join("tokenizer.json");
+    let Some(tokenizer_json) = tokenizer_text(&tokenizer_path)? else {
+        let hint = "is not there; hint: save the model's tokenizer with `AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)`";
+        return Err(ConvertError::source(&tokenizer_path, hint));
+    };
+    let tokenizer = load_tokenizer(&tokenizer_path)?;
+    let unused_ids = config
+        .vocab_size
+        .checked_sub(tokenizer.vocab_size())
+        .ok_or_else(|| {
+            let (has, room) = (tokenizer.vocab_size(), config.vocab_size);
+            let problem = format!("has {has} tokens, and the model has room for {room}");
+            ConvertError::source(&tokenizer_path, problem)
+        })?;
+    let special = Special::read(from, &*tokenizer, config.vocab_size)?;
+    let name = from.canonicalize().unwrap_or_else(|_| from.to_path_buf());
+    let name = name
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or("imported");
+    let card = Card {
+        name: name.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_string(),
+        trained_on: format!(
+            "imported from the Hugging Face folder `{name}` ({})",
+            kind.name()
+        ),
+        parameters: config.counts().total() as u64,
+        bos_id: special.bos,
+        eos_ids: special.eos,
+        unused_ids,
+        ..Card::default()
+    };
+    Record::replace(to, |new| {
+        Record::write_small_files(new, &config, &tokenizer_json, &card)?;
+        if let Some(template) = &special.chat_template {
+            let path = new.join("chat_template.jinja");
+            nextword_model::write_atomically(&path, template.as_bytes())?;
+        }
+        let weights = new.join("model.safetensors");
+        write_tensors(&weights, FloatType::F32, &layout(&config), |name| {
+            let Some((foreign, part)) = sources.get(name) else {
+                return Err(ConvertError::source(from, format!("gives no `{name}`")));
+            };
+            Ok(part.take(name, tensors.values(foreign)?))
+        })
+    })?;
+    Ok(Imported {
+        model_type: kind.name(),
+        config,
+        card,
+        has_chat_template: special.chat_template.is_some(),
+    })
+}
+
+/// The tokenizer's text; the data crate says what is wrong with it.
+fn tokenizer_text(path: &Path) -> Result<Option<String>, ConvertError> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    load_tokenizer(path)?; // Bounds its size.
+    let bytes = std::fs::read(path).map_err(ConvertError::io(path, "read"))?;
+    let text = String::from_utf8(bytes);
+    text.map(Some)
+        .map_err(|_| ConvertError::source(path, "is not UTF-8 text"))
+}
+
+/// Where each of our tensors comes from, after every name and shape was compared.
+fn sources(
+    folder: &Path,
+    kind: ModelType,
+    config: &ModelConfig,
+    tensors: &Tensors,
+) -> Result<BTreeMap<String, (String, Part)>, ConvertError> {
+    let parts = parts(kind.names(), config);
+    let prefix = kind.prefix();
+    let is_bare = !tensors.names().any(|name| name.starts_with(prefix));
+    let mut problems = Vec::new();
+    let mut used = BTreeSet::new();
+    let mut sources = BTreeMap::new();
+    for part in parts {
+        let bare = part.name.strip_prefix(prefix).filter(|_| is_bare);
+        let name = bare.unwrap_or(&part.name).to_string();
+        let wanted = &part.shape;
+        match tensors.shape(&name) {
+            None => problems.push(format!("  missing: `{name}` {wanted:?}")),
+            Some(found) if found != wanted => problems.push(format!(
+                "  `{name}` has shape {found:?}, the config says {wanted:?}"
+            )),
+            Some(_) => problems.extend(tensors.not_floats(&name)),
+        }
+        used.insert(name.clone());
+        for (ours, _) in part.ours.clone() {
+            sources.insert(ours, (name.clone(), part.clone()));
+        }
+    }
+    for name in tensors.names() {
+        if used.contains(name) || kind.is_buffer(name) {
+            continue;
+        }
+        if config.tied_head && name == kind.head() {
+            let table = sources
+                .get("token_embedding.weight")
+                .map(|(name, _)| name.as_str());
+            if problems.is_empty() && !same(tensors, name, table.unwrap_or(""))? {
+                problems.push(format!(
+                    "  `{name}` differs from the token embedding, and the config ties them"
+                ));
+            }
+            continue;
+        }
+        problems.push(format!("  unused: `{name}`"));
+    }
+    if problems.is_empty() {
+        return Ok(sources);
+    }
+    Err(ConvertError::Tensors {
+        path: folder.to_path_buf(),
+        problems,
+    })
+}
+
+fn same(tensors: &Tensors, a: &str, b: &str) -> Result<bool, ConvertError> {
+    Ok(tensors.not_floats(a).is_none()
+        && tensors.shape(a) == tensors.shape(b)
+        && tensors.values(a)? == tensors.values(b)?)
+}
+
+/// The special tokens and the chat template that stand beside the tokenizer.
+#[derive(Default)]
+struct Special {
+    bos: Option<u32>,
+    eos: Vec<u32>,
+    chat_template: Option<String>,
+}
+
+impl Special {
+    fn read(folder: &Path, tokenizer: &dyn Tokenizer, vocab: usize) -> Result<Self, ConvertError> {
+        let read = |name: &str| json::value(&folder.join(name)).map(Option::unwrap_or_default);
+        let (config, settings) = (read("config.json")?, read("tokenizer_config.json")?);
+        let generation = read("generation_config.json")?;
+        let tokenizer_json = read_large(&folder.join("tokenizer.json"));
+        let ids = |value: &Value| -> Vec<u32> {
+            let list = value
+                .as_array()
+                .map_or(std::slice::from_ref(value), Vec::as_slice);
+            let ids = list.iter().filter_map(Value::as_u64);
+            ids.filter(|id| (*id as usize) < vocab)
+                .map(|id| id as u32)
+                .collect()
+        };
+        let mut eos = ids(&generation["eos_token_id"]);
+        if eos.is_empty() {
+            eos = ids(&config["eos_token_id"]);
+        }
+        let find = |name: &Value| {
+            let name = name.as_str().or_else(|| name["content"].as_str())?;
+            (0..tokenizer.vocab_size() as u32)
+                .find(|id| tokenizer.piece(*id).as_deref() == Some(name))
+        };
+        // The end token of a chat's turn stands in the tokenizer's settings.
+        eos.extend(find(&settings["eos_token"]));
+        let own = tokenizer.specials().eos;
+        eos.sort_unstable();
+        eos.dedup();
+        eos.retain(|id| Some(*id) != own);
+        let bos = find(&settings["bos_token"])
+            .or_else(|| ids(&config["bos_token_id"]).first().copied())
+            .filter(|_| puts_bos(&settings, &tokenizer_json));
+        Ok(Self {
+            bos,
+            eos,
+            chat_template: chat_template(folder, &settings)?,
+        })
+    }
+}
+
+fn read_large(path: &Path) -> Value {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    serde_json::from_slice(&bytes).unwrap_or_default()
+}
+
+/// Whether the tokenizer puts a token before every text: its post-processor does, or its settings
+/// ask for it.
+fn puts_bos(settings: &Value, tokenizer: &Value) -> bool {
+    let begins = |processor: &Value| !processor["single"][0]["SpecialToken"].is_null();
+    let processor = &tokenizer["post_processor"];
+    let list = processor["processors"].as_array();
+    let by_file = begins(processor) || list.into_iter().flatten().any(begins);
+    settings["add_bos_token"].as_bool().unwrap_or(by_file)
+}
+
+/// The chat template: a file of its own, or in the tokenizer's settings, where it may be one of
+/// several with names.
+fn chat_template(folder: &Path, settings: &Value) -> Result<Option<String>, ConvertError> {
+    let path = folder.join("chat_template.jinja");
+    let own = json::text(&path)?;
+    let within = match &settings["chat_template"] {
+        Value::String(template) => Some(template.clone()),
+        Value::Array(list) => list
+            .iter()
+            .find(|entry| entry["name"] == "default")
+            .and_then(|entry| Some(entry["template"].as_str()?.to_string())),
+        _ => None,
+    };
+    match own.or(within) {
+        Some(template) if template.len() > TEMPLATE_LIMIT => {
+            let problem = format!("has a chat template of {} bytes", template.len());
+            Err(ConvertError::source(folder, problem))
+        }
+        template => Ok(template),
+    }
+}

@@ -1,0 +1,258 @@
+//! Weights in and out as safetensors, under the names that the modules have.
+//!
+//! The names are the paths of the parameters: `blocks.0.attention.query.weight`. Matrices are stored
+//! as they multiply, `[d_in, d_out]`: `y = x W + b`. A file is compared with the configuration, name
+//! by name, before anything is allocated.
+
+mod file;
+mod write;
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Device, Tensor, TensorData};
+use safetensors::tensor::Dtype;
+
+pub use file::{NamedTensors, TensorFile, load_tensors};
+pub(crate) use write::metadata;
+pub use write::{FloatType, save, save_tensors, write_tensors};
+
+use crate::{Bits, ModelConfig, ModelError, NormKind, Position, Transformer, quantize};
+
+/// Name and shape of every parameter that `config` describes, in the order of the forward pass.
+pub fn layout(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
+    let mut layout = Layout(Vec::new());
+    let d = config.d_model;
+    layout.push("token_embedding.weight", &[config.vocab_size, d]);
+    if config.position == Position::Learned {
+        layout.push("position_embedding.weight", &[config.context_length, d]);
+    }
+    for layer in 0..config.n_layers {
+        layout.block(config, &format!("blocks.{layer}"));
+    }
+    if config.has_final_norm() {
+        layout.norm(config, "final_norm");
+    }
+    if !config.tied_head {
+        layout.push("head.weight", &[d, config.vocab_size]);
+    }
+    if config.bias.head {
+        layout.push("head.bias", &[config.vocab_size]);
+    }
+    layout.0
+}
+
+struct Layout(Vec<(String, Vec<usize>)>);
+
+impl Layout {
+    fn push(&mut self, name: &str, shape: &[usize]) {
+        self.0.push((name.to_string(), shape.to_vec()));
+    }
+
+    fn linear(&mut self, name: &str, shape: [usize; 2], bias: bool) {
+        self.push(&format!("{name}.weight"), &shape);
+        if bias {
+            self.push(&format!("{name}.bias"), &shape[1..]);
+        }
+    }
+
+    fn norm(&mut self, config: &ModelConfig, name: &str) {
+        if config.norm == NormKind::None {
+            return;
+        }
+        self.push(&format!("{name}.weight"), &[config.d_model]);
+        if config.norm == NormKind::Layer && config.bias.norm {
+            self.push(&format!("{name}.bias"), &[config.d_model]);
+        }
+    }
+
+    fn block(&mut self, config: &ModelConfig, block: &str) {
+        let (d, d_ff, head_dim) = (config.d_model, config.d_ff(), config.head_dim());
+        let (d_q, d_kv) = (config.n_heads * head_dim, config.kv_heads() * head_dim);
+        let bias = config.bias;
+        let attention = format!("{block}.attention");
+        self.norm(config, &format!("{block}.attention_norm"));
+        self.linear(&format!("{attention}.query"), [d, d_q], bias.qkv);
+        self.linear(&format!("{attention}.key"), [d, d_kv], bias.qkv);
+        self.linear(&format!("{attention}.value"), [d, d_kv], bias.qkv);
+        if config.qk_norm {
+            self.push(&format!("{attention}.query_norm.weight"), &[head_dim]);
+            self.push(&format!("{attention}.key_norm.weight"), &[head_dim]);
+        }
+        if config.output_projection {
+            let output = format!("{attention}.output");
+            self.linear(&output, [d_q, d], bias.attention_output);
+        }
+        if config.has_sandwich_norms() {
+            self.norm(config, &format!("{block}.attention_post_norm"));
+        }
+        if d_ff == 0 {
+            return;
+        }
+        self.norm(config, &format!("{block}.feed_forward_norm"));
+        let feed_forward = format!("{block}.feed_forward");
+        if config.feed_forward.is_gated() {
+            self.linear(
+                &format!("{feed_forward}.gate"),
+                [d, d_ff],
+                bias.feed_forward,
+            );
+        }
+        self.linear(&format!("{feed_forward}.up"), [d, d_ff], bias.feed_forward);
+        self.linear(
+            &format!("{feed_forward}.down"),
+            [d_ff, d],
+            bias.feed_forward,
+        );
+        if config.has_sandwich_norms() {
+            self.norm(config, &format!("{block}.feed_forward_post_norm"));
+        }
+    }
+}
+
+/// Calls `see` with the name and the values of every parameter, in the modules' order.
+pub fn for_each(model: &Transformer, see: impl FnMut(&str, TensorData)) {
+    model.visit(&mut Reader {
+        path: Vec::new(),
+        see,
+    });
+}
+
+struct Reader<F> {
+    path: Vec<String>,
+    see: F,
+}
+
+impl<F: FnMut(&str, TensorData)> ModuleVisitor for Reader<F> {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_string());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        (self.see)(&self.path.join("."), param.val().into_data());
+    }
+}
+
+/// The values of `data` as f32, whatever float type they had.
+pub fn floats(data: TensorData) -> Vec<f32> {
+    data.convert::<f32>().try_into_vec().unwrap_or_default()
+}
+
+/// Builds the model of `config` on `device` with the weights in `path` (f64, f32, f16 or bf16).
+///
+/// # Errors
+/// [`ModelError::Mismatch`] with every tensor that is missing, unused or misshapen;
+/// [`ModelError::Format`] if the file is no safetensors file.
+pub fn load(config: &ModelConfig, path: &Path, device: &Device) -> Result<Transformer, ModelError> {
+    config.validate()?;
+    let file = TensorFile::open(path)?;
+    if let Some(bits) = quantize::bits_of(&file) {
+        return quantize::load(config, path, &file, bits, device);
+    }
+    compare(config, path, &file)?;
+    fill(config.build(device)?, &file)
+}
+
+/// The width of the integers in `path`, if it holds quantized weights.
+///
+/// # Errors
+/// [`ModelError::Io`] or [`ModelError::Format`] if the file cannot be read or understood.
+pub fn bits(path: &Path) -> Result<Option<Bits>, ModelError> {
+    Ok(quantize::bits_of(&TensorFile::open(path)?))
+}
+
+/// Gives every parameter of `model` that `file` names its values there.
+pub(crate) fn fill(model: Transformer, file: &TensorFile) -> Result<Transformer, ModelError> {
+    let mut loader = Loader {
+        file,
+        path: Vec::new(),
+        failed: None,
+    };
+    let model = model.map(&mut loader);
+    loader.failed.map_or(Ok(model), Err)
+}
+
+/// Holds the file's names, shapes and types against the configuration.
+///
+/// # Errors
+/// [`ModelError::Mismatch`] with every difference; `path` names the file in it.
+pub fn compare(config: &ModelConfig, path: &Path, file: &TensorFile) -> Result<(), ModelError> {
+    let expected: Vec<_> = layout(config)
+        .into_iter()
+        .map(|(name, shape)| (name, shape, None))
+        .collect();
+    compare_with(&expected, path, file)
+}
+
+/// Holds names and shapes against `expected`, and types: the one that is named, or any of floats.
+pub(crate) fn compare_with(
+    expected: &[(String, Vec<usize>, Option<Dtype>)],
+    path: &Path,
+    file: &TensorFile,
+) -> Result<(), ModelError> {
+    let mut problems = Vec::new();
+    for (name, shape, dtype) in expected {
+        match file.shape(name) {
+            None => problems.push(format!("  missing: `{name}` {shape:?}")),
+            Some(found) if found != shape => problems.push(format!(
+                "  `{name}` has shape {found:?}, the config says {shape:?}"
+            )),
+            Some(_) if dtype.is_none() => problems.extend(file.not_floats(name)),
+            Some(_) if file.dtype(name) != *dtype => {
+                problems.push(format!("  `{name}` holds {:?}", file.dtype(name)));
+            }
+            Some(_) => {}
+        }
+    }
+    let known: HashSet<&str> = expected.iter().map(|(name, ..)| name.as_str()).collect();
+    let unused = file.names().filter(|name| !known.contains(name));
+    problems.extend(unused.map(|name| format!("  unused: `{name}`")));
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(ModelError::Mismatch {
+        path: path.to_path_buf(),
+        problems,
+    })
+}
+
+struct Loader<'a> {
+    file: &'a TensorFile,
+    path: Vec<String>,
+    failed: Option<ModelError>,
+}
+
+impl ModuleMapper for Loader<'_> {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_string());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let name = self.path.join(".");
+        if self.file.shape(&name).is_none() {
+            return param; // Held quantized: what was compared before has all others.
+        }
+        let values = match self.file.values(&name) {
+            Ok(values) => values,
+            Err(error) => {
+                self.failed.get_or_insert(error);
+                return param;
+            }
+        };
+        param.map(|tensor| {
+            let (shape, device) = (tensor.dims(), tensor.device());
+            let wanted = tensor.is_require_grad();
+            drop(tensor); // The zeros go before the values take their place.
+            Tensor::from_data(TensorData::new(values, shape), &device).set_require_grad(wanted)
+        })
+    }
+}

@@ -1,0 +1,182 @@
+//! Tensors into a safetensors file.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, TensorView, View};
+
+use super::{NamedTensors, floats, for_each};
+use crate::{ModelError, Transformer, quantize, write_atomically};
+
+/// Writes `model` to `path`, whole or not at all: in f32, or quantized if it is. The same weights give the same bytes.
+///
+/// # Errors
+/// [`ModelError::Io`] if the file cannot be written.
+pub fn save(model: &Transformer, path: &Path) -> Result<(), ModelError> {
+    if model.bits().is_some() {
+        return quantize::save(model, path);
+    }
+    let mut tensors = BTreeMap::new();
+    for_each(model, |name, data| {
+        let shape = data.shape().to_vec();
+        tensors.insert(name.to_string(), (shape, floats(data)));
+    });
+    save_tensors(&tensors, path)
+}
+
+/// Writes named f32 tensors (shape and values) to `path`, whole or not at all.
+///
+/// # Errors
+/// [`ModelError::Io`] if the file cannot be written.
+pub fn save_tensors(tensors: &NamedTensors, path: &Path) -> Result<(), ModelError> {
+    let format = |problem: String| ModelError::Format {
+        path: path.to_path_buf(),
+        problem,
+    };
+    let bytes: Vec<(&String, &Vec<usize>, Vec<u8>)> = tensors
+        .iter()
+        .map(|(name, (shape, values))| {
+            let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            (name, shape, bytes)
+        })
+        .collect();
+    let views = bytes
+        .iter()
+        .map(|(name, shape, bytes)| {
+            let view = TensorView::new(Dtype::F32, (*shape).clone(), bytes);
+            view.map(|view| (name.as_str(), view))
+        })
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| format(e.to_string()))?;
+    let file = safetensors::serialize(views, metadata()).map_err(|e| format(e.to_string()))?;
+    write_atomically(path, &file)
+}
+
+/// What other programs ask for. One entry only: a hash map has no order of its own.
+#[allow(clippy::unnecessary_wraps)] // The library's argument.
+pub(crate) fn metadata() -> Option<HashMap<String, String>> {
+    Some(HashMap::from([("format".to_string(), "pt".to_string())]))
+}
+
+/// A type for the numbers in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FloatType {
+    /// Four bytes.
+    F32,
+    /// Two bytes with 11 significant bits; numbers above 65504 become infinite.
+    F16,
+    /// Two bytes with 8 significant bits and the range of f32.
+    Bf16,
+}
+
+impl FloatType {
+    /// Bytes of one number.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+
+    /// `values` as little-endian bytes, rounded to nearest even.
+    pub fn encode(self, values: &[f32]) -> Vec<u8> {
+        let values = values.iter();
+        match self {
+            Self::F32 => values.flat_map(|v| v.to_le_bytes()).collect(),
+            Self::F16 => {
+                let narrow = |v: &f32| burn::tensor::f16::from_f32(*v).to_le_bytes();
+                values.flat_map(narrow).collect()
+            }
+            Self::Bf16 => {
+                let narrow = |v: &f32| burn::tensor::bf16::from_f32(*v).to_le_bytes();
+                values.flat_map(narrow).collect()
+            }
+        }
+    }
+
+    fn dtype(self) -> Dtype {
+        match self {
+            Self::F32 => Dtype::F32,
+            Self::F16 => Dtype::F16,
+            Self::Bf16 => Dtype::BF16,
+        }
+    }
+}
+
+/// Writes tensors of these names and shapes to `path`, whole or not at all, asking `values` for one
+/// at a time: no more than one is held.
+///
+/// # Errors
+/// The first error of `values`; [`ModelError::Format`] if it gives another number of values than
+/// the shape says; [`ModelError::Io`] if the file cannot be written.
+pub fn write_tensors<E: From<ModelError>>(
+    path: &Path,
+    float: FloatType,
+    tensors: &[(String, Vec<usize>)],
+    values: impl Fn(&str) -> Result<Vec<f32>, E>,
+) -> Result<(), E> {
+    let failed = RefCell::new(None);
+    let produce = |name: &str, len: usize| {
+        let problem = match values(name) {
+            Ok(values) if values.len() == len => return float.encode(&values),
+            Ok(values) => E::from(ModelError::Format {
+                path: path.to_path_buf(),
+                problem: format!("`{name}` has {} values instead of {len}", values.len()),
+            }),
+            Err(error) => error,
+        };
+        failed.borrow_mut().get_or_insert(problem);
+        vec![0; len * float.size()] // The file is removed below.
+    };
+    let views = tensors.iter().map(|(name, shape)| {
+        let view = Later {
+            name,
+            shape,
+            float,
+            produce: &produce,
+        };
+        (name.as_str(), view)
+    });
+    let io = |source| ModelError::Io {
+        path: path.to_path_buf(),
+        action: "write",
+        source,
+    };
+    let written = safetensors::serialize_to_file(views, metadata(), path);
+    if let Some(error) = failed.take() {
+        let _ = std::fs::remove_file(path); // The error to tell is the first one.
+        return Err(error);
+    }
+    written.map_err(|e| io(std::io::Error::other(e.to_string())))?;
+    let file = File::options().write(true).open(path).map_err(io)?;
+    Ok(file.sync_all().map_err(io)?)
+}
+
+/// A tensor whose values are asked for when they are written.
+struct Later<'a, F> {
+    name: &'a str,
+    shape: &'a [usize],
+    float: FloatType,
+    produce: &'a F,
+}
+
+impl<F: Fn(&str, usize) -> Vec<u8>> View for Later<'_, F> {
+    fn dtype(&self) -> Dtype {
+        self.float.dtype()
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned((self.produce)(self.name, self.shape.iter().product()))
+    }
+
+    fn data_len(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.float.size()
+    }
+}

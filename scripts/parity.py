@@ -1,0 +1,199 @@
+"""Compares imported and exported models with Hugging Face's own, on random small models.
+
+For every type that nextword reads it makes models of odd shapes, each with its logits. The test
+`imported_models_match_transformers` then imports them, compares logits on each device, exports them,
+and this script loads what was exported: weights must be equal bit for bit, and so must logits.
+
+    pip install torch transformers safetensors tokenizers
+    python scripts/parity.py              # in a folder that is removed again
+    python scripts/parity.py --fixtures   # writes the first of each type to tests/fixtures/hf
+
+The committed files come from torch 2.15.0 and transformers 5.24.0.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma3TextConfig, GemmaConfig, GPT2Config,
+    GPTNeoXConfig, LlamaConfig, MistralConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config,
+)  # fmt: skip
+
+ROOT = Path(__file__).resolve().parent.parent
+VOCAB, CONTEXT, BATCH, SEQ = 101, 24, 2, 13
+
+SIZES = {
+    "vocab_size": VOCAB, "hidden_size": 20, "intermediate_size": 28, "num_hidden_layers": 2,
+    "num_attention_heads": 5, "max_position_embeddings": CONTEXT,
+    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None,
+}  # fmt: skip
+GROUPS = SIZES | {"hidden_size": 24, "num_attention_heads": 6, "num_key_value_heads": 2}
+GEMMA = GROUPS | {"head_dim": 6}
+DEEP = {"num_hidden_layers": 3}
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0, "original_max_position_embeddings": 8,
+}  # fmt: skip
+YARN = {
+    "rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "beta_fast": 4.0,
+    "original_max_position_embeddings": 12,
+}  # fmt: skip
+GPT2 = {
+    "vocab_size": VOCAB, "n_positions": CONTEXT, "n_embd": 20, "n_layer": 2, "n_head": 5,
+    "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+
+
+def linear(theta):
+    """Rotary positions stretched by 2.5."""
+    return {"rope_type": "linear", "rope_theta": theta, "factor": 2.5}
+
+
+# The first of each type becomes a fixture.
+CASES = {
+    "gpt2": GPT2Config(**GPT2),
+    "gpt2_untied": GPT2Config(
+        **GPT2, n_inner=36, activation_function="gelu", tie_word_embeddings=False
+    ),
+    "gpt2_relu": GPT2Config(**GPT2, activation_function="relu"),
+    "llama": LlamaConfig(**GROUPS, rope_parameters=LLAMA3),
+    "llama_tied": LlamaConfig(**SIZES, tie_word_embeddings=True),
+    "llama_linear": LlamaConfig(**GROUPS, rope_parameters=linear(10000.0)),
+    "llama_biases": LlamaConfig(**GROUPS, head_dim=6, attention_bias=True, mlp_bias=True),
+    "llama_yarn": LlamaConfig(**GROUPS | {"head_dim": 8}, rope_parameters=YARN),
+    "mistral": MistralConfig(**GROUPS, head_dim=4, sliding_window=5),
+    "mistral_whole": MistralConfig(**GROUPS, head_dim=4, sliding_window=None),
+    "qwen2": Qwen2Config(**SIZES, num_key_value_heads=1, tie_word_embeddings=True),
+    "qwen2_windows": Qwen2Config(
+        **(GROUPS | DEEP), use_sliding_window=True, sliding_window=4, max_window_layers=1
+    ),
+    "qwen3": Qwen3Config(**GROUPS, head_dim=8),
+    "qwen3_biases": Qwen3Config(**SIZES, num_key_value_heads=5, head_dim=4, attention_bias=True),
+    "gpt_neox": GPTNeoXConfig(**GROUPS | {"num_key_value_heads": None}, rotary_pct=0.5),
+    "gpt_neox_in_turn": GPTNeoXConfig(
+        **SIZES, use_parallel_residual=False, rotary_pct=1.0, hidden_act="gelu_new"
+    ),
+    "gemma": GemmaConfig(**GEMMA),
+    "gemma_one_key": GemmaConfig(**SIZES, num_key_value_heads=1, head_dim=4),
+    "gemma2": Gemma2Config(**(GEMMA | DEEP), sliding_window=5, query_pre_attn_scalar=7),
+    "gemma2_uncapped": Gemma2Config(
+        **GEMMA, sliding_window=5, attn_logit_softcapping=None, final_logit_softcapping=None
+    ),
+    "gemma3_text": Gemma3TextConfig(
+        **(GEMMA | DEEP), sliding_window=5, sliding_window_pattern=3, query_pre_attn_scalar=9
+    ),
+    "gemma3_text_linear": Gemma3TextConfig(
+        **GEMMA, sliding_window=5, sliding_window_pattern=2,
+        rope_parameters={
+            "full_attention": linear(1000.0),
+            "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+        },
+    ),
+}  # fmt: skip
+HALF = {"llama_biases": torch.bfloat16, "qwen3_biases": torch.float16}
+SHARDED = ("gpt2_untied", "qwen2_windows")
+
+
+def tokenizer():
+    """A vocabulary of words."""
+    words = ["<unk>", "<s>", "</s>"] + [f"w{i}" for i in range(VOCAB - 3)]
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+def randomize(model, seed):
+    """Draws every parameter: norm scales around where they start, all else around 0."""
+    rng = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        is_scale = parameter.dim() == 1 and name.endswith("weight")
+        center = float(is_scale and not model.config.model_type.startswith("gemma"))
+        parameter.data = 0.2 * torch.randn(parameter.shape, generator=rng) + center
+
+
+def make(folder, name, config, seed):
+    """A folder with a model, its tokenizer, a batch of ids and the logits that they give."""
+    folder = folder / name
+    config._attn_implementation = "eager"
+    model = AutoModelForCausalLM.from_config(config)
+    randomize(model, seed)
+    model = model.to(HALF.get(name, torch.float32)).eval()
+    model.save_pretrained(folder, max_shard_size="8KB" if name in SHARDED else "1GB")
+    tokenizer().save_pretrained(folder)
+    rng = torch.Generator().manual_seed(seed)
+    ids = torch.randint(VOCAB, (BATCH, SEQ), generator=rng)
+    with torch.no_grad():
+        # Anew: a model that was rounded to half precision has rounded rotary tables too.
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager"
+        )
+        logits = model.eval()(input_ids=ids, use_cache=False).logits
+    inputs = {"batch": BATCH, "seq": SEQ, "inputs": ids.flatten().tolist()}
+    (folder / "inputs.json").write_text(json.dumps(inputs) + "\n")
+    save_file({"logits": logits.contiguous()}, folder / "expected.safetensors")
+
+
+def check(folder, name):
+    """What was exported, loaded again, is the same model; gives the number of tensors."""
+    ours = folder / "exported" / name
+    original = AutoModelForCausalLM.from_pretrained(folder / name, dtype=torch.float32)
+    model, info = AutoModelForCausalLM.from_pretrained(
+        ours, dtype=torch.float32, output_loading_info=True
+    )
+    assert not any(info.values()), (name, info)
+    theirs, found = original.state_dict(), model.state_dict()
+    assert theirs.keys() == found.keys(), (name, theirs.keys() ^ found.keys())
+    for key, tensor in theirs.items():
+        assert torch.equal(tensor, found[key]), (name, key)
+    assert type(original) is type(model), (name, type(model))
+    ids = torch.tensor([json.loads((folder / name / "inputs.json").read_text())["inputs"]])
+    with torch.no_grad():
+        logits = [m.eval()(input_ids=ids[:, :CONTEXT]).logits for m in (original, model)]
+    assert torch.equal(*logits), (name, (logits[0] - logits[1]).abs().max())
+    text = "w0 w5 w97 </s>"
+    words = [AutoTokenizer.from_pretrained(f)(text).input_ids for f in (folder / name, ours)]
+    assert words[0] == words[1], (name, words)
+    return len(theirs)
+
+
+def make_fixtures():
+    """The first model of each type, for tests without Python."""
+    folder = ROOT / "tests" / "fixtures" / "hf"
+    shutil.rmtree(folder, ignore_errors=True)
+    seen = set()
+    for seed, (name, config) in enumerate(CASES.items()):
+        if config.model_type not in seen:
+            seen.add(config.model_type)
+            make(folder, name, config, seed)
+
+
+def main():
+    """All models, through the test and back."""
+    folder = Path(tempfile.mkdtemp(prefix="parity-"))
+    try:
+        for seed, (name, config) in enumerate(CASES.items()):
+            make(folder, name, config, seed)
+        test = ["cargo", "test", "--release", "--workspace", "--test", "tests", "--"]
+        test += ["imported_models_match_transformers", "--nocapture"]
+        environment = os.environ | {"NEXTWORD_PARITY": str(folder)}
+        subprocess.run(test, cwd=ROOT, env=environment, check=True)
+        for name in CASES:
+            print(f"{name}: {check(folder, name)} tensors and all logits equal after export")
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    make_fixtures() if "--fixtures" in sys.argv else main()

@@ -1,0 +1,11 @@
+//! A foreign config.json: a model's config or a sentence.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    if let Ok(config) = nextword_convert::read_config_text(text) {
+        assert!(config.validate().is_ok());
+    }
+});

@@ -1,0 +1,12 @@
+//! A tokenizer.json: a tokenizer that encodes and decodes, or a sentence.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    if let Ok(tokenizer) = nextword_data::parse_tokenizer(text, "fuzz") {
+        let ids = tokenizer.encode("A text, with naïve words.\n").ids;
+        let _ = tokenizer.decode(&ids);
+    }
+});

@@ -1,0 +1,405 @@
+//! Foreign files that are damaged or made to do harm: a sentence, never a panic, bounded memory.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Int, Tensor};
+use nextword_convert::{export_gguf, export_hf, import};
+use nextword_model::weights::FloatType;
+use nextword_model::{CounterRng, Pass, Record};
+use serde_json::{Value, json};
+
+use crate::parity::fixtures;
+use crate::util::{flex, nextword, stderr};
+
+/// Mutations of each kind of file; `NEXTWORD_HOSTILE` asks for another number.
+const EACH: u64 = 700;
+
+/// A message longer than this helps nobody.
+const LONGEST: usize = 64 << 10;
+
+/// Numbers from a seed, one after the other.
+struct Dice(CounterRng, u64);
+
+impl Dice {
+    fn below(&mut self, n: usize) -> usize {
+        self.1 += 1;
+        (self.0.at(self.1) % n.max(1) as u64) as usize
+    }
+}
+
+/// A model's folder whose tensors stand in two files with an index.
+fn sharded(folder: &Path) {
+    let whole = nextword_model::weights::load_tensors(&folder.join("model.safetensors")).unwrap();
+    let mut map = serde_json::Map::new();
+    for number in 0..2 {
+        let file = format!("model-{}-of-2.safetensors", number + 1);
+        let part = whole.iter().enumerate().filter(|(at, _)| at % 2 == number);
+        let part: std::collections::BTreeMap<_, _> = part
+            .map(|(_, (name, tensor))| (name.clone(), tensor.clone()))
+            .collect();
+        for name in part.keys() {
+            map.insert(name.clone(), json!(file));
+        }
+        nextword_model::weights::save_tensors(&part, &folder.join(&file)).unwrap();
+    }
+    fs::remove_file(folder.join("model.safetensors")).unwrap();
+    let index = json!({"metadata": {"total_size": 0}, "weight_map": map});
+    fs::write(
+        folder.join("model.safetensors.index.json"),
+        index.to_string(),
+    )
+    .unwrap();
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for file in fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+/// Bytes changed, cut out, doubled or put in.
+fn damage_bytes(bytes: &mut Vec<u8>, dice: &mut Dice) {
+    // Headers decide; most damage goes there.
+    let reach = if dice.below(3) == 0 {
+        bytes.len()
+    } else {
+        bytes.len().min(4096)
+    };
+    for _ in 0..=dice.below(3) {
+        let at = dice.below(reach.min(bytes.len()));
+        let end = (at + 1 + dice.below(64)).min(bytes.len());
+        match dice.below(6) {
+            _ if bytes.is_empty() => bytes.push(dice.below(256) as u8),
+            0 | 1 => bytes[at] = dice.below(256) as u8,
+            2 => bytes.truncate(at),
+            3 => drop(bytes.drain(at..end)),
+            4 => {
+                let again = bytes[at..end].to_vec();
+                bytes.splice(at..at, again);
+            }
+            _ => {
+                let n = dice.below(40);
+                let noise: Vec<u8> = (0..n).map(|_| dice.below(256) as u8).collect();
+                bytes.splice(at..at, noise);
+            }
+        }
+    }
+}
+
+/// One value somewhere in `value` replaced by one that fits badly.
+fn damage_json(value: &mut Value, dice: &mut Dice) {
+    let goes_on = dice.below(8) > 0;
+    match value {
+        Value::Object(map) if goes_on && !map.is_empty() => {
+            let at = dice.below(map.len());
+            let key = map.keys().nth(at).unwrap().clone();
+            match dice.below(12) {
+                0 => drop(map.remove(&key)),
+                1 => drop(map.insert(format!("{key}x"), json!(1))),
+                _ => damage_json(&mut map[&key], dice),
+            }
+        }
+        Value::Array(list) if goes_on && !list.is_empty() => {
+            let at = dice.below(list.len());
+            match dice.below(12) {
+                0 => drop(list.remove(at)),
+                1 => list.push(list[at].clone()),
+                _ => damage_json(&mut list[at], dice),
+            }
+        }
+        _ => {
+            let bad = [
+                json!(0),
+                json!(1),
+                json!(-1),
+                json!(3),
+                json!(16_777_216),
+                json!(4_294_967_296_u64),
+                json!(u64::MAX),
+                json!(i64::MIN),
+                json!(1e308),
+                json!(-1e-308),
+                json!(0.5),
+                json!(null),
+                json!(true),
+                json!(false),
+                json!(""),
+                json!("../../etc/passwd"),
+                json!("linear"),
+                json!("\u{0}"),
+                json!("x".repeat(5000)),
+                json!([]),
+                json!({}),
+                json!([[[[1]]]]),
+            ];
+            *value = bad[dice.below(bad.len())].clone();
+        }
+    }
+}
+
+/// Imports `folder`; what succeeds has to work, what fails has to say why.
+fn attempt(folder: &Path, out: &Path) -> bool {
+    if let Err(error) = import(folder, out) {
+        let text = error.to_string();
+        assert!(
+            !text.is_empty() && text.len() < LONGEST,
+            "{} bytes",
+            text.len()
+        );
+        assert!(!text.contains("nextword itself"), "{text}");
+        return false;
+    }
+    let record = Record::open(out).unwrap();
+    if record.config.context_length <= 4096 {
+        let device = flex();
+        let model = record.load(&device).unwrap();
+        let tokens = Tensor::<2, Int>::from_ints([[0, 0, 0]], &device);
+        let seen = tokens.narrow(1, 0, record.config.context_length.min(3));
+        assert_eq!(
+            model.forward(seen, &mut Pass::plain()).dims()[2],
+            record.config.vocab_size
+        );
+    }
+    // Whatever the answer, it is one.
+    let _ = export_hf(&record, FloatType::F32, &out.with_extension("hf"));
+    let _ = export_gguf(
+        &record,
+        nextword_convert::GgufType::Q8_0,
+        &out.with_extension("gguf"),
+    );
+    true
+}
+
+#[test]
+fn thousands_of_damaged_models_end_in_a_sentence() {
+    let each = std::env::var("NEXTWORD_HOSTILE")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(EACH);
+    let place = tempfile::tempdir().unwrap();
+    let files = [
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "model.safetensors.index.json",
+        "model-1-of-2.safetensors",
+        "chat_template.jinja",
+    ];
+    let kinds = ["gpt2", "llama", "gpt_neox", "gemma3_text"];
+    let (mut tried, mut imported) = (0, 0);
+    for (number, name) in files.into_iter().enumerate() {
+        let mut dice = Dice(CounterRng::new(number as u64).named("hostile"), 0);
+        let sound: Vec<PathBuf> = kinds
+            .iter()
+            .map(|kind| {
+                let folder = place.path().join(format!("{number}-{kind}"));
+                copy(&fixtures().join(kind), &folder);
+                fs::write(folder.join("chat_template.jinja"), "{{ messages }}").unwrap();
+                if !folder.join(name).exists() {
+                    sharded(&folder);
+                }
+                folder
+            })
+            .collect();
+        let out = place.path().join(format!("out-{number}"));
+        for folder in &sound {
+            assert!(attempt(folder, &out), "{} is sound", folder.display());
+        }
+        for _ in 0..each {
+            let folder = &sound[dice.below(sound.len())];
+            let path = folder.join(name);
+            let before = fs::read(&path).unwrap();
+            let mut bytes = before.clone();
+            let parsed = serde_json::from_slice::<Value>(&bytes);
+            match parsed {
+                Ok(mut value) if dice.below(3) > 0 => {
+                    for _ in 0..=dice.below(3) {
+                        damage_json(&mut value, &mut dice);
+                    }
+                    bytes = value.to_string().into_bytes();
+                }
+                _ => damage_bytes(&mut bytes, &mut dice),
+            }
+            fs::write(&path, bytes).unwrap();
+            tried += 1;
+            imported += usize::from(attempt(folder, &out));
+            fs::write(&path, before).unwrap();
+        }
+    }
+    println!("{tried} damaged models: {imported} were sound enough, the others refused");
+    assert!(imported > 0 && imported < tried);
+}
+
+/// Claims of size are checked before memory is asked for: the program gets 1 GB and no more.
+#[cfg(target_os = "linux")]
+#[test]
+fn claims_of_enormous_sizes_cost_no_memory() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("model");
+    copy(&fixtures().join("llama"), &folder);
+    let config: Value =
+        serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap();
+    let claim = |field: &str, value: Value| {
+        let mut config = config.clone();
+        config[field] = value;
+        ("config.json", config.to_string().into_bytes())
+    };
+    let mut header = 15_000_000_u64.to_le_bytes().to_vec();
+    header.resize(15_000_008, b'{');
+    let huge = r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,16]}}"#;
+    let mut shape = (huge.len() as u64).to_le_bytes().to_vec();
+    shape.extend(huge.as_bytes());
+    shape.extend([0; 16]);
+    let claims = [
+        claim("vocab_size", json!(16_000_000)),
+        claim("hidden_size", json!(1_000_000)),
+        claim("intermediate_size", json!(1_000_000)),
+        claim("num_hidden_layers", json!(4096)),
+        claim("num_hidden_layers", json!(u64::MAX)),
+        claim("num_attention_heads", json!(1_000_000)),
+        claim("max_position_embeddings", json!(u64::MAX)),
+        claim("architectures", json!("x".repeat(10 << 20))),
+        ("model.safetensors", header),
+        ("model.safetensors", shape),
+        ("tokenizer.json", vec![b'['; 20 << 20]),
+        ("tokenizer_config.json", vec![b'['; 15 << 20]),
+    ];
+    for (number, (name, bytes)) in claims.into_iter().enumerate() {
+        let path = folder.join(name);
+        let before = fs::read(&path).unwrap();
+        fs::write(&path, bytes).unwrap();
+        let program = nextword();
+        let mut limited = std::process::Command::new("sh");
+        limited.args(["-c", "ulimit -v 1000000; exec \"$@\"", "sh"]);
+        limited
+            .arg(program.get_program())
+            .arg("import")
+            .arg(&folder);
+        let done = limited
+            .arg("--out")
+            .arg(place.path().join("out"))
+            .output()
+            .unwrap();
+        let said = stderr(&done);
+        if number != 7 {
+            assert_eq!(done.status.code(), Some(3), "{name} {number}: {said}");
+        }
+        assert!(
+            said.len() < LONGEST && !said.contains("nextword itself"),
+            "{name}: {said}"
+        );
+        fs::write(&path, before).unwrap();
+    }
+}
+
+#[test]
+fn pickles_are_named_and_stay_shut() {
+    let place = tempfile::tempdir().unwrap();
+    for name in ["pytorch_model.bin", "ckpt.pt"] {
+        let folder = place.path().join(name.replace('.', "-"));
+        copy(&fixtures().join("gpt2"), &folder);
+        fs::remove_file(folder.join("model.safetensors")).unwrap();
+        fs::write(folder.join(name), b"\x80\x04cos\nsystem\n").unwrap();
+        for from in [folder.clone(), folder.join(name)] {
+            let error = import(&from, &place.path().join("out"))
+                .unwrap_err()
+                .to_string();
+            for part in [name, "pickle", "never opened", "save_file"] {
+                assert!(error.contains(part), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_missing_unused_and_misshapen_tensor_is_named() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("model");
+    copy(&fixtures().join("qwen3"), &folder);
+    let path = folder.join("model.safetensors");
+    let mut tensors = nextword_model::weights::load_tensors(&path).unwrap();
+    let (shape, values) = tensors.remove("model.norm.weight").unwrap();
+    tensors.insert("model.norm.scale".into(), (shape, values));
+    let head = tensors.get_mut("lm_head.weight").unwrap();
+    head.0.reverse();
+    nextword_model::weights::save_tensors(&tensors, &path).unwrap();
+    let error = import(&folder, &place.path().join("out"))
+        .unwrap_err()
+        .to_string();
+    for part in [
+        "missing: `model.norm.weight` [24]",
+        "unused: `model.norm.scale`",
+        "`lm_head.weight` has shape [24, 101], the config says [101, 24]",
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+    assert_eq!(error.lines().count(), 4, "{error}");
+}
+
+#[test]
+fn fields_that_change_the_logits_are_never_ignored() {
+    let place = tempfile::tempdir().unwrap();
+    let refused = |kind: &str, field: &str, value: Value| {
+        let folder = place.path().join(format!("{kind}-{field}"));
+        copy(&fixtures().join(kind), &folder);
+        let path = folder.join("config.json");
+        let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        config[field] = value.clone();
+        fs::write(&path, config.to_string()).unwrap();
+        let error = import(&folder, &place.path().join("out"))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(field), "{kind} {field}: {error}");
+    };
+    refused(
+        "llama",
+        "rope_parameters",
+        json!({"rope_type": "longrope", "factor": 2.0}),
+    );
+    refused(
+        "llama",
+        "rope_parameters",
+        json!({"rope_type": "linear", "factor": 2.0, "beta": 1}),
+    );
+    refused("llama", "hidden_act", json!("mish"));
+    refused("llama", "residual_multiplier", json!(0.22));
+    refused("llama", "quantization_config", json!({"bits": 4}));
+    refused("gpt2", "activation_function", json!("tanh"));
+    refused("gpt2", "scale_attn_weights", json!(false));
+    refused("gpt2", "add_cross_attention", json!(true));
+    refused("gpt2", "pruned_heads", json!({"0": [1]}));
+    refused("gpt_neox", "rotary_pct", json!("half"));
+    refused("gemma3_text", "use_bidirectional_attention", json!(true));
+    refused(
+        "gemma3_text",
+        "layer_types",
+        json!(["chunked_attention", "x", "y"]),
+    );
+    refused("qwen2", "model_type", json!("qwen2_moe"));
+}
+
+#[test]
+fn what_a_format_cannot_express_is_named() {
+    let place = tempfile::tempdir().unwrap();
+    let out = place.path().join("record");
+    import(&fixtures().join("llama"), &out).unwrap();
+    let mut record = Record::open(&out).unwrap();
+    record.config.residual = false;
+    let error = export_hf(&record, FloatType::F32, &place.path().join("hf")).unwrap_err();
+    assert!(
+        error.to_string().contains("model.residual = false"),
+        "{error}"
+    );
+    let record = Record::open(&out).unwrap();
+    let file = place.path().join("model.gguf");
+    let error = export_gguf(&record, nextword_convert::GgufType::F32, &file).unwrap_err();
+    assert!(
+        error.to_string().contains("a token for each word"),
+        "{error}"
+    );
+    assert!(!file.exists());
+}

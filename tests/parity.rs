@@ -1,0 +1,102 @@
+//! Models of other programs, in and out, from fixtures that `scripts/parity.py` writes.
+//!
+//! `NEXTWORD_PARITY` names another folder of models: the script then loads what is exported there.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use nextword_convert::{export_hf, import};
+use nextword_model::weights::{self, FloatType};
+use nextword_model::{Pass, Record};
+use serde::Deserialize;
+
+use crate::util::{devices, root};
+
+/// The largest difference of a logit.
+const LOGITS: f32 = 1e-4;
+
+#[derive(Deserialize)]
+struct Inputs {
+    batch: usize,
+    seq: usize,
+    inputs: Vec<i32>,
+}
+
+/// The folder of one model for each type.
+pub(crate) fn fixtures() -> PathBuf {
+    root().join("tests/fixtures/hf")
+}
+
+fn logits(record: &Record, inputs: &Inputs, device: &Device) -> Vec<f32> {
+    let data = TensorData::new(inputs.inputs.clone(), [inputs.batch, inputs.seq]);
+    let tokens = Tensor::<2, Int>::from_data(data, device);
+    let model = record.load(device).unwrap();
+    weights::floats(model.forward(tokens, &mut Pass::plain()).into_data())
+}
+
+/// All tensors of a folder, however many files hold them.
+fn tensors(folder: &Path) -> BTreeMap<String, (Vec<usize>, Vec<u32>)> {
+    let files = fs::read_dir(folder)
+        .unwrap()
+        .map(|file| file.unwrap().path());
+    let files = files.filter(|path| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        name.starts_with("model") && name.ends_with(".safetensors")
+    });
+    let bits = |(name, (shape, values)): (String, (Vec<usize>, Vec<f32>))| {
+        (
+            name,
+            (shape, values.into_iter().map(f32::to_bits).collect()),
+        )
+    };
+    files
+        .flat_map(|path| weights::load_tensors(&path).unwrap())
+        .map(bits)
+        .collect()
+}
+
+#[test]
+fn imported_models_match_transformers() {
+    let given = std::env::var_os("NEXTWORD_PARITY").map(PathBuf::from);
+    let folder = given.clone().unwrap_or_else(fixtures);
+    let scratch = tempfile::tempdir().unwrap();
+    let exported = given.map_or_else(|| scratch.path().to_path_buf(), |f| f.join("exported"));
+    let devices = devices();
+    let mut names: Vec<_> = fs::read_dir(&folder)
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    names.retain(|name| name != "exported");
+    names.sort();
+    assert!(names.len() >= 9, "one model for each type");
+    for name in names {
+        let (from, shown) = (folder.join(&name), name.to_str().unwrap());
+        let to = scratch.path().join("records").join(shown);
+        import(&from, &to).unwrap_or_else(|e| panic!("{shown}: {e}"));
+        let record = Record::open(&to).unwrap();
+        let inputs: Inputs =
+            serde_json::from_slice(&fs::read(from.join("inputs.json")).unwrap()).unwrap();
+        let expected = weights::load_tensors(&from.join("expected.safetensors")).unwrap();
+        for (on, device) in &devices {
+            let found = logits(&record, &inputs, device);
+            let expected = &expected["logits"].1;
+            assert_eq!(found.len(), expected.len());
+            let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
+            let worst = worst.fold(
+                0.0,
+                |most: f32, d| if d > most || d.is_nan() { d } else { most },
+            );
+            println!("{shown} on {on}: largest difference {worst:.1e}");
+            assert!(worst <= LOGITS, "{shown} on {on}: {worst}");
+        }
+        let out = exported.join(shown);
+        let kind = export_hf(&record, FloatType::F32, &out).unwrap();
+        assert!(shown.starts_with(kind), "{shown} was exported as {kind}");
+        assert!(
+            tensors(&from) == tensors(&out),
+            "{shown}: weights after a round trip"
+        );
+    }
+}
