@@ -1,5 +1,7 @@
 //! The command line.
 
+mod explain;
+
 use std::path::PathBuf;
 
 use clap::builder::RangedU64ValueParser;
@@ -7,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
 use crate::bench::args::BenchArgs;
+pub(crate) use explain::{ExplainArgs, Format};
 
 /// Trains, runs and examines decoder-only Transformers.
 #[derive(Debug, Parser)]
@@ -32,6 +35,8 @@ pub(crate) enum Command {
     Resume(ResumeArgs),
     /// Continues a prompt with text from a trained model
     Generate(GenerateArgs),
+    /// Shows every number on the way from a prompt to its next words, and where it comes from
+    Explain(ExplainArgs),
     /// Turns text into token files, for data too large to be read anew by each run
     Prepare(PrepareArgs),
     /// Measures loss, perplexity and bits per byte of a model on a text
@@ -90,8 +95,8 @@ pub(crate) struct ResumeArgs {
     /// Device to go on with [default: the run's]
     #[arg(long, short)]
     pub(crate) device: Option<String>,
-    /// Sets one key anew: train.steps, train.log_every, or any of checkpoint, validation and
-    /// samples (repeatable)
+    /// Sets one key anew: train.steps, train.log_every, or any of checkpoint, validation,
+    /// samples and probes (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
     /// Says nothing but warnings and errors
@@ -412,6 +417,9 @@ pub(crate) struct PlotArgs {
     /// Draws in the terminal; writes an SVG file only if --out names one
     #[arg(long, short)]
     pub(crate) terminal: bool,
+    /// Draws the attention of the run's probe sentences over training instead of losses
+    #[arg(long, conflicts_with_all = ["terminal", "log", "json"])]
+    pub(crate) attention: bool,
     /// A logarithmic axis for the loss
     #[arg(long)]
     pub(crate) log: bool,

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use nextword_convert::ConvertError;
 use nextword_data::{DataError, ErrorClass as DataClass};
 use nextword_eval::EvalError;
+use nextword_explain::ExplainError;
 use nextword_generate::GenerateError;
 use nextword_model::ModelError;
 use nextword_train::TrainError;
@@ -134,6 +135,7 @@ fn of_one(error: &(dyn std::error::Error + 'static)) -> Option<Code> {
     let own = own.into_iter().find_map(|(is, code)| is.then_some(code));
     own.or_else(|| error.downcast_ref().map(of_train))
         .or_else(|| error.downcast_ref().map(of_generate))
+        .or_else(|| error.downcast_ref().map(of_explain))
         .or_else(|| error.downcast_ref().map(of_eval))
         .or_else(|| error.downcast_ref().map(of_convert))
         .or_else(|| error.downcast_ref().map(of_model))
@@ -154,6 +156,15 @@ fn of_train(error: &TrainError) -> Code {
         TrainError::Data(error) => of_data(error),
         TrainError::Eval(error) => of_eval(error),
         _ => Code::Failure,
+    }
+}
+
+fn of_explain(error: &ExplainError) -> Code {
+    match error {
+        ExplainError::Generate(error) => of_generate(error),
+        ExplainError::Model(error) => of_model(error),
+        ExplainError::TooLarge { .. } => Code::Resources,
+        _ => Code::Usage,
     }
 }
 

@@ -11,6 +11,7 @@ mod commands;
 mod console;
 mod exit;
 mod format;
+mod learning;
 mod output;
 mod planning;
 mod plot;
@@ -47,6 +48,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Train(args) => return commands::train::run(&args),
         Command::Resume(args) => return commands::resume::run(&args),
         Command::Generate(args) => commands::generate::run(&args)?,
+        Command::Explain(args) => commands::explain::run(&args)?,
         Command::Prepare(args) => commands::prepare::run(&args)?,
         Command::Eval(args) => commands::eval::run(&args)?,
         Command::Quantize(args) => commands::quantize::run(&args)?,

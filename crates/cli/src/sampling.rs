@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use nextword_data::Tokenizer;
 use nextword_eval::EvalError;
+use nextword_explain::{ExplainError, learning};
 use nextword_generate::{PROMPT, SamplingConfig, TextGenerator, TextOptions};
 use nextword_model::{Card, Transformer};
 use nextword_train::{Hooks, TrainError};
@@ -43,5 +44,36 @@ impl Hooks for Sampling {
         });
         let mut answers = answers.map_err(EvalError::Generate)?;
         Ok(answers.pop().map(|answer| answer.text).unwrap_or_default())
+    }
+
+    fn look(
+        &mut self,
+        model: &Transformer,
+        tokenizer: &Arc<dyn Tokenizer>,
+        sentence: &str,
+    ) -> Result<Option<serde_json::Value>, TrainError> {
+        let template = self.prompt_template.as_deref().unwrap_or(PROMPT);
+        let options = TextOptions {
+            sampling: SamplingConfig::greedy(),
+            max_tokens: 1,
+            prompt_template: Some(template.to_string()),
+            ..TextOptions::default()
+        };
+        let generator = TextGenerator::new(model.clone(), Arc::clone(tokenizer), Card::default())
+            .map_err(EvalError::Generate)?;
+        let snapshot = match learning::snapshot(generator, sentence, &options) {
+            Ok(snapshot) => snapshot,
+            Err(ExplainError::Generate(error)) => return Err(EvalError::Generate(error).into()),
+            Err(ExplainError::Model(error)) => return Err(error.into()),
+            // Too long a sentence: the trainer's warning names it.
+            Err(error) => {
+                return Err(TrainError::Config {
+                    key: "probes.sentences".into(),
+                    problem: error.to_string(),
+                    hint: "name a shorter sentence".into(),
+                });
+            }
+        };
+        Ok(serde_json::to_value(snapshot).ok())
     }
 }

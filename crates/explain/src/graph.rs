@@ -373,7 +373,7 @@ impl Builder<'_> {
         let op = Op::Scores {
             q,
             k,
-            scale: 1.0 / (config.head_dim() as f64).sqrt(),
+            scale: config.score_scale(),
             window: self.layer.and_then(|layer| config.window(layer)),
             slopes,
         };

@@ -79,6 +79,9 @@ impl Trace {
         options: &TraceOptions,
     ) -> Result<Self, ExplainError> {
         let config = model.config().clone();
+        if let Some(part) = beyond(model) {
+            return Err(ExplainError::Unsupported(part));
+        }
         check_size(&config, prompt.len() + options.max_tokens)?;
         let mut recorder = Recorder::new(config.position);
         let decode = DecodeOptions {
@@ -242,4 +245,20 @@ fn check_size(config: &ModelConfig, tokens: usize) -> Result<(), ExplainError> {
         limit: MOST_NUMBERS,
         hint: "give a shorter prompt and fewer --max-tokens",
     })
+}
+
+/// The first part of `model` whose arithmetic the graph does not know.
+fn beyond(model: &Transformer) -> Option<&'static str> {
+    let config = model.config();
+    let parts = [
+        (model.bits().is_some(), "a quantized model"),
+        (config.has_sandwich_norms(), "norm_placement = \"sandwich\""),
+        (config.norm_unit_offset, "norm_unit_offset"),
+        (config.embedding_scale.is_some(), "embedding_scale"),
+        (config.score_soft_cap.is_some(), "score_soft_cap"),
+        (config.parallel, "parallel"),
+        (config.rotary.width.is_some(), "rotary.width"),
+        (config.rotary.local_base.is_some(), "rotary.local_base"),
+    ];
+    parts.into_iter().find_map(|(is, part)| is.then_some(part))
 }

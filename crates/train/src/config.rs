@@ -43,6 +43,9 @@ pub struct RunConfig {
     pub checkpoint: CheckpointConfig,
     /// Text sampled while the model learns.
     pub samples: SampleConfig,
+    /// Sentences that are looked into while the model learns.
+    #[serde(skip_serializing_if = "ProbeConfig::is_default")]
+    pub probes: ProbeConfig,
 }
 
 impl Default for RunConfig {
@@ -62,6 +65,7 @@ impl Default for RunConfig {
             validation: ValidationConfig::default(),
             checkpoint: CheckpointConfig::default(),
             samples: SampleConfig::default(),
+            probes: ProbeConfig::default(),
         }
     }
 }
@@ -175,6 +179,24 @@ impl Default for SampleConfig {
             temperature: 0.8,
             prompt_template: None,
         }
+    }
+}
+
+/// Sentences that are looked into while the model learns: attention and next words are kept in the
+/// run's folder `probes`, for `explain --over-training` and `plot --attention`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProbeConfig {
+    /// The sentences, put as `generate` puts prompts.
+    pub sentences: Vec<String>,
+    /// Updates between two looks; 0 looks whenever the validation loss is measured, and at the end.
+    pub every: u64,
+}
+
+impl ProbeConfig {
+    /// Runs without probes are written, and hashed, as before there were any.
+    fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 }
 

@@ -28,7 +28,9 @@ mod step;
 mod stepper;
 mod trainer;
 
-pub use config::{CheckpointConfig, RunConfig, SampleConfig, TrainConfig, ValidationConfig};
+pub use config::{
+    CheckpointConfig, ProbeConfig, RunConfig, SampleConfig, TrainConfig, ValidationConfig,
+};
 pub use config_file::{parse_config, read_config, to_toml};
 pub use error::TrainError;
 pub use folder::RunFolder;

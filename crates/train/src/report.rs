@@ -139,4 +139,17 @@ pub trait Hooks {
         temperature: f64,
         seed: u64,
     ) -> Result<String, TrainError>;
+
+    /// What `model` makes of `sentence` inside, as JSON; `None` if nobody looks.
+    ///
+    /// # Errors
+    /// Whatever goes wrong; the run warns and goes on.
+    fn look(
+        &mut self,
+        _model: &Transformer,
+        _tokenizer: &std::sync::Arc<dyn Tokenizer>,
+        _sentence: &str,
+    ) -> Result<Option<serde_json::Value>, TrainError> {
+        Ok(None)
+    }
 }

@@ -8,14 +8,17 @@ use nextword_train::MetricsLine;
 use serde_json::json;
 
 use crate::args::PlotArgs;
-use crate::plot::{Curve, Figure, braille, svg};
-use crate::{exit, output, records};
+use crate::plot::{Curve, Figure, attention, braille, svg};
+use crate::{exit, learning, output, records};
 
 /// Columns of a drawing where the terminal does not tell.
 const COLUMNS: usize = 80;
 
 /// Draws loss curves.
 pub(crate) fn run(args: &PlotArgs) -> anyhow::Result<()> {
+    if args.attention {
+        return draw_attention(args);
+    }
     let curves = args
         .runs
         .iter()
@@ -40,6 +43,33 @@ pub(crate) fn run(args: &PlotArgs) -> anyhow::Result<()> {
     if let Some(file) = file {
         write_atomically(&file, svg::draw(&figure).as_bytes())?;
         output::note(&format!("wrote {}", file.display()));
+    }
+    Ok(())
+}
+
+/// Draws the attention of each probe sentence over training.
+fn draw_attention(args: &PlotArgs) -> anyhow::Result<()> {
+    let [run] = args.runs.as_slice() else {
+        return Err(exit::usage(
+            "--attention draws one run; hint: name one run's folder",
+        ));
+    };
+    let learning = learning::read(run)?;
+    for (number, sentence) in learning.sentences.iter().enumerate() {
+        let name = match number {
+            0 => "attention.svg".to_string(),
+            n => format!("attention-{}.svg", n + 1),
+        };
+        let file = match &args.out {
+            Some(out) if number == 0 => out.clone(),
+            Some(out) => out.with_file_name(name),
+            None => run.join(name),
+        };
+        write_atomically(&file, attention::draw(sentence).as_bytes())?;
+        output::note(&format!("wrote {}", file.display()));
+    }
+    for note in &learning.notes {
+        output::note(&format!("note: {note}"));
     }
     Ok(())
 }

@@ -11,12 +11,13 @@ use crate::planning::Plan;
 use crate::{console, exit, records, signals};
 
 /// Keys, and sections, that may change without making it another run.
-const CHANGEABLE: [&str; 5] = [
+const CHANGEABLE: [&str; 6] = [
     "train.steps",
     "train.log_every",
     "checkpoint.",
     "validation.",
     "samples.",
+    "probes.",
 ];
 
 /// Continues a run.
@@ -74,7 +75,7 @@ fn check_keys(set: &[String]) -> anyhow::Result<()> {
         if assignment.contains('=') && !CHANGEABLE.iter().any(|known| may_change(known)) {
             return Err(exit::usage(format!(
                 "--set {assignment}: `{key}` cannot change in the middle of a run; hint: only \
-                 train.steps, train.log_every, checkpoint.*, validation.* and samples.* can; \
+                 train.steps, train.log_every, checkpoint.*, validation.*, samples.* and probes.* can; \
                  `start_from` begins a new run from a record"
             )));
         }

@@ -1,5 +1,6 @@
 //! Loss curves: what is drawn. How it is drawn stands in [`svg`] and [`braille`].
 
+pub(crate) mod attention;
 pub(crate) mod braille;
 mod scale;
 pub(crate) mod svg;

@@ -1,5 +1,6 @@
 //! The order of things in a run.
 
+mod probes;
 mod resume;
 
 use std::sync::Arc;
@@ -150,6 +151,7 @@ impl Trainer {
         let ahead = PREFETCH * micro_batches;
         let mut stream = self.ingredients.loader.prefetch(self.state.step, ahead);
         let mut reason = StopReason::Finished;
+        self.look(false, reporter, hooks);
         while self.state.step < self.ingredients.config.train.steps {
             if self.has_lost_patience() {
                 reason = StopReason::Patience;
@@ -169,6 +171,7 @@ impl Trainer {
             let at_end = self.state.step == self.ingredients.config.train.steps;
             self.measure(at_end, reporter)?;
             self.sample(at_end, reporter, hooks);
+            self.look(at_end, reporter, hooks);
             self.save_when_due(reporter)?;
         }
         self.finish(reason, reporter)

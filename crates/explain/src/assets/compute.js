@@ -1,0 +1,161 @@
+// The forward pass in plain loops, from the weights that travel in the page: the same list of
+// operations that the program recomputes. Arrays are {shape, data}.
+"use strict";
+
+const unpack = (weight) => {
+  const bytes = Uint8Array.from(atob(weight.base64), (c) => c.charCodeAt(0));
+  return { shape: weight.shape, data: Float64Array.from(new Float32Array(bytes.buffer)) };
+};
+
+const zeros = (shape) => ({ shape, data: new Float64Array(shape.reduce((a, b) => a * b, 1)) });
+const widthOf = (array) => array.shape[array.shape.length - 1];
+const rowOf = (array, at) => array.data.subarray(at * widthOf(array), (at + 1) * widthOf(array));
+const frequencyOf = (dim, width) => 10000 ** (-(dim - (dim % 2)) / width);
+const sees = (query, key, window) => key <= query && (!window || query - key < window);
+
+// erf by its series near 0 and its continued fraction far out: good to 1e-15.
+function erf(x) {
+  const a = Math.abs(x);
+  if (a > 6) return Math.sign(x);
+  if (a < 2.5) {
+    let term = a, sum = a;
+    for (let n = 1; n < 60; n++) {
+      term *= (-a * a) / n;
+      sum += term / (2 * n + 1);
+    }
+    return (Math.sign(x) * 2 * sum) / Math.sqrt(Math.PI);
+  }
+  let fraction = 0;
+  for (let n = 60; n > 0; n--) fraction = n / 2 / (a + fraction);
+  return Math.sign(x) * (1 - Math.exp(-a * a) / Math.sqrt(Math.PI) / (a + fraction));
+}
+
+function activate(name, x) {
+  switch (name) {
+    case "gelu": return 0.5 * x * (1 + erf(x / Math.SQRT2));
+    case "gelu_tanh": return 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x * x * x)));
+    case "relu": return Math.max(x, 0);
+    case "relu_squared": return Math.max(x, 0) ** 2;
+    default: return x / (1 + Math.exp(-x));
+  }
+}
+
+function moments(x, centered, eps) {
+  let mean = 0, square = 0;
+  if (centered) for (const v of x) mean += v / x.length;
+  for (const v of x) square += ((v - mean) * (v - mean)) / x.length;
+  return { mean, scale: Math.sqrt(square + eps) };
+}
+
+function softmaxInto(x, out) {
+  let top = -Infinity, sum = 0;
+  for (const v of x) top = Math.max(top, v);
+  for (let i = 0; i < x.length; i++) sum += out[i] = Math.exp(x[i] - top);
+  for (let i = 0; i < x.length; i++) out[i] /= sum;
+}
+
+function linearInto(out, x, weight, bias, intoHeads, transposed) {
+  const rows = x.data.length / widthOf(x), width = widthOf(out);
+  const dOut = weight.shape[transposed ? 0 : 1], y = new Float64Array(dOut);
+  for (let row = 0; row < rows; row++) {
+    const from = rowOf(x, row);
+    for (let o = 0; o < dOut; o++) y[o] = bias ? bias.data[o] : 0;
+    for (let i = 0; i < from.length; i++) {
+      for (let o = 0; o < dOut; o++) y[o] += from[i] * weight.data[transposed ? o * from.length + i : i * dOut + o];
+    }
+    for (let o = 0; o < dOut; o++) {
+      const at = intoHeads ? (Math.floor(o / width) * rows + row) * width + (o % width) : row * width + o;
+      out.data[at] = y[o];
+    }
+  }
+}
+
+function joined(z) {
+  const [heads, seq, dim] = z.shape, out = zeros([seq, heads * dim]);
+  for (let h = 0; h < heads; h++) {
+    for (let s = 0; s < seq; s++) out.data.set(rowOf(z, h * seq + s), s * heads * dim + h * dim);
+  }
+  return out;
+}
+
+// Every tensor of the graph `steps` for token `ids`; heads in `off` ("layer.head") give zeros.
+function evaluate(steps, weights, ids, off = new Set()) {
+  const values = {};
+  for (const step of steps) {
+    const op = step.op, out = zeros(step.shape), width = widthOf(out), bias = op.bias && weights[op.bias];
+    const of = op.of && values[op.of];
+    switch (op.kind) {
+      case "embed": ids.forEach((id, at) => out.data.set(rowOf(weights[op.table], id), at * width)); break;
+      case "places": out.data.set(weights[op.table].data.subarray(0, out.data.length)); break;
+      case "waves":
+        out.data.forEach((_, at) => {
+          const dim = at % width, angle = Math.floor(at / width) * frequencyOf(dim, width);
+          out.data[at] = dim % 2 ? Math.cos(angle) : Math.sin(angle);
+        });
+        break;
+      case "copy": out.data.set(of.data); break;
+      case "add": out.data.forEach((_, i) => { out.data[i] = values[op.a].data[i] + values[op.b].data[i]; }); break;
+      case "norm":
+        for (let row = 0; row < out.data.length / width; row++) {
+          const x = rowOf(of, row), { mean, scale } = moments(x, op.centered, op.eps);
+          x.forEach((v, i) => {
+            out.data[row * width + i] = ((v - mean) / scale) * weights[op.weight].data[i] + (bias ? bias.data[i] : 0);
+          });
+        }
+        break;
+      case "linear": linearInto(out, of, weights[op.weight], bias, op.heads !== null, op.transposed); break;
+      case "join":
+        if (op.weight) linearInto(out, joined(of), weights[op.weight], bias, false, false);
+        else out.data.set(joined(of).data);
+        break;
+      case "turn": {
+        const seq = of.shape[1], half = width / 2;
+        for (let row = 0; row < out.data.length / width; row++) {
+          const x = rowOf(of, row);
+          op.frequencies.forEach((f, i) => {
+            const cos = Math.cos((row % seq) * f), sin = Math.sin((row % seq) * f);
+            out.data[row * width + i] = x[i] * cos - x[i + half] * sin;
+            out.data[row * width + i + half] = x[i + half] * cos + x[i] * sin;
+          });
+        }
+        break;
+      }
+      case "scores": {
+        const q = values[op.q], k = values[op.k], [heads, seq] = q.shape, group = heads / k.shape[0];
+        for (let at = 0; at < out.data.length; at++) {
+          const key = at % seq, query = Math.floor(at / seq) % seq, head = Math.floor(at / seq / seq);
+          if (!sees(query, key, op.window)) { out.data[at] = -Infinity; continue; }
+          const a = rowOf(q, head * seq + query), b = rowOf(k, Math.floor(head / group) * seq + key);
+          let dot = 0;
+          for (let i = 0; i < a.length; i++) dot += a[i] * b[i];
+          out.data[at] = dot * op.scale - (op.slopes[head] || 0) * (query - key);
+        }
+        break;
+      }
+      case "softmax":
+        for (let row = 0; row < out.data.length / width; row++) softmaxInto(rowOf(of, row), rowOf(out, row));
+        break;
+      case "mix": {
+        const p = values[op.pattern], v = values[op.v], [heads, seq] = p.shape, group = heads / v.shape[0];
+        for (let head = 0; head < heads; head++) {
+          if (off.has(`${step.layer}.${head}`)) continue;
+          for (let query = 0; query < seq; query++) {
+            const to = rowOf(out, head * seq + query), shares = rowOf(p, head * seq + query);
+            for (let key = 0; key <= query; key++) {
+              const from = rowOf(v, Math.floor(head / group) * seq + key);
+              for (let i = 0; i < to.length; i++) to[i] += shares[key] * from[i];
+            }
+          }
+        }
+        break;
+      }
+      case "activate": out.data.forEach((_, i) => { out.data[i] = activate(op.function, of.data[i]); }); break;
+      case "gate":
+        out.data.forEach((_, i) => { out.data[i] = activate(op.function, values[op.gate].data[i]) * values[op.up].data[i]; });
+        break;
+      case "cap": out.data.forEach((_, i) => { out.data[i] = op.cap * Math.tanh(of.data[i] / op.cap); }); break;
+    }
+    values[step.name] = out;
+  }
+  return values;
+}

@@ -1,0 +1,211 @@
+// Where one number comes from: formula, operands with their addresses, and the sum done again.
+"use strict";
+
+const axisNames = (step) =>
+  step.axes.map((axis) => (axis === "position" && step.axes.includes("key") ? "query" : axis));
+
+function showNumber(x, decimals = 4) {
+  if (x === null || x === undefined || !Number.isFinite(x)) return "–";
+  if (x !== 0 && (Math.abs(x) < 10 ** -(decimals + 1) / 2 || Math.abs(x) >= 1e6)) {
+    return Math.abs(x) < 1e-12 ? "0" : x.toExponential(2).replace("-", "−");
+  }
+  const text = x.toFixed(decimals);
+  return (Number(text) === 0 ? text.replace("-", "") : text).replace("-", "−");
+}
+
+class Pane {
+  constructor(pane) {
+    Object.assign(this, pane);
+    this.byName = new Map(this.story.steps.map((step) => [step.name, step]));
+    this.packed = pane.weights;
+    this.unpacked = {};
+  }
+  // Whether the page can compute by itself: the weights are here, and no step was left out.
+  get live() {
+    return Boolean(this.packed) && this.story.steps.some((step) => step.name === "probabilities") && !this.partial;
+  }
+  get partial() {
+    return new Set(this.story.steps.map((step) => step.layer).filter((layer) => layer !== null)).size < this.story.config.n_layers
+      || this.story.steps.some((step) => [step.op.of, step.op.a, step.op.b, step.op.q].some((name) => name && !this.byName.has(name)));
+  }
+  weight(name) {
+    if (!this.packed || !this.packed[name]) return null;
+    return (this.unpacked[name] ||= unpack(this.packed[name]));
+  }
+  allWeights() {
+    for (const name of Object.keys(this.packed)) this.weight(name);
+    return this.unpacked;
+  }
+  place(shape, index) {
+    return index.reduce((at, i, axis) => at * shape[axis] + i, 0);
+  }
+  at(name, index) {
+    const tensor = this.story.tensors[name];
+    return tensor ? tensor.data[this.place(tensor.shape, index)] : null;
+  }
+  text(id) {
+    if (this.vocabulary[id] !== undefined) return this.vocabulary[id];
+    const token = this.story.tokens.find((token) => token.id === id);
+    return token ? token.text : `#${id}`;
+  }
+
+  // {address, value, title, term, formula, filled, operands: [{role, value, link}], result}
+  derive(name, index) {
+    if (name === "tokens") {
+      const token = this.story.tokens[index[0]];
+      const from = token.from === "prompt" ? "given in the prompt" : "chosen by the model";
+      return { address: `tokens[position=${index[0]}]`, value: token.id, title: "a token id", term: "token id",
+        formula: from, filled: `“${token.text}” is token ${token.id}`, operands: [], result: token.id };
+    }
+    const step = this.byName.get(name);
+    if (!step) {
+      const weight = this.weight(name), names = index.length === 1 ? ["number"] : ["row", "column"];
+      return { address: `${name}[${index.map((i, a) => `${names[a]}=${i}`).join(",")}]`,
+        value: weight ? weight.data[this.place(weight.shape, index)] : null, title: "a weight of the model",
+        term: "parameter", formula: "learned in training; nothing comes before it", filled: "", operands: [],
+        result: null };
+    }
+    const address = `${name}[${axisNames(step).map((axis, a) => `${axis}=${index[a]}`).join(",")}]`;
+    const parts = this.operands(step, index);
+    return { address, value: this.at(name, index), title: step.title, term: step.term, formula: step.formula, ...parts };
+  }
+
+  operand(role, name, index) {
+    return { role, value: this.at(name, index), link: [name, index] };
+  }
+  weightOperand(role, name, index) {
+    const weight = this.weight(name);
+    return { role, value: weight ? weight.data[this.place(weight.shape, index)] : null, link: [name, index] };
+  }
+
+  operands(step, index) {
+    const op = step.op, last = index.length - 1, dim = index[last], n = showNumber;
+    const position = step.axes.includes("head") ? index[1] : index[0];
+    const tensor = (name) => this.story.tensors[name] || { shape: this.byName.get(name)?.shape || [1, 1, 1] };
+    const setting = (role, value) => ({ role, value, link: null });
+    const plain = (filled, result, operands) => ({ filled, result, operands });
+    const products = (pairs, bias, scale) => {
+      let sum = 0;
+      for (const [a, b] of pairs) sum += a.value * b.value;
+      let filled = pairs.slice(0, 6).map(([a, b]) => `${n(a.value)} × ${wrap(b.value)}`).join(" + ");
+      if (pairs.length > 6) filled += ` + … (${pairs.length - 6} more)`;
+      const operands = pairs.flat();
+      if (bias) { filled += ` + ${wrap(bias.value)}`; sum += bias.value; operands.push(bias); }
+      if (scale) { filled = `(${filled}) × ${n(scale)}`; sum *= scale; operands.push(setting("1/√d", scale)); }
+      return plain(filled, sum, operands);
+    };
+    const wrap = (x) => (x < 0 ? `(${n(x)})` : n(x));
+    const hidden = () => plain("hidden: a word sees itself and what came before", null, []);
+    switch (op.kind) {
+      case "embed": {
+        const id = this.story.tokens[position].id, entry = this.weightOperand("table entry", op.table, [id, dim]);
+        return plain(`row ${id}, number ${dim} of the table`, entry.value, [this.tokenOperand(position), entry]);
+      }
+      case "places": {
+        const entry = this.weightOperand("table entry", op.table, [position, dim]);
+        return plain(`row ${position}, number ${dim} of the table`, entry.value, [entry]);
+      }
+      case "waves": {
+        const f = frequencyOf(dim, step.shape[last]), wave = dim % 2 ? Math.cos : Math.sin;
+        return plain(`${dim % 2 ? "cos" : "sin"}(${position} × ${n(f)})`, wave(position * f),
+          [setting("position", position), setting("frequency", f)]);
+      }
+      case "copy": {
+        const x = this.operand("x", op.of, index);
+        return plain(n(x.value), x.value, [x]);
+      }
+      case "add": {
+        const a = this.operand("a", op.a, index), b = this.operand("b", op.b, index);
+        return plain(`${n(a.value)} + ${wrap(b.value)}`, a.value + b.value, [a, b]);
+      }
+      case "norm": {
+        const row = Array.from({ length: step.shape[last] }, (_, i) => this.operand(`x${i}`, op.of, [...index.slice(0, last), i]));
+        const x = row.map((operand) => operand.value), { mean, scale } = moments(x, op.centered, op.eps);
+        const w = this.weightOperand("weight", op.weight, [dim]), b = op.bias && this.weightOperand("bias", op.bias, [dim]);
+        const filled = op.centered
+          ? `(${n(x[dim])} − ${wrap(mean)}) / ${n(scale)} × ${wrap(w.value)}${b ? ` + ${wrap(b.value)}` : ""}`
+          : `${n(x[dim])} / ${n(scale)} × ${wrap(w.value)}`;
+        return plain(filled, ((x[dim] - mean) / scale) * w.value + (b ? b.value : 0), [...row, w, ...(b ? [b] : []), setting("ε", op.eps)]);
+      }
+      case "linear": {
+        const row = op.heads === null ? index[0] : index[1];
+        const column = op.heads === null ? index[1] : index[0] * step.shape[2] + index[2];
+        const width = tensor(op.of).shape[tensor(op.of).shape.length - 1];
+        const pairs = Array.from({ length: width }, (_, i) => [this.operand("x", op.of, [row, i]),
+          this.weightOperand("w", op.weight, op.transposed ? [column, i] : [i, column])]);
+        return products(pairs, op.bias && this.weightOperand("bias", op.bias, [column]));
+      }
+      case "join": {
+        const [heads, , width] = tensor(op.of).shape;
+        if (!op.weight) {
+          const z = this.operand("z", op.of, [Math.floor(dim / width), position, dim % width]);
+          return plain(`number ${dim % width} of head ${Math.floor(dim / width) + 1}`, z.value, [z]);
+        }
+        const pairs = Array.from({ length: heads * width }, (_, i) => [
+          this.operand("z", op.of, [Math.floor(i / width), position, i % width]), this.weightOperand("w", op.weight, [i, dim])]);
+        return products(pairs, op.bias && this.weightOperand("bias", op.bias, [dim]));
+      }
+      case "turn": {
+        const half = op.frequencies.length, pair = dim % half, angle = position * op.frequencies[pair];
+        const x = this.operand("x", op.of, [index[0], position, pair]), y = this.operand("y", op.of, [index[0], position, pair + half]);
+        const result = dim < half ? x.value * Math.cos(angle) - y.value * Math.sin(angle) : y.value * Math.cos(angle) + x.value * Math.sin(angle);
+        return plain(`angle a = ${position} × ${n(op.frequencies[pair])}; ${dim < half ? "x cos a − y sin a" : "y cos a + x sin a"}`, result,
+          [x, y, setting("position", position), setting("frequency", op.frequencies[pair])]);
+      }
+      case "scores": {
+        const [head, query, key] = index;
+        if (!sees(query, key, op.window)) return hidden();
+        const group = step.shape[0] / tensor(op.k).shape[0], width = tensor(op.q).shape[2];
+        const pairs = Array.from({ length: width }, (_, i) => [this.operand("q", op.q, [head, query, i]),
+          this.operand("k", op.k, [Math.floor(head / group), key, i])]);
+        const found = products(pairs, null, op.scale), slope = op.slopes[head];
+        if (slope) {
+          found.filled += ` − ${n(slope)} × ${query - key}`;
+          found.result -= slope * (query - key);
+          found.operands.push(setting("slope", slope), setting("distance", query - key));
+        }
+        return found;
+      }
+      case "softmax": {
+        const square = step.axes.includes("key"), window = this.byName.get(op.of)?.op.window;
+        if (square && !sees(index[1], index[2], window)) return hidden();
+        const operands = [];
+        let mine = 0;
+        for (let i = 0; i < step.shape[last]; i++) {
+          if (square && !sees(index[1], i, window)) continue;
+          if (i === dim) mine = operands.length;
+          operands.push(this.operand(`x${i}`, op.of, [...index.slice(0, last), i]));
+        }
+        const top = Math.max(...operands.map((x) => x.value));
+        const sum = operands.reduce((sum, x) => sum + Math.exp(x.value - top), 0);
+        const more = operands.length > 6 ? ` + … (${operands.length - 6} more)` : "";
+        return plain(`e^${wrap(operands[mine].value)} / (${operands.slice(0, 6).map((x) => `e^${wrap(x.value)}`).join(" + ")}${more})`,
+          Math.exp(operands[mine].value - top) / sum, operands);
+      }
+      case "mix": {
+        const [head, query] = index, group = step.shape[0] / tensor(op.v).shape[0];
+        const window = this.byName.get(this.byName.get(op.pattern)?.op.of)?.op.window, pairs = [];
+        for (let key = 0; key <= query; key++) {
+          if (sees(query, key, window)) pairs.push([this.operand("percentage", op.pattern, [head, query, key]),
+            this.operand("value", op.v, [Math.floor(head / group), key, dim])]);
+        }
+        return products(pairs);
+      }
+      case "activate": {
+        const x = this.operand("x", op.of, index);
+        return plain(`${op.function}(${n(x.value)})`, activate(op.function, x.value), [x]);
+      }
+      case "gate": {
+        const gate = this.operand("gate", op.gate, index), up = this.operand("x", op.up, index);
+        return plain(`${op.function}(${n(gate.value)}) × ${wrap(up.value)}`, activate(op.function, gate.value) * up.value, [gate, up]);
+      }
+      default: {
+        const x = this.operand("x", op.of, index);
+        return plain(`${op.cap} × tanh(${n(x.value)} / ${op.cap})`, op.cap * Math.tanh(x.value / op.cap), [x, setting("c", op.cap)]);
+      }
+    }
+  }
+  tokenOperand(position) {
+    return { role: "token id", value: this.story.tokens[position].id, link: ["tokens", [position]] };
+  }
+}

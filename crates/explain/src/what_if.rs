@@ -1,0 +1,104 @@
+//! What the model would say if a token, a head or an embedding were otherwise.
+
+use serde::{Deserialize, Serialize};
+
+use crate::evaluate::{Arrays, evaluate};
+use crate::explainer::Explanation;
+use crate::graph::PROBABILITIES;
+use crate::{ExplainError, Guess};
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Edit {
+    /// Another token at a position.
+    Token {
+        /// The position, from 0.
+        position: usize,
+        /// The token's id.
+        id: u32,
+    },
+    /// A head that says nothing.
+    HeadOff {
+        /// The layer, from 0.
+        layer: usize,
+        /// The head, from 0.
+        head: usize,
+    },
+    /// Another number in a token's embedding, wherever the token stands.
+    Embedding {
+        /// The token's id.
+        id: u32,
+        /// Which of its numbers, from 0.
+        dim: usize,
+        /// The new number.
+        value: f64,
+    },
+}
+
+/// What came next and what would.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct WhatIf {
+    /// The changes.
+    pub edits: Vec<Edit>,
+    /// The likeliest next tokens after the prompt, as things are.
+    pub before: Vec<Guess>,
+    /// The same after the changes.
+    pub after: Vec<Guess>,
+}
+
+/// Recomputes the pass with `edits`, in f64.
+pub(crate) fn what_if(
+    explanation: &Explanation<'_>,
+    edits: &[Edit],
+) -> Result<WhatIf, ExplainError> {
+    let trace = &explanation.trace;
+    let config = &trace.config;
+    let mut ids = trace.ids.clone();
+    let mut off = Vec::new();
+    let mut changed: Option<Arrays> = None;
+    for edit in edits {
+        match *edit {
+            Edit::Token { position, id } => {
+                check(position, trace.prompt, "position of the prompt")?;
+                check(id as usize, config.vocab_size, "token")?;
+                ids[position] = id;
+            }
+            Edit::HeadOff { layer, head } => {
+                check(layer, config.n_layers, "layer")?;
+                check(head, config.n_heads, "head")?;
+                off.push((layer, head));
+            }
+            Edit::Embedding { id, dim, value } => {
+                check(id as usize, config.vocab_size, "token")?;
+                check(dim, config.d_model, "embedding number")?;
+                if !value.is_finite() {
+                    return Err(ExplainError::WhatIf(format!("{value} is no number")));
+                }
+                let weights =
+                    changed.get_or_insert_with(|| explanation.explainer.weights().clone());
+                if let Some(table) = weights.get_mut("token_embedding.weight") {
+                    table.data[id as usize * config.d_model + dim] = value;
+                }
+            }
+        }
+    }
+    let weights = changed.as_ref();
+    let weights = weights.unwrap_or_else(|| explanation.explainer.weights());
+    let after = evaluate(&trace.graph, weights, &ids, &off);
+    let last = trace.prompt - 1;
+    let guesses = |arrays: &Arrays| explanation.guesses(arrays[PROBABILITIES].row(last), 10);
+    Ok(WhatIf {
+        edits: edits.to_vec(),
+        before: guesses(&trace.exact),
+        after: guesses(&after),
+    })
+}
+
+fn check(at: usize, count: usize, what: &str) -> Result<(), ExplainError> {
+    if at < count {
+        return Ok(());
+    }
+    let problem = format!("there is no {what} {at}; they are 0 to {}", count - 1);
+    Err(ExplainError::WhatIf(problem))
+}
