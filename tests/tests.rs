@@ -27,4 +27,5 @@ mod quantized; // weights of 8 and 4 bits
 mod reference; // PyTorch's logits, losses, gradients and updates
 mod refusals; // wrong inputs: one sentence, the right code, nothing lost
 mod resume; // bitwise, whatever stopped the run
+mod serving; // a record behind HTTP
 mod util;

@@ -11,6 +11,7 @@ use nextword_eval::EvalError;
 use nextword_explain::ExplainError;
 use nextword_generate::GenerateError;
 use nextword_model::ModelError;
+use nextword_server::ServerError;
 use nextword_train::TrainError;
 
 use crate::output::ReaderGone;
@@ -138,6 +139,7 @@ fn of_one(error: &(dyn std::error::Error + 'static)) -> Option<Code> {
         .or_else(|| error.downcast_ref().map(of_explain))
         .or_else(|| error.downcast_ref().map(of_eval))
         .or_else(|| error.downcast_ref().map(of_convert))
+        .or_else(|| error.downcast_ref().map(of_server))
         .or_else(|| error.downcast_ref().map(of_model))
         .or_else(|| error.downcast_ref().map(of_data))
         .or_else(|| error.downcast_ref().map(|error| of_io("write", error)))
@@ -165,6 +167,16 @@ fn of_explain(error: &ExplainError) -> Code {
         ExplainError::Model(error) => of_model(error),
         ExplainError::TooLarge { .. } => Code::Resources,
         _ => Code::Usage,
+    }
+}
+
+fn of_server(error: &ServerError) -> Code {
+    match error {
+        ServerError::Generate(error) => of_generate(error),
+        ServerError::Template { .. } | ServerError::Chat { .. } => Code::BadFile,
+        ServerError::KeyNeeded { .. } | ServerError::SameName { .. } => Code::Usage,
+        ServerError::Budget { .. } => Code::Resources,
+        _ => Code::Failure,
     }
 }
 

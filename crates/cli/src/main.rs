@@ -49,6 +49,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Resume(args) => return commands::resume::run(&args),
         Command::Generate(args) => commands::generate::run(&args)?,
         Command::Explain(args) => commands::explain::run(&args)?,
+        Command::Chat(args) => commands::chat::run(&args)?,
+        Command::Serve(args) => commands::serve::run(&args)?,
         Command::Prepare(args) => commands::prepare::run(&args)?,
         Command::Eval(args) => commands::eval::run(&args)?,
         Command::Quantize(args) => commands::quantize::run(&args)?,

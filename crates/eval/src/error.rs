@@ -45,6 +45,18 @@ pub enum EvalError {
         vocab_size: usize,
     },
 
+    /// A line of a task that is none.
+    #[error(
+        "line {line} of the task: {problem}; hint: each line is {{\"context\": …, \"endings\": […], \"label\": N}} or \
+         {{\"text\": …}}"
+    )]
+    Task {
+        /// Number of the line, from 1.
+        line: usize,
+        /// What is wrong.
+        problem: String,
+    },
+
     /// There is nothing to predict.
     #[error("the text has {tokens} tokens, and it takes 2 to predict one; hint: give more text")]
     TooShort {

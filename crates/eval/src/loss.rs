@@ -69,7 +69,7 @@ pub fn evaluate(
 }
 
 /// The sum of `-ln p` over the targets of `batch`, and how many they are.
-fn batch_loss(model: &Transformer, batch: TokenBatch) -> Result<(f64, u64), EvalError> {
+pub(crate) fn batch_loss(model: &Transformer, batch: TokenBatch) -> Result<(f64, u64), EvalError> {
     check(model, &batch)?;
     let shape = [batch.batch, batch.seq];
     let ids: Vec<i32> = batch.inputs.into_iter().map(u32::cast_signed).collect();

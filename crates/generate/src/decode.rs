@@ -298,7 +298,11 @@ impl Row {
     }
 }
 
-fn check_prompt(row: usize, prompt: &[u32], vocab_size: usize) -> Result<(), GenerateError> {
+pub(crate) fn check_prompt(
+    row: usize,
+    prompt: &[u32],
+    vocab_size: usize,
+) -> Result<(), GenerateError> {
     if prompt.is_empty() {
         return Err(GenerateError::EmptyPrompt { row });
     }

@@ -41,6 +41,17 @@ pub enum GenerateError {
         row: usize,
     },
 
+    /// A prompt that does not fit the model's context.
+    #[error(
+        "the prompt has {tokens} tokens, but the model's context has {context_length}; hint: shorten the prompt"
+    )]
+    TooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Tokens that the model sees at once.
+        context_length: usize,
+    },
+
     /// The model computed something that is no number.
     #[error(
         "the model gave token {id} the logit {value}; hint: its weights are damaged or its training diverged, use an \

@@ -174,7 +174,7 @@ pub(crate) fn likeliest(logits: &[f32]) -> Option<usize> {
 }
 
 /// `ln(sum(exp(logits)))`.
-fn log_sum_exp(logits: &[f32]) -> f64 {
+pub(crate) fn log_sum_exp(logits: &[f32]) -> f64 {
     let top = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
     let sum: f64 = logits
         .iter()

@@ -4,21 +4,17 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use nextword_data::{DecodeStream, Encoding, Tokenizer, load_tokenizer};
+use nextword_data::{Encoding, Tokenizer, load_tokenizer};
 use nextword_model::{Card, Record, Transformer};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     DecodeOptions, Decoder, FinishReason, GenerateError, Overflow, SamplingConfig, Sequence,
-    StopScanner, Token,
+    TextWriter,
 };
 
 /// Stands for the user's prompt in a prompt template.
 pub const PROMPT: &str = "{prompt}";
-
-/// So many tokens of the prompt are shown to the decoder of the answer, for what they do to its
-/// first token (a space between words).
-const LEAD: usize = 16;
 
 /// How a text is continued.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -171,15 +167,16 @@ impl TextGenerator {
         let prompts = prompts.collect::<Result<Vec<Prompt>, _>>()?;
         let ids: Vec<Vec<u32>> = prompts.iter().map(|prompt| prompt.ids.clone()).collect();
         let writers = ids.iter().map(|ids| self.writer(ids, options));
-        let mut writers = writers.collect::<Result<Vec<Writer>, _>>()?;
+        let mut writers = writers.collect::<Result<Vec<TextWriter>, _>>()?;
 
         let mut decoder = Decoder::new(&self.model, &ids, self.decode_options(options))?;
         while !decoder.is_done() {
             for token in decoder.step()? {
                 let writer = &mut writers[token.row];
-                let piece = writer.take(&token);
-                if let Some(stop) = &writer.stop {
-                    decoder.end(token.row, FinishReason::Stop(stop.clone()));
+                let ends = token.finish == Some(FinishReason::Eos);
+                let piece = writer.take(token.choice.id, ends);
+                if let Some(stop) = writer.stop() {
+                    decoder.end(token.row, FinishReason::Stop(stop.to_owned()));
                 }
                 if on_piece(token.row, &piece).is_break() {
                     decoder.end(token.row, FinishReason::Cancelled);
@@ -243,7 +240,7 @@ impl TextGenerator {
     }
 
     /// What an empty prompt starts from.
-    fn first_token(&self) -> u32 {
+    pub fn first_token(&self) -> u32 {
         let line_break = || {
             let encoding = self.tokenizer.encode("\n");
             encoding
@@ -259,23 +256,8 @@ impl TextGenerator {
             .unwrap_or(0)
     }
 
-    fn writer(&self, prompt: &[u32], options: &TextOptions) -> Result<Writer, GenerateError> {
-        let mut stream = DecodeStream::new(self.tokenizer.clone());
-        let eos = self.tokenizer.specials().eos;
-        let text_start = prompt
-            .iter()
-            .rposition(|id| Some(*id) == eos)
-            .map_or(0, |at| at + 1);
-        for id in &prompt[text_start.max(prompt.len().saturating_sub(LEAD))..] {
-            // Shown to the stream, not to the reader, who has the prompt already.
-            let _ = stream.push(*id);
-        }
-        Ok(Writer {
-            stream,
-            scanner: StopScanner::new(&options.stop)?,
-            text: String::new(),
-            stop: None,
-        })
+    fn writer(&self, prompt: &[u32], options: &TextOptions) -> Result<TextWriter, GenerateError> {
+        TextWriter::new(self.tokenizer.clone(), prompt, &options.stop)
     }
 
     fn decode_options(&self, options: &TextOptions) -> DecodeOptions {
@@ -297,56 +279,14 @@ struct Prompt {
     unknown: Vec<String>,
 }
 
-/// Turns the tokens of one answer into text.
-struct Writer {
-    stream: DecodeStream,
-    scanner: StopScanner,
-    text: String,
-    /// The stop string that was found.
-    stop: Option<String>,
-}
-
-impl Writer {
-    /// The text that `token` makes certain.
-    fn take(&mut self, token: &Token) -> String {
-        if token.finish == Some(FinishReason::Eos) {
-            // Not every file marks its end token as special, and then decoding would show it.
-            return String::new();
-        }
-        let piece = self.stream.push(token.choice.id).unwrap_or_default();
-        self.write(&piece)
-    }
-
-    /// The text that was held back, at the end of the answer.
-    fn finish(&mut self) -> String {
-        if self.stop.is_some() {
-            return String::new();
-        }
-        let piece = self.stream.finish().unwrap_or_default();
-        let mut rest = self.write(&piece);
-        if self.stop.is_none() {
-            let held = self.scanner.finish();
-            self.text.push_str(&held);
-            rest.push_str(&held);
-        }
-        rest
-    }
-
-    fn write(&mut self, piece: &str) -> String {
-        let scan = self.scanner.push(piece);
-        self.text.push_str(&scan.text);
-        self.stop = scan.stop;
-        scan.text
-    }
-}
-
-fn answer(prompt: Prompt, writer: Writer, sequence: Sequence) -> Answer {
+fn answer(prompt: Prompt, writer: TextWriter, sequence: Sequence) -> Answer {
+    let (text, stop) = writer.into_text();
     Answer {
         prompt_ids: prompt.ids,
         ids: sequence.ids(),
-        text: writer.text,
+        text,
         // A stop string counts more than the token limit that it came with.
-        finish: writer.stop.map_or(sequence.finish, FinishReason::Stop),
+        finish: stop.map_or(sequence.finish, FinishReason::Stop),
         unknown: prompt.unknown,
         truncated: sequence.truncated,
         slides: sequence.slides,

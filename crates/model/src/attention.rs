@@ -111,8 +111,19 @@ impl Attention {
     pub fn forward<P: Probe>(&self, x: Tensor<3>, pass: &mut Pass<'_, P>) -> Tensor<3> {
         let [batch, seq, _] = x.dims();
         let (q, k, v) = self.project(x, pass);
-        let (k, v) = pass.remember(k, v);
-        let z = self.attend([q, k, v], pass); // [batch, seq, n_heads, head_dim]
+        let mut visible = pass.remember(k, v);
+        let z = match (visible.pop(), visible.is_empty()) {
+            (Some([k, v]), true) => self.attend([q, k, v], 0, pass),
+            (last, _) => {
+                let parts = visible.into_iter().chain(last).enumerate();
+                let each = parts.map(|(part, [k, v])| {
+                    let rows = pass.places().parts()[part].0.clone();
+                    let q = q.clone().narrow(0, rows.start, rows.len());
+                    self.attend([q, k, v], part, pass)
+                });
+                Tensor::cat(each.collect(), 0)
+            }
+        }; // [batch, seq, n_heads, head_dim]
         let joined = z.reshape([batch, seq, self.n_heads * self.head_dim]);
         match &self.output {
             Some(output) => project(output, joined),
@@ -120,15 +131,20 @@ impl Attention {
         }
     }
 
-    /// `softmax(scale q k^T, future hidden) v`. For those who watch, scores and percentages are computed
-    /// beside it by the path that stores them: the result is the same bits.
-    fn attend<P: Probe>(&self, qkv: [Tensor<4>; 3], pass: &mut Pass<'_, P>) -> Tensor<4> {
+    /// `softmax(scale q k^T, future hidden) v` for one part of the rows. For those who watch, scores and
+    /// percentages are computed beside it by the path that stores them: the result is the same bits.
+    fn attend<P: Probe>(
+        &self,
+        qkv: [Tensor<4>; 3],
+        part: usize,
+        pass: &mut Pass<'_, P>,
+    ) -> Tensor<4> {
         let dropout = pass.attention_dropout(self.dropout);
         let places = pass.places();
         let options = AttentionOptions {
             scale: self.scale,
             soft_cap: self.soft_cap,
-            sight: places.sight(),
+            sight: &places.parts()[part].1,
             window: self.window,
             alibi: places.slopes(),
             dropout,

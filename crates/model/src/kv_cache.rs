@@ -5,6 +5,8 @@
 //! masks those behind the window. A full slot takes no more tokens: the caller decides what to
 //! forget (see `generate`'s overflow rule).
 
+use std::ops::Range;
+
 use burn::tensor::{Device, Tensor};
 
 use crate::ModelConfig;
@@ -74,20 +76,33 @@ impl KvCache {
         self.lengths[slot] = self.lengths[slot].min(len);
     }
 
-    /// Writes `k` and `v`, `[rows, n_kv_heads, seq, head_dim]`, behind what the rows' slots hold,
-    /// and gives back all keys and values up to the longest row,
-    /// `[rows, n_kv_heads, keys, head_dim]`. What lies behind a shorter row's end is stale and
-    /// hidden by the mask.
+    /// Copies the first `len` tokens of slot `from` over what slot `to` holds.
+    ///
+    /// # Panics
+    /// If `from` holds fewer, or the slots are the same.
+    pub fn copy_prefix(&mut self, from: usize, to: usize, len: usize) {
+        assert!(
+            from != to && len <= self.lengths[from],
+            "a prefix of another slot"
+        );
+        for layer in &mut self.layers {
+            let Some((keys, values)) = layer.take() else {
+                unreachable!("a cache layer is always put back");
+            };
+            let place = [to..to + 1, 0..len];
+            // The copy is made before the write, so that the write owns its tensor alone.
+            let copied = [&keys, &values].map(|x| read(x, &[from], len) * 1.0);
+            let [k, v] = copied;
+            *layer = Some((write(keys, k, &place), write(values, v, &place)));
+        }
+        self.lengths[to] = len;
+    }
+
+    /// Writes `k` and `v`, `[rows, n_kv_heads, seq, head_dim]`, behind what the rows' slots hold.
     ///
     /// # Panics
     /// If a slot is full, or one is named twice.
-    pub(crate) fn append(
-        &mut self,
-        layer: usize,
-        slots: &[usize],
-        k: Tensor<4>,
-        v: Tensor<4>,
-    ) -> (Tensor<4>, Tensor<4>) {
+    pub(crate) fn append(&mut self, layer: usize, slots: &[usize], k: Tensor<4>, v: Tensor<4>) {
         let seq = k.dims()[2];
         let ends: Vec<usize> = slots.iter().map(|slot| self.lengths[*slot] + seq).collect();
         let longest = ends.iter().copied().max().unwrap_or(0);
@@ -110,9 +125,22 @@ impl KvCache {
                 values = write(values, v.clone().narrow(0, row, 1), &place);
             }
         }
-        let visible = (read(&keys, slots, longest), read(&values, slots, longest));
         self.layers[layer] = Some((keys, values));
-        visible
+    }
+
+    /// The first `len` keys and values of `slots`, `[rows, n_kv_heads, len, head_dim]`: where they
+    /// lie if the slots are neighbours, else a copy. What lies behind a shorter row's end is stale
+    /// and hidden by the mask.
+    pub(crate) fn visible(
+        &self,
+        layer: usize,
+        slots: &[usize],
+        len: usize,
+    ) -> (Tensor<4>, Tensor<4>) {
+        let Some((keys, values)) = &self.layers[layer] else {
+            unreachable!("a cache layer is always put back");
+        };
+        (read(keys, slots, len), read(values, slots, len))
     }
 
     pub(crate) fn advance(&mut self, slots: &[usize], seq: usize) {
@@ -127,7 +155,19 @@ fn is_run(slots: &[usize]) -> bool {
     slots.windows(2).all(|pair| pair[1] == pair[0] + 1)
 }
 
-fn write(into: Tensor<4>, from: Tensor<4>, place: &[std::ops::Range<usize>; 2]) -> Tensor<4> {
+/// The rows of `slots`, cut where they stop being neighbours.
+pub(crate) fn runs(slots: &[usize]) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for row in 0..slots.len() {
+        match runs.last_mut() {
+            Some(run) if slots[row] == slots[row - 1] + 1 => run.end += 1,
+            _ => runs.push(row..row + 1),
+        }
+    }
+    runs
+}
+
+fn write(into: Tensor<4>, from: Tensor<4>, place: &[Range<usize>; 2]) -> Tensor<4> {
     let [_, heads, _, head_dim] = into.dims();
     let [slots, tokens] = place.clone();
     into.slice_assign([slots, 0..heads, tokens, 0..head_dim], from)

@@ -1,8 +1,11 @@
 //! What travels through the layers of one forward pass beside the numbers themselves.
 
+use std::ops::Range;
+
 use burn::tensor::Tensor;
 use nextword_kernels::{AttentionDropout, Sight};
 
+use crate::kv_cache::runs;
 use crate::position::Rotation;
 use crate::{Dropout, Hook, KvCache, ModelConfig, NoProbe, Position, Probe, Site, alibi_slopes};
 
@@ -118,20 +121,29 @@ impl<'a, P: Probe> Pass<'a, P> {
             }
             None => vec![0],
         };
-        self.places = Places::new(config, rotary, starts, seq);
+        // Neighbouring slots are read where they lie; a probe is shown the rows as one.
+        let parts = match &self.cache {
+            Some((_, slots)) if !self.is_watched() => runs(slots),
+            _ => std::iter::once(0..rows).collect(),
+        };
+        self.places = Places::new(config, rotary, starts, seq, parts);
     }
 
-    /// Appends this layer's keys and values to the cache and gives back all that are visible; without
-    /// a cache gives them back as they are. `[rows, seq or keys, n_kv_heads, head_dim]`.
-    pub(crate) fn remember(&mut self, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
-        match (&mut self.cache, self.layer) {
-            (Some((cache, slots)), Some(layer)) => {
-                let [k, v] = [k, v].map(|x| x.swap_dims(1, 2));
-                let (k, v) = cache.append(layer, slots, k, v);
-                (k.swap_dims(1, 2), v.swap_dims(1, 2))
-            }
-            _ => (k, v),
-        }
+    /// Appends this layer's keys and values, `[rows, seq, n_kv_heads, head_dim]`, to the cache.
+    /// Gives what is visible to each part of the rows, `[rows, keys, n_kv_heads, head_dim]`; without
+    /// a cache that is `k` and `v` themselves.
+    pub(crate) fn remember(&mut self, k: Tensor<4>, v: Tensor<4>) -> Vec<[Tensor<4>; 2]> {
+        let (Some((cache, slots)), Some(layer)) = (&mut self.cache, self.layer) else {
+            return vec![[k, v]];
+        };
+        let [k, v] = [k, v].map(|x| x.swap_dims(1, 2));
+        cache.append(layer, slots, k, v);
+        let parts = self.places.parts.iter();
+        let visible = parts.map(|(rows, sight)| {
+            let (k, v) = cache.visible(layer, &slots[rows.clone()], sight.keys());
+            [k, v].map(|x| x.swap_dims(1, 2))
+        });
+        visible.collect()
     }
 
     /// Counts the tokens of this pass as cached.
@@ -146,6 +158,8 @@ impl<'a, P: Probe> Pass<'a, P> {
 #[derive(Default)]
 pub(crate) struct Places {
     sight: Sight,
+    /// The rows that attend together, and what each part sees.
+    parts: Vec<(Range<usize>, Sight)>,
     rotary: Option<Rotation>,
     /// `ALiBi`'s slopes.
     slopes: Vec<f64>,
@@ -157,22 +171,40 @@ impl Places {
         rotary: Option<&Rotation>,
         starts: Vec<usize>,
         seq: usize,
+        parts: Vec<Range<usize>>,
     ) -> Self {
+        let whole = parts.len() == 1;
+        let sight_of = |rows: Range<usize>| {
+            let starts = if whole {
+                starts.clone()
+            } else {
+                starts[rows].to_vec()
+            };
+            Sight::new(starts, seq)
+        };
+        let parts = parts.into_iter().map(|rows| (rows.clone(), sight_of(rows)));
+        let parts = parts.collect();
         let slopes = if config.position == Position::Alibi {
             alibi_slopes(config.n_heads)
         } else {
             Vec::new()
         };
         Self {
+            parts,
             sight: Sight::new(starts, seq),
             rotary: rotary.cloned(),
             slopes,
         }
     }
 
-    /// Which keys each query sees.
+    /// Where all rows' tokens stand.
     pub(crate) fn sight(&self) -> &Sight {
         &self.sight
+    }
+
+    /// The rows that attend together, and which keys their queries see.
+    pub(crate) fn parts(&self) -> &[(Range<usize>, Sight)] {
+        &self.parts
     }
 
     /// `ALiBi`'s slope of each head; empty for models without.

@@ -1,11 +1,14 @@
-//! `nextword eval RECORD|RUN FILE`.
+//! `nextword eval RECORD|RUN FILE`, and `--task FILE`.
 
+use std::fs::File;
+use std::io::BufReader;
 use std::path::Path;
 use std::time::Instant;
 
 use nextword_data::{Packing, SourceConfig, Sources};
-use nextword_eval::{TextReport, TextSettings, evaluate_text};
+use nextword_eval::{TextReport, TextSettings, evaluate_task, evaluate_text};
 use nextword_generate::TextGenerator;
+use nextword_model::Record;
 
 use crate::args::EvalArgs;
 use crate::exit::{bad_file, usage};
@@ -14,6 +17,9 @@ use crate::{output, records};
 
 /// Measures a model on a text.
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
+    if let Some(task) = &args.task {
+        return run_task(args, &records::open(&args.model, args.last)?, task);
+    }
     if args.against.is_some() && args.files.iter().any(|file| file == Path::new("-")) {
         return Err(usage(
             "standard input can be read only once, and --against reads the text twice; hint: give \
@@ -90,6 +96,37 @@ fn compare(report: &TextReport, other: &TextReport) -> anyhow::Result<()> {
             "               {b:.4} bits per byte ({percent:+.2}%)"
         ))?;
     }
+    Ok(())
+}
+
+/// Measures a model on a task.
+fn run_task(args: &EvalArgs, record: &Record, task: &Path) -> anyhow::Result<()> {
+    let lines = File::open(task)
+        .map_err(|e| bad_file(format!("`{}` cannot be read: {e}", task.display())))?;
+    let device = records::device(&args.device)?;
+    let generator = TextGenerator::open(record, &device)?;
+    let begin = Instant::now();
+    let tokenizer = generator.tokenizer();
+    let report = evaluate_task(generator.model(), tokenizer.as_ref(), BufReader::new(lines))?;
+    if args.json {
+        return output::json(&report);
+    }
+    for (name, figure) in [
+        ("accuracy         ", report.accuracy),
+        ("accuracy by bytes", report.accuracy_by_bytes),
+        ("bits per byte    ", report.bits_per_byte),
+        ("word perplexity  ", report.word_perplexity),
+    ] {
+        if let Some(figure) = figure {
+            output::line(&format!("{name}  {figure:.4}"))?;
+        }
+    }
+    output::note(&format!(
+        "[{} questions, {} texts in {}]",
+        report.questions,
+        report.texts,
+        duration(begin.elapsed().as_secs_f64())
+    ));
     Ok(())
 }
 

@@ -92,7 +92,7 @@ fn options(args: &GenerateArgs) -> anyhow::Result<TextOptions> {
 }
 
 /// Another one each time, short enough to be typed again.
-fn new_seed() -> u64 {
+pub(crate) fn new_seed() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |now| u64::from(now.subsec_nanos()) ^ now.as_secs()) % 1_000_000
 }

@@ -1,11 +1,12 @@
 //! One file a command.
 
 pub(crate) mod bench;
+pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod devices;
 pub(crate) mod eval;
-pub(crate) mod export;
 pub(crate) mod explain;
+pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod import;
 pub(crate) mod inspect;
@@ -14,4 +15,5 @@ pub(crate) mod plot;
 pub(crate) mod prepare;
 pub(crate) mod quantize;
 pub(crate) mod resume;
+pub(crate) mod serve;
 pub(crate) mod train;

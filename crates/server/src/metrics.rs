@@ -1,0 +1,213 @@
+//! Figures in Prometheus's text format.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// Only grows.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Goes up and down.
+#[derive(Debug, Default)]
+pub(crate) struct Gauge(AtomicUsize);
+
+impl Gauge {
+    pub(crate) fn set(&self, n: usize) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Upper bounds of the buckets, in seconds.
+const BOUNDS: [f64; 12] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
+];
+
+/// How long something took, in seconds.
+#[derive(Debug, Default)]
+pub(crate) struct Histogram {
+    buckets: [Counter; BOUNDS.len()],
+    count: Counter,
+    microseconds: Counter,
+}
+
+impl Histogram {
+    pub(crate) fn observe(&self, seconds: f64) {
+        for (bound, bucket) in BOUNDS.iter().zip(&self.buckets) {
+            if seconds <= *bound {
+                bucket.add(1);
+            }
+        }
+        self.count.add(1);
+        self.microseconds.add((seconds * 1e6) as u64);
+    }
+
+    fn write(&self, name: &str, model: &str, out: &mut String) {
+        for (bound, bucket) in BOUNDS.iter().zip(&self.buckets) {
+            let n = bucket.get();
+            let _ = writeln!(out, "{name}_bucket{{model=\"{model}\",le=\"{bound}\"}} {n}");
+        }
+        let (count, sum) = (self.count.get(), self.microseconds.get() as f64 / 1e6);
+        let _ = writeln!(
+            out,
+            "{name}_bucket{{model=\"{model}\",le=\"+Inf\"}} {count}"
+        );
+        let _ = writeln!(out, "{name}_sum{{model=\"{model}\"}} {sum}");
+        let _ = writeln!(out, "{name}_count{{model=\"{model}\"}} {count}");
+    }
+}
+
+/// The figures of one model.
+#[derive(Debug, Default)]
+pub(crate) struct Metrics {
+    pub(crate) prompt_tokens: Counter,
+    pub(crate) cached_tokens: Counter,
+    pub(crate) generated_tokens: Counter,
+    pub(crate) rejected: Counter,
+    pub(crate) cancelled: Counter,
+    pub(crate) running: Gauge,
+    pub(crate) first_token: Histogram,
+    pub(crate) next_token: Histogram,
+}
+
+/// Responses by route and status.
+#[derive(Debug, Default)]
+pub(crate) struct Responses(Mutex<BTreeMap<(&'static str, u16), u64>>);
+
+impl Responses {
+    pub(crate) fn count(&self, route: &'static str, status: u16) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry((route, status)).or_default() += 1;
+    }
+
+    pub(crate) fn write(&self, out: &mut String) {
+        let name = "nextword_http_responses_total";
+        head(out, name, "counter", "Responses by route and status.");
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for ((route, status), n) in counts.iter() {
+            let _ = writeln!(out, "{name}{{route=\"{route}\",status=\"{status}\"}} {n}");
+        }
+    }
+}
+
+/// What a model's engine shows beside its figures.
+pub(crate) struct Shown<'a> {
+    pub(crate) name: String,
+    pub(crate) metrics: &'a Metrics,
+    pub(crate) queued: usize,
+    pub(crate) slots: usize,
+}
+
+/// All models' figures.
+pub(crate) fn write(models: &[Shown<'_>], out: &mut String) {
+    type Figure = (
+        &'static str,
+        &'static str,
+        &'static str,
+        fn(&Shown<'_>) -> u64,
+    );
+    let figures: [Figure; 8] = [
+        (
+            "nextword_prompt_tokens_total",
+            "counter",
+            "Tokens of prompts.",
+            |m| m.metrics.prompt_tokens.get(),
+        ),
+        (
+            "nextword_cached_tokens_total",
+            "counter",
+            "Tokens of prompts found in the cache.",
+            |m| m.metrics.cached_tokens.get(),
+        ),
+        (
+            "nextword_generated_tokens_total",
+            "counter",
+            "Tokens of answers.",
+            |m| m.metrics.generated_tokens.get(),
+        ),
+        (
+            "nextword_rejected_total",
+            "counter",
+            "Requests turned away by a full queue.",
+            |m| m.metrics.rejected.get(),
+        ),
+        (
+            "nextword_cancelled_total",
+            "counter",
+            "Answers whose client went away.",
+            |m| m.metrics.cancelled.get(),
+        ),
+        ("nextword_running", "gauge", "Answers under way.", |m| {
+            m.metrics.running.get() as u64
+        }),
+        (
+            "nextword_queued",
+            "gauge",
+            "Answers waiting for a slot.",
+            |m| m.queued as u64,
+        ),
+        (
+            "nextword_slots",
+            "gauge",
+            "Answers that can be under way.",
+            |m| m.slots as u64,
+        ),
+    ];
+    for (name, kind, help, value) in figures {
+        head(out, name, kind, help);
+        for model in models {
+            let _ = writeln!(
+                out,
+                "{name}{{model=\"{}\"}} {}",
+                label(&model.name),
+                value(model)
+            );
+        }
+    }
+    let first = "nextword_first_token_seconds";
+    head(
+        out,
+        first,
+        "histogram",
+        "From a request's arrival to its first token.",
+    );
+    for model in models {
+        model
+            .metrics
+            .first_token
+            .write(first, &label(&model.name), out);
+    }
+    let next = "nextword_next_token_seconds";
+    head(out, next, "histogram", "From a token to the next.");
+    for model in models {
+        model
+            .metrics
+            .next_token
+            .write(next, &label(&model.name), out);
+    }
+}
+
+fn head(out: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+fn label(text: &str) -> String {
+    text.replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}

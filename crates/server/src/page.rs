@@ -1,0 +1,41 @@
+//! The page and other files that are part of the program.
+
+use axum::body::Body;
+use axum::http::{HeaderValue, Response, header};
+
+/// The description of the interface.
+pub(crate) const OPENAPI: &str = include_str!("../page/openapi.json");
+
+pub(crate) fn index() -> Response<Body> {
+    file(
+        include_str!("../page/index.html"),
+        "text/html; charset=utf-8",
+    )
+}
+
+pub(crate) fn style() -> Response<Body> {
+    file(include_str!("../page/style.css"), "text/css; charset=utf-8")
+}
+
+pub(crate) fn script() -> Response<Body> {
+    file(
+        include_str!("../page/app.js"),
+        "text/javascript; charset=utf-8",
+    )
+}
+
+pub(crate) fn icon() -> Response<Body> {
+    file(include_str!("../page/icon.svg"), "image/svg+xml")
+}
+
+pub(crate) fn openapi() -> Response<Body> {
+    file(OPENAPI, "application/json")
+}
+
+fn file(content: &'static str, kind: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::from(content));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response
+}

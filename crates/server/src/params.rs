@@ -1,0 +1,320 @@
+//! Fields of a request's JSON object, each checked before anything is done with it.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+
+use nextword_generate::{Overflow, SamplingConfig};
+use serde_json::{Map, Value};
+
+use crate::api_error::ApiError;
+
+/// Answers to one prompt.
+const MAX_N: u64 = 16;
+/// Stop strings, and characters of one.
+const MAX_STOPS: usize = 4;
+const MAX_STOP_CHARS: usize = 256;
+/// Tokens of an answer that goes on past the context.
+const MAX_SLIDING: usize = 1 << 16;
+/// Entries of `logit_bias`.
+const MAX_BIASES: usize = 1024;
+
+/// A request's fields; remembers which were asked for. `null` counts as left out.
+pub(crate) struct Params<'a> {
+    fields: &'a Map<String, Value>,
+    known: BTreeSet<&'static str>,
+}
+
+impl<'a> Params<'a> {
+    pub(crate) fn new(body: &'a Value) -> Result<Self, ApiError> {
+        let fields = body
+            .as_object()
+            .ok_or_else(|| ApiError::bad("the body is no JSON object"))?;
+        Ok(Self {
+            fields,
+            known: BTreeSet::new(),
+        })
+    }
+
+    pub(crate) fn get(&mut self, key: &'static str) -> Option<&'a Value> {
+        self.known.insert(key);
+        self.fields.get(key).filter(|value| !value.is_null())
+    }
+
+    pub(crate) fn string(&mut self, key: &'static str) -> Result<Option<&'a str>, ApiError> {
+        let value = self.get(key);
+        let text = |value: &'a Value| {
+            let text = value.as_str();
+            text.ok_or_else(|| ApiError::field(key, format!("`{key}` must be a string")))
+        };
+        value.map(text).transpose()
+    }
+
+    pub(crate) fn flag(&mut self, key: &'static str) -> Result<bool, ApiError> {
+        let value = self.get(key);
+        let flag = |value: &Value| {
+            let flag = value.as_bool();
+            flag.ok_or_else(|| ApiError::field(key, format!("`{key}` must be true or false")))
+        };
+        value.map_or(Ok(false), flag)
+    }
+
+    pub(crate) fn number(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<f64>,
+    ) -> Result<Option<f64>, ApiError> {
+        let Some(value) = self.get(key) else {
+            return Ok(None);
+        };
+        let number = value.as_f64().filter(|number| range.contains(number));
+        number.map(Some).ok_or_else(|| {
+            let (least, most) = (range.start(), range.end());
+            ApiError::field(
+                key,
+                format!("`{key}` must be a number from {least} to {most}"),
+            )
+        })
+    }
+
+    pub(crate) fn integer(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<u64>,
+    ) -> Result<Option<usize>, ApiError> {
+        let Some(value) = self.get(key) else {
+            return Ok(None);
+        };
+        let number = value.as_u64().filter(|number| range.contains(number));
+        number.map(|number| Some(number as usize)).ok_or_else(|| {
+            let (least, most) = (range.start(), range.end());
+            ApiError::field(
+                key,
+                format!("`{key}` must be a whole number from {least} to {most}"),
+            )
+        })
+    }
+
+    /// Fields that are taken and mean nothing here.
+    pub(crate) fn ignore(&mut self, keys: &[&'static str]) {
+        self.known.extend(keys);
+    }
+
+    /// Refuses fields that would change the answer and cannot be had.
+    pub(crate) fn refuse(&mut self, keys: &[&'static str]) -> Result<(), ApiError> {
+        for key in keys {
+            let given = self.get(key).filter(|value| match value {
+                Value::Array(list) => !list.is_empty(),
+                Value::String(text) => !text.is_empty(),
+                Value::Bool(flag) => *flag,
+                _ => true,
+            });
+            if given.is_some() {
+                let message = format!("`{key}` is not supported here; hint: leave it out");
+                return Err(ApiError::field(key, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Names of fields that nobody asked for, for the header `x-ignored-params`.
+    pub(crate) fn unknown(&self) -> String {
+        let unknown = self
+            .fields
+            .keys()
+            .filter(|key| !self.known.contains(key.as_str()));
+        let harmless = |key: &String| -> String {
+            let chars = key.chars().take(40);
+            chars
+                .filter(|c| c.is_ascii_alphanumeric() || *c == '_')
+                .collect()
+        };
+        unknown
+            .take(20)
+            .map(harmless)
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+}
+
+/// What completions and chats have in common.
+pub(crate) struct Common {
+    pub(crate) sampling: SamplingConfig,
+    pub(crate) stop: Vec<String>,
+    pub(crate) n: usize,
+    pub(crate) stream: bool,
+    pub(crate) include_usage: bool,
+    pub(crate) overflow: Overflow,
+    pub(crate) may_slide: bool,
+    pub(crate) ignore_eos: bool,
+}
+
+impl Common {
+    pub(crate) fn read(params: &mut Params<'_>, vocab_size: usize) -> Result<Self, ApiError> {
+        params.ignore(&[
+            "user",
+            "metadata",
+            "store",
+            "service_tier",
+            "safety_identifier",
+        ]);
+        let defaults = SamplingConfig::default();
+        let top_p = params.number("top_p", 0.0..=1.0)?;
+        let penalty = params.number("repetition_penalty", 0.01..=10.0)?;
+        let sampling = SamplingConfig {
+            temperature: params.number("temperature", 0.0..=2.0)?.unwrap_or(1.0),
+            top_k: params
+                .integer("top_k", 0..=u64::from(u32::MAX))?
+                .filter(|k| *k > 0),
+            // OpenAI takes 0 for the likeliest token alone.
+            top_p: top_p.map(|p| p.max(1e-9)),
+            min_p: params.number("min_p", 0.0..=1.0)?,
+            repetition_penalty: penalty.unwrap_or(defaults.repetition_penalty),
+            presence_penalty: params
+                .number("presence_penalty", -2.0..=2.0)?
+                .unwrap_or(0.0),
+            frequency_penalty: params
+                .number("frequency_penalty", -2.0..=2.0)?
+                .unwrap_or(0.0),
+            logit_bias: biases(params, vocab_size)?,
+            seed: seed(params)?,
+        };
+        sampling
+            .validate()
+            .map_err(|e| ApiError::bad(e.to_string()))?;
+        let stream = params.flag("stream")?;
+        let overflow = match params.string("overflow")? {
+            None | Some("error") => None,
+            Some("slide") => Some(Overflow::Slide),
+            Some(_) => {
+                let message = "`overflow` must be \"error\" or \"slide\"";
+                return Err(ApiError::field("overflow", message));
+            }
+        };
+        Ok(Self {
+            sampling,
+            stop: stops(params)?,
+            n: params.integer("n", 1..=MAX_N)?.unwrap_or(1),
+            include_usage: include_usage(params, stream)?,
+            stream,
+            overflow: overflow.unwrap_or(Overflow::Stop),
+            may_slide: overflow.is_some(),
+            ignore_eos: params.flag("ignore_eos")?,
+        })
+    }
+
+    /// The tokens that an answer may have behind a prompt of `prompt` tokens: `wanted`, or as many
+    /// as fit.
+    pub(crate) fn room(
+        &self,
+        param: &str,
+        prompt: usize,
+        wanted: Option<usize>,
+        context_length: usize,
+    ) -> Result<usize, ApiError> {
+        if self.may_slide {
+            // A text without end is nobody's wish.
+            return Ok(wanted.unwrap_or(context_length).min(MAX_SLIDING));
+        }
+        // The last token of an answer need not be seen by the model.
+        let room = (context_length + 1).saturating_sub(prompt);
+        let fits = prompt <= context_length && wanted.is_none_or(|wanted| wanted <= room);
+        if fits {
+            return Ok(wanted.unwrap_or(room));
+        }
+        let asked = wanted.map_or(String::new(), |wanted| {
+            format!(" and asks for {wanted} more")
+        });
+        Err(ApiError::too_long(
+            param,
+            format!(
+                "the model's context is {context_length} tokens, but the request has {prompt} in its prompt{asked}; \
+                 hint: shorten the prompt or `max_tokens`"
+            ),
+        ))
+    }
+}
+
+fn seed(params: &mut Params<'_>) -> Result<u64, ApiError> {
+    let Some(value) = params.get("seed") else {
+        return Ok(random());
+    };
+    let seed = value
+        .as_u64()
+        .or_else(|| value.as_i64().map(i64::cast_unsigned));
+    seed.ok_or_else(|| ApiError::field("seed", "`seed` must be a whole number of 64 bits"))
+}
+
+/// A number that nobody can foresee well, for seeds and ids.
+pub(crate) fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish()
+}
+
+fn stops(params: &mut Params<'_>) -> Result<Vec<String>, ApiError> {
+    let fail = || {
+        let message = format!(
+            "`stop` must be a string or a list of at most {MAX_STOPS} strings, none empty or longer than \
+             {MAX_STOP_CHARS} characters"
+        );
+        ApiError::field("stop", message)
+    };
+    let list = match params.get("stop") {
+        None => return Ok(Vec::new()),
+        Some(Value::Array(list)) => list.as_slice(),
+        Some(one) => std::slice::from_ref(one),
+    };
+    if list.len() > MAX_STOPS {
+        return Err(fail());
+    }
+    let fits = |text: &&str| !text.is_empty() && text.chars().count() <= MAX_STOP_CHARS;
+    let text = |value: &Value| value.as_str().filter(fits).map(str::to_owned);
+    list.iter()
+        .map(|value| text(value).ok_or_else(fail))
+        .collect()
+}
+
+fn biases(
+    params: &mut Params<'_>,
+    vocab_size: usize,
+) -> Result<std::collections::BTreeMap<u32, f32>, ApiError> {
+    let Some(value) = params.get("logit_bias") else {
+        return Ok(std::collections::BTreeMap::new());
+    };
+    let fail = || {
+        let message = format!(
+            "`logit_bias` must map at most {MAX_BIASES} token ids below {vocab_size} to numbers from -100 to 100"
+        );
+        ApiError::field("logit_bias", message)
+    };
+    let map = value.as_object().ok_or_else(fail)?;
+    if map.len() > MAX_BIASES {
+        return Err(fail());
+    }
+    map.iter()
+        .map(|(id, bias)| {
+            let id = id
+                .parse::<u32>()
+                .ok()
+                .filter(|id| (*id as usize) < vocab_size);
+            let bias = bias.as_f64().filter(|bias| (-100.0..=100.0).contains(bias));
+            Ok((id.ok_or_else(fail)?, bias.ok_or_else(fail)? as f32))
+        })
+        .collect()
+}
+
+fn include_usage(params: &mut Params<'_>, stream: bool) -> Result<bool, ApiError> {
+    let Some(options) = params.get("stream_options") else {
+        return Ok(false);
+    };
+    let fail = |message: &str| ApiError::field("stream_options", message);
+    if !stream {
+        return Err(fail("`stream_options` needs `stream`: true"));
+    }
+    let fields = options.as_object();
+    let fields = fields.ok_or_else(|| fail("`stream_options` must be an object"))?;
+    match fields.get("include_usage") {
+        None | Some(Value::Null) => Ok(false),
+        Some(Value::Bool(wanted)) => Ok(*wanted),
+        Some(_) => Err(fail("`include_usage` must be true or false")),
+    }
+}

@@ -1,0 +1,293 @@
+//! From a request's JSON to sequences for the engine; nothing is computed or allocated for an answer
+//! before everything was checked.
+
+use std::sync::Arc;
+
+use nextword_generate::{BatchRequest, PROMPT};
+use serde_json::Value;
+
+use crate::api_error::ApiError;
+use crate::chat_template::{Message, read_messages};
+use crate::engine::Sequence;
+use crate::params::{Common, Params};
+use crate::reply::{Form, Reply};
+use crate::served::Model;
+
+/// Answers of one request.
+const MAX_SEQUENCES: usize = 128;
+/// Tokens of an answer to a completion that says nothing about it.
+const DEFAULT_TOKENS: usize = 16;
+
+/// A request that was read.
+pub(crate) struct Prepared {
+    pub(crate) reply: Reply,
+    pub(crate) sequences: Vec<Sequence>,
+    pub(crate) stream: bool,
+    pub(crate) ignored: String,
+}
+
+/// A prompt as text and ids.
+struct Prompt {
+    text: String,
+    ids: Vec<u32>,
+}
+
+/// Reads the body of `/v1/completions`.
+pub(crate) fn completion(model: Arc<Model>, body: &Value) -> Result<Prepared, ApiError> {
+    let mut params = Params::new(body)?;
+    params.ignore(&["model"]);
+    params.refuse(&["suffix"])?;
+    let common = Common::read(&mut params, model.config().vocab_size)?;
+    let echo = params.flag("echo")?;
+    let logprobs = params.integer("logprobs", 0..=5)?;
+    let best_of = params.integer("best_of", 1..=16)?;
+    if best_of.is_some_and(|best_of| best_of != common.n) {
+        let message = "`best_of` other than `n` is not supported here; hint: leave it out";
+        return Err(ApiError::field("best_of", message));
+    }
+    let wanted = params.integer("max_tokens", 0..=u64::from(u32::MAX))?;
+    let prompts = prompts(&model, params.get("prompt"))?;
+    let settings = Settings {
+        max_tokens: Some(wanted.unwrap_or(DEFAULT_TOKENS)),
+        given: wanted.is_some(),
+        echo,
+        logprobs,
+        form: Form::Completion,
+        param: "prompt",
+    };
+    finish(model, &common, &settings, prompts, &params)
+}
+
+/// Reads the body of `/v1/chat/completions`.
+pub(crate) fn chat(model: Arc<Model>, body: &Value) -> Result<Prepared, ApiError> {
+    let mut params = Params::new(body)?;
+    params.ignore(&[
+        "model",
+        "tool_choice",
+        "parallel_tool_calls",
+        "function_call",
+    ]);
+    params.refuse(&[
+        "tools",
+        "functions",
+        "audio",
+        "prediction",
+        "web_search_options",
+    ])?;
+    if let Some(format) = params.get("response_format")
+        && format.get("type").and_then(Value::as_str) != Some("text")
+    {
+        let message = "only the `response_format` {\"type\": \"text\"} is supported here";
+        return Err(ApiError::field("response_format", message));
+    }
+    let common = Common::read(&mut params, model.config().vocab_size)?;
+    let messages = read_messages(params.get("messages"))?;
+    let logprobs = params.flag("logprobs")?;
+    let top = params.integer("top_logprobs", 0..=20)?;
+    if top.is_some() && !logprobs {
+        let message = "`top_logprobs` needs `logprobs`: true";
+        return Err(ApiError::field("top_logprobs", message));
+    }
+    let limit = u64::from(u32::MAX);
+    let newer = params.integer("max_completion_tokens", 1..=limit)?;
+    let wanted = newer.or(params.integer("max_tokens", 1..=limit)?);
+    let text = conversation(&model, &messages)?;
+    let ids = encode(&model, &text);
+    let settings = Settings {
+        max_tokens: wanted,
+        given: wanted.is_some(),
+        echo: false,
+        logprobs: logprobs.then(|| top.unwrap_or(0)),
+        form: Form::Chat,
+        param: "messages",
+    };
+    finish(
+        model,
+        &common,
+        &settings,
+        vec![Prompt { text, ids }],
+        &params,
+    )
+}
+
+/// What the two interfaces read differently.
+struct Settings {
+    max_tokens: Option<usize>,
+    /// Whether the client named that number.
+    given: bool,
+    echo: bool,
+    logprobs: Option<usize>,
+    form: Form,
+    param: &'static str,
+}
+
+fn finish(
+    model: Arc<Model>,
+    common: &Common,
+    settings: &Settings,
+    mut prompts: Vec<Prompt>,
+    params: &Params<'_>,
+) -> Result<Prepared, ApiError> {
+    let count = prompts.len().saturating_mul(common.n);
+    if count > MAX_SEQUENCES {
+        let message = format!("{count} answers are more than the {MAX_SEQUENCES} of one request");
+        return Err(ApiError::field(settings.param, message));
+    }
+    let context_length = model.config().context_length;
+    let specials = model.tokenizer().specials();
+    let stop_ids = specials.eos.filter(|_| !common.ignore_eos);
+    let mut sequences = Vec::with_capacity(count);
+    for prompt in &mut prompts {
+        if common.may_slide && prompt.ids.len() > context_length {
+            prompt.ids.drain(..prompt.ids.len() - context_length);
+        }
+        let len = prompt.ids.len();
+        let mut wanted = settings.max_tokens;
+        if !settings.given
+            && let Some(default) = wanted
+        {
+            // A default is no demand.
+            let room = (context_length + 1).saturating_sub(len).max(1);
+            wanted = Some(if common.may_slide {
+                default
+            } else {
+                default.min(room)
+            });
+        }
+        let max_tokens = common.room(settings.param, len, wanted, context_length)?;
+        for _ in 0..common.n {
+            sequences.push(Sequence {
+                request: BatchRequest {
+                    prompt: prompt.ids.clone(),
+                    sampling: common.sampling.clone(),
+                    max_tokens,
+                    stop_ids: stop_ids.into_iter().collect(),
+                    overflow: common.overflow,
+                    sequence: sequences.len() as u64,
+                    top: settings.logprobs.unwrap_or(0),
+                    score_prompt: settings.echo && settings.logprobs.is_some(),
+                },
+                stop: common.stop.clone(),
+                logprobs: settings.logprobs.is_some(),
+            });
+        }
+    }
+    let prompt_tokens = prompts.iter().map(|prompt| prompt.ids.len()).sum();
+    let echo = prompts.into_iter().map(|prompt| prompt.text);
+    let echo = settings.echo.then(|| echo.collect());
+    let reply = Reply::new(
+        model,
+        settings.form,
+        common,
+        settings.logprobs,
+        prompt_tokens,
+        echo,
+    );
+    Ok(Prepared {
+        reply: reply.of(sequences.len()),
+        sequences,
+        stream: common.stream,
+        ignored: params.unknown(),
+    })
+}
+
+/// The prompts of a completion: a string, a list of strings, ids, or a list of lists of ids.
+fn prompts(model: &Model, value: Option<&Value>) -> Result<Vec<Prompt>, ApiError> {
+    let fail = || {
+        let message = "`prompt` must be a string, a list of strings, a list of token ids, or a list of such lists";
+        ApiError::field("prompt", message)
+    };
+    let value = value.ok_or_else(fail)?;
+    if let Some(text) = value.as_str() {
+        return Ok(vec![text_prompt(model, text)]);
+    }
+    let list = value
+        .as_array()
+        .filter(|list| !list.is_empty())
+        .ok_or_else(fail)?;
+    if list.iter().all(Value::is_u64) {
+        return Ok(vec![id_prompt(model, list)?]);
+    }
+    if list.len() > MAX_SEQUENCES {
+        let message = format!("`prompt` may hold {MAX_SEQUENCES} prompts at most");
+        return Err(ApiError::field("prompt", message));
+    }
+    list.iter()
+        .map(|one| match one {
+            Value::String(text) => Ok(text_prompt(model, text)),
+            Value::Array(ids) if ids.iter().all(Value::is_u64) => id_prompt(model, ids),
+            _ => Err(fail()),
+        })
+        .collect()
+}
+
+fn text_prompt(model: &Model, text: &str) -> Prompt {
+    Prompt {
+        text: text.to_owned(),
+        ids: encode(model, text),
+    }
+}
+
+fn encode(model: &Model, text: &str) -> Vec<u32> {
+    let mut ids = model.tokenizer().encode(text).ids;
+    if ids.is_empty() {
+        ids.push(model.generator.first_token());
+    }
+    ids
+}
+
+fn id_prompt(model: &Model, list: &[Value]) -> Result<Prompt, ApiError> {
+    let ids = read_ids("prompt", model, list)?;
+    if ids.is_empty() {
+        return Err(ApiError::field("prompt", "the prompt holds no token"));
+    }
+    let text = model.tokenizer().decode(&ids);
+    Ok(Prompt { text, ids })
+}
+
+/// Token ids that the model has.
+pub(crate) fn read_ids(
+    param: &'static str,
+    model: &Model,
+    list: &[Value],
+) -> Result<Vec<u32>, ApiError> {
+    let vocab_size = model.config().vocab_size;
+    let id = |value: &Value| {
+        let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+        let id = id.filter(|id| (*id as usize) < vocab_size);
+        id.ok_or_else(|| {
+            ApiError::field(
+                param,
+                format!("token ids must be whole numbers below {vocab_size}"),
+            )
+        })
+    };
+    list.iter().map(id).collect()
+}
+
+/// A conversation as the model is shown it: by the record's chat template; without one a single
+/// message of the user by the card's prompt template.
+fn conversation(model: &Model, messages: &[Message]) -> Result<String, ApiError> {
+    if let Some(template) = &model.template {
+        let tokenizer = model.tokenizer();
+        let eos = tokenizer
+            .specials()
+            .eos
+            .and_then(|eos| tokenizer.piece(eos));
+        let text = template.render(messages, "", &eos.unwrap_or_default());
+        return text.map_err(|e| ApiError::field("messages", e.to_string()));
+    }
+    match (&model.generator.card().prompt_template, messages) {
+        (Some(template), [one]) if one.role == "user" => Ok(template.replace(PROMPT, &one.content)),
+        (Some(_), _) => Err(ApiError::field(
+            "messages",
+            "this model's prompt template takes a single message of the user; hint: for conversations put a \
+             chat_template.jinja into the record's folder",
+        )),
+        (None, _) => Err(ApiError::field(
+            "messages",
+            "this model has no chat template; hint: put a chat_template.jinja into the record's folder and start the \
+             server again, or use /v1/completions",
+        )),
+    }
+}

@@ -1,0 +1,817 @@
+"""The official `openai` client against `nextword serve`: each case is one claim of compatibility.
+
+    pip install openai
+    python tests/openai_client.py target/release/nextword runs/quickstart [CASE ...]
+
+Starts the servers that it needs on free ports, and ends them. Exit code 0 if every case holds.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import httpx
+import openai
+from openai import AsyncOpenAI, OpenAI
+
+TEMPLATE = (
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+CASES = []
+
+
+def case(function):
+    CASES.append(function)
+    return function
+
+
+class Server:
+    """A running server, and clients for it."""
+
+    def __init__(self, program, *args, env=None):
+        self.process = subprocess.Popen(
+            [program, "serve", *map(str, args), "--port", "0"],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(env or {})},
+        )
+        for line in self.process.stderr:
+            if "listening on " in line:
+                self.url = line.split("listening on ")[1].split()[0]
+                break
+        else:
+            raise SystemExit("the server does not start")
+        threading.Thread(target=self.process.stderr.read, daemon=True).start()
+
+    def client(self, kind=OpenAI, key="none", **options):
+        options.setdefault("max_retries", 0)
+        return kind(base_url=self.url + "/v1", api_key=key, timeout=60, **options)
+
+    def raw(self, path, body=None, headers=None, method=None):
+        """Status, headers and body of a plain request."""
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        sent = {"Content-Type": "application/json", **(headers or {})}
+        request = urllib.request.Request(self.url + path, data=data, headers=sent, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                return response.status, dict(response.headers), response.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, dict(error.headers), error.read().decode()
+
+    def metric(self, name):
+        text = self.raw("/metrics")[2]
+        return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name + "{"))
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=40)
+
+
+def fails(kind, call, status=None, param=None, code=None, says=None):
+    try:
+        call()
+    except kind as error:
+        assert status is None or error.status_code == status, error
+        body = error.body or {}
+        assert param is None or body["param"] == param, body
+        assert code is None or body["code"] == code, body
+        assert says is None or says in error.message, error.message
+        return error
+    raise AssertionError(f"no {kind.__name__}")
+
+
+def talker(record, folder):
+    """A copy of the record that has a chat template."""
+    places = [Path(record), Path(record) / "best", Path(record) / "last"]
+    found = next(place for place in places if (place / "config.json").exists())
+    copy = Path(folder) / "talker"
+    shutil.copytree(found, copy)
+    (copy / "chat_template.jinja").write_text(TEMPLATE)
+    return copy
+
+
+class World:
+    def __init__(self, program, record):
+        self.folder = tempfile.TemporaryDirectory()
+        with_template = talker(record, self.folder.name)
+        self.open = Server(program, f"plain={record}", f"talker={with_template}")
+        self.locked = Server(program, f"plain={record}", "--api-key", "sesame")
+        self.small = Server(program, f"plain={record}", "--slots", "1", "--queue", "1")
+        self.c = self.open.client()
+        self.context = self.c.models.retrieve("plain").meta["n_ctx_train"]
+
+    def complete(self, prompt="One day", **options):
+        options = {"model": "plain", "max_tokens": 12, "temperature": 0, **options}
+        return self.c.completions.create(prompt=prompt, **options)
+
+    def chat(self, content="One day", model="talker", **options):
+        options = {"max_tokens": 12, "temperature": 0, **options}
+        messages = [{"role": "user", "content": content}]
+        return self.c.chat.completions.create(model=model, messages=messages, **options)
+
+    def ids(self, text):
+        return json.loads(self.open.raw("/tokenize", {"content": text})[2])["tokens"]
+
+
+# --- models
+
+@case
+def models_are_listed(w):
+    assert [m.id for m in w.c.models.list()] == ["plain", "talker"]
+
+
+@case
+def a_model_is_retrieved(w):
+    model = w.c.models.retrieve("plain")
+    assert model.object == "model" and model.owned_by == "nextword" and model.created > 0
+
+
+@case
+def an_unknown_model_is_not_found(w):
+    fails(openai.NotFoundError, lambda: w.c.models.retrieve("gpt-9"), code="model_not_found")
+
+
+# --- completions
+
+@case
+def a_completion_has_all_its_fields(w):
+    done = w.complete()
+    assert done.object == "text_completion" and done.id.startswith("cmpl-")
+    assert done.model == "plain" and done.system_fingerprint.startswith("fp_")
+    choice = done.choices[0]
+    assert choice.index == 0 and choice.text and choice.finish_reason in ("stop", "length")
+    assert choice.logprobs is None
+
+
+@case
+def usage_counts_prompt_and_answer(w):
+    done = w.complete(max_tokens=5, extra_body={"ignore_eos": True})
+    usage = done.usage
+    assert usage.prompt_tokens == len(w.ids("One day")) and usage.completion_tokens == 5
+    assert usage.total_tokens == usage.prompt_tokens + 5
+
+
+@case
+def max_tokens_is_16_if_left_out(w):
+    done = w.c.completions.create(model="plain", prompt="One", extra_body={"ignore_eos": True})
+    assert done.usage.completion_tokens == 16 and done.choices[0].finish_reason == "length"
+
+
+@case
+def the_stream_joins_to_the_whole(w):
+    whole = w.complete().choices[0]
+    chunks = list(w.complete(stream=True))
+    assert "".join(c.choices[0].text for c in chunks) == whole.text
+    assert chunks[-1].choices[0].finish_reason == whole.finish_reason
+    assert all(c.choices[0].finish_reason is None for c in chunks[:-1])
+
+
+@case
+def chunks_share_id_created_and_model(w):
+    chunks = list(w.complete(stream=True))
+    assert len({(c.id, c.created, c.model, c.object) for c in chunks}) == 1
+
+
+@case
+def without_include_usage_no_chunk_has_usage(w):
+    assert all(c.usage is None and c.choices for c in w.complete(stream=True))
+
+
+@case
+def include_usage_adds_one_chunk_without_choices(w):
+    chunks = list(w.complete(stream=True, stream_options={"include_usage": True}))
+    assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens > 0
+    assert all(c.usage is None for c in chunks[:-1])
+
+
+@case
+def the_stream_is_server_sent_events_to_the_letter(w):
+    body = {"model": "plain", "prompt": "One day", "max_tokens": 3, "stream": True}
+    status, headers, text = w.open.raw("/v1/completions", body)
+    assert status == 200 and headers["content-type"].startswith("text/event-stream")
+    assert text.endswith("data: [DONE]\n\n")
+    assert all(not part or part.startswith("data: ") for part in text.split("\n\n"))
+
+
+@case
+def several_answers_are_several_choices(w):
+    done = w.complete(n=3, temperature=1, seed=5)
+    assert [c.index for c in done.choices] == [0, 1, 2]
+    assert len({c.text for c in done.choices}) > 1
+
+
+@case
+def several_answers_stream_under_their_index(w):
+    whole = w.complete(n=3, temperature=1, seed=5)
+    texts = ["", "", ""]
+    for chunk in w.complete(n=3, temperature=1, seed=5, stream=True):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.text
+    assert texts == [c.text for c in whole.choices]
+
+
+@case
+def several_prompts_are_answered_in_order(w):
+    done = w.complete(prompt=["One day", "The end"])
+    assert done.choices[0].text == w.complete("One day").choices[0].text
+    assert done.choices[1].text == w.complete("The end").choices[0].text
+
+
+@case
+def token_ids_are_a_prompt(w):
+    assert w.complete(prompt=w.ids("One day")).choices[0].text == w.complete().choices[0].text
+
+
+@case
+def lists_of_token_ids_are_prompts(w):
+    done = w.complete(prompt=[w.ids("One day"), w.ids("The end")])
+    assert done.choices[1].text == w.complete("The end").choices[0].text
+
+
+@case
+def echo_repeats_the_prompt(w):
+    assert w.complete(echo=True).choices[0].text == "One day" + w.complete().choices[0].text
+
+
+@case
+def echo_streams_the_prompt_first(w):
+    chunks = list(w.complete(echo=True, stream=True))
+    assert chunks[0].choices[0].text == "One day"
+
+
+@case
+def an_echo_without_an_answer_is_the_prompt(w):
+    done = w.complete(echo=True, max_tokens=0)
+    assert done.choices[0].text == "One day" and done.usage.completion_tokens == 0
+
+
+@case
+def logprobs_come_with_tokens_and_offsets(w):
+    done = w.complete(logprobs=3, max_tokens=4)
+    logprobs = done.choices[0].logprobs
+    assert len(logprobs.tokens) == len(logprobs.token_logprobs) == len(logprobs.text_offset) == 4
+    assert all(p <= 0 for p in logprobs.token_logprobs)
+    for top, p in zip(logprobs.top_logprobs, logprobs.token_logprobs):
+        assert 3 <= len(top) <= 4 and abs(max(top.values()) - p) < 1e-9  # greedy
+    assert logprobs.text_offset[0] == 0
+
+
+@case
+def logprobs_without_top_have_none(w):
+    logprobs = w.complete(logprobs=0).choices[0].logprobs
+    assert logprobs.token_logprobs and logprobs.top_logprobs is None
+
+
+@case
+def echoed_logprobs_begin_with_none(w):
+    n = len(w.ids("One day"))
+    logprobs = w.complete(echo=True, logprobs=2, max_tokens=1).choices[0].logprobs
+    assert logprobs.token_logprobs[0] is None and logprobs.top_logprobs[0] is None
+    assert len(logprobs.tokens) == n + 1 and logprobs.text_offset[n] == len("One day")
+    assert all(p is not None for p in logprobs.token_logprobs[1:])
+
+
+@case
+def streamed_logprobs_equal_the_whole_ones(w):
+    whole = w.complete(logprobs=2, echo=True).choices[0].logprobs
+    tokens, values = [], []
+    for chunk in w.complete(logprobs=2, echo=True, stream=True):
+        if chunk.choices[0].logprobs:
+            tokens += chunk.choices[0].logprobs.tokens
+            values += chunk.choices[0].logprobs.token_logprobs
+    assert (tokens, values) == (whole.tokens, whole.token_logprobs)
+
+
+@case
+def a_stop_string_ends_the_text_before_it(w):
+    text = w.complete(max_tokens=24).choices[0].text
+    stop = text[5:9]  # across the borders of tokens
+    done = w.complete(max_tokens=24, stop=stop).choices[0]
+    assert done.text == text[: text.index(stop)] and done.finish_reason == "stop"
+
+
+@case
+def several_stop_strings_end_at_the_first(w):
+    text = w.complete(max_tokens=24).choices[0].text
+    done = w.complete(max_tokens=24, stop=[text[12:15], text[4:7]]).choices[0]
+    assert done.text == text[: min(text.index(text[12:15]), text.index(text[4:7]))]
+
+
+@case
+def a_stop_string_never_shows_in_a_stream(w):
+    text = w.complete(max_tokens=24).choices[0].text
+    stop = text[6:11]
+    streamed = "".join(c.choices[0].text for c in w.complete(max_tokens=24, stop=stop, stream=True))
+    assert streamed == text[: text.index(stop)]
+
+
+@case
+def what_only_begins_like_a_stop_string_is_given_out(w):
+    text = w.complete(max_tokens=24).choices[0].text
+    streamed = w.complete(max_tokens=24, stop=text[5:8] + "§", stream=True)
+    assert "".join(c.choices[0].text for c in streamed) == text
+
+
+@case
+def tokens_of_a_stop_string_have_no_logprobs(w):
+    text = w.complete(max_tokens=24).choices[0].text
+    choice = w.complete(max_tokens=24, stop=text[8:12], logprobs=1).choices[0]
+    assert all(offset <= len(choice.text) for offset in choice.logprobs.text_offset)
+
+
+@case
+def the_same_seed_gives_the_same_text(w):
+    a, b = (w.complete(temperature=1, seed=7).choices[0].text for _ in range(2))
+    assert a == b
+
+
+@case
+def another_seed_gives_another_text(w):
+    texts = {w.complete(temperature=1, seed=s, max_tokens=24).choices[0].text for s in range(5)}
+    assert len(texts) > 1
+
+
+@case
+def without_a_seed_texts_differ(w):
+    assert len({w.complete(temperature=1, max_tokens=24).choices[0].text for _ in range(5)}) > 1
+
+
+@case
+def a_seed_gives_the_same_text_under_load(w):
+    def one(seed):
+        return w.complete(prompt="One day" * (1 + seed % 3), temperature=1, seed=seed, max_tokens=20)
+
+    alone = [one(seed).choices[0].text for seed in range(24)]
+    together = [None] * 24
+
+    def run(seed):
+        together[seed] = one(seed).choices[0].text
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(24)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert together == alone
+
+
+@case
+def a_bias_forbids_and_forces(w):
+    forced = w.ids("a")[0]
+    done = w.complete(logit_bias={str(forced): 100}, max_tokens=3, logprobs=0)
+    assert len(set(done.choices[0].logprobs.tokens)) == 1
+
+
+@case
+def penalties_change_the_text(w):
+    plain = w.complete(max_tokens=40, extra_body={"ignore_eos": True}).choices[0].text
+    other = w.complete(max_tokens=40, frequency_penalty=2, extra_body={"ignore_eos": True})
+    assert other.choices[0].text != plain
+
+
+@case
+def top_k_of_one_is_greedy(w):
+    done = w.complete(temperature=1.5, extra_body={"top_k": 1}).choices[0].text
+    assert done == w.complete().choices[0].text
+
+
+@case
+def top_p_of_nearly_nothing_is_greedy(w):
+    done = w.complete(temperature=1.5, top_p=1e-6).choices[0].text
+    assert done == w.complete().choices[0].text
+
+
+@case
+def best_of_equal_to_n_is_taken(w):
+    assert len(w.complete(n=2, best_of=2).choices) == 2
+
+
+@case
+def a_raw_response_has_headers(w):
+    raw = w.c.completions.with_raw_response.create(
+        model="plain", prompt="One", max_tokens=1, extra_body={"fancy": 1}
+    )
+    assert raw.headers["content-type"] == "application/json"
+    assert raw.headers["x-ignored-params"] == "fancy" and raw.parse().choices
+
+
+@case
+def a_stream_closed_early_frees_its_slot(w):
+    before = w.open.metric("nextword_cancelled_total")
+    stream = w.complete(stream=True, max_tokens=400, extra_body={"ignore_eos": True, "overflow": "slide"})
+    next(iter(stream))
+    stream.close()
+    deadline = time.time() + 5
+    while w.open.metric("nextword_cancelled_total") == before or w.open.metric("nextword_running"):
+        assert time.time() < deadline, "the slot is not freed"
+        time.sleep(0.02)
+
+
+@case
+def the_context_can_slide(w):
+    n = w.context * 2
+    done = w.complete(max_tokens=n, extra_body={"overflow": "slide", "ignore_eos": True})
+    assert done.usage.completion_tokens == n
+
+
+@case
+def cached_tokens_are_told_and_change_nothing(w):
+    prompt = w.ids("One day a small fox went to the river. ") * 4
+    prompt = prompt[: min(80, w.context - 20)]
+    first = w.complete(prompt=prompt, logprobs=1)
+    second = w.complete(prompt=prompt, logprobs=1)
+    assert second.usage.prompt_tokens_details.cached_tokens >= 32
+    assert first.choices[0] == second.choices[0]
+
+
+# --- chats
+
+@case
+def a_chat_has_all_its_fields(w):
+    done = w.chat()
+    assert done.object == "chat.completion" and done.id.startswith("chatcmpl-")
+    message = done.choices[0].message
+    assert message.role == "assistant" and message.content and done.choices[0].logprobs is None
+
+
+@case
+def a_chat_is_the_template_continued(w):
+    text = w.complete(prompt="user: One day\nassistant:", model="talker").choices[0].text
+    assert w.chat().choices[0].message.content == text
+
+
+@case
+def a_chat_streams_a_role_then_content_then_a_reason(w):
+    chunks = list(w.chat(stream=True))
+    first, last = chunks[0].choices[0], chunks[-1].choices[0]
+    assert first.delta.role == "assistant" and first.delta.content == ""
+    assert last.delta.content is None and last.finish_reason in ("stop", "length")
+    text = "".join(c.choices[0].delta.content or "" for c in chunks)
+    assert text == w.chat().choices[0].message.content
+    assert all(c.object == "chat.completion.chunk" for c in chunks)
+
+
+@case
+def the_stream_helper_puts_a_chat_together(w):
+    messages = [{"role": "user", "content": "One day"}]
+    # The helper takes an answer that was cut by its length for an error.
+    stop = w.chat().choices[0].message.content[6:9]
+    with w.c.chat.completions.stream(
+        model="talker", messages=messages, max_tokens=12, temperature=0, stop=stop
+    ) as stream:
+        kinds = {event.type for event in stream}
+        final = stream.get_final_completion()
+    assert "content.delta" in kinds
+    assert final.choices[0].message.content == w.chat(stop=stop).choices[0].message.content
+
+
+@case
+def chat_logprobs_have_bytes_and_top(w):
+    content = w.chat(logprobs=True, top_logprobs=4, max_tokens=3).choices[0].logprobs.content
+    assert len(content) == 3
+    for token in content:
+        assert token.logprob <= 0 and len(token.top_logprobs) >= 4
+
+
+@case
+def a_chat_streams_usage(w):
+    chunks = list(w.chat(stream=True, stream_options={"include_usage": True}))
+    assert chunks[-1].choices == [] and chunks[-1].usage.total_tokens > 0
+
+
+@case
+def a_chat_stops_at_a_string(w):
+    text = w.chat(max_tokens=24).choices[0].message.content
+    stop = text[4:8]
+    assert w.chat(max_tokens=24, stop=[stop]).choices[0].message.content == text[: text.index(stop)]
+
+
+@case
+def a_chat_of_several_turns_is_told_in_order(w):
+    messages = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": [{"type": "text", "text": "c"}]},
+    ]
+    done = w.c.chat.completions.create(model="talker", messages=messages, max_tokens=4, temperature=0)
+    expected = w.complete("system: s\nuser: a\nassistant: b\nuser: c\nassistant:", model="talker", max_tokens=4)
+    assert done.choices[0].message.content == expected.choices[0].text
+
+
+@case
+def max_completion_tokens_is_understood(w):
+    done = w.chat(max_tokens=None, max_completion_tokens=3, extra_body={"ignore_eos": True})
+    assert done.usage.completion_tokens == 3
+
+
+@case
+def a_chat_without_a_template_says_how_to_add_one(w):
+    call = lambda: w.chat(model="plain")
+    fails(openai.BadRequestError, call, 400, "messages", says="chat_template.jinja")
+
+
+@case
+def tools_are_refused_and_not_ignored(w):
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    fails(openai.BadRequestError, lambda: w.chat(tools=tools), 400, "tools")
+
+
+@case
+def json_mode_is_refused(w):
+    call = lambda: w.chat(response_format={"type": "json_object"})
+    fails(openai.BadRequestError, call, 400, "response_format")
+
+
+# --- errors
+
+@case
+def a_suffix_is_refused(w):
+    fails(openai.BadRequestError, lambda: w.complete(suffix="x"), 400, "suffix")
+
+
+@case
+def best_of_above_n_is_refused(w):
+    fails(openai.BadRequestError, lambda: w.complete(best_of=3), 400, "best_of")
+
+
+@case
+def numbers_out_of_range_name_their_field(w):
+    for field, value in [
+        ("temperature", 3), ("temperature", -1), ("top_p", 2), ("n", 0), ("n", 1000), ("logprobs", 6),
+        ("max_tokens", -1), ("presence_penalty", 3), ("seed", 1.5), ("stop", [""]), ("stop", ["a"] * 5),
+        ("logit_bias", {"x": 1}), ("logit_bias", {"0": 101}),
+    ]:
+        call = lambda: w.complete(**{field: value})
+        fails(openai.BadRequestError, call, 400, field)
+
+
+@case
+def wrong_types_name_their_field(w):
+    for field, value in [
+        ("temperature", "hot"), ("stream", "yes"), ("prompt", 5), ("prompt", [["a"]]), ("prompt", []),
+        ("echo", 1), ("stop", 3), ("prompt", [10**9]), ("prompt", [1, "a"]), ("model", 3),
+    ]:
+        call = lambda: w.complete(**{"extra_body": {field: value}})
+        fails(openai.BadRequestError, call, 400, field)
+
+
+@case
+def messages_of_other_shapes_are_refused(w):
+    for messages in [[], [{"role": "robot", "content": "x"}], [{"role": "user", "content": 5}]]:
+        call = lambda: w.c.chat.completions.create(model="talker", messages=messages)
+        fails(openai.BadRequestError, call, 400, "messages")
+
+
+@case
+def an_unknown_model_in_a_request_is_not_found(w):
+    fails(openai.NotFoundError, lambda: w.complete(model="gpt-9"), 404, "model", "model_not_found")
+
+
+@case
+def a_prompt_beyond_the_context_tells_both_numbers(w):
+    prompt = [0] * (w.context + 5)
+    call = lambda: w.complete(prompt=prompt)
+    error = fails(openai.BadRequestError, call, 400, "prompt", "context_length_exceeded")
+    assert str(w.context) in error.message and str(w.context + 5) in error.message
+
+
+@case
+def more_tokens_than_the_context_are_refused(w):
+    call = lambda: w.complete(max_tokens=w.context * 2)
+    fails(openai.BadRequestError, call, 400, code="context_length_exceeded")
+
+
+@case
+def broken_json_is_a_bad_request(w):
+    status, _, text = w.open.raw("/v1/completions", b"{\"prompt\": ")
+    assert status == 400 and json.loads(text)["error"]["type"] == "invalid_request_error"
+
+
+@case
+def a_body_that_is_no_json_by_its_type_is_refused(w):
+    status, _, _ = w.open.raw("/v1/completions", b"{}", {"Content-Type": "text/plain"})
+    assert status == 415
+
+
+@case
+def a_body_too_large_is_refused(w):
+    status, _, _ = w.open.raw("/v1/completions", b" " * ((1 << 20) + 1))
+    assert status == 413
+
+
+@case
+def an_unknown_path_and_a_wrong_method_are_told(w):
+    assert w.open.raw("/v1/nothing")[0] == 404
+    assert w.open.raw("/v1/completions")[0] == 405
+    assert "error" in json.loads(w.open.raw("/v1/..%2f..%2fetc/passwd")[2])
+
+
+@case
+def no_key_and_a_wrong_key_are_refused(w):
+    for key in ["wrong", "sesam", "sesame2"]:
+        client = w.locked.client(key=key)
+        fails(openai.AuthenticationError, client.models.list, 401, code="invalid_api_key")
+    assert w.locked.client(key="sesame").models.list().data
+
+
+@case
+def the_key_guards_every_path_but_health(w):
+    paths = json.loads(w.open.raw("/openapi.json")[2])["paths"]
+    for path in [*paths, "/", "/app.js", "/style.css", "/none"]:
+        status = w.locked.raw(path.replace("{model}", "plain"))[0]
+        assert status == (200 if path == "/health" else 401), (path, status)
+
+
+@case
+def a_full_queue_is_a_rate_limit_with_retry_after(w):
+    streams = []
+    client = w.small.client()
+    body = {"overflow": "slide", "ignore_eos": True}
+    create = lambda: client.completions.create(
+        model="plain", prompt="One", max_tokens=1500, stream=True, extra_body=body
+    )
+    try:
+        for _ in range(3):
+            streams.append(create())
+            time.sleep(0.05)
+        raise AssertionError("nobody is turned away")
+    except openai.RateLimitError as error:
+        assert error.response.headers["retry-after"] == "1" and error.body["code"] == "queue_full"
+    finally:
+        [stream.close() for stream in streams]
+
+
+@case
+def the_client_tries_again_after_a_rate_limit(w):
+    body = {"overflow": "slide", "ignore_eos": True}
+    client = w.small.client()
+    first, second = (
+        client.completions.create(model="plain", prompt="One", max_tokens=1500, stream=True, extra_body=body)
+        for _ in range(2)
+    )
+    threading.Timer(0.5, lambda: (first.close(), second.close())).start()
+    patient = w.small.client(max_retries=5)
+    assert patient.completions.create(model="plain", prompt="One", max_tokens=1).choices
+
+
+# --- other paths
+
+@case
+def text_goes_to_tokens_and_back(w):
+    ids = w.ids("One day")
+    status, _, text = w.open.raw("/detokenize", {"tokens": ids})
+    assert status == 200 and json.loads(text)["content"] == "One day"
+
+
+@case
+def health_ready_and_metrics_answer(w):
+    assert json.loads(w.open.raw("/health")[2]) == {"status": "ok"}
+    assert w.open.raw("/ready")[0] == 200
+    assert w.open.metric("nextword_generated_tokens_total") > 0
+
+
+@case
+def a_foreign_host_or_origin_is_refused(w):
+    assert w.open.raw("/v1/models", headers={"Host": "evil.example"})[0] == 403
+    assert w.open.raw("/v1/models", headers={"Origin": "http://evil.example"})[0] == 403
+
+
+# --- the asynchronous client
+
+def asynchronous(function):
+    def run(w):
+        async def inside():
+            async with w.open.client(AsyncOpenAI) as client:
+                await function(w, client)
+
+        asyncio.run(inside())
+
+    run.__name__ = function.__name__
+    CASES.append(run)
+    return run
+
+
+async def acomplete(client, prompt="One day", **options):
+    options = {"model": "plain", "max_tokens": 12, "temperature": 0, **options}
+    return await client.completions.create(prompt=prompt, **options)
+
+
+@asynchronous
+async def async_completions_equal_sync_ones(w, client):
+    assert (await acomplete(client)).choices[0].text == w.complete().choices[0].text
+
+
+@asynchronous
+async def async_streams_equal_whole_answers(w, client):
+    text = ""
+    async for chunk in await acomplete(client, stream=True):
+        text += chunk.choices[0].text
+    assert text == w.complete().choices[0].text
+
+
+@asynchronous
+async def async_models_are_listed(w, client):
+    assert [m.id async for m in client.models.list()] == ["plain", "talker"]
+
+
+@asynchronous
+async def async_chats_stream(w, client):
+    messages = [{"role": "user", "content": "One day"}]
+    create = client.chat.completions.create
+    text = ""
+    async for chunk in await create(
+        model="talker", messages=messages, max_tokens=12, temperature=0, stream=True
+    ):
+        text += chunk.choices[0].delta.content or ""
+    assert text == w.chat().choices[0].message.content
+
+
+@asynchronous
+async def async_errors_have_their_class(w, client):
+    try:
+        await acomplete(client, model="gpt-9")
+    except openai.NotFoundError as error:
+        assert error.body["code"] == "model_not_found"
+    else:
+        raise AssertionError("no error")
+
+
+@asynchronous
+async def sixteen_parallel_streams_do_not_mix(w, client):
+    async def one(seed):
+        text = ""
+        async for chunk in await acomplete(client, f"{seed} ", temperature=1, seed=seed, stream=True):
+            text += chunk.choices[0].text
+        return text
+
+    together = await asyncio.gather(*map(one, range(16)))
+    alone = [w.complete(f"{s} ", temperature=1, seed=s).choices[0].text for s in range(16)]
+    assert together == alone
+
+
+@asynchronous
+async def an_async_timeout_frees_the_slot(w, client):
+    try:
+        body = {"overflow": "slide", "ignore_eos": True}
+        await client.with_options(timeout=httpx.Timeout(0.2)).completions.create(
+            model="plain", prompt="One", max_tokens=2000, extra_body=body
+        )
+    except openai.APITimeoutError:
+        pass
+    deadline = time.time() + 5
+    while w.open.metric("nextword_running"):
+        assert time.time() < deadline, "the slot is not freed"
+        await asyncio.sleep(0.02)
+
+
+# --- the end
+
+@case
+def a_server_that_is_asked_to_stop_finishes_its_answers(w):
+    body = {"overflow": "slide", "ignore_eos": True}
+    stream = w.locked.client(key="sesame").completions.create(
+        model="plain", prompt="One", max_tokens=300, stream=True, temperature=0,
+        stream_options={"include_usage": True}, extra_body=body,
+    )
+    next(iter(stream))
+    w.locked.process.send_signal(signal.SIGTERM)
+    chunks = list(stream)
+    assert chunks[-1].usage.completion_tokens == 300
+    assert w.locked.process.wait(timeout=10) == 0
+
+
+def main():
+    program, record, *names = sys.argv[1:]
+    world = World(program, record)
+    failed = 0
+    try:
+        for function in CASES:
+            if names and function.__name__ not in names:
+                continue
+            try:
+                function(world)
+                print(f"ok    {function.__name__}")
+            except Exception as error:  # noqa: BLE001: any failure of a case is reported
+                failed += 1
+                print(f"FAIL  {function.__name__}: {type(error).__name__} {error}")
+    finally:
+        for server in (world.open, world.small, world.locked):
+            if server.process.poll() is None:
+                server.stop()
+    count = len(names or CASES)
+    print(f"{count - failed} of {count} hold")
+    sys.exit(failed > 0)
+
+
+if __name__ == "__main__":
+    main()
