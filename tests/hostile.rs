@@ -316,6 +316,29 @@ fn pickles_are_named_and_stay_shut() {
 }
 
 #[test]
+fn writing_takes_nothing_away_but_an_earlier_model() {
+    let place = tempfile::tempdir().unwrap();
+    let (from, out) = (place.path().join("model"), place.path().join("record"));
+    copy(&fixtures().join("gpt2"), &from);
+    let refused = |to: &Path, what: &str| {
+        let error = import(&from, to).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    };
+    refused(&from, "the model that is read");
+    refused(place.path(), "the model that is read");
+    import(&from, &out).unwrap();
+    import(&from, &out).unwrap();
+    fs::write(out.join("diary.txt"), "mine").unwrap();
+    refused(&out, "diary.txt");
+    let record = Record::open(&out).unwrap();
+    let error = export_hf(&record, FloatType::F32, &out)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("the model that is read"), "{error}");
+    assert_eq!(fs::read_to_string(out.join("diary.txt")).unwrap(), "mine");
+}
+
+#[test]
 fn every_missing_unused_and_misshapen_tensor_is_named() {
     let place = tempfile::tempdir().unwrap();
     let folder = place.path().join("model");

@@ -93,7 +93,11 @@ fn imported_models_match_transformers() {
         }
         let out = exported.join(shown);
         let kind = export_hf(&record, FloatType::F32, &out).unwrap();
-        assert!(shown.starts_with(kind), "{shown} was exported as {kind}");
+        let same = shown == "mistral_whole" && kind == "llama"; // Without windows they are one.
+        assert!(
+            same || shown.starts_with(kind),
+            "{shown} was exported as {kind}"
+        );
         assert!(
             tensors(&from) == tensors(&out),
             "{shown}: weights after a round trip"

@@ -18,6 +18,7 @@ mod checkpoints; // what is damaged is noticed, and an older checkpoint is used
 mod commands; // the program as a new user meets it
 mod configs; // every file in configs/ parses, builds and says the truth
 mod explain; // every number, and where it comes from
+mod gguf; // files for llama.cpp, read back
 mod gradients; // finite differences, the mask, accumulation
 mod hostile; // damaged and harmful files from elsewhere
 mod layering; // which crate may use which

@@ -106,6 +106,48 @@ impl Tensors {
     }
 }
 
+/// What a folder that we write, or may replace, can hold.
+const OURS: [&str; 8] = [
+    "config.json",
+    "card.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    INDEX,
+];
+
+/// Makes sure that writing the folder `to` takes nothing away but an earlier model, and not the one
+/// in `from` that is read.
+pub(crate) fn check_place(to: &Path, from: &Path) -> Result<(), ConvertError> {
+    let Ok(place) = to.canonicalize() else {
+        return Ok(()); // There is nothing yet.
+    };
+    if from
+        .canonicalize()
+        .is_ok_and(|from| from.starts_with(&place))
+    {
+        let problem = "is, or holds, the model that is read; hint: name another folder";
+        return Err(ConvertError::source(to, problem));
+    }
+    let entries = std::fs::read_dir(to).map_err(ConvertError::io(to, "write"))?;
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let known = name.to_str().is_some_and(|name| {
+            let is_tensors = name.starts_with("model") && name.ends_with(".safetensors");
+            is_tensors || OURS.contains(&name)
+        });
+        if !known {
+            let name = name.display();
+            let problem =
+                format!("holds `{name}`, which is no part of a model; hint: name a new folder");
+            return Err(ConvertError::source(to, problem));
+        }
+    }
+    Ok(())
+}
+
 fn has_ending(path: &Path, ending: &str) -> bool {
     path.extension().is_some_and(|found| found == ending)
 }

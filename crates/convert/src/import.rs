@@ -8,7 +8,7 @@ use nextword_model::weights::{FloatType, layout, write_tensors};
 use nextword_model::{Card, ModelConfig, Record};
 use serde_json::Value;
 
-use crate::folder::{Tensors, refusal};
+use crate::folder::{Tensors, check_place, refusal};
 use crate::hf::{ModelType, read_config};
 use crate::parts::{Part, parts};
 use crate::{ConvertError, json};
@@ -52,6 +52,7 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
         };
         return Err(ConvertError::source(from, problem));
     }
+    check_place(to, from)?;
     let (kind, config) = read_config(from)?;
     let tensors = Tensors::open(from)?;
     let sources = sources(from, kind, &config, &tensors)?;

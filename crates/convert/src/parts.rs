@@ -170,10 +170,13 @@ impl Part {
     /// The foreign values, from `ours` by name.
     pub(crate) fn join(
         &self,
-        mut ours: impl FnMut(&str) -> Result<Vec<f32>, ConvertError>,
+        mut ours: impl FnMut(&str, &[usize]) -> Result<Vec<f32>, ConvertError>,
     ) -> Result<Vec<f32>, ConvertError> {
-        let values: Result<Vec<Vec<f32>>, _> =
-            self.ours.iter().map(|(name, _)| ours(name)).collect();
+        let values: Result<Vec<Vec<f32>>, _> = self
+            .ours
+            .iter()
+            .map(|(name, shape)| ours(name, shape))
+            .collect();
         let mut values = values?;
         let shape = &self.ours[0].1;
         Ok(match self.form {
@@ -246,7 +249,7 @@ mod tests {
             Ok((0..len).map(|i| (1000 * n + i) as f32).collect::<Vec<_>>())
         };
         let part = Part::new("foreign".into(), form, ours.clone());
-        let joined = part.join(values).unwrap();
+        let joined = part.join(|name, _| values(name)).unwrap();
         assert_eq!(joined.len(), part.shape.iter().product::<usize>());
         for (name, _) in &ours {
             assert_eq!(
@@ -280,6 +283,9 @@ mod tests {
                 _ => vec![5.0, 6.0],
             })
         };
-        assert_eq!(part.join(values).unwrap(), [1.0, 3.0, 5.0, 2.0, 4.0, 6.0]);
+        assert_eq!(
+            part.join(|name, _| values(name)).unwrap(),
+            [1.0, 3.0, 5.0, 2.0, 4.0, 6.0]
+        );
     }
 }

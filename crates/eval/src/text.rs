@@ -56,7 +56,8 @@ pub fn evaluate_text(
     settings: TextSettings,
 ) -> Result<TextReport, EvalError> {
     let (tokens, vocab_size) = (tokenizer.vocab_size(), model.config().vocab_size);
-    if tokens != vocab_size {
+    // Many models pad their vocabulary: their tokenizers have fewer tokens, never more.
+    if tokens > vocab_size {
         return Err(EvalError::WrongTokenizer { tokens, vocab_size });
     }
     let (documents, unknown) = encode(tokenizer, pieces)?;
@@ -288,9 +289,9 @@ mod tests {
             assert!(fail(&own, &[], packing).starts_with("the text has 0 tokens"));
             assert!(fail(&own, &[""], packing).starts_with("the text has 1 tokens"));
         }
-        let message = fail(&model(99), &["abc"], Packing::Packed);
+        let message = fail(&model(3), &["abc"], Packing::Packed);
         assert!(
-            message.starts_with("the tokenizer has 4 tokens, but the model has 99"),
+            message.starts_with("the tokenizer has 4 tokens, but the model has 3"),
             "{message}"
         );
     }

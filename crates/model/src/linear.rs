@@ -41,10 +41,17 @@ pub(crate) fn nothing(device: &Device) -> Param<Tensor<2>> {
     Param::from_tensor(Tensor::zeros([0, 0], device))
 }
 
+/// A matrix that holds its shape's place until [`initialize`](crate::init::initialize) or a weights
+/// file gives it values: one zero, seen everywhere, so that a model is never in memory twice.
+pub(crate) fn placeholder(shape: [usize; 2], device: &Device) -> Param<Tensor<2>> {
+    let zero = Tensor::<2>::zeros([1, 1], device);
+    Param::from_tensor(zero.expand(shape))
+}
+
 /// A linear layer of zeros: [`initialize`](crate::init::initialize) or a weights file fills it.
 pub(crate) fn zero_linear(d_in: usize, d_out: usize, bias: bool, device: &Device) -> Linear {
     Linear {
-        weight: Param::from_tensor(Tensor::zeros([d_in, d_out], device)),
+        weight: placeholder([d_in, d_out], device),
         bias: bias.then(|| Param::from_tensor(Tensor::zeros([d_out], device))),
         quantized: None,
         precision: Precision::F32,

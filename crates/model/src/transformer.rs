@@ -5,6 +5,7 @@ use burn::nn::Embedding;
 use burn::tensor::{Device, Int, Tensor};
 use nextword_kernels::{OutputLayer, OutputWeight, Precision, QuantizedMatrix};
 
+use crate::linear::placeholder;
 use crate::position::{Rotation, sinusoidal_table};
 use crate::{
     Block, Hook, KvCache, ModelConfig, ModelError, Norm, Pass, Position, Probe, init::initialize,
@@ -62,9 +63,8 @@ impl ModelConfig {
         self.validate()?;
         let device = &device.clone().without_autodiff();
         let embedding = |rows| Embedding {
-            weight: Param::from_tensor(Tensor::zeros([rows, self.d_model], device)),
+            weight: placeholder([rows, self.d_model], device),
         };
-        let zeros = |shape: [usize; 2]| Param::from_tensor(Tensor::zeros(shape, device));
         Ok(Transformer {
             token_embedding: embedding(self.vocab_size),
             position_embedding: (self.position == Position::Learned)
@@ -77,7 +77,8 @@ impl ModelConfig {
                 .then(|| Norm::new(self, self.d_model, device))
                 .flatten(),
             head: Head {
-                weight: (!self.tied_head).then(|| zeros([self.d_model, self.vocab_size])),
+                weight: (!self.tied_head)
+                    .then(|| placeholder([self.d_model, self.vocab_size], device)),
                 bias: self
                     .bias
                     .head

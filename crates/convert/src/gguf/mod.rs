@@ -44,11 +44,10 @@ pub enum GgufType {
 /// architecture for; [`ConvertError::Tokenizer`] if it cannot express the tokenizer; what is wrong
 /// with the record's files or the place to write.
 pub fn export(record: &Record, numbers: GgufType, to: &Path) -> Result<&'static str, ConvertError> {
-    let (kind, _) = hf::express(&record.config)?;
-    let config = hf::canonical(&record.config);
+    let hf::Expressed { kind, config, .. } = hf::express(&record.config)?;
     let architecture = Architecture::of(kind, &config)?;
     let weights = TensorFile::open(&record.weights_path())?;
-    nextword_model::weights::compare(&record.config, &record.weights_path(), &weights)?;
+    hf::export::check(record, &weights)?;
     let tokens = load_tokenizer(record.tokenizer_path())?;
 
     let mut meta = architecture.meta(&config, &record.card.name);
@@ -80,7 +79,7 @@ pub fn export(record: &Record, numbers: GgufType, to: &Path) -> Result<&'static 
         let Some(part) = parts.get(at) else {
             return Ok(factors.clone().unwrap_or_default());
         };
-        let mut values = part.join(|ours| Ok(weights.values(ours)?))?;
+        let mut values = part.join(|ours, shape| hf::values_or_zeros(&weights, ours, shape))?;
         if config.norm_unit_offset && part.name.contains("norm") {
             for value in &mut values {
                 *value += 1.0; // Theirs multiplies by the weight alone.

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use nextword_data::{Tokenizer, load_tokenizer};
 use nextword_model::weights::{FloatType, TensorFile, write_tensors};
-use nextword_model::{ModelError, Record, write_atomically};
+use nextword_model::{Record, write_atomically};
 use serde_json::{Map, Value, json};
 
-use super::express;
+use super::{express, values_or_zeros};
+use crate::folder::check_place;
 use crate::json::pretty;
 use crate::parts::{Part, parts};
 use crate::{ConvertError, json as files};
@@ -21,12 +22,14 @@ use crate::{ConvertError, json as files};
 /// [`ConvertError::Inexpressible`] with the fields of the config that no known type has; what is
 /// wrong with the record's files or the place to write.
 pub fn export(record: &Record, float: FloatType, to: &Path) -> Result<&'static str, ConvertError> {
-    let (kind, mut config) = express(&record.config)?;
+    check_place(to, &record.path)?;
+    let of = express(&record.config)?;
+    let (kind, mut config) = (of.kind, of.map);
     let path = record.tokenizer_path();
     let tokenizer = load_tokenizer(&path)?;
     let tokenizer_json = std::fs::read(&path).map_err(ConvertError::io(&path, "read"))?;
     let weights = TensorFile::open(&record.weights_path())?;
-    let parts: BTreeMap<String, Part> = parts(kind.names(), &record.config)
+    let parts: BTreeMap<String, Part> = parts(kind.names(), &of.config)
         .into_iter()
         .map(|part| (part.name.clone(), part))
         .collect();
@@ -59,15 +62,24 @@ pub fn export(record: &Record, float: FloatType, to: &Path) -> Result<&'static s
             let Some(part) = parts.get(name) else {
                 return Err(ConvertError::source(to, format!("has no `{name}`")));
             };
-            part.join(|ours| Ok(weights.values(ours)?))
+            part.join(|ours, shape| values_or_zeros(&weights, ours, shape))
         })
     })?;
     Ok(kind.name())
 }
 
 /// Compares the record's weights with its config before anything is written.
-pub(crate) fn check(record: &Record, weights: &TensorFile) -> Result<(), ModelError> {
-    nextword_model::weights::compare(&record.config, &record.weights_path(), weights)
+pub(crate) fn check(record: &Record, weights: &TensorFile) -> Result<(), ConvertError> {
+    let path = record.weights_path();
+    if nextword_model::weights::bits(&path)?.is_some() {
+        let problem = "holds 8- or 4-bit weights; hint: export the record that they were made from";
+        return Err(ConvertError::source(&path, problem));
+    }
+    Ok(nextword_model::weights::compare(
+        &record.config,
+        &path,
+        weights,
+    )?)
 }
 
 fn special_ids(record: &Record, tokenizer: &dyn Tokenizer) -> Map<String, Value> {

@@ -29,7 +29,7 @@ pub(crate) fn write(config: &ModelConfig) -> Map<String, Value> {
     let value = json!({
         "n_positions": config.context_length, "n_ctx": config.context_length,
         "n_layer": config.n_layers, "n_head": config.n_heads, "n_embd": config.d_model,
-        "n_inner": config.d_ff(), "layer_norm_epsilon": config.norm_eps,
+        "n_inner": config.d_ff, "layer_norm_epsilon": config.norm_eps,
         "activation_function": activation_name(config.feed_forward),
         "scale_attn_weights": true, "embd_pdrop": config.dropout.embedding,
         "attn_pdrop": config.dropout.attention, "resid_pdrop": config.dropout.residual,

@@ -72,7 +72,7 @@ pub(crate) fn write(config: &ModelConfig) -> Map<String, Value> {
     let value = json!({
         "max_position_embeddings": config.context_length, "num_hidden_layers": config.n_layers,
         "num_attention_heads": config.n_heads, "hidden_size": config.d_model,
-        "intermediate_size": config.d_ff(), "layer_norm_eps": config.norm_eps,
+        "intermediate_size": config.d_ff, "layer_norm_eps": config.norm_eps,
         "hidden_act": gpt2::activation_name(config.feed_forward),
         "use_parallel_residual": config.parallel, "attention_bias": config.bias.qkv,
         "rotary_pct": part, "rotary_emb_base": config.rotary.base,

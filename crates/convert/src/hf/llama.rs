@@ -96,7 +96,7 @@ pub(crate) fn write_sizes(config: &ModelConfig) -> Map<String, Value> {
         "max_position_embeddings": config.context_length, "num_hidden_layers": config.n_layers,
         "num_attention_heads": config.n_heads, "num_key_value_heads": config.kv_heads(),
         "head_dim": config.head_dim(), "hidden_size": config.d_model,
-        "intermediate_size": config.d_ff(), "rms_norm_eps": config.norm_eps,
+        "intermediate_size": config.d_ff, "rms_norm_eps": config.norm_eps,
         "attention_dropout": config.dropout.attention,
     });
     value.as_object().cloned().unwrap_or_default()

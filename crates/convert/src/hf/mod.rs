@@ -13,6 +13,7 @@ mod rope;
 
 use std::path::Path;
 
+use nextword_model::weights::TensorFile;
 use nextword_model::{
     BiasConfig, DropoutConfig, FeedForwardKind, InitConfig, ModelConfig, NormKind, Position,
     RotaryConfig, RotaryScaling,
@@ -182,6 +183,8 @@ pub(crate) fn parse_config(
         "is_encoder_decoder",
         "add_cross_attention",
         "tie_encoder_decoder",
+        "use_mrope",
+        "rope_interleaved",
     ] {
         fields.expect(name, false)?;
     }
@@ -205,34 +208,67 @@ pub(crate) fn parse_config(
     Ok((kind, config))
 }
 
-/// The type of model that expresses `config` exactly, and its `config.json`.
-pub(crate) fn express(
-    config: &ModelConfig,
-) -> Result<(ModelType, Map<String, Value>), ConvertError> {
-    let wanted = canonical(config);
+/// A record's architecture in foreign words.
+pub(crate) struct Expressed {
+    pub(crate) kind: ModelType,
+    /// Its `config.json`.
+    pub(crate) map: Map<String, Value>,
+    /// Ours, with every default filled in, and with biases where the type has them always: they are
+    /// zeros then.
+    pub(crate) config: ModelConfig,
+}
+
+/// The type of model that computes exactly what `config` describes.
+pub(crate) fn express(config: &ModelConfig) -> Result<Expressed, ConvertError> {
+    let exact = canonical(config);
+    let head = config.bias.head;
+    let biased = canonical(&ModelConfig {
+        bias: BiasConfig {
+            head,
+            ..BiasConfig::default()
+        },
+        ..exact.clone()
+    });
     let mut nearest: Option<(ModelType, Vec<String>)> = None;
-    for kind in ModelType::ALL {
-        let map = kind.write(&wanted);
-        let path = Path::new("config.json");
-        let fields = match parse_config(path, Value::Object(map.clone())) {
-            Ok((_, back)) => differences(&wanted, &canonical(&back)),
-            Err(error) => vec![error.to_string()],
-        };
-        if fields.is_empty() {
-            return Ok((kind, map));
-        }
-        if nearest
-            .as_ref()
-            .is_none_or(|(_, least)| fields.len() < least.len())
-        {
-            nearest = Some((kind, fields));
+    for wanted in [exact, biased] {
+        for kind in ModelType::ALL {
+            let map = kind.write(&wanted);
+            let path = Path::new("config.json");
+            let fields = match parse_config(path, Value::Object(map.clone())) {
+                Ok((_, back)) => differences(&wanted, &canonical(&back)),
+                // A type that cannot even say it is far away.
+                Err(error) => vec![error.to_string(); 99],
+            };
+            if fields.is_empty() {
+                let config = wanted;
+                return Ok(Expressed { kind, map, config });
+            }
+            if nearest
+                .as_ref()
+                .is_none_or(|(_, least)| fields.len() < least.len())
+            {
+                nearest = Some((kind, fields));
+            }
         }
     }
-    let (kind, fields) = nearest.unwrap_or((ModelType::Gpt2, Vec::new()));
+    let (kind, mut fields) = nearest.unwrap_or((ModelType::Gpt2, Vec::new()));
+    fields.dedup();
     Err(ConvertError::Inexpressible {
         format: format!("Hugging Face's `{}`, which comes nearest,", kind.name()),
         fields,
     })
+}
+
+/// A tensor of the record; a bias that it does not have is zeros.
+pub(crate) fn values_or_zeros(
+    weights: &TensorFile,
+    name: &str,
+    shape: &[usize],
+) -> Result<Vec<f32>, ConvertError> {
+    if weights.shape(name).is_none() && name.rsplit('.').next() == Some("bias") {
+        return Ok(vec![0.0; shape.iter().product()]);
+    }
+    Ok(weights.values(name)?)
 }
 
 /// The fields in which two configs differ, with what the first has.
@@ -283,7 +319,7 @@ pub(crate) fn canonical(config: &ModelConfig) -> ModelConfig {
     ModelConfig {
         n_kv_heads: Some(config.kv_heads()),
         head_dim: Some(head_dim),
-        d_ff: Some(config.d_ff()),
+        d_ff: Some(config.d_ff().max(1)), // None at all is said by `feed_forward`.
         rotary: RotaryConfig {
             width: config
                 .rotary
@@ -317,5 +353,78 @@ pub(crate) fn canonical(config: &ModelConfig) -> ModelConfig {
         dropout: DropoutConfig::default(),
         init: InitConfig::default(),
         ..config.clone()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use nextword_model::presets;
+
+    use super::*;
+
+    /// Fields as published configs have them, older ones in older words.
+    #[test]
+    fn configs_of_published_models_are_read() {
+        let llama3 = r#"{"architectures": ["LlamaForCausalLM"], "attention_bias": false,
+            "attention_dropout": 0.0, "bos_token_id": 128000, "eos_token_id": [128001, 128008, 128009],
+            "head_dim": 64, "hidden_act": "silu", "hidden_size": 2048, "initializer_range": 0.02,
+            "intermediate_size": 8192, "max_position_embeddings": 131072, "mlp_bias": false,
+            "model_type": "llama", "num_attention_heads": 32, "num_hidden_layers": 16,
+            "num_key_value_heads": 8, "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_scaling":
+            {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+            "original_max_position_embeddings": 8192, "rope_type": "llama3"}, "rope_theta": 500000.0,
+            "tie_word_embeddings": true, "torch_dtype": "bfloat16", "transformers_version": "4.45.0",
+            "use_cache": true, "vocab_size": 128256}"#;
+        assert_eq!(
+            read_config_text(llama3).unwrap().counts().total(),
+            1_235_814_400
+        );
+        let pythia = r#"{"architectures": ["GPTNeoXForCausalLM"], "bos_token_id": 0,
+            "eos_token_id": 0, "hidden_act": "gelu", "hidden_size": 512, "initializer_range": 0.02,
+            "intermediate_size": 2048, "layer_norm_eps": 1e-05, "max_position_embeddings": 2048,
+            "model_type": "gpt_neox", "num_attention_heads": 8, "num_hidden_layers": 6,
+            "rotary_emb_base": 10000, "rotary_pct": 0.25, "tie_word_embeddings": false,
+            "torch_dtype": "float16", "transformers_version": "4.24.0", "use_cache": true,
+            "use_parallel_residual": true, "vocab_size": 50304}"#;
+        let pythia = read_config_text(pythia).unwrap();
+        assert_eq!(
+            (pythia.counts().total(), pythia.rotary.width),
+            (70_426_624, Some(16))
+        );
+        let gemma3 = r#"{"architectures": ["Gemma3ForCausalLM"], "attention_bias": false,
+            "attention_dropout": 0.0, "attn_logit_softcapping": null, "bos_token_id": 2,
+            "cache_implementation": "hybrid", "eos_token_id": [1, 106], "final_logit_softcapping": null,
+            "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 1152,
+            "initializer_range": 0.02, "intermediate_size": 6912, "max_position_embeddings": 32768,
+            "model_type": "gemma3_text", "num_attention_heads": 4, "num_hidden_layers": 26,
+            "num_key_value_heads": 1, "pad_token_id": 0, "query_pre_attn_scalar": 256,
+            "rms_norm_eps": 1e-06, "rope_local_base_freq": 10000, "rope_scaling": null,
+            "rope_theta": 1000000, "sliding_window": 512, "sliding_window_pattern": 6,
+            "torch_dtype": "bfloat16", "transformers_version": "4.50.0.dev0", "use_cache": true,
+            "vocab_size": 262144}"#;
+        let gemma3 = read_config_text(gemma3).unwrap();
+        assert_eq!(gemma3.counts().total(), 999_885_952);
+        assert_eq!((gemma3.windows[4], gemma3.windows[5]), (512, 0));
+    }
+
+    #[test]
+    fn each_preset_has_the_type_that_expresses_it_or_says_what_stands_in_the_way() {
+        let kind = |config: &ModelConfig| express(config).map(|of| of.kind.name());
+        assert_eq!(kind(&presets::gpt2(12, 12, 768)).unwrap(), "gpt2");
+        assert_eq!(kind(&presets::llama_like(65)).unwrap(), "llama");
+        assert_eq!(kind(&presets::shakespeare_char(65)).unwrap(), "gpt2");
+        assert_eq!(
+            kind(&ModelConfig {
+                vocab_size: 65,
+                ..ModelConfig::default()
+            })
+            .unwrap(),
+            "gpt2"
+        );
+        let error = kind(&presets::statquest(5)).unwrap_err().to_string();
+        for field in ["position", "output_projection = false", "norm"] {
+            assert!(error.contains(field), "{error}");
+        }
     }
 }

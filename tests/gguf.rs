@@ -1,0 +1,206 @@
+//! GGUF files, read back by a reader of their own. `scripts/continuations.py` asks llama.cpp.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use nextword_convert::{GgufType, export_gguf};
+use nextword_data::{TokenizerConfig, TokenizerKind, build_tokenizer};
+use nextword_model::{Card, ModelConfig, Record, presets, weights};
+
+use crate::util::flex;
+
+/// What stands in a file: values as text, tensors with sizes (the fastest axis first), type and
+/// bytes.
+#[derive(Default)]
+struct Found {
+    meta: BTreeMap<String, String>,
+    tensors: BTreeMap<String, (Vec<u64>, u32, Vec<u8>)>,
+}
+
+struct Reader<'a>(&'a [u8], usize);
+
+impl Reader<'_> {
+    fn take(&mut self, n: usize) -> &[u8] {
+        self.1 += n;
+        &self.0[self.1 - n..self.1]
+    }
+
+    fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.take(4).try_into().unwrap())
+    }
+
+    fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.take(8).try_into().unwrap())
+    }
+
+    fn text(&mut self) -> String {
+        let len = self.u64() as usize;
+        String::from_utf8(self.take(len).to_vec()).unwrap()
+    }
+
+    fn value(&mut self, kind: u32) -> String {
+        match kind {
+            4 | 5 => self.u32().cast_signed().to_string(),
+            6 => f32::from_bits(self.u32()).to_string(),
+            7 => (self.take(1)[0] == 1).to_string(),
+            8 => self.text(),
+            9 => {
+                let (kind, len) = (self.u32(), self.u64());
+                let list: Vec<String> = (0..len).map(|_| self.value(kind)).collect();
+                list.join("|")
+            }
+            other => panic!("type {other}"),
+        }
+    }
+}
+
+fn read(path: &Path) -> Found {
+    let bytes = fs::read(path).unwrap();
+    let mut reader = Reader(&bytes, 0);
+    assert_eq!(reader.take(4), b"GGUF");
+    assert_eq!(reader.u32(), 3);
+    let (tensors, values) = (reader.u64(), reader.u64());
+    let mut found = Found::default();
+    for _ in 0..values {
+        let key = reader.text();
+        let kind = reader.u32();
+        let value = reader.value(kind);
+        assert!(
+            found.meta.insert(key.clone(), value).is_none(),
+            "{key} twice"
+        );
+    }
+    let mut table = Vec::new();
+    for _ in 0..tensors {
+        let name = reader.text();
+        let axes = reader.u32();
+        let sizes: Vec<u64> = (0..axes).map(|_| reader.u64()).collect();
+        table.push((name, sizes, reader.u32(), reader.u64() as usize));
+    }
+    let begin = reader.1.next_multiple_of(32);
+    for (name, sizes, kind, place) in table {
+        let n = sizes.iter().product::<u64>() as usize;
+        let len = match kind {
+            0 => 4 * n,
+            1 => 2 * n,
+            2 => n / 32 * 18,
+            8 => n / 32 * 34,
+            other => panic!("tensor type {other}"),
+        };
+        assert!(place.is_multiple_of(32));
+        let data = bytes[begin + place..begin + place + len].to_vec();
+        found.tensors.insert(name, (sizes, kind, data));
+    }
+    found
+}
+
+fn record(place: &Path, kind: TokenizerKind, preset: fn(usize) -> ModelConfig) -> Record {
+    let config = TokenizerConfig {
+        kind,
+        vocab_size: (kind == TokenizerKind::Bpe).then_some(300),
+        ..TokenizerConfig::default()
+    };
+    let text = "a few words, and then a few words more".to_string();
+    let tokenizer = build_tokenizer(&config, std::iter::once(Ok(text))).unwrap();
+    let config = ModelConfig {
+        context_length: 16,
+        n_layers: 1,
+        n_heads: 2,
+        n_kv_heads: None,
+        d_model: 32,
+        ..preset(tokenizer.vocab_size())
+    };
+    let model = config.init(&flex(), 5).unwrap();
+    let path = place.join("record");
+    Record::save(
+        &path,
+        &model,
+        &tokenizer.to_json().unwrap(),
+        &Card::default(),
+    )
+    .unwrap();
+    Record::open(&path).unwrap()
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes
+        .as_chunks()
+        .0
+        .iter()
+        .map(|b| f32::from_le_bytes(*b))
+        .collect()
+}
+
+#[test]
+fn a_gguf_file_holds_the_record_s_weights_and_vocabulary() {
+    let place = tempfile::tempdir().unwrap();
+    let record = record(place.path(), TokenizerKind::Bpe, presets::llama_like);
+    let path = place.path().join("model.gguf");
+    assert_eq!(export_gguf(&record, GgufType::F32, &path).unwrap(), "llama");
+    let (found, ours) = (
+        read(&path),
+        weights::load_tensors(&record.weights_path()).unwrap(),
+    );
+    assert_eq!(found.tensors.len(), ours.len());
+    assert_eq!(found.meta["llama.attention.head_count"], "2");
+    assert_eq!(found.meta["llama.rope.freq_base"], "10000");
+    assert_eq!(found.meta["tokenizer.ggml.model"], "gpt2");
+    let tokenizer = nextword_data::load_tokenizer(record.tokenizer_path()).unwrap();
+    let size = tokenizer.vocab_size();
+    let listed = &found.meta["tokenizer.ggml.tokens"];
+    assert_eq!(listed.split('|').count(), size + 1, "| is a token itself");
+    let eos = tokenizer.specials().eos.unwrap().to_string();
+    assert_eq!(found.meta["tokenizer.ggml.eos_token_id"], eos);
+
+    let (sizes, _, data) = &found.tensors["token_embd.weight"];
+    assert_eq!(sizes, &[32, size as u64]);
+    assert_eq!(floats(data), ours["token_embedding.weight"].1);
+    // Row 1 of a head turns with row 0 there, and with row 8 of 16 here.
+    let (_, _, data) = &found.tensors["blk.0.attn_q.weight"];
+    let query = &ours["blocks.0.attention.query.weight"].1; // [32 in, 32 out]
+    let (row, column) = (1, 8);
+    let theirs = floats(data);
+    assert!((0..32).all(|i| theirs[row * 32 + i].to_bits() == query[i * 32 + column].to_bits()));
+    let (_, _, data) = &found.tensors["blk.0.ffn_down.weight"];
+    let down = &ours["blocks.0.feed_forward.down.weight"];
+    let d_ff = down.0[0];
+    assert_eq!(
+        floats(data)[d_ff + 3].to_bits(),
+        down.1[3 * 32 + 1].to_bits()
+    );
+}
+
+#[test]
+fn characters_and_bytes_go_out_and_words_do_not() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("model.gguf");
+    let gpt2 = |vocab_size| ModelConfig {
+        vocab_size,
+        ..ModelConfig::default()
+    };
+    let chars = record(place.path(), TokenizerKind::Char, gpt2);
+    assert_eq!(export_gguf(&chars, GgufType::Q8_0, &path).unwrap(), "gpt2");
+    let found = read(&path);
+    assert_eq!(found.meta["tokenizer.ggml.model"], "llama");
+    assert!(found.meta["tokenizer.ggml.tokens"].starts_with("▁|,|a|d"));
+    let types: Vec<(&str, u32)> = found
+        .tensors
+        .iter()
+        .map(|(name, (_, kind, _))| (name.as_str(), *kind))
+        .collect();
+    assert!(types.contains(&("blk.0.attn_qkv.weight", 8)), "{types:?}");
+    assert!(types.contains(&("blk.0.attn_qkv.bias", 0)), "{types:?}");
+    assert!(types.contains(&("position_embd.weight", 0)), "{types:?}");
+
+    let bytes = record(place.path(), TokenizerKind::Byte, gpt2);
+    export_gguf(&bytes, GgufType::Q4_0, &path).unwrap();
+    assert_eq!(read(&path).meta["tokenizer.ggml.model"], "gpt2");
+
+    let words = record(place.path(), TokenizerKind::Word, gpt2);
+    let error = export_gguf(&words, GgufType::F32, &path).unwrap_err();
+    assert!(
+        error.to_string().contains("a token for each word"),
+        "{error}"
+    );
+}
