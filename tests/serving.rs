@@ -89,7 +89,7 @@ fn a_served_record_answers_as_generate_does() {
     ];
     let expected = json_lines(&place.run(&args)).remove(0);
     let server = Server::start(&run, &[]);
-    let mut body = json!({"prompt": "One day", "seed": 4, "max_tokens": 12});
+    let mut body = json!({"prompt": "One day", "seed": 4, "max_tokens": 12, "overflow": "slide"});
     let (status, _, text) = server.post("/v1/completions", &body);
     let whole: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(
