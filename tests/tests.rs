@@ -17,7 +17,9 @@ mod backends; // the same numbers on flex, ndarray and wgpu
 mod checkpoints; // what is damaged is noticed, and an older checkpoint is used
 mod commands; // the program as a new user meets it
 mod configs; // every file in configs/ parses, builds and says the truth
+mod docs; // the course shows what its commands write
 mod explain; // every number, and where it comes from
+mod explain_story; // who spoke for a word, what if, every output
 mod gguf; // files for llama.cpp, read back
 mod gradients; // finite differences, the mask, accumulation
 mod hostile; // damaged and harmful files from elsewhere
