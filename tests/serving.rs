@@ -168,3 +168,32 @@ fn a_server_lets_in_whom_it_should() {
         server.ask("GET /v1/models HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
     assert_eq!(rebound.0, 403);
 }
+
+#[test]
+fn a_served_model_is_explained_as_a_page_and_as_json() {
+    let place = Place::new();
+    let run = straight(place.folder.path(), "flex");
+    let server = Server::start(&run, &[]);
+    let (status, head, page) = server.get("/explain?prompt=One%20day&max_tokens=2", "");
+    assert_eq!(status, 200, "{page}");
+    assert!(
+        head.contains("content-security-policy: default-src 'none'; script-src 'unsafe-inline'")
+    );
+    assert!(page.contains("One day") && page.contains("<script"));
+    let (status, _, story) = server.post("/explain", &json!({"prompt": "One day"}));
+    assert_eq!(status, 200, "{story}");
+    let story: Value = serde_json::from_str(&story).unwrap();
+    assert_eq!(story["format"], "explain/1");
+    let edits = json!([{"change": "head_off", "layer": 0, "head": 1}]);
+    let (status, _, what_if) =
+        server.post("/explain", &json!({"prompt": "One day", "what_if": edits}));
+    assert_eq!(status, 200, "{what_if}");
+    let what_if: Value = serde_json::from_str(&what_if).unwrap();
+    assert_ne!(what_if["before"], what_if["after"]);
+    for wrong in [
+        json!({"what_if": [{"change": "nothing"}]}),
+        json!({"why": "nowhere[0]"}),
+    ] {
+        assert_eq!(server.post("/explain", &wrong).0, 400, "{wrong}");
+    }
+}

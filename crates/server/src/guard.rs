@@ -69,7 +69,9 @@ pub(crate) async fn guard(
             "same-origin",
         ),
     ] {
-        headers.insert(name, HeaderValue::from_static(value));
+        headers
+            .entry(name)
+            .or_insert(HeaderValue::from_static(value));
     }
     app.responses.count(route, response.status().as_u16());
     response

@@ -18,6 +18,7 @@ mod api_error;
 mod chat_template;
 mod engine;
 mod error;
+mod explain;
 mod guard;
 mod listen;
 mod metrics;

@@ -18,7 +18,7 @@ use crate::metrics::{self, Responses, Shown};
 use crate::params::Params;
 use crate::prepare::{self, Prepared, read_ids};
 use crate::served::Model;
-use crate::{Config, page, stream};
+use crate::{Config, explain, page, stream};
 
 /// What all requests share.
 pub(crate) struct App {
@@ -32,11 +32,12 @@ pub(crate) struct App {
 }
 
 /// All paths.
-const ROUTES: [&str; 15] = [
+const ROUTES: [&str; 16] = [
     "/",
     "/style.css",
     "/app.js",
     "/icon.svg",
+    "/explain",
     "/health",
     "/ready",
     "/metrics",
@@ -50,7 +51,7 @@ const ROUTES: [&str; 15] = [
     "other",
 ];
 
-type Answer = Result<Response<Body>, ApiError>;
+pub(crate) type Answer = Result<Response<Body>, ApiError>;
 
 impl App {
     /// The model that a request names; the first if it names none.
@@ -65,7 +66,7 @@ impl App {
         })
     }
 
-    fn model_of(&self, body: &Value) -> Result<Arc<Model>, ApiError> {
+    pub(crate) fn model_of(&self, body: &Value) -> Result<Arc<Model>, ApiError> {
         self.model(Params::new(body)?.string("model")?)
     }
 
@@ -102,6 +103,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/chat/completions", post(chat))
         .route("/tokenize", post(tokenize))
         .route("/detokenize", post(detokenize))
+        .route("/explain", get(explain::page).post(explain::numbers))
         .fallback(|| async { ApiError::not_found("there is nothing under this path") })
         .method_not_allowed_fallback(|| async {
             ApiError::with_status(
@@ -195,7 +197,7 @@ async fn answer(app: Arc<App>, request: Request, prepare: Prepare) -> Answer {
 }
 
 /// Runs what may take a while beside the threads that serve connections.
-async fn apart<T: Send + 'static>(
+pub(crate) async fn apart<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let done = tokio::task::spawn_blocking(work).await;

@@ -1,5 +1,6 @@
 //! The order of things in a run.
 
+mod divergence;
 mod probes;
 mod resume;
 
@@ -10,17 +11,17 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::tensor::Tensor;
 use nextword_data::TokenBatch;
-use nextword_model::{Card, Dropout, Record, Transformer};
+use nextword_model::{Card, Record, Transformer};
 
 use crate::checkpoint::{self, State};
 use crate::folder::RunFolder;
 use crate::metrics::{MetricsFile, MetricsLine};
-use crate::nonfinite::{first_nonfinite, first_weight};
+use crate::nonfinite::first_weight;
 use crate::report::{
     Hooks, Outcome, Reporter, RunInfo, Silent, StepReport, StopReason, ValidationReport,
 };
 use crate::step::read;
-use crate::{Gradients, Ingredients, Optimizer, TrainError, forward_backward};
+use crate::{Ingredients, Optimizer, TrainError, forward_backward};
 
 /// Steps that were prepared ahead of the one in work.
 const PREFETCH: usize = 2;
@@ -479,29 +480,5 @@ impl Trainer {
 
     fn elapsed(&self) -> f64 {
         self.clock.elapsed_before + self.clock.begin.elapsed().as_secs_f64()
-    }
-
-    fn diverged(
-        &self,
-        batches: &[TokenBatch],
-        gradients: &Gradients,
-        rate: f64,
-        loss: f64,
-    ) -> TrainError {
-        let (seed, step) = (self.state.seed, self.state.step);
-        let dropout = |first| Dropout::training(seed, step, first);
-        let first = first_nonfinite(self.model(), batches, gradients, dropout);
-        self.divergence(step + 1, first, rate, loss)
-    }
-
-    fn divergence(&self, step: u64, first: String, rate: f64, loss: f64) -> TrainError {
-        let history: Vec<String> = self.norms.iter().map(|norm| format!("{norm:.3}")).collect();
-        TrainError::Diverged {
-            step,
-            learning_rate: rate,
-            loss,
-            history: history.join(", "),
-            first,
-        }
     }
 }

@@ -1,0 +1,134 @@
+//! What comes out: the next words, how they were chosen, and who spoke for them.
+
+use nextword_generate::Cut;
+
+use super::{LABEL, Page, columns, shown};
+use crate::graph::PROBABILITIES;
+use crate::story::{Chosen, Origin};
+use crate::words::about;
+
+impl Page<'_> {
+    pub(super) fn next_words(&mut self) {
+        let trace = &self.explanation.trace;
+        let about = trace.node(PROBABILITIES).map(about);
+        let title = about.map_or("softmax", |about| about.title);
+        let title = self.paint("1", title);
+        self.line(&format!("\n    {title}"));
+        for position in self.positions() {
+            let next = &self.story.next_words[position];
+            let guesses = next.top.iter().take(self.view.top);
+            let guesses: Vec<String> = guesses
+                .map(|guess| format!("{} {:.1} %", shown(&guess.text), 100.0 * guess.probability))
+                .collect();
+            let token = self.token(position);
+            let mut line = format!("    {token} → {}", guesses.join("  "));
+            if let (Some(word), Some(bits)) = (&next.next, next.surprise) {
+                let who = if next.given {
+                    "the prompt's next word"
+                } else {
+                    "chosen"
+                };
+                line = format!("{line}   [{who}: {}, {bits:.2} bits]", shown(&word.text));
+            }
+            self.line(&line);
+        }
+    }
+
+    pub(super) fn answers(&mut self) {
+        for chosen in &self.story.answer {
+            let (after, text) = (chosen.after, shown(&chosen.token.text));
+            let title = self.paint("1", &format!("next word: {text}"));
+            let pass = self.story.tokens[after].pass;
+            let cache = match pass {
+                0 => format!(
+                    "read in one pass of {} tokens",
+                    self.explanation.trace.prompt
+                ),
+                _ => {
+                    format!("one token computed; keys and values of {after} others from the cache")
+                }
+            };
+            self.line(&format!("\n    {title}  ({cache})"));
+            self.candidates(chosen);
+        }
+    }
+
+    fn candidates(&mut self, chosen: &Chosen) {
+        let temperature = self.story.sampling.temperature;
+        if temperature <= 0.0 {
+            self.line("    temperature 0: the likeliest word is taken");
+        } else {
+            let seed = self.story.sampling.seed;
+            let u = chosen.uniform.unwrap_or(0.0);
+            self.line(&format!(
+                "    temperature {temperature}, seed {seed}: the random number is {u:.4}"
+            ));
+        }
+        for facts in chosen.candidates.iter().take(self.view.top.max(1)) {
+            let candidate = &facts.candidate;
+            let fate = match candidate.cut {
+                None if temperature <= 0.0 => "taken".to_string(),
+                None => {
+                    let (from, to) = (candidate.from, candidate.from + candidate.share);
+                    let mark = if candidate.id == chosen.token.id {
+                        "  ← drawn"
+                    } else {
+                        ""
+                    };
+                    format!("{from:.4} to {to:.4}{mark}")
+                }
+                Some(Cut::Greedy) => "not the likeliest".to_string(),
+                Some(Cut::TopK) => "cut by top-k".to_string(),
+                Some(Cut::TopP) => "cut by top-p".to_string(),
+                Some(Cut::MinP) => "cut by min-p".to_string(),
+                Some(Cut::Forbidden) => "forbidden".to_string(),
+            };
+            let name: String = shown(&facts.text).chars().take(LABEL).collect();
+            let strike = if candidate.cut.is_some() {
+                self.paint("9;2", &name)
+            } else {
+                name.clone()
+            };
+            let pad = " ".repeat(LABEL - columns(&name));
+            self.line(&format!(
+                "    {strike}{pad}{}  {:>6.2} %  {fate}",
+                self.cell(f64::from(candidate.logit)),
+                100.0 * candidate.probability
+            ));
+        }
+        if chosen.more > 0 {
+            self.line(&format!("    … and {} more", chosen.more));
+        }
+    }
+
+    pub(super) fn contributions(&mut self) {
+        let Some(of) = self.story.contributions.first() else {
+            return;
+        };
+        let title = format!("who spoke for \u{201c}{}\u{201d}", shown(&of.token.text));
+        let title = self.paint("1", &title);
+        let term = self.paint("2", "(direct logit attribution)");
+        self.line(&format!("\n    {title}  {term}"));
+        let mut parts: Vec<_> = of.parts.iter().collect();
+        parts.sort_by(|a, b| b.value.abs().total_cmp(&a.value.abs()));
+        let left = parts.len().saturating_sub(12);
+        for part in parts.into_iter().take(12) {
+            self.line(&format!("    {:<28}{}", part.name, self.cell(part.value)));
+        }
+        if left > 0 {
+            self.line(&format!("    … and {left} smaller parts"));
+        }
+        self.line(&format!(
+            "    {:<28}{}  (the logit: {})",
+            "together",
+            self.cell(of.sum),
+            self.cell(of.logit).trim()
+        ));
+    }
+
+    pub(super) fn foot(&mut self) {
+        for note in &self.story.notes {
+            self.wrap("", &format!("note: {note}"), "33");
+        }
+    }
+}
