@@ -5,10 +5,9 @@
 //! one token of every running answer.
 //!
 //! What a request gets depends on the request alone. On flex a row's numbers do not depend on the
-//! other rows of a product, but a product of more than [`GROUP`] rows sums in another order than a
-//! smaller one. So answers are decoded in groups of at most that many rows, and prompts are computed
-//! each by itself in pieces that begin at multiples of [`BatchOptions::chunk`]. A slot's tokens are
-//! used again only in such whole pieces of a prompt.
+//! other rows of a product, but a sequence of a few places is multiplied in another order than a longer
+//! one. So prompts are computed each by itself in pieces that begin at multiples of
+//! [`BatchOptions::chunk`], and a slot's tokens are used again only in such whole pieces of a prompt.
 
 mod slots;
 #[cfg(test)]
@@ -25,10 +24,6 @@ use crate::sampler::log_sum_exp;
 use crate::{
     Choice, FinishReason, GenerateError, History, Overflow, Place, Sampler, SamplingConfig,
 };
-
-/// Rows that are decoded in one pass. Up to so many rows the kernels read the weights once and sum
-/// each row as if it were alone.
-const GROUP: usize = 8;
 
 /// The sizes of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -328,20 +323,18 @@ impl Batcher {
             .filter(|(_, running)| running.context.len() <= self.model.config().context_length)
             .map(|(slot, _)| *slot)
             .collect();
-        let groups = ready.len().div_ceil(GROUP).max(1);
-        for slots in ready.chunks(ready.len().div_ceil(groups).max(1)) {
-            let newest = slots
-                .iter()
-                .filter_map(|slot| self.running.get(slot)?.context.last());
-            let ids: Vec<u32> = newest.copied().collect();
-            let hidden = hidden(&self.model, &mut self.cache, slots, &ids);
-            let logits = logits(&self.model, hidden);
-            for (slot, logits) in slots
-                .iter()
-                .zip(logits.chunks(self.model.config().vocab_size))
-            {
-                self.choose(*slot, logits, events);
-            }
+        if ready.is_empty() {
+            return;
+        }
+        let newest = ready
+            .iter()
+            .filter_map(|slot| self.running.get(slot)?.context.last());
+        let ids: Vec<u32> = newest.copied().collect();
+        let hidden = hidden(&self.model, &mut self.cache, &ready, &ids);
+        let logits = logits(&self.model, hidden);
+        let each = logits.chunks(self.model.config().vocab_size);
+        for (slot, logits) in ready.iter().zip(each) {
+            self.choose(*slot, logits, events);
         }
     }
 

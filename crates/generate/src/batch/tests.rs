@@ -146,7 +146,7 @@ fn a_request_gets_the_same_bits_alone_and_under_load() {
             }
         }
     }
-    assert!(most > GROUP + 2, "only {most} at once: no load");
+    assert!(most > 10, "only {most} at once: no load");
     assert_eq!(given.len(), alone.len());
     for (number, given) in given.values() {
         assert_eq!(given, &alone[*number], "request {number}");
