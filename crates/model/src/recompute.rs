@@ -1,7 +1,8 @@
 //! A backward pass that keeps only what enters each block, and computes the rest anew.
 //!
 //! Chen et al. 2016 (arXiv 1604.06174): memory for activations falls from all of every block to the
-//! input of each and all of one, for a third more work. The numbers are the same to the last bit.
+//! input of each and all of one, for a third more work. The numbers are the same, to the last bit where
+//! all operations are fused ones (on flex, without a soft cap on scores).
 
 use burn::module::Module;
 use burn::tensor::{Gradients, Int, Tensor};

@@ -4,7 +4,7 @@ use nextword_generate::Cut;
 
 use super::{LABEL, Page, columns, shown};
 use crate::graph::PROBABILITIES;
-use crate::story::{Chosen, Origin};
+use crate::story::Chosen;
 use crate::words::about;
 
 impl Page<'_> {
