@@ -2,6 +2,7 @@
 
 mod explain;
 mod records;
+mod sampling;
 
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ pub(crate) use explain::{ExplainArgs, Format};
 pub(crate) use records::{
     ExportArgs, ExportFormat, ExportType, ImportArgs, QuantizeArgs, quantized_bits,
 };
+pub(crate) use sampling::CutArgs;
 
 /// Trains, runs and examines decoder-only Transformers.
 #[derive(Debug, Parser)]
@@ -137,15 +139,8 @@ pub(crate) struct GenerateArgs {
         allow_hyphen_values = true
     )]
     pub(crate) temperature: f64,
-    /// Keep the K likeliest tokens [default: all]
-    #[arg(long, value_name = "K")]
-    pub(crate) top_k: Option<usize>,
-    /// Keep the fewest likeliest tokens with this probability together [default: all]
-    #[arg(long, value_name = "P", allow_hyphen_values = true)]
-    pub(crate) top_p: Option<f64>,
-    /// Keep tokens with at least this share of the likeliest one's probability [default: all]
-    #[arg(long, value_name = "P", allow_hyphen_values = true)]
-    pub(crate) min_p: Option<f64>,
+    #[command(flatten)]
+    pub(crate) cuts: CutArgs,
     /// Makes tokens of the prompt and the answer less likely; 1 is off
     #[arg(
         long,

@@ -23,55 +23,42 @@ use crate::{ModelConfig, ModelError, Transformer, write_atomically};
 const TABLE: &str = "token_embedding.weight";
 const HEAD: &str = "head.weight";
 
-impl Transformer {
-    /// The linear layers of the blocks by the names of their weights.
-    pub(crate) fn linears(&self) -> Vec<(String, &Linear)> {
+/// Lists the linear layers of `$blocks` by the names of their weights; `$of` is `&` or `&mut`.
+macro_rules! linears {
+    ($blocks:expr, [$($of:tt)+]) => {{
         let mut found = Vec::new();
-        for (layer, block) in self.blocks.iter().enumerate() {
+        for (layer, block) in $blocks.enumerate() {
             let mut add = |name: &str, linear| {
                 found.push((format!("blocks.{layer}.{name}.weight"), linear));
             };
-            let attention = &block.attention;
-            add("attention.query", &attention.query);
-            add("attention.key", &attention.key);
-            add("attention.value", &attention.value);
-            if let Some(output) = &attention.output {
+            let attention = $($of)+ block.attention;
+            add("attention.query", $($of)+ attention.query);
+            add("attention.key", $($of)+ attention.key);
+            add("attention.value", $($of)+ attention.value);
+            if let Some(output) = $($of)+ attention.output {
                 add("attention.output", output);
             }
-            if let Some(feed_forward) = &block.feed_forward {
-                if let Some(gate) = &feed_forward.gate {
+            if let Some(feed_forward) = $($of)+ block.feed_forward {
+                if let Some(gate) = $($of)+ feed_forward.gate {
                     add("feed_forward.gate", gate);
                 }
-                add("feed_forward.up", &feed_forward.up);
-                add("feed_forward.down", &feed_forward.down);
+                add("feed_forward.up", $($of)+ feed_forward.up);
+                add("feed_forward.down", $($of)+ feed_forward.down);
             }
         }
         found
+    }};
+}
+
+impl Transformer {
+    /// The linear layers of the blocks by the names of their weights.
+    pub(crate) fn linears(&self) -> Vec<(String, &Linear)> {
+        linears!(self.blocks.iter(), [&])
     }
 
     /// As [`linears`](Self::linears), to be changed.
     pub(crate) fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
-        let mut found = Vec::new();
-        for (layer, block) in self.blocks.iter_mut().enumerate() {
-            let mut add = |name: &str, linear| {
-                found.push((format!("blocks.{layer}.{name}.weight"), linear));
-            };
-            let attention = &mut block.attention;
-            add("attention.query", &mut attention.query);
-            add("attention.key", &mut attention.key);
-            add("attention.value", &mut attention.value);
-            if let Some(output) = &mut attention.output {
-                add("attention.output", output);
-            }
-            if let Some(feed_forward) = &mut block.feed_forward {
-                if let Some(gate) = &mut feed_forward.gate {
-                    add("feed_forward.gate", gate);
-                }
-                add("feed_forward.up", &mut feed_forward.up);
-                add("feed_forward.down", &mut feed_forward.down);
-            }
-        }
-        found
+        linears!(self.blocks.iter_mut(), [&mut])
     }
 
     /// The same model with all matrices but the position embedding rounded to `bits`. It can be run

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, ValueHint};
 
+use super::CutArgs;
+
 /// `explain RECORD|RUN [PROMPT]`.
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools)] // Each is a flag of its own.
@@ -62,15 +64,8 @@ pub(crate) struct ExplainArgs {
         allow_hyphen_values = true
     )]
     pub(crate) temperature: f64,
-    /// Keep the K likeliest tokens [default: all]
-    #[arg(long, value_name = "K")]
-    pub(crate) top_k: Option<usize>,
-    /// Keep the fewest likeliest tokens with this probability together [default: all]
-    #[arg(long, value_name = "P", allow_hyphen_values = true)]
-    pub(crate) top_p: Option<f64>,
-    /// Keep tokens with at least this share of the likeliest one's probability [default: all]
-    #[arg(long, value_name = "P", allow_hyphen_values = true)]
-    pub(crate) min_p: Option<f64>,
+    #[command(flatten)]
+    pub(crate) cuts: CutArgs,
     /// The same seed gives the same draws
     #[arg(long, short, default_value_t = 0)]
     pub(crate) seed: u64,

@@ -39,23 +39,17 @@ pub(crate) fn decode(args: &BenchDecodeArgs) -> anyhow::Result<Report> {
     };
     round()?; // Warms up.
     let timed = time(args.common.rounds, round)?;
-    // Before the bandwidth is measured, which takes memory of its own.
-    let memory = machine::peak_memory();
-    let bandwidth = on_cpu(&device).then(machine::read_bandwidth);
     let per_second = 1.0 / timed.seconds.median;
+    let report = timed.report("decode", subject, &args.common.device, "token");
+    // The bandwidth is measured after the memory, since it takes memory of its own.
+    let bandwidth = on_cpu(&device).then(machine::read_bandwidth);
+    let bytes = model.bytes_per_token() as f64 * per_second;
     Ok(Report {
-        bench: "decode",
-        subject,
-        device: args.common.device.clone(),
-        seconds: timed.seconds,
-        unit: "token",
         tokens_per_second: Some(per_second),
-        flops_per_second: None,
-        share_of_peak: bandwidth.map(|peak| model.bytes_per_token() as f64 * per_second / peak),
+        share_of_peak: bandwidth.map(|peak| bytes / peak),
         peak: bandwidth,
         peak_is_bandwidth: true,
-        cores_busy: timed.cores_busy,
-        peak_memory_bytes: memory,
+        ..report
     })
 }
 
@@ -81,19 +75,10 @@ pub(crate) fn prefill(args: &BenchPrefillArgs) -> anyhow::Result<Report> {
     let head = 2 * config.d_model * config.vocab_size;
     let work = len * (config.forward_flops(len.div_ceil(2)) - head) + head;
     let flops = work as f64 / timed.seconds.median;
+    let report = timed.report("prefill", subject, &args.common.device, "prompt");
     Ok(Report {
-        bench: "prefill",
-        subject,
-        device: args.common.device.clone(),
-        seconds: timed.seconds,
-        unit: "prompt",
         tokens_per_second: Some(tokens_per_second),
-        flops_per_second: Some(flops),
-        share_of_peak: Some(flops / peak),
-        peak: Some(peak),
-        peak_is_bandwidth: false,
-        cores_busy: timed.cores_busy,
-        peak_memory_bytes: machine::peak_memory(),
+        ..report.with_flops(flops, peak)
     })
 }
 

@@ -33,18 +33,12 @@ pub(crate) fn run(args: &BenchLoadArgs) -> anyhow::Result<Report> {
     };
     round()?; // Brings the files into the system's cache.
     let timed = time(args.common.rounds, round)?;
+    let subject = args.record.display().to_string();
+    let report = timed.report("load", subject, &args.common.device, "first token");
+    // Other processes did the work.
     Ok(Report {
-        bench: "load",
-        subject: args.record.display().to_string(),
-        device: args.common.device.clone(),
-        seconds: timed.seconds,
-        unit: "first token",
-        tokens_per_second: None,
-        flops_per_second: None,
-        share_of_peak: None,
-        peak: None,
-        peak_is_bandwidth: false,
         cores_busy: None,
         peak_memory_bytes: None,
+        ..report
     })
 }

@@ -56,19 +56,8 @@ fn measure(
     };
     round()?; // Warms up.
     let timed = time(common.rounds, round)?;
+    let subject = format!("{name} {rows}x{d_in}x{d_out}");
     let flops = work / timed.seconds.median;
-    Ok(Report {
-        bench: "matmul",
-        subject: format!("{name} {rows}x{d_in}x{d_out}"),
-        device: common.device.clone(),
-        seconds: timed.seconds,
-        unit: "product",
-        tokens_per_second: None,
-        flops_per_second: Some(flops),
-        share_of_peak: Some(flops / peak),
-        peak: Some(peak),
-        peak_is_bandwidth: false,
-        cores_busy: timed.cores_busy,
-        peak_memory_bytes: machine::peak_memory(),
-    })
+    let report = timed.report("matmul", subject, &common.device, "product");
+    Ok(report.with_flops(flops, peak))
 }

@@ -75,6 +75,44 @@ pub(crate) struct Timed {
     pub(crate) cores_busy: Option<f64>,
 }
 
+impl Timed {
+    /// The report that all measurements have in common: figures that only some have are left out.
+    pub(crate) fn report(
+        self,
+        bench: &'static str,
+        subject: String,
+        device: &str,
+        unit: &'static str,
+    ) -> Report {
+        Report {
+            bench,
+            subject,
+            device: device.to_string(),
+            seconds: self.seconds,
+            unit,
+            tokens_per_second: None,
+            flops_per_second: None,
+            share_of_peak: None,
+            peak: None,
+            peak_is_bandwidth: false,
+            cores_busy: self.cores_busy,
+            peak_memory_bytes: machine::peak_memory(),
+        }
+    }
+}
+
+impl Report {
+    /// With `flops` operations a second, of a machine that can do `peak`.
+    pub(crate) fn with_flops(self, flops: f64, peak: f64) -> Self {
+        Self {
+            flops_per_second: Some(flops),
+            share_of_peak: Some(flops / peak),
+            peak: Some(peak),
+            ..self
+        }
+    }
+}
+
 /// Makes `rounds` rounds; each gives the seconds of one unit of its work.
 ///
 /// # Errors

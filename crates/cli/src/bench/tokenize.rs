@@ -5,7 +5,7 @@ use std::time::Instant;
 use nextword_data::{Stories, load_tokenizer};
 
 use super::args::BenchTokenizeArgs;
-use super::{Report, machine, time};
+use super::{Report, time};
 use crate::{exit, records};
 
 /// Text taken where no file is given, in bytes.
@@ -28,19 +28,11 @@ pub(crate) fn run(args: &BenchTokenizeArgs) -> anyhow::Result<Report> {
     };
     let timed = time(args.common.rounds, round)?;
     let megabytes = text.len() as f64 / 1e6;
+    let per_second = tokens as f64 / megabytes / timed.seconds.median;
+    let subject = args.record.display().to_string();
     Ok(Report {
-        bench: "tokenize",
-        subject: args.record.display().to_string(),
-        device: "one core".to_string(),
-        seconds: timed.seconds,
-        unit: "megabyte",
-        tokens_per_second: Some(tokens as f64 / megabytes / timed.seconds.median),
-        flops_per_second: None,
-        share_of_peak: None,
-        peak: None,
-        peak_is_bandwidth: false,
-        cores_busy: timed.cores_busy,
-        peak_memory_bytes: machine::peak_memory(),
+        tokens_per_second: Some(per_second),
+        ..timed.report("tokenize", subject, "one core", "megabyte")
     })
 }
 

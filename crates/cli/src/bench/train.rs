@@ -39,19 +39,11 @@ pub(crate) fn run(args: &BenchTrainArgs) -> anyhow::Result<Report> {
     })?;
     let tokens_per_second = (batch * seq) as f64 / timed.seconds.median;
     let flops = tokens_per_second * config.training_flops(seq) as f64;
+    let subject = format!("{} in {}", args.size.name(), args.precision);
+    let report = timed.report("train", subject, &args.common.device, "step");
     Ok(Report {
-        bench: "train",
-        subject: format!("{} in {}", args.size.name(), args.precision),
-        device: args.common.device.clone(),
-        seconds: timed.seconds,
-        unit: "step",
         tokens_per_second: Some(tokens_per_second),
-        flops_per_second: Some(flops),
-        share_of_peak: Some(flops / peak),
-        peak: Some(peak),
-        peak_is_bandwidth: false,
-        cores_busy: timed.cores_busy,
-        peak_memory_bytes: machine::peak_memory(),
+        ..report.with_flops(flops, peak)
     })
 }
 

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, ValueHint};
-use nextword_generate::{PROMPT, SamplingConfig, TextGenerator, TextOptions};
+use nextword_generate::{PROMPT, TextGenerator, TextOptions};
 use nextword_server::{ChatTemplate, Message};
 
+use crate::args::CutArgs;
 use crate::commands::generate::new_seed;
 use crate::format::harmless;
 use crate::{output, records};
@@ -35,12 +36,8 @@ pub(crate) struct ChatArgs {
         allow_hyphen_values = true
     )]
     temperature: f64,
-    /// Keep the K likeliest tokens [default: all]
-    #[arg(long, value_name = "K")]
-    top_k: Option<usize>,
-    /// Keep the fewest likeliest tokens with this probability together [default: all]
-    #[arg(long, value_name = "P", allow_hyphen_values = true)]
-    top_p: Option<f64>,
+    #[command(flatten)]
+    cuts: CutArgs,
     /// Ends an answer before this text (repeatable) [default: none]
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
@@ -126,13 +123,8 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
 }
 
 fn options(args: &ChatArgs) -> anyhow::Result<TextOptions> {
-    let sampling = SamplingConfig {
-        temperature: args.temperature,
-        top_k: args.top_k,
-        top_p: args.top_p,
-        seed: args.seed.unwrap_or_else(new_seed),
-        ..SamplingConfig::default()
-    };
+    let seed = args.seed.unwrap_or_else(new_seed);
+    let sampling = args.cuts.sampling(args.temperature, seed);
     sampling.validate()?;
     Ok(TextOptions {
         sampling,

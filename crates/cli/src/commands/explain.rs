@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use nextword_explain::learning::Learning;
 use nextword_explain::terminal::{self, View};
 use nextword_explain::{Edit, Explainer, Explanation, Guess, StoryOptions, WhatIf, page, text};
-use nextword_generate::{PROMPT, SamplingConfig, TextGenerator, TextOptions};
+use nextword_generate::{PROMPT, TextGenerator, TextOptions};
 use nextword_model::{weights, write_atomically};
 
 use crate::args::{ExplainArgs, Format};
@@ -77,14 +77,7 @@ fn open(model: &Path, args: &ExplainArgs) -> anyhow::Result<Explainer> {
 }
 
 fn options(args: &ExplainArgs) -> anyhow::Result<TextOptions> {
-    let sampling = SamplingConfig {
-        temperature: args.temperature,
-        top_k: args.top_k,
-        top_p: args.top_p,
-        min_p: args.min_p,
-        seed: args.seed,
-        ..SamplingConfig::default()
-    };
+    let sampling = args.cuts.sampling(args.temperature, args.seed);
     sampling.validate()?;
     Ok(TextOptions {
         sampling,

@@ -65,16 +65,12 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
 }
 
 fn options(args: &GenerateArgs) -> anyhow::Result<TextOptions> {
+    let seed = args.seed.unwrap_or_else(new_seed);
     let sampling = SamplingConfig {
-        temperature: args.temperature,
-        top_k: args.top_k,
-        top_p: args.top_p,
-        min_p: args.min_p,
         repetition_penalty: args.repetition_penalty,
         presence_penalty: args.presence_penalty,
         frequency_penalty: args.frequency_penalty,
-        seed: args.seed.unwrap_or_else(new_seed),
-        ..SamplingConfig::default()
+        ..args.cuts.sampling(args.temperature, seed)
     };
     sampling.validate()?;
     if args.stop.iter().any(String::is_empty) {
