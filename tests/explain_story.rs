@@ -14,7 +14,7 @@ use crate::place::{Place, json_lines};
 use crate::util::{root, stderr};
 
 /// A model of `config` that reads the words `w0 w1 …`.
-fn explainer(config: &ModelConfig, seed: u64) -> Explainer {
+pub(crate) fn explainer(config: &ModelConfig, seed: u64) -> Explainer {
     let words: Vec<String> = (0..config.vocab_size).map(|n| format!("w{n:02}")).collect();
     let tokenizer = TokenizerConfig {
         kind: TokenizerKind::Word,
@@ -26,7 +26,7 @@ fn explainer(config: &ModelConfig, seed: u64) -> Explainer {
     Explainer::new(TextGenerator::new(model, Arc::clone(&tokenizer), Card::default()).unwrap())
 }
 
-fn options(max_tokens: usize) -> TextOptions {
+pub(crate) fn options(max_tokens: usize) -> TextOptions {
     TextOptions {
         sampling: SamplingConfig::greedy(),
         max_tokens,
@@ -154,6 +154,67 @@ fn what_is_too_large_opens_with_a_summary_or_says_what_to_ask() {
     assert!(refused.is_err_and(|e| e.to_string().contains("--layer N")));
 }
 
+/// A model with more tokens than any list shows.
+pub(crate) fn many_words() -> ModelConfig {
+    ModelConfig {
+        vocab_size: 40,
+        context_length: 32,
+        n_layers: 6,
+        n_heads: 4,
+        d_model: 16,
+        ..ModelConfig::default()
+    }
+}
+
+#[test]
+fn a_change_lists_the_same_tokens_before_and_after_with_their_own_probabilities() {
+    let explainer = explainer(&many_words(), 3);
+    let explanation = explainer.explain("w00 w02 w01", &options(1)).unwrap();
+    let edit = Edit::Token { position: 2, id: 7 };
+    let found = explanation.what_if(&[edit]).unwrap();
+    assert!(found.before.len() > 10, "likely before or after");
+    let other = explainer.explain("w00 w02 w07", &options(1)).unwrap();
+    for after in &found.after {
+        let id = after.id as usize;
+        assert!(found.before.iter().any(|before| before.id == after.id));
+        let expected = other.trace.value("probabilities").at(&[2, id]);
+        assert!((after.probability - expected).abs() < 1e-4, "{after:?}");
+    }
+    for before in &found.before {
+        let expected = explanation
+            .trace
+            .value("probabilities")
+            .at(&[2, before.id as usize]);
+        assert!((before.probability - expected).abs() < 1e-4, "{before:?}");
+    }
+}
+
+#[test]
+fn one_layer_of_a_model_with_many_tokens_can_be_asked_for() {
+    let config = ModelConfig {
+        vocab_size: 400,
+        ..many_words()
+    };
+    let explainer = explainer(&config, 3);
+    let explanation = explainer.explain("w00 w02 w01", &options(1)).unwrap();
+    let asked = StoryOptions {
+        layers: Some(vec![2]),
+        most: 2_000,
+        ..StoryOptions::default()
+    };
+    let story = explanation.story(&asked).unwrap();
+    assert!(story.tensors.contains_key("blocks.2.attn.hook_q"));
+    assert!(
+        !story.tensors.contains_key("logits")
+            && !story.tensors.contains_key("blocks.1.attn.hook_q")
+    );
+    assert_eq!(
+        story.next_words.len(),
+        3,
+        "the likeliest tokens are there without"
+    );
+}
+
 #[test]
 fn a_page_holds_everything_and_no_prompt_can_break_out_of_it() {
     let explainer = explainer(&any_config(3), 1);
@@ -173,41 +234,97 @@ fn a_page_holds_everything_and_no_prompt_can_break_out_of_it() {
     }
 }
 
-/// Every key that the schema requires is there, and none that it does not know.
-fn check_schema(value: &Value, schema: &Value, whole: &Value, path: &str) {
-    let schema = schema.get("anyOf").map_or(schema, |choices| &choices[0]);
-    let schema = match schema.get("$ref").and_then(Value::as_str) {
-        Some(name) => &whole["$defs"][name.rsplit('/').next().unwrap()],
-        None => schema,
+/// What in `value` is not as `schema` says: types, keys that are missing or unknown, constants.
+fn against(value: &Value, schema: &Value, whole: &Value, path: &str) -> Result<(), String> {
+    if let Some(name) = schema.get("$ref").and_then(Value::as_str) {
+        let name = name.rsplit('/').next().unwrap();
+        return against(value, &whole["$defs"][name], whole, path);
+    }
+    if let Some(choices) = schema.get("anyOf").and_then(Value::as_array) {
+        let tries = choices
+            .iter()
+            .map(|choice| against(value, choice, whole, path));
+        let problems: Vec<String> = tries.filter_map(Result::err).collect();
+        let fits = problems.len() < choices.len();
+        return if fits {
+            Ok(())
+        } else {
+            Err(problems.join("; or "))
+        };
+    }
+    let is = |name: &str| match name {
+        "null" => value.is_null(),
+        "string" => value.is_string(),
+        "boolean" => value.is_boolean(),
+        "integer" => value.is_u64() || value.is_i64(),
+        "number" => value.is_number(),
+        "array" => value.is_array(),
+        "object" => value.is_object(),
+        other => panic!("{path}: the schema knows a type `{other}`"),
     };
-    match value {
-        Value::Object(map) => {
-            for key in schema["required"].as_array().into_iter().flatten() {
-                assert!(
-                    map.contains_key(key.as_str().unwrap()),
-                    "{path}.{key} is missing"
-                );
-            }
-            let known = schema["properties"].as_object();
-            for (key, value) in map {
-                let inner = known.and_then(|known| known.get(key));
-                let inner = inner.or_else(|| schema.get("additionalProperties"));
-                let inner = inner.filter(|inner| !inner.is_boolean());
-                let open = schema.get("additionalProperties") == Some(&Value::Bool(true));
-                assert!(inner.is_some() || open, "{path}.{key} is not in the schema");
-                if let Some(inner) = inner {
-                    check_schema(value, inner, whole, &format!("{path}.{key}"));
-                }
-            }
+    let types = match &schema["type"] {
+        Value::Null => Vec::new(),
+        Value::Array(names) => names.clone(),
+        name => vec![name.clone()],
+    };
+    if !types.is_empty() && !types.iter().any(|name| is(name.as_str().unwrap())) {
+        return Err(format!("{path} is {value} and no {types:?}"));
+    }
+    let only = schema.get("const");
+    if only.is_some_and(|only| only != value) {
+        return Err(format!("{path} is {value}, which is not {only:?}"));
+    }
+    let allowed = schema.get("enum").and_then(Value::as_array);
+    if allowed.is_some_and(|allowed| !allowed.contains(value)) {
+        return Err(format!("{path} is {value}, which is not in the list"));
+    }
+    for key in schema["required"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|_| value.is_object())
+    {
+        if value.get(key.as_str().unwrap()).is_none() {
+            return Err(format!("{path}.{key} is missing"));
         }
-        Value::Array(items) => {
-            if let Some(inner) = schema.get("items") {
-                for item in items.iter().take(20) {
-                    check_schema(item, inner, whole, &format!("{path}[]"));
-                }
+    }
+    let known = schema["properties"].as_object();
+    let others = &schema["additionalProperties"];
+    for (key, value) in value.as_object().into_iter().flatten() {
+        let path = format!("{path}.{key}");
+        match known.and_then(|known| known.get(key)) {
+            Some(inner) => against(value, inner, whole, &path)?,
+            None if others.is_object() => against(value, others, whole, &path)?,
+            None if *others == Value::Bool(false) => {
+                return Err(format!("{path} is not in the schema"));
             }
+            None => {}
         }
-        _ => {}
+    }
+    for item in value.as_array().into_iter().flatten() {
+        against(item, &schema["items"], whole, &format!("{path}[]"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_story_is_what_the_schema_says_and_the_schema_says_something() {
+    let schema: Value = serde_json::from_str(SCHEMA).unwrap();
+    for case in 0..60 {
+        let explainer = explainer(&any_config(case), case);
+        let mut options = options(2);
+        options.sampling.temperature = f64::from(u8::from(case % 2 == 0));
+        let explanation = explainer.explain("w00 w02 w01", &options).unwrap();
+        let story = explanation.story(&StoryOptions::default()).unwrap();
+        let story = serde_json::to_value(&story).unwrap();
+        against(&story, &schema, &schema, "story").unwrap();
+        let mut wrong = story.clone();
+        wrong["tokens"][0]["position"] = Value::from("first");
+        let problem = against(&wrong, &schema, &schema, "story").unwrap_err();
+        assert!(problem.contains("story.tokens[].position"), "{problem}");
+        let mut wrong = story;
+        wrong["surplus"] = Value::from(1);
+        assert!(against(&wrong, &schema, &schema, "story").is_err());
     }
 }
 
@@ -252,7 +369,7 @@ fn the_program_explains_statquest_in_every_format() {
 
         let story = json_lines(&ask(&["--format", "json"])).remove(0);
         let schema: Value = serde_json::from_str(SCHEMA).unwrap();
-        check_schema(&story, &schema, &schema, "story");
+        against(&story, &schema, &schema, "story").unwrap();
         assert_eq!(story["answer"][0]["token"]["text"], "awesome");
         for difference in story["verdict"]["differences"].as_array().unwrap() {
             let of = |key: &str| difference[key].as_f64().unwrap();
@@ -273,6 +390,30 @@ fn the_program_explains_statquest_in_every_format() {
                 .unwrap()
                 .contains("\"learning\":{")
         );
+    }
+    for (wrong, hint) in [
+        (&["--compare", "is"][..], "--format html"),
+        (&["--over-training", "--format", "json"], "--format html"),
+        (&["--what-if", "head=0.0", "--out", "x"], "--out"),
+        (
+            &[
+                "--why",
+                "logits[position=0,token=0]",
+                "--what-if",
+                "head=0.0",
+            ],
+            "one at a time",
+        ),
+        (&["--head", "0", "--format", "json"], "everything"),
+        (
+            &["--layer", "1"],
+            "there is no layer 1; hint: they are 0 to 0",
+        ),
+        (&["--position", "9"], "there is no position 9"),
+    ] {
+        let refused = place.run(&[&["explain", "runs/statquest", "what"], wrong].concat());
+        assert_eq!(refused.status.code(), Some(2), "{wrong:?}");
+        assert!(stderr(&refused).contains(hint), "{}", stderr(&refused));
     }
     let plot = place.run(&["plot", "runs/statquest", "--attention"]);
     assert!(plot.status.success(), "{}", stderr(&plot));

@@ -20,6 +20,7 @@ mod configs; // every file in configs/ parses, builds and says the truth
 mod docs; // the course shows what its commands write
 mod explain; // every number, and where it comes from
 mod explain_story; // who spoke for a word, what if, every output
+mod explain_terminal; // the terminal, as wide as it is told
 mod gguf; // files for llama.cpp, read back
 mod gradients; // finite differences, the mask, accumulation
 mod hostile; // damaged and harmful files from elsewhere

@@ -35,6 +35,25 @@ pub(crate) fn check(device: &str, need: &MemoryEstimate) -> Result<Option<String
     }
 }
 
+/// Refuses to explain a model whose weights do not fit in memory twice: as they are, and once more in
+/// 64-bit floats for the recomputation.
+///
+/// # Errors
+/// [`TooLarge`] with both numbers.
+pub(crate) fn check_explained(parameters: usize) -> Result<(), TooLarge> {
+    let need = parameters as u64 * (4 + 8);
+    match available().filter(|free| need > *free) {
+        None => Ok(()),
+        Some(free) => Err(TooLarge(format!(
+            "explaining a model of {parameters} parameters takes {} of memory, and {} are free; hint: \
+             `nextword generate` takes a third of that, and a smaller model of the same kind can be \
+             explained",
+            format::bytes(need),
+            format::bytes(free)
+        ))),
+    }
+}
+
 fn compare(need: &MemoryEstimate, free: u64) -> Result<Option<String>, TooLarge> {
     let certain = (need.total() - need.activations) as u64;
     let total = need.total() as u64;

@@ -1,5 +1,7 @@
 //! What follows from the numbers: guesses along the way, and who spoke for the chosen word.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::evaluate::{Arrays, moments, softmax};
@@ -73,6 +75,9 @@ pub struct Part {
     pub value: f64,
 }
 
+/// Multiplications that the lens may take.
+const MOST_READING: usize = 1 << 31;
+
 impl Explanation<'_> {
     /// The `count` likeliest tokens of `probabilities`.
     pub fn guesses(&self, probabilities: &[f64], count: usize) -> Vec<Guess> {
@@ -88,6 +93,14 @@ impl Explanation<'_> {
         order
             .map(|id| self.guess(id, probabilities[id as usize]))
             .collect()
+    }
+
+    /// The tokens `ids` with their `probabilities`, the likeliest first.
+    pub(crate) fn guesses_of(&self, probabilities: &[f64], ids: &BTreeSet<u32>) -> Vec<Guess> {
+        let guess = |id: &u32| self.guess(*id, probabilities[*id as usize]);
+        let mut guesses: Vec<Guess> = ids.iter().map(guess).collect();
+        guesses.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+        guesses
     }
 
     fn guess(&self, id: u32, probability: f64) -> Guess {
@@ -117,7 +130,8 @@ impl Explanation<'_> {
     }
 
     /// What the output layer reads after the embedding, and after attention and feed-forward of each
-    /// layer.
+    /// layer. Of a long prompt to a large model only the last positions are read, from the end of the
+    /// prompt at the latest; the others have no guesses.
     pub fn lens(&self, count: usize) -> Vec<Lens> {
         let trace = &self.trace;
         let stage = |node: &&Node| {
@@ -126,6 +140,11 @@ impl Explanation<'_> {
                 || node.name == "blocks.0.hook_resid_pre"
         };
         let stages = trace.graph.iter().filter(stage);
+        let each = stages.clone().count() * trace.config.d_model * trace.config.vocab_size;
+        let positions = trace.ids.len();
+        let first = positions
+            .saturating_sub(MOST_READING / each)
+            .min(trace.prompt - 1);
         stages
             .map(|node| {
                 let layer = node.layer.unwrap_or(0) + 1;
@@ -136,12 +155,17 @@ impl Explanation<'_> {
                 } else {
                     format!("feed-forward of layer {layer}")
                 };
-                let rows = trace.exact[&node.name].rows();
+                let read = |(at, x): (usize, &[f64])| match at >= first {
+                    true => self.guesses(&self.read_out(x), count),
+                    false => Vec::new(),
+                };
                 Lens {
                     after,
                     tensor: node.name.clone(),
-                    top: rows
-                        .map(|x| self.guesses(&self.read_out(x), count))
+                    top: trace.exact[&node.name]
+                        .rows()
+                        .enumerate()
+                        .map(read)
                         .collect(),
                 }
             })
@@ -156,11 +180,24 @@ impl Explanation<'_> {
                 x = self.normalize(node, &x, &x, true);
             }
         }
-        let mut logits: Vec<f64> = (0..self.trace.config.vocab_size)
-            .map(|token| {
-                self.output(token).zip(&x).map(|(w, x)| w * x).sum::<f64>() + self.bias(token)
-            })
-            .collect();
+        let weights = self.explainer.weights();
+        let bias = weights.get("head.bias").map(|bias| bias.data.clone());
+        let mut logits = bias.unwrap_or_else(|| vec![0.0; self.trace.config.vocab_size]);
+        match weights.get("head.weight") {
+            Some(head) => {
+                for (row, x) in head.rows().zip(&x) {
+                    for (logit, w) in logits.iter_mut().zip(row) {
+                        *logit += w * x;
+                    }
+                }
+            }
+            None => {
+                let table = weights["token_embedding.weight"].rows();
+                for (logit, row) in logits.iter_mut().zip(table) {
+                    *logit += row.iter().zip(&x).map(|(w, x)| w * x).sum::<f64>();
+                }
+            }
+        }
         if let Some(cap) = self.trace.config.logit_soft_cap {
             for logit in &mut logits {
                 *logit = cap * (*logit / cap).tanh();

@@ -266,19 +266,21 @@ fn chosen_nodes(
         what: "this story".to_string(),
         count,
         limit: options.most,
-        hint: "ask for one layer with --layer N, or give a shorter prompt",
+        hint: if layers.is_some() {
+            "ask for fewer layers with --layer N, or give a shorter prompt"
+        } else {
+            "ask for one layer with --layer N, or give a shorter prompt"
+        },
     };
-    if layers.is_some() {
-        return Err(too_large(count));
-    }
-    // The residual stream and the percentages of every layer, and the first layer in full.
+    // Of all layers: the residual stream and the percentages of each, and the first in full.
     let summary =
         |node: &Node| node.name.ends_with("hook_pattern") || node.name.ends_with("hook_resid_post");
     let mut kept = Vec::new();
     let mut left = options.most;
     for node in nodes {
         let is_large = node.axes.contains(&Axis::Token) && size(&node) > options.most / 4;
-        let is_detail = node.layer.is_some_and(|layer| layer > 0) && !summary(&node);
+        let is_detail =
+            layers.is_none() && node.layer.is_some_and(|layer| layer > 0) && !summary(&node);
         if is_large || is_detail {
             continue;
         }
@@ -288,8 +290,13 @@ fn chosen_nodes(
         kept.push(node);
     }
     remarks.push(format!(
-        "{count} numbers are too many to show at once: below are the first layer in full, and \
-         percentages and results of the others; ask for a layer with --layer N"
+        "{count} numbers are too many to show at once: {}",
+        if layers.is_some() {
+            "logits of all tokens are left out"
+        } else {
+            "below are the first layer in full, and percentages and results of the others; ask for a \
+             layer with --layer N"
+        }
     ));
     Ok(kept)
 }

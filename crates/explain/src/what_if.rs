@@ -1,11 +1,16 @@
 //! What the model would say if a token, a head or an embedding were otherwise.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::evaluate::{Arrays, evaluate};
 use crate::explainer::Explanation;
 use crate::graph::PROBABILITIES;
 use crate::{ExplainError, Guess};
+
+/// Next tokens that are looked at, as things are and after the changes.
+const LISTED: usize = 10;
 
 /// One change.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,9 +46,10 @@ pub enum Edit {
 pub struct WhatIf {
     /// The changes.
     pub edits: Vec<Edit>,
-    /// The likeliest next tokens after the prompt, as things are.
+    /// The next tokens after the prompt that are likeliest as things are or after the changes, with
+    /// their probabilities as things are.
     pub before: Vec<Guess>,
-    /// The same after the changes.
+    /// The same tokens after the changes, the likeliest first.
     pub after: Vec<Guess>,
 }
 
@@ -87,11 +93,15 @@ pub(crate) fn what_if(
     let weights = weights.unwrap_or_else(|| explanation.explainer.weights());
     let after = evaluate(&trace.graph, weights, &ids, &off);
     let last = trace.prompt - 1;
-    let guesses = |arrays: &Arrays| explanation.guesses(arrays[PROBABILITIES].row(last), 10);
+    let (before, after) = [&trace.exact, &after]
+        .map(|arrays| arrays[PROBABILITIES].row(last))
+        .into();
+    let likely = |row| explanation.guesses(row, LISTED).into_iter().map(|g| g.id);
+    let ids: BTreeSet<u32> = likely(before).chain(likely(after)).collect();
     Ok(WhatIf {
         edits: edits.to_vec(),
-        before: guesses(&trace.exact),
-        after: guesses(&after),
+        before: explanation.guesses_of(before, &ids),
+        after: explanation.guesses_of(after, &ids),
     })
 }
 

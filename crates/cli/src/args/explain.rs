@@ -43,13 +43,17 @@ pub(crate) struct ExplainArgs {
     /// prompt where none is given (html)
     #[arg(long)]
     pub(crate) over_training: bool,
-    /// The layers to show, from 0 (repeatable) [default: all]
+    /// Leaves the numbers of the steps out: next words, draws and who spoke for them (text)
+    #[arg(long)]
+    pub(crate) brief: bool,
+    /// The layers to show, from 0 (repeatable) [default: all, or the first if that is too long]
     #[arg(long, value_name = "N")]
     pub(crate) layer: Vec<usize>,
-    /// The heads to show, from 0 (repeatable) [default: all]
+    /// The heads to show, from 0 (repeatable, text) [default: all]
     #[arg(long, value_name = "N")]
     pub(crate) head: Vec<usize>,
-    /// The positions to show, from 0 (repeatable) [default: all]
+    /// The positions to show, from 0 (repeatable, text) [default: all, or the prompt's last if that
+    /// is too long]
     #[arg(long, value_name = "N")]
     pub(crate) position: Vec<usize>,
     /// The most tokens of the answer, each explained in turn

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use nextword_explain::learning::Learning;
 use nextword_explain::terminal::{self, View};
-use nextword_explain::{Edit, Explainer, Explanation, Guess, StoryOptions, WhatIf, page, text};
+use nextword_explain::{Edit, Explainer, Explanation, StoryOptions, WhatIf, page, text};
 use nextword_generate::{PROMPT, TextGenerator, TextOptions};
 use nextword_model::{weights, write_atomically};
 
 use crate::args::{ExplainArgs, Format};
 use crate::format::harmless;
-use crate::{exit, learning, output, records};
+use crate::{exit, learning, output, records, resources};
 
 /// Columns where neither the user nor the terminal tells.
 const COLUMNS: usize = 80;
@@ -24,6 +24,7 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
     let Some(model) = &args.model else {
         return Err(exit::usage("no record is named; hint: give a run's folder"));
     };
+    check(args)?;
     let options = options(args)?;
     let explainer = open(model, args)?;
     let learning = if args.over_training {
@@ -37,6 +38,7 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
         _ => &args.prompt,
     };
     let explanation = explainer.explain(prompt, &options)?;
+    check_places(args, &explanation)?;
     if !args.why.is_empty() {
         return why(args, &explanation);
     }
@@ -70,8 +72,55 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
     }
 }
 
+/// Refuses options that would have no effect.
+fn check(args: &ExplainArgs) -> anyhow::Result<()> {
+    let asks = !args.why.is_empty() || !args.what_if.is_empty();
+    let (text, html) = (args.format == Format::Text, args.format == Format::Html);
+    let page = html || args.over_training && text;
+    let compares = args.compare.is_some() || args.compare_with.is_some();
+    let picks = !args.head.is_empty() || !args.position.is_empty() || args.brief;
+    let problem = if !args.why.is_empty() && !args.what_if.is_empty() {
+        "--why and --what-if are two questions; hint: ask one at a time"
+    } else if asks && (args.out.is_some() || compares || args.over_training || picks) {
+        "--why and --what-if answer in the terminal or as JSON; hint: leave --out, --compare, \
+         --over-training and what picks steps away"
+    } else if asks && !text && args.format != Format::Json {
+        "--why and --what-if answer in the terminal or with --format json"
+    } else if compares && !page {
+        "--compare and --compare-with show two stories side by side on a page; hint: add --format html"
+    } else if args.over_training && !page {
+        "--over-training is a slider on a page; hint: leave --format away or use --format html"
+    } else if picks && (!text || page) {
+        "--head, --position and --brief pick what the terminal shows; hint: leave them away, the other \
+         formats hold everything"
+    } else {
+        return Ok(());
+    };
+    Err(exit::usage(problem))
+}
+
+/// Refuses layers, heads and positions that are not there.
+fn check_places(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::Result<()> {
+    let trace = &explanation.trace;
+    let tokens = trace.ids.len();
+    for (what, given, count) in [
+        ("layer", &args.layer, trace.config.n_layers),
+        ("head", &args.head, trace.config.n_heads),
+        ("position", &args.position, tokens),
+    ] {
+        if let Some(wrong) = given.iter().find(|at| **at >= count) {
+            return Err(exit::usage(format!(
+                "there is no {what} {wrong}; hint: they are 0 to {}",
+                count - 1
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn open(model: &Path, args: &ExplainArgs) -> anyhow::Result<Explainer> {
     let record = records::open(model, args.last)?;
+    resources::check_explained(record.config.counts().total())?;
     let device = records::device(&args.device)?;
     Ok(Explainer::new(TextGenerator::open(&record, &device)?))
 }
@@ -99,6 +148,7 @@ fn view(args: &ExplainArgs) -> View {
         width: width.unwrap_or(COLUMNS).max(40),
         colours: to_terminal && std::env::var_os("NO_COLOR").is_none(),
         decimals: args.decimals.min(9),
+        steps: !args.brief,
         layers: list(&args.layer),
         heads: list(&args.head),
         positions: list(&args.position),
@@ -140,14 +190,19 @@ fn what_if(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::Result<
         return output::json(&found);
     }
     output::line("next word      as it is    changed")?;
-    let after = |guess: &Guess| {
-        let same = found.after.iter().find(|after| after.id == guess.id);
-        same.map_or(0.0, |after| after.probability)
-    };
-    for guess in found.before.iter().take(args.top.max(1)) {
-        let (before, after) = (100.0 * guess.probability, 100.0 * after(guess));
-        let text = harmless(&guess.text);
-        output::line(&format!("{text:<14}{before:>7.2} %  {after:>7.2} %"))?;
+    let top = args.top.max(1);
+    for (rank, guess) in found.before.iter().enumerate() {
+        let after = found.after.iter().enumerate();
+        let (new_rank, after) = after
+            .filter(|(_, after)| after.id == guess.id)
+            .map(|(rank, after)| (rank, after.probability))
+            .next()
+            .unwrap_or((usize::MAX, f64::NAN)); // Both list the same tokens.
+        if rank < top || new_rank < top {
+            let (before, after) = (100.0 * guess.probability, 100.0 * after);
+            let text = harmless(&guess.text);
+            output::line(&format!("{text:<14}{before:>7.2} %  {after:>7.2} %"))?;
+        }
     }
     Ok(())
 }
@@ -231,7 +286,7 @@ fn html(
     }
     if let Some(record) = &args.compare_with {
         let explainer = open(record, args)?;
-        let other = explainer.explain(&args.prompt, options)?;
+        let other = explainer.explain(&explanation.prompt, options)?;
         panes.push(page::Pane::of(&other, story_options)?);
     }
     let html = page::render(&page::Data { panes, learning });

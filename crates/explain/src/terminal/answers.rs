@@ -2,8 +2,9 @@
 
 use nextword_generate::Cut;
 
-use super::{LABEL, Page, columns, shown};
+use super::{GLUE, LABEL, MOST_PARTS, Page, columns, shown};
 use crate::graph::PROBABILITIES;
+use crate::insight::Contribution;
 use crate::story::Chosen;
 use crate::words::about;
 
@@ -16,26 +17,37 @@ impl Page<'_> {
         self.line(&format!("\n    {title}"));
         for position in self.positions() {
             let next = &self.story.next_words[position];
-            let guesses = next.top.iter().take(self.view.top);
-            let guesses: Vec<String> = guesses
-                .map(|guess| format!("{} {:.1} %", shown(&guess.text), 100.0 * guess.probability))
-                .collect();
-            let token = self.token(position);
-            let mut line = format!("    {token} → {}", guesses.join("  "));
+            let mut line = self.guesses(&next.top);
             if let (Some(word), Some(bits)) = (&next.next, next.surprise) {
                 let who = if next.given {
                     "the prompt's next word"
                 } else {
                     "chosen"
                 };
-                line = format!("{line}   [{who}: {}, {bits:.2} bits]", shown(&word.text));
+                line = format!(
+                    "{line}   [{who}: {}, {bits:.2}{GLUE}bits]",
+                    shown(&word.text)
+                );
             }
-            self.line(&line);
+            self.after_token(position, " →", &line);
+        }
+    }
+
+    /// What the output layer would have said before each word of the answer was done, at the first.
+    pub(super) fn lens(&mut self) {
+        let position = self.explanation.trace.prompt - 1;
+        let title = self.paint("1", "guesses on the way");
+        let term = self.paint("2", "(logit lens)");
+        self.line(&format!("\n    {title}  {term}"));
+        for stage in &self.story.lens {
+            let guesses = self.guesses(&stage.top[position]);
+            let first = format!("    {:<30}", format!("after {}", stage.after));
+            self.hang(&first, &" ".repeat(columns(&first)), &guesses, "0");
         }
     }
 
     pub(super) fn answers(&mut self) {
-        for chosen in &self.story.answer {
+        for (chosen, of) in self.story.answer.iter().zip(&self.story.contributions) {
             let (after, text) = (chosen.after, shown(&chosen.token.text));
             let title = self.paint("1", &format!("next word: {text}"));
             let pass = self.story.tokens[after].pass;
@@ -48,8 +60,10 @@ impl Page<'_> {
                     format!("one token computed; keys and values of {after} others from the cache")
                 }
             };
-            self.line(&format!("\n    {title}  ({cache})"));
+            self.line(&format!("\n    {title}"));
+            self.wrap("    ", &format!("({cache})"), "0");
             self.candidates(chosen);
+            self.contribution(of);
         }
     }
 
@@ -60,11 +74,11 @@ impl Page<'_> {
         } else {
             let seed = self.story.sampling.seed;
             let u = chosen.uniform.unwrap_or(0.0);
-            self.line(&format!(
-                "    temperature {temperature}, seed {seed}: the random number is {u:.4}"
-            ));
+            let text =
+                format!("temperature {temperature}, seed {seed}: the random number is {u:.4}");
+            self.wrap("    ", &text, "0");
         }
-        for facts in chosen.candidates.iter().take(self.view.top.max(1)) {
+        for facts in &chosen.candidates {
             let candidate = &facts.candidate;
             let fate = match candidate.cut {
                 None if temperature <= 0.0 => "taken".to_string(),
@@ -101,28 +115,28 @@ impl Page<'_> {
         }
     }
 
-    pub(super) fn contributions(&mut self) {
-        let Some(of) = self.story.contributions.first() else {
-            return;
-        };
+    /// Embedding, heads and layers in the logit of a chosen word.
+    fn contribution(&mut self, of: &Contribution) {
         let title = format!("who spoke for \u{201c}{}\u{201d}", shown(&of.token.text));
         let title = self.paint("1", &title);
         let term = self.paint("2", "(direct logit attribution)");
         self.line(&format!("\n    {title}  {term}"));
         let mut parts: Vec<_> = of.parts.iter().collect();
         parts.sort_by(|a, b| b.value.abs().total_cmp(&a.value.abs()));
-        let left = parts.len().saturating_sub(12);
-        for part in parts.into_iter().take(12) {
+        let (large, small) = parts.split_at(parts.len().min(MOST_PARTS));
+        for part in large {
             self.line(&format!("    {:<28}{}", part.name, self.cell(part.value)));
         }
-        if left > 0 {
-            self.line(&format!("    … and {left} smaller parts"));
+        if !small.is_empty() {
+            let name = format!("{} smaller parts", small.len());
+            let rest = small.iter().map(|part| part.value).sum();
+            self.line(&format!("    {name:<28}{}", self.cell(rest)));
         }
+        let (sum, logit) = (self.cell(of.sum), self.cell(of.logit));
         self.line(&format!(
-            "    {:<28}{}  (the logit: {})",
+            "    {:<28}{sum}  (the logit: {})",
             "together",
-            self.cell(of.sum),
-            self.cell(of.logit).trim()
+            logit.trim()
         ));
     }
 

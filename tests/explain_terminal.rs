@@ -1,0 +1,74 @@
+//! The terminal's view of a story.
+
+use nextword_explain::StoryOptions;
+use nextword_explain::terminal::{self, View};
+use nextword_generate::SamplingConfig;
+use nextword_model::ModelConfig;
+
+use crate::explain_story::{explainer, many_words, options};
+
+#[test]
+fn a_drawn_token_is_shown_however_unlikely_it_was() {
+    let explainer = explainer(&many_words(), 3);
+    let mut unlikely = 0;
+    for seed in 0..20 {
+        let mut options = options(1);
+        options.sampling = SamplingConfig {
+            seed,
+            ..SamplingConfig::default()
+        };
+        let explanation = explainer.explain("w00 w02 w01", &options).unwrap();
+        let few = StoryOptions {
+            top: 1,
+            ..StoryOptions::default()
+        };
+        let story = explanation.story(&few).unwrap();
+        let chosen = &story.answer[0];
+        assert_eq!(chosen.candidates.len() + chosen.more, 40);
+        unlikely += usize::from(chosen.candidates.len() > 1);
+        let text = terminal::draw(
+            &explanation,
+            &story,
+            &View {
+                top: 1,
+                ..View::default()
+            },
+        );
+        assert!(text.contains("← drawn"), "{text}");
+    }
+    assert!(unlikely > 5, "only {unlikely} draws were not the likeliest");
+}
+
+#[test]
+fn the_terminal_is_as_wide_as_it_is_told_and_shortens_what_nobody_can_read() {
+    let config = ModelConfig {
+        n_layers: 40,
+        ..many_words()
+    };
+    let explainer = explainer(&config, 3);
+    let words: Vec<String> = (0..30).map(|n| format!("w{n:02}")).collect();
+    let explanation = explainer.explain(&words.join(" "), &options(2)).unwrap();
+    let story = explanation.story(&StoryOptions::default()).unwrap();
+    for width in [60, 80, 132] {
+        let view = View {
+            width,
+            ..View::default()
+        };
+        let text = terminal::draw(&explanation, &story, &view);
+        for line in text.lines() {
+            // A word that is longer than the line stands as it is.
+            let breaks =
+                line.trim().contains(' ') && !line.contains("blocks.") && !line.contains('…');
+            assert!(!breaks || line.chars().count() <= width, "{width}: {line}");
+        }
+        assert!(text.contains("--position N") && text.contains("--layer N"));
+        assert!(text.lines().count() < 700, "{} lines", text.lines().count());
+    }
+    let all = View {
+        layers: Some((0..40).collect()),
+        positions: Some((0..31).collect()),
+        ..View::default()
+    };
+    let whole = terminal::draw(&explanation, &story, &all);
+    assert!(whole.contains("layer 40") && whole.lines().count() > 2_000);
+}
