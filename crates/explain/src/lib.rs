@@ -25,6 +25,7 @@ mod formula;
 pub mod graph;
 mod insight;
 pub mod learning;
+mod node;
 pub mod page;
 mod recorder;
 mod story;
