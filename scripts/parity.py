@@ -2,7 +2,8 @@
 
 For every type that nextword reads it makes models of odd shapes, each with its logits. The test
 `imported_models_match_transformers` then imports them, compares logits on each device, exports them,
-and this script loads what was exported: weights must be equal bit for bit, and so must logits.
+and this script loads what was exported: weights must be equal bit for bit, and so must logits. Every
+tensor inside them is compared with what `nextword explain` shows.
 
     pip install torch transformers safetensors tokenizers
     python scripts/parity.py              # in a folder that is removed again
@@ -26,6 +27,8 @@ from transformers import (
     AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma3TextConfig, GemmaConfig, GPT2Config,
     GPTNeoXConfig, LlamaConfig, MistralConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config,
 )  # fmt: skip
+
+import inside
 
 ROOT = Path(__file__).resolve().parent.parent
 VOCAB, CONTEXT, BATCH, SEQ = 101, 24, 2, 13
@@ -176,6 +179,8 @@ def make_fixtures():
         if config.model_type not in seen:
             seen.add(config.model_type)
             make(folder, name, config, seed)
+            if name in inside.KEPT:
+                inside.look_into(folder / name)
 
 
 def main():
@@ -184,8 +189,9 @@ def main():
     try:
         for seed, (name, config) in enumerate(CASES.items()):
             make(folder, name, config, seed)
+            inside.look_into(folder / name)
         test = ["cargo", "test", "--release", "--workspace", "--test", "tests", "--"]
-        test += ["imported_models_match_transformers", "--nocapture"]
+        test += ["imported_models_match_transformers", "inside_transformers_models", "--nocapture"]
         environment = os.environ | {"NEXTWORD_PARITY": str(folder)}
         subprocess.run(test, cwd=ROOT, env=environment, check=True)
         for name in CASES:

@@ -13,12 +13,14 @@
     clippy::struct_field_names
 )]
 
+mod any_model; // small models at random, over every option
 mod backends; // the same numbers on flex, ndarray and wgpu
 mod checkpoints; // what is damaged is noticed, and an older checkpoint is used
 mod commands; // the program as a new user meets it
 mod configs; // every file in configs/ parses, builds and says the truth
 mod docs; // the course shows what its commands write
 mod explain; // every number, and where it comes from
+mod explain_reference; // PyTorch's numbers inside models
 mod explain_story; // who spoke for a word, what if, every output
 mod explain_terminal; // the terminal, as wide as it is told
 mod gguf; // files for llama.cpp, read back

@@ -58,13 +58,7 @@ pub fn derive(
         return token(trace, text, address);
     }
     let Some(node) = trace.node(&address.name) else {
-        return leaf(
-            address,
-            Some(weights[&address.name].at(&address.indices())),
-            "a weight of the model",
-            "parameter",
-            "learned in training; nothing comes before it",
-        );
+        return weight(trace, weights, address);
     };
     let about = about(node);
     let value = trace.value(&node.name).at(&address.indices());
@@ -106,6 +100,25 @@ fn leaf(
         operands: Vec::new(),
         result: value,
     }
+}
+
+fn weight(trace: &Trace, weights: &Arrays, address: &Address) -> Derivation {
+    let is_matrix = address.index.len() > 1 && !address.name.starts_with("position_embedding");
+    let formula = match trace.bits.filter(|_| is_matrix) {
+        Some(bits) => format!(
+            "learned in training, then rounded to {bits} bits: a whole number times the scale of its \
+             block of 32"
+        ),
+        None => "learned in training; nothing comes before it".to_string(),
+    };
+    let value = weights[&address.name].at(&address.indices());
+    leaf(
+        address,
+        Some(value),
+        "a weight of the model",
+        "parameter",
+        &formula,
+    )
 }
 
 fn token(trace: &Trace, text: &dyn Fn(u32) -> String, address: &Address) -> Derivation {
@@ -159,7 +172,7 @@ impl Scene<'_> {
         let position = self.address.along("position");
         let dim = index.last().copied().unwrap_or(0);
         match &self.node.op {
-            Op::Embed { table } => {
+            Op::Embed { table, scale } => {
                 let id = self.trace.ids[position];
                 let id_operand = operand(
                     "token id",
@@ -169,16 +182,14 @@ impl Scene<'_> {
                     f64::from(id),
                 );
                 let entry = self.weight("table entry", table, &[id as usize, dim]);
-                let filled = format!(
-                    "row {id}, number {dim} of {table} = {}",
-                    number(entry.value)
-                );
-                plain(
-                    "table[token id]",
-                    filled,
-                    entry.value,
-                    vec![id_operand, entry],
-                )
+                let value = entry.value;
+                let filled = format!("row {id}, number {dim} of {table} = {}", number(value));
+                let operands = vec![id_operand, entry];
+                let step = plain("table[token id]", filled, value, operands);
+                match scale {
+                    Some(scale) => step.times("scale", *scale),
+                    None => step,
+                }
             }
             Op::Places { table } => {
                 let entry = self.weight("table entry", table, &[position, dim]);
@@ -218,14 +229,7 @@ impl Scene<'_> {
             }
             Op::Cap { of, cap } => {
                 let x = self.at("x", of, &index);
-                let filled = format!("{cap} × tanh({} / {cap})", number(x.value));
-                let result = cap * (x.value / cap).tanh();
-                plain(
-                    "c × tanh(x / c)",
-                    filled,
-                    result,
-                    vec![x, setting("c", *cap)],
-                )
+                plain("x", number(x.value), x.value, vec![x]).squeezed(*cap)
             }
         }
     }
@@ -257,6 +261,7 @@ impl Scene<'_> {
             centered,
             eps,
             weight,
+            unit_offset,
             bias,
         } = &self.node.op
         else {
@@ -275,31 +280,26 @@ impl Scene<'_> {
         let w = self.weight("weight", weight, &[dim]);
         let b = bias.as_ref().map(|name| self.weight("bias", name, &[dim]));
         let shift = b.as_ref().map_or(0.0, |b| b.value);
-        let result = (x[dim] - moments.mean) / moments.scale * w.value + shift;
-        let filled = if *centered {
-            let bias = b
-                .as_ref()
-                .map_or_else(String::new, |b| format!(" + {}", wrapped(b.value)));
-            format!(
-                "({} − {}) / {} × {}{bias}",
-                number(x[dim]),
-                wrapped(moments.mean),
-                number(moments.scale),
-                wrapped(w.value)
-            )
+        let (factor, times) = if *unit_offset {
+            (1.0 + w.value, format!("(1 + {})", wrapped(w.value)))
         } else {
-            format!(
-                "{} / {} × {}",
-                number(x[dim]),
-                number(moments.scale),
-                wrapped(w.value)
-            )
+            (w.value, wrapped(w.value))
         };
+        let result = (x[dim] - moments.mean) / moments.scale * factor + shift;
+        let top = if *centered {
+            format!("({} − {})", number(x[dim]), wrapped(moments.mean))
+        } else {
+            number(x[dim])
+        };
+        let mut filled = format!("{top} / {} × {times}", number(moments.scale));
+        if let Some(b) = &b {
+            filled = format!("{filled} + {}", wrapped(b.value));
+        }
         let mut operands = row;
         operands.push(w);
         operands.extend(b);
         operands.push(setting("ε", *eps));
-        plain(about(self.node).formula, filled, result, operands)
+        plain(&about(self.node).formula, filled, result, operands)
     }
 
     fn linear(&self, index: &[usize]) -> Step {
@@ -328,7 +328,7 @@ impl Scene<'_> {
         let bias = bias
             .as_ref()
             .map(|name| self.weight("bias", name, &[column]));
-        products(pairs.collect(), bias, "x W", None)
+        products(pairs.collect(), bias, "x W")
     }
 
     fn join(&self, of: &str, weight: Option<&str>, bias: Option<&str>) -> Step {
@@ -345,7 +345,7 @@ impl Scene<'_> {
             (z, self.weight("w", weight, &[i, column]))
         });
         let bias = bias.map(|name| self.weight("bias", name, &[column]));
-        products(pairs.collect(), bias, "z W", None)
+        products(pairs.collect(), bias, "z W")
     }
 }
 

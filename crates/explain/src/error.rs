@@ -36,10 +36,6 @@ pub enum ExplainError {
         hint: &'static str,
     },
 
-    /// A part of the model that cannot be explained yet.
-    #[error("{0} cannot be explained yet; hint: every other part of a model can")]
-    Unsupported(&'static str),
-
     /// A change that cannot be made.
     #[error("this cannot be changed: {0}")]
     WhatIf(String),

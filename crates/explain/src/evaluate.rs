@@ -1,8 +1,10 @@
 //! The forward pass once more, in plain loops over f64: no tensor library, no kernel, nothing shared
-//! with the model but its weights.
+//! with the model but its weights and what its configuration says (rotary frequencies, `ALiBi`'s slopes,
+//! the scale of scores), which tests hold to PyTorch's.
 
 use std::collections::BTreeMap;
 
+use burn::tensor::TensorData;
 use nextword_model::{Transformer, weights};
 
 use crate::array::Array;
@@ -11,14 +13,19 @@ use crate::graph::{Function, Node, Op};
 /// Named arrays.
 pub type Arrays = BTreeMap<String, Array>;
 
-/// Every weight of `model`, under the names of its file.
+/// Every weight of `model`, under the names of its file; quantized ones as the values that they stand
+/// for.
 pub fn weights_of(model: &Transformer) -> Arrays {
     let mut all = Arrays::new();
-    weights::for_each(model, |name, data| {
+    let mut add = |name: &str, data: TensorData| {
         let shape = data.shape().to_vec();
         let data = weights::floats(data).into_iter().map(f64::from).collect();
         all.insert(name.to_string(), Array { shape, data });
-    });
+    };
+    weights::for_each(model, &mut add);
+    for (name, data) in model.widened() {
+        add(&name, data); // In the place of a parameter of no size.
+    }
     all
 }
 
@@ -29,8 +36,7 @@ pub fn weights_of(model: &Transformer) -> Arrays {
 pub fn evaluate(graph: &[Node], weights: &Arrays, ids: &[u32], off: &[(usize, usize)]) -> Arrays {
     let mut values = Arrays::new();
     for node in graph {
-        let mut value = Array::zeros(&node.shape);
-        compute(node, &mut value, &values, weights, ids);
+        let mut value = follow(node, &values, weights, ids);
         if matches!(node.op, Op::Mix { .. }) {
             for (_, head) in off.iter().filter(|(layer, _)| Some(*layer) == node.layer) {
                 let size = node.shape[1] * node.shape[2];
@@ -42,13 +48,26 @@ pub fn evaluate(graph: &[Node], weights: &Arrays, ids: &[u32], off: &[(usize, us
     values
 }
 
+/// One tensor from those that it is made of.
+///
+/// # Panics
+/// If one of them is missing.
+pub fn follow(node: &Node, values: &Arrays, weights: &Arrays, ids: &[u32]) -> Array {
+    let mut out = Array::zeros(&node.shape);
+    compute(node, &mut out, values, weights, ids);
+    out
+}
+
 fn compute(node: &Node, out: &mut Array, values: &Arrays, weights: &Arrays, ids: &[u32]) {
     let width = out.width();
     let bias_of = |name: &Option<String>| name.as_ref().map(|name| weights[name].data.as_slice());
     match &node.op {
-        Op::Embed { table } => {
+        Op::Embed { table, scale } => {
+            let scale = scale.unwrap_or(1.0);
             for (row, id) in out.data.chunks_exact_mut(width).zip(ids) {
-                row.copy_from_slice(weights[table].row(*id as usize));
+                for (value, entry) in row.iter_mut().zip(weights[table].row(*id as usize)) {
+                    *value = entry * scale;
+                }
             }
         }
         Op::Places { table } => {
@@ -72,13 +91,16 @@ fn compute(node: &Node, out: &mut Array, values: &Arrays, weights: &Arrays, ids:
             centered,
             eps,
             weight,
+            unit_offset,
             bias,
         } => {
             let (weight, bias) = (&weights[weight].data, bias_of(bias));
+            let offset = f64::from(u8::from(*unit_offset));
             for (y, x) in out.data.chunks_exact_mut(width).zip(values[of].rows()) {
                 let Moments { mean, scale } = moments(x, *centered, *eps);
                 for (i, y) in y.iter_mut().enumerate() {
-                    *y = (x[i] - mean) / scale * weight[i] + bias.map_or(0.0, |bias| bias[i]);
+                    let factor = offset + weight[i];
+                    *y = (x[i] - mean) / scale * factor + bias.map_or(0.0, |bias| bias[i]);
                 }
             }
         }
@@ -106,13 +128,7 @@ fn compute(node: &Node, out: &mut Array, values: &Arrays, weights: &Arrays, ids:
             }
         }
         Op::Turn { of, frequencies } => turn(out, &values[of], frequencies),
-        Op::Scores {
-            q,
-            k,
-            scale,
-            window,
-            slopes,
-        } => scores(out, &values[q], &values[k], *scale, *window, slopes),
+        Op::Scores { q, k, .. } => scores(out, &values[q], &values[k], &node.op),
         Op::Softmax { of } => {
             for (y, x) in out.data.chunks_exact_mut(width).zip(values[of].rows()) {
                 softmax(x, y);
@@ -132,7 +148,7 @@ fn compute(node: &Node, out: &mut Array, values: &Arrays, weights: &Arrays, ids:
         }
         Op::Cap { of, cap } => {
             for (y, x) in out.data.iter_mut().zip(&values[of].data) {
-                *y = cap * (x / cap).tanh();
+                *y = squeeze(*x, *cap);
             }
         }
     }
@@ -230,8 +246,9 @@ pub fn join(z: &Array) -> Array {
 
 fn turn(out: &mut Array, x: &Array, frequencies: &[f64]) {
     let (seq, width) = (x.shape[1], x.width());
-    let half = width / 2;
+    let half = frequencies.len();
     for (at, (y, x)) in out.data.chunks_exact_mut(width).zip(x.rows()).enumerate() {
+        y.copy_from_slice(x);
         for (pair, frequency) in frequencies.iter().enumerate() {
             let (sin, cos) = ((at % seq) as f64 * frequency).sin_cos();
             y[pair] = x[pair] * cos - x[pair + half] * sin;
@@ -245,14 +262,22 @@ pub fn sees(query: usize, key: usize, window: Option<usize>) -> bool {
     key <= query && window.is_none_or(|window| query - key < window)
 }
 
-fn scores(
-    out: &mut Array,
-    q: &Array,
-    k: &Array,
-    scale: f64,
-    window: Option<usize>,
-    slopes: &[f64],
-) {
+/// `cap * tanh(x / cap)`.
+pub fn squeeze(x: f64, cap: f64) -> f64 {
+    cap * (x / cap).tanh()
+}
+
+fn scores(out: &mut Array, q: &Array, k: &Array, op: &Op) {
+    let Op::Scores {
+        scale,
+        cap,
+        window,
+        slopes,
+        ..
+    } = op
+    else {
+        unreachable!("the caller has looked");
+    };
     let (heads, seq) = (q.shape[0], q.shape[1]);
     let group = heads / k.shape[0];
     for head in 0..heads {
@@ -260,11 +285,12 @@ fn scores(
             let at = (head * seq + query) * seq;
             let asks = q.row(head * seq + query);
             for key in 0..seq {
-                out.data[at + key] = if sees(query, key, window) {
+                out.data[at + key] = if sees(query, key, *window) {
                     let answers = k.row(head / group * seq + key);
                     let dot: f64 = asks.iter().zip(answers).map(|(q, k)| q * k).sum();
                     let slope = slopes.get(head).copied().unwrap_or(0.0);
-                    dot * scale - slope * (query - key) as f64
+                    let score = cap.map_or(dot * scale, |cap| squeeze(dot * scale, cap));
+                    score - slope * (query - key) as f64
                 } else {
                     f64::NEG_INFINITY
                 };

@@ -1,6 +1,7 @@
 //! Formulas with their operands filled in.
 
 use crate::derive::Operand;
+use crate::evaluate::squeeze;
 
 /// Terms of a sum that are written out before it is shortened.
 const WRITTEN: usize = 6;
@@ -36,6 +37,36 @@ pub(crate) fn setting(role: &str, value: f64) -> Operand {
     }
 }
 
+impl Step {
+    /// The same times a setting of the model.
+    pub(crate) fn times(mut self, role: &str, factor: f64) -> Self {
+        self.formula = format!("{} × {role}", self.formula);
+        self.filled = format!("({}) × {}", self.filled, number(factor));
+        self.result = self.result.map(|x| x * factor);
+        self.operands.push(setting(role, factor));
+        self
+    }
+
+    /// The same squeezed into (-c, c).
+    pub(crate) fn squeezed(mut self, cap: f64) -> Self {
+        self.formula = format!("c × tanh({} / c)", self.formula);
+        self.filled = format!("{cap} × tanh(({}) / {cap})", self.filled);
+        self.result = self.result.map(|x| squeeze(x, cap));
+        self.operands.push(setting("c", cap));
+        self
+    }
+
+    /// The same less `slope` times `distance`.
+    pub(crate) fn lessened(mut self, slope: f64, distance: f64) -> Self {
+        self.formula.push_str(" − slope × distance");
+        self.filled = format!("{} − {} × {distance}", self.filled, number(slope));
+        self.result = self.result.map(|x| x - slope * distance);
+        self.operands.push(setting("slope", slope));
+        self.operands.push(setting("distance", distance));
+        self
+    }
+}
+
 pub(crate) fn plain(formula: &str, filled: String, result: f64, operands: Vec<Operand>) -> Step {
     Step {
         formula: formula.to_string(),
@@ -50,7 +81,6 @@ pub(crate) fn products(
     pairs: Vec<(Operand, Operand)>,
     bias: Option<Operand>,
     formula: &str,
-    scale: Option<f64>,
 ) -> Step {
     let sum: f64 = pairs.iter().map(|(a, b)| a.value * b.value).sum();
     let terms = pairs
@@ -65,12 +95,6 @@ pub(crate) fn products(
         filled = format!("{filled} + {}", wrapped(bias.value));
         result += bias.value;
         operands.push(bias);
-    }
-    if let Some(scale) = scale {
-        formula.push_str(" × 1/√d");
-        filled = format!("({filled}) × {}", number(scale));
-        result *= scale;
-        operands.push(setting("1/√d", scale));
     }
     Step {
         formula,

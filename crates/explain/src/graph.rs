@@ -81,6 +81,7 @@ impl Builder<'_> {
             centered: layer,
             eps: self.config.norm_eps,
             weight: self.weight(&format!("{name}.weight")),
+            unit_offset: self.config.norm_unit_offset,
             bias: (layer && self.config.bias.norm).then(|| self.weight(&format!("{name}.bias"))),
         }
     }
@@ -97,8 +98,11 @@ impl Builder<'_> {
 
     fn embed(&mut self) -> String {
         let d = self.config.d_model;
-        let table = "token_embedding.weight".to_string();
-        let x = self.tokens("hook_embed", Op::Embed { table }, d);
+        let op = Op::Embed {
+            table: "token_embedding.weight".to_string(),
+            scale: self.config.embedding_scale,
+        };
+        let x = self.tokens("hook_embed", op, d);
         let op = match self.config.position {
             Position::Learned => Op::Places {
                 table: "position_embedding.weight".to_string(),
@@ -112,10 +116,8 @@ impl Builder<'_> {
 
     fn block(&mut self, x: &str) -> String {
         let (config, d) = (self.config, self.config.d_model);
-        let (normed, pre) = (
-            config.norm != NormKind::None,
-            config.norm_placement == NormPlacement::Pre,
-        );
+        let normed_first =
+            config.norm != NormKind::None && config.norm_placement != NormPlacement::Post;
         let sum_of_places = self.layer == Some(0)
             && matches!(config.position, Position::Learned | Position::Sinusoidal);
         let op = if sum_of_places {
@@ -126,16 +128,16 @@ impl Builder<'_> {
         } else {
             Op::Copy { of: x.to_string() }
         };
-        let resid = self.tokens("hook_resid_pre", op, d);
-        let input = if normed && pre {
-            let op = self.norm_op(&resid, "attention_norm");
+        let read = self.tokens("hook_resid_pre", op, d);
+        let input = if normed_first {
+            let op = self.norm_op(&read, "attention_norm");
             self.tokens("ln1.hook_normalized", op, d)
         } else {
-            resid.clone()
+            read.clone()
         };
         let change = self.attention(&input);
         let x = self.sum(
-            &resid,
+            &read,
             change,
             "attention_norm",
             ["hook_attn_sum", "ln1.hook_normalized"],
@@ -144,11 +146,12 @@ impl Builder<'_> {
             return self.tokens("hook_resid_post", x, d);
         }
         let resid = self.tokens("hook_resid_mid", x, d);
-        let input = if normed && pre {
-            let op = self.norm_op(&resid, "feed_forward_norm");
+        let read = if config.parallel { read } else { resid.clone() };
+        let input = if normed_first {
+            let op = self.norm_op(&read, "feed_forward_norm");
             self.tokens("ln2.hook_normalized", op, d)
         } else {
-            resid.clone()
+            read
         };
         let change = self.feed_forward(&input);
         let x = self.sum(
@@ -158,6 +161,17 @@ impl Builder<'_> {
             ["hook_mlp_sum", "ln2.hook_normalized"],
         );
         self.tokens("hook_resid_post", x, d)
+    }
+
+    /// What a sublayer adds to the residual stream: its result, which in a sandwich is normalized.
+    fn change(&mut self, name: &str, op: Op, norm: &str) -> String {
+        let d = self.config.d_model;
+        if !self.config.has_sandwich_norms() {
+            return self.tokens(name, op, d);
+        }
+        let of = self.tokens(&format!("{name}_before_norm"), op, d);
+        let op = self.norm_op(&of, norm);
+        self.tokens(name, op, d)
     }
 
     /// What a residual sum is: the sum itself, its norm, or without residuals the change alone.
@@ -190,7 +204,12 @@ impl Builder<'_> {
         let op = self.linear_op(input, "attention.value", config.bias.qkv, Some(n_kv));
         let v = self.heads("attn.hook_v", op, n_kv);
         let (q, k) = if config.position == Position::Rotary {
-            let frequencies = config.rotary.frequencies(config.head_dim());
+            let is_local = self.layer.is_some_and(|layer| config.is_local(layer));
+            let frequencies = if is_local {
+                config.rotary.local_frequencies(config.head_dim())
+            } else {
+                config.rotary.frequencies(config.head_dim())
+            };
             let turn = |of: &str| Op::Turn {
                 of: of.to_string(),
                 frequencies: frequencies.clone(),
@@ -212,6 +231,9 @@ impl Builder<'_> {
             q,
             k,
             scale: config.score_scale(),
+            usual: config.score_scale().to_bits()
+                == (config.head_dim() as f64).sqrt().recip().to_bits(),
+            cap: config.score_soft_cap,
             window: self.layer.and_then(|layer| config.window(layer)),
             slopes,
         };
@@ -226,7 +248,7 @@ impl Builder<'_> {
                 .then(|| self.weight("attention.output.weight")),
             bias: bias.then(|| self.weight("attention.output.bias")),
         };
-        self.tokens("hook_attn_out", op, config.d_model)
+        self.change("hook_attn_out", op, "attention_post_norm")
     }
 
     fn query_or_key(&mut self, letter: &str, name: &str, input: &str, heads: usize) -> String {
@@ -246,6 +268,7 @@ impl Builder<'_> {
             centered: false,
             eps: config.norm_eps,
             weight: self.weight(&format!("attention.{name}_norm.weight")),
+            unit_offset: config.norm_unit_offset,
             bias: None,
         };
         self.heads(&format!("attn.hook_{letter}"), op, heads)
@@ -267,7 +290,7 @@ impl Builder<'_> {
         };
         let post = self.tokens("mlp.hook_post", op, d_ff);
         let down = self.linear_op(&post, "feed_forward.down", bias, None);
-        self.tokens("hook_mlp_out", down, config.d_model)
+        self.change("hook_mlp_out", down, "feed_forward_post_norm")
     }
 
     fn head(&mut self, x: &str) {

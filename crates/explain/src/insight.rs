@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use nextword_model::NormPlacement;
 use serde::{Deserialize, Serialize};
 
-use crate::evaluate::{Arrays, moments, softmax};
+use crate::evaluate::{moments, softmax};
 use crate::explainer::Explanation;
 use crate::graph::{Node, Op, PROBABILITIES};
 use crate::trace::Trace;
@@ -162,7 +163,8 @@ impl Explanation<'_> {
                 Lens {
                     after,
                     tensor: node.name.clone(),
-                    top: trace.exact[&node.name]
+                    top: trace
+                        .value(&node.name)
                         .rows()
                         .enumerate()
                         .map(read)
@@ -232,6 +234,7 @@ impl Explanation<'_> {
             centered,
             eps,
             weight,
+            unit_offset,
             bias,
             ..
         } = &node.op
@@ -241,13 +244,15 @@ impl Explanation<'_> {
         let weights = self.explainer.weights();
         let scale = moments(whole, *centered, *eps).scale;
         let mean = moments(part, *centered, *eps).mean;
+        let offset = f64::from(u8::from(*unit_offset));
         let bias = bias
             .as_ref()
             .filter(|_| shift)
             .map(|name| &weights[name].data);
         let part = part.iter().enumerate();
         part.map(|(i, x)| {
-            (x - mean) / scale * weights[weight].data[i] + bias.map_or(0.0, |bias| bias[i])
+            let factor = offset + weights[weight].data[i];
+            (x - mean) / scale * factor + bias.map_or(0.0, |bias| bias[i])
         })
         .collect()
     }
@@ -261,7 +266,7 @@ impl Explanation<'_> {
             self.follow(node, position, &mut parts);
         }
         let mut found: Vec<Part> = parts
-            .0
+            .of
             .into_iter()
             .map(|(mut part, x)| {
                 part.value = self
@@ -288,7 +293,7 @@ impl Explanation<'_> {
         Contribution {
             position,
             token: self.guess(token, probability),
-            logit: trace.exact[name].at(&[position, token as usize]),
+            logit: trace.value(name).at(&[position, token as usize]),
             sum: found.iter().map(|part| part.value).sum(),
             parts: found,
         }
@@ -296,30 +301,29 @@ impl Explanation<'_> {
 
     /// What `node` does to the parts of the residual stream at `position`.
     fn follow(&self, node: &Node, position: usize, parts: &mut Parts) {
-        let exact = &self.trace.exact;
+        let values = &self.trace.values;
         let hook = node.name.rsplit_once("hook_").map_or("", |(_, hook)| hook);
-        let row = |name: &str| exact[name].row(position).to_vec();
+        let row = |name: &str| values[name].row(position).to_vec();
         match (&node.op, hook) {
             (Op::Embed { .. }, _) => parts.add("word embedding", None, None, row(&node.name)),
             (Op::Places { .. } | Op::Waves, _) => {
                 parts.add("position encoding", None, None, row(&node.name));
             }
             (Op::Join { .. }, _) => {
-                if !self.trace.config.residual {
-                    parts.0.clear();
-                }
+                self.begin_sublayer(parts);
                 self.heads(node, position, parts);
             }
-            (Op::Linear { .. }, "mlp_out") => {
-                if !self.trace.config.residual {
-                    parts.0.clear();
-                }
+            (Op::Linear { .. }, "mlp_out" | "mlp_out_before_norm") => {
+                self.begin_sublayer(parts);
                 let name = format!("feed-forward of layer {}", node.layer.unwrap_or(0) + 1);
                 parts.add(&name, node.layer, None, row(&node.name));
             }
-            (Op::Norm { of, bias, .. }, "normalized") if self.changes_stream(node) => {
+            (Op::Norm { of, bias, .. }, _) => {
+                let Some(normalized) = self.normalized_parts(node, hook, parts) else {
+                    return;
+                };
                 let whole = row(of);
-                for (_, x) in &mut parts.0 {
+                for (_, x) in &mut parts.of[normalized..] {
                     *x = self.normalize(node, &whole, x, false);
                 }
                 if let Some(bias) = bias {
@@ -331,10 +335,23 @@ impl Explanation<'_> {
         }
     }
 
-    /// Whether this norm's result is the stream itself and not a sublayer's input.
-    fn changes_stream(&self, node: &Node) -> bool {
-        let config = &self.trace.config;
-        node.layer.is_none() || config.norm_placement == nextword_model::NormPlacement::Post
+    /// A sublayer's result comes to the stream, or without residuals takes its place.
+    fn begin_sublayer(&self, parts: &mut Parts) {
+        if !self.trace.config.residual {
+            parts.of.clear();
+        }
+        parts.sublayer = parts.of.len();
+    }
+
+    /// From which part on this norm rescales them: all where it rescales the stream itself, a
+    /// sublayer's where it rescales its result, none where it makes a sublayer's input.
+    fn normalized_parts(&self, node: &Node, hook: &str, parts: &Parts) -> Option<usize> {
+        let post = self.trace.config.norm_placement == NormPlacement::Post;
+        match hook {
+            "attn_out" | "mlp_out" => Some(parts.sublayer),
+            "normalized" if post || node.layer.is_none() => Some(0),
+            _ => None,
+        }
     }
 
     /// Each head's part of attention's result.
@@ -342,14 +359,14 @@ impl Explanation<'_> {
         let Op::Join { of, weight, bias } = &node.op else {
             return;
         };
-        let (exact, weights) = (&self.trace.exact, self.explainer.weights());
+        let (values, weights) = (&self.trace.values, self.explainer.weights());
         let (heads, seq, width) = {
-            let shape = &exact[of].shape;
+            let shape = &values[of].shape;
             (shape[0], shape[1], shape[2])
         };
         let layer = node.layer.unwrap_or(0) + 1;
         for head in 0..heads {
-            let z = exact[of].row(head * seq + position);
+            let z = values[of].row(head * seq + position);
             let mut x = vec![0.0; self.trace.config.d_model];
             for (i, z) in z.iter().enumerate() {
                 match weight {
@@ -374,11 +391,15 @@ impl Explanation<'_> {
 
 /// Parts of the residual stream at one position.
 #[derive(Default)]
-struct Parts(Vec<(Part, Vec<f64>)>);
+struct Parts {
+    of: Vec<(Part, Vec<f64>)>,
+    /// Where those of the latest sublayer begin.
+    sublayer: usize,
+}
 
 impl Parts {
     fn add(&mut self, name: &str, layer: Option<usize>, head: Option<usize>, x: Vec<f64>) {
-        self.0.push((part(name, layer, head, 0.0), x));
+        self.of.push((part(name, layer, head, 0.0), x));
     }
 }
 
@@ -395,7 +416,7 @@ fn part(name: &str, layer: Option<usize>, head: Option<usize>, value: f64) -> Pa
 const SATURATED: f64 = 0.999;
 
 /// What is worth pointing out, in words.
-pub(crate) fn notes(trace: &Trace, exact: &Arrays) -> Vec<String> {
+pub(crate) fn notes(trace: &Trace) -> Vec<String> {
     let mut notes = Vec::new();
     for node in trace.graph.iter().filter(|node| node.is_square()) {
         let Op::Softmax { .. } = node.op else {
@@ -405,8 +426,8 @@ pub(crate) fn notes(trace: &Trace, exact: &Arrays) -> Vec<String> {
         if seq < 4 {
             continue;
         }
-        let pattern = &exact[&node.name];
-        let z = &exact[&format!("blocks.{layer}.attn.hook_z")];
+        let pattern = trace.value(&node.name);
+        let z = trace.value(&format!("blocks.{layer}.attn.hook_z"));
         let norms: Vec<f64> = (0..node.shape[0])
             .map(|head| {
                 (0..seq)

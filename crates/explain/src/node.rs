@@ -39,8 +39,8 @@ impl Axis {
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[allow(missing_docs)] // Fields are named by what they are.
 pub enum Op {
-    /// A row of the table for each token id.
-    Embed { table: String },
+    /// A row of the table for each token id, times the scale if there is one.
+    Embed { table: String, scale: Option<f64> },
     /// A row of the table for each place.
     Places { table: String },
     /// `sin` and `cos` of the place times a frequency.
@@ -49,12 +49,14 @@ pub enum Op {
     Copy { of: String },
     /// `a + b`.
     Add { a: String, b: String },
-    /// Normalization over the last axis; `centered` subtracts the mean first.
+    /// Normalization over the last axis; `centered` subtracts the mean first, and with a
+    /// `unit_offset` `1 + weight` stands for the weight.
     Norm {
         of: String,
         centered: bool,
         eps: f64,
         weight: String,
+        unit_offset: bool,
         bias: Option<String>,
     },
     /// `x W + b`; `heads` cuts the result into heads, `transposed` reads `W` as `[out, in]`.
@@ -71,13 +73,16 @@ pub enum Op {
         weight: Option<String>,
         bias: Option<String>,
     },
-    /// Pairs of numbers turned by the place times their frequency.
+    /// Pairs of numbers turned by the place times their frequency; those beyond the pairs stay.
     Turn { of: String, frequencies: Vec<f64> },
-    /// `q . k * scale`, minus infinity where a token may not look; with slopes less for distance.
+    /// `q . k * scale`, which is `1 / sqrt(d)` as a rule, minus infinity where a token may not look; with a cap squeezed by
+    /// `cap * tanh(x / cap)`, with slopes less for distance.
     Scores {
         q: String,
         k: String,
         scale: f64,
+        usual: bool,
+        cap: Option<f64>,
         window: Option<usize>,
         slopes: Vec<f64>,
     },

@@ -88,6 +88,8 @@ pub struct ModelFacts {
     pub step: u64,
     pub seed: u64,
     pub parameters: usize,
+    /// Bits of a weight where matrices are quantized: shown are the values that they stand for.
+    pub bits: Option<u8>,
     pub version: String,
 }
 
@@ -186,7 +188,8 @@ impl Story {
     ) -> Result<Self, ExplainError> {
         let (trace, explainer) = (&explanation.trace, explanation.explainer);
         let (card, config) = (explainer.generator().card(), &trace.config);
-        let mut remarks = notes(trace, &trace.exact);
+        let mut remarks = notes(trace);
+        remarks.extend(trace.bits.map(quantized));
         let nodes = chosen_nodes(explanation, options, &mut remarks)?;
         let tensors = nodes.iter().map(|node| {
             let data = trace.shown(node).into_iter();
@@ -206,6 +209,7 @@ impl Story {
                 step: card.step,
                 seed: card.seed,
                 parameters: config.counts().total(),
+                bits: trace.bits,
                 version: card.version.clone(),
             },
             prompt: explanation.prompt.clone(),
@@ -242,6 +246,14 @@ impl Story {
             config: config.clone(),
         })
     }
+}
+
+/// What a reader of a quantized model's numbers has to know.
+fn quantized(bits: u8) -> String {
+    format!(
+        "the matrices of this model are held in {bits} bits: each weight shown is the value that it \
+         stands for, a whole number times the scale of its block of 32"
+    )
 }
 
 /// The steps that are asked for, or as many as fit.

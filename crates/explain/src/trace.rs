@@ -5,14 +5,14 @@ use nextword_generate::{
     DecodeOptions, Decoder, Drawing, FinishReason, History, Overflow, Place, Sampler,
     SamplingConfig,
 };
-use nextword_model::{ModelConfig, Pass, Transformer, weights};
+use nextword_model::{Bits, ModelConfig, Pass, Transformer, weights};
 
 use crate::ExplainError;
 use crate::array::Array;
-use crate::evaluate::{Arrays, evaluate};
+use crate::evaluate::{Arrays, evaluate, follow};
 use crate::graph::{Node, Op, graph};
 use crate::recorder::Recorder;
-use crate::verdict::Verdict;
+use crate::verdict::{QUANTIZED, TOLERANCE, Verdict};
 
 /// The most numbers that one trace may hold.
 pub const MOST_NUMBERS: usize = 1 << 26;
@@ -54,7 +54,7 @@ pub struct Trace {
     /// The forward pass that computed each token: 0 read the prompt, pass n the n-th token of the
     /// answer, with the keys and values of all earlier ones from the cache.
     pub passes: Vec<usize>,
-    /// The model's numbers by name.
+    /// The model's numbers by name. What its pass does not show is computed from what it shows.
     pub values: Arrays,
     /// The same from plain loops in f64.
     pub exact: Arrays,
@@ -64,6 +64,8 @@ pub struct Trace {
     pub finish: FinishReason,
     /// How far the two are apart.
     pub verdict: Verdict,
+    /// Bits of a weight where the model's matrices are quantized.
+    pub bits: Option<u8>,
 }
 
 impl Trace {
@@ -79,10 +81,7 @@ impl Trace {
         options: &TraceOptions,
     ) -> Result<Self, ExplainError> {
         let config = model.config().clone();
-        if let Some(part) = beyond(model) {
-            return Err(ExplainError::Unsupported(part));
-        }
-        check_size(&config, prompt.len() + options.max_tokens)?;
+        check_size(&config, prompt.len().saturating_add(options.max_tokens))?;
         let mut recorder = Recorder::new(config.position);
         let decode = DecodeOptions {
             sampling: options.sampling.clone(),
@@ -114,6 +113,10 @@ impl Trace {
         let kept = prompt.len() - sequence.truncated;
         let mut ids = prompt[sequence.truncated..].to_vec();
         ids.extend(&sequence.ids()[..drawings.len() - 1]);
+        let bits = model.bits().map(|bits| match bits {
+            Bits::Int8 => 8,
+            Bits::Int4 => 4,
+        });
         let passes = (0..ids.len()).map(|at| (at + 1).saturating_sub(kept));
         let mut trace = Self {
             graph: graph(&config, ids.len()),
@@ -124,7 +127,8 @@ impl Trace {
             exact: Arrays::new(),
             drawings,
             finish: sequence.finish,
-            verdict: Verdict::default(),
+            verdict: Verdict::new(bits.map_or(TOLERANCE, |_| QUANTIZED)),
+            bits,
             config,
             ids,
         };
@@ -162,18 +166,18 @@ impl Trace {
                 Op::Scores { .. } => f64::NEG_INFINITY,
                 _ => 0.0,
             };
+            let exact = &self.exact[&node.name];
             let value = match recorder.take(&node.name, &node.shape, hidden) {
-                Some(value) => value,
+                Some(value) => {
+                    self.verdict.compare(&node.name, &value, exact);
+                    value
+                }
                 None if node.seen => {
                     self.verdict.missing.push(node.name.clone());
-                    continue;
+                    exact.clone()
                 }
-                None => self.exact[&node.name].clone(),
+                None => follow(node, &self.values, all_weights, &self.ids),
             };
-            if node.seen {
-                self.verdict
-                    .compare(&node.name, &value, &self.exact[&node.name]);
-            }
             self.values.insert(node.name.clone(), value);
         }
         self.verdict.unknown = recorder.names().cloned().collect();
@@ -225,9 +229,13 @@ impl Trace {
 
 /// How many numbers a trace of `tokens` tokens has.
 pub fn count_numbers(config: &ModelConfig, tokens: usize) -> usize {
-    let (d, heads, dim) = (config.d_model, config.n_heads, config.head_dim());
-    let token = 6 * d + 6 * heads * dim + 3 * config.d_ff() + 2 * heads * tokens;
-    tokens * (config.n_layers * token + 3 * d + 2 * config.vocab_size)
+    let size = |node: &Node| {
+        node.shape
+            .iter()
+            .fold(1, |n: usize, d| n.saturating_mul(*d))
+    };
+    let nodes = graph(config, tokens);
+    nodes.iter().map(size).fold(0, usize::saturating_add)
 }
 
 fn check_size(config: &ModelConfig, tokens: usize) -> Result<(), ExplainError> {
@@ -245,20 +253,4 @@ fn check_size(config: &ModelConfig, tokens: usize) -> Result<(), ExplainError> {
         limit: MOST_NUMBERS,
         hint: "give a shorter prompt and fewer --max-tokens",
     })
-}
-
-/// The first part of `model` whose arithmetic the graph does not know.
-fn beyond(model: &Transformer) -> Option<&'static str> {
-    let config = model.config();
-    let parts = [
-        (model.bits().is_some(), "a quantized model"),
-        (config.has_sandwich_norms(), "norm_placement = \"sandwich\""),
-        (config.norm_unit_offset, "norm_unit_offset"),
-        (config.embedding_scale.is_some(), "embedding_scale"),
-        (config.score_soft_cap.is_some(), "score_soft_cap"),
-        (config.parallel, "parallel"),
-        (config.rotary.width.is_some(), "rotary.width"),
-        (config.rotary.local_base.is_some(), "rotary.local_base"),
-    ];
-    parts.into_iter().find_map(|(is, part)| is.then_some(part))
 }

@@ -4,12 +4,19 @@ use serde::Serialize;
 
 use crate::array::Array;
 
-/// Differences up to this part of a tensor's largest number are rounding of f32.
+/// Differences up to this part of a tensor's largest number (or of 1, if that is more) are rounding of
+/// f32.
 pub(crate) const TOLERANCE: f64 = 1e-4;
 
+/// The same for quantized models, which round what goes into a product of few tokens to 16 bits.
+pub(crate) const QUANTIZED: f64 = 1e-3;
+
 /// What the independent recomputation in f64 found.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Verdict {
+    /// The largest difference that counts as rounding, as a part of the tensor's largest number (or of
+    /// 1, if that is more).
+    pub tolerance: f64,
     /// For each tensor the largest difference.
     pub differences: Vec<Difference>,
     /// Tensors that the graph has and the forward pass did not show.
@@ -32,6 +39,15 @@ pub struct Difference {
 }
 
 impl Verdict {
+    pub(crate) fn new(tolerance: f64) -> Self {
+        Self {
+            tolerance,
+            differences: Vec::new(),
+            missing: Vec::new(),
+            unknown: Vec::new(),
+        }
+    }
+
     pub(crate) fn compare(&mut self, name: &str, value: &Array, exact: &Array) {
         let (mut largest, mut scale) = (0.0_f64, 0.0_f64);
         for (value, exact) in value.data.iter().zip(&exact.data) {
@@ -63,7 +79,7 @@ impl Verdict {
 
     /// Whether every tensor is there and equals its recomputation but for rounding.
     pub fn is_verified(&self) -> bool {
-        let close = |d: &Difference| d.largest <= TOLERANCE * d.scale.max(1.0);
+        let close = |d: &Difference| d.largest <= self.tolerance * d.scale.max(1.0);
         let all = self.missing.is_empty() && self.unknown.is_empty();
         all && !self.differences.is_empty() && self.differences.iter().all(close)
     }
@@ -85,6 +101,12 @@ impl Verdict {
              64-bit floats; largest difference {largest:.1e}, in {name}",
             self.differences.len()
         );
+        if self.tolerance > TOLERANCE {
+            sentence = format!(
+                "{sentence}; of a quantized model up to {} of a tensor's largest number is rounding",
+                self.tolerance
+            );
+        }
         for (what, names) in [("not shown", &self.missing), ("not known", &self.unknown)] {
             if !names.is_empty() {
                 sentence = format!("{sentence}; {what}: {}", names.join(", "));

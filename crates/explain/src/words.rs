@@ -1,5 +1,7 @@
 //! What each step is called: StatQuest's plain words, and the textbook's beside them.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use crate::graph::{Node, Op, PROBABILITIES};
@@ -12,7 +14,7 @@ pub struct About {
     /// In the textbook's.
     pub term: &'static str,
     /// How it is computed.
-    pub formula: &'static str,
+    pub formula: Cow<'static, str>,
     /// What it is for.
     pub words: &'static str,
 }
@@ -20,10 +22,13 @@ pub struct About {
 /// What `node` is called.
 pub fn about(node: &Node) -> About {
     match &node.op {
-        Op::Embed { .. } => about_of(
+        Op::Embed { scale, .. } => about_of(
             "word embedding",
             "token embedding",
-            "row of the embedding table",
+            match scale {
+                Some(_) => "row of the embedding table × scale",
+                None => "row of the embedding table",
+            },
             "Each word becomes a few numbers, learned in training: its row of a table.",
         ),
         Op::Places { .. } => about_of(
@@ -45,20 +50,9 @@ pub fn about(node: &Node) -> About {
             "Pairs of numbers are turned by an angle that grows with the place: what is left in the \
              similarity is how far apart two words are.",
         ),
-        Op::Scores { slopes, .. } if !slopes.is_empty() => about_of(
-            "similarity",
-            "attention score with ALiBi: scaled dot product minus slope times distance",
-            "q · k / √d − m · distance",
-            "How well a word's query fits another word's key, less for words far behind. A word sees \
-             itself and what came before, never the future.",
-        ),
-        Op::Scores { .. } => about_of(
-            "similarity",
-            "attention score: scaled, masked dot product",
-            "q · k / √d",
-            "How well a word's query fits another word's key. A word sees itself and what came \
-             before, never the future.",
-        ),
+        Op::Scores {
+            usual, cap, slopes, ..
+        } => similarity(*usual, cap.is_some(), !slopes.is_empty()),
         Op::Softmax { .. } if node.name == PROBABILITIES => about_of(
             "softmax: how likely each next word is",
             "next-token probabilities",
@@ -94,27 +88,88 @@ pub fn about(node: &Node) -> About {
     }
 }
 
+/// Similarities by the usual scale or another, squeezed below a limit or not, less for distance or not.
+fn similarity(usual: bool, capped: bool, sloped: bool) -> About {
+    let mut formula = if usual {
+        "q · k / √d"
+    } else {
+        "q · k × scale"
+    }
+    .to_string();
+    if capped {
+        formula = format!("c · tanh({formula} / c)");
+    }
+    if sloped {
+        formula.push_str(" − m · distance");
+    }
+    let term = match (capped, sloped) {
+        (false, false) => "attention score: scaled, masked dot product",
+        (true, false) => "attention score with soft cap: scaled dot product, squeezed below c",
+        (false, true) => {
+            "attention score with ALiBi: scaled dot product minus slope times distance"
+        }
+        (true, true) => "attention score with soft cap and ALiBi",
+    };
+    let words = if sloped {
+        "How well a word's query fits another word's key, less for words far behind. A word sees \
+         itself and what came before, never the future."
+    } else {
+        "How well a word's query fits another word's key. A word sees itself and what came before, \
+         never the future."
+    };
+    About {
+        formula: formula.into(),
+        ..about_of("similarity", term, "", words)
+    }
+}
+
+/// What a norm is called; with a unit offset its weights are told as what they add to 1.
+fn normalized(node: &Node, centered: bool, unit_offset: bool) -> About {
+    let formula = match (centered, unit_offset) {
+        (true, false) => "(x − mean) / √(variance + ε) × weight + bias",
+        (true, true) => "(x − mean) / √(variance + ε) × (1 + weight) + bias",
+        (false, false) => "x / √(mean of x² + ε) × weight",
+        (false, true) => "x / √(mean of x² + ε) × (1 + weight)",
+    };
+    if node.name.contains("attn.hook_") {
+        return about_of(
+            "query or key, normalised",
+            "QK norm",
+            formula,
+            "Queries and keys are brought to the same length, so that similarities stay moderate.",
+        );
+    }
+    let title = if node.name.ends_with("attn_out") {
+        "attention's result, normalised"
+    } else if node.name.ends_with("mlp_out") {
+        "feed-forward's result, normalised"
+    } else {
+        "normalised numbers"
+    };
+    if centered {
+        return about_of(
+            title,
+            "layer norm",
+            formula,
+            "Each word's numbers are moved to mean 0 and spread 1, then scaled and shifted as learned.",
+        );
+    }
+    about_of(
+        title,
+        "RMS norm",
+        formula,
+        "Each word's numbers are brought to the same overall size, then scaled as learned.",
+    )
+}
+
 /// The steps around attention.
 fn around(node: &Node) -> About {
     match &node.op {
-        Op::Norm { .. } if node.name.contains("attn.hook_") => about_of(
-            "query or key, normalised",
-            "QK norm",
-            "x / √(mean of x² + ε) × weight",
-            "Queries and keys are brought to the same length, so that similarities stay moderate.",
-        ),
-        Op::Norm { centered: true, .. } => about_of(
-            "normalised numbers",
-            "layer norm",
-            "(x − mean) / √(variance + ε) × weight + bias",
-            "Each word's numbers are moved to mean 0 and spread 1, then scaled and shifted as learned.",
-        ),
-        Op::Norm { .. } => about_of(
-            "normalised numbers",
-            "RMS norm",
-            "x / √(mean of x² + ε) × weight",
-            "Each word's numbers are brought to the same overall size, then scaled as learned.",
-        ),
+        Op::Norm {
+            centered,
+            unit_offset,
+            ..
+        } => normalized(node, *centered, *unit_offset),
         Op::Activate { .. } | Op::Gate { .. } => about_of(
             "hidden units after the activation",
             "feed-forward activations",
@@ -162,7 +217,7 @@ fn by_name(node: &Node) -> About {
             "x W + b",
             "Each word by itself: many weighted sums of its numbers.",
         ),
-        "mlp_out" => about_of(
+        "mlp_out" | "mlp_out_before_norm" => about_of(
             "feed-forward's result",
             "feed-forward (MLP) output",
             "x W + b",
@@ -210,7 +265,7 @@ fn about_of(
     About {
         title,
         term,
-        formula,
+        formula: formula.into(),
         words,
     }
 }

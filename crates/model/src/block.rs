@@ -64,7 +64,8 @@ impl Block {
         pass.see(Hook::ResidPre, &x);
         let input = self.before(self.attention_norm.as_ref(), x.clone(), Hook::Ln1, pass);
         let change = self.attention.forward(input, pass);
-        let change = normalized(self.attention_post_norm.as_ref(), change);
+        let norm = self.attention_post_norm.as_ref();
+        let change = between(norm, change, Hook::RawAttnOut, pass);
         pass.see(Hook::AttnOut, &change);
         let change = pass.drop_some(Hook::AttnOut, change, self.dropout);
         let sum = if self.residual { x + change } else { change };
@@ -87,7 +88,8 @@ impl Block {
         let norm = self.feed_forward_norm.as_ref();
         let input = self.before(norm, read, Hook::Ln2, pass);
         let change = feed_forward.forward(input, pass);
-        let change = normalized(self.feed_forward_post_norm.as_ref(), change);
+        let post_norm = self.feed_forward_post_norm.as_ref();
+        let change = between(post_norm, change, Hook::RawMlpOut, pass);
         pass.see(Hook::MlpOut, &change);
         let change = pass.drop_some(Hook::MlpOut, change, self.dropout);
         let sum = if self.residual { x + change } else { change };
@@ -141,9 +143,14 @@ fn see_normalized<P: Probe>(
     x
 }
 
-fn normalized(norm: Option<&Norm>, x: Tensor<3>) -> Tensor<3> {
-    match norm {
-        Some(norm) => norm.forward(x),
-        None => x,
-    }
+/// A sandwich's second norm, between a sublayer and the sum; `hook` shows what it reads.
+fn between<P: Probe>(
+    norm: Option<&Norm>,
+    x: Tensor<3>,
+    hook: Hook,
+    pass: &mut Pass<'_, P>,
+) -> Tensor<3> {
+    let Some(norm) = norm else { return x };
+    pass.see(hook, &x);
+    norm.forward(x)
 }

@@ -125,6 +125,12 @@ pub enum Hook {
     AttnSum = 24,
     /// The sum with feed-forward before the norm that stands after it, `[batch, seq, d_model]`.
     MlpSum = 25,
+    /// Attention's result before the norm that stands between it and the sum,
+    /// `[batch, seq, d_model]`.
+    RawAttnOut = 26,
+    /// Feed-forward's result before the norm that stands between it and the sum,
+    /// `[batch, seq, d_model]`.
+    RawMlpOut = 27,
 }
 
 impl Hook {
@@ -157,6 +163,8 @@ impl Hook {
             Self::RawKey => "attn.hook_k_before_norm",
             Self::AttnSum => "hook_attn_sum",
             Self::MlpSum => "hook_mlp_sum",
+            Self::RawAttnOut => "hook_attn_out_before_norm",
+            Self::RawMlpOut => "hook_mlp_out_before_norm",
         }
     }
 }

@@ -88,6 +88,15 @@ impl Transformer {
         self.quantized_table.as_ref().map(QuantizedMatrix::bits)
     }
 
+    /// Each quantized matrix by name with the values that it stands for, as they lie in other files.
+    pub fn widened(&self) -> impl Iterator<Item = (String, TensorData)> {
+        let (all, device) = (self.quantized().into_iter(), self.device());
+        all.map(move |(name, matrix)| {
+            let values = widened(matrix, &device, name == TABLE).val();
+            (name, values.into_data())
+        })
+    }
+
     /// The quantized matrices by name.
     fn quantized(&self) -> Vec<(String, &QuantizedMatrix)> {
         let linears = self.linears().into_iter();

@@ -40,6 +40,8 @@ function activate(name, x) {
   }
 }
 
+const squeeze = (x, cap) => cap * Math.tanh(x / cap);
+
 function moments(x, centered, eps) {
   let mean = 0, square = 0;
   if (centered) for (const v of x) mean += v / x.length;
@@ -85,7 +87,11 @@ function evaluate(steps, weights, ids, off = new Set()) {
     const op = step.op, out = zeros(step.shape), width = widthOf(out), bias = op.bias && weights[op.bias];
     const of = op.of && values[op.of];
     switch (op.kind) {
-      case "embed": ids.forEach((id, at) => out.data.set(rowOf(weights[op.table], id), at * width)); break;
+      case "embed": {
+        const scale = op.scale ?? 1;
+        ids.forEach((id, at) => rowOf(weights[op.table], id).forEach((entry, i) => { out.data[at * width + i] = entry * scale; }));
+        break;
+      }
       case "places": out.data.set(weights[op.table].data.subarray(0, out.data.length)); break;
       case "waves":
         out.data.forEach((_, at) => {
@@ -99,7 +105,8 @@ function evaluate(steps, weights, ids, off = new Set()) {
         for (let row = 0; row < out.data.length / width; row++) {
           const x = rowOf(of, row), { mean, scale } = moments(x, op.centered, op.eps);
           x.forEach((v, i) => {
-            out.data[row * width + i] = ((v - mean) / scale) * weights[op.weight].data[i] + (bias ? bias.data[i] : 0);
+            const factor = Number(op.unit_offset) + weights[op.weight].data[i];
+            out.data[row * width + i] = ((v - mean) / scale) * factor + (bias ? bias.data[i] : 0);
           });
         }
         break;
@@ -109,7 +116,8 @@ function evaluate(steps, weights, ids, off = new Set()) {
         else out.data.set(joined(of).data);
         break;
       case "turn": {
-        const seq = of.shape[1], half = width / 2;
+        const seq = of.shape[1], half = op.frequencies.length;
+        out.data.set(of.data); // What stands beyond the pairs stays.
         for (let row = 0; row < out.data.length / width; row++) {
           const x = rowOf(of, row);
           op.frequencies.forEach((f, i) => {
@@ -128,7 +136,8 @@ function evaluate(steps, weights, ids, off = new Set()) {
           const a = rowOf(q, head * seq + query), b = rowOf(k, Math.floor(head / group) * seq + key);
           let dot = 0;
           for (let i = 0; i < a.length; i++) dot += a[i] * b[i];
-          out.data[at] = dot * op.scale - (op.slopes[head] || 0) * (query - key);
+          const score = op.cap === null ? dot * op.scale : squeeze(dot * op.scale, op.cap);
+          out.data[at] = score - (op.slopes[head] || 0) * (query - key);
         }
         break;
       }
@@ -153,7 +162,7 @@ function evaluate(steps, weights, ids, off = new Set()) {
       case "gate":
         out.data.forEach((_, i) => { out.data[i] = activate(op.function, values[op.gate].data[i]) * values[op.up].data[i]; });
         break;
-      case "cap": out.data.forEach((_, i) => { out.data[i] = op.cap * Math.tanh(of.data[i] / op.cap); }); break;
+      case "cap": out.data.forEach((_, i) => { out.data[i] = squeeze(of.data[i], op.cap); }); break;
     }
     values[step.name] = out;
   }

@@ -62,7 +62,7 @@ class Pane {
       const weight = this.weight(name), names = index.length === 1 ? ["number"] : ["row", "column"];
       return { address: `${name}[${index.map((i, a) => `${names[a]}=${i}`).join(",")}]`,
         value: weight ? weight.data[this.place(weight.shape, index)] : null, title: "a weight of the model",
-        term: "parameter", formula: "learned in training; nothing comes before it", filled: "", operands: [],
+        term: "parameter", formula: this.origin(name, index), filled: "", operands: [],
         result: null };
     }
     const address = `${name}[${axisNames(step).map((axis, a) => `${axis}=${index[a]}`).join(",")}]`;
@@ -70,6 +70,11 @@ class Pane {
     return { address, value: this.at(name, index), title: step.title, term: step.term, formula: step.formula, ...parts };
   }
 
+  origin(name, index) {
+    const bits = index.length > 1 && !name.startsWith("position_embedding") && this.story.model.bits;
+    return bits ? `learned in training, then rounded to ${bits} bits: a whole number times the scale of its block of 32`
+      : "learned in training; nothing comes before it";
+  }
   operand(role, name, index) {
     return { role, value: this.at(name, index), link: [name, index] };
   }
@@ -84,22 +89,34 @@ class Pane {
     const tensor = (name) => this.story.tensors[name] || { shape: this.byName.get(name)?.shape || [1, 1, 1] };
     const setting = (role, value) => ({ role, value, link: null });
     const plain = (filled, result, operands) => ({ filled, result, operands });
-    const products = (pairs, bias, scale) => {
+    const products = (pairs, bias) => {
       let sum = 0;
       for (const [a, b] of pairs) sum += a.value * b.value;
       let filled = pairs.slice(0, 6).map(([a, b]) => `${n(a.value)} × ${wrap(b.value)}`).join(" + ");
       if (pairs.length > 6) filled += ` + … (${pairs.length - 6} more)`;
       const operands = pairs.flat();
       if (bias) { filled += ` + ${wrap(bias.value)}`; sum += bias.value; operands.push(bias); }
-      if (scale) { filled = `(${filled}) × ${n(scale)}`; sum *= scale; operands.push(setting("1/√d", scale)); }
       return plain(filled, sum, operands);
+    };
+    const times = (found, role, factor) => {
+      found.filled = `(${found.filled}) × ${n(factor)}`;
+      found.result *= factor;
+      found.operands.push(setting(role, factor));
+      return found;
+    };
+    const squeezed = (found, cap) => {
+      found.filled = `${cap} × tanh((${found.filled}) / ${cap})`;
+      found.result = squeeze(found.result, cap);
+      found.operands.push(setting("c", cap));
+      return found;
     };
     const wrap = (x) => (x < 0 ? `(${n(x)})` : n(x));
     const hidden = () => plain("hidden: a word sees itself and what came before", null, []);
     switch (op.kind) {
       case "embed": {
         const id = this.story.tokens[position].id, entry = this.weightOperand("table entry", op.table, [id, dim]);
-        return plain(`row ${id}, number ${dim} of the table`, entry.value, [this.tokenOperand(position), entry]);
+        const found = plain(`row ${id}, number ${dim} of the table`, entry.value, [this.tokenOperand(position), entry]);
+        return op.scale === null ? found : times(found, "scale", op.scale);
       }
       case "places": {
         const entry = this.weightOperand("table entry", op.table, [position, dim]);
@@ -122,10 +139,10 @@ class Pane {
         const row = Array.from({ length: step.shape[last] }, (_, i) => this.operand(`x${i}`, op.of, [...index.slice(0, last), i]));
         const x = row.map((operand) => operand.value), { mean, scale } = moments(x, op.centered, op.eps);
         const w = this.weightOperand("weight", op.weight, [dim]), b = op.bias && this.weightOperand("bias", op.bias, [dim]);
-        const filled = op.centered
-          ? `(${n(x[dim])} − ${wrap(mean)}) / ${n(scale)} × ${wrap(w.value)}${b ? ` + ${wrap(b.value)}` : ""}`
-          : `${n(x[dim])} / ${n(scale)} × ${wrap(w.value)}`;
-        return plain(filled, ((x[dim] - mean) / scale) * w.value + (b ? b.value : 0), [...row, w, ...(b ? [b] : []), setting("ε", op.eps)]);
+        const factor = Number(op.unit_offset) + w.value, shown = op.unit_offset ? `(1 + ${wrap(w.value)})` : wrap(w.value);
+        const above = op.centered ? `(${n(x[dim])} − ${wrap(mean)})` : n(x[dim]);
+        return plain(`${above} / ${n(scale)} × ${shown}${b ? ` + ${wrap(b.value)}` : ""}`, ((x[dim] - mean) / scale) * factor + (b ? b.value : 0),
+          [...row, w, ...(b ? [b] : []), setting("ε", op.eps)]);
       }
       case "linear": {
         const row = op.heads === null ? index[0] : index[1];
@@ -146,7 +163,12 @@ class Pane {
         return products(pairs, op.bias && this.weightOperand("bias", op.bias, [dim]));
       }
       case "turn": {
-        const half = op.frequencies.length, pair = dim % half, angle = position * op.frequencies[pair];
+        const half = op.frequencies.length;
+        if (dim >= 2 * half) {
+          const x = this.operand("x", op.of, index);
+          return plain(`${n(x.value)}: only the first ${2 * half} numbers are turned`, x.value, [x]);
+        }
+        const pair = dim % half, angle = position * op.frequencies[pair];
         const x = this.operand("x", op.of, [index[0], position, pair]), y = this.operand("y", op.of, [index[0], position, pair + half]);
         const result = dim < half ? x.value * Math.cos(angle) - y.value * Math.sin(angle) : y.value * Math.cos(angle) + x.value * Math.sin(angle);
         return plain(`angle a = ${position} × ${n(op.frequencies[pair])}; ${dim < half ? "x cos a − y sin a" : "y cos a + x sin a"}`, result,
@@ -158,7 +180,9 @@ class Pane {
         const group = step.shape[0] / tensor(op.k).shape[0], width = tensor(op.q).shape[2];
         const pairs = Array.from({ length: width }, (_, i) => [this.operand("q", op.q, [head, query, i]),
           this.operand("k", op.k, [Math.floor(head / group), key, i])]);
-        const found = products(pairs, null, op.scale), slope = op.slopes[head];
+        const root = this.story.config.score_width ?? width, slope = op.slopes[head];
+        const found = times(products(pairs), op.usual ? "1/√d" : `${n(op.scale * Math.sqrt(root))}/√${root}`, op.scale);
+        if (op.cap !== null) squeezed(found, op.cap);
         if (slope) {
           found.filled += ` − ${n(slope)} × ${query - key}`;
           found.result -= slope * (query - key);
@@ -201,7 +225,7 @@ class Pane {
       }
       default: {
         const x = this.operand("x", op.of, index);
-        return plain(`${op.cap} × tanh(${n(x.value)} / ${op.cap})`, op.cap * Math.tanh(x.value / op.cap), [x, setting("c", op.cap)]);
+        return squeezed(plain(n(x.value), x.value, [x]), op.cap);
       }
     }
   }

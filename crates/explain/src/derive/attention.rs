@@ -7,6 +7,11 @@ use crate::graph::Op;
 impl Scene<'_> {
     pub(super) fn turn(&self, of: &str, frequencies: &[f64], index: &[usize]) -> Step {
         let (position, dim, half) = (index[1], index[2], frequencies.len());
+        if dim >= 2 * half {
+            let x = self.at("x", of, index);
+            let formula = format!("unchanged: only the first {} numbers are turned", 2 * half);
+            return plain(&formula, number(x.value), x.value, vec![x]);
+        }
         let angle = position as f64 * frequencies[dim % half];
         let (x, y) = (
             self.at("x", of, &[index[0], position, dim % half]),
@@ -54,6 +59,8 @@ impl Scene<'_> {
             q,
             k,
             scale,
+            usual,
+            cap,
             slopes,
             ..
         } = &self.node.op
@@ -69,16 +76,25 @@ impl Scene<'_> {
             let k = self.at("k", k, &[head / group, key, i]);
             (self.at("q", q, &[head, query, i]), k)
         });
-        let mut step = products(pairs.collect(), None, "q · k", Some(*scale));
-        if let Some(slope) = slopes.get(head) {
-            let distance = (query - key) as f64;
-            step.formula.push_str(" − slope × distance");
-            step.filled = format!("{} − {} × {distance}", step.filled, number(*slope));
-            step.result = step.result.map(|result| result - slope * distance);
-            step.operands.push(setting("slope", *slope));
-            step.operands.push(setting("distance", distance));
+        let mut step =
+            products(pairs.collect(), None, "q · k").times(&self.scale(*scale, *usual), *scale);
+        if let Some(cap) = cap {
+            step = step.squeezed(*cap);
         }
-        step
+        match slopes.get(head) {
+            Some(slope) => step.lessened(*slope, (query - key) as f64),
+            None => step,
+        }
+    }
+
+    /// What the factor on similarities is: `1/√d`, or what the configuration has instead.
+    fn scale(&self, scale: f64, usual: bool) -> String {
+        if usual {
+            return "1/√d".to_string();
+        }
+        let config = &self.trace.config;
+        let width = config.score_width.unwrap_or(config.head_dim() as f64);
+        format!("{}/√{width}", number(scale * width.sqrt()))
     }
 
     pub(super) fn softmax(&self, of: &str, index: &[usize]) -> Step {
@@ -124,7 +140,7 @@ impl Scene<'_> {
             let v = self.at("value", v, &[head / group, key, dim]);
             (self.at("percentage", pattern, &[head, query, key]), v)
         });
-        products(pairs.collect(), None, "Σ percentage × value", None)
+        products(pairs.collect(), None, "Σ percentage × value")
     }
 
     fn masked() -> Step {
