@@ -303,7 +303,7 @@ fn statquest_is_recomputed_to_a_millionth_for_both_prompts() {
 }
 
 /// The address of the number at place `at` of `node`.
-fn address_of(node: &Node, mut at: usize) -> String {
+pub(crate) fn address_of(node: &Node, mut at: usize) -> String {
     let mut parts = Vec::new();
     for (axis, length) in node.axis_names().iter().zip(&node.shape).rev() {
         parts.push(format!("{axis}={}", at % length));

@@ -1,6 +1,7 @@
 //! What is told about the numbers: who spoke for a word, guesses on the way, changes, the outputs.
 
 use std::fs;
+use std::process::Command;
 use std::sync::Arc;
 
 use nextword_data::{TokenizerConfig, TokenizerKind, build_tokenizer};
@@ -11,6 +12,7 @@ use nextword_model::{Card, FeedForwardKind, ModelConfig, NormKind, Transformer};
 use serde_json::Value;
 
 use crate::any_model::{any_case_model, any_config, any_model};
+use crate::explain::address_of;
 use crate::place::{Place, json_lines};
 use crate::util::{root, stderr};
 
@@ -154,6 +156,43 @@ fn the_cache_is_shown_as_reused_and_later_tokens_as_computed_alone() {
     assert_eq!(explanation.trace.passes, [0, 0, 1, 2, 3]);
     let story = explanation.story(&StoryOptions::default()).unwrap();
     assert_eq!((story.tokens.len(), story.answer.len()), (5, 4));
+}
+
+/// Finite numbers; `null` for those that are hidden.
+fn finite(values: impl Iterator<Item = Option<f64>>) -> Value {
+    let finite = |x: Option<f64>| x.filter(|x| x.is_finite());
+    values.map(finite).collect()
+}
+
+#[test]
+fn the_pages_arithmetic_is_the_programs() {
+    let place = Place::new();
+    let files = (0..100).map(|case| {
+        let explainer = asked(any_case_model(case));
+        let explanation = explainer.explain("w00 w02 w01", &options(2)).unwrap();
+        let (trace, mut derived) = (&explanation.trace, serde_json::Map::new());
+        for node in &trace.graph {
+            let numbers = 0..trace.value(&node.name).data.len();
+            let results = numbers.map(|at| explanation.why(&address_of(node, at)).unwrap().result);
+            derived.insert(node.name.clone(), finite(results));
+        }
+        let exact = trace.exact.iter();
+        let exact =
+            exact.map(|(name, array)| (name.clone(), finite(array.data.iter().copied().map(Some))));
+        let data = serde_json::json!({
+            "pane": page::Pane::of(&explanation, &StoryOptions::default()).unwrap(),
+            "exact": exact.collect::<serde_json::Map<String, Value>>(),
+            "derived": derived,
+        });
+        place.write(&format!("{case}.json"), data.to_string())
+    });
+    let mut node = Command::new("node");
+    node.arg(root().join("scripts/check_arithmetic.js"));
+    let Ok(checked) = node.args(files).output() else {
+        eprintln!("the page's arithmetic was not checked: there is no node here");
+        return;
+    };
+    assert!(checked.status.success(), "{}", stderr(&checked));
 }
 
 /// 32 tokens, 4 layers, 4 heads, 64 numbers a token.

@@ -1,0 +1,279 @@
+//! Every number that is displayed of StatQuest's model, computed again here from its weights in f64.
+//!
+//! A number as it is displayed may be off by half a unit of its last decimal, and by a millionth: of
+//! itself, where it is more than 1. Closer is not to be had, since the model computes in 32-bit floats:
+//! near 41, its largest logit, those lie 3.8 millionths apart.
+
+use std::collections::BTreeMap;
+
+use nextword_model::weights::{NamedTensors, load_tensors};
+use serde_json::Value;
+
+use crate::util::{nextword, root, stderr};
+
+const CLOSE: f64 = 1e-6;
+const RECORD: &str = "docs/records/statquest";
+const PROMPTS: [&str; 2] = ["what is statquest", "statquest is what"];
+
+/// A tensor of one head, row by row.
+type Rows = Vec<Vec<f64>>;
+
+/// StatQuest's forward pass, written out.
+struct Pass {
+    tensors: BTreeMap<&'static str, Rows>,
+    head: Rows,
+    bias: Vec<f64>,
+}
+
+fn matrix(weights: &NamedTensors, name: &str) -> Rows {
+    let (shape, values) = &weights[name];
+    let width = shape.last().copied().unwrap();
+    let rows = values.chunks_exact(width);
+    rows.map(|row| row.iter().copied().map(f64::from).collect())
+        .collect()
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn add(a: &[f64], b: &[f64]) -> Vec<f64> {
+    a.iter().zip(b).map(|(a, b)| a + b).collect()
+}
+
+/// `x W`.
+fn product(x: &[f64], w: &[Vec<f64>]) -> Vec<f64> {
+    let column = |j: usize| x.iter().zip(w).map(|(x, w)| x * w[j]).sum();
+    (0..w[0].len()).map(column).collect()
+}
+
+fn softmax(x: &[f64]) -> Vec<f64> {
+    let sum: f64 = x.iter().map(|x| x.exp()).sum();
+    x.iter().map(|x| x.exp() / sum).collect()
+}
+
+impl Pass {
+    fn of(weights: &NamedTensors, ids: &[usize]) -> Self {
+        let table = matrix(weights, "token_embedding.weight");
+        let embed: Rows = ids.iter().map(|id| table[*id].clone()).collect();
+        let wave = |p: usize| vec![(p as f64).sin(), (p as f64).cos()];
+        let waves: Rows = (0..ids.len()).map(wave).collect();
+        let x: Rows = embed.iter().zip(&waves).map(|(a, b)| add(a, b)).collect();
+        let project = |name: &str| -> Rows {
+            let w = matrix(weights, &format!("blocks.0.attention.{name}.weight"));
+            x.iter().map(|x| product(x, &w)).collect()
+        };
+        let (q, k, v) = (project("query"), project("key"), project("value"));
+        let row = |i: usize| (0..=i).map(|j| dot(&q[i], &k[j]) / 2_f64.sqrt()).collect();
+        let scores: Rows = (0..ids.len()).map(row).collect();
+        let pattern: Rows = scores.iter().map(|row| softmax(row)).collect();
+        let z: Rows = pattern.iter().map(|row| product(row, &v)).collect();
+        let sum: Rows = x.iter().zip(&z).map(|(a, b)| add(a, b)).collect();
+        let head = matrix(weights, "head.weight");
+        let bias = matrix(weights, "head.bias").remove(0);
+        let logits: Rows = sum.iter().map(|x| add(&product(x, &head), &bias)).collect();
+        let shares = logits.iter().map(|row| softmax(row)).collect();
+        let tensors = [
+            ("hook_embed", embed),
+            ("hook_pos_embed", waves),
+            ("blocks.0.hook_resid_pre", x),
+            ("blocks.0.attn.hook_q", q),
+            ("blocks.0.attn.hook_k", k),
+            ("blocks.0.attn.hook_v", v),
+            ("blocks.0.attn.hook_attn_scores", scores),
+            ("blocks.0.attn.hook_pattern", pattern),
+            ("blocks.0.hook_attn_out", z.clone()),
+            ("blocks.0.attn.hook_z", z),
+            ("blocks.0.hook_resid_post", sum),
+            ("logits", logits),
+            ("probabilities", shares),
+        ];
+        Self {
+            tensors: tensors.into_iter().collect(),
+            head,
+            bias,
+        }
+    }
+
+    /// The numbers that the terminal shows of a step, line by line.
+    fn lines(&self, name: &str) -> Rows {
+        let of = |name: &str| self.tensors[name].clone();
+        let sums = |a: &str, b: &str| {
+            let rows = of(a).into_iter().zip(of(b)).zip(of(name));
+            rows.map(|((a, b), sum)| [a, b, sum].concat()).collect()
+        };
+        let percent = |row: &Vec<f64>| row.iter().map(|p| 100.0 * p).collect::<Vec<f64>>();
+        match name {
+            "blocks.0.hook_resid_pre" => sums("hook_embed", "hook_pos_embed"),
+            "blocks.0.hook_resid_post" => sums("blocks.0.hook_resid_pre", "blocks.0.attn.hook_z"),
+            "blocks.0.attn.hook_pattern" => {
+                let rows = of(name).into_iter();
+                rows.map(|row| [percent(&row), vec![100.0]].concat())
+                    .collect()
+            }
+            "blocks.0.attn.hook_z" => {
+                let shares = of("blocks.0.attn.hook_pattern").pop().unwrap();
+                let mixed = shares.into_iter().zip(of("blocks.0.attn.hook_v"));
+                let mixed = mixed.map(|(share, v)| [vec![100.0 * share], v].concat());
+                of(name).into_iter().chain(mixed).collect()
+            }
+            _ => of(name),
+        }
+    }
+
+    /// Percentages after each token, the likeliest first, and how surprising the next one is.
+    fn guesses(&self, next: &[usize]) -> Rows {
+        let shares = self.tensors["probabilities"].iter().zip(next);
+        let line = |(shares, next): (&Vec<f64>, &usize)| {
+            let mut sorted: Vec<f64> = shares.iter().map(|p| 100.0 * p).collect();
+            sorted.sort_by(|a, b| b.total_cmp(a));
+            [sorted, vec![-shares[*next].log2()]].concat()
+        };
+        shares.map(line).collect()
+    }
+
+    /// Logit and percentage of each candidate after `position`, the likeliest first.
+    fn candidates(&self, position: usize) -> Rows {
+        let logits = self.tensors["logits"][position].iter();
+        let shares = self.tensors["probabilities"][position].iter();
+        let mut lines: Rows = logits
+            .zip(shares)
+            .map(|(x, p)| vec![*x, 100.0 * p])
+            .collect();
+        lines.sort_by(|a, b| b[0].total_cmp(&a[0]));
+        lines
+    }
+
+    /// Who spoke for `id` after `position`, the loudest first, then all together.
+    fn speakers(&self, position: usize, id: usize) -> Rows {
+        let column: Vec<f64> = self.head.iter().map(|row| row[id]).collect();
+        let of = |name: &str| dot(&self.tensors[name][position], &column);
+        let names = ["blocks.0.attn.hook_z", "hook_embed", "hook_pos_embed"];
+        let mut parts: Vec<f64> = names.into_iter().map(of).chain([self.bias[id]]).collect();
+        parts.sort_by(|a, b| b.abs().total_cmp(&a.abs()));
+        let together = self.tensors["logits"][position][id];
+        let parts = parts.into_iter().map(|part| vec![part]);
+        parts.chain([vec![together, together]]).collect()
+    }
+}
+
+/// The numbers of a line as they are written.
+fn numbers(line: &str) -> Vec<&str> {
+    line.split_whitespace()
+        .map(|word| word.trim_matches(|c: char| "()[],:;".contains(c)))
+        .filter(|word| word.parse::<f64>().is_ok())
+        .collect()
+}
+
+/// Holds `line` against `exact`, number by number; gives how many there were.
+fn check_line(line: &str, exact: &[f64]) -> usize {
+    let shown = numbers(line);
+    assert_eq!(shown.len(), exact.len(), "{line}: {exact:?}");
+    for (text, exact) in shown.iter().zip(exact) {
+        let decimals = text.split_once('.').map_or(0, |(_, after)| after.len());
+        let half = 0.5 * 0.1_f64.powi(i32::try_from(decimals).unwrap());
+        let apart = (text.parse::<f64>().unwrap() - exact).abs();
+        let allowed = half + CLOSE * exact.abs().max(1.0);
+        assert!(apart <= allowed, "{line}: {text} is {exact}");
+    }
+    shown.len()
+}
+
+/// Holds the lines that have numbers against `exact`, all of them.
+fn check_lines<'l>(lines: &mut impl Iterator<Item = &'l str>, exact: &[Vec<f64>]) -> usize {
+    let mut with_numbers = lines.filter(|line| !numbers(line).is_empty());
+    let checked = exact.iter().map(|exact| {
+        let line = with_numbers.next().unwrap();
+        check_line(line, exact)
+    });
+    checked.sum()
+}
+
+fn ask(prompt: &str, more: &[&str]) -> String {
+    let program = nextword()
+        .args(["explain", RECORD, prompt, "--width", "400"])
+        .args(more)
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(program.status.success(), "{}", stderr(&program));
+    String::from_utf8(program.stdout).unwrap()
+}
+
+/// Every number of every tensor of `story`; gives how many.
+fn check_story(story: &Value, pass: &Pass) -> usize {
+    let mut checked = 0;
+    for (name, tensor) in story["tensors"].as_object().unwrap() {
+        let exact = &pass.tensors[name.as_str()];
+        let width = tensor["shape"].as_array().unwrap().last().unwrap();
+        let data = tensor["data"].as_array().unwrap();
+        let rows = data.chunks(usize::try_from(width.as_u64().unwrap()).unwrap());
+        assert_eq!(rows.len(), exact.len(), "{name}");
+        for (row, exact) in rows.zip(exact) {
+            let shown: Vec<f64> = row.iter().filter_map(Value::as_f64).collect();
+            assert_eq!(shown.len(), exact.len(), "{name}: the future is null");
+            for (shown, exact) in shown.iter().zip(exact) {
+                let allowed = CLOSE * exact.abs().max(1.0);
+                assert!((shown - exact).abs() <= allowed, "{name}: {shown}, {exact}");
+                checked += 1;
+            }
+        }
+    }
+    assert_eq!(
+        story["tensors"].as_object().unwrap().len(),
+        pass.tensors.len()
+    );
+    checked
+}
+
+#[test]
+fn every_displayed_number_of_statquest_is_computed_again_from_its_weights() {
+    let weights = load_tensors(&root().join(RECORD).join("model.safetensors")).unwrap();
+    for prompt in PROMPTS {
+        let json: Value = serde_json::from_str(&ask(prompt, &["--format", "json"])).unwrap();
+        let index = |value: &Value| usize::try_from(value.as_u64().unwrap()).unwrap();
+        let tokens = json["tokens"].as_array().unwrap();
+        let ids: Vec<usize> = tokens.iter().map(|token| index(&token["id"])).collect();
+        let answer = json["answer"].as_array().unwrap();
+        let chosen: Vec<usize> = answer.iter().map(|a| index(&a["token"]["id"])).collect();
+        let pass = Pass::of(&weights, &ids);
+        assert!(check_story(&json, &pass) > 150);
+
+        let html = ask(prompt, &["--format", "html"]);
+        let data = &html[html.find("{\"panes\":").unwrap()..];
+        let page = serde_json::Deserializer::from_str(data).into_iter::<Value>();
+        let page = page.take(1).next().unwrap().unwrap();
+        assert_eq!(page["panes"][0]["story"]["tensors"], json["tensors"]);
+
+        for decimals in ["2", "9"] {
+            let text = ask(prompt, &["--decimals", decimals]);
+            let (head, tail) = text.split_once("    softmax: how likely").unwrap();
+            let mut checked = 0;
+            // A step is its title, its formula with the tensor's name, and its numbers.
+            for step in head.split("\n\n").skip(1) {
+                let mut lines = step.lines().skip(1);
+                let name = lines.next().unwrap().split_whitespace().last().unwrap();
+                checked += check_lines(&mut lines, &pass.lines(name));
+                assert!(lines.all(|line| numbers(line).is_empty()), "{name}: {step}");
+            }
+            assert!(checked > 150, "{checked} numbers in {head}");
+            let next: Vec<usize> = ids[1..].iter().chain(chosen.last()).copied().collect();
+            let mut parts = tail.split("\n\n");
+            checked = check_lines(&mut parts.next().unwrap().lines(), &pass.guesses(&next));
+            let prompt_length = ids.len() + 1 - chosen.len();
+            for part in parts {
+                let mut lines = part.lines().skip(1);
+                let after = prompt_length - 1;
+                let exact = if part.contains("who spoke for") {
+                    pass.speakers(after, chosen[0])
+                } else {
+                    lines.next(); // The temperature.
+                    let answer = usize::from(part.contains("next word: <EOS>"));
+                    pass.candidates(after + answer)
+                };
+                checked += check_lines(&mut lines, &exact);
+            }
+            assert!(checked > 50, "{checked} numbers in {tail}");
+        }
+    }
+}
