@@ -23,6 +23,7 @@ pub(super) fn attention(qkv: [Tensor<4>; 3], options: &AttentionOptions<'_>) -> 
             head_dim,
         },
         scale: options.scale as f32,
+        soft_cap: options.soft_cap.map(|cap| cap as f32),
         offsets: (0..batch)
             .map(|row| starts[row.min(starts.len() - 1)])
             .collect(),
@@ -46,6 +47,7 @@ pub(super) fn attention(qkv: [Tensor<4>; 3], options: &AttentionOptions<'_>) -> 
 struct Attention {
     shape: kernel::Shape,
     scale: f32,
+    soft_cap: Option<f32>,
     offsets: Vec<usize>,
     window: Option<usize>,
     alibi: Vec<f32>,
@@ -56,6 +58,7 @@ impl Attention {
     fn options(&self) -> kernel::Options<'_> {
         kernel::Options {
             scale: self.scale,
+            soft_cap: self.soft_cap,
             offsets: &self.offsets,
             window: self.window,
             alibi: &self.alibi,
@@ -151,6 +154,7 @@ impl Attention {
         let lengths: Vec<usize> = self.offsets.iter().map(|place| place + 1).collect();
         let options = kernel::DecodeOptions {
             scale: self.scale,
+            soft_cap: self.soft_cap,
             window: self.window,
             alibi: &self.alibi,
         };

@@ -12,8 +12,7 @@ use crate::{CounterRng, Sight};
 pub struct AttentionOptions<'a> {
     /// Factor on the similarities, usually `1 / sqrt(head_dim)`.
     pub scale: f64,
-    /// Squashes the scaled similarities into (-c, c) by `c * tanh(scores / c)`. Only the reference
-    /// body does this: it runs where a cap is set.
+    /// Squashes the scaled similarities into (-c, c) by `c * tanh(scores / c)`.
     pub soft_cap: Option<f64>,
     /// Where the tokens stand.
     pub sight: &'a Sight,
@@ -46,14 +45,14 @@ pub enum Stage {
     Pattern,
 }
 
-/// `softmax(scale q k^T, future hidden) v` for each head: `q` is `[batch, seq, n_heads, head_dim]`,
+/// `softmax(cap(scale q k^T), future hidden) v` for each head: `q` is `[batch, seq, n_heads, head_dim]`,
 /// `k` and `v` `[batch, keys, n_kv_heads, head_dim]`; the result is shaped like `q`.
 ///
 /// Consecutive query heads share a key/value head (Ainslie et al. 2023, arXiv 2305.13245). The fast
 /// body never stores the scores (Dao et al. 2022, arXiv 2205.14135).
 pub fn attention(qkv: [Tensor<4>; 3], options: &AttentionOptions<'_>) -> Tensor<4> {
     #[cfg(feature = "flex")]
-    if options.soft_cap.is_none() && crate::fused::is_fast(&qkv[0]) {
+    if crate::fused::is_fast(&qkv[0]) {
         return fast::attention(qkv, options);
     }
     crate::reference::attention(qkv, options, |_, _| {})

@@ -2,7 +2,7 @@
 
 use pulp::Simd;
 
-use super::math::{exp, tanh};
+use super::math::{exp, soft_cap};
 use super::par::{self, Shared};
 use super::simd::{Ops, clear_beyond, dispatch, fill_beyond, for_lanes, load_part, store_part};
 
@@ -173,7 +173,7 @@ unsafe fn capped_sums<S: Simd>(s: S, row: &Row, cap: f32) -> (f32, f32) {
         let mut sum = s.zero();
         for_lanes!(s, BLOCK.min(row.vocab - first), |at, part| {
             // SAFETY: the caller's promise.
-            let y = capped(s, unsafe { load_part(s, row.x, first + at, part) }, cap);
+            let y = soft_cap(s, unsafe { load_part(s, row.x, first + at, part) }, cap);
             let e = exp(s, s.sub_f32s(y, base));
             sum = s.add_f32s(sum, clear_beyond(s, e, part));
         });
@@ -188,18 +188,12 @@ unsafe fn capped_copy<S: Simd>(s: S, row: &Row, cap: f32, out: *mut f32) -> (f32
     for_lanes!(s, row.vocab, |at, part| {
         // SAFETY: the caller's promise.
         unsafe {
-            let y = capped(s, load_part(s, row.x, at, part), cap);
+            let y = soft_cap(s, load_part(s, row.x, at, part), cap);
             store_part(s, out, at, part, y);
         }
     });
     // SAFETY: the caller's promise.
     unsafe { sums(s, out, row.vocab, None) }
-}
-
-#[inline(always)]
-fn capped<S: Simd>(s: S, x: S::f32s, cap: f32) -> S::f32s {
-    let t = tanh(s, s.mul_f32s(x, s.splat_f32s(1.0 / cap)));
-    s.mul_f32s(t, s.splat_f32s(cap))
 }
 
 /// Capped logits y to `e^(y - highest) * factor * (1 - (y / cap)^2)`.

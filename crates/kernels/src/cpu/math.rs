@@ -89,6 +89,13 @@ pub(crate) fn tanh<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     s.select_f32s(small, near, copy_sign(s, far, x))
 }
 
+/// `cap * tanh(x / cap)`: x squashed into (-cap, cap).
+#[inline(always)]
+pub(crate) fn soft_cap<S: Simd>(s: S, x: S::f32s, cap: f32) -> S::f32s {
+    let t = tanh(s, s.mul_f32s(x, s.splat_f32s(1.0 / cap)));
+    s.mul_f32s(t, s.splat_f32s(cap))
+}
+
 /// The normal distribution's share below `-size`, for `size >= 0`, and `e^(-size^2 / 2)`.
 ///
 /// `e^(-size^2 / 2)` times a polynomial in `1 / (1 + c size)`, the form of Abramowitz and Stegun

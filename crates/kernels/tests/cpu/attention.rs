@@ -19,6 +19,7 @@ struct Case {
     offsets: Vec<usize>,
     alibi: Vec<f32>,
     window: Option<usize>,
+    soft_cap: Option<f32>,
     dropout: Option<Dropout>,
 }
 
@@ -53,6 +54,7 @@ impl Case {
                 vec![]
             },
             window: some(rng).then(|| rng.range(1, longest)),
+            soft_cap: some(rng).then(|| rng.pick(&[0.3, 1.5, 50.0])),
             dropout: some(rng).then(|| Dropout {
                 mask: Mask {
                     key: rng.next(),
@@ -68,6 +70,7 @@ impl Case {
     fn options(&self) -> Options<'_> {
         Options {
             scale: 1.0 / (self.shape.head_dim as f32).sqrt(),
+            soft_cap: self.soft_cap,
             offsets: &self.offsets,
             window: self.window,
             alibi: &self.alibi,
@@ -154,8 +157,8 @@ fn agrees_with_f64_on_random_cases() {
         let longest = rng.pick(&[1, 2, 9, 33, 70, 150]);
         let case = Case::random(&mut rng, longest);
         let what = format!(
-            "case {i}: {:?} offsets {:?} window {:?} alibi {:?} dropout {:?}",
-            case.shape, case.offsets, case.window, case.alibi, case.dropout
+            "case {i}: {:?} offsets {:?} window {:?} cap {:?} alibi {:?} dropout {:?}",
+            case.shape, case.offsets, case.window, case.soft_cap, case.alibi, case.dropout
         );
         assert_close(&case.run(), &case.expected(), 3e-5, &what);
     }

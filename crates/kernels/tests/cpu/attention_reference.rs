@@ -60,7 +60,7 @@ pub fn forward(s: &Shape, o: &Options<'_>, q: &[f64], k: &[f64], v: &[f64]) -> R
                     let kj = &k[k_row(s, b, j, h)..][..s.head_dim];
                     let dot: f64 = qi.iter().zip(kj).map(|(a, b)| a * b).sum();
                     let slope = f64::from(o.alibi.get(h).copied().unwrap_or(0.0));
-                    dot * f64::from(o.scale) - slope * (place - j) as f64
+                    capped(dot * f64::from(o.scale), o.soft_cap) - slope * (place - j) as f64
                 };
                 let keys: Vec<usize> = (0..s.seq_k).filter(|j| seen(*j)).collect();
                 if keys.is_empty() {
@@ -87,6 +87,11 @@ pub fn forward(s: &Shape, o: &Options<'_>, q: &[f64], k: &[f64], v: &[f64]) -> R
     }
 }
 
+/// `cap * tanh(x / cap)`.
+pub fn capped(x: f64, cap: Option<f32>) -> f64 {
+    cap.map_or(x, |cap| f64::from(cap) * (x / f64::from(cap)).tanh())
+}
+
 /// Gradients of q, k and v.
 pub fn backward(s: &Shape, o: &Options<'_>, [q, k, v]: [&[f64]; 3], dz: &[f64]) -> [Vec<f64>; 3] {
     let reference = forward(s, o, q, k, v);
@@ -107,7 +112,12 @@ pub fn backward(s: &Shape, o: &Options<'_>, [q, k, v]: [&[f64]; 3], dz: &[f64]) 
                 let delta: f64 = p.iter().zip(&dp).map(|(p, d)| p * d).sum();
                 for j in 0..s.seq_k {
                     let kr = k_row(s, b, j, h);
-                    let ds = p[j] * (dp[j] - delta) * f64::from(o.scale);
+                    let score: f64 = (0..s.head_dim).map(|d| q[qr + d] * k[kr + d]).sum();
+                    let score = score * f64::from(o.scale);
+                    let flat = o
+                        .soft_cap
+                        .map_or(1.0, |cap| 1.0 - (score / f64::from(cap)).tanh().powi(2));
+                    let ds = p[j] * (dp[j] - delta) * flat * f64::from(o.scale);
                     let dropped = p[j] * factor(s, o, b, h, i, j);
                     for d in 0..s.head_dim {
                         dq[qr + d] += ds * k[kr + d];

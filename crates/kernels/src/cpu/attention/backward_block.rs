@@ -122,7 +122,7 @@ fn body<S: Simd>(s: S, block: &Block, sides: Sides, lse: &[f32], scratch: &mut [
             ds: parts.ds,
             keep: parts.keep,
         };
-        weights::tile(s, &sight, (block.slope, block.scale), &mut tile, &queries);
+        weights::tile(s, block, &sight, &mut tile, &queries);
         // SAFETY: as above.
         unsafe { add_grads(s, block, &sides, &sight, &tile, dq) };
     }

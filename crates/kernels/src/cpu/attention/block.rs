@@ -1,5 +1,7 @@
 //! One block of queries of one head: what both passes need to know about it.
 
+use std::f32::consts::LOG2_E;
+
 use pulp::Simd;
 
 use super::super::simd::Ops;
@@ -26,6 +28,8 @@ pub(super) struct Block {
     pub(super) head_dim: usize,
     /// Factor on the scores.
     pub(super) scale: f32,
+    /// The scores' soft cap, in units of log2.
+    pub(super) soft_cap: Option<f32>,
     /// Slope of the bias, in units of log2.
     pub(super) slope: f32,
     pub(super) keep: Option<Keep>,
@@ -61,7 +65,8 @@ impl Block {
                 seq_k: shape.seq_k,
                 head_dim: shape.head_dim,
                 scale: options.scale,
-                slope: slope * std::f32::consts::LOG2_E,
+                soft_cap: options.soft_cap.map(|cap| cap * LOG2_E),
+                slope: slope * LOG2_E,
                 keep: Keep::new(shape, options, batch, head, first),
             }
         }

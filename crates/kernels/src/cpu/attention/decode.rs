@@ -7,7 +7,7 @@ use std::f32::consts::LOG2_E;
 
 use pulp::Simd;
 
-use super::super::math::exp2;
+use super::super::math::{self, exp2};
 use super::super::par::{self, Shared};
 use super::super::scratch;
 use super::super::simd::{Ops, dispatch, for_lanes, load_part, store_part};
@@ -33,6 +33,8 @@ pub struct Cache<'a> {
 pub struct DecodeOptions<'a> {
     /// Factor on the scores.
     pub scale: f32,
+    /// Squashes the scaled scores into (-c, c) by `c * tanh(score / c)`.
+    pub soft_cap: Option<f32>,
     /// Keys that a query sees at most, itself included.
     pub window: Option<usize>,
     /// For each head the slope of its bias `-slope * distance` (empty: none).
@@ -79,6 +81,7 @@ pub fn decode(
             values: &cache.values[tokens],
             head_dim: cache.head_dim,
             scale: options.scale * LOG2_E,
+            soft_cap: options.soft_cap.map(|cap| cap * LOG2_E),
             slopes: options
                 .alibi
                 .get(kv_head * group..(kv_head + 1) * group)
@@ -99,6 +102,8 @@ struct Task<'a> {
     head_dim: usize,
     /// Factor on the scores, in units of log2.
     scale: f32,
+    /// As above.
+    soft_cap: Option<f32>,
     slopes: &'a [f32],
 }
 
@@ -115,12 +120,19 @@ fn body<S: Simd>(s: S, task: &Task<'_>, scores: &mut [f32], z: &mut [f32]) {
     for first in (0..tokens).step_by(KEYS) {
         let end = tokens.min(first + KEYS);
         for (head, q) in task.q.chunks_exact(dim).enumerate() {
-            let slope = task.slopes.get(head).map_or(0.0, |slope| slope * LOG2_E);
-            for token in first..end {
+            let scores = &mut scores[head * padded + first..head * padded + end];
+            for (token, score) in (first..end).zip(&mut *scores) {
                 // SAFETY: `q` and each key have `dim` numbers.
-                let score = unsafe { dot(s, q.as_ptr(), task.keys.as_ptr().add(token * dim), dim) };
-                let distance = (tokens - 1 - token) as f32;
-                scores[head * padded + token] = score * task.scale - slope * distance;
+                let dot = unsafe { dot(s, q.as_ptr(), task.keys.as_ptr().add(token * dim), dim) };
+                *score = dot * task.scale;
+            }
+            if let Some(cap) = task.soft_cap {
+                soft_cap(s, scores, cap);
+            }
+            if let Some(slope) = task.slopes.get(head) {
+                for (token, score) in (first..end).zip(scores) {
+                    *score -= slope * LOG2_E * (tokens - 1 - token) as f32;
+                }
             }
         }
     }
@@ -135,6 +147,19 @@ fn body<S: Simd>(s: S, task: &Task<'_>, scores: &mut [f32], z: &mut [f32]) {
             add_values(s, p, &task.values[first * dim..end * dim], z);
         }
     }
+}
+
+/// Scores squashed into (-cap, cap).
+#[inline(always)]
+fn soft_cap<S: Simd>(s: S, scores: &mut [f32], cap: f32) {
+    let at = scores.as_mut_ptr();
+    for_lanes!(s, scores.len(), |i, part| {
+        // SAFETY: `i` and `part` stay within the scores.
+        unsafe {
+            let score = math::soft_cap(s, load_part(s, at, i, part), cap);
+            store_part(s, at, i, part, score);
+        }
+    });
 }
 
 /// Scores in units of log2 to percentages.

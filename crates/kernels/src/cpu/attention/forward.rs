@@ -14,7 +14,7 @@ use super::softmax::{self, Running};
 use super::tile::{Factor, accumulate, scores};
 use super::{Options, Shape};
 
-/// `z = softmax(mask(scale * q k^T + bias)) v`, of the shape of q, and for each query
+/// `z = softmax(mask(cap(scale * q k^T) + bias)) v`, of the shape of q, and for each query
 /// `[batch, n_heads, seq_q]` the log of the sum of exponentials, which backward needs.
 ///
 /// A query that sees no key gets z = 0 and a log-sum of minus infinity.
@@ -118,6 +118,9 @@ fn body<S: Simd>(s: S, block: &Block, scratch: &mut [f32], z: Rows<*mut f32>, ls
         }
         // SAFETY: the tile's keys exist, and scratch has room for KEYS keys.
         unsafe { fill_scores(s, block, &sight, parts.q, parts.p) };
+        if let Some(cap) = block.soft_cap {
+            softmax::soft_cap(s, &sight, cap, parts.p);
+        }
         softmax::tile(s, &sight, block.slope, parts.p, parts.keep, &mut running);
         // SAFETY: as above.
         unsafe {

@@ -51,6 +51,8 @@ impl Shape {
 pub struct Options<'a> {
     /// Factor on the scores, usually `1 / sqrt(head_dim)`.
     pub scale: f32,
+    /// Squashes the scaled scores into (-c, c) by `c * tanh(score / c)`.
+    pub soft_cap: Option<f32>,
     /// For each sequence the place of its query 0 among the keys (empty: 0): query i sees the
     /// keys up to place `offset + i`.
     pub offsets: &'a [usize],
@@ -67,6 +69,7 @@ impl Options<'_> {
     pub fn causal(scale: f32) -> Self {
         Self {
             scale,
+            soft_cap: None,
             offsets: &[],
             window: None,
             alibi: &[],

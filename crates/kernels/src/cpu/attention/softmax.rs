@@ -2,7 +2,7 @@
 
 use pulp::Simd;
 
-use super::super::math::exp2;
+use super::super::math::{self, exp2};
 use super::super::simd::Ops;
 use super::block::QUERIES;
 use super::sight::{Seen, Sight};
@@ -15,6 +15,23 @@ pub(super) struct Running<'a> {
     pub(super) sum: &'a mut [f32],
     /// Factor on what was summed up before this tile.
     pub(super) shrink: &'a mut [f32],
+}
+
+/// Scores squashed into (-cap, cap), both in units of log2, where any query sees the key.
+#[inline(always)]
+pub(super) fn soft_cap<S: Simd>(s: S, sight: &Sight, cap: f32, scores: &mut [f32]) {
+    assert!(scores.len() >= sight.keys * QUERIES);
+    for register in 0..sight.registers(S::LANES) {
+        let lane = register * S::LANES;
+        let (first, end) = sight.keys_of(lane, S::LANES).any;
+        for key in first..end {
+            // SAFETY: `lane` is below QUERIES, and keys below `sight.keys`.
+            unsafe {
+                let at = scores.as_mut_ptr().add(key * QUERIES + lane);
+                s.store(at, math::soft_cap(s, s.load(at), cap));
+            }
+        }
+    }
 }
 
 /// Scores (in units of log2) to percentages relative to the highest score so far; those of

@@ -2,9 +2,9 @@
 
 use pulp::Simd;
 
-use super::super::math::exp2;
+use super::super::math::{exp2, tanh};
 use super::super::simd::Ops;
-use super::block::QUERIES;
+use super::block::{Block, QUERIES};
 use super::sight::Sight;
 use super::softmax::Bias;
 
@@ -26,13 +26,13 @@ pub(super) struct Tile<'a> {
     pub(super) keep: &'a [f32],
 }
 
-/// Turns scores and gradients of percentages into percentages and gradients of scores (times
-/// `scale`); both are 0 where a key is not seen.
+/// Turns scores and gradients of percentages into percentages and gradients of `q k`; both are 0
+/// where a key is not seen.
 #[inline(always)]
 pub(super) fn tile<S: Simd>(
     s: S,
+    block: &Block,
     sight: &Sight,
-    (slope, scale): (f32, f32),
     tile: &mut Tile<'_>,
     queries: &Queries<'_>,
 ) {
@@ -49,9 +49,11 @@ pub(super) fn tile<S: Simd>(
                 keep: (!tile.keep.is_empty()).then(|| tile.keep.as_ptr().add(lane)),
                 lse: s.load(queries.lse.as_ptr().add(lane)),
                 delta: s.load(queries.delta.as_ptr().add(lane)),
-                scale: s.splat_f32s(scale),
+                scale: s.splat_f32s(block.scale),
+                soft_cap: block.soft_cap,
             };
-            fill(s, sight, &column, &Bias::new(s, sight, slope, lane), lane);
+            let bias = Bias::new(s, sight, block.slope, lane);
+            fill(s, sight, &column, &bias, lane);
         }
     }
 }
@@ -64,6 +66,8 @@ struct Column<S: Simd> {
     lse: S::f32s,
     delta: S::f32s,
     scale: S::f32s,
+    /// In units of log2.
+    soft_cap: Option<f32>,
 }
 
 #[inline(always)]
@@ -94,6 +98,13 @@ unsafe fn one<S: Simd>(s: S, column: &Column<S>, bias: &Bias<S>, key: usize, mas
     // SAFETY: the caller's promise.
     unsafe {
         let mut score = s.load(column.p.add(at));
+        let mut slope = column.scale; // Of the score, in `q k`.
+        if let Some(cap) = column.soft_cap {
+            let t = tanh(s, s.mul_f32s(score, s.splat_f32s(1.0 / cap)));
+            score = s.mul_f32s(t, s.splat_f32s(cap));
+            let flat = s.sub_f32s(s.splat_f32s(1.0), s.mul_f32s(t, t));
+            slope = s.mul_f32s(slope, flat);
+        }
         if !bias.is_zero() {
             score = bias.on(score, key);
         }
@@ -109,7 +120,7 @@ unsafe fn one<S: Simd>(s: S, column: &Column<S>, bias: &Bias<S>, key: usize, mas
             d = s.mul_f32s(d, keep);
             dropped = s.mul_f32s(p, keep);
         }
-        let d = s.mul_f32s(s.sub_f32s(d, column.delta), column.scale);
+        let d = s.mul_f32s(s.sub_f32s(d, column.delta), slope);
         s.store(column.p.add(at), dropped);
         s.store(column.ds.add(at), s.mul_f32s(p, d));
     }
