@@ -13,5 +13,5 @@ mod text;
 
 pub use error::EvalError;
 pub use loss::{LossReport, evaluate};
-pub use tasks::{Item, TaskReport, evaluate_task};
+pub use tasks::{TaskReport, evaluate_task};
 pub use text::{TextReport, TextSettings, evaluate_text};

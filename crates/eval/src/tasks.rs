@@ -2,35 +2,69 @@
 //!
 //! Scores are those of `lm-evaluation-harness`: a question's endings are compared by
 //! the sum of their tokens' `ln p` after the context, a text is measured in windows as long as the
-//! model's context, each token once.
+//! model's context, each token once. (Its models behind an interface take windows two tokens shorter
+//! than the length that they are told.)
 
 use std::io::BufRead;
 
+use burn::tensor::{Int, Tensor, TensorData};
 use nextword_data::{IGNORE, TokenBatch, Tokenizer};
-use nextword_model::Transformer;
-use serde::{Deserialize, Serialize};
+use nextword_model::{KvCache, Pass, Transformer, weights};
+use serde::Serialize;
+use serde_json::Value;
 
 use crate::EvalError;
 use crate::loss::batch_loss;
 
 /// A line of a task's file.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(untagged)]
-pub enum Item {
-    /// A question, as in `HellaSwag`.
+enum Item {
+    /// A question, as in `HellaSwag`: the number of the right ending, from 0. A space joins an ending to
+    /// the context.
     Choice {
-        /// What stands before each ending.
         context: String,
-        /// The choices. A space joins them to the context.
         endings: Vec<String>,
-        /// Number of the right ending, from 0.
         label: usize,
     },
     /// A text to be predicted.
-    Text {
-        /// The text.
-        text: String,
-    },
+    Text(String),
+}
+
+impl Item {
+    /// Reads `text`; or `endings`, `label` and `context`, which `HellaSwag`'s own files call `ctx`.
+    /// Other fields are not looked at.
+    fn parse(line: &str) -> Result<Self, String> {
+        let value: Value =
+            serde_json::from_str(line).map_err(|e| format!("it is not JSON ({e})"))?;
+        let text = |name: &str| value[name].as_str().map(str::to_owned);
+        if value["endings"].is_null() {
+            return text("text")
+                .map(Self::Text)
+                .ok_or_else(|| "it has neither a `text` nor `endings`".into());
+        }
+        let context = text("context").or_else(|| text("ctx"));
+        let context = context.ok_or("its `context` is no text")?;
+        let endings = value["endings"].as_array();
+        let endings: Option<Vec<String>> = endings.and_then(|list| {
+            let texts = list.iter().map(|ending| Some(ending.as_str()?.to_owned()));
+            texts.collect()
+        });
+        let endings = endings.ok_or("its `endings` are no list of texts")?;
+        let label = &value["label"];
+        let written = || label.as_str()?.parse().ok();
+        let label = label.as_u64().or_else(written);
+        let label = label.ok_or("its `label` is no whole number")? as usize;
+        if label >= endings.len() {
+            return Err(format!(
+                "label {label} is none of {} endings",
+                endings.len()
+            ));
+        }
+        Ok(Self::Choice {
+            context,
+            endings,
+            label,
+        })
+    }
 }
 
 /// How well a model does a task.
@@ -41,7 +75,14 @@ pub struct TaskReport {
     /// The part whose right ending was the likeliest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
-    /// The part whose right ending was the likeliest by `ln p` for each byte.
+    /// Its standard error; known from two questions on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy_stderr: Option<f64>,
+    /// The part whose right ending was the likeliest by `ln p` for each character (Unicode scalar):
+    /// the harness's `acc_norm`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy_by_characters: Option<f64>,
+    /// The same for each byte: its `acc_bytes`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accuracy_by_bytes: Option<f64>,
     /// Texts.
@@ -49,56 +90,77 @@ pub struct TaskReport {
     /// Bits for each byte of the texts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bits_per_byte: Option<f64>,
-    /// `exp` of the nats for each word between white space.
+    /// `exp` of the nats for each word: one more than there are stretches of white space.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub word_perplexity: Option<f64>,
 }
 
 /// Runs the task that `lines` describe; empty lines count for nothing. `model` must not be on an
-/// autodiff device.
+/// autodiff device. `bos` stands before every context, as the model was trained; a text without one
+/// begins after it, or else after the end token.
 ///
 /// # Errors
-/// [`EvalError::Task`] with the line that is no item; [`EvalError::WrongTokenizer`].
+/// [`EvalError::Task`] with the line that is no item, or that the model gives no number for;
+/// [`EvalError::WrongTokenizer`].
 pub fn evaluate_task(
     model: &Transformer,
     tokenizer: &dyn Tokenizer,
+    bos: Option<u32>,
     lines: impl BufRead,
 ) -> Result<TaskReport, EvalError> {
     let (tokens, vocab_size) = (tokenizer.vocab_size(), model.config().vocab_size);
-    if tokens != vocab_size {
+    // Many models pad their vocabulary: their tokenizers have fewer tokens, never more.
+    if tokens > vocab_size {
         return Err(EvalError::WrongTokenizer { tokens, vocab_size });
     }
-    let scorer = Scorer { model, tokenizer };
+    let scorer = Scorer {
+        model,
+        tokenizer,
+        bos,
+    };
     let mut report = TaskReport::default();
-    let (mut right, mut right_by_bytes) = (0, 0);
+    let mut right = [0; 3]; // By sums, by characters, by bytes.
     let (mut nats, mut bytes, mut words) = (0.0, 0, 0);
     for (number, line) in lines.lines().enumerate() {
-        let line = line.map_err(|e| task_error(number, &e))?;
+        let wrong = |problem: String| EvalError::Task {
+            line: number + 1,
+            problem,
+        };
+        let line = line.map_err(|e| wrong(e.to_string()))?;
         if line.trim().is_empty() {
             continue;
         }
-        match serde_json::from_str(&line).map_err(|e| task_error(number, &e))? {
+        let no_number = || wrong("the model computes what is no number".into());
+        match Item::parse(&line).map_err(wrong)? {
             Item::Choice {
                 context,
                 endings,
                 label,
             } => {
-                if label >= endings.len() {
-                    let problem = format!("label {label} is none of {} endings", endings.len());
-                    return Err(task_error(number, &problem));
+                let sums = scorer.endings(&context, &endings)?;
+                if sums.iter().any(|sum| sum.is_nan()) {
+                    return Err(no_number());
                 }
-                let logprobs = endings.iter().map(|ending| scorer.ending(&context, ending));
-                let logprobs = logprobs.collect::<Result<Vec<f64>, _>>()?;
-                let by_bytes = logprobs.iter().zip(&endings);
-                let by_bytes = by_bytes.map(|(sum, text)| sum / text.len().max(1) as f64);
+                let per = |length: fn(&String) -> usize| -> Vec<f64> {
+                    let pairs = sums.iter().zip(&endings);
+                    pairs
+                        .map(|(sum, e)| sum / length(e).max(1) as f64)
+                        .collect()
+                };
+                let characters = per(|ending| ending.chars().count());
+                let bytes = per(String::len);
                 report.questions += 1;
-                right += usize::from(best(&logprobs) == label);
-                right_by_bytes += usize::from(best(&by_bytes.collect::<Vec<_>>()) == label);
+                for (right, scores) in right.iter_mut().zip([&sums, &characters, &bytes]) {
+                    *right += usize::from(best(scores) == label);
+                }
             }
-            Item::Text { text } => {
+            Item::Text(text) => {
                 nats -= scorer.text(&text)?;
+                if nats.is_nan() {
+                    return Err(no_number());
+                }
                 bytes += text.len();
-                words += text.split_whitespace().count();
+                words += words_of(&text);
                 report.texts += 1;
             }
         }
@@ -106,21 +168,30 @@ pub fn evaluate_task(
     if report.questions + report.texts == 0 {
         return Err(EvalError::TooShort { tokens: 0 });
     }
-    let part = |n: usize| (report.questions > 0).then(|| n as f64 / report.questions as f64);
+    let questions = report.questions as f64;
+    let [accuracy, by_characters, by_bytes] =
+        right.map(|n| (report.questions > 0).then(|| n as f64 / questions));
+    let stderr = |part: f64| (part * (1.0 - part) / (questions - 1.0)).sqrt();
     Ok(TaskReport {
-        accuracy: part(right),
-        accuracy_by_bytes: part(right_by_bytes),
+        accuracy,
+        accuracy_stderr: accuracy.filter(|_| report.questions > 1).map(stderr),
+        accuracy_by_characters: by_characters,
+        accuracy_by_bytes: by_bytes,
         bits_per_byte: (bytes > 0).then(|| nats / std::f64::consts::LN_2 / bytes as f64),
         word_perplexity: (words > 0).then(|| (nats / words as f64).exp()),
         ..report
     })
 }
 
-fn task_error(number: usize, problem: &impl ToString) -> EvalError {
-    EvalError::Task {
-        line: number + 1,
-        problem: problem.to_string(),
-    }
+/// Stretches of white space and one more, as the harness counts words.
+fn words_of(text: &str) -> usize {
+    let mut before = false;
+    let begins = text.chars().filter(|c| {
+        let begins = c.is_whitespace() && !before;
+        before = c.is_whitespace();
+        begins
+    });
+    1 + begins.count()
 }
 
 /// The first of the largest.
@@ -137,27 +208,66 @@ fn best(scores: &[f64]) -> usize {
 struct Scorer<'a> {
     model: &'a Transformer,
     tokenizer: &'a dyn Tokenizer,
+    bos: Option<u32>,
 }
 
 impl Scorer<'_> {
-    /// `ln p` of `ending` after `context` and a space. White space at the end of the context belongs
-    /// to the ending, where tokenizers have it.
-    fn ending(&self, context: &str, ending: &str) -> Result<f64, EvalError> {
+    /// `ln p` of each of `endings` after `context` and a space. White space at the end of the context
+    /// belongs to the ending, where tokenizers have it.
+    fn endings(&self, context: &str, endings: &[String]) -> Result<Vec<f64>, EvalError> {
         let kept = context.trim_end();
-        let ending = format!("{} {ending}", &context[kept.len()..]);
-        let before = if kept.is_empty() {
-            vec![self.beginning()]
-        } else {
-            self.tokenizer.encode(kept).ids
+        let encoded = self.tokenizer.encode(kept).ids;
+        let after: Vec<Vec<u32>> = endings
+            .iter()
+            .map(|ending| {
+                let whole = format!("{context} {ending}");
+                let whole = self.tokenizer.encode(&whole).ids;
+                whole.get(encoded.len()..).unwrap_or_default().to_vec()
+            })
+            .collect();
+        let bos: Vec<u32> = match kept.is_empty() {
+            true => vec![self.beginning()],
+            false => self.bos.into_iter().collect(),
         };
-        let after = if kept.is_empty() {
-            self.tokenizer.encode(&ending).ids
-        } else {
-            let whole = self.tokenizer.encode(&format!("{kept}{ending}")).ids;
-            whole.get(before.len()..).unwrap_or_default().to_vec()
+        self.after(&[bos, encoded].concat(), &after)
+    }
+
+    /// `ln p` of each of `endings` after the tokens `before`, which the model reads once where all
+    /// fits its context.
+    fn after(&self, before: &[u32], endings: &[Vec<u32>]) -> Result<Vec<f64>, EvalError> {
+        let longest = endings.iter().map(Vec::len).max().unwrap_or(0);
+        let fits = before.len() + longest <= self.model.config().context_length + 1;
+        let Some((last, read)) = before.split_last().filter(|_| fits) else {
+            let score =
+                |ending: &Vec<u32>| self.score(&[before, ending.as_slice()].concat(), ending.len());
+            return endings.iter().map(score).collect();
         };
-        let counted = after.len();
-        self.score(&[before, after].concat(), counted)
+        let device = self.model.device();
+        let room = before.len() + longest;
+        let mut cache = KvCache::with_capacity(self.model.config(), 1, room, &device);
+        let ids = |ids: &[u32]| {
+            let values: Vec<i32> = ids.iter().map(|id| id.cast_signed()).collect();
+            let shape = [1, values.len()];
+            Tensor::<2, Int>::from_data(TensorData::new(values, shape), &device)
+        };
+        if !read.is_empty() {
+            let _ = self
+                .model
+                .hidden(ids(read), &mut Pass::plain().continuing(&mut cache, &[0]));
+        }
+        let mut sums = Vec::new();
+        for ending in endings {
+            let Some((_, known)) = ending.split_last() else {
+                sums.push(0.0);
+                continue;
+            };
+            let tokens = ids(&[&[*last], known].concat());
+            let mut pass = Pass::plain().continuing(&mut cache, &[0]);
+            let nats = self.model.loss_sum(tokens, ending, &mut pass);
+            sums.push(-f64::from(weights::floats(nats.into_data())[0]));
+            cache.truncate(0, read.len());
+        }
+        Ok(sums)
     }
 
     /// `ln p` of a text from its beginning.
@@ -177,7 +287,7 @@ impl Scorer<'_> {
 
     /// What a text without context begins after.
     fn beginning(&self) -> u32 {
-        self.tokenizer.specials().eos.unwrap_or(0)
+        self.bos.or(self.tokenizer.specials().eos).unwrap_or(0)
     }
 
     /// `ln p` of the last `counted` of `ids`; what does not fit the context at the beginning is left
@@ -240,7 +350,7 @@ mod tests {
             serde_json::json!({"context": "ab c", "endings": endings, "label": label}).to_string()
         };
         for label in 0..3 {
-            let report = evaluate_task(&model, &*tokenizer, line(label).as_bytes()).unwrap();
+            let report = evaluate_task(&model, &*tokenizer, None, line(label).as_bytes()).unwrap();
             let right = |scores: &[f64]| f64::from(u8::from(best(scores) == label));
             assert_eq!(report.accuracy, Some(right(&scores)), "{scores:?}");
             assert_eq!(
@@ -248,6 +358,55 @@ mod tests {
                 Some(right(&by_bytes)),
                 "{by_bytes:?}"
             );
+        }
+    }
+
+    #[test]
+    fn endings_are_weighed_by_characters_and_by_bytes_apart() {
+        let tokenizer = tokenizer(TokenizerKind::Byte);
+        let model = model(tokenizer.vocab_size());
+        let endings = ["ab", "\u{e9}\u{e9}"]; // Two characters each, of two and of four bytes.
+        let nats = |ids: &[u32]| naive(&model, ids);
+        let bos = 7;
+        let score = |ending: &str| {
+            let ids = |text: &str| [vec![bos], tokenizer.encode(text).ids].concat();
+            nats(&ids("c")) - nats(&ids(&format!("c {ending}")))
+        };
+        let sums = endings.map(score);
+        let label = usize::from(sums[1] > sums[0]);
+        let likelier = f64::from(u8::from(label == best(&[sums[0] / 2.0, sums[1] / 4.0])));
+        let line = serde_json::json!({"ctx": "c", "endings": endings, "label": label.to_string()});
+        let lines = format!("{line}\n{line}\n");
+        let report = evaluate_task(&model, &*tokenizer, Some(bos), lines.as_bytes()).unwrap();
+        assert_eq!(report.accuracy, Some(1.0), "{sums:?}");
+        assert_eq!(report.accuracy_by_characters, Some(1.0));
+        assert_eq!(report.accuracy_by_bytes, Some(likelier));
+        assert_eq!(report.accuracy_stderr, Some(0.0));
+        assert!(
+            (sums[1] / 4.0 > sums[0] / 2.0) != (sums[1] > sums[0]),
+            "tells them apart"
+        );
+    }
+
+    #[test]
+    fn a_context_is_read_once_and_counts_as_often_as_there_are_endings() {
+        let tokenizer = letters();
+        let model = model(tokenizer.vocab_size()); // a context of 8
+        let scorer = Scorer {
+            model: &model,
+            tokenizer: &*tokenizer,
+            bos: None,
+        };
+        let before = tokenizer.encode("abcd").ids;
+        for endings in [["e", "fgh", "ab"], ["e", "fghab", "abcdefgh"]] {
+            let endings = endings.map(|ending| tokenizer.encode(ending).ids);
+            let sums = scorer.after(&before, &endings).unwrap();
+            for (sum, ending) in sums.iter().zip(&endings) {
+                let alone = scorer
+                    .score(&[&before[..], ending].concat(), ending.len())
+                    .unwrap();
+                assert!((sum - alone).abs() < 1e-4, "{sum} {alone}");
+            }
         }
     }
 
@@ -270,7 +429,7 @@ mod tests {
         };
         let expected = last(&all[..9], 8) + last(&all[8..17], 8) + last(&all[10..19], 2);
         let line = serde_json::json!({ "text": text }).to_string();
-        let report = evaluate_task(&model, &*tokenizer, line.as_bytes()).unwrap();
+        let report = evaluate_task(&model, &*tokenizer, None, line.as_bytes()).unwrap();
         let bits = report.bits_per_byte.unwrap();
         let by_hand = expected / std::f64::consts::LN_2 / text.len() as f64;
         assert!((bits - by_hand).abs() < 1e-4, "{bits} {by_hand}");
@@ -285,17 +444,33 @@ mod tests {
         let tokenizer = letters();
         let model = model(tokenizer.vocab_size());
         for (lines, says) in [
-            ("\n{\"text\": 3}\n", "line 2"),
+            (
+                "\n{\"text\": 3}\n",
+                "line 2 of the task: it has neither a `text`",
+            ),
+            (
+                "{\"endings\": [\"b\"], \"label\": 0}",
+                "its `context` is no text",
+            ),
+            (
+                "{\"ctx\": \"a\", \"endings\": [1], \"label\": 0}",
+                "no list of texts",
+            ),
+            (
+                "{\"ctx\": \"a\", \"endings\": [], \"label\": \"x\"}",
+                "no whole number",
+            ),
+            ("{\"text\": ", "is not JSON"),
             (
                 "{\"context\": \"a\", \"endings\": [\"b\"], \"label\": 1}",
                 "label 1",
             ),
             ("", "0 tokens"),
         ] {
-            let error = evaluate_task(&model, &*tokenizer, lines.as_bytes()).unwrap_err();
+            let error = evaluate_task(&model, &*tokenizer, None, lines.as_bytes()).unwrap_err();
             assert!(error.to_string().contains(says), "{error}");
         }
         let other = self::tokenizer(TokenizerKind::Byte);
-        assert!(evaluate_task(&model, &*other, "".as_bytes()).is_err());
+        assert!(evaluate_task(&model, &*other, None, "".as_bytes()).is_err());
     }
 }

@@ -107,15 +107,22 @@ fn run_task(args: &EvalArgs, record: &Record, task: &Path) -> anyhow::Result<()>
     let generator = TextGenerator::open(record, &device)?;
     let begin = Instant::now();
     let tokenizer = generator.tokenizer();
-    let report = evaluate_task(generator.model(), tokenizer.as_ref(), BufReader::new(lines))?;
+    let report = evaluate_task(
+        generator.model(),
+        tokenizer.as_ref(),
+        record.card.bos_id,
+        BufReader::new(lines),
+    )?;
     if args.json {
         return output::json(&report);
     }
     for (name, figure) in [
-        ("accuracy         ", report.accuracy),
-        ("accuracy by bytes", report.accuracy_by_bytes),
-        ("bits per byte    ", report.bits_per_byte),
-        ("word perplexity  ", report.word_perplexity),
+        ("accuracy              ", report.accuracy),
+        ("  standard error      ", report.accuracy_stderr),
+        ("accuracy by characters", report.accuracy_by_characters),
+        ("accuracy by bytes     ", report.accuracy_by_bytes),
+        ("bits per byte         ", report.bits_per_byte),
+        ("word perplexity       ", report.word_perplexity),
     ] {
         if let Some(figure) = figure {
             output::line(&format!("{name}  {figure:.4}"))?;
