@@ -6,7 +6,7 @@ use std::sync::Arc;
 use nextword_data::Tokenizer;
 use nextword_eval::EvalError;
 use nextword_explain::{ExplainError, learning};
-use nextword_generate::{PROMPT, SamplingConfig, TextGenerator, TextOptions};
+use nextword_generate::{GenerateError, PROMPT, SamplingConfig, TextGenerator, TextOptions};
 use nextword_model::{Card, Transformer};
 use nextword_train::{Hooks, TrainError};
 
@@ -38,8 +38,7 @@ impl Hooks for Sampling {
             prompt_template: Some(template.to_string()),
             ..TextOptions::default()
         };
-        let generator = TextGenerator::new(model.clone(), Arc::clone(tokenizer), Card::default());
-        let answers = generator.and_then(|generator| {
+        let answers = generator(model, tokenizer).and_then(|generator| {
             generator.generate(&[prompt], &options, |_, _| ControlFlow::Continue(()))
         });
         let mut answers = answers.map_err(EvalError::Generate)?;
@@ -59,8 +58,7 @@ impl Hooks for Sampling {
             prompt_template: Some(template.to_string()),
             ..TextOptions::default()
         };
-        let generator = TextGenerator::new(model.clone(), Arc::clone(tokenizer), Card::default())
-            .map_err(EvalError::Generate)?;
+        let generator = generator(model, tokenizer).map_err(EvalError::Generate)?;
         let snapshot = match learning::snapshot(generator, sentence, &options) {
             Ok(snapshot) => snapshot,
             Err(ExplainError::Generate(error)) => return Err(EvalError::Generate(error).into()),
@@ -76,4 +74,20 @@ impl Hooks for Sampling {
         };
         Ok(serde_json::to_value(snapshot).ok())
     }
+}
+
+/// The model with its tokenizer, which may have fewer tokens than the model has room for.
+fn generator(
+    model: &Transformer,
+    tokenizer: &Arc<dyn Tokenizer>,
+) -> Result<TextGenerator, GenerateError> {
+    let unused_ids = model
+        .config()
+        .vocab_size
+        .saturating_sub(tokenizer.vocab_size());
+    let card = Card {
+        unused_ids,
+        ..Card::default()
+    };
+    TextGenerator::new(model.clone(), Arc::clone(tokenizer), card)
 }

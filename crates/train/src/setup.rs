@@ -234,17 +234,18 @@ fn check_parameters(config: &RunConfig) -> Result<(), TrainError> {
     }
 }
 
-/// Fills in an open vocabulary size, or checks that the given one is the tokenizer's.
+/// Fills in an open vocabulary size, or checks that the given one has room for the tokenizer's. Many
+/// models pad theirs; ids that no token has are never targets.
 fn fit_vocabulary(config: &mut RunConfig, tokenizer: &dyn Tokenizer) -> Result<(), TrainError> {
     let found = tokenizer.vocab_size();
     let asked = config.model.vocab_size;
     if asked == 0 {
         config.model.vocab_size = found;
-    } else if asked != found {
+    } else if asked < found {
         return Err(TrainError::config(
             "model.vocab_size",
             format!("the tokenizer has {found} tokens, the model {asked}"),
-            format!("leave it out, or set it to {found}"),
+            format!("leave it out, or set it to {found} or more"),
         ));
     }
     Ok(config.model.validate()?)

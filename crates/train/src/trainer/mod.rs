@@ -463,6 +463,7 @@ impl Trainer {
 
     fn card(&self) -> Card {
         let config = &self.ingredients.config;
+        let tokens = self.ingredients.dataset.tokenizer.vocab_size();
         Card {
             name: config.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_string(),
@@ -474,6 +475,7 @@ impl Trainer {
             train_loss: self.state.loss,
             validation_loss: self.state.validation,
             prompt_template: config.samples.prompt_template.clone(),
+            unused_ids: config.model.vocab_size - tokens,
             ..Card::default()
         }
     }
