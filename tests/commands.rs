@@ -2,11 +2,52 @@
 
 use std::fs;
 
+use nextword_data::{TokenizerConfig, TokenizerKind, build_tokenizer};
+use nextword_model::{Card, ModelConfig, Record};
 use serde_json::Value;
 
 use crate::place::{Place, json_lines};
 use crate::resume::{TINY, straight};
-use crate::util::{nextword, root, stderr};
+use crate::util::{flex, nextword, root, stderr};
+
+/// What is read is held once. At GPT-2's size this is 1.2 times its bytes.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_record_opens_in_little_more_memory_than_its_weights() {
+    let place = Place::new();
+    let tokenizer = TokenizerConfig {
+        kind: TokenizerKind::Byte,
+        ..TokenizerConfig::default()
+    };
+    let tokenizer = build_tokenizer(&tokenizer, std::iter::empty()).unwrap();
+    let config = ModelConfig {
+        vocab_size: tokenizer.vocab_size(),
+        context_length: 256,
+        n_layers: 12,
+        d_model: 512,
+        n_heads: 8,
+        ..ModelConfig::default()
+    };
+    let weights = 4 * config.counts().total();
+    assert!(weights > 150_000_000, "{weights}");
+    let model = config.init(&flex(), 1).unwrap();
+    let path = place.path("record");
+    Record::save(
+        &path,
+        &model,
+        &tokenizer.to_json().unwrap(),
+        &Card::default(),
+    )
+    .unwrap();
+    drop(model);
+    let answer = place.run(&["generate", "record", "a", "--max-tokens", "1", "--json"]);
+    let peak = json_lines(&answer)[0]["peak_memory_bytes"]
+        .as_u64()
+        .unwrap();
+    println!("a peak of {peak} bytes for {weights} of weights");
+    let program = 60_000_000; // With its own pages, and some for a token.
+    assert!(peak < (weights + weights / 10 + program) as u64, "{peak}");
+}
 
 /// `StatQuest`'s model answers both prompts, whatever the seed.
 #[test]

@@ -1,7 +1,10 @@
 //! From nothing to the first token.
 
+use std::cell::Cell;
 use std::process::{Command, Stdio};
 use std::time::Instant;
+
+use serde_json::Value;
 
 use super::args::BenchLoadArgs;
 use super::{Report, time};
@@ -12,24 +15,27 @@ use crate::{exit, records};
 pub(crate) fn run(args: &BenchLoadArgs) -> anyhow::Result<Report> {
     let record = records::open(&args.record, false)?;
     let program = std::env::current_exe()?;
+    let peak = Cell::new(None);
     let round = || {
         let begin = Instant::now();
         let done = Command::new(&program)
             .arg("generate")
             .arg(&record.path)
-            .args(["--max-tokens", "1", "--seed", "1", "--quiet"])
+            .args(["--max-tokens", "1", "--seed", "1", "--quiet", "--json"])
             .args(["--device", &args.common.device])
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
             .stderr(Stdio::inherit())
-            .status()?;
-        if !done.success() {
+            .output()?;
+        let seconds = begin.elapsed().as_secs_f64();
+        if !done.status.success() {
             return Err(exit::bad_file(format!(
                 "`{}` gives no token",
                 record.path.display()
             )));
         }
-        Ok(begin.elapsed().as_secs_f64())
+        let answer: Value = serde_json::from_slice(&done.stdout)?;
+        peak.set(peak.get().max(answer["peak_memory_bytes"].as_u64()));
+        Ok(seconds)
     };
     round()?; // Brings the files into the system's cache.
     let timed = time(args.common.rounds, round)?;
@@ -38,7 +44,7 @@ pub(crate) fn run(args: &BenchLoadArgs) -> anyhow::Result<Report> {
     // Other processes did the work.
     Ok(Report {
         cores_busy: None,
-        peak_memory_bytes: None,
+        peak_memory_bytes: peak.get(),
         ..report
     })
 }

@@ -8,6 +8,7 @@ use nextword_generate::{Answer, FinishReason, PROMPT, SamplingConfig, TextGenera
 use serde_json::json;
 
 use crate::args::GenerateArgs;
+use crate::bench::machine;
 use crate::format::{harmless, short};
 use crate::{exit, output, records};
 
@@ -146,7 +147,7 @@ fn write(
             "prompt": prompt, "text": answer.text, "finish_reason": answer.finish,
             "prompt_tokens": answer.prompt_ids.len(), "tokens": answer.ids.len(),
             "ids": answer.ids, "unknown": answer.unknown, "truncated": answer.truncated,
-            "seed": seed, "sample": number,
+            "seed": seed, "sample": number, "peak_memory_bytes": machine::peak_memory(),
         }));
     }
     if args.samples > 1 {
