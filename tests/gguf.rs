@@ -101,8 +101,12 @@ fn record(place: &Path, kind: TokenizerKind, preset: fn(usize) -> ModelConfig) -
         vocab_size: (kind == TokenizerKind::Bpe).then_some(300),
         ..TokenizerConfig::default()
     };
+    record_with(place, &config, preset)
+}
+
+fn record_with(place: &Path, config: &TokenizerConfig, preset: fn(usize) -> ModelConfig) -> Record {
     let text = "a few words, and then a few words more".to_string();
-    let tokenizer = build_tokenizer(&config, std::iter::once(Ok(text))).unwrap();
+    let tokenizer = build_tokenizer(config, std::iter::once(Ok(text))).unwrap();
     let config = ModelConfig {
         context_length: 16,
         n_layers: 1,
@@ -169,6 +173,99 @@ fn a_gguf_file_holds_the_record_s_weights_and_vocabulary() {
         floats(data)[d_ff + 3].to_bits(),
         down.1[3 * 32 + 1].to_bits()
     );
+}
+
+/// `SentencePiece` merges any two neighbours that make a piece; merges that leave some out are others.
+#[test]
+fn pieces_need_every_way_to_merge_them() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("model.gguf");
+    let record = |merges: &[&str]| {
+        let vocab = ["</s>", "▁", "a", "b", "c", "ab", "bc", "abc"];
+        let vocab: BTreeMap<_, _> = vocab.iter().zip(0..).collect();
+        let file = serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [{"id": 0,
+                "content": "</s>", "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true}],
+            "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"},
+                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+            "pre_tokenizer": null, "post_processor": null, "decoder": {"type": "Fuse"},
+            "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix":
+                null, "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": true,
+                "ignore_merges": false, "vocab": vocab, "merges": merges},
+        });
+        let config = ModelConfig {
+            n_layers: 1,
+            ..presets::llama_like(8)
+        };
+        let model = config.init(&flex(), 5).unwrap();
+        let path = place.path().join("record");
+        Record::save(&path, &model, &file.to_string(), &Card::default()).unwrap();
+        Record::open(&path).unwrap()
+    };
+    let all = record(&["a b", "b c", "a bc", "ab c"]);
+    export_gguf(&all, GgufType::F32, &path).unwrap();
+    assert_eq!(
+        read(&path).meta["tokenizer.ggml.scores"],
+        "0|0|0|0|0|-0|-1|-2"
+    );
+    let some = record(&["a b", "b c", "ab c"]);
+    let error = export_gguf(&some, GgufType::F32, &path).unwrap_err();
+    assert!(
+        error.to_string().contains("\"abc\" of \"a\" and \"bc\""),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_is_never_chosen_stands_for_an_end_token_that_is_missing() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("model.gguf");
+    let without_end = |pad: &str| {
+        let config = TokenizerConfig {
+            eos: String::new(),
+            pad: pad.to_string(),
+            ..TokenizerConfig::default()
+        };
+        record_with(place.path(), &config, |vocab_size| ModelConfig {
+            vocab_size,
+            ..ModelConfig::default()
+        })
+    };
+    let padded = without_end("<pad>");
+    export_gguf(&padded, GgufType::F32, &path).unwrap();
+    let found = read(&path);
+    let pad = &found.meta["tokenizer.ggml.padding_token_id"];
+    assert_eq!(&found.meta["tokenizer.ggml.eos_token_id"], pad);
+    let error = export_gguf(&without_end(""), GgufType::F32, &path).unwrap_err();
+    assert!(error.to_string().contains("it has no end token"), "{error}");
+}
+
+#[test]
+fn numbers_beyond_a_type_are_named_and_nothing_is_written() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("model.gguf");
+    let record = record(place.path(), TokenizerKind::Byte, presets::llama_like);
+    let mut tensors = weights::load_tensors(&record.weights_path()).unwrap();
+    for (value, kind, limit) in [
+        (1e6, GgufType::F16, "f16 holds 65504"),
+        (1e6, GgufType::Q4_0, "q4_0 holds 524032"),
+        (1e7, GgufType::Q8_0, "q8_0 holds 8319008"),
+    ] {
+        tensors
+            .get_mut("blocks.0.feed_forward.up.weight")
+            .unwrap()
+            .1[5] = value;
+        weights::save_tensors(&tensors, &record.weights_path()).unwrap();
+        let error = export_gguf(&record, kind, &path).unwrap_err().to_string();
+        assert!(
+            error.contains("`blk.0.ffn_up.weight` holds 1000000"),
+            "{error}"
+        );
+        assert!(error.contains(limit), "{error}");
+        assert!(!path.exists());
+    }
+    export_gguf(&record, GgufType::Bf16, &path).unwrap();
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Foreign files that are damaged or made to do harm: a sentence, never a panic, bounded memory.
+//! Foreign files that are damaged or made to do harm: a sentence, never a panic, bounded memory. GGUF
+//! is not among them: nothing here reads it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,16 +14,20 @@ use crate::parity::fixtures;
 use crate::util::{flex, nextword, stderr};
 
 /// Mutations of each kind of file; `NEXTWORD_HOSTILE` asks for another number.
-const EACH: u64 = 700;
+pub(crate) const EACH: u64 = 700;
 
 /// A message longer than this helps nobody.
-const LONGEST: usize = 64 << 10;
+pub(crate) const LONGEST: usize = 64 << 10;
 
 /// Numbers from a seed, one after the other.
-struct Dice(CounterRng, u64);
+pub(crate) struct Dice(CounterRng, u64);
 
 impl Dice {
-    fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn new(name: &str) -> Self {
+        Self(CounterRng::new(1).named(name), 0)
+    }
+
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         self.1 += 1;
         (self.0.at(self.1) % n.max(1) as u64) as usize
     }
@@ -52,7 +57,7 @@ fn sharded(folder: &Path) {
     .unwrap();
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for file in fs::read_dir(from).unwrap() {
         let file = file.unwrap();
@@ -60,8 +65,14 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Mutations that are asked for, `usual` unless the environment says otherwise.
+pub(crate) fn each(usual: u64) -> u64 {
+    let asked = std::env::var("NEXTWORD_HOSTILE").ok();
+    asked.and_then(|n| n.parse().ok()).unwrap_or(usual)
+}
+
 /// Bytes changed, cut out, doubled or put in.
-fn damage_bytes(bytes: &mut Vec<u8>, dice: &mut Dice) {
+pub(crate) fn damage_bytes(bytes: &mut Vec<u8>, dice: &mut Dice) {
     // Headers decide; most damage goes there.
     let reach = if dice.below(3) == 0 {
         bytes.len()
@@ -163,6 +174,13 @@ fn attempt(folder: &Path, out: &Path) -> bool {
             record.config.vocab_size
         );
     }
+    let tokenizer = nextword_data::load_tokenizer(record.tokenizer_path()).unwrap();
+    let ids = tokenizer.encode("w0 w5\n naïve </s> w97").ids;
+    assert!(
+        ids.iter()
+            .all(|id| (*id as usize) < record.config.vocab_size)
+    );
+    let _ = tokenizer.decode(&ids);
     // Whatever the answer, it is one.
     let _ = export_hf(&record, FloatType::F32, &out.with_extension("hf"));
     let _ = export_gguf(
@@ -175,10 +193,7 @@ fn attempt(folder: &Path, out: &Path) -> bool {
 
 #[test]
 fn thousands_of_damaged_models_end_in_a_sentence() {
-    let each = std::env::var("NEXTWORD_HOSTILE")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(EACH);
+    let each = each(EACH);
     let place = tempfile::tempdir().unwrap();
     let files = [
         "model.safetensors",
@@ -189,15 +204,18 @@ fn thousands_of_damaged_models_end_in_a_sentence() {
         "model-1-of-2.safetensors",
         "chat_template.jinja",
     ];
-    let kinds = ["gpt2", "llama", "gpt_neox", "gemma3_text"];
     let (mut tried, mut imported) = (0, 0);
     for (number, name) in files.into_iter().enumerate() {
-        let mut dice = Dice(CounterRng::new(number as u64).named("hostile"), 0);
-        let sound: Vec<PathBuf> = kinds
+        let mut dice = Dice::new(name);
+        let models = fs::read_dir(fixtures()).unwrap();
+        let mut models: Vec<PathBuf> = models.map(|model| model.unwrap().path()).collect();
+        models.sort();
+        let sound: Vec<PathBuf> = models
             .iter()
-            .map(|kind| {
-                let folder = place.path().join(format!("{number}-{kind}"));
-                copy(&fixtures().join(kind), &folder);
+            .map(|model| {
+                let kind = model.file_name().unwrap();
+                let folder = place.path().join(format!("{number}-{}", kind.display()));
+                copy(model, &folder);
                 fs::write(folder.join("chat_template.jinja"), "{{ messages }}").unwrap();
                 if !folder.join(name).exists() {
                     sharded(&folder);

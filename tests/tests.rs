@@ -24,9 +24,11 @@ mod explain_reference; // PyTorch's numbers inside models
 mod explain_statquest; // every displayed number, from the weights
 mod explain_story; // who spoke for a word, what if, every output
 mod explain_terminal; // the terminal, as wide as it is told
+mod foreign; // published models: their configs, tokenizers and vocabularies
 mod gguf; // files for llama.cpp, read back
 mod gradients; // finite differences, the mask, accumulation
 mod hostile; // damaged and harmful files from elsewhere
+mod hostile_templates; // chat templates within their bounds
 mod layering; // which crate may use which
 mod parity; // models of other programs, in and out
 mod place; // where the tests of the program run it

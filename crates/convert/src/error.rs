@@ -56,6 +56,21 @@ pub enum ConvertError {
         problem: String,
     },
 
+    /// A number that the wanted type cannot hold.
+    #[error(
+        "`{tensor}` holds {value}, and {dtype} holds {limit} at most; hint: export with --dtype bf16 or f32"
+    )]
+    TooLarge {
+        /// The tensor's name there.
+        tensor: String,
+        /// Its first number beyond that.
+        value: f32,
+        /// The type.
+        dtype: &'static str,
+        /// What it can hold.
+        limit: f32,
+    },
+
     /// A file that cannot be read or written.
     #[error("{path}: cannot {action}: {source}")]
     Io {

@@ -159,11 +159,7 @@ pub(crate) fn nothing_to_read(folder: &Path) -> ConvertError {
         .flatten()
         .flatten()
         .map(|entry| entry.path())
-        .filter(|path| {
-            ["bin", "pt", "pth", "ckpt", "pkl"]
-                .iter()
-                .any(|e| has_ending(path, e))
-        })
+        .filter(|path| is_pickle(path))
         .filter_map(|path| Some(path.file_name()?.to_str()?.to_string()))
         .collect();
     pickles.sort_unstable();
@@ -178,13 +174,27 @@ pub(crate) fn nothing_to_read(folder: &Path) -> ConvertError {
     }
 }
 
+/// Whether files with such a name are pickles.
+pub(crate) fn is_pickle(path: &Path) -> bool {
+    let endings = ["bin", "pt", "pth", "ckpt", "pkl"];
+    endings.iter().any(|ending| has_ending(path, ending))
+}
+
 /// What is said of a pickle called `name`, and how it is converted where it is trusted.
 pub(crate) fn refusal(name: &str) -> String {
     let load = format!("torch.load('{name}', map_location='cpu', weights_only=True)");
-    let save = "safetensors.torch.save_file({k.removeprefix('_orig_mod.'): v.clone().contiguous() \
-                for k, v in d.get('model', d).items()}, 'model.safetensors')";
+    let save = "safetensors.torch.save_file({k: v.clone().contiguous() for k, v in d.items()}, \
+                'model.safetensors')";
+    let python = format!("python -c \"import torch, safetensors.torch; d = {load}; {save}\"");
+    let nanogpt = match has_ending(Path::new(name), "bin") {
+        true => String::new(),
+        false => format!(
+            "nanoGPT's with scripts/nanogpt_to_hf.py of nextword's repository (`python \
+             nanogpt_to_hf.py {name} FOLDER`), another model's with "
+        ),
+    };
     format!(
         "`{name}` is a pickle, which is a program and is never opened here; hint: convert it where \
-         you trust it: python -c \"import torch, safetensors.torch; d = {load}; {save}\""
+         you trust it: {nanogpt}{python}"
     )
 }

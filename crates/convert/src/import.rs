@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use nextword_data::{Tokenizer, load_tokenizer};
+use nextword_data::{Tokenizer, load_tokenizer, parse_tokenizer};
 use nextword_model::weights::{FloatType, layout, write_tensors};
 use nextword_model::{Card, ModelConfig, Record};
 use serde_json::Value;
 
-use crate::folder::{Tensors, check_place, refusal};
-use crate::hf::{ModelType, read_config};
+use crate::folder::{Tensors, check_place, is_pickle, refusal};
+use crate::hf::{self, ModelType, read_config};
 use crate::parts::{Part, parts};
 use crate::{ConvertError, json};
 
@@ -39,29 +39,24 @@ pub struct Imported {
 /// understood, and for pickles, which are never opened.
 pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
     if from.is_file() {
-        let name = from
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or("the file");
-        let is_tensors = from.extension().is_some_and(|e| e == "safetensors");
-        let problem = if is_tensors {
-            "is a file; hint: give the folder that holds it with config.json and tokenizer.json"
-                .into()
-        } else {
-            refusal(name)
-        };
-        return Err(ConvertError::source(from, problem));
+        return Err(ConvertError::source(from, not_a_folder(from)));
     }
     check_place(to, from)?;
     let (kind, config) = read_config(from)?;
     let tensors = Tensors::open(from)?;
     let sources = sources(from, kind, &config, &tensors)?;
     let tokenizer_path = from.join("tokenizer.json");
-    let Some(tokenizer_json) = tokenizer_text(&tokenizer_path)? else {
+    let Some(mut tokenizer_json) = tokenizer_text(&tokenizer_path)? else {
         let hint = "is not there; hint: save the model's tokenizer with `AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)`";
         return Err(ConvertError::source(&tokenizer_path, hint));
     };
-    let tokenizer = load_tokenizer(&tokenizer_path)?;
+    let mut tokenizer = load_tokenizer(&tokenizer_path)?;
+    if tokenizer.vocab_size() > config.vocab_size
+        && let Some(less) = without_added(&tokenizer_json, config.vocab_size)
+    {
+        tokenizer = parse_tokenizer(&less, &tokenizer_path.display().to_string())?;
+        tokenizer_json = less;
+    }
     let unused_ids = config
         .vocab_size
         .checked_sub(tokenizer.vocab_size())
@@ -109,6 +104,35 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
         card,
         has_chat_template: special.chat_template.is_some(),
     })
+}
+
+/// What is said of a file where a folder was expected.
+fn not_a_folder(path: &Path) -> String {
+    let name = path.file_name().and_then(|name| name.to_str());
+    if is_pickle(path) {
+        return refusal(name.unwrap_or("the file"));
+    }
+    let hint = match path.extension().and_then(|ending| ending.to_str()) {
+        Some("gguf") => {
+            "GGUF is written and not read; hint: give the Hugging Face folder that it was made from"
+        }
+        _ => "hint: give the folder with config.json, model.safetensors and tokenizer.json",
+    };
+    format!("is a file; {hint}")
+}
+
+/// The tokenizer without added tokens that the model has no row for (Gemma 3's text models keep the
+/// token for images); `None` if there are none.
+fn without_added(tokenizer_json: &str, vocab_size: usize) -> Option<String> {
+    let mut file: Value = serde_json::from_str(tokenizer_json).ok()?;
+    let added = file["added_tokens"].as_array_mut()?;
+    let before = added.len();
+    added.retain(|token| {
+        token["id"]
+            .as_u64()
+            .is_some_and(|id| id < vocab_size as u64)
+    });
+    (added.len() < before).then(|| file.to_string())
 }
 
 /// The tokenizer's text; the data crate says what is wrong with it.
@@ -241,11 +265,8 @@ fn read_large(path: &Path) -> Value {
 /// Whether the tokenizer puts a token before every text: its post-processor does, or its settings
 /// ask for it.
 fn puts_bos(settings: &Value, tokenizer: &Value) -> bool {
-    let begins = |processor: &Value| !processor["single"][0]["SpecialToken"].is_null();
-    let processor = &tokenizer["post_processor"];
-    let list = processor["processors"].as_array();
-    let by_file = begins(processor) || list.into_iter().flatten().any(begins);
-    settings["add_bos_token"].as_bool().unwrap_or(by_file)
+    let setting = settings["add_bos_token"].as_bool();
+    setting.unwrap_or_else(|| hf::export::begins_with_special(tokenizer))
 }
 
 /// The chat template: a file of its own, or in the tokenizer's settings, where it may be one of

@@ -24,3 +24,24 @@ pub use gguf::{GgufType, export as export_gguf};
 pub use hf::export::export as export_hf;
 pub use hf::read_config_text;
 pub use import::{Imported, import};
+
+/// The largest number of half precision.
+const F16_MAX: f32 = 65504.0;
+
+/// Refuses values that `dtype`, which holds `limit` at most, would turn into infinity.
+fn check_size(
+    tensor: &str,
+    values: &[f32],
+    limit: f32,
+    dtype: &'static str,
+) -> Result<(), ConvertError> {
+    match values.iter().find(|value| value.abs() > limit) {
+        Some(&value) => Err(ConvertError::TooLarge {
+            tensor: tensor.to_string(),
+            value,
+            dtype,
+            limit,
+        }),
+        None => Ok(()),
+    }
+}

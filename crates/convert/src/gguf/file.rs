@@ -86,7 +86,11 @@ fn fill(
     let head = head(meta, tensors);
     file.write_all(&head).map_err(io)?;
     for (at, tensor) in tensors.iter().enumerate() {
-        let mut bytes = tensor.numbers.encode(&values(at)?);
+        let values = values(at)?;
+        if let Some((limit, dtype)) = tensor.numbers.limit() {
+            crate::check_size(&tensor.name, &values, limit, dtype)?;
+        }
+        let mut bytes = tensor.numbers.encode(&values);
         debug_assert_eq!(bytes.len(), tensor.bytes());
         bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
         file.write_all(&bytes).map_err(io)?;

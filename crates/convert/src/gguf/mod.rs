@@ -14,7 +14,7 @@ use nextword_model::{Record, RotaryConfig, RotaryScaling};
 use self::file::{Meta, Stored};
 use self::names::Architecture;
 use crate::parts::{Form, Part, parts};
-use crate::{ConvertError, hf, json};
+use crate::{ConvertError, F16_MAX, hf, json};
 
 /// A type for the numbers of the matrices. Vectors are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,6 +148,16 @@ impl GgufType {
             Self::Q4_0 => 2,
             Self::Q8_0 => 8,
             Self::Bf16 => 30,
+        }
+    }
+
+    /// The largest number that it holds, where that is less than f32's; blocks have scales in f16.
+    fn limit(self) -> Option<(f32, &'static str)> {
+        match self {
+            Self::F32 | Self::Bf16 => None,
+            Self::F16 => Some((F16_MAX, "f16")),
+            Self::Q8_0 => Some((127.0 * F16_MAX, "q8_0")),
+            Self::Q4_0 => Some((8.0 * F16_MAX, "q4_0")),
         }
     }
 

@@ -71,7 +71,22 @@ pub(crate) fn meta(
             return refuse("its vocabulary has both a space and `▁`, which stands for one");
         }
     }
-    let unknown = tokenizer.specials().unk;
+    let special = tokenizer.specials();
+    let unknown = special.unk;
+    // Without an end token `llama.cpp` stops at token 2 or 11. What is never a target may stand for it.
+    let unused = pieces.iter().position(Option::is_none).map(|id| id as u32);
+    let ends = [
+        special.eos,
+        record.card.eos_ids.first().copied(),
+        special.pad,
+        unused,
+    ];
+    let Some(end) = ends.into_iter().flatten().next() else {
+        return refuse(
+            "it has no end token, and llama.cpp would take an ordinary one for it; hint: train with \
+             data.tokenizer.eos = \"<EOS>\", or with a padding token, which the model never chooses",
+        );
+    };
     let kind = |(id, piece): (usize, &Option<String>)| match piece {
         None => UNUSED,
         Some(_) if Some(id as u32) == unknown => UNKNOWN,
@@ -86,10 +101,6 @@ pub(crate) fn meta(
     let names = pieces.into_iter().enumerate();
     let names = names.map(|(id, piece)| piece.unwrap_or_else(|| format!("[unused {id}]")));
 
-    let special = tokenizer.specials();
-    let Some(end) = special.eos.or(record.card.eos_ids.first().copied()) else {
-        return refuse("it has no end token, and llama.cpp would take another one for it");
-    };
     let own = [
         ("model", Meta::Text(way.model.into())),
         ("pre", Meta::Text(way.rule.into())),
@@ -136,7 +147,7 @@ fn way(
 ) -> Result<Way, ConvertError> {
     let model = &file["model"];
     match model["type"].as_str().unwrap_or("") {
-        "BPE" if model["byte_fallback"] == true => sentence_pieces(file, pieces),
+        "BPE" if model["byte_fallback"] == true => sentence_pieces(file, pieces, added),
         "BPE" => byte_level(file),
         "WordLevel" if file["pre_tokenizer"]["type"] == "Split" => {
             let ordinary = |piece: &&String| !added.contains_key(*piece);
@@ -154,8 +165,9 @@ fn way(
             })
         }
         "WordLevel" => refuse(
-            "it has a token for each word, and llama.cpp has no such kind; \
-             hint: train with data.tokenizer.kind = \"bpe\", \"char\" or \"byte\"",
+            "it has a token for each word, and llama.cpp builds words from parts, or writes them \
+             without the space between; hint: train with data.tokenizer.kind = \"bpe\", \"char\" or \
+             \"byte\"",
         ),
         other => refuse(format!("its model is of type {other:?}")),
     }
@@ -204,12 +216,37 @@ fn byte_level(file: &Value) -> Result<Way, ConvertError> {
 }
 
 /// `SentencePiece`'s byte-pair encoding, as Llama 2 has it: the earlier a pair merges, the higher
-/// the score of what it becomes.
-fn sentence_pieces(file: &Value, pieces: &[Option<String>]) -> Result<Way, ConvertError> {
+/// the score of what it becomes. Whatever two neighbours make a piece may merge there, so that the
+/// merges have to hold every way to cut each piece in two.
+fn sentence_pieces(
+    file: &Value,
+    pieces: &[Option<String>],
+    added: &HashMap<String, bool>,
+) -> Result<Way, ConvertError> {
+    let merges = merges(file)?;
     let mut ranks = HashMap::new();
-    for (rank, merge) in merges(file)?.iter().enumerate() {
+    for (rank, merge) in merges.iter().enumerate() {
         let joined: String = merge.split(' ').collect();
         ranks.entry(joined).or_insert(rank);
+    }
+    let merges: HashSet<&str> = merges.iter().map(String::as_str).collect();
+    let ordinary = pieces.iter().flatten().map(String::as_str);
+    let ordinary: HashSet<&str> = ordinary
+        .filter(|piece| !added.contains_key(*piece))
+        .collect();
+    for piece in &ordinary {
+        let cuts = piece
+            .char_indices()
+            .skip(1)
+            .map(|(at, _)| piece.split_at(at));
+        for (left, right) in cuts {
+            let can_merge = ordinary.contains(left) && ordinary.contains(right);
+            if can_merge && !merges.contains(format!("{left} {right}").as_str()) {
+                return refuse(format!(
+                    "llama.cpp would make {piece:?} of {left:?} and {right:?}, which is none of its merges"
+                ));
+            }
+        }
     }
     let score = |piece: &Option<String>| {
         let rank = piece.as_ref().and_then(|piece| ranks.get(piece));

@@ -27,7 +27,14 @@ pub fn export(record: &Record, float: FloatType, to: &Path) -> Result<&'static s
     let (kind, mut config) = (of.kind, of.map);
     let path = record.tokenizer_path();
     let tokenizer = load_tokenizer(&path)?;
-    let tokenizer_json = std::fs::read(&path).map_err(ConvertError::io(&path, "read"))?;
+    let mut tokenizer_json = std::fs::read(&path).map_err(ConvertError::io(&path, "read"))?;
+    if let Some(bos) = record
+        .card
+        .bos_id
+        .and_then(|id| Some((id, tokenizer.piece(id)?)))
+    {
+        tokenizer_json = putting_bos(tokenizer_json, &bos);
+    }
     let weights = TensorFile::open(&record.weights_path())?;
     let parts: BTreeMap<String, Part> = parts(kind.names(), &of.config)
         .into_iter()
@@ -62,10 +69,47 @@ pub fn export(record: &Record, float: FloatType, to: &Path) -> Result<&'static s
             let Some(part) = parts.get(name) else {
                 return Err(ConvertError::source(to, format!("has no `{name}`")));
             };
-            part.join(|ours, shape| values_or_zeros(&weights, ours, shape))
+            let values = part.join(|ours, shape| values_or_zeros(&weights, ours, shape))?;
+            if float == FloatType::F16 {
+                crate::check_size(name, &values, crate::F16_MAX, "f16")?;
+            }
+            Ok(values)
         })
     })?;
     Ok(kind.name())
+}
+
+/// A `tokenizer.json` that puts the token `bos` before every text: the settings beside it may ask for
+/// that, but `transformers` does not follow them for every class of tokenizer.
+fn putting_bos(tokenizer_json: Vec<u8>, (id, piece): &(u32, String)) -> Vec<u8> {
+    let Ok(mut file) = serde_json::from_slice::<Value>(&tokenizer_json) else {
+        return tokenizer_json;
+    };
+    if begins_with_special(&file) {
+        return tokenizer_json;
+    }
+    let token = json!({"SpecialToken": {"id": piece, "type_id": 0}});
+    let text = |id: &str, type_id: u32| json!({"Sequence": {"id": id, "type_id": type_id}});
+    let template = json!({
+        "type": "TemplateProcessing",
+        "single": [token, text("A", 0)], "pair": [token, text("A", 0), text("B", 1)],
+        "special_tokens": {piece: {"id": piece, "ids": [id], "tokens": [piece]}},
+    });
+    let before = file["post_processor"].take();
+    file["post_processor"] = if before.is_null() {
+        template
+    } else {
+        json!({"type": "Sequence", "processors": [before, template]})
+    };
+    pretty(&file).into_bytes()
+}
+
+/// Whether the tokenizer's post-processor puts a special token before every text.
+pub(crate) fn begins_with_special(tokenizer: &Value) -> bool {
+    let begins = |processor: &Value| !processor["single"][0]["SpecialToken"].is_null();
+    let processor = &tokenizer["post_processor"];
+    let list = processor["processors"].as_array();
+    begins(processor) || list.into_iter().flatten().any(begins)
 }
 
 /// Compares the record's weights with its config before anything is written.
@@ -107,6 +151,6 @@ fn tokenizer_config(record: &Record, tokenizer: &dyn Tokenizer) -> Value {
         "model_max_length": record.config.context_length,
         "bos_token": piece(record.card.bos_id), "eos_token": piece(end),
         "unk_token": piece(special.unk), "pad_token": piece(special.pad),
-        "clean_up_tokenization_spaces": false,
+        "add_bos_token": record.card.bos_id.is_some(), "clean_up_tokenization_spaces": false,
     })
 }

@@ -18,6 +18,8 @@ const HARMLESS: &[&str] = &[
     "_num_labels",
     "architectures",
     "attention_dropout",
+    "attention_probs_dropout_prob",
+    "attn_implementation",
     "attn_pdrop",
     "auto_map",
     "bad_words_ids",
@@ -26,6 +28,7 @@ const HARMLESS: &[&str] = &[
     "cache_implementation",
     "chunk_size_feed_forward",
     "classifier_dropout",
+    "custom_pipelines",
     "decoder_start_token_id",
     "diversity_penalty",
     "do_sample",
@@ -40,6 +43,7 @@ const HARMLESS: &[&str] = &[
     "forced_eos_token_id",
     "gradient_checkpointing",
     "hidden_dropout",
+    "hidden_dropout_prob",
     "id2label",
     "initializer_range",
     "is_llama_config",
@@ -48,8 +52,11 @@ const HARMLESS: &[&str] = &[
     "length_penalty",
     "max_length",
     "max_new_tokens",
+    "max_sequence_length",
     "min_length",
+    "model_max_length",
     "n_ctx",
+    "n_special",
     "no_repeat_ngram_size",
     "num_beam_groups",
     "num_beams",
@@ -57,9 +64,11 @@ const HARMLESS: &[&str] = &[
     "num_return_sequences",
     "output_attentions",
     "output_hidden_states",
+    "output_past",
     "output_router_logits",
     "output_scores",
     "pad_token_id",
+    "predict_special_tokens",
     "prefix",
     "pretraining_tp",
     "problem_type",
@@ -70,6 +79,8 @@ const HARMLESS: &[&str] = &[
     "return_dict",
     "return_dict_in_generate",
     "sep_token_id",
+    "seq_length",
+    "sliding_window_size",
     "summary_activation",
     "summary_first_dropout",
     "summary_proj_to_labels",
@@ -172,12 +183,36 @@ impl Fields {
         self.maybe(name, read, "a whole number")
     }
 
+    /// `absent` stands for a field that is not there at all, which null is not.
+    pub(crate) fn count_or(
+        &self,
+        name: &str,
+        absent: Option<usize>,
+    ) -> Result<Option<usize>, ConvertError> {
+        match self.map.contains_key(name) {
+            true => self.maybe_count(name),
+            false => Ok(absent),
+        }
+    }
+
     pub(crate) fn count(&self, name: &str) -> Result<usize, ConvertError> {
         self.needed(name, self.maybe_count(name)?)
     }
 
     pub(crate) fn maybe_number(&self, name: &str) -> Result<Option<f64>, ConvertError> {
         self.maybe(name, Value::as_f64, "a number")
+    }
+
+    /// As [`count_or`](Self::count_or).
+    pub(crate) fn number_or(
+        &self,
+        name: &str,
+        absent: Option<f64>,
+    ) -> Result<Option<f64>, ConvertError> {
+        match self.map.contains_key(name) {
+            true => self.maybe_number(name),
+            false => Ok(absent),
+        }
     }
 
     pub(crate) fn number(&self, name: &str) -> Result<f64, ConvertError> {

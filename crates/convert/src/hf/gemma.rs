@@ -8,11 +8,10 @@ use super::{ModelType, llama, rope};
 use crate::ConvertError;
 
 pub(crate) fn read(kind: ModelType, fields: &Fields) -> Result<ModelConfig, ConvertError> {
-    let mut config = llama::sizes(fields)?;
+    let mut config = llama::sizes(kind, fields)?;
     let bias = fields.flag("attention_bias", false)?;
     config.bias.qkv = bias;
     config.bias.attention_output = bias;
-    config.head_dim = Some(config.head_dim.unwrap_or(256));
     config.norm_unit_offset = true;
     config.embedding_scale = Some((config.d_model as f64).sqrt());
     config.tied_head = fields.flag("tie_word_embeddings", true)?;
@@ -35,18 +34,20 @@ pub(crate) fn read(kind: ModelType, fields: &Fields) -> Result<ModelConfig, Conv
             .maybe_number("query_pre_attn_scalar")?
             .unwrap_or(256.0),
     );
-    config.score_soft_cap = fields.maybe_number("attn_logit_softcapping")?;
-    config.logit_soft_cap = fields.maybe_number("final_logit_softcapping")?;
-    let window = Some(fields.maybe_count("sliding_window")?.unwrap_or(4096));
+    let (score_cap, logit_cap) = match kind {
+        ModelType::Gemma2 => (Some(50.0), Some(30.0)),
+        _ => (None, None),
+    };
+    config.score_soft_cap = fields.number_or("attn_logit_softcapping", score_cap)?;
+    config.logit_soft_cap = fields.number_or("final_logit_softcapping", logit_cap)?;
+    let window = fields.count_or("sliding_window", Some(4096))?;
     let mut every = 2;
     if kind == ModelType::Gemma3Text {
         config.qk_norm = true;
         config.rotary = read_two_bases(fields, config.context_length)?;
-        for name in ["sliding_window_pattern", "_sliding_window_pattern"] {
-            every = fields
-                .maybe_count(name)?
-                .unwrap_or(if every == 2 { 6 } else { every });
-        }
+        let names = ["sliding_window_pattern", "_sliding_window_pattern"];
+        let [pattern, inner] = names.map(|name| fields.maybe_count(name));
+        every = pattern?.or(inner?).unwrap_or(6);
         if every == 0 {
             return Err(fields.wrong("sliding_window_pattern", "and no layer is the 0th"));
         }

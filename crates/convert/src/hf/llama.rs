@@ -14,7 +14,7 @@ pub(crate) struct Llama {
 }
 
 pub(crate) fn read(kind: ModelType, fields: &Fields) -> Result<ModelConfig, ConvertError> {
-    let mut config = sizes(fields)?;
+    let mut config = sizes(kind, fields)?;
     config.feed_forward = gate(fields, "hidden_act", "silu")?;
     config.tied_head = fields.flag("tie_word_embeddings", false)?;
     config.rotary = rope::read(fields, config.context_length)?;
@@ -30,30 +30,42 @@ pub(crate) fn read(kind: ModelType, fields: &Fields) -> Result<ModelConfig, Conv
     }
     match kind {
         ModelType::Mistral => {
-            let window = fields.maybe_count("sliding_window")?;
+            let window = fields.count_or("sliding_window", Some(4096))?;
             config.windows = window.into_iter().filter(|w| *w > 0).collect();
         }
         ModelType::Qwen2 | ModelType::Qwen3 => {
             config.qk_norm = kind == ModelType::Qwen3;
             let slides = fields.flag("use_sliding_window", false)?;
-            let window = fields.maybe_count("sliding_window")?.filter(|_| slides);
+            let window = fields
+                .count_or("sliding_window", Some(4096))?
+                .filter(|_| slides);
             let first = fields.maybe_count("max_window_layers")?.unwrap_or(28);
-            config.windows = rope::read_windows(fields, n_layers, window, |layer| layer >= first)?;
+            config.windows = rope::read_windows(fields, n_layers, window, |layer| {
+                window.is_some() && layer >= first
+            })?;
         }
         _ => config.bias.feed_forward = fields.flag("mlp_bias", false)?,
     }
     Ok(config)
 }
 
-/// What all types around Llama say alike.
-pub(crate) fn sizes(fields: &Fields) -> Result<ModelConfig, ConvertError> {
+/// What all types around Llama say alike. Where a field is absent, each type has a number of its own.
+pub(crate) fn sizes(kind: ModelType, fields: &Fields) -> Result<ModelConfig, ConvertError> {
+    let (kv_heads, head_dim) = match kind {
+        ModelType::Mistral => (Some(8), None),
+        ModelType::Qwen2 => (Some(32), None),
+        ModelType::Qwen3 => (Some(32), Some(128)),
+        ModelType::Gemma => (Some(16), Some(256)),
+        ModelType::Gemma2 | ModelType::Gemma3Text => (Some(4), Some(256)),
+        _ => (None, None),
+    };
     let n_heads = fields.count("num_attention_heads")?;
     Ok(ModelConfig {
         context_length: fields.count("max_position_embeddings")?,
         n_layers: fields.count("num_hidden_layers")?,
         n_heads,
-        n_kv_heads: fields.maybe_count("num_key_value_heads")?,
-        head_dim: fields.maybe_count("head_dim")?,
+        n_kv_heads: fields.count_or("num_key_value_heads", kv_heads)?,
+        head_dim: fields.count_or("head_dim", head_dim)?,
         d_model: fields.count("hidden_size")?,
         d_ff: Some(fields.count("intermediate_size")?),
         position: Position::Rotary,

@@ -142,8 +142,8 @@ pub(crate) fn read_windows(
         );
         match window {
             Some(window) if slides => Ok(window),
-            None if slides && types.is_some() => {
-                Err(fields.wrong("sliding_window", "and layer_types asks for a window"))
+            None if slides => {
+                Err(fields.wrong("sliding_window", "and some layers ask for a window"))
             }
             _ => Ok(0),
         }
