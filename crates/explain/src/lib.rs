@@ -52,6 +52,6 @@ pub use story::{
     TensorFacts, TokenFacts, VerdictFacts,
 };
 pub use trace::{MOST_NUMBERS, Trace, TraceOptions, count_numbers};
-pub use verdict::{Difference, Verdict};
+pub use verdict::{Difference, Tolerance, Verdict};
 pub use what_if::{Edit, WhatIf};
 pub use words::{About, about};

@@ -12,7 +12,7 @@ use crate::array::Array;
 use crate::evaluate::{Arrays, evaluate, follow};
 use crate::graph::{Node, Op, graph};
 use crate::recorder::Recorder;
-use crate::verdict::{QUANTIZED, TOLERANCE, Verdict};
+use crate::verdict::{Tolerance, Verdict};
 
 /// The most numbers that one trace may hold.
 pub const MOST_NUMBERS: usize = 1 << 26;
@@ -127,7 +127,7 @@ impl Trace {
             exact: Arrays::new(),
             drawings,
             finish: sequence.finish,
-            verdict: Verdict::new(bits.map_or(TOLERANCE, |_| QUANTIZED)),
+            verdict: Verdict::new(bits.map_or(Tolerance::FLOATS, |_| Tolerance::QUANTIZED)),
             bits,
             config,
             ids,
@@ -169,7 +169,8 @@ impl Trace {
             let exact = &self.exact[&node.name];
             let value = match recorder.take(&node.name, &node.shape, hidden) {
                 Some(value) => {
-                    self.verdict.compare(&node.name, &value, exact);
+                    let step = follow(node, &self.values, all_weights, &self.ids);
+                    self.verdict.compare(&node.name, &value, exact, &step);
                     value
                 }
                 None if node.seen => {
