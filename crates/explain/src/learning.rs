@@ -26,6 +26,9 @@ pub struct Snapshot {
     pub patterns: Vec<Vec<Vec<Vec<f32>>>>,
     /// After each token the likeliest next ones.
     pub next: Vec<Vec<Guess>>,
+    /// How loud each head is, by layer: the mean length of what it hands over.
+    #[serde(default)]
+    pub loudness: Vec<Vec<f32>>,
 }
 
 /// What is kept at one step: a file of the run's folder `probes`.
@@ -100,7 +103,21 @@ pub fn snapshot(
             .collect()
     });
     let probabilities = trace.value(PROBABILITIES);
+    let mixed = trace.graph.iter();
+    let mixed = mixed.filter(|node| matches!(node.op, Op::Mix { .. }));
+    let loudness = mixed.map(|node| {
+        let value = trace.value(&node.name);
+        let length = |row: usize| value.row(row).iter().map(|x| x * x).sum::<f64>().sqrt();
+        let rows = trace.ids.len();
+        (0..node.shape[0])
+            .map(|head| {
+                let lengths = (0..seq).map(|position| length(head * rows + position));
+                (lengths.sum::<f64>() / seq as f64) as f32
+            })
+            .collect()
+    });
     Ok(Snapshot {
+        loudness: loudness.collect(),
         prompt: prompt.to_string(),
         tokens: trace.ids[..seq]
             .iter()
@@ -145,33 +162,75 @@ impl Learning {
         learning
     }
 
-    /// Heads that choose nothing or only one token, after the last step.
+    /// Heads that say nothing, choose nothing or only one token, after the last step, whatever the
+    /// sentence.
     fn heads(&self) -> Vec<String> {
-        let mut notes = Vec::new();
-        let Some(last) = self.sentences.first().and_then(|s| s.steps.last()) else {
-            return notes;
+        let last = self.sentences.iter().filter_map(|s| s.steps.last());
+        let last: Vec<&Snapshot> = last.map(|step| &step.snapshot).collect();
+        let Some(first) = last.first() else {
+            return Vec::new();
         };
-        for (layer, heads) in last.snapshot.patterns.iter().enumerate() {
-            for (head, rows) in heads.iter().enumerate().filter(|(_, rows)| rows.len() >= 4) {
-                let top = |row: &Vec<f32>| row.iter().copied().fold(0.0, f32::max);
-                let rows = rows.iter().enumerate().skip(1);
+        let layers = first.patterns.iter().enumerate();
+        let heads =
+            layers.flat_map(|(layer, heads)| (0..heads.len()).map(move |head| (layer, head)));
+        heads
+            .filter_map(|(layer, head)| {
                 let name = format!("head {} of layer {}", head + 1, layer + 1);
-                if rows.clone().all(|(_, row)| top(row) > SATURATED) {
-                    notes.push(format!(
+                let is = |what: fn(&Snapshot, usize, usize) -> bool| {
+                    last.iter().all(|snapshot| what(snapshot, layer, head))
+                };
+                if is(is_silent) {
+                    Some(format!(
+                        "{name} ended silent: what it hands over is less than a hundredth of the loudest head's"
+                    ))
+                } else if is(is_saturated) {
+                    Some(format!(
                         "{name} ended saturated: each row looks at one token alone"
-                    ));
-                } else if rows
-                    .clone()
-                    .all(|(n, row)| top(row) < 1.05 / (n + 1) as f32)
-                {
-                    notes.push(format!(
+                    ))
+                } else if is(is_undecided) {
+                    Some(format!(
                         "{name} ended without a choice: it looks at all tokens alike"
-                    ));
+                    ))
+                } else {
+                    None
                 }
-            }
-        }
-        notes
+            })
+            .collect()
     }
+}
+
+fn is_silent(snapshot: &Snapshot, layer: usize, head: usize) -> bool {
+    let Some(heads) = snapshot.loudness.get(layer) else {
+        return false; // An older run did not keep it.
+    };
+    let loudest = heads.iter().copied().fold(0.0, f32::max);
+    heads
+        .get(head)
+        .is_some_and(|loud| *loud < 0.01 * loudest || loudest <= 0.0)
+}
+
+/// The percentages of a head's rows that have a choice, where there are enough of them.
+fn rows(snapshot: &Snapshot, layer: usize, head: usize) -> &[Vec<f32>] {
+    let heads = snapshot.patterns.get(layer);
+    let rows = heads
+        .and_then(|heads| heads.get(head))
+        .filter(|rows| rows.len() >= 4);
+    rows.map_or(&[][..], |rows| &rows[1..])
+}
+
+fn top(row: &[f32]) -> f32 {
+    row.iter().copied().fold(0.0, f32::max)
+}
+
+fn is_saturated(snapshot: &Snapshot, layer: usize, head: usize) -> bool {
+    let rows = rows(snapshot, layer, head);
+    !rows.is_empty() && rows.iter().all(|row| top(row) > SATURATED)
+}
+
+fn is_undecided(snapshot: &Snapshot, layer: usize, head: usize) -> bool {
+    let rows = rows(snapshot, layer, head);
+    let alike = |(n, row): (usize, &Vec<f32>)| top(row) < 1.05 / (n + 2) as f32;
+    !rows.is_empty() && rows.iter().enumerate().all(alike)
 }
 
 /// Where the loss jumped, in words.
@@ -211,6 +270,7 @@ mod tests {
                 tokens: vec!["a".to_string(); 4],
                 patterns: vec![vec![(0..4).map(row).collect()]],
                 next: vec![Vec::new(); 4],
+                loudness: vec![vec![1.0]],
             }],
         }
     }
@@ -223,6 +283,25 @@ mod tests {
         assert!(learning.notes[0].contains("head 1 of layer 1 ended saturated"));
         let fine = Learning::of(vec![record(0, 0.6)], &[]);
         assert!(fine.notes.is_empty());
+
+        // What one sentence shows, another may not.
+        let mut two = record(20, 1.0);
+        let mut other = record(20, 0.6).sentences.remove(0);
+        other.prompt = "b".to_string();
+        two.sentences.push(other);
+        assert!(Learning::of(vec![two], &[]).notes.is_empty());
+    }
+
+    #[test]
+    fn heads_that_hand_over_nothing_are_named() {
+        let mut record = record(0, 0.6);
+        let snapshot = &mut record.sentences[0];
+        let pattern = snapshot.patterns[0][0].clone();
+        snapshot.patterns[0].push(pattern);
+        snapshot.loudness = vec![vec![3.0, 0.02]];
+        let notes = Learning::of(vec![record], &[]).notes;
+        assert_eq!(notes.len(), 1, "{notes:?}");
+        assert!(notes[0].contains("head 2 of layer 1 ended silent"));
     }
 
     #[test]
