@@ -1,44 +1,211 @@
-"""Opens explained pages in Chromium, offline, and uses them as a reader does.
+"""Opens explained pages in Chromium and uses them as a reader does, wide and narrow.
 
     nextword explain RUN "what is statquest" --compare "statquest is what" --over-training --out page.html
     python scripts/check_page.py page.html [--screenshots FOLDER]
+    python scripts/check_page.py --live target/release/nextword RECORD OTHER_RECORD [--screenshots FOLDER]
 
-Needs `playwright` and a Chromium (CHROMIUM=/usr/bin/chromium).
+A file is opened without a connection; with --live a server is started and its page is used. Fails on
+errors in the console and on any request to somewhere else. Needs `pip install playwright` and a
+Chromium (`apt-get install chromium`; CHROMIUM=PATH names another one).
 """
 
 import argparse
+import json
 import math
 import os
 import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
 
-from playwright.sync_api import sync_playwright
+try:
+    from playwright.sync_api import expect, sync_playwright
+except ImportError:
+    sys.exit("playwright is missing; hint: pip install playwright")
+
+SIZES = ((1280, 900), (360, 760))
 
 
 def number(text):
-    return float(text.replace("−", "-").replace("%", "").strip())
+    return float(re.search(r"[−-]?[\d.]+", text.replace("−", "-"))[0])
 
 
-def check(page, url, requests):
-    errors = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
-    page.on("request", lambda request: requests.append(request.url))
+def watched(page, allowed):
+    """Errors, and requests to other places than `allowed`, as they come up."""
+    trouble = []
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.on("console", lambda m: trouble.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("request", lambda r: None if r.url.startswith(allowed) else trouble.append(f"a request to {r.url}"))
+    return trouble
 
-    page.goto(f"{url}#step=1")
-    total = int(page.inner_text("#count").split(" of ")[1])
+
+def titles(page):
+    return [re.sub(r"^\d+\. (L\d+ )?", "", name) for name in page.locator("#jump option").all_inner_texts()]
+
+
+def go(page, title):
+    page.select_option("#jump", index=next(i for i, name in enumerate(titles(page)) if title in name))
+
+
+def fits(page, what):
+    wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    assert wide <= 0, f"{what}: {wide} pixels too wide"
+
+
+def walk(page):
+    """Every card opens by keyboard and by button, alone, and fits."""
+    total = page.locator("#jump option").count()
     assert page.locator(".card").count() == 1, "a beginner sees one card"
-    for step in range(2, total + 1):  # every card opens by keyboard
-        page.keyboard.press("ArrowRight")
-        assert page.inner_text("#count") == f"{step} of {total}"
-        assert page.inner_text(".card h2"), step
-        wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
-        assert wide <= 0, f"card {step} is {wide} pixels too wide"
+    seen = set()
+    for step in range(1, total + 1):
+        assert page.text_content("#count") == f"{step} of {total}"
+        seen.add(page.inner_text(".card h2"))
+        expect(page.locator(".card [aria-busy]")).to_have_count(0, timeout=20_000)
+        assert page.locator(".card table, .card .bars, .card p").count() > 1, f"card {step} is empty"
+        fits(page, f"card {step}")
+        if step < total:
+            page.keyboard.press("ArrowRight")
+    assert len(seen) > 8
+    assert page.is_disabled("#forward")
+    page.click("#back")
+    assert page.text_content("#count") == f"{total - 1} of {total}"
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    page.click(".onward button")
+    top = page.evaluate("document.querySelector('.card h2').getBoundingClientRect().top / innerHeight")
+    assert 0 < top < 0.7, f"the next card begins in view, not at {top}"
+    assert page.text_content("#count") == f"{total} of {total}", "the card's own button goes on"
     page.keyboard.press("ArrowLeft")
-    assert page.inner_text("#count") == f"{total - 1} of {total}"
+    page.click("#all")
+    expect(page.locator(".card")).to_have_count(total)
+    fits(page, "all cards")
     page.keyboard.press("a")
-    assert page.locator(".card").count() == total, "an expert sees all"
+    assert page.locator(".card").count() == 1, "the key goes back to one"
 
-    # Every number that is shown is derived to itself, in both panes.
+
+def hovering(page):
+    go(page, "percentage")
+    page.mouse.move(0, 0)
+    assert page.locator(".lit").count() == 0
+    word = page.locator("#bar .word").nth(1)
+    word.hover()
+    lit = page.locator("td.lit")
+    assert lit.count() > 1 and page.locator("th.lit").count() >= 2, "a word lights its row and column up"
+    places = lit.evaluate_all("cells => cells.map((cell) => [cell.dataset.p, cell.dataset.k])")
+    assert all("1" in place for place in places), places
+    page.locator("td.n").first.hover()
+    assert page.locator("#bar .word.lit").count() >= 1, "a number lights its words up"
+    word.click()
+    assert word.get_attribute("aria-pressed") == "true"
+    assert page.locator("th.closely").first.inner_text() in word.inner_text(), "a chosen word is looked at closely"
+    fits(page, "percentages")
+
+
+def asking(page):
+    """Down from a percentage to where nothing comes before, by link and by keyboard."""
+    go(page, "percentage")
+    cell = page.locator("td.n").nth(1)
+    value = cell.inner_text()
+    cell.click()
+    expect(page.locator("#why-address")).to_contain_text("hook_pattern[")
+    assert page.locator("td.pinned").count() >= 1
+    assert math.isclose(100 * number(page.inner_text("#why-value")), number(value), abs_tol=0.06)
+    assert math.isclose(number(page.inner_text("#why-result")), number(page.inner_text("#why-value")), abs_tol=1e-4)
+    assert "why=blocks.0.attn.hook_pattern" in page.url, "a deep link"
+    for _ in range(40):
+        address = page.inner_text("#why-address")
+        links = page.locator("#why :is(li, td) button:not([disabled])")
+        if links.count() == 0:
+            break
+        links.last.click()
+        expect(page.locator("#why-address")).not_to_have_text(address)
+    expect(page.locator("#why")).to_contain_text("Here the chain ends.")
+    end = page.inner_text("#why-address")
+    page.reload()
+    expect(page.locator("#why-address")).to_have_text(end, timeout=20_000)
+    page.keyboard.press("Escape")
+    assert page.locator("td.pinned, #why-address").count() == 0
+
+    go(page, "word embedding")
+    page.evaluate("document.querySelector('#cards td.n').focus()")
+    first = page.evaluate("document.activeElement.dataset.index")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    after = page.evaluate("document.activeElement.dataset.index")
+    assert [int(n) + 1 for n in first.split(",")] == [int(n) for n in after.split(",")], "arrows move within a table"
+    ring = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert ring == "solid", "focus is seen"
+    assert page.locator("#cards table").first.locator("[tabindex='0']").count() == 1, "a table is one stop"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.dataset.index") == after, "the focus stays where it is"
+    page.keyboard.press("a")
+    page.keyboard.press("a")
+    page.focus("#all")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "all", "a button keeps the focus"
+    page.click("#one")
+    expect(page.locator("#why-address")).to_contain_text(f"hook_embed[position={after.split(',')[0]}")
+    fits(page, "a pinned number")
+    page.keyboard.press("Escape")
+
+
+def pictures(page):
+    """Shades, lines and dots say what the numbers say."""
+    go(page, "percentage")
+    shares = page.locator("#cards .scroll td[data-k]:not(.masked)").all_inner_texts()
+    tints = page.locator(".pane:first-child .picture").first.locator("i.shade").evaluate_all("cells => cells.map((cell) => Number(cell.style.getPropertyValue('--tint')))")
+    assert len(tints) >= 3
+    for share, tint in zip(shares, tints):
+        assert abs(number(share) / 100 - tint) < 0.002, (share, tint)
+    assert page.locator(".looks .look").count() >= 1
+
+
+def moves(page):
+    """Whether the words' percentages are others than before, by what is said of them."""
+    told = page.locator("#outcome:not([aria-busy]) .bars").inner_text(timeout=20_000)
+    return any(number(move) != 0 for move in re.findall(r"\(([+−][\d.]+)\)", told))
+
+
+def what_if(page):
+    """Each kind of change moves the percentages, and taking it back restores them."""
+    go(page, "what if?")
+    shown = page.locator("#outcome:not([aria-busy]) .bars")
+    before = shown.inner_text(timeout=20_000)
+    page.click("[data-off='0.0']")
+    expect(page.locator("#outcome .was").first).to_be_visible()
+    assert page.get_attribute("[data-off='0.0']", "aria-pressed") == "true"
+    assert moves(page), "a head that is off moves the percentages"
+    shares = [number(text) for text in page.locator("#outcome .amount").all_inner_texts()]
+    assert 0 < sum(shares) <= 100.1, shares
+    fits(page, "what if")
+    page.click("#reset")
+    expect(shown).to_have_text(re.compile(re.escape(before.split("\n")[0])))
+    assert page.locator("#outcome .was").count() == 0
+    assert shown.inner_text() == before
+
+    swap = page.locator("[data-swap='0']")
+    if swap.evaluate("it => it.tagName") == "SELECT":
+        swap.select_option(index=1)
+        chosen = 1
+    else:
+        chosen = page.evaluate("state.panes[0].vocabulary.findIndex((text) => /^[A-Z]$/.test(text))")
+        swap.fill(page.evaluate("(id) => state.panes[0].vocabulary[id]", chosen))
+        swap.press("Enter")
+    expect(page.locator("#reset")).to_be_visible()
+    assert page.evaluate("state.edits.words.get(0)") == chosen
+    page.click("#reset")
+    field = page.locator("[data-embedding='1']")
+    field.fill("3.5")
+    field.press("Tab")
+    expect(page.locator("#outcome .was").first).to_be_visible()
+    assert moves(page), "an edited embedding moves the percentages"
+    page.click("#reset")
+
+
+def derivations(page):
+    """Every number that a file shows is derived to itself, in both panes, and the page's pass is the model's."""
     wrong = page.evaluate(
         """() => {
       const wrong = [];
@@ -56,8 +223,6 @@ def check(page, url, requests):
     }"""
     )
     assert not wrong, wrong[:5]
-
-    # The page's own pass equals the model's.
     off = page.evaluate(
         """() => Math.max(...state.panes.map((pane) => {
       const values = evaluate(pane.story.steps, pane.allWeights(), pane.story.tokens.map((t) => t.id));
@@ -66,87 +231,270 @@ def check(page, url, requests):
     }))"""
     )
     assert off <= 1e-5, off
+    # What is not in the page is neither 0 nor the end of the chain.
+    absent = page.evaluate(
+        """() => {
+      const pane = new Pane({...state.panes[0], weights: null}), q = 'blocks.0.attn.hook_q';
+      const noWeights = ownSource.why(pane, q, [0, 1, 0]);
+      const other = ownSource.why(pane, 'blocks.9.hook_resid_mid', [1, 0]), weight = ownSource.why(pane, 'blocks.0.attention.query.weight', [0, 1]);
+      return [noWeights, other, weight].map((found) => [found.isAbsent, found.result, found.title]);
+    }"""
+    )
+    assert [found[:2] for found in absent] == [[True, None]] * 3 and "weight" in absent[2][2] and "weight" not in absent[1][2], absent
+    # A tensor that was left out is computed when its card is opened.
+    page.evaluate("state.kept = state.panes[0].story.tensors['blocks.0.attn.hook_pattern']; delete state.panes[0].story.tensors['blocks.0.attn.hook_pattern']")
+    go(page, "percentage")
+    again = page.evaluate("state.panes[0].story.tensors['blocks.0.attn.hook_pattern'].data.every((x, i) => x === null ? state.kept.data[i] === null : Math.abs(x - state.kept.data[i]) < 1e-5)")
+    assert again, "what was left out is computed as it was"
 
-    page.goto(f"{url}#step=9")
-    page.reload()
-    cell = page.locator("td.n").nth(1)
-    cell.hover()
-    assert page.locator(".word.lit").count() >= 1, "hovering lights the word up at the top"
-    cell.click()
-    address = page.inner_text("#why-address")
-    assert "[" in address and page.locator("td.pinned").count() == 1
-    assert "why=" in page.url, "a deep link"
-    for _ in range(30):  # down to where nothing comes before
-        links = page.locator("#why li button:not([disabled])")
-        if links.count() == 0:
-            break
-        links.last.click()
-    assert "Here the chain ends." in page.inner_text("#why"), page.inner_text("#why")
-    page.reload()
-    assert "Here the chain ends." in page.inner_text("#why"), "the link leads back to it"
-    page.keyboard.press("Escape")
-    assert page.locator("td.pinned").count() == 0
-    page.locator("td.n").first.focus()
-    page.keyboard.press("Enter")
-    assert page.inner_text("#why-address"), "a number is pinned by keyboard"
-    page.keyboard.press("Escape")
 
-    assert page.locator(".panes.two").count() == 1, "two prompts side by side"
+def comparing(page):
+    go(page, "word embedding + position")
+    assert page.locator(".panes.two .pane").count() == 2, "two side by side"
     assert page.locator("td.differs").count() > 0, "differences are marked"
+    page.evaluate("state.other = state.panes[1]; state.panes[1] = new Pane(state.panes[0]); draw()")
+    assert page.locator(".differs").count() == 0, "what is the same is not"
+    page.evaluate("state.panes[1] = state.other; draw()")
 
-    def go(title):
-        names = page.locator("#jump option").all_inner_texts()
-        page.select_option("#jump", index=next(i for i, name in enumerate(names) if title in name))
 
-    go("What if?")
-    likeliest = page.inner_text(".bars .chosen >> nth=0")
-    page.click("[data-off='0.0']")
-    assert page.locator(".bars .ghost").count() > 0, "what it was stands beside it"
-    assert page.get_attribute("[data-off='0.0']", "aria-pressed") == "true"
-    changed = page.inner_text(".card")
-    page.click("#reset")
-    assert page.inner_text(".bars .chosen >> nth=0") == likeliest
-    page.select_option("[data-swap='0']", index=1)
-    assert page.inner_text(".card") != changed
-    page.click("#reset")
-    page.fill("[data-embedding='0']", "3.5")
-    page.keyboard.press("Tab")
-    assert page.locator(".bars .ghost").count() > 0, "an edited embedding moves the percentages"
-
-    go("Watch it learn")
-    last = page.inner_text(".card strong")
+def learning(page):
+    go(page, "watch it learn")
+    last = page.inner_text("#moment strong")
     page.focus("#slider")
     page.keyboard.press("Home")
-    assert page.inner_text(".card strong") == "step 0" != last, "the slider goes back to the beginning"
-    assert not errors, errors
-    shares = [number(text) for text in page.locator(".bars > span:nth-child(3n)").all_inner_texts()]
+    assert page.inner_text("#moment strong") == "step 0" != last, "the slider goes back to the beginning"
+    assert page.evaluate("document.activeElement.id") == "slider", "and keeps the focus"
+    box = page.locator("#slider").bounding_box()
+    seen = set()
+    page.mouse.move(box["x"] + 8, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    for part in range(1, 11):  # dragged, not clicked
+        page.mouse.move(box["x"] + 8 + (box["width"] - 16) * part / 10, box["y"] + box["height"] / 2)
+        seen.add(page.inner_text("#moment strong"))
+    page.mouse.up()
+    assert len(seen) >= 6 and last in seen, f"the slider is dragged: {seen}"
+    page.keyboard.press("Home")
+    shares = [number(text) for text in page.locator(".bars .amount").all_inner_texts()]
     assert math.isclose(sum(shares), 100, abs_tol=1), shares
+    page.select_option("#beside", index=page.locator("#beside option").count() - 1)
+    assert page.locator(".picture").count() >= 2 and page.locator(".picture i.differs").count() > 0, "two steps, with differences"
+    fits(page, "two steps")
+    page.select_option("#beside", index=0)
+    page.click("#play")
+    expect(page.locator("#moment strong")).to_have_text(last, timeout=15_000)
+    assert page.locator(".history polyline").count() >= 2
+
+
+def readable(page):
+    """Text stands out from what is behind it, 4.5 to 1, in light and dark."""
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        worst = page.evaluate(
+            """() => {
+          const light = (color) => { const [r, g, b] = color.match(/[\\d.]+/g).map((x) => { x /= 255; return x <= 0.03928 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4; }); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+          const behind = (at) => { for (; at; at = at.parentElement) { const color = getComputedStyle(at).backgroundColor; if (!/, 0\\)$|transparent|color/.test(color)) return color; } return 'rgb(255, 255, 255)'; };
+          const ratio = (at) => { const pair = [light(getComputedStyle(at).color), light(behind(at))].sort((a, b) => b - a); return (pair[0] + 0.05) / (pair[1] + 0.05); };
+          return [...document.querySelectorAll('h1, h2, h3, p, th, .word, .primary, button:not(:disabled), .chosen')].map((at) => [ratio(at), at.outerHTML.slice(0, 80)]).sort((a, b) => a[0] - b[0])[0];
+        }"""
+        )
+        assert worst[0] >= 4.5, (scheme, worst)
+    page.emulate_media(color_scheme="light")
+
+
+def changes(page, expected):
+    """The page's own arithmetic moves percentages as the program's does."""
+    for change in expected:
+        found = page.evaluate("(edits) => ownSource.whatIf(state.panes[0], edits).words", change["edits"])
+        assert len(found) == len(change["words"]) > 2
+        ours = {word["id"]: word for word in found}
+        for word in change["words"]:
+            for when in ("before", "after"):
+                apart = abs(ours[word["id"]][when] - word[when])
+                assert apart < 1e-6, (change["edits"], when, word, ours[word["id"]])
+
+
+def check_file(page, url, expected):
+    trouble = watched(page, ("file:", "data:"))
+    page.goto(f"{url}#step=1")
+    changes(page, expected)
+    for part in (walk, readable, derivations, hovering, asking, pictures, what_if, comparing, learning):
+        part(page)
+    page.goto(f"{url}#step=blocks.0.attn.hook_pattern&position=1&why=blocks.0.attn.hook_pattern:0,1,0")
+    page.reload()
+    assert page.inner_text(".card h2") == "Percentage" and page.locator("th.closely").count() >= 1
+    assert page.inner_text("#why-address") == "blocks.0.attn.hook_pattern[head=0,query=1,key=0]"
+    for wrong in ("step=-3&head=99&position=-5", "step=x&position=1e9&head=0.5", "why=nothing:9,9", "step=9&why=hook_embed:99,99", "why=tokens:99:7"):
+        page.goto(f"{url}#{wrong}")
+        page.reload()
+        assert page.locator(".card h2").count() == 1, f"an address with {wrong} opens nothing"
+    page.keyboard.press("Escape")
+    for title, least in (("position encoding", "svg .dot"), ("guesses on the way", "td.tint"), ("the next words", "td.tint")):
+        go(page, title)
+        assert page.locator(f".card {least}").count() > 1, title
+    go(page, "who spoke for it")
+    assert "✓" in page.inner_text(".card"), "the parts add up"
+    assert not trouble, trouble
+
+
+class Server:
+    def __init__(self, program, *args):
+        self.process = subprocess.Popen([program, "serve", *args, "--port", "0"], stderr=subprocess.PIPE, text=True)
+        line = next((line for line in self.process.stderr if "listening on " in line), None)
+        if line is None:
+            sys.exit("the server does not start")
+        self.url = line.split("listening on ")[1].split()[0]
+        threading.Thread(target=self.process.stderr.read, daemon=True).start()
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(timeout=40)
+
+
+def told(page):
+    """Waits for the story of the prompt in the form."""
+    expect(page.locator("#busy")).to_have_text("", timeout=30_000)
+    expect(page.locator(".card")).not_to_have_count(0)
+
+
+def check_live(page, server):
+    trouble = watched(page, server.url)
+    page.goto(f"{server.url}/explain")
+    expect(page.locator("select[name=model] option")).to_have_count(2)
+    page.fill("[name=prompt]", "One day <img src=x onerror=alert(1)>")
+    page.keyboard.press("Enter")
+    told(page)
+    assert page.locator("img").count() == 0, "text becomes markup"
+    assert "prompt=One+day" in page.url
+    page.fill("[name=prompt]", "One day a fox")
+    page.click("#explain")
+    told(page)
+    assert "fox" in page.inner_text("#bar").replace("\n", "") or page.locator("#bar .word").count() > 4
+    for part in (walk, readable, hovering, asking, pictures):
+        part(page)
+
+    # What the page shows is what the server says.
+    story = page.evaluate("async () => (await fetch('/explain', {method: 'POST', headers: {'Content-Type': 'application/json'}, body: JSON.stringify(state.panes[0].request)})).json()")
+    go(page, "the next words")
+    assert [number(text) for text in page.locator("td.tint").all_inner_texts()] == [round(100 * next["top"][0]["probability"], 1) for next in story["next_words"]]
+    asked = []
+    page.on("request", lambda r: asked.append(r.post_data_json) if r.method == "POST" else None)
+    what_if(page)
+    assert any(body.get("what_if") for body in asked), "changes are asked of the server"
+
+    # A prompt beside it, then a model; back and forth as browsers do.
+    page.evaluate("document.querySelector('#ask details').open = true")
+    page.fill("[name=compare]", "One day a cat")
+    page.click("#explain")
+    told(page)
+    go(page, "word embedding")
+    expect(page.locator(".pane")).to_have_count(2)
+    assert page.locator("td.differs").count() > 0
+    page.fill("[name=compare]", "")
+    page.select_option("[name=beside]", index=2)
+    page.click("#explain")
+    told(page)
+    assert page.evaluate("new Set(state.panes.map((pane) => pane.story.model.name)).size") == 2, "two models side by side"
+    fits(page, "two models")
+    page.go_back()
+    told(page)
+    expect(page.locator("[name=compare]")).to_have_value("One day a cat")
+    page.reload()
+    told(page)
+    assert page.evaluate("state.panes[1].story.prompt") == "One day a cat", "the address holds the question"
+
+    # A long prompt's story leaves details out; a card that needs them asks for its layer.
+    page.fill("[name=compare]", "")
+    page.fill("[name=prompt]", "One day a fox went to the river and met a bear. " * 5)
+    page.click("#explain")
+    told(page)
+    whole = page.evaluate("state.panes[0].story.steps.every((step) => state.panes[0].story.tensors[step.name])")
+    assert not whole, "this story is meant to be too long"
+    go(page, "the words")
+    walk(page)
+    asked.clear()
+    page.goto(f"{page.url.split('#')[0]}#step=blocks.1.hook_resid_mid")
+    page.reload()
+    told(page)
+    expect(page.locator(".card td.n").first).to_be_visible(timeout=20_000)
+    assert [body["layer"] for body in asked if "layer" in body] == [1], "one question for a layer"
+    page.locator(".card td.n").first.click()
+    expect(page.locator("#why-address")).to_contain_text("blocks.1.hook_resid_pre[")
+    page.goto(f"{page.url.split('#')[0]}#step=blocks.2.hook_resid_post")  # here, its summands are not
+    page.reload()
+    told(page)
+    expect(page.locator(".card td.n").first).to_be_visible(timeout=20_000)
+    expect(page.locator("#trouble")).to_be_hidden()
+    assert 2 in [body["layer"] for body in asked if "layer" in body]
+    assert not trouble, trouble
+
+    # What the server refuses is told in its words; the browser notes the refusal in the console.
+    page.evaluate("document.querySelector('#ask details').open = true")
+    page.fill("[name=max_tokens]", "33")
+    page.evaluate("document.querySelector('#form').noValidate = true")
+    page.click("#explain")
+    expect(page.locator("#trouble")).to_contain_text("max_tokens")
+
+
+def check_key(browser, program, record):
+    """With a key the browser asks for it once, and all questions carry it."""
+    server = Server(program, record, "--api-key", "sesame")
+    try:
+        stranger = browser.new_context().request.get(f"{server.url}/explain")
+        assert stranger.status == 401 and stranger.headers["www-authenticate"].startswith("Basic")
+        page = browser.new_context(http_credentials={"username": "", "password": "sesame"}).new_page()
+        trouble = watched(page, server.url)
+        page.goto(f"{server.url}/explain?prompt=One+day")
+        told(page)
+        page.locator("td.n").first.click()
+        expect(page.locator("#why-address")).to_have_text(re.compile("tokens"))
+        assert not trouble, trouble
+    finally:
+        server.stop()
+
+
+def shoot(page, folder, width):
+    folder.mkdir(parents=True, exist_ok=True)
+    for step in range(page.locator("#jump option").count()):
+        page.select_option("#jump", index=step)
+        expect(page.locator(".card [aria-busy]")).to_have_count(0)
+        page.screenshot(path=folder / f"{width}-{step + 1:02}.png", full_page=True)
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("page", type=pathlib.Path)
+    parser.add_argument("page", type=pathlib.Path, nargs="?")
+    parser.add_argument("--live", nargs=3, metavar=("PROGRAM", "RECORD", "OTHER"))
+    parser.add_argument("--changes", type=pathlib.Path, help="what the program tells of --what-if, as JSON")
     parser.add_argument("--screenshots", type=pathlib.Path)
     options = parser.parse_args()
-    url = options.page.resolve().as_uri()
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if not chromium:
+        sys.exit("there is no Chromium; hint: apt-get install chromium, or CHROMIUM=PATH")
+    expected = json.loads(options.changes.read_text()) if options.changes else []
+    server = Server(*options.live) if options.live else None
     with sync_playwright() as playwright:
-        path = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        for width, height in ((1280, 900), (360, 760)):
-            context = browser.new_context(viewport={"width": width, "height": height}, offline=True)
-            requests = []
-            check(context.new_page(), url, requests)
-            leaving = [request for request in requests if not request.startswith(("file:", "data:"))]
-            assert not leaving, leaving
-            if options.screenshots:
-                options.screenshots.mkdir(parents=True, exist_ok=True)
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        try:
+            for width, height in SIZES:
+                context = browser.new_context(viewport={"width": width, "height": height}, offline=not server)
                 page = context.new_page()
-                for step in (3, 9, 20):
-                    page.goto(f"{url}#step={step}")
-                    page.reload()
-                    page.screenshot(path=options.screenshots / f"{width}-{step}.png")
-            print(f"{width} x {height}: all as it should be, no request left the page")
-        browser.close()
+                page.set_default_timeout(15_000)
+                if server:
+                    check_live(page, server)
+                    page.goto(f"{server.url}/explain?prompt=One+day+a+fox")
+                    told(page)
+                else:
+                    check_file(page, options.page.resolve().as_uri(), expected)
+                if options.screenshots:
+                    shoot(page, options.screenshots, width)
+                print(f"{width} x {height}: all as it should be, no request left the page")
+            if server:
+                check_key(browser, options.live[0], options.live[1])
+                print("with a key: all as it should be")
+        finally:
+            browser.close()
+            if server:
+                server.stop()
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 //! What is told about the numbers: who spoke for a word, guesses on the way, changes, the outputs.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 use std::sync::Arc;
 
 use nextword_data::{TokenizerConfig, TokenizerKind, build_tokenizer};
 use nextword_explain::evaluate::evaluate;
-use nextword_explain::{Edit, ExplainError, Explainer, SCHEMA, StoryOptions, page};
+use nextword_explain::{
+    Axis, Edit, ExplainError, Explainer, SCHEMA, StoryOptions, TensorFacts, page,
+};
 use nextword_generate::{SamplingConfig, TextGenerator, TextOptions};
 use nextword_model::{Card, FeedForwardKind, ModelConfig, NormKind, Transformer};
 use serde_json::Value;
@@ -131,6 +134,13 @@ fn a_change_gives_what_the_changed_prompt_gives() {
         for (a, b) in changed.after.iter().zip(&other.next_words(10)[2].top) {
             assert!((a.probability - b.probability).abs() < 1e-4, "case {case}");
         }
+        for word in &changed.words {
+            for (list, share) in [(&changed.before, word.before), (&changed.after, word.after)] {
+                let listed = list.iter().find(|guess| guess.id == word.id);
+                let least = list.last().unwrap().probability;
+                assert!(listed.map_or(share <= least, |guess| guess.probability == share));
+            }
+        }
         let off: Vec<Edit> = (0..explanation.trace.config.n_heads)
             .map(|head| Edit::HeadOff { layer: 0, head })
             .collect();
@@ -243,8 +253,24 @@ fn what_is_too_large_opens_with_a_summary_or_says_what_to_ask() {
     if explanation.trace.config.n_layers > 1 {
         let summary = explanation.story(&few(numbers - 1, None)).unwrap();
         assert!(summary.tensors.len() < whole.tensors.len());
+        assert_eq!(summary.steps.len(), whole.steps.len(), "all steps are told");
+        let layers = 0..explanation.trace.config.n_layers;
+        let detail: BTreeMap<_, _> = layers
+            .flat_map(|layer| explanation.layer(layer, numbers).unwrap())
+            .collect();
+        // The vocabulary's columns are told by the likeliest tokens where they are too many.
+        let told = |(_, tensor): &(&String, &TensorFacts)| !tensor.axes.contains(&Axis::Token);
+        for (name, tensor) in whole.tensors.iter().filter(told) {
+            let there = summary.tensors.get(name).or_else(|| detail.get(name));
+            let there = there.map(|tensor| (&tensor.shape, &tensor.data));
+            assert_eq!(there, Some((&tensor.shape, &tensor.data)), "{name}");
+        }
         assert!(summary.notes.iter().any(|note| note.contains("--layer")));
     }
+    let few_numbers = explanation.layer(0, 3);
+    assert!(matches!(few_numbers, Err(ExplainError::TooLarge { .. })));
+    let no_layer = explanation.layer(99, numbers);
+    assert!(no_layer.is_err_and(|e| e.to_string().contains("layer 99")));
     let refused = explanation.story(&few(3, Some(vec![0])));
     assert!(refused.is_err_and(|e| e.to_string().contains("--layer N")));
 }
@@ -267,20 +293,14 @@ fn a_change_lists_the_same_tokens_before_and_after_with_their_own_probabilities(
     let explanation = explainer.explain("w00 w02 w01", &options(1)).unwrap();
     let edit = Edit::Token { position: 2, id: 7 };
     let found = explanation.what_if(&[edit]).unwrap();
-    assert!(found.before.len() > 10, "likely before or after");
+    assert!(found.words.len() > 10, "likely before or after");
     let other = explainer.explain("w00 w02 w07", &options(1)).unwrap();
-    for after in &found.after {
-        let id = after.id as usize;
-        assert!(found.before.iter().any(|before| before.id == after.id));
-        let expected = other.trace.value("probabilities").at(&[2, id]);
-        assert!((after.probability - expected).abs() < 1e-4, "{after:?}");
-    }
-    for before in &found.before {
-        let expected = explanation
-            .trace
-            .value("probabilities")
-            .at(&[2, before.id as usize]);
-        assert!((before.probability - expected).abs() < 1e-4, "{before:?}");
+    let probability = |trace: &Trace, id: u32| trace.value("probabilities").at(&[2, id as usize]);
+    for word in &found.words {
+        let before = probability(&explanation.trace, word.id);
+        let after = probability(&other.trace, word.id);
+        assert!((word.before - before).abs() < 1e-4, "{word:?}");
+        assert!((word.after - after).abs() < 1e-4, "{word:?}");
     }
 }
 
@@ -322,7 +342,12 @@ fn a_page_holds_everything_and_no_prompt_can_break_out_of_it() {
         learning: None,
     });
     assert_eq!(html.matches("</script>").count(), 2, "only the page's own");
-    assert!(!html.contains("<img"));
+    assert!(!html.contains("<img") && !html.contains("unsafe-inline"));
+    assert!(!html.contains("<!--"), "every part is in its place");
+    let live = page::live();
+    assert!(
+        live.contains("/explain.js") && live.contains("/explain.css") && !live.contains("<!--")
+    );
     for outside in ["http://", "https://", "src=\"//"] {
         let inside = html.replace("http://www.w3.org/2000/svg", "");
         assert!(!inside.contains(outside), "{outside}");
@@ -478,7 +503,10 @@ fn the_program_explains_statquest_in_every_format() {
         ask(&["--format", "safetensors", "--out", "trace.safetensors"]);
         let tensors = nextword_model::weights::load_tensors(&place.path("trace.safetensors"));
         assert_eq!(tensors.unwrap()["blocks.0.attn.hook_pattern"].0, [1, 5, 5]);
-        ask(&["--what-if", "token=0:is", "--what-if", "embedding=is.1:0.5"]);
+        let changes: Vec<Value> = ["head=0.0", "token=0:is", "embedding=is.1:0.5"]
+            .map(|edit| json_lines(&ask(&["--what-if", edit, "--format", "json"])).remove(0))
+            .to_vec();
+        place.write("changes.json", serde_json::to_string(&changes).unwrap());
         ask(&["--over-training", "--compare", other, "--out", "page.html"]);
         assert!(
             fs::read_to_string(place.path("page.html"))
@@ -526,6 +554,8 @@ fn the_program_explains_statquest_in_every_format() {
         let check = std::process::Command::new(python)
             .arg(script)
             .arg(place.path("page.html"))
+            .arg("--changes")
+            .arg(place.path("changes.json"))
             .output()
             .unwrap();
         assert!(check.status.success(), "{}", stderr(&check));

@@ -97,6 +97,14 @@ def error(page):
     expect(page.locator("#error")).to_contain_text("chat_template.jinja")
 
 
+def explain(page):
+    page.click("#tab-complete")
+    page.fill("#prompt", "One day a fox")
+    page.click("#explain")
+    expect(page.locator(".card h2")).to_have_text("The words")
+    expect(page.locator("[name=prompt]")).to_have_value("One day a fox")
+
+
 def main():
     program, record, *pictures = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
@@ -122,6 +130,8 @@ def main():
                 assert not trouble, trouble
                 error(page)  # a refused request is in the console by the browser's own will
                 trouble.clear()
+                explain(page)
+                assert not trouble, trouble
                 page.close()
         finally:
             browser.close()

@@ -174,26 +174,66 @@ fn a_served_model_is_explained_as_a_page_and_as_json() {
     let place = Place::new();
     let run = straight(place.folder.path(), "flex");
     let server = Server::start(&run, &[]);
-    let (status, head, page) = server.get("/explain?prompt=One%20day&max_tokens=2", "");
-    assert_eq!(status, 200, "{page}");
-    assert!(
-        head.contains("content-security-policy: default-src 'none'; script-src 'unsafe-inline'")
+    for (path, kind) in [
+        ("/explain?prompt=One%20day", "text/html"),
+        ("/explain.js", "text/javascript"),
+        ("/explain.css", "text/css"),
+    ] {
+        let (status, head, body) = server.get(path, "");
+        assert!(status == 200 && head.contains(kind), "{path}: {head}");
+        assert!(
+            head.contains("script-src 'self'") && !head.contains("unsafe-inline"),
+            "{head}"
+        );
+        assert!(!body.contains("One day"), "no script needs what was asked");
+    }
+    let ask = |more: &Value| {
+        let mut body = json!({"prompt": "One day"});
+        for (key, value) in more.as_object().unwrap() {
+            body[key] = value.clone();
+        }
+        let (status, _, text) = server.post("/explain", &body);
+        (status, serde_json::from_str::<Value>(&text).unwrap())
+    };
+    let (status, story) = ask(&json!({}));
+    assert_eq!((status, &story["format"]), (200, &json!("explain/1")));
+    let (_, pane) = ask(&json!({"pane": true}));
+    assert_eq!(pane["story"], story);
+    assert_eq!(pane["weights"], Value::Null, "the model stays here");
+    let id = &story["tokens"][0]["id"];
+    assert_eq!(
+        pane["vocabulary"][id.as_u64().unwrap() as usize],
+        story["tokens"][0]["text"]
     );
-    assert!(page.contains("One day") && page.contains("<script"));
-    let (status, _, story) = server.post("/explain", &json!({"prompt": "One day"}));
-    assert_eq!(status, 200, "{story}");
-    let story: Value = serde_json::from_str(&story).unwrap();
-    assert_eq!(story["format"], "explain/1");
-    let edits = json!([{"change": "head_off", "layer": 0, "head": 1}]);
-    let (status, _, what_if) =
-        server.post("/explain", &json!({"prompt": "One day", "what_if": edits}));
-    assert_eq!(status, 200, "{what_if}");
-    let what_if: Value = serde_json::from_str(&what_if).unwrap();
+
+    let (_, what_if) = ask(&json!({"what_if": [{"change": "head_off", "layer": 0, "head": 1}]}));
     assert_ne!(what_if["before"], what_if["after"]);
+    let (_, why) = ask(&json!({"why": "blocks.0.attn.hook_pattern[head=0,query=1,key=0]"}));
+    let shape = &story["tensors"]["blocks.0.attn.hook_pattern"]["shape"];
+    let at = shape[2].as_u64().unwrap() as usize;
+    let shown = &story["tensors"]["blocks.0.attn.hook_pattern"]["data"][at];
+    assert!((why["value"].as_f64().unwrap() - shown.as_f64().unwrap()).abs() < 1e-6);
+    let (_, layer) = ask(&json!({"layer": 0}));
+    let name = "blocks.0.attn.hook_q";
+    assert_eq!(layer["tensors"][name], story["tensors"][name]);
+    let (_, embedding) = ask(&json!({"embedding": id}));
+    let first = embedding["numbers"][0].as_f64().unwrap();
+    let shown = story["tensors"]["hook_embed"]["data"][0].as_f64().unwrap();
+    assert!((first - shown).abs() < 1e-6);
+    let (_, kept) = ask(&json!({"learning": true}));
+    assert_eq!(kept["learning"], Value::Null, "this run kept no looks");
+
+    let long = "One day ".repeat(2000);
     for wrong in [
         json!({"what_if": [{"change": "nothing"}]}),
         json!({"why": "nowhere[0]"}),
+        json!({"layer": 99}),
+        json!({"embedding": 1_000_000}),
+        json!({"max_tokens": 33}),
+        json!({"temperature": -1}),
     ] {
-        assert_eq!(server.post("/explain", &wrong).0, 400, "{wrong}");
+        assert_eq!(ask(&wrong).0, 400, "{wrong}");
     }
+    // What does not fit the context is cut off, as in generate.
+    assert_eq!(ask(&json!({"prompt": long})).0, 200);
 }

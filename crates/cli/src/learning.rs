@@ -7,13 +7,18 @@ use nextword_train::MetricsLine;
 
 use crate::{exit, records};
 
+/// Whether a run kept anything.
+pub(crate) fn is_kept(run: &Path) -> bool {
+    records::is_run(run) && run.join("probes").is_dir()
+}
+
 /// Reads a run's looks and its training losses.
 ///
 /// # Errors
 /// If there are none, with how to get some.
 pub(crate) fn read(run: &Path) -> anyhow::Result<Learning> {
     let (folder, shown) = (run.join("probes"), run.display());
-    if !records::is_run(run) || !folder.is_dir() {
+    if !is_kept(run) {
         return Err(exit::bad_file(format!(
             "`{shown}` kept nothing of what its model made of a sentence; hint: train with --set \
              'probes.sentences=[\"a sentence\"]'"

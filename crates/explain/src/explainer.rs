@@ -33,6 +33,22 @@ impl Explainer {
         &self.weights
     }
 
+    /// The embedding of token `id`.
+    ///
+    /// # Errors
+    /// [`ExplainError::Address`] if there is no such token.
+    pub fn embedding(&self, id: u32) -> Result<&[f64], ExplainError> {
+        let vocab_size = self.generator.model().config().vocab_size;
+        if id as usize >= vocab_size {
+            return Err(ExplainError::Address {
+                address: format!("token {id}"),
+                problem: format!("the tokens are 0 to {}", vocab_size - 1),
+                hint: "token 0".to_string(),
+            });
+        }
+        Ok(self.weights["token_embedding.weight"].row(id as usize))
+    }
+
     /// How a token is shown to a reader.
     pub fn text(&self, id: u32) -> String {
         let text = self.generator.tokenizer().token(id);

@@ -1,7 +1,5 @@
 //! What follows from the numbers: guesses along the way, and who spoke for the chosen word.
 
-use std::collections::BTreeSet;
-
 use nextword_model::NormPlacement;
 use serde::{Deserialize, Serialize};
 
@@ -44,7 +42,7 @@ pub struct Lens {
     pub after: String,
     /// The tensor that was read.
     pub tensor: String,
-    /// For each position the likeliest tokens.
+    /// For each position the likeliest tokens; for a large model only where tokens were chosen.
     pub top: Vec<Vec<Guess>>,
 }
 
@@ -76,9 +74,6 @@ pub struct Part {
     pub value: f64,
 }
 
-/// Multiplications that the lens may take.
-const MOST_READING: usize = 1 << 31;
-
 impl Explanation<'_> {
     /// The `count` likeliest tokens of `probabilities`.
     pub fn guesses(&self, probabilities: &[f64], count: usize) -> Vec<Guess> {
@@ -94,14 +89,6 @@ impl Explanation<'_> {
         order
             .map(|id| self.guess(id, probabilities[id as usize]))
             .collect()
-    }
-
-    /// The tokens `ids` with their `probabilities`, the likeliest first.
-    pub(crate) fn guesses_of(&self, probabilities: &[f64], ids: &BTreeSet<u32>) -> Vec<Guess> {
-        let guess = |id: &u32| self.guess(*id, probabilities[*id as usize]);
-        let mut guesses: Vec<Guess> = ids.iter().map(guess).collect();
-        guesses.sort_by(|a, b| b.probability.total_cmp(&a.probability));
-        guesses
     }
 
     fn guess(&self, id: u32, probability: f64) -> Guess {
@@ -131,9 +118,14 @@ impl Explanation<'_> {
     }
 
     /// What the output layer reads after the embedding, and after attention and feed-forward of each
-    /// layer. Of a long prompt to a large model only the last positions are read, from the end of the
-    /// prompt at the latest; the others have no guesses.
+    /// layer.
     pub fn lens(&self, count: usize) -> Vec<Lens> {
+        let all: Vec<usize> = (0..self.trace.ids.len()).collect();
+        self.lens_at(count, &all)
+    }
+
+    /// The same at `positions` alone; the others' guesses are left empty.
+    pub(crate) fn lens_at(&self, count: usize, positions: &[usize]) -> Vec<Lens> {
         let trace = &self.trace;
         let stage = |node: &&Node| {
             node.name.contains("hook_resid_mid")
@@ -141,11 +133,6 @@ impl Explanation<'_> {
                 || node.name == "blocks.0.hook_resid_pre"
         };
         let stages = trace.graph.iter().filter(stage);
-        let each = stages.clone().count() * trace.config.d_model * trace.config.vocab_size;
-        let positions = trace.ids.len();
-        let first = positions
-            .saturating_sub(MOST_READING / each)
-            .min(trace.prompt - 1);
         stages
             .map(|node| {
                 let layer = node.layer.unwrap_or(0) + 1;
@@ -156,18 +143,15 @@ impl Explanation<'_> {
                 } else {
                     format!("feed-forward of layer {layer}")
                 };
-                let read = |(at, x): (usize, &[f64])| match at >= first {
-                    true => self.guesses(&self.read_out(x), count),
-                    false => Vec::new(),
-                };
+                let rows = trace.value(&node.name).rows().enumerate();
                 Lens {
                     after,
                     tensor: node.name.clone(),
-                    top: trace
-                        .value(&node.name)
-                        .rows()
-                        .enumerate()
-                        .map(read)
+                    top: rows
+                        .map(|(at, x)| match positions.contains(&at) {
+                            true => self.guesses(&self.read_out(x), count),
+                            false => Vec::new(),
+                        })
                         .collect(),
                 }
             })

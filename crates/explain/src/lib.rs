@@ -53,5 +53,5 @@ pub use story::{
 };
 pub use trace::{MOST_NUMBERS, Trace, TraceOptions, count_numbers};
 pub use verdict::{Difference, Tolerance, Verdict};
-pub use what_if::{Edit, WhatIf};
+pub use what_if::{Edit, Moved, WhatIf};
 pub use words::{About, about};

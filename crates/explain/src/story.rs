@@ -1,6 +1,6 @@
 //! Everything about one prompt in one value: what is written as JSON and what the page shows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nextword_generate::{Candidate, FinishReason, SamplingConfig};
 use nextword_model::ModelConfig;
@@ -10,6 +10,7 @@ use crate::ExplainError;
 use crate::explainer::Explanation;
 use crate::graph::{Axis, Node, PROBABILITIES};
 use crate::insight::{Contribution, Guess, Lens, NextWord, notes};
+use crate::trace::Trace;
 use crate::verdict::Verdict;
 use crate::words::{About, about};
 
@@ -22,7 +23,7 @@ pub const MOST_SHOWN: usize = 2_000_000;
 /// What a story holds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoryOptions {
-    /// The layers with all their tensors; `None`: all that fit.
+    /// The only layers to tell of; `None`: all, with as many of their numbers as fit.
     pub layers: Option<Vec<usize>>,
     /// The likeliest next tokens that are listed.
     pub top: usize,
@@ -65,7 +66,7 @@ pub struct Story {
     pub sampling: SamplingConfig,
     /// The steps from word to next word, each a tensor below.
     pub steps: Vec<Step>,
-    /// The numbers by name.
+    /// The numbers by name; those of a large model's details are left out.
     pub tensors: BTreeMap<String, TensorFacts>,
     /// What the model expects after each token.
     pub next_words: Vec<NextWord>,
@@ -190,17 +191,9 @@ impl Story {
         let (card, config) = (explainer.generator().card(), &trace.config);
         let mut remarks = notes(trace);
         remarks.extend(trace.bits.map(quantized));
-        let nodes = chosen_nodes(explanation, options, &mut remarks)?;
-        let tensors = nodes.iter().map(|node| {
-            let data = trace.shown(node).into_iter();
-            let facts = TensorFacts {
-                axes: node.axes.clone(),
-                shape: node.shape.clone(),
-                computed: !node.seen,
-                data: data.map(|x| x.map(|x| x as f32)).collect(),
-            };
-            (node.name.clone(), facts)
-        });
+        let (nodes, shown) = chosen_nodes(explanation, options, &mut remarks)?;
+        let shown = nodes.iter().filter(|node| shown.contains(&node.name));
+        let tensors = shown.map(|node| (node.name.clone(), tensor(trace, node)));
         Ok(Self {
             format: FORMAT,
             model: ModelFacts {
@@ -228,7 +221,7 @@ impl Story {
                 })
                 .collect(),
             next_words: explanation.next_words(options.top),
-            lens: explanation.lens(options.top.min(5)),
+            lens: explanation.lens_at(options.top.min(5), &lens_positions(trace)),
             contributions: trace
                 .drawings
                 .iter()
@@ -256,14 +249,86 @@ fn quantized(bits: u8) -> String {
     )
 }
 
-/// The steps that are asked for, or as many as fit.
+fn tensor(trace: &Trace, node: &Node) -> TensorFacts {
+    let data = trace.shown(node).into_iter();
+    TensorFacts {
+        axes: node.axes.clone(),
+        shape: node.shape.clone(),
+        computed: !node.seen,
+        data: data.map(|x| x.map(|x| x as f32)).collect(),
+    }
+}
+
+impl Explanation<'_> {
+    /// All tensors of `layer`, which the story of a large model leaves out.
+    ///
+    /// # Errors
+    /// [`ExplainError::Address`] if there is no such layer; [`ExplainError::TooLarge`] if its tensors
+    /// hold more than `most` numbers.
+    pub fn layer(
+        &self,
+        layer: usize,
+        most: usize,
+    ) -> Result<BTreeMap<String, TensorFacts>, ExplainError> {
+        let layers = self.trace.config.n_layers;
+        if layer >= layers {
+            return Err(ExplainError::Address {
+                address: format!("layer {layer}"),
+                problem: format!("the layers are 0 to {}", layers - 1),
+                hint: "layer 0".to_string(),
+            });
+        }
+        let nodes = self.trace.graph.iter();
+        let nodes: Vec<&Node> = nodes.filter(|node| node.layer == Some(layer)).collect();
+        let count = nodes.iter().map(|node| size(node)).sum();
+        if count > most {
+            return Err(too_large(count, most));
+        }
+        let tensors = nodes.iter();
+        Ok(tensors
+            .map(|node| (node.name.clone(), tensor(&self.trace, node)))
+            .collect())
+    }
+}
+
+/// Products that guesses on the way may take; the output layer alone is most of a small model's work.
+const MOST_LENS: usize = 300_000_000;
+
+/// The positions whose guesses on the way are worth their time: all, or those where a token was chosen.
+fn lens_positions(trace: &Trace) -> Vec<usize> {
+    let config = &trace.config;
+    let position = (2 * config.n_layers + 1) * config.vocab_size * config.d_model;
+    let affordable = (MOST_LENS / position).max(1);
+    let last = trace.ids.len();
+    let first = if last <= affordable {
+        0
+    } else {
+        (trace.prompt - 1).max(last.saturating_sub(affordable))
+    };
+    (first..last).collect()
+}
+
+fn size(node: &Node) -> usize {
+    node.shape.iter().product()
+}
+
+fn too_large(count: usize, limit: usize) -> ExplainError {
+    ExplainError::TooLarge {
+        what: "this story".to_string(),
+        count,
+        limit,
+        hint: "ask for one layer with --layer N, or give a shorter prompt",
+    }
+}
+
+/// The steps that are asked for, and the names of those whose numbers are shown: all, or as many as
+/// fit.
 fn chosen_nodes(
     explanation: &Explanation<'_>,
     options: &StoryOptions,
     remarks: &mut Vec<String>,
-) -> Result<Vec<Node>, ExplainError> {
+) -> Result<(Vec<Node>, BTreeSet<String>), ExplainError> {
     let trace = &explanation.trace;
-    let size = |node: &Node| node.shape.iter().product::<usize>();
     let layers = options.layers.as_deref();
     let wanted = |node: &&Node| {
         let layer = node.layer;
@@ -272,45 +337,40 @@ fn chosen_nodes(
     let nodes: Vec<Node> = trace.graph.iter().filter(wanted).cloned().collect();
     let count: usize = nodes.iter().map(size).sum();
     if count <= options.most {
-        return Ok(nodes);
+        let names = nodes.iter().map(|node| node.name.clone()).collect();
+        return Ok((nodes, names));
     }
-    let too_large = |count| ExplainError::TooLarge {
-        what: "this story".to_string(),
-        count,
-        limit: options.most,
-        hint: if layers.is_some() {
-            "ask for fewer layers with --layer N, or give a shorter prompt"
-        } else {
-            "ask for one layer with --layer N, or give a shorter prompt"
-        },
-    };
-    // Of all layers: the residual stream and the percentages of each, and the first in full.
-    let summary =
-        |node: &Node| node.name.ends_with("hook_pattern") || node.name.ends_with("hook_resid_post");
-    let mut kept = Vec::new();
-    let mut left = options.most;
-    for node in nodes {
-        let is_large = node.axes.contains(&Axis::Token) && size(&node) > options.most / 4;
-        let is_detail =
-            layers.is_none() && node.layer.is_some_and(|layer| layer > 0) && !summary(&node);
-        if is_large || is_detail {
-            continue;
+    // What tells most comes first: what is around the layers, then percentages and results of every
+    // layer, then the first layers' details; the vocabulary's columns last.
+    let importance = |node: &&Node| {
+        let is_result =
+            node.name.ends_with("hook_pattern") || node.name.ends_with("hook_resid_post");
+        match node.layer {
+            None if node.axes.contains(&Axis::Token) => usize::MAX,
+            None => 0,
+            Some(_) if is_result => 1,
+            Some(layer) => 2 + layer,
         }
-        left = left
-            .checked_sub(size(&node))
-            .ok_or_else(|| too_large(count))?;
-        kept.push(node);
+    };
+    let mut by_importance: Vec<&Node> = nodes.iter().collect();
+    by_importance.sort_by_key(importance);
+    let mut left = options.most;
+    let mut kept = BTreeSet::new();
+    for node in by_importance {
+        if let Some(rest) = left.checked_sub(size(node)) {
+            left = rest;
+            kept.insert(node.name.clone());
+        }
+    }
+    if kept.is_empty() {
+        return Err(too_large(count, options.most));
     }
     remarks.push(format!(
-        "{count} numbers are too many to show at once: {}",
-        if layers.is_some() {
-            "logits of all tokens are left out"
-        } else {
-            "below are the first layer in full, and percentages and results of the others; ask for a \
-             layer with --layer N"
-        }
+        "{count} numbers are too many to show at once: those of {} steps are left out; ask for a layer with \
+         --layer N",
+        nodes.len() - kept.len()
     ));
-    Ok(kept)
+    Ok((nodes, kept))
 }
 
 fn tokens(explanation: &Explanation<'_>) -> Vec<TokenFacts> {

@@ -1,6 +1,6 @@
 //! What the model would say if a token, a head or an embedding were otherwise.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use crate::explainer::Explanation;
 use crate::graph::PROBABILITIES;
 use crate::{ExplainError, Guess};
 
-/// Next tokens that are looked at, as things are and after the changes.
+/// The likeliest tokens that are listed.
 const LISTED: usize = 10;
 
 /// One change.
@@ -46,11 +46,25 @@ pub enum Edit {
 pub struct WhatIf {
     /// The changes.
     pub edits: Vec<Edit>,
-    /// The next tokens after the prompt that are likeliest as things are or after the changes, with
-    /// their probabilities as things are.
+    /// The likeliest next tokens after the prompt, as things are.
     pub before: Vec<Guess>,
-    /// The same tokens after the changes, the likeliest first.
+    /// The same after the changes.
     pub after: Vec<Guess>,
+    /// The tokens of both lists, the likeliest on either side first.
+    pub words: Vec<Moved>,
+}
+
+/// How a token's probability moves.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Moved {
+    /// The token.
+    pub id: u32,
+    /// How it is shown.
+    pub text: String,
+    /// Its probability as things are.
+    pub before: f64,
+    /// Its probability after the changes.
+    pub after: f64,
 }
 
 /// Recomputes the pass with `edits`, in f64.
@@ -93,16 +107,37 @@ pub(crate) fn what_if(
     let weights = weights.unwrap_or_else(|| explanation.explainer.weights());
     let after = evaluate(&trace.graph, weights, &ids, &off);
     let last = trace.prompt - 1;
-    let (before, after) = [&trace.exact, &after]
-        .map(|arrays| arrays[PROBABILITIES].row(last))
-        .into();
-    let likely = |row| explanation.guesses(row, LISTED).into_iter().map(|g| g.id);
-    let ids: BTreeSet<u32> = likely(before).chain(likely(after)).collect();
+    let (was, now) = (
+        trace.exact[PROBABILITIES].row(last),
+        after[PROBABILITIES].row(last),
+    );
+    let (before, after) = (
+        explanation.guesses(was, LISTED),
+        explanation.guesses(now, LISTED),
+    );
     Ok(WhatIf {
         edits: edits.to_vec(),
-        before: explanation.guesses_of(before, &ids),
-        after: explanation.guesses_of(after, &ids),
+        words: moved(before.iter().chain(&after), was, now),
+        before,
+        after,
     })
+}
+
+fn moved<'g>(guesses: impl Iterator<Item = &'g Guess>, was: &[f64], now: &[f64]) -> Vec<Moved> {
+    let tokens: BTreeMap<u32, &str> = guesses
+        .map(|guess| (guess.id, guess.text.as_str()))
+        .collect();
+    let mut words: Vec<Moved> = tokens
+        .into_iter()
+        .map(|(id, text)| Moved {
+            id,
+            text: text.to_string(),
+            before: was[id as usize],
+            after: now[id as usize],
+        })
+        .collect();
+    words.sort_by(|a, b| b.before.max(b.after).total_cmp(&a.before.max(a.after)));
+    words
 }
 
 fn check(at: usize, count: usize, what: &str) -> Result<(), ExplainError> {

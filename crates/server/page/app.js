@@ -256,6 +256,9 @@ $("complete-form").addEventListener("submit", (event) => {
   event.preventDefault();
   complete($("prompt").value);
 });
+$("explain").addEventListener("click", (event) => {
+  event.currentTarget.href = `/explain?${new URLSearchParams({ model: $("model").value, prompt: $("prompt").value })}`;
+});
 $("again").addEventListener("click", () => complete(lastPrompt));
 $("prompt").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {

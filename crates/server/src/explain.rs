@@ -1,122 +1,147 @@
-//! What a model computed for a prompt, as the page of `nextword explain` or as JSON.
+//! What a model computed for a prompt: a page, and the numbers that it asks for.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Response, StatusCode, header};
-use nextword_explain::{Edit, ExplainError, Explainer, StoryOptions, page};
+use axum::http::{Response, StatusCode};
+use nextword_explain::{Edit, ExplainError, Explanation, StoryOptions, page};
 use nextword_generate::{SamplingConfig, TextOptions};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use crate::api_error::{ApiError, json_response};
 use crate::guard::read_json;
+use crate::page::file;
 use crate::params::Params;
-use crate::routes::{Answer, App, apart};
-use crate::served::Model;
-
-/// The page is one file: its script and style stand in it, and it asks nothing of anyone.
-const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; \
-                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-
-/// Larger models are explained at the terminal: all weights are held once more, in f64.
-const MOST_PARAMETERS: usize = 20_000_000;
+use crate::routes::{Answer, App};
 
 /// Tokens of an answer at most: each is explained number by number.
 const MOST_TOKENS: u64 = 32;
 
-/// One explanation at a time: it may hold a copy of a model.
-static TURN: Mutex<()> = Mutex::new(());
+/// Numbers of a story at most; a layer's are asked for one by one where there are more.
+const MOST_SHOWN: usize = 300_000;
 
-/// `GET /explain?prompt=TEXT&model=NAME&max_tokens=N`: the page.
-pub(crate) async fn page(State(app): State<Arc<App>>, request: Request) -> Answer {
-    let query = request.uri().query().unwrap_or_default();
-    let fields: Map<String, Value> = form_urlencoded::parse(query.as_bytes())
-        .map(|(key, value)| {
-            let number = value.parse::<u64>().ok().filter(|_| key == "max_tokens");
-            let value = number.map_or_else(|| json!(value), |number| json!(number));
-            (key.into_owned(), value)
-        })
-        .collect();
-    let body = Value::Object(fields);
-    let model = app.model_of(&body)?;
-    let with_weights = app.only_loopback;
-    let html = apart(move || {
-        let mut params = Params::new(&body)?;
-        let prompt = params.string("prompt")?.unwrap_or_default();
-        let options = options(&mut params)?;
-        explained(&model, |explainer| {
-            let explanation = explainer.explain(prompt, &options)?;
-            let mut pane = page::Pane::of(&explanation, &StoryOptions::default())?;
-            // What lets the page compute by itself is the model: it stays on this machine.
-            pane.weights = pane.weights.filter(|_| with_weights);
-            Ok(page::render(&page::Data {
-                panes: vec![pane],
-                learning: None,
-            }))
-        })
-    });
-    let mut response = Response::new(Body::from(html.await?));
-    let headers = response.headers_mut();
-    for (name, value) in [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CACHE_CONTROL, "no-store"),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    Ok(response)
+pub(crate) fn index() -> Response<Body> {
+    file(page::live(), "text/html; charset=utf-8")
 }
 
-/// `POST /explain` with `prompt`: its story, or with `why` where a number comes from, or with `what_if`
-/// (`[{"change": "head_off", "layer": 0, "head": 1}]`) the next words if things were otherwise.
+pub(crate) fn style() -> Response<Body> {
+    file(page::CSS, "text/css; charset=utf-8")
+}
+
+pub(crate) fn script() -> Response<Body> {
+    file(page::JS.as_str(), "text/javascript; charset=utf-8")
+}
+
+/// What is asked about a prompt.
+enum Question {
+    /// The whole story.
+    Story,
+    /// The story with the vocabulary's texts.
+    Pane,
+    /// Where a number comes from.
+    Why(String),
+    /// The next words if things were otherwise.
+    WhatIf(Vec<Edit>),
+    /// The tensors of a layer.
+    Layer(usize),
+    /// A token's embedding.
+    Embedding(u32),
+}
+
+/// `POST /explain` with `prompt`: its story; with `why` where a number comes from; with `what_if`
+/// (`[{"change": "head_off", "layer": 0, "head": 1}]`) the next words if things were otherwise; with
+/// `layer` the numbers of a layer; with `embedding` those of a token id. With `learning` what the model's
+/// run kept over its training.
 pub(crate) async fn numbers(State(app): State<Arc<App>>, request: Request) -> Answer {
+    app.check_open()?;
     let body = read_json(&app, request).await?;
     let model = app.model_of(&body)?;
-    let value = apart(move || {
-        let mut params = Params::new(&body)?;
-        let prompt = params.string("prompt")?.unwrap_or_default();
-        let options = options(&mut params)?;
-        let why = params.string("why")?;
-        let edits = params.get("what_if").cloned();
-        let edits: Option<Vec<Edit>> =
-            edits.map(serde_json::from_value).transpose().map_err(|e| {
-                ApiError::field("what_if", format!("`what_if` is no list of edits: {e}"))
-            })?;
-        explained(&model, |explainer| {
-            let explanation = explainer.explain(prompt, &options)?;
-            let value = match (why, edits) {
-                (Some(address), _) => serde_json::to_value(explanation.why(address)?),
-                (None, Some(edits)) => serde_json::to_value(explanation.what_if(&edits)?),
-                (None, None) => serde_json::to_value(explanation.story(&StoryOptions::default())?),
-            };
-            Ok(value.unwrap_or_default()) // Numbers and strings, which JSON can always express.
-        })
+    let mut params = Params::new(&body)?;
+    if params.flag("learning")? {
+        return Ok(json_response(
+            StatusCode::OK,
+            &json!({"learning": model.learning}),
+        ));
+    }
+    let prompt = params.string("prompt")?.unwrap_or_default().to_owned();
+    let (options, question) = (options(&mut params)?, question(&mut params)?);
+    let text = app.desk.ask(model, prompt, options, move |explanation| {
+        let text = answer(explanation, question)?;
+        Ok(text.unwrap_or_default()) // Numbers and strings, which JSON can always express.
     });
-    Ok(json_response(StatusCode::OK, &value.await?))
+    Ok(file(text.await?, "application/json"))
+}
+
+/// As text at once: a `Value` would write single precision's numbers with twice the digits.
+fn answer(
+    explanation: &Explanation<'_>,
+    question: Question,
+) -> Result<serde_json::Result<String>, ExplainError> {
+    let options = StoryOptions {
+        most: MOST_SHOWN,
+        ..StoryOptions::default()
+    };
+    Ok(match question {
+        Question::Story => serde_json::to_string(&explanation.story(&options)?),
+        // What would let the page compute by itself is the model, which stays here.
+        Question::Pane => {
+            serde_json::to_string(&page::Pane::without_weights(explanation, &options)?)
+        }
+        Question::Why(address) => serde_json::to_string(&explanation.why(&address)?),
+        Question::WhatIf(edits) => serde_json::to_string(&explanation.what_if(&edits)?),
+        Question::Layer(layer) => {
+            let tensors = explanation.layer(layer, 8 * MOST_SHOWN)?;
+            serde_json::to_string(&BTreeMap::from([("tensors", tensors)]))
+        }
+        Question::Embedding(id) => serde_json::to_string(&json!({
+            "id": id,
+            "text": explanation.explainer.text(id),
+            "numbers": explanation.explainer.embedding(id)?,
+        })),
+    })
+}
+
+fn question(params: &mut Params<'_>) -> Result<Question, ApiError> {
+    if let Some(address) = params.string("why")? {
+        return Ok(Question::Why(address.to_owned()));
+    }
+    if let Some(edits) = params.get("what_if") {
+        let edits = serde_json::from_value(edits.clone());
+        return edits.map(Question::WhatIf).map_err(|e| {
+            ApiError::field("what_if", format!("`what_if` is no list of edits: {e}"))
+        });
+    }
+    if let Some(layer) = params.integer("layer", 0..=u64::from(u32::MAX))? {
+        return Ok(Question::Layer(layer));
+    }
+    if let Some(id) = params.integer("embedding", 0..=u64::from(u32::MAX))? {
+        return Ok(Question::Embedding(id as u32));
+    }
+    Ok(match params.flag("pane")? {
+        true => Question::Pane,
+        false => Question::Story,
+    })
 }
 
 fn options(params: &mut Params<'_>) -> Result<TextOptions, ApiError> {
     let max_tokens = params.integer("max_tokens", 1..=MOST_TOKENS)?;
+    let sampling = SamplingConfig {
+        temperature: params.number("temperature", 0.0..=2.0)?.unwrap_or(0.0),
+        top_k: params
+            .integer("top_k", 0..=u64::from(u32::MAX))?
+            .filter(|k| *k > 0),
+        top_p: params.number("top_p", 1e-9..=1.0)?.filter(|p| *p < 1.0),
+        seed: params.integer("seed", 0..=u64::MAX)?.unwrap_or(0) as u64,
+        ..SamplingConfig::greedy()
+    };
+    sampling
+        .validate()
+        .map_err(|e| ApiError::bad(e.to_string()))?;
     Ok(TextOptions {
-        sampling: SamplingConfig::greedy(),
+        sampling,
         max_tokens: max_tokens.unwrap_or(1),
         ..TextOptions::default()
     })
-}
-
-fn explained<T>(
-    model: &Model,
-    work: impl FnOnce(&Explainer) -> Result<T, ExplainError>,
-) -> Result<T, ApiError> {
-    let parameters = model.config().counts().total();
-    if parameters > MOST_PARAMETERS {
-        return Err(ApiError::bad(format!(
-            "a model of {parameters} parameters is too large to be explained here; hint: `nextword explain` on \
-             the server's machine can, layer by layer"
-        )));
-    }
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let explainer = Explainer::new(model.generator.clone());
-    work(&explainer).map_err(|error| ApiError::bad(error.to_string()))
 }

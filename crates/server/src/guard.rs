@@ -46,9 +46,10 @@ pub(crate) async fn guard(
             let challenge = error.status == StatusCode::UNAUTHORIZED;
             let mut response = error.into_response();
             if challenge {
-                // A browser asks for the key as a password, and only for the page: a client that
+                // A browser asks for the key as a password, and only for the pages: a client that
                 // brings a key is told nothing that it could not know.
-                let asks = if request.method() == Method::GET && route == "/" {
+                let is_page = matches!(route, "/" | "/explain");
+                let asks = if request.method() == Method::GET && is_page {
                     "Basic realm=\"nextword: the API key is the password\""
                 } else {
                     "Bearer"

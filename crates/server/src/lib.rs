@@ -16,6 +16,7 @@
 mod answer;
 mod api_error;
 mod chat_template;
+mod desk;
 mod engine;
 mod error;
 mod explain;

@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 
+use crate::desk::Desk;
 use crate::guard::Key;
 use crate::metrics::Responses;
 use crate::routes::{App, router};
@@ -52,6 +53,7 @@ pub fn serve(
         only_loopback,
         stopping: AtomicBool::new(false),
         responses: Responses::default(),
+        desk: Desk::default(),
         config,
     });
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -32,8 +32,8 @@ pub(crate) fn openapi() -> Response<Body> {
     file(OPENAPI, "application/json")
 }
 
-fn file(content: &'static str, kind: &'static str) -> Response<Body> {
-    let mut response = Response::new(Body::from(content));
+pub(crate) fn file(content: impl Into<Body>, kind: &'static str) -> Response<Body> {
+    let mut response = Response::new(content.into());
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::api_error::{ApiError, json_response};
+use crate::desk::Desk;
 use crate::guard::{Key, guard, read_json};
 use crate::metrics::{self, Responses, Shown};
 use crate::params::Params;
@@ -29,15 +30,18 @@ pub(crate) struct App {
     pub(crate) only_loopback: bool,
     pub(crate) stopping: AtomicBool,
     pub(crate) responses: Responses,
+    pub(crate) desk: Desk,
 }
 
 /// All paths.
-const ROUTES: [&str; 16] = [
+const ROUTES: [&str; 18] = [
     "/",
     "/style.css",
     "/app.js",
     "/icon.svg",
     "/explain",
+    "/explain.css",
+    "/explain.js",
     "/health",
     "/ready",
     "/metrics",
@@ -70,7 +74,7 @@ impl App {
         self.model(Params::new(body)?.string("model")?)
     }
 
-    fn check_open(&self) -> Result<(), ApiError> {
+    pub(crate) fn check_open(&self) -> Result<(), ApiError> {
         if self.stopping.load(Ordering::Acquire) {
             return Err(ApiError::stopping());
         }
@@ -103,7 +107,12 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/chat/completions", post(chat))
         .route("/tokenize", post(tokenize))
         .route("/detokenize", post(detokenize))
-        .route("/explain", get(explain::page).post(explain::numbers))
+        .route(
+            "/explain",
+            get(|| async { explain::index() }).post(explain::numbers),
+        )
+        .route("/explain.css", get(|| async { explain::style() }))
+        .route("/explain.js", get(|| async { explain::script() }))
         .fallback(|| async { ApiError::not_found("there is nothing under this path") })
         .method_not_allowed_fallback(|| async {
             ApiError::with_status(
@@ -249,7 +258,15 @@ mod tests {
     #[test]
     fn the_description_of_the_interface_names_every_path() {
         let described: Value = serde_json::from_str(page::OPENAPI).unwrap_or_default();
-        let pages = ["/", "/style.css", "/app.js", "/icon.svg", "other"];
+        let pages = [
+            "/",
+            "/style.css",
+            "/app.js",
+            "/icon.svg",
+            "/explain.css",
+            "/explain.js",
+            "other",
+        ];
         for route in ROUTES.into_iter().filter(|route| !pages.contains(route)) {
             assert!(
                 described["paths"].get(route).is_some(),

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use burn::tensor::Device;
 use nextword_data::Tokenizer;
+use nextword_explain::learning::Learning;
 use nextword_generate::{BatchOptions, TextGenerator};
 use nextword_model::{ModelConfig, Record};
 use serde_json::{Value, json};
@@ -23,6 +24,7 @@ pub struct Served {
     name: String,
     generator: TextGenerator,
     template: Option<ChatTemplate>,
+    learning: Option<Learning>,
     fingerprint: String,
     created: u64,
 }
@@ -41,7 +43,17 @@ impl Served {
             created: modified(&record.weights_path()),
             generator,
             template,
+            learning: None,
         })
+    }
+
+    /// With what its run kept of sentences over training, for the page that explains.
+    #[must_use]
+    pub fn with_learning(self, learning: Learning) -> Self {
+        Self {
+            learning: Some(learning),
+            ..self
+        }
     }
 }
 
@@ -52,6 +64,7 @@ pub(crate) struct Model {
     pub(crate) fingerprint: String,
     pub(crate) generator: TextGenerator,
     pub(crate) template: Option<ChatTemplate>,
+    pub(crate) learning: Option<Learning>,
     pub(crate) engine: Engine,
     pub(crate) metrics: Arc<Metrics>,
     created: u64,
@@ -87,6 +100,7 @@ impl Model {
             fingerprint: served.fingerprint,
             generator: served.generator,
             template: served.template,
+            learning: served.learning,
             engine,
             metrics,
             created: served.created,

@@ -190,19 +190,10 @@ fn what_if(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::Result<
         return output::json(&found);
     }
     output::line("next word      as it is    changed")?;
-    let top = args.top.max(1);
-    for (rank, guess) in found.before.iter().enumerate() {
-        let after = found.after.iter().enumerate();
-        let (new_rank, after) = after
-            .filter(|(_, after)| after.id == guess.id)
-            .map(|(rank, after)| (rank, after.probability))
-            .next()
-            .unwrap_or((usize::MAX, f64::NAN)); // Both list the same tokens.
-        if rank < top || new_rank < top {
-            let (before, after) = (100.0 * guess.probability, 100.0 * after);
-            let text = harmless(&guess.text);
-            output::line(&format!("{text:<14}{before:>7.2} %  {after:>7.2} %"))?;
-        }
+    for word in found.words.iter().take(args.top.max(1)) {
+        let (before, after) = (100.0 * word.before, 100.0 * word.after);
+        let text = harmless(&word.text);
+        output::line(&format!("{text:<14}{before:>7.2} %  {after:>7.2} %"))?;
     }
     Ok(())
 }

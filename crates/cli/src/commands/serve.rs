@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueHint};
 use nextword_server::{Config, Served, serve};
 
-use crate::{output, records};
+use crate::{learning, output, records};
 
 /// Where a key may stand beside the command line, which other users of a machine can read.
 const KEY: &str = "NEXTWORD_API_KEY";
@@ -62,7 +62,11 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         let (name, path) = split(given);
         let record = records::open(path, args.last)?;
         let name = name.unwrap_or_else(|| name_of(path, &record.card.name));
-        models.push(Served::open(name, &record, &device)?);
+        let mut served = Served::open(name, &record, &device)?;
+        if learning::is_kept(path) {
+            served = served.with_learning(learning::read(path)?);
+        }
+        models.push(served);
     }
     serve(models, config, |address| {
         output::note(&format!("listening on http://{address} (Ctrl-C stops)"));

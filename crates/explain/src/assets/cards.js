@@ -1,192 +1,395 @@
-// Cards: what one step shows, as tables, pictures and bars.
+// Cards of the forward pass: what one step shows, as numbers and as pictures.
 "use strict";
 
-function h(tag, attributes = {}, ...children) {
-  const element = tag === "svg" || h.inSvg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("aria-") && typeof value === "boolean") { element.setAttribute(name, String(value)); continue; }
-    if (value === null || value === undefined || value === false) continue;
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else element.setAttribute(name, value === true ? "" : value);
+function sumBody(pane, step) {
+  const width = step.shape[1],
+    a = pane.byName.get(step.op.a),
+    b = pane.byName.get(step.op.b);
+  const title = (part) => (part ? part.title : "");
+  if (width > 4) {
+    const position = closely(pane),
+      dims = some(width, MOST_DIMS, step.name);
+    const line = (name, label, sign) =>
+      h(
+        "tr",
+        {},
+        h("th", { scope: "row", class: "long" }, `${sign} ${label}`.trim()),
+        dims.list.map((dim) => numberCell(pane, name, [position, dim])),
+      );
+    return [
+      h("h3", {}, `For ${quoted(tokensOf(pane)[position].text)}`),
+      table(
+        columns(["", ...dims.list.map((dim) => `${dim}`)]),
+        h("tbody", {}, line(step.op.a, title(a), ""), line(step.op.b, title(b), "+"), line(step.name, "sum", "=")),
+      ),
+      moreButton(dims.more, "numbers", step.name),
+      h("h3", {}, "For every word"),
+      rowsTable(pane, step),
+    ];
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
-  return element;
-}
-function svg(attributes, build) {
-  h.inSvg = true;
-  try { return h("svg", attributes, build()); } finally { h.inSvg = false; }
-}
-
-const visible = (text) => text.replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/ /g, "␣") || "∅";
-const percent = (p, digits = 1) => `${(100 * p).toFixed(digits)} %`;
-const MOST_DIMS = 12, MOST_ROWS = 24;
-
-// A table row's header: the token, which lights up everywhere.
-const tokenHead = (pane, position, scope = "row") =>
-  h("th", { scope, "data-p": position, title: `position ${position}` }, visible(pane.story.tokens[position].text));
-
-function numberCell(pane, name, index, state, shown) {
-  const value = pane.at(name, index), other = state.panes[1 - state.panes.indexOf(pane)];
-  const position = index[pane.byName.get(name).axes.indexOf("position")];
-  if (value === null) return h("td", { class: "masked", title: "hidden: a word does not see the future", "aria-label": "hidden" }, "–");
-  const theirs = other && other.story.tensors[name] && index.every((i, a) => i < other.story.tensors[name].shape[a]) ? other.at(name, index) : null;
-  const differs = theirs !== null && Math.abs(theirs - value) > 10 ** -state.decimals / 2;
-  return h("td", {
-    class: `n${differs ? " differs" : ""}`, tabindex: 0, role: "button", "data-p": position, "data-k": pane.byName.get(name).axes.includes("key") ? index[2] : null,
-    "data-pane": state.panes.indexOf(pane), "data-name": name, "data-index": index.join(","),
-    title: differs ? `${showNumber(theirs, state.decimals)} in the other` : null,
-  }, shown ? shown(value) : showNumber(value, state.decimals));
-}
-
-// Which of `count` are shown, and a button for the others.
-function some(count, most, state, key) {
-  const all = state.open.has(key) || count <= most + 2;
-  return { list: Array.from({ length: all ? count : most }, (_, i) => i), more: all ? 0 : count - most };
-}
-const moreButton = (more, what, key, state) =>
-  more ? h("button", { onclick: () => { state.open.add(key); state.draw(); } }, `show ${more} more ${what}`) : null;
-
-function rowsTable(pane, step, state) {
-  const isHeads = step.axes[0] === "head", isTokens = step.axes.includes("token");
-  const head = isHeads ? Math.floor((state.head * step.shape[0]) / pane.story.config.n_heads) : null;
-  const width = step.shape[step.shape.length - 1], key = `${step.name}`;
-  const dims = some(width, MOST_DIMS, state, key), rows = some(pane.story.tokens.length, MOST_ROWS, state, `${key}/rows`);
-  const shown = step.op.kind === "softmax" ? (p) => percent(p, state.decimals) : null;
-  const name = (dim) => (isTokens ? visible(pane.text(dim)) : `${dim}`);
-  const table = h("table", {},
-    h("caption", {}, isHeads && step.shape[0] > 1 ? `${step.shape[0] < pane.story.config.n_heads ? "key/value head" : "head"} ${head + 1} of ${step.shape[0]}` : null),
-    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "word"), dims.list.map((dim) => h("th", { scope: "col" }, name(dim))))),
-    h("tbody", {}, rows.list.map((position) => h("tr", {}, tokenHead(pane, position), dims.list.map((dim) =>
-      numberCell(pane, step.name, isHeads ? [head, position, dim] : [position, dim], state, shown))))));
-  return [h("div", { class: "scroll" }, table), moreButton(dims.more, isTokens ? "tokens" : "numbers", key, state), moreButton(rows.more, "words", `${key}/rows`, state)];
+  const rows = someWords(pane, step);
+  const part = (name, position) => range(width).map((dim) => numberCell(pane, name, [position, dim]));
+  return beside(
+    [
+      table(
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            h("th", { scope: "col" }, "word"),
+            h("th", { scope: "colgroup", colspan: width }, title(a)),
+            h("th", {}, ""),
+            h("th", { scope: "colgroup", colspan: width }, title(b)),
+            h("th", {}, ""),
+            h("th", { scope: "colgroup", colspan: width }, "sum"),
+          ),
+        ),
+        h(
+          "tbody",
+          {},
+          rows.list.map((position) =>
+            h(
+              "tr",
+              {},
+              tokenHead(pane, position),
+              part(step.op.a, position),
+              h("td", { class: "op" }, "+"),
+              part(step.op.b, position),
+              h("td", { class: "op" }, "="),
+              part(step.name, position),
+            ),
+          ),
+        ),
+      ),
+      moreButton(rows.more, "words", `${step.name}/rows`),
+    ],
+    a ? planeOf(pane, step, a) : null,
+  );
 }
 
-function sumTable(pane, step, state) {
-  const width = step.shape[1], fit = width <= 4;
-  if (!fit) return rowsTable(pane, step, state);
-  const dims = Array.from({ length: width }, (_, i) => i), rows = some(pane.story.tokens.length, MOST_ROWS, state, `${step.name}/rows`);
-  const part = (name, position) => dims.map((dim) => numberCell(pane, name, [position, dim], state));
-  return [h("div", { class: "scroll" }, h("table", {},
-    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "word"), h("th", { colspan: width }, pane.byName.get(step.op.a)?.title || ""), h("th", {}, ""),
-      h("th", { colspan: width }, pane.byName.get(step.op.b)?.title || ""), h("th", {}, ""), h("th", { colspan: width }, "sum"))),
-    h("tbody", {}, rows.list.map((position) => h("tr", {}, tokenHead(pane, position), part(step.op.a, position), h("td", { class: "op" }, "+"),
-      part(step.op.b, position), h("td", { class: "op" }, "="), part(step.name, position)))))), moreButton(rows.more, "words", `${step.name}/rows`, state)];
-}
-
-function squareTable(pane, step, state) {
-  const isShare = step.op.kind === "softmax", seq = pane.story.tokens.length, head = state.head;
-  const rows = some(seq, MOST_ROWS, state, `${step.name}/rows`), keys = some(seq, MOST_ROWS, state, `${step.name}/rows`);
-  const shown = isShare ? (x) => percent(x, Math.max(1, state.decimals - 1)) : null;
-  const table = h("table", {},
-    h("caption", {}, `${step.shape[0] > 1 ? `head ${head + 1} of ${step.shape[0]}; ` : ""}each row: a word that asks; each column: a word that answers`),
-    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, ""), keys.list.map((key) => tokenHead(pane, key, "col")), isShare ? h("th", { scope: "col" }, "sum") : null)),
-    h("tbody", {}, rows.list.map((query) => h("tr", {}, tokenHead(pane, query), keys.list.map((key) => numberCell(pane, step.name, [head, query, key], state, shown)),
-      isShare ? h("td", { class: "sum" }, percent(keys.list.reduce((sum, key) => sum + (pane.at(step.name, [head, query, key]) || 0), 0))) : null))));
-  return [h("div", { class: "scroll" }, table), moreButton(rows.more, "words", `${step.name}/rows`, state), isShare ? picture(pane, step, head) : null];
-}
-
-const shade = (share) => `background-image:linear-gradient(rgba(var(--shade),${share.toFixed(3)}) 0 0)`;
-
-// Percentages as a picture: the darker, the more.
-function picture(pane, step, head) {
-  const seq = pane.story.tokens.length;
-  const cells = [];
-  for (let query = 0; query < seq; query++) {
-    for (let key = 0; key < seq; key++) {
-      const share = pane.at(step.name, [head, query, key]);
-      cells.push(h("i", { "data-p": query, "data-k": key, class: share === null ? "masked" : null, style: share === null ? null : shade(share),
-        title: share === null ? null : `${visible(pane.story.tokens[query].text)} looks at ${visible(pane.story.tokens[key].text)}: ${percent(share)}` }));
-    }
-  }
-  return h("div", { class: "picture", role: "img", "aria-label": "the percentages above as shades", style: `grid-template-columns:repeat(${seq},auto);--size:${Math.floor(420 / seq)}px` }, cells);
-}
-
-// The waves that positions are read from, with a dot where each word reads.
-function curves(pane, step) {
-  const width = step.shape[1], shownDims = Math.min(width, 6), places = Math.max(pane.story.config.context_length - 1, 1);
-  const W = 560, H = 76, x = (p) => 26 + (p / Math.min(places, 63)) * (W - 40), y = (v) => H / 2 - v * 26;
-  const limit = Math.min(places, 63);
-  return Array.from({ length: shownDims }, (_, dim) => svg({ viewBox: `0 0 ${W} ${H}`, width: W, role: "img", "aria-label": `wave of number ${dim}` }, () => {
-    const wave = dim % 2 ? Math.cos : Math.sin, f = frequencyOf(dim, width);
-    const points = Array.from({ length: 241 }, (_, i) => (i / 240) * limit).map((p) => `${x(p).toFixed(1)},${y(wave(p * f)).toFixed(1)}`);
-    return [h("text", { x: 0, y: H / 2 + 4 }, `${dim}`), h("line", { x1: 26, x2: W - 14, y1: H / 2, y2: H / 2, stroke: "var(--line)" }),
-      h("polyline", { points: points.join(" "), fill: "none", stroke: "var(--accent)", "stroke-width": 1.5 }),
-      pane.story.tokens.filter((t) => t.position <= limit).map((t) => h("circle", { cx: x(t.position), cy: y(wave(t.position * f)), r: 4.5, fill: "var(--warm)", "data-p": t.position },
-        h("title", {}, `${visible(t.text)} at position ${t.position}: ${showNumber(wave(t.position * f))}`)))];
-  }));
-}
-
-// How one word's value is mixed.
-function mixture(pane, step, state) {
-  const query = Math.min(state.position ?? pane.story.tokens.length - 1, pane.story.tokens.length - 1), head = state.head;
-  const group = step.shape[0] / pane.story.tensors[step.op.v].shape[0], width = Math.min(step.shape[2], 6);
-  const dims = Array.from({ length: width }, (_, i) => i), rows = [];
-  for (let key = 0; key <= query; key++) {
-    if (pane.at(step.op.pattern, [head, query, key]) !== null) rows.push(key);
-  }
-  rows.sort((a, b) => pane.at(step.op.pattern, [head, query, b]) - pane.at(step.op.pattern, [head, query, a]));
-  const listed = rows.slice(0, 8).sort((a, b) => a - b);
-  return [h("h3", {}, `How “${visible(pane.story.tokens[query].text)}” is mixed`), h("div", { class: "scroll" }, h("table", {}, h("tbody", {},
-    listed.map((key) => h("tr", {}, tokenHead(pane, key), numberCell(pane, step.op.pattern, [head, query, key], state, (p) => percent(p)), h("td", { class: "op" }, "×"),
-      dims.map((dim) => numberCell(pane, step.op.v, [Math.floor(head / group), key, dim], state)))),
-    h("tr", {}, h("th", { scope: "row" }, "together"), h("td", {}, ""), h("td", { class: "op" }, "="), dims.map((dim) => numberCell(pane, step.name, [head, query, dim], state)))))),
-    rows.length > 8 ? h("p", { class: "soft" }, `and ${rows.length - 8} words with smaller percentages`) : null];
-}
-
-function stepBody(pane, step, state) {
-  switch (step.op.kind) {
-    case "add": return sumTable(pane, step, state);
-    case "scores": return squareTable(pane, step, state);
-    case "softmax": return step.axes.includes("key") ? squareTable(pane, step, state) : rowsTable(pane, step, state);
-    case "mix": return [rowsTable(pane, step, state), mixture(pane, step, state)];
-    case "waves": return [rowsTable(pane, step, state), curves(pane, step)];
-    default: return rowsTable(pane, step, state);
-  }
-}
-
-// Bars: [{name, value, text, class}] as shares of the largest.
-function bars(rows, most = Math.max(...rows.map((row) => Math.abs(row.value)), 1e-12)) {
-  return h("div", { class: "bars" }, rows.map((row) => [
-    h("span", { class: `name ${row.class || ""}`, title: row.name }, row.name),
-    h("span", { class: `bar ${row.value < 0 ? "minus" : ""} ${row.ghost ? "ghost" : ""}` }, h("b", { style: `width:${((100 * Math.abs(row.value)) / most).toFixed(1)}%` })),
-    h("span", { class: row.class || "" }, row.text)]));
-}
-
-function nextWordsBody(pane) {
-  const rows = some(pane.story.next_words.length, 200, { open: new Set() }, "");
-  return h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["after", "likeliest next word", "", "what came", "its percentage", "surprise"].map((name) => h("th", { scope: "col" }, name)))),
-    h("tbody", {}, rows.list.map((position) => {
-      const next = pane.story.next_words[position], top = next.top[0];
-      return h("tr", {}, tokenHead(pane, position), h("td", {}, visible(top.text)), h("td", {}, percent(top.probability)),
-        h("td", { class: next.given ? "" : "chosen" }, next.next ? visible(next.next.text) : "–"), h("td", {}, next.next ? percent(next.next.probability) : "–"),
-        h("td", {}, next.surprise === null ? "–" : `${next.surprise.toFixed(2)} bits`));
-    }))));
-}
-
-function answerBody(pane, chosen) {
-  const sampling = pane.story.sampling, tokens = pane.story.tokens, pass = tokens[chosen.after].pass;
-  const fates = { top_k: "cut by top-k", top_p: "cut by top-p", min_p: "cut by min-p", forbidden: "forbidden", greedy: "not the likeliest" };
+// Similarities and percentages: who asks down the side, who answers along the top.
+function squareBody(pane, step) {
+  const isShare = step.op.kind === "softmax",
+    seq = tokensOf(pane).length,
+    head = headOf(pane, step);
+  const rows = someWords(pane, step),
+    digits = Math.max(1, state.decimals - 1);
+  const shown = isShare ? (x) => percent(x, digits) : null,
+    share = (query, key) => pane.at(step.name, [head, query, key]);
+  const total = (query) => range(query + 1).reduce((sum, key) => sum + (share(query, key) || 0), 0);
+  const most = isShare
+    ? 1
+    : 2.4 * Math.max(1e-9, ...rows.list.flatMap((query) => rows.list.map((key) => Math.abs(share(query, key) || 0))));
+  const numbers = [
+    table(
+      captioned("down: the word that asks · across: the word that answers"),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          h("th", { scope: "col" }, ""),
+          rows.list.map((key) => tokenHead(pane, key, "col")),
+          isShare ? h("th", { scope: "col" }, "sum") : null,
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        rows.list.map((query) =>
+          h(
+            "tr",
+            {},
+            tokenHead(pane, query),
+            rows.list.map((key) => numberCell(pane, step.name, [head, query, key], shown, most)),
+            isShare ? h("td", { class: "sum" }, percent(total(query))) : null,
+          ),
+        ),
+      ),
+    ),
+    moreButton(rows.more, "words", `${step.name}/rows`),
+  ];
+  if (!isShare) return numbers;
+  const position = closely(pane),
+    other = otherOf(pane),
+    same = other && other.story.tensors[step.name]?.shape.join() === step.shape.join();
   return [
-    h("p", {}, pass === 0 ? `The prompt was read in one pass of ${tokens.filter((t) => t.pass === 0).length} words.`
-      : `Only “${visible(tokens[chosen.after].text)}” was computed; keys and values of the ${chosen.after} words before came from the cache.`),
-    h("p", {}, chosen.uniform === null ? "Temperature 0: the likeliest word is taken."
-      : `Temperature ${sampling.temperature}, seed ${sampling.seed}: the random number is ${chosen.uniform.toFixed(4)}, and it falls into the chosen word's share.`),
-    bars(chosen.candidates.map((c) => ({ name: visible(c.text), value: c.probability, class: c.id === chosen.token.id ? "chosen" : c.cut ? "cut" : "",
-      text: `${percent(c.probability, 2)}${c.cut ? `  ${fates[c.cut]}` : chosen.uniform === null ? "" : `  ${c.from.toFixed(3)}–${(c.from + c.share).toFixed(3)}`}` })), 1),
-    chosen.more ? h("p", { class: "soft" }, `and ${chosen.more} words more`) : null,
+    numbers,
+    seq <= 24
+      ? [
+          h("h3", {}, `What ${quoted(tokensOf(pane)[position].text)} looks at`),
+          looks(textsOf(pane), share, position, lookClosely),
+        ]
+      : null,
+    h("h3", {}, step.shape[0] > 1 ? "The same as shades, head by head" : "The same as shades"),
+    h(
+      "div",
+      { class: "gallery" },
+      range(step.shape[0])
+        .filter((n) => step.shape[0] <= 6 || n === head)
+        .map((n) =>
+          figure(
+            shades(
+              textsOf(pane),
+              (query, key) => pane.at(step.name, [n, query, key]),
+              `percentages of head ${n + 1} as shades`,
+              { other: same && ((query, key) => other.at(step.name, [n, query, key])) },
+            ),
+            step.shape[0] > 1
+              ? toggle(`head ${n + 1}`, n === head, () => {
+                  state.head = n;
+                  draw();
+                })
+              : "the stronger the colour, the more",
+          ),
+        ),
+    ),
   ];
 }
 
-function lensBody(pane, state) {
-  const position = Math.min(state.position ?? pane.story.tokens.length - 1, pane.story.tokens.length - 1);
-  return [h("p", {}, `If the model stopped early and went straight to the output layer: what it would say after “${visible(pane.story.tokens[position].text)}”.`),
-    h("div", { class: "scroll" }, h("table", {}, h("tbody", {}, pane.story.lens.map((stage) => h("tr", {}, h("th", { scope: "row" }, `after ${stage.after}`),
-      stage.top[position].slice(0, 3).map((guess) => h("td", {}, `${visible(guess.text)} ${percent(guess.probability)}`)))))))];
+// How the chosen word's value is mixed.
+function mixBody(pane, step) {
+  const query = closely(pane),
+    head = headOf(pane, step),
+    width = Math.min(step.shape[2], 6);
+  const scaled = width <= 2; // There is room for each product.
+  const group = step.shape[0] / pane.byName.get(step.op.v).shape[0];
+  const share = (key) => pane.at(step.op.pattern, [head, query, key]);
+  const keys = range(query + 1)
+    .filter((key) => share(key) !== null)
+    .sort((a, b) => share(b) - share(a));
+  const listed = keys.slice(0, 8).sort((a, b) => a - b);
+  return [
+    h("h3", {}, `How ${quoted(tokensOf(pane)[query].text)} is mixed`),
+    table(
+      columns([
+        "word",
+        "percentage",
+        "",
+        ...range(width).map((dim) => (dim ? "" : "value")),
+        ...(scaled ? ["", ...range(width).map((dim) => (dim ? "" : "scaled"))] : []),
+      ]),
+      h(
+        "tbody",
+        {},
+        listed.map((key) =>
+          h(
+            "tr",
+            {},
+            tokenHead(pane, key),
+            numberCell(pane, step.op.pattern, [head, query, key], (p) => percent(p), 1),
+            h("td", { class: "op" }, "×"),
+            range(width).map((dim) => numberCell(pane, step.op.v, [Math.floor(head / group), key, dim])),
+            scaled
+              ? [
+                  h("td", { class: "op" }, "="),
+                  range(width).map((dim) =>
+                    h(
+                      "td",
+                      { class: "sum" },
+                      fixed(share(key) * at(pane, step.op.v, [Math.floor(head / group), key, dim])),
+                    ),
+                  ),
+                ]
+              : null,
+          ),
+        ),
+        h(
+          "tr",
+          { class: "total" },
+          h("th", { scope: "row" }, "together"),
+          h("td", {}, ""),
+          scaled ? range(width + 1).map(() => h("td", {}, "")) : null,
+          h("td", { class: "op" }, "="),
+          range(width).map((dim) => numberCell(pane, step.name, [head, query, dim])),
+        ),
+      ),
+    ),
+    keys.length > 8 ? h("p", { class: "soft" }, `and ${keys.length - 8} words with smaller percentages`) : null,
+    h("h3", {}, "Every word"),
+    beside(rowsTable(pane, step), planeOf(pane, step)),
+  ];
 }
 
-function contributionBody(contribution) {
-  const parts = [...contribution.parts].sort((a, b) => Math.abs(b.value) - Math.abs(a.value)), shown = parts.slice(0, 14);
-  return [bars(shown.map((part) => ({ name: part.name, value: part.value, text: showNumber(part.value, 2) }))),
-    parts.length > 14 ? h("p", { class: "soft" }, `and ${parts.length - 14} smaller parts`) : null,
-    h("p", {}, `Together ${showNumber(contribution.sum, 4)}; the logit is ${showNumber(contribution.logit, 4)}. Norms are taken with the scale that they had.`)];
+// The weights of a small layer, as StatQuest writes them on the lines.
+function weightsBody(pane, step) {
+  const weight = pane.weight(step.op.weight),
+    head = headOf(pane, step) || 0,
+    width = step.shape[step.shape.length - 1];
+  if (!weight || weight.shape[0] > 8 || width > 8) return null;
+  const isTokens = step.axes.includes("token"),
+    first = step.op.heads ? head * width : 0;
+  const name = (dim) => (isTokens ? visible(pane.text(dim)) : `to ${dim}`);
+  const bias =
+    step.op.bias &&
+    h(
+      "tr",
+      { class: "total" },
+      h("th", { scope: "row" }, "bias"),
+      range(width).map((o) => numberCell(pane, step.op.bias, [first + o])),
+    );
+  return [
+    h("h3", {}, "The weights, learned in training"),
+    table(
+      columns(["", ...range(width).map(name)]),
+      h(
+        "tbody",
+        {},
+        range(weight.shape[step.op.transposed ? 1 : 0]).map((i) =>
+          h(
+            "tr",
+            {},
+            h("th", { scope: "row" }, `times number ${i}`),
+            range(width).map((o) => numberCell(pane, step.op.weight, step.op.transposed ? [o, i] : [i, first + o])),
+          ),
+        ),
+        bias,
+      ),
+    ),
+  ];
+}
+
+// The hidden units that say most about the chosen word.
+function loudest(pane, step) {
+  const position = closely(pane),
+    row = rowAt(pane, step, position);
+  const units = row
+    .map((value, unit) => ({ unit, value }))
+    .sort((a, b) => Math.abs(b.value) - Math.abs(a.value))
+    .slice(0, 8);
+  return [
+    h("h3", {}, `The loudest units for ${quoted(tokensOf(pane)[position].text)}`),
+    bars(units.map(({ unit, value }) => ({ name: `unit ${unit}`, value, text: showNumber(value, state.decimals) }))),
+  ];
+}
+
+function normBody(pane, step) {
+  const of = pane.byName.get(step.op.of),
+    head = headOf(pane, step);
+  const facts = (position) => moments(rowAt(pane, of, position, head), step.op.centered, step.op.eps);
+  return rowsTable(
+    pane,
+    step,
+    of && pane.story.tensors[of.name]
+      ? {
+          names: step.op.centered ? ["mean before", "spread before"] : ["size before"],
+          values: (position) => {
+            const { mean, scale } = facts(position);
+            return step.op.centered ? [mean, scale] : [scale];
+          },
+        }
+      : null,
+  );
+}
+
+function turnBody(pane, step) {
+  const position = closely(pane),
+    head = headOf(pane, step),
+    pairs = step.op.frequencies.length;
+  const of = pane.byName.get(step.op.of),
+    before = rowAt(pane, of, position, head),
+    after = rowAt(pane, step, position, head);
+  const listed = range(Math.min(pairs, 6)),
+    pair = (row, i) => [row[i], row[i + pairs]];
+  return [
+    h("h3", {}, `${quoted(tokensOf(pane)[position].text)} at position ${position}`),
+    dials(
+      listed.map((i) => pair(before, i)),
+      listed.map((i) => pair(after, i)),
+      listed.map((i) => position * step.op.frequencies[i]),
+    ),
+    rowsTable(pane, step),
+  ];
+}
+
+// A wide vocabulary: only the likeliest, since no one reads fifty thousand columns.
+function likeliest(pane, step) {
+  const position = closely(pane),
+    index = state.panes.indexOf(pane);
+  return [
+    h(
+      "p",
+      {},
+      `The likeliest of ${step.shape[1].toLocaleString("en")} tokens after ${quoted(tokensOf(pane)[position].text)}; choose one to see where its number comes from.`,
+    ),
+    table(
+      columns(["token", "percentage"]),
+      h(
+        "tbody",
+        {},
+        pane.story.next_words[position].top.map((guess) =>
+          h(
+            "tr",
+            {},
+            h("th", { scope: "row" }, visible(guess.text)),
+            h(
+              "td",
+              {
+                class: "n",
+                tabindex: -1,
+                style: shade(guess.probability),
+                "data-p": position,
+                "data-pane": index,
+                "data-name": step.name,
+                "data-index": `${position},${guess.id}`,
+              },
+              percent(guess.probability, 2),
+            ),
+          ),
+        ),
+      ),
+    ),
+  ];
+}
+
+function stepBody(pane, step) {
+  const { op } = step,
+    operands = { add: [op.a, op.b], mix: [op.pattern, op.v], norm: [op.of], turn: [op.of] }[op.kind] || [];
+  const isHere = Boolean(pane.story.tensors[step.name]);
+  if (!isHere && step.axes.includes("token")) return likeliest(pane, step);
+  if (!isHere || (source.mayHave(pane, step.layer) && !operands.every((name) => pane.story.tensors[name])))
+    return missing(pane, step);
+  if (!operands.every((name) => pane.story.tensors[name])) return rowsTable(pane, step);
+  switch (step.op.kind) {
+    case "embed":
+      return beside(rowsTable(pane, step), planeOf(pane, step));
+    case "waves":
+      return [curves(pane, step), rowsTable(pane, step)];
+    case "add":
+      return sumBody(pane, step);
+    case "scores":
+      return squareBody(pane, step);
+    case "softmax":
+      return step.axes.includes("key") ? squareBody(pane, step) : rowsTable(pane, step);
+    case "mix":
+      return mixBody(pane, step);
+    case "norm":
+      return normBody(pane, step);
+    case "turn":
+      return turnBody(pane, step);
+    case "linear":
+      return beside([rowsTable(pane, step), weightsBody(pane, step)], planeOf(pane, step));
+    case "activate":
+    case "gate":
+      return [loudest(pane, step), rowsTable(pane, step)];
+    default:
+      return rowsTable(pane, step);
+  }
+}
+
+// A step whose numbers are left out: they are asked for, computed, or told how to be had.
+function missing(pane, step) {
+  if (source.mayHave(pane, step.layer)) {
+    source.layer(pane, step.layer);
+    if (!source.isLive) return stepBody(pane, step);
+    return h("p", { class: "soft", "aria-busy": true }, `Asking for the numbers of layer ${step.layer + 1} …`);
+  }
+  const how =
+    step.layer === null
+      ? "a shorter prompt has fewer"
+      : `in a terminal: nextword explain RECORD PROMPT --layer ${step.layer}`;
+  return h("p", {}, `These numbers are not in this page; ${how}.`);
 }

@@ -33,10 +33,25 @@ impl Page<'_> {
         }
     }
 
-    /// What the output layer would have said before each word of the answer was done, at the first.
+    /// What the output layer would have said on the way to the answer's first word, or to the first
+    /// for which that was computed.
     pub(super) fn lens(&mut self) {
-        let position = self.explanation.trace.prompt - 1;
-        let title = self.paint("1", "guesses on the way");
+        let Some(first) = self.story.lens.first() else {
+            return;
+        };
+        let chosen = self.story.answer.iter();
+        let Some(chosen) = chosen
+            .filter(|c| !first.top[c.after].is_empty())
+            .min_by_key(|c| c.after)
+        else {
+            return;
+        };
+        let position = chosen.after;
+        let title = format!(
+            "guesses on the way to \u{201c}{}\u{201d}",
+            shown(&chosen.token.text)
+        );
+        let title = self.paint("1", &title);
         let term = self.paint("2", "(logit lens)");
         self.line(&format!("\n    {title}  {term}"));
         for stage in &self.story.lens {

@@ -1,0 +1,325 @@
+// Pictures: planes, waves, attention as lines and shades, angles, curves over training.
+"use strict";
+
+// As wide as there is room, so that letters keep their size on a small screen.
+const room = () => Math.min(620, window.innerWidth - 66);
+
+// Words whose numbers are two, as places on a plane: [{at: [x, y], from, text, position, hollow}].
+function plane(points, label) {
+  const size = 300,
+    ends = points.flatMap((p) => [p.at, ...(p.from ? [p.from] : [])]);
+  const most = 1.18 * Math.max(...ends.flat().map(Math.abs), 1e-6);
+  const x = (v) => size / 2 + (v / most) * (size / 2),
+    y = (v) => size / 2 - (v / most) * (size / 2);
+  const places = labels(
+    points.map((p) => ({ x: x(p.at[0]), y: y(p.at[1]), width: 7.2 * p.text.length })),
+    size,
+  );
+  const line = (from, to, more) => s("line", { x1: x(from[0]), y1: y(from[1]), x2: x(to[0]), y2: y(to[1]), ...more });
+  return s(
+    "svg",
+    { class: "plane", viewBox: `0 0 ${size} ${size}`, width: size, role: "img", "aria-label": label },
+    s("line", { class: "axis", x1: 0, x2: size, y1: size / 2, y2: size / 2 }),
+    s("line", { class: "axis", x1: size / 2, x2: size / 2, y1: 0, y2: size }),
+    s("text", { x: size - 2, y: size / 2 - 5, "text-anchor": "end" }, "number 0"),
+    s("text", { x: size / 2 + 5, y: 12 }, "number 1"),
+    points.filter((p) => p.from).map((p) => line(p.from, p.at, { class: "way", "data-p": p.position })),
+    points.map((p, i) =>
+      s(
+        "g",
+        { "data-p": p.position },
+        s("circle", { cx: x(p.at[0]), cy: y(p.at[1]), r: 5, class: p.hollow ? "hollow" : "dot" }),
+        s("text", { class: "label", ...places[i] }, p.text),
+        s("title", {}, `${p.text}: ${p.at.map((v) => showNumber(v)).join(", ")}`),
+      ),
+    ),
+  );
+}
+
+// Where labels stand: right of their dots, or wherever there is room for them.
+function labels(dots, size) {
+  const taken = dots.map((dot) => [dot.x - 5, dot.y - 5, dot.x + 5, dot.y + 5]);
+  const overlap = ([a, b, c, d]) =>
+    taken.filter(([e, f, g, i]) => a < g && e < c && b < i && f < d).length +
+    (a < 0 || c > size || b < 0 || d > size ? 9 : 0);
+  return dots.map((dot) => {
+    const spots = [
+      [9, 4],
+      [-9 - dot.width, 4],
+      [-dot.width / 2, -10],
+      [-dot.width / 2, 19],
+      [9, 18],
+      [-9 - dot.width, 18],
+      [9, -10],
+      [-9 - dot.width, -10],
+    ].map(([dx, dy]) => [dot.x + dx, dot.y + dy]);
+    const box = ([left, base]) => [left, base - 11, left + dot.width, base + 3];
+    const best = spots.reduce((best, spot) => (overlap(box(spot)) < overlap(box(best)) ? spot : best));
+    taken.push(box(best));
+    return { x: best[0], y: best[1] };
+  });
+}
+
+// The waves that positions are read from, with a dot where each word reads.
+function curves(pane, step) {
+  const width = step.shape[1],
+    shown = Math.min(width, 6),
+    last = Math.max(pane.story.config.context_length - 1, 1);
+  const limit = Math.min(last, Math.max(pane.story.tokens.length + 2, 12), 63);
+  const W = room(),
+    H = 92,
+    x = (p) => 30 + (p / limit) * (W - 44),
+    y = (v) => 42 - v * 30;
+  return h(
+    "div",
+    { class: "waves" },
+    range(shown).map((dim) => {
+      const wave = dim % 2 ? Math.cos : Math.sin,
+        f = frequencyOf(dim, width);
+      const points = range(241)
+        .map((i) => (i / 240) * limit)
+        .map((p) => `${x(p).toFixed(1)},${y(wave(p * f)).toFixed(1)}`);
+      const tokens = pane.story.tokens.filter((t) => t.position <= limit);
+      return s(
+        "svg",
+        {
+          viewBox: `0 0 ${W} ${H}`,
+          width: W,
+          role: "img",
+          "aria-label": `the wave of number ${dim}, read at each word's position`,
+        },
+        s("text", { x: 0, y: 46, class: "label" }, `${dim}`),
+        s("line", { class: "axis", x1: 30, x2: W - 14, y1: 42, y2: 42 }),
+        s("polyline", { class: "curve", points: points.join(" ") }),
+        tokens.map((t) =>
+          s(
+            "g",
+            { "data-p": t.position },
+            s("line", { class: "drop", x1: x(t.position), x2: x(t.position), y1: 42, y2: y(wave(t.position * f)) }),
+            s("circle", { class: "dot", cx: x(t.position), cy: y(wave(t.position * f)), r: 5 }),
+            tokens.length <= 14
+              ? s(
+                  "text",
+                  { x: x(t.position), y: H - 2, "text-anchor": "middle" },
+                  visible(t.text).slice(0, Math.floor(W / 62)),
+                )
+              : null,
+            s("title", {}, `${visible(t.text)} at position ${t.position}: ${showNumber(wave(t.position * f))}`),
+          ),
+        ),
+      );
+    }),
+  );
+}
+
+// Who looks at whom: each word below asks, lines lead to those that answer, the thicker the more.
+function looks(texts, share, chosen, choose) {
+  const step = Math.min(110, Math.max(34, room() / texts.length)),
+    W = step * texts.length,
+    H = 150;
+  const x = (at) => step * (at + 0.5),
+    clip = Math.max(2, Math.floor(step / 8));
+  const label = (at) => {
+    const text = visible(texts[at]);
+    return text.length > clip ? `${text.slice(0, clip - 1)}…` : text;
+  };
+  const lines = texts.flatMap((_, query) =>
+    range(query + 1).map((key) => ({ query, key, share: share(query, key) || 0 })),
+  );
+  return h(
+    "div",
+    { class: "scroll" },
+    s(
+      "svg",
+      {
+        class: "looks",
+        viewBox: `0 0 ${W} ${H}`,
+        width: W,
+        role: "img",
+        "aria-label": `what ${quoted(texts[chosen])} looks at: ${lines
+          .filter((l) => l.query === chosen)
+          .map((l) => `${visible(texts[l.key])} ${percent(l.share)}`)
+          .join(", ")}`,
+      },
+      lines
+        .filter((l) => l.share > 0.004)
+        .sort(by((l) => l.query === chosen))
+        .map((l) =>
+          s(
+            "line",
+            {
+              class: l.query === chosen ? "look chosen" : "look",
+              x1: x(l.query),
+              y1: H - 28,
+              x2: x(l.key),
+              y2: 26,
+              "stroke-width": (0.6 + 7 * l.share).toFixed(2),
+              "stroke-opacity": (l.query === chosen ? 0.25 + 0.75 * l.share : 0.22 * l.share).toFixed(3),
+              "data-p": l.query,
+              "data-k": l.key,
+            },
+            s("title", {}, `${visible(texts[l.query])} looks at ${visible(texts[l.key])}: ${percent(l.share)}`),
+          ),
+        ),
+      texts.map((_, at) => [
+        s("text", { class: "label", x: x(at), y: 16, "text-anchor": "middle", "data-p": at }, label(at)),
+        s(
+          "text",
+          {
+            class: `label asks${at === chosen ? " chosen" : ""}`,
+            x: x(at),
+            y: H - 10,
+            "text-anchor": "middle",
+            "data-p": at,
+            onclick: () => choose(at),
+          },
+          label(at),
+        ),
+      ]),
+    ),
+  );
+}
+
+const NAMED = 16,
+  NUMBERED = 34,
+  MOST_CELLS = 64;
+
+// Percentages as shades, with words and numbers where there is room. `other` are those to compare with;
+// `links` says whether the words are those of the prompt, which light up with it.
+function shades(texts, share, label, { other = null, links = true } = {}) {
+  const n = texts.length,
+    named = n <= NAMED;
+  if (n > MOST_CELLS) return shadesDrawn(texts, share, label);
+  const size = named
+    ? Math.max(18, Math.min(42, Math.floor(Math.min(340, room() - 60) / n)))
+    : Math.max(4, Math.floor(Math.min(420, room()) / n));
+  const place = (query, key) => (links ? { "data-p": query, "data-k": key } : {});
+  const cells = [];
+  if (named)
+    cells.push(
+      h("span", {}),
+      texts.map((text, at) => h("span", { class: "top", ...place(at) }, h("em", {}, visible(text)))),
+    );
+  for (let query = 0; query < n; query++) {
+    if (named) cells.push(h("span", { class: "side", ...place(query) }, visible(texts[query])));
+    for (let key = 0; key < n; key++) {
+      const value = share(query, key),
+        differs = other && value !== null && Math.abs(other(query, key) - value) >= 0.05;
+      const title =
+        value === null
+          ? null
+          : lookTitle(texts, query, key, value) + (differs ? `, ${percent(other(query, key))} in the other` : "");
+      cells.push(
+        h(
+          "i",
+          {
+            ...place(query, key),
+            class: value === null ? "masked" : `shade${differs ? " differs" : ""}${value > 0.6 ? " deep" : ""}`,
+            style: value === null ? "" : shade(value),
+            title,
+          },
+          size >= NUMBERED && value !== null ? `${Math.round(100 * value)}` : null,
+        ),
+      );
+    }
+  }
+  const grid = `grid-template-columns:${named ? "max-content " : ""}repeat(${n},${size}px)`;
+  return h("div", { class: "picture", role: "img", "aria-label": label, style: grid }, cells);
+}
+const lookTitle = (texts, query, key, share) =>
+  `${visible(texts[query])} looks at ${visible(texts[key])}: ${percent(share)}`;
+
+// The same for many words, a dot each.
+function shadesDrawn(texts, share, label) {
+  const n = texts.length,
+    canvas = h("canvas", { class: "drawn", width: n, height: n, role: "img", "aria-label": label });
+  const context = canvas.getContext("2d");
+  context.fillStyle = getComputedStyle(document.body).color;
+  for (let query = 0; query < n; query++) {
+    for (let key = 0; key < n; key++) {
+      context.globalAlpha = share(query, key) ?? 0;
+      context.fillRect(key, query, 1, 1);
+    }
+  }
+  canvas.addEventListener("mousemove", (e) => {
+    const [key, query] = [e.offsetX / canvas.clientWidth, e.offsetY / canvas.clientHeight].map((x) =>
+      Math.max(0, Math.min(n - 1, Math.floor(x * n))),
+    );
+    const value = share(query, key);
+    canvas.title = value === null ? "hidden" : lookTitle(texts, query, key, value);
+    light(`${query}`, `${key}`);
+  });
+  return canvas;
+}
+
+// Pairs of numbers before and after they are turned.
+function dials(before, after, angles) {
+  const size = 92,
+    centre = size / 2;
+  return h(
+    "div",
+    { class: "dials" },
+    angles.map((angle, i) => {
+      const most = Math.max(Math.hypot(...before[i]), 1e-9) / 36;
+      const arm = ([x, y], kind) =>
+        s("line", { class: kind, x1: centre, y1: centre, x2: centre + x / most, y2: centre - y / most });
+      return h(
+        "figure",
+        {},
+        s(
+          "svg",
+          {
+            viewBox: `0 0 ${size} ${size}`,
+            width: size,
+            role: "img",
+            "aria-label": `pair ${i} turned by ${showNumber(angle, 2)}`,
+          },
+          s("circle", { class: "axis", cx: centre, cy: centre, r: 38, fill: "none" }),
+          arm(before[i], "arm before"),
+          arm(after[i], "arm"),
+        ),
+        h("figcaption", {}, `pair ${i}: ${((angle * 180) / Math.PI).toFixed(angle < 0.1 ? 2 : 0)}°`),
+      );
+    }),
+  );
+}
+
+// Lines over training steps: [{name, values}], with the step that is looked at.
+function course(steps, lines, at, label) {
+  const W = room(),
+    H = 170,
+    left = 44,
+    bottom = 24,
+    last = Math.max(steps[steps.length - 1], 1);
+  const x = (step) => left + (step / last) * (W - left - 96),
+    y = (p) => 8 + (1 - p) * (H - bottom - 12);
+  let free = -100;
+  const ends = lines
+    .map((line) => ({ line, y: y(line.values[line.values.length - 1]) }))
+    .sort(by((end) => end.y))
+    .map((end) => {
+      free = Math.max(end.y, free + 14);
+      return { ...end, y: free };
+    });
+  return s(
+    "svg",
+    { class: "history", viewBox: `0 0 ${W} ${H}`, width: W, role: "img", "aria-label": label },
+    [0, 0.5, 1].map((p) => [
+      s("line", { class: "axis", x1: left, x2: W - 96, y1: y(p), y2: y(p) }),
+      s("text", { x: left - 6, y: y(p) + 4, "text-anchor": "end" }, `${100 * p} %`),
+    ]),
+    s("text", { x: left, y: H - 4 }, "step 0"),
+    s("text", { x: x(last), y: H - 4, "text-anchor": "end" }, `step ${last.toLocaleString("en")}`),
+    s("line", { class: "cursor", x1: x(steps[at]), x2: x(steps[at]), y1: 4, y2: H - bottom }),
+    lines.map((line, i) => [
+      s("polyline", {
+        class: `curve tone-${i}`,
+        points: line.values.map((p, n) => `${x(steps[n]).toFixed(1)},${y(p).toFixed(1)}`).join(" "),
+      }),
+      s("circle", { class: `dot tone-${i}`, cx: x(steps[at]), cy: y(line.values[at]), r: 4 }),
+    ]),
+    ends.map((end) =>
+      s("text", { class: `label tone-${lines.indexOf(end.line)}`, x: W - 90, y: end.y + 4 }, end.line.name),
+    ),
+  );
+}
