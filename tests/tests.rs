@@ -21,6 +21,7 @@ mod configs; // every file in configs/ parses, builds and says the truth
 mod docs; // the course shows what its commands write
 mod explain; // every number, and where it comes from
 mod explain_reference; // PyTorch's numbers inside models
+mod explain_schema; // a story's JSON is what the schema says
 mod explain_statquest; // every displayed number, from the weights
 mod explain_story; // who spoke for a word, what if, every output
 mod explain_terminal; // the terminal, as wide as it is told
