@@ -1,12 +1,10 @@
-"""Opens explained pages in Chromium and uses them as a reader does, wide and narrow.
+"""Opens an explained page in Chromium, offline, and uses it as a reader does, wide and narrow.
 
     nextword explain RUN "what is statquest" --compare "statquest is what" --over-training --out page.html
     python scripts/check_page.py page.html [--screenshots FOLDER]
-    python scripts/check_page.py --live target/release/nextword RECORD OTHER_RECORD [--screenshots FOLDER]
 
-A file is opened without a connection; with --live a server is started and its page is used. Fails on
-errors in the console and on any request to somewhere else. Needs `pip install playwright` and a
-Chromium (`apt-get install chromium`; CHROMIUM=PATH names another one).
+Fails on errors in the console and on any request. Needs `pip install playwright` and a Chromium
+(`apt-get install chromium`; CHROMIUM=PATH names another one). A server's page: check_live_page.py.
 """
 
 import argparse
@@ -16,10 +14,7 @@ import os
 import pathlib
 import re
 import shutil
-import signal
-import subprocess
 import sys
-import threading
 
 try:
     from playwright.sync_api import expect, sync_playwright
@@ -336,122 +331,6 @@ def check_file(page, url, expected):
     assert not trouble, trouble
 
 
-class Server:
-    def __init__(self, program, *args):
-        self.process = subprocess.Popen([program, "serve", *args, "--port", "0"], stderr=subprocess.PIPE, text=True)
-        line = next((line for line in self.process.stderr if "listening on " in line), None)
-        if line is None:
-            sys.exit("the server does not start")
-        self.url = line.split("listening on ")[1].split()[0]
-        threading.Thread(target=self.process.stderr.read, daemon=True).start()
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(timeout=40)
-
-
-def told(page):
-    """Waits for the story of the prompt in the form."""
-    expect(page.locator("#busy")).to_have_text("", timeout=30_000)
-    expect(page.locator(".card")).not_to_have_count(0)
-
-
-def check_live(page, server):
-    trouble = watched(page, server.url)
-    page.goto(f"{server.url}/explain")
-    expect(page.locator("select[name=model] option")).to_have_count(2)
-    page.fill("[name=prompt]", "One day <img src=x onerror=alert(1)>")
-    page.keyboard.press("Enter")
-    told(page)
-    assert page.locator("img").count() == 0, "text becomes markup"
-    assert "prompt=One+day" in page.url
-    page.fill("[name=prompt]", "One day a fox")
-    page.click("#explain")
-    told(page)
-    assert "fox" in page.inner_text("#bar").replace("\n", "") or page.locator("#bar .word").count() > 4
-    for part in (walk, readable, hovering, asking, pictures):
-        part(page)
-
-    # What the page shows is what the server says.
-    story = page.evaluate("async () => (await fetch('/explain', {method: 'POST', headers: {'Content-Type': 'application/json'}, body: JSON.stringify(state.panes[0].request)})).json()")
-    go(page, "the next words")
-    assert [number(text) for text in page.locator("td.tint").all_inner_texts()] == [round(100 * next["top"][0]["probability"], 1) for next in story["next_words"]]
-    asked = []
-    page.on("request", lambda r: asked.append(r.post_data_json) if r.method == "POST" else None)
-    what_if(page)
-    assert any(body.get("what_if") for body in asked), "changes are asked of the server"
-
-    # A prompt beside it, then a model; back and forth as browsers do.
-    page.evaluate("document.querySelector('#ask details').open = true")
-    page.fill("[name=compare]", "One day a cat")
-    page.click("#explain")
-    told(page)
-    go(page, "word embedding")
-    expect(page.locator(".pane")).to_have_count(2)
-    assert page.locator("td.differs").count() > 0
-    page.fill("[name=compare]", "")
-    page.select_option("[name=beside]", index=2)
-    page.click("#explain")
-    told(page)
-    assert page.evaluate("new Set(state.panes.map((pane) => pane.story.model.name)).size") == 2, "two models side by side"
-    fits(page, "two models")
-    page.go_back()
-    told(page)
-    expect(page.locator("[name=compare]")).to_have_value("One day a cat")
-    page.reload()
-    told(page)
-    assert page.evaluate("state.panes[1].story.prompt") == "One day a cat", "the address holds the question"
-
-    # A long prompt's story leaves details out; a card that needs them asks for its layer.
-    page.fill("[name=compare]", "")
-    page.fill("[name=prompt]", "One day a fox went to the river and met a bear. " * 5)
-    page.click("#explain")
-    told(page)
-    whole = page.evaluate("state.panes[0].story.steps.every((step) => state.panes[0].story.tensors[step.name])")
-    assert not whole, "this story is meant to be too long"
-    go(page, "the words")
-    walk(page)
-    asked.clear()
-    page.goto(f"{page.url.split('#')[0]}#step=blocks.1.hook_resid_mid")
-    page.reload()
-    told(page)
-    expect(page.locator(".card td.n").first).to_be_visible(timeout=20_000)
-    assert [body["layer"] for body in asked if "layer" in body] == [1], "one question for a layer"
-    page.locator(".card td.n").first.click()
-    expect(page.locator("#why-address")).to_contain_text("blocks.1.hook_resid_pre[")
-    page.goto(f"{page.url.split('#')[0]}#step=blocks.2.hook_resid_post")  # here, its summands are not
-    page.reload()
-    told(page)
-    expect(page.locator(".card td.n").first).to_be_visible(timeout=20_000)
-    expect(page.locator("#trouble")).to_be_hidden()
-    assert 2 in [body["layer"] for body in asked if "layer" in body]
-    assert not trouble, trouble
-
-    # What the server refuses is told in its words; the browser notes the refusal in the console.
-    page.evaluate("document.querySelector('#ask details').open = true")
-    page.fill("[name=max_tokens]", "33")
-    page.evaluate("document.querySelector('#form').noValidate = true")
-    page.click("#explain")
-    expect(page.locator("#trouble")).to_contain_text("max_tokens")
-
-
-def check_key(browser, program, record):
-    """With a key the browser asks for it once, and all questions carry it."""
-    server = Server(program, record, "--api-key", "sesame")
-    try:
-        stranger = browser.new_context().request.get(f"{server.url}/explain")
-        assert stranger.status == 401 and stranger.headers["www-authenticate"].startswith("Basic")
-        page = browser.new_context(http_credentials={"username": "", "password": "sesame"}).new_page()
-        trouble = watched(page, server.url)
-        page.goto(f"{server.url}/explain?prompt=One+day")
-        told(page)
-        page.locator("td.n").first.click()
-        expect(page.locator("#why-address")).to_have_text(re.compile("tokens"))
-        assert not trouble, trouble
-    finally:
-        server.stop()
-
-
 def shoot(page, folder, width):
     folder.mkdir(parents=True, exist_ok=True)
     for step in range(page.locator("#jump option").count()):
@@ -460,41 +339,34 @@ def shoot(page, folder, width):
         page.screenshot(path=folder / f"{width}-{step + 1:02}.png", full_page=True)
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("page", type=pathlib.Path, nargs="?")
-    parser.add_argument("--live", nargs=3, metavar=("PROGRAM", "RECORD", "OTHER"))
-    parser.add_argument("--changes", type=pathlib.Path, help="what the program tells of --what-if, as JSON")
-    parser.add_argument("--screenshots", type=pathlib.Path)
-    options = parser.parse_args()
+def sized(check, folder, offline=False):
+    """Does `check` with a page of each size, then takes pictures of all cards."""
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     if not chromium:
         sys.exit("there is no Chromium; hint: apt-get install chromium, or CHROMIUM=PATH")
-    expected = json.loads(options.changes.read_text()) if options.changes else []
-    server = Server(*options.live) if options.live else None
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         try:
             for width, height in SIZES:
-                context = browser.new_context(viewport={"width": width, "height": height}, offline=not server)
-                page = context.new_page()
+                page = browser.new_context(viewport={"width": width, "height": height}, offline=offline).new_page()
                 page.set_default_timeout(15_000)
-                if server:
-                    check_live(page, server)
-                    page.goto(f"{server.url}/explain?prompt=One+day+a+fox")
-                    told(page)
-                else:
-                    check_file(page, options.page.resolve().as_uri(), expected)
-                if options.screenshots:
-                    shoot(page, options.screenshots, width)
+                check(page)
+                if folder:
+                    shoot(page, folder, width)
                 print(f"{width} x {height}: all as it should be, no request left the page")
-            if server:
-                check_key(browser, options.live[0], options.live[1])
-                print("with a key: all as it should be")
         finally:
             browser.close()
-            if server:
-                server.stop()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("page", type=pathlib.Path)
+    parser.add_argument("--changes", type=pathlib.Path, help="what the program tells of --what-if, as JSON")
+    parser.add_argument("--screenshots", type=pathlib.Path)
+    options = parser.parse_args()
+    expected = json.loads(options.changes.read_text()) if options.changes else []
+    url = options.page.resolve().as_uri()
+    sized(lambda page: check_file(page, url, expected), options.screenshots, offline=True)
 
 
 if __name__ == "__main__":

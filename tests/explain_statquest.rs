@@ -276,7 +276,7 @@ fn every_displayed_number_of_statquest_is_computed_again_from_its_weights() {
             let (head, tail) = text.split_once("    softmax: how likely").unwrap();
             let mut checked = 0;
             // A step is its title, its formula with the tensor's name, and its numbers.
-            for step in head.split("\n\n").skip(1) {
+            for step in head.trim_end().split("\n\n").skip(1) {
                 let mut lines = step.lines().skip(1);
                 let name = lines.next().unwrap().split_whitespace().last().unwrap();
                 checked += check_lines(&mut lines, &pass.lines(name), pass.allowed(name));

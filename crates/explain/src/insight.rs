@@ -148,9 +148,10 @@ impl Explanation<'_> {
                     after,
                     tensor: node.name.clone(),
                     top: rows
-                        .map(|(at, x)| match positions.contains(&at) {
-                            true => self.guesses(&self.read_out(x), count),
-                            false => Vec::new(),
+                        .map(|(at, x)| {
+                            let asked = positions.contains(&at);
+                            let read = asked.then(|| self.guesses(&self.read_out(x), count));
+                            read.unwrap_or_default()
                         })
                         .collect(),
                 }

@@ -119,9 +119,10 @@ fn question(params: &mut Params<'_>) -> Result<Question, ApiError> {
     if let Some(id) = params.integer("embedding", 0..=u64::from(u32::MAX))? {
         return Ok(Question::Embedding(id as u32));
     }
-    Ok(match params.flag("pane")? {
-        true => Question::Pane,
-        false => Question::Story,
+    Ok(if params.flag("pane")? {
+        Question::Pane
+    } else {
+        Question::Story
     })
 }
 

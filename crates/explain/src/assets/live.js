@@ -7,12 +7,24 @@ const tell = (error) => {
   place.textContent = error ? error.message : "";
   place.hidden = !error;
 };
-const FIELDS = ["model", "prompt", "max_tokens", "temperature", "top_k", "top_p", "seed", "compare", "beside"];
+// What the form holds where an address says nothing.
+const USUAL = {
+  model: "",
+  prompt: "",
+  max_tokens: "4",
+  temperature: "0",
+  top_k: "0",
+  top_p: "1",
+  seed: "0",
+  compare: "",
+  beside: "",
+};
+const FIELDS = Object.keys(USUAL);
 const field = (name) => document.querySelector(`#ask [name="${name}"]`);
 
 function drawForm(models, link) {
   const names = models.map((model) => [model.id, model.id]),
-    given = (name, none) => link.get(name) ?? none;
+    given = (name, none = USUAL[name]) => link.get(name) ?? none;
   const amount = (name, label, value, more) =>
     h("label", {}, label, h("input", { type: "number", name, value, ...more }));
   fill(
@@ -47,7 +59,7 @@ function drawForm(models, link) {
                 }
               },
             },
-            given("prompt", ""),
+            given("prompt"),
           ),
         ),
         h(
@@ -65,11 +77,11 @@ function drawForm(models, link) {
         h(
           "div",
           { class: "line" },
-          amount("max_tokens", "Words of the answer", given("max_tokens", 4), { min: 1, max: 32 }),
-          amount("temperature", "Temperature", given("temperature", 0), { min: 0, max: 5, step: 0.1 }),
-          amount("top_k", "Top k (0 keeps all)", given("top_k", 0), { min: 0 }),
-          amount("top_p", "Top p", given("top_p", 1), { min: 0.01, max: 1, step: 0.01 }),
-          amount("seed", "Seed", given("seed", 0), { min: 0 }),
+          amount("max_tokens", "Words of the answer", given("max_tokens"), { min: 1, max: 32 }),
+          amount("temperature", "Temperature", given("temperature"), { min: 0, max: 2, step: 0.1 }),
+          amount("top_k", "Top k (0 keeps all)", given("top_k"), { min: 0 }),
+          amount("top_p", "Top p", given("top_p"), { min: 0.01, max: 1, step: 0.01 }),
+          amount("seed", "Seed", given("seed"), { min: 0 }),
         ),
         h(
           "div",
@@ -78,14 +90,14 @@ function drawForm(models, link) {
             "label",
             { class: "grow" },
             "Beside it, another prompt",
-            h("input", { name: "compare", value: given("compare", ""), placeholder: "none" }),
+            h("input", { name: "compare", value: given("compare"), placeholder: "none" }),
           ),
           names.length > 1
             ? h(
                 "label",
                 {},
                 "or another model",
-                select("another model", [["", "none"], ...names], given("beside", ""), () => {}, { name: "beside" }),
+                select("another model", [["", "none"], ...names], given("beside"), () => {}, { name: "beside" }),
               )
             : null,
         ),
@@ -111,8 +123,7 @@ async function submit(isNew) {
     const panes = [];
     for (const each of requests) panes.push(await source.pane(each));
     if (turn !== asked) return;
-    const usual = { max_tokens: "4", temperature: "0", top_k: "0", top_p: "1", seed: "0", compare: "", beside: "" };
-    const link = new URLSearchParams(Object.entries(values).filter(([name, value]) => value !== usual[name]));
+    const link = new URLSearchParams(Object.entries(values).filter(([name, value]) => value !== USUAL[name]));
     if (isNew) window.history.pushState(null, "", `${location.pathname}?${link}${location.hash}`);
     const first = !state.panes.length;
     Object.assign(state, { panes, edits: noEdits(), outcome: null, position: null, trail: [], open: new Set() });
@@ -125,19 +136,7 @@ async function submit(isNew) {
 }
 
 async function startLive() {
-  fill(
-    "header",
-    h(
-      "div",
-      { class: "titles" },
-      h("h1", {}, "From word to next word"),
-      h(
-        "p",
-        { class: "soft" },
-        "Every number that a model computes for your words, in the order in which they come about.",
-      ),
-    ),
-  );
+  fill("header", titles("Every number that a model computes for your words, in the order in which they come about."));
   const link = new URLSearchParams(location.search);
   drawForm([], link);
   try {
@@ -152,11 +151,12 @@ async function startLive() {
   if (link.has("prompt")) await submit(false);
   else field("prompt").focus();
   window.addEventListener("popstate", () => {
-    const link = new URLSearchParams(location.search);
-    if (FIELDS.some((name) => field(name) && link.has(name) && link.get(name) !== field(name).value)) {
-      for (const name of FIELDS) if (field(name) && link.has(name)) field(name).value = link.get(name);
-      submit(false);
-    }
+    const link = new URLSearchParams(location.search),
+      said = (name) => link.get(name) ?? (name === "model" ? field(name).value : USUAL[name]);
+    const others = FIELDS.filter((name) => field(name) && said(name) !== field(name).value);
+    if (!others.length || !link.has("prompt")) return;
+    for (const name of others) field(name).value = said(name);
+    submit(false);
   });
 }
 

@@ -281,6 +281,9 @@ function notesBody(notes) {
   return h("details", { class: "notes" }, h("summary", {}, `${notes.length} things to notice`), listed);
 }
 
+const titles = (words) =>
+  h("div", { class: "titles" }, h("h1", {}, "From word to next word"), h("p", { class: "soft" }, words));
+
 function drawHead() {
   const { story } = state.panes[0],
     verified = state.panes.every((pane) => pane.story.verdict.verified),
@@ -291,15 +294,8 @@ function drawHead() {
   document.title = `${story.model.name || "nextword"}: ${story.prompt}`;
   fill(
     "header",
-    h(
-      "div",
-      { class: "titles" },
-      h("h1", {}, "From word to next word"),
-      h(
-        "p",
-        { class: "soft" },
-        `${story.model.name || "a model"}, step ${story.model.step.toLocaleString("en")}, ${story.model.parameters.toLocaleString("en")} parameters`,
-      ),
+    titles(
+      `${story.model.name || "a model"}, step ${story.model.step.toLocaleString("en")}, ${story.model.parameters.toLocaleString("en")} parameters`,
     ),
     h(
       "div",
