@@ -91,8 +91,8 @@ def of_transformers(model, ids):
             qkv = x.unflatten(-1, (-1, 3 * head_dim)).transpose(1, 2)
             parts = dict(zip("qkv", qkv.chunk(3, -1)))
         elif module in ("self_attn.q_norm", "self_attn.k_norm"):
-            heads_first = x if x.shape[2] == len(ids) else x.transpose(1, 2)
-            parts = {module[10]: heads_first}
+            # Gemma normalizes where heads come first already, Qwen before.
+            parts = {module[10]: x if kind == "gemma3_text" else x.transpose(1, 2)}
         elif module in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):
             raw = f"{block}self_attn.{module[10]}_norm" in normed
             parts = {module[10] + ("_before_norm" if raw else ""): heads(x)}
