@@ -4,7 +4,7 @@
     python scripts/lm_eval_check.py target/release/nextword runs/quickstart
 
 The model writes the questions itself: where one of its texts goes on, among the ends of others, with
-letters of two bytes strewn in. The harness asks `nextword serve`, and for texts longer than the context
+endings in letters of two bytes among them. The harness asks `nextword serve`, and for texts longer than the context
 also transformers with the exported model: its models behind an interface take windows two tokens shorter
 than the length that they are told. Exit code 0 if the programs give the same scores.
 """
@@ -55,8 +55,8 @@ def questions(url):
         endings = [" ".join(other[-rng.randrange(2, 7):]) for other in others]
         endings[label] = " ".join(of[cut : cut + rng.randrange(2, 7)])
         # Bytes and characters differ, and not in proportion.
-        accents = str.maketrans("aeo", "àéö")
-        endings = [e.translate(accents) if rng.randrange(3) == 0 else e for e in endings]
+        greek = str.maketrans("aeioubdklmnprst", "αειουβδκλμνπρστ")
+        endings = [e.translate(greek) if rng.randrange(3) == 0 else e for e in endings]
         yield {"context": " ".join(of[:cut]), "endings": endings, "label": label}
 
 

@@ -186,12 +186,13 @@ pub(crate) fn refusal(name: &str) -> String {
     let save = "safetensors.torch.save_file({k: v.clone().contiguous() for k, v in d.items()}, \
                 'model.safetensors')";
     let python = format!("python -c \"import torch, safetensors.torch; d = {load}; {save}\"");
-    let nanogpt = match has_ending(Path::new(name), "bin") {
-        true => String::new(),
-        false => format!(
+    let nanogpt = if has_ending(Path::new(name), "bin") {
+        String::new()
+    } else {
+        format!(
             "nanoGPT's with scripts/nanogpt_to_hf.py of nextword's repository (`python \
              nanogpt_to_hf.py {name} FOLDER`), another model's with "
-        ),
+        )
     };
     format!(
         "`{name}` is a pickle, which is a program and is never opened here; hint: convert it where \

@@ -225,9 +225,10 @@ impl Scorer<'_> {
                 whole.get(encoded.len()..).unwrap_or_default().to_vec()
             })
             .collect();
-        let bos: Vec<u32> = match kept.is_empty() {
-            true => vec![self.beginning()],
-            false => self.bos.into_iter().collect(),
+        let bos = if kept.is_empty() {
+            vec![self.beginning()]
+        } else {
+            self.bos.into_iter().collect()
         };
         self.after(&[bos, encoded].concat(), &after)
     }

@@ -189,9 +189,10 @@ impl Fields {
         name: &str,
         absent: Option<usize>,
     ) -> Result<Option<usize>, ConvertError> {
-        match self.map.contains_key(name) {
-            true => self.maybe_count(name),
-            false => Ok(absent),
+        if self.map.contains_key(name) {
+            self.maybe_count(name)
+        } else {
+            Ok(absent)
         }
     }
 
@@ -209,9 +210,10 @@ impl Fields {
         name: &str,
         absent: Option<f64>,
     ) -> Result<Option<f64>, ConvertError> {
-        match self.map.contains_key(name) {
-            true => self.maybe_number(name),
-            false => Ok(absent),
+        if self.map.contains_key(name) {
+            self.maybe_number(name)
+        } else {
+            Ok(absent)
         }
     }
 
