@@ -14,6 +14,7 @@
 //! | [`activate`], [`gate`] | GELU and its kin, recomputed in the backward pass |
 //! | [`rotate`] | rotary positions |
 //! | [`embed`] | rows of a table, and their sums on the way back |
+//! | [`write_cache`] | keys and values of all rows, in place |
 //! | [`dropout`] | masks from a counter-based generator |
 //! | [`cross_entropy_sum`] | output layer and softmax cross-entropy joined, in chunks |
 //! | [`sum_of_squares`], [`adamw`] | all parameters in one parallel pass |
@@ -25,6 +26,7 @@
 mod activation;
 mod adamw;
 mod attention;
+mod cache;
 #[allow(unsafe_code)] // Vector instructions and shared slices; each use says why it is sound.
 pub mod cpu;
 mod cross_entropy;
@@ -46,6 +48,7 @@ mod sight;
 pub use activation::{Activation, activate, gate};
 pub use adamw::{AdamwStep, Moments, adamw, sum_of_squares};
 pub use attention::{AttentionDropout, AttentionOptions, attention};
+pub use cache::write_cache;
 pub use cross_entropy::{IGNORE, OutputLayer, OutputWeight, cross_entropy_sum};
 pub use dropout::{DropoutMask, dropout};
 pub use embedding::embed;

@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use burn::tensor::{Device, Tensor};
+use nextword_kernels::write_cache;
 
 use crate::ModelConfig;
 
@@ -89,11 +90,10 @@ impl KvCache {
             let Some((keys, values)) = layer.take() else {
                 unreachable!("a cache layer is always put back");
             };
-            let place = [to..to + 1, 0..len];
             // The copy is made before the write, so that the write owns its tensor alone.
-            let copied = [&keys, &values].map(|x| read(x, &[from], len) * 1.0);
-            let [k, v] = copied;
-            *layer = Some((write(keys, k, &place), write(values, v, &place)));
+            let [k, v] = [&keys, &values].map(|x| read(x, &[from], len) * 1.0);
+            let write = |into, x| write_cache(into, x, &[to], &[0]);
+            *layer = Some((write(keys, k), write(values, v)));
         }
         self.lengths[to] = len;
     }
@@ -104,28 +104,18 @@ impl KvCache {
     /// If a slot is full, or one is named twice.
     pub(crate) fn append(&mut self, layer: usize, slots: &[usize], k: Tensor<4>, v: Tensor<4>) {
         let seq = k.dims()[2];
-        let ends: Vec<usize> = slots.iter().map(|slot| self.lengths[*slot] + seq).collect();
-        let longest = ends.iter().copied().max().unwrap_or(0);
+        let starts: Vec<usize> = slots.iter().map(|slot| self.lengths[*slot]).collect();
+        let longest = starts.iter().copied().max().unwrap_or(0) + seq;
         assert!(
             longest <= self.capacity,
             "{longest} tokens do not fit a cache of {}",
             self.capacity
         );
-        let Some((mut keys, mut values)) = self.layers[layer].take() else {
+        let Some((keys, values)) = self.layers[layer].take() else {
             unreachable!("a cache layer is always put back");
         };
-        if is_run(slots) && ends.iter().all(|end| *end == longest) {
-            let place = [slots[0]..slots[0] + slots.len(), longest - seq..longest];
-            keys = write(keys, k, &place);
-            values = write(values, v, &place);
-        } else {
-            for (row, (slot, end)) in slots.iter().zip(&ends).enumerate() {
-                let place = [*slot..slot + 1, end - seq..*end];
-                keys = write(keys, k.clone().narrow(0, row, 1), &place);
-                values = write(values, v.clone().narrow(0, row, 1), &place);
-            }
-        }
-        self.layers[layer] = Some((keys, values));
+        let write = |into, x| write_cache(into, x, slots, &starts);
+        self.layers[layer] = Some((write(keys, k), write(values, v)));
     }
 
     /// The first `len` keys and values of `slots`, `[rows, n_kv_heads, len, head_dim]`: where they
@@ -165,12 +155,6 @@ pub(crate) fn runs(slots: &[usize]) -> Vec<Range<usize>> {
         }
     }
     runs
-}
-
-fn write(into: Tensor<4>, from: Tensor<4>, place: &[Range<usize>; 2]) -> Tensor<4> {
-    let [_, heads, _, head_dim] = into.dims();
-    let [slots, tokens] = place.clone();
-    into.slice_assign([slots, 0..heads, tokens, 0..head_dim], from)
 }
 
 fn read(from: &Tensor<4>, slots: &[usize], len: usize) -> Tensor<4> {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use nextword_kernels::{AttentionDropout, Sight};
 
 use crate::kv_cache::runs;
@@ -214,12 +214,15 @@ impl Places {
 
     /// The rows of a table `[places, d]` for the tokens of this pass, `[rows or 1, seq, d]`.
     pub(crate) fn pick(&self, table: Tensor<2>) -> Tensor<3> {
-        let (d, starts, seq) = (table.dims()[1], self.sight.starts(), self.sight.seq());
-        let rows: Vec<Tensor<2>> = starts
-            .iter()
-            .map(|start| table.clone().narrow(0, *start, seq))
-            .collect();
-        Tensor::cat(rows, 0).reshape([starts.len(), seq, d])
+        let (starts, seq) = (self.sight.starts(), self.sight.seq());
+        if let [start] = starts {
+            return table.narrow(0, *start, seq).unsqueeze();
+        }
+        let places = starts.iter().flat_map(|start| *start..start + seq);
+        let places: Vec<i32> = places.map(|place| place as i32).collect();
+        let data = TensorData::new(places, [starts.len(), seq]);
+        let device = table.device();
+        nextword_kernels::embed(table, Tensor::from_data(data, &device))
     }
 
     /// Turns queries or keys, `[batch, seq, heads, head_dim]`, by rotary positions, where the model
