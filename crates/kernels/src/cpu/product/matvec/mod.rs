@@ -1,13 +1,14 @@
 //! Products of a few rows with a large matrix, as decoding needs them.
 //!
-//! Such a product is bound by the memory bandwidth: the matrix is read once for up to eight
-//! rows. Every row is computed by the same sequence of operations, whatever the number of rows
+//! Such a product is bound by the memory bandwidth: the matrix is read from memory once, in blocks that
+//! the caches hold while eight rows after eight pass over them. Every row is computed by the same sequence of operations, whatever the number of rows
 //! in the call and of threads; a request gets the same text alone and in a batch.
 
 mod columns;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod tiles;
 
 use crate::cpu::product::gemm::{GemmOptions, gemm};
 use crate::cpu::product::isa::Isa;
@@ -16,8 +17,10 @@ use crate::cpu::product::par::{SharedMut, Threads, run};
 
 /// Rows that share one pass over the matrix.
 pub(crate) const ROWS: usize = 8;
-/// Below this many bytes of weights a second thread costs more than it saves.
+/// Below this many bytes of weights, for up to four rows, a second thread costs more than it saves.
 const SERIAL_BYTES: usize = 1 << 17;
+/// Bytes of weights that stay in the cache for the next rows.
+const BLOCK_BYTES: usize = 1 << 19;
 
 /// Options of a product.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +59,10 @@ pub fn matvec(x: MatRef<'_>, w: MatRef<'_>, y: &mut MatMut<'_>, options: &Matvec
         x.col_stride == 1 || x.cols <= 1,
         "the rows of x must be contiguous"
     );
-    let kernel: Kernel = if w.col_stride == 1 {
+    let near = w.rows * w.cols * size_of::<f32>() <= BLOCK_BYTES;
+    let kernel: Kernel = if w.col_stride == 1 && near {
+        tiles::kernel(options.isa)
+    } else if w.col_stride == 1 {
         columns::kernel(options.isa)
     } else if w.row_stride == 1 {
         rows::kernel(options.isa)
@@ -77,33 +83,36 @@ pub fn matvec(x: MatRef<'_>, w: MatRef<'_>, y: &mut MatMut<'_>, options: &Matvec
         return gemm(x, w, y, &options);
     };
     let out = Out::new(y, options);
-    for first in (0..x.rows).step_by(ROWS) {
-        let job = Job {
-            x: x.data.as_ptr().wrapping_add(first * x.row_stride),
-            x_stride: x.row_stride,
-            rows: ROWS.min(x.rows - first),
-            k: x.cols,
-            w: w.data.as_ptr(),
-            w_stride: if w.col_stride == 1 {
-                w.row_stride
-            } else {
-                w.col_stride
-            },
-            out: out.below(first),
-        };
-        // A task is a multiple of the cache line, and no smaller than a page of each row.
-        split(
-            y.cols,
-            64,
-            x.cols * size_of::<f32>(),
-            options.threads,
-            &|columns| {
+    let job = |first: usize| Job {
+        x: x.data.as_ptr().wrapping_add(first * x.row_stride),
+        x_stride: x.row_stride,
+        rows: ROWS.min(x.rows - first),
+        k: x.cols,
+        w: w.data.as_ptr(),
+        w_stride: if w.col_stride == 1 {
+            w.row_stride
+        } else {
+            w.col_stride
+        },
+        out: out.below(first),
+    };
+    let column_bytes = x.cols * size_of::<f32>();
+    let block = match x.rows {
+        0..=ROWS => usize::MAX,
+        _ => (BLOCK_BYTES / column_bytes.max(1)).next_multiple_of(64),
+    };
+    // A task is a multiple of the cache line, and no smaller than a page of each row.
+    let work = column_bytes * x.rows.div_ceil(4);
+    split(y.cols, 64, work, options.threads, &|columns| {
+        for start in columns.clone().step_by(block) {
+            let end = columns.end.min(start.saturating_add(block));
+            for first in (0..x.rows).step_by(ROWS) {
                 // SAFETY: the shapes have been checked, the kernel fits the machine, and tasks
                 // write disjoint columns.
-                unsafe { kernel(&job, columns.start, columns.end) };
-            },
-        );
-    }
+                unsafe { kernel(&job(first), start, end) };
+            }
+        }
+    });
 }
 
 /// The checks that all products of this kind share.
@@ -125,7 +134,8 @@ pub(crate) fn check_shapes(
     );
 }
 
-/// Divides `n` columns of `bytes` weight bytes each between threads, at multiples of `unit`.
+/// Divides `n` columns of `bytes` weight bytes each (for up to four rows; more is more work) between
+/// threads, at multiples of `unit`.
 pub(crate) fn split(
     n: usize,
     unit: usize,

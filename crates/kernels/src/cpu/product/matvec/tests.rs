@@ -92,6 +92,31 @@ fn neither_rows_nor_threads_change_a_bit() {
 }
 
 #[test]
+fn a_column_is_the_same_bits_in_a_matrix_of_any_size() {
+    for isa in Isa::available() {
+        let mut rng = Rng(24);
+        let (m, k, n) = (19, 261, 803);
+        assert!(k * n * 4 > BLOCK_BYTES && k * 401 * 4 < BLOCK_BYTES);
+        let (x, w, bias) = (rng.values(m * k), rng.values(k * n), rng.values(n));
+        let options = |from: usize, to: usize| MatvecOptions {
+            bias: bias.get(from..to),
+            isa,
+            ..Default::default()
+        };
+        let zeros = vec![0.0; m * n];
+        let all = product(&x, m, MatRef::row_major(&w, k, n), &zeros, &options(0, n));
+        for (from, to) in [(0, 401), (401, 803), (7, 8)] {
+            let part = MatRef::new(&w[from..], k, to - from, n, 1);
+            let part = product(&x, m, part, &zeros, &options(from, to));
+            for row in 0..m {
+                let (part, all) = (&part[row * (to - from)..], &all[row * n..]);
+                assert_eq!(part[..to - from], all[from..to], "{isa:?} row {row}");
+            }
+        }
+    }
+}
+
+#[test]
 fn other_strides_take_the_general_path() {
     let mut rng = Rng(23);
     let (x, w) = (rng.values(2 * 5), rng.values(2 * 5 * 7));
