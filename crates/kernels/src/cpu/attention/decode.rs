@@ -69,7 +69,8 @@ pub fn decode(
     assert!(options.alibi.is_empty() || options.alibi.len() == cache.n_kv_heads * group);
     let z = Shared::new(z);
     let longest = lengths.iter().copied().max().unwrap_or(0);
-    par::for_each(kv_units, 4 * longest * unit_len / 16, |unit| {
+    // A key costs its products, and a sum across a register that takes as long as many of them.
+    par::for_each(kv_units, longest * (unit_len + 128 * group), |unit| {
         let (row, kv_head) = (unit / cache.n_kv_heads, unit % cache.n_kv_heads);
         let head = (slots[row] * cache.n_kv_heads + kv_head) * cache.capacity;
         let end = lengths[row];
