@@ -218,6 +218,19 @@ impl Reply {
         self.text_at(index, &piece.text, &tokens)
     }
 
+    /// The JSON of a chunk with nothing but text, before and behind its string: the rest of it never changes.
+    pub(crate) fn around_text(&self, index: usize) -> Option<(String, String)> {
+        // A character that is none, so no name holds it; if one does, chunks are written one by one.
+        const MARK: &str = "\u{fdd0}";
+        if self.logprobs.is_some() {
+            return None;
+        }
+        let json = self.text_at(index, MARK, &[]).to_string();
+        let (before, behind) = json.split_once(&format!("\"{MARK}\""))?;
+        let once = !before.contains(MARK) && !behind.contains(MARK);
+        once.then(|| (before.to_owned(), behind.to_owned()))
+    }
+
     /// The chunk that repeats the prompt, with its tokens if they were scored.
     pub(crate) fn prompt(&self, index: usize, tokens: &[TokenInfo]) -> Value {
         self.text_at(index, self.echo(index).unwrap_or(""), tokens)

@@ -9,6 +9,7 @@ use axum::http::{HeaderValue, Response, header};
 use futures_util::stream;
 use serde_json::Value;
 
+use crate::answer::Piece;
 use crate::api_error::ApiError;
 use crate::engine::{Update, UpdateKind, Updates};
 use crate::reply::{Form, Reply};
@@ -19,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// An answer on its way out.
 struct State {
     reply: Reply,
+    /// What stands around the text of each answer's chunks.
+    around: Vec<Option<(String, String)>>,
     updates: Updates,
     ready: VecDeque<Bytes>,
     open: usize,
@@ -31,6 +34,7 @@ pub(crate) fn response(reply: Reply, updates: Updates) -> Response<Body> {
         open: reply.count,
         ready: VecDeque::new(),
         done: false,
+        around: (0..reply.count).map(|i| reply.around_text(i)).collect(),
         reply,
         updates,
     };
@@ -85,10 +89,7 @@ impl State {
                 let prompt = self.reply.prompt(index, &tokens);
                 self.send(&prompt);
             }
-            UpdateKind::Piece(piece) => {
-                let text = self.reply.text(index, piece);
-                self.send(&text);
-            }
+            UpdateKind::Piece(piece) => self.send_piece(index, piece),
             UpdateKind::End {
                 rest,
                 finish,
@@ -96,8 +97,7 @@ impl State {
                 reused,
             } => {
                 if !rest.is_empty() {
-                    let text = self.reply.text(index, rest);
-                    self.send(&text);
+                    self.send_piece(index, rest);
                 }
                 let end = self.reply.end(index, &finish);
                 self.send(&end);
@@ -129,14 +129,27 @@ impl State {
         self.updates.close();
     }
 
+    fn send_piece(&mut self, index: usize, piece: Piece) {
+        let Some((before, behind)) = &self.around[index] else {
+            let text = self.reply.text(index, piece);
+            return self.send(&text);
+        };
+        let text = Value::String(piece.text);
+        self.ready
+            .push_back(event(&format!("{before}{text}{behind}")));
+    }
+
     fn send(&mut self, value: &Value) {
-        self.ready.push_back(event(value));
+        self.ready.push_back(event(&value.to_string()));
     }
 }
 
 /// One event. Characters that some clients take for line breaks are written as escapes.
-fn event(value: &Value) -> Bytes {
-    let mut json = value.to_string();
+fn event(json: &str) -> Bytes {
+    if json.is_ascii() {
+        return Bytes::from(format!("data: {json}\n\n"));
+    }
+    let mut json = json.to_owned();
     for (character, escape) in [
         ('\u{85}', "\\u0085"),
         ('\u{2028}', "\\u2028"),
@@ -156,7 +169,7 @@ mod tests {
     #[test]
     fn an_event_is_one_line_for_every_reader() {
         let text = "a\nb\u{2028}c\u{85}d\u{2029}e\r";
-        let bytes = event(&serde_json::json!({ "text": text }));
+        let bytes = event(&serde_json::json!({ "text": text }).to_string());
         let line = String::from_utf8_lossy(&bytes).into_owned();
         let body = line.trim_end_matches('\n');
         assert!(
