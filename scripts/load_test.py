@@ -291,8 +291,8 @@ def hostile_request(rng):
             "stream_options", "logprobs", "top_logprobs", "stop", "seed", "suffix", "temperature", "top_p", "top_k",
             "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "overflow",
             "ignore_eos", "tools", "response_format", "content", "tokens", "with_pieces", "user"]
-    path = rng.choice(["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize", "/v1/models", "/explain", "/",
-                       "/v1/%00", "/" + "a" * 3000, "/../../x", "/v1/models/..%2f..%2fx"])
+    path = rng.choice(["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize", "/v1/models", "/explain",
+                       "/", "/v1/%00", "/" + "a" * 3000, "/../../x", "/v1/models/..%2f..%2fx"])
     body = {"model": "m", "prompt": "One", "messages": [{"role": "user", "content": "x"}], "max_tokens": 2}
     for _ in range(rng.randrange(5)):
         body[rng.choice(keys)] = rng.choice(odd)

@@ -12,7 +12,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("data", &[]),
     ("kernels", &[]),
     ("model", &["kernels"]),
-    ("generate", &["data", "model"]),
+    ("generate", &["kernels", "data", "model"]),
     ("explain", &["data", "model", "generate"]),
     ("convert", &["data", "model"]),
     ("eval", &["data", "model", "generate"]),

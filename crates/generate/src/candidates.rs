@@ -5,6 +5,8 @@
 
 use std::cmp::Ordering;
 
+use nextword_kernels::cpu::exponentials::{exp_of_negative, exponentials};
+
 /// A token that may be drawn.
 #[derive(Clone, Copy, Debug)]
 struct Candidate {
@@ -53,7 +55,7 @@ impl Candidates {
     /// Turns scores into weights; to be called after `keep_top_k`, before all else.
     pub(crate) fn weigh(&mut self) {
         for candidate in &mut self.all {
-            candidate.weight = candidate.score.exp();
+            candidate.weight = exp_of_negative(candidate.score);
         }
     }
 
@@ -122,6 +124,30 @@ impl Candidates {
         shares.sort_unstable_by_key(|(id, _)| *id);
         shares
     }
+}
+
+/// [`Candidates::draw`] where nothing is cut: every token at its probability by `temperature`.
+pub(crate) fn draw_from_all(
+    logits: &[f32],
+    best: f32,
+    temperature: f64,
+    u: f64,
+) -> Option<(u32, f64)> {
+    let mut sums = vec![0.0; logits.len()];
+    exponentials(logits, best, temperature, &mut sums);
+    let mut total = 0.0;
+    for weight in &mut sums {
+        total += *weight;
+        *weight = total;
+    }
+    if total <= 0.0 {
+        return None;
+    }
+    let drawn = sums.partition_point(|sum| *sum <= u * total);
+    // Rounding can lift `u * total` to the sum of all.
+    let id = drawn.min(sums.partition_point(|sum| *sum < total));
+    let weight = exp_of_negative((f64::from(logits[id]) - f64::from(best)) / temperature);
+    Some((id as u32, weight / total))
 }
 
 #[cfg(test)]
@@ -218,6 +244,21 @@ mod tests {
         kept.weigh();
         kept.keep_top_p(0.75);
         assert_eq!(kept.ids(), [0, 1], "without top-k it would be 0, 1, 2");
+    }
+
+    #[test]
+    fn a_draw_from_all_is_the_draw_of_candidates() {
+        for case in 0..300 {
+            let logits = logits(case);
+            let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            for i in 0..20 {
+                let u = CounterRng::new(case).uniform(i);
+                let mut all = candidates(&logits, 0.8);
+                all.weigh();
+                assert_eq!(draw_from_all(&logits, best, 0.8, u), all.draw(u));
+            }
+            assert!(draw_from_all(&logits, best, 0.8, 1.0).is_some());
+        }
     }
 
     #[test]

@@ -77,7 +77,7 @@ impl Sampler {
             all
         };
         let mut candidates: Vec<Candidate> = (0_u32..)
-            .zip(logits.iter().zip(&adjusted))
+            .zip(logits.iter().zip(adjusted.iter()))
             .map(|(id, (logit, adjusted))| Candidate {
                 id,
                 logit: *logit,

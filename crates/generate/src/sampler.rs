@@ -1,10 +1,12 @@
 //! One token from logits.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use nextword_kernels::cpu::exponentials::exponentials;
 use nextword_model::CounterRng;
 
-use crate::candidates::Candidates;
+use crate::candidates::{Candidates, draw_from_all};
 use crate::{GenerateError, SamplingConfig};
 
 /// The chosen token.
@@ -83,6 +85,21 @@ impl Sampler {
         history: &History,
         place: Place,
     ) -> Result<Choice, GenerateError> {
+        let (id, probability) = self.choose(logits, history, place)?;
+        Ok(Choice {
+            id,
+            probability,
+            logprob: logprob(logits, id),
+        })
+    }
+
+    /// As [`sample`](Self::sample): the token and how likely this draw was.
+    pub(crate) fn choose(
+        &self,
+        logits: &[f32],
+        history: &History,
+        place: Place,
+    ) -> Result<(u32, f64), GenerateError> {
         let broken = |l: &f32| l.is_nan() || *l == f32::INFINITY;
         if let Some(id) = logits.iter().position(broken) {
             return Err(GenerateError::NotFinite {
@@ -92,22 +109,18 @@ impl Sampler {
         }
         let adjusted = self.adjust(logits, history);
         let best = likeliest(&adjusted).ok_or(GenerateError::NothingLeft)?;
-        let (id, probability) = if self.config.temperature > 0.0 {
-            self.draw(&adjusted, adjusted[best], place)
-                .ok_or(GenerateError::NothingLeft)?
-        } else {
-            (best as u32, 1.0)
-        };
-        let logprob = f64::from(logits[id as usize]) - log_sum_exp(logits);
-        Ok(Choice {
-            id,
-            probability,
-            logprob,
-        })
+        if self.config.temperature <= 0.0 {
+            return Ok((best as u32, 1.0));
+        }
+        let drawn = self.draw(&adjusted, adjusted[best], place);
+        drawn.ok_or(GenerateError::NothingLeft)
     }
 
     /// `logits` with bias and penalties.
-    pub(crate) fn adjust(&self, logits: &[f32], history: &History) -> Vec<f32> {
+    pub(crate) fn adjust<'a>(&self, logits: &'a [f32], history: &History) -> Cow<'a, [f32]> {
+        if self.config.logit_bias.is_empty() && !self.config.has_penalties() {
+            return Cow::Borrowed(logits);
+        }
         let mut adjusted = logits.to_vec();
         for (id, bias) in &self.config.logit_bias {
             if let Some(logit) = adjusted.get_mut(*id as usize) {
@@ -121,7 +134,7 @@ impl Sampler {
                 }
             }
         }
-        adjusted
+        Cow::Owned(adjusted)
     }
 
     /// The logit of a token that is in the prompt or, `count` times, in the answer.
@@ -141,15 +154,22 @@ impl Sampler {
     }
 
     fn draw(&self, logits: &[f32], best: f32, place: Place) -> Option<(u32, f64)> {
-        let mut candidates = Candidates::new(logits, best, self.config.temperature);
-        if let Some(k) = self.config.top_k {
+        let config = &self.config;
+        let cuts = config.top_k.is_some_and(|k| k < logits.len())
+            || config.top_p.is_some_and(|p| p < 1.0)
+            || config.min_p.is_some_and(|p| p > 0.0);
+        if !cuts {
+            return draw_from_all(logits, best, config.temperature, self.uniform(place));
+        }
+        let mut candidates = Candidates::new(logits, best, config.temperature);
+        if let Some(k) = config.top_k {
             candidates.keep_top_k(k);
         }
         candidates.weigh();
-        if let Some(p) = self.config.top_p {
+        if let Some(p) = config.top_p {
             candidates.keep_top_p(p);
         }
-        if let Some(p) = self.config.min_p {
+        if let Some(p) = config.min_p {
             candidates.keep_min_p(p);
         }
         candidates.draw(self.uniform(place))
@@ -173,14 +193,20 @@ pub(crate) fn likeliest(logits: &[f32]) -> Option<usize> {
     best
 }
 
-/// `ln(sum(exp(logits)))`.
+/// `ln(sum(exp(logits)))`; NaN if one is NaN.
 pub(crate) fn log_sum_exp(logits: &[f32]) -> f64 {
-    let top = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    let sum: f64 = logits
-        .iter()
-        .map(|logit| (f64::from(*logit) - top).exp())
-        .sum();
-    top + sum.ln()
+    if logits.iter().any(|logit| logit.is_nan()) {
+        return f64::NAN;
+    }
+    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut weights = vec![0.0; logits.len()];
+    exponentials(logits, top, 1.0, &mut weights);
+    f64::from(top) + weights.iter().sum::<f64>().ln()
+}
+
+/// `ln p` of token `id` by the model alone, in nats.
+pub(crate) fn logprob(logits: &[f32], id: u32) -> f64 {
+    f64::from(logits[id as usize]) - log_sum_exp(logits)
 }
 
 #[cfg(test)]
@@ -294,7 +320,7 @@ mod tests {
             2.0,                           // new
             -2.0,                          // prompt only, negative
         ];
-        assert_eq!(adjusted, expected);
+        assert_eq!(*adjusted, expected);
     }
 
     #[test]

@@ -48,7 +48,6 @@ pub(crate) struct Assembler {
     /// Tokens whose text is not certain yet, each with the place where its text ends.
     held: VecDeque<(TokenInfo, usize)>,
     written: usize,
-    logprobs: bool,
 }
 
 impl Assembler {
@@ -56,23 +55,21 @@ impl Assembler {
         tokenizer: Arc<dyn Tokenizer>,
         prompt: &[u32],
         stop: &[String],
-        logprobs: bool,
     ) -> Result<Self, GenerateError> {
         Ok(Self {
             writer: TextWriter::new(tokenizer.clone(), prompt, stop)?,
             tokenizer,
             held: VecDeque::new(),
             written: 0,
-            logprobs,
         })
     }
 
-    /// Takes a token; `ends` if it is an end token, which has no text.
-    pub(crate) fn push(&mut self, score: &Score, ends: bool) -> Piece {
+    /// Takes a token, told with its score if it has one; `ends` if it is an end token, which has no text.
+    pub(crate) fn push(&mut self, id: u32, score: Option<&Score>, ends: bool) -> Piece {
         let offset = self.writer.decoded();
-        let text = self.writer.take(score.id, ends);
-        if self.logprobs {
-            let info = token_info(&*self.tokenizer, score.id, Some(score), offset);
+        let text = self.writer.take(id, ends);
+        if score.is_some() {
+            let info = token_info(&*self.tokenizer, id, score, offset);
             self.held.push_back((info, self.writer.decoded()));
         }
         self.written += text.chars().count();
@@ -171,12 +168,13 @@ mod tests {
             build_tokenizer(&TokenizerConfig::default(), std::iter::once(Ok(all))).unwrap();
         let stop: Vec<String> = stop.iter().map(|stop| (*stop).to_owned()).collect();
         let ids = tokenizer.encode(text).ids;
-        let mut assembler = Assembler::new(tokenizer, &[0], &stop, true).unwrap();
+        let mut assembler = Assembler::new(tokenizer, &[0], &stop).unwrap();
         let mut pieces = Vec::new();
         for id in ids {
             let top = vec![(0, -0.5), (1, -1.0)];
             let logprob = -2.0;
-            pieces.push(assembler.push(&Score { id, logprob, top }, false));
+            let score = Score { id, logprob, top };
+            pieces.push(assembler.push(id, Some(&score), false));
             if assembler.stopped() {
                 break;
             }

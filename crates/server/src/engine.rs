@@ -20,7 +20,6 @@ use crate::metrics::Metrics;
 pub(crate) struct Sequence {
     pub(crate) request: BatchRequest,
     pub(crate) stop: Vec<String>,
-    pub(crate) logprobs: bool,
 }
 
 /// What became of one answer.
@@ -246,15 +245,10 @@ impl Worker {
     }
 
     fn start(&mut self, index: usize, sequence: Sequence, job: &Job) -> Result<(), String> {
-        let Sequence {
-            request,
-            stop,
-            logprobs,
-        } = sequence;
+        let Sequence { request, stop } = sequence;
         let prompt = request.prompt.clone();
         let tokenizer = self.generator.tokenizer().clone();
-        let assembler =
-            Assembler::new(tokenizer, &prompt, &stop, logprobs).map_err(|e| e.to_string())?;
+        let assembler = Assembler::new(tokenizer, &prompt, &stop).map_err(|e| e.to_string())?;
         let admitted = self.batcher.admit(request).map_err(|e| e.to_string())?;
         let id = admitted.ok_or("no slot is free")?;
         let reused = self.batcher.reused(id);
@@ -325,10 +319,14 @@ impl Running {
                 self.send(UpdateKind::Prompt(tokens));
                 true
             }
-            Event::Token(score, finish) => {
+            Event::Token {
+                id: token,
+                score,
+                finish,
+            } => {
                 self.count(metrics);
                 let ends = finish == Some(FinishReason::Eos);
-                let piece = self.assembler.push(&score, ends);
+                let piece = self.assembler.push(token, score.as_ref(), ends);
                 if !piece.is_empty() {
                     self.send(UpdateKind::Piece(piece));
                 }

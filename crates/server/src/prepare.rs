@@ -164,11 +164,10 @@ fn finish(
                     stop_ids: stop_ids.into_iter().collect(),
                     overflow: common.overflow,
                     sequence: sequences.len() as u64,
-                    top: settings.logprobs.unwrap_or(0),
+                    top: settings.logprobs,
                     score_prompt: settings.echo && settings.logprobs.is_some(),
                 },
                 stop: common.stop.clone(),
-                logprobs: settings.logprobs.is_some(),
             });
         }
     }

@@ -15,15 +15,15 @@ mod slots;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use burn::tensor::{Int, Tensor, TensorData};
+use nextword_kernels::cpu::for_each;
 use nextword_model::{KvCache, Pass, Transformer, weights};
 
 use self::slots::Slots;
 use crate::sampler::log_sum_exp;
-use crate::{
-    Choice, FinishReason, GenerateError, History, Overflow, Place, Sampler, SamplingConfig,
-};
+use crate::{FinishReason, GenerateError, History, Overflow, Place, Sampler, SamplingConfig};
 
 /// The sizes of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,9 +62,9 @@ pub struct BatchRequest {
     pub overflow: Overflow,
     /// Number of the answer for the random draws.
     pub sequence: u64,
-    /// How many of the likeliest tokens are told with each token.
-    pub top: usize,
-    /// Whether the prompt's own tokens are scored. No cached token is used then.
+    /// How many of the likeliest tokens are told with each token and its score; `None`: no score is.
+    pub top: Option<usize>,
+    /// Whether the prompt's own tokens are scored too. No cached token is used then.
     pub score_prompt: bool,
 }
 
@@ -88,8 +88,15 @@ pub struct Score {
 pub enum Event {
     /// The prompt's tokens but the first, scored. Comes before the first token.
     Prompt(Vec<Score>),
-    /// The next token of the answer; set if it is the last.
-    Token(Score, Option<FinishReason>),
+    /// The next token of the answer, scored if that was asked for; `finish` is set if it is the last.
+    Token {
+        /// The token.
+        id: u32,
+        /// How likely the model found it.
+        score: Option<Score>,
+        /// Why the answer ends with it.
+        finish: Option<FinishReason>,
+    },
     /// The answer ended without a further token.
     End(FinishReason),
     /// The answer cannot go on.
@@ -308,7 +315,7 @@ impl Batcher {
             }
         }
         let last = logits(&self.model, hidden.narrow(1, end - start - 1, 1));
-        self.choose(slot, &last, events);
+        self.choose(&[slot], &last, events);
     }
 
     /// One token of every answer whose prompt is computed.
@@ -332,55 +339,72 @@ impl Batcher {
         let ids: Vec<u32> = newest.copied().collect();
         let hidden = hidden(&self.model, &mut self.cache, &ready, &ids);
         let logits = logits(&self.model, hidden);
-        let each = logits.chunks(self.model.config().vocab_size);
-        for (slot, logits) in ready.iter().zip(each) {
-            self.choose(*slot, logits, events);
-        }
+        self.choose(&ready, &logits, events);
     }
 
-    /// Draws the next token of `slot`, and frees the slot if it is the last.
-    fn choose(&mut self, slot: usize, logits: &[f32], events: &mut Vec<(RequestId, Event)>) {
-        let Some(running) = self.running.get_mut(&slot) else {
-            return;
-        };
-        let (id, chosen) = (running.id, running.choose(logits));
-        match chosen {
-            Ok((score, finish)) => {
-                let ends = finish.is_some();
-                events.push((id, Event::Token(score, finish)));
-                if ends {
-                    self.free(slot);
-                }
+    /// Draws the next token of each of `slots`, by its row of `logits`, and frees those that end.
+    fn choose(&mut self, slots: &[usize], logits: &[f32], events: &mut Vec<(RequestId, Event)>) {
+        let rows: Vec<&[f32]> = logits.chunks(self.model.config().vocab_size).collect();
+        let all: Vec<OnceLock<Drawn>> = slots.iter().map(|_| OnceLock::new()).collect();
+        for_each(slots.len(), SAMPLING * rows[0].len(), |row| {
+            if let Some(running) = self.running.get(&slots[row]) {
+                let _ = all[row].set(running.draw(rows[row])); // Each is set once.
             }
-            Err(error) => {
-                events.push((id, Event::Failed(error)));
-                // What the cache holds of it may be no numbers either.
-                self.slots.forget(slot);
-                self.free(slot);
+        });
+        for (slot, drawn) in slots.iter().zip(all) {
+            let (Some(running), Some(drawn)) = (self.running.get_mut(slot), drawn.into_inner())
+            else {
+                continue;
+            };
+            let running_id = running.id;
+            match drawn {
+                Ok((id, score)) => {
+                    let finish = running.push(id);
+                    let ends = finish.is_some();
+                    events.push((running_id, Event::Token { id, score, finish }));
+                    if ends {
+                        self.free(*slot);
+                    }
+                }
+                Err(error) => {
+                    events.push((running_id, Event::Failed(error)));
+                    // What the cache holds of it may be no numbers either.
+                    self.slots.forget(*slot);
+                    self.free(*slot);
+                }
             }
         }
     }
 }
 
+/// A token, and its score if that was asked for.
+type Drawn = Result<(u32, Option<Score>), GenerateError>;
+
+/// About how many basic operations a logit costs in sampling.
+const SAMPLING: usize = 16;
+
 impl Running {
-    fn choose(&mut self, logits: &[f32]) -> Result<(Score, Option<FinishReason>), GenerateError> {
+    fn draw(&self, logits: &[f32]) -> Drawn {
         let place = Place {
             sequence: self.request.sequence,
             position: self.tokens as u64,
         };
-        let Choice { id, logprob, .. } = self.sampler.sample(logits, &self.history, place)?;
+        let (id, _) = self.sampler.choose(logits, &self.history, place)?;
+        Ok((id, self.request.top.map(|top| score(id, logits, top))))
+    }
+
+    /// Takes `id` as the next token; says why the answer ends with it, if it does.
+    fn push(&mut self, id: u32) -> Option<FinishReason> {
         self.history.push(id);
         self.context.push(id);
         self.tokens += 1;
-        let finish = if self.request.stop_ids.contains(&id) {
+        if self.request.stop_ids.contains(&id) {
             Some(FinishReason::Eos)
         } else if self.tokens >= self.request.max_tokens {
             Some(FinishReason::Length)
         } else {
             None
-        };
-        let top = likeliest(logits, self.request.top);
-        Ok((Score { id, logprob, top }, finish))
+        }
     }
 
     /// Scores the prompt's tokens after those at `start..end`, whose logits these are.
@@ -389,9 +413,8 @@ impl Running {
             let Some(id) = self.context[..self.prompt].get(place + 1).copied() else {
                 return;
             };
-            let logprob = f64::from(logits[id as usize]) - log_sum_exp(logits);
-            let top = likeliest(logits, self.request.top);
-            self.scores.push(Score { id, logprob, top });
+            self.scores
+                .push(score(id, logits, self.request.top.unwrap_or(0)));
         }
     }
 }
@@ -414,12 +437,19 @@ fn logits(model: &Transformer, hidden: Tensor<3>) -> Vec<f32> {
     weights::floats(model.logits(hidden, &mut Pass::plain()).into_data())
 }
 
-/// The `count` largest logits as `ln p`, the largest first, of equals the lowest id.
-fn likeliest(logits: &[f32], count: usize) -> Vec<(u32, f64)> {
-    if count == 0 {
-        return Vec::new();
-    }
+/// The score of token `id`, with those of the `count` largest logits: the largest first, of equals the
+/// lowest id.
+fn score(id: u32, logits: &[f32], count: usize) -> Score {
     let sum = log_sum_exp(logits);
+    let logprob = |logit: f32| f64::from(logit) - sum;
+    let mut score = Score {
+        id,
+        logprob: logprob(logits[id as usize]),
+        top: Vec::new(),
+    };
+    if count == 0 {
+        return score;
+    }
     let mut all: Vec<(u32, f32)> = (0_u32..).zip(logits.iter().copied()).collect();
     let larger = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
     if count < all.len() {
@@ -427,7 +457,7 @@ fn likeliest(logits: &[f32], count: usize) -> Vec<(u32, f64)> {
         all.truncate(count);
     }
     all.sort_unstable_by(larger);
-    all.into_iter()
-        .map(|(id, logit)| (id, f64::from(logit) - sum))
-        .collect()
+    let top = all.into_iter().map(|(id, logit)| (id, logprob(logit)));
+    score.top = top.collect();
+    score
 }

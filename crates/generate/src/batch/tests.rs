@@ -53,7 +53,7 @@ fn request(prompt: Vec<u32>, seed: u64) -> BatchRequest {
         stop_ids: Vec::new(),
         overflow: Overflow::Stop,
         sequence: 0,
-        top: 3,
+        top: Some(3),
         score_prompt: false,
     }
 }
@@ -76,8 +76,8 @@ impl Given {
             Event::Prompt(scores) => {
                 self.prompt = scores.iter().map(|s| (s.id, s.logprob.to_bits())).collect();
             }
-            Event::Token(score, finish) => {
-                self.tokens.push(entry(score));
+            Event::Token { score, finish, .. } => {
+                self.tokens.push(entry(score.unwrap()));
                 self.finish = finish;
             }
             Event::End(finish) => self.finish = Some(finish),
@@ -244,8 +244,8 @@ fn a_batch_continues_as_the_decoder_does_also_past_the_context() {
         }
         while !batcher.is_idle() {
             for (id, event) in batcher.step() {
-                if let Event::Token(score, _) = event {
-                    given.get_mut(&id).unwrap().1.push(score.id);
+                if let Event::Token { id: token, .. } = event {
+                    given.get_mut(&id).unwrap().1.push(token);
                 }
             }
         }

@@ -20,6 +20,7 @@ pub mod cross_entropy;
 pub mod dropout;
 pub mod elementwise;
 pub mod embedding;
+pub mod exponentials;
 pub mod gated;
 mod math;
 pub mod norm;
@@ -32,4 +33,5 @@ mod simd;
 pub mod squares;
 pub mod view;
 
+pub use par::for_each;
 pub use simd::level_name;

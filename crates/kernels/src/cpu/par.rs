@@ -12,8 +12,9 @@ const SERIAL_BELOW: usize = 1 << 15;
 /// Numbers per unit of elementwise work: 64 KiB, so that a few operands fit the L2 cache.
 pub(crate) const CHUNK: usize = 1 << 14;
 
-/// Runs `unit(i)` for all `i` below `count`; `cost` is about how many basic operations one takes.
-pub(crate) fn for_each(count: usize, cost: usize, unit: impl Fn(usize) + Sync + Send) {
+/// Runs `unit(i)` for all `i` below `count` on all cores; `cost` is about how many basic operations one
+/// takes.
+pub fn for_each(count: usize, cost: usize, unit: impl Fn(usize) + Sync + Send) {
     if count <= 1 || count.saturating_mul(cost) < SERIAL_BELOW {
         (0..count).for_each(unit);
         return;

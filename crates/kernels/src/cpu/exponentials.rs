@@ -1,0 +1,83 @@
+//! Exponentials in f64, for the probabilities that tokens are drawn by.
+
+use pulp::Simd;
+
+use super::simd::dispatch;
+
+/// 1.5 * 2^52: adding it rounds to an integer and leaves that integer in the low bits.
+const ROUND: f64 = 6_755_399_441_055_744.0;
+/// ln 2 in two parts, of which the first has so few bits that an exponent times it is exact.
+const LN_2_HIGH: f64 = 0.693_147_180_369_123_8;
+const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
+/// 1/13!, 1/12! ... 1/0!: Taylor's series, which is good to 2^-53 on [-ln 2 / 2, ln 2 / 2].
+const TERMS: [f64; 14] = {
+    let mut terms = [1.0; 14];
+    let mut i = 13;
+    while i > 0 {
+        terms[i - 1] = terms[i] / (14 - i) as f64;
+        i -= 1;
+    }
+    terms
+};
+
+/// `e^x` for x up to 0, good to 2 units in the last place; 0 below `e^-708` and for NaN.
+///
+/// Products and sums are never fused: the result is the same on every machine.
+#[inline(always)]
+pub fn exp_of_negative(x: f64) -> f64 {
+    let inside = if x > -708.0 { x } else { -708.0 };
+    let shifted = inside * std::f64::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = (inside - n * LN_2_HIGH) - n * LN_2_LOW;
+    let mut sum = TERMS[0];
+    for term in &TERMS[1..] {
+        sum = sum * r + term;
+    }
+    // n stands in the low bits of `shifted`, and is added to the exponent.
+    let scaled = f64::from_bits(sum.to_bits().wrapping_add(shifted.to_bits() << 52));
+    if x >= -708.0 { scaled } else { 0.0 }
+}
+
+dispatch!(
+    /// `weights[i] = e^((logits[i] - best) / temperature)`, where no logit is above `best`.
+    pub fn exponentials(logits: &[f32], best: f32, temperature: f64, weights: &mut [f64]) => body
+);
+
+#[inline(always)]
+fn body<S: Simd>(_: S, logits: &[f32], best: f32, temperature: f64, weights: &mut [f64]) {
+    assert_eq!(logits.len(), weights.len());
+    let best = f64::from(best);
+    for (weight, logit) in weights.iter_mut().zip(logits) {
+        *weight = exp_of_negative((f64::from(*logit) - best) / temperature);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exponentials_are_good_to_two_units_in_the_last_place() {
+        let mut worst = 0.0_f64;
+        for i in 0..700_000 {
+            let x = -f64::from(i) * 1e-3;
+            worst = worst.max((exp_of_negative(x) / x.exp() - 1.0).abs());
+        }
+        assert!(worst < 2.0 * f64::EPSILON, "{worst:e}");
+        assert_eq!(exp_of_negative(0.0).to_bits(), 1.0_f64.to_bits());
+        for nothing in [-709.0, f64::NEG_INFINITY, f64::NAN] {
+            assert_eq!(exp_of_negative(nothing).to_bits(), 0, "{nothing}");
+        }
+    }
+
+    #[test]
+    fn many_at_once_are_the_same_bits() {
+        let logits: Vec<f32> = (0..1003).map(|i| (i as f32 * 0.37).sin() * 40.0).collect();
+        let mut weights = vec![0.0; logits.len()];
+        exponentials(&logits, 40.0, 0.7, &mut weights);
+        for (logit, weight) in logits.iter().zip(&weights) {
+            let one = exp_of_negative((f64::from(*logit) - 40.0) / 0.7);
+            assert_eq!(one.to_bits(), weight.to_bits());
+        }
+    }
+}
