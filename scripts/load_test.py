@@ -255,9 +255,11 @@ async def attacker(server, n, stop):
 
 
 async def slow(server):
+    """What a normal client feels once those who read slowly have been answered: their answers are load like any."""
+
     async def normal():
         ends = []
-        for n in range(60):
+        for n in range(400):
             times = await stream(server, 16, n)
             ends.append(times[-1] if times else float("inf"))
         return ends
@@ -267,6 +269,7 @@ async def slow(server):
     stop = asyncio.Event()
     attack = [asyncio.create_task(attacker(server, n, stop)) for n in range(200)]
     await asyncio.sleep(2)
+    await free(server)
     under = await normal()
     stop.set()
     for task in attack:
