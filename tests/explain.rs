@@ -33,6 +33,7 @@ fn any_case(case: u64) -> (Transformer, Vec<u32>, TraceOptions) {
         },
         max_tokens: 1 + (rng.at(20) % 3) as usize,
         stop_ids: vec![0],
+        first_id: None,
     };
     (model, prompt, options)
 }

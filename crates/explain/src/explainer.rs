@@ -65,11 +65,13 @@ impl Explainer {
         options: &TextOptions,
     ) -> Result<Explanation<'_>, ExplainError> {
         let encoding = self.generator.prompt_ids(prompt, options)?;
-        let eos = self.generator.tokenizer().specials().eos;
+        let mut stop_ids = self.generator.stop_ids();
+        stop_ids.retain(|_| options.stop_at_eos);
         let trace_options = TraceOptions {
             sampling: options.sampling.clone(),
             max_tokens: options.max_tokens,
-            stop_ids: eos.filter(|_| options.stop_at_eos).into_iter().collect(),
+            stop_ids,
+            first_id: self.generator.card().bos_id,
         };
         let model = self.generator.model();
         let trace = Trace::record(model, &self.weights, &encoding.ids, &trace_options)?;

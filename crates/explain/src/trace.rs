@@ -3,7 +3,7 @@
 use burn::tensor::{Tensor, TensorData};
 use nextword_generate::{
     DecodeOptions, Decoder, Drawing, FinishReason, History, Overflow, Place, Sampler,
-    SamplingConfig,
+    SamplingConfig, shorten,
 };
 use nextword_model::{Bits, ModelConfig, Pass, Transformer, weights};
 
@@ -26,6 +26,8 @@ pub struct TraceOptions {
     pub max_tokens: usize,
     /// The answer ends with the first of these.
     pub stop_ids: Vec<u32>,
+    /// As [`DecodeOptions::first_id`].
+    pub first_id: Option<u32>,
 }
 
 impl Default for TraceOptions {
@@ -34,6 +36,7 @@ impl Default for TraceOptions {
             sampling: SamplingConfig::greedy(),
             max_tokens: 1,
             stop_ids: Vec::new(),
+            first_id: None,
         }
     }
 }
@@ -88,6 +91,7 @@ impl Trace {
             max_tokens: options.max_tokens.max(1),
             stop_ids: options.stop_ids.clone(),
             overflow: Overflow::Stop,
+            first_id: options.first_id,
             first_sequence: 0,
         };
         let mut decoder = Decoder::new(model, &[prompt.to_vec()], decode)?;
@@ -111,7 +115,8 @@ impl Trace {
             unreachable!("one prompt, one sequence");
         };
         let kept = prompt.len() - sequence.truncated;
-        let mut ids = prompt[sequence.truncated..].to_vec();
+        let mut ids = prompt.to_vec();
+        shorten(&mut ids, options.first_id, kept);
         ids.extend(&sequence.ids()[..drawings.len() - 1]);
         let bits = model.bits().map(|bits| match bits {
             Bits::Int8 => 8,

@@ -50,6 +50,9 @@ pub struct DecodeOptions {
     pub stop_ids: Vec<u32>,
     /// What happens at the end of the context.
     pub overflow: Overflow,
+    /// Where this token begins a prompt, it stays when older tokens are left out: a model that has
+    /// always seen one attends to it.
+    pub first_id: Option<u32>,
     /// Number of the first prompt for the random draws: prompt i draws as sequence
     /// `first_sequence + i`.
     pub first_sequence: u64,
@@ -62,6 +65,7 @@ impl Default for DecodeOptions {
             max_tokens: 256,
             stop_ids: Vec::new(),
             overflow: Overflow::default(),
+            first_id: None,
             first_sequence: 0,
         }
     }
@@ -85,7 +89,7 @@ pub struct Sequence {
     pub tokens: Vec<Choice>,
     /// Why it ended.
     pub finish: FinishReason,
-    /// So many tokens at the beginning of the prompt were left out: a prompt is cut to its last
+    /// So many tokens of the prompt were left out: a prompt is [cut](shorten) to
     /// `context_length - 1` tokens.
     pub truncated: usize,
     /// How often the context was full and began anew with its last half.
@@ -123,8 +127,8 @@ pub struct Decoder<'m> {
 }
 
 impl<'m> Decoder<'m> {
-    /// Takes in `prompts`, each of at least one id. Prompts longer than `context_length - 1` keep
-    /// their last `context_length - 1` tokens (see [`Sequence::truncated`]). The model must not be
+    /// Takes in `prompts`, each of at least one id. Prompts longer than [`longest_prompt`] are
+    /// [cut](shorten) (see [`Sequence::truncated`]). The model must not be
     /// on an autodiff device. Nothing is computed yet.
     ///
     /// # Errors
@@ -140,7 +144,7 @@ impl<'m> Decoder<'m> {
         for (row, prompt) in prompts.iter().enumerate() {
             check_prompt(row, prompt, config.vocab_size)?;
         }
-        let longest = (config.context_length - 1).max(1);
+        let longest = longest_prompt(config.context_length);
         let rows: Vec<Row> = prompts
             .iter()
             .map(|prompt| Row::new(prompt, longest, &options))
@@ -216,8 +220,8 @@ impl<'m> Decoder<'m> {
                 row.finish = Some(FinishReason::ContextFull);
                 continue;
             }
-            let keep = (context_length / 2).max(1);
-            row.context.drain(..row.context.len() - keep);
+            let most = (context_length / 2).max(1);
+            shorten(&mut row.context, self.options.first_id, most);
             row.slides += 1;
             self.cache.clear(slot);
         }
@@ -286,9 +290,10 @@ impl<'m> Decoder<'m> {
 
 impl Row {
     fn new(prompt: &[u32], longest: usize, options: &DecodeOptions) -> Self {
-        let truncated = prompt.len().saturating_sub(longest);
+        let mut context = prompt.to_vec();
+        let truncated = shorten(&mut context, options.first_id, longest);
         Self {
-            context: prompt[truncated..].to_vec(),
+            context,
             history: History::new(prompt),
             tokens: Vec::new(),
             finish: (options.max_tokens == 0).then_some(FinishReason::Length),
@@ -296,6 +301,21 @@ impl Row {
             slides: 0,
         }
     }
+}
+
+/// The most tokens of a prompt that a sliding context takes: one place is for the answer.
+pub fn longest_prompt(context_length: usize) -> usize {
+    (context_length - 1).max(1)
+}
+
+/// Leaves out the oldest of `ids` so that `most` stay, but not `first` at the beginning. Says how many
+/// were left out.
+pub fn shorten(ids: &mut Vec<u32>, first: Option<u32>, most: usize) -> usize {
+    let begins = most > 1 && first.is_some() && ids.first().copied() == first;
+    let keeps = usize::from(begins);
+    let out = ids.len().saturating_sub(most);
+    ids.drain(keeps..keeps + out);
+    out
 }
 
 pub(crate) fn check_prompt(

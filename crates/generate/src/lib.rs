@@ -28,7 +28,10 @@ mod text;
 mod writer;
 
 pub use batch::{BatchOptions, BatchRequest, Batcher, Event, RequestId, Score};
-pub use decode::{DecodeOptions, Decoder, FinishReason, Overflow, Sequence, Token, generate_ids};
+pub use decode::{
+    DecodeOptions, Decoder, FinishReason, Overflow, Sequence, Token, generate_ids, longest_prompt,
+    shorten,
+};
 pub use drawing::{Candidate, Cut, Drawing};
 pub use error::GenerateError;
 pub use sampler::{Choice, History, Place, Sampler};

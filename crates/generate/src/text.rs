@@ -58,6 +58,8 @@ pub struct Answer {
     pub prompt_ids: Vec<u32>,
     /// All tokens that were drawn: with an ending end token, and with the tokens of a stop string.
     pub ids: Vec<u32>,
+    /// `ln p` of each of `ids` as the model found it, before temperature.
+    pub logprobs: Vec<f64>,
     /// The answer: without special tokens, and without a stop string and what follows it.
     ///
     /// It continues the prompt's text (with a tokenizer of words it begins with the space between
@@ -68,7 +70,7 @@ pub struct Answer {
     /// Pieces of the prompt that the vocabulary does not have: each was replaced by the unknown
     /// token, or left out.
     pub unknown: Vec<String>,
-    /// So many tokens at the beginning of the prompt did not fit the context and were left out.
+    /// So many tokens of the prompt, the oldest behind the card's first one, did not fit the context and were left out.
     pub truncated: usize,
     /// How often the context was full and began anew with its last half.
     pub slides: usize,
@@ -224,23 +226,33 @@ impl TextGenerator {
                 hint: "write {prompt} where the prompt should stand",
             });
         }
-        let encoding = self.tokenizer.encode(&template.replace(PROMPT, prompt));
-        let mut ids = encoding.ids;
-        // A prompt that brings the token with it does not get a second one.
+        let Encoding { ids, unknown } = self.encode(&template.replace(PROMPT, prompt));
+        Ok(Prompt { ids, unknown })
+    }
+
+    /// `text` as the model was trained to see it: behind the card's first token, and not empty. A text
+    /// that brings that token with it does not get a second one.
+    pub fn encode(&self, text: &str) -> Encoding {
+        let mut encoding = self.tokenizer.encode(text);
+        let ids = &mut encoding.ids;
         if let Some(bos) = self.card.bos_id.filter(|bos| ids.first() != Some(bos)) {
             ids.insert(0, bos);
         }
         if ids.is_empty() {
             ids.push(self.first_token());
         }
-        Ok(Prompt {
-            ids,
-            unknown: encoding.unknown,
-        })
+        encoding
+    }
+
+    /// Tokens that end an answer: the tokenizer's end token and those of the card.
+    pub fn stop_ids(&self) -> Vec<u32> {
+        let own = self.tokenizer.specials().eos;
+        let all = own.into_iter().chain(self.card.eos_ids.iter().copied());
+        all.collect()
     }
 
     /// What an empty prompt starts from.
-    pub fn first_token(&self) -> u32 {
+    fn first_token(&self) -> u32 {
         let line_break = || {
             let encoding = self.tokenizer.encode("\n");
             encoding
@@ -261,13 +273,14 @@ impl TextGenerator {
     }
 
     fn decode_options(&self, options: &TextOptions) -> DecodeOptions {
-        let own = self.tokenizer.specials().eos;
-        let ends = own.into_iter().chain(self.card.eos_ids.iter().copied());
+        let mut stop_ids = self.stop_ids();
+        stop_ids.retain(|_| options.stop_at_eos);
         DecodeOptions {
             sampling: options.sampling.clone(),
             max_tokens: options.max_tokens,
-            stop_ids: ends.filter(|_| options.stop_at_eos).collect(),
+            stop_ids,
             overflow: options.overflow,
+            first_id: self.card.bos_id,
             first_sequence: options.first_sequence,
         }
     }
@@ -284,6 +297,7 @@ fn answer(prompt: Prompt, writer: TextWriter, sequence: Sequence) -> Answer {
     Answer {
         prompt_ids: prompt.ids,
         ids: sequence.ids(),
+        logprobs: sequence.tokens.iter().map(|token| token.logprob).collect(),
         text,
         // A stop string counts more than the token limit that it came with.
         finish: stop.map_or(sequence.finish, FinishReason::Stop),

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use nextword_generate::{BatchRequest, PROMPT};
+use nextword_generate::{BatchRequest, PROMPT, longest_prompt, shorten};
 use serde_json::Value;
 
 use crate::api_error::ApiError;
@@ -92,7 +92,7 @@ pub(crate) fn chat(model: Arc<Model>, body: &Value) -> Result<Prepared, ApiError
     let newer = params.integer("max_completion_tokens", 1..=limit)?;
     let wanted = newer.or(params.integer("max_tokens", 1..=limit)?);
     let text = conversation(&model, &messages)?;
-    let ids = encode(&model, &text);
+    let ids = model.generator.encode(&text).ids;
     let settings = Settings {
         max_tokens: wanted,
         given: wanted.is_some(),
@@ -134,12 +134,15 @@ fn finish(
         return Err(ApiError::field(settings.param, message));
     }
     let context_length = model.config().context_length;
-    let specials = model.tokenizer().specials();
-    let stop_ids = specials.eos.filter(|_| !common.ignore_eos);
+    let mut stop_ids = model.generator.stop_ids();
+    stop_ids.retain(|_| !common.ignore_eos);
+    let first_id = model.generator.card().bos_id;
     let mut sequences = Vec::with_capacity(count);
     for prompt in &mut prompts {
-        if common.may_slide && prompt.ids.len() > context_length {
-            prompt.ids.drain(..prompt.ids.len() - context_length);
+        let longest = longest_prompt(context_length);
+        if common.may_slide && shorten(&mut prompt.ids, first_id, longest) > 0 {
+            // What is repeated is what the model was shown.
+            prompt.text = model.tokenizer().decode(&prompt.ids);
         }
         let len = prompt.ids.len();
         let mut wanted = settings.max_tokens;
@@ -161,8 +164,9 @@ fn finish(
                     prompt: prompt.ids.clone(),
                     sampling: common.sampling.clone(),
                     max_tokens,
-                    stop_ids: stop_ids.into_iter().collect(),
+                    stop_ids: stop_ids.clone(),
                     overflow: common.overflow,
+                    first_id,
                     sequence: sequences.len() as u64,
                     top: settings.logprobs,
                     score_prompt: settings.echo && settings.logprobs.is_some(),
@@ -223,16 +227,8 @@ fn prompts(model: &Model, value: Option<&Value>) -> Result<Vec<Prompt>, ApiError
 fn text_prompt(model: &Model, text: &str) -> Prompt {
     Prompt {
         text: text.to_owned(),
-        ids: encode(model, text),
+        ids: model.generator.encode(text).ids,
     }
-}
-
-fn encode(model: &Model, text: &str) -> Vec<u32> {
-    let mut ids = model.tokenizer().encode(text).ids;
-    if ids.is_empty() {
-        ids.push(model.generator.first_token());
-    }
-    ids
 }
 
 fn id_prompt(model: &Model, list: &[Value]) -> Result<Prompt, ApiError> {

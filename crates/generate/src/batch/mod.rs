@@ -60,6 +60,8 @@ pub struct BatchRequest {
     pub stop_ids: Vec<u32>,
     /// What happens at the end of the context.
     pub overflow: Overflow,
+    /// As [`DecodeOptions::first_id`](crate::DecodeOptions::first_id).
+    pub first_id: Option<u32>,
     /// Number of the answer for the random draws.
     pub sequence: u64,
     /// How many of the likeliest tokens are told with each token and its score; `None`: no score is.
@@ -118,6 +120,8 @@ struct Running {
     history: History,
     tokens: usize,
     scores: Vec<Score>,
+    /// Whether it waits for its reader.
+    held: bool,
 }
 
 /// Continues requests together, one step at a time.
@@ -201,6 +205,7 @@ impl Batcher {
             history: History::new(&request.prompt),
             tokens: 0,
             scores: Vec::new(),
+            held: false,
             request,
         };
         self.running.insert(found.slot, running);
@@ -215,7 +220,15 @@ impl Batcher {
         }
     }
 
-    /// One step of all requests under way; tells what happened to which.
+    /// Leaves a request out of the next steps, as long as `held`: nobody takes its tokens.
+    pub fn hold(&mut self, id: RequestId, held: bool) {
+        let mut all = self.running.values_mut();
+        if let Some(running) = all.find(|running| running.id == id) {
+            running.held = held;
+        }
+    }
+
+    /// One step of all requests under way that are not held; tells what happened to which.
     pub fn step(&mut self) -> Vec<(RequestId, Event)> {
         let mut events = Vec::new();
         self.make_room(&mut events);
@@ -235,7 +248,7 @@ impl Batcher {
         let full: Vec<usize> = self
             .running
             .iter()
-            .filter(|(_, running)| running.context.len() > context_length)
+            .filter(|(_, running)| !running.held && running.context.len() > context_length)
             .map(|(slot, _)| *slot)
             .collect();
         for slot in full {
@@ -247,9 +260,9 @@ impl Batcher {
                 self.free(slot);
                 continue;
             }
-            let keep = (context_length / 2).max(1);
-            running.context.drain(..running.context.len() - keep);
-            running.prompt = keep;
+            let most = (context_length / 2).max(1);
+            crate::decode::shorten(&mut running.context, running.request.first_id, most);
+            running.prompt = most;
             self.cache.clear(slot);
             self.slots.forget(slot);
         }
@@ -260,7 +273,7 @@ impl Batcher {
         let mut waiting: Vec<(RequestId, usize)> = self
             .running
             .iter()
-            .filter(|(slot, running)| self.cache.len(**slot) < running.prompt)
+            .filter(|(slot, running)| !running.held && self.cache.len(**slot) < running.prompt)
             .map(|(slot, running)| (running.id, *slot))
             .collect();
         waiting.sort_unstable();
@@ -328,6 +341,7 @@ impl Batcher {
                 len >= running.prompt && len + 1 == running.context.len()
             })
             .filter(|(_, running)| running.context.len() <= self.model.config().context_length)
+            .filter(|(_, running)| !running.held)
             .map(|(slot, _)| *slot)
             .collect();
         if ready.is_empty() {

@@ -52,6 +52,7 @@ fn request(prompt: Vec<u32>, seed: u64) -> BatchRequest {
         max_tokens: 12,
         stop_ids: Vec::new(),
         overflow: Overflow::Stop,
+        first_id: None,
         sequence: 0,
         top: Some(3),
         score_prompt: false,
@@ -208,6 +209,7 @@ fn a_batch_continues_as_the_decoder_does_also_past_the_context() {
             sampling: SamplingConfig::greedy(),
             max_tokens: 50,
             overflow: Overflow::Slide,
+            first_id: Some(prompts[1][0]),
             ..DecodeOptions::default()
         };
         let expected =
@@ -226,6 +228,7 @@ fn a_batch_continues_as_the_decoder_does_also_past_the_context() {
                 sampling: SamplingConfig::greedy(),
                 max_tokens: 50,
                 overflow: Overflow::Slide,
+                first_id: Some(ids(40, 2)[0]),
                 ..request(prompt, 0)
             };
             given.insert(
@@ -296,4 +299,33 @@ fn what_the_model_cannot_read_is_refused() {
     assert!(refusal(&mut batcher, vec![VOCAB]).contains("token 97"));
     assert!(refusal(&mut batcher, Vec::new()).contains("no token"));
     assert_eq!(batcher.free_slots(), 1);
+}
+
+#[test]
+fn a_held_request_waits_and_goes_on_as_if_it_had_not() {
+    let run = |held_steps: std::ops::Range<usize>| {
+        let mut batcher = batcher(2);
+        let id = batcher.admit(request(ids(20, 1), 5)).unwrap().unwrap();
+        let other = BatchRequest {
+            max_tokens: 100,
+            overflow: Overflow::Slide,
+            ..request(ids(9, 2), 6)
+        };
+        batcher.admit(other).unwrap();
+        let mut given = Given::default();
+        for step in 0..60 {
+            batcher.hold(id, held_steps.contains(&step));
+            for (of, event) in batcher.step() {
+                if of == id {
+                    assert!(!held_steps.contains(&step), "a token while it is held");
+                    given.take(event);
+                }
+            }
+        }
+        given
+    };
+    let free = run(0..0);
+    assert_eq!(free.tokens.len(), 12);
+    assert_eq!(run(0..7), free);
+    assert_eq!(run(4..30), free);
 }

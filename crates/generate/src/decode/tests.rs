@@ -367,6 +367,36 @@ fn a_long_prompt_is_cut_on_the_left_and_the_cut_is_told() {
 }
 
 #[test]
+fn the_first_token_outlives_cuts_and_slides() {
+    let mut ids: Vec<u32> = (0..10).collect();
+    assert_eq!(shorten(&mut ids, Some(0), 4), 6);
+    assert_eq!(ids, [0, 7, 8, 9]);
+    assert_eq!(shorten(&mut ids, Some(5), 3), 1);
+    assert_eq!(ids, [7, 8, 9]);
+    assert_eq!(shorten(&mut ids, Some(7), 1), 2);
+    assert_eq!(ids, [9], "where one token fits it is the newest");
+
+    let model = model(&config(Position::Rotary));
+    let mut long = prompt(40, 1);
+    long[0] = 5;
+    let options = DecodeOptions {
+        first_id: Some(5),
+        ..greedy(20)
+    };
+    let kept = &decode(&model, std::slice::from_ref(&long), options.clone())[0];
+    assert_eq!((kept.truncated, kept.slides > 0), (25, true));
+    let short = [&[5], &long[26..]].concat();
+    assert_eq!(decode(&model, &[short], options)[0].ids(), kept.ids());
+    // What follows the first slide is what the first token and the last seven continue to.
+    let seen = [&long[26..], &kept.ids()[..2]].concat();
+    let anew = [&[5], &seen[seen.len() - 7..]].concat();
+    assert_eq!(
+        decode(&model, &[anew], greedy(1))[0].ids()[0],
+        kept.ids()[2]
+    );
+}
+
+#[test]
 fn a_context_of_one_token_still_generates() {
     let model = model(&ModelConfig {
         context_length: 1,
