@@ -686,6 +686,34 @@ def a_foreign_host_or_origin_is_refused(w):
     assert w.open.raw("/v1/models", headers={"Origin": "http://evil.example"})[0] == 403
 
 
+@case
+def pieces_have_their_places_in_bytes(w):
+    text = "One day"
+    body = {"content": text, "with_pieces": True}
+    pieces = json.loads(w.open.raw("/tokenize", body)[2])["tokens"]
+    assert [p["id"] for p in pieces] == w.ids(text)
+    assert "".join(text[p["start"] : p["end"]] for p in pieces) == text
+
+
+@case
+def more_than_a_reply_may_hold_is_refused(w):
+    body = {"overflow": "slide", "ignore_eos": True}
+    call = lambda: w.complete(n=16, max_tokens=65536, logprobs=5, extra_body=body)
+    fails(openai.BadRequestError, call, 400, "max_tokens", says="262144")
+
+
+@case
+def an_idle_connection_is_kept_longer_than_clients_keep_it(w):
+    with httpx.Client(base_url=w.open.url, limits=httpx.Limits(keepalive_expiry=60)) as client:
+        ports = []
+        for pause in (0, 6):
+            time.sleep(pause)
+            response = client.get("/health")
+            link = response.extensions["network_stream"].get_extra_info("socket")
+            ports.append(link.getsockname()[1])
+    assert ports[0] == ports[1]
+
+
 # --- the asynchronous client
 
 def asynchronous(function):
@@ -775,6 +803,25 @@ async def an_async_timeout_frees_the_slot(w, client):
 
 
 # --- the end
+
+@case
+def a_stream_that_is_broken_off_ends_in_an_error(w):
+    body = {"overflow": "slide", "ignore_eos": True}
+    stream = w.small.client().completions.create(
+        model="plain", prompt="One", max_tokens=60_000, stream=True, extra_body=body
+    )
+    next(iter(stream))
+    ask = lambda: w.small.process.send_signal(signal.SIGTERM)
+    timers = [threading.Timer(after, ask) for after in (0, 0.5)]
+    [timer.start() for timer in timers]
+    try:
+        for _ in stream:
+            pass
+        raise AssertionError("no error")
+    except openai.APIError as error:
+        assert error.type == "unavailable_error" and "stopping" in error.message, error
+    assert w.small.process.wait(timeout=10) == 0
+
 
 @case
 def a_server_that_is_asked_to_stop_finishes_its_answers(w):

@@ -1,9 +1,10 @@
 //! A record behind HTTP. What OpenAI's own client sees is in `openai_client.py`.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::fs;
+use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
-use std::process::{Child, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Stdio};
 
 use serde_json::{Value, json};
 
@@ -11,13 +12,35 @@ use crate::place::{Place, USAGE, json_lines};
 use crate::resume::straight;
 use crate::util::nextword;
 
-struct Server {
+pub(crate) struct Server {
     process: Child,
-    address: String,
+    pub(crate) address: String,
+    /// What it wrote before it listened.
+    said: Vec<String>,
+    pub(crate) says: Lines<BufReader<ChildStderr>>,
+}
+
+/// A copy of a run's best record with a chat template, and with other fields in its card.
+pub(crate) fn talker(place: &Place, run: &Path, template: &str, card: &Value) -> PathBuf {
+    let copy = place.path("talker");
+    let _ = fs::remove_dir_all(&copy);
+    fs::create_dir(&copy).unwrap();
+    for file in fs::read_dir(run.join("best")).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), copy.join(file.file_name())).unwrap();
+    }
+    let path = copy.join("card.json");
+    let mut whole: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    for (key, value) in card.as_object().unwrap() {
+        whole[key] = value.clone();
+    }
+    fs::write(path, whole.to_string()).unwrap();
+    fs::write(copy.join("chat_template.jinja"), template).unwrap();
+    copy
 }
 
 impl Server {
-    fn start(record: &Path, more: &[&str]) -> Self {
+    pub(crate) fn start(record: &Path, more: &[&str]) -> Self {
         let mut process = nextword()
             .arg("serve")
             .arg(format!("m={}", record.display()))
@@ -26,18 +49,25 @@ impl Server {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let line = lines
-            .map_while(Result::ok)
-            .find(|line| line.contains("http://"));
-        let line = line.expect("the server starts");
-        let address = line.split("http://").nth(1).unwrap();
-        let address = address.split_whitespace().next().unwrap().to_owned();
-        Self { process, address }
+        let mut says = BufReader::new(process.stderr.take().unwrap()).lines();
+        let mut said = Vec::new();
+        let address = loop {
+            let line = says.next().expect("the server starts").unwrap();
+            if let Some((_, address)) = line.split_once("http://") {
+                break address.split_whitespace().next().unwrap().to_owned();
+            }
+            said.push(line);
+        };
+        Self {
+            process,
+            address,
+            said,
+            says,
+        }
     }
 
     /// Status, head and body.
-    fn ask(&self, request: &str) -> (u16, String, String) {
+    pub(crate) fn ask(&self, request: &str) -> (u16, String, String) {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.write_all(request.as_bytes()).unwrap();
         let mut text = String::new();
@@ -47,13 +77,13 @@ impl Server {
         (status, head.to_lowercase(), body.to_owned())
     }
 
-    fn get(&self, path: &str, headers: &str) -> (u16, String, String) {
+    pub(crate) fn get(&self, path: &str, headers: &str) -> (u16, String, String) {
         self.ask(&format!(
             "GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}Connection: close\r\n\r\n"
         ))
     }
 
-    fn post(&self, path: &str, body: &Value) -> (u16, String, String) {
+    pub(crate) fn post(&self, path: &str, body: &Value) -> (u16, String, String) {
         let body = body.to_string();
         self.ask(&format!(
             "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
@@ -236,4 +266,123 @@ fn a_served_model_is_explained_as_a_page_and_as_json() {
     }
     // What does not fit the context is cut off, as in generate.
     assert_eq!(ask(&json!({"prompt": long})).0, 200);
+}
+
+#[test]
+fn a_card_s_first_and_last_tokens_count_for_served_answers_too() {
+    let place = Place::new();
+    let run = straight(place.folder.path(), "flex");
+    let plain = Server::start(&run, &[]);
+    let (_, _, ids) = plain.post("/tokenize", &json!({"content": "theoa"}));
+    let ids: Value = serde_json::from_str(&ids).unwrap();
+    let card = json!({"bos_id": ids["tokens"][0], "eos_ids": ids["tokens"]});
+    let record = talker(
+        &place,
+        &run,
+        "{{ bos_token }}{{ messages[0].content }}",
+        &card,
+    );
+
+    let shown = record.display().to_string();
+    let args = [
+        "generate",
+        &shown,
+        "One day",
+        "--json",
+        "--seed",
+        "4",
+        "--temperature",
+        "1",
+        "--max-tokens",
+        "60",
+    ];
+    let expected = json_lines(&place.run(&args)).remove(0);
+    assert_eq!(expected["prompt_tokens"], 8);
+    assert!(expected["tokens"].as_u64().unwrap() < 60, "{expected}");
+
+    let server = Server::start(&record, &[]);
+    let mut body = json!({"prompt": "One day", "seed": 4, "max_tokens": 60, "overflow": "slide"});
+    let (_, _, text) = server.post("/v1/completions", &body);
+    let served: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(served["choices"][0]["text"], expected["text"], "{text}");
+    assert_eq!(served["choices"][0]["finish_reason"], "stop");
+    assert_eq!(served["usage"]["prompt_tokens"], 8);
+
+    body["messages"] = json!([{"role": "user", "content": "One day"}]);
+    let (_, _, text) = server.post("/v1/chat/completions", &body);
+    let chat: Value = serde_json::from_str(&text).unwrap();
+    let content = &chat["choices"][0]["message"]["content"];
+    assert_eq!(content, &expected["text"], "{text}");
+    assert_eq!(
+        chat["usage"]["prompt_tokens"], 8,
+        "the template's own is enough"
+    );
+}
+
+#[test]
+fn a_template_that_is_none_stops_chats_and_nothing_else() {
+    let place = Place::new();
+    let run = straight(place.folder.path(), "flex");
+    let chat = json!({"messages": [{"role": "user", "content": "One day"}], "max_tokens": 2});
+    for (template, works) in [
+        (format!("{{# {} #}}One day", "x".repeat(300_000)), true),
+        ("{% generation %}One day{% endgeneration %}".into(), true),
+        ("One day {% frobnicate %}".into(), false),
+        ("x".repeat((1 << 20) + 1), false),
+    ] {
+        let record = talker(&place, &run, &template, &json!({}));
+        let server = Server::start(&record, &[]);
+        let (status, _, text) = server.post("/v1/chat/completions", &chat);
+        assert_eq!(status, if works { 200 } else { 400 }, "{text}");
+        let warned = server.said.iter().any(|line| line.starts_with("warning: "));
+        assert_eq!(warned, !works, "{:?}", server.said);
+        if !works {
+            assert!(
+                text.contains("template") && !text.contains("talker/"),
+                "{text}"
+            );
+        }
+        let (status, _, _) = server.post("/v1/completions", &json!({"prompt": "One"}));
+        assert_eq!(status, 200);
+    }
+}
+
+#[test]
+fn a_prompt_that_is_cut_is_repeated_as_the_model_sees_it() {
+    let place = Place::new();
+    let run = straight(place.folder.path(), "flex");
+    let server = Server::start(&run, &[]);
+    let prompt = "One day a small fox went out to see";
+    let body = json!({
+        "prompt": prompt, "echo": true, "logprobs": 0, "max_tokens": 3, "overflow": "slide", "temperature": 0,
+        "ignore_eos": true,
+    });
+    let (_, _, text) = server.post("/v1/completions", &body);
+    let whole: Value = serde_json::from_str(&text).unwrap();
+    let (text, logprobs) = (
+        &whole["choices"][0]["text"],
+        &whole["choices"][0]["logprobs"],
+    );
+    let text = text.as_str().unwrap();
+    assert!(text.starts_with(&prompt[prompt.len() - 15..]), "{text}");
+    let tokens = logprobs["tokens"].as_array().unwrap();
+    let offsets = logprobs["text_offset"].as_array().unwrap();
+    assert_eq!(tokens.len(), 18);
+    for (token, offset) in tokens.iter().zip(offsets) {
+        let at = offset.as_u64().unwrap() as usize;
+        assert!(text[at..].starts_with(token.as_str().unwrap()), "{whole}");
+    }
+    let shown = run.display().to_string();
+    let args = [
+        "generate",
+        &shown,
+        prompt,
+        "--json",
+        "--temperature",
+        "0",
+        "--max-tokens",
+        "3",
+    ];
+    let expected = json_lines(&place.run(&args)).remove(0);
+    assert_eq!(json!(text[15..]), expected["text"]);
 }

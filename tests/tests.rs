@@ -15,6 +15,7 @@
 
 mod any_model; // small models at random, over every option
 mod backends; // the same numbers on flex, ndarray and wgpu
+mod chat; // conversations at the terminal
 mod checkpoints; // what is damaged is noticed, and an older checkpoint is used
 mod commands; // the program as a new user meets it
 mod configs; // every file in configs/ parses, builds and says the truth
@@ -38,4 +39,5 @@ mod reference; // PyTorch's logits, losses, gradients and updates
 mod refusals; // wrong inputs: one sentence, the right code, nothing lost
 mod resume; // bitwise, whatever stopped the run
 mod serving; // a record behind HTTP
+mod serving_bounds; // what a server bears, and whom it lets in
 mod util;

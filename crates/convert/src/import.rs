@@ -80,6 +80,8 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
         ),
         parameters: config.counts().total() as u64,
         bos_id: special.bos,
+        bos_token: special.bos_token,
+        eos_token: special.eos_token,
         eos_ids: special.eos,
         unused_ids,
         ..Card::default()
@@ -213,6 +215,8 @@ fn same(tensors: &Tensors, a: &str, b: &str) -> Result<bool, ConvertError> {
 struct Special {
     bos: Option<u32>,
     eos: Vec<u32>,
+    bos_token: Option<String>,
+    eos_token: Option<String>,
     chat_template: Option<String>,
 }
 
@@ -235,10 +239,14 @@ impl Special {
         if eos.is_empty() {
             eos = ids(&config["eos_token_id"]);
         }
+        let text = |name: &Value| {
+            let text = name.as_str().or_else(|| name["content"].as_str());
+            text.map(str::to_owned)
+        };
         let find = |name: &Value| {
-            let name = name.as_str().or_else(|| name["content"].as_str())?;
+            let name = &text(name)?;
             (0..tokenizer.vocab_size() as u32)
-                .find(|id| tokenizer.piece(*id).as_deref() == Some(name))
+                .find(|id| tokenizer.piece(*id).as_ref() == Some(name))
         };
         // The end token of a chat's turn stands in the tokenizer's settings.
         eos.extend(find(&settings["eos_token"]));
@@ -252,6 +260,8 @@ impl Special {
         Ok(Self {
             bos,
             eos,
+            bos_token: text(&settings["bos_token"]),
+            eos_token: text(&settings["eos_token"]),
             chat_template: chat_template(folder, &settings)?,
         })
     }

@@ -45,6 +45,12 @@ pub struct Card {
     /// Put before every prompt, as the model was trained: Llama's `<s>`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bos_id: Option<u32>,
+    /// What chat templates call `bos_token` and `eos_token`, where the tokenizer's settings name them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bos_token: Option<String>,
+    /// See `bos_token`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eos_token: Option<String>,
     /// Tokens that end an answer, beside the tokenizer's own end token: a chat model has one for
     /// the end of a turn too.
     #[serde(skip_serializing_if = "Vec::is_empty")]

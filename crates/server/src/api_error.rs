@@ -94,13 +94,36 @@ impl ApiError {
         }
     }
 
-    /// 503: the server is stopping.
-    pub(crate) fn stopping() -> Self {
+    /// 503: nobody is there to answer.
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "unavailable_error",
-            "the server is stopping",
+            message,
         )
+    }
+
+    /// 503: the server is stopping.
+    pub(crate) fn stopping() -> Self {
+        Self::unavailable("the server is stopping")
+    }
+
+    /// 503: the engine has let an answer go.
+    pub(crate) fn given_up() -> Self {
+        Self::unavailable("the answer was given up: the server is stopping, or met a fault")
+    }
+
+    /// 408: the client does not take what it asked for.
+    pub(crate) fn unread() -> Self {
+        Self::with_status(
+            StatusCode::REQUEST_TIMEOUT,
+            "the answer was given up: its client does not read it",
+        )
+    }
+
+    /// 500: something that no request should lead to.
+    pub(crate) fn fault() -> Self {
+        Self::internal("this request met a fault of the server")
     }
 
     /// 500.
@@ -117,7 +140,7 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response<Body> {
-        let mut response = json_response(self.status, &self.json());
+        let mut response = json_response(self.status, self.json().to_string());
         let headers = response.headers_mut();
         if matches!(
             self.status,
@@ -129,9 +152,9 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// `value` as a response.
-pub(crate) fn json_response(status: StatusCode, value: &Value) -> Response<Body> {
-    let mut response = Response::new(Body::from(value.to_string()));
+/// `json` as a response.
+pub(crate) fn json_response(status: StatusCode, json: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(json));
     *response.status_mut() = status;
     response.headers_mut().insert(
         header::CONTENT_TYPE,

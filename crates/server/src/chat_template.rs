@@ -2,19 +2,24 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::Path;
+use std::time::SystemTime;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, Error, ErrorKind, context};
+use minijinja::value::Kwargs;
+use minijinja::{Environment, Error, ErrorKind, State, context};
+use nextword_data::Tokenizer;
+use nextword_model::Record;
 use serde_json::Value;
 
 use crate::ServerError;
 use crate::api_error::ApiError;
+use crate::served::seconds;
+use crate::strftime::strftime;
 
 /// Instructions of one rendering.
 const FUEL: u64 = 1_000_000;
 /// Bytes of a template's file and of what it writes.
-const MAX_FILE: u64 = 1 << 18;
+const MAX_FILE: u64 = 1 << 20;
 const MAX_OUTPUT: usize = 4 << 20;
 /// Messages of a conversation.
 const MAX_MESSAGES: usize = 1024;
@@ -28,31 +33,40 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// Reads the template in `path`, if there is one.
+    /// Reads the template of `record`, if it has one.
     ///
     /// # Errors
     /// [`ServerError::Template`] if it cannot be read or is no template.
-    pub fn open(path: &Path) -> Result<Option<Self>, ServerError> {
+    pub fn open(record: &Record, tokenizer: &dyn Tokenizer) -> Result<Option<Self>, ServerError> {
+        let path = record.chat_template_path();
         let fail = |problem: String| ServerError::Template {
-            path: path.to_path_buf(),
+            path: path.clone(),
             problem,
         };
-        match fs::metadata(path) {
+        match fs::metadata(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(fail(e.to_string())),
             Ok(meta) if meta.len() > MAX_FILE => {
-                return Err(fail(format!("{} bytes are too many", meta.len())));
+                let len = meta.len();
+                return Err(fail(format!("{len} bytes are more than {MAX_FILE}")));
             }
             Ok(_) => {}
         }
-        let source = fs::read_to_string(path).map_err(|e| fail(e.to_string()))?;
-        Self::parse(source)
+        let source = fs::read_to_string(&path).map_err(|e| fail(e.to_string()))?;
+        let piece = |id: Option<u32>| tokenizer.piece(id?);
+        let card = &record.card;
+        let bos = card.bos_token.clone().or_else(|| piece(card.bos_id));
+        let eos = card.eos_token.clone();
+        let eos = eos.or_else(|| piece(tokenizer.specials().eos));
+        Self::parse(&source, bos, eos)
             .map(Some)
             .map_err(|e| fail(e.to_string()))
     }
 
-    fn parse(source: String) -> Result<Self, Error> {
+    fn parse(source: &str, bos: Option<String>, eos: Option<String>) -> Result<Self, Error> {
         let mut environment = Environment::new();
+        environment.add_global("bos_token", bos.unwrap_or_default());
+        environment.add_global("eos_token", eos.unwrap_or_default());
         environment.set_fuel(Some(FUEL));
         let mut syntax = SyntaxConfig::builder();
         syntax.trim_blocks(true).lstrip_blocks(true);
@@ -65,7 +79,11 @@ impl ChatTemplate {
                 Err(Error::new(ErrorKind::InvalidOperation, message))
             },
         );
-        environment.add_template_owned(NAME, source)?;
+        environment.add_function("strftime_now", |format: &str| {
+            strftime(format, seconds(SystemTime::now()))
+        });
+        environment.add_filter("tojson", tojson);
+        environment.add_template_owned(NAME, without_marks(source))?;
         Ok(Self { environment })
     }
 
@@ -73,12 +91,7 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// [`ServerError::Chat`] if the template refuses them, or does not come to an end.
-    pub fn render(
-        &self,
-        messages: &[Message],
-        bos_token: &str,
-        eos_token: &str,
-    ) -> Result<String, ServerError> {
+    pub fn render(&self, messages: &[Message]) -> Result<String, ServerError> {
         let fail = |e: Error| {
             let problem = e.detail().map_or_else(|| e.to_string(), str::to_owned);
             let problem = problem.chars().take(300).collect();
@@ -91,8 +104,6 @@ impl ChatTemplate {
         let values = context! {
             messages => messages,
             add_generation_prompt => true,
-            bos_token => bos_token,
-            eos_token => eos_token,
         };
         let template = self.environment.get_template(NAME).map_err(fail)?;
         let mut out = Limited(Vec::new());
@@ -101,6 +112,65 @@ impl ChatTemplate {
             .map_err(fail)?;
         Ok(String::from_utf8_lossy(&out.0).into_owned())
     }
+}
+
+/// `{% generation %}` marks what a model is trained on; to a reader it is a block like others.
+fn without_marks(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(at) = rest.find("{%") {
+        let (before, tag) = rest.split_at(at + 2);
+        out.push_str(before);
+        rest = tag;
+        let Some(end) = tag.find("%}") else {
+            break;
+        };
+        let word = tag[..end].trim_matches(|c: char| c.is_whitespace() || "+-".contains(c));
+        let block = match word {
+            "generation" => "if true",
+            "endgeneration" => "endif",
+            _ => continue,
+        };
+        out.push_str(&tag[..end].replace(word, block));
+        rest = &tag[end..];
+    }
+    out + rest
+}
+
+/// As Hugging Face has it: minijinja's own escapes what must not stand in HTML.
+fn tojson(
+    state: &State<'_, '_>,
+    value: &minijinja::Value,
+    indent: Option<minijinja::Value>,
+    options: Kwargs,
+) -> Result<String, Error> {
+    for passed_over in ["ensure_ascii", "separators", "sort_keys"] {
+        options.get::<Option<minijinja::Value>>(passed_over)?;
+    }
+    let json = minijinja::filters::tojson(value, indent, options)?;
+    let json = json.as_str().unwrap_or_default();
+    state.consume_fuel(json.len() as u64 / 64)?;
+    let mut out = String::with_capacity(json.len());
+    let mut rest = json;
+    while let Some(at) = rest.find('\\') {
+        let (before, escape) = rest.split_at(at);
+        out.push_str(before);
+        let plain = match escape.get(..6) {
+            Some("\\u003c") => '<',
+            Some("\\u003e") => '>',
+            Some("\\u0026") => '&',
+            Some("\\u0027") => '\'',
+            _ => {
+                // With what it stands before, which may be another backslash.
+                out.push_str(&escape[..2]);
+                rest = &escape[2..];
+                continue;
+            }
+        };
+        out.push(plain);
+        rest = &escape[6..];
+    }
+    Ok(out + rest)
 }
 
 /// Takes `MAX_OUTPUT` bytes and no more.
@@ -190,8 +260,35 @@ mod tests {
             role: "user".into(),
             content: content.into(),
         };
-        let template = ChatTemplate::parse(source.into()).unwrap();
-        template.render(&[message], "<s>", "</s>")
+        let template = ChatTemplate::parse(source, Some("<s>".into()), Some("</s>".into()));
+        template.unwrap().render(&[message])
+    }
+
+    #[test]
+    fn what_templates_of_known_models_use_is_there() {
+        for (source, expected) in [
+            (
+                "{{ bos_token }}{% if strftime_now is defined %}{{ strftime_now('%Y')[:2] }}{% endif %}",
+                "<s>20",
+            ),
+            (
+                "a\n{%- generation %}\n{{ messages[0].content }}{{ eos_token }}{% endgeneration -%}\n b",
+                "a<&'\\u003c\">\n</s>b",
+            ),
+            (
+                "{{ messages[0].content | tojson }}{{ {'b': [1]} | tojson(indent=2, ensure_ascii=False) }}",
+                "\"<&'\\\\u003c\\\">\\n\"{\n  \"b\": [\n    1\n  ]\n}",
+            ),
+            (
+                "{% set ns = namespace(n=0) %}{% for m in messages[::-1] %}{% set ns.n = ns.n + 1 %}\
+                 {% if m.role == 'user' and m.content is string and not m.get('tool_calls') %}{{ ns.n }}\
+                 {{ m.content.split('<')[-1].lstrip('&').rstrip('\n') }}{% endif %}{% endfor %}",
+                "1'\\u003c\">",
+            ),
+        ] {
+            let text = render(source, "<&'\\u003c\">\n");
+            assert_eq!(text.unwrap(), expected, "{source}");
+        }
     }
 
     #[test]

@@ -6,11 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use nextword_explain::{ExplainError, Explainer, Explanation, Trace, TraceOptions, count_numbers};
 use nextword_generate::TextOptions;
 use nextword_model::ModelConfig;
-use tokio::sync::Semaphore;
 
 use crate::api_error::ApiError;
-use crate::routes::apart;
 use crate::served::Model;
+use crate::turns::Turns;
 
 /// Bytes of all weights that are held once more, in f64; those that were used last stay.
 const MOST_BYTES: usize = 1 << 30;
@@ -27,16 +26,14 @@ const WAITING: usize = 16;
 /// Makes explanations in turn, and keeps models and traces for the next question.
 #[derive(Debug)]
 pub(crate) struct Desk {
-    seats: Arc<Semaphore>,
-    turn: Arc<Semaphore>,
+    turns: Turns,
     kept: Arc<Mutex<Kept>>,
 }
 
 impl Default for Desk {
     fn default() -> Self {
         Self {
-            seats: Arc::new(Semaphore::new(WAITING)),
-            turn: Arc::new(Semaphore::new(1)),
+            turns: Turns::new(1, WAITING),
             kept: Arc::default(),
         }
     }
@@ -72,17 +69,12 @@ impl Desk {
         options: TextOptions,
         work: impl FnOnce(&Explanation<'_>) -> Result<T, ExplainError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let Ok(_seat) = self.seats.try_acquire() else {
-            return Err(ApiError::busy());
-        };
-        let turn = self.turn.clone().acquire_owned().await;
         let kept = self.kept.clone();
-        apart(move || {
-            let _turn = turn; // Until the work is done, even if nobody waits for it any more.
+        let work = move || {
             let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
             kept.explained(&model, prompt, options, work)
-        })
-        .await
+        };
+        self.turns.run(work).await
     }
 }
 

@@ -1,19 +1,35 @@
 //! The thread that owns a model: a fair queue before a running batch.
 
+mod job;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc as jobs;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nextword_generate::{
     BatchOptions, BatchRequest, Batcher, Event, FinishReason, RequestId, TextGenerator,
 };
 use tokio::sync::mpsc;
 
+use self::job::{Alive, Job};
 use crate::answer::{Assembler, Piece, TokenInfo, prompt_tokens};
+use crate::api_error::ApiError;
 use crate::metrics::Metrics;
+
+/// Updates that a request may have waiting for its reader, beside `PER_STEP` for each answer.
+const BACKLOG: usize = 256;
+/// The most updates of an answer in one step, with the one that says that it failed.
+const PER_STEP: usize = 4;
+/// So long a client may read nothing while others wait for its slot, and if none does.
+const PATIENCE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));
+/// Between steps while no client reads.
+const REST: Duration = Duration::from_millis(2);
 
 /// One answer that a client waits for.
 #[derive(Clone, Debug)]
@@ -41,18 +57,11 @@ pub(crate) enum UpdateKind {
         tokens: usize,
         reused: usize,
     },
-    Failed(String),
+    Failed(ApiError),
 }
 
 /// Comes in while an answer is made. Dropping it ends the answer within one step.
-pub(crate) type Updates = mpsc::UnboundedReceiver<Update>;
-
-/// A request on its way to the thread.
-struct Job {
-    waiting: VecDeque<(usize, Sequence)>,
-    updates: mpsc::UnboundedSender<Update>,
-    since: Instant,
-}
+pub(crate) type Updates = mpsc::Receiver<Update>;
 
 /// The server's end of an engine.
 #[derive(Debug)]
@@ -62,6 +71,7 @@ pub(crate) struct Engine {
     limit: usize,
     slots: usize,
     abort: Arc<AtomicBool>,
+    alive: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
 }
 
@@ -76,6 +86,7 @@ impl Engine {
         let (sender, receiver) = jobs::channel();
         let queued = Arc::new(AtomicUsize::new(0));
         let abort = Arc::new(AtomicBool::new(false));
+        let alive = Arc::new(AtomicBool::new(true));
         let worker = Worker {
             batcher: Batcher::new(generator.model().clone(), options),
             generator,
@@ -83,40 +94,70 @@ impl Engine {
             jobs: receiver,
             open: true,
             queue: VecDeque::new(),
-            queued: queued.clone(),
             running: BTreeMap::new(),
             abort: abort.clone(),
             metrics: metrics.clone(),
         };
         std::thread::Builder::new()
             .name("engine".to_owned())
-            .spawn(move || worker.run())?;
+            .spawn({
+                let alive = Alive(alive.clone());
+                move || {
+                    let _falls = alive;
+                    worker.run();
+                }
+            })?;
         Ok(Self {
             jobs: sender,
             queued,
             limit,
             slots: options.slots,
             abort,
+            alive,
             metrics,
         })
     }
 
-    /// Puts a request at the end of the queue; `None` if the queue is full.
-    pub(crate) fn submit(&self, sequences: Vec<Sequence>) -> Option<Updates> {
+    /// Puts a request at the end of the queue.
+    ///
+    /// # Errors
+    /// 429 if the queue is full, 503 if the thread has ended.
+    pub(crate) fn submit(&self, sequences: Vec<Sequence>) -> Result<Updates, ApiError> {
         let more = sequences.len();
         let fits = |queued: usize| (queued + more <= self.limit.max(more)).then_some(queued + more);
         let (order, relaxed) = (Ordering::AcqRel, Ordering::Acquire);
         if self.queued.fetch_update(order, relaxed, fits).is_err() {
             self.metrics.rejected.add(1);
-            return None;
+            return Err(ApiError::busy());
         }
-        let (sender, updates) = mpsc::unbounded_channel();
+        let room = PER_STEP * more;
+        let (sender, updates) = mpsc::channel(BACKLOG + room);
         let job = Job {
             waiting: sequences.into_iter().enumerate().collect(),
             updates: sender,
+            room,
             since: Instant::now(),
+            queued: self.queued.clone(),
         };
-        self.jobs.send(job).ok().map(|()| updates)
+        let sent = self.jobs.send(job);
+        sent.map_err(|_| self.ended())?;
+        Ok(updates)
+    }
+
+    /// Whether requests can be answered.
+    ///
+    /// # Errors
+    /// 503 if the thread has ended.
+    pub(crate) fn check(&self) -> Result<(), ApiError> {
+        let alive = self.alive.load(Ordering::Acquire);
+        alive.then_some(()).ok_or_else(|| self.ended())
+    }
+
+    fn ended(&self) -> ApiError {
+        if self.abort.load(Ordering::Acquire) {
+            return ApiError::stopping();
+        }
+        ApiError::unavailable("this model met a fault and has ended; hint: start the server again")
     }
 
     pub(crate) fn queued(&self) -> usize {
@@ -136,7 +177,10 @@ impl Engine {
 /// An answer in the batch.
 struct Running {
     index: usize,
-    updates: mpsc::UnboundedSender<Update>,
+    updates: mpsc::Sender<Update>,
+    room: usize,
+    /// Since when it waits for its reader.
+    held: Option<Instant>,
     assembler: Assembler,
     prompt: Vec<u32>,
     tokens: usize,
@@ -153,7 +197,6 @@ struct Worker {
     open: bool,
     /// Each request takes its turn with one sequence.
     queue: VecDeque<Job>,
-    queued: Arc<AtomicUsize>,
     running: BTreeMap<RequestId, Running>,
     abort: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
@@ -162,22 +205,39 @@ struct Worker {
 impl Worker {
     fn run(mut self) {
         loop {
-            self.receive();
-            if self.abort.load(Ordering::Acquire) {
-                self.fail_all("the server is stopping");
-                self.drop_queue();
-            }
-            self.drop_cancelled();
-            self.admit();
-            self.metrics.running.set(self.running.len());
-            if self.running.is_empty() && self.queue.is_empty() {
-                if self.open {
-                    continue;
+            match catch_unwind(AssertUnwindSafe(|| self.turn())) {
+                Ok(true) => {}
+                Ok(false) => return,
+                // No input should lead here; whatever did, the next ones find a fresh cache.
+                Err(_) => {
+                    self.fail_all(&ApiError::internal(
+                        "the model failed, which is a fault of the server",
+                    ));
+                    self.batcher = Batcher::new(self.generator.model().clone(), self.options);
                 }
-                return;
             }
+        }
+    }
+
+    /// One step of all answers; whether there can be more.
+    fn turn(&mut self) -> bool {
+        self.receive();
+        if self.abort.load(Ordering::Acquire) {
+            self.cancel_all();
+            self.queue.clear();
+        }
+        self.drop_cancelled();
+        self.admit();
+        self.metrics.running.set(self.running.len());
+        if self.running.is_empty() && self.queue.is_empty() {
+            return self.open;
+        }
+        if self.hold_unread() {
+            std::thread::sleep(REST);
+        } else {
             self.step();
         }
+        true
     }
 
     /// Takes in all new requests; waits for one if there is nothing to do.
@@ -214,15 +274,41 @@ impl Worker {
             self.running.remove(&id);
             self.metrics.cancelled.add(1);
         }
-        let (queued, metrics) = (&self.queued, &self.metrics);
+        let metrics = &self.metrics;
         self.queue.retain(|job| {
             let stays = !job.updates.is_closed();
             if !stays {
-                queued.fetch_sub(job.waiting.len(), Ordering::AcqRel);
                 metrics.cancelled.add(job.waiting.len() as u64);
             }
             stays
         });
+    }
+
+    /// Lets answers wait whose clients do not read, and ends them after a while; whether all wait.
+    fn hold_unread(&mut self) -> bool {
+        let (short, long) = PATIENCE;
+        let patience = if self.queue.is_empty() { long } else { short };
+        let mut all = true;
+        let mut unread = Vec::new();
+        for (id, running) in &mut self.running {
+            let waits = running.updates.capacity() < running.room;
+            if waits != running.held.is_some() {
+                self.batcher.hold(*id, waits);
+                running.held = waits.then(Instant::now);
+            }
+            all &= waits;
+            if running.held.is_some_and(|since| since.elapsed() > patience) {
+                unread.push(*id);
+            }
+        }
+        for id in unread {
+            self.batcher.cancel(id);
+            if let Some(running) = self.running.remove(&id) {
+                running.send(UpdateKind::Failed(ApiError::unread()));
+            }
+            self.metrics.cancelled.add(1);
+        }
+        all
     }
 
     fn admit(&mut self) {
@@ -230,13 +316,12 @@ impl Worker {
             let Some(mut job) = self.queue.pop_front() else {
                 return;
             };
-            let Some((index, sequence)) = job.waiting.pop_front() else {
+            let Some((index, sequence)) = job.next() else {
                 continue;
             };
-            self.queued.fetch_sub(1, Ordering::AcqRel);
             if let Err(problem) = self.start(index, sequence, &job) {
-                let kind = UpdateKind::Failed(problem);
-                let _ = job.updates.send(Update { index, kind }); // The client may have gone.
+                let kind = UpdateKind::Failed(ApiError::internal(problem));
+                let _ = job.updates.try_send(Update { index, kind }); // The client may have gone.
             }
             if !job.waiting.is_empty() {
                 self.queue.push_back(job);
@@ -257,6 +342,8 @@ impl Worker {
         let running = Running {
             index,
             updates: job.updates.clone(),
+            room: job.room,
+            held: None,
             assembler,
             prompt,
             tokens: 0,
@@ -268,13 +355,7 @@ impl Worker {
     }
 
     fn step(&mut self) {
-        let Ok(events) = catch_unwind(AssertUnwindSafe(|| self.batcher.step())) else {
-            // No input should lead here; whatever did, the others go on with a fresh cache.
-            self.fail_all("the model failed, which is a fault of the server");
-            self.batcher = Batcher::new(self.generator.model().clone(), self.options);
-            return;
-        };
-        for (id, event) in events {
+        for (id, event) in self.batcher.step() {
             let Some(mut running) = self.running.remove(&id) else {
                 continue;
             };
@@ -284,16 +365,16 @@ impl Worker {
         }
     }
 
-    fn fail_all(&mut self, message: &str) {
-        for (id, running) in std::mem::take(&mut self.running) {
-            self.batcher.cancel(id);
-            running.send(UpdateKind::Failed(message.to_owned()));
+    fn cancel_all(&mut self) {
+        for id in self.running.keys() {
+            self.batcher.cancel(*id);
         }
+        self.fail_all(&ApiError::stopping());
     }
 
-    fn drop_queue(&mut self) {
-        for job in self.queue.drain(..) {
-            self.queued.fetch_sub(job.waiting.len(), Ordering::AcqRel);
+    fn fail_all(&mut self, error: &ApiError) {
+        for running in std::mem::take(&mut self.running).into_values() {
+            running.send(UpdateKind::Failed(error.clone()));
         }
     }
 }
@@ -301,7 +382,8 @@ impl Worker {
 impl Running {
     fn send(&self, kind: UpdateKind) {
         let index = self.index;
-        let _ = self.updates.send(Update { index, kind }); // A client that has gone is seen later.
+        // There is room, or the answer would be held; a client that has gone is seen later.
+        let _ = self.updates.try_send(Update { index, kind });
     }
 
     /// Passes on what happened; whether the answer goes on.
@@ -347,7 +429,7 @@ impl Running {
                 false
             }
             Event::Failed(error) => {
-                self.send(UpdateKind::Failed(error.to_string()));
+                self.send(UpdateKind::Failed(ApiError::internal(error.to_string())));
                 false
             }
         }

@@ -11,7 +11,6 @@ use nextword_generate::{SamplingConfig, TextOptions};
 use serde_json::json;
 
 use crate::api_error::{ApiError, json_response};
-use crate::guard::read_json;
 use crate::page::file;
 use crate::params::Params;
 use crate::routes::{Answer, App};
@@ -56,22 +55,23 @@ enum Question {
 /// run kept over its training.
 pub(crate) async fn numbers(State(app): State<Arc<App>>, request: Request) -> Answer {
     app.check_open()?;
-    let body = read_json(&app, request).await?;
-    let model = app.model_of(&body)?;
-    let mut params = Params::new(&body)?;
-    if params.flag("learning")? {
-        return Ok(json_response(
-            StatusCode::OK,
-            &json!({"learning": model.learning}),
-        ));
+    let read = app.read(request, |model, body| {
+        let mut params = Params::new(body)?;
+        let learning = params.flag("learning")?;
+        let prompt = params.string("prompt")?.unwrap_or_default().to_owned();
+        let (options, question) = (options(&mut params)?, question(&mut params)?);
+        Ok((model, learning, prompt, options, question))
+    });
+    let (model, learning, prompt, options, question) = read.await?;
+    if learning {
+        let kept = json!({"learning": model.learning});
+        return Ok(json_response(StatusCode::OK, kept.to_string()));
     }
-    let prompt = params.string("prompt")?.unwrap_or_default().to_owned();
-    let (options, question) = (options(&mut params)?, question(&mut params)?);
     let text = app.desk.ask(model, prompt, options, move |explanation| {
         let text = answer(explanation, question)?;
         Ok(text.unwrap_or_default()) // Numbers and strings, which JSON can always express.
     });
-    Ok(file(text.await?, "application/json"))
+    Ok(json_response(StatusCode::OK, text.await?))
 }
 
 /// As text at once: a `Value` would write single precision's numbers with twice the digits.

@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
+use axum::http::header::AsHeaderName;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::IntoResponse;
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -40,7 +41,13 @@ pub(crate) async fn guard(
     next: Next,
 ) -> Response<Body> {
     let route = route_name(request.uri().path());
+    let line = (app.config.log).map(|log| {
+        let what = format!("{} {}", request.method(), request.uri().path());
+        (log, what, Instant::now())
+    });
+    let origin = allowed_origin(&app, request.headers()).cloned();
     let mut response = match check(&app, &request) {
+        _ if origin.is_some() && is_preflight(&request) => preflight(&request),
         Ok(()) => next.run(request).await,
         Err(error) => {
             let challenge = error.status == StatusCode::UNAUTHORIZED;
@@ -74,6 +81,20 @@ pub(crate) async fn guard(
             .entry(name)
             .or_insert(HeaderValue::from_static(value));
     }
+    if let Some(origin) = origin {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static("retry-after, x-ignored-params"),
+        );
+    }
+    if !app.config.cors_origins.is_empty() {
+        headers.insert(header::VARY, HeaderValue::from_static("origin"));
+    }
+    if let Some((log, what, begin)) = line {
+        let (status, ms) = (response.status().as_u16(), begin.elapsed().as_millis());
+        log(&format!("{what} {status} {ms} ms"));
+    }
     app.responses.count(route, response.status().as_u16());
     response
 }
@@ -84,6 +105,7 @@ fn check(app: &App, request: &Request) -> Result<(), ApiError> {
     }
     let headers = request.headers();
     check_host(app, headers)?;
+    check_origin(app, request)?;
     match &app.key {
         Some(key) if !given_key(headers).is_some_and(|given| key.is(&given)) => {
             Err(ApiError::unauthorized())
@@ -92,32 +114,93 @@ fn check(app: &App, request: &Request) -> Result<(), ApiError> {
     }
 }
 
-/// A web page elsewhere must not reach this server: neither by a name that suddenly points here (the
-/// `Host` is then that name), nor directly (the `Origin` is then that page's).
+fn text(headers: &HeaderMap, name: impl AsHeaderName) -> &str {
+    let value = headers.get(name).and_then(|value| value.to_str().ok());
+    value.unwrap_or("")
+}
+
+/// A web page elsewhere must not reach this server by a name that suddenly points here: the `Host` is
+/// then that name.
 fn check_host(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let host = text(header::HOST).unwrap_or("");
-    if app.only_loopback && !is_loopback(host) {
+    let host = text(headers, header::HOST);
+    let is_named = |name: &String| {
+        host.eq_ignore_ascii_case(name) || host_name(host).eq_ignore_ascii_case(name)
+    };
+    if app.only_loopback && !is_loopback(host) && !app.config.allow_hosts.iter().any(is_named) {
         return Err(ApiError::forbidden(
-            "the `Host` is not this machine's; hint: use http://localhost or start the server with --host",
-        ));
-    }
-    let origin = text(header::ORIGIN).map(|origin| origin.split_once("://").map_or("", |o| o.1));
-    if origin.is_some_and(|origin| origin != host) {
-        return Err(ApiError::forbidden(
-            "pages of other sites may not ask this server",
+            "the `Host` is not this machine's; hint: use http://localhost, or start the server with --allow-host NAME",
         ));
     }
     Ok(())
 }
 
+/// Nor directly: the `Origin` is then that page's. What a page embeds, as an image, comes without one,
+/// but browsers say where from. A link to the page is harmless.
+fn check_origin(app: &App, request: &Request) -> Result<(), ApiError> {
+    let headers = request.headers();
+    if allowed_origin(app, headers).is_some() {
+        return Ok(());
+    }
+    let host = text(headers, header::HOST);
+    let is_other = |origin: &HeaderValue| {
+        let origin = origin.to_str().ok().and_then(|o| o.split_once("://"));
+        origin.is_none_or(|(_, name)| name != host)
+    };
+    let from = text(headers, "sec-fetch-site");
+    let opens_page = request.method() == Method::GET
+        && request.uri().path() == "/"
+        && text(headers, "sec-fetch-mode") == "navigate"
+        && text(headers, "sec-fetch-dest") == "document";
+    let embeds = ["cross-site", "same-site"].contains(&from) && !opens_page;
+    if embeds || headers.get(header::ORIGIN).is_some_and(is_other) {
+        return Err(ApiError::forbidden(
+            "pages of other sites may not ask this server; hint: start it with --cors-origin ORIGIN",
+        ));
+    }
+    Ok(())
+}
+
+/// The request's `Origin`, if the server was told to let it in.
+fn allowed_origin<'h>(app: &App, headers: &'h HeaderMap) -> Option<&'h HeaderValue> {
+    let origin = headers.get(header::ORIGIN)?;
+    let mut allowed = app.config.cors_origins.iter();
+    allowed.any(|allowed| origin == allowed).then_some(origin)
+}
+
+/// A browser asks what a page may send. It brings no key.
+fn is_preflight(request: &Request) -> bool {
+    let asks = header::ACCESS_CONTROL_REQUEST_METHOD;
+    request.method() == Method::OPTIONS && request.headers().contains_key(asks)
+}
+
+fn preflight(request: &Request) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    let methods = HeaderValue::from_static("GET, POST");
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+    let asked = request
+        .headers()
+        .get(header::ACCESS_CONTROL_REQUEST_HEADERS);
+    if let Some(asked) = asked {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked.clone());
+    }
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from(600));
+    response
+}
+
+/// `host` without its port.
+fn host_name(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
 /// Whether `host`, with or without a port, names this machine to itself. An address is no name that
 /// could be made to point elsewhere.
 fn is_loopback(host: &str) -> bool {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
-        _ => host,
-    };
+    let name = host_name(host);
     let address = name.trim_start_matches('[').trim_end_matches(']');
     let is_address = address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
     is_address || name.eq_ignore_ascii_case("localhost")
@@ -164,12 +247,10 @@ fn base64(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The JSON of a request's body, within the limits of size and time.
-pub(crate) async fn read_json(app: &App, request: Request) -> Result<Value, ApiError> {
-    let kind = request.headers().get(header::CONTENT_TYPE);
-    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or("");
+/// A request's body, which says that it is JSON, within the limits of size and time.
+pub(crate) async fn read_body(app: &App, request: Request) -> Result<Bytes, ApiError> {
     // Forms of other sites can send everything but this without being asked first.
-    if kind.split(';').next().unwrap_or("").trim() != "application/json" {
+    if !is_json(text(request.headers(), header::CONTENT_TYPE)) {
         return Err(ApiError::with_status(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "the body must be JSON; hint: send `Content-Type: application/json`",
@@ -183,19 +264,38 @@ pub(crate) async fn read_json(app: &App, request: Request) -> Result<Value, ApiE
             "the body took too long to arrive",
         ));
     };
-    let body: Bytes = body.map_err(|_| {
+    body.map_err(|_| {
         ApiError::with_status(
             StatusCode::PAYLOAD_TOO_LARGE,
             format!("the body is cut off or larger than {limit} bytes"),
         )
-    })?;
-    serde_json::from_slice(&body)
-        .map_err(|e| ApiError::bad(format!("the body is no JSON that can be read: {e}")))
+    })
+}
+
+/// Whether a `Content-Type` is JSON's, in any case and with any parameters.
+fn is_json(kind: &str) -> bool {
+    let kind = kind.split(';').next().unwrap_or("").trim();
+    kind.eq_ignore_ascii_case("application/json")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_content_type_is_read_in_any_case() {
+        for kind in ["application/json", "Application/JSON ; charset=utf-8"] {
+            assert!(is_json(kind), "{kind}");
+        }
+        for kind in [
+            "",
+            "text/plain",
+            "application/jsonx",
+            "text/plain; application/json",
+        ] {
+            assert!(!is_json(kind), "{kind}");
+        }
+    }
 
     #[test]
     fn only_the_key_itself_opens() {

@@ -16,6 +16,7 @@
 mod answer;
 mod api_error;
 mod chat_template;
+mod connection;
 mod desk;
 mod engine;
 mod error;
@@ -30,12 +31,15 @@ mod reply;
 mod routes;
 mod served;
 mod stream;
+mod strftime;
+mod tokens;
+mod turns;
 
 use std::time::Duration;
 
 pub use chat_template::{ChatTemplate, Message};
 pub use error::ServerError;
-pub use listen::serve;
+pub use listen::{Stage, serve};
 pub use served::Served;
 
 /// Where a server listens, and what it bears.
@@ -45,6 +49,12 @@ pub struct Config {
     pub host: String,
     /// The port; 0 takes a free one.
     pub port: u16,
+    /// Names of this server beside this machine's own, which a proxy in front of it may send as `Host`.
+    pub allow_hosts: Vec<String>,
+    /// Pages of these origins (`https://app.example`) may ask; of others only the server's own.
+    pub cors_origins: Vec<String>,
+    /// Is given a line for each request: method, path, status, and how long its head took.
+    pub log: Option<fn(&str)>,
     /// What clients must send, as `Authorization: Bearer KEY` or as a password.
     pub api_key: Option<String>,
     /// Answers of a model that are made at once, as far as `cache_bytes` allow.
@@ -59,6 +69,8 @@ pub struct Config {
     pub connections: usize,
     /// For a request's head.
     pub head_time: Duration,
+    /// For the next request of a connection to begin: longer than clients keep theirs.
+    pub idle_time: Duration,
     /// For a request's body.
     pub body_time: Duration,
     /// For a client that does not read what it is sent.
@@ -72,6 +84,9 @@ impl Default for Config {
         Self {
             host: "127.0.0.1".to_owned(),
             port: 8080,
+            allow_hosts: Vec::new(),
+            cors_origins: Vec::new(),
+            log: None,
             api_key: None,
             slots: 16,
             cache_bytes: 1 << 30,
@@ -79,6 +94,7 @@ impl Default for Config {
             body_bytes: 1 << 20,
             connections: 512,
             head_time: Duration::from_secs(5),
+            idle_time: Duration::from_secs(60),
             body_time: Duration::from_secs(15),
             write_time: Duration::from_secs(30),
             drain_time: Duration::from_secs(30),

@@ -28,7 +28,7 @@ impl Gauge {
         self.0.store(n, Ordering::Relaxed);
     }
 
-    fn get(&self) -> usize {
+    pub(crate) fn get(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use nextword_generate::{BatchRequest, PROMPT, longest_prompt, shorten};
 use serde_json::Value;
 
+use crate::ServerError;
 use crate::api_error::ApiError;
 use crate::chat_template::{Message, read_messages};
 use crate::engine::Sequence;
@@ -15,6 +16,9 @@ use crate::served::Model;
 
 /// Answers of one request.
 const MAX_SEQUENCES: usize = 128;
+/// Numbers of one reply: its tokens, each as often as tokens are told in its place. While they wait
+/// to be sent, each takes about a hundred bytes.
+const MAX_NUMBERS: usize = 1 << 18;
 /// Tokens of an answer to a completion that says nothing about it.
 const DEFAULT_TOKENS: usize = 16;
 
@@ -121,6 +125,27 @@ struct Settings {
     param: &'static str,
 }
 
+impl Settings {
+    /// `max_tokens` for each of `count` answers behind `scored` tokens of a prompt, if the reply is then
+    /// of a size that can be held. What the client did not name is lowered.
+    fn bounded(&self, max_tokens: usize, scored: usize, count: usize) -> Result<usize, ApiError> {
+        let told = self.logprobs.map_or(1, |top| top + 1);
+        let most = (MAX_NUMBERS / (count.max(1) * told)).saturating_sub(scored);
+        if max_tokens <= most {
+            return Ok(max_tokens);
+        }
+        if !self.given && most > 0 {
+            return Ok(most);
+        }
+        let tokens = scored.saturating_add(max_tokens);
+        let message = format!(
+            "{count} answers x {tokens} tokens x {told} told for each are more than the {MAX_NUMBERS} of one reply; \
+             hint: lower `max_tokens`, `n` or the number of `logprobs`"
+        );
+        Err(ApiError::field("max_tokens", message))
+    }
+}
+
 fn finish(
     model: Arc<Model>,
     common: &Common,
@@ -137,6 +162,7 @@ fn finish(
     let mut stop_ids = model.generator.stop_ids();
     stop_ids.retain(|_| !common.ignore_eos);
     let first_id = model.generator.card().bos_id;
+    let score_prompt = settings.echo && settings.logprobs.is_some();
     let mut sequences = Vec::with_capacity(count);
     for prompt in &mut prompts {
         let longest = longest_prompt(context_length);
@@ -158,6 +184,7 @@ fn finish(
             });
         }
         let max_tokens = common.room(settings.param, len, wanted, context_length)?;
+        let max_tokens = settings.bounded(max_tokens, if score_prompt { len } else { 0 }, count)?;
         for _ in 0..common.n {
             sequences.push(Sequence {
                 request: BatchRequest {
@@ -169,7 +196,7 @@ fn finish(
                     first_id,
                     sequence: sequences.len() as u64,
                     top: settings.logprobs,
-                    score_prompt: settings.echo && settings.logprobs.is_some(),
+                    score_prompt,
                 },
                 stop: common.stop.clone(),
             });
@@ -263,14 +290,18 @@ pub(crate) fn read_ids(
 /// A conversation as the model is shown it: by the record's chat template; without one a single
 /// message of the user by the card's prompt template.
 fn conversation(model: &Model, messages: &[Message]) -> Result<String, ApiError> {
-    if let Some(template) = &model.template {
-        let tokenizer = model.tokenizer();
-        let eos = tokenizer
-            .specials()
-            .eos
-            .and_then(|eos| tokenizer.piece(eos));
-        let text = template.render(messages, "", &eos.unwrap_or_default());
-        return text.map_err(|e| ApiError::field("messages", e.to_string()));
+    let fail = |e: &ServerError| {
+        let message = match e {
+            // Where the file lies is no client's business.
+            ServerError::Template { problem, .. } => {
+                format!("this model's chat template cannot be used: {problem}")
+            }
+            other => other.to_string(),
+        };
+        ApiError::field("messages", message)
+    };
+    if let Some(template) = model.template.as_ref().map_err(fail)? {
+        return template.render(messages).map_err(|e| fail(&e));
     }
     match (&model.generator.card().prompt_template, messages) {
         (Some(template), [one]) if one.role == "user" => Ok(template.replace(PROMPT, &one.content)),

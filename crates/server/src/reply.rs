@@ -1,5 +1,6 @@
 //! What a client is sent: objects and chunks in OpenAI's form.
 
+use std::fmt::{Display, Write};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -103,7 +104,10 @@ impl Reply {
     }
 
     /// Waits for all answers.
-    pub(crate) async fn whole(mut self, mut updates: Updates) -> Result<Value, ApiError> {
+    ///
+    /// # Errors
+    /// What became of the first answer that failed.
+    pub(crate) async fn whole(mut self, mut updates: Updates) -> Result<String, ApiError> {
         let mut choices: Vec<Choice> = Vec::new();
         choices.resize_with(self.count, Choice::default);
         for (index, choice) in choices.iter_mut().enumerate() {
@@ -111,7 +115,7 @@ impl Reply {
         }
         let mut open = self.count;
         while open > 0 {
-            let update = updates.recv().await.ok_or_else(ApiError::stopping)?;
+            let update = updates.recv().await.ok_or_else(ApiError::given_up)?;
             let choice = &mut choices[update.index];
             match update.kind {
                 UpdateKind::Prompt(tokens) => choice.tokens.extend(tokens),
@@ -128,20 +132,19 @@ impl Reply {
                     self.usage.cached += reused;
                     open -= 1;
                 }
-                UpdateKind::Failed(message) => return Err(ApiError::internal(message)),
+                UpdateKind::Failed(error) => return Err(error),
             }
         }
+        // Written part by part: as a tree of values each probability takes a kilobyte.
         let choices = choices.into_iter().enumerate();
-        let choices = choices
-            .map(|(index, choice)| self.choice(index, choice))
-            .collect();
+        let choices = list(choices.map(|(index, choice)| self.choice(index, choice)));
         let object = match self.form {
             Form::Completion => "text_completion",
             Form::Chat => "chat.completion",
         };
-        let mut whole = self.frame(object, choices);
-        whole.insert("usage".to_owned(), self.usage.json());
-        Ok(Value::Object(whole))
+        let mut frame = self.frame(object);
+        frame.insert("usage".to_owned(), self.usage.json());
+        Ok(with_field(&Value::Object(frame), "choices", &choices))
     }
 
     fn extend(&self, choice: &mut Choice, index: usize, piece: Piece) {
@@ -158,32 +161,60 @@ impl Reply {
         tokens
     }
 
-    fn choice(&self, index: usize, choice: Choice) -> Value {
-        let logprobs = self.logprobs(&choice.tokens);
-        match self.form {
+    /// JSON of a whole answer.
+    fn choice(&self, index: usize, choice: Choice) -> String {
+        let head = match self.form {
             Form::Completion => json!({
-                "index": index, "text": choice.text, "logprobs": logprobs,
-                "finish_reason": choice.finish,
+                "index": index, "text": choice.text, "finish_reason": choice.finish,
             }),
             Form::Chat => json!({
-                "index": index, "logprobs": logprobs, "finish_reason": choice.finish,
+                "index": index, "finish_reason": choice.finish,
                 "message": {"role": "assistant", "content": choice.text, "refusal": null},
             }),
+        };
+        with_field(&head, "logprobs", &self.logprobs_json(&choice.tokens))
+    }
+
+    /// What is told of tokens, by name; `None` stands for a field that is always `null`.
+    fn columns(&self, top: usize) -> Vec<(&'static str, Option<Column>)> {
+        match self.form {
+            Form::Completion => vec![
+                ("tokens", Some(|token| json!(token.text))),
+                ("token_logprobs", Some(|token| json!(token.logprob))),
+                ("top_logprobs", (top > 0).then_some(top_map as Column)),
+                ("text_offset", Some(|token| json!(token.offset))),
+            ],
+            Form::Chat => vec![("content", Some(chat_token)), ("refusal", None)],
         }
+    }
+
+    /// JSON of tokens' probabilities.
+    fn logprobs_json(&self, tokens: &[TokenInfo]) -> String {
+        let Some(top) = self.logprobs else {
+            return "null".to_owned();
+        };
+        let fields = self.columns(top).into_iter().map(|(name, column)| {
+            let values = column.map(|column| list(tokens.iter().map(column)));
+            format!("\"{name}\":{}", values.as_deref().unwrap_or("null"))
+        });
+        format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
     }
 
     fn logprobs(&self, tokens: &[TokenInfo]) -> Value {
-        match (self.logprobs, self.form) {
-            (None, _) => Value::Null,
-            (Some(top), Form::Completion) => completion_logprobs(tokens, top > 0),
-            (Some(_), Form::Chat) => json!({"content": chat_logprobs(tokens), "refusal": null}),
-        }
+        let Some(top) = self.logprobs else {
+            return Value::Null;
+        };
+        let fields = self.columns(top).into_iter().map(|(name, column)| {
+            let values = column.map(|column| tokens.iter().map(column).collect());
+            (name.to_owned(), values.unwrap_or_default())
+        });
+        Value::Object(fields.collect())
     }
 
-    fn frame(&self, object: &str, choices: Value) -> Map<String, Value> {
+    fn frame(&self, object: &str) -> Map<String, Value> {
         let frame = json!({
             "id": self.id, "object": object, "created": self.created, "model": self.model.name,
-            "system_fingerprint": self.model.fingerprint, "choices": choices,
+            "system_fingerprint": self.model.fingerprint,
         });
         match frame {
             Value::Object(frame) => frame,
@@ -197,7 +228,8 @@ impl Reply {
             Form::Completion => "text_completion",
             Form::Chat => "chat.completion.chunk",
         };
-        let mut chunk = self.frame(object, choices);
+        let mut chunk = self.frame(object);
+        chunk.insert("choices".to_owned(), choices);
         if self.include_usage {
             chunk.insert("usage".to_owned(), Value::Null);
         }
@@ -291,39 +323,50 @@ fn finish_reason(finish: &FinishReason) -> &'static str {
     }
 }
 
-fn completion_logprobs(tokens: &[TokenInfo], with_top: bool) -> Value {
-    let texts: Vec<&str> = tokens.iter().map(|token| token.text.as_str()).collect();
-    let logprobs: Vec<Option<f64>> = tokens.iter().map(|token| token.logprob).collect();
-    let offsets: Vec<usize> = tokens.iter().map(|token| token.offset).collect();
-    let top = tokens.iter().map(|token| {
-        if token.logprob.is_none() {
-            return Value::Null;
-        }
-        let mut map = Map::new();
-        for top in &token.top {
-            // Of two tokens that read alike the likelier counts.
-            map.entry(top.text.clone())
-                .or_insert_with(|| json!(top.logprob));
-        }
-        Value::Object(map)
-    });
-    let top = with_top.then(|| top.collect::<Vec<Value>>());
+/// What is told of one token.
+type Column = fn(&TokenInfo) -> Value;
+
+/// The likeliest tokens in a token's place, by their texts.
+fn top_map(token: &TokenInfo) -> Value {
+    if token.logprob.is_none() {
+        return Value::Null;
+    }
+    let mut map = Map::new();
+    for top in &token.top {
+        // Of two tokens that read alike the likelier counts.
+        map.entry(top.text.clone())
+            .or_insert_with(|| json!(top.logprob));
+    }
+    Value::Object(map)
+}
+
+/// A token of a chat. `text_offset` is ours: OpenAI's clients pass over what they do not know.
+fn chat_token(token: &TokenInfo) -> Value {
+    let top: Vec<Value> = token
+        .top
+        .iter()
+        .map(|top| json!({"token": top.text, "logprob": top.logprob, "bytes": top.bytes}))
+        .collect();
     json!({
-        "tokens": texts, "token_logprobs": logprobs, "top_logprobs": top, "text_offset": offsets,
+        "token": token.text, "logprob": token.logprob, "bytes": token.bytes,
+        "top_logprobs": top, "text_offset": token.offset,
     })
 }
 
-fn chat_logprobs(tokens: &[TokenInfo]) -> Vec<Value> {
-    let entry = |token: &TokenInfo| {
-        let top: Vec<Value> = token
-            .top
-            .iter()
-            .map(|top| json!({"token": top.text, "logprob": top.logprob, "bytes": top.bytes}))
-            .collect();
-        json!({
-            "token": token.text, "logprob": token.logprob, "bytes": token.bytes,
-            "top_logprobs": top,
-        })
-    };
-    tokens.iter().map(entry).collect()
+/// JSON of a list of what is JSON already.
+fn list(items: impl Iterator<Item = impl Display>) -> String {
+    let mut json = "[".to_owned();
+    for (at, item) in items.enumerate() {
+        let comma = if at > 0 { "," } else { "" };
+        let _ = write!(json, "{comma}{item}"); // A string takes everything.
+    }
+    json.push(']');
+    json
+}
+
+/// JSON of `object`, which has a field already, with one more field.
+fn with_field(object: &Value, name: &str, json: &str) -> String {
+    let head = object.to_string();
+    let head = head.strip_suffix('}').unwrap_or(&head);
+    format!("{head},\"{name}\":{json}}}")
 }

@@ -14,12 +14,13 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::api_error::{ApiError, json_response};
 use crate::desk::Desk;
-use crate::guard::{Key, guard, read_json};
+use crate::guard::{Key, guard, read_body};
 use crate::metrics::{self, Responses, Shown};
 use crate::params::Params;
-use crate::prepare::{self, Prepared, read_ids};
+use crate::prepare::{self, Prepared};
 use crate::served::Model;
-use crate::{Config, explain, page, stream};
+use crate::turns::Turns;
+use crate::{Config, explain, page, stream, tokens};
 
 /// What all requests share.
 pub(crate) struct App {
@@ -30,8 +31,16 @@ pub(crate) struct App {
     pub(crate) only_loopback: bool,
     pub(crate) stopping: AtomicBool,
     pub(crate) responses: Responses,
+    /// For reading requests: a body of 1 MiB may be a list of half a million numbers.
+    reading: Turns,
+    /// For explaining.
     pub(crate) desk: Desk,
 }
+
+/// Requests that are read at once.
+const READING: usize = 8;
+/// Threads for those and an explanation, with one to spare.
+pub(crate) const BLOCKING: usize = READING + 2;
 
 /// All paths.
 const ROUTES: [&str; 18] = [
@@ -58,6 +67,19 @@ const ROUTES: [&str; 18] = [
 pub(crate) type Answer = Result<Response<Body>, ApiError>;
 
 impl App {
+    pub(crate) fn new(models: Vec<Arc<Model>>, config: Config, only_loopback: bool) -> Self {
+        Self {
+            models,
+            key: config.api_key.as_deref().map(Key::new),
+            only_loopback,
+            stopping: AtomicBool::new(false),
+            responses: Responses::default(),
+            reading: Turns::new(READING, config.queue),
+            desk: Desk::default(),
+            config,
+        }
+    }
+
     /// The model that a request names; the first if it names none.
     fn model(&self, name: Option<&str>) -> Result<Arc<Model>, ApiError> {
         let found = match name {
@@ -80,6 +102,22 @@ impl App {
         }
         Ok(())
     }
+
+    /// Reads the JSON of a request, beside the threads that serve connections.
+    pub(crate) async fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        request: Request,
+        work: impl FnOnce(Arc<Model>, &Value) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let body = read_body(self, request).await?;
+        let app = self.clone();
+        let read = move || {
+            let body = serde_json::from_slice(&body)
+                .map_err(|e| ApiError::bad(format!("the body is no JSON that can be read: {e}")))?;
+            work(app.model_of(&body)?, &body)
+        };
+        self.reading.run(read).await
+    }
 }
 
 /// A path's name in the metrics.
@@ -92,7 +130,7 @@ pub(crate) fn route_name(path: &str) -> &'static str {
 
 /// The service behind every connection.
 pub(crate) fn router(app: Arc<App>) -> Router {
-    Router::new()
+    let routes = Router::new()
         .route("/", get(|| async { page::index() }))
         .route("/style.css", get(|| async { page::style() }))
         .route("/app.js", get(|| async { page::script() }))
@@ -105,8 +143,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/models/{model}", get(model))
         .route("/v1/completions", post(completions))
         .route("/v1/chat/completions", post(chat))
-        .route("/tokenize", post(tokenize))
-        .route("/detokenize", post(detokenize))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
         .route(
             "/explain",
             get(|| async { explain::index() }).post(explain::numbers),
@@ -119,21 +157,31 @@ pub(crate) fn router(app: Arc<App>) -> Router {
                 StatusCode::METHOD_NOT_ALLOWED,
                 "this path takes another method",
             )
-        })
-        .layer(axum::middleware::from_fn_with_state(app.clone(), guard))
+        });
+    guarded(routes, app)
+}
+
+/// A panic becomes a response like others, which the guard counts and puts its headers on.
+fn guarded(routes: Router<Arc<App>>, app: Arc<App>) -> Router {
+    routes
         .layer(CatchPanicLayer::custom(|_| {
-            ApiError::internal("this request met a fault of the server").into_response()
+            ApiError::fault().into_response()
         }))
+        .layer(axum::middleware::from_fn_with_state(app.clone(), guard))
         .with_state(app)
 }
 
 async fn health() -> Response<Body> {
-    json_response(StatusCode::OK, &json!({"status": "ok"}))
+    json_response(StatusCode::OK, json!({"status": "ok"}).to_string())
 }
 
 async fn ready(State(app): State<Arc<App>>) -> Answer {
     app.check_open()?;
-    Ok(json_response(StatusCode::OK, &json!({"status": "ready"})))
+    for model in &app.models {
+        model.engine.check()?;
+    }
+    let ready = json!({"status": "ready"});
+    Ok(json_response(StatusCode::OK, ready.to_string()))
 }
 
 async fn figures(State(app): State<Arc<App>>) -> Response<Body> {
@@ -158,14 +206,13 @@ async fn figures(State(app): State<Arc<App>>) -> Response<Body> {
 
 async fn models(State(app): State<Arc<App>>) -> Response<Body> {
     let data: Vec<Value> = app.models.iter().map(|model| model.json()).collect();
-    json_response(StatusCode::OK, &json!({"object": "list", "data": data}))
+    let list = json!({"object": "list", "data": data});
+    json_response(StatusCode::OK, list.to_string())
 }
 
 async fn model(State(app): State<Arc<App>>, Path(name): Path<String>) -> Answer {
-    Ok(json_response(
-        StatusCode::OK,
-        &app.model(Some(&name))?.json(),
-    ))
+    let model = app.model(Some(&name))?.json();
+    Ok(json_response(StatusCode::OK, model.to_string()))
 }
 
 async fn completions(State(app): State<Arc<App>>, request: Request) -> Answer {
@@ -180,21 +227,17 @@ type Prepare = fn(Arc<Model>, &Value) -> Result<Prepared, ApiError>;
 
 async fn answer(app: Arc<App>, request: Request, prepare: Prepare) -> Answer {
     app.check_open()?;
-    let body = read_json(&app, request).await?;
-    let model = app.model_of(&body)?;
-    let prepared = apart(move || prepare(model, &body)).await?;
     let Prepared {
         reply,
         sequences,
         stream,
         ignored,
-    } = prepared;
-    let updates = reply.model().engine.submit(sequences);
-    let updates = updates.ok_or_else(ApiError::busy)?;
+    } = app.read(request, prepare).await?;
+    let updates = reply.model().engine.submit(sequences)?;
     let mut response = if stream {
         stream::response(reply, updates)
     } else {
-        json_response(StatusCode::OK, &reply.whole(updates).await?)
+        json_response(StatusCode::OK, reply.whole(updates).await?)
     };
     if let Some(value) = HeaderValue::from_str(&ignored)
         .ok()
@@ -205,55 +248,108 @@ async fn answer(app: Arc<App>, request: Request, prepare: Prepare) -> Answer {
     Ok(response)
 }
 
-/// Runs what may take a while beside the threads that serve connections.
-pub(crate) async fn apart<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
-) -> Result<T, ApiError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|_| Err(ApiError::internal("this request met a fault of the server")))
-}
-
-/// `{"content": TEXT, "with_pieces": BOOL}` to token ids, or to ids with their texts.
-async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Answer {
-    let body = read_json(&app, request).await?;
-    let model = app.model_of(&body)?;
-    let value = apart(move || {
-        let mut params = Params::new(&body)?;
-        let text = params.string("content")?.or(params.string("prompt")?);
-        let text = text.ok_or_else(|| ApiError::field("content", "`content` is missing"))?;
-        let with_pieces = params.flag("with_pieces")?;
-        let encoding = model.tokenizer().encode(text);
-        let tokens = if with_pieces {
-            let piece = |id: &u32| json!({"id": id, "piece": model.tokenizer().token(*id)});
-            encoding.ids.iter().map(piece).collect()
-        } else {
-            json!(encoding.ids)
-        };
-        Ok(json!({
-            "tokens": tokens, "count": encoding.ids.len(), "unknown": encoding.unknown,
-            "max_model_len": model.config().context_length,
-        }))
-    });
-    Ok(json_response(StatusCode::OK, &value.await?))
-}
-
-/// `{"tokens": [ID]}` to text.
-async fn detokenize(State(app): State<Arc<App>>, request: Request) -> Answer {
-    let body = read_json(&app, request).await?;
-    let model = app.model_of(&body)?;
-    let value = apart(move || {
-        let list = Params::new(&body)?.get("tokens").and_then(Value::as_array);
-        let list =
-            list.ok_or_else(|| ApiError::field("tokens", "`tokens` must be a list of ids"))?;
-        let ids = read_ids("tokens", &model, list)?;
-        Ok(json!({"content": model.tokenizer().decode(&ids)}))
-    });
-    Ok(json_response(StatusCode::OK, &value.await?))
-}
-
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use hyper::service::Service;
+    use hyper_util::service::TowerToHyperService;
+
     use super::*;
+
+    fn app(config: Config) -> Arc<App> {
+        Arc::new(App::new(Vec::new(), config, true))
+    }
+
+    fn ask(router: Router, request: axum::http::request::Builder) -> Response<Body> {
+        let request = request.header("host", "localhost").body(Body::empty());
+        let answer = TowerToHyperService::new(router).call(request.unwrap());
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.unwrap().block_on(answer).unwrap()
+    }
+
+    #[test]
+    fn a_panic_is_a_500_that_is_counted_and_has_all_headers() {
+        async fn boom() -> Response<Body> {
+            std::panic::panic_any("as a test wants it")
+        }
+        let app = app(Config::default());
+        let router = guarded(Router::new().route("/boom", get(boom)), app.clone());
+        let response = ask(router, Request::get("/boom"));
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(response.headers().contains_key("content-security-policy"));
+        let mut counted = String::new();
+        app.responses.write(&mut counted);
+        assert!(counted.contains("status=\"500\"} 1"), "{counted}");
+    }
+
+    #[test]
+    fn pages_of_other_sites_can_embed_nothing_and_open_the_page_alone() {
+        let status = |path: &str, site: &str, headers: &[(&str, &str)]| {
+            let mut request = Request::get(path).header("sec-fetch-site", site);
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            ask(router(app(Config::default())), request)
+                .status()
+                .as_u16()
+        };
+        let opens = [
+            ("sec-fetch-mode", "navigate"),
+            ("sec-fetch-dest", "document"),
+        ];
+        let image = [("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "image")];
+        for site in ["cross-site", "same-site"] {
+            assert_eq!(status("/explain?prompt=x&max_tokens=32", site, &image), 403);
+            assert_eq!(status("/explain?prompt=x", site, &opens), 403);
+            assert_eq!(status("/icon.svg", site, &image), 403);
+            assert_eq!(status("/", site, &image), 403);
+            assert_eq!(status("/", site, &opens), 200);
+        }
+        for site in ["same-origin", "none"] {
+            assert_eq!(status("/icon.svg", site, &image), 200);
+            assert_eq!(status("/v1/models", site, &opens), 200);
+        }
+    }
+
+    #[test]
+    fn named_hosts_and_origins_are_let_in_and_no_others() {
+        let config = Config {
+            allow_hosts: vec!["models.example".into()],
+            cors_origins: vec!["https://app.example".into()],
+            ..Config::default()
+        };
+        let ask = |request| ask(router(app(config.clone())), request);
+        let status = |name, value| ask(Request::get("/v1/models").header(name, value)).status();
+        // The builder's own `Host` comes second: the first one counts.
+        assert_eq!(status("host", "models.example"), StatusCode::OK);
+        assert_eq!(status("host", "MODELS.example:443"), StatusCode::OK);
+        assert_eq!(status("host", "other.example"), StatusCode::FORBIDDEN);
+        assert_eq!(status("host", "models.example.evil"), StatusCode::FORBIDDEN);
+        assert_eq!(status("origin", "https://app.example"), StatusCode::OK);
+        for origin in ["http://app.example", "https://app.example:8443", "null"] {
+            assert_eq!(status("origin", origin), StatusCode::FORBIDDEN, "{origin}");
+        }
+
+        let origin = "https://app.example";
+        let request = Request::get("/v1/models")
+            .header("origin", origin)
+            .header("sec-fetch-site", "cross-site");
+        let response = ask(request);
+        assert_eq!(response.headers()["access-control-allow-origin"], origin);
+        let preflight = Request::options("/v1/completions")
+            .header("origin", origin)
+            .header("access-control-request-method", "POST")
+            .header(
+                "access-control-request-headers",
+                "authorization,x-stainless-os",
+            );
+        let response = ask(preflight);
+        assert_eq!(response.status(), StatusCode::NO_CONTENT);
+        let allowed = &response.headers()["access-control-allow-headers"];
+        assert_eq!(allowed, "authorization,x-stainless-os");
+        let plain = ask(Request::get("/v1/models"));
+        assert!(!plain.headers().contains_key("access-control-allow-origin"));
+    }
 
     #[test]
     fn the_description_of_the_interface_names_every_path() {

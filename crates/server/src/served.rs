@@ -23,7 +23,7 @@ use crate::{Config, ServerError};
 pub struct Served {
     name: String,
     generator: TextGenerator,
-    template: Option<ChatTemplate>,
+    template: Result<Option<ChatTemplate>, ServerError>,
     learning: Option<Learning>,
     fingerprint: String,
     created: u64,
@@ -33,10 +33,11 @@ impl Served {
     /// Loads `record` onto `device`; clients ask for it by `name`.
     ///
     /// # Errors
-    /// What is wrong with the record's files or its chat template.
+    /// What is wrong with the record's files. A chat template that is none refuses chats alone: see
+    /// [`warning`](Self::warning).
     pub fn open(name: String, record: &Record, device: &Device) -> Result<Self, ServerError> {
         let generator = TextGenerator::open(record, device)?;
-        let template = ChatTemplate::open(&record.path.join("chat_template.jinja"))?;
+        let template = ChatTemplate::open(record, &**generator.tokenizer());
         Ok(Self {
             name,
             fingerprint: fingerprint(record, &**generator.tokenizer()),
@@ -55,6 +56,12 @@ impl Served {
             ..self
         }
     }
+
+    /// What does not work.
+    pub fn warning(&self) -> Option<String> {
+        let error = self.template.as_ref().err()?;
+        Some(format!("`{}` answers no chats: {error}", self.name))
+    }
 }
 
 /// A model with its running engine.
@@ -63,7 +70,7 @@ pub(crate) struct Model {
     pub(crate) name: String,
     pub(crate) fingerprint: String,
     pub(crate) generator: TextGenerator,
-    pub(crate) template: Option<ChatTemplate>,
+    pub(crate) template: Result<Option<ChatTemplate>, ServerError>,
     pub(crate) learning: Option<Learning>,
     pub(crate) engine: Engine,
     pub(crate) metrics: Arc<Metrics>,
@@ -118,12 +125,13 @@ impl Model {
     /// As `/v1/models` lists it.
     pub(crate) fn json(&self) -> Value {
         let card = self.generator.card();
+        let has_template = matches!(self.template, Ok(Some(_)));
         json!({
             "id": self.name, "object": "model", "created": self.created, "owned_by": "nextword",
             "meta": {
                 "n_vocab": self.config().vocab_size, "n_ctx_train": self.config().context_length,
                 "n_params": card.parameters, "step": card.step,
-                "chat": self.template.is_some() || card.prompt_template.is_some(),
+                "chat": has_template || card.prompt_template.is_some(),
             },
         })
     }

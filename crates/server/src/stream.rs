@@ -76,7 +76,7 @@ impl State {
             }
             match tokio::time::timeout(PATIENCE, self.updates.recv()).await {
                 Ok(Some(update)) => self.take(update),
-                Ok(None) => self.fail(&ApiError::stopping()),
+                Ok(None) => self.fail(&ApiError::given_up()),
                 Err(_) => self.ready.push_back(Bytes::from_static(b": waiting\n\n")),
             }
         }
@@ -108,7 +108,7 @@ impl State {
                     self.finish();
                 }
             }
-            UpdateKind::Failed(message) => self.fail(&ApiError::internal(message)),
+            UpdateKind::Failed(error) => self.fail(&error),
         }
     }
 

@@ -7,13 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, ValueHint};
-use nextword_generate::{PROMPT, TextGenerator, TextOptions};
+use nextword_generate::{Answer, PROMPT, TextGenerator, TextOptions};
 use nextword_server::{ChatTemplate, Message};
 
 use crate::args::CutArgs;
 use crate::commands::generate::new_seed;
 use crate::format::harmless;
 use crate::{output, records};
+
+const HELP: &str = "/retry answers anew, /undo forgets the last exchange, /probs shows the last answer's \
+                    probabilities, /reset begins anew, /quit leaves, Ctrl-C ends an answer";
 
 /// `chat RECORD|RUN`.
 #[derive(Debug, Args)]
@@ -82,7 +85,7 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
     let record = records::open(&args.model, args.last)?;
     let device = records::device(&args.device)?;
     let generator = TextGenerator::open(&record, &device)?;
-    let template = ChatTemplate::open(&record.path.join("chat_template.jinja"))?;
+    let template = ChatTemplate::open(&record, &**generator.tokenizer())?;
     let way = match (template, &record.card.prompt_template) {
         (Some(template), _) => Way::Template(Box::new(template)),
         (None, Some(_)) => Way::Single,
@@ -91,17 +94,16 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
     let mut chat = Chat {
         options: options(args)?,
         generator,
-        messages: Vec::new(),
-        text: String::new(),
+        turns: Vec::new(),
+        last: None,
         stop: stop_flag()?,
         way,
         args,
     };
-    chat.reset();
     let mut input = std::io::stdin().lock();
     let asks = input.is_terminal();
     output::note(&format!("note: {}", chat.way.words()));
-    output::note("/reset begins anew, /quit leaves, Ctrl-C ends an answer");
+    output::note(HELP);
     loop {
         if asks {
             output::text("> ")?;
@@ -112,12 +114,7 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
         }
         match line.trim_end_matches(['\n', '\r']) {
             "/quit" | "/exit" => return Ok(()),
-            "/reset" => {
-                chat.reset();
-                output::note("the conversation begins anew");
-            }
-            "" => {}
-            said => chat.answer(said)?,
+            line => chat.take(line)?,
         }
     }
 }
@@ -146,61 +143,98 @@ fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
     Ok(flag)
 }
 
+/// What was said, and the answer.
+struct Turn {
+    said: String,
+    answer: String,
+}
+
 /// A conversation.
 struct Chat<'a> {
     args: &'a ChatArgs,
     generator: TextGenerator,
     options: TextOptions,
     way: Way,
-    messages: Vec<Message>,
-    text: String,
+    turns: Vec<Turn>,
+    /// The last answer with its tokens.
+    last: Option<Answer>,
     stop: Arc<AtomicBool>,
 }
 
 impl Chat<'_> {
-    fn reset(&mut self) {
-        self.text.clear();
-        self.messages.clear();
-        if let Some(system) = &self.args.system {
-            self.say("system", system.clone());
+    /// Does what a line asks for, or answers it. Only a lost output is an error.
+    fn take(&mut self, line: &str) -> anyhow::Result<()> {
+        match line {
+            "" => {}
+            "/help" => output::note(HELP),
+            "/probs" => return self.probabilities(),
+            "/reset" => {
+                self.turns.clear();
+                self.last = None;
+                output::note("the conversation begins anew");
+            }
+            "/undo" => match self.turns.pop() {
+                Some(turn) => output::note(&format!("forgotten: {}", harmless(&turn.said))),
+                None => output::note("there is nothing to forget"),
+            },
+            "/retry" => match self.turns.pop() {
+                Some(turn) if !self.answer(&turn.said)? => self.turns.push(turn),
+                Some(_) => {}
+                None => output::note("there is no answer yet"),
+            },
+            command if command.starts_with('/') && !command.contains(' ') => {
+                output::note(&format!("there is no {}; {HELP}", harmless(command)));
+            }
+            said => {
+                self.answer(said)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All that the model is shown before its answer to `said`.
+    fn prompt(&self, said: &str) -> anyhow::Result<String> {
+        match &self.way {
+            Way::Single => Ok(said.to_owned()),
+            Way::Plain => {
+                let mut text = String::new();
+                for turn in &self.turns {
+                    begin_line(&mut text);
+                    text.push_str(&turn.said);
+                    text.push_str(&turn.answer);
+                }
+                begin_line(&mut text);
+                Ok(text + said)
+            }
+            Way::Template(template) => {
+                let message = |role: &str, content: &str| Message {
+                    role: role.to_owned(),
+                    content: content.to_owned(),
+                };
+                let system = self.args.system.iter();
+                let mut messages: Vec<Message> =
+                    system.map(|text| message("system", text)).collect();
+                for turn in &self.turns {
+                    messages.push(message("user", &turn.said));
+                    messages.push(message("assistant", &turn.answer));
+                }
+                messages.push(message("user", said));
+                Ok(template.render(&messages)?)
+            }
         }
     }
 
-    fn say(&mut self, role: &str, content: String) {
-        let role = role.to_owned();
-        self.messages.push(Message { role, content });
-    }
-
-    /// Shows the answer to `said` as it comes, and remembers both.
-    fn answer(&mut self, said: &str) -> anyhow::Result<()> {
-        self.say("user", said.to_owned());
-        let prompt = match &self.way {
-            Way::Template(template) => {
-                let tokenizer = self.generator.tokenizer();
-                let eos = tokenizer
-                    .specials()
-                    .eos
-                    .and_then(|eos| tokenizer.piece(eos));
-                template.render(&self.messages, "", &eos.unwrap_or_default())?
-            }
-            Way::Single => said.to_owned(),
-            Way::Plain => {
-                if !self.text.is_empty() && !self.text.ends_with('\n') {
-                    self.text.push('\n');
-                }
-                self.text.push_str(said);
-                self.text.clone()
-            }
-        };
+    /// Shows the answer to `said` as it comes, and remembers both; whether there is one. What a model
+    /// or its template cannot do is told, and the conversation is as it was.
+    fn answer(&mut self, said: &str) -> anyhow::Result<bool> {
         self.options.prompt_template = match self.way {
             Way::Single => None,
             Way::Template(_) | Way::Plain => Some(PROMPT.to_owned()),
         };
         self.stop.store(false, Ordering::SeqCst);
         let mut trouble = None;
-        let answers = self
-            .generator
-            .generate(&[prompt], &self.options, |_, piece| {
+        let answers = self.prompt(said).and_then(|prompt| {
+            let show = |_, piece: &str| {
                 if self.stop.load(Ordering::SeqCst) {
                     return ControlFlow::Break(());
                 }
@@ -211,22 +245,56 @@ impl Chat<'_> {
                         ControlFlow::Break(())
                     }
                 }
-            })?;
+            };
+            Ok(self.generator.generate(&[prompt], &self.options, show)?)
+        });
         if let Some(error) = trouble {
             return Err(error);
         }
-        output::text("\n")?;
-        if let Some(answer) = answers.into_iter().next() {
-            if answer.truncated > 0 && !matches!(self.way, Way::Single) {
-                output::note(
-                    "note: the beginning of the conversation no longer fits the model's context",
-                );
+        let answer = match answers {
+            Ok(answers) => answers.into_iter().next(),
+            Err(error) => {
+                output::note(&format!("error: {error:#}"));
+                return Ok(false);
             }
-            self.text.push_str(&answer.text);
-            self.say("assistant", answer.text);
-        }
+        };
+        output::text("\n")?;
         // Each answer draws its own numbers.
         self.options.first_sequence += 1;
+        let Some(answer) = answer else {
+            return Ok(false);
+        };
+        if answer.truncated > 0 && !matches!(self.way, Way::Single) {
+            output::note(
+                "note: the beginning of the conversation no longer fits the model's context",
+            );
+        }
+        self.turns.push(Turn {
+            said: said.to_owned(),
+            answer: answer.text.clone(),
+        });
+        self.last = Some(answer);
+        Ok(true)
+    }
+
+    /// Shows how likely the model found each token of its last answer.
+    fn probabilities(&self) -> anyhow::Result<()> {
+        let Some(answer) = &self.last else {
+            output::note("there is no answer yet");
+            return Ok(());
+        };
+        let tokenizer = self.generator.tokenizer();
+        for (id, logprob) in answer.ids.iter().zip(&answer.logprobs) {
+            let token = tokenizer.token(*id).unwrap_or_default();
+            output::line(&format!("{:6.2} %  {token:?}", 100.0 * logprob.exp()))?;
+        }
         Ok(())
+    }
+}
+
+/// Ends the last line of `text`, if it has begun one.
+fn begin_line(text: &mut String) {
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
     }
 }

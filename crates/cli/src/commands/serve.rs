@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueHint};
-use nextword_server::{Config, Served, serve};
+use nextword_server::{Config, Served, Stage, serve};
 
 use crate::{learning, output, records};
 
@@ -27,6 +27,16 @@ pub(crate) struct ServeArgs {
     /// environment's `NEXTWORD_API_KEY`, else none]
     #[arg(long, value_name = "KEY")]
     api_key: Option<String>,
+    /// Another name of this server, which a proxy on this machine sends as `Host` (repeatable). The
+    /// proxy must see to who may ask
+    #[arg(long, value_name = "NAME")]
+    allow_host: Vec<String>,
+    /// Pages of this origin may ask too, as https://app.example (repeatable)
+    #[arg(long, value_name = "ORIGIN", value_parser = origin)]
+    cors_origin: Vec<String>,
+    /// Writes a line to standard error for each request: method, path, status, time to its head
+    #[arg(long, short)]
+    verbose: bool,
     /// Answers of a model that are made at once
     #[arg(long, default_value_t = 16, value_name = "N")]
     slots: usize,
@@ -50,6 +60,9 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let config = Config {
         host: args.host.clone(),
         port: args.port,
+        allow_hosts: args.allow_host.clone(),
+        cors_origins: args.cors_origin.clone(),
+        log: args.verbose.then_some(output::note),
         api_key: api_key.filter(|key| !key.is_empty()),
         slots: args.slots,
         cache_bytes: args.cache_mib << 20,
@@ -64,15 +77,36 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         let name = name.unwrap_or_else(|| name_of(path, &record.card.name));
         let mut served = Served::open(name, &record, &device)?;
         if learning::is_kept(path) {
-            served = served.with_learning(learning::read(path)?);
+            match learning::read(path) {
+                Ok(learning) => served = served.with_learning(learning),
+                Err(error) => output::note(&format!("warning: {error:#}")),
+            }
+        }
+        if let Some(warning) = served.warning() {
+            output::note(&format!("warning: {warning}"));
         }
         models.push(served);
     }
-    serve(models, config, |address| {
-        output::note(&format!("listening on http://{address} (Ctrl-C stops)"));
+    serve(models, config, |stage| match stage {
+        Stage::Listening(address) => {
+            output::note(&format!("listening on http://{address} (Ctrl-C stops)"));
+        }
+        Stage::Stopping => {
+            output::note("finishing the answers under way; once more stops at once");
+        }
     })?;
     output::note("stopped");
     Ok(())
+}
+
+/// An origin, as browsers write it: scheme and host in small letters, without a path.
+fn origin(given: &str) -> Result<String, String> {
+    let (scheme, name) = given.split_once("://").unwrap_or_default();
+    let is_origin = !scheme.is_empty() && !name.is_empty() && !name.contains(['/', '*', ' ']);
+    if is_origin {
+        return Ok(given.to_ascii_lowercase());
+    }
+    Err("an origin is a scheme and a host, as https://app.example or http://localhost:3000".into())
 }
 
 /// `NAME=PATH`, unless a folder is named so.

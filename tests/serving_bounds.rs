@@ -1,0 +1,170 @@
+//! What a server bears, and whom it lets in: sizes, turns, times, other sites.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::place::{Place, USAGE};
+use crate::resume::straight;
+use crate::serving::Server;
+
+#[test]
+fn a_request_for_more_than_a_reply_may_hold_is_refused() {
+    let place = Place::new();
+    let run = straight(place.folder.path(), "flex");
+    let server = Server::start(&run, &[]);
+    let body = json!({
+        "prompt": "One", "n": 16, "max_tokens": 65_536, "overflow": "slide", "ignore_eos": true, "logprobs": 5,
+    });
+    let (status, _, text) = server.post("/v1/completions", &body);
+    assert_eq!(status, 400, "{text}");
+    assert!(
+        text.contains("262144") && text.contains("\"max_tokens\""),
+        "{text}"
+    );
+    // As many as a reply may hold.
+    let body = json!({"prompt": ["One", "Two"], "max_tokens": 65_536 / 8, "overflow": "slide",
+        "ignore_eos": true, "logprobs": 5});
+    let (status, _, text) = server.post("/v1/completions", &body);
+    assert_eq!(status, 200, "{text}");
+    let whole: Value = serde_json::from_str(&text).unwrap();
+    let logprobs = &whole["choices"][1]["logprobs"];
+    for column in ["tokens", "token_logprobs", "top_logprobs", "text_offset"] {
+        assert_eq!(logprobs[column].as_array().unwrap().len(), 8192, "{column}");
+    }
+}
+
+#[test]
+fn explanations_take_turns_and_nobody_else_waits_for_them() {
+    let place = Place::new();
+    let run = straight(place.folder.path(), "flex");
+    let server = Server::start(&run, &[]);
+    let explain = json!({"prompt": "One day", "max_tokens": 8});
+    let (calm, loaded, codes) = std::thread::scope(|scope| {
+        let tokenize = || {
+            let begin = Instant::now();
+            let (status, _, _) = server.post("/tokenize", &json!({"content": "One"}));
+            assert_eq!(status, 200);
+            begin.elapsed()
+        };
+        let calm = tokenize();
+        let asked: Vec<_> = (0..16)
+            .map(|_| scope.spawn(|| (server.post("/explain", &explain).0, Instant::now())))
+            .collect();
+        std::thread::sleep(Duration::from_millis(20));
+        let loaded = (0..5).map(|_| tokenize()).max();
+        let done = Instant::now();
+        let codes: Vec<(u16, bool)> = asked
+            .into_iter()
+            .map(|asked| asked.join().unwrap())
+            .map(|(code, end)| (code, end > done))
+            .collect();
+        (calm, loaded.unwrap(), codes)
+    });
+    assert!(
+        codes.iter().any(|(_, later)| *later),
+        "{codes:?}: too quick to tell"
+    );
+    let count = |wanted| codes.iter().filter(|(code, _)| *code == wanted).count();
+    assert!(count(200) >= 1 && count(429) >= 1, "{codes:?}");
+    assert_eq!(count(200) + count(429), 16);
+    assert!(
+        loaded < calm + Duration::from_millis(500),
+        "{loaded:?} for {calm:?}"
+    );
+}
+
+#[test]
+fn other_sites_reach_nothing_and_those_that_were_named_do() {
+    let place = Place::new();
+    let run = straight(place.folder.path(), "flex");
+    let named = [
+        "--allow-host",
+        "models.example",
+        "--cors-origin",
+        "https://app.example",
+    ];
+    let mut server = Server::start(&run, &[&named[..], &["--verbose"]].concat());
+    let image =
+        "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\nSec-Fetch-Dest: image\r\n";
+    assert_eq!(server.get("/explain?prompt=x", image).0, 403);
+    let log = server.says.next().unwrap().unwrap();
+    assert!(log.starts_with("GET /explain 403 "), "{log}");
+    let (status, head, _) = server.get("/v1/models", "Origin: https://app.example\r\n");
+    assert!(
+        status == 200 && head.contains("access-control-allow-origin: https://app.example"),
+        "{head}"
+    );
+    assert_eq!(
+        server
+            .get("/v1/models", "Origin: https://evil.example\r\n")
+            .0,
+        403
+    );
+    let proxied =
+        server.ask("GET /v1/models HTTP/1.1\r\nHost: models.example\r\nConnection: close\r\n\r\n");
+    assert_eq!(proxied.0, 200);
+    place.refuses(
+        &["serve", &run.display().to_string(), "--cors-origin", "*"],
+        USAGE,
+        &["an origin is a scheme and a host"],
+    );
+}
+
+/// Reads one response that says how long it is.
+fn read_one(stream: &mut TcpStream) -> String {
+    let mut reader = BufReader::new(stream);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert!(reader.read_line(&mut head).unwrap() > 0, "closed: {head}");
+    }
+    let lower = head.to_lowercase();
+    let (_, len) = lower.split_once("content-length: ").unwrap();
+    let len = len.split_whitespace().next().unwrap().parse().unwrap();
+    let mut body = vec![0; len];
+    reader.read_exact(&mut body).unwrap();
+    head
+}
+
+#[test]
+fn a_connection_may_rest_between_requests_but_not_within_a_head() {
+    let place = Place::new();
+    let run = straight(place.folder.path(), "flex");
+    let server = Server::start(&run, &[]);
+    let request = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let connect = || TcpStream::connect(&server.address).unwrap();
+    let until_closed = |mut stream: TcpStream| {
+        let begin = Instant::now();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest); // Closed or reset.
+        begin.elapsed().as_secs_f64()
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut stream = connect();
+            for _ in 0..2 {
+                stream.write_all(request.as_bytes()).unwrap();
+                assert!(read_one(&mut stream).starts_with("HTTP/1.1 200"));
+                std::thread::sleep(Duration::from_secs(7));
+            }
+            stream.write_all(&request.as_bytes()[..20]).unwrap();
+            let seconds = until_closed(stream);
+            assert!((4.0..7.0).contains(&seconds), "a later head: {seconds}");
+        });
+        scope.spawn(|| {
+            let mut stream = connect();
+            stream.write_all(&request.as_bytes()[..20]).unwrap();
+            let seconds = until_closed(stream);
+            assert!((4.0..7.0).contains(&seconds), "a first head: {seconds}");
+        });
+        scope.spawn(|| {
+            let seconds = until_closed(connect());
+            assert!((4.0..7.0).contains(&seconds), "no byte at all: {seconds}");
+        });
+    });
+}
