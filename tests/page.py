@@ -90,6 +90,55 @@ def chat(page):
     assert page.locator("#token").is_visible()
 
 
+def sse(*chunks):
+    return "".join(f"data: {json.dumps({'choices': [{'index': 0, **c}]})}\n\n" for c in chunks) + "data: [DONE]\n\n"
+
+
+def parts_of_characters(page):
+    """Of a character of several tokens all are shown, and those behind it keep their own."""
+    def told(text, tokens, offsets):
+        return {"text": text, "logprobs": {
+            "tokens": tokens, "token_logprobs": [-0.1] * len(tokens), "text_offset": offsets,
+            "top_logprobs": [{t: -0.1, "other": -3} for t in tokens],
+        }}
+
+    body = sse(told("", ["\\xE2"], [0]), told("", ["\\x9C"], [0]), told("✓🦊k go", ["\\x93", "🦊k", " go"], [0, 1, 3]))
+    answer = lambda route: route.fulfill(body=body, content_type="text/event-stream")
+    page.route("**/v1/completions", answer)
+    page.click("#again")
+    pieces = page.locator("#text .piece")
+    expect(pieces).to_have_count(3)
+    assert pieces.all_inner_texts() == ["✓", "🦊k", " go"], pieces.all_inner_texts()
+    for at, drawn in enumerate([["\\xE2", "\\x9C", "\\x93"], ["🦊k"], [" go"]]):
+        pieces.nth(at).hover()
+        shown = page.locator("#token tr.drawn td:first-child").all_text_contents()
+        assert shown == drawn, shown
+    page.unroute("**/v1/completions")
+
+
+def begin_anew(page):
+    """A conversation that is left while the model answers leaves nothing in the next one."""
+    asked = []
+
+    def watched(route):
+        asked.append([m["content"] for m in route.request.post_data_json["messages"]])
+        endless(route)
+
+    page.route("**/v1/chat/completions", watched)
+    page.fill("#max_tokens", "20000")
+    pieces = page.locator(".message.assistant .piece")
+    for said in ("one", "two"):
+        page.click("#reset")
+        page.fill("#said", said)
+        page.keyboard.press("Enter")
+        expect(pieces.nth(3)).to_be_visible(timeout=20_000)
+    page.click("#chat-form .stop")
+    expect(page.locator("#status")).to_have_text("stopped")
+    assert asked == [["one"], ["two"]], asked
+    assert page.locator(".message").count() == 2
+    page.unroute("**/v1/chat/completions")
+
+
 def error(page):
     page.select_option("#model", "plain")
     page.fill("#said", "hello")
@@ -120,7 +169,7 @@ def main():
                 expect(page.locator("#about")).to_contain_text("context of")
                 if width == 360:
                     page.click("summary")
-                for step in (complete, stop, chat):
+                for step in (complete, parts_of_characters, stop, chat, begin_anew):
                     step(page)
                     shown = page.evaluate("document.documentElement.scrollWidth")
                     assert shown <= width, f"{step.__name__}: {shown} pixels do not fit {width}"

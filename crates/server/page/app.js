@@ -7,7 +7,7 @@ const all = (selector, within = document) => [...within.querySelectorAll(selecto
 let models = [];
 let running = null; // the AbortController of the answer under way
 let lastPrompt = "";
-const messages = [];
+let messages = [];
 
 // --- asking
 
@@ -67,32 +67,39 @@ function settings() {
 class Answer {
   constructor(element) {
     this.element = element;
-    this.length = 0;
+    this.length = 0; // in characters, as offsets count
+    this.part = []; // tokens of a character that is not whole yet
     element.classList.add("writing");
   }
 
-  // `tokens`: [{token, logprob, top: [[token, logprob]]}]
+  // `tokens`: [{token, logprob, top: [[token, logprob]], offset}]
   add(text, tokens) {
-    this.length += text.length;
-    let rest = text;
+    const characters = [...text];
+    const start = this.length;
+    this.length += characters.length;
+    let from = 0;
     for (const [at, token] of tokens.entries()) {
-      const last = at === tokens.length - 1;
-      const piece = last ? rest : rest.slice(0, token.token.length);
-      rest = rest.slice(piece.length);
-      if (piece) this.element.append(this.piece(piece, token));
+      const end = at + 1 < tokens.length ? tokens[at + 1].offset - start : characters.length;
+      const piece = characters.slice(from, Math.max(from, end)).join("");
+      from = Math.max(from, end);
+      this.part.push(token);
+      if (!piece) continue;
+      this.element.append(this.piece(piece, this.part));
+      this.part = [];
     }
+    const rest = characters.slice(from).join("");
     if (rest) this.element.append(rest);
   }
 
-  piece(text, token) {
+  piece(text, tokens) {
     const span = document.createElement("span");
-    const p = Math.exp(token.logprob);
+    const p = Math.exp(tokens.reduce((sum, token) => sum + token.logprob, 0));
     span.className = "piece";
     span.textContent = text;
     span.tabIndex = this.element.querySelector(".piece") ? -1 : 0;
     span.style.setProperty("--doubt", `${Math.round((1 - p) * 100)}%`);
     span.ariaLabel = `${text}, ${percent(p)}`;
-    span.token = token;
+    span.tokens = tokens;
     return span;
   }
 
@@ -106,13 +113,14 @@ const percent = (p) => `${(p * 100).toFixed(p < 0.1 ? 2 : 1)} %`;
 function show(span) {
   all(".piece.shown").forEach((other) => other.classList.remove("shown"));
   span.classList.add("shown");
-  const { token, logprob, top } = span.token;
-  const rows = top.length ? top : [[token, logprob]];
+  const rows = span.tokens.flatMap(({ token, logprob, top }) =>
+    (top.length ? top : [[token, logprob]]).map(([text, p]) => [text, p, text === token]),
+  );
   const body = document.querySelector("#token tbody");
   body.replaceChildren(
-    ...rows.map(([text, p]) => {
+    ...rows.map(([text, p, drawn]) => {
       const row = document.createElement("tr");
-      row.className = text === token ? "drawn" : "";
+      row.className = drawn ? "drawn" : "";
       for (const content of [text.replaceAll("\n", "↵") || "∅", percent(Math.exp(p))]) {
         row.insertCell().textContent = content;
       }
@@ -124,16 +132,16 @@ function show(span) {
 }
 
 document.addEventListener("mouseover", (event) => {
-  if (event.target.token) show(event.target);
+  if (event.target.tokens) show(event.target);
 });
 document.addEventListener("focusin", (event) => {
-  if (event.target.token) show(event.target);
+  if (event.target.tokens) show(event.target);
 });
 document.addEventListener("keydown", (event) => {
   const step = { ArrowRight: "nextElementSibling", ArrowLeft: "previousElementSibling" }[event.key];
-  if (!event.target.token || !step) return;
+  if (!event.target.tokens || !step) return;
   let other = event.target[step];
-  while (other && !other.token) other = other[step];
+  while (other && !other.tokens) other = other[step];
   if (!other) return;
   event.target.tabIndex = -1;
   other.tabIndex = 0;
@@ -196,6 +204,7 @@ function complete(prompt) {
           const tokens = (logprobs?.tokens ?? []).map((token, at) => ({
             token,
             logprob: logprobs.token_logprobs[at],
+            offset: logprobs.text_offset[at],
             top: Object.entries(logprobs.top_logprobs?.[at] ?? {}).sort((a, b) => b[1] - a[1]),
           }));
           answer.add(text, tokens);
@@ -224,16 +233,18 @@ function bubble(role, content = "") {
 function reply() {
   const element = bubble("assistant");
   const answer = new Answer(element);
+  const conversation = messages; // which may have been left when the answer ends
   return run(async (signal, seen) => {
     let content = "";
     try {
-      const body = { ...settings(), messages, logprobs: true, top_logprobs: 5 };
+      const body = { ...settings(), messages: conversation, logprobs: true, top_logprobs: 5 };
       for await (const chunk of events(await ask("/v1/chat/completions", body, signal))) {
         seen(chunk);
         for (const { delta, logprobs } of chunk.choices) {
-          const tokens = (logprobs?.content ?? []).map(({ token, logprob, top_logprobs }) => ({
+          const tokens = (logprobs?.content ?? []).map(({ token, logprob, top_logprobs, text_offset }) => ({
             token,
             logprob,
+            offset: text_offset,
             top: top_logprobs.map((top) => [top.token, top.logprob]),
           }));
           content += delta.content ?? "";
@@ -245,7 +256,7 @@ function reply() {
       throw error;
     } finally {
       answer.end();
-      if (content) messages.push({ role: "assistant", content });
+      if (content) conversation.push({ role: "assistant", content });
     }
   });
 }
@@ -290,7 +301,7 @@ $("retry").addEventListener("click", () => {
 });
 $("reset").addEventListener("click", () => {
   running?.abort();
-  messages.length = 0;
+  messages = [];
   $("messages").replaceChildren();
   busy(false);
   $("said").focus();
