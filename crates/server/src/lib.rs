@@ -94,7 +94,7 @@ impl Default for Config {
             body_bytes: 1 << 20,
             connections: 512,
             head_time: Duration::from_secs(5),
-            idle_time: Duration::from_secs(60),
+            idle_time: Duration::from_mins(1),
             body_time: Duration::from_secs(15),
             write_time: Duration::from_secs(30),
             drain_time: Duration::from_secs(30),

@@ -31,7 +31,7 @@ pub(crate) struct ServeArgs {
     /// proxy must see to who may ask
     #[arg(long, value_name = "NAME")]
     allow_host: Vec<String>,
-    /// Pages of this origin may ask too, as https://app.example (repeatable)
+    /// Pages of this origin may ask too, as `https://app.example` (repeatable)
     #[arg(long, value_name = "ORIGIN", value_parser = origin)]
     cors_origin: Vec<String>,
     /// Writes a line to standard error for each request: method, path, status, time to its head
