@@ -301,6 +301,8 @@ $("retry").addEventListener("click", () => {
 });
 $("reset").addEventListener("click", () => {
   running?.abort();
+  running = null; // the next message need not wait until it has ended
+  $("status").textContent = "";
   messages = [];
   $("messages").replaceChildren();
   busy(false);
