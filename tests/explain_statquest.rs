@@ -138,6 +138,22 @@ impl Pass {
         shares.map(line).collect()
     }
 
+    /// What the output layer would make of the residual stream at `position`, before and after the layer.
+    fn lens(&self, position: usize) -> Rows {
+        let read = |name: &str| {
+            let logit = |(id, bias): (usize, &f64)| {
+                let column: Vec<f64> = self.head.iter().map(|row| row[id]).collect();
+                dot(&self.tensors[name][position], &column) + bias
+            };
+            let logits: Vec<f64> = self.bias.iter().enumerate().map(logit).collect();
+            let mut shares: Vec<f64> = softmax(&logits).iter().map(|p| 100.0 * p).collect();
+            shares.sort_by(|a, b| b.total_cmp(a));
+            shares
+        };
+        let after = read("blocks.0.hook_resid_post");
+        vec![read("blocks.0.hook_resid_pre"), [vec![1.0], after].concat()] // Of layer 1.
+    }
+
     /// Logit and percentage of each candidate after `position`, the likeliest first.
     fn candidates(&self, position: usize) -> Rows {
         let logits = self.tensors["logits"][position].iter();
@@ -288,18 +304,17 @@ fn every_displayed_number_of_statquest_is_computed_again_from_its_weights() {
             let (guesses, logits) = (pass.guesses(&next), pass.allowed("logits"));
             checked = check_lines(&mut parts.next().unwrap().lines(), &guesses, CLOSE);
             let prompt_length = ids.len() + 1 - chosen.len();
-            for part in parts {
-                let mut lines = part.lines().skip(1);
-                let after = prompt_length - 1;
-                let exact = if part.contains("who spoke for") {
-                    pass.speakers(after, chosen[0])
-                } else {
-                    lines.next(); // The temperature.
-                    let answer = usize::from(part.contains("next word: <EOS>"));
-                    pass.candidates(after + answer)
-                };
-                checked += check_lines(&mut lines, &exact, logits);
+            let after = prompt_length - 1;
+            let on_the_way = &mut parts.next().unwrap().lines().skip(1);
+            checked += check_lines(on_the_way, &pass.lens(after), CLOSE);
+            for (answer, id) in chosen.iter().enumerate() {
+                // The title, the cache, the temperature.
+                let mut lines = parts.next().unwrap().lines().skip(3);
+                checked += check_lines(&mut lines, &pass.candidates(after + answer), logits);
+                let mut lines = parts.next().unwrap().lines().skip(1);
+                checked += check_lines(&mut lines, &pass.speakers(after + answer, *id), logits);
             }
+            assert!(parts.next().is_none(), "{tail}");
             assert!(checked > 50, "{checked} numbers in {tail}");
         }
     }

@@ -1,7 +1,6 @@
 //! Chat templates are programs from anywhere: each is read and put to use within a bound of memory and
 //! time, or refused in a sentence.
 
-use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -43,9 +42,9 @@ const GREEDY: [&str; 14] = [
 
 /// Whether the template was used; an error has to be a sentence.
 fn attempt(source: &[u8]) -> bool {
-    let place = tempfile::tempdir().unwrap();
-    let path = place.path().join("chat_template.jinja");
-    fs::write(&path, source).unwrap();
+    let Ok(source) = std::str::from_utf8(source) else {
+        return false; // Refused when the file is read.
+    };
     let message = |role: &str, content: &str| Message {
         role: role.to_string(),
         content: content.to_string(),
@@ -56,10 +55,8 @@ fn attempt(source: &[u8]) -> bool {
         message("assistant", "<think>…</think> She."),
     ];
     let begin = Instant::now();
-    let used = ChatTemplate::open(&path).and_then(|template| {
-        let template = template.expect("the file is there");
-        template.render(&messages, "<s>", "</s>")
-    });
+    let used = ChatTemplate::from_source(source, "<s>", "</s>")
+        .and_then(|template| template.render(&messages));
     assert!(begin.elapsed() < Duration::from_secs(20), "it takes long");
     if let Err(error) = &used {
         let text = error.to_string();

@@ -50,7 +50,7 @@ fn explanations_take_turns_and_nobody_else_waits_for_them() {
             begin.elapsed()
         };
         let calm = tokenize();
-        let asked: Vec<_> = (0..16)
+        let asked: Vec<_> = (0..24)
             .map(|_| scope.spawn(|| (server.post("/explain", &explain).0, Instant::now())))
             .collect();
         std::thread::sleep(Duration::from_millis(20));
@@ -69,7 +69,7 @@ fn explanations_take_turns_and_nobody_else_waits_for_them() {
     );
     let count = |wanted| codes.iter().filter(|(code, _)| *code == wanted).count();
     assert!(count(200) >= 1 && count(429) >= 1, "{codes:?}");
-    assert_eq!(count(200) + count(429), 16);
+    assert_eq!(count(200) + count(429), 24);
     assert!(
         loaded < calm + Duration::from_millis(500),
         "{loaded:?} for {calm:?}"

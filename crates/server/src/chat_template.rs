@@ -63,6 +63,18 @@ impl ChatTemplate {
             .map_err(|e| fail(e.to_string()))
     }
 
+    /// Reads a template that stands in no record.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_source(source: &str, bos: &str, eos: &str) -> Result<Self, ServerError> {
+        let token = |text: &str| Some(text.to_owned());
+        Self::parse(source, token(bos), token(eos)).map_err(|e| ServerError::Template {
+            path: "the template".into(),
+            problem: e.to_string(),
+        })
+    }
+
     fn parse(source: &str, bos: Option<String>, eos: Option<String>) -> Result<Self, Error> {
         let mut environment = Environment::new();
         environment.add_global("bos_token", bos.unwrap_or_default());
