@@ -20,9 +20,9 @@ pub(crate) struct ExplainArgs {
         hide_default_value = true
     )]
     pub(crate) prompt: String,
-    /// How the numbers are written
-    #[arg(long, short, value_enum, default_value_t = Format::Text)]
-    pub(crate) format: Format,
+    /// How the numbers are written [default: as --out's ending says, else text]
+    #[arg(long, short, value_enum)]
+    format: Option<Format>,
     /// The file to write [default: standard output; explain.html in the current folder for html]
     #[arg(long, short, value_hint = ValueHint::FilePath)]
     pub(crate) out: Option<PathBuf>,
@@ -94,6 +94,19 @@ pub(crate) struct ExplainArgs {
     /// Writes the JSON schema of --format json instead
     #[arg(long)]
     pub(crate) schema: bool,
+}
+
+impl ExplainArgs {
+    /// How the numbers are written.
+    pub(crate) fn format(&self) -> Format {
+        let ending = || self.out.as_ref()?.extension()?.to_str();
+        self.format.unwrap_or_else(|| match ending() {
+            Some("html" | "htm") => Format::Html,
+            Some("json") => Format::Json,
+            Some("safetensors") => Format::Safetensors,
+            _ => Format::Text,
+        })
+    }
 }
 
 /// How the numbers are written.

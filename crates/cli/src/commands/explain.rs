@@ -50,7 +50,7 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
         top: args.top.max(1),
         ..StoryOptions::default()
     };
-    match args.format {
+    match args.format() {
         _ if learning.is_some() => html(args, &explanation, &options, &story_options, learning),
         Format::Text => {
             let story = explanation.story(&StoryOptions {
@@ -75,7 +75,7 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
 /// Refuses options that would have no effect.
 fn check(args: &ExplainArgs) -> anyhow::Result<()> {
     let asks = !args.why.is_empty() || !args.what_if.is_empty();
-    let (text, html) = (args.format == Format::Text, args.format == Format::Html);
+    let (text, html) = (args.format() == Format::Text, args.format() == Format::Html);
     let page = html || args.over_training && text;
     let compares = args.compare.is_some() || args.compare_with.is_some();
     let picks = !args.head.is_empty() || !args.position.is_empty() || args.brief;
@@ -84,7 +84,7 @@ fn check(args: &ExplainArgs) -> anyhow::Result<()> {
     } else if asks && (args.out.is_some() || compares || args.over_training || picks) {
         "--why and --what-if answer in the terminal or as JSON; hint: leave --out, --compare, \
          --over-training and what picks steps away"
-    } else if asks && !text && args.format != Format::Json {
+    } else if asks && !text && args.format() != Format::Json {
         "--why and --what-if answer in the terminal or with --format json"
     } else if compares && !page {
         "--compare and --compare-with show two stories side by side on a page; hint: add --format html"
@@ -168,7 +168,7 @@ fn write(args: &ExplainArgs, bytes: &[u8]) -> anyhow::Result<()> {
 fn why(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::Result<()> {
     for address in &args.why {
         let derivation = explanation.why(address)?;
-        if args.format == Format::Json {
+        if args.format() == Format::Json {
             output::json(&derivation)?;
             continue;
         }
@@ -186,7 +186,7 @@ fn what_if(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::Result<
         .map(|edit| read_edit(edit, explanation))
         .collect::<anyhow::Result<_>>()?;
     let found: WhatIf = explanation.what_if(&edits)?;
-    if args.format == Format::Json {
+    if args.format() == Format::Json {
         return output::json(&found);
     }
     output::line("next word      as it is    changed")?;
