@@ -21,9 +21,10 @@ const SOUND: &str = "{%- if messages[0]['role'] == 'system' %}{{ '<|im_start|>sy
     message['content'].split('</think>')[-1].strip() }}{%- endif %}\n{%- endfor %}\n\
     {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{%- endif %}";
 
-/// Templates that ask for much with few words. Two are not among them, since minijinja sets no bound:
-/// a list doubled 60 times, and JSON indented by as many spaces as one likes.
-const GREEDY: [&str; 14] = [
+/// Templates that ask for much with few words. A list doubled 60 times is not among them: minijinja sets
+/// no bound to it.
+const GREEDY: [&str; 15] = [
+    "{{ [[1]] | tojson(indent=999999999) }}",
     "{% for i in range(999999999) %}x{% endfor %}",
     "{% for i in range(999) %}{% for j in range(999) %}{% for k in range(999) %}x{% endfor %}{% endfor %}{% endfor %}",
     "{{ 'x' * 999999999 }}",

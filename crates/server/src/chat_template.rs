@@ -21,6 +21,8 @@ const FUEL: u64 = 1_000_000;
 /// Bytes of a template's file and of what it writes.
 const MAX_FILE: u64 = 1 << 20;
 const MAX_OUTPUT: usize = 4 << 20;
+/// Spaces of indented JSON.
+const MAX_INDENT: i64 = 16;
 /// Messages of a conversation.
 const MAX_MESSAGES: usize = 1024;
 
@@ -158,6 +160,11 @@ fn tojson(
 ) -> Result<String, Error> {
     for passed_over in ["ensure_ascii", "separators", "sort_keys"] {
         options.get::<Option<minijinja::Value>>(passed_over)?;
+    }
+    let spaces = indent.as_ref().and_then(minijinja::Value::as_i64);
+    if spaces.is_some_and(|spaces| spaces > MAX_INDENT) {
+        let problem = format!("tojson indents by {MAX_INDENT} spaces at most");
+        return Err(Error::new(ErrorKind::InvalidOperation, problem));
     }
     let json = minijinja::filters::tojson(value, indent, options)?;
     let json = json.as_str().unwrap_or_default();

@@ -83,11 +83,10 @@ fn sequence(prompt: &[u32], max_tokens: usize) -> Sequence {
             overflow: Overflow::Slide,
             first_id: None,
             sequence: 0,
-            top: 0,
+            top: Some(0),
             score_prompt: false,
         },
         stop: Vec::new(),
-        logprobs: true,
     }
 }
 
