@@ -153,6 +153,14 @@ fn a_change_gives_what_the_changed_prompt_gives() {
             heard,
             explanation.what_if(&off).unwrap().after != nothing.before
         );
+        let huge = Edit::Embedding {
+            id: 0,
+            dim: 0,
+            value: 1e308,
+        };
+        if let Ok(found) = explanation.what_if(&[huge]) {
+            assert!(found.words.iter().all(|word| word.after.is_finite()));
+        }
         let wrong = Edit::HeadOff { layer: 9, head: 0 };
         let wrong = explanation.what_if(&[wrong]);
         assert!(matches!(wrong, Err(ExplainError::WhatIf(problem)) if problem.contains("layer 9")));

@@ -72,3 +72,27 @@ fn the_terminal_is_as_wide_as_it_is_told_and_shortens_what_nobody_can_read() {
     let whole = terminal::draw(&explanation, &story, &all);
     assert!(whole.contains("layer 40") && whole.lines().count() > 2_000);
 }
+
+#[test]
+fn the_words_that_a_shown_word_looks_at_are_shown_and_names_move_no_cursor() {
+    let explainer = explainer(&many_words(), 3);
+    let words: Vec<String> = (0..30).map(|n| format!("w{n:02}")).collect();
+    let explanation = explainer.explain(&words.join(" "), &options(1)).unwrap();
+    let mut story = explanation.story(&StoryOptions::default()).unwrap();
+    story.model.name = "\u{1b}]0;title\u{7}".to_string();
+    story.unknown = vec!["\u{1b}[31m".to_string()];
+    let view = View {
+        positions: Some(vec![0]),
+        ..View::default()
+    };
+    let text = terminal::draw(&explanation, &story, &view);
+    let first = text.split("(attention weights").nth(1).unwrap();
+    let row = first
+        .lines()
+        .find(|line| line.trim_start().starts_with("w00 "))
+        .unwrap();
+    assert!(row.contains("100.0 %"), "{row}");
+    let row: Vec<&str> = row.split_whitespace().collect();
+    assert_eq!(&row[..3], ["w00", "100.0", "%"]);
+    assert!(!text.contains('\u{1b}') && !text.contains('\u{7}'));
+}

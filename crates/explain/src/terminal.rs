@@ -222,6 +222,7 @@ impl Page<'_> {
         } else {
             &model.name
         };
+        let name = shown(name);
         let title = format!(
             "{name}, step {}, {} parameters",
             model.step, model.parameters
@@ -253,7 +254,8 @@ impl Page<'_> {
             ));
         }
         if !self.story.unknown.is_empty() {
-            let unknown = self.story.unknown.join(", ");
+            let unknown = self.story.unknown.iter().map(|piece| shown(piece));
+            let unknown = unknown.collect::<Vec<_>>().join(", ");
             self.wrap("", &format!("not in the vocabulary: {unknown}"), "33");
         }
         let verdict = &self.story.verdict;

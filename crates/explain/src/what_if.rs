@@ -105,12 +105,16 @@ pub(crate) fn what_if(
     }
     let weights = changed.as_ref();
     let weights = weights.unwrap_or_else(|| explanation.explainer.weights());
-    let after = evaluate(&trace.graph, weights, &ids, &off);
     let last = trace.prompt - 1;
-    let (was, now) = (
-        trace.exact[PROBABILITIES].row(last),
-        after[PROBABILITIES].row(last),
-    );
+    let was = trace.exact[PROBABILITIES].row(last);
+    let after = (!edits.is_empty()).then(|| evaluate(&trace.graph, weights, &ids, &off));
+    let now = after
+        .as_ref()
+        .map_or(was, |after| after[PROBABILITIES].row(last));
+    if now.iter().any(|p| !p.is_finite()) {
+        let problem = "the numbers grow beyond all bounds; hint: a value nearer to the other ones";
+        return Err(ExplainError::WhatIf(problem.to_string()));
+    }
     let (before, after) = (
         explanation.guesses(was, LISTED),
         explanation.guesses(now, LISTED),

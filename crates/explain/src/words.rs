@@ -21,6 +21,26 @@ pub struct About {
 
 /// What `node` is called.
 pub fn about(node: &Node) -> About {
+    let about = named(node);
+    let bias = match &node.op {
+        Op::Linear { bias, .. } | Op::Join { bias, .. } | Op::Norm { bias, .. } => bias,
+        _ => return about,
+    };
+    if bias.is_some() {
+        return about;
+    }
+    let formula = about
+        .formula
+        .trim_end_matches(" + bias")
+        .trim_end_matches(" + b");
+    About {
+        formula: formula.to_owned().into(),
+        ..about
+    }
+}
+
+/// The same with a bias wherever there may be one.
+fn named(node: &Node) -> About {
     match &node.op {
         Op::Embed { scale, .. } => about_of(
             "word embedding",

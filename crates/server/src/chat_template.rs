@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::time::SystemTime;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Kwargs;
+use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, context};
 use nextword_data::Tokenizer;
 use nextword_model::Record;
@@ -161,9 +161,19 @@ fn tojson(
     for passed_over in ["ensure_ascii", "separators", "sort_keys"] {
         options.get::<Option<minijinja::Value>>(passed_over)?;
     }
-    let spaces = indent.as_ref().and_then(minijinja::Value::as_i64);
-    if spaces.is_some_and(|spaces| spaces > MAX_INDENT) {
-        let problem = format!("tojson indents by {MAX_INDENT} spaces at most");
+    let indent = match indent {
+        None => options.get::<Option<minijinja::Value>>("indent")?,
+        given => given,
+    };
+    let is_little = |indent: &minijinja::Value| {
+        indent.is_none()
+            || indent.kind() == ValueKind::Bool
+            || indent
+                .as_i64()
+                .is_some_and(|spaces| (0..=MAX_INDENT).contains(&spaces))
+    };
+    if !indent.as_ref().is_none_or(is_little) {
+        let problem = format!("tojson indents by 0 to {MAX_INDENT} spaces");
         return Err(Error::new(ErrorKind::InvalidOperation, problem));
     }
     let json = minijinja::filters::tojson(value, indent, options)?;

@@ -174,7 +174,15 @@ fn check_size(config: &ModelConfig, tokens: usize) -> Result<(), ApiError> {
     if fits(tokens) {
         return Ok(());
     }
-    let most = (1..tokens).rev().find(|tokens| fits(*tokens)).unwrap_or(0);
+    let (mut most, mut too_many) = (0, tokens);
+    while too_many - most > 1 {
+        let middle = usize::midpoint(most, too_many);
+        if fits(middle) {
+            most = middle;
+        } else {
+            too_many = middle;
+        }
+    }
     Err(ApiError::field(
         "prompt",
         format!(

@@ -130,12 +130,12 @@ impl Settings {
     /// of a size that can be held. What the client did not name is lowered.
     fn bounded(&self, max_tokens: usize, scored: usize, count: usize) -> Result<usize, ApiError> {
         let told = self.logprobs.map_or(1, |top| top + 1);
-        let most = (MAX_NUMBERS / (count.max(1) * told)).saturating_sub(scored);
-        if max_tokens <= most {
+        let held = MAX_NUMBERS / (count.max(1) * told);
+        if scored.saturating_add(max_tokens) <= held {
             return Ok(max_tokens);
         }
-        if !self.given && most > 0 {
-            return Ok(most);
+        if !self.given && scored < held {
+            return Ok(held - scored);
         }
         let tokens = scored.saturating_add(max_tokens);
         let message = format!(
@@ -315,5 +315,29 @@ fn conversation(model: &Model, messages: &[Message]) -> Result<String, ApiError>
             "this model has no chat template; hint: put a chat_template.jinja into the record's folder and start the \
              server again, or use /v1/completions",
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_reply_holds_is_bounded_also_where_only_the_prompt_is_told() {
+        let settings = |given| Settings {
+            max_tokens: None,
+            given,
+            echo: true,
+            logprobs: Some(5),
+            form: Form::Completion,
+            param: "prompt",
+        };
+        assert_eq!(settings(true).bounded(0, 2000, 16), Ok(0));
+        assert!(settings(true).bounded(0, 4096, 16).is_err());
+        assert!(settings(false).bounded(16, 4096, 16).is_err());
+        assert_eq!(
+            settings(false).bounded(1000, 2000, 16),
+            Ok(MAX_NUMBERS / 96 - 2000)
+        );
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use nextword_data::Tokenizer;
+use nextword_data::{Encoding, Tokenizer};
 use serde_json::{Value, json};
 
 use crate::api_error::{ApiError, json_response};
@@ -23,7 +23,7 @@ pub(crate) async fn tokenize(State(app): State<Arc<App>>, request: Request) -> A
         let tokenizer = model.tokenizer();
         let encoding = tokenizer.encode(text);
         let tokens = if with_pieces {
-            let places = places(&**tokenizer, text, &encoding.ids);
+            let places = places(&**tokenizer, text, &encoding);
             let all = encoding.ids.iter().zip(places);
             all.map(|(id, place)| {
                 json!({
@@ -56,13 +56,18 @@ pub(crate) async fn detokenize(State(app): State<Arc<App>>, request: Request) ->
     Ok(json_response(StatusCode::OK, value.await?.to_string()))
 }
 
-/// The bytes of `text` that each of its tokens stands for; `None` where the tokenizer has changed them
-/// (another case, an unknown character).
-fn places(tokenizer: &dyn Tokenizer, text: &str, ids: &[u32]) -> Vec<Option<Range<usize>>> {
+/// The bytes of `text` that each of its tokens stands for; `None` from where the tokenizer has changed
+/// them (another case) on, and everywhere if it passed over what it does not know.
+fn places(tokenizer: &dyn Tokenizer, text: &str, encoding: &Encoding) -> Vec<Option<Range<usize>>> {
     let mut at = 0;
+    let mut is_lost = !encoding.unknown.is_empty();
     let place = |id: &u32| {
+        if is_lost {
+            return None;
+        }
         let bytes = tokenizer.bytes(*id).filter(|bytes| !bytes.is_empty());
-        let bytes = bytes.or_else(|| tokenizer.token(*id).map(String::into_bytes))?;
+        let bytes = bytes.or_else(|| tokenizer.token(*id).map(String::into_bytes));
+        let bytes = bytes.unwrap_or_default();
         let rest = &text.as_bytes()[at..];
         // Some tokenizers put a space before the text, some leave out those between words.
         let spaces = |bytes: &[u8]| bytes.len() - bytes.trim_ascii_start().len();
@@ -71,14 +76,14 @@ fn places(tokenizer: &dyn Tokenizer, text: &str, ids: &[u32]) -> Vec<Option<Rang
         } else {
             (spaces(rest), &bytes[spaces(&bytes)..])
         };
-        let found = !token.is_empty() && rest[skipped..].starts_with(token);
-        found.then(|| {
+        is_lost = token.is_empty() || !rest[skipped..].starts_with(token);
+        (!is_lost).then(|| {
             let start = at + skipped;
             at = start + token.len();
             start..at
         })
     };
-    ids.iter().map(place).collect()
+    encoding.ids.iter().map(place).collect()
 }
 
 #[cfg(test)]
@@ -102,10 +107,16 @@ mod tests {
             };
             let texts = std::iter::once(Ok("aé b  a".to_owned()));
             let tokenizer = build_tokenizer(&config, texts).unwrap();
-            let places = places(&*tokenizer, text, &tokenizer.encode(text).ids);
+            let places = places(&*tokenizer, text, &tokenizer.encode(text));
             let shown = places.into_iter().map(|place| text.get(place?));
             let shown: Vec<&str> = shown.map(|text| text.unwrap_or("?")).collect();
             assert_eq!(shown.join("|"), expected);
+            let passed_over = "zz a"; // Begins with nothing that the vocabulary of words has.
+            let encoding = tokenizer.encode(passed_over);
+            if kind != TokenizerKind::Byte {
+                let places = super::places(&*tokenizer, passed_over, &encoding);
+                assert!(places.iter().all(Option::is_none), "{places:?}");
+            }
         }
     }
 }

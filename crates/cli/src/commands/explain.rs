@@ -89,7 +89,7 @@ fn check(args: &ExplainArgs) -> anyhow::Result<()> {
     } else if compares && !page {
         "--compare and --compare-with show two stories side by side on a page; hint: add --format html"
     } else if args.over_training && !page {
-        "--over-training is a slider on a page; hint: leave --format away or use --format html"
+        "--over-training is a slider on a page; hint: use --format html or a file that ends in .html"
     } else if picks && (!text || page) {
         "--head, --position and --brief pick what the terminal shows; hint: leave them away, the other \
          formats hold everything"

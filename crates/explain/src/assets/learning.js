@@ -187,7 +187,7 @@ function play(pane) {
     () => {
       at += 1;
       view.at = at;
-      if (at >= steps.length - 1 || cards[state.step]?.id !== "learning") stop();
+      if (at >= steps.length - 1 || (!state.all && cards[state.step]?.id !== "learning")) stop();
       draw();
     },
     Math.max(60, 4000 / steps.length),

@@ -180,7 +180,10 @@ const serverSource = {
       Object.assign(pane.story.tensors, tensors);
       pane.layers.set(layer, "here");
       draw();
-    }, tell);
+    }, (error) => {
+      pane.layers.delete(layer); // To be asked again at the next look.
+      tell(error);
+    });
   },
 };
 

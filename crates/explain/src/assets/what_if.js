@@ -189,10 +189,15 @@ function outcome(pane) {
   const shown = h("div", { id: "outcome", "aria-live": "polite", "aria-busy": "true" });
   const edits = editList(state.edits),
     key = JSON.stringify(edits);
-  if (state.outcome?.pane === pane) shown.append(outcomeBars(state.outcome.words, true));
+  const known = state.outcome?.pane === pane ? state.outcome : null;
+  if (known) shown.append(outcomeBars(known.words, known.key !== "[]"));
+  if (known?.key === key) {
+    shown.removeAttribute("aria-busy");
+    return shown; // Nothing has changed since.
+  }
   whenHere(source.whatIf(pane, edits), ({ words }) => {
     if (key !== JSON.stringify(editList(state.edits))) return; // A later change is under way.
-    state.outcome = { pane, words };
+    state.outcome = { pane, key, words };
     shown.replaceChildren(outcomeBars(words, edits.length > 0));
     shown.removeAttribute("aria-busy");
   });

@@ -31,6 +31,7 @@ async function drawWhy() {
     const found = answer instanceof Promise ? await answer : answer;
     if (state.trail[state.trail.length - 1] === current) fill("why", whyBody(current, found));
   } catch (error) {
+    current.found = null; // To be asked again.
     if (state.trail[state.trail.length - 1] === current)
       fill("why", closing(), h("p", { class: "note" }, error.message));
   }

@@ -188,12 +188,14 @@ impl Page<'_> {
         let sum = if percent { 9 } else { 0 };
         let room = self.view.width.saturating_sub(self.label + 4 + sum);
         let fit = (room / width).clamp(1, seq);
-        // Of many keys the last ones are nearest.
-        let first = seq - fit;
+        // Of many keys the nearest ones to the last word that asks.
+        let asks_last = self.positions().last().copied().unwrap_or(seq - 1);
+        let end = (asks_last + 1).max(fit).min(seq);
+        let first = end - fit;
         for head in self.heads_of(node) {
             self.head_title(node, head);
             let mut header = " ".repeat(self.label);
-            for key in first..seq {
+            for key in first..end {
                 let name: String = self.token(key).trim_end().chars().take(width - 1).collect();
                 header = format!("{header}{name:>width$}");
             }
@@ -210,7 +212,7 @@ impl Page<'_> {
             for query in self.positions() {
                 let trace = &self.explanation.trace;
                 let row = trace.value(&node.name).row(head.unwrap_or(0) * seq + query);
-                let cells: String = (first..seq)
+                let cells: String = (first..end)
                     .map(|key| match () {
                         () if !trace.sees(node, query, key) => format!("{:>width$}", "·"),
                         () if percent => {

@@ -99,7 +99,9 @@ pub fn matvec(x: MatRef<'_>, w: MatRef<'_>, y: &mut MatMut<'_>, options: &Matvec
     let column_bytes = x.cols * size_of::<f32>();
     let block = match x.rows {
         0..=ROWS => usize::MAX,
-        _ => (BLOCK_BYTES / column_bytes.max(1)).next_multiple_of(64),
+        _ => (BLOCK_BYTES / column_bytes.max(1))
+            .max(1)
+            .next_multiple_of(64),
     };
     // A task is a multiple of the cache line, and no smaller than a page of each row.
     let work = column_bytes * x.rows.div_ceil(4);

@@ -127,3 +127,13 @@ fn other_strides_take_the_general_path() {
     let want = product(&x, 2, MatRef::row_major(&dense, 5, 7), &[0.0; 14], &options);
     assert!(got.iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-5));
 }
+
+/// A column that is longer than what is taken at a time, for more rows than one call takes.
+#[test]
+fn the_longest_columns_are_multiplied_too() {
+    let (m, k, n) = (ROWS + 1, BLOCK_BYTES / size_of::<f32>() + 1, 2);
+    let (x, w) = (vec![1.0; m * k], vec![1.0; k * n]);
+    let w = MatRef::row_major(&w, k, n);
+    let y = product(&x, m, w, &[0.0; 2 * (ROWS + 1)], &MatvecOptions::default());
+    assert!(y.iter().all(|y| *y == k as f32), "{y:?}");
+}
