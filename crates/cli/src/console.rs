@@ -298,6 +298,7 @@ fn closing(outcome: &Outcome, prompt: Option<&str>) -> Vec<String> {
         let program = program();
         let prompt = shell_word(prompt.map_or("...", str::trim));
         lines.push(format!("    {program} generate {folder} {prompt}"));
+        lines.push(format!("    {program} explain {folder} {prompt}"));
         lines.push(format!("    {program} plot {folder}"));
     }
     lines

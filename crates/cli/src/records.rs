@@ -28,9 +28,25 @@ pub(crate) fn is_run(path: &Path) -> bool {
     path.join("run.toml").is_file()
 }
 
+/// Whether this is the configuration of a Hugging Face folder, which names a type.
+fn is_foreign(config: &Path) -> bool {
+    let Ok(text) = std::fs::read_to_string(config) else {
+        return false;
+    };
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    value.get("model_type").is_some() || value.get("architectures").is_some()
+}
+
 fn find(path: &Path, last: bool) -> anyhow::Result<PathBuf> {
     let shown = path.display();
-    if path.join("config.json").is_file() {
+    let config = path.join("config.json");
+    if config.is_file() {
+        if is_foreign(&config) {
+            return Err(exit::bad_file(format!(
+                "`{shown}` is a Hugging Face folder and no record; hint: make one of it by `nextword import \
+                 {shown} --out RECORD`"
+            )));
+        }
         return Ok(path.to_path_buf());
     }
     if is_run(path) {

@@ -191,7 +191,7 @@ pub(crate) fn refusal(name: &str) -> String {
     } else {
         format!(
             "nanoGPT's with scripts/nanogpt_to_hf.py of nextword's repository (`python \
-             nanogpt_to_hf.py {name} FOLDER`), another model's with "
+             nanogpt_to_hf.py {name} FOLDER --meta meta.pkl`, or --tokenizer where there is no meta.pkl), another model's with "
         )
     };
     format!(

@@ -41,6 +41,11 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
     if from.is_file() {
         return Err(ConvertError::source(from, not_a_folder(from)));
     }
+    if !from.exists() {
+        let problem =
+            "does not exist; hint: give a folder that lies on this machine, nothing is downloaded";
+        return Err(ConvertError::source(from, problem));
+    }
     check_place(to, from)?;
     let (kind, config) = read_config(from)?;
     let tensors = Tensors::open(from)?;

@@ -232,7 +232,8 @@ fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Model
     }
 }
 
-/// Writes `bytes` to `path` whole or not at all: beside it, synced, then renamed.
+/// Writes `bytes` to `path` whole or not at all: beside it, synced, then renamed. A link keeps pointing
+/// where it does, and what is no file (a pipe, a device) is written to and not replaced.
 ///
 /// # Errors
 /// [`ModelError::Io`] with the operating system's reason.
@@ -243,7 +244,11 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
         source,
     };
     let other = |e: burn_pack::Error| io(std::io::Error::other(e.to_string()));
-    let (guard, mut file) = burn_pack::AtomicFile::create(path).map_err(other)?;
+    if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+        return fs::write(path, bytes).map_err(io);
+    }
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    let (guard, mut file) = burn_pack::AtomicFile::create(&target).map_err(other)?;
     file.write_all(bytes).map_err(io)?;
     drop(file);
     guard.commit().map_err(other)

@@ -231,7 +231,8 @@ fn read_edit(text: &str, explanation: &Explanation<'_>) -> anyhow::Result<Edit> 
     parsed.ok_or_else(|| {
         exit::usage(format!(
             "`{text}` is no change; hint: head=0.1 switches head 1 of layer 0 off, token=2:TEXT puts \
-             another token at position 2, embedding=TOKEN.0:1.5 sets a number of a token's embedding"
+             another token at position 2, embedding=TOKEN.0:1.5 sets a number of a token's embedding; TEXT \
+             and TOKEN are one token each that the vocabulary has"
         ))
     })
 }

@@ -98,10 +98,13 @@ impl Page<'_> {
         if node.shape.len() < 3 {
             return vec![None];
         }
-        let all = 0..node.shape[0];
-        all.filter(|head| is_wanted(self.view.heads.as_ref(), *head))
-            .map(Some)
-            .collect()
+        // A key and value head belongs to several heads that ask.
+        let group = (self.explanation.trace.config.n_heads / node.shape[0]).max(1);
+        let asked = |head: &usize| {
+            let heads = self.view.heads.as_ref();
+            (head * group..(head + 1) * group).any(|head| is_wanted(heads, head))
+        };
+        (0..node.shape[0]).filter(asked).map(Some).collect()
     }
 
     fn head_title(&mut self, node: &Node, head: Option<usize>) {
