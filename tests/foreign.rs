@@ -160,7 +160,11 @@ fn a_file_that_is_no_folder_is_called_what_it_is() {
             .unwrap_err()
             .to_string();
         assert!(error.contains(says), "{error}");
-        let is_pickle = name.ends_with(".pt") || name.ends_with(".bin");
+        let is_pickle = ["pt", "bin"].iter().any(|ending| {
+            Path::new(name)
+                .extension()
+                .is_some_and(|found| found == *ending)
+        });
         assert_eq!(error.contains("pickle"), is_pickle, "{error}");
     }
 }

@@ -22,13 +22,11 @@ pub struct About {
 /// What `node` is called.
 pub fn about(node: &Node) -> About {
     let about = named(node);
-    let bias = match &node.op {
-        Op::Linear { bias, .. } | Op::Join { bias, .. } | Op::Norm { bias, .. } => bias,
-        _ => return about,
-    };
-    if bias.is_some() {
+    let (Op::Linear { bias: None, .. } | Op::Join { bias: None, .. } | Op::Norm { bias: None, .. }) =
+        node.op
+    else {
         return about;
-    }
+    };
     let formula = about
         .formula
         .trim_end_matches(" + bias")
