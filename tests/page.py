@@ -116,6 +116,17 @@ def parts_of_characters(page):
     page.unroute("**/v1/completions")
 
 
+def too_long(page):
+    """What does not fit the model is left out, and is said to be."""
+    assert page.locator("#text .cut").count() == 0
+    page.fill("#prompt", "One day a fox went home. " * 400)
+    page.fill("#max_tokens", "4")
+    page.focus("#prompt")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#text .cut")).to_contain_text("left out")
+    expect(page.locator("#status")).to_contain_text("tokens in", timeout=20_000)
+
+
 def begin_anew(page):
     """A conversation that is left while the model answers leaves nothing in the next one."""
     asked = []
@@ -174,7 +185,7 @@ def main():
                 expect(page.locator("#about")).to_contain_text("context of")
                 if width == 360:
                     page.click("summary")
-                for step in (complete, parts_of_characters, stop, chat, begin_anew):
+                for step in (complete, parts_of_characters, stop, too_long, chat, begin_anew):
                     step(page)
                     shown = page.evaluate("document.documentElement.scrollWidth")
                     assert shown <= width, f"{step.__name__}: {shown} pixels do not fit {width}"

@@ -198,6 +198,13 @@ function complete(prompt) {
   return run(async (signal, seen) => {
     try {
       const body = { ...settings(), prompt, logprobs: 5 };
+      const read = await (await ask("/tokenize", { model: body.model, content: prompt }, signal)).json();
+      if (read.count > read.max_model_len) {
+        const note = document.createElement("span");
+        note.className = "cut";
+        note.textContent = `The model reads ${read.max_model_len} tokens at once: the beginning of these ${read.count} is left out.`;
+        given.before(note);
+      }
       for await (const chunk of events(await ask("/v1/completions", body, signal))) {
         seen(chunk);
         for (const { text, logprobs } of chunk.choices) {

@@ -110,7 +110,11 @@ fn question(params: &mut Params<'_>) -> Result<Question, ApiError> {
     if let Some(edits) = params.get("what_if") {
         let edits = serde_json::from_value(edits.clone());
         return edits.map(Question::WhatIf).map_err(|e| {
-            ApiError::field("what_if", format!("`what_if` is no list of edits: {e}"))
+            let hint = r#"[{"change": "head_off", "layer": 0, "head": 0}]"#;
+            ApiError::field(
+                "what_if",
+                format!("`what_if` is no list of edits: {e}; hint: as in {hint}"),
+            )
         });
     }
     if let Some(layer) = params.integer("layer", 0..=u64::from(u32::MAX))? {

@@ -46,10 +46,10 @@ pub(crate) struct ExplainArgs {
     /// Leaves the numbers of the steps out: next words, draws and who spoke for them (text)
     #[arg(long)]
     pub(crate) brief: bool,
-    /// The layers to show, from 0 (repeatable) [default: all, or the first if that is too long]
+    /// The layers to show, from 0 as in the tensors' names; titles count from 1 (repeatable) [default: all, or the first if that is too long]
     #[arg(long, value_name = "N")]
     pub(crate) layer: Vec<usize>,
-    /// The heads to show, from 0 (repeatable, text) [default: all]
+    /// The heads to show, from 0; titles count from 1 (repeatable, text) [default: all]
     #[arg(long, value_name = "N")]
     pub(crate) head: Vec<usize>,
     /// The positions to show, from 0 (repeatable, text) [default: all, or the prompt's last if that
