@@ -282,6 +282,7 @@ fn a_beginning_token_goes_out_in_the_file_that_is_followed() {
     let place = Place::new();
     let folder = changed(&place, "llama", "tokenizer_config.json", |settings| {
         settings["add_bos_token"] = json!(true);
+        settings["eos_token"] = json!("<unk>");
     });
     let record = place.path("record");
     assert_eq!(import(&folder, &record).unwrap().card.bos_id, Some(1));
@@ -298,6 +299,10 @@ fn a_beginning_token_goes_out_in_the_file_that_is_followed() {
     }
     assert_eq!(processor["single"][0]["SpecialToken"]["id"], json!("<s>"));
     assert_eq!(processor["special_tokens"]["<s>"]["ids"], json!([1]));
+    // The name by which a chat template ends a turn goes out too.
+    let named = read(&folder.join("tokenizer_config.json"))["eos_token"].take();
+    assert_eq!(named, json!("<unk>"));
+    assert_eq!(read(&out.join("tokenizer_config.json"))["eos_token"], named);
     // And comes back as it was.
     let again = place.path("again");
     assert_eq!(import(&out, &again).unwrap().card.bos_id, Some(1));

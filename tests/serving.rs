@@ -100,24 +100,26 @@ impl Drop for Server {
     }
 }
 
-#[test]
-fn a_served_record_answers_as_generate_does() {
-    let place = Place::new();
-    let run = straight(place.folder.path(), "flex");
-    let shown = run.display().to_string();
+/// What `generate` draws after "One day".
+fn generated(place: &Place, record: &Path, max_tokens: &str) -> Value {
+    let shown = record.display().to_string();
     let args = [
-        "generate",
-        &shown,
-        "One day",
-        "--json",
         "--seed",
         "4",
         "--temperature",
         "1",
         "--max-tokens",
-        "12",
+        max_tokens,
     ];
-    let expected = json_lines(&place.run(&args)).remove(0);
+    json_lines(&place.run(&[&["generate", &shown, "One day", "--json"], &args[..]].concat()))
+        .remove(0)
+}
+
+#[test]
+fn a_served_record_answers_as_generate_does() {
+    let place = Place::new();
+    let run = straight(place.folder.path(), "flex");
+    let expected = generated(&place, &run, "12");
     let server = Server::start(&run, &[]);
     let mut body = json!({"prompt": "One day", "seed": 4, "max_tokens": 12, "overflow": "slide"});
     let (status, _, text) = server.post("/v1/completions", &body);
@@ -283,20 +285,7 @@ fn a_card_s_first_and_last_tokens_count_for_served_answers_too() {
         &card,
     );
 
-    let shown = record.display().to_string();
-    let args = [
-        "generate",
-        &shown,
-        "One day",
-        "--json",
-        "--seed",
-        "4",
-        "--temperature",
-        "1",
-        "--max-tokens",
-        "60",
-    ];
-    let expected = json_lines(&place.run(&args)).remove(0);
+    let expected = generated(&place, &record, "60");
     assert_eq!(expected["prompt_tokens"], 8);
     assert!(expected["tokens"].as_u64().unwrap() < 60, "{expected}");
 

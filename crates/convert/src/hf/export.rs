@@ -145,12 +145,16 @@ fn special_ids(record: &Record, tokenizer: &dyn Tokenizer) -> Map<String, Value>
 fn tokenizer_config(record: &Record, tokenizer: &dyn Tokenizer) -> Value {
     let special = tokenizer.specials();
     let piece = |id: Option<u32>| json!(id.and_then(|id| tokenizer.piece(id)));
-    let end = special.eos.or(record.card.eos_ids.first().copied());
+    let card = &record.card;
+    let end = special.eos.or(card.eos_ids.first().copied());
+    // A chat template speaks of these by name: those that came in go out.
+    let named =
+        |name: &Option<String>, id| name.as_ref().map_or_else(|| piece(id), |name| json!(name));
     json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": record.config.context_length,
-        "bos_token": piece(record.card.bos_id), "eos_token": piece(end),
+        "bos_token": named(&card.bos_token, card.bos_id), "eos_token": named(&card.eos_token, end),
         "unk_token": piece(special.unk), "pad_token": piece(special.pad),
-        "add_bos_token": record.card.bos_id.is_some(), "clean_up_tokenization_spaces": false,
+        "add_bos_token": card.bos_id.is_some(), "clean_up_tokenization_spaces": false,
     })
 }
