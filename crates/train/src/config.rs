@@ -46,6 +46,10 @@ pub struct RunConfig {
     /// Sentences that are looked into while the model learns.
     #[serde(skip_serializing_if = "ProbeConfig::is_default")]
     pub probes: ProbeConfig,
+    /// Warnings about the configuration itself, such as a check that an override switched off. They are
+    /// reported before the run begins and are not part of the file.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
 }
 
 impl Default for RunConfig {
@@ -66,6 +70,7 @@ impl Default for RunConfig {
             checkpoint: CheckpointConfig::default(),
             samples: SampleConfig::default(),
             probes: ProbeConfig::default(),
+            warnings: Vec::new(),
         }
     }
 }
@@ -194,7 +199,7 @@ pub struct ProbeConfig {
 }
 
 impl ProbeConfig {
-    /// Runs without probes are written, and hashed, as before there were any.
+    /// A run without probes has no `[probes]` table in its `run.toml`.
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
@@ -206,32 +211,6 @@ impl RunConfig {
         self.out
             .clone()
             .unwrap_or_else(|| PathBuf::from("runs").join(&self.name))
-    }
-
-    /// A hash of everything that decides what the run computes from its data: a run resumes only
-    /// with the same. How long it is, what it measures, keeps and samples may change, and where it
-    /// runs.
-    pub(crate) fn identity(&self) -> String {
-        let same = Self {
-            seed: self.seed,
-            model: self.model.clone(),
-            optimizer: self.optimizer,
-            schedule: self.schedule,
-            train: TrainConfig {
-                steps: 0,
-                log_every: 0,
-                recompute: false,
-                ..self.train
-            },
-            data: DataConfig {
-                order: self.data.order,
-                packing: self.data.packing,
-                ..DataConfig::default()
-            },
-            ..Self::default()
-        };
-        // Plain numbers and names, which JSON can always express.
-        crate::checkpoint::hex_sha256(&serde_json::to_vec(&same).unwrap_or_default())
     }
 
     /// Checks what can be checked before any data is read. The vocabulary may still be open (0).

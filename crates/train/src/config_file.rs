@@ -56,11 +56,25 @@ pub fn parse_config(
     Ok(config)
 }
 
-/// What follows from overrides: another model or text need not have the size that the file states,
-/// and a run made shorter than its warm-up warms up for a tenth of it.
+/// Overrides of these keys, or of keys below them, may change the number of parameters.
+const SIZE_KEYS: [&str; 3] = ["model", "data", "start_from"];
+
+/// Adjusts what the file states to the overrides: another model or text may have another number of
+/// parameters, and a run made shorter than its warmup warms up for a tenth of it.
 fn adapt(config: &mut RunConfig, overrides: &[String]) {
     let is_set = |key: &str| overrides.iter().any(|set| key_of(set) == key);
-    if !is_set("expect_parameters") {
+    let changes_size = |set: &&String| {
+        let section = key_of(set).split('.').next().unwrap_or_default();
+        SIZE_KEYS.contains(&section)
+    };
+    if !is_set("expect_parameters")
+        && let Some(expected) = config.expect_parameters
+        && let Some(set) = overrides.iter().find(changes_size)
+    {
+        config.warnings.push(format!(
+            "expect_parameters = {expected} is not checked, because --set {set} may change the number of \
+             parameters"
+        ));
         config.expect_parameters = None;
     }
     let steps = config.train.steps;
@@ -212,6 +226,26 @@ mod tests {
         assert_eq!((config.data.builtin, config.data.documents), (None, 7));
         assert_eq!(config.data.path.as_deref(), Some(Path::new("my.txt")));
         assert_eq!(config.expect_parameters, None);
+    }
+
+    #[test]
+    fn unrelated_overrides_keep_expect_parameters() {
+        let text = "expect_parameters = 3\n[data]\nbuiltin = \"stories\"\n";
+        for set in ["name=x", "train.steps=200", "seed=2"] {
+            let config = parse_config(text, Path::new("x.toml"), &[set.to_string()]).unwrap();
+            assert_eq!(config.expect_parameters, Some(3), "{set}");
+            assert!(config.warnings.is_empty(), "{set}");
+        }
+    }
+
+    #[test]
+    fn an_override_that_drops_expect_parameters_warns() {
+        let text = "expect_parameters = 3\n[data]\nbuiltin = \"stories\"\n";
+        let set = ["model.n_layers=2".to_string()];
+        let config = parse_config(text, Path::new("x.toml"), &set).unwrap();
+        assert_eq!(config.expect_parameters, None);
+        assert_eq!(config.warnings.len(), 1);
+        assert!(config.warnings[0].contains("--set model.n_layers=2"));
     }
 
     #[test]

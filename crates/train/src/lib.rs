@@ -17,6 +17,7 @@ pub mod checkpoint;
 mod config;
 mod config_file;
 mod error;
+mod fingerprint;
 mod folder;
 mod metrics;
 mod nonfinite;

@@ -135,7 +135,8 @@ impl Ingredients {
              than f32 here"
                 .to_string()
         });
-        slow.into_iter().chain(self.unknown_pieces()).collect()
+        let config = self.config.warnings.iter().cloned();
+        config.chain(slow).chain(self.unknown_pieces()).collect()
     }
 
     fn unknown_pieces(&self) -> Option<String> {

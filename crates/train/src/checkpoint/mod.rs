@@ -8,7 +8,10 @@ mod load;
 mod retention;
 mod save;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 pub use load::{Checkpoint, Skipped, newest};
 pub use retention::{prune, remove_leftovers, set_aside};
@@ -36,8 +39,13 @@ pub struct State {
     pub seed: u64,
     /// What the data was: a run goes on only with the same.
     pub data: String,
-    /// What decides the run's course beside the data: a hash of the configuration's parts.
+    /// Fingerprint of the settings that a resumed run must share. Checkpoints of version 0.1 hold a hash
+    /// of the whole configuration instead.
     pub identity: String,
+    /// Those settings that are not at their defaults, to name what has changed; `None` in checkpoints
+    /// of version 0.1.
+    #[serde(default)]
+    pub settings: Option<BTreeMap<String, Value>>,
     /// Length of `metrics.jsonl`; what stands behind it belongs to steps that will be made again.
     pub metrics_bytes: u64,
     /// Seconds of training so far.

@@ -14,6 +14,7 @@ use nextword_data::TokenBatch;
 use nextword_model::{Card, Record, Transformer};
 
 use crate::checkpoint::{self, State};
+use crate::fingerprint::{fingerprint, settings};
 use crate::folder::RunFolder;
 use crate::metrics::{MetricsFile, MetricsLine};
 use crate::nonfinite::first_weight;
@@ -88,7 +89,8 @@ impl Trainer {
             format: 1,
             seed: ingredients.config.seed,
             data: ingredients.data_fingerprint(),
-            identity: ingredients.config.identity(),
+            identity: fingerprint(&ingredients.config),
+            settings: Some(settings(&ingredients.config)),
             ..State::default()
         };
         let mut trainer = Self::new(ingredients, folder, model, optimizer, state)?;

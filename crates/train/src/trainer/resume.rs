@@ -4,6 +4,7 @@ use nextword_model::Record;
 
 use super::Trainer;
 use crate::checkpoint::{self, Skipped, State};
+use crate::fingerprint::{differences, fingerprint, fingerprint_of_0_1, settings};
 use crate::folder::RunFolder;
 use crate::{Ingredients, TrainError};
 
@@ -20,7 +21,7 @@ impl Trainer {
         Record::recover(&folder.best_path())?;
         Record::recover(&folder.last_path())?;
         let (found, skipped) = checkpoint::newest(&checkpoints)?;
-        let Some(found) = found else {
+        let Some(mut found) = found else {
             if skipped.is_empty() && !folder.last_path().exists() {
                 return Self::begin(ingredients, folder);
             }
@@ -29,6 +30,9 @@ impl Trainer {
         check_same(&ingredients, &found.state, &folder)?;
         checkpoint::set_aside(&skipped)?;
         let config = &ingredients.config;
+        // A checkpoint of version 0.1 gets the present form with its next save.
+        found.state.identity = fingerprint(config);
+        found.state.settings = Some(settings(config));
         let model = found.model(&config.model, &ingredients.device)?;
         let optimizer = found.optimizer(config.optimizer, &ingredients.device)?;
         let mut trainer = Self::new(ingredients, folder, model, optimizer, found.state)?;
@@ -64,10 +68,25 @@ fn check_same(
                        begin a new run with start_from";
         return Err(TrainError::run(folder.path(), problem));
     }
-    if state.seed != config.seed || state.identity != config.identity() {
-        let problem = "seed, data order, model, optimizer, schedule or batch have changed since the \
-                       run began; hint: put them back; train.steps, checkpoint, validation and \
-                       samples may change";
+    if state.identity != fingerprint(config)
+        && Some(&state.identity) != fingerprint_of_0_1(config).as_ref()
+    {
+        let changed = match &state.settings {
+            Some(earlier) => {
+                format!(
+                    "settings have changed ({})",
+                    differences(earlier, config).join(", ")
+                )
+            }
+            // Version 0.1 stored the hash alone.
+            None => {
+                "seed, data order, model, optimizer, schedule or batch have changed".to_string()
+            }
+        };
+        let problem = format!(
+            "{changed} since the run began; hint: put them back; train.steps, checkpoint, validation and \
+             samples may change"
+        );
         return Err(TrainError::run(folder.config_path(), problem));
     }
     if config.train.steps < state.step {

@@ -1,0 +1,358 @@
+//! Which settings determine a run's weights, in a form that later versions can still compare.
+//!
+//! A checkpoint stores the settings that must not change when its run is resumed. They are explicit
+//! key/value pairs under the names that the keys had in version 0.1, and a key at its default adds
+//! nothing. So a new key, a renamed key or a renamed Rust type leaves the fingerprint of every existing
+//! run as it is.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::RunConfig;
+use crate::checkpoint::hex_sha256;
+
+/// Settings that are not at their defaults, by the names of version 0.1.
+pub(crate) type Settings = BTreeMap<String, Value>;
+
+/// A setting of this run and the default that it had when it was introduced. Both are fixed for
+/// good: a default that changes later must not change the fingerprint of existing runs.
+struct Setting {
+    key: &'static str,
+    value: Value,
+    default: Value,
+}
+
+fn setting(key: &'static str, value: impl Serialize, default: impl Serialize) -> Setting {
+    Setting {
+        key,
+        value: to_value(value),
+        default: to_value(default),
+    }
+}
+
+/// Numbers, names and flags of a checked configuration, which JSON can always express.
+fn to_value(value: impl Serialize) -> Value {
+    serde_json::to_value(value).unwrap_or_default()
+}
+
+/// The settings of `config` that determine what the run computes from its data, without those at
+/// their defaults. Length, validation, checkpoints, samples and device are not among them: they may
+/// change on resume.
+pub(crate) fn settings(config: &RunConfig) -> Settings {
+    settings_of_0_1(config)
+        .into_iter()
+        .chain(later_settings(config))
+        .filter(|setting| setting.value != setting.default)
+        .map(|setting| (setting.key.to_string(), setting.value))
+        .collect()
+}
+
+/// SHA-256 over the lines `key=value` of [`settings`], in the order of the keys.
+pub(crate) fn fingerprint(config: &RunConfig) -> String {
+    let lines: String = settings(config)
+        .iter()
+        .map(|(key, value)| format!("{key}={value}\n"))
+        .collect();
+    hex_sha256(lines.as_bytes())
+}
+
+/// The keys whose values differ, each with its earlier and its present value.
+pub(crate) fn differences(earlier: &Settings, config: &RunConfig) -> Vec<String> {
+    let present = settings(config);
+    let defaults: Settings = settings_of_0_1(config)
+        .into_iter()
+        .chain(later_settings(config))
+        .map(|setting| (setting.key.to_string(), setting.default))
+        .collect();
+    let keys: std::collections::BTreeSet<_> = earlier.keys().chain(present.keys()).collect();
+    keys.into_iter()
+        .filter(|key| earlier.get(*key) != present.get(*key))
+        .map(|key| {
+            let show = |settings: &Settings| {
+                settings
+                    .get(key)
+                    .or_else(|| defaults.get(key))
+                    .map_or_else(|| "unset".to_string(), Value::to_string)
+            };
+            format!("{key} was {}, is {}", show(earlier), show(&present))
+        })
+        .collect()
+}
+
+/// Settings introduced after version 0.1 with their defaults: add new ones here. At their defaults
+/// they must leave the run's results as they were before they existed.
+fn later_settings(_config: &RunConfig) -> Vec<Setting> {
+    Vec::new()
+}
+
+/// The settings of version 0.1. Keys and defaults are frozen.
+#[rustfmt::skip] // A table.
+fn settings_of_0_1(config: &RunConfig) -> Vec<Setting> {
+    let none = Value::Null;
+    let (model, train) = (&config.model, &config.train);
+    let (optimizer, schedule) = (&config.optimizer, &config.schedule);
+    vec![
+        setting("seed", config.seed, 1337),
+        setting("data.order", config.data.order, "random"),
+        setting("data.packing", config.data.packing, "packed"),
+        setting("model.vocab_size", model.vocab_size, 0),
+        setting("model.context_length", model.context_length, 64),
+        setting("model.n_layers", model.n_layers, 4),
+        setting("model.n_heads", model.n_heads, 4),
+        setting("model.n_kv_heads", model.n_kv_heads, &none),
+        setting("model.head_dim", model.head_dim, &none),
+        setting("model.d_model", model.d_model, 128),
+        setting("model.d_ff", model.d_ff, &none),
+        setting("model.position", model.position, "learned"),
+        setting("model.rotary.base", model.rotary.base, 10_000.0),
+        setting("model.rotary.scaling", model.rotary.scaling, json!({"kind": "none"})),
+        setting("model.rotary.width", model.rotary.width, &none),
+        setting("model.rotary.local_base", model.rotary.local_base, &none),
+        setting("model.norm", model.norm, "layer"),
+        setting("model.norm_eps", model.norm_eps, 1e-5),
+        setting("model.norm_placement", model.norm_placement, "pre"),
+        setting("model.feed_forward", model.feed_forward, "gelu"),
+        setting("model.bias.qkv", model.bias.qkv, true),
+        setting("model.bias.attention_output", model.bias.attention_output, true),
+        setting("model.bias.feed_forward", model.bias.feed_forward, true),
+        setting("model.bias.norm", model.bias.norm, true),
+        setting("model.bias.head", model.bias.head, false),
+        setting("model.tied_head", model.tied_head, true),
+        setting("model.output_projection", model.output_projection, true),
+        setting("model.qk_norm", model.qk_norm, false),
+        setting("model.norm_unit_offset", model.norm_unit_offset, false),
+        setting("model.embedding_scale", model.embedding_scale, &none),
+        setting("model.score_width", model.score_width, &none),
+        setting("model.score_soft_cap", model.score_soft_cap, &none),
+        setting("model.parallel", model.parallel, false),
+        setting("model.logit_soft_cap", model.logit_soft_cap, &none),
+        setting("model.windows", &model.windows, json!([])),
+        setting("model.dropout.embedding", model.dropout.embedding, 0.0),
+        setting("model.dropout.attention", model.dropout.attention, 0.0),
+        setting("model.dropout.residual", model.dropout.residual, 0.0),
+        setting("model.residual", model.residual, true),
+        setting("model.init.std", model.init.std, 0.02),
+        setting("model.init.scale_output", model.init.scale_output, true),
+        setting("train.batch_size", train.batch_size, 12),
+        setting("train.accumulation", train.accumulation, 1),
+        setting("train.precision", train.precision, "f32"),
+        setting("optimizer.kind", optimizer.kind, "adamw"),
+        setting("optimizer.beta1", optimizer.beta1, 0.9),
+        setting("optimizer.beta2", optimizer.beta2, 0.99),
+        setting("optimizer.eps", optimizer.eps, 1e-8),
+        setting("optimizer.weight_decay", optimizer.weight_decay, 0.1),
+        setting("optimizer.momentum", optimizer.momentum, 0.95),
+        setting("optimizer.muon_learning_rate", optimizer.muon_learning_rate, 0.02),
+        setting("optimizer.clip_norm", optimizer.clip_norm, 1.0),
+        setting("schedule.kind", schedule.kind, "cosine"),
+        setting("schedule.learning_rate", schedule.learning_rate, 1e-3),
+        setting("schedule.min_learning_rate", schedule.min_learning_rate, 1e-4),
+        setting("schedule.warmup_steps", schedule.warmup_steps, 100),
+        setting("schedule.end_step", schedule.end_step, &none),
+        setting("schedule.decay_steps", schedule.decay_steps, &none),
+    ]
+}
+
+/// The fingerprint that version 0.1 stored: the SHA-256 of the whole configuration as JSON, in which the
+/// keys that may change on resume were at their defaults. `None` if a later setting is in use, which
+/// no run of version 0.1 can have had.
+pub(crate) fn fingerprint_of_0_1(config: &RunConfig) -> Option<String> {
+    later_settings(config)
+        .iter()
+        .all(|setting| setting.value == setting.default)
+        .then(|| hex_sha256(json_of_0_1(config).as_bytes()))
+}
+
+/// Keys that version 0.1 left out of its JSON while they were at their defaults.
+const OMITTED_AT_DEFAULT: &[&str] = &[
+    "model.n_kv_heads",
+    "model.head_dim",
+    "model.d_ff",
+    "model.rotary.width",
+    "model.rotary.local_base",
+    "model.norm_unit_offset",
+    "model.embedding_scale",
+    "model.score_width",
+    "model.score_soft_cap",
+    "model.parallel",
+    "model.logit_soft_cap",
+    "train.precision",
+    "schedule.end_step",
+    "schedule.decay_steps",
+];
+
+/// What stood in the JSON of version 0.1 at fixed values: (the setting behind it, key, value).
+const FIXED: &[(&str, &str, &str)] = &[
+    ("seed", "name", r#""run""#),
+    ("data.order", "device", r#""flex""#),
+    ("data.order", "data.path", "null"),
+    ("data.order", "data.paths", "[]"),
+    ("data.order", "data.format", r#""auto""#),
+    ("data.order", "data.separator", "null"),
+    ("data.order", "data.field", r#""text""#),
+    ("data.order", "data.builtin", "null"),
+    ("data.order", "data.seed", "0"),
+    ("data.order", "data.documents", "1900"),
+    ("data.order", "data.prepared", "null"),
+    (
+        "data.order",
+        "data.tokenizer",
+        r#"{"kind":"char","vocab_size":null,"file":null,"eos":"<EOS>","unk":"","pad":"","sample_bytes":67108864}"#,
+    ),
+    (
+        "data.order",
+        "data.split",
+        r#"{"by":"tail","validation":0.1,"seed":0}"#,
+    ),
+    ("train.batch_size", "train.steps", "0"),
+    ("optimizer.kind", "train.log_every", "0"),
+    (
+        "",
+        "validation",
+        r#"{"every":250,"windows":0,"batch_size":16,"patience":0}"#,
+    ),
+    (
+        "",
+        "checkpoint",
+        r#"{"every":500,"keep_last":2,"keep_every":0}"#,
+    ),
+    (
+        "",
+        "samples",
+        r#"{"every":0,"prompts":[],"max_tokens":200,"temperature":0.8}"#,
+    ),
+];
+
+/// What version 0.1 serialized, in its order.
+fn json_of_0_1(config: &RunConfig) -> String {
+    let fixed_before = |next: &'static str| {
+        FIXED
+            .iter()
+            .filter(move |(before, ..)| *before == next)
+            .map(|(_, key, value)| (*key, (*value).to_string()))
+    };
+    let mut fields = Vec::new();
+    for setting in settings_of_0_1(config) {
+        fields.extend(fixed_before(setting.key));
+        if OMITTED_AT_DEFAULT.contains(&setting.key) && setting.value == setting.default {
+            continue;
+        }
+        let value = match setting.key {
+            // The fields of a `Value` are sorted; those of the enum were in order of declaration.
+            "model.rotary.scaling" => {
+                serde_json::to_string(&config.model.rotary.scaling).unwrap_or_default()
+            }
+            _ => setting.value.to_string(),
+        };
+        fields.push((setting.key, value));
+    }
+    fields.extend(fixed_before(""));
+    nested(&fields)
+}
+
+/// A JSON object of `section.key` pairs; those of a section stand together.
+fn nested(fields: &[(&str, String)]) -> String {
+    let section = |key: &str| key.split_once('.').map(|(section, _)| section.to_string());
+    let objects = fields.chunk_by(|a, b| section(a.0).is_some() && section(a.0) == section(b.0));
+    let members: Vec<_> = objects
+        .map(|group| match section(group[0].0) {
+            Some(name) => {
+                let inner: Vec<_> = group
+                    .iter()
+                    .map(|(key, value)| (&key[name.len() + 1..], value.clone()))
+                    .collect();
+                format!("\"{name}\":{}", nested(&inner))
+            }
+            None => format!("\"{}\":{}", group[0].0, group[0].1),
+        })
+        .collect();
+    format!("{{{}}}", members.join(","))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use nextword_model::{NormKind, Position, RotaryScaling};
+
+    use super::*;
+    use crate::ScheduleKind;
+
+    #[test]
+    fn defaults_add_nothing_to_the_fingerprint() {
+        let config = RunConfig::default();
+        assert_eq!(settings(&config), Settings::new());
+        assert_eq!(fingerprint(&config), hex_sha256(b""));
+    }
+
+    #[test]
+    fn settings_off_their_defaults_are_named() {
+        let mut config = RunConfig::default();
+        config.model.d_model = 64;
+        config.schedule.end_step = Some(7);
+        let expected = Settings::from([
+            ("model.d_model".to_string(), json!(64)),
+            ("schedule.end_step".to_string(), json!(7)),
+        ]);
+        assert_eq!(settings(&config), expected);
+        let lines = b"model.d_model=64\nschedule.end_step=7\n";
+        assert_eq!(fingerprint(&config), hex_sha256(lines));
+    }
+
+    #[test]
+    fn what_may_change_on_resume_is_left_out() {
+        let mut config = RunConfig::default();
+        config.name = "other".to_string();
+        config.device = "ndarray".to_string();
+        config.train.steps = 9;
+        config.train.recompute = true;
+        config.checkpoint.every = 3;
+        config.samples.every = 5;
+        assert_eq!(fingerprint(&config), fingerprint(&RunConfig::default()));
+        let old = fingerprint_of_0_1(&config);
+        assert_eq!(old, fingerprint_of_0_1(&RunConfig::default()));
+    }
+
+    // Both hashes were computed by version 0.1 itself.
+    #[test]
+    fn fingerprints_of_0_1_are_reproduced() {
+        let old = |config: &RunConfig| fingerprint_of_0_1(config).unwrap();
+        assert_eq!(old(&RunConfig::default()), "DEFAULT_HASH");
+        let mut config = RunConfig::default();
+        config.seed = 5;
+        config.model.n_kv_heads = Some(2);
+        config.model.position = Position::Rotary;
+        config.model.rotary.scaling = RotaryScaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_context_length: 32,
+        };
+        config.model.rotary.local_base = Some(1e6);
+        config.model.norm = NormKind::Rms;
+        config.model.norm_unit_offset = true;
+        config.model.windows = vec![16, 0];
+        config.model.dropout.attention = 0.1;
+        config.train.accumulation = 3;
+        config.schedule.kind = ScheduleKind::Wsd;
+        config.schedule.decay_steps = Some(40);
+        assert_eq!(old(&config), "OTHER_HASH");
+    }
+
+    #[test]
+    fn differences_name_key_and_both_values() {
+        let mut config = RunConfig::default();
+        config.train.batch_size = 16;
+        let earlier = settings(&config);
+        config.train.batch_size = 12;
+        config.model.n_layers = 6;
+        assert_eq!(
+            differences(&earlier, &config),
+            [
+                "model.n_layers was 4, is 6",
+                "train.batch_size was 16, is 12"
+            ]
+        );
+    }
+}
