@@ -18,6 +18,7 @@ mod backends; // the same numbers on flex, ndarray and wgpu
 mod chat; // conversations at the terminal
 mod checkpoints; // what is damaged is noticed, and an older checkpoint is used
 mod commands; // the program as a new user meets it
+mod compatibility; // run folders and model folders of version 0.1
 mod configs; // every file in configs/ parses, builds and says the truth
 mod docs; // the course shows what its commands write
 mod explain; // every number, and where it comes from
@@ -40,4 +41,6 @@ mod refusals; // wrong inputs: one sentence, the right code, nothing lost
 mod resume; // bitwise, whatever stopped the run
 mod serving; // a record behind HTTP
 mod serving_bounds; // what a server bears, and whom it lets in
+mod terminology; // the glossary holds
+mod three_uses; // any backend, models that load anywhere, layers by configuration
 mod util;

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use burn::tensor::Device;
 use nextword_data::{IGNORE, TokenBatch};
-use nextword_model::{Adapter, CounterRng, DeviceName, GraphicsApi};
+use nextword_model::{CounterRng, DeviceName};
 
 /// Set in CI, where a software adapter is installed: then wgpu must not be left out.
 const REQUIRE_WGPU: &str = "NEXTWORD_REQUIRE_WGPU";
@@ -29,25 +29,31 @@ pub(crate) fn flex() -> Device {
     DeviceName::Flex.open().unwrap()
 }
 
-/// flex, ndarray and, where there is an adapter, wgpu.
-pub(crate) fn devices() -> Vec<(&'static str, Device)> {
-    let ndarray = DeviceName::NdArray.open().unwrap();
-    let mut devices = vec![("flex", flex()), ("ndarray", ndarray)];
-    let adapters = [Adapter::Best, Adapter::Software];
-    let wgpu = adapters
-        .into_iter()
-        .find_map(|adapter| DeviceName::Wgpu(GraphicsApi::Auto, adapter).open().ok());
-    match wgpu {
-        Some(device) => devices.push(("wgpu", device)),
-        None => {
-            assert!(
-                !must_not_skip(),
-                "{REQUIRE_WGPU} is set, and wgpu finds no adapter: install a Vulkan driver"
-            );
-            eprintln!("wgpu skipped: no adapter here");
+/// The names of flex, ndarray and, where there is an adapter, wgpu.
+pub(crate) fn device_names() -> Vec<&'static str> {
+    static WGPU: OnceLock<Option<&'static str>> = OnceLock::new();
+    let wgpu = WGPU.get_or_init(|| {
+        let opens = |name: &&str| name.parse::<DeviceName>().unwrap().open().is_ok();
+        let found = ["wgpu", "wgpu:software"].into_iter().find(opens);
+        assert!(
+            found.is_some() || !must_not_skip(),
+            "{REQUIRE_WGPU} is set, and wgpu finds no adapter: install a Vulkan driver"
+        );
+        if found.is_none() {
+            eprintln!("wgpu skipped: no adapter found");
         }
-    }
-    devices
+        found
+    });
+    ["flex", "ndarray"].into_iter().chain(*wgpu).collect()
+}
+
+/// The devices of [`device_names`], each with the name of its backend.
+pub(crate) fn devices() -> Vec<(&'static str, Device)> {
+    let open = |name: &'static str| {
+        let backend = name.split(':').next().unwrap_or(name);
+        (backend, name.parse::<DeviceName>().unwrap().open().unwrap())
+    };
+    device_names().into_iter().map(open).collect()
 }
 
 /// Random ids with a few targets that count for nothing.

@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# Writes tests/fixtures/v0.1 with the program of version 0.1 (commit 9e59c6a): a run that was stopped
+# after half of its steps, a model folder, its 8-bit form, and what that program computed from them.
+#
+#     scripts/make_v0_1_fixture.sh path/to/nextword-0.1
+#
+# The files protect runs and models that exist: do not write them again with a newer program.
+set -euo pipefail
+nextword=$(realpath "$1")
+root=$(realpath "$(dirname "$0")/..")
+out="$root/tests/fixtures/v0.1"
+work=$(mktemp -d)
+cd "$work"
+
+cat >config.toml <<'TOML'
+name = "run"
+out = "run"
+
+[data]
+builtin = "stories"
+documents = 12
+order = "epoch"
+
+[model]
+context_length = 16
+n_layers = 2
+n_heads = 2
+n_kv_heads = 1
+d_model = 16
+position = "rotary"
+norm = "rms"
+feed_forward = "swiglu"
+windows = [8, 0]
+
+[model.rotary.scaling]
+kind = "linear"
+factor = 2.0
+
+[model.dropout]
+embedding = 0.1
+attention = 0.1
+residual = 0.1
+
+[train]
+steps = 20
+batch_size = 4
+accumulation = 2
+log_every = 1
+
+[schedule]
+learning_rate = 3e-3
+min_learning_rate = 3e-4
+warmup_steps = 4
+
+[validation]
+every = 10
+windows = 4
+
+[checkpoint]
+every = 10
+keep_last = 2
+TOML
+"$nextword" train config.toml --quiet
+cp -r run/best model
+"$nextword" quantize model --bits 8 --out model-int8
+# Text in the characters that the model knows.
+"$nextword" generate run "One day" --max-tokens 300 --seed 3 --temperature 1 >text.txt
+
+python3 - "$nextword" <<'PY'
+import hashlib, json, subprocess, sys
+nextword = sys.argv[1]
+
+def run(*args):
+    output = subprocess.run([nextword, *args], check=True, capture_output=True, text=True).stdout
+    return json.loads(output.splitlines()[0]) if output.startswith("{") else None
+
+def sha256(path):
+    return hashlib.sha256(open(path, "rb").read()).hexdigest()
+
+expected = {"text": {}, "loss": {}, "hf": {}, "gguf": {}, "int8": sha256("model-int8/model.safetensors")}
+expected["losses"] = [
+    line["loss"] for line in map(json.loads, open("run/metrics.jsonl")) if line.get("loss") is not None
+]
+for model in ["run", "model", "model-int8"]:
+    prompt = ["One day", "--temperature", "0", "--max-tokens", "40", "--json"]
+    expected["text"][model] = run("generate", model, *prompt)["text"]
+    expected["loss"][model] = run("eval", model, "text.txt", "--json")["loss"]
+for model in ["run", "model"]:
+    run("export", model, "--format", "hf", "--out", f"{model}-hf")
+    run("export", model, "--format", "gguf", "--out", f"{model}.gguf")
+    files = ["model.safetensors", "config.json", "tokenizer.json"]
+    expected["hf"][model] = {name: sha256(f"{model}-hf/{name}") for name in files}
+    expected["gguf"][model] = sha256(f"{model}.gguf")
+json.dump(expected, open("expected.json", "w"), indent=1)
+PY
+
+# As if the run had been killed after step 10.
+rm -r run/checkpoints/step-00000020
+sed -i "s#$work/run#@RUN@#" run/run.toml
+rm -rf "$out"
+mkdir -p "$out"
+cp -r run model model-int8 text.txt expected.json "$out"
+rm -f "$out/run/run.lock"
+rm -r "$work"

@@ -1,0 +1,175 @@
+//! Run folders and model folders written by version 0.1 keep working.
+//!
+//! `fixtures/v0.1` holds a run that was stopped after half of its steps, a model folder, its 8-bit
+//! form, and what version 0.1 itself computed from them. `scripts/make_v0_1_fixture.sh` made them
+//! with the program of commit 9e59c6a.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::place::{Place, json_lines};
+use crate::util::{root, stderr};
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// A copy of the fixtures and the expected values.
+fn fixture() -> (Place, Value) {
+    let place = Place::new();
+    copy(&root().join("tests/fixtures/v0.1"), place.folder.path());
+    // A run folder names its tokenizer by an absolute path.
+    let config = place.path("run/run.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    assert!(text.contains("@RUN@"));
+    let run = place.path("run").display().to_string();
+    fs::write(&config, text.replace("@RUN@", &run)).unwrap();
+    let expected = fs::read_to_string(place.path("expected.json")).unwrap();
+    (place, serde_json::from_str(&expected).unwrap())
+}
+
+fn succeeds(place: &Place, args: &[&str]) {
+    let output = place.run(args);
+    assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+}
+
+fn sha256(path: &Path) -> String {
+    format!("{:x}", Sha256::digest(fs::read(path).unwrap()))
+}
+
+fn losses(metrics: &Path) -> Vec<f64> {
+    fs::read_to_string(metrics)
+        .unwrap()
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).unwrap()["loss"].as_f64())
+        .collect()
+}
+
+#[test]
+fn a_run_of_0_1_resumes_with_the_same_losses() {
+    let (place, expected) = fixture();
+    succeeds(&place, &["resume", "run", "--quiet"]);
+    let found = losses(&place.path("run/metrics.jsonl"));
+    let expected: Vec<f64> = serde_json::from_value(expected["losses"].clone()).unwrap();
+    assert_eq!(found.len(), expected.len());
+    for (step, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        // Other vector widths add in another order.
+        assert!(
+            (found - expected).abs() < 1e-5 * expected,
+            "step {step}: {found} instead of {expected}"
+        );
+    }
+    let state = fs::read_to_string(place.path("run/checkpoints/step-00000020/state.json")).unwrap();
+    let state: Value = serde_json::from_str(&state).unwrap();
+    assert_eq!(state["settings"]["model.d_model"], 16);
+    // The new checkpoint is compared in its new form.
+    let set = ["--set", "train.steps=21"];
+    succeeds(&place, &[&["resume", "run", "--quiet"], &set[..]].concat());
+}
+
+#[test]
+fn a_changed_run_of_0_1_does_not_resume() {
+    let (place, _) = fixture();
+    let config = place.path("run/run.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let changed = text.replace("learning_rate = 0.003", "learning_rate = 0.002");
+    assert_ne!(text, changed);
+    fs::write(&config, changed).unwrap();
+    let output = place.run(&["resume", "run", "--quiet"]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("optimizer, schedule or batch have changed"));
+}
+
+#[test]
+fn a_changed_run_names_the_changed_key() {
+    let (place, _) = fixture();
+    succeeds(&place, &["resume", "run", "--quiet"]);
+    let config = place.path("run/run.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(
+        &config,
+        text.replace("batch_size = 4\n", "batch_size = 5\n"),
+    )
+    .unwrap();
+    let output = place.run(&["resume", "run", "--quiet"]);
+    let error = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.contains("train.batch_size was 4, is 5"), "{error}");
+}
+
+#[test]
+fn models_of_0_1_generate_the_same_text() {
+    let (place, expected) = fixture();
+    for model in ["run", "model", "model-int8"] {
+        let args = ["generate", model, "One day", "--temperature", "0", "--json"];
+        let found = json_lines(&place.run(&[&args[..], &["--max-tokens", "40"]].concat()));
+        assert_eq!(found[0]["text"], expected["text"][model], "{model}");
+    }
+}
+
+#[test]
+fn models_of_0_1_have_the_same_loss() {
+    let (place, expected) = fixture();
+    let text = place.path("text.txt").display().to_string();
+    for model in ["run", "model", "model-int8"] {
+        let found = json_lines(&place.run(&["eval", model, &text, "--json"]));
+        let (found, expected) = (&found[0]["loss"], &expected["loss"][model]);
+        let difference = found.as_f64().unwrap() - expected.as_f64().unwrap();
+        assert!(difference.abs() < 1e-5, "{model}: {found}, not {expected}");
+    }
+}
+
+#[test]
+fn models_of_0_1_export_to_the_same_files() {
+    let (place, expected) = fixture();
+    for model in ["run", "model"] {
+        let hf = format!("{model}-hf");
+        let gguf = format!("{model}.gguf");
+        let to_hf = ["export", model, "--format", "hf", "--out", &hf];
+        succeeds(&place, &to_hf);
+        succeeds(
+            &place,
+            &["export", model, "--format", "gguf", "--out", &gguf],
+        );
+        for file in ["model.safetensors", "config.json", "tokenizer.json"] {
+            let found = sha256(&place.path(&hf).join(file));
+            assert_eq!(found, expected["hf"][model][file], "{model}: {file}");
+        }
+        assert_eq!(
+            sha256(&place.path(&gguf)),
+            expected["gguf"][model],
+            "{model}"
+        );
+    }
+}
+
+#[test]
+fn a_model_of_0_1_is_a_starting_point_and_quantizes() {
+    let (place, expected) = fixture();
+    succeeds(
+        &place,
+        &["quantize", "model", "--bits", "8", "--out", "int8"],
+    );
+    assert_eq!(
+        sha256(&place.path("int8/model.safetensors")),
+        expected["int8"]
+    );
+    let config = root().join("configs/finetune.toml").display().to_string();
+    let mut args = vec!["train", &config, "--quiet"];
+    for set in ["start_from=model", "data.path=text.txt", "train.steps=2"] {
+        args.extend(["--set", set]);
+    }
+    succeeds(&place, &args);
+}

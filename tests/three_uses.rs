@@ -1,0 +1,165 @@
+//! The three uses that nextword exists for: experiments on any backend, saved models that load
+//! anywhere, and layers that scale by configuration.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nextword_data::Tokenizer;
+use nextword_generate::{SamplingConfig, TextGenerator, TextOptions};
+use nextword_model::{DeviceName, Record, Transformer};
+use nextword_train::{
+    Hooks, RunFolder, Silent, StopFlag, TrainError, Trainer, parse_config, prepare_run,
+    read_config, to_toml,
+};
+use serde_json::Value;
+
+use crate::util::{device_names, root};
+
+/// Samples no text.
+struct NoSamples;
+
+impl Hooks for NoSamples {
+    fn sample(
+        &mut self,
+        _model: &Transformer,
+        _tokenizer: &Arc<dyn Tokenizer>,
+        _prompt: &str,
+        _max_tokens: usize,
+        _temperature: f64,
+        _seed: u64,
+    ) -> Result<String, TrainError> {
+        Ok(String::new())
+    }
+}
+
+/// The quickstart, shortened so that a software GPU takes seconds for it.
+const SHORT: &[&str] = &[
+    "data.documents=100",
+    "data.tokenizer.vocab_size=300",
+    "model.context_length=32",
+    "train.batch_size=4",
+    "train.log_every=1",
+    "schedule.warmup_steps=2",
+    "validation.windows=4",
+    "samples.every=0",
+];
+
+fn quickstart(out: &Path, device: &str, set: &[&str]) -> Vec<String> {
+    let own = [
+        format!("out={:?}", out.display().to_string()),
+        format!("device={device:?}"),
+    ];
+    let all = SHORT.iter().chain(set).map(ToString::to_string);
+    all.chain(own).collect()
+}
+
+fn train(out: &Path, device: &str, set: &[&str]) {
+    let set = quickstart(out, device, set);
+    let config = read_config(&root().join("configs/quickstart.toml"), &set).unwrap();
+    let run = prepare_run(config).unwrap();
+    let folder = RunFolder::create(out, &run.config).unwrap();
+    let trainer = Trainer::begin(run, folder).unwrap();
+    let stop = StopFlag::default();
+    trainer.run(&mut Silent, &mut NoSamples, &stop).unwrap();
+}
+
+fn resume(out: &Path, set: &str) {
+    let (folder, stored) = RunFolder::open(out).unwrap();
+    let text = to_toml(&stored).unwrap();
+    let config = parse_config(&text, &folder.config_path(), &[set.to_string()]).unwrap();
+    let trainer = Trainer::resume(prepare_run(config).unwrap(), folder).unwrap();
+    let stop = StopFlag::default();
+    trainer.run(&mut Silent, &mut NoSamples, &stop).unwrap();
+}
+
+fn losses(run: &Path) -> Vec<f64> {
+    let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    metrics
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).unwrap()["loss"].as_f64())
+        .collect()
+}
+
+fn greedy_text(model: &Path, device: &str) -> String {
+    let device = device.parse::<DeviceName>().unwrap().open().unwrap();
+    let generator = TextGenerator::open(&Record::open(model).unwrap(), &device).unwrap();
+    let options = TextOptions {
+        sampling: SamplingConfig::greedy(),
+        max_tokens: 12,
+        ..TextOptions::default()
+    };
+    let next = |_: usize, _: &str| ControlFlow::Continue(());
+    let texts = generator.generate(&["On a"], &options, next).unwrap();
+    texts[0].text.clone()
+}
+
+fn assert_losses_agree(name: &str, found: &[f64], expected: &[f64]) {
+    assert_eq!(found.len(), expected.len(), "{name}");
+    for (step, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let difference = (found - expected).abs();
+        assert!(
+            difference < 1e-4,
+            "{name}, step {step}: {found} against {expected}"
+        );
+    }
+}
+
+#[test]
+fn quickstart_trains_resumes_and_generates_on_all_backends() {
+    let folder = tempfile::tempdir().unwrap();
+    let devices = device_names();
+    let runs: Vec<PathBuf> = devices
+        .iter()
+        .map(|device| folder.path().join(device.replace(':', "-")))
+        .collect();
+    for (device, run) in devices.iter().zip(&runs) {
+        train(run, device, &["train.steps=4"]);
+        assert_eq!(losses(run).len(), 4, "{device}");
+        resume(run, "train.steps=6");
+        let found = losses(run);
+        assert_eq!(found.len(), 6, "{device}");
+        assert!(found[5] < found[0], "{device} learns: {found:?}");
+        assert_losses_agree(device, &found, &losses(&runs[0]));
+    }
+    for (saver, run) in devices.iter().zip(&runs) {
+        let model = run.join("last");
+        let expected = greedy_text(&model, devices[0]);
+        assert!(!expected.is_empty());
+        for loader in &devices[1..] {
+            let found = greedy_text(&model, loader);
+            assert_eq!(found, expected, "saved on {saver}, loaded on {loader}");
+        }
+    }
+}
+
+#[test]
+fn layers_scale_by_configuration_on_all_backends() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut first_losses = Vec::new();
+    for layers in [2, 4, 8] {
+        let set = format!("model.n_layers={layers}");
+        let mut expected: Option<Vec<f64>> = None;
+        for device in device_names() {
+            let run = folder
+                .path()
+                .join(format!("{layers}-{device}").replace(':', "-"));
+            train(
+                &run,
+                device,
+                &["train.steps=2", "schedule.warmup_steps=1", &set],
+            );
+            let config = Record::open(&run.join("last")).unwrap().config;
+            assert_eq!(config.n_layers, layers);
+            let found = losses(&run);
+            assert_eq!(found.len(), 2, "{device}");
+            assert_losses_agree(device, &found, expected.get_or_insert(found.clone()));
+        }
+        first_losses.push(expected.unwrap()[0]);
+    }
+    assert!(
+        first_losses[0] != first_losses[1] && first_losses[1] != first_losses[2],
+        "the number of layers changes the model: {first_losses:?}"
+    );
+}
