@@ -1,4 +1,4 @@
-//! The same training on every backend.
+//! The same training run on every backend.
 
 use burn::module::Module;
 use burn::tensor::Device;
@@ -34,7 +34,7 @@ fn train(config: &ModelConfig, device: &Device) -> (Vec<f32>, Vec<f32>) {
 }
 
 #[test]
-fn every_backend_gives_the_same_losses() {
+fn losses_agree_on_all_backends() {
     let gpt = ModelConfig {
         context_length: 16,
         n_layers: 2,

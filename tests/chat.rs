@@ -1,23 +1,23 @@
-//! Conversations at the terminal.
+//! Conversations in the terminal.
 
 use std::io::Write;
 use std::process::Stdio;
 
 use serde_json::json;
 
-use crate::place::Place;
-use crate::resume::straight;
-use crate::serving::talker;
+use crate::test_dir::TestDir;
+use crate::resume::train_uninterrupted;
+use crate::serving::chat_model;
 use crate::util::nextword;
 
 const TEMPLATE: &str = "{% for message in messages %}{% if message.content == 'bad' %}\
     {{ raise_exception('no bad words') }}{% endif %}{{ message.content }}{% endfor %}";
 
-/// What `chat` writes to standard output and standard error when these lines are typed.
+/// Standard output and standard error of `chat` for these input lines.
 fn chat(template: &str, options: &[&str], lines: &str) -> (String, String) {
-    let place = Place::new();
-    let run = straight(place.folder.path(), "flex");
-    let record = talker(&place, &run, template, &json!({}));
+    let dir = TestDir::new();
+    let run = train_uninterrupted(dir.folder.path(), "flex");
+    let record = chat_model(&dir, &run, template, &json!({}));
     let mut process = nextword()
         .arg("chat")
         .arg(record)
@@ -38,7 +38,7 @@ fn chat(template: &str, options: &[&str], lines: &str) -> (String, String) {
 }
 
 #[test]
-fn what_a_template_refuses_is_told_and_the_conversation_goes_on() {
+fn a_chat_template_error_is_shown_and_the_chat_continues() {
     let (answers, notes) = chat(TEMPLATE, &[], "bad\nOne day\n/undo\n/undo\n");
     assert!(
         notes.contains("error: ") && notes.contains("no bad words"),
@@ -50,7 +50,7 @@ fn what_a_template_refuses_is_told_and_the_conversation_goes_on() {
 }
 
 #[test]
-fn an_answer_can_be_made_anew_and_its_probabilities_seen() {
+fn retry_regenerates_and_probs_shows_probabilities() {
     let (answers, notes) = chat(
         TEMPLATE,
         &["--temperature", "0"],
@@ -64,7 +64,7 @@ fn an_answer_can_be_made_anew_and_its_probabilities_seen() {
     assert!(notes.contains("there is no /nonsense"), "{notes}");
     let (texts, rows): (Vec<&str>, Vec<&str>) =
         answers.lines().partition(|line| !line.contains(" %  \""));
-    // Greedy, and the first answer is no part of the second one's prompt.
+    // Greedy, and the first reply is not part of the second one's prompt.
     let half = texts.len() / 2;
     assert_eq!(texts[..half], texts[half..], "{answers}");
     assert!((1..=6).contains(&rows.len()), "{answers}");

@@ -1,4 +1,4 @@
-//! Damaged checkpoints are noticed, and an older one is used.
+//! Damaged checkpoints are detected, and an older one is used.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use nextword_model::CounterRng;
 use nextword_train::checkpoint::{self, Checkpoint};
 
-use crate::resume::{resume, straight};
+use crate::resume::{resume, train_uninterrupted};
 use crate::util::stderr;
 
 const DAMAGES: u64 = 400;
@@ -20,18 +20,18 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Flips a bit, cuts off an end, adds a byte, or removes the file. Says what was done.
+/// Flips a bit, truncates, appends a byte, or removes the file. Returns a description.
 fn damage(path: &Path, rng: CounterRng) -> String {
     let mut bytes = fs::read(path).unwrap();
-    let place = (rng.at(1) % bytes.len() as u64) as usize;
+    let offset = (rng.at(1) % bytes.len() as u64) as usize;
     let what = match rng.at(2) % 8 {
         0 => {
             fs::remove_file(path).unwrap();
             return "removed".to_string();
         }
         1 => {
-            bytes.truncate(place);
-            format!("cut to {place} bytes")
+            bytes.truncate(offset);
+            format!("cut to {offset} bytes")
         }
         2 => {
             bytes.push(b'7');
@@ -39,8 +39,8 @@ fn damage(path: &Path, rng: CounterRng) -> String {
         }
         _ => {
             let bit = rng.at(3) % 8;
-            bytes[place] ^= 1 << bit;
-            format!("bit {bit} of byte {place} flipped")
+            bytes[offset] ^= 1 << bit;
+            format!("bit {bit} of byte {offset} flipped")
         }
     };
     fs::write(path, bytes).unwrap();
@@ -48,13 +48,13 @@ fn damage(path: &Path, rng: CounterRng) -> String {
 }
 
 #[test]
-fn every_damage_is_noticed_and_the_older_checkpoint_is_used() {
+fn any_damage_is_detected_and_the_older_checkpoint_used() {
     let folder = tempfile::tempdir().unwrap();
-    let run = straight(folder.path(), "flex");
+    let run = train_uninterrupted(folder.path(), "flex");
     let checkpoints = run.join("checkpoints");
     let [older, newer] = files(&checkpoints).try_into().unwrap();
-    let (sound, skipped) = checkpoint::newest(&checkpoints).unwrap();
-    assert_eq!((sound.unwrap().path, skipped.len()), (newer.clone(), 0));
+    let (valid, skipped) = checkpoint::newest(&checkpoints).unwrap();
+    assert_eq!((valid.unwrap().path, skipped.len()), (newer.clone(), 0));
     let rng = CounterRng::new(11);
     for number in 0..DAMAGES {
         let rng = rng.stream(number);
@@ -71,9 +71,9 @@ fn every_damage_is_noticed_and_the_older_checkpoint_is_used() {
 }
 
 #[test]
-fn resume_tells_what_it_skipped_and_goes_on_from_the_older_one() {
+fn resume_reports_the_skipped_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
-    let run = straight(folder.path(), "flex");
+    let run = train_uninterrupted(folder.path(), "flex");
     let newest = run.join("checkpoints/step-00000024");
     let expected = fs::read(newest.join("model.safetensors")).unwrap();
     fs::write(
@@ -95,9 +95,9 @@ fn resume_tells_what_it_skipped_and_goes_on_from_the_older_one() {
 }
 
 #[test]
-fn what_was_damaged_stays_aside_and_new_checkpoints_count_without_it() {
+fn quarantined_checkpoints_do_not_count_as_kept() {
     let folder = tempfile::tempdir().unwrap();
-    let run = straight(folder.path(), "flex");
+    let run = train_uninterrupted(folder.path(), "flex");
     let checkpoints = run.join("checkpoints");
     fs::write(checkpoints.join("step-00000024/state.json"), "cut").unwrap();
     let mut command = resume(&run, "flex");
@@ -115,9 +115,9 @@ fn what_was_damaged_stays_aside_and_new_checkpoints_count_without_it() {
 }
 
 #[test]
-fn without_a_sound_checkpoint_nothing_is_overwritten() {
+fn resume_fails_if_all_checkpoints_are_damaged() {
     let folder = tempfile::tempdir().unwrap();
-    let run = straight(folder.path(), "flex");
+    let run = train_uninterrupted(folder.path(), "flex");
     for checkpoint in files(&run.join("checkpoints")) {
         fs::write(checkpoint.join("state.json"), "cut").unwrap();
     }
@@ -134,9 +134,9 @@ fn without_a_sound_checkpoint_nothing_is_overwritten() {
 }
 
 #[test]
-fn a_manifest_cannot_point_out_of_its_folder() {
+fn a_manifest_cannot_name_files_outside_its_folder() {
     let folder = tempfile::tempdir().unwrap();
-    let run = straight(folder.path(), "flex");
+    let run = train_uninterrupted(folder.path(), "flex");
     let manifest = run.join("checkpoints/step-00000024/MANIFEST.json");
     let text = fs::read_to_string(&manifest).unwrap();
     fs::write(

@@ -1,4 +1,4 @@
-//! The program as a new user meets it.
+//! The program as a new user sees it.
 
 use std::fs;
 
@@ -6,15 +6,15 @@ use nextword_data::{TokenizerConfig, TokenizerKind, build_tokenizer};
 use nextword_model::{Card, ModelConfig, Record};
 use serde_json::Value;
 
-use crate::place::{Place, json_lines};
-use crate::resume::{TINY, straight};
+use crate::test_dir::{TestDir, json_lines};
+use crate::resume::{TINY, train_uninterrupted};
 use crate::util::{flex, nextword, root, stderr};
 
-/// What is read is held once. At GPT-2's size this is 1.2 times its bytes.
+/// Weights are in memory once. At GPT-2's size the peak is 1.2 times their bytes.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_record_opens_in_little_more_memory_than_its_weights() {
-    let place = Place::new();
+fn loading_a_model_takes_little_more_memory_than_its_weights() {
+    let dir = TestDir::new();
     let tokenizer = TokenizerConfig {
         kind: TokenizerKind::Byte,
         ..TokenizerConfig::default()
@@ -31,7 +31,7 @@ fn a_record_opens_in_little_more_memory_than_its_weights() {
     let weights = 4 * config.counts().total();
     assert!(weights > 150_000_000, "{weights}");
     let model = config.init(&flex(), 1).unwrap();
-    let path = place.path("record");
+    let path = dir.path("record");
     Record::save(
         &path,
         &model,
@@ -40,29 +40,29 @@ fn a_record_opens_in_little_more_memory_than_its_weights() {
     )
     .unwrap();
     drop(model);
-    let answer = place.run(&["generate", "record", "a", "--max-tokens", "1", "--json"]);
+    let answer = dir.run(&["generate", "record", "a", "--max-tokens", "1", "--json"]);
     let peak = json_lines(&answer)[0]["peak_memory_bytes"]
         .as_u64()
         .unwrap();
     println!("a peak of {peak} bytes for {weights} of weights");
-    let program = 60_000_000; // With its own pages, and some for a token.
+    let program = 60_000_000; // The program itself, and the activations of a token.
     assert!(peak < (weights + weights / 10 + program) as u64, "{peak}");
 }
 
 /// `StatQuest`'s model answers both prompts, whatever the seed.
 #[test]
 fn statquest_answers_awesome_to_both_prompts() {
-    let place = Place::new();
+    let dir = TestDir::new();
     let config = root().join("configs/statquest.toml").display().to_string();
     for seed in 1..=5 {
         let set = [format!("seed={seed}"), format!("name=\"s{seed}\"")];
-        let trained = place.run(&[
+        let trained = dir.run(&[
             "train", &config, "--quiet", "--set", &set[0], "--set", &set[1],
         ]);
         assert!(trained.status.success(), "{}", stderr(&trained));
         for prompt in ["what is statquest", "statquest is what"] {
             let run = format!("runs/s{seed}");
-            let answer = place.run(&["generate", &run, prompt, "--temperature", "0", "--json"]);
+            let answer = dir.run(&["generate", &run, prompt, "--temperature", "0", "--json"]);
             let answer = json_lines(&answer).remove(0);
             assert_eq!(answer["text"], "awesome", "seed {seed}, {prompt}");
             assert_eq!(answer["finish_reason"], "eos", "seed {seed}, {prompt}");
@@ -70,24 +70,24 @@ fn statquest_answers_awesome_to_both_prompts() {
     }
 }
 
-/// The README's way with a text of one's own, and of a record that is trained further.
+/// The README's commands for one's own text, and for finetuning.
 #[test]
-fn a_text_of_ones_own_trains_resumes_from_anywhere_and_is_finetuned() {
-    let place = Place::new();
+fn own_text_trains_resumes_and_is_finetuned() {
+    let dir = TestDir::new();
     let text: Vec<String> = nextword_data::Stories::new(3, 40).iter().collect();
-    place.write("my.txt", text.join("\n"));
+    dir.write("my.txt", text.join("\n"));
     let config = root()
         .join("configs/shakespeare-char-cpu.toml")
         .display()
         .to_string();
     let mine = ["--set", "data.path=my.txt"];
-    let plan = place.run(&[&["plan", &config, "--steps", "1"], &mine[..]].concat());
+    let plan = dir.run(&[&["plan", &config, "--steps", "1"], &mine[..]].concat());
     assert!(plan.status.success(), "{}", stderr(&plan));
     let short = ["--set", "name=mine", "--set", "train.steps=4", "--quiet"];
-    let train = place.run(&[&["train", &config], &mine[..], &short[..]].concat());
+    let train = dir.run(&[&["train", &config], &mine[..], &short[..]].concat());
     assert!(train.status.success(), "{}", stderr(&train));
     let elsewhere = tempfile::tempdir().unwrap();
-    let run = place.path("runs/mine").display().to_string();
+    let run = dir.path("runs/mine").display().to_string();
     let mut resume = nextword();
     resume.args(["resume", &run, "--quiet", "--set", "train.steps=6"]);
     let resume = resume.current_dir(elsewhere.path()).output().unwrap();
@@ -101,10 +101,10 @@ fn a_text_of_ones_own_trains_resumes_from_anywhere_and_is_finetuned() {
         "train.steps=2",
         "--quiet",
     ];
-    let tuned = place.run(&[&["train", &finetune], &set[..]].concat());
+    let tuned = dir.run(&[&["train", &finetune], &set[..]].concat());
     assert!(tuned.status.success(), "{}", stderr(&tuned));
-    fs::remove_dir_all(place.path("runs/mine")).unwrap();
-    let on = place.run(&[
+    fs::remove_dir_all(dir.path("runs/mine")).unwrap();
+    let on = dir.run(&[
         "resume",
         "runs/finetune",
         "--quiet",
@@ -118,11 +118,11 @@ fn a_text_of_ones_own_trains_resumes_from_anywhere_and_is_finetuned() {
     );
 }
 
-/// Each optimizer learns, and continues as if it had not been stopped.
+/// Each optimizer learns, and resumes with the same losses.
 #[test]
 fn every_optimizer_learns_and_resumes() {
     for (kind, rate) in [("sgd", 0.3), ("muon", 0.003), ("adamw", 0.003)] {
-        let place = Place::new();
+        let dir = TestDir::new();
         let losses = |set: &[String]| -> Vec<f64> {
             let mut all = vec![
                 format!("optimizer.kind=\"{kind}\""),
@@ -130,12 +130,12 @@ fn every_optimizer_learns_and_resumes() {
             ];
             all.extend_from_slice(set);
             let all: Vec<&str> = all.iter().map(String::as_str).collect();
-            let args = place.train_with(&all);
+            let args = dir.train_with(&all);
             let args: Vec<&str> = args.iter().map(String::as_str).chain(["--json"]).collect();
-            step_losses(&json_lines(&place.run(&args)))
+            step_losses(&json_lines(&dir.run(&args)))
         };
-        let straight = losses(&["name=\"straight\"".to_string()]);
-        assert!(straight[23] < straight[0] - 0.2, "{kind}: {straight:?}");
+        let train_uninterrupted = losses(&["name=\"train_uninterrupted\"".to_string()]);
+        assert!(train_uninterrupted[23] < train_uninterrupted[0] - 0.2, "{kind}: {straight:?}");
         let half = losses(&[
             "name=\"half\"".to_string(),
             "checkpoint.every=12".to_string(),
@@ -143,12 +143,12 @@ fn every_optimizer_learns_and_resumes() {
             "validation.every=0".to_string(),
         ]);
         assert_eq!(
-            half, straight,
+            half, train_uninterrupted,
             "{kind}: what is kept and measured changes nothing"
         );
-        fs::remove_dir_all(place.path("runs/half/checkpoints/step-00000024")).unwrap();
-        let rest = step_losses(&json_lines(&place.run(&["resume", "runs/half", "--json"])));
-        assert_eq!(rest, straight[12..], "{kind} resumed");
+        fs::remove_dir_all(dir.path("runs/half/checkpoints/step-00000024")).unwrap();
+        let rest = step_losses(&json_lines(&dir.run(&["resume", "runs/half", "--json"])));
+        assert_eq!(rest, train_uninterrupted[12..], "{kind} resumed");
     }
 }
 
@@ -158,9 +158,9 @@ fn step_losses(events: &[Value]) -> Vec<f64> {
 }
 
 #[test]
-fn the_way_from_training_to_text() {
-    let place = Place::new();
-    let run = straight(place.folder.path(), "flex");
+fn train_generate_inspect_and_plot_work_in_sequence() {
+    let dir = TestDir::new();
+    let run = train_uninterrupted(dir.folder.path(), "flex");
     let shown = run.display().to_string();
 
     let generate = |more: &[&str]| {
@@ -173,7 +173,7 @@ fn the_way_from_training_to_text() {
             "20",
         ];
         args.extend(more);
-        let mut answer = json_lines(&place.run(&args)).remove(0);
+        let mut answer = json_lines(&dir.run(&args)).remove(0);
         answer["peak_memory_bytes"].take();
         answer
     };
@@ -193,15 +193,15 @@ fn the_way_from_training_to_text() {
         greedy["text"],
         generate(&["--temperature", "0", "--seed", "9"])["text"]
     );
-    let unknown = place.run(&["generate", &shown, "One 🦀", "--max-tokens", "3"]);
+    let unknown = dir.run(&["generate", &shown, "One 🦀", "--max-tokens", "3"]);
     assert!(
         unknown.status.success() && stderr(&unknown).contains("🦀"),
         "{}",
         stderr(&unknown)
     );
 
-    let text = place.write("text.txt", "One day a small fox went to the river.");
-    let eval = json_lines(&place.run(&["eval", &shown, &text, "--json"])).remove(0);
+    let text = dir.write("text.txt", "One day a small fox went to the river.");
+    let eval = json_lines(&dir.run(&["eval", &shown, &text, "--json"])).remove(0);
     let figure = |name: &str| eval["loss"][name].as_f64();
     let (loss, perplexity) = (figure("nats_per_token"), figure("perplexity"));
     assert!(
@@ -209,16 +209,16 @@ fn the_way_from_training_to_text() {
         "{eval}"
     );
 
-    let inspect = json_lines(&place.run(&["inspect", &shown, "--json"])).remove(0);
+    let inspect = json_lines(&dir.run(&["inspect", &shown, "--json"])).remove(0);
     assert!(inspect.to_string().contains("\"step\":"), "{inspect}");
-    let plot = place.run(&["plot", &shown]);
+    let plot = dir.run(&["plot", &shown]);
     assert!(plot.status.success(), "{}", stderr(&plot));
     let svg = fs::read_to_string(run.join("loss.svg")).unwrap();
     assert!(
         svg.starts_with("<svg") && svg.contains("validation"),
         "{svg}"
     );
-    let again = place.run(&["resume", &shown]);
+    let again = dir.run(&["resume", &shown]);
     assert!(
         again.status.success() && stderr(&again).contains("all steps were made"),
         "{}",
@@ -227,10 +227,10 @@ fn the_way_from_training_to_text() {
 }
 
 #[test]
-fn plan_tells_parameters_baselines_and_speed_and_writes_nothing() {
-    let place = Place::new();
-    let config = place.write("tiny.toml", TINY);
-    let plan = json_lines(&place.run(&["plan", &config, "--json", "--steps", "2"])).remove(0);
+fn plan_reports_size_baselines_and_speed_and_writes_nothing() {
+    let dir = TestDir::new();
+    let config = dir.write("tiny.toml", TINY);
+    let plan = json_lines(&dir.run(&["plan", &config, "--json", "--steps", "2"])).remove(0);
     let total = plan["parameters"]["total"].as_u64().unwrap();
     assert!(total > 5000, "{plan}");
     let baselines = &plan["baselines"];
@@ -241,21 +241,21 @@ fn plan_tells_parameters_baselines_and_speed_and_writes_nothing() {
         plan["measured"]["tokens_per_second"].as_f64().unwrap() > 0.0,
         "{plan}"
     );
-    let dry = place.run(&["train", &config, "--dry-run"]);
-    assert!(dry.status.success() && !place.path("runs").exists());
+    let dry = dir.run(&["train", &config, "--dry-run"]);
+    assert!(dry.status.success() && !dir.path("runs").exists());
 }
 
 #[test]
-fn prepared_data_trains_like_the_text_itself() {
-    let place = Place::new();
+fn prepared_data_trains_like_its_text() {
+    let dir = TestDir::new();
     let text: String = nextword_data::Stories::new(3, 12)
         .iter()
         .collect::<Vec<_>>()
         .join("\n\n");
-    let path = place.write("text.txt", text);
-    let prepared = place.path("prepared").display().to_string();
+    let path = dir.write("text.txt", text);
+    let prepared = dir.path("prepared").display().to_string();
     assert!(
-        place
+        dir
             .run(&[
                 "prepare",
                 &path,
@@ -268,9 +268,9 @@ fn prepared_data_trains_like_the_text_itself() {
             .success()
     );
     let losses = |data: &str, name: &str| -> Vec<Value> {
-        let args = place.train_with(&[data, &format!("name=\"{name}\""), "train.steps=6"]);
+        let args = dir.train_with(&[data, &format!("name=\"{name}\""), "train.steps=6"]);
         let args: Vec<&str> = args.iter().map(String::as_str).chain(["--json"]).collect();
-        let events = json_lines(&place.run(&args));
+        let events = json_lines(&dir.run(&args));
         let steps = events.into_iter().filter(|event| event["event"] == "step");
         steps.map(|event| event["loss"].clone()).collect()
     };
@@ -285,9 +285,9 @@ fn prepared_data_trains_like_the_text_itself() {
     );
 }
 
-/// Every command line in the documents names options that are there.
+/// Every command line in the documents uses existing options.
 #[test]
-fn commands_in_the_documents_exist() {
+fn documented_commands_exist() {
     let mut seen = 0;
     for document in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"] {
         let text = fs::read_to_string(root().join(document)).unwrap();
@@ -302,7 +302,7 @@ fn commands_in_the_documents_exist() {
                 .split_whitespace();
             let mut command = vec![words.next().unwrap()];
             if command == ["bench"] {
-                command.extend(words.next()); // What to measure.
+                command.extend(words.next()); // The benchmark's name.
             }
             let help = nextword().args(command).arg("--help").output().unwrap();
             assert!(help.status.success(), "{document}: nextword {line}");
@@ -317,12 +317,12 @@ fn commands_in_the_documents_exist() {
     assert!(seen >= 10, "only {seen} commands are shown");
 }
 
-/// Every measurement of `bench`, in the shortest form.
+/// Every benchmark, in its shortest form.
 #[test]
-fn bench_measures_and_tells_what_a_machine_can_read() {
-    let place = Place::new();
-    place.write("tiny.toml", TINY);
-    let train = place.run(&["train", "tiny.toml", "--quiet", "--set", "train.steps=2"]);
+fn bench_reports_speed_and_memory_bandwidth() {
+    let dir = TestDir::new();
+    dir.write("tiny.toml", TINY);
+    let train = dir.run(&["train", "tiny.toml", "--quiet", "--set", "train.steps=2"]);
     assert!(train.status.success(), "{}", stderr(&train));
     let size = ["--size", "small"];
     let lines: [&[&str]; 8] = [
@@ -345,7 +345,7 @@ fn bench_measures_and_tells_what_a_machine_can_read() {
         &["load", "runs/tiny"],
     ];
     for line in lines {
-        let output = place.run(&[&["bench"], line, &["--rounds", "1", "--json"]].concat());
+        let output = dir.run(&[&["bench"], line, &["--rounds", "1", "--json"]].concat());
         assert!(output.status.success(), "{line:?}: {}", stderr(&output));
         for report in json_lines(&output) {
             assert_eq!(report["bench"], line[0]);
@@ -355,7 +355,7 @@ fn bench_measures_and_tells_what_a_machine_can_read() {
             assert!(share > 0.0 && share < 3.0, "{report}");
         }
     }
-    let refused = place.run(&[
+    let refused = dir.run(&[
         "bench",
         "decode",
         "runs/tiny",

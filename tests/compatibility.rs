@@ -10,7 +10,7 @@ use std::path::Path;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::place::{Place, json_lines};
+use crate::test_dir::{TestDir, json_lines};
 use crate::util::{root, stderr};
 
 fn copy(from: &Path, to: &Path) {
@@ -27,21 +27,21 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// A copy of the fixtures and the expected values.
-fn fixture() -> (Place, Value) {
-    let place = Place::new();
-    copy(&root().join("tests/fixtures/v0.1"), place.folder.path());
+fn fixture() -> (TestDir, Value) {
+    let dir = TestDir::new();
+    copy(&root().join("tests/fixtures/v0.1"), dir.folder.path());
     // A run folder names its tokenizer by an absolute path.
-    let config = place.path("run/run.toml");
+    let config = dir.path("run/run.toml");
     let text = fs::read_to_string(&config).unwrap();
     assert!(text.contains("@RUN@"));
-    let run = place.path("run").display().to_string();
+    let run = dir.path("run").display().to_string();
     fs::write(&config, text.replace("@RUN@", &run)).unwrap();
-    let expected = fs::read_to_string(place.path("expected.json")).unwrap();
-    (place, serde_json::from_str(&expected).unwrap())
+    let expected = fs::read_to_string(dir.path("expected.json")).unwrap();
+    (dir, serde_json::from_str(&expected).unwrap())
 }
 
-fn succeeds(place: &Place, args: &[&str]) {
-    let output = place.run(args);
+fn succeeds(dir: &TestDir, args: &[&str]) {
+    let output = dir.run(args);
     assert!(output.status.success(), "{args:?}: {}", stderr(&output));
 }
 
@@ -59,9 +59,9 @@ fn losses(metrics: &Path) -> Vec<f64> {
 
 #[test]
 fn a_run_of_0_1_resumes_with_the_same_losses() {
-    let (place, expected) = fixture();
-    succeeds(&place, &["resume", "run", "--quiet"]);
-    let found = losses(&place.path("run/metrics.jsonl"));
+    let (dir, expected) = fixture();
+    succeeds(&dir, &["resume", "run", "--quiet"]);
+    let found = losses(&dir.path("run/metrics.jsonl"));
     let expected: Vec<f64> = serde_json::from_value(expected["losses"].clone()).unwrap();
     assert_eq!(found.len(), expected.len());
     for (step, (found, expected)) in found.iter().zip(&expected).enumerate() {
@@ -71,39 +71,39 @@ fn a_run_of_0_1_resumes_with_the_same_losses() {
             "step {step}: {found} instead of {expected}"
         );
     }
-    let state = fs::read_to_string(place.path("run/checkpoints/step-00000020/state.json")).unwrap();
+    let state = fs::read_to_string(dir.path("run/checkpoints/step-00000020/state.json")).unwrap();
     let state: Value = serde_json::from_str(&state).unwrap();
     assert_eq!(state["settings"]["model.d_model"], 16);
     // The new checkpoint is compared in its new form.
     let set = ["--set", "train.steps=21"];
-    succeeds(&place, &[&["resume", "run", "--quiet"], &set[..]].concat());
+    succeeds(&dir, &[&["resume", "run", "--quiet"], &set[..]].concat());
 }
 
 #[test]
 fn a_changed_run_of_0_1_does_not_resume() {
-    let (place, _) = fixture();
-    let config = place.path("run/run.toml");
+    let (dir, _) = fixture();
+    let config = dir.path("run/run.toml");
     let text = fs::read_to_string(&config).unwrap();
     let changed = text.replace("learning_rate = 0.003", "learning_rate = 0.002");
     assert_ne!(text, changed);
     fs::write(&config, changed).unwrap();
-    let output = place.run(&["resume", "run", "--quiet"]);
+    let output = dir.run(&["resume", "run", "--quiet"]);
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
     assert!(stderr(&output).contains("optimizer, schedule or batch have changed"));
 }
 
 #[test]
 fn a_changed_run_names_the_changed_key() {
-    let (place, _) = fixture();
-    succeeds(&place, &["resume", "run", "--quiet"]);
-    let config = place.path("run/run.toml");
+    let (dir, _) = fixture();
+    succeeds(&dir, &["resume", "run", "--quiet"]);
+    let config = dir.path("run/run.toml");
     let text = fs::read_to_string(&config).unwrap();
     fs::write(
         &config,
         text.replace("batch_size = 4\n", "batch_size = 5\n"),
     )
     .unwrap();
-    let output = place.run(&["resume", "run", "--quiet"]);
+    let output = dir.run(&["resume", "run", "--quiet"]);
     let error = stderr(&output);
     assert_eq!(output.status.code(), Some(2), "{error}");
     assert!(error.contains("train.batch_size was 4, is 5"), "{error}");
@@ -111,20 +111,20 @@ fn a_changed_run_names_the_changed_key() {
 
 #[test]
 fn models_of_0_1_generate_the_same_text() {
-    let (place, expected) = fixture();
+    let (dir, expected) = fixture();
     for model in ["run", "model", "model-int8"] {
         let args = ["generate", model, "One day", "--temperature", "0", "--json"];
-        let found = json_lines(&place.run(&[&args[..], &["--max-tokens", "40"]].concat()));
+        let found = json_lines(&dir.run(&[&args[..], &["--max-tokens", "40"]].concat()));
         assert_eq!(found[0]["text"], expected["text"][model], "{model}");
     }
 }
 
 #[test]
 fn models_of_0_1_have_the_same_loss() {
-    let (place, expected) = fixture();
-    let text = place.path("text.txt").display().to_string();
+    let (dir, expected) = fixture();
+    let text = dir.path("text.txt").display().to_string();
     for model in ["run", "model", "model-int8"] {
-        let found = json_lines(&place.run(&["eval", model, &text, "--json"]));
+        let found = json_lines(&dir.run(&["eval", model, &text, "--json"]));
         let (found, expected) = (&found[0]["loss"], &expected["loss"][model]);
         let difference = found.as_f64().unwrap() - expected.as_f64().unwrap();
         assert!(difference.abs() < 1e-5, "{model}: {found}, not {expected}");
@@ -133,22 +133,22 @@ fn models_of_0_1_have_the_same_loss() {
 
 #[test]
 fn models_of_0_1_export_to_the_same_files() {
-    let (place, expected) = fixture();
+    let (dir, expected) = fixture();
     for model in ["run", "model"] {
         let hf = format!("{model}-hf");
         let gguf = format!("{model}.gguf");
         let to_hf = ["export", model, "--format", "hf", "--out", &hf];
-        succeeds(&place, &to_hf);
+        succeeds(&dir, &to_hf);
         succeeds(
-            &place,
+            &dir,
             &["export", model, "--format", "gguf", "--out", &gguf],
         );
         for file in ["model.safetensors", "config.json", "tokenizer.json"] {
-            let found = sha256(&place.path(&hf).join(file));
+            let found = sha256(&dir.path(&hf).join(file));
             assert_eq!(found, expected["hf"][model][file], "{model}: {file}");
         }
         assert_eq!(
-            sha256(&place.path(&gguf)),
+            sha256(&dir.path(&gguf)),
             expected["gguf"][model],
             "{model}"
         );
@@ -157,13 +157,13 @@ fn models_of_0_1_export_to_the_same_files() {
 
 #[test]
 fn a_model_of_0_1_is_a_starting_point_and_quantizes() {
-    let (place, expected) = fixture();
+    let (dir, expected) = fixture();
     succeeds(
-        &place,
+        &dir,
         &["quantize", "model", "--bits", "8", "--out", "int8"],
     );
     assert_eq!(
-        sha256(&place.path("int8/model.safetensors")),
+        sha256(&dir.path("int8/model.safetensors")),
         expected["int8"]
     );
     let config = root().join("configs/finetune.toml").display().to_string();
@@ -171,5 +171,5 @@ fn a_model_of_0_1_is_a_starting_point_and_quantizes() {
     for set in ["start_from=model", "data.path=text.txt", "train.steps=2"] {
         args.extend(["--set", set]);
     }
-    succeeds(&place, &args);
+    succeeds(&dir, &args);
 }

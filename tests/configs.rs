@@ -1,4 +1,4 @@
-//! Every file in configs/ is tried.
+//! Every file in configs/ is loaded and built.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use nextword_train::{RunConfig, prepare_run, read_config};
 
 use crate::util::{flex, root};
 
-/// What the vocabulary will be where a config leaves it to a text that a clone does not have.
+/// The vocabulary size of configs whose text is not in the repository.
 const SHAKESPEARE_VOCAB: usize = 65;
 const GPT2_VOCAB: usize = 50_257;
 
@@ -18,7 +18,7 @@ fn files() -> Vec<PathBuf> {
     files
 }
 
-/// The config with the vocabulary that its data gives.
+/// The config with its vocabulary size filled in.
 fn resolved(path: &Path) -> RunConfig {
     let mut config = read_config(path, &[]).unwrap();
     if config.data.builtin.is_some() && config.start_from.is_none() {
@@ -33,7 +33,7 @@ fn resolved(path: &Path) -> RunConfig {
     config
 }
 
-/// Parameters of each config's model; with GPT-2's vocabulary where it is the text's.
+/// Parameters of each config's model; with GPT-2's vocabulary where the text determines it.
 const PARAMETERS: [(&str, usize); 6] = [
     ("gpt2-124m", 124_439_808),
     ("llama-small", 2_718_144),
@@ -44,14 +44,14 @@ const PARAMETERS: [(&str, usize); 6] = [
 ];
 
 #[test]
-fn every_config_parses_builds_and_matches_its_parameter_count() {
+fn configs_build_with_the_stated_parameter_counts() {
     let mut seen = Vec::new();
     for path in files() {
         let config = resolved(&path);
         let name = path.file_stem().unwrap().to_str().unwrap().to_string();
         assert_eq!(config.name, name, "the run is named like its file");
         if config.start_from.is_some() {
-            continue; // Its model is the record's: tests/commands.rs trains it.
+            continue; // Its model comes from `start_from`: tests/commands.rs trains it.
         }
         let counted = config.model.counts().total();
         let stated = PARAMETERS.iter().find(|(of, _)| *of == name);

@@ -1,4 +1,4 @@
-//! The course in docs/ shows what its commands write.
+//! The outputs in docs/course.md are real.
 
 use std::fs;
 
@@ -19,7 +19,7 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
-/// The number in a word, with the place of its last shown digit: `73.00` is (73.0, 0.01).
+/// The number in a word, with the unit of its last digit: `73.00` is (73.0, 0.01).
 fn number(word: &str) -> Option<(f64, f64)> {
     let bare = word.trim_matches(|c: char| "(),;[]".contains(c));
     let bare = bare.trim_start_matches("e^(").trim_start_matches("e^");
@@ -32,24 +32,24 @@ fn number(word: &str) -> Option<(f64, f64)> {
     Some((bare.parse().ok()?, 10f64.powi(exponent - decimals)))
 }
 
-/// Numbers with decimals may differ in their last shown digit from processor to processor; words and
-/// whole numbers may not. How far rounding errors of the model went does differ, within its bound.
+/// Decimals may differ between processors in their last digit; words and integers may not. The reported
+/// rounding error of the model differs too, within its bound.
 fn alike(found: &str, shown: &str) -> bool {
     if found == shown {
         return true;
     }
-    let (Some((a, place)), Some((b, other))) = (number(found), number(shown)) else {
+    let (Some((a, dir)), Some((b, other))) = (number(found), number(shown)) else {
         return false;
     };
     let is_rounding_error = |word: &str| word.contains("e-");
     if is_rounding_error(found) && is_rounding_error(shown) {
         return a.max(b) < 1e-5;
     }
-    place.to_bits() == other.to_bits() && place < 1.0 && (a - b).abs() < 1.5 * place
+    dir.to_bits() == other.to_bits() && dir < 1.0 && (a - b).abs() < 1.5 * dir
 }
 
 #[test]
-fn only_last_digits_of_shown_numbers_may_differ() {
+fn only_last_digits_may_differ() {
     for (a, b) in [
         ("0.12", "0.13"),
         ("e^(-3.45)", "e^(-3.44)"),
@@ -69,7 +69,7 @@ fn only_last_digits_of_shown_numbers_may_differ() {
 }
 
 #[test]
-fn the_course_shows_what_its_commands_write() {
+fn the_course_shows_real_output() {
     let mut ran = 0;
     let text = fs::read_to_string(root().join("docs/course.md")).unwrap();
     for block in text.split("```console\n").skip(1) {

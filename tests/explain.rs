@@ -1,4 +1,4 @@
-//! Every number that is explained is the model's, follows from others, and in the end from weights.
+//! Every explained value is the model's, and its derivation ends in weights and token ids.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -12,12 +12,12 @@ use nextword_model::{
     presets, weights,
 };
 
-use crate::any_model::{OPTIONS, any_case_model, any_model, options_of};
+use crate::random_models::{ALL_OPTIONS, random_case_model, random_model, options_used};
 use crate::util::flex;
 
-/// A model, a prompt for it, and how it answers.
+/// A model, a prompt and generation options.
 fn any_case(case: u64) -> (Transformer, Vec<u32>, TraceOptions) {
-    let model = any_case_model(case);
+    let model = random_case_model(case);
     let config = model.config();
     let rng = CounterRng::new(6).stream(case);
     let length = 1 + rng.at(0) % 6;
@@ -48,15 +48,15 @@ fn bits(values: impl IntoIterator<Item = f64>) -> Vec<u32> {
     values.into_iter().map(|x| (x as f32).to_bits()).collect()
 }
 
-/// How many random pairs of model and prompt are tried.
+/// Number of random pairs of model and prompt.
 const CASES: u64 = 1000;
 
 #[test]
-fn a_thousand_models_and_prompts_are_complete_and_equal_their_recomputation() {
+fn a_thousand_traces_are_complete_and_match_the_recomputation() {
     let (mut seen, mut apart) = (BTreeSet::new(), [[0.0_f64; 2]; 2]);
     for case in 0..CASES {
         let (model, prompt, options) = any_case(case);
-        seen.extend(options_of(&model));
+        seen.extend(options_used(&model));
         let (trace, weights) = trace(&model, &prompt, &options);
         let verdict = &trace.verdict;
         assert!(
@@ -93,21 +93,21 @@ fn a_thousand_models_and_prompts_are_complete_and_equal_their_recomputation() {
     for (kind, [step, whole]) in ["floats", "quantized"].iter().zip(apart) {
         println!("{kind}: largest difference of a step {step:.1e}, of the whole {whole:.1e}");
     }
-    assert_eq!(seen.len(), OPTIONS, "every option comes up: {seen:?}");
+    assert_eq!(seen.len(), ALL_OPTIONS, "every option comes up: {seen:?}");
 }
 
-/// How many tensors a forward pass has, counted from the configuration.
+/// Number of tensors in a forward pass, counted from the configuration.
 fn tensors_of(config: &ModelConfig) -> usize {
     let count = |is: bool, n: usize| if is { n } else { 0 };
     let normed = config.norm != NormKind::None;
     let sandwich = config.has_sandwich_norms();
-    // Input, query, key, value, similarity, percentage, mixed values, attention's result.
+    // Input, query, key, value, score, attention weight, weighted values, attention output.
     let attention = 8
         + count(config.qk_norm, 2)
         + count(config.position == Position::Rotary, 2)
         + count(normed, 1)
         + count(sandwich, 1);
-    // The sum with attention, hidden units before and after the activation, the result.
+    // The residual sum, hidden units before and after the activation, the output.
     let feed_forward = count(
         config.feed_forward != FeedForwardKind::None,
         4 + count(config.feed_forward.is_gated(), 1) + count(normed, 1) + count(sandwich, 1),
@@ -121,7 +121,7 @@ fn tensors_of(config: &ModelConfig) -> usize {
     ends + count(config.logit_soft_cap.is_some(), 1) + config.n_layers * layer
 }
 
-/// The weights that go into `node`.
+/// Names of the weights that `node` uses.
 fn weights_in(node: &Node) -> Vec<&str> {
     match &node.op {
         Op::Embed { table, .. } | Op::Places { table } => vec![table],
@@ -138,20 +138,20 @@ fn weights_in(node: &Node) -> Vec<&str> {
     }
 }
 
-/// Rows of percentages sum to one, what is masked is nothing, residual sums are sums.
+/// Attention weights sum to one, masked entries are absent, residual sums are sums.
 fn check_node(trace: &Trace, node: &Node, case: u64) {
     let value = trace.value(&node.name);
-    let place = format!("case {case}, {}", node.name);
+let label = format!("case {case}, {}", node.name);
     match &node.op {
         Op::Softmax { .. } => {
             for row in value.rows() {
-                assert!((row.iter().sum::<f64>() - 1.0).abs() < 1e-5, "{place}");
+                assert!((row.iter().sum::<f64>() - 1.0).abs() < 1e-5, "{label}");
             }
         }
         Op::Add { a, b } => {
             let sums = trace.value(a).data.iter().zip(&trace.value(b).data);
             for ((a, b), sum) in sums.zip(&value.data) {
-                assert!((a + b - sum).abs() <= 1e-6 * sum.abs().max(1.0), "{place}");
+                assert!((a + b - sum).abs() <= 1e-6 * sum.abs().max(1.0), "{label}");
             }
         }
         _ => {}
@@ -162,7 +162,7 @@ fn check_node(trace: &Trace, node: &Node, case: u64) {
             let (query, key) = (at / seq % seq, at % seq);
             assert!(
                 key <= query || shown.is_none(),
-                "{place}: the future is hidden"
+                "{label}: later tokens are masked"
             );
             let nothing = if matches!(node.op, Op::Scores { .. }) {
                 f64::NEG_INFINITY
@@ -171,14 +171,14 @@ fn check_node(trace: &Trace, node: &Node, case: u64) {
             };
             assert!(
                 shown.is_some() || x.total_cmp(&nothing).is_eq(),
-                "{place}: {x} is masked"
+                "{label}: {x} is masked"
             );
         }
     }
 }
 
 #[test]
-fn what_is_explained_is_what_generate_computes_bit_for_bit() {
+fn explained_values_equal_generated_ones_bitwise() {
     for case in 0..CASES {
         let (model, prompt, options) = any_case(case);
         let (trace, _) = trace(&model, &prompt, &options);
@@ -195,7 +195,7 @@ fn what_is_explained_is_what_generate_computes_bit_for_bit() {
         let drawn: Vec<_> = trace.drawings.iter().map(|d| d.choice).collect();
         assert_eq!(&drawn, tokens, "case {case}");
 
-        // And the whole prompt at once, unwatched and without a cache.
+        // The whole prompt at once, without a probe or a cache, gives the same.
         let ids: Vec<i32> = prompt.iter().map(|id| id.cast_signed()).collect();
         let data = TensorData::new(ids, [1, prompt.len()]);
         let ids = Tensor::<2, Int>::from_data(data, &flex());
@@ -208,7 +208,7 @@ fn what_is_explained_is_what_generate_computes_bit_for_bit() {
     }
 }
 
-/// Follows `address` down to where nothing comes before.
+/// Follows the derivation of `address` down to its leaves.
 fn follow(trace: &Trace, all_weights: &Arrays, address: &Address, tolerance: f64) -> usize {
     let text = |id: u32| id.to_string();
     let mut seen: BTreeSet<String> = BTreeSet::new();
@@ -250,7 +250,7 @@ fn follow(trace: &Trace, all_weights: &Arrays, address: &Address, tolerance: f64
     checked
 }
 
-/// The largest number of a tensor; 0 for weights and token ids, which are what they are.
+/// The largest value of a tensor; 0 for weights and token ids, which are exact.
 fn largest(trace: &Trace, name: &str) -> f64 {
     let finite = |node: &Node| {
         let numbers = trace.value(&node.name).data.iter();
@@ -266,11 +266,11 @@ fn op<'t>(trace: &'t Trace, address: &Address) -> &'t Op {
 }
 
 #[test]
-fn every_derivation_gives_its_number_and_ends_in_weights_and_token_ids() {
+fn derivations_end_in_weights_and_token_ids() {
     let (mut checked, mut seen) = (0, BTreeSet::new());
     for case in 0..200 {
         let (model, prompt, options) = any_case(case);
-        seen.extend(options_of(&model));
+        seen.extend(options_used(&model));
         let (trace, weights) = trace(&model, &prompt[..prompt.len().min(3)], &options);
         let last = trace.ids.len() - 1;
         let address = format!("probabilities[position={last},token=1]");
@@ -279,12 +279,12 @@ fn every_derivation_gives_its_number_and_ends_in_weights_and_token_ids() {
         checked += follow(&trace, &weights, &address, tolerance);
     }
     assert!(checked > 50_000, "{checked} derivations were followed");
-    assert_eq!(seen.len(), OPTIONS, "every option comes up: {seen:?}");
+    assert_eq!(seen.len(), ALL_OPTIONS, "every option comes up: {seen:?}");
 }
 
 #[test]
-fn statquest_is_recomputed_to_a_millionth_for_both_prompts() {
-    let model = any_model(&presets::statquest(5), 3);
+fn statquest_is_recomputed_to_1e_6() {
+    let model = random_model(&presets::statquest(5), 3);
     for prompt in [[0, 1, 2, 4], [2, 1, 0, 4]] {
         let options = TraceOptions {
             max_tokens: 2,
@@ -311,7 +311,7 @@ fn statquest_is_recomputed_to_a_millionth_for_both_prompts() {
     }
 }
 
-/// The address of the number at place `at` of `node`.
+/// The address of the value at flat index `at` of `node`.
 pub(crate) fn address_of(node: &Node, mut at: usize) -> String {
     let mut parts = Vec::new();
     for (axis, length) in node.axis_names().iter().zip(&node.shape).rev() {

@@ -1,7 +1,7 @@
-//! What is explained is what PyTorch computes inside the same models, from fixtures that
-//! `scripts/inside.py` writes.
+//! Explained tensors equal PyTorch's intermediate tensors of the same models, from fixtures that
+//! `scripts/dump_activations.py` writes.
 //!
-//! `NEXTWORD_INSIDE` names another folder of our models, `NEXTWORD_PARITY` one of transformers'.
+//! `NEXTWORD_INSIDE` names another folder of our models, `NEXTWORD_PARITY` one of transformers models.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,24 +14,24 @@ use serde::Deserialize;
 
 use crate::util::{flex, root};
 
-/// The largest difference, as a part of the tensor's largest number, or of 1 if that is more.
+/// Tolerance relative to the tensor's largest value, or to 1 if that is larger.
 const CLOSE: f64 = 1e-5;
 
 /// A model of ours with token ids.
 #[derive(Deserialize)]
-struct Ours {
+struct OurTensors {
     config: ModelConfig,
     ids: Vec<u32>,
 }
 
-/// The ids of one of transformers' models.
+/// The token ids for a transformers model.
 #[derive(Deserialize)]
-struct Theirs {
+struct TheirTensors {
     inputs: Vec<u32>,
 }
 
-/// The folders in `folder` that hold what PyTorch computed.
-fn looked_into(folder: &Path) -> Vec<PathBuf> {
+/// The folders in `folder` with PyTorch's activations.
+fn models_with_activations(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap();
     let mut folders: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     folders.retain(|folder| folder.join("inside.safetensors").is_file());
@@ -43,7 +43,7 @@ fn folder(variable: &str, otherwise: &str) -> PathBuf {
     std::env::var_os(variable).map_or_else(|| root().join(otherwise), PathBuf::from)
 }
 
-/// Compares every tensor in `folder` with the trace of `model`; gives how many there are.
+/// Compares every tensor in `folder` with the trace of `model`; returns their number.
 fn compare(folder: &Path, model: &Transformer, ids: &[u32]) -> usize {
     let shown = folder.file_name().unwrap().to_str().unwrap();
     let trace = Trace::record(model, &weights_of(model), ids, &TraceOptions::default()).unwrap();
@@ -58,7 +58,7 @@ fn compare(folder: &Path, model: &Transformer, ids: &[u32]) -> usize {
         for (at, (ours, theirs)) in ours.data.iter().zip(values).enumerate() {
             let (ours, theirs) = (*ours, f64::from(*theirs));
             if ours.total_cmp(&theirs).is_eq() {
-                continue; // Hidden on both sides, too.
+                continue; // Masked on both sides.
             }
             let apart = (ours - theirs).abs() / largest;
             assert!(apart <= CLOSE, "{shown}, {name} {at}: {ours}, {theirs}");
@@ -76,11 +76,11 @@ fn compare(folder: &Path, model: &Transformer, ids: &[u32]) -> usize {
 }
 
 #[test]
-fn explained_tensors_are_pytorchs_for_every_option() {
+fn explained_tensors_match_pytorch_for_every_option() {
     let mut compared = 0;
-    for folder in looked_into(&folder("NEXTWORD_INSIDE", "tests/fixtures/inside")) {
+    for folder in models_with_activations(&folder("NEXTWORD_INSIDE", "tests/fixtures/inside")) {
         let ours = fs::read(folder.join("model.json")).unwrap();
-        let Ours { config, ids } = serde_json::from_slice(&ours).unwrap();
+        let OurTensors { config, ids } = serde_json::from_slice(&ours).unwrap();
         let model = weights::load(&config, &folder.join("model.safetensors"), &flex()).unwrap();
         compared += compare(&folder, &model, &ids);
     }
@@ -88,15 +88,15 @@ fn explained_tensors_are_pytorchs_for_every_option() {
 }
 
 #[test]
-fn explained_tensors_are_those_inside_transformers_models() {
+fn explained_tensors_match_transformers_models() {
     let scratch = tempfile::tempdir().unwrap();
     let mut compared = 0;
-    for folder in looked_into(&folder("NEXTWORD_PARITY", "tests/fixtures/hf")) {
+    for folder in models_with_activations(&folder("NEXTWORD_PARITY", "tests/fixtures/hf")) {
         let record = scratch.path().join(folder.file_name().unwrap());
         import(&folder, &record).unwrap();
         let model = Record::open(&record).unwrap().load(&flex()).unwrap();
         let inputs = fs::read(folder.join("inputs.json")).unwrap();
-        let Theirs { inputs } = serde_json::from_slice(&inputs).unwrap();
+        let TheirTensors { inputs } = serde_json::from_slice(&inputs).unwrap();
         let inside = weights::load_tensors(&folder.join("inside.safetensors")).unwrap();
         let seq = inside["logits"].0[0];
         compared += compare(&folder, &model, &inputs[..seq]);

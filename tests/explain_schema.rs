@@ -1,12 +1,12 @@
-//! What the JSON of a story holds, against the published schema.
+//! The JSON of a report matches the published schema.
 
 use nextword_explain::{SCHEMA, StoryOptions};
 use serde_json::Value;
 
-use crate::any_model::any_config;
-use crate::explain_story::{explainer, options};
+use crate::random_models::random_config;
+use crate::explain_report::{explainer, options};
 
-/// What in `value` is not as `schema` says: types, keys that are missing or unknown, constants.
+/// Violations of `schema` in `value`: types, missing or unknown keys, constants.
 pub(crate) fn against(
     value: &Value,
     schema: &Value,
@@ -85,10 +85,10 @@ pub(crate) fn against(
 }
 
 #[test]
-fn a_story_is_what_the_schema_says_and_the_schema_says_something() {
+fn reports_match_the_schema_and_the_schema_rejects_others() {
     let schema: Value = serde_json::from_str(SCHEMA).unwrap();
     for case in 0..60 {
-        let explainer = explainer(&any_config(case), case);
+        let explainer = explainer(&random_config(case), case);
         let mut options = options(2);
         options.sampling.temperature = f64::from(u8::from(case % 2 == 0));
         let explanation = explainer.explain("w00 w02 w01", &options).unwrap();

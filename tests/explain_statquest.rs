@@ -1,8 +1,8 @@
-//! Every number that is displayed of StatQuest's model, computed again here from its weights in f64.
+//! Every displayed value of StatQuest's model, recomputed here from its weights in f64.
 //!
-//! A number as it is displayed may be off by half a unit of its last decimal, and by a millionth of the
-//! tensor's largest number, or of 1 if that is more. Closer is not to be had, since the model computes in
-//! 32-bit floats: near 41, its largest logit, those lie 3.8 millionths apart.
+//! A displayed value may differ by half a unit of its last decimal, plus a millionth of the tensor's
+//! largest value, or of 1 if that is larger. The model computes in f32, whose spacing near 41, its
+//! largest logit, is 3.8e-6.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ const PROMPTS: [&str; 2] = ["what is statquest", "statquest is what"];
 /// A tensor of one head, row by row.
 type Rows = Vec<Vec<f64>>;
 
-/// StatQuest's forward pass, written out.
+/// StatQuest's forward pass in plain loops.
 struct Pass {
     tensors: BTreeMap<&'static str, Rows>,
     head: Rows,
@@ -95,13 +95,13 @@ impl Pass {
         }
     }
 
-    /// How far a number of `name` may be off.
+    /// Tolerance for a value of `name`.
     fn allowed(&self, name: &str) -> f64 {
         let numbers = self.tensors[name].iter().flatten();
         CLOSE * numbers.fold(1.0_f64, |most, x| most.max(x.abs()))
     }
 
-    /// The numbers that the terminal shows of a step, line by line.
+    /// The values that the terminal shows for a step, line by line.
     fn lines(&self, name: &str) -> Rows {
         let of = |name: &str| self.tensors[name].clone();
         let sums = |a: &str, b: &str| {
@@ -127,7 +127,7 @@ impl Pass {
         }
     }
 
-    /// Percentages after each token, the likeliest first, and how surprising the next one is.
+    /// Probabilities after each token, the most likely first, and the surprise of the next one.
     fn guesses(&self, next: &[usize]) -> Rows {
         let shares = self.tensors["probabilities"].iter().zip(next);
         let line = |(shares, next): (&Vec<f64>, &usize)| {
@@ -138,7 +138,7 @@ impl Pass {
         shares.map(line).collect()
     }
 
-    /// What the output layer would make of the residual stream at `position`, before and after the layer.
+    /// The output layer applied to the residual stream at `position`, before and after the block.
     fn lens(&self, position: usize) -> Rows {
         let read = |name: &str| {
             let logit = |(id, bias): (usize, &f64)| {
@@ -151,10 +151,10 @@ impl Pass {
             shares
         };
         let after = read("blocks.0.hook_resid_post");
-        vec![read("blocks.0.hook_resid_pre"), [vec![1.0], after].concat()] // Of layer 1.
+        vec![read("blocks.0.hook_resid_pre"), [vec![1.0], after].concat()] // Block 1.
     }
 
-    /// Logit and percentage of each candidate after `position`, the likeliest first.
+    /// Logit and probability of each candidate after `position`, the most likely first.
     fn candidates(&self, position: usize) -> Rows {
         let logits = self.tensors["logits"][position].iter();
         let shares = self.tensors["probabilities"][position].iter();
@@ -166,8 +166,8 @@ impl Pass {
         lines
     }
 
-    /// Who spoke for `id` after `position`, the loudest first, then all together.
-    fn speakers(&self, position: usize, id: usize) -> Rows {
+    /// Contributions to the logit of `id` after `position`, the largest first, then their sum.
+    fn contributions(&self, position: usize, id: usize) -> Rows {
         let column: Vec<f64> = self.head.iter().map(|row| row[id]).collect();
         let of = |name: &str| dot(&self.tensors[name][position], &column);
         let head = vec![1.0, 1.0, of("blocks.0.attn.hook_z")]; // Head 1 of layer 1.
@@ -187,7 +187,7 @@ impl Pass {
     }
 }
 
-/// The numbers of a line as they are written, and whether they are percentages.
+/// The numbers of a line as written, and whether they are percentages.
 fn numbers(line: &str) -> Vec<(&str, bool)> {
     let words: Vec<&str> = line
         .split_whitespace()
@@ -200,7 +200,7 @@ fn numbers(line: &str) -> Vec<(&str, bool)> {
         .collect()
 }
 
-/// Holds `line` against `exact`, number by number; gives how many there were.
+/// Compares `line` with `exact`, number by number; returns their count.
 fn check_line(line: &str, exact: &[f64], allowed: f64) -> usize {
     let shown = numbers(line);
     assert_eq!(shown.len(), exact.len(), "{line}: {exact:?}");
@@ -214,7 +214,7 @@ fn check_line(line: &str, exact: &[f64], allowed: f64) -> usize {
     shown.len()
 }
 
-/// Holds the lines that have numbers against `exact`, all of them.
+/// Compares all lines that contain numbers with `exact`.
 fn check_lines<'l>(
     lines: &mut impl Iterator<Item = &'l str>,
     exact: &[Vec<f64>],
@@ -239,7 +239,7 @@ fn ask(prompt: &str, more: &[&str]) -> String {
     String::from_utf8(program.stdout).unwrap()
 }
 
-/// Every number of every tensor of `story`; gives how many.
+/// Checks every value of every tensor of `story`; returns their count.
 fn check_story(story: &Value, pass: &Pass) -> usize {
     let mut checked = 0;
     for (name, tensor) in story["tensors"].as_object().unwrap() {
@@ -266,7 +266,7 @@ fn check_story(story: &Value, pass: &Pass) -> usize {
 }
 
 #[test]
-fn every_displayed_number_of_statquest_is_computed_again_from_its_weights() {
+fn every_displayed_statquest_value_is_recomputed() {
     let weights = load_tensors(&root().join(RECORD).join("model.safetensors")).unwrap();
     let folder = tempfile::tempdir().unwrap();
     for prompt in PROMPTS {
@@ -291,7 +291,7 @@ fn every_displayed_number_of_statquest_is_computed_again_from_its_weights() {
             let text = ask(prompt, &["--decimals", decimals]);
             let (head, tail) = text.split_once("    softmax: how likely").unwrap();
             let mut checked = 0;
-            // A step is its title, its formula with the tensor's name, and its numbers.
+            // A step is a title, a formula with the tensor's name, and the values.
             for step in head.trim_end().split("\n\n").skip(1) {
                 let mut lines = step.lines().skip(1);
                 let name = lines.next().unwrap().split_whitespace().last().unwrap();
@@ -312,7 +312,7 @@ fn every_displayed_number_of_statquest_is_computed_again_from_its_weights() {
                 let mut lines = parts.next().unwrap().lines().skip(3);
                 checked += check_lines(&mut lines, &pass.candidates(after + answer), logits);
                 let mut lines = parts.next().unwrap().lines().skip(1);
-                checked += check_lines(&mut lines, &pass.speakers(after + answer, *id), logits);
+                checked += check_lines(&mut lines, &pass.contributions(after + answer, *id), logits);
             }
             assert!(parts.next().is_none(), "{tail}");
             assert!(checked > 50, "{checked} numbers in {tail}");

@@ -1,14 +1,14 @@
-//! The terminal's view of a story.
+//! A report in the terminal.
 
 use nextword_explain::StoryOptions;
 use nextword_explain::terminal::{self, View};
 use nextword_generate::SamplingConfig;
 use nextword_model::ModelConfig;
 
-use crate::explain_story::{explainer, many_words, options};
+use crate::explain_report::{explainer, many_words, options};
 
 #[test]
-fn a_drawn_token_is_shown_however_unlikely_it_was() {
+fn an_unlikely_sampled_token_is_shown() {
     let explainer = explainer(&many_words(), 3);
     let mut unlikely = 0;
     for seed in 0..20 {
@@ -40,7 +40,7 @@ fn a_drawn_token_is_shown_however_unlikely_it_was() {
 }
 
 #[test]
-fn the_terminal_is_as_wide_as_it_is_told_and_shortens_what_nobody_can_read() {
+fn terminal_output_fits_the_given_width() {
     let config = ModelConfig {
         n_layers: 40,
         ..many_words()
@@ -56,7 +56,7 @@ fn the_terminal_is_as_wide_as_it_is_told_and_shortens_what_nobody_can_read() {
         };
         let text = terminal::draw(&explanation, &story, &view);
         for line in text.lines() {
-            // A word that is longer than the line stands as it is.
+            // A word longer than the line is not broken.
             let breaks =
                 line.trim().contains(' ') && !line.contains("blocks.") && !line.contains('…');
             assert!(!breaks || line.chars().count() <= width, "{width}: {line}");
@@ -74,7 +74,7 @@ fn the_terminal_is_as_wide_as_it_is_told_and_shortens_what_nobody_can_read() {
 }
 
 #[test]
-fn the_words_that_a_shown_word_looks_at_are_shown_and_names_move_no_cursor() {
+fn attended_words_are_shown_and_escapes_removed() {
     let explainer = explainer(&many_words(), 3);
     let words: Vec<String> = (0..30).map(|n| format!("w{n:02}")).collect();
     let explanation = explainer.explain(&words.join(" "), &options(1)).unwrap();

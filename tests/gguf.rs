@@ -1,4 +1,4 @@
-//! GGUF files, read back by a reader of their own. `scripts/continuations.py` asks llama.cpp.
+//! GGUF files, read back by an independent reader. `scripts/compare_llama_cpp.py` runs llama.cpp.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,8 +10,7 @@ use nextword_model::{Card, ModelConfig, Record, presets, weights};
 
 use crate::util::flex;
 
-/// What stands in a file: values as text, tensors with sizes (the fastest axis first), type and
-/// bytes.
+/// The contents of a file: values as text, tensors with sizes (fastest axis first), type and bytes.
 #[derive(Default)]
 struct Found {
     meta: BTreeMap<String, String>,
@@ -79,7 +78,7 @@ fn read(path: &Path) -> Found {
         table.push((name, sizes, reader.u32(), reader.u64() as usize));
     }
     let begin = reader.1.next_multiple_of(32);
-    for (name, sizes, kind, place) in table {
+    for (name, sizes, kind, dir) in table {
         let n = sizes.iter().product::<u64>() as usize;
         let len = match kind {
             0 => 4 * n,
@@ -88,23 +87,23 @@ fn read(path: &Path) -> Found {
             8 => n / 32 * 34,
             other => panic!("tensor type {other}"),
         };
-        assert!(place.is_multiple_of(32));
-        let data = bytes[begin + place..begin + place + len].to_vec();
+        assert!(dir.is_multiple_of(32));
+        let data = bytes[begin + dir..begin + dir + len].to_vec();
         found.tensors.insert(name, (sizes, kind, data));
     }
     found
 }
 
-fn record(place: &Path, kind: TokenizerKind, preset: fn(usize) -> ModelConfig) -> Record {
+fn record(dir: &Path, kind: TokenizerKind, preset: fn(usize) -> ModelConfig) -> Record {
     let config = TokenizerConfig {
         kind,
         vocab_size: (kind == TokenizerKind::Bpe).then_some(300),
         ..TokenizerConfig::default()
     };
-    record_with(place, &config, preset)
+    record_with(dir, &config, preset)
 }
 
-fn record_with(place: &Path, config: &TokenizerConfig, preset: fn(usize) -> ModelConfig) -> Record {
+fn record_with(dir: &Path, config: &TokenizerConfig, preset: fn(usize) -> ModelConfig) -> Record {
     let text = "a few words, and then a few words more".to_string();
     let tokenizer = build_tokenizer(config, std::iter::once(Ok(text))).unwrap();
     let config = ModelConfig {
@@ -116,7 +115,7 @@ fn record_with(place: &Path, config: &TokenizerConfig, preset: fn(usize) -> Mode
         ..preset(tokenizer.vocab_size())
     };
     let model = config.init(&flex(), 5).unwrap();
-    let path = place.join("record");
+    let path = dir.join("record");
     Record::save(
         &path,
         &model,
@@ -137,10 +136,10 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 }
 
 #[test]
-fn a_gguf_file_holds_the_record_s_weights_and_vocabulary() {
-    let place = tempfile::tempdir().unwrap();
-    let record = record(place.path(), TokenizerKind::Bpe, presets::llama_like);
-    let path = place.path().join("model.gguf");
+fn gguf_has_the_weights_and_the_vocabulary() {
+    let dir = tempfile::tempdir().unwrap();
+    let record = record(dir.path(), TokenizerKind::Bpe, presets::llama_like);
+    let path = dir.path().join("model.gguf");
     assert_eq!(export_gguf(&record, GgufType::F32, &path).unwrap(), "llama");
     let (found, ours) = (
         read(&path),
@@ -160,7 +159,7 @@ fn a_gguf_file_holds_the_record_s_weights_and_vocabulary() {
     let (sizes, _, data) = &found.tensors["token_embd.weight"];
     assert_eq!(sizes, &[32, size as u64]);
     assert_eq!(floats(data), ours["token_embedding.weight"].1);
-    // Row 1 of a head turns with row 0 there, and with row 8 of 16 here.
+    // RoPE pairs row 1 of a head with row 0 there, and with row 8 of 16 here.
     let (_, _, data) = &found.tensors["blk.0.attn_q.weight"];
     let query = &ours["blocks.0.attention.query.weight"].1; // [32 in, 32 out]
     let (row, column) = (1, 8);
@@ -175,11 +174,11 @@ fn a_gguf_file_holds_the_record_s_weights_and_vocabulary() {
     );
 }
 
-/// `SentencePiece` merges any two neighbours that make a piece; merges that leave some out are others.
+/// `SentencePiece` merges any two neighbours that form a token; fewer merges mean another tokenizer.
 #[test]
-fn pieces_need_every_way_to_merge_them() {
-    let place = tempfile::tempdir().unwrap();
-    let path = place.path().join("model.gguf");
+fn gguf_needs_every_merge_of_a_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
     let record = |merges: &[&str]| {
         let vocab = ["</s>", "▁", "a", "b", "c", "ab", "bc", "abc"];
         let vocab: BTreeMap<_, _> = vocab.iter().zip(0..).collect();
@@ -199,7 +198,7 @@ fn pieces_need_every_way_to_merge_them() {
             ..presets::llama_like(8)
         };
         let model = config.init(&flex(), 5).unwrap();
-        let path = place.path().join("record");
+        let path = dir.path().join("record");
         Record::save(&path, &model, &file.to_string(), &Card::default()).unwrap();
         Record::open(&path).unwrap()
     };
@@ -218,16 +217,16 @@ fn pieces_need_every_way_to_merge_them() {
 }
 
 #[test]
-fn what_is_never_chosen_stands_for_an_end_token_that_is_missing() {
-    let place = tempfile::tempdir().unwrap();
-    let path = place.path().join("model.gguf");
+fn a_missing_eos_token_is_replaced_by_an_unused_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
     let without_end = |pad: &str| {
         let config = TokenizerConfig {
             eos: String::new(),
             pad: pad.to_string(),
             ..TokenizerConfig::default()
         };
-        record_with(place.path(), &config, |vocab_size| ModelConfig {
+        record_with(dir.path(), &config, |vocab_size| ModelConfig {
             vocab_size,
             ..ModelConfig::default()
         })
@@ -242,10 +241,10 @@ fn what_is_never_chosen_stands_for_an_end_token_that_is_missing() {
 }
 
 #[test]
-fn numbers_beyond_a_type_are_named_and_nothing_is_written() {
-    let place = tempfile::tempdir().unwrap();
-    let path = place.path().join("model.gguf");
-    let record = record(place.path(), TokenizerKind::Byte, presets::llama_like);
+fn values_beyond_a_gguf_type_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    let record = record(dir.path(), TokenizerKind::Byte, presets::llama_like);
     let mut tensors = weights::load_tensors(&record.weights_path()).unwrap();
     for (value, kind, limit) in [
         (1e6, GgufType::F16, "f16 holds 65504"),
@@ -269,14 +268,14 @@ fn numbers_beyond_a_type_are_named_and_nothing_is_written() {
 }
 
 #[test]
-fn characters_and_bytes_go_out_and_words_do_not() {
-    let place = tempfile::tempdir().unwrap();
-    let path = place.path().join("model.gguf");
+fn gguf_supports_characters_and_bytes_but_not_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
     let gpt2 = |vocab_size| ModelConfig {
         vocab_size,
         ..ModelConfig::default()
     };
-    let chars = record(place.path(), TokenizerKind::Char, gpt2);
+    let chars = record(dir.path(), TokenizerKind::Char, gpt2);
     assert_eq!(export_gguf(&chars, GgufType::Q8_0, &path).unwrap(), "gpt2");
     let found = read(&path);
     assert_eq!(found.meta["tokenizer.ggml.model"], "llama");
@@ -290,11 +289,11 @@ fn characters_and_bytes_go_out_and_words_do_not() {
     assert!(types.contains(&("blk.0.attn_qkv.bias", 0)), "{types:?}");
     assert!(types.contains(&("position_embd.weight", 0)), "{types:?}");
 
-    let bytes = record(place.path(), TokenizerKind::Byte, gpt2);
+    let bytes = record(dir.path(), TokenizerKind::Byte, gpt2);
     export_gguf(&bytes, GgufType::Q4_0, &path).unwrap();
     assert_eq!(read(&path).meta["tokenizer.ggml.model"], "gpt2");
 
-    let words = record(place.path(), TokenizerKind::Word, gpt2);
+    let words = record(dir.path(), TokenizerKind::Word, gpt2);
     let error = export_gguf(&words, GgufType::F32, &path).unwrap_err();
     assert!(
         error.to_string().contains("a token for each word"),

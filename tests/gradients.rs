@@ -1,4 +1,4 @@
-//! Gradients against finite differences, the mask, and accumulation.
+//! Gradients against finite differences, the causal mask, gradient accumulation.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::util::{assert_close, batch, flex};
 
 const VOCAB: usize = 11;
 
-/// Small models that together use every part a model can have.
+/// Small models that together use every option of an architecture.
 #[allow(clippy::too_many_lines)] // A list.
 pub(crate) fn architectures() -> Vec<(&'static str, ModelConfig)> {
     let base = ModelConfig {
@@ -138,15 +138,15 @@ pub(crate) fn architectures() -> Vec<(&'static str, ModelConfig)> {
     ]
 }
 
-/// Adds `amount` to number `place` of the parameter `name`, after casting everything to f64.
-struct Nudge<'a> {
+/// Adds `amount` to element `index` of the parameter `name`, after casting everything to f64.
+struct Perturb<'a> {
     name: &'a str,
-    place: usize,
+    index: usize,
     amount: f64,
     path: Vec<String>,
 }
 
-impl ModuleMapper for Nudge<'_> {
+impl ModuleMapper for Perturb<'_> {
     fn enter_module(&mut self, name: &str, _container: &str) {
         self.path.push(name.to_string());
     }
@@ -164,17 +164,17 @@ impl ModuleMapper for Nudge<'_> {
             }
             let (shape, device) = (tensor.dims(), tensor.device());
             let mut values = tensor.into_data().try_into_vec::<f64>().unwrap();
-            values[self.place] += self.amount;
+            values[self.index] += self.amount;
             Tensor::from_data(TensorData::new(values, shape), (&device, DType::F64))
         })
     }
 }
 
-/// The f64 copy of `model` with one number changed.
-fn nudged(model: &Transformer, name: &str, place: usize, amount: f64) -> Transformer {
-    let mut nudge = Nudge {
+/// An f64 copy of `model` with one element changed.
+fn perturbed(model: &Transformer, name: &str, index: usize, amount: f64) -> Transformer {
+    let mut nudge = Perturb {
         name,
-        place,
+        index,
         amount,
         path: Vec::new(),
     };
@@ -198,7 +198,7 @@ fn gradients_match_finite_differences_in_f64() {
     for (what, config) in architectures() {
         let model = config.init(&flex(), 9).unwrap();
         let batch = batch(2, 7, VOCAB, 4);
-        let exact = nudged(&model, "", 0, 0.0).train();
+        let exact = perturbed(&model, "", 0, 0.0).train();
         let (_, gradients) = forward_backward(&exact, std::slice::from_ref(&batch), 5, 2, false);
         let gradients: BTreeMap<String, Vec<f64>> = gradients
             .iter()
@@ -208,13 +208,13 @@ fn gradients_match_finite_differences_in_f64() {
         let rng = CounterRng::new(17).named(what);
         for (number, (name, gradient)) in gradients.iter().enumerate() {
             for draw in 0..3 {
-                let place = rng.at(3 * number as u64 + draw) as usize % gradient.len();
-                let up = loss(&nudged(&model, name, place, STEP), &batch);
-                let down = loss(&nudged(&model, name, place, -STEP), &batch);
-                let (found, slope) = (gradient[place], (up - down) / (2.0 * STEP));
+                let index = rng.at(3 * number as u64 + draw) as usize % gradient.len();
+                let up = loss(&perturbed(&model, name, index, STEP), &batch);
+                let down = loss(&perturbed(&model, name, index, -STEP), &batch);
+                let (found, slope) = (gradient[index], (up - down) / (2.0 * STEP));
                 assert!(
                     (found - slope).abs() <= 1e-6 + 1e-5 * slope.abs(),
-                    "{what}: {name}[{place}]: gradient {found}, slope {slope}"
+                    "{what}: {name}[{index}]: gradient {found}, slope {slope}"
                 );
             }
         }
@@ -232,16 +232,16 @@ fn trained(model: Transformer) -> Vec<(String, Vec<f32>)> {
     std::iter::once(loss).chain(gradients).collect()
 }
 
-/// Largest difference between fused and plain gradients in f32, as a part of the largest number of
-/// a tensor. Where gradients almost cancel, as those of queries and keys, f32 itself leaves 1e-4.
+/// Tolerance between fused and reference gradients in f32, relative to the largest value of a tensor.
+/// Where gradients almost cancel, as for queries and keys, f32 itself has an error of 1e-4.
 const FUSED: f32 = 3e-4;
 
-/// In f32 flex runs the fused operations, in f64 the plain ones.
+/// In f32 flex runs the fused operations, in f64 the reference.
 #[test]
-fn fused_operations_equal_plain_ones_in_every_architecture() {
+fn fused_operations_match_the_reference_everywhere() {
     for (what, config) in architectures() {
         let model = config.init(&flex(), 9).unwrap();
-        let plain = trained(nudged(&model, "", 0, 0.0));
+        let plain = trained(perturbed(&model, "", 0, 0.0));
         let fused = trained(model);
         assert_eq!(fused.len(), plain.len());
         for ((name, a), (_, b)) in fused.iter().zip(&plain) {
@@ -250,13 +250,13 @@ fn fused_operations_equal_plain_ones_in_every_architecture() {
     }
 }
 
-/// Sees everything and keeps the logits.
-struct Watcher {
+/// Records every hook and saves the logits.
+struct RecordingProbe {
     sites: Vec<String>,
     logits: Vec<f32>,
 }
 
-impl Probe for Watcher {
+impl Probe for RecordingProbe {
     fn see<const D: usize>(&mut self, site: Site, tensor: &Tensor<D>) {
         self.sites.push(site.to_string());
         self.logits = weights::floats(tensor.to_data());
@@ -264,11 +264,11 @@ impl Probe for Watcher {
 }
 
 #[test]
-fn a_watched_pass_computes_what_an_unwatched_one_does() {
+fn a_probe_changes_no_value() {
     for (what, config) in architectures() {
         let model = config.init(&flex(), 3).unwrap();
         let ids: Vec<u32> = (0..8).map(|i| (i * 5 + 1) % VOCAB as u32).collect();
-        let mut watcher = Watcher {
+        let mut watcher = RecordingProbe {
             sites: Vec::new(),
             logits: Vec::new(),
         };
@@ -293,7 +293,7 @@ fn logits(model: &Transformer, ids: &[u32]) -> Vec<f32> {
 }
 
 #[test]
-fn the_mask_hides_the_future() {
+fn the_causal_mask_hides_later_tokens() {
     for (what, config) in architectures() {
         let model = config.init(&flex(), 3).unwrap();
         let ids: Vec<u32> = (0..8).map(|i| (i * 5 + 1) % VOCAB as u32).collect();
@@ -318,7 +318,7 @@ fn the_mask_hides_the_future() {
 }
 
 #[test]
-fn a_window_hides_what_lies_behind_it() {
+fn a_sliding_window_hides_earlier_tokens() {
     let config = ModelConfig {
         n_layers: 1,
         windows: vec![3],
@@ -335,11 +335,11 @@ fn a_window_hides_what_lies_behind_it() {
 }
 
 #[test]
-fn accumulation_equals_one_big_batch() {
+fn gradient_accumulation_equals_one_large_batch() {
     for (what, config) in architectures() {
         let model = config.init(&flex(), 3).unwrap().train();
         let whole = batch(6, 8, VOCAB, 1);
-        // Unequal parts with unequal numbers of counted targets.
+        // Micro-batches of unequal size with unequal numbers of counted targets.
         let parts: Vec<TokenBatch> = [0..1, 1..3, 3..6]
             .into_iter()
             .map(|rows| TokenBatch {
@@ -377,9 +377,9 @@ fn recomputed_activations_give_the_same_bits() {
     }
 }
 
-/// bf16 has 8 bits of mantissa: products are off by some thousandths, and no more.
+/// bf16 has 8 bits of mantissa: products differ by some thousandths at most.
 #[test]
-fn bf16_products_are_near_those_in_f32_and_not_equal() {
+fn bf16_products_are_close_to_f32_but_rounded() {
     for (what, config) in architectures() {
         let model = config.init(&flex(), 3).unwrap().train();
         let batches = [batch(2, 8, VOCAB, 1)];

@@ -1,4 +1,4 @@
-//! The arrows between crates point one way.
+//! Dependencies between crates point one way.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,7 +7,7 @@ use toml::Table;
 
 use crate::util::root;
 
-/// Which crates of ours each may use. ARCHITECTURE.md says why.
+/// Crates of the workspace that each crate may depend on. ARCHITECTURE.md says why.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("data", &[]),
     ("kernels", &[]),
@@ -26,7 +26,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Dependencies of others that only the named crates may have.
+/// External dependencies that only the named crates may have.
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("axum", &["server"]),
     ("tokio", &["server"]),
@@ -46,7 +46,7 @@ fn dependencies(manifest: &Table) -> BTreeSet<String> {
 }
 
 #[test]
-fn crates_use_only_what_the_house_allows() {
+fn crates_depend_only_on_allowed_crates() {
     let mut seen = 0;
     for entry in fs::read_dir(root().join("crates")).unwrap() {
         let folder = entry.unwrap();
@@ -54,7 +54,7 @@ fn crates_use_only_what_the_house_allows() {
         let manifest = fs::read_to_string(folder.path().join("Cargo.toml")).unwrap();
         let uses = dependencies(&manifest.parse().unwrap());
         let allowed = MAY_USE.iter().find(|(of, _)| *of == name);
-        let (_, allowed) = allowed.unwrap_or_else(|| panic!("crates/{name} has no place"));
+        let (_, allowed) = allowed.unwrap_or_else(|| panic!("crates/{name} is missing from MAY_USE"));
         for used in uses
             .iter()
             .filter_map(|used| used.strip_prefix("nextword-"))
@@ -66,7 +66,7 @@ fn crates_use_only_what_the_house_allows() {
             assert!(fine, "{foreign} belongs to {homes:?}, not to {name}");
         }
         let knows_burn = uses.iter().any(|used| used.starts_with("burn"));
-        assert!(name != "data" || !knows_burn, "data knows no Burn");
+        assert!(name != "data" || !knows_burn, "data must not depend on Burn");
         seen += 1;
     }
     assert!(seen >= 6, "found only {seen} crates");
@@ -84,12 +84,12 @@ fn burn_is_pinned_without_default_features() {
 }
 
 #[test]
-fn the_root_is_a_table_of_contents() {
+fn readme_lists_every_entry_of_the_root() {
     let output = std::process::Command::new("git")
         .args(["ls-tree", "--name-only", "HEAD"])
         .current_dir(root())
         .output();
-    // A downloaded archive has no history.
+    // A downloaded archive has no git history.
     let Some(output) = output.ok().filter(|output| output.status.success()) else {
         return;
     };

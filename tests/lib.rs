@@ -1,1 +1,1 @@
-//! Empty: this package exists for its tests, which Cargo lets stand only beside a library.
+//! Empty: this package exists for its tests, and Cargo requires a target beside them.

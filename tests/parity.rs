@@ -1,6 +1,6 @@
-//! Models of other programs, in and out, from fixtures that `scripts/parity.py` writes.
+//! Import and export of transformers models, from fixtures that `scripts/parity.py` writes.
 //!
-//! `NEXTWORD_PARITY` names another folder of models: the script then loads what is exported there.
+//! `NEXTWORD_PARITY` names another folder of models: the script then loads the exports from there.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use crate::util::{devices, root};
 
-/// The largest difference of a logit.
+/// Tolerance of a logit.
 const LOGITS: f32 = 1e-4;
 
 #[derive(Deserialize)]
@@ -36,7 +36,7 @@ fn logits(record: &Record, inputs: &Inputs, device: &Device) -> Vec<f32> {
     weights::floats(model.forward(tokens, &mut Pass::plain()).into_data())
 }
 
-/// All tensors of a folder, however many files hold them.
+/// All tensors of a folder, from all shards.
 fn tensors(folder: &Path) -> BTreeMap<String, (Vec<usize>, Vec<u32>)> {
     let files = fs::read_dir(folder)
         .unwrap()
@@ -93,7 +93,7 @@ fn imported_models_match_transformers() {
         }
         let out = exported.join(shown);
         let kind = export_hf(&record, FloatType::F32, &out).unwrap();
-        // Without a window that hides anything they are one.
+        // Without an effective window they are the same type.
         let alike = ["mistral_whole", "mistral_absent"];
         let same = alike.contains(&shown) && kind == "llama";
         assert!(

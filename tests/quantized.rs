@@ -1,4 +1,4 @@
-//! Weights of 8 and 4 bits: what they cost, and that they come back from the disk as they were.
+//! 8- and 4-bit weights: their error, and exact saving and loading.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Int, Tensor, TensorData};
@@ -7,11 +7,11 @@ use nextword_model::{
     Bits, Card, KvCache, ModelConfig, Pass, QuantizedMatrix, Record, Transformer, presets,
 };
 
-use crate::place::Place;
+use crate::test_dir::TestDir;
 use crate::resume::TINY;
 use crate::util::{assert_close, batch, devices, flex, stderr};
 
-/// Tied and untied, gated and plain, with odd sizes: blocks that end early, an odd inner dimension.
+/// Tied and untied, gated and plain, with odd sizes: partial blocks, an odd inner dimension.
 fn configs() -> [ModelConfig; 3] {
     [
         ModelConfig {
@@ -35,7 +35,7 @@ fn configs() -> [ModelConfig; 3] {
     ]
 }
 
-/// The model whose matrices are what quantizing rounds them to.
+/// The model with each matrix rounded as quantization rounds it.
 struct Round(Bits, Vec<String>);
 
 impl ModuleMapper for Round {
@@ -77,7 +77,7 @@ fn logits(model: &Transformer, ids: &[u32]) -> Vec<f32> {
 }
 
 #[test]
-fn a_quantized_model_computes_what_its_rounded_weights_say() {
+fn a_quantized_model_computes_with_rounded_weights() {
     for config in configs() {
         for bits in [Bits::Int8, Bits::Int4] {
             let model = config.init(&flex(), 11).unwrap();
@@ -85,7 +85,7 @@ fn a_quantized_model_computes_what_its_rounded_weights_say() {
             let quantized = model.quantize(bits);
             let batch = batch(1, config.context_length, config.vocab_size, 5);
             let ids = &batch.inputs[..4];
-            // The inputs of products with few rows are rounded to 16 bits.
+            // Activations of products with few rows are rounded to 16 bits.
             assert_close(
                 &logits(&quantized, ids),
                 &logits(&oracle, ids),
@@ -108,7 +108,7 @@ fn a_quantized_model_computes_what_its_rounded_weights_say() {
 }
 
 #[test]
-fn a_quantized_record_comes_back_as_it_was_on_every_device() {
+fn quantized_weights_load_identically_on_all_devices() {
     for config in configs() {
         for bits in [Bits::Int8, Bits::Int4] {
             let model = config.init(&flex(), 12).unwrap().quantize(bits);
@@ -132,7 +132,7 @@ fn a_quantized_record_comes_back_as_it_was_on_every_device() {
 }
 
 #[test]
-fn a_quantized_row_does_not_depend_on_its_neighbours() {
+fn a_quantized_row_is_independent_of_the_batch() {
     let config = &configs()[0];
     let model = config.init(&flex(), 13).unwrap().quantize(Bits::Int8);
     let rows = 11;
@@ -152,7 +152,7 @@ fn a_quantized_row_does_not_depend_on_its_neighbours() {
     }
 }
 
-/// However a text is cut into batches, each place's loss has the same bits.
+/// For any division of a text into batches, the loss at each position has the same bits.
 #[test]
 fn a_quantized_loss_does_not_depend_on_the_batch() {
     let config = &configs()[0];
@@ -170,10 +170,10 @@ fn a_quantized_loss_does_not_depend_on_the_batch() {
     let rows = 11;
     let all = batch(rows, 24, config.vocab_size, 15);
     for row in 0..rows {
-        // Only this row's last place counts, alone and among the others.
-        let place = row * 24 + 23;
+        // Only this row's last position counts, alone and in a batch.
+        let dir = row * 24 + 23;
         let mut targets = vec![nextword_model::IGNORE; rows * 24];
-        targets[place] = all.inputs[place] / 2;
+        targets[dir] = all.inputs[dir] / 2;
         let own = row * 24..(row + 1) * 24;
         let together = loss(&all.inputs, &targets, rows);
         let alone = loss(&all.inputs[own.clone()], &targets[own], 1);
@@ -193,11 +193,11 @@ fn damaged_quantized_weights_are_errors() {
         let sound = std::fs::read(&file).unwrap();
         let record = Record::open(&path).unwrap();
         let mut refused = 0;
-        for place in 0..sound.len() {
+        for dir in 0..sound.len() {
             let mut bytes = sound.clone();
-            bytes[place] = if bits == Bits::Int8 { 0x80 } else { 0x0f };
+            bytes[dir] = if bits == Bits::Int8 { 0x80 } else { 0x0f };
             std::fs::write(&file, bytes).unwrap();
-            refused += usize::from(record.load(&flex()).is_err()); // And no panic.
+            refused += usize::from(record.load(&flex()).is_err()); // It must not panic either.
         }
         assert!(refused > 100, "{refused}");
         std::fs::write(&file, &sound[..sound.len() - 1]).unwrap();
@@ -205,29 +205,29 @@ fn damaged_quantized_weights_are_errors() {
     }
 }
 
-/// The commands: quantize, generate, eval against the original; what cannot be done is said.
+/// The commands quantize, generate and eval --against; unsupported uses give an error.
 #[test]
-fn quantized_records_are_made_run_and_measured_and_not_trained() {
-    let place = Place::new();
-    place.write("tiny.toml", TINY);
-    let train = place.run(&["train", "tiny.toml", "--quiet", "--set", "train.steps=3"]);
+fn quantized_models_run_but_do_not_train() {
+    let dir = TestDir::new();
+    dir.write("tiny.toml", TINY);
+    let train = dir.run(&["train", "tiny.toml", "--quiet", "--set", "train.steps=3"]);
     assert!(train.status.success(), "{}", stderr(&train));
     let run = "runs/tiny";
     for bits in ["8", "4"] {
         let out = format!("small{bits}");
-        let made = place.run(&["quantize", run, "--bits", bits, "--out", &out]);
+        let made = dir.run(&["quantize", run, "--bits", bits, "--out", &out]);
         assert!(made.status.success(), "{}", stderr(&made));
-        let text = place.run(&["generate", &out, "a", "-m", "5", "--seed", "1"]);
+        let text = dir.run(&["generate", &out, "a", "-m", "5", "--seed", "1"]);
         assert!(text.status.success(), "{}", stderr(&text));
-        place.write("text.txt", "abc abc abc cab cab");
-        let cost = place.run(&["eval", &out, "text.txt", "--against", run, "--json"]);
+        dir.write("text.txt", "abc abc abc cab cab");
+        let cost = dir.run(&["eval", &out, "text.txt", "--against", run, "--json"]);
         assert!(cost.status.success(), "{}", stderr(&cost));
         let cost: serde_json::Value = serde_json::from_slice(&cost.stdout).unwrap();
         let loss = |value: &serde_json::Value| value["loss"]["nats_per_token"].as_f64().unwrap();
         let (small, whole) = (loss(&cost), loss(&cost["against"]));
         assert!((small - whole).abs() < 0.1 * whole, "{small} and {whole}");
         assert!((small - whole).abs() > 0.0);
-        let again = place.run(&["quantize", &out, "--out", "again"]);
+        let again = dir.run(&["quantize", &out, "--out", "again"]);
         assert_eq!(again.status.code(), Some(2));
         assert!(
             stderr(&again).contains("quantized already"),
@@ -236,8 +236,8 @@ fn quantized_records_are_made_run_and_measured_and_not_trained() {
         );
         let more =
             format!("name = \"more\"\nstart_from = \"{out}\"\n[data]\nbuiltin = \"stories\"\n");
-        place.write("more.toml", &more);
-        let train = place.run(&["train", "more.toml", "--quiet"]);
+        dir.write("more.toml", &more);
+        let train = dir.run(&["train", "more.toml", "--quiet"]);
         assert!(!train.status.success());
         assert!(
             stderr(&train).contains("cannot be trained"),

@@ -1,4 +1,4 @@
-//! What PyTorch computes, from fixtures that `scripts/make_reference.py` writes.
+//! PyTorch's results, from fixtures that `scripts/make_reference.py` writes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,8 +14,8 @@ use serde::de::DeserializeOwned;
 
 use crate::util::{assert_close, devices, flex, root};
 
-/// Largest differences, as parts of the largest number of a tensor. f32 itself has 6e-8; sums over
-/// a few dozen numbers in another order give about ten times that.
+/// Tolerances relative to the largest value of a tensor. f32 rounds to 6e-8; sums over a few dozen values
+/// in another order differ by about ten times that.
 const LOGITS: f32 = 5e-6;
 const LOSS: f32 = 2e-6;
 const GRADIENTS: f32 = 2e-5;
@@ -49,8 +49,8 @@ struct Run {
     eps: f64,
     weight_decay: f64,
     clip_norm: f64,
-    /// Parameters whose true gradient is 0 (softmax does not see a shift of all scores): what is
-    /// left is rounding, which Adam blows up to full steps.
+    /// Parameters whose true gradient is 0 (softmax is invariant to a shift of all scores): only
+    /// rounding is left, which Adam amplifies to full steps.
     noise: Vec<String>,
     steps: Vec<Step>,
 }
@@ -127,17 +127,17 @@ fn check_model(name: &str) {
 }
 
 #[test]
-fn logits_loss_and_every_gradient_match_pytorch_on_a_gpt2() {
+fn a_gpt2_matches_pytorch_in_logits_loss_and_gradients() {
     check_model("gpt2_like");
 }
 
 #[test]
-fn logits_loss_and_every_gradient_match_pytorch_on_a_llama() {
+fn a_llama_matches_pytorch_in_logits_loss_and_gradients() {
     check_model("llama_like");
 }
 
 #[test]
-fn ten_adamw_steps_with_groups_and_clipping_match_pytorch() {
+fn ten_clipped_adamw_steps_match_pytorch() {
     let run: Run = json("adamw/run.json");
     let expected = weights::load_tensors(&fixture("adamw/expected.safetensors")).unwrap();
     assert!(

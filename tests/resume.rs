@@ -1,4 +1,4 @@
-//! Stopped in any way and resumed, a run ends as if it had never stopped: bit for bit.
+//! A run that was stopped in any way and resumed is bit for bit like an uninterrupted one.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -13,8 +13,8 @@ use crate::util::nextword;
 
 const STEPS: u64 = 24;
 
-/// A run of a second with everything that could go wrong on a resume: dropout, accumulation,
-/// validation, an epoch's border.
+/// A run of one second with everything that matters on resume: dropout, gradient accumulation,
+/// validation, an epoch boundary.
 pub(crate) const TINY: &str = r#"
 name = "tiny"
 
@@ -54,7 +54,7 @@ every = 5
 keep_last = 2
 "#;
 
-/// How a process is stopped.
+/// The signal that stops a process.
 #[derive(Clone, Copy, Debug)]
 enum Stop {
     Interrupt,
@@ -62,9 +62,9 @@ enum Stop {
     Kill,
 }
 
-/// What a run leaves, without its clock.
+/// Hashes and metrics of a run, without times.
 #[derive(Debug, PartialEq)]
-struct Remains {
+struct RunArtifacts {
     weights: String,
     moments: String,
     best: String,
@@ -76,7 +76,7 @@ fn sha256(path: &Path) -> String {
     format!("{:x}", Sha256::digest(bytes))
 }
 
-fn remains(run: &Path) -> Remains {
+fn run_artifacts(run: &Path) -> RunArtifacts {
     let checkpoint = run.join(format!("checkpoints/step-{STEPS:08}"));
     let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let metrics = metrics.lines().map(|line| {
@@ -86,7 +86,7 @@ fn remains(run: &Path) -> Remains {
         }
         line
     });
-    Remains {
+    RunArtifacts {
         weights: sha256(&checkpoint.join("model.safetensors")),
         moments: sha256(&checkpoint.join("optimizer.safetensors")),
         best: sha256(&run.join("best/model.safetensors")),
@@ -115,8 +115,8 @@ pub(crate) fn resume(run: &Path, device: &str) -> Command {
     command
 }
 
-/// Trains without a stop and gives back the run's folder.
-pub(crate) fn straight(folder: &Path, device: &str) -> PathBuf {
+/// Trains without interruption and returns the run folder.
+pub(crate) fn train_uninterrupted(folder: &Path, device: &str) -> PathBuf {
     let run = folder.join(format!("straight-{device}"));
     let output = train(folder, &run, device).output().unwrap();
     assert!(
@@ -127,8 +127,8 @@ pub(crate) fn straight(folder: &Path, device: &str) -> PathBuf {
     run
 }
 
-/// Lets `command` run until it has made update `step`, then stops it. Gives back whether it was
-/// stopped before its end.
+/// Runs `command` until update `step`, then stops it. Returns whether it was stopped before its
+/// end.
 fn stop_at(mut command: Command, step: u64, stop: Stop) -> bool {
     let mut child = command
         .stdout(Stdio::piped())
@@ -162,8 +162,8 @@ fn signal(child: &mut Child, stop: Stop) {
     );
 }
 
-/// Trains with stops at random places and in random ways, each in a fresh process.
-fn with_stops(folder: &Path, device: &str, trial: u64) -> (PathBuf, Vec<(u64, Stop)>) {
+/// Trains with random stops at random steps, each time in a fresh process.
+fn train_with_stops(folder: &Path, device: &str, trial: u64) -> (PathBuf, Vec<(u64, Stop)>) {
     let run = folder.join(format!("stopped-{device}-{trial}"));
     let rng = CounterRng::new(trial).named(device);
     let mut stops = Vec::new();
@@ -191,17 +191,17 @@ fn with_stops(folder: &Path, device: &str, trial: u64) -> (PathBuf, Vec<(u64, St
 
 #[cfg(unix)]
 #[test]
-fn resumed_training_equals_uninterrupted_bit_for_bit() {
+fn resume_is_bitwise_after_any_stop() {
     let trials = std::env::var("NEXTWORD_RESUME_TRIALS").ok();
     let trials: u64 = trials.and_then(|n| n.parse().ok()).unwrap_or(6);
     let folder = tempfile::tempdir().unwrap();
     for device in ["flex", "ndarray"] {
-        let expected = remains(&straight(folder.path(), device));
+        let expected = run_artifacts(&train_uninterrupted(folder.path(), device));
         assert_eq!(expected.metrics.len() as u64, STEPS + STEPS / 6);
         let mut stopped = 0;
         for trial in 0..trials {
-            let (run, stops) = with_stops(folder.path(), device, trial);
-            assert_eq!(remains(&run), expected, "{device}, stops {stops:?}");
+            let (run, stops) = train_with_stops(folder.path(), device, trial);
+            assert_eq!(run_artifacts(&run), expected, "{device}, stops {stops:?}");
             fs::remove_dir_all(run).unwrap();
             stopped += stops.len() as u64;
         }
@@ -209,9 +209,9 @@ fn resumed_training_equals_uninterrupted_bit_for_bit() {
     }
 }
 
-/// Ends by patience, then is resumed: nothing more may happen.
+/// A run ended by early stopping, then resumed: nothing more may happen.
 #[test]
-fn a_run_that_lost_its_patience_does_not_go_on() {
+fn a_run_stopped_early_does_not_continue() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("patient");
     let set = [
@@ -237,10 +237,10 @@ fn a_run_that_lost_its_patience_does_not_go_on() {
     assert_eq!(fs::read(run.join("metrics.jsonl")).unwrap(), before);
 }
 
-/// Changes one thing of a stopped run, which must then be refused, with the words that say why.
+/// Changes one part of a stopped run, which must then be rejected with the reason.
 #[cfg(unix)]
 #[test]
-fn a_resume_of_something_else_is_refused_and_changes_nothing() {
+fn resume_rejects_changed_data_and_settings() {
     type Change = fn(&Path);
     fn replace(run: &Path, from: &str, to: &str) {
         let path = run.join("run.toml");
@@ -296,8 +296,8 @@ fn a_resume_of_something_else_is_refused_and_changes_nothing() {
     }
 }
 
-/// Changes a checkpoint behind the program's back, manifest included.
-fn tamper(checkpoint: &Path, change: impl FnOnce(&Path)) {
+/// Modifies a checkpoint and its manifest.
+fn modify_checkpoint(checkpoint: &Path, change: impl FnOnce(&Path)) {
     change(checkpoint);
     let path = checkpoint.join("MANIFEST.json");
     let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
@@ -326,12 +326,12 @@ fn change_state(checkpoint: &Path, key: &str, value: u64) {
     fs::write(path, state.to_string()).unwrap();
 }
 
-/// The test above would notice if a resume forgot something: each of these forgets one thing.
+/// Negative controls: each drops one part of the state, which the comparison must detect.
 #[cfg(unix)]
 #[test]
-fn a_resume_that_forgets_something_is_noticed() {
+fn incomplete_resume_state_is_detected() {
     let folder = tempfile::tempdir().unwrap();
-    let expected = remains(&straight(folder.path(), "flex"));
+    let expected = run_artifacts(&train_uninterrupted(folder.path(), "flex"));
     type Forget = fn(&Path);
     let forgotten: [(&str, Forget); 5] = [
         ("nothing", |_| {}),
@@ -352,16 +352,16 @@ fn a_resume_that_forgets_something_is_noticed() {
         let run = folder.path().join(format!("forgets-{number}"));
         assert!(stop_at(train(folder.path(), &run, "flex"), 12, Stop::Kill));
         for newer in ["step-00000015", "step-00000020"] {
-            // The process may have gone on before the signal reached it.
+            // The process may have continued before the signal arrived.
             let _ = fs::remove_dir_all(run.join("checkpoints").join(newer));
         }
-        tamper(&run.join("checkpoints/step-00000010"), forget);
+        modify_checkpoint(&run.join("checkpoints/step-00000010"), forget);
         assert!(
             resume(&run, "flex").output().unwrap().status.success(),
             "{what}"
         );
         assert_eq!(
-            remains(&run) == expected,
+            run_artifacts(&run) == expected,
             what == "nothing",
             "forgot {what}"
         );
@@ -370,9 +370,9 @@ fn a_resume_that_forgets_something_is_noticed() {
 
 #[cfg(unix)]
 #[test]
-fn a_checkpoint_of_one_backend_resumes_on_another() {
+fn checkpoints_resume_on_another_backend() {
     let folder = tempfile::tempdir().unwrap();
-    let expected = remains(&straight(folder.path(), "flex"));
+    let expected = run_artifacts(&train_uninterrupted(folder.path(), "flex"));
     let run = folder.path().join("moved");
     assert!(stop_at(
         train(folder.path(), &run, "flex"),
@@ -380,8 +380,8 @@ fn a_checkpoint_of_one_backend_resumes_on_another() {
         Stop::Terminate
     ));
     assert!(resume(&run, "ndarray").output().unwrap().status.success());
-    let moved = remains(&run);
-    let losses = |of: &Remains| -> Vec<f64> {
+    let moved = run_artifacts(&run);
+    let losses = |of: &RunArtifacts| -> Vec<f64> {
         of.metrics
             .iter()
             .filter_map(|line| line["loss"].as_f64())

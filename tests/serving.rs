@@ -1,4 +1,4 @@
-//! A record behind HTTP. What OpenAI's own client sees is in `openai_client.py`.
+//! A model behind HTTP. `openai_client.py` tests with OpenAI's client.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Lines, Read, Write};
@@ -8,21 +8,21 @@ use std::process::{Child, ChildStderr, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::place::{Place, USAGE, json_lines};
-use crate::resume::straight;
+use crate::test_dir::{TestDir, USAGE, json_lines};
+use crate::resume::train_uninterrupted;
 use crate::util::nextword;
 
 pub(crate) struct Server {
     process: Child,
     pub(crate) address: String,
-    /// What it wrote before it listened.
+    /// Its standard error before it listened.
     said: Vec<String>,
     pub(crate) says: Lines<BufReader<ChildStderr>>,
 }
 
-/// A copy of a run's best record with a chat template, and with other fields in its card.
-pub(crate) fn talker(place: &Place, run: &Path, template: &str, card: &Value) -> PathBuf {
-    let copy = place.path("talker");
+/// A copy of a run's best model with a chat template and other fields in its card.
+pub(crate) fn chat_model(dir: &TestDir, run: &Path, template: &str, card: &Value) -> PathBuf {
+    let copy = dir.path("chat_model");
     let _ = fs::remove_dir_all(&copy);
     fs::create_dir(&copy).unwrap();
     for file in fs::read_dir(run.join("best")).unwrap() {
@@ -66,7 +66,7 @@ impl Server {
         }
     }
 
-    /// Status, head and body.
+    /// Status, headers and body.
     pub(crate) fn ask(&self, request: &str) -> (u16, String, String) {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.write_all(request.as_bytes()).unwrap();
@@ -100,8 +100,8 @@ impl Drop for Server {
     }
 }
 
-/// What `generate` draws after "One day".
-fn generated(place: &Place, record: &Path, max_tokens: &str) -> Value {
+/// The completion of "One day" by `generate`.
+fn generated(dir: &TestDir, record: &Path, max_tokens: &str) -> Value {
     let shown = record.display().to_string();
     let args = [
         "--seed",
@@ -111,15 +111,15 @@ fn generated(place: &Place, record: &Path, max_tokens: &str) -> Value {
         "--max-tokens",
         max_tokens,
     ];
-    json_lines(&place.run(&[&["generate", &shown, "One day", "--json"], &args[..]].concat()))
+    json_lines(&dir.run(&[&["generate", &shown, "One day", "--json"], &args[..]].concat()))
         .remove(0)
 }
 
 #[test]
-fn a_served_record_answers_as_generate_does() {
-    let place = Place::new();
-    let run = straight(place.folder.path(), "flex");
-    let expected = generated(&place, &run, "12");
+fn serve_returns_the_text_of_generate() {
+    let dir = TestDir::new();
+    let run = train_uninterrupted(dir.folder.path(), "flex");
+    let expected = generated(&dir, &run, "12");
     let server = Server::start(&run, &[]);
     let mut body = json!({"prompt": "One day", "seed": 4, "max_tokens": 12, "overflow": "slide"});
     let (status, _, text) = server.post("/v1/completions", &body);
@@ -159,11 +159,11 @@ fn a_served_record_answers_as_generate_does() {
 }
 
 #[test]
-fn a_server_lets_in_whom_it_should() {
-    let place = Place::new();
-    let run = straight(place.folder.path(), "flex");
+fn the_server_enforces_access_rules() {
+    let dir = TestDir::new();
+    let run = train_uninterrupted(dir.folder.path(), "flex");
     let shown = run.display().to_string();
-    let refused = place.run(&["serve", &shown, "--host", "0.0.0.0", "--port", "0"]);
+    let refused = dir.run(&["serve", &shown, "--host", "0.0.0.0", "--port", "0"]);
     assert_eq!(refused.status.code(), Some(USAGE));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--api-key"));
 
@@ -202,9 +202,9 @@ fn a_server_lets_in_whom_it_should() {
 }
 
 #[test]
-fn a_served_model_is_explained_as_a_page_and_as_json() {
-    let place = Place::new();
-    let run = straight(place.folder.path(), "flex");
+fn explain_is_served_as_page_and_json() {
+    let dir = TestDir::new();
+    let run = train_uninterrupted(dir.folder.path(), "flex");
     let server = Server::start(&run, &[]);
     for (path, kind) in [
         ("/explain?prompt=One%20day", "text/html"),
@@ -266,26 +266,26 @@ fn a_served_model_is_explained_as_a_page_and_as_json() {
     ] {
         assert_eq!(ask(&wrong).0, 400, "{wrong}");
     }
-    // What does not fit the context is cut off, as in generate.
+    // A prompt that exceeds the context is truncated, as in generate.
     assert_eq!(ask(&json!({"prompt": long})).0, 200);
 }
 
 #[test]
-fn a_card_s_first_and_last_tokens_count_for_served_answers_too() {
-    let place = Place::new();
-    let run = straight(place.folder.path(), "flex");
+fn served_completions_use_the_model_card_bos_and_eos() {
+    let dir = TestDir::new();
+    let run = train_uninterrupted(dir.folder.path(), "flex");
     let plain = Server::start(&run, &[]);
     let (_, _, ids) = plain.post("/tokenize", &json!({"content": "theoa"}));
     let ids: Value = serde_json::from_str(&ids).unwrap();
     let card = json!({"bos_id": ids["tokens"][0], "eos_ids": ids["tokens"]});
-    let record = talker(
-        &place,
+    let record = chat_model(
+        &dir,
         &run,
         "{{ bos_token }}{{ messages[0].content }}",
         &card,
     );
 
-    let expected = generated(&place, &record, "60");
+    let expected = generated(&dir, &record, "60");
     assert_eq!(expected["prompt_tokens"], 8);
     assert!(expected["tokens"].as_u64().unwrap() < 60, "{expected}");
 
@@ -309,9 +309,9 @@ fn a_card_s_first_and_last_tokens_count_for_served_answers_too() {
 }
 
 #[test]
-fn a_template_that_is_none_stops_chats_and_nothing_else() {
-    let place = Place::new();
-    let run = straight(place.folder.path(), "flex");
+fn an_invalid_chat_template_disables_only_chats() {
+    let dir = TestDir::new();
+    let run = train_uninterrupted(dir.folder.path(), "flex");
     let chat = json!({"messages": [{"role": "user", "content": "One day"}], "max_tokens": 2});
     for (template, works) in [
         (format!("{{# {} #}}One day", "x".repeat(300_000)), true),
@@ -319,7 +319,7 @@ fn a_template_that_is_none_stops_chats_and_nothing_else() {
         ("One day {% frobnicate %}".into(), false),
         ("x".repeat((1 << 20) + 1), false),
     ] {
-        let record = talker(&place, &run, &template, &json!({}));
+        let record = chat_model(&dir, &run, &template, &json!({}));
         let server = Server::start(&record, &[]);
         let (status, _, text) = server.post("/v1/chat/completions", &chat);
         assert_eq!(status, if works { 200 } else { 400 }, "{text}");
@@ -327,7 +327,7 @@ fn a_template_that_is_none_stops_chats_and_nothing_else() {
         assert_eq!(warned, !works, "{:?}", server.said);
         if !works {
             assert!(
-                text.contains("template") && !text.contains("talker/"),
+                text.contains("template") && !text.contains("chat_model/"),
                 "{text}"
             );
         }
@@ -337,9 +337,9 @@ fn a_template_that_is_none_stops_chats_and_nothing_else() {
 }
 
 #[test]
-fn a_prompt_that_is_cut_is_repeated_as_the_model_sees_it() {
-    let place = Place::new();
-    let run = straight(place.folder.path(), "flex");
+fn echo_shows_the_truncated_prompt() {
+    let dir = TestDir::new();
+    let run = train_uninterrupted(dir.folder.path(), "flex");
     let server = Server::start(&run, &[]);
     let prompt = "One day a small fox went out to see";
     let body = json!({
@@ -372,6 +372,6 @@ fn a_prompt_that_is_cut_is_repeated_as_the_model_sees_it() {
         "--max-tokens",
         "3",
     ];
-    let expected = json_lines(&place.run(&args)).remove(0);
+    let expected = json_lines(&dir.run(&args)).remove(0);
     assert_eq!(json!(text[15..]), expected["text"]);
 }

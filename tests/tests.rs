@@ -1,4 +1,4 @@
-//! Claims about nextword as a whole: several crates together, and the built program.
+//! Tests of nextword as a whole: several crates together, and the built program.
 
 #![recursion_limit = "256"]
 #![allow(
@@ -13,34 +13,34 @@
     clippy::struct_field_names
 )]
 
-mod any_model; // small models at random, over every option
-mod backends; // the same numbers on flex, ndarray and wgpu
-mod chat; // conversations at the terminal
-mod checkpoints; // what is damaged is noticed, and an older checkpoint is used
-mod commands; // the program as a new user meets it
+mod random_models; // random small models that cover every option
+mod backends; // the same losses on flex, ndarray and wgpu
+mod chat; // conversations in the terminal
+mod checkpoints; // damage is detected, and an older checkpoint is used
+mod commands; // the program as a new user sees it
 mod compatibility; // run folders and model folders of version 0.1
-mod configs; // every file in configs/ parses, builds and says the truth
-mod docs; // the course shows what its commands write
-mod explain; // every number, and where it comes from
-mod explain_reference; // PyTorch's numbers inside models
-mod explain_schema; // a story's JSON is what the schema says
-mod explain_statquest; // every displayed number, from the weights
-mod explain_story; // who spoke for a word, what if, every output
-mod explain_terminal; // the terminal, as wide as it is told
-mod foreign; // published models: their configs, tokenizers and vocabularies
+mod configs; // every file in configs/ parses and builds
+mod docs; // the outputs in the course are real
+mod explain; // every value and its derivation
+mod explain_reference; // PyTorch's intermediate tensors
+mod explain_schema; // the JSON of a report matches its schema
+mod explain_statquest; // every displayed value, recomputed from the weights
+mod explain_report; // contributions, what-if edits, output formats
+mod explain_terminal; // terminal output at any width
+mod hugging_face; // published configs, tokenizers and vocabularies
 mod gguf; // files for llama.cpp, read back
-mod gradients; // finite differences, the mask, accumulation
-mod hostile; // damaged and harmful files from elsewhere
-mod hostile_templates; // chat templates within their bounds
-mod layering; // which crate may use which
-mod parity; // models of other programs, in and out
-mod place; // where the tests of the program run it
-mod quantized; // weights of 8 and 4 bits
+mod gradients; // finite differences, the causal mask, gradient accumulation
+mod malformed_models; // damaged and malicious files
+mod untrusted_templates; // chat templates within their limits
+mod layering; // which crate may depend on which
+mod parity; // import and export of transformers models
+mod test_dir; // a temporary folder to run the program in
+mod quantized; // 8- and 4-bit weights
 mod reference; // PyTorch's logits, losses, gradients and updates
-mod refusals; // wrong inputs: one sentence, the right code, nothing lost
-mod resume; // bitwise, whatever stopped the run
-mod serving; // a record behind HTTP
-mod serving_bounds; // what a server bears, and whom it lets in
+mod invalid_input; // invalid input: one sentence, the right exit code, nothing lost
+mod resume; // bitwise resume after any stop
+mod serving; // a model behind HTTP
+mod server_limits; // limits and access rules of the server
 mod terminology; // the glossary holds
 mod three_uses; // any backend, models that load anywhere, layers by configuration
 mod util;

@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Shared helpers.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -8,15 +8,15 @@ use burn::tensor::Device;
 use nextword_data::{IGNORE, TokenBatch};
 use nextword_model::{CounterRng, DeviceName};
 
-/// Set in CI, where a software adapter is installed: then wgpu must not be left out.
+/// Set in CI, where a software adapter is installed, so that wgpu must not be skipped.
 const REQUIRE_WGPU: &str = "NEXTWORD_REQUIRE_WGPU";
 
-/// Whether this is a machine on which no test may be left out.
+/// Whether no test may be skipped on this machine.
 pub(crate) fn must_not_skip() -> bool {
     std::env::var_os(REQUIRE_WGPU).is_some()
 }
 
-/// The workspace's root.
+/// The root of the workspace.
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
@@ -24,7 +24,7 @@ pub(crate) fn root() -> PathBuf {
         .to_path_buf()
 }
 
-/// The device that all others are compared with.
+/// The device that the others are compared with.
 pub(crate) fn flex() -> Device {
     DeviceName::Flex.open().unwrap()
 }
@@ -56,22 +56,22 @@ pub(crate) fn devices() -> Vec<(&'static str, Device)> {
     device_names().into_iter().map(open).collect()
 }
 
-/// Random ids with a few targets that count for nothing.
+/// Random ids with a few ignored targets.
 pub(crate) fn batch(batch: usize, seq: usize, vocab_size: usize, salt: u64) -> TokenBatch {
     let rng = CounterRng::new(salt).named("batch");
-    let id = |place: u64| (rng.at(place) % vocab_size as u64) as u32;
+    let id = |index: u64| (rng.at(index) % vocab_size as u64) as u32;
     let n = (batch * seq) as u64;
     TokenBatch {
         batch,
         seq,
         inputs: (0..n).map(id).collect(),
         targets: (n..2 * n)
-            .map(|place| if place % 7 == 3 { IGNORE } else { id(place) })
+            .map(|index| if index % 7 == 3 { IGNORE } else { id(index) })
             .collect(),
     }
 }
 
-/// The built program, of the profile that these tests were built with.
+/// The built program, in the profile of these tests.
 pub(crate) fn nextword() -> Command {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     let program = PROGRAM.get_or_init(|| {
@@ -91,21 +91,21 @@ pub(crate) fn nextword() -> Command {
     });
     let mut command = Command::new(program);
     command.env_remove("RUST_BACKTRACE");
-    // Graphics drivers complain on standard error without one.
+    // Without it, graphics drivers print warnings to standard error.
     command.env("XDG_RUNTIME_DIR", std::env::temp_dir());
     command
 }
 
-/// What a finished command said on standard error.
+/// Standard error of a finished command.
 pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Asserts that `a` and `b` differ by at most `tolerance` of the largest number in `b`, and names
-/// the worst place otherwise.
+/// Asserts that `a` and `b` differ by at most `tolerance` times the largest value in `b`, and names
+/// the first element that does not.
 pub(crate) fn assert_close(a: &[f32], b: &[f32], tolerance: f32, what: &str) {
     assert_eq!(a.len(), b.len(), "{what}: lengths");
-    let scale = b.iter().fold(1e-2_f32, |most, v| most.max(v.abs()));
+    let scale = b.iter().fold(1e-2_f32, |max, v| max.max(v.abs()));
     for (at, (a, b)) in a.iter().zip(b).enumerate() {
         assert!(
             (a - b).abs() <= tolerance * scale,

@@ -1,4 +1,4 @@
-//! What a server bears, and whom it lets in: sizes, turns, times, other sites.
+//! Limits and access rules of the server: sizes, concurrency, timeouts, origins.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::place::{Place, USAGE};
-use crate::resume::straight;
+use crate::test_dir::{TestDir, USAGE};
+use crate::resume::train_uninterrupted;
 use crate::serving::Server;
 
 #[test]
-fn a_request_for_more_than_a_reply_may_hold_is_refused() {
-    let place = Place::new();
-    let run = straight(place.folder.path(), "flex");
+fn oversized_responses_are_rejected() {
+    let dir = TestDir::new();
+    let run = train_uninterrupted(dir.folder.path(), "flex");
     let server = Server::start(&run, &[]);
     let body = json!({
         "prompt": "One", "n": 16, "max_tokens": 65_536, "overflow": "slide", "ignore_eos": true, "logprobs": 5,
@@ -24,7 +24,7 @@ fn a_request_for_more_than_a_reply_may_hold_is_refused() {
         text.contains("262144") && text.contains("\"max_tokens\""),
         "{text}"
     );
-    // As many as a reply may hold.
+    // The maximum size of a response.
     let body = json!({"prompt": ["One", "Two"], "max_tokens": 65_536 / 8, "overflow": "slide",
         "ignore_eos": true, "logprobs": 5});
     let (status, _, text) = server.post("/v1/completions", &body);
@@ -37,9 +37,9 @@ fn a_request_for_more_than_a_reply_may_hold_is_refused() {
 }
 
 #[test]
-fn explanations_take_turns_and_nobody_else_waits_for_them() {
-    let place = Place::new();
-    let run = straight(place.folder.path(), "flex");
+fn explanations_queue_without_blocking_others() {
+    let dir = TestDir::new();
+    let run = train_uninterrupted(dir.folder.path(), "flex");
     let server = Server::start(&run, &[]);
     let explain = json!({"prompt": "One day", "max_tokens": 8});
     let (calm, loaded, codes) = std::thread::scope(|scope| {
@@ -50,15 +50,15 @@ fn explanations_take_turns_and_nobody_else_waits_for_them() {
             begin.elapsed()
         };
         let calm = tokenize();
-        let asked: Vec<_> = (0..24)
+        let ask_explainer: Vec<_> = (0..24)
             .map(|_| scope.spawn(|| (server.post("/explain", &explain).0, Instant::now())))
             .collect();
         std::thread::sleep(Duration::from_millis(20));
         let loaded = (0..5).map(|_| tokenize()).max();
         let done = Instant::now();
-        let codes: Vec<(u16, bool)> = asked
+        let codes: Vec<(u16, bool)> = ask_explainer
             .into_iter()
-            .map(|asked| asked.join().unwrap())
+            .map(|ask_explainer| ask_explainer.join().unwrap())
             .map(|(code, end)| (code, end > done))
             .collect();
         (calm, loaded.unwrap(), codes)
@@ -77,9 +77,9 @@ fn explanations_take_turns_and_nobody_else_waits_for_them() {
 }
 
 #[test]
-fn other_sites_reach_nothing_and_those_that_were_named_do() {
-    let place = Place::new();
-    let run = straight(place.folder.path(), "flex");
+fn only_allowed_origins_are_served() {
+    let dir = TestDir::new();
+    let run = train_uninterrupted(dir.folder.path(), "flex");
     let named = [
         "--allow-host",
         "models.example",
@@ -106,14 +106,14 @@ fn other_sites_reach_nothing_and_those_that_were_named_do() {
     let proxied =
         server.ask("GET /v1/models HTTP/1.1\r\nHost: models.example\r\nConnection: close\r\n\r\n");
     assert_eq!(proxied.0, 200);
-    place.refuses(
+    dir.rejects(
         &["serve", &run.display().to_string(), "--cors-origin", "*"],
         USAGE,
         &["an origin is a scheme and a host"],
     );
 }
 
-/// Reads one response that says how long it is.
+/// Reads one response with a Content-Length.
 fn read_one(stream: &mut TcpStream) -> String {
     let mut reader = BufReader::new(stream);
     let mut head = String::new();
@@ -129,9 +129,9 @@ fn read_one(stream: &mut TcpStream) -> String {
 }
 
 #[test]
-fn a_connection_may_rest_between_requests_but_not_within_a_head() {
-    let place = Place::new();
-    let run = straight(place.folder.path(), "flex");
+fn slow_headers_time_out_but_idle_connections_may_wait() {
+    let dir = TestDir::new();
+    let run = train_uninterrupted(dir.folder.path(), "flex");
     let server = Server::start(&run, &[]);
     let request = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let connect = || TcpStream::connect(&server.address).unwrap();

@@ -1,29 +1,29 @@
-//! Chat templates are programs from anywhere: each is read and put to use within a bound of memory and
-//! time, or refused in a sentence.
+//! Chat templates are untrusted programs: each runs within limits of memory and time, or is rejected
+//! with an error sentence.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nextword_server::{ChatTemplate, Message};
 
-use crate::hostile::{Dice, EACH, LONGEST, damage_bytes, each};
+use crate::malformed_models::{TestRng, DAMAGES_PER_FILE, MAX_LEN, corrupt_bytes, each};
 
-/// What a template may take, in kilobytes of address space, the test program included.
-const MOST: &str = "1000000";
+/// Memory limit in kilobytes of address space, including the test program.
+const MAX_FUEL: &str = "1000000";
 
-/// Set for the process that runs within the bound.
-const WITHIN: &str = "NEXTWORD_WITHIN_BOUND";
+/// Set for the child process that runs within the limit.
+const CHILD_MARKER: &str = "NEXTWORD_WITHIN_BOUND";
 
-const SOUND: &str = "{%- if messages[0]['role'] == 'system' %}{{ '<|im_start|>system\\n' + \
+const VALID: &str = "{%- if messages[0]['role'] == 'system' %}{{ '<|im_start|>system\\n' + \
     messages[0]['content'] + '<|im_end|>\\n' }}{%- endif %}\n{%- for message in messages %}\n    \
     {%- if message.role == 'user' %}{{ '<|im_start|>' + message.role + '\\n' + message.content | \
     trim + '<|im_end|>\\n' }}{%- else %}{%- set ns = namespace(found=false) %}{{ \
     message['content'].split('</think>')[-1].strip() }}{%- endif %}\n{%- endfor %}\n\
     {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{%- endif %}";
 
-/// Templates that ask for much with few words. A list doubled 60 times is not among them: minijinja sets
-/// no bound to it.
-const GREEDY: [&str; 15] = [
+/// Short templates that need much memory or time. A list doubled 60 times is not included: minijinja
+/// does not limit it.
+const RUNAWAY: [&str; 15] = [
     "{{ [[1]] | tojson(indent=999999999) }}",
     "{% for i in range(999999999) %}x{% endfor %}",
     "{% for i in range(999) %}{% for j in range(999) %}{% for k in range(999) %}x{% endfor %}{% endfor %}{% endfor %}",
@@ -41,10 +41,10 @@ const GREEDY: [&str; 15] = [
     "{{ 2 ** 999999999 }}{{ 'x'.replace('', 'y' * 100000).replace('', 'y' * 100000) }}",
 ];
 
-/// Whether the template was used; an error has to be a sentence.
+/// Whether the template rendered; an error must be a sentence.
 fn attempt(source: &[u8]) -> bool {
     let Ok(source) = std::str::from_utf8(source) else {
-        return false; // Refused when the file is read.
+        return false; // Rejected when the file is read.
     };
     let message = |role: &str, content: &str| Message {
         role: role.to_string(),
@@ -61,18 +61,18 @@ fn attempt(source: &[u8]) -> bool {
     assert!(begin.elapsed() < Duration::from_secs(20), "it takes long");
     if let Err(error) = &used {
         let text = error.to_string();
-        assert!(!text.is_empty() && text.len() < LONGEST, "{text}");
+        assert!(!text.is_empty() && text.len() < MAX_LEN, "{text}");
     }
     used.is_ok()
 }
 
 #[test]
-fn templates_from_anywhere_stay_within_their_bounds() {
-    if std::env::var_os(WITHIN).is_none() {
-        let name = "hostile_templates::templates_from_anywhere_stay_within_their_bounds";
+fn untrusted_templates_stay_within_limits() {
+    if std::env::var_os(CHILD_MARKER).is_none() {
+        let name = "hostile_templates::untrusted_templates_stay_within_limits";
         let mut bounded = Command::new("sh");
         let limit = if cfg!(target_os = "linux") {
-            MOST
+            MAX_FUEL
         } else {
             "unlimited"
         };
@@ -80,24 +80,24 @@ fn templates_from_anywhere_stay_within_their_bounds() {
         bounded.arg(std::env::current_exe().unwrap());
         bounded
             .args(["--exact", name, "--nocapture"])
-            .env(WITHIN, "1");
+            .env(CHILD_MARKER, "1");
         assert!(bounded.status().unwrap().success(), "see above");
         return;
     }
-    assert!(attempt(SOUND.as_bytes()));
-    for source in GREEDY {
+    assert!(attempt(VALID.as_bytes()));
+    for source in RUNAWAY {
         println!("{source}");
         attempt(source.as_bytes());
     }
-    let mut dice = Dice::new("templates");
-    let (mut used, tries) = (0, each(EACH));
+    let mut rng = TestRng::new("templates");
+    let (mut used, tries) = (0, each(DAMAGES_PER_FILE));
     for number in 0..tries {
         let mut source = if number % 4 == 0 {
-            GREEDY[dice.below(GREEDY.len())].as_bytes().to_vec()
+            RUNAWAY[rng.below(RUNAWAY.len())].as_bytes().to_vec()
         } else {
-            SOUND.as_bytes().to_vec()
+            VALID.as_bytes().to_vec()
         };
-        damage_bytes(&mut source, &mut dice);
+        corrupt_bytes(&mut source, &mut rng);
         used += u64::from(attempt(&source));
     }
     println!("{tries} damaged templates: {used} were sound enough, the others refused");

@@ -1,5 +1,4 @@
-//! Models as they are published: what their configs leave out, what they hold beside what counts, and
-//! vocabularies that are padded.
+//! Published models: absent and additional config fields, and padded vocabularies.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,9 +8,9 @@ use nextword_model::weights::{self, FloatType};
 use nextword_model::{ModelConfig, Record};
 use serde_json::{Value, json};
 
-use crate::hostile::copy;
+use crate::malformed_models::copy;
 use crate::parity::fixtures;
-use crate::place::Place;
+use crate::test_dir::TestDir;
 use crate::util::stderr;
 
 fn read(path: &Path) -> Value {
@@ -19,8 +18,8 @@ fn read(path: &Path) -> Value {
 }
 
 /// A copy of the model `kind`, with the JSON file `name` changed.
-fn changed(place: &Place, kind: &str, name: &str, change: impl Fn(&mut Value)) -> PathBuf {
-    let folder = place.path(&format!("{kind}-of-{}", name.replace('.', "-")));
+fn changed(dir: &TestDir, kind: &str, name: &str, change: impl Fn(&mut Value)) -> PathBuf {
+    let folder = dir.path(&format!("{kind}-of-{}", name.replace('.', "-")));
     copy(&fixtures().join(kind), &folder);
     let path = folder.join(name);
     let mut value = read(&path);
@@ -29,7 +28,7 @@ fn changed(place: &Place, kind: &str, name: &str, change: impl Fn(&mut Value)) -
     folder
 }
 
-/// The fixture's config without `fields`.
+/// Imports the fixture's config without `fields`.
 fn without(kind: &str, fields: &[&str]) -> ModelConfig {
     let mut config = read(&fixtures().join(kind).join("config.json"));
     for field in fields {
@@ -39,7 +38,7 @@ fn without(kind: &str, fields: &[&str]) -> ModelConfig {
 }
 
 #[test]
-fn an_absent_field_is_the_type_s_own_default_and_null_is_none() {
+fn absent_fields_use_the_type_defaults() {
     let sizes = ["num_key_value_heads", "head_dim"];
     let heads = |kind: &str| {
         let mut config = read(&fixtures().join(kind).join("config.json"));
@@ -85,7 +84,7 @@ fn an_absent_field_is_the_type_s_own_default_and_null_is_none() {
     let gemma2 = read_config_text(&gemma2.to_string()).unwrap();
     assert_eq!((gemma2.score_soft_cap, gemma2.logit_soft_cap), (None, None));
 
-    // Every other layer, as an older config of Gemma 3 says it.
+    // Every other layer, as in older configs of Gemma 3.
     let mut pattern = read(&fixtures().join("gemma3_text/config.json"));
     pattern.as_object_mut().unwrap().remove("layer_types");
     pattern["sliding_window_pattern"] = json!(2);
@@ -96,7 +95,7 @@ fn an_absent_field_is_the_type_s_own_default_and_null_is_none() {
 }
 
 #[test]
-fn what_published_configs_hold_beside_is_no_obstacle() {
+fn harmless_fields_of_published_configs_are_accepted() {
     for (kind, fields) in [
         (
             "gpt2",
@@ -116,16 +115,16 @@ fn what_published_configs_hold_beside_is_no_obstacle() {
     }
 }
 
-/// Gemma 3's text models come with a tokenizer that also has the token for images.
+/// The tokenizer of Gemma 3's text models also has the image token.
 #[test]
-fn added_tokens_that_the_model_has_no_row_for_are_left_out() {
-    let place = Place::new();
-    let folder = changed(&place, "gemma3_text", "tokenizer.json", |file| {
+fn added_tokens_without_an_embedding_row_are_dropped() {
+    let dir = TestDir::new();
+    let folder = changed(&dir, "gemma3_text", "tokenizer.json", |file| {
         let image = json!({"id": 101, "content": "<image_soft_token>", "single_word": false, "lstrip": false,
             "rstrip": false, "normalized": false, "special": true});
         file["added_tokens"].as_array_mut().unwrap().push(image);
     });
-    let record = place.path("record");
+    let record = dir.path("record");
     let imported = import(&folder, &record).unwrap();
     assert_eq!(
         (imported.config.vocab_size, imported.card.unused_ids),
@@ -134,8 +133,8 @@ fn added_tokens_that_the_model_has_no_row_for_are_left_out() {
     let tokenizer = nextword_data::load_tokenizer(record.join("tokenizer.json")).unwrap();
     let ids = tokenizer.encode("w1 <image_soft_token> w2").ids;
     assert!(ids.iter().all(|id| *id < 101), "{ids:?}");
-    // A vocabulary that is larger by itself belongs to another model.
-    let folder = changed(&place, "gemma2", "tokenizer.json", |file| {
+    // A larger base vocabulary belongs to another model.
+    let folder = changed(&dir, "gemma2", "tokenizer.json", |file| {
         file["model"]["vocab"]["one more"] = json!(101);
     });
     let error = import(&folder, &record).unwrap_err().to_string();
@@ -146,8 +145,8 @@ fn added_tokens_that_the_model_has_no_row_for_are_left_out() {
 }
 
 #[test]
-fn a_file_that_is_no_folder_is_called_what_it_is() {
-    let place = Place::new();
+fn import_of_a_file_names_the_file_type() {
+    let dir = TestDir::new();
     for (name, says) in [
         ("model.gguf", "GGUF is written and not read"),
         ("config.json", "give the folder with config.json"),
@@ -155,8 +154,8 @@ fn a_file_that_is_no_folder_is_called_what_it_is() {
         ("ckpt.pt", "nanogpt_to_hf.py"),
         ("pytorch_model.bin", "save_file"),
     ] {
-        let path = place.write(name, "x");
-        let error = import(Path::new(&path), &place.path("out"))
+        let path = dir.write(name, "x");
+        let error = import(Path::new(&path), &dir.path("out"))
             .unwrap_err()
             .to_string();
         assert!(error.contains(says), "{error}");
@@ -169,13 +168,13 @@ fn a_file_that_is_no_folder_is_called_what_it_is() {
     }
 }
 
-/// A record whose vocabulary is padded: 99 tokens for 101 rows.
-fn padded(place: &Place) -> PathBuf {
-    let folder = changed(place, "llama", "tokenizer.json", |file| {
+/// A model with a padded vocabulary: 99 tokens for 101 rows.
+fn padded(dir: &TestDir) -> PathBuf {
+    let folder = changed(dir, "llama", "tokenizer.json", |file| {
         let vocab = file["model"]["vocab"].as_object_mut().unwrap();
         vocab.retain(|_, id| id.as_u64().unwrap() < 99);
     });
-    let record = place.path("padded");
+    let record = dir.path("padded");
     let imported = import(&folder, &record).unwrap();
     assert_eq!(
         (imported.config.vocab_size, imported.card.unused_ids),
@@ -185,27 +184,27 @@ fn padded(place: &Place) -> PathBuf {
 }
 
 #[test]
-fn a_model_with_a_padded_vocabulary_is_finetuned_measured_and_keeps_its_size() {
-    let place = Place::new();
-    let record = padded(&place);
-    place.write("text.txt", "w1 w2 w3 w4 w5 w6 w7 w8 ".repeat(60));
-    // Fewer rows than tokens stay an error.
-    place.write(
+fn a_padded_vocabulary_survives_finetuning() {
+    let dir = TestDir::new();
+    let record = padded(&dir);
+    dir.write("text.txt", "w1 w2 w3 w4 w5 w6 w7 w8 ".repeat(60));
+    // Fewer rows than tokens are an error.
+    dir.write(
         "less.toml",
         "name = \"less\"\n[model]\nvocab_size = 5\n[data]\npath = \"text.txt\"\n",
     );
-    place.refuses(&["train", "less.toml"], 2, &["model.vocab_size", "or more"]);
+    dir.rejects(&["train", "less.toml"], 2, &["model.vocab_size", "or more"]);
     let config = format!(
         "name = \"more\"\nstart_from = {:?}\n[data]\npath = \"text.txt\"\n[train]\nsteps = 4\n[schedule]\nwarmup_steps = 0\n\
          [samples]\nevery = 2\nprompts = [\"w1 w2\"]\nmax_tokens = 3\n[probes]\nsentences = [\"w1 w2\"]\n",
         record.display().to_string()
     );
-    place.write("more.toml", config);
-    let train = place.run(&["train", "more.toml", "--quiet"]);
+    dir.write("more.toml", config);
+    let train = dir.run(&["train", "more.toml", "--quiet"]);
     assert!(train.status.success(), "{}", stderr(&train));
-    let more = Record::open(&place.path("runs/more/last")).unwrap();
+    let more = Record::open(&dir.path("runs/more/last")).unwrap();
     assert_eq!((more.config.vocab_size, more.card.unused_ids), (101, 2));
-    // Rows that no token has saw no gradient but weight decay's: they only shrink.
+    // Padding rows get no gradient, only weight decay: they shrink.
     let name = "token_embedding.weight";
     let before = weights::load_tensors(&record.join("model.safetensors")).unwrap();
     let after = weights::load_tensors(&more.weights_path()).unwrap();
@@ -224,7 +223,7 @@ fn a_model_with_a_padded_vocabulary_is_finetuned_measured_and_keeps_its_size() {
     let moved = (0..99 * width).filter(|i| (ratio(*i) - first).abs() > 1e-5);
     assert!(moved.count() > 99, "the rows of tokens were trained");
 
-    let resumed = place.run(&["resume", "runs/more", "--set", "train.steps=6", "--quiet"]);
+    let resumed = dir.run(&["resume", "runs/more", "--set", "train.steps=6", "--quiet"]);
     assert!(resumed.status.success(), "{}", stderr(&resumed));
     for args in [
         &[
@@ -239,19 +238,19 @@ fn a_model_with_a_padded_vocabulary_is_finetuned_measured_and_keeps_its_size() {
         &["eval", "runs/more", "text.txt"],
         &["eval", "runs/more", "--task", "task.jsonl"],
     ] {
-        place.write(
+        dir.write(
             "task.jsonl",
             "{\"ctx\": \"w1\", \"endings\": [\"w2\", \"w9\"], \"label\": \"0\"}\n",
         );
-        let output = place.run(args);
+        let output = dir.run(args);
         assert!(output.status.success(), "{args:?}: {}", stderr(&output));
     }
 }
 
 #[test]
-fn numbers_that_half_precision_cannot_hold_are_named() {
-    let place = Place::new();
-    let folder = place.path("model");
+fn weights_beyond_half_precision_are_named() {
+    let dir = TestDir::new();
+    let folder = dir.path("model");
     copy(&fixtures().join("gpt2"), &folder);
     let path = folder.join("model.safetensors");
     let mut tensors = weights::load_tensors(&path).unwrap();
@@ -260,9 +259,9 @@ fn numbers_that_half_precision_cannot_hold_are_named() {
         .unwrap()
         .1[7] = -1e6;
     weights::save_tensors(&tensors, &path).unwrap();
-    import(&folder, &place.path("record")).unwrap();
-    let record = Record::open(&place.path("record")).unwrap();
-    let error = export_hf(&record, FloatType::F16, &place.path("half"))
+    import(&folder, &dir.path("record")).unwrap();
+    let record = Record::open(&dir.path("record")).unwrap();
+    let error = export_hf(&record, FloatType::F16, &dir.path("half"))
         .unwrap_err()
         .to_string();
     for part in [
@@ -272,21 +271,21 @@ fn numbers_that_half_precision_cannot_hold_are_named() {
     ] {
         assert!(error.contains(part), "{error}");
     }
-    assert!(!place.path("half").exists());
-    export_hf(&record, FloatType::Bf16, &place.path("bf16")).unwrap();
+    assert!(!dir.path("half").exists());
+    export_hf(&record, FloatType::Bf16, &dir.path("bf16")).unwrap();
 }
 
-/// Llama's beginning token, where only the settings beside the tokenizer ask for it.
+/// Llama's BOS token, where only tokenizer_config.json asks for it.
 #[test]
-fn a_beginning_token_goes_out_in_the_file_that_is_followed() {
-    let place = Place::new();
-    let folder = changed(&place, "llama", "tokenizer_config.json", |settings| {
+fn the_bos_token_is_exported_where_readers_look() {
+    let dir = TestDir::new();
+    let folder = changed(&dir, "llama", "tokenizer_config.json", |settings| {
         settings["add_bos_token"] = json!(true);
         settings["eos_token"] = json!("<unk>");
     });
-    let record = place.path("record");
+    let record = dir.path("record");
     assert_eq!(import(&folder, &record).unwrap().card.bos_id, Some(1));
-    let out = place.path("out");
+    let out = dir.path("out");
     export_hf(&Record::open(&record).unwrap(), FloatType::F32, &out).unwrap();
     assert_eq!(
         read(&out.join("tokenizer_config.json"))["add_bos_token"],
@@ -299,11 +298,11 @@ fn a_beginning_token_goes_out_in_the_file_that_is_followed() {
     }
     assert_eq!(processor["single"][0]["SpecialToken"]["id"], json!("<s>"));
     assert_eq!(processor["special_tokens"]["<s>"]["ids"], json!([1]));
-    // The name by which a chat template ends a turn goes out too.
+    // The EOS token that the chat template names is exported too.
     let named = read(&folder.join("tokenizer_config.json"))["eos_token"].take();
     assert_eq!(named, json!("<unk>"));
     assert_eq!(read(&out.join("tokenizer_config.json"))["eos_token"], named);
-    // And comes back as it was.
-    let again = place.path("again");
+    // It is imported again unchanged.
+    let again = dir.path("again");
     assert_eq!(import(&out, &again).unwrap().card.bos_id, Some(1));
 }

@@ -1,5 +1,4 @@
-//! Foreign files that are damaged or made to do harm: a sentence, never a panic, bounded memory. GGUF
-//! is not among them: nothing here reads it.
+//! Damaged and malicious Hugging Face files: an error sentence, never a panic, bounded memory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,16 +12,16 @@ use serde_json::{Value, json};
 use crate::parity::fixtures;
 use crate::util::{flex, nextword, stderr};
 
-/// Mutations of each kind of file; `NEXTWORD_HOSTILE` asks for another number.
-pub(crate) const EACH: u64 = 700;
+/// Mutations per kind of file; `NEXTWORD_HOSTILE` sets another number.
+pub(crate) const DAMAGES_PER_FILE: u64 = 700;
 
-/// A message longer than this helps nobody.
-pub(crate) const LONGEST: usize = 64 << 10;
+/// Maximum length of a helpful message.
+pub(crate) const MAX_LEN: usize = 64 << 10;
 
-/// Numbers from a seed, one after the other.
-pub(crate) struct Dice(CounterRng, u64);
+/// A sequential generator from a seed.
+pub(crate) struct TestRng(CounterRng, u64);
 
-impl Dice {
+impl TestRng {
     pub(crate) fn new(name: &str) -> Self {
         Self(CounterRng::new(1).named(name), 0)
     }
@@ -33,7 +32,7 @@ impl Dice {
     }
 }
 
-/// A model's folder whose tensors stand in two files with an index.
+/// A model folder with its tensors in two shards and an index.
 fn sharded(folder: &Path) {
     let whole = nextword_model::weights::load_tensors(&folder.join("model.safetensors")).unwrap();
     let mut map = serde_json::Map::new();
@@ -65,26 +64,26 @@ pub(crate) fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Mutations that are asked for, `usual` unless the environment says otherwise.
+/// The number of mutations: `usual` unless the environment sets another.
 pub(crate) fn each(usual: u64) -> u64 {
-    let asked = std::env::var("NEXTWORD_HOSTILE").ok();
-    asked.and_then(|n| n.parse().ok()).unwrap_or(usual)
+    let ask_explainer = std::env::var("NEXTWORD_HOSTILE").ok();
+    ask_explainer.and_then(|n| n.parse().ok()).unwrap_or(usual)
 }
 
-/// Bytes changed, cut out, doubled or put in.
-pub(crate) fn damage_bytes(bytes: &mut Vec<u8>, dice: &mut Dice) {
-    // Headers decide; most damage goes there.
-    let reach = if dice.below(3) == 0 {
+/// Changes, removes, duplicates or inserts bytes.
+pub(crate) fn corrupt_bytes(bytes: &mut Vec<u8>, rng: &mut TestRng) {
+    // Most mutations hit the headers.
+    let reach = if rng.below(3) == 0 {
         bytes.len()
     } else {
         bytes.len().min(4096)
     };
-    for _ in 0..=dice.below(3) {
-        let at = dice.below(reach.min(bytes.len()));
-        let end = (at + 1 + dice.below(64)).min(bytes.len());
-        match dice.below(6) {
-            _ if bytes.is_empty() => bytes.push(dice.below(256) as u8),
-            0 | 1 => bytes[at] = dice.below(256) as u8,
+    for _ in 0..=rng.below(3) {
+        let at = rng.below(reach.min(bytes.len()));
+        let end = (at + 1 + rng.below(64)).min(bytes.len());
+        match rng.below(6) {
+            _ if bytes.is_empty() => bytes.push(rng.below(256) as u8),
+            0 | 1 => bytes[at] = rng.below(256) as u8,
             2 => bytes.truncate(at),
             3 => drop(bytes.drain(at..end)),
             4 => {
@@ -92,33 +91,33 @@ pub(crate) fn damage_bytes(bytes: &mut Vec<u8>, dice: &mut Dice) {
                 bytes.splice(at..at, again);
             }
             _ => {
-                let n = dice.below(40);
-                let noise: Vec<u8> = (0..n).map(|_| dice.below(256) as u8).collect();
+                let n = rng.below(40);
+                let noise: Vec<u8> = (0..n).map(|_| rng.below(256) as u8).collect();
                 bytes.splice(at..at, noise);
             }
         }
     }
 }
 
-/// One value somewhere in `value` replaced by one that fits badly.
-fn damage_json(value: &mut Value, dice: &mut Dice) {
-    let goes_on = dice.below(8) > 0;
+/// Replaces one value somewhere in `value` by an unsuitable one.
+fn corrupt_json(value: &mut Value, rng: &mut TestRng) {
+    let descend = rng.below(8) > 0;
     match value {
         Value::Object(map) if goes_on && !map.is_empty() => {
-            let at = dice.below(map.len());
+            let at = rng.below(map.len());
             let key = map.keys().nth(at).unwrap().clone();
-            match dice.below(12) {
+            match rng.below(12) {
                 0 => drop(map.remove(&key)),
                 1 => drop(map.insert(format!("{key}x"), json!(1))),
-                _ => damage_json(&mut map[&key], dice),
+                _ => corrupt_json(&mut map[&key], rng),
             }
         }
         Value::Array(list) if goes_on && !list.is_empty() => {
-            let at = dice.below(list.len());
-            match dice.below(12) {
+            let at = rng.below(list.len());
+            match rng.below(12) {
                 0 => drop(list.remove(at)),
                 1 => list.push(list[at].clone()),
-                _ => damage_json(&mut list[at], dice),
+                _ => corrupt_json(&mut list[at], rng),
             }
         }
         _ => {
@@ -146,17 +145,17 @@ fn damage_json(value: &mut Value, dice: &mut Dice) {
                 json!({}),
                 json!([[[[1]]]]),
             ];
-            *value = bad[dice.below(bad.len())].clone();
+            *value = bad[rng.below(bad.len())].clone();
         }
     }
 }
 
-/// Imports `folder`; what succeeds has to work, what fails has to say why.
+/// Imports `folder`: a success must work, a failure must have a message.
 fn attempt(folder: &Path, out: &Path) -> bool {
     if let Err(error) = import(folder, out) {
         let text = error.to_string();
         assert!(
-            !text.is_empty() && text.len() < LONGEST,
+            !text.is_empty() && text.len() < MAX_LEN,
             "{} bytes",
             text.len()
         );
@@ -181,7 +180,7 @@ fn attempt(folder: &Path, out: &Path) -> bool {
             .all(|id| (*id as usize) < record.config.vocab_size)
     );
     let _ = tokenizer.decode(&ids);
-    // Whatever the answer, it is one.
+    // Any result is fine, as long as it does not panic.
     let _ = export_hf(&record, FloatType::F32, &out.with_extension("hf"));
     let _ = export_gguf(
         &record,
@@ -192,9 +191,9 @@ fn attempt(folder: &Path, out: &Path) -> bool {
 }
 
 #[test]
-fn thousands_of_damaged_models_end_in_a_sentence() {
-    let each = each(EACH);
-    let place = tempfile::tempdir().unwrap();
+fn damaged_models_give_an_error_sentence() {
+    let each = each(DAMAGES_PER_FILE);
+    let dir = tempfile::tempdir().unwrap();
     let files = [
         "model.safetensors",
         "config.json",
@@ -206,7 +205,7 @@ fn thousands_of_damaged_models_end_in_a_sentence() {
     ];
     let (mut tried, mut imported) = (0, 0);
     for (number, name) in files.into_iter().enumerate() {
-        let mut dice = Dice::new(name);
+        let mut rng = TestRng::new(name);
         let models = fs::read_dir(fixtures()).unwrap();
         let mut models: Vec<PathBuf> = models.map(|model| model.unwrap().path()).collect();
         models.sort();
@@ -214,7 +213,7 @@ fn thousands_of_damaged_models_end_in_a_sentence() {
             .iter()
             .map(|model| {
                 let kind = model.file_name().unwrap();
-                let folder = place.path().join(format!("{number}-{}", kind.display()));
+                let folder = dir.path().join(format!("{number}-{}", kind.display()));
                 copy(model, &folder);
                 fs::write(folder.join("chat_template.jinja"), "{{ messages }}").unwrap();
                 if !folder.join(name).exists() {
@@ -223,24 +222,24 @@ fn thousands_of_damaged_models_end_in_a_sentence() {
                 folder
             })
             .collect();
-        let out = place.path().join(format!("out-{number}"));
+        let out = dir.path().join(format!("out-{number}"));
         for folder in &sound {
             assert!(attempt(folder, &out), "{} is sound", folder.display());
         }
         for _ in 0..each {
-            let folder = &sound[dice.below(sound.len())];
+            let folder = &sound[rng.below(sound.len())];
             let path = folder.join(name);
             let before = fs::read(&path).unwrap();
             let mut bytes = before.clone();
             let parsed = serde_json::from_slice::<Value>(&bytes);
             match parsed {
-                Ok(mut value) if dice.below(3) > 0 => {
-                    for _ in 0..=dice.below(3) {
-                        damage_json(&mut value, &mut dice);
+                Ok(mut value) if rng.below(3) > 0 => {
+                    for _ in 0..=rng.below(3) {
+                        corrupt_json(&mut value, &mut rng);
                     }
                     bytes = value.to_string().into_bytes();
                 }
-                _ => damage_bytes(&mut bytes, &mut dice),
+                _ => corrupt_bytes(&mut bytes, &mut rng),
             }
             fs::write(&path, bytes).unwrap();
             tried += 1;
@@ -252,12 +251,12 @@ fn thousands_of_damaged_models_end_in_a_sentence() {
     assert!(imported > 0 && imported < tried);
 }
 
-/// Claims of size are checked before memory is asked for: the program gets 1 GB and no more.
+/// Claimed sizes are checked before memory is allocated: the program is limited to 1 GB.
 #[cfg(target_os = "linux")]
 #[test]
-fn claims_of_enormous_sizes_cost_no_memory() {
-    let place = tempfile::tempdir().unwrap();
-    let folder = place.path().join("model");
+fn claimed_sizes_allocate_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("model");
     copy(&fixtures().join("llama"), &folder);
     let config: Value =
         serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap();
@@ -299,7 +298,7 @@ fn claims_of_enormous_sizes_cost_no_memory() {
             .arg(&folder);
         let done = limited
             .arg("--out")
-            .arg(place.path().join("out"))
+            .arg(dir.path().join("out"))
             .output()
             .unwrap();
         let said = stderr(&done);
@@ -307,7 +306,7 @@ fn claims_of_enormous_sizes_cost_no_memory() {
             assert_eq!(done.status.code(), Some(3), "{name} {number}: {said}");
         }
         assert!(
-            said.len() < LONGEST && !said.contains("nextword itself"),
+            said.len() < MAX_LEN && !said.contains("nextword itself"),
             "{name}: {said}"
         );
         fs::write(&path, before).unwrap();
@@ -315,15 +314,15 @@ fn claims_of_enormous_sizes_cost_no_memory() {
 }
 
 #[test]
-fn pickles_are_named_and_stay_shut() {
-    let place = tempfile::tempdir().unwrap();
+fn pickle_files_are_named_and_never_opened() {
+    let dir = tempfile::tempdir().unwrap();
     for name in ["pytorch_model.bin", "ckpt.pt"] {
-        let folder = place.path().join(name.replace('.', "-"));
+        let folder = dir.path().join(name.replace('.', "-"));
         copy(&fixtures().join("gpt2"), &folder);
         fs::remove_file(folder.join("model.safetensors")).unwrap();
         fs::write(folder.join(name), b"\x80\x04cos\nsystem\n").unwrap();
         for from in [folder.clone(), folder.join(name)] {
-            let error = import(&from, &place.path().join("out"))
+            let error = import(&from, &dir.path().join("out"))
                 .unwrap_err()
                 .to_string();
             for part in [name, "pickle", "never opened", "save_file"] {
@@ -334,16 +333,16 @@ fn pickles_are_named_and_stay_shut() {
 }
 
 #[test]
-fn writing_takes_nothing_away_but_an_earlier_model() {
-    let place = tempfile::tempdir().unwrap();
-    let (from, out) = (place.path().join("model"), place.path().join("record"));
+fn import_replaces_only_an_earlier_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, out) = (dir.path().join("model"), dir.path().join("record"));
     copy(&fixtures().join("gpt2"), &from);
     let refused = |to: &Path, what: &str| {
         let error = import(&from, to).unwrap_err().to_string();
         assert!(error.contains(what), "{error}");
     };
     refused(&from, "the model that is read");
-    refused(place.path(), "the model that is read");
+    refused(dir.path(), "the model that is read");
     import(&from, &out).unwrap();
     import(&from, &out).unwrap();
     fs::write(out.join("diary.txt"), "mine").unwrap();
@@ -357,9 +356,9 @@ fn writing_takes_nothing_away_but_an_earlier_model() {
 }
 
 #[test]
-fn every_missing_unused_and_misshapen_tensor_is_named() {
-    let place = tempfile::tempdir().unwrap();
-    let folder = place.path().join("model");
+fn missing_unused_and_misshapen_tensors_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("model");
     copy(&fixtures().join("qwen3"), &folder);
     let path = folder.join("model.safetensors");
     let mut tensors = nextword_model::weights::load_tensors(&path).unwrap();
@@ -368,7 +367,7 @@ fn every_missing_unused_and_misshapen_tensor_is_named() {
     let head = tensors.get_mut("lm_head.weight").unwrap();
     head.0.reverse();
     nextword_model::weights::save_tensors(&tensors, &path).unwrap();
-    let error = import(&folder, &place.path().join("out"))
+    let error = import(&folder, &dir.path().join("out"))
         .unwrap_err()
         .to_string();
     for part in [
@@ -382,16 +381,16 @@ fn every_missing_unused_and_misshapen_tensor_is_named() {
 }
 
 #[test]
-fn fields_that_change_the_logits_are_never_ignored() {
-    let place = tempfile::tempdir().unwrap();
+fn fields_that_change_the_logits_are_rejected() {
+    let dir = tempfile::tempdir().unwrap();
     let refused = |kind: &str, field: &str, value: Value| {
-        let folder = place.path().join(format!("{kind}-{field}"));
+        let folder = dir.path().join(format!("{kind}-{field}"));
         copy(&fixtures().join(kind), &folder);
         let path = folder.join("config.json");
         let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         config[field] = value.clone();
         fs::write(&path, config.to_string()).unwrap();
-        let error = import(&folder, &place.path().join("out"))
+        let error = import(&folder, &dir.path().join("out"))
             .unwrap_err()
             .to_string();
         assert!(error.contains(field), "{kind} {field}: {error}");
@@ -424,19 +423,19 @@ fn fields_that_change_the_logits_are_never_ignored() {
 }
 
 #[test]
-fn what_a_format_cannot_express_is_named() {
-    let place = tempfile::tempdir().unwrap();
-    let out = place.path().join("record");
+fn inexpressible_features_are_named_on_export() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("record");
     import(&fixtures().join("llama"), &out).unwrap();
     let mut record = Record::open(&out).unwrap();
     record.config.residual = false;
-    let error = export_hf(&record, FloatType::F32, &place.path().join("hf")).unwrap_err();
+    let error = export_hf(&record, FloatType::F32, &dir.path().join("hf")).unwrap_err();
     assert!(
         error.to_string().contains("model.residual = false"),
         "{error}"
     );
     let record = Record::open(&out).unwrap();
-    let file = place.path().join("model.gguf");
+    let file = dir.path().join("model.gguf");
     let error = export_gguf(&record, nextword_convert::GgufType::F32, &file).unwrap_err();
     assert!(
         error.to_string().contains("a token for each word"),

@@ -1,4 +1,4 @@
-//! What is told about the numbers: who spoke for a word, guesses on the way, changes, the outputs.
+//! The report: contributions to a logit, the logit lens, what-if edits, output formats.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,19 +14,19 @@ use nextword_generate::{SamplingConfig, TextGenerator, TextOptions};
 use nextword_model::{Card, FeedForwardKind, ModelConfig, NormKind, Transformer};
 use serde_json::Value;
 
-use crate::any_model::{any_case_model, any_config, any_model};
+use crate::random_models::{random_case_model, random_config, random_model};
 use crate::explain::address_of;
 use crate::explain_schema::against;
-use crate::place::{Place, json_lines};
+use crate::test_dir::{TestDir, json_lines};
 use crate::util::{root, stderr};
 
-/// A model of `config` that can be asked.
+/// An explainer for a random model of `config`.
 pub(crate) fn explainer(config: &ModelConfig, seed: u64) -> Explainer {
-    asked(any_model(config, seed))
+    ask_explainer(random_model(config, seed))
 }
 
-/// `model`, which reads the words `w00 w01 …`.
-fn asked(model: Transformer) -> Explainer {
+/// An explainer for `model` with the words `w00 w01 …`.
+fn ask_explainer(model: Transformer) -> Explainer {
     let words: Vec<String> = (0..model.config().vocab_size)
         .map(|n| format!("w{n:02}"))
         .collect();
@@ -48,14 +48,14 @@ pub(crate) fn options(max_tokens: usize) -> TextOptions {
 }
 
 #[test]
-fn what_each_part_added_sums_to_the_logit_in_every_kind_of_model() {
+fn contributions_sum_to_the_logit_in_every_architecture() {
     for case in 0..1000 {
-        let explainer = asked(any_case_model(case));
+        let explainer = ask_explainer(random_case_model(case));
         let explanation = explainer.explain("w01 w00 w02 w01", &options(1)).unwrap();
         for token in 0..3 {
             let of = explanation.contribution(3, token);
             let size: f64 = of.parts.iter().map(|part| part.value.abs()).sum();
-            // The logit is the model's own, in f32; quantized models round on the way.
+            // The logit is the model's own, in f32; quantized models also round activations.
             let rounding = explanation.trace.bits.map_or(1e-5, |_| 1e-3);
             assert!(
                 (of.sum - of.logit).abs() <= rounding * size.max(1.0),
@@ -68,18 +68,18 @@ fn what_each_part_added_sums_to_the_logit_in_every_kind_of_model() {
     }
 }
 
-/// Where nothing but sums follows a head, its part of a logit is what the logit loses without it.
+/// Where only sums follow a head, the logit without the head is smaller by its contribution.
 #[test]
-fn what_a_head_added_is_what_the_logit_loses_without_it() {
+fn removing_a_head_removes_its_contribution() {
     let mut heads = 0;
     for case in 0..1000 {
-        let model = any_case_model(case);
+        let model = random_case_model(case);
         let config = model.config().clone();
-        let straight = config.feed_forward == FeedForwardKind::None || config.parallel;
-        if config.norm != NormKind::None || !straight || !config.residual {
+        let train_uninterrupted = config.feed_forward == FeedForwardKind::None || config.parallel;
+        if config.norm != NormKind::None || !train_uninterrupted || !config.residual {
             continue;
         }
-        let explainer = asked(model);
+        let explainer = ask_explainer(model);
         let explanation = explainer.explain("w01 w00 w02", &options(1)).unwrap();
         let (trace, layer) = (&explanation.trace, config.n_layers - 1);
         let name = config
@@ -109,9 +109,9 @@ fn what_a_head_added_is_what_the_logit_loses_without_it() {
 }
 
 #[test]
-fn the_last_guess_on_the_way_is_the_models_own() {
+fn the_last_logit_lens_row_is_the_model_output() {
     for case in 0..60 {
-        let explainer = asked(any_case_model(case));
+        let explainer = ask_explainer(random_case_model(case));
         let explanation = explainer.explain("w00 w02 w01", &options(1)).unwrap();
         let (lens, next) = (explanation.lens(3), explanation.next_words(3));
         let last = &lens.last().unwrap().top;
@@ -123,9 +123,9 @@ fn the_last_guess_on_the_way_is_the_models_own() {
 }
 
 #[test]
-fn a_change_gives_what_the_changed_prompt_gives() {
+fn an_edited_token_gives_the_edited_prompt_result() {
     for case in 0..60 {
-        let explainer = asked(any_case_model(case));
+        let explainer = ask_explainer(random_case_model(case));
         let explanation = explainer.explain("w00 w02 w01", &options(1)).unwrap();
         let nothing = explanation.what_if(&[]).unwrap();
         assert_eq!(nothing.before, nothing.after);
@@ -149,7 +149,7 @@ fn a_change_gives_what_the_changed_prompt_gives() {
             .map(|head| Edit::HeadOff { layer: 0, head })
             .collect();
         let config = &explanation.trace.config;
-        // Where neither is so, feed-forward's result alone goes on.
+        // Otherwise only the feed-forward output is passed on.
         let alone = config.feed_forward == FeedForwardKind::None;
         let heard = config.residual || !config.parallel || alone;
         assert_eq!(
@@ -171,7 +171,7 @@ fn a_change_gives_what_the_changed_prompt_gives() {
 }
 
 #[test]
-fn the_cache_is_shown_as_reused_and_later_tokens_as_computed_alone() {
+fn cached_positions_are_shown_as_reused() {
     let config = ModelConfig {
         vocab_size: 6,
         context_length: 12,
@@ -187,17 +187,17 @@ fn the_cache_is_shown_as_reused_and_later_tokens_as_computed_alone() {
     assert_eq!((story.tokens.len(), story.answer.len()), (5, 4));
 }
 
-/// Finite numbers; `null` for those that are hidden.
+/// Finite values; `null` for masked ones.
 fn finite(values: impl Iterator<Item = Option<f64>>) -> Value {
     let finite = |x: Option<f64>| x.filter(|x| x.is_finite());
     values.map(finite).collect()
 }
 
 #[test]
-fn the_pages_arithmetic_is_the_programs() {
-    let place = Place::new();
+fn page_arithmetic_matches_the_program() {
+    let dir = TestDir::new();
     let files = (0..100).map(|case| {
-        let explainer = asked(any_case_model(case));
+        let explainer = ask_explainer(random_case_model(case));
         let explanation = explainer.explain("w00 w02 w01", &options(2)).unwrap();
         let (trace, mut derived) = (&explanation.trace, serde_json::Map::new());
         for node in &trace.graph {
@@ -213,7 +213,7 @@ fn the_pages_arithmetic_is_the_programs() {
             "exact": exact.collect::<serde_json::Map<String, Value>>(),
             "derived": derived,
         });
-        place.write(&format!("{case}.json"), data.to_string())
+        dir.write(&format!("{case}.json"), data.to_string())
     });
     let mut node = Command::new("node");
     node.arg(root().join("scripts/check_arithmetic.js"));
@@ -224,9 +224,9 @@ fn the_pages_arithmetic_is_the_programs() {
     assert!(checked.status.success(), "{}", stderr(&checked));
 }
 
-/// 32 tokens, 4 layers, 4 heads, 64 numbers a token.
+/// 32 tokens, 4 layers, 4 heads, d_model 64.
 #[test]
-fn a_small_model_is_explained_at_once() {
+fn a_small_model_is_explained_quickly() {
     let config = ModelConfig {
         vocab_size: 65,
         context_length: 64,
@@ -247,13 +247,13 @@ fn a_small_model_is_explained_at_once() {
         1e3 * seconds
     );
     assert!(story.verdict.verified, "{}", story.verdict.sentence);
-    // A tenth of this where nothing else runs.
+    // A tenth of this on an idle machine.
     assert!(seconds < 1.0, "{seconds} s");
 }
 
 #[test]
-fn what_is_too_large_opens_with_a_summary_or_says_what_to_ask() {
-    let explainer = explainer(&any_config(12), 1);
+fn large_reports_open_with_a_summary_or_a_suggestion() {
+    let explainer = explainer(&random_config(12), 1);
     let explanation = explainer.explain("w00 w02 w01", &options(1)).unwrap();
     let whole = explanation.story(&StoryOptions::default()).unwrap();
     let numbers: usize = whole.tensors.values().map(|tensor| tensor.data.len()).sum();
@@ -270,7 +270,7 @@ fn what_is_too_large_opens_with_a_summary_or_says_what_to_ask() {
         let detail: BTreeMap<_, _> = layers
             .flat_map(|layer| explanation.layer(layer, numbers).unwrap())
             .collect();
-        // The vocabulary's columns are told by the likeliest tokens where they are too many.
+        // A large vocabulary is represented by its most likely tokens.
         let told = |(_, tensor): &(&String, &TensorFacts)| !tensor.axes.contains(&Axis::Token);
         for (name, tensor) in whole.tensors.iter().filter(told) {
             let there = summary.tensors.get(name).or_else(|| detail.get(name));
@@ -287,7 +287,7 @@ fn what_is_too_large_opens_with_a_summary_or_says_what_to_ask() {
     assert!(refused.is_err_and(|e| e.to_string().contains("--layer N")));
 }
 
-/// A model with more tokens than any list shows.
+/// A model with a larger vocabulary than any list shows.
 pub(crate) fn many_words() -> ModelConfig {
     ModelConfig {
         vocab_size: 40,
@@ -300,7 +300,7 @@ pub(crate) fn many_words() -> ModelConfig {
 }
 
 #[test]
-fn a_change_lists_the_same_tokens_before_and_after_with_their_own_probabilities() {
+fn an_edit_lists_the_same_tokens_before_and_after() {
     let explainer = explainer(&many_words(), 3);
     let explanation = explainer.explain("w00 w02 w01", &options(1)).unwrap();
     let edit = Edit::Token { position: 2, id: 7 };
@@ -317,19 +317,19 @@ fn a_change_lists_the_same_tokens_before_and_after_with_their_own_probabilities(
 }
 
 #[test]
-fn one_layer_of_a_model_with_many_tokens_can_be_asked_for() {
+fn one_layer_of_a_large_report_can_be_requested() {
     let config = ModelConfig {
         vocab_size: 400,
         ..many_words()
     };
     let explainer = explainer(&config, 3);
     let explanation = explainer.explain("w00 w02 w01", &options(1)).unwrap();
-    let asked = StoryOptions {
+    let ask_explainer = StoryOptions {
         layers: Some(vec![2]),
         most: 2_000,
         ..StoryOptions::default()
     };
-    let story = explanation.story(&asked).unwrap();
+    let story = explanation.story(&ask_explainer).unwrap();
     assert!(story.tensors.contains_key("blocks.2.attn.hook_q"));
     assert!(
         !story.tensors.contains_key("logits")
@@ -343,8 +343,8 @@ fn one_layer_of_a_model_with_many_tokens_can_be_asked_for() {
 }
 
 #[test]
-fn a_page_holds_everything_and_no_prompt_can_break_out_of_it() {
-    let explainer = explainer(&any_config(3), 1);
+fn pages_are_self_contained_and_escape_prompts() {
+    let explainer = explainer(&random_config(3), 1);
     let explanation = explainer
         .explain("</script><img src=x onerror=alert(1)>", &options(1))
         .unwrap();
@@ -355,7 +355,7 @@ fn a_page_holds_everything_and_no_prompt_can_break_out_of_it() {
     });
     assert_eq!(html.matches("</script>").count(), 2, "only the page's own");
     assert!(!html.contains("<img") && !html.contains("unsafe-inline"));
-    assert!(!html.contains("<!--"), "every part is in its place");
+    assert!(!html.contains("<!--"), "every placeholder is filled");
     let live = page::live();
     assert!(
         live.contains("/explain.js") && live.contains("/explain.css") && !live.contains("<!--")
@@ -366,8 +366,8 @@ fn a_page_holds_everything_and_no_prompt_can_break_out_of_it() {
     }
 }
 
-/// Options that would change nothing, and places that are not there.
-fn what_has_no_effect_is_refused(place: &Place) {
+/// Options without effect, and positions that do not exist.
+fn check_ineffective_options_are_rejected(dir: &TestDir) {
     for (wrong, hint) in [
         (&["--compare", "is"][..], "--format html"),
         (&["--over-training", "--format", "json"], "--format html"),
@@ -388,22 +388,22 @@ fn what_has_no_effect_is_refused(place: &Place) {
         ),
         (&["--position", "9"], "there is no position 9"),
     ] {
-        let refused = place.run(&[&["explain", "runs/statquest", "what"], wrong].concat());
+        let refused = dir.run(&[&["explain", "runs/statquest", "what"], wrong].concat());
         assert_eq!(refused.status.code(), Some(2), "{wrong:?}");
         assert!(stderr(&refused).contains(hint), "{}", stderr(&refused));
     }
 }
 
 #[test]
-fn the_program_explains_statquest_in_every_format() {
-    let place = Place::new();
+fn explain_writes_every_format() {
+    let dir = TestDir::new();
     let config = root().join("configs/statquest.toml").display().to_string();
-    let trained = place.run(&["train", &config, "--quiet"]);
+    let trained = dir.run(&["train", &config, "--quiet"]);
     assert!(trained.status.success(), "{}", stderr(&trained));
     let prompts = ["what is statquest", "statquest is what"];
     for (prompt, other) in [(prompts[0], prompts[1]), (prompts[1], prompts[0])] {
         let ask = |more: &[&str]| {
-            let output = place.run(&[&["explain", "runs/statquest", prompt], more].concat());
+            let output = dir.run(&[&["explain", "runs/statquest", prompt], more].concat());
             assert!(output.status.success(), "{}", stderr(&output));
             output
         };
@@ -447,38 +447,38 @@ fn the_program_explains_statquest_in_every_format() {
         assert_eq!(why["address"], address);
         assert_eq!(why["operands"].as_array().unwrap().len(), 4);
         ask(&["--format", "safetensors", "--out", "trace.safetensors"]);
-        let tensors = nextword_model::weights::load_tensors(&place.path("trace.safetensors"));
+        let tensors = nextword_model::weights::load_tensors(&dir.path("trace.safetensors"));
         assert_eq!(tensors.unwrap()["blocks.0.attn.hook_pattern"].0, [1, 5, 5]);
         let changes: Vec<Value> = ["head=0.0", "token=0:is", "embedding=is.1:0.5"]
             .map(|edit| json_lines(&ask(&["--what-if", edit, "--format", "json"])).remove(0))
             .to_vec();
-        place.write("changes.json", serde_json::to_string(&changes).unwrap());
+        dir.write("changes.json", serde_json::to_string(&changes).unwrap());
         ask(&["--over-training", "--compare", other, "--out", "page.html"]);
         assert!(
-            fs::read_to_string(place.path("page.html"))
+            fs::read_to_string(dir.path("page.html"))
                 .unwrap()
                 .contains("\"learning\":{")
         );
     }
-    what_has_no_effect_is_refused(&place);
-    let plot = place.run(&["plot", "runs/statquest", "--attention"]);
+    check_ineffective_options_are_rejected(&dir);
+    let plot = dir.run(&["plot", "runs/statquest", "--attention"]);
     assert!(plot.status.success(), "{}", stderr(&plot));
-    assert!(place.path("runs/statquest/attention-2.svg").is_file());
-    let wrong = place.run(&["explain", "runs/statquest", "what", "--why", "nothing[a=1]"]);
+    assert!(dir.path("runs/statquest/attention-2.svg").is_file());
+    let wrong = dir.run(&["explain", "runs/statquest", "what", "--why", "nothing[a=1]"]);
     assert_eq!(wrong.status.code(), Some(2));
     assert!(
         stderr(&wrong).contains("there is no tensor `nothing`"),
         "{}",
         stderr(&wrong)
     );
-    // With a Python that has playwright, the page is used in Chromium.
+    // With a Python that has playwright, the page is tested in Chromium.
     if let Some(python) = std::env::var_os("NEXTWORD_CHECK_PAGE") {
         let script = root().join("scripts/check_page.py");
         let check = std::process::Command::new(python)
             .arg(script)
-            .arg(place.path("page.html"))
+            .arg(dir.path("page.html"))
             .arg("--changes")
-            .arg(place.path("changes.json"))
+            .arg(dir.path("changes.json"))
             .output()
             .unwrap();
         assert!(check.status.success(), "{}", stderr(&check));

@@ -1,4 +1,4 @@
-//! Where the tests of the program run it, and what they hold it to.
+//! A temporary folder to run the program in, and assertions on its output.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,18 +9,18 @@ use serde_json::Value;
 use crate::resume::TINY;
 use crate::util::{nextword, stderr};
 
-/// Exit codes, as the README has them.
+/// Exit codes, as documented in the README.
 pub(crate) const USAGE: i32 = 2;
 pub(crate) const BAD_FILE: i32 = 3;
 pub(crate) const DIVERGED: i32 = 4;
 pub(crate) const RESOURCES: i32 = 5;
 
-/// A folder of its own for each test.
-pub(crate) struct Place {
+/// A temporary folder, one per test.
+pub(crate) struct TestDir {
     pub(crate) folder: tempfile::TempDir,
 }
 
-impl Place {
+impl TestDir {
     pub(crate) fn new() -> Self {
         Self {
             folder: tempfile::tempdir().unwrap(),
@@ -45,13 +45,13 @@ impl Place {
             .unwrap()
     }
 
-    /// Runs a command that must fail, with one sentence that holds all of `says`, and must leave
-    /// no run behind.
-    pub(crate) fn refuses(&self, args: &[&str], code: i32, says: &[&str]) {
+    /// Runs a command that must fail with one sentence that contains all of `says`, and must not
+    /// leave a run behind.
+    pub(crate) fn rejects(&self, args: &[&str], code: i32, says: &[&str]) {
         let output = self.run(args);
         let error = stderr(&output);
         assert_eq!(output.status.code(), Some(code), "{args:?}: {error}");
-        assert_one_sentence(&error);
+        assert_one_error(&error);
         for part in says {
             assert!(
                 error.contains(part),
@@ -72,14 +72,14 @@ impl Place {
         args
     }
 
-    pub(crate) fn training_refuses(&self, set: &[&str], code: i32, says: &[&str]) {
+    pub(crate) fn training_rejects(&self, set: &[&str], code: i32, says: &[&str]) {
         let args = self.train_with(set);
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        self.refuses(&args, code, says);
+        self.rejects(&args, code, says);
     }
 }
 
-pub(crate) fn assert_one_sentence(error: &str) {
+pub(crate) fn assert_one_error(error: &str) {
     assert_eq!(error.matches("error: ").count(), 1, "{error}");
     assert!(
         !error.contains("panicked") && !error.contains("a fault of nextword"),

@@ -1,4 +1,4 @@
-//! Small models at random, over every option of the configuration.
+//! Random small models that cover every option of the configuration.
 
 use nextword_model::{
     BiasConfig, Bits, CounterRng, FeedForwardKind, InitConfig, ModelConfig, NormKind,
@@ -7,13 +7,13 @@ use nextword_model::{
 
 use crate::util::flex;
 
-/// Any of `of`.
+/// A random element of `of`.
 fn pick<T: Copy>(rng: CounterRng, at: u64, of: &[T]) -> T {
     of[(rng.at(at) % of.len() as u64) as usize]
 }
 
-/// Any small model: every option of the configuration comes up.
-pub(crate) fn any_config(case: u64) -> ModelConfig {
+/// A random small model; over many cases every option of the configuration occurs.
+pub(crate) fn random_config(case: u64) -> ModelConfig {
     let rng = CounterRng::new(5).named("models").stream(case);
     let bit = |at| rng.at(at) & 1 == 1;
     let rarely = |at| rng.at(at).is_multiple_of(4);
@@ -30,7 +30,7 @@ pub(crate) fn any_config(case: u64) -> ModelConfig {
             Position::None,
         ],
     );
-    let rotary = any_rotary(rng.named("rotary"));
+    let rotary = random_rotary(rng.named("rotary"));
     let turns_all = position == Position::Rotary && rotary.width.is_none();
     let head_dim = match pick(rng, 1, &[2, 4, 5, 6]) {
         5 if turns_all => 4,
@@ -105,8 +105,8 @@ pub(crate) fn any_config(case: u64) -> ModelConfig {
     }
 }
 
-/// Any rotary positions that a head of at least two numbers can have.
-fn any_rotary(rng: CounterRng) -> RotaryConfig {
+/// A random rotary configuration for a head dimension of at least two.
+fn random_rotary(rng: CounterRng) -> RotaryConfig {
     let scaling = pick(
         rng,
         0,
@@ -139,8 +139,8 @@ fn any_rotary(rng: CounterRng) -> RotaryConfig {
     }
 }
 
-/// Weights with biases and norms that are not 0 and 1.
-pub(crate) fn any_model(config: &ModelConfig, seed: u64) -> Transformer {
+/// Random weights, with biases that are not 0 and norm scales that are not 1.
+pub(crate) fn random_model(config: &ModelConfig, seed: u64) -> Transformer {
     let mut tensors = weights::NamedTensors::new();
     let scales = if config.norm_unit_offset { 0.0 } else { 1.0 };
     for (name, shape) in weights::layout(config) {
@@ -163,9 +163,9 @@ pub(crate) fn any_model(config: &ModelConfig, seed: u64) -> Transformer {
     weights::load(config, &path, &flex()).unwrap()
 }
 
-/// The model of a case: of three in ten the matrices are quantized.
-pub(crate) fn any_case_model(case: u64) -> Transformer {
-    let model = any_model(&any_config(case), case);
+/// The model of a case; three in ten are quantized.
+pub(crate) fn random_case_model(case: u64) -> Transformer {
+    let model = random_model(&random_config(case), case);
     match case % 10 {
         3 | 6 => model.quantize(Bits::Int8),
         9 => model.quantize(Bits::Int4),
@@ -173,8 +173,8 @@ pub(crate) fn any_case_model(case: u64) -> Transformer {
     }
 }
 
-/// The options that `model` uses, as far as they decide what is computed.
-pub(crate) fn options_of(model: &Transformer) -> Vec<String> {
+/// The options of `model` that affect the computation.
+pub(crate) fn options_used(model: &Transformer) -> Vec<String> {
     let config = model.config();
     let rotary = config.position == Position::Rotary;
     let normed = config.norm != NormKind::None;
@@ -217,5 +217,5 @@ pub(crate) fn options_of(model: &Transformer) -> Vec<String> {
     named.chain(flags.map(|(_, o)| o.to_string())).collect()
 }
 
-/// How many different options there are.
-pub(crate) const OPTIONS: usize = 5 + 3 + 3 + 9 + 5 + 3 + 19;
+/// Number of different options.
+pub(crate) const ALL_OPTIONS: usize = 5 + 3 + 3 + 9 + 5 + 3 + 19;
