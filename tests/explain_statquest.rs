@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::util::{nextword, root, stderr};
 
 const CLOSE: f64 = 1e-6;
-const RECORD: &str = "docs/records/statquest";
+const RECORD: &str = "docs/models/statquest";
 const PROMPTS: [&str; 2] = ["what is statquest", "statquest is what"];
 
 /// A tensor of one head, row by row.
