@@ -15,7 +15,7 @@ pub struct Moments {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamwStep {
     /// Learning rate.
-    pub rate: f64,
+    pub lr: f64,
     /// How much of the running average stays.
     pub beta1: f64,
     /// How much of the running average of squares stays.
@@ -23,7 +23,7 @@ pub struct AdamwStep {
     /// Keeps the divisor away from 0.
     pub eps: f64,
     /// Number of this update, counted from 1.
-    pub number: u64,
+    pub step: u64,
     /// Factor on the gradient: below 1 where the norm of all is clipped.
     pub gradient_scale: f64,
 }
@@ -35,32 +35,32 @@ pub fn adamw(
     weight: Tensor<1>,
     gradient: Tensor<1>,
     moments: &mut Moments,
-    decay: f64,
+    weight_decay: f64,
     step: &AdamwStep,
 ) -> Tensor<1> {
     #[cfg(feature = "flex")]
-    if crate::fused::is_fast(&weight) {
-        return fast::adamw(weight, gradient, moments, decay, step);
+    if crate::fused::is_flex_f32(&weight) {
+        return fast::adamw(weight, gradient, moments, weight_decay, step);
     }
-    reference(weight, gradient, moments, decay, step)
+    reference(weight, gradient, moments, weight_decay, step)
 }
 
 fn reference(
     weight: Tensor<1>,
     gradient: Tensor<1>,
     moments: &mut Moments,
-    decay: f64,
+    weight_decay: f64,
     step: &AdamwStep,
 ) -> Tensor<1> {
     let (beta1, beta2) = (step.beta1, step.beta2);
-    let number = step.number as f64;
-    let correction1 = 1.0 - beta1.powf(number);
-    let correction2 = (1.0 - beta2.powf(number)).sqrt();
+    let t = step.step as f64;
+    let correction1 = 1.0 - beta1.powf(t);
+    let correction2 = (1.0 - beta2.powf(t)).sqrt();
     let g = match step.gradient_scale {
         1.0 => gradient,
         scale => gradient * scale,
     };
-    let weight = weight * (1.0 - step.rate * decay);
+    let weight = weight * (1.0 - step.lr * weight_decay);
     let first = match moments.first.take() {
         Some(first) => first * beta1 + g.clone() * (1.0 - beta1),
         None => g.clone() * (1.0 - beta1),
@@ -71,7 +71,7 @@ fn reference(
         None => square * (1.0 - beta2),
     };
     let denominator = second.clone().sqrt() / correction2 + step.eps;
-    let weight = weight - first.clone() / denominator * (step.rate / correction1);
+    let weight = weight - first.clone() / denominator * (step.lr / correction1);
     moments.first = Some(first);
     moments.second = Some(second);
     weight
@@ -83,7 +83,7 @@ pub fn sum_of_squares<'a>(tensors: impl Iterator<Item = &'a Tensor<1>>) -> Optio
     #[cfg(feature = "flex")]
     if tensors
         .first()
-        .is_some_and(|first| crate::fused::is_fast(first))
+        .is_some_and(|first| crate::fused::is_flex_f32(first))
     {
         return Some(fast::sum_of_squares(&tensors));
     }
@@ -101,60 +101,63 @@ mod fast {
 
     use super::{AdamwStep, Moments};
     use crate::cpu::adamw::{Parameter, Step, step as run};
-    use crate::cpu::squares;
+    use crate::cpu::sum_of_squares;
     use crate::fused;
 
     pub(super) fn adamw(
         weight: Tensor<1>,
         gradient: Tensor<1>,
         moments: &mut Moments,
-        decay: f64,
+        weight_decay: f64,
         step: &AdamwStep,
     ) -> Tensor<1> {
         let shape = weight.dims();
-        let flat = |tensor: Tensor<1>| contiguous(tensor);
-        let zeros = || fused::tensor(fused::Buffer::zeros(shape[0]), shape);
+        let flat = |tensor: Tensor<1>| into_dense(tensor);
+        let zeros = || fused::from_buffer(fused::Buffer::zeros(shape[0]), shape);
         let (mut value, grad) = (flat(weight), flat(gradient));
-        let mut mean = moments.first.take().map_or_else(zeros, flat);
-        let mut square = moments.second.take().map_or_else(zeros, flat);
+        let mut first = moments.first.take().map_or_else(zeros, flat);
+        let mut second = moments.second.take().map_or_else(zeros, flat);
         let parameter = Parameter {
             value: value.storage_mut(),
             grad: fused::values(&grad),
-            mean: mean.storage_mut(),
-            square: square.storage_mut(),
-            decay,
+            first_moment: first.storage_mut(),
+            second_moment: second.storage_mut(),
+            weight_decay,
         };
         let settings = Step {
-            rate: step.rate,
+            lr: step.lr,
             beta1: step.beta1,
             beta2: step.beta2,
             eps: step.eps,
-            number: step.number,
+            step: step.step,
             grad_scale: step.gradient_scale,
         };
         run(vec![parameter], &settings);
-        moments.first = Some(Tensor::from_primitive::<Flex>(mean));
-        moments.second = Some(Tensor::from_primitive::<Flex>(square));
+        moments.first = Some(Tensor::from_primitive::<Flex>(first));
+        moments.second = Some(Tensor::from_primitive::<Flex>(second));
         Tensor::from_primitive::<Flex>(value)
     }
 
     pub(super) fn sum_of_squares(tensors: &[&Tensor<1>]) -> Tensor<1> {
-        let tensors: Vec<FlexTensor> = tensors.iter().map(|g| contiguous((*g).clone())).collect();
+        let tensors: Vec<FlexTensor> = tensors.iter().map(|g| into_dense((*g).clone())).collect();
         let slices: Vec<&[f32]> = tensors.iter().map(fused::values).collect();
-        let sum = squares::sum_of_squares(&slices);
-        Tensor::from_primitive::<Flex>(fused::tensor(fused::Buffer::of(&[sum as f32]), [1]))
+        let sum = sum_of_squares::sum_of_squares(&slices);
+        Tensor::from_primitive::<Flex>(fused::from_buffer(
+            fused::Buffer::from_slice(&[sum as f32]),
+            [1],
+        ))
     }
 
     /// The tensor as one run of numbers that is the whole of its buffer.
-    fn contiguous(tensor: Tensor<1>) -> FlexTensor {
+    fn into_dense(tensor: Tensor<1>) -> FlexTensor {
         let tensor = tensor.try_into_primitive::<Flex>();
         let tensor = tensor.unwrap_or_else(|e| unreachable!("parameters are plain: {e:?}"));
-        let whole = tensor.bytes().len() == 4 * tensor.layout().num_elements();
-        if tensor.is_contiguous() && whole {
+        let fills_buffer = tensor.bytes().len() == 4 * tensor.layout().num_elements();
+        if tensor.is_contiguous() && fills_buffer {
             return tensor;
         }
-        fused::tensor(
-            fused::Buffer::of(fused::values(&tensor.to_contiguous())),
+        fused::from_buffer(
+            fused::Buffer::from_slice(fused::values(&tensor.to_contiguous())),
             tensor.layout().shape().clone(),
         )
     }

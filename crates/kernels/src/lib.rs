@@ -26,35 +26,35 @@
 mod activation;
 mod adamw;
 mod attention;
-mod cache;
-#[allow(unsafe_code)] // Vector instructions and shared slices; each use says why it is sound.
+#[cfg(feature = "flex")]
+#[allow(unsafe_code)] // Exposes pooled memory as tensor storage; each use states why it is sound.
+mod buffer_pool;
+#[allow(unsafe_code)] // SIMD and shared slices; each use states why it is sound.
 pub mod cpu;
 mod cross_entropy;
 mod dropout;
 mod embedding;
 #[cfg(feature = "flex")]
 mod fused;
+mod kv_cache;
 mod linear;
+mod mask;
 mod norm;
-#[cfg(feature = "flex")]
-#[allow(unsafe_code)] // The memory of a tensor; each use says why it is sound.
-mod pool;
 mod quantized;
 pub mod reference;
 mod rng;
 mod rotary;
-mod sight;
 
 pub use activation::{Activation, activate, gate};
 pub use adamw::{AdamwStep, Moments, adamw, sum_of_squares};
 pub use attention::{AttentionDropout, AttentionOptions, attention};
-pub use cache::write_cache;
 pub use cross_entropy::{IGNORE, OutputLayer, OutputWeight, cross_entropy_sum};
 pub use dropout::{DropoutMask, dropout};
 pub use embedding::embed;
-pub use linear::{Precision, linear, linear_in, linear_table};
+pub use kv_cache::write_cache;
+pub use linear::{Precision, linear, linear_table, linear_with_precision};
+pub use mask::AttentionMask;
 pub use norm::{NormKind, normalize};
 pub use quantized::{Bits, QuantizedMatrix, embed_quantized, linear_quantized};
 pub use rng::CounterRng;
 pub use rotary::{RotaryTables, rotate};
-pub use sight::Sight;

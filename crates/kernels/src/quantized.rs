@@ -20,7 +20,7 @@ pub struct QuantizedMatrix(Arc<QuantMatrix>);
 impl QuantizedMatrix {
     /// Whether products on `device` read the integers as they are. Elsewhere each product widens them
     /// first: better do it once.
-    pub fn runs_on(device: &Device) -> bool {
+    pub fn has_native_kernel(device: &Device) -> bool {
         #[cfg(feature = "flex")]
         return *device == Device::flex();
         #[cfg(not(feature = "flex"))]
@@ -31,17 +31,17 @@ impl QuantizedMatrix {
     }
 
     /// Rounds `weight`, `[d_in, d_out]`.
-    pub fn of_weight(weight: Tensor<2>, bits: Bits) -> Self {
+    pub fn from_weight(weight: Tensor<2>, bits: Bits) -> Self {
         let [d_in, d_out] = weight.dims();
-        let values = floats(weight);
+        let values = to_f32_vec(weight);
         Self::new(MatRef::row_major(&values, d_in, d_out), bits)
     }
 
     /// Rounds the transpose of `table`, `[d_out, d_in]`, such as an embedding that serves as output
     /// layer.
-    pub fn of_table(table: Tensor<2>, bits: Bits) -> Self {
+    pub fn from_table(table: Tensor<2>, bits: Bits) -> Self {
         let [d_out, d_in] = table.dims();
-        let values = floats(table);
+        let values = to_f32_vec(table);
         Self::new(MatRef::row_major(&values, d_out, d_in).t(), bits)
     }
 
@@ -88,7 +88,7 @@ impl QuantizedMatrix {
 
     /// `y = x W + bias` for many rows: the integers are widened on the way.
     #[cfg(feature = "flex")]
-    pub(crate) fn multiply(&self, x: &[f32], rows: usize, bias: Option<&[f32]>, y: &mut [f32]) {
+    pub(crate) fn matmul(&self, x: &[f32], rows: usize, bias: Option<&[f32]>, y: &mut [f32]) {
         let [d_in, d_out] = self.shape();
         let options = GemmOptions {
             bias,
@@ -104,7 +104,7 @@ impl QuantizedMatrix {
     }
 
     /// The values that it stands for, `[d_in, d_out]` row by row.
-    pub fn values(&self) -> Vec<f32> {
+    pub fn dequantize(&self) -> Vec<f32> {
         let [d_in, d_out] = self.shape();
         (0..d_in)
             .flat_map(|i| (0..d_out).map(move |j| self.0.value(i, j)))
@@ -120,10 +120,10 @@ pub fn linear_quantized(
     bias: Option<Tensor<1>>,
 ) -> Tensor<3> {
     #[cfg(feature = "flex")]
-    if crate::fused::is_fast(&x) && !x.device().is_autodiff() {
+    if crate::fused::is_flex_f32(&x) && !x.device().is_autodiff() {
         return fast::linear(x, weight, bias);
     }
-    let data = TensorData::new(weight.values(), weight.shape());
+    let data = TensorData::new(weight.dequantize(), weight.shape());
     let weight = Tensor::from_data(data, &x.device());
     crate::reference::linear(x, weight, bias)
 }
@@ -139,7 +139,7 @@ pub fn embed_quantized(table: &QuantizedMatrix, ids: Tensor<2, Int>) -> Tensor<3
     Tensor::from_data(TensorData::new(values, [batch, seq, width]), &device)
 }
 
-fn floats(tensor: Tensor<2>) -> Vec<f32> {
+fn to_f32_vec(tensor: Tensor<2>) -> Vec<f32> {
     let values = tensor.into_data().convert::<f32>().try_into_vec();
     values.unwrap_or_else(|e| unreachable!("just converted: {e:?}"))
 }
@@ -153,7 +153,7 @@ mod fast {
     use crate::cpu::product::quant::matvec_quant;
     use crate::cpu::product::{MatMut, MatRef, MatvecOptions};
     use crate::fused::{self, Buffer};
-    use crate::linear::fast::FEW;
+    use crate::linear::fast::MATVEC_MAX_SEQ;
 
     pub(super) fn linear(
         x: Tensor<3>,
@@ -162,10 +162,10 @@ mod fast {
     ) -> Tensor<3> {
         let ([batch, seq, d_in], [_, d_out]) = (x.dims(), weight.shape());
         let rows = batch * seq;
-        let (x, bias) = (fused::plain(x), bias.map(fused::plain));
+        let (x, bias) = (fused::into_contiguous(x), bias.map(fused::into_contiguous));
         let mut y = Buffer::new(rows * d_out);
         let (values, bias) = (fused::values(&x), bias.as_ref().map(fused::values));
-        if seq <= FEW {
+        if seq <= MATVEC_MAX_SEQ {
             let x = MatRef::row_major(values, rows, d_in);
             let mut out = MatMut::row_major(&mut y, rows, d_out);
             let options = MatvecOptions {
@@ -174,8 +174,8 @@ mod fast {
             };
             matvec_quant(x, &weight.0, &mut out, &options);
         } else {
-            weight.multiply(values, rows, bias, &mut y);
+            weight.matmul(values, rows, bias, &mut y);
         }
-        Tensor::from_primitive::<Flex>(fused::tensor(y, [batch, seq, d_out]))
+        Tensor::from_primitive::<Flex>(fused::from_buffer(y, [batch, seq, d_out]))
     }
 }

@@ -21,7 +21,7 @@ pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tenso
 }
 
 /// See [`linear_in`](crate::linear_in()). In bf16 the device's own product also rounds its result.
-pub fn linear_in(
+pub fn linear_with_precision(
     precision: Precision,
     x: Tensor<3>,
     weight: Tensor<2>,
@@ -73,17 +73,17 @@ pub fn activate<const D: usize>(f: Activation, x: Tensor<D>) -> Tensor<D> {
 }
 
 /// See [`rotate`](crate::rotate()).
-pub fn rotate(x: Tensor<4>, tables: &RotaryTables, starts: &[usize]) -> Tensor<4> {
+pub fn rotate(x: Tensor<4>, tables: &RotaryTables, position_offsets: &[usize]) -> Tensor<4> {
     let [_, seq, _, head_dim] = x.dims();
     let device = x.device().without_autodiff();
     let dtype = x.dtype();
     let [cos, sin] = tables
-        .pick(starts, seq, &device)
+        .gather_rows(position_offsets, seq, &device)
         .map(|table| table.cast(dtype));
     let first = x.clone().narrow(3, 0, head_dim / 2);
     let second = x.clone().narrow(3, head_dim / 2, head_dim / 2);
-    let turned = Tensor::cat(vec![second.neg(), first], 3);
-    x * cos + turned * sin
+    let rotated_half = Tensor::cat(vec![second.neg(), first], 3);
+    x * cos + rotated_half * sin
 }
 
 /// See [`attention`](crate::attention()). `see` is shown the scores with the mask applied and the
@@ -91,7 +91,7 @@ pub fn rotate(x: Tensor<4>, tables: &RotaryTables, starts: &[usize]) -> Tensor<4
 pub fn attention(
     [q, k, v]: [Tensor<4>; 3],
     options: &AttentionOptions<'_>,
-    mut see: impl FnMut(Stage, &Tensor<4>),
+    mut probe: impl FnMut(Stage, &Tensor<4>),
 ) -> Tensor<4> {
     let ([batch, seq, n_heads, head_dim], [_, keys, n_kv_heads, _]) = (q.dims(), k.dims());
     // The query heads that share a key/value head stand one below the other, so that one product
@@ -107,17 +107,17 @@ pub fn attention(
         Some(cap) => soft_cap(scores, cap),
         None => scores,
     };
-    let scores = options.sight.limit(scores, options.window, options.alibi);
-    see(Stage::Scores, &scores);
+    let scores = options.mask.apply(scores, options.window, options.alibi);
+    probe(Stage::Scores, &scores);
     let pattern = softmax(scores, 3);
-    see(Stage::Pattern, &pattern);
+    probe(Stage::Pattern, &pattern);
     let pattern = match options.dropout {
         Some(mask) => dropout(
             pattern,
             DropoutMask {
                 rng: mask.rng,
                 rate: mask.rate,
-                first: mask.first_sequence * (n_heads * seq * keys) as u64,
+                offset: mask.first_sequence * (n_heads * seq * keys) as u64,
             },
         ),
         None => pattern,
@@ -132,25 +132,25 @@ pub fn attention(
 /// If there are not `n` targets.
 pub fn cross_entropy_sum(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
     let [n, _] = logits.dims();
-    assert_eq!(targets.len(), n, "one target for each place");
+    assert_eq!(targets.len(), n, "one target for each position");
     let device = logits.device().without_autodiff();
-    let counts = |target: &u32| *target != IGNORE;
+    let is_counted = |target: &u32| *target != IGNORE;
     let ids: Vec<i32> = targets
         .iter()
-        .map(|t| if counts(t) { *t as i32 } else { 0 })
+        .map(|t| if is_counted(t) { *t as i32 } else { 0 })
         .collect();
     let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [n, 1]), &device);
-    let chosen = log_softmax(logits, 1).gather(1, ids); // [n, 1]
-    if targets.iter().all(counts) {
-        return chosen.sum().neg();
+    let log_probs = log_softmax(logits, 1).gather(1, ids); // [n, 1]
+    if targets.iter().all(is_counted) {
+        return log_probs.sum().neg();
     }
     let weights: Vec<f32> = targets
         .iter()
-        .map(|t| f32::from(u8::from(counts(t))))
+        .map(|t| f32::from(u8::from(is_counted(t))))
         .collect();
     let weights = Tensor::<2>::from_data(TensorData::new(weights, [n, 1]), &device);
-    let dtype = chosen.dtype();
-    (chosen * weights.cast(dtype)).sum().neg()
+    let dtype = log_probs.dtype();
+    (log_probs * weights.cast(dtype)).sum().neg()
 }
 
 /// `cap * tanh(x / cap)`.

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn normal_numbers_have_mean_zero_and_variance_one() {
+    fn normal_has_mean_zero_and_variance_one() {
         let rng = CounterRng::new(3).named("test");
         let n = 100_000;
         let (mut sum, mut squares) = (0.0, 0.0);
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_differ_and_repeat() {
+    fn streams_are_distinct_and_reproducible() {
         let rng = CounterRng::new(3);
         assert_eq!(rng.stream(1).at(5), rng.stream(1).at(5));
         assert_ne!(rng.stream(1).at(5), rng.stream(2).at(5));

@@ -5,7 +5,7 @@ mod fast;
 
 use burn::tensor::Tensor;
 
-use crate::{CounterRng, Sight};
+use crate::{AttentionMask, CounterRng};
 
 /// How queries see keys.
 #[derive(Clone, Copy, Debug)]
@@ -15,7 +15,7 @@ pub struct AttentionOptions<'a> {
     /// Squashes the scaled similarities into (-c, c) by `c * tanh(scores / c)`.
     pub soft_cap: Option<f64>,
     /// Where the tokens stand.
-    pub sight: &'a Sight,
+    pub mask: &'a AttentionMask,
     /// Keys that a query sees at most, itself included.
     pub window: Option<usize>,
     /// For each head the slope of ALiBi's bias `-slope * distance`; empty for none.
@@ -52,7 +52,7 @@ pub enum Stage {
 /// body never stores the scores (Dao et al. 2022, arXiv 2205.14135).
 pub fn attention(qkv: [Tensor<4>; 3], options: &AttentionOptions<'_>) -> Tensor<4> {
     #[cfg(feature = "flex")]
-    if crate::fused::is_fast(&qkv[0]) {
+    if crate::fused::is_flex_f32(&qkv[0]) {
         return fast::attention(qkv, options);
     }
     crate::reference::attention(qkv, options, |_, _| {})

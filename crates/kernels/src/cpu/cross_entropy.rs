@@ -4,10 +4,10 @@ use pulp::Simd;
 
 use super::math::{exp, soft_cap};
 use super::par::{self, Shared};
-use super::simd::{Ops, clear_beyond, dispatch, fill_beyond, for_lanes, load_part, store_part};
+use super::simd::{Ops, dispatch, fill_tail, for_lanes, load_part, store_part, zero_tail};
 
 /// The target of rows that do not count.
-pub const IGNORED: u32 = u32::MAX;
+pub const IGNORE: u32 = u32::MAX;
 
 /// What is to be predicted.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +22,7 @@ pub struct Task<'a> {
 
 /// What is known of each row afterwards; both are 0 for ignored rows.
 #[derive(Debug)]
-pub struct RowResults<'a> {
+pub struct RowLosses<'a> {
     /// Minus the log of the right word's percentage.
     pub loss: &'a mut [f32],
     /// Log of the sum of exponentials.
@@ -30,8 +30,8 @@ pub struct RowResults<'a> {
 }
 
 /// The sum of all rows' losses.
-pub fn forward(task: &Task<'_>, logits: &[f32], results: RowResults<'_>) -> f64 {
-    run(task, Shared::read_only(logits), logits.len(), None, results)
+pub fn forward(task: &Task<'_>, logits: &[f32], losses: RowLosses<'_>) -> f64 {
+    run(task, Shared::read_only(logits), logits.len(), None, losses)
 }
 
 /// The sum of all rows' losses; `grad` becomes its gradient times `scale`.
@@ -40,11 +40,11 @@ pub fn forward_backward(
     logits: &[f32],
     scale: f32,
     grad: &mut [f32],
-    results: RowResults<'_>,
+    losses: RowLosses<'_>,
 ) -> f64 {
     assert_eq!(logits.len(), grad.len());
     let grad = Some((Shared::new(grad), scale));
-    run(task, Shared::read_only(logits), logits.len(), grad, results)
+    run(task, Shared::read_only(logits), logits.len(), grad, losses)
 }
 
 /// Like [`forward_backward`], with the gradient in the logits' place.
@@ -52,11 +52,11 @@ pub fn forward_backward_in_place(
     task: &Task<'_>,
     logits: &mut [f32],
     scale: f32,
-    results: RowResults<'_>,
+    losses: RowLosses<'_>,
 ) -> f64 {
     let len = logits.len();
     let logits = Shared::new(logits);
-    run(task, logits, len, Some((logits, scale)), results)
+    run(task, logits, len, Some((logits, scale)), losses)
 }
 
 fn run(
@@ -64,13 +64,13 @@ fn run(
     logits: Shared<f32>,
     len: usize,
     grad: Option<(Shared<f32>, f32)>,
-    results: RowResults<'_>,
+    losses: RowLosses<'_>,
 ) -> f64 {
     let (rows, vocab) = (task.targets.len(), task.vocab);
-    assert!(len == rows * vocab && results.loss.len() == rows && results.lse.len() == rows);
-    let known = |target: &u32| *target == IGNORED || (*target as usize) < vocab;
-    assert!(task.targets.iter().all(known), "targets are words");
-    let (loss_at, lse_at) = (Shared::new(results.loss), Shared::new(results.lse));
+    assert!(len == rows * vocab && losses.loss.len() == rows && losses.lse.len() == rows);
+    let is_valid = |target: &u32| *target == IGNORE || (*target as usize) < vocab;
+    assert!(task.targets.iter().all(is_valid), "target id out of range");
+    let (loss_at, lse_at) = (Shared::new(losses.loss), Shared::new(losses.lse));
     par::for_each(rows, vocab * 4, |row| {
         // SAFETY: rows do not overlap; nothing is written to the logits unless they are `grad`.
         unsafe {
@@ -85,8 +85,8 @@ fn run(
         }
     });
     // SAFETY: all threads are done.
-    let losses = unsafe { loss_at.slice(0, rows) };
-    losses.iter().map(|loss| f64::from(*loss)).sum()
+    let row_losses = unsafe { loss_at.slice(0, rows) };
+    row_losses.iter().map(|loss| f64::from(*loss)).sum()
 }
 
 /// One row.
@@ -101,7 +101,7 @@ dispatch!(fn run_row(row: &Row, grad: Option<(*mut f32, f32)>) -> (f32, f32) => 
 
 #[inline(always)]
 fn body<S: Simd>(s: S, row: &Row, grad: Option<(*mut f32, f32)>) -> (f32, f32) {
-    if row.target == IGNORED {
+    if row.target == IGNORE {
         if let Some((grad, _)) = grad {
             // SAFETY: the gradient has `vocab` numbers.
             unsafe { grad.write_bytes(0, row.vocab) };
@@ -110,39 +110,39 @@ fn body<S: Simd>(s: S, row: &Row, grad: Option<(*mut f32, f32)>) -> (f32, f32) {
     }
     let target = row.target as usize;
     // SAFETY: the target is below `vocab`. Read before the gradient may take its place.
-    let logit = capped_number(unsafe { *row.x.add(target) }, row.cap);
+    let logit = soft_cap_scalar(unsafe { *row.x.add(target) }, row.cap);
     // SAFETY: rows have `vocab` numbers, the gradient too.
     unsafe {
-        let (highest, sum) = match (row.cap, grad) {
-            (Some(cap), Some((grad, _))) => capped_copy(s, row, cap, grad),
-            (Some(cap), None) => capped_sums(s, row, cap),
-            (None, grad) => sums(s, row.x, row.vocab, grad.map(|(grad, _)| grad)),
+        let (row_max, sum) = match (row.cap, grad) {
+            (Some(cap), Some((grad, _))) => store_capped(s, row, cap, grad),
+            (Some(cap), None) => capped_exp_sum(s, row, cap),
+            (None, grad) => exp_sum(s, row.x, row.vocab, grad.map(|(grad, _)| grad)),
         };
         if let Some((grad, scale)) = grad {
             match row.cap {
-                Some(cap) => capped_gradient(s, grad, row.vocab, (highest, scale / sum), cap),
-                None => multiply(s, grad, row.vocab, scale / sum),
+                Some(cap) => capped_gradient(s, grad, row.vocab, (row_max, scale / sum), cap),
+                None => scale_row(s, grad, row.vocab, scale / sum),
             }
-            let slope = row
+            let derivative = row
                 .cap
                 .map_or(1.0, |cap| 1.0 - (logit / cap) * (logit / cap));
-            *grad.add(target) -= scale * slope;
+            *grad.add(target) -= scale * derivative;
         }
-        let lse = highest + sum.ln();
+        let lse = row_max + sum.ln();
         (lse - logit, lse)
     }
 }
 
-fn capped_number(x: f32, cap: Option<f32>) -> f32 {
+fn soft_cap_scalar(x: f32, cap: Option<f32>) -> f32 {
     cap.map_or(x, |cap| cap * (x / cap).tanh())
 }
 
 /// The highest number and the sum of exponentials relative to it, which go to `out`.
 #[inline(always)]
-unsafe fn sums<S: Simd>(s: S, x: *const f32, len: usize, out: Option<*mut f32>) -> (f32, f32) {
+unsafe fn exp_sum<S: Simd>(s: S, x: *const f32, len: usize, out: Option<*mut f32>) -> (f32, f32) {
     // SAFETY: the caller's promise.
-    let highest = unsafe { highest(s, x, len) };
-    let base = s.splat_f32s(highest);
+    let row_max = unsafe { row_max(s, x, len) };
+    let base = s.splat_f32s(row_max);
     let mut total = 0.0;
     for first in (0..len).step_by(BLOCK) {
         let mut sum = s.zero();
@@ -153,21 +153,21 @@ unsafe fn sums<S: Simd>(s: S, x: *const f32, len: usize, out: Option<*mut f32>) 
                 if let Some(out) = out {
                     store_part(s, out, first + at, part, e);
                 }
-                sum = s.add_f32s(sum, clear_beyond(s, e, part));
+                sum = s.add_f32s(sum, zero_tail(s, e, part));
             }
         });
         total += f64::from(s.reduce_sum_f32s(sum));
     }
-    (highest, total as f32)
+    (row_max, total as f32)
 }
 
 /// `sums` of the capped logits.
 #[inline(always)]
-unsafe fn capped_sums<S: Simd>(s: S, row: &Row, cap: f32) -> (f32, f32) {
+unsafe fn capped_exp_sum<S: Simd>(s: S, row: &Row, cap: f32) -> (f32, f32) {
     // The cap is monotonous: the highest logit stays the highest.
     // SAFETY: the caller's promise.
-    let highest = capped_number(unsafe { highest(s, row.x, row.vocab) }, Some(cap));
-    let base = s.splat_f32s(highest);
+    let row_max = soft_cap_scalar(unsafe { row_max(s, row.x, row.vocab) }, Some(cap));
+    let base = s.splat_f32s(row_max);
     let mut total = 0.0;
     for first in (0..row.vocab).step_by(BLOCK) {
         let mut sum = s.zero();
@@ -175,16 +175,16 @@ unsafe fn capped_sums<S: Simd>(s: S, row: &Row, cap: f32) -> (f32, f32) {
             // SAFETY: the caller's promise.
             let y = soft_cap(s, unsafe { load_part(s, row.x, first + at, part) }, cap);
             let e = exp(s, s.sub_f32s(y, base));
-            sum = s.add_f32s(sum, clear_beyond(s, e, part));
+            sum = s.add_f32s(sum, zero_tail(s, e, part));
         });
         total += f64::from(s.reduce_sum_f32s(sum));
     }
-    (highest, total as f32)
+    (row_max, total as f32)
 }
 
 /// `sums` of the capped logits, which go to `out`.
 #[inline(always)]
-unsafe fn capped_copy<S: Simd>(s: S, row: &Row, cap: f32, out: *mut f32) -> (f32, f32) {
+unsafe fn store_capped<S: Simd>(s: S, row: &Row, cap: f32, out: *mut f32) -> (f32, f32) {
     for_lanes!(s, row.vocab, |at, part| {
         // SAFETY: the caller's promise.
         unsafe {
@@ -193,7 +193,7 @@ unsafe fn capped_copy<S: Simd>(s: S, row: &Row, cap: f32, out: *mut f32) -> (f32
         }
     });
     // SAFETY: the caller's promise.
-    unsafe { sums(s, out, row.vocab, None) }
+    unsafe { exp_sum(s, out, row.vocab, None) }
 }
 
 /// Capped logits y to `e^(y - highest) * factor * (1 - (y / cap)^2)`.
@@ -202,24 +202,24 @@ unsafe fn capped_gradient<S: Simd>(
     s: S,
     y: *mut f32,
     len: usize,
-    (highest, factor): (f32, f32),
+    (row_max, factor): (f32, f32),
     cap: f32,
 ) {
     for_lanes!(s, len, |at, part| {
         // SAFETY: the caller's promise.
         unsafe {
             let value = load_part(s, y, at, part);
-            let e = exp(s, s.sub_f32s(value, s.splat_f32s(highest)));
+            let e = exp(s, s.sub_f32s(value, s.splat_f32s(row_max)));
             let t = s.mul_f32s(value, s.splat_f32s(1.0 / cap));
-            let slope = s.sub_f32s(s.splat_f32s(1.0), s.mul_f32s(t, t));
-            let grad = s.mul_f32s(s.mul_f32s(e, s.splat_f32s(factor)), slope);
+            let derivative = s.sub_f32s(s.splat_f32s(1.0), s.mul_f32s(t, t));
+            let grad = s.mul_f32s(s.mul_f32s(e, s.splat_f32s(factor)), derivative);
             store_part(s, y, at, part, grad);
         }
     });
 }
 
 #[inline(always)]
-unsafe fn multiply<S: Simd>(s: S, x: *mut f32, len: usize, factor: f32) {
+unsafe fn scale_row<S: Simd>(s: S, x: *mut f32, len: usize, factor: f32) {
     for_lanes!(s, len, |at, part| {
         // SAFETY: the caller's promise.
         unsafe {
@@ -233,13 +233,13 @@ unsafe fn multiply<S: Simd>(s: S, x: *mut f32, len: usize, factor: f32) {
 const BLOCK: usize = 4096;
 
 #[inline(always)]
-unsafe fn highest<S: Simd>(s: S, x: *const f32, len: usize) -> f32 {
+unsafe fn row_max<S: Simd>(s: S, x: *const f32, len: usize) -> f32 {
     let lowest = s.splat_f32s(f32::NEG_INFINITY);
-    let mut highest = lowest;
+    let mut row_max = lowest;
     for_lanes!(s, len, |at, part| {
         // SAFETY: the caller's promise.
         let x = unsafe { load_part(s, x, at, part) };
-        highest = s.max_f32s(highest, fill_beyond(s, x, lowest, part));
+        row_max = s.max_f32s(row_max, fill_tail(s, x, lowest, part));
     });
-    s.reduce_max_f32s(highest)
+    s.reduce_max_f32s(row_max)
 }

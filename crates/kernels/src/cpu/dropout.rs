@@ -25,33 +25,39 @@ impl Mask {
     }
 
     /// The factor on what is kept.
-    pub(crate) fn keep(&self) -> f32 {
+    pub(crate) fn scale(&self) -> f32 {
         (1.0 / (1.0 - self.rate)) as f32
     }
 }
 
 /// `out = x * mask`, with the mask of the places from `first` on. Forward and backward alike.
-pub fn apply(mask: Mask, first: u64, x: &[f32], out: &mut [f32]) {
+pub fn apply(mask: Mask, offset: u64, x: &[f32], out: &mut [f32]) {
     assert_eq!(x.len(), out.len());
-    run(mask, first, Shared::read_only(x), Shared::new(out), x.len());
+    run(
+        mask,
+        offset,
+        Shared::read_only(x),
+        Shared::new(out),
+        x.len(),
+    );
 }
 
 /// `x *= mask`, with the mask of the places from `first` on.
-pub fn apply_in_place(mask: Mask, first: u64, x: &mut [f32]) {
+pub fn apply_in_place(mask: Mask, offset: u64, x: &mut [f32]) {
     let len = x.len();
     let x = Shared::new(x);
-    run(mask, first, x, x, len);
+    run(mask, offset, x, x, len);
 }
 
-fn run(mask: Mask, first: u64, x: Shared<f32>, out: Shared<f32>, len: usize) {
-    par::chunks(len, out.start(), |at, n| {
+fn run(mask: Mask, offset: u64, x: Shared<f32>, out: Shared<f32>, len: usize) {
+    par::for_each_chunk(len, out.as_ptr(), |at, n| {
         // SAFETY: chunks lie in both arrays and do not overlap; nothing is written through `x`
         // unless it is `out`.
-        unsafe { chunk(mask, first + at as u64, x.at(at), out.at(at), n) };
+        unsafe { chunk(mask, offset + at as u64, x.at(at), out.at(at), n) };
     });
 }
 
-dispatch!(fn chunk(mask: Mask, first: u64, x: *const f32, out: *mut f32, len: usize) => chunk_body);
+dispatch!(fn chunk(mask: Mask, offset: u64, x: *const f32, out: *mut f32, len: usize) => chunk_body);
 
 /// Random draws made at once; each serves two places.
 const DRAWS: usize = 32;
@@ -65,14 +71,14 @@ pub(crate) fn mix(mut z: u64) -> u64 {
 }
 
 #[inline(always)]
-fn chunk_body<S: Simd>(s: S, mask: Mask, first: u64, x: *const f32, out: *mut f32, len: usize) {
-    let (threshold, keep) = (mask.threshold(), mask.keep());
-    let mut draw = first / 2;
+fn chunk_body<S: Simd>(s: S, mask: Mask, offset: u64, x: *const f32, out: *mut f32, len: usize) {
+    let (threshold, scale) = (mask.threshold(), mask.scale());
+    let mut draw = offset / 2;
     let mut start = 0;
     // An odd place is the second of its draw.
-    let mut skip = (first % 2) as usize;
+    let mut skip = (offset % 2) as usize;
     while start < len {
-        let factors = factors(mask.key, draw, threshold, keep);
+        let factors = factors(mask.key, draw, threshold, scale);
         let n = (2 * DRAWS - skip).min(len - start);
         for_lanes!(s, n, |at, part| {
             // SAFETY: `start + at` stays below the length of both arrays.
@@ -90,7 +96,7 @@ fn chunk_body<S: Simd>(s: S, mask: Mask, first: u64, x: *const f32, out: *mut f3
 ///
 /// Plain loops over arrays: compilers use the 64-bit multiplies of AVX-512 or emulate them.
 #[inline(always)]
-fn factors(key: u64, draw: u64, threshold: u32, keep: f32) -> [f32; 2 * DRAWS] {
+fn factors(key: u64, draw: u64, threshold: u32, scale: f32) -> [f32; 2 * DRAWS] {
     let base = key.wrapping_add(draw.wrapping_add(1).wrapping_mul(GOLDEN));
     let mut bits = [0; DRAWS];
     for (i, bits) in bits.iter_mut().enumerate() {
@@ -98,11 +104,15 @@ fn factors(key: u64, draw: u64, threshold: u32, keep: f32) -> [f32; 2 * DRAWS] {
     }
     let mut factors = [0.0; 2 * DRAWS];
     for (pair, bits) in factors.as_chunks_mut::<2>().0.iter_mut().zip(bits) {
-        pair[0] = if (bits as u32) < threshold { 0.0 } else { keep };
+        pair[0] = if (bits as u32) < threshold {
+            0.0
+        } else {
+            scale
+        };
         pair[1] = if ((bits >> 32) as u32) < threshold {
             0.0
         } else {
-            keep
+            scale
         };
     }
     factors

@@ -9,7 +9,7 @@ use super::simd::{Ops, dispatch, for_lanes, load_part, store_part};
 pub fn add(a: &[f32], b: &[f32], out: &mut [f32]) {
     assert!(a.len() == out.len() && b.len() == out.len());
     let out_at = Shared::new(out);
-    par::chunks(a.len(), out_at.start(), |at, n| {
+    par::for_each_chunk(a.len(), out_at.as_ptr(), |at, n| {
         // SAFETY: chunks do not overlap.
         let out = unsafe { out_at.slice(at, n) };
         add_chunk(&a[at..at + n], &b[at..at + n], out);
@@ -20,7 +20,7 @@ pub fn add(a: &[f32], b: &[f32], out: &mut [f32]) {
 pub fn add_scaled(y: &mut [f32], alpha: f32, x: &[f32]) {
     assert_eq!(x.len(), y.len());
     let y_at = Shared::new(y);
-    par::chunks(x.len(), y_at.start(), |at, n| {
+    par::for_each_chunk(x.len(), y_at.as_ptr(), |at, n| {
         // SAFETY: chunks do not overlap.
         let y = unsafe { y_at.slice(at, n) };
         add_scaled_chunk(y, alpha, &x[at..at + n]);
@@ -31,7 +31,7 @@ pub fn add_scaled(y: &mut [f32], alpha: f32, x: &[f32]) {
 pub fn scale(x: &mut [f32], alpha: f32) {
     let len = x.len();
     let x_at = Shared::new(x);
-    par::chunks(len, x_at.start(), |at, n| {
+    par::for_each_chunk(len, x_at.as_ptr(), |at, n| {
         // SAFETY: chunks do not overlap.
         let x = unsafe { x_at.slice(at, n) };
         // Plain code: compilers turn it into what the memory allows.
@@ -49,7 +49,7 @@ pub fn add_bias(x: &mut [f32], bias: &[f32]) {
     };
     assert_eq!(rows * width, x.len());
     let x_at = Shared::new(x);
-    par::row_groups(rows, width, |first, count| {
+    par::for_each_row_group(rows, width, |first, count| {
         for row in first..first + count {
             // SAFETY: row groups do not overlap.
             let x = unsafe { x_at.slice(row * width, width) };

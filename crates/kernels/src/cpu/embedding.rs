@@ -10,7 +10,7 @@ pub fn gather(table: &[f32], width: usize, ids: &[u32], out: &mut [f32]) {
     assert_eq!(out.len(), ids.len() * width);
     check(table.len(), width, ids);
     let out = Shared::new(out);
-    par::row_groups(ids.len(), width, |first, count| {
+    par::for_each_row_group(ids.len(), width, |first, count| {
         for (row, id) in (first..).zip(&ids[first..first + count]) {
             let from = *id as usize * width;
             // SAFETY: rows do not overlap.
@@ -32,8 +32,8 @@ pub fn scatter_add(grad: &[f32], width: usize, ids: &[u32], table_grad: &mut [f3
     par::for_each(
         width.div_ceil(COLUMNS),
         ids.len() * COLUMNS.min(width),
-        |unit| {
-            let first = unit * COLUMNS;
+        |task| {
+            let first = task * COLUMNS;
             let columns = COLUMNS.min(width - first);
             // SAFETY: ids are checked, and units have columns of their own.
             unsafe {
@@ -53,7 +53,7 @@ fn check(table_len: usize, width: usize, ids: &[u32]) {
     let rows = table_len / width;
     assert!(
         ids.iter().all(|id| (*id as usize) < rows),
-        "ids are rows of the table"
+        "token id out of range"
     );
 }
 

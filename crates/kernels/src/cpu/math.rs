@@ -12,8 +12,8 @@ const ROUND: f32 = 12_582_912.0;
 /// `2^x`; 0 below 2^-126, and x is cut off at 127.999.
 #[inline(always)]
 pub(crate) fn exp2<S: Simd>(s: S, x: S::f32s) -> S::f32s {
-    let tiny = s.less_than_f32s(x, s.splat_f32s(-126.0));
-    let x = at_most(s, x, 127.999);
+    let underflow = s.less_than_f32s(x, s.splat_f32s(-126.0));
+    let x = min_or_nan(s, x, 127.999);
     let shifted = s.add_f32s(x, s.splat_f32s(ROUND));
     let f = s.sub_f32s(x, s.sub_f32s(shifted, s.splat_f32s(ROUND)));
     // Minimax polynomial of 2^f on [-0.5, 0.5].
@@ -24,14 +24,14 @@ pub(crate) fn exp2<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     let p = s.horner(p, f, 2.402_264_8e-1);
     let p = s.horner(p, f, 6.931_472e-1);
     let p = s.horner(p, f, 1.0);
-    s.select_f32s(tiny, s.zero(), scale(s, p, shifted))
+    s.select_f32s(underflow, s.zero(), scale_by_pow2(s, p, shifted))
 }
 
 /// `e^x`; 0 below `e^-87.33`, and x is cut off at 88.72.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(s: S, x: S::f32s) -> S::f32s {
-    let tiny = s.less_than_f32s(x, s.splat_f32s(-87.336_54));
-    let x = at_most(s, x, 88.722_83);
+    let underflow = s.less_than_f32s(x, s.splat_f32s(-87.336_54));
+    let x = min_or_nan(s, x, 88.722_83);
     let shifted = s.fma(
         x,
         s.splat_f32s(std::f32::consts::LOG2_E),
@@ -48,12 +48,12 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     let p = s.horner(p, r, 1.666_666_5e-1);
     let p = s.horner(p, r, 0.5);
     let p = s.fma(p, s.mul_f32s(r, r), s.add_f32s(r, s.splat_f32s(1.0)));
-    s.select_f32s(tiny, s.zero(), scale(s, p, shifted))
+    s.select_f32s(underflow, s.zero(), scale_by_pow2(s, p, shifted))
 }
 
 /// The smaller of x and `limit`, and NaN for NaN.
 #[inline(always)]
-fn at_most<S: Simd>(s: S, x: S::f32s, limit: f32) -> S::f32s {
+fn min_or_nan<S: Simd>(s: S, x: S::f32s, limit: f32) -> S::f32s {
     let limit = s.splat_f32s(limit);
     if S::IS_SCALAR {
         return s.select_f32s(s.greater_than_f32s(x, limit), limit, x);
@@ -65,7 +65,7 @@ fn at_most<S: Simd>(s: S, x: S::f32s, limit: f32) -> S::f32s {
 /// `p * 2^n`, where n stands in the low bits of `shifted`: added straight to p's exponent, so the
 /// result must be a normal number.
 #[inline(always)]
-fn scale<S: Simd>(s: S, p: S::f32s, shifted: S::f32s) -> S::f32s {
+fn scale_by_pow2<S: Simd>(s: S, p: S::f32s, shifted: S::f32s) -> S::f32s {
     let n = s.wrapping_dyn_shl_u32s(s.transmute_u32s_f32s(shifted), s.splat_u32s(23));
     s.transmute_f32s_u32s(s.add_u32s(s.transmute_u32s_f32s(p), n))
 }
@@ -73,9 +73,9 @@ fn scale<S: Simd>(s: S, p: S::f32s, shifted: S::f32s) -> S::f32s {
 /// Hyperbolic tangent.
 #[inline(always)]
 pub(crate) fn tanh<S: Simd>(s: S, x: S::f32s) -> S::f32s {
-    let size = s.abs_f32s(x);
+    let abs = s.abs_f32s(x);
     // 1 - 2 / (e^2x + 1) loses bits near 0, where a polynomial takes its place (Cephes).
-    let e = exp(s, s.add_f32s(size, size));
+    let e = exp(s, s.add_f32s(abs, abs));
     let one = s.splat_f32s(1.0);
     let far = s.sub_f32s(one, s.div_f32s(s.splat_f32s(2.0), s.add_f32s(e, one)));
     let z = s.mul_f32s(x, x);
@@ -85,7 +85,7 @@ pub(crate) fn tanh<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     let p = s.horner(p, z, 1.333_144_2e-1);
     let p = s.horner(p, z, -3.333_328e-1);
     let near = s.fma(s.mul_f32s(p, z), x, x);
-    let small = s.less_than_f32s(size, s.splat_f32s(0.625));
+    let small = s.less_than_f32s(abs, s.splat_f32s(0.625));
     s.select_f32s(small, near, copy_sign(s, far, x))
 }
 
@@ -101,11 +101,11 @@ pub(crate) fn soft_cap<S: Simd>(s: S, x: S::f32s, cap: f32) -> S::f32s {
 /// `e^(-size^2 / 2)` times a polynomial in `1 / (1 + c size)`, the form of Abramowitz and Stegun
 /// 7.1.26, fitted anew so that `size` times the error stays below 1e-7 (most of it rounding).
 #[inline(always)]
-pub(crate) fn normal_tail<S: Simd>(s: S, size: S::f32s) -> (S::f32s, S::f32s) {
-    let u = s.fma(size, s.splat_f32s(0.28), s.splat_f32s(1.0));
+pub(crate) fn normal_tail<S: Simd>(s: S, abs: S::f32s) -> (S::f32s, S::f32s) {
+    let u = s.fma(abs, s.splat_f32s(0.28), s.splat_f32s(1.0));
     let u = s.div_f32s(s.splat_f32s(1.0), u);
-    let square = s.mul_f32s(size, size);
-    let bell = exp2(
+    let square = s.mul_f32s(abs, abs);
+    let gaussian = exp2(
         s,
         s.mul_f32s(square, s.splat_f32s(-0.5 * std::f32::consts::LOG2_E)),
     );
@@ -115,7 +115,7 @@ pub(crate) fn normal_tail<S: Simd>(s: S, size: S::f32s) -> (S::f32s, S::f32s) {
     let p = s.horner(p, u, 0.275_659_47);
     let p = s.horner(p, u, 0.064_767_27);
     let p = s.horner(p, u, 0.116_959_125);
-    (s.mul_f32s(s.mul_f32s(p, u), bell), bell)
+    (s.mul_f32s(s.mul_f32s(p, u), gaussian), gaussian)
 }
 
 /// `1 / (1 + e^-x)`.
@@ -127,9 +127,12 @@ pub(crate) fn sigmoid<S: Simd>(s: S, x: S::f32s) -> S::f32s {
 
 /// `size` (not negative) with the sign of `of`.
 #[inline(always)]
-fn copy_sign<S: Simd>(s: S, size: S::f32s, of: S::f32s) -> S::f32s {
-    let sign = s.and_u32s(s.transmute_u32s_f32s(of), s.splat_u32s(0x8000_0000));
-    s.transmute_f32s_u32s(s.or_u32s(s.transmute_u32s_f32s(size), sign))
+fn copy_sign<S: Simd>(s: S, magnitude: S::f32s, sign_source: S::f32s) -> S::f32s {
+    let sign = s.and_u32s(
+        s.transmute_u32s_f32s(sign_source),
+        s.splat_u32s(0x8000_0000),
+    );
+    s.transmute_f32s_u32s(s.or_u32s(s.transmute_u32s_f32s(magnitude), sign))
 }
 
 #[cfg(test)]
@@ -161,7 +164,7 @@ mod tests {
     }
 
     /// Largest error over `[low, high]` in units in the last place.
-    fn worst(f: u8, low: f32, high: f32, want: impl Fn(f64) -> f64) -> f64 {
+    fn max_ulp_error(f: u8, low: f32, high: f32, want: impl Fn(f64) -> f64) -> f64 {
         let x: Vec<f32> = (0..=200_000)
             .map(|i| low + (high - low) * (i as f32 / 200_000.0))
             .collect();
@@ -169,67 +172,67 @@ mod tests {
         map(f, &mut y);
         let error = |(x, y): (&f32, &f32)| {
             let want = want(f64::from(*x));
-            let size = (want.abs() as f32).max(f32::MIN_POSITIVE);
-            let ulp = f64::from(f32::from_bits(size.to_bits() + 1) - size);
+            let magnitude = (want.abs() as f32).max(f32::MIN_POSITIVE);
+            let ulp = f64::from(f32::from_bits(magnitude.to_bits() + 1) - magnitude);
             (f64::from(*y) - want).abs() / ulp
         };
         x.iter().zip(&y).map(error).fold(0.0, f64::max)
     }
 
     /// `Phi(-x)` by numerical integration of the bell curve.
-    fn tail64(x: f64) -> f64 {
+    fn normal_tail_f64(x: f64) -> f64 {
         let steps = 2000;
         let h = x / f64::from(steps);
-        let bell = |x: f64| (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt();
+        let density = |x: f64| (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt();
         let inner: f64 = (1..steps)
-            .map(|i| bell(f64::from(i) * h) * if i % 2 == 1 { 4.0 } else { 2.0 })
+            .map(|i| density(f64::from(i) * h) * if i % 2 == 1 { 4.0 } else { 2.0 })
             .sum();
-        0.5 - h / 3.0 * (bell(0.0) + inner + bell(x))
+        0.5 - h / 3.0 * (density(0.0) + inner + density(x))
     }
 
     #[test]
-    fn functions_are_good_to_the_last_bits() {
+    fn functions_are_accurate_to_a_few_ulp() {
         let errors = [
-            worst(0, -125.9, 127.9, f64::exp2),
-            worst(0, -1.0, 1.0, f64::exp2),
-            worst(1, -87.3, 88.7, f64::exp),
-            worst(1, -1.0, 1.0, f64::exp),
-            worst(2, -10.0, 10.0, f64::tanh),
-            worst(2, -1.0, 1.0, f64::tanh),
+            max_ulp_error(0, -125.9, 127.9, f64::exp2),
+            max_ulp_error(0, -1.0, 1.0, f64::exp2),
+            max_ulp_error(1, -87.3, 88.7, f64::exp),
+            max_ulp_error(1, -1.0, 1.0, f64::exp),
+            max_ulp_error(2, -10.0, 10.0, f64::tanh),
+            max_ulp_error(2, -1.0, 1.0, f64::tanh),
         ];
         assert!(errors.iter().all(|error| *error <= 2.0), "{errors:?}");
         // The rounded sum and quotient come on top of the exponential.
-        let error = worst(4, -80.0, 80.0, |x| 1.0 / (1.0 + (-x).exp()));
+        let error = max_ulp_error(4, -80.0, 80.0, |x| 1.0 / (1.0 + (-x).exp()));
         assert!(error <= 3.5, "{error}");
     }
 
     #[test]
-    fn the_normal_tail_is_good_to_1e_7() {
+    fn normal_tail_is_accurate_to_1e_7() {
         for i in 0..700 {
             let x = i as f32 / 100.0;
             let mut y = [x; 17];
             map(3, &mut y);
-            let error = (f64::from(y[0]) - tail64(f64::from(x))).abs();
+            let error = (f64::from(y[0]) - normal_tail_f64(f64::from(x))).abs();
             assert!(error * f64::from(x.max(1.0)) < 1.2e-7, "{x}: {error:e}");
         }
     }
 
     #[test]
-    fn ends_are_right() {
-        let ends = |f, x: f32| {
+    fn extreme_inputs_saturate_and_nan_propagates() {
+        let evaluate = |f, x: f32| {
             let mut x = [x; 17];
             map(f, &mut x);
             assert!(x.iter().all(|y| y.to_bits() == x[0].to_bits()));
             x[0]
         };
         for f in [0, 1] {
-            assert!(ends(f, f32::NEG_INFINITY) == 0.0 && ends(f, -1e4) == 0.0);
-            assert!(ends(f, 1e4) > 1e38 && ends(f, 0.0) == 1.0);
+            assert!(evaluate(f, f32::NEG_INFINITY) == 0.0 && evaluate(f, -1e4) == 0.0);
+            assert!(evaluate(f, 1e4) > 1e38 && evaluate(f, 0.0) == 1.0);
         }
-        assert!(ends(2, 1e4) == 1.0 && ends(2, -1e4) == -1.0);
-        assert!(ends(3, 1e4) == 0.0 && ends(3, 20.0) < 1e-30);
+        assert!(evaluate(2, 1e4) == 1.0 && evaluate(2, -1e4) == -1.0);
+        assert!(evaluate(3, 1e4) == 0.0 && evaluate(3, 20.0) < 1e-30);
         for f in 0..4 {
-            assert!(ends(f, f32::NAN).is_nan(), "{f}");
+            assert!(evaluate(f, f32::NAN).is_nan(), "{f}");
         }
     }
 }

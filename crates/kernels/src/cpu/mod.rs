@@ -14,24 +14,27 @@
 pub mod activation;
 pub mod adamw;
 pub mod attention;
-pub mod columns;
-mod crew;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod elementwise;
 pub mod embedding;
-pub mod exponentials;
+pub mod exp_f64;
 pub mod gated;
 mod math;
 pub mod norm;
 mod norm_backward;
 mod par;
 pub mod product;
+pub mod reduce;
 pub mod rotary;
 mod scratch;
 mod simd;
-pub mod squares;
+pub mod sum_of_squares;
+mod thread_pool;
 pub mod view;
 
+// `product` still uses the old name; remove together with its rename to `matmul`.
+use thread_pool as crew;
+
 pub use par::for_each;
-pub use simd::level_name;
+pub use simd::isa_name;

@@ -3,55 +3,63 @@
 //! Work is always cut the same way, by shape alone, and each unit writes only its own part of the
 //! output; sums across units are added up in the order of the units.
 
-use super::crew;
+use super::thread_pool;
 
 /// Work below this many basic operations is done on the calling thread: waking another costs
 /// about as much.
-const SERIAL_BELOW: usize = 1 << 15;
+const MIN_PARALLEL_COST: usize = 1 << 15;
 
 /// Numbers per unit of elementwise work: 64 KiB, so that a few operands fit the L2 cache.
 pub(crate) const CHUNK: usize = 1 << 14;
 
 /// Runs `unit(i)` for all `i` below `count` on all cores; `cost` is about how many basic operations one
 /// takes.
-pub fn for_each(count: usize, cost: usize, unit: impl Fn(usize) + Sync + Send) {
-    if count <= 1 || count.saturating_mul(cost) < SERIAL_BELOW {
-        (0..count).for_each(unit);
+pub fn for_each(count: usize, cost: usize, task: impl Fn(usize) + Sync + Send) {
+    if count <= 1 || count.saturating_mul(cost) < MIN_PARALLEL_COST {
+        (0..count).for_each(task);
         return;
     }
     // Small units are taken several at a time.
-    let each = (SERIAL_BELOW / 4 / cost.max(1)).clamp(1, count);
-    crew::run(count.div_ceil(each), &|group| {
-        (group * each..count.min((group + 1) * each)).for_each(&unit);
+    let batch = (MIN_PARALLEL_COST / 4 / cost.max(1)).clamp(1, count);
+    thread_pool::run(count.div_ceil(batch), &|group| {
+        (group * batch..count.min((group + 1) * batch)).for_each(&task);
     });
 }
 
 /// Runs `range(start, len)` over `0..len` in chunks of [`CHUNK`], the first of which is so short
 /// that all others begin at a cache line of `out`. For elementwise work only: where chunks begin
 /// depends on an address.
-pub(crate) fn chunks(len: usize, out: *const f32, range: impl Fn(usize, usize) + Sync + Send) {
-    let head = (out.align_offset(64)).min(len);
-    for_each(1 + (len - head).div_ceil(CHUNK), CHUNK.min(len), |i| {
+pub(crate) fn for_each_chunk(
+    len: usize,
+    out: *const f32,
+    work: impl Fn(usize, usize) + Sync + Send,
+) {
+    let prefix = (out.align_offset(64)).min(len);
+    for_each(1 + (len - prefix).div_ceil(CHUNK), CHUNK.min(len), |i| {
         if i == 0 {
-            range(0, head);
+            work(0, prefix);
         } else {
-            let start = head + (i - 1) * CHUNK;
-            range(start, CHUNK.min(len - start));
+            let start = prefix + (i - 1) * CHUNK;
+            work(start, CHUNK.min(len - start));
         }
     });
 }
 
 /// Rows of `width` numbers per unit of row-wise work, about [`CHUNK`] numbers.
-pub(crate) fn rows_per_unit(width: usize) -> usize {
+pub(crate) fn rows_per_task(width: usize) -> usize {
     (CHUNK / width.max(1)).max(1)
 }
 
 /// Runs `rows(first, count)` over `0..rows` in fixed groups of about [`CHUNK`] numbers.
-pub(crate) fn row_groups(rows: usize, width: usize, group: impl Fn(usize, usize) + Sync + Send) {
-    let each = rows_per_unit(width);
-    for_each(rows.div_ceil(each), each.min(rows) * width, |i| {
-        let first = i * each;
-        group(first, each.min(rows - first));
+pub(crate) fn for_each_row_group(
+    rows: usize,
+    width: usize,
+    group: impl Fn(usize, usize) + Sync + Send,
+) {
+    let per_group = rows_per_task(width);
+    for_each(rows.div_ceil(per_group), per_group.min(rows) * width, |i| {
+        let first = i * per_group;
+        group(first, per_group.min(rows - first));
     });
 }
 
@@ -93,7 +101,7 @@ impl<T> Shared<T> {
     }
 
     /// The address of the first place.
-    pub(crate) fn start(self) -> *const T {
+    pub(crate) fn as_ptr(self) -> *const T {
         self.0
     }
 

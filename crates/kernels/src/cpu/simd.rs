@@ -60,7 +60,7 @@ fn detect(_cap: &str) -> Level {
 }
 
 /// The name of the instruction set in use, for logs and benchmarks.
-pub fn level_name() -> &'static str {
+pub fn isa_name() -> &'static str {
     match level() {
         #[cfg(target_arch = "x86_64")]
         Level::V4(_) => "avx512",
@@ -241,13 +241,13 @@ pub(crate) unsafe fn store_part<S: Simd>(
 
 /// `value` with the lanes beyond a partial register's end set to 0.
 #[inline(always)]
-pub(crate) fn clear_beyond<S: Simd>(s: S, value: S::f32s, part: Option<usize>) -> S::f32s {
-    fill_beyond(s, value, s.zero(), part)
+pub(crate) fn zero_tail<S: Simd>(s: S, value: S::f32s, part: Option<usize>) -> S::f32s {
+    fill_tail(s, value, s.zero(), part)
 }
 
 /// `value` with the lanes beyond a partial register's end taken from `fill`.
 #[inline(always)]
-pub(crate) fn fill_beyond<S: Simd>(
+pub(crate) fn fill_tail<S: Simd>(
     s: S,
     value: S::f32s,
     fill: S::f32s,

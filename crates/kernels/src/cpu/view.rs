@@ -54,8 +54,8 @@ pub struct ViewMut<'a> {
 /// Rows of numbers: row r starts at `at + r * row`.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<P> {
-    pub(crate) at: P,
-    pub(crate) row: usize,
+    pub(crate) ptr: P,
+    pub(crate) stride: usize,
 }
 
 /// The four sizes of an array.
@@ -67,7 +67,7 @@ fn check_bounds(strides: Strides, [batch, seq, heads, dim]: Sizes, len: usize) {
         return;
     }
     let last = (batch - 1) * strides.batch + (seq - 1) * strides.seq + (heads - 1) * strides.head;
-    assert!(last + dim <= len, "the view leaves its data");
+    assert!(last + dim <= len, "the view exceeds its data");
 }
 
 /// Panics if two places of an array of these sizes are the same number: threads may then not
@@ -91,17 +91,17 @@ fn check_distinct(strides: Strides, [batch, seq, heads, dim]: Sizes) {
 
 /// A checked array, shared between threads.
 #[derive(Clone, Copy)]
-pub(crate) struct Source {
+pub(crate) struct SharedView {
     data: *const f32,
     strides: Strides,
 }
 
 // SAFETY: only read, and the borrow it came from outlives the call it is used in.
-unsafe impl Send for Source {}
+unsafe impl Send for SharedView {}
 // SAFETY: as above.
-unsafe impl Sync for Source {}
+unsafe impl Sync for SharedView {}
 
-impl Source {
+impl SharedView {
     pub(crate) fn new(view: View<'_>, sizes: Sizes) -> Self {
         check_bounds(view.strides, sizes, view.data.len());
         Self {
@@ -130,12 +130,12 @@ impl Source {
 
 /// A checked array that threads write to, each its own places.
 #[derive(Clone, Copy)]
-pub(crate) struct Target {
+pub(crate) struct SharedViewMut {
     data: Shared<f32>,
     strides: Strides,
 }
 
-impl Target {
+impl SharedViewMut {
     pub(crate) fn new(view: ViewMut<'_>, sizes: Sizes) -> Self {
         check_bounds(view.strides, sizes, view.data.len());
         check_distinct(view.strides, sizes);

@@ -11,4 +11,4 @@ mod elementwise;
 mod loss;
 mod norm;
 mod optimizer;
-mod places;
+mod positions;

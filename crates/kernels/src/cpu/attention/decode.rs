@@ -15,7 +15,7 @@ use super::backward_block::dot;
 
 /// Cached keys and values, `[slot, n_kv_heads, capacity, head_dim]` each.
 #[derive(Clone, Copy, Debug)]
-pub struct Cache<'a> {
+pub struct KvCache<'a> {
     /// Keys.
     pub keys: &'a [f32],
     /// Values.
@@ -46,7 +46,7 @@ pub struct DecodeOptions<'a> {
 pub fn decode(
     options: &DecodeOptions<'_>,
     q: &[f32],
-    cache: &Cache<'_>,
+    cache: &KvCache<'_>,
     slots: &[usize],
     lengths: &[usize],
     z: &mut [f32],
@@ -60,24 +60,24 @@ pub fn decode(
             .iter()
             .all(|slot| (slot + 1) * slot_len <= cache.keys.len())
     );
-    let kv_units = rows * cache.n_kv_heads;
-    let Some(unit_len) = q.len().checked_div(kv_units) else {
+    let tasks = rows * cache.n_kv_heads;
+    let Some(task_len) = q.len().checked_div(tasks) else {
         return;
     };
-    let group = unit_len / cache.head_dim;
-    assert_eq!(q.len(), kv_units * group * cache.head_dim);
+    let group = task_len / cache.head_dim;
+    assert_eq!(q.len(), tasks * group * cache.head_dim);
     assert!(options.alibi.is_empty() || options.alibi.len() == cache.n_kv_heads * group);
     let z = Shared::new(z);
-    let longest = lengths.iter().copied().max().unwrap_or(0);
+    let max_len = lengths.iter().copied().max().unwrap_or(0);
     // A key costs its products, and a sum across a register that takes as long as many of them.
-    par::for_each(kv_units, longest * (unit_len + 128 * group), |unit| {
-        let (row, kv_head) = (unit / cache.n_kv_heads, unit % cache.n_kv_heads);
+    par::for_each(tasks, max_len * (task_len + 128 * group), |index| {
+        let (row, kv_head) = (index / cache.n_kv_heads, index % cache.n_kv_heads);
         let head = (slots[row] * cache.n_kv_heads + kv_head) * cache.capacity;
         let end = lengths[row];
         let first = end.saturating_sub(options.window.unwrap_or(usize::MAX));
         let tokens = (head + first) * cache.head_dim..(head + end) * cache.head_dim;
-        let task = Task {
-            q: &q[unit * unit_len..(unit + 1) * unit_len],
+        let task = DecodeTask {
+            q: &q[index * task_len..(index + 1) * task_len],
             keys: &cache.keys[tokens.clone()],
             values: &cache.values[tokens],
             head_dim: cache.head_dim,
@@ -89,14 +89,14 @@ pub fn decode(
                 .unwrap_or(&[]),
         };
         // SAFETY: each unit writes its own heads.
-        let z = unsafe { z.slice(unit * unit_len, unit_len) };
-        let len = group * scratch::lines(end - first);
-        scratch::unit(len, |scores| run(&task, scores, z));
+        let z = unsafe { z.slice(index * task_len, task_len) };
+        let len = group * scratch::padded_len(end - first);
+        scratch::with_task_scratch(len, |scores| run(&task, scores, z));
     });
 }
 
 /// The queries of one row that share a head of keys, and the tokens they see.
-struct Task<'a> {
+struct DecodeTask<'a> {
     q: &'a [f32],
     keys: &'a [f32],
     values: &'a [f32],
@@ -111,13 +111,13 @@ struct Task<'a> {
 /// Keys that all heads of a group go through before the next: they stay in the L1 cache.
 const KEYS: usize = 64;
 
-dispatch!(fn run(task: &Task<'_>, scores: &mut [f32], z: &mut [f32]) => body);
+dispatch!(fn run(task: &DecodeTask<'_>, scores: &mut [f32], z: &mut [f32]) => body);
 
 #[inline(always)]
-fn body<S: Simd>(s: S, task: &Task<'_>, scores: &mut [f32], z: &mut [f32]) {
+fn body<S: Simd>(s: S, task: &DecodeTask<'_>, scores: &mut [f32], z: &mut [f32]) {
     let dim = task.head_dim;
     let tokens = task.keys.len() / dim;
-    let padded = scratch::lines(tokens);
+    let padded = scratch::padded_len(tokens);
     for first in (0..tokens).step_by(KEYS) {
         let end = tokens.min(first + KEYS);
         for (head, q) in task.q.chunks_exact(dim).enumerate() {
@@ -139,7 +139,7 @@ fn body<S: Simd>(s: S, task: &Task<'_>, scores: &mut [f32], z: &mut [f32]) {
     }
     z.fill(0.0);
     for head in 0..z.len() / dim {
-        percentages(s, &mut scores[head * padded..head * padded + tokens]);
+        softmax_in_place(s, &mut scores[head * padded..head * padded + tokens]);
     }
     for first in (0..tokens).step_by(KEYS) {
         let end = tokens.min(first + KEYS);
@@ -165,8 +165,8 @@ fn soft_cap<S: Simd>(s: S, scores: &mut [f32], cap: f32) {
 
 /// Scores in units of log2 to percentages.
 #[inline(always)]
-fn percentages<S: Simd>(s: S, scores: &mut [f32]) {
-    let highest = scores.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+fn softmax_in_place<S: Simd>(s: S, scores: &mut [f32]) {
+    let max_score = scores.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
     let at = scores.as_mut_ptr();
     let mut sum = s.zero();
     for_lanes!(s, scores.len(), |i, part| {
@@ -174,7 +174,7 @@ fn percentages<S: Simd>(s: S, scores: &mut [f32]) {
         unsafe {
             let p = exp2(
                 s,
-                s.sub_f32s(load_part(s, at, i, part), s.splat_f32s(highest)),
+                s.sub_f32s(load_part(s, at, i, part), s.splat_f32s(max_score)),
             );
             store_part(s, at, i, part, p);
             // Read back: the lanes beyond a partial register's end are 0 there.

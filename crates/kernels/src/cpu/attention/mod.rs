@@ -10,15 +10,15 @@ mod backward;
 mod backward_block;
 mod block;
 mod decode;
+mod dropout;
 mod forward;
-mod keep;
-mod sight;
+mod mask;
 mod softmax;
 mod tile;
 mod weights;
 
 pub use backward::{Grads, Saved, backward};
-pub use decode::{Cache, DecodeOptions, decode};
+pub use decode::{DecodeOptions, KvCache, decode};
 pub use forward::forward;
 
 /// Sizes of an attention.

@@ -7,27 +7,27 @@ use super::super::simd::Ops;
 use super::super::view::Rows;
 
 /// Registers a tile is wide.
-const WIDE: usize = 2;
+const REGS: usize = 2;
 
 /// `rows` x `steps` numbers at `a + r * row + t * step`.
 #[derive(Clone, Copy)]
 pub(super) struct Factor {
-    pub(super) at: *const f32,
-    pub(super) row: usize,
-    pub(super) step: usize,
+    pub(super) ptr: *const f32,
+    pub(super) row_stride: usize,
+    pub(super) step_stride: usize,
 }
 
 /// Rows of the result that a tile computes at once: as many as there are registers for.
 #[inline(always)]
-const fn tall<S: Simd>() -> usize {
+const fn rows_per_tile<S: Simd>() -> usize {
     if S::REGISTER_COUNT >= 32 { 8 } else { 4 }
 }
 
 /// Rows of the next tile when `left` are to do.
 #[inline(always)]
-const fn group<S: Simd>(left: usize) -> usize {
+const fn tile_rows<S: Simd>(left: usize) -> usize {
     match left {
-        8.. if tall::<S>() == 8 => 8,
+        8.. if rows_per_tile::<S>() == 8 => 8,
         4.. => 4,
         _ => 1,
     }
@@ -39,58 +39,58 @@ const fn group<S: Simd>(left: usize) -> usize {
 /// # Safety
 /// All places of a, b and c that rows, steps and columns reach must be valid.
 #[inline(always)]
-pub(super) unsafe fn scores<S: Simd>(
+pub(super) unsafe fn multiply<S: Simd>(
     s: S,
     rows: usize,
     steps: usize,
     a: Factor,
     b: Rows<*const f32>,
     c: Rows<*mut f32>,
-    columns: &impl Columns,
+    columns: &impl ColumnRanges,
 ) {
     let mut r = 0;
     while r < rows {
-        let group = group::<S>(rows - r);
+        let group = tile_rows::<S>(rows - r);
         let (mut v, end) = columns.range(r, r + group, S::LANES);
         while v < end {
-            let wide = if v + WIDE <= end { WIDE } else { 1 };
+            let regs = if v + REGS <= end { REGS } else { 1 };
             // SAFETY: the caller's promise; `v` and `r` stay in range.
             unsafe {
                 let a = Factor {
-                    at: a.at.add(r * a.row),
+                    ptr: a.ptr.add(r * a.row_stride),
                     ..a
                 };
                 let b = Rows {
-                    at: b.at.add(v * S::LANES),
+                    ptr: b.ptr.add(v * S::LANES),
                     ..b
                 };
                 let c = Rows {
-                    at: c.at.add(r * c.row + v * S::LANES),
+                    ptr: c.ptr.add(r * c.stride + v * S::LANES),
                     ..c
                 };
-                match (group, wide) {
-                    (8, 2) => put::<S, 8, 2>(s, steps, a, b, c),
-                    (8, _) => put::<S, 8, 1>(s, steps, a, b, c),
-                    (4, 2) => put::<S, 4, 2>(s, steps, a, b, c),
-                    (4, _) => put::<S, 4, 1>(s, steps, a, b, c),
-                    (_, 2) => put::<S, 1, 2>(s, steps, a, b, c),
-                    (_, _) => put::<S, 1, 1>(s, steps, a, b, c),
+                match (group, regs) {
+                    (8, 2) => store_tile::<S, 8, 2>(s, steps, a, b, c),
+                    (8, _) => store_tile::<S, 8, 1>(s, steps, a, b, c),
+                    (4, 2) => store_tile::<S, 4, 2>(s, steps, a, b, c),
+                    (4, _) => store_tile::<S, 4, 1>(s, steps, a, b, c),
+                    (_, 2) => store_tile::<S, 1, 2>(s, steps, a, b, c),
+                    (_, _) => store_tile::<S, 1, 1>(s, steps, a, b, c),
                 }
             }
-            v += wide;
+            v += regs;
         }
         r += group;
     }
 }
 
 /// Which registers of a row are needed, for a group of rows.
-pub(super) trait Columns {
+pub(super) trait ColumnRanges {
     /// First register and the one after the last, for rows `first..end`.
     fn range(&self, first: usize, end: usize, lanes: usize) -> (usize, usize);
 }
 
 /// Which steps count, for a group of rows.
-pub(super) trait Steps {
+pub(super) trait StepRanges {
     /// First step and the one after the last, for rows `first..end`.
     fn range(&self, first: usize, end: usize) -> (usize, usize);
 }
@@ -107,31 +107,31 @@ pub(super) unsafe fn accumulate<S: Simd>(
     a: Factor,
     b: Rows<*const f32>,
     c: Rows<*mut f32>,
-    steps: &impl Steps,
+    steps: &impl StepRanges,
 ) {
     let mut r = 0;
     while r < rows {
-        let group = group::<S>(rows - r);
+        let group = tile_rows::<S>(rows - r);
         let (first, end) = steps.range(r, r + group);
         if first < end {
             // SAFETY: the caller's promise; `r` and `first` stay in range.
             unsafe {
                 let a = Factor {
-                    at: a.at.add(r * a.row + first * a.step),
+                    ptr: a.ptr.add(r * a.row_stride + first * a.step_stride),
                     ..a
                 };
                 let b = Rows {
-                    at: b.at.add(first * b.row),
+                    ptr: b.ptr.add(first * b.stride),
                     ..b
                 };
                 let c = Rows {
-                    at: c.at.add(r * c.row),
+                    ptr: c.ptr.add(r * c.stride),
                     ..c
                 };
                 match group {
-                    8 => add_rows::<S, 8>(s, width, end - first, a, b, c),
-                    4 => add_rows::<S, 4>(s, width, end - first, a, b, c),
-                    _ => add_rows::<S, 1>(s, width, end - first, a, b, c),
+                    8 => accumulate_rows::<S, 8>(s, width, end - first, a, b, c),
+                    4 => accumulate_rows::<S, 4>(s, width, end - first, a, b, c),
+                    _ => accumulate_rows::<S, 1>(s, width, end - first, a, b, c),
                 }
             }
         }
@@ -141,7 +141,7 @@ pub(super) unsafe fn accumulate<S: Simd>(
 
 /// `accumulate` for one group of `R` rows.
 #[inline(always)]
-unsafe fn add_rows<S: Simd, const R: usize>(
+unsafe fn accumulate_rows<S: Simd, const R: usize>(
     s: S,
     width: usize,
     steps: usize,
@@ -156,21 +156,21 @@ unsafe fn add_rows<S: Simd, const R: usize>(
         // loaded and stored in part.
         unsafe {
             let b = Rows {
-                at: b.at.add(at),
+                ptr: b.ptr.add(at),
                 ..b
             };
             let c = Rows {
-                at: c.at.add(at),
+                ptr: c.ptr.add(at),
                 ..c
             };
-            if left >= WIDE * S::LANES {
-                add::<S, R, WIDE>(s, steps, a, b, c);
-                at += WIDE * S::LANES;
+            if left >= REGS * S::LANES {
+                accumulate_tile::<S, R, REGS>(s, steps, a, b, c);
+                at += REGS * S::LANES;
             } else if left >= S::LANES {
-                add::<S, R, 1>(s, steps, a, b, c);
+                accumulate_tile::<S, R, 1>(s, steps, a, b, c);
                 at += S::LANES;
             } else {
-                add_part::<S, R>(s, left, steps, a, b, c);
+                accumulate_partial_tile::<S, R>(s, left, steps, a, b, c);
                 at = width;
             }
         }
@@ -179,37 +179,37 @@ unsafe fn add_rows<S: Simd, const R: usize>(
 
 /// One tile's sums.
 #[inline(always)]
-unsafe fn sums<S: Simd, const R: usize, const V: usize>(
+unsafe fn tile_sums<S: Simd, const R: usize, const V: usize>(
     s: S,
     steps: usize,
     a: Factor,
     b: Rows<*const f32>,
 ) -> [[S::f32s; V]; R] {
     let mut acc = [[s.zero(); V]; R];
-    let (mut a_at, mut b_at) = (a.at, b.at);
+    let (mut a_ptr, mut b_ptr) = (a.ptr, b.ptr);
     for _ in 0..steps {
         // SAFETY: the caller's promise. The last step's pointers go past the end unread, hence
         // the wrapping additions.
         unsafe {
             let mut row = [s.zero(); V];
             for (v, x) in row.iter_mut().enumerate() {
-                *x = s.load(b_at.add(v * S::LANES));
+                *x = s.load(b_ptr.add(v * S::LANES));
             }
             for (r, acc) in acc.iter_mut().enumerate() {
-                let factor = s.splat_f32s(*a_at.add(r * a.row));
+                let factor = s.splat_f32s(*a_ptr.add(r * a.row_stride));
                 for (acc, x) in acc.iter_mut().zip(row) {
                     *acc = s.fma(factor, x, *acc);
                 }
             }
         }
-        a_at = a_at.wrapping_add(a.step);
-        b_at = b_at.wrapping_add(b.row);
+        a_ptr = a_ptr.wrapping_add(a.step_stride);
+        b_ptr = b_ptr.wrapping_add(b.stride);
     }
     acc
 }
 
 #[inline(always)]
-unsafe fn put<S: Simd, const R: usize, const V: usize>(
+unsafe fn store_tile<S: Simd, const R: usize, const V: usize>(
     s: S,
     steps: usize,
     a: Factor,
@@ -218,17 +218,17 @@ unsafe fn put<S: Simd, const R: usize, const V: usize>(
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        let acc = sums::<S, R, V>(s, steps, a, b);
+        let acc = tile_sums::<S, R, V>(s, steps, a, b);
         for (r, acc) in acc.into_iter().enumerate() {
             for (v, x) in acc.into_iter().enumerate() {
-                s.store(c.at.add(r * c.row + v * S::LANES), x);
+                s.store(c.ptr.add(r * c.stride + v * S::LANES), x);
             }
         }
     }
 }
 
 #[inline(always)]
-unsafe fn add<S: Simd, const R: usize, const V: usize>(
+unsafe fn accumulate_tile<S: Simd, const R: usize, const V: usize>(
     s: S,
     steps: usize,
     a: Factor,
@@ -237,10 +237,10 @@ unsafe fn add<S: Simd, const R: usize, const V: usize>(
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        let acc = sums::<S, R, V>(s, steps, a, b);
+        let acc = tile_sums::<S, R, V>(s, steps, a, b);
         for (r, acc) in acc.into_iter().enumerate() {
             for (v, x) in acc.into_iter().enumerate() {
-                let at = c.at.add(r * c.row + v * S::LANES);
+                let at = c.ptr.add(r * c.stride + v * S::LANES);
                 s.store(at, s.add_f32s(s.load(at), x));
             }
         }
@@ -249,7 +249,7 @@ unsafe fn add<S: Simd, const R: usize, const V: usize>(
 
 /// Like `add` for the last `left` numbers of a row, fewer than a register.
 #[inline(always)]
-unsafe fn add_part<S: Simd, const R: usize>(
+unsafe fn accumulate_partial_tile<S: Simd, const R: usize>(
     s: S,
     left: usize,
     steps: usize,
@@ -261,16 +261,20 @@ unsafe fn add_part<S: Simd, const R: usize>(
     for t in 0..steps {
         // SAFETY: the caller's promise: `left` numbers of each row of b are valid.
         unsafe {
-            let x = s.partial_load_f32s(std::slice::from_raw_parts(b.at.add(t * b.row), left));
+            let x = s.partial_load_f32s(std::slice::from_raw_parts(b.ptr.add(t * b.stride), left));
             for (r, acc) in acc.iter_mut().enumerate() {
-                *acc = s.fma(s.splat_f32s(*a.at.add(r * a.row + t * a.step)), x, *acc);
+                *acc = s.fma(
+                    s.splat_f32s(*a.ptr.add(r * a.row_stride + t * a.step_stride)),
+                    x,
+                    *acc,
+                );
             }
         }
     }
     for (r, acc) in acc.into_iter().enumerate() {
         // SAFETY: the caller's promise: `left` numbers of each row of c are valid.
         unsafe {
-            let row = std::slice::from_raw_parts_mut(c.at.add(r * c.row), left);
+            let row = std::slice::from_raw_parts_mut(c.ptr.add(r * c.stride), left);
             let sum = s.add_f32s(s.partial_load_f32s(row), acc);
             s.partial_store_f32s(row, sum);
         }

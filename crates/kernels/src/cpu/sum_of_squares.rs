@@ -23,7 +23,7 @@ pub fn sum_of_squares(arrays: &[&[f32]]) -> f64 {
 dispatch!(fn chunk(x: &[f32]) -> f64 => body);
 
 /// Registers summed up side by side: each waits four cycles for its last addition.
-const CHAINS: usize = 4;
+const ACCUMULATORS: usize = 4;
 
 /// Numbers that each lane sums up in f32 before its register goes to f64.
 const DEPTH: usize = 16;
@@ -31,22 +31,22 @@ const DEPTH: usize = 16;
 #[inline(always)]
 fn body<S: Simd>(s: S, x: &[f32]) -> f64 {
     let mut total = 0.0;
-    for block in x.chunks(CHAINS * DEPTH * S::LANES) {
-        let (mut parts, from) = ([s.zero(); CHAINS], block.as_ptr());
-        let whole = block.len() - block.len() % (CHAINS * S::LANES);
-        for at in (0..whole).step_by(CHAINS * S::LANES) {
-            for (i, sum) in parts.iter_mut().enumerate() {
+    for block in x.chunks(ACCUMULATORS * DEPTH * S::LANES) {
+        let (mut acc, from) = ([s.zero(); ACCUMULATORS], block.as_ptr());
+        let unrolled = block.len() - block.len() % (ACCUMULATORS * S::LANES);
+        for at in (0..unrolled).step_by(ACCUMULATORS * S::LANES) {
+            for (i, sum) in acc.iter_mut().enumerate() {
                 // SAFETY: `at` leaves room for CHAINS registers.
                 let x = unsafe { s.load(from.add(at + i * S::LANES)) };
                 *sum = s.fma(x, x, *sum);
             }
         }
-        for_lanes!(s, block.len() - whole, |at, part| {
+        for_lanes!(s, block.len() - unrolled, |at, part| {
             // SAFETY: `at` and `part` stay within the rest of the block.
-            let x = unsafe { load_part(s, from, whole + at, part) };
-            parts[0] = s.fma(x, x, parts[0]);
+            let x = unsafe { load_part(s, from, unrolled + at, part) };
+            acc[0] = s.fma(x, x, acc[0]);
         });
-        let [a, b, c, d] = parts;
+        let [a, b, c, d] = acc;
         let sum = s.add_f32s(s.add_f32s(a, b), s.add_f32s(c, d));
         total += f64::from(s.reduce_sum_f32s(sum));
     }

@@ -24,11 +24,11 @@ const TERMS: [f64; 14] = {
 ///
 /// Products and sums are never fused: the result is the same on every machine.
 #[inline(always)]
-pub fn exp_of_negative(x: f64) -> f64 {
-    let inside = if x > -708.0 { x } else { -708.0 };
-    let shifted = inside * std::f64::consts::LOG2_E + ROUND;
+pub fn exp_nonpositive(x: f64) -> f64 {
+    let clamped = if x > -708.0 { x } else { -708.0 };
+    let shifted = clamped * std::f64::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
-    let r = (inside - n * LN_2_HIGH) - n * LN_2_LOW;
+    let r = (clamped - n * LN_2_HIGH) - n * LN_2_LOW;
     let mut sum = TERMS[0];
     for term in &TERMS[1..] {
         sum = sum * r + term;
@@ -40,15 +40,15 @@ pub fn exp_of_negative(x: f64) -> f64 {
 
 dispatch!(
     /// `weights[i] = e^((logits[i] - best) / temperature)`, where no logit is above `best`.
-    pub fn exponentials(logits: &[f32], best: f32, temperature: f64, weights: &mut [f64]) => body
+    pub fn exp_logits(logits: &[f32], max_logit: f32, temperature: f64, weights: &mut [f64]) => body
 );
 
 #[inline(always)]
-fn body<S: Simd>(_: S, logits: &[f32], best: f32, temperature: f64, weights: &mut [f64]) {
+fn body<S: Simd>(_: S, logits: &[f32], max_logit: f32, temperature: f64, weights: &mut [f64]) {
     assert_eq!(logits.len(), weights.len());
-    let best = f64::from(best);
+    let max_logit = f64::from(max_logit);
     for (weight, logit) in weights.iter_mut().zip(logits) {
-        *weight = exp_of_negative((f64::from(*logit) - best) / temperature);
+        *weight = exp_nonpositive((f64::from(*logit) - max_logit) / temperature);
     }
 }
 
@@ -57,26 +57,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exponentials_are_good_to_two_units_in_the_last_place() {
+    fn exp_is_accurate_to_two_ulp() {
         let mut worst = 0.0_f64;
         for i in 0..700_000 {
             let x = -f64::from(i) * 1e-3;
-            worst = worst.max((exp_of_negative(x) / x.exp() - 1.0).abs());
+            worst = worst.max((exp_nonpositive(x) / x.exp() - 1.0).abs());
         }
         assert!(worst < 2.0 * f64::EPSILON, "{worst:e}");
-        assert_eq!(exp_of_negative(0.0).to_bits(), 1.0_f64.to_bits());
-        for nothing in [-709.0, f64::NEG_INFINITY, f64::NAN] {
-            assert_eq!(exp_of_negative(nothing).to_bits(), 0, "{nothing}");
+        assert_eq!(exp_nonpositive(0.0).to_bits(), 1.0_f64.to_bits());
+        for x in [-709.0, f64::NEG_INFINITY, f64::NAN] {
+            assert_eq!(exp_nonpositive(x).to_bits(), 0, "{x}");
         }
     }
 
     #[test]
-    fn many_at_once_are_the_same_bits() {
+    fn exp_logits_matches_scalar_bitwise() {
         let logits: Vec<f32> = (0..1003).map(|i| (i as f32 * 0.37).sin() * 40.0).collect();
         let mut weights = vec![0.0; logits.len()];
-        exponentials(&logits, 40.0, 0.7, &mut weights);
+        exp_logits(&logits, 40.0, 0.7, &mut weights);
         for (logit, weight) in logits.iter().zip(&weights) {
-            let one = exp_of_negative((f64::from(*logit) - 40.0) / 0.7);
+            let one = exp_nonpositive((f64::from(*logit) - 40.0) / 0.7);
             assert_eq!(one.to_bits(), weight.to_bits());
         }
     }

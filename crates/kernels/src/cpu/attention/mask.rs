@@ -1,27 +1,27 @@
 //! Which keys which queries see, in the terms of each loop.
 
-use super::tile::{Columns, Steps};
+use super::tile::{ColumnRanges, StepRanges};
 
 /// A block of queries and a tile of keys.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sight {
+pub(super) struct TileMask {
     /// Place of the block's first query among the keys.
-    pub(super) place: usize,
+    pub(super) position: usize,
     /// Queries of the block.
     pub(super) queries: usize,
     /// Keys a query sees at most; `usize::MAX` for all.
     pub(super) window: usize,
     /// First key of the tile.
-    pub(super) key: usize,
+    pub(super) first_key: usize,
     /// Keys of the tile.
     pub(super) keys: usize,
 }
 
-impl Sight {
+impl TileMask {
     /// The keys that any query of the block sees, of `seq_k`: first, and the one after the last.
-    pub(super) fn all_keys(&self, seq_k: usize) -> (usize, usize) {
-        let first = (self.place + 1).saturating_sub(self.window);
-        (first, seq_k.min(self.place + self.queries))
+    pub(super) fn visible_keys(&self, seq_k: usize) -> (usize, usize) {
+        let first = (self.position + 1).saturating_sub(self.window);
+        (first, seq_k.min(self.position + self.queries))
     }
 
     /// Registers that hold the block's queries.
@@ -31,9 +31,9 @@ impl Sight {
 
     /// For the queries `first..first + lanes` the keys of the tile (counted from its first) that
     /// any of them sees, and the part of those that all of them see.
-    pub(super) fn keys_of(&self, first: usize, lanes: usize) -> Seen {
-        let (low, high) = (self.place + first, self.place + first + lanes - 1);
-        let in_tile = |key: usize| key.saturating_sub(self.key).min(self.keys);
+    pub(super) fn key_range(&self, first: usize, lanes: usize) -> KeyRange {
+        let (low, high) = (self.position + first, self.position + first + lanes - 1);
+        let in_tile = |key: usize| key.saturating_sub(self.first_key).min(self.keys);
         let any = (
             in_tile((low + 1).saturating_sub(self.window)),
             in_tile(high + 1),
@@ -43,9 +43,9 @@ impl Sight {
             in_tile(low + 1),
         );
         if all.0 < all.1 {
-            Seen { any, all }
+            KeyRange { any, all }
         } else {
-            Seen {
+            KeyRange {
                 any,
                 all: (any.0, any.0),
             }
@@ -53,48 +53,48 @@ impl Sight {
     }
 
     /// The queries of the block that see any of the tile's keys `first..end`.
-    fn queries_of(&self, first: usize, end: usize) -> (usize, usize) {
-        let low = (self.key + first).saturating_sub(self.place);
-        let high = (self.key + end - 1)
+    fn query_range(&self, first: usize, end: usize) -> (usize, usize) {
+        let low = (self.first_key + first).saturating_sub(self.position);
+        let high = (self.first_key + end - 1)
             .saturating_add(self.window)
-            .saturating_sub(self.place);
+            .saturating_sub(self.position);
         (low, high.min(self.queries))
     }
 }
 
 /// Keys of a tile that some queries see.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Seen {
+pub(super) struct KeyRange {
     /// Those that any of the queries sees.
     pub(super) any: (usize, usize),
     /// Those that all of them see; lies within `any`.
     pub(super) all: (usize, usize),
 }
 
-impl Columns for Sight {
+impl ColumnRanges for TileMask {
     #[inline(always)]
     fn range(&self, first: usize, end: usize, lanes: usize) -> (usize, usize) {
-        let (low, high) = self.queries_of(first, end);
+        let (low, high) = self.query_range(first, end);
         (low / lanes, high.div_ceil(lanes))
     }
 }
 
 /// Steps over keys, for rows that are queries.
-pub(super) struct OverKeys(pub(super) Sight);
+pub(super) struct KeySteps(pub(super) TileMask);
 
-impl Steps for OverKeys {
+impl StepRanges for KeySteps {
     #[inline(always)]
     fn range(&self, first: usize, end: usize) -> (usize, usize) {
-        self.0.keys_of(first, end - first).any
+        self.0.key_range(first, end - first).any
     }
 }
 
 /// Steps over queries, for rows that are keys.
-pub(super) struct OverQueries(pub(super) Sight);
+pub(super) struct QuerySteps(pub(super) TileMask);
 
-impl Steps for OverQueries {
+impl StepRanges for QuerySteps {
     #[inline(always)]
     fn range(&self, first: usize, end: usize) -> (usize, usize) {
-        self.0.queries_of(first, end)
+        self.0.query_range(first, end)
     }
 }

@@ -2,22 +2,22 @@
 
 use super::super::dropout::{GOLDEN, mix};
 use super::block::QUERIES;
-use super::sight::Sight;
+use super::mask::TileMask;
 use super::{Options, Shape};
 
 /// Where a block's dropout factors come from.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Keep {
+pub(super) struct DropoutTile {
     key: u64,
     threshold: u32,
-    factor: f32,
+    scale: f32,
     /// Place of query 0 of the block and key 0.
     base: u64,
     /// Places from one query to the next.
     seq_k: u64,
 }
 
-impl Keep {
+impl DropoutTile {
     /// The factors of the block that starts at query `first` of one head.
     pub(super) fn new(
         shape: &Shape,
@@ -33,7 +33,7 @@ impl Keep {
         Some(Self {
             key: dropout.mask.key,
             threshold: dropout.mask.threshold(),
-            factor: dropout.mask.keep(),
+            scale: dropout.mask.scale(),
             base: query * shape.seq_k as u64,
             seq_k: shape.seq_k as u64,
         })
@@ -44,18 +44,22 @@ impl Keep {
     /// Two places share a draw. With an even number of keys these are always two keys side by
     /// side of one query, so each draw is made once; else each place makes its own.
     #[inline(always)]
-    pub(super) fn fill(&self, tile: &Sight, out: &mut [f32]) {
+    pub(super) fn fill(&self, tile: &TileMask, out: &mut [f32]) {
         let paired = self.seq_k.is_multiple_of(2);
         let mut key = 0;
         while key < tile.keys {
-            let place = self.base + (tile.key + key) as u64;
-            let first = (tile.key + key).saturating_sub(tile.place) & !15;
-            if paired && place.is_multiple_of(2) && key + 1 < tile.keys {
+            let position = self.base + (tile.first_key + key) as u64;
+            let first = (tile.first_key + key).saturating_sub(tile.position) & !15;
+            if paired && position.is_multiple_of(2) && key + 1 < tile.keys {
                 let (low, high) = out[key * QUERIES..(key + 2) * QUERIES].split_at_mut(QUERIES);
-                self.fill_pair(place, first, low, high);
+                self.fill_key_pair(position, first, low, high);
                 key += 2;
             } else {
-                self.fill_one(place, first, &mut out[key * QUERIES..(key + 1) * QUERIES]);
+                self.fill_key(
+                    position,
+                    first,
+                    &mut out[key * QUERIES..(key + 1) * QUERIES],
+                );
                 key += 1;
             }
         }
@@ -63,9 +67,11 @@ impl Keep {
 
     /// Keys at an even place and the next, of the queries from `first` on.
     #[inline(always)]
-    fn fill_pair(&self, place: u64, first: usize, low: &mut [f32], high: &mut [f32]) {
+    fn fill_key_pair(&self, position: u64, first: usize, low: &mut [f32], high: &mut [f32]) {
         let step = (self.seq_k / 2).wrapping_mul(GOLDEN);
-        let start = self.key.wrapping_add((place / 2 + 1).wrapping_mul(GOLDEN));
+        let start = self
+            .key
+            .wrapping_add((position / 2 + 1).wrapping_mul(GOLDEN));
         // Sixteen at a time, a number known when compiled, which makes it vector code.
         for at in (first..QUERIES).step_by(16) {
             let mut bits = [0; 16];
@@ -73,32 +79,34 @@ impl Keep {
                 *bits = mix(start.wrapping_add(((at + i) as u64).wrapping_mul(step)));
             }
             for (low, bits) in low[at..at + 16].iter_mut().zip(bits) {
-                *low = self.of(bits as u32);
+                *low = self.factor_for(bits as u32);
             }
             for (high, bits) in high[at..at + 16].iter_mut().zip(bits) {
-                *high = self.of((bits >> 32) as u32);
+                *high = self.factor_for((bits >> 32) as u32);
             }
         }
     }
 
     /// One key, of the queries from `first` on.
     #[inline(always)]
-    fn fill_one(&self, place: u64, first: usize, out: &mut [f32]) {
+    fn fill_key(&self, position: u64, first: usize, out: &mut [f32]) {
         for at in (first..QUERIES).step_by(16) {
             for (i, out) in out[at..at + 16].iter_mut().enumerate() {
-                let place = place + (at + i) as u64 * self.seq_k;
-                let draw = mix(self.key.wrapping_add((place / 2 + 1).wrapping_mul(GOLDEN)));
-                *out = self.of((draw >> (32 * (place % 2))) as u32);
+                let position = position + (at + i) as u64 * self.seq_k;
+                let draw = mix(self
+                    .key
+                    .wrapping_add((position / 2 + 1).wrapping_mul(GOLDEN)));
+                *out = self.factor_for((draw >> (32 * (position % 2))) as u32);
             }
         }
     }
 
     #[inline(always)]
-    fn of(&self, bits: u32) -> f32 {
+    fn factor_for(&self, bits: u32) -> f32 {
         if bits < self.threshold {
             0.0
         } else {
-            self.factor
+            self.scale
         }
     }
 }

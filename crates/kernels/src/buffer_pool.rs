@@ -12,10 +12,10 @@ use burn::tensor::Bytes;
 use burn_std::{AccessError, AccessPolicy, AllocationController, AllocationProperty};
 
 /// Shorter arrays are cheap to ask of the allocator.
-const LEAST: usize = 1 << 12;
+const MIN_POOLED_LEN: usize = 1 << 12;
 
 /// All arrays together take at most so much (a fourth) more than were in use at once.
-const SLACK: usize = 4;
+const IDLE_FRACTION: usize = 4;
 
 static POOL: Mutex<Option<Pool>> = Mutex::new(None);
 
@@ -26,8 +26,8 @@ struct Pool {
     /// Numbers in free arrays.
     idle: usize,
     /// Numbers in arrays that are in use, and the most that ever were.
-    live: usize,
-    most: usize,
+    in_use: usize,
+    peak: usize,
 }
 
 fn pool() -> MutexGuard<'static, Option<Pool>> {
@@ -36,22 +36,22 @@ fn pool() -> MutexGuard<'static, Option<Pool>> {
 }
 
 impl Pool {
-    fn take(&mut self, len: usize) -> Option<Vec<f32>> {
-        self.live += len;
-        self.most = self.most.max(self.live);
+    fn acquire(&mut self, len: usize) -> Option<Vec<f32>> {
+        self.in_use += len;
+        self.peak = self.peak.max(self.in_use);
         let values = self.free.get_mut(&len)?.pop()?;
         self.idle -= len;
         Some(values)
     }
 
-    fn give(&mut self, values: Vec<f32>) {
+    fn release(&mut self, values: Vec<f32>) {
         let len = values.len();
-        self.live -= len;
-        if self.idle + self.live + len > self.most + self.most / SLACK {
+        self.in_use -= len;
+        if self.idle + self.in_use + len > self.peak + self.peak / IDLE_FRACTION {
             // The sizes have changed: what lies here fits no more.
             self.free.clear();
             self.idle = 0;
-            self.most = self.live + len;
+            self.peak = self.in_use + len;
         }
         self.idle += len;
         self.free.entry(len).or_default().push(values);
@@ -65,31 +65,31 @@ pub(crate) struct Buffer(Vec<f32>);
 impl Buffer {
     /// `len` numbers of any value: the caller writes all of them.
     pub(crate) fn new(len: usize) -> Self {
-        if len < LEAST {
-            return Self(vec![UNWRITTEN; len]);
+        if len < MIN_POOLED_LEN {
+            return Self(vec![POISON; len]);
         }
-        let found = pool().get_or_insert_default().take(len);
-        let mut values = found.unwrap_or_else(|| vec![0.0; len]);
+        let reused = pool().get_or_insert_default().acquire(len);
+        let mut values = reused.unwrap_or_else(|| vec![0.0; len]);
         if cfg!(debug_assertions) {
-            values.fill(UNWRITTEN);
+            values.fill(POISON);
         }
         Self(values)
     }
 
     /// `len` zeros.
     pub(crate) fn zeros(len: usize) -> Self {
-        if len < LEAST {
+        if len < MIN_POOLED_LEN {
             return Self(vec![0.0; len]);
         }
-        let found = pool().get_or_insert_default().take(len);
-        let mut values = found.unwrap_or_default();
+        let reused = pool().get_or_insert_default().acquire(len);
+        let mut values = reused.unwrap_or_default();
         values.clear();
         values.resize(len, 0.0);
         Self(values)
     }
 
     /// A copy of `values`.
-    pub(crate) fn of(values: &[f32]) -> Self {
+    pub(crate) fn from_slice(values: &[f32]) -> Self {
         let mut buffer = Self::new(values.len());
         buffer.copy_from_slice(values);
         buffer
@@ -105,7 +105,7 @@ impl Buffer {
 
 /// What an array holds that is yet to be written: something that would be noticed in builds with
 /// debug assertions.
-const UNWRITTEN: f32 = if cfg!(debug_assertions) {
+const POISON: f32 = if cfg!(debug_assertions) {
     f32::NAN
 } else {
     0.0
@@ -127,15 +127,15 @@ impl DerefMut for Buffer {
 
 impl Clone for Buffer {
     fn clone(&self) -> Self {
-        Self::of(self)
+        Self::from_slice(self)
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
         let values = std::mem::take(&mut self.0);
-        if values.len() >= LEAST {
-            pool().get_or_insert_default().give(values);
+        if values.len() >= MIN_POOLED_LEN {
+            pool().get_or_insert_default().release(values);
         }
     }
 }
@@ -170,18 +170,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_array_comes_back() {
+    fn released_array_is_reused() {
         let mut pool = Pool::default();
-        assert_eq!(pool.take(3), None);
-        pool.give(vec![1.0, 2.0, 3.0]);
-        assert_eq!(pool.take(4), None);
-        assert_eq!(pool.take(3), Some(vec![1.0, 2.0, 3.0]));
-        assert_eq!((pool.idle, pool.live), (0, 7));
+        assert_eq!(pool.acquire(3), None);
+        pool.release(vec![1.0, 2.0, 3.0]);
+        assert_eq!(pool.acquire(4), None);
+        assert_eq!(pool.acquire(3), Some(vec![1.0, 2.0, 3.0]));
+        assert_eq!((pool.idle, pool.in_use), (0, 7));
     }
 
     #[test]
-    fn zeros_are_zeros_in_used_memory_too() {
-        let len = LEAST + 12_347;
+    fn zeros_clears_reused_memory() {
+        let len = MIN_POOLED_LEN + 12_347;
         for _ in 0..3 {
             let mut zeros = Buffer::zeros(len);
             assert_eq!(zeros.len(), len);
@@ -192,27 +192,27 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_idle_is_bounded_by_what_was_in_use() {
+    fn idle_memory_is_bounded_by_peak_use() {
         let mut pool = Pool::default();
         for len in 1..1000 {
-            let values = pool.take(len).unwrap_or_else(|| vec![0.0; len]);
-            pool.give(values);
-            let all = pool.idle + pool.live;
+            let values = pool.acquire(len).unwrap_or_else(|| vec![0.0; len]);
+            pool.release(values);
+            let total = pool.idle + pool.in_use;
             assert!(
-                all <= pool.most + pool.most / SLACK,
-                "{all} of {}",
-                pool.most
+                total <= pool.peak + pool.peak / IDLE_FRACTION,
+                "{total} of {}",
+                pool.peak
             );
         }
-        assert_eq!(pool.live, 0);
+        assert_eq!(pool.in_use, 0);
         // One large array does not stay for ever.
-        let large = pool.take(1 << 20).unwrap_or_else(|| vec![0.0; 1 << 20]);
-        pool.give(large);
+        let large = pool.acquire(1 << 20).unwrap_or_else(|| vec![0.0; 1 << 20]);
+        pool.release(large);
         for _ in 0..3 {
-            let values = pool.take(500).unwrap_or_else(|| vec![0.0; 500]);
-            let more = pool.take(1 << 19).unwrap_or_else(|| vec![0.0; 1 << 19]);
-            pool.give(more);
-            pool.give(values);
+            let values = pool.acquire(500).unwrap_or_else(|| vec![0.0; 500]);
+            let more = pool.acquire(1 << 19).unwrap_or_else(|| vec![0.0; 1 << 19]);
+            pool.release(more);
+            pool.release(values);
         }
         assert!(pool.idle < 1 << 20, "{}", pool.idle);
     }

@@ -16,19 +16,19 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 /// How long a thread of the crew waits awake before it sleeps.
-const PATIENCE: Duration = Duration::from_micros(100);
+const SPIN_TIME: Duration = Duration::from_micros(100);
 
 /// Looks at the call before a waiting thread lets others have its core between two looks: a few
 /// microseconds, since the next call of a step mostly comes sooner.
-const KEEN: usize = 6;
+const SPINS_BEFORE_YIELD: usize = 6;
 
 /// Low bits of [`Crew::call`] that hold the number of helpers.
-const HELPER_BITS: u32 = 16;
+const WORKER_BITS: u32 = 16;
 
 /// One call's work.
 struct Job {
     /// The work, whose true lifetime is that of the call.
-    unit: *const (dyn Fn(usize) + Sync),
+    task: *const (dyn Fn(usize) + Sync),
     count: usize,
     next: AtomicUsize,
     /// Helpers at work.
@@ -45,14 +45,14 @@ unsafe impl Send for Job {}
 unsafe impl Sync for Job {}
 
 impl Job {
-    fn take_units(&self) {
+    fn run_tasks(&self) {
         loop {
             let i = self.next.fetch_add(1, Ordering::Relaxed);
             if i >= self.count {
                 return;
             }
             // SAFETY: the call has not returned: it waits until no helper is active.
-            unsafe { (*self.unit)(i) };
+            unsafe { (*self.task)(i) };
         }
     }
 
@@ -61,10 +61,10 @@ impl Job {
     /// Signing in before looking at `closed`, while the caller closes before looking at `active`,
     /// makes sure that one of the two sees the other (hence sequential consistency). A panic is the
     /// caller's to raise again: the thread lives on.
-    fn help(&self) {
+    fn run_worker(&self) {
         self.active.fetch_add(1, Ordering::SeqCst);
         if !self.closed.load(Ordering::SeqCst)
-            && let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.take_units()))
+            && let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.run_tasks()))
         {
             *lock(&self.panic) = Some(panic);
         }
@@ -73,9 +73,9 @@ impl Job {
 }
 
 /// Ends a call, after a panic too: the work may go once no helper is at it.
-struct Close<'a>(&'a Job);
+struct JoinGuard<'a>(&'a Job);
 
-impl Drop for Close<'_> {
+impl Drop for JoinGuard<'_> {
     fn drop(&mut self) {
         self.0.closed.store(true, Ordering::SeqCst);
         let mut spins = 0_u32;
@@ -91,7 +91,7 @@ impl Drop for Close<'_> {
 }
 
 /// The crew, and what it is to work on.
-struct Crew {
+struct ThreadPool {
     /// Whether a call is under way.
     busy: AtomicBool,
     /// The number of the call and, in the low bits, how many helpers it wants: threads whose number is
@@ -101,7 +101,7 @@ struct Crew {
     threads: Mutex<Vec<Thread>>,
 }
 
-static CREW: Crew = Crew {
+static POOL: ThreadPool = ThreadPool {
     busy: AtomicBool::new(false),
     call: AtomicU64::new(0),
     job: Mutex::new(None),
@@ -113,38 +113,38 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Crew {
+impl ThreadPool {
     /// The life of thread `number`.
-    fn work(&self, number: usize) {
-        let mut seen = 0;
+    fn worker_loop(&self, index: usize) {
+        let mut last_call = 0;
         loop {
-            seen = self.await_call(seen);
-            let helpers = (seen & ((1 << HELPER_BITS) - 1)) as usize;
-            if number >= helpers {
+            last_call = self.wait_for_call(last_call);
+            let workers = (last_call & ((1 << WORKER_BITS) - 1)) as usize;
+            if index >= workers {
                 continue;
             }
             let job = lock(&self.job).clone();
             if let Some(job) = job {
-                job.help();
+                job.run_worker();
             }
         }
     }
 
     /// Waits until the call is not `seen` any more, and gives it.
-    fn await_call(&self, seen: u64) -> u64 {
-        let begin = Instant::now();
-        for look in 0.. {
+    fn wait_for_call(&self, last_call: u64) -> u64 {
+        let start = Instant::now();
+        for round in 0.. {
             for _ in 0..64 {
                 let call = self.call.load(Ordering::SeqCst);
-                if call != seen {
+                if call != last_call {
                     return call;
                 }
                 std::hint::spin_loop();
             }
-            if begin.elapsed() > PATIENCE {
+            if start.elapsed() > SPIN_TIME {
                 break;
             }
-            if look >= KEEN {
+            if round >= SPINS_BEFORE_YIELD {
                 thread::yield_now();
             }
         }
@@ -152,85 +152,85 @@ impl Crew {
             // A caller wakes after it has set the call: then parking returns at once.
             thread::park();
             let call = self.call.load(Ordering::SeqCst);
-            if call != seen {
+            if call != last_call {
                 return call;
             }
         }
     }
 
     /// Tells `helpers` threads of `job`; hires those that are missing, as far as the system gives them.
-    fn summon(&'static self, job: &Arc<Job>, helpers: usize) {
+    fn dispatch(&'static self, job: &Arc<Job>, workers: usize) {
         let mut threads = lock(&self.threads);
-        while threads.len() < helpers {
-            let number = threads.len();
-            let name = format!("crew-{number}");
-            let work = move || self.work(number);
-            match thread::Builder::new().name(name).spawn(work) {
+        while threads.len() < workers {
+            let index = threads.len();
+            let name = format!("kernels-{index}");
+            let body = move || self.worker_loop(index);
+            match thread::Builder::new().name(name).spawn(body) {
                 Ok(handle) => threads.push(handle.thread().clone()),
                 Err(_) => break, // Fewer will do: the caller takes what nobody else does.
             }
         }
         *lock(&self.job) = Some(Arc::clone(job));
-        let number = (self.call.load(Ordering::SeqCst) >> HELPER_BITS) + 1;
-        let call = number << HELPER_BITS | helpers as u64;
+        let generation = (self.call.load(Ordering::SeqCst) >> WORKER_BITS) + 1;
+        let call = generation << WORKER_BITS | workers as u64;
         self.call.store(call, Ordering::SeqCst);
-        for thread in threads.iter().take(helpers) {
+        for thread in threads.iter().take(workers) {
             thread.unpark();
         }
     }
 }
 
 /// Lets the crew go when a call ends, after a panic too.
-struct Dismiss;
+struct ReleaseGuard;
 
-impl Drop for Dismiss {
+impl Drop for ReleaseGuard {
     fn drop(&mut self) {
-        *lock(&CREW.job) = None;
-        CREW.busy.store(false, Ordering::Release);
+        *lock(&POOL.job) = None;
+        POOL.busy.store(false, Ordering::Release);
     }
 }
 
 /// Runs `unit(i)` once for each `i` below `count`, on the calling thread and the crew: as many threads
 /// together as the current rayon pool has. While another call has the crew, the calling thread works
 /// alone, and asks again after each unit.
-pub(crate) fn run(count: usize, unit: &(dyn Fn(usize) + Sync)) {
-    let threads = rayon::current_num_threads().min(1 << (HELPER_BITS - 1));
+pub(crate) fn run(count: usize, task: &(dyn Fn(usize) + Sync)) {
+    let threads = rayon::current_num_threads().min(1 << (WORKER_BITS - 1));
     for done in 0..count {
-        let helpers = (threads - 1).min(count - done - 1);
-        if helpers > 0 && !CREW.busy.swap(true, Ordering::Acquire) {
-            return run_together(count - done, helpers, &|i| unit(done + i));
+        let workers = (threads - 1).min(count - done - 1);
+        if workers > 0 && !POOL.busy.swap(true, Ordering::Acquire) {
+            return run_parallel(count - done, workers, &|i| task(done + i));
         }
-        unit(done);
+        task(done);
     }
 }
 
 /// [`run`], once the crew is this call's.
-fn run_together(count: usize, helpers: usize, unit: &(dyn Fn(usize) + Sync)) {
-    let dismiss = Dismiss;
+fn run_parallel(count: usize, workers: usize, task: &(dyn Fn(usize) + Sync)) {
+    let release_guard = ReleaseGuard;
     #[expect(
         clippy::transmute_ptr_to_ptr,
         reason = "a cast may not lengthen the lifetime inside `dyn`"
     )]
     // SAFETY: only the lifetime changes, and `Close` keeps this call from ending while anyone may
     // still follow the pointer.
-    let unit = unsafe {
+    let task = unsafe {
         std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync)>(
-            unit,
+            task,
         )
     };
     let job = Arc::new(Job {
-        unit,
+        task,
         count,
         next: AtomicUsize::new(0),
         active: AtomicUsize::new(0),
         closed: AtomicBool::new(false),
         panic: Mutex::new(None),
     });
-    CREW.summon(&job, helpers);
-    let close = Close(&job);
-    job.take_units();
-    drop(close);
-    drop(dismiss);
+    POOL.dispatch(&job, workers);
+    let join_guard = JoinGuard(&job);
+    job.run_tasks();
+    drop(join_guard);
+    drop(release_guard);
     if let Some(panic) = lock(&job.panic).take() {
         resume_unwind(panic);
     }
@@ -245,7 +245,7 @@ mod tests {
     use super::{AssertUnwindSafe, catch_unwind, run};
 
     #[test]
-    fn each_unit_runs_once_in_calls_from_anywhere() {
+    fn each_task_runs_once_from_any_caller() {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(3)
             .build()
@@ -267,9 +267,9 @@ mod tests {
     }
 
     #[test]
-    fn calls_find_a_crew_that_has_gone_to_sleep() {
+    fn call_wakes_parked_workers() {
         for _ in 0..20 {
-            std::thread::sleep(2 * super::PATIENCE);
+            std::thread::sleep(2 * super::SPIN_TIME);
             let runs = AtomicU32::new(0);
             run(50, &|_| {
                 runs.fetch_add(1, Ordering::Relaxed);
@@ -279,18 +279,18 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_in_any_unit_reaches_the_caller_and_the_crew_lives_on() {
+    fn task_panic_reaches_the_caller_and_pool_survives() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build();
         let pool = pool.unwrap();
         for bad in 0..40 {
             let call = || {
                 run(40, &|i| {
                     std::thread::yield_now();
-                    assert_ne!(i, bad, "as planned");
+                    assert_ne!(i, bad, "injected panic");
                 });
             };
             let caught = catch_unwind(AssertUnwindSafe(|| pool.install(call)));
-            assert!(caught.is_err(), "unit {bad}");
+            assert!(caught.is_err(), "task {bad}");
         }
         let runs = AtomicU32::new(0);
         pool.install(|| {
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_may_be_nested() {
+    fn nested_calls_complete() {
         let total = AtomicU32::new(0);
         run(8, &|_| {
             run(8, &|_| {

@@ -29,16 +29,20 @@ pub(crate) fn reduce_rows(
 ) {
     assert_eq!(sums.len(), width);
     // At most 64 groups: their sums must be added up again.
-    let each = par::rows_per_unit(width).max(rows.div_ceil(64));
-    let groups = rows.div_ceil(each);
-    let padded = scratch::lines(width);
-    scratch::call(groups * padded, |partials| {
+    let rows_per_group = par::rows_per_task(width).max(rows.div_ceil(64));
+    let groups = rows.div_ceil(rows_per_group);
+    let padded = scratch::padded_len(width);
+    scratch::with_call_scratch(groups * padded, |partials| {
         let at = Shared::new(partials);
-        par::for_each(groups, each.min(rows) * width, |i| {
+        par::for_each(groups, rows_per_group.min(rows) * width, |i| {
             // SAFETY: each group has partial sums of its own.
             let partial = unsafe { at.slice(i * padded, width) };
             partial.fill(0.0);
-            group(i * each, each.min(rows - i * each), partial);
+            group(
+                i * rows_per_group,
+                rows_per_group.min(rows - i * rows_per_group),
+                partial,
+            );
         });
         for i in 0..groups {
             add_rows(&partials[i * padded..i * padded + width], sums);
@@ -49,22 +53,22 @@ pub(crate) fn reduce_rows(
 dispatch!(fn add_rows(rows: &[f32], sums: &mut [f32]) => add_rows_body);
 
 /// Columns whose sums stay in registers while all rows go by, in registers.
-const COLUMNS: usize = 4;
+const REGISTERS: usize = 4;
 
 #[inline(always)]
 fn add_rows_body<S: Simd>(s: S, rows: &[f32], sums: &mut [f32]) {
     let width = sums.len();
     let (from, to) = (rows.as_ptr(), sums.as_mut_ptr());
-    let whole = width - width % (COLUMNS * S::LANES);
-    for at in (0..whole).step_by(COLUMNS * S::LANES) {
-        let mut parts = [s.zero(); COLUMNS];
+    let unrolled = width - width % (REGISTERS * S::LANES);
+    for at in (0..unrolled).step_by(REGISTERS * S::LANES) {
+        let mut acc = [s.zero(); REGISTERS];
         for row in (0..rows.len()).step_by(width) {
-            for (i, sum) in parts.iter_mut().enumerate() {
+            for (i, sum) in acc.iter_mut().enumerate() {
                 // SAFETY: rows have `width` numbers, and `at` leaves room for COLUMNS registers.
                 *sum = s.add_f32s(*sum, unsafe { s.load(from.add(row + at + i * S::LANES)) });
             }
         }
-        for (i, sum) in parts.into_iter().enumerate() {
+        for (i, sum) in acc.into_iter().enumerate() {
             // SAFETY: as above.
             unsafe {
                 let to = to.add(at + i * S::LANES);
@@ -72,14 +76,14 @@ fn add_rows_body<S: Simd>(s: S, rows: &[f32], sums: &mut [f32]) {
             }
         }
     }
-    for_lanes!(s, width - whole, |at, part| {
+    for_lanes!(s, width - unrolled, |at, part| {
         // SAFETY: `at` and `part` stay within the rest of each row.
         unsafe {
-            let mut sum = load_part(s, to, whole + at, part);
+            let mut sum = load_part(s, to, unrolled + at, part);
             for row in (0..rows.len()).step_by(width) {
-                sum = s.add_f32s(sum, load_part(s, from, row + whole + at, part));
+                sum = s.add_f32s(sum, load_part(s, from, row + unrolled + at, part));
             }
-            store_part(s, to, whole + at, part, sum);
+            store_part(s, to, unrolled + at, part, sum);
         }
     });
 }

@@ -10,23 +10,29 @@ type WindowMask = (Option<usize>, Option<Tensor<4, Bool>>);
 /// Where the tokens of a forward pass stand. Row `b`'s queries stand at places
 /// `starts[b]..starts[b] + seq`, keys at `0..keys`; a query sees itself and what came before.
 #[derive(Clone, Debug, Default)]
-pub struct Sight {
-    starts: Vec<usize>,
+pub struct AttentionMask {
+    position_offsets: Vec<usize>,
     seq: usize,
     keys: usize,
     /// Masks that were asked for, by window: made once for all layers.
     masks: [OnceCell<WindowMask>; 4],
 }
 
-impl Sight {
+impl AttentionMask {
     /// The sight of `seq` queries a row. Starts that are all the same become one.
-    pub fn new(mut starts: Vec<usize>, seq: usize) -> Self {
-        if starts.iter().all(|start| *start == starts[0]) {
-            starts.truncate(1);
+    pub fn new(mut position_offsets: Vec<usize>, seq: usize) -> Self {
+        if position_offsets
+            .iter()
+            .all(|offset| *offset == position_offsets[0])
+        {
+            position_offsets.truncate(1);
         }
-        let keys = starts.iter().max().map_or(0, |start| start + seq);
+        let keys = position_offsets
+            .iter()
+            .max()
+            .map_or(0, |offset| offset + seq);
         Self {
-            starts,
+            position_offsets,
             seq,
             keys,
             masks: Default::default(),
@@ -34,8 +40,8 @@ impl Sight {
     }
 
     /// The place of each row's first query; one number if all rows agree.
-    pub fn starts(&self) -> &[usize] {
-        &self.starts
+    pub fn position_offsets(&self) -> &[usize] {
+        &self.position_offsets
     }
 
     /// Queries of each row.
@@ -50,7 +56,7 @@ impl Sight {
 
     /// Adds ALiBi's bias (empty slopes: none) and hides the future and what lies `window` or more
     /// places behind. `scores` is `[rows, n_heads, seq, keys]`.
-    pub(crate) fn limit(
+    pub(crate) fn apply(
         &self,
         scores: Tensor<4>,
         window: Option<usize>,
@@ -60,11 +66,11 @@ impl Sight {
         let scores = if slopes.is_empty() {
             scores
         } else {
-            let bias = self.bias(slopes, &device);
+            let bias = self.alibi_bias(slopes, &device);
             let dtype = scores.dtype();
             scores + bias.cast(dtype)
         };
-        match self.mask(window, &device) {
+        match self.cached_mask(window, &device) {
             Some(mask) => {
                 let shape = scores.dims();
                 scores.mask_fill(mask.expand(shape), f32::NEG_INFINITY)
@@ -73,42 +79,48 @@ impl Sight {
         }
     }
 
-    fn mask(&self, window: Option<usize>, device: &Device) -> Option<Tensor<4, Bool>> {
+    fn cached_mask(&self, window: Option<usize>, device: &Device) -> Option<Tensor<4, Bool>> {
         for cell in &self.masks {
-            let (of, mask) = cell.get_or_init(|| (window, self.hidden(window, device)));
-            if *of == window {
+            let (cached_window, mask) =
+                cell.get_or_init(|| (window, self.build_mask(window, device)));
+            if *cached_window == window {
                 return mask.clone();
             }
         }
-        self.hidden(window, device)
+        self.build_mask(window, device)
     }
 
     /// True where a query may not look, `[rows or 1, 1, seq, keys]`; `None` if it may look
     /// everywhere.
-    fn hidden(&self, window: Option<usize>, device: &Device) -> Option<Tensor<4, Bool>> {
+    fn build_mask(&self, window: Option<usize>, device: &Device) -> Option<Tensor<4, Bool>> {
         let window = window.unwrap_or(usize::MAX);
-        let one_query_sees_all = self.seq == 1 && self.starts.len() == 1 && self.keys <= window;
-        if one_query_sees_all {
+        let all_visible = self.seq == 1 && self.position_offsets.len() == 1 && self.keys <= window;
+        if all_visible {
             return None;
         }
-        let mut values = Vec::with_capacity(self.starts.len() * self.seq * self.keys);
-        for &start in &self.starts {
-            for query in start..start + self.seq {
+        let mut values = Vec::with_capacity(self.position_offsets.len() * self.seq * self.keys);
+        for &offset in &self.position_offsets {
+            for query in offset..offset + self.seq {
                 values.extend((0..self.keys).map(|key| key > query || query - key >= window));
             }
         }
-        let shape = [self.starts.len(), 1, self.seq, self.keys];
+        let shape = [self.position_offsets.len(), 1, self.seq, self.keys];
         let device = device.clone().without_autodiff();
         Some(Tensor::from_data(TensorData::new(values, shape), &device))
     }
 
     /// `-slope * (query place - key place)`, `[rows or 1, n_heads, seq, keys]`.
-    fn bias(&self, slopes: &[f64], device: &Device) -> Tensor<4> {
-        let shape = [self.starts.len(), slopes.len(), self.seq, self.keys];
+    fn alibi_bias(&self, slopes: &[f64], device: &Device) -> Tensor<4> {
+        let shape = [
+            self.position_offsets.len(),
+            slopes.len(),
+            self.seq,
+            self.keys,
+        ];
         let mut values = Vec::with_capacity(shape.iter().product());
-        for &start in &self.starts {
+        for &offset in &self.position_offsets {
             for slope in slopes {
-                for query in start..start + self.seq {
+                for query in offset..offset + self.seq {
                     let bias = |key: usize| (slope * (key as f64 - query as f64)) as f32;
                     values.extend((0..self.keys).map(bias));
                 }
