@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-/// A function applied to each number.
+/// An elementwise activation function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// `x * Phi(x)`, exact (Hendrycks and Gimpel 2016, arXiv 1606.08415).
@@ -17,7 +17,7 @@ pub enum Activation {
     Silu,
 }
 
-/// `f(x)`, number by number.
+/// `f(x)`, elementwise.
 pub fn activate<const D: usize>(f: Activation, x: Tensor<D>) -> Tensor<D> {
     #[cfg(feature = "flex")]
     if crate::fused::is_flex_f32(&x) {
@@ -27,7 +27,7 @@ pub fn activate<const D: usize>(f: Activation, x: Tensor<D>) -> Tensor<D> {
     crate::reference::activate(f, x)
 }
 
-/// `f(gate) * up`, number by number (Shazeer 2020, arXiv 2002.05202).
+/// `f(gate) * up`, elementwise (Shazeer 2020, arXiv 2002.05202).
 pub fn gate<const D: usize>(f: Activation, gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     #[cfg(feature = "flex")]
     if crate::fused::is_flex_f32(&gate) {

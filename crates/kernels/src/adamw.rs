@@ -2,35 +2,35 @@
 
 use burn::tensor::Tensor;
 
-/// The running averages of one parameter, flat.
+/// The moments of one parameter, flat.
 #[derive(Clone, Debug, Default)]
 pub struct Moments {
-    /// Of the gradient.
+    /// Running mean of the gradient.
     pub first: Option<Tensor<1>>,
-    /// Of its square.
+    /// Running mean of the squared gradient.
     pub second: Option<Tensor<1>>,
 }
 
-/// The numbers of one update.
+/// Hyperparameters of one update.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamwStep {
     /// Learning rate.
     pub lr: f64,
-    /// How much of the running average stays.
+    /// Decay rate of the first moment.
     pub beta1: f64,
-    /// How much of the running average of squares stays.
+    /// Decay rate of the second moment.
     pub beta2: f64,
-    /// Keeps the divisor away from 0.
+    /// Added to the denominator to avoid division by zero.
     pub eps: f64,
-    /// Number of this update, counted from 1.
+    /// Number of this update, starting at 1.
     pub step: u64,
-    /// Factor on the gradient: below 1 where the norm of all is clipped.
+    /// Factor applied to the gradient; below 1 when the global norm is clipped.
     pub gradient_scale: f64,
 }
 
-/// The new value of a parameter, flat, by Loshchilov and Hutter's `AdamW` (2017, arXiv 1711.05101)
-/// with `PyTorch`'s arithmetic; `moments` are renewed. `weight` and moments that nobody else
-/// holds are changed in place.
+/// Returns the updated parameter, flat, by `AdamW` (Loshchilov and Hutter 2017, arXiv 1711.05101)
+/// with `PyTorch`'s arithmetic, and updates `moments`. Reuses the storage of `weight` and moments
+/// that no other tensor shares.
 pub fn adamw(
     weight: Tensor<1>,
     gradient: Tensor<1>,
@@ -77,7 +77,8 @@ fn reference(
     weight
 }
 
-/// The sum of the squares of all numbers of all tensors, `[1]`, on their device; `None` of none.
+/// Sum of the squares of all elements of all tensors, `[1]`, on their device; `None` if there are
+/// no tensors.
 pub fn sum_of_squares<'a>(tensors: impl Iterator<Item = &'a Tensor<1>>) -> Option<Tensor<1>> {
     let tensors: Vec<&Tensor<1>> = tensors.collect();
     #[cfg(feature = "flex")]
@@ -148,7 +149,7 @@ mod fast {
         ))
     }
 
-    /// The tensor as one run of numbers that is the whole of its buffer.
+    /// Returns a contiguous tensor that occupies its entire buffer, copying if necessary.
     fn into_dense(tensor: Tensor<1>) -> FlexTensor {
         let tensor = tensor.try_into_primitive::<Flex>();
         let tensor = tensor.unwrap_or_else(|e| unreachable!("parameters are plain: {e:?}"));

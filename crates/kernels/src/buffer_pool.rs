@@ -1,7 +1,7 @@
-//! Memory that training steps use again.
+//! A pool of reusable f32 buffers.
 //!
-//! Each step takes and gives back arrays of the same sizes. Here they wait for the next one: no page
-//! is asked of the system or cleared anew, and nothing is filled with zeros that will be overwritten.
+//! Each training step allocates and frees buffers of the same sizes. Pooling them avoids page
+//! faults in fresh memory, and zero-filling memory that is about to be overwritten.
 
 use std::collections::HashMap;
 use std::mem::MaybeUninit;
@@ -11,27 +11,27 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use burn::tensor::Bytes;
 use burn_std::{AccessError, AccessPolicy, AllocationController, AllocationProperty};
 
-/// Shorter arrays are cheap to ask of the allocator.
+/// Shorter buffers are not pooled: they are cheap to allocate.
 const MIN_POOLED_LEN: usize = 1 << 12;
 
-/// All arrays together take at most so much (a fourth) more than were in use at once.
+/// Idle and used buffers together may exceed the peak use by `1 / IDLE_FRACTION` of it.
 const IDLE_FRACTION: usize = 4;
 
 static POOL: Mutex<Option<Pool>> = Mutex::new(None);
 
-/// Arrays that nobody uses at the moment.
+/// Idle buffers, and statistics of those in use.
 #[derive(Default)]
 struct Pool {
     free: HashMap<usize, Vec<Vec<f32>>>,
-    /// Numbers in free arrays.
+    /// Total length of the idle buffers.
     idle: usize,
-    /// Numbers in arrays that are in use, and the most that ever were.
+    /// Total length of the buffers in use, and its peak.
     in_use: usize,
     peak: usize,
 }
 
 fn pool() -> MutexGuard<'static, Option<Pool>> {
-    // The pool is sound at every moment: a panic elsewhere changes nothing.
+    // The pool is in a valid state whenever the lock is released, even after a panic.
     POOL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -48,7 +48,7 @@ impl Pool {
         let len = values.len();
         self.in_use -= len;
         if self.idle + self.in_use + len > self.peak + self.peak / IDLE_FRACTION {
-            // The sizes have changed: what lies here fits no more.
+            // The sizes have changed, so the idle buffers no longer fit.
             self.free.clear();
             self.idle = 0;
             self.peak = self.in_use + len;
@@ -58,12 +58,12 @@ impl Pool {
     }
 }
 
-/// An array of numbers that goes back to the pool.
+/// An f32 buffer that returns to the pool when dropped.
 #[derive(Debug)]
 pub(crate) struct Buffer(Vec<f32>);
 
 impl Buffer {
-    /// `len` numbers of any value: the caller writes all of them.
+    /// Returns `len` elements with unspecified values; the caller must write all of them.
     pub(crate) fn new(len: usize) -> Self {
         if len < MIN_POOLED_LEN {
             return Self(vec![POISON; len]);
@@ -76,7 +76,7 @@ impl Buffer {
         Self(values)
     }
 
-    /// `len` zeros.
+    /// Returns `len` zeros.
     pub(crate) fn zeros(len: usize) -> Self {
         if len < MIN_POOLED_LEN {
             return Self(vec![0.0; len]);
@@ -88,23 +88,23 @@ impl Buffer {
         Self(values)
     }
 
-    /// A copy of `values`.
+    /// Copies `values` into a new buffer.
     pub(crate) fn from_slice(values: &[f32]) -> Self {
         let mut buffer = Self::new(values.len());
         buffer.copy_from_slice(values);
         buffer
     }
 
-    /// The numbers as the memory of a tensor.
+    /// Converts the buffer into the storage of a tensor.
     pub(crate) fn into_bytes(self) -> Bytes {
         let len = size_of_val(&*self.0);
-        // SAFETY: all of the memory is initialized f32, which are plain bytes.
+        // SAFETY: `Buffer` owns `len` bytes of initialized f32 values, aligned as `alloc_align`
+        // says, and every bit pattern is a valid byte.
         unsafe { Bytes::from_controller(Box::new(self), len) }
     }
 }
 
-/// What an array holds that is yet to be written: something that would be noticed in builds with
-/// debug assertions.
+/// Initial value of unwritten elements: NaN with debug assertions, so that reading one is noticed.
 const POISON: f32 = if cfg!(debug_assertions) {
     f32::NAN
 } else {
@@ -154,13 +154,14 @@ impl AllocationController for Buffer {
         _policy: AccessPolicy,
     ) -> Result<&mut [MaybeUninit<u8>], AccessError> {
         let len = size_of_val(&*self.0);
-        // SAFETY: the bytes of the borrowed numbers; the caller writes none that is uninitialized.
+        // SAFETY: the slice covers exactly the bytes of the mutably borrowed f32 values; by the
+        // contract of `memory_mut` the caller never writes uninitialized bytes.
         Ok(unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), len) })
     }
 
     fn memory(&self, _policy: AccessPolicy) -> Result<&[MaybeUninit<u8>], AccessError> {
         let len = size_of_val(&*self.0);
-        // SAFETY: the bytes of the borrowed numbers.
+        // SAFETY: the slice covers exactly the bytes of the borrowed f32 values.
         Ok(unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), len) })
     }
 }
@@ -205,7 +206,7 @@ mod tests {
             );
         }
         assert_eq!(pool.in_use, 0);
-        // One large array does not stay for ever.
+        // One large buffer is not kept forever.
         let large = pool.acquire(1 << 20).unwrap_or_else(|| vec![0.0; 1 << 20]);
         pool.release(large);
         for _ in 0..3 {

@@ -1,38 +1,38 @@
-//! The output layer and softmax cross-entropy, joined.
+//! Output layer fused with softmax cross-entropy.
 
 use burn::tensor::Tensor;
 
 use crate::{Precision, QuantizedMatrix};
 
-/// A target that counts for nothing: padding, or a token that is not to be learned.
+/// Target id of positions that do not count: padding, or tokens that are not trained on.
 pub const IGNORE: u32 = u32::MAX;
 
-/// The weight of an output layer.
+/// Weight of an output layer.
 #[derive(Clone, Debug)]
 pub enum OutputWeight {
     /// `[d_model, vocab]`.
     Matrix(Tensor<2>),
-    /// An embedding's table, `[vocab, d_model]`.
+    /// An embedding table, `[vocab, d_model]`.
     Table(Tensor<2>),
-    /// `[d_model, vocab]` in 8 or 4 bits. Nothing flows back.
+    /// `[d_model, vocab]` in 8 or 4 bits, for inference only: it has no gradients.
     Quantized(QuantizedMatrix),
 }
 
-/// From hidden numbers to logits.
+/// Maps hidden states to logits.
 #[derive(Clone, Debug)]
 pub struct OutputLayer {
-    /// What multiplies.
+    /// The projection to the vocabulary.
     pub weight: OutputWeight,
-    /// `[vocab]`.
+    /// Bias, `[vocab]`.
     pub bias: Option<Tensor<1>>,
-    /// Logits are squashed into (-c, c) by `c * tanh(x / c)`.
+    /// Soft cap of the logits: maps them to (-c, c) by `c * tanh(x / c)`.
     pub soft_cap: Option<f64>,
-    /// The arithmetic of its product.
+    /// Arithmetic of the matrix product.
     pub precision: Precision,
 }
 
 impl OutputLayer {
-    /// `[batch, seq, d_model]` to logits, `[batch, seq, vocab]`.
+    /// Maps hidden states, `[batch, seq, d_model]`, to logits, `[batch, seq, vocab]`.
     pub fn logits(self, hidden: Tensor<3>) -> Tensor<3> {
         let (precision, bias) = (self.precision, self.bias);
         let logits = match self.weight {
@@ -49,13 +49,14 @@ impl OutputLayer {
     }
 }
 
-/// The sum of `-ln p(target)` in nats over all places whose target is not [`IGNORE`].
+/// Sum of `-ln p(target)`, in nats, over all positions whose target is not [`IGNORE`].
 ///
-/// `hidden` is `[batch, seq, d_model]`, `targets` `batch * seq` ids row by row. The fast body works
-/// through the places in portions: logits for all of them are never stored.
+/// `hidden` is `[batch, seq, d_model]`; `targets` are `batch * seq` ids in row-major order. The
+/// fast implementation processes the positions in chunks, so the logits of all positions are never
+/// stored at once.
 ///
 /// # Panics
-/// If there are not `batch * seq` targets.
+/// If `targets` does not have `batch * seq` elements.
 pub fn cross_entropy_sum(hidden: Tensor<3>, layer: OutputLayer, targets: &[u32]) -> Tensor<1> {
     let [batch, seq, _] = hidden.dims();
     assert_eq!(targets.len(), batch * seq, "one target for each position");
@@ -83,10 +84,10 @@ mod fast {
     use crate::fused::{self, BackwardContext, Buffer, Op, apply};
     use crate::linear::fast::{LinearOp, WeightLayout};
 
-    /// Logits that are held at once: 32 MB.
+    /// Logits in memory at once: 32 MB.
     const CHUNK_LOGITS: usize = 8 << 20;
 
-    /// Fewer places at once would read the whole weight for too little work.
+    /// Minimum rows of a chunk: with fewer, reading the whole weight dominates.
     const MIN_CHUNK_ROWS: usize = 128;
 
     #[derive(Clone, Debug)]
@@ -96,7 +97,7 @@ mod fast {
         soft_cap: Option<f32>,
     }
 
-    /// Gradients of hidden numbers, weight and bias for a gradient of 1.
+    /// Gradients of hidden states, weight and bias for an output gradient of 1.
     type Gradients = [Buffer; 3];
 
     pub(super) fn cross_entropy_sum(
@@ -136,8 +137,8 @@ mod fast {
         }
     }
 
-    /// The loss alone, always by the product for many places: how a text is cut into batches must not
-    /// change its bits.
+    /// The loss without gradients. Always uses the kernel for many rows, so that the loss of a text
+    /// does not depend on how it is batched.
     fn quantized_loss(
         hidden: Tensor<3>,
         weight: &QuantizedMatrix,
@@ -229,7 +230,7 @@ mod fast {
             (Buffer::from_slice(&[sum as f32]), grads)
         }
 
-        /// The gradients, times that of the sum.
+        /// Multiplies the gradients by the output gradient.
         fn scale_gradients(
             mut gradients: Gradients,
             grad: &[f32],

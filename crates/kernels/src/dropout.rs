@@ -1,22 +1,22 @@
-//! Dropout whose mask is a pure function of a stream of random numbers and the place.
+//! Dropout whose mask is a pure function of a random stream and the position of an element.
 
 use burn::tensor::{Tensor, TensorData};
 
 use crate::CounterRng;
 
-/// Which numbers are dropped (Srivastava et al. 2014): of the places from `first` on, the share
-/// `rate`; the rest is scaled by `1 / (1 - rate)`.
+/// Which elements to drop (Srivastava et al. 2014): of the stream positions from `offset` on, a
+/// fraction `rate`; the others are scaled by `1 / (1 - rate)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DropoutMask {
-    /// The stream that decides.
+    /// The random stream.
     pub rng: CounterRng,
-    /// The share that is dropped, from 0 up to, but not, 1.
+    /// Probability of dropping an element, in [0, 1).
     pub rate: f64,
-    /// Place of the tensor's first number.
+    /// Stream position of the tensor's first element.
     pub offset: u64,
 }
 
-/// `x` with the numbers that `mask` says set to 0, and the rest scaled.
+/// Sets the elements selected by `mask` to 0 and scales the others.
 pub fn dropout<const D: usize>(x: Tensor<D>, mask: DropoutMask) -> Tensor<D> {
     if mask.rate == 0.0 {
         return x;
@@ -34,10 +34,10 @@ pub fn dropout<const D: usize>(x: Tensor<D>, mask: DropoutMask) -> Tensor<D> {
 }
 
 impl DropoutMask {
-    /// The factors of `len` numbers: 0, or `1 / (1 - rate)`.
+    /// The factors of `len` elements: 0 or `1 / (1 - rate)`.
     pub(crate) fn factors(&self, len: usize) -> Vec<f32> {
         let scale = (1.0 / (1.0 - self.rate)) as f32;
-        // Two masks' worth of bits in each draw: 32 bits resolve any rate that matters.
+        // Each 64-bit draw serves two elements: 32 bits resolve any rate that matters.
         let threshold = (self.rate * 4_294_967_296.0) as u64;
         (self.offset..self.offset + len as u64)
             .map(|position| {

@@ -1,8 +1,9 @@
-//! Rows of a table by number.
+//! Embedding lookup.
 
 use burn::tensor::{Int, Tensor};
 
-/// `table[ids]`: `[rows, width]` and `[batch, seq]` to `[batch, seq, width]`.
+/// `table[ids]`: gathers rows of `[rows, width]` for ids `[batch, seq]`, giving `[batch, seq,
+/// width]`.
 pub fn embed(table: Tensor<2>, ids: Tensor<2, Int>) -> Tensor<3> {
     #[cfg(feature = "flex")]
     if crate::fused::is_flex_f32(&table) {

@@ -1,7 +1,7 @@
 //! Operations with a hand-written backward pass on Burn's flex backend.
 //!
-//! An [`Op`] works on flat f32 slices. [`apply`] puts it into Burn's autodiff graph where an input is
-//! on an autodiff device, and runs it plainly where none is.
+//! An [`Op`] works on flat f32 slices. [`apply`] registers it in Burn's autodiff graph if an input
+//! is on an autodiff device, and otherwise just runs it.
 
 use std::fmt::Debug;
 
@@ -16,48 +16,48 @@ use burn::tensor::{DType, Device, Shape, Tensor};
 
 pub(crate) use crate::buffer_pool::Buffer;
 
-/// An operation on `N` tensors with one result.
+/// An operation with `N` input tensors and one output.
 pub(crate) trait Op<const N: usize>: Clone + Debug + Send + 'static {
-    /// What the backward pass needs beside inputs and output.
+    /// Values that the backward pass needs besides inputs and output.
     type Saved: Clone + Debug + Send + 'static;
 
     /// Which inputs the backward pass reads.
     const SAVES_INPUT: [bool; N];
 
-    /// Whether the backward pass reads the result.
+    /// Whether the backward pass reads the output.
     const SAVES_OUTPUT: bool = false;
 
-    /// The result. `keep` says whether a backward pass may follow.
+    /// Computes the output. `requires_grad` is true if a backward pass may follow.
     fn forward(&self, inputs: [&[f32]; N], requires_grad: bool) -> (Buffer, Self::Saved);
 
-    /// The gradients of the inputs that are wanted.
+    /// Returns the gradients of the inputs for which [`BackwardContext::needs_grad`] is true.
     fn backward(&self, ctx: BackwardContext<'_, Self::Saved, N>) -> [Option<Buffer>; N];
 }
 
-/// What a backward pass works with.
+/// The inputs of a backward pass.
 pub(crate) struct BackwardContext<'a, S, const N: usize> {
-    /// The inputs; empty where [`Op::KEEPS`] says no.
+    /// The saved inputs; empty where [`Op::SAVES_INPUT`] is false.
     pub(crate) inputs: [&'a [f32]; N],
-    /// The result; empty unless [`Op::KEEPS_OUTPUT`].
+    /// The saved output; empty unless [`Op::SAVES_OUTPUT`].
     pub(crate) output: &'a [f32],
-    /// What the forward pass left.
+    /// What the forward pass returned besides its output.
     pub(crate) saved: S,
-    /// The result's gradient.
+    /// Gradient of the output.
     pub(crate) grad: &'a [f32],
-    /// Which inputs' gradients are asked for.
+    /// Which inputs need a gradient.
     pub(crate) needs_grad: [bool; N],
 }
 
-/// An input whose rank the operation does not care about.
+/// An input tensor of any rank.
 pub(crate) struct Input {
     primitive: FlexTensor,
-    /// The input's node in the autodiff graph, and whether it leads to a parameter.
+    /// The input's node in the autodiff graph, and whether it is tracked.
     node: Option<(NodeGuard, bool)>,
 }
 
 impl<const D: usize> From<Tensor<D>> for Input {
     /// # Panics
-    /// If the tensor is not on flex.
+    /// If the tensor is not on the flex backend.
     fn from(tensor: Tensor<D>) -> Self {
         let on_flex = "the caller checked `is_flex_f32`";
         if tensor.device().is_autodiff() {
@@ -77,12 +77,12 @@ impl<const D: usize> From<Tensor<D>> for Input {
     }
 }
 
-/// Whether `tensor` is where the fast operations work: on flex, in f32.
+/// Returns whether the fast implementations support `tensor`: flex backend and f32.
 pub(crate) fn is_flex_f32<const D: usize>(tensor: &Tensor<D>) -> bool {
     tensor.dtype() == DType::F32 && tensor.device() == Device::flex()
 }
 
-/// Runs `op` on `inputs`; the result has `shape`.
+/// Runs `op` on `inputs` and returns an output of `shape`.
 pub(crate) fn apply<O: Op<N>, const N: usize, const D: usize>(
     op: O,
     inputs: [Input; N],
@@ -130,7 +130,7 @@ pub(crate) fn apply<O: Op<N>, const N: usize, const D: usize>(
     Tensor::from_primitive::<Autodiff<Flex>>(output)
 }
 
-/// The contiguous primitive of a tensor on flex, off the autodiff graph.
+/// Converts a flex tensor outside the autodiff graph to a contiguous primitive.
 pub(crate) fn into_contiguous<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
     let primitive = tensor.try_into_primitive::<Flex>();
     let primitive =
@@ -138,14 +138,14 @@ pub(crate) fn into_contiguous<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
     primitive.to_contiguous()
 }
 
-/// The numbers of a contiguous tensor.
+/// The elements of a contiguous tensor.
 pub(crate) fn values(tensor: &FlexTensor) -> &[f32] {
     tensor
         .as_slice()
         .unwrap_or_else(|| unreachable!("the tensor is contiguous and f32"))
 }
 
-/// A tensor of `values`.
+/// Creates a tensor of `shape` that owns `values`.
 pub(crate) fn from_buffer(values: Buffer, shape: impl Into<Shape>) -> FlexTensor {
     let layout = Layout::contiguous(shape.into());
     debug_assert_eq!(values.len(), layout.num_elements());

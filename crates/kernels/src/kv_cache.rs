@@ -1,12 +1,13 @@
-//! Keys or values of new tokens, written into a cache.
+//! Writes the keys or values of new tokens to a KV cache.
 
 use burn::tensor::Tensor;
 
-/// `cache`, `[slots, heads, capacity, head_dim]`, with `new`, `[rows, heads, seq, head_dim]`, in it: row i
-/// in slot `slots[i]`, from token `starts[i]` on. A cache that nobody else holds is changed in place.
+/// Writes `new`, `[rows, heads, seq, head_dim]`, to `cache`, `[slots, heads, capacity, head_dim]`:
+/// row i goes to slot `slots[i]`, starting at position `starts[i]`. The cache is updated in place
+/// unless other tensors share its storage.
 ///
 /// # Panics
-/// If a slot does not exist or a token does not fit.
+/// If a slot does not exist or the tokens exceed its capacity.
 pub fn write_cache(
     cache: Tensor<4>,
     new: Tensor<4>,
@@ -84,7 +85,7 @@ mod tests {
 
     use super::write_cache;
 
-    /// What a plain loop over all numbers writes.
+    /// Compares with a scalar loop over all elements.
     #[test]
     fn write_cache_changes_only_the_target_rows() {
         let device = Device::flex();
@@ -93,7 +94,7 @@ mod tests {
         };
         let (slots, heads, capacity, dim, seq) = (5, 3, 7, 4, 2);
         let cache = random([slots, heads, capacity, dim]);
-        // As attention has it: tokens before heads.
+        // The layout that attention produces: tokens before heads.
         let new = random([3, seq, heads, dim]).swap_dims(1, 2);
         let (rows, starts) = ([4, 0, 2], [5, 0, 3]);
         let written = write_cache(cache.clone(), new.clone(), &rows, &starts);

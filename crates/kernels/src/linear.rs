@@ -5,32 +5,33 @@ use serde::{Deserialize, Serialize};
 
 use crate::cpu::product::isa::Isa;
 
-/// The arithmetic of matrix products. Sums are f32 in each.
+/// Arithmetic of matrix products. Sums are always accumulated in f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// f32 factors.
     #[default]
     F32,
-    /// Factors rounded to bf16 (8 bits of mantissa), in the forward and the backward pass.
+    /// Factors rounded to bf16 (8 bits of significand), in the forward and the backward pass.
     Bf16,
 }
 
 impl Precision {
-    /// Whether it is the default.
+    /// Returns whether this is the default, f32.
     pub fn is_f32(&self) -> bool {
         *self == Self::F32
     }
 
-    /// Whether it brings speed on `device`: bf16 on a CPU takes AVX-512 BF16 instructions, and without
-    /// them gives (nearly) the same numbers in the time of f32.
+    /// Returns whether this precision is at least as fast as f32 on `device`. On a CPU, bf16 needs
+    /// AVX-512 BF16 instructions; without them it gives (nearly) the same values at the speed of
+    /// f32.
     pub fn is_fast(self, device: &Device) -> bool {
         self == Self::F32
             || !crate::QuantizedMatrix::has_native_kernel(device)
             || Isa::detect() == Isa::Avx512Bf16
     }
 
-    /// Whether products on `device` can have it.
+    /// Returns whether `device` supports products in this precision.
     pub fn is_supported(self, device: &Device) -> bool {
         match self {
             Self::F32 => true,
@@ -47,7 +48,7 @@ pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tenso
     linear_with_precision(Precision::F32, x, weight, bias)
 }
 
-/// As [`linear`], with the product in `precision`. Weights, result and gradients are f32.
+/// Like [`linear`], with the product in `precision`. Weights, output and gradients are f32.
 pub fn linear_with_precision(
     precision: Precision,
     x: Tensor<3>,
@@ -61,7 +62,7 @@ pub fn linear_with_precision(
     crate::reference::linear_with_precision(precision, x, weight, bias)
 }
 
-/// `x table^T + bias`, for an output layer that reuses an embedding's `table`, `[d_out, d_in]`.
+/// `x table^T + bias`, for an output layer tied to the embedding `table`, `[d_out, d_in]`.
 pub fn linear_table(
     precision: Precision,
     x: Tensor<3>,
@@ -84,12 +85,12 @@ pub(crate) mod fast {
     use crate::cpu::reduce::add_column_sums;
     use crate::fused::{BackwardContext, Buffer, Op, apply};
 
-    /// Places in a sequence up to which a product is bound by reading the weights. The number of
-    /// sequences does not count: a row's result must not depend on what else is in the batch, and the
-    /// two kernels sum in different orders.
+    /// Longest sequence for which reading the weights dominates the cost of a product. The batch
+    /// size does not count: a row's result must not depend on the rest of the batch, and the two
+    /// kernels sum in different orders.
     pub(crate) const MATVEC_MAX_SEQ: usize = 8;
 
-    /// How the weight lies in memory.
+    /// Memory layout of the weight.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(crate) enum WeightLayout {
         /// `[d_in, d_out]`.
@@ -98,14 +99,15 @@ pub(crate) mod fast {
         OutIn,
     }
 
-    /// The sizes of a product.
+    /// Shape and arithmetic of a linear layer.
     #[derive(Clone, Copy, Debug)]
     pub(crate) struct LinearOp {
         pub(crate) rows: usize,
         pub(crate) d_in: usize,
         pub(crate) d_out: usize,
         pub(crate) layout: WeightLayout,
-        /// Whether reading the weights takes longer than multiplying: few places in a sequence.
+        /// Whether to use the matrix-vector kernel, which is faster when reading the weights
+        /// dominates (short sequences).
         pub(crate) use_matvec: bool,
         pub(crate) precision: Precision,
     }
@@ -148,7 +150,7 @@ pub(crate) mod fast {
             }
         }
 
-        /// The weight as it multiplies, `d_in` by `d_out`.
+        /// A view of the weight as `d_in` by `d_out`, whatever its layout.
         fn weight<'a>(&self, weight: &'a [f32]) -> MatRef<'a> {
             match self.layout {
                 WeightLayout::InOut => MatRef::row_major(weight, self.d_in, self.d_out),
@@ -156,7 +158,7 @@ pub(crate) mod fast {
             }
         }
 
-        /// `y = x W + bias` (an empty bias is none).
+        /// `y = x W + bias` (empty `bias`: none).
         pub(crate) fn forward(&self, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
             let Self {
                 rows, d_in, d_out, ..
@@ -188,7 +190,7 @@ pub(crate) mod fast {
             product::gemm(dy, self.weight(weight).t(), &mut dx, &self.gemm_options());
         }
 
-        /// `dW = x^T dy`, or its sum with what is there.
+        /// `dW = x^T dy`, or `dW += x^T dy` if `accumulate`.
         pub(crate) fn weight_gradient(
             &self,
             x: &[f32],

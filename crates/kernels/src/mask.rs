@@ -1,25 +1,26 @@
-//! Which keys each query sees, for all layers of a forward pass.
+//! The causal attention mask, shared by all layers of a forward pass.
 
 use std::cell::OnceCell;
 
 use burn::tensor::{Bool, Device, Tensor, TensorData};
 
-/// A window, and its mask; `None` hides nothing.
+/// A window size and its mask; `None` means that nothing is hidden.
 type WindowMask = (Option<usize>, Option<Tensor<4, Bool>>);
 
-/// Where the tokens of a forward pass stand. Row `b`'s queries stand at places
-/// `starts[b]..starts[b] + seq`, keys at `0..keys`; a query sees itself and what came before.
+/// The positions of the queries and keys of a forward pass. The queries of row `b` are at positions
+/// `position_offsets[b]..position_offsets[b] + seq` and the keys at `0..keys`; a query attends to
+/// itself and to earlier positions.
 #[derive(Clone, Debug, Default)]
 pub struct AttentionMask {
     position_offsets: Vec<usize>,
     seq: usize,
     keys: usize,
-    /// Masks that were asked for, by window: made once for all layers.
+    /// Masks by window size, built once and shared by all layers.
     masks: [OnceCell<WindowMask>; 4],
 }
 
 impl AttentionMask {
-    /// The sight of `seq` queries a row. Starts that are all the same become one.
+    /// Creates the mask for `seq` queries per row. Equal offsets collapse to one.
     pub fn new(mut position_offsets: Vec<usize>, seq: usize) -> Self {
         if position_offsets
             .iter()
@@ -39,23 +40,23 @@ impl AttentionMask {
         }
     }
 
-    /// The place of each row's first query; one number if all rows agree.
+    /// Position of the first query of each row; a single element if all rows agree.
     pub fn position_offsets(&self) -> &[usize] {
         &self.position_offsets
     }
 
-    /// Queries of each row.
+    /// Number of queries per row.
     pub fn seq(&self) -> usize {
         self.seq
     }
 
-    /// Keys that the last query of the longest row sees, itself included.
+    /// Number of keys visible to the last query of the longest row, including itself.
     pub fn keys(&self) -> usize {
         self.keys
     }
 
-    /// Adds ALiBi's bias (empty slopes: none) and hides the future and what lies `window` or more
-    /// places behind. `scores` is `[rows, n_heads, seq, keys]`.
+    /// Adds the ALiBi bias (empty `slopes`: none) and masks future keys and keys `window` or more
+    /// positions back. `scores` is `[rows, n_heads, seq, keys]`.
     pub(crate) fn apply(
         &self,
         scores: Tensor<4>,
@@ -90,8 +91,8 @@ impl AttentionMask {
         self.build_mask(window, device)
     }
 
-    /// True where a query may not look, `[rows or 1, 1, seq, keys]`; `None` if it may look
-    /// everywhere.
+    /// Builds the mask, true where a key is hidden, `[rows or 1, 1, seq, keys]`; `None` if all keys
+    /// are visible.
     fn build_mask(&self, window: Option<usize>, device: &Device) -> Option<Tensor<4, Bool>> {
         let window = window.unwrap_or(usize::MAX);
         let all_visible = self.seq == 1 && self.position_offsets.len() == 1 && self.keys <= window;
@@ -109,7 +110,7 @@ impl AttentionMask {
         Some(Tensor::from_data(TensorData::new(values, shape), &device))
     }
 
-    /// `-slope * (query place - key place)`, `[rows or 1, n_heads, seq, keys]`.
+    /// `-slope * (query position - key position)`, `[rows or 1, n_heads, seq, keys]`.
     fn alibi_bias(&self, slopes: &[f64], device: &Device) -> Tensor<4> {
         let shape = [
             self.position_offsets.len(),

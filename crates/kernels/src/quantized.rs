@@ -1,8 +1,8 @@
-//! Weights of 8 or 4 bits.
+//! Weights quantized to 8 or 4 bits.
 //!
-//! Each weight is an integer times a scale that it shares with 31 neighbours along the inner
-//! dimension (the scheme of Dettmers et al. 2022, arXiv 2208.07339, by blocks and without outliers).
-//! On the CPU the integers are multiplied as they are; elsewhere they are widened first.
+//! Each weight is an integer times a scale shared by a block of 32 weights along the inner
+//! dimension (block-wise quantization as in Dettmers et al. 2022, arXiv 2208.07339, without
+//! outliers). The CPU kernels multiply the integers directly; other devices dequantize first.
 
 use std::sync::Arc;
 
@@ -13,13 +13,14 @@ pub use crate::cpu::product::quant::Bits;
 use crate::cpu::product::quant::{BLOCK, QuantMatrix};
 use crate::cpu::product::{GemmOptions, MatMut, MatRef, gemm};
 
-/// A weight of `d_in` by `d_out` integers with their scales. A handle: copies are cheap.
+/// A `d_in` by `d_out` matrix of integers with block scales. Cloning is cheap: clones share the
+/// data.
 #[derive(Clone, Debug)]
 pub struct QuantizedMatrix(Arc<QuantMatrix>);
 
 impl QuantizedMatrix {
-    /// Whether products on `device` read the integers as they are. Elsewhere each product widens them
-    /// first: better do it once.
+    /// Returns whether products on `device` read the integers directly. Elsewhere every product
+    /// dequantizes the weight first, so it is better to dequantize it once.
     pub fn has_native_kernel(device: &Device) -> bool {
         #[cfg(feature = "flex")]
         return *device == Device::flex();
@@ -30,14 +31,14 @@ impl QuantizedMatrix {
         }
     }
 
-    /// Rounds `weight`, `[d_in, d_out]`.
+    /// Quantizes `weight`, `[d_in, d_out]`.
     pub fn from_weight(weight: Tensor<2>, bits: Bits) -> Self {
         let [d_in, d_out] = weight.dims();
         let values = to_f32_vec(weight);
         Self::new(MatRef::row_major(&values, d_in, d_out), bits)
     }
 
-    /// Rounds the transpose of `table`, `[d_out, d_in]`, such as an embedding that serves as output
+    /// Quantizes the transpose of `table`, `[d_out, d_in]`, such as an embedding tied to the output
     /// layer.
     pub fn from_table(table: Tensor<2>, bits: Bits) -> Self {
         let [d_out, d_in] = table.dims();
@@ -49,10 +50,11 @@ impl QuantizedMatrix {
         Self(Arc::new(QuantMatrix::quantize(weight, bits, Threads::Pool)))
     }
 
-    /// The matrix of these integers, `[d_out, d_in]`, and scales, `[d_out, blocks]` (bits of bf16).
+    /// Creates a matrix from integers, `[d_out, d_in]`, and scales, `[d_out, blocks]` (bits of
+    /// bf16).
     ///
     /// # Panics
-    /// If there are not as many of each as that.
+    /// If the number of integers or scales does not match `shape`.
     pub fn from_parts(shape: [usize; 2], bits: Bits, integers: &[i8], scales: &[u16]) -> Self {
         let shape = (shape[0], shape[1]);
         Self(Arc::new(QuantMatrix::from_parts(
@@ -60,33 +62,33 @@ impl QuantizedMatrix {
         )))
     }
 
-    /// The integers, `[d_out, d_in]`, and their scales, `[d_out, blocks]` (bits of bf16).
+    /// Returns the integers, `[d_out, d_in]`, and their scales, `[d_out, blocks]` (bits of bf16).
     pub fn parts(&self) -> (Vec<i8>, Vec<u16>) {
         self.0.parts()
     }
 
-    /// `[d_in, d_out]`.
+    /// Shape, `[d_in, d_out]`.
     pub fn shape(&self) -> [usize; 2] {
         let (d_in, d_out) = self.0.shape();
         [d_in, d_out]
     }
 
-    /// Scales of each column.
+    /// Number of blocks (and scales) per output column.
     pub fn blocks(d_in: usize) -> usize {
         d_in.div_ceil(BLOCK)
     }
 
-    /// The width of the integers.
+    /// Width of the integers.
     pub fn bits(&self) -> Bits {
         self.0.bits()
     }
 
-    /// Bytes of integers and scales.
+    /// Size of integers and scales in bytes.
     pub fn bytes(&self) -> usize {
         self.0.bytes()
     }
 
-    /// `y = x W + bias` for many rows: the integers are widened on the way.
+    /// `y = x W + bias` for many rows; dequantizes blocks on the fly.
     #[cfg(feature = "flex")]
     pub(crate) fn matmul(&self, x: &[f32], rows: usize, bias: Option<&[f32]>, y: &mut [f32]) {
         let [d_in, d_out] = self.shape();
@@ -103,7 +105,7 @@ impl QuantizedMatrix {
         );
     }
 
-    /// The values that it stands for, `[d_in, d_out]` row by row.
+    /// Dequantized values, `[d_in, d_out]` in row-major order.
     pub fn dequantize(&self) -> Vec<f32> {
         let [d_in, d_out] = self.shape();
         (0..d_in)
@@ -112,8 +114,8 @@ impl QuantizedMatrix {
     }
 }
 
-/// `x W + bias` for a quantized `W`: `[batch, seq, d_in]` to `[batch, seq, d_out]`. For inference:
-/// nothing flows back.
+/// `x W + bias` for a quantized `W`: `[batch, seq, d_in]` to `[batch, seq, d_out]`. For inference
+/// only: it has no gradients.
 pub fn linear_quantized(
     x: Tensor<3>,
     weight: &QuantizedMatrix,
@@ -128,7 +130,7 @@ pub fn linear_quantized(
     crate::reference::linear(x, weight, bias)
 }
 
-/// The columns `ids` of a quantized table: `[batch, seq]` to `[batch, seq, d_in]`.
+/// Gathers the columns `ids` of a quantized table: `[batch, seq]` to `[batch, seq, d_in]`.
 pub fn embed_quantized(table: &QuantizedMatrix, ids: Tensor<2, Int>) -> Tensor<3> {
     let ([batch, seq], device) = (ids.dims(), ids.device());
     let width = table.shape()[0];

@@ -1,5 +1,5 @@
-//! Every operation in plain Burn operations: what backends without a fast body run, and what the
-//! fast bodies are held to.
+//! Every operation in plain Burn operations: the implementation for backends without a fast one,
+//! and the baseline in tests.
 
 use burn::tensor::activation::{self, log_softmax, softmax};
 use burn::tensor::{DType, Int, Tensor, TensorData};
@@ -9,7 +9,7 @@ use crate::{
     Activation, AttentionOptions, DropoutMask, IGNORE, NormKind, Precision, RotaryTables, dropout,
 };
 
-/// See [`linear`](crate::linear()).
+/// Reference for [`linear`](crate::linear()).
 pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<3> {
     let ([batch, seq, d_in], d_out) = (x.dims(), weight.dims()[1]);
     let y: Tensor<2> = x.reshape([batch * seq, d_in]).matmul(weight);
@@ -20,7 +20,8 @@ pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tenso
     y.reshape([batch, seq, d_out])
 }
 
-/// See [`linear_in`](crate::linear_in()). In bf16 the device's own product also rounds its result.
+/// Reference for [`linear_with_precision`](crate::linear_with_precision()). In bf16, the device's
+/// product also rounds its result.
 pub fn linear_with_precision(
     precision: Precision,
     x: Tensor<3>,
@@ -38,7 +39,7 @@ pub fn linear_with_precision(
     }
 }
 
-/// See [`normalize`](crate::normalize()).
+/// Reference for [`normalize`](crate::normalize()).
 pub fn normalize<const D: usize>(
     kind: NormKind,
     x: Tensor<D>,
@@ -61,7 +62,7 @@ pub fn normalize<const D: usize>(
     }
 }
 
-/// See [`activate`](crate::activate()).
+/// Reference for [`activate`](crate::activate()).
 pub fn activate<const D: usize>(f: Activation, x: Tensor<D>) -> Tensor<D> {
     match f {
         Activation::Gelu => activation::gelu(x),
@@ -72,7 +73,7 @@ pub fn activate<const D: usize>(f: Activation, x: Tensor<D>) -> Tensor<D> {
     }
 }
 
-/// See [`rotate`](crate::rotate()).
+/// Reference for [`rotate`](crate::rotate()).
 pub fn rotate(x: Tensor<4>, tables: &RotaryTables, position_offsets: &[usize]) -> Tensor<4> {
     let [_, seq, _, head_dim] = x.dims();
     let device = x.device().without_autodiff();
@@ -86,16 +87,16 @@ pub fn rotate(x: Tensor<4>, tables: &RotaryTables, position_offsets: &[usize]) -
     x * cos + rotated_half * sin
 }
 
-/// See [`attention`](crate::attention()). `see` is shown the scores with the mask applied and the
-/// percentages, `[batch, n_heads, query, key]`.
+/// Reference for [`attention`](crate::attention()). Calls `probe` with the masked scores and with
+/// the attention weights, `[batch, n_heads, query, key]`.
 pub fn attention(
     [q, k, v]: [Tensor<4>; 3],
     options: &AttentionOptions<'_>,
     mut probe: impl FnMut(Stage, &Tensor<4>),
 ) -> Tensor<4> {
     let ([batch, seq, n_heads, head_dim], [_, keys, n_kv_heads, _]) = (q.dims(), k.dims());
-    // The query heads that share a key/value head stand one below the other, so that one product
-    // serves them and no key is copied.
+    // Stacks the query heads that share a key/value head, so that one product serves them all and
+    // no key is copied.
     let group = |x: Tensor<4>| -> Tensor<4> {
         let [_, _, _, width] = x.dims();
         x.reshape([batch, n_kv_heads, n_heads / n_kv_heads * seq, width])
@@ -126,10 +127,10 @@ pub fn attention(
     z.reshape([batch, n_heads, seq, head_dim]).swap_dims(1, 2)
 }
 
-/// The sum of `-ln p(target)` over the targets that count; `logits` is `[n, vocab]`.
+/// Sum of `-ln p(target)` over all targets that are not [`IGNORE`]; `logits` is `[n, vocab]`.
 ///
 /// # Panics
-/// If there are not `n` targets.
+/// If `targets` does not have `n` elements.
 pub fn cross_entropy_sum(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
     let [n, _] = logits.dims();
     assert_eq!(targets.len(), n, "one target for each position");
@@ -153,7 +154,7 @@ pub fn cross_entropy_sum(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
     (log_probs * weights.cast(dtype)).sum().neg()
 }
 
-/// `cap * tanh(x / cap)`.
+/// Soft cap: `cap * tanh(x / cap)`.
 pub fn soft_cap<const D: usize>(x: Tensor<D>, cap: f64) -> Tensor<D> {
     (x / cap).tanh() * cap
 }

@@ -1,11 +1,12 @@
-//! Rotary positions: each pair of a head's numbers is turned by an angle that grows with the place.
+//! Rotary position embedding (RoPE): rotates pairs of elements of each head by an angle
+//! proportional to the position.
 
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-/// Cosines and sines for every place, `[places, head_dim]`: pair `i` is numbers `i` and
-/// `i + head_dim / 2` (the rotate-half layout), so both halves of a row are alike.
+/// Cosines and sines for every position, `[positions, head_dim]`. Pair `i` is the elements `i` and
+/// `i + head_dim / 2` (the rotate-half layout), so both halves of a row are equal.
 #[derive(Clone, Debug)]
 pub struct RotaryTables {
     pub(crate) cos: Arc<Vec<f32>>,
@@ -14,7 +15,8 @@ pub struct RotaryTables {
 }
 
 impl RotaryTables {
-    /// Tables for `places` places, from the angle in radians that each pair turns per token.
+    /// Creates tables for `positions` positions; `frequencies` are the rotation of each pair in
+    /// radians per position.
     pub fn new(frequencies: &[f64], positions: usize) -> Self {
         let table = |function: fn(f64) -> f64| {
             let row = |position: usize| {
@@ -32,8 +34,8 @@ impl RotaryTables {
         }
     }
 
-    /// Both tables as tensors for rows whose first token stands at `starts[row]`,
-    /// `[rows, seq, 1, head_dim]`.
+    /// Gathers both tables as tensors, `[rows, seq, 1, head_dim]`, for rows whose first token is at
+    /// `position_offsets[row]`.
     pub(crate) fn gather_rows(
         &self,
         position_offsets: &[usize],
@@ -54,8 +56,8 @@ impl RotaryTables {
     }
 }
 
-/// Turns `x`, `[batch, seq, heads, head_dim]`; token `i` of row `b` stands at place
-/// `starts[b] + i`. One start counts for all rows.
+/// Rotates `x`, `[batch, seq, heads, head_dim]`; token `i` of row `b` is at position
+/// `position_offsets[b] + i`. A single offset applies to all rows.
 pub fn rotate(x: Tensor<4>, tables: &RotaryTables, position_offsets: &[usize]) -> Tensor<4> {
     #[cfg(feature = "flex")]
     if crate::fused::is_flex_f32(&x) {

@@ -85,7 +85,7 @@ impl Attention {
         (batch * seq_q * n_heads * head_dim, batch * seq_q * n_heads)
     }
 
-    /// Keys and values are read where they lie, as in a cache.
+    /// Forward pass without autodiff. Reads keys and values in place, as in a KV cache.
     fn inference(&self, qkv: [Tensor<4>; 3]) -> Tensor<4> {
         let shape = qkv[0].dims();
         let [q, k, v] = qkv.map(|x| {
@@ -123,8 +123,8 @@ impl Attention {
         Tensor::from_primitive::<Flex>(fused::from_buffer(z, shape))
     }
 
-    /// One query a row over a cache `[slot, n_kv_heads, capacity, head_dim]`; false if that is not
-    /// what this is.
+    /// Runs the decode kernel if the input is one query per row over a KV cache, `[slot,
+    /// n_kv_heads, capacity, head_dim]`; returns false otherwise.
     fn decode(&self, q: &[f32], [k, v]: [&FlexTensor; 2], z: &mut [f32]) -> bool {
         let (strides, dim) = (view(k).strides, self.shape.head_dim);
         let base = k.layout().start_offset();
@@ -163,7 +163,7 @@ impl Attention {
     }
 }
 
-/// Whether the kernel can read `[batch, keys, heads, head_dim]` where it lies.
+/// Returns whether the kernel can read `[batch, keys, heads, head_dim]` in place.
 fn is_readable(x: &FlexTensor) -> bool {
     let strides = x.layout().strides();
     strides[3] == 1 && strides.iter().all(|stride| *stride >= 0)
@@ -182,7 +182,7 @@ fn view(x: &FlexTensor) -> View<'_> {
 }
 
 impl Op<3> for Attention {
-    /// Log of the sum of exponentials of each query's scores, `[batch, n_heads, seq]`.
+    /// Log-sum-exp of the scores of each query, `[batch, n_heads, seq]`.
     type Saved = Buffer;
     const SAVES_INPUT: [bool; 3] = [true; 3];
     const KEEPS_OUTPUT: bool = true;

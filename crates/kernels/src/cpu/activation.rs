@@ -1,7 +1,7 @@
 //! Activation functions of feed-forward layers, forward and backward.
 //!
-//! Backward recomputes from the pre-activation, so nothing but that is kept. A bias may be added
-//! in front, which saves a pass over memory.
+//! The backward pass recomputes from the pre-activation, so nothing else is saved. An optional bias
+//! is added first, which saves a pass over memory.
 
 use pulp::Simd;
 
@@ -9,7 +9,7 @@ use super::math::{normal_tail, sigmoid};
 use super::par::{self, Shared};
 use super::simd::{Ops, dispatch, for_lanes, load_part, store_part};
 
-/// A function applied to each number.
+/// An elementwise activation function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// `x * Phi(x)`, exact.
@@ -29,7 +29,7 @@ pub fn forward(f: Activation, x: &[f32], bias: &[f32], out: &mut [f32]) {
     assert_eq!(x.len(), out.len());
     let out_at = Shared::new(out);
     for_each_chunk_or_row(x.len(), out_at.as_ptr(), bias, |at, n, bias| {
-        // SAFETY: pieces lie in the array and do not overlap.
+        // SAFETY: chunks are within all arrays and do not overlap.
         unsafe { forward_chunk(f, &x[at..at + n], bias, out_at.at(at)) };
     });
 }
@@ -40,7 +40,7 @@ pub fn backward(f: Activation, x: &[f32], bias: &[f32], dy: &[f32], dx: &mut [f3
     run_backward(f, x, bias, Shared::read_only(dy), Shared::new(dx));
 }
 
-/// `grad *= f'(x + bias)`, which turns the gradient of the output into that of the input.
+/// `grad *= f'(x + bias)`: turns the output gradient into the input gradient.
 pub fn backward_in_place(f: Activation, x: &[f32], bias: &[f32], grad: &mut [f32]) {
     assert_eq!(x.len(), grad.len());
     let grad = Shared::new(grad);
@@ -49,13 +49,13 @@ pub fn backward_in_place(f: Activation, x: &[f32], bias: &[f32], grad: &mut [f32
 
 fn run_backward(f: Activation, x: &[f32], bias: &[f32], dy: Shared<f32>, dx: Shared<f32>) {
     for_each_chunk_or_row(x.len(), dx.as_ptr(), bias, |at, n, bias| {
-        // SAFETY: pieces lie in all arrays and do not overlap; nothing is written through `dy`
+        // SAFETY: chunks are within all arrays and do not overlap; nothing is written through `dy`
         // unless it is `dx`.
         unsafe { backward_chunk(f, &x[at..at + n], bias, dy.at(at), dx.at(at)) };
     });
 }
 
-/// Cuts `0..len` into pieces for threads: chunks, or rows where there is a bias.
+/// Splits `0..len` for threads: into chunks, or into rows if there is a bias.
 pub(super) fn for_each_chunk_or_row(
     len: usize,
     out: *const f32,
@@ -109,12 +109,12 @@ fn backward_body<S: Simd>(
     }
 }
 
-/// One chunk, or one row where there is a bias.
+/// Processes one chunk, or one row if there is a bias.
 #[inline(always)]
 fn forward_with<S: Simd, const F: usize>(s: S, x: &[f32], bias: &[f32], out: *mut f32) {
     let bias = (bias.len() == x.len()).then_some(bias.as_ptr());
     for_lanes!(s, x.len(), |at, part| {
-        // SAFETY: `at` and `part` stay within all arrays.
+        // SAFETY: `at` and `part` stay within `x.len()`, the length of all arrays.
         unsafe {
             let x = load_biased(s, x, bias, at, part);
             store_part(s, out, at, part, value::<S, F>(s, x));
@@ -122,7 +122,7 @@ fn forward_with<S: Simd, const F: usize>(s: S, x: &[f32], bias: &[f32], out: *mu
     });
 }
 
-/// One chunk, or one row where there is a bias.
+/// Processes one chunk, or one row if there is a bias.
 #[inline(always)]
 fn backward_with<S: Simd, const F: usize>(
     s: S,
@@ -133,7 +133,7 @@ fn backward_with<S: Simd, const F: usize>(
 ) {
     let bias = (bias.len() == x.len()).then_some(bias.as_ptr());
     for_lanes!(s, x.len(), |at, part| {
-        // SAFETY: `at` and `part` stay within all arrays.
+        // SAFETY: `at` and `part` stay within `x.len()`, the length of all arrays.
         unsafe {
             let x = load_biased(s, x, bias, at, part);
             let grad = s.mul_f32s(
@@ -145,8 +145,10 @@ fn backward_with<S: Simd, const F: usize>(
     });
 }
 
+/// Loads `x + bias`.
+///
 /// # Safety
-/// `at` and `part` must stay within x and the bias.
+/// `at` and `part` must be within `x` and the bias.
 #[inline(always)]
 unsafe fn load_biased<S: Simd>(
     s: S,
@@ -155,7 +157,7 @@ unsafe fn load_biased<S: Simd>(
     at: usize,
     part: Option<usize>,
 ) -> S::f32s {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that `at` and `part` are within `x` and the bias.
     unsafe {
         let value = load_part(s, x.as_ptr(), at, part);
         match bias {
@@ -165,17 +167,17 @@ unsafe fn load_biased<S: Simd>(
     }
 }
 
-/// `2 sqrt(2 / pi)` and the cubic's factor of GELU's tanh approximation, which as
-/// `(1 + tanh(a)) / 2 = sigmoid(2 a)` takes one exponential.
+/// `2 sqrt(2 / pi)` and the cubic coefficient of the tanh approximation of GELU, which takes one
+/// exponential when written as `(1 + tanh(a)) / 2 = sigmoid(2 a)`.
 const TANH_SCALE: f32 = 1.595_769_2;
 const TANH_CUBIC: f32 = 0.044_715;
 
-/// The value of function number `F` (the order of [`Activation`]) at `x`.
+/// Value of function number `F` (in the order of [`Activation`]) at `x`.
 #[inline(always)]
 pub(super) fn value<S: Simd, const F: usize>(s: S, x: S::f32s) -> S::f32s {
     match F {
         0 => {
-            // max(x, 0) - |x| Phi(-|x|): exact where x is large, unlike x (1 + erf) / 2.
+            // max(x, 0) - |x| Phi(-|x|): accurate for large x, unlike x (1 + erf) / 2.
             let abs = s.abs_f32s(x);
             let (tail, _) = normal_tail(s, abs);
             s.negate_mul_add_e_f32s(abs, tail, s.max_f32s(x, s.zero()))
@@ -190,7 +192,7 @@ pub(super) fn value<S: Simd, const F: usize>(s: S, x: S::f32s) -> S::f32s {
     }
 }
 
-/// Value and slope of function number `F` at `x`.
+/// Value and derivative of function number `F` at `x`.
 #[inline(always)]
 pub(super) fn value_and_derivative<S: Simd, const F: usize>(
     s: S,

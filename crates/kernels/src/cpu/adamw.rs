@@ -8,36 +8,36 @@ use super::simd::{Ops, dispatch, for_lanes, load_part, store_part};
 /// One parameter and its moments.
 #[derive(Debug)]
 pub struct Parameter<'a> {
-    /// The numbers to change.
+    /// The parameter, updated in place.
     pub value: &'a mut [f32],
-    /// Their gradient.
+    /// Gradient of the parameter.
     pub grad: &'a [f32],
     /// Running mean of the gradient.
     pub first_moment: &'a mut [f32],
-    /// Running mean of its square.
+    /// Running mean of the squared gradient.
     pub second_moment: &'a mut [f32],
     /// Weight decay of this parameter.
     pub weight_decay: f64,
 }
 
-/// One step's settings.
+/// Hyperparameters of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
     /// Learning rate.
     pub lr: f64,
-    /// How much of the running mean stays.
+    /// Decay rate of the first moment.
     pub beta1: f64,
-    /// How much of the running mean of squares stays.
+    /// Decay rate of the second moment.
     pub beta2: f64,
-    /// Keeps the divisor away from 0.
+    /// Added to the denominator to avoid division by zero.
     pub eps: f64,
-    /// Number of this step, from 1 on.
+    /// Number of this step, starting at 1.
     pub step: u64,
-    /// Factor on the gradients: below 1 where their norm is clipped.
+    /// Factor applied to the gradients; below 1 when their norm is clipped.
     pub grad_scale: f64,
 }
 
-/// Changes all parameters.
+/// Updates all parameters.
 pub fn step(parameters: Vec<Parameter<'_>>, settings: &Step) {
     let mut chunks = Vec::new();
     for parameter in parameters {
@@ -47,12 +47,12 @@ pub fn step(parameters: Vec<Parameter<'_>>, settings: &Step) {
     let count = chunks.len();
     let chunks = Shared::new(&mut chunks);
     par::for_each(count, CHUNK, |i| {
-        // SAFETY: each piece is taken once.
+        // SAFETY: `i` is below the number of chunks, and each chunk is processed by one task only.
         update(unsafe { &mut *chunks.at(i) }, constants);
     });
 }
 
-/// Cuts a parameter into pieces for threads, all but the first of which begin at a cache line.
+/// Splits a parameter into chunks for threads; all chunks except the first start at a cache line.
 fn split_into_chunks<'a>(mut rest: Parameter<'a>, chunks: &mut Vec<Parameter<'a>>) {
     let len = rest.value.len();
     assert!(
@@ -84,7 +84,7 @@ fn split_into_chunks<'a>(mut rest: Parameter<'a>, chunks: &mut Vec<Parameter<'a>
     chunks.push(rest);
 }
 
-/// A step's settings, worked out in f64 and rounded once.
+/// Constants of a step, computed in f64 and rounded once.
 #[derive(Clone, Copy)]
 struct Constants {
     lr: f64,
@@ -92,10 +92,10 @@ struct Constants {
     one_minus_beta1: f32,
     beta2: f32,
     one_minus_beta2: f32,
-    /// 1 / square root of the correction of the second moment.
+    /// 1 / square root of the bias correction of the second moment.
     inv_sqrt_correction2: f32,
     eps: f32,
-    /// Minus the rate, corrected for the first moment's start at 0.
+    /// Minus the learning rate, divided by the bias correction of the first moment.
     neg_step_size: f32,
     grad_scale: f32,
 }
@@ -128,7 +128,7 @@ fn body<S: Simd>(s: S, chunk: &mut Parameter<'_>, c: Constants) {
     let (value_at, first_moment_at) = (chunk.value.as_mut_ptr(), chunk.first_moment.as_mut_ptr());
     let (grad_at, second_moment_at) = (chunk.grad.as_ptr(), chunk.second_moment.as_mut_ptr());
     for_lanes!(s, chunk.value.len(), |at, part| {
-        // SAFETY: all four slices have the same length, checked where pieces are cut.
+        // SAFETY: `split_into_chunks` checked that all four slices have the same length.
         unsafe {
             let grad = s.mul_f32s(load_part(s, grad_at, at, part), splat(c.grad_scale));
             let first_moment = s.mul_f32s(load_part(s, first_moment_at, at, part), splat(c.beta1));

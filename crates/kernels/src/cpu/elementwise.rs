@@ -1,4 +1,4 @@
-//! Sums of arrays, and of an array and a row.
+//! Elementwise sums of arrays, and of an array and a row.
 
 use pulp::Simd;
 
@@ -10,7 +10,7 @@ pub fn add(a: &[f32], b: &[f32], out: &mut [f32]) {
     assert!(a.len() == out.len() && b.len() == out.len());
     let out_at = Shared::new(out);
     par::for_each_chunk(a.len(), out_at.as_ptr(), |at, n| {
-        // SAFETY: chunks do not overlap.
+        // SAFETY: chunks are within `out` and do not overlap.
         let out = unsafe { out_at.slice(at, n) };
         add_chunk(&a[at..at + n], &b[at..at + n], out);
     });
@@ -21,7 +21,7 @@ pub fn add_scaled(y: &mut [f32], alpha: f32, x: &[f32]) {
     assert_eq!(x.len(), y.len());
     let y_at = Shared::new(y);
     par::for_each_chunk(x.len(), y_at.as_ptr(), |at, n| {
-        // SAFETY: chunks do not overlap.
+        // SAFETY: chunks are within `y` and do not overlap.
         let y = unsafe { y_at.slice(at, n) };
         add_scaled_chunk(y, alpha, &x[at..at + n]);
     });
@@ -32,9 +32,9 @@ pub fn scale(x: &mut [f32], alpha: f32) {
     let len = x.len();
     let x_at = Shared::new(x);
     par::for_each_chunk(len, x_at.as_ptr(), |at, n| {
-        // SAFETY: chunks do not overlap.
+        // SAFETY: chunks are within `x` and do not overlap.
         let x = unsafe { x_at.slice(at, n) };
-        // Plain code: compilers turn it into what the memory allows.
+        // A plain loop: it is bound by memory bandwidth in any case.
         for x in x {
             *x *= alpha;
         }
@@ -51,7 +51,7 @@ pub fn add_bias(x: &mut [f32], bias: &[f32]) {
     let x_at = Shared::new(x);
     par::for_each_row_group(rows, width, |first, count| {
         for row in first..first + count {
-            // SAFETY: row groups do not overlap.
+            // SAFETY: rows are within `x` and do not overlap.
             let x = unsafe { x_at.slice(row * width, width) };
             add_scaled_chunk(x, 1.0, bias);
         }

@@ -1,4 +1,4 @@
-//! Exponentials in f64, for the probabilities that tokens are drawn by.
+//! Exponentials in f64, for sampling probabilities.
 
 use pulp::Simd;
 
@@ -6,10 +6,11 @@ use super::simd::dispatch;
 
 /// 1.5 * 2^52: adding it rounds to an integer and leaves that integer in the low bits.
 const ROUND: f64 = 6_755_399_441_055_744.0;
-/// ln 2 in two parts, of which the first has so few bits that an exponent times it is exact.
+/// ln 2 in two parts; the first has so few significant bits that its product with an exponent is
+/// exact.
 const LN_2_HIGH: f64 = 0.693_147_180_369_123_8;
 const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
-/// 1/13!, 1/12! ... 1/0!: Taylor's series, which is good to 2^-53 on [-ln 2 / 2, ln 2 / 2].
+/// 1/13!, 1/12! ... 1/0!: the Taylor series, accurate to 2^-53 on [-ln 2 / 2, ln 2 / 2].
 const TERMS: [f64; 14] = {
     let mut terms = [1.0; 14];
     let mut i = 13;
@@ -20,9 +21,9 @@ const TERMS: [f64; 14] = {
     terms
 };
 
-/// `e^x` for x up to 0, good to 2 units in the last place; 0 below `e^-708` and for NaN.
+/// `e^x` for `x <= 0`, accurate to 2 ulp; 0 below `e^-708` and for NaN.
 ///
-/// Products and sums are never fused: the result is the same on every machine.
+/// Never fuses multiplies and adds, so the result is the same on every machine.
 #[inline(always)]
 pub fn exp_nonpositive(x: f64) -> f64 {
     let clamped = if x > -708.0 { x } else { -708.0 };
@@ -33,13 +34,13 @@ pub fn exp_nonpositive(x: f64) -> f64 {
     for term in &TERMS[1..] {
         sum = sum * r + term;
     }
-    // n stands in the low bits of `shifted`, and is added to the exponent.
+    // The low bits of `shifted` are n, which is added to the exponent.
     let scaled = f64::from_bits(sum.to_bits().wrapping_add(shifted.to_bits() << 52));
     if x >= -708.0 { scaled } else { 0.0 }
 }
 
 dispatch!(
-    /// `weights[i] = e^((logits[i] - best) / temperature)`, where no logit is above `best`.
+    /// `weights[i] = e^((logits[i] - max_logit) / temperature)`; no logit may exceed `max_logit`.
     pub fn exp_logits(logits: &[f32], max_logit: f32, temperature: f64, weights: &mut [f64]) => body
 );
 

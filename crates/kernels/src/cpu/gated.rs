@@ -1,4 +1,4 @@
-//! Gated feed-forward layers: `f(gate) * up` (`SwiGLU`, GEGLU and their kin).
+//! Gated activations: `f(gate) * up` (`SwiGLU`, GEGLU and related variants).
 
 use pulp::Simd;
 
@@ -6,12 +6,12 @@ use super::activation::{Activation, for_each_chunk_or_row, value, value_and_deri
 use super::par::Shared;
 use super::simd::{dispatch, for_lanes, load_part, store_part};
 
-/// What a gated layer multiplies.
+/// Inputs of a gated activation.
 #[derive(Clone, Copy, Debug)]
 pub struct GatedInput<'a> {
-    /// Goes through the activation.
+    /// Input of the activation function.
     pub gate: &'a [f32],
-    /// What is let through.
+    /// Multiplied by the activated gate.
     pub up: &'a [f32],
 }
 
@@ -21,12 +21,12 @@ pub fn forward(f: Activation, x: GatedInput<'_>, hidden: &mut [f32]) {
     let hidden_at = Shared::new(hidden);
     for_each_chunk_or_row(x.gate.len(), hidden_at.as_ptr(), &[], |at, n, _| {
         let x = slice(x, at, n);
-        // SAFETY: pieces do not overlap.
+        // SAFETY: chunks are within `hidden` and do not overlap.
         forward_chunk(f, x, unsafe { hidden_at.slice(at, n) });
     });
 }
 
-/// Gradients of gate and up from that of the hidden numbers.
+/// Computes the gradients of gate and up from the output gradient.
 pub fn backward(
     f: Activation,
     x: GatedInput<'_>,
@@ -39,7 +39,7 @@ pub fn backward(
     let (gate_at, up_at) = (Shared::new(d_gate), Shared::new(d_up));
     for_each_chunk_or_row(len, gate_at.as_ptr(), &[], |at, n, _| {
         let (x, grad) = (slice(x, at, n), &grad[at..at + n]);
-        // SAFETY: pieces do not overlap.
+        // SAFETY: chunks are within both gradients and do not overlap.
         let (d_gate, d_up) = unsafe { (gate_at.slice(at, n), up_at.slice(at, n)) };
         backward_chunk(f, x, grad, d_gate, d_up);
     });
@@ -91,7 +91,7 @@ fn backward_body<S: Simd>(
 fn forward_with<S: Simd, const F: usize>(s: S, x: GatedInput<'_>, hidden: &mut [f32]) {
     let len = hidden.len().min(x.gate.len()).min(x.up.len());
     for_lanes!(s, len, |at, part| {
-        // SAFETY: `at` and `part` stay within all slices.
+        // SAFETY: `at` and `part` stay within `len`, the length of the shortest slice.
         unsafe {
             let gate = value::<S, F>(s, load_part(s, x.gate.as_ptr(), at, part));
             let y = s.mul_f32s(gate, load_part(s, x.up.as_ptr(), at, part));
@@ -110,7 +110,7 @@ fn backward_with<S: Simd, const F: usize>(
     let len = grad.len().min(x.gate.len()).min(x.up.len());
     let len = len.min(d_gate.len()).min(d_up.len());
     for_lanes!(s, len, |at, part| {
-        // SAFETY: `at` and `part` stay within all slices.
+        // SAFETY: `at` and `part` stay within `len`, the length of the shortest slice.
         unsafe {
             let (y, derivative) =
                 value_and_derivative::<S, F>(s, load_part(s, x.gate.as_ptr(), at, part));

@@ -1,6 +1,6 @@
-//! Exponential, hyperbolic tangent and normal distribution on registers.
+//! Vectorized exponential, hyperbolic tangent and normal distribution.
 //!
-//! Exponential and tangent are good to 2 units in the last place (tests check them against f64).
+//! Exponential and tanh are accurate to 2 ulp (tests compare them with f64).
 
 use pulp::Simd;
 
@@ -9,7 +9,7 @@ use super::simd::Ops;
 /// 1.5 * 2^23: adding it rounds a float to an integer and leaves that integer in the low bits.
 const ROUND: f32 = 12_582_912.0;
 
-/// `2^x`; 0 below 2^-126, and x is cut off at 127.999.
+/// `2^x`; 0 below 2^-126, and x is clamped to 127.999.
 #[inline(always)]
 pub(crate) fn exp2<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     let underflow = s.less_than_f32s(x, s.splat_f32s(-126.0));
@@ -27,7 +27,7 @@ pub(crate) fn exp2<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     s.select_f32s(underflow, s.zero(), scale_by_pow2(s, p, shifted))
 }
 
-/// `e^x`; 0 below `e^-87.33`, and x is cut off at 88.72.
+/// `e^x`; 0 below `e^-87.33`, and x is clamped to 88.72.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     let underflow = s.less_than_f32s(x, s.splat_f32s(-87.336_54));
@@ -38,7 +38,8 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::f32s) -> S::f32s {
         s.splat_f32s(ROUND),
     );
     let n = s.sub_f32s(shifted, s.splat_f32s(ROUND));
-    // x - n ln 2 in two parts, so that the difference keeps all its bits (Cody and Waite 1980).
+    // x - n ln 2 with ln 2 in two parts, so that the difference keeps all its bits (Cody and Waite
+    // 1980).
     let r = s.fma(n, s.splat_f32s(-0.693_359_4), x);
     let r = s.fma(n, s.splat_f32s(2.121_944_4e-4), r);
     let p = s.splat_f32s(1.987_569_1e-4);
@@ -51,18 +52,18 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     s.select_f32s(underflow, s.zero(), scale_by_pow2(s, p, shifted))
 }
 
-/// The smaller of x and `limit`, and NaN for NaN.
+/// The minimum of x and `limit`; propagates NaN in x.
 #[inline(always)]
 fn min_or_nan<S: Simd>(s: S, x: S::f32s, limit: f32) -> S::f32s {
     let limit = s.splat_f32s(limit);
     if S::IS_SCALAR {
         return s.select_f32s(s.greater_than_f32s(x, limit), limit, x);
     }
-    // In this order x86 passes NaN on, and NEON does so anyway.
+    // In this operand order x86 propagates NaN; NEON always does.
     s.min_f32s(limit, x)
 }
 
-/// `p * 2^n`, where n stands in the low bits of `shifted`: added straight to p's exponent, so the
+/// `p * 2^n`, where n is in the low bits of `shifted`. Adds n directly to the exponent of p, so the
 /// result must be a normal number.
 #[inline(always)]
 fn scale_by_pow2<S: Simd>(s: S, p: S::f32s, shifted: S::f32s) -> S::f32s {
@@ -74,7 +75,7 @@ fn scale_by_pow2<S: Simd>(s: S, p: S::f32s, shifted: S::f32s) -> S::f32s {
 #[inline(always)]
 pub(crate) fn tanh<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     let abs = s.abs_f32s(x);
-    // 1 - 2 / (e^2x + 1) loses bits near 0, where a polynomial takes its place (Cephes).
+    // 1 - 2 / (e^2x + 1) loses precision near 0, where a polynomial is used instead (Cephes).
     let e = exp(s, s.add_f32s(abs, abs));
     let one = s.splat_f32s(1.0);
     let far = s.sub_f32s(one, s.div_f32s(s.splat_f32s(2.0), s.add_f32s(e, one)));
@@ -89,17 +90,18 @@ pub(crate) fn tanh<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     s.select_f32s(small, near, copy_sign(s, far, x))
 }
 
-/// `cap * tanh(x / cap)`: x squashed into (-cap, cap).
+/// Soft cap: `cap * tanh(x / cap)` maps x to (-cap, cap).
 #[inline(always)]
 pub(crate) fn soft_cap<S: Simd>(s: S, x: S::f32s, cap: f32) -> S::f32s {
     let t = tanh(s, s.mul_f32s(x, s.splat_f32s(1.0 / cap)));
     s.mul_f32s(t, s.splat_f32s(cap))
 }
 
-/// The normal distribution's share below `-size`, for `size >= 0`, and `e^(-size^2 / 2)`.
+/// The tail probability of the standard normal distribution below `-abs`, for `abs >= 0`, and
+/// `e^(-abs^2 / 2)`.
 ///
-/// `e^(-size^2 / 2)` times a polynomial in `1 / (1 + c size)`, the form of Abramowitz and Stegun
-/// 7.1.26, fitted anew so that `size` times the error stays below 1e-7 (most of it rounding).
+/// The tail is `e^(-abs^2 / 2)` times a polynomial in `1 / (1 + c abs)`, the form of Abramowitz and
+/// Stegun 7.1.26, refitted so that `abs` times the error stays below 1e-7 (most of it rounding).
 #[inline(always)]
 pub(crate) fn normal_tail<S: Simd>(s: S, abs: S::f32s) -> (S::f32s, S::f32s) {
     let u = s.fma(abs, s.splat_f32s(0.28), s.splat_f32s(1.0));
@@ -125,7 +127,7 @@ pub(crate) fn sigmoid<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     s.div_f32s(one, s.add_f32s(one, exp(s, s.neg_f32s(x))))
 }
 
-/// `size` (not negative) with the sign of `of`.
+/// `magnitude` (not negative) with the sign of `sign_source`.
 #[inline(always)]
 fn copy_sign<S: Simd>(s: S, magnitude: S::f32s, sign_source: S::f32s) -> S::f32s {
     let sign = s.and_u32s(
@@ -148,7 +150,7 @@ mod tests {
     fn map_body<S: Simd>(s: S, f: u8, x: &mut [f32]) {
         let at = x.as_mut_ptr();
         for_lanes!(s, x.len(), |i, part| {
-            // SAFETY: `i` and `part` stay within x.
+            // SAFETY: `i` and `part` stay within `x`.
             unsafe {
                 let x = load_part(s, at, i, part);
                 let y = match f {
@@ -163,7 +165,7 @@ mod tests {
         });
     }
 
-    /// Largest error over `[low, high]` in units in the last place.
+    /// Maximum error over `[low, high]` in ulp.
     fn max_ulp_error(f: u8, low: f32, high: f32, want: impl Fn(f64) -> f64) -> f64 {
         let x: Vec<f32> = (0..=200_000)
             .map(|i| low + (high - low) * (i as f32 / 200_000.0))
@@ -179,7 +181,7 @@ mod tests {
         x.iter().zip(&y).map(error).fold(0.0, f64::max)
     }
 
-    /// `Phi(-x)` by numerical integration of the bell curve.
+    /// `Phi(-x)` by numerical integration of the density.
     fn normal_tail_f64(x: f64) -> f64 {
         let steps = 2000;
         let h = x / f64::from(steps);
@@ -201,7 +203,7 @@ mod tests {
             max_ulp_error(2, -1.0, 1.0, f64::tanh),
         ];
         assert!(errors.iter().all(|error| *error <= 2.0), "{errors:?}");
-        // The rounded sum and quotient come on top of the exponential.
+        // The rounding of sum and quotient adds to that of the exponential.
         let error = max_ulp_error(4, -80.0, 80.0, |x| 1.0 / (1.0 + (-x).exp()));
         assert!(error <= 3.5, "{error}");
     }

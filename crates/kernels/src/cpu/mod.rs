@@ -1,14 +1,14 @@
-//! Fused kernels for training and running decoder-only Transformers on the CPU.
+//! CPU kernels for training and running decoder-only Transformers.
 //!
-//! All kernels work on plain slices of f32, use all cores, and give bitwise the same result for
-//! any number of threads.
+//! All kernels work on plain f32 slices, use all cores, and give bitwise identical results for any
+//! number of threads.
 
-// Kernels are compiled once for each instruction set, which takes that all of their parts are
+// Each kernel is compiled once per instruction set, which requires that all of its parts are
 // inlined into one function.
 #![allow(clippy::inline_always)]
-// Formulas: letters are what the papers call them.
+// Single letters follow the notation of the papers.
 #![allow(clippy::many_single_char_names)]
-// Arguments that hold `&mut` slices say by value that they are used up.
+// Arguments that contain `&mut` slices are passed by value to show that they are consumed.
 #![allow(clippy::needless_pass_by_value)]
 
 pub mod activation;

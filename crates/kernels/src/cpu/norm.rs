@@ -1,4 +1,4 @@
-//! Layer and RMS normalization over the last axis.
+//! LayerNorm and RMSNorm over the last axis.
 
 use pulp::Simd;
 
@@ -6,29 +6,29 @@ pub use super::norm_backward::{NormGrads, backward};
 use super::par::{self, Shared};
 use super::simd::{Ops, dispatch, for_lanes, load_part, store_part, zero_tail};
 
-/// Which normalization.
+/// Kind of normalization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormKind {
-    /// Mean 0 and variance 1.
+    /// LayerNorm: mean 0 and variance 1.
     Layer,
-    /// Root mean square 1.
+    /// RMSNorm: root mean square 1.
     Rms,
 }
 
 /// A normalization: `y = (x - mean) * rstd * weight + bias`.
 #[derive(Clone, Copy, Debug)]
 pub struct Norm<'a> {
-    /// Which kind.
+    /// LayerNorm or RMSNorm.
     pub kind: NormKind,
-    /// Scale, one number for each column.
+    /// Scale, one element per column.
     pub weight: &'a [f32],
-    /// Shift, or empty.
+    /// Bias, or empty for none.
     pub bias: &'a [f32],
     /// Added to the variance.
     pub eps: f32,
 }
 
-/// What backward needs of each row.
+/// Statistics of each row, needed by the backward pass.
 #[derive(Debug)]
 pub struct Stats<'a> {
     /// Mean of each row (0 for RMS).
@@ -37,16 +37,16 @@ pub struct Stats<'a> {
     pub rstd: &'a mut [f32],
 }
 
-/// A residual sum taken before the normalization.
+/// A residual connection added before the normalization.
 #[derive(Debug)]
 pub struct Residual<'a> {
-    /// Added to x.
+    /// Added to the input.
     pub add: &'a [f32],
-    /// Where the sum goes.
+    /// Receives the sum.
     pub sum: &'a mut [f32],
 }
 
-/// `y = norm(x)`, or with a residual `sum = x + add, y = norm(sum)`.
+/// `y = norm(x)`, or with a residual `sum = x + add; y = norm(sum)`.
 pub fn forward(
     norm: &Norm<'_>,
     x: &[f32],
@@ -70,7 +70,7 @@ pub fn forward(
     par::for_each_row_group(rows, width, |first, count| {
         for row in first..first + count {
             let at = row * width;
-            // SAFETY: rows do not overlap.
+            // SAFETY: rows are within all arrays and do not overlap.
             let (y, sum) = unsafe {
                 (
                     y.slice(at, width),
@@ -78,7 +78,7 @@ pub fn forward(
                 )
             };
             let (m, r) = forward_row(norm, &x[at..at + width], sum, y);
-            // SAFETY: `row` is below the number of rows.
+            // SAFETY: `row` is below the number of rows, and each row is processed once.
             unsafe {
                 *mean.at(row) = m;
                 *rstd.at(row) = r;
@@ -145,7 +145,7 @@ fn mean_of<S: Simd>(s: S, x: &[f32]) -> f32 {
     let unrolled = x.len() - x.len() % (ACCUMULATORS * S::LANES);
     for at in (0..unrolled).step_by(ACCUMULATORS * S::LANES) {
         for (i, sum) in acc.iter_mut().enumerate() {
-            // SAFETY: `at` leaves room for CHAINS registers.
+            // SAFETY: `at` leaves room for ACCUMULATORS registers.
             *sum = s.add_f32s(*sum, unsafe { s.load(from.add(at + i * S::LANES)) });
         }
     }
@@ -156,7 +156,7 @@ fn mean_of<S: Simd>(s: S, x: &[f32]) -> f32 {
     total(s, acc) / x.len() as f32
 }
 
-/// Mean square distance from `mean`.
+/// Mean squared deviation from `mean`.
 #[inline(always)]
 fn variance<S: Simd>(s: S, x: &[f32], mean: f32) -> f32 {
     let (mut acc, from) = ([s.zero(); ACCUMULATORS], x.as_ptr());
@@ -164,7 +164,7 @@ fn variance<S: Simd>(s: S, x: &[f32], mean: f32) -> f32 {
     let unrolled = x.len() - x.len() % (ACCUMULATORS * S::LANES);
     for at in (0..unrolled).step_by(ACCUMULATORS * S::LANES) {
         for (i, sum) in acc.iter_mut().enumerate() {
-            // SAFETY: `at` leaves room for CHAINS registers.
+            // SAFETY: `at` leaves room for ACCUMULATORS registers.
             let centered = s.sub_f32s(unsafe { s.load(from.add(at + i * S::LANES)) }, mean);
             *sum = s.fma(centered, centered, *sum);
         }
@@ -178,7 +178,7 @@ fn variance<S: Simd>(s: S, x: &[f32], mean: f32) -> f32 {
     total(s, acc) / x.len() as f32
 }
 
-/// Sums that run side by side: each waits four cycles for its last addition.
+/// Independent accumulators, which hide the latency of the additions.
 const ACCUMULATORS: usize = 4;
 
 #[inline(always)]

@@ -1,4 +1,4 @@
-//! Gradients of layer and RMS normalization.
+//! Gradients of LayerNorm and RMSNorm.
 
 use pulp::Simd;
 
@@ -11,17 +11,17 @@ use super::simd::{Ops, dispatch, for_lanes, load_part, store_part};
 /// Gradients of a normalization.
 #[derive(Debug)]
 pub struct NormGrads<'a> {
-    /// Of the input; written.
+    /// Gradient of the input; overwritten.
     pub x: &'a mut [f32],
-    /// Of the weight; added to.
+    /// Gradient of the weight; accumulated.
     pub weight: &'a mut [f32],
-    /// Of the bias; added to. Empty for none.
+    /// Gradient of the bias; accumulated. Empty for none.
     pub bias: &'a mut [f32],
 }
 
-/// Gradients from `dy`. `x`, `mean` and `rstd` are what forward normalized (the residual sum, if
-/// there was one) and saved. `add` is added to the input's gradient: that of the residual stream
-/// past the norm, or empty.
+/// Computes the gradients from `dy`. `x` is what the forward pass normalized (the residual sum, if
+/// there was one); `mean` and `rstd` are the statistics it saved. `residual_grad`, the gradient of
+/// the residual stream that bypasses the norm, is added to the gradient of the input (empty: none).
 pub fn backward(
     norm: &Norm<'_>,
     x: &[f32],
@@ -50,7 +50,7 @@ pub fn backward(
                 mean: mean[row],
                 rstd: rstd[row],
             };
-            // SAFETY: rows do not overlap.
+            // SAFETY: `at` is within `dx`, and rows do not overlap.
             backward_row(
                 &inputs,
                 unsafe { dx.slice(at.start, width) },
@@ -66,7 +66,7 @@ pub fn backward(
     }
 }
 
-/// One row's input.
+/// Inputs of one row.
 struct Row<'a> {
     kind: NormKind,
     weight: &'a [f32],
@@ -82,7 +82,7 @@ dispatch!(fn backward_row(
 ) => body);
 
 /// With `n` the normalized x and `g = dy * weight`:
-/// `dx = rstd * (g - mean(g) - n * mean(g * n))`, without `mean(g)` for RMS.
+/// `dx = rstd * (g - mean(g) - n * mean(g * n))`, without `mean(g)` for RMSNorm.
 #[inline(always)]
 fn body<S: Simd>(s: S, row: &Row<'_>, dx: &mut [f32], d_weight: &mut [f32], d_bias: &mut [f32]) {
     let width = dx.len();
@@ -92,7 +92,7 @@ fn body<S: Simd>(s: S, row: &Row<'_>, dx: &mut [f32], d_weight: &mut [f32], d_bi
     let (rstd, mean) = (s.splat_f32s(row.rstd), s.splat_f32s(row.mean));
     let (mut sum_g, mut sum_gn) = (s.zero(), s.zero());
     for_lanes!(s, width, |at, part| {
-        // SAFETY: all slices have `width` numbers.
+        // SAFETY: all slices have `width` elements, as asserted above.
         unsafe {
             let n = s.sub_f32s(load_part(s, row.x.as_ptr(), at, part), mean);
             let n = s.mul_f32s(n, rstd);
@@ -114,7 +114,7 @@ fn body<S: Simd>(s: S, row: &Row<'_>, dx: &mut [f32], d_weight: &mut [f32], d_bi
     let mean_gn = s.splat_f32s(-s.reduce_sum_f32s(sum_gn) * inv_width);
     let mean_g = s.splat_f32s(mean_g);
     for_lanes!(s, width, |at, part| {
-        // SAFETY: all slices have `width` numbers.
+        // SAFETY: all slices have `width` elements, as asserted above.
         unsafe {
             let n = s.sub_f32s(load_part(s, row.x.as_ptr(), at, part), mean);
             let n = s.mul_f32s(n, rstd);

@@ -1,4 +1,4 @@
-//! Sums over an array's rows.
+//! Column sums: reductions over the rows of an array.
 
 use pulp::Simd;
 
@@ -6,7 +6,7 @@ use super::par::{self, Shared};
 use super::scratch;
 use super::simd::{Ops, dispatch, for_lanes, load_part, store_part};
 
-/// `sums += ` the sum of `x`'s rows: the gradient of a bias.
+/// `sums += column sums of x`: the gradient of a bias.
 pub fn add_column_sums(x: &[f32], sums: &mut [f32]) {
     let width = sums.len();
     let Some(rows) = x.len().checked_div(width) else {
@@ -18,9 +18,9 @@ pub fn add_column_sums(x: &[f32], sums: &mut [f32]) {
     });
 }
 
-/// Sums rows in fixed groups and the groups in order: `group(first, count, partial)` adds rows
-/// `first..first + count` to `partial`, `width` numbers that start at 0; `sums` grows by all of
-/// the partial sums.
+/// Sums rows in fixed groups, then adds the groups in order. `group(first, count, partial)` adds
+/// rows `first..first + count` to `partial`, which has `width` elements and starts at 0; `sums`
+/// grows by all partial sums.
 pub(crate) fn reduce_rows(
     rows: usize,
     width: usize,
@@ -28,14 +28,14 @@ pub(crate) fn reduce_rows(
     group: impl Fn(usize, usize, &mut [f32]) + Sync + Send,
 ) {
     assert_eq!(sums.len(), width);
-    // At most 64 groups: their sums must be added up again.
+    // At most 64 groups, since their sums must be added again.
     let rows_per_group = par::rows_per_task(width).max(rows.div_ceil(64));
     let groups = rows.div_ceil(rows_per_group);
     let padded = scratch::padded_len(width);
     scratch::with_call_scratch(groups * padded, |partials| {
         let at = Shared::new(partials);
         par::for_each(groups, rows_per_group.min(rows) * width, |i| {
-            // SAFETY: each group has partial sums of its own.
+            // SAFETY: each group has its own partial sums, which are within the scratch buffer.
             let partial = unsafe { at.slice(i * padded, width) };
             partial.fill(0.0);
             group(
@@ -52,7 +52,7 @@ pub(crate) fn reduce_rows(
 
 dispatch!(fn add_rows(rows: &[f32], sums: &mut [f32]) => add_rows_body);
 
-/// Columns whose sums stay in registers while all rows go by, in registers.
+/// Registers of column sums held while iterating over all rows.
 const REGISTERS: usize = 4;
 
 #[inline(always)]
@@ -64,12 +64,12 @@ fn add_rows_body<S: Simd>(s: S, rows: &[f32], sums: &mut [f32]) {
         let mut acc = [s.zero(); REGISTERS];
         for row in (0..rows.len()).step_by(width) {
             for (i, sum) in acc.iter_mut().enumerate() {
-                // SAFETY: rows have `width` numbers, and `at` leaves room for COLUMNS registers.
+                // SAFETY: rows have `width` elements, and `at` leaves room for REGISTERS registers.
                 *sum = s.add_f32s(*sum, unsafe { s.load(from.add(row + at + i * S::LANES)) });
             }
         }
         for (i, sum) in acc.into_iter().enumerate() {
-            // SAFETY: as above.
+            // SAFETY: `sums` has `width` elements, and `at` leaves room for REGISTERS registers.
             unsafe {
                 let to = to.add(at + i * S::LANES);
                 s.store(to, s.add_f32s(s.load(to), sum));
@@ -77,7 +77,7 @@ fn add_rows_body<S: Simd>(s: S, rows: &[f32], sums: &mut [f32]) {
         }
     }
     for_lanes!(s, width - unrolled, |at, part| {
-        // SAFETY: `at` and `part` stay within the rest of each row.
+        // SAFETY: `at` and `part` stay within the remaining columns of each row.
         unsafe {
             let mut sum = load_part(s, to, unrolled + at, part);
             for row in (0..rows.len()).step_by(width) {

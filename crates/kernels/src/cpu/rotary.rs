@@ -1,5 +1,5 @@
-//! Rotary positions: the pairs (i, i + half) of each head's numbers are turned by an angle that
-//! grows with the place.
+//! Rotary position embedding (RoPE): rotates the pairs (i, i + half) of each head by an angle
+//! proportional to the position.
 
 use pulp::Simd;
 
@@ -7,7 +7,7 @@ use super::par;
 use super::simd::{Ops, dispatch, for_lanes, load_part, store_part};
 use super::view::{SharedViewMut, ViewMut};
 
-/// Cosines and sines, `[places, head_dim]` each.
+/// Cosines and sines, `[positions, head_dim]` each.
 #[derive(Clone, Copy, Debug)]
 pub struct Tables<'a> {
     /// Cosines.
@@ -16,17 +16,17 @@ pub struct Tables<'a> {
     pub sin: &'a [f32],
 }
 
-/// Which way to turn.
+/// Direction of the rotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// `x * cos + (-second half, first half) * sin`.
     Forward,
-    /// The transpose of that: from the gradient of the result to that of the input.
+    /// The transpose of `Forward`: maps the output gradient to the input gradient.
     Backward,
 }
 
-/// Turns `x`, sizes `[batch, seq, heads, head_dim]`, in place; token i of sequence b stands at
-/// place `starts[b] + i` (empty: i).
+/// Rotates `x`, of sizes `[batch, seq, heads, head_dim]`, in place; token i of sequence b is at
+/// position `position_offsets[b] + i` (empty: i).
 pub fn rotate(
     direction: Direction,
     tables: Tables<'_>,
@@ -48,7 +48,8 @@ pub fn rotate(
         let angles = position * dim..(position + 1) * dim;
         let (cos, sin) = (&tables.cos[angles.clone()], &tables.sin[angles]);
         for head in 0..heads {
-            // SAFETY: the token exists, and tokens do not overlap.
+            // SAFETY: the indices are within the sizes that `SharedViewMut::new` checked, and
+            // tokens do not overlap.
             let x = unsafe { std::slice::from_raw_parts_mut(x.tokens(b, head, i).ptr, dim) };
             rotate_row(direction, cos, sin, x);
         }
@@ -63,7 +64,7 @@ fn body<S: Simd>(s: S, direction: Direction, cos: &[f32], sin: &[f32], x: &mut [
     assert!(cos.len() == 2 * half && sin.len() == 2 * half);
     let (low_at, cos, sin) = (x.as_mut_ptr(), cos.as_ptr(), sin.as_ptr());
     for_lanes!(s, half, |at, part| {
-        // SAFETY: `at` and `part` stay within half a row.
+        // SAFETY: `at` and `part` stay within half a row; all three slices have two halves.
         unsafe {
             let high_at = low_at.add(half);
             let (low, high) = (

@@ -1,11 +1,11 @@
-//! The sum of squares over many arrays, for the global norm of gradients.
+//! Sum of squares over several arrays, for the global gradient norm.
 
 use pulp::Simd;
 
 use super::par::{self, CHUNK, Shared};
 use super::simd::{Ops, dispatch, for_lanes, load_part};
 
-/// The sum of all numbers' squares: in f64 over fixed chunks, added up in order.
+/// Sum of the squares of all elements, accumulated in f64 over fixed chunks in a fixed order.
 pub fn sum_of_squares(arrays: &[&[f32]]) -> f64 {
     let chunks: Vec<&[f32]> = arrays
         .iter()
@@ -14,7 +14,7 @@ pub fn sum_of_squares(arrays: &[&[f32]]) -> f64 {
     let mut sums = vec![0.0; chunks.len()];
     let at = Shared::new(&mut sums);
     par::for_each(chunks.len(), CHUNK, |i| {
-        // SAFETY: each chunk has a sum of its own.
+        // SAFETY: `i` is below the number of chunks, and each chunk has its own sum.
         unsafe { *at.at(i) = chunk(chunks[i]) };
     });
     sums.iter().sum()
@@ -22,10 +22,10 @@ pub fn sum_of_squares(arrays: &[&[f32]]) -> f64 {
 
 dispatch!(fn chunk(x: &[f32]) -> f64 => body);
 
-/// Registers summed up side by side: each waits four cycles for its last addition.
+/// Independent accumulators, which hide the latency of the additions.
 const ACCUMULATORS: usize = 4;
 
-/// Numbers that each lane sums up in f32 before its register goes to f64.
+/// Elements per lane accumulated in f32 before widening to f64.
 const DEPTH: usize = 16;
 
 #[inline(always)]
@@ -36,7 +36,7 @@ fn body<S: Simd>(s: S, x: &[f32]) -> f64 {
         let unrolled = block.len() - block.len() % (ACCUMULATORS * S::LANES);
         for at in (0..unrolled).step_by(ACCUMULATORS * S::LANES) {
             for (i, sum) in acc.iter_mut().enumerate() {
-                // SAFETY: `at` leaves room for CHAINS registers.
+                // SAFETY: `at` leaves room for ACCUMULATORS registers.
                 let x = unsafe { s.load(from.add(at + i * S::LANES)) };
                 *sum = s.fma(x, x, *sum);
             }

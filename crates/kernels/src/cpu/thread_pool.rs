@@ -1,12 +1,13 @@
-//! Runs units of work on all cores, with the calling thread at work from the first moment.
+//! A thread pool with low latency for short calls. The calling thread takes part in the work.
 //!
-//! A training step is thousands of short calls one after the other. Waking a sleeping thread takes as
-//! long as a small kernel runs, so the crew's threads wait awake for a moment after each call before
-//! they sleep. The caller takes units itself, the crew joins in, and the caller waits only for those
-//! that have begun. Units are taken in order from a counter; who runs which does not matter.
+//! A training step is thousands of short calls in sequence. Waking a sleeping thread takes about as
+//! long as a small kernel, so workers spin briefly after each call before they sleep. The caller
+//! runs tasks itself, the workers join in, and the caller waits only for workers that have started
+//! a task. Tasks are taken in order from a counter; results do not depend on which thread runs a
+//! task.
 //!
-//! There is one crew. A call made while it is at work (from within a unit, or from another thread)
-//! begins on the calling thread alone.
+//! There is one pool. A call made while the pool is busy (from within a task or from another
+//! thread) starts on the calling thread alone.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -15,33 +16,35 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-/// How long a thread of the crew waits awake before it sleeps.
+/// How long an idle worker spins before it sleeps.
 const SPIN_TIME: Duration = Duration::from_micros(100);
 
-/// Looks at the call before a waiting thread lets others have its core between two looks: a few
-/// microseconds, since the next call of a step mostly comes sooner.
+/// Number of polling rounds (a few microseconds) before a spinning worker yields its core between
+/// rounds; in a training step the next call usually comes sooner.
 const SPINS_BEFORE_YIELD: usize = 6;
 
-/// Low bits of [`Crew::call`] that hold the number of helpers.
+/// Number of low bits of [`ThreadPool::call`] that hold the number of workers.
 const WORKER_BITS: u32 = 16;
 
-/// One call's work.
+/// The work of one call.
 struct Job {
-    /// The work, whose true lifetime is that of the call.
+    /// The task function. Its true lifetime is that of the call.
     task: *const (dyn Fn(usize) + Sync),
     count: usize,
     next: AtomicUsize,
-    /// Helpers at work.
+    /// Number of workers running tasks.
     active: AtomicUsize,
-    /// Set when the call ends: who comes later finds nothing to do.
+    /// Set when the call ends, so that late workers find nothing to do.
     closed: AtomicBool,
-    /// What a helper's unit panicked with.
+    /// Payload of a panic in a worker's task.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-// SAFETY: `unit` is shared (`Sync`), and only followed while the call waits for those who do.
+// SAFETY: `task` points to a `Sync` closure, and it is dereferenced only while `run_parallel` keeps
+// that closure alive: `JoinGuard` waits for every active worker.
 unsafe impl Send for Job {}
-// SAFETY: as above.
+// SAFETY: shared access to `task` is sound because the closure is `Sync` and outlives all active
+// workers; the other fields are `Sync` themselves.
 unsafe impl Sync for Job {}
 
 impl Job {
@@ -51,16 +54,17 @@ impl Job {
             if i >= self.count {
                 return;
             }
-            // SAFETY: the call has not returned: it waits until no helper is active.
+            // SAFETY: the closure is alive: the caller does not return from `run_parallel` while a
+            // worker is active.
             unsafe { (*self.task)(i) };
         }
     }
 
-    /// The share of a thread of the crew.
+    /// Runs tasks on a worker thread.
     ///
-    /// Signing in before looking at `closed`, while the caller closes before looking at `active`,
-    /// makes sure that one of the two sees the other (hence sequential consistency). A panic is the
-    /// caller's to raise again: the thread lives on.
+    /// The worker increments `active` before it reads `closed`, and the caller sets `closed` before
+    /// it reads `active`. With sequential consistency at least one of them observes the other. A
+    /// panic is passed to the caller; the worker thread survives.
     fn run_worker(&self) {
         self.active.fetch_add(1, Ordering::SeqCst);
         if !self.closed.load(Ordering::SeqCst)
@@ -72,7 +76,7 @@ impl Job {
     }
 }
 
-/// Ends a call, after a panic too: the work may go once no helper is at it.
+/// Ends a call, also after a panic: waits until no worker can access the job any more.
 struct JoinGuard<'a>(&'a Job);
 
 impl Drop for JoinGuard<'_> {
@@ -90,12 +94,12 @@ impl Drop for JoinGuard<'_> {
     }
 }
 
-/// The crew, and what it is to work on.
+/// The pool and its current job.
 struct ThreadPool {
-    /// Whether a call is under way.
+    /// Whether a call is in progress.
     busy: AtomicBool,
-    /// The number of the call and, in the low bits, how many helpers it wants: threads whose number is
-    /// below that.
+    /// Number of the current call and, in the low bits, how many workers it wants: those whose
+    /// index is below that number.
     call: AtomicU64,
     job: Mutex<Option<Arc<Job>>>,
     threads: Mutex<Vec<Thread>>,
@@ -109,12 +113,12 @@ static POOL: ThreadPool = ThreadPool {
 };
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No code that could panic runs under these locks.
+    // No code that can panic runs while these locks are held, so the data is always valid.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl ThreadPool {
-    /// The life of thread `number`.
+    /// Main loop of worker `index`.
     fn worker_loop(&self, index: usize) {
         let mut last_call = 0;
         loop {
@@ -130,7 +134,7 @@ impl ThreadPool {
         }
     }
 
-    /// Waits until the call is not `seen` any more, and gives it.
+    /// Waits until the current call differs from `last_call` and returns it.
     fn wait_for_call(&self, last_call: u64) -> u64 {
         let start = Instant::now();
         for round in 0.. {
@@ -149,7 +153,8 @@ impl ThreadPool {
             }
         }
         loop {
-            // A caller wakes after it has set the call: then parking returns at once.
+            // The caller unparks after storing the call, so `park` returns at once if it came
+            // first.
             thread::park();
             let call = self.call.load(Ordering::SeqCst);
             if call != last_call {
@@ -158,7 +163,7 @@ impl ThreadPool {
         }
     }
 
-    /// Tells `helpers` threads of `job`; hires those that are missing, as far as the system gives them.
+    /// Publishes `job` to `workers` threads. Spawns missing threads, as far as the system allows.
     fn dispatch(&'static self, job: &Arc<Job>, workers: usize) {
         let mut threads = lock(&self.threads);
         while threads.len() < workers {
@@ -167,7 +172,7 @@ impl ThreadPool {
             let body = move || self.worker_loop(index);
             match thread::Builder::new().name(name).spawn(body) {
                 Ok(handle) => threads.push(handle.thread().clone()),
-                Err(_) => break, // Fewer will do: the caller takes what nobody else does.
+                Err(_) => break, // Fewer workers suffice: the caller runs the remaining tasks.
             }
         }
         *lock(&self.job) = Some(Arc::clone(job));
@@ -180,7 +185,7 @@ impl ThreadPool {
     }
 }
 
-/// Lets the crew go when a call ends, after a panic too.
+/// Releases the pool when a call ends, also after a panic.
 struct ReleaseGuard;
 
 impl Drop for ReleaseGuard {
@@ -190,9 +195,9 @@ impl Drop for ReleaseGuard {
     }
 }
 
-/// Runs `unit(i)` once for each `i` below `count`, on the calling thread and the crew: as many threads
-/// together as the current rayon pool has. While another call has the crew, the calling thread works
-/// alone, and asks again after each unit.
+/// Runs `task(i)` once for each `i` below `count` on the calling thread and the workers, using as
+/// many threads in total as the current rayon pool has. While another call holds the pool, the
+/// calling thread works alone and tries again after each task.
 pub(crate) fn run(count: usize, task: &(dyn Fn(usize) + Sync)) {
     let threads = rayon::current_num_threads().min(1 << (WORKER_BITS - 1));
     for done in 0..count {
@@ -204,15 +209,15 @@ pub(crate) fn run(count: usize, task: &(dyn Fn(usize) + Sync)) {
     }
 }
 
-/// [`run`], once the crew is this call's.
+/// Implementation of [`run`] after this call has acquired the pool.
 fn run_parallel(count: usize, workers: usize, task: &(dyn Fn(usize) + Sync)) {
     let release_guard = ReleaseGuard;
     #[expect(
         clippy::transmute_ptr_to_ptr,
         reason = "a cast may not lengthen the lifetime inside `dyn`"
     )]
-    // SAFETY: only the lifetime changes, and `Close` keeps this call from ending while anyone may
-    // still follow the pointer.
+    // SAFETY: only the lifetime changes, and `JoinGuard` keeps this call from returning, and so
+    // `task` alive, while any worker may still dereference the pointer.
     let task = unsafe {
         std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync)>(
             task,

@@ -1,4 +1,4 @@
-//! Activations, alone and gated.
+//! Activations, plain and gated.
 #![allow(
     clippy::float_cmp,
     clippy::many_single_char_names,

@@ -1,4 +1,4 @@
-//! Attention against f64, finite differences, and itself.
+//! Attention compared with f64 and finite differences.
 #![allow(
     clippy::float_cmp,
     clippy::many_single_char_names,
@@ -87,7 +87,7 @@ impl Case {
         ]
     }
 
-    /// z, lse, dq, dk, dv in one.
+    /// Returns z, lse, dq, dk, dv, concatenated.
     fn run(&self) -> Vec<f32> {
         let [qs, ks] = self.strides();
         self.run_with(
@@ -222,7 +222,7 @@ fn results_are_identical_for_any_thread_count() {
     }
 }
 
-/// `[batch, seq, heads, dim]` to `[batch, heads, seq, dim]` with room between the tokens.
+/// Converts `[batch, seq, heads, dim]` to `[batch, heads, seq, dim]` with a gap between tokens.
 fn head_first(x: &[f32], [b, s, h, d]: [usize; 4], gap: usize) -> (Vec<f32>, Strides) {
     let strides = Strides {
         batch: h * s * (d + gap),
@@ -262,7 +262,7 @@ fn output_is_identical_for_any_layout() {
         ];
         let got = case.run_with(data, permuted[0].1, permuted[1].1);
         let token_first = case.run();
-        // Only z is compared number by number: it comes first in both.
+        // Only z is compared element by element: it comes first in both.
         let (z, _) = head_first(&token_first[..case.data[0].len()], q_sizes, gap);
         for (at, want) in z.chunks_exact(s.head_dim + gap).enumerate() {
             let got = &got[at * (s.head_dim + gap)..][..s.head_dim];

@@ -1,4 +1,4 @@
-//! Attention written out in f64.
+//! Reference implementation of attention in f64.
 #![allow(
     dead_code,
     missing_docs,
@@ -88,7 +88,7 @@ pub fn capped(x: f64, cap: Option<f32>) -> f64 {
     cap.map_or(x, |cap| f64::from(cap) * (x / f64::from(cap)).tanh())
 }
 
-/// Gradients of q, k and v.
+/// Returns the gradients of q, k and v.
 pub fn backward(s: &Shape, o: &Options<'_>, [q, k, v]: [&[f64]; 3], dz: &[f64]) -> [Vec<f64>; 3] {
     let reference = forward(s, o, q, k, v);
     let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);

@@ -1,4 +1,4 @@
-//! Random numbers and comparisons for all tests.
+//! Random values and comparisons for all tests.
 #![allow(
     dead_code,
     missing_docs,
@@ -7,7 +7,7 @@
     clippy::unwrap_used
 )]
 
-/// A counter-based stream, the one of `nextword`'s masks.
+/// A counter-based stream, the one used for `nextword`'s dropout masks.
 #[derive(Clone, Copy)]
 pub struct Rng(pub u64);
 
@@ -18,7 +18,7 @@ pub fn at(key: u64, counter: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// The dropout factor of a place.
+/// The dropout factor at a stream position.
 pub fn dropout_factor(key: u64, rate: f64, position: u64) -> f64 {
     let bits = at(key, position / 2) >> (32 * (position % 2)) & 0xFFFF_FFFF;
     if bits < (rate * 4_294_967_296.0) as u64 {
@@ -38,7 +38,7 @@ impl Rng {
         (self.next() % n as u64) as usize
     }
 
-    /// From `low` to `high`, both included.
+    /// A value from `low` to `high`, inclusive.
     pub fn range(&mut self, low: usize, high: usize) -> usize {
         low + self.below(high - low + 1)
     }
@@ -51,7 +51,7 @@ impl Rng {
         (self.next() >> 40) as f32 / (1 << 24) as f32
     }
 
-    /// `len` numbers, about standard normal.
+    /// Returns `len` approximately standard normal values.
     pub fn floats(&mut self, len: usize) -> Vec<f32> {
         (0..len)
             .map(|_| (0..4).map(|_| self.uniform() - 0.5).sum::<f32>() * 1.7)
@@ -63,7 +63,7 @@ pub fn to_f64(x: &[f32]) -> Vec<f64> {
     x.iter().map(|x| f64::from(*x)).collect()
 }
 
-/// Panics unless all numbers agree to `tolerance`, relative to the larger of 1 and their size.
+/// Panics unless all values agree to `tolerance`, relative to the larger of 1 and their magnitude.
 #[track_caller]
 pub fn assert_close(got: &[f32], want: &[f64], tolerance: f64, label: &str) {
     assert_eq!(got.len(), want.len(), "{label}: lengths");
@@ -79,8 +79,8 @@ pub fn assert_close(got: &[f32], want: &[f64], tolerance: f64, label: &str) {
     }
 }
 
-/// Runs `work` with one and with two threads (and once more with three) and panics unless all
-/// results are bitwise the same; returns the result.
+/// Runs `work` with one, two and three threads, panics unless all results are bitwise identical,
+/// and returns the result.
 #[track_caller]
 pub fn assert_same_for_any_threads(work: impl Fn() -> Vec<f32> + Sync) -> Vec<f32> {
     let run = |threads: usize| {
@@ -105,7 +105,7 @@ pub fn assert_same_for_any_threads(work: impl Fn() -> Vec<f32> + Sync) -> Vec<f3
     one
 }
 
-/// Compares analytic gradients with central differences of `loss` at a few random places.
+/// Compares analytic gradients with central differences of `loss` at a few random elements.
 #[track_caller]
 pub fn check_gradient(
     rng: &mut Rng,

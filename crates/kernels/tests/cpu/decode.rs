@@ -1,4 +1,4 @@
-//! Attention of one token a row over a cache.
+//! Decode attention over a KV cache.
 #![allow(
     clippy::float_cmp,
     clippy::many_single_char_names,

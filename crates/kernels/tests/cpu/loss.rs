@@ -10,7 +10,7 @@ use nextword_kernels::cpu::cross_entropy::{
     IGNORE, RowLosses, Task, forward, forward_backward, forward_backward_in_place,
 };
 
-/// The loss and the gradient.
+/// Returns the loss and its gradient.
 fn reference(x: &[f64], vocab: usize, targets: &[u32], cap: Option<f64>) -> (f64, Vec<f64>) {
     let mut total = 0.0;
     let mut grad = vec![0.0; x.len()];
@@ -65,7 +65,7 @@ impl Case {
         }
     }
 
-    /// Loss, gradient, row losses, row log-sums.
+    /// Returns loss, gradient, row losses and row log-sum-exps.
     fn run(&self, scale: f32) -> (f64, [Vec<f32>; 3]) {
         let rows = self.targets.len();
         let [mut loss, mut lse] = [(); 2].map(|()| vec![f32::NAN; rows]);

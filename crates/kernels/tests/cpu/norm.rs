@@ -1,4 +1,4 @@
-//! Layer and RMS normalization.
+//! LayerNorm and RMSNorm.
 #![allow(
     clippy::float_cmp,
     clippy::many_single_char_names,
@@ -28,7 +28,7 @@ fn reference(kind: NormKind, x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64
         .collect()
 }
 
-/// dx, dweight, dbias.
+/// Returns dx, dweight, dbias.
 fn gradients(kind: NormKind, x: &[f64], weight: &[f64], dy: &[f64]) -> [Vec<f64>; 3] {
     let width = weight.len();
     let n = width as f64;
@@ -93,7 +93,7 @@ impl Case {
         }
     }
 
-    /// The sum, y, dx, dweight, dbias.
+    /// Returns the residual sum, y, dx, dweight, dbias.
     fn run(&self) -> [Vec<f32>; 5] {
         let norm = Norm {
             kind: self.kind,
@@ -156,7 +156,8 @@ fn matches_f64() {
             let [sum, y, dx, dw, db] = case.run();
             let x = to_f64(&sum);
             let (weight, bias, dy) = (to_f64(&case.weight), to_f64(&case.bias), to_f64(&case.dy));
-            // With one number a row its variance is 0, and eps alone decides: rounding shows.
+            // With one element per row the variance is 0 and eps alone decides, so rounding
+            // matters.
             let tolerance = if width < 3 { 2e-2 } else { 1e-5 };
             assert_close(
                 &y,

@@ -1,4 +1,4 @@
-//! `AdamW` and the global norm.
+//! `AdamW` and the global gradient norm.
 #![allow(
     clippy::float_cmp,
     clippy::many_single_char_names,
@@ -22,7 +22,7 @@ fn settings(t: u64) -> Step {
     }
 }
 
-/// Values, means, squares of all parameters after three steps.
+/// Returns values, first and second moments of all parameters after three steps.
 fn run(start: &[Vec<f32>], grads: &[Vec<f32>]) -> Vec<Vec<f32>> {
     let mut values = start.to_vec();
     let mut first_moments: Vec<Vec<f32>> = start.iter().map(|v| vec![0.0; v.len()]).collect();

@@ -1,4 +1,4 @@
-//! Kernels that look up a place: rotary positions, embeddings, dropout.
+//! Kernels that depend on positions or ids: RoPE, embeddings, dropout.
 #![allow(
     clippy::float_cmp,
     clippy::many_single_char_names,
@@ -11,7 +11,7 @@ use nextword_kernels::cpu::embedding::{gather, scatter_add};
 use nextword_kernels::cpu::rotary::{Direction, Tables, rotate};
 use nextword_kernels::cpu::view::{Strides, ViewMut};
 
-/// Rotates by the definition, and the transpose.
+/// Rotates by the definition, or by its transpose.
 fn rotated(direction: Direction, x: &[f64], cos: &[f64], sin: &[f64]) -> Vec<f64> {
     let half = x.len() / 2;
     let mut out: Vec<f64> = x.iter().zip(cos).map(|(x, c)| x * c).collect();

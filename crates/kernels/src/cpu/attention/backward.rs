@@ -1,7 +1,7 @@
 //! The backward pass.
 //!
-//! A unit of work is one head of keys and values: it goes through the queries of its group in
-//! order, so that the sums of the gradients of keys and values have one order only.
+//! A task is one key/value head: it processes the queries of its group in order, so that the
+//! gradients of keys and values have a fixed summation order.
 
 use super::super::par;
 use super::super::scratch;
@@ -10,7 +10,7 @@ use super::backward_block::{GradViews, run, scratch_len};
 use super::block::{Block, QUERIES, block_count};
 use super::{Options, Shape};
 
-/// What the forward pass took and gave.
+/// Inputs and outputs of the forward pass.
 #[derive(Clone, Copy, Debug)]
 pub struct Saved<'a> {
     /// Queries.
@@ -19,24 +19,24 @@ pub struct Saved<'a> {
     pub k: View<'a>,
     /// Values.
     pub v: View<'a>,
-    /// The result.
+    /// The output.
     pub z: View<'a>,
-    /// Log of the sum of exponentials, `[batch, n_heads, seq_q]`.
+    /// Log-sum-exp of the scores, `[batch, n_heads, seq_q]`.
     pub lse: &'a [f32],
 }
 
-/// Gradients to write.
+/// Gradients to compute.
 #[derive(Debug)]
 pub struct Grads<'a> {
-    /// Of the queries.
+    /// Gradient of the queries.
     pub q: ViewMut<'a>,
-    /// Of the keys.
+    /// Gradient of the keys.
     pub k: ViewMut<'a>,
-    /// Of the values.
+    /// Gradient of the values.
     pub v: ViewMut<'a>,
 }
 
-/// Writes the gradients of queries, keys and values from `dz`, that of the result.
+/// Computes the gradients of queries, keys and values from `dz`, the gradient of the output.
 pub fn backward(
     shape: &Shape,
     options: &Options<'_>,
@@ -63,15 +63,15 @@ pub fn backward(
         dk: SharedViewMut::new(grads.k, keys),
         dv: SharedViewMut::new(grads.v, keys),
     };
-    let units = shape.batch * shape.n_kv_heads;
+    let tasks = shape.batch * shape.n_kv_heads;
     let cost = 10 * shape.group() * shape.seq_q * shape.seq_k * shape.head_dim / 32;
-    par::for_each(units, cost, |task| {
+    par::for_each(tasks, cost, |task| {
         let len = scratch_len(shape.head_dim, options.dropout.is_some());
         scratch::with_task_scratch(len, |scratch| pass.kv_head(task, scratch));
     });
 }
 
-/// All that a unit of work reads and writes.
+/// Everything that the tasks read and write.
 struct BackwardPass<'a> {
     shape: &'a Shape,
     options: &'a Options<'a>,
@@ -85,11 +85,12 @@ struct BackwardPass<'a> {
 }
 
 impl BackwardPass<'_> {
-    /// One head of keys and values.
+    /// Computes the gradients of one key/value head and of its group of query heads.
     fn kv_head(&self, task: usize, scratch: &mut [f32]) {
         let shape = self.shape;
         let (batch, kv_head) = (task / shape.n_kv_heads, task % shape.n_kv_heads);
-        // SAFETY: batch and heads exist, and a unit writes only its own heads.
+        // SAFETY: batch, heads and block index are within `shape`, for which all views were
+        // checked, and each task writes only to its own heads.
         unsafe {
             let dk = self.dk.tokens(batch, kv_head, 0);
             let dv = self.dv.tokens(batch, kv_head, 0);

@@ -12,7 +12,7 @@ use super::mask::{KeySteps, QuerySteps, TileMask};
 use super::tile::{Factor, accumulate, multiply};
 use super::weights::{self, GradTile, QueryStats};
 
-/// What one block reads and writes besides its queries, keys and values.
+/// Outputs, gradients and gradient accumulators of one block.
 #[derive(Clone, Copy)]
 pub(super) struct GradViews {
     pub(super) z: Rows<*const f32>,
@@ -22,29 +22,29 @@ pub(super) struct GradViews {
     pub(super) dv: Rows<*mut f32>,
 }
 
-/// Numbers of scratch that a block takes.
+/// Length of the scratch of one block.
 pub(super) fn scratch_len(head_dim: usize, has_dropout: bool) -> usize {
     let tiles = if has_dropout { 3 } else { 2 };
     QUERIES * (2 * head_dim + tiles * KEYS + scratch::padded_len(head_dim) + 2)
 }
 
 dispatch!(
-    /// Writes the gradient of one block's queries and adds to those of keys and values.
+    /// Writes the gradient of the queries of one block and adds to those of keys and values.
     pub(super) fn run(block: &Block, views: GradViews, lse: &[f32], scratch: &mut [f32]) => body);
 
-/// The scratch of a block, cut into parts.
+/// The scratch of a block, split into parts.
 struct ScratchParts<'a> {
-    /// Queries and gradients of the result, `[head_dim][QUERIES]`.
+    /// Queries and output gradients, `[head_dim][QUERIES]`.
     q: &'a mut [f32],
     dz: &'a mut [f32],
-    /// Percentages and gradients of scores, `[KEYS][QUERIES]`.
+    /// Attention weights and gradients of scores, `[KEYS][QUERIES]`.
     p: &'a mut [f32],
     ds: &'a mut [f32],
-    /// Dropout factors, as above, or empty.
+    /// Dropout factors, `[KEYS][QUERIES]`, or empty.
     dropout: &'a mut [f32],
     /// Gradients of the queries, `[QUERIES][head_dim]`, rows padded to whole cache lines.
     dq: &'a mut [f32],
-    /// Log-sums and `dz . z`, two rows of `[QUERIES]`.
+    /// Log-sum-exp and `dz . z`, two rows of `[QUERIES]`.
     lse: &'a mut [f32],
     delta: &'a mut [f32],
 }
@@ -75,7 +75,8 @@ impl<'a> ScratchParts<'a> {
 fn body<S: Simd>(s: S, block: &Block, views: GradViews, lse: &[f32], scratch: &mut [f32]) {
     let parts = ScratchParts::split(scratch, block.head_dim, block.dropout.is_some());
     let (n, dim) = (block.mask.queries, block.head_dim);
-    // SAFETY: scratch has room for QUERIES queries, and the sides have a row for each.
+    // SAFETY: scratch has room for QUERIES queries, and the views have a row for each query of the
+    // block.
     unsafe {
         transpose(
             s,
@@ -123,12 +124,13 @@ fn body<S: Simd>(s: S, block: &Block, views: GradViews, lse: &[f32], scratch: &m
             dropout: parts.dropout,
         };
         weights::backward_tile(s, block, &mask, &mut tile, &queries);
-        // SAFETY: as above.
+        // SAFETY: the tile's keys exist, the arrays of the tile have room for KEYS keys, and no
+        // other task accesses the gradients of this key/value head.
         unsafe { add_grads(s, block, &views, &mask, &tile, dq) };
     }
     for i in 0..n {
         for_lanes!(s, dim, |at, part| {
-            // SAFETY: dq has a row for each query, in scratch and in the result.
+            // SAFETY: dq has a row for each query of the block, in scratch and in the output.
             unsafe {
                 let row = load_part(s, dq.ptr.add(i * dq.stride), at, part);
                 store_part(s, views.dq.ptr.add(i * views.dq.stride), at, part, row);
@@ -138,6 +140,10 @@ fn body<S: Simd>(s: S, block: &Block, views: GradViews, lse: &[f32], scratch: &m
 }
 
 /// `out[key][query] = rows[key] . queries[..][query]` for a tile.
+///
+/// # Safety
+/// The keys of `mask` must be valid rows of `dim` floats, `queries` must be `[dim][QUERIES]`, and
+/// `out` must have room for `mask.keys` rows.
 #[inline(always)]
 unsafe fn tile_products<S: Simd>(
     s: S,
@@ -155,7 +161,8 @@ unsafe fn tile_products<S: Simd>(
         ptr: out.as_mut_ptr(),
         stride: QUERIES,
     };
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that rows, queries and output cover the keys of `mask` and
+    // `dim`.
     unsafe {
         let ptr = rows.ptr.add(mask.first_key * rows.stride);
         let rows = Factor {
@@ -167,7 +174,11 @@ unsafe fn tile_products<S: Simd>(
     }
 }
 
-/// Adds one tile's share to the gradients of queries, keys and values.
+/// Adds one tile's contribution to the gradients of queries, keys and values.
+///
+/// # Safety
+/// The keys of `mask` must exist in the block and in `views`, `tile` must have `mask.keys` rows,
+/// `dq` must have QUERIES padded rows, and nothing else may access the gradients.
 #[inline(always)]
 unsafe fn add_grads<S: Simd>(
     s: S,
@@ -190,7 +201,8 @@ unsafe fn add_grads<S: Simd>(
         row_stride: QUERIES,
         step_stride: 1,
     };
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that all rows of `mask` exist in the inputs, the tile and the
+    // gradients.
     unsafe {
         let k = Rows {
             ptr: block.k.ptr.add(mask.first_key * block.k.stride),
@@ -214,13 +226,15 @@ unsafe fn add_grads<S: Simd>(
     }
 }
 
+/// Dot product.
+///
 /// # Safety
-/// `len` numbers must be readable at both addresses.
+/// `len` floats must be readable at both addresses.
 #[inline(always)]
 pub(super) unsafe fn dot<S: Simd>(s: S, a: *const f32, b: *const f32, len: usize) -> f32 {
     let mut sum = s.zero();
     for_lanes!(s, len, |at, part| {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees that `len` floats are readable at `a` and `b`.
         unsafe {
             sum = s.fma(load_part(s, a, at, part), load_part(s, b, at, part), sum);
         }

@@ -1,4 +1,4 @@
-//! One block of queries of one head: what both passes need to know about it.
+//! One block of queries of one head, as used by both passes.
 
 use std::f32::consts::LOG2_E;
 
@@ -10,36 +10,36 @@ use super::dropout::DropoutTile;
 use super::mask::TileMask;
 use super::{Options, Shape};
 
-/// Queries of a block. All sizes of registers divide it.
+/// Queries per block. A multiple of every register size.
 pub(super) const QUERIES: usize = 64;
 
-/// Keys of a tile: the tile's scores, 32 KiB, and its keys and values stay in the L2 cache.
+/// Keys per tile: the tile's scores (32 KiB) and its keys and values stay in the L2 cache.
 pub(super) const KEYS: usize = 128;
 
-/// One block of queries of one head, and the keys and values it sees.
+/// One block of queries of one head, with its keys and values.
 #[derive(Clone, Copy)]
 pub(super) struct Block {
     pub(super) q: Rows<*const f32>,
     pub(super) k: Rows<*const f32>,
     pub(super) v: Rows<*const f32>,
-    /// What the block sees; its tile of keys is set by [`Block::tiles`].
+    /// The mask of the block; its tile of keys is set by [`Block::tiles`].
     pub(super) mask: TileMask,
     pub(super) seq_k: usize,
     pub(super) head_dim: usize,
     /// Factor on the scores.
     pub(super) scale: f32,
-    /// The scores' soft cap, in units of log2.
+    /// Soft cap of the scores, in units of log2.
     pub(super) soft_cap: Option<f32>,
-    /// Slope of the bias, in units of log2.
+    /// ALiBi slope, in units of log2.
     pub(super) alibi_slope: f32,
     pub(super) dropout: Option<DropoutTile>,
 }
 
 impl Block {
-    /// Block number `index` of one head.
+    /// Creates block number `index` of one head.
     ///
     /// # Safety
-    /// `batch`, `head` and `index` must exist in `shape`, and the sources must have its sizes.
+    /// `batch`, `head` and `index` must exist in `shape`, and the views must have its sizes.
     pub(super) unsafe fn new(
         shape: &Shape,
         options: &Options<'_>,
@@ -49,7 +49,8 @@ impl Block {
         let (first, kv_head) = (index * QUERIES, head / shape.group());
         let offset = options.offsets.get(batch).copied().unwrap_or(0);
         let alibi_slope = options.alibi.get(head).copied().unwrap_or(0.0);
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees that the indices exist in `shape`, whose sizes the views
+        // have.
         unsafe {
             Self {
                 q: q.tokens(batch, head, first),
@@ -72,7 +73,7 @@ impl Block {
         }
     }
 
-    /// The tiles of keys that the block sees, in order.
+    /// The tiles of keys that are visible to the block, in order.
     pub(super) fn tiles(&self) -> impl Iterator<Item = TileMask> + use<> {
         let mask = self.mask;
         let (first, end) = mask.visible_keys(self.seq_k);
@@ -84,16 +85,16 @@ impl Block {
     }
 }
 
-/// Blocks of queries of one head.
+/// Number of query blocks per head.
 pub(super) fn block_count(shape: &Shape) -> usize {
     shape.seq_q.div_ceil(QUERIES)
 }
 
-/// `out[d][i] = rows[i][d] * factor`, for whole registers of i (0 where there is no row).
+/// `out[d][i] = rows[i][d] * factor`, for full registers of i (0 where there is no row).
 ///
 /// # Safety
-/// `n` rows of `head_dim` numbers must be readable, and `head_dim` times [`QUERIES`] numbers
-/// writable at `out`.
+/// `n` rows of `head_dim` floats must be readable, and `head_dim` times [`QUERIES`] floats writable
+/// at `out`.
 #[inline(always)]
 pub(super) unsafe fn transpose<S: Simd>(
     s: S,
@@ -103,13 +104,13 @@ pub(super) unsafe fn transpose<S: Simd>(
     factor: f32,
     out: *mut f32,
 ) {
-    let whole = (n - n % 4, head_dim - head_dim % 4);
+    let full = (n - n % 4, head_dim - head_dim % 4);
     let padded = n.next_multiple_of(S::LANES);
-    // SAFETY: the caller's promise; i stays below `n`, d below `head_dim`, and `padded` is at
-    // most QUERIES.
+    // SAFETY: the caller guarantees that rows and output are valid; i stays below `n`, d below
+    // `head_dim`, and `padded` is at most QUERIES.
     unsafe {
-        for i in (0..whole.0).step_by(4) {
-            for d in (0..whole.1).step_by(4) {
+        for i in (0..full.0).step_by(4) {
+            for d in (0..full.1).step_by(4) {
                 transpose_4x4(
                     rows.ptr.add(i * rows.stride + d),
                     rows.stride,
@@ -118,7 +119,7 @@ pub(super) unsafe fn transpose<S: Simd>(
             }
         }
         for i in 0..n {
-            let first = if i < whole.0 { whole.1 } else { 0 };
+            let first = if i < full.0 { full.1 } else { 0 };
             for d in first..head_dim {
                 *out.add(d * QUERIES + i) = *rows.ptr.add(i * rows.stride + d);
             }
@@ -136,12 +137,17 @@ pub(super) unsafe fn transpose<S: Simd>(
     }
 }
 
-/// Four rows of four numbers, by shuffles: plain code tempts LLVM to scatter, which is slow.
+/// Transposes a 4x4 block with shuffles: for plain code, LLVM may generate slow scatters.
+///
+/// # Safety
+/// Four rows of four floats must be readable at `from` with the given stride, and writable at `to`
+/// with stride [`QUERIES`].
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 unsafe fn transpose_4x4(from: *const f32, stride: usize, to: *mut f32) {
     use std::arch::x86_64::{_MM_TRANSPOSE4_PS, _mm_loadu_ps, _mm_storeu_ps};
-    // SAFETY: the caller's promise; SSE is part of x86-64.
+    // SAFETY: the caller guarantees that four rows are valid at both addresses; SSE is part of
+    // x86-64.
     unsafe {
         let mut a = _mm_loadu_ps(from);
         let mut b = _mm_loadu_ps(from.add(stride));
@@ -155,11 +161,15 @@ unsafe fn transpose_4x4(from: *const f32, stride: usize, to: *mut f32) {
     }
 }
 
-/// Four rows of four numbers; compilers make shuffles of it.
+/// Transposes a 4x4 block; the compiler generates shuffles.
+///
+/// # Safety
+/// Four rows of four floats must be readable at `from` with the given stride, and writable at `to`
+/// with stride [`QUERIES`].
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
 unsafe fn transpose_4x4(from: *const f32, stride: usize, to: *mut f32) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that four rows are valid at both addresses.
     unsafe {
         let load = |i: usize| from.add(i * stride).cast::<[f32; 4]>().read_unaligned();
         let (a, b, c, d) = (load(0), load(1), load(2), load(3));

@@ -1,24 +1,24 @@
-//! The dropout factors of a tile of softmax percentages.
+//! Dropout factors of a tile of attention weights.
 
 use super::super::dropout::{GOLDEN, mix};
 use super::block::QUERIES;
 use super::mask::TileMask;
 use super::{Options, Shape};
 
-/// Where a block's dropout factors come from.
+/// Generator of the dropout factors of a block.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DropoutTile {
     key: u64,
     threshold: u32,
     scale: f32,
-    /// Place of query 0 of the block and key 0.
+    /// Stream position of query 0 of the block and key 0.
     base: u64,
-    /// Places from one query to the next.
+    /// Stream positions from one query to the next.
     seq_k: u64,
 }
 
 impl DropoutTile {
-    /// The factors of the block that starts at query `first` of one head.
+    /// Creates the generator for the block that starts at query `first` of one head.
     pub(super) fn new(
         shape: &Shape,
         options: &Options<'_>,
@@ -39,10 +39,10 @@ impl DropoutTile {
         })
     }
 
-    /// Fills `out[key][query]` for a tile; what no query sees may be left out.
+    /// Fills `out[key][query]` for a tile; keys that no query attends to may be skipped.
     ///
-    /// Two places share a draw. With an even number of keys these are always two keys side by
-    /// side of one query, so each draw is made once; else each place makes its own.
+    /// Two positions share a draw. If the number of keys is even, these are always two adjacent
+    /// keys of one query, so each draw is made once; otherwise each position makes its own draw.
     #[inline(always)]
     pub(super) fn fill(&self, tile: &TileMask, out: &mut [f32]) {
         let paired = self.seq_k.is_multiple_of(2);
@@ -65,14 +65,14 @@ impl DropoutTile {
         }
     }
 
-    /// Keys at an even place and the next, of the queries from `first` on.
+    /// Fills a key at an even position and the next key, for the queries from `first` on.
     #[inline(always)]
     fn fill_key_pair(&self, position: u64, first: usize, low: &mut [f32], high: &mut [f32]) {
         let step = (self.seq_k / 2).wrapping_mul(GOLDEN);
         let start = self
             .key
             .wrapping_add((position / 2 + 1).wrapping_mul(GOLDEN));
-        // Sixteen at a time, a number known when compiled, which makes it vector code.
+        // Sixteen at a time: a constant trip count lets the compiler vectorize the loop.
         for at in (first..QUERIES).step_by(16) {
             let mut bits = [0; 16];
             for (i, bits) in bits.iter_mut().enumerate() {
@@ -87,7 +87,7 @@ impl DropoutTile {
         }
     }
 
-    /// One key, of the queries from `first` on.
+    /// Fills one key, for the queries from `first` on.
     #[inline(always)]
     fn fill_key(&self, position: u64, first: usize, out: &mut [f32]) {
         for at in (first..QUERIES).step_by(16) {

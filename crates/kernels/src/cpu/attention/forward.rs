@@ -14,10 +14,10 @@ use super::softmax::{self, RunningSoftmax};
 use super::tile::{Factor, accumulate, multiply};
 use super::{Options, Shape};
 
-/// `z = softmax(mask(cap(scale * q k^T) + bias)) v`, of the shape of q, and for each query
-/// `[batch, n_heads, seq_q]` the log of the sum of exponentials, which backward needs.
+/// `z = softmax(mask(cap(scale * q k^T) + bias)) v`, with the shape of q, and the log-sum-exp of
+/// the scores, `[batch, n_heads, seq_q]`, needed by the backward pass.
 ///
-/// A query that sees no key gets z = 0 and a log-sum of minus infinity.
+/// A query without a visible key gets z = 0 and a log-sum-exp of minus infinity.
 pub fn forward(
     shape: &Shape,
     options: &Options<'_>,
@@ -42,7 +42,8 @@ pub fn forward(
     par::for_each(tasks, cost, |task| {
         let (row, index) = (task / per_head, task % per_head);
         let (batch, head) = (row / shape.n_heads, row % shape.n_heads);
-        // SAFETY: the unit exists, and writes only its own queries' results.
+        // SAFETY: the indices are within `shape`, for which all views were checked, and each task
+        // writes only the results of its own queries.
         unsafe {
             let block = Block::new(shape, options, qkv, (batch, head, index));
             let lse = lse.slice(row * shape.seq_q + index * QUERIES, block.mask.queries);
@@ -55,15 +56,15 @@ pub fn forward(
 
 dispatch!(fn run(block: &Block, scratch: &mut [f32], z: Rows<*mut f32>, lse: &mut [f32]) => body);
 
-/// The scratch of a block, cut into parts.
+/// The scratch of a block, split into parts.
 struct ScratchParts<'a> {
     /// Queries, `[head_dim][QUERIES]`.
     q: &'a mut [f32],
-    /// Scores and percentages, `[KEYS][QUERIES]`.
+    /// Scores and attention weights, `[KEYS][QUERIES]`.
     p: &'a mut [f32],
-    /// Dropout factors, as above, or empty.
+    /// Dropout factors, `[KEYS][QUERIES]`, or empty.
     dropout: &'a mut [f32],
-    /// Sums of values, `[QUERIES][head_dim]`, rows padded to whole cache lines.
+    /// Weighted sums of values, `[QUERIES][head_dim]`, rows padded to full cache lines.
     z: &'a mut [f32],
     /// Running softmax, three rows of `[QUERIES]`.
     running: &'a mut [f32],
@@ -94,9 +95,9 @@ impl<'a> ScratchParts<'a> {
 fn body<S: Simd>(s: S, block: &Block, scratch: &mut [f32], z: Rows<*mut f32>, lse: &mut [f32]) {
     let parts = ScratchParts::split(scratch, block.head_dim, block.dropout.is_some());
     let n = block.mask.queries;
-    // Scores in units of log2 save a multiplication in each exponential.
+    // Scores in units of log2 save a multiplication per exponential.
     let factor = block.scale * LOG2_E;
-    // SAFETY: scratch has room for QUERIES queries.
+    // SAFETY: scratch has room for QUERIES queries, and the block has `n` of them.
     unsafe { transpose(s, block.q, n, block.head_dim, factor, parts.q.as_mut_ptr()) };
     let (row_max, rest) = parts.running.split_at_mut(QUERIES);
     let (sum, rescale) = rest.split_at_mut(QUERIES);
@@ -129,7 +130,7 @@ fn body<S: Simd>(s: S, block: &Block, scratch: &mut [f32], z: Rows<*mut f32>, ls
             parts.dropout,
             &mut running,
         );
-        // SAFETY: as above.
+        // SAFETY: the tile's keys exist, and scratch has QUERIES rows padded to full cache lines.
         unsafe {
             if i > 0 {
                 rescale_rows(s, n, block.head_dim, sums, running.rescale);
@@ -137,11 +138,15 @@ fn body<S: Simd>(s: S, block: &Block, scratch: &mut [f32], z: Rows<*mut f32>, ls
             add_values(s, block, &mask, parts.p, sums);
         }
     }
-    // SAFETY: z has a row for each query.
+    // SAFETY: z has a row for each query of the block, and no other task writes it.
     unsafe { normalize_and_store(s, block, &running, sums, z, lse) };
 }
 
 /// `p[key][query] = q k`.
+///
+/// # Safety
+/// The keys of `mask` must exist in the block, `q` must be `[head_dim][QUERIES]`, and `p` must have
+/// room for `mask.keys` rows.
 #[inline(always)]
 unsafe fn compute_scores<S: Simd>(s: S, block: &Block, mask: &TileMask, q: &[f32], p: &mut [f32]) {
     let q = Rows {
@@ -152,7 +157,7 @@ unsafe fn compute_scores<S: Simd>(s: S, block: &Block, mask: &TileMask, q: &[f32
         ptr: p.as_mut_ptr(),
         stride: QUERIES,
     };
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that keys, queries and scores cover the keys of `mask`.
     unsafe {
         let ptr = block.k.ptr.add(mask.first_key * block.k.stride);
         let k = Factor {
@@ -165,6 +170,10 @@ unsafe fn compute_scores<S: Simd>(s: S, block: &Block, mask: &TileMask, q: &[f32
 }
 
 /// `sums[query] += p[key][query] v[key]`.
+///
+/// # Safety
+/// The keys of `mask` must exist in the block, `p` must have `mask.keys` rows, and `sums` must have
+/// QUERIES padded rows.
 #[inline(always)]
 unsafe fn add_values<S: Simd>(
     s: S,
@@ -174,14 +183,15 @@ unsafe fn add_values<S: Simd>(
     sums: Rows<*mut f32>,
 ) {
     let n = mask.queries;
-    // Whole tiles of queries are faster than single ones; the surplus is never read.
+    // Full tiles of queries are faster than single rows; the surplus rows are never read.
     let rows = if n < 4 { n } else { n.next_multiple_of(8) };
     let p = Factor {
         ptr: p.as_ptr(),
         row_stride: 1,
         step_stride: QUERIES,
     };
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that values, weights and sums cover the keys of `mask` and the
+    // queries.
     unsafe {
         let ptr = block.v.ptr.add(mask.first_key * block.v.stride);
         let v = Rows {
@@ -192,21 +202,34 @@ unsafe fn add_values<S: Simd>(
     }
 }
 
+/// Multiplies the rows of `sums` by `factors`.
+///
+/// # Safety
+/// `sums` must have `n` rows of `width` floats, padded to full cache lines.
 #[inline(always)]
-unsafe fn rescale_rows<S: Simd>(s: S, n: usize, width: usize, sums: Rows<*mut f32>, by: &[f32]) {
-    for (i, by) in by.iter().enumerate().take(n) {
-        // SAFETY: rows are padded to whole cache lines.
+unsafe fn rescale_rows<S: Simd>(
+    s: S,
+    n: usize,
+    width: usize,
+    sums: Rows<*mut f32>,
+    factors: &[f32],
+) {
+    for (i, factor) in factors.iter().enumerate().take(n) {
+        // SAFETY: the caller guarantees that `sums` has `n` rows padded to full cache lines.
         unsafe {
             let row = sums.ptr.add(i * sums.stride);
             for d in (0..width).step_by(S::LANES) {
                 let at = row.add(d);
-                s.store(at, s.mul_f32s(s.load(at), s.splat_f32s(*by)));
+                s.store(at, s.mul_f32s(s.load(at), s.splat_f32s(*factor)));
             }
         }
     }
 }
 
-/// Divides by the sums of percentages and writes the results.
+/// Divides by the sums of the exponentials and stores the output.
+///
+/// # Safety
+/// `sums` and `z` must have a row of `head_dim` floats for each element of `lse`.
 #[inline(always)]
 unsafe fn normalize_and_store<S: Simd>(
     s: S,
@@ -221,7 +244,8 @@ unsafe fn normalize_and_store<S: Simd>(
         let inverse = if sum == 0.0 { 0.0 } else { 1.0 / sum };
         *lse = (row_max + sum.log2()) * LN_2;
         for_lanes!(s, block.head_dim, |at, part| {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller guarantees that `sums` and `z` have a row of `head_dim` floats for
+            // each query.
             unsafe {
                 let sum = load_part(s, sums.ptr.add(i * sums.stride), at, part);
                 let y = s.mul_f32s(sum, s.splat_f32s(inverse));

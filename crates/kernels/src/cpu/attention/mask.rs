@@ -1,36 +1,37 @@
-//! Which keys which queries see, in the terms of each loop.
+//! The causal mask, in terms of the ranges that each loop needs.
 
 use super::tile::{ColumnRanges, StepRanges};
 
-/// A block of queries and a tile of keys.
+/// The mask of a block of queries and a tile of keys.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TileMask {
-    /// Place of the block's first query among the keys.
+    /// Position of the block's first query among the keys.
     pub(super) position: usize,
-    /// Queries of the block.
+    /// Number of queries in the block.
     pub(super) queries: usize,
-    /// Keys a query sees at most; `usize::MAX` for all.
+    /// Maximum number of keys that a query attends to; `usize::MAX` for all.
     pub(super) window: usize,
     /// First key of the tile.
     pub(super) first_key: usize,
-    /// Keys of the tile.
+    /// Number of keys in the tile.
     pub(super) keys: usize,
 }
 
 impl TileMask {
-    /// The keys that any query of the block sees, of `seq_k`: first, and the one after the last.
+    /// The range of keys, out of `seq_k`, that are visible to any query of the block: first key and
+    /// one past the last.
     pub(super) fn visible_keys(&self, seq_k: usize) -> (usize, usize) {
         let first = (self.position + 1).saturating_sub(self.window);
         (first, seq_k.min(self.position + self.queries))
     }
 
-    /// Registers that hold the block's queries.
+    /// Number of registers that hold the block's queries.
     pub(super) fn registers(&self, lanes: usize) -> usize {
         self.queries.div_ceil(lanes)
     }
 
-    /// For the queries `first..first + lanes` the keys of the tile (counted from its first) that
-    /// any of them sees, and the part of those that all of them see.
+    /// For the queries `first..first + lanes`, the keys of the tile (relative to its first key)
+    /// that are visible to any of them and to all of them.
     pub(super) fn key_range(&self, first: usize, lanes: usize) -> KeyRange {
         let (low, high) = (self.position + first, self.position + first + lanes - 1);
         let in_tile = |key: usize| key.saturating_sub(self.first_key).min(self.keys);
@@ -52,7 +53,7 @@ impl TileMask {
         }
     }
 
-    /// The queries of the block that see any of the tile's keys `first..end`.
+    /// The queries of the block that attend to any of the tile's keys `first..end`.
     fn query_range(&self, first: usize, end: usize) -> (usize, usize) {
         let low = (self.first_key + first).saturating_sub(self.position);
         let high = (self.first_key + end - 1)
@@ -62,12 +63,12 @@ impl TileMask {
     }
 }
 
-/// Keys of a tile that some queries see.
+/// Ranges of keys of a tile that are visible to a group of queries.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct KeyRange {
-    /// Those that any of the queries sees.
+    /// Keys visible to at least one of the queries.
     pub(super) any: (usize, usize),
-    /// Those that all of them see; lies within `any`.
+    /// Keys visible to all of the queries; within `any`.
     pub(super) all: (usize, usize),
 }
 

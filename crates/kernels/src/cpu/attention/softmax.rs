@@ -1,4 +1,4 @@
-//! The forward pass's softmax of one tile, each query in its own lane.
+//! Online softmax of one tile in the forward pass, with one query per lane.
 
 use pulp::Simd;
 
@@ -7,17 +7,17 @@ use super::super::simd::Ops;
 use super::block::QUERIES;
 use super::mask::{KeyRange, TileMask};
 
-/// The running softmax of a block's queries.
+/// The running softmax of the queries of a block.
 pub(super) struct RunningSoftmax<'a> {
-    /// Highest score so far, in units of log2.
+    /// Maximum score so far, in units of log2.
     pub(super) row_max: &'a mut [f32],
-    /// Sum of percentages so far, relative to the highest.
+    /// Sum of exponentials so far, relative to the maximum.
     pub(super) sum: &'a mut [f32],
-    /// Factor on what was summed up before this tile.
+    /// Factor on the sums accumulated before this tile.
     pub(super) rescale: &'a mut [f32],
 }
 
-/// Scores squashed into (-cap, cap), both in units of log2, where any query sees the key.
+/// Soft-caps the scores to (-cap, cap), both in units of log2, where any query attends to the key.
 #[inline(always)]
 pub(super) fn soft_cap<S: Simd>(s: S, mask: &TileMask, cap: f32, scores: &mut [f32]) {
     assert!(scores.len() >= mask.keys * QUERIES);
@@ -25,7 +25,7 @@ pub(super) fn soft_cap<S: Simd>(s: S, mask: &TileMask, cap: f32, scores: &mut [f
         let lane = register * S::LANES;
         let (first, end) = mask.key_range(lane, S::LANES).any;
         for key in first..end {
-            // SAFETY: `lane` is below QUERIES, and keys below `sight.keys`.
+            // SAFETY: `lane` is below QUERIES, and keys are below `mask.keys`.
             unsafe {
                 let at = scores.as_mut_ptr().add(key * QUERIES + lane);
                 s.store(at, math::soft_cap(s, s.load(at), cap));
@@ -34,8 +34,8 @@ pub(super) fn soft_cap<S: Simd>(s: S, mask: &TileMask, cap: f32, scores: &mut [f
     }
 }
 
-/// Scores (in units of log2) to percentages relative to the highest score so far; those of
-/// unseen keys become 0. `keep` holds dropout factors, or is empty.
+/// Replaces scores (in units of log2) by exponentials relative to the maximum score so far; those
+/// of hidden keys become 0. `dropout` contains dropout factors, or is empty.
 #[inline(always)]
 pub(super) fn update_tile<S: Simd>(
     s: S,
@@ -51,13 +51,14 @@ pub(super) fn update_tile<S: Simd>(
     for register in 0..mask.registers(S::LANES) {
         let lane = register * S::LANES;
         let range = mask.key_range(lane, S::LANES);
-        // SAFETY: `lane` is below QUERIES, and keys below `sight.keys`.
+        // SAFETY: `lane` is below QUERIES, and keys are below `mask.keys`.
         unsafe {
             let column = scores.as_mut_ptr().add(lane);
             let bias = Bias::new(s, mask, slope, lane);
             let previous = s.load(running.row_max.as_ptr().add(lane));
             let row_max = row_max(s, column, range, &bias, previous);
-            // With no key seen yet everything is minus infinity; 0 keeps differences finite.
+            // Without a visible key so far, the maximum is minus infinity; a base of 0 keeps
+            // differences finite.
             let no_key = s.less_than_f32s(row_max, s.splat_f32s(f32::MIN));
             let base = s.select_f32s(no_key, s.zero(), row_max);
             let dropout = dropout.map(|dropout| dropout.add(lane));
@@ -74,16 +75,16 @@ pub(super) fn update_tile<S: Simd>(
     }
 }
 
-/// What is added to the scores of one register of queries: the position bias, and minus infinity
-/// where a key is not seen.
+/// What is added to the scores of one register of queries: the ALiBi bias, and minus infinity where
+/// a key is hidden.
 pub(super) struct Bias<S: Simd> {
     s: S,
     slope: f32,
-    /// Place of the register's first query, relative to the tile's first key.
+    /// Position of the register's first query, relative to the tile's first key.
     position: f32,
     window: f32,
     iota: S::f32s,
-    /// The bias's share that depends on the query.
+    /// The part of the bias that depends on the query.
     query_term: S::f32s,
 }
 
@@ -94,7 +95,7 @@ impl<S: Simd> Bias<S> {
         Self {
             s,
             slope,
-            // Subtracted as integers: f32 cannot tell far places apart.
+            // Subtracted as integers: f32 cannot distinguish large positions.
             position: (mask.position + lane)
                 .cast_signed()
                 .wrapping_sub(mask.first_key.cast_signed()) as f32,
@@ -109,7 +110,7 @@ impl<S: Simd> Bias<S> {
         self.slope == 0.0
     }
 
-    /// The score with its position bias.
+    /// Adds the ALiBi bias to a score.
     #[inline(always)]
     pub(super) fn apply(&self, score: S::f32s, key: usize) -> S::f32s {
         let shift = self.slope * (key as f32 - self.position);
@@ -117,11 +118,12 @@ impl<S: Simd> Bias<S> {
         self.s.add_f32s(score, self.s.splat_f32s(shift))
     }
 
-    /// `value` where the key is seen, else `unseen`.
+    /// `value` where the key is visible, otherwise `hidden`.
     #[inline(always)]
     pub(super) fn mask(&self, value: S::f32s, hidden: f32, key: usize) -> S::f32s {
         let s = self.s;
-        // Query lane i is `place + i - key` behind the key: seen from 0 up to window - 1.
+        // The distance from the key to query lane i is `position + i - key`; visible distances are
+        // 0 to window - 1.
         let distance = s.add_f32s(self.iota, s.splat_f32s(self.position - key as f32));
         let hidden = s.splat_f32s(hidden);
         let value = s.select_f32s(s.less_than_f32s(distance, s.zero()), hidden, value);
@@ -130,10 +132,11 @@ impl<S: Simd> Bias<S> {
     }
 }
 
-/// The highest of `before` and a register's scores; biased and masked scores are stored.
+/// Returns the maximum of `previous` and the scores of one register, and stores biased and masked
+/// scores.
 ///
 /// # Safety
-/// The keys of `seen` must be valid in the column.
+/// The keys of `range` must be valid in the column.
 #[inline(always)]
 unsafe fn row_max<S: Simd>(
     s: S,
@@ -144,7 +147,7 @@ unsafe fn row_max<S: Simd>(
 ) -> S::f32s {
     let (any, all) = (range.any, range.all);
     let mut row_max = previous;
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that the keys of `range` are valid in the column.
     unsafe {
         if bias.is_zero() {
             let mut acc = [previous; 4];
@@ -162,7 +165,7 @@ unsafe fn row_max<S: Simd>(
             row_max = s.max_f32s(s.max_f32s(a, b), s.max_f32s(c, d));
         }
         let biased = if bias.is_zero() { (any.0, any.0) } else { all };
-        // The keys of which some lanes see none, and with a bias also all others.
+        // The keys hidden from some lanes, and if there is a bias, also all others.
         for (first, end, masked) in [
             (any.0, all.0, true),
             (biased.0, biased.1, false),
@@ -182,10 +185,10 @@ unsafe fn row_max<S: Simd>(
     row_max
 }
 
-/// Replaces a register's scores by percentages and returns their sum.
+/// Replaces the scores of a register by exponentials and returns their sum before dropout.
 ///
 /// # Safety
-/// `keys` keys must be valid in the column, and in that of `keep`.
+/// `keys` keys must be valid in the column, and in that of `dropout`.
 #[inline(always)]
 unsafe fn exponentiate<S: Simd>(
     s: S,
@@ -197,7 +200,7 @@ unsafe fn exponentiate<S: Simd>(
 ) -> S::f32s {
     let mut sum = s.zero();
     let (first, end) = range.any;
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that `keys` keys are valid in both columns.
     unsafe {
         for key in (0..first).chain(end..keys) {
             s.store(column.add(key * QUERIES), s.zero());

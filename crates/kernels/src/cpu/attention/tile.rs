@@ -1,15 +1,15 @@
-//! The register-blocked product that all of attention's inner products come down to:
-//! `c[r][..] = sum over t of a(r, t) * b[t][..]`, with numbers of a broadcast and rows of b loaded.
+//! The register-blocked matrix product used for all inner products of attention: `c[r][..] = sum
+//! over t of a(r, t) * b[t][..]`, broadcasting elements of a and loading rows of b.
 
 use pulp::Simd;
 
 use super::super::simd::Ops;
 use super::super::view::Rows;
 
-/// Registers a tile is wide.
+/// Width of a tile in registers.
 const REGS: usize = 2;
 
-/// `rows` x `steps` numbers at `a + r * row + t * step`.
+/// `rows` x `steps` elements at `ptr + r * row_stride + t * step_stride`.
 #[derive(Clone, Copy)]
 pub(super) struct Factor {
     pub(super) ptr: *const f32,
@@ -17,13 +17,13 @@ pub(super) struct Factor {
     pub(super) step_stride: usize,
 }
 
-/// Rows of the result that a tile computes at once: as many as there are registers for.
+/// Rows that a tile computes at once, limited by the number of registers.
 #[inline(always)]
 const fn rows_per_tile<S: Simd>() -> usize {
     if S::REGISTER_COUNT >= 32 { 8 } else { 4 }
 }
 
-/// Rows of the next tile when `left` are to do.
+/// Number of rows of the next tile when `left` rows remain.
 #[inline(always)]
 const fn tile_rows<S: Simd>(left: usize) -> usize {
     match left {
@@ -33,11 +33,11 @@ const fn tile_rows<S: Simd>(left: usize) -> usize {
     }
 }
 
-/// `c[r][cols] = sum over t < steps`, where `cols` are the registers from `first(r0)` up to
-/// `end(r1)`, asked for each group of rows `r0..r1`.
+/// `c[r][cols] = sum over t < steps`, where `cols` are the registers that `columns` returns for
+/// each group of rows.
 ///
 /// # Safety
-/// All places of a, b and c that rows, steps and columns reach must be valid.
+/// All elements of a, b and c that rows, steps and columns reach must be valid.
 #[inline(always)]
 pub(super) unsafe fn multiply<S: Simd>(
     s: S,
@@ -54,7 +54,8 @@ pub(super) unsafe fn multiply<S: Simd>(
         let (mut v, end) = columns.range(r, r + group, S::LANES);
         while v < end {
             let regs = if v + REGS <= end { REGS } else { 1 };
-            // SAFETY: the caller's promise; `v` and `r` stay in range.
+            // SAFETY: the caller guarantees that all elements reached are valid; `v` and `r` stay
+            // in range.
             unsafe {
                 let a = Factor {
                     ptr: a.ptr.add(r * a.row_stride),
@@ -83,22 +84,22 @@ pub(super) unsafe fn multiply<S: Simd>(
     }
 }
 
-/// Which registers of a row are needed, for a group of rows.
+/// Which registers of a row are needed for a group of rows.
 pub(super) trait ColumnRanges {
-    /// First register and the one after the last, for rows `first..end`.
+    /// First register and one past the last, for rows `first..end`.
     fn range(&self, first: usize, end: usize, lanes: usize) -> (usize, usize);
 }
 
-/// Which steps count, for a group of rows.
+/// Which steps are needed for a group of rows.
 pub(super) trait StepRanges {
-    /// First step and the one after the last, for rows `first..end`.
+    /// First step and one past the last, for rows `first..end`.
     fn range(&self, first: usize, end: usize) -> (usize, usize);
 }
 
-/// `c[r][..width] += sum over t` in the steps that `range` names for each group of rows.
+/// `c[r][..width] += sum over t` in the range of steps that `steps` returns for each group of rows.
 ///
 /// # Safety
-/// All places of a, b and c that rows, steps and columns reach must be valid.
+/// All elements of a, b and c that rows, steps and columns reach must be valid.
 #[inline(always)]
 pub(super) unsafe fn accumulate<S: Simd>(
     s: S,
@@ -114,7 +115,8 @@ pub(super) unsafe fn accumulate<S: Simd>(
         let group = tile_rows::<S>(rows - r);
         let (first, end) = steps.range(r, r + group);
         if first < end {
-            // SAFETY: the caller's promise; `r` and `first` stay in range.
+            // SAFETY: the caller guarantees that all elements reached are valid; `r` and `first`
+            // stay in range.
             unsafe {
                 let a = Factor {
                     ptr: a.ptr.add(r * a.row_stride + first * a.step_stride),
@@ -140,6 +142,10 @@ pub(super) unsafe fn accumulate<S: Simd>(
 }
 
 /// `accumulate` for one group of `R` rows.
+///
+/// # Safety
+/// `R` rows and `steps` steps of a, `steps` rows of b and `R` rows of c must be valid, `width`
+/// floats each for b and c.
 #[inline(always)]
 unsafe fn accumulate_rows<S: Simd, const R: usize>(
     s: S,
@@ -152,8 +158,8 @@ unsafe fn accumulate_rows<S: Simd, const R: usize>(
     let mut at = 0;
     while at < width {
         let left = width - at;
-        // SAFETY: the caller's promise; `at` stays below `width`, and a partial register is
-        // loaded and stored in part.
+        // SAFETY: the caller guarantees that the rows are valid; `at` stays below `width`, and a
+        // partial register is loaded and stored partially.
         unsafe {
             let b = Rows {
                 ptr: b.ptr.add(at),
@@ -177,7 +183,10 @@ unsafe fn accumulate_rows<S: Simd, const R: usize>(
     }
 }
 
-/// One tile's sums.
+/// Computes the sums of one tile.
+///
+/// # Safety
+/// `R` rows and `steps` steps of a, and `steps` rows of `V` registers of b must be valid.
 #[inline(always)]
 unsafe fn tile_sums<S: Simd, const R: usize, const V: usize>(
     s: S,
@@ -188,8 +197,8 @@ unsafe fn tile_sums<S: Simd, const R: usize, const V: usize>(
     let mut acc = [[s.zero(); V]; R];
     let (mut a_ptr, mut b_ptr) = (a.ptr, b.ptr);
     for _ in 0..steps {
-        // SAFETY: the caller's promise. The last step's pointers go past the end unread, hence
-        // the wrapping additions.
+        // SAFETY: the caller guarantees that all elements are valid. After the last step the
+        // pointers are past the end but never dereferenced, hence the wrapping additions.
         unsafe {
             let mut row = [s.zero(); V];
             for (v, x) in row.iter_mut().enumerate() {
@@ -208,6 +217,10 @@ unsafe fn tile_sums<S: Simd, const R: usize, const V: usize>(
     acc
 }
 
+/// Stores the sums of one tile to c.
+///
+/// # Safety
+/// As for `tile_sums`; `R` rows of `V` registers must be writable at c.
 #[inline(always)]
 unsafe fn store_tile<S: Simd, const R: usize, const V: usize>(
     s: S,
@@ -216,7 +229,7 @@ unsafe fn store_tile<S: Simd, const R: usize, const V: usize>(
     b: Rows<*const f32>,
     c: Rows<*mut f32>,
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that a and b are valid, and c has `R` rows of `V` registers.
     unsafe {
         let acc = tile_sums::<S, R, V>(s, steps, a, b);
         for (r, acc) in acc.into_iter().enumerate() {
@@ -227,6 +240,10 @@ unsafe fn store_tile<S: Simd, const R: usize, const V: usize>(
     }
 }
 
+/// Adds the sums of one tile to c.
+///
+/// # Safety
+/// As for `tile_sums`; `R` rows of `V` registers must be readable and writable at c.
 #[inline(always)]
 unsafe fn accumulate_tile<S: Simd, const R: usize, const V: usize>(
     s: S,
@@ -235,7 +252,7 @@ unsafe fn accumulate_tile<S: Simd, const R: usize, const V: usize>(
     b: Rows<*const f32>,
     c: Rows<*mut f32>,
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that a and b are valid, and c has `R` rows of `V` registers.
     unsafe {
         let acc = tile_sums::<S, R, V>(s, steps, a, b);
         for (r, acc) in acc.into_iter().enumerate() {
@@ -247,7 +264,11 @@ unsafe fn accumulate_tile<S: Simd, const R: usize, const V: usize>(
     }
 }
 
-/// Like `add` for the last `left` numbers of a row, fewer than a register.
+/// Like `accumulate_tile` for the last `left` elements of a row, fewer than a register.
+///
+/// # Safety
+/// `R` rows and `steps` steps of a, `steps` rows of b and `R` rows of c must be valid, `left`
+/// floats each for b and c.
 #[inline(always)]
 unsafe fn accumulate_partial_tile<S: Simd, const R: usize>(
     s: S,
@@ -259,7 +280,8 @@ unsafe fn accumulate_partial_tile<S: Simd, const R: usize>(
 ) {
     let mut acc = [s.zero(); R];
     for t in 0..steps {
-        // SAFETY: the caller's promise: `left` numbers of each row of b are valid.
+        // SAFETY: the caller guarantees that `left` floats of each row of b, and all elements of a,
+        // are valid.
         unsafe {
             let x = s.partial_load_f32s(std::slice::from_raw_parts(b.ptr.add(t * b.stride), left));
             for (r, acc) in acc.iter_mut().enumerate() {
@@ -272,7 +294,7 @@ unsafe fn accumulate_partial_tile<S: Simd, const R: usize>(
         }
     }
     for (r, acc) in acc.into_iter().enumerate() {
-        // SAFETY: the caller's promise: `left` numbers of each row of c are valid.
+        // SAFETY: the caller guarantees that `left` floats of each row of c are valid.
         unsafe {
             let row = std::slice::from_raw_parts_mut(c.ptr.add(r * c.stride), left);
             let sum = s.add_f32s(s.partial_load_f32s(row), acc);

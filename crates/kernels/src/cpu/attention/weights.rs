@@ -1,4 +1,4 @@
-//! The backward pass's percentages and gradients of scores of one tile.
+//! Attention weights and gradients of the scores of one tile in the backward pass.
 
 use pulp::Simd;
 
@@ -8,9 +8,9 @@ use super::block::{Block, QUERIES};
 use super::mask::TileMask;
 use super::softmax::Bias;
 
-/// What backward knows of each query of a block.
+/// Saved statistics of the queries of a block.
 pub(super) struct QueryStats<'a> {
-    /// Log of the sum of exponentials, in units of log2.
+    /// Log-sum-exp, in units of log2.
     pub(super) lse: &'a [f32],
     /// `dz . z`.
     pub(super) delta: &'a [f32],
@@ -18,16 +18,16 @@ pub(super) struct QueryStats<'a> {
 
 /// A tile's arrays, `[key][query]`.
 pub(super) struct GradTile<'a> {
-    /// Scores in units of log2; become the percentages after dropout.
+    /// Scores in units of log2; replaced by the attention weights after dropout.
     pub(super) p: &'a mut [f32],
-    /// Gradients of the percentages; become those of the scores.
+    /// Gradients of the attention weights; replaced by those of the scores.
     pub(super) ds: &'a mut [f32],
     /// Dropout factors, or empty.
     pub(super) dropout: &'a [f32],
 }
 
-/// Turns scores and gradients of percentages into percentages and gradients of `q k`; both are 0
-/// where a key is not seen.
+/// Turns scores and gradients of attention weights into attention weights and gradients of `q k`;
+/// both are 0 where a key is hidden.
 #[inline(always)]
 pub(super) fn backward_tile<S: Simd>(
     s: S,
@@ -41,7 +41,7 @@ pub(super) fn backward_tile<S: Simd>(
     assert!(tile.dropout.is_empty() || tile.dropout.len() >= len);
     for register in 0..mask.registers(S::LANES) {
         let lane = register * S::LANES;
-        // SAFETY: `lane` is below QUERIES and the arrays have `sight.keys` rows.
+        // SAFETY: `lane` is below QUERIES and the arrays have `mask.keys` rows.
         unsafe {
             let column = Column {
                 p: tile.p.as_mut_ptr().add(lane),
@@ -66,10 +66,14 @@ struct Column<S: Simd> {
     lse: S::f32s,
     delta: S::f32s,
     scale: S::f32s,
-    /// In units of log2.
+    /// Soft cap of the scores, in units of log2.
     soft_cap: Option<f32>,
 }
 
+/// Processes one register of queries.
+///
+/// # Safety
+/// The pointers of `column` must be valid for `mask.keys` rows.
 #[inline(always)]
 unsafe fn backward_column<S: Simd>(
     s: S,
@@ -80,7 +84,7 @@ unsafe fn backward_column<S: Simd>(
 ) {
     let range = mask.key_range(lane, S::LANES);
     let (any, all) = (range.any, range.all);
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that the column has `mask.keys` rows.
     unsafe {
         for key in (0..any.0).chain(any.1..mask.keys) {
             s.store(column.p.add(key * QUERIES), s.zero());
@@ -98,6 +102,10 @@ unsafe fn backward_column<S: Simd>(
     }
 }
 
+/// Processes the scores of one key.
+///
+/// # Safety
+/// The pointers of `column` must be valid for row `key`.
 #[inline(always)]
 unsafe fn backward_score<S: Simd>(
     s: S,
@@ -107,10 +115,10 @@ unsafe fn backward_score<S: Simd>(
     masked: bool,
 ) {
     let at = key * QUERIES;
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that `key` is a row of the column.
     unsafe {
         let mut score = s.load(column.p.add(at));
-        let mut score_derivative = column.scale; // Of the score, in `q k`.
+        let mut score_derivative = column.scale; // Of the score, with respect to `q k`.
         if let Some(cap) = column.soft_cap {
             let t = tanh(s, s.mul_f32s(score, s.splat_f32s(1.0 / cap)));
             score = s.mul_f32s(t, s.splat_f32s(cap));
@@ -122,7 +130,8 @@ unsafe fn backward_score<S: Simd>(
         }
         let mut p = exp2(s, s.sub_f32s(score, column.lse));
         if masked {
-            // After the exponential: a query that sees nothing has a log-sum of minus infinity.
+            // After the exponential, since the log-sum-exp of a query without visible keys is minus
+            // infinity.
             p = bias.mask(p, 0.0, key);
         }
         let mut d = s.load(column.ds.add(at));
