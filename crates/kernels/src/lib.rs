@@ -10,9 +10,9 @@
 //! | [`linear`], [`linear_table`] | packed SIMD matrix products; matrix-vector products for short sequences |
 //! | [`linear_quantized`], [`embed_quantized`] | products that read 8-bit or 4-bit weights directly |
 //! | [`attention`] | causal grouped-query attention that never stores the scores |
-//! | [`normalize`] | LayerNorm and RMSNorm |
+//! | [`normalize`] | `LayerNorm` and `RMSNorm` |
 //! | [`activate`], [`gate`] | GELU and related activations, recomputed in the backward pass |
-//! | [`rotate`] | rotary position embedding (RoPE) |
+//! | [`rotate`] | rotary position embedding (`RoPE`) |
 //! | [`embed`] | row gather, and scatter-add in the backward pass |
 //! | [`write_cache`] | in-place writes to the KV cache for all rows |
 //! | [`dropout`] | masks from a counter-based generator |

@@ -1,17 +1,17 @@
-//! LayerNorm and RMSNorm over the last axis.
+//! `LayerNorm` and `RMSNorm` over the last axis.
 
 use burn::tensor::Tensor;
 
 /// Kind of normalization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormKind {
-    /// LayerNorm: mean 0 and variance 1 (Ba et al. 2016, arXiv 1607.06450).
+    /// `LayerNorm`: mean 0 and variance 1 (Ba et al. 2016, arXiv 1607.06450).
     Layer,
-    /// RMSNorm: root mean square 1 (Zhang and Sennrich 2019, arXiv 1910.07467).
+    /// `RMSNorm`: root mean square 1 (Zhang and Sennrich 2019, arXiv 1910.07467).
     Rms,
 }
 
-/// `(x - mean) / sqrt(var + eps) * weight + bias` over the last axis; for RMSNorm `x /
+/// `(x - mean) / sqrt(var + eps) * weight + bias` over the last axis; for `RMSNorm` `x /
 /// sqrt(mean(x^2) + eps) * weight`. Keeps the shape of `x`; `weight` and `bias` have the length of
 /// the last axis.
 pub fn normalize<const D: usize>(

@@ -1,4 +1,4 @@
-//! Rotary position embedding (RoPE): rotates pairs of elements of each head by an angle
+//! Rotary position embedding (`RoPE`): rotates pairs of elements of each head by an angle
 //! proportional to the position.
 
 use std::sync::Arc;

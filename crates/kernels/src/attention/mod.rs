@@ -41,7 +41,7 @@ pub struct AttentionDropout {
 pub enum Stage {
     /// Scaled scores, minus infinity where masked.
     Scores,
-    /// Attention weights: the softmax of the scores ("pattern" in `TransformerLens`).
+    /// Attention weights: the softmax of the scores ("pattern" in TransformerLens).
     Pattern,
 }
 

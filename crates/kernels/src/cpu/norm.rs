@@ -1,4 +1,4 @@
-//! LayerNorm and RMSNorm over the last axis.
+//! `LayerNorm` and `RMSNorm` over the last axis.
 
 use pulp::Simd;
 
@@ -9,16 +9,16 @@ use super::simd::{Ops, dispatch, for_lanes, load_part, store_part, zero_tail};
 /// Kind of normalization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormKind {
-    /// LayerNorm: mean 0 and variance 1.
+    /// `LayerNorm`: mean 0 and variance 1.
     Layer,
-    /// RMSNorm: root mean square 1.
+    /// `RMSNorm`: root mean square 1.
     Rms,
 }
 
 /// A normalization: `y = (x - mean) * rstd * weight + bias`.
 #[derive(Clone, Copy, Debug)]
 pub struct Norm<'a> {
-    /// LayerNorm or RMSNorm.
+    /// `LayerNorm` or `RMSNorm`.
     pub kind: NormKind,
     /// Scale, one element per column.
     pub weight: &'a [f32],

@@ -1,4 +1,4 @@
-//! Gradients of LayerNorm and RMSNorm.
+//! Gradients of `LayerNorm` and `RMSNorm`.
 
 use pulp::Simd;
 
@@ -82,7 +82,7 @@ dispatch!(fn backward_row(
 ) => body);
 
 /// With `n` the normalized x and `g = dy * weight`:
-/// `dx = rstd * (g - mean(g) - n * mean(g * n))`, without `mean(g)` for RMSNorm.
+/// `dx = rstd * (g - mean(g) - n * mean(g * n))`, without `mean(g)` for `RMSNorm`.
 #[inline(always)]
 fn body<S: Simd>(s: S, row: &Row<'_>, dx: &mut [f32], d_weight: &mut [f32], d_bias: &mut [f32]) {
     let width = dx.len();

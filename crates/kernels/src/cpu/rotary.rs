@@ -1,4 +1,4 @@
-//! Rotary position embedding (RoPE): rotates the pairs (i, i + half) of each head by an angle
+//! Rotary position embedding (`RoPE`): rotates the pairs (i, i + half) of each head by an angle
 //! proportional to the position.
 
 use pulp::Simd;

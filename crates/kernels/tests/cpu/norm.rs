@@ -1,4 +1,4 @@
-//! LayerNorm and RMSNorm.
+//! `LayerNorm` and `RMSNorm`.
 #![allow(
     clippy::float_cmp,
     clippy::many_single_char_names,

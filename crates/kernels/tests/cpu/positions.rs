@@ -1,4 +1,4 @@
-//! Kernels that depend on positions or ids: RoPE, embeddings, dropout.
+//! Kernels that depend on positions or ids: `RoPE`, embeddings, dropout.
 #![allow(
     clippy::float_cmp,
     clippy::many_single_char_names,
