@@ -2,8 +2,8 @@
 
 use burn::tensor::{Int, Tensor};
 
-/// `table[ids]`: gathers rows of `[rows, width]` for ids `[batch, seq]`, giving `[batch, seq,
-/// width]`.
+/// Gathers `table[ids]`: `table` is `[rows, width]`, `ids` is `[batch, seq]`, and the output is
+/// `[batch, seq, width]`.
 pub fn embed(table: Tensor<2>, ids: Tensor<2, Int>) -> Tensor<3> {
     #[cfg(feature = "flex")]
     if crate::fused::is_flex_f32(&table) {

@@ -11,9 +11,10 @@ pub enum NormKind {
     Rms,
 }
 
-/// `(x - mean) / sqrt(var + eps) * weight + bias` over the last axis; for `RMSNorm` `x /
-/// sqrt(mean(x^2) + eps) * weight`. Keeps the shape of `x`; `weight` and `bias` have the length of
-/// the last axis.
+/// Normalizes over the last axis: `(x - mean) / sqrt(var + eps) * weight + bias`, or for `RMSNorm`
+/// `x / sqrt(mean(x^2) + eps) * weight`.
+///
+/// Keeps the shape of `x`; `weight` and `bias` have the length of the last axis.
 pub fn normalize<const D: usize>(
     kind: NormKind,
     x: Tensor<D>,

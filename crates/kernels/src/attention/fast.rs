@@ -123,8 +123,8 @@ impl Attention {
         Tensor::from_primitive::<Flex>(fused::from_buffer(z, shape))
     }
 
-    /// Runs the decode kernel if the input is one query per row over a KV cache, `[slot,
-    /// n_kv_heads, capacity, head_dim]`; returns false otherwise.
+    /// Runs the decode kernel if the input is one query per row over a KV cache
+    /// `[slot, n_kv_heads, capacity, head_dim]`; returns false otherwise.
     fn decode(&self, q: &[f32], [k, v]: [&FlexTensor; 2], z: &mut [f32]) -> bool {
         let (strides, dim) = (view(k).strides, self.shape.head_dim);
         let base = k.layout().start_offset();

@@ -45,9 +45,10 @@ pub enum Stage {
     Pattern,
 }
 
-/// `softmax(mask(cap(scale * q k^T) + bias)) v` for each head: `q` is `[batch, seq, n_heads,
-/// head_dim]`, `k` and `v` are `[batch, keys, n_kv_heads, head_dim]`; the output has the shape of
-/// `q`.
+/// `softmax(mask(cap(scale * q k^T) + bias)) v` for each head.
+///
+/// `q` is `[batch, seq, n_heads, head_dim]`, `k` and `v` are `[batch, keys, n_kv_heads, head_dim]`;
+/// the output has the shape of `q`.
 ///
 /// Consecutive query heads share a key/value head (Ainslie et al. 2023, arXiv 2305.13245). The fast
 /// implementation never stores the scores (Dao et al. 2022, arXiv 2205.14135).

@@ -1,5 +1,5 @@
-//! The register-blocked matrix product used for all inner products of attention: `c[r][..] = sum
-//! over t of a(r, t) * b[t][..]`, broadcasting elements of a and loading rows of b.
+//! The register-blocked matrix product used for all inner products of attention:
+//! `c[r][..] = sum over t of a(r, t) * b[t][..]`, broadcasting elements of a and loading rows of b.
 
 use pulp::Simd;
 
