@@ -63,7 +63,7 @@ fn forward_body<S: Simd>(s: S, f: Activation, x: GatedInput<'_>, hidden: &mut [f
         Activation::Gelu => forward_with::<S, 0>(s, x, hidden),
         Activation::GeluTanh => forward_with::<S, 1>(s, x, hidden),
         Activation::Relu => forward_with::<S, 2>(s, x, hidden),
-        Activation::SquaredRelu => forward_with::<S, 3>(s, x, hidden),
+        Activation::ReluSquared => forward_with::<S, 3>(s, x, hidden),
         Activation::Silu => forward_with::<S, 4>(s, x, hidden),
     }
 }
@@ -82,7 +82,7 @@ fn backward_body<S: Simd>(
         Activation::Gelu => backward_with::<S, 0>(s, x, grad, d),
         Activation::GeluTanh => backward_with::<S, 1>(s, x, grad, d),
         Activation::Relu => backward_with::<S, 2>(s, x, grad, d),
-        Activation::SquaredRelu => backward_with::<S, 3>(s, x, grad, d),
+        Activation::ReluSquared => backward_with::<S, 3>(s, x, grad, d),
         Activation::Silu => backward_with::<S, 4>(s, x, grad, d),
     }
 }

@@ -123,8 +123,8 @@ impl SharedView {
         Rows {
             // SAFETY: `new` checked that every element of an array of these sizes is in bounds, and
             // the caller guarantees that the indices are within the sizes.
-            at: unsafe { self.data.add(batch * b + head * h + first * seq) },
-            row: seq,
+            ptr: unsafe { self.data.add(batch * b + head * h + first * seq) },
+            stride: seq,
         }
     }
 }
@@ -159,8 +159,8 @@ impl SharedViewMut {
         Rows {
             // SAFETY: `new` checked that every element of an array of these sizes is in bounds, and
             // the caller guarantees that the indices are within the sizes.
-            at: unsafe { self.data.at(batch * b + head * h + first * seq) },
-            row: seq,
+            ptr: unsafe { self.data.at(batch * b + head * h + first * seq) },
+            stride: seq,
         }
     }
 }
