@@ -152,7 +152,7 @@ mod fast {
     /// Returns a contiguous tensor that occupies its entire buffer, copying if necessary.
     fn into_dense(tensor: Tensor<1>) -> FlexTensor {
         let tensor = tensor.try_into_primitive::<Flex>();
-        let tensor = tensor.unwrap_or_else(|e| unreachable!("parameters are plain: {e:?}"));
+        let tensor = tensor.unwrap_or_else(|e| unreachable!("parameters are flex tensors: {e:?}"));
         let fills_buffer = tensor.bytes().len() == 4 * tensor.layout().num_elements();
         if tensor.is_contiguous() && fills_buffer {
             return tensor;
