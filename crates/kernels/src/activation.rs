@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-/// A function applied to each number.
+/// An elementwise activation function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// `x * Phi(x)`, exact (Hendrycks and Gimpel 2016, arXiv 1606.08415).
@@ -17,20 +17,20 @@ pub enum Activation {
     Silu,
 }
 
-/// `f(x)`, number by number.
+/// `f(x)`, elementwise.
 pub fn activate<const D: usize>(f: Activation, x: Tensor<D>) -> Tensor<D> {
     #[cfg(feature = "flex")]
-    if crate::fused::is_fast(&x) {
+    if crate::fused::is_flex_f32(&x) {
         let shape = x.dims();
         return crate::fused::apply(fast::Activate(f), [x.into()], shape);
     }
     crate::reference::activate(f, x)
 }
 
-/// `f(gate) * up`, number by number (Shazeer 2020, arXiv 2002.05202).
+/// `f(gate) * up`, elementwise (Shazeer 2020, arXiv 2002.05202).
 pub fn gate<const D: usize>(f: Activation, gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     #[cfg(feature = "flex")]
-    if crate::fused::is_fast(&gate) {
+    if crate::fused::is_flex_f32(&gate) {
         let shape = gate.dims();
         return crate::fused::apply(fast::Gate(f), [gate.into(), up.into()], shape);
     }
@@ -41,7 +41,7 @@ pub fn gate<const D: usize>(f: Activation, gate: Tensor<D>, up: Tensor<D>) -> Te
 mod fast {
     use super::Activation;
     use crate::cpu::{activation as kernel, gated};
-    use crate::fused::{Buffer, Kept, Op};
+    use crate::fused::{BackwardContext, Buffer, Op};
 
     impl From<Activation> for kernel::Activation {
         fn from(f: Activation) -> Self {
@@ -49,7 +49,7 @@ mod fast {
                 Activation::Gelu => Self::Gelu,
                 Activation::GeluTanh => Self::GeluTanh,
                 Activation::Relu => Self::Relu,
-                Activation::ReluSquared => Self::SquaredRelu,
+                Activation::ReluSquared => Self::ReluSquared,
                 Activation::Silu => Self::Silu,
             }
         }
@@ -60,17 +60,17 @@ mod fast {
 
     impl Op<1> for Activate {
         type Saved = ();
-        const KEEPS: [bool; 1] = [true];
+        const SAVES_INPUT: [bool; 1] = [true];
 
-        fn forward(&self, [x]: [&[f32]; 1], _keep: bool) -> (Buffer, ()) {
+        fn forward(&self, [x]: [&[f32]; 1], _requires_grad: bool) -> (Buffer, ()) {
             let mut y = Buffer::new(x.len());
             kernel::forward(self.0.into(), x, &[], &mut y);
             (y, ())
         }
 
-        fn backward(&self, kept: Kept<'_, (), 1>) -> [Option<Buffer>; 1] {
-            let mut dx = Buffer::new(kept.grad.len());
-            kernel::backward(self.0.into(), kept.inputs[0], &[], kept.grad, &mut dx);
+        fn backward(&self, ctx: BackwardContext<'_, (), 1>) -> [Option<Buffer>; 1] {
+            let mut dx = Buffer::new(ctx.grad.len());
+            kernel::backward(self.0.into(), ctx.inputs[0], &[], ctx.grad, &mut dx);
             [Some(dx)]
         }
     }
@@ -80,19 +80,19 @@ mod fast {
 
     impl Op<2> for Gate {
         type Saved = ();
-        const KEEPS: [bool; 2] = [true; 2];
+        const SAVES_INPUT: [bool; 2] = [true; 2];
 
-        fn forward(&self, [gate, up]: [&[f32]; 2], _keep: bool) -> (Buffer, ()) {
+        fn forward(&self, [gate, up]: [&[f32]; 2], _requires_grad: bool) -> (Buffer, ()) {
             let mut hidden = Buffer::new(up.len());
-            gated::forward(self.0.into(), gated::Gated { gate, up }, &mut hidden);
+            gated::forward(self.0.into(), gated::GatedInput { gate, up }, &mut hidden);
             (hidden, ())
         }
 
-        fn backward(&self, kept: Kept<'_, (), 2>) -> [Option<Buffer>; 2] {
-            let [gate, up] = kept.inputs;
+        fn backward(&self, ctx: BackwardContext<'_, (), 2>) -> [Option<Buffer>; 2] {
+            let [gate, up] = ctx.inputs;
             let (mut d_gate, mut d_up) = (Buffer::new(up.len()), Buffer::new(up.len()));
-            let inputs = gated::Gated { gate, up };
-            gated::backward(self.0.into(), inputs, kept.grad, &mut d_gate, &mut d_up);
+            let inputs = gated::GatedInput { gate, up };
+            gated::backward(self.0.into(), inputs, ctx.grad, &mut d_gate, &mut d_up);
             [Some(d_gate), Some(d_up)]
         }
     }

@@ -2,65 +2,65 @@
 
 use burn::tensor::Tensor;
 
-/// The running averages of one parameter, flat.
+/// The moments of one parameter, flat.
 #[derive(Clone, Debug, Default)]
 pub struct Moments {
-    /// Of the gradient.
+    /// Running mean of the gradient.
     pub first: Option<Tensor<1>>,
-    /// Of its square.
+    /// Running mean of the squared gradient.
     pub second: Option<Tensor<1>>,
 }
 
-/// The numbers of one update.
+/// Hyperparameters of one update.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamwStep {
     /// Learning rate.
-    pub rate: f64,
-    /// How much of the running average stays.
+    pub lr: f64,
+    /// Decay rate of the first moment.
     pub beta1: f64,
-    /// How much of the running average of squares stays.
+    /// Decay rate of the second moment.
     pub beta2: f64,
-    /// Keeps the divisor away from 0.
+    /// Added to the denominator to avoid division by zero.
     pub eps: f64,
-    /// Number of this update, counted from 1.
-    pub number: u64,
-    /// Factor on the gradient: below 1 where the norm of all is clipped.
+    /// Number of this update, starting at 1.
+    pub step: u64,
+    /// Factor applied to the gradient; below 1 when the global norm is clipped.
     pub gradient_scale: f64,
 }
 
-/// The new value of a parameter, flat, by Loshchilov and Hutter's `AdamW` (2017, arXiv 1711.05101)
-/// with `PyTorch`'s arithmetic; `moments` are renewed. `weight` and moments that nobody else
-/// holds are changed in place.
+/// Returns the updated parameter, flat, by `AdamW` (Loshchilov and Hutter 2017, arXiv 1711.05101)
+/// with `PyTorch`'s arithmetic, and updates `moments`. Reuses the storage of `weight` and moments
+/// that no other tensor shares.
 pub fn adamw(
     weight: Tensor<1>,
     gradient: Tensor<1>,
     moments: &mut Moments,
-    decay: f64,
+    weight_decay: f64,
     step: &AdamwStep,
 ) -> Tensor<1> {
     #[cfg(feature = "flex")]
-    if crate::fused::is_fast(&weight) {
-        return fast::adamw(weight, gradient, moments, decay, step);
+    if crate::fused::is_flex_f32(&weight) {
+        return fast::adamw(weight, gradient, moments, weight_decay, step);
     }
-    reference(weight, gradient, moments, decay, step)
+    reference(weight, gradient, moments, weight_decay, step)
 }
 
 fn reference(
     weight: Tensor<1>,
     gradient: Tensor<1>,
     moments: &mut Moments,
-    decay: f64,
+    weight_decay: f64,
     step: &AdamwStep,
 ) -> Tensor<1> {
     let (beta1, beta2) = (step.beta1, step.beta2);
-    let number = step.number as f64;
-    let correction1 = 1.0 - beta1.powf(number);
-    let correction2 = (1.0 - beta2.powf(number)).sqrt();
+    let t = step.step as f64;
+    let correction1 = 1.0 - beta1.powf(t);
+    let correction2 = (1.0 - beta2.powf(t)).sqrt();
     let g = match step.gradient_scale {
         1.0 => gradient,
         scale => gradient * scale,
     };
-    let weight = weight * (1.0 - step.rate * decay);
+    let weight = weight * (1.0 - step.lr * weight_decay);
     let first = match moments.first.take() {
         Some(first) => first * beta1 + g.clone() * (1.0 - beta1),
         None => g.clone() * (1.0 - beta1),
@@ -71,19 +71,20 @@ fn reference(
         None => square * (1.0 - beta2),
     };
     let denominator = second.clone().sqrt() / correction2 + step.eps;
-    let weight = weight - first.clone() / denominator * (step.rate / correction1);
+    let weight = weight - first.clone() / denominator * (step.lr / correction1);
     moments.first = Some(first);
     moments.second = Some(second);
     weight
 }
 
-/// The sum of the squares of all numbers of all tensors, `[1]`, on their device; `None` of none.
+/// Sum of the squares of all elements of all tensors, `[1]`, on their device; `None` if there are
+/// no tensors.
 pub fn sum_of_squares<'a>(tensors: impl Iterator<Item = &'a Tensor<1>>) -> Option<Tensor<1>> {
     let tensors: Vec<&Tensor<1>> = tensors.collect();
     #[cfg(feature = "flex")]
     if tensors
         .first()
-        .is_some_and(|first| crate::fused::is_fast(first))
+        .is_some_and(|first| crate::fused::is_flex_f32(first))
     {
         return Some(fast::sum_of_squares(&tensors));
     }
@@ -101,60 +102,63 @@ mod fast {
 
     use super::{AdamwStep, Moments};
     use crate::cpu::adamw::{Parameter, Step, step as run};
-    use crate::cpu::squares;
+    use crate::cpu::sum_of_squares;
     use crate::fused;
 
     pub(super) fn adamw(
         weight: Tensor<1>,
         gradient: Tensor<1>,
         moments: &mut Moments,
-        decay: f64,
+        weight_decay: f64,
         step: &AdamwStep,
     ) -> Tensor<1> {
         let shape = weight.dims();
-        let flat = |tensor: Tensor<1>| contiguous(tensor);
-        let zeros = || fused::tensor(fused::Buffer::zeros(shape[0]), shape);
+        let flat = |tensor: Tensor<1>| into_dense(tensor);
+        let zeros = || fused::from_buffer(fused::Buffer::zeros(shape[0]), shape);
         let (mut value, grad) = (flat(weight), flat(gradient));
-        let mut mean = moments.first.take().map_or_else(zeros, flat);
-        let mut square = moments.second.take().map_or_else(zeros, flat);
+        let mut first = moments.first.take().map_or_else(zeros, flat);
+        let mut second = moments.second.take().map_or_else(zeros, flat);
         let parameter = Parameter {
             value: value.storage_mut(),
             grad: fused::values(&grad),
-            mean: mean.storage_mut(),
-            square: square.storage_mut(),
-            decay,
+            first_moment: first.storage_mut(),
+            second_moment: second.storage_mut(),
+            weight_decay,
         };
         let settings = Step {
-            rate: step.rate,
+            lr: step.lr,
             beta1: step.beta1,
             beta2: step.beta2,
             eps: step.eps,
-            number: step.number,
+            step: step.step,
             grad_scale: step.gradient_scale,
         };
         run(vec![parameter], &settings);
-        moments.first = Some(Tensor::from_primitive::<Flex>(mean));
-        moments.second = Some(Tensor::from_primitive::<Flex>(square));
+        moments.first = Some(Tensor::from_primitive::<Flex>(first));
+        moments.second = Some(Tensor::from_primitive::<Flex>(second));
         Tensor::from_primitive::<Flex>(value)
     }
 
     pub(super) fn sum_of_squares(tensors: &[&Tensor<1>]) -> Tensor<1> {
-        let tensors: Vec<FlexTensor> = tensors.iter().map(|g| contiguous((*g).clone())).collect();
+        let tensors: Vec<FlexTensor> = tensors.iter().map(|g| into_dense((*g).clone())).collect();
         let slices: Vec<&[f32]> = tensors.iter().map(fused::values).collect();
-        let sum = squares::sum_of_squares(&slices);
-        Tensor::from_primitive::<Flex>(fused::tensor(fused::Buffer::of(&[sum as f32]), [1]))
+        let sum = sum_of_squares::sum_of_squares(&slices);
+        Tensor::from_primitive::<Flex>(fused::from_buffer(
+            fused::Buffer::from_slice(&[sum as f32]),
+            [1],
+        ))
     }
 
-    /// The tensor as one run of numbers that is the whole of its buffer.
-    fn contiguous(tensor: Tensor<1>) -> FlexTensor {
+    /// Returns a contiguous tensor that occupies its entire buffer, copying if necessary.
+    fn into_dense(tensor: Tensor<1>) -> FlexTensor {
         let tensor = tensor.try_into_primitive::<Flex>();
-        let tensor = tensor.unwrap_or_else(|e| unreachable!("parameters are plain: {e:?}"));
-        let whole = tensor.bytes().len() == 4 * tensor.layout().num_elements();
-        if tensor.is_contiguous() && whole {
+        let tensor = tensor.unwrap_or_else(|e| unreachable!("parameters are flex tensors: {e:?}"));
+        let fills_buffer = tensor.bytes().len() == 4 * tensor.layout().num_elements();
+        if tensor.is_contiguous() && fills_buffer {
             return tensor;
         }
-        fused::tensor(
-            fused::Buffer::of(fused::values(&tensor.to_contiguous())),
+        fused::from_buffer(
+            fused::Buffer::from_slice(fused::values(&tensor.to_contiguous())),
             tensor.layout().shape().clone(),
         )
     }

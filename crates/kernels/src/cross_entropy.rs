@@ -1,42 +1,44 @@
-//! The output layer and softmax cross-entropy, joined.
+//! Output layer fused with softmax cross-entropy.
 
 use burn::tensor::Tensor;
 
 use crate::{Precision, QuantizedMatrix};
 
-/// A target that counts for nothing: padding, or a token that is not to be learned.
+/// Target id of positions that do not count: padding, or tokens that are not trained on.
 pub const IGNORE: u32 = u32::MAX;
 
-/// The weight of an output layer.
+/// Weight of an output layer.
 #[derive(Clone, Debug)]
 pub enum OutputWeight {
     /// `[d_model, vocab]`.
     Matrix(Tensor<2>),
-    /// An embedding's table, `[vocab, d_model]`.
+    /// An embedding table, `[vocab, d_model]`.
     Table(Tensor<2>),
-    /// `[d_model, vocab]` in 8 or 4 bits. Nothing flows back.
+    /// `[d_model, vocab]` in 8 or 4 bits, for inference only: it has no gradients.
     Quantized(QuantizedMatrix),
 }
 
-/// From hidden numbers to logits.
+/// Maps hidden states to logits.
 #[derive(Clone, Debug)]
 pub struct OutputLayer {
-    /// What multiplies.
+    /// The projection to the vocabulary.
     pub weight: OutputWeight,
-    /// `[vocab]`.
+    /// Bias, `[vocab]`.
     pub bias: Option<Tensor<1>>,
-    /// Logits are squashed into (-c, c) by `c * tanh(x / c)`.
+    /// Soft cap of the logits: maps them to (-c, c) by `c * tanh(x / c)`.
     pub soft_cap: Option<f64>,
-    /// The arithmetic of its product.
+    /// Arithmetic of the matrix product.
     pub precision: Precision,
 }
 
 impl OutputLayer {
-    /// `[batch, seq, d_model]` to logits, `[batch, seq, vocab]`.
+    /// Maps hidden states, `[batch, seq, d_model]`, to logits, `[batch, seq, vocab]`.
     pub fn logits(self, hidden: Tensor<3>) -> Tensor<3> {
         let (precision, bias) = (self.precision, self.bias);
         let logits = match self.weight {
-            OutputWeight::Matrix(weight) => crate::linear_in(precision, hidden, weight, bias),
+            OutputWeight::Matrix(weight) => {
+                crate::linear_with_precision(precision, hidden, weight, bias)
+            }
             OutputWeight::Table(table) => crate::linear_table(precision, hidden, table, bias),
             OutputWeight::Quantized(weight) => crate::linear_quantized(hidden, &weight, bias),
         };
@@ -47,18 +49,19 @@ impl OutputLayer {
     }
 }
 
-/// The sum of `-ln p(target)` in nats over all places whose target is not [`IGNORE`].
+/// Sum of `-ln p(target)`, in nats, over all positions whose target is not [`IGNORE`].
 ///
-/// `hidden` is `[batch, seq, d_model]`, `targets` `batch * seq` ids row by row. The fast body works
-/// through the places in portions: logits for all of them are never stored.
+/// `hidden` is `[batch, seq, d_model]`; `targets` are `batch * seq` ids in row-major order. The
+/// fast implementation processes the positions in chunks, so the logits of all positions are never
+/// stored at once.
 ///
 /// # Panics
-/// If there are not `batch * seq` targets.
+/// If `targets` does not have `batch * seq` elements.
 pub fn cross_entropy_sum(hidden: Tensor<3>, layer: OutputLayer, targets: &[u32]) -> Tensor<1> {
     let [batch, seq, _] = hidden.dims();
-    assert_eq!(targets.len(), batch * seq, "one target for each place");
+    assert_eq!(targets.len(), batch * seq, "one target for each position");
     #[cfg(feature = "flex")]
-    if crate::fused::is_fast(&hidden) {
+    if crate::fused::is_flex_f32(&hidden) {
         return fast::cross_entropy_sum(hidden, layer, targets);
     }
     let logits = layer.logits(hidden);
@@ -75,26 +78,26 @@ mod fast {
 
     use super::{OutputLayer, OutputWeight};
     use crate::QuantizedMatrix;
-    use crate::cpu::columns::add_column_sums;
-    use crate::cpu::cross_entropy::{self as kernel, RowResults, Task};
+    use crate::cpu::cross_entropy::{self as kernel, RowLosses, Task};
     use crate::cpu::elementwise::scale;
-    use crate::fused::{self, Buffer, Kept, Op, apply};
-    use crate::linear::fast::{Product, Stored};
+    use crate::cpu::reduce::add_column_sums;
+    use crate::fused::{self, BackwardContext, Buffer, Op, apply};
+    use crate::linear::fast::{LinearOp, WeightLayout};
 
-    /// Logits that are held at once: 32 MB.
-    const PORTION: usize = 8 << 20;
+    /// Logits in memory at once: 32 MB.
+    const CHUNK_LOGITS: usize = 8 << 20;
 
-    /// Fewer places at once would read the whole weight for too little work.
-    const LEAST: usize = 128;
+    /// Minimum rows of a chunk: with fewer, reading the whole weight dominates.
+    const MIN_CHUNK_ROWS: usize = 128;
 
     #[derive(Clone, Debug)]
-    struct Loss {
-        product: Product,
+    struct CrossEntropy {
+        linear: LinearOp,
         targets: Arc<Vec<u32>>,
         soft_cap: Option<f32>,
     }
 
-    /// Gradients of hidden numbers, weight and bias for a gradient of 1.
+    /// Gradients of hidden states, weight and bias for an output gradient of 1.
     type Gradients = [Buffer; 3];
 
     pub(super) fn cross_entropy_sum(
@@ -102,27 +105,27 @@ mod fast {
         layer: OutputLayer,
         targets: &[u32],
     ) -> Tensor<1> {
-        let (weight, [d_in, d_out], stored) = match layer.weight {
+        let (weight, [d_in, d_out], layout) = match layer.weight {
             OutputWeight::Matrix(weight) => {
                 let shape = weight.dims();
-                (weight, shape, Stored::InOut)
+                (weight, shape, WeightLayout::InOut)
             }
             OutputWeight::Table(weight) => {
                 let [d_out, d_in] = weight.dims();
-                (weight, [d_in, d_out], Stored::OutIn)
+                (weight, [d_in, d_out], WeightLayout::OutIn)
             }
             OutputWeight::Quantized(weight) => {
                 let (bias, soft_cap) = (layer.bias, layer.soft_cap);
-                return quantized(hidden, &weight, bias, soft_cap, targets);
+                return quantized_loss(hidden, &weight, bias, soft_cap, targets);
             }
         };
-        let op = Loss {
-            product: Product {
+        let op = CrossEntropy {
+            linear: LinearOp {
                 rows: targets.len(),
                 d_in,
                 d_out,
-                stored,
-                few: false,
+                layout,
+                use_matvec: false,
                 precision: layer.precision,
             },
             targets: Arc::new(targets.to_vec()),
@@ -134,9 +137,9 @@ mod fast {
         }
     }
 
-    /// The loss alone, always by the product for many places: how a text is cut into batches must not
-    /// change its bits.
-    fn quantized(
+    /// The loss without gradients. Always uses the kernel for many rows, so that the loss of a text
+    /// does not depend on how it is batched.
+    fn quantized_loss(
         hidden: Tensor<3>,
         weight: &QuantizedMatrix,
         bias: Option<Tensor<1>>,
@@ -144,13 +147,21 @@ mod fast {
         targets: &[u32],
     ) -> Tensor<1> {
         let [d_in, d_out] = weight.shape();
-        let (hidden, bias) = (fused::plain(hidden), bias.map(fused::plain));
+        let (hidden, bias) = (
+            fused::into_contiguous(hidden),
+            bias.map(fused::into_contiguous),
+        );
         let (hidden, bias) = (fused::values(&hidden), bias.as_ref().map(fused::values));
-        let portion = (PORTION / d_out).max(LEAST).min(targets.len().max(1));
-        let mut logits = Buffer::new(portion * d_out);
-        let (mut loss, mut lse) = (Buffer::new(portion), Buffer::new(portion));
+        let chunk_rows = (CHUNK_LOGITS / d_out)
+            .max(MIN_CHUNK_ROWS)
+            .min(targets.len().max(1));
+        let mut logits = Buffer::new(chunk_rows * d_out);
+        let (mut loss, mut lse) = (Buffer::new(chunk_rows), Buffer::new(chunk_rows));
         let mut sum = 0.0;
-        for (x, targets) in hidden.chunks(portion * d_in).zip(targets.chunks(portion)) {
+        for (x, targets) in hidden
+            .chunks(chunk_rows * d_in)
+            .zip(targets.chunks(chunk_rows))
+        {
             let rows = targets.len();
             let logits = &mut logits[..rows * d_out];
             weight.multiply(x, rows, bias, logits);
@@ -159,24 +170,24 @@ mod fast {
                 targets,
                 soft_cap: soft_cap.map(|cap| cap as f32),
             };
-            let results = RowResults {
+            let losses = RowLosses {
                 loss: &mut loss[..rows],
                 lse: &mut lse[..rows],
             };
-            sum += kernel::forward(&task, logits, results);
+            sum += kernel::forward(&task, logits, losses);
         }
-        Tensor::from_primitive::<Flex>(fused::tensor(Buffer::of(&[sum as f32]), [1]))
+        Tensor::from_primitive::<Flex>(fused::from_buffer(Buffer::from_slice(&[sum as f32]), [1]))
     }
 
-    impl Loss {
-        fn run(&self, [x, weight, bias]: [&[f32]; 3], keep: bool) -> (Buffer, Gradients) {
-            let Product {
+    impl CrossEntropy {
+        fn run(&self, [x, weight, bias]: [&[f32]; 3], requires_grad: bool) -> (Buffer, Gradients) {
+            let LinearOp {
                 rows, d_in, d_out, ..
-            } = self.product;
-            let portion = (PORTION / d_out).max(LEAST).min(rows.max(1));
-            let mut logits = Buffer::new(portion * d_out);
-            let (mut loss, mut lse) = (Buffer::new(portion), Buffer::new(portion));
-            let len = |len: usize| if keep { len } else { 0 };
+            } = self.linear;
+            let chunk_rows = (CHUNK_LOGITS / d_out).max(MIN_CHUNK_ROWS).min(rows.max(1));
+            let mut logits = Buffer::new(chunk_rows * d_out);
+            let (mut loss, mut lse) = (Buffer::new(chunk_rows), Buffer::new(chunk_rows));
+            let len = |len: usize| if requires_grad { len } else { 0 };
             let mut grads = [
                 Buffer::new(len(x.len())),
                 Buffer::new(len(weight.len())),
@@ -186,78 +197,78 @@ mod fast {
                 grads[1].fill(0.0);
             }
             let mut sum = 0.0;
-            for first in (0..rows).step_by(portion) {
-                let n = portion.min(rows - first);
-                let product = Product {
+            for first in (0..rows).step_by(chunk_rows) {
+                let n = chunk_rows.min(rows - first);
+                let linear = LinearOp {
                     rows: n,
-                    ..self.product
+                    ..self.linear
                 };
                 let x = &x[first * d_in..(first + n) * d_in];
                 let logits = &mut logits[..n * d_out];
-                product.forward(x, weight, bias, logits);
+                linear.forward(x, weight, bias, logits);
                 let task = Task {
                     vocab: d_out,
                     targets: &self.targets[first..first + n],
                     soft_cap: self.soft_cap,
                 };
-                let results = RowResults {
+                let losses = RowLosses {
                     loss: &mut loss[..n],
                     lse: &mut lse[..n],
                 };
-                if !keep {
-                    sum += kernel::forward(&task, logits, results);
+                if !requires_grad {
+                    sum += kernel::forward(&task, logits, losses);
                     continue;
                 }
-                sum += kernel::forward_backward_in_place(&task, logits, 1.0, results);
+                sum += kernel::forward_backward_in_place(&task, logits, 1.0, losses);
                 let [dx, dw, db] = &mut grads;
-                product.input_gradient(logits, weight, &mut dx[first * d_in..(first + n) * d_in]);
-                product.weight_gradient(x, logits, dw, first > 0);
+                linear.input_gradient(logits, weight, &mut dx[first * d_in..(first + n) * d_in]);
+                linear.weight_gradient(x, logits, dw, first > 0);
                 if !bias.is_empty() {
                     add_column_sums(logits, db);
                 }
             }
-            (Buffer::of(&[sum as f32]), grads)
+            (Buffer::from_slice(&[sum as f32]), grads)
         }
 
-        /// The gradients, times that of the sum.
-        fn scaled(
+        /// Multiplies the gradients by the output gradient.
+        fn scale_gradients(
             mut gradients: Gradients,
             grad: &[f32],
-            wanted: [bool; 3],
+            needs_grad: [bool; 3],
         ) -> [Option<Buffer>; 3] {
             for gradient in &mut gradients {
                 scale(gradient, grad[0]);
             }
-            let mut wanted = wanted.into_iter();
-            gradients.map(|gradient| wanted.next().unwrap_or(false).then_some(gradient))
+            let mut needs_grad = needs_grad.into_iter();
+            gradients.map(|gradient| needs_grad.next().unwrap_or(false).then_some(gradient))
         }
     }
 
-    impl Op<2> for Loss {
+    impl Op<2> for CrossEntropy {
         type Saved = Gradients;
-        const KEEPS: [bool; 2] = [false; 2];
+        const SAVES_INPUT: [bool; 2] = [false; 2];
 
-        fn forward(&self, [x, weight]: [&[f32]; 2], keep: bool) -> (Buffer, Gradients) {
-            self.run([x, weight, &[]], keep)
+        fn forward(&self, [x, weight]: [&[f32]; 2], requires_grad: bool) -> (Buffer, Gradients) {
+            self.run([x, weight, &[]], requires_grad)
         }
 
-        fn backward(&self, kept: Kept<'_, Gradients, 2>) -> [Option<Buffer>; 2] {
-            let [wx, ww] = kept.wanted;
-            let [dx, dw, _] = Self::scaled(kept.saved, kept.grad, [wx, ww, false]);
+        fn backward(&self, ctx: BackwardContext<'_, Gradients, 2>) -> [Option<Buffer>; 2] {
+            let [need_x, need_w] = ctx.needs_grad;
+            let [dx, dw, _] = Self::scale_gradients(ctx.saved, ctx.grad, [need_x, need_w, false]);
             [dx, dw]
         }
     }
 
-    impl Op<3> for Loss {
+    impl Op<3> for CrossEntropy {
         type Saved = Gradients;
-        const KEEPS: [bool; 3] = [false; 3];
+        const SAVES_INPUT: [bool; 3] = [false; 3];
 
-        fn forward(&self, inputs: [&[f32]; 3], keep: bool) -> (Buffer, Gradients) {
-            self.run(inputs, keep)
+        fn forward(&self, inputs: [&[f32]; 3], requires_grad: bool) -> (Buffer, Gradients) {
+            self.run(inputs, requires_grad)
         }
 
-        fn backward(&self, kept: Kept<'_, Gradients, 3>) -> [Option<Buffer>; 3] {
-            Self::scaled(kept.saved, kept.grad, kept.wanted)
+        fn backward(&self, ctx: BackwardContext<'_, Gradients, 3>) -> [Option<Buffer>; 3] {
+            Self::scale_gradients(ctx.saved, ctx.grad, ctx.needs_grad)
         }
     }
 }

@@ -1,48 +1,48 @@
-//! Dropout whose mask is a pure function of a stream of random numbers and the place.
+//! Dropout whose mask is a pure function of a random stream and the position of an element.
 
 use burn::tensor::{Tensor, TensorData};
 
 use crate::CounterRng;
 
-/// Which numbers are dropped (Srivastava et al. 2014): of the places from `first` on, the share
-/// `rate`; the rest is scaled by `1 / (1 - rate)`.
+/// Which elements to drop (Srivastava et al. 2014): of the stream positions from `offset` on, a
+/// fraction `rate`; the others are scaled by `1 / (1 - rate)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DropoutMask {
-    /// The stream that decides.
+    /// The random stream.
     pub rng: CounterRng,
-    /// The share that is dropped, from 0 up to, but not, 1.
+    /// Probability of dropping an element, in [0, 1).
     pub rate: f64,
-    /// Place of the tensor's first number.
-    pub first: u64,
+    /// Stream position of the tensor's first element.
+    pub offset: u64,
 }
 
-/// `x` with the numbers that `mask` says set to 0, and the rest scaled.
+/// Sets the elements selected by `mask` to 0 and scales the others.
 pub fn dropout<const D: usize>(x: Tensor<D>, mask: DropoutMask) -> Tensor<D> {
     if mask.rate == 0.0 {
         return x;
     }
     #[cfg(feature = "flex")]
-    if crate::fused::is_fast(&x) {
+    if crate::fused::is_flex_f32(&x) {
         let shape = x.dims();
         return crate::fused::apply(fast::Dropout(mask), [x.into()], shape);
     }
     let shape = x.dims();
-    let values = mask.values(shape.iter().product());
+    let factors = mask.factors(shape.iter().product());
     let device = x.device();
-    let mask = Tensor::<D>::from_data(TensorData::new(values, shape), &device);
+    let mask = Tensor::<D>::from_data(TensorData::new(factors, shape), &device);
     x.clone() * mask.cast(x.dtype())
 }
 
 impl DropoutMask {
-    /// The factors of `len` numbers: 0, or `1 / (1 - rate)`.
-    pub(crate) fn values(&self, len: usize) -> Vec<f32> {
-        let keep = (1.0 / (1.0 - self.rate)) as f32;
-        // Two masks' worth of bits in each draw: 32 bits resolve any rate that matters.
+    /// The factors of `len` elements: 0 or `1 / (1 - rate)`.
+    pub(crate) fn factors(&self, len: usize) -> Vec<f32> {
+        let scale = (1.0 / (1.0 - self.rate)) as f32;
+        // Each 64-bit draw serves two elements: 32 bits resolve any rate that matters.
         let threshold = (self.rate * 4_294_967_296.0) as u64;
-        (self.first..self.first + len as u64)
-            .map(|place| {
-                let bits = self.rng.at(place / 2) >> (32 * (place % 2)) & 0xFFFF_FFFF;
-                if bits < threshold { 0.0 } else { keep }
+        (self.offset..self.offset + len as u64)
+            .map(|position| {
+                let bits = self.rng.at(position / 2) >> (32 * (position % 2)) & 0xFFFF_FFFF;
+                if bits < threshold { 0.0 } else { scale }
             })
             .collect()
     }
@@ -52,7 +52,7 @@ impl DropoutMask {
 pub(crate) mod fast {
     use super::DropoutMask;
     use crate::cpu::dropout as kernel;
-    use crate::fused::{Buffer, Kept, Op};
+    use crate::fused::{BackwardContext, Buffer, Op};
 
     impl DropoutMask {
         pub(crate) fn kernel(&self) -> kernel::Mask {
@@ -69,21 +69,21 @@ pub(crate) mod fast {
     impl Dropout {
         fn masked(&self, x: &[f32]) -> Buffer {
             let mut y = Buffer::new(x.len());
-            kernel::apply(self.0.kernel(), self.0.first, x, &mut y);
+            kernel::apply(self.0.kernel(), self.0.offset, x, &mut y);
             y
         }
     }
 
     impl Op<1> for Dropout {
         type Saved = ();
-        const KEEPS: [bool; 1] = [false];
+        const SAVES_INPUT: [bool; 1] = [false];
 
-        fn forward(&self, [x]: [&[f32]; 1], _keep: bool) -> (Buffer, ()) {
+        fn forward(&self, [x]: [&[f32]; 1], _requires_grad: bool) -> (Buffer, ()) {
             (self.masked(x), ())
         }
 
-        fn backward(&self, kept: Kept<'_, (), 1>) -> [Option<Buffer>; 1] {
-            [Some(self.masked(kept.grad))]
+        fn backward(&self, ctx: BackwardContext<'_, (), 1>) -> [Option<Buffer>; 1] {
+            [Some(self.masked(ctx.grad))]
         }
     }
 }
@@ -92,22 +92,22 @@ pub(crate) mod fast {
 mod tests {
     use super::*;
 
-    fn mask(first: u64, rate: f64, len: usize) -> Vec<f32> {
+    fn mask(offset: u64, rate: f64, len: usize) -> Vec<f32> {
         let rng = CounterRng::new(1);
-        DropoutMask { rng, rate, first }.values(len)
+        DropoutMask { rng, rate, offset }.factors(len)
     }
 
     #[test]
-    fn micro_batches_are_masked_like_the_whole_batch() {
+    fn micro_batch_masks_match_the_full_batch_mask() {
         let parts = [mask(0, 0.3, 25), mask(25, 0.3, 35)].concat();
         assert_eq!(mask(0, 0.3, 60), parts);
     }
 
     #[test]
-    fn the_share_of_zeros_is_the_rate_and_the_mean_stays_one() {
-        let values = mask(0, 0.2, 100_000);
-        let zeros = values.iter().filter(|v| **v == 0.0).count() as f64 / 1e5;
-        let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / 1e5;
+    fn drop_rate_and_mean_are_as_configured() {
+        let factors = mask(0, 0.2, 100_000);
+        let zeros = factors.iter().filter(|v| **v == 0.0).count() as f64 / 1e5;
+        let mean = factors.iter().map(|v| f64::from(*v)).sum::<f64>() / 1e5;
         assert!((zeros - 0.2).abs() < 0.01 && (mean - 1.0).abs() < 0.01);
     }
 }

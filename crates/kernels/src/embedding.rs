@@ -1,11 +1,12 @@
-//! Rows of a table by number.
+//! Embedding lookup.
 
 use burn::tensor::{Int, Tensor};
 
-/// `table[ids]`: `[rows, width]` and `[batch, seq]` to `[batch, seq, width]`.
+/// Gathers `table[ids]`: `table` is `[rows, width]`, `ids` is `[batch, seq]`, and the output is
+/// `[batch, seq, width]`.
 pub fn embed(table: Tensor<2>, ids: Tensor<2, Int>) -> Tensor<3> {
     #[cfg(feature = "flex")]
-    if crate::fused::is_fast(&table) {
+    if crate::fused::is_flex_f32(&table) {
         return fast::embed(table, ids);
     }
     burn::tensor::module::embedding(table, ids)
@@ -18,7 +19,7 @@ mod fast {
     use burn::tensor::{Int, Tensor};
 
     use crate::cpu::embedding as kernel;
-    use crate::fused::{Buffer, Kept, Op, apply};
+    use crate::fused::{BackwardContext, Buffer, Op, apply};
 
     #[derive(Clone, Debug)]
     struct Embed {
@@ -41,17 +42,17 @@ mod fast {
 
     impl Op<1> for Embed {
         type Saved = ();
-        const KEEPS: [bool; 1] = [false];
+        const SAVES_INPUT: [bool; 1] = [false];
 
-        fn forward(&self, [table]: [&[f32]; 1], _keep: bool) -> (Buffer, ()) {
+        fn forward(&self, [table]: [&[f32]; 1], _requires_grad: bool) -> (Buffer, ()) {
             let mut out = Buffer::new(self.ids.len() * self.width);
             kernel::gather(table, self.width, &self.ids, &mut out);
             (out, ())
         }
 
-        fn backward(&self, kept: Kept<'_, (), 1>) -> [Option<Buffer>; 1] {
+        fn backward(&self, ctx: BackwardContext<'_, (), 1>) -> [Option<Buffer>; 1] {
             let mut sums = Buffer::zeros(self.rows * self.width);
-            kernel::scatter_add(kept.grad, self.width, &self.ids, &mut sums);
+            kernel::scatter_add(ctx.grad, self.width, &self.ids, &mut sums);
             [Some(sums)]
         }
     }

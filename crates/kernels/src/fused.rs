@@ -1,7 +1,7 @@
 //! Operations with a hand-written backward pass on Burn's flex backend.
 //!
-//! An [`Op`] works on flat f32 slices. [`apply`] puts it into Burn's autodiff graph where an input is
-//! on an autodiff device, and runs it plainly where none is.
+//! An [`Op`] works on flat f32 slices. [`apply`] registers it in Burn's autodiff graph if an input
+//! is on an autodiff device, and otherwise just runs it.
 
 use std::fmt::Debug;
 
@@ -14,58 +14,58 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex};
 use burn::tensor::{DType, Device, Shape, Tensor};
 
-pub(crate) use crate::pool::Buffer;
+pub(crate) use crate::buffer_pool::Buffer;
 
-/// An operation on `N` tensors with one result.
+/// An operation with `N` input tensors and one output.
 pub(crate) trait Op<const N: usize>: Clone + Debug + Send + 'static {
-    /// What the backward pass needs beside inputs and output.
+    /// Values that the backward pass needs besides inputs and output.
     type Saved: Clone + Debug + Send + 'static;
 
     /// Which inputs the backward pass reads.
-    const KEEPS: [bool; N];
+    const SAVES_INPUT: [bool; N];
 
-    /// Whether the backward pass reads the result.
-    const KEEPS_OUTPUT: bool = false;
+    /// Whether the backward pass reads the output.
+    const SAVES_OUTPUT: bool = false;
 
-    /// The result. `keep` says whether a backward pass may follow.
-    fn forward(&self, inputs: [&[f32]; N], keep: bool) -> (Buffer, Self::Saved);
+    /// Computes the output. `requires_grad` is true if a backward pass may follow.
+    fn forward(&self, inputs: [&[f32]; N], requires_grad: bool) -> (Buffer, Self::Saved);
 
-    /// The gradients of the inputs that are wanted.
-    fn backward(&self, kept: Kept<'_, Self::Saved, N>) -> [Option<Buffer>; N];
+    /// Returns the gradients of the inputs for which [`BackwardContext::needs_grad`] is true.
+    fn backward(&self, ctx: BackwardContext<'_, Self::Saved, N>) -> [Option<Buffer>; N];
 }
 
-/// What a backward pass works with.
-pub(crate) struct Kept<'a, S, const N: usize> {
-    /// The inputs; empty where [`Op::KEEPS`] says no.
+/// The inputs of a backward pass.
+pub(crate) struct BackwardContext<'a, S, const N: usize> {
+    /// The saved inputs; empty where [`Op::SAVES_INPUT`] is false.
     pub(crate) inputs: [&'a [f32]; N],
-    /// The result; empty unless [`Op::KEEPS_OUTPUT`].
+    /// The saved output; empty unless [`Op::SAVES_OUTPUT`].
     pub(crate) output: &'a [f32],
-    /// What the forward pass left.
+    /// What the forward pass returned besides its output.
     pub(crate) saved: S,
-    /// The result's gradient.
+    /// Gradient of the output.
     pub(crate) grad: &'a [f32],
-    /// Which inputs' gradients are asked for.
-    pub(crate) wanted: [bool; N],
+    /// Which inputs need a gradient.
+    pub(crate) needs_grad: [bool; N],
 }
 
-/// An input whose rank the operation does not care about.
+/// An input tensor of any rank.
 pub(crate) struct Input {
     primitive: FlexTensor,
-    /// The input's node in the autodiff graph, and whether it leads to a parameter.
+    /// The input's node in the autodiff graph, and whether it is tracked.
     node: Option<(NodeGuard, bool)>,
 }
 
 impl<const D: usize> From<Tensor<D>> for Input {
     /// # Panics
-    /// If the tensor is not on flex.
+    /// If the tensor is not on the flex backend.
     fn from(tensor: Tensor<D>) -> Self {
-        let on_flex = "the caller has asked `is_fast`";
+        let on_flex = "the caller checked `is_flex_f32`";
         if tensor.device().is_autodiff() {
             let tracked = tensor.try_into_primitive::<Autodiff<Flex>>();
             let tracked = tracked.unwrap_or_else(|e| unreachable!("{on_flex}: {e:?}"));
-            let leads = tracked.is_tracked();
+            let is_tracked = tracked.is_tracked();
             let (primitive, node) = tracked.into_parts();
-            let node = Some((node, leads));
+            let node = Some((node, is_tracked));
             return Self { primitive, node };
         }
         let primitive = tensor.try_into_primitive::<Flex>();
@@ -77,12 +77,12 @@ impl<const D: usize> From<Tensor<D>> for Input {
     }
 }
 
-/// Whether `tensor` is where the fast operations work: on flex, in f32.
-pub(crate) fn is_fast<const D: usize>(tensor: &Tensor<D>) -> bool {
+/// Returns whether the fast implementations support `tensor`: flex backend and f32.
+pub(crate) fn is_flex_f32<const D: usize>(tensor: &Tensor<D>) -> bool {
     tensor.dtype() == DType::F32 && tensor.device() == Device::flex()
 }
 
-/// Runs `op` on `inputs`; the result has `shape`.
+/// Runs `op` on `inputs` and returns an output of `shape`.
 pub(crate) fn apply<O: Op<N>, const N: usize, const D: usize>(
     op: O,
     inputs: [Input; N],
@@ -95,7 +95,7 @@ pub(crate) fn apply<O: Op<N>, const N: usize, const D: usize>(
     });
     if !autodiff {
         let (values, _) = op.forward(inputs.each_ref().map(|i| values(&i.primitive)), false);
-        return Tensor::from_primitive::<Flex>(tensor(values, shape));
+        return Tensor::from_primitive::<Flex>(from_buffer(values, shape));
     }
     let primitives = inputs.each_ref().map(|input| input.primitive.clone());
     let guards = inputs.map(|input| match input.node {
@@ -104,7 +104,7 @@ pub(crate) fn apply<O: Op<N>, const N: usize, const D: usize>(
     });
     let shapes = primitives.each_ref().map(|p| p.layout().shape().clone());
     let slices = primitives.each_ref().map(values);
-    let step = Step(op.clone());
+    let step = BackwardStep(op.clone());
     let output = match step
         .prepare::<NoCheckpointing>(guards)
         .compute_bound()
@@ -112,47 +112,48 @@ pub(crate) fn apply<O: Op<N>, const N: usize, const D: usize>(
     {
         OpsKind::Tracked(prep) => {
             let (values, saved) = op.forward(slices, true);
-            let output = tensor(values, shape);
-            let mut kept = primitives.map(Some);
-            for (kept, keeps) in kept.iter_mut().zip(O::KEEPS) {
-                kept.take_if(|_| !keeps);
+            let output = from_buffer(values, shape);
+            let mut saved_inputs = primitives.map(Some);
+            for (input, is_saved) in saved_inputs.iter_mut().zip(O::SAVES_INPUT) {
+                input.take_if(|_| !is_saved);
             }
-            let state = State {
+            let state = SavedState {
                 shapes,
-                inputs: kept,
-                output: O::KEEPS_OUTPUT.then(|| output.clone()),
+                inputs: saved_inputs,
+                output: O::SAVES_OUTPUT.then(|| output.clone()),
                 saved,
             };
             prep.finish(state, output)
         }
-        OpsKind::UnTracked(prep) => prep.finish(tensor(op.forward(slices, false).0, shape)),
+        OpsKind::UnTracked(prep) => prep.finish(from_buffer(op.forward(slices, false).0, shape)),
     };
     Tensor::from_primitive::<Autodiff<Flex>>(output)
 }
 
-/// The contiguous primitive of a tensor on flex, off the autodiff graph.
-pub(crate) fn plain<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
+/// Converts a flex tensor outside the autodiff graph to a contiguous primitive.
+pub(crate) fn into_contiguous<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
     let primitive = tensor.try_into_primitive::<Flex>();
-    let primitive = primitive.unwrap_or_else(|e| unreachable!("the caller has asked: {e:?}"));
+    let primitive =
+        primitive.unwrap_or_else(|e| unreachable!("the caller checked `is_flex_f32`: {e:?}"));
     primitive.to_contiguous()
 }
 
-/// The numbers of a contiguous tensor.
+/// The elements of a contiguous tensor.
 pub(crate) fn values(tensor: &FlexTensor) -> &[f32] {
     tensor
         .as_slice()
-        .unwrap_or_else(|| unreachable!("made contiguous, and asked for f32"))
+        .unwrap_or_else(|| unreachable!("the tensor is contiguous and f32"))
 }
 
-/// A tensor of `values`.
-pub(crate) fn tensor(values: Buffer, shape: impl Into<Shape>) -> FlexTensor {
+/// Creates a tensor of `shape` that owns `values`.
+pub(crate) fn from_buffer(values: Buffer, shape: impl Into<Shape>) -> FlexTensor {
     let layout = Layout::contiguous(shape.into());
     debug_assert_eq!(values.len(), layout.num_elements());
     FlexTensor::new(values.into_bytes(), layout, DType::F32)
 }
 
 #[derive(Clone, Debug)]
-struct State<S, const N: usize> {
+struct SavedState<S, const N: usize> {
     shapes: [Shape; N],
     inputs: [Option<FlexTensor>; N],
     output: Option<FlexTensor>,
@@ -160,10 +161,10 @@ struct State<S, const N: usize> {
 }
 
 #[derive(Debug)]
-struct Step<O>(O);
+struct BackwardStep<O>(O);
 
-impl<O: Op<N>, const N: usize> Backward<Flex, N> for Step<O> {
-    type State = State<O::Saved, N>;
+impl<O: Op<N>, const N: usize> Backward<Flex, N> for BackwardStep<O> {
+    type State = SavedState<O::Saved, N>;
 
     fn backward(
         self,
@@ -177,25 +178,25 @@ impl<O: Op<N>, const N: usize> Backward<Flex, N> for Step<O> {
             state,
         } = ops;
         let grad = grads.consume::<Flex>(&node).to_contiguous();
-        let found = self.0.backward(Kept {
+        let input_grads = self.0.backward(BackwardContext {
             inputs: state
                 .inputs
                 .each_ref()
-                .map(|kept| kept_values(kept.as_ref())),
-            output: kept_values(state.output.as_ref()),
+                .map(|input| saved_values(input.as_ref())),
+            output: saved_values(state.output.as_ref()),
             saved: state.saved,
             grad: values(&grad),
-            wanted: parents.each_ref().map(Option::is_some),
+            needs_grad: parents.each_ref().map(Option::is_some),
         });
-        let gradients = parents.into_iter().zip(found).zip(state.shapes);
+        let gradients = parents.into_iter().zip(input_grads).zip(state.shapes);
         for ((parent, gradient), shape) in gradients {
             if let (Some(parent), Some(gradient)) = (parent, gradient) {
-                grads.register::<Flex>(parent.id, tensor(gradient, shape));
+                grads.register::<Flex>(parent.id, from_buffer(gradient, shape));
             }
         }
     }
 }
 
-fn kept_values(tensor: Option<&FlexTensor>) -> &[f32] {
+fn saved_values(tensor: Option<&FlexTensor>) -> &[f32] {
     tensor.map_or(&[][..], values)
 }

@@ -5,37 +5,39 @@ use serde::{Deserialize, Serialize};
 
 use crate::cpu::product::isa::Isa;
 
-/// The arithmetic of matrix products. Sums are f32 in each.
+/// Arithmetic of matrix products. Sums are always accumulated in f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// f32 factors.
     #[default]
     F32,
-    /// Factors rounded to bf16 (8 bits of mantissa), in the forward and the backward pass.
+    /// Factors rounded to bf16 (8 bits of significand), in the forward and the backward pass.
     Bf16,
 }
 
 impl Precision {
-    /// Whether it is the default.
+    /// Returns whether this is the default, f32.
     pub fn is_f32(&self) -> bool {
         *self == Self::F32
     }
 
-    /// Whether it brings speed on `device`: bf16 on a CPU takes AVX-512 BF16 instructions, and without
-    /// them gives (nearly) the same numbers in the time of f32.
+    /// Returns whether this precision is at least as fast as f32 on `device`. On a CPU, bf16 needs
+    /// AVX-512 BF16 instructions; without them it gives (nearly) the same values at the speed of
+    /// f32.
     pub fn is_fast(self, device: &Device) -> bool {
         self == Self::F32
-            || !crate::QuantizedMatrix::runs_on(device)
+            || !crate::QuantizedMatrix::has_native_kernel(device)
             || Isa::detect() == Isa::Avx512Bf16
     }
 
-    /// Whether products on `device` can have it.
+    /// Returns whether `device` supports products in this precision.
     pub fn is_supported(self, device: &Device) -> bool {
         match self {
             Self::F32 => true,
             Self::Bf16 => {
-                crate::QuantizedMatrix::runs_on(device) || device.supports_dtype(DType::BF16)
+                crate::QuantizedMatrix::has_native_kernel(device)
+                    || device.supports_dtype(DType::BF16)
             }
         }
     }
@@ -43,24 +45,24 @@ impl Precision {
 
 /// `x W + bias`: `[batch, seq, d_in]` to `[batch, seq, d_out]`, `weight` is `[d_in, d_out]`.
 pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<3> {
-    linear_in(Precision::F32, x, weight, bias)
+    linear_with_precision(Precision::F32, x, weight, bias)
 }
 
-/// As [`linear`], with the product in `precision`. Weights, result and gradients are f32.
-pub fn linear_in(
+/// Like [`linear`], with the product in `precision`. Weights, output and gradients are f32.
+pub fn linear_with_precision(
     precision: Precision,
     x: Tensor<3>,
     weight: Tensor<2>,
     bias: Option<Tensor<1>>,
 ) -> Tensor<3> {
     #[cfg(feature = "flex")]
-    if crate::fused::is_fast(&x) {
-        return fast::linear(precision, x, weight, bias, fast::Stored::InOut);
+    if crate::fused::is_flex_f32(&x) {
+        return fast::linear(precision, x, weight, bias, fast::WeightLayout::InOut);
     }
-    crate::reference::linear_in(precision, x, weight, bias)
+    crate::reference::linear_with_precision(precision, x, weight, bias)
 }
 
-/// `x table^T + bias`, for an output layer that reuses an embedding's `table`, `[d_out, d_in]`.
+/// `x table^T + bias`, for an output layer tied to the embedding `table`, `[d_out, d_in]`.
 pub fn linear_table(
     precision: Precision,
     x: Tensor<3>,
@@ -68,10 +70,10 @@ pub fn linear_table(
     bias: Option<Tensor<1>>,
 ) -> Tensor<3> {
     #[cfg(feature = "flex")]
-    if crate::fused::is_fast(&x) {
-        return fast::linear(precision, x, table, bias, fast::Stored::OutIn);
+    if crate::fused::is_flex_f32(&x) {
+        return fast::linear(precision, x, table, bias, fast::WeightLayout::OutIn);
     }
-    crate::reference::linear_in(precision, x, table.transpose(), bias)
+    crate::reference::linear_with_precision(precision, x, table.transpose(), bias)
 }
 
 #[cfg(feature = "flex")]
@@ -79,33 +81,34 @@ pub(crate) mod fast {
     use burn::tensor::Tensor;
 
     use super::Precision;
-    use crate::cpu::columns::add_column_sums;
     use crate::cpu::product::{self, GemmOptions, MatMut, MatRef, MatvecOptions, gemm};
-    use crate::fused::{Buffer, Kept, Op, apply};
+    use crate::cpu::reduce::add_column_sums;
+    use crate::fused::{BackwardContext, Buffer, Op, apply};
 
-    /// Places in a sequence up to which a product is bound by reading the weights. The number of
-    /// sequences does not count: a row's result must not depend on what else is in the batch, and the
-    /// two kernels sum in different orders.
-    pub(crate) const FEW: usize = 8;
+    /// Longest sequence for which reading the weights dominates the cost of a product. The batch
+    /// size does not count: a row's result must not depend on the rest of the batch, and the two
+    /// kernels sum in different orders.
+    pub(crate) const MATVEC_MAX_SEQ: usize = 8;
 
-    /// How the weight lies in memory.
+    /// Memory layout of the weight.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(crate) enum Stored {
+    pub(crate) enum WeightLayout {
         /// `[d_in, d_out]`.
         InOut,
         /// `[d_out, d_in]`.
         OutIn,
     }
 
-    /// The sizes of a product.
+    /// Shape and arithmetic of a linear layer.
     #[derive(Clone, Copy, Debug)]
-    pub(crate) struct Product {
+    pub(crate) struct LinearOp {
         pub(crate) rows: usize,
         pub(crate) d_in: usize,
         pub(crate) d_out: usize,
-        pub(crate) stored: Stored,
-        /// Whether reading the weights takes longer than multiplying: few places in a sequence.
-        pub(crate) few: bool,
+        pub(crate) layout: WeightLayout,
+        /// Whether to use the matrix-vector kernel, which is faster when reading the weights
+        /// dominates (short sequences).
+        pub(crate) use_matvec: bool,
         pub(crate) precision: Precision,
     }
 
@@ -114,30 +117,30 @@ pub(crate) mod fast {
         x: Tensor<3>,
         weight: Tensor<2>,
         bias: Option<Tensor<1>>,
-        stored: Stored,
+        layout: WeightLayout,
     ) -> Tensor<3> {
         let [batch, seq, d_in] = x.dims();
-        let d_out = match stored {
-            Stored::InOut => weight.dims()[1],
-            Stored::OutIn => weight.dims()[0],
+        let d_out = match layout {
+            WeightLayout::InOut => weight.dims()[1],
+            WeightLayout::OutIn => weight.dims()[0],
         };
-        let product = Product {
+        let op = LinearOp {
             rows: batch * seq,
             d_in,
             d_out,
-            stored,
-            few: seq <= FEW,
+            layout,
+            use_matvec: seq <= MATVEC_MAX_SEQ,
             precision,
         };
         let shape = [batch, seq, d_out];
         match bias {
-            Some(bias) => apply(product, [x.into(), weight.into(), bias.into()], shape),
-            None => apply(product, [x.into(), weight.into()], shape),
+            Some(bias) => apply(op, [x.into(), weight.into(), bias.into()], shape),
+            None => apply(op, [x.into(), weight.into()], shape),
         }
     }
 
-    impl Product {
-        fn options<'a>(&self) -> GemmOptions<'a> {
+    impl LinearOp {
+        fn gemm_options<'a>(&self) -> GemmOptions<'a> {
             GemmOptions {
                 precision: match self.precision {
                     Precision::F32 => gemm::Precision::F32,
@@ -147,15 +150,15 @@ pub(crate) mod fast {
             }
         }
 
-        /// The weight as it multiplies, `d_in` by `d_out`.
+        /// A view of the weight as `d_in` by `d_out`, whatever its layout.
         fn weight<'a>(&self, weight: &'a [f32]) -> MatRef<'a> {
-            match self.stored {
-                Stored::InOut => MatRef::row_major(weight, self.d_in, self.d_out),
-                Stored::OutIn => MatRef::row_major(weight, self.d_out, self.d_in).t(),
+            match self.layout {
+                WeightLayout::InOut => MatRef::row_major(weight, self.d_in, self.d_out),
+                WeightLayout::OutIn => MatRef::row_major(weight, self.d_out, self.d_in).t(),
             }
         }
 
-        /// `y = x W + bias` (an empty bias is none).
+        /// `y = x W + bias` (empty `bias`: none).
         pub(crate) fn forward(&self, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
             let Self {
                 rows, d_in, d_out, ..
@@ -163,7 +166,7 @@ pub(crate) mod fast {
             let x = MatRef::row_major(x, rows, d_in);
             let mut y = MatMut::new(y, rows, d_out, d_out);
             let bias = (!bias.is_empty()).then_some(bias);
-            if self.few && self.precision == Precision::F32 {
+            if self.use_matvec && self.precision == Precision::F32 {
                 let options = MatvecOptions {
                     bias,
                     ..MatvecOptions::default()
@@ -172,7 +175,7 @@ pub(crate) mod fast {
             }
             let options = GemmOptions {
                 bias,
-                ..self.options()
+                ..self.gemm_options()
             };
             product::gemm(x, self.weight(weight), &mut y, &options);
         }
@@ -184,10 +187,10 @@ pub(crate) mod fast {
             } = *self;
             let dy = MatRef::row_major(dy, rows, d_out);
             let mut dx = MatMut::new(dx, rows, d_in, d_in);
-            product::gemm(dy, self.weight(weight).t(), &mut dx, &self.options());
+            product::gemm(dy, self.weight(weight).t(), &mut dx, &self.gemm_options());
         }
 
-        /// `dW = x^T dy`, or its sum with what is there.
+        /// `dW = x^T dy`, or `dW += x^T dy` if `accumulate`.
         pub(crate) fn weight_gradient(
             &self,
             x: &[f32],
@@ -204,10 +207,10 @@ pub(crate) mod fast {
             );
             let options = GemmOptions {
                 accumulate,
-                ..self.options()
+                ..self.gemm_options()
             };
-            match self.stored {
-                Stored::InOut => {
+            match self.layout {
+                WeightLayout::InOut => {
                     product::gemm(
                         x.t(),
                         dy,
@@ -215,13 +218,13 @@ pub(crate) mod fast {
                         &options,
                     );
                 }
-                Stored::OutIn => {
+                WeightLayout::OutIn => {
                     product::gemm(dy.t(), x, &mut MatMut::new(dw, d_out, d_in, d_in), &options);
                 }
             }
         }
 
-        fn result(&self, x: &[f32], weight: &[f32], bias: &[f32]) -> Buffer {
+        fn output(&self, x: &[f32], weight: &[f32], bias: &[f32]) -> Buffer {
             let mut y = Buffer::new(self.rows * self.d_out);
             self.forward(x, weight, bias, &mut y);
             y
@@ -232,14 +235,14 @@ pub(crate) mod fast {
             x: &[f32],
             weight: &[f32],
             dy: &[f32],
-            wanted: [bool; 2],
+            needs_grad: [bool; 2],
         ) -> [Option<Buffer>; 2] {
-            let dx = wanted[0].then(|| {
+            let dx = needs_grad[0].then(|| {
                 let mut dx = Buffer::new(self.rows * self.d_in);
                 self.input_gradient(dy, weight, &mut dx);
                 dx
             });
-            let dw = wanted[1].then(|| {
+            let dw = needs_grad[1].then(|| {
                 let mut dw = Buffer::new(self.d_in * self.d_out);
                 self.weight_gradient(x, dy, &mut dw, false);
                 dw
@@ -248,34 +251,34 @@ pub(crate) mod fast {
         }
     }
 
-    impl Op<2> for Product {
+    impl Op<2> for LinearOp {
         type Saved = ();
-        const KEEPS: [bool; 2] = [true; 2];
+        const SAVES_INPUT: [bool; 2] = [true; 2];
 
-        fn forward(&self, [x, weight]: [&[f32]; 2], _keep: bool) -> (Buffer, ()) {
-            (self.result(x, weight, &[]), ())
+        fn forward(&self, [x, weight]: [&[f32]; 2], _requires_grad: bool) -> (Buffer, ()) {
+            (self.output(x, weight, &[]), ())
         }
 
-        fn backward(&self, kept: Kept<'_, (), 2>) -> [Option<Buffer>; 2] {
-            let [x, weight] = kept.inputs;
-            self.gradients(x, weight, kept.grad, kept.wanted)
+        fn backward(&self, ctx: BackwardContext<'_, (), 2>) -> [Option<Buffer>; 2] {
+            let [x, weight] = ctx.inputs;
+            self.gradients(x, weight, ctx.grad, ctx.needs_grad)
         }
     }
 
-    impl Op<3> for Product {
+    impl Op<3> for LinearOp {
         type Saved = ();
-        const KEEPS: [bool; 3] = [true, true, false];
+        const SAVES_INPUT: [bool; 3] = [true, true, false];
 
-        fn forward(&self, [x, weight, bias]: [&[f32]; 3], _keep: bool) -> (Buffer, ()) {
-            (self.result(x, weight, bias), ())
+        fn forward(&self, [x, weight, bias]: [&[f32]; 3], _requires_grad: bool) -> (Buffer, ()) {
+            (self.output(x, weight, bias), ())
         }
 
-        fn backward(&self, kept: Kept<'_, (), 3>) -> [Option<Buffer>; 3] {
-            let ([x, weight, _], [wx, ww, wb]) = (kept.inputs, kept.wanted);
-            let [dx, dw] = self.gradients(x, weight, kept.grad, [wx, ww]);
-            let db = wb.then(|| {
+        fn backward(&self, ctx: BackwardContext<'_, (), 3>) -> [Option<Buffer>; 3] {
+            let ([x, weight, _], [need_x, need_w, need_b]) = (ctx.inputs, ctx.needs_grad);
+            let [dx, dw] = self.gradients(x, weight, ctx.grad, [need_x, need_w]);
+            let db = need_b.then(|| {
                 let mut db = Buffer::zeros(self.d_out);
-                add_column_sums(kept.grad, &mut db);
+                add_column_sums(ctx.grad, &mut db);
                 db
             });
             [dx, dw, db]

@@ -1,18 +1,20 @@
-//! Layer and RMS normalization over the last axis.
+//! `LayerNorm` and `RMSNorm` over the last axis.
 
 use burn::tensor::Tensor;
 
-/// Which normalization.
+/// Kind of normalization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormKind {
-    /// Mean 0 and variance 1 (Ba et al. 2016, arXiv 1607.06450).
+    /// `LayerNorm`: mean 0 and variance 1 (Ba et al. 2016, arXiv 1607.06450).
     Layer,
-    /// Root mean square 1 (Zhang and Sennrich 2019, arXiv 1910.07467).
+    /// `RMSNorm`: root mean square 1 (Zhang and Sennrich 2019, arXiv 1910.07467).
     Rms,
 }
 
-/// `(x - mean) / sqrt(var + eps) * weight + bias` over the last axis, for RMS
-/// `x / sqrt(mean(x^2) + eps) * weight`. The shape stays; `weight` and `bias` are `[last axis]`.
+/// Normalizes over the last axis: `(x - mean) / sqrt(var + eps) * weight + bias`, or for `RMSNorm`
+/// `x / sqrt(mean(x^2) + eps) * weight`.
+///
+/// Keeps the shape of `x`; `weight` and `bias` have the length of the last axis.
 pub fn normalize<const D: usize>(
     kind: NormKind,
     x: Tensor<D>,
@@ -21,7 +23,7 @@ pub fn normalize<const D: usize>(
     eps: f64,
 ) -> Tensor<D> {
     #[cfg(feature = "flex")]
-    if crate::fused::is_fast(&x) {
+    if crate::fused::is_flex_f32(&x) {
         return fast::normalize(kind, x, weight, bias, eps);
     }
     crate::reference::normalize(kind, x, weight, bias, eps)
@@ -33,7 +35,7 @@ mod fast {
 
     use super::NormKind;
     use crate::cpu::norm as kernel;
-    use crate::fused::{Buffer, Kept, Op, apply};
+    use crate::fused::{BackwardContext, Buffer, Op, apply};
 
     #[derive(Clone, Copy, Debug)]
     struct Normalize {
@@ -92,11 +94,11 @@ mod fast {
             [x, weight]: [&[f32]; 2],
             (mean, rstd): &Stats,
             dy: &[f32],
-            biased: bool,
+            has_bias: bool,
         ) -> [Buffer; 3] {
             let mut dx = Buffer::new(x.len());
             let mut dw = Buffer::zeros(weight.len());
-            let mut db = Buffer::zeros(if biased { weight.len() } else { 0 });
+            let mut db = Buffer::zeros(if has_bias { weight.len() } else { 0 });
             let grads = kernel::NormGrads {
                 x: &mut dx,
                 weight: &mut dw,
@@ -109,31 +111,38 @@ mod fast {
 
     impl Op<2> for Normalize {
         type Saved = Stats;
-        const KEEPS: [bool; 2] = [true; 2];
+        const SAVES_INPUT: [bool; 2] = [true; 2];
 
-        fn forward(&self, [x, weight]: [&[f32]; 2], _keep: bool) -> (Buffer, Stats) {
+        fn forward(&self, [x, weight]: [&[f32]; 2], _requires_grad: bool) -> (Buffer, Stats) {
             self.run(x, weight, &[])
         }
 
-        fn backward(&self, kept: Kept<'_, Stats, 2>) -> [Option<Buffer>; 2] {
-            let [dx, dw, _] = self.gradients(kept.inputs, &kept.saved, kept.grad, false);
-            [kept.wanted[0].then_some(dx), kept.wanted[1].then_some(dw)]
+        fn backward(&self, ctx: BackwardContext<'_, Stats, 2>) -> [Option<Buffer>; 2] {
+            let [dx, dw, _] = self.gradients(ctx.inputs, &ctx.saved, ctx.grad, false);
+            [
+                ctx.needs_grad[0].then_some(dx),
+                ctx.needs_grad[1].then_some(dw),
+            ]
         }
     }
 
     impl Op<3> for Normalize {
         type Saved = Stats;
-        const KEEPS: [bool; 3] = [true, true, false];
+        const SAVES_INPUT: [bool; 3] = [true, true, false];
 
-        fn forward(&self, [x, weight, bias]: [&[f32]; 3], _keep: bool) -> (Buffer, Stats) {
+        fn forward(&self, [x, weight, bias]: [&[f32]; 3], _requires_grad: bool) -> (Buffer, Stats) {
             self.run(x, weight, bias)
         }
 
-        fn backward(&self, kept: Kept<'_, Stats, 3>) -> [Option<Buffer>; 3] {
-            let [x, weight, _] = kept.inputs;
-            let [dx, dw, db] = self.gradients([x, weight], &kept.saved, kept.grad, true);
-            let [wx, ww, wb] = kept.wanted;
-            [wx.then_some(dx), ww.then_some(dw), wb.then_some(db)]
+        fn backward(&self, ctx: BackwardContext<'_, Stats, 3>) -> [Option<Buffer>; 3] {
+            let [x, weight, _] = ctx.inputs;
+            let [dx, dw, db] = self.gradients([x, weight], &ctx.saved, ctx.grad, true);
+            let [need_x, need_w, need_b] = ctx.needs_grad;
+            [
+                need_x.then_some(dx),
+                need_w.then_some(dw),
+                need_b.then_some(db),
+            ]
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Weights of 8 or 4 bits.
+//! Weights quantized to 8 or 4 bits.
 //!
-//! Each weight is an integer times a scale that it shares with 31 neighbours along the inner
-//! dimension (the scheme of Dettmers et al. 2022, arXiv 2208.07339, by blocks and without outliers).
-//! On the CPU the integers are multiplied as they are; elsewhere they are widened first.
+//! Each weight is an integer times a scale shared by a block of 32 weights along the inner
+//! dimension (block-wise quantization as in Dettmers et al. 2022, arXiv 2208.07339, without
+//! outliers). The CPU kernels multiply the integers directly; other devices dequantize first.
 
 use std::sync::Arc;
 
@@ -13,14 +13,15 @@ pub use crate::cpu::product::quant::Bits;
 use crate::cpu::product::quant::{BLOCK, QuantMatrix};
 use crate::cpu::product::{GemmOptions, MatMut, MatRef, gemm};
 
-/// A weight of `d_in` by `d_out` integers with their scales. A handle: copies are cheap.
+/// A `d_in` by `d_out` matrix of integers with block scales. Cloning is cheap: clones share the
+/// data.
 #[derive(Clone, Debug)]
 pub struct QuantizedMatrix(Arc<QuantMatrix>);
 
 impl QuantizedMatrix {
-    /// Whether products on `device` read the integers as they are. Elsewhere each product widens them
-    /// first: better do it once.
-    pub fn runs_on(device: &Device) -> bool {
+    /// Returns whether products on `device` read the integers directly. Elsewhere every product
+    /// dequantizes the weight first, so it is better to dequantize it once.
+    pub fn has_native_kernel(device: &Device) -> bool {
         #[cfg(feature = "flex")]
         return *device == Device::flex();
         #[cfg(not(feature = "flex"))]
@@ -30,18 +31,18 @@ impl QuantizedMatrix {
         }
     }
 
-    /// Rounds `weight`, `[d_in, d_out]`.
-    pub fn of_weight(weight: Tensor<2>, bits: Bits) -> Self {
+    /// Quantizes `weight`, `[d_in, d_out]`.
+    pub fn from_weight(weight: Tensor<2>, bits: Bits) -> Self {
         let [d_in, d_out] = weight.dims();
-        let values = floats(weight);
+        let values = to_f32_vec(weight);
         Self::new(MatRef::row_major(&values, d_in, d_out), bits)
     }
 
-    /// Rounds the transpose of `table`, `[d_out, d_in]`, such as an embedding that serves as output
+    /// Quantizes the transpose of `table`, `[d_out, d_in]`, such as an embedding tied to the output
     /// layer.
-    pub fn of_table(table: Tensor<2>, bits: Bits) -> Self {
+    pub fn from_table(table: Tensor<2>, bits: Bits) -> Self {
         let [d_out, d_in] = table.dims();
-        let values = floats(table);
+        let values = to_f32_vec(table);
         Self::new(MatRef::row_major(&values, d_out, d_in).t(), bits)
     }
 
@@ -49,10 +50,11 @@ impl QuantizedMatrix {
         Self(Arc::new(QuantMatrix::quantize(weight, bits, Threads::Pool)))
     }
 
-    /// The matrix of these integers, `[d_out, d_in]`, and scales, `[d_out, blocks]` (bits of bf16).
+    /// Creates a matrix from integers, `[d_out, d_in]`, and scales, `[d_out, blocks]` (bits of
+    /// bf16).
     ///
     /// # Panics
-    /// If there are not as many of each as that.
+    /// If the number of integers or scales does not match `shape`.
     pub fn from_parts(shape: [usize; 2], bits: Bits, integers: &[i8], scales: &[u16]) -> Self {
         let shape = (shape[0], shape[1]);
         Self(Arc::new(QuantMatrix::from_parts(
@@ -60,35 +62,35 @@ impl QuantizedMatrix {
         )))
     }
 
-    /// The integers, `[d_out, d_in]`, and their scales, `[d_out, blocks]` (bits of bf16).
+    /// Returns the integers, `[d_out, d_in]`, and their scales, `[d_out, blocks]` (bits of bf16).
     pub fn parts(&self) -> (Vec<i8>, Vec<u16>) {
         self.0.parts()
     }
 
-    /// `[d_in, d_out]`.
+    /// Shape, `[d_in, d_out]`.
     pub fn shape(&self) -> [usize; 2] {
         let (d_in, d_out) = self.0.shape();
         [d_in, d_out]
     }
 
-    /// Scales of each column.
+    /// Number of blocks (and scales) per output column.
     pub fn blocks(d_in: usize) -> usize {
         d_in.div_ceil(BLOCK)
     }
 
-    /// The width of the integers.
+    /// Width of the integers.
     pub fn bits(&self) -> Bits {
         self.0.bits()
     }
 
-    /// Bytes of integers and scales.
+    /// Size of integers and scales in bytes.
     pub fn bytes(&self) -> usize {
         self.0.bytes()
     }
 
-    /// `y = x W + bias` for many rows: the integers are widened on the way.
+    /// `y = x W + bias` for many rows; dequantizes blocks on the fly.
     #[cfg(feature = "flex")]
-    pub(crate) fn multiply(&self, x: &[f32], rows: usize, bias: Option<&[f32]>, y: &mut [f32]) {
+    pub(crate) fn matmul(&self, x: &[f32], rows: usize, bias: Option<&[f32]>, y: &mut [f32]) {
         let [d_in, d_out] = self.shape();
         let options = GemmOptions {
             bias,
@@ -103,8 +105,8 @@ impl QuantizedMatrix {
         );
     }
 
-    /// The values that it stands for, `[d_in, d_out]` row by row.
-    pub fn values(&self) -> Vec<f32> {
+    /// Dequantized values, `[d_in, d_out]` in row-major order.
+    pub fn dequantize(&self) -> Vec<f32> {
         let [d_in, d_out] = self.shape();
         (0..d_in)
             .flat_map(|i| (0..d_out).map(move |j| self.0.value(i, j)))
@@ -112,23 +114,23 @@ impl QuantizedMatrix {
     }
 }
 
-/// `x W + bias` for a quantized `W`: `[batch, seq, d_in]` to `[batch, seq, d_out]`. For inference:
-/// nothing flows back.
+/// `x W + bias` for a quantized `W`: `[batch, seq, d_in]` to `[batch, seq, d_out]`. For inference
+/// only: it has no gradients.
 pub fn linear_quantized(
     x: Tensor<3>,
     weight: &QuantizedMatrix,
     bias: Option<Tensor<1>>,
 ) -> Tensor<3> {
     #[cfg(feature = "flex")]
-    if crate::fused::is_fast(&x) && !x.device().is_autodiff() {
+    if crate::fused::is_flex_f32(&x) && !x.device().is_autodiff() {
         return fast::linear(x, weight, bias);
     }
-    let data = TensorData::new(weight.values(), weight.shape());
+    let data = TensorData::new(weight.dequantize(), weight.shape());
     let weight = Tensor::from_data(data, &x.device());
     crate::reference::linear(x, weight, bias)
 }
 
-/// The columns `ids` of a quantized table: `[batch, seq]` to `[batch, seq, d_in]`.
+/// Gathers the columns `ids` of a quantized table: `[batch, seq]` to `[batch, seq, d_in]`.
 pub fn embed_quantized(table: &QuantizedMatrix, ids: Tensor<2, Int>) -> Tensor<3> {
     let ([batch, seq], device) = (ids.dims(), ids.device());
     let width = table.shape()[0];
@@ -139,7 +141,7 @@ pub fn embed_quantized(table: &QuantizedMatrix, ids: Tensor<2, Int>) -> Tensor<3
     Tensor::from_data(TensorData::new(values, [batch, seq, width]), &device)
 }
 
-fn floats(tensor: Tensor<2>) -> Vec<f32> {
+fn to_f32_vec(tensor: Tensor<2>) -> Vec<f32> {
     let values = tensor.into_data().convert::<f32>().try_into_vec();
     values.unwrap_or_else(|e| unreachable!("just converted: {e:?}"))
 }
@@ -153,7 +155,7 @@ mod fast {
     use crate::cpu::product::quant::matvec_quant;
     use crate::cpu::product::{MatMut, MatRef, MatvecOptions};
     use crate::fused::{self, Buffer};
-    use crate::linear::fast::FEW;
+    use crate::linear::fast::MATVEC_MAX_SEQ;
 
     pub(super) fn linear(
         x: Tensor<3>,
@@ -162,10 +164,10 @@ mod fast {
     ) -> Tensor<3> {
         let ([batch, seq, d_in], [_, d_out]) = (x.dims(), weight.shape());
         let rows = batch * seq;
-        let (x, bias) = (fused::plain(x), bias.map(fused::plain));
+        let (x, bias) = (fused::into_contiguous(x), bias.map(fused::into_contiguous));
         let mut y = Buffer::new(rows * d_out);
         let (values, bias) = (fused::values(&x), bias.as_ref().map(fused::values));
-        if seq <= FEW {
+        if seq <= MATVEC_MAX_SEQ {
             let x = MatRef::row_major(values, rows, d_in);
             let mut out = MatMut::row_major(&mut y, rows, d_out);
             let options = MatvecOptions {
@@ -174,8 +176,8 @@ mod fast {
             };
             matvec_quant(x, &weight.0, &mut out, &options);
         } else {
-            weight.multiply(values, rows, bias, &mut y);
+            weight.matmul(values, rows, bias, &mut y);
         }
-        Tensor::from_primitive::<Flex>(fused::tensor(y, [batch, seq, d_out]))
+        Tensor::from_primitive::<Flex>(fused::from_buffer(y, [batch, seq, d_out]))
     }
 }

@@ -1,5 +1,5 @@
-//! Every operation in plain Burn operations: what backends without a fast body run, and what the
-//! fast bodies are held to.
+//! Every operation in plain Burn operations: the implementation for backends without a fast one,
+//! and the baseline in tests.
 
 use burn::tensor::activation::{self, log_softmax, softmax};
 use burn::tensor::{DType, Int, Tensor, TensorData};
@@ -9,7 +9,7 @@ use crate::{
     Activation, AttentionOptions, DropoutMask, IGNORE, NormKind, Precision, RotaryTables, dropout,
 };
 
-/// See [`linear`](crate::linear()).
+/// Reference for [`linear`](crate::linear()).
 pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<3> {
     let ([batch, seq, d_in], d_out) = (x.dims(), weight.dims()[1]);
     let y: Tensor<2> = x.reshape([batch * seq, d_in]).matmul(weight);
@@ -20,8 +20,9 @@ pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tenso
     y.reshape([batch, seq, d_out])
 }
 
-/// See [`linear_in`](crate::linear_in()). In bf16 the device's own product also rounds its result.
-pub fn linear_in(
+/// Reference for [`linear_with_precision`](crate::linear_with_precision()). In bf16, the device's
+/// product also rounds its result.
+pub fn linear_with_precision(
     precision: Precision,
     x: Tensor<3>,
     weight: Tensor<2>,
@@ -38,7 +39,7 @@ pub fn linear_in(
     }
 }
 
-/// See [`normalize`](crate::normalize()).
+/// Reference for [`normalize`](crate::normalize()).
 pub fn normalize<const D: usize>(
     kind: NormKind,
     x: Tensor<D>,
@@ -61,7 +62,7 @@ pub fn normalize<const D: usize>(
     }
 }
 
-/// See [`activate`](crate::activate()).
+/// Reference for [`activate`](crate::activate()).
 pub fn activate<const D: usize>(f: Activation, x: Tensor<D>) -> Tensor<D> {
     match f {
         Activation::Gelu => activation::gelu(x),
@@ -72,30 +73,30 @@ pub fn activate<const D: usize>(f: Activation, x: Tensor<D>) -> Tensor<D> {
     }
 }
 
-/// See [`rotate`](crate::rotate()).
-pub fn rotate(x: Tensor<4>, tables: &RotaryTables, starts: &[usize]) -> Tensor<4> {
+/// Reference for [`rotate`](crate::rotate()).
+pub fn rotate(x: Tensor<4>, tables: &RotaryTables, position_offsets: &[usize]) -> Tensor<4> {
     let [_, seq, _, head_dim] = x.dims();
     let device = x.device().without_autodiff();
     let dtype = x.dtype();
     let [cos, sin] = tables
-        .pick(starts, seq, &device)
+        .gather_rows(position_offsets, seq, &device)
         .map(|table| table.cast(dtype));
     let first = x.clone().narrow(3, 0, head_dim / 2);
     let second = x.clone().narrow(3, head_dim / 2, head_dim / 2);
-    let turned = Tensor::cat(vec![second.neg(), first], 3);
-    x * cos + turned * sin
+    let rotated_half = Tensor::cat(vec![second.neg(), first], 3);
+    x * cos + rotated_half * sin
 }
 
-/// See [`attention`](crate::attention()). `see` is shown the scores with the mask applied and the
-/// percentages, `[batch, n_heads, query, key]`.
+/// Reference for [`attention`](crate::attention()). Calls `probe` with the masked scores and with
+/// the attention weights, `[batch, n_heads, query, key]`.
 pub fn attention(
     [q, k, v]: [Tensor<4>; 3],
     options: &AttentionOptions<'_>,
-    mut see: impl FnMut(Stage, &Tensor<4>),
+    mut probe: impl FnMut(Stage, &Tensor<4>),
 ) -> Tensor<4> {
     let ([batch, seq, n_heads, head_dim], [_, keys, n_kv_heads, _]) = (q.dims(), k.dims());
-    // The query heads that share a key/value head stand one below the other, so that one product
-    // serves them and no key is copied.
+    // Stacks the query heads that share a key/value head, so that one product serves them all and
+    // no key is copied.
     let group = |x: Tensor<4>| -> Tensor<4> {
         let [_, _, _, width] = x.dims();
         x.reshape([batch, n_kv_heads, n_heads / n_kv_heads * seq, width])
@@ -107,17 +108,17 @@ pub fn attention(
         Some(cap) => soft_cap(scores, cap),
         None => scores,
     };
-    let scores = options.sight.limit(scores, options.window, options.alibi);
-    see(Stage::Scores, &scores);
+    let scores = options.mask.apply(scores, options.window, options.alibi);
+    probe(Stage::Scores, &scores);
     let pattern = softmax(scores, 3);
-    see(Stage::Pattern, &pattern);
+    probe(Stage::Pattern, &pattern);
     let pattern = match options.dropout {
         Some(mask) => dropout(
             pattern,
             DropoutMask {
                 rng: mask.rng,
                 rate: mask.rate,
-                first: mask.first_sequence * (n_heads * seq * keys) as u64,
+                offset: mask.first_sequence * (n_heads * seq * keys) as u64,
             },
         ),
         None => pattern,
@@ -126,34 +127,34 @@ pub fn attention(
     z.reshape([batch, n_heads, seq, head_dim]).swap_dims(1, 2)
 }
 
-/// The sum of `-ln p(target)` over the targets that count; `logits` is `[n, vocab]`.
+/// Sum of `-ln p(target)` over all targets that are not [`IGNORE`]; `logits` is `[n, vocab]`.
 ///
 /// # Panics
-/// If there are not `n` targets.
+/// If `targets` does not have `n` elements.
 pub fn cross_entropy_sum(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
     let [n, _] = logits.dims();
-    assert_eq!(targets.len(), n, "one target for each place");
+    assert_eq!(targets.len(), n, "one target for each position");
     let device = logits.device().without_autodiff();
-    let counts = |target: &u32| *target != IGNORE;
+    let is_counted = |target: &u32| *target != IGNORE;
     let ids: Vec<i32> = targets
         .iter()
-        .map(|t| if counts(t) { *t as i32 } else { 0 })
+        .map(|t| if is_counted(t) { *t as i32 } else { 0 })
         .collect();
     let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [n, 1]), &device);
-    let chosen = log_softmax(logits, 1).gather(1, ids); // [n, 1]
-    if targets.iter().all(counts) {
-        return chosen.sum().neg();
+    let log_probs = log_softmax(logits, 1).gather(1, ids); // [n, 1]
+    if targets.iter().all(is_counted) {
+        return log_probs.sum().neg();
     }
     let weights: Vec<f32> = targets
         .iter()
-        .map(|t| f32::from(u8::from(counts(t))))
+        .map(|t| f32::from(u8::from(is_counted(t))))
         .collect();
     let weights = Tensor::<2>::from_data(TensorData::new(weights, [n, 1]), &device);
-    let dtype = chosen.dtype();
-    (chosen * weights.cast(dtype)).sum().neg()
+    let dtype = log_probs.dtype();
+    (log_probs * weights.cast(dtype)).sum().neg()
 }
 
-/// `cap * tanh(x / cap)`.
+/// Soft cap: `cap * tanh(x / cap)`.
 pub fn soft_cap<const D: usize>(x: Tensor<D>, cap: f64) -> Tensor<D> {
     (x / cap).tanh() * cap
 }

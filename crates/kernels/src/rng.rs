@@ -1,10 +1,10 @@
-//! Random numbers as a pure function of a key and a counter.
+//! Counter-based random numbers: a pure function of a key and a counter.
 //!
-//! Nothing has to be saved to go on from the middle: the n-th number of a stream is computed from
-//! n. The mixing function is `SplitMix64`'s finalizer (Steele, Lea and Flood 2014, "Fast splittable
+//! Resuming needs no saved state: the n-th value of a stream is computed from n. The mixing
+//! function is the `SplitMix64` finalizer (Steele, Lea and Flood 2014, "Fast splittable
 //! pseudorandom number generators"), applied to key and counter.
 
-/// One stream of random numbers: `at(i)` is its i-th.
+/// A stream of random values; `at(i)` is the i-th.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CounterRng {
     key: u64,
@@ -14,30 +14,30 @@ pub struct CounterRng {
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
 impl CounterRng {
-    /// The stream of `seed`.
+    /// Creates the stream of `seed`.
     pub fn new(seed: u64) -> Self {
         Self {
             key: mix(seed ^ 0x6E65_7874_776F_7264),
         }
     }
 
-    /// The key from which all numbers of this stream follow.
+    /// The key that determines all values of this stream.
     #[cfg(feature = "flex")]
     pub(crate) fn key(self) -> u64 {
         self.key
     }
 
-    /// A stream of its own for each `id`: `rng.stream(step).stream(layer)`.
+    /// Derives an independent stream for `id`: `rng.stream(step).stream(layer)`.
     pub fn stream(self, id: u64) -> Self {
         Self {
             key: mix(self.key ^ mix(id.wrapping_add(GOLDEN))),
         }
     }
 
-    /// A stream of its own for a name, so that the numbers of one parameter do not depend on
-    /// which others exist.
+    /// Derives an independent stream for a name, so that the values of one parameter do not depend
+    /// on which others exist.
     pub fn named(self, name: &str) -> Self {
-        // FNV-1a: short, fixed for ever, and only has to tell names apart.
+        // FNV-1a: short, stable, and sufficient to distinguish names.
         let hash = name.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
         });
@@ -51,12 +51,12 @@ impl CounterRng {
             .wrapping_add(counter.wrapping_add(1).wrapping_mul(GOLDEN)))
     }
 
-    /// The `counter`-th uniform number in [0, 1).
+    /// The `counter`-th uniform value in [0, 1).
     pub fn uniform(self, counter: u64) -> f64 {
         (self.at(counter) >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// The `counter`-th standard normal number (Box and Muller 1958).
+    /// The `counter`-th standard normal value (Box and Muller 1958).
     pub fn normal(self, counter: u64) -> f64 {
         let radius = (-2.0 * (1.0 - self.uniform(2 * counter)).ln()).sqrt();
         radius * (std::f64::consts::TAU * self.uniform(2 * counter + 1)).cos()
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn normal_numbers_have_mean_zero_and_variance_one() {
+    fn normal_has_mean_zero_and_variance_one() {
         let rng = CounterRng::new(3).named("test");
         let n = 100_000;
         let (mut sum, mut squares) = (0.0, 0.0);
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_differ_and_repeat() {
+    fn streams_are_distinct_and_reproducible() {
         let rng = CounterRng::new(3);
         assert_eq!(rng.stream(1).at(5), rng.stream(1).at(5));
         assert_ne!(rng.stream(1).at(5), rng.stream(2).at(5));

@@ -1,11 +1,12 @@
-//! Rotary positions: each pair of a head's numbers is turned by an angle that grows with the place.
+//! Rotary position embedding (`RoPE`): rotates pairs of elements of each head by an angle
+//! proportional to the position.
 
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-/// Cosines and sines for every place, `[places, head_dim]`: pair `i` is numbers `i` and
-/// `i + head_dim / 2` (the rotate-half layout), so both halves of a row are alike.
+/// Cosines and sines for every position, `[positions, head_dim]`. Pair `i` is the elements `i` and
+/// `i + head_dim / 2` (the rotate-half layout), so both halves of a row are equal.
 #[derive(Clone, Debug)]
 pub struct RotaryTables {
     pub(crate) cos: Arc<Vec<f32>>,
@@ -14,14 +15,17 @@ pub struct RotaryTables {
 }
 
 impl RotaryTables {
-    /// Tables for `places` places, from the angle in radians that each pair turns per token.
-    pub fn new(frequencies: &[f64], places: usize) -> Self {
-        let table = |of: fn(f64) -> f64| {
-            let row = |place: usize| {
-                let half = frequencies.iter().map(move |f| of(place as f64 * f) as f32);
+    /// Creates tables for `positions` positions; `frequencies` are the rotation of each pair in
+    /// radians per position.
+    pub fn new(frequencies: &[f64], positions: usize) -> Self {
+        let table = |function: fn(f64) -> f64| {
+            let row = |position: usize| {
+                let half = frequencies
+                    .iter()
+                    .map(move |f| function(position as f64 * f) as f32);
                 half.clone().chain(half)
             };
-            Arc::new((0..places).flat_map(row).collect())
+            Arc::new((0..positions).flat_map(row).collect())
         };
         Self {
             cos: table(f64::cos),
@@ -30,28 +34,36 @@ impl RotaryTables {
         }
     }
 
-    /// Both tables as tensors for rows whose first token stands at `starts[row]`,
-    /// `[rows, seq, 1, head_dim]`.
-    pub(crate) fn pick(&self, starts: &[usize], seq: usize, device: &Device) -> [Tensor<4>; 2] {
+    /// Gathers both tables as tensors, `[rows, seq, 1, head_dim]`, for rows whose first token is at
+    /// `position_offsets[row]`.
+    pub(crate) fn gather_rows(
+        &self,
+        position_offsets: &[usize],
+        seq: usize,
+        device: &Device,
+    ) -> [Tensor<4>; 2] {
         [&self.cos, &self.sin].map(|table| {
             let width = self.head_dim;
-            let rows = starts
+            let rows = position_offsets
                 .iter()
-                .flat_map(|start| &table[start * width..(start + seq) * width]);
-            let data = TensorData::new(rows.copied().collect(), [starts.len(), seq, 1, width]);
+                .flat_map(|offset| &table[offset * width..(offset + seq) * width]);
+            let data = TensorData::new(
+                rows.copied().collect(),
+                [position_offsets.len(), seq, 1, width],
+            );
             Tensor::from_data(data, device)
         })
     }
 }
 
-/// Turns `x`, `[batch, seq, heads, head_dim]`; token `i` of row `b` stands at place
-/// `starts[b] + i`. One start counts for all rows.
-pub fn rotate(x: Tensor<4>, tables: &RotaryTables, starts: &[usize]) -> Tensor<4> {
+/// Rotates `x`, `[batch, seq, heads, head_dim]`; token `i` of row `b` is at position
+/// `position_offsets[b] + i`. A single offset applies to all rows.
+pub fn rotate(x: Tensor<4>, tables: &RotaryTables, position_offsets: &[usize]) -> Tensor<4> {
     #[cfg(feature = "flex")]
-    if crate::fused::is_fast(&x) {
-        return fast::rotate(x, tables, starts);
+    if crate::fused::is_flex_f32(&x) {
+        return fast::rotate(x, tables, position_offsets);
     }
-    crate::reference::rotate(x, tables, starts)
+    crate::reference::rotate(x, tables, position_offsets)
 }
 
 #[cfg(feature = "flex")]
@@ -59,35 +71,39 @@ mod fast {
     use burn::tensor::Tensor;
 
     use super::RotaryTables;
-    use crate::cpu::rotary::{self as kernel, Tables, Turn};
+    use crate::cpu::rotary::{self as kernel, Direction, Tables};
     use crate::cpu::view::{Strides, ViewMut};
-    use crate::fused::{Buffer, Kept, Op, apply};
+    use crate::fused::{BackwardContext, Buffer, Op, apply};
 
     #[derive(Clone, Debug)]
     struct Rotate {
         tables: RotaryTables,
-        starts: Vec<usize>,
+        position_offsets: Vec<usize>,
         sizes: [usize; 4],
     }
 
-    pub(super) fn rotate(x: Tensor<4>, tables: &RotaryTables, starts: &[usize]) -> Tensor<4> {
+    pub(super) fn rotate(
+        x: Tensor<4>,
+        tables: &RotaryTables,
+        position_offsets: &[usize],
+    ) -> Tensor<4> {
         let sizes = x.dims();
-        let starts = match starts {
-            [start] => vec![*start; sizes[0]],
-            starts => starts.to_vec(),
+        let position_offsets = match position_offsets {
+            [offset] => vec![*offset; sizes[0]],
+            position_offsets => position_offsets.to_vec(),
         };
         let tables = tables.clone();
         let op = Rotate {
             tables,
-            starts,
+            position_offsets,
             sizes,
         };
         apply(op, [x.into()], sizes)
     }
 
     impl Rotate {
-        fn turned(&self, turn: Turn, x: &[f32]) -> Buffer {
-            let mut y = Buffer::of(x);
+        fn rotated(&self, direction: Direction, x: &[f32]) -> Buffer {
+            let mut y = Buffer::from_slice(x);
             let [_, seq, heads, dim] = self.sizes;
             let view = ViewMut {
                 data: &mut y,
@@ -97,21 +113,21 @@ mod fast {
                 cos: &self.tables.cos,
                 sin: &self.tables.sin,
             };
-            kernel::rotate(turn, tables, &self.starts, view, self.sizes);
+            kernel::rotate(direction, tables, &self.position_offsets, view, self.sizes);
             y
         }
     }
 
     impl Op<1> for Rotate {
         type Saved = ();
-        const KEEPS: [bool; 1] = [false];
+        const SAVES_INPUT: [bool; 1] = [false];
 
-        fn forward(&self, [x]: [&[f32]; 1], _keep: bool) -> (Buffer, ()) {
-            (self.turned(Turn::Forward, x), ())
+        fn forward(&self, [x]: [&[f32]; 1], _requires_grad: bool) -> (Buffer, ()) {
+            (self.rotated(Direction::Forward, x), ())
         }
 
-        fn backward(&self, kept: Kept<'_, (), 1>) -> [Option<Buffer>; 1] {
-            [Some(self.turned(Turn::Backward, kept.grad))]
+        fn backward(&self, ctx: BackwardContext<'_, (), 1>) -> [Option<Buffer>; 1] {
+            [Some(self.rotated(Direction::Backward, ctx.grad))]
         }
     }
 }

@@ -7,12 +7,12 @@ use burn::tensor::Tensor;
 use super::AttentionOptions;
 use crate::cpu::attention as kernel;
 use crate::cpu::view::{Strides, View, ViewMut};
-use crate::fused::{self, Buffer, Kept, Op, apply};
+use crate::fused::{self, BackwardContext, Buffer, Op, apply};
 
 pub(super) fn attention(qkv: [Tensor<4>; 3], options: &AttentionOptions<'_>) -> Tensor<4> {
     let ([batch, seq, n_heads, head_dim], [_, keys, n_kv_heads, _]) =
         (qkv[0].dims(), qkv[1].dims());
-    let starts = options.sight.starts();
+    let position_offsets = options.mask.position_offsets();
     let op = Attention {
         shape: kernel::Shape {
             batch,
@@ -25,7 +25,7 @@ pub(super) fn attention(qkv: [Tensor<4>; 3], options: &AttentionOptions<'_>) -> 
         scale: options.scale as f32,
         soft_cap: options.soft_cap.map(|cap| cap as f32),
         offsets: (0..batch)
-            .map(|row| starts[row.min(starts.len() - 1)])
+            .map(|row| position_offsets[row.min(position_offsets.len() - 1)])
             .collect(),
         window: options.window,
         alibi: options.alibi.iter().map(|slope| *slope as f32).collect(),
@@ -85,12 +85,12 @@ impl Attention {
         (batch * seq_q * n_heads * head_dim, batch * seq_q * n_heads)
     }
 
-    /// Keys and values are read where they lie, as in a cache.
+    /// Forward pass without autodiff. Reads keys and values in place, as in a KV cache.
     fn inference(&self, qkv: [Tensor<4>; 3]) -> Tensor<4> {
         let shape = qkv[0].dims();
         let [q, k, v] = qkv.map(|x| {
             let x = x.try_into_primitive::<Flex>();
-            x.unwrap_or_else(|e| unreachable!("the caller has asked `is_fast`: {e:?}"))
+            x.unwrap_or_else(|e| unreachable!("the caller checked `is_flex_f32`: {e:?}"))
         });
         let q = q.to_contiguous();
         let [k, v] = [k, v].map(|x| {
@@ -120,38 +120,38 @@ impl Attention {
                 &mut Buffer::new(rows),
             );
         }
-        Tensor::from_primitive::<Flex>(fused::tensor(z, shape))
+        Tensor::from_primitive::<Flex>(fused::from_buffer(z, shape))
     }
 
-    /// One query a row over a cache `[slot, n_kv_heads, capacity, head_dim]`; false if that is not
-    /// what this is.
+    /// Runs the decode kernel if the input is one query per row over a KV cache
+    /// `[slot, n_kv_heads, capacity, head_dim]`; returns false otherwise.
     fn decode(&self, q: &[f32], [k, v]: [&FlexTensor; 2], z: &mut [f32]) -> bool {
-        let (at, dim) = (view(k).strides, self.shape.head_dim);
-        let first = k.layout().start_offset();
+        let (strides, dim) = (view(k).strides, self.shape.head_dim);
+        let base = k.layout().start_offset();
         let one_query = self.shape.seq_q == 1 && self.dropout.is_none();
-        let same_place =
-            k.layout().strides() == v.layout().strides() && first == v.layout().start_offset();
-        let slot_len = self.shape.n_kv_heads * at.head;
-        let is_cache = at.seq == dim
-            && at.head >= dim * self.shape.seq_k
-            && (at.batch == slot_len || self.shape.batch == 1)
-            && at.head.is_multiple_of(dim)
+        let same_layout =
+            k.layout().strides() == v.layout().strides() && base == v.layout().start_offset();
+        let slot_len = self.shape.n_kv_heads * strides.head;
+        let is_cache = strides.seq == dim
+            && strides.head >= dim * self.shape.seq_k
+            && (strides.batch == slot_len || self.shape.batch == 1)
+            && strides.head.is_multiple_of(dim)
             && slot_len > 0
-            && first.is_multiple_of(slot_len);
-        if !(one_query && same_place && is_cache) {
+            && base.is_multiple_of(slot_len);
+        if !(one_query && same_layout && is_cache) {
             return false;
         }
-        let cache = kernel::Cache {
+        let cache = kernel::KvCache {
             keys: k.storage(),
             values: v.storage(),
             n_kv_heads: self.shape.n_kv_heads,
-            capacity: at.head / dim,
+            capacity: strides.head / dim,
             head_dim: dim,
         };
         let slots: Vec<usize> = (0..self.shape.batch)
-            .map(|row| first / slot_len + row)
+            .map(|row| base / slot_len + row)
             .collect();
-        let lengths: Vec<usize> = self.offsets.iter().map(|place| place + 1).collect();
+        let lengths: Vec<usize> = self.offsets.iter().map(|position| position + 1).collect();
         let options = kernel::DecodeOptions {
             scale: self.scale,
             soft_cap: self.soft_cap,
@@ -163,7 +163,7 @@ impl Attention {
     }
 }
 
-/// Whether the kernel can read `[batch, keys, heads, head_dim]` where it lies.
+/// Returns whether the kernel can read `[batch, keys, heads, head_dim]` in place.
 fn is_readable(x: &FlexTensor) -> bool {
     let strides = x.layout().strides();
     strides[3] == 1 && strides.iter().all(|stride| *stride >= 0)
@@ -182,12 +182,12 @@ fn view(x: &FlexTensor) -> View<'_> {
 }
 
 impl Op<3> for Attention {
-    /// Log of the sum of exponentials of each query's scores, `[batch, n_heads, seq]`.
+    /// Log-sum-exp of the scores of each query, `[batch, n_heads, seq]`.
     type Saved = Buffer;
-    const KEEPS: [bool; 3] = [true; 3];
+    const SAVES_INPUT: [bool; 3] = [true; 3];
     const KEEPS_OUTPUT: bool = true;
 
-    fn forward(&self, [q, k, v]: [&[f32]; 3], _keep: bool) -> (Buffer, Buffer) {
+    fn forward(&self, [q, k, v]: [&[f32]; 3], _requires_grad: bool) -> (Buffer, Buffer) {
         let (len, rows) = self.sizes();
         let (mut z, mut lse) = (Buffer::new(len), Buffer::new(rows));
         let (queries, keys) = (self.query_strides(), self.key_strides());
@@ -213,8 +213,8 @@ impl Op<3> for Attention {
         (z, lse)
     }
 
-    fn backward(&self, kept: Kept<'_, Buffer, 3>) -> [Option<Buffer>; 3] {
-        let [q, k, v] = kept.inputs;
+    fn backward(&self, ctx: BackwardContext<'_, Buffer, 3>) -> [Option<Buffer>; 3] {
+        let [q, k, v] = ctx.inputs;
         let (queries, keys) = (self.query_strides(), self.key_strides());
         let (mut dq, mut dk, mut dv) = (
             Buffer::new(q.len()),
@@ -235,10 +235,10 @@ impl Op<3> for Attention {
                 strides: keys,
             },
             z: View {
-                data: kept.output,
+                data: ctx.output,
                 strides: queries,
             },
-            lse: &kept.saved,
+            lse: &ctx.saved,
         };
         let grads = kernel::Grads {
             q: ViewMut {
@@ -255,11 +255,15 @@ impl Op<3> for Attention {
             },
         };
         let dz = View {
-            data: kept.grad,
+            data: ctx.grad,
             strides: queries,
         };
         kernel::backward(&self.shape, &self.options(), &saved, dz, grads);
-        let [wq, wk, wv] = kept.wanted;
-        [wq.then_some(dq), wk.then_some(dk), wv.then_some(dv)]
+        let [need_q, need_k, need_v] = ctx.needs_grad;
+        [
+            need_q.then_some(dq),
+            need_k.then_some(dk),
+            need_v.then_some(dv),
+        ]
     }
 }

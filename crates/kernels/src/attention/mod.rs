@@ -1,58 +1,60 @@
-//! Causal attention with grouped key/value heads.
+//! Causal grouped-query attention.
 
 #[cfg(feature = "flex")]
 mod fast;
 
 use burn::tensor::Tensor;
 
-use crate::{CounterRng, Sight};
+use crate::{AttentionMask, CounterRng};
 
-/// How queries see keys.
+/// Options of [`attention()`].
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionOptions<'a> {
-    /// Factor on the similarities, usually `1 / sqrt(head_dim)`.
+    /// Factor on the scores, usually `1 / sqrt(head_dim)`.
     pub scale: f64,
-    /// Squashes the scaled similarities into (-c, c) by `c * tanh(scores / c)`.
+    /// Soft cap of the scaled scores: maps them to (-c, c) by `c * tanh(score / c)`.
     pub soft_cap: Option<f64>,
-    /// Where the tokens stand.
-    pub sight: &'a Sight,
-    /// Keys that a query sees at most, itself included.
+    /// The causal mask.
+    pub mask: &'a AttentionMask,
+    /// Maximum number of keys that a query attends to, including its own (sliding window).
     pub window: Option<usize>,
-    /// For each head the slope of ALiBi's bias `-slope * distance`; empty for none.
+    /// ALiBi slope of each head: adds `-slope * distance` to the scores. Empty for none.
     pub alibi: &'a [f64],
-    /// Dropout on the percentages.
+    /// Dropout on the attention weights.
     pub dropout: Option<AttentionDropout>,
 }
 
-/// Dropout on the percentages. The mask's place of a percentage is its place in the array
-/// `[sequence, n_heads, query, key]` of the whole step.
+/// Dropout on the attention weights. An attention weight's stream position is its index in the
+/// array `[sequence, n_heads, query, key]` of the whole training step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionDropout {
-    /// The stream that decides.
+    /// The random stream.
     pub rng: CounterRng,
-    /// The share that is dropped.
+    /// Probability of dropping a weight.
     pub rate: f64,
-    /// Number of the first row within the step.
+    /// Index of the first row within the training step.
     pub first_sequence: u64,
 }
 
-/// What [`reference::attention`](crate::reference::attention) shows on its way.
+/// A value that [`reference::attention`](crate::reference::attention) passes to its probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Scaled similarities, minus infinity where hidden.
+    /// Scaled scores, minus infinity where masked.
     Scores,
-    /// The softmax of the scores.
+    /// Attention weights: the softmax of the scores ("pattern" in TransformerLens).
     Pattern,
 }
 
-/// `softmax(cap(scale q k^T), future hidden) v` for each head: `q` is `[batch, seq, n_heads, head_dim]`,
-/// `k` and `v` `[batch, keys, n_kv_heads, head_dim]`; the result is shaped like `q`.
+/// `softmax(mask(cap(scale * q k^T) + bias)) v` for each head.
+///
+/// `q` is `[batch, seq, n_heads, head_dim]`, `k` and `v` are `[batch, keys, n_kv_heads, head_dim]`;
+/// the output has the shape of `q`.
 ///
 /// Consecutive query heads share a key/value head (Ainslie et al. 2023, arXiv 2305.13245). The fast
-/// body never stores the scores (Dao et al. 2022, arXiv 2205.14135).
+/// implementation never stores the scores (Dao et al. 2022, arXiv 2205.14135).
 pub fn attention(qkv: [Tensor<4>; 3], options: &AttentionOptions<'_>) -> Tensor<4> {
     #[cfg(feature = "flex")]
-    if crate::fused::is_fast(&qkv[0]) {
+    if crate::fused::is_flex_f32(&qkv[0]) {
         return fast::attention(qkv, options);
     }
     crate::reference::attention(qkv, options, |_, _| {})

@@ -1,7 +1,7 @@
 //! Activation functions of feed-forward layers, forward and backward.
 //!
-//! Backward recomputes from the pre-activation, so nothing but that is kept. A bias may be added
-//! in front, which saves a pass over memory.
+//! The backward pass recomputes from the pre-activation, so nothing else is saved. An optional bias
+//! is added first, which saves a pass over memory.
 
 use pulp::Simd;
 
@@ -9,7 +9,7 @@ use super::math::{normal_tail, sigmoid};
 use super::par::{self, Shared};
 use super::simd::{Ops, dispatch, for_lanes, load_part, store_part};
 
-/// A function applied to each number.
+/// An elementwise activation function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// `x * Phi(x)`, exact.
@@ -19,7 +19,7 @@ pub enum Activation {
     /// `max(x, 0)`.
     Relu,
     /// `max(x, 0)^2`.
-    SquaredRelu,
+    ReluSquared,
     /// `x * sigmoid(x)`.
     Silu,
 }
@@ -28,8 +28,8 @@ pub enum Activation {
 pub fn forward(f: Activation, x: &[f32], bias: &[f32], out: &mut [f32]) {
     assert_eq!(x.len(), out.len());
     let out_at = Shared::new(out);
-    pieces(x.len(), out_at.start(), bias, |at, n, bias| {
-        // SAFETY: pieces lie in the array and do not overlap.
+    for_each_chunk_or_row(x.len(), out_at.as_ptr(), bias, |at, n, bias| {
+        // SAFETY: chunks are within all arrays and do not overlap.
         unsafe { forward_chunk(f, &x[at..at + n], bias, out_at.at(at)) };
     });
 }
@@ -40,7 +40,7 @@ pub fn backward(f: Activation, x: &[f32], bias: &[f32], dy: &[f32], dx: &mut [f3
     run_backward(f, x, bias, Shared::read_only(dy), Shared::new(dx));
 }
 
-/// `grad *= f'(x + bias)`, which turns the gradient of the output into that of the input.
+/// `grad *= f'(x + bias)`: turns the output gradient into the input gradient.
 pub fn backward_in_place(f: Activation, x: &[f32], bias: &[f32], grad: &mut [f32]) {
     assert_eq!(x.len(), grad.len());
     let grad = Shared::new(grad);
@@ -48,29 +48,29 @@ pub fn backward_in_place(f: Activation, x: &[f32], bias: &[f32], grad: &mut [f32
 }
 
 fn run_backward(f: Activation, x: &[f32], bias: &[f32], dy: Shared<f32>, dx: Shared<f32>) {
-    pieces(x.len(), dx.start(), bias, |at, n, bias| {
-        // SAFETY: pieces lie in all arrays and do not overlap; nothing is written through `dy`
+    for_each_chunk_or_row(x.len(), dx.as_ptr(), bias, |at, n, bias| {
+        // SAFETY: chunks are within all arrays and do not overlap; nothing is written through `dy`
         // unless it is `dx`.
         unsafe { backward_chunk(f, &x[at..at + n], bias, dy.at(at), dx.at(at)) };
     });
 }
 
-/// Cuts `0..len` into pieces for threads: chunks, or rows where there is a bias.
-pub(super) fn pieces(
+/// Splits `0..len` for threads: into chunks, or into rows if there is a bias.
+pub(super) fn for_each_chunk_or_row(
     len: usize,
     out: *const f32,
     bias: &[f32],
-    piece: impl Fn(usize, usize, &[f32]) + Sync + Send,
+    work: impl Fn(usize, usize, &[f32]) + Sync + Send,
 ) {
     let width = bias.len();
     if width == 0 {
-        par::chunks(len, out, |at, n| piece(at, n, &[]));
+        par::for_each_chunk(len, out, |at, n| work(at, n, &[]));
         return;
     }
     assert_eq!(len % width, 0);
-    par::row_groups(len / width, width, |first, count| {
+    par::for_each_row_group(len / width, width, |first, count| {
         for row in first..first + count {
-            piece(row * width, width, bias);
+            work(row * width, width, bias);
         }
     });
 }
@@ -86,7 +86,7 @@ fn forward_body<S: Simd>(s: S, f: Activation, x: &[f32], bias: &[f32], out: *mut
         Activation::Gelu => forward_with::<S, 0>(s, x, bias, out),
         Activation::GeluTanh => forward_with::<S, 1>(s, x, bias, out),
         Activation::Relu => forward_with::<S, 2>(s, x, bias, out),
-        Activation::SquaredRelu => forward_with::<S, 3>(s, x, bias, out),
+        Activation::ReluSquared => forward_with::<S, 3>(s, x, bias, out),
         Activation::Silu => forward_with::<S, 4>(s, x, bias, out),
     }
 }
@@ -104,17 +104,17 @@ fn backward_body<S: Simd>(
         Activation::Gelu => backward_with::<S, 0>(s, x, bias, dy, dx),
         Activation::GeluTanh => backward_with::<S, 1>(s, x, bias, dy, dx),
         Activation::Relu => backward_with::<S, 2>(s, x, bias, dy, dx),
-        Activation::SquaredRelu => backward_with::<S, 3>(s, x, bias, dy, dx),
+        Activation::ReluSquared => backward_with::<S, 3>(s, x, bias, dy, dx),
         Activation::Silu => backward_with::<S, 4>(s, x, bias, dy, dx),
     }
 }
 
-/// One chunk, or one row where there is a bias.
+/// Processes one chunk, or one row if there is a bias.
 #[inline(always)]
 fn forward_with<S: Simd, const F: usize>(s: S, x: &[f32], bias: &[f32], out: *mut f32) {
     let bias = (bias.len() == x.len()).then_some(bias.as_ptr());
     for_lanes!(s, x.len(), |at, part| {
-        // SAFETY: `at` and `part` stay within all arrays.
+        // SAFETY: `at` and `part` stay within `x.len()`, the length of all arrays.
         unsafe {
             let x = load_biased(s, x, bias, at, part);
             store_part(s, out, at, part, value::<S, F>(s, x));
@@ -122,7 +122,7 @@ fn forward_with<S: Simd, const F: usize>(s: S, x: &[f32], bias: &[f32], out: *mu
     });
 }
 
-/// One chunk, or one row where there is a bias.
+/// Processes one chunk, or one row if there is a bias.
 #[inline(always)]
 fn backward_with<S: Simd, const F: usize>(
     s: S,
@@ -133,17 +133,22 @@ fn backward_with<S: Simd, const F: usize>(
 ) {
     let bias = (bias.len() == x.len()).then_some(bias.as_ptr());
     for_lanes!(s, x.len(), |at, part| {
-        // SAFETY: `at` and `part` stay within all arrays.
+        // SAFETY: `at` and `part` stay within `x.len()`, the length of all arrays.
         unsafe {
             let x = load_biased(s, x, bias, at, part);
-            let grad = s.mul_f32s(load_part(s, dy, at, part), slope::<S, F>(s, x).1);
+            let grad = s.mul_f32s(
+                load_part(s, dy, at, part),
+                value_and_derivative::<S, F>(s, x).1,
+            );
             store_part(s, dx, at, part, grad);
         }
     });
 }
 
+/// Loads `x + bias`.
+///
 /// # Safety
-/// `at` and `part` must stay within x and the bias.
+/// `at` and `part` must be within `x` and the bias.
 #[inline(always)]
 unsafe fn load_biased<S: Simd>(
     s: S,
@@ -152,7 +157,7 @@ unsafe fn load_biased<S: Simd>(
     at: usize,
     part: Option<usize>,
 ) -> S::f32s {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that `at` and `part` are within `x` and the bias.
     unsafe {
         let value = load_part(s, x.as_ptr(), at, part);
         match bias {
@@ -162,20 +167,20 @@ unsafe fn load_biased<S: Simd>(
     }
 }
 
-/// `2 sqrt(2 / pi)` and the cubic's factor of GELU's tanh approximation, which as
-/// `(1 + tanh(a)) / 2 = sigmoid(2 a)` takes one exponential.
+/// `2 sqrt(2 / pi)` and the cubic coefficient of the tanh approximation of GELU, which takes one
+/// exponential when written as `(1 + tanh(a)) / 2 = sigmoid(2 a)`.
 const TANH_SCALE: f32 = 1.595_769_2;
-const TANH_CUBE: f32 = 0.044_715;
+const TANH_CUBIC: f32 = 0.044_715;
 
-/// The value of function number `F` (the order of [`Activation`]) at `x`.
+/// Value of function number `F` (in the order of [`Activation`]) at `x`.
 #[inline(always)]
 pub(super) fn value<S: Simd, const F: usize>(s: S, x: S::f32s) -> S::f32s {
     match F {
         0 => {
-            // max(x, 0) - |x| Phi(-|x|): exact where x is large, unlike x (1 + erf) / 2.
-            let size = s.abs_f32s(x);
-            let (tail, _) = normal_tail(s, size);
-            s.negate_mul_add_e_f32s(size, tail, s.max_f32s(x, s.zero()))
+            // max(x, 0) - |x| Phi(-|x|): accurate for large x, unlike x (1 + erf) / 2.
+            let abs = s.abs_f32s(x);
+            let (tail, _) = normal_tail(s, abs);
+            s.negate_mul_add_e_f32s(abs, tail, s.max_f32s(x, s.zero()))
         }
         1 => s.mul_f32s(x, sigmoid(s, tanh_inner(s, x))),
         2 => s.max_f32s(x, s.zero()),
@@ -187,33 +192,39 @@ pub(super) fn value<S: Simd, const F: usize>(s: S, x: S::f32s) -> S::f32s {
     }
 }
 
-/// Value and slope of function number `F` at `x`.
+/// Value and derivative of function number `F` at `x`.
 #[inline(always)]
-pub(super) fn slope<S: Simd, const F: usize>(s: S, x: S::f32s) -> (S::f32s, S::f32s) {
+pub(super) fn value_and_derivative<S: Simd, const F: usize>(
+    s: S,
+    x: S::f32s,
+) -> (S::f32s, S::f32s) {
     let one = s.splat_f32s(1.0);
     match F {
         0 => {
-            let (tail, bell) = normal_tail(s, s.abs_f32s(x));
-            let below = s.less_than_f32s(x, s.zero());
-            let phi = s.select_f32s(below, tail, s.sub_f32s(one, tail));
-            let bell = s.mul_f32s(bell, s.splat_f32s(0.398_942_3));
-            (s.mul_f32s(x, phi), s.fma(x, bell, phi))
+            let (tail, density) = normal_tail(s, s.abs_f32s(x));
+            let negative = s.less_than_f32s(x, s.zero());
+            let phi = s.select_f32s(negative, tail, s.sub_f32s(one, tail));
+            let density = s.mul_f32s(density, s.splat_f32s(0.398_942_3));
+            (s.mul_f32s(x, phi), s.fma(x, density, phi))
         }
         1 => {
             let phi = sigmoid(s, tanh_inner(s, x));
             let square = s.mul_f32s(x, x);
-            let slope = s.horner(
+            let inner_derivative = s.horner(
                 square,
-                s.splat_f32s(3.0 * TANH_SCALE * TANH_CUBE),
+                s.splat_f32s(3.0 * TANH_SCALE * TANH_CUBIC),
                 TANH_SCALE,
             );
             let y = s.mul_f32s(x, phi);
-            let bend = s.mul_f32s(y, s.sub_f32s(one, phi));
-            (y, s.fma(bend, slope, phi))
+            let y_one_minus_phi = s.mul_f32s(y, s.sub_f32s(one, phi));
+            (y, s.fma(y_one_minus_phi, inner_derivative, phi))
         }
         2 => {
-            let on = s.greater_than_f32s(x, s.zero());
-            (s.max_f32s(x, s.zero()), s.select_f32s(on, one, s.zero()))
+            let positive = s.greater_than_f32s(x, s.zero());
+            (
+                s.max_f32s(x, s.zero()),
+                s.select_f32s(positive, one, s.zero()),
+            )
         }
         3 => {
             let x = s.max_f32s(x, s.zero());
@@ -230,6 +241,6 @@ pub(super) fn slope<S: Simd, const F: usize>(s: S, x: S::f32s) -> (S::f32s, S::f
 #[inline(always)]
 fn tanh_inner<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     let square = s.mul_f32s(x, x);
-    let scale = s.horner(square, s.splat_f32s(TANH_SCALE * TANH_CUBE), TANH_SCALE);
+    let scale = s.horner(square, s.splat_f32s(TANH_SCALE * TANH_CUBIC), TANH_SCALE);
     s.mul_f32s(x, scale)
 }

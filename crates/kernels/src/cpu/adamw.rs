@@ -8,136 +8,151 @@ use super::simd::{Ops, dispatch, for_lanes, load_part, store_part};
 /// One parameter and its moments.
 #[derive(Debug)]
 pub struct Parameter<'a> {
-    /// The numbers to change.
+    /// The parameter, updated in place.
     pub value: &'a mut [f32],
-    /// Their gradient.
+    /// Gradient of the parameter.
     pub grad: &'a [f32],
     /// Running mean of the gradient.
-    pub mean: &'a mut [f32],
-    /// Running mean of its square.
-    pub square: &'a mut [f32],
+    pub first_moment: &'a mut [f32],
+    /// Running mean of the squared gradient.
+    pub second_moment: &'a mut [f32],
     /// Weight decay of this parameter.
-    pub decay: f64,
+    pub weight_decay: f64,
 }
 
-/// One step's settings.
+/// Hyperparameters of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
     /// Learning rate.
-    pub rate: f64,
-    /// How much of the running mean stays.
+    pub lr: f64,
+    /// Decay rate of the first moment.
     pub beta1: f64,
-    /// How much of the running mean of squares stays.
+    /// Decay rate of the second moment.
     pub beta2: f64,
-    /// Keeps the divisor away from 0.
+    /// Added to the denominator to avoid division by zero.
     pub eps: f64,
-    /// Number of this step, from 1 on.
-    pub number: u64,
-    /// Factor on the gradients: below 1 where their norm is clipped.
+    /// Number of this step, starting at 1.
+    pub step: u64,
+    /// Factor applied to the gradients; below 1 when their norm is clipped.
     pub grad_scale: f64,
 }
 
-/// Changes all parameters.
+/// Updates all parameters.
 pub fn step(parameters: Vec<Parameter<'_>>, settings: &Step) {
-    let mut pieces = Vec::new();
+    let mut chunks = Vec::new();
     for parameter in parameters {
-        cut(parameter, &mut pieces);
+        split_into_chunks(parameter, &mut chunks);
     }
     let constants = Constants::new(settings);
-    let count = pieces.len();
-    let pieces = Shared::new(&mut pieces);
+    let count = chunks.len();
+    let chunks = Shared::new(&mut chunks);
     par::for_each(count, CHUNK, |i| {
-        // SAFETY: each piece is taken once.
-        update(unsafe { &mut *pieces.at(i) }, constants);
+        // SAFETY: `i` is below the number of chunks, and each chunk is processed by one task only.
+        update(unsafe { &mut *chunks.at(i) }, constants);
     });
 }
 
-/// Cuts a parameter into pieces for threads, all but the first of which begin at a cache line.
-fn cut<'a>(mut rest: Parameter<'a>, pieces: &mut Vec<Parameter<'a>>) {
+/// Splits a parameter into chunks for threads; all chunks except the first start at a cache line.
+fn split_into_chunks<'a>(mut rest: Parameter<'a>, chunks: &mut Vec<Parameter<'a>>) {
     let len = rest.value.len();
-    assert!(rest.grad.len() == len && rest.mean.len() == len && rest.square.len() == len);
+    assert!(
+        rest.grad.len() == len && rest.first_moment.len() == len && rest.second_moment.len() == len
+    );
     let mut next = rest.value.as_ptr().align_offset(64);
     while next < rest.value.len() {
         let (value, value_rest) = rest.value.split_at_mut(next);
         let (grad, grad_rest) = rest.grad.split_at(next);
-        let (mean, mean_rest) = rest.mean.split_at_mut(next);
-        let (square, square_rest) = rest.square.split_at_mut(next);
-        let decay = rest.decay;
-        pieces.push(Parameter {
+        let (first_moment, first_moment_rest) = rest.first_moment.split_at_mut(next);
+        let (second_moment, second_moment_rest) = rest.second_moment.split_at_mut(next);
+        let weight_decay = rest.weight_decay;
+        chunks.push(Parameter {
             value,
             grad,
-            mean,
-            square,
-            decay,
+            first_moment,
+            second_moment,
+            weight_decay,
         });
         rest = Parameter {
             value: value_rest,
             grad: grad_rest,
-            mean: mean_rest,
-            square: square_rest,
-            decay,
+            first_moment: first_moment_rest,
+            second_moment: second_moment_rest,
+            weight_decay,
         };
         next = CHUNK;
     }
-    pieces.push(rest);
+    chunks.push(rest);
 }
 
-/// A step's settings, worked out in f64 and rounded once.
+/// Constants of a step, computed in f64 and rounded once.
 #[derive(Clone, Copy)]
 struct Constants {
-    rate: f64,
+    lr: f64,
     beta1: f32,
-    rest1: f32,
+    one_minus_beta1: f32,
     beta2: f32,
-    rest2: f32,
-    /// 1 / square root of the correction of the second moment.
-    root: f32,
+    one_minus_beta2: f32,
+    /// 1 / square root of the bias correction of the second moment.
+    inv_sqrt_correction2: f32,
     eps: f32,
-    /// Minus the rate, corrected for the first moment's start at 0.
-    pace: f32,
+    /// Minus the learning rate, divided by the bias correction of the first moment.
+    neg_step_size: f32,
     grad_scale: f32,
 }
 
 impl Constants {
     fn new(step: &Step) -> Self {
-        let number = step.number as f64;
-        let correct1 = 1.0 - step.beta1.powf(number);
-        let correct2 = 1.0 - step.beta2.powf(number);
+        let t = step.step as f64;
+        let correction1 = 1.0 - step.beta1.powf(t);
+        let correction2 = 1.0 - step.beta2.powf(t);
         Self {
-            rate: step.rate,
+            lr: step.lr,
             beta1: step.beta1 as f32,
-            rest1: (1.0 - step.beta1) as f32,
+            one_minus_beta1: (1.0 - step.beta1) as f32,
             beta2: step.beta2 as f32,
-            rest2: (1.0 - step.beta2) as f32,
-            root: (1.0 / correct2.sqrt()) as f32,
+            one_minus_beta2: (1.0 - step.beta2) as f32,
+            inv_sqrt_correction2: (1.0 / correction2.sqrt()) as f32,
             eps: step.eps as f32,
-            pace: (-step.rate / correct1) as f32,
+            neg_step_size: (-step.lr / correction1) as f32,
             grad_scale: step.grad_scale as f32,
         }
     }
 }
 
-dispatch!(fn update(piece: &mut Parameter<'_>, constants: Constants) => body);
+dispatch!(fn update(chunk: &mut Parameter<'_>, constants: Constants) => body);
 
 #[inline(always)]
-fn body<S: Simd>(s: S, piece: &mut Parameter<'_>, c: Constants) {
-    let all = |x| s.splat_f32s(x);
-    let stay = all((1.0 - c.rate * piece.decay) as f32);
-    let (value_at, mean_at) = (piece.value.as_mut_ptr(), piece.mean.as_mut_ptr());
-    let (grad_at, square_at) = (piece.grad.as_ptr(), piece.square.as_mut_ptr());
-    for_lanes!(s, piece.value.len(), |at, part| {
-        // SAFETY: all four slices have the same length, checked where pieces are cut.
+fn body<S: Simd>(s: S, chunk: &mut Parameter<'_>, c: Constants) {
+    let splat = |x| s.splat_f32s(x);
+    let decay_factor = splat((1.0 - c.lr * chunk.weight_decay) as f32);
+    let (value_at, first_moment_at) = (chunk.value.as_mut_ptr(), chunk.first_moment.as_mut_ptr());
+    let (grad_at, second_moment_at) = (chunk.grad.as_ptr(), chunk.second_moment.as_mut_ptr());
+    for_lanes!(s, chunk.value.len(), |at, part| {
+        // SAFETY: `split_into_chunks` checked that all four slices have the same length.
         unsafe {
-            let grad = s.mul_f32s(load_part(s, grad_at, at, part), all(c.grad_scale));
-            let mean = s.mul_f32s(load_part(s, mean_at, at, part), all(c.beta1));
-            let mean = s.fma(grad, all(c.rest1), mean);
-            let square = s.mul_f32s(load_part(s, square_at, at, part), all(c.beta2));
-            let square = s.fma(s.mul_f32s(grad, grad), all(c.rest2), square);
-            let divisor = s.fma(s.sqrt_f32s(square), all(c.root), all(c.eps));
-            let value = s.mul_f32s(load_part(s, value_at, at, part), stay);
-            let value = s.fma(s.div_f32s(mean, divisor), all(c.pace), value);
-            store_part(s, mean_at, at, part, mean);
-            store_part(s, square_at, at, part, square);
+            let grad = s.mul_f32s(load_part(s, grad_at, at, part), splat(c.grad_scale));
+            let first_moment = s.mul_f32s(load_part(s, first_moment_at, at, part), splat(c.beta1));
+            let first_moment = s.fma(grad, splat(c.one_minus_beta1), first_moment);
+            let second_moment =
+                s.mul_f32s(load_part(s, second_moment_at, at, part), splat(c.beta2));
+            let second_moment = s.fma(
+                s.mul_f32s(grad, grad),
+                splat(c.one_minus_beta2),
+                second_moment,
+            );
+            let divisor = s.fma(
+                s.sqrt_f32s(second_moment),
+                splat(c.inv_sqrt_correction2),
+                splat(c.eps),
+            );
+            let value = s.mul_f32s(load_part(s, value_at, at, part), decay_factor);
+            let value = s.fma(
+                s.div_f32s(first_moment, divisor),
+                splat(c.neg_step_size),
+                value,
+            );
+            store_part(s, first_moment_at, at, part, first_moment);
+            store_part(s, second_moment_at, at, part, second_moment);
             store_part(s, value_at, at, part, value);
         }
     });

@@ -1,62 +1,63 @@
-//! Softmax cross-entropy: loss and gradient in one go, row by row while the row is in the cache.
+//! Softmax cross-entropy: computes loss and gradient together, row by row, while the row is in the
+//! cache.
 
 use pulp::Simd;
 
 use super::math::{exp, soft_cap};
 use super::par::{self, Shared};
-use super::simd::{Ops, clear_beyond, dispatch, fill_beyond, for_lanes, load_part, store_part};
+use super::simd::{Ops, dispatch, fill_tail, for_lanes, load_part, store_part, zero_tail};
 
-/// The target of rows that do not count.
-pub const IGNORED: u32 = u32::MAX;
+/// Target of rows that do not count.
+pub const IGNORE: u32 = u32::MAX;
 
-/// What is to be predicted.
+/// The targets and the transformation of the logits.
 #[derive(Clone, Copy, Debug)]
 pub struct Task<'a> {
-    /// Numbers of each row of logits.
+    /// Length of a row of logits.
     pub vocab: usize,
-    /// The right word of each row, or [`IGNORED`].
+    /// Target id of each row, or [`IGNORE`].
     pub targets: &'a [u32],
-    /// Logits x become `cap * tanh(x / cap)` first.
+    /// Soft cap: replaces each logit x by `cap * tanh(x / cap)`.
     pub soft_cap: Option<f32>,
 }
 
-/// What is known of each row afterwards; both are 0 for ignored rows.
+/// Results per row; both are 0 for ignored rows.
 #[derive(Debug)]
-pub struct RowResults<'a> {
-    /// Minus the log of the right word's percentage.
+pub struct RowLosses<'a> {
+    /// Loss: minus the log of the target probability.
     pub loss: &'a mut [f32],
-    /// Log of the sum of exponentials.
+    /// Log-sum-exp of the logits.
     pub lse: &'a mut [f32],
 }
 
-/// The sum of all rows' losses.
-pub fn forward(task: &Task<'_>, logits: &[f32], results: RowResults<'_>) -> f64 {
-    run(task, Shared::read_only(logits), logits.len(), None, results)
+/// Returns the sum of all rows' losses.
+pub fn forward(task: &Task<'_>, logits: &[f32], losses: RowLosses<'_>) -> f64 {
+    run(task, Shared::read_only(logits), logits.len(), None, losses)
 }
 
-/// The sum of all rows' losses; `grad` becomes its gradient times `scale`.
+/// Returns the sum of all rows' losses and writes its gradient times `scale` to `grad`.
 pub fn forward_backward(
     task: &Task<'_>,
     logits: &[f32],
     scale: f32,
     grad: &mut [f32],
-    results: RowResults<'_>,
+    losses: RowLosses<'_>,
 ) -> f64 {
     assert_eq!(logits.len(), grad.len());
     let grad = Some((Shared::new(grad), scale));
-    run(task, Shared::read_only(logits), logits.len(), grad, results)
+    run(task, Shared::read_only(logits), logits.len(), grad, losses)
 }
 
-/// Like [`forward_backward`], with the gradient in the logits' place.
+/// Like [`forward_backward`], but overwrites the logits with the gradient.
 pub fn forward_backward_in_place(
     task: &Task<'_>,
     logits: &mut [f32],
     scale: f32,
-    results: RowResults<'_>,
+    losses: RowLosses<'_>,
 ) -> f64 {
     let len = logits.len();
     let logits = Shared::new(logits);
-    run(task, logits, len, Some((logits, scale)), results)
+    run(task, logits, len, Some((logits, scale)), losses)
 }
 
 fn run(
@@ -64,15 +65,16 @@ fn run(
     logits: Shared<f32>,
     len: usize,
     grad: Option<(Shared<f32>, f32)>,
-    results: RowResults<'_>,
+    losses: RowLosses<'_>,
 ) -> f64 {
     let (rows, vocab) = (task.targets.len(), task.vocab);
-    assert!(len == rows * vocab && results.loss.len() == rows && results.lse.len() == rows);
-    let known = |target: &u32| *target == IGNORED || (*target as usize) < vocab;
-    assert!(task.targets.iter().all(known), "targets are words");
-    let (loss_at, lse_at) = (Shared::new(results.loss), Shared::new(results.lse));
+    assert!(len == rows * vocab && losses.loss.len() == rows && losses.lse.len() == rows);
+    let is_valid = |target: &u32| *target == IGNORE || (*target as usize) < vocab;
+    assert!(task.targets.iter().all(is_valid), "target id out of range");
+    let (loss_at, lse_at) = (Shared::new(losses.loss), Shared::new(losses.lse));
     par::for_each(rows, vocab * 4, |row| {
-        // SAFETY: rows do not overlap; nothing is written to the logits unless they are `grad`.
+        // SAFETY: each row is within all arrays and used by one task only; the logits are written
+        // only if they are also `grad`.
         unsafe {
             let grad = grad.map(|(grad, scale)| (grad.at(row * vocab), scale));
             let row_task = Row {
@@ -84,12 +86,12 @@ fn run(
             (*loss_at.at(row), *lse_at.at(row)) = run_row(&row_task, grad);
         }
     });
-    // SAFETY: all threads are done.
-    let losses = unsafe { loss_at.slice(0, rows) };
-    losses.iter().map(|loss| f64::from(*loss)).sum()
+    // SAFETY: the slice covers the `rows` elements of the row losses, and all tasks have finished.
+    let row_losses = unsafe { loss_at.slice(0, rows) };
+    row_losses.iter().map(|loss| f64::from(*loss)).sum()
 }
 
-/// One row.
+/// One row of logits.
 struct Row {
     x: *const f32,
     vocab: usize,
@@ -101,127 +103,145 @@ dispatch!(fn run_row(row: &Row, grad: Option<(*mut f32, f32)>) -> (f32, f32) => 
 
 #[inline(always)]
 fn body<S: Simd>(s: S, row: &Row, grad: Option<(*mut f32, f32)>) -> (f32, f32) {
-    if row.target == IGNORED {
+    if row.target == IGNORE {
         if let Some((grad, _)) = grad {
-            // SAFETY: the gradient has `vocab` numbers.
+            // SAFETY: a row of the gradient has `vocab` elements.
             unsafe { grad.write_bytes(0, row.vocab) };
         }
         return (0.0, 0.0);
     }
     let target = row.target as usize;
-    // SAFETY: the target is below `vocab`. Read before the gradient may take its place.
-    let logit = capped_number(unsafe { *row.x.add(target) }, row.cap);
-    // SAFETY: rows have `vocab` numbers, the gradient too.
+    // SAFETY: the target is below `vocab`. Read before the gradient may overwrite the logit.
+    let logit = soft_cap_scalar(unsafe { *row.x.add(target) }, row.cap);
+    // SAFETY: the rows of logits and gradient have `vocab` elements each, and the target is below
+    // `vocab`.
     unsafe {
-        let (highest, sum) = match (row.cap, grad) {
-            (Some(cap), Some((grad, _))) => capped_copy(s, row, cap, grad),
-            (Some(cap), None) => capped_sums(s, row, cap),
-            (None, grad) => sums(s, row.x, row.vocab, grad.map(|(grad, _)| grad)),
+        let (row_max, sum) = match (row.cap, grad) {
+            (Some(cap), Some((grad, _))) => store_capped(s, row, cap, grad),
+            (Some(cap), None) => capped_exp_sum(s, row, cap),
+            (None, grad) => exp_sum(s, row.x, row.vocab, grad.map(|(grad, _)| grad)),
         };
         if let Some((grad, scale)) = grad {
             match row.cap {
-                Some(cap) => capped_gradient(s, grad, row.vocab, (highest, scale / sum), cap),
-                None => multiply(s, grad, row.vocab, scale / sum),
+                Some(cap) => capped_gradient(s, grad, row.vocab, (row_max, scale / sum), cap),
+                None => scale_row(s, grad, row.vocab, scale / sum),
             }
-            let slope = row
+            let derivative = row
                 .cap
                 .map_or(1.0, |cap| 1.0 - (logit / cap) * (logit / cap));
-            *grad.add(target) -= scale * slope;
+            *grad.add(target) -= scale * derivative;
         }
-        let lse = highest + sum.ln();
+        let lse = row_max + sum.ln();
         (lse - logit, lse)
     }
 }
 
-fn capped_number(x: f32, cap: Option<f32>) -> f32 {
+fn soft_cap_scalar(x: f32, cap: Option<f32>) -> f32 {
     cap.map_or(x, |cap| cap * (x / cap).tanh())
 }
 
-/// The highest number and the sum of exponentials relative to it, which go to `out`.
+/// Returns the maximum and the sum of the exponentials relative to it, and writes the exponentials
+/// to `out`.
+///
+/// # Safety
+/// `len` floats must be readable at `x` and writable at `out`.
 #[inline(always)]
-unsafe fn sums<S: Simd>(s: S, x: *const f32, len: usize, out: Option<*mut f32>) -> (f32, f32) {
-    // SAFETY: the caller's promise.
-    let highest = unsafe { highest(s, x, len) };
-    let base = s.splat_f32s(highest);
+unsafe fn exp_sum<S: Simd>(s: S, x: *const f32, len: usize, out: Option<*mut f32>) -> (f32, f32) {
+    // SAFETY: the caller guarantees that `len` floats are readable at `x`.
+    let row_max = unsafe { row_max(s, x, len) };
+    let base = s.splat_f32s(row_max);
     let mut total = 0.0;
     for first in (0..len).step_by(BLOCK) {
         let mut sum = s.zero();
         for_lanes!(s, BLOCK.min(len - first), |at, part| {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller guarantees that `len` floats are readable at `x` and writable at
+            // `out`, and `first + at` stays below `len`.
             unsafe {
                 let e = exp(s, s.sub_f32s(load_part(s, x, first + at, part), base));
                 if let Some(out) = out {
                     store_part(s, out, first + at, part, e);
                 }
-                sum = s.add_f32s(sum, clear_beyond(s, e, part));
+                sum = s.add_f32s(sum, zero_tail(s, e, part));
             }
         });
         total += f64::from(s.reduce_sum_f32s(sum));
     }
-    (highest, total as f32)
+    (row_max, total as f32)
 }
 
-/// `sums` of the capped logits.
+/// `exp_sum` of the capped logits.
+///
+/// # Safety
+/// `row.vocab` floats must be readable at `row.x`.
 #[inline(always)]
-unsafe fn capped_sums<S: Simd>(s: S, row: &Row, cap: f32) -> (f32, f32) {
-    // The cap is monotonous: the highest logit stays the highest.
-    // SAFETY: the caller's promise.
-    let highest = capped_number(unsafe { highest(s, row.x, row.vocab) }, Some(cap));
-    let base = s.splat_f32s(highest);
+unsafe fn capped_exp_sum<S: Simd>(s: S, row: &Row, cap: f32) -> (f32, f32) {
+    // The cap is monotonic, so the maximum logit remains the maximum.
+    // SAFETY: the caller guarantees that `row.vocab` floats are readable at `row.x`.
+    let row_max = soft_cap_scalar(unsafe { row_max(s, row.x, row.vocab) }, Some(cap));
+    let base = s.splat_f32s(row_max);
     let mut total = 0.0;
     for first in (0..row.vocab).step_by(BLOCK) {
         let mut sum = s.zero();
         for_lanes!(s, BLOCK.min(row.vocab - first), |at, part| {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller guarantees that `row.vocab` floats are readable at `row.x`.
             let y = soft_cap(s, unsafe { load_part(s, row.x, first + at, part) }, cap);
             let e = exp(s, s.sub_f32s(y, base));
-            sum = s.add_f32s(sum, clear_beyond(s, e, part));
+            sum = s.add_f32s(sum, zero_tail(s, e, part));
         });
         total += f64::from(s.reduce_sum_f32s(sum));
     }
-    (highest, total as f32)
+    (row_max, total as f32)
 }
 
-/// `sums` of the capped logits, which go to `out`.
+/// `exp_sum` of the capped logits; writes the capped logits to `out`.
+///
+/// # Safety
+/// `row.vocab` floats must be readable at `row.x` and writable at `out`.
 #[inline(always)]
-unsafe fn capped_copy<S: Simd>(s: S, row: &Row, cap: f32, out: *mut f32) -> (f32, f32) {
+unsafe fn store_capped<S: Simd>(s: S, row: &Row, cap: f32, out: *mut f32) -> (f32, f32) {
     for_lanes!(s, row.vocab, |at, part| {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees that `row.vocab` floats are readable at `row.x` and
+        // writable at `out`.
         unsafe {
             let y = soft_cap(s, load_part(s, row.x, at, part), cap);
             store_part(s, out, at, part, y);
         }
     });
-    // SAFETY: the caller's promise.
-    unsafe { sums(s, out, row.vocab, None) }
+    // SAFETY: `out` was just written and has `row.vocab` floats.
+    unsafe { exp_sum(s, out, row.vocab, None) }
 }
 
-/// Capped logits y to `e^(y - highest) * factor * (1 - (y / cap)^2)`.
+/// Replaces capped logits y by `e^(y - row_max) * factor * (1 - (y / cap)^2)`.
+///
+/// # Safety
+/// `len` floats must be readable and writable at `y`.
 #[inline(always)]
 unsafe fn capped_gradient<S: Simd>(
     s: S,
     y: *mut f32,
     len: usize,
-    (highest, factor): (f32, f32),
+    (row_max, factor): (f32, f32),
     cap: f32,
 ) {
     for_lanes!(s, len, |at, part| {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees that `len` floats are valid at `y`.
         unsafe {
             let value = load_part(s, y, at, part);
-            let e = exp(s, s.sub_f32s(value, s.splat_f32s(highest)));
+            let e = exp(s, s.sub_f32s(value, s.splat_f32s(row_max)));
             let t = s.mul_f32s(value, s.splat_f32s(1.0 / cap));
-            let slope = s.sub_f32s(s.splat_f32s(1.0), s.mul_f32s(t, t));
-            let grad = s.mul_f32s(s.mul_f32s(e, s.splat_f32s(factor)), slope);
+            let derivative = s.sub_f32s(s.splat_f32s(1.0), s.mul_f32s(t, t));
+            let grad = s.mul_f32s(s.mul_f32s(e, s.splat_f32s(factor)), derivative);
             store_part(s, y, at, part, grad);
         }
     });
 }
 
+/// # Safety
+/// `len` floats must be readable and writable at `x`.
 #[inline(always)]
-unsafe fn multiply<S: Simd>(s: S, x: *mut f32, len: usize, factor: f32) {
+unsafe fn scale_row<S: Simd>(s: S, x: *mut f32, len: usize, factor: f32) {
     for_lanes!(s, len, |at, part| {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees that `len` floats are valid at `x`.
         unsafe {
             let y = s.mul_f32s(load_part(s, x, at, part), s.splat_f32s(factor));
             store_part(s, x, at, part, y);
@@ -229,17 +249,19 @@ unsafe fn multiply<S: Simd>(s: S, x: *mut f32, len: usize, factor: f32) {
     });
 }
 
-/// Numbers summed up in registers before they go to f64: long sums of f32 lose bits.
+/// Number of elements accumulated in f32 before widening to f64: long sums in f32 lose precision.
 const BLOCK: usize = 4096;
 
+/// # Safety
+/// `len` floats must be readable at `x`.
 #[inline(always)]
-unsafe fn highest<S: Simd>(s: S, x: *const f32, len: usize) -> f32 {
+unsafe fn row_max<S: Simd>(s: S, x: *const f32, len: usize) -> f32 {
     let lowest = s.splat_f32s(f32::NEG_INFINITY);
-    let mut highest = lowest;
+    let mut row_max = lowest;
     for_lanes!(s, len, |at, part| {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees that `len` floats are readable at `x`.
         let x = unsafe { load_part(s, x, at, part) };
-        highest = s.max_f32s(highest, fill_beyond(s, x, lowest, part));
+        row_max = s.max_f32s(row_max, fill_tail(s, x, lowest, part));
     });
-    s.reduce_max_f32s(highest)
+    s.reduce_max_f32s(row_max)
 }

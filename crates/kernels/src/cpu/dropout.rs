@@ -1,4 +1,4 @@
-//! Dropout whose mask is a pure function of a key and a place.
+//! Dropout whose mask is a pure function of a key and the position of an element.
 
 use pulp::Simd;
 
@@ -8,55 +8,65 @@ use super::simd::{dispatch, for_lanes, load_part, store_part};
 /// 2^64 divided by the golden ratio, the increment of `SplitMix64`.
 pub(crate) const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// Which numbers are dropped.
+/// Which elements to drop.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Mask {
-    /// The key of a counter-based random stream.
+    /// Key of a counter-based random stream.
     pub key: u64,
-    /// The share that is dropped, from 0 up to, but not, 1.
+    /// Probability of dropping an element, in [0, 1).
     pub rate: f64,
 }
 
 impl Mask {
-    /// A place is dropped if its 32 random bits are below this.
+    /// An element is dropped if its 32 random bits are below this threshold.
     pub(crate) fn threshold(&self) -> u32 {
-        assert!((0.0..1.0).contains(&self.rate), "a rate from 0 up to 1");
+        assert!(
+            (0.0..1.0).contains(&self.rate),
+            "the dropout rate must be in [0, 1)"
+        );
         (self.rate * 4_294_967_296.0) as u32
     }
 
-    /// The factor on what is kept.
-    pub(crate) fn keep(&self) -> f32 {
+    /// Factor on the remaining elements, `1 / (1 - rate)`.
+    pub(crate) fn scale(&self) -> f32 {
         (1.0 / (1.0 - self.rate)) as f32
     }
 }
 
-/// `out = x * mask`, with the mask of the places from `first` on. Forward and backward alike.
-pub fn apply(mask: Mask, first: u64, x: &[f32], out: &mut [f32]) {
+/// `out = x * mask`, with the mask of stream positions from `offset` on. Used in the forward and
+/// the backward pass.
+pub fn apply(mask: Mask, offset: u64, x: &[f32], out: &mut [f32]) {
     assert_eq!(x.len(), out.len());
-    run(mask, first, Shared::read_only(x), Shared::new(out), x.len());
+    run(
+        mask,
+        offset,
+        Shared::read_only(x),
+        Shared::new(out),
+        x.len(),
+    );
 }
 
-/// `x *= mask`, with the mask of the places from `first` on.
-pub fn apply_in_place(mask: Mask, first: u64, x: &mut [f32]) {
+/// `x *= mask`, with the mask of stream positions from `offset` on.
+pub fn apply_in_place(mask: Mask, offset: u64, x: &mut [f32]) {
     let len = x.len();
     let x = Shared::new(x);
-    run(mask, first, x, x, len);
+    run(mask, offset, x, x, len);
 }
 
-fn run(mask: Mask, first: u64, x: Shared<f32>, out: Shared<f32>, len: usize) {
-    par::chunks(len, out.start(), |at, n| {
-        // SAFETY: chunks lie in both arrays and do not overlap; nothing is written through `x`
+fn run(mask: Mask, offset: u64, x: Shared<f32>, out: Shared<f32>, len: usize) {
+    par::for_each_chunk(len, out.as_ptr(), |at, n| {
+        // SAFETY: chunks are within both arrays and do not overlap; nothing is written through `x`
         // unless it is `out`.
-        unsafe { chunk(mask, first + at as u64, x.at(at), out.at(at), n) };
+        unsafe { chunk(mask, offset + at as u64, x.at(at), out.at(at), n) };
     });
 }
 
-dispatch!(fn chunk(mask: Mask, first: u64, x: *const f32, out: *mut f32, len: usize) => chunk_body);
+dispatch!(fn chunk(mask: Mask, offset: u64, x: *const f32, out: *mut f32, len: usize) => chunk_body);
 
-/// Random draws made at once; each serves two places.
+/// Random draws per block; each draw serves two elements.
 const DRAWS: usize = 32;
 
-/// The finalizer of `SplitMix64`.
+/// The `SplitMix64` finalizer.
 #[inline(always)]
 pub(crate) fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -65,17 +75,18 @@ pub(crate) fn mix(mut z: u64) -> u64 {
 }
 
 #[inline(always)]
-fn chunk_body<S: Simd>(s: S, mask: Mask, first: u64, x: *const f32, out: *mut f32, len: usize) {
-    let (threshold, keep) = (mask.threshold(), mask.keep());
-    let mut draw = first / 2;
+fn chunk_body<S: Simd>(s: S, mask: Mask, offset: u64, x: *const f32, out: *mut f32, len: usize) {
+    let (threshold, scale) = (mask.threshold(), mask.scale());
+    let mut draw = offset / 2;
     let mut start = 0;
-    // An odd place is the second of its draw.
-    let mut skip = (first % 2) as usize;
+    // An odd position is the second of its draw.
+    let mut skip = (offset % 2) as usize;
     while start < len {
-        let factors = factors(mask.key, draw, threshold, keep);
+        let factors = factors(mask.key, draw, threshold, scale);
         let n = (2 * DRAWS - skip).min(len - start);
         for_lanes!(s, n, |at, part| {
-            // SAFETY: `start + at` stays below the length of both arrays.
+            // SAFETY: `start + at` stays below `len`, the length of both arrays, and `skip + at`
+            // within `factors`.
             unsafe {
                 let factor = load_part(s, factors.as_ptr().add(skip), at, part);
                 let y = s.mul_f32s(factor, load_part(s, x, start + at, part));
@@ -86,11 +97,11 @@ fn chunk_body<S: Simd>(s: S, mask: Mask, first: u64, x: *const f32, out: *mut f3
     }
 }
 
-/// The factors of the places `2 * draw ..`.
+/// The factors of the positions from `2 * draw` on.
 ///
-/// Plain loops over arrays: compilers use the 64-bit multiplies of AVX-512 or emulate them.
+/// Plain loops over arrays: the compiler uses the 64-bit multiplies of AVX-512, or emulates them.
 #[inline(always)]
-fn factors(key: u64, draw: u64, threshold: u32, keep: f32) -> [f32; 2 * DRAWS] {
+fn factors(key: u64, draw: u64, threshold: u32, scale: f32) -> [f32; 2 * DRAWS] {
     let base = key.wrapping_add(draw.wrapping_add(1).wrapping_mul(GOLDEN));
     let mut bits = [0; DRAWS];
     for (i, bits) in bits.iter_mut().enumerate() {
@@ -98,11 +109,15 @@ fn factors(key: u64, draw: u64, threshold: u32, keep: f32) -> [f32; 2 * DRAWS] {
     }
     let mut factors = [0.0; 2 * DRAWS];
     for (pair, bits) in factors.as_chunks_mut::<2>().0.iter_mut().zip(bits) {
-        pair[0] = if (bits as u32) < threshold { 0.0 } else { keep };
+        pair[0] = if (bits as u32) < threshold {
+            0.0
+        } else {
+            scale
+        };
         pair[1] = if ((bits >> 32) as u32) < threshold {
             0.0
         } else {
-            keep
+            scale
         };
     }
     factors

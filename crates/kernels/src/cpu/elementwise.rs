@@ -1,4 +1,4 @@
-//! Sums of arrays, and of an array and a row.
+//! Elementwise sums of arrays, and of an array and a row.
 
 use pulp::Simd;
 
@@ -9,8 +9,8 @@ use super::simd::{Ops, dispatch, for_lanes, load_part, store_part};
 pub fn add(a: &[f32], b: &[f32], out: &mut [f32]) {
     assert!(a.len() == out.len() && b.len() == out.len());
     let out_at = Shared::new(out);
-    par::chunks(a.len(), out_at.start(), |at, n| {
-        // SAFETY: chunks do not overlap.
+    par::for_each_chunk(a.len(), out_at.as_ptr(), |at, n| {
+        // SAFETY: chunks are within `out` and do not overlap.
         let out = unsafe { out_at.slice(at, n) };
         add_chunk(&a[at..at + n], &b[at..at + n], out);
     });
@@ -20,8 +20,8 @@ pub fn add(a: &[f32], b: &[f32], out: &mut [f32]) {
 pub fn add_scaled(y: &mut [f32], alpha: f32, x: &[f32]) {
     assert_eq!(x.len(), y.len());
     let y_at = Shared::new(y);
-    par::chunks(x.len(), y_at.start(), |at, n| {
-        // SAFETY: chunks do not overlap.
+    par::for_each_chunk(x.len(), y_at.as_ptr(), |at, n| {
+        // SAFETY: chunks are within `y` and do not overlap.
         let y = unsafe { y_at.slice(at, n) };
         add_scaled_chunk(y, alpha, &x[at..at + n]);
     });
@@ -31,10 +31,10 @@ pub fn add_scaled(y: &mut [f32], alpha: f32, x: &[f32]) {
 pub fn scale(x: &mut [f32], alpha: f32) {
     let len = x.len();
     let x_at = Shared::new(x);
-    par::chunks(len, x_at.start(), |at, n| {
-        // SAFETY: chunks do not overlap.
+    par::for_each_chunk(len, x_at.as_ptr(), |at, n| {
+        // SAFETY: chunks are within `x` and do not overlap.
         let x = unsafe { x_at.slice(at, n) };
-        // Plain code: compilers turn it into what the memory allows.
+        // A plain loop: it is bound by memory bandwidth in any case.
         for x in x {
             *x *= alpha;
         }
@@ -49,9 +49,9 @@ pub fn add_bias(x: &mut [f32], bias: &[f32]) {
     };
     assert_eq!(rows * width, x.len());
     let x_at = Shared::new(x);
-    par::row_groups(rows, width, |first, count| {
+    par::for_each_row_group(rows, width, |first, count| {
         for row in first..first + count {
-            // SAFETY: row groups do not overlap.
+            // SAFETY: rows are within `x` and do not overlap.
             let x = unsafe { x_at.slice(row * width, width) };
             add_scaled_chunk(x, 1.0, bias);
         }

@@ -1,30 +1,30 @@
-//! Rows of a table by number, and the gradient of the table.
+//! Embedding lookup and the gradient of the table.
 
 use pulp::Simd;
 
 use super::par::{self, Shared};
 use super::simd::{dispatch, for_lanes, load_part, store_part};
 
-/// `out[i] = table[ids[i]]`, rows of `width` numbers.
+/// `out[i] = table[ids[i]]`, with rows of `width` elements.
 pub fn gather(table: &[f32], width: usize, ids: &[u32], out: &mut [f32]) {
     assert_eq!(out.len(), ids.len() * width);
     check(table.len(), width, ids);
     let out = Shared::new(out);
-    par::row_groups(ids.len(), width, |first, count| {
+    par::for_each_row_group(ids.len(), width, |first, count| {
         for (row, id) in (first..).zip(&ids[first..first + count]) {
             let from = *id as usize * width;
-            // SAFETY: rows do not overlap.
+            // SAFETY: `out` has `width` elements for each id, and rows do not overlap.
             let out = unsafe { out.slice(row * width, width) };
             out.copy_from_slice(&table[from..from + width]);
         }
     });
 }
 
-/// Columns of a unit of work: whole cache lines, so that threads do not share them.
+/// Columns per task: whole cache lines, so that threads do not share them.
 const COLUMNS: usize = 64;
 
-/// `table_grad[ids[i]] += grad[i]`. Each unit of work takes some columns of all rows in order, so
-/// each number's sum has one order only.
+/// `table_grad[ids[i]] += grad[i]`. Each task handles some columns of all rows in order, so every
+/// element has a fixed summation order.
 pub fn scatter_add(grad: &[f32], width: usize, ids: &[u32], table_grad: &mut [f32]) {
     assert_eq!(grad.len(), ids.len() * width);
     check(table_grad.len(), width, ids);
@@ -32,10 +32,11 @@ pub fn scatter_add(grad: &[f32], width: usize, ids: &[u32], table_grad: &mut [f3
     par::for_each(
         width.div_ceil(COLUMNS),
         ids.len() * COLUMNS.min(width),
-        |unit| {
-            let first = unit * COLUMNS;
+        |task| {
+            let first = task * COLUMNS;
             let columns = COLUMNS.min(width - first);
-            // SAFETY: ids are checked, and units have columns of their own.
+            // SAFETY: `check` verified the ids, the columns are below `width`, and no two tasks
+            // share a column.
             unsafe {
                 add_columns(
                     grad.as_ptr().add(first),
@@ -53,7 +54,7 @@ fn check(table_len: usize, width: usize, ids: &[u32]) {
     let rows = table_len / width;
     assert!(
         ids.iter().all(|id| (*id as usize) < rows),
-        "ids are rows of the table"
+        "token id out of range"
     );
 }
 
@@ -69,7 +70,8 @@ fn body<S: Simd>(
 ) {
     for (row, id) in ids.iter().enumerate() {
         for_lanes!(s, columns, |at, part| {
-            // SAFETY: the caller passes rows of `width` numbers of which `columns` are its own.
+            // SAFETY: the caller passes rows of `width` elements, of which `columns` belong to this
+            // task.
             unsafe {
                 let (from, to) = (grad.add(row * width), table.add(*id as usize * width));
                 let sum = s.add_f32s(load_part(s, from, at, part), load_part(s, to, at, part));

@@ -1,63 +1,69 @@
-//! Gated feed-forward layers: `f(gate) * up` (`SwiGLU`, GEGLU and their kin).
+//! Gated activations: `f(gate) * up` (`SwiGLU`, GEGLU and related variants).
 
 use pulp::Simd;
 
-use super::activation::{Activation, pieces, slope, value};
+use super::activation::{Activation, for_each_chunk_or_row, value, value_and_derivative};
 use super::par::Shared;
 use super::simd::{dispatch, for_lanes, load_part, store_part};
 
-/// What a gated layer multiplies.
+/// Inputs of a gated activation.
 #[derive(Clone, Copy, Debug)]
-pub struct Gated<'a> {
-    /// Goes through the activation.
+pub struct GatedInput<'a> {
+    /// Input of the activation function.
     pub gate: &'a [f32],
-    /// What is let through.
+    /// Multiplied by the activated gate.
     pub up: &'a [f32],
 }
 
 /// `hidden = f(gate) * up`.
-pub fn forward(f: Activation, x: Gated<'_>, hidden: &mut [f32]) {
+pub fn forward(f: Activation, x: GatedInput<'_>, hidden: &mut [f32]) {
     assert!(x.gate.len() == hidden.len() && x.up.len() == hidden.len());
     let hidden_at = Shared::new(hidden);
-    pieces(x.gate.len(), hidden_at.start(), &[], |at, n, _| {
-        let x = part(x, at, n);
-        // SAFETY: pieces do not overlap.
+    for_each_chunk_or_row(x.gate.len(), hidden_at.as_ptr(), &[], |at, n, _| {
+        let x = slice(x, at, n);
+        // SAFETY: chunks are within `hidden` and do not overlap.
         forward_chunk(f, x, unsafe { hidden_at.slice(at, n) });
     });
 }
 
-/// Gradients of gate and up from that of the hidden numbers.
-pub fn backward(f: Activation, x: Gated<'_>, grad: &[f32], d_gate: &mut [f32], d_up: &mut [f32]) {
+/// Computes the gradients of gate and up from the output gradient.
+pub fn backward(
+    f: Activation,
+    x: GatedInput<'_>,
+    grad: &[f32],
+    d_gate: &mut [f32],
+    d_up: &mut [f32],
+) {
     let len = grad.len();
     assert!(x.gate.len() == len && x.up.len() == len && d_gate.len() == len && d_up.len() == len);
     let (gate_at, up_at) = (Shared::new(d_gate), Shared::new(d_up));
-    pieces(len, gate_at.start(), &[], |at, n, _| {
-        let (x, grad) = (part(x, at, n), &grad[at..at + n]);
-        // SAFETY: pieces do not overlap.
+    for_each_chunk_or_row(len, gate_at.as_ptr(), &[], |at, n, _| {
+        let (x, grad) = (slice(x, at, n), &grad[at..at + n]);
+        // SAFETY: chunks are within both gradients and do not overlap.
         let (d_gate, d_up) = unsafe { (gate_at.slice(at, n), up_at.slice(at, n)) };
         backward_chunk(f, x, grad, d_gate, d_up);
     });
 }
 
-fn part(x: Gated<'_>, at: usize, n: usize) -> Gated<'_> {
-    Gated {
+fn slice(x: GatedInput<'_>, at: usize, n: usize) -> GatedInput<'_> {
+    GatedInput {
         gate: &x.gate[at..at + n],
         up: &x.up[at..at + n],
     }
 }
 
-dispatch!(fn forward_chunk(f: Activation, x: Gated<'_>, hidden: &mut [f32]) => forward_body);
+dispatch!(fn forward_chunk(f: Activation, x: GatedInput<'_>, hidden: &mut [f32]) => forward_body);
 dispatch!(fn backward_chunk(
-    f: Activation, x: Gated<'_>, grad: &[f32], d_gate: &mut [f32], d_up: &mut [f32],
+    f: Activation, x: GatedInput<'_>, grad: &[f32], d_gate: &mut [f32], d_up: &mut [f32],
 ) => backward_body);
 
 #[inline(always)]
-fn forward_body<S: Simd>(s: S, f: Activation, x: Gated<'_>, hidden: &mut [f32]) {
+fn forward_body<S: Simd>(s: S, f: Activation, x: GatedInput<'_>, hidden: &mut [f32]) {
     match f {
         Activation::Gelu => forward_with::<S, 0>(s, x, hidden),
         Activation::GeluTanh => forward_with::<S, 1>(s, x, hidden),
         Activation::Relu => forward_with::<S, 2>(s, x, hidden),
-        Activation::SquaredRelu => forward_with::<S, 3>(s, x, hidden),
+        Activation::ReluSquared => forward_with::<S, 3>(s, x, hidden),
         Activation::Silu => forward_with::<S, 4>(s, x, hidden),
     }
 }
@@ -66,7 +72,7 @@ fn forward_body<S: Simd>(s: S, f: Activation, x: Gated<'_>, hidden: &mut [f32]) 
 fn backward_body<S: Simd>(
     s: S,
     f: Activation,
-    x: Gated<'_>,
+    x: GatedInput<'_>,
     grad: &[f32],
     d_gate: &mut [f32],
     d_up: &mut [f32],
@@ -76,16 +82,16 @@ fn backward_body<S: Simd>(
         Activation::Gelu => backward_with::<S, 0>(s, x, grad, d),
         Activation::GeluTanh => backward_with::<S, 1>(s, x, grad, d),
         Activation::Relu => backward_with::<S, 2>(s, x, grad, d),
-        Activation::SquaredRelu => backward_with::<S, 3>(s, x, grad, d),
+        Activation::ReluSquared => backward_with::<S, 3>(s, x, grad, d),
         Activation::Silu => backward_with::<S, 4>(s, x, grad, d),
     }
 }
 
 #[inline(always)]
-fn forward_with<S: Simd, const F: usize>(s: S, x: Gated<'_>, hidden: &mut [f32]) {
+fn forward_with<S: Simd, const F: usize>(s: S, x: GatedInput<'_>, hidden: &mut [f32]) {
     let len = hidden.len().min(x.gate.len()).min(x.up.len());
     for_lanes!(s, len, |at, part| {
-        // SAFETY: `at` and `part` stay within all slices.
+        // SAFETY: `at` and `part` stay within `len`, the length of the shortest slice.
         unsafe {
             let gate = value::<S, F>(s, load_part(s, x.gate.as_ptr(), at, part));
             let y = s.mul_f32s(gate, load_part(s, x.up.as_ptr(), at, part));
@@ -97,19 +103,26 @@ fn forward_with<S: Simd, const F: usize>(s: S, x: Gated<'_>, hidden: &mut [f32])
 #[inline(always)]
 fn backward_with<S: Simd, const F: usize>(
     s: S,
-    x: Gated<'_>,
+    x: GatedInput<'_>,
     grad: &[f32],
     (d_gate, d_up): (&mut [f32], &mut [f32]),
 ) {
     let len = grad.len().min(x.gate.len()).min(x.up.len());
     let len = len.min(d_gate.len()).min(d_up.len());
     for_lanes!(s, len, |at, part| {
-        // SAFETY: `at` and `part` stay within all slices.
+        // SAFETY: `at` and `part` stay within `len`, the length of the shortest slice.
         unsafe {
-            let (y, slope) = slope::<S, F>(s, load_part(s, x.gate.as_ptr(), at, part));
+            let (y, derivative) =
+                value_and_derivative::<S, F>(s, load_part(s, x.gate.as_ptr(), at, part));
             let g = load_part(s, grad.as_ptr(), at, part);
             let g_up = s.mul_f32s(g, load_part(s, x.up.as_ptr(), at, part));
-            store_part(s, d_gate.as_mut_ptr(), at, part, s.mul_f32s(g_up, slope));
+            store_part(
+                s,
+                d_gate.as_mut_ptr(),
+                at,
+                part,
+                s.mul_f32s(g_up, derivative),
+            );
             store_part(s, d_up.as_mut_ptr(), at, part, s.mul_f32s(g, y));
         }
     });

@@ -1,37 +1,40 @@
-//! Fused kernels for training and running decoder-only Transformers on the CPU.
+//! CPU kernels for training and running decoder-only Transformers.
 //!
-//! All kernels work on plain slices of f32, use all cores, and give bitwise the same result for
-//! any number of threads.
+//! All kernels work on plain f32 slices, use all cores, and give bitwise identical results for any
+//! number of threads.
 
-// Kernels are compiled once for each instruction set, which takes that all of their parts are
+// Each kernel is compiled once per instruction set, which requires that all of its parts are
 // inlined into one function.
 #![allow(clippy::inline_always)]
-// Formulas: letters are what the papers call them.
+// Single letters follow the notation of the papers.
 #![allow(clippy::many_single_char_names)]
-// Arguments that hold `&mut` slices say by value that they are used up.
+// Arguments that contain `&mut` slices are passed by value to show that they are consumed.
 #![allow(clippy::needless_pass_by_value)]
 
 pub mod activation;
 pub mod adamw;
 pub mod attention;
-pub mod columns;
-mod crew;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod elementwise;
 pub mod embedding;
-pub mod exponentials;
+pub mod exp_f64;
 pub mod gated;
 mod math;
 pub mod norm;
 mod norm_backward;
 mod par;
 pub mod product;
+pub mod reduce;
 pub mod rotary;
 mod scratch;
 mod simd;
-pub mod squares;
+pub mod sum_of_squares;
+mod thread_pool;
 pub mod view;
 
+// `product` still uses the old name; remove together with its rename to `matmul`.
+use thread_pool as crew;
+
 pub use par::for_each;
-pub use simd::level_name;
+pub use simd::isa_name;

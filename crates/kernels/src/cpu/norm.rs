@@ -1,34 +1,34 @@
-//! Layer and RMS normalization over the last axis.
+//! `LayerNorm` and `RMSNorm` over the last axis.
 
 use pulp::Simd;
 
 pub use super::norm_backward::{NormGrads, backward};
 use super::par::{self, Shared};
-use super::simd::{Ops, clear_beyond, dispatch, for_lanes, load_part, store_part};
+use super::simd::{Ops, dispatch, for_lanes, load_part, store_part, zero_tail};
 
-/// Which normalization.
+/// Kind of normalization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormKind {
-    /// Mean 0 and variance 1.
+    /// `LayerNorm`: mean 0 and variance 1.
     Layer,
-    /// Root mean square 1.
+    /// `RMSNorm`: root mean square 1.
     Rms,
 }
 
 /// A normalization: `y = (x - mean) * rstd * weight + bias`.
 #[derive(Clone, Copy, Debug)]
 pub struct Norm<'a> {
-    /// Which kind.
+    /// `LayerNorm` or `RMSNorm`.
     pub kind: NormKind,
-    /// Scale, one number for each column.
+    /// Scale, one element per column.
     pub weight: &'a [f32],
-    /// Shift, or empty.
+    /// Bias, or empty for none.
     pub bias: &'a [f32],
     /// Added to the variance.
     pub eps: f32,
 }
 
-/// What backward needs of each row.
+/// Statistics of each row, needed by the backward pass.
 #[derive(Debug)]
 pub struct Stats<'a> {
     /// Mean of each row (0 for RMS).
@@ -37,16 +37,16 @@ pub struct Stats<'a> {
     pub rstd: &'a mut [f32],
 }
 
-/// A residual sum taken before the normalization.
+/// A residual connection added before the normalization.
 #[derive(Debug)]
 pub struct Residual<'a> {
-    /// Added to x.
+    /// Added to the input.
     pub add: &'a [f32],
-    /// Where the sum goes.
+    /// Receives the sum.
     pub sum: &'a mut [f32],
 }
 
-/// `y = norm(x)`, or with a residual `sum = x + add, y = norm(sum)`.
+/// `y = norm(x)`, or with a residual `sum = x + add; y = norm(sum)`.
 pub fn forward(
     norm: &Norm<'_>,
     x: &[f32],
@@ -67,10 +67,10 @@ pub fn forward(
         Shared::new(stats.mean),
         Shared::new(stats.rstd),
     );
-    par::row_groups(rows, width, |first, count| {
+    par::for_each_row_group(rows, width, |first, count| {
         for row in first..first + count {
             let at = row * width;
-            // SAFETY: rows do not overlap.
+            // SAFETY: rows are within all arrays and do not overlap.
             let (y, sum) = unsafe {
                 (
                     y.slice(at, width),
@@ -78,7 +78,7 @@ pub fn forward(
                 )
             };
             let (m, r) = forward_row(norm, &x[at..at + width], sum, y);
-            // SAFETY: `row` is below the number of rows.
+            // SAFETY: `row` is below the number of rows, and each row is processed once.
             unsafe {
                 *mean.at(row) = m;
                 *rstd.at(row) = r;
@@ -141,47 +141,47 @@ fn forward_body<S: Simd>(
 
 #[inline(always)]
 fn mean_of<S: Simd>(s: S, x: &[f32]) -> f32 {
-    let (mut parts, from) = ([s.zero(); CHAINS], x.as_ptr());
-    let whole = x.len() - x.len() % (CHAINS * S::LANES);
-    for at in (0..whole).step_by(CHAINS * S::LANES) {
-        for (i, sum) in parts.iter_mut().enumerate() {
-            // SAFETY: `at` leaves room for CHAINS registers.
+    let (mut acc, from) = ([s.zero(); ACCUMULATORS], x.as_ptr());
+    let unrolled = x.len() - x.len() % (ACCUMULATORS * S::LANES);
+    for at in (0..unrolled).step_by(ACCUMULATORS * S::LANES) {
+        for (i, sum) in acc.iter_mut().enumerate() {
+            // SAFETY: `at` leaves room for ACCUMULATORS registers.
             *sum = s.add_f32s(*sum, unsafe { s.load(from.add(at + i * S::LANES)) });
         }
     }
-    for_lanes!(s, x.len() - whole, |at, part| {
+    for_lanes!(s, x.len() - unrolled, |at, part| {
         // SAFETY: `at` and `part` stay within the rest of x.
-        parts[0] = s.add_f32s(parts[0], unsafe { load_part(s, from, whole + at, part) });
+        acc[0] = s.add_f32s(acc[0], unsafe { load_part(s, from, unrolled + at, part) });
     });
-    total(s, parts) / x.len() as f32
+    total(s, acc) / x.len() as f32
 }
 
-/// Mean square distance from `mean`.
+/// Mean squared deviation from `mean`.
 #[inline(always)]
 fn variance<S: Simd>(s: S, x: &[f32], mean: f32) -> f32 {
-    let (mut parts, from) = ([s.zero(); CHAINS], x.as_ptr());
+    let (mut acc, from) = ([s.zero(); ACCUMULATORS], x.as_ptr());
     let mean = s.splat_f32s(mean);
-    let whole = x.len() - x.len() % (CHAINS * S::LANES);
-    for at in (0..whole).step_by(CHAINS * S::LANES) {
-        for (i, sum) in parts.iter_mut().enumerate() {
-            // SAFETY: `at` leaves room for CHAINS registers.
-            let distance = s.sub_f32s(unsafe { s.load(from.add(at + i * S::LANES)) }, mean);
-            *sum = s.fma(distance, distance, *sum);
+    let unrolled = x.len() - x.len() % (ACCUMULATORS * S::LANES);
+    for at in (0..unrolled).step_by(ACCUMULATORS * S::LANES) {
+        for (i, sum) in acc.iter_mut().enumerate() {
+            // SAFETY: `at` leaves room for ACCUMULATORS registers.
+            let centered = s.sub_f32s(unsafe { s.load(from.add(at + i * S::LANES)) }, mean);
+            *sum = s.fma(centered, centered, *sum);
         }
     }
-    for_lanes!(s, x.len() - whole, |at, part| {
+    for_lanes!(s, x.len() - unrolled, |at, part| {
         // SAFETY: `at` and `part` stay within the rest of x.
-        let x = unsafe { load_part(s, from, whole + at, part) };
-        let distance = clear_beyond(s, s.sub_f32s(x, mean), part);
-        parts[0] = s.fma(distance, distance, parts[0]);
+        let x = unsafe { load_part(s, from, unrolled + at, part) };
+        let centered = zero_tail(s, s.sub_f32s(x, mean), part);
+        acc[0] = s.fma(centered, centered, acc[0]);
     });
-    total(s, parts) / x.len() as f32
+    total(s, acc) / x.len() as f32
 }
 
-/// Sums that run side by side: each waits four cycles for its last addition.
-const CHAINS: usize = 4;
+/// Independent accumulators, which hide the latency of the additions.
+const ACCUMULATORS: usize = 4;
 
 #[inline(always)]
-fn total<S: Simd>(s: S, [a, b, c, d]: [S::f32s; CHAINS]) -> f32 {
+fn total<S: Simd>(s: S, [a, b, c, d]: [S::f32s; ACCUMULATORS]) -> f32 {
     s.reduce_sum_f32s(s.add_f32s(s.add_f32s(a, b), s.add_f32s(c, d)))
 }

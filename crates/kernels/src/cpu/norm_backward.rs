@@ -1,39 +1,39 @@
-//! Gradients of layer and RMS normalization.
+//! Gradients of `LayerNorm` and `RMSNorm`.
 
 use pulp::Simd;
 
-use super::columns::reduce_rows;
 use super::elementwise::add_scaled;
 use super::norm::{Norm, NormKind};
 use super::par::Shared;
+use super::reduce::reduce_rows;
 use super::simd::{Ops, dispatch, for_lanes, load_part, store_part};
 
 /// Gradients of a normalization.
 #[derive(Debug)]
 pub struct NormGrads<'a> {
-    /// Of the input; written.
+    /// Gradient of the input; overwritten.
     pub x: &'a mut [f32],
-    /// Of the weight; added to.
+    /// Gradient of the weight; accumulated.
     pub weight: &'a mut [f32],
-    /// Of the bias; added to. Empty for none.
+    /// Gradient of the bias; accumulated. Empty for none.
     pub bias: &'a mut [f32],
 }
 
-/// Gradients from `dy`. `x`, `mean` and `rstd` are what forward normalized (the residual sum, if
-/// there was one) and saved. `add` is added to the input's gradient: that of the residual stream
-/// past the norm, or empty.
+/// Computes the gradients from `dy`. `x` is what the forward pass normalized (the residual sum, if
+/// there was one); `mean` and `rstd` are the statistics it saved. `residual_grad`, the gradient of
+/// the residual stream that bypasses the norm, is added to the gradient of the input (empty: none).
 pub fn backward(
     norm: &Norm<'_>,
     x: &[f32],
     (mean, rstd): (&[f32], &[f32]),
     dy: &[f32],
-    add: &[f32],
+    residual_grad: &[f32],
     grads: NormGrads<'_>,
 ) {
     let (width, rows) = (norm.weight.len(), rstd.len());
     assert!(x.len() == rows * width && mean.len() == rows);
     assert!(dy.len() == x.len() && grads.x.len() == x.len());
-    assert!(add.is_empty() || add.len() == x.len());
+    assert!(residual_grad.is_empty() || residual_grad.len() == x.len());
     assert!(grads.bias.is_empty() || grads.bias.len() == width);
     let dx = Shared::new(grads.x);
     let mut sums = vec![0.0; 2 * width];
@@ -41,18 +41,18 @@ pub fn backward(
         let (d_weight, d_bias) = partial.split_at_mut(width);
         for row in first..first + count {
             let at = row * width..(row + 1) * width;
-            let task = Row {
+            let inputs = Row {
                 kind: norm.kind,
                 weight: norm.weight,
                 x: &x[at.clone()],
                 dy: &dy[at.clone()],
-                add: add.get(at.clone()).unwrap_or(&[]),
+                residual_grad: residual_grad.get(at.clone()).unwrap_or(&[]),
                 mean: mean[row],
                 rstd: rstd[row],
             };
-            // SAFETY: rows do not overlap.
+            // SAFETY: `at` is within `dx`, and rows do not overlap.
             backward_row(
-                &task,
+                &inputs,
                 unsafe { dx.slice(at.start, width) },
                 d_weight,
                 d_bias,
@@ -66,13 +66,13 @@ pub fn backward(
     }
 }
 
-/// One row's input.
+/// Inputs of one row.
 struct Row<'a> {
     kind: NormKind,
     weight: &'a [f32],
     x: &'a [f32],
     dy: &'a [f32],
-    add: &'a [f32],
+    residual_grad: &'a [f32],
     mean: f32,
     rstd: f32,
 }
@@ -82,17 +82,17 @@ dispatch!(fn backward_row(
 ) => body);
 
 /// With `n` the normalized x and `g = dy * weight`:
-/// `dx = rstd * (g - mean(g) - n * mean(g * n))`, without `mean(g)` for RMS.
+/// `dx = rstd * (g - mean(g) - n * mean(g * n))`, without `mean(g)` for `RMSNorm`.
 #[inline(always)]
 fn body<S: Simd>(s: S, row: &Row<'_>, dx: &mut [f32], d_weight: &mut [f32], d_bias: &mut [f32]) {
     let width = dx.len();
     assert!(row.x.len() == width && row.dy.len() == width && row.weight.len() == width);
     assert!(d_weight.len() == width && d_bias.len() == width);
-    let add = (row.add.len() == width).then_some(row.add.as_ptr());
+    let residual_grad = (row.residual_grad.len() == width).then_some(row.residual_grad.as_ptr());
     let (rstd, mean) = (s.splat_f32s(row.rstd), s.splat_f32s(row.mean));
-    let (mut sum, mut sum_normal) = (s.zero(), s.zero());
+    let (mut sum_g, mut sum_gn) = (s.zero(), s.zero());
     for_lanes!(s, width, |at, part| {
-        // SAFETY: all slices have `width` numbers.
+        // SAFETY: all slices have `width` elements, as asserted above.
         unsafe {
             let n = s.sub_f32s(load_part(s, row.x.as_ptr(), at, part), mean);
             let n = s.mul_f32s(n, rstd);
@@ -102,27 +102,27 @@ fn body<S: Simd>(s: S, row: &Row<'_>, dx: &mut [f32], d_weight: &mut [f32], d_bi
             let bias = s.add_f32s(dy, load_part(s, d_bias.as_ptr(), at, part));
             store_part(s, d_bias.as_mut_ptr(), at, part, bias);
             let g = s.mul_f32s(dy, load_part(s, row.weight.as_ptr(), at, part));
-            sum = s.add_f32s(sum, g);
-            sum_normal = s.fma(g, n, sum_normal);
+            sum_g = s.add_f32s(sum_g, g);
+            sum_gn = s.fma(g, n, sum_gn);
         }
     });
-    let share = 1.0 / width as f32;
+    let inv_width = 1.0 / width as f32;
     let mean_g = match row.kind {
-        NormKind::Layer => s.reduce_sum_f32s(sum) * share,
+        NormKind::Layer => s.reduce_sum_f32s(sum_g) * inv_width,
         NormKind::Rms => 0.0,
     };
-    let mean_gn = s.splat_f32s(-s.reduce_sum_f32s(sum_normal) * share);
+    let mean_gn = s.splat_f32s(-s.reduce_sum_f32s(sum_gn) * inv_width);
     let mean_g = s.splat_f32s(mean_g);
     for_lanes!(s, width, |at, part| {
-        // SAFETY: all slices have `width` numbers.
+        // SAFETY: all slices have `width` elements, as asserted above.
         unsafe {
             let n = s.sub_f32s(load_part(s, row.x.as_ptr(), at, part), mean);
             let n = s.mul_f32s(n, rstd);
             let dy = load_part(s, row.dy.as_ptr(), at, part);
             let g = s.mul_f32s(dy, load_part(s, row.weight.as_ptr(), at, part));
             let d = s.fma(n, mean_gn, s.sub_f32s(g, mean_g));
-            let d = match add {
-                Some(add) => s.fma(d, rstd, load_part(s, add, at, part)),
+            let d = match residual_grad {
+                Some(residual_grad) => s.fma(d, rstd, load_part(s, residual_grad, at, part)),
                 None => s.mul_f32s(d, rstd),
             };
             store_part(s, dx.as_mut_ptr(), at, part, d);

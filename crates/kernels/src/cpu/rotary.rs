@@ -1,13 +1,13 @@
-//! Rotary positions: the pairs (i, i + half) of each head's numbers are turned by an angle that
-//! grows with the place.
+//! Rotary position embedding (`RoPE`): rotates the pairs (i, i + half) of each head by an angle
+//! proportional to the position.
 
 use pulp::Simd;
 
 use super::par;
 use super::simd::{Ops, dispatch, for_lanes, load_part, store_part};
-use super::view::{Target, ViewMut};
+use super::view::{SharedViewMut, ViewMut};
 
-/// Cosines and sines, `[places, head_dim]` each.
+/// Cosines and sines, `[positions, head_dim]` each.
 #[derive(Clone, Copy, Debug)]
 pub struct Tables<'a> {
     /// Cosines.
@@ -16,54 +16,55 @@ pub struct Tables<'a> {
     pub sin: &'a [f32],
 }
 
-/// Which way to turn.
+/// Direction of the rotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub enum Direction {
     /// `x * cos + (-second half, first half) * sin`.
     Forward,
-    /// The transpose of that: from the gradient of the result to that of the input.
+    /// The transpose of `Forward`: maps the output gradient to the input gradient.
     Backward,
 }
 
-/// Turns `x`, sizes `[batch, seq, heads, head_dim]`, in place; token i of sequence b stands at
-/// place `starts[b] + i` (empty: i).
+/// Rotates `x`, of sizes `[batch, seq, heads, head_dim]`, in place; token i of sequence b is at
+/// position `position_offsets[b] + i` (empty: i).
 pub fn rotate(
-    turn: Turn,
+    direction: Direction,
     tables: Tables<'_>,
-    starts: &[usize],
+    position_offsets: &[usize],
     x: ViewMut<'_>,
     sizes @ [batch, seq, heads, dim]: [usize; 4],
 ) {
     assert!(dim % 2 == 0 && tables.cos.len() == tables.sin.len());
-    assert!(starts.is_empty() || starts.len() == batch);
-    let last = starts.iter().copied().max().unwrap_or(0) + seq;
+    assert!(position_offsets.is_empty() || position_offsets.len() == batch);
+    let last = position_offsets.iter().copied().max().unwrap_or(0) + seq;
     assert!(
         batch == 0 || last * dim <= tables.cos.len(),
-        "the tables cover all places"
+        "the tables cover all positions"
     );
-    let x = Target::new(x, sizes);
+    let x = SharedViewMut::new(x, sizes);
     par::for_each(batch * seq, heads * dim, |token| {
         let (b, i) = (token / seq, token % seq);
-        let place = starts.get(b).copied().unwrap_or(0) + i;
-        let angles = place * dim..(place + 1) * dim;
+        let position = position_offsets.get(b).copied().unwrap_or(0) + i;
+        let angles = position * dim..(position + 1) * dim;
         let (cos, sin) = (&tables.cos[angles.clone()], &tables.sin[angles]);
         for head in 0..heads {
-            // SAFETY: the token exists, and tokens do not overlap.
-            let x = unsafe { std::slice::from_raw_parts_mut(x.tokens(b, head, i).at, dim) };
-            rotate_row(turn, cos, sin, x);
+            // SAFETY: the indices are within the sizes that `SharedViewMut::new` checked, and
+            // tokens do not overlap.
+            let x = unsafe { std::slice::from_raw_parts_mut(x.tokens(b, head, i).ptr, dim) };
+            rotate_row(direction, cos, sin, x);
         }
     });
 }
 
-dispatch!(fn rotate_row(turn: Turn, cos: &[f32], sin: &[f32], x: &mut [f32]) => body);
+dispatch!(fn rotate_row(direction: Direction, cos: &[f32], sin: &[f32], x: &mut [f32]) => body);
 
 #[inline(always)]
-fn body<S: Simd>(s: S, turn: Turn, cos: &[f32], sin: &[f32], x: &mut [f32]) {
+fn body<S: Simd>(s: S, direction: Direction, cos: &[f32], sin: &[f32], x: &mut [f32]) {
     let half = x.len() / 2;
     assert!(cos.len() == 2 * half && sin.len() == 2 * half);
     let (low_at, cos, sin) = (x.as_mut_ptr(), cos.as_ptr(), sin.as_ptr());
     for_lanes!(s, half, |at, part| {
-        // SAFETY: `at` and `part` stay within half a row.
+        // SAFETY: `at` and `part` stay within half a row; all three slices have two halves.
         unsafe {
             let high_at = low_at.add(half);
             let (low, high) = (
@@ -74,13 +75,13 @@ fn body<S: Simd>(s: S, turn: Turn, cos: &[f32], sin: &[f32], x: &mut [f32]) {
                 load_part(s, sin, at, part),
                 load_part(s, sin.add(half), at, part),
             );
-            let to_low = match turn {
-                Turn::Forward => s.neg_f32s(s.mul_f32s(high, sins.0)),
-                Turn::Backward => s.mul_f32s(high, sins.1),
+            let to_low = match direction {
+                Direction::Forward => s.neg_f32s(s.mul_f32s(high, sins.0)),
+                Direction::Backward => s.mul_f32s(high, sins.1),
             };
-            let to_high = match turn {
-                Turn::Forward => s.mul_f32s(low, sins.1),
-                Turn::Backward => s.neg_f32s(s.mul_f32s(low, sins.0)),
+            let to_high = match direction {
+                Direction::Forward => s.mul_f32s(low, sins.1),
+                Direction::Backward => s.neg_f32s(s.mul_f32s(low, sins.0)),
             };
             let low = s.fma(low, load_part(s, cos, at, part), to_low);
             let high = s.fma(high, load_part(s, cos.add(half), at, part), to_high);

@@ -1,48 +1,48 @@
-//! Memory that each thread keeps for its kernels, so that none is allocated in a training step
-//! after the first.
+//! Thread-local scratch buffers, so that kernels allocate nothing after the first training step.
 
 use std::cell::Cell;
 
-/// One cache line of numbers: scratch starts at a cache line, so that no register straddles two.
+/// One cache line of floats. Scratch is aligned to cache lines, so that no register load crosses
+/// two.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Line(#[expect(dead_code, reason = "only read through f32 pointers")] [f32; 16]);
+struct CacheLine(#[expect(dead_code, reason = "only read through f32 pointers")] [f32; 16]);
 
 thread_local! {
-    static UNIT: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
-    static CALL: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+    static TASK: Cell<Vec<CacheLine>> = const { Cell::new(Vec::new()) };
+    static CALL: Cell<Vec<CacheLine>> = const { Cell::new(Vec::new()) };
 }
 
-/// Scratch of one unit of work: `len` numbers left over from earlier work (finite or not).
-pub(crate) fn unit<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
-    lend(&UNIT, len, work)
+/// Scratch for one task: `len` floats with unspecified values (finite or not).
+pub(crate) fn with_task_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    with_scratch(&TASK, len, work)
 }
 
-/// Scratch of a whole call, which lives while other threads work on its units.
-pub(crate) fn call<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
-    lend(&CALL, len, work)
+/// Scratch for a whole call, shared with other threads while they run its tasks.
+pub(crate) fn with_call_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    with_scratch(&CALL, len, work)
 }
 
-/// The memory is taken out of its cell while lent: if rayon starts other work on this thread in
-/// the meantime, that work finds an empty cell and allocates its own.
-fn lend<R>(
-    cell: &'static std::thread::LocalKey<Cell<Vec<Line>>>,
+/// Takes the buffer out of its cell while in use: if rayon starts other work on this thread in the
+/// meantime, that work finds an empty cell and allocates its own buffer.
+fn with_scratch<R>(
+    cell: &'static std::thread::LocalKey<Cell<Vec<CacheLine>>>,
     len: usize,
     work: impl FnOnce(&mut [f32]) -> R,
 ) -> R {
     let mut lines = cell.take();
     let needed = len.div_ceil(16);
     if lines.len() < needed {
-        lines.resize(needed, Line([0.0; 16]));
+        lines.resize(needed, CacheLine([0.0; 16]));
     }
-    // SAFETY: a `Line` is 16 floats without padding, and the vector holds at least `len` floats.
-    let numbers = unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), len) };
-    let result = work(numbers);
+    // SAFETY: a `CacheLine` is 16 floats without padding, and the vector has at least `len` floats.
+    let floats = unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), len) };
+    let result = work(floats);
     cell.set(lines);
     result
 }
 
-/// Rounds up to whole cache lines, for cutting scratch into parts.
-pub(crate) const fn lines(len: usize) -> usize {
+/// Rounds up to whole cache lines, for splitting scratch into aligned parts.
+pub(crate) const fn padded_len(len: usize) -> usize {
     len.div_ceil(16) * 16
 }

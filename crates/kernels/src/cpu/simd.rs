@@ -1,32 +1,32 @@
-//! One spelling of every kernel for all instruction sets.
+//! One source for every kernel on all instruction sets.
 //!
-//! A kernel is a function generic over [`pulp::Simd`]; [`dispatch!`] compiles it once for each
-//! instruction set and picks the best the machine has. Multiplies and adds are fused where the
-//! machine can, so results differ in the last bits between instruction sets, but never between
-//! runs or numbers of threads on one machine.
+//! A kernel is a function generic over [`pulp::Simd`]; [`dispatch!`] compiles it once per
+//! instruction set and selects the best one at run time. Multiplies and adds are fused where the
+//! machine supports it, so results differ in the last bits between instruction sets, but never
+//! between runs or thread counts on one machine.
 
 use std::sync::OnceLock;
 
 use pulp::{Scalar, Simd};
 
-/// An instruction set this machine has.
+/// An instruction set available on this machine.
 #[derive(Clone, Copy)]
 pub(crate) enum Level {
-    /// AVX-512: 16 numbers at a time.
+    /// AVX-512: 16 lanes.
     #[cfg(target_arch = "x86_64")]
     V4(pulp::x86::V4),
-    /// AVX2 and FMA: 8 numbers at a time.
+    /// AVX2 and FMA: 8 lanes.
     #[cfg(target_arch = "x86_64")]
     V3(pulp::x86::V3),
-    /// NEON: 4 numbers at a time.
+    /// NEON: 4 lanes.
     #[cfg(target_arch = "aarch64")]
     Neon(pulp::aarch64::Neon),
-    /// Plain code.
+    /// Portable scalar code.
     Scalar(Scalar),
 }
 
-/// The instruction set all kernels use: the best there is, or the one that the environment
-/// variable `NEXTWORD_SIMD` names (`scalar`, `avx2`), which exists for tests.
+/// The instruction set used by all kernels: the best available, or the one named by the environment
+/// variable `NEXTWORD_SIMD` (`scalar`, `avx2`), which exists for tests.
 pub(crate) fn level() -> Level {
     static LEVEL: OnceLock<Level> = OnceLock::new();
     *LEVEL.get_or_init(|| {
@@ -59,8 +59,8 @@ fn detect(_cap: &str) -> Level {
     Level::Scalar(Scalar::new())
 }
 
-/// The name of the instruction set in use, for logs and benchmarks.
-pub fn level_name() -> &'static str {
+/// Name of the instruction set in use, for logs and benchmarks.
+pub fn isa_name() -> &'static str {
     match level() {
         #[cfg(target_arch = "x86_64")]
         Level::V4(_) => "avx512",
@@ -72,7 +72,7 @@ pub fn level_name() -> &'static str {
     }
 }
 
-/// Defines `fn name(args)` that runs `body(simd, args)` compiled for the best instruction set.
+/// Defines `fn name(args)`, which runs `body(simd, args)` compiled for the best instruction set.
 /// `body` must be generic over `S: Simd` and marked `#[inline(always)]`.
 macro_rules! dispatch {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? => $body:path) => {
@@ -91,10 +91,10 @@ macro_rules! dispatch {
             }
             match $crate::cpu::simd::level() {
                 #[cfg(target_arch = "x86_64")]
-                // SAFETY: a `V4` exists only on machines with these instruction sets.
+                // SAFETY: a `V4` token exists only on machines with these instruction sets.
                 $crate::cpu::simd::Level::V4(simd) => unsafe { v4(simd, $($arg),*) },
                 #[cfg(target_arch = "x86_64")]
-                // SAFETY: a `V3` exists only on machines with these instruction sets.
+                // SAFETY: a `V3` token exists only on machines with these instruction sets.
                 $crate::cpu::simd::Level::V3(simd) => unsafe { v3(simd, $($arg),*) },
                 #[cfg(target_arch = "aarch64")]
                 $crate::cpu::simd::Level::Neon(simd) => $body(simd, $($arg),*),
@@ -105,9 +105,9 @@ macro_rules! dispatch {
 }
 pub(crate) use dispatch;
 
-/// Short names for what kernels do with registers.
+/// Short names for register operations.
 pub(crate) trait Ops: Simd {
-    /// Numbers in one register.
+    /// Number of f32 lanes in a register.
     const LANES: usize = Self::F32_LANES;
 
     /// A register of zeros.
@@ -116,23 +116,24 @@ pub(crate) trait Ops: Simd {
         self.splat_f32s(0.0)
     }
 
-    /// Loads a register from any address.
+    /// Loads a register from an unaligned address.
     ///
     /// # Safety
-    /// `LANES` numbers from `at` on must be readable.
+    /// `LANES` floats from `at` on must be readable.
     #[inline(always)]
     unsafe fn load(self, at: *const f32) -> Self::f32s {
-        // SAFETY: the caller's promise; any bit pattern is a register.
+        // SAFETY: the caller guarantees that `LANES` floats from `at` on are readable; any bit
+        // pattern is a valid register.
         unsafe { at.cast::<Self::f32s>().read_unaligned() }
     }
 
-    /// Stores a register to any address.
+    /// Stores a register to an unaligned address.
     ///
     /// # Safety
-    /// `LANES` numbers from `at` on must be writable.
+    /// `LANES` floats from `at` on must be writable.
     #[inline(always)]
     unsafe fn store(self, at: *mut f32, value: Self::f32s) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees that `LANES` floats from `at` on are writable.
         unsafe { at.cast::<Self::f32s>().write_unaligned(value) }
     }
 
@@ -142,13 +143,13 @@ pub(crate) trait Ops: Simd {
         self.mul_add_e_f32s(a, b, c)
     }
 
-    /// `a * b + c` with the number `c`, for polynomials.
+    /// `a * b + c` with a scalar `c`, for polynomials.
     #[inline(always)]
     fn horner(self, a: Self::f32s, b: Self::f32s, c: f32) -> Self::f32s {
         self.mul_add_e_f32s(a, b, self.splat_f32s(c))
     }
 
-    /// 0, 1, 2 ... as floats.
+    /// The lane indices 0, 1, 2 ... as floats.
     #[inline(always)]
     fn iota(self) -> Self::f32s {
         const STEPS: [f32; 64] = {
@@ -161,7 +162,7 @@ pub(crate) trait Ops: Simd {
             steps
         };
         const { assert!(Self::LANES <= 64) };
-        // SAFETY: no register has more than 64 numbers.
+        // SAFETY: `STEPS` has 64 elements, and no register has more lanes.
         unsafe { self.load(STEPS.as_ptr()) }
     }
 }
@@ -169,10 +170,10 @@ pub(crate) trait Ops: Simd {
 impl<S: Simd> Ops for S {}
 
 /// `for_lanes!(simd, len, |at, part| body)` runs `body` for each register of `0..len`: `part` is
-/// `None` for whole registers, the number of numbers left for the last, partial one.
+/// `None` for full registers, and the number of remaining elements for the last, partial one.
 ///
-/// A macro, not a function that takes a closure: closures cannot be forced inline, and one left
-/// out of line would miss the instruction set, which costs a factor of ten.
+/// A macro rather than a function with a closure: closures cannot be forced inline, and an outlined
+/// one would lose the instruction set and run about ten times slower.
 macro_rules! for_lanes {
     ($simd:expr, $len:expr, |$at:ident, $part:ident| $body:expr) => {{
         let (lanes, len): (usize, usize) = ($crate::cpu::simd::lanes($simd), $len);
@@ -190,16 +191,16 @@ macro_rules! for_lanes {
 }
 pub(crate) use for_lanes;
 
-/// Numbers in one register.
+/// Number of f32 lanes in a register.
 #[inline(always)]
 pub(crate) fn lanes<S: Simd>(_: S) -> usize {
     S::LANES
 }
 
-/// Loads a whole or partial register (missing numbers are 0).
+/// Loads a full or partial register (missing lanes are 0).
 ///
 /// # Safety
-/// `at + (part or LANES)` numbers from `from` on must be readable.
+/// `part` (or `LANES`) floats from `from + at` on must be readable.
 #[inline(always)]
 pub(crate) unsafe fn load_part<S: Simd>(
     s: S,
@@ -207,7 +208,7 @@ pub(crate) unsafe fn load_part<S: Simd>(
     at: usize,
     part: Option<usize>,
 ) -> S::f32s {
-    // SAFETY: the caller's promise covers both branches.
+    // SAFETY: the caller guarantees that the `part` (or `LANES`) floats read are valid.
     unsafe {
         match part {
             None => s.load(from.add(at)),
@@ -216,10 +217,10 @@ pub(crate) unsafe fn load_part<S: Simd>(
     }
 }
 
-/// Stores a whole or partial register.
+/// Stores a full or partial register.
 ///
 /// # Safety
-/// `at + (part or LANES)` numbers from `to` on must be writable.
+/// `part` (or `LANES`) floats from `to + at` on must be writable.
 #[inline(always)]
 pub(crate) unsafe fn store_part<S: Simd>(
     s: S,
@@ -228,7 +229,7 @@ pub(crate) unsafe fn store_part<S: Simd>(
     part: Option<usize>,
     value: S::f32s,
 ) {
-    // SAFETY: the caller's promise covers both branches.
+    // SAFETY: the caller guarantees that the `part` (or `LANES`) floats written are valid.
     unsafe {
         match part {
             None => s.store(to.add(at), value),
@@ -239,15 +240,15 @@ pub(crate) unsafe fn store_part<S: Simd>(
     }
 }
 
-/// `value` with the lanes beyond a partial register's end set to 0.
+/// Sets the lanes beyond the end of a partial register to 0.
 #[inline(always)]
-pub(crate) fn clear_beyond<S: Simd>(s: S, value: S::f32s, part: Option<usize>) -> S::f32s {
-    fill_beyond(s, value, s.zero(), part)
+pub(crate) fn zero_tail<S: Simd>(s: S, value: S::f32s, part: Option<usize>) -> S::f32s {
+    fill_tail(s, value, s.zero(), part)
 }
 
-/// `value` with the lanes beyond a partial register's end taken from `fill`.
+/// Replaces the lanes beyond the end of a partial register by those of `fill`.
 #[inline(always)]
-pub(crate) fn fill_beyond<S: Simd>(
+pub(crate) fn fill_tail<S: Simd>(
     s: S,
     value: S::f32s,
     fill: S::f32s,

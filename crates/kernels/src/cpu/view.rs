@@ -1,8 +1,8 @@
-//! Arrays `[batch, seq, heads, head_dim]` in whatever order they lie.
+//! Strided views of arrays `[batch, seq, heads, head_dim]`.
 
 use super::par::Shared;
 
-/// Numbers from one sequence, token or head to the next; those of a head lie side by side.
+/// Strides in elements; the elements of one head are contiguous.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Strides {
     /// From one sequence to the next.
@@ -14,7 +14,7 @@ pub struct Strides {
 }
 
 impl Strides {
-    /// Of an array `[batch, seq, heads, head_dim]`.
+    /// Strides of a contiguous array `[batch, seq, heads, head_dim]`.
     pub fn token_first(seq: usize, heads: usize, head_dim: usize) -> Self {
         Self {
             batch: seq * heads * head_dim,
@@ -23,7 +23,7 @@ impl Strides {
         }
     }
 
-    /// Of an array `[batch, heads, seq, head_dim]`.
+    /// Strides of a contiguous array `[batch, heads, seq, head_dim]`.
     pub fn head_first(heads: usize, seq: usize, head_dim: usize) -> Self {
         Self {
             batch: seq * heads * head_dim,
@@ -33,45 +33,45 @@ impl Strides {
     }
 }
 
-/// An array to read.
+/// A read-only view.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
-    /// The numbers, from those of sequence, token and head 0 on.
+    /// The elements, starting at sequence, token and head 0.
     pub data: &'a [f32],
-    /// How they lie.
+    /// Strides between the elements.
     pub strides: Strides,
 }
 
-/// An array to write.
+/// A writable view.
 #[derive(Debug)]
 pub struct ViewMut<'a> {
-    /// The numbers, from those of sequence, token and head 0 on.
+    /// The elements, starting at sequence, token and head 0.
     pub data: &'a mut [f32],
-    /// How they lie.
+    /// Strides between the elements.
     pub strides: Strides,
 }
 
-/// Rows of numbers: row r starts at `at + r * row`.
+/// Strided rows: row r starts at `ptr + r * stride`.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<P> {
-    pub(crate) at: P,
-    pub(crate) row: usize,
+    pub(crate) ptr: P,
+    pub(crate) stride: usize,
 }
 
-/// The four sizes of an array.
+/// The sizes `[batch, seq, heads, head_dim]`.
 pub(crate) type Sizes = [usize; 4];
 
-/// Panics unless each place of an array of these sizes lies within `len` numbers.
+/// Panics unless every element of an array of these sizes is within `len` elements.
 fn check_bounds(strides: Strides, [batch, seq, heads, dim]: Sizes, len: usize) {
     if batch * seq * heads * dim == 0 {
         return;
     }
     let last = (batch - 1) * strides.batch + (seq - 1) * strides.seq + (heads - 1) * strides.head;
-    assert!(last + dim <= len, "the view leaves its data");
+    assert!(last + dim <= len, "the view exceeds its data");
 }
 
-/// Panics if two places of an array of these sizes are the same number: threads may then not
-/// write to it.
+/// Panics if two indices of an array of these sizes refer to the same element, which threads could
+/// then write concurrently.
 fn check_distinct(strides: Strides, [batch, seq, heads, dim]: Sizes) {
     if batch * seq * heads * dim == 0 {
         return;
@@ -89,19 +89,19 @@ fn check_distinct(strides: Strides, [batch, seq, heads, dim]: Sizes) {
     }
 }
 
-/// A checked array, shared between threads.
+/// A bounds-checked read-only view, shared between threads.
 #[derive(Clone, Copy)]
-pub(crate) struct Source {
+pub(crate) struct SharedView {
     data: *const f32,
     strides: Strides,
 }
 
-// SAFETY: only read, and the borrow it came from outlives the call it is used in.
-unsafe impl Send for Source {}
-// SAFETY: as above.
-unsafe impl Sync for Source {}
+// SAFETY: the data is only read, and the borrow it was created from outlives the call that uses it.
+unsafe impl Send for SharedView {}
+// SAFETY: the data is only read, so concurrent access from several threads is sound.
+unsafe impl Sync for SharedView {}
 
-impl Source {
+impl SharedView {
     pub(crate) fn new(view: View<'_>, sizes: Sizes) -> Self {
         check_bounds(view.strides, sizes, view.data.len());
         Self {
@@ -110,10 +110,10 @@ impl Source {
         }
     }
 
-    /// The tokens of one head from `first` on.
+    /// The tokens of one head, starting at `first`.
     ///
     /// # Safety
-    /// The place must exist.
+    /// The indices must be within the sizes that the view was created with.
     pub(crate) unsafe fn tokens(self, batch: usize, head: usize, first: usize) -> Rows<*const f32> {
         let Strides {
             batch: b,
@@ -121,21 +121,22 @@ impl Source {
             head: h,
         } = self.strides;
         Rows {
-            // SAFETY: checked when built.
-            at: unsafe { self.data.add(batch * b + head * h + first * seq) },
-            row: seq,
+            // SAFETY: `new` checked that every element of an array of these sizes is in bounds, and
+            // the caller guarantees that the indices are within the sizes.
+            ptr: unsafe { self.data.add(batch * b + head * h + first * seq) },
+            stride: seq,
         }
     }
 }
 
-/// A checked array that threads write to, each its own places.
+/// A bounds-checked writable view, shared between threads that write disjoint elements.
 #[derive(Clone, Copy)]
-pub(crate) struct Target {
+pub(crate) struct SharedViewMut {
     data: Shared<f32>,
     strides: Strides,
 }
 
-impl Target {
+impl SharedViewMut {
     pub(crate) fn new(view: ViewMut<'_>, sizes: Sizes) -> Self {
         check_bounds(view.strides, sizes, view.data.len());
         check_distinct(view.strides, sizes);
@@ -145,10 +146,10 @@ impl Target {
         }
     }
 
-    /// The tokens of one head from `first` on.
+    /// The tokens of one head, starting at `first`.
     ///
     /// # Safety
-    /// The place must exist.
+    /// The indices must be within the sizes that the view was created with.
     pub(crate) unsafe fn tokens(self, batch: usize, head: usize, first: usize) -> Rows<*mut f32> {
         let Strides {
             batch: b,
@@ -156,9 +157,10 @@ impl Target {
             head: h,
         } = self.strides;
         Rows {
-            // SAFETY: checked when built.
-            at: unsafe { self.data.at(batch * b + head * h + first * seq) },
-            row: seq,
+            // SAFETY: `new` checked that every element of an array of these sizes is in bounds, and
+            // the caller guarantees that the indices are within the sizes.
+            ptr: unsafe { self.data.at(batch * b + head * h + first * seq) },
+            stride: seq,
         }
     }
 }

@@ -1,19 +1,19 @@
-//! Activations, alone and gated.
+//! Activations, plain and gated.
 #![allow(
     clippy::float_cmp,
     clippy::many_single_char_names,
     clippy::needless_for_each
 )]
 
-use crate::common::{Rng, assert_close, check_gradient, erf, same_for_any_threads, wide};
+use crate::common::{Rng, assert_close, assert_same_for_any_threads, check_gradient, erf, to_f64};
 use nextword_kernels::cpu::activation::{self, Activation};
-use nextword_kernels::cpu::gated::{self, Gated};
+use nextword_kernels::cpu::gated::{self, GatedInput};
 
 const ALL: [Activation; 5] = [
     Activation::Gelu,
     Activation::GeluTanh,
     Activation::Relu,
-    Activation::SquaredRelu,
+    Activation::ReluSquared,
     Activation::Silu,
 ];
 const SIZES: [usize; 7] = [0, 1, 7, 16, 33, 1000, 40_000];
@@ -26,12 +26,12 @@ fn value(f: Activation, x: f64) -> f64 {
             0.5 * x * (1.0 + inner.tanh())
         }
         Activation::Relu => x.max(0.0),
-        Activation::SquaredRelu => x.max(0.0).powi(2),
+        Activation::ReluSquared => x.max(0.0).powi(2),
         Activation::Silu => x / (1.0 + (-x).exp()),
     }
 }
 
-fn slope(f: Activation, x: f64) -> f64 {
+fn derivative(f: Activation, x: f64) -> f64 {
     match f {
         Activation::Relu => f64::from(u8::from(x > 0.0)),
         _ => (value(f, x + 1e-5) - value(f, x - 1e-5)) / 2e-5,
@@ -39,22 +39,22 @@ fn slope(f: Activation, x: f64) -> f64 {
 }
 
 #[test]
-fn values_and_slopes_agree_with_f64() {
+fn values_and_derivatives_match_f64() {
     let mut rng = Rng(1);
     for f in ALL {
         for len in SIZES {
-            let x: Vec<f32> = rng.numbers(len).iter().map(|x| x * 4.0).collect();
+            let x: Vec<f32> = rng.floats(len).iter().map(|x| x * 4.0).collect();
             let mut y = vec![f32::NAN; len];
             activation::forward(f, &x, &[], &mut y);
-            let want: Vec<f64> = wide(&x).iter().map(|x| value(f, *x)).collect();
+            let want: Vec<f64> = to_f64(&x).iter().map(|x| value(f, *x)).collect();
             assert_close(&y, &want, 4e-7, &format!("{f:?}"));
-            let dy = rng.numbers(len);
+            let dy = rng.floats(len);
             let mut dx = vec![f32::NAN; len];
             activation::backward(f, &x, &[], &dy, &mut dx);
             let want: Vec<f64> = x
                 .iter()
                 .zip(&dy)
-                .map(|(x, d)| slope(f, f64::from(*x)) * f64::from(*d))
+                .map(|(x, d)| derivative(f, f64::from(*x)) * f64::from(*d))
                 .collect();
             assert_close(&dx, &want, 2e-6, &format!("{f:?} backward"));
             let mut grad = dy.clone();
@@ -65,7 +65,7 @@ fn values_and_slopes_agree_with_f64() {
 }
 
 #[test]
-fn far_values_are_exact() {
+fn large_inputs_are_accurate() {
     for f in ALL {
         let x = [-1e4, -90.0, -20.0, 20.0, 90.0, 1e4, 0.0];
         let mut y = [f32::NAN; 7];
@@ -79,13 +79,13 @@ fn far_values_are_exact() {
 }
 
 #[test]
-fn a_bias_is_added_in_front() {
+fn bias_is_added_before_the_activation() {
     let mut rng = Rng(2);
     for (rows, width) in [(1, 1), (3, 17), (40, 513), (5, 64)] {
         let (x, bias, dy) = (
-            rng.numbers(rows * width),
-            rng.numbers(width),
-            rng.numbers(rows * width),
+            rng.floats(rows * width),
+            rng.floats(width),
+            rng.floats(rows * width),
         );
         let sum: Vec<f32> = x
             .iter()
@@ -105,24 +105,24 @@ fn a_bias_is_added_in_front() {
 }
 
 #[test]
-fn gated_layers_agree_with_f64() {
+fn gated_activations_match_f64() {
     let mut rng = Rng(3);
     for f in ALL {
         for len in SIZES {
-            let [gate, up, grad] = [(); 3].map(|()| rng.numbers(len));
-            let x = Gated {
+            let [gate, up, grad] = [(); 3].map(|()| rng.floats(len));
+            let x = GatedInput {
                 gate: &gate,
                 up: &up,
             };
             let [mut hidden, mut d_gate, mut d_up] = [(); 3].map(|()| vec![f32::NAN; len]);
             gated::forward(f, x, &mut hidden);
             gated::backward(f, x, &grad, &mut d_gate, &mut d_up);
-            let (g, u, d) = (wide(&gate), wide(&up), wide(&grad));
+            let (g, u, d) = (to_f64(&gate), to_f64(&up), to_f64(&grad));
             let each = |h: &dyn Fn(usize) -> f64| (0..len).map(h).collect::<Vec<_>>();
             assert_close(&hidden, &each(&|i| value(f, g[i]) * u[i]), 2e-6, "gated");
             assert_close(
                 &d_gate,
-                &each(&|i| slope(f, g[i]) * u[i] * d[i]),
+                &each(&|i| derivative(f, g[i]) * u[i] * d[i]),
                 2e-6,
                 "gate",
             );
@@ -133,18 +133,18 @@ fn gated_layers_agree_with_f64() {
     check_gradient(
         &mut rng,
         &at,
-        &[slope(Activation::Silu, 0.3)],
+        &[derivative(Activation::Silu, 0.3)],
         |x| value(Activation::Silu, x[0]),
         "silu",
     );
 }
 
 #[test]
-fn threads_do_not_change_a_bit() {
+fn results_are_identical_for_any_thread_count() {
     let mut rng = Rng(4);
-    let (x, dy) = (rng.numbers(100_003), rng.numbers(100_003));
+    let (x, dy) = (rng.floats(100_003), rng.floats(100_003));
     for f in ALL {
-        same_for_any_threads(|| {
+        assert_same_for_any_threads(|| {
             let mut y = vec![0.0; x.len()];
             activation::forward(f, &x, &[], &mut y);
             let mut dx = dy.clone();

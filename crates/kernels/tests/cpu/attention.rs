@@ -1,4 +1,4 @@
-//! Attention against f64, finite differences, and itself.
+//! Attention compared with f64 and finite differences.
 #![allow(
     clippy::float_cmp,
     clippy::many_single_char_names,
@@ -7,7 +7,7 @@
 
 use crate::attention_reference as reference;
 
-use crate::common::{Rng, assert_close, check_gradient, same_for_any_threads, wide};
+use crate::common::{Rng, assert_close, assert_same_for_any_threads, check_gradient, to_f64};
 use nextword_kernels::cpu::attention::{Dropout, Grads, Options, Saved, Shape, backward, forward};
 use nextword_kernels::cpu::dropout::Mask;
 use nextword_kernels::cpu::view::{Strides, View, ViewMut};
@@ -24,16 +24,16 @@ struct Case {
 }
 
 impl Case {
-    fn random(rng: &mut Rng, longest: usize) -> Self {
+    fn random(rng: &mut Rng, max_len: usize) -> Self {
         let n_kv_heads = rng.range(1, 3);
-        let seq_q = rng.range(1, longest);
+        let seq_q = rng.range(1, max_len);
         let shape = Shape {
             batch: rng.range(1, 3),
             seq_q,
             seq_k: if rng.below(2) == 0 {
                 seq_q
             } else {
-                rng.range(1, longest + 40)
+                rng.range(1, max_len + 40)
             },
             n_heads: n_kv_heads * rng.range(1, 3),
             n_kv_heads,
@@ -53,7 +53,7 @@ impl Case {
             } else {
                 vec![]
             },
-            window: some(rng).then(|| rng.range(1, longest)),
+            window: some(rng).then(|| rng.range(1, max_len)),
             soft_cap: some(rng).then(|| rng.pick(&[0.3, 1.5, 50.0])),
             dropout: some(rng).then(|| Dropout {
                 mask: Mask {
@@ -62,7 +62,7 @@ impl Case {
                 },
                 first_sequence: rng.next() % 7,
             }),
-            data: [q_len, k_len, k_len, q_len].map(|len| rng.numbers(len)),
+            data: [q_len, k_len, k_len, q_len].map(|len| rng.floats(len)),
             shape,
         }
     }
@@ -87,7 +87,7 @@ impl Case {
         ]
     }
 
-    /// z, lse, dq, dk, dv in one.
+    /// Returns z, lse, dq, dk, dv, concatenated.
     fn run(&self) -> Vec<f32> {
         let [qs, ks] = self.strides();
         self.run_with(
@@ -142,7 +142,7 @@ impl Case {
     }
 
     fn expected(&self) -> Vec<f64> {
-        let [q, k, v, dz] = self.data.each_ref().map(|x| wide(x));
+        let [q, k, v, dz] = self.data.each_ref().map(|x| to_f64(x));
         let (shape, options) = (&self.shape, self.options());
         let r = reference::forward(shape, &options, &q, &k, &v);
         let [dq, dk, dv] = reference::backward(shape, &options, [&q, &k, &v], &dz);
@@ -151,21 +151,21 @@ impl Case {
 }
 
 #[test]
-fn agrees_with_f64_on_random_cases() {
+fn matches_f64_on_random_cases() {
     let mut rng = Rng(1);
     for i in 0..120 {
-        let longest = rng.pick(&[1, 2, 9, 33, 70, 150]);
-        let case = Case::random(&mut rng, longest);
-        let what = format!(
+        let max_len = rng.pick(&[1, 2, 9, 33, 70, 150]);
+        let case = Case::random(&mut rng, max_len);
+        let label = format!(
             "case {i}: {:?} offsets {:?} window {:?} cap {:?} alibi {:?} dropout {:?}",
             case.shape, case.offsets, case.window, case.soft_cap, case.alibi, case.dropout
         );
-        assert_close(&case.run(), &case.expected(), 3e-5, &what);
+        assert_close(&case.run(), &case.expected(), 3e-5, &label);
     }
 }
 
 #[test]
-fn long_sequences_go_through_several_tiles() {
+fn long_sequences_match_f64_across_tiles() {
     let mut rng = Rng(2);
     for window in [None, Some(100)] {
         let mut case = Case::random(&mut rng, 3);
@@ -177,7 +177,7 @@ fn long_sequences_go_through_several_tiles() {
             n_kv_heads: 1,
             head_dim: 16,
         };
-        case.data = [300 * 32, 420 * 16, 420 * 16, 300 * 32].map(|len| rng.numbers(len));
+        case.data = [300 * 32, 420 * 16, 420 * 16, 300 * 32].map(|len| rng.floats(len));
         (case.offsets, case.alibi, case.window) = (vec![120], vec![], window);
         assert_close(&case.run(), &case.expected(), 3e-5, "long");
     }
@@ -196,11 +196,11 @@ fn large_scores_stay_finite() {
 }
 
 #[test]
-fn reference_gradients_are_slopes() {
+fn reference_gradients_match_finite_differences() {
     let mut rng = Rng(4);
     for _ in 0..6 {
         let case = Case::random(&mut rng, 9);
-        let [q, k, v, dz] = case.data.each_ref().map(|x| wide(x));
+        let [q, k, v, dz] = case.data.each_ref().map(|x| to_f64(x));
         let (shape, options) = (&case.shape, case.options());
         let [dq, dk, dv] = reference::backward(shape, &options, [&q, &k, &v], &dz);
         let loss = |q: &[f64], k: &[f64], v: &[f64]| -> f64 {
@@ -214,15 +214,15 @@ fn reference_gradients_are_slopes() {
 }
 
 #[test]
-fn threads_do_not_change_a_bit() {
+fn results_are_identical_for_any_thread_count() {
     let mut rng = Rng(5);
     for _ in 0..8 {
         let case = Case::random(&mut rng, 150);
-        same_for_any_threads(|| case.run());
+        assert_same_for_any_threads(|| case.run());
     }
 }
 
-/// `[batch, seq, heads, dim]` to `[batch, heads, seq, dim]` with room between the tokens.
+/// Converts `[batch, seq, heads, dim]` to `[batch, heads, seq, dim]` with a gap between tokens.
 fn head_first(x: &[f32], [b, s, h, d]: [usize; 4], gap: usize) -> (Vec<f32>, Strides) {
     let strides = Strides {
         batch: h * s * (d + gap),
@@ -239,7 +239,7 @@ fn head_first(x: &[f32], [b, s, h, d]: [usize; 4], gap: usize) -> (Vec<f32>, Str
 }
 
 #[test]
-fn any_layout_gives_the_same_bits() {
+fn output_is_identical_for_any_layout() {
     let mut rng = Rng(6);
     for _ in 0..8 {
         let case = Case::random(&mut rng, 70);
@@ -248,22 +248,22 @@ fn any_layout_gives_the_same_bits() {
         let k_sizes = [s.batch, s.seq_k, s.n_kv_heads, s.head_dim];
         let gap = rng.below(4);
         let sizes = [q_sizes, k_sizes, k_sizes, q_sizes];
-        let moved: Vec<_> = case
+        let permuted: Vec<_> = case
             .data
             .iter()
             .zip(sizes)
             .map(|(x, s)| head_first(x, s, gap))
             .collect();
         let data = [
-            &moved[0].0[..],
-            &moved[1].0[..],
-            &moved[2].0[..],
-            &moved[3].0[..],
+            &permuted[0].0[..],
+            &permuted[1].0[..],
+            &permuted[2].0[..],
+            &permuted[3].0[..],
         ];
-        let got = case.run_with(data, moved[0].1, moved[1].1);
-        let plain = case.run();
-        // Only z is compared number by number: it comes first in both.
-        let (z, _) = head_first(&plain[..case.data[0].len()], q_sizes, gap);
+        let got = case.run_with(data, permuted[0].1, permuted[1].1);
+        let token_first = case.run();
+        // Only z is compared element by element: it comes first in both.
+        let (z, _) = head_first(&token_first[..case.data[0].len()], q_sizes, gap);
         for (at, want) in z.chunks_exact(s.head_dim + gap).enumerate() {
             let got = &got[at * (s.head_dim + gap)..][..s.head_dim];
             assert_eq!(got, &want[..s.head_dim]);
@@ -272,7 +272,7 @@ fn any_layout_gives_the_same_bits() {
 }
 
 #[test]
-fn empty_batches_and_no_keys_are_fine() {
+fn empty_batches_and_zero_keys_are_accepted() {
     let mut rng = Rng(7);
     let mut case = Case::random(&mut rng, 5);
     case.shape.batch = 0;

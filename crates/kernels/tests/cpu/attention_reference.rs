@@ -1,4 +1,4 @@
-//! Attention written out in f64.
+//! Reference implementation of attention in f64.
 #![allow(
     dead_code,
     missing_docs,
@@ -9,13 +9,13 @@
 
 use nextword_kernels::cpu::attention::{Options, Shape};
 
-use crate::common::keep;
+use crate::common::dropout_factor;
 
 /// Contiguous `[batch, seq, heads, head_dim]` arrays in f64.
 pub struct Reference {
     pub z: Vec<f64>,
     pub lse: Vec<f64>,
-    pub percentages: Vec<f64>,
+    pub weights: Vec<f64>,
 }
 
 fn row(s: &Shape, seq: usize, heads: usize, b: usize, i: usize, h: usize) -> usize {
@@ -40,38 +40,38 @@ pub fn k_row(s: &Shape, b: usize, j: usize, h: usize) -> usize {
 pub fn factor(s: &Shape, o: &Options<'_>, b: usize, h: usize, i: usize, j: usize) -> f64 {
     o.dropout.map_or(1.0, |d| {
         let row = (d.first_sequence + b as u64) * s.n_heads as u64 + h as u64;
-        let place = (row * s.seq_q as u64 + i as u64) * s.seq_k as u64 + j as u64;
-        keep(d.mask.key, d.mask.rate, place)
+        let position = (row * s.seq_q as u64 + i as u64) * s.seq_k as u64 + j as u64;
+        dropout_factor(d.mask.key, d.mask.rate, position)
     })
 }
 
 pub fn forward(s: &Shape, o: &Options<'_>, q: &[f64], k: &[f64], v: &[f64]) -> Reference {
     let mut z = vec![0.0; q.len()];
     let mut lse = vec![f64::NEG_INFINITY; s.batch * s.n_heads * s.seq_q];
-    let mut percentages = vec![0.0; s.batch * s.n_heads * s.seq_q * s.seq_k];
+    let mut weights = vec![0.0; s.batch * s.n_heads * s.seq_q * s.seq_k];
     for b in 0..s.batch {
         for h in 0..s.n_heads {
             for i in 0..s.seq_q {
-                let place = o.offsets.get(b).copied().unwrap_or(0) + i;
-                let unit = (b * s.n_heads + h) * s.seq_q + i;
-                let seen = |j: usize| j <= place && o.window.is_none_or(|w| j + w > place);
+                let position = o.offsets.get(b).copied().unwrap_or(0) + i;
+                let query = (b * s.n_heads + h) * s.seq_q + i;
+                let visible = |j: usize| j <= position && o.window.is_none_or(|w| j + w > position);
                 let qi = &q[q_row(s, b, i, h)..][..s.head_dim];
                 let score = |j: usize| {
                     let kj = &k[k_row(s, b, j, h)..][..s.head_dim];
                     let dot: f64 = qi.iter().zip(kj).map(|(a, b)| a * b).sum();
                     let slope = f64::from(o.alibi.get(h).copied().unwrap_or(0.0));
-                    capped(dot * f64::from(o.scale), o.soft_cap) - slope * (place - j) as f64
+                    capped(dot * f64::from(o.scale), o.soft_cap) - slope * (position - j) as f64
                 };
-                let keys: Vec<usize> = (0..s.seq_k).filter(|j| seen(*j)).collect();
+                let keys: Vec<usize> = (0..s.seq_k).filter(|j| visible(*j)).collect();
                 if keys.is_empty() {
                     continue;
                 }
-                let top = keys.iter().map(|j| score(*j)).fold(f64::MIN, f64::max);
-                let sum: f64 = keys.iter().map(|j| (score(*j) - top).exp()).sum();
-                lse[unit] = top + sum.ln();
+                let max_score = keys.iter().map(|j| score(*j)).fold(f64::MIN, f64::max);
+                let sum: f64 = keys.iter().map(|j| (score(*j) - max_score).exp()).sum();
+                lse[query] = max_score + sum.ln();
                 for j in keys {
-                    let p = (score(j) - lse[unit]).exp();
-                    percentages[unit * s.seq_k + j] = p;
+                    let p = (score(j) - lse[query]).exp();
+                    weights[query * s.seq_k + j] = p;
                     let p = p * factor(s, o, b, h, i, j);
                     for d in 0..s.head_dim {
                         z[q_row(s, b, i, h) + d] += p * v[k_row(s, b, j, h) + d];
@@ -80,11 +80,7 @@ pub fn forward(s: &Shape, o: &Options<'_>, q: &[f64], k: &[f64], v: &[f64]) -> R
             }
         }
     }
-    Reference {
-        z,
-        lse,
-        percentages,
-    }
+    Reference { z, lse, weights }
 }
 
 /// `cap * tanh(x / cap)`.
@@ -92,15 +88,15 @@ pub fn capped(x: f64, cap: Option<f32>) -> f64 {
     cap.map_or(x, |cap| f64::from(cap) * (x / f64::from(cap)).tanh())
 }
 
-/// Gradients of q, k and v.
+/// Returns the gradients of q, k and v.
 pub fn backward(s: &Shape, o: &Options<'_>, [q, k, v]: [&[f64]; 3], dz: &[f64]) -> [Vec<f64>; 3] {
     let reference = forward(s, o, q, k, v);
     let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
     for b in 0..s.batch {
         for h in 0..s.n_heads {
             for i in 0..s.seq_q {
-                let unit = (b * s.n_heads + h) * s.seq_q + i;
-                let p = &reference.percentages[unit * s.seq_k..][..s.seq_k];
+                let query = (b * s.n_heads + h) * s.seq_q + i;
+                let p = &reference.weights[query * s.seq_k..][..s.seq_k];
                 let qr = q_row(s, b, i, h);
                 let dp: Vec<f64> = (0..s.seq_k)
                     .map(|j| {
@@ -114,10 +110,10 @@ pub fn backward(s: &Shape, o: &Options<'_>, [q, k, v]: [&[f64]; 3], dz: &[f64]) 
                     let kr = k_row(s, b, j, h);
                     let score: f64 = (0..s.head_dim).map(|d| q[qr + d] * k[kr + d]).sum();
                     let score = score * f64::from(o.scale);
-                    let flat = o
+                    let cap_derivative = o
                         .soft_cap
                         .map_or(1.0, |cap| 1.0 - (score / f64::from(cap)).tanh().powi(2));
-                    let ds = p[j] * (dp[j] - delta) * flat * f64::from(o.scale);
+                    let ds = p[j] * (dp[j] - delta) * cap_derivative * f64::from(o.scale);
                     let dropped = p[j] * factor(s, o, b, h, i, j);
                     for d in 0..s.head_dim {
                         dq[qr + d] += ds * k[kr + d];

@@ -1,4 +1,4 @@
-//! Random numbers and comparisons for all tests.
+//! Random values and comparisons for all tests.
 #![allow(
     dead_code,
     missing_docs,
@@ -7,7 +7,7 @@
     clippy::unwrap_used
 )]
 
-/// A counter-based stream, the one of `nextword`'s masks.
+/// A counter-based stream, the one used for `nextword`'s dropout masks.
 #[derive(Clone, Copy)]
 pub struct Rng(pub u64);
 
@@ -18,9 +18,9 @@ pub fn at(key: u64, counter: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// The dropout factor of a place.
-pub fn keep(key: u64, rate: f64, place: u64) -> f64 {
-    let bits = at(key, place / 2) >> (32 * (place % 2)) & 0xFFFF_FFFF;
+/// The dropout factor at a stream position.
+pub fn dropout_factor(key: u64, rate: f64, position: u64) -> f64 {
+    let bits = at(key, position / 2) >> (32 * (position % 2)) & 0xFFFF_FFFF;
     if bits < (rate * 4_294_967_296.0) as u64 {
         0.0
     } else {
@@ -38,35 +38,35 @@ impl Rng {
         (self.next() % n as u64) as usize
     }
 
-    /// From `low` to `high`, both included.
+    /// A value from `low` to `high`, inclusive.
     pub fn range(&mut self, low: usize, high: usize) -> usize {
         low + self.below(high - low + 1)
     }
 
-    pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len())]
+    pub fn pick<T: Copy>(&mut self, items: &[T]) -> T {
+        items[self.below(items.len())]
     }
 
     pub fn uniform(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1 << 24) as f32
     }
 
-    /// `len` numbers, about standard normal.
-    pub fn numbers(&mut self, len: usize) -> Vec<f32> {
+    /// Returns `len` approximately standard normal values.
+    pub fn floats(&mut self, len: usize) -> Vec<f32> {
         (0..len)
             .map(|_| (0..4).map(|_| self.uniform() - 0.5).sum::<f32>() * 1.7)
             .collect()
     }
 }
 
-pub fn wide(x: &[f32]) -> Vec<f64> {
+pub fn to_f64(x: &[f32]) -> Vec<f64> {
     x.iter().map(|x| f64::from(*x)).collect()
 }
 
-/// Panics unless all numbers agree to `tolerance`, relative to the larger of 1 and their size.
+/// Panics unless all values agree to `tolerance`, relative to the larger of 1 and their magnitude.
 #[track_caller]
-pub fn assert_close(got: &[f32], want: &[f64], tolerance: f64, what: &str) {
-    assert_eq!(got.len(), want.len(), "{what}: lengths");
+pub fn assert_close(got: &[f32], want: &[f64], tolerance: f64, label: &str) {
+    assert_eq!(got.len(), want.len(), "{label}: lengths");
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
         if f64::from(*g) == *w {
             continue;
@@ -74,15 +74,15 @@ pub fn assert_close(got: &[f32], want: &[f64], tolerance: f64, what: &str) {
         let error = (f64::from(*g) - w).abs() / w.abs().max(1.0);
         assert!(
             error <= tolerance,
-            "{what}: [{i}] is {g}, not {w} (error {error:e})"
+            "{label}: [{i}] is {g}, not {w} (error {error:e})"
         );
     }
 }
 
-/// Runs `work` with one and with two threads (and once more with three) and panics unless all
-/// results are bitwise the same; returns the result.
+/// Runs `work` with one, two and three threads, panics unless all results are bitwise identical,
+/// and returns the result.
 #[track_caller]
-pub fn same_for_any_threads(work: impl Fn() -> Vec<f32> + Sync) -> Vec<f32> {
+pub fn assert_same_for_any_threads(work: impl Fn() -> Vec<f32> + Sync) -> Vec<f32> {
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -105,30 +105,30 @@ pub fn same_for_any_threads(work: impl Fn() -> Vec<f32> + Sync) -> Vec<f32> {
     one
 }
 
-/// Compares analytic gradients with central differences of `loss` at a few random places.
+/// Compares analytic gradients with central differences of `loss` at a few random elements.
 #[track_caller]
 pub fn check_gradient(
     rng: &mut Rng,
     x: &[f64],
     gradient: &[f64],
     loss: impl Fn(&[f64]) -> f64,
-    what: &str,
+    label: &str,
 ) {
     if x.is_empty() {
         return;
     }
     for _ in 0..6 {
         let i = rng.below(x.len());
-        let mut moved = x.to_vec();
+        let mut perturbed = x.to_vec();
         let h = 1e-5;
-        moved[i] = x[i] + h;
-        let up = loss(&moved);
-        moved[i] = x[i] - h;
-        let slope = (up - loss(&moved)) / (2.0 * h);
+        perturbed[i] = x[i] + h;
+        let up = loss(&perturbed);
+        perturbed[i] = x[i] - h;
+        let slope = (up - loss(&perturbed)) / (2.0 * h);
         let error = (slope - gradient[i]).abs() / slope.abs().max(1.0);
         assert!(
             error < 1e-6,
-            "{what}: gradient [{i}] is {}, not {slope}",
+            "{label}: gradient [{i}] is {}, not {slope}",
             gradient[i]
         );
     }

@@ -1,4 +1,4 @@
-//! Attention of one token a row over a cache.
+//! Decode attention over a KV cache.
 #![allow(
     clippy::float_cmp,
     clippy::many_single_char_names,
@@ -6,8 +6,8 @@
 )]
 
 use crate::attention_reference::capped;
-use crate::common::{Rng, assert_close, same_for_any_threads};
-use nextword_kernels::cpu::attention::{Cache, DecodeOptions, decode};
+use crate::common::{Rng, assert_close, assert_same_for_any_threads};
+use nextword_kernels::cpu::attention::{DecodeOptions, KvCache, decode};
 
 struct Case {
     group: usize,
@@ -25,9 +25,9 @@ struct Case {
 }
 
 impl Case {
-    fn random(rng: &mut Rng, longest: usize) -> Self {
+    fn random(rng: &mut Rng, max_len: usize) -> Self {
         let (group, n_kv_heads) = (rng.range(1, 3), rng.range(1, 3));
-        let (capacity, dim) = (rng.range(1, longest), rng.pick(&[1, 8, 20, 32, 64, 128]));
+        let (capacity, dim) = (rng.range(1, max_len), rng.pick(&[1, 8, 20, 32, 64, 128]));
         let (slots, rows) = (rng.range(1, 4), rng.below(4));
         let len = slots * n_kv_heads * capacity * dim;
         Self {
@@ -35,24 +35,24 @@ impl Case {
             n_kv_heads,
             capacity,
             dim,
-            window: (rng.below(3) == 0).then(|| rng.range(1, longest)),
+            window: (rng.below(3) == 0).then(|| rng.range(1, max_len)),
             soft_cap: (rng.below(3) == 0).then(|| rng.pick(&[0.3, 1.5, 50.0])),
             alibi: if rng.below(2) == 0 {
                 vec![]
             } else {
-                rng.numbers(group * n_kv_heads)
+                rng.floats(group * n_kv_heads)
             },
-            keys: rng.numbers(len),
-            values: rng.numbers(len),
+            keys: rng.floats(len),
+            values: rng.floats(len),
             slots: (0..rows).map(|_| rng.below(slots)).collect(),
             lengths: (0..rows).map(|_| rng.range(0, capacity)).collect(),
-            q: rng.numbers(rows * group * n_kv_heads * dim),
+            q: rng.floats(rows * group * n_kv_heads * dim),
         }
     }
 
     fn run(&self, rows: std::ops::Range<usize>) -> Vec<f32> {
         let each = self.group * self.n_kv_heads * self.dim;
-        let cache = Cache {
+        let cache = KvCache {
             keys: &self.keys,
             values: &self.values,
             n_kv_heads: self.n_kv_heads,
@@ -81,8 +81,8 @@ impl Case {
     fn expected(&self) -> Vec<f64> {
         let mut z = vec![0.0; self.q.len()];
         let heads = self.group * self.n_kv_heads;
-        for (unit, z) in z.chunks_mut(self.dim).enumerate() {
-            let (row, head) = (unit / heads, unit % heads);
+        for (index, z) in z.chunks_mut(self.dim).enumerate() {
+            let (row, head) = (index / heads, index % heads);
             let cache = (self.slots[row] * self.n_kv_heads + head / self.group) * self.capacity;
             let length = self.lengths[row];
             let first = length.saturating_sub(self.window.unwrap_or(length));
@@ -92,18 +92,18 @@ impl Case {
                     let at = (cache + token) * self.dim;
                     let dot: f64 = (0..self.dim)
                         .map(|d| {
-                            f64::from(self.q[unit * self.dim + d]) * f64::from(self.keys[at + d])
+                            f64::from(self.q[index * self.dim + d]) * f64::from(self.keys[at + d])
                         })
                         .sum();
                     let score = capped(dot * f64::from(0.2_f32), self.soft_cap);
                     score - slope * (length - 1 - token) as f64
                 })
                 .collect();
-            let top = scores.iter().copied().fold(f64::MIN, f64::max);
-            let sum: f64 = scores.iter().map(|s| (s - top).exp()).sum();
+            let max_score = scores.iter().copied().fold(f64::MIN, f64::max);
+            let sum: f64 = scores.iter().map(|s| (s - max_score).exp()).sum();
             for (i, score) in scores.iter().enumerate() {
                 let at = (cache + first + i) * self.dim;
-                let p = (score - top).exp() / sum;
+                let p = (score - max_score).exp() / sum;
                 z.iter_mut()
                     .enumerate()
                     .for_each(|(d, z)| *z += p * f64::from(self.values[at + d]));
@@ -114,11 +114,11 @@ impl Case {
 }
 
 #[test]
-fn agrees_with_f64() {
+fn matches_f64() {
     let mut rng = Rng(1);
-    for longest in [1, 5, 40, 300] {
+    for max_len in [1, 5, 40, 300] {
         for _ in 0..20 {
-            let case = Case::random(&mut rng, longest);
+            let case = Case::random(&mut rng, max_len);
             assert_close(
                 &case.run(0..case.slots.len()),
                 &case.expected(),
@@ -130,12 +130,12 @@ fn agrees_with_f64() {
 }
 
 #[test]
-fn rows_do_not_depend_on_each_other_nor_on_threads() {
+fn rows_are_independent_of_batch_and_thread_count() {
     let mut rng = Rng(2);
     for _ in 0..10 {
         let case = Case::random(&mut rng, 200);
         let rows = case.slots.len();
-        let together = same_for_any_threads(|| case.run(0..rows));
+        let together = assert_same_for_any_threads(|| case.run(0..rows));
         let alone: Vec<f32> = (0..rows).flat_map(|row| case.run(row..row + 1)).collect();
         assert_eq!(together, alone);
     }

@@ -5,23 +5,23 @@
     clippy::needless_for_each
 )]
 
-use crate::common::{Rng, assert_close, same_for_any_threads, wide};
-use nextword_kernels::cpu::columns::add_column_sums;
+use crate::common::{Rng, assert_close, assert_same_for_any_threads, to_f64};
 use nextword_kernels::cpu::elementwise::{add, add_bias, add_scaled, scale};
+use nextword_kernels::cpu::reduce::add_column_sums;
 
 #[test]
-fn sums_agree_with_plain_loops() {
+fn sums_match_scalar_loops() {
     let mut rng = Rng(1);
     for len in [0, 1, 16, 31, 100_001] {
-        let (a, b) = (rng.numbers(len), rng.numbers(len));
+        let (a, b) = (rng.floats(len), rng.floats(len));
         let mut out = vec![f32::NAN; len];
         add(&a, &b, &mut out);
         assert!((0..len).all(|i| out[i] == a[i] + b[i]));
         let mut y = a.clone();
         add_scaled(&mut y, 0.3, &b);
-        let want: Vec<f64> = wide(&a)
+        let want: Vec<f64> = to_f64(&a)
             .iter()
-            .zip(wide(&b))
+            .zip(to_f64(&b))
             .map(|(a, b)| a + f64::from(0.3_f32) * b)
             .collect();
         assert_close(&y, &want, 2e-7, "scaled");
@@ -32,7 +32,7 @@ fn sums_agree_with_plain_loops() {
 }
 
 #[test]
-fn biases_and_their_gradients_agree_with_plain_loops() {
+fn bias_and_its_gradient_match_scalar_loops() {
     let mut rng = Rng(2);
     for (rows, width) in [
         (0, 3),
@@ -42,15 +42,15 @@ fn biases_and_their_gradients_agree_with_plain_loops() {
         (70_000, 2),
         (3, 20_000),
     ] {
-        let (x, bias) = (rng.numbers(rows * width), rng.numbers(width));
+        let (x, bias) = (rng.floats(rows * width), rng.floats(width));
         let mut y = x.clone();
         add_bias(&mut y, &bias);
         assert!((0..x.len()).all(|i| y[i] == x[i] + bias[i % width]));
-        let mut want = wide(&bias);
+        let mut want = to_f64(&bias);
         x.iter()
             .enumerate()
             .for_each(|(i, x)| want[i % width] += f64::from(*x));
-        let got = same_for_any_threads(|| {
+        let got = assert_same_for_any_threads(|| {
             let mut sums = bias.clone();
             add_column_sums(&x, &mut sums);
             sums

@@ -5,28 +5,28 @@
     clippy::needless_for_each
 )]
 
-use crate::common::{Rng, assert_close, check_gradient, same_for_any_threads, wide};
+use crate::common::{Rng, assert_close, assert_same_for_any_threads, check_gradient, to_f64};
 use nextword_kernels::cpu::cross_entropy::{
-    IGNORED, RowResults, Task, forward, forward_backward, forward_backward_in_place,
+    IGNORE, RowLosses, Task, forward, forward_backward, forward_backward_in_place,
 };
 
-/// The loss and the gradient.
+/// Returns the loss and its gradient.
 fn reference(x: &[f64], vocab: usize, targets: &[u32], cap: Option<f64>) -> (f64, Vec<f64>) {
     let mut total = 0.0;
     let mut grad = vec![0.0; x.len()];
-    for (r, target) in targets.iter().enumerate().filter(|(_, t)| **t != IGNORED) {
+    for (r, target) in targets.iter().enumerate().filter(|(_, t)| **t != IGNORE) {
         let raw = &x[r * vocab..][..vocab];
         let y: Vec<f64> = raw
             .iter()
             .map(|x| cap.map_or(*x, |c| c * (x / c).tanh()))
             .collect();
-        let top = y.iter().copied().fold(f64::MIN, f64::max);
-        let lse = top + y.iter().map(|y| (y - top).exp()).sum::<f64>().ln();
+        let max_logit = y.iter().copied().fold(f64::MIN, f64::max);
+        let lse = max_logit + y.iter().map(|y| (y - max_logit).exp()).sum::<f64>().ln();
         total += lse - y[*target as usize];
         for i in 0..vocab {
-            let hot = f64::from(u8::from(i == *target as usize));
-            let slope = cap.map_or(1.0, |c| 1.0 - (y[i] / c).powi(2));
-            grad[r * vocab + i] = ((y[i] - lse).exp() - hot) * slope;
+            let one_hot = f64::from(u8::from(i == *target as usize));
+            let derivative = cap.map_or(1.0, |c| 1.0 - (y[i] / c).powi(2));
+            grad[r * vocab + i] = ((y[i] - lse).exp() - one_hot) * derivative;
         }
     }
     (total, grad)
@@ -43,11 +43,11 @@ impl Case {
     fn random(rng: &mut Rng, rows: usize, vocab: usize) -> Self {
         Self {
             vocab,
-            logits: rng.numbers(rows * vocab).iter().map(|x| x * 5.0).collect(),
+            logits: rng.floats(rows * vocab).iter().map(|x| x * 5.0).collect(),
             targets: (0..rows)
                 .map(|_| {
                     if rng.below(5) == 0 {
-                        IGNORED
+                        IGNORE
                     } else {
                         rng.below(vocab) as u32
                     }
@@ -65,22 +65,22 @@ impl Case {
         }
     }
 
-    /// Loss, gradient, row losses, row log-sums.
+    /// Returns loss, gradient, row losses and row log-sum-exps.
     fn run(&self, scale: f32) -> (f64, [Vec<f32>; 3]) {
         let rows = self.targets.len();
         let [mut loss, mut lse] = [(); 2].map(|()| vec![f32::NAN; rows]);
-        let results = RowResults {
+        let losses = RowLosses {
             loss: &mut loss,
             lse: &mut lse,
         };
         let mut grad = vec![f32::NAN; self.logits.len()];
-        let total = forward_backward(&self.task(), &self.logits, scale, &mut grad, results);
+        let total = forward_backward(&self.task(), &self.logits, scale, &mut grad, losses);
         (total, [grad, loss, lse])
     }
 }
 
 #[test]
-fn agrees_with_f64() {
+fn matches_f64() {
     let mut rng = Rng(1);
     for (rows, vocab) in [
         (0, 5),
@@ -94,7 +94,7 @@ fn agrees_with_f64() {
         for _ in 0..4 {
             let case = Case::random(&mut rng, rows, vocab);
             let (want, mut want_grad) = reference(
-                &wide(&case.logits),
+                &to_f64(&case.logits),
                 vocab,
                 &case.targets,
                 case.cap.map(f64::from),
@@ -109,7 +109,7 @@ fn agrees_with_f64() {
                 &case.task(),
                 &mut again,
                 0.25,
-                RowResults {
+                RowLosses {
                     loss: &mut a,
                     lse: &mut b,
                 },
@@ -118,7 +118,7 @@ fn agrees_with_f64() {
             let only = forward(
                 &case.task(),
                 &case.logits,
-                RowResults {
+                RowLosses {
                     loss: &mut a,
                     lse: &mut b,
                 },
@@ -129,11 +129,11 @@ fn agrees_with_f64() {
 }
 
 #[test]
-fn reference_gradient_is_the_slope() {
+fn reference_gradient_matches_finite_differences() {
     let mut rng = Rng(2);
     for _ in 0..4 {
         let case = Case::random(&mut rng, 4, 9);
-        let x = wide(&case.logits);
+        let x = to_f64(&case.logits);
         let cap = case.cap.map(f64::from);
         let (_, grad) = reference(&x, 9, &case.targets, cap);
         check_gradient(
@@ -147,7 +147,7 @@ fn reference_gradient_is_the_slope() {
 }
 
 #[test]
-fn huge_logits_stay_finite_and_nan_is_not_hidden() {
+fn huge_logits_stay_finite_and_nan_propagates() {
     let mut case = Case {
         vocab: 40,
         logits: vec![0.0; 40],
@@ -163,10 +163,10 @@ fn huge_logits_stay_finite_and_nan_is_not_hidden() {
 }
 
 #[test]
-fn threads_do_not_change_a_bit() {
+fn results_are_identical_for_any_thread_count() {
     let mut rng = Rng(3);
     let case = Case::random(&mut rng, 64, 3001);
-    same_for_any_threads(|| {
+    assert_same_for_any_threads(|| {
         let (total, parts) = case.run(0.1);
         [parts.concat(), vec![total as f32]].concat()
     });

@@ -1,4 +1,4 @@
-//! The CPU's kernels against f64, finite differences, and themselves on one thread.
+//! CPU kernels compared with f64, finite differences, and single-threaded runs.
 
 #![allow(clippy::unwrap_used, clippy::pedantic)]
 
@@ -11,4 +11,4 @@ mod elementwise;
 mod loss;
 mod norm;
 mod optimizer;
-mod places;
+mod positions;

@@ -1,11 +1,11 @@
-//! Layer and RMS normalization.
+//! `LayerNorm` and `RMSNorm`.
 #![allow(
     clippy::float_cmp,
     clippy::many_single_char_names,
     clippy::needless_for_each
 )]
 
-use crate::common::{Rng, assert_close, check_gradient, same_for_any_threads, wide};
+use crate::common::{Rng, assert_close, assert_same_for_any_threads, check_gradient, to_f64};
 use nextword_kernels::cpu::norm::{Norm, NormGrads, NormKind, Residual, Stats, backward, forward};
 
 fn reference(kind: NormKind, x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
@@ -28,7 +28,7 @@ fn reference(kind: NormKind, x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64
         .collect()
 }
 
-/// dx, dweight, dbias.
+/// Returns dx, dweight, dbias.
 fn gradients(kind: NormKind, x: &[f64], weight: &[f64], dy: &[f64]) -> [Vec<f64>; 3] {
     let width = weight.len();
     let n = width as f64;
@@ -67,7 +67,7 @@ struct Case {
     weight: Vec<f32>,
     bias: Vec<f32>,
     dy: Vec<f32>,
-    past: Vec<f32>,
+    residual_grad: Vec<f32>,
 }
 
 impl Case {
@@ -76,24 +76,24 @@ impl Case {
         Self {
             kind: rng.pick(&[NormKind::Layer, NormKind::Rms]),
             width,
-            x: rng.numbers(len).iter().map(|x| 2.0 * x + 0.5).collect(),
-            add: (rng.below(2) == 0).then(|| rng.numbers(len)),
-            weight: rng.numbers(width),
+            x: rng.floats(len).iter().map(|x| 2.0 * x + 0.5).collect(),
+            add: (rng.below(2) == 0).then(|| rng.floats(len)),
+            weight: rng.floats(width),
             bias: if rng.below(2) == 0 {
                 vec![]
             } else {
-                rng.numbers(width)
+                rng.floats(width)
             },
-            dy: rng.numbers(len),
-            past: if rng.below(2) == 0 {
+            dy: rng.floats(len),
+            residual_grad: if rng.below(2) == 0 {
                 vec![]
             } else {
-                rng.numbers(len)
+                rng.floats(len)
             },
         }
     }
 
-    /// The sum, y, dx, dweight, dbias.
+    /// Returns the residual sum, y, dx, dweight, dbias.
     fn run(&self) -> [Vec<f32>; 5] {
         let norm = Norm {
             kind: self.kind,
@@ -125,13 +125,20 @@ impl Case {
             weight: &mut dw,
             bias: &mut db,
         };
-        backward(&norm, &sum, (&mean, &rstd), &self.dy, &self.past, grads);
+        backward(
+            &norm,
+            &sum,
+            (&mean, &rstd),
+            &self.dy,
+            &self.residual_grad,
+            grads,
+        );
         [sum, y, dx, dw, db]
     }
 }
 
 #[test]
-fn agrees_with_f64() {
+fn matches_f64() {
     let mut rng = Rng(1);
     for (rows, width) in [
         (1, 1),
@@ -147,9 +154,10 @@ fn agrees_with_f64() {
         for _ in 0..6 {
             let case = Case::random(&mut rng, rows, width);
             let [sum, y, dx, dw, db] = case.run();
-            let x = wide(&sum);
-            let (weight, bias, dy) = (wide(&case.weight), wide(&case.bias), wide(&case.dy));
-            // With one number a row its variance is 0, and eps alone decides: rounding shows.
+            let x = to_f64(&sum);
+            let (weight, bias, dy) = (to_f64(&case.weight), to_f64(&case.bias), to_f64(&case.dy));
+            // With one element per row the variance is 0 and eps alone decides, so rounding
+            // matters.
             let tolerance = if width < 3 { 2e-2 } else { 1e-5 };
             assert_close(
                 &y,
@@ -159,7 +167,7 @@ fn agrees_with_f64() {
             );
             let [mut ex, mut ew, mut eb] = gradients(case.kind, &x, &weight, &dy);
             ex.iter_mut()
-                .zip(&case.past)
+                .zip(&case.residual_grad)
                 .for_each(|(e, p)| *e += f64::from(*p));
             ew.iter_mut().for_each(|e| *e += 0.25);
             eb.iter_mut().for_each(|e| *e += 0.5);
@@ -172,10 +180,10 @@ fn agrees_with_f64() {
 }
 
 #[test]
-fn reference_gradients_are_slopes() {
+fn reference_gradients_match_finite_differences() {
     let mut rng = Rng(2);
     for kind in [NormKind::Layer, NormKind::Rms] {
-        let [x, w, dy] = [30, 10, 30].map(|n| wide(&rng.numbers(n)));
+        let [x, w, dy] = [30, 10, 30].map(|n| to_f64(&rng.floats(n)));
         let [dx, dw, _] = gradients(kind, &x, &w, &dy);
         let loss = |x: &[f64], w: &[f64]| -> f64 {
             reference(kind, x, w, &[])
@@ -190,10 +198,10 @@ fn reference_gradients_are_slopes() {
 }
 
 #[test]
-fn threads_do_not_change_a_bit() {
+fn results_are_identical_for_any_thread_count() {
     let mut rng = Rng(3);
     for (rows, width) in [(1000, 384), (333, 65), (9000, 8)] {
         let case = Case::random(&mut rng, rows, width);
-        same_for_any_threads(|| case.run().concat());
+        assert_same_for_any_threads(|| case.run().concat());
     }
 }

@@ -1,70 +1,72 @@
-//! `AdamW` and the global norm.
+//! `AdamW` and the global gradient norm.
 #![allow(
     clippy::float_cmp,
     clippy::many_single_char_names,
     clippy::needless_for_each
 )]
 
-use crate::common::{Rng, assert_close, same_for_any_threads, wide};
+use crate::common::{Rng, assert_close, assert_same_for_any_threads, to_f64};
 use nextword_kernels::cpu::adamw::{Parameter, Step, step};
-use nextword_kernels::cpu::squares::sum_of_squares;
+use nextword_kernels::cpu::sum_of_squares::sum_of_squares;
 
 const SIZES: [usize; 6] = [1, 0, 17, 16_384, 40_001, 3];
 
-fn settings(number: u64) -> Step {
+fn settings(t: u64) -> Step {
     Step {
-        rate: 1e-2,
+        lr: 1e-2,
         beta1: 0.9,
         beta2: 0.95,
         eps: 1e-8,
-        number,
+        step: t,
         grad_scale: 0.7,
     }
 }
 
-/// Values, means, squares of all parameters after three steps.
+/// Returns values, first and second moments of all parameters after three steps.
 fn run(start: &[Vec<f32>], grads: &[Vec<f32>]) -> Vec<Vec<f32>> {
     let mut values = start.to_vec();
-    let mut means: Vec<Vec<f32>> = start.iter().map(|v| vec![0.0; v.len()]).collect();
-    let mut squares = means.clone();
-    for number in 1..=3 {
-        let states = values.iter_mut().zip(&mut means).zip(&mut squares);
+    let mut first_moments: Vec<Vec<f32>> = start.iter().map(|v| vec![0.0; v.len()]).collect();
+    let mut second_moments = first_moments.clone();
+    for t in 1..=3 {
+        let states = values
+            .iter_mut()
+            .zip(&mut first_moments)
+            .zip(&mut second_moments);
         let parameters = states
             .zip(grads)
             .enumerate()
-            .map(|(i, (((value, mean), square), grad))| Parameter {
-                value,
-                grad,
-                mean,
-                square,
-                decay: if i % 2 == 0 { 0.1 } else { 0.0 },
-            })
+            .map(
+                |(i, (((value, first_moment), second_moment), grad))| Parameter {
+                    value,
+                    grad,
+                    first_moment,
+                    second_moment,
+                    weight_decay: if i % 2 == 0 { 0.1 } else { 0.0 },
+                },
+            )
             .collect();
-        step(parameters, &settings(number));
+        step(parameters, &settings(t));
     }
-    [values, means, squares].concat()
+    [values, first_moments, second_moments].concat()
 }
 
 #[test]
-fn adamw_agrees_with_f64() {
+fn adamw_matches_f64() {
     let mut rng = Rng(1);
-    let [start, grads] = [(); 2].map(|()| SIZES.map(|n| rng.numbers(n)).to_vec());
+    let [start, grads] = [(); 2].map(|()| SIZES.map(|n| rng.floats(n)).to_vec());
     let got = run(&start, &grads);
     for (i, (value, grad)) in start.iter().zip(&grads).enumerate() {
-        let mut p = wide(value);
+        let mut p = to_f64(value);
         let (mut m, mut v) = (vec![0.0; p.len()], vec![0.0; p.len()]);
-        for number in 1..=3 {
-            let s = settings(number);
-            let (c1, c2) = (
-                1.0 - s.beta1.powi(number as i32),
-                1.0 - s.beta2.powi(number as i32),
-            );
+        for t in 1..=3 {
+            let s = settings(t);
+            let (c1, c2) = (1.0 - s.beta1.powi(t as i32), 1.0 - s.beta2.powi(t as i32));
             for j in 0..p.len() {
                 let g = f64::from(grad[j]) * s.grad_scale;
-                p[j] *= 1.0 - s.rate * if i % 2 == 0 { 0.1 } else { 0.0 };
+                p[j] *= 1.0 - s.lr * if i % 2 == 0 { 0.1 } else { 0.0 };
                 m[j] = s.beta1 * m[j] + (1.0 - s.beta1) * g;
                 v[j] = s.beta2 * v[j] + (1.0 - s.beta2) * g * g;
-                p[j] -= s.rate / c1 * m[j] / (v[j].sqrt() / c2.sqrt() + s.eps);
+                p[j] -= s.lr / c1 * m[j] / (v[j].sqrt() / c2.sqrt() + s.eps);
             }
         }
         assert_close(&got[i], &p, 1e-6, "value");
@@ -74,9 +76,9 @@ fn adamw_agrees_with_f64() {
 }
 
 #[test]
-fn squares_agree_with_f64() {
+fn sum_of_squares_matches_f64() {
     let mut rng = Rng(2);
-    let arrays = SIZES.map(|n| rng.numbers(n));
+    let arrays = SIZES.map(|n| rng.floats(n));
     let slices: Vec<&[f32]> = arrays.iter().map(|a| &a[..]).collect();
     let want: f64 = arrays.iter().flatten().map(|x| f64::from(*x).powi(2)).sum();
     assert!((sum_of_squares(&slices) / want - 1.0).abs() < 1e-6);
@@ -84,10 +86,10 @@ fn squares_agree_with_f64() {
 }
 
 #[test]
-fn threads_do_not_change_a_bit() {
+fn results_are_identical_for_any_thread_count() {
     let mut rng = Rng(3);
-    let [start, grads] = [(); 2].map(|()| SIZES.map(|n| rng.numbers(n)).to_vec());
-    same_for_any_threads(|| {
+    let [start, grads] = [(); 2].map(|()| SIZES.map(|n| rng.floats(n)).to_vec());
+    assert_same_for_any_threads(|| {
         let slices: Vec<&[f32]> = start.iter().map(|a| &a[..]).collect();
         let mut all = run(&start, &grads).concat();
         let bits = sum_of_squares(&slices).to_bits();

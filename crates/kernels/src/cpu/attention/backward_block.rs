@@ -8,13 +8,13 @@ use super::super::scratch;
 use super::super::simd::{Ops, dispatch, for_lanes, load_part, store_part};
 use super::super::view::Rows;
 use super::block::{Block, KEYS, QUERIES, transpose};
-use super::sight::{OverKeys, OverQueries, Sight};
-use super::tile::{Factor, accumulate, scores};
-use super::weights::{self, Queries, Tile};
+use super::mask::{KeySteps, QuerySteps, TileMask};
+use super::tile::{Factor, accumulate, multiply};
+use super::weights::{self, GradTile, QueryStats};
 
-/// What one block reads and writes besides its queries, keys and values.
+/// Outputs, gradients and gradient accumulators of one block.
 #[derive(Clone, Copy)]
-pub(super) struct Sides {
+pub(super) struct GradViews {
     pub(super) z: Rows<*const f32>,
     pub(super) dz: Rows<*const f32>,
     pub(super) dq: Rows<*mut f32>,
@@ -22,48 +22,48 @@ pub(super) struct Sides {
     pub(super) dv: Rows<*mut f32>,
 }
 
-/// Numbers of scratch that a block takes.
-pub(super) fn scratch_len(head_dim: usize, keep: bool) -> usize {
-    let tiles = if keep { 3 } else { 2 };
-    QUERIES * (2 * head_dim + tiles * KEYS + scratch::lines(head_dim) + 2)
+/// Length of the scratch of one block.
+pub(super) fn scratch_len(head_dim: usize, has_dropout: bool) -> usize {
+    let tiles = if has_dropout { 3 } else { 2 };
+    QUERIES * (2 * head_dim + tiles * KEYS + scratch::padded_len(head_dim) + 2)
 }
 
 dispatch!(
-    /// Writes the gradient of one block's queries and adds to those of keys and values.
-    pub(super) fn run(block: &Block, sides: Sides, lse: &[f32], scratch: &mut [f32]) => body);
+    /// Writes the gradient of the queries of one block and adds to those of keys and values.
+    pub(super) fn run(block: &Block, views: GradViews, lse: &[f32], scratch: &mut [f32]) => body);
 
-/// The scratch of a block, cut into parts.
-struct Parts<'a> {
-    /// Queries and gradients of the result, `[head_dim][QUERIES]`.
+/// The scratch of a block, split into parts.
+struct ScratchParts<'a> {
+    /// Queries and output gradients, `[head_dim][QUERIES]`.
     q: &'a mut [f32],
     dz: &'a mut [f32],
-    /// Percentages and gradients of scores, `[KEYS][QUERIES]`.
+    /// Attention weights and gradients of scores, `[KEYS][QUERIES]`.
     p: &'a mut [f32],
     ds: &'a mut [f32],
-    /// Dropout factors, as above, or empty.
-    keep: &'a mut [f32],
+    /// Dropout factors, `[KEYS][QUERIES]`, or empty.
+    dropout: &'a mut [f32],
     /// Gradients of the queries, `[QUERIES][head_dim]`, rows padded to whole cache lines.
     dq: &'a mut [f32],
-    /// Log-sums and `dz . z`, two rows of `[QUERIES]`.
+    /// Log-sum-exp and `dz . z`, two rows of `[QUERIES]`.
     lse: &'a mut [f32],
     delta: &'a mut [f32],
 }
 
-impl<'a> Parts<'a> {
-    fn cut(scratch: &'a mut [f32], head_dim: usize, keep: bool) -> Self {
+impl<'a> ScratchParts<'a> {
+    fn split(scratch: &'a mut [f32], head_dim: usize, has_dropout: bool) -> Self {
         let (q, rest) = scratch.split_at_mut(head_dim * QUERIES);
         let (dz, rest) = rest.split_at_mut(head_dim * QUERIES);
         let (p, rest) = rest.split_at_mut(KEYS * QUERIES);
         let (ds, rest) = rest.split_at_mut(KEYS * QUERIES);
-        let (keep, rest) = rest.split_at_mut(if keep { KEYS * QUERIES } else { 0 });
-        let (dq, rest) = rest.split_at_mut(scratch::lines(head_dim) * QUERIES);
+        let (dropout, rest) = rest.split_at_mut(if has_dropout { KEYS * QUERIES } else { 0 });
+        let (dq, rest) = rest.split_at_mut(scratch::padded_len(head_dim) * QUERIES);
         let (lse, delta) = rest.split_at_mut(QUERIES);
         Self {
             q,
             dz,
             p,
             ds,
-            keep,
+            dropout,
             dq,
             lse,
             delta,
@@ -72,10 +72,11 @@ impl<'a> Parts<'a> {
 }
 
 #[inline(always)]
-fn body<S: Simd>(s: S, block: &Block, sides: Sides, lse: &[f32], scratch: &mut [f32]) {
-    let parts = Parts::cut(scratch, block.head_dim, block.keep.is_some());
-    let (n, dim) = (block.sight.queries, block.head_dim);
-    // SAFETY: scratch has room for QUERIES queries, and the sides have a row for each.
+fn body<S: Simd>(s: S, block: &Block, views: GradViews, lse: &[f32], scratch: &mut [f32]) {
+    let parts = ScratchParts::split(scratch, block.head_dim, block.dropout.is_some());
+    let (n, dim) = (block.mask.queries, block.head_dim);
+    // SAFETY: scratch has room for QUERIES queries, and the views have a row for each query of the
+    // block.
     unsafe {
         transpose(
             s,
@@ -85,13 +86,13 @@ fn body<S: Simd>(s: S, block: &Block, sides: Sides, lse: &[f32], scratch: &mut [
             block.scale * LOG2_E,
             parts.q.as_mut_ptr(),
         );
-        transpose(s, sides.dz, n, dim, 1.0, parts.dz.as_mut_ptr());
+        transpose(s, views.dz, n, dim, 1.0, parts.dz.as_mut_ptr());
         for (i, lse) in lse.iter().enumerate() {
             parts.lse[i] = lse * LOG2_E;
             parts.delta[i] = dot(
                 s,
-                sides.z.at.add(i * sides.z.row),
-                sides.dz.at.add(i * sides.dz.row),
+                views.z.ptr.add(i * views.z.stride),
+                views.dz.ptr.add(i * views.dz.stride),
                 dim,
             );
         }
@@ -101,126 +102,139 @@ fn body<S: Simd>(s: S, block: &Block, sides: Sides, lse: &[f32], scratch: &mut [
     parts.delta[n..].fill(0.0);
     parts.dq.fill(0.0);
     let dq = Rows {
-        at: parts.dq.as_mut_ptr(),
-        row: scratch::lines(dim),
+        ptr: parts.dq.as_mut_ptr(),
+        stride: scratch::padded_len(dim),
     };
-    let queries = Queries {
+    let queries = QueryStats {
         lse: parts.lse,
         delta: parts.delta,
     };
-    for sight in block.tiles() {
-        if let Some(keep) = block.keep {
-            keep.fill(&sight, parts.keep);
+    for mask in block.tiles() {
+        if let Some(dropout) = block.dropout {
+            dropout.fill(&mask, parts.dropout);
         }
         // SAFETY: the tile's keys exist, and scratch has room for KEYS keys.
         unsafe {
-            products(s, block.k, &sight, dim, parts.q, parts.p);
-            products(s, block.v, &sight, dim, parts.dz, parts.ds);
+            tile_products(s, block.k, &mask, dim, parts.q, parts.p);
+            tile_products(s, block.v, &mask, dim, parts.dz, parts.ds);
         }
-        let mut tile = Tile {
+        let mut tile = GradTile {
             p: parts.p,
             ds: parts.ds,
-            keep: parts.keep,
+            dropout: parts.dropout,
         };
-        weights::tile(s, block, &sight, &mut tile, &queries);
-        // SAFETY: as above.
-        unsafe { add_grads(s, block, &sides, &sight, &tile, dq) };
+        weights::backward_tile(s, block, &mask, &mut tile, &queries);
+        // SAFETY: the tile's keys exist, the arrays of the tile have room for KEYS keys, and no
+        // other task accesses the gradients of this key/value head.
+        unsafe { add_grads(s, block, &views, &mask, &tile, dq) };
     }
     for i in 0..n {
         for_lanes!(s, dim, |at, part| {
-            // SAFETY: dq has a row for each query, in scratch and in the result.
+            // SAFETY: dq has a row for each query of the block, in scratch and in the output.
             unsafe {
-                let row = load_part(s, dq.at.add(i * dq.row), at, part);
-                store_part(s, sides.dq.at.add(i * sides.dq.row), at, part, row);
+                let row = load_part(s, dq.ptr.add(i * dq.stride), at, part);
+                store_part(s, views.dq.ptr.add(i * views.dq.stride), at, part, row);
             }
         });
     }
 }
 
 /// `out[key][query] = rows[key] . queries[..][query]` for a tile.
+///
+/// # Safety
+/// The keys of `mask` must be valid rows of `dim` floats, `queries` must be `[dim][QUERIES]`, and
+/// `out` must have room for `mask.keys` rows.
 #[inline(always)]
-unsafe fn products<S: Simd>(
+unsafe fn tile_products<S: Simd>(
     s: S,
     rows: Rows<*const f32>,
-    sight: &Sight,
+    mask: &TileMask,
     dim: usize,
     queries: &[f32],
     out: &mut [f32],
 ) {
     let queries = Rows {
-        at: queries.as_ptr(),
-        row: QUERIES,
+        ptr: queries.as_ptr(),
+        stride: QUERIES,
     };
     let out = Rows {
-        at: out.as_mut_ptr(),
-        row: QUERIES,
+        ptr: out.as_mut_ptr(),
+        stride: QUERIES,
     };
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that rows, queries and output cover the keys of `mask` and
+    // `dim`.
     unsafe {
-        let at = rows.at.add(sight.key * rows.row);
+        let ptr = rows.ptr.add(mask.first_key * rows.stride);
         let rows = Factor {
-            at,
-            row: rows.row,
-            step: 1,
+            ptr,
+            row_stride: rows.stride,
+            step_stride: 1,
         };
-        scores(s, sight.keys, dim, rows, queries, out, sight);
+        multiply(s, mask.keys, dim, rows, queries, out, mask);
     }
 }
 
-/// Adds one tile's share to the gradients of queries, keys and values.
+/// Adds one tile's contribution to the gradients of queries, keys and values.
+///
+/// # Safety
+/// The keys of `mask` must exist in the block and in `views`, `tile` must have `mask.keys` rows,
+/// `dq` must have QUERIES padded rows, and nothing else may access the gradients.
 #[inline(always)]
 unsafe fn add_grads<S: Simd>(
     s: S,
     block: &Block,
-    sides: &Sides,
-    sight: &Sight,
-    tile: &Tile<'_>,
+    views: &GradViews,
+    mask: &TileMask,
+    tile: &GradTile<'_>,
     dq: Rows<*mut f32>,
 ) {
-    let (n, dim) = (sight.queries, block.head_dim);
-    let (over_keys, over_queries) = (OverKeys(*sight), OverQueries(*sight));
+    let (n, dim) = (mask.queries, block.head_dim);
+    let (key_steps, query_steps) = (KeySteps(*mask), QuerySteps(*mask));
     let rows = if n < 4 { n } else { n.next_multiple_of(8) };
     let by_query = Factor {
-        at: tile.ds.as_ptr(),
-        row: 1,
-        step: QUERIES,
+        ptr: tile.ds.as_ptr(),
+        row_stride: 1,
+        step_stride: QUERIES,
     };
     let by_key = Factor {
-        at: tile.ds.as_ptr(),
-        row: QUERIES,
-        step: 1,
+        ptr: tile.ds.as_ptr(),
+        row_stride: QUERIES,
+        step_stride: 1,
     };
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that all rows of `mask` exist in the inputs, the tile and the
+    // gradients.
     unsafe {
         let k = Rows {
-            at: block.k.at.add(sight.key * block.k.row),
+            ptr: block.k.ptr.add(mask.first_key * block.k.stride),
             ..block.k
         };
-        accumulate(s, rows, dim, by_query, k, dq, &over_keys);
+        accumulate(s, rows, dim, by_query, k, dq, &key_steps);
         let dk = Rows {
-            at: sides.dk.at.add(sight.key * sides.dk.row),
-            ..sides.dk
+            ptr: views.dk.ptr.add(mask.first_key * views.dk.stride),
+            ..views.dk
         };
-        accumulate(s, sight.keys, dim, by_key, block.q, dk, &over_queries);
+        accumulate(s, mask.keys, dim, by_key, block.q, dk, &query_steps);
         let by_key = Factor {
-            at: tile.p.as_ptr(),
+            ptr: tile.p.as_ptr(),
             ..by_key
         };
         let dv = Rows {
-            at: sides.dv.at.add(sight.key * sides.dv.row),
-            ..sides.dv
+            ptr: views.dv.ptr.add(mask.first_key * views.dv.stride),
+            ..views.dv
         };
-        accumulate(s, sight.keys, dim, by_key, sides.dz, dv, &over_queries);
+        accumulate(s, mask.keys, dim, by_key, views.dz, dv, &query_steps);
     }
 }
 
+/// Dot product.
+///
 /// # Safety
-/// `len` numbers must be readable at both addresses.
+/// `len` floats must be readable at both addresses.
 #[inline(always)]
 pub(super) unsafe fn dot<S: Simd>(s: S, a: *const f32, b: *const f32, len: usize) -> f32 {
     let mut sum = s.zero();
     for_lanes!(s, len, |at, part| {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees that `len` floats are readable at `a` and `b`.
         unsafe {
             sum = s.fma(load_part(s, a, at, part), load_part(s, b, at, part), sum);
         }

@@ -1,99 +1,100 @@
-//! One block of queries of one head: what both passes need to know about it.
+//! One block of queries of one head, as used by both passes.
 
 use std::f32::consts::LOG2_E;
 
 use pulp::Simd;
 
 use super::super::simd::Ops;
-use super::super::view::{Rows, Source};
-use super::keep::Keep;
-use super::sight::Sight;
+use super::super::view::{Rows, SharedView};
+use super::dropout::DropoutTile;
+use super::mask::TileMask;
 use super::{Options, Shape};
 
-/// Queries of a block. All sizes of registers divide it.
+/// Queries per block. A multiple of every register size.
 pub(super) const QUERIES: usize = 64;
 
-/// Keys of a tile: the tile's scores, 32 KiB, and its keys and values stay in the L2 cache.
+/// Keys per tile: the tile's scores (32 KiB) and its keys and values stay in the L2 cache.
 pub(super) const KEYS: usize = 128;
 
-/// One block of queries of one head, and the keys and values it sees.
+/// One block of queries of one head, with its keys and values.
 #[derive(Clone, Copy)]
 pub(super) struct Block {
     pub(super) q: Rows<*const f32>,
     pub(super) k: Rows<*const f32>,
     pub(super) v: Rows<*const f32>,
-    /// What the block sees; its tile of keys is set by [`Block::tiles`].
-    pub(super) sight: Sight,
+    /// The mask of the block; its tile of keys is set by [`Block::tiles`].
+    pub(super) mask: TileMask,
     pub(super) seq_k: usize,
     pub(super) head_dim: usize,
     /// Factor on the scores.
     pub(super) scale: f32,
-    /// The scores' soft cap, in units of log2.
+    /// Soft cap of the scores, in units of log2.
     pub(super) soft_cap: Option<f32>,
-    /// Slope of the bias, in units of log2.
-    pub(super) slope: f32,
-    pub(super) keep: Option<Keep>,
+    /// ALiBi slope, in units of log2.
+    pub(super) alibi_slope: f32,
+    pub(super) dropout: Option<DropoutTile>,
 }
 
 impl Block {
-    /// Block number `index` of one head.
+    /// Creates block number `index` of one head.
     ///
     /// # Safety
-    /// `batch`, `head` and `index` must exist in `shape`, and the sources must have its sizes.
+    /// `batch`, `head` and `index` must exist in `shape`, and the views must have its sizes.
     pub(super) unsafe fn new(
         shape: &Shape,
         options: &Options<'_>,
-        [q, k, v]: [Source; 3],
+        [q, k, v]: [SharedView; 3],
         (batch, head, index): (usize, usize, usize),
     ) -> Self {
         let (first, kv_head) = (index * QUERIES, head / shape.group());
         let offset = options.offsets.get(batch).copied().unwrap_or(0);
-        let slope = options.alibi.get(head).copied().unwrap_or(0.0);
-        // SAFETY: the caller's promise.
+        let alibi_slope = options.alibi.get(head).copied().unwrap_or(0.0);
+        // SAFETY: the caller guarantees that the indices exist in `shape`, whose sizes the views
+        // have.
         unsafe {
             Self {
                 q: q.tokens(batch, head, first),
                 k: k.tokens(batch, kv_head, 0),
                 v: v.tokens(batch, kv_head, 0),
-                sight: Sight {
-                    place: offset + first,
+                mask: TileMask {
+                    position: offset + first,
                     queries: QUERIES.min(shape.seq_q - first),
                     window: options.window.unwrap_or(usize::MAX),
-                    key: 0,
+                    first_key: 0,
                     keys: 0,
                 },
                 seq_k: shape.seq_k,
                 head_dim: shape.head_dim,
                 scale: options.scale,
                 soft_cap: options.soft_cap.map(|cap| cap * LOG2_E),
-                slope: slope * LOG2_E,
-                keep: Keep::new(shape, options, batch, head, first),
+                alibi_slope: alibi_slope * LOG2_E,
+                dropout: DropoutTile::new(shape, options, batch, head, first),
             }
         }
     }
 
-    /// The tiles of keys that the block sees, in order.
-    pub(super) fn tiles(&self) -> impl Iterator<Item = Sight> + use<> {
-        let sight = self.sight;
-        let (first, end) = sight.all_keys(self.seq_k);
-        (first..end).step_by(KEYS).map(move |key| Sight {
-            key,
-            keys: KEYS.min(end - key),
-            ..sight
+    /// The tiles of keys that are visible to the block, in order.
+    pub(super) fn tiles(&self) -> impl Iterator<Item = TileMask> + use<> {
+        let mask = self.mask;
+        let (first, end) = mask.visible_keys(self.seq_k);
+        (first..end).step_by(KEYS).map(move |first_key| TileMask {
+            first_key,
+            keys: KEYS.min(end - first_key),
+            ..mask
         })
     }
 }
 
-/// Blocks of queries of one head.
-pub(super) fn blocks(shape: &Shape) -> usize {
+/// Number of query blocks per head.
+pub(super) fn block_count(shape: &Shape) -> usize {
     shape.seq_q.div_ceil(QUERIES)
 }
 
-/// `out[d][i] = rows[i][d] * factor`, for whole registers of i (0 where there is no row).
+/// `out[d][i] = rows[i][d] * factor`, for full registers of i (0 where there is no row).
 ///
 /// # Safety
-/// `n` rows of `head_dim` numbers must be readable, and `head_dim` times [`QUERIES`] numbers
-/// writable at `out`.
+/// `n` rows of `head_dim` floats must be readable, and `head_dim` times [`QUERIES`] floats writable
+/// at `out`.
 #[inline(always)]
 pub(super) unsafe fn transpose<S: Simd>(
     s: S,
@@ -103,24 +104,24 @@ pub(super) unsafe fn transpose<S: Simd>(
     factor: f32,
     out: *mut f32,
 ) {
-    let whole = (n - n % 4, head_dim - head_dim % 4);
+    let full = (n - n % 4, head_dim - head_dim % 4);
     let padded = n.next_multiple_of(S::LANES);
-    // SAFETY: the caller's promise; i stays below `n`, d below `head_dim`, and `padded` is at
-    // most QUERIES.
+    // SAFETY: the caller guarantees that rows and output are valid; i stays below `n`, d below
+    // `head_dim`, and `padded` is at most QUERIES.
     unsafe {
-        for i in (0..whole.0).step_by(4) {
-            for d in (0..whole.1).step_by(4) {
+        for i in (0..full.0).step_by(4) {
+            for d in (0..full.1).step_by(4) {
                 transpose_4x4(
-                    rows.at.add(i * rows.row + d),
-                    rows.row,
+                    rows.ptr.add(i * rows.stride + d),
+                    rows.stride,
                     out.add(d * QUERIES + i),
                 );
             }
         }
         for i in 0..n {
-            let first = if i < whole.0 { whole.1 } else { 0 };
+            let first = if i < full.0 { full.1 } else { 0 };
             for d in first..head_dim {
-                *out.add(d * QUERIES + i) = *rows.at.add(i * rows.row + d);
+                *out.add(d * QUERIES + i) = *rows.ptr.add(i * rows.stride + d);
             }
         }
         let factor = s.splat_f32s(factor);
@@ -136,17 +137,22 @@ pub(super) unsafe fn transpose<S: Simd>(
     }
 }
 
-/// Four rows of four numbers, by shuffles: plain code tempts LLVM to scatter, which is slow.
+/// Transposes a 4x4 block with shuffles: for plain code, LLVM may generate slow scatters.
+///
+/// # Safety
+/// Four rows of four floats must be readable at `from` with the given stride, and writable at `to`
+/// with stride [`QUERIES`].
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-unsafe fn transpose_4x4(from: *const f32, row: usize, to: *mut f32) {
+unsafe fn transpose_4x4(from: *const f32, stride: usize, to: *mut f32) {
     use std::arch::x86_64::{_MM_TRANSPOSE4_PS, _mm_loadu_ps, _mm_storeu_ps};
-    // SAFETY: the caller's promise; SSE is part of x86-64.
+    // SAFETY: the caller guarantees that four rows are valid at both addresses; SSE is part of
+    // x86-64.
     unsafe {
         let mut a = _mm_loadu_ps(from);
-        let mut b = _mm_loadu_ps(from.add(row));
-        let mut c = _mm_loadu_ps(from.add(2 * row));
-        let mut d = _mm_loadu_ps(from.add(3 * row));
+        let mut b = _mm_loadu_ps(from.add(stride));
+        let mut c = _mm_loadu_ps(from.add(2 * stride));
+        let mut d = _mm_loadu_ps(from.add(3 * stride));
         _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut d);
         _mm_storeu_ps(to, a);
         _mm_storeu_ps(to.add(QUERIES), b);
@@ -155,13 +161,17 @@ unsafe fn transpose_4x4(from: *const f32, row: usize, to: *mut f32) {
     }
 }
 
-/// Four rows of four numbers; compilers make shuffles of it.
+/// Transposes a 4x4 block; the compiler generates shuffles.
+///
+/// # Safety
+/// Four rows of four floats must be readable at `from` with the given stride, and writable at `to`
+/// with stride [`QUERIES`].
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
-unsafe fn transpose_4x4(from: *const f32, row: usize, to: *mut f32) {
-    // SAFETY: the caller's promise.
+unsafe fn transpose_4x4(from: *const f32, stride: usize, to: *mut f32) {
+    // SAFETY: the caller guarantees that four rows are valid at both addresses.
     unsafe {
-        let load = |i: usize| from.add(i * row).cast::<[f32; 4]>().read_unaligned();
+        let load = |i: usize| from.add(i * stride).cast::<[f32; 4]>().read_unaligned();
         let (a, b, c, d) = (load(0), load(1), load(2), load(3));
         for j in 0..4 {
             let column = [a[j], b[j], c[j], d[j]];

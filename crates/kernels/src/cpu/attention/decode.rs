@@ -1,7 +1,7 @@
-//! Attention of one new token a row over a cache of keys and values.
+//! Decode attention: one new query per row over a KV cache.
 //!
-//! A row is computed by itself, in an order that only its own length decides: what else is in
-//! the batch cannot change its result.
+//! Each row is computed independently, in an order that depends only on its own length, so the rest
+//! of the batch cannot change its result.
 
 use std::f32::consts::LOG2_E;
 
@@ -15,38 +15,38 @@ use super::backward_block::dot;
 
 /// Cached keys and values, `[slot, n_kv_heads, capacity, head_dim]` each.
 #[derive(Clone, Copy, Debug)]
-pub struct Cache<'a> {
+pub struct KvCache<'a> {
     /// Keys.
     pub keys: &'a [f32],
     /// Values.
     pub values: &'a [f32],
-    /// Heads of keys.
+    /// Number of key/value heads.
     pub n_kv_heads: usize,
-    /// Tokens each slot has room for.
+    /// Capacity of each slot in tokens.
     pub capacity: usize,
-    /// Numbers of each head.
+    /// Elements per head.
     pub head_dim: usize,
 }
 
-/// How rows see the cache.
+/// Scale and masking of decode attention.
 #[derive(Clone, Copy, Debug)]
 pub struct DecodeOptions<'a> {
     /// Factor on the scores.
     pub scale: f32,
-    /// Squashes the scaled scores into (-c, c) by `c * tanh(score / c)`.
+    /// Soft cap of the scaled scores: maps them to (-c, c) by `c * tanh(score / c)`.
     pub soft_cap: Option<f32>,
-    /// Keys that a query sees at most, itself included.
+    /// Maximum number of keys that a query attends to, including its own (sliding window).
     pub window: Option<usize>,
-    /// For each head the slope of its bias `-slope * distance` (empty: none).
+    /// ALiBi slope of each head: adds `-slope * distance` to the scores. Empty for none.
     pub alibi: &'a [f32],
 }
 
-/// For each row the attention of its query, `[rows, n_heads, head_dim]`, over the first
-/// `lengths[row]` tokens of slot `slots[row]`. The query is the last of these tokens.
+/// Computes for each row the attention of its query, `[rows, n_heads, head_dim]`, over the first
+/// `lengths[row]` tokens of slot `slots[row]`. The query belongs to the last of these tokens.
 pub fn decode(
     options: &DecodeOptions<'_>,
     q: &[f32],
-    cache: &Cache<'_>,
+    cache: &KvCache<'_>,
     slots: &[usize],
     lengths: &[usize],
     z: &mut [f32],
@@ -60,24 +60,24 @@ pub fn decode(
             .iter()
             .all(|slot| (slot + 1) * slot_len <= cache.keys.len())
     );
-    let kv_units = rows * cache.n_kv_heads;
-    let Some(unit_len) = q.len().checked_div(kv_units) else {
+    let tasks = rows * cache.n_kv_heads;
+    let Some(task_len) = q.len().checked_div(tasks) else {
         return;
     };
-    let group = unit_len / cache.head_dim;
-    assert_eq!(q.len(), kv_units * group * cache.head_dim);
+    let group = task_len / cache.head_dim;
+    assert_eq!(q.len(), tasks * group * cache.head_dim);
     assert!(options.alibi.is_empty() || options.alibi.len() == cache.n_kv_heads * group);
     let z = Shared::new(z);
-    let longest = lengths.iter().copied().max().unwrap_or(0);
-    // A key costs its products, and a sum across a register that takes as long as many of them.
-    par::for_each(kv_units, longest * (unit_len + 128 * group), |unit| {
-        let (row, kv_head) = (unit / cache.n_kv_heads, unit % cache.n_kv_heads);
+    let max_len = lengths.iter().copied().max().unwrap_or(0);
+    // Each key costs its products plus a horizontal sum, which takes as long as many products.
+    par::for_each(tasks, max_len * (task_len + 128 * group), |index| {
+        let (row, kv_head) = (index / cache.n_kv_heads, index % cache.n_kv_heads);
         let head = (slots[row] * cache.n_kv_heads + kv_head) * cache.capacity;
         let end = lengths[row];
         let first = end.saturating_sub(options.window.unwrap_or(usize::MAX));
         let tokens = (head + first) * cache.head_dim..(head + end) * cache.head_dim;
-        let task = Task {
-            q: &q[unit * unit_len..(unit + 1) * unit_len],
+        let task = DecodeTask {
+            q: &q[index * task_len..(index + 1) * task_len],
             keys: &cache.keys[tokens.clone()],
             values: &cache.values[tokens],
             head_dim: cache.head_dim,
@@ -88,42 +88,43 @@ pub fn decode(
                 .get(kv_head * group..(kv_head + 1) * group)
                 .unwrap_or(&[]),
         };
-        // SAFETY: each unit writes its own heads.
-        let z = unsafe { z.slice(unit * unit_len, unit_len) };
-        let len = group * scratch::lines(end - first);
-        scratch::unit(len, |scores| run(&task, scores, z));
+        // SAFETY: the range is within `z`, which is as long as `q`, and each task writes only its
+        // own heads.
+        let z = unsafe { z.slice(index * task_len, task_len) };
+        let len = group * scratch::padded_len(end - first);
+        scratch::with_task_scratch(len, |scores| run(&task, scores, z));
     });
 }
 
-/// The queries of one row that share a head of keys, and the tokens they see.
-struct Task<'a> {
+/// The queries of one row that share a key/value head, and the visible tokens.
+struct DecodeTask<'a> {
     q: &'a [f32],
     keys: &'a [f32],
     values: &'a [f32],
     head_dim: usize,
     /// Factor on the scores, in units of log2.
     scale: f32,
-    /// As above.
+    /// Soft cap of the scores, in units of log2.
     soft_cap: Option<f32>,
     slopes: &'a [f32],
 }
 
-/// Keys that all heads of a group go through before the next: they stay in the L1 cache.
+/// Keys per block, processed for all heads of a group in turn so that they stay in the L1 cache.
 const KEYS: usize = 64;
 
-dispatch!(fn run(task: &Task<'_>, scores: &mut [f32], z: &mut [f32]) => body);
+dispatch!(fn run(task: &DecodeTask<'_>, scores: &mut [f32], z: &mut [f32]) => body);
 
 #[inline(always)]
-fn body<S: Simd>(s: S, task: &Task<'_>, scores: &mut [f32], z: &mut [f32]) {
+fn body<S: Simd>(s: S, task: &DecodeTask<'_>, scores: &mut [f32], z: &mut [f32]) {
     let dim = task.head_dim;
     let tokens = task.keys.len() / dim;
-    let padded = scratch::lines(tokens);
+    let padded = scratch::padded_len(tokens);
     for first in (0..tokens).step_by(KEYS) {
         let end = tokens.min(first + KEYS);
         for (head, q) in task.q.chunks_exact(dim).enumerate() {
             let scores = &mut scores[head * padded + first..head * padded + end];
             for (token, score) in (first..end).zip(&mut *scores) {
-                // SAFETY: `q` and each key have `dim` numbers.
+                // SAFETY: `q` and each key have `dim` elements.
                 let dot = unsafe { dot(s, q.as_ptr(), task.keys.as_ptr().add(token * dim), dim) };
                 *score = dot * task.scale;
             }
@@ -139,7 +140,7 @@ fn body<S: Simd>(s: S, task: &Task<'_>, scores: &mut [f32], z: &mut [f32]) {
     }
     z.fill(0.0);
     for head in 0..z.len() / dim {
-        percentages(s, &mut scores[head * padded..head * padded + tokens]);
+        softmax_in_place(s, &mut scores[head * padded..head * padded + tokens]);
     }
     for first in (0..tokens).step_by(KEYS) {
         let end = tokens.min(first + KEYS);
@@ -150,7 +151,7 @@ fn body<S: Simd>(s: S, task: &Task<'_>, scores: &mut [f32], z: &mut [f32]) {
     }
 }
 
-/// Scores squashed into (-cap, cap).
+/// Soft-caps the scores to (-cap, cap).
 #[inline(always)]
 fn soft_cap<S: Simd>(s: S, scores: &mut [f32], cap: f32) {
     let at = scores.as_mut_ptr();
@@ -163,10 +164,10 @@ fn soft_cap<S: Simd>(s: S, scores: &mut [f32], cap: f32) {
     });
 }
 
-/// Scores in units of log2 to percentages.
+/// Replaces scores in units of log2 by attention weights.
 #[inline(always)]
-fn percentages<S: Simd>(s: S, scores: &mut [f32]) {
-    let highest = scores.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+fn softmax_in_place<S: Simd>(s: S, scores: &mut [f32]) {
+    let max_score = scores.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
     let at = scores.as_mut_ptr();
     let mut sum = s.zero();
     for_lanes!(s, scores.len(), |i, part| {
@@ -174,10 +175,10 @@ fn percentages<S: Simd>(s: S, scores: &mut [f32]) {
         unsafe {
             let p = exp2(
                 s,
-                s.sub_f32s(load_part(s, at, i, part), s.splat_f32s(highest)),
+                s.sub_f32s(load_part(s, at, i, part), s.splat_f32s(max_score)),
             );
             store_part(s, at, i, part, p);
-            // Read back: the lanes beyond a partial register's end are 0 there.
+            // Loaded again because the lanes beyond a partial register are then 0.
             sum = s.add_f32s(sum, load_part(s, at, i, part));
         }
     });
@@ -192,7 +193,7 @@ fn percentages<S: Simd>(s: S, scores: &mut [f32]) {
 fn add_values<S: Simd>(s: S, p: &[f32], values: &[f32], z: &mut [f32]) {
     let dim = z.len();
     for_lanes!(s, dim, |at, part| {
-        // SAFETY: `at` and `part` stay within a row of `dim` numbers.
+        // SAFETY: `at` and `part` stay within a row of `dim` elements.
         unsafe {
             let mut sum = load_part(s, z.as_ptr(), at, part);
             for (token, p) in p.iter().enumerate() {

@@ -7,17 +7,17 @@ use pulp::Simd;
 use super::super::par::{self, Shared};
 use super::super::scratch;
 use super::super::simd::{Ops, dispatch, for_lanes, load_part, store_part};
-use super::super::view::{Rows, Source, Target, View, ViewMut};
-use super::block::{Block, KEYS, QUERIES, blocks, transpose};
-use super::sight::{OverKeys, Sight};
-use super::softmax::{self, Running};
-use super::tile::{Factor, accumulate, scores};
+use super::super::view::{Rows, SharedView, SharedViewMut, View, ViewMut};
+use super::block::{Block, KEYS, QUERIES, block_count, transpose};
+use super::mask::{KeySteps, TileMask};
+use super::softmax::{self, RunningSoftmax};
+use super::tile::{Factor, accumulate, multiply};
 use super::{Options, Shape};
 
-/// `z = softmax(mask(cap(scale * q k^T) + bias)) v`, of the shape of q, and for each query
-/// `[batch, n_heads, seq_q]` the log of the sum of exponentials, which backward needs.
+/// `z = softmax(mask(cap(scale * q k^T) + bias)) v`, with the shape of q, and the log-sum-exp of
+/// the scores, `[batch, n_heads, seq_q]`, needed by the backward pass.
 ///
-/// A query that sees no key gets z = 0 and a log-sum of minus infinity.
+/// A query without a visible key gets z = 0 and a log-sum-exp of minus infinity.
 pub fn forward(
     shape: &Shape,
     options: &Options<'_>,
@@ -28,62 +28,63 @@ pub fn forward(
     options.check(shape);
     let queries = [shape.batch, shape.seq_q, shape.n_heads, shape.head_dim];
     let keys = [shape.batch, shape.seq_k, shape.n_kv_heads, shape.head_dim];
-    let from = [
-        Source::new(q, queries),
-        Source::new(k, keys),
-        Source::new(v, keys),
+    let qkv = [
+        SharedView::new(q, queries),
+        SharedView::new(k, keys),
+        SharedView::new(v, keys),
     ];
-    let z = Target::new(z, queries);
+    let z = SharedViewMut::new(z, queries);
     assert_eq!(lse.len(), shape.batch * shape.n_heads * shape.seq_q);
     let lse = Shared::new(lse);
-    let per_head = blocks(shape);
-    let units = shape.batch * shape.n_heads * per_head;
+    let per_head = block_count(shape);
+    let tasks = shape.batch * shape.n_heads * per_head;
     let cost = 4 * QUERIES.min(shape.seq_q) * shape.seq_k * shape.head_dim / 32;
-    par::for_each(units, cost, |unit| {
-        let (row, index) = (unit / per_head, unit % per_head);
+    par::for_each(tasks, cost, |task| {
+        let (row, index) = (task / per_head, task % per_head);
         let (batch, head) = (row / shape.n_heads, row % shape.n_heads);
-        // SAFETY: the unit exists, and writes only its own queries' results.
+        // SAFETY: the indices are within `shape`, for which all views were checked, and each task
+        // writes only the results of its own queries.
         unsafe {
-            let block = Block::new(shape, options, from, (batch, head, index));
-            let lse = lse.slice(row * shape.seq_q + index * QUERIES, block.sight.queries);
+            let block = Block::new(shape, options, qkv, (batch, head, index));
+            let lse = lse.slice(row * shape.seq_q + index * QUERIES, block.mask.queries);
             let z = z.tokens(batch, head, index * QUERIES);
-            let len = Parts::len(shape.head_dim, block.keep.is_some());
-            scratch::unit(len, |scratch| run(&block, scratch, z, lse));
+            let len = ScratchParts::len(shape.head_dim, block.dropout.is_some());
+            scratch::with_task_scratch(len, |scratch| run(&block, scratch, z, lse));
         }
     });
 }
 
 dispatch!(fn run(block: &Block, scratch: &mut [f32], z: Rows<*mut f32>, lse: &mut [f32]) => body);
 
-/// The scratch of a block, cut into parts.
-struct Parts<'a> {
+/// The scratch of a block, split into parts.
+struct ScratchParts<'a> {
     /// Queries, `[head_dim][QUERIES]`.
     q: &'a mut [f32],
-    /// Scores and percentages, `[KEYS][QUERIES]`.
+    /// Scores and attention weights, `[KEYS][QUERIES]`.
     p: &'a mut [f32],
-    /// Dropout factors, as above, or empty.
-    keep: &'a mut [f32],
-    /// Sums of values, `[QUERIES][head_dim]`, rows padded to whole cache lines.
+    /// Dropout factors, `[KEYS][QUERIES]`, or empty.
+    dropout: &'a mut [f32],
+    /// Weighted sums of values, `[QUERIES][head_dim]`, rows padded to full cache lines.
     z: &'a mut [f32],
     /// Running softmax, three rows of `[QUERIES]`.
     running: &'a mut [f32],
 }
 
-impl<'a> Parts<'a> {
-    fn len(head_dim: usize, keep: bool) -> usize {
-        let tiles = if keep { 2 } else { 1 };
-        QUERIES * (head_dim + tiles * KEYS + scratch::lines(head_dim) + 3)
+impl<'a> ScratchParts<'a> {
+    fn len(head_dim: usize, has_dropout: bool) -> usize {
+        let tiles = if has_dropout { 2 } else { 1 };
+        QUERIES * (head_dim + tiles * KEYS + scratch::padded_len(head_dim) + 3)
     }
 
-    fn cut(scratch: &'a mut [f32], head_dim: usize, keep: bool) -> Self {
+    fn split(scratch: &'a mut [f32], head_dim: usize, has_dropout: bool) -> Self {
         let (q, rest) = scratch.split_at_mut(head_dim * QUERIES);
         let (p, rest) = rest.split_at_mut(KEYS * QUERIES);
-        let (keep, rest) = rest.split_at_mut(if keep { KEYS * QUERIES } else { 0 });
-        let (z, running) = rest.split_at_mut(scratch::lines(head_dim) * QUERIES);
+        let (dropout, rest) = rest.split_at_mut(if has_dropout { KEYS * QUERIES } else { 0 });
+        let (z, running) = rest.split_at_mut(scratch::padded_len(head_dim) * QUERIES);
         Self {
             q,
             p,
-            keep,
+            dropout,
             z,
             running,
         }
@@ -92,127 +93,163 @@ impl<'a> Parts<'a> {
 
 #[inline(always)]
 fn body<S: Simd>(s: S, block: &Block, scratch: &mut [f32], z: Rows<*mut f32>, lse: &mut [f32]) {
-    let parts = Parts::cut(scratch, block.head_dim, block.keep.is_some());
-    let n = block.sight.queries;
-    // Scores in units of log2 save a multiplication in each exponential.
+    let parts = ScratchParts::split(scratch, block.head_dim, block.dropout.is_some());
+    let n = block.mask.queries;
+    // Scores in units of log2 save a multiplication per exponential.
     let factor = block.scale * LOG2_E;
-    // SAFETY: scratch has room for QUERIES queries.
+    // SAFETY: scratch has room for QUERIES queries, and the block has `n` of them.
     unsafe { transpose(s, block.q, n, block.head_dim, factor, parts.q.as_mut_ptr()) };
-    let (highest, rest) = parts.running.split_at_mut(QUERIES);
-    let (sum, shrink) = rest.split_at_mut(QUERIES);
-    highest.fill(f32::NEG_INFINITY);
+    let (row_max, rest) = parts.running.split_at_mut(QUERIES);
+    let (sum, rescale) = rest.split_at_mut(QUERIES);
+    row_max.fill(f32::NEG_INFINITY);
     sum.fill(0.0);
     parts.z.fill(0.0);
-    let mut running = Running {
-        highest,
+    let mut running = RunningSoftmax {
+        row_max,
         sum,
-        shrink,
+        rescale,
     };
     let sums = Rows {
-        at: parts.z.as_mut_ptr(),
-        row: scratch::lines(block.head_dim),
+        ptr: parts.z.as_mut_ptr(),
+        stride: scratch::padded_len(block.head_dim),
     };
-    for (i, sight) in block.tiles().enumerate() {
-        if let Some(keep) = block.keep {
-            keep.fill(&sight, parts.keep);
+    for (i, mask) in block.tiles().enumerate() {
+        if let Some(dropout) = block.dropout {
+            dropout.fill(&mask, parts.dropout);
         }
         // SAFETY: the tile's keys exist, and scratch has room for KEYS keys.
-        unsafe { fill_scores(s, block, &sight, parts.q, parts.p) };
+        unsafe { compute_scores(s, block, &mask, parts.q, parts.p) };
         if let Some(cap) = block.soft_cap {
-            softmax::soft_cap(s, &sight, cap, parts.p);
+            softmax::soft_cap(s, &mask, cap, parts.p);
         }
-        softmax::tile(s, &sight, block.slope, parts.p, parts.keep, &mut running);
-        // SAFETY: as above.
+        softmax::update_tile(
+            s,
+            &mask,
+            block.alibi_slope,
+            parts.p,
+            parts.dropout,
+            &mut running,
+        );
+        // SAFETY: the tile's keys exist, and scratch has QUERIES rows padded to full cache lines.
         unsafe {
             if i > 0 {
-                shrink_rows(s, n, block.head_dim, sums, running.shrink);
+                rescale_rows(s, n, block.head_dim, sums, running.rescale);
             }
-            add_values(s, block, &sight, parts.p, sums);
+            add_values(s, block, &mask, parts.p, sums);
         }
     }
-    // SAFETY: z has a row for each query.
-    unsafe { finish(s, block, &running, sums, z, lse) };
+    // SAFETY: z has a row for each query of the block, and no other task writes it.
+    unsafe { normalize_and_store(s, block, &running, sums, z, lse) };
 }
 
 /// `p[key][query] = q k`.
+///
+/// # Safety
+/// The keys of `mask` must exist in the block, `q` must be `[head_dim][QUERIES]`, and `p` must have
+/// room for `mask.keys` rows.
 #[inline(always)]
-unsafe fn fill_scores<S: Simd>(s: S, block: &Block, sight: &Sight, q: &[f32], p: &mut [f32]) {
+unsafe fn compute_scores<S: Simd>(s: S, block: &Block, mask: &TileMask, q: &[f32], p: &mut [f32]) {
     let q = Rows {
-        at: q.as_ptr(),
-        row: QUERIES,
+        ptr: q.as_ptr(),
+        stride: QUERIES,
     };
     let p = Rows {
-        at: p.as_mut_ptr(),
-        row: QUERIES,
+        ptr: p.as_mut_ptr(),
+        stride: QUERIES,
     };
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that keys, queries and scores cover the keys of `mask`.
     unsafe {
-        let at = block.k.at.add(sight.key * block.k.row);
+        let ptr = block.k.ptr.add(mask.first_key * block.k.stride);
         let k = Factor {
-            at,
-            row: block.k.row,
-            step: 1,
+            ptr,
+            row_stride: block.k.stride,
+            step_stride: 1,
         };
-        scores(s, sight.keys, block.head_dim, k, q, p, sight);
+        multiply(s, mask.keys, block.head_dim, k, q, p, mask);
     }
 }
 
 /// `sums[query] += p[key][query] v[key]`.
+///
+/// # Safety
+/// The keys of `mask` must exist in the block, `p` must have `mask.keys` rows, and `sums` must have
+/// QUERIES padded rows.
 #[inline(always)]
-unsafe fn add_values<S: Simd>(s: S, block: &Block, sight: &Sight, p: &[f32], sums: Rows<*mut f32>) {
-    let n = sight.queries;
-    // Whole tiles of queries are faster than single ones; the surplus is never read.
+unsafe fn add_values<S: Simd>(
+    s: S,
+    block: &Block,
+    mask: &TileMask,
+    p: &[f32],
+    sums: Rows<*mut f32>,
+) {
+    let n = mask.queries;
+    // Full tiles of queries are faster than single rows; the surplus rows are never read.
     let rows = if n < 4 { n } else { n.next_multiple_of(8) };
     let p = Factor {
-        at: p.as_ptr(),
-        row: 1,
-        step: QUERIES,
+        ptr: p.as_ptr(),
+        row_stride: 1,
+        step_stride: QUERIES,
     };
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that values, weights and sums cover the keys of `mask` and the
+    // queries.
     unsafe {
-        let at = block.v.at.add(sight.key * block.v.row);
+        let ptr = block.v.ptr.add(mask.first_key * block.v.stride);
         let v = Rows {
-            at,
-            row: block.v.row,
+            ptr,
+            stride: block.v.stride,
         };
-        accumulate(s, rows, block.head_dim, p, v, sums, &OverKeys(*sight));
+        accumulate(s, rows, block.head_dim, p, v, sums, &KeySteps(*mask));
     }
 }
 
+/// Multiplies the rows of `sums` by `factors`.
+///
+/// # Safety
+/// `sums` must have `n` rows of `width` floats, padded to full cache lines.
 #[inline(always)]
-unsafe fn shrink_rows<S: Simd>(s: S, n: usize, width: usize, sums: Rows<*mut f32>, by: &[f32]) {
-    for (i, by) in by.iter().enumerate().take(n) {
-        // SAFETY: rows are padded to whole cache lines.
+unsafe fn rescale_rows<S: Simd>(
+    s: S,
+    n: usize,
+    width: usize,
+    sums: Rows<*mut f32>,
+    factors: &[f32],
+) {
+    for (i, factor) in factors.iter().enumerate().take(n) {
+        // SAFETY: the caller guarantees that `sums` has `n` rows padded to full cache lines.
         unsafe {
-            let row = sums.at.add(i * sums.row);
+            let row = sums.ptr.add(i * sums.stride);
             for d in (0..width).step_by(S::LANES) {
                 let at = row.add(d);
-                s.store(at, s.mul_f32s(s.load(at), s.splat_f32s(*by)));
+                s.store(at, s.mul_f32s(s.load(at), s.splat_f32s(*factor)));
             }
         }
     }
 }
 
-/// Divides by the sums of percentages and writes the results.
+/// Divides by the sums of the exponentials and stores the output.
+///
+/// # Safety
+/// `sums` and `z` must have a row of `head_dim` floats for each element of `lse`.
 #[inline(always)]
-unsafe fn finish<S: Simd>(
+unsafe fn normalize_and_store<S: Simd>(
     s: S,
     block: &Block,
-    running: &Running<'_>,
+    running: &RunningSoftmax<'_>,
     sums: Rows<*mut f32>,
     z: Rows<*mut f32>,
     lse: &mut [f32],
 ) {
     for (i, lse) in lse.iter_mut().enumerate() {
-        let (highest, sum) = (running.highest[i], running.sum[i]);
+        let (row_max, sum) = (running.row_max[i], running.sum[i]);
         let inverse = if sum == 0.0 { 0.0 } else { 1.0 / sum };
-        *lse = (highest + sum.log2()) * LN_2;
+        *lse = (row_max + sum.log2()) * LN_2;
         for_lanes!(s, block.head_dim, |at, part| {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller guarantees that `sums` and `z` have a row of `head_dim` floats for
+            // each query.
             unsafe {
-                let sum = load_part(s, sums.at.add(i * sums.row), at, part);
+                let sum = load_part(s, sums.ptr.add(i * sums.stride), at, part);
                 let y = s.mul_f32s(sum, s.splat_f32s(inverse));
-                store_part(s, z.at.add(i * z.row), at, part, y);
+                store_part(s, z.ptr.add(i * z.stride), at, part, y);
             }
         });
     }

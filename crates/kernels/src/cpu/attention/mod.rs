@@ -1,71 +1,75 @@
-//! Causal attention with grouped queries, without ever storing the scores.
+//! Causal grouped-query attention that never stores the scores.
 //!
-//! A unit of work is a block of 64 queries of one head. Scores are kept transposed, `[key][query]`,
-//! so that each query has its own lane: the softmax needs no sums across lanes, keys and values
-//! are read where they lie, and only the block's queries are transposed into scratch.
+//! A task is a block of 64 queries of one head. Scores are transposed, `[key][query]`, so that each
+//! query has its own lane: the softmax needs no reductions across lanes, keys and values are read
+//! in place, and only the queries of the block are transposed into scratch.
 //!
-//! Tri Dao et al. 2022, `FlashAttention` (arXiv 2205.14135), is where the order of work comes from.
+//! The order of computation follows `FlashAttention` (Dao et al. 2022, arXiv 2205.14135).
 
 mod backward;
 mod backward_block;
 mod block;
 mod decode;
+mod dropout;
 mod forward;
-mod keep;
-mod sight;
+mod mask;
 mod softmax;
 mod tile;
 mod weights;
 
 pub use backward::{Grads, Saved, backward};
-pub use decode::{Cache, DecodeOptions, decode};
+pub use decode::{DecodeOptions, KvCache, decode};
 pub use forward::forward;
 
-/// Sizes of an attention.
+/// Sizes of an attention operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// Sequences.
+    /// Number of sequences.
     pub batch: usize,
-    /// Queries of each sequence.
+    /// Queries per sequence.
     pub seq_q: usize,
-    /// Keys of each sequence.
+    /// Keys per sequence.
     pub seq_k: usize,
-    /// Heads of queries.
+    /// Number of query heads.
     pub n_heads: usize,
-    /// Heads of keys and values; divides `n_heads`.
+    /// Number of key/value heads; divides `n_heads`.
     pub n_kv_heads: usize,
-    /// Numbers of each head.
+    /// Elements per head.
     pub head_dim: usize,
 }
 
 impl Shape {
-    /// Heads of queries that share one of keys.
+    /// Number of query heads that share a key/value head.
     fn group(&self) -> usize {
-        assert_eq!(self.n_heads % self.n_kv_heads, 0, "heads in whole groups");
+        assert_eq!(
+            self.n_heads % self.n_kv_heads,
+            0,
+            "n_heads must be a multiple of n_kv_heads"
+        );
         self.n_heads / self.n_kv_heads
     }
 }
 
-/// What keys a query sees, and how.
+/// Scale, masking and dropout of an attention operation.
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
     /// Factor on the scores, usually `1 / sqrt(head_dim)`.
     pub scale: f32,
-    /// Squashes the scaled scores into (-c, c) by `c * tanh(score / c)`.
+    /// Soft cap of the scaled scores: maps them to (-c, c) by `c * tanh(score / c)`.
     pub soft_cap: Option<f32>,
-    /// For each sequence the place of its query 0 among the keys (empty: 0): query i sees the
-    /// keys up to place `offset + i`.
+    /// For each sequence the position of its first query among the keys (empty: 0): query i attends
+    /// to keys up to position `offset + i`.
     pub offsets: &'a [usize],
-    /// Keys that a query sees at most, itself included.
+    /// Maximum number of keys that a query attends to, including its own (sliding window).
     pub window: Option<usize>,
-    /// For each head the slope of its bias `-slope * distance` (empty: none).
+    /// ALiBi slope of each head: adds `-slope * distance` to the scores. Empty for none.
     pub alibi: &'a [f32],
-    /// Dropout on the softmax percentages.
+    /// Dropout on the attention weights.
     pub dropout: Option<Dropout>,
 }
 
 impl Options<'_> {
-    /// Causal attention, nothing else.
+    /// Causal attention without any other option.
     pub fn causal(scale: f32) -> Self {
         Self {
             scale,
@@ -80,15 +84,15 @@ impl Options<'_> {
     fn check(&self, shape: &Shape) {
         assert!(self.offsets.is_empty() || self.offsets.len() == shape.batch);
         assert!(self.alibi.is_empty() || self.alibi.len() == shape.n_heads);
-        assert!(self.window != Some(0), "a window of 0 sees nothing");
+        assert!(self.window != Some(0), "the window must not be 0");
     }
 }
 
-/// Dropout on the softmax percentages.
+/// Dropout on the attention weights.
 #[derive(Clone, Copy, Debug)]
 pub struct Dropout {
-    /// Which masks.
+    /// Rate and random stream of the mask.
     pub mask: super::dropout::Mask,
-    /// Number of the first sequence within the training step.
+    /// Index of the first sequence within the training step.
     pub first_sequence: u64,
 }

@@ -1,104 +1,105 @@
-//! The register-blocked product that all of attention's inner products come down to:
-//! `c[r][..] = sum over t of a(r, t) * b[t][..]`, with numbers of a broadcast and rows of b loaded.
+//! The register-blocked matrix product used for all inner products of attention:
+//! `c[r][..] = sum over t of a(r, t) * b[t][..]`, broadcasting elements of a and loading rows of b.
 
 use pulp::Simd;
 
 use super::super::simd::Ops;
 use super::super::view::Rows;
 
-/// Registers a tile is wide.
-const WIDE: usize = 2;
+/// Width of a tile in registers.
+const REGS: usize = 2;
 
-/// `rows` x `steps` numbers at `a + r * row + t * step`.
+/// `rows` x `steps` elements at `ptr + r * row_stride + t * step_stride`.
 #[derive(Clone, Copy)]
 pub(super) struct Factor {
-    pub(super) at: *const f32,
-    pub(super) row: usize,
-    pub(super) step: usize,
+    pub(super) ptr: *const f32,
+    pub(super) row_stride: usize,
+    pub(super) step_stride: usize,
 }
 
-/// Rows of the result that a tile computes at once: as many as there are registers for.
+/// Rows that a tile computes at once, limited by the number of registers.
 #[inline(always)]
-const fn tall<S: Simd>() -> usize {
+const fn rows_per_tile<S: Simd>() -> usize {
     if S::REGISTER_COUNT >= 32 { 8 } else { 4 }
 }
 
-/// Rows of the next tile when `left` are to do.
+/// Number of rows of the next tile when `left` rows remain.
 #[inline(always)]
-const fn group<S: Simd>(left: usize) -> usize {
+const fn tile_rows<S: Simd>(left: usize) -> usize {
     match left {
-        8.. if tall::<S>() == 8 => 8,
+        8.. if rows_per_tile::<S>() == 8 => 8,
         4.. => 4,
         _ => 1,
     }
 }
 
-/// `c[r][cols] = sum over t < steps`, where `cols` are the registers from `first(r0)` up to
-/// `end(r1)`, asked for each group of rows `r0..r1`.
+/// `c[r][cols] = sum over t < steps`, where `cols` are the registers that `columns` returns for
+/// each group of rows.
 ///
 /// # Safety
-/// All places of a, b and c that rows, steps and columns reach must be valid.
+/// All elements of a, b and c that rows, steps and columns reach must be valid.
 #[inline(always)]
-pub(super) unsafe fn scores<S: Simd>(
+pub(super) unsafe fn multiply<S: Simd>(
     s: S,
     rows: usize,
     steps: usize,
     a: Factor,
     b: Rows<*const f32>,
     c: Rows<*mut f32>,
-    columns: &impl Columns,
+    columns: &impl ColumnRanges,
 ) {
     let mut r = 0;
     while r < rows {
-        let group = group::<S>(rows - r);
+        let group = tile_rows::<S>(rows - r);
         let (mut v, end) = columns.range(r, r + group, S::LANES);
         while v < end {
-            let wide = if v + WIDE <= end { WIDE } else { 1 };
-            // SAFETY: the caller's promise; `v` and `r` stay in range.
+            let regs = if v + REGS <= end { REGS } else { 1 };
+            // SAFETY: the caller guarantees that all elements reached are valid; `v` and `r` stay
+            // in range.
             unsafe {
                 let a = Factor {
-                    at: a.at.add(r * a.row),
+                    ptr: a.ptr.add(r * a.row_stride),
                     ..a
                 };
                 let b = Rows {
-                    at: b.at.add(v * S::LANES),
+                    ptr: b.ptr.add(v * S::LANES),
                     ..b
                 };
                 let c = Rows {
-                    at: c.at.add(r * c.row + v * S::LANES),
+                    ptr: c.ptr.add(r * c.stride + v * S::LANES),
                     ..c
                 };
-                match (group, wide) {
-                    (8, 2) => put::<S, 8, 2>(s, steps, a, b, c),
-                    (8, _) => put::<S, 8, 1>(s, steps, a, b, c),
-                    (4, 2) => put::<S, 4, 2>(s, steps, a, b, c),
-                    (4, _) => put::<S, 4, 1>(s, steps, a, b, c),
-                    (_, 2) => put::<S, 1, 2>(s, steps, a, b, c),
-                    (_, _) => put::<S, 1, 1>(s, steps, a, b, c),
+                match (group, regs) {
+                    (8, 2) => store_tile::<S, 8, 2>(s, steps, a, b, c),
+                    (8, _) => store_tile::<S, 8, 1>(s, steps, a, b, c),
+                    (4, 2) => store_tile::<S, 4, 2>(s, steps, a, b, c),
+                    (4, _) => store_tile::<S, 4, 1>(s, steps, a, b, c),
+                    (_, 2) => store_tile::<S, 1, 2>(s, steps, a, b, c),
+                    (_, _) => store_tile::<S, 1, 1>(s, steps, a, b, c),
                 }
             }
-            v += wide;
+            v += regs;
         }
         r += group;
     }
 }
 
-/// Which registers of a row are needed, for a group of rows.
-pub(super) trait Columns {
-    /// First register and the one after the last, for rows `first..end`.
+/// Which registers of a row are needed for a group of rows.
+pub(super) trait ColumnRanges {
+    /// First register and one past the last, for rows `first..end`.
     fn range(&self, first: usize, end: usize, lanes: usize) -> (usize, usize);
 }
 
-/// Which steps count, for a group of rows.
-pub(super) trait Steps {
-    /// First step and the one after the last, for rows `first..end`.
+/// Which steps are needed for a group of rows.
+pub(super) trait StepRanges {
+    /// First step and one past the last, for rows `first..end`.
     fn range(&self, first: usize, end: usize) -> (usize, usize);
 }
 
-/// `c[r][..width] += sum over t` in the steps that `range` names for each group of rows.
+/// `c[r][..width] += sum over t` in the range of steps that `steps` returns for each group of rows.
 ///
 /// # Safety
-/// All places of a, b and c that rows, steps and columns reach must be valid.
+/// All elements of a, b and c that rows, steps and columns reach must be valid.
 #[inline(always)]
 pub(super) unsafe fn accumulate<S: Simd>(
     s: S,
@@ -107,31 +108,32 @@ pub(super) unsafe fn accumulate<S: Simd>(
     a: Factor,
     b: Rows<*const f32>,
     c: Rows<*mut f32>,
-    steps: &impl Steps,
+    steps: &impl StepRanges,
 ) {
     let mut r = 0;
     while r < rows {
-        let group = group::<S>(rows - r);
+        let group = tile_rows::<S>(rows - r);
         let (first, end) = steps.range(r, r + group);
         if first < end {
-            // SAFETY: the caller's promise; `r` and `first` stay in range.
+            // SAFETY: the caller guarantees that all elements reached are valid; `r` and `first`
+            // stay in range.
             unsafe {
                 let a = Factor {
-                    at: a.at.add(r * a.row + first * a.step),
+                    ptr: a.ptr.add(r * a.row_stride + first * a.step_stride),
                     ..a
                 };
                 let b = Rows {
-                    at: b.at.add(first * b.row),
+                    ptr: b.ptr.add(first * b.stride),
                     ..b
                 };
                 let c = Rows {
-                    at: c.at.add(r * c.row),
+                    ptr: c.ptr.add(r * c.stride),
                     ..c
                 };
                 match group {
-                    8 => add_rows::<S, 8>(s, width, end - first, a, b, c),
-                    4 => add_rows::<S, 4>(s, width, end - first, a, b, c),
-                    _ => add_rows::<S, 1>(s, width, end - first, a, b, c),
+                    8 => accumulate_rows::<S, 8>(s, width, end - first, a, b, c),
+                    4 => accumulate_rows::<S, 4>(s, width, end - first, a, b, c),
+                    _ => accumulate_rows::<S, 1>(s, width, end - first, a, b, c),
                 }
             }
         }
@@ -140,8 +142,12 @@ pub(super) unsafe fn accumulate<S: Simd>(
 }
 
 /// `accumulate` for one group of `R` rows.
+///
+/// # Safety
+/// `R` rows and `steps` steps of a, `steps` rows of b and `R` rows of c must be valid, `width`
+/// floats each for b and c.
 #[inline(always)]
-unsafe fn add_rows<S: Simd, const R: usize>(
+unsafe fn accumulate_rows<S: Simd, const R: usize>(
     s: S,
     width: usize,
     steps: usize,
@@ -152,104 +158,119 @@ unsafe fn add_rows<S: Simd, const R: usize>(
     let mut at = 0;
     while at < width {
         let left = width - at;
-        // SAFETY: the caller's promise; `at` stays below `width`, and a partial register is
-        // loaded and stored in part.
+        // SAFETY: the caller guarantees that the rows are valid; `at` stays below `width`, and a
+        // partial register is loaded and stored partially.
         unsafe {
             let b = Rows {
-                at: b.at.add(at),
+                ptr: b.ptr.add(at),
                 ..b
             };
             let c = Rows {
-                at: c.at.add(at),
+                ptr: c.ptr.add(at),
                 ..c
             };
-            if left >= WIDE * S::LANES {
-                add::<S, R, WIDE>(s, steps, a, b, c);
-                at += WIDE * S::LANES;
+            if left >= REGS * S::LANES {
+                accumulate_tile::<S, R, REGS>(s, steps, a, b, c);
+                at += REGS * S::LANES;
             } else if left >= S::LANES {
-                add::<S, R, 1>(s, steps, a, b, c);
+                accumulate_tile::<S, R, 1>(s, steps, a, b, c);
                 at += S::LANES;
             } else {
-                add_part::<S, R>(s, left, steps, a, b, c);
+                accumulate_partial_tile::<S, R>(s, left, steps, a, b, c);
                 at = width;
             }
         }
     }
 }
 
-/// One tile's sums.
+/// Computes the sums of one tile.
+///
+/// # Safety
+/// `R` rows and `steps` steps of a, and `steps` rows of `V` registers of b must be valid.
 #[inline(always)]
-unsafe fn sums<S: Simd, const R: usize, const V: usize>(
+unsafe fn tile_sums<S: Simd, const R: usize, const V: usize>(
     s: S,
     steps: usize,
     a: Factor,
     b: Rows<*const f32>,
 ) -> [[S::f32s; V]; R] {
     let mut acc = [[s.zero(); V]; R];
-    let (mut a_at, mut b_at) = (a.at, b.at);
+    let (mut a_ptr, mut b_ptr) = (a.ptr, b.ptr);
     for _ in 0..steps {
-        // SAFETY: the caller's promise. The last step's pointers go past the end unread, hence
-        // the wrapping additions.
+        // SAFETY: the caller guarantees that all elements are valid. After the last step the
+        // pointers are past the end but never dereferenced, hence the wrapping additions.
         unsafe {
             let mut row = [s.zero(); V];
             for (v, x) in row.iter_mut().enumerate() {
-                *x = s.load(b_at.add(v * S::LANES));
+                *x = s.load(b_ptr.add(v * S::LANES));
             }
             for (r, acc) in acc.iter_mut().enumerate() {
-                let factor = s.splat_f32s(*a_at.add(r * a.row));
+                let factor = s.splat_f32s(*a_ptr.add(r * a.row_stride));
                 for (acc, x) in acc.iter_mut().zip(row) {
                     *acc = s.fma(factor, x, *acc);
                 }
             }
         }
-        a_at = a_at.wrapping_add(a.step);
-        b_at = b_at.wrapping_add(b.row);
+        a_ptr = a_ptr.wrapping_add(a.step_stride);
+        b_ptr = b_ptr.wrapping_add(b.stride);
     }
     acc
 }
 
+/// Stores the sums of one tile to c.
+///
+/// # Safety
+/// As for `tile_sums`; `R` rows of `V` registers must be writable at c.
 #[inline(always)]
-unsafe fn put<S: Simd, const R: usize, const V: usize>(
+unsafe fn store_tile<S: Simd, const R: usize, const V: usize>(
     s: S,
     steps: usize,
     a: Factor,
     b: Rows<*const f32>,
     c: Rows<*mut f32>,
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that a and b are valid, and c has `R` rows of `V` registers.
     unsafe {
-        let acc = sums::<S, R, V>(s, steps, a, b);
+        let acc = tile_sums::<S, R, V>(s, steps, a, b);
         for (r, acc) in acc.into_iter().enumerate() {
             for (v, x) in acc.into_iter().enumerate() {
-                s.store(c.at.add(r * c.row + v * S::LANES), x);
+                s.store(c.ptr.add(r * c.stride + v * S::LANES), x);
             }
         }
     }
 }
 
+/// Adds the sums of one tile to c.
+///
+/// # Safety
+/// As for `tile_sums`; `R` rows of `V` registers must be readable and writable at c.
 #[inline(always)]
-unsafe fn add<S: Simd, const R: usize, const V: usize>(
+unsafe fn accumulate_tile<S: Simd, const R: usize, const V: usize>(
     s: S,
     steps: usize,
     a: Factor,
     b: Rows<*const f32>,
     c: Rows<*mut f32>,
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that a and b are valid, and c has `R` rows of `V` registers.
     unsafe {
-        let acc = sums::<S, R, V>(s, steps, a, b);
+        let acc = tile_sums::<S, R, V>(s, steps, a, b);
         for (r, acc) in acc.into_iter().enumerate() {
             for (v, x) in acc.into_iter().enumerate() {
-                let at = c.at.add(r * c.row + v * S::LANES);
+                let at = c.ptr.add(r * c.stride + v * S::LANES);
                 s.store(at, s.add_f32s(s.load(at), x));
             }
         }
     }
 }
 
-/// Like `add` for the last `left` numbers of a row, fewer than a register.
+/// Like `accumulate_tile` for the last `left` elements of a row, fewer than a register.
+///
+/// # Safety
+/// `R` rows and `steps` steps of a, `steps` rows of b and `R` rows of c must be valid, `left`
+/// floats each for b and c.
 #[inline(always)]
-unsafe fn add_part<S: Simd, const R: usize>(
+unsafe fn accumulate_partial_tile<S: Simd, const R: usize>(
     s: S,
     left: usize,
     steps: usize,
@@ -259,18 +280,23 @@ unsafe fn add_part<S: Simd, const R: usize>(
 ) {
     let mut acc = [s.zero(); R];
     for t in 0..steps {
-        // SAFETY: the caller's promise: `left` numbers of each row of b are valid.
+        // SAFETY: the caller guarantees that `left` floats of each row of b, and all elements of a,
+        // are valid.
         unsafe {
-            let x = s.partial_load_f32s(std::slice::from_raw_parts(b.at.add(t * b.row), left));
+            let x = s.partial_load_f32s(std::slice::from_raw_parts(b.ptr.add(t * b.stride), left));
             for (r, acc) in acc.iter_mut().enumerate() {
-                *acc = s.fma(s.splat_f32s(*a.at.add(r * a.row + t * a.step)), x, *acc);
+                *acc = s.fma(
+                    s.splat_f32s(*a.ptr.add(r * a.row_stride + t * a.step_stride)),
+                    x,
+                    *acc,
+                );
             }
         }
     }
     for (r, acc) in acc.into_iter().enumerate() {
-        // SAFETY: the caller's promise: `left` numbers of each row of c are valid.
+        // SAFETY: the caller guarantees that `left` floats of each row of c are valid.
         unsafe {
-            let row = std::slice::from_raw_parts_mut(c.at.add(r * c.row), left);
+            let row = std::slice::from_raw_parts_mut(c.ptr.add(r * c.stride), left);
             let sum = s.add_f32s(s.partial_load_f32s(row), acc);
             s.partial_store_f32s(row, sum);
         }

@@ -1,59 +1,59 @@
-//! The backward pass's percentages and gradients of scores of one tile.
+//! Attention weights and gradients of the scores of one tile in the backward pass.
 
 use pulp::Simd;
 
 use super::super::math::{exp2, tanh};
 use super::super::simd::Ops;
 use super::block::{Block, QUERIES};
-use super::sight::Sight;
+use super::mask::TileMask;
 use super::softmax::Bias;
 
-/// What backward knows of each query of a block.
-pub(super) struct Queries<'a> {
-    /// Log of the sum of exponentials, in units of log2.
+/// Saved statistics of the queries of a block.
+pub(super) struct QueryStats<'a> {
+    /// Log-sum-exp, in units of log2.
     pub(super) lse: &'a [f32],
     /// `dz . z`.
     pub(super) delta: &'a [f32],
 }
 
 /// A tile's arrays, `[key][query]`.
-pub(super) struct Tile<'a> {
-    /// Scores in units of log2; become the percentages after dropout.
+pub(super) struct GradTile<'a> {
+    /// Scores in units of log2; replaced by the attention weights after dropout.
     pub(super) p: &'a mut [f32],
-    /// Gradients of the percentages; become those of the scores.
+    /// Gradients of the attention weights; replaced by those of the scores.
     pub(super) ds: &'a mut [f32],
     /// Dropout factors, or empty.
-    pub(super) keep: &'a [f32],
+    pub(super) dropout: &'a [f32],
 }
 
-/// Turns scores and gradients of percentages into percentages and gradients of `q k`; both are 0
-/// where a key is not seen.
+/// Turns scores and gradients of attention weights into attention weights and gradients of `q k`;
+/// both are 0 where a key is hidden.
 #[inline(always)]
-pub(super) fn tile<S: Simd>(
+pub(super) fn backward_tile<S: Simd>(
     s: S,
     block: &Block,
-    sight: &Sight,
-    tile: &mut Tile<'_>,
-    queries: &Queries<'_>,
+    mask: &TileMask,
+    tile: &mut GradTile<'_>,
+    queries: &QueryStats<'_>,
 ) {
-    let len = sight.keys * QUERIES;
+    let len = mask.keys * QUERIES;
     assert!(tile.p.len() >= len && tile.ds.len() >= len);
-    assert!(tile.keep.is_empty() || tile.keep.len() >= len);
-    for register in 0..sight.registers(S::LANES) {
+    assert!(tile.dropout.is_empty() || tile.dropout.len() >= len);
+    for register in 0..mask.registers(S::LANES) {
         let lane = register * S::LANES;
-        // SAFETY: `lane` is below QUERIES and the arrays have `sight.keys` rows.
+        // SAFETY: `lane` is below QUERIES and the arrays have `mask.keys` rows.
         unsafe {
             let column = Column {
                 p: tile.p.as_mut_ptr().add(lane),
                 ds: tile.ds.as_mut_ptr().add(lane),
-                keep: (!tile.keep.is_empty()).then(|| tile.keep.as_ptr().add(lane)),
+                dropout: (!tile.dropout.is_empty()).then(|| tile.dropout.as_ptr().add(lane)),
                 lse: s.load(queries.lse.as_ptr().add(lane)),
                 delta: s.load(queries.delta.as_ptr().add(lane)),
                 scale: s.splat_f32s(block.scale),
                 soft_cap: block.soft_cap,
             };
-            let bias = Bias::new(s, sight, block.slope, lane);
-            fill(s, sight, &column, &bias, lane);
+            let bias = Bias::new(s, mask, block.alibi_slope, lane);
+            backward_column(s, mask, &column, &bias, lane);
         }
     }
 }
@@ -62,21 +62,31 @@ pub(super) fn tile<S: Simd>(
 struct Column<S: Simd> {
     p: *mut f32,
     ds: *mut f32,
-    keep: Option<*const f32>,
+    dropout: Option<*const f32>,
     lse: S::f32s,
     delta: S::f32s,
     scale: S::f32s,
-    /// In units of log2.
+    /// Soft cap of the scores, in units of log2.
     soft_cap: Option<f32>,
 }
 
+/// Processes one register of queries.
+///
+/// # Safety
+/// The pointers of `column` must be valid for `mask.keys` rows.
 #[inline(always)]
-unsafe fn fill<S: Simd>(s: S, sight: &Sight, column: &Column<S>, bias: &Bias<S>, lane: usize) {
-    let seen = sight.keys_of(lane, S::LANES);
-    let (any, all) = (seen.any, seen.all);
-    // SAFETY: the caller's promise.
+unsafe fn backward_column<S: Simd>(
+    s: S,
+    mask: &TileMask,
+    column: &Column<S>,
+    bias: &Bias<S>,
+    lane: usize,
+) {
+    let range = mask.key_range(lane, S::LANES);
+    let (any, all) = (range.any, range.all);
+    // SAFETY: the caller guarantees that the column has `mask.keys` rows.
     unsafe {
-        for key in (0..any.0).chain(any.1..sight.keys) {
+        for key in (0..any.0).chain(any.1..mask.keys) {
             s.store(column.p.add(key * QUERIES), s.zero());
             s.store(column.ds.add(key * QUERIES), s.zero());
         }
@@ -86,41 +96,52 @@ unsafe fn fill<S: Simd>(s: S, sight: &Sight, column: &Column<S>, bias: &Bias<S>,
             (all.1, any.1, true),
         ] {
             for key in first..end {
-                one(s, column, bias, key, masked);
+                backward_score(s, column, bias, key, masked);
             }
         }
     }
 }
 
+/// Processes the scores of one key.
+///
+/// # Safety
+/// The pointers of `column` must be valid for row `key`.
 #[inline(always)]
-unsafe fn one<S: Simd>(s: S, column: &Column<S>, bias: &Bias<S>, key: usize, masked: bool) {
+unsafe fn backward_score<S: Simd>(
+    s: S,
+    column: &Column<S>,
+    bias: &Bias<S>,
+    key: usize,
+    masked: bool,
+) {
     let at = key * QUERIES;
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that `key` is a row of the column.
     unsafe {
         let mut score = s.load(column.p.add(at));
-        let mut slope = column.scale; // Of the score, in `q k`.
+        let mut score_derivative = column.scale; // Of the score, with respect to `q k`.
         if let Some(cap) = column.soft_cap {
             let t = tanh(s, s.mul_f32s(score, s.splat_f32s(1.0 / cap)));
             score = s.mul_f32s(t, s.splat_f32s(cap));
-            let flat = s.sub_f32s(s.splat_f32s(1.0), s.mul_f32s(t, t));
-            slope = s.mul_f32s(slope, flat);
+            let cap_derivative = s.sub_f32s(s.splat_f32s(1.0), s.mul_f32s(t, t));
+            score_derivative = s.mul_f32s(score_derivative, cap_derivative);
         }
         if !bias.is_zero() {
-            score = bias.on(score, key);
+            score = bias.apply(score, key);
         }
         let mut p = exp2(s, s.sub_f32s(score, column.lse));
         if masked {
-            // After the exponential: a query that sees nothing has a log-sum of minus infinity.
+            // After the exponential, since the log-sum-exp of a query without visible keys is minus
+            // infinity.
             p = bias.mask(p, 0.0, key);
         }
         let mut d = s.load(column.ds.add(at));
         let mut dropped = p;
-        if let Some(keep) = column.keep {
-            let keep = s.load(keep.add(at));
-            d = s.mul_f32s(d, keep);
-            dropped = s.mul_f32s(p, keep);
+        if let Some(dropout) = column.dropout {
+            let dropout = s.load(dropout.add(at));
+            d = s.mul_f32s(d, dropout);
+            dropped = s.mul_f32s(p, dropout);
         }
-        let d = s.mul_f32s(s.sub_f32s(d, column.delta), slope);
+        let d = s.mul_f32s(s.sub_f32s(d, column.delta), score_derivative);
         s.store(column.p.add(at), dropped);
         s.store(column.ds.add(at), s.mul_f32s(p, d));
     }

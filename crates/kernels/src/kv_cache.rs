@@ -1,12 +1,13 @@
-//! Keys or values of new tokens, written into a cache.
+//! Writes the keys or values of new tokens to a KV cache.
 
 use burn::tensor::Tensor;
 
-/// `cache`, `[slots, heads, capacity, head_dim]`, with `new`, `[rows, heads, seq, head_dim]`, in it: row i
-/// in slot `slots[i]`, from token `starts[i]` on. A cache that nobody else holds is changed in place.
+/// Writes `new`, `[rows, heads, seq, head_dim]`, to `cache`, `[slots, heads, capacity, head_dim]`:
+/// row i goes to slot `slots[i]`, starting at position `starts[i]`. The cache is updated in place
+/// unless other tensors share its storage.
 ///
 /// # Panics
-/// If a slot does not exist or a token does not fit.
+/// If a slot does not exist or the tokens exceed its capacity.
 pub fn write_cache(
     cache: Tensor<4>,
     new: Tensor<4>,
@@ -14,21 +15,21 @@ pub fn write_cache(
     starts: &[usize],
 ) -> Tensor<4> {
     #[cfg(feature = "flex")]
-    if crate::fused::is_fast(&cache) && crate::fused::is_fast(&new) {
+    if crate::fused::is_flex_f32(&cache) && crate::fused::is_flex_f32(&new) {
         return fast::write(cache, new, slots, starts);
     }
     let ([_, heads, _, head_dim], seq) = (cache.dims(), new.dims()[2]);
-    let neighbours = slots.windows(2).all(|pair| pair[1] == pair[0] + 1);
-    if neighbours && starts.windows(2).all(|pair| pair[1] == pair[0]) {
+    let contiguous = slots.windows(2).all(|pair| pair[1] == pair[0] + 1);
+    if contiguous && starts.windows(2).all(|pair| pair[1] == pair[0]) {
         let (first, start) = (slots[0], starts[0]);
         let tokens = start..start + seq;
-        let place = [first..first + slots.len(), 0..heads, tokens, 0..head_dim];
-        return cache.slice_assign(place, new);
+        let range = [first..first + slots.len(), 0..heads, tokens, 0..head_dim];
+        return cache.slice_assign(range, new);
     }
-    let places = slots.iter().zip(starts).enumerate();
-    places.fold(cache, |cache, (row, (slot, start))| {
-        let place = [*slot..slot + 1, 0..heads, *start..start + seq, 0..head_dim];
-        cache.slice_assign(place, new.clone().narrow(0, row, 1))
+    let rows = slots.iter().zip(starts).enumerate();
+    rows.fold(cache, |cache, (row, (slot, start))| {
+        let range = [*slot..slot + 1, 0..heads, *start..start + seq, 0..head_dim];
+        cache.slice_assign(range, new.clone().narrow(0, row, 1))
     })
 }
 
@@ -52,17 +53,19 @@ mod fast {
         if new.layout().strides()[3] != 1 {
             new = new.to_contiguous();
         }
-        let at = |axis: usize| new.layout().strides()[axis].unsigned_abs();
-        let first = new.layout().start_offset();
-        let from: &[f32] = new.storage();
-        let into: &mut [f32] = cache.storage_mut();
+        let stride = |axis: usize| new.layout().strides()[axis].unsigned_abs();
+        let base = new.layout().start_offset();
+        let source: &[f32] = new.storage();
+        let target: &mut [f32] = cache.storage_mut();
         for (row, (slot, start)) in slots.iter().zip(starts).enumerate() {
             assert!(start + seq <= capacity, "the slot is full");
             for head in 0..heads {
                 let to = ((slot * heads + head) * capacity + start) * dim;
                 for token in 0..seq {
-                    let from_at = first + row * at(0) + head * at(1) + token * at(2);
-                    into[to + token * dim..][..dim].copy_from_slice(&from[from_at..][..dim]);
+                    let source_start =
+                        base + row * stride(0) + head * stride(1) + token * stride(2);
+                    target[to + token * dim..][..dim]
+                        .copy_from_slice(&source[source_start..][..dim]);
                 }
             }
         }
@@ -71,7 +74,7 @@ mod fast {
 
     fn primitive(x: Tensor<4>) -> FlexTensor {
         let x = x.try_into_primitive::<Flex>();
-        x.unwrap_or_else(|e| unreachable!("the caller has asked `is_fast`: {e:?}"))
+        x.unwrap_or_else(|e| unreachable!("the caller checked `is_flex_f32`: {e:?}"))
     }
 }
 
@@ -82,22 +85,22 @@ mod tests {
 
     use super::write_cache;
 
-    /// What a plain loop over all numbers writes.
+    /// Compares with a scalar loop over all elements.
     #[test]
-    fn each_row_goes_to_its_place_and_nothing_else_changes() {
+    fn write_cache_changes_only_the_target_rows() {
         let device = Device::flex();
         let random = |shape: [usize; 4]| {
             Tensor::<4>::random(shape, Distribution::Uniform(-1.0, 1.0), &device)
         };
         let (slots, heads, capacity, dim, seq) = (5, 3, 7, 4, 2);
         let cache = random([slots, heads, capacity, dim]);
-        // As attention has it: tokens before heads.
+        // The layout that attention produces: tokens before heads.
         let new = random([3, seq, heads, dim]).swap_dims(1, 2);
         let (rows, starts) = ([4, 0, 2], [5, 0, 3]);
         let written = write_cache(cache.clone(), new.clone(), &rows, &starts);
-        let [before, new, written] =
+        let [original, new, written] =
             [cache, new, written].map(|x| x.into_data().try_into_vec::<f32>().unwrap());
-        let mut expected = before;
+        let mut expected = original;
         for row in 0..3 {
             for head in 0..heads {
                 for token in 0..seq {
