@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::cpu::product::isa::Isa;
+use crate::cpu::matmul::isa::Isa;
 
 /// The arithmetic of matrix products. Sums are f32 in each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,7 +80,7 @@ pub(crate) mod fast {
 
     use super::Precision;
     use crate::cpu::columns::add_column_sums;
-    use crate::cpu::product::{self, GemmOptions, MatMut, MatRef, MatvecOptions, gemm};
+    use crate::cpu::matmul::{self, GemmOptions, MatMut, MatRef, MatvecOptions, gemm};
     use crate::fused::{Buffer, Kept, Op, apply};
 
     /// Places in a sequence up to which a product is bound by reading the weights. The number of
@@ -168,13 +168,13 @@ pub(crate) mod fast {
                     bias,
                     ..MatvecOptions::default()
                 };
-                return product::matvec(x, self.weight(weight), &mut y, &options);
+                return matmul::matvec(x, self.weight(weight), &mut y, &options);
             }
             let options = GemmOptions {
                 bias,
                 ..self.options()
             };
-            product::gemm(x, self.weight(weight), &mut y, &options);
+            matmul::gemm(x, self.weight(weight), &mut y, &options);
         }
 
         /// `dx = dy W^T`.
@@ -184,7 +184,7 @@ pub(crate) mod fast {
             } = *self;
             let dy = MatRef::row_major(dy, rows, d_out);
             let mut dx = MatMut::new(dx, rows, d_in, d_in);
-            product::gemm(dy, self.weight(weight).t(), &mut dx, &self.options());
+            matmul::gemm(dy, self.weight(weight).t(), &mut dx, &self.options());
         }
 
         /// `dW = x^T dy`, or its sum with what is there.
@@ -208,7 +208,7 @@ pub(crate) mod fast {
             };
             match self.stored {
                 Stored::InOut => {
-                    product::gemm(
+                    matmul::gemm(
                         x.t(),
                         dy,
                         &mut MatMut::new(dw, d_in, d_out, d_out),
@@ -216,7 +216,7 @@ pub(crate) mod fast {
                     );
                 }
                 Stored::OutIn => {
-                    product::gemm(dy.t(), x, &mut MatMut::new(dw, d_out, d_in, d_in), &options);
+                    matmul::gemm(dy.t(), x, &mut MatMut::new(dw, d_out, d_in, d_in), &options);
                 }
             }
         }

@@ -1,11 +1,11 @@
-//! Products against a naive f64 one, for each instruction set of the machine.
+//! Compares products with a naive f64 implementation, for each instruction set of the machine.
 
 use super::*;
-use crate::cpu::product::matrix::{Bf16, MatRef};
-use crate::cpu::product::testing::Rng;
+use crate::cpu::matmul::matrix::{Bf16, MatRef};
+use crate::cpu::matmul::testing::Rng;
 
 /// A random matrix with random strides.
-struct Stored {
+struct RandomMatrix {
     data: Vec<f32>,
     rows: usize,
     cols: usize,
@@ -13,7 +13,7 @@ struct Stored {
     col_stride: usize,
 }
 
-impl Stored {
+impl RandomMatrix {
     fn random(rng: &mut Rng, rows: usize, cols: usize) -> Self {
         let gap = rng.below(4);
         let (row_stride, col_stride) = match rng.below(4) {
@@ -47,9 +47,12 @@ impl Stored {
     }
 }
 
-/// One comparison with the f64 product; `round` maps the factors first.
+/// Compares one random product with f64, with inputs rounded to `precision`.
 fn check(rng: &mut Rng, (m, k, n): (usize, usize, usize), precision: Precision, isa: Isa) {
-    let (a, b) = (Stored::random(rng, m, k), Stored::random(rng, k, n));
+    let (a, b) = (
+        RandomMatrix::random(rng, m, k),
+        RandomMatrix::random(rng, k, n),
+    );
     let c_stride = n + rng.below(3);
     let start = rng.values(m * c_stride);
     let bias = rng.values(n);
@@ -125,7 +128,7 @@ fn random_shapes_match_f64() {
 }
 
 #[test]
-fn all_tile_heights_and_widths() {
+fn all_tile_sizes_match_f64() {
     for isa in Isa::available() {
         for precision in [Precision::F32, Precision::Bf16] {
             let mut rng = Rng(11);
@@ -139,7 +142,7 @@ fn all_tile_heights_and_widths() {
 }
 
 #[test]
-fn threads_do_not_change_a_bit() {
+fn result_is_bitwise_independent_of_threads_and_rows() {
     let mut rng = Rng(3);
     for precision in [Precision::F32, Precision::Bf16] {
         for (m, k, n) in [(300, 700, 130), (64, 1200, 600), (130, 64, 900)] {
@@ -162,20 +165,20 @@ fn threads_do_not_change_a_bit() {
             let one = product(m, Threads::Max(1));
             assert_eq!(one, product(m, Threads::Max(2)));
             assert_eq!(one, product(m, Threads::Pool));
-            // Nor do the other rows.
+            // A row does not depend on the other rows either.
             assert_eq!(one[..29 * n], product(29, Threads::Max(2)));
         }
     }
 }
 
 #[test]
-fn stored_bf16_equals_rounding_while_packing() {
+fn bf16_storage_equals_rounding_while_packing() {
     let mut rng = Rng(5);
     for isa in Isa::available() {
         for (m, k, n) in [(7, 33, 40), (50, 65, 17), (1, 1, 1)] {
             let (a, b) = (rng.values(m * k), rng.values(k * n));
-            let half = |v: &[f32]| v.iter().map(|&v| Bf16::from_f32(v)).collect::<Vec<_>>();
-            let (a16, b16) = (half(&a), half(&b));
+            let to_bf16 = |v: &[f32]| v.iter().map(|&v| Bf16::from_f32(v)).collect::<Vec<_>>();
+            let (a16, b16) = (to_bf16(&a), to_bf16(&b));
             let options = GemmOptions {
                 precision: Precision::Bf16,
                 isa,
@@ -193,7 +196,7 @@ fn stored_bf16_equals_rounding_while_packing() {
 }
 
 #[test]
-fn batches_of_interleaved_heads() {
+fn batch_with_interleaved_heads_matches_reference() {
     let mut rng = Rng(9);
     // Two sequences of five tokens, three heads of four: q, k and the result interleaved.
     let (seqs, tokens, heads, width) = (2, 5, 3, 4);
@@ -232,7 +235,7 @@ fn batches_of_interleaved_heads() {
 
 #[test]
 #[should_panic(expected = "must not overlap")]
-fn overlapping_batch_results_are_refused() {
+fn overlapping_batch_results_panic() {
     let x = [0.0; 64];
     let mut c = [0.0; 64];
     let batch = Batch {
@@ -252,7 +255,7 @@ fn overlapping_batch_results_are_refused() {
 }
 
 #[test]
-fn bf16_rounding() {
+fn bf16_rounds_to_nearest_even_and_keeps_nan() {
     for (value, want) in [
         (1.0, 1.0),
         (1.0 + 1.0 / 256.0, 1.0),

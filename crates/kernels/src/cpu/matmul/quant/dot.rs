@@ -2,13 +2,16 @@
 
 use super::activation::ActivationBlock;
 use super::{Bits, GROUPS, Line, PANEL};
-use crate::cpu::product::isa::Isa;
+use crate::cpu::matmul::isa::Isa;
 
-/// The dot products of sixteen columns with one row, still with the offset of the weights.
-pub(super) type Dot = unsafe fn(lines: &[Line], x: &ActivationBlock) -> [i32; PANEL];
+/// Returns the dot products of sixteen columns with one row, including the offset of the weights.
+///
+/// # Safety
+/// The machine must support the function's instruction set.
+pub(super) type DotFn = unsafe fn(lines: &[Line], x: &ActivationBlock) -> [i32; PANEL];
 
-/// The kernel for a level below VNNI.
-pub(super) fn dot(isa: Isa, bits: Bits) -> Dot {
+/// Returns the kernel for a level below VNNI.
+pub(super) fn dot_kernel(isa: Isa, bits: Bits) -> DotFn {
     #[cfg(target_arch = "x86_64")]
     if isa.clamp_to_machine() >= Isa::Avx2 {
         return match bits {
@@ -23,28 +26,28 @@ pub(super) fn dot(isa: Isa, bits: Bits) -> Dot {
     }
 }
 
-/// Eight bits, in plain Rust.
+/// 8-bit weights, in plain Rust.
 fn int8(lines: &[Line], x: &ActivationBlock) -> [i32; PANEL] {
     let mut sums = [0; PANEL];
     for g in 0..GROUPS {
-        add_group(&mut sums, &lines[g].0, &x.whole[4 * g..]);
+        add_group(&mut sums, &lines[g].0, &x.integers[4 * g..]);
     }
     sums
 }
 
-/// Four bits, in plain Rust.
+/// 4-bit weights, in plain Rust.
 fn int4(lines: &[Line], x: &ActivationBlock) -> [i32; PANEL] {
     let mut sums = [0; PANEL];
     for g in 0..GROUPS / 2 {
         let low = lines[g].0.map(|v| v & 15);
         let high = lines[g].0.map(|v| v >> 4);
-        add_group(&mut sums, &low, &x.whole[8 * g..]);
-        add_group(&mut sums, &high, &x.whole[8 * g + 4..]);
+        add_group(&mut sums, &low, &x.integers[8 * g..]);
+        add_group(&mut sums, &high, &x.integers[8 * g + 4..]);
     }
     sums
 }
 
-/// Four values along k of sixteen columns.
+/// Adds the products of four values along k for sixteen columns.
 #[inline(always)]
 fn add_group(sums: &mut [i32; PANEL], weights: &[u8; 64], x: &[i16]) {
     let x = [0, 1, 2, 3].map(|t| i32::from(x[t]));

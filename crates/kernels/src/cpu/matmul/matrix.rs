@@ -1,4 +1,4 @@
-//! Views of matrices with strides, and the bf16 storage type.
+//! Strided matrix views and the bf16 storage type.
 
 /// A bfloat16 value: the upper half of an f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -6,34 +6,34 @@
 pub struct Bf16(pub u16);
 
 impl Bf16 {
-    /// Rounds to the nearest value, ties to even. A NaN stays a NaN.
+    /// Rounds to nearest, ties to even. NaN stays NaN.
     #[inline(always)]
     pub fn from_f32(value: f32) -> Self {
         Self((round_to_bf16_bits(value) >> 16) as u16)
     }
 
-    /// The exact f32 value.
+    /// Returns the exact f32 value.
     #[inline(always)]
     pub fn to_f32(self) -> f32 {
         f32::from_bits(u32::from(self.0) << 16)
     }
 }
 
-/// The f32 bits of `value` rounded to bf16; free of branches, so that loops vectorise.
+/// Returns the f32 bits of `value` rounded to bf16. Branch-free, so that loops vectorize.
 #[inline(always)]
 pub(crate) fn round_to_bf16_bits(value: f32) -> u32 {
     let bits = value.to_bits();
     let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
-    // The carry could turn a NaN into an infinity or even a zero.
-    let chosen = if value.is_nan() {
+    // The rounding carry could turn a NaN into infinity or even zero.
+    let result = if value.is_nan() {
         bits | 0x0040_0000
     } else {
         rounded
     };
-    chosen & 0xffff_0000
+    result & 0xffff_0000
 }
 
-/// A read-only matrix view with any strides; transposing is free.
+/// A read-only matrix view with arbitrary strides; transposing is free.
 #[derive(Clone, Copy, Debug)]
 pub struct MatRef<'a, T = f32> {
     pub(crate) data: &'a [T],
@@ -44,9 +44,10 @@ pub struct MatRef<'a, T = f32> {
 }
 
 impl<'a, T> MatRef<'a, T> {
-    /// A view of `data`; element `(i, j)` is `data[i * row_stride + j * col_stride]`.
+    /// Creates a view in which element `(i, j)` is `data[i * row_stride + j * col_stride]`.
     ///
-    /// Panics where an element would lie outside `data`.
+    /// # Panics
+    /// If any element lies outside `data`.
     pub fn new(
         data: &'a [T],
         rows: usize,
@@ -57,7 +58,7 @@ impl<'a, T> MatRef<'a, T> {
         assert!(
             extent(rows, cols, row_stride, col_stride) <= data.len(),
             "a {rows}x{cols} matrix with strides {row_stride} and {col_stride} needs more than \
-             the {} values given",
+             the {} elements given",
             data.len()
         );
         Self {
@@ -69,12 +70,12 @@ impl<'a, T> MatRef<'a, T> {
         }
     }
 
-    /// A contiguous row-major matrix.
+    /// Creates a view of a contiguous row-major matrix.
     pub fn row_major(data: &'a [T], rows: usize, cols: usize) -> Self {
         Self::new(data, rows, cols, cols, 1)
     }
 
-    /// The transposed view.
+    /// Returns the transposed view.
     pub fn t(self) -> Self {
         Self {
             data: self.data,
@@ -85,18 +86,18 @@ impl<'a, T> MatRef<'a, T> {
         }
     }
 
-    /// Number of rows.
+    /// Returns the number of rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Number of columns.
+    /// Returns the number of columns.
     pub fn cols(&self) -> usize {
         self.cols
     }
 }
 
-/// A writable row-major matrix view; the columns are contiguous.
+/// A mutable row-major matrix view. Each row is contiguous.
 #[derive(Debug)]
 pub struct MatMut<'a> {
     pub(crate) data: &'a mut [f32],
@@ -106,18 +107,19 @@ pub struct MatMut<'a> {
 }
 
 impl<'a> MatMut<'a> {
-    /// A view of `data`; element `(i, j)` is `data[i * row_stride + j]`.
+    /// Creates a view in which element `(i, j)` is `data[i * row_stride + j]`.
     ///
-    /// Panics where an element would lie outside `data`, or rows would overlap.
+    /// # Panics
+    /// If any element lies outside `data` or rows overlap.
     pub fn new(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(
             row_stride >= cols || rows <= 1,
-            "the rows of a result must not overlap"
+            "result rows must not overlap"
         );
         assert!(
             extent(rows, cols, row_stride, 1) <= data.len(),
-            "a {rows}x{cols} result with row stride {row_stride} needs more than the {} values \
-             given",
+            "a {rows}x{cols} result with row stride {row_stride} needs more than the {} \
+             elements given",
             data.len()
         );
         Self {
@@ -128,15 +130,15 @@ impl<'a> MatMut<'a> {
         }
     }
 
-    /// A contiguous matrix.
+    /// Creates a view of a contiguous matrix.
     pub fn row_major(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
         Self::new(data, rows, cols, cols)
     }
 }
 
-/// The number of values that a view with these strides spans.
+/// Returns the number of elements that a view with these strides spans.
 ///
-/// Saturates: a product too large for `usize` exceeds every slice anyway.
+/// Saturates on overflow: such an extent exceeds the length of any slice.
 pub(crate) fn extent(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> usize {
     if rows == 0 || cols == 0 {
         return 0;

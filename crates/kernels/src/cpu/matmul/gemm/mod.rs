@@ -1,8 +1,8 @@
-//! Matrix products: `C = alpha * A * B`, plus C or a bias row.
+//! General matrix multiplication: `C = alpha * A * B`, plus C or a bias row.
 //!
-//! Each element of the result is summed along k in one fixed order: in blocks whose length
-//! depends on `k` alone, within a block from first to last. So the result is the same to the
-//! last bit for any number of threads, and a row of it does not depend on the other rows.
+//! Each element is summed along k in a fixed order: in blocks whose length depends only on `k`, and
+//! from first to last within a block. So the result is bitwise identical for any number of threads,
+//! and a row does not depend on the other rows.
 
 mod driver;
 mod operand;
@@ -14,38 +14,38 @@ mod tests;
 mod tile;
 
 pub use operand::Operand;
-pub(crate) use pack::Panels;
+pub(crate) use pack::PanelLayout;
 pub(crate) use tile::Format;
 
-use crate::cpu::product::isa::Isa;
-use crate::cpu::product::matrix::{MatMut, extent};
-use crate::cpu::product::par::{SharedMut, Threads};
+use crate::cpu::matmul::isa::Isa;
+use crate::cpu::matmul::matrix::{MatMut, extent};
+use crate::cpu::matmul::par::{SharedMut, Threads};
 use driver::{Item, Problem};
 
-/// The arithmetic of a product; accumulation is always f32.
+/// Input precision of a product. Accumulation is always f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
-    /// f32 factors.
+    /// f32 inputs.
     #[default]
     F32,
-    /// Factors rounded to bf16, ties to even.
+    /// Inputs rounded to bf16, ties to even.
     Bf16,
 }
 
-/// Options of a product.
+/// Options of [`gemm`].
 #[derive(Clone, Copy, Debug)]
 pub struct GemmOptions<'a> {
-    /// Factor of the product.
+    /// Scale factor of the product.
     pub alpha: f32,
-    /// Add to the result instead of overwriting it.
+    /// Whether to add to C instead of overwriting it.
     pub accumulate: bool,
-    /// A row added to each row of the result; not together with `accumulate`.
+    /// Bias added to each row of the result. Excludes `accumulate`.
     pub bias: Option<&'a [f32]>,
-    /// Arithmetic.
+    /// Input precision.
     pub precision: Precision,
-    /// Threads; no influence on the result.
+    /// Maximum number of threads; does not affect the result.
     pub threads: Threads,
-    /// Highest instruction set to use; other than the machine's only for tests.
+    /// Highest instruction set to use. Tests set it below the machine's.
     pub isa: Isa,
 }
 
@@ -62,9 +62,10 @@ impl Default for GemmOptions<'_> {
     }
 }
 
-/// `C = alpha * A * B`, plus C or the bias.
+/// Computes `C = alpha * A * B`, plus C or the bias.
 ///
-/// Panics where the shapes do not fit.
+/// # Panics
+/// If the shapes do not match.
 pub fn gemm<'a>(
     a: impl Into<Operand<'a>>,
     b: impl Into<Operand<'a>>,
@@ -84,26 +85,27 @@ pub fn gemm<'a>(
     launch(&item, 1, options);
 }
 
-/// The places of the factors and results of a batch, on two levels such as sequence and head.
+/// Layout of the operands and results of a batch with two dimensions, such as sequence and head.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch {
-    /// Items on the outer and the inner level.
+    /// Number of items in the outer and the inner dimension.
     pub count: [usize; 2],
-    /// Distance between the items of A on each level, in elements.
+    /// Strides of A in each dimension, in elements.
     pub a: [usize; 2],
-    /// The same for B.
+    /// Strides of B.
     pub b: [usize; 2],
-    /// The same for C; the items must not overlap.
+    /// Strides of C. Items must not overlap.
     pub c: [usize; 2],
 }
 
-/// `gemm` for a batch of products: `a`, `b` and `c` are the first item's shapes and strides
-/// over slices that hold the whole batch.
+/// Computes [`gemm`] for a batch of products. `a`, `b` and `c` describe the first item, with slices
+/// that cover the whole batch.
 ///
-/// Panics where the shapes do not fit, an item lies outside its slice or results overlap.
+/// # Panics
+/// If the shapes do not match, an item lies outside its slice, or results overlap.
 pub fn gemm_batched(
-    a: crate::cpu::product::matrix::MatRef<'_>,
-    b: crate::cpu::product::matrix::MatRef<'_>,
+    a: crate::cpu::matmul::matrix::MatRef<'_>,
+    b: crate::cpu::matmul::matrix::MatRef<'_>,
     c: &mut MatMut<'_>,
     batch: &Batch,
     options: &GemmOptions<'_>,
@@ -113,32 +115,29 @@ pub fn gemm_batched(
         return;
     }
     assert_eq!((c.rows, c.cols), (a.rows, b.cols), "result shape");
-    assert!(
-        disjoint(c, batch),
-        "the results of a batch must not overlap"
-    );
+    assert!(is_disjoint(c, batch), "batch results must not overlap");
     let last = |s: [usize; 2]| (outer - 1) * s[0] + (inner - 1) * s[1];
     assert!(last(batch.c) + extent(c.rows, c.cols, c.row_stride, 1) <= c.data.len());
     let pointer = SharedMut::new(c.data.as_mut_ptr());
     let c_stride = c.row_stride;
     let item = |i: usize| {
-        let at = |s: [usize; 2]| i / inner * s[0] + i % inner * s[1];
+        let offset = |s: [usize; 2]| i / inner * s[0] + i % inner * s[1];
         Item {
-            a: shifted(a, at(batch.a)).into(),
-            b: shifted(b, at(batch.b)).into(),
-            c: SharedMut::new(pointer.get().wrapping_add(at(batch.c))),
+            a: offset_view(a, offset(batch.a)).into(),
+            b: offset_view(b, offset(batch.b)).into(),
+            c: SharedMut::new(pointer.get().wrapping_add(offset(batch.c))),
             c_stride,
         }
     };
     launch(&item, outer * inner, options);
 }
 
-/// The view moved on by `offset` elements.
-fn shifted(
-    m: crate::cpu::product::matrix::MatRef<'_>,
+/// Returns the view shifted by `offset` elements.
+fn offset_view(
+    m: crate::cpu::matmul::matrix::MatRef<'_>,
     offset: usize,
-) -> crate::cpu::product::matrix::MatRef<'_> {
-    crate::cpu::product::matrix::MatRef::new(
+) -> crate::cpu::matmul::matrix::MatRef<'_> {
+    crate::cpu::matmul::matrix::MatRef::new(
         &m.data[offset..],
         m.rows,
         m.cols,
@@ -147,38 +146,37 @@ fn shifted(
     )
 }
 
-/// Whether no two items of a batch share an element of C: sorted by stride, each level steps
-/// over all that the smaller ones span.
-fn disjoint(c: &MatMut<'_>, batch: &Batch) -> bool {
-    let mut levels = [
+/// Returns whether no two items of a batch share an element of C: sorted by stride, each dimension's
+/// stride must exceed the span of all smaller ones.
+fn is_disjoint(c: &MatMut<'_>, batch: &Batch) -> bool {
+    let mut dims = [
         (c.row_stride, c.rows),
         (batch.c[0], batch.count[0]),
         (batch.c[1], batch.count[1]),
     ];
-    levels.sort_unstable();
+    dims.sort_unstable();
     let mut span = c.cols;
-    levels
-        .into_iter()
+    dims.into_iter()
         .filter(|&(_, count)| count > 1)
         .all(|(stride, count)| {
-            let apart = stride >= span;
+            let separate = stride >= span;
             span += stride * (count - 1);
-            apart
+            separate
         })
 }
 
-/// Checks what both entry points share, and runs.
+/// Checks the inputs and runs the batch; shared by both entry points.
 fn launch<'a>(
     item: &'a (dyn Fn(usize) -> Item<'a> + Sync),
     batch: usize,
     options: &GemmOptions<'a>,
 ) {
     let first = item(0);
-    let ((m, k), (k_b, n)) = (first.a.shape(), first.b.shape());
-    assert_eq!(k, k_b, "the factors differ in k");
+    let ((m, k), (b_rows, n)) = (first.a.shape(), first.b.shape());
+    assert_eq!(k, b_rows, "inner dimensions differ");
     assert!(
         !matches!(first.a, Operand::Quant(_)),
-        "a quantized left factor"
+        "the left operand must not be quantized"
     );
     assert!(
         options.bias.is_none_or(|bias| bias.len() == n),
@@ -186,14 +184,14 @@ fn launch<'a>(
     );
     assert!(
         options.bias.is_none() || !options.accumulate,
-        "bias and accumulate exclude each other"
+        "bias and accumulate are mutually exclusive"
     );
     let bf16 = options.precision == Precision::Bf16;
     let isa = options.isa.clamp_to_machine();
     let kernel = if bf16 {
-        tile::bf16_kernel(isa)
+        tile::bf16_microkernel(isa)
     } else {
-        tile::f32_kernel(isa)
+        tile::f32_microkernel(isa)
     };
     let problem = Problem {
         m,

@@ -1,11 +1,11 @@
-//! Thread-local, cache-line aligned scratch memory for packed panels.
+//! Thread-local, cache-line-aligned scratch buffers for packed panels.
 //!
-//! A buffer grows to the largest request of its thread and stays, so that a training step
-//! allocates nothing after the first one.
+//! Each thread's buffer grows to the largest request and is reused, so only the first training
+//! step allocates.
 
 use std::cell::Cell;
 
-/// One cache line; gives the buffer its alignment.
+/// One cache line; sets the alignment of the buffer.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([u32; 16]);
@@ -16,8 +16,8 @@ thread_local! {
 
 /// Calls `f` with two aligned buffers of at least `first` and `second` words.
 ///
-/// The contents are whatever the last user left. The buffer is taken out of the thread's slot
-/// while `f` runs, so that a nested call gets a buffer of its own rather than an alias.
+/// The contents are unspecified. The thread-local is empty while `f` runs, so a nested call gets
+/// its own buffer rather than an alias.
 pub(crate) fn with_scratch<R>(
     first: usize,
     second: usize,
@@ -34,13 +34,13 @@ pub(crate) fn with_scratch<R>(
     result
 }
 
-/// The lines as plain words.
+/// Reinterprets cache lines as words.
 fn words(lines: &mut [Line]) -> &mut [u32] {
-    // SAFETY: a `Line` is sixteen `u32` without padding, and the borrow passes on.
+    // SAFETY: a `Line` is sixteen `u32` without padding; the result borrows from `lines`.
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * 16) }
 }
 
-/// Releases the scratch memory of the calling thread.
+/// Frees the scratch buffer of the calling thread.
 pub fn release_scratch() {
     BUFFER.take();
 }

@@ -1,48 +1,48 @@
-//! Detection of the instruction sets that the kernels can use.
+//! Detection of the CPU's instruction sets.
 
 use std::sync::OnceLock;
 
-/// An instruction set level; each level includes the ones before it.
+/// An instruction set level. Each level includes all lower ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
-    /// Plain Rust that the compiler vectorises for the baseline of the target (SSE2, NEON).
-    Portable,
+    /// Plain Rust, auto-vectorized for the target's baseline (SSE2, NEON).
+    Scalar,
     /// AVX2 with FMA.
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
-    /// AVX-512 with the int8 dot products (VNNI).
+    /// AVX-512 with int8 dot products (VNNI).
     Avx512Vnni,
-    /// AVX-512 with VNNI and the bf16 dot products.
+    /// AVX-512 with VNNI and bf16 dot products.
     Avx512Bf16,
 }
 
 impl Isa {
-    /// All levels, lowest first.
+    /// All levels, from lowest to highest.
     pub const ALL: [Self; 5] = [
-        Self::Portable,
+        Self::Scalar,
         Self::Avx2,
         Self::Avx512,
         Self::Avx512Vnni,
         Self::Avx512Bf16,
     ];
 
-    /// The highest level of this machine; detected once.
+    /// Returns the highest level of this machine, detected once.
     pub fn detect() -> Self {
         static LEVEL: OnceLock<Isa> = OnceLock::new();
         *LEVEL.get_or_init(detect)
     }
 
-    /// The levels that this machine can run.
+    /// Returns the levels supported by this machine.
     pub fn available() -> impl Iterator<Item = Self> {
-        let top = Self::detect();
-        Self::ALL.into_iter().filter(move |&isa| isa <= top)
+        let highest = Self::detect();
+        Self::ALL.into_iter().filter(move |&isa| isa <= highest)
     }
 
-    /// This level, or the machine's highest where that is lower.
+    /// Returns the lower of this level and the machine's highest.
     ///
-    /// Every dispatch goes through here, so that a level asked for by a caller can never reach
-    /// an instruction that the machine lacks.
+    /// Every dispatch calls this, so a requested level never leads to an unsupported
+    /// instruction.
     pub(crate) fn clamp_to_machine(self) -> Self {
         self.min(Self::detect())
     }
@@ -51,7 +51,7 @@ impl Isa {
 #[cfg(target_arch = "x86_64")]
 fn detect() -> Isa {
     if !(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")) {
-        return Isa::Portable;
+        return Isa::Scalar;
     }
     let avx512 = is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
@@ -72,5 +72,5 @@ fn detect() -> Isa {
 
 #[cfg(not(target_arch = "x86_64"))]
 fn detect() -> Isa {
-    Isa::Portable
+    Isa::Scalar
 }

@@ -1,40 +1,45 @@
-//! A thin layer over the vector registers, so that each kernel is written once.
+//! A thin abstraction over vector registers, so that each kernel is written once.
 //!
-//! The methods are `inline(always)`: they take on the target features of the kernel entry point
-//! into which they are inlined. Calling one outside such an entry point is undefined behaviour
-//! on a machine without the features, hence `unsafe`.
+//! The methods are `inline(always)`: they inherit the target features of the kernel entry point
+//! they are inlined into. Calling one anywhere else is undefined behavior on a machine without
+//! those features, hence `unsafe`.
 
-/// A vector register of `LANES` f32 values.
+/// An instruction set with vector registers of `LANES` f32 elements.
+///
+/// # Safety
+/// All methods require the target features of the implementation, and valid pointers to the
+/// number of elements they access.
 pub(crate) trait Simd: Copy {
-    /// The register.
+    /// The register type.
     type V: Copy;
-    /// Values in a register.
+    /// Number of elements in a register.
     const LANES: usize;
-    /// All lanes zero.
+    /// Returns a register of zeros.
     unsafe fn zero() -> Self::V;
-    /// All lanes `*p`.
+    /// Broadcasts `*p` to all lanes.
     unsafe fn splat(p: *const f32) -> Self::V;
-    /// `LANES` values from `p`.
+    /// Loads `LANES` elements from `p`.
     unsafe fn load(p: *const f32) -> Self::V;
-    /// `LANES` values to `p`.
+    /// Stores `LANES` elements to `p`.
     unsafe fn store(p: *mut f32, v: Self::V);
-    /// The first `n < LANES` values from `p`, the other lanes zero.
-    unsafe fn load_part(p: *const f32, n: usize) -> Self::V;
-    /// The first `n < LANES` values to `p`.
-    unsafe fn store_part(p: *mut f32, v: Self::V, n: usize);
-    /// `a * b + c`.
+    /// Loads `n < LANES` elements from `p` and zeroes the remaining lanes.
+    unsafe fn load_partial(p: *const f32, n: usize) -> Self::V;
+    /// Stores the first `n < LANES` elements to `p`.
+    unsafe fn store_partial(p: *mut f32, v: Self::V, n: usize);
+    /// Computes `a * b + c`.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// The sum of the lanes, in a fixed order.
+    /// Sums the lanes in a fixed order.
     unsafe fn sum(v: Self::V) -> f32;
-    /// Asks for the cache line of `p`, which need not be valid, in order to write to it.
+    /// Prefetches the cache line of `p` for writing. `p` need not be valid.
     unsafe fn prefetch(p: *const f32);
 }
 
-/// Eight lanes in an array; the compiler maps it to SSE2 or NEON registers.
+/// Plain Rust: eight lanes in an array, which the compiler maps to SSE2 or NEON registers.
 #[derive(Clone, Copy)]
-pub(crate) struct Portable;
+pub(crate) struct Scalar;
 
-/// A fused multiply-add where the target has it; a library call would be far too slow.
+/// Computes `a * b + c`, fused only where the target has an instruction for it: the library
+/// fallback of `mul_add` would be far too slow.
 #[inline(always)]
 pub(crate) fn fma_scalar(a: f32, b: f32, c: f32) -> f32 {
     if cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
@@ -44,7 +49,7 @@ pub(crate) fn fma_scalar(a: f32, b: f32, c: f32) -> f32 {
     }
 }
 
-impl Simd for Portable {
+impl Simd for Scalar {
     type V = [f32; 8];
     const LANES: usize = 8;
     #[inline(always)]
@@ -53,29 +58,29 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn splat(p: *const f32) -> Self::V {
-        // SAFETY: the caller vouches for `p`.
+        // SAFETY: the caller guarantees that `p` is valid.
         [unsafe { *p }; 8]
     }
     #[inline(always)]
     unsafe fn load(p: *const f32) -> Self::V {
-        // SAFETY: the caller vouches for eight values at `p`.
+        // SAFETY: the caller guarantees eight valid elements at `p`.
         unsafe { p.cast::<[f32; 8]>().read_unaligned() }
     }
     #[inline(always)]
     unsafe fn store(p: *mut f32, v: Self::V) {
-        // SAFETY: the caller vouches for eight values at `p`.
+        // SAFETY: the caller guarantees eight valid elements at `p`.
         unsafe { p.cast::<[f32; 8]>().write_unaligned(v) }
     }
     #[inline(always)]
-    unsafe fn load_part(p: *const f32, n: usize) -> Self::V {
+    unsafe fn load_partial(p: *const f32, n: usize) -> Self::V {
         let mut v = [0.0; 8];
-        // SAFETY: the caller vouches for `n < 8` values at `p`.
+        // SAFETY: the caller guarantees `n < 8` valid elements at `p`.
         unsafe { p.copy_to_nonoverlapping(v.as_mut_ptr(), n) };
         v
     }
     #[inline(always)]
-    unsafe fn store_part(p: *mut f32, v: Self::V, n: usize) {
-        // SAFETY: the caller vouches for `n < 8` values at `p`.
+    unsafe fn store_partial(p: *mut f32, v: Self::V, n: usize) {
+        // SAFETY: the caller guarantees `n < 8` valid elements at `p`.
         unsafe { p.copy_from_nonoverlapping(v.as_ptr(), n) };
     }
     #[inline(always)]
@@ -115,18 +120,18 @@ mod x86 {
         ($($name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? = $body:expr;)*) => {$(
             #[inline(always)]
             unsafe fn $name($($arg: $ty),*) $(-> $ret)? {
-                // SAFETY: the caller has the target features and vouches for the pointers.
+                // SAFETY: the caller guarantees the target features and valid pointers.
                 unsafe { $body }
             }
         )*};
     }
 
-    /// The lane mask of a partial AVX2 access: a window into ones followed by zeros.
+    /// Returns the lane mask of a partial AVX2 access, read from a window of ones and zeros.
     #[inline(always)]
     unsafe fn mask_avx2(n: usize) -> __m256i {
         const WINDOW: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
         debug_assert!(n <= 8);
-        // SAFETY: `n <= 8`, so that eight values from `8 - n` lie within the window.
+        // SAFETY: `n <= 8`, so the eight elements from `8 - n` lie within the window.
         unsafe { _mm256_loadu_si256(WINDOW.as_ptr().add(8 - n).cast()) }
     }
 
@@ -138,8 +143,8 @@ mod x86 {
             splat(p: *const f32) -> __m256 = _mm256_set1_ps(*p);
             load(p: *const f32) -> __m256 = _mm256_loadu_ps(p);
             store(p: *mut f32, v: __m256) = _mm256_storeu_ps(p, v);
-            load_part(p: *const f32, n: usize) -> __m256 = _mm256_maskload_ps(p, mask_avx2(n));
-            store_part(p: *mut f32, v: __m256, n: usize) = _mm256_maskstore_ps(p, mask_avx2(n), v);
+            load_partial(p: *const f32, n: usize) -> __m256 = _mm256_maskload_ps(p, mask_avx2(n));
+            store_partial(p: *mut f32, v: __m256, n: usize) = _mm256_maskstore_ps(p, mask_avx2(n), v);
             fma(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
             sum(v: __m256) -> f32 = {
                 let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
@@ -158,9 +163,9 @@ mod x86 {
             splat(p: *const f32) -> __m512 = _mm512_set1_ps(*p);
             load(p: *const f32) -> __m512 = _mm512_loadu_ps(p);
             store(p: *mut f32, v: __m512) = _mm512_storeu_ps(p, v);
-            load_part(p: *const f32, n: usize) -> __m512 =
+            load_partial(p: *const f32, n: usize) -> __m512 =
                 _mm512_maskz_loadu_ps((1 << n) - 1, p);
-            store_part(p: *mut f32, v: __m512, n: usize) =
+            store_partial(p: *mut f32, v: __m512, n: usize) =
                 _mm512_mask_storeu_ps(p, (1 << n) - 1, v);
             fma(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
             sum(v: __m512) -> f32 = {

@@ -1,37 +1,38 @@
-//! Products of a few rows with a large matrix, as decoding needs them.
+//! Products of a few rows with a large matrix, used for decoding.
 //!
-//! Such a product is bound by the memory bandwidth: the matrix is read from memory once, in blocks that
-//! the caches hold while eight rows after eight pass over them. Every row is computed by the same sequence of operations, whatever the number of rows
-//! in the call and of threads; a request gets the same text alone and in a batch.
+//! Such products are bound by memory bandwidth. The matrix is read from memory once, in blocks that
+//! stay in the cache while groups of eight rows pass over them. The sequence of operations for a row
+//! is independent of the number of rows and threads, so a request produces the same text alone and
+//! in a batch.
 
-mod columns;
-mod rows;
+mod cached;
+mod dot_products;
+mod streamed;
 #[cfg(test)]
 mod tests;
-mod tiles;
 
-use crate::cpu::product::gemm::{GemmOptions, gemm};
-use crate::cpu::product::isa::Isa;
-use crate::cpu::product::matrix::{MatMut, MatRef};
-use crate::cpu::product::par::{SharedMut, Threads, run};
+use crate::cpu::matmul::gemm::{GemmOptions, gemm};
+use crate::cpu::matmul::isa::Isa;
+use crate::cpu::matmul::matrix::{MatMut, MatRef};
+use crate::cpu::matmul::par::{SharedMut, Threads, parallel_for};
 
-/// Rows that share one pass over the matrix.
+/// Number of rows that share one pass over the matrix.
 pub(crate) const ROWS: usize = 8;
-/// Below this many bytes of weights, for up to four rows, a second thread costs more than it saves.
-const SERIAL_BYTES: usize = 1 << 17;
-/// Bytes of weights that stay in the cache for the next rows.
-const BLOCK_BYTES: usize = 1 << 19;
+/// Below this number of weight bytes (for up to four rows), a second thread costs more than it saves.
+const MIN_PARALLEL_BYTES: usize = 1 << 17;
+/// Size in bytes of a block of weights that stays in the cache for the next rows.
+const CACHE_BLOCK_BYTES: usize = 1 << 19;
 
-/// Options of a product.
+/// Options of [`matvec`].
 #[derive(Clone, Copy, Debug)]
 pub struct MatvecOptions<'a> {
-    /// Add to the result instead of overwriting it.
+    /// Whether to add to y instead of overwriting it.
     pub accumulate: bool,
-    /// A row added to each row of the result; not together with `accumulate`.
+    /// Bias added to each row of the result. Excludes `accumulate`.
     pub bias: Option<&'a [f32]>,
-    /// Threads; no influence on the result.
+    /// Maximum number of threads; does not affect the result.
     pub threads: Threads,
-    /// Highest instruction set to use; other than the machine's only for tests.
+    /// Highest instruction set to use. Tests set it below the machine's.
     pub isa: Isa,
 }
 
@@ -46,26 +47,27 @@ impl Default for MatvecOptions<'_> {
     }
 }
 
-/// `y = x * w`, plus y or the bias; made for few rows of `x`, correct for any number.
+/// Computes `y = x * w`, plus y or the bias. Fast for few rows of `x`, correct for any number.
 ///
-/// The rows of `x` must be contiguous. `w` (k by n) may be stored row by row or column by
-/// column: pass `MatRef::row_major(embedding, n, k).t()` for a matrix stored as n by k. Other
-/// strides take the path of [`gemm`].
+/// The rows of `x` must be contiguous. `w` (k by n) may be stored by rows or by columns: pass
+/// `MatRef::row_major(embedding, n, k).t()` for a matrix stored as n by k. Other strides fall back
+/// to [`gemm`].
 ///
-/// Panics where the shapes do not fit.
+/// # Panics
+/// If the shapes do not match or the rows of `x` are not contiguous.
 pub fn matvec(x: MatRef<'_>, w: MatRef<'_>, y: &mut MatMut<'_>, options: &MatvecOptions<'_>) {
     check_shapes((x.rows, x.cols), (w.rows, w.cols), y, options);
     assert!(
         x.col_stride == 1 || x.cols <= 1,
         "the rows of x must be contiguous"
     );
-    let near = w.rows * w.cols * size_of::<f32>() <= BLOCK_BYTES;
-    let kernel: Kernel = if w.col_stride == 1 && near {
-        tiles::kernel(options.isa)
+    let fits_cache = w.rows * w.cols * size_of::<f32>() <= CACHE_BLOCK_BYTES;
+    let kernel: Kernel = if w.col_stride == 1 && fits_cache {
+        cached::kernel(options.isa)
     } else if w.col_stride == 1 {
-        columns::kernel(options.isa)
+        streamed::kernel(options.isa)
     } else if w.row_stride == 1 {
-        rows::kernel(options.isa)
+        dot_products::kernel(options.isa)
     } else {
         let MatvecOptions {
             accumulate,
@@ -94,22 +96,22 @@ pub fn matvec(x: MatRef<'_>, w: MatRef<'_>, y: &mut MatMut<'_>, options: &Matvec
         } else {
             w.col_stride
         },
-        out: out.below(first),
+        out: out.offset_rows(first),
     };
     let column_bytes = x.cols * size_of::<f32>();
     let block = match x.rows {
         0..=ROWS => usize::MAX,
-        _ => (BLOCK_BYTES / column_bytes.max(1))
+        _ => (CACHE_BLOCK_BYTES / column_bytes.max(1))
             .max(1)
             .next_multiple_of(64),
     };
-    // A task is a multiple of the cache line, and no smaller than a page of each row.
-    let work = column_bytes * x.rows.div_ceil(4);
-    split(y.cols, 64, work, options.threads, &|columns| {
+    // Tasks are multiples of a cache line, and at least a page of each row.
+    let bytes = column_bytes * x.rows.div_ceil(4);
+    parallel_columns(y.cols, 64, bytes, options.threads, &|columns| {
         for start in columns.clone().step_by(block) {
             let end = columns.end.min(start.saturating_add(block));
             for first in (0..x.rows).step_by(ROWS) {
-                // SAFETY: the shapes have been checked, the kernel fits the machine, and tasks
+                // SAFETY: the shapes have been checked, the machine supports the kernel, and tasks
                 // write disjoint columns.
                 unsafe { kernel(&job(first), start, end) };
             }
@@ -117,14 +119,14 @@ pub fn matvec(x: MatRef<'_>, w: MatRef<'_>, y: &mut MatMut<'_>, options: &Matvec
     });
 }
 
-/// The checks that all products of this kind share.
+/// Checks the shapes; shared with the quantized product.
 pub(crate) fn check_shapes(
     x: (usize, usize),
     w: (usize, usize),
     y: &MatMut<'_>,
     options: &MatvecOptions<'_>,
 ) {
-    assert_eq!(x.1, w.0, "the factors differ in k");
+    assert_eq!(x.1, w.0, "inner dimensions differ");
     assert_eq!((y.rows, y.cols), (x.0, w.1), "result shape");
     assert!(
         options.bias.is_none_or(|bias| bias.len() == w.1),
@@ -132,13 +134,13 @@ pub(crate) fn check_shapes(
     );
     assert!(
         options.bias.is_none() || !options.accumulate,
-        "bias and accumulate exclude each other"
+        "bias and accumulate are mutually exclusive"
     );
 }
 
-/// Divides `n` columns of `bytes` weight bytes each (for up to four rows; more is more work) between
-/// threads, at multiples of `unit`.
-pub(crate) fn split(
+/// Runs `task` on ranges of `n` columns in parallel, split at multiples of `unit`. `bytes` is the
+/// number of weight bytes per column, scaled up for more than four rows.
+pub(crate) fn parallel_columns(
     n: usize,
     unit: usize,
     bytes: usize,
@@ -148,19 +150,19 @@ pub(crate) fn split(
     if n == 0 {
         return;
     }
-    let workers = threads.workers(if n * bytes < SERIAL_BYTES {
+    let workers = threads.workers(if n * bytes < MIN_PARALLEL_BYTES {
         1
     } else {
         n.div_ceil(unit)
     });
-    // Two tasks each: a worker that is late leaves the last one to the others.
+    // Two tasks per worker, so that others can take over from a worker that is delayed.
     let parts = if workers == 1 { 1 } else { 2 * workers };
     let size = n.div_ceil(parts).next_multiple_of(unit);
     let tasks = n.div_ceil(size);
-    run(workers, tasks, &|t| task(t * size..n.min((t + 1) * size)));
+    parallel_for(workers, tasks, &|t| task(t * size..n.min((t + 1) * size)));
 }
 
-/// The result and what is added to it.
+/// The result and its initial value.
 #[derive(Clone, Copy)]
 pub(crate) struct Out {
     y: SharedMut,
@@ -169,13 +171,13 @@ pub(crate) struct Out {
     bias: Option<SharedBias>,
 }
 
-/// A bias row; shared between threads for reading.
+/// A bias row, shared read-only between threads.
 #[derive(Clone, Copy)]
 struct SharedBias(*const f32);
 
-// SAFETY: only read, while the caller's borrow lasts.
+// SAFETY: the bias is only read, and the caller's borrow outlives all tasks.
 unsafe impl Send for SharedBias {}
-// SAFETY: as above.
+// SAFETY: the bias is only read, and the caller's borrow outlives all tasks.
 unsafe impl Sync for SharedBias {}
 
 impl Out {
@@ -188,53 +190,58 @@ impl Out {
         }
     }
 
-    /// The result from row `first` on.
-    pub(crate) fn below(self, first: usize) -> Self {
+    /// Returns the output starting at row `first`.
+    pub(crate) fn offset_rows(self, first: usize) -> Self {
         let y = SharedMut::new(self.y.get().wrapping_add(first * self.stride));
         Self { y, ..self }
     }
 
-    /// The place of an element.
+    /// Returns a pointer to an element.
     #[inline(always)]
-    pub(crate) fn at(&self, row: usize, column: usize) -> *mut f32 {
+    pub(crate) fn element(&self, row: usize, column: usize) -> *mut f32 {
         self.y.get().wrapping_add(row * self.stride + column)
     }
 
-    /// Where the values come from to which the product is added, if any.
+    /// Returns a pointer to the initial value of an element, or `None` for zero.
     #[inline(always)]
     pub(crate) fn init(&self, row: usize, column: usize) -> Option<*const f32> {
         if self.accumulate {
-            Some(self.at(row, column).cast_const())
+            Some(self.element(row, column).cast_const())
         } else {
             self.bias.map(|bias| bias.0.wrapping_add(column))
         }
     }
 }
 
-/// A product of at most `ROWS` rows.
+/// A product with at most `ROWS` rows.
 struct Job {
     x: *const f32,
     x_stride: usize,
     rows: usize,
     k: usize,
     w: *const f32,
-    /// Distance of the rows of `w`, or of its columns where these are contiguous.
+    /// Stride of the rows of `w`, or of its columns if they are contiguous.
     w_stride: usize,
     out: Out,
 }
 
-// SAFETY: the pointers are only read, except for `out`, of which tasks use disjoint columns.
+// SAFETY: only `out` is written to, and tasks write disjoint columns.
 unsafe impl Sync for Job {}
 
-/// Computes the columns from `start` to `end`.
+/// Computes columns `start..end`.
+///
+/// # Safety
+/// The machine must support the kernel's instruction set, the pointers of `job` must cover its shape,
+/// and no other thread may access these columns of the output.
 type Kernel = unsafe fn(job: &Job, start: usize, end: usize);
 
-/// A kernel entry that picks the instance for the number of rows, compiled for a feature set.
+/// Defines a kernel entry point, compiled for a set of target features, that dispatches on the
+/// number of rows.
 macro_rules! entry {
     ($name:ident, $instance:ident, $simd:ty, $attribute:tt) => {
         # $attribute
         unsafe fn $name(job: &super::Job, start: usize, end: usize) {
-            // SAFETY: passed on from the caller.
+            // SAFETY: the caller upholds the contract of `Kernel`.
             unsafe {
                 match job.rows {
                     1 => $instance::<$simd, 1>(job, start, end),
@@ -251,38 +258,38 @@ macro_rules! entry {
     };
 }
 
-/// The entries for all instruction sets, and the choice between them.
+/// Defines the entry points for all instruction sets, and the function that selects one.
 macro_rules! entries {
     ($instance:ident) => {
-        crate::cpu::product::matvec::entry!(
-            portable,
+        crate::cpu::matmul::matvec::entry!(
+            scalar,
             $instance,
-            crate::cpu::product::simd::Portable,
+            crate::cpu::matmul::simd::Scalar,
             [inline]
         );
         #[cfg(target_arch = "x86_64")]
-        crate::cpu::product::matvec::entry!(
+        crate::cpu::matmul::matvec::entry!(
             avx2,
             $instance,
-            crate::cpu::product::simd::Avx2,
+            crate::cpu::matmul::simd::Avx2,
             [target_feature(enable = "avx2,fma")]
         );
         #[cfg(target_arch = "x86_64")]
-        crate::cpu::product::matvec::entry!(
+        crate::cpu::matmul::matvec::entry!(
             avx512,
             $instance,
-            crate::cpu::product::simd::Avx512,
+            crate::cpu::matmul::simd::Avx512,
             [target_feature(enable = "avx512f,avx512dq,avx512vl")]
         );
 
-        /// The kernel for a level.
-        pub(super) fn kernel(isa: crate::cpu::product::isa::Isa) -> super::Kernel {
+        /// Returns the kernel for a level.
+        pub(super) fn kernel(isa: crate::cpu::matmul::isa::Isa) -> super::Kernel {
             match isa.clamp_to_machine() {
                 #[cfg(target_arch = "x86_64")]
-                crate::cpu::product::isa::Isa::Avx2 => avx2,
+                crate::cpu::matmul::isa::Isa::Avx2 => avx2,
                 #[cfg(target_arch = "x86_64")]
-                isa if isa >= crate::cpu::product::isa::Isa::Avx512 => avx512,
-                _ => portable,
+                isa if isa >= crate::cpu::matmul::isa::Isa::Avx512 => avx512,
+                _ => scalar,
             }
         }
     };

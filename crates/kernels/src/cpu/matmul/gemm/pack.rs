@@ -1,48 +1,48 @@
-//! Packing: copies a block of an operand into panels in the order in which the tiles read it.
+//! Packing: copies a block of an operand into panels, in the order the micro-kernel reads them.
 
 use super::tile::Format;
-use crate::cpu::product::isa::Isa;
-use crate::cpu::product::matrix::{Bf16, MatRef, round_to_bf16_bits};
+use crate::cpu::matmul::isa::Isa;
+use crate::cpu::matmul::matrix::{Bf16, MatRef, round_to_bf16_bits};
 
-/// The block of an operand to pack, seen from the side that the panels cut up.
+/// The block of an operand to pack.
 ///
-/// For A the panels hold rows, for B columns; `panel_stride` steps along that side and
-/// `k_stride` along k.
+/// Panels hold rows of A or columns of B. `panel_stride` is the stride between these rows or columns,
+/// `k_stride` the stride along k.
 #[derive(Debug)]
 pub(crate) struct Block<T> {
     pub(crate) start: *const T,
     pub(crate) panel_stride: usize,
     pub(crate) k_stride: usize,
-    /// Rows of A or columns of B.
+    /// Number of rows of A or columns of B.
     pub(crate) len: usize,
-    /// Values along k.
+    /// Number of elements along k.
     pub(crate) kc: usize,
 }
 
-/// The shape of the panels.
+/// Shape and element format of the panels.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Panels {
-    /// Rows or columns of a full panel.
+pub(crate) struct PanelLayout {
+    /// Number of rows or columns in a full panel.
     pub(crate) width: usize,
-    /// The last panel is padded with zeros to a multiple of this.
+    /// The last panel is zero-padded to a multiple of this.
     pub(crate) pad: usize,
     pub(crate) format: Format,
 }
 
 impl<T> Block<T> {
-    /// Rows `from..from + len` of `m`, and `k0..k0 + kc` of its columns.
+    /// Selects rows `first..first + len` and columns `k0..k0 + kc` of `m`.
     pub(crate) fn of_rows(
         m: &MatRef<'_, T>,
-        from: usize,
+        first: usize,
         len: usize,
         k0: usize,
         kc: usize,
     ) -> Self {
-        assert!(from + len <= m.rows && k0 + kc <= m.cols);
+        assert!(first + len <= m.rows && k0 + kc <= m.cols);
         let start = m
             .data
             .as_ptr()
-            .wrapping_add(from * m.row_stride + k0 * m.col_stride);
+            .wrapping_add(first * m.row_stride + k0 * m.col_stride);
         Self {
             start,
             panel_stride: m.row_stride,
@@ -53,25 +53,25 @@ impl<T> Block<T> {
     }
 }
 
-/// How the values of an operand become the words of a panel.
+/// Converts elements of an operand to 32-bit words of a panel.
 trait Encode {
-    /// The operand's element.
+    /// Element type of the operand.
     type T: Copy;
-    /// Values per word.
+    /// Number of elements per word.
     const K: usize;
-    /// A word of one value, or of two neighbours along k.
+    /// Packs one element, or two adjacent ones along k, into a word.
     fn word(first: Self::T, second: Option<Self::T>) -> u32;
 }
 
-/// f32 values as they are.
+/// f32 elements, unchanged.
 struct Plain;
-/// f32 values rounded to bf16, kept as f32.
+/// f32 elements rounded to bf16 but stored as f32.
 struct Rounded;
-/// bf16 values widened to f32.
+/// bf16 elements widened to f32.
 struct Widened;
-/// Pairs of f32 values rounded to bf16.
+/// Pairs of f32 elements rounded to bf16.
 struct RoundedPair;
-/// Pairs of bf16 values.
+/// Pairs of bf16 elements.
 struct Pair;
 
 impl Encode for Plain {
@@ -119,19 +119,25 @@ impl Encode for Pair {
     }
 }
 
-/// Packs f32 values; `bf16` asks for rounding where the format keeps f32.
-pub(crate) fn pack_f32(isa: Isa, block: &Block<f32>, panels: Panels, bf16: bool, dst: &mut [u32]) {
+/// Packs f32 elements. `bf16` requests rounding to bf16 where the panel format is f32.
+pub(crate) fn pack_f32(
+    isa: Isa,
+    block: &Block<f32>,
+    panels: PanelLayout,
+    bf16: bool,
+    dst: &mut [u32],
+) {
     #[cfg(target_arch = "x86_64")]
     if block.panel_stride == 1 || block.k_stride == 1 {
         let isa = isa.clamp_to_machine();
         match panels.format {
             Format::Bf16Pair if isa >= Isa::Avx512Bf16 => {
-                // SAFETY: the machine has the features of the level.
-                return unsafe { super::pack_avx512::rounded_pairs(block, panels, dst) };
+                // SAFETY: `clamp_to_machine` ensures that the machine supports the level.
+                return unsafe { super::pack_avx512::pack_f32_as_pairs(block, panels, dst) };
             }
             Format::F32 if isa >= Isa::Avx512 && !bf16 => {
-                // SAFETY: as above.
-                return unsafe { super::pack_avx512::plain(block, panels, dst) };
+                // SAFETY: `clamp_to_machine` ensures that the machine supports the level.
+                return unsafe { super::pack_avx512::pack_f32(block, panels, dst) };
             }
             _ => {}
         }
@@ -143,15 +149,15 @@ pub(crate) fn pack_f32(isa: Isa, block: &Block<f32>, panels: Panels, bf16: bool,
     }
 }
 
-/// Packs bf16 values.
-pub(crate) fn pack_bf16(isa: Isa, block: &Block<Bf16>, panels: Panels, dst: &mut [u32]) {
+/// Packs bf16 elements.
+pub(crate) fn pack_bf16(isa: Isa, block: &Block<Bf16>, panels: PanelLayout, dst: &mut [u32]) {
     #[cfg(target_arch = "x86_64")]
     {
         let contiguous = block.panel_stride == 1 || block.k_stride == 1;
         let wide = isa.clamp_to_machine() >= Isa::Avx512;
         if contiguous && wide && panels.format == Format::Bf16Pair {
-            // SAFETY: the machine has the features of the level.
-            return unsafe { super::pack_avx512::pairs(block, panels, dst) };
+            // SAFETY: `clamp_to_machine` ensures that the machine supports the level.
+            return unsafe { super::pack_avx512::pack_pairs(block, panels, dst) };
         }
     }
     match panels.format {
@@ -160,25 +166,26 @@ pub(crate) fn pack_bf16(isa: Isa, block: &Block<Bf16>, panels: Panels, dst: &mut
     }
 }
 
-/// Runs `pack` compiled for the machine: the rounding vectorises only then.
-fn dispatch<E: Encode>(isa: Isa, block: &Block<E::T>, panels: Panels, dst: &mut [u32]) {
+/// Runs `pack` compiled for the machine's instruction set, without which the rounding would not
+/// vectorize.
+fn dispatch<E: Encode>(isa: Isa, block: &Block<E::T>, panels: PanelLayout, dst: &mut [u32]) {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-        fn avx512<E: Encode>(block: &Block<E::T>, panels: Panels, dst: &mut [u32]) {
+        fn avx512<E: Encode>(block: &Block<E::T>, panels: PanelLayout, dst: &mut [u32]) {
             pack::<E>(block, panels, dst);
         }
         #[target_feature(enable = "avx2,fma")]
-        fn avx2<E: Encode>(block: &Block<E::T>, panels: Panels, dst: &mut [u32]) {
+        fn avx2<E: Encode>(block: &Block<E::T>, panels: PanelLayout, dst: &mut [u32]) {
             pack::<E>(block, panels, dst);
         }
         let isa = isa.clamp_to_machine();
         if isa >= Isa::Avx512 {
-            // SAFETY: the machine has the features of the level.
+            // SAFETY: `clamp_to_machine` ensures that the machine supports the level.
             return unsafe { avx512::<E>(block, panels, dst) };
         }
         if isa >= Isa::Avx2 {
-            // SAFETY: as above.
+            // SAFETY: `clamp_to_machine` ensures that the machine supports the level.
             return unsafe { avx2::<E>(block, panels, dst) };
         }
     }
@@ -186,17 +193,17 @@ fn dispatch<E: Encode>(isa: Isa, block: &Block<E::T>, panels: Panels, dst: &mut 
     pack::<E>(block, panels, dst);
 }
 
-/// Packs panel by panel.
+/// Packs the block panel by panel.
 #[inline(always)]
-fn pack<E: Encode>(block: &Block<E::T>, panels: Panels, dst: &mut [u32]) {
+fn pack<E: Encode>(block: &Block<E::T>, panels: PanelLayout, dst: &mut [u32]) {
     let words = block.kc.div_ceil(E::K);
-    let mut from = 0;
-    while from < block.len {
-        let used = panels.width.min(block.len - from);
+    let mut first = 0;
+    while first < block.len {
+        let used = panels.width.min(block.len - first);
         let width = used.next_multiple_of(panels.pad);
-        let dst = &mut dst[from * words..(from + width) * words];
+        let dst = &mut dst[first * words..(first + width) * words];
         let strip = Strip::<E> {
-            start: block.start.wrapping_add(from * block.panel_stride),
+            start: block.start.wrapping_add(first * block.panel_stride),
             panel_stride: block.panel_stride,
             k_stride: block.k_stride,
             kc: block.kc,
@@ -211,11 +218,11 @@ fn pack<E: Encode>(block: &Block<E::T>, panels: Panels, dst: &mut [u32]) {
         } else {
             strip.pack_words(0..used, 0..words, width, dst);
         }
-        from += used;
+        first += used;
     }
 }
 
-/// The part of a block that goes into one panel.
+/// The part of a block that fills one panel.
 struct Strip<E: Encode> {
     start: *const E::T,
     panel_stride: usize,
@@ -224,22 +231,22 @@ struct Strip<E: Encode> {
 }
 
 impl<E: Encode> Strip<E> {
-    /// The word at `(i, w)`.
+    /// Returns the word at row `i` and word index `w`.
     #[inline(always)]
     fn word(&self, i: usize, w: usize) -> u32 {
         let k = w * E::K;
         let at = self
             .start
             .wrapping_add(i * self.panel_stride + k * self.k_stride);
-        // SAFETY: `Block::of_rows` has checked that the block lies within its slice, and
-        // `i` and `k` lie within the block.
+        // SAFETY: `Block::of_rows` has checked that the block lies within its slice, and `i` and
+        // `k` lie within the block.
         unsafe {
             let second = (E::K == 2 && k + 1 < self.kc).then(|| *at.add(self.k_stride));
             E::word(*at, second)
         }
     }
 
-    /// Any strides, one word at a time.
+    /// Packs one word at a time, for arbitrary strides.
     #[inline(always)]
     fn pack_words(
         &self,
@@ -255,7 +262,7 @@ impl<E: Encode> Strip<E> {
         }
     }
 
-    /// Values contiguous across the panel: each word of k is a copy.
+    /// Packs elements that are contiguous across the panel: a copy for each word of k.
     #[inline(always)]
     fn pack_across(&self, used: usize, width: usize, dst: &mut [u32]) {
         match used {
@@ -267,13 +274,13 @@ impl<E: Encode> Strip<E> {
         }
     }
 
-    /// `pack_across` for a full panel, with a constant width that vectorises.
+    /// `pack_across` for a full panel, with a constant width so that it vectorizes.
     #[inline(always)]
     fn copy_across<const W: usize>(&self, dst: &mut [u32]) {
-        let whole = self.kc / E::K;
-        for (w, out) in dst.chunks_exact_mut(W).enumerate().take(whole) {
+        let full_words = self.kc / E::K;
+        for (w, out) in dst.chunks_exact_mut(W).enumerate().take(full_words) {
             let at = self.start.wrapping_add(w * E::K * self.k_stride);
-            // SAFETY: words below `whole` have all their values within the block.
+            // SAFETY: all elements of words below `full_words` lie within the block.
             unsafe {
                 let first = at.cast::<[E::T; W]>().read_unaligned();
                 let second = at.add((E::K - 1) * self.k_stride).cast::<[E::T; W]>();
@@ -283,19 +290,20 @@ impl<E: Encode> Strip<E> {
                 }
             }
         }
-        self.pack_words(0..W, whole..self.kc.div_ceil(E::K), W, dst);
+        self.pack_words(0..W, full_words..self.kc.div_ceil(E::K), W, dst);
     }
 
-    /// Values contiguous along k: squares of four by four words are transposed.
+    /// Packs elements that are contiguous along k by transposing blocks of four by four words.
     ///
-    /// Sixteen words of each row in turn: a whole cache line is used while it is near.
+    /// Each row contributes sixteen words at a time, so that a cache line is fully used while it is
+    /// in the cache.
     #[inline(always)]
     fn pack_transposed(&self, used: usize, width: usize, dst: &mut [u32]) {
-        let whole = self.kc / E::K / 4 * 4;
-        let four = used / 4 * 4;
-        for w0 in (0..whole).step_by(16) {
-            for i in (0..four).step_by(4) {
-                for w in (w0..whole.min(w0 + 16)).step_by(4) {
+        let full_words = self.kc / E::K / 4 * 4;
+        let full_rows = used / 4 * 4;
+        for w0 in (0..full_words).step_by(16) {
+            for i in (0..full_rows).step_by(4) {
+                for w in (w0..full_words.min(w0 + 16)).step_by(4) {
                     let rows = [0, 1, 2, 3].map(|r| self.four_words(i + r, w));
                     for (t, column) in transpose(rows).iter().enumerate() {
                         let at = (w + t) * width + i;
@@ -304,15 +312,15 @@ impl<E: Encode> Strip<E> {
                 }
             }
         }
-        self.pack_words(four..used, 0..whole, width, dst);
-        self.pack_words(0..used, whole..self.kc.div_ceil(E::K), width, dst);
+        self.pack_words(full_rows..used, 0..full_words, width, dst);
+        self.pack_words(0..used, full_words..self.kc.div_ceil(E::K), width, dst);
     }
 
-    /// Four neighbouring words of row `i`.
+    /// Returns four adjacent words of row `i`.
     #[inline(always)]
     fn four_words(&self, i: usize, w: usize) -> [u32; 4] {
         let at = self.start.wrapping_add(i * self.panel_stride + w * E::K);
-        // SAFETY: the caller keeps `w + 4` whole words within the block.
+        // SAFETY: the caller ensures that words `w..w + 4` lie within the block.
         unsafe {
             if E::K == 1 {
                 at.cast::<[E::T; 4]>()
@@ -333,7 +341,7 @@ fn transpose(rows: [[u32; 4]; 4]) -> [[u32; 4]; 4] {
     use core::arch::x86_64::{
         _mm_unpackhi_epi32, _mm_unpackhi_epi64, _mm_unpacklo_epi32, _mm_unpacklo_epi64,
     };
-    // SAFETY: SSE2 belongs to every x86-64, and the types are all 128 bits of plain data.
+    // SAFETY: every x86-64 CPU has SSE2, and all types are 128 bits of plain data.
     unsafe {
         let r: [core::arch::x86_64::__m128i; 4] = std::mem::transmute(rows);
         let (a, b) = (

@@ -1,11 +1,11 @@
-//! Quantization errors, and the kernels against the dequantized values.
+//! Checks quantization errors, and compares kernels with products of dequantized weights.
 
 use super::*;
-use crate::cpu::product::gemm::{GemmOptions, Precision, gemm};
-use crate::cpu::product::isa::Isa;
-use crate::cpu::product::matrix::{Bf16, MatMut};
-use crate::cpu::product::matvec::MatvecOptions;
-use crate::cpu::product::testing::Rng;
+use crate::cpu::matmul::gemm::{GemmOptions, Precision, gemm};
+use crate::cpu::matmul::isa::Isa;
+use crate::cpu::matmul::matrix::{Bf16, MatMut};
+use crate::cpu::matmul::matvec::MatvecOptions;
+use crate::cpu::matmul::testing::Rng;
 
 const BITS: [Bits; 2] = [Bits::Int8, Bits::Int4];
 
@@ -21,7 +21,7 @@ fn product(x: &[f32], rows: usize, w: &QuantMatrix, options: &MatvecOptions<'_>)
 }
 
 #[test]
-fn error_is_at_most_half_a_step() {
+fn quantization_error_is_at_most_half_a_step() {
     let mut rng = Rng(31);
     for bits in BITS {
         for (k, n, magnitude) in [(100, 37, 1.0), (32, 16, 1e-30), (64, 5, 1e30), (1, 1, 3.0)] {
@@ -34,11 +34,11 @@ fn error_is_at_most_half_a_step() {
                 for j in 0..n {
                     for i in 0..k {
                         let block = i / BLOCK * BLOCK;
-                        let largest = (block..k.min(block + BLOCK))
+                        let max_abs = (block..k.min(block + BLOCK))
                             .map(|i| w[i * at[0] + j * at[1]].abs())
                             .fold(0.0, f32::max);
-                        // Half a step, plus what rounding the scale up costs.
-                        let bound = largest / bits.max() as f32 * 0.5 * 1.01;
+                        // Half a step, plus the error of rounding the scale up.
+                        let bound = max_abs / bits.max() as f32 * 0.5 * 1.01;
                         let error = (q.value(i, j) - w[i * at[0] + j * at[1]]).abs();
                         assert!(error <= bound, "{bits:?} {error} {bound}");
                     }
@@ -85,17 +85,17 @@ fn kernels_match_f64_of_the_dequantized_weights() {
 }
 
 #[test]
-fn machines_rows_and_threads_do_not_change_a_bit() {
+fn result_is_bitwise_independent_of_isa_rows_and_threads() {
     let mut rng = Rng(33);
     let (m, k, n) = (11, 300, 203);
     let (x, w) = (rng.values(m * k), rng.values(k * n));
     for bits in BITS {
         let q = QuantMatrix::quantize(MatRef::row_major(&w, k, n), bits, Threads::Pool);
-        let portable = MatvecOptions {
-            isa: Isa::Portable,
+        let scalar = MatvecOptions {
+            isa: Isa::Scalar,
             ..Default::default()
         };
-        let all = product(&x, m, &q, &portable);
+        let all = product(&x, m, &q, &scalar);
         for isa in Isa::available() {
             for threads in [Threads::Max(1), Threads::Max(2), Threads::Pool] {
                 let options = MatvecOptions {
@@ -151,7 +151,7 @@ fn gemm_dequantizes_while_packing() {
 }
 
 #[test]
-fn what_is_not_finite_stays_so() {
+fn non_finite_values_propagate_as_nan() {
     for isa in Isa::available() {
         for bits in BITS {
             let mut w = vec![1.0; 64 * 2];

@@ -1,68 +1,67 @@
-//! The register tile: the innermost loop of every matrix product, for each instruction set.
+//! The micro-kernel: the innermost loop of matrix multiplication, for each instruction set.
 
 #[cfg(target_arch = "x86_64")]
 use core::arch::x86_64::{__m512, __m512bh, _mm512_dpbf16_ps};
 
-use crate::cpu::product::isa::Isa;
+use crate::cpu::matmul::isa::Isa;
 #[cfg(target_arch = "x86_64")]
-use crate::cpu::product::simd::{Avx2, Avx512};
-use crate::cpu::product::simd::{Portable, Simd};
+use crate::cpu::matmul::simd::{Avx2, Avx512};
+use crate::cpu::matmul::simd::{Scalar, Simd};
 
-/// What the accumulated tile is added to.
+/// The initial value that an accumulated tile is added to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Init {
-    /// Nothing: the result is overwritten.
+    /// Zero: the result is overwritten.
     Zero,
-    /// The result so far.
+    /// The current result.
     Load,
-    /// One row, added to each row of the result.
+    /// A bias row, added to each row of the result.
     Bias(*const f32),
 }
 
-/// Where a tile goes: `c = alpha * tile + init`.
+/// Destination of a tile: `c = alpha * tile + init`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TileOut {
     pub(crate) c: *mut f32,
     pub(crate) row_stride: usize,
-    /// Valid columns; the tile may be wider.
+    /// Number of valid columns; the tile may be wider.
     pub(crate) cols: usize,
     pub(crate) alpha: f32,
     pub(crate) init: Init,
 }
 
-/// The rows of A that a tile multiplies.
+/// The rows of A for a tile.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TileRows {
     pub(crate) start: *const u32,
-    /// Words between the rows where they lie in A itself, contiguous along k; packed panels do not
-    /// ask.
+    /// Distance between rows in words, for rows read in place; unused for packed panels.
     pub(crate) stride: usize,
 }
 
 /// Multiplies rows of A by a packed panel of B over `kc` words.
 ///
 /// # Safety
-/// The machine must have the kernel's instruction set, the panels must hold `kc` words for each
-/// of the kernel's rows and (padded) columns, and `out` must cover the kernel's rows and
+/// The machine must support the kernel's instruction set, the panels must contain `kc` words for
+/// each of the kernel's rows and (padded) columns, and `out` must cover the kernel's rows and
 /// `out.cols` columns.
 pub(crate) type TileFn = unsafe fn(kc: usize, a: TileRows, b: *const u32, out: &TileOut);
 
-/// What one 32-bit word of a packed panel holds.
+/// Content of a 32-bit word of a packed panel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
-    /// An f32 value.
+    /// One f32 element.
     F32,
-    /// Two bf16 values, neighbours along k; the earlier one in the lower half.
+    /// Two bf16 elements adjacent along k, the first in the lower half.
     #[cfg_attr(
         not(target_arch = "x86_64"),
-        allow(dead_code, reason = "no other kernel takes pairs so far")
+        allow(dead_code, reason = "only x86-64 kernels use pairs")
     )]
     Bf16Pair,
 }
 
 impl Format {
-    /// Values along k in a word.
-    pub(crate) fn values(self) -> usize {
+    /// Returns the number of elements along k in a word.
+    pub(crate) fn elements_per_word(self) -> usize {
         match self {
             Self::F32 => 1,
             Self::Bf16Pair => 2,
@@ -70,54 +69,54 @@ impl Format {
     }
 }
 
-/// The tiles of one instruction set.
+/// The micro-kernel of one instruction set and format.
 #[derive(Debug)]
-pub(crate) struct Kernel {
-    /// Largest number of rows of a tile. With AVX-512, eight rows of two registers were a little
-    /// faster than the ten to fourteen that fit: enough sums to hide the latency, and the panels
-    /// divide the usual sizes.
+pub(crate) struct MicroKernel {
+    /// Maximum number of rows of a tile. With AVX-512, eight rows of two registers were slightly
+    /// faster than the ten to fourteen that fit: there are enough accumulators to hide the latency,
+    /// and eight divides common sizes.
     pub(crate) mr: usize,
-    /// Largest number of columns of a tile.
+    /// Maximum number of columns of a tile.
     pub(crate) nr: usize,
     /// Tile widths are multiples of this.
     pub(crate) lanes: usize,
     pub(crate) format: Format,
     /// `tiles[v - 1][r - 1]` computes `r` rows by `v * lanes` columns.
     tiles: &'static [&'static [TileFn]],
-    /// The same for rows that are read where they lie; empty where the kernel cannot.
+    /// The same for rows of A read in place; empty if unsupported.
     direct: &'static [&'static [TileFn]],
 }
 
-impl Kernel {
-    /// The tile for exactly `rows` rows and `width` (padded) columns.
+impl MicroKernel {
+    /// Returns the function for exactly `rows` rows and `width` (padded) columns.
     pub(crate) fn tile(&self, rows: usize, width: usize, direct: bool) -> TileFn {
         let tiles = if direct { self.direct } else { self.tiles };
         tiles[width / self.lanes - 1][rows - 1]
     }
 
-    /// Whether it can read rows of f32 where they lie.
-    pub(crate) fn reads_rows(&self) -> bool {
+    /// Returns whether the kernel can read f32 rows of A in place.
+    pub(crate) fn supports_direct_rows(&self) -> bool {
         !self.direct.is_empty()
     }
 }
 
-/// How two words are multiplied and accumulated.
+/// Multiply-accumulate of two registers of words.
 trait Mac<S: Simd> {
     unsafe fn mac(a: S::V, b: S::V, c: S::V) -> S::V;
 }
 
-/// f32 words.
+/// Words of one f32 element.
 struct Fma;
 
 impl<S: Simd> Mac<S> for Fma {
     #[inline(always)]
     unsafe fn mac(a: S::V, b: S::V, c: S::V) -> S::V {
-        // SAFETY: the caller has the target features.
+        // SAFETY: the caller guarantees the target features.
         unsafe { S::fma(a, b, c) }
     }
 }
 
-/// Words of two bf16 values.
+/// Words of two bf16 elements.
 #[cfg(target_arch = "x86_64")]
 struct Bf16Dot;
 
@@ -125,7 +124,7 @@ struct Bf16Dot;
 impl Mac<Avx512> for Bf16Dot {
     #[inline(always)]
     unsafe fn mac(a: __m512, b: __m512, c: __m512) -> __m512 {
-        // SAFETY: the caller has the target features; the types are plain 512-bit registers.
+        // SAFETY: the caller guarantees the target features; both types are plain 512-bit registers.
         unsafe {
             let pairs = |v| std::mem::transmute::<__m512, __m512bh>(v);
             _mm512_dpbf16_ps(c, pairs(a), pairs(b))
@@ -133,7 +132,7 @@ impl Mac<Avx512> for Bf16Dot {
     }
 }
 
-/// The tile loop. `MR * NV` accumulators stay in registers over all of `kc`.
+/// The micro-kernel loop. `MR * NV` accumulators stay in registers over all of `kc`.
 #[inline(always)]
 unsafe fn tile<S: Simd, M: Mac<S>, const MR: usize, const NV: usize, const DIRECT: bool>(
     kc: usize,
@@ -141,12 +140,12 @@ unsafe fn tile<S: Simd, M: Mac<S>, const MR: usize, const NV: usize, const DIREC
     b: *const u32,
     out: &TileOut,
 ) {
-    // SAFETY: see `TileFn`; `a` and `b` advance by exactly what the panels hold per word of k.
+    // SAFETY: see `TileFn`; `a` and `b` advance by exactly one word of k of the panels.
     unsafe {
         let (stride, mut a, mut b) = (a.stride, a.start.cast::<f32>(), b.cast::<f32>());
         let mut acc = [[S::zero(); NV]; MR];
         for i in 0..MR {
-            // The first and the last value: the row of a tile spans two cache lines or three.
+            // First, middle and last element: a row of a tile spans two or three cache lines.
             let row = out.c.wrapping_add(i * out.row_stride);
             S::prefetch(row);
             S::prefetch(row.wrapping_add(out.cols / 2));
@@ -168,52 +167,52 @@ unsafe fn tile<S: Simd, M: Mac<S>, const MR: usize, const NV: usize, const DIREC
         }
         for i in 0..MR {
             for v in 0..NV {
-                finish::<S>(acc[i][v], i, v * S::LANES, out);
+                store_register::<S>(acc[i][v], i, v * S::LANES, out);
             }
         }
     }
 }
 
-/// Writes one register of a tile: row `i`, columns from `j`.
+/// Stores one register of a tile: row `i`, columns from `j`.
 #[inline(always)]
-unsafe fn finish<S: Simd>(acc: S::V, i: usize, j: usize, out: &TileOut) {
+unsafe fn store_register<S: Simd>(acc: S::V, i: usize, j: usize, out: &TileOut) {
     if j >= out.cols {
         return;
     }
     let left = out.cols - j;
-    // SAFETY: row `i` and the columns from `j` to `out.cols` lie within the result (and the
-    // bias); a register that would reach beyond them is accessed in part.
+    // SAFETY: row `i` and columns `j..out.cols` lie within the result (and the bias); a register
+    // that would exceed them is accessed partially.
     unsafe {
         let c = out.c.add(i * out.row_stride + j);
         let alpha = S::splat(&raw const out.alpha);
-        let from = match out.init {
+        let src = match out.init {
             Init::Zero => std::ptr::null(),
             Init::Load => c.cast_const(),
             Init::Bias(bias) => bias.add(j),
         };
-        let init = if from.is_null() {
+        let init = if src.is_null() {
             S::zero()
         } else if left >= S::LANES {
-            S::load(from)
+            S::load(src)
         } else {
-            S::load_part(from, left)
+            S::load_partial(src, left)
         };
         let value = S::fma(alpha, acc, init);
         if left >= S::LANES {
             S::store(c, value);
         } else {
-            S::store_part(c, value, left);
+            S::store_partial(c, value, left);
         }
     }
 }
 
-/// A row of the tile table: one entry per number of rows, compiled for a target feature set.
+/// One row of the tile table: an entry per number of rows, compiled for a set of target features.
 macro_rules! tiles {
     ($simd:ty, $mac:ty, $nv:literal, $direct:literal, [$($mr:literal)*], $attribute:tt) => {
         &[$({
             # $attribute
             unsafe fn entry(kc: usize, a: TileRows, b: *const u32, out: &TileOut) {
-                // SAFETY: passed on from the caller.
+                // SAFETY: the caller upholds the contract of `TileFn`.
                 unsafe { tile::<$simd, $mac, $mr, $nv, $direct>(kc, a, b, out) }
             }
             entry as TileFn
@@ -221,17 +220,17 @@ macro_rules! tiles {
     };
 }
 
-static PORTABLE: Kernel = Kernel {
+static SCALAR: MicroKernel = MicroKernel {
     mr: 6,
     nr: 8,
     lanes: 8,
     format: Format::F32,
-    tiles: &[tiles!(Portable, Fma, 1, false, [1 2 3 4 5 6], [inline])],
+    tiles: &[tiles!(Scalar, Fma, 1, false, [1 2 3 4 5 6], [inline])],
     direct: &[],
 };
 
 #[cfg(target_arch = "x86_64")]
-static AVX2: Kernel = Kernel {
+static AVX2: MicroKernel = MicroKernel {
     mr: 6,
     nr: 16,
     lanes: 8,
@@ -247,7 +246,7 @@ static AVX2: Kernel = Kernel {
 };
 
 #[cfg(target_arch = "x86_64")]
-static AVX512: Kernel = Kernel {
+static AVX512: MicroKernel = MicroKernel {
     mr: 8,
     nr: 32,
     lanes: 16,
@@ -263,7 +262,7 @@ static AVX512: Kernel = Kernel {
 };
 
 #[cfg(target_arch = "x86_64")]
-static AVX512_BF16: Kernel = Kernel {
+static AVX512_BF16: MicroKernel = MicroKernel {
     mr: 8,
     nr: 32,
     lanes: 16,
@@ -275,25 +274,25 @@ static AVX512_BF16: Kernel = Kernel {
     direct: &[],
 };
 
-/// The f32 kernel for a level.
-pub(crate) fn f32_kernel(isa: Isa) -> &'static Kernel {
+/// Returns the f32 micro-kernel for a level.
+pub(crate) fn f32_microkernel(isa: Isa) -> &'static MicroKernel {
     match isa.clamp_to_machine() {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => &AVX2,
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Bf16 => &AVX512,
-        _ => &PORTABLE,
+        _ => &SCALAR,
     }
 }
 
-/// The bf16 kernel for a level. Without bf16 instructions it is the f32 kernel: the packing
-/// then rounds the values to bf16 and keeps them as f32, which gives the same products.
+/// Returns the bf16 micro-kernel for a level. Without bf16 instructions this is the f32 kernel:
+/// packing then rounds elements to bf16 but stores them as f32, which gives the same products.
 ///
-/// A kernel for AMX tiles belongs here too; it needs a format of its own.
-pub(crate) fn bf16_kernel(isa: Isa) -> &'static Kernel {
+/// A kernel for AMX tiles would also belong here, with its own format.
+pub(crate) fn bf16_microkernel(isa: Isa) -> &'static MicroKernel {
     match isa.clamp_to_machine() {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Bf16 => &AVX512_BF16,
-        lower => f32_kernel(lower),
+        lower => f32_microkernel(lower),
     }
 }

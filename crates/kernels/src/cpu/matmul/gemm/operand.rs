@@ -1,20 +1,20 @@
-//! The kinds of matrices that a product takes.
+//! The operand types of a matrix product.
 
 use std::ops::Range;
 
-use super::pack::{Block, Panels, pack_bf16, pack_f32};
-use crate::cpu::product::isa::Isa;
-use crate::cpu::product::matrix::{Bf16, MatRef};
-use crate::cpu::product::quant::QuantMatrix;
+use super::pack::{Block, PanelLayout, pack_bf16, pack_f32};
+use crate::cpu::matmul::isa::Isa;
+use crate::cpu::matmul::matrix::{Bf16, MatRef};
+use crate::cpu::matmul::quant::QuantMatrix;
 
-/// A factor of a matrix product.
+/// An operand of a matrix product.
 #[derive(Clone, Copy, Debug)]
 pub enum Operand<'a> {
-    /// f32 values.
+    /// f32 elements.
     F32(MatRef<'a, f32>),
-    /// bf16 values.
+    /// bf16 elements.
     Bf16(MatRef<'a, Bf16>),
-    /// Quantized weights; only as the right factor.
+    /// Quantized weights; supported only as the right operand.
     Quant(&'a QuantMatrix),
 }
 
@@ -37,7 +37,7 @@ impl<'a> From<MatRef<'a, Bf16>> for Operand<'a> {
 }
 
 impl Operand<'_> {
-    /// Rows and columns.
+    /// Returns the number of rows and columns.
     pub(crate) fn shape(&self) -> (usize, usize) {
         match self {
             Self::F32(m) => (m.rows, m.cols),
@@ -46,13 +46,13 @@ impl Operand<'_> {
         }
     }
 
-    /// Packs a block of rows, as the left factor.
+    /// Packs a block of rows of the left operand.
     pub(crate) fn pack_rows(
         &self,
         isa: Isa,
         rows: &Range<usize>,
         k: &Range<usize>,
-        panels: Panels,
+        panels: PanelLayout,
         bf16: bool,
         dst: &mut [u32],
     ) {
@@ -65,17 +65,17 @@ impl Operand<'_> {
                 let block = Block::of_rows(m, rows.start, rows.len(), k.start, k.len());
                 pack_bf16(isa, &block, panels, dst);
             }
-            Self::Quant(_) => unreachable!("`launch` refuses a quantized left factor"),
+            Self::Quant(_) => unreachable!("`launch` rejects a quantized left operand"),
         }
     }
 
-    /// Packs a block of columns, as the right factor.
+    /// Packs a block of columns of the right operand.
     pub(crate) fn pack_cols(
         &self,
         isa: Isa,
         cols: &Range<usize>,
         k: &Range<usize>,
-        panels: Panels,
+        panels: PanelLayout,
         bf16: bool,
         dst: &mut [u32],
     ) {

@@ -6,7 +6,7 @@ use core::arch::x86_64::*;
 use super::activation::{ActivationBlock, Activations};
 use super::{GROUPS, Line, PANEL, QuantMatrix};
 
-/// Eight bits with AVX2.
+/// 8-bit weights, with AVX2.
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn int8_avx2(lines: &[Line], x: &ActivationBlock) -> [i32; PANEL] {
     let mut acc = [_mm256_setzero_si256(); 4];
@@ -19,7 +19,7 @@ pub(super) fn int8_avx2(lines: &[Line], x: &ActivationBlock) -> [i32; PANEL] {
     reduce(acc)
 }
 
-/// Four bits with AVX2.
+/// 4-bit weights, with AVX2.
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn int4_avx2(lines: &[Line], x: &ActivationBlock) -> [i32; PANEL] {
     let mut acc = [_mm256_setzero_si256(); 4];
@@ -36,7 +36,7 @@ pub(super) fn int4_avx2(lines: &[Line], x: &ActivationBlock) -> [i32; PANEL] {
     reduce(acc)
 }
 
-/// A quarter of a line: four values along k of four columns.
+/// Loads a quarter of a line: four values along k of four columns.
 #[target_feature(enable = "avx2,fma")]
 fn quarter(line: &Line, q: usize) -> __m128i {
     let bytes = &line.0[16 * q..16 * q + 16];
@@ -44,16 +44,16 @@ fn quarter(line: &Line, q: usize) -> __m128i {
     unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
 }
 
-/// The products of a quarter with group `g` of the activations, summed in pairs.
+/// Multiplies a quarter with group `g` of the activations, summed in pairs.
 #[target_feature(enable = "avx2,fma")]
 fn multiply(weights: __m128i, x: &ActivationBlock, g: usize) -> __m256i {
-    let x = &x.whole[4 * g..4 * g + 4];
+    let x = &x.integers[4 * g..4 * g + 4];
     // SAFETY: the slice has eight bytes.
     let x = unsafe { x.as_ptr().cast::<i64>().read_unaligned() };
     _mm256_madd_epi16(_mm256_cvtepu8_epi16(weights), _mm256_set1_epi64x(x))
 }
 
-/// Adds the pairs.
+/// Adds adjacent pairs.
 #[target_feature(enable = "avx2,fma")]
 fn reduce(acc: [__m256i; 4]) -> [i32; PANEL] {
     let pair = |a, b| _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_hadd_epi32(a, b));
@@ -61,8 +61,8 @@ fn reduce(acc: [__m256i; 4]) -> [i32; PANEL] {
     unsafe { std::mem::transmute([pair(acc[0], acc[1]), pair(acc[2], acc[3])]) }
 }
 
-/// The products of one panel with `M` rows, by VNNI. The sum over the blocks takes the same
-/// steps as `matvec::panel_by_blocks`: the results are equal to the last bit.
+/// Multiplies one panel with `M` rows, using VNNI. Sums over blocks in the same order as
+/// `matvec::panel_by_blocks`, so the results are bitwise identical.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn panel_vnni<const M: usize>(
     w: &QuantMatrix,
@@ -72,7 +72,7 @@ pub(super) fn panel_vnni<const M: usize>(
     let mut sums = [_mm512_setzero_ps(); M];
     for b in 0..w.blocks() {
         let (lines, scales) = w.block(panel, b);
-        // Two kilobytes ahead: with several rows the processor does not look that far by itself.
+        // Prefetch 2 KiB ahead: with several rows the hardware prefetcher does not reach that far.
         let ahead = lines.as_ptr().wrapping_add(32);
         for g in 0..lines.len() {
             _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(g).cast());
@@ -98,9 +98,9 @@ pub(super) fn panel_vnni<const M: usize>(
     unsafe { std::mem::transmute_copy(&sums) }
 }
 
-/// Eight bits: one line is one group of four values along k.
+/// 8-bit weights: one line is one group of four values along k.
 ///
-/// The number of lines is a constant, so that the loop is unrolled.
+/// The number of lines is constant so that the loop is unrolled.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn int8_vnni<const M: usize>(lines: &[Line; GROUPS], rows: &[&ActivationBlock; M]) -> [__m512i; M] {
     let mut high = [_mm512_setzero_si512(); M];
@@ -111,7 +111,7 @@ fn int8_vnni<const M: usize>(lines: &[Line; GROUPS], rows: &[&ActivationBlock; M
     combine(high, low)
 }
 
-/// Four bits: one line is two groups.
+/// 4-bit weights: one line is two groups.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn int4_vnni<const M: usize>(
     lines: &[Line; GROUPS / 2],
@@ -130,7 +130,7 @@ fn int4_vnni<const M: usize>(
     combine(high, low)
 }
 
-/// A line in a register.
+/// Loads a line into a register.
 #[target_feature(enable = "avx512f")]
 fn load(line: &Line) -> __m512i {
     // SAFETY: a line has 64 bytes and their alignment.
@@ -152,7 +152,7 @@ fn add_group<const M: usize>(
     }
 }
 
-/// The dot products from those of the parts.
+/// Combines the dot products of the high and low parts.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn combine<const M: usize>(mut high: [__m512i; M], low: [__m512i; M]) -> [__m512i; M] {
     for r in 0..M {

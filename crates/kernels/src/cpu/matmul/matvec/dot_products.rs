@@ -1,37 +1,36 @@
-//! `y = x * w` with each column of `w` contiguous (a matrix stored as n by k): dot products.
+//! `y = x * w` for a column-major `w` (a matrix stored as n by k), computed as dot products.
 
 use super::Job;
-use crate::cpu::product::simd::Simd;
+use crate::cpu::matmul::simd::Simd;
 
-super::entries!(dots);
+super::entries!(compute);
 
-/// Columns `start..end` for `M` rows; the fewer rows, the more columns at a time.
+/// Computes columns `start..end` for `M` rows. Fewer rows allow more columns at a time.
 #[inline(always)]
-unsafe fn dots<S: Simd, const M: usize>(job: &Job, start: usize, end: usize) {
-    // AVX-512 has twice the registers of the others.
-    let many = S::LANES == 16;
-    // SAFETY: passed on from the caller.
+unsafe fn compute<S: Simd, const M: usize>(job: &Job, start: usize, end: usize) {
+    // AVX-512 has 32 vector registers, the others 16.
+    let has_32_registers = S::LANES == 16;
+    // SAFETY: the caller upholds the contract of `Kernel`.
     unsafe {
         match M {
-            1 if many => streams::<S, M, 8>(job, start, end),
+            1 if has_32_registers => streams::<S, M, 8>(job, start, end),
             1 | 2 => streams::<S, M, 4>(job, start, end),
-            _ if many => streams::<S, M, 4>(job, start, end),
+            _ if has_32_registers => streams::<S, M, 4>(job, start, end),
             _ => streams::<S, M, 2>(job, start, end),
         }
     }
 }
 
-/// `dots` with `C` columns at a time, far apart: `C` long streams, which the hardware fetches
-/// ahead better than one, and much better than neighbouring columns.
+/// Computes `C` distant columns at a time. The hardware prefetcher handles `C` long streams better
+/// than one, and much better than adjacent columns.
 #[inline(always)]
 unsafe fn streams<S: Simd, const M: usize, const C: usize>(job: &Job, start: usize, end: usize) {
     let mut length = (end - start) / C;
-    // Streams a multiple of the page size apart would compete for the same lines of the
-    // nearest cache.
+    // Streams that are a multiple of the page size apart would map to the same L1 cache sets.
     if length > 1 && (length * job.w_stride).is_multiple_of(1024) {
         length -= 1;
     }
-    // SAFETY: passed on from the caller; `C * length` columns lie below `end`.
+    // SAFETY: the caller upholds the contract of `Kernel`; `C * length` columns lie below `end`.
     unsafe {
         for j in start..start + length {
             all_rows::<S, M, C>(job, j, length);
@@ -42,35 +41,35 @@ unsafe fn streams<S: Simd, const M: usize, const C: usize>(job: &Job, start: usi
     }
 }
 
-/// A group of columns for all rows: in two passes where the sums of more than four rows would
-/// not fit the registers. The second pass finds the weights in the nearest cache.
+/// Computes a group of columns for all rows, in two passes if the sums of more than four rows would
+/// not fit in registers. The second pass reads the weights from the L1 cache.
 #[inline(always)]
 unsafe fn all_rows<S: Simd, const M: usize, const C: usize>(job: &Job, j: usize, step: usize) {
-    // SAFETY: passed on from the caller.
+    // SAFETY: the caller upholds the contract of `Kernel`.
     unsafe {
         if M <= 4 {
-            return group::<S, M, C>(job, 0, j, step);
+            return dot_group::<S, M, C>(job, 0, j, step);
         }
-        group::<S, 4, C>(job, 0, j, step);
+        dot_group::<S, 4, C>(job, 0, j, step);
         match M {
-            5 => group::<S, 1, C>(job, 4, j, step),
-            6 => group::<S, 2, C>(job, 4, j, step),
-            7 => group::<S, 3, C>(job, 4, j, step),
-            _ => group::<S, 4, C>(job, 4, j, step),
+            5 => dot_group::<S, 1, C>(job, 4, j, step),
+            6 => dot_group::<S, 2, C>(job, 4, j, step),
+            7 => dot_group::<S, 3, C>(job, 4, j, step),
+            _ => dot_group::<S, 4, C>(job, 4, j, step),
         }
     }
 }
 
-/// `C` columns from `j`, `step` apart, for `M` rows from `first`. Each sum is one register along all of k: a column is
-/// summed in the same way in a group of any size.
+/// Computes `C` columns from `j`, `step` apart, for `M` rows from `first`. Each sum uses one register
+/// along all of k, so a column is summed in the same order in a group of any size.
 #[inline(always)]
-unsafe fn group<S: Simd, const M: usize, const C: usize>(
+unsafe fn dot_group<S: Simd, const M: usize, const C: usize>(
     job: &Job,
     first: usize,
     j: usize,
     step: usize,
 ) {
-    // SAFETY: the caller vouches for the job; all accesses stay below `job.k`.
+    // SAFETY: the caller guarantees a valid job; all accesses stay below `job.k`.
     unsafe {
         let x = job.x.add(first * job.x_stride);
         let mut w = [job.w; C];
@@ -86,20 +85,20 @@ unsafe fn group<S: Simd, const M: usize, const C: usize>(
         if k < job.k {
             let n = job.k - k;
             accumulate::<S, M, C>(x.add(k), job.x_stride, &w, k, &mut acc, |p| {
-                S::load_part(p, n)
+                S::load_partial(p, n)
             });
         }
         for (r, acc) in acc.iter().enumerate() {
             for (c, &acc) in acc.iter().enumerate() {
                 let column = j + c * step;
                 let init = job.out.init(first + r, column).map_or(0.0, |init| *init);
-                *job.out.at(first + r, column) = S::sum(acc) + init;
+                *job.out.element(first + r, column) = S::sum(acc) + init;
             }
         }
     }
 }
 
-/// Multiplies one register of values along k into the sums.
+/// Accumulates the products of one register of elements along k.
 #[inline(always)]
 unsafe fn accumulate<S: Simd, const M: usize, const C: usize>(
     x: *const f32,
@@ -109,7 +108,7 @@ unsafe fn accumulate<S: Simd, const M: usize, const C: usize>(
     acc: &mut [[S::V; C]; M],
     load: impl Fn(*const f32) -> S::V,
 ) {
-    // SAFETY: see `group`.
+    // SAFETY: see `dot_group`.
     unsafe {
         let mut values = [S::zero(); C];
         for (value, w) in values.iter_mut().zip(w) {

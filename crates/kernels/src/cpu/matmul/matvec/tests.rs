@@ -1,9 +1,9 @@
-//! Products against f64, and the promises about rows and threads.
+//! Compares products with f64, and checks independence of rows and threads.
 
 use super::*;
-use crate::cpu::product::testing::Rng;
+use crate::cpu::matmul::testing::Rng;
 
-/// The product by the kernel under test.
+/// Computes the product with the kernel under test.
 fn product(
     x: &[f32],
     rows: usize,
@@ -61,7 +61,7 @@ fn random_shapes_match_f64() {
 }
 
 #[test]
-fn neither_rows_nor_threads_change_a_bit() {
+fn result_is_bitwise_independent_of_rows_and_threads() {
     for isa in Isa::available() {
         let mut rng = Rng(22);
         let (m, k, n) = (11, 261, 403);
@@ -84,7 +84,7 @@ fn neither_rows_nor_threads_change_a_bit() {
                     assert_eq!(product(&x, rows, w, &zeros, &options), all[..rows * n]);
                 }
             }
-            // A row alone, wherever it stands in the batch.
+            // A single row, regardless of its position in the batch.
             let last = product(&x[(m - 1) * k..], 1, w, &zeros, &single);
             assert_eq!(last, all[(m - 1) * n..]);
         }
@@ -92,11 +92,11 @@ fn neither_rows_nor_threads_change_a_bit() {
 }
 
 #[test]
-fn a_column_is_the_same_bits_in_a_matrix_of_any_size() {
+fn columns_are_bitwise_independent_of_matrix_size() {
     for isa in Isa::available() {
         let mut rng = Rng(24);
         let (m, k, n) = (19, 261, 803);
-        assert!(k * n * 4 > BLOCK_BYTES && k * 401 * 4 < BLOCK_BYTES);
+        assert!(k * n * 4 > CACHE_BLOCK_BYTES && k * 401 * 4 < CACHE_BLOCK_BYTES);
         let (x, w, bias) = (rng.values(m * k), rng.values(k * n), rng.values(n));
         let options = |from: usize, to: usize| MatvecOptions {
             bias: bias.get(from..to),
@@ -117,7 +117,7 @@ fn a_column_is_the_same_bits_in_a_matrix_of_any_size() {
 }
 
 #[test]
-fn other_strides_take_the_general_path() {
+fn other_strides_fall_back_to_gemm() {
     let mut rng = Rng(23);
     let (x, w) = (rng.values(2 * 5), rng.values(2 * 5 * 7));
     let strided = MatRef::new(&w, 5, 7, 14, 2);
@@ -128,10 +128,10 @@ fn other_strides_take_the_general_path() {
     assert!(got.iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-5));
 }
 
-/// A column that is longer than what is taken at a time, for more rows than one call takes.
+/// A column longer than a cache block, with more rows than one pass handles.
 #[test]
-fn the_longest_columns_are_multiplied_too() {
-    let (m, k, n) = (ROWS + 1, BLOCK_BYTES / size_of::<f32>() + 1, 2);
+fn columns_longer_than_a_cache_block_match() {
+    let (m, k, n) = (ROWS + 1, CACHE_BLOCK_BYTES / size_of::<f32>() + 1, 2);
     let (x, w) = (vec![1.0; m * k], vec![1.0; k * n]);
     let w = MatRef::row_major(&w, k, n);
     let y = product(&x, m, w, &[0.0; 2 * (ROWS + 1)], &MatvecOptions::default());

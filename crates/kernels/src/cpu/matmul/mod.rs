@@ -1,15 +1,16 @@
-//! Matrix products for the CPU: general, of few rows, with quantized weights, in bf16.
+//! Matrix multiplication on the CPU: general (GEMM), for few rows (matvec), with quantized
+//! weights, and in bf16.
 #![allow(
     clippy::inline_always,
-    reason = "the target features of an entry point reach only what is inlined into it"
+    reason = "target features of an entry point apply only to code inlined into it"
 )]
 #![allow(
     clippy::many_single_char_names,
-    reason = "m, k, n, a, b, c are what the literature calls them"
+    reason = "m, k, n, a, b, c are the standard names in the literature"
 )]
 #![allow(
     clippy::needless_range_loop,
-    reason = "indexed loops over registers unroll; iterators over them often do not"
+    reason = "indexed loops over registers unroll; iterators often do not"
 )]
 
 pub mod gemm;

@@ -1,10 +1,10 @@
 //! Weight matrices quantized to 8 or 4 bits in blocks of 32 values along k.
 //!
-//! Each block of a column has a scale of its own; the integers are symmetric around zero. The
-//! layout follows the order in which decoding streams it: panels of sixteen columns, in each the
-//! blocks along k, in each block groups of four values along k for all sixteen columns, so that
-//! one 64-byte line feeds one int8 dot product for sixteen columns. The scales, rounded up to
-//! bf16, are a second stream.
+//! Each block of a column has its own scale; the integers are symmetric around zero. The layout
+//! follows the order in which decoding streams it: panels of sixteen columns, within a panel the
+//! blocks along k, and within a block groups of four values along k for all sixteen columns. One
+//! 64-byte line thus feeds one int8 dot product for sixteen columns. The scales, rounded up to
+//! bf16, form a second stream.
 
 mod activation;
 mod dequant;
@@ -17,27 +17,27 @@ mod tests;
 
 pub use matvec::matvec_quant;
 
-use crate::cpu::product::matrix::MatRef;
-use crate::cpu::product::par::{Threads, run};
+use crate::cpu::matmul::matrix::MatRef;
+use crate::cpu::matmul::par::{Threads, parallel_for};
 
-/// Values along k with one scale.
+/// Number of values along k that share a scale.
 pub const BLOCK: usize = 32;
-/// Columns of a panel.
+/// Number of columns in a panel.
 pub(crate) const PANEL: usize = 16;
-/// Groups of four values in a block.
+/// Number of groups of four values in a block.
 pub(crate) const GROUPS: usize = BLOCK / 4;
 
-/// The width of the integers.
+/// Width of the quantized integers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bits {
-    /// -127 to 127: 8.5 bits a weight with the scales.
+    /// -127 to 127: 8.5 bits per weight including scales.
     Int8,
-    /// -7 to 7: 4.5 bits a weight with the scales.
+    /// -7 to 7: 4.5 bits per weight including scales.
     Int4,
 }
 
 impl Bits {
-    /// The largest integer.
+    /// Returns the largest integer.
     pub(crate) fn max(self) -> i32 {
         match self {
             Self::Int8 => 127,
@@ -45,8 +45,8 @@ impl Bits {
         }
     }
 
-    /// What is added to store the integers without a sign: int8 dot products take one unsigned
-    /// factor.
+    /// Returns the offset added to store integers unsigned, since int8 dot products take one unsigned
+    /// operand.
     pub(crate) fn offset(self) -> i32 {
         match self {
             Self::Int8 => 128,
@@ -54,7 +54,7 @@ impl Bits {
         }
     }
 
-    /// Cache lines of a block of a panel.
+    /// Returns the number of cache lines per block of a panel.
     pub(crate) fn lines(self) -> usize {
         match self {
             Self::Int8 => GROUPS,
@@ -75,30 +75,30 @@ pub struct QuantMatrix {
     pub(crate) n: usize,
     pub(crate) bits: Bits,
     pub(crate) lines: Vec<Line>,
-    /// The upper halves of the f32 scales.
+    /// Scales as bf16 bits.
     pub(crate) scales: Vec<[u16; PANEL]>,
 }
 
 impl QuantMatrix {
     /// Quantizes `w` (k by n, any strides).
     ///
-    /// A block with a value that is not finite decodes to NaN throughout.
+    /// A block that contains a non-finite value decodes to NaN.
     pub fn quantize(w: MatRef<'_>, bits: Bits, threads: Threads) -> Self {
         let (blocks, panels) = (w.rows.div_ceil(BLOCK), w.cols.div_ceil(PANEL));
-        let (per_panel, size) = (blocks * bits.lines(), panels * blocks);
-        let mut lines = vec![Line([0; 64]); panels * per_panel];
-        let mut scales = vec![[0; PANEL]; size];
-        if size > 0 {
-            let slots: Vec<_> = lines
-                .chunks_mut(per_panel)
+        let (lines_per_panel, total_blocks) = (blocks * bits.lines(), panels * blocks);
+        let mut lines = vec![Line([0; 64]); panels * lines_per_panel];
+        let mut scales = vec![[0; PANEL]; total_blocks];
+        if total_blocks > 0 {
+            let panel_data: Vec<_> = lines
+                .chunks_mut(lines_per_panel)
                 .zip(scales.chunks_mut(blocks))
                 .map(std::sync::Mutex::new)
                 .collect();
             let workers = threads.workers(panels);
-            run(workers, panels, &|p| {
+            parallel_for(workers, panels, &|p| {
                 // Each panel is locked once, by the task that fills it.
-                if let Ok(mut slot) = slots[p].lock() {
-                    let (lines, scales) = &mut *slot;
+                if let Ok(mut panel) = panel_data[p].lock() {
+                    let (lines, scales) = &mut *panel;
                     for (b, scale) in scales.iter_mut().enumerate() {
                         let lines = &mut lines[b * bits.lines()..][..bits.lines()];
                         quantize_block(w, bits, p * PANEL, b * BLOCK, lines, scale);
@@ -115,10 +115,11 @@ impl QuantMatrix {
         }
     }
 
-    /// The matrix of these integers, `[n, k]`, and scales, `[n, k / 32 rounded up]` (bf16): what
-    /// [`parts`](Self::parts) gives.
+    /// Creates a matrix from integers, `[n, k]`, and bf16 scales, `[n, k / 32 rounded up]`, the inverse
+    /// of [`parts`](Self::parts). Integers out of range are clamped.
     ///
-    /// Panics where there are too few or too many of either. Integers out of range are cut off.
+    /// # Panics
+    /// If the lengths do not match.
     pub fn from_parts(
         (k, n): (usize, usize),
         bits: Bits,
@@ -144,17 +145,17 @@ impl QuantMatrix {
                 let index = j / PANEL * blocks + b;
                 matrix.scales[index][j % PANEL] = scales_in[j * blocks + b];
                 let lines = &mut matrix.lines[index * bits.lines()..][..bits.lines()];
-                let from = j * k + b * BLOCK;
-                let to = (j * k + k).min(from + BLOCK);
-                for (t, value) in integers[from..to].iter().enumerate() {
+                let start = j * k + b * BLOCK;
+                let end = (j * k + k).min(start + BLOCK);
+                for (t, value) in integers[start..end].iter().enumerate() {
                     let q = i32::from(*value).clamp(-bits.max(), bits.max()) + bits.offset();
                     let (group, byte) = (t / 4, j % PANEL * 4 + t % 4);
                     match bits {
                         Bits::Int8 => lines[group].0[byte] = q as u8,
                         Bits::Int4 => {
                             let shift = group % 2 * 4;
-                            let kept = lines[group / 2].0[byte] & !(15 << shift);
-                            lines[group / 2].0[byte] = kept | (q as u8) << shift;
+                            let other = lines[group / 2].0[byte] & !(15 << shift);
+                            lines[group / 2].0[byte] = other | (q as u8) << shift;
                         }
                     }
                 }
@@ -163,7 +164,7 @@ impl QuantMatrix {
         matrix
     }
 
-    /// The integers, `[n, k]`, and their scales, `[n, k / 32 rounded up]` (bf16).
+    /// Returns the integers, `[n, k]`, and their bf16 scales, `[n, k / 32 rounded up]`.
     pub fn parts(&self) -> (Vec<i8>, Vec<u16>) {
         let blocks = self.blocks();
         let mut integers = Vec::with_capacity(self.n * self.k);
@@ -175,41 +176,41 @@ impl QuantMatrix {
         (integers, scales)
     }
 
-    /// Rows and columns.
+    /// Returns the number of rows and columns.
     pub fn shape(&self) -> (usize, usize) {
         (self.k, self.n)
     }
 
-    /// The width of the integers.
+    /// Returns the width of the integers.
     pub fn bits(&self) -> Bits {
         self.bits
     }
 
-    /// The memory of the integers and scales.
+    /// Returns the size of the integers and scales in bytes.
     pub fn bytes(&self) -> usize {
         size_of_val(&*self.lines) + size_of_val(&*self.scales)
     }
 
-    /// Number of blocks along k.
+    /// Returns the number of blocks along k.
     pub(crate) fn blocks(&self) -> usize {
         self.k.div_ceil(BLOCK)
     }
 
-    /// The integers and scales of a block of a panel.
+    /// Returns the integers and scales of a block of a panel.
     pub(crate) fn block(&self, panel: usize, block: usize) -> (&[Line], &[u16; PANEL]) {
         let index = panel * self.blocks() + block;
         let lines = self.bits.lines();
         (&self.lines[index * lines..][..lines], &self.scales[index])
     }
 
-    /// The value that the matrix stands for at row `k` and column `n`.
+    /// Returns the dequantized value at row `k` and column `n`.
     pub fn value(&self, k: usize, n: usize) -> f32 {
         let scales = self.block(n / PANEL, k / BLOCK).1;
-        scale(scales[n % PANEL]) * self.integer(k, n) as f32
+        scale_to_f32(scales[n % PANEL]) * self.integer(k, n) as f32
     }
 
     fn integer(&self, k: usize, n: usize) -> i32 {
-        assert!(k < self.k && n < self.n, "position");
+        assert!(k < self.k && n < self.n, "index out of bounds");
         let (lines, _) = self.block(n / PANEL, k / BLOCK);
         let (group, byte) = (k % BLOCK / 4, n % PANEL * 4 + k % 4);
         let stored = match self.bits {
@@ -220,13 +221,13 @@ impl QuantMatrix {
     }
 }
 
-/// The f32 value of a stored scale.
+/// Returns the f32 value of a stored scale.
 #[inline(always)]
-pub(crate) fn scale(bits: u16) -> f32 {
+pub(crate) fn scale_to_f32(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
-/// Quantizes one block of a panel; positions outside the matrix become zero.
+/// Quantizes one block of a panel. Elements outside the matrix are zero.
 fn quantize_block(
     w: MatRef<'_>,
     bits: Bits,
@@ -243,7 +244,7 @@ fn quantize_block(
             }
         }
         scales[c] = choose_scale(&values, bits);
-        let scale = scale(scales[c]);
+        let scale = scale_to_f32(scales[c]);
         let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
         for (t, value) in values.iter().enumerate() {
             let max = bits.max();
@@ -257,13 +258,13 @@ fn quantize_block(
     }
 }
 
-/// The smallest bf16 scale with which the largest value still fits.
+/// Returns the smallest bf16 scale that can represent the largest value.
 fn choose_scale(values: &[f32; BLOCK], bits: Bits) -> u16 {
     if values.iter().any(|v| !v.is_finite()) {
         return 0x7fc0;
     }
-    let largest = values.iter().fold(0.0_f32, |a, v| a.max(v.abs()));
-    let exact = (largest / bits.max() as f32).to_bits();
+    let max_abs = values.iter().fold(0.0_f32, |a, v| a.max(v.abs()));
+    let exact = (max_abs / bits.max() as f32).to_bits();
     // Rounding up cannot overflow: the quotient is far below the largest f32.
     ((exact + 0xffff) >> 16) as u16
 }
