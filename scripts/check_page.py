@@ -1,10 +1,10 @@
-"""Opens an explained page in Chromium, offline, and uses it as a reader does, wide and narrow.
+"""Test an exported explain page in headless Chromium, offline, wide and narrow.
 
     nextword explain RUN "what is statquest" --compare "statquest is what" --over-training --out page.html
     python scripts/check_page.py page.html [--screenshots FOLDER]
 
-Fails on errors in the console and on any request. Needs `pip install playwright` and a Chromium
-(`apt-get install chromium`; CHROMIUM=PATH names another one). A server's page: check_live_page.py.
+Fails on console errors and on any network request. Requires `pip install playwright` and Chromium
+(`apt-get install chromium`, or set CHROMIUM=PATH). check_live_page.py tests the page of a server.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import sys
 try:
     from playwright.sync_api import expect, sync_playwright
 except ImportError:
-    sys.exit("playwright is missing; hint: pip install playwright")
+    sys.exit("playwright is not installed; hint: pip install playwright")
 
 SIZES = ((1280, 900), (360, 760))
 
@@ -28,13 +28,13 @@ def number(text):
     return float(re.search(r"[−-]?[\d.]+", text.replace("−", "-"))[0])
 
 
-def watched(page, allowed):
-    """Errors, and requests to other places than `allowed`, as they come up."""
-    trouble = []
-    page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.on("console", lambda m: trouble.append(m.text) if m.type in ("error", "warning") else None)
-    page.on("request", lambda r: None if r.url.startswith(allowed) else trouble.append(f"a request to {r.url}"))
-    return trouble
+def watch_errors(page, allowed):
+    """Collect page errors and requests outside `allowed` in a list."""
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda m: errors.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("request", lambda r: None if r.url.startswith(allowed) else errors.append(f"unexpected request to {r.url}"))
+    return errors
 
 
 def titles(page):
@@ -45,15 +45,15 @@ def go(page, title):
     page.select_option("#jump", index=next(i for i, name in enumerate(titles(page)) if title in name))
 
 
-def fits(page, what):
-    wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
-    assert wide <= 0, f"{what}: {wide} pixels too wide"
+def fits(page, label):
+    excess = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    assert excess <= 0, f"{label}: {excess} pixels too wide"
 
 
 def walk(page):
-    """Every card opens by keyboard and by button, alone, and fits."""
+    """Every card opens by keyboard and by button, one at a time, and fits."""
     total = page.locator("#jump option").count()
-    assert page.locator(".card").count() == 1, "a beginner sees one card"
+    assert page.locator(".card").count() == 1, "one card is shown by default"
     seen = set()
     for step in range(1, total + 1):
         assert page.text_content("#count") == f"{step} of {total}"
@@ -70,14 +70,14 @@ def walk(page):
     page.evaluate("scrollTo(0, document.body.scrollHeight)")
     page.click(".onward button")
     top = page.evaluate("document.querySelector('.card h2').getBoundingClientRect().top / innerHeight")
-    assert 0 < top < 0.7, f"the next card begins in view, not at {top}"
-    assert page.text_content("#count") == f"{total} of {total}", "the card's own button goes on"
+    assert 0 < top < 0.7, f"the next card should start in view, not at {top}"
+    assert page.text_content("#count") == f"{total} of {total}", "the button on the card opens the next one"
     page.keyboard.press("ArrowLeft")
     page.click("#all")
     expect(page.locator(".card")).to_have_count(total)
     fits(page, "all cards")
     page.keyboard.press("a")
-    assert page.locator(".card").count() == 1, "the key goes back to one"
+    assert page.locator(".card").count() == 1, "the key returns to one card"
 
 
 def hovering(page):
@@ -87,19 +87,19 @@ def hovering(page):
     word = page.locator("#bar .word").nth(1)
     word.hover()
     lit = page.locator("td.lit")
-    assert lit.count() > 1 and page.locator("th.lit").count() >= 2, "a word lights its row and column up"
-    places = lit.evaluate_all("cells => cells.map((cell) => [cell.dataset.p, cell.dataset.k])")
-    assert all("1" in place for place in places), places
+    assert lit.count() > 1 and page.locator("th.lit").count() >= 2, "a word highlights its row and column"
+    positions = lit.evaluate_all("cells => cells.map((cell) => [cell.dataset.p, cell.dataset.k])")
+    assert all("1" in position for position in positions), positions
     page.locator("td.n").first.hover()
-    assert page.locator("#bar .word.lit").count() >= 1, "a number lights its words up"
+    assert page.locator("#bar .word.lit").count() >= 1, "a value highlights its words"
     word.click()
     assert word.get_attribute("aria-pressed") == "true"
-    assert page.locator("th.closely").first.inner_text() in word.inner_text(), "a chosen word is looked at closely"
+    assert page.locator("th.closely").first.inner_text() in word.inner_text(), "a selected word is highlighted in the table"
     fits(page, "percentages")
 
 
-def asking(page):
-    """Down from a percentage to where nothing comes before, by link and by keyboard."""
+def inspecting(page):
+    """Trace a value back to its origin, by link and by keyboard."""
     go(page, "percentage")
     cell = page.locator("td.n").nth(1)
     value = cell.inner_text()
@@ -129,51 +129,51 @@ def asking(page):
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowDown")
     after = page.evaluate("document.activeElement.dataset.index")
-    assert [int(n) + 1 for n in first.split(",")] == [int(n) for n in after.split(",")], "arrows move within a table"
+    assert [int(n) + 1 for n in first.split(",")] == [int(n) for n in after.split(",")], "arrow keys move within a table"
     ring = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
-    assert ring == "solid", "focus is seen"
-    assert page.locator("#cards table").first.locator("[tabindex='0']").count() == 1, "a table is one stop"
+    assert ring == "solid", "focus is visible"
+    assert page.locator("#cards table").first.locator("[tabindex='0']").count() == 1, "a table is one tab stop"
     page.keyboard.press("Enter")
-    assert page.evaluate("document.activeElement.dataset.index") == after, "the focus stays where it is"
+    assert page.evaluate("document.activeElement.dataset.index") == after, "focus stays on the cell"
     page.keyboard.press("a")
     page.keyboard.press("a")
     page.focus("#all")
     page.keyboard.press("Enter")
-    assert page.evaluate("document.activeElement.id") == "all", "a button keeps the focus"
+    assert page.evaluate("document.activeElement.id") == "all", "focus stays on the button"
     page.click("#one")
     expect(page.locator("#why-address")).to_contain_text(f"hook_embed[position={after.split(',')[0]}")
-    fits(page, "a pinned number")
+    fits(page, "a pinned value")
     page.keyboard.press("Escape")
 
 
-def pictures(page):
-    """Shades, lines and dots say what the numbers say."""
+def charts(page):
+    """Shades, lines and dots match the values."""
     go(page, "percentage")
-    shares = page.locator("#cards .scroll td[data-k]:not(.masked)").all_inner_texts()
+    percentages = page.locator("#cards .scroll td[data-k]:not(.masked)").all_inner_texts()
     tints = page.locator(".pane:first-child .picture").first.locator("i.shade").evaluate_all("cells => cells.map((cell) => Number(cell.style.getPropertyValue('--tint')))")
     assert len(tints) >= 3
-    for share, tint in zip(shares, tints):
-        assert abs(number(share) / 100 - tint) < 0.002, (share, tint)
+    for percentage, tint in zip(percentages, tints):
+        assert abs(number(percentage) / 100 - tint) < 0.002, (percentage, tint)
     assert page.locator(".looks .look").count() >= 1
 
 
-def moves(page):
-    """Whether the words' percentages are others than before, by what is said of them."""
-    told = page.locator("#outcome:not([aria-busy]) .bars").inner_text(timeout=20_000)
-    return any(number(move) != 0 for move in re.findall(r"\(([+−][\d.]+)\)", told))
+def has_changes(page):
+    """Return whether the outcome shows changed probabilities."""
+    outcome = page.locator("#outcome:not([aria-busy]) .bars").inner_text(timeout=20_000)
+    return any(number(change) != 0 for change in re.findall(r"\(([+−][\d.]+)\)", outcome))
 
 
 def what_if(page):
-    """Each kind of change moves the percentages, and taking it back restores them."""
+    """Each kind of edit changes the probabilities, and a reset restores them."""
     go(page, "what if?")
     shown = page.locator("#outcome:not([aria-busy]) .bars")
     before = shown.inner_text(timeout=20_000)
     page.click("[data-off='0.0']")
     expect(page.locator("#outcome .was").first).to_be_visible()
     assert page.get_attribute("[data-off='0.0']", "aria-pressed") == "true"
-    assert moves(page), "a head that is off moves the percentages"
-    shares = [number(text) for text in page.locator("#outcome .amount").all_inner_texts()]
-    assert 0 < sum(shares) <= 100.1, shares
+    assert has_changes(page), "an ablated head changes the probabilities"
+    probabilities = [number(text) for text in page.locator("#outcome .amount").all_inner_texts()]
+    assert 0 < sum(probabilities) <= 100.1, probabilities
     fits(page, "what if")
     page.click("#reset")
     expect(shown).to_have_text(re.compile(re.escape(before.split("\n")[0])))
@@ -195,12 +195,12 @@ def what_if(page):
     field.fill("3.5")
     field.press("Tab")
     expect(page.locator("#outcome .was").first).to_be_visible()
-    assert moves(page), "an edited embedding moves the percentages"
+    assert has_changes(page), "an edited embedding changes the probabilities"
     page.click("#reset")
 
 
 def derivations(page):
-    """Every number that a file shows is derived to itself, in both panes, and the page's pass is the model's."""
+    """In both panes, every value equals its derivation, and the page's forward pass matches the model's."""
     wrong = page.evaluate(
         """() => {
       const wrong = [];
@@ -218,15 +218,15 @@ def derivations(page):
     }"""
     )
     assert not wrong, wrong[:5]
-    off = page.evaluate(
+    error = page.evaluate(
         """() => Math.max(...state.panes.map((pane) => {
       const values = evaluate(pane.story.steps, pane.allWeights(), pane.story.tokens.map((t) => t.id));
       return Math.max(...Object.entries(pane.story.tensors).flatMap(([name, tensor]) => tensor.data.map((x, i) =>
         x === null ? 0 : Math.abs(x - values[name].data[i]) / Math.max(1, Math.abs(x)))));
     }))"""
     )
-    assert off <= 1e-5, off
-    # What is not in the page is neither 0 nor the end of the chain.
+    assert error <= 1e-5, error
+    # A value missing from the page is neither 0 nor the end of the chain.
     absent = page.evaluate(
         """() => {
       const pane = new Pane({...state.panes[0], weights: null}), q = 'blocks.0.attn.hook_q';
@@ -236,19 +236,19 @@ def derivations(page):
     }"""
     )
     assert [found[:2] for found in absent] == [[True, None]] * 3 and "weight" in absent[2][2] and "weight" not in absent[1][2], absent
-    # A tensor that was left out is computed when its card is opened.
-    page.evaluate("state.kept = state.panes[0].story.tensors['blocks.0.attn.hook_pattern']; delete state.panes[0].story.tensors['blocks.0.attn.hook_pattern']")
+    # A missing tensor is recomputed when its card is opened.
+    page.evaluate("state.saved = state.panes[0].story.tensors['blocks.0.attn.hook_pattern']; delete state.panes[0].story.tensors['blocks.0.attn.hook_pattern']")
     go(page, "percentage")
-    again = page.evaluate("state.panes[0].story.tensors['blocks.0.attn.hook_pattern'].data.every((x, i) => x === null ? state.kept.data[i] === null : Math.abs(x - state.kept.data[i]) < 1e-5)")
-    assert again, "what was left out is computed as it was"
+    equal = page.evaluate("state.panes[0].story.tensors['blocks.0.attn.hook_pattern'].data.every((x, i) => x === null ? state.saved.data[i] === null : Math.abs(x - state.saved.data[i]) < 1e-5)")
+    assert equal, "a missing tensor is recomputed exactly"
 
 
 def comparing(page):
     go(page, "word embedding + position")
-    assert page.locator(".panes.two .pane").count() == 2, "two side by side"
-    assert page.locator("td.differs").count() > 0, "differences are marked"
+    assert page.locator(".panes.two .pane").count() == 2, "two panes are shown side by side"
+    assert page.locator("td.differs").count() > 0, "differences are highlighted"
     page.evaluate("state.other = state.panes[1]; state.panes[1] = new Pane(state.panes[0]); draw()")
-    assert page.locator(".differs").count() == 0, "what is the same is not"
+    assert page.locator(".differs").count() == 0, "equal values are not highlighted"
     page.evaluate("state.panes[1] = state.other; draw()")
 
 
@@ -257,22 +257,22 @@ def learning(page):
     last = page.inner_text("#moment strong")
     page.focus("#slider")
     page.keyboard.press("Home")
-    assert page.inner_text("#moment strong") == "step 0" != last, "the slider goes back to the beginning"
-    assert page.evaluate("document.activeElement.id") == "slider", "and keeps the focus"
+    assert page.inner_text("#moment strong") == "step 0" != last, "the slider returns to step 0"
+    assert page.evaluate("document.activeElement.id") == "slider", "focus stays on the slider"
     box = page.locator("#slider").bounding_box()
     seen = set()
     page.mouse.move(box["x"] + 8, box["y"] + box["height"] / 2)
     page.mouse.down()
-    for part in range(1, 11):  # dragged, not clicked
-        page.mouse.move(box["x"] + 8 + (box["width"] - 16) * part / 10, box["y"] + box["height"] / 2)
+    for tenth in range(1, 11):  # dragged, not clicked
+        page.mouse.move(box["x"] + 8 + (box["width"] - 16) * tenth / 10, box["y"] + box["height"] / 2)
         seen.add(page.inner_text("#moment strong"))
     page.mouse.up()
-    assert len(seen) >= 6 and last in seen, f"the slider is dragged: {seen}"
+    assert len(seen) >= 6 and last in seen, f"dragging the slider shows only {seen}"
     page.keyboard.press("Home")
-    shares = [number(text) for text in page.locator(".bars .amount").all_inner_texts()]
-    assert math.isclose(sum(shares), 100, abs_tol=1), shares
+    probabilities = [number(text) for text in page.locator(".bars .amount").all_inner_texts()]
+    assert math.isclose(sum(probabilities), 100, abs_tol=1), probabilities
     page.select_option("#beside", index=page.locator("#beside option").count() - 1)
-    assert page.locator(".picture").count() >= 2 and page.locator(".picture i.differs").count() > 0, "two steps, with differences"
+    assert page.locator(".picture").count() >= 2 and page.locator(".picture i.differs").count() > 0, "two steps are shown with differences"
     fits(page, "two steps")
     page.select_option("#beside", index=0)
     page.click("#play")
@@ -281,7 +281,7 @@ def learning(page):
 
 
 def readable(page):
-    """Text stands out from what is behind it, 4.5 to 1, in light and dark."""
+    """Text contrast is at least 4.5 to 1 in light and dark mode."""
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         worst = page.evaluate(
@@ -296,23 +296,23 @@ def readable(page):
     page.emulate_media(color_scheme="light")
 
 
-def changes(page, expected):
-    """The page's own arithmetic moves percentages as the program's does."""
+def check_edits(page, expected):
+    """Edits change the probabilities in the page as they do in the program."""
     for change in expected:
         found = page.evaluate("(edits) => ownSource.whatIf(state.panes[0], edits).words", change["edits"])
         assert len(found) == len(change["words"]) > 2
         ours = {word["id"]: word for word in found}
         for word in change["words"]:
             for when in ("before", "after"):
-                apart = abs(ours[word["id"]][when] - word[when])
-                assert apart < 1e-6, (change["edits"], when, word, ours[word["id"]])
+                difference = abs(ours[word["id"]][when] - word[when])
+                assert difference < 1e-6, (change["edits"], when, word, ours[word["id"]])
 
 
 def check_file(page, url, expected):
-    trouble = watched(page, ("file:", "data:"))
+    errors = watch_errors(page, ("file:", "data:"))
     page.goto(f"{url}#step=1")
-    changes(page, expected)
-    for part in (walk, readable, derivations, hovering, asking, pictures, what_if, comparing, learning):
+    check_edits(page, expected)
+    for part in (walk, readable, derivations, hovering, inspecting, charts, what_if, comparing, learning):
         part(page)
     page.goto(f"{url}#step=blocks.0.attn.hook_pattern&position=1&why=blocks.0.attn.hook_pattern:0,1,0")
     page.reload()
@@ -321,17 +321,17 @@ def check_file(page, url, expected):
     for wrong in ("step=-3&head=99&position=-5", "step=x&position=1e9&head=0.5", "why=nothing:9,9", "step=9&why=hook_embed:99,99", "why=tokens:99:7"):
         page.goto(f"{url}#{wrong}")
         page.reload()
-        assert page.locator(".card h2").count() == 1, f"an address with {wrong} opens nothing"
+        assert page.locator(".card h2").count() == 1, f"the invalid URL fragment {wrong} does not open a card"
     page.keyboard.press("Escape")
-    for title, least in (("position encoding", "svg .dot"), ("guesses on the way", "td.tint"), ("the next words", "td.tint")):
+    for title, selector in (("position encoding", "svg .dot"), ("guesses on the way", "td.tint"), ("the next words", "td.tint")):
         go(page, title)
-        assert page.locator(f".card {least}").count() > 1, title
+        assert page.locator(f".card {selector}").count() > 1, title
     go(page, "who spoke for it")
-    assert "✓" in page.inner_text(".card"), "the parts add up"
-    assert not trouble, trouble
+    assert "✓" in page.inner_text(".card"), "the contributions do not add up"
+    assert not errors, errors
 
 
-def shoot(page, folder, width):
+def take_screenshots(page, folder, width):
     folder.mkdir(parents=True, exist_ok=True)
     for step in range(page.locator("#jump option").count()):
         page.select_option("#jump", index=step)
@@ -339,11 +339,11 @@ def shoot(page, folder, width):
         page.screenshot(path=folder / f"{width}-{step + 1:02}.png", full_page=True)
 
 
-def sized(check, folder, offline=False):
-    """Does `check` with a page of each size, then takes pictures of all cards."""
+def at_each_size(check, folder, offline=False):
+    """Run `check` at each viewport size, then take screenshots of all cards."""
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     if not chromium:
-        sys.exit("there is no Chromium; hint: apt-get install chromium, or CHROMIUM=PATH")
+        sys.exit("Chromium not found; hint: apt-get install chromium, or set CHROMIUM=PATH")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         try:
@@ -352,21 +352,21 @@ def sized(check, folder, offline=False):
                 page.set_default_timeout(15_000)
                 check(page)
                 if folder:
-                    shoot(page, folder, width)
-                print(f"{width} x {height}: all as it should be, no request left the page")
+                    take_screenshots(page, folder, width)
+                print(f"{width} x {height}: all checks passed, no unexpected requests")
         finally:
             browser.close()
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("page", type=pathlib.Path)
-    parser.add_argument("--changes", type=pathlib.Path, help="what the program tells of --what-if, as JSON")
-    parser.add_argument("--screenshots", type=pathlib.Path)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("page", type=pathlib.Path, help="HTML file written by `nextword explain --out`")
+    parser.add_argument("--changes", type=pathlib.Path, help="expected results of --what-if edits, as JSON")
+    parser.add_argument("--screenshots", type=pathlib.Path, help="folder for screenshots")
     options = parser.parse_args()
     expected = json.loads(options.changes.read_text()) if options.changes else []
     url = options.page.resolve().as_uri()
-    sized(lambda page: check_file(page, url, expected), options.screenshots, offline=True)
+    at_each_size(lambda page: check_file(page, url, expected), options.screenshots, offline=True)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Training speed of nextword and PyTorch on this machine, alternately in one run.
+"""Compare the training speed of nextword and PyTorch on this machine in interleaved rounds.
 
     pip install torch
     python scripts/compare_pytorch.py --nextword target/release/nextword --size medium --modes eager compile
 
-Both sides train the same architecture (GPT as in GPT-2: pre-norm, learned positions, GELU, tied
-output layer) with AdamW and clipping at 1.0 on random tokens. Every round times some steps of each
-mode and of nextword, in turn; the ratio of a round is nextword's tokens per second over PyTorch's.
-Reported are the medians over all rounds, and the peak memory of both processes.
+Both train the same GPT-2 architecture (pre-norm, learned positions, GELU, tied output layer) on random
+tokens with AdamW and gradient clipping at 1.0. Each round times a few steps of nextword and of each
+PyTorch mode; its ratio is nextword's tokens per second divided by PyTorch's. The output reports medians
+over all rounds and the peak memory of each process.
 
-With --decode, tokens are generated one by one from models of random weights instead: by nextword, and
-by `transformers` (pip install transformers) with its cache.
+With --decode, compares token generation with randomly initialized models instead, against
+`transformers` with its KV cache (pip install transformers).
 """
 
 import argparse
@@ -70,7 +70,7 @@ def build(size):
         def __init__(self):
             super().__init__()
             self.tokens = nn.Embedding(vocab, d_model)
-            self.places = nn.Embedding(context, d_model)
+            self.positions = nn.Embedding(context, d_model)
             self.blocks = nn.ModuleList(Block() for _ in range(layers))
             self.norm = Norm()
             for parameter in self.parameters():
@@ -78,7 +78,7 @@ def build(size):
                     nn.init.normal_(parameter, std=0.02)
 
         def forward(self, ids, targets):
-            x = self.tokens(ids) + self.places(torch.arange(ids.shape[1]))
+            x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1]))
             for block in self.blocks:
                 x = block(x)
             logits = F.linear(self.norm(x), self.tokens.weight)
@@ -88,23 +88,23 @@ def build(size):
 
 
 def worker(size, mode):
-    """Answers each line `N` on standard input with the seconds that N steps took."""
+    """For each line `N` on stdin, run N training steps and report the seconds per step."""
     import torch
 
     torch.manual_seed(1337)
     _, _, _, context, batch, vocab, _, _ = SIZES[size]
     model = build(size)
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    decay = [p for p in model.parameters() if p.dim() > 1]
+    no_decay = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": decay, "weight_decay": 0.1}, {"params": no_decay, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), fused=True)
-    run = torch.compile(model) if "compile" in mode else model
-    half = "bf16" in mode
+    compiled = torch.compile(model) if "compile" in mode else model
+    bf16 = "bf16" in mode
 
     def step():
         ids = torch.randint(0, vocab, (batch, context + 1))
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-            loss = run(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            loss = compiled(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -116,15 +116,15 @@ def worker(size, mode):
     print("ready", flush=True)
     for line in sys.stdin:
         count = int(line)
-        begin = time.perf_counter()
+        start = time.perf_counter()
         for _ in range(count):
             step()
-        seconds = time.perf_counter() - begin
+        seconds = time.perf_counter() - start
         print(json.dumps({"seconds": seconds / count, "peak": peak_memory("self")}), flush=True)
 
 
 def decode_worker(size):
-    """Answers each line `N` on standard input with the seconds that each of N tokens took."""
+    """For each line `N` on stdin, generate N tokens and report the seconds per token."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -135,24 +135,25 @@ def decode_worker(size):
     prompt = torch.arange(16)[None] * 7919 % vocab
 
     def generate(count):
-        exactly = dict(max_new_tokens=count, min_new_tokens=count, do_sample=False, use_cache=True)
+        options = dict(max_new_tokens=count, min_new_tokens=count, do_sample=False, use_cache=True)
         with torch.inference_mode():
-            model.generate(prompt, pad_token_id=0, **exactly)
+            model.generate(prompt, pad_token_id=0, **options)
 
     generate(4)
     print("ready", flush=True)
     for line in sys.stdin:
         count = int(line)
-        begin = time.perf_counter()
+        start = time.perf_counter()
         generate(1)
-        first = time.perf_counter() - begin
-        begin = time.perf_counter()
+        first = time.perf_counter() - start
+        start = time.perf_counter()
         generate(count + 1)
-        seconds = time.perf_counter() - begin - first
+        seconds = time.perf_counter() - start - first
         print(json.dumps({"seconds": seconds / count, "peak": peak_memory("self")}), flush=True)
 
 
 def peak_memory(pid):
+    """Return the peak resident memory of a process in bytes."""
     with open(f"/proc/{pid}/status") as status:
         for line in status:
             if line.startswith("VmHWM:"):
@@ -160,13 +161,15 @@ def peak_memory(pid):
     return None
 
 
-class Torch:
+class TorchWorker:
+    """A worker process that runs PyTorch in one mode."""
+
     def __init__(self, size, mode):
         command = [sys.executable, os.path.abspath(__file__), "--worker", mode, "--size", size]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout.readline().strip() == "ready", f"{mode} did not start"
 
-    def steps(self, count):
+    def measure(self, count):
         self.process.stdin.write(f"{count}\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
@@ -176,26 +179,26 @@ class Torch:
         self.process.wait()
 
 
-def nextword(program, what, size, count, extra):
-    counted = "--steps" if what == "train" else "--tokens"
-    command = [program, "bench", what, "--size", size, counted, str(count), "--rounds", "1", "--json"]
-    done = subprocess.run(command + extra, stdout=subprocess.PIPE, text=True, check=True)
-    report = json.loads(done.stdout)
+def bench_nextword(program, task, size, count, extra):
+    count_flag = "--steps" if task == "train" else "--tokens"
+    command = [program, "bench", task, "--size", size, count_flag, str(count), "--rounds", "1", "--json"]
+    result = subprocess.run(command + extra, stdout=subprocess.PIPE, text=True, check=True)
+    report = json.loads(result.stdout)
     return {"seconds": report["seconds"]["median"], "peak": report["peak_memory_bytes"],
             "cores": report["cores_busy"]}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--size", choices=SIZES, default="small", help="model size")
     parser.add_argument("--modes", nargs="+", default=["eager", "compile"],
-                        choices=["eager", "compile", "eager-bf16", "compile-bf16"])
-    parser.add_argument("--nextword", default="target/release/nextword", help="the program")
-    parser.add_argument("--precision", choices=["f32", "bf16"], default="f32", help="nextword's")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, help="steps in a round [default: about two seconds]")
+                        choices=["eager", "compile", "eager-bf16", "compile-bf16"], help="PyTorch modes")
+    parser.add_argument("--nextword", default="target/release/nextword", help="nextword executable")
+    parser.add_argument("--precision", choices=["f32", "bf16"], default="f32", help="precision of nextword")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds")
+    parser.add_argument("--steps", type=int, help="steps (or tokens) per round [default: about two seconds]")
     parser.add_argument("--decode", action="store_true", help="compare generation instead of training")
-    parser.add_argument("--bits", choices=["8", "4"], help="with --decode: nextword's weights [default: f32]")
+    parser.add_argument("--bits", choices=["8", "4"], help="with --decode: bits per weight of nextword [default: f32]")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker == "transformers":
@@ -205,31 +208,31 @@ def main():
 
     size = arguments.size
     if arguments.decode:
-        what, modes, unit = "decode", ["transformers"], 1
+        task, modes, tokens = "decode", ["transformers"], 1
         extra = ["--bits", arguments.bits] if arguments.bits else []
         count = arguments.steps or 64
     else:
-        what, modes, unit = "train", arguments.modes, SIZES[size][3] * SIZES[size][4]
+        task, modes, tokens = "train", arguments.modes, SIZES[size][3] * SIZES[size][4]
         extra = ["--precision", arguments.precision]
         count = arguments.steps or {"small": 60, "medium": 10, "gpt2": 3}[size]
-    peers = {mode: Torch(size, mode) for mode in modes}
-    ours, theirs = [], {mode: [] for mode in peers}
+    baselines = {mode: TorchWorker(size, mode) for mode in modes}
+    ours, theirs = [], {mode: [] for mode in baselines}
     for _ in range(arguments.rounds):
-        ours.append(nextword(arguments.nextword, what, size, count, extra))
-        for mode, peer in peers.items():
-            theirs[mode].append(peer.steps(count))
-    for peer in peers.values():
-        peer.stop()
+        ours.append(bench_nextword(arguments.nextword, task, size, count, extra))
+        for mode, baseline in baselines.items():
+            theirs[mode].append(baseline.measure(count))
+    for baseline in baselines.values():
+        baseline.stop()
 
     def median(values):
         return statistics.median(value["seconds"] for value in values)
 
     cores = statistics.median(value["cores"] for value in ours)
-    print(f"{what} {size} {' '.join(extra)}: nextword {unit / median(ours):,.0f} tokens/s, "
+    print(f"{task} {size} {' '.join(extra)}: nextword {tokens / median(ours):,.0f} tokens/s, "
           f"{ours[-1]['peak'] / 2**20:,.0f} MiB, {cores:.2f} cores busy")
     for mode, values in theirs.items():
         ratios = sorted(t["seconds"] / o["seconds"] for o, t in zip(ours, values))
-        print(f"  {mode:<14}{unit / median(values):>9,.0f} tokens/s, "
+        print(f"  {mode:<14}{tokens / median(values):>9,.0f} tokens/s, "
               f"{values[-1]['peak'] / 2**20:>6,.0f} MiB; nextword is "
               f"{statistics.median(ratios):.2f} times as fast ({ratios[0]:.2f} to {ratios[-1]:.2f}) "
               f"with {ours[-1]['peak'] / values[-1]['peak']:.2f} of its memory")

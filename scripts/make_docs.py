@@ -1,9 +1,9 @@
-"""Runs the commands in docs/*.md and puts their real output below each.
+"""Run the commands in docs/*.md and insert their output.
 
     python scripts/make_docs.py path/to/nextword
 
-A block that starts with ```console holds lines that begin with "$ nextword"; what stands between is
-their output. tests/docs.rs runs the same commands and compares.
+In ```console blocks, lines that start with "$ nextword" are commands, and the other lines are their
+output. tests/docs.rs runs the same commands and compares the output.
 """
 
 import pathlib
@@ -23,7 +23,8 @@ def run(program, command):
     return result.stdout
 
 
-def filled(block, program):
+def with_output(block, program):
+    """Return the console block with the current output of its commands."""
     commands = [line[2:] for line in block.splitlines() if line.startswith("$ ")]
     parts = [f"$ {command}\n{run(program, command)}" for command in commands]
     return "```console\n" + "\n".join(part.rstrip() + "\n" for part in parts) + "```"
@@ -33,7 +34,7 @@ def main():
     program = str(pathlib.Path(sys.argv[1]).resolve())
     for page in sorted(DOCS.glob("*.md")):
         text = page.read_text()
-        text = re.sub(r"```console\n(.*?)```", lambda m: filled(m[1], program), text, flags=re.S)
+        text = re.sub(r"```console\n(.*?)```", lambda m: with_output(m[1], program), text, flags=re.S)
         page.write_text(text)
 
 

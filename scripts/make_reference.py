@@ -1,11 +1,11 @@
-"""Makes the reference values in tests/fixtures that our Rust code must reproduce.
+"""Generate the reference values in tests/fixtures that the Rust code must reproduce.
 
-The references are Hugging Face transformers' own GPT-2 and Llama, PyTorch's AdamW and PyTorch's
-activations, so they are independent of us. Only the names and the layout of the weights are ours
-(see crates/model/src/weights.rs). Before a model is written, a forward pass written here from the
-converted weights has to give the same logits and gradients.
+The references come from independent implementations: GPT-2 and Llama of Hugging Face transformers, and
+AdamW and activations of PyTorch. Only the names and layout of the weights are nextword's (see
+crates/model/src/weights). Before a model is written, a forward pass implemented here on the converted
+weights must give the same logits and gradients.
 
-Run it from anywhere; it replaces what it made before:
+Can be run from any directory; overwrites earlier output:
 
     pip install torch transformers safetensors
     python scripts/make_reference.py
@@ -25,7 +25,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 FIXTURES = Path(__file__).resolve().parent.parent / "tests" / "fixtures"
 VOCAB, CONTEXT, BATCH, SEQ = 61, 16, 3, 11
-IGNORE = 4294967295  # u32::MAX: a target that counts for nothing.
+IGNORE = 4294967295  # u32::MAX: a target excluded from the loss.
 
 NO_BIAS = dict.fromkeys(("qkv", "attention_output", "feed_forward", "norm", "head"), False)
 GPT2_LIKE = {
@@ -43,7 +43,7 @@ LLAMA_LIKE = {
 ADAMW = {"beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1, "clip_norm": 2.0}
 LEARNING_RATES = [0.001, 0.002, 0.004, 0.008, 0.01, 0.009, 0.007, 0.005, 0.003, 0.0015]
 
-# Hugging Face's modules (GPT-2's, then Llama's; those of a block without its number), and ours.
+# Hugging Face module names (GPT-2, then Llama; block modules without the layer number) to nextword's.
 OUR_MODULE = {
     "transformer.wte": "token_embedding", "transformer.wpe": "position_embedding",
     "ln_1": "attention_norm", "attn.c_proj": "attention.output", "ln_2": "feed_forward_norm",
@@ -59,7 +59,7 @@ OUR_MODULE = {
 
 
 def gpt2(config):
-    """Hugging Face's GPT-2 with `config`'s sizes."""
+    """Create Hugging Face's GPT-2 with the sizes of `config`."""
     return GPT2LMHeadModel(GPT2Config(
         vocab_size=config["vocab_size"], n_positions=config["context_length"],
         n_layer=config["n_layers"], n_head=config["n_heads"], n_embd=config["d_model"],
@@ -70,7 +70,7 @@ def gpt2(config):
 
 
 def llama(config):
-    """Hugging Face's Llama with `config`'s sizes."""
+    """Create Hugging Face's Llama with the sizes of `config`."""
     return LlamaForCausalLM(LlamaConfig(
         vocab_size=config["vocab_size"], max_position_embeddings=config["context_length"],
         num_hidden_layers=config["n_layers"], num_attention_heads=config["n_heads"],
@@ -83,7 +83,7 @@ def llama(config):
 
 
 def randomize(model, seed):
-    """Draws every parameter: standard deviation 0.2, around 1 for norm scales, else around 0."""
+    """Randomize all parameters: standard deviation 0.2, mean 1 for norm scales, else 0."""
     rng = torch.Generator().manual_seed(seed)
     for name, parameter in model.eval().named_parameters():
         center = float(parameter.dim() == 1 and name.endswith("weight"))
@@ -91,8 +91,8 @@ def randomize(model, seed):
         assert not ((parameter == 0) | (parameter == 1)).any(), name
 
 
-def draw_batch(seed):
-    """Token ids and the next tokens, of which one in row 0 and all but two in row 2 are ignored."""
+def random_batch(seed):
+    """Return token ids and targets; one target in row 0 and all but two in row 2 are ignored."""
     rng = torch.Generator().manual_seed(seed)
     ids = torch.randint(VOCAB, (BATCH, SEQ + 1), generator=rng)
     targets = ids[:, 1:].clone()
@@ -102,31 +102,31 @@ def draw_batch(seed):
 
 
 def mean_loss(logits, batch):
-    """Mean cross-entropy over the targets that count."""
+    """Return the mean cross-entropy over targets that are not ignored."""
     return F.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten(), ignore_index=IGNORE)
 
 
 def convert(model, value=lambda parameter: parameter):
-    """Each parameter's `value` (itself or its gradient) under our name, in our layout."""
+    """Return `value` of each parameter (itself or its gradient) with nextword's names and layout."""
     ours = {}
     for name, parameter in model.named_parameters():
         tensor, (module, kind) = value(parameter).detach(), name.rsplit(".", 1)
         if isinstance(model.get_submodule(module), torch.nn.Linear):
-            tensor = tensor.mT  # From [d_out, d_in]; GPT-2's `Conv1D` holds [d_in, d_out] as we do.
+            tensor = tensor.mT  # From [d_out, d_in]; GPT-2's `Conv1D` is already [d_in, d_out].
         block = ""
         if module not in OUR_MODULE:
             _, _, layer, module = module.split(".", 3)
             block = f"blocks.{layer}."
         if module == "attn.c_attn":
-            for part, piece in zip(("query", "key", "value"), tensor.chunk(3, dim=-1)):
-                ours[f"{block}attention.{part}.{kind}"] = piece
+            for part, chunk in zip(("query", "key", "value"), tensor.chunk(3, dim=-1)):
+                ours[f"{block}attention.{part}.{kind}"] = chunk
         else:
             ours[f"{block}{OUR_MODULE[module]}.{kind}"] = tensor
     return {name: torch.empty(tensor.shape).copy_(tensor) for name, tensor in ours.items()}
 
 
 def our_logits(config, weights, inputs):
-    """The forward pass once more, from converted weights only: `x @ W + b`."""
+    """Compute the forward pass from converted weights only: `x @ W + b`."""
     n_heads, n_kv_heads = config["n_heads"], config.get("n_kv_heads", config["n_heads"])
     head_dim, seq = config.get("head_dim", config["d_model"] // n_heads), inputs.shape[1]
 
@@ -138,22 +138,22 @@ def our_logits(config, weights, inputs):
         x = x / (x.square().mean(-1, keepdim=True) + config["norm_eps"]).sqrt()
         return x * weights[f"{name}.weight"] + weights.get(f"{name}.bias", 0.0)
 
-    def turn(x):  # [batch, seq, heads, head_dim]
-        waves = config["rotary"]["base"] ** (-2.0 * torch.arange(head_dim // 2).double() / head_dim)
-        angles = (torch.arange(seq)[:, None, None] * waves).repeat(1, 1, 2)
-        quarter_turn = torch.cat([-x[..., head_dim // 2 :], x[..., : head_dim // 2]], dim=-1)
-        return x * angles.cos().to(x.dtype) + quarter_turn * angles.sin().to(x.dtype)
+    def apply_rope(x):  # [batch, seq, heads, head_dim]
+        freqs = config["rotary"]["base"] ** (-2.0 * torch.arange(head_dim // 2).double() / head_dim)
+        angles = (torch.arange(seq)[:, None, None] * freqs).repeat(1, 1, 2)
+        rotated = torch.cat([-x[..., head_dim // 2 :], x[..., : head_dim // 2]], dim=-1)
+        return x * angles.cos().to(x.dtype) + rotated * angles.sin().to(x.dtype)
 
     def attention(name, x):
         parts = (linear(f"{name}.{part}", x) for part in ("query", "key", "value"))
         q, k, v = (part.unflatten(-1, (-1, head_dim)) for part in parts)
-        q, k = (turn(q), turn(k)) if config["position"] == "rotary" else (q, k)
-        future, mixed = torch.ones(seq, seq).triu(1).bool(), []
+        q, k = (apply_rope(q), apply_rope(k)) if config["position"] == "rotary" else (q, k)
+        future, outputs = torch.ones(seq, seq).triu(1).bool(), []
         for head in range(n_heads):
             kv_head = head // (n_heads // n_kv_heads)
             scores = q[:, :, head] @ k[:, :, kv_head].mT / math.sqrt(head_dim)
-            mixed.append(scores.masked_fill(future, -math.inf).softmax(-1) @ v[:, :, kv_head])
-        return linear(f"{name}.output", torch.cat(mixed, dim=-1))
+            outputs.append(scores.masked_fill(future, -math.inf).softmax(-1) @ v[:, :, kv_head])
+        return linear(f"{name}.output", torch.cat(outputs, dim=-1))
 
     def feed_forward(name, x):
         up = linear(f"{name}.up", x)
@@ -172,7 +172,7 @@ def our_logits(config, weights, inputs):
 
 
 def write(path, value, indent=None):
-    """Writes named tensors as safetensors, anything else as JSON with tensors as flat lists."""
+    """Write named tensors as safetensors, or any other value as JSON with tensors as flat lists."""
     path = FIXTURES / path
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
@@ -183,8 +183,8 @@ def write(path, value, indent=None):
 
 
 def make_model(folder, config, model, seed):
-    """A folder with a model, one batch, and its logits, loss and gradients."""
-    batch = draw_batch(seed)
+    """Write a folder with a model, a batch, and its logits, loss and gradients."""
+    batch = random_batch(seed)
     randomize(model, seed)
     logits = model(input_ids=batch["inputs"]).logits
     loss = mean_loss(logits, batch)
@@ -196,9 +196,9 @@ def make_model(folder, config, model, seed):
     ours = {"logits": our_logits(config, leaves, batch["inputs"])}
     mean_loss(ours["logits"], batch).backward()
     ours |= {f"grad.{name}": leaf.grad for name, leaf in leaves.items()}
-    worst = max((ours[name] - expected[name]).abs().max().item() for name in ours)
-    print(f"{folder}: loss {loss.item():.6f}; our pass differs by up to {worst:.1e}")
-    assert worst <= 1e-5 and len(ours) == len(expected) - 1
+    max_error = max((ours[name] - expected[name]).abs().max().item() for name in ours)
+    print(f"{folder}: loss {loss.item():.6f}; maximum difference of the forward pass here: {max_error:.1e}")
+    assert max_error <= 1e-5 and len(ours) == len(expected) - 1
     write(f"{folder}/config.json", config, indent=2)
     write(f"{folder}/inputs.json", {"batch": BATCH, "seq": SEQ, **batch})
     write(f"{folder}/model.safetensors", weights)
@@ -206,27 +206,27 @@ def make_model(folder, config, model, seed):
 
 
 def make_adamw(model, seed):
-    """Ten AdamW steps, each on a new batch, from the GPT-2-like model's weights."""
+    """Run ten AdamW steps on the GPT-2-like model, each on a new batch."""
     randomize(model, seed)
     parameters, limit, steps = list(model.parameters()), ADAMW["clip_norm"], []
     betas, decay = (ADAMW["beta1"], ADAMW["beta2"]), ADAMW["weight_decay"]
     matrices = {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": decay}
     vectors = {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0}
     optimizer = torch.optim.AdamW([matrices, vectors], betas=betas, eps=ADAMW["eps"])
-    for step, rate in enumerate(LEARNING_RATES):
-        batch = draw_batch(100 + step)
+    for step, lr in enumerate(LEARNING_RATES):
+        batch = random_batch(100 + step)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = lr
         optimizer.zero_grad()
         loss = mean_loss(model(input_ids=batch["inputs"]).logits, batch)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(parameters, limit).item()
         optimizer.step()
-        steps.append({"learning_rate": rate, **batch, "loss": loss.item(), "grad_norm": norm})
+        steps.append({"learning_rate": lr, **batch, "loss": loss.item(), "grad_norm": norm})
         print(f"adamw: loss {loss.item():.6f}, norm {norm:.6f}, clipped: {norm > limit}")
     assert 3 <= sum(step["grad_norm"] > limit for step in steps) < len(steps)
-    # Softmax does not see a key's bias. Its gradient is 0 but for rounding, and AdamW blows that
-    # up to whole steps: these weights are noise, which nothing else depends on.
+    # Softmax is invariant to the key bias. Its gradient is zero except for rounding errors, which
+    # AdamW amplifies to full steps: these weights are noise, and nothing else depends on them.
     weights = convert(model)
     noise = [name for name in weights if name.endswith("key.bias")]
     write("adamw/run.json", {"batch": BATCH, "seq": SEQ, **ADAMW, "noise": noise, "steps": steps})
@@ -234,9 +234,9 @@ def make_adamw(model, seed):
 
 
 def make_activations():
-    """Activations computed in f64 from f32 inputs, rounded to f32."""
-    near = [1e-30, 1e-8, 1e-3, 0.1, 0.7517915, 1.25]
-    x = torch.tensor(sorted([i / 2 for i in range(-24, 25)] + near + [-v for v in near])).double()
+    """Write activations computed in f64 from f32 inputs, rounded to f32."""
+    small = [1e-30, 1e-8, 1e-3, 0.1, 0.7517915, 1.25]
+    x = torch.tensor(sorted([i / 2 for i in range(-24, 25)] + small + [-v for v in small])).double()
     values = {"x": x, "gelu": F.gelu(x), "gelu_tanh": F.gelu(x, approximate="tanh"),
               "silu": F.silu(x), "relu_squared": F.relu(x).square()}  # fmt: skip
     write("activations/expected.json", {name: value.float() for name, value in values.items()})

@@ -1,12 +1,12 @@
-"""Turns a nanoGPT checkpoint into a Hugging Face folder that `nextword import` reads.
+"""Convert a nanoGPT checkpoint to a Hugging Face model folder for `nextword import`.
 
     pip install torch safetensors
     python scripts/nanogpt_to_hf.py out/ckpt.pt FOLDER --meta data/shakespeare_char/meta.pkl
     python scripts/nanogpt_to_hf.py out/ckpt.pt FOLDER --tokenizer path/to/gpt2/tokenizer.json
     nextword import FOLDER --out models/mine
 
-A checkpoint is a pickle: torch reads only tensors and plain values of it here. `meta.pkl` holds the
-characters of a character model, and is read in the same way.
+A checkpoint is a pickle file; only tensors and plain values are loaded from it. `meta.pkl` contains
+the vocabulary of a character model and is loaded in the same safe way.
 """
 
 import argparse
@@ -17,78 +17,78 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-# nanoGPT's linear layers are [out, in], GPT-2's [in, out].
-TURNED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+# Linear weights are [out, in] in nanoGPT and [in, out] in GPT-2.
+TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
 
-class Plain(pickle.Unpickler):
-    """A pickle of numbers, texts, lists and tables, and nothing that runs."""
+class SafeUnpickler(pickle.Unpickler):
+    """Unpickler that accepts only plain values and never runs code."""
 
     def find_class(self, module, name):
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, and is no table of characters")
+        raise pickle.UnpicklingError(f"not a plain character table: it references {module}.{name}")
 
 
-def tensors(state):
-    """GPT-2's tensors: turned, with zeros for the biases that a model does without."""
-    found = {}
+def convert_tensors(state):
+    """Return GPT-2's tensors: linear weights transposed, missing biases filled with zeros."""
+    tensors = {}
     for name, tensor in state.items():
         name = name.removeprefix("_orig_mod.")
         if name == "lm_head.weight" or name.endswith(".attn.bias"):
-            continue  # The token embedding again; the causal mask.
-        turned = tensor.t() if name.endswith(TURNED) else tensor
-        found[name] = turned.float().contiguous().clone()
-    for name in [name for name in found if name.endswith(".weight")]:
+            continue  # Tied to the token embedding; the causal mask.
+        tensor = tensor.t() if name.endswith(TRANSPOSED) else tensor
+        tensors[name] = tensor.float().contiguous().clone()
+    for name in [name for name in tensors if name.endswith(".weight")]:
         bias = name.removesuffix("weight") + "bias"
-        if "wte" not in name and "wpe" not in name and bias not in found:
-            found[bias] = torch.zeros(found[name].shape[-1])
-    return found
+        if "wte" not in name and "wpe" not in name and bias not in tensors:
+            tensors[bias] = torch.zeros(tensors[name].shape[-1])
+    return tensors
 
 
-def config(args, vocab):
-    """GPT-2's `config.json`; nanoGPT computes GELU exactly."""
+def config(args, eos_id):
+    """Return GPT-2's `config.json`. nanoGPT uses the exact GELU."""
     return {
         "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": args["vocab_size"],
         "n_positions": args["block_size"], "n_ctx": args["block_size"], "n_layer": args["n_layer"],
         "n_head": args["n_head"], "n_embd": args["n_embd"], "activation_function": "gelu",
         "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True, "torch_dtype": "float32",
-        "bos_token_id": vocab, "eos_token_id": vocab,
+        "bos_token_id": eos_id, "eos_token_id": eos_id,
     }  # fmt: skip
 
 
-def characters(meta):
-    """A `tokenizer.json` with a token for each character, as nextword writes it."""
+def character_tokenizer(meta):
+    """Return a character-level `tokenizer.json` in the form that nextword writes."""
     with open(meta, "rb") as file:
-        ids = Plain(file).load()["stoi"]
-    each = {"type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": False}
+        ids = SafeUnpickler(file).load()["stoi"]
+    split = {"type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": False}
     model = {"type": "WordLevel", "vocab": ids, "unk_token": "<unk>"}
     return {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
-        "pre_tokenizer": each, "post_processor": None, "decoder": {"type": "Fuse"}, "model": model,
+        "pre_tokenizer": split, "post_processor": None, "decoder": {"type": "Fuse"}, "model": model,
     }  # fmt: skip
 
 
 def main():
-    """Writes the folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--meta", type=Path, help="the meta.pkl of a character model")
-    parser.add_argument("--tokenizer", type=Path, help="GPT-2's tokenizer.json, for all other models")
-    given = parser.parse_args()
-    if (given.meta is None) == (given.tokenizer is None):
-        parser.error("give the text's --meta (a character model) or GPT-2's --tokenizer")
-    checkpoint = torch.load(given.checkpoint, map_location="cpu", weights_only=True)
-    given.folder.mkdir(parents=True, exist_ok=True)
-    if given.meta:
-        tokenizer, end = json.dumps(characters(given.meta), ensure_ascii=False), None
+    parser.add_argument("--meta", type=Path, help="meta.pkl of a character model")
+    parser.add_argument("--tokenizer", type=Path, help="tokenizer.json of GPT-2, for all other models")
+    args = parser.parse_args()
+    if (args.meta is None) == (args.tokenizer is None):
+        parser.error("pass either --meta (character model) or --tokenizer (GPT-2 tokenizer)")
+    checkpoint = torch.load(args.checkpoint, map_location="cpu", weights_only=True)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    if args.meta:
+        tokenizer, eos_id = json.dumps(character_tokenizer(args.meta), ensure_ascii=False), None
     else:
-        tokenizer, end = given.tokenizer.read_text(encoding="utf-8"), 50256
-    (given.folder / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
-    text = json.dumps(config(checkpoint["model_args"], end), indent=2)
-    (given.folder / "config.json").write_text(text + "\n")
-    found = {f"transformer.{name.removeprefix('transformer.')}": t for name, t in tensors(checkpoint["model"]).items()}
-    save_file(found, given.folder / "model.safetensors", metadata={"format": "pt"})
-    print(f"{len(found)} tensors, {sum(t.numel() for t in found.values())} numbers in {given.folder}")
+        tokenizer, eos_id = args.tokenizer.read_text(encoding="utf-8"), 50256
+    (args.folder / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
+    text = json.dumps(config(checkpoint["model_args"], eos_id), indent=2)
+    (args.folder / "config.json").write_text(text + "\n")
+    converted = convert_tensors(checkpoint["model"])
+    tensors = {f"transformer.{name.removeprefix('transformer.')}": t for name, t in converted.items()}
+    save_file(tensors, args.folder / "model.safetensors", metadata={"format": "pt"})
+    print(f"{len(tensors)} tensors, {sum(t.numel() for t in tensors.values())} parameters in {args.folder}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""The official `openai` client against `nextword serve`: each case is one claim of compatibility.
+"""Test `nextword serve` with the official `openai` client: each case checks one compatibility claim.
 
     pip install openai
     python tests/openai_client.py target/release/nextword runs/quickstart [CASE ...]
 
-Starts the servers that it needs on free ports, and ends them. Exit code 0 if every case holds.
+Starts its own servers on free ports and stops them. Exits with 0 if all cases pass.
 """
 
 import asyncio
@@ -31,13 +31,13 @@ TEMPLATE = (
 CASES = []
 
 
-def case(function):
-    CASES.append(function)
-    return function
+def case(test):
+    CASES.append(test)
+    return test
 
 
 class Server:
-    """A running server, and clients for it."""
+    """A running server, with clients for it."""
 
     def __init__(self, program, *args, env=None):
         self.process = subprocess.Popen(
@@ -51,7 +51,7 @@ class Server:
                 self.url = line.split("listening on ")[1].split()[0]
                 break
         else:
-            raise SystemExit("the server does not start")
+            raise SystemExit("the server did not start")
         threading.Thread(target=self.process.stderr.read, daemon=True).start()
 
     def client(self, kind=OpenAI, key="none", **options):
@@ -59,10 +59,10 @@ class Server:
         return kind(base_url=self.url + "/v1", api_key=key, timeout=60, **options)
 
     def raw(self, path, body=None, headers=None, method=None):
-        """Status, headers and body of a plain request."""
+        """Return status, headers and body of a plain HTTP request."""
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        sent = {"Content-Type": "application/json", **(headers or {})}
-        request = urllib.request.Request(self.url + path, data=data, headers=sent, method=method)
+        headers = {"Content-Type": "application/json", **(headers or {})}
+        request = urllib.request.Request(self.url + path, data=data, headers=headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=60) as response:
                 return response.status, dict(response.headers), response.read().decode()
@@ -78,7 +78,7 @@ class Server:
         return self.process.wait(timeout=40)
 
 
-def fails(kind, call, status=None, param=None, code=None, says=None):
+def expect_error(kind, call, status=None, param=None, code=None, message=None):
     try:
         call()
     except kind as error:
@@ -86,28 +86,28 @@ def fails(kind, call, status=None, param=None, code=None, says=None):
         body = error.body or {}
         assert param is None or body["param"] == param, body
         assert code is None or body["code"] == code, body
-        assert says is None or says in error.message, error.message
+        assert message is None or message in error.message, error.message
         return error
-    raise AssertionError(f"no {kind.__name__}")
+    raise AssertionError(f"{kind.__name__} was not raised")
 
 
-def talker(record, folder):
-    """A copy of the record that has a chat template."""
-    places = [Path(record), Path(record) / "best", Path(record) / "last"]
-    found = next(place for place in places if (place / "config.json").exists())
-    copy = Path(folder) / "talker"
-    shutil.copytree(found, copy)
+def with_chat_template(path, folder):
+    """Copy the model folder (of a run, if `path` is one) and add a chat template."""
+    candidates = [Path(path), Path(path) / "best", Path(path) / "last"]
+    model_dir = next(candidate for candidate in candidates if (candidate / "config.json").exists())
+    copy = Path(folder) / "chat"
+    shutil.copytree(model_dir, copy)
     (copy / "chat_template.jinja").write_text(TEMPLATE)
     return copy
 
 
-class World:
-    def __init__(self, program, record):
+class Fixture:
+    def __init__(self, program, model_dir):
         self.folder = tempfile.TemporaryDirectory()
-        with_template = talker(record, self.folder.name)
-        self.open = Server(program, f"plain={record}", f"talker={with_template}")
-        self.locked = Server(program, f"plain={record}", "--api-key", "sesame")
-        self.small = Server(program, f"plain={record}", "--slots", "1", "--queue", "1")
+        chat_model = with_chat_template(model_dir, self.folder.name)
+        self.open = Server(program, f"plain={model_dir}", f"chat={chat_model}")
+        self.locked = Server(program, f"plain={model_dir}", "--api-key", "sesame")
+        self.small = Server(program, f"plain={model_dir}", "--slots", "1", "--queue", "1")
         self.c = self.open.client()
         self.context = self.c.models.retrieve("plain").meta["n_ctx_train"]
 
@@ -115,7 +115,7 @@ class World:
         options = {"model": "plain", "max_tokens": 12, "temperature": 0, **options}
         return self.c.completions.create(prompt=prompt, **options)
 
-    def chat(self, content="One day", model="talker", **options):
+    def chat(self, content="One day", model="chat", **options):
         options = {"max_tokens": 12, "temperature": 0, **options}
         messages = [{"role": "user", "content": content}]
         return self.c.chat.completions.create(model=model, messages=messages, **options)
@@ -128,24 +128,24 @@ class World:
 
 @case
 def models_are_listed(w):
-    assert [m.id for m in w.c.models.list()] == ["plain", "talker"]
+    assert [m.id for m in w.c.models.list()] == ["plain", "chat"]
 
 
 @case
-def a_model_is_retrieved(w):
+def model_can_be_retrieved(w):
     model = w.c.models.retrieve("plain")
     assert model.object == "model" and model.owned_by == "nextword" and model.created > 0
 
 
 @case
-def an_unknown_model_is_not_found(w):
-    fails(openai.NotFoundError, lambda: w.c.models.retrieve("gpt-9"), code="model_not_found")
+def unknown_model_returns_404(w):
+    expect_error(openai.NotFoundError, lambda: w.c.models.retrieve("gpt-9"), code="model_not_found")
 
 
 # --- completions
 
 @case
-def a_completion_has_all_its_fields(w):
+def completion_has_all_fields(w):
     done = w.complete()
     assert done.object == "text_completion" and done.id.startswith("cmpl-")
     assert done.model == "plain" and done.system_fingerprint.startswith("fp_")
@@ -155,7 +155,7 @@ def a_completion_has_all_its_fields(w):
 
 
 @case
-def usage_counts_prompt_and_answer(w):
+def usage_counts_prompt_and_completion(w):
     done = w.complete(max_tokens=5, extra_body={"ignore_eos": True})
     usage = done.usage
     assert usage.prompt_tokens == len(w.ids("One day")) and usage.completion_tokens == 5
@@ -163,17 +163,17 @@ def usage_counts_prompt_and_answer(w):
 
 
 @case
-def max_tokens_is_16_if_left_out(w):
+def max_tokens_defaults_to_16(w):
     done = w.c.completions.create(model="plain", prompt="One", extra_body={"ignore_eos": True})
     assert done.usage.completion_tokens == 16 and done.choices[0].finish_reason == "length"
 
 
 @case
-def the_stream_joins_to_the_whole(w):
-    whole = w.complete().choices[0]
+def stream_equals_unstreamed_completion(w):
+    complete = w.complete().choices[0]
     chunks = list(w.complete(stream=True))
-    assert "".join(c.choices[0].text for c in chunks) == whole.text
-    assert chunks[-1].choices[0].finish_reason == whole.finish_reason
+    assert "".join(c.choices[0].text for c in chunks) == complete.text
+    assert chunks[-1].choices[0].finish_reason == complete.finish_reason
     assert all(c.choices[0].finish_reason is None for c in chunks[:-1])
 
 
@@ -184,19 +184,19 @@ def chunks_share_id_created_and_model(w):
 
 
 @case
-def without_include_usage_no_chunk_has_usage(w):
+def no_usage_chunk_unless_requested(w):
     assert all(c.usage is None and c.choices for c in w.complete(stream=True))
 
 
 @case
-def include_usage_adds_one_chunk_without_choices(w):
+def include_usage_adds_final_chunk_without_choices(w):
     chunks = list(w.complete(stream=True, stream_options={"include_usage": True}))
     assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens > 0
     assert all(c.usage is None for c in chunks[:-1])
 
 
 @case
-def the_stream_is_server_sent_events_to_the_letter(w):
+def stream_is_valid_server_sent_events(w):
     body = {"model": "plain", "prompt": "One day", "max_tokens": 3, "stream": True}
     status, headers, text = w.open.raw("/v1/completions", body)
     assert status == 200 and headers["content-type"].startswith("text/event-stream")
@@ -205,59 +205,59 @@ def the_stream_is_server_sent_events_to_the_letter(w):
 
 
 @case
-def several_answers_are_several_choices(w):
+def n_returns_n_choices(w):
     done = w.complete(n=3, temperature=1, seed=5)
     assert [c.index for c in done.choices] == [0, 1, 2]
     assert len({c.text for c in done.choices}) > 1
 
 
 @case
-def several_answers_stream_under_their_index(w):
-    whole = w.complete(n=3, temperature=1, seed=5)
+def n_choices_stream_with_their_index(w):
+    complete = w.complete(n=3, temperature=1, seed=5)
     texts = ["", "", ""]
     for chunk in w.complete(n=3, temperature=1, seed=5, stream=True):
         for choice in chunk.choices:
             texts[choice.index] += choice.text
-    assert texts == [c.text for c in whole.choices]
+    assert texts == [c.text for c in complete.choices]
 
 
 @case
-def several_prompts_are_answered_in_order(w):
+def batched_prompts_complete_in_order(w):
     done = w.complete(prompt=["One day", "The end"])
     assert done.choices[0].text == w.complete("One day").choices[0].text
     assert done.choices[1].text == w.complete("The end").choices[0].text
 
 
 @case
-def token_ids_are_a_prompt(w):
+def prompt_may_be_token_ids(w):
     assert w.complete(prompt=w.ids("One day")).choices[0].text == w.complete().choices[0].text
 
 
 @case
-def lists_of_token_ids_are_prompts(w):
+def prompt_may_be_lists_of_token_ids(w):
     done = w.complete(prompt=[w.ids("One day"), w.ids("The end")])
     assert done.choices[1].text == w.complete("The end").choices[0].text
 
 
 @case
-def echo_repeats_the_prompt(w):
+def echo_prepends_prompt(w):
     assert w.complete(echo=True).choices[0].text == "One day" + w.complete().choices[0].text
 
 
 @case
-def echo_streams_the_prompt_first(w):
+def echo_streams_prompt_first(w):
     chunks = list(w.complete(echo=True, stream=True))
     assert chunks[0].choices[0].text == "One day"
 
 
 @case
-def an_echo_without_an_answer_is_the_prompt(w):
+def echo_with_max_tokens_0_returns_prompt(w):
     done = w.complete(echo=True, max_tokens=0)
     assert done.choices[0].text == "One day" and done.usage.completion_tokens == 0
 
 
 @case
-def logprobs_come_with_tokens_and_offsets(w):
+def logprobs_have_tokens_and_offsets(w):
     done = w.complete(logprobs=3, max_tokens=4)
     logprobs = done.choices[0].logprobs
     assert len(logprobs.tokens) == len(logprobs.token_logprobs) == len(logprobs.text_offset) == 4
@@ -268,13 +268,13 @@ def logprobs_come_with_tokens_and_offsets(w):
 
 
 @case
-def logprobs_without_top_have_none(w):
+def logprobs_0_has_no_top_logprobs(w):
     logprobs = w.complete(logprobs=0).choices[0].logprobs
     assert logprobs.token_logprobs and logprobs.top_logprobs is None
 
 
 @case
-def echoed_logprobs_begin_with_none(w):
+def echoed_logprobs_start_with_none(w):
     n = len(w.ids("One day"))
     logprobs = w.complete(echo=True, logprobs=2, max_tokens=1).choices[0].logprobs
     assert logprobs.token_logprobs[0] is None and logprobs.top_logprobs[0] is None
@@ -283,33 +283,33 @@ def echoed_logprobs_begin_with_none(w):
 
 
 @case
-def streamed_logprobs_equal_the_whole_ones(w):
-    whole = w.complete(logprobs=2, echo=True).choices[0].logprobs
+def streamed_logprobs_equal_unstreamed(w):
+    complete = w.complete(logprobs=2, echo=True).choices[0].logprobs
     tokens, values = [], []
     for chunk in w.complete(logprobs=2, echo=True, stream=True):
         if chunk.choices[0].logprobs:
             tokens += chunk.choices[0].logprobs.tokens
             values += chunk.choices[0].logprobs.token_logprobs
-    assert (tokens, values) == (whole.tokens, whole.token_logprobs)
+    assert (tokens, values) == (complete.tokens, complete.token_logprobs)
 
 
 @case
-def a_stop_string_ends_the_text_before_it(w):
+def stop_string_ends_text_before_it(w):
     text = w.complete(max_tokens=24).choices[0].text
-    stop = text[5:9]  # across the borders of tokens
+    stop = text[5:9]  # spans token boundaries
     done = w.complete(max_tokens=24, stop=stop).choices[0]
     assert done.text == text[: text.index(stop)] and done.finish_reason == "stop"
 
 
 @case
-def several_stop_strings_end_at_the_first(w):
+def earliest_stop_string_wins(w):
     text = w.complete(max_tokens=24).choices[0].text
     done = w.complete(max_tokens=24, stop=[text[12:15], text[4:7]]).choices[0]
     assert done.text == text[: min(text.index(text[12:15]), text.index(text[4:7]))]
 
 
 @case
-def a_stop_string_never_shows_in_a_stream(w):
+def stop_string_is_never_streamed(w):
     text = w.complete(max_tokens=24).choices[0].text
     stop = text[6:11]
     streamed = "".join(c.choices[0].text for c in w.complete(max_tokens=24, stop=stop, stream=True))
@@ -317,38 +317,38 @@ def a_stop_string_never_shows_in_a_stream(w):
 
 
 @case
-def what_only_begins_like_a_stop_string_is_given_out(w):
+def partial_stop_string_is_streamed(w):
     text = w.complete(max_tokens=24).choices[0].text
     streamed = w.complete(max_tokens=24, stop=text[5:8] + "§", stream=True)
     assert "".join(c.choices[0].text for c in streamed) == text
 
 
 @case
-def tokens_of_a_stop_string_have_no_logprobs(w):
+def stop_string_tokens_have_no_logprobs(w):
     text = w.complete(max_tokens=24).choices[0].text
     choice = w.complete(max_tokens=24, stop=text[8:12], logprobs=1).choices[0]
     assert all(offset <= len(choice.text) for offset in choice.logprobs.text_offset)
 
 
 @case
-def the_same_seed_gives_the_same_text(w):
+def same_seed_gives_same_text(w):
     a, b = (w.complete(temperature=1, seed=7).choices[0].text for _ in range(2))
     assert a == b
 
 
 @case
-def another_seed_gives_another_text(w):
+def different_seeds_give_different_texts(w):
     texts = {w.complete(temperature=1, seed=s, max_tokens=24).choices[0].text for s in range(5)}
     assert len(texts) > 1
 
 
 @case
-def without_a_seed_texts_differ(w):
+def unseeded_completions_differ(w):
     assert len({w.complete(temperature=1, max_tokens=24).choices[0].text for _ in range(5)}) > 1
 
 
 @case
-def a_seed_gives_the_same_text_under_load(w):
+def seeded_text_is_identical_under_load(w):
     def one(seed):
         return w.complete(prompt="One day" * (1 + seed % 3), temperature=1, seed=seed, max_tokens=20)
 
@@ -365,38 +365,38 @@ def a_seed_gives_the_same_text_under_load(w):
 
 
 @case
-def a_bias_forbids_and_forces(w):
+def logit_bias_forces_token(w):
     forced = w.ids("a")[0]
     done = w.complete(logit_bias={str(forced): 100}, max_tokens=3, logprobs=0)
     assert len(set(done.choices[0].logprobs.tokens)) == 1
 
 
 @case
-def penalties_change_the_text(w):
+def frequency_penalty_changes_text(w):
     plain = w.complete(max_tokens=40, extra_body={"ignore_eos": True}).choices[0].text
     other = w.complete(max_tokens=40, frequency_penalty=2, extra_body={"ignore_eos": True})
     assert other.choices[0].text != plain
 
 
 @case
-def top_k_of_one_is_greedy(w):
+def top_k_1_is_greedy(w):
     done = w.complete(temperature=1.5, extra_body={"top_k": 1}).choices[0].text
     assert done == w.complete().choices[0].text
 
 
 @case
-def top_p_of_nearly_nothing_is_greedy(w):
+def tiny_top_p_is_greedy(w):
     done = w.complete(temperature=1.5, top_p=1e-6).choices[0].text
     assert done == w.complete().choices[0].text
 
 
 @case
-def best_of_equal_to_n_is_taken(w):
+def best_of_equal_to_n_is_accepted(w):
     assert len(w.complete(n=2, best_of=2).choices) == 2
 
 
 @case
-def a_raw_response_has_headers(w):
+def raw_response_has_headers(w):
     raw = w.c.completions.with_raw_response.create(
         model="plain", prompt="One", max_tokens=1, extra_body={"fancy": 1}
     )
@@ -405,7 +405,7 @@ def a_raw_response_has_headers(w):
 
 
 @case
-def a_stream_closed_early_frees_its_slot(w):
+def closing_a_stream_frees_its_slot(w):
     before = w.open.metric("nextword_cancelled_total")
     stream = w.complete(stream=True, max_tokens=400, extra_body={"ignore_eos": True, "overflow": "slide"})
     next(iter(stream))
@@ -417,14 +417,14 @@ def a_stream_closed_early_frees_its_slot(w):
 
 
 @case
-def the_context_can_slide(w):
+def overflow_slide_exceeds_context(w):
     n = w.context * 2
     done = w.complete(max_tokens=n, extra_body={"overflow": "slide", "ignore_eos": True})
     assert done.usage.completion_tokens == n
 
 
 @case
-def cached_tokens_are_told_and_change_nothing(w):
+def cached_tokens_are_reported_without_changing_output(w):
     prompt = w.ids("One day a small fox went to the river. ") * 4
     prompt = prompt[: min(80, w.context - 20)]
     first = w.complete(prompt=prompt, logprobs=1)
@@ -436,7 +436,7 @@ def cached_tokens_are_told_and_change_nothing(w):
 # --- chats
 
 @case
-def a_chat_has_all_its_fields(w):
+def chat_has_all_fields(w):
     done = w.chat()
     assert done.object == "chat.completion" and done.id.startswith("chatcmpl-")
     message = done.choices[0].message
@@ -444,13 +444,13 @@ def a_chat_has_all_its_fields(w):
 
 
 @case
-def a_chat_is_the_template_continued(w):
-    text = w.complete(prompt="user: One day\nassistant:", model="talker").choices[0].text
+def chat_equals_completion_of_rendered_template(w):
+    text = w.complete(prompt="user: One day\nassistant:", model="chat").choices[0].text
     assert w.chat().choices[0].message.content == text
 
 
 @case
-def a_chat_streams_a_role_then_content_then_a_reason(w):
+def chat_streams_role_content_and_finish_reason(w):
     chunks = list(w.chat(stream=True))
     first, last = chunks[0].choices[0], chunks[-1].choices[0]
     assert first.delta.role == "assistant" and first.delta.content == ""
@@ -461,12 +461,12 @@ def a_chat_streams_a_role_then_content_then_a_reason(w):
 
 
 @case
-def the_stream_helper_puts_a_chat_together(w):
+def stream_helper_assembles_chat(w):
     messages = [{"role": "user", "content": "One day"}]
-    # The helper takes an answer that was cut by its length for an error.
+    # The helper raises an error if the finish reason is `length`.
     stop = w.chat().choices[0].message.content[6:9]
     with w.c.chat.completions.stream(
-        model="talker", messages=messages, max_tokens=12, temperature=0, stop=stop
+        model="chat", messages=messages, max_tokens=12, temperature=0, stop=stop
     ) as stream:
         kinds = {event.type for event in stream}
         final = stream.get_final_completion()
@@ -475,7 +475,7 @@ def the_stream_helper_puts_a_chat_together(w):
 
 
 @case
-def chat_logprobs_have_bytes_and_top(w):
+def chat_logprobs_have_top_logprobs(w):
     content = w.chat(logprobs=True, top_logprobs=4, max_tokens=3).choices[0].logprobs.content
     assert len(content) == 3
     for token in content:
@@ -483,149 +483,149 @@ def chat_logprobs_have_bytes_and_top(w):
 
 
 @case
-def a_chat_streams_usage(w):
+def chat_streams_usage(w):
     chunks = list(w.chat(stream=True, stream_options={"include_usage": True}))
     assert chunks[-1].choices == [] and chunks[-1].usage.total_tokens > 0
 
 
 @case
-def a_chat_stops_at_a_string(w):
+def chat_stops_at_stop_string(w):
     text = w.chat(max_tokens=24).choices[0].message.content
     stop = text[4:8]
     assert w.chat(max_tokens=24, stop=[stop]).choices[0].message.content == text[: text.index(stop)]
 
 
 @case
-def a_chat_of_several_turns_is_told_in_order(w):
+def chat_turns_are_rendered_in_order(w):
     messages = [
         {"role": "system", "content": "s"},
         {"role": "user", "content": "a"},
         {"role": "assistant", "content": "b"},
         {"role": "user", "content": [{"type": "text", "text": "c"}]},
     ]
-    done = w.c.chat.completions.create(model="talker", messages=messages, max_tokens=4, temperature=0)
-    expected = w.complete("system: s\nuser: a\nassistant: b\nuser: c\nassistant:", model="talker", max_tokens=4)
+    done = w.c.chat.completions.create(model="chat", messages=messages, max_tokens=4, temperature=0)
+    expected = w.complete("system: s\nuser: a\nassistant: b\nuser: c\nassistant:", model="chat", max_tokens=4)
     assert done.choices[0].message.content == expected.choices[0].text
 
 
 @case
-def max_completion_tokens_is_understood(w):
+def max_completion_tokens_is_supported(w):
     done = w.chat(max_tokens=None, max_completion_tokens=3, extra_body={"ignore_eos": True})
     assert done.usage.completion_tokens == 3
 
 
 @case
-def a_chat_without_a_template_says_how_to_add_one(w):
+def chat_without_template_names_template_file(w):
     call = lambda: w.chat(model="plain")
-    fails(openai.BadRequestError, call, 400, "messages", says="chat_template.jinja")
+    expect_error(openai.BadRequestError, call, 400, "messages", message="chat_template.jinja")
 
 
 @case
-def tools_are_refused_and_not_ignored(w):
+def tools_are_rejected(w):
     tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
-    fails(openai.BadRequestError, lambda: w.chat(tools=tools), 400, "tools")
+    expect_error(openai.BadRequestError, lambda: w.chat(tools=tools), 400, "tools")
 
 
 @case
-def json_mode_is_refused(w):
+def json_mode_is_rejected(w):
     call = lambda: w.chat(response_format={"type": "json_object"})
-    fails(openai.BadRequestError, call, 400, "response_format")
+    expect_error(openai.BadRequestError, call, 400, "response_format")
 
 
 # --- errors
 
 @case
-def a_suffix_is_refused(w):
-    fails(openai.BadRequestError, lambda: w.complete(suffix="x"), 400, "suffix")
+def suffix_is_rejected(w):
+    expect_error(openai.BadRequestError, lambda: w.complete(suffix="x"), 400, "suffix")
 
 
 @case
-def best_of_above_n_is_refused(w):
-    fails(openai.BadRequestError, lambda: w.complete(best_of=3), 400, "best_of")
+def best_of_above_n_is_rejected(w):
+    expect_error(openai.BadRequestError, lambda: w.complete(best_of=3), 400, "best_of")
 
 
 @case
-def numbers_out_of_range_name_their_field(w):
+def out_of_range_errors_name_the_field(w):
     for field, value in [
         ("temperature", 3), ("temperature", -1), ("top_p", 2), ("n", 0), ("n", 1000), ("logprobs", 6),
         ("max_tokens", -1), ("presence_penalty", 3), ("seed", 1.5), ("stop", [""]), ("stop", ["a"] * 5),
         ("logit_bias", {"x": 1}), ("logit_bias", {"0": 101}),
     ]:
         call = lambda: w.complete(**{field: value})
-        fails(openai.BadRequestError, call, 400, field)
+        expect_error(openai.BadRequestError, call, 400, field)
 
 
 @case
-def wrong_types_name_their_field(w):
+def type_errors_name_the_field(w):
     for field, value in [
         ("temperature", "hot"), ("stream", "yes"), ("prompt", 5), ("prompt", [["a"]]), ("prompt", []),
         ("echo", 1), ("stop", 3), ("prompt", [10**9]), ("prompt", [1, "a"]), ("model", 3),
     ]:
         call = lambda: w.complete(**{"extra_body": {field: value}})
-        fails(openai.BadRequestError, call, 400, field)
+        expect_error(openai.BadRequestError, call, 400, field)
 
 
 @case
-def messages_of_other_shapes_are_refused(w):
+def malformed_messages_are_rejected(w):
     for messages in [[], [{"role": "robot", "content": "x"}], [{"role": "user", "content": 5}]]:
-        call = lambda: w.c.chat.completions.create(model="talker", messages=messages)
-        fails(openai.BadRequestError, call, 400, "messages")
+        call = lambda: w.c.chat.completions.create(model="chat", messages=messages)
+        expect_error(openai.BadRequestError, call, 400, "messages")
 
 
 @case
-def an_unknown_model_in_a_request_is_not_found(w):
-    fails(openai.NotFoundError, lambda: w.complete(model="gpt-9"), 404, "model", "model_not_found")
+def unknown_model_in_request_returns_404(w):
+    expect_error(openai.NotFoundError, lambda: w.complete(model="gpt-9"), 404, "model", "model_not_found")
 
 
 @case
-def a_prompt_beyond_the_context_tells_both_numbers(w):
+def too_long_prompt_error_states_both_lengths(w):
     prompt = [0] * (w.context + 5)
     call = lambda: w.complete(prompt=prompt)
-    error = fails(openai.BadRequestError, call, 400, "prompt", "context_length_exceeded")
+    error = expect_error(openai.BadRequestError, call, 400, "prompt", "context_length_exceeded")
     assert str(w.context) in error.message and str(w.context + 5) in error.message
 
 
 @case
-def more_tokens_than_the_context_are_refused(w):
+def max_tokens_above_context_is_rejected(w):
     call = lambda: w.complete(max_tokens=w.context * 2)
-    fails(openai.BadRequestError, call, 400, code="context_length_exceeded")
+    expect_error(openai.BadRequestError, call, 400, code="context_length_exceeded")
 
 
 @case
-def broken_json_is_a_bad_request(w):
+def invalid_json_returns_400(w):
     status, _, text = w.open.raw("/v1/completions", b"{\"prompt\": ")
     assert status == 400 and json.loads(text)["error"]["type"] == "invalid_request_error"
 
 
 @case
-def a_body_that_is_no_json_by_its_type_is_refused(w):
+def wrong_content_type_returns_415(w):
     status, _, _ = w.open.raw("/v1/completions", b"{}", {"Content-Type": "text/plain"})
     assert status == 415
 
 
 @case
-def a_body_too_large_is_refused(w):
+def too_large_body_returns_413(w):
     status, _, _ = w.open.raw("/v1/completions", b" " * ((1 << 20) + 1))
     assert status == 413
 
 
 @case
-def an_unknown_path_and_a_wrong_method_are_told(w):
+def unknown_path_and_wrong_method_return_errors(w):
     assert w.open.raw("/v1/nothing")[0] == 404
     assert w.open.raw("/v1/completions")[0] == 405
     assert "error" in json.loads(w.open.raw("/v1/..%2f..%2fetc/passwd")[2])
 
 
 @case
-def no_key_and_a_wrong_key_are_refused(w):
+def wrong_api_keys_are_rejected(w):
     for key in ["wrong", "sesam", "sesame2"]:
         client = w.locked.client(key=key)
-        fails(openai.AuthenticationError, client.models.list, 401, code="invalid_api_key")
+        expect_error(openai.AuthenticationError, client.models.list, 401, code="invalid_api_key")
     assert w.locked.client(key="sesame").models.list().data
 
 
 @case
-def the_key_guards_every_path_but_health(w):
+def api_key_guards_all_paths_except_health(w):
     paths = json.loads(w.open.raw("/openapi.json")[2])["paths"]
     for path in [*paths, "/", "/app.js", "/style.css", "/none"]:
         status = w.locked.raw(path.replace("{model}", "plain"))[0]
@@ -633,7 +633,7 @@ def the_key_guards_every_path_but_health(w):
 
 
 @case
-def a_full_queue_is_a_rate_limit_with_retry_after(w):
+def full_queue_returns_429_with_retry_after(w):
     streams = []
     client = w.small.client()
     body = {"overflow": "slide", "ignore_eos": True}
@@ -644,7 +644,7 @@ def a_full_queue_is_a_rate_limit_with_retry_after(w):
         for _ in range(3):
             streams.append(create())
             time.sleep(0.05)
-        raise AssertionError("nobody is turned away")
+        raise AssertionError("no request is rejected")
     except openai.RateLimitError as error:
         assert error.response.headers["retry-after"] == "1" and error.body["code"] == "queue_full"
     finally:
@@ -652,7 +652,7 @@ def a_full_queue_is_a_rate_limit_with_retry_after(w):
 
 
 @case
-def the_client_tries_again_after_a_rate_limit(w):
+def client_retries_after_rate_limit(w):
     body = {"overflow": "slide", "ignore_eos": True}
     client = w.small.client()
     first, second = (
@@ -660,71 +660,71 @@ def the_client_tries_again_after_a_rate_limit(w):
         for _ in range(2)
     )
     threading.Timer(0.5, lambda: (first.close(), second.close())).start()
-    patient = w.small.client(max_retries=5)
-    assert patient.completions.create(model="plain", prompt="One", max_tokens=1).choices
+    retrying = w.small.client(max_retries=5)
+    assert retrying.completions.create(model="plain", prompt="One", max_tokens=1).choices
 
 
-# --- other paths
+# --- other endpoints
 
 @case
-def text_goes_to_tokens_and_back(w):
+def tokenize_and_detokenize_roundtrip(w):
     ids = w.ids("One day")
     status, _, text = w.open.raw("/detokenize", {"tokens": ids})
     assert status == 200 and json.loads(text)["content"] == "One day"
 
 
 @case
-def health_ready_and_metrics_answer(w):
+def health_ready_and_metrics_respond(w):
     assert json.loads(w.open.raw("/health")[2]) == {"status": "ok"}
     assert w.open.raw("/ready")[0] == 200
     assert w.open.metric("nextword_generated_tokens_total") > 0
 
 
 @case
-def a_foreign_host_or_origin_is_refused(w):
+def foreign_host_and_origin_are_rejected(w):
     assert w.open.raw("/v1/models", headers={"Host": "evil.example"})[0] == 403
     assert w.open.raw("/v1/models", headers={"Origin": "http://evil.example"})[0] == 403
 
 
 @case
-def pieces_have_their_places_in_bytes(w):
+def tokens_have_byte_offsets(w):
     text = "One day"
     body = {"content": text, "with_pieces": True}
-    pieces = json.loads(w.open.raw("/tokenize", body)[2])["tokens"]
-    assert [p["id"] for p in pieces] == w.ids(text)
-    assert "".join(text[p["start"] : p["end"]] for p in pieces) == text
+    tokens = json.loads(w.open.raw("/tokenize", body)[2])["tokens"]
+    assert [t["id"] for t in tokens] == w.ids(text)
+    assert "".join(text[t["start"] : t["end"]] for t in tokens) == text
 
 
 @case
-def more_than_a_reply_may_hold_is_refused(w):
+def oversized_response_is_rejected(w):
     body = {"overflow": "slide", "ignore_eos": True}
     call = lambda: w.complete(n=16, max_tokens=65536, logprobs=5, extra_body=body)
-    fails(openai.BadRequestError, call, 400, "max_tokens", says="262144")
+    expect_error(openai.BadRequestError, call, 400, "max_tokens", message="262144")
 
 
 @case
-def an_idle_connection_is_kept_longer_than_clients_keep_it(w):
+def idle_connections_outlive_client_keepalive(w):
     with httpx.Client(base_url=w.open.url, limits=httpx.Limits(keepalive_expiry=60)) as client:
         ports = []
         for pause in (0, 6):
             time.sleep(pause)
             response = client.get("/health")
-            link = response.extensions["network_stream"].get_extra_info("socket")
-            ports.append(link.getsockname()[1])
+            sock = response.extensions["network_stream"].get_extra_info("socket")
+            ports.append(sock.getsockname()[1])
     assert ports[0] == ports[1]
 
 
-# --- the asynchronous client
+# --- async client
 
-def asynchronous(function):
+def async_case(test):
     def run(w):
-        async def inside():
+        async def run_with_client():
             async with w.open.client(AsyncOpenAI) as client:
-                await function(w, client)
+                await test(w, client)
 
-        asyncio.run(inside())
+        asyncio.run(run_with_client())
 
-    run.__name__ = function.__name__
+    run.__name__ = test.__name__
     CASES.append(run)
     return run
 
@@ -734,48 +734,48 @@ async def acomplete(client, prompt="One day", **options):
     return await client.completions.create(prompt=prompt, **options)
 
 
-@asynchronous
+@async_case
 async def async_completions_equal_sync_ones(w, client):
     assert (await acomplete(client)).choices[0].text == w.complete().choices[0].text
 
 
-@asynchronous
-async def async_streams_equal_whole_answers(w, client):
+@async_case
+async def async_streams_equal_sync_completions(w, client):
     text = ""
     async for chunk in await acomplete(client, stream=True):
         text += chunk.choices[0].text
     assert text == w.complete().choices[0].text
 
 
-@asynchronous
+@async_case
 async def async_models_are_listed(w, client):
-    assert [m.id async for m in client.models.list()] == ["plain", "talker"]
+    assert [m.id async for m in client.models.list()] == ["plain", "chat"]
 
 
-@asynchronous
+@async_case
 async def async_chats_stream(w, client):
     messages = [{"role": "user", "content": "One day"}]
     create = client.chat.completions.create
     text = ""
     async for chunk in await create(
-        model="talker", messages=messages, max_tokens=12, temperature=0, stream=True
+        model="chat", messages=messages, max_tokens=12, temperature=0, stream=True
     ):
         text += chunk.choices[0].delta.content or ""
     assert text == w.chat().choices[0].message.content
 
 
-@asynchronous
+@async_case
 async def async_errors_have_their_class(w, client):
     try:
         await acomplete(client, model="gpt-9")
     except openai.NotFoundError as error:
         assert error.body["code"] == "model_not_found"
     else:
-        raise AssertionError("no error")
+        raise AssertionError("no error was raised")
 
 
-@asynchronous
-async def sixteen_parallel_streams_do_not_mix(w, client):
+@async_case
+async def parallel_streams_do_not_mix(w, client):
     async def one(seed):
         text = ""
         async for chunk in await acomplete(client, f"{seed} ", temperature=1, seed=seed, stream=True):
@@ -787,8 +787,8 @@ async def sixteen_parallel_streams_do_not_mix(w, client):
     assert together == alone
 
 
-@asynchronous
-async def an_async_timeout_frees_the_slot(w, client):
+@async_case
+async def async_timeout_frees_the_slot(w, client):
     try:
         body = {"overflow": "slide", "ignore_eos": True}
         await client.with_options(timeout=httpx.Timeout(0.2)).completions.create(
@@ -802,29 +802,29 @@ async def an_async_timeout_frees_the_slot(w, client):
         await asyncio.sleep(0.02)
 
 
-# --- the end
+# --- shutdown
 
 @case
-def a_stream_that_is_broken_off_ends_in_an_error(w):
+def aborted_stream_ends_with_an_error(w):
     body = {"overflow": "slide", "ignore_eos": True}
     stream = w.small.client().completions.create(
         model="plain", prompt="One", max_tokens=60_000, stream=True, extra_body=body
     )
     next(iter(stream))
-    ask = lambda: w.small.process.send_signal(signal.SIGTERM)
-    timers = [threading.Timer(after, ask) for after in (0, 0.5)]
+    terminate = lambda: w.small.process.send_signal(signal.SIGTERM)
+    timers = [threading.Timer(delay, terminate) for delay in (0, 0.5)]
     [timer.start() for timer in timers]
     try:
         for _ in stream:
             pass
-        raise AssertionError("no error")
+        raise AssertionError("no error was raised")
     except openai.APIError as error:
         assert error.type == "unavailable_error" and "stopping" in error.message, error
     assert w.small.process.wait(timeout=10) == 0
 
 
 @case
-def a_server_that_is_asked_to_stop_finishes_its_answers(w):
+def graceful_shutdown_finishes_active_streams(w):
     body = {"overflow": "slide", "ignore_eos": True}
     stream = w.locked.client(key="sesame").completions.create(
         model="plain", prompt="One", max_tokens=300, stream=True, temperature=0,
@@ -838,25 +838,25 @@ def a_server_that_is_asked_to_stop_finishes_its_answers(w):
 
 
 def main():
-    program, record, *names = sys.argv[1:]
-    world = World(program, record)
+    program, model_dir, *names = sys.argv[1:]
+    fixture = Fixture(program, model_dir)
     failed = 0
     try:
-        for function in CASES:
-            if names and function.__name__ not in names:
+        for test in CASES:
+            if names and test.__name__ not in names:
                 continue
             try:
-                function(world)
-                print(f"ok    {function.__name__}")
+                test(fixture)
+                print(f"ok    {test.__name__}")
             except Exception as error:  # noqa: BLE001: any failure of a case is reported
                 failed += 1
-                print(f"FAIL  {function.__name__}: {type(error).__name__} {error}")
+                print(f"FAIL  {test.__name__}: {type(error).__name__} {error}")
     finally:
-        for server in (world.open, world.small, world.locked):
+        for server in (fixture.open, fixture.small, fixture.locked):
             if server.process.poll() is None:
                 server.stop()
     count = len(names or CASES)
-    print(f"{count - failed} of {count} hold")
+    print(f"{count - failed} of {count} cases pass")
     sys.exit(failed > 0)
 
 

@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::cpu::product::isa::Isa;
+use crate::cpu::matmul::isa::Isa;
 
 /// Arithmetic of matrix products. Sums are always accumulated in f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,7 +81,7 @@ pub(crate) mod fast {
     use burn::tensor::Tensor;
 
     use super::Precision;
-    use crate::cpu::product::{self, GemmOptions, MatMut, MatRef, MatvecOptions, gemm};
+    use crate::cpu::matmul::{self, GemmOptions, MatMut, MatRef, MatvecOptions, gemm};
     use crate::cpu::reduce::add_column_sums;
     use crate::fused::{BackwardContext, Buffer, Op, apply};
 
@@ -171,13 +171,13 @@ pub(crate) mod fast {
                     bias,
                     ..MatvecOptions::default()
                 };
-                return product::matvec(x, self.weight(weight), &mut y, &options);
+                return matmul::matvec(x, self.weight(weight), &mut y, &options);
             }
             let options = GemmOptions {
                 bias,
                 ..self.gemm_options()
             };
-            product::gemm(x, self.weight(weight), &mut y, &options);
+            matmul::gemm(x, self.weight(weight), &mut y, &options);
         }
 
         /// `dx = dy W^T`.
@@ -187,7 +187,7 @@ pub(crate) mod fast {
             } = *self;
             let dy = MatRef::row_major(dy, rows, d_out);
             let mut dx = MatMut::new(dx, rows, d_in, d_in);
-            product::gemm(dy, self.weight(weight).t(), &mut dx, &self.gemm_options());
+            matmul::gemm(dy, self.weight(weight).t(), &mut dx, &self.gemm_options());
         }
 
         /// `dW = x^T dy`, or `dW += x^T dy` if `accumulate`.
@@ -211,7 +211,7 @@ pub(crate) mod fast {
             };
             match self.layout {
                 WeightLayout::InOut => {
-                    product::gemm(
+                    matmul::gemm(
                         x.t(),
                         dy,
                         &mut MatMut::new(dw, d_in, d_out, d_out),
@@ -219,7 +219,7 @@ pub(crate) mod fast {
                     );
                 }
                 WeightLayout::OutIn => {
-                    product::gemm(dy.t(), x, &mut MatMut::new(dw, d_out, d_in, d_in), &options);
+                    matmul::gemm(dy.t(), x, &mut MatMut::new(dw, d_out, d_in, d_in), &options);
                 }
             }
         }

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::cpu::product::par::Threads;
-pub use crate::cpu::product::quant::Bits;
-use crate::cpu::product::quant::{BLOCK, QuantMatrix};
-use crate::cpu::product::{GemmOptions, MatMut, MatRef, gemm};
+use crate::cpu::matmul::par::Threads;
+pub use crate::cpu::matmul::quant::Bits;
+use crate::cpu::matmul::quant::{BLOCK, QuantMatrix};
+use crate::cpu::matmul::{GemmOptions, MatMut, MatRef, gemm};
 
 /// A `d_in` by `d_out` matrix of integers with block scales. Cloning is cheap: clones share the
 /// data.
@@ -152,8 +152,8 @@ mod fast {
     use burn::tensor::Tensor;
 
     use super::QuantizedMatrix;
-    use crate::cpu::product::quant::matvec_quant;
-    use crate::cpu::product::{MatMut, MatRef, MatvecOptions};
+    use crate::cpu::matmul::quant::matvec_quant;
+    use crate::cpu::matmul::{MatMut, MatRef, MatvecOptions};
     use crate::fused::{self, Buffer};
     use crate::linear::fast::MATVEC_MAX_SEQ;
 

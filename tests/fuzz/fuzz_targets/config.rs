@@ -1,4 +1,4 @@
-//! A foreign config.json: a model's config or a sentence.
+//! Fuzzes foreign config.json files: they yield a valid config or an error.
 
 #![no_main]
 

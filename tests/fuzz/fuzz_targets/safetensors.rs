@@ -1,4 +1,4 @@
-//! A safetensors file: every tensor can be read, or a sentence says why not.
+//! Fuzzes safetensors files: opening a file and reading its tensors never panics.
 
 #![no_main]
 

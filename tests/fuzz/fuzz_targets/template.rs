@@ -1,4 +1,4 @@
-//! A chat template: it is read and put to use within its limits, or a sentence says why not.
+//! Fuzzes chat templates: parsing and rendering stay within their limits or return an error.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! A tokenizer.json: a tokenizer that encodes and decodes, or a sentence.
+//! Fuzzes tokenizer.json files: they yield a tokenizer that encodes and decodes, or an error.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Bytes as tokens of an answer with a stop string: the pieces join to the text before it, and none
-//! holds half a character.
+//! Fuzzes detokenization of byte tokens with a stop string: the text deltas add up to the text before
+//! the stop string.
 
 #![no_main]
 
@@ -18,16 +18,16 @@ fuzz_target!(|input: (String, Vec<u8>)| {
         assert!(stop.is_empty());
         return;
     };
-    let mut shown = String::new();
+    let mut output = String::new();
     for byte in &bytes {
-        shown += &writer.take(u32::from(*byte), false);
+        output += &writer.take(u32::from(*byte), false);
         if writer.stop().is_some() {
             break;
         }
     }
-    shown += &writer.finish();
-    let whole = String::from_utf8_lossy(&bytes);
-    let before = whole.split(&stop).next().unwrap_or("");
-    assert_eq!(shown, before);
-    assert_eq!(writer.into_text().0, shown);
+    output += &writer.finish();
+    let text = String::from_utf8_lossy(&bytes);
+    let expected = text.split(&stop).next().unwrap_or("");
+    assert_eq!(output, expected);
+    assert_eq!(writer.into_text().0, output);
 });

@@ -21,10 +21,10 @@ pub mod embedding;
 pub mod exp_f64;
 pub mod gated;
 mod math;
+pub mod matmul;
 pub mod norm;
 mod norm_backward;
 mod par;
-pub mod product;
 pub mod reduce;
 pub mod rotary;
 mod scratch;
@@ -34,7 +34,6 @@ mod thread_pool;
 pub mod view;
 
 // `product` still uses the old name; remove together with its rename to `matmul`.
-use thread_pool as crew;
 
 pub use par::for_each;
 pub use simd::isa_name;

@@ -1,0 +1,298 @@
+//! The micro-kernel: the innermost loop of matrix multiplication, for each instruction set.
+
+#[cfg(target_arch = "x86_64")]
+use core::arch::x86_64::{__m512, __m512bh, _mm512_dpbf16_ps};
+
+use crate::cpu::matmul::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::matmul::simd::{Avx2, Avx512};
+use crate::cpu::matmul::simd::{Scalar, Simd};
+
+/// The initial value that an accumulated tile is added to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Init {
+    /// Zero: the result is overwritten.
+    Zero,
+    /// The current result.
+    Load,
+    /// A bias row, added to each row of the result.
+    Bias(*const f32),
+}
+
+/// Destination of a tile: `c = alpha * tile + init`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TileOut {
+    pub(crate) c: *mut f32,
+    pub(crate) row_stride: usize,
+    /// Number of valid columns; the tile may be wider.
+    pub(crate) cols: usize,
+    pub(crate) alpha: f32,
+    pub(crate) init: Init,
+}
+
+/// The rows of A for a tile.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TileRows {
+    pub(crate) start: *const u32,
+    /// Distance between rows in words, for rows read in place; unused for packed panels.
+    pub(crate) stride: usize,
+}
+
+/// Multiplies rows of A by a packed panel of B over `kc` words.
+///
+/// # Safety
+/// The machine must support the kernel's instruction set, the panels must contain `kc` words for
+/// each of the kernel's rows and (padded) columns, and `out` must cover the kernel's rows and
+/// `out.cols` columns.
+pub(crate) type TileFn = unsafe fn(kc: usize, a: TileRows, b: *const u32, out: &TileOut);
+
+/// Content of a 32-bit word of a packed panel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// One f32 element.
+    F32,
+    /// Two bf16 elements adjacent along k, the first in the lower half.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(dead_code, reason = "only x86-64 kernels use pairs")
+    )]
+    Bf16Pair,
+}
+
+impl Format {
+    /// Returns the number of elements along k in a word.
+    pub(crate) fn elements_per_word(self) -> usize {
+        match self {
+            Self::F32 => 1,
+            Self::Bf16Pair => 2,
+        }
+    }
+}
+
+/// The micro-kernel of one instruction set and format.
+#[derive(Debug)]
+pub(crate) struct MicroKernel {
+    /// Maximum number of rows of a tile. With AVX-512, eight rows of two registers were slightly
+    /// faster than the ten to fourteen that fit: there are enough accumulators to hide the latency,
+    /// and eight divides common sizes.
+    pub(crate) mr: usize,
+    /// Maximum number of columns of a tile.
+    pub(crate) nr: usize,
+    /// Tile widths are multiples of this.
+    pub(crate) lanes: usize,
+    pub(crate) format: Format,
+    /// `tiles[v - 1][r - 1]` computes `r` rows by `v * lanes` columns.
+    tiles: &'static [&'static [TileFn]],
+    /// The same for rows of A read in place; empty if unsupported.
+    direct: &'static [&'static [TileFn]],
+}
+
+impl MicroKernel {
+    /// Returns the function for exactly `rows` rows and `width` (padded) columns.
+    pub(crate) fn tile(&self, rows: usize, width: usize, direct: bool) -> TileFn {
+        let tiles = if direct { self.direct } else { self.tiles };
+        tiles[width / self.lanes - 1][rows - 1]
+    }
+
+    /// Returns whether the kernel can read f32 rows of A in place.
+    pub(crate) fn supports_direct_rows(&self) -> bool {
+        !self.direct.is_empty()
+    }
+}
+
+/// Multiply-accumulate of two registers of words.
+trait Mac<S: Simd> {
+    unsafe fn mac(a: S::V, b: S::V, c: S::V) -> S::V;
+}
+
+/// Words of one f32 element.
+struct Fma;
+
+impl<S: Simd> Mac<S> for Fma {
+    #[inline(always)]
+    unsafe fn mac(a: S::V, b: S::V, c: S::V) -> S::V {
+        // SAFETY: the caller guarantees the target features.
+        unsafe { S::fma(a, b, c) }
+    }
+}
+
+/// Words of two bf16 elements.
+#[cfg(target_arch = "x86_64")]
+struct Bf16Dot;
+
+#[cfg(target_arch = "x86_64")]
+impl Mac<Avx512> for Bf16Dot {
+    #[inline(always)]
+    unsafe fn mac(a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: the caller guarantees the target features; both types are plain 512-bit registers.
+        unsafe {
+            let pairs = |v| std::mem::transmute::<__m512, __m512bh>(v);
+            _mm512_dpbf16_ps(c, pairs(a), pairs(b))
+        }
+    }
+}
+
+/// The micro-kernel loop. `MR * NV` accumulators stay in registers over all of `kc`.
+#[inline(always)]
+unsafe fn tile<S: Simd, M: Mac<S>, const MR: usize, const NV: usize, const DIRECT: bool>(
+    kc: usize,
+    a: TileRows,
+    b: *const u32,
+    out: &TileOut,
+) {
+    // SAFETY: see `TileFn`; `a` and `b` advance by exactly one word of k of the panels.
+    unsafe {
+        let (stride, mut a, mut b) = (a.stride, a.start.cast::<f32>(), b.cast::<f32>());
+        let mut acc = [[S::zero(); NV]; MR];
+        for i in 0..MR {
+            // First, middle and last element: a row of a tile spans two or three cache lines.
+            let row = out.c.wrapping_add(i * out.row_stride);
+            S::prefetch(row);
+            S::prefetch(row.wrapping_add(out.cols / 2));
+            S::prefetch(row.wrapping_add(out.cols - 1));
+        }
+        for _ in 0..kc {
+            let mut bv = [S::zero(); NV];
+            for v in 0..NV {
+                bv[v] = S::load(b.add(v * S::LANES));
+            }
+            for i in 0..MR {
+                let av = S::splat(a.add(if DIRECT { i * stride } else { i }));
+                for v in 0..NV {
+                    acc[i][v] = M::mac(av, bv[v], acc[i][v]);
+                }
+            }
+            a = a.add(if DIRECT { 1 } else { MR });
+            b = b.add(NV * S::LANES);
+        }
+        for i in 0..MR {
+            for v in 0..NV {
+                store_register::<S>(acc[i][v], i, v * S::LANES, out);
+            }
+        }
+    }
+}
+
+/// Stores one register of a tile: row `i`, columns from `j`.
+#[inline(always)]
+unsafe fn store_register<S: Simd>(acc: S::V, i: usize, j: usize, out: &TileOut) {
+    if j >= out.cols {
+        return;
+    }
+    let left = out.cols - j;
+    // SAFETY: row `i` and columns `j..out.cols` lie within the result (and the bias); a register
+    // that would exceed them is accessed partially.
+    unsafe {
+        let c = out.c.add(i * out.row_stride + j);
+        let alpha = S::splat(&raw const out.alpha);
+        let src = match out.init {
+            Init::Zero => std::ptr::null(),
+            Init::Load => c.cast_const(),
+            Init::Bias(bias) => bias.add(j),
+        };
+        let init = if src.is_null() {
+            S::zero()
+        } else if left >= S::LANES {
+            S::load(src)
+        } else {
+            S::load_partial(src, left)
+        };
+        let value = S::fma(alpha, acc, init);
+        if left >= S::LANES {
+            S::store(c, value);
+        } else {
+            S::store_partial(c, value, left);
+        }
+    }
+}
+
+/// One row of the tile table: an entry per number of rows, compiled for a set of target features.
+macro_rules! tiles {
+    ($simd:ty, $mac:ty, $nv:literal, $direct:literal, [$($mr:literal)*], $attribute:tt) => {
+        &[$({
+            # $attribute
+            unsafe fn entry(kc: usize, a: TileRows, b: *const u32, out: &TileOut) {
+                // SAFETY: the caller upholds the contract of `TileFn`.
+                unsafe { tile::<$simd, $mac, $mr, $nv, $direct>(kc, a, b, out) }
+            }
+            entry as TileFn
+        }),*]
+    };
+}
+
+static SCALAR: MicroKernel = MicroKernel {
+    mr: 6,
+    nr: 8,
+    lanes: 8,
+    format: Format::F32,
+    tiles: &[tiles!(Scalar, Fma, 1, false, [1 2 3 4 5 6], [inline])],
+    direct: &[],
+};
+
+#[cfg(target_arch = "x86_64")]
+static AVX2: MicroKernel = MicroKernel {
+    mr: 6,
+    nr: 16,
+    lanes: 8,
+    format: Format::F32,
+    tiles: &[
+        tiles!(Avx2, Fma, 1, false, [1 2 3 4 5 6], [target_feature(enable = "avx2,fma")]),
+        tiles!(Avx2, Fma, 2, false, [1 2 3 4 5 6], [target_feature(enable = "avx2,fma")]),
+    ],
+    direct: &[
+        tiles!(Avx2, Fma, 1, true, [1 2 3 4 5 6], [target_feature(enable = "avx2,fma")]),
+        tiles!(Avx2, Fma, 2, true, [1 2 3 4 5 6], [target_feature(enable = "avx2,fma")]),
+    ],
+};
+
+#[cfg(target_arch = "x86_64")]
+static AVX512: MicroKernel = MicroKernel {
+    mr: 8,
+    nr: 32,
+    lanes: 16,
+    format: Format::F32,
+    tiles: &[
+        tiles!(Avx512, Fma, 1, false, [1 2 3 4 5 6 7 8], [target_feature(enable = "avx512f,avx512dq,avx512vl")]),
+        tiles!(Avx512, Fma, 2, false, [1 2 3 4 5 6 7 8], [target_feature(enable = "avx512f,avx512dq,avx512vl")]),
+    ],
+    direct: &[
+        tiles!(Avx512, Fma, 1, true, [1 2 3 4 5 6 7 8], [target_feature(enable = "avx512f,avx512dq,avx512vl")]),
+        tiles!(Avx512, Fma, 2, true, [1 2 3 4 5 6 7 8], [target_feature(enable = "avx512f,avx512dq,avx512vl")]),
+    ],
+};
+
+#[cfg(target_arch = "x86_64")]
+static AVX512_BF16: MicroKernel = MicroKernel {
+    mr: 8,
+    nr: 32,
+    lanes: 16,
+    format: Format::Bf16Pair,
+    tiles: &[
+        tiles!(Avx512, Bf16Dot, 1, false, [1 2 3 4 5 6 7 8], [target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bf16")]),
+        tiles!(Avx512, Bf16Dot, 2, false, [1 2 3 4 5 6 7 8], [target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bf16")]),
+    ],
+    direct: &[],
+};
+
+/// Returns the f32 micro-kernel for a level.
+pub(crate) fn f32_microkernel(isa: Isa) -> &'static MicroKernel {
+    match isa.clamp_to_machine() {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => &AVX2,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Bf16 => &AVX512,
+        _ => &SCALAR,
+    }
+}
+
+/// Returns the bf16 micro-kernel for a level. Without bf16 instructions this is the f32 kernel:
+/// packing then rounds elements to bf16 but stores them as f32, which gives the same products.
+///
+/// A kernel for AMX tiles would also belong here, with its own format.
+pub(crate) fn bf16_microkernel(isa: Isa) -> &'static MicroKernel {
+    match isa.clamp_to_machine() {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16 => &AVX512_BF16,
+        lower => f32_microkernel(lower),
+    }
+}

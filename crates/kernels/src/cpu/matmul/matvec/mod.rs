@@ -1,0 +1,297 @@
+//! Products of a few rows with a large matrix, used for decoding.
+//!
+//! Such products are bound by memory bandwidth. The matrix is read from memory once, in blocks that
+//! stay in the cache while groups of eight rows pass over them. The sequence of operations for a row
+//! is independent of the number of rows and threads, so a request produces the same text alone and
+//! in a batch.
+
+mod cached;
+mod dot_products;
+mod streamed;
+#[cfg(test)]
+mod tests;
+
+use crate::cpu::matmul::gemm::{GemmOptions, gemm};
+use crate::cpu::matmul::isa::Isa;
+use crate::cpu::matmul::matrix::{MatMut, MatRef};
+use crate::cpu::matmul::par::{SharedMut, Threads, parallel_for};
+
+/// Number of rows that share one pass over the matrix.
+pub(crate) const ROWS: usize = 8;
+/// Below this number of weight bytes (for up to four rows), a second thread costs more than it saves.
+const MIN_PARALLEL_BYTES: usize = 1 << 17;
+/// Size in bytes of a block of weights that stays in the cache for the next rows.
+const CACHE_BLOCK_BYTES: usize = 1 << 19;
+
+/// Options of [`matvec`].
+#[derive(Clone, Copy, Debug)]
+pub struct MatvecOptions<'a> {
+    /// Whether to add to y instead of overwriting it.
+    pub accumulate: bool,
+    /// Bias added to each row of the result. Excludes `accumulate`.
+    pub bias: Option<&'a [f32]>,
+    /// Maximum number of threads; does not affect the result.
+    pub threads: Threads,
+    /// Highest instruction set to use. Tests set it below the machine's.
+    pub isa: Isa,
+}
+
+impl Default for MatvecOptions<'_> {
+    fn default() -> Self {
+        Self {
+            accumulate: false,
+            bias: None,
+            threads: Threads::Pool,
+            isa: Isa::detect(),
+        }
+    }
+}
+
+/// Computes `y = x * w`, plus y or the bias. Fast for few rows of `x`, correct for any number.
+///
+/// The rows of `x` must be contiguous. `w` (k by n) may be stored by rows or by columns: pass
+/// `MatRef::row_major(embedding, n, k).t()` for a matrix stored as n by k. Other strides fall back
+/// to [`gemm`].
+///
+/// # Panics
+/// If the shapes do not match or the rows of `x` are not contiguous.
+pub fn matvec(x: MatRef<'_>, w: MatRef<'_>, y: &mut MatMut<'_>, options: &MatvecOptions<'_>) {
+    check_shapes((x.rows, x.cols), (w.rows, w.cols), y, options);
+    assert!(
+        x.col_stride == 1 || x.cols <= 1,
+        "the rows of x must be contiguous"
+    );
+    let fits_cache = w.rows * w.cols * size_of::<f32>() <= CACHE_BLOCK_BYTES;
+    let kernel: Kernel = if w.col_stride == 1 && fits_cache {
+        cached::kernel(options.isa)
+    } else if w.col_stride == 1 {
+        streamed::kernel(options.isa)
+    } else if w.row_stride == 1 {
+        dot_products::kernel(options.isa)
+    } else {
+        let MatvecOptions {
+            accumulate,
+            bias,
+            threads,
+            isa,
+        } = *options;
+        let options = GemmOptions {
+            accumulate,
+            bias,
+            threads,
+            isa,
+            ..GemmOptions::default()
+        };
+        return gemm(x, w, y, &options);
+    };
+    let out = Out::new(y, options);
+    let job = |first: usize| Job {
+        x: x.data.as_ptr().wrapping_add(first * x.row_stride),
+        x_stride: x.row_stride,
+        rows: ROWS.min(x.rows - first),
+        k: x.cols,
+        w: w.data.as_ptr(),
+        w_stride: if w.col_stride == 1 {
+            w.row_stride
+        } else {
+            w.col_stride
+        },
+        out: out.offset_rows(first),
+    };
+    let column_bytes = x.cols * size_of::<f32>();
+    let block = match x.rows {
+        0..=ROWS => usize::MAX,
+        _ => (CACHE_BLOCK_BYTES / column_bytes.max(1))
+            .max(1)
+            .next_multiple_of(64),
+    };
+    // Tasks are multiples of a cache line, and at least a page of each row.
+    let bytes = column_bytes * x.rows.div_ceil(4);
+    parallel_columns(y.cols, 64, bytes, options.threads, &|columns| {
+        for start in columns.clone().step_by(block) {
+            let end = columns.end.min(start.saturating_add(block));
+            for first in (0..x.rows).step_by(ROWS) {
+                // SAFETY: the shapes have been checked, the machine supports the kernel, and tasks
+                // write disjoint columns.
+                unsafe { kernel(&job(first), start, end) };
+            }
+        }
+    });
+}
+
+/// Checks the shapes; shared with the quantized product.
+pub(crate) fn check_shapes(
+    x: (usize, usize),
+    w: (usize, usize),
+    y: &MatMut<'_>,
+    options: &MatvecOptions<'_>,
+) {
+    assert_eq!(x.1, w.0, "inner dimensions differ");
+    assert_eq!((y.rows, y.cols), (x.0, w.1), "result shape");
+    assert!(
+        options.bias.is_none_or(|bias| bias.len() == w.1),
+        "bias length"
+    );
+    assert!(
+        options.bias.is_none() || !options.accumulate,
+        "bias and accumulate are mutually exclusive"
+    );
+}
+
+/// Runs `task` on ranges of `n` columns in parallel, split at multiples of `unit`. `bytes` is the
+/// number of weight bytes per column, scaled up for more than four rows.
+pub(crate) fn parallel_columns(
+    n: usize,
+    unit: usize,
+    bytes: usize,
+    threads: Threads,
+    task: &(impl Fn(std::ops::Range<usize>) + Sync),
+) {
+    if n == 0 {
+        return;
+    }
+    let workers = threads.workers(if n * bytes < MIN_PARALLEL_BYTES {
+        1
+    } else {
+        n.div_ceil(unit)
+    });
+    // Two tasks per worker, so that others can take over from a worker that is delayed.
+    let parts = if workers == 1 { 1 } else { 2 * workers };
+    let size = n.div_ceil(parts).next_multiple_of(unit);
+    let tasks = n.div_ceil(size);
+    parallel_for(workers, tasks, &|t| task(t * size..n.min((t + 1) * size)));
+}
+
+/// The result and its initial value.
+#[derive(Clone, Copy)]
+pub(crate) struct Out {
+    y: SharedMut,
+    stride: usize,
+    accumulate: bool,
+    bias: Option<SharedBias>,
+}
+
+/// A bias row, shared read-only between threads.
+#[derive(Clone, Copy)]
+struct SharedBias(*const f32);
+
+// SAFETY: the bias is only read, and the caller's borrow outlives all tasks.
+unsafe impl Send for SharedBias {}
+// SAFETY: the bias is only read, and the caller's borrow outlives all tasks.
+unsafe impl Sync for SharedBias {}
+
+impl Out {
+    pub(crate) fn new(y: &mut MatMut<'_>, options: &MatvecOptions<'_>) -> Self {
+        Self {
+            y: SharedMut::new(y.data.as_mut_ptr()),
+            stride: y.row_stride,
+            accumulate: options.accumulate,
+            bias: options.bias.map(|bias| SharedBias(bias.as_ptr())),
+        }
+    }
+
+    /// Returns the output starting at row `first`.
+    pub(crate) fn offset_rows(self, first: usize) -> Self {
+        let y = SharedMut::new(self.y.get().wrapping_add(first * self.stride));
+        Self { y, ..self }
+    }
+
+    /// Returns a pointer to an element.
+    #[inline(always)]
+    pub(crate) fn element(&self, row: usize, column: usize) -> *mut f32 {
+        self.y.get().wrapping_add(row * self.stride + column)
+    }
+
+    /// Returns a pointer to the initial value of an element, or `None` for zero.
+    #[inline(always)]
+    pub(crate) fn init(&self, row: usize, column: usize) -> Option<*const f32> {
+        if self.accumulate {
+            Some(self.element(row, column).cast_const())
+        } else {
+            self.bias.map(|bias| bias.0.wrapping_add(column))
+        }
+    }
+}
+
+/// A product with at most `ROWS` rows.
+struct Job {
+    x: *const f32,
+    x_stride: usize,
+    rows: usize,
+    k: usize,
+    w: *const f32,
+    /// Stride of the rows of `w`, or of its columns if they are contiguous.
+    w_stride: usize,
+    out: Out,
+}
+
+// SAFETY: only `out` is written to, and tasks write disjoint columns.
+unsafe impl Sync for Job {}
+
+/// Computes columns `start..end`.
+///
+/// # Safety
+/// The machine must support the kernel's instruction set, the pointers of `job` must cover its shape,
+/// and no other thread may access these columns of the output.
+type Kernel = unsafe fn(job: &Job, start: usize, end: usize);
+
+/// Defines a kernel entry point, compiled for a set of target features, that dispatches on the
+/// number of rows.
+macro_rules! entry {
+    ($name:ident, $instance:ident, $simd:ty, $attribute:tt) => {
+        # $attribute
+        unsafe fn $name(job: &super::Job, start: usize, end: usize) {
+            // SAFETY: the caller upholds the contract of `Kernel`.
+            unsafe {
+                match job.rows {
+                    1 => $instance::<$simd, 1>(job, start, end),
+                    2 => $instance::<$simd, 2>(job, start, end),
+                    3 => $instance::<$simd, 3>(job, start, end),
+                    4 => $instance::<$simd, 4>(job, start, end),
+                    5 => $instance::<$simd, 5>(job, start, end),
+                    6 => $instance::<$simd, 6>(job, start, end),
+                    7 => $instance::<$simd, 7>(job, start, end),
+                    _ => $instance::<$simd, 8>(job, start, end),
+                }
+            }
+        }
+    };
+}
+
+/// Defines the entry points for all instruction sets, and the function that selects one.
+macro_rules! entries {
+    ($instance:ident) => {
+        crate::cpu::matmul::matvec::entry!(
+            scalar,
+            $instance,
+            crate::cpu::matmul::simd::Scalar,
+            [inline]
+        );
+        #[cfg(target_arch = "x86_64")]
+        crate::cpu::matmul::matvec::entry!(
+            avx2,
+            $instance,
+            crate::cpu::matmul::simd::Avx2,
+            [target_feature(enable = "avx2,fma")]
+        );
+        #[cfg(target_arch = "x86_64")]
+        crate::cpu::matmul::matvec::entry!(
+            avx512,
+            $instance,
+            crate::cpu::matmul::simd::Avx512,
+            [target_feature(enable = "avx512f,avx512dq,avx512vl")]
+        );
+
+        /// Returns the kernel for a level.
+        pub(super) fn kernel(isa: crate::cpu::matmul::isa::Isa) -> super::Kernel {
+            match isa.clamp_to_machine() {
+                #[cfg(target_arch = "x86_64")]
+                crate::cpu::matmul::isa::Isa::Avx2 => avx2,
+                #[cfg(target_arch = "x86_64")]
+                isa if isa >= crate::cpu::matmul::isa::Isa::Avx512 => avx512,
+                _ => scalar,
+            }
+        }
+    };
+}
+use {entries, entry};

@@ -1,0 +1,43 @@
+// Checks that the explain page computes the same values as the Rust program. Each FILE contains a pane
+// of the page, the values recomputed in Rust, and the derivation of each value. The test
+// `the_pages_arithmetic_is_the_programs` writes the files and runs this script.
+//
+//     node scripts/check_page_math.js FILE...
+"use strict";
+
+const fs = require("fs"), path = require("path"), vm = require("vm");
+
+const assets = path.join(__dirname, "../crates/explain/src/assets");
+const source = ["compute.js", "derive.js"].map((name) => fs.readFileSync(path.join(assets, name), "utf8")).join("\n");
+const { Pane, evaluate } = vm.runInNewContext(`${source}\n;({ Pane, evaluate })`, { atob, Math });
+
+let checked = 0;
+
+// Masked values must be null on both sides. Others must agree within `tolerance` times the largest
+// expected absolute value (at least 1).
+function compare(label, actual, expected, tolerance) {
+  const largest = expected.reduce((max, x) => Math.max(max, Math.abs(x ?? 0)), 1);
+  if (actual.length !== expected.length) throw new Error(`${label}: ${actual.length} values, expected ${expected.length}`);
+  actual.forEach((x, i) => {
+    const masked = x === null || x === -Infinity;
+    checked++;
+    if (masked === (expected[i] === null) && (masked || Math.abs(x - expected[i]) <= tolerance * largest)) return;
+    throw new Error(`${label}, value ${i}: ${x}, expected ${expected[i]}`);
+  });
+}
+
+function indices(shape) {
+  return shape.reduce((all, length) => all.flatMap((index) => Array.from({ length }, (_, i) => [...index, i])), [[]]);
+}
+
+for (const file of process.argv.slice(2)) {
+  const { pane: data, exact, derived } = JSON.parse(fs.readFileSync(file, "utf8"));
+  const pane = new Pane(data), ids = pane.story.tokens.map((token) => token.id);
+  const values = evaluate(pane.story.steps, pane.allWeights(), ids);
+  for (const step of pane.story.steps) {
+    compare(`${file}: ${step.name}`, [...values[step.name].data], exact[step.name], 1e-9);
+    const results = indices(step.shape).map((index) => pane.derive(step.name, index).result);
+    compare(`${file}: derivation of ${step.name}`, results, derived[step.name], 1e-6);
+  }
+}
+console.log(`${checked} values of ${process.argv.length - 2} models match the Rust program`);
