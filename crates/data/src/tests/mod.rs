@@ -1,17 +1,17 @@
 //! Claims about the crate as a whole.
 
-mod damage;
-mod hostile;
-mod json_lines;
-mod order;
+mod batches;
+mod corrupted_files;
+mod decode_streams;
+mod edge_cases;
+mod jsonl;
+mod malformed_tokenizers;
+mod malformed_vocabularies;
 mod prepared;
-mod review;
 mod shards;
 mod sources;
 mod stories;
-mod streams;
 mod tokenizers;
-mod vocabularies;
 
 use std::path::Path;
 

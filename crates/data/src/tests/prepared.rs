@@ -31,7 +31,10 @@ fn assert_same(one: &Dataset, other: &Dataset) {
     }
     assert_eq!(one.card, other.card);
     assert_eq!(one.tokenizer.hash(), other.tokenizer.hash());
-    assert_eq!(one.tokenizer.specials(), other.tokenizer.specials());
+    assert_eq!(
+        one.tokenizer.special_tokens(),
+        other.tokenizer.special_tokens()
+    );
 }
 
 #[test]

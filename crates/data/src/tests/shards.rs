@@ -1,6 +1,6 @@
 //! Token files of ours and of other programs.
 
-use crate::tests::damage::assert_clear;
+use crate::tests::corrupted_files::assert_clear;
 use crate::tests::{ids, open, random};
 use crate::*;
 

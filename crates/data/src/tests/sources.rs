@@ -15,19 +15,22 @@ pub(super) fn file(name: &str, bytes: &[u8]) -> (tempfile::TempDir, SourceConfig
     (folder, config)
 }
 
-/// The documents of a source, put together from their pieces.
+/// The documents of a source, put together from their chunks.
 pub(super) fn documents(config: &SourceConfig) -> Result<Vec<String>, DataError> {
     let sources = Sources::open(config)?;
     let (mut documents, mut inside) = (Vec::new(), false);
-    for piece in sources.pieces() {
-        let piece = piece?;
-        assert_eq!(piece.start, !inside, "each document begins and ends once");
-        assert!(!piece.text.is_empty() || piece.end);
-        inside = !piece.end;
-        if piece.start {
+    for chunk in sources.chunks() {
+        let chunk = chunk?;
+        assert_eq!(
+            chunk.is_first, !inside,
+            "each document begins and ends once"
+        );
+        assert!(!chunk.text.is_empty() || chunk.is_last);
+        inside = !chunk.is_last;
+        if chunk.is_first {
             documents.push(String::new());
         }
-        documents.last_mut().unwrap().push_str(&piece.text);
+        documents.last_mut().unwrap().push_str(&chunk.text);
     }
     assert!(!inside, "the last document has an end");
     Ok(documents)
@@ -84,7 +87,7 @@ fn a_separator_divides_a_text_and_blank_documents_are_left_out() {
 fn separators_are_found_across_the_borders_of_what_is_read_at_a_time() {
     const SEPARATOR: &str = "\n==sep 中==\n";
     let mut random = random(1);
-    // Reads are 64 KiB and pieces 256 KiB: the separator lies at each offset around both.
+    // Reads are 64 KiB and chunks 256 KiB: the separator lies at each offset around both.
     for border in [64 << 10, 256 << 10] {
         for back in 0..=SEPARATOR.len() + 1 {
             let ink = ["x", "word ", "é ", "\n"][random.below(4)];
@@ -141,8 +144,8 @@ fn long_documents_come_in_bounded_pieces_with_the_tokens_of_the_whole() {
     let text = Stories::new(1, 900).iter().collect::<String>();
     let (_folder, config) = file("a.txt", text.as_bytes());
     let sources = Sources::open(&config).unwrap();
-    let pieces: Vec<String> = sources.texts().map(Result::unwrap).collect();
-    assert!(pieces.len() > 1 && pieces.iter().all(|piece| piece.len() < 400 << 10));
+    let chunks: Vec<String> = sources.texts().map(Result::unwrap).collect();
+    assert!(chunks.len() > 1 && chunks.iter().all(|chunk| chunk.len() < 400 << 10));
     let bpe = TokenizerConfig {
         kind: TokenizerKind::Bpe,
         vocab_size: Some(400),
@@ -150,7 +153,7 @@ fn long_documents_come_in_bounded_pieces_with_the_tokens_of_the_whole() {
     };
     let tokenizer = build_tokenizer(&bpe, std::iter::once(Ok(text.clone()))).unwrap();
     let ids = |text: &String| tokenizer.encode(text).ids;
-    assert!(pieces.iter().flat_map(ids).eq(ids(&text)));
+    assert!(chunks.iter().flat_map(ids).eq(ids(&text)));
 }
 
 #[test]

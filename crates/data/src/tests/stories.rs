@@ -124,7 +124,9 @@ fn statquests_documents_are_twelve_ids_of_five_words() {
     config.tokenizer.kind = TokenizerKind::Word;
     config.split.validation = 0.0;
     let data = Dataset::build(&config).unwrap();
-    let pieces: Vec<String> = (0..5).filter_map(|id| data.tokenizer.piece(id)).collect();
+    let pieces: Vec<String> = (0..5)
+        .filter_map(|id| data.tokenizer.id_to_token(id))
+        .collect();
     assert_eq!(pieces, ["what", "is", "statquest", "awesome", "<EOS>"]);
     assert_eq!((data.tokenizer.vocab_size(), data.validation.len()), (5, 0));
     let mut ids = Vec::new();

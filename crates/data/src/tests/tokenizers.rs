@@ -63,7 +63,7 @@ fn decoding_an_encoding_gives_the_text_without_special_tokens() {
                     .iter()
                     .all(|&id| (id as usize) < tokenizer.vocab_size())
             );
-            let eos = tokenizer.specials().eos.unwrap();
+            let eos = tokenizer.special_tokens().eos.unwrap();
             let count = encoding.ids.iter().filter(|&&id| id == eos).count();
             assert_eq!(count, text.matches("<EOS>").count());
         }
@@ -145,8 +145,8 @@ fn a_stream_keeps_the_spaces_of_sentencepiece() {
         "model":{"type":"WordLevel","vocab":{"▁one":0,"▁two":1,"<unk>":2,"</s>":3},"unk_token":"<unk>"}}"#;
     let tokenizer = parse_tokenizer(json, "test").unwrap();
     assert_eq!(
-        tokenizer.specials(),
-        Specials {
+        tokenizer.special_tokens(),
+        SpecialTokens {
             eos: Some(3),
             unk: Some(2),
             pad: None
@@ -162,7 +162,7 @@ fn a_stream_keeps_the_spaces_of_sentencepiece() {
     let pieces: Vec<String> = ids.iter().filter_map(|&id| stream.push(id)).collect();
     assert_eq!(pieces, ["one", " two", " two", " one"]);
     assert_eq!(pieces.concat(), tokenizer.decode(&ids));
-    assert_eq!(tokenizer.token(1).unwrap(), " two");
+    assert_eq!(tokenizer.token_text(1).unwrap(), " two");
 }
 
 #[test]
@@ -175,14 +175,14 @@ fn characters_are_sorted_and_the_end_token_comes_after_them() {
     assert_eq!(tokenizer.vocab_size(), "\n<>EOShelo".len() + 1);
     assert_eq!(
         (0..10)
-            .map(|id| tokenizer.piece(id).unwrap())
+            .map(|id| tokenizer.id_to_token(id).unwrap())
             .collect::<String>(),
         "\n<>EOSehlo"
     );
-    assert_eq!(tokenizer.specials(), Specials::default());
+    assert_eq!(tokenizer.special_tokens(), SpecialTokens::default());
 
     let tokenizer = build(&config(TokenizerKind::Char), "ba<EOS>");
-    assert_eq!(tokenizer.specials().eos, Some(2));
+    assert_eq!(tokenizer.special_tokens().eos, Some(2));
     assert_eq!(tokenizer.encode("ab<EOS>").ids, [0, 1, 2]);
 }
 
@@ -222,14 +222,14 @@ fn unknown_characters_are_dropped_or_replaced_and_always_reported() {
 fn statquests_words_have_statquests_ids() {
     let texts = STATQUEST.iter().map(|text| Ok((*text).to_owned()));
     let tokenizer = build_tokenizer(&config(TokenizerKind::Word), texts).unwrap();
-    let pieces: Vec<String> = (0..5).filter_map(|id| tokenizer.piece(id)).collect();
+    let pieces: Vec<String> = (0..5).filter_map(|id| tokenizer.id_to_token(id)).collect();
     assert_eq!(pieces, ["what", "is", "statquest", "awesome", "<EOS>"]);
     assert_eq!(tokenizer.encode(STATQUEST[0]).ids, [0, 1, 2, 4, 3, 4]);
 }
 
 #[test]
 fn a_saved_tokenizer_comes_back_with_the_same_ids() {
-    let specials = |kind| TokenizerConfig {
+    let special_tokens = |kind| TokenizerConfig {
         unk: "<unk>".into(),
         pad: "<pad>".into(),
         ..config(kind)
@@ -249,7 +249,7 @@ fn a_saved_tokenizer_comes_back_with_the_same_ids() {
             eos: String::new(),
             ..config(kind)
         };
-        configs.extend([config(kind), specials(kind), odd, none]);
+        configs.extend([config(kind), special_tokens(kind), odd, none]);
     }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tokenizer.json");
@@ -266,8 +266,8 @@ fn a_saved_tokenizer_comes_back_with_the_same_ids() {
         };
         assert_eq!(kind(&again), kind(&tokenizer), "{config:?}");
         assert_eq!(
-            (again.specials(), again.hash()),
-            (tokenizer.specials(), tokenizer.hash()),
+            (again.special_tokens(), again.hash()),
+            (tokenizer.special_tokens(), tokenizer.hash()),
             "{config:?}"
         );
         // The same file read by the `tokenizers` crate itself gives the same ids.
@@ -297,9 +297,12 @@ fn training_bpe_twice_gives_the_same_vocabulary_of_the_size_asked_for() {
         ..config(TokenizerKind::Bpe)
     };
     let first = build(&config, &text);
-    assert_eq!((first.vocab_size(), first.specials().eos), (600, Some(599)));
+    assert_eq!(
+        (first.vocab_size(), first.special_tokens().eos),
+        (600, Some(599))
+    );
     assert_eq!(first.hash(), build(&config, &text).hash());
-    let in_parts = crate::documents::cut_text(&text, 100).map(|part| Ok(part.to_owned()));
+    let in_parts = crate::documents::split_text(&text, 100).map(|part| Ok(part.to_owned()));
     assert_eq!(
         first.hash(),
         build_tokenizer(&config, in_parts.collect::<Vec<_>>().into_iter())
@@ -309,7 +312,7 @@ fn training_bpe_twice_gives_the_same_vocabulary_of_the_size_asked_for() {
     assert!(first.encode(&text).ids.len() * 2 < text.len());
     assert_eq!(
         first
-            .token(first.encode(" there").ids[0])
+            .token_text(first.encode(" there").ids[0])
             .unwrap()
             .chars()
             .next(),
@@ -344,7 +347,7 @@ fn a_given_files_end_token_can_be_chosen() {
             eos: eos.into(),
             ..TokenizerConfig::default()
         };
-        build_tokenizer(&config, std::iter::empty()).map(|tokenizer| tokenizer.specials().eos)
+        build_tokenizer(&config, std::iter::empty()).map(|tokenizer| tokenizer.special_tokens().eos)
     };
     assert_eq!(with("<EOS>").unwrap(), Some(256));
     assert_eq!(with("").unwrap(), None);

@@ -4,25 +4,25 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::special::{Part, SpecialNames, SpecialTokens};
-use super::{Encoding, Specials, Tokenizer, json};
+use super::special::{Segment, SpecialNames, SpecialVocab};
+use super::{Encoding, SpecialTokens, Tokenizer, json};
 use crate::error::DataError;
 
 /// Id `b` is byte `b`; the special tokens come after the 256. No text is unknown to it.
 #[derive(Debug, Clone)]
 pub struct ByteTokenizer {
-    special: SpecialTokens,
+    special: SpecialVocab,
 }
 
 impl ByteTokenizer {
     pub(crate) fn new(names: &SpecialNames) -> Self {
         Self {
-            special: SpecialTokens::new(names, 256),
+            special: SpecialVocab::new(names, 256),
         }
     }
 
     /// The tokenizer that wrote `file`, if it was this kind.
-    pub(crate) fn recognise(file: &Value) -> Option<Arc<dyn Tokenizer>> {
+    pub(crate) fn try_from_json(file: &Value) -> Option<Arc<dyn Tokenizer>> {
         // The unknown token of a BPE model is not written (no byte needs it): `unk` is not kept.
         let tokenizer = Self::new(&json::special_names(file)?);
         (tokenizer.to_value() == *file).then(|| Arc::new(tokenizer) as Arc<dyn Tokenizer>)
@@ -39,7 +39,7 @@ impl ByteTokenizer {
             "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
             "vocab": vocab, "merges": [],
         });
-        json::file(&self.special, &bytes, &bytes, &model)
+        json::tokenizer_file(&self.special, &bytes, &bytes, &model)
     }
 }
 
@@ -48,16 +48,16 @@ impl Tokenizer for ByteTokenizer {
         256 + self.special.count()
     }
 
-    fn specials(&self) -> Specials {
-        self.special.specials()
+    fn special_tokens(&self) -> SpecialTokens {
+        self.special.special_tokens()
     }
 
     fn encode(&self, text: &str) -> Encoding {
         let mut ids = Vec::with_capacity(text.len());
-        for part in self.special.split(text) {
-            match part {
-                Part::Special(id) => ids.push(id),
-                Part::Text(text) => ids.extend(text.bytes().map(u32::from)),
+        for segment in self.special.split(text) {
+            match segment {
+                Segment::Special(id) => ids.push(id),
+                Segment::Text(text) => ids.extend(text.bytes().map(u32::from)),
             }
         }
         Encoding {
@@ -66,14 +66,14 @@ impl Tokenizer for ByteTokenizer {
         }
     }
 
-    fn piece(&self, id: u32) -> Option<String> {
+    fn id_to_token(&self, id: u32) -> Option<String> {
         match u8::try_from(id) {
             Ok(byte) => Some(byte_to_char(byte).to_string()),
             Err(_) => self.special.name(id).map(str::to_owned),
         }
     }
 
-    fn token(&self, id: u32) -> Option<String> {
+    fn token_text(&self, id: u32) -> Option<String> {
         match u8::try_from(id) {
             Ok(byte) => Some(show_bytes(&[byte])),
             Err(_) => self.special.name(id).map(str::to_owned),
@@ -85,12 +85,12 @@ impl Tokenizer for ByteTokenizer {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    fn bytes(&self, id: u32) -> Option<Vec<u8>> {
+    fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
         Some(u8::try_from(id).into_iter().collect())
     }
 
     fn to_json(&self) -> Result<String, DataError> {
-        json::text(&self.to_value(), "byte")
+        json::to_text(&self.to_value(), "byte")
     }
 }
 
@@ -105,8 +105,8 @@ pub(crate) fn byte_to_char(byte: u8) -> char {
     if is_printable(byte) {
         return char::from(byte);
     }
-    let place = (0..byte).filter(|&b| !is_printable(b)).count() as u32;
-    char::from_u32(0x100 + place).unwrap_or('\u{100}')
+    let index = (0..byte).filter(|&b| !is_printable(b)).count() as u32;
+    char::from_u32(0x100 + index).unwrap_or('\u{100}')
 }
 
 /// The byte behind a character of GPT-2's alphabet.

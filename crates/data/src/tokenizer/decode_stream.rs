@@ -6,7 +6,7 @@ use super::Tokenizer;
 
 /// So many tokens may wait for the rest of a character. One needs at most 4 bytes, so at most 4
 /// byte tokens; more are bytes that never become text.
-const MAX_WAITING: usize = 8;
+const MAX_PENDING: usize = 8;
 
 /// Decodes a stream of ids. The pieces that it gives, joined, are the tokenizer's
 /// [`decode`](Tokenizer::decode) of all ids.
@@ -20,10 +20,10 @@ pub struct DecodeStream {
     tokenizer: Arc<dyn Tokenizer>,
     /// Bytes of a character that is not whole yet.
     bytes: Vec<u8>,
-    /// The last tokens that were given out (for what they do to the next), then those that wait.
+    /// The last tokens that were emitted out (for what they do to the next), then those that wait.
     ids: Vec<u32>,
-    /// How many of `ids` were given out.
-    given: usize,
+    /// How many of `ids` were emitted out.
+    emitted: usize,
 }
 
 impl DecodeStream {
@@ -33,18 +33,18 @@ impl DecodeStream {
             tokenizer,
             bytes: Vec::new(),
             ids: Vec::new(),
-            given: 0,
+            emitted: 0,
         }
     }
 
     /// Takes the next id; gives the text that is certain now, if there is any.
     pub fn push(&mut self, id: u32) -> Option<String> {
-        let text = match self.tokenizer.bytes(id) {
+        let text = match self.tokenizer.token_bytes(id) {
             Some(bytes) => {
                 self.bytes.extend(bytes);
-                self.whole_characters()
+                self.take_complete_chars()
             }
-            None => self.newest_text(id),
+            None => self.push_contextual(id),
         };
         Some(text).filter(|text| !text.is_empty())
     }
@@ -52,15 +52,15 @@ impl DecodeStream {
     /// The rest at the end of the stream: what is still no whole character becomes U+FFFD.
     pub fn finish(&mut self) -> Option<String> {
         let mut text = String::from_utf8_lossy(&std::mem::take(&mut self.bytes)).into_owned();
-        text.push_str(self.added_text(true).as_deref().unwrap_or(""));
+        text.push_str(self.pending_text(true).as_deref().unwrap_or(""));
         self.ids.clear();
-        self.given = 0;
+        self.emitted = 0;
         Some(text).filter(|text| !text.is_empty())
     }
 
     /// Takes the whole characters out of `bytes`, as `String::from_utf8_lossy` does, but keeps a
     /// character that may still be completed.
-    fn whole_characters(&mut self) -> String {
+    fn take_complete_chars(&mut self) -> String {
         let mut text = String::new();
         loop {
             let Err(error) = std::str::from_utf8(&self.bytes) else {
@@ -78,28 +78,28 @@ impl DecodeStream {
         }
     }
 
-    fn newest_text(&mut self, id: u32) -> String {
+    fn push_contextual(&mut self, id: u32) -> String {
         self.ids.push(id);
-        let forced = self.ids.len() - self.given > MAX_WAITING;
-        let Some(text) = self.added_text(forced) else {
+        let force = self.ids.len() - self.emitted > MAX_PENDING;
+        let Some(text) = self.pending_text(force) else {
             return String::new();
         };
         if !text.is_empty() {
-            self.ids.drain(..self.given);
-            self.given = self.ids.len();
-        } else if forced {
+            self.ids.drain(..self.emitted);
+            self.emitted = self.ids.len();
+        } else if force {
             // Tokens without text (special ones) need not be remembered.
-            self.ids.truncate(self.given);
+            self.ids.truncate(self.emitted);
         }
         text
     }
 
-    /// What the waiting ids add to those given out; `None` if that may still change and it is not
-    /// `forced`.
-    fn added_text(&self, forced: bool) -> Option<String> {
-        let before = self.tokenizer.decode(&self.ids[..self.given]);
+    /// What the waiting ids add to those emitted out; `None` if that may still change and it is not
+    /// `force`.
+    fn pending_text(&self, force: bool) -> Option<String> {
+        let before = self.tokenizer.decode(&self.ids[..self.emitted]);
         let all = self.tokenizer.decode(&self.ids);
         let certain = all.starts_with(&before) && !all.ends_with(char::REPLACEMENT_CHARACTER);
-        (certain || forced).then(|| all.get(before.len()..).unwrap_or("").to_owned())
+        (certain || force).then(|| all.get(before.len()..).unwrap_or("").to_owned())
     }
 }

@@ -2,12 +2,12 @@
 
 use serde_json::{Map, Value, json};
 
-use super::special::{SpecialNames, SpecialTokens, is_padding_name};
+use super::special::{SpecialNames, SpecialVocab, is_padding_name};
 use crate::error::DataError;
 
 /// A whole file around `model`.
-pub(crate) fn file(
-    special: &SpecialTokens,
+pub(crate) fn tokenizer_file(
+    special: &SpecialVocab,
     pre_tokenizer: &Value,
     decoder: &Value,
     model: &Value,
@@ -25,17 +25,17 @@ pub(crate) fn file(
     })
 }
 
-/// A `WordLevel` model with `pieces` as ids 0, 1, 2 ... and the special tokens after them.
+/// A `WordLevel` model with `tokens` as ids 0, 1, 2 ... and the special tokens after them.
 ///
 /// The format demands the name of an unknown token; where there is none, the name stands for no
-/// entry, and Python's `tokenizers` then refuses a text with unknown pieces.
+/// entry, and Python's `tokenizers` then refuses a text with unknown tokens.
 pub(crate) fn word_level<'a>(
-    pieces: impl Iterator<Item = &'a str>,
-    special: &SpecialTokens,
+    tokens: impl Iterator<Item = &'a str>,
+    special: &SpecialVocab,
 ) -> Value {
     let mut vocab = Map::new();
-    for (id, piece) in pieces.enumerate() {
-        vocab.insert(piece.to_owned(), json!(id));
+    for (id, token) in tokens.enumerate() {
+        vocab.insert(token.to_owned(), json!(id));
     }
     for (id, name) in special.iter() {
         vocab.insert(name.to_owned(), json!(id));
@@ -45,7 +45,7 @@ pub(crate) fn word_level<'a>(
 }
 
 /// The file as text.
-pub(crate) fn text(value: &Value, kind: &str) -> Result<String, DataError> {
+pub(crate) fn to_text(value: &Value, kind: &str) -> Result<String, DataError> {
     serde_json::to_string_pretty(value).map_err(|error| DataError::tokenizer(kind, error))
 }
 
@@ -69,16 +69,16 @@ pub(crate) fn special_names(file: &Value) -> Option<SpecialNames> {
     Some(names)
 }
 
-/// The ordinary pieces of a `WordLevel` model in id order; `None` unless ids are 0, 1, 2 ...
-pub(crate) fn word_level_pieces(file: &Value, names: &SpecialNames) -> Option<Vec<String>> {
+/// The ordinary tokens of a `WordLevel` model in id order; `None` unless ids are 0, 1, 2 ...
+pub(crate) fn word_level_tokens(file: &Value, names: &SpecialNames) -> Option<Vec<String>> {
     let vocab = file["model"]["vocab"].as_object()?;
-    let mut pieces = vec![None; vocab.len().checked_sub(names.count())?];
-    for (piece, id) in vocab
+    let mut tokens = vec![None; vocab.len().checked_sub(names.count())?];
+    for (token, id) in vocab
         .iter()
-        .filter(|(piece, _)| !names.in_order().any(|name| name == *piece))
+        .filter(|(token, _)| !names.in_order().any(|name| name == *token))
     {
-        let place = pieces.get_mut(usize::try_from(id.as_u64()?).ok()?)?;
-        *place = Some(piece.clone());
+        let entry = tokens.get_mut(usize::try_from(id.as_u64()?).ok()?)?;
+        *entry = Some(token.clone());
     }
-    pieces.into_iter().collect()
+    tokens.into_iter().collect()
 }

@@ -32,7 +32,7 @@ use crate::error::DataError;
 
 /// Ids of the tokens with a meaning of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Specials {
+pub struct SpecialTokens {
     /// Ends a document or an answer.
     pub eos: Option<u32>,
     /// Stands for what the vocabulary cannot express.
@@ -41,10 +41,10 @@ pub struct Specials {
     pub pad: Option<u32>,
 }
 
-impl Specials {
+impl SpecialTokens {
     /// The id that fills inputs where no loss is taken: the padding token, else the end token,
     /// else 0 (a mask hides it in any case).
-    pub fn padding(self) -> u32 {
+    pub fn padding_id(self) -> u32 {
         self.pad.or(self.eos).unwrap_or(0)
     }
 }
@@ -65,20 +65,20 @@ impl Encoding {
     /// Where the list of unknown pieces stops.
     pub const MAX_UNKNOWN: usize = 1000;
 
-    /// Characters of an unknown piece that are kept; "…" stands for the others.
+    /// Characters of an unknown text that are kept; "…" stands for the others.
     pub const MAX_UNKNOWN_CHARS: usize = 32;
 
-    pub(crate) fn note_unknown(&mut self, piece: &str) {
+    pub(crate) fn record_unknown(&mut self, text: &str) {
         if self.unknown.len() >= Self::MAX_UNKNOWN {
             return;
         }
-        let piece = match piece.char_indices().nth(Self::MAX_UNKNOWN_CHARS) {
+        let text = match text.char_indices().nth(Self::MAX_UNKNOWN_CHARS) {
             // What ends in "…" may have been shortened before.
-            Some((end, _)) if &piece[end..] != "…" => Cow::Owned(format!("{}…", &piece[..end])),
-            _ => Cow::Borrowed(piece),
+            Some((end, _)) if &text[end..] != "…" => Cow::Owned(format!("{}…", &text[..end])),
+            _ => Cow::Borrowed(text),
         };
-        if !self.unknown.iter().any(|known| *known == piece) {
-            self.unknown.push(piece.into_owned());
+        if !self.unknown.iter().any(|known| *known == text) {
+            self.unknown.push(text.into_owned());
         }
     }
 }
@@ -89,7 +89,7 @@ pub trait Tokenizer: Send + Sync + std::fmt::Debug {
     fn vocab_size(&self) -> usize;
 
     /// The special tokens.
-    fn specials(&self) -> Specials;
+    fn special_tokens(&self) -> SpecialTokens;
 
     /// Ids of `text`. Special tokens written in the text (`<EOS>`) become their ids; nothing is
     /// added at the beginning or the end.
@@ -97,11 +97,11 @@ pub trait Tokenizer: Send + Sync + std::fmt::Debug {
 
     /// The vocabulary's entry for `id`, as it stands in `tokenizer.json` (where GPT-2 writes a
     /// space as `Ġ`). `None` for an id that is not in use.
-    fn piece(&self, id: u32) -> Option<String>;
+    fn id_to_token(&self, id: u32) -> Option<String>;
 
     /// How one token is shown to a reader: its text, with bytes that are no whole character as
     /// `\xE2`. `None` for an id that is not in use.
-    fn token(&self, id: u32) -> Option<String>;
+    fn token_text(&self, id: u32) -> Option<String>;
 
     /// Text of `ids`. Special tokens and ids out of range are skipped; bytes that are not UTF-8
     /// become U+FFFD.
@@ -109,7 +109,7 @@ pub trait Tokenizer: Send + Sync + std::fmt::Debug {
 
     /// The bytes of one token, if decoding is joining the tokens' bytes; empty for special tokens.
     /// `None` where a token's text depends on its neighbours.
-    fn bytes(&self, id: u32) -> Option<Vec<u8>>;
+    fn token_bytes(&self, id: u32) -> Option<Vec<u8>>;
 
     /// The tokenizer in Hugging Face's `tokenizer.json` format.
     ///
@@ -122,9 +122,9 @@ pub trait Tokenizer: Send + Sync + std::fmt::Debug {
     fn hash(&self) -> String {
         let mut hasher = Sha256::new();
         for id in 0..self.vocab_size() as u32 {
-            let piece = self.piece(id).unwrap_or_default();
-            hasher.update((piece.len() as u64).to_le_bytes());
-            hasher.update(piece.as_bytes());
+            let text = self.id_to_token(id).unwrap_or_default();
+            hasher.update((text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
         }
         crate::hex::encode(&hasher.finalize())
     }
@@ -192,7 +192,7 @@ impl Default for TokenizerConfig {
 
 /// The tokenizer that `config` describes: the given file, or one built from `texts`.
 ///
-/// `texts` are consecutive pieces of the documents (see [`crate::Sources::pieces`]). `char` and
+/// `texts` are consecutive pieces of the documents (see [`crate::Sources::chunks`]). `char` and
 /// `word` read all of them with memory for the vocabulary only, `bpe` the first `sample_bytes`,
 /// `byte` none. The same texts give the same tokenizer.
 ///

@@ -1,7 +1,7 @@
 //! Special tokens of our own tokenizers: their names, their ids, and finding them in a text.
 
-use super::huggingface::is_no_end_name;
-use super::{Specials, TokenizerConfig};
+use super::huggingface::is_non_eos_name;
+use super::{SpecialTokens, TokenizerConfig};
 use crate::error::DataError;
 
 /// The special tokens that are asked for, by role.
@@ -32,7 +32,7 @@ impl SpecialNames {
                 )));
             }
         }
-        if is_no_end_name(&config.eos) {
+        if is_non_eos_name(&config.eos) {
             return Err(DataError::config(format!(
                 "tokenizer.eos = {:?} is the name of something else than an end token in a tokenizer.json, where roles \
                  are known by names; hint: use \"<EOS>\" or \"<|endoftext|>\"",
@@ -40,11 +40,11 @@ impl SpecialNames {
             )));
         }
         let names = [&config.eos, &config.unk, &config.pad];
-        let given = |i: usize| Some(names[i].clone()).filter(|name| !name.is_empty());
+        let non_empty = |i: usize| Some(names[i].clone()).filter(|name| !name.is_empty());
         let all = Self {
-            eos: given(0),
-            unk: given(1),
-            pad: given(2),
+            eos: non_empty(0),
+            unk: non_empty(1),
+            pad: non_empty(2),
         };
         if all.eos.is_some() && all.eos == all.unk {
             return Err(DataError::config(
@@ -71,25 +71,25 @@ pub(crate) fn is_padding_name(name: &str) -> bool {
 
 /// Special tokens with ids, placed after the `first` ordinary ones.
 #[derive(Debug, Clone)]
-pub(crate) struct SpecialTokens {
+pub(crate) struct SpecialVocab {
     names: SpecialNames,
-    list: Vec<String>,
-    first: u32,
+    in_id_order: Vec<String>,
+    first_id: u32,
 }
 
 /// A stretch of text: ordinary, or one special token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part<'a> {
+pub(crate) enum Segment<'a> {
     Text(&'a str),
     Special(u32),
 }
 
-impl SpecialTokens {
-    pub(crate) fn new(names: &SpecialNames, first: usize) -> Self {
+impl SpecialVocab {
+    pub(crate) fn new(names: &SpecialNames, first_id: usize) -> Self {
         Self {
             names: names.clone(),
-            list: names.in_order().cloned().collect(),
-            first: first as u32,
+            in_id_order: names.in_order().cloned().collect(),
+            first_id: first_id as u32,
         }
     }
 
@@ -98,12 +98,12 @@ impl SpecialTokens {
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.list.len()
+        self.in_id_order.len()
     }
 
-    pub(crate) fn specials(&self) -> Specials {
+    pub(crate) fn special_tokens(&self) -> SpecialTokens {
         let id = |name: &Option<String>| name.as_ref().and_then(|name| self.id(name));
-        Specials {
+        SpecialTokens {
             eos: id(&self.names.eos),
             unk: id(&self.names.unk),
             pad: id(&self.names.pad),
@@ -112,15 +112,15 @@ impl SpecialTokens {
 
     /// Names with their ids.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &str)> {
-        self.list
+        self.in_id_order
             .iter()
-            .zip(self.first..)
+            .zip(self.first_id..)
             .map(|(name, id)| (id, name.as_str()))
     }
 
     pub(crate) fn name(&self, id: u32) -> Option<&str> {
-        self.list
-            .get(id.checked_sub(self.first)? as usize)
+        self.in_id_order
+            .get(id.checked_sub(self.first_id)? as usize)
             .map(String::as_str)
     }
 
@@ -131,44 +131,47 @@ impl SpecialTokens {
     }
 
     /// `text` cut at the special tokens in it: the leftmost first, the longest among several.
-    pub(crate) fn split<'a>(&'a self, text: &'a str) -> impl Iterator<Item = Part<'a>> {
+    pub(crate) fn split<'a>(&'a self, text: &'a str) -> impl Iterator<Item = Segment<'a>> {
         let mut rest = text;
         // Where each special token comes next, counted from the end of the text.
-        let mut next: Vec<Option<usize>> =
-            self.list.iter().map(|name| from_end(text, name)).collect();
-        let mut waiting = None;
+        let mut next: Vec<Option<usize>> = self
+            .in_id_order
+            .iter()
+            .map(|name| distance_from_end(text, name))
+            .collect();
+        let mut pending = None;
         std::iter::from_fn(move || {
-            if let Some(part) = waiting.take() {
-                return Some(part);
+            if let Some(segment) = pending.take() {
+                return Some(segment);
             }
             if rest.is_empty() {
                 return None;
             }
-            for (place, name) in next.iter_mut().zip(&self.list) {
-                if place.is_some_and(|place| place > rest.len()) {
-                    *place = from_end(rest, name);
+            for (distance, name) in next.iter_mut().zip(&self.in_id_order) {
+                if distance.is_some_and(|distance| distance > rest.len()) {
+                    *distance = distance_from_end(rest, name);
                 }
             }
             let found = (0..next.len())
                 .filter(|&i| next[i].is_some())
-                .max_by_key(|&i| (next[i], self.list[i].len()));
-            let Some((index, place)) = found.and_then(|i| Some((i, next[i]?))) else {
-                return Some(Part::Text(std::mem::take(&mut rest)));
+                .max_by_key(|&i| (next[i], self.in_id_order[i].len()));
+            let Some((index, distance)) = found.and_then(|i| Some((i, next[i]?))) else {
+                return Some(Segment::Text(std::mem::take(&mut rest)));
             };
-            let (before, after) = rest.split_at(rest.len() - place);
-            rest = &after[self.list[index].len()..];
-            let special = Part::Special(self.first + index as u32);
+            let (before, after) = rest.split_at(rest.len() - distance);
+            rest = &after[self.in_id_order[index].len()..];
+            let special = Segment::Special(self.first_id + index as u32);
             if before.is_empty() {
                 return Some(special);
             }
-            waiting = Some(special);
-            Some(Part::Text(before))
+            pending = Some(special);
+            Some(Segment::Text(before))
         })
     }
 }
 
 /// The distance of the first `name` in `text` from the text's end.
-fn from_end(text: &str, name: &str) -> Option<usize> {
+fn distance_from_end(text: &str, name: &str) -> Option<usize> {
     text.find(name).map(|at| text.len() - at)
 }
 
@@ -177,38 +180,38 @@ fn from_end(text: &str, name: &str) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn tokens() -> SpecialTokens {
+    fn tokens() -> SpecialVocab {
         let config = TokenizerConfig {
             eos: "<E>".into(),
             unk: "<E>>".into(),
             ..TokenizerConfig::default()
         };
-        SpecialTokens::new(&SpecialNames::from_config(&config).unwrap(), 10)
+        SpecialVocab::new(&SpecialNames::from_config(&config).unwrap(), 10)
     }
 
     #[test]
     fn special_tokens_are_cut_out_leftmost_and_longest() {
         let special = tokens();
-        let parts: Vec<Part> = special.split("a<E>b<E>><E><E").collect();
+        let segments: Vec<Segment> = special.split("a<E>b<E>><E><E").collect();
         let expected = [
-            Part::Text("a"),
-            Part::Special(10),
-            Part::Text("b"),
-            Part::Special(11),
-            Part::Special(10),
-            Part::Text("<E"),
+            Segment::Text("a"),
+            Segment::Special(10),
+            Segment::Text("b"),
+            Segment::Special(11),
+            Segment::Special(10),
+            Segment::Text("<E"),
         ];
-        assert_eq!(parts, expected);
+        assert_eq!(segments, expected);
         assert_eq!(special.split("").count(), 0);
         assert_eq!(
             special.split("<E>").collect::<Vec<_>>(),
-            [Part::Special(10)]
+            [Segment::Special(10)]
         );
     }
 
     #[test]
     fn names_with_white_space_or_in_the_wrong_role_are_refused() {
-        let refused = |eos: &str, unk: &str, pad: &str| {
+        let error_for = |eos: &str, unk: &str, pad: &str| {
             let config = TokenizerConfig {
                 eos: eos.into(),
                 unk: unk.into(),
@@ -217,9 +220,9 @@ mod tests {
             };
             SpecialNames::from_config(&config).unwrap_err().to_string()
         };
-        assert!(refused("end of text", "", "").contains("white space"));
-        assert!(refused("<pad>", "", "").contains("pad"));
-        assert!(refused("<EOS>", "", "<fill>").contains("pad"));
-        assert!(refused("<x>", "<x>", "").contains("same token"));
+        assert!(error_for("end of text", "", "").contains("white space"));
+        assert!(error_for("<pad>", "", "").contains("pad"));
+        assert!(error_for("<EOS>", "", "<fill>").contains("pad"));
+        assert!(error_for("<x>", "<x>", "").contains("same token"));
     }
 }

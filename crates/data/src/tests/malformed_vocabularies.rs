@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::tests::hostile::{added, bpe, load, with, words};
+use crate::tests::malformed_tokenizers::{added, bpe, load, with, words};
 
 #[test]
 fn a_harmless_file_of_each_model_is_read() {

@@ -37,7 +37,7 @@ fn a_bad_json_line_is_named_by_its_number_and_ends_the_reading() {
         );
         let (_folder, config) = file("a.jsonl", text.as_bytes());
         let sources = Sources::open(&config).unwrap();
-        assert_eq!(sources.pieces().count(), 3, "two documents and the error");
+        assert_eq!(sources.chunks().count(), 3, "two documents and the error");
     }
     let not_utf8 = failure("a.jsonl", b"{\"text\": \"\xFF\"}\n");
     assert!(not_utf8.contains("line 1: is not JSON"), "{not_utf8}");

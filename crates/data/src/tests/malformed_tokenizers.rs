@@ -50,9 +50,9 @@ fn exercise(tokenizer: &Arc<dyn Tokenizer>) {
     }
     for id in [0, 1, 2, 1 << 20, u32::MAX] {
         let _ = (
-            tokenizer.piece(id),
-            tokenizer.token(id),
-            tokenizer.bytes(id),
+            tokenizer.id_to_token(id),
+            tokenizer.token_text(id),
+            tokenizer.token_bytes(id),
         );
     }
     assert_eq!(tokenizer.hash().len(), 64);

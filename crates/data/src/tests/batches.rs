@@ -21,11 +21,11 @@ fn config(order: Order, packing: Packing) -> LoaderConfig {
     LoaderConfig {
         context_length: 8,
         batch_size: 4,
-        accumulation: 2,
+        grad_accum_steps: 2,
         order,
         packing,
         seed: 7,
-        padding: 0,
+        padding_id: 0,
     }
 }
 
@@ -40,7 +40,7 @@ const ALL: [(Order, Packing); 4] = [
 fn rows(loader: &Loader, first: u64, steps: u64) -> Vec<(Vec<u32>, Vec<u32>)> {
     let mut rows = Vec::new();
     for step in first..first + steps {
-        for micro in 0..loader.config().accumulation {
+        for micro in 0..loader.config().grad_accum_steps {
             let batch = loader.batch(step, micro).unwrap();
             assert_eq!(batch.inputs.len(), batch.batch * batch.seq);
             let inputs = batch.inputs.chunks(batch.seq).map(<[u32]>::to_vec);
@@ -53,10 +53,10 @@ fn rows(loader: &Loader, first: u64, steps: u64) -> Vec<(Vec<u32>, Vec<u32>)> {
 #[test]
 fn the_stream_is_the_same_however_a_step_is_split() {
     for (order, packing) in ALL {
-        let split = |batch_size, accumulation| {
+        let split = |batch_size, grad_accum_steps| {
             let config = LoaderConfig {
                 batch_size,
-                accumulation,
+                grad_accum_steps,
                 ..config(order, packing)
             };
             rows(&Loader::new(documents(), config).unwrap(), 0, 5)
@@ -116,7 +116,7 @@ fn an_epoch_visits_each_window_once_and_the_next_in_another_order() {
     for packing in [Packing::Packed, Packing::Documents] {
         let config = LoaderConfig {
             batch_size: 1,
-            accumulation: 1,
+            grad_accum_steps: 1,
             ..config(Order::Epoch, packing)
         };
         let loader = Loader::new(documents(), config).unwrap();
@@ -134,7 +134,7 @@ fn an_epoch_visits_each_window_once_and_the_next_in_another_order() {
     // Documents have targets for every token but their first, and an epoch has each once.
     let config = LoaderConfig {
         batch_size: 1,
-        accumulation: 1,
+        grad_accum_steps: 1,
         ..config(Order::Epoch, Packing::Documents)
     };
     let loader = Loader::new(documents(), config).unwrap();
@@ -161,7 +161,7 @@ fn an_epoch_visits_each_window_once_and_the_next_in_another_order() {
 fn epochs_leave_no_token_unseen_for_ever() {
     let config = LoaderConfig {
         batch_size: 1,
-        accumulation: 1,
+        grad_accum_steps: 1,
         ..config(Order::Epoch, Packing::Packed)
     };
     let loader = Loader::new(numbers(8 * 5 + 7), config).unwrap();
@@ -201,9 +201,9 @@ fn random_windows_start_anywhere_and_targets_are_the_next_tokens() {
 fn a_documents_window_is_padded_without_loss_and_stays_inside_it() {
     let tokens = Tokens::from_documents([vec![1, 2, 3], vec![4; 12]]);
     let config = LoaderConfig {
-        padding: 9,
+        padding_id: 9,
         batch_size: 3,
-        accumulation: 1,
+        grad_accum_steps: 1,
         ..config(Order::Epoch, Packing::Documents)
     };
     let batch = Loader::new(tokens, config).unwrap().batch(0, 0).unwrap();
@@ -308,7 +308,7 @@ fn baselines_are_what_counting_by_hand_gives() {
         Tokens::from_ids(vec![0, 1, 0, 1, 0]),
         Tokens::from_ids(vec![0, 1]),
     );
-    let baselines = Baselines::measure(&train, &validation, 2).unwrap();
+    let baselines = Baselines::compute(&train, &validation, 2).unwrap();
     let unigram: f64 = 3.0 / 7.0; // (2 + 1) / (5 + 2)
     let bigram = (2.0 + unigram) / 3.0; // seen twice after 0, which was seen twice, before 1 kind
     assert!((baselines.uniform - 2f64.ln()).abs() < 1e-12);
@@ -325,7 +325,7 @@ fn bigrams_predict_stories_better_than_unigrams_and_those_better_than_chance() {
         ..DataConfig::default()
     };
     let data = Dataset::build(&config).unwrap();
-    let b = Baselines::measure(&data.train, &data.validation, data.tokenizer.vocab_size()).unwrap();
+    let b = Baselines::compute(&data.train, &data.validation, data.tokenizer.vocab_size()).unwrap();
     assert!(
         b.bigram + 0.3 < b.unigram && b.unigram + 0.3 < b.uniform,
         "{b:?}"

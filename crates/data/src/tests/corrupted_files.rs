@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::rng::RandomSequence;
-use crate::shard::header_check;
+use crate::shard::header_checksum;
 use crate::tests::{random, random_text};
 use crate::*;
 
@@ -76,9 +76,9 @@ fn use_tokenizer(tokenizer: &Arc<dyn Tokenizer>, ids: &[u32]) {
     let mut stream = DecodeStream::new(tokenizer.clone());
     for &id in ids.iter().chain(&[0, 1, 255, 70_000, u32::MAX]) {
         stream.push(id);
-        let (piece, token) = (tokenizer.piece(id), tokenizer.token(id));
+        let (piece, token) = (tokenizer.id_to_token(id), tokenizer.token_text(id));
         assert_eq!(piece.is_some(), token.is_some());
-        tokenizer.bytes(id);
+        tokenizer.token_bytes(id);
     }
     stream.finish();
     tokenizer.decode(ids);
@@ -203,7 +203,7 @@ fn headers_that_lie_with_a_right_checksum_are_errors_or_stay_inside_the_file() {
         if random.below(4) == 0 {
             changed.truncate(128 + 8 * random.below(8));
         }
-        let check = header_check(&changed[..128]);
+        let check = header_checksum(&changed[..128]);
         changed[104..128].copy_from_slice(&check);
         std::fs::write(path, &changed).unwrap();
         let Ok(tokens) = Tokens::open(path).inspect_err(|error| assert_clear(error, path)) else {

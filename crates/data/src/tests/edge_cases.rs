@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::tests::hostile::{added, load, with, words};
+use crate::tests::malformed_tokenizers::{added, load, with, words};
 use crate::tests::open;
 use crate::*;
 
@@ -91,7 +91,7 @@ fn a_model_without_a_rule_for_words_loses_only_the_words_that_it_refuses() {
         (all.ids, all.unknown),
         (vec![0, 1, 0], Vec::<String>::new())
     );
-    // A whole piece of text is one word to the library.
+    // A whole chunk of text is one word to the library.
     let text = format!("one two{}\n two xyz one\n two", " one".repeat(60_000));
     let encoding = tokenizer.encode(&text);
     assert_eq!(encoding.unknown, ["▁xyz"]);
@@ -149,8 +149,12 @@ fn end_tokens_that_a_file_would_not_give_back_are_refused_and_all_others_come_ba
         for eos in ["<EOS>", "<|endoftext|>", "</s>", "<FIN>", "[EOS]"] {
             let built = build_tokenizer(&with(kind, eos), text()).unwrap();
             let again = parse_tokenizer(&built.to_json().unwrap(), "test").unwrap();
-            assert!(built.specials().eos.is_some());
-            assert_eq!(again.specials(), built.specials(), "{kind:?} {eos}");
+            assert!(built.special_tokens().eos.is_some());
+            assert_eq!(
+                again.special_tokens(),
+                built.special_tokens(),
+                "{kind:?} {eos}"
+            );
         }
     }
 }
@@ -160,11 +164,11 @@ fn sizes_that_no_memory_holds_are_errors_with_the_numbers_and_the_fix() {
     let good = LoaderConfig {
         context_length: 4,
         batch_size: 2,
-        accumulation: 65_536,
+        grad_accum_steps: 65_536,
         order: Order::Random,
         packing: Packing::Documents,
         seed: 0,
-        padding: 0,
+        padding_id: 0,
     };
     let tokens = || Tokens::from_ids((0..100).collect());
     assert!(Loader::new(tokens(), good).is_ok());
@@ -190,11 +194,11 @@ fn sizes_that_no_memory_holds_are_errors_with_the_numbers_and_the_fix() {
         };
         refused(config, [batch_size, context_length].map(|n| n.to_string()));
     }
-    for accumulation in [65_537, usize::MAX] {
-        let numbers = [accumulation, 65_536].map(|n| n.to_string());
+    for grad_accum_steps in [65_537, usize::MAX] {
+        let numbers = [grad_accum_steps, 65_536].map(|n| n.to_string());
         refused(
             LoaderConfig {
-                accumulation,
+                grad_accum_steps,
                 ..good
             },
             numbers,

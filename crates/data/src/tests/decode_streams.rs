@@ -150,8 +150,8 @@ fn bytes_that_never_become_text_are_given_out_and_do_not_stop_what_follows() {
     for tokenizer in [byte_fallback(), byte_level()] {
         let byte = |byte: u8| {
             let name = format!("<0x{byte:02X}>");
-            let piece = |id| tokenizer.piece(id).unwrap_or_default();
-            let own = |id| tokenizer.bytes(id) == Some(vec![byte]) || piece(id) == name;
+            let piece = |id| tokenizer.id_to_token(id).unwrap_or_default();
+            let own = |id| tokenizer.token_bytes(id) == Some(vec![byte]) || piece(id) == name;
             (0..tokenizer.vocab_size() as u32)
                 .find(|&id| own(id))
                 .unwrap()
