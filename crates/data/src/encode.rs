@@ -28,7 +28,7 @@ pub(crate) struct EncodeTotals {
     pub(crate) documents: u64,
     /// Bytes of text.
     pub(crate) bytes: u64,
-    /// Pieces of text that are not in the vocabulary.
+    /// Distinct parts of the text that are not in the vocabulary.
     pub(crate) unknown: Vec<String>,
 }
 

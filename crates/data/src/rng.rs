@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn uniform_numbers_have_the_right_mean_and_stay_in_range() {
+    fn uniform_values_have_the_right_mean_and_range() {
         let random = Random::new(3, 9);
         let n = 20_000;
         let mean = (0..n).map(|i| random.f64(i)).sum::<f64>() / n as f64;
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn normal_numbers_have_mean_zero_and_variance_one() {
+    fn normal_values_have_mean_zero_and_variance_one() {
         let random = Random::new(5, 0);
         let values: Vec<f64> = (0..20_000).map(|i| random.normal(i)).collect();
         let mean = values.iter().sum::<f64>() / values.len() as f64;

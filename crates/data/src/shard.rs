@@ -80,7 +80,10 @@ impl Shard {
         Self::open_as(path.as_ref(), |bytes| match bytes.get(..8) {
             Some(magic) if magic == MAGIC => parse_header(bytes),
             Some(_) => parse_llm_c_header(bytes),
-            None => Err(format!("has only {} bytes and is not a token file", bytes.len())),
+            None => Err(format!(
+                "has only {} bytes and is not a token file",
+                bytes.len()
+            )),
         })
     }
 

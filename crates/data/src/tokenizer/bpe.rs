@@ -1,5 +1,5 @@
-//! Byte-level byte-pair encoding, trained on the run's own text (GPT-2's kind: its byte alphabet
-//! and its rule where words end).
+//! Byte-level byte-pair encoding trained on the run's text, with GPT-2's byte alphabet and
+//! pre-tokenization.
 
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -9,12 +9,12 @@ use super::special::{Segment, SpecialNames, SpecialVocab};
 use super::{HuggingFaceTokenizer, TokenizerConfig};
 use crate::error::DataError;
 
-/// Texts are handed to the trainer in parts of about this size, since it takes some 50 bytes of
-/// memory for each byte of a segment.
+/// Approximate size of the texts passed to the trainer, which needs about 50 bytes of memory per byte
+/// of one text.
 const SEGMENT_BYTES: usize = 32 << 10;
 
-/// Trains on the first `sample_bytes` of `texts`. Pairs that come only once are not merged, so a
-/// small text gives fewer than `vocab_size` tokens. Memory grows with the distinct words of the
+/// Trains on the first `sample_bytes` of `texts`. Pairs that occur once are not merged, so a small
+/// text gives fewer than `vocab_size` tokens. Memory grows with the number of distinct words in the
 /// sample, not with its size.
 pub(crate) fn train(
     texts: impl Iterator<Item = Result<String, DataError>> + Send,
@@ -64,8 +64,8 @@ pub(crate) fn train(
     }
 }
 
-/// The first `limit` bytes of `texts` in parts, without special tokens. An error ends the sample
-/// and is remaining in `failure`.
+/// Returns the first `limit` bytes of `texts` in parts, without special tokens. An error ends the
+/// sample and is stored in `failure`.
 fn sample<'a>(
     mut texts: impl Iterator<Item = Result<String, DataError>> + Send + 'a,
     limit: u64,

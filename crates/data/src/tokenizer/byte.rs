@@ -1,4 +1,4 @@
-//! One token a byte.
+//! Byte tokenizer: one token per byte.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::special::{Segment, SpecialNames, SpecialVocab};
 use super::{Encoding, SpecialTokens, Tokenizer, json};
 use crate::error::DataError;
 
-/// Id `b` is byte `b`; the special tokens come after the 256. No text is unknown to it.
+/// Id `b` is byte `b`; special tokens follow at 256. Every text can be encoded.
 #[derive(Debug, Clone)]
 pub struct ByteTokenizer {
     special: SpecialVocab,
@@ -21,14 +21,14 @@ impl ByteTokenizer {
         }
     }
 
-    /// The tokenizer that wrote `file`, if it was this kind.
+    /// Returns the tokenizer that wrote `file`, if it is of this kind.
     pub(crate) fn try_from_json(file: &Value) -> Option<Arc<dyn Tokenizer>> {
-        // The unknown token of a BPE model is not written (no byte needs it): `unk` is not kept.
+        // The unknown token is not written (bytes need none), so `unk` does not survive a round trip.
         let tokenizer = Self::new(&json::special_names(file)?);
         (tokenizer.to_value() == *file).then(|| Arc::new(tokenizer) as Arc<dyn Tokenizer>)
     }
 
-    /// A BPE without merges over GPT-2's byte alphabet.
+    /// Writes a BPE model without merges over GPT-2's byte alphabet.
     fn to_value(&self) -> Value {
         let vocab: Map<String, Value> = (0..=255)
             .map(|b| (byte_to_char(b).to_string(), json!(b)))
@@ -94,13 +94,13 @@ impl Tokenizer for ByteTokenizer {
     }
 }
 
-/// Whether GPT-2's alphabet shows a byte as the Latin-1 character of the same number.
+/// Whether GPT-2's alphabet maps a byte to the Latin-1 character with the same code.
 fn is_printable(byte: u8) -> bool {
     matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF)
 }
 
-/// GPT-2's visible character for a byte: itself where Latin-1 prints it, else the next free one
-/// from U+0100 on (`bytes_to_unicode` of the published code).
+/// Returns GPT-2's printable character for a byte: the Latin-1 character if printable, otherwise the
+/// next unused one from U+0100 on (`bytes_to_unicode` of the published code).
 pub(crate) fn byte_to_char(byte: u8) -> char {
     if is_printable(byte) {
         return char::from(byte);
@@ -109,7 +109,7 @@ pub(crate) fn byte_to_char(byte: u8) -> char {
     char::from_u32(0x100 + index).unwrap_or('\u{100}')
 }
 
-/// The byte behind a character of GPT-2's alphabet.
+/// Returns the byte for a character of GPT-2's alphabet.
 pub(crate) fn char_to_byte(character: char) -> Option<u8> {
     let code = u32::from(character);
     match u8::try_from(code) {
@@ -120,7 +120,7 @@ pub(crate) fn char_to_byte(character: char) -> Option<u8> {
     }
 }
 
-/// `bytes` for a reader: text, and `\xE2` for what is no whole character.
+/// Formats `bytes` for display: text, with invalid bytes as `\xE2`.
 pub(crate) fn show_bytes(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     let mut shown = String::new();
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_byte_alphabet_is_gpt2s() {
+    fn byte_alphabet_matches_gpt2() {
         assert_eq!(byte_to_char(b' '), 'Ġ');
         assert_eq!(byte_to_char(b'\n'), 'Ċ');
         assert_eq!(byte_to_char(0xAD), 'Ń');
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn half_characters_are_shown_as_bytes() {
+    fn incomplete_characters_are_shown_as_bytes() {
         assert_eq!(show_bytes(b"a\xE4\xB8"), "a\\xE4\\xB8");
         assert_eq!(show_bytes("é".as_bytes()), "é");
     }

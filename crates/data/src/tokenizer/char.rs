@@ -1,4 +1,4 @@
-//! One token a character.
+//! Character tokenizer: one token per character.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -9,12 +9,12 @@ use super::special::{Segment, SpecialNames, SpecialVocab};
 use super::{Encoding, SpecialTokens, Tokenizer, json};
 use crate::error::DataError;
 
-/// Characters below this are looked up in a table: the scripts in common use but the Asian ones.
+/// Characters below this use a lookup table (covers Latin, Greek, Cyrillic, Hebrew and Arabic).
 const TABLE: usize = 0x800;
 const ABSENT: u32 = u32::MAX;
 
-/// The characters of a text in sorted order, then the special tokens (nanoGPT's character
-/// vocabulary has no special tokens: `eos = ""`).
+/// The distinct characters of a text in sorted order, then the special tokens. For nanoGPT's
+/// character vocabulary, which has no special tokens, set `eos = ""`.
 #[derive(Debug, Clone)]
 pub struct CharTokenizer {
     characters: Vec<char>,
@@ -24,7 +24,7 @@ pub struct CharTokenizer {
 }
 
 impl CharTokenizer {
-    /// The vocabulary of all of `texts`, read one after the other.
+    /// Builds the vocabulary from all of `texts`.
     pub(crate) fn train(
         texts: impl Iterator<Item = Result<String, DataError>>,
         names: &SpecialNames,
@@ -51,7 +51,7 @@ impl CharTokenizer {
         Ok(Self::new(ascii.chain(others).collect(), names))
     }
 
-    /// The vocabulary `characters` (sorted, distinct).
+    /// Creates a tokenizer for `characters` (sorted, distinct).
     pub(crate) fn new(characters: Vec<char>, names: &SpecialNames) -> Self {
         let mut table = vec![ABSENT; TABLE];
         let mut others = HashMap::new();
@@ -70,7 +70,7 @@ impl CharTokenizer {
         }
     }
 
-    /// The tokenizer that wrote `file`, if it was this kind.
+    /// Returns the tokenizer that wrote `file`, if it is of this kind.
     pub(crate) fn try_from_json(file: &Value) -> Option<Arc<dyn Tokenizer>> {
         let names = json::special_names(file)?;
         let mut characters = Vec::new();

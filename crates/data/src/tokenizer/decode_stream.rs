@@ -1,33 +1,32 @@
-//! Text from ids, one by one, never half a character.
+//! Incremental decoding: text from ids, one by one, without partial characters.
 
 use std::sync::Arc;
 
 use super::Tokenizer;
 
-/// So many tokens may wait for the rest of a character. One needs at most 4 bytes, so at most 4
-/// byte tokens; more are bytes that never become text.
+/// Maximum number of tokens to hold back for an incomplete character. A character has at most 4
+/// bytes, so at most 4 byte tokens; more are bytes that never form a character.
 const MAX_PENDING: usize = 8;
 
-/// Decodes a stream of ids. The pieces that it gives, joined, are the tokenizer's
+/// Decodes a stream of ids into text chunks. The concatenated chunks equal the tokenizer's
 /// [`decode`](Tokenizer::decode) of all ids.
 ///
-/// Where decoding is joining bytes, that is exact. Elsewhere (`SentencePiece`'s leading space,
-/// words joined by spaces) a piece is what the newest tokens add to the decoding of the few before
-/// them; text that a model makes of bytes that are not UTF-8 may then differ in the number of
-/// U+FFFD.
+/// This is exact if decoding concatenates bytes. For other tokenizers (leading space of
+/// `SentencePiece`, words joined by spaces) a chunk is the text that the newest tokens add to the
+/// decoding of the few tokens before them. Invalid UTF-8 may then differ in the number of U+FFFD.
 #[derive(Debug, Clone)]
 pub struct DecodeStream {
     tokenizer: Arc<dyn Tokenizer>,
-    /// Bytes of a character that is not whole yet.
+    /// Bytes of an incomplete character.
     bytes: Vec<u8>,
-    /// The last tokens that were emitted out (for what they do to the next), then those that wait.
+    /// The last emitted tokens (context for the next ones), then the pending tokens.
     ids: Vec<u32>,
-    /// How many of `ids` were emitted out.
+    /// Number of `ids` that were emitted.
     emitted: usize,
 }
 
 impl DecodeStream {
-    /// A stream at the beginning of a text.
+    /// Creates a stream at the start of a text.
     pub fn new(tokenizer: Arc<dyn Tokenizer>) -> Self {
         Self {
             tokenizer,
@@ -37,7 +36,7 @@ impl DecodeStream {
         }
     }
 
-    /// Takes the next id; gives the text that is certain now, if there is any.
+    /// Adds the next id and returns the text that is now final, if any.
     pub fn push(&mut self, id: u32) -> Option<String> {
         let text = match self.tokenizer.token_bytes(id) {
             Some(bytes) => {
@@ -49,7 +48,7 @@ impl DecodeStream {
         Some(text).filter(|text| !text.is_empty())
     }
 
-    /// The rest at the end of the stream: what is still no whole character becomes U+FFFD.
+    /// Returns the remaining text at the end of the stream; incomplete characters become U+FFFD.
     pub fn finish(&mut self) -> Option<String> {
         let mut text = String::from_utf8_lossy(&std::mem::take(&mut self.bytes)).into_owned();
         text.push_str(self.pending_text(true).as_deref().unwrap_or(""));
@@ -58,7 +57,7 @@ impl DecodeStream {
         Some(text).filter(|text| !text.is_empty())
     }
 
-    /// Takes the whole characters out of `bytes`, as `String::from_utf8_lossy` does, but keeps a
+    /// Removes the complete characters from `bytes`, like `String::from_utf8_lossy`, but leaves a
     /// character that may still be completed.
     fn take_complete_chars(&mut self) -> String {
         let mut text = String::new();
@@ -88,14 +87,14 @@ impl DecodeStream {
             self.ids.drain(..self.emitted);
             self.emitted = self.ids.len();
         } else if force {
-            // Tokens without text (special ones) need not be remembered.
+            // Tokens without text (special tokens) are not needed as context.
             self.ids.truncate(self.emitted);
         }
         text
     }
 
-    /// What the waiting ids add to those emitted out; `None` if that may still change and it is not
-    /// `force`.
+    /// Returns the text that the pending ids add to the emitted ones; `None` if it may still change,
+    /// unless `force` is set.
     fn pending_text(&self, force: bool) -> Option<String> {
         let before = self.tokenizer.decode(&self.ids[..self.emitted]);
         let all = self.tokenizer.decode(&self.ids);

@@ -1,4 +1,4 @@
-//! Any tokenizer of Hugging Face's `tokenizers`, from its `tokenizer.json`.
+//! Any tokenizer of Hugging Face's `tokenizers` crate, loaded from `tokenizer.json`.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -12,7 +12,7 @@ use super::special::{SpecialNames, is_padding_name};
 use super::{Encoding, SpecialTokens, Tokenizer};
 use crate::error::DataError;
 
-/// Names of end tokens, the ones that end documents before those that end a turn of a chat.
+/// Names of EOS tokens; document ends come before chat turn ends.
 const EOS_NAMES: &[&str] = &[
     "<EOS>",
     "<eos>",
@@ -26,47 +26,44 @@ const EOS_NAMES: &[&str] = &[
     "<end_of_turn>",
     "<|return|>",
 ];
-/// Special tokens with these in their names are no end tokens.
+/// Special tokens whose names contain one of these are not EOS tokens.
 const NOT_EOS: &[&str] = &[
     "unk", "pad", "bos", "mask", "cls", "sep", "start", "begin", "<s>",
 ];
 
-/// A special token of this name is not taken for an end token.
+/// Whether a special token with this name cannot be an EOS token.
 pub(crate) fn is_non_eos_name(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
     !EOS_NAMES.contains(&name) && NOT_EOS.iter().any(|no| lower.contains(no))
 }
 
-/// Ids above this are a damaged file: the largest vocabularies in use have about 300,000 tokens.
+/// Maximum vocabulary size; the largest vocabularies in use have about 300,000 tokens.
 const MAX_VOCAB: usize = 1 << 24;
 
-/// A wrapper around `tokenizers::Tokenizer`. Padding, truncation and BPE's random dropout that the
-/// file asks for are switched off, and no panic of that crate gets out.
+/// A wrapper around `tokenizers::Tokenizer`. Disables padding, truncation and BPE dropout of the
+/// file, and catches panics of that crate.
 #[derive(Debug, Clone)]
 pub struct HuggingFaceTokenizer {
     inner: Box<tokenizers::Tokenizer>,
     special_tokens: SpecialTokens,
     vocab_size: usize,
-    /// Decoding is joining bytes.
+    /// Whether decoding concatenates the bytes of the tokens.
     byte_level: bool,
 }
 
-/// Runs code of the `tokenizers` crate; its errors and panics become one error.
+/// Runs code of the `tokenizers` crate and converts its errors and panics to [`DataError`].
 pub(crate) fn catch_panics<T>(
     name: &str,
     work: impl FnOnce() -> tokenizers::Result<T>,
 ) -> Result<T, DataError> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(|error| DataError::tokenizer(name, error)),
-        Err(_) => Err(DataError::tokenizer(
-            name,
-            "its contents contradict each other",
-        )),
+        Err(_) => Err(DataError::tokenizer(name, "its contents are inconsistent")),
     }
 }
 
 impl HuggingFaceTokenizer {
-    /// From the text of a `tokenizer.json`; `place` names it in errors.
+    /// Parses the text of a `tokenizer.json`; `name` identifies it in errors.
     ///
     /// # Errors
     /// [`DataError::Tokenizer`] if it is not a tokenizer.
@@ -74,18 +71,18 @@ impl HuggingFaceTokenizer {
         let file: Value = serde_json::from_str(json).map_err(|error| {
             DataError::tokenizer(
                 name,
-                format!("is not JSON ({error}); hint: give a Hugging Face tokenizer.json"),
+                format!("is not JSON ({error}); hint: use a Hugging Face tokenizer.json"),
             )
         })?;
         Self::from_value(&file, json, name)
     }
 
-    /// As [`Self::from_json`], with the text already parsed.
+    /// Like [`Self::from_json`], with the text already parsed.
     pub(crate) fn from_value(file: &Value, json: &str, name: &str) -> Result<Self, DataError> {
         if !file["model"].is_object() {
             return Err(DataError::tokenizer(
                 name,
-                "has no `model`; hint: give a Hugging Face tokenizer.json",
+                "has no `model`; hint: use a Hugging Face tokenizer.json",
             ));
         }
         let json = without_dropout(file, json);
@@ -116,17 +113,17 @@ impl HuggingFaceTokenizer {
         })
     }
 
-    /// The same tokenizer with another end token, or none for "".
+    /// Sets the EOS token to `eos`, or to none for "".
     ///
     /// # Errors
-    /// [`DataError::Tokenizer`] if the vocabulary does not have `name`.
-    pub fn with_eos(mut self, name: &str, name: &str) -> Result<Self, DataError> {
-        self.special_tokens.eos = match (name, self.inner.token_to_id(name)) {
+    /// [`DataError::Tokenizer`] if the vocabulary does not contain `eos`.
+    pub fn with_eos(mut self, eos: &str, name: &str) -> Result<Self, DataError> {
+        self.special_tokens.eos = match (eos, self.inner.token_to_id(eos)) {
             ("", _) => None,
             (_, Some(id)) => Some(id),
             (_, None) => {
                 let reason = format!(
-                    "has no token {name:?}; hint: leave tokenizer.eos out to take its own end token"
+                    "has no token {eos:?}; hint: remove tokenizer.eos to use the EOS token of the file"
                 );
                 return Err(DataError::tokenizer(name, reason));
             }
@@ -134,7 +131,7 @@ impl HuggingFaceTokenizer {
         Ok(self)
     }
 
-    /// The roles as they were asked for when it was trained.
+    /// Sets the special tokens to the configured names.
     pub(crate) fn with_names(mut self, names: &SpecialNames) -> Self {
         let id =
             |name: &Option<String>| name.as_ref().and_then(|name| self.inner.token_to_id(name));
@@ -150,8 +147,8 @@ impl HuggingFaceTokenizer {
         self.inner.get_added_vocabulary().is_special_token(token)
     }
 
-    /// Adds the ids of all of `text` that can be encoded, and notes the rest: the library gives
-    /// nothing at all for a text with one such word.
+    /// Encodes as much of `text` as possible and records the rest as unknown: the library fails for the
+    /// whole text if it cannot encode one word.
     fn encode_lossy(&self, text: &str, encoding: &mut Encoding) {
         let mut unknown = Vec::new();
         if let Ok(ids) = catch_panics("", || self.encode_words(text, &mut unknown)) {
@@ -161,7 +158,7 @@ impl HuggingFaceTokenizer {
             }
             return;
         }
-        // Not even words were found: a part without what stops that may do.
+        // Pre-tokenization failed: retry on smaller parts.
         let parts = split_smaller(text);
         if parts.is_empty() {
             encoding.record_unknown(text.trim());
@@ -171,7 +168,7 @@ impl HuggingFaceTokenizer {
         }
     }
 
-    /// What the library's `encode` does, going on after a word that the model refuses.
+    /// Like `encode` of the library, but continues after a word that the model rejects.
     fn encode_words(&self, text: &str, unknown: &mut Vec<String>) -> tokenizers::Result<Vec<u32>> {
         let mut words = self
             .inner
@@ -190,8 +187,8 @@ impl HuggingFaceTokenizer {
         Ok(ids.get_ids().to_vec())
     }
 
-    /// The tokens of what the library takes for a word; without a rule for words that is all of a
-    /// text, so that one which the model refuses is taken by lines, then by words.
+    /// Tokenizes one pre-tokenized word. Without a pre-tokenizer this is the whole text, so text that
+    /// the model rejects is retried by lines, then by words.
     fn tokenize_lossy(&self, text: &str, tokens: &mut Vec<Token>, unknown: &mut Vec<String>) {
         if let Ok(found) = catch_panics("", || self.inner.get_model().tokenize(text)) {
             tokens.extend(found);
@@ -206,8 +203,8 @@ impl HuggingFaceTokenizer {
         }
     }
 
-    /// The stretches of `text` that became the unknown token.
-    fn record_unknown(
+    /// Records the parts of `text` that were encoded as the unknown token.
+    fn record_unknown_spans(
         &self,
         text: &str,
         unknown: u32,
@@ -226,8 +223,8 @@ impl HuggingFaceTokenizer {
     }
 }
 
-/// A text's lines, or a line's words, each with what is before it (a space, or a `▁` for one);
-/// none of a single word.
+/// Splits a text into lines, or a line into words with their leading space or `▁`. Returns an empty
+/// list for a single word.
 fn split_smaller(text: &str) -> Vec<&str> {
     let lines: Vec<&str> = text.split_inclusive('\n').collect();
     if lines.len() > 1 {
@@ -247,7 +244,7 @@ fn split_smaller(text: &str) -> Vec<&str> {
     words
 }
 
-/// The file without BPE dropout, which would encode the same text to other ids each time.
+/// Removes BPE dropout, which would make encoding non-deterministic.
 fn without_dropout<'a>(file: &Value, json: &'a str) -> Cow<'a, str> {
     if file["model"]["dropout"].is_null() {
         return Cow::Borrowed(json);
@@ -257,7 +254,7 @@ fn without_dropout<'a>(file: &Value, json: &'a str) -> Cow<'a, str> {
     Cow::Owned(file.to_string())
 }
 
-/// Which of two tokens with one id is meant would change from one reading to the next.
+/// Checks that ids are unique; otherwise the token of an id would depend on hash order.
 fn check_unique_ids(ids: &[u32], vocab_size: usize, name: &str) -> Result<(), DataError> {
     let mut used = vec![false; vocab_size];
     let twice = |&&id: &&u32| std::mem::replace(&mut used[id as usize], true);
@@ -270,29 +267,30 @@ fn check_unique_ids(ids: &[u32], vocab_size: usize, name: &str) -> Result<(), Da
     }
 }
 
-/// The crate gives added tokens the next free ids, whatever the file says; a file that says
-/// otherwise would be read with other ids than it was written for.
+/// Checks the ids of added tokens. The crate assigns the next free ids regardless of the file, so a
+/// mismatch would silently change ids.
 fn check_added_tokens(
     file: &Value,
     inner: &tokenizers::Tokenizer,
     name: &str,
 ) -> Result<(), DataError> {
     for token in file["added_tokens"].as_array().into_iter().flatten() {
-        let (name, id) = (
+        let (content, id) = (
             token["content"].as_str().unwrap_or(""),
             token["id"].as_u64(),
         );
-        let given = inner.token_to_id(name).map(u64::from);
-        if !name.is_empty() && id != given {
-            let reason =
-                format!("token {name:?} has id {id:?} in the file, but its place gives {given:?}");
+        let assigned = inner.token_to_id(content).map(u64::from);
+        if !content.is_empty() && id != assigned {
+            let reason = format!(
+                "token {content:?} has id {id:?} in the file, but its position implies {assigned:?}"
+            );
             return Err(DataError::tokenizer(name, reason));
         }
     }
     Ok(())
 }
 
-/// The roles of special tokens, guessed from names: the format does not record them.
+/// Detects the roles of special tokens by name: the format does not store them.
 fn detect_special_tokens(file: &Value, inner: &tokenizers::Tokenizer) -> SpecialTokens {
     let mut special: Vec<(u32, String)> = inner
         .get_added_tokens_decoder()
@@ -346,8 +344,10 @@ impl Tokenizer for HuggingFaceTokenizer {
             .unk
             .filter(|unknown| encoding.ids.contains(unknown))
         {
-            // The ids stand without the list of pieces too.
-            let _ = catch_panics("", || self.record_unknown(text, unknown, &mut encoding));
+            // The ids are valid even if recording the unknown parts fails.
+            let _ = catch_panics("", || {
+                self.record_unknown_spans(text, unknown, &mut encoding)
+            });
         }
         encoding
     }
@@ -386,8 +386,8 @@ impl Tokenizer for HuggingFaceTokenizer {
     }
 }
 
-/// The bytes of a token in GPT-2's alphabet; a token with other characters stands for itself, as
-/// in the `ByteLevel` decoder.
+/// Returns the bytes of a token in GPT-2's byte alphabet. A token with other characters stands for
+/// itself, as in the `ByteLevel` decoder.
 fn token_to_bytes(token: &str) -> Vec<u8> {
     let bytes: Option<Vec<u8>> = token.chars().map(char_to_byte).collect();
     bytes.unwrap_or_else(|| token.as_bytes().to_vec())

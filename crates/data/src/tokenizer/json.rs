@@ -1,11 +1,11 @@
-//! The parts of Hugging Face's `tokenizer.json` that our own tokenizers write.
+//! Reading and writing our own tokenizers in Hugging Face's `tokenizer.json` format.
 
 use serde_json::{Map, Value, json};
 
 use super::special::{SpecialNames, SpecialVocab, is_padding_name};
 use crate::error::DataError;
 
-/// A whole file around `model`.
+/// Returns a complete `tokenizer.json` with `model`.
 pub(crate) fn tokenizer_file(
     special: &SpecialVocab,
     pre_tokenizer: &Value,
@@ -25,10 +25,10 @@ pub(crate) fn tokenizer_file(
     })
 }
 
-/// A `WordLevel` model with `tokens` as ids 0, 1, 2 ... and the special tokens after them.
+/// Returns a `WordLevel` model with `tokens` as ids 0, 1, 2 ..., followed by the special tokens.
 ///
-/// The format demands the name of an unknown token; where there is none, the name stands for no
-/// entry, and Python's `tokenizers` then refuses a text with unknown tokens.
+/// The format requires the name of an unknown token. Without one, the name has no vocabulary entry,
+/// and Python's `tokenizers` rejects text with unknown tokens.
 pub(crate) fn word_level<'a>(
     tokens: impl Iterator<Item = &'a str>,
     special: &SpecialVocab,
@@ -44,12 +44,12 @@ pub(crate) fn word_level<'a>(
     json!({"type": "WordLevel", "vocab": vocab, "unk_token": unknown})
 }
 
-/// The file as text.
+/// Serializes the file.
 pub(crate) fn to_text(value: &Value, kind: &str) -> Result<String, DataError> {
     serde_json::to_string_pretty(value).map_err(|error| DataError::tokenizer(kind, error))
 }
 
-/// The special tokens of a file that one of our tokenizers wrote; `None` if it is not one of ours.
+/// Returns the special tokens of a file written by one of our tokenizers; `None` for other files.
 pub(crate) fn special_names(file: &Value) -> Option<SpecialNames> {
     let unknown = file["model"]["unk_token"].as_str();
     let mut names = SpecialNames::default();
@@ -69,7 +69,7 @@ pub(crate) fn special_names(file: &Value) -> Option<SpecialNames> {
     Some(names)
 }
 
-/// The ordinary tokens of a `WordLevel` model in id order; `None` unless ids are 0, 1, 2 ...
+/// Returns the ordinary tokens of a `WordLevel` model in id order; `None` unless ids are 0, 1, 2 ...
 pub(crate) fn word_level_tokens(file: &Value, names: &SpecialNames) -> Option<Vec<String>> {
     let vocab = file["model"]["vocab"].as_object()?;
     let mut tokens = vec![None; vocab.len().checked_sub(names.count())?];

@@ -1,4 +1,4 @@
-//! Reading `tokenizer.json`, which may come from anywhere.
+//! Loading `tokenizer.json` files from any source.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -13,31 +13,31 @@ use super::{
 };
 use crate::error::DataError;
 
-/// Larger files are refused; the largest in use have about 35 MB.
+/// Maximum file size; the largest files in use have about 35 MB.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 
-/// Which end token a file is read with.
+/// Which EOS token to use for a file.
 #[derive(Clone, Copy)]
 enum EosChoice<'a> {
-    /// The file's builtin.
+    /// The EOS token of the file.
     FromFile,
-    /// This one, or none for "".
+    /// This token, or none for "".
     Named(&'a str),
 }
 
 /// Reads a `tokenizer.json`.
 ///
-/// A file that one of our builtin tokenizers wrote gives that tokenizer, any other the `tokenizers`
-/// crate's. The roles of special tokens are recognised by their names.
+/// A file written by one of our own tokenizers is loaded as that tokenizer, any other file with the
+/// `tokenizers` crate. The roles of special tokens are detected by name.
 ///
 /// # Errors
 /// [`DataError::Missing`], [`DataError::Read`]; [`DataError::Tokenizer`] if the file is larger than
-/// 64 MiB or is not a tokenizer. No file makes it panic.
+/// 64 MiB or is not a tokenizer. Malformed files never cause a panic.
 pub fn load_tokenizer(path: impl AsRef<Path>) -> Result<Arc<dyn Tokenizer>, DataError> {
     load(path.as_ref(), EosChoice::FromFile)
 }
 
-/// Reads a tokenizer from the text of a `tokenizer.json`; `place` names it in errors.
+/// Parses the text of a `tokenizer.json`; `name` identifies it in errors.
 ///
 /// # Errors
 /// [`DataError::Tokenizer`] if it is not a tokenizer.
@@ -45,7 +45,7 @@ pub fn parse_tokenizer(json: &str, name: &str) -> Result<Arc<dyn Tokenizer>, Dat
     parse(json, name, EosChoice::FromFile)
 }
 
-/// As [`load_tokenizer`], with the end token of a config: the default means the file's builtin.
+/// Like [`load_tokenizer`], with the EOS token of a config; the default selects that of the file.
 pub(crate) fn load_with_eos(path: &Path, eos: &str) -> Result<Arc<dyn Tokenizer>, DataError> {
     load(
         path,
@@ -57,7 +57,7 @@ pub(crate) fn load_with_eos(path: &Path, eos: &str) -> Result<Arc<dyn Tokenizer>
     )
 }
 
-/// Checks the settings of a tokenizer against each other, before any text is read.
+/// Checks tokenizer settings for consistency before any text is read.
 pub(crate) fn check_config(config: &TokenizerConfig) -> Result<(), DataError> {
     if config.file.is_some() {
         return Ok(());
@@ -65,14 +65,14 @@ pub(crate) fn check_config(config: &TokenizerConfig) -> Result<(), DataError> {
     let min_size = 256 + SpecialNames::from_config(config)?.count();
     match (config.kind, config.vocab_size) {
         (TokenizerKind::Bpe, Some(size)) if size < min_size => Err(DataError::config(format!(
-            "tokenizer.vocab_size = {size} is less than the {min_size} that bpe starts with (256 bytes and the special \
+            "tokenizer.vocab_size = {size} is less than the minimum of {min_size} for bpe (256 bytes and the special \
              tokens); hint: set it to 512 or more"
         ))),
         (TokenizerKind::Bpe, _) if config.sample_bytes == 0 => Err(DataError::config(
-            "tokenizer.sample_bytes = 0 leaves bpe no text to learn from; hint: leave it out",
+            "tokenizer.sample_bytes = 0 leaves no text to train bpe on; hint: remove the key",
         )),
         (TokenizerKind::Char | TokenizerKind::Byte, Some(_)) => Err(DataError::config(
-            "tokenizer.vocab_size is set, but char and byte have a vocabulary of their builtin; hint: leave it out, \
+            "tokenizer.vocab_size is set, but char and byte have a fixed way to build their vocabulary; hint: remove the key, \
              or set tokenizer.kind = \"bpe\"",
         )),
         _ => Ok(()),
@@ -89,13 +89,13 @@ fn load(path: &Path, eos: EosChoice) -> Result<Arc<dyn Tokenizer>, DataError> {
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(DataError::tokenizer(
             name,
-            "is larger than 64 MiB, which no tokenizer.json needs",
+            "is larger than 64 MiB, the limit for a tokenizer.json",
         ));
     }
     let text = String::from_utf8(bytes).map_err(|_| {
         DataError::tokenizer(
             &name,
-            "is not UTF-8 text; hint: give a Hugging Face tokenizer.json",
+            "is not UTF-8 text; hint: use a Hugging Face tokenizer.json",
         )
     })?;
     parse(&text, &name, eos)
@@ -105,7 +105,7 @@ fn parse(json: &str, name: &str, eos: EosChoice) -> Result<Arc<dyn Tokenizer>, D
     let file: Value = serde_json::from_str(json).map_err(|error| {
         DataError::tokenizer(
             name,
-            format!("is not JSON ({error}); hint: give a Hugging Face tokenizer.json"),
+            format!("is not JSON ({error}); hint: use a Hugging Face tokenizer.json"),
         )
     })?;
     if let Some(builtin) = detect_builtin(&file) {
@@ -115,8 +115,8 @@ fn parse(json: &str, name: &str, eos: EosChoice) -> Result<Arc<dyn Tokenizer>, D
             .and_then(|id| builtin.id_to_token(id));
         match eos {
             EosChoice::FromFile => return Ok(builtin),
-            EosChoice::Named(name)
-                if eos_name.as_deref() == Some(name) || (name.is_empty() && eos_name.is_none()) =>
+            EosChoice::Named(eos)
+                if eos_name.as_deref() == Some(eos) || (eos.is_empty() && eos_name.is_none()) =>
             {
                 return Ok(builtin);
             }
@@ -126,11 +126,11 @@ fn parse(json: &str, name: &str, eos: EosChoice) -> Result<Arc<dyn Tokenizer>, D
     let other = HuggingFaceTokenizer::from_value(&file, json, name)?;
     Ok(match eos {
         EosChoice::FromFile => Arc::new(other),
-        EosChoice::Named(name) => Arc::new(other.with_eos(name, name)?),
+        EosChoice::Named(eos) => Arc::new(other.with_eos(eos, name)?),
     })
 }
 
-/// Our builtin tokenizer that would write exactly this file.
+/// Returns our own tokenizer if it would write exactly this file.
 fn detect_builtin(file: &Value) -> Option<Arc<dyn Tokenizer>> {
     match (
         file["model"]["type"].as_str()?,

@@ -1,10 +1,10 @@
-//! Special tokens of our own tokenizers: their names, their ids, and finding them in a text.
+//! Special tokens of our own tokenizers: names, ids, and splitting text at them.
 
 use super::huggingface::is_non_eos_name;
 use super::{SpecialTokens, TokenizerConfig};
 use crate::error::DataError;
 
-/// The special tokens that are asked for, by role.
+/// Names of the configured special tokens, by role.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct SpecialNames {
     pub(crate) eos: Option<String>,
@@ -13,7 +13,7 @@ pub(crate) struct SpecialNames {
 }
 
 impl SpecialNames {
-    /// The names of a config; empty ones are left out.
+    /// Reads the names from a config; empty names are ignored.
     pub(crate) fn from_config(config: &TokenizerConfig) -> Result<Self, DataError> {
         for (key, name) in [
             ("eos", &config.eos),
@@ -22,20 +22,20 @@ impl SpecialNames {
         ] {
             if name.contains(char::is_whitespace) || name.contains('\0') {
                 return Err(DataError::config(format!(
-                    "tokenizer.{key} = {name:?} holds white space; hint: name special tokens like \"<EOS>\""
+                    "tokenizer.{key} = {name:?} contains white space; hint: use a name like \"<EOS>\""
                 )));
             }
             if !name.is_empty() && is_padding_name(name) != (key == "pad") {
                 return Err(DataError::config(format!(
-                    "tokenizer.{key} = {name:?}: \"pad\" must be in the padding token's name and in no other; \
+                    "tokenizer.{key} = {name:?}: the name of the padding token, and only that, must contain \"pad\"; \
                      hint: use \"<EOS>\", \"<unk>\" and \"<pad>\""
                 )));
             }
         }
         if is_non_eos_name(&config.eos) {
             return Err(DataError::config(format!(
-                "tokenizer.eos = {:?} is the name of something else than an end token in a tokenizer.json, where roles \
-                 are known by names; hint: use \"<EOS>\" or \"<|endoftext|>\"",
+                "tokenizer.eos = {:?} is not recognized as an EOS token when read back from a tokenizer.json, where roles \
+                 are detected by name; hint: use \"<EOS>\" or \"<|endoftext|>\"",
                 config.eos
             )));
         }
@@ -48,13 +48,13 @@ impl SpecialNames {
         };
         if all.eos.is_some() && all.eos == all.unk {
             return Err(DataError::config(
-                "tokenizer.eos and tokenizer.unk are the same token; hint: name them \"<EOS>\" and \"<unk>\"",
+                "tokenizer.eos and tokenizer.unk are the same token; hint: use \"<EOS>\" and \"<unk>\"",
             ));
         }
         Ok(all)
     }
 
-    /// Names in id order: end, unknown, padding.
+    /// Returns the names in id order: EOS, unknown, padding.
     pub(crate) fn in_order(&self) -> impl Iterator<Item = &String> {
         [&self.eos, &self.unk, &self.pad].into_iter().flatten()
     }
@@ -64,12 +64,12 @@ impl SpecialNames {
     }
 }
 
-/// Padding tokens are known by their name, since `tokenizer.json` has no place for the role.
+/// Whether `name` is a padding token; `tokenizer.json` does not store the role.
 pub(crate) fn is_padding_name(name: &str) -> bool {
     name.to_ascii_lowercase().contains("pad")
 }
 
-/// Special tokens with ids, placed after the `first` ordinary ones.
+/// Special tokens with their ids, which follow the ordinary tokens.
 #[derive(Debug, Clone)]
 pub(crate) struct SpecialVocab {
     names: SpecialNames,
@@ -77,7 +77,7 @@ pub(crate) struct SpecialVocab {
     first_id: u32,
 }
 
-/// A stretch of text: ordinary, or one special token.
+/// A segment of text: ordinary text or one special token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Segment<'a> {
     Text(&'a str),
@@ -110,7 +110,7 @@ impl SpecialVocab {
         }
     }
 
-    /// Names with their ids.
+    /// Iterates over ids and names.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &str)> {
         self.in_id_order
             .iter()
@@ -130,10 +130,10 @@ impl SpecialVocab {
             .map(|(id, _)| id)
     }
 
-    /// `text` cut at the special tokens in it: the leftmost first, the longest among several.
+    /// Splits `text` at special tokens: leftmost match first, then longest.
     pub(crate) fn split<'a>(&'a self, text: &'a str) -> impl Iterator<Item = Segment<'a>> {
         let mut rest = text;
-        // Where each special token comes next, counted from the end of the text.
+        // Next occurrence of each special token, as distance from the end of `text`.
         let mut next: Vec<Option<usize>> = self
             .in_id_order
             .iter()
@@ -170,7 +170,7 @@ impl SpecialVocab {
     }
 }
 
-/// The distance of the first `name` in `text` from the text's end.
+/// Returns the distance of the first `name` in `text` from the end of `text`.
 fn distance_from_end(text: &str, name: &str) -> Option<usize> {
     text.find(name).map(|at| text.len() - at)
 }
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn special_tokens_are_cut_out_leftmost_and_longest() {
+    fn split_prefers_leftmost_then_longest_special_token() {
         let special = tokens();
         let segments: Vec<Segment> = special.split("a<E>b<E>><E><E").collect();
         let expected = [
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn names_with_white_space_or_in_the_wrong_role_are_refused() {
+    fn invalid_special_token_names_are_errors() {
         let error_for = |eos: &str, unk: &str, pad: &str| {
             let config = TokenizerConfig {
                 eos: eos.into(),

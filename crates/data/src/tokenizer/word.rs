@@ -1,4 +1,4 @@
-//! One token a word between white space, for texts like `what is statquest <EOS>`.
+//! Word tokenizer: white-space separated words, for texts like `what is statquest <EOS>`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,11 +9,11 @@ use super::special::{Segment, SpecialNames, SpecialVocab};
 use super::{Encoding, SpecialTokens, Tokenizer, json};
 use crate::error::DataError;
 
-/// Counting stops here, so that a large text cannot take all memory.
+/// Maximum number of distinct words, to bound memory.
 const MAX_DISTINCT: usize = 1_000_000;
 
-/// Words by falling frequency (ties: by first appearance), then the special tokens. Decoding joins
-/// words with one space: other white space is not kept.
+/// Words by decreasing frequency (ties: by first occurrence), then the special tokens. Decoding joins
+/// words with one space; other white space is lost.
 #[derive(Debug, Clone)]
 pub struct WordTokenizer {
     words: Vec<String>,
@@ -22,7 +22,8 @@ pub struct WordTokenizer {
 }
 
 impl WordTokenizer {
-    /// The words of all of `texts`; at most `vocab_size` of them with the special tokens.
+    /// Builds the vocabulary from all of `texts`, with at most `vocab_size` entries including special
+    /// tokens.
     pub(crate) fn train(
         texts: impl Iterator<Item = Result<String, DataError>>,
         vocab_size: Option<usize>,
@@ -41,7 +42,7 @@ impl WordTokenizer {
         ))
     }
 
-    /// The vocabulary `words` (distinct).
+    /// Creates a tokenizer for `words` (distinct).
     pub(crate) fn new(words: Vec<String>, names: &SpecialNames) -> Self {
         let ids = words.iter().cloned().zip(0..).collect();
         let special = SpecialVocab::new(names, words.len());
@@ -52,7 +53,7 @@ impl WordTokenizer {
         }
     }
 
-    /// The tokenizer that wrote `file`, if it was this kind.
+    /// Returns the tokenizer that wrote `file`, if it is of this kind.
     pub(crate) fn try_from_json(file: &Value) -> Option<Arc<dyn Tokenizer>> {
         let names = json::special_names(file)?;
         let tokenizer = Self::new(json::word_level_tokens(file, &names)?, &names);
@@ -70,7 +71,7 @@ impl WordTokenizer {
     }
 }
 
-/// How often each word comes, and as which distinct word it came first.
+/// Counts each word; also returns its rank by first occurrence.
 fn count_words(
     texts: impl Iterator<Item = Result<String, DataError>>,
     special: &SpecialVocab,
