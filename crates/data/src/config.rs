@@ -82,7 +82,8 @@ pub struct DataConfig {
     pub split: SplitConfig,
     /// `random` (with replacement) or `epoch` (each window once per epoch, reshuffled every epoch).
     pub order: Order,
-    /// `packed` (windows run across documents) or `documents` (windows end at document boundaries and are padded).
+    /// `packed` (windows cross document boundaries) or `documents` (windows end at document
+    /// boundaries and are padded).
     pub packing: Packing,
 }
 

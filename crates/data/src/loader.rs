@@ -31,7 +31,8 @@ const MAX_GRAD_ACCUM_STEPS: usize = 65_536;
 /// Training batches as a pure function of (seed, step, micro-batch).
 ///
 /// Step `s` contains sequences `s * n` to `(s + 1) * n - 1` of one stream, with
-/// `n = batch_size * grad_accum_steps`. The stream is therefore the same for 32 x 1, 16 x 2 and 8 x 4.
+/// `n = batch_size * grad_accum_steps`. The stream is therefore the same for 32 x 1, 16 x 2 and
+/// 8 x 4.
 #[derive(Debug, Clone)]
 pub struct Loader {
     tokens: Tokens,

@@ -3,7 +3,7 @@
 //! There is no generator state: value 7 of a stream is computed without values 0 to 6. Resuming the
 //! data order therefore needs only integers, and thread scheduling cannot change it.
 //!
-//! The mixing function is the finaliser of `SplitMix64` (Steele, Lea, Flood, "Fast Splittable
+//! The mixing function is the finalizer of `SplitMix64` (Steele, Lea, Flood, "Fast Splittable
 //! Pseudorandom Number Generators", OOPSLA 2014, with David Stafford's constants "Mix13"). Seed and
 //! stream are mixed into a key, and the counter walks from that key in steps of the golden gamma,
 //! so one stream is exactly a `SplitMix64` sequence. It is not cryptographically secure.

@@ -11,7 +11,7 @@
 //! 40   32  SHA-256 of the vocabulary (Tokenizer::hash)
 //! 72   32  SHA-256 of everything after the header
 //! 104  24  first bytes of the SHA-256 of bytes 0..104
-//! 128      ids, zero padding to a multiple of 8, then the start of each document (index of its first id) as u64
+//! 128      ids, zero padding to a multiple of 8, then the index of the first id of each document as u64
 //! ```
 //! Two external formats can also be read: llm.c (a header of 256 i32: magic 20240520, version 1,
 //! count, then u16 ids; or magic 20240801, version 7, with u32 ids) and nanoGPT (u16 ids only).
@@ -98,7 +98,7 @@ impl Shard {
             size if size % 2 == 1 => Err(format!(
                 "has an odd size of {size} bytes, so it is not a file of u16 ids"
             )),
-            size => Ok(Layout::headerless(2, 0, size / 2)),
+            size => Ok(Layout::without_document_table(2, 0, size / 2)),
         })
     }
 
@@ -260,7 +260,7 @@ fn map_file(file: &File) -> std::io::Result<Mmap> {
 }
 
 impl Layout {
-    fn headerless(width: usize, ids: usize, count: usize) -> Self {
+    fn without_document_table(width: usize, ids: usize, count: usize) -> Self {
         let vocab_size = if width == 2 {
             1 << 16
         } else {
@@ -388,5 +388,9 @@ fn parse_llm_c_header(bytes: &[u8]) -> Result<Layout, String> {
             bytes.len()
         ));
     }
-    Ok(Layout::headerless(width, LLM_C_HEADER_LEN, count))
+    Ok(Layout::without_document_table(
+        width,
+        LLM_C_HEADER_LEN,
+        count,
+    ))
 }

@@ -139,7 +139,7 @@ impl TrainWindows {
 pub(crate) struct DocumentWindows {
     tokens: Tokens,
     context_length: usize,
-    /// `first_window[d]` is the number of windows in documents first_window `d`; one extra entry at the end.
+    /// `first_window[d]` is the number of windows before document `d`; one extra entry at the end.
     first_window: Vec<u64>,
 }
 

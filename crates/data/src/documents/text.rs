@@ -174,7 +174,8 @@ impl Utf8Reader {
         let length = self.valid_length()?;
         let bytes = std::mem::take(&mut self.incomplete);
         let (complete, incomplete) = bytes.split_at(length);
-        let decoded = String::from_utf8_lossy(complete); // already validated: borrowed, nothing is replaced
+        // Already validated: this borrows and replaces nothing.
+        let decoded = String::from_utf8_lossy(complete);
         let without_bom = (self.position == 0)
             .then(|| decoded.strip_prefix('\u{FEFF}'))
             .flatten();
