@@ -1,4 +1,4 @@
-//! Prepares a text and prints what was done, for measuring memory and time:
+//! Prepares a text file and prints its dataset card and the elapsed time:
 //! `/usr/bin/time -v target/debug/examples/prepare TEXT FOLDER [char|byte|word|bpe]`.
 #![allow(clippy::print_stdout)]
 

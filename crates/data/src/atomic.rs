@@ -1,4 +1,4 @@
-//! Files that are there as a whole or not at all.
+//! Atomic file replacement: a file is either complete or absent.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -9,8 +9,8 @@ use tempfile::{NamedTempFile, TempPath};
 
 use crate::error::DataError;
 
-/// The folder that `path` is in.
-pub(crate) fn folder_of(path: &Path) -> &Path {
+/// Returns the folder that contains `path`.
+pub(crate) fn parent_folder(path: &Path) -> &Path {
     path.parent()
         .filter(|folder| !folder.as_os_str().is_empty())
         .unwrap_or(Path::new("."))
@@ -19,42 +19,42 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
 const PREFIX: &str = ".writing-";
 const SUFFIX: &str = ".tmp";
 
-/// Whether a file of this name is one that [`beside`] made.
+/// Whether `name` is a temporary file name of [`create_temporary`].
 pub(crate) fn is_temporary(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
     name.starts_with(PREFIX.as_bytes()) && name.ends_with(SUFFIX.as_bytes())
 }
 
-/// A temporary file beside `path`, to be put in its place by [`Ready::put`].
-pub(crate) fn beside(path: &Path) -> Result<NamedTempFile, DataError> {
+/// Creates a temporary file next to `path`, to be renamed by [`PendingFile::commit`].
+pub(crate) fn create_temporary(path: &Path) -> Result<NamedTempFile, DataError> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(PREFIX).suffix(SUFFIX);
-    // Temporary files are private by default; this one becomes the user's file.
+    // Temporary files are private by default; this one becomes a regular user file.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     builder
-        .tempfile_in(folder_of(path))
+        .tempfile_in(parent_folder(path))
         .map_err(|error| DataError::write(path, error))
 }
 
-/// A finished file under its temporary name; without [`Ready::put`] it is taken away.
+/// A complete file under its temporary name. It is deleted on drop unless committed.
 #[derive(Debug)]
-pub(crate) struct Ready {
+pub(crate) struct PendingFile {
     temporary: TempPath,
     path: PathBuf,
 }
 
-impl Ready {
-    /// Writes `file` through to the disk, so that only the name `path` is still to be given.
+impl PendingFile {
+    /// Syncs `file` to disk, so that only the rename to `path` remains.
     pub(crate) fn new(file: &File, temporary: TempPath, path: PathBuf) -> Result<Self, DataError> {
         file.sync_all()
             .map_err(|error| DataError::write(&path, error))?;
         Ok(Self { temporary, path })
     }
 
-    /// A file with these contents.
+    /// Writes `contents` to a temporary file.
     pub(crate) fn write(path: PathBuf, contents: &[u8]) -> Result<Self, DataError> {
-        let mut temporary = beside(&path)?;
+        let mut temporary = create_temporary(&path)?;
         temporary
             .write_all(contents)
             .map_err(|error| DataError::write(&path, error))?;
@@ -62,20 +62,20 @@ impl Ready {
         Self::new(&file, temporary, path)
     }
 
-    /// Puts the file in its place; an earlier one of this name is replaced.
-    pub(crate) fn put(self) -> Result<(), DataError> {
+    /// Renames the file to its final path, replacing an existing file.
+    pub(crate) fn commit(self) -> Result<(), DataError> {
         self.temporary
             .persist(&self.path)
             .map_err(|error| DataError::write(&self.path, error.error))?;
-        sync_folder_of(&self.path)
+        sync_parent_folder(&self.path)
     }
 }
 
-/// Names that were given and taken in the folder of `path` are on the disk once it is. Only Unix
-/// lets a folder be opened for that.
-pub(crate) fn sync_folder_of(path: &Path) -> Result<(), DataError> {
+/// Syncs the folder of `path`, so that renames and removals in it are durable. Only Unix allows
+/// opening a folder for this.
+pub(crate) fn sync_parent_folder(path: &Path) -> Result<(), DataError> {
     #[cfg(unix)]
-    File::open(folder_of(path))
+    File::open(parent_folder(path))
         .and_then(|folder| folder.sync_all())
         .map_err(|error| DataError::write(path, error))?;
     #[cfg(not(unix))]

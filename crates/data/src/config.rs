@@ -9,7 +9,7 @@ use crate::error::DataError;
 use crate::tokenizer::TokenizerConfig;
 use crate::window::{Order, Packing};
 
-/// Texts that come with the program.
+/// Built-in corpora.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Builtin {
@@ -19,26 +19,26 @@ pub enum Builtin {
     Statquest,
 }
 
-/// How documents or tokens are divided into training and validation.
+/// How documents or tokens are split into training and validation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SplitBy {
-    /// The last part of the token stream is for validation (nanoGPT's way).
+    /// The end of the token stream is used for validation, as in nanoGPT.
     #[default]
     Tail,
-    /// Each document goes to one side as a whole, chosen by a hash of its number and the seed.
+    /// Each document is assigned to one split as a whole, by a hash of its index and the seed.
     Documents,
 }
 
-/// The division into training and validation.
+/// The split into training and validation.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SplitConfig {
     /// `tail` or `documents`.
     pub by: SplitBy,
-    /// The part for validation, from 0 (none) to below 1.
+    /// Fraction used for validation: at least 0 (none) and less than 1.
     pub validation: f64,
-    /// Chooses the documents (`by = "documents"`).
+    /// Seed that selects the validation documents (`by = "documents"`).
     pub seed: u64,
 }
 
@@ -52,7 +52,7 @@ impl Default for SplitConfig {
     }
 }
 
-/// Where the tokens come from and in which order they are seen: a run config's `[data]` table.
+/// Where the tokens come from and in which order they are read: a run config's `[data]` table.
 ///
 /// Exactly one of `path`/`paths`, `builtin` and `prepared` is given.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,13 +62,13 @@ pub struct DataConfig {
     pub path: Option<PathBuf>,
     /// Several text sources, read in this order.
     pub paths: Vec<PathBuf>,
-    /// How files are read: `auto` goes by the ending `.jsonl`.
+    /// File format; `auto` treats files ending in `.jsonl` as JSON lines.
     pub format: Format,
     /// Splits each text file into documents; without it a file is one document.
     pub separator: Option<String>,
     /// The field of a `.jsonl` line that holds the document.
     pub field: String,
-    /// A corpus that comes with the program: `stories` or `statquest`.
+    /// A built-in corpus: `stories` or `statquest`.
     pub builtin: Option<Builtin>,
     /// Seed of the built-in stories.
     pub seed: u64,
@@ -76,14 +76,14 @@ pub struct DataConfig {
     pub documents: usize,
     /// A folder that `prepare` wrote, or one with nanoGPT's or llm.c's `train.bin` and `val.bin`.
     pub prepared: Option<PathBuf>,
-    /// How text becomes ids. With a `prepared` folder that holds a `tokenizer.json`, that one is
-    /// used.
+    /// How text is tokenized. A `prepared` folder with a `tokenizer.json` uses that file instead.
     pub tokenizer: TokenizerConfig,
-    /// The division into training and validation; a `prepared` folder has its own.
+    /// The split into training and validation; a `prepared` folder has its own.
     pub split: SplitConfig,
-    /// `random` (with replacement) or `epoch` (each window once, then anew in another order).
+    /// `random` (with replacement) or `epoch` (each window once per epoch, reshuffled every epoch).
     pub order: Order,
-    /// `packed` (windows run across documents) or `documents` (cut at their borders, padded).
+    /// `packed` (windows cross document boundaries) or `documents` (windows end at document
+    /// boundaries and are padded).
     pub packing: Packing,
 }
 
@@ -108,46 +108,46 @@ impl Default for DataConfig {
 }
 
 impl DataConfig {
-    /// Checks the settings against each other, before any data is read.
+    /// Checks the settings for consistency before any data is read.
     ///
     /// # Errors
     /// [`DataError::Config`] that names the keys and the fix.
     pub fn validate(&self) -> Result<(), DataError> {
         let from_text = self.path.is_some() || !self.paths.is_empty();
-        let origins = [from_text, self.builtin.is_some(), self.prepared.is_some()];
-        match origins.iter().filter(|&&given| given).count() {
+        let sources = [from_text, self.builtin.is_some(), self.prepared.is_some()];
+        match sources.iter().filter(|&&given| given).count() {
             0 => {
                 return Err(DataError::config(
-                    "no data is named; hint: set one of `path`, `builtin` (\"stories\") and `prepared` under [data]",
+                    "no data source is set; hint: set one of `path`, `builtin` (\"stories\") and `prepared` under [data]",
                 ));
             }
             1 => {}
             _ => {
                 return Err(DataError::config(
-                    "more than one of `path`/`paths`, `builtin` and `prepared` is set under [data]; hint: keep one",
+                    "more than one of `path`/`paths`, `builtin` and `prepared` is set under [data]; hint: keep only one",
                 ));
             }
         }
         if !(0.0..1.0).contains(&self.split.validation) {
             return Err(DataError::config(format!(
-                "split.validation = {} is not a part from 0 to below 1; hint: 0.1 keeps a tenth for validation",
+                "split.validation = {} must be at least 0 and less than 1; hint: 0.1 uses a tenth for validation",
                 self.split.validation
             )));
         }
         if self.builtin == Some(Builtin::Stories) && self.documents == 0 {
             return Err(DataError::config(
-                "documents = 0 makes no stories; hint: leave it out for the default",
+                "documents = 0 generates no stories; hint: remove the key to use the default",
             ));
         }
         if self.separator.as_deref() == Some("") {
             return Err(DataError::config(
-                "separator is empty; hint: leave it out to keep each file whole",
+                "separator is empty; hint: remove the key to read each file as one document",
             ));
         }
         crate::tokenizer::check_config(&self.tokenizer)
     }
 
-    /// The text sources as one config.
+    /// Returns the text source settings.
     pub fn source(&self) -> SourceConfig {
         SourceConfig {
             paths: self.path.iter().chain(&self.paths).cloned().collect(),
@@ -157,9 +157,8 @@ impl DataConfig {
         }
     }
 
-    /// Takes relative paths of the config as relative to `base` (the folder of the config file, or
-    /// the one where the command runs): each `path`, `paths`, `prepared` and `tokenizer.file`. With
-    /// an absolute `base` all are absolute afterwards, except `-` (standard input).
+    /// Resolves relative paths (`path`, `paths`, `prepared` and `tokenizer.file`) against `base`: the
+    /// folder of the config file or the current directory. `-` (standard input) is left as it is.
     pub fn resolve_paths(&mut self, base: &Path) {
         let given = self
             .path

@@ -1,4 +1,4 @@
-//! The tokens of a run: both splits and their tokenizer.
+//! The dataset of a run: the tokens of both splits and their tokenizer.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,53 +7,57 @@ use crate::config::{DataConfig, SplitBy};
 use crate::documents::Sources;
 use crate::encode::{check_split, encode_documents, is_validation, train_count};
 use crate::error::DataError;
-use crate::prepare::{CARD, DatasetCard, TOKENIZER, TRAIN, VALIDATION};
-use crate::shard::{Shard, ShardKind};
+use crate::prepare::{CARD_FILE, DatasetCard, TOKENIZER_FILE, TRAIN_FILE, VALIDATION_FILE};
+use crate::shard::{Shard, ShardFormat};
 use crate::tokenizer::{Tokenizer, TokenizerConfig, build_tokenizer, load_tokenizer};
 use crate::tokens::Tokens;
 
-/// More text than this is not held in memory.
-const MEMORY_LIMIT: u64 = 1 << 30;
+/// Maximum size of text to tokenize in memory.
+const MAX_IN_MEMORY_BYTES: u64 = 1 << 30;
 
-/// Both splits in ids, with the tokenizer that made them.
+/// The token ids of both splits and the tokenizer that produced them.
 #[derive(Debug, Clone)]
 pub struct Dataset {
-    /// What the model learns from.
+    /// Training tokens.
     pub train: Tokens,
-    /// What it is measured on; empty if the split keeps none.
+    /// Validation tokens; empty if `split.validation` is 0.
     pub validation: Tokens,
-    /// Text to ids and back.
+    /// The tokenizer.
     pub tokenizer: Arc<dyn Tokenizer>,
-    /// Where it comes from and how it was divided; `None` for another program's `.bin` files.
+    /// Sources and split; `None` for `.bin` files of nanoGPT or llm.c.
     pub card: Option<DatasetCard>,
 }
 
 impl Dataset {
-    /// The data of a run config: its text or built-in corpus in memory, or its prepared folder.
+    /// Builds the dataset of a run config: tokenizes its text or built-in corpus in memory, or opens
+    /// its prepared folder.
     ///
     /// # Errors
-    /// What is wrong with the config, the text, the tokenizer or the folder; [`DataError::Config`]
-    /// for more than 1 GiB of text, which is for [`crate::prepare`].
+    /// Errors of the config, the text, the tokenizer or the folder; [`DataError::Config`] for more
+    /// than 1 GiB of text, which needs [`crate::prepare`].
     pub fn build(config: &DataConfig) -> Result<Self, DataError> {
         config.validate()?;
         if let Some(folder) = &config.prepared {
             return Self::open(folder, &config.tokenizer);
         }
         let sources = Sources::from_config(config)?;
-        if let Some(bytes) = sources.total_bytes().filter(|&bytes| bytes > MEMORY_LIMIT) {
+        if let Some(bytes) = sources
+            .total_bytes()
+            .filter(|&bytes| bytes > MAX_IN_MEMORY_BYTES)
+        {
             return Err(DataError::config(format!(
-                "the text has {bytes} bytes, more than the {MEMORY_LIMIT} that are held in memory; hint: run `nextword \
-                 prepare`, then set `prepared` to its folder instead of `path`"
+                "the text has {bytes} bytes, more than the in-memory limit of {MAX_IN_MEMORY_BYTES}; hint: run `nextword \
+                 prepare` and set `prepared` to its output folder instead of `path`"
             )));
         }
         let tokenizer = build_tokenizer(&config.tokenizer, sources.texts())?;
-        let mut sides = [Side::default(), Side::default()];
-        let totals = encode_documents(&sources, &config.tokenizer, &*tokenizer, |part| {
-            sides[usize::from(is_validation(&config.split, part.document))]
-                .push(part.start, part.ids);
+        let mut splits = [SplitTokens::default(), SplitTokens::default()];
+        let totals = encode_documents(&sources, &config.tokenizer, &*tokenizer, |chunk| {
+            splits[usize::from(is_validation(&config.split, chunk.document))]
+                .push(chunk.is_first, chunk.ids);
             Ok(())
         })?;
-        let [mut train, mut validation] = sides;
+        let [mut train, mut validation] = splits;
         if config.split.by == SplitBy::Tail {
             validation =
                 train.split_off(train_count(&config.split, train.ids.len() as u64) as usize);
@@ -75,48 +79,48 @@ impl Dataset {
         })
     }
 
-    /// A folder that [`crate::prepare`] wrote; or one with a single `.bin` file of nanoGPT or llm.c
-    /// with "train" in its name and one with "val", of the tokenizer in `tokenizer.file`.
+    /// Opens a folder that [`crate::prepare`] wrote, or a folder with nanoGPT or llm.c `.bin` files:
+    /// one with "train" in its name and optionally one with "val", tokenized by `tokenizer.file`.
     ///
     /// # Errors
-    /// [`DataError::Missing`] and [`DataError::Read`]; [`DataError::Config`] if the folder is not
-    /// complete; [`DataError::Shard`] and [`DataError::Tokenizer`] if files are damaged or are not
-    /// of one another.
+    /// [`DataError::Missing`] and [`DataError::Read`]; [`DataError::Config`] if the folder is
+    /// incomplete; [`DataError::Shard`] and [`DataError::Tokenizer`] if files are damaged or do not
+    /// belong together.
     pub fn open(folder: impl AsRef<Path>, tokenizer: &TokenizerConfig) -> Result<Self, DataError> {
         let folder = folder.as_ref();
-        match std::fs::read(folder.join(CARD)) {
-            Ok(card) => Self::open_own(folder, &card),
+        match std::fs::read(folder.join(CARD_FILE)) {
+            Ok(card) => Self::open_prepared(folder, &card),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                Self::open_foreign(folder, tokenizer)
+                Self::open_external(folder, tokenizer)
             }
-            Err(error) => Err(DataError::read(&folder.join(CARD), error)),
+            Err(error) => Err(DataError::read(&folder.join(CARD_FILE), error)),
         }
     }
 
-    fn open_own(folder: &Path, card: &[u8]) -> Result<Self, DataError> {
-        let path = folder.join(CARD);
+    fn open_prepared(folder: &Path, card: &[u8]) -> Result<Self, DataError> {
+        let path = folder.join(CARD_FILE);
         let card: DatasetCard = serde_json::from_slice(card).map_err(|error| {
             DataError::shard(
                 &path,
                 format!(
-                    "is not a dataset card ({error}); hint: prepare the data into a new folder"
+                    "is not a valid dataset card ({error}); hint: prepare the data into a new folder"
                 ),
             )
         })?;
         if card.version != DatasetCard::VERSION {
-            let why = format!(
-                "has version {}, this program reads {}; hint: prepare again",
+            let reason = format!(
+                "has version {}, but this program reads version {}; hint: prepare the data again",
                 card.version,
                 DatasetCard::VERSION
             );
-            return Err(DataError::shard(&path, why));
+            return Err(DataError::shard(&path, reason));
         }
-        let tokenizer = load_tokenizer(folder.join(TOKENIZER))?;
+        let tokenizer = load_tokenizer(folder.join(TOKENIZER_FILE))?;
         let hash = tokenizer.hash();
-        let open = |name, count| open_own_shard(&folder.join(name), count, &hash);
+        let open = |name, count| open_prepared_shard(&folder.join(name), count, &hash);
         let (train, validation) = (
-            open(TRAIN, card.train_tokens)?,
-            open(VALIDATION, card.validation_tokens)?,
+            open(TRAIN_FILE, card.train_tokens)?,
+            open(VALIDATION_FILE, card.validation_tokens)?,
         );
         Ok(Self {
             train,
@@ -126,28 +130,28 @@ impl Dataset {
         })
     }
 
-    fn open_foreign(folder: &Path, tokenizer: &TokenizerConfig) -> Result<Self, DataError> {
+    fn open_external(folder: &Path, tokenizer: &TokenizerConfig) -> Result<Self, DataError> {
         let bins = bin_files(folder)?;
-        let Some(train) = only_with(folder, &bins, "train", None)? else {
+        let Some(train) = find_unique(folder, &bins, "train", None)? else {
             return Err(DataError::config(format!(
-                "`{}` is not a prepared folder: it has no dataset.json and no .bin file with \"train\" in its name; \
-                 hint: make one with `nextword prepare`",
+                "`{}` is not a prepared folder: it has neither a dataset.json nor a .bin file with \"train\" in its name; \
+                 hint: create one with `nextword prepare`",
                 folder.display()
             )));
         };
-        let validation = only_with(folder, &bins, "val", Some(train))?;
-        let tokenizer = match (&tokenizer.file, folder.join(TOKENIZER)) {
+        let validation = find_unique(folder, &bins, "val", Some(train))?;
+        let tokenizer = match (&tokenizer.file, folder.join(TOKENIZER_FILE)) {
             (Some(_), _) => build_tokenizer(tokenizer, std::iter::empty())?,
-            (None, beside) if beside.exists() => load_tokenizer(beside)?,
+            (None, local) if local.exists() => load_tokenizer(local)?,
             (None, _) => {
                 return Err(DataError::config(format!(
-                    "`{}` has token files of another program and no tokenizer.json; hint: set tokenizer.file to the \
-                     tokenizer that made them",
+                    "`{}` has token files of another program but no tokenizer.json; hint: set tokenizer.file to the \
+                     tokenizer that produced them",
                     folder.display()
                 )));
             }
         };
-        let open = |path: &PathBuf| open_foreign_shard(path, tokenizer.vocab_size());
+        let open = |path: &PathBuf| open_external_shard(path, tokenizer.vocab_size());
         Ok(Self {
             train: open(train)?,
             validation: validation.map(open).transpose()?.unwrap_or_default(),
@@ -157,14 +161,14 @@ impl Dataset {
     }
 }
 
-/// Ids of one split with the places where documents begin.
+/// The ids of one split and the start of each document.
 #[derive(Default)]
-struct Side {
+struct SplitTokens {
     ids: Vec<u32>,
     starts: Vec<usize>,
 }
 
-impl Side {
+impl SplitTokens {
     fn push(&mut self, start: bool, ids: &[u32]) {
         if start {
             self.starts.push(self.ids.len());
@@ -172,7 +176,7 @@ impl Side {
         self.ids.extend_from_slice(ids);
     }
 
-    /// The ids from `at` on, which begin with a document of their own.
+    /// Splits off the ids from `at` on; the tail starts with a document boundary.
     fn split_off(&mut self, at: usize) -> Self {
         let ids = self.ids.split_off(at);
         let later = self
@@ -190,37 +194,37 @@ impl Side {
     }
 }
 
-fn open_own_shard(path: &Path, count: u64, hash: &str) -> Result<Tokens, DataError> {
+fn open_prepared_shard(path: &Path, count: u64, hash: &str) -> Result<Tokens, DataError> {
     let shard = Shard::open(path)?;
     if shard.vocab_hash() != Some(hash) {
         return Err(DataError::shard(
             path,
-            "was made with another tokenizer than tokenizer.json; hint: prepare again",
+            "was made with a different tokenizer than tokenizer.json; hint: prepare the data again",
         ));
     }
     if shard.len() as u64 != count {
-        let why = format!(
-            "has {} tokens, dataset.json says {count}; hint: prepare again",
+        let reason = format!(
+            "has {} tokens, but dataset.json says {count}; hint: prepare the data again",
             shard.len()
         );
-        return Err(DataError::shard(path, why));
+        return Err(DataError::shard(path, reason));
     }
     Ok(Tokens::from_shard(shard))
 }
 
-/// llm.c's file if it has its header, else nanoGPT's. One of ours is not taken: without its
-/// `dataset.json` it is of a folder that was not finished, and its tokenizer may be another.
-fn open_foreign_shard(path: &PathBuf, vocab_size: usize) -> Result<Tokens, DataError> {
-    let shard = match Shard::kind(path)? {
-        ShardKind::Own => {
+/// Opens an llm.c file if it has that header, otherwise a nanoGPT file. Our own format is refused:
+/// without `dataset.json` the folder is incomplete, and its tokenizer may differ.
+fn open_external_shard(path: &PathBuf, vocab_size: usize) -> Result<Tokens, DataError> {
+    let shard = match Shard::detect_format(path)? {
+        ShardFormat::Nextword => {
             return Err(DataError::shard(
                 path,
-                "has no dataset.json beside it, so its folder is not complete; hint: prepare the data into a \
+                "has no dataset.json in its folder, so the folder is incomplete; hint: prepare the data into a \
                  new folder",
             ));
         }
-        ShardKind::LlmC => Shard::open(path)?,
-        ShardKind::Raw => Shard::open_raw_u16(path)?,
+        ShardFormat::LlmC => Shard::open(path)?,
+        ShardFormat::Raw => Shard::open_raw_u16(path)?,
     };
     Ok(Tokens::from_shard(shard.with_vocab_size(vocab_size)))
 }
@@ -230,7 +234,7 @@ fn bin_files(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        if path.extension().is_some_and(|ending| ending == "bin") {
+        if path.extension().is_some_and(|extension| extension == "bin") {
             found.push(path);
         }
     }
@@ -238,9 +242,9 @@ fn bin_files(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     Ok(found)
 }
 
-/// The one file with `word` in its name, not counting `other`; several are an error, since which of
-/// them is meant is not known.
-fn only_with<'a>(
+/// Returns the only file other than `other` with `word` in its name. Several matches are ambiguous
+/// and therefore an error.
+fn find_unique<'a>(
     folder: &Path,
     files: &'a [PathBuf],
     word: &str,
@@ -250,12 +254,12 @@ fn only_with<'a>(
         path.file_name()
             .map_or_else(String::new, |name| name.to_string_lossy().into_owned())
     };
-    let mut having = files
+    let mut matching = files
         .iter()
         .filter(|path| Some(*path) != other && name(path).contains(word));
-    match (having.next(), having.next()) {
+    match (matching.next(), matching.next()) {
         (Some(one), Some(two)) => Err(DataError::config(format!(
-            "`{}` has several .bin files with {word:?} in their names, `{}` and `{}`; hint: keep one of them in the \
+            "`{}` has several .bin files with {word:?} in their names, `{}` and `{}`; hint: keep only one of them in the \
              folder",
             folder.display(),
             name(one),

@@ -1,95 +1,94 @@
-//! Documents to ids, piece by piece.
+//! Encoding documents to ids, chunk by chunk.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::config::{SplitBy, SplitConfig};
-use crate::documents::{Piece, Sources};
+use crate::documents::{Sources, TextChunk};
 use crate::error::DataError;
 use crate::rng::{Random, stream};
 use crate::tokenizer::{Encoding, Tokenizer, TokenizerConfig};
 
-/// The ids of one piece of a document.
+/// The ids of one chunk of a document.
 #[derive(Debug)]
-pub(crate) struct Part<'a> {
-    /// Number of the document, from 0.
+pub(crate) struct EncodedChunk<'a> {
+    /// Document index, from 0.
     pub(crate) document: u64,
-    /// These are the first ids of the document.
-    pub(crate) start: bool,
-    /// At least one id if `start`.
+    /// Whether these are the first ids of the document.
+    pub(crate) is_first: bool,
+    /// The ids; not empty if `is_first`.
     pub(crate) ids: &'a [u32],
-    /// Bytes of text so far, this piece included.
+    /// Bytes of text so far, including this chunk.
     pub(crate) bytes: u64,
 }
 
-/// What was encoded.
+/// Totals over all encoded documents.
 #[derive(Debug, Default)]
-pub(crate) struct Totals {
-    /// Documents, without those that gave no ids.
+pub(crate) struct EncodeTotals {
+    /// Number of documents, excluding those without ids.
     pub(crate) documents: u64,
     /// Bytes of text.
     pub(crate) bytes: u64,
-    /// Pieces of text that the vocabulary does not have.
+    /// Distinct parts of the text that are not in the vocabulary.
     pub(crate) unknown: Vec<String>,
 }
 
-/// Text that each core is given at a time, in bytes.
-const SHARE: usize = 512 << 10;
+/// Bytes of text per thread and batch.
+const BYTES_PER_THREAD: usize = 512 << 10;
 
-/// Hands the ids of all documents to `sink`, with the end token after each document that does not
-/// already end in it. All cores encode; the order is the documents', and memory does not grow with
-/// them.
+/// Encodes all documents and passes their ids to `sink` in document order. Appends the EOS token to
+/// each document that does not already end with it. Uses all cores and bounded memory.
 ///
 /// # Errors
-/// Those of the text and of `sink`; [`DataError::Tokenizer`] if the tokenizer, which `config`
-/// describes, has no id for anything in the text.
+/// Errors of the text and of `sink`; [`DataError::Tokenizer`] if the tokenizer (described by
+/// `config`) has no id for anything in the text.
 pub(crate) fn encode_documents(
     sources: &Sources,
     config: &TokenizerConfig,
     tokenizer: &dyn Tokenizer,
-    mut sink: impl FnMut(Part) -> Result<(), DataError>,
-) -> Result<Totals, DataError> {
-    let eos = tokenizer.specials().eos;
+    mut sink: impl FnMut(EncodedChunk) -> Result<(), DataError>,
+) -> Result<EncodeTotals, DataError> {
+    let eos = tokenizer.special_tokens().eos;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut totals = Totals::default();
+    let mut totals = EncodeTotals::default();
     let mut unknown = Encoding::default();
-    let (mut start, mut last, mut expressed) = (true, None, false);
-    let mut pieces = sources.pieces();
+    let (mut is_first, mut last, mut any_ids) = (true, None, false);
+    let mut chunks = sources.chunks();
     loop {
-        let batch = next_batch(&mut pieces, cores * SHARE)?;
+        let batch = next_batch(&mut chunks, cores * BYTES_PER_THREAD)?;
         if batch.is_empty() {
             break;
         }
-        for (piece, encoding) in batch.iter().zip(encode_all(tokenizer, &batch, cores)) {
+        for (chunk, encoding) in batch.iter().zip(encode_chunks(tokenizer, &batch, cores)) {
             let Encoding {
                 mut ids,
                 unknown: found,
             } = encoding;
-            for piece in &found {
-                unknown.note_unknown(piece);
+            for text in &found {
+                unknown.record_unknown(text);
             }
-            expressed |= !ids.is_empty();
-            totals.bytes += piece.text.len() as u64;
+            any_ids |= !ids.is_empty();
+            totals.bytes += chunk.text.len() as u64;
             last = ids.last().copied().or(last);
-            if piece.end && last != eos {
+            if chunk.is_last && last != eos {
                 ids.extend(eos);
             }
             if !ids.is_empty() {
-                sink(Part {
+                sink(EncodedChunk {
                     document: totals.documents,
-                    start,
+                    is_first,
                     ids: &ids,
                     bytes: totals.bytes,
                 })?;
-                start = false;
+                is_first = false;
             }
-            if piece.end {
-                totals.documents += u64::from(!start);
-                (start, last) = (true, None);
+            if chunk.is_last {
+                totals.documents += u64::from(!is_first);
+                (is_first, last) = (true, None);
             }
         }
     }
     match unknown.unknown.first() {
-        Some(first) if !expressed => Err(no_ids(config, first)),
+        Some(first) if !any_ids => Err(no_ids_error(config, first)),
         _ => {
             totals.unknown = unknown.unknown;
             Ok(totals)
@@ -97,56 +96,56 @@ pub(crate) fn encode_documents(
     }
 }
 
-fn no_ids(config: &TokenizerConfig, first: &str) -> DataError {
-    let place = match &config.file {
+fn no_ids_error(config: &TokenizerConfig, first: &str) -> DataError {
+    let name = match &config.file {
         Some(file) => file.display().to_string(),
         None => format!("{:?}", config.kind).to_lowercase(),
     };
     DataError::tokenizer(
-        place,
+        name,
         format!(
             "has no id for anything in the text, which begins with {first:?}, and no unknown token; hint: set \
-             tokenizer.file to one that was made for such text, or leave it out"
+             tokenizer.file to a tokenizer for this kind of text, or remove the key"
         ),
     )
 }
 
-/// The next pieces, until they have `size` bytes or the text ends.
+/// Returns the next chunks, about `size` bytes in total; empty at the end of the text.
 fn next_batch(
-    pieces: &mut impl Iterator<Item = Result<Piece, DataError>>,
+    chunks: &mut impl Iterator<Item = Result<TextChunk, DataError>>,
     size: usize,
-) -> Result<Vec<Piece>, DataError> {
+) -> Result<Vec<TextChunk>, DataError> {
     let (mut batch, mut bytes) = (Vec::new(), 0);
     while bytes < size {
-        let Some(piece) = pieces.next().transpose()? else {
+        let Some(chunk) = chunks.next().transpose()? else {
             break;
         };
-        // An empty piece takes memory too.
-        bytes += piece.text.len() + size_of::<Piece>();
-        batch.push(piece);
+        // Empty chunks take memory too.
+        bytes += chunk.text.len() + size_of::<TextChunk>();
+        batch.push(chunk);
     }
     Ok(batch)
 }
 
-/// Each piece in ids, in the order of the pieces. Threads take the next piece that is left.
-fn encode_all(tokenizer: &dyn Tokenizer, pieces: &[Piece], threads: usize) -> Vec<Encoding> {
+/// Encodes `chunks` in parallel; the result has the same order. Each thread takes the next chunk.
+fn encode_chunks(tokenizer: &dyn Tokenizer, chunks: &[TextChunk], threads: usize) -> Vec<Encoding> {
     let next = AtomicUsize::new(0);
     let work = || {
         let mut done = Vec::new();
-        while let Some((at, piece)) = take(&next, pieces) {
-            done.push((at, tokenizer.encode(&piece.text)));
+        while let Some((at, chunk)) = take_next(&next, chunks) {
+            done.push((at, tokenizer.encode(&chunk.text)));
         }
         done
     };
-    let threads = threads.min(pieces.len());
+    let threads = threads.min(chunks.len());
     let mut done = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads)
-            // Where the system gives no more threads, those that there are do the work.
+        let helpers: Vec<_> = (1..threads)
+            // If the system refuses more threads, the existing ones do the work.
             .map_while(|_| std::thread::Builder::new().spawn_scoped(scope, work).ok())
             .collect();
         let mut done = work();
-        for other in others {
-            match other.join() {
+        for helper in helpers {
+            match helper.join() {
                 Ok(more) => done.extend(more),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
@@ -157,18 +156,18 @@ fn encode_all(tokenizer: &dyn Tokenizer, pieces: &[Piece], threads: usize) -> Ve
     done.into_iter().map(|(_, encoding)| encoding).collect()
 }
 
-fn take<'a>(next: &AtomicUsize, pieces: &'a [Piece]) -> Option<(usize, &'a Piece)> {
+fn take_next<'a>(next: &AtomicUsize, chunks: &'a [TextChunk]) -> Option<(usize, &'a TextChunk)> {
     let at = next.fetch_add(1, Ordering::Relaxed);
-    Some((at, pieces.get(at)?))
+    Some((at, chunks.get(at)?))
 }
 
-/// Whether document number `document` is for validation, under a split by documents.
+/// Whether `document` belongs to the validation split, when splitting by documents.
 pub(crate) fn is_validation(split: &SplitConfig, document: u64) -> bool {
     split.by == SplitBy::Documents
         && Random::new(split.seed, stream::SPLIT).f64(document) < split.validation
 }
 
-/// How many of `count` tokens are for training, under a split by tail: nanoGPT's `int(0.9 * n)`.
+/// Number of training tokens out of `count`; by tail as in nanoGPT: `int(0.9 * n)`.
 pub(crate) fn train_count(split: &SplitConfig, count: u64) -> u64 {
     match split.by {
         SplitBy::Tail => ((1.0 - split.validation) * count as f64) as u64,
@@ -176,22 +175,22 @@ pub(crate) fn train_count(split: &SplitConfig, count: u64) -> u64 {
     }
 }
 
-/// An error if a split that was asked for came out empty.
+/// Returns an error if a requested split is empty.
 pub(crate) fn check_split(
     split: &SplitConfig,
     train: u64,
     validation: u64,
 ) -> Result<(), DataError> {
-    let fix = match split.by {
-        SplitBy::Tail => "give more text, or set split.validation = 0 to keep all for training",
+    let hint = match split.by {
+        SplitBy::Tail => "add text, or set split.validation = 0 to use everything for training",
         SplitBy::Documents => {
-            "give more documents, another split.seed, split.by = \"tail\", or split.validation = 0 to keep all for \
-             training"
+            "add documents, change split.seed, or set split.by = \"tail\", or split.validation = 0 to use everything \
+             for training"
         }
     };
     if train == 0 || (validation == 0 && split.validation > 0.0) {
         return Err(DataError::config(format!(
-            "split.validation = {} leaves {train} tokens for training and {validation} for validation; hint: {fix}",
+            "split.validation = {} leaves {train} tokens for training and {validation} for validation; hint: {hint}",
             split.validation
         )));
     }

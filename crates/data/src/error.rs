@@ -1,125 +1,125 @@
-//! What can go wrong with text, tokenizers and token files.
+//! Errors of text sources, tokenizers and token files.
 
 use std::path::{Path, PathBuf};
 
-/// Every error of this crate: one sentence with the facts in it.
+/// The error type of this crate. Each message is one sentence that states the facts.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    /// A setting, or two settings together, make no sense.
+    /// A setting is invalid, or two settings contradict each other.
     #[error("{message}")]
     Config {
-        /// The sentence; it names the setting and the way out.
+        /// The message; it names the setting and the fix.
         message: String,
     },
-    /// A file or folder is not there.
-    #[error("`{}` does not exist; hint: check the path, it is taken relative to where the command runs", path.display())]
+    /// A file or folder does not exist.
+    #[error("`{}` does not exist; hint: check the path; relative paths start at the current directory", path.display())]
     Missing {
         /// The path as it was given.
         path: PathBuf,
     },
-    /// The operating system refused to read.
+    /// Reading failed with an I/O error.
     #[error("cannot read `{}`: {source}", path.display())]
     Read {
-        /// What was read.
+        /// The file or folder.
         path: PathBuf,
-        /// The reason that the system gave.
+        /// The underlying I/O error.
         source: std::io::Error,
     },
-    /// The operating system refused to write.
+    /// Writing failed with an I/O error.
     #[error("cannot write `{}`: {source}", path.display())]
     Write {
-        /// What was written.
+        /// The file or folder.
         path: PathBuf,
-        /// The reason that the system gave.
+        /// The underlying I/O error.
         source: std::io::Error,
     },
-    /// A text source has no text.
-    #[error("`{}` holds no text", path.display())]
+    /// A text source contains no text.
+    #[error("`{}` contains no text", path.display())]
     Empty {
         /// The file or folder.
         path: PathBuf,
     },
     /// A file that should be UTF-8 text is something else.
-    #[error("`{}` {why}", path.display())]
+    #[error("`{}` {reason}", path.display())]
     NotText {
         /// The file.
         path: PathBuf,
-        /// What was seen instead, and at which byte.
-        why: String,
+        /// What was found instead, and at which byte.
+        reason: String,
     },
     /// A line of a JSON-lines file cannot be used.
-    #[error("`{}`, line {line}: {why}", path.display())]
+    #[error("`{}`, line {line}: {reason}", path.display())]
     JsonLine {
         /// The file.
         path: PathBuf,
-        /// Counted from 1.
+        /// Line number, counted from 1.
         line: u64,
         /// What is wrong with the line.
-        why: String,
+        reason: String,
     },
     /// A tokenizer cannot be read, trained or written.
-    #[error("tokenizer `{place}`: {why}")]
+    #[error("tokenizer `{name}`: {reason}")]
     Tokenizer {
-        /// The file, or the kind of tokenizer that was built.
-        place: String,
+        /// The file, or the kind of tokenizer.
+        name: String,
         /// What is wrong.
-        why: String,
+        reason: String,
     },
-    /// A token file is damaged or is not one.
-    #[error("token file `{}`: {why}", path.display())]
+    /// A token file is damaged, or the file is not a token file.
+    #[error("token file `{}`: {reason}", path.display())]
     Shard {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        why: String,
+        reason: String,
     },
     /// There are fewer tokens than one window needs.
     #[error(
-        "the {split} data has {have} tokens, but a window of context_length = {context_length} needs {}; hint: {}",
+        "the {split} data has {available} tokens, but a window of context_length = {context_length} needs {}; hint: {}",
         context_length.saturating_add(1),
-        fix_short(*have)
+        too_short_hint(*available)
     )]
     TooShort {
         /// Which split: "training" or "validation".
         split: &'static str,
-        /// Tokens that there are.
-        have: usize,
-        /// The window that was asked for.
+        /// Number of tokens available.
+        available: usize,
+        /// The requested window length.
         context_length: usize,
     },
-    /// The thread that makes batches in advance stopped by a panic.
+    /// The prefetch thread panicked.
     #[error(
-        "preparing batches failed: {message}; hint: this is an error of the program, please report it"
+        "preparing batches failed: {message}; hint: this is a bug in nextword, please report it"
     )]
-    Batches {
-        /// What the panic said.
+    Prefetch {
+        /// The panic message.
         message: String,
     },
 }
 
-fn fix_short(have: usize) -> String {
-    match have {
-        0 | 1 => "give more text, no window is shorter than 2 tokens".to_owned(),
+fn too_short_hint(available: usize) -> String {
+    match available {
+        0 | 1 => "give more text; a window needs at least 2 tokens".to_owned(),
         _ => format!(
             "set context_length to {} or less, or give more text",
-            have - 1
+            available - 1
         ),
     }
 }
 
-/// What kind of trouble an error is, for exit codes.
+/// The class of an error, which determines the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorClass {
-    /// A setting is wrong: the user changes the config or the command.
+    /// A setting is wrong; the fix is in the config or the command line.
     Usage,
-    /// A data or tokenizer file is wrong or missing.
+    /// A data or tokenizer file is invalid or missing.
     Data,
-    /// The disk is full, or a folder cannot be written.
+    /// The disk is full, or a folder is not writable.
     Storage,
 }
 
 impl DataError {
-    /// The kind of trouble: wrong setting, bad data, or no place to write.
+    /// Returns the class of this error: usage, data or storage.
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Config { .. } | Self::TooShort { .. } => ErrorClass::Usage,
@@ -150,17 +150,17 @@ impl DataError {
         }
     }
 
-    pub(crate) fn shard(path: &Path, why: impl Into<String>) -> Self {
+    pub(crate) fn shard(path: &Path, reason: impl Into<String>) -> Self {
         Self::Shard {
             path: path.to_path_buf(),
-            why: why.into(),
+            reason: reason.into(),
         }
     }
 
-    pub(crate) fn tokenizer(place: impl std::fmt::Display, why: impl std::fmt::Display) -> Self {
+    pub(crate) fn tokenizer(name: impl std::fmt::Display, reason: impl std::fmt::Display) -> Self {
         Self::Tokenizer {
-            place: place.to_string(),
-            why: why.to_string(),
+            name: name.to_string(),
+            reason: reason.to_string(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A whole split, each token once.
+//! Evaluation windows: a whole split, each target once.
 
 use std::ops::Range;
 
@@ -10,43 +10,43 @@ use crate::window::{DocumentWindows, Packing};
 /// Consecutive windows over a split, in which each token after the first is a target exactly once
 /// (packed), or each token of a document after its first (documents).
 ///
-/// A window's first targets are predicted from little context; that is the usual way and makes
-/// the loss a little larger than with overlapping windows.
+/// The first targets of each window are predicted from little context. This is common practice and
+/// gives a slightly higher loss than overlapping windows.
 #[derive(Debug, Clone)]
 pub struct EvalWindows {
     tokens: Tokens,
     documents: Option<DocumentWindows>,
     context_length: usize,
-    padding: u32,
-    /// All windows of the split.
-    all: usize,
-    /// How many of them are used.
+    padding_id: u32,
+    /// Number of windows in the split.
+    window_count: usize,
+    /// Number of windows to evaluate.
     used: usize,
 }
 
 impl EvalWindows {
-    /// The windows of `tokens`; `padding` fills rows that are shorter
-    /// ([`crate::Specials::padding`]).
+    /// Creates the windows of `tokens`; `padding_id` ([`crate::SpecialTokens::padding_id`]) pads
+    /// short rows.
     ///
     /// # Errors
-    /// [`DataError::TooShort`] if there is no target: fewer than 2 tokens. [`DataError::Config`] for
+    /// [`DataError::TooShort`] if there are fewer than 2 tokens. [`DataError::Config`] for
     /// a `context_length` of 0 or above 2^28, and for documents without targets.
     pub fn new(
         tokens: Tokens,
         context_length: usize,
         packing: Packing,
-        padding: u32,
+        padding_id: u32,
     ) -> Result<Self, DataError> {
         if context_length == 0 {
             return Err(DataError::config(
-                "context_length = 0 holds no token; hint: set it to 1 or more",
+                "context_length = 0 is too small; hint: set it to 1 or more",
             ));
         }
         check_size(1, context_length)?;
         if tokens.len() < 2 {
             return Err(DataError::TooShort {
                 split: "validation",
-                have: tokens.len(),
+                available: tokens.len(),
                 context_length: 1,
             });
         }
@@ -57,20 +57,20 @@ impl EvalWindows {
             }
         };
         let packed = (tokens.len() - 1).div_ceil(context_length);
-        let all = documents.as_ref().map_or(packed, DocumentWindows::count);
+        let window_count = documents.as_ref().map_or(packed, DocumentWindows::count);
         Ok(Self {
             tokens,
             documents,
             context_length,
-            padding,
-            all,
-            used: all,
+            padding_id,
+            window_count,
+            used: window_count,
         })
     }
 
-    /// The same with at most `windows` of them, spread evenly over the split.
+    /// Limits evaluation to `windows` windows, spread evenly over the split.
     pub fn limit(mut self, windows: usize) -> Self {
-        self.used = windows.clamp(1, self.all);
+        self.used = windows.clamp(1, self.window_count);
         self
     }
 
@@ -79,29 +79,29 @@ impl EvalWindows {
         self.used
     }
 
-    /// Never: there is at least one window.
+    /// Always `false`: there is at least one window.
     pub fn is_empty(&self) -> bool {
         self.used == 0
     }
 
-    /// The windows `range` (within `0..len()`) as rows of one batch.
+    /// Returns the windows `range` (within `0..len()`) as rows of one batch.
     ///
     /// # Errors
-    /// [`DataError::Shard`] if the token file holds an id that its vocabulary does not have;
+    /// [`DataError::Shard`] if the token file contains an id outside its vocabulary;
     /// [`DataError::Config`] for a batch of more than 2^28 tokens.
     pub fn batch(&self, range: Range<usize>) -> Result<TokenBatch, DataError> {
         check_size(range.len(), self.context_length)?;
-        let mut batch = TokenBatch::with_room(range.len(), self.context_length);
+        let mut batch = TokenBatch::with_capacity(range.len(), self.context_length);
         let mut ids = Vec::with_capacity(self.context_length + 1);
         for index in range {
             ids.clear();
             self.tokens.read(self.window(index), &mut ids)?;
-            batch.push_row(&ids, self.padding);
+            batch.push_row(&ids, self.padding_id);
         }
         Ok(batch)
     }
 
-    /// All windows in batches of `batch_size` rows, the last one with what is left.
+    /// Iterates over all windows in batches of `batch_size` rows; the last batch may be smaller.
     pub fn batches(
         &self,
         batch_size: usize,
@@ -113,7 +113,7 @@ impl EvalWindows {
     }
 
     fn window(&self, index: usize) -> Range<usize> {
-        let index = (index as u128 * self.all as u128 / self.used as u128) as usize;
+        let index = (index as u128 * self.window_count as u128 / self.used as u128) as usize;
         if let Some(documents) = &self.documents {
             return documents.range(index);
         }

@@ -1,13 +1,13 @@
-//! A shuffled order that takes no memory.
+//! A pseudorandom permutation that needs no memory.
 
 use crate::rng::mix;
 
-/// A permutation of `0..n` chosen by a key, computed place by place.
+/// A permutation of `0..n` selected by a key; each element is computed independently.
 ///
-/// A balanced Feistel network permutes the numbers of `2 * half_bits` bits, the smallest such set
-/// that holds `0..n` (at most four times as large), and a result outside `0..n` is permuted again
+/// A balanced Feistel network permutes the integers of `2 * half_bits` bits, the smallest such set
+/// that contains `0..n` (at most four times as large). A result outside `0..n` is permuted again
 /// until it is inside ("cycle walking": Black and Rogaway, "Ciphers with Arbitrary Finite
-/// Domains", 2002). Both are bijections, so the whole is one.
+/// Domains", 2002). Both steps are bijections, so the result is one too.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Permutation {
     key: u64,
@@ -29,10 +29,10 @@ impl Permutation {
         }
     }
 
-    /// What comes at `place` (below `n`).
-    pub(crate) fn at(self, place: u64) -> u64 {
-        debug_assert!(place < self.n);
-        let mut value = self.feistel(place);
+    /// Returns the element at `index` (below `n`).
+    pub(crate) fn at(self, index: u64) -> u64 {
+        debug_assert!(index < self.n);
+        let mut value = self.feistel(index);
         while value >= self.n {
             value = self.feistel(value);
         }
@@ -55,13 +55,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_number_appears_once_for_every_size() {
+    fn permutation_is_bijective_for_every_size() {
         for n in (1..=130).chain([1000, 1024, 4097, 65_537]) {
             for key in [0, 1, u64::MAX] {
                 let permutation = Permutation::new(key, n);
                 let mut seen = vec![false; n as usize];
-                for place in 0..n {
-                    let value = permutation.at(place) as usize;
+                for index in 0..n {
+                    let value = permutation.at(index) as usize;
                     assert!(
                         !std::mem::replace(&mut seen[value], true),
                         "n {n} value {value} twice"
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn another_key_gives_another_order_and_neighbours_part() {
+    fn keys_give_distinct_orders_without_local_structure() {
         let order = |key| {
             (0..1000)
                 .map(|p| Permutation::new(key, 1000).at(p))
@@ -84,7 +84,7 @@ mod tests {
             .windows(2)
             .filter(|w| w[0].abs_diff(w[1]) < 10)
             .count();
-        assert!(close < 50, "{close} of 999 neighbours stayed within 10");
+        assert!(close < 50, "{close} of 999 adjacent pairs stayed within 10");
         let fixed = first
             .iter()
             .enumerate()
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn all_orders_of_four_are_reached_about_equally() {
+    fn all_permutations_of_four_are_about_equally_likely() {
         let mut counts = std::collections::HashMap::new();
         for key in 0..24_000u64 {
             let permutation = Permutation::new(mix(key), 4);

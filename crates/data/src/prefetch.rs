@@ -1,4 +1,4 @@
-//! Batches made in advance by a thread.
+//! Prefetching: a thread prepares batches in advance.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,27 +9,27 @@ use crate::batch::TokenBatch;
 use crate::error::DataError;
 use crate::loader::Loader;
 
-/// The endless stream of a loader's batches; see [`Loader::prefetch`]. It ends after an error;
-/// a panic while a batch is made is one ([`DataError::Batches`]).
+/// An endless iterator over a loader's batches; see [`Loader::prefetch`]. It ends after an error. A
+/// panic while preparing a batch becomes [`DataError::Prefetch`].
 #[derive(Debug)]
 pub struct Prefetch {
     receiver: Option<Receiver<Result<TokenBatch, DataError>>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// More batches are not made in advance: a channel takes memory for all of them at once.
+/// Maximum prefetch depth: a channel allocates memory for all its entries up front.
 const MAX_DEPTH: usize = 64;
 
 impl Prefetch {
     pub(crate) fn start(loader: Loader, from_step: u64, depth: usize) -> Self {
-        let accumulation = loader.config().accumulation;
+        let grad_accum_steps = loader.config().grad_accum_steps;
         let batch = move |step, micro| loader.batch(step, micro);
-        Self::spawn(accumulation, from_step, depth, batch)
+        Self::spawn(grad_accum_steps, from_step, depth, batch)
     }
 
-    /// The batches that `batch` makes of (step, micro-batch).
+    /// Starts a thread that calls `batch` for each (step, micro-batch).
     fn spawn(
-        accumulation: usize,
+        grad_accum_steps: usize,
         from_step: u64,
         depth: usize,
         batch: impl Fn(u64, usize) -> Result<TokenBatch, DataError> + Send + 'static,
@@ -37,12 +37,12 @@ impl Prefetch {
         let (sender, receiver) = sync_channel(depth.clamp(1, MAX_DEPTH));
         let work = move || {
             for step in from_step.. {
-                for micro in 0..accumulation {
-                    let made = catch_unwind(AssertUnwindSafe(|| batch(step, micro)))
-                        .unwrap_or_else(|panic| Err(failure(&*panic)));
-                    let failed = made.is_err();
-                    // A closed channel means that nobody wants more.
-                    if sender.send(made).is_err() || failed {
+                for micro in 0..grad_accum_steps {
+                    let batch_result = catch_unwind(AssertUnwindSafe(|| batch(step, micro)))
+                        .unwrap_or_else(|panic| Err(panic_error(&*panic)));
+                    let failed = batch_result.is_err();
+                    // A closed channel means that the receiver was dropped.
+                    if sender.send(batch_result).is_err() || failed {
                         return;
                     }
                 }
@@ -55,13 +55,13 @@ impl Prefetch {
     }
 }
 
-/// A panic as an error, with what it said.
-fn failure(panic: &(dyn Any + Send)) -> DataError {
+/// Converts a panic payload into an error with its message.
+fn panic_error(panic: &(dyn Any + Send)) -> DataError {
     let message = panic
         .downcast_ref::<String>()
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied());
-    DataError::Batches {
+    DataError::Prefetch {
         message: message.unwrap_or("a panic without a message").to_owned(),
     }
 }
@@ -78,7 +78,7 @@ impl Drop for Prefetch {
     fn drop(&mut self) {
         drop(self.receiver.take());
         if let Some(thread) = self.thread.take() {
-            // The thread has no more to say: a panic in it was already given out as an error.
+            // A panic in the thread was already returned as an error.
             let _ = thread.join();
         }
     }
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_while_a_batch_is_made_is_the_last_item_and_has_its_message() {
+    fn a_panic_is_the_last_item_and_keeps_its_message() {
         let mut batches = Prefetch::spawn(2, 5, 3, |step, micro| {
             assert!((step, micro) != (6, 1), "step {step} broke");
             Ok(TokenBatch::default())
@@ -105,9 +105,9 @@ mod tests {
     }
 
     #[test]
-    fn a_huge_depth_takes_no_memory() {
-        let made = |_, _| Ok(TokenBatch::default());
-        let mut batches = Prefetch::spawn(1, 0, usize::MAX, made);
+    fn a_huge_depth_allocates_no_memory() {
+        let batch = |_, _| Ok(TokenBatch::default());
+        let mut batches = Prefetch::spawn(1, 0, usize::MAX, batch);
         assert!(batches.next().unwrap().is_ok());
     }
 }

@@ -1,4 +1,4 @@
-//! Text to token files, with bounded memory.
+//! Preparing text as token files in bounded memory.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -7,58 +7,59 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::atomic::{self, Ready};
+use crate::atomic::{self, PendingFile};
 use crate::config::{DataConfig, SplitBy, SplitConfig};
 use crate::documents::Sources;
-use crate::encode::{Totals, check_split, encode_documents, is_validation, train_count};
+use crate::encode::{EncodeTotals, check_split, encode_documents, is_validation, train_count};
 use crate::error::DataError;
 use crate::shard_writer::ShardWriter;
 use crate::tokenizer::{Tokenizer, build_tokenizer};
 
-/// Files of a prepared folder.
-pub(crate) const CARD: &str = "dataset.json";
-pub(crate) const TOKENIZER: &str = "tokenizer.json";
-pub(crate) const TRAIN: &str = "train.bin";
-pub(crate) const VALIDATION: &str = "validation.bin";
+/// File names in a prepared folder.
+pub(crate) const CARD_FILE: &str = "dataset.json";
+pub(crate) const TOKENIZER_FILE: &str = "tokenizer.json";
+pub(crate) const TRAIN_FILE: &str = "train.bin";
+pub(crate) const VALIDATION_FILE: &str = "validation.bin";
 
-/// No card of this program has more bytes.
-const MAX_CARD: u64 = 16 << 20;
+/// Maximum size of a dataset card.
+const MAX_CARD_BYTES: u64 = 16 << 20;
 
-/// What is known about a dataset: `dataset.json` in a prepared folder.
+/// Metadata of a dataset: `dataset.json` in a prepared folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatasetCard {
-    /// Version of this file's format.
+    /// Format version.
     pub version: u32,
-    /// What was read: file names, or the built-in corpus with its seed.
+    /// Names of the source files, or the built-in corpus and its seed.
     pub sources: Vec<String>,
     /// Bytes of text.
     pub bytes: u64,
     /// Number of documents.
     pub documents: u64,
-    /// Tokens for training.
+    /// Number of training tokens.
     pub train_tokens: u64,
-    /// Tokens for validation.
+    /// Number of validation tokens.
     pub validation_tokens: u64,
-    /// How they were divided.
+    /// How the data was split.
     pub split: SplitConfig,
-    /// Number of ids.
+    /// Vocabulary size.
     pub vocab_size: usize,
     /// [`Tokenizer::hash`] of the tokenizer.
     pub tokenizer_hash: String,
-    /// Pieces of text that the vocabulary does not have (a given tokenizer's, or a cut one's).
+    /// Parts of the text that are not in the vocabulary (possible with an existing tokenizer, or a
+    /// truncated vocabulary).
     pub unknown: Vec<String>,
 }
 
 impl DatasetCard {
-    /// The version that this program writes and reads.
+    /// The version that this program reads and writes.
     pub const VERSION: u32 = 1;
 
     pub(crate) fn new(
         sources: &Sources,
         tokenizer: &dyn Tokenizer,
         split: SplitConfig,
-        totals: Totals,
+        totals: EncodeTotals,
         tokens: (u64, u64),
     ) -> Self {
         Self {
@@ -76,63 +77,63 @@ impl DatasetCard {
     }
 }
 
-/// What [`prepare`] wrote.
+/// The result of [`prepare`].
 #[derive(Debug, Clone)]
-pub struct Prepared {
-    /// The folder.
+pub struct PreparedDataset {
+    /// The output folder.
     pub folder: PathBuf,
-    /// Counts and the split.
+    /// The dataset card that was written.
     pub card: DatasetCard,
-    /// The tokenizer that is in the folder.
+    /// The tokenizer that was written.
     pub tokenizer: Arc<dyn Tokenizer>,
 }
 
-/// What [`prepare`] is doing.
+/// A phase of [`prepare`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// Reading the text for the tokenizer's vocabulary.
     Vocabulary,
-    /// Turning the text into ids.
+    /// Encoding the text.
     Tokens,
 }
 
-/// How far [`prepare`] is.
+/// Progress of [`prepare`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// What is being done.
+    /// The current phase.
     pub phase: Phase,
-    /// Bytes of text that were read in this phase.
+    /// Bytes of text read in this phase.
     pub bytes: u64,
-    /// Bytes that there are; `None` for a built-in corpus.
+    /// Total bytes of text; `None` for a built-in corpus.
     pub total_bytes: Option<u64>,
-    /// Tokens that were written.
+    /// Tokens written so far.
     pub tokens: u64,
 }
 
-/// Turns the text of `config` into token files in `folder` (made if it is not there): `train.bin`,
+/// Encodes the text of `config` into token files in `folder` (created if missing): `train.bin`,
 /// `validation.bin`, `tokenizer.json` and, last, `dataset.json`.
 ///
-/// The text is streamed: memory does not grow with it (`bpe` is trained on its first
-/// `sample_bytes`), and encoded by all cores. `progress` is called after each piece of text. Files
-/// of the same names are replaced once all new ones are written: until then, and after an error
-/// until then, the folder is as it was, or gone if it was made for this. A folder without
-/// `dataset.json` is not complete and is not opened.
+/// The text is streamed in bounded memory (`bpe` is trained on the first `sample_bytes`) and encoded
+/// on all cores. `progress` is called after each chunk of text. Existing files are replaced only
+/// after all new files are written. If an error occurs before that, the folder is unchanged, or
+/// removed if this call created it. A folder without `dataset.json` is incomplete and cannot be
+/// opened.
 ///
 /// # Errors
-/// What is wrong with the config or the text; [`DataError::Config`] if the folder has files but no
-/// `dataset.json` of this program, since they may be somebody's own; [`DataError::Write`] if the
-/// disk is full or the folder cannot be written.
+/// Errors of the config or the text; [`DataError::Config`] if the folder has files but no
+/// `dataset.json` of this program, to protect unrelated files; [`DataError::Write`] if the disk is
+/// full or the folder is not writable.
 pub fn prepare(
     config: &DataConfig,
     folder: impl AsRef<Path>,
     mut progress: impl FnMut(Progress) + Send,
-) -> Result<Prepared, DataError> {
+) -> Result<PreparedDataset, DataError> {
     let folder = folder.as_ref();
     let sources = Sources::from_config(config)?;
     let total_bytes = sources.total_bytes();
-    check_free(folder)?;
-    // Dropped last: a folder can be taken away once the temporary files in it are.
-    let made = MadeFolders::make(folder)?;
+    check_overwritable(folder)?;
+    // Dropped last: a folder can be removed only after its temporary files.
+    let created = CreatedFolders::create(folder)?;
 
     let mut bytes = 0;
     let texts = sources.texts().inspect(|text| {
@@ -146,43 +147,43 @@ pub fn prepare(
     });
     let tokenizer = build_tokenizer(&config.tokenizer, texts)?;
     let json = tokenizer.to_json()?;
-    let vocabulary = Ready::write(folder.join(TOKENIZER), json.as_bytes())?;
+    let vocabulary = PendingFile::write(folder.join(TOKENIZER_FILE), json.as_bytes())?;
 
-    let mut writers = Writers::create(folder, &*tokenizer)?;
-    let totals = encode_documents(&sources, &config.tokenizer, &*tokenizer, |part| {
+    let mut writers = SplitWriters::create(folder, &*tokenizer)?;
+    let totals = encode_documents(&sources, &config.tokenizer, &*tokenizer, |chunk| {
         writers.push(
-            is_validation(&config.split, part.document),
-            part.start,
-            part.ids,
+            is_validation(&config.split, chunk.document),
+            chunk.is_first,
+            chunk.ids,
         )?;
         progress(Progress {
             phase: Phase::Tokens,
-            bytes: part.bytes,
+            bytes: chunk.bytes,
             total_bytes,
             tokens: writers.len(),
         });
         Ok(())
     })?;
-    let (train, validation, tokens) = writers.seal(folder, &config.split)?;
+    let (train, validation, tokens) = writers.finalize(folder, &config.split)?;
     let card = DatasetCard::new(&sources, &*tokenizer, config.split, totals, tokens);
     let json = serde_json::to_string_pretty(&card)
         .map_err(|error| DataError::config(error.to_string()))?;
-    let complete = Ready::write(folder.join(CARD), json.as_bytes())?;
-    // All is on the disk, and only names are still to be given.
+    let card_file = PendingFile::write(folder.join(CARD_FILE), json.as_bytes())?;
+    // All data is on disk; only the renames remain.
     remove_card(folder)?;
-    for file in [vocabulary, train, validation, complete] {
-        file.put()?;
+    for file in [vocabulary, train, validation, card_file] {
+        file.commit()?;
     }
-    made.keep();
-    Ok(Prepared {
+    created.keep();
+    Ok(PreparedDataset {
         folder: folder.to_path_buf(),
         card,
         tokenizer,
     })
 }
 
-/// An error for a folder with files that may be somebody's own.
-fn check_free(folder: &Path) -> Result<(), DataError> {
+/// Returns an error if the folder contains files that may be unrelated to this program.
+fn check_overwritable(folder: &Path) -> Result<(), DataError> {
     let failed = |error| DataError::write(folder, error);
     let entries = match std::fs::read_dir(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -190,7 +191,7 @@ fn check_free(folder: &Path) -> Result<(), DataError> {
     };
     for entry in entries {
         let name = entry.map_err(failed)?.file_name();
-        // What a killed run left behind is nobody's.
+        // Temporary files of a killed run.
         if atomic::is_temporary(&name) {
             continue;
         }
@@ -198,8 +199,8 @@ fn check_free(folder: &Path) -> Result<(), DataError> {
             return Ok(());
         }
         return Err(DataError::config(format!(
-            "`{}` has files (such as `{}`) but no dataset.json of this program, so that they may be somebody's own; \
-             hint: give a new folder",
+            "`{}` has files (such as `{}`) but no dataset.json of this program, so they may be unrelated; \
+             hint: use a new folder",
             folder.display(),
             name.display()
         )));
@@ -207,11 +208,11 @@ fn check_free(folder: &Path) -> Result<(), DataError> {
     Ok(())
 }
 
-/// Whether the folder's `dataset.json` is a card of this program, of whatever version.
+/// Whether the folder has a `dataset.json` of this program, of any version.
 fn has_card(folder: &Path) -> bool {
     let mut card = Vec::new();
-    let read =
-        File::open(folder.join(CARD)).and_then(|file| file.take(MAX_CARD).read_to_end(&mut card));
+    let read = File::open(folder.join(CARD_FILE))
+        .and_then(|file| file.take(MAX_CARD_BYTES).read_to_end(&mut card));
     read.is_ok()
         && serde_json::from_slice::<serde_json::Value>(&card).is_ok_and(|card| {
             card["version"].is_u64()
@@ -220,18 +221,18 @@ fn has_card(folder: &Path) -> bool {
         })
 }
 
-/// Folders that were made for one run, the innermost first. Those that are empty at its end are
-/// taken away unless they are kept.
-struct MadeFolders(Vec<PathBuf>);
+/// Folders created by one call, innermost first. On drop the empty ones are removed, unless `keep`
+/// was called.
+struct CreatedFolders(Vec<PathBuf>);
 
-impl MadeFolders {
-    fn make(folder: &Path) -> Result<Self, DataError> {
+impl CreatedFolders {
+    fn create(folder: &Path) -> Result<Self, DataError> {
         let missing = folder
             .ancestors()
             .take_while(|path| !path.as_os_str().is_empty() && !path.exists());
-        let made = Self(missing.map(Path::to_path_buf).collect());
+        let created = Self(missing.map(Path::to_path_buf).collect());
         std::fs::create_dir_all(folder).map_err(|error| DataError::write(folder, error))?;
-        Ok(made)
+        Ok(created)
     }
 
     fn keep(mut self) {
@@ -239,10 +240,10 @@ impl MadeFolders {
     }
 }
 
-impl Drop for MadeFolders {
+impl Drop for CreatedFolders {
     fn drop(&mut self) {
         for folder in &self.0 {
-            // One with files in it stays; so do those around it.
+            // A non-empty folder stays, and so do its parents.
             if std::fs::remove_dir(folder).is_err() {
                 return;
             }
@@ -250,32 +251,32 @@ impl Drop for MadeFolders {
     }
 }
 
-/// Takes away the card of an earlier run, so that a stop between the new names leaves no folder
+/// Removes an existing card, so that a crash between the renames cannot leave an inconsistent folder
 /// that opens.
 fn remove_card(folder: &Path) -> Result<(), DataError> {
-    let path = folder.join(CARD);
+    let path = folder.join(CARD_FILE);
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(DataError::write(&path, error))
         }
-        _ => atomic::sync_folder_of(&path),
+        _ => atomic::sync_parent_folder(&path),
     }
 }
 
-/// Both token files in the making. Under a split by tail all ids go to the first, which is divided
-/// at the end: only then is their number known.
-struct Writers {
+/// Writers of both token files. When splitting by tail, all ids go to the first file, which is split
+/// at the end, when the total count is known.
+struct SplitWriters {
     train: ShardWriter,
     validation: ShardWriter,
 }
 
-impl Writers {
+impl SplitWriters {
     fn create(folder: &Path, tokenizer: &dyn Tokenizer) -> Result<Self, DataError> {
         let hash = tokenizer.hash();
         let create = |name| ShardWriter::create(folder.join(name), tokenizer.vocab_size(), &hash);
         Ok(Self {
-            train: create(TRAIN)?,
-            validation: create(VALIDATION)?,
+            train: create(TRAIN_FILE)?,
+            validation: create(VALIDATION_FILE)?,
         })
     }
 
@@ -295,19 +296,20 @@ impl Writers {
         self.train.len() + self.validation.len()
     }
 
-    /// Writes both files under temporary names; gives them with their numbers of tokens.
-    fn seal(
+    /// Completes both files under temporary names; also returns their token counts.
+    fn finalize(
         self,
         folder: &Path,
         split: &SplitConfig,
-    ) -> Result<(Ready, Ready, (u64, u64)), DataError> {
+    ) -> Result<(PendingFile, PendingFile, (u64, u64)), DataError> {
         let all = self.len();
         let train = train_count(split, self.train.len());
         check_split(split, train, all - train)?;
         let (first, second) = if split.by == SplitBy::Tail {
-            self.train.seal_split(train, folder.join(VALIDATION))?
+            self.train
+                .finalize_split(train, folder.join(VALIDATION_FILE))?
         } else {
-            (self.train.seal()?, self.validation.seal()?)
+            (self.train.finalize()?, self.validation.finalize()?)
         };
         Ok((first, second, (train, all - train)))
     }

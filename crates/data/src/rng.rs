@@ -1,23 +1,23 @@
 //! Random numbers as pure functions of (seed, stream, counter).
 //!
-//! There is no generator state: number 7 of a stream is computed without numbers 0 to 6. So the
-//! data order needs nothing but integers to be resumed, and threads cannot change it.
+//! There is no generator state: value 7 of a stream is computed without values 0 to 6. Resuming the
+//! data order therefore needs only integers, and thread scheduling cannot change it.
 //!
-//! The mixing function is the finaliser of `SplitMix64` (Steele, Lea, Flood, "Fast Splittable
+//! The mixing function is the finalizer of `SplitMix64` (Steele, Lea, Flood, "Fast Splittable
 //! Pseudorandom Number Generators", OOPSLA 2014, with David Stafford's constants "Mix13"). Seed and
 //! stream are mixed into a key, and the counter walks from that key in steps of the golden gamma,
-//! so one stream is exactly a `SplitMix64` sequence. It is not for secrets.
+//! so one stream is exactly a `SplitMix64` sequence. It is not cryptographically secure.
 
 /// The odd number nearest to 2^64 divided by the golden ratio.
 const GOLDEN_GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// Streams of this crate, so that no two uses share their numbers.
+/// Stream ids of this crate; each use has its own stream.
 pub(crate) mod stream {
     pub(crate) const WINDOWS: u64 = 1;
     pub(crate) const EPOCHS: u64 = 2;
     pub(crate) const PHASES: u64 = 3;
     pub(crate) const SPLIT: u64 = 4;
-    /// Story `i` uses stream `STORIES + i`; far from the small numbers above.
+    /// Story `i` uses stream `STORIES + i`; far from the small ids above.
     pub(crate) const STORIES: u64 = 1 << 40;
 }
 
@@ -28,14 +28,14 @@ pub struct Random {
 }
 
 impl Random {
-    /// The stream number `stream` of `seed`.
+    /// Creates stream `stream` of `seed`.
     pub fn new(seed: u64, stream: u64) -> Self {
         let key = mix(mix(seed.wrapping_add(GOLDEN_GAMMA))
             ^ mix(stream.wrapping_mul(GOLDEN_GAMMA).wrapping_add(1)));
         Self { key }
     }
 
-    /// 64 uniform bits.
+    /// Returns 64 uniform bits.
     pub fn u64(self, counter: u64) -> u64 {
         mix(self
             .key
@@ -52,13 +52,13 @@ impl Random {
         (self.u64(counter) >> 40) as f32 * (1.0 / (1u32 << 24) as f32)
     }
 
-    /// Uniform in `0..n`; 0 when `n` is 0. By multiplication (Lemire 2019) without its rejection
-    /// step: a value's probability is off by less than n / 2^64 of itself.
+    /// Uniform in `0..n`; 0 when `n` is 0. Uses multiplication (Lemire 2019) without the rejection
+    /// step: the relative error of a value's probability is below n / 2^64.
     pub fn below(self, counter: u64, n: u64) -> u64 {
         ((u128::from(self.u64(counter)) * u128::from(n)) >> 64) as u64
     }
 
-    /// Standard normal, mean 0 and variance 1 (Box-Muller; uses the numbers `2 counter` and
+    /// Standard normal, mean 0 and variance 1 (Box-Muller; uses values `2 counter` and
     /// `2 counter + 1` of the stream).
     pub fn normal(self, counter: u64) -> f64 {
         let first = 1.0 - self.f64(counter.wrapping_mul(2)); // in (0, 1]: its logarithm is finite
@@ -66,7 +66,7 @@ impl Random {
         (-2.0 * first.ln()).sqrt() * (std::f64::consts::TAU * second).cos()
     }
 
-    /// The stream read from its beginning, one number after the other.
+    /// Returns a sequential generator that starts at counter 0.
     pub fn sequence(self) -> RandomSequence {
         RandomSequence {
             random: self,
@@ -75,7 +75,7 @@ impl Random {
     }
 }
 
-/// A [`Random`] stream with a running counter, for code that draws an unknown number of values.
+/// A [`Random`] stream with a running counter, for code that needs an unknown number of values.
 #[derive(Debug, Clone)]
 pub struct RandomSequence {
     random: Random,
@@ -89,13 +89,13 @@ impl RandomSequence {
         self.random.u64(self.counter - 1)
     }
 
-    /// The next number, uniform in `0..n`; 0 when `n` is 0.
+    /// The next value, uniform in `0..n`; 0 when `n` is 0.
     pub fn below(&mut self, n: usize) -> usize {
         self.counter += 1;
         self.random.below(self.counter - 1, n as u64) as usize
     }
 
-    /// One of `choices`, each as likely as the others; `None` when there are none.
+    /// A uniformly chosen element of `choices`; `None` if it is empty.
     pub fn choose<'a, T>(&mut self, choices: &'a [T]) -> Option<&'a T> {
         let index = self.below(choices.len());
         choices.get(index)
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn uniform_numbers_have_the_right_mean_and_stay_in_range() {
+    fn uniform_values_have_the_right_mean_and_range() {
         let random = Random::new(3, 9);
         let n = 20_000;
         let mean = (0..n).map(|i| random.f64(i)).sum::<f64>() / n as f64;
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn normal_numbers_have_mean_zero_and_variance_one() {
+    fn normal_values_have_mean_zero_and_variance_one() {
         let random = Random::new(5, 0);
         let values: Vec<f64> = (0..20_000).map(|i| random.normal(i)).collect();
         let mean = values.iter().sum::<f64>() / values.len() as f64;

@@ -1,20 +1,20 @@
-//! Token files: the bytes on disk, memory-mapped for reading.
+//! Token files: on-disk format and memory-mapped reading.
 //!
-//! Ours, all numbers little-endian:
+//! Our format; all integers are little-endian:
 //! ```text
 //! 0    8   "NWSHARD" and a zero byte
 //! 8    4   version, 1
-//! 12   4   bytes an id: 2 or 4
-//! 16   8   size of the vocabulary
+//! 12   4   bytes per id: 2 or 4
+//! 16   8   vocabulary size
 //! 24   8   number of ids
 //! 32   8   number of documents
 //! 40   32  SHA-256 of the vocabulary (Tokenizer::hash)
 //! 72   32  SHA-256 of everything after the header
-//! 104  24  first bytes of the SHA-256 of bytes 0 to 104
-//! 128      ids, then zero bytes up to a multiple of 8, then each document's first id's number as u64
+//! 104  24  first bytes of the SHA-256 of bytes 0..104
+//! 128      ids, zero padding to a multiple of 8, then the index of the first id of each document as u64
 //! ```
-//! Also read: llm.c's files (a header of 256 i32: 20240520, version 1, count, then u16 ids; or
-//! 20240801, version 7, with u32 ids) and nanoGPT's (u16 ids and nothing else).
+//! Two external formats can also be read: llm.c (a header of 256 i32: magic 20240520, version 1,
+//! count, then u16 ids; or magic 20240801, version 7, with u32 ids) and nanoGPT (u16 ids only).
 
 use std::fs::File;
 use std::io::Read as _;
@@ -25,13 +25,13 @@ use memmap2::Mmap;
 use sha2::{Digest, Sha256};
 
 use crate::error::DataError;
-use crate::tokens::outside;
+use crate::tokens::out_of_range;
 
 pub(crate) const MAGIC: &[u8; 8] = b"NWSHARD\0";
 pub(crate) const VERSION: u32 = 1;
-pub(crate) const HEADER: usize = 128;
-const LLM_C_HEADER: usize = 1024;
-/// First number and version of llm.c's files.
+pub(crate) const HEADER_LEN: usize = 128;
+const LLM_C_HEADER_LEN: usize = 1024;
+/// Magic number and version of llm.c files.
 const LLM_C_U16: (u32, u32) = (20_240_520, 1);
 const LLM_C_U32: (u32, u32) = (20_240_801, 7);
 
@@ -43,26 +43,26 @@ pub struct Shard {
     layout: Layout,
 }
 
-/// Which program's file it is, as its first bytes say.
+/// File format, detected from the first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ShardKind {
-    Own,
+pub(crate) enum ShardFormat {
+    Nextword,
     LlmC,
-    /// Neither: ids and nothing else.
+    /// No known header: raw ids.
     Raw,
 }
 
-/// Where things are in a token file.
+/// Layout of a token file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Layout {
-    /// Bytes an id.
+    /// Bytes per id.
     width: usize,
-    /// First byte of the ids.
+    /// Byte offset of the ids.
     ids: usize,
     count: usize,
-    /// First byte of the document table.
+    /// Byte offset of the document table.
     table: usize,
-    /// Number of entries there; without a table the whole file is one document.
+    /// Number of table entries; `None` without a table (the file is one document).
     documents: Option<usize>,
     vocab_size: usize,
     vocab_hash: Option<String>,
@@ -70,22 +70,25 @@ struct Layout {
 }
 
 impl Shard {
-    /// Opens a token file of ours or of llm.c and checks its header, sizes and document table; ids
-    /// are checked as they are read.
+    /// Opens a token file in our format or in that of llm.c. Validates the header, sizes and document
+    /// table; ids are validated when they are read.
     ///
     /// # Errors
     /// [`DataError::Missing`], [`DataError::Read`]; [`DataError::Shard`] if the file is damaged or
-    /// of another kind.
+    /// has an unknown format.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, DataError> {
         Self::open_as(path.as_ref(), |bytes| match bytes.get(..8) {
-            Some(magic) if magic == MAGIC => own_layout(bytes),
-            Some(_) => llm_c_layout(bytes),
-            None => Err(format!("has {} bytes, which is no token file", bytes.len())),
+            Some(magic) if magic == MAGIC => parse_header(bytes),
+            Some(_) => parse_llm_c_header(bytes),
+            None => Err(format!(
+                "has only {} bytes and is not a token file",
+                bytes.len()
+            )),
         })
     }
 
-    /// Opens nanoGPT's kind: u16 ids and nothing else. Every file of an even size is one, so this
-    /// is never guessed.
+    /// Opens a nanoGPT file: raw u16 ids. Any file of even size would be valid, so this format is
+    /// never guessed.
     ///
     /// # Errors
     /// [`DataError::Missing`], [`DataError::Read`]; [`DataError::Shard`] if it is empty or its size
@@ -93,32 +96,33 @@ impl Shard {
     pub fn open_raw_u16(path: impl AsRef<Path>) -> Result<Self, DataError> {
         Self::open_as(path.as_ref(), |bytes| match bytes.len() {
             size if size % 2 == 1 => Err(format!(
-                "has {size} bytes, an odd number, so it is not a file of u16 ids"
+                "has an odd size of {size} bytes, so it is not a file of u16 ids"
             )),
-            size => Ok(Layout::foreign(2, 0, size / 2)),
+            size => Ok(Layout::without_document_table(2, 0, size / 2)),
         })
     }
 
-    /// Which program's file `path` is; damage after the first bytes does not change it.
-    pub(crate) fn kind(path: &Path) -> Result<ShardKind, DataError> {
+    /// Detects the format of `path` from its first bytes only, so that damage elsewhere does not change
+    /// the result.
+    pub(crate) fn detect_format(path: &Path) -> Result<ShardFormat, DataError> {
         let failed = |error| DataError::read(path, error);
         let mut first = Vec::new();
         let file = File::open(path).map_err(failed)?;
         file.take(8).read_to_end(&mut first).map_err(failed)?;
         Ok(if first == MAGIC {
-            ShardKind::Own
+            ShardFormat::Nextword
         } else if [LLM_C_U16, LLM_C_U32]
             .map(|(magic, _)| magic)
             .contains(&u32_at(&first, 0))
         {
-            ShardKind::LlmC
+            ShardFormat::LlmC
         } else {
-            ShardKind::Raw
+            ShardFormat::Raw
         })
     }
 
-    /// The same file, for a vocabulary of this size: reading an id outside it is an error. A file
-    /// of ours has the size in its header.
+    /// Sets the vocabulary size; reading an id outside it is an error. Files in our format have the
+    /// size in their header.
     pub fn with_vocab_size(mut self, vocab_size: usize) -> Self {
         self.layout.vocab_size = vocab_size;
         self
@@ -129,48 +133,46 @@ impl Shard {
         self.layout.count
     }
 
-    /// Whether it has no ids.
+    /// Whether there are no ids.
     pub fn is_empty(&self) -> bool {
         self.layout.count == 0
     }
 
-    /// Size of the vocabulary: each id is below it.
+    /// Vocabulary size: every id is below it.
     pub fn vocab_size(&self) -> usize {
         self.layout.vocab_size
     }
 
-    /// Hash of the vocabulary that the ids are of ([`crate::Tokenizer::hash`]); other programs'
-    /// files have none.
+    /// Hash of the tokenizer's vocabulary ([`crate::Tokenizer::hash`]); `None` for external formats.
     pub fn vocab_hash(&self) -> Option<&str> {
         self.layout.vocab_hash.as_deref()
     }
 
-    /// Number of documents; 1 in other programs' files, which do not record them.
+    /// Number of documents; 1 for external formats, which do not store boundaries.
     pub fn document_count(&self) -> usize {
         self.layout
             .documents
             .unwrap_or(usize::from(self.layout.count > 0))
     }
 
-    /// Where document `index` begins.
+    /// Returns the start of document `index`.
     pub fn document_start(&self, index: usize) -> Option<usize> {
         match self.layout.documents {
-            Some(documents) => {
-                (index < documents).then(|| start(&self.map, self.layout.table, index) as usize)
-            }
+            Some(documents) => (index < documents)
+                .then(|| table_entry(&self.map, self.layout.table, index) as usize),
             None => (index == 0 && self.layout.count > 0).then_some(0),
         }
     }
 
-    /// Adds the ids of `range` to `out`.
+    /// Appends the ids of `range` to `out`.
     ///
     /// # Errors
-    /// [`DataError::Config`] if the range ends after the last id; [`DataError::Shard`] if an id is
-    /// not below the vocabulary's size.
+    /// [`DataError::Config`] if the range is out of bounds; [`DataError::Shard`] if an id is not
+    /// below the vocabulary size.
     pub fn read(&self, range: Range<usize>, out: &mut Vec<u32>) -> Result<(), DataError> {
         let (count, vocab_size) = (self.layout.count, self.layout.vocab_size);
         if range.start > range.end || range.end > count {
-            return Err(outside(&range, count));
+            return Err(out_of_range(&range, count));
         }
         let first = out.len();
         self.read_unchecked(range.clone(), out);
@@ -183,7 +185,7 @@ impl Shard {
                 &self.path,
                 format!(
                     "token {} has id {}, but the vocabulary has {vocab_size}; hint: the file is damaged or was made \
-                     with another tokenizer, prepare the data again",
+                     with a different tokenizer; prepare the data again",
                     range.start + at,
                     out[first + at]
                 ),
@@ -191,7 +193,8 @@ impl Shard {
         }
     }
 
-    /// Adds the ids of `range`, which lies inside the file, whether the vocabulary has them or not.
+    /// Appends the ids of `range`, which must be in bounds, without checking them against the
+    /// vocabulary.
     pub(crate) fn read_unchecked(&self, range: Range<usize>, out: &mut Vec<u32>) {
         let Layout { width, ids, .. } = self.layout;
         let bytes = &self.map[ids + range.start * width..ids + range.end * width];
@@ -210,16 +213,16 @@ impl Shard {
         }
     }
 
-    /// Reads the whole file and compares it with the checksum in its header. Other programs' files
-    /// have none, and pass.
+    /// Compares the whole file with the checksum in its header. External formats have no checksum and
+    /// always pass.
     ///
     /// # Errors
-    /// [`DataError::Shard`] if they differ.
+    /// [`DataError::Shard`] if the checksums differ.
     pub fn verify(&self) -> Result<(), DataError> {
         match self.layout.content_hash {
-            Some(expected) if Sha256::digest(&self.map[HEADER..])[..] != expected => {
-                let why = "does not have the checksum of its header; hint: the file is damaged, prepare the data again";
-                Err(DataError::shard(&self.path, why))
+            Some(expected) if Sha256::digest(&self.map[HEADER_LEN..])[..] != expected => {
+                let reason = "does not match the checksum in its header; hint: the file is damaged, prepare the data again";
+                Err(DataError::shard(&self.path, reason))
             }
             _ => Ok(()),
         }
@@ -235,8 +238,8 @@ impl Shard {
         if !metadata.is_file() || metadata.len() == 0 {
             return Err(DataError::shard(path, "is empty or not a file"));
         }
-        let map = map(&file).map_err(failed)?;
-        let layout = layout(&map).map_err(|why| DataError::shard(path, why))?;
+        let map = map_file(&file).map_err(failed)?;
+        let layout = layout(&map).map_err(|reason| DataError::shard(path, reason))?;
         Ok(Self {
             path: path.to_path_buf(),
             map,
@@ -247,17 +250,17 @@ impl Shard {
 
 /// Maps a file for reading.
 #[allow(unsafe_code)]
-fn map(file: &File) -> std::io::Result<Mmap> {
-    // SAFETY: the bytes must not change while they are mapped. Token files are only ever replaced
-    // as a whole, by renaming a finished file over the name: the mapped one then stays as it is.
-    // Every value read from the map is checked where it is used, so that even a file which another
-    // program writes to gives wrong ids or an error, never an access outside the map. (A file cut
-    // short by another program while it is mapped ends this process with SIGBUS.)
+fn map_file(file: &File) -> std::io::Result<Mmap> {
+    // SAFETY: the bytes must not change while they are mapped. Token files are only ever replaced as
+    // a whole, by renaming a complete file over the path, which leaves the mapped file unchanged.
+    // Every value read from the map is validated where it is used, so even a concurrent write by
+    // another program yields wrong ids or an error, never an out-of-bounds access. (If another
+    // program truncates the file while it is mapped, this process gets SIGBUS.)
     unsafe { Mmap::map(file) }
 }
 
 impl Layout {
-    fn foreign(width: usize, ids: usize, count: usize) -> Self {
+    fn without_document_table(width: usize, ids: usize, count: usize) -> Self {
         let vocab_size = if width == 2 {
             1 << 16
         } else {
@@ -276,18 +279,18 @@ impl Layout {
     }
 }
 
-/// The first bytes of the SHA-256 of a header.
-pub(crate) fn header_check(header: &[u8]) -> [u8; 24] {
+/// Returns the checksum of a header: the first bytes of its SHA-256.
+pub(crate) fn header_checksum(header: &[u8]) -> [u8; 24] {
     let mut check = [0; 24];
     check.copy_from_slice(&Sha256::digest(&header[..104])[..24]);
     check
 }
 
-/// The first byte of the document table.
+/// Returns the byte offset of the document table.
 pub(crate) fn table_offset(width: u64, count: u64) -> Option<u64> {
     count
         .checked_mul(width)?
-        .checked_add(HEADER as u64)?
+        .checked_add(HEADER_LEN as u64)?
         .checked_next_multiple_of(8)
 }
 
@@ -301,24 +304,24 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
 }
 
-fn start(bytes: &[u8], table: usize, index: usize) -> u64 {
+fn table_entry(bytes: &[u8], table: usize, index: usize) -> u64 {
     u64_at(bytes, table + 8 * index)
 }
 
-fn own_layout(bytes: &[u8]) -> Result<Layout, String> {
-    let Some(header) = bytes.get(..HEADER) else {
+fn parse_header(bytes: &[u8]) -> Result<Layout, String> {
+    let Some(header) = bytes.get(..HEADER_LEN) else {
         return Err(format!(
-            "has {} bytes, its header alone has {HEADER}",
+            "has {} bytes, but the header alone takes {HEADER_LEN}",
             bytes.len()
         ));
     };
     let (version, width) = (u32_at(header, 8), u32_at(header, 12));
     if version != VERSION {
         return Err(format!(
-            "has version {version}, this program reads {VERSION}; hint: prepare the data again"
+            "has version {version}, but this program reads version {VERSION}; hint: prepare the data again"
         ));
     }
-    if header[104..] != header_check(header) || !matches!(width, 2 | 4) {
+    if header[104..] != header_checksum(header) || !matches!(width, 2 | 4) {
         return Err("has a damaged header; hint: prepare the data again".to_owned());
     }
     let (count, documents) = (u64_at(header, 24), u64_at(header, 32));
@@ -327,7 +330,7 @@ fn own_layout(bytes: &[u8]) -> Result<Layout, String> {
     if size != Some(bytes.len() as u64) {
         let size = size.map_or_else(|| "more".to_owned(), |size| size.to_string());
         return Err(format!(
-            "has {} bytes, its header says {size}; hint: prepare the data again",
+            "has {} bytes, but its header says {size}; hint: prepare the data again",
             bytes.len()
         ));
     }
@@ -335,7 +338,7 @@ fn own_layout(bytes: &[u8]) -> Result<Layout, String> {
     content_hash.copy_from_slice(&header[72..104]);
     let layout = Layout {
         width: width as usize,
-        ids: HEADER,
+        ids: HEADER_LEN,
         count: count as usize,
         table: table.unwrap_or(0) as usize,
         documents: Some(documents as usize),
@@ -347,18 +350,18 @@ fn own_layout(bytes: &[u8]) -> Result<Layout, String> {
     Ok(layout)
 }
 
-/// Documents begin at 0, each after the one before, all below the number of ids.
+/// Checks that document starts begin at 0, are strictly increasing and below the number of ids.
 fn check_documents(bytes: &[u8], layout: &Layout) -> Result<(), String> {
     let documents = layout.documents.unwrap_or(0);
-    let mut least = 0;
+    let mut min_start = 0;
     for index in 0..documents {
-        let found = start(bytes, layout.table, index);
-        if found < least || found >= layout.count as u64 || (index == 0 && found != 0) {
+        let found = table_entry(bytes, layout.table, index);
+        if found < min_start || found >= layout.count as u64 || (index == 0 && found != 0) {
             return Err(format!(
                 "has a damaged document table at entry {index}; hint: prepare the data again"
             ));
         }
-        least = found + 1;
+        min_start = found + 1;
     }
     if documents == 0 && layout.count > 0 {
         return Err("has ids but no documents; hint: prepare the data again".to_owned());
@@ -366,24 +369,28 @@ fn check_documents(bytes: &[u8], layout: &Layout) -> Result<(), String> {
     Ok(())
 }
 
-fn llm_c_layout(bytes: &[u8]) -> Result<Layout, String> {
+fn parse_llm_c_header(bytes: &[u8]) -> Result<Layout, String> {
     let width = match (u32_at(bytes, 0), u32_at(bytes, 4)) {
         LLM_C_U16 => 2,
         LLM_C_U32 => 4,
         (magic, _) => {
             return Err(format!(
-                "begins with {magic}, which is neither a token file of this program nor one of llm.c; hint: write one \
+                "begins with {magic}, so it is neither a nextword nor an llm.c token file; hint: create one \
                  with `nextword prepare`"
             ));
         }
     };
     let count = u32_at(bytes, 8) as usize;
-    let size = LLM_C_HEADER + count * width;
+    let size = LLM_C_HEADER_LEN + count * width;
     if bytes.len() != size {
         return Err(format!(
-            "has {} bytes, its llm.c header says {size}",
+            "has {} bytes, but its llm.c header says {size}",
             bytes.len()
         ));
     }
-    Ok(Layout::foreign(width, LLM_C_HEADER, count))
+    Ok(Layout::without_document_table(
+        width,
+        LLM_C_HEADER_LEN,
+        count,
+    ))
 }

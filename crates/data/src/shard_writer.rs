@@ -1,4 +1,4 @@
-//! Writing token files, id after id.
+//! Streaming writer for token files.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
@@ -7,22 +7,22 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use tempfile::TempPath;
 
-use crate::atomic::{self, Ready};
+use crate::atomic::{self, PendingFile};
 use crate::error::DataError;
 use crate::hex;
-use crate::shard::{HEADER, MAGIC, VERSION, header_check, table_offset};
+use crate::shard::{HEADER_LEN, MAGIC, VERSION, header_checksum, table_offset};
 
-/// Ids that are moved at a time.
-const CHUNK: usize = 64 << 10;
+/// Number of ids converted at a time.
+const CHUNK_IDS: usize = 64 << 10;
 
-/// A token file in the making: in a temporary file beside its place until it is finished, and gone
-/// if it never is. Memory does not grow with the number of ids or documents.
+/// Writes a token file in bounded memory. Data goes to a temporary file in the same folder, which is
+/// renamed by [`ShardWriter::finish`] and deleted if the writer is dropped before that.
 #[derive(Debug)]
 pub struct ShardWriter {
     path: PathBuf,
     temporary: TempPath,
     ids: BufWriter<File>,
-    /// The document table, in a file of its own until the ids are complete.
+    /// The document table, in a separate file until all ids are written.
     starts: BufWriter<File>,
     vocab_size: usize,
     vocab_hash: [u8; 32],
@@ -31,11 +31,11 @@ pub struct ShardWriter {
 }
 
 impl ShardWriter {
-    /// A file for ids below `vocab_size` of the vocabulary with this hash
-    /// ([`crate::Tokenizer::hash`]). Ids take 2 bytes if all fit, else 4.
+    /// Creates a file for ids below `vocab_size`, of the vocabulary with this hash
+    /// ([`crate::Tokenizer::hash`]). Ids are stored in 2 bytes if all fit, otherwise in 4.
     ///
     /// # Errors
-    /// [`DataError::Write`] if the folder cannot be written, [`DataError::Config`] for a hash that
+    /// [`DataError::Write`] if the folder is not writable, [`DataError::Config`] for a hash that
     /// is not 64 hexadecimal digits.
     pub fn create(
         path: impl AsRef<Path>,
@@ -44,13 +44,13 @@ impl ShardWriter {
     ) -> Result<Self, DataError> {
         let path = path.as_ref().to_path_buf();
         let vocab_hash = hex::decode(vocab_hash).ok_or_else(|| {
-            DataError::config(format!("{vocab_hash:?} is not a SHA-256 in hexadecimal"))
+            DataError::config(format!("{vocab_hash:?} is not a hexadecimal SHA-256"))
         })?;
-        let (file, temporary) = atomic::beside(&path)?.into_parts();
+        let (file, temporary) = atomic::create_temporary(&path)?.into_parts();
         let failed = |error| DataError::write(&path, error);
-        let starts = tempfile::tempfile_in(atomic::folder_of(&path)).map_err(failed)?;
+        let starts = tempfile::tempfile_in(atomic::parent_folder(&path)).map_err(failed)?;
         let mut ids = BufWriter::with_capacity(1 << 20, file);
-        ids.write_all(&[0; HEADER]).map_err(failed)?;
+        ids.write_all(&[0; HEADER_LEN]).map_err(failed)?;
         let starts = BufWriter::new(starts);
         Ok(Self {
             path,
@@ -74,8 +74,7 @@ impl ShardWriter {
         self.count == 0
     }
 
-    /// The next id begins a document. A document without ids is left out by calling this only
-    /// with ids to follow.
+    /// Starts a document at the next id. Call it only if at least one id follows.
     ///
     /// # Errors
     /// [`DataError::Write`].
@@ -85,20 +84,20 @@ impl ShardWriter {
         written.map_err(|error| DataError::write(&self.path, error))
     }
 
-    /// Adds ids.
+    /// Appends ids.
     ///
     /// # Errors
-    /// [`DataError::Write`]; [`DataError::Shard`] for an id that the vocabulary does not have.
+    /// [`DataError::Write`]; [`DataError::Shard`] for an id outside the vocabulary.
     pub fn push(&mut self, ids: &[u32]) -> Result<(), DataError> {
         if let Some(id) = ids.iter().find(|&&id| id as usize >= self.vocab_size) {
-            let why = format!(
-                "id {id} is not below the vocabulary's size {}",
+            let reason = format!(
+                "id {id} is not below the vocabulary size {}",
                 self.vocab_size
             );
-            return Err(DataError::shard(&self.path, why));
+            return Err(DataError::shard(&self.path, reason));
         }
         let narrow = self.width() == 2;
-        for chunk in ids.chunks(CHUNK) {
+        for chunk in ids.chunks(CHUNK_IDS) {
             let bytes: Vec<u8> = if narrow {
                 chunk
                     .iter()
@@ -115,38 +114,38 @@ impl ShardWriter {
         Ok(())
     }
 
-    /// Puts the file in its place.
+    /// Completes the file and renames it to its final path.
     ///
     /// # Errors
     /// [`DataError::Write`].
     pub fn finish(self) -> Result<(), DataError> {
-        self.seal()?.put()
+        self.finalize()?.commit()
     }
 
-    /// Writes all of the file, still under its temporary name.
-    pub(crate) fn seal(mut self) -> Result<Ready, DataError> {
-        self.complete()
+    /// Completes the file under its temporary name.
+    pub(crate) fn finalize(mut self) -> Result<PendingFile, DataError> {
+        self.write_table_and_header()
             .map_err(|error| DataError::write(&self.path, error))?;
-        Ready::new(self.ids.get_ref(), self.temporary, self.path)
+        PendingFile::new(self.ids.get_ref(), self.temporary, self.path)
     }
 
-    /// Puts the first `at` ids in this file's place and the others in a file at `tail`, which
-    /// begins with a document of its own wherever `at` is.
+    /// Writes the first `at` ids to this file and the rest to a file at `tail`. The tail always starts
+    /// with a document boundary.
     ///
     /// # Errors
     /// [`DataError::Write`].
     pub fn finish_split(self, at: u64, tail: impl AsRef<Path>) -> Result<(), DataError> {
-        let (first, tail) = self.seal_split(at, tail)?;
-        tail.put()?;
-        first.put()
+        let (first, tail) = self.finalize_split(at, tail)?;
+        tail.commit()?;
+        first.commit()
     }
 
-    /// As [`Self::finish_split`], with both files still under their temporary names.
-    pub(crate) fn seal_split(
+    /// Like [`Self::finish_split`], but leaves both files under their temporary names.
+    pub(crate) fn finalize_split(
         mut self,
         at: u64,
         tail: impl AsRef<Path>,
-    ) -> Result<(Ready, Ready), DataError> {
+    ) -> Result<(PendingFile, PendingFile), DataError> {
         let at = at.min(self.count);
         let mut other = Self::create(tail, self.vocab_size, &hex::encode(&self.vocab_hash))?;
         let path = self.path.clone();
@@ -154,17 +153,17 @@ impl ShardWriter {
         self.ids.flush().map_err(failed)?;
         let starts = self.starts_from(at).map_err(failed)?;
         self.copy_tail(at, starts, &mut other)?;
-        let other = other.seal()?;
+        let other = other.finalize()?;
         self.truncate(at).map_err(failed)?;
-        Ok((self.seal()?, other))
+        Ok((self.finalize()?, other))
     }
 
     fn width(&self) -> u64 {
         if self.vocab_size <= 1 << 16 { 2 } else { 4 }
     }
 
-    /// The document table from the first document that begins at or after id `at`, with the number
-    /// of documents before it.
+    /// Returns a reader of the document table from the first document at or after id `at`, and the
+    /// number of documents before it.
     fn starts_from(&mut self, at: u64) -> std::io::Result<(u64, BufReader<File>)> {
         self.starts.flush()?;
         let mut file = self.starts.get_ref().try_clone()?;
@@ -181,7 +180,7 @@ impl ShardWriter {
         Ok((self.documents, reader))
     }
 
-    /// Adds the ids from `at` on to `other`, with their documents.
+    /// Copies the ids from `at` on and their document starts to `other`.
     fn copy_tail(
         &mut self,
         at: u64,
@@ -215,17 +214,17 @@ impl ShardWriter {
         let failed = |error| DataError::write(&path, error);
         let width = self.width();
         let file = self.ids.get_mut();
-        file.seek(SeekFrom::Start(HEADER as u64 + at * width))
+        file.seek(SeekFrom::Start(HEADER_LEN as u64 + at * width))
             .map_err(failed)?;
         let copied = std::io::copy(&mut BufReader::with_capacity(1 << 20, file), &mut other.ids);
         other.count += copied.map_err(failed)? / width;
         Ok(())
     }
 
-    /// Forgets the ids from `at` on.
+    /// Removes the ids from `at` on.
     fn truncate(&mut self, at: u64) -> std::io::Result<()> {
         let (documents, _) = self.starts_from(at)?;
-        let end = HEADER as u64 + at * self.width();
+        let end = HEADER_LEN as u64 + at * self.width();
         self.ids.get_ref().set_len(end)?;
         self.ids.seek(SeekFrom::Start(end))?;
         self.starts.get_ref().set_len(8 * documents)?;
@@ -234,9 +233,9 @@ impl ShardWriter {
         Ok(())
     }
 
-    /// Adds the document table and the header.
-    fn complete(&mut self) -> std::io::Result<()> {
-        let end = HEADER as u64 + self.count * self.width();
+    /// Appends the document table and fills in the header.
+    fn write_table_and_header(&mut self) -> std::io::Result<()> {
+        let end = HEADER_LEN as u64 + self.count * self.width();
         let table = table_offset(self.width(), self.count).unwrap_or(end);
         self.ids.write_all(&[0; 8][..(table - end) as usize])?;
         let (_, mut starts) = self.starts_from(0)?;
@@ -249,10 +248,10 @@ impl ShardWriter {
         self.ids.flush()
     }
 
-    /// SHA-256 of what was written, read back from the file.
+    /// Returns the SHA-256 of the data, read back from the file.
     fn content_hash(&mut self) -> std::io::Result<[u8; 32]> {
         let file = self.ids.get_mut();
-        file.seek(SeekFrom::Start(HEADER as u64))?;
+        file.seek(SeekFrom::Start(HEADER_LEN as u64))?;
         let mut hasher = Sha256::new();
         let mut chunk = vec![0; 1 << 20];
         loop {
@@ -264,7 +263,7 @@ impl ShardWriter {
     }
 
     fn header(&self, content_hash: &[u8; 32]) -> Vec<u8> {
-        let mut header = Vec::with_capacity(HEADER);
+        let mut header = Vec::with_capacity(HEADER_LEN);
         header.extend(MAGIC);
         header.extend(VERSION.to_le_bytes());
         header.extend((self.width() as u32).to_le_bytes());
@@ -273,7 +272,7 @@ impl ShardWriter {
         }
         header.extend(self.vocab_hash);
         header.extend(content_hash);
-        header.extend(header_check(&header));
+        header.extend(header_checksum(&header));
         header
     }
 }

@@ -9,10 +9,10 @@ use sha2::{Digest, Sha256};
 use crate::error::DataError;
 use crate::shard::Shard;
 
-/// Ids that are hashed at a time.
-const HASHED: usize = 16 << 10;
+/// Number of ids hashed at a time.
+const HASH_CHUNK: usize = 16 << 10;
 
-/// Token ids one after the other, with the places where documents begin. Cheap to clone.
+/// A stream of token ids with document boundaries. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Tokens {
     source: Arc<Source>,
@@ -31,7 +31,7 @@ impl Default for Tokens {
 }
 
 impl Tokens {
-    /// One document in memory.
+    /// Creates a single in-memory document.
     pub fn from_ids(ids: Vec<u32>) -> Self {
         let starts = if ids.is_empty() { Vec::new() } else { vec![0] };
         Self {
@@ -39,7 +39,7 @@ impl Tokens {
         }
     }
 
-    /// Documents in memory, joined; empty ones are left out.
+    /// Concatenates documents in memory; empty documents are skipped.
     pub fn from_documents(documents: impl IntoIterator<Item = Vec<u32>>) -> Self {
         let (mut ids, mut starts) = (Vec::new(), Vec::new());
         for document in documents
@@ -52,24 +52,24 @@ impl Tokens {
         Self::from_parts(ids, starts)
     }
 
-    /// `starts` begins with 0 (if there are ids), rises strictly and stays below the number of ids.
+    /// `starts` begins with 0 (if there are ids), is strictly increasing and below the number of ids.
     pub(crate) fn from_parts(ids: Vec<u32>, starts: Vec<usize>) -> Self {
         Self {
             source: Arc::new(Source::Memory { ids, starts }),
         }
     }
 
-    /// The ids of a token file.
+    /// Wraps an open token file.
     pub fn from_shard(shard: Shard) -> Self {
         Self {
             source: Arc::new(Source::Shard(shard)),
         }
     }
 
-    /// Opens a token file of ours or of llm.c.
+    /// Opens a token file in our format or in that of llm.c.
     ///
     /// # Errors
-    /// As [`Shard::open`].
+    /// See [`Shard::open`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, DataError> {
         Ok(Self::from_shard(Shard::open(path)?))
     }
@@ -87,17 +87,17 @@ impl Tokens {
         self.len() == 0
     }
 
-    /// Adds the ids of `range` to `out`.
+    /// Appends the ids of `range` to `out`.
     ///
     /// # Errors
-    /// [`DataError::Config`] if the range ends after the last token, [`DataError::Shard`] if the
-    /// file holds an id that its vocabulary does not have.
+    /// [`DataError::Config`] if the range is out of bounds, [`DataError::Shard`] if the
+    /// file contains an id outside its vocabulary.
     pub fn read(&self, range: Range<usize>, out: &mut Vec<u32>) -> Result<(), DataError> {
         match &*self.source {
             Source::Memory { ids, .. } => {
                 let found = ids
                     .get(range.clone())
-                    .ok_or_else(|| outside(&range, ids.len()))?;
+                    .ok_or_else(|| out_of_range(&range, ids.len()))?;
                 out.extend_from_slice(found);
                 Ok(())
             }
@@ -113,28 +113,27 @@ impl Tokens {
         }
     }
 
-    /// The tokens of document `index`; empty if there is no such document.
+    /// Returns the token range of document `index`; empty if there is no such document.
     pub fn document(&self, index: usize) -> Range<usize> {
         let start = self.document_start(index).unwrap_or(self.len());
         start..self.document_start(index + 1).unwrap_or(self.len())
     }
 
-    /// Where each document begins.
+    /// Iterates over the start of each document.
     pub fn document_starts(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.document_count()).filter_map(|index| self.document_start(index))
     }
 
-    /// SHA-256 of the tokens, in hexadecimal: of their number (u64), the ids (u32) and where each
-    /// document begins (u64), all little-endian. The same for the same tokens in memory and in a
-    /// file; a file is read through once with little memory, without the check of
-    /// [`Tokens::read`] that its vocabulary has each id.
+    /// Returns the SHA-256 of the token count (u64), the ids (u32) and the document starts (u64), all
+    /// little-endian, in hexadecimal. Equal tokens in memory and in a file have equal hashes. A file
+    /// is read once in small chunks, without the vocabulary check of [`Tokens::read`].
     pub fn content_hash(&self) -> String {
         let mut hasher = Sha256::new();
         hasher.update((self.len() as u64).to_le_bytes());
         let (mut ids, mut bytes) = (Vec::new(), Vec::new());
-        for first in (0..self.len()).step_by(HASHED) {
-            let range = first..(first + HASHED).min(self.len());
-            let part = match &*self.source {
+        for first in (0..self.len()).step_by(HASH_CHUNK) {
+            let range = first..(first + HASH_CHUNK).min(self.len());
+            let chunk = match &*self.source {
                 Source::Memory { ids, .. } => &ids[range],
                 Source::Shard(shard) => {
                     ids.clear();
@@ -143,14 +142,14 @@ impl Tokens {
                 }
             };
             bytes.clear();
-            bytes.extend(part.iter().flat_map(|id| id.to_le_bytes()));
+            bytes.extend(chunk.iter().flat_map(|id| id.to_le_bytes()));
             hasher.update(&bytes);
         }
         let mut starts = self.document_starts().peekable();
         while starts.peek().is_some() {
             bytes.clear();
-            let part = starts.by_ref().take(HASHED);
-            bytes.extend(part.flat_map(|start| (start as u64).to_le_bytes()));
+            let chunk = starts.by_ref().take(HASH_CHUNK);
+            bytes.extend(chunk.flat_map(|start| (start as u64).to_le_bytes()));
             hasher.update(&bytes);
         }
         crate::hex::encode(&hasher.finalize())
@@ -164,9 +163,9 @@ impl Tokens {
     }
 }
 
-pub(crate) fn outside(range: &Range<usize>, count: usize) -> DataError {
+pub(crate) fn out_of_range(range: &Range<usize>, count: usize) -> DataError {
     DataError::config(format!(
-        "tokens {} to {} were asked for, but there are {count}",
+        "tokens {} to {} are out of range: there are {count}",
         range.start, range.end
     ))
 }

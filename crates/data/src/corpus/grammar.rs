@@ -1,6 +1,6 @@
-//! The words of the stories, and how a sentence pattern becomes a sentence.
+//! The vocabulary of the stories and the expansion of sentence patterns.
 //!
-//! A pattern has choices `[one|another]` and places `{name}` that the story's cast fills.
+//! A pattern has choices `[one|another]` and placeholders `{name}` that are filled from the cast.
 
 use crate::rng::RandomSequence;
 
@@ -107,7 +107,7 @@ const TIMES: &[&str] = &[
     "Sunday",
 ];
 
-/// Which pronouns stand for somebody.
+/// Grammatical gender of a character.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Gender {
     She,
@@ -124,7 +124,7 @@ impl Gender {
     }
 }
 
-/// Who and what a story is about.
+/// The characters, places and things of one story.
 #[derive(Debug, Clone)]
 pub(super) struct Cast {
     hero: (&'static str, Gender),
@@ -141,7 +141,7 @@ pub(super) struct Cast {
 }
 
 impl Cast {
-    pub(super) fn draw(random: &mut RandomSequence) -> Self {
+    pub(super) fn sample(random: &mut RandomSequence) -> Self {
         let hero = person(random);
         let friend = loop {
             let friend = person(random);
@@ -169,8 +169,8 @@ impl Cast {
         }
     }
 
-    /// What stands for `{name}`; with a capital if the name has one.
-    fn fill(&self, name: &str) -> Option<String> {
+    /// Returns the text for `{name}`, capitalized if the name is; `None` for unknown names.
+    fn substitute(&self, name: &str) -> Option<String> {
         let lower = name.to_ascii_lowercase();
         let text = match lower.as_str() {
             "a" => self.hero.0.to_owned(),
@@ -194,11 +194,11 @@ impl Cast {
             _ => return None,
         };
         let capital = name.starts_with(char::is_uppercase);
-        Some(if capital { capitalised(&text) } else { text })
+        Some(if capital { capitalize(&text) } else { text })
     }
 }
 
-/// A sentence from a pattern. A place that the cast does not know is left as it stands.
+/// Expands a pattern and appends it to `out`. Unknown placeholders are left unchanged.
 pub(super) fn expand(pattern: &str, cast: &Cast, random: &mut RandomSequence, out: &mut String) {
     let mut rest = pattern;
     while let Some(at) = rest.find(['[', '{']) {
@@ -207,14 +207,14 @@ pub(super) fn expand(pattern: &str, cast: &Cast, random: &mut RandomSequence, ou
         let close = if open.starts_with('{') {
             open.find('}')
         } else {
-            closing(open)
+            closing_bracket(open)
         };
         let Some(close) = close else { break };
         let inside = &open[1..close];
         if open.starts_with('{') {
             out.push_str(
                 &cast
-                    .fill(inside)
+                    .substitute(inside)
                     .unwrap_or_else(|| open[..=close].to_owned()),
             );
         } else {
@@ -226,8 +226,8 @@ pub(super) fn expand(pattern: &str, cast: &Cast, random: &mut RandomSequence, ou
     out.push_str(rest);
 }
 
-/// The bracket that closes the one which `text` begins with.
-fn closing(text: &str) -> Option<usize> {
+/// Returns the position of the bracket that closes the one at the start of `text`.
+fn closing_bracket(text: &str) -> Option<usize> {
     let mut depth = 0;
     text.bytes().position(|byte| {
         depth += i32::from(byte == b'[') - i32::from(byte == b']');
@@ -235,7 +235,7 @@ fn closing(text: &str) -> Option<usize> {
     })
 }
 
-/// The parts between the bars that are not inside further brackets.
+/// Splits `text` at the bars that are not inside nested brackets.
 fn alternatives(text: &str) -> Vec<&str> {
     let (mut depth, mut start, mut found) = (0, 0, Vec::new());
     for (at, byte) in text.bytes().enumerate() {
@@ -249,7 +249,7 @@ fn alternatives(text: &str) -> Vec<&str> {
     found
 }
 
-/// One of `choices`, which is not empty.
+/// Returns a random element of `choices`, which must not be empty.
 fn pick<T: Copy>(random: &mut RandomSequence, choices: &[T]) -> T {
     choices[random.below(choices.len())]
 }
@@ -280,7 +280,7 @@ fn with_article(noun: &str) -> String {
     format!("{article} {noun}")
 }
 
-fn capitalised(text: &str) -> String {
+fn capitalize(text: &str) -> String {
     let mut characters = text.chars();
     characters.next().map_or_else(String::new, |first| {
         first.to_uppercase().chain(characters).collect()

@@ -1,9 +1,9 @@
-//! The plots: each a list of sentence patterns in which one thing leads to the next.
+//! Story plots: lists of sentence patterns.
 //!
-//! `A` is the hero and `B` a friend; `he him his` are the hero's pronouns, `bhe` ... the friend's,
-//! `khe` ... those of a relative (`kin`). A line end begins a new paragraph.
+//! `A` is the hero and `B` a friend. `he him his` are the hero's pronouns, `bhe` ... the friend's,
+//! `khe` ... those of a relative (`kin`). A line break starts a new paragraph.
 
-/// How every story begins.
+/// Openings.
 pub(super) const OPENINGS: &[&str] = &[
     "There was once a [kind|cheerful|curious|clever|quiet|gentle] {being} named {A}, who lived [near|not far from] {place}. \
      One {time}, {A} [walked|ran|went] to {place} with {B}. {weather}",
@@ -15,7 +15,7 @@ pub(super) const OPENINGS: &[&str] = &[
      One {time} they were {at}. {weather}",
 ];
 
-/// What happens.
+/// Plots.
 pub(super) const PLOTS: &[&[&str]] = &[
     // Something is lost and found.
     &[
@@ -108,7 +108,7 @@ pub(super) const PLOTS: &[&[&str]] = &[
     ],
 ];
 
-/// How stories end.
+/// Endings.
 pub(super) const ENDINGS: &[&str] = &[
     " [When the sun went down|In the evening], {A} and {B} walked home [together|hand in hand].",
     " And [that night|when {he} lay in bed], {A} [slept very well|dreamed of {place}].",

@@ -12,18 +12,18 @@ use crate::error::DataError;
 /// A file to read.
 #[derive(Debug, Clone)]
 pub(super) struct SourceFile {
-    /// What errors call it.
+    /// Name used in error messages.
     pub(super) name: PathBuf,
-    /// What is opened.
+    /// Path to open.
     pub(super) path: PathBuf,
     pub(super) is_jsonl: bool,
     pub(super) bytes: u64,
-    /// Deletes a temporary file when the last user is gone.
+    /// Deletes the temporary file when the last clone is dropped.
     _temporary: Option<Arc<TempPath>>,
 }
 
-/// Adds the files behind `path` to `found`.
-pub(super) fn find(
+/// Appends the files at `path` to `found`.
+pub(super) fn find_files(
     path: &Path,
     format: Format,
     found: &mut Vec<SourceFile>,
@@ -34,11 +34,11 @@ pub(super) fn find(
     }
     let metadata = std::fs::metadata(path).map_err(|error| DataError::read(path, error))?;
     if !metadata.is_dir() {
-        found.push(file(path, metadata.len(), format));
+        found.push(source_file(path, metadata.len(), format));
         return Ok(());
     }
     let before = found.len();
-    folder(path, format, found)?;
+    find_in_folder(path, format, found)?;
     if found.len() == before {
         return Err(DataError::Empty {
             path: path.to_path_buf(),
@@ -47,9 +47,9 @@ pub(super) fn find(
     Ok(())
 }
 
-fn file(path: &Path, bytes: u64, format: Format) -> SourceFile {
+fn source_file(path: &Path, bytes: u64, format: Format) -> SourceFile {
     let is_jsonl = match format {
-        Format::Auto => has_ending(path, "jsonl"),
+        Format::Auto => has_extension(path, "jsonl"),
         Format::Text => false,
         Format::Jsonl => true,
     };
@@ -62,40 +62,44 @@ fn file(path: &Path, bytes: u64, format: Format) -> SourceFile {
     }
 }
 
-fn has_ending(path: &Path, ending: &str) -> bool {
+fn has_extension(path: &Path, extension: &str) -> bool {
     path.extension()
-        .is_some_and(|found| found.eq_ignore_ascii_case(ending))
+        .is_some_and(|found| found.eq_ignore_ascii_case(extension))
 }
 
-/// The text files of a folder and its subfolders, sorted by name. Hidden ones are left out, and
-/// links to folders are not followed (they could lead round in a circle).
-fn folder(path: &Path, format: Format, found: &mut Vec<SourceFile>) -> Result<(), DataError> {
-    let at = |error| DataError::read(path, error);
+/// Appends the text files of a folder and its subfolders, sorted by name. Hidden files are skipped,
+/// and links to folders are not followed (they could form a cycle).
+fn find_in_folder(
+    path: &Path,
+    format: Format,
+    found: &mut Vec<SourceFile>,
+) -> Result<(), DataError> {
+    let read_error = |error| DataError::read(path, error);
     let mut entries = std::fs::read_dir(path)
-        .map_err(at)?
+        .map_err(read_error)?
         .collect::<Result<Vec<_>, _>>()
-        .map_err(at)?;
+        .map_err(read_error)?;
     entries.sort_by_key(std::fs::DirEntry::file_name);
     for entry in entries {
         if entry.file_name().to_string_lossy().starts_with('.') {
             continue;
         }
         let path = entry.path();
-        if entry.file_type().map_err(at)?.is_dir() {
-            folder(&path, format, found)?;
+        if entry.file_type().map_err(read_error)?.is_dir() {
+            find_in_folder(&path, format, found)?;
             continue;
         }
-        let wanted = (format != Format::Jsonl && has_ending(&path, "txt"))
-            || (format != Format::Text && has_ending(&path, "jsonl"));
+        let wanted = (format != Format::Jsonl && has_extension(&path, "txt"))
+            || (format != Format::Text && has_extension(&path, "jsonl"));
         let metadata = std::fs::metadata(&path).map_err(|error| DataError::read(&path, error))?;
         if wanted && metadata.is_file() {
-            found.push(file(&path, metadata.len(), format));
+            found.push(source_file(&path, metadata.len(), format));
         }
     }
     Ok(())
 }
 
-/// Standard input, in a temporary file.
+/// Copies standard input to a temporary file.
 fn standard_input(format: Format) -> Result<SourceFile, DataError> {
     let name = Path::new("standard input");
     let temporary = std::env::temp_dir();

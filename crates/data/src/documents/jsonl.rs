@@ -1,4 +1,4 @@
-//! Documents of a JSON-lines file: one field of each line's object.
+//! Documents of a JSON-lines file: one field of the object on each line.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -7,55 +7,55 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::cut::cut_text;
 use super::files::SourceFile;
-use super::text::PIECE;
-use super::{FilePieces, Piece, failed};
+use super::split_text::split_text;
+use super::text::CHUNK_BYTES;
+use super::{FileChunks, TextChunk, failed};
 use crate::error::DataError;
 
-/// Longer lines are refused: a line is held in memory as a whole.
-const MAX_LINE: u64 = 32 << 20;
+/// Maximum line length; a whole line is read into memory.
+const MAX_LINE_BYTES: u64 = 32 << 20;
 
-/// The pieces of a JSON-lines file. Blank lines and empty documents are left out.
-pub(super) fn pieces<'a>(file: &'a SourceFile, field: &'a str) -> FilePieces<'a> {
+/// Returns the chunks of a JSON-lines file. Blank lines and empty documents are skipped.
+pub(super) fn chunks<'a>(file: &'a SourceFile, field: &'a str) -> FileChunks<'a> {
     match File::open(&file.path) {
-        Ok(opened) => Box::new(JsonPieces {
+        Ok(opened) => Box::new(JsonlChunks {
             reader: BufReader::new(opened),
             name: file.name.clone(),
             field,
             line: 0,
-            any: false,
+            any_document: false,
             ended: false,
-            waiting: VecDeque::new(),
+            pending: VecDeque::new(),
         }),
         Err(error) => failed(DataError::read(&file.name, error)),
     }
 }
 
-struct JsonPieces<'a> {
+struct JsonlChunks<'a> {
     reader: BufReader<File>,
     name: PathBuf,
     field: &'a str,
     line: u64,
-    any: bool,
+    any_document: bool,
     ended: bool,
-    waiting: VecDeque<Piece>,
+    pending: VecDeque<TextChunk>,
 }
 
-impl JsonPieces<'_> {
-    /// Reads lines until there are pieces or the file ends.
+impl JsonlChunks<'_> {
+    /// Reads lines until a chunk is available or the file ends.
     fn read(&mut self) -> Result<(), DataError> {
         let mut bytes = Vec::new();
-        while self.waiting.is_empty() && !self.ended {
+        while self.pending.is_empty() && !self.ended {
             bytes.clear();
             self.line += 1;
-            let limited = &mut self.reader.by_ref().take(MAX_LINE + 1);
+            let limited = &mut self.reader.by_ref().take(MAX_LINE_BYTES + 1);
             let count = limited
                 .read_until(b'\n', &mut bytes)
                 .map_err(|error| DataError::read(&self.name, error))?;
             self.ended = count == 0;
-            if count as u64 > MAX_LINE {
-                return Err(self.bad("is longer than 32 MiB".to_owned()));
+            if count as u64 > MAX_LINE_BYTES {
+                return Err(self.line_error("is longer than 32 MiB".to_owned()));
             }
             let line = bytes
                 .strip_prefix(b"\xEF\xBB\xBF")
@@ -63,11 +63,11 @@ impl JsonPieces<'_> {
                 .unwrap_or(&bytes);
             if !line.trim_ascii().is_empty() {
                 let text = self.document(line)?;
-                self.divide(&text);
+                self.push_document(&text);
             }
         }
-        if self.ended && !self.any {
-            self.any = true;
+        if self.ended && !self.any_document {
+            self.any_document = true;
             return Err(DataError::Empty {
                 path: self.name.clone(),
             });
@@ -77,13 +77,13 @@ impl JsonPieces<'_> {
 
     fn document(&self, line: &[u8]) -> Result<String, DataError> {
         let value: Value = serde_json::from_slice(line)
-            .map_err(|error| self.bad(format!("is not JSON ({error})")))?;
+            .map_err(|error| self.line_error(format!("is not JSON ({error})")))?;
         let Value::Object(mut object) = value else {
-            return Err(self.bad("is not a JSON object".to_owned()));
+            return Err(self.line_error("is not a JSON object".to_owned()));
         };
         match object.remove(self.field) {
             Some(Value::String(text)) => Ok(text),
-            Some(_) => Err(self.bad(format!("field `{}` is not a string", self.field))),
+            Some(_) => Err(self.line_error(format!("field `{}` is not a string", self.field))),
             None => {
                 let fields: Vec<String> = object
                     .keys()
@@ -95,48 +95,49 @@ impl JsonPieces<'_> {
                 } else {
                     fields.join(", ")
                 };
-                let why = format!(
-                    "has no field `{}`, it has {has}; hint: set `field` to the one with the text",
+                let reason = format!(
+                    "has no field `{}`; its fields are: {has}; hint: set `field` to the one with the text",
                     self.field
                 );
-                Err(self.bad(why))
+                Err(self.line_error(reason))
             }
         }
     }
 
-    fn divide(&mut self, text: &str) {
-        self.waiting.extend(cut_text(text, PIECE).map(|part| Piece {
-            text: part.to_owned(),
-            start: false,
-            end: false,
-        }));
-        if let Some(first) = self.waiting.front_mut() {
-            first.start = true;
-            self.any = true;
+    fn push_document(&mut self, text: &str) {
+        self.pending
+            .extend(split_text(text, CHUNK_BYTES).map(|text| TextChunk {
+                text: text.to_owned(),
+                is_first: false,
+                is_last: false,
+            }));
+        if let Some(first) = self.pending.front_mut() {
+            first.is_first = true;
+            self.any_document = true;
         }
-        if let Some(last) = self.waiting.back_mut() {
-            last.end = true;
+        if let Some(last) = self.pending.back_mut() {
+            last.is_last = true;
         }
     }
 
-    fn bad(&self, why: String) -> DataError {
+    fn line_error(&self, reason: String) -> DataError {
         DataError::JsonLine {
             path: self.name.clone(),
             line: self.line,
-            why,
+            reason,
         }
     }
 }
 
-impl Iterator for JsonPieces<'_> {
-    type Item = Result<Piece, DataError>;
+impl Iterator for JsonlChunks<'_> {
+    type Item = Result<TextChunk, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.waiting.is_empty()
+        if self.pending.is_empty()
             && let Err(error) = self.read()
         {
             return Some(Err(error));
         }
-        self.waiting.pop_front().map(Ok)
+        self.pending.pop_front().map(Ok)
     }
 }

@@ -1,78 +1,78 @@
 //! Documents from files, folders, standard input and the built-in corpora, with bounded memory.
 
-mod cut;
 mod files;
 mod jsonl;
+mod split_text;
 mod text;
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::cut::cut_text;
 use self::files::SourceFile;
+pub(crate) use self::split_text::split_text;
 use crate::config::{Builtin, DataConfig};
 use crate::corpus::{STATQUEST, Stories};
 use crate::error::DataError;
 
 /// A consecutive part of one document.
 ///
-/// A long document comes in several pieces. Each ends before the first of a run of white space,
-/// where no character, byte, word or byte-level BPE token runs across; so the pieces have the same
-/// tokens as the whole. Only a stretch of 16 MiB without white space is cut elsewhere. (A given
-/// `tokenizer.json` that puts a space before each text, as some `SentencePiece` ones do, adds that
-/// one token a piece.)
+/// A long document is split into several chunks, each ending before a run of white space. No
+/// character, byte, word or byte-level BPE token crosses such a position, so the chunks have the same
+/// tokens as the whole document. Only 16 MiB without white space are split elsewhere. (A
+/// `tokenizer.json` that prepends a space to each text, as some `SentencePiece` files do, adds that
+/// token once per chunk.)
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Piece {
-    /// The text; only a last piece may be empty.
+pub struct TextChunk {
+    /// The text; only the last chunk of a document may be empty.
     pub text: String,
-    /// It is the first of its document.
-    pub start: bool,
-    /// It is the last of its document.
-    pub end: bool,
+    /// Whether this is the first chunk of its document.
+    pub is_first: bool,
+    /// Whether this is the last chunk of its document.
+    pub is_last: bool,
 }
 
-impl Piece {
-    fn whole(text: String) -> Self {
+impl TextChunk {
+    fn single(text: String) -> Self {
         Self {
             text,
-            start: true,
-            end: true,
+            is_first: true,
+            is_last: true,
         }
     }
 }
 
-/// How a file is read.
+/// File format of a text source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// JSON lines if the name ends in `.jsonl`, else text.
+    /// JSON lines if the name ends in `.jsonl`, otherwise text.
     #[default]
     Auto,
     /// UTF-8 text.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Jsonl,
 }
 
-/// Text files and how documents are found in them.
+/// Text files and how they are divided into documents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SourceConfig {
     /// Files, folders (their `.txt` and `.jsonl` files, sorted, with subfolders), or `-` for
     /// standard input.
     pub paths: Vec<PathBuf>,
-    /// How files are read.
+    /// File format.
     pub format: Format,
-    /// Divides a text file into documents; it is in none of them, and documents of white space
-    /// alone are left out. Without it a file is one document.
+    /// Separates the documents of a text file. It is not part of them, and blank documents are
+    /// skipped. Without a separator a file is one document.
     pub separator: Option<String>,
-    /// The field of a JSON line that holds the document.
+    /// The field of a JSON line that contains the document.
     pub field: String,
 }
 
 impl SourceConfig {
-    /// The field of a JSON line where the config names none.
+    /// Default field of a JSON line.
     pub const DEFAULT_FIELD: &'static str = "text";
 }
 
@@ -87,14 +87,14 @@ impl Default for SourceConfig {
     }
 }
 
-/// Documents that can be read several times, each time the same.
+/// A repeatable source of documents: every read returns the same text.
 #[derive(Debug)]
 pub struct Sources {
-    origin: Origin,
+    source: TextSource,
 }
 
 #[derive(Debug)]
-enum Origin {
+enum TextSource {
     Files {
         files: Vec<SourceFile>,
         config: SourceConfig,
@@ -104,99 +104,101 @@ enum Origin {
 }
 
 impl Sources {
-    /// Finds the files of `config`. Standard input is written to a temporary file, since a
-    /// vocabulary is made before the text is encoded.
+    /// Finds the files of `config`. Standard input is copied to a temporary file, since the text is
+    /// read once for the vocabulary and once for encoding.
     ///
-    /// Text is UTF-8; a byte-order mark is skipped, line ends stay as they are (`\r\n` too).
+    /// Text is UTF-8; a byte-order mark is skipped, line endings are preserved (including `\r\n`).
     ///
     /// # Errors
-    /// [`DataError::Missing`], [`DataError::Read`], [`DataError::Empty`] (a folder without such
-    /// files); what is wrong inside a file comes from [`Sources::pieces`].
+    /// [`DataError::Missing`], [`DataError::Read`], [`DataError::Empty`] (a folder without text
+    /// files); errors inside a file are returned by [`Sources::chunks`].
     pub fn open(config: &SourceConfig) -> Result<Self, DataError> {
         if config.paths.is_empty() {
             return Err(DataError::config(
-                "no text file is named; hint: give a path, or `-` for standard input",
+                "no text file given; hint: give a path, or `-` for standard input",
             ));
         }
         let mut found = Vec::new();
         for path in &config.paths {
-            files::find(path, config.format, &mut found)?;
+            files::find_files(path, config.format, &mut found)?;
         }
         Ok(Self {
-            origin: Origin::Files {
+            source: TextSource::Files {
                 files: found,
                 config: config.clone(),
             },
         })
     }
 
-    /// The text of a run config: its files or its built-in corpus.
+    /// Opens the text of a run config: its files or its built-in corpus.
     ///
     /// # Errors
-    /// As [`Sources::open`]; [`DataError::Config`] if the config has a prepared folder instead.
+    /// See [`Sources::open`]; [`DataError::Config`] if the config has a prepared folder instead.
     pub fn from_config(config: &DataConfig) -> Result<Self, DataError> {
         config.validate()?;
-        let origin = match config.builtin {
-            Some(Builtin::Stories) => Origin::Stories(Stories::new(config.seed, config.documents)),
-            Some(Builtin::Statquest) => Origin::Statquest,
+        let source = match config.builtin {
+            Some(Builtin::Stories) => {
+                TextSource::Stories(Stories::new(config.seed, config.documents))
+            }
+            Some(Builtin::Statquest) => TextSource::Statquest,
             None if config.prepared.is_some() => {
                 return Err(DataError::config(
-                    "[data] names a prepared folder, not text; hint: set `path` to the text instead of `prepared`",
+                    "[data] refers to a prepared folder, not to text; hint: set `path` to the text instead of `prepared`",
                 ));
             }
             None => return Self::open(&config.source()),
         };
-        Ok(Self { origin })
+        Ok(Self { source })
     }
 
-    /// All documents in order, in pieces. It ends after an error.
-    pub fn pieces(&self) -> Box<dyn Iterator<Item = Result<Piece, DataError>> + Send + '_> {
-        match &self.origin {
-            Origin::Files { files, config } => {
+    /// Iterates over all documents in order, in chunks. Ends after the first error.
+    pub fn chunks(&self) -> Box<dyn Iterator<Item = Result<TextChunk, DataError>> + Send + '_> {
+        match &self.source {
+            TextSource::Files { files, config } => {
                 Box::new(until_error(files.iter().flat_map(|file| {
                     if file.is_jsonl {
-                        jsonl::pieces(file, &config.field)
+                        jsonl::chunks(file, &config.field)
                     } else {
-                        text::pieces(file, config.separator.as_deref())
+                        text::chunks(file, config.separator.as_deref())
                     }
                 })))
             }
-            Origin::Stories(stories) => Box::new(stories.iter().map(Piece::whole).map(Ok)),
-            Origin::Statquest => Box::new(
+            TextSource::Stories(stories) => Box::new(stories.iter().map(TextChunk::single).map(Ok)),
+            TextSource::Statquest => Box::new(
                 STATQUEST
                     .iter()
-                    .map(|text| Ok(Piece::whole((*text).to_owned()))),
+                    .map(|text| Ok(TextChunk::single((*text).to_owned()))),
             ),
         }
     }
 
-    /// The texts of all pieces, for [`crate::build_tokenizer`].
+    /// Iterates over the text of all chunks, for [`crate::build_tokenizer`].
     pub fn texts(&self) -> impl Iterator<Item = Result<String, DataError>> + Send + '_ {
-        self.pieces().map(|piece| piece.map(|piece| piece.text))
+        self.chunks().map(|chunk| chunk.map(|chunk| chunk.text))
     }
 
-    /// Bytes of all files; `None` for a built-in corpus.
+    /// Total size of all files in bytes; `None` for a built-in corpus.
     pub fn total_bytes(&self) -> Option<u64> {
-        match &self.origin {
-            Origin::Files { files, .. } => Some(files.iter().map(|file| file.bytes).sum()),
+        match &self.source {
+            TextSource::Files { files, .. } => Some(files.iter().map(|file| file.bytes).sum()),
             _ => None,
         }
     }
 
-    /// What was read, for records: file names or the corpus with its seed.
+    /// Names for the dataset card: file names, or the corpus and its seed.
     pub fn names(&self) -> Vec<String> {
-        match &self.origin {
-            Origin::Files { files, .. } => files
+        match &self.source {
+            TextSource::Files { files, .. } => files
                 .iter()
                 .map(|file| file.name.display().to_string())
                 .collect(),
-            Origin::Stories(stories) => vec![stories.name()],
-            Origin::Statquest => vec!["builtin statquest".to_owned()],
+            TextSource::Stories(stories) => vec![stories.name()],
+            TextSource::Statquest => vec!["builtin statquest".to_owned()],
         }
     }
 }
 
-/// One document after the other has its pieces; an error is the last item.
+/// Ends `items` after the first error.
 fn until_error<T>(
     mut items: impl Iterator<Item = Result<T, DataError>>,
 ) -> impl Iterator<Item = Result<T, DataError>> {
@@ -211,10 +213,10 @@ fn until_error<T>(
     })
 }
 
-/// The pieces of one file.
-type FilePieces<'a> = Box<dyn Iterator<Item = Result<Piece, DataError>> + Send + 'a>;
+/// Chunks of one file.
+type FileChunks<'a> = Box<dyn Iterator<Item = Result<TextChunk, DataError>> + Send + 'a>;
 
-/// A file that could not be opened, as its only item.
-fn failed<'a>(error: DataError) -> FilePieces<'a> {
+/// An iterator with `error` as its only item.
+fn failed<'a>(error: DataError) -> FileChunks<'a> {
     Box::new(std::iter::once(Err(error)))
 }

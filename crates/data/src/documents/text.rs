@@ -4,64 +4,68 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use super::cut::{LONGEST, last_cut};
 use super::files::SourceFile;
-use super::{FilePieces, Piece, failed};
+use super::split_text::{MAX_CHUNK_BYTES, last_split_point};
+use super::{FileChunks, TextChunk, failed};
 use crate::error::DataError;
 
-/// About the size of a piece, in bytes.
-pub(super) const PIECE: usize = 256 << 10;
-const READ: usize = 64 << 10;
+/// Approximate chunk size in bytes.
+pub(super) const CHUNK_BYTES: usize = 256 << 10;
+const READ_BYTES: usize = 64 << 10;
 
-/// The pieces of a text file, divided at `separator`.
-pub(super) fn pieces<'a>(file: &'a SourceFile, separator: Option<&'a str>) -> FilePieces<'a> {
+/// Returns the chunks of a text file, split into documents at `separator`.
+pub(super) fn chunks<'a>(file: &'a SourceFile, separator: Option<&'a str>) -> FileChunks<'a> {
     match File::open(&file.path) {
-        Ok(opened) => Box::new(TextPieces {
-            characters: Characters::new(opened, &file.name),
+        Ok(opened) => Box::new(TextChunks {
+            reader: Utf8Reader::new(opened, &file.name),
             separator,
             buffer: String::new(),
             at: 0,
-            inside: false,
-            any: false,
+            in_document: false,
+            any_document: false,
         }),
         Err(error) => failed(DataError::read(&file.name, error)),
     }
 }
 
-struct TextPieces<'a> {
-    characters: Characters,
+struct TextChunks<'a> {
+    reader: Utf8Reader,
     separator: Option<&'a str>,
-    /// Text that was read; `at` is where the rest begins.
+    /// Decoded text; the unread part starts at `at`.
     buffer: String,
     at: usize,
-    /// A document has begun and not ended.
-    inside: bool,
-    /// There was a document.
-    any: bool,
+    /// Whether a document has started and not ended.
+    in_document: bool,
+    /// Whether any document was found.
+    any_document: bool,
 }
 
-impl TextPieces<'_> {
-    /// Reads on until the rest has `size` bytes or the file ends.
+impl TextChunks<'_> {
+    /// Reads until the unread part has `size` bytes or the file ends.
     fn fill(&mut self, size: usize) -> Result<(), DataError> {
         self.buffer.drain(..self.at);
         self.at = 0;
-        while self.buffer.len() < size && !self.characters.ended {
-            self.characters.read(&mut self.buffer)?;
+        while self.buffer.len() < size && !self.reader.ended {
+            self.reader.read(&mut self.buffer)?;
         }
         Ok(())
     }
 
-    /// The next `length` bytes as a piece, with `skip` bytes after them left out.
-    fn take(&mut self, length: usize, skip: usize, end: bool) -> Piece {
+    /// Takes the next `length` bytes as a chunk and skips `skip` bytes after them.
+    fn take(&mut self, length: usize, skip: usize, is_last: bool) -> TextChunk {
         let text = self.buffer[self.at..self.at + length].to_owned();
         self.at += length + skip;
-        let start = !std::mem::replace(&mut self.inside, !end);
-        Piece { text, start, end }
+        let is_first = !std::mem::replace(&mut self.in_document, !is_last);
+        TextChunk {
+            text,
+            is_first,
+            is_last,
+        }
     }
 
-    /// The next piece; one of white space alone may be no document.
-    fn piece(&mut self) -> Result<Option<Piece>, DataError> {
-        let mut size = PIECE;
+    /// Returns the next chunk, possibly a blank document.
+    fn next_chunk(&mut self) -> Result<Option<TextChunk>, DataError> {
+        let mut size = CHUNK_BYTES;
         loop {
             let rest = &self.buffer[self.at..];
             if let Some((length, separator)) =
@@ -69,20 +73,20 @@ impl TextPieces<'_> {
             {
                 return Ok(Some(self.take(length, separator.len(), true)));
             }
-            if self.characters.ended {
+            if self.reader.ended {
                 let length = rest.len();
-                return Ok((length > 0 || self.inside).then(|| self.take(length, 0, true)));
+                return Ok((length > 0 || self.in_document).then(|| self.take(length, 0, true)));
             }
             if rest.len() >= size {
-                // A separator may have begun in the last bytes.
+                // A separator may start in the last bytes.
                 let safe = rest.len()
                     - self
                         .separator
                         .map_or(0, |separator| separator.len().min(rest.len()));
                 let safe = &rest[..rest.floor_char_boundary(safe)];
-                let forced = (size >= LONGEST)
+                let forced = (size >= MAX_CHUNK_BYTES)
                     .then(|| safe.floor_char_boundary(safe.len().saturating_sub(1)));
-                if let Some(length) = last_cut(safe).or(forced) {
+                if let Some(length) = last_split_point(safe).or(forced) {
                     return Ok(Some(self.take(length, 0, false)));
                 }
                 size *= 2;
@@ -92,94 +96,99 @@ impl TextPieces<'_> {
     }
 }
 
-impl Iterator for TextPieces<'_> {
-    type Item = Result<Piece, DataError>;
+impl Iterator for TextChunks<'_> {
+    type Item = Result<TextChunk, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let piece = match self.piece() {
-                Ok(Some(piece)) => piece,
-                Ok(None) if self.any => return None,
+            let chunk = match self.next_chunk() {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) if self.any_document => return None,
                 Ok(None) => {
-                    self.any = true;
+                    self.any_document = true;
                     return Some(Err(DataError::Empty {
-                        path: self.characters.name.clone(),
+                        path: self.reader.name.clone(),
                     }));
                 }
                 Err(error) => return Some(Err(error)),
             };
             let blank = self.separator.is_some()
-                && piece.start
-                && piece.end
-                && piece.text.trim().is_empty();
+                && chunk.is_first
+                && chunk.is_last
+                && chunk.text.trim().is_empty();
             if !blank {
-                self.any = true;
-                return Some(Ok(piece));
+                self.any_document = true;
+                return Some(Ok(chunk));
             }
         }
     }
 }
 
-/// UTF-8 text from a file, checked as it is read.
-struct Characters {
+/// Reads and validates UTF-8 text from a file.
+struct Utf8Reader {
     file: File,
     name: PathBuf,
-    /// Bytes of a character whose end is not read yet.
-    half: Vec<u8>,
-    /// Bytes of the file before `half`.
+    /// Bytes of a character that is not complete yet.
+    incomplete: Vec<u8>,
+    /// Bytes of the file before `incomplete`.
     position: u64,
     ended: bool,
 }
 
-impl Characters {
+impl Utf8Reader {
     fn new(file: File, name: &Path) -> Self {
         Self {
             file,
             name: name.to_path_buf(),
-            half: Vec::new(),
+            incomplete: Vec::new(),
             position: 0,
             ended: false,
         }
     }
 
-    /// Adds the next stretch of the file to `text`.
+    /// Appends the next block of the file to `text`.
     fn read(&mut self, text: &mut String) -> Result<(), DataError> {
-        let held = self.half.len();
+        let carried = self.incomplete.len();
         let count = (&self.file)
-            .take(READ as u64)
-            .read_to_end(&mut self.half)
+            .take(READ_BYTES as u64)
+            .read_to_end(&mut self.incomplete)
             .map_err(|error| DataError::read(&self.name, error))?;
         self.ended = count == 0;
         if self.position == 0
-            && (self.half.starts_with(b"\xFF\xFE") || self.half.starts_with(b"\xFE\xFF"))
+            && (self.incomplete.starts_with(b"\xFF\xFE")
+                || self.incomplete.starts_with(b"\xFE\xFF"))
         {
             return Err(self.not_text(
                 "looks like UTF-16, not UTF-8; hint: convert it with `iconv -t UTF-8`".to_owned(),
             ));
         }
-        if let Some(at) = self.half[held..].iter().position(|&byte| byte == 0) {
-            let byte = self.position + (held + at) as u64;
+        if let Some(at) = self.incomplete[carried..]
+            .iter()
+            .position(|&byte| byte == 0)
+        {
+            let byte = self.position + (carried + at) as u64;
             return Err(self.not_text(format!(
-                "looks binary: byte {byte} is 0; hint: give UTF-8 text"
+                "looks binary: byte {byte} is 0; hint: use a UTF-8 text file"
             )));
         }
         let length = self.valid_length()?;
-        let bytes = std::mem::take(&mut self.half);
-        let (whole, half) = bytes.split_at(length);
-        let read = String::from_utf8_lossy(whole); // valid: borrowed, nothing is replaced
-        let marked = (self.position == 0)
-            .then(|| read.strip_prefix('\u{FEFF}'))
+        let bytes = std::mem::take(&mut self.incomplete);
+        let (complete, incomplete) = bytes.split_at(length);
+        // Already validated: this borrows and replaces nothing.
+        let decoded = String::from_utf8_lossy(complete);
+        let without_bom = (self.position == 0)
+            .then(|| decoded.strip_prefix('\u{FEFF}'))
             .flatten();
-        text.push_str(marked.unwrap_or(&read));
-        self.half = half.to_vec();
+        text.push_str(without_bom.unwrap_or(&decoded));
+        self.incomplete = incomplete.to_vec();
         self.position += length as u64;
         Ok(())
     }
 
-    /// How many of the held bytes are whole characters.
+    /// Number of bytes that form complete characters.
     fn valid_length(&self) -> Result<usize, DataError> {
-        let Err(error) = std::str::from_utf8(&self.half) else {
-            return Ok(self.half.len());
+        let Err(error) = std::str::from_utf8(&self.incomplete) else {
+            return Ok(self.incomplete.len());
         };
         let at = error.valid_up_to();
         if error.error_len().is_none() && !self.ended {
@@ -188,14 +197,14 @@ impl Characters {
         let byte = self.position + at as u64;
         Err(self.not_text(format!(
             "is not UTF-8 text: byte {byte} is 0x{:02X}; hint: convert it with `iconv -t UTF-8`",
-            self.half[at]
+            self.incomplete[at]
         )))
     }
 
-    fn not_text(&self, why: String) -> DataError {
+    fn not_text(&self, reason: String) -> DataError {
         DataError::NotText {
             path: self.name.clone(),
-            why,
+            reason,
         }
     }
 }

@@ -1,29 +1,29 @@
-//! Claims about the crate as a whole.
+//! Tests across modules.
 
-mod damage;
-mod hostile;
-mod json_lines;
-mod order;
+mod batches;
+mod corrupted_files;
+mod decode_streams;
+mod edge_cases;
+mod jsonl;
+mod malformed_tokenizers;
+mod malformed_vocabularies;
 mod prepared;
-mod review;
 mod shards;
 mod sources;
 mod stories;
-mod streams;
 mod tokenizers;
-mod vocabularies;
 
 use std::path::Path;
 
 use crate::rng::{Random, RandomSequence};
 use crate::{DataError, Dataset, TokenizerConfig, Tokens};
 
-/// A generator for one test.
+/// Random generator of one test.
 pub(crate) fn random(seed: u64) -> RandomSequence {
     Random::new(seed, 99).sequence()
 }
 
-/// Random text: words, scripts of 1 to 4 bytes a character, white space, special tokens.
+/// Random text: words, scripts of 1 to 4 bytes per character, white space, special tokens.
 pub(crate) fn random_text(random: &mut RandomSequence) -> String {
     const PARTS: &[&str] = &[
         "a",
@@ -57,19 +57,19 @@ pub(crate) fn random_text(random: &mut RandomSequence) -> String {
         .collect()
 }
 
-/// All ids of a stream.
+/// Returns all ids of a stream.
 pub(crate) fn ids(tokens: &Tokens) -> Vec<u32> {
     let mut ids = Vec::new();
     tokens.read(0..tokens.len(), &mut ids).unwrap();
     ids
 }
 
-/// Opens a folder without naming a tokenizer.
+/// Opens a folder with the default tokenizer settings.
 pub(crate) fn open(folder: &Path) -> Result<Dataset, DataError> {
     Dataset::open(folder, &TokenizerConfig::default())
 }
 
-/// The names in a folder, sorted.
+/// Returns the sorted file names of a folder.
 pub(crate) fn names(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).unwrap();
     let mut names: Vec<String> = entries

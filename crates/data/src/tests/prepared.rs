@@ -1,7 +1,7 @@
 use crate::tests::{ids, names, open, random, random_text};
 use crate::*;
 
-/// A folder with a text of random documents, and a config that reads it.
+/// Creates a folder with a text of random documents, and a config for it.
 fn text(seed: u64, kind: TokenizerKind, by: SplitBy) -> (tempfile::TempDir, DataConfig) {
     let mut random = random(seed);
     let folder = tempfile::tempdir().unwrap();
@@ -31,11 +31,14 @@ fn assert_same(one: &Dataset, other: &Dataset) {
     }
     assert_eq!(one.card, other.card);
     assert_eq!(one.tokenizer.hash(), other.tokenizer.hash());
-    assert_eq!(one.tokenizer.specials(), other.tokenizer.specials());
+    assert_eq!(
+        one.tokenizer.special_tokens(),
+        other.tokenizer.special_tokens()
+    );
 }
 
 #[test]
-fn a_prepared_folder_is_what_building_in_memory_gives() {
+fn prepared_folder_equals_in_memory_build() {
     use TokenizerKind::{Bpe, Byte, Char, Word};
     let mut seed = 0;
     for kind in [Char, Byte, Word, Bpe] {
@@ -71,7 +74,7 @@ fn a_prepared_folder_is_what_building_in_memory_gives() {
 }
 
 #[test]
-fn a_split_by_tail_keeps_the_order_and_one_by_documents_keeps_documents_whole() {
+fn tail_split_keeps_order_and_document_split_keeps_documents() {
     let (_folder, config) = text(50, TokenizerKind::Byte, SplitBy::Tail);
     let whole = SplitConfig {
         validation: 0.0,
@@ -104,22 +107,22 @@ fn a_split_by_tail_keeps_the_order_and_one_by_documents_keeps_documents_whole() 
             .map(|i| all[tokens.document(i)].to_vec())
             .collect()
     };
-    let (mut sides, mut expected) = (
+    let (mut documents_of_both, mut expected) = (
         [documents(&by.train), documents(&by.validation)].concat(),
         documents(&whole.train),
     );
-    sides.sort_unstable();
+    documents_of_both.sort_unstable();
     expected.sort_unstable();
     assert!(
         expected
             .iter()
             .all(|document| document.last() == Some(&256))
     );
-    assert_eq!(sides, expected);
+    assert_eq!(documents_of_both, expected);
 }
 
 #[test]
-fn a_prepare_that_fails_leaves_the_earlier_folder_as_it_was() {
+fn failed_prepare_leaves_existing_folder_unchanged() {
     for kind in [TokenizerKind::Byte, TokenizerKind::Char] {
         let (folder, config) = text(60, kind, SplitBy::Tail);
         let (to, before) = (folder.path().join("out"), Dataset::build(&config).unwrap());
@@ -141,7 +144,7 @@ fn a_prepare_that_fails_leaves_the_earlier_folder_as_it_was() {
         for (broken, why) in [
             (with("broken.jsonl", lines.as_bytes()), "line 501"),
             (with("latin.txt", &words), "is not UTF-8"),
-            (with("short.txt", b""), "holds no text"),
+            (with("short.txt", b""), "contains no text"),
             (with("one.txt", b"n"), "split.validation"),
         ] {
             let mut broken = broken;
@@ -152,25 +155,25 @@ fn a_prepare_that_fails_leaves_the_earlier_folder_as_it_was() {
             assert_same(&open(&to).unwrap(), &before);
             let fresh = folder.path().join("fresh");
             assert!(prepare(&broken, &fresh, |_| {}).is_err() && open(&fresh).is_err());
-            assert!(!fresh.exists(), "made for this run only");
+            assert!(!fresh.exists(), "created by this call only");
             let deep = fresh.join("deep/er");
             assert!(prepare(&broken, &deep, |_| {}).is_err() && !fresh.exists());
             let empty = folder.path().join("empty");
             std::fs::create_dir_all(&empty).unwrap();
             assert!(prepare(&broken, &empty, |_| {}).is_err());
-            assert!(names(&empty).is_empty(), "nothing temporary");
+            assert!(names(&empty).is_empty(), "temporary files remain");
         }
     }
 }
 
 #[test]
-fn a_prepare_that_stops_between_the_new_names_leaves_no_folder_that_opens() {
+fn prepare_interrupted_between_renames_does_not_open() {
     let (folder, config) = text(66, TokenizerKind::Char, SplitBy::Tail);
     let (_other, other) = text(67, TokenizerKind::Char, SplitBy::Tail);
     let to = folder.path().join("out");
     for stop in ["tokenizer.json", "train.bin", "validation.bin"] {
         prepare(&config, &to, |_| {}).unwrap();
-        // A folder of this name cannot be replaced by a file.
+        // A rename cannot replace a folder with this name by a file.
         std::fs::remove_file(to.join(stop)).unwrap();
         std::fs::create_dir(to.join(stop)).unwrap();
         let error = prepare(&other, &to, |_| {}).unwrap_err();
@@ -181,15 +184,15 @@ fn a_prepare_that_stops_between_the_new_names_leaves_no_folder_that_opens() {
         assert!(names(&to).iter().all(|name| !name.starts_with(".writing")));
         let left = names(&to);
         assert!(!left.contains(&"dataset.json".to_owned()), "{left:?}");
-        // Without its card it is not known as ours any more.
+        // Without its card the folder is no longer recognized.
         let error = prepare(&other, &to, |_| {}).unwrap_err().to_string();
-        assert!(error.contains("hint: give a new folder"), "{error}");
+        assert!(error.contains("hint: use a new folder"), "{error}");
         std::fs::remove_dir_all(&to).unwrap();
     }
 }
 
 #[test]
-fn a_folder_with_files_of_somebody_else_is_refused_and_stays_as_it_is() {
+fn folder_with_unrelated_files_is_refused_and_unchanged() {
     let (folder, config) = text(68, TokenizerKind::Char, SplitBy::Tail);
     let to = folder.path().join("out");
     let cards: [(&str, &[u8]); 6] = [
@@ -207,18 +210,18 @@ fn a_folder_with_files_of_somebody_else_is_refused_and_stays_as_it_is() {
         assert_eq!(error.class(), ErrorClass::Usage);
         let error = error.to_string();
         assert!(
-            error.contains(name) && error.contains("hint: give a new folder"),
+            error.contains(name) && error.contains("hint: use a new folder"),
             "{error}"
         );
         assert_eq!(names(&to), [name]);
         assert_eq!(std::fs::read(to.join(name)).unwrap(), bytes);
         std::fs::remove_dir_all(&to).unwrap();
     }
-    // An empty folder will do, and one in which an earlier run was killed.
+    // An empty folder is accepted, and so is one with leftovers of a killed run.
     std::fs::create_dir(&to).unwrap();
     std::fs::write(to.join(".writing-a1b2c3.tmp"), "half").unwrap();
     prepare(&config, &to, |_| {}).unwrap();
-    // So will one of another version of this program.
+    // So is one of another version of this program.
     let card = std::fs::read_to_string(to.join("dataset.json")).unwrap();
     let old = card.replace("\"version\": 1", "\"version\": 7, \"more\": []");
     assert_ne!(old, card);
@@ -228,7 +231,7 @@ fn a_folder_with_files_of_somebody_else_is_refused_and_stays_as_it_is() {
 }
 
 #[test]
-fn preparing_again_replaces_the_earlier_files_while_their_readers_go_on() {
+fn preparing_again_replaces_files_under_open_readers() {
     let (folder, config) = text(61, TokenizerKind::Char, SplitBy::Tail);
     let to = folder.path().join("out");
     prepare(&config, &to, |_| {}).unwrap();
@@ -240,12 +243,12 @@ fn preparing_again_replaces_the_earlier_files_while_their_readers_go_on() {
     let after = open(&to).unwrap();
     assert_same(&after, &Dataset::build(&other).unwrap());
     assert_ne!(after.tokenizer.hash(), hash);
-    assert_eq!(ids(&before.train), train, "an open file stays as it was");
+    assert_eq!(ids(&before.train), train, "an open file is unchanged");
     assert_eq!(names(&to).len(), 5);
 }
 
 #[test]
-fn files_of_another_vocabulary_or_run_are_refused() {
+fn files_of_another_vocabulary_or_run_are_errors() {
     let (folder, config) = text(63, TokenizerKind::Char, SplitBy::Tail);
     let (one, two, short) = (
         folder.path().join("one"),
@@ -262,21 +265,21 @@ fn files_of_another_vocabulary_or_run_are_refused() {
         (
             &two,
             "train.bin",
-            "train.bin`: was made with another tokenizer",
+            "train.bin`: was made with a different tokenizer",
         ),
         (
             &two,
             "tokenizer.json",
-            "train.bin`: was made with another tokenizer",
+            "train.bin`: was made with a different tokenizer",
         ),
         (
             &two,
             "validation.bin",
-            "validation.bin`: was made with another tokenizer",
+            "validation.bin`: was made with a different tokenizer",
         ),
-        (&short, "train.bin", "tokens, dataset.json says"),
+        (&short, "train.bin", "tokens, but dataset.json says"),
     ] {
-        let kept = std::fs::read(one.join(name)).unwrap();
+        let original = std::fs::read(one.join(name)).unwrap();
         std::fs::copy(from.join(name), one.join(name)).unwrap();
         let error = open(&one).unwrap_err();
         assert_eq!(error.class(), ErrorClass::Data);
@@ -284,24 +287,25 @@ fn files_of_another_vocabulary_or_run_are_refused() {
             error.to_string().contains(why) && error.to_string().contains("hint:"),
             "{error}"
         );
-        std::fs::write(one.join(name), kept).unwrap();
+        std::fs::write(one.join(name), original).unwrap();
         open(&one).unwrap();
     }
 }
 
 #[test]
-fn progress_goes_up_to_all_bytes_and_tokens() {
+fn progress_reaches_all_bytes_and_tokens() {
     let (folder, config) = text(65, TokenizerKind::Char, SplitBy::Tail);
     let mut seen = Vec::new();
     let prepared = prepare(&config, folder.path().join("out"), |p| seen.push(p)).unwrap();
     for phase in [Phase::Vocabulary, Phase::Tokens] {
-        let of: Vec<&Progress> = seen.iter().filter(|p| p.phase == phase).collect();
+        let in_phase: Vec<&Progress> = seen.iter().filter(|p| p.phase == phase).collect();
         assert!(
-            of.windows(2)
+            in_phase
+                .windows(2)
                 .all(|p| p[0].bytes <= p[1].bytes && p[0].tokens <= p[1].tokens)
         );
-        assert_eq!(of.last().unwrap().bytes, prepared.card.bytes);
-        assert!(of[0].total_bytes.unwrap() >= prepared.card.bytes);
+        assert_eq!(in_phase.last().unwrap().bytes, prepared.card.bytes);
+        assert!(in_phase[0].total_bytes.unwrap() >= prepared.card.bytes);
     }
     let tokens = prepared.card.train_tokens + prepared.card.validation_tokens;
     assert_eq!(seen.last().unwrap().tokens, tokens);

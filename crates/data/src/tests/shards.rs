@@ -1,11 +1,11 @@
-//! Token files of ours and of other programs.
+//! Token files in our format and in external formats.
 
-use crate::tests::damage::assert_clear;
+use crate::tests::corrupted_files::assert_clear;
 use crate::tests::{ids, open, random};
 use crate::*;
 
 #[test]
-fn shards_of_both_widths_hold_the_ids_that_were_pushed() {
+fn shards_of_both_widths_round_trip_ids() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.bin");
     let mut random = random(3);
@@ -66,7 +66,7 @@ fn shards_of_both_widths_hold_the_ids_that_were_pushed() {
     assert!(ShardWriter::create(&path, 5, "no hash").is_err());
 }
 
-/// llm.c's header: 256 numbers, of which the first three say something.
+/// An llm.c file: a header of 256 integers, of which the first three are used.
 fn llm_c(magic: u32, version: u32, count: usize, body: &[u8]) -> Vec<u8> {
     let mut header = [0u32; 256];
     header[..3].copy_from_slice(&[magic, version, count as u32]);
@@ -74,11 +74,11 @@ fn llm_c(magic: u32, version: u32, count: usize, body: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn files_of_nanogpt_and_llm_c_are_read() {
+fn nanogpt_and_llm_c_files_can_be_read() {
     let mut random = random(4);
-    let drawn: Vec<u16> = (0..1000).map(|_| random.below(257) as u16).collect();
-    let raw: Vec<u8> = drawn.iter().flat_map(|id| id.to_le_bytes()).collect();
-    let wide: Vec<u8> = drawn
+    let sampled: Vec<u16> = (0..1000).map(|_| random.below(257) as u16).collect();
+    let raw: Vec<u8> = sampled.iter().flat_map(|id| id.to_le_bytes()).collect();
+    let wide: Vec<u8> = sampled
         .iter()
         .flat_map(|&id| u32::from(id).to_le_bytes())
         .collect();
@@ -103,7 +103,7 @@ fn files_of_nanogpt_and_llm_c_are_read() {
         std::fs::write(file("shakespeare_train.bin"), bytes).unwrap();
         std::fs::write(file("shakespeare_val.bin"), &raw).unwrap();
         let data = Dataset::open(folder.path(), &named).unwrap();
-        let expected: Vec<u32> = drawn.iter().map(|&id| u32::from(id)).collect();
+        let expected: Vec<u32> = sampled.iter().map(|&id| u32::from(id)).collect();
         assert_eq!(
             (ids(&data.train), ids(&data.validation)),
             (expected.clone(), expected)
@@ -132,7 +132,7 @@ fn files_of_nanogpt_and_llm_c_are_read() {
             .to_string()
             .contains("token 0 has id 257")
     );
-    // A damaged file of llm.c is not taken for nanoGPT's.
+    // A corrupted llm.c file is not mistaken for a nanoGPT file.
     std::fs::write(file("shakespeare_train.bin"), &contents[1][..2000]).unwrap();
     let damaged = open(folder.path()).unwrap_err().to_string();
     assert!(damaged.contains("its llm.c header says 3024"), "{damaged}");
@@ -158,17 +158,17 @@ fn files_of_nanogpt_and_llm_c_are_read() {
 }
 
 #[test]
-fn damaged_files_of_llm_c_are_errors() {
+fn corrupted_llm_c_files_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.bin");
-    let header = |numbers: [u32; 3], body: usize| {
-        let mut bytes: Vec<u8> = numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
+    let header = |fields: [u32; 3], body: usize| {
+        let mut bytes: Vec<u8> = fields.iter().flat_map(|n| n.to_le_bytes()).collect();
         bytes.resize(1024 + body, 7);
         std::fs::write(&path, bytes).unwrap();
         Shard::open(&path)
     };
     assert_eq!(header([20_240_520, 1, 10], 20).unwrap().len(), 10);
-    for (numbers, body) in [
+    for (fields, body) in [
         ([20_240_520, 1, 10], 19),
         ([20_240_520, 1, 10], 40),
         ([20_240_520, 1, u32::MAX], 20),
@@ -177,7 +177,7 @@ fn damaged_files_of_llm_c_are_errors() {
         ([20_240_801, 1, 10], 40),
         ([7, 1, 10], 20),
     ] {
-        assert_clear(&header(numbers, body).unwrap_err(), &path);
+        assert_clear(&header(fields, body).unwrap_err(), &path);
     }
     for bytes in [&b""[..], b"1", b"odd"] {
         std::fs::write(&path, bytes).unwrap();

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use crate::tests::{random, random_text};
 use crate::*;
 
-/// A source of one file named `name` with these bytes, and the folder that it is in.
+/// Creates a source with one file `name` with these bytes, and its folder.
 pub(super) fn file(name: &str, bytes: &[u8]) -> (tempfile::TempDir, SourceConfig) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
@@ -15,25 +15,28 @@ pub(super) fn file(name: &str, bytes: &[u8]) -> (tempfile::TempDir, SourceConfig
     (folder, config)
 }
 
-/// The documents of a source, put together from their pieces.
+/// Joins the chunks of a source into documents.
 pub(super) fn documents(config: &SourceConfig) -> Result<Vec<String>, DataError> {
     let sources = Sources::open(config)?;
     let (mut documents, mut inside) = (Vec::new(), false);
-    for piece in sources.pieces() {
-        let piece = piece?;
-        assert_eq!(piece.start, !inside, "each document begins and ends once");
-        assert!(!piece.text.is_empty() || piece.end);
-        inside = !piece.end;
-        if piece.start {
+    for chunk in sources.chunks() {
+        let chunk = chunk?;
+        assert_eq!(
+            chunk.is_first, !inside,
+            "each document starts and ends once"
+        );
+        assert!(!chunk.text.is_empty() || chunk.is_last);
+        inside = !chunk.is_last;
+        if chunk.is_first {
             documents.push(String::new());
         }
-        documents.last_mut().unwrap().push_str(&piece.text);
+        documents.last_mut().unwrap().push_str(&chunk.text);
     }
     assert!(!inside, "the last document has an end");
     Ok(documents)
 }
 
-/// What is wrong with a file of these bytes, in words that name the file.
+/// Returns the error message for a file with these bytes; it must name the file.
 pub(super) fn failure(name: &str, bytes: &[u8]) -> String {
     let (_folder, config) = file(name, bytes);
     let error = documents(&config).unwrap_err();
@@ -44,7 +47,7 @@ pub(super) fn failure(name: &str, bytes: &[u8]) -> String {
 }
 
 #[test]
-fn a_text_file_is_one_document_with_its_line_ends_as_they_are() {
+fn text_file_is_one_document_with_unchanged_line_endings() {
     for text in [
         "one",
         "one\r\ntwo\r\n",
@@ -56,11 +59,15 @@ fn a_text_file_is_one_document_with_its_line_ends_as_they_are() {
         assert_eq!(documents(&config).unwrap(), [text]);
     }
     let (_folder, config) = file("a.txt", b"\xEF\xBB\xBFone");
-    assert_eq!(documents(&config).unwrap(), ["one"], "without the mark");
+    assert_eq!(
+        documents(&config).unwrap(),
+        ["one"],
+        "without the byte-order mark"
+    );
 }
 
 #[test]
-fn a_separator_divides_a_text_and_blank_documents_are_left_out() {
+fn separator_splits_text_and_skips_blank_documents() {
     let divided = |text: &str, separator: &str| {
         let (_folder, config) = file("a.txt", text.as_bytes());
         let separator = Some(separator.to_owned());
@@ -81,18 +88,18 @@ fn a_separator_divides_a_text_and_blank_documents_are_left_out() {
 }
 
 #[test]
-fn separators_are_found_across_the_borders_of_what_is_read_at_a_time() {
+fn separators_are_found_across_read_boundaries() {
     const SEPARATOR: &str = "\n==sep 中==\n";
     let mut random = random(1);
-    // Reads are 64 KiB and pieces 256 KiB: the separator lies at each offset around both.
-    for border in [64 << 10, 256 << 10] {
+    // Reads are 64 KiB and chunks 256 KiB: the separator lies at each offset around both.
+    for boundary in [64 << 10, 256 << 10] {
         for back in 0..=SEPARATOR.len() + 1 {
-            let ink = ["x", "word ", "é ", "\n"][random.below(4)];
-            let mut first = format!("i{}", ink.repeat(border / ink.len()));
-            let cut = first.floor_char_boundary(border - back);
+            let filler = ["x", "word ", "é ", "\n"][random.below(4)];
+            let mut first = format!("i{}", filler.repeat(boundary / filler.len()));
+            let cut = first.floor_char_boundary(boundary - back);
             first.truncate(cut);
-            first.push_str(&"y".repeat(border - back - cut));
-            let second = format!("{}end", ink.repeat(100));
+            first.push_str(&"y".repeat(boundary - back - cut));
+            let second = format!("{}end", filler.repeat(100));
             let text = format!("{first}{SEPARATOR}{second}");
             let (_folder, config) = file("a.txt", text.as_bytes());
             let separator = Some(SEPARATOR.to_owned());
@@ -101,13 +108,13 @@ fn separators_are_found_across_the_borders_of_what_is_read_at_a_time() {
                 ..config
             })
             .unwrap();
-            assert!(found == [first, second], "{border} {back} {ink:?}");
+            assert!(found == [first, second], "{boundary} {back} {filler:?}");
         }
     }
 }
 
 #[test]
-fn random_documents_come_back_whatever_their_lengths() {
+fn random_documents_round_trip_at_any_length() {
     let mut random = random(2);
     for round in 0..12 {
         let mut expected: Vec<String> = (0..=random.below(30))
@@ -137,12 +144,12 @@ fn random_documents_come_back_whatever_their_lengths() {
 }
 
 #[test]
-fn long_documents_come_in_bounded_pieces_with_the_tokens_of_the_whole() {
+fn long_documents_are_chunked_without_changing_tokens() {
     let text = Stories::new(1, 900).iter().collect::<String>();
     let (_folder, config) = file("a.txt", text.as_bytes());
     let sources = Sources::open(&config).unwrap();
-    let pieces: Vec<String> = sources.texts().map(Result::unwrap).collect();
-    assert!(pieces.len() > 1 && pieces.iter().all(|piece| piece.len() < 400 << 10));
+    let chunks: Vec<String> = sources.texts().map(Result::unwrap).collect();
+    assert!(chunks.len() > 1 && chunks.iter().all(|chunk| chunk.len() < 400 << 10));
     let bpe = TokenizerConfig {
         kind: TokenizerKind::Bpe,
         vocab_size: Some(400),
@@ -150,11 +157,11 @@ fn long_documents_come_in_bounded_pieces_with_the_tokens_of_the_whole() {
     };
     let tokenizer = build_tokenizer(&bpe, std::iter::once(Ok(text.clone()))).unwrap();
     let ids = |text: &String| tokenizer.encode(text).ids;
-    assert!(pieces.iter().flat_map(ids).eq(ids(&text)));
+    assert!(chunks.iter().flat_map(ids).eq(ids(&text)));
 }
 
 #[test]
-fn a_folder_is_read_in_sorted_order_with_its_subfolders() {
+fn folders_are_read_recursively_in_sorted_order() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
         let path = folder.path().join(name);
@@ -197,11 +204,13 @@ fn a_folder_is_read_in_sorted_order_with_its_subfolders() {
         "paths in the given order"
     );
     let none = documents(&with(Format::Jsonl, &[&folder.path().join("b")])).unwrap_err();
-    assert!(matches!(none, DataError::Empty { .. }) && none.to_string().contains("holds no text"));
+    assert!(
+        matches!(none, DataError::Empty { .. }) && none.to_string().contains("contains no text")
+    );
 }
 
 #[test]
-fn what_is_not_utf8_is_named_with_its_place() {
+fn invalid_utf8_is_reported_with_its_byte_offset() {
     let mut text = "é".repeat(40_000).into_bytes(); // more than one read
     text[65_535] = b'(';
     assert!(failure("a.txt", &text).contains("byte 65534 is 0xC3"));
@@ -215,12 +224,12 @@ fn what_is_not_utf8_is_named_with_its_place() {
 }
 
 #[test]
-fn empty_and_missing_files_are_said_to_be_so() {
+fn empty_and_missing_files_are_reported() {
     for name in ["a.txt", "a.jsonl"] {
-        assert!(failure(name, b"").contains("holds no text"));
+        assert!(failure(name, b"").contains("contains no text"));
     }
-    assert!(failure("a.txt", b"\xEF\xBB\xBF").contains("holds no text"));
-    assert!(failure("a.jsonl", b"\n\n{\"text\": \"\"}\n").contains("holds no text"));
+    assert!(failure("a.txt", b"\xEF\xBB\xBF").contains("contains no text"));
+    assert!(failure("a.jsonl", b"\n\n{\"text\": \"\"}\n").contains("contains no text"));
     let (_folder, config) = file("a.txt", b"one\n--\n");
     let mut second = config.clone();
     second.paths.push(config.paths[0].with_file_name("b.txt"));
@@ -236,5 +245,5 @@ fn empty_and_missing_files_are_said_to_be_so() {
         ..blank.1.clone()
     })
     .unwrap_err();
-    assert!(blank.to_string().contains("holds no text"));
+    assert!(blank.to_string().contains("contains no text"));
 }

@@ -9,7 +9,7 @@ fn all(seed: u64) -> Vec<String> {
 }
 
 #[test]
-fn a_story_is_a_function_of_seed_and_number() {
+fn story_is_a_function_of_seed_and_index() {
     let stories = Stories::new(7, 300);
     let forwards: Vec<String> = stories.iter().collect();
     assert_eq!(forwards.len(), 300);
@@ -22,15 +22,15 @@ fn a_story_is_a_function_of_seed_and_number() {
 }
 
 #[test]
-fn more_stories_leave_the_earlier_ones_as_they_were() {
+fn story_count_does_not_change_earlier_stories() {
     let few: Vec<String> = Stories::new(3, 50).iter().collect();
     let more: Vec<String> = Stories::new(3, 500).iter().collect();
     assert_eq!(few, more[..50]);
 }
 
-/// The text of the first stories may not change between versions: records name only the seed.
+/// Story text must not change between versions: model folders record only the seed.
 #[test]
-fn the_stories_of_a_seed_are_the_ones_that_records_mean() {
+fn story_text_is_stable_across_versions() {
     use sha2::Digest as _;
     let text: String = Stories::new(0, 200).iter().collect();
     let hash = crate::hex::encode(&sha2::Sha256::digest(text));
@@ -41,7 +41,7 @@ fn the_stories_of_a_seed_are_the_ones_that_records_mean() {
 }
 
 #[test]
-fn two_thousand_stories_are_all_different() {
+fn two_thousand_stories_are_distinct() {
     for seed in [0, 1, u64::MAX] {
         let stories = all(seed);
         let distinct: HashSet<&String> = stories.iter().collect();
@@ -52,7 +52,7 @@ fn two_thousand_stories_are_all_different() {
 }
 
 #[test]
-fn stories_are_plain_short_text_without_marks_of_the_grammar() {
+fn stories_are_short_plain_text_without_grammar_markup() {
     for story in all(0) {
         assert!(story.chars().all(|c| c == '\n' || (' '..='~').contains(&c)));
         assert!(
@@ -69,13 +69,13 @@ fn stories_are_plain_short_text_without_marks_of_the_grammar() {
 }
 
 #[test]
-fn sentences_begin_with_a_capital_and_articles_fit() {
+fn sentences_are_capitalized_and_articles_match() {
     for story in all(1) {
         for pair in story.split_whitespace().collect::<Vec<_>>().windows(2) {
             let vowel = pair[1].starts_with(['a', 'e', 'i', 'o']) || pair[1].starts_with("hour");
             assert!(pair[0] != "a" || !vowel, "{pair:?} in {story}");
             assert!(pair[0] != "an" || vowel, "{pair:?} in {story}");
-            let speech = pair[1].starts_with('"') && !pair[0].ends_with(','); // "but" goes on
+            let speech = pair[1].starts_with('"') && !pair[0].ends_with(','); // "but" continues the sentence
             let begins = pair[0].ends_with('.') || speech;
             let first = pair[1].trim_start_matches('"').chars().next().unwrap();
             let ends = pair[1].len() == 1; // a closing quotation mark
@@ -88,7 +88,7 @@ fn sentences_begin_with_a_capital_and_articles_fit() {
 }
 
 #[test]
-fn the_vocabulary_stays_small_however_many_stories_there_are() {
+fn story_vocabulary_stays_small() {
     let words = |stories: &[String]| -> usize {
         let lower: Vec<String> = stories.iter().map(|story| story.to_lowercase()).collect();
         let letters = |c: char| !c.is_ascii_alphabetic();
@@ -116,7 +116,7 @@ fn the_vocabulary_stays_small_however_many_stories_there_are() {
 }
 
 #[test]
-fn statquests_documents_are_twelve_ids_of_five_words() {
+fn statquest_corpus_is_twelve_ids_of_five_words() {
     let mut config = DataConfig {
         builtin: Some(Builtin::Statquest),
         ..DataConfig::default()
@@ -124,8 +124,10 @@ fn statquests_documents_are_twelve_ids_of_five_words() {
     config.tokenizer.kind = TokenizerKind::Word;
     config.split.validation = 0.0;
     let data = Dataset::build(&config).unwrap();
-    let pieces: Vec<String> = (0..5).filter_map(|id| data.tokenizer.piece(id)).collect();
-    assert_eq!(pieces, ["what", "is", "statquest", "awesome", "<EOS>"]);
+    let tokens: Vec<String> = (0..5)
+        .filter_map(|id| data.tokenizer.id_to_token(id))
+        .collect();
+    assert_eq!(tokens, ["what", "is", "statquest", "awesome", "<EOS>"]);
     assert_eq!((data.tokenizer.vocab_size(), data.validation.len()), (5, 0));
     let mut ids = Vec::new();
     data.train.read(0..data.train.len(), &mut ids).unwrap();

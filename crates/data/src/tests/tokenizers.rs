@@ -14,16 +14,16 @@ fn build(config: &TokenizerConfig, text: &str) -> Arc<dyn Tokenizer> {
     build_tokenizer(config, std::iter::once(Ok(text.to_owned()))).unwrap()
 }
 
-/// All characters that random texts are made of.
+/// Text with all characters of random texts.
 fn all_text() -> String {
     let mut random = random(0);
     (0..400).map(|_| random_text(&mut random)).collect()
 }
 
-/// A piece as it is reported.
-fn shortened(piece: &str) -> String {
-    let mut short: String = piece.chars().take(Encoding::MAX_UNKNOWN_CHARS).collect();
-    if short != piece {
+/// Unknown text as it is reported.
+fn truncated(text: &str) -> String {
+    let mut short: String = text.chars().take(Encoding::MAX_UNKNOWN_CHARS).collect();
+    if short != text {
         short.push('…');
     }
     short
@@ -45,7 +45,7 @@ fn exact_tokenizers() -> Vec<Arc<dyn Tokenizer>> {
 }
 
 #[test]
-fn decoding_an_encoding_gives_the_text_without_special_tokens() {
+fn decode_inverts_encode_except_special_tokens() {
     for tokenizer in exact_tokenizers() {
         let mut random = random(1);
         for _ in 0..500 {
@@ -63,7 +63,7 @@ fn decoding_an_encoding_gives_the_text_without_special_tokens() {
                     .iter()
                     .all(|&id| (id as usize) < tokenizer.vocab_size())
             );
-            let eos = tokenizer.specials().eos.unwrap();
+            let eos = tokenizer.special_tokens().eos.unwrap();
             let count = encoding.ids.iter().filter(|&&id| id == eos).count();
             assert_eq!(count, text.matches("<EOS>").count());
         }
@@ -71,7 +71,7 @@ fn decoding_an_encoding_gives_the_text_without_special_tokens() {
 }
 
 #[test]
-fn words_come_back_joined_by_one_space() {
+fn word_decoding_joins_with_one_space() {
     let tokenizer = build(&config(TokenizerKind::Word), &all_text());
     let mut random = random(2);
     for _ in 0..500 {
@@ -88,20 +88,20 @@ fn words_come_back_joined_by_one_space() {
                 encoding
                     .unknown
                     .iter()
-                    .all(|word| expected.iter().any(|known| shortened(known) == *word))
+                    .all(|word| expected.iter().any(|known| truncated(known) == *word))
             );
         }
     }
 }
 
 #[test]
-fn a_stream_gives_the_same_text_as_decoding_the_whole() {
+fn decode_stream_matches_full_decoding() {
     let mut all = exact_tokenizers();
     all.push(build(&config(TokenizerKind::Word), &all_text()));
     for tokenizer in all {
         let mut random = random(3);
         for round in 0..300 {
-            // Half of the rounds are ids at random: for bytes mostly no UTF-8.
+            // Half of the rounds use random ids; for bytes these are mostly invalid UTF-8.
             let ids = if round % 2 == 0 {
                 (0..random.below(60))
                     .map(|_| random.below(tokenizer.vocab_size() + 1) as u32)
@@ -110,32 +110,35 @@ fn a_stream_gives_the_same_text_as_decoding_the_whole() {
                 tokenizer.encode(&random_text(&mut random)).ids
             };
             let mut stream = DecodeStream::new(tokenizer.clone());
-            let mut pieces: Vec<String> = ids.iter().filter_map(|&id| stream.push(id)).collect();
-            pieces.extend(stream.finish());
-            assert_eq!(pieces.concat(), tokenizer.decode(&ids), "{ids:?}");
+            let mut chunks: Vec<String> = ids.iter().filter_map(|&id| stream.push(id)).collect();
+            chunks.extend(stream.finish());
+            assert_eq!(chunks.concat(), tokenizer.decode(&ids), "{ids:?}");
             assert_eq!(stream.finish(), None);
         }
     }
 }
 
 #[test]
-fn a_stream_never_gives_half_a_character() {
+fn decode_stream_never_returns_partial_characters() {
     let tokenizer = build(&config(TokenizerKind::Byte), "");
     let mut stream = DecodeStream::new(tokenizer.clone());
-    let given: Vec<Option<String>> = tokenizer
+    let emitted: Vec<Option<String>> = tokenizer
         .encode("a🙂b")
         .ids
         .iter()
         .map(|&id| stream.push(id))
         .collect();
-    let text = |piece: &str| Some(piece.to_owned());
-    assert_eq!(given, [text("a"), None, None, None, text("🙂"), text("b")]);
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(
+        emitted,
+        [text("a"), None, None, None, text("🙂"), text("b")]
+    );
     assert_eq!(stream.push(0xF0), None);
     assert_eq!(stream.finish(), text("\u{FFFD}"));
 }
 
 #[test]
-fn a_stream_keeps_the_spaces_of_sentencepiece() {
+fn decode_stream_keeps_sentencepiece_spaces() {
     let json = r#"{"version":"1.0","truncation":null,"padding":null,
         "added_tokens":[{"id":3,"content":"</s>","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}],
         "normalizer":null,
@@ -145,8 +148,8 @@ fn a_stream_keeps_the_spaces_of_sentencepiece() {
         "model":{"type":"WordLevel","vocab":{"▁one":0,"▁two":1,"<unk>":2,"</s>":3},"unk_token":"<unk>"}}"#;
     let tokenizer = parse_tokenizer(json, "test").unwrap();
     assert_eq!(
-        tokenizer.specials(),
-        Specials {
+        tokenizer.special_tokens(),
+        SpecialTokens {
             eos: Some(3),
             unk: Some(2),
             pad: None
@@ -159,14 +162,14 @@ fn a_stream_keeps_the_spaces_of_sentencepiece() {
     );
     let ids = [0, 1, 3, 1, 0];
     let mut stream = DecodeStream::new(tokenizer.clone());
-    let pieces: Vec<String> = ids.iter().filter_map(|&id| stream.push(id)).collect();
-    assert_eq!(pieces, ["one", " two", " two", " one"]);
-    assert_eq!(pieces.concat(), tokenizer.decode(&ids));
-    assert_eq!(tokenizer.token(1).unwrap(), " two");
+    let chunks: Vec<String> = ids.iter().filter_map(|&id| stream.push(id)).collect();
+    assert_eq!(chunks, ["one", " two", " two", " one"]);
+    assert_eq!(chunks.concat(), tokenizer.decode(&ids));
+    assert_eq!(tokenizer.token_text(1).unwrap(), " two");
 }
 
 #[test]
-fn characters_are_sorted_and_the_end_token_comes_after_them() {
+fn characters_are_sorted_and_eos_follows_them() {
     let plain = TokenizerConfig {
         eos: String::new(),
         ..config(TokenizerKind::Char)
@@ -175,19 +178,19 @@ fn characters_are_sorted_and_the_end_token_comes_after_them() {
     assert_eq!(tokenizer.vocab_size(), "\n<>EOShelo".len() + 1);
     assert_eq!(
         (0..10)
-            .map(|id| tokenizer.piece(id).unwrap())
+            .map(|id| tokenizer.id_to_token(id).unwrap())
             .collect::<String>(),
         "\n<>EOSehlo"
     );
-    assert_eq!(tokenizer.specials(), Specials::default());
+    assert_eq!(tokenizer.special_tokens(), SpecialTokens::default());
 
     let tokenizer = build(&config(TokenizerKind::Char), "ba<EOS>");
-    assert_eq!(tokenizer.specials().eos, Some(2));
+    assert_eq!(tokenizer.special_tokens().eos, Some(2));
     assert_eq!(tokenizer.encode("ab<EOS>").ids, [0, 1, 2]);
 }
 
 #[test]
-fn unknown_characters_are_dropped_or_replaced_and_always_reported() {
+fn unknown_characters_are_dropped_or_replaced_and_reported() {
     let dropped = build(&config(TokenizerKind::Char), "abc").encode("axbxz");
     assert_eq!(
         dropped,
@@ -219,17 +222,17 @@ fn unknown_characters_are_dropped_or_replaced_and_always_reported() {
 }
 
 #[test]
-fn statquests_words_have_statquests_ids() {
+fn statquest_words_have_the_expected_ids() {
     let texts = STATQUEST.iter().map(|text| Ok((*text).to_owned()));
     let tokenizer = build_tokenizer(&config(TokenizerKind::Word), texts).unwrap();
-    let pieces: Vec<String> = (0..5).filter_map(|id| tokenizer.piece(id)).collect();
-    assert_eq!(pieces, ["what", "is", "statquest", "awesome", "<EOS>"]);
+    let tokens: Vec<String> = (0..5).filter_map(|id| tokenizer.id_to_token(id)).collect();
+    assert_eq!(tokens, ["what", "is", "statquest", "awesome", "<EOS>"]);
     assert_eq!(tokenizer.encode(STATQUEST[0]).ids, [0, 1, 2, 4, 3, 4]);
 }
 
 #[test]
-fn a_saved_tokenizer_comes_back_with_the_same_ids() {
-    let specials = |kind| TokenizerConfig {
+fn saved_tokenizer_reloads_with_the_same_ids() {
+    let special_tokens = |kind| TokenizerConfig {
         unk: "<unk>".into(),
         pad: "<pad>".into(),
         ..config(kind)
@@ -249,7 +252,7 @@ fn a_saved_tokenizer_comes_back_with_the_same_ids() {
             eos: String::new(),
             ..config(kind)
         };
-        configs.extend([config(kind), specials(kind), odd, none]);
+        configs.extend([config(kind), special_tokens(kind), odd, none]);
     }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tokenizer.json");
@@ -266,8 +269,8 @@ fn a_saved_tokenizer_comes_back_with_the_same_ids() {
         };
         assert_eq!(kind(&again), kind(&tokenizer), "{config:?}");
         assert_eq!(
-            (again.specials(), again.hash()),
-            (tokenizer.specials(), tokenizer.hash()),
+            (again.special_tokens(), again.hash()),
+            (tokenizer.special_tokens(), tokenizer.hash()),
             "{config:?}"
         );
         // The same file read by the `tokenizers` crate itself gives the same ids.
@@ -290,16 +293,19 @@ fn a_saved_tokenizer_comes_back_with_the_same_ids() {
 }
 
 #[test]
-fn training_bpe_twice_gives_the_same_vocabulary_of_the_size_asked_for() {
+fn bpe_training_is_deterministic_and_reaches_vocab_size() {
     let text: String = Stories::new(1, 60).iter().collect();
     let config = TokenizerConfig {
         vocab_size: Some(600),
         ..config(TokenizerKind::Bpe)
     };
     let first = build(&config, &text);
-    assert_eq!((first.vocab_size(), first.specials().eos), (600, Some(599)));
+    assert_eq!(
+        (first.vocab_size(), first.special_tokens().eos),
+        (600, Some(599))
+    );
     assert_eq!(first.hash(), build(&config, &text).hash());
-    let in_parts = crate::documents::cut_text(&text, 100).map(|part| Ok(part.to_owned()));
+    let in_parts = crate::documents::split_text(&text, 100).map(|part| Ok(part.to_owned()));
     assert_eq!(
         first.hash(),
         build_tokenizer(&config, in_parts.collect::<Vec<_>>().into_iter())
@@ -309,7 +315,7 @@ fn training_bpe_twice_gives_the_same_vocabulary_of_the_size_asked_for() {
     assert!(first.encode(&text).ids.len() * 2 < text.len());
     assert_eq!(
         first
-            .token(first.encode(" there").ids[0])
+            .token_text(first.encode(" there").ids[0])
             .unwrap()
             .chars()
             .next(),
@@ -318,7 +324,7 @@ fn training_bpe_twice_gives_the_same_vocabulary_of_the_size_asked_for() {
 }
 
 #[test]
-fn an_error_in_the_texts_ends_every_training() {
+fn source_error_ends_tokenizer_training() {
     for kind in [TokenizerKind::Char, TokenizerKind::Word, TokenizerKind::Bpe] {
         let texts = [
             Ok("some text".to_owned()),
@@ -330,7 +336,7 @@ fn an_error_in_the_texts_ends_every_training() {
 }
 
 #[test]
-fn a_given_files_end_token_can_be_chosen() {
+fn eos_token_of_a_file_can_be_overridden() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tokenizer.json");
     std::fs::write(
@@ -344,7 +350,7 @@ fn a_given_files_end_token_can_be_chosen() {
             eos: eos.into(),
             ..TokenizerConfig::default()
         };
-        build_tokenizer(&config, std::iter::empty()).map(|tokenizer| tokenizer.specials().eos)
+        build_tokenizer(&config, std::iter::empty()).map(|tokenizer| tokenizer.special_tokens().eos)
     };
     assert_eq!(with("<EOS>").unwrap(), Some(256));
     assert_eq!(with("").unwrap(), None);
@@ -358,7 +364,7 @@ fn a_given_files_end_token_can_be_chosen() {
 }
 
 #[test]
-fn settings_that_do_not_fit_name_the_key() {
+fn inconsistent_settings_error_names_the_key() {
     let small = TokenizerConfig {
         vocab_size: Some(256),
         ..config(TokenizerKind::Bpe)

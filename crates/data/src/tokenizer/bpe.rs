@@ -1,20 +1,20 @@
-//! Byte-level byte-pair encoding, trained on the run's own text (GPT-2's kind: its byte alphabet
-//! and its rule where words end).
+//! Byte-level byte-pair encoding trained on the run's text, with GPT-2's byte alphabet and
+//! pre-tokenization.
 
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, TokenizerBuilder};
 
-use super::special::{Part, SpecialNames, SpecialTokens};
+use super::special::{Segment, SpecialNames, SpecialVocab};
 use super::{HuggingFaceTokenizer, TokenizerConfig};
 use crate::error::DataError;
 
-/// Texts are handed to the trainer in parts of about this size, since it takes some 50 bytes of
-/// memory for each byte of a part.
-const PART: usize = 32 << 10;
+/// Approximate size of the texts passed to the trainer, which needs about 50 bytes of memory per byte
+/// of one text.
+const SEGMENT_BYTES: usize = 32 << 10;
 
-/// Trains on the first `sample_bytes` of `texts`. Pairs that come only once are not merged, so a
-/// small text gives fewer than `vocab_size` tokens. Memory grows with the distinct words of the
+/// Trains on the first `sample_bytes` of `texts`. Pairs that occur once are not merged, so a small
+/// text gives fewer than `vocab_size` tokens. Memory grows with the number of distinct words in the
 /// sample, not with its size.
 pub(crate) fn train(
     texts: impl Iterator<Item = Result<String, DataError>> + Send,
@@ -31,14 +31,14 @@ pub(crate) fn train(
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .build();
     let mut failure = None;
-    let parts = sample(
+    let texts = sample(
         texts,
         config.sample_bytes,
-        SpecialTokens::new(names, 0),
+        SpecialVocab::new(names, 0),
         &mut failure,
     );
     let byte_level = ByteLevel::new(false, false, true);
-    let json = super::huggingface::guarded("bpe", || {
+    let json = super::huggingface::catch_panics("bpe", || {
         let mut tokenizer = TokenizerBuilder::<
             BPE,
             tokenizers::NormalizerWrapper,
@@ -50,7 +50,7 @@ pub(crate) fn train(
         .with_pre_tokenizer(Some(byte_level))
         .with_decoder(Some(byte_level))
         .build()?;
-        tokenizer.train(&mut trainer, parts)?;
+        tokenizer.train(&mut trainer, texts)?;
         tokenizer.add_special_tokens(
             names
                 .in_order()
@@ -64,34 +64,36 @@ pub(crate) fn train(
     }
 }
 
-/// The first `limit` bytes of `texts` in parts, without special tokens. An error ends the sample
-/// and is left in `failure`.
+/// Returns the first `limit` bytes of `texts` in parts, without special tokens. An error ends the
+/// sample and is stored in `failure`.
 fn sample<'a>(
     mut texts: impl Iterator<Item = Result<String, DataError>> + Send + 'a,
     limit: u64,
-    special: SpecialTokens,
+    special: SpecialVocab,
     failure: &'a mut Option<DataError>,
 ) -> impl Iterator<Item = String> + Send + 'a {
-    let mut left = limit;
-    let mut waiting = std::collections::VecDeque::new();
+    let mut remaining = limit;
+    let mut pending = std::collections::VecDeque::new();
     std::iter::from_fn(move || {
-        while waiting.is_empty() && left > 0 {
+        while pending.is_empty() && remaining > 0 {
             match texts.next()? {
                 Err(error) => {
                     *failure = Some(error);
-                    left = 0;
+                    remaining = 0;
                 }
                 Ok(text) => {
-                    left = left.saturating_sub(text.len() as u64);
-                    for part in special.split(&text) {
-                        if let Part::Text(text) = part {
-                            waiting
-                                .extend(crate::documents::cut_text(text, PART).map(str::to_owned));
+                    remaining = remaining.saturating_sub(text.len() as u64);
+                    for segment in special.split(&text) {
+                        if let Segment::Text(text) = segment {
+                            pending.extend(
+                                crate::documents::split_text(text, SEGMENT_BYTES)
+                                    .map(str::to_owned),
+                            );
                         }
                     }
                 }
             }
         }
-        waiting.pop_front()
+        pending.pop_front()
     })
 }

@@ -1,34 +1,34 @@
-//! One token a byte.
+//! Byte tokenizer: one token per byte.
 
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::special::{Part, SpecialNames, SpecialTokens};
-use super::{Encoding, Specials, Tokenizer, json};
+use super::special::{Segment, SpecialNames, SpecialVocab};
+use super::{Encoding, SpecialTokens, Tokenizer, json};
 use crate::error::DataError;
 
-/// Id `b` is byte `b`; the special tokens come after the 256. No text is unknown to it.
+/// Id `b` is byte `b`; special tokens follow at 256. Every text can be encoded.
 #[derive(Debug, Clone)]
 pub struct ByteTokenizer {
-    special: SpecialTokens,
+    special: SpecialVocab,
 }
 
 impl ByteTokenizer {
     pub(crate) fn new(names: &SpecialNames) -> Self {
         Self {
-            special: SpecialTokens::new(names, 256),
+            special: SpecialVocab::new(names, 256),
         }
     }
 
-    /// The tokenizer that wrote `file`, if it was this kind.
-    pub(crate) fn recognise(file: &Value) -> Option<Arc<dyn Tokenizer>> {
-        // The unknown token of a BPE model is not written (no byte needs it): `unk` is not kept.
+    /// Returns the tokenizer that wrote `file`, if it is of this kind.
+    pub(crate) fn try_from_json(file: &Value) -> Option<Arc<dyn Tokenizer>> {
+        // The unknown token is not written (bytes need none), so `unk` does not survive a round trip.
         let tokenizer = Self::new(&json::special_names(file)?);
         (tokenizer.to_value() == *file).then(|| Arc::new(tokenizer) as Arc<dyn Tokenizer>)
     }
 
-    /// A BPE without merges over GPT-2's byte alphabet.
+    /// Writes a BPE model without merges over GPT-2's byte alphabet.
     fn to_value(&self) -> Value {
         let vocab: Map<String, Value> = (0..=255)
             .map(|b| (byte_to_char(b).to_string(), json!(b)))
@@ -39,7 +39,7 @@ impl ByteTokenizer {
             "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
             "vocab": vocab, "merges": [],
         });
-        json::file(&self.special, &bytes, &bytes, &model)
+        json::tokenizer_file(&self.special, &bytes, &bytes, &model)
     }
 }
 
@@ -48,16 +48,16 @@ impl Tokenizer for ByteTokenizer {
         256 + self.special.count()
     }
 
-    fn specials(&self) -> Specials {
-        self.special.specials()
+    fn special_tokens(&self) -> SpecialTokens {
+        self.special.special_tokens()
     }
 
     fn encode(&self, text: &str) -> Encoding {
         let mut ids = Vec::with_capacity(text.len());
-        for part in self.special.split(text) {
-            match part {
-                Part::Special(id) => ids.push(id),
-                Part::Text(text) => ids.extend(text.bytes().map(u32::from)),
+        for segment in self.special.split(text) {
+            match segment {
+                Segment::Special(id) => ids.push(id),
+                Segment::Text(text) => ids.extend(text.bytes().map(u32::from)),
             }
         }
         Encoding {
@@ -66,14 +66,14 @@ impl Tokenizer for ByteTokenizer {
         }
     }
 
-    fn piece(&self, id: u32) -> Option<String> {
+    fn id_to_token(&self, id: u32) -> Option<String> {
         match u8::try_from(id) {
             Ok(byte) => Some(byte_to_char(byte).to_string()),
             Err(_) => self.special.name(id).map(str::to_owned),
         }
     }
 
-    fn token(&self, id: u32) -> Option<String> {
+    fn token_text(&self, id: u32) -> Option<String> {
         match u8::try_from(id) {
             Ok(byte) => Some(show_bytes(&[byte])),
             Err(_) => self.special.name(id).map(str::to_owned),
@@ -85,31 +85,31 @@ impl Tokenizer for ByteTokenizer {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    fn bytes(&self, id: u32) -> Option<Vec<u8>> {
+    fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
         Some(u8::try_from(id).into_iter().collect())
     }
 
     fn to_json(&self) -> Result<String, DataError> {
-        json::text(&self.to_value(), "byte")
+        json::to_text(&self.to_value(), "byte")
     }
 }
 
-/// Whether GPT-2's alphabet shows a byte as the Latin-1 character of the same number.
+/// Whether GPT-2's alphabet maps a byte to the Latin-1 character with the same code.
 fn is_printable(byte: u8) -> bool {
     matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF)
 }
 
-/// GPT-2's visible character for a byte: itself where Latin-1 prints it, else the next free one
-/// from U+0100 on (`bytes_to_unicode` of the published code).
+/// Returns GPT-2's printable character for a byte: the Latin-1 character if printable, otherwise the
+/// next unused one from U+0100 on (`bytes_to_unicode` of the published code).
 pub(crate) fn byte_to_char(byte: u8) -> char {
     if is_printable(byte) {
         return char::from(byte);
     }
-    let place = (0..byte).filter(|&b| !is_printable(b)).count() as u32;
-    char::from_u32(0x100 + place).unwrap_or('\u{100}')
+    let index = (0..byte).filter(|&b| !is_printable(b)).count() as u32;
+    char::from_u32(0x100 + index).unwrap_or('\u{100}')
 }
 
-/// The byte behind a character of GPT-2's alphabet.
+/// Returns the byte for a character of GPT-2's alphabet.
 pub(crate) fn char_to_byte(character: char) -> Option<u8> {
     let code = u32::from(character);
     match u8::try_from(code) {
@@ -120,7 +120,7 @@ pub(crate) fn char_to_byte(character: char) -> Option<u8> {
     }
 }
 
-/// `bytes` for a reader: text, and `\xE2` for what is no whole character.
+/// Formats `bytes` for display: text, with invalid bytes as `\xE2`.
 pub(crate) fn show_bytes(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     let mut shown = String::new();
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_byte_alphabet_is_gpt2s() {
+    fn byte_alphabet_matches_gpt2() {
         assert_eq!(byte_to_char(b' '), 'Ġ');
         assert_eq!(byte_to_char(b'\n'), 'Ċ');
         assert_eq!(byte_to_char(0xAD), 'Ń');
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn half_characters_are_shown_as_bytes() {
+    fn incomplete_characters_are_shown_as_bytes() {
         assert_eq!(show_bytes(b"a\xE4\xB8"), "a\\xE4\\xB8");
         assert_eq!(show_bytes("é".as_bytes()), "é");
     }

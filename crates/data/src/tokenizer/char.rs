@@ -1,40 +1,42 @@
-//! One token a character.
+//! Character tokenizer: one token per character.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::special::{Part, SpecialNames, SpecialTokens};
-use super::{Encoding, Specials, Tokenizer, json};
+use super::special::{Segment, SpecialNames, SpecialVocab};
+use super::{Encoding, SpecialTokens, Tokenizer, json};
 use crate::error::DataError;
 
-/// Characters below this are looked up in a table: the scripts in common use but the Asian ones.
+/// Characters below this use a lookup table (covers Latin, Greek, Cyrillic, Hebrew and Arabic).
 const TABLE: usize = 0x800;
 const ABSENT: u32 = u32::MAX;
 
-/// The characters of a text in sorted order, then the special tokens (nanoGPT's character
-/// vocabulary has no special tokens: `eos = ""`).
+/// The distinct characters of a text in sorted order, then the special tokens. For nanoGPT's
+/// character vocabulary, which has no special tokens, set `eos = ""`.
 #[derive(Debug, Clone)]
 pub struct CharTokenizer {
     characters: Vec<char>,
     table: Vec<u32>,
     others: HashMap<char, u32>,
-    special: SpecialTokens,
+    special: SpecialVocab,
 }
 
 impl CharTokenizer {
-    /// The vocabulary of all of `texts`, read one after the other.
+    /// Builds the vocabulary from all of `texts`.
     pub(crate) fn train(
         texts: impl Iterator<Item = Result<String, DataError>>,
         names: &SpecialNames,
     ) -> Result<Self, DataError> {
-        let special = SpecialTokens::new(names, 0);
+        let special = SpecialVocab::new(names, 0);
         let mut ascii = [false; 128];
         let mut others = BTreeSet::new();
         for text in texts {
-            for part in special.split(&text?) {
-                let Part::Text(text) = part else { continue };
+            for segment in special.split(&text?) {
+                let Segment::Text(text) = segment else {
+                    continue;
+                };
                 for character in text.chars() {
                     match ascii.get_mut(character as usize) {
                         Some(seen) => *seen = true,
@@ -49,7 +51,7 @@ impl CharTokenizer {
         Ok(Self::new(ascii.chain(others).collect(), names))
     }
 
-    /// The vocabulary `characters` (sorted, distinct).
+    /// Creates a tokenizer for `characters` (sorted, distinct).
     pub(crate) fn new(characters: Vec<char>, names: &SpecialNames) -> Self {
         let mut table = vec![ABSENT; TABLE];
         let mut others = HashMap::new();
@@ -59,7 +61,7 @@ impl CharTokenizer {
                 None => _ = others.insert(character, id),
             }
         }
-        let special = SpecialTokens::new(names, characters.len());
+        let special = SpecialVocab::new(names, characters.len());
         Self {
             characters,
             table,
@@ -68,14 +70,14 @@ impl CharTokenizer {
         }
     }
 
-    /// The tokenizer that wrote `file`, if it was this kind.
-    pub(crate) fn recognise(file: &Value) -> Option<Arc<dyn Tokenizer>> {
+    /// Returns the tokenizer that wrote `file`, if it is of this kind.
+    pub(crate) fn try_from_json(file: &Value) -> Option<Arc<dyn Tokenizer>> {
         let names = json::special_names(file)?;
         let mut characters = Vec::new();
-        for piece in json::word_level_pieces(file, &names)? {
-            let mut of_piece = piece.chars();
-            characters.push(of_piece.next()?);
-            if of_piece.next().is_some() {
+        for token in json::word_level_tokens(file, &names)? {
+            let mut chars = token.chars();
+            characters.push(chars.next()?);
+            if chars.next().is_some() {
                 return None;
             }
         }
@@ -84,10 +86,15 @@ impl CharTokenizer {
     }
 
     fn to_value(&self) -> Value {
-        let each = json!({"type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": false});
-        let pieces: Vec<String> = self.characters.iter().map(char::to_string).collect();
-        let model = json::word_level(pieces.iter().map(String::as_str), &self.special);
-        json::file(&self.special, &each, &json!({"type": "Fuse"}), &model)
+        let split_chars = json!({"type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": false});
+        let tokens: Vec<String> = self.characters.iter().map(char::to_string).collect();
+        let model = json::word_level(tokens.iter().map(String::as_str), &self.special);
+        json::tokenizer_file(
+            &self.special,
+            &split_chars,
+            &json!({"type": "Fuse"}),
+            &model,
+        )
     }
 
     fn id(&self, character: char) -> Option<u32> {
@@ -103,8 +110,8 @@ impl Tokenizer for CharTokenizer {
         self.characters.len() + self.special.count()
     }
 
-    fn specials(&self) -> Specials {
-        self.special.specials()
+    fn special_tokens(&self) -> SpecialTokens {
+        self.special.special_tokens()
     }
 
     fn encode(&self, text: &str) -> Encoding {
@@ -112,15 +119,15 @@ impl Tokenizer for CharTokenizer {
             ids: Vec::with_capacity(text.len()),
             unknown: Vec::new(),
         };
-        let unknown = self.specials().unk;
-        for part in self.special.split(text) {
-            match part {
-                Part::Special(id) => encoding.ids.push(id),
-                Part::Text(text) => {
+        let unknown = self.special_tokens().unk;
+        for segment in self.special.split(text) {
+            match segment {
+                Segment::Special(id) => encoding.ids.push(id),
+                Segment::Text(text) => {
                     for character in text.chars() {
                         let id = self.id(character);
                         if id.is_none() {
-                            encoding.note_unknown(character.encode_utf8(&mut [0; 4]));
+                            encoding.record_unknown(character.encode_utf8(&mut [0; 4]));
                         }
                         encoding.ids.extend(id.or(unknown));
                     }
@@ -130,13 +137,13 @@ impl Tokenizer for CharTokenizer {
         encoding
     }
 
-    fn piece(&self, id: u32) -> Option<String> {
+    fn id_to_token(&self, id: u32) -> Option<String> {
         let character = self.characters.get(id as usize).map(char::to_string);
         character.or_else(|| self.special.name(id).map(str::to_owned))
     }
 
-    fn token(&self, id: u32) -> Option<String> {
-        self.piece(id)
+    fn token_text(&self, id: u32) -> Option<String> {
+        self.id_to_token(id)
     }
 
     fn decode(&self, ids: &[u32]) -> String {
@@ -145,11 +152,11 @@ impl Tokenizer for CharTokenizer {
             .collect()
     }
 
-    fn bytes(&self, id: u32) -> Option<Vec<u8>> {
+    fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
         Some(self.decode(&[id]).into_bytes())
     }
 
     fn to_json(&self) -> Result<String, DataError> {
-        json::text(&self.to_value(), "char")
+        json::to_text(&self.to_value(), "char")
     }
 }

@@ -1,66 +1,65 @@
-//! Text from ids, one by one, never half a character.
+//! Incremental decoding: text from ids, one by one, without partial characters.
 
 use std::sync::Arc;
 
 use super::Tokenizer;
 
-/// So many tokens may wait for the rest of a character. One needs at most 4 bytes, so at most 4
-/// byte tokens; more are bytes that never become text.
-const MAX_WAITING: usize = 8;
+/// Maximum number of tokens to hold back for an incomplete character. A character has at most 4
+/// bytes, so at most 4 byte tokens; more are bytes that never form a character.
+const MAX_PENDING: usize = 8;
 
-/// Decodes a stream of ids. The pieces that it gives, joined, are the tokenizer's
+/// Decodes a stream of ids into text chunks. The concatenated chunks equal the tokenizer's
 /// [`decode`](Tokenizer::decode) of all ids.
 ///
-/// Where decoding is joining bytes, that is exact. Elsewhere (`SentencePiece`'s leading space,
-/// words joined by spaces) a piece is what the newest tokens add to the decoding of the few before
-/// them; text that a model makes of bytes that are not UTF-8 may then differ in the number of
-/// U+FFFD.
+/// This is exact if decoding concatenates bytes. For other tokenizers (leading space of
+/// `SentencePiece`, words joined by spaces) a chunk is the text that the newest tokens add to the
+/// decoding of the few tokens before them. Invalid UTF-8 may then differ in the number of U+FFFD.
 #[derive(Debug, Clone)]
 pub struct DecodeStream {
     tokenizer: Arc<dyn Tokenizer>,
-    /// Bytes of a character that is not whole yet.
+    /// Bytes of an incomplete character.
     bytes: Vec<u8>,
-    /// The last tokens that were given out (for what they do to the next), then those that wait.
+    /// The last emitted tokens (context for the next ones), then the pending tokens.
     ids: Vec<u32>,
-    /// How many of `ids` were given out.
-    given: usize,
+    /// Number of `ids` that were emitted.
+    emitted: usize,
 }
 
 impl DecodeStream {
-    /// A stream at the beginning of a text.
+    /// Creates a stream at the start of a text.
     pub fn new(tokenizer: Arc<dyn Tokenizer>) -> Self {
         Self {
             tokenizer,
             bytes: Vec::new(),
             ids: Vec::new(),
-            given: 0,
+            emitted: 0,
         }
     }
 
-    /// Takes the next id; gives the text that is certain now, if there is any.
+    /// Adds the next id and returns the text that is now final, if any.
     pub fn push(&mut self, id: u32) -> Option<String> {
-        let text = match self.tokenizer.bytes(id) {
+        let text = match self.tokenizer.token_bytes(id) {
             Some(bytes) => {
                 self.bytes.extend(bytes);
-                self.whole_characters()
+                self.take_complete_chars()
             }
-            None => self.newest_text(id),
+            None => self.push_contextual(id),
         };
         Some(text).filter(|text| !text.is_empty())
     }
 
-    /// The rest at the end of the stream: what is still no whole character becomes U+FFFD.
+    /// Returns the remaining text at the end of the stream; incomplete characters become U+FFFD.
     pub fn finish(&mut self) -> Option<String> {
         let mut text = String::from_utf8_lossy(&std::mem::take(&mut self.bytes)).into_owned();
-        text.push_str(self.added_text(true).as_deref().unwrap_or(""));
+        text.push_str(self.pending_text(true).as_deref().unwrap_or(""));
         self.ids.clear();
-        self.given = 0;
+        self.emitted = 0;
         Some(text).filter(|text| !text.is_empty())
     }
 
-    /// Takes the whole characters out of `bytes`, as `String::from_utf8_lossy` does, but keeps a
+    /// Removes the complete characters from `bytes`, like `String::from_utf8_lossy`, but leaves a
     /// character that may still be completed.
-    fn whole_characters(&mut self) -> String {
+    fn take_complete_chars(&mut self) -> String {
         let mut text = String::new();
         loop {
             let Err(error) = std::str::from_utf8(&self.bytes) else {
@@ -78,28 +77,28 @@ impl DecodeStream {
         }
     }
 
-    fn newest_text(&mut self, id: u32) -> String {
+    fn push_contextual(&mut self, id: u32) -> String {
         self.ids.push(id);
-        let forced = self.ids.len() - self.given > MAX_WAITING;
-        let Some(text) = self.added_text(forced) else {
+        let force = self.ids.len() - self.emitted > MAX_PENDING;
+        let Some(text) = self.pending_text(force) else {
             return String::new();
         };
         if !text.is_empty() {
-            self.ids.drain(..self.given);
-            self.given = self.ids.len();
-        } else if forced {
-            // Tokens without text (special ones) need not be remembered.
-            self.ids.truncate(self.given);
+            self.ids.drain(..self.emitted);
+            self.emitted = self.ids.len();
+        } else if force {
+            // Tokens without text (special tokens) are not needed as context.
+            self.ids.truncate(self.emitted);
         }
         text
     }
 
-    /// What the waiting ids add to those given out; `None` if that may still change and it is not
-    /// `forced`.
-    fn added_text(&self, forced: bool) -> Option<String> {
-        let before = self.tokenizer.decode(&self.ids[..self.given]);
+    /// Returns the text that the pending ids add to the emitted ones; `None` if it may still change,
+    /// unless `force` is set.
+    fn pending_text(&self, force: bool) -> Option<String> {
+        let before = self.tokenizer.decode(&self.ids[..self.emitted]);
         let all = self.tokenizer.decode(&self.ids);
         let certain = all.starts_with(&before) && !all.ends_with(char::REPLACEMENT_CHARACTER);
-        (certain || forced).then(|| all.get(before.len()..).unwrap_or("").to_owned())
+        (certain || force).then(|| all.get(before.len()..).unwrap_or("").to_owned())
     }
 }

@@ -1,4 +1,4 @@
-//! Any tokenizer of Hugging Face's `tokenizers`, from its `tokenizer.json`.
+//! Any tokenizer of Hugging Face's `tokenizers` crate, loaded from `tokenizer.json`.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -9,10 +9,10 @@ use tokenizers::{DecoderWrapper, Model as _, OffsetType, PreTokenizer as _, Toke
 
 use super::byte::{char_to_byte, show_bytes};
 use super::special::{SpecialNames, is_padding_name};
-use super::{Encoding, Specials, Tokenizer};
+use super::{Encoding, SpecialTokens, Tokenizer};
 use crate::error::DataError;
 
-/// Names of end tokens, the ones that end documents before those that end a turn of a chat.
+/// Names of EOS tokens; document ends come before chat turn ends.
 const EOS_NAMES: &[&str] = &[
     "<EOS>",
     "<eos>",
@@ -26,118 +26,116 @@ const EOS_NAMES: &[&str] = &[
     "<end_of_turn>",
     "<|return|>",
 ];
-/// Special tokens with these in their names are no end tokens.
+/// Special tokens whose names contain one of these are not EOS tokens.
 const NOT_EOS: &[&str] = &[
     "unk", "pad", "bos", "mask", "cls", "sep", "start", "begin", "<s>",
 ];
 
-/// A special token of this name is not taken for an end token.
-pub(crate) fn is_no_end_name(name: &str) -> bool {
+/// Whether a special token with this name cannot be an EOS token.
+pub(crate) fn is_non_eos_name(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
     !EOS_NAMES.contains(&name) && NOT_EOS.iter().any(|no| lower.contains(no))
 }
 
-/// Ids above this are a damaged file: the largest vocabularies in use have about 300,000 tokens.
+/// Maximum vocabulary size; the largest vocabularies in use have about 300,000 tokens.
 const MAX_VOCAB: usize = 1 << 24;
 
-/// A wrapper around `tokenizers::Tokenizer`. Padding, truncation and BPE's random dropout that the
-/// file asks for are switched off, and no panic of that crate gets out.
+/// A wrapper around `tokenizers::Tokenizer`. Disables padding, truncation and BPE dropout of the
+/// file, and catches panics of that crate.
 #[derive(Debug, Clone)]
 pub struct HuggingFaceTokenizer {
     inner: Box<tokenizers::Tokenizer>,
-    specials: Specials,
+    special_tokens: SpecialTokens,
     vocab_size: usize,
-    /// Decoding is joining bytes.
+    /// Whether decoding concatenates the bytes of the tokens.
     byte_level: bool,
 }
 
-/// Runs code of the `tokenizers` crate; its errors and panics become one error.
-pub(crate) fn guarded<T>(
-    place: &str,
+/// Runs code of the `tokenizers` crate and converts its errors and panics to [`DataError`].
+pub(crate) fn catch_panics<T>(
+    name: &str,
     work: impl FnOnce() -> tokenizers::Result<T>,
 ) -> Result<T, DataError> {
     match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(result) => result.map_err(|error| DataError::tokenizer(place, error)),
-        Err(_) => Err(DataError::tokenizer(
-            place,
-            "its contents contradict each other",
-        )),
+        Ok(result) => result.map_err(|error| DataError::tokenizer(name, error)),
+        Err(_) => Err(DataError::tokenizer(name, "its contents are inconsistent")),
     }
 }
 
 impl HuggingFaceTokenizer {
-    /// From the text of a `tokenizer.json`; `place` names it in errors.
+    /// Parses the text of a `tokenizer.json`; `name` identifies it in errors.
     ///
     /// # Errors
     /// [`DataError::Tokenizer`] if it is not a tokenizer.
-    pub fn from_json(json: &str, place: &str) -> Result<Self, DataError> {
+    pub fn from_json(json: &str, name: &str) -> Result<Self, DataError> {
         let file: Value = serde_json::from_str(json).map_err(|error| {
             DataError::tokenizer(
-                place,
-                format!("is not JSON ({error}); hint: give a Hugging Face tokenizer.json"),
+                name,
+                format!("is not JSON ({error}); hint: use a Hugging Face tokenizer.json"),
             )
         })?;
-        Self::from_value(&file, json, place)
+        Self::from_value(&file, json, name)
     }
 
-    /// As [`Self::from_json`], with the text already parsed.
-    pub(crate) fn from_value(file: &Value, json: &str, place: &str) -> Result<Self, DataError> {
+    /// Like [`Self::from_json`], with the text already parsed.
+    pub(crate) fn from_value(file: &Value, json: &str, name: &str) -> Result<Self, DataError> {
         if !file["model"].is_object() {
             return Err(DataError::tokenizer(
-                place,
-                "has no `model`; hint: give a Hugging Face tokenizer.json",
+                name,
+                "has no `model`; hint: use a Hugging Face tokenizer.json",
             ));
         }
         let json = without_dropout(file, json);
-        let inner = guarded(place, || {
+        let inner = catch_panics(name, || {
             let mut inner = tokenizers::Tokenizer::from_bytes(json.as_bytes())?;
             inner.with_truncation(None)?;
             inner.with_padding(None);
             Ok(Box::new(inner))
         })?;
-        let ids: Vec<u32> = guarded(place, || Ok(inner.get_vocab(true).into_values().collect()))?;
+        let ids: Vec<u32> =
+            catch_panics(name, || Ok(inner.get_vocab(true).into_values().collect()))?;
         let vocab_size = ids.iter().max().map_or(0, |&id| id as usize + 1);
         if vocab_size == 0 || vocab_size > MAX_VOCAB {
             return Err(DataError::tokenizer(
-                place,
+                name,
                 format!("has ids up to {vocab_size}, expected 1 to {MAX_VOCAB}"),
             ));
         }
-        check_distinct(&ids, vocab_size, place)?;
-        check_added_tokens(file, &inner, place)?;
+        check_unique_ids(&ids, vocab_size, name)?;
+        check_added_tokens(file, &inner, name)?;
         let byte_level = matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
-        let specials = find_specials(file, &inner);
+        let special_tokens = detect_special_tokens(file, &inner);
         Ok(Self {
             inner,
-            specials,
+            special_tokens,
             vocab_size,
             byte_level,
         })
     }
 
-    /// The same tokenizer with another end token, or none for "".
+    /// Sets the EOS token to `eos`, or to none for "".
     ///
     /// # Errors
-    /// [`DataError::Tokenizer`] if the vocabulary does not have `name`.
-    pub fn with_eos(mut self, name: &str, place: &str) -> Result<Self, DataError> {
-        self.specials.eos = match (name, self.inner.token_to_id(name)) {
+    /// [`DataError::Tokenizer`] if the vocabulary does not contain `eos`.
+    pub fn with_eos(mut self, eos: &str, name: &str) -> Result<Self, DataError> {
+        self.special_tokens.eos = match (eos, self.inner.token_to_id(eos)) {
             ("", _) => None,
             (_, Some(id)) => Some(id),
             (_, None) => {
-                let why = format!(
-                    "has no token {name:?}; hint: leave tokenizer.eos out to take its own end token"
+                let reason = format!(
+                    "has no token {eos:?}; hint: remove tokenizer.eos to use the EOS token of the file"
                 );
-                return Err(DataError::tokenizer(place, why));
+                return Err(DataError::tokenizer(name, reason));
             }
         };
         Ok(self)
     }
 
-    /// The roles as they were asked for when it was trained.
+    /// Sets the special tokens to the configured names.
     pub(crate) fn with_names(mut self, names: &SpecialNames) -> Self {
         let id =
             |name: &Option<String>| name.as_ref().and_then(|name| self.inner.token_to_id(name));
-        self.specials = Specials {
+        self.special_tokens = SpecialTokens {
             eos: id(&names.eos),
             unk: id(&names.unk),
             pad: id(&names.pad),
@@ -145,33 +143,33 @@ impl HuggingFaceTokenizer {
         self
     }
 
-    fn is_special(&self, piece: &str) -> bool {
-        self.inner.get_added_vocabulary().is_special_token(piece)
+    fn is_special(&self, token: &str) -> bool {
+        self.inner.get_added_vocabulary().is_special_token(token)
     }
 
-    /// Adds the ids of all of `text` that can be encoded, and notes the rest: the library gives
-    /// nothing at all for a text with one such word.
-    fn encode_what_can_be(&self, text: &str, encoding: &mut Encoding) {
-        let mut missing = Vec::new();
-        if let Ok(ids) = guarded("", || self.encode_known(text, &mut missing)) {
+    /// Encodes as much of `text` as possible and records the rest as unknown: the library fails for the
+    /// whole text if it cannot encode one word.
+    fn encode_lossy(&self, text: &str, encoding: &mut Encoding) {
+        let mut unknown = Vec::new();
+        if let Ok(ids) = catch_panics("", || self.encode_words(text, &mut unknown)) {
             encoding.ids.extend(ids);
-            for piece in &missing {
-                encoding.note_unknown(piece);
+            for text in &unknown {
+                encoding.record_unknown(text);
             }
             return;
         }
-        // Not even words were found: a part without what stops that may do.
-        let parts = smaller(text);
+        // Pre-tokenization failed: retry on smaller parts.
+        let parts = split_smaller(text);
         if parts.is_empty() {
-            encoding.note_unknown(text.trim());
+            encoding.record_unknown(text.trim());
         }
         for part in parts {
-            self.encode_what_can_be(part, encoding);
+            self.encode_lossy(part, encoding);
         }
     }
 
-    /// What the library's `encode` does, going on after a word that the model refuses.
-    fn encode_known(&self, text: &str, missing: &mut Vec<String>) -> tokenizers::Result<Vec<u32>> {
+    /// Like `encode` of the library, but continues after a word that the model rejects.
+    fn encode_words(&self, text: &str, unknown: &mut Vec<String>) -> tokenizers::Result<Vec<u32>> {
         let mut words = self
             .inner
             .get_added_vocabulary()
@@ -179,34 +177,34 @@ impl HuggingFaceTokenizer {
         if let Some(rule) = self.inner.get_pre_tokenizer() {
             rule.pre_tokenize(&mut words)?;
         }
-        let missing = RefCell::new(missing);
+        let unknown = RefCell::new(unknown);
         words.tokenize(|word| {
             let mut tokens = Vec::new();
-            self.tokenize_what_can_be(word.get(), &mut tokens, &mut missing.borrow_mut());
+            self.tokenize_lossy(word.get(), &mut tokens, &mut unknown.borrow_mut());
             Ok(tokens)
         })?;
         let ids = words.into_encoding(None, 0, OffsetType::None)?;
         Ok(ids.get_ids().to_vec())
     }
 
-    /// The tokens of what the library takes for a word; without a rule for words that is all of a
-    /// text, so that one which the model refuses is taken by lines, then by words.
-    fn tokenize_what_can_be(&self, text: &str, tokens: &mut Vec<Token>, missing: &mut Vec<String>) {
-        if let Ok(found) = guarded("", || self.inner.get_model().tokenize(text)) {
+    /// Tokenizes one pre-tokenized word. Without a pre-tokenizer this is the whole text, so text that
+    /// the model rejects is retried by lines, then by words.
+    fn tokenize_lossy(&self, text: &str, tokens: &mut Vec<Token>, unknown: &mut Vec<String>) {
+        if let Ok(found) = catch_panics("", || self.inner.get_model().tokenize(text)) {
             tokens.extend(found);
             return;
         }
-        let parts = smaller(text);
+        let parts = split_smaller(text);
         if parts.is_empty() {
-            missing.push(text.trim().to_owned());
+            unknown.push(text.trim().to_owned());
         }
         for part in parts {
-            self.tokenize_what_can_be(part, tokens, missing);
+            self.tokenize_lossy(part, tokens, unknown);
         }
     }
 
-    /// The stretches of `text` that became the unknown token.
-    fn note_unknown(
+    /// Records the parts of `text` that were encoded as the unknown token.
+    fn record_unknown_spans(
         &self,
         text: &str,
         unknown: u32,
@@ -219,15 +217,15 @@ impl HuggingFaceTokenizer {
             .zip(full.get_offsets())
             .filter(|(id, _)| **id == unknown)
         {
-            encoding.note_unknown(text.get(start..end).unwrap_or(""));
+            encoding.record_unknown(text.get(start..end).unwrap_or(""));
         }
         Ok(())
     }
 }
 
-/// A text's lines, or a line's words, each with what is before it (a space, or a `▁` for one);
-/// none of a single word.
-fn smaller(text: &str) -> Vec<&str> {
+/// Splits a text into lines, or a line into words with their leading space or `▁`. Returns an empty
+/// list for a single word.
+fn split_smaller(text: &str) -> Vec<&str> {
     let lines: Vec<&str> = text.split_inclusive('\n').collect();
     if lines.len() > 1 {
         return lines;
@@ -246,7 +244,7 @@ fn smaller(text: &str) -> Vec<&str> {
     words
 }
 
-/// The file without BPE dropout, which would encode the same text to other ids each time.
+/// Removes BPE dropout, which would make encoding non-deterministic.
 fn without_dropout<'a>(file: &Value, json: &'a str) -> Cow<'a, str> {
     if file["model"]["dropout"].is_null() {
         return Cow::Borrowed(json);
@@ -256,43 +254,44 @@ fn without_dropout<'a>(file: &Value, json: &'a str) -> Cow<'a, str> {
     Cow::Owned(file.to_string())
 }
 
-/// Which of two tokens with one id is meant would change from one reading to the next.
-fn check_distinct(ids: &[u32], vocab_size: usize, place: &str) -> Result<(), DataError> {
+/// Checks that ids are unique; otherwise the token of an id would depend on hash order.
+fn check_unique_ids(ids: &[u32], vocab_size: usize, name: &str) -> Result<(), DataError> {
     let mut used = vec![false; vocab_size];
     let twice = |&&id: &&u32| std::mem::replace(&mut used[id as usize], true);
     match ids.iter().find(twice) {
         Some(id) => Err(DataError::tokenizer(
-            place,
+            name,
             format!("has several tokens with id {id}; hint: the file is damaged"),
         )),
         None => Ok(()),
     }
 }
 
-/// The crate gives added tokens the next free ids, whatever the file says; a file that says
-/// otherwise would be read with other ids than it was written for.
+/// Checks the ids of added tokens. The crate assigns the next free ids regardless of the file, so a
+/// mismatch would silently change ids.
 fn check_added_tokens(
     file: &Value,
     inner: &tokenizers::Tokenizer,
-    place: &str,
+    name: &str,
 ) -> Result<(), DataError> {
     for token in file["added_tokens"].as_array().into_iter().flatten() {
-        let (name, id) = (
+        let (content, id) = (
             token["content"].as_str().unwrap_or(""),
             token["id"].as_u64(),
         );
-        let given = inner.token_to_id(name).map(u64::from);
-        if !name.is_empty() && id != given {
-            let why =
-                format!("token {name:?} has id {id:?} in the file, but its place gives {given:?}");
-            return Err(DataError::tokenizer(place, why));
+        let assigned = inner.token_to_id(content).map(u64::from);
+        if !content.is_empty() && id != assigned {
+            let reason = format!(
+                "token {content:?} has id {id:?} in the file, but its position implies {assigned:?}"
+            );
+            return Err(DataError::tokenizer(name, reason));
         }
     }
     Ok(())
 }
 
-/// The roles of special tokens, guessed from names: the format does not record them.
-fn find_specials(file: &Value, inner: &tokenizers::Tokenizer) -> Specials {
+/// Detects the roles of special tokens by name: the format does not store them.
+fn detect_special_tokens(file: &Value, inner: &tokenizers::Tokenizer) -> SpecialTokens {
     let mut special: Vec<(u32, String)> = inner
         .get_added_tokens_decoder()
         .into_iter()
@@ -315,10 +314,10 @@ fn find_specials(file: &Value, inner: &tokenizers::Tokenizer) -> Specials {
         .find_map(|name| special.iter().find(|(_, known)| known == name));
     let mut others = special
         .iter()
-        .filter(|(id, name)| Some(*id) != unk && !is_no_end_name(name));
+        .filter(|(id, name)| Some(*id) != unk && !is_non_eos_name(name));
     let only = others.next().filter(|_| others.next().is_none());
     let pad = special.iter().find(|(_, name)| is_padding_name(name));
-    Specials {
+    SpecialTokens {
         eos: named.or(only).map(|(id, _)| *id),
         unk,
         pad: pad.map(|(id, _)| *id),
@@ -330,64 +329,66 @@ impl Tokenizer for HuggingFaceTokenizer {
         self.vocab_size
     }
 
-    fn specials(&self) -> Specials {
-        self.specials
+    fn special_tokens(&self) -> SpecialTokens {
+        self.special_tokens
     }
 
     fn encode(&self, text: &str) -> Encoding {
         let mut encoding = Encoding::default();
-        match guarded("", || self.inner.encode_fast(text, false)) {
+        match catch_panics("", || self.inner.encode_fast(text, false)) {
             Ok(found) => encoding.ids = found.get_ids().to_vec(),
-            Err(_) => self.encode_what_can_be(text, &mut encoding),
+            Err(_) => self.encode_lossy(text, &mut encoding),
         }
         if let Some(unknown) = self
-            .specials
+            .special_tokens
             .unk
             .filter(|unknown| encoding.ids.contains(unknown))
         {
-            // The ids stand without the list of pieces too.
-            let _ = guarded("", || self.note_unknown(text, unknown, &mut encoding));
+            // The ids are valid even if recording the unknown parts fails.
+            let _ = catch_panics("", || {
+                self.record_unknown_spans(text, unknown, &mut encoding)
+            });
         }
         encoding
     }
 
-    fn piece(&self, id: u32) -> Option<String> {
+    fn id_to_token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
     }
 
-    fn token(&self, id: u32) -> Option<String> {
-        let piece = self.piece(id)?;
-        if self.is_special(&piece) {
-            return Some(piece);
+    fn token_text(&self, id: u32) -> Option<String> {
+        let token = self.id_to_token(id)?;
+        if self.is_special(&token) {
+            return Some(token);
         }
         Some(if self.byte_level {
-            show_bytes(&piece_bytes(&piece))
+            show_bytes(&token_to_bytes(&token))
         } else {
-            piece.replace('▁', " ")
+            token.replace('▁', " ")
         })
     }
 
     fn decode(&self, ids: &[u32]) -> String {
-        guarded("", || self.inner.decode(ids, true)).unwrap_or_default()
+        catch_panics("", || self.inner.decode(ids, true)).unwrap_or_default()
     }
 
-    fn bytes(&self, id: u32) -> Option<Vec<u8>> {
-        let ordinary = || self.piece(id).filter(|piece| !self.is_special(piece));
+    fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        let ordinary = || self.id_to_token(id).filter(|token| !self.is_special(token));
         self.byte_level.then(|| {
             ordinary()
-                .map(|piece| piece_bytes(&piece))
+                .map(|token| token_to_bytes(&token))
                 .unwrap_or_default()
         })
     }
 
     fn to_json(&self) -> Result<String, DataError> {
-        guarded("tokenizer.json", || self.inner.to_string(false))
+        catch_panics("tokenizer.json", || self.inner.to_string(false))
     }
 }
 
-/// The bytes of a piece in GPT-2's alphabet; a piece with other characters stands for itself, as
-/// in the `ByteLevel` decoder.
-fn piece_bytes(piece: &str) -> Vec<u8> {
-    let bytes: Option<Vec<u8>> = piece.chars().map(char_to_byte).collect();
-    bytes.unwrap_or_else(|| piece.as_bytes().to_vec())
+/// Returns the bytes of a token in GPT-2's byte alphabet. A token with other characters stands for
+/// itself, as in the `ByteLevel` decoder.
+fn token_to_bytes(token: &str) -> Vec<u8> {
+    let bytes: Option<Vec<u8>> = token.chars().map(char_to_byte).collect();
+    bytes.unwrap_or_else(|| token.as_bytes().to_vec())
 }

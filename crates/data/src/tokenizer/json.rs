@@ -1,13 +1,13 @@
-//! The parts of Hugging Face's `tokenizer.json` that our own tokenizers write.
+//! Reading and writing our own tokenizers in Hugging Face's `tokenizer.json` format.
 
 use serde_json::{Map, Value, json};
 
-use super::special::{SpecialNames, SpecialTokens, is_padding_name};
+use super::special::{SpecialNames, SpecialVocab, is_padding_name};
 use crate::error::DataError;
 
-/// A whole file around `model`.
-pub(crate) fn file(
-    special: &SpecialTokens,
+/// Returns a complete `tokenizer.json` with `model`.
+pub(crate) fn tokenizer_file(
+    special: &SpecialVocab,
     pre_tokenizer: &Value,
     decoder: &Value,
     model: &Value,
@@ -25,17 +25,17 @@ pub(crate) fn file(
     })
 }
 
-/// A `WordLevel` model with `pieces` as ids 0, 1, 2 ... and the special tokens after them.
+/// Returns a `WordLevel` model with `tokens` as ids 0, 1, 2 ..., followed by the special tokens.
 ///
-/// The format demands the name of an unknown token; where there is none, the name stands for no
-/// entry, and Python's `tokenizers` then refuses a text with unknown pieces.
+/// The format requires the name of an unknown token. Without one, the name has no vocabulary entry,
+/// and Python's `tokenizers` rejects text with unknown tokens.
 pub(crate) fn word_level<'a>(
-    pieces: impl Iterator<Item = &'a str>,
-    special: &SpecialTokens,
+    tokens: impl Iterator<Item = &'a str>,
+    special: &SpecialVocab,
 ) -> Value {
     let mut vocab = Map::new();
-    for (id, piece) in pieces.enumerate() {
-        vocab.insert(piece.to_owned(), json!(id));
+    for (id, token) in tokens.enumerate() {
+        vocab.insert(token.to_owned(), json!(id));
     }
     for (id, name) in special.iter() {
         vocab.insert(name.to_owned(), json!(id));
@@ -44,12 +44,12 @@ pub(crate) fn word_level<'a>(
     json!({"type": "WordLevel", "vocab": vocab, "unk_token": unknown})
 }
 
-/// The file as text.
-pub(crate) fn text(value: &Value, kind: &str) -> Result<String, DataError> {
+/// Serializes the file.
+pub(crate) fn to_text(value: &Value, kind: &str) -> Result<String, DataError> {
     serde_json::to_string_pretty(value).map_err(|error| DataError::tokenizer(kind, error))
 }
 
-/// The special tokens of a file that one of our tokenizers wrote; `None` if it is not one of ours.
+/// Returns the special tokens of a file written by one of our tokenizers; `None` for other files.
 pub(crate) fn special_names(file: &Value) -> Option<SpecialNames> {
     let unknown = file["model"]["unk_token"].as_str();
     let mut names = SpecialNames::default();
@@ -69,16 +69,16 @@ pub(crate) fn special_names(file: &Value) -> Option<SpecialNames> {
     Some(names)
 }
 
-/// The ordinary pieces of a `WordLevel` model in id order; `None` unless ids are 0, 1, 2 ...
-pub(crate) fn word_level_pieces(file: &Value, names: &SpecialNames) -> Option<Vec<String>> {
+/// Returns the ordinary tokens of a `WordLevel` model in id order; `None` unless ids are 0, 1, 2 ...
+pub(crate) fn word_level_tokens(file: &Value, names: &SpecialNames) -> Option<Vec<String>> {
     let vocab = file["model"]["vocab"].as_object()?;
-    let mut pieces = vec![None; vocab.len().checked_sub(names.count())?];
-    for (piece, id) in vocab
+    let mut tokens = vec![None; vocab.len().checked_sub(names.count())?];
+    for (token, id) in vocab
         .iter()
-        .filter(|(piece, _)| !names.in_order().any(|name| name == *piece))
+        .filter(|(token, _)| !names.in_order().any(|name| name == *token))
     {
-        let place = pieces.get_mut(usize::try_from(id.as_u64()?).ok()?)?;
-        *place = Some(piece.clone());
+        let entry = tokens.get_mut(usize::try_from(id.as_u64()?).ok()?)?;
+        *entry = Some(token.clone());
     }
-    pieces.into_iter().collect()
+    tokens.into_iter().collect()
 }

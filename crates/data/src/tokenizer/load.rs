@@ -1,4 +1,4 @@
-//! Reading `tokenizer.json`, which may come from anywhere.
+//! Loading `tokenizer.json` files from any source.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -13,129 +13,132 @@ use super::{
 };
 use crate::error::DataError;
 
-/// Larger files are refused; the largest in use have about 35 MB.
-const MAX_BYTES: u64 = 64 << 20;
+/// Maximum file size; the largest files in use have about 35 MB.
+const MAX_FILE_BYTES: u64 = 64 << 20;
 
-/// Which end token a file is read with.
+/// Which EOS token to use for a file.
 #[derive(Clone, Copy)]
-enum Eos<'a> {
-    /// The file's own.
-    Own,
-    /// This one, or none for "".
+enum EosChoice<'a> {
+    /// The EOS token of the file.
+    FromFile,
+    /// This token, or none for "".
     Named(&'a str),
 }
 
 /// Reads a `tokenizer.json`.
 ///
-/// A file that one of our own tokenizers wrote gives that tokenizer, any other the `tokenizers`
-/// crate's. The roles of special tokens are recognised by their names.
+/// A file written by one of our own tokenizers is loaded as that tokenizer, any other file with the
+/// `tokenizers` crate. The roles of special tokens are detected by name.
 ///
 /// # Errors
 /// [`DataError::Missing`], [`DataError::Read`]; [`DataError::Tokenizer`] if the file is larger than
-/// 64 MiB or is not a tokenizer. No file makes it panic.
+/// 64 MiB or is not a tokenizer. Malformed files never cause a panic.
 pub fn load_tokenizer(path: impl AsRef<Path>) -> Result<Arc<dyn Tokenizer>, DataError> {
-    load(path.as_ref(), Eos::Own)
+    load(path.as_ref(), EosChoice::FromFile)
 }
 
-/// Reads a tokenizer from the text of a `tokenizer.json`; `place` names it in errors.
+/// Parses the text of a `tokenizer.json`; `name` identifies it in errors.
 ///
 /// # Errors
 /// [`DataError::Tokenizer`] if it is not a tokenizer.
-pub fn parse_tokenizer(json: &str, place: &str) -> Result<Arc<dyn Tokenizer>, DataError> {
-    parse(json, place, Eos::Own)
+pub fn parse_tokenizer(json: &str, name: &str) -> Result<Arc<dyn Tokenizer>, DataError> {
+    parse(json, name, EosChoice::FromFile)
 }
 
-/// As [`load_tokenizer`], with the end token of a config: the default means the file's own.
+/// Like [`load_tokenizer`], with the EOS token of a config; the default selects that of the file.
 pub(crate) fn load_with_eos(path: &Path, eos: &str) -> Result<Arc<dyn Tokenizer>, DataError> {
     load(
         path,
         if eos == TokenizerConfig::DEFAULT_EOS {
-            Eos::Own
+            EosChoice::FromFile
         } else {
-            Eos::Named(eos)
+            EosChoice::Named(eos)
         },
     )
 }
 
-/// Checks the settings of a tokenizer against each other, before any text is read.
+/// Checks tokenizer settings for consistency before any text is read.
 pub(crate) fn check_config(config: &TokenizerConfig) -> Result<(), DataError> {
     if config.file.is_some() {
         return Ok(());
     }
-    let least = 256 + SpecialNames::from_config(config)?.count();
+    let min_size = 256 + SpecialNames::from_config(config)?.count();
     match (config.kind, config.vocab_size) {
-        (TokenizerKind::Bpe, Some(size)) if size < least => Err(DataError::config(format!(
-            "tokenizer.vocab_size = {size} is less than the {least} that bpe starts with (256 bytes and the special \
+        (TokenizerKind::Bpe, Some(size)) if size < min_size => Err(DataError::config(format!(
+            "tokenizer.vocab_size = {size} is less than the minimum of {min_size} for bpe (256 bytes and the special \
              tokens); hint: set it to 512 or more"
         ))),
         (TokenizerKind::Bpe, _) if config.sample_bytes == 0 => Err(DataError::config(
-            "tokenizer.sample_bytes = 0 leaves bpe no text to learn from; hint: leave it out",
+            "tokenizer.sample_bytes = 0 leaves no text to train bpe on; hint: remove the key",
         )),
         (TokenizerKind::Char | TokenizerKind::Byte, Some(_)) => Err(DataError::config(
-            "tokenizer.vocab_size is set, but char and byte have a vocabulary of their own; hint: leave it out, \
+            "tokenizer.vocab_size is set, but char and byte have a fixed way to build their vocabulary; hint: remove the key, \
              or set tokenizer.kind = \"bpe\"",
         )),
         _ => Ok(()),
     }
 }
 
-fn load(path: &Path, eos: Eos) -> Result<Arc<dyn Tokenizer>, DataError> {
-    let place = path.display().to_string();
+fn load(path: &Path, eos: EosChoice) -> Result<Arc<dyn Tokenizer>, DataError> {
+    let name = path.display().to_string();
     let file = std::fs::File::open(path).map_err(|error| DataError::read(path, error))?;
     let mut bytes = Vec::new();
-    file.take(MAX_BYTES + 1)
+    file.take(MAX_FILE_BYTES + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| DataError::read(path, error))?;
-    if bytes.len() as u64 > MAX_BYTES {
+    if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(DataError::tokenizer(
-            place,
-            "is larger than 64 MiB, which no tokenizer.json needs",
+            name,
+            "is larger than 64 MiB, the limit for a tokenizer.json",
         ));
     }
     let text = String::from_utf8(bytes).map_err(|_| {
         DataError::tokenizer(
-            &place,
-            "is not UTF-8 text; hint: give a Hugging Face tokenizer.json",
+            &name,
+            "is not UTF-8 text; hint: use a Hugging Face tokenizer.json",
         )
     })?;
-    parse(&text, &place, eos)
+    parse(&text, &name, eos)
 }
 
-fn parse(json: &str, place: &str, eos: Eos) -> Result<Arc<dyn Tokenizer>, DataError> {
+fn parse(json: &str, name: &str, eos: EosChoice) -> Result<Arc<dyn Tokenizer>, DataError> {
     let file: Value = serde_json::from_str(json).map_err(|error| {
         DataError::tokenizer(
-            place,
-            format!("is not JSON ({error}); hint: give a Hugging Face tokenizer.json"),
+            name,
+            format!("is not JSON ({error}); hint: use a Hugging Face tokenizer.json"),
         )
     })?;
-    if let Some(own) = recognise(&file) {
-        let has = own.specials().eos.and_then(|id| own.piece(id));
+    if let Some(builtin) = detect_builtin(&file) {
+        let eos_name = builtin
+            .special_tokens()
+            .eos
+            .and_then(|id| builtin.id_to_token(id));
         match eos {
-            Eos::Own => return Ok(own),
-            Eos::Named(name)
-                if has.as_deref() == Some(name) || (name.is_empty() && has.is_none()) =>
+            EosChoice::FromFile => return Ok(builtin),
+            EosChoice::Named(eos)
+                if eos_name.as_deref() == Some(eos) || (eos.is_empty() && eos_name.is_none()) =>
             {
-                return Ok(own);
+                return Ok(builtin);
             }
-            Eos::Named(_) => {}
+            EosChoice::Named(_) => {}
         }
     }
-    let other = HuggingFaceTokenizer::from_value(&file, json, place)?;
+    let other = HuggingFaceTokenizer::from_value(&file, json, name)?;
     Ok(match eos {
-        Eos::Own => Arc::new(other),
-        Eos::Named(name) => Arc::new(other.with_eos(name, place)?),
+        EosChoice::FromFile => Arc::new(other),
+        EosChoice::Named(eos) => Arc::new(other.with_eos(eos, name)?),
     })
 }
 
-/// Our own tokenizer that would write exactly this file.
-fn recognise(file: &Value) -> Option<Arc<dyn Tokenizer>> {
+/// Returns our own tokenizer if it would write exactly this file.
+fn detect_builtin(file: &Value) -> Option<Arc<dyn Tokenizer>> {
     match (
         file["model"]["type"].as_str()?,
         file["pre_tokenizer"]["type"].as_str()?,
     ) {
-        ("WordLevel", "Split") => CharTokenizer::recognise(file),
-        ("WordLevel", "WhitespaceSplit") => WordTokenizer::recognise(file),
-        ("BPE", "ByteLevel") => ByteTokenizer::recognise(file),
+        ("WordLevel", "Split") => CharTokenizer::try_from_json(file),
+        ("WordLevel", "WhitespaceSplit") => WordTokenizer::try_from_json(file),
+        ("BPE", "ByteLevel") => ByteTokenizer::try_from_json(file),
         _ => None,
     }
 }

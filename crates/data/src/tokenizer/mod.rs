@@ -1,7 +1,7 @@
-//! Tokenizers: text to ids and back, behind one trait.
+//! Tokenizers: encode text to ids and decode ids to text, behind one trait.
 //!
-//! Each tokenizer writes itself as Hugging Face's `tokenizer.json`, and the file gives the same
-//! ids in Python's `tokenizers`.
+//! Every tokenizer can be saved in Hugging Face's `tokenizer.json` format; Python's `tokenizers`
+//! gives the same ids for that file.
 
 mod bpe;
 mod byte;
@@ -30,149 +30,147 @@ pub use self::word::WordTokenizer;
 
 use crate::error::DataError;
 
-/// Ids of the tokens with a meaning of their own.
+/// Ids of the special tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Specials {
-    /// Ends a document or an answer.
+pub struct SpecialTokens {
+    /// End of sequence: ends a document or a completion.
     pub eos: Option<u32>,
-    /// Stands for what the vocabulary cannot express.
+    /// Replaces text that is not in the vocabulary.
     pub unk: Option<u32>,
-    /// Fills rows that are shorter than the batch; never a target.
+    /// Pads short rows of a batch; never a target.
     pub pad: Option<u32>,
 }
 
-impl Specials {
-    /// The id that fills inputs where no loss is taken: the padding token, else the end token,
-    /// else 0 (a mask hides it in any case).
-    pub fn padding(self) -> u32 {
+impl SpecialTokens {
+    /// Returns the id for padded inputs: the padding token, else the EOS token, else 0. The loss mask
+    /// excludes these positions in any case.
+    pub fn padding_id(self) -> u32 {
         self.pad.or(self.eos).unwrap_or(0)
     }
 }
 
-/// A text in ids.
+/// The ids of an encoded text.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Encoding {
     /// Token ids, each below the tokenizer's `vocab_size`.
     pub ids: Vec<u32>,
-    /// The distinct pieces of the text that the vocabulary does not have, in order of first
-    /// appearance, at most [`Encoding::MAX_UNKNOWN`], each shortened to
-    /// [`Encoding::MAX_UNKNOWN_CHARS`]. Each was replaced by the unknown token, or dropped where
-    /// there is none.
+    /// Distinct parts of the text that are not in the vocabulary, in order of first occurrence: at most
+    /// [`Encoding::MAX_UNKNOWN`], each truncated to [`Encoding::MAX_UNKNOWN_CHARS`]. Each was replaced
+    /// by the unknown token, or dropped if there is none.
     pub unknown: Vec<String>,
 }
 
 impl Encoding {
-    /// Where the list of unknown pieces stops.
+    /// Maximum length of the list of unknown text.
     pub const MAX_UNKNOWN: usize = 1000;
 
-    /// Characters of an unknown piece that are kept; "…" stands for the others.
+    /// Maximum number of characters of an unknown text; "…" marks truncation.
     pub const MAX_UNKNOWN_CHARS: usize = 32;
 
-    pub(crate) fn note_unknown(&mut self, piece: &str) {
+    pub(crate) fn record_unknown(&mut self, text: &str) {
         if self.unknown.len() >= Self::MAX_UNKNOWN {
             return;
         }
-        let piece = match piece.char_indices().nth(Self::MAX_UNKNOWN_CHARS) {
-            // What ends in "…" may have been shortened before.
-            Some((end, _)) if &piece[end..] != "…" => Cow::Owned(format!("{}…", &piece[..end])),
-            _ => Cow::Borrowed(piece),
+        let text = match text.char_indices().nth(Self::MAX_UNKNOWN_CHARS) {
+            // Text that ends in "…" may already be truncated.
+            Some((end, _)) if &text[end..] != "…" => Cow::Owned(format!("{}…", &text[..end])),
+            _ => Cow::Borrowed(text),
         };
-        if !self.unknown.iter().any(|known| *known == piece) {
-            self.unknown.push(piece.into_owned());
+        if !self.unknown.iter().any(|known| *known == text) {
+            self.unknown.push(text.into_owned());
         }
     }
 }
 
-/// Text to ids and back.
+/// Encodes text to ids and decodes ids to text.
 pub trait Tokenizer: Send + Sync + std::fmt::Debug {
-    /// Number of ids: every id is below it.
+    /// Vocabulary size: every id is below it.
     fn vocab_size(&self) -> usize;
 
-    /// The special tokens.
-    fn specials(&self) -> Specials;
+    /// Returns the ids of the special tokens.
+    fn special_tokens(&self) -> SpecialTokens;
 
-    /// Ids of `text`. Special tokens written in the text (`<EOS>`) become their ids; nothing is
-    /// added at the beginning or the end.
+    /// Encodes `text`. Special tokens in the text (`<EOS>`) become their ids; nothing is added at the
+    /// start or the end.
     fn encode(&self, text: &str) -> Encoding;
 
-    /// The vocabulary's entry for `id`, as it stands in `tokenizer.json` (where GPT-2 writes a
-    /// space as `Ġ`). `None` for an id that is not in use.
-    fn piece(&self, id: u32) -> Option<String>;
+    /// Returns the raw vocabulary entry of `id` as in `tokenizer.json` (GPT-2 writes a space as `Ġ`);
+    /// `None` for an unused id.
+    fn id_to_token(&self, id: u32) -> Option<String>;
 
-    /// How one token is shown to a reader: its text, with bytes that are no whole character as
-    /// `\xE2`. `None` for an id that is not in use.
-    fn token(&self, id: u32) -> Option<String>;
+    /// Returns the display text of one token, with incomplete characters as `\xE2`; `None` for an
+    /// unused id.
+    fn token_text(&self, id: u32) -> Option<String>;
 
-    /// Text of `ids`. Special tokens and ids out of range are skipped; bytes that are not UTF-8
-    /// become U+FFFD.
+    /// Decodes `ids`. Special tokens and ids out of range are skipped; invalid UTF-8 becomes U+FFFD.
     fn decode(&self, ids: &[u32]) -> String;
 
-    /// The bytes of one token, if decoding is joining the tokens' bytes; empty for special tokens.
-    /// `None` where a token's text depends on its neighbours.
-    fn bytes(&self, id: u32) -> Option<Vec<u8>>;
+    /// Returns the bytes of one token if decoding concatenates token bytes; empty for special tokens.
+    /// `None` if the text of a token depends on its neighbors.
+    fn token_bytes(&self, id: u32) -> Option<Vec<u8>>;
 
-    /// The tokenizer in Hugging Face's `tokenizer.json` format.
+    /// Serializes the tokenizer in Hugging Face's `tokenizer.json` format.
     ///
     /// # Errors
-    /// [`DataError::Tokenizer`] if it cannot be written as JSON.
+    /// [`DataError::Tokenizer`] if it cannot be serialized.
     fn to_json(&self) -> Result<String, DataError>;
 
-    /// SHA-256 of the vocabulary in id order, in hexadecimal: token files and records made with
-    /// one vocabulary are not read with another.
+    /// Returns the SHA-256 of the vocabulary in id order, in hexadecimal. It ties token files and model
+    /// folders to their vocabulary.
     fn hash(&self) -> String {
         let mut hasher = Sha256::new();
         for id in 0..self.vocab_size() as u32 {
-            let piece = self.piece(id).unwrap_or_default();
-            hasher.update((piece.len() as u64).to_le_bytes());
-            hasher.update(piece.as_bytes());
+            let text = self.id_to_token(id).unwrap_or_default();
+            hasher.update((text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
         }
         crate::hex::encode(&hasher.finalize())
     }
 }
 
-/// Which tokenizer is built from the text.
+/// Which tokenizer to build from the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TokenizerKind {
-    /// One token a character of the text, in sorted order.
+    /// One token per distinct character of the text, in sorted order.
     #[default]
     Char,
-    /// One token a byte: 256 of them, whatever the text.
+    /// One token per byte: 256 tokens, independent of the text.
     Byte,
-    /// One token a word between white space; decoding joins words with one space.
+    /// One token per white-space separated word; decoding joins words with one space.
     Word,
-    /// Byte-level byte-pair encoding, trained on the text (GPT-2's kind).
+    /// Byte-level byte-pair encoding as in GPT-2, trained on the text.
     Bpe,
 }
 
-/// The tokenizer of a run: one that is built from its text, or a given file.
+/// The tokenizer of a run: built from its text, or an existing file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TokenizerConfig {
-    /// `char`, `byte`, `word` or `bpe`; not used with `file`.
+    /// `char`, `byte`, `word` or `bpe`; ignored with `file`.
     pub kind: TokenizerKind,
-    /// Size of the vocabulary, special tokens included. For `bpe` (default 4096) it is where
-    /// training stops, for `word` the most frequent words are kept (default: all).
+    /// Vocabulary size, including special tokens. `bpe` trains up to this size (default 4096), `word`
+    /// keeps the most frequent words (default: all).
     pub vocab_size: Option<usize>,
     /// A `tokenizer.json` to use instead of building one.
     pub file: Option<PathBuf>,
-    /// The token that ends documents and answers; empty for none. With `file`, the default stands
-    /// for the file's own end token.
+    /// The EOS token, which ends documents and completions; empty for none. With `file`, the default
+    /// selects the EOS token of the file.
     pub eos: String,
-    /// The token for what the vocabulary cannot express; empty for none (it is then left out and
-    /// reported). Not used with `file`, nor by `byte` and `bpe`, which can express every text.
+    /// The token for text that is not in the vocabulary; empty for none (such text is then dropped and
+    /// reported). Ignored with `file`, and by `byte` and `bpe`, which can encode any text.
     pub unk: String,
-    /// The token that fills short rows; empty for none. Its name must contain "pad". Not used
-    /// with `file`.
+    /// The token that pads short rows; empty for none. Its name must contain "pad". Ignored with
+    /// `file`.
     pub pad: String,
-    /// How much text from the beginning of the sources `bpe` is trained on, in bytes.
+    /// Number of bytes at the start of the sources that `bpe` is trained on.
     pub sample_bytes: u64,
 }
 
 impl TokenizerConfig {
-    /// The end token where the config names none.
+    /// The default EOS token.
     pub const DEFAULT_EOS: &'static str = "<EOS>";
-    /// The size of a trained BPE vocabulary where the config names none.
+    /// The default size of a trained BPE vocabulary.
     pub const DEFAULT_BPE_VOCAB: usize = 4096;
 }
 
@@ -190,14 +188,14 @@ impl Default for TokenizerConfig {
     }
 }
 
-/// The tokenizer that `config` describes: the given file, or one built from `texts`.
+/// Loads the tokenizer file of `config`, or builds a tokenizer from `texts`.
 ///
-/// `texts` are consecutive pieces of the documents (see [`crate::Sources::pieces`]). `char` and
-/// `word` read all of them with memory for the vocabulary only, `bpe` the first `sample_bytes`,
-/// `byte` none. The same texts give the same tokenizer.
+/// `texts` are consecutive chunks of the documents (see [`crate::Sources::chunks`]). `char` and
+/// `word` read all of them in bounded memory, `bpe` reads the first `sample_bytes`, `byte` reads
+/// none. The same texts give the same tokenizer.
 ///
 /// # Errors
-/// The first error of `texts`; [`DataError::Config`] for settings that do not fit together;
+/// The first error of `texts`; [`DataError::Config`] for inconsistent settings;
 /// [`DataError::Tokenizer`] if the file is not a tokenizer or training fails.
 pub fn build_tokenizer(
     config: &TokenizerConfig,
@@ -209,7 +207,7 @@ pub fn build_tokenizer(
     check_config(config)?;
     let mut names = special::SpecialNames::from_config(config)?;
     if matches!(config.kind, TokenizerKind::Byte | TokenizerKind::Bpe) {
-        names.unk = None; // every text is bytes: nothing is unknown
+        names.unk = None; // every text is bytes: no unknown text
     }
     Ok(match config.kind {
         TokenizerKind::Char => Arc::new(CharTokenizer::train(texts, &names)?),

@@ -1,10 +1,10 @@
-//! Special tokens of our own tokenizers: their names, their ids, and finding them in a text.
+//! Special tokens of our own tokenizers: names, ids, and splitting text at them.
 
-use super::huggingface::is_no_end_name;
-use super::{Specials, TokenizerConfig};
+use super::huggingface::is_non_eos_name;
+use super::{SpecialTokens, TokenizerConfig};
 use crate::error::DataError;
 
-/// The special tokens that are asked for, by role.
+/// Names of the configured special tokens, by role.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct SpecialNames {
     pub(crate) eos: Option<String>,
@@ -13,7 +13,7 @@ pub(crate) struct SpecialNames {
 }
 
 impl SpecialNames {
-    /// The names of a config; empty ones are left out.
+    /// Reads the names from a config; empty names are ignored.
     pub(crate) fn from_config(config: &TokenizerConfig) -> Result<Self, DataError> {
         for (key, name) in [
             ("eos", &config.eos),
@@ -22,39 +22,39 @@ impl SpecialNames {
         ] {
             if name.contains(char::is_whitespace) || name.contains('\0') {
                 return Err(DataError::config(format!(
-                    "tokenizer.{key} = {name:?} holds white space; hint: name special tokens like \"<EOS>\""
+                    "tokenizer.{key} = {name:?} contains white space; hint: use a name like \"<EOS>\""
                 )));
             }
             if !name.is_empty() && is_padding_name(name) != (key == "pad") {
                 return Err(DataError::config(format!(
-                    "tokenizer.{key} = {name:?}: \"pad\" must be in the padding token's name and in no other; \
+                    "tokenizer.{key} = {name:?}: the name of the padding token, and only that, must contain \"pad\"; \
                      hint: use \"<EOS>\", \"<unk>\" and \"<pad>\""
                 )));
             }
         }
-        if is_no_end_name(&config.eos) {
+        if is_non_eos_name(&config.eos) {
             return Err(DataError::config(format!(
-                "tokenizer.eos = {:?} is the name of something else than an end token in a tokenizer.json, where roles \
-                 are known by names; hint: use \"<EOS>\" or \"<|endoftext|>\"",
+                "tokenizer.eos = {:?} is not recognized as an EOS token when read back from a tokenizer.json, where roles \
+                 are detected by name; hint: use \"<EOS>\" or \"<|endoftext|>\"",
                 config.eos
             )));
         }
         let names = [&config.eos, &config.unk, &config.pad];
-        let given = |i: usize| Some(names[i].clone()).filter(|name| !name.is_empty());
+        let non_empty = |i: usize| Some(names[i].clone()).filter(|name| !name.is_empty());
         let all = Self {
-            eos: given(0),
-            unk: given(1),
-            pad: given(2),
+            eos: non_empty(0),
+            unk: non_empty(1),
+            pad: non_empty(2),
         };
         if all.eos.is_some() && all.eos == all.unk {
             return Err(DataError::config(
-                "tokenizer.eos and tokenizer.unk are the same token; hint: name them \"<EOS>\" and \"<unk>\"",
+                "tokenizer.eos and tokenizer.unk are the same token; hint: use \"<EOS>\" and \"<unk>\"",
             ));
         }
         Ok(all)
     }
 
-    /// Names in id order: end, unknown, padding.
+    /// Returns the names in id order: EOS, unknown, padding.
     pub(crate) fn in_order(&self) -> impl Iterator<Item = &String> {
         [&self.eos, &self.unk, &self.pad].into_iter().flatten()
     }
@@ -64,32 +64,32 @@ impl SpecialNames {
     }
 }
 
-/// Padding tokens are known by their name, since `tokenizer.json` has no place for the role.
+/// Whether `name` is a padding token; `tokenizer.json` does not store the role.
 pub(crate) fn is_padding_name(name: &str) -> bool {
     name.to_ascii_lowercase().contains("pad")
 }
 
-/// Special tokens with ids, placed after the `first` ordinary ones.
+/// Special tokens with their ids, which follow the ordinary tokens.
 #[derive(Debug, Clone)]
-pub(crate) struct SpecialTokens {
+pub(crate) struct SpecialVocab {
     names: SpecialNames,
-    list: Vec<String>,
-    first: u32,
+    in_id_order: Vec<String>,
+    first_id: u32,
 }
 
-/// A stretch of text: ordinary, or one special token.
+/// A segment of text: ordinary text or one special token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part<'a> {
+pub(crate) enum Segment<'a> {
     Text(&'a str),
     Special(u32),
 }
 
-impl SpecialTokens {
-    pub(crate) fn new(names: &SpecialNames, first: usize) -> Self {
+impl SpecialVocab {
+    pub(crate) fn new(names: &SpecialNames, first_id: usize) -> Self {
         Self {
             names: names.clone(),
-            list: names.in_order().cloned().collect(),
-            first: first as u32,
+            in_id_order: names.in_order().cloned().collect(),
+            first_id: first_id as u32,
         }
     }
 
@@ -98,29 +98,29 @@ impl SpecialTokens {
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.list.len()
+        self.in_id_order.len()
     }
 
-    pub(crate) fn specials(&self) -> Specials {
+    pub(crate) fn special_tokens(&self) -> SpecialTokens {
         let id = |name: &Option<String>| name.as_ref().and_then(|name| self.id(name));
-        Specials {
+        SpecialTokens {
             eos: id(&self.names.eos),
             unk: id(&self.names.unk),
             pad: id(&self.names.pad),
         }
     }
 
-    /// Names with their ids.
+    /// Iterates over ids and names.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &str)> {
-        self.list
+        self.in_id_order
             .iter()
-            .zip(self.first..)
+            .zip(self.first_id..)
             .map(|(name, id)| (id, name.as_str()))
     }
 
     pub(crate) fn name(&self, id: u32) -> Option<&str> {
-        self.list
-            .get(id.checked_sub(self.first)? as usize)
+        self.in_id_order
+            .get(id.checked_sub(self.first_id)? as usize)
             .map(String::as_str)
     }
 
@@ -130,45 +130,48 @@ impl SpecialTokens {
             .map(|(id, _)| id)
     }
 
-    /// `text` cut at the special tokens in it: the leftmost first, the longest among several.
-    pub(crate) fn split<'a>(&'a self, text: &'a str) -> impl Iterator<Item = Part<'a>> {
+    /// Splits `text` at special tokens: leftmost match first, then longest.
+    pub(crate) fn split<'a>(&'a self, text: &'a str) -> impl Iterator<Item = Segment<'a>> {
         let mut rest = text;
-        // Where each special token comes next, counted from the end of the text.
-        let mut next: Vec<Option<usize>> =
-            self.list.iter().map(|name| from_end(text, name)).collect();
-        let mut waiting = None;
+        // Next occurrence of each special token, as distance from the end of `text`.
+        let mut next: Vec<Option<usize>> = self
+            .in_id_order
+            .iter()
+            .map(|name| distance_from_end(text, name))
+            .collect();
+        let mut pending = None;
         std::iter::from_fn(move || {
-            if let Some(part) = waiting.take() {
-                return Some(part);
+            if let Some(segment) = pending.take() {
+                return Some(segment);
             }
             if rest.is_empty() {
                 return None;
             }
-            for (place, name) in next.iter_mut().zip(&self.list) {
-                if place.is_some_and(|place| place > rest.len()) {
-                    *place = from_end(rest, name);
+            for (distance, name) in next.iter_mut().zip(&self.in_id_order) {
+                if distance.is_some_and(|distance| distance > rest.len()) {
+                    *distance = distance_from_end(rest, name);
                 }
             }
             let found = (0..next.len())
                 .filter(|&i| next[i].is_some())
-                .max_by_key(|&i| (next[i], self.list[i].len()));
-            let Some((index, place)) = found.and_then(|i| Some((i, next[i]?))) else {
-                return Some(Part::Text(std::mem::take(&mut rest)));
+                .max_by_key(|&i| (next[i], self.in_id_order[i].len()));
+            let Some((index, distance)) = found.and_then(|i| Some((i, next[i]?))) else {
+                return Some(Segment::Text(std::mem::take(&mut rest)));
             };
-            let (before, after) = rest.split_at(rest.len() - place);
-            rest = &after[self.list[index].len()..];
-            let special = Part::Special(self.first + index as u32);
+            let (before, after) = rest.split_at(rest.len() - distance);
+            rest = &after[self.in_id_order[index].len()..];
+            let special = Segment::Special(self.first_id + index as u32);
             if before.is_empty() {
                 return Some(special);
             }
-            waiting = Some(special);
-            Some(Part::Text(before))
+            pending = Some(special);
+            Some(Segment::Text(before))
         })
     }
 }
 
-/// The distance of the first `name` in `text` from the text's end.
-fn from_end(text: &str, name: &str) -> Option<usize> {
+/// Returns the distance of the first `name` in `text` from the end of `text`.
+fn distance_from_end(text: &str, name: &str) -> Option<usize> {
     text.find(name).map(|at| text.len() - at)
 }
 
@@ -177,38 +180,38 @@ fn from_end(text: &str, name: &str) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn tokens() -> SpecialTokens {
+    fn tokens() -> SpecialVocab {
         let config = TokenizerConfig {
             eos: "<E>".into(),
             unk: "<E>>".into(),
             ..TokenizerConfig::default()
         };
-        SpecialTokens::new(&SpecialNames::from_config(&config).unwrap(), 10)
+        SpecialVocab::new(&SpecialNames::from_config(&config).unwrap(), 10)
     }
 
     #[test]
-    fn special_tokens_are_cut_out_leftmost_and_longest() {
+    fn split_prefers_leftmost_then_longest_special_token() {
         let special = tokens();
-        let parts: Vec<Part> = special.split("a<E>b<E>><E><E").collect();
+        let segments: Vec<Segment> = special.split("a<E>b<E>><E><E").collect();
         let expected = [
-            Part::Text("a"),
-            Part::Special(10),
-            Part::Text("b"),
-            Part::Special(11),
-            Part::Special(10),
-            Part::Text("<E"),
+            Segment::Text("a"),
+            Segment::Special(10),
+            Segment::Text("b"),
+            Segment::Special(11),
+            Segment::Special(10),
+            Segment::Text("<E"),
         ];
-        assert_eq!(parts, expected);
+        assert_eq!(segments, expected);
         assert_eq!(special.split("").count(), 0);
         assert_eq!(
             special.split("<E>").collect::<Vec<_>>(),
-            [Part::Special(10)]
+            [Segment::Special(10)]
         );
     }
 
     #[test]
-    fn names_with_white_space_or_in_the_wrong_role_are_refused() {
-        let refused = |eos: &str, unk: &str, pad: &str| {
+    fn invalid_special_token_names_are_errors() {
+        let error_for = |eos: &str, unk: &str, pad: &str| {
             let config = TokenizerConfig {
                 eos: eos.into(),
                 unk: unk.into(),
@@ -217,9 +220,9 @@ mod tests {
             };
             SpecialNames::from_config(&config).unwrap_err().to_string()
         };
-        assert!(refused("end of text", "", "").contains("white space"));
-        assert!(refused("<pad>", "", "").contains("pad"));
-        assert!(refused("<EOS>", "", "<fill>").contains("pad"));
-        assert!(refused("<x>", "<x>", "").contains("same token"));
+        assert!(error_for("end of text", "", "").contains("white space"));
+        assert!(error_for("<pad>", "", "").contains("pad"));
+        assert!(error_for("<EOS>", "", "<fill>").contains("pad"));
+        assert!(error_for("<x>", "<x>", "").contains("same token"));
     }
 }

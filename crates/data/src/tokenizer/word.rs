@@ -1,34 +1,35 @@
-//! One token a word between white space, for texts like `what is statquest <EOS>`.
+//! Word tokenizer: white-space separated words, for texts like `what is statquest <EOS>`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::special::{Part, SpecialNames, SpecialTokens};
-use super::{Encoding, Specials, Tokenizer, json};
+use super::special::{Segment, SpecialNames, SpecialVocab};
+use super::{Encoding, SpecialTokens, Tokenizer, json};
 use crate::error::DataError;
 
-/// Counting stops here, so that a large text cannot take all memory.
+/// Maximum number of distinct words, to bound memory.
 const MAX_DISTINCT: usize = 1_000_000;
 
-/// Words by falling frequency (ties: by first appearance), then the special tokens. Decoding joins
-/// words with one space: other white space is not kept.
+/// Words by decreasing frequency (ties: by first occurrence), then the special tokens. Decoding joins
+/// words with one space; other white space is lost.
 #[derive(Debug, Clone)]
 pub struct WordTokenizer {
     words: Vec<String>,
     ids: HashMap<String, u32>,
-    special: SpecialTokens,
+    special: SpecialVocab,
 }
 
 impl WordTokenizer {
-    /// The words of all of `texts`; at most `vocab_size` of them with the special tokens.
+    /// Builds the vocabulary from all of `texts`, with at most `vocab_size` entries including special
+    /// tokens.
     pub(crate) fn train(
         texts: impl Iterator<Item = Result<String, DataError>>,
         vocab_size: Option<usize>,
         names: &SpecialNames,
     ) -> Result<Self, DataError> {
-        let counts = count_words(texts, &SpecialTokens::new(names, 0))?;
+        let counts = count_words(texts, &SpecialVocab::new(names, 0))?;
         let mut words: Vec<(String, u64, usize)> =
             counts.into_iter().map(|(w, (n, at))| (w, n, at)).collect();
         words.sort_unstable_by_key(|&(_, count, first)| (std::cmp::Reverse(count), first));
@@ -41,10 +42,10 @@ impl WordTokenizer {
         ))
     }
 
-    /// The vocabulary `words` (distinct).
+    /// Creates a tokenizer for `words` (distinct).
     pub(crate) fn new(words: Vec<String>, names: &SpecialNames) -> Self {
         let ids = words.iter().cloned().zip(0..).collect();
-        let special = SpecialTokens::new(names, words.len());
+        let special = SpecialVocab::new(names, words.len());
         Self {
             words,
             ids,
@@ -52,16 +53,16 @@ impl WordTokenizer {
         }
     }
 
-    /// The tokenizer that wrote `file`, if it was this kind.
-    pub(crate) fn recognise(file: &Value) -> Option<Arc<dyn Tokenizer>> {
+    /// Returns the tokenizer that wrote `file`, if it is of this kind.
+    pub(crate) fn try_from_json(file: &Value) -> Option<Arc<dyn Tokenizer>> {
         let names = json::special_names(file)?;
-        let tokenizer = Self::new(json::word_level_pieces(file, &names)?, &names);
+        let tokenizer = Self::new(json::word_level_tokens(file, &names)?, &names);
         (tokenizer.to_value() == *file).then(|| Arc::new(tokenizer) as Arc<dyn Tokenizer>)
     }
 
     fn to_value(&self) -> Value {
         let model = json::word_level(self.words.iter().map(String::as_str), &self.special);
-        json::file(
+        json::tokenizer_file(
             &self.special,
             &json!({"type": "WhitespaceSplit"}),
             &Value::Null,
@@ -70,17 +71,17 @@ impl WordTokenizer {
     }
 }
 
-/// How often each word comes, and as which distinct word it came first.
+/// Counts each word; also returns its rank by first occurrence.
 fn count_words(
     texts: impl Iterator<Item = Result<String, DataError>>,
-    special: &SpecialTokens,
+    special: &SpecialVocab,
 ) -> Result<HashMap<String, (u64, usize)>, DataError> {
     let mut counts: HashMap<String, (u64, usize)> = HashMap::new();
     for text in texts {
         let text = text?;
-        let words = special.split(&text).flat_map(|part| match part {
-            Part::Text(text) => text.split_whitespace(),
-            Part::Special(_) => "".split_whitespace(),
+        let words = special.split(&text).flat_map(|segment| match segment {
+            Segment::Text(text) => text.split_whitespace(),
+            Segment::Special(_) => "".split_whitespace(),
         });
         for word in words {
             if let Some((count, _)) = counts.get_mut(word) {
@@ -106,21 +107,21 @@ impl Tokenizer for WordTokenizer {
         self.words.len() + self.special.count()
     }
 
-    fn specials(&self) -> Specials {
-        self.special.specials()
+    fn special_tokens(&self) -> SpecialTokens {
+        self.special.special_tokens()
     }
 
     fn encode(&self, text: &str) -> Encoding {
         let mut encoding = Encoding::default();
-        let unknown = self.specials().unk;
-        for part in self.special.split(text) {
-            match part {
-                Part::Special(id) => encoding.ids.push(id),
-                Part::Text(text) => {
+        let unknown = self.special_tokens().unk;
+        for segment in self.special.split(text) {
+            match segment {
+                Segment::Special(id) => encoding.ids.push(id),
+                Segment::Text(text) => {
                     for word in text.split_whitespace() {
                         let id = self.ids.get(word).copied();
                         if id.is_none() {
-                            encoding.note_unknown(word);
+                            encoding.record_unknown(word);
                         }
                         encoding.ids.extend(id.or(unknown));
                     }
@@ -130,13 +131,13 @@ impl Tokenizer for WordTokenizer {
         encoding
     }
 
-    fn piece(&self, id: u32) -> Option<String> {
+    fn id_to_token(&self, id: u32) -> Option<String> {
         let special = || self.special.name(id).map(str::to_owned);
         self.words.get(id as usize).cloned().or_else(special)
     }
 
-    fn token(&self, id: u32) -> Option<String> {
-        self.piece(id)
+    fn token_text(&self, id: u32) -> Option<String> {
+        self.id_to_token(id)
     }
 
     fn decode(&self, ids: &[u32]) -> String {
@@ -148,11 +149,11 @@ impl Tokenizer for WordTokenizer {
         words.join(" ")
     }
 
-    fn bytes(&self, _id: u32) -> Option<Vec<u8>> {
+    fn token_bytes(&self, _id: u32) -> Option<Vec<u8>> {
         None
     }
 
     fn to_json(&self) -> Result<String, DataError> {
-        json::text(&self.to_value(), "word")
+        json::to_text(&self.to_value(), "word")
     }
 }

@@ -1,4 +1,4 @@
-//! Decoding one id at a time with tokenizers that other programs made.
+//! Incremental decoding with tokenizers of other programs.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::tests::{random, random_text};
 use crate::*;
 
-/// A tokenizer with this model and decoder; `</s>` comes after the model's ids.
+/// A tokenizer with this model and decoder; `</s>` follows the ids of the model.
 fn tokenizer(model: &Value, decoder: &Value, before: &Value, ids: usize) -> Arc<dyn Tokenizer> {
     let file = json!({
         "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
@@ -18,20 +18,20 @@ fn tokenizer(model: &Value, decoder: &Value, before: &Value, ids: usize) -> Arc<
     parse_tokenizer(&file.to_string(), "test").unwrap()
 }
 
-fn vocabulary<'a>(pieces: impl IntoIterator<Item = &'a str>) -> (Value, usize) {
-    let pieces: Vec<&str> = pieces.into_iter().collect();
-    let map = pieces
+fn vocabulary<'a>(tokens: impl IntoIterator<Item = &'a str>) -> (Value, usize) {
+    let tokens: Vec<&str> = tokens.into_iter().collect();
+    let map = tokens
         .iter()
         .enumerate()
-        .map(|(id, &piece)| (piece.to_owned(), json!(id)));
-    (Value::Object(map.collect()), pieces.len())
+        .map(|(id, &token)| (token.to_owned(), json!(id)));
+    (Value::Object(map.collect()), tokens.len())
 }
 
-/// Llama's kind: spaces as `▁`, and bytes where there is no piece.
+/// Llama style: spaces as `▁`, byte tokens as fallback.
 fn byte_fallback() -> Arc<dyn Tokenizer> {
     let bytes: Vec<String> = (0..=255).map(|byte| format!("<0x{byte:02X}>")).collect();
-    let pieces = ["<unk>", "▁", "a", "b", "the", "▁the", "é", "▁▁", "\u{FFFD}"];
-    let (vocab, count) = vocabulary(pieces.into_iter().chain(bytes.iter().map(String::as_str)));
+    let tokens = ["<unk>", "▁", "a", "b", "the", "▁the", "é", "▁▁", "\u{FFFD}"];
+    let (vocab, count) = vocabulary(tokens.into_iter().chain(bytes.iter().map(String::as_str)));
     let model = json!({"type": "BPE", "vocab": vocab, "merges": [], "unk_token": "<unk>",
                        "byte_fallback": true, "fuse_unk": true});
     let decoder = json!({"type": "Sequence", "decoders": [
@@ -42,8 +42,8 @@ fn byte_fallback() -> Arc<dyn Tokenizer> {
     tokenizer(&model, &decoder, &before, count)
 }
 
-/// BERT's kind: `##` goes on with a word.
-fn word_piece() -> Arc<dyn Tokenizer> {
+/// BERT style: `##` continues a word.
+fn wordpiece() -> Arc<dyn Tokenizer> {
     let (vocab, count) = vocabulary([
         "<unk>", "the", "a", "b", "##b", "##the", "don", "'", "##t", ".", "é", "中", "##文", "n't",
     ]);
@@ -58,23 +58,23 @@ fn word_piece() -> Arc<dyn Tokenizer> {
     )
 }
 
-/// `SentencePiece`'s unigram model.
+/// `SentencePiece` unigram model.
 fn unigram() -> Arc<dyn Tokenizer> {
-    let pieces = [
+    let tokens = [
         "<unk>", "▁", "▁the", "a", "b", "the", "▁a", "é", "中文", "🙂",
     ];
-    let vocab: Vec<Value> = pieces
+    let vocab: Vec<Value> = tokens
         .iter()
         .enumerate()
-        .map(|(i, piece)| json!([piece, -(i as f64)]))
+        .map(|(i, token)| json!([token, -(i as f64)]))
         .collect();
     let space =
         json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
     let model = json!({"type": "Unigram", "unk_id": 0, "vocab": vocab, "byte_fallback": false});
-    tokenizer(&model, &space, &space, pieces.len())
+    tokenizer(&model, &space, &space, tokens.len())
 }
 
-/// The first GPT's kind: `</w>` ends a word.
+/// GPT-1 style: `</w>` ends a word.
 fn word_ends() -> Arc<dyn Tokenizer> {
     let (vocab, count) = vocabulary(["a", "b", "a</w>", "b</w>", "é</w>", "中", "ab</w>"]);
     let model =
@@ -83,7 +83,7 @@ fn word_ends() -> Arc<dyn Tokenizer> {
     tokenizer(&model, &decoder, &json!({"type": "WhitespaceSplit"}), count)
 }
 
-/// GPT-2's kind, read from a file of the `tokenizers` crate.
+/// GPT-2 style, trained by the `tokenizers` crate.
 fn byte_level() -> Arc<dyn Tokenizer> {
     let text: String = Stories::new(2, 20).iter().collect();
     let config = TokenizerConfig {
@@ -96,28 +96,28 @@ fn byte_level() -> Arc<dyn Tokenizer> {
 
 fn stream(tokenizer: &Arc<dyn Tokenizer>, ids: &[u32]) -> Vec<String> {
     let mut stream = DecodeStream::new(tokenizer.clone());
-    let mut pieces: Vec<String> = ids.iter().filter_map(|&id| stream.push(id)).collect();
-    pieces.extend(stream.finish());
+    let mut chunks: Vec<String> = ids.iter().filter_map(|&id| stream.push(id)).collect();
+    chunks.extend(stream.finish());
     assert_eq!(stream.finish(), None);
-    pieces
+    chunks
 }
 
 #[test]
-fn pieces_joined_are_the_decoding_of_the_whole_for_texts() {
-    let all = [byte_fallback(), word_piece(), unigram(), byte_level()];
+fn joined_chunks_equal_full_decoding_for_texts() {
+    let all = [byte_fallback(), wordpiece(), unigram(), byte_level()];
     for tokenizer in all {
         let mut random = random(1);
         for _ in 0..300 {
             let ids = tokenizer.encode(&random_text(&mut random)).ids;
-            let pieces = stream(&tokenizer, &ids);
-            assert_eq!(pieces.concat(), tokenizer.decode(&ids), "{ids:?}");
+            let chunks = stream(&tokenizer, &ids);
+            assert_eq!(chunks.concat(), tokenizer.decode(&ids), "{ids:?}");
         }
     }
 }
 
 #[test]
-fn pieces_joined_are_the_decoding_of_the_whole_for_random_ids() {
-    for tokenizer in [word_piece(), unigram(), byte_level()] {
+fn joined_chunks_equal_full_decoding_for_random_ids() {
+    for tokenizer in [wordpiece(), unigram(), byte_level()] {
         let mut random = random(2);
         for _ in 0..300 {
             let count = random.below(40);
@@ -134,35 +134,38 @@ fn pieces_joined_are_the_decoding_of_the_whole_for_random_ids() {
 }
 
 #[test]
-fn no_piece_holds_half_a_character_of_a_text() {
+fn no_chunk_contains_a_partial_character() {
     let text = "the é中文🙂 👩‍👩‍👧 नि the 𝔘";
     for tokenizer in [byte_fallback(), byte_level()] {
         let ids = tokenizer.encode(text).ids;
-        assert!(ids.len() > text.chars().count(), "bytes stand alone");
-        let pieces = stream(&tokenizer, &ids);
-        assert!(!pieces.concat().contains('\u{FFFD}'), "{pieces:?}");
-        assert_eq!(pieces.concat().trim_start(), text);
+        assert!(
+            ids.len() > text.chars().count(),
+            "some characters are split into bytes"
+        );
+        let chunks = stream(&tokenizer, &ids);
+        assert!(!chunks.concat().contains('\u{FFFD}'), "{chunks:?}");
+        assert_eq!(chunks.concat().trim_start(), text);
     }
 }
 
 #[test]
-fn bytes_that_never_become_text_are_given_out_and_do_not_stop_what_follows() {
+fn invalid_bytes_are_flushed_and_do_not_block_later_text() {
     for tokenizer in [byte_fallback(), byte_level()] {
         let byte = |byte: u8| {
             let name = format!("<0x{byte:02X}>");
-            let piece = |id| tokenizer.piece(id).unwrap_or_default();
-            let own = |id| tokenizer.bytes(id) == Some(vec![byte]) || piece(id) == name;
+            let entry = |id| tokenizer.id_to_token(id).unwrap_or_default();
+            let is_byte = |id| tokenizer.token_bytes(id) == Some(vec![byte]) || entry(id) == name;
             (0..tokenizer.vocab_size() as u32)
-                .find(|&id| own(id))
+                .find(|&id| is_byte(id))
                 .unwrap()
         };
         let a = tokenizer.encode("the").ids;
         let ids = [vec![byte(0xF0); 30], a].concat();
         let mut stream = DecodeStream::new(tokenizer.clone());
-        let given: Vec<Option<String>> = ids.iter().map(|&id| stream.push(id)).collect();
-        let first = given.iter().position(Option::is_some).unwrap();
-        assert!(first <= 9, "{given:?}");
-        let joined: String = given.into_iter().flatten().collect();
+        let emitted: Vec<Option<String>> = ids.iter().map(|&id| stream.push(id)).collect();
+        let first = emitted.iter().position(Option::is_some).unwrap();
+        assert!(first <= 9, "{emitted:?}");
+        let joined: String = emitted.into_iter().flatten().collect();
         assert!(
             joined.ends_with("the") && joined.starts_with('\u{FFFD}'),
             "{joined:?}"
@@ -171,7 +174,7 @@ fn bytes_that_never_become_text_are_given_out_and_do_not_stop_what_follows() {
 }
 
 #[test]
-fn words_with_an_end_sign_keep_their_spaces() {
+fn word_end_markers_keep_spaces() {
     let tokenizer = word_ends();
     let ids = tokenizer.encode("ab a b é").ids;
     assert_eq!(tokenizer.decode(&ids), "ab a b é");

@@ -1,11 +1,11 @@
-//! `tokenizer.json` files with vocabularies that do not fit.
+//! `tokenizer.json` files with inconsistent vocabularies.
 
 use serde_json::{Value, json};
 
-use crate::tests::hostile::{added, bpe, load, with, words};
+use crate::tests::malformed_tokenizers::{added, bpe, load, with, words};
 
 #[test]
-fn a_harmless_file_of_each_model_is_read() {
+fn valid_file_of_each_model_loads() {
     let none = json!({});
     assert_eq!(
         load(&with(
@@ -27,7 +27,7 @@ fn a_harmless_file_of_each_model_is_read() {
 }
 
 #[test]
-fn merges_that_overrun_or_do_not_fit_are_errors() {
+fn invalid_merges_are_errors() {
     let vocab = json!({"a": 0, "é": 1, "aé": 2, "": 3});
     let bad_merges = [
         json!(["a"]),
@@ -45,7 +45,7 @@ fn merges_that_overrun_or_do_not_fit_are_errors() {
     for merges in bad_merges {
         load(&with(&bpe(&vocab, &merges), &json!({}))).unwrap_err();
     }
-    // A prefix longer than the piece that it is taken off, and one that ends inside a character.
+    // A prefix longer than the token it is stripped from, and one that ends inside a character.
     for prefix in ["####", "#"] {
         let mut model = bpe(&vocab, &json!(["a é"]));
         model["continuing_subword_prefix"] = json!(prefix);
@@ -54,7 +54,7 @@ fn merges_that_overrun_or_do_not_fit_are_errors() {
 }
 
 #[test]
-fn ids_out_of_range_or_used_twice_are_errors() {
+fn out_of_range_or_duplicate_ids_are_errors() {
     let none = json!({});
     for vocab in [
         json!({"a": 4_294_967_295u32, "b": 0}),
@@ -93,7 +93,7 @@ fn ids_out_of_range_or_used_twice_are_errors() {
 }
 
 #[test]
-fn a_file_that_asks_for_dropout_still_gives_the_same_ids_each_time() {
+fn dropout_in_the_file_does_not_make_encoding_random() {
     let mut model = bpe(&json!({"a": 0, "b": 1, "ab": 2}), &json!(["a b"]));
     model["dropout"] = json!(0.5);
     let tokenizer = load(&with(&model, &json!({}))).unwrap();

@@ -3,11 +3,11 @@ use std::collections::HashSet;
 use crate::tests::random;
 use crate::*;
 
-fn numbers(count: usize) -> Tokens {
+fn counting_tokens(count: usize) -> Tokens {
     Tokens::from_ids((0..count as u32).collect())
 }
 
-/// Documents of different lengths; every id is there once.
+/// Documents of different lengths; every id occurs once.
 fn documents() -> Tokens {
     let mut next = 0;
     let lengths = [5, 1, 12, 2, 9, 30, 3, 8, 1, 4];
@@ -21,11 +21,11 @@ fn config(order: Order, packing: Packing) -> LoaderConfig {
     LoaderConfig {
         context_length: 8,
         batch_size: 4,
-        accumulation: 2,
+        grad_accum_steps: 2,
         order,
         packing,
         seed: 7,
-        padding: 0,
+        padding_id: 0,
     }
 }
 
@@ -36,11 +36,11 @@ const ALL: [(Order, Packing); 4] = [
     (Order::Epoch, Packing::Documents),
 ];
 
-/// The rows of `steps` steps from `first` on.
+/// Returns the rows of `steps` steps from `first` on.
 fn rows(loader: &Loader, first: u64, steps: u64) -> Vec<(Vec<u32>, Vec<u32>)> {
     let mut rows = Vec::new();
     for step in first..first + steps {
-        for micro in 0..loader.config().accumulation {
+        for micro in 0..loader.config().grad_accum_steps {
             let batch = loader.batch(step, micro).unwrap();
             assert_eq!(batch.inputs.len(), batch.batch * batch.seq);
             let inputs = batch.inputs.chunks(batch.seq).map(<[u32]>::to_vec);
@@ -51,12 +51,12 @@ fn rows(loader: &Loader, first: u64, steps: u64) -> Vec<(Vec<u32>, Vec<u32>)> {
 }
 
 #[test]
-fn the_stream_is_the_same_however_a_step_is_split() {
+fn stream_is_independent_of_micro_batch_split() {
     for (order, packing) in ALL {
-        let split = |batch_size, accumulation| {
+        let split = |batch_size, grad_accum_steps| {
             let config = LoaderConfig {
                 batch_size,
-                accumulation,
+                grad_accum_steps,
                 ..config(order, packing)
             };
             rows(&Loader::new(documents(), config).unwrap(), 0, 5)
@@ -69,7 +69,7 @@ fn the_stream_is_the_same_however_a_step_is_split() {
 }
 
 #[test]
-fn prefetching_at_any_depth_from_any_step_gives_the_batches_in_order() {
+fn prefetch_matches_direct_batches_at_any_depth() {
     for (order, packing) in ALL {
         let loader = Loader::new(documents(), config(order, packing)).unwrap();
         for (from, depth) in [(0, 0), (0, 1), (3, 4), (1000, 32)] {
@@ -87,7 +87,7 @@ fn prefetching_at_any_depth_from_any_step_gives_the_batches_in_order() {
 }
 
 #[test]
-fn a_resumed_stream_equals_the_rest_of_an_uninterrupted_one() {
+fn resumed_stream_matches_uninterrupted_stream() {
     for (order, packing) in ALL {
         let whole = rows(
             &Loader::new(documents(), config(order, packing)).unwrap(),
@@ -112,11 +112,11 @@ fn a_resumed_stream_equals_the_rest_of_an_uninterrupted_one() {
 }
 
 #[test]
-fn an_epoch_visits_each_window_once_and_the_next_in_another_order() {
+fn epoch_visits_each_window_once_and_reshuffles() {
     for packing in [Packing::Packed, Packing::Documents] {
         let config = LoaderConfig {
             batch_size: 1,
-            accumulation: 1,
+            grad_accum_steps: 1,
             ..config(Order::Epoch, packing)
         };
         let loader = Loader::new(documents(), config).unwrap();
@@ -131,10 +131,10 @@ fn an_epoch_visits_each_window_once_and_the_next_in_another_order() {
         assert_eq!(first.iter().collect::<HashSet<_>>().len(), epoch);
         assert_ne!(first, second);
     }
-    // Documents have targets for every token but their first, and an epoch has each once.
+    // Every token of a document except its first is a target once per epoch.
     let config = LoaderConfig {
         batch_size: 1,
-        accumulation: 1,
+        grad_accum_steps: 1,
         ..config(Order::Epoch, Packing::Documents)
     };
     let loader = Loader::new(documents(), config).unwrap();
@@ -158,13 +158,13 @@ fn an_epoch_visits_each_window_once_and_the_next_in_another_order() {
 }
 
 #[test]
-fn epochs_leave_no_token_unseen_for_ever() {
+fn every_token_is_a_target_in_some_epoch() {
     let config = LoaderConfig {
         batch_size: 1,
-        accumulation: 1,
+        grad_accum_steps: 1,
         ..config(Order::Epoch, Packing::Packed)
     };
-    let loader = Loader::new(numbers(8 * 5 + 7), config).unwrap();
+    let loader = Loader::new(counting_tokens(8 * 5 + 7), config).unwrap();
     let seen: HashSet<u32> = rows(&loader, 0, 5 * 60)
         .into_iter()
         .flat_map(|row| row.1)
@@ -172,13 +172,13 @@ fn epochs_leave_no_token_unseen_for_ever() {
     assert_eq!(
         seen.len(),
         8 * 5 + 6,
-        "all but the very first token are targets in some epoch"
+        "all tokens except the very first are targets in some epoch"
     );
 }
 
 #[test]
-fn random_windows_start_anywhere_and_targets_are_the_next_tokens() {
-    let loader = Loader::new(numbers(40), config(Order::Random, Packing::Packed)).unwrap();
+fn random_windows_start_anywhere_with_shifted_targets() {
+    let loader = Loader::new(counting_tokens(40), config(Order::Random, Packing::Packed)).unwrap();
     let rows = rows(&loader, 0, 100);
     for (inputs, targets) in &rows {
         assert!(
@@ -190,20 +190,16 @@ fn random_windows_start_anywhere_and_targets_are_the_next_tokens() {
         assert!(inputs.windows(2).all(|pair| pair[0] + 1 == pair[1]));
     }
     let starts: HashSet<u32> = rows.iter().map(|row| row.0[0]).collect();
-    assert_eq!(
-        starts.len(),
-        40 - 8,
-        "each of the places where a window fits"
-    );
+    assert_eq!(starts.len(), 40 - 8, "every valid start of a window");
 }
 
 #[test]
-fn a_documents_window_is_padded_without_loss_and_stays_inside_it() {
+fn document_windows_are_padded_and_padding_has_no_loss() {
     let tokens = Tokens::from_documents([vec![1, 2, 3], vec![4; 12]]);
     let config = LoaderConfig {
-        padding: 9,
+        padding_id: 9,
         batch_size: 3,
-        accumulation: 1,
+        grad_accum_steps: 1,
         ..config(Order::Epoch, Packing::Documents)
     };
     let batch = Loader::new(tokens, config).unwrap().batch(0, 0).unwrap();
@@ -221,7 +217,7 @@ fn a_documents_window_is_padded_without_loss_and_stays_inside_it() {
 }
 
 #[test]
-fn evaluation_predicts_each_token_after_the_first_exactly_once() {
+fn eval_targets_each_token_after_the_first_once() {
     let mut random = random(6);
     for _ in 0..60 {
         let (count, context, rows) = (
@@ -229,7 +225,8 @@ fn evaluation_predicts_each_token_after_the_first_exactly_once() {
             1 + random.below(20),
             1 + random.below(9),
         );
-        let windows = EvalWindows::new(numbers(count), context, Packing::Packed, 0).unwrap();
+        let windows =
+            EvalWindows::new(counting_tokens(count), context, Packing::Packed, 0).unwrap();
         let batches: Vec<TokenBatch> = windows.batches(rows).map(Result::unwrap).collect();
         assert_eq!(
             batches.iter().map(|batch| batch.batch).sum::<usize>(),
@@ -252,14 +249,14 @@ fn evaluation_predicts_each_token_after_the_first_exactly_once() {
 }
 
 #[test]
-fn evaluation_by_documents_keeps_their_borders_and_a_limit_spreads_over_the_split() {
+fn eval_windows_respect_documents_and_limit_spreads_evenly() {
     let windows = EvalWindows::new(documents(), 8, Packing::Documents, 0).unwrap();
     let targets: usize = windows
         .batches(4)
         .map(|batch| batch.unwrap().target_count())
         .sum();
     assert_eq!(targets, 75 - 10);
-    let limited = EvalWindows::new(numbers(8001), 8, Packing::Packed, 0)
+    let limited = EvalWindows::new(counting_tokens(8001), 8, Packing::Packed, 0)
         .unwrap()
         .limit(10);
     let starts: Vec<u32> = limited
@@ -270,8 +267,8 @@ fn evaluation_by_documents_keeps_their_borders_and_a_limit_spreads_over_the_spli
 }
 
 #[test]
-fn data_shorter_than_a_window_is_an_error_with_both_numbers_and_the_fix() {
-    let error = Loader::new(numbers(8), config(Order::Random, Packing::Packed))
+fn too_short_data_error_names_both_lengths_and_the_fix() {
+    let error = Loader::new(counting_tokens(8), config(Order::Random, Packing::Packed))
         .unwrap_err()
         .to_string();
     assert!(
@@ -280,7 +277,7 @@ fn data_shorter_than_a_window_is_an_error_with_both_numbers_and_the_fix() {
             && error.contains("to 7 or less"),
         "{error}"
     );
-    assert!(Loader::new(numbers(9), config(Order::Epoch, Packing::Packed)).is_ok());
+    assert!(Loader::new(counting_tokens(9), config(Order::Epoch, Packing::Packed)).is_ok());
     let single = Tokens::from_documents([vec![1], vec![2]]);
     assert!(
         Loader::new(single, config(Order::Epoch, Packing::Documents))
@@ -288,13 +285,13 @@ fn data_shorter_than_a_window_is_an_error_with_both_numbers_and_the_fix() {
             .to_string()
             .contains("hint:")
     );
-    assert!(EvalWindows::new(numbers(1), 8, Packing::Packed, 0).is_err());
+    assert!(EvalWindows::new(counting_tokens(1), 8, Packing::Packed, 0).is_err());
     let zero = LoaderConfig {
         batch_size: 0,
         ..config(Order::Epoch, Packing::Packed)
     };
     assert!(
-        Loader::new(numbers(100), zero)
+        Loader::new(counting_tokens(100), zero)
             .unwrap_err()
             .to_string()
             .contains("batch_size = 0")
@@ -302,15 +299,15 @@ fn data_shorter_than_a_window_is_an_error_with_both_numbers_and_the_fix() {
 }
 
 #[test]
-fn baselines_are_what_counting_by_hand_gives() {
+fn baselines_match_hand_computed_counts() {
     // Training: 0 1 0 1 0; validation: 0 1.
     let (train, validation) = (
         Tokens::from_ids(vec![0, 1, 0, 1, 0]),
         Tokens::from_ids(vec![0, 1]),
     );
-    let baselines = Baselines::measure(&train, &validation, 2).unwrap();
+    let baselines = Baselines::compute(&train, &validation, 2).unwrap();
     let unigram: f64 = 3.0 / 7.0; // (2 + 1) / (5 + 2)
-    let bigram = (2.0 + unigram) / 3.0; // seen twice after 0, which was seen twice, before 1 kind
+    let bigram = (2.0 + unigram) / 3.0; // seen twice after 0, which occurs twice, followed by 1 distinct token
     assert!((baselines.uniform - 2f64.ln()).abs() < 1e-12);
     assert!((baselines.unigram + unigram.ln()).abs() < 1e-12);
     assert!((baselines.bigram + bigram.ln()).abs() < 1e-12);
@@ -318,14 +315,14 @@ fn baselines_are_what_counting_by_hand_gives() {
 }
 
 #[test]
-fn bigrams_predict_stories_better_than_unigrams_and_those_better_than_chance() {
+fn bigram_beats_unigram_beats_uniform_on_stories() {
     let config = DataConfig {
         builtin: Some(Builtin::Stories),
         documents: 100,
         ..DataConfig::default()
     };
     let data = Dataset::build(&config).unwrap();
-    let b = Baselines::measure(&data.train, &data.validation, data.tokenizer.vocab_size()).unwrap();
+    let b = Baselines::compute(&data.train, &data.validation, data.tokenizer.vocab_size()).unwrap();
     assert!(
         b.bigram + 0.3 < b.unigram && b.unigram + 0.3 < b.uniform,
         "{b:?}"

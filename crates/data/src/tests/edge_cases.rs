@@ -1,10 +1,10 @@
-//! Hashes of tokens, texts that a tokenizer cannot encode, sizes out of reach, names and paths.
+//! Content hashes, unencodable text, huge sizes, special token names and paths.
 
 use std::path::Path;
 
 use serde_json::json;
 
-use crate::tests::hostile::{added, load, with, words};
+use crate::tests::malformed_tokenizers::{added, load, with, words};
 use crate::tests::open;
 use crate::*;
 
@@ -19,13 +19,13 @@ fn stories(kind: TokenizerKind) -> DataConfig {
 }
 
 #[test]
-fn a_content_hash_is_the_same_in_memory_and_in_a_file_and_changes_with_one_id_or_border() {
+fn content_hash_is_storage_independent_and_sensitive() {
     let folder = tempfile::tempdir().unwrap();
     let config = stories(TokenizerKind::Byte);
     let built = Dataset::build(&config).unwrap();
     prepare(&config, folder.path(), |_| {}).unwrap();
     let opened = open(folder.path()).unwrap();
-    assert!(built.train.len() > 40_000, "several parts are hashed");
+    assert!(built.train.len() > 40_000, "several chunks are hashed");
     assert_eq!(opened.train.content_hash(), built.train.content_hash());
     assert_eq!(
         opened.validation.content_hash(),
@@ -48,7 +48,7 @@ fn a_content_hash_is_the_same_in_memory_and_in_a_file_and_changes_with_one_id_or
     }
 }
 
-/// Words between spaces, without a token for unknown ones.
+/// A word tokenizer without an unknown token.
 fn word_file(vocab: &serde_json::Value) -> Vec<u8> {
     let mut model = words(vocab);
     model["unk_token"] = json!("[NONE]");
@@ -59,13 +59,13 @@ fn word_file(vocab: &serde_json::Value) -> Vec<u8> {
 }
 
 #[test]
-fn only_the_words_that_cannot_be_encoded_are_left_out_and_reported_in_short() {
+fn only_unencodable_words_are_dropped_and_reported() {
     let tokenizer = load(&word_file(&json!({"one": 0, "two": 1, "x": 2}))).unwrap();
     let long = "y".repeat(100);
     let encoding = tokenizer.encode(&format!("one xx two\n{long} one {long}z two"));
     assert_eq!(encoding.ids, [0, 1, 0, 1]);
     assert_eq!(encoding.unknown, ["xx".to_owned(), "y".repeat(32) + "…"]);
-    // Special tokens of the text stay.
+    // Special tokens in the text are kept.
     let special = added(&json!(1), "<EOS>");
     let parts = json!({"pre_tokenizer": {"type": "WhitespaceSplit"}, "added_tokens": special});
     let mut model = words(&json!({"one": 0}));
@@ -75,7 +75,7 @@ fn only_the_words_that_cannot_be_encoded_are_left_out_and_reported_in_short() {
 }
 
 #[test]
-fn a_model_without_a_rule_for_words_loses_only_the_words_that_it_refuses() {
+fn without_pre_tokenizer_only_rejected_words_are_lost() {
     let words = ["▁one", "▁two", "▁", "\n", "o", "n", "e", "t", "w"];
     let vocab: Vec<_> = (words.iter().zip(1..))
         .map(|(word, i)| json!([word, f64::from(-i)]))
@@ -91,7 +91,7 @@ fn a_model_without_a_rule_for_words_loses_only_the_words_that_it_refuses() {
         (all.ids, all.unknown),
         (vec![0, 1, 0], Vec::<String>::new())
     );
-    // A whole piece of text is one word to the library.
+    // Without a pre-tokenizer the library treats the whole text as one word.
     let text = format!("one two{}\n two xyz one\n two", " one".repeat(60_000));
     let encoding = tokenizer.encode(&text);
     assert_eq!(encoding.unknown, ["▁xyz"]);
@@ -100,7 +100,7 @@ fn a_model_without_a_rule_for_words_loses_only_the_words_that_it_refuses() {
 }
 
 #[test]
-fn a_tokenizer_without_an_id_for_any_of_the_text_is_named_with_the_first_piece() {
+fn tokenizer_without_any_id_for_the_text_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("given.json");
     std::fs::write(&file, word_file(&json!({"eins": 0, "zwei": 1}))).unwrap();
@@ -123,7 +123,7 @@ fn a_tokenizer_without_an_id_for_any_of_the_text_is_named_with_the_first_piece()
 }
 
 #[test]
-fn end_tokens_that_a_file_would_not_give_back_are_refused_and_all_others_come_back() {
+fn eos_names_survive_a_round_trip_or_are_errors() {
     use TokenizerKind::{Bpe, Byte, Char, Word};
     let with = |kind, eos: &str| TokenizerConfig {
         kind,
@@ -149,32 +149,36 @@ fn end_tokens_that_a_file_would_not_give_back_are_refused_and_all_others_come_ba
         for eos in ["<EOS>", "<|endoftext|>", "</s>", "<FIN>", "[EOS]"] {
             let built = build_tokenizer(&with(kind, eos), text()).unwrap();
             let again = parse_tokenizer(&built.to_json().unwrap(), "test").unwrap();
-            assert!(built.specials().eos.is_some());
-            assert_eq!(again.specials(), built.specials(), "{kind:?} {eos}");
+            assert!(built.special_tokens().eos.is_some());
+            assert_eq!(
+                again.special_tokens(),
+                built.special_tokens(),
+                "{kind:?} {eos}"
+            );
         }
     }
 }
 
 #[test]
-fn sizes_that_no_memory_holds_are_errors_with_the_numbers_and_the_fix() {
+fn huge_sizes_are_errors_naming_the_values_and_the_fix() {
     let good = LoaderConfig {
         context_length: 4,
         batch_size: 2,
-        accumulation: 65_536,
+        grad_accum_steps: 65_536,
         order: Order::Random,
         packing: Packing::Documents,
         seed: 0,
-        padding: 0,
+        padding_id: 0,
     };
     let tokens = || Tokens::from_ids((0..100).collect());
     assert!(Loader::new(tokens(), good).is_ok());
-    let refused = |config: LoaderConfig, numbers: [String; 2]| {
+    let assert_error = |config: LoaderConfig, values: [String; 2]| {
         let error = Loader::new(tokens(), config).unwrap_err();
         assert_eq!(error.class(), ErrorClass::Usage);
         let message = error.to_string();
         assert!(message.contains("hint:"), "{message}");
-        for number in numbers {
-            assert!(message.contains(&number), "{message}");
+        for value in values {
+            assert!(message.contains(&value), "{message}");
         }
     };
     for (batch_size, context_length) in [
@@ -188,16 +192,16 @@ fn sizes_that_no_memory_holds_are_errors_with_the_numbers_and_the_fix() {
             batch_size,
             ..good
         };
-        refused(config, [batch_size, context_length].map(|n| n.to_string()));
+        assert_error(config, [batch_size, context_length].map(|n| n.to_string()));
     }
-    for accumulation in [65_537, usize::MAX] {
-        let numbers = [accumulation, 65_536].map(|n| n.to_string());
-        refused(
+    for grad_accum_steps in [65_537, usize::MAX] {
+        let values = [grad_accum_steps, 65_536].map(|n| n.to_string());
+        assert_error(
             LoaderConfig {
-                accumulation,
+                grad_accum_steps,
                 ..good
             },
-            numbers,
+            values,
         );
     }
     assert!(EvalWindows::new(tokens(), usize::MAX, Packing::Packed, 0).is_err());
@@ -206,7 +210,7 @@ fn sizes_that_no_memory_holds_are_errors_with_the_numbers_and_the_fix() {
 }
 
 #[test]
-fn fewer_than_two_tokens_are_no_reason_for_a_context_of_nothing() {
+fn fewer_than_two_tokens_hint_asks_for_more_text() {
     for have in [0, 1] {
         let tokens = Tokens::from_ids(vec![0; have]);
         let message = EvalWindows::new(tokens, 8, Packing::Packed, 0)
@@ -220,7 +224,7 @@ fn fewer_than_two_tokens_are_no_reason_for_a_context_of_nothing() {
 }
 
 #[test]
-fn paths_are_absolute_after_an_absolute_base_and_standard_input_stays() {
+fn paths_resolve_against_base_except_standard_input() {
     let base = std::env::temp_dir();
     let mut config = DataConfig {
         path: Some("a.txt".into()),

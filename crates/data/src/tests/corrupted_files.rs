@@ -2,11 +2,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::rng::RandomSequence;
-use crate::shard::header_check;
+use crate::shard::header_checksum;
 use crate::tests::{random, random_text};
 use crate::*;
 
-/// A prepared folder of about 1,500 tokens, and the names and bytes of its files.
+/// Creates a prepared folder of about 1,500 tokens; also returns the paths and bytes of its files.
 fn prepared(kind: TokenizerKind) -> (tempfile::TempDir, Vec<(PathBuf, Vec<u8>)>) {
     let folder = tempfile::tempdir().unwrap();
     let text: String = Stories::new(9, 2).iter().collect();
@@ -31,10 +31,10 @@ fn prepared(kind: TokenizerKind) -> (tempfile::TempDir, Vec<(PathBuf, Vec<u8>)>)
     (folder, files.into())
 }
 
-/// Cuts off, adds, changes, doubles or moves some bytes.
+/// Truncates, extends, changes, removes, inserts or rotates some bytes.
 fn damage(bytes: &mut Vec<u8>, random: &mut RandomSequence) {
     let at = random.below(bytes.len());
-    // Half of the places are in the first 160 bytes: a header is short.
+    // Half of the positions are in the first 160 bytes, since headers are short.
     let at = if random.below(2) == 0 {
         at.min(random.below(160))
     } else {
@@ -52,7 +52,7 @@ fn damage(bytes: &mut Vec<u8>, random: &mut RandomSequence) {
     }
 }
 
-/// What can be asked of a dataset: either answer is right, a panic or an endless loop is not.
+/// Uses a dataset in every way: success and errors are fine, panics and endless loops are not.
 fn use_all(data: &Dataset) -> Result<(), DataError> {
     for tokens in [&data.train, &data.validation] {
         let mut ids = Vec::new();
@@ -76,9 +76,9 @@ fn use_tokenizer(tokenizer: &Arc<dyn Tokenizer>, ids: &[u32]) {
     let mut stream = DecodeStream::new(tokenizer.clone());
     for &id in ids.iter().chain(&[0, 1, 255, 70_000, u32::MAX]) {
         stream.push(id);
-        let (piece, token) = (tokenizer.piece(id), tokenizer.token(id));
-        assert_eq!(piece.is_some(), token.is_some());
-        tokenizer.bytes(id);
+        let (entry, text) = (tokenizer.id_to_token(id), tokenizer.token_text(id));
+        assert_eq!(entry.is_some(), text.is_some());
+        tokenizer.token_bytes(id);
     }
     stream.finish();
     tokenizer.decode(ids);
@@ -92,7 +92,7 @@ fn use_tokenizer(tokenizer: &Arc<dyn Tokenizer>, ids: &[u32]) {
     }
 }
 
-/// An error that is one sentence, of the right kind and with the name of the file.
+/// Asserts that an error is one sentence, of class `Data`, and names the file.
 pub(super) fn assert_clear(error: &DataError, path: &Path) {
     let message = error.to_string();
     assert_eq!(error.class(), ErrorClass::Data, "{message}");
@@ -102,7 +102,7 @@ pub(super) fn assert_clear(error: &DataError, path: &Path) {
 }
 
 #[test]
-fn a_damaged_file_of_a_prepared_folder_is_an_error_that_names_it_or_reads_well() {
+fn corrupted_prepared_file_gives_clear_error_or_valid_data() {
     for kind in [TokenizerKind::Char, TokenizerKind::Word, TokenizerKind::Bpe] {
         let (_folder, files) = prepared(kind);
         let folder = files[0].0.parent().unwrap();
@@ -113,13 +113,13 @@ fn a_damaged_file_of_a_prepared_folder_is_an_error_that_names_it_or_reads_well()
             let mut changed = bytes.clone();
             for _ in 0..=random.below(2) {
                 damage(&mut changed, &mut random);
-                changed.push(b' '); // never empty: that is another test
+                changed.push(b' '); // never empty: tested elsewhere
             }
             std::fs::write(path, &changed).unwrap();
             let opened = Dataset::open(folder, &TokenizerConfig::default());
             match opened.and_then(|data| use_all(&data)) {
                 Ok(()) => {}
-                // A changed vocabulary or card is seen at the token file that does not fit it.
+                // A changed vocabulary or card is detected when it does not match a token file.
                 Err(error) if round % files.len() >= 2 => {
                     errors += 1;
                     let message = error.to_string();
@@ -134,18 +134,18 @@ fn a_damaged_file_of_a_prepared_folder_is_an_error_that_names_it_or_reads_well()
             }
             std::fs::write(path, bytes).unwrap();
         }
-        assert!(errors > 180, "{errors} of 240 were noticed");
+        assert!(errors > 180, "{errors} of 240 were detected");
         Dataset::open(folder, &TokenizerConfig::default()).unwrap();
     }
 }
 
 #[test]
-fn every_changed_byte_of_a_shard_is_noticed_by_opening_or_verifying() {
+fn every_changed_shard_byte_is_detected() {
     let (_folder, files) = prepared(TokenizerKind::Char);
     let (path, bytes) = &files[1];
     let mut random = random(5);
-    let places = (0..128).chain((0..200).map(|_| random.below(bytes.len())));
-    for at in places.collect::<Vec<_>>() {
+    let positions = (0..128).chain((0..200).map(|_| random.below(bytes.len())));
+    for at in positions.collect::<Vec<_>>() {
         let mut changed = bytes.clone();
         changed[at] ^= 1 << random.below(8);
         std::fs::write(path, &changed).unwrap();
@@ -166,7 +166,7 @@ fn every_changed_byte_of_a_shard_is_noticed_by_opening_or_verifying() {
 }
 
 #[test]
-fn headers_that_lie_with_a_right_checksum_are_errors_or_stay_inside_the_file() {
+fn forged_headers_never_read_out_of_bounds() {
     let (_folder, files) = prepared(TokenizerKind::Char);
     let (path, bytes) = &files[0];
     let mut random = random(6);
@@ -189,21 +189,21 @@ fn headers_that_lie_with_a_right_checksum_are_errors_or_stay_inside_the_file() {
     for _ in 0..400 {
         let mut changed = bytes.clone();
         for _ in 0..=random.below(3) {
-            let (place, value) = (random.below(5), odd[random.below(odd.len())]);
+            let (field, value) = (random.below(5), odd[random.below(odd.len())]);
             let value = value.wrapping_add(random.below(2) as u64);
-            match place {
+            match field {
                 0 => changed[12..16].copy_from_slice(&(value as u32).to_le_bytes()),
                 4 => {
                     let entry = changed.len() - 8 * (1 + random.below(10));
                     changed[entry..entry + 8].copy_from_slice(&value.to_le_bytes());
                 }
-                _ => changed[8 + 8 * place..16 + 8 * place].copy_from_slice(&value.to_le_bytes()),
+                _ => changed[8 + 8 * field..16 + 8 * field].copy_from_slice(&value.to_le_bytes()),
             }
         }
         if random.below(4) == 0 {
             changed.truncate(128 + 8 * random.below(8));
         }
-        let check = header_check(&changed[..128]);
+        let check = header_checksum(&changed[..128]);
         changed[104..128].copy_from_slice(&check);
         std::fs::write(path, &changed).unwrap();
         let Ok(tokens) = Tokens::open(path).inspect_err(|error| assert_clear(error, path)) else {
@@ -224,7 +224,7 @@ fn headers_that_lie_with_a_right_checksum_are_errors_or_stay_inside_the_file() {
 }
 
 #[test]
-fn random_texts_as_a_tokenizer_or_a_card_are_errors() {
+fn random_text_as_tokenizer_or_card_is_an_error() {
     let (_folder, files) = prepared(TokenizerKind::Byte);
     let mut random = random(8);
     for round in 0..100 {

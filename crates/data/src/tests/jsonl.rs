@@ -2,7 +2,7 @@ use crate::tests::sources::{documents, failure, file};
 use crate::*;
 
 #[test]
-fn json_lines_give_the_field_that_is_asked_for() {
+fn json_lines_return_the_configured_field() {
     let lines = "\u{FEFF}{\"text\": \"one\", \"body\": \"1\"}\r\n\n  \n{\"body\": \"2\\n\\u00e9\", \"text\": \"\"}\n{\"text\":\"three\",\"body\":\"3\"}";
     let (_folder, config) = file("a.jsonl", lines.as_bytes());
     let without_empty = documents(&config).unwrap();
@@ -13,14 +13,14 @@ fn json_lines_give_the_field_that_is_asked_for() {
 }
 
 #[test]
-fn a_bad_json_line_is_named_by_its_number_and_ends_the_reading() {
+fn invalid_json_line_is_reported_by_number_and_ends_reading() {
     let bad = [
         ("{\"text\": 5}", "field `text` is not a string"),
         (
             "{\"body\": \"x\", \"id\": 1}",
-            "has no field `text`, it has `body`, `id`; hint:",
+            "has no field `text`; its fields are: `body`, `id`; hint:",
         ),
-        ("{}", "has no field `text`, it has none"),
+        ("{}", "has no field `text`; its fields are: none"),
         ("[\"text\"]", "is not a JSON object"),
         ("{\"text\": \"x\"", "is not JSON"),
         ("{\"text\": \"x\"} {}", "is not JSON"),
@@ -37,7 +37,7 @@ fn a_bad_json_line_is_named_by_its_number_and_ends_the_reading() {
         );
         let (_folder, config) = file("a.jsonl", text.as_bytes());
         let sources = Sources::open(&config).unwrap();
-        assert_eq!(sources.pieces().count(), 3, "two documents and the error");
+        assert_eq!(sources.chunks().count(), 3, "two documents and the error");
     }
     let not_utf8 = failure("a.jsonl", b"{\"text\": \"\xFF\"}\n");
     assert!(not_utf8.contains("line 1: is not JSON"), "{not_utf8}");

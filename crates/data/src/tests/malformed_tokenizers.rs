@@ -1,4 +1,4 @@
-//! `tokenizer.json` files that mean harm.
+//! Malformed and adversarial `tokenizer.json` files.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::*;
 
-/// Reads `text` from a file; an error must name it, and a tokenizer must stand some use.
+/// Loads `text` from a file. An error must name the file, and a tokenizer must survive basic use.
 pub(super) fn load(text: &[u8]) -> Result<Arc<dyn Tokenizer>, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("given.json");
@@ -50,15 +50,15 @@ fn exercise(tokenizer: &Arc<dyn Tokenizer>) {
     }
     for id in [0, 1, 2, 1 << 20, u32::MAX] {
         let _ = (
-            tokenizer.piece(id),
-            tokenizer.token(id),
-            tokenizer.bytes(id),
+            tokenizer.id_to_token(id),
+            tokenizer.token_text(id),
+            tokenizer.token_bytes(id),
         );
     }
     assert_eq!(tokenizer.hash().len(), 64);
 }
 
-/// A file around `model` with `parts` in place of others.
+/// Builds a file with `model`, overriding other keys with `parts`.
 pub(super) fn with(model: &Value, parts: &Value) -> Vec<u8> {
     let mut file = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
@@ -85,7 +85,7 @@ pub(super) fn added(id: &Value, content: &str) -> Value {
 }
 
 #[test]
-fn huge_files_are_refused_before_they_are_parsed() {
+fn huge_files_are_rejected_before_parsing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("given.json");
     std::fs::File::create(&path)
@@ -105,7 +105,7 @@ fn huge_files_are_refused_before_they_are_parsed() {
 }
 
 #[test]
-fn deep_nesting_is_an_error_and_not_an_overflow() {
+fn deep_nesting_is_an_error_not_a_stack_overflow() {
     for (open, close) in [("[", "]"), ("{\"model\":", "}"), ("{\"a\":[", "]}")] {
         for depth in [60, 120, 130, 100_000] {
             let text = format!("{}1{}", open.repeat(depth), close.repeat(depth));
@@ -113,13 +113,13 @@ fn deep_nesting_is_an_error_and_not_an_overflow() {
         }
     }
     let model = words(&json!({"a": 0, "<unk>": 1}));
-    let places = [
+    let components = [
         ("normalizer", "normalizers"),
         ("pre_tokenizer", "pretokenizers"),
         ("decoder", "decoders"),
         ("post_processor", "processors"),
     ];
-    for (place, list) in places {
+    for (component, list) in components {
         for depth in [1, 10, 30, 55, 61] {
             for tagged in [true, false] {
                 let mut nested = json!({"type": "NoSuchThing"});
@@ -129,7 +129,7 @@ fn deep_nesting_is_an_error_and_not_an_overflow() {
                         nested["type"] = json!("Sequence");
                     }
                 }
-                load(&with(&model, &json!({place: nested}))).unwrap_err();
+                load(&with(&model, &json!({component: nested}))).unwrap_err();
             }
         }
     }
@@ -162,20 +162,20 @@ fn wrong_types_anywhere_are_errors_or_ignored() {
         json!({"": -1}),
         json!(["a", "b", "c"]),
     ];
-    let mut places: Vec<String> = vec![String::new()];
-    collect(&good, "", &mut places);
-    assert!(places.len() > 25);
-    for place in places {
+    let mut pointers: Vec<String> = vec![String::new()];
+    collect(&good, "", &mut pointers);
+    assert!(pointers.len() > 25);
+    for pointer in pointers {
         for value in &wrong {
             let mut file = good.clone();
-            *file.pointer_mut(&place).unwrap() = value.clone();
+            *file.pointer_mut(&pointer).unwrap() = value.clone();
             let _ = load(file.to_string().as_bytes());
         }
     }
 }
 
-/// The JSON pointers of everything inside `value`.
-fn collect(value: &Value, at: &str, places: &mut Vec<String>) {
+/// Collects the JSON pointers of everything inside `value`.
+fn collect(value: &Value, at: &str, pointers: &mut Vec<String>) {
     let children: Vec<(String, &Value)> = match value {
         Value::Object(map) => map
             .iter()
@@ -189,14 +189,14 @@ fn collect(value: &Value, at: &str, places: &mut Vec<String>) {
         _ => Vec::new(),
     };
     for (key, value) in children {
-        let place = format!("{at}/{key}");
-        places.push(place.clone());
-        collect(value, &place, places);
+        let pointer = format!("{at}/{key}");
+        pointers.push(pointer.clone());
+        collect(value, &pointer, pointers);
     }
 }
 
 #[test]
-fn parts_that_take_for_ever_or_contradict_each_other_do_no_harm() {
+fn slow_or_inconsistent_parts_are_contained() {
     let model = words(&json!({"a": 0, "<unk>": 1}));
     let split = |regex: &str| json!({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false}});
     for regex in [
@@ -231,7 +231,7 @@ fn parts_that_take_for_ever_or_contradict_each_other_do_no_harm() {
             assert_eq!(
                 tokenizer.encode("a").ids,
                 [0],
-                "not cut and not padded: {parts}"
+                "not truncated and not padded: {parts}"
             );
         }
     }
