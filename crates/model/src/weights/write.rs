@@ -1,4 +1,4 @@
-//! Tensors into a safetensors file.
+//! Writing safetensors files.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -8,10 +8,11 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype, TensorView, View};
 
-use super::{NamedTensors, floats, for_each};
+use super::{NamedTensors, for_each, to_f32_vec};
 use crate::{ModelError, Transformer, quantize, write_atomically};
 
-/// Writes `model` to `path`, whole or not at all: in f32, or quantized if it is. The same weights give the same bytes.
+/// Writes `model` to `path` atomically, in f32 or, if it is quantized, in its bit width. The same
+/// weights give the same bytes.
 ///
 /// # Errors
 /// [`ModelError::Io`] if the file cannot be written.
@@ -22,12 +23,12 @@ pub fn save(model: &Transformer, path: &Path) -> Result<(), ModelError> {
     let mut tensors = BTreeMap::new();
     for_each(model, |name, data| {
         let shape = data.shape().to_vec();
-        tensors.insert(name.to_string(), (shape, floats(data)));
+        tensors.insert(name.to_string(), (shape, to_f32_vec(data)));
     });
     save_tensors(&tensors, path)
 }
 
-/// Writes named f32 tensors (shape and values) to `path`, whole or not at all.
+/// Writes named f32 tensors (shape and values) to `path` atomically.
 ///
 /// # Errors
 /// [`ModelError::Io`] if the file cannot be written.
@@ -55,25 +56,25 @@ pub fn save_tensors(tensors: &NamedTensors, path: &Path) -> Result<(), ModelErro
     write_atomically(path, &file)
 }
 
-/// What other programs ask for. One entry only: a hash map has no order of its own.
-#[allow(clippy::unnecessary_wraps)] // The library's argument.
+/// The metadata that other programs expect. A single entry, because a hash map is unordered.
+#[allow(clippy::unnecessary_wraps)] // The type that safetensors expects.
 pub(crate) fn metadata() -> Option<HashMap<String, String>> {
     Some(HashMap::from([("format".to_string(), "pt".to_string())]))
 }
 
-/// A type for the numbers in a file.
+/// The float type of the tensors in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FloatType {
-    /// Four bytes.
+    /// 4 bytes.
     F32,
-    /// Two bytes with 11 significant bits; numbers above 65504 become infinite.
+    /// 2 bytes with 11 significant bits; values above 65504 become infinite.
     F16,
-    /// Two bytes with 8 significant bits and the range of f32.
+    /// 2 bytes with 8 significant bits and the range of f32.
     Bf16,
 }
 
 impl FloatType {
-    /// Bytes of one number.
+    /// Bytes per value.
     pub fn size(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -81,7 +82,7 @@ impl FloatType {
         }
     }
 
-    /// `values` as little-endian bytes, rounded to nearest even.
+    /// Encodes `values` as little-endian bytes, rounded to nearest even.
     pub fn encode(self, values: &[f32]) -> Vec<u8> {
         let values = values.iter();
         match self {
@@ -110,7 +111,7 @@ impl FloatType {
 /// at a time: no more than one is held.
 ///
 /// # Errors
-/// The first error of `values`; [`ModelError::Format`] if it gives another number of values than
+/// The first error of `values`; [`ModelError::Format`] if it returns a number of values other than
 /// the shape says; [`ModelError::Io`] if the file cannot be written.
 pub fn write_tensors<E: From<ModelError>>(
     path: &Path,
@@ -132,7 +133,7 @@ pub fn write_tensors<E: From<ModelError>>(
         vec![0; len * float.size()] // The file is removed below.
     };
     let views = tensors.iter().map(|(name, shape)| {
-        let view = Later {
+        let view = LazyTensor {
             name,
             shape,
             float,
@@ -147,7 +148,7 @@ pub fn write_tensors<E: From<ModelError>>(
     };
     let written = safetensors::serialize_to_file(views, metadata(), path);
     if let Some(error) = failed.take() {
-        let _ = std::fs::remove_file(path); // The error to tell is the first one.
+        let _ = std::fs::remove_file(path); // The first error is the one to report.
         return Err(error);
     }
     written.map_err(|e| io(std::io::Error::other(e.to_string())))?;
@@ -155,15 +156,15 @@ pub fn write_tensors<E: From<ModelError>>(
     Ok(file.sync_all().map_err(io)?)
 }
 
-/// A tensor whose values are asked for when they are written.
-struct Later<'a, F> {
+/// A tensor whose values are computed when they are written.
+struct LazyTensor<'a, F> {
     name: &'a str,
     shape: &'a [usize],
     float: FloatType,
     produce: &'a F,
 }
 
-impl<F: Fn(&str, usize) -> Vec<u8>> View for Later<'_, F> {
+impl<F: Fn(&str, usize) -> Vec<u8>> View for LazyTensor<'_, F> {
     fn dtype(&self) -> Dtype {
         self.float.dtype()
     }
