@@ -1,46 +1,46 @@
-//! Finding and reading the newest sound checkpoint.
+//! Finding and reading the newest valid checkpoint.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use nextword_model::{ModelConfig, Record, Transformer, weights};
+use nextword_model::{ModelConfig, ModelDir, Transformer, weights};
 
 use super::{FORMAT, MANIFEST, Manifest, OPTIMIZER, STATE, State, hex_sha256, step_of};
 use crate::{Optimizer, OptimizerConfig, TrainError};
 
-/// A checkpoint whose files are what its manifest says.
+/// A checkpoint whose files match its manifest.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
-    /// Its folder.
+    /// The path of its folder.
     pub path: PathBuf,
-    /// Everything beside weights and moments.
+    /// Everything besides weights and moments.
     pub state: State,
 }
 
-/// A checkpoint that cannot be used.
+/// A checkpoint whose files do not match its manifest.
 #[derive(Clone, Debug)]
-pub struct Skipped {
-    /// Its folder.
+pub struct DamagedCheckpoint {
+    /// The path of its folder.
     pub path: PathBuf,
-    /// Why not, in words.
+    /// What is wrong.
     pub problem: String,
 }
 
-impl std::fmt::Display for Skipped {
+impl std::fmt::Display for DamagedCheckpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}", self.path.display(), self.problem)
     }
 }
 
-/// The newest sound checkpoint in `folder`, and why newer ones were passed over.
+/// Finds the newest valid checkpoint in `folder`, and the damaged ones that are newer.
 ///
 /// # Errors
 /// [`TrainError::Io`] if the folder cannot be read.
-pub fn newest(folder: &Path) -> Result<(Option<Checkpoint>, Vec<Skipped>), TrainError> {
-    let mut skipped = Vec::new();
+pub fn newest(folder: &Path) -> Result<(Option<Checkpoint>, Vec<DamagedCheckpoint>), TrainError> {
+    let mut damaged = Vec::new();
     if !folder.exists() {
-        return Ok((None, skipped));
+        return Ok((None, damaged));
     }
     let entries = fs::read_dir(folder).map_err(TrainError::io(folder, "read"))?;
     let mut steps: Vec<(u64, PathBuf)> = entries
@@ -50,18 +50,18 @@ pub fn newest(folder: &Path) -> Result<(Option<Checkpoint>, Vec<Skipped>), Train
     steps.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
     for (_, path) in steps {
         match Checkpoint::open(&path) {
-            Ok(checkpoint) => return Ok((Some(checkpoint), skipped)),
-            Err(problem) => skipped.push(Skipped { path, problem }),
+            Ok(checkpoint) => return Ok((Some(checkpoint), damaged)),
+            Err(problem) => damaged.push(DamagedCheckpoint { path, problem }),
         }
     }
-    Ok((None, skipped))
+    Ok((None, damaged))
 }
 
 impl Checkpoint {
-    /// Checks every file of the checkpoint in `path` against its manifest.
+    /// Opens the checkpoint in `path` and verifies every file against the manifest.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// A description of the damage.
     pub fn open(path: &Path) -> Result<Self, String> {
         let manifest: Manifest = parse(path, MANIFEST)?;
         if manifest.format != FORMAT {
@@ -95,19 +95,19 @@ impl Checkpoint {
         })
     }
 
-    /// The weights, on `device`.
+    /// Loads the model on `device`.
     ///
     /// # Errors
-    /// [`TrainError::Model`] if they do not fit `config`.
+    /// [`TrainError::Model`] if the weights do not match `config`.
     pub fn model(&self, config: &ModelConfig, device: &Device) -> Result<Transformer, TrainError> {
-        let record = Record::open(&self.path)?;
-        Ok(weights::load(config, &record.weights_path(), device)?)
+        let weights_path = ModelDir::open(&self.path)?.weights_path();
+        Ok(weights::load(config, &weights_path, device)?)
     }
 
-    /// The optimizer, on `device`.
+    /// Loads the optimizer on `device`.
     ///
     /// # Errors
-    /// [`TrainError::Model`] if the file cannot be understood.
+    /// [`TrainError::Model`] if the file is invalid.
     pub fn optimizer(
         &self,
         config: OptimizerConfig,
@@ -118,7 +118,7 @@ impl Checkpoint {
     }
 }
 
-/// Reads a file that the manifest names; a name that leaves the folder is refused.
+/// Reads a file of the checkpoint. The name must not lead out of the folder.
 fn read(folder: &Path, name: &str) -> Result<Vec<u8>, String> {
     if name.contains(['/', '\\']) || name == ".." {
         return Err(format!("its manifest names `{}`", name.escape_debug()));
