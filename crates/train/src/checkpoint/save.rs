@@ -97,7 +97,7 @@ fn publish(temp: &Path, target: &Path) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// Makes the names in a folder tolerate_save_error a power cut. Windows offers no such call and needs none.
+/// Syncs the entries of a folder to disk. Windows neither has nor needs such a call.
 fn sync_folder(path: &Path) -> Result<(), TrainError> {
     if cfg!(unix) {
         File::open(path)
