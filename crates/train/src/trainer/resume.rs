@@ -13,7 +13,8 @@ impl Trainer {
     ///
     /// # Errors
     /// [`TrainError::Run`] and [`TrainError::Config`] if data or configuration have changed;
-    /// [`TrainError::Damaged`] if there are checkpoints but none is valid.
+    /// [`TrainError::Damaged`] if there are checkpoints but none is valid; the errors of
+    /// [`checkpoint::newest`], which leave all checkpoints unchanged.
     pub fn resume(setup: RunSetup, folder: RunFolder) -> Result<Self, TrainError> {
         let checkpoints = folder.checkpoints_path();
         checkpoint::remove_temp_folders(&checkpoints)?;
@@ -21,7 +22,11 @@ impl Trainer {
         ModelDir::recover(&folder.last_path())?;
         let (found, damaged) = checkpoint::newest(&checkpoints)?;
         let Some(found) = found else {
-            if damaged.is_empty() && !folder.last_path().exists() {
+            let last_path = folder.last_path();
+            let has_model = last_path
+                .try_exists()
+                .map_err(TrainError::io(&last_path, "read"))?;
+            if damaged.is_empty() && !has_model {
                 return Self::begin(setup, folder);
             }
             return Err(no_valid_checkpoint(&folder, &damaged));
