@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
+use std::fs;
 use std::path::Path;
 
+use burn_pack::AtomicFile;
 use safetensors::tensor::{Dtype, TensorView, View};
 
 use super::{NamedTensors, for_each, to_f32_vec};
@@ -107,12 +108,12 @@ impl FloatType {
     }
 }
 
-/// Writes tensors of these names and shapes to `path`, whole or not at all, asking `values` for one
-/// at a time: no more than one is held.
+/// Writes tensors with these names and shapes to `path` atomically. Calls `values` for one tensor at a
+/// time, so that only one is in memory.
 ///
 /// # Errors
-/// The first error of `values`; [`ModelError::Format`] if it returns a number of values other than
-/// the shape says; [`ModelError::Io`] if the file cannot be written.
+/// The first error of `values`; [`ModelError::Format`] if it returns a wrong number of values;
+/// [`ModelError::Io`] if the file cannot be written. An earlier file is then unchanged.
 pub fn write_tensors<E: From<ModelError>>(
     path: &Path,
     float: FloatType,
@@ -121,6 +122,10 @@ pub fn write_tensors<E: From<ModelError>>(
 ) -> Result<(), E> {
     let failed = RefCell::new(None);
     let produce = |name: &str, len: usize| {
+        let placeholder = || vec![0; len * float.size()]; // The file is dropped below.
+        if failed.borrow().is_some() {
+            return placeholder();
+        }
         let problem = match values(name) {
             Ok(values) if values.len() == len => return float.encode(&values),
             Ok(values) => E::from(ModelError::Format {
@@ -130,7 +135,7 @@ pub fn write_tensors<E: From<ModelError>>(
             Err(error) => error,
         };
         failed.borrow_mut().get_or_insert(problem);
-        vec![0; len * float.size()] // The file is removed below.
+        placeholder()
     };
     let views = tensors.iter().map(|(name, shape)| {
         let view = LazyTensor {
@@ -141,19 +146,21 @@ pub fn write_tensors<E: From<ModelError>>(
         };
         (name.as_str(), view)
     });
-    let io = |source| ModelError::Io {
+    let io = |problem: String| ModelError::Io {
         path: path.to_path_buf(),
         action: "write",
-        source,
+        source: std::io::Error::other(problem),
     };
-    let written = safetensors::serialize_to_file(views, metadata(), path);
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    // Removes the temporary file unless it is committed.
+    let (temp, file) = AtomicFile::create(&target).map_err(|e| io(e.to_string()))?;
+    drop(file);
+    let written = safetensors::serialize_to_file(views, metadata(), temp.path());
     if let Some(error) = failed.take() {
-        let _ = std::fs::remove_file(path); // The first error is the one to report.
         return Err(error);
     }
-    written.map_err(|e| io(std::io::Error::other(e.to_string())))?;
-    let file = File::options().write(true).open(path).map_err(io)?;
-    Ok(file.sync_all().map_err(io)?)
+    written.map_err(|e| io(e.to_string()))?;
+    Ok(temp.commit().map_err(|e| io(e.to_string()))?)
 }
 
 /// A tensor whose values are computed when they are written.
@@ -179,5 +186,37 @@ impl<F: Fn(&str, usize) -> Vec<u8>> View for LazyTensor<'_, F> {
 
     fn data_len(&self) -> usize {
         self.shape.iter().product::<usize>() * self.float.size()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_keeps_the_earlier_file() {
+        let folder = format!("nextword-failed-write-{}", std::process::id());
+        let folder = std::env::temp_dir().join(folder);
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("model.safetensors");
+        let tensors = [("a".to_string(), vec![2]), ("b".to_string(), vec![1])];
+        let write = |b: Option<Vec<f32>>| {
+            write_tensors(&path, FloatType::F32, &tensors, |name| match name {
+                "a" => Ok(vec![1.0, 2.0]),
+                _ => b.clone().ok_or_else(|| ModelError::Format {
+                    path: path.clone(),
+                    problem: "no values".to_string(),
+                }),
+            })
+        };
+        write(Some(vec![3.0])).unwrap();
+        let earlier = fs::read(&path).unwrap();
+        for b in [None, Some(vec![1.0, 2.0])] {
+            write(b).unwrap_err();
+            assert!(fs::read(&path).is_ok_and(|bytes| bytes == earlier));
+            assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        }
+        fs::remove_dir_all(&folder).unwrap();
     }
 }
