@@ -103,6 +103,7 @@ impl KvCache {
     /// # Panics
     /// If a slot is full, or one is named twice.
     pub(crate) fn append(&mut self, layer: usize, slots: &[usize], k: Tensor<4>, v: Tensor<4>) {
+        assert!(are_distinct(slots), "a slot is named twice: {slots:?}");
         let seq = k.dims()[2];
         let starts: Vec<usize> = slots.iter().map(|slot| self.lengths[*slot]).collect();
         let longest = starts.iter().copied().max().unwrap_or(0) + seq;
@@ -143,6 +144,12 @@ impl KvCache {
     }
 }
 
+/// Whether no slot is named twice. Ascending slots, the usual case, take one comparison each.
+fn are_distinct(slots: &[usize]) -> bool {
+    let is_ascending = slots.windows(2).all(|pair| pair[0] < pair[1]);
+    is_ascending || (1..slots.len()).all(|row| !slots[..row].contains(&slots[row]))
+}
+
 /// Whether `slots` are consecutive and ascending, so that one slice covers them.
 fn is_contiguous(slots: &[usize]) -> bool {
     slots.windows(2).all(|pair| pair[1] == pair[0] + 1)
@@ -166,4 +173,30 @@ fn gather_slots(from: &Tensor<4>, slots: &[usize], len: usize) -> Tensor<4> {
         return slice(slots[0], slots.len());
     }
     Tensor::cat(slots.iter().map(|slot| slice(*slot, 1)).collect(), 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeated_slots_are_found() {
+        for slots in [&[][..], &[3], &[0, 1, 2], &[2, 0, 1]] {
+            assert!(are_distinct(slots), "{slots:?}");
+        }
+        for slots in [[1, 1, 2], [2, 1, 2], [0, 2, 2]] {
+            assert!(!are_distinct(&slots), "{slots:?}");
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "flex")]
+    #[should_panic(expected = "a slot is named twice: [1, 1]")]
+    fn appending_to_a_slot_twice_panics() {
+        let device = Device::flex();
+        let config = crate::presets::statquest(5);
+        let mut cache = KvCache::new(&config, 2, &device);
+        let keys = Tensor::zeros([2, config.kv_heads(), 1, config.head_dim()], &device);
+        cache.append(0, &[1, 1], keys.clone(), keys);
+    }
 }

@@ -114,6 +114,10 @@ impl Transformer {
 
     /// Runs [`forward`](Self::forward) on rows that continue the cached sequences in `slots`, and
     /// adds the tokens to the cache.
+    ///
+    /// # Panics
+    /// If the number of slots is not the number of rows, a slot is named twice, or cached and new
+    /// tokens together exceed the cache's capacity or the context.
     pub fn forward_cached(
         &self,
         tokens: Tensor<2, Int>,
