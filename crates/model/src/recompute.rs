@@ -29,14 +29,14 @@ impl Transformer {
         mut on_gradients: impl FnMut(Gradients),
     ) -> Tensor<1> {
         let context = || ForwardContext::<NoProbe>::training(dropout);
-        let plain = self.valid();
-        let mut x = plain.embed(tokens.clone(), &mut context());
-        let mut inputs = Vec::with_capacity(plain.blocks.len());
-        for layer in 0..plain.blocks.len() {
+        let inner = self.valid();
+        let mut x = inner.embed(tokens.clone(), &mut context());
+        let mut inputs = Vec::with_capacity(inner.blocks.len());
+        for layer in 0..inner.blocks.len() {
             inputs.push(x.clone());
-            x = plain.forward_block(layer, x, &mut context());
+            x = inner.forward_block(layer, x, &mut context());
         }
-        drop(plain);
+        drop(inner);
 
         let x = Tensor::from_inner(x).require_grad();
         let loss = self.loss_from_residual(x.clone(), targets, &mut context()) / divisor;
