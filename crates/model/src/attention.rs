@@ -1,4 +1,4 @@
-//! Masked multi-head attention: each token asks, all earlier ones answer.
+//! Causal multi-head attention.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -6,8 +6,8 @@ use nextword_kernels::AttentionOptions;
 use nextword_kernels::reference::{self, Stage};
 use serde::{Deserialize, Serialize};
 
-use crate::linear::{Linear, project, zero_linear};
-use crate::{Hook, ModelConfig, Norm, Pass, Probe};
+use crate::linear::{Linear, zero_linear};
+use crate::{ForwardContext, Hook, ModelConfig, Norm, Probe};
 
 /// Which groups of layers have biases. The default is GPT-2's: all but the output layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,7 +19,7 @@ pub struct BiasConfig {
     pub attention_output: bool,
     /// Feed-forward layers.
     pub feed_forward: bool,
-    /// Layer norms' shift.
+    /// Layer norm biases.
     pub norm: bool,
     /// The output layer.
     pub head: bool,
@@ -53,8 +53,8 @@ impl BiasConfig {
 /// Masked multi-head attention with grouped key/value heads (Vaswani et al. 2017, section 3.2;
 /// Ainslie et al. 2023).
 ///
-/// `softmax(q k^T / sqrt(head_dim), future hidden) v`, heads joined, then the output projection
-/// (another width under the root where the config has one).
+/// `softmax(mask(q k^T / sqrt(head_dim))) v` with concatenated heads, then the output projection.
+/// The config's `score_width` replaces `head_dim` in the scale.
 #[derive(Module, Debug)]
 pub struct Attention {
     /// `[d_model, n_heads * head_dim]`.
@@ -67,7 +67,7 @@ pub struct Attention {
     pub query_norm: Option<Norm>,
     /// RMS norm over each head's key, `[head_dim]`.
     pub key_norm: Option<Norm>,
-    /// `[n_heads * head_dim, d_model]`; `None` where the joined heads are the result.
+    /// `[n_heads * head_dim, d_model]`; `None` for models without an output projection.
     pub output: Option<Linear>,
     n_heads: usize,
     n_kv_heads: usize,
@@ -107,93 +107,94 @@ impl Attention {
         }
     }
 
-    /// `[batch, seq, d_model]` to the same.
-    pub fn forward<P: Probe>(&self, x: Tensor<3>, pass: &mut Pass<'_, P>) -> Tensor<3> {
+    /// `[batch, seq, d_model]` to `[batch, seq, d_model]`.
+    pub fn forward<P: Probe>(&self, x: Tensor<3>, ctx: &mut ForwardContext<'_, P>) -> Tensor<3> {
         let [batch, seq, _] = x.dims();
-        let (q, k, v) = self.project(x, pass);
-        let mut visible = pass.remember(k, v);
+        let (q, k, v) = self.project_qkv(x, ctx);
+        let mut visible = ctx.update_cache(k, v);
         let z = match (visible.pop(), visible.is_empty()) {
-            (Some([k, v]), true) => self.attend([q, k, v], 0, pass),
+            (Some([k, v]), true) => self.attend([q, k, v], 0, ctx),
             (last, _) => {
-                let parts = visible.into_iter().chain(last).enumerate();
-                let each = parts.map(|(part, [k, v])| {
-                    let rows = pass.places().parts()[part].0.clone();
+                let groups = visible.into_iter().chain(last).enumerate();
+                let outputs = groups.map(|(group, [k, v])| {
+                    let rows = ctx.positions().row_groups()[group].0.clone();
                     let q = q.clone().narrow(0, rows.start, rows.len());
-                    self.attend([q, k, v], part, pass)
+                    self.attend([q, k, v], group, ctx)
                 });
-                Tensor::cat(each.collect(), 0)
+                Tensor::cat(outputs.collect(), 0)
             }
         }; // [batch, seq, n_heads, head_dim]
-        let joined = z.reshape([batch, seq, self.n_heads * self.head_dim]);
+        let concatenated = z.reshape([batch, seq, self.n_heads * self.head_dim]);
         match &self.output {
-            Some(output) => project(output, joined),
-            None => joined,
+            Some(output) => output.forward(concatenated),
+            None => concatenated,
         }
     }
 
-    /// `softmax(scale q k^T, future hidden) v` for one part of the rows. For those who watch, scores and
-    /// percentages are computed beside it by the path that stores them: the result is the same bits.
+    /// `softmax(mask(scale q k^T)) v` for one row group. With a probe, the reference implementation,
+    /// which materializes them, also computes the scores and attention weights; the result stays
+    /// bitwise the same.
     fn attend<P: Probe>(
         &self,
         qkv: [Tensor<4>; 3],
-        part: usize,
-        pass: &mut Pass<'_, P>,
+        group: usize,
+        ctx: &mut ForwardContext<'_, P>,
     ) -> Tensor<4> {
-        let dropout = pass.attention_dropout(self.dropout);
-        let places = pass.places();
+        let dropout = ctx.attention_dropout(self.dropout);
+        let positions = ctx.positions();
         let options = AttentionOptions {
             scale: self.scale,
             soft_cap: self.soft_cap,
-            sight: &places.parts()[part].1,
+            sight: &positions.row_groups()[group].1,
             window: self.window,
-            alibi: places.slopes(),
+            alibi: positions.slopes(),
             dropout,
         };
-        if !pass.is_watched() {
+        if !ctx.is_probed() {
             return nextword_kernels::attention(qkv, &options);
         }
-        let mut seen = Vec::new();
+        let mut stages = Vec::new();
         let _ = reference::attention(qkv.clone(), &options, |stage, tensor| {
-            seen.push((stage, tensor.clone()));
+            stages.push((stage, tensor.clone()));
         });
         let z = nextword_kernels::attention(qkv, &options);
-        for (stage, tensor) in seen {
+        for (stage, tensor) in stages {
             match stage {
-                Stage::Scores => pass.see(Hook::Scores, &tensor),
-                Stage::Pattern => pass.see(Hook::Pattern, &tensor),
+                Stage::Scores => ctx.record(Hook::Scores, &tensor),
+                Stage::Pattern => ctx.record(Hook::Pattern, &tensor),
             }
         }
-        pass.see_heads(Hook::Z, &z);
+        ctx.record_heads(Hook::Z, &z);
         z
     }
 
-    /// Queries and keys, turned by their places, and values: `[batch, seq, heads, head_dim]`.
-    fn project<P: Probe>(
+    /// Queries and keys with `RoPE` applied, and values: `[batch, seq, heads, head_dim]`.
+    fn project_qkv<P: Probe>(
         &self,
         x: Tensor<3>,
-        pass: &mut Pass<'_, P>,
+        ctx: &mut ForwardContext<'_, P>,
     ) -> (Tensor<4>, Tensor<4>, Tensor<4>) {
-        let q = self.split(project(&self.query, x.clone()), self.n_heads);
-        let k = self.split(project(&self.key, x.clone()), self.n_kv_heads);
-        let v = self.split(project(&self.value, x), self.n_kv_heads);
+        let q = self.split_heads(self.query.forward(x.clone()), self.n_heads);
+        let k = self.split_heads(self.key.forward(x.clone()), self.n_kv_heads);
+        let v = self.split_heads(self.value.forward(x), self.n_kv_heads);
         if self.query_norm.is_some() {
-            pass.see_heads(Hook::RawQuery, &q);
-            pass.see_heads(Hook::RawKey, &k);
+            ctx.record_heads(Hook::RawQuery, &q);
+            ctx.record_heads(Hook::RawKey, &k);
         }
         let q = normalize(self.query_norm.as_ref(), q);
         let k = normalize(self.key_norm.as_ref(), k);
-        pass.see_heads(Hook::Query, &q);
-        pass.see_heads(Hook::Key, &k);
-        pass.see_heads(Hook::Value, &v);
-        let q = pass.places().turn(q, self.is_local);
-        let k = pass.places().turn(k, self.is_local);
-        pass.see_heads(Hook::RotatedQuery, &q);
-        pass.see_heads(Hook::RotatedKey, &k);
+        ctx.record_heads(Hook::Query, &q);
+        ctx.record_heads(Hook::Key, &k);
+        ctx.record_heads(Hook::Value, &v);
+        let q = ctx.positions().apply_rope(q, self.is_local);
+        let k = ctx.positions().apply_rope(k, self.is_local);
+        ctx.record_heads(Hook::RotatedQuery, &q);
+        ctx.record_heads(Hook::RotatedKey, &k);
         (q, k, v)
     }
 
     /// `[batch, seq, heads * head_dim]` to `[batch, seq, heads, head_dim]`.
-    fn split(&self, x: Tensor<3>, heads: usize) -> Tensor<4> {
+    fn split_heads(&self, x: Tensor<3>, heads: usize) -> Tensor<4> {
         let [batch, seq, _] = x.dims();
         x.reshape([batch, seq, heads, self.head_dim])
     }

@@ -1,24 +1,26 @@
-//! One layer of the stack: attention, then feed-forward, each with its norm and residual.
+//! A Transformer block: attention, then feed-forward, each with a norm and a residual connection.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-use crate::{Attention, FeedForward, Hook, ModelConfig, Norm, NormPlacement, Pass, Probe};
+use crate::{
+    Attention, FeedForward, ForwardContext, Hook, ModelConfig, Norm, NormPlacement, Probe,
+};
 
-/// One block of the stack.
+/// A Transformer block.
 #[derive(Module, Debug)]
 pub struct Block {
-    /// Before attention, or after it where norms stand after the sum.
+    /// Before attention, or after the residual sum with `NormPlacement::Post`.
     pub attention_norm: Option<Norm>,
     /// Masked multi-head attention.
     pub attention: Attention,
-    /// After attention and before the sum; sandwich norms only.
+    /// Between attention and the residual sum; sandwich norms only.
     pub attention_post_norm: Option<Norm>,
-    /// Before feed-forward, or after it.
+    /// Before feed-forward, or after the residual sum with `NormPlacement::Post`.
     pub feed_forward_norm: Option<Norm>,
-    /// The layer that works on each token by itself.
+    /// The feed-forward layer, if the model has one.
     pub feed_forward: Option<FeedForward>,
-    /// After feed-forward and before the sum; sandwich norms only.
+    /// Between feed-forward and the residual sum; sandwich norms only.
     pub feed_forward_post_norm: Option<Norm>,
     #[module(skip)]
     placement: NormPlacement,
@@ -47,110 +49,112 @@ impl Block {
         }
     }
 
-    /// `x + attention(norm(x))`, then `x + feed_forward(norm(x))`; `[batch, seq, d_model]` to the
-    /// same. With norms after the sum it is `norm(x + attention(x))`; a parallel block adds
-    /// `feed_forward(norm(x))` of the same `x`.
-    pub fn forward<P: Probe>(&self, x: Tensor<3>, pass: &mut Pass<'_, P>) -> Tensor<3> {
+    /// Computes `x + attention(norm(x))`, then `x + feed_forward(norm(x))`. `x` and the result are
+    /// `[batch, seq, d_model]`.
+    ///
+    /// With post-norm each step is `norm(x + f(x))`. In a parallel block, attention and feed-forward
+    /// read the same input.
+    pub fn forward<P: Probe>(&self, x: Tensor<3>, ctx: &mut ForwardContext<'_, P>) -> Tensor<3> {
         if self.parallel {
-            let read = x.clone();
-            let x = self.add_attention(x, pass);
-            return self.add_feed_forward(read, x, pass);
+            let input = x.clone();
+            let x = self.add_attention(x, ctx);
+            return self.add_feed_forward(input, x, ctx);
         }
-        let x = self.add_attention(x, pass);
-        self.add_feed_forward(x.clone(), x, pass)
+        let x = self.add_attention(x, ctx);
+        self.add_feed_forward(x.clone(), x, ctx)
     }
 
-    fn add_attention<P: Probe>(&self, x: Tensor<3>, pass: &mut Pass<'_, P>) -> Tensor<3> {
-        pass.see(Hook::ResidPre, &x);
-        let input = self.before(self.attention_norm.as_ref(), x.clone(), Hook::Ln1, pass);
-        let change = self.attention.forward(input, pass);
+    fn add_attention<P: Probe>(&self, x: Tensor<3>, ctx: &mut ForwardContext<'_, P>) -> Tensor<3> {
+        ctx.record(Hook::ResidPre, &x);
+        let input = self.pre_norm(self.attention_norm.as_ref(), x.clone(), Hook::Ln1, ctx);
+        let delta = self.attention.forward(input, ctx);
         let norm = self.attention_post_norm.as_ref();
-        let change = between(norm, change, Hook::RawAttnOut, pass);
-        pass.see(Hook::AttnOut, &change);
-        let change = pass.drop_some(Hook::AttnOut, change, self.dropout);
-        let sum = if self.residual { x + change } else { change };
+        let delta = sandwich_norm(norm, delta, Hook::RawAttnOut, ctx);
+        ctx.record(Hook::AttnOut, &delta);
+        let delta = ctx.dropout(Hook::AttnOut, delta, self.dropout);
+        let sum = if self.residual { x + delta } else { delta };
         let norm = self.attention_norm.as_ref();
-        self.after(norm, sum, [Hook::AttnSum, Hook::Ln1], pass)
+        self.post_norm(norm, sum, [Hook::AttnSum, Hook::Ln1], ctx)
     }
 
-    /// Adds `feed_forward(norm(read))` to `x`.
+    /// Adds `feed_forward(norm(input))` to `x`.
     fn add_feed_forward<P: Probe>(
         &self,
-        read: Tensor<3>,
+        input: Tensor<3>,
         x: Tensor<3>,
-        pass: &mut Pass<'_, P>,
+        ctx: &mut ForwardContext<'_, P>,
     ) -> Tensor<3> {
         let Some(feed_forward) = &self.feed_forward else {
-            pass.see(Hook::ResidPost, &x);
+            ctx.record(Hook::ResidPost, &x);
             return x;
         };
-        pass.see(Hook::ResidMid, &x);
+        ctx.record(Hook::ResidMid, &x);
         let norm = self.feed_forward_norm.as_ref();
-        let input = self.before(norm, read, Hook::Ln2, pass);
-        let change = feed_forward.forward(input, pass);
+        let input = self.pre_norm(norm, input, Hook::Ln2, ctx);
+        let delta = feed_forward.forward(input, ctx);
         let post_norm = self.feed_forward_post_norm.as_ref();
-        let change = between(post_norm, change, Hook::RawMlpOut, pass);
-        pass.see(Hook::MlpOut, &change);
-        let change = pass.drop_some(Hook::MlpOut, change, self.dropout);
-        let sum = if self.residual { x + change } else { change };
-        let x = self.after(norm, sum, [Hook::MlpSum, Hook::Ln2], pass);
-        pass.see(Hook::ResidPost, &x);
+        let delta = sandwich_norm(post_norm, delta, Hook::RawMlpOut, ctx);
+        ctx.record(Hook::MlpOut, &delta);
+        let delta = ctx.dropout(Hook::MlpOut, delta, self.dropout);
+        let sum = if self.residual { x + delta } else { delta };
+        let x = self.post_norm(norm, sum, [Hook::MlpSum, Hook::Ln2], ctx);
+        ctx.record(Hook::ResidPost, &x);
         x
     }
 
-    fn before<P: Probe>(
+    fn pre_norm<P: Probe>(
         &self,
         norm: Option<&Norm>,
         x: Tensor<3>,
         hook: Hook,
-        pass: &mut Pass<'_, P>,
+        ctx: &mut ForwardContext<'_, P>,
     ) -> Tensor<3> {
         match self.placement {
-            NormPlacement::Pre | NormPlacement::Sandwich => see_normalized(norm, x, hook, pass),
+            NormPlacement::Pre | NormPlacement::Sandwich => normalize(norm, x, hook, ctx),
             NormPlacement::Post => x,
         }
     }
 
-    fn after<P: Probe>(
+    fn post_norm<P: Probe>(
         &self,
         norm: Option<&Norm>,
         x: Tensor<3>,
         [sum, hook]: [Hook; 2],
-        pass: &mut Pass<'_, P>,
+        ctx: &mut ForwardContext<'_, P>,
     ) -> Tensor<3> {
         match self.placement {
             NormPlacement::Post => {
                 if norm.is_some() {
-                    pass.see(sum, &x);
+                    ctx.record(sum, &x);
                 }
-                see_normalized(norm, x, hook, pass)
+                normalize(norm, x, hook, ctx)
             }
             NormPlacement::Pre | NormPlacement::Sandwich => x,
         }
     }
 }
 
-/// Applies the norm, if there is one, and shows the result.
-fn see_normalized<P: Probe>(
+/// Applies `norm`, if there is one, and records the result.
+fn normalize<P: Probe>(
     norm: Option<&Norm>,
     x: Tensor<3>,
     hook: Hook,
-    pass: &mut Pass<'_, P>,
+    ctx: &mut ForwardContext<'_, P>,
 ) -> Tensor<3> {
     let Some(norm) = norm else { return x };
     let x = norm.forward(x);
-    pass.see(hook, &x);
+    ctx.record(hook, &x);
     x
 }
 
-/// A sandwich's second norm, between a sublayer and the sum; `hook` shows what it reads.
-fn between<P: Probe>(
+/// The norm between a sublayer and the residual sum, if there is one; records its input at `hook`.
+fn sandwich_norm<P: Probe>(
     norm: Option<&Norm>,
     x: Tensor<3>,
     hook: Hook,
-    pass: &mut Pass<'_, P>,
+    ctx: &mut ForwardContext<'_, P>,
 ) -> Tensor<3> {
     let Some(norm) = norm else { return x };
-    pass.see(hook, &x);
+    ctx.record(hook, &x);
     norm.forward(x)
 }

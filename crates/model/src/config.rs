@@ -1,4 +1,4 @@
-//! What a model is: one configuration that scales from StatQuest's two numbers to GPT-2 XL.
+//! The model configuration, from StatQuest's two-dimensional model to GPT-2 XL.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,10 +7,10 @@ use crate::{
     Position, RotaryConfig,
 };
 
-/// Far above any model that exists, and so that no count of parameters overflows.
-const MOST_TOKENS: usize = 1 << 24;
-const MOST_UNITS: usize = 1 << 20;
-const MOST_LAYERS: usize = 1 << 12;
+// Limits far above any existing model, so that parameter counts cannot overflow.
+const MAX_TOKENS: usize = 1 << 24;
+const MAX_WIDTH: usize = 1 << 20;
+const MAX_LAYERS: usize = 1 << 12;
 
 /// The architecture of a decoder-only Transformer.
 ///
@@ -19,79 +19,80 @@ const MOST_LAYERS: usize = 1 << 12;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelConfig {
-    /// Distinct tokens. 0 in a run's config means: as many as the tokenizer has.
+    /// Vocabulary size. 0 in a run's config means the tokenizer's vocabulary size.
     pub vocab_size: usize,
-    /// The longest sequence that the model sees at once, in tokens.
+    /// Maximum sequence length in tokens.
     pub context_length: usize,
-    /// Stacked blocks.
+    /// Number of blocks.
     pub n_layers: usize,
-    /// Attention heads of each block.
+    /// Attention heads in each block.
     pub n_heads: usize,
-    /// Key/value heads of each block; absent: as many as `n_heads`. Fewer is grouped-query
-    /// attention, one is multi-query attention (Ainslie et al. 2023, arXiv 2305.13245).
+    /// Key/value heads in each block; absent: `n_heads`. Fewer is grouped-query attention, one is
+    /// multi-query attention (Ainslie et al. 2023, arXiv 2305.13245).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub n_kv_heads: Option<usize>,
-    /// Numbers in each head's query and key; absent: `d_model / n_heads`.
+    /// Width of each head's queries and keys; absent: `d_model / n_heads`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head_dim: Option<usize>,
-    /// Numbers that represent one token between the layers.
+    /// Width of the residual stream.
     pub d_model: usize,
     /// Hidden units of the feed-forward layer; absent: `4 * d_model`, or for gated kinds
-    /// `8/3 * d_model` rounded up to a multiple of 8, which has as many parameters.
+    /// `8/3 * d_model` rounded up to a multiple of 8, which gives about as many parameters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub d_ff: Option<usize>,
-    /// How the model knows a token's place.
+    /// How token positions are encoded.
     pub position: Position,
-    /// Details of `position = "rotary"`.
+    /// Settings for `position = "rotary"`.
     pub rotary: RotaryConfig,
-    /// Which normalization, if any.
+    /// The kind of normalization, if any.
     pub norm: NormKind,
-    /// Added to the variance (or mean square) inside the norm.
+    /// Added to the variance (or mean square) in each norm.
     pub norm_eps: f64,
-    /// Norm before each sublayer with one at the end (GPT-2), or after each residual sum
-    /// (Vaswani et al. 2017).
+    /// Whether norms are before each sublayer (GPT-2), after each residual sum (Vaswani et al. 2017)
+    /// or on both sides of each sublayer (Gemma 2).
     pub norm_placement: NormPlacement,
-    /// Which feed-forward layer, if any.
+    /// The kind of feed-forward layer, if any.
     pub feed_forward: FeedForwardKind,
     /// Which groups of layers have biases.
     pub bias: BiasConfig,
-    /// The output layer reuses the token embedding's weights.
+    /// Whether the output layer shares the token embedding's weights.
     pub tied_head: bool,
-    /// Multiply the joined heads by an output matrix (Vaswani et al. 2017's `W_O`). Off only where
-    /// the heads join to `d_model` numbers: `StatQuest`'s model has none.
+    /// Multiply the concatenated heads by an output matrix (`W_O` of Vaswani et al. 2017). `StatQuest`'s
+    /// model has none. Without it, `n_heads * head_dim` must equal `d_model`.
     pub output_projection: bool,
-    /// RMS-normalize each head's query and key before positions are applied
+    /// RMS-normalize each head's query and key before rotary positions are applied
     /// (Henry et al. 2020, arXiv 2010.04245; with Qwen3's learned scale).
     pub qk_norm: bool,
-    /// Every norm multiplies by `1 + weight` instead of `weight` (Gemma).
+    /// Norms multiply by `1 + weight` instead of `weight` (Gemma).
     #[serde(skip_serializing_if = "is_off")]
     pub norm_unit_offset: bool,
-    /// The token embedding is multiplied by this; absent: 1. Gemma's is `sqrt(d_model)`.
+    /// Factor on the token embedding; absent: 1. Gemma uses `sqrt(d_model)`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub embedding_scale: Option<f64>,
-    /// Similarities are divided by the square root of this; absent: `head_dim`. Gemma 2 calls it
-    /// `query_pre_attn_scalar`.
+    /// Attention scores are divided by the square root of this; absent: `head_dim`. Hugging Face
+    /// calls it `query_pre_attn_scalar`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score_width: Option<f64>,
-    /// Squash similarities into (-c, c) by `c * tanh(scores / c)` before the softmax (Gemma 2).
+    /// Limit attention scores to (-c, c) by `c * tanh(scores / c)` before the softmax (Gemma 2).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score_soft_cap: Option<f64>,
-    /// Attention and feed-forward both read the block's input, and both results are added to it:
+    /// Attention and feed-forward both read the block's input:
     /// `x + attention(norm(x)) + feed_forward(norm(x))` (GPT-J, GPT-NeoX).
     #[serde(skip_serializing_if = "is_off")]
     pub parallel: bool,
-    /// Squash logits into (-c, c) by `c * tanh(logits / c)` (Gemma 2).
+    /// Limit logits to (-c, c) by `c * tanh(logits / c)` (Gemma 2).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logit_soft_cap: Option<f64>,
-    /// Sliding windows in tokens, one for each layer, repeated in a cycle; 0 is the whole context.
-    /// Empty: every layer sees the whole context. A window of `w` sees the token itself and the
-    /// `w - 1` before it (Mistral's count).
+    /// Sliding window of each layer in tokens, repeated in a cycle; 0 is the whole context, as is an
+    /// empty list. A window of `w` covers the token itself and the `w - 1` before it (as Mistral
+    /// counts).
     pub windows: Vec<usize>,
     /// Dropout rates, in training only.
     pub dropout: DropoutConfig,
-    /// Residual connections around attention and feed-forward. Off only to see what they do.
+    /// Residual connections around attention and feed-forward. Turn them off only to study their
+    /// effect.
     pub residual: bool,
-    /// How weights start.
+    /// Weight initialization.
     pub init: InitConfig,
 }
 
@@ -131,18 +132,18 @@ impl Default for ModelConfig {
 }
 
 impl ModelConfig {
-    /// Key/value heads, with the default filled in.
+    /// Number of key/value heads, with the default filled in.
     pub fn kv_heads(&self) -> usize {
         self.n_kv_heads.unwrap_or(self.n_heads)
     }
 
-    /// Numbers in each head's query and key, with the default filled in.
+    /// Width of each head's queries and keys, with the default filled in.
     pub fn head_dim(&self) -> usize {
         self.head_dim
             .unwrap_or_else(|| self.d_model / self.n_heads.max(1))
     }
 
-    /// Hidden units of the feed-forward layer, with the default filled in; 0 without one.
+    /// Hidden units of the feed-forward layer, with the default filled in; 0 without such a layer.
     pub fn d_ff(&self) -> usize {
         if self.feed_forward == FeedForwardKind::None {
             return 0;
@@ -165,68 +166,68 @@ impl ModelConfig {
         (window > 0 && window < self.context_length).then_some(window)
     }
 
-    /// Whether a norm stands between the last block and the output layer.
+    /// Whether there is a norm between the last block and the output layer.
     pub fn has_final_norm(&self) -> bool {
         self.norm != NormKind::None && self.norm_placement != NormPlacement::Post
     }
 
-    /// Whether each sublayer's result is normalized by a norm of its own.
+    /// Whether a second norm normalizes the output of each sublayer.
     pub fn has_sandwich_norms(&self) -> bool {
         self.norm != NormKind::None && self.norm_placement == NormPlacement::Sandwich
     }
 
-    /// Factor on the similarities of queries and keys.
+    /// Scale of the attention scores.
     pub fn score_scale(&self) -> f64 {
         let width = self.score_width.unwrap_or(self.head_dim() as f64);
-        let grows = match self.position {
+        let attention_factor = match self.position {
             Position::Rotary => self.rotary.attention_factor(),
             _ => 1.0,
         };
-        grows * grows / width.sqrt()
+        attention_factor * attention_factor / width.sqrt()
     }
 
-    /// Whether `layer` turns by [`RotaryConfig::local_base`](RotaryConfig): those with a sliding
-    /// window do, where there is one.
+    /// Whether `layer` uses [`RotaryConfig::local_base`](RotaryConfig): layers with a sliding window
+    /// do if it is set.
     pub fn is_local(&self, layer: usize) -> bool {
         self.rotary.local_base.is_some()
             && !self.windows.is_empty()
             && self.windows[layer % self.windows.len()] > 0
     }
 
-    /// Checks that the fields describe a model that can be built.
+    /// Checks that the fields describe a valid model.
     ///
     /// # Errors
-    /// [`ModelError::Config`] that names the first key at fault and a value that would do.
+    /// [`ModelError::Config`] with the first invalid key and a valid value.
     pub fn validate(&self) -> Result<(), ModelError> {
         self.check_sizes()?;
         self.check_heads()?;
-        self.check_numbers()?;
+        self.check_values()?;
         self.rotary.validate(self.position, self.head_dim())
     }
 
     fn check_sizes(&self) -> Result<(), ModelError> {
         let sizes = [
-            ("vocab_size", self.vocab_size, MOST_TOKENS),
-            ("context_length", self.context_length, MOST_TOKENS),
-            ("n_layers", self.n_layers, MOST_LAYERS),
-            ("n_heads", self.n_heads, MOST_UNITS),
-            ("n_kv_heads", self.kv_heads(), MOST_UNITS),
-            ("d_model", self.d_model, MOST_UNITS),
+            ("vocab_size", self.vocab_size, MAX_TOKENS),
+            ("context_length", self.context_length, MAX_TOKENS),
+            ("n_layers", self.n_layers, MAX_LAYERS),
+            ("n_heads", self.n_heads, MAX_WIDTH),
+            ("n_kv_heads", self.kv_heads(), MAX_WIDTH),
+            ("d_model", self.d_model, MAX_WIDTH),
         ];
         for (key, value, limit) in sizes {
             if value == 0 || value > limit {
                 return Err(ModelError::config(
                     key,
                     format!("{value} is outside 1..={limit}"),
-                    format!("set {key} to a positive size"),
+                    format!("set {key} to a value in that range"),
                 ));
             }
         }
-        if self.feed_forward != FeedForwardKind::None && !(1..=MOST_UNITS).contains(&self.d_ff()) {
+        if self.feed_forward != FeedForwardKind::None && !(1..=MAX_WIDTH).contains(&self.d_ff()) {
             return Err(ModelError::config(
                 "d_ff",
-                format!("{} is outside 1..={MOST_UNITS}", self.d_ff()),
-                "leave d_ff out for the usual size",
+                format!("{} is outside 1..={MAX_WIDTH}", self.d_ff()),
+                "leave d_ff out for the default",
             ));
         }
         Ok(())
@@ -257,36 +258,36 @@ impl ModelConfig {
                 format!("use n_kv_heads = {divisor}"),
             ));
         }
-        let joined = n_heads * self.head_dim();
-        if !self.output_projection && joined != self.d_model {
+        let concatenated_width = n_heads * self.head_dim();
+        if !self.output_projection && concatenated_width != self.d_model {
             return Err(ModelError::config(
                 "output_projection",
                 format!(
-                    "without it the heads join to {joined} numbers, not d_model = {}",
+                    "without it the concatenated heads have {concatenated_width} elements, not d_model = {}",
                     self.d_model
                 ),
                 "leave output_projection on, or leave head_dim out",
             ));
         }
-        let turns_all = self.rotary.width.is_none();
-        if self.position == Position::Rotary && turns_all && !self.head_dim().is_multiple_of(2) {
+        let rotates_all = self.rotary.width.is_none();
+        if self.position == Position::Rotary && rotates_all && !self.head_dim().is_multiple_of(2) {
             return Err(ModelError::config(
                 "head_dim",
                 format!(
-                    "rotary positions turn pairs of numbers, and head_dim = {} is odd",
+                    "rotary positions rotate pairs of elements, but head_dim = {} is odd",
                     self.head_dim()
                 ),
-                "use an even head_dim or another position",
+                "use an even head_dim or another kind of position",
             ));
         }
         Ok(())
     }
 
-    fn check_numbers(&self) -> Result<(), ModelError> {
+    fn check_values(&self) -> Result<(), ModelError> {
         if !(self.norm_eps.is_finite() && self.norm_eps >= 0.0) {
             return Err(ModelError::config(
                 "norm_eps",
-                format!("{} is not a small positive number", self.norm_eps),
+                format!("{} is negative or not finite", self.norm_eps),
                 "the usual value is 1e-5",
             ));
         }
@@ -314,7 +315,7 @@ impl ModelConfig {
         if self.parallel && self.norm_placement == NormPlacement::Post {
             return Err(ModelError::config(
                 "parallel",
-                "with norms after each residual sum there is no second sum to normalize",
+                "a parallel block has one residual sum, but norm_placement = \"post\" needs two",
                 "use norm_placement = \"pre\", or leave parallel out",
             ));
         }
@@ -323,17 +324,17 @@ impl ModelConfig {
     }
 }
 
-/// For fields that are written only where they are on: records without them stay as they were.
+/// Skips fields that are off, so that the files of older models stay the same.
 #[allow(clippy::trivially_copy_pass_by_ref)] // Serde's signature.
 fn is_off(flag: &bool) -> bool {
     !flag
 }
 
-/// The divisor of `n` that lies nearest to `wanted`.
-fn nearest_divisor(n: usize, wanted: usize) -> usize {
-    (1..=n.min(4 * wanted.max(1)))
+/// The divisor of `n` that is closest to `target`.
+fn nearest_divisor(n: usize, target: usize) -> usize {
+    (1..=n.min(4 * target.max(1)))
         .filter(|d| n.is_multiple_of(*d))
-        .min_by_key(|d| d.abs_diff(wanted))
+        .min_by_key(|d| d.abs_diff(target))
         .unwrap_or(1)
 }
 
@@ -349,12 +350,12 @@ mod tests {
     }
 
     #[test]
-    fn defaults_describe_a_model() {
+    fn the_default_config_is_valid() {
         assert!(config().validate().is_ok());
     }
 
     #[test]
-    fn heads_that_do_not_divide_are_named_with_a_fix() {
+    fn indivisible_heads_are_rejected_with_a_fix() {
         let bad = ModelConfig {
             n_heads: 5,
             ..config()
@@ -370,13 +371,13 @@ mod tests {
     }
 
     #[test]
-    fn unknown_keys_are_refused() {
+    fn unknown_keys_are_rejected() {
         let parsed = serde_json::from_str::<ModelConfig>(r#"{"n_layer": 3}"#);
         assert!(parsed.is_err_and(|e| e.to_string().contains("n_layer")));
     }
 
     #[test]
-    fn windows_cycle_over_the_layers() {
+    fn windows_cycle_over_layers() {
         let config = ModelConfig {
             windows: vec![8, 8, 0],
             ..config()

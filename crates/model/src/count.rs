@@ -1,26 +1,26 @@
-//! How large a model is: parameters, arithmetic and memory, from the configuration alone.
+//! Parameters, floating-point operations and memory of a model, computed from its configuration.
 
 use crate::{ModelConfig, weights::layout};
 
-/// Parameters of a model by part.
+/// Number of parameters of a model, by part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Word embedding.
+pub struct ParameterCounts {
+    /// Token embedding.
     pub token_embedding: usize,
     /// Learned position embedding.
     pub position_embedding: usize,
-    /// Attention of all blocks.
+    /// Attention in all blocks.
     pub attention: usize,
-    /// Feed-forward of all blocks.
+    /// Feed-forward in all blocks.
     pub feed_forward: usize,
     /// All norms.
     pub norm: usize,
-    /// The output layer's own weights and bias; its weights count under the embedding where tied.
+    /// Weights and bias of the output layer. Tied weights count as token embedding.
     pub head: usize,
 }
 
-impl Counts {
-    /// All parameters.
+impl ParameterCounts {
+    /// Total number of parameters.
     pub fn total(&self) -> usize {
         self.token_embedding
             + self.position_embedding
@@ -31,31 +31,31 @@ impl Counts {
     }
 }
 
-/// Bytes that training takes, by part, for 4-byte floats.
+/// Bytes of memory that training takes, by part, with 4-byte floats.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryEstimate {
     /// The weights.
     pub weights: usize,
-    /// Their gradients.
+    /// The gradients.
     pub gradients: usize,
     /// The optimizer's moments.
     pub optimizer: usize,
-    /// Values kept from the forward for the backward pass, and the largest temporaries.
+    /// Values saved for the backward pass, and the largest temporaries.
     pub activations: usize,
 }
 
 impl MemoryEstimate {
-    /// All parts.
+    /// Total number of bytes.
     pub fn total(&self) -> usize {
-        let certain = self.weights + self.gradients + self.optimizer;
-        certain.saturating_add(self.activations)
+        let state = self.weights + self.gradients + self.optimizer;
+        state.saturating_add(self.activations)
     }
 }
 
 impl ModelConfig {
-    /// Parameters by part.
-    pub fn counts(&self) -> Counts {
-        let mut counts = Counts::default();
+    /// Number of parameters, by part.
+    pub fn parameter_counts(&self) -> ParameterCounts {
+        let mut counts = ParameterCounts::default();
         for (name, shape) in layout(self) {
             let n: usize = shape.iter().product();
             let part = if name.contains("norm") {
@@ -78,10 +78,10 @@ impl ModelConfig {
 
     /// Floating-point operations of one token's forward pass in a sequence of `seq` tokens.
     ///
-    /// Two for each weight that multiplies (the output layer included, the embedding look-up not),
-    /// and four for each head's number and visible token: similarities and weighted values. Every
-    /// token is counted as looking at `seq` others, as in `PaLM`'s appendix B (Chowdhery et al.
-    /// 2022), windows taken into account.
+    /// Two for each weight in a matrix product (including the output layer, excluding the embedding
+    /// lookup), and four for each element of each head and visible token: scores and weighted values.
+    /// Every token is assumed to attend to `seq` tokens, as in appendix B of `PaLM` (Chowdhery et al.
+    /// 2022), or to its window if that is smaller.
     pub fn forward_flops(&self, seq: usize) -> usize {
         let matrices: usize = layout(self)
             .iter()
@@ -95,14 +95,14 @@ impl ModelConfig {
         2 * (matrices + head) + 4 * self.n_heads * self.head_dim() * visible
     }
 
-    /// Floating-point operations of one token's training step: three forward passes' worth.
+    /// Floating-point operations of one token's training step: three times the forward pass.
     pub fn training_flops(&self, seq: usize) -> usize {
         3 * self.forward_flops(seq)
     }
 
-    /// Bytes that training takes with micro-batches of `batch` sequences of `seq` tokens and an
-    /// optimizer that keeps `moments` numbers for each parameter. With `recompute` one block's
-    /// activations are kept at a time, and the input of each.
+    /// Estimates the memory that training takes, with micro-batches of `batch` sequences of `seq`
+    /// tokens and an optimizer with `moments` values per parameter. With `recompute`, only the input
+    /// of each block and the activations of one block are in memory at a time.
     pub fn training_memory(
         &self,
         batch: usize,
@@ -110,13 +110,13 @@ impl ModelConfig {
         moments: usize,
         recompute: bool,
     ) -> MemoryEstimate {
-        let bytes = 4 * self.counts().total();
+        let bytes = 4 * self.parameter_counts().total();
         let tokens = batch * seq;
         let (d, d_ff) = (self.d_model, self.d_ff());
         let d_q = self.n_heads * self.head_dim();
         let d_kv = self.kv_heads() * self.head_dim();
-        // What Burn's autodiff keeps of each operation: inputs of products, norms' centered and
-        // scaled values, attention's scores before and after softmax, activations' inputs.
+        // What Burn's autodiff saves: inputs of products, the centered and scaled values of norms,
+        // scores before and after the softmax, inputs of activations.
         let scores = 4 * self.n_heads * seq;
         let hidden_copies = if self.feed_forward.is_gated() { 4 } else { 3 };
         let layer = 10 * d + 3 * d_q + 3 * d_kv + hidden_copies * d_ff + scores;
@@ -140,7 +140,7 @@ mod tests {
     use crate::presets;
 
     #[test]
-    fn gpt2_sizes_have_their_published_parameter_counts() {
+    fn gpt2_sizes_have_the_published_parameter_counts() {
         let counts = [
             (presets::gpt2(12, 12, 768), 124_439_808),
             (presets::gpt2(24, 16, 1024), 354_823_168),
@@ -148,15 +148,15 @@ mod tests {
             (presets::gpt2(48, 25, 1600), 1_557_611_200),
         ];
         for (config, parameters) in counts {
-            assert_eq!(config.counts().total(), parameters);
+            assert_eq!(config.parameter_counts().total(), parameters);
         }
     }
 
     #[test]
-    fn nanogpt_character_models_have_their_parameter_counts() {
-        let large = presets::shakespeare_char(65).counts();
+    fn nanogpt_char_models_have_the_known_parameter_counts() {
+        let large = presets::shakespeare_char(65).parameter_counts();
         assert_eq!(large.total() - large.position_embedding, 10_646_784);
-        let small = presets::shakespeare_char_cpu(65).counts();
+        let small = presets::shakespeare_char_cpu(65).parameter_counts();
         assert_eq!(small.total() - small.position_embedding, 795_904);
     }
 }

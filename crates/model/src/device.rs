@@ -1,7 +1,7 @@
-//! Where a model runs, chosen by name while the program runs.
+//! Devices, chosen by name at run time.
 //!
-//! Burn's GPU devices are lazy: making one never fails, the first operation panics. So every device
-//! is opened here with a small calculation, and what goes wrong becomes a sentence.
+//! Burn's GPU devices are lazy: creating one never fails, but its first operation may panic. Every
+//! device is therefore tested with a small computation when it is opened, and failures become errors.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,17 +13,17 @@ use burn::tensor::{Device, Tensor};
 
 use crate::ModelError;
 
-/// A device as a user names it.
+/// The name of a device, as given by the user.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum DeviceName {
-    /// A working discrete GPU, else `flex`.
+    /// A working discrete GPU, or `flex` if there is none.
     #[default]
     Auto,
     /// The CPU, through Burn's flex backend: the default.
     Flex,
     /// The CPU, through Burn's ndarray backend.
     NdArray,
-    /// A GPU through wgpu, on a graphics API of the system's choice or a named one.
+    /// A GPU through wgpu, with the given graphics API and adapter.
     Wgpu(GraphicsApi, Adapter),
     /// An NVIDIA GPU by its index, through CUDA.
     Cuda(usize),
@@ -31,21 +31,21 @@ pub enum DeviceName {
     Rocm(usize),
 }
 
-/// Which graphics API wgpu uses.
+/// The graphics API that wgpu uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GraphicsApi {
-    /// The system's own: Vulkan, Metal or DirectX 12.
+    /// The system's default: Vulkan, Metal or DirectX 12.
     Auto,
-    /// Vulkan and no other.
+    /// Only Vulkan.
     Vulkan,
-    /// Metal and no other.
+    /// Only Metal.
     Metal,
 }
 
-/// Which of several adapters.
+/// Which adapter wgpu uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Adapter {
-    /// The first discrete GPU, else an integrated one, else a virtual one. Never software.
+    /// The first discrete GPU, otherwise an integrated one, otherwise a virtual one; never software.
     Best,
     /// The n-th GPU, discrete ones first.
     Nth(usize),
@@ -56,9 +56,9 @@ pub enum Adapter {
 /// One device of this machine.
 #[derive(Clone, Debug)]
 pub struct DeviceInfo {
-    /// What to pass as `--device`.
+    /// The value for `--device`.
     pub name: DeviceName,
-    /// What the hardware calls itself.
+    /// The name that the hardware reports.
     pub description: String,
 }
 
@@ -92,28 +92,28 @@ impl FromStr for DeviceName {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let unknown = || ModelError::Device {
             name: text.to_string(),
-            problem: "there is no device of that name".to_string(),
+            problem: "no such device".to_string(),
             hint: "use auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda or \
-                   rocm; `nextword devices` lists what this machine has"
+                   rocm; `nextword devices` lists the devices of this machine"
                 .to_string(),
         };
-        let (kind, place) = match text.split_once(':') {
-            Some((kind, place)) => (kind, Some(place)),
+        let (kind, suffix) = match text.split_once(':') {
+            Some((kind, suffix)) => (kind, Some(suffix)),
             None => (text, None),
         };
-        let index = || match place {
+        let index = || match suffix {
             None => Ok(0),
-            Some(place) => place.parse().map_err(|_| unknown()),
+            Some(suffix) => suffix.parse().map_err(|_| unknown()),
         };
-        let adapter = || match place {
+        let adapter = || match suffix {
             None => Ok(Adapter::Best),
             Some("software") => Ok(Adapter::Software),
-            Some(place) => place.parse().map(Adapter::Nth).map_err(|_| unknown()),
+            Some(suffix) => suffix.parse().map(Adapter::Nth).map_err(|_| unknown()),
         };
         match kind {
-            "auto" if place.is_none() => Ok(Self::Auto),
-            "flex" | "cpu" if place.is_none() => Ok(Self::Flex),
-            "ndarray" if place.is_none() => Ok(Self::NdArray),
+            "auto" if suffix.is_none() => Ok(Self::Auto),
+            "flex" | "cpu" if suffix.is_none() => Ok(Self::Flex),
+            "ndarray" if suffix.is_none() => Ok(Self::NdArray),
             "wgpu" => Ok(Self::Wgpu(GraphicsApi::Auto, adapter()?)),
             "vulkan" => Ok(Self::Wgpu(GraphicsApi::Vulkan, adapter()?)),
             "metal" => Ok(Self::Wgpu(GraphicsApi::Metal, adapter()?)),
@@ -125,10 +125,11 @@ impl FromStr for DeviceName {
 }
 
 impl DeviceName {
-    /// Opens the device and makes sure that it calculates.
+    /// Opens the device and tests it with a small computation.
     ///
     /// # Errors
-    /// [`ModelError::Device`] if this build or this machine does not have it, or it does not work.
+    /// [`ModelError::Device`] if this build does not support the device, this machine does not have it,
+    /// or it does not work.
     pub fn open(&self) -> Result<Device, ModelError> {
         let mut opened = opened();
         if let Some(device) = opened.get(self) {
@@ -158,7 +159,7 @@ impl DeviceName {
         }
     }
 
-    /// The error for a backend that this build leaves out.
+    /// The error for a backend that this build does not include.
     #[allow(dead_code)] // Not used where every backend is compiled in.
     fn not_built(&self, feature: &str) -> ModelError {
         self.error(
@@ -168,7 +169,7 @@ impl DeviceName {
     }
 }
 
-/// Every device that this build can use on this machine, software adapters last. Opens each.
+/// Lists the devices that this build can use on this machine, software adapters last. Opens each.
 pub fn list_devices() -> Vec<DeviceInfo> {
     let mut found = Vec::new();
     for (name, open) in [
@@ -185,7 +186,7 @@ pub fn list_devices() -> Vec<DeviceInfo> {
     found
 }
 
-/// Devices opened so far: wgpu can open each only once in a process.
+/// The open devices. wgpu can open each only once in a process.
 fn opened() -> MutexGuard<'static, HashMap<DeviceName, Device>> {
     static OPENED: OnceLock<Mutex<HashMap<DeviceName, Device>>> = OnceLock::new();
     OPENED
@@ -221,9 +222,9 @@ fn ndarray() -> Result<Device, ModelError> {
     Err(DeviceName::NdArray.not_built("ndarray"))
 }
 
-/// Runs `work`, turning a panic into its message and keeping it off the terminal.
+/// Runs `work` and returns the message of a panic as an error, without printing it.
 #[allow(dead_code)] // Only GPU backends panic.
-fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     let result = catch_unwind(AssertUnwindSafe(work));
@@ -233,21 +234,21 @@ fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
             .downcast_ref::<String>()
             .cloned()
             .or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string))
-            .unwrap_or_else(|| "it panicked".to_string())
+            .unwrap_or_else(|| "the backend panicked".to_string())
     })
 }
 
-/// Whether `device` adds one and one.
-#[allow(dead_code)] // Only GPU backends need asking.
-fn calculates(device: &Device) -> Result<(), String> {
-    let sum = quietly(|| {
+/// Tests `device` with a small computation.
+#[allow(dead_code)] // Only GPU backends are tested.
+fn self_test(device: &Device) -> Result<(), String> {
+    let sum = catch_panic(|| {
         Tensor::<1>::ones([2], device)
             .sum()
             .try_into_scalar::<f32>()
     })?;
     match sum {
         Ok(2.0) => Ok(()),
-        Ok(sum) => Err(format!("it adds 1 and 1 to {sum}")),
+        Ok(sum) => Err(format!("its self-test failed: 1 + 1 gave {sum}")),
         Err(e) => Err(e.to_string()),
     }
 }
@@ -260,7 +261,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_read_as_they_are_written() {
+    fn device_names_round_trip() {
         for name in [
             "auto",
             "flex",

@@ -1,8 +1,8 @@
-//! Dropout whose mask is a pure function of (seed, step, place).
+//! Dropout whose mask is a pure function of the seed, the step and the element's index.
 //!
-//! Burn's own dropout draws from one global generator per backend, whose state cannot be saved. Here
-//! nothing has to be saved: a resumed run, another backend and another split into micro-batches
-//! all see the same masks.
+//! Burn's own dropout uses one global generator per backend, whose state cannot be saved. This one
+//! has no state: a resumed run, another backend and another split into micro-batches all get the
+//! same masks.
 
 use burn::tensor::Tensor;
 use nextword_kernels::{AttentionDropout, CounterRng, DropoutMask};
@@ -10,15 +10,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ModelError, Site};
 
-/// Dropout rates (Srivastava et al. 2014): the share of numbers set to zero in training.
+/// Dropout rates (Srivastava et al. 2014): the probability of zeroing an element in training.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DropoutConfig {
-    /// On the sum of word embedding and position encoding.
+    /// On the sum of token embedding and position encoding.
     pub embedding: f64,
-    /// On the attention percentages.
+    /// On the attention weights.
     pub attention: f64,
-    /// On what attention and feed-forward add to the residual stream.
+    /// On the outputs of attention and feed-forward, before they are added to the residual stream.
     pub residual: f64,
 }
 
@@ -28,8 +28,8 @@ impl DropoutConfig {
             if !(0.0..1.0).contains(&rate) {
                 return Err(ModelError::config(
                     "dropout",
-                    format!("{rate} is not a rate"),
-                    "use a number from 0.0 up to, but not, 1.0",
+                    format!("{rate} is not a dropout rate"),
+                    "use a value of at least 0.0 and less than 1.0",
                 ));
             }
         }
@@ -37,18 +37,18 @@ impl DropoutConfig {
     }
 }
 
-/// Which dropout masks a forward pass uses.
+/// The dropout masks of a forward pass.
 #[derive(Clone, Copy, Debug, Default)]
 pub enum Dropout {
-    /// None: inference and validation.
+    /// No dropout: inference and validation.
     #[default]
     Off,
     /// Training.
     On {
-        /// The stream of this training step.
+        /// The random stream of this training step.
         rng: CounterRng,
-        /// Number of the first sequence of this micro-batch within the step, so that two
-        /// micro-batches of 8 are masked like one batch of 16.
+        /// Index of this micro-batch's first sequence within the step, so that two micro-batches of
+        /// 8 get the same masks as one batch of 16.
         first_sequence: usize,
     },
 }
@@ -62,8 +62,8 @@ impl Dropout {
         }
     }
 
-    /// Sets a share `rate` of `x` (any shape, first axis the batch) to zero and scales the rest by
-    /// `1 / (1 - rate)`.
+    /// Zeroes elements of `x` (any shape, batch first) with probability `rate` and scales the rest
+    /// by `1 / (1 - rate)`.
     pub(crate) fn apply<const D: usize>(self, x: Tensor<D>, rate: f64, site: Site) -> Tensor<D> {
         let Self::On {
             rng,
@@ -75,21 +75,21 @@ impl Dropout {
         let shape = x.dims();
         let row: usize = shape[1..].iter().product();
         let mask = DropoutMask {
-            rng: rng.stream(site.number()),
+            rng: rng.stream(site.stream_id()),
             rate,
             first: (first_sequence * row) as u64,
         };
         nextword_kernels::dropout(x, mask)
     }
 
-    /// The same on attention's percentages.
-    pub(crate) fn on_attention(self, rate: f64, site: Site) -> Option<AttentionDropout> {
+    /// The mask for attention weights, which the attention kernel applies.
+    pub(crate) fn for_attention(self, rate: f64, site: Site) -> Option<AttentionDropout> {
         match self {
             Self::On {
                 rng,
                 first_sequence,
             } if rate > 0.0 => Some(AttentionDropout {
-                rng: rng.stream(site.number()),
+                rng: rng.stream(site.stream_id()),
                 rate,
                 first_sequence: first_sequence as u64,
             }),

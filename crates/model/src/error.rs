@@ -1,4 +1,4 @@
-//! What can go wrong in this crate, as sentences with the facts in them.
+//! The errors of this crate.
 
 use std::path::PathBuf;
 
@@ -6,28 +6,28 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// A configuration that describes no model. `key` is the offending field of
+    /// An invalid configuration. `key` is the offending field of
     /// [`ModelConfig`](crate::ModelConfig).
     #[error("model.{key}: {problem}; hint: {hint}")]
     Config {
-        /// The field at fault.
+        /// The offending field.
         key: &'static str,
-        /// What is wrong, with the numbers.
+        /// What is wrong, with the values.
         problem: String,
-        /// What would mend it.
+        /// How to fix it.
         hint: String,
     },
 
-    /// Weights that do not fit the configuration: every difference in one message.
-    #[error("{path}: the weights do not fit the model's config:\n{}", .problems.join("\n"))]
+    /// Weights that do not match the configuration: every difference in one message.
+    #[error("{path}: the weights do not match the model's config:\n{}", .problems.join("\n"))]
     Mismatch {
-        /// The weights' file.
+        /// The weights file.
         path: PathBuf,
-        /// One line for each missing, unused or misshapen tensor.
+        /// One line for each tensor that is missing, unexpected or of the wrong shape.
         problems: Vec<String>,
     },
 
-    /// A weights or record file that cannot be understood.
+    /// A file of a model folder with invalid contents.
     #[error("{path}: {problem}")]
     Format {
         /// The file.
@@ -41,20 +41,20 @@ pub enum ModelError {
     Io {
         /// The file.
         path: PathBuf,
-        /// `read`, `write` or the like.
+        /// What was attempted: `read`, `write` or the like.
         action: &'static str,
         /// The operating system's reason.
         source: std::io::Error,
     },
 
-    /// A device that is not there or does not work.
+    /// A device that does not exist or does not work.
     #[error("device `{name}` cannot be used: {problem}; hint: {hint}")]
     Device {
-        /// The name that was asked for.
+        /// The requested name.
         name: String,
-        /// Why not, and what was found instead.
+        /// What is wrong, and which devices were found.
         problem: String,
-        /// What would mend it.
+        /// How to fix it.
         hint: String,
     },
 }

@@ -1,18 +1,18 @@
-//! The layer that works on each token by itself.
+//! The position-wise feed-forward layer (MLP).
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use nextword_kernels::Activation;
 use serde::{Deserialize, Serialize};
 
-use crate::linear::{Linear, project, zero_linear};
-use crate::{Hook, ModelConfig, Pass, Probe};
+use crate::linear::{Linear, zero_linear};
+use crate::{ForwardContext, Hook, ModelConfig, Probe};
 
 /// Which feed-forward layer a block has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FeedForwardKind {
-    /// None: attention only, as in StatQuest's model.
+    /// No feed-forward layer, as in StatQuest's model.
     None,
     /// `gelu(x) = x * Phi(x)`, exact (Hendrycks and Gimpel 2016, arXiv 1606.08415).
     #[default]
@@ -34,7 +34,7 @@ pub enum FeedForwardKind {
 }
 
 impl FeedForwardKind {
-    /// Whether a gate scales the hidden units, which takes a third matrix.
+    /// Whether a third matrix computes a gate that multiplies the hidden units.
     pub fn is_gated(self) -> bool {
         matches!(self, Self::Swiglu | Self::Geglu | Self::GegluTanh)
     }
@@ -53,7 +53,7 @@ impl FeedForwardKind {
 /// `down(activation(up(x)))`, or gated: `down(activation(gate(x)) * up(x))`.
 #[derive(Module, Debug)]
 pub struct FeedForward {
-    /// `[d_model, d_ff]`, gated kinds only.
+    /// `[d_model, d_ff]`; gated kinds only.
     pub gate: Option<Linear>,
     /// `[d_model, d_ff]`.
     pub up: Linear,
@@ -64,7 +64,7 @@ pub struct FeedForward {
 }
 
 impl FeedForward {
-    /// The layer that `config` asks for; `None` if it asks for none.
+    /// The layer that `config` describes, if any.
     pub(crate) fn new(config: &ModelConfig, device: &Device) -> Option<Self> {
         let (d_model, d_ff, bias) = (config.d_model, config.d_ff(), config.bias.feed_forward);
         let kind = config.feed_forward;
@@ -78,23 +78,23 @@ impl FeedForward {
         })
     }
 
-    /// `[batch, seq, d_model]` to the same.
-    pub fn forward<P: Probe>(&self, x: Tensor<3>, pass: &mut Pass<'_, P>) -> Tensor<3> {
+    /// `[batch, seq, d_model]` to `[batch, seq, d_model]`.
+    pub fn forward<P: Probe>(&self, x: Tensor<3>, ctx: &mut ForwardContext<'_, P>) -> Tensor<3> {
         let hidden = match &self.gate {
             Some(gate) => {
-                let gate = project(gate, x.clone());
-                let up = project(&self.up, x);
-                pass.see(Hook::MlpPre, &gate);
-                pass.see(Hook::MlpPreLinear, &up);
+                let gate = gate.forward(x.clone());
+                let up = self.up.forward(x);
+                ctx.record(Hook::MlpPre, &gate);
+                ctx.record(Hook::MlpPreLinear, &up);
                 nextword_kernels::gate(self.kind.activation(), gate, up)
             }
             None => {
-                let up = project(&self.up, x);
-                pass.see(Hook::MlpPre, &up);
+                let up = self.up.forward(x);
+                ctx.record(Hook::MlpPre, &up);
                 nextword_kernels::activate(self.kind.activation(), up)
             }
         };
-        pass.see(Hook::MlpPost, &hidden);
-        project(&self.down, hidden)
+        ctx.record(Hook::MlpPost, &hidden);
+        self.down.forward(hidden)
     }
 }

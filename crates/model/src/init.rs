@@ -1,7 +1,7 @@
-//! How weights start: GPT-2's way, from a counter-based generator.
+//! Weight initialization as in GPT-2, from a counter-based generator.
 //!
-//! Each parameter draws from a stream named by its path, so that a seed gives the same weights on
-//! every backend, and adding a layer does not change the others.
+//! Each parameter has its own random stream, named by its path, so that a seed gives the same weights
+//! on every backend, and adding a layer does not change the others.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData};
@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{CounterRng, ModelError, Transformer};
 
-/// How weights start.
+/// Weight initialization.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct InitConfig {
-    /// Standard deviation of every matrix; biases start at 0, norm scales at 1.
+    /// Standard deviation of all matrices; biases start at 0 and norm scales at 1.
     pub std: f64,
     /// Divide the standard deviation of the layers that write to the residual stream (attention
     /// output, feed-forward down) by `sqrt(2 * n_layers)` (GPT-2, Radford et al. 2019).
@@ -36,13 +36,13 @@ impl InitConfig {
         }
         Err(ModelError::config(
             "init.std",
-            format!("{} is not a standard deviation", self.std),
+            format!("{} is not a valid standard deviation", self.std),
             "the usual value is 0.02",
         ))
     }
 }
 
-/// Draws every matrix of `model` anew from `seed`.
+/// Initializes every matrix of `model` from `seed`.
 pub(crate) fn initialize(model: Transformer, config: InitConfig, seed: u64) -> Transformer {
     let n_layers = model.config().n_layers;
     let mut mapper = Initializer {

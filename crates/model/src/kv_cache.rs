@@ -1,9 +1,9 @@
-//! Keys and values of the tokens seen so far, so that each new token costs one step.
+//! Keys and values of earlier tokens, so that decoding a token takes one step.
 //!
-//! The memory is taken once: `slots` sequences of up to `capacity` tokens each, written in place.
-//! Rows of a batch may have different lengths. A model with sliding windows keeps all tokens and
-//! masks those behind the window. A full slot takes no more tokens: the caller decides what to
-//! forget (see `generate`'s overflow rule).
+//! All memory is allocated at once: `slots` sequences of up to `capacity` tokens each, written in
+//! place. Rows of a batch may have different lengths. A model with sliding windows stores all tokens
+//! and masks those outside the window. A full slot accepts no more tokens: the caller decides which
+//! ones to drop (see `generate`'s context overflow handling).
 
 use std::ops::Range;
 
@@ -12,23 +12,23 @@ use nextword_kernels::write_cache;
 
 use crate::ModelConfig;
 
-/// Keys and values of every layer for a number of sequences.
+/// Keys and values of every layer for several sequences.
 #[derive(Clone, Debug)]
 pub struct KvCache {
-    /// For each layer keys and values, `[slots, n_kv_heads, capacity, head_dim]`. An option so that
-    /// a write can take the tensor out and so own it alone, which lets it happen in place.
+    /// Keys and values of each layer, `[slots, n_kv_heads, capacity, head_dim]`. An `Option` so that
+    /// a write can take sole ownership of the tensors and update them in place.
     layers: Vec<Option<(Tensor<4>, Tensor<4>)>>,
     lengths: Vec<usize>,
     capacity: usize,
 }
 
 impl KvCache {
-    /// Room for `slots` sequences as long as the model's context.
+    /// Allocates a cache for `slots` sequences as long as the model's context.
     pub fn new(config: &ModelConfig, slots: usize, device: &Device) -> Self {
         Self::with_capacity(config, slots, config.context_length, device)
     }
 
-    /// Room for `slots` sequences of `capacity` tokens, at most the model's context.
+    /// Allocates a cache for `slots` sequences of `capacity` tokens, at most the model's context.
     pub fn with_capacity(
         config: &ModelConfig,
         slots: usize,
@@ -47,62 +47,63 @@ impl KvCache {
         }
     }
 
-    /// Tokens that `slot` holds.
+    /// Number of tokens in `slot`.
     pub fn len(&self, slot: usize) -> usize {
         self.lengths[slot]
     }
 
-    /// Whether no slot holds a token.
+    /// Whether all slots are empty.
     pub fn is_empty(&self) -> bool {
         self.lengths.iter().all(|len| *len == 0)
     }
 
-    /// The most tokens that a slot can hold.
+    /// Maximum number of tokens in a slot.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// How many sequences there is room for.
+    /// Number of slots.
     pub fn slots(&self) -> usize {
         self.lengths.len()
     }
 
-    /// Forgets what `slot` holds.
+    /// Empties `slot`.
     pub fn clear(&mut self, slot: usize) {
         self.lengths[slot] = 0;
     }
 
-    /// Forgets all but the first `len` tokens of `slot`.
+    /// Drops all but the first `len` tokens of `slot`.
     pub fn truncate(&mut self, slot: usize, len: usize) {
         self.lengths[slot] = self.lengths[slot].min(len);
     }
 
-    /// Copies the first `len` tokens of slot `from` over what slot `to` holds.
+    /// Replaces the contents of slot `to` with the first `len` tokens of slot `from`.
     ///
     /// # Panics
-    /// If `from` holds fewer, or the slots are the same.
+    /// If `from` has fewer than `len` tokens, or the slots are the same.
     pub fn copy_prefix(&mut self, from: usize, to: usize, len: usize) {
         assert!(
             from != to && len <= self.lengths[from],
-            "a prefix of another slot"
+            "a prefix is copied from another slot with at least {len} tokens"
         );
         for layer in &mut self.layers {
             let Some((keys, values)) = layer.take() else {
-                unreachable!("a cache layer is always put back");
+                unreachable!("a write always puts the layer back");
             };
-            // The copy is made before the write, so that the write owns its tensor alone.
-            let [k, v] = [&keys, &values].map(|x| read(x, &[from], len) * 1.0);
+            // The copy ends before the write starts, so that the write has sole ownership.
+            let [k, v] = [&keys, &values].map(|x| gather_slots(x, &[from], len) * 1.0);
             let write = |into, x| write_cache(into, x, &[to], &[0]);
             *layer = Some((write(keys, k), write(values, v)));
         }
         self.lengths[to] = len;
     }
 
-    /// Writes `k` and `v`, `[rows, n_kv_heads, seq, head_dim]`, behind what the rows' slots hold.
+    /// Appends `k` and `v`, `[rows, n_kv_heads, seq, head_dim]`, to the slots of the rows.
     ///
     /// # Panics
     /// If a slot is full, or one is named twice.
     pub(crate) fn append(&mut self, layer: usize, slots: &[usize], k: Tensor<4>, v: Tensor<4>) {
+        assert!(are_distinct(slots), "a slot is named twice: {slots:?}");
         let seq = k.dims()[2];
         let starts: Vec<usize> = slots.iter().map(|slot| self.lengths[*slot]).collect();
         let longest = starts.iter().copied().max().unwrap_or(0) + seq;
@@ -112,15 +113,15 @@ impl KvCache {
             self.capacity
         );
         let Some((keys, values)) = self.layers[layer].take() else {
-            unreachable!("a cache layer is always put back");
+            unreachable!("a write always puts the layer back");
         };
         let write = |into, x| write_cache(into, x, slots, &starts);
         self.layers[layer] = Some((write(keys, k), write(values, v)));
     }
 
-    /// The first `len` keys and values of `slots`, `[rows, n_kv_heads, len, head_dim]`: where they
-    /// lie if the slots are neighbours, else a copy. What lies behind a shorter row's end is stale
-    /// and hidden by the mask.
+    /// The first `len` keys and values of `slots`, `[rows, n_kv_heads, len, head_dim]`: a view if the
+    /// slots are contiguous, else a copy. Entries past the end of a shorter row are stale; the
+    /// attention mask hides them.
     pub(crate) fn visible(
         &self,
         layer: usize,
@@ -128,9 +129,12 @@ impl KvCache {
         len: usize,
     ) -> (Tensor<4>, Tensor<4>) {
         let Some((keys, values)) = &self.layers[layer] else {
-            unreachable!("a cache layer is always put back");
+            unreachable!("a write always puts the layer back");
         };
-        (read(keys, slots, len), read(values, slots, len))
+        (
+            gather_slots(keys, slots, len),
+            gather_slots(values, slots, len),
+        )
     }
 
     pub(crate) fn advance(&mut self, slots: &[usize], seq: usize) {
@@ -140,13 +144,19 @@ impl KvCache {
     }
 }
 
-/// Whether `slots` are neighbours in order, so that one slice holds them.
-fn is_run(slots: &[usize]) -> bool {
+/// Whether no slot is named twice. Ascending slots, the usual case, take one comparison each.
+fn are_distinct(slots: &[usize]) -> bool {
+    let is_ascending = slots.windows(2).all(|pair| pair[0] < pair[1]);
+    is_ascending || (1..slots.len()).all(|row| !slots[..row].contains(&slots[row]))
+}
+
+/// Whether `slots` are consecutive and ascending, so that one slice covers them.
+fn is_contiguous(slots: &[usize]) -> bool {
     slots.windows(2).all(|pair| pair[1] == pair[0] + 1)
 }
 
-/// The rows of `slots`, cut where they stop being neighbours.
-pub(crate) fn runs(slots: &[usize]) -> Vec<Range<usize>> {
+/// Splits the rows of `slots` into runs of consecutive slots.
+pub(crate) fn contiguous_runs(slots: &[usize]) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();
     for row in 0..slots.len() {
         match runs.last_mut() {
@@ -157,10 +167,36 @@ pub(crate) fn runs(slots: &[usize]) -> Vec<Range<usize>> {
     runs
 }
 
-fn read(from: &Tensor<4>, slots: &[usize], len: usize) -> Tensor<4> {
-    let part = |first: usize, count: usize| from.clone().narrow(0, first, count).narrow(2, 0, len);
-    if is_run(slots) {
-        return part(slots[0], slots.len());
+fn gather_slots(from: &Tensor<4>, slots: &[usize], len: usize) -> Tensor<4> {
+    let slice = |first: usize, count: usize| from.clone().narrow(0, first, count).narrow(2, 0, len);
+    if is_contiguous(slots) {
+        return slice(slots[0], slots.len());
     }
-    Tensor::cat(slots.iter().map(|slot| part(*slot, 1)).collect(), 0)
+    Tensor::cat(slots.iter().map(|slot| slice(*slot, 1)).collect(), 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeated_slots_are_found() {
+        for slots in [&[][..], &[3], &[0, 1, 2], &[2, 0, 1]] {
+            assert!(are_distinct(slots), "{slots:?}");
+        }
+        for slots in [[1, 1, 2], [2, 1, 2], [0, 2, 2]] {
+            assert!(!are_distinct(&slots), "{slots:?}");
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "flex")]
+    #[should_panic(expected = "a slot is named twice: [1, 1]")]
+    fn appending_to_a_slot_twice_panics() {
+        let device = Device::flex();
+        let config = crate::presets::statquest(5);
+        let mut cache = KvCache::new(&config, 2, &device);
+        let keys = Tensor::zeros([2, config.kv_heads(), 1, config.head_dim()], &device);
+        cache.append(0, &[1, 1], keys.clone(), keys);
+    }
 }

@@ -1,26 +1,26 @@
-//! Decoder-only Transformers as Burn modules: the network of nextword, and nothing but the network.
+//! Decoder-only Transformers as Burn modules.
 //!
-//! This crate knows tensors, layers and weights. It knows no text: tokens come in as integer ids
-//! and leave as logits.
+//! This crate contains the network only: tensors, layers and weights. Text is handled elsewhere; the
+//! input is token ids and the output is logits.
 //!
-//! | to read | open |
+//! | to read about | open |
 //! |---|---|
-//! | what can be built | [`ModelConfig`], [`presets`] |
+//! | the architecture and its options | [`ModelConfig`], [`presets`] |
 //! | the forward pass | [`Transformer`], [`Block`], [`Attention`], [`FeedForward`] |
-//! | one token at a time | [`KvCache`] |
-//! | intermediate values | [`Probe`] |
-//! | weights on disk | [`weights`], [`Record`] |
-//! | where it runs | [`DeviceName`] |
+//! | incremental decoding | [`KvCache`] |
+//! | intermediate activations | [`Probe`] |
+//! | weights on disk | [`weights`], [`ModelDir`] |
+//! | devices | [`DeviceName`] |
 //!
 //! ```
 //! use burn::tensor::{Device, Int, Tensor};
-//! use nextword_model::{Pass, presets};
+//! use nextword_model::{ForwardContext, presets};
 //!
 //! # #[cfg(feature = "flex")] {
 //! let device = Device::flex();
 //! let model = presets::statquest(5).init(&device, 7).unwrap();
 //! let tokens = Tensor::<2, Int>::from_ints([[0, 1, 2]], &device);
-//! let logits = model.forward(tokens, &mut Pass::plain()); // [batch 1, seq 3, vocab 5]
+//! let logits = model.forward(tokens, &mut ForwardContext::inference()); // [batch 1, seq 3, vocab 5]
 //! assert_eq!(logits.dims(), [1, 3, 5]);
 //! # }
 //! ```
@@ -36,35 +36,35 @@ mod device;
 mod dropout;
 mod error;
 mod feed_forward;
+mod forward_context;
 mod init;
 mod kv_cache;
 mod linear;
+mod model_dir;
 mod norm;
-mod pass;
 mod position;
 pub mod presets;
 mod probe;
 mod quantize;
 mod recompute;
-mod record;
 mod transformer;
 pub mod weights;
 
 pub use attention::{Attention, BiasConfig};
 pub use block::Block;
 pub use config::ModelConfig;
-pub use count::{Counts, MemoryEstimate};
+pub use count::{MemoryEstimate, ParameterCounts};
 pub use device::{Adapter, DeviceInfo, DeviceName, GraphicsApi, list_devices};
 pub use dropout::{Dropout, DropoutConfig};
 pub use error::ModelError;
 pub use feed_forward::{FeedForward, FeedForwardKind};
+pub use forward_context::ForwardContext;
 pub use init::InitConfig;
 pub use kv_cache::KvCache;
 pub use linear::Linear;
+pub use model_dir::{ModelCard, ModelDir, write_atomically};
 pub use nextword_kernels::{Bits, CounterRng, IGNORE, Precision, QuantizedMatrix};
 pub use norm::{Norm, NormKind, NormPlacement};
-pub use pass::Pass;
 pub use position::{Position, RotaryConfig, RotaryScaling, alibi_slopes};
 pub use probe::{Hook, NoProbe, Probe, Site};
-pub use record::{Card, Record, write_atomically};
 pub use transformer::Transformer;

@@ -1,4 +1,4 @@
-//! Normalization of each token's numbers.
+//! Layer and RMS normalization.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
@@ -10,7 +10,7 @@ use crate::ModelConfig;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NormKind {
-    /// None at all, as in StatQuest's model.
+    /// No normalization, as in StatQuest's model.
     None,
     /// Mean 0 and variance 1, then scale and shift (Ba et al. 2016, arXiv 1607.06450).
     #[default]
@@ -19,17 +19,17 @@ pub enum NormKind {
     Rms,
 }
 
-/// Where norms stand.
+/// Where the norms of a block are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NormPlacement {
-    /// Before each sublayer, and one after the last block: `x + f(norm(x))`.
+    /// Before each sublayer, `x + f(norm(x))`, with a final norm after the last block.
     #[default]
     Pre,
     /// After each residual sum: `norm(x + f(x))`.
     Post,
-    /// Before each sublayer and after it, each a norm of its own: `x + norm(f(norm(x)))`; one after
-    /// the last block (Gemma 2).
+    /// Before and after each sublayer, `x + norm(f(norm(x)))`, with a final norm after the last
+    /// block (Gemma 2).
     Sandwich,
 }
 
@@ -47,7 +47,7 @@ pub struct Norm {
 }
 
 impl Norm {
-    /// The norm that `config` asks for over `d` numbers; `None` if it asks for none.
+    /// The norm over `d` features that `config` describes, if any.
     pub(crate) fn new(config: &ModelConfig, d: usize, device: &Device) -> Option<Self> {
         let bias = config.norm == NormKind::Layer && config.bias.norm;
         (config.norm != NormKind::None).then(|| Self {
@@ -57,16 +57,16 @@ impl Norm {
         })
     }
 
-    /// An RMS norm without shift, for queries and keys.
+    /// An RMS norm without bias, for queries and keys.
     pub(crate) fn rms(config: &ModelConfig, d: usize, device: &Device) -> Self {
-        // Either way the norm begins with a factor of 1.
-        let start = if config.norm_unit_offset {
+        // In both cases the initial factor is 1.
+        let weight = if config.norm_unit_offset {
             Tensor::zeros([d], device)
         } else {
             Tensor::ones([d], device)
         };
         Self {
-            weight: Param::from_tensor(start),
+            weight: Param::from_tensor(weight),
             bias: None,
             kind: NormKind::Rms,
             eps: config.norm_eps,
@@ -74,9 +74,9 @@ impl Norm {
         }
     }
 
-    /// Normalizes over the last axis: `(x - mean) / sqrt(var + eps) * weight + bias`, for RMS
-    /// `x / sqrt(mean(x^2) + eps) * weight`. The shape stays. With a unit offset `1 + weight` stands
-    /// for the weight.
+    /// Normalizes over the last axis: `(x - mean) / sqrt(var + eps) * weight + bias`, or for RMS
+    /// `x / sqrt(mean(x^2) + eps) * weight`. The shape is unchanged. With a unit offset, the factor is
+    /// `1 + weight`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let kind = match self.kind {
             NormKind::Layer => nextword_kernels::NormKind::Layer,

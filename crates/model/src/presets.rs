@@ -1,10 +1,10 @@
-//! Configurations with a name.
+//! Named configurations.
 
 use crate::{
     BiasConfig, FeedForwardKind, InitConfig, ModelConfig, NormKind, Position, RotaryConfig,
 };
 
-/// Names that [`by_name`] knows.
+/// The names of the presets.
 pub const NAMES: [&str; 8] = [
     "statquest",
     "shakespeare-char",
@@ -16,7 +16,7 @@ pub const NAMES: [&str; 8] = [
     "llama-like",
 ];
 
-/// The preset called `name`, with `vocab_size` where the architecture does not fix it.
+/// The preset called `name`, with `vocab_size` unless the architecture fixes it.
 pub fn by_name(name: &str, vocab_size: usize) -> Option<ModelConfig> {
     Some(match name {
         "statquest" => statquest(vocab_size),
@@ -31,9 +31,8 @@ pub fn by_name(name: &str, vocab_size: usize) -> Option<ModelConfig> {
     })
 }
 
-/// `StatQuest`'s model: two numbers for each word, one head, one layer, sine and cosine positions,
-/// a residual connection around attention, and an output layer with bias. 37 parameters for its
-/// vocabulary of 5.
+/// `StatQuest`'s model: width 2, one head, one layer, sinusoidal positions, a residual connection
+/// around attention, and an output layer with bias. 37 parameters with its vocabulary of 5.
 pub fn statquest(vocab_size: usize) -> ModelConfig {
     ModelConfig {
         vocab_size,
@@ -85,7 +84,7 @@ pub fn shakespeare_char_cpu(vocab_size: usize) -> ModelConfig {
     }
 }
 
-/// GPT-2 (Radford et al. 2019) with its vocabulary of 50257 and context of 1024.
+/// GPT-2 (Radford et al. 2019), with a vocabulary of 50257 and a context of 1024.
 pub fn gpt2(n_layers: usize, n_heads: usize, d_model: usize) -> ModelConfig {
     ModelConfig {
         vocab_size: 50_257,
@@ -98,7 +97,8 @@ pub fn gpt2(n_layers: usize, n_heads: usize, d_model: usize) -> ModelConfig {
     }
 }
 
-/// A small model built like Llama: rotary positions, RMS norm, `SwiGLU`, grouped heads, no biases.
+/// A small Llama-like model: rotary positions, RMS norm, `SwiGLU`, grouped-query attention, no
+/// biases.
 pub fn llama_like(vocab_size: usize) -> ModelConfig {
     ModelConfig {
         vocab_size,
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_has_a_preset_that_validates() {
+    fn every_preset_is_valid() {
         for name in NAMES {
             let preset = by_name(name, 65);
             assert!(preset.is_some_and(|p| p.validate().is_ok()), "{name}");

@@ -1,47 +1,47 @@
-//! Where intermediate values of the one forward pass can be seen.
+//! Hooks for the intermediate activations of the forward pass.
 //!
-//! The names are `TransformerLens`'s, which interpretability work shares:
-//! `blocks.0.attn.hook_pattern` is the attention pattern of the first block.
+//! The names follow `TransformerLens`: `blocks.0.attn.hook_pattern` is the attention pattern of the
+//! first block.
 
 use std::fmt;
 
 use burn::tensor::Tensor;
 
-/// Sees named intermediate tensors of a forward pass.
+/// Receives the intermediate activations of a forward pass.
 pub trait Probe {
-    /// Whether this probe looks at all. Watching makes attention store its scores.
-    const WATCHES: bool = true;
+    /// Whether this probe uses the tensors. If so, attention materializes its scores.
+    const ENABLED: bool = true;
 
     /// Called with each intermediate tensor in the order of computation.
-    fn see<const D: usize>(&mut self, site: Site, tensor: &Tensor<D>);
+    fn record<const D: usize>(&mut self, site: Site, tensor: &Tensor<D>);
 }
 
-/// Sees nothing and costs nothing.
+/// Ignores all activations, at no cost.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoProbe;
 
 impl Probe for NoProbe {
-    const WATCHES: bool = false;
+    const ENABLED: bool = false;
 
-    fn see<const D: usize>(&mut self, _site: Site, _tensor: &Tensor<D>) {}
+    fn record<const D: usize>(&mut self, _site: Site, _tensor: &Tensor<D>) {}
 }
 
-/// A place in the model: which block, if any, and what there.
+/// A point in the forward pass: a hook, and the block that it is in, if any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Site {
-    /// The block's number from 0, or `None` outside the blocks.
+    /// Index of the block, or `None` outside the blocks.
     pub layer: Option<usize>,
-    /// What is seen.
+    /// The activation.
     pub hook: Hook,
 }
 
 impl Site {
-    /// A place outside the blocks.
+    /// A hook outside the blocks.
     pub fn outside(hook: Hook) -> Self {
         Self { layer: None, hook }
     }
 
-    /// A place in block `layer`.
+    /// A hook in block `layer`.
     pub fn inside(layer: usize, hook: Hook) -> Self {
         Self {
             layer: Some(layer),
@@ -49,8 +49,8 @@ impl Site {
         }
     }
 
-    /// A number of its own for each place, for streams of random numbers.
-    pub(crate) fn number(self) -> u64 {
+    /// A unique number that selects the random stream of a dropout mask.
+    pub(crate) fn stream_id(self) -> u64 {
         let layer = self.layer.map_or(0, |layer| layer as u64 + 1);
         layer << 16 | self.hook as u64
     }
@@ -65,36 +65,36 @@ impl fmt::Display for Site {
     }
 }
 
-/// What can be seen, with the shape that it has.
+/// The activations of the forward pass, with their shapes.
 ///
-/// The numbers are fixed for good: they name the streams of dropout masks, and a run that was
-/// stopped must find its streams again. A new hook takes the next free number.
+/// The discriminants are stable: they select the random streams of dropout masks, which must not
+/// change when a run is resumed. A new hook takes the next free number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u64)]
 pub enum Hook {
-    /// Word embeddings, `[batch, seq, d_model]`.
+    /// Token embeddings, `[batch, seq, d_model]`.
     Embed = 0,
-    /// Position encodings that are added, `[1 or batch, seq, d_model]`.
+    /// Position encodings added to the embeddings, `[1 or batch, seq, d_model]`.
     PosEmbed = 1,
-    /// What enters a block, `[batch, seq, d_model]`.
+    /// Input of a block, `[batch, seq, d_model]`.
     ResidPre = 2,
     /// The first norm's output, `[batch, seq, d_model]`.
     Ln1 = 3,
-    /// Queries before positions turn them, `[batch, n_heads, seq, head_dim]`.
+    /// Queries before rotary positions, `[batch, n_heads, seq, head_dim]`.
     Query = 4,
-    /// Keys before positions turn them, `[batch, n_kv_heads, seq, head_dim]`.
+    /// Keys before rotary positions, `[batch, n_kv_heads, seq, head_dim]`.
     Key = 5,
     /// Values, `[batch, n_kv_heads, seq, head_dim]`.
     Value = 6,
-    /// Queries turned by rotary positions, `[batch, n_heads, seq, head_dim]`.
+    /// Queries after rotary positions, `[batch, n_heads, seq, head_dim]`.
     RotatedQuery = 7,
-    /// Keys turned by rotary positions, `[batch, n_kv_heads, seq, head_dim]`.
+    /// Keys after rotary positions, `[batch, n_kv_heads, seq, head_dim]`.
     RotatedKey = 8,
-    /// Scaled similarities with the mask applied, `[batch, n_heads, query, key]`.
+    /// Scaled and masked attention scores, `[batch, n_heads, query, key]`.
     Scores = 9,
-    /// Percentages: the softmax of the scores, `[batch, n_heads, query, key]`.
+    /// Attention weights (the softmax of the scores), `[batch, n_heads, query, key]`.
     Pattern = 10,
-    /// Each head's weighted values, `[batch, n_heads, seq, head_dim]`.
+    /// Weighted sum of the values in each head, `[batch, n_heads, seq, head_dim]`.
     Z = 11,
     /// What attention adds to the residual stream, `[batch, seq, d_model]`.
     AttnOut = 12,
@@ -105,36 +105,34 @@ pub enum Hook {
     /// Feed-forward hidden units before the activation (in gated kinds: the gate's),
     /// `[batch, seq, d_ff]`.
     MlpPre = 15,
-    /// In gated kinds: the hidden units that the gate scales, `[batch, seq, d_ff]`.
+    /// In gated kinds: the hidden units that the gate multiplies, `[batch, seq, d_ff]`.
     MlpPreLinear = 16,
     /// Feed-forward hidden units after activation and gate, `[batch, seq, d_ff]`.
     MlpPost = 17,
     /// What feed-forward adds to the residual stream, `[batch, seq, d_model]`.
     MlpOut = 18,
-    /// What leaves a block, `[batch, seq, d_model]`.
+    /// Output of a block, `[batch, seq, d_model]`.
     ResidPost = 19,
     /// The final norm's output, `[batch, seq, d_model]`.
     FinalNorm = 20,
     /// Logits, `[batch, seq, vocab_size]`.
     Logits = 21,
-    /// Queries before their norm, in models that normalize them, `[batch, n_heads, seq, head_dim]`.
+    /// Queries before their norm, in models with `qk_norm`, `[batch, n_heads, seq, head_dim]`.
     RawQuery = 22,
-    /// Keys before their norm, in models that normalize them, `[batch, n_kv_heads, seq, head_dim]`.
+    /// Keys before their norm, in models with `qk_norm`, `[batch, n_kv_heads, seq, head_dim]`.
     RawKey = 23,
-    /// The sum with attention before the norm that stands after it, `[batch, seq, d_model]`.
+    /// The residual sum after attention, before post-norm, `[batch, seq, d_model]`.
     AttnSum = 24,
-    /// The sum with feed-forward before the norm that stands after it, `[batch, seq, d_model]`.
+    /// The residual sum after feed-forward, before post-norm, `[batch, seq, d_model]`.
     MlpSum = 25,
-    /// Attention's result before the norm that stands between it and the sum,
-    /// `[batch, seq, d_model]`.
+    /// Output of attention before the second sandwich norm, `[batch, seq, d_model]`.
     RawAttnOut = 26,
-    /// Feed-forward's result before the norm that stands between it and the sum,
-    /// `[batch, seq, d_model]`.
+    /// Output of feed-forward before the second sandwich norm, `[batch, seq, d_model]`.
     RawMlpOut = 27,
 }
 
 impl Hook {
-    /// The name in `TransformerLens`'s vocabulary, without the block.
+    /// The name that `TransformerLens` uses, without the block prefix.
     pub fn name(self) -> &'static str {
         match self {
             Self::Embed => "hook_embed",
@@ -174,11 +172,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_keep_their_numbers_so_that_old_runs_find_their_dropout_masks() {
-        assert_eq!(Site::outside(Hook::Embed).number(), 0);
-        assert_eq!(Site::inside(0, Hook::Pattern).number(), (1 << 16) + 10);
-        assert_eq!(Site::inside(1, Hook::AttnOut).number(), (2 << 16) + 12);
-        assert_eq!(Site::inside(2, Hook::MlpOut).number(), (3 << 16) + 18);
-        assert_eq!(Site::outside(Hook::Logits).number(), 21);
+    fn dropout_stream_ids_are_stable() {
+        assert_eq!(Site::outside(Hook::Embed).stream_id(), 0);
+        assert_eq!(Site::inside(0, Hook::Pattern).stream_id(), (1 << 16) + 10);
+        assert_eq!(Site::inside(1, Hook::AttnOut).stream_id(), (2 << 16) + 12);
+        assert_eq!(Site::inside(2, Hook::MlpOut).stream_id(), (3 << 16) + 18);
+        assert_eq!(Site::outside(Hook::Logits).stream_id(), 21);
     }
 }

@@ -1,11 +1,11 @@
-//! Models whose matrices are held in 8 or 4 bits: made from others, written and read.
+//! Models with 8-bit or 4-bit matrices: quantizing, writing and reading them.
 //!
-//! In the file a matrix `NAME` is two tensors: `NAME.int8` (I8, `[d_out, d_in]`) or `NAME.int4` (U8,
-//! `[d_out, d_in / 2 rounded up]`, the earlier value in the lower half, 8 added to each, so that 0 is
-//! not in use and 8 fills up), and
-//! `NAME.scale` (BF16, `[d_out, d_in / 32 rounded up]`), one scale for 32 values of a row. A value is
-//! its integer times its scale. Vectors and position embeddings stay in f32. Embeddings are as they
-//! are in other files, `[vocab_size, d_model]`.
+//! In a file, a matrix `NAME` consists of two tensors: the integers, `NAME.int8` (I8, `[d_out, d_in]`)
+//! or `NAME.int4` (U8, `[d_out, ceil(d_in / 2)]`), and the scales, `NAME.scale` (BF16,
+//! `[d_out, ceil(d_in / 32)]`), one for 32 values of a row. A value is its integer times its scale.
+//! 4-bit integers are stored with 8 added, the first of two in the low nibble; 0 is unused, and 8 is
+//! the padding. Vectors and position embeddings stay in f32. The token embedding is
+//! `[vocab_size, d_model]`, as in float files.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -16,34 +16,34 @@ use burn::tensor::{Device, Tensor, TensorData};
 use nextword_kernels::{Bits, QuantizedMatrix};
 use safetensors::tensor::{Dtype, View};
 
-use crate::linear::{Linear, nothing};
+use crate::linear::{Linear, empty_param};
 use crate::weights::{self, TensorFile};
 use crate::{ModelConfig, ModelError, Transformer, write_atomically};
 
 const TABLE: &str = "token_embedding.weight";
 const HEAD: &str = "head.weight";
 
-/// Lists the linear layers of `$blocks` by the names of their weights; `$of` is `&` or `&mut`.
+/// Lists the linear layers of `$blocks` with the names of their weights. `$ref` is `&` or `&mut`.
 macro_rules! linears {
-    ($blocks:expr, [$($of:tt)+]) => {{
+    ($blocks:expr, [$($ref:tt)+]) => {{
         let mut found = Vec::new();
         for (layer, block) in $blocks.enumerate() {
             let mut add = |name: &str, linear| {
                 found.push((format!("blocks.{layer}.{name}.weight"), linear));
             };
-            let attention = $($of)+ block.attention;
-            add("attention.query", $($of)+ attention.query);
-            add("attention.key", $($of)+ attention.key);
-            add("attention.value", $($of)+ attention.value);
-            if let Some(output) = $($of)+ attention.output {
+            let attention = $($ref)+ block.attention;
+            add("attention.query", $($ref)+ attention.query);
+            add("attention.key", $($ref)+ attention.key);
+            add("attention.value", $($ref)+ attention.value);
+            if let Some(output) = $($ref)+ attention.output {
                 add("attention.output", output);
             }
-            if let Some(feed_forward) = $($of)+ block.feed_forward {
-                if let Some(gate) = $($of)+ feed_forward.gate {
+            if let Some(feed_forward) = $($ref)+ block.feed_forward {
+                if let Some(gate) = $($ref)+ feed_forward.gate {
                     add("feed_forward.gate", gate);
                 }
-                add("feed_forward.up", $($of)+ feed_forward.up);
-                add("feed_forward.down", $($of)+ feed_forward.down);
+                add("feed_forward.up", $($ref)+ feed_forward.up);
+                add("feed_forward.down", $($ref)+ feed_forward.down);
             }
         }
         found
@@ -51,57 +51,58 @@ macro_rules! linears {
 }
 
 impl Transformer {
-    /// The linear layers of the blocks by the names of their weights.
+    /// The linear layers of the blocks, with the names of their weights.
     pub(crate) fn linears(&self) -> Vec<(String, &Linear)> {
         linears!(self.blocks.iter(), [&])
     }
 
-    /// As [`linears`](Self::linears), to be changed.
+    /// The linear layers of the blocks, mutably, with the names of their weights.
     pub(crate) fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
         linears!(self.blocks.iter_mut(), [&mut])
     }
 
-    /// The same model with all matrices but the position embedding rounded to `bits`. It can be run
-    /// and measured, not trained.
+    /// Quantizes all matrices to `bits`, except the position embedding. The result is for inference
+    /// only.
     ///
     /// # Panics
-    /// If it is quantized already.
+    /// If the model is already quantized.
     #[must_use]
     pub fn quantize(mut self, bits: Bits) -> Self {
-        assert!(self.bits().is_none(), "the model is quantized already");
+        assert!(self.bits().is_none(), "the model is already quantized");
         for (_, linear) in self.linears_mut() {
             linear.quantize(bits);
         }
         let table = self.token_embedding.weight.val();
         let device = table.device();
-        self.quantized_table = Some(QuantizedMatrix::of_table(table, bits));
-        self.token_embedding.weight = nothing(&device);
+        self.quantized_embedding = Some(QuantizedMatrix::of_table(table, bits));
+        self.token_embedding.weight = empty_param(&device);
         if let Some(weight) = &mut self.head.weight {
             self.head.quantized = Some(QuantizedMatrix::of_weight(weight.val(), bits));
-            *weight = nothing(&device);
+            *weight = empty_param(&device);
         }
         self
     }
 
-    /// The width of the weights, where they are quantized.
+    /// The bit width of the weights, if they are quantized.
     pub fn bits(&self) -> Option<Bits> {
-        self.quantized_table.as_ref().map(QuantizedMatrix::bits)
+        self.quantized_embedding.as_ref().map(QuantizedMatrix::bits)
     }
 
-    /// Each quantized matrix by name with the values that it stands for, as they lie in other files.
-    pub fn widened(&self) -> impl Iterator<Item = (String, TensorData)> {
-        let (all, device) = (self.quantized().into_iter(), self.device());
-        all.map(move |(name, matrix)| {
-            let values = widened(matrix, &device, name == TABLE).val();
+    /// Iterates over the quantized matrices, dequantized, with their names. Shapes are as in float
+    /// files.
+    pub fn dequantized(&self) -> impl Iterator<Item = (String, TensorData)> {
+        let (matrices, device) = (self.quantized().into_iter(), self.device());
+        matrices.map(move |(name, matrix)| {
+            let values = dequantize(matrix, &device, name == TABLE).val();
             (name, values.into_data())
         })
     }
 
-    /// The quantized matrices by name.
+    /// The quantized matrices, with their names.
     fn quantized(&self) -> Vec<(String, &QuantizedMatrix)> {
         let linears = self.linears().into_iter();
         let linears = linears.filter_map(|(name, linear)| Some((name, linear.quantized()?)));
-        let table = self.quantized_table.as_ref();
+        let table = self.quantized_embedding.as_ref();
         let table = table.map(|table| (TABLE.to_string(), table));
         let head = self.head.quantized.as_ref();
         let head = head.map(|head| (HEAD.to_string(), head));
@@ -109,14 +110,14 @@ impl Transformer {
     }
 }
 
-/// The tensor of a file.
-struct Stored {
+/// A tensor in the file's representation.
+struct StoredTensor {
     dtype: Dtype,
     shape: Vec<usize>,
     bytes: Vec<u8>,
 }
 
-impl View for &Stored {
+impl View for &StoredTensor {
     fn dtype(&self) -> Dtype {
         self.dtype
     }
@@ -134,7 +135,7 @@ impl View for &Stored {
     }
 }
 
-/// Writes a quantized `model` to `path`, whole or not at all.
+/// Writes a quantized `model` to `path` atomically.
 ///
 /// # Errors
 /// [`ModelError::Io`] if the file cannot be written.
@@ -148,14 +149,19 @@ pub(crate) fn save(model: &Transformer, path: &Path) -> Result<(), ModelError> {
                 let bytes = integers.into_iter().map(i8::cast_unsigned).collect();
                 ("int8", Dtype::I8, d_in, bytes)
             }
-            Bits::Int4 => ("int4", Dtype::U8, d_in.div_ceil(2), halves(&integers, d_in)),
+            Bits::Int4 => (
+                "int4",
+                Dtype::U8,
+                d_in.div_ceil(2),
+                pack_nibbles(&integers, d_in),
+            ),
         };
-        let values = Stored {
+        let values = StoredTensor {
             dtype,
             shape: vec![d_out, width],
             bytes,
         };
-        let scale = Stored {
+        let scale = StoredTensor {
             dtype: Dtype::BF16,
             shape: vec![d_out, QuantizedMatrix::blocks(d_in)],
             bytes: scales.iter().flat_map(|s| s.to_le_bytes()).collect(),
@@ -166,10 +172,10 @@ pub(crate) fn save(model: &Transformer, path: &Path) -> Result<(), ModelError> {
     weights::for_each(model, |name, data| {
         let shape = data.shape().to_vec();
         if shape.contains(&0) {
-            return; // Held quantized.
+            return; // A quantized matrix, added above.
         }
-        let values = weights::floats(data);
-        let stored = Stored {
+        let values = weights::to_f32_vec(data);
+        let stored = StoredTensor {
             dtype: Dtype::F32,
             shape,
             bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
@@ -184,20 +190,20 @@ pub(crate) fn save(model: &Transformer, path: &Path) -> Result<(), ModelError> {
     write_atomically(path, &file)
 }
 
-/// Two values a byte, row by row of `width` values.
-fn halves(integers: &[i8], width: usize) -> Vec<u8> {
-    let half = |value: i8| (i32::from(value) + 8) as u8;
+/// Packs two values into a byte, row by row of `width` values.
+fn pack_nibbles(integers: &[i8], width: usize) -> Vec<u8> {
+    let nibble = |value: i8| (i32::from(value) + 8) as u8;
     integers
         .chunks(width.max(1))
         .flat_map(|row| {
             let pairs = row.chunks(2);
-            pairs.map(|pair| half(pair[0]) | half(pair.get(1).copied().unwrap_or(0)) << 4)
+            pairs.map(|pair| nibble(pair[0]) | nibble(pair.get(1).copied().unwrap_or(0)) << 4)
         })
         .collect()
 }
 
-/// Whether `file` holds quantized weights, and of which width.
-pub(crate) fn bits_of(file: &TensorFile) -> Option<Bits> {
+/// Returns the bit width of the weights in `file`, if they are quantized.
+pub(crate) fn detect_bits(file: &TensorFile) -> Option<Bits> {
     let has = |suffix: &str| file.shape(&format!("{TABLE}.{suffix}")).is_some();
     if has("int8") {
         Some(Bits::Int8)
@@ -206,11 +212,11 @@ pub(crate) fn bits_of(file: &TensorFile) -> Option<Bits> {
     }
 }
 
-/// Builds the model of `config` on `device` with the quantized weights in `path`. Elsewhere than on
-/// flex they are widened once, here.
+/// Loads the model of `config` on `device` with the quantized weights in `path`. Devices other than
+/// flex get dequantized weights.
 ///
 /// # Errors
-/// As [`weights::load`].
+/// See [`weights::load`].
 pub(crate) fn load(
     config: &ModelConfig,
     path: &Path,
@@ -220,73 +226,73 @@ pub(crate) fn load(
 ) -> Result<Transformer, ModelError> {
     compare(config, path, file, bits)?;
     let mut model = config.build(device)?;
-    let in_place = QuantizedMatrix::runs_on(device);
+    let stays_quantized = QuantizedMatrix::runs_on(device);
     let read = |name: &str, shape: [usize; 2]| matrix(file, name, shape, bits);
     let d = [config.d_model, config.vocab_size];
     let table = read(TABLE, d)?;
-    if in_place {
-        model.quantized_table = Some(table);
-        model.token_embedding.weight = nothing(device);
+    if stays_quantized {
+        model.quantized_embedding = Some(table);
+        model.token_embedding.weight = empty_param(device);
     } else {
-        model.token_embedding.weight = widened(&table, device, true);
+        model.token_embedding.weight = dequantize(&table, device, true);
     }
     if model.head.weight.is_some() {
         let head = read(HEAD, d)?;
-        if in_place {
+        if stays_quantized {
             model.head.quantized = Some(head);
-            model.head.weight = Some(nothing(device));
+            model.head.weight = Some(empty_param(device));
         } else {
-            model.head.weight = Some(widened(&head, device, false));
+            model.head.weight = Some(dequantize(&head, device, false));
         }
     }
     for (name, linear) in model.linears_mut() {
         let weight = read(&name, linear.weight.val().dims())?;
-        if in_place {
-            linear.replace(weight);
+        if stays_quantized {
+            linear.set_quantized(weight);
         } else {
-            linear.weight = widened(&weight, device, false);
+            linear.weight = dequantize(&weight, device, false);
         }
     }
     weights::fill(model, file)
 }
 
-/// The values of `matrix` as a parameter; a table is stored the other way round.
-fn widened(matrix: &QuantizedMatrix, device: &Device, is_table: bool) -> Param<Tensor<2>> {
+/// Dequantizes `matrix` into a parameter. A table is stored transposed.
+fn dequantize(matrix: &QuantizedMatrix, device: &Device, is_table: bool) -> Param<Tensor<2>> {
     let data = TensorData::new(matrix.values(), matrix.shape());
     let values = Tensor::<2>::from_data(data, device);
     Param::from_tensor(if is_table { values.transpose() } else { values })
 }
 
-/// The quantized matrix `name` of `[d_in, d_out]`. The smallest integer, -128 or -8, is no value of
-/// ours: it is refused.
+/// Reads the quantized matrix `name` of shape `[d_in, d_out]`. The smallest integer, -128 or -8, is
+/// never written and therefore an error.
 fn matrix(
     file: &TensorFile,
     name: &str,
     [d_in, d_out]: [usize; 2],
     bits: Bits,
 ) -> Result<QuantizedMatrix, ModelError> {
-    let name_of_integers = format!("{name}.{}", suffix(bits));
-    let bytes = file.bytes(&name_of_integers)?;
+    let integers_name = format!("{name}.{}", suffix(bits));
+    let bytes = file.bytes(&integers_name)?;
     let integers: Vec<i8> = match bits {
         Bits::Int8 => bytes.iter().map(|b| b.cast_signed()).collect(),
         Bits::Int4 => {
-            let value = |half: u8| (i32::from(half) - 8) as i8;
+            let value = |nibble: u8| (i32::from(nibble) - 8) as i8;
             let rows = bytes.chunks(d_in.div_ceil(2).max(1));
             rows.flat_map(|row| {
-                let both = row.iter().flat_map(|byte| [byte & 15, byte >> 4]);
-                both.map(value).take(d_in)
+                let nibbles = row.iter().flat_map(|byte| [byte & 15, byte >> 4]);
+                nibbles.map(value).take(d_in)
             })
             .collect()
         }
     };
-    let smallest = match bits {
+    let unused = match bits {
         Bits::Int8 => i8::MIN,
         Bits::Int4 => -8,
     };
-    if integers.contains(&smallest) {
+    if integers.contains(&unused) {
         return Err(ModelError::Format {
             path: file.path().to_path_buf(),
-            problem: format!("`{name_of_integers}` holds {smallest}, which is not in use"),
+            problem: format!("`{integers_name}` contains {unused}, which is not a valid value"),
         });
     }
     let scales = file.bytes(&format!("{name}.scale"))?;
@@ -307,7 +313,7 @@ fn suffix(bits: Bits) -> &'static str {
     }
 }
 
-/// Holds the file's names, shapes and types against the configuration.
+/// Checks the names, shapes and types in `file` against `config`.
 fn compare(
     config: &ModelConfig,
     path: &Path,
@@ -320,7 +326,7 @@ fn compare(
             expected.push((name, shape, None));
             continue;
         }
-        // Tables lie as they are, other matrices the other way round.
+        // Tables are stored as they are, other matrices transposed.
         let [d_out, d_in] = if name == TABLE {
             [shape[0], shape[1]]
         } else {

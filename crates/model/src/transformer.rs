@@ -1,4 +1,4 @@
-//! The whole network: token ids in, logits out.
+//! The complete network, from token ids to logits.
 
 use burn::module::{Module, Param};
 use burn::nn::Embedding;
@@ -6,59 +6,61 @@ use burn::tensor::{Device, Int, Tensor};
 use nextword_kernels::{OutputLayer, OutputWeight, Precision, QuantizedMatrix};
 
 use crate::linear::placeholder;
-use crate::position::{Rotation, sinusoidal_table};
+use crate::position::{Rope, sinusoidal_table};
 use crate::{
-    Block, Hook, KvCache, ModelConfig, ModelError, Norm, Pass, Position, Probe, init::initialize,
+    Block, ForwardContext, Hook, KvCache, ModelConfig, ModelError, Norm, Position, Probe,
+    init::initialize,
 };
 
 /// A decoder-only Transformer.
 #[derive(Module, Debug)]
 pub struct Transformer {
-    /// One vector for each token, `[vocab_size, d_model]`.
+    /// `[vocab_size, d_model]`.
     pub token_embedding: Embedding,
-    /// One vector for each place, `[context_length, d_model]`; learned positions only.
+    /// `[context_length, d_model]`; learned positions only.
     pub position_embedding: Option<Embedding>,
-    /// The stack.
+    /// The blocks, in order.
     pub blocks: Vec<Block>,
-    /// After the last block, where norms stand before the sublayers.
+    /// Norm after the last block, in pre-norm and sandwich-norm models.
     pub final_norm: Option<Norm>,
-    /// From `d_model` numbers to one logit for each token.
+    /// The output layer (language-model head).
     pub head: Head,
-    /// The token embedding in 8 or 4 bits, `[d_model, vocab_size]`; its own weight is then of no size.
+    /// The 8-bit or 4-bit token embedding of a quantized model, `[d_model, vocab_size]`. The float
+    /// weight is then empty.
     #[module(skip)]
-    pub(crate) quantized_table: Option<QuantizedMatrix>,
+    pub(crate) quantized_embedding: Option<QuantizedMatrix>,
     #[module(skip)]
-    waves: Option<Tensor<2>>,
+    sinusoidal_table: Option<Tensor<2>>,
     #[module(skip)]
-    rotary: Option<Rotation>,
+    rope: Option<Rope>,
     #[module(skip)]
     precision: Precision,
     #[module(skip)]
     config: ModelConfig,
 }
 
-/// The output layer. Its weight is absent where it reuses the token embedding's.
+/// The output layer. A tied head shares the token embedding's weight and has none of its own.
 #[derive(Module, Debug)]
 pub struct Head {
     /// `[d_model, vocab_size]`.
     pub weight: Option<Param<Tensor<2>>>,
     /// `[vocab_size]`.
     pub bias: Option<Param<Tensor<1>>>,
-    /// The weight in 8 or 4 bits; its own is then of no size.
+    /// The 8-bit or 4-bit weight of a quantized model. The float weight is then empty.
     #[module(skip)]
     pub(crate) quantized: Option<QuantizedMatrix>,
 }
 
 impl ModelConfig {
-    /// Builds the model on `device` with weights drawn from `seed`.
+    /// Builds the model on `device` with random weights from `seed`.
     ///
     /// # Errors
-    /// [`ModelError::Config`] if the configuration describes no model.
+    /// [`ModelError::Config`] if the configuration is invalid.
     pub fn init(&self, device: &Device, seed: u64) -> Result<Transformer, ModelError> {
         Ok(initialize(self.build(device)?, self.init, seed))
     }
 
-    /// Builds the model on `device` with zeros for weights, to be filled from a file.
+    /// Builds the model on `device` with zero weights, to be loaded from a file.
     pub(crate) fn build(&self, device: &Device) -> Result<Transformer, ModelError> {
         self.validate()?;
         let device = &device.clone().without_autodiff();
@@ -85,10 +87,10 @@ impl ModelConfig {
                     .then(|| Param::from_tensor(Tensor::zeros([self.vocab_size], device))),
                 quantized: None,
             },
-            quantized_table: None,
-            waves: (self.position == Position::Sinusoidal)
+            quantized_embedding: None,
+            sinusoidal_table: (self.position == Position::Sinusoidal)
                 .then(|| sinusoidal_table(self.context_length, self.d_model, device)),
-            rotary: (self.position == Position::Rotary).then(|| Rotation::new(self)),
+            rope: (self.position == Position::Rotary).then(|| Rope::new(self)),
             precision: Precision::F32,
             config: self.clone(),
         })
@@ -96,134 +98,144 @@ impl ModelConfig {
 }
 
 impl Transformer {
-    /// Logits for the token after each of `tokens`: `[batch, seq]` to `[batch, seq, vocab_size]`.
+    /// Computes the logits of the next token at each position: `[batch, seq]` to
+    /// `[batch, seq, vocab_size]`.
     ///
     /// # Panics
-    /// If `tokens` together with what the pass's cache holds are longer than `context_length`.
-    /// Ids must be below `vocab_size`.
-    pub fn forward<P: Probe>(&self, tokens: Tensor<2, Int>, pass: &mut Pass<'_, P>) -> Tensor<3> {
-        let hidden = self.hidden(tokens, pass);
-        self.logits(hidden, pass)
+    /// If cached and new tokens together exceed `context_length`. Ids must be below `vocab_size`.
+    pub fn forward<P: Probe>(
+        &self,
+        tokens: Tensor<2, Int>,
+        ctx: &mut ForwardContext<'_, P>,
+    ) -> Tensor<3> {
+        let hidden = self.hidden_states(tokens, ctx);
+        self.logits(hidden, ctx)
     }
 
-    /// As [`forward`](Self::forward), for rows that continue the cached sequences of `slots`. The
-    /// tokens are added to the cache.
+    /// Runs [`forward`](Self::forward) on rows that continue the cached sequences in `slots`, and
+    /// adds the tokens to the cache.
+    ///
+    /// # Panics
+    /// If the number of slots is not the number of rows, a slot is named twice, or cached and new
+    /// tokens together exceed the cache's capacity or the context.
     pub fn forward_cached(
         &self,
         tokens: Tensor<2, Int>,
         cache: &mut KvCache,
         slots: &[usize],
     ) -> Tensor<3> {
-        self.forward(tokens, &mut Pass::plain().continuing(cache, slots))
+        self.forward(
+            tokens,
+            &mut ForwardContext::inference().with_cache(cache, slots),
+        )
     }
 
-    /// What enters the output layer: `[batch, seq]` to `[batch, seq, d_model]`.
-    pub fn hidden<P: Probe>(&self, tokens: Tensor<2, Int>, pass: &mut Pass<'_, P>) -> Tensor<3> {
-        let seq = tokens.dims()[1];
-        let mut x = self.embedded(tokens, pass);
-        for (layer, block) in self.blocks.iter().enumerate() {
-            pass.enter(Some(layer));
-            x = block.forward(x, pass);
-        }
-        pass.enter(None);
-        pass.finish(seq);
-        self.finished(x, pass)
-    }
-
-    /// What enters the first block: `[batch, seq]` to `[batch, seq, d_model]`.
-    pub(crate) fn embedded<P: Probe>(
+    /// Computes the input of the output layer: `[batch, seq]` to `[batch, seq, d_model]`.
+    pub fn hidden<P: Probe>(
         &self,
         tokens: Tensor<2, Int>,
-        pass: &mut Pass<'_, P>,
+        ctx: &mut ForwardContext<'_, P>,
     ) -> Tensor<3> {
-        pass.enter(None);
-        self.embed(tokens, pass)
+        let seq = tokens.dims()[1];
+        let mut x = self.embed(tokens, ctx);
+        for (layer, block) in self.blocks.iter().enumerate() {
+            ctx.set_layer(Some(layer));
+            x = block.forward(x, ctx);
+        }
+        ctx.set_layer(None);
+        ctx.advance_cache(seq);
+        self.apply_final_norm(x, ctx)
     }
 
-    /// One block by itself, in a pass of its own.
-    pub(crate) fn block<P: Probe>(
+    /// Runs a single block, with a context that no other block has used.
+    pub(crate) fn forward_block<P: Probe>(
         &self,
         layer: usize,
         x: Tensor<3>,
-        pass: &mut Pass<'_, P>,
+        ctx: &mut ForwardContext<'_, P>,
     ) -> Tensor<3> {
-        pass.locate(&self.config, self.rotary.as_ref(), &x);
-        pass.enter(Some(layer));
-        self.blocks[layer].forward(x, pass)
+        ctx.set_positions(&self.config, self.rope.as_ref(), &x);
+        ctx.set_layer(Some(layer));
+        self.blocks[layer].forward(x, ctx)
     }
 
-    /// From what leaves the last block to what enters the output layer.
-    fn finished<P: Probe>(&self, x: Tensor<3>, pass: &mut Pass<'_, P>) -> Tensor<3> {
+    /// Turns the output of the last block into the input of the output layer.
+    fn finished<P: Probe>(&self, x: Tensor<3>, ctx: &mut ForwardContext<'_, P>) -> Tensor<3> {
         match &self.final_norm {
             Some(norm) => {
                 let x = norm.forward(x);
-                pass.see(Hook::FinalNorm, &x);
+                ctx.record(Hook::FinalNorm, &x);
                 x
             }
             None => x,
         }
     }
 
-    /// The output layer: `[batch, seq, d_model]` to `[batch, seq, vocab_size]`.
-    pub fn logits<P: Probe>(&self, hidden: Tensor<3>, pass: &mut Pass<'_, P>) -> Tensor<3> {
+    /// Applies the output layer: `[batch, seq, d_model]` to `[batch, seq, vocab_size]`.
+    pub fn logits<P: Probe>(
+        &self,
+        hidden: Tensor<3>,
+        ctx: &mut ForwardContext<'_, P>,
+    ) -> Tensor<3> {
         let logits = self.output_layer().logits(hidden);
-        pass.see(Hook::Logits, &logits);
+        ctx.record(Hook::Logits, &logits);
         logits
     }
 
-    /// The sum of `-ln p(target)` in nats over all places whose target is not
-    /// [`IGNORE`](crate::IGNORE), `[1]`. `tokens` is `[batch, seq]`, `targets` row by row.
+    /// Computes the sum of `-ln p(target)` in nats over all positions whose target is not
+    /// [`IGNORE`](crate::IGNORE), `[1]`. `tokens` is `[batch, seq]`, `targets` the same in row-major
+    /// order.
     ///
-    /// Dividing by the number of counted targets of the whole step (not of this micro-batch) makes
-    /// accumulation equal one big batch. A watched pass sees logits.
+    /// Divide by the number of targets in the whole step (not in this micro-batch) to make gradient
+    /// accumulation equal to one big batch. A probe also receives the logits.
     ///
     /// # Panics
-    /// If there are not `batch * seq` targets.
+    /// If the number of targets is not `batch * seq`.
     pub fn loss_sum<P: Probe>(
         &self,
         tokens: Tensor<2, Int>,
         targets: &[u32],
-        pass: &mut Pass<'_, P>,
+        ctx: &mut ForwardContext<'_, P>,
     ) -> Tensor<1> {
-        let hidden = self.hidden(tokens, pass);
-        self.loss_of_hidden(hidden, targets, pass)
+        let hidden = self.hidden_states(tokens, ctx);
+        self.loss_from_hidden(hidden, targets, ctx)
     }
 
-    /// The loss from what leaves the last block.
-    pub(crate) fn loss_from<P: Probe>(
+    /// The loss, from the output of the last block.
+    pub(crate) fn loss_from_residual<P: Probe>(
         &self,
         x: Tensor<3>,
         targets: &[u32],
-        pass: &mut Pass<'_, P>,
+        ctx: &mut ForwardContext<'_, P>,
     ) -> Tensor<1> {
-        let hidden = self.finished(x, pass);
-        self.loss_of_hidden(hidden, targets, pass)
+        let hidden = self.apply_final_norm(x, ctx);
+        self.loss_from_hidden(hidden, targets, ctx)
     }
 
-    fn loss_of_hidden<P: Probe>(
+    fn loss_from_hidden<P: Probe>(
         &self,
         hidden: Tensor<3>,
         targets: &[u32],
-        pass: &mut Pass<'_, P>,
+        ctx: &mut ForwardContext<'_, P>,
     ) -> Tensor<1> {
-        if pass.is_watched() {
-            self.logits(hidden.clone(), pass);
+        if ctx.is_probed() {
+            self.logits(hidden.clone(), ctx);
         }
         nextword_kernels::cross_entropy_sum(hidden, self.output_layer(), targets)
     }
 
-    /// The output layer's weight, where it is quantized.
+    /// The output layer's weight, if it is quantized.
     fn quantized_head(&self) -> Option<&QuantizedMatrix> {
         if self.config.tied_head {
-            self.quantized_table.as_ref()
+            self.quantized_embedding.as_ref()
         } else {
             self.head.quantized.as_ref()
         }
     }
 
     fn output_layer(&self) -> OutputLayer {
-        let own = self.head.weight.as_ref().map(Param::val);
-        let weight = match (self.quantized_head(), own) {
+        let head = self.head.weight.as_ref().map(Param::val);
+        let weight = match (self.quantized_head(), head) {
             (Some(weight), _) => OutputWeight::Quantized(weight.clone()),
             (None, Some(weight)) => OutputWeight::Matrix(weight),
             (None, None) => OutputWeight::Table(self.token_embedding.weight.val()),
@@ -236,9 +248,15 @@ impl Transformer {
         }
     }
 
-    /// Word embedding plus position encoding.
-    fn embed<P: Probe>(&self, tokens: Tensor<2, Int>, pass: &mut Pass<'_, P>) -> Tensor<3> {
-        let x = match &self.quantized_table {
+    /// Computes the input of the first block, token embedding plus position encoding: `[batch, seq]`
+    /// to `[batch, seq, d_model]`.
+    pub(crate) fn embed<P: Probe>(
+        &self,
+        tokens: Tensor<2, Int>,
+        ctx: &mut ForwardContext<'_, P>,
+    ) -> Tensor<3> {
+        ctx.set_layer(None);
+        let x = match &self.quantized_embedding {
             Some(table) => nextword_kernels::embed_quantized(table, tokens),
             None => nextword_kernels::embed(self.token_embedding.weight.val(), tokens),
         };
@@ -246,46 +264,46 @@ impl Transformer {
             Some(scale) => x * scale,
             None => x,
         };
-        pass.see(Hook::Embed, &x);
-        pass.locate(&self.config, self.rotary.as_ref(), &x);
+        ctx.record(Hook::Embed, &x);
+        ctx.set_positions(&self.config, self.rope.as_ref(), &x);
         assert!(
-            pass.places().sight().keys() <= self.config.context_length,
-            "{} tokens do not fit a context of {}",
-            pass.places().sight().keys(),
+            ctx.positions().mask().keys() <= self.config.context_length,
+            "{} tokens do not fit into a context of {}",
+            ctx.positions().mask().keys(),
             self.config.context_length
         );
-        let table = match (&self.position_embedding, &self.waves) {
+        let table = match (&self.position_embedding, &self.sinusoidal_table) {
             (Some(learned), _) => Some(learned.weight.val()),
-            (None, waves) => waves.clone(),
+            (None, sinusoidal) => sinusoidal.clone(),
         };
         let x = match table {
             Some(table) => {
-                let places = pass.places().pick(table).cast(x.dtype());
-                pass.see(Hook::PosEmbed, &places);
-                x + places
+                let encoding = ctx.positions().gather(table).cast(x.dtype());
+                ctx.record(Hook::PosEmbed, &encoding);
+                x + encoding
             }
             None => x,
         };
-        pass.drop_some(Hook::Embed, x, self.config.dropout.embedding)
+        ctx.dropout(Hook::Embed, x, self.config.dropout.embedding)
     }
 
-    /// The same model with matrix products in `precision`; weights, norms, attention's scores and the
-    /// loss stay in f32. Of no effect on quantized weights.
+    /// Sets the precision of matrix products. Weights, norms, attention scores and the loss stay in
+    /// f32. Has no effect on quantized weights.
     ///
     /// # Errors
-    /// [`ModelError::Config`] if the model's device cannot do it.
+    /// [`ModelError::Config`] if the model's device does not support it.
     pub fn with_precision(self, precision: Precision) -> Result<Self, ModelError> {
         if !precision.is_supported(&self.device()) {
             return Err(ModelError::config(
                 "precision",
-                "this device has no bf16 products",
+                "this device does not support bf16",
                 "use precision = \"f32\", or device = \"flex\"",
             ));
         }
         Ok(self.set_precision(precision))
     }
 
-    /// The same model with all arithmetic in f32.
+    /// Sets the precision of all arithmetic to f32.
     #[must_use]
     pub fn in_f32(self) -> Self {
         self.set_precision(Precision::F32)
@@ -299,15 +317,15 @@ impl Transformer {
         self
     }
 
-    /// The configuration that built this model.
+    /// The configuration of this model.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// Bytes of weights that one token's forward pass reads: all but the rows of the embedding tables
-    /// that it does not look up.
+    /// Bytes of weights that the forward pass of one token reads: all weights except the rows of the
+    /// embedding tables that are not looked up.
     pub fn bytes_per_token(&self) -> usize {
-        let counts = self.config.counts();
+        let counts = self.config.parameter_counts();
         let tables = counts.token_embedding * usize::from(!self.config.tied_head);
         let mut bytes = 4 * (counts.total() - tables - counts.position_embedding);
         let linears = self.linears().into_iter();
@@ -319,7 +337,7 @@ impl Transformer {
         bytes
     }
 
-    /// Where the weights are.
+    /// The device of the weights.
     pub fn device(&self) -> Device {
         self.token_embedding.weight.val().device()
     }

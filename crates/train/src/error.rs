@@ -1,4 +1,4 @@
-//! What can go wrong in training, as sentences with the facts in them.
+//! The errors of this crate.
 
 use std::path::PathBuf;
 
@@ -10,46 +10,46 @@ use nextword_model::ModelError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
-    /// A run's configuration with a key that cannot be as it is.
+    /// An invalid value in a run's configuration.
     #[error("{key}: {problem}; hint: {hint}")]
     Config {
-        /// The key, as written in the file.
+        /// The key, as in the file.
         key: String,
         /// What is wrong.
         problem: String,
-        /// What would mend it.
+        /// How to fix it.
         hint: String,
     },
 
-    /// A configuration file that does not parse, with the place.
+    /// A configuration file that cannot be parsed.
     #[error("{path}{}: {problem}", .line.map_or_else(String::new, |line| format!(":{line}")))]
     ConfigFile {
         /// The file.
         path: PathBuf,
         /// The line, counted from 1.
         line: Option<usize>,
-        /// What is wrong there and what would mend it.
+        /// What is wrong, and how to fix it.
         problem: String,
     },
 
-    /// A run's files that are damaged or gone.
+    /// Files of a run that are damaged or missing.
     #[error("{path}: {problem}")]
     Damaged {
         /// The folder.
         path: PathBuf,
-        /// What is wrong and what would mend it.
+        /// What is wrong, and how to fix it.
         problem: String,
     },
 
-    /// Writing failed again and again.
+    /// Saving failed repeatedly.
     #[error(
-        "{source}; hint: free some space, then go on with `nextword resume {}`",
+        "{source}; hint: free some space, then continue with `nextword resume {}`",
         .folder.display()
     )]
     NotSaved {
         /// The run's folder.
         folder: PathBuf,
-        /// The last failure.
+        /// The last error.
         source: Box<TrainError>,
     },
 
@@ -58,7 +58,7 @@ pub enum TrainError {
     Run {
         /// The file or folder.
         path: PathBuf,
-        /// What is wrong and what would mend it.
+        /// What is wrong, and how to fix it.
         problem: String,
     },
 
@@ -67,44 +67,44 @@ pub enum TrainError {
     Io {
         /// The file.
         path: PathBuf,
-        /// `read`, `write` or the like.
+        /// What was attempted: `read`, `write` or the like.
         action: &'static str,
         /// The operating system's reason.
         source: std::io::Error,
     },
 
-    /// The loss or a gradient is no longer a finite number.
+    /// The loss or a gradient is NaN or infinite.
     #[error(
         "training diverged at step {step}: {first}; learning rate {learning_rate:.3e}, loss {loss}, \
          gradient norms of the last steps: {history}; hint: lower schedule.learning_rate, lengthen \
-         schedule.warmup_steps or set optimizer.clip_norm; the last checkpoint is unharmed"
+         schedule.warmup_steps or set optimizer.clip_norm; earlier checkpoints are intact"
     )]
     Diverged {
-        /// The update that could not be made, counted from 1.
+        /// The failed update, counted from 1.
         step: u64,
-        /// The learning rate there.
+        /// The learning rate of that update.
         learning_rate: f64,
-        /// The loss there.
+        /// The loss at that update.
         loss: f64,
-        /// Gradient norms before, oldest first.
+        /// Gradient norms of the preceding updates, oldest first.
         history: String,
-        /// The first intermediate value or parameter that is not finite.
+        /// A description of the first tensor that is not finite.
         first: String,
     },
 
-    /// The network.
+    /// An error of the model crate.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The data.
+    /// An error of the data crate.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// Measuring the loss.
+    /// An error of the eval crate.
     #[error(transparent)]
     Eval(#[from] EvalError),
 }
 
 impl TrainError {
-    /// A [`TrainError::Config`] about `key`.
+    /// Creates a [`TrainError::Config`] about `key`.
     pub fn config(
         key: impl Into<String>,
         problem: impl Into<String>,
@@ -117,7 +117,7 @@ impl TrainError {
         }
     }
 
-    /// A [`TrainError::Run`] about `path`.
+    /// Creates a [`TrainError::Run`] about `path`.
     pub fn run(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
         Self::Run {
             path: path.into(),
@@ -125,7 +125,7 @@ impl TrainError {
         }
     }
 
-    /// A function that makes a [`TrainError::Io`] about `path`.
+    /// Returns a function that creates a [`TrainError::Io`] about `path`.
     pub(crate) fn io(
         path: impl Into<PathBuf>,
         action: &'static str,
@@ -138,7 +138,7 @@ impl TrainError {
         }
     }
 
-    /// Whether writing failed for want of space or the like, so that trying again later may do.
+    /// Whether this is a failed write, such as a full disk, that may succeed later.
     pub fn is_write_failure(&self) -> bool {
         matches!(
             self,

@@ -1,23 +1,23 @@
-//! A run's folder: where everything is, and the lock that keeps two writers apart.
+//! The run folder: its layout, and the lock that keeps out a second process.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 
 use crate::{RunConfig, TrainError, read_config, to_toml};
 
-/// A run's folder, held by this process alone as long as this value lives.
+/// A run folder, locked by this process for the lifetime of this value.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
-    /// Held for its lock, which ends when the file is closed.
+    /// Closing the file releases the lock.
     _lock: File,
 }
 
 impl RunFolder {
-    /// Makes the folder of a new run and writes its resolved configuration.
+    /// Creates the folder of a new run and writes its resolved configuration.
     ///
     /// # Errors
-    /// [`TrainError::Run`] if there is a run already, or another process works in it.
+    /// [`TrainError::Run`] if the folder already contains a run, or another process uses it.
     pub fn create(path: &Path, config: &RunConfig) -> Result<Self, TrainError> {
         fs::create_dir_all(path).map_err(TrainError::io(path, "create the folder"))?;
         let folder = Self::lock(path)?;
@@ -26,8 +26,8 @@ impl RunFolder {
             return Err(TrainError::run(
                 path,
                 format!(
-                    "there is a run in this folder already; hint: continue it with \
-                     `nextword resume {shown}`, or give the new run another --set name=NAME"
+                    "this folder already contains a run; hint: continue it with \
+                     `nextword resume {shown}`, or choose another name with --set name=NAME"
                 ),
             ));
         }
@@ -35,13 +35,13 @@ impl RunFolder {
         Ok(folder)
     }
 
-    /// Writes the resolved configuration with absolute paths, so that the run resumes from any
-    /// folder.
+    /// Writes the resolved configuration with absolute paths, so that the run can be resumed from any
+    /// working directory.
     fn write_config(&self, config: &RunConfig) -> Result<(), TrainError> {
         let mut config = config.clone();
-        if let Ok(here) = std::env::current_dir() {
-            config.data.resolve_paths(&here);
-            config.start_from = config.start_from.map(|path| here.join(path));
+        if let Ok(working_dir) = std::env::current_dir() {
+            config.data.resolve_paths(&working_dir);
+            config.start_from = config.start_from.map(|path| working_dir.join(path));
         }
         let text = to_toml(&config)?;
         Ok(nextword_model::write_atomically(
@@ -50,9 +50,9 @@ impl RunFolder {
         )?)
     }
 
-    /// Makes the run independent of the record that it started from: the tokenizer is copied, and
-    /// `start_from` forgotten. For when a checkpoint holds the weights.
-    pub(crate) fn settle(
+    /// Makes the run independent of the model that it started from: copies the tokenizer and removes
+    /// `start_from`. The weights must already be in a checkpoint.
+    pub(crate) fn detach_from_source(
         &self,
         config: &RunConfig,
         tokenizer_json: &str,
@@ -67,15 +67,15 @@ impl RunFolder {
         self.write_config(&config)
     }
 
-    /// Opens the folder of a run that was begun before.
+    /// Opens the folder of an existing run.
     ///
     /// # Errors
-    /// [`TrainError::Run`] if there is none, or another process works in it.
+    /// [`TrainError::Run`] if the folder does not contain a run, or another process uses it.
     pub fn open(path: &Path) -> Result<(Self, RunConfig), TrainError> {
         if !path.join("run.toml").exists() {
             return Err(TrainError::run(
                 path,
-                "this is no run's folder: it holds no run.toml; hint: begin one with \
+                "not a run folder (run.toml is missing); hint: start a run with \
                  `nextword train CONFIG`",
             ));
         }
@@ -99,43 +99,43 @@ impl RunFolder {
             }),
             Err(TryLockError::WouldBlock) => Err(TrainError::run(
                 path,
-                "another process trains in this folder; hint: wait for it, or stop it first",
+                "another process is training in this folder; hint: wait for it to finish, or stop it",
             )),
             Err(TryLockError::Error(source)) => Err(TrainError::io(&file, "lock")(source)),
         }
     }
 
-    /// The folder itself.
+    /// The path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The resolved configuration.
+    /// The path of the resolved configuration.
     pub fn config_path(&self) -> PathBuf {
         self.path.join("run.toml")
     }
 
-    /// One JSON object a line: see [`MetricsLine`](crate::MetricsLine).
+    /// The path of the metrics: one [`MetricsLine`](crate::MetricsLine) per line.
     pub fn metrics_path(&self) -> PathBuf {
         self.path.join("metrics.jsonl")
     }
 
-    /// Training states.
+    /// The path of the checkpoints.
     pub fn checkpoints_path(&self) -> PathBuf {
         self.path.join("checkpoints")
     }
 
-    /// The record with the lowest validation loss.
+    /// The path of the model with the lowest validation loss.
     pub fn best_path(&self) -> PathBuf {
         self.path.join("best")
     }
 
-    /// The newest record.
+    /// The path of the newest model.
     pub fn last_path(&self) -> PathBuf {
         self.path.join("last")
     }
 
-    /// Text sampled while the model learned.
+    /// The path of the samples taken during training.
     pub fn samples_path(&self) -> PathBuf {
         self.path.join("samples")
     }

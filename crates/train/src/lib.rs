@@ -1,15 +1,15 @@
-//! Training decoder-only Transformers: the loop and what it is made of.
+//! Training decoder-only Transformers: the training loop and its parts.
 //!
 //! | to change | open |
 //! |---|---|
-//! | what a run can be told | [`RunConfig`] |
-//! | forward, backward, accumulation, clipping | [`Gradients`], [`forward_backward`], [`Stepper`] |
-//! | how gradients change weights | [`Optimizer`] |
-//! | the learning rate | [`ScheduleConfig`] |
-//! | what is saved and how it is found again | [`checkpoint`] |
-//! | the order of things in a run | [`Trainer`] |
+//! | the options of a run | [`RunConfig`] |
+//! | forward and backward pass, gradient accumulation, clipping | [`Gradients`], [`forward_backward`], [`Stepper`] |
+//! | the optimizer | [`Optimizer`] |
+//! | the learning rate schedule | [`ScheduleConfig`] |
+//! | saving and loading checkpoints | [`checkpoint`] |
+//! | the training loop | [`Trainer`] |
 //!
-//! Nothing here writes to a terminal: a run tells what happens through [`Reporter`].
+//! This crate does not write to the terminal: a run reports its progress through [`Reporter`].
 
 #![recursion_limit = "256"]
 
@@ -38,10 +38,10 @@ pub use folder::RunFolder;
 pub use metrics::MetricsLine;
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerKind};
 pub use report::{
-    Hooks, Outcome, Reporter, RunInfo, Silent, StepReport, StopReason, ValidationReport,
+    Hooks, NullReporter, Outcome, Reporter, RunInfo, StepReport, StopReason, ValidationReport,
 };
 pub use schedule::{ScheduleConfig, ScheduleKind};
-pub use setup::{Ingredients, prepare_run};
+pub use setup::{RunSetup, prepare_run};
 pub use step::{Gradients, forward_backward};
 pub use stepper::Stepper;
 pub use trainer::{StopFlag, Trainer};

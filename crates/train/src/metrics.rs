@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: what was measured, one JSON object a line.
+//! `metrics.jsonl`: training and validation metrics, one JSON object per line.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 
-/// One line of `metrics.jsonl`: of an update, of a validation, or of both.
+/// One line of `metrics.jsonl`, for an update or a validation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MetricsLine {
-    /// Updates made, this one included.
+    /// Updates made, including this one.
     pub step: u64,
     /// Tokens trained on so far.
     pub tokens: u64,
@@ -28,14 +28,14 @@ pub struct MetricsLine {
     /// Global norm of the gradients before clipping.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grad_norm: Option<f64>,
-    /// Tokens per second since the line before, validation and saving left out.
+    /// Tokens per second since the previous line, excluding validation and saving.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_per_second: Option<f64>,
-    /// Seconds of the whole run so far, those before a resume included.
+    /// Seconds of training so far, including those before a resume.
     pub elapsed: f64,
 }
 
-/// The open file.
+/// The open `metrics.jsonl`.
 #[derive(Debug)]
 pub(crate) struct MetricsFile {
     path: PathBuf,
@@ -44,7 +44,8 @@ pub(crate) struct MetricsFile {
 }
 
 impl MetricsFile {
-    /// Opens the file and cuts it to its first `bytes`: lines of steps that will be made again.
+    /// Opens the file and truncates it to `bytes`. The lines after that belong to steps that will be
+    /// repeated.
     pub(crate) fn open(path: &Path, bytes: u64) -> Result<Self, TrainError> {
         let io = |source| TrainError::io(path, "write")(source);
         let mut file = OpenOptions::new()
@@ -65,7 +66,7 @@ impl MetricsFile {
 
     /// Appends a line.
     pub(crate) fn write(&mut self, line: &MetricsLine) -> Result<(), TrainError> {
-        // The line holds plain numbers, which JSON can always express.
+        // The line contains only numbers, so serialization cannot fail.
         let mut json = serde_json::to_string(line).unwrap_or_default();
         json.push('\n');
         self.file
@@ -75,7 +76,7 @@ impl MetricsFile {
         Ok(())
     }
 
-    /// How long the file is now, for a checkpoint to remember; all of it is on the disk then.
+    /// Syncs the file to disk and returns its length, which a checkpoint stores.
     pub(crate) fn sync(&mut self) -> Result<u64, TrainError> {
         self.file
             .sync_data()

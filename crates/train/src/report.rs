@@ -1,4 +1,4 @@
-//! What a run tells while it goes, and to whom.
+//! Progress reports of a run, and the hooks that it calls.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use nextword_model::Transformer;
 
 use crate::TrainError;
 
-/// What is known when a run begins.
+/// Properties of a run, reported when it starts.
 #[derive(Clone, Debug)]
 pub struct RunInfo {
     /// The run's name.
@@ -16,32 +16,32 @@ pub struct RunInfo {
     pub folder: PathBuf,
     /// The device's name.
     pub device: String,
-    /// Parameters of the model.
+    /// Number of parameters of the model.
     pub parameters: usize,
-    /// Distinct tokens.
+    /// Vocabulary size.
     pub vocab_size: usize,
-    /// Tokens to train on.
+    /// Number of training tokens.
     pub train_tokens: usize,
-    /// Tokens to measure on.
+    /// Number of validation tokens.
     pub validation_tokens: usize,
-    /// Updates that the run shall make.
+    /// Total number of updates.
     pub steps: u64,
-    /// Tokens of one update.
+    /// Tokens per update.
     pub tokens_per_step: usize,
-    /// Updates made before, if this continues a run.
+    /// Updates made before this process resumed the run; 0 for a new run.
     pub resumed_at: u64,
-    /// How prompts are put, if not as they are: `{prompt}` stands for what the user types.
+    /// How prompts are formatted, if not used as they are; `{prompt}` is replaced by the user's text.
     pub prompt_template: Option<String>,
-    /// Checkpoints that could not be used, with the reason.
+    /// Damaged checkpoints that were skipped, with the reasons.
     pub skipped: Vec<String>,
 }
 
-/// One update.
+/// Report of one update.
 #[derive(Clone, Debug)]
 pub struct StepReport {
-    /// Updates made, this one included.
+    /// Updates made, including this one.
     pub step: u64,
-    /// Updates that the run shall make.
+    /// Total number of updates.
     pub steps: u64,
     /// Training loss, nats per token.
     pub loss: f64,
@@ -49,24 +49,24 @@ pub struct StepReport {
     pub learning_rate: f64,
     /// Global norm of the gradients before clipping.
     pub grad_norm: f64,
-    /// Tokens per second of late, validation and saving left out.
+    /// Recent tokens per second, excluding validation and saving.
     pub tokens_per_second: f64,
-    /// Seconds until the end, validation and saving counted in.
+    /// Estimated seconds until the end, including validation and saving.
     pub eta: f64,
 }
 
-/// One measurement of the validation loss.
+/// Report of one validation.
 #[derive(Clone, Copy, Debug)]
 pub struct ValidationReport {
     /// Updates made.
     pub step: u64,
-    /// Nats per token.
+    /// Validation loss, nats per token.
     pub loss: f64,
-    /// The lowest so far, this one included.
+    /// Lowest validation loss so far, including this one.
     pub best: f64,
-    /// Tokens measured on.
+    /// Number of tokens evaluated.
     pub tokens: usize,
-    /// Seconds that it took.
+    /// Duration in seconds.
     pub seconds: f64,
 }
 
@@ -75,16 +75,16 @@ pub struct ValidationReport {
 pub enum StopReason {
     /// All updates were made.
     Finished,
-    /// The validation loss stopped falling.
-    Patience,
-    /// The user asked.
+    /// Early stopping: the validation loss stopped improving.
+    EarlyStopped,
+    /// A stop was requested.
     Interrupted,
 }
 
 /// How a run ended.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// Why.
+    /// Why the run ended.
     pub reason: StopReason,
     /// Updates made.
     pub step: u64,
@@ -100,36 +100,36 @@ pub struct Outcome {
     pub folder: PathBuf,
 }
 
-/// Hears what happens in a run. Every method does nothing unless it is written anew.
+/// Observes a run. All methods do nothing by default.
 pub trait Reporter {
-    /// The run begins.
+    /// The run starts.
     fn started(&mut self, _info: &RunInfo) {}
-    /// An update was made. Called for every one, also where `log_every` is larger.
+    /// An update was made. Called for every update; `logged` is set for those of `log_every`.
     fn stepped(&mut self, _report: &StepReport, _logged: bool) {}
-    /// The validation loss was measured.
+    /// The validation loss was computed.
     fn validated(&mut self, _report: &ValidationReport) {}
-    /// The model wrote text.
+    /// Text was sampled.
     fn sampled(&mut self, _step: u64, _prompt: &str, _text: &str) {}
-    /// Training state was saved.
+    /// A checkpoint was saved.
     fn saved(&mut self, _step: u64, _path: &Path) {}
-    /// Something went wrong that the run survives.
+    /// A non-fatal problem occurred.
     fn warned(&mut self, _message: &str) {}
     /// The run ended.
     fn ended(&mut self, _outcome: &Outcome) {}
 }
 
-/// Says nothing.
+/// Ignores all reports.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Silent;
+pub struct NullReporter;
 
-impl Reporter for Silent {}
+impl Reporter for NullReporter {}
 
-/// What a run needs others to do: this crate does not generate text.
+/// Callbacks of a run: this crate does not generate text.
 pub trait Hooks {
-    /// The text that `model` continues `prompt` with, at most `max_tokens` tokens.
+    /// Samples a continuation of `prompt` from `model`, at most `max_tokens` tokens.
     ///
     /// # Errors
-    /// Whatever goes wrong; the run warns and goes on.
+    /// Any error; the run reports a warning and continues.
     fn sample(
         &mut self,
         model: &Transformer,
@@ -140,11 +140,11 @@ pub trait Hooks {
         seed: u64,
     ) -> Result<String, TrainError>;
 
-    /// What `model` makes of `sentence` inside, as JSON; `None` if nobody looks.
+    /// Returns attention and predictions of `model` for `sentence` as JSON, or `None` to skip it.
     ///
     /// # Errors
-    /// Whatever goes wrong; the run warns and goes on.
-    fn look(
+    /// Any error; the run reports a warning and continues.
+    fn probe(
         &mut self,
         _model: &Transformer,
         _tokenizer: &std::sync::Arc<dyn Tokenizer>,

@@ -1,39 +1,39 @@
-//! The learning rate as a pure function of the step.
+//! The learning rate schedule, a pure function of the step.
 
 use serde::{Deserialize, Serialize};
 
-/// The shape of the learning rate's course after warm-up.
+/// The shape of the learning rate schedule after warmup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleKind {
-    /// Stays at the peak.
+    /// Stays at the maximum.
     Constant,
-    /// A straight line down to the floor.
+    /// Linear decay to the minimum.
     Linear,
-    /// Half a cosine wave down to the floor (Loshchilov and Hutter 2016), where it stays.
+    /// Cosine decay to the minimum (Loshchilov and Hutter 2016).
     #[default]
     Cosine,
-    /// Warm-up, stable, decay: at the peak until the last `decay_steps`, then a straight line down
-    /// to the floor (Hu et al. 2024, arXiv 2404.06395).
+    /// Warmup-stable-decay: the maximum until the last `decay_steps`, then linear decay to the
+    /// minimum (Hu et al. 2024, arXiv 2404.06395).
     Wsd,
 }
 
-/// The course of the learning rate.
+/// The learning rate schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScheduleConfig {
     /// The shape.
     pub kind: ScheduleKind,
-    /// The highest learning rate, reached after warm-up.
+    /// Maximum learning rate, reached after warmup.
     pub learning_rate: f64,
-    /// The floor that falling shapes reach and hold.
+    /// Minimum learning rate, reached at the end of the decay and kept.
     pub min_learning_rate: f64,
-    /// Steps of linear warm-up from near 0 to the peak.
+    /// Steps of linear warmup from near 0 to the maximum.
     pub warmup_steps: u64,
-    /// The step at which the floor is reached; absent: the run's last.
+    /// Step at which the minimum is reached; absent: the last step of the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end_step: Option<u64>,
-    /// Steps of the final descent of `wsd`; absent: a fifth of the run.
+    /// Steps of the final decay of `wsd`; absent: a fifth of the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decay_steps: Option<u64>,
 }
@@ -52,36 +52,37 @@ impl Default for ScheduleConfig {
 }
 
 impl ScheduleConfig {
-    /// The learning rate of update number `step`, counted from 0, in a run of `steps` updates.
+    /// The learning rate of update `step`, counted from 0, in a run of `steps` updates.
     ///
-    /// Warm-up is nanoGPT's: `peak * (step + 1) / (warmup + 1)`.
+    /// Warmup is nanoGPT's: `max_lr * (step + 1) / (warmup_steps + 1)`.
     pub fn learning_rate(&self, step: u64, steps: u64) -> f64 {
-        let (peak, floor) = (self.learning_rate, self.min_learning_rate);
+        let (max_lr, min_lr) = (self.learning_rate, self.min_learning_rate);
         if step < self.warmup_steps {
-            return peak * (step + 1) as f64 / (self.warmup_steps + 1) as f64;
+            return max_lr * (step + 1) as f64 / (self.warmup_steps + 1) as f64;
         }
         let end = self.end_step.unwrap_or(steps).max(self.warmup_steps);
-        let (begin, fall): (u64, fn(f64) -> f64) = match self.kind {
-            ScheduleKind::Constant => return peak,
+        let (begin, decay): (u64, fn(f64) -> f64) = match self.kind {
+            ScheduleKind::Constant => return max_lr,
             ScheduleKind::Linear => (self.warmup_steps, |x| 1.0 - x),
             ScheduleKind::Cosine => (self.warmup_steps, |x| {
                 0.5 * (1.0 + (std::f64::consts::PI * x).cos())
             }),
             ScheduleKind::Wsd => {
-                let decay = self.decay_steps.unwrap_or(end / 5);
-                (end.saturating_sub(decay).max(self.warmup_steps), |x| {
-                    1.0 - x
-                })
+                let decay_steps = self.decay_steps.unwrap_or(end / 5);
+                (
+                    end.saturating_sub(decay_steps).max(self.warmup_steps),
+                    |x| 1.0 - x,
+                )
             }
         };
         if step >= end {
-            return floor;
+            return min_lr;
         }
         if step < begin {
-            return peak;
+            return max_lr;
         }
         let progress = (step - begin) as f64 / (end - begin) as f64;
-        floor + (peak - floor) * fall(progress)
+        min_lr + (max_lr - min_lr) * decay(progress)
     }
 }
 
@@ -89,7 +90,7 @@ impl ScheduleConfig {
 mod tests {
     use super::*;
 
-    fn of(kind: ScheduleKind) -> ScheduleConfig {
+    fn schedule(kind: ScheduleKind) -> ScheduleConfig {
         ScheduleConfig {
             kind,
             warmup_steps: 10,
@@ -98,15 +99,15 @@ mod tests {
     }
 
     #[test]
-    fn warm_up_rises_in_a_line_to_the_peak() {
-        let config = of(ScheduleKind::Cosine);
+    fn warmup_is_linear_to_the_maximum() {
+        let config = schedule(ScheduleKind::Cosine);
         assert!((config.learning_rate(0, 100) - 1e-3 / 11.0).abs() < 1e-12);
         assert!((config.learning_rate(10, 100) - 1e-3).abs() < 1e-12);
     }
 
     #[test]
-    fn cosine_is_half_way_in_the_middle_and_holds_its_floor() {
-        let config = of(ScheduleKind::Cosine);
+    fn cosine_is_halfway_at_the_middle_and_keeps_the_minimum() {
+        let config = schedule(ScheduleKind::Cosine);
         assert!((config.learning_rate(55, 100) - 5.5e-4).abs() < 1e-12);
         for step in [100, 101, 1000] {
             assert!((config.learning_rate(step, 100) - 1e-4).abs() < 1e-12);
@@ -114,22 +115,24 @@ mod tests {
     }
 
     #[test]
-    fn wsd_stays_at_the_peak_until_the_last_fifth() {
-        let config = of(ScheduleKind::Wsd);
+    fn wsd_keeps_the_maximum_until_the_last_fifth() {
+        let config = schedule(ScheduleKind::Wsd);
         assert!((config.learning_rate(79, 100) - 1e-3).abs() < 1e-12);
         assert!((config.learning_rate(90, 100) - 5.5e-4).abs() < 1e-12);
         assert!((config.learning_rate(100, 100) - 1e-4).abs() < 1e-12);
     }
 
     #[test]
-    fn falling_shapes_never_rise_after_warm_up() {
+    fn decay_never_rises_after_warmup() {
         for kind in [
             ScheduleKind::Linear,
             ScheduleKind::Cosine,
             ScheduleKind::Wsd,
         ] {
-            let rates: Vec<_> = (10..200).map(|s| of(kind).learning_rate(s, 100)).collect();
-            assert!(rates.windows(2).all(|pair| pair[1] <= pair[0]), "{kind:?}");
+            let lrs: Vec<_> = (10..200)
+                .map(|s| schedule(kind).learning_rate(s, 100))
+                .collect();
+            assert!(lrs.windows(2).all(|pair| pair[1] <= pair[0]), "{kind:?}");
         }
     }
 }

@@ -1,21 +1,21 @@
-//! From a configuration to everything that a run works with.
+//! Turns a configuration into everything that a run needs.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::Device;
 use nextword_data::{Dataset, EvalWindows, Loader, LoaderConfig, Tokenizer};
-use nextword_model::{DeviceName, ModelConfig, Record, Transformer, weights};
+use nextword_model::{DeviceName, ModelConfig, ModelDir, Transformer, weights};
 
 use crate::{RunConfig, TrainError};
 
-/// What a run works with, made from its configuration.
-pub struct Ingredients {
-    /// The configuration with what the data and a starting record decided filled in.
+/// Everything that a run needs, built from its configuration.
+pub struct RunSetup {
+    /// The configuration, completed from the data and from the model in `start_from`.
     pub config: RunConfig,
     /// Both splits and the tokenizer.
     pub dataset: Dataset,
-    /// Where the model is.
+    /// The device of the model.
     pub device: Device,
     /// Training batches.
     pub loader: Loader,
@@ -23,27 +23,28 @@ pub struct Ingredients {
     pub validation: Option<EvalWindows>,
 }
 
-/// Reads the data, opens the device and checks that everything fits. No weights are made yet.
+/// Reads the data, opens the device and checks that everything is compatible. Does not create
+/// weights yet.
 ///
 /// # Errors
-/// [`TrainError`] that names the first thing that does not fit.
-pub fn prepare_run(mut config: RunConfig) -> Result<Ingredients, TrainError> {
-    let started_from = take_from_record(&mut config)?;
+/// [`TrainError`] with the first problem found.
+pub fn prepare_run(mut config: RunConfig) -> Result<RunSetup, TrainError> {
+    let base_tokenizer = apply_base_model(&mut config)?;
     config.validate()?;
     let name: DeviceName = config.device.parse()?;
     let device = name.open()?;
     if !config.train.precision.is_supported(&device) {
         return Err(TrainError::config(
             "train.precision",
-            format!("{name} has no bf16 products"),
+            format!("{name} does not support bf16"),
             "use precision = \"f32\", or device = \"flex\"",
         ));
     }
     let dataset = Dataset::build(&config.data)?;
-    if let Some(tokenizer) = started_from {
+    if let Some(tokenizer) = base_tokenizer {
         check_tokenizer(&config, tokenizer.as_ref(), dataset.tokenizer.as_ref())?;
     }
-    fit_vocabulary(&mut config, dataset.tokenizer.as_ref())?;
+    resolve_vocab_size(&mut config, dataset.tokenizer.as_ref())?;
     check_parameters(&config)?;
     let padding = dataset.tokenizer.specials().padding();
     let context_length = config.model.context_length;
@@ -70,7 +71,7 @@ pub fn prepare_run(mut config: RunConfig) -> Result<Ingredients, TrainError> {
             limit => windows.limit(limit),
         })
     };
-    Ok(Ingredients {
+    Ok(RunSetup {
         config,
         dataset,
         device,
@@ -79,21 +80,20 @@ pub fn prepare_run(mut config: RunConfig) -> Result<Ingredients, TrainError> {
     })
 }
 
-impl Ingredients {
-    /// The model with its first weights: random ones, or those of the starting record.
+impl RunSetup {
+    /// The model with its initial weights: random, or those of the model in `start_from`.
     ///
     /// # Errors
-    /// [`TrainError::Model`] if the record's weights do not fit.
-    pub fn first_model(&self) -> Result<Transformer, TrainError> {
+    /// [`TrainError::Model`] if the weights of that model do not match.
+    pub fn initial_model(&self) -> Result<Transformer, TrainError> {
         let config = &self.config;
         match &config.start_from {
-            Some(record) => {
-                let path = Record::open(record)?.weights_path();
+            Some(folder) => {
+                let path = ModelDir::open(folder)?.weights_path();
                 if weights::bits(&path)?.is_some() {
                     return Err(TrainError::run(
-                        record,
-                        "a quantized record cannot be trained; hint: start from the one that it was \
-                         made from",
+                        folder,
+                        "a quantized model cannot be trained; hint: start from the original model",
                     ));
                 }
                 Ok(weights::load(&config.model, &path, &self.device)?)
@@ -102,7 +102,7 @@ impl Ingredients {
         }
     }
 
-    /// What the data is, in a form that tells whether it is still the same on a resume.
+    /// Identifies the data, so that a resumed run can check that it is unchanged.
     pub fn data_fingerprint(&self) -> String {
         format!(
             "train {}, validation {}, vocabulary {}",
@@ -112,7 +112,7 @@ impl Ingredients {
         )
     }
 
-    /// What the data is, for people: its sources and how many tokens they gave.
+    /// Describes the data: its sources and the number of tokens in each split.
     pub fn data_description(&self) -> String {
         let sources = self
             .dataset
@@ -127,28 +127,31 @@ impl Ingredients {
         )
     }
 
-    /// What a reader should know before the run begins.
+    /// Warnings to report before the run starts.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let slow = !self.config.train.precision.is_fast(&self.device);
         let slow = slow.then(|| {
-            "this CPU has no bf16 instructions: train.precision = \"bf16\" rounds, and is not faster \
-             than f32 here"
+            "this CPU has no bf16 instructions: train.precision = \"bf16\" is less precise than f32 and \
+             not faster here"
                 .to_string()
         });
         let config = self.config.warnings.iter().cloned();
-        config.chain(slow).chain(self.unknown_pieces()).collect()
+        config
+            .chain(slow)
+            .chain(self.unknown_tokens_warning())
+            .collect()
     }
 
-    fn unknown_pieces(&self) -> Option<String> {
+    fn unknown_tokens_warning(&self) -> Option<String> {
         let unknown = &self.dataset.card.as_ref()?.unknown;
         let shown: Vec<_> = unknown
             .iter()
             .take(10)
-            .map(|piece| format!("{piece:?}"))
+            .map(|text| format!("{text:?}"))
             .collect();
         (!unknown.is_empty()).then(|| {
             format!(
-                "the text has {} pieces that the tokenizer does not know, as {}; they are left out or \
+                "the tokenizer cannot encode {} distinct parts of the text, such as {}; they are dropped or \
                  replaced by the unknown token",
                 unknown.len(),
                 shown.join(", ")
@@ -162,41 +165,39 @@ impl Ingredients {
     }
 }
 
-/// Takes architecture and tokenizer of the record that the run starts from, if it does.
-fn take_from_record(config: &mut RunConfig) -> Result<Option<Arc<dyn Tokenizer>>, TrainError> {
+/// Takes architecture and tokenizer from the model in `start_from`, if there is one.
+fn apply_base_model(config: &mut RunConfig) -> Result<Option<Arc<dyn Tokenizer>>, TrainError> {
     let Some(path) = &config.start_from else {
         return Ok(None);
     };
-    let path = record_in(path);
-    let record = Record::open(&path)?;
+    let path = resolve_model_dir(path);
+    let base = ModelDir::open(&path)?;
     let dropout = config.model.dropout;
-    let asked = ModelConfig {
+    let requested = ModelConfig {
         dropout: ModelConfig::default().dropout,
         ..config.model.clone()
     };
-    let mut given = record.config.clone();
-    given.dropout = asked.dropout;
-    if asked != ModelConfig::default() && asked != given {
+    let mut given = base.config.clone();
+    given.dropout = requested.dropout;
+    if requested != ModelConfig::default() && requested != given {
         return Err(TrainError::config(
             "model",
-            "start_from takes the record's architecture, and [model] says another",
-            "leave out all of [model] but its dropout",
+            "[model] differs from the architecture of the model in start_from",
+            "leave out all of [model] except dropout",
         ));
     }
-    config.model = record.config.clone();
+    config.model = base.config.clone();
     config.model.dropout = dropout;
-    config.data.tokenizer.file = Some(record.tokenizer_path());
+    config.data.tokenizer.file = Some(base.tokenizer_path());
     config.start_from = Some(path);
-    Ok(Some(nextword_data::load_tokenizer(
-        record.tokenizer_path(),
-    )?))
+    Ok(Some(nextword_data::load_tokenizer(base.tokenizer_path())?))
 }
 
-/// The record that is meant: a run's folder stands for its best one.
-fn record_in(path: &Path) -> PathBuf {
-    let records = ["best", "last"].map(|name| path.join(name));
+/// Resolves a run folder to its best or last model folder; other paths stay the same.
+fn resolve_model_dir(path: &Path) -> PathBuf {
+    let candidates = ["best", "last"].map(|name| path.join(name));
     let is_run = path.join("run.toml").is_file();
-    let found = records
+    let found = candidates
         .into_iter()
         .find(|r| r.join("model.safetensors").is_file());
     found
@@ -204,27 +205,28 @@ fn record_in(path: &Path) -> PathBuf {
         .unwrap_or_else(|| path.to_path_buf())
 }
 
-/// Whether the data speaks the language of the record's weights.
+/// Checks that the data was tokenized with the tokenizer of the model in `start_from`.
 fn check_tokenizer(
     config: &RunConfig,
-    of_record: &dyn Tokenizer,
-    of_data: &dyn Tokenizer,
+    base_tokenizer: &dyn Tokenizer,
+    data_tokenizer: &dyn Tokenizer,
 ) -> Result<(), TrainError> {
-    if of_record.hash() == of_data.hash() {
+    if base_tokenizer.hash() == data_tokenizer.hash() {
         return Ok(());
     }
     let path = config.data.prepared.clone().unwrap_or_default();
     Err(TrainError::Damaged {
         path,
-        problem: "this data was made with another tokenizer than the record of start_from; hint: \
-                  prepare it with --tokenizer-file RECORD/tokenizer.json"
-            .to_string(),
+        problem:
+            "this data was prepared with a tokenizer other than that of the model in start_from; \
+                  hint: prepare it with --tokenizer-file MODEL/tokenizer.json"
+                .to_string(),
     })
 }
 
-/// Whether the model is of the size that the configuration states.
+/// Checks that the model has the number of parameters in `expect_parameters`.
 fn check_parameters(config: &RunConfig) -> Result<(), TrainError> {
-    let found = config.model.counts().total();
+    let found = config.model.parameter_counts().total();
     match config.expect_parameters {
         Some(expected) if expected != found => Err(TrainError::config(
             "expect_parameters",
@@ -235,17 +237,17 @@ fn check_parameters(config: &RunConfig) -> Result<(), TrainError> {
     }
 }
 
-/// Fills in an open vocabulary size, or checks that the given one has room for the tokenizer's. Many
-/// models pad theirs; ids that no token has are never targets.
-fn fit_vocabulary(config: &mut RunConfig, tokenizer: &dyn Tokenizer) -> Result<(), TrainError> {
+/// Fills in a vocabulary size of 0, or checks that it is at least that of the tokenizer. Many models
+/// pad their vocabulary; the extra ids are never targets.
+fn resolve_vocab_size(config: &mut RunConfig, tokenizer: &dyn Tokenizer) -> Result<(), TrainError> {
     let found = tokenizer.vocab_size();
-    let asked = config.model.vocab_size;
-    if asked == 0 {
+    let requested = config.model.vocab_size;
+    if requested == 0 {
         config.model.vocab_size = found;
-    } else if asked < found {
+    } else if requested < found {
         return Err(TrainError::config(
             "model.vocab_size",
-            format!("the tokenizer has {found} tokens, the model {asked}"),
+            format!("the tokenizer has {found} tokens, the model {requested}"),
             format!("leave it out, or set it to {found} or more"),
         ));
     }

@@ -33,7 +33,5 @@ pub mod sum_of_squares;
 mod thread_pool;
 pub mod view;
 
-// `product` still uses the old name; remove together with its rename to `matmul`.
-
 pub use par::for_each;
 pub use simd::isa_name;

@@ -1,10 +1,10 @@
-//! The devices that may not be there.
+//! GPU devices, which depend on the build and on the machine.
 
 #![allow(dead_code, clippy::unnecessary_wraps)] // What is used depends on the features.
 
-use super::{Adapter, Device, DeviceInfo, DeviceName, GraphicsApi, ModelError, calculates};
+use super::{Adapter, Device, DeviceInfo, DeviceName, GraphicsApi, ModelError, self_test};
 
-/// The first discrete GPU that works, by the fastest backend of this build.
+/// The first discrete GPU that works, through the fastest backend of this build.
 pub(super) fn open_discrete() -> Option<Device> {
     #[cfg(feature = "cuda")]
     if let Ok(device) = open_cuda(&DeviceName::Cuda(0), 0) {
@@ -40,14 +40,14 @@ pub(super) fn open_wgpu(
         };
         let (device, _) = wgpu::first(api, kinds, n).map_err(|found| {
             let found = if found.is_empty() {
-                "no GPU was found".to_string()
+                "no GPU found".to_string()
             } else {
                 format!("found only {}", found.join(", "))
             };
             name.error(
                 found,
                 "use --device flex for the CPU, or install the GPU's driver; a software \
-                 adapter is used only if asked for by --device wgpu:software",
+                 adapter is used only with --device wgpu:software",
             )
         })?;
         Ok(device)
@@ -63,14 +63,14 @@ pub(super) fn open_cuda(name: &DeviceName, index: usize) -> Result<Device, Model
     #[cfg(feature = "cuda")]
     {
         use burn::tensor::DeviceType;
-        let found = super::quietly(|| Device::enumerate(DeviceType::Cuda).len()).unwrap_or(0);
+        let found = super::catch_panic(|| Device::enumerate(DeviceType::Cuda).len()).unwrap_or(0);
         if index >= found {
             return Err(name.error(
-                format!("{found} CUDA devices were found"),
+                format!("{found} CUDA devices found"),
                 "install NVIDIA's driver and the CUDA runtime, or use --device flex",
             ));
         }
-        working(name, Device::cuda(index))
+        check_device(name, Device::cuda(index))
     }
 }
 
@@ -83,25 +83,25 @@ pub(super) fn open_rocm(name: &DeviceName, index: usize) -> Result<Device, Model
     #[cfg(feature = "rocm")]
     {
         use burn::tensor::DeviceType;
-        let found = super::quietly(|| Device::enumerate(DeviceType::Rocm).len()).unwrap_or(0);
+        let found = super::catch_panic(|| Device::enumerate(DeviceType::Rocm).len()).unwrap_or(0);
         if index >= found {
             return Err(name.error(
-                format!("{found} ROCm devices were found"),
+                format!("{found} ROCm devices found"),
                 "install AMD's ROCm, or use --device flex",
             ));
         }
-        working(name, Device::rocm(index))
+        check_device(name, Device::rocm(index))
     }
 }
 
-fn working(name: &DeviceName, device: Device) -> Result<Device, ModelError> {
-    match calculates(&device) {
+fn check_device(name: &DeviceName, device: Device) -> Result<Device, ModelError> {
+    match self_test(&device) {
         Ok(()) => Ok(device),
         Err(problem) => Err(name.error(problem, "use --device flex for the CPU")),
     }
 }
 
-/// Every GPU of this build and machine.
+/// Lists the GPUs that this build can use on this machine.
 pub(super) fn list() -> Vec<DeviceInfo> {
     #[allow(unused_mut)]
     let mut found = Vec::new();
@@ -120,7 +120,7 @@ pub(super) fn list() -> Vec<DeviceInfo> {
 
 #[cfg(any(feature = "cuda", feature = "rocm", feature = "wgpu"))]
 fn describe(device: &Device) -> String {
-    super::quietly(|| device.identity())
+    super::catch_panic(|| device.identity())
         .ok()
         .flatten()
         .map_or_else(|| "GPU".to_string(), |identity| identity.name)

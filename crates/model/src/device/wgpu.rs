@@ -1,4 +1,4 @@
-//! Adapters of wgpu, opened one by one.
+//! The adapters of wgpu.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -6,9 +6,9 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use burn::tensor::wgpu::WgpuBackend;
 use burn::tensor::{Device, DeviceKind};
 
-use crate::device::{Adapter, DeviceInfo, DeviceName, GraphicsApi, calculates, quietly};
+use crate::device::{Adapter, DeviceInfo, DeviceName, GraphicsApi, catch_panic, self_test};
 
-/// What kind of adapter.
+/// The kind of an adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Kind {
     Discrete,
@@ -20,12 +20,12 @@ pub(super) enum Kind {
 pub(super) const DISCRETE: [Kind; 1] = [Kind::Discrete];
 pub(super) const HARDWARE: [Kind; 3] = [Kind::Discrete, Kind::Integrated, Kind::Virtual];
 
-/// More adapters of one kind than any machine has.
-const MOST: usize = 16;
+/// Maximum number of adapters of one kind, more than any machine has.
+const MAX_ADAPTERS: usize = 16;
 
 type Opened = HashMap<(GraphicsApi, Kind, usize), Result<Device, String>>;
 
-/// Opens the `n`-th adapter of one kind, once in a process, and remembers the outcome.
+/// Opens the `n`-th adapter of one kind. Opens each only once in a process and caches the result.
 fn open(api: GraphicsApi, kind: Kind, n: usize) -> Result<Device, String> {
     static OPENED: OnceLock<Mutex<Opened>> = OnceLock::new();
     let mut opened = OPENED
@@ -51,12 +51,12 @@ fn open_new(api: GraphicsApi, kind: Kind, n: usize) -> Result<Device, String> {
         GraphicsApi::Metal => WgpuBackend::Metal,
     };
     let options = Device::wgpu_options().device_kind(kind).graphics_api(api);
-    let device = quietly(|| options.init())?.map_err(|e| e.to_string())?;
-    calculates(&device)?;
+    let device = catch_panic(|| options.init())?.map_err(|e| e.to_string())?;
+    self_test(&device)?;
     Ok(device)
 }
 
-/// The `n`-th adapter of these kinds that works; else what was found instead.
+/// Returns the `n`-th working adapter of these kinds, or the descriptions of those found instead.
 pub(super) fn first(
     api: GraphicsApi,
     kinds: &[Kind],
@@ -74,8 +74,12 @@ pub(super) fn first(
 
 fn all(api: GraphicsApi, kinds: &[Kind]) -> impl Iterator<Item = (Device, String, Kind)> + '_ {
     kinds.iter().flat_map(move |kind| {
-        let most = if *kind == Kind::Software { 1 } else { MOST };
-        (0..most).map_while(move |n| {
+        let max = if *kind == Kind::Software {
+            1
+        } else {
+            MAX_ADAPTERS
+        };
+        (0..max).map_while(move |n| {
             let device = open(api, *kind, n).ok()?;
             let description = super::describe(&device);
             Some((device, description, *kind))

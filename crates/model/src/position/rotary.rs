@@ -1,4 +1,4 @@
-//! Rotary positions: each pair of a query's and key's numbers is turned by an angle.
+//! Rotary position embedding (`RoPE`): rotates each pair of query and key elements by an angle.
 
 use burn::tensor::Tensor;
 use nextword_kernels::RotaryTables;
@@ -7,19 +7,20 @@ use serde::{Deserialize, Serialize};
 use super::Position;
 use crate::{ModelConfig, ModelError};
 
-/// Details of rotary positions.
+/// Settings of rotary positions.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RotaryConfig {
-    /// The slowest wave turns once in about `2 pi base` tokens.
+    /// Base of the frequencies (`rope_theta`): the longest wavelength is about `2 pi base` tokens.
     pub base: f64,
-    /// How the angles are stretched for contexts longer than those of training.
+    /// Frequency scaling for contexts longer than in training.
     pub scaling: RotaryScaling,
-    /// So many numbers of each head are turned, the others stay (GPT-NeoX); absent: all.
+    /// Number of elements of each head that are rotated; the rest is left unchanged (partial rotary,
+    /// GPT-NeoX). Absent: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub width: Option<usize>,
-    /// The base of layers with a sliding window, whose angles are not stretched (Gemma 3); absent:
-    /// they are like the others.
+    /// Base of layers with a sliding window, which use no scaling (Gemma 3); absent: `base` and
+    /// `scaling`, as in the other layers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local_base: Option<f64>,
 }
@@ -35,51 +36,52 @@ impl Default for RotaryConfig {
     }
 }
 
-/// How rotary angles are stretched.
+/// How the rotary frequencies are scaled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum RotaryScaling {
-    /// Not at all.
+    /// No scaling.
     #[default]
     None,
-    /// Every place is divided by `factor` (Chen et al. 2023, arXiv 2306.15595).
+    /// Divides positions by `factor` (position interpolation, Chen et al. 2023, arXiv 2306.15595).
     Linear {
-        /// How many times longer the context becomes.
+        /// Factor by which the context is extended.
         factor: f64,
     },
-    /// The base grows to `base * factor^(d / (d - 2))`, which slows the slow waves and spares the
-    /// fast ones ("NTK-aware", bloc97 2023).
+    /// Raises the base to `base * factor^(d / (d - 2))`, which mainly lowers the low frequencies
+    /// ("NTK-aware", bloc97 2023).
     Ntk {
-        /// How many times longer the context becomes.
+        /// Factor by which the context is extended.
         factor: f64,
     },
-    /// Slow waves are divided by `factor`, fast ones stay, those between are blended (Llama 3.1).
+    /// Divides low frequencies by `factor`, leaves high ones unchanged, and interpolates in between
+    /// (Llama 3.1).
     Llama3 {
-        /// How many times longer the context becomes.
+        /// Factor by which the context is extended.
         factor: f64,
-        /// Waves longer than `original_context_length / low_freq_factor` are slow.
+        /// Wavelengths above `original_context_length / low_freq_factor` count as low frequencies.
         low_freq_factor: f64,
-        /// Waves shorter than `original_context_length / high_freq_factor` are fast.
+        /// Wavelengths below `original_context_length / high_freq_factor` count as high frequencies.
         high_freq_factor: f64,
-        /// The context of the first training, in tokens.
+        /// Context length of the original training, in tokens.
         original_context_length: usize,
     },
-    /// Waves that turn fewer than `beta_slow` times in the first context are divided by `factor`,
-    /// those that turn more than `beta_fast` times stay, between them the share falls evenly from
-    /// wave to wave; similarities grow by `attention_factor` squared (`YaRN`, Peng et al. 2023,
-    /// arXiv 2309.00071).
+    /// `YaRN` (Peng et al. 2023, arXiv 2309.00071): divides frequencies with fewer than `beta_slow`
+    /// rotations in the original context by `factor`, leaves those with more than `beta_fast`
+    /// unchanged, and interpolates linearly over the pairs in between. Scales scores by
+    /// `attention_factor` squared.
     Yarn {
-        /// How many times longer the context becomes.
+        /// Factor by which the context is extended.
         factor: f64,
-        /// The context of the first training, in tokens.
+        /// Context length of the original training, in tokens.
         original_context_length: usize,
-        /// Turns of a fast wave, usually 32.
+        /// Rotations above which a frequency is high, usually 32.
         beta_fast: f64,
-        /// Turns of a slow wave, usually 1.
+        /// Rotations below which a frequency is low, usually 1.
         beta_slow: f64,
-        /// Factor on queries and keys, usually `0.1 ln(factor) + 1`.
+        /// Factor on queries and on keys, usually `0.1 ln(factor) + 1`.
         attention_factor: f64,
-        /// The borders between fast and slow are whole numbers of pairs.
+        /// Round the bounds of the interpolation to whole pairs.
         truncate: bool,
     },
 }
@@ -110,10 +112,10 @@ impl RotaryConfig {
             return Err(ModelError::config(
                 "rotary.width",
                 format!("{width} is not an even number from 2 to head_dim = {head_dim}"),
-                "leave it out to turn all numbers of a head",
+                "leave it out to rotate all elements of a head",
             ));
         }
-        let sound = match self.scaling {
+        let is_valid = match self.scaling {
             RotaryScaling::None => true,
             RotaryScaling::Linear { factor } | RotaryScaling::Ntk { factor } => {
                 factor.is_finite() && factor > 0.0
@@ -132,26 +134,26 @@ impl RotaryConfig {
                 attention_factor,
                 truncate: _,
             } => {
-                let positive = [factor, beta_slow, attention_factor];
-                let spread = beta_fast > beta_slow && beta_fast.is_finite();
-                // Queries and keys as a whole grow: all their numbers have to be turned.
-                let whole = self.width.is_none() && self.local_base.is_none();
-                let positive = positive.iter().all(|n| n.is_finite() && *n > 0.0);
-                positive && spread && whole && original > 0
+                let factors = [factor, beta_slow, attention_factor];
+                let is_ordered = beta_fast > beta_slow && beta_fast.is_finite();
+                // The factor applies to whole queries and keys, so all elements must be rotated.
+                let rotates_all = self.width.is_none() && self.local_base.is_none();
+                let positive = factors.iter().all(|n| n.is_finite() && *n > 0.0);
+                positive && is_ordered && rotates_all && original > 0
             }
         };
-        if sound {
+        if is_valid {
             return Ok(());
         }
         Err(ModelError::config(
             "rotary.scaling",
-            format!("{:?} does not describe a scaling", self.scaling),
-            "factors are positive, and high_freq_factor is above low_freq_factor",
+            format!("{:?} is not a valid scaling", self.scaling),
+            "use positive factors, with high_freq_factor above low_freq_factor",
         ))
     }
 
-    /// The angle in radians that each pair of a head's numbers turns per token: as many as half of
-    /// `width`, or of `head_dim`.
+    /// The rotation per token of each pair of elements, in radians. There are `width / 2` pairs, or
+    /// `head_dim / 2` without a width.
     pub fn frequencies(&self, head_dim: usize) -> Vec<f64> {
         let head_dim = self.width.unwrap_or(head_dim);
         let d = head_dim as f64;
@@ -168,11 +170,11 @@ impl RotaryConfig {
     }
 
     fn yarn_frequencies(&self, head_dim: usize) -> Vec<f64> {
-        let plain = Self {
+        let unscaled = Self {
             scaling: RotaryScaling::None,
             ..*self
         };
-        let plain = plain.frequencies(head_dim);
+        let unscaled = unscaled.frequencies(head_dim);
         let RotaryScaling::Yarn {
             factor,
             original_context_length,
@@ -182,13 +184,14 @@ impl RotaryConfig {
             ..
         } = self.scaling
         else {
-            return plain;
+            return unscaled;
         };
-        // The pair whose wave turns so many times in the first context, as a broken number.
+        // The fractional index of the pair with this many rotations in the original context.
         let d = head_dim as f64;
-        let pair = |turns: f64| {
-            let wave = original_context_length as f64 / (turns * std::f64::consts::TAU);
-            d * wave.ln() / (2.0 * self.base.ln())
+        let pair = |rotations: f64| {
+            let inverse_frequency =
+                original_context_length as f64 / (rotations * std::f64::consts::TAU);
+            d * inverse_frequency.ln() / (2.0 * self.base.ln())
         };
         let (mut low, mut high) = (pair(beta_fast), pair(beta_slow));
         if truncate {
@@ -201,13 +204,13 @@ impl RotaryConfig {
             0.001
         };
         let scale = |(pair, frequency): (usize, f64)| {
-            let slow = ((pair as f64 - low) / width).clamp(0.0, 1.0);
-            frequency * (1.0 - slow + slow / factor)
+            let interpolated = ((pair as f64 - low) / width).clamp(0.0, 1.0);
+            frequency * (1.0 - interpolated + interpolated / factor)
         };
-        plain.into_iter().enumerate().map(scale).collect()
+        unscaled.into_iter().enumerate().map(scale).collect()
     }
 
-    /// Factor on queries and keys, which `YaRN` alone has.
+    /// Factor on queries and keys; 1 except with `YaRN`.
     pub(crate) fn attention_factor(&self) -> f64 {
         match self.scaling {
             RotaryScaling::Yarn {
@@ -217,7 +220,7 @@ impl RotaryConfig {
         }
     }
 
-    /// The same for layers with a sliding window.
+    /// The [`frequencies`](Self::frequencies) of layers with a sliding window.
     pub fn local_frequencies(&self, head_dim: usize) -> Vec<f64> {
         let local = self.local_base.map_or(*self, |base| Self {
             base,
@@ -239,28 +242,28 @@ impl RotaryConfig {
                 high_freq_factor: high,
                 original_context_length: original,
             } => {
-                let turns = original as f64 * frequency / std::f64::consts::TAU;
-                let fast = ((turns - low) / (high - low)).clamp(0.0, 1.0);
-                frequency * (fast + (1.0 - fast) / factor)
+                let rotations = original as f64 * frequency / std::f64::consts::TAU;
+                let unscaled = ((rotations - low) / (high - low)).clamp(0.0, 1.0);
+                frequency * (unscaled + (1.0 - unscaled) / factor)
             }
         }
     }
 }
 
-/// The turning of queries and keys: cosines and sines for every place of the context.
+/// Cosine and sine tables for every position of the context.
 #[derive(Clone, Debug)]
-pub(crate) struct Rotation {
-    all: RotaryTables,
+pub(crate) struct Rope {
+    global: RotaryTables,
     local: Option<RotaryTables>,
     width: usize,
 }
 
-impl Rotation {
+impl Rope {
     pub(crate) fn new(config: &ModelConfig) -> Self {
         let (rotary, head_dim) = (config.rotary, config.head_dim());
         let tables = |frequencies: Vec<f64>| RotaryTables::new(&frequencies, config.context_length);
         Self {
-            all: tables(rotary.frequencies(head_dim)),
+            global: tables(rotary.frequencies(head_dim)),
             local: rotary
                 .local_base
                 .map(|_| tables(rotary.local_frequencies(head_dim))),
@@ -268,19 +271,19 @@ impl Rotation {
         }
     }
 
-    /// Turns `x`, `[batch, seq, heads, head_dim]`, whose rows begin at the places `starts`.
-    pub(crate) fn turn(&self, x: Tensor<4>, is_local: bool, starts: &[usize]) -> Tensor<4> {
+    /// Rotates `x`, `[batch, seq, heads, head_dim]`, whose rows start at the positions `offsets`.
+    pub(crate) fn apply(&self, x: Tensor<4>, is_local: bool, offsets: &[usize]) -> Tensor<4> {
         let tables = match &self.local {
             Some(local) if is_local => local,
-            _ => &self.all,
+            _ => &self.global,
         };
         let rest = x.dims()[3] - self.width;
         if rest == 0 {
-            return nextword_kernels::rotate(x, tables, starts);
+            return nextword_kernels::rotate(x, tables, offsets);
         }
-        let stays = x.clone().narrow(3, self.width, rest);
-        let turned = nextword_kernels::rotate(x.narrow(3, 0, self.width), tables, starts);
-        Tensor::cat(vec![turned, stays], 3)
+        let unrotated = x.clone().narrow(3, self.width, rest);
+        let rotated = nextword_kernels::rotate(x.narrow(3, 0, self.width), tables, offsets);
+        Tensor::cat(vec![rotated, unrotated], 3)
     }
 }
 
@@ -289,14 +292,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_frequencies_are_powers_of_the_base() {
+    fn unscaled_frequencies_are_powers_of_the_base() {
         let frequencies = RotaryConfig::default().frequencies(4);
         assert!((frequencies[0] - 1.0).abs() < 1e-12);
         assert!((frequencies[1] - 0.01).abs() < 1e-12);
     }
 
     #[test]
-    fn llama3_scaling_spares_fast_waves_and_divides_slow_ones() {
+    fn llama3_scaling_divides_only_low_frequencies() {
         let config = RotaryConfig {
             scaling: RotaryScaling::Llama3 {
                 factor: 8.0,
@@ -306,9 +309,9 @@ mod tests {
             },
             ..RotaryConfig::default()
         };
-        let plain = RotaryConfig::default().frequencies(32);
+        let unscaled = RotaryConfig::default().frequencies(32);
         let scaled = config.frequencies(32);
-        assert!((scaled[0] - plain[0]).abs() < 1e-12);
-        assert!((scaled[15] - plain[15] / 8.0).abs() < 1e-12);
+        assert!((scaled[0] - unscaled[0]).abs() < 1e-12);
+        assert!((scaled[15] - unscaled[15] / 8.0).abs() < 1e-12);
     }
 }

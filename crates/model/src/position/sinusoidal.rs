@@ -1,11 +1,11 @@
-//! Fixed sine and cosine waves.
+//! Sinusoidal position encodings.
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-/// `[context_length, d_model]`: `sin(p / 10000^(2i/d))` at even and the cosine at odd places.
+/// Returns `[context_length, d_model]`: `sin(p / 10000^(2i/d))` at even and the cosine at odd indices.
 ///
-/// Each number pair is a wave of its own frequency, from one turn in `2 pi` tokens down to one in
-/// `20000 pi` (Vaswani et al. 2017, section 3.5).
+/// Each pair of elements has its own wavelength, from `2 pi` to `20000 pi` tokens (Vaswani et al.
+/// 2017, section 3.5).
 pub(crate) fn sinusoidal_table(
     context_length: usize,
     d_model: usize,

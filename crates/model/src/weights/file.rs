@@ -1,4 +1,4 @@
-//! Tensors out of a safetensors file, one at a time.
+//! Reading a safetensors file, one tensor at a time.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,17 +9,17 @@ use safetensors::tensor::{Dtype, SafeTensors};
 
 use crate::ModelError;
 
-/// Headers above this are refused: that of GPT-2 XL takes 60 kB.
+/// Maximum header size in bytes. The header of GPT-2 XL takes 60 kB.
 const HEADER_LIMIT: u64 = 16 << 20;
 
-/// So many bytes of a tensor are mapped at once: what was read need not stay in memory.
-const PIECE: usize = 8 << 20;
+/// Number of bytes of a tensor mapped at once, so that the part already read can leave memory.
+const MAP_CHUNK: usize = 8 << 20;
 
 /// Shape and values of tensors by name.
 pub type NamedTensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
-/// A safetensors file whose header was checked. Values are mapped into memory and copied when they
-/// are asked for, so that reading holds one tensor beside what is made of it.
+/// A safetensors file with a valid header. Values are memory-mapped and copied on demand, so that
+/// only one tensor at a time is in memory.
 #[derive(Debug)]
 pub struct TensorFile {
     path: PathBuf,
@@ -31,20 +31,23 @@ pub struct TensorFile {
 struct Entry {
     shape: Vec<usize>,
     dtype: Dtype,
-    /// Bytes within the file.
-    place: Range<usize>,
+    /// Byte range in the file.
+    byte_range: Range<usize>,
 }
 
 impl TensorFile {
     /// Reads the header of the file at `path`.
     ///
     /// # Errors
-    /// [`ModelError::Io`] or [`ModelError::Format`] if it cannot be read or understood.
+    /// [`ModelError::Io`] or [`ModelError::Format`] if it cannot be read or is invalid.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         let file = File::open(path).map_err(|e| io(path, e))?;
         let len = file.metadata().map_err(|e| io(path, e))?.len();
         if len < 8 {
-            return Err(format(path, format!("{len} bytes are no safetensors file")));
+            return Err(format(
+                path,
+                format!("not a safetensors file: only {len} bytes"),
+            ));
         }
         let map =
             map(&file, 0..usize::try_from(len).unwrap_or(usize::MAX)).map_err(|e| io(path, e))?;
@@ -55,8 +58,8 @@ impl TensorFile {
             .fold(0_u64, |n, b| n << 8 | u64::from(*b));
         if header > HEADER_LIMIT {
             let problem = format!(
-                "a header of {header} bytes is above the limit of {HEADER_LIMIT}; \
-                 this is no safetensors file"
+                "not a safetensors file: its header would have {header} bytes (limit: \
+                 {HEADER_LIMIT})"
             );
             return Err(format(path, problem));
         }
@@ -67,7 +70,7 @@ impl TensorFile {
             Entry {
                 shape: info.shape.clone(),
                 dtype: info.dtype,
-                place: begin + 8 + header..end + 8 + header,
+                byte_range: begin + 8 + header..end + 8 + header,
             }
         };
         let tensors = metadata.tensors().into_iter();
@@ -78,62 +81,65 @@ impl TensorFile {
         })
     }
 
-    /// Where the file is.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// All names, sorted.
+    /// The names of all tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// The shape of the tensor called `name`, if there is one.
+    /// The shape of the tensor `name`, if the file has it.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         Some(&self.tensors.get(name)?.shape)
     }
 
-    /// The type of `name`'s numbers, if there is such a tensor.
+    /// The element type of the tensor `name`, if the file has it.
     pub(crate) fn dtype(&self, name: &str) -> Option<Dtype> {
         Some(self.tensors.get(name)?.dtype)
     }
 
-    /// The bytes of the tensor called `name`, of whatever type.
+    /// The bytes of the tensor `name`, of any type.
     ///
     /// # Errors
-    /// [`ModelError::Format`] if there is none; [`ModelError::Io`].
+    /// [`ModelError::Format`] if the file does not have it; [`ModelError::Io`].
     pub(crate) fn bytes(&self, name: &str) -> Result<Vec<u8>, ModelError> {
         let entry = self.tensors.get(name);
-        let entry = entry.ok_or_else(|| format(&self.path, format!("holds no `{name}`")))?;
-        if entry.place.is_empty() {
+        let entry =
+            entry.ok_or_else(|| format(&self.path, format!("tensor `{name}` is missing")))?;
+        if entry.byte_range.is_empty() {
             return Ok(Vec::new());
         }
-        let map = map(&self.file, entry.place.clone()).map_err(|e| io(&self.path, e))?;
+        let map = map(&self.file, entry.byte_range.clone()).map_err(|e| io(&self.path, e))?;
         Ok(map.to_vec())
     }
 
-    /// What is wrong with the type of `name`'s numbers: `None` for f64, f32, f16 and bf16.
-    pub fn not_floats(&self, name: &str) -> Option<String> {
+    /// Checks that the tensor `name` is f64, f32, f16 or bf16. Returns the problem if it is not.
+    pub fn check_float(&self, name: &str) -> Option<String> {
         let dtype = self.tensors.get(name)?.dtype;
-        (!is_float(dtype)).then(|| format!("  `{name}` holds {dtype:?}, not floats"))
+        (!is_float(dtype))
+            .then(|| format!("  `{name}` has type {dtype:?}, which is not a float type"))
     }
 
-    /// The values of the tensor called `name` as f32.
+    /// The values of the tensor `name` as f32.
     ///
     /// # Errors
-    /// [`ModelError::Format`] if there is none or it holds no floats; [`ModelError::Io`].
+    /// [`ModelError::Format`] if the file does not have it or its type is not a float type;
+    /// [`ModelError::Io`].
     pub fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
         let entry = self.tensors.get(name).filter(|entry| is_float(entry.dtype));
         let Some(entry) = entry else {
             return Err(format(
                 &self.path,
-                format!("holds no floats called `{name}`"),
+                format!("float tensor `{name}` is missing"),
             ));
         };
         let mut values = Vec::with_capacity(entry.shape.iter().product());
-        let mut begin = entry.place.start;
-        while begin < entry.place.end {
-            let end = entry.place.end.min(begin + PIECE);
+        let mut begin = entry.byte_range.start;
+        while begin < entry.byte_range.end {
+            let end = entry.byte_range.end.min(begin + MAP_CHUNK);
             let bytes = map(&self.file, begin..end).map_err(|e| io(&self.path, e))?;
             decode(entry.dtype, &bytes, &mut values);
             begin = end;
@@ -142,10 +148,10 @@ impl TensorFile {
     }
 }
 
-/// Reads every tensor of a safetensors file as f32: shape and values by name.
+/// Reads all tensors of a safetensors file as f32.
 ///
 /// # Errors
-/// [`ModelError::Io`] or [`ModelError::Format`] if the file cannot be read or understood.
+/// [`ModelError::Io`] or [`ModelError::Format`] if the file cannot be read or is invalid.
 pub fn load_tensors(path: &Path) -> Result<NamedTensors, ModelError> {
     let file = TensorFile::open(path)?;
     let read = |(name, entry): (&String, &Entry)| {
@@ -155,13 +161,13 @@ pub fn load_tensors(path: &Path) -> Result<NamedTensors, ModelError> {
 }
 
 #[allow(unsafe_code)]
-fn map(file: &File, place: Range<usize>) -> std::io::Result<memmap2::Mmap> {
-    // SAFETY: every value is checked for its bounds and copied before it is used. A file that
-    // another process shortens meanwhile can end this one by a signal; it cannot corrupt it.
+fn map(file: &File, byte_range: Range<usize>) -> std::io::Result<memmap2::Mmap> {
+    // SAFETY: every access is bounds-checked, and values are copied before use. If another process
+    // truncates the file meanwhile, a signal ends this process; memory is not corrupted.
     unsafe {
         memmap2::MmapOptions::new()
-            .offset(place.start as u64)
-            .len(place.len())
+            .offset(byte_range.start as u64)
+            .len(byte_range.len())
             .map(file)
     }
 }
@@ -185,7 +191,7 @@ fn is_float(dtype: Dtype) -> bool {
     matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16)
 }
 
-/// Appends the numbers in `bytes` as f32.
+/// Appends the values in `bytes` as f32.
 fn decode(dtype: Dtype, bytes: &[u8], into: &mut Vec<f32>) {
     match dtype {
         Dtype::F64 => into.extend(

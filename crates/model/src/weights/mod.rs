@@ -1,8 +1,8 @@
-//! Weights in and out as safetensors, under the names that the modules have.
+//! Reading and writing weights as safetensors.
 //!
-//! The names are the paths of the parameters: `blocks.0.attention.query.weight`. Matrices are stored
-//! as they multiply, `[d_in, d_out]`: `y = x W + b`. A file is compared with the configuration, name
-//! by name, before anything is allocated.
+//! The tensor names are the paths of the parameters: `blocks.0.attention.query.weight`. Matrices are
+//! stored as `[d_in, d_out]`: `y = x W + b`. A file is checked against the configuration, name by
+//! name, before anything is allocated.
 
 mod file;
 mod write;
@@ -20,7 +20,7 @@ pub use write::{FloatType, save, save_tensors, write_tensors};
 
 use crate::{Bits, ModelConfig, ModelError, NormKind, Position, Transformer, quantize};
 
-/// Name and shape of every parameter that `config` describes, in the order of the forward pass.
+/// Returns the name and shape of every parameter of `config`, in the order of the forward pass.
 pub fn layout(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     let mut layout = Layout(Vec::new());
     let d = config.d_model;
@@ -111,20 +111,20 @@ impl Layout {
     }
 }
 
-/// Calls `see` with the name and the values of every parameter, in the modules' order.
-pub fn for_each(model: &Transformer, see: impl FnMut(&str, TensorData)) {
-    model.visit(&mut Reader {
+/// Calls `visit` with the name and values of every parameter, in module order.
+pub fn for_each(model: &Transformer, visit: impl FnMut(&str, TensorData)) {
+    model.visit(&mut ParamVisitor {
         path: Vec::new(),
-        see,
+        visit,
     });
 }
 
-struct Reader<F> {
+struct ParamVisitor<F> {
     path: Vec<String>,
-    see: F,
+    visit: F,
 }
 
-impl<F: FnMut(&str, TensorData)> ModuleVisitor for Reader<F> {
+impl<F: FnMut(&str, TensorData)> ModuleVisitor for ParamVisitor<F> {
     fn enter_module(&mut self, name: &str, _container: &str) {
         self.path.push(name.to_string());
     }
@@ -134,41 +134,42 @@ impl<F: FnMut(&str, TensorData)> ModuleVisitor for Reader<F> {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        (self.see)(&self.path.join("."), param.val().into_data());
+        (self.visit)(&self.path.join("."), param.val().into_data());
     }
 }
 
-/// The values of `data` as f32, whatever float type they had.
-pub fn floats(data: TensorData) -> Vec<f32> {
+/// Converts `data` of any float type to f32 values.
+pub fn to_f32_vec(data: TensorData) -> Vec<f32> {
     data.convert::<f32>().try_into_vec().unwrap_or_default()
 }
 
-/// Builds the model of `config` on `device` with the weights in `path` (f64, f32, f16 or bf16).
+/// Loads the model of `config` on `device` with the weights in `path`: f64, f32, f16, bf16 or
+/// quantized.
 ///
 /// # Errors
-/// [`ModelError::Mismatch`] with every tensor that is missing, unused or misshapen;
-/// [`ModelError::Format`] if the file is no safetensors file.
+/// [`ModelError::Mismatch`] with every tensor that is missing, unexpected or of the wrong shape;
+/// [`ModelError::Format`] if the file is not a safetensors file.
 pub fn load(config: &ModelConfig, path: &Path, device: &Device) -> Result<Transformer, ModelError> {
     config.validate()?;
     let file = TensorFile::open(path)?;
-    if let Some(bits) = quantize::bits_of(&file) {
+    if let Some(bits) = quantize::detect_bits(&file) {
         return quantize::load(config, path, &file, bits, device);
     }
     compare(config, path, &file)?;
     fill(config.build(device)?, &file)
 }
 
-/// The width of the integers in `path`, if it holds quantized weights.
+/// Returns the bit width of the weights in `path`, if they are quantized.
 ///
 /// # Errors
-/// [`ModelError::Io`] or [`ModelError::Format`] if the file cannot be read or understood.
+/// [`ModelError::Io`] or [`ModelError::Format`] if the file cannot be read or is invalid.
 pub fn bits(path: &Path) -> Result<Option<Bits>, ModelError> {
-    Ok(quantize::bits_of(&TensorFile::open(path)?))
+    Ok(quantize::detect_bits(&TensorFile::open(path)?))
 }
 
-/// Gives every parameter of `model` that `file` names its values there.
+/// Sets the parameters of `model` that are in `file`.
 pub(crate) fn fill(model: Transformer, file: &TensorFile) -> Result<Transformer, ModelError> {
-    let mut loader = Loader {
+    let mut loader = ParamLoader {
         file,
         path: Vec::new(),
         failed: None,
@@ -177,10 +178,10 @@ pub(crate) fn fill(model: Transformer, file: &TensorFile) -> Result<Transformer,
     loader.failed.map_or(Ok(model), Err)
 }
 
-/// Holds the file's names, shapes and types against the configuration.
+/// Checks the names, shapes and types in `file` against `config`.
 ///
 /// # Errors
-/// [`ModelError::Mismatch`] with every difference; `path` names the file in it.
+/// [`ModelError::Mismatch`] with every difference and `path`.
 pub fn compare(config: &ModelConfig, path: &Path, file: &TensorFile) -> Result<(), ModelError> {
     let expected: Vec<_> = layout(config)
         .into_iter()
@@ -189,7 +190,8 @@ pub fn compare(config: &ModelConfig, path: &Path, file: &TensorFile) -> Result<(
     compare_with(&expected, path, file)
 }
 
-/// Holds names and shapes against `expected`, and types: the one that is named, or any of floats.
+/// Checks the names, shapes and types in `file` against `expected`. Without a type, any float type
+/// is valid.
 pub(crate) fn compare_with(
     expected: &[(String, Vec<usize>, Option<Dtype>)],
     path: &Path,
@@ -202,16 +204,16 @@ pub(crate) fn compare_with(
             Some(found) if found != shape => problems.push(format!(
                 "  `{name}` has shape {found:?}, the config says {shape:?}"
             )),
-            Some(_) if dtype.is_none() => problems.extend(file.not_floats(name)),
+            Some(_) if dtype.is_none() => problems.extend(file.check_float(name)),
             Some(_) if file.dtype(name) != *dtype => {
-                problems.push(format!("  `{name}` holds {:?}", file.dtype(name)));
+                problems.push(format!("  `{name}` has type {:?}", file.dtype(name)));
             }
             Some(_) => {}
         }
     }
     let known: HashSet<&str> = expected.iter().map(|(name, ..)| name.as_str()).collect();
-    let unused = file.names().filter(|name| !known.contains(name));
-    problems.extend(unused.map(|name| format!("  unused: `{name}`")));
+    let unexpected = file.names().filter(|name| !known.contains(name));
+    problems.extend(unexpected.map(|name| format!("  unexpected: `{name}`")));
     if problems.is_empty() {
         return Ok(());
     }
@@ -221,13 +223,13 @@ pub(crate) fn compare_with(
     })
 }
 
-struct Loader<'a> {
+struct ParamLoader<'a> {
     file: &'a TensorFile,
     path: Vec<String>,
     failed: Option<ModelError>,
 }
 
-impl ModuleMapper for Loader<'_> {
+impl ModuleMapper for ParamLoader<'_> {
     fn enter_module(&mut self, name: &str, _container: &str) {
         self.path.push(name.to_string());
     }
@@ -239,7 +241,7 @@ impl ModuleMapper for Loader<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let name = self.path.join(".");
         if self.file.shape(&name).is_none() {
-            return param; // Held quantized: what was compared before has all others.
+            return param; // A quantized matrix: `compare` found all others.
         }
         let values = match self.file.values(&name) {
             Ok(values) => values,
@@ -250,9 +252,10 @@ impl ModuleMapper for Loader<'_> {
         };
         param.map(|tensor| {
             let (shape, device) = (tensor.dims(), tensor.device());
-            let wanted = tensor.is_require_grad();
-            drop(tensor); // The zeros go before the values take their place.
-            Tensor::from_data(TensorData::new(values, shape), &device).set_require_grad(wanted)
+            let requires_grad = tensor.is_require_grad();
+            drop(tensor); // Frees the zeros before the values are allocated.
+            Tensor::from_data(TensorData::new(values, shape), &device)
+                .set_require_grad(requires_grad)
         })
     }
 }

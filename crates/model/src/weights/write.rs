@@ -1,17 +1,19 @@
-//! Tensors into a safetensors file.
+//! Writing safetensors files.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
+use std::fs;
 use std::path::Path;
 
+use burn_pack::AtomicFile;
 use safetensors::tensor::{Dtype, TensorView, View};
 
-use super::{NamedTensors, floats, for_each};
+use super::{NamedTensors, for_each, to_f32_vec};
 use crate::{ModelError, Transformer, quantize, write_atomically};
 
-/// Writes `model` to `path`, whole or not at all: in f32, or quantized if it is. The same weights give the same bytes.
+/// Writes `model` to `path` atomically, in f32 or, if it is quantized, in its bit width. The same
+/// weights give the same bytes.
 ///
 /// # Errors
 /// [`ModelError::Io`] if the file cannot be written.
@@ -22,12 +24,12 @@ pub fn save(model: &Transformer, path: &Path) -> Result<(), ModelError> {
     let mut tensors = BTreeMap::new();
     for_each(model, |name, data| {
         let shape = data.shape().to_vec();
-        tensors.insert(name.to_string(), (shape, floats(data)));
+        tensors.insert(name.to_string(), (shape, to_f32_vec(data)));
     });
     save_tensors(&tensors, path)
 }
 
-/// Writes named f32 tensors (shape and values) to `path`, whole or not at all.
+/// Writes named f32 tensors (shape and values) to `path` atomically.
 ///
 /// # Errors
 /// [`ModelError::Io`] if the file cannot be written.
@@ -55,25 +57,25 @@ pub fn save_tensors(tensors: &NamedTensors, path: &Path) -> Result<(), ModelErro
     write_atomically(path, &file)
 }
 
-/// What other programs ask for. One entry only: a hash map has no order of its own.
-#[allow(clippy::unnecessary_wraps)] // The library's argument.
+/// The metadata that other programs expect. A single entry, because a hash map is unordered.
+#[allow(clippy::unnecessary_wraps)] // The type that safetensors expects.
 pub(crate) fn metadata() -> Option<HashMap<String, String>> {
     Some(HashMap::from([("format".to_string(), "pt".to_string())]))
 }
 
-/// A type for the numbers in a file.
+/// The float type of the tensors in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FloatType {
-    /// Four bytes.
+    /// 4 bytes.
     F32,
-    /// Two bytes with 11 significant bits; numbers above 65504 become infinite.
+    /// 2 bytes with 11 significant bits; values above 65504 become infinite.
     F16,
-    /// Two bytes with 8 significant bits and the range of f32.
+    /// 2 bytes with 8 significant bits and the range of f32.
     Bf16,
 }
 
 impl FloatType {
-    /// Bytes of one number.
+    /// Bytes per value.
     pub fn size(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -81,7 +83,7 @@ impl FloatType {
         }
     }
 
-    /// `values` as little-endian bytes, rounded to nearest even.
+    /// Encodes `values` as little-endian bytes, rounded to nearest even.
     pub fn encode(self, values: &[f32]) -> Vec<u8> {
         let values = values.iter();
         match self {
@@ -106,12 +108,12 @@ impl FloatType {
     }
 }
 
-/// Writes tensors of these names and shapes to `path`, whole or not at all, asking `values` for one
-/// at a time: no more than one is held.
+/// Writes tensors with these names and shapes to `path` atomically. Calls `values` for one tensor at a
+/// time, so that only one is in memory.
 ///
 /// # Errors
-/// The first error of `values`; [`ModelError::Format`] if it gives another number of values than
-/// the shape says; [`ModelError::Io`] if the file cannot be written.
+/// The first error of `values`; [`ModelError::Format`] if it returns a wrong number of values;
+/// [`ModelError::Io`] if the file cannot be written. An earlier file is then unchanged.
 pub fn write_tensors<E: From<ModelError>>(
     path: &Path,
     float: FloatType,
@@ -120,6 +122,10 @@ pub fn write_tensors<E: From<ModelError>>(
 ) -> Result<(), E> {
     let failed = RefCell::new(None);
     let produce = |name: &str, len: usize| {
+        let placeholder = || vec![0; len * float.size()]; // The file is dropped below.
+        if failed.borrow().is_some() {
+            return placeholder();
+        }
         let problem = match values(name) {
             Ok(values) if values.len() == len => return float.encode(&values),
             Ok(values) => E::from(ModelError::Format {
@@ -129,10 +135,10 @@ pub fn write_tensors<E: From<ModelError>>(
             Err(error) => error,
         };
         failed.borrow_mut().get_or_insert(problem);
-        vec![0; len * float.size()] // The file is removed below.
+        placeholder()
     };
     let views = tensors.iter().map(|(name, shape)| {
-        let view = Later {
+        let view = LazyTensor {
             name,
             shape,
             float,
@@ -140,30 +146,32 @@ pub fn write_tensors<E: From<ModelError>>(
         };
         (name.as_str(), view)
     });
-    let io = |source| ModelError::Io {
+    let io = |problem: String| ModelError::Io {
         path: path.to_path_buf(),
         action: "write",
-        source,
+        source: std::io::Error::other(problem),
     };
-    let written = safetensors::serialize_to_file(views, metadata(), path);
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    // Removes the temporary file unless it is committed.
+    let (temp, file) = AtomicFile::create(&target).map_err(|e| io(e.to_string()))?;
+    drop(file);
+    let written = safetensors::serialize_to_file(views, metadata(), temp.path());
     if let Some(error) = failed.take() {
-        let _ = std::fs::remove_file(path); // The error to tell is the first one.
         return Err(error);
     }
-    written.map_err(|e| io(std::io::Error::other(e.to_string())))?;
-    let file = File::options().write(true).open(path).map_err(io)?;
-    Ok(file.sync_all().map_err(io)?)
+    written.map_err(|e| io(e.to_string()))?;
+    Ok(temp.commit().map_err(|e| io(e.to_string()))?)
 }
 
-/// A tensor whose values are asked for when they are written.
-struct Later<'a, F> {
+/// A tensor whose values are computed when they are written.
+struct LazyTensor<'a, F> {
     name: &'a str,
     shape: &'a [usize],
     float: FloatType,
     produce: &'a F,
 }
 
-impl<F: Fn(&str, usize) -> Vec<u8>> View for Later<'_, F> {
+impl<F: Fn(&str, usize) -> Vec<u8>> View for LazyTensor<'_, F> {
     fn dtype(&self) -> Dtype {
         self.float.dtype()
     }
@@ -178,5 +186,37 @@ impl<F: Fn(&str, usize) -> Vec<u8>> View for Later<'_, F> {
 
     fn data_len(&self) -> usize {
         self.shape.iter().product::<usize>() * self.float.size()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_keeps_the_earlier_file() {
+        let folder = format!("nextword-failed-write-{}", std::process::id());
+        let folder = std::env::temp_dir().join(folder);
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("model.safetensors");
+        let tensors = [("a".to_string(), vec![2]), ("b".to_string(), vec![1])];
+        let write = |b: Option<Vec<f32>>| {
+            write_tensors(&path, FloatType::F32, &tensors, |name| match name {
+                "a" => Ok(vec![1.0, 2.0]),
+                _ => b.clone().ok_or_else(|| ModelError::Format {
+                    path: path.clone(),
+                    problem: "no values".to_string(),
+                }),
+            })
+        };
+        write(Some(vec![3.0])).unwrap();
+        let earlier = fs::read(&path).unwrap();
+        for b in [None, Some(vec![1.0, 2.0])] {
+            write(b).unwrap_err();
+            assert!(fs::read(&path).is_ok_and(|bytes| bytes == earlier));
+            assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        }
+        fs::remove_dir_all(&folder).unwrap();
     }
 }

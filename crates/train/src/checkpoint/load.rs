@@ -1,81 +1,114 @@
-//! Finding and reading the newest sound checkpoint.
+//! Finding and reading the newest valid checkpoint.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use nextword_model::{ModelConfig, Record, Transformer, weights};
+use nextword_model::{ModelConfig, ModelDir, Transformer, weights};
+use serde::Deserialize;
 
 use super::{FORMAT, MANIFEST, Manifest, OPTIMIZER, STATE, State, hex_sha256, step_of};
 use crate::{Optimizer, OptimizerConfig, TrainError};
 
-/// A checkpoint whose files are what its manifest says.
+/// A checkpoint whose files match its manifest.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
-    /// Its folder.
+    /// The path of its folder.
     pub path: PathBuf,
-    /// Everything beside weights and moments.
+    /// Everything besides weights and moments.
     pub state: State,
 }
 
-/// A checkpoint that cannot be used.
+/// A checkpoint whose files do not match its manifest.
 #[derive(Clone, Debug)]
-pub struct Skipped {
-    /// Its folder.
+pub struct DamagedCheckpoint {
+    /// The path of its folder.
     pub path: PathBuf,
-    /// Why not, in words.
+    /// What is wrong.
     pub problem: String,
 }
 
-impl std::fmt::Display for Skipped {
+impl std::fmt::Display for DamagedCheckpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}", self.path.display(), self.problem)
     }
 }
 
-/// The newest sound checkpoint in `folder`, and why newer ones were passed over.
+/// Finds the newest valid checkpoint in `folder`, and the damaged ones that are newer.
 ///
 /// # Errors
-/// [`TrainError::Io`] if the folder cannot be read.
-pub fn newest(folder: &Path) -> Result<(Option<Checkpoint>, Vec<Skipped>), TrainError> {
-    let mut skipped = Vec::new();
-    if !folder.exists() {
-        return Ok((None, skipped));
+/// As [`Checkpoint::open`], except [`TrainError::Damaged`]; [`TrainError::Io`] if the folder cannot be
+/// read.
+pub fn newest(folder: &Path) -> Result<(Option<Checkpoint>, Vec<DamagedCheckpoint>), TrainError> {
+    let mut damaged = Vec::new();
+    if !folder
+        .try_exists()
+        .map_err(TrainError::io(folder, "read"))?
+    {
+        return Ok((None, damaged));
     }
-    let entries = fs::read_dir(folder).map_err(TrainError::io(folder, "read"))?;
-    let mut steps: Vec<(u64, PathBuf)> = entries
-        .filter_map(Result::ok)
-        .filter_map(|entry| Some((step_of(entry.file_name().to_str()?)?, entry.path())))
-        .collect();
+    let mut steps: Vec<(u64, PathBuf)> = Vec::new();
+    for entry in fs::read_dir(folder).map_err(TrainError::io(folder, "read"))? {
+        let entry = entry.map_err(TrainError::io(folder, "read"))?;
+        if let Some(step) = entry.file_name().to_str().and_then(step_of) {
+            steps.push((step, entry.path()));
+        }
+    }
     steps.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
     for (_, path) in steps {
         match Checkpoint::open(&path) {
-            Ok(checkpoint) => return Ok((Some(checkpoint), skipped)),
-            Err(problem) => skipped.push(Skipped { path, problem }),
+            Ok(checkpoint) => return Ok((Some(checkpoint), damaged)),
+            Err(TrainError::Damaged { problem, .. }) => {
+                damaged.push(DamagedCheckpoint { path, problem });
+            }
+            Err(error) => return Err(error),
         }
     }
-    Ok((None, skipped))
+    Ok((None, damaged))
 }
 
 impl Checkpoint {
-    /// Checks every file of the checkpoint in `path` against its manifest.
+    /// Opens the checkpoint in `path` and verifies every file against the manifest.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
-    pub fn open(path: &Path) -> Result<Self, String> {
-        let manifest: Manifest = parse(path, MANIFEST)?;
-        if manifest.format != FORMAT {
-            return Err(format!("its format {} is not known here", manifest.format));
+    /// [`TrainError::Damaged`] if a file does not match the manifest, or the manifest is missing or
+    /// invalid; [`TrainError::Run`] if a newer version of nextword wrote the checkpoint;
+    /// [`TrainError::Io`] if a file cannot be read.
+    pub fn open(path: &Path) -> Result<Self, TrainError> {
+        let damaged = |problem: String| TrainError::Damaged {
+            path: path.to_path_buf(),
+            problem,
+        };
+        let invalid = |e: serde_json::Error| damaged(format!("{MANIFEST}: {e}"));
+        let manifest = read(path, MANIFEST)?;
+        // Parsed first: the other fields of a newer format may differ.
+        let Header { format } = serde_json::from_slice(&manifest).map_err(invalid)?;
+        if format > FORMAT {
+            let problem = format!(
+                "this checkpoint was written by a newer version of nextword (format {format}; this \
+                 version reads format {FORMAT}); hint: resume with that version"
+            );
+            return Err(TrainError::run(path, problem));
         }
+        if format < FORMAT {
+            return Err(damaged(format!(
+                "{MANIFEST}: format {format} does not exist"
+            )));
+        }
+        let manifest: Manifest = serde_json::from_slice(&manifest).map_err(invalid)?;
         for entry in &manifest.files {
             let bytes = read(path, &entry.name)?;
             if bytes.len() as u64 != entry.bytes {
                 let (found, expected) = (bytes.len(), entry.bytes);
                 let name = &entry.name;
-                return Err(format!("{name} has {found} bytes instead of {expected}"));
+                return Err(damaged(format!(
+                    "{name} has {found} bytes instead of {expected}"
+                )));
             }
             if hex_sha256(&bytes) != entry.sha256 {
-                return Err(format!("{} is damaged: its sha256 differs", entry.name));
+                let problem = format!("{} is damaged: its sha256 differs", entry.name);
+                return Err(damaged(problem));
             }
         }
         for name in [
@@ -86,28 +119,31 @@ impl Checkpoint {
             "tokenizer.json",
         ] {
             if !manifest.files.iter().any(|entry| entry.name == name) {
-                return Err(format!("{name} is not in its manifest"));
+                return Err(damaged(format!("{name} is not in its manifest")));
             }
         }
+        // Its hash is right, so this file is not damaged if it cannot be parsed.
+        let state = serde_json::from_slice(&read(path, STATE)?)
+            .map_err(|e| TrainError::run(path.join(STATE), format!("invalid: {e}")))?;
         Ok(Self {
             path: path.to_path_buf(),
-            state: parse(path, STATE)?,
+            state,
         })
     }
 
-    /// The weights, on `device`.
+    /// Loads the model on `device`.
     ///
     /// # Errors
-    /// [`TrainError::Model`] if they do not fit `config`.
+    /// [`TrainError::Model`] if the weights do not match `config`.
     pub fn model(&self, config: &ModelConfig, device: &Device) -> Result<Transformer, TrainError> {
-        let record = Record::open(&self.path)?;
-        Ok(weights::load(config, &record.weights_path(), device)?)
+        let weights_path = ModelDir::open(&self.path)?.weights_path();
+        Ok(weights::load(config, &weights_path, device)?)
     }
 
-    /// The optimizer, on `device`.
+    /// Loads the optimizer on `device`.
     ///
     /// # Errors
-    /// [`TrainError::Model`] if the file cannot be understood.
+    /// [`TrainError::Model`] if the file is invalid.
     pub fn optimizer(
         &self,
         config: OptimizerConfig,
@@ -118,14 +154,125 @@ impl Checkpoint {
     }
 }
 
-/// Reads a file that the manifest names; a name that leaves the folder is refused.
-fn read(folder: &Path, name: &str) -> Result<Vec<u8>, String> {
-    if name.contains(['/', '\\']) || name == ".." {
-        return Err(format!("its manifest names `{}`", name.escape_debug()));
-    }
-    fs::read(folder.join(name)).map_err(|e| format!("{name}: {e}"))
+/// The part of a manifest that all formats have.
+#[derive(Deserialize)]
+struct Header {
+    format: u32,
 }
 
-fn parse<T: serde::de::DeserializeOwned>(folder: &Path, name: &str) -> Result<T, String> {
-    serde_json::from_slice(&read(folder, name)?).map_err(|e| format!("{name}: {e}"))
+/// Reads a file of the checkpoint. A missing file is damage, other failures to read one are not. The
+/// name must not lead out of the folder.
+fn read(folder: &Path, name: &str) -> Result<Vec<u8>, TrainError> {
+    let damaged = |problem| TrainError::Damaged {
+        path: folder.to_path_buf(),
+        problem,
+    };
+    if name.contains(['/', '\\']) || name == ".." {
+        let problem = format!("its manifest names `{}`", name.escape_debug());
+        return Err(damaged(problem));
+    }
+    let path = folder.join(name);
+    fs::read(&path).map_err(|e| match e.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => damaged(format!("{name} is missing")),
+        _ => TrainError::io(&path, "read")(e),
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{ManifestEntry, folder_name};
+
+    const FILES: [&str; 5] = [
+        STATE,
+        OPTIMIZER,
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+    ];
+
+    fn checkpoint(folder: &Path, step: u64) -> PathBuf {
+        let path = folder.join(folder_name(step));
+        fs::create_dir(&path).unwrap();
+        let state = State {
+            step,
+            ..State::default()
+        };
+        let bytes = serde_json::to_vec(&state).unwrap();
+        let files = FILES.map(|name| {
+            fs::write(path.join(name), &bytes).unwrap();
+            ManifestEntry {
+                name: name.to_string(),
+                bytes: bytes.len() as u64,
+                sha256: hex_sha256(&bytes),
+            }
+        });
+        let manifest = Manifest {
+            format: FORMAT,
+            files: files.into(),
+        };
+        fs::write(path.join(MANIFEST), serde_json::to_vec(&manifest).unwrap()).unwrap();
+        path
+    }
+
+    fn steps(folder: &Path) -> (Option<u64>, usize) {
+        let (found, damaged) = newest(folder).unwrap();
+        (found.map(|found| found.state.step), damaged.len())
+    }
+
+    #[test]
+    fn an_io_error_is_not_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        checkpoint(folder.path(), 1);
+        let path = checkpoint(folder.path(), 2);
+        assert_eq!(steps(folder.path()), (Some(2), 0));
+        // Reading a directory fails, also for root.
+        let file = path.join("config.json");
+        fs::remove_file(&file).unwrap();
+        fs::create_dir(&file).unwrap();
+        let error = newest(folder.path()).unwrap_err();
+        assert!(matches!(error, TrainError::Io { .. }), "{error}");
+        assert!(
+            error.to_string().starts_with(file.to_str().unwrap()),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_newer_format_is_an_error_and_not_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        checkpoint(folder.path(), 1);
+        let path = checkpoint(folder.path(), 2);
+        fs::write(path.join(MANIFEST), r#"{"format": 2, "shards": []}"#).unwrap();
+        let error = newest(folder.path()).unwrap_err();
+        assert!(matches!(error, TrainError::Run { .. }), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("written by a newer version of nextword"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn files_that_do_not_match_the_manifest_are_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        checkpoint(folder.path(), 1);
+        let path = checkpoint(folder.path(), 2);
+        for name in FILES.into_iter().chain([MANIFEST]) {
+            let file = path.join(name);
+            let bytes = fs::read(&file).unwrap();
+            let mut flipped = bytes.clone();
+            flipped[0] ^= 1;
+            for contents in [&flipped[..], &bytes[1..]] {
+                fs::write(&file, contents).unwrap();
+                assert_eq!(steps(folder.path()), (Some(1), 1), "{name}");
+            }
+            fs::remove_file(&file).unwrap();
+            assert_eq!(steps(folder.path()), (Some(1), 1), "{name}");
+            fs::write(&file, bytes).unwrap();
+        }
+        assert_eq!(steps(folder.path()), (Some(2), 0));
+    }
 }

@@ -1,8 +1,9 @@
-//! Training state on disk: written as a whole or not at all, found again only if it is sound.
+//! Checkpoints: training state on disk, written atomically and verified when read.
 //!
-//! A checkpoint is the folder `checkpoints/step-00001200` of a run: a record (weights, config,
+//! A checkpoint is the folder `checkpoints/step-00001200` of a run: a model folder (weights, config,
 //! tokenizer, card) plus `optimizer.safetensors`, `state.json` and, written last, `MANIFEST.json`
-//! with the size and sha256 of every other file. It is made under another name, synced, and renamed.
+//! with the size and sha256 of every other file. It is written under a temporary name, synced, and
+//! renamed.
 
 mod load;
 mod retention;
@@ -13,40 +14,41 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use load::{Checkpoint, Skipped, newest};
-pub use retention::{prune, remove_leftovers, set_aside};
+pub use load::{Checkpoint, DamagedCheckpoint, newest};
+pub use retention::{prune, quarantine, remove_temp_folders};
 pub use save::save;
 
-/// Format number of `state.json` and `MANIFEST.json`.
+/// Format version of `state.json` and `MANIFEST.json`.
 const FORMAT: u32 = 1;
 
 const MANIFEST: &str = "MANIFEST.json";
 const STATE: &str = "state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
-const LEFTOVER: &str = ".tmp-";
+const TEMP_PREFIX: &str = ".tmp-";
 
-/// Everything that a run needs beside weights and moments to go on as if it had never stopped.
-/// Data order, dropout and samples are pure functions of the seed and the step.
+/// Everything besides weights and moments that a run needs to resume bit for bit. Data order, dropout
+/// and samples are pure functions of the seed and the step.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
-    /// Format number.
+    /// Format version.
     pub format: u32,
     /// Updates made.
     pub step: u64,
     /// Tokens trained on.
     pub tokens: u64,
-    /// The run's seed, from which order, masks and samples follow.
+    /// The run's seed, which determines data order, dropout masks and samples.
     pub seed: u64,
-    /// What the data was: a run goes on only with the same.
+    /// Identifies the data: a run resumes only with the same data.
     pub data: String,
-    /// Fingerprint of the settings that a resumed run must share. Checkpoints of version 0.1 hold a hash
-    /// of the whole configuration instead.
-    pub identity: String,
+    /// Fingerprint of the settings that a resumed run must share. Checkpoints of version 0.1 contain a
+    /// hash of the whole configuration instead.
+    #[serde(rename = "identity")]
+    pub fingerprint: String,
     /// Those settings that are not at their defaults, to name what has changed; `None` in checkpoints
     /// of version 0.1.
     #[serde(default)]
     pub settings: Option<BTreeMap<String, Value>>,
-    /// Length of `metrics.jsonl`; what stands behind it belongs to steps that will be made again.
+    /// Length of `metrics.jsonl` in bytes. Lines after that belong to steps that will be repeated.
     pub metrics_bytes: u64,
     /// Seconds of training so far.
     pub elapsed: f64,
@@ -56,7 +58,7 @@ pub struct State {
     pub validation: Option<f64>,
     /// The lowest validation loss.
     pub best: Option<f64>,
-    /// Measurements since the lowest.
+    /// Number of validations since the lowest loss.
     pub since_best: u64,
 }
 
@@ -73,12 +75,12 @@ struct ManifestEntry {
     sha256: String,
 }
 
-/// The name of the checkpoint of `step`: names sort as steps do.
+/// The folder name of the checkpoint of `step`. Names sort by step.
 fn folder_name(step: u64) -> String {
     format!("step-{step:08}")
 }
 
-/// The step that a checkpoint's folder name tells.
+/// Parses the step from the folder name of a checkpoint.
 fn step_of(name: &str) -> Option<u64> {
     name.strip_prefix("step-")?.parse().ok()
 }

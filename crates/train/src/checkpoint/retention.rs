@@ -1,13 +1,13 @@
-//! Which checkpoints stay.
+//! Removing old checkpoints, quarantining damaged ones, and cleaning up after a killed process.
 
 use std::fs;
 use std::path::Path;
 
-use super::{LEFTOVER, MANIFEST, Skipped, step_of};
+use super::{DamagedCheckpoint, MANIFEST, TEMP_PREFIX, step_of};
 use crate::{CheckpointConfig, TrainError};
 
-/// Removes checkpoints that `config` does not keep: all but the newest `keep_last` and those whose
-/// step is a multiple of `keep_every`. Folders without a manifest of ours are never touched.
+/// Removes old checkpoints: all except the newest `keep_last` and those whose step is a multiple of
+/// `keep_every`. Folders without a manifest are never touched.
 ///
 /// # Errors
 /// [`TrainError::Io`] if a folder cannot be read or removed.
@@ -20,59 +20,59 @@ pub fn prune(folder: &Path, config: &CheckpointConfig) -> Result<(), TrainError>
         .collect();
     steps.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
     for (step, path) in steps.into_iter().skip(config.keep_last) {
-        let for_good = config.keep_every > 0 && step.is_multiple_of(config.keep_every);
-        if !for_good {
-            // Under another name first: a folder that is half removed is no damaged checkpoint.
+        let is_permanent = config.keep_every > 0 && step.is_multiple_of(config.keep_every);
+        if !is_permanent {
+            // Renamed first, so that a partly removed folder does not count as a damaged checkpoint.
             let name = path
                 .file_name()
                 .and_then(|name| name.to_str())
                 .unwrap_or_default();
-            let going = folder.join(format!("{LEFTOVER}removed-{name}"));
-            fs::rename(&path, &going).map_err(TrainError::io(&path, "rename"))?;
-            fs::remove_dir_all(&going).map_err(TrainError::io(&going, "remove"))?;
+            let removed = folder.join(format!("{TEMP_PREFIX}removed-{name}"));
+            fs::rename(&path, &removed).map_err(TrainError::io(&path, "rename"))?;
+            fs::remove_dir_all(&removed).map_err(TrainError::io(&removed, "remove"))?;
         }
     }
     Ok(())
 }
 
-/// Gives damaged checkpoints another name, `damaged-step-N`, so that they neither count among the
-/// newest nor stand in the way of new ones. Nothing is removed.
+/// Renames damaged checkpoints to `damaged-step-N`, so that they neither count among the newest nor
+/// block new ones. Removes nothing.
 ///
 /// # Errors
 /// [`TrainError::Io`] if a folder cannot be renamed.
-pub fn set_aside(skipped: &[Skipped]) -> Result<(), TrainError> {
-    for Skipped { path, .. } in skipped {
+pub fn quarantine(damaged: &[DamagedCheckpoint]) -> Result<(), TrainError> {
+    for DamagedCheckpoint { path, .. } in damaged {
         let name = path
             .file_name()
             .and_then(|name| name.to_str())
             .unwrap_or_default();
-        let free = (0..).map(|n| match n {
+        let candidates = (0..).map(|n| match n {
             0 => path.with_file_name(format!("damaged-{name}")),
             n => path.with_file_name(format!("damaged-{name}-{n}")),
         });
-        if let Some(aside) = free.into_iter().find(|aside| !aside.exists()) {
-            fs::rename(path, &aside).map_err(TrainError::io(path, "rename"))?;
+        if let Some(target) = candidates.into_iter().find(|target| !target.exists()) {
+            fs::rename(path, &target).map_err(TrainError::io(path, "rename"))?;
         }
     }
     Ok(())
 }
 
-/// Removes what a killed process left half-written.
+/// Removes the temporary folders of a killed process, and restores a checkpoint that it was replacing.
 ///
 /// # Errors
 /// [`TrainError::Io`] if a folder cannot be read or removed.
-pub fn remove_leftovers(folder: &Path) -> Result<(), TrainError> {
+pub fn remove_temp_folders(folder: &Path) -> Result<(), TrainError> {
     if !folder.exists() {
         return Ok(());
     }
     for entry in fs::read_dir(folder).map_err(TrainError::io(folder, "read"))? {
         let entry = entry.map_err(TrainError::io(folder, "read"))?;
         let name = entry.file_name();
-        let Some(name) = name.to_str().filter(|name| name.starts_with(LEFTOVER)) else {
+        let Some(name) = name.to_str().filter(|name| name.starts_with(TEMP_PREFIX)) else {
             continue;
         };
         let path = entry.path();
-        // Killed between two renames: the older checkpoint still is under its other name.
+        // Killed between two renames: the older checkpoint still has its temporary name.
         let original = name
             .strip_suffix(".old")
             .and_then(|name| name.split_once("-step-"))
@@ -112,10 +112,10 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_and_the_multiples_stay_and_foreign_folders_are_never_touched() {
+    fn prune_keeps_newest_multiples_and_foreign_folders() {
         let folder = folder(&[10, 20, 30, 40, 50]);
         fs::create_dir(folder.path().join("step-00000005")).unwrap();
-        fs::create_dir(folder.path().join("mine")).unwrap();
+        fs::create_dir(folder.path().join("foreign")).unwrap();
         let config = CheckpointConfig {
             every: 10,
             keep_last: 2,
@@ -123,7 +123,7 @@ mod tests {
         };
         prune(folder.path(), &config).unwrap();
         let expected = [
-            "mine",
+            "foreign",
             "step-00000005",
             "step-00000020",
             "step-00000040",
@@ -133,11 +133,11 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_checkpoint_set_aside_does_not_count_among_the_newest() {
+    fn a_quarantined_checkpoint_does_not_count_as_newest() {
         let folder = folder(&[10, 20]);
         let path = folder.path().join("step-00000020");
         let problem = String::new();
-        set_aside(&[Skipped { path, problem }]).unwrap();
+        quarantine(&[DamagedCheckpoint { path, problem }]).unwrap();
         let config = CheckpointConfig {
             keep_last: 1,
             ..CheckpointConfig::default()
@@ -150,12 +150,12 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_process_left_is_cleared_and_a_checkpoint_put_aside_comes_back() {
+    fn leftovers_of_a_killed_process_are_cleaned_up() {
         let folder = folder(&[10]);
         fs::create_dir(folder.path().join(".tmp-7-step-00000030")).unwrap();
         fs::create_dir(folder.path().join(".tmp-7-step-00000020.old")).unwrap();
         fs::create_dir(folder.path().join(".tmp-7-step-00000010.old")).unwrap();
-        remove_leftovers(folder.path()).unwrap();
+        remove_temp_folders(folder.path()).unwrap();
         assert_eq!(names(folder.path()), ["step-00000010", "step-00000020"]);
     }
 }

@@ -1,42 +1,41 @@
-//! Which optimizer, with what numbers.
+//! Optimizer settings.
 
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 
-/// Which optimizer.
+/// The optimizer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OptimizerKind {
     /// Adam with decoupled weight decay (Loshchilov and Hutter 2017, arXiv 1711.05101).
     #[default]
     Adamw,
-    /// Stochastic gradient descent, with momentum if asked for.
+    /// Stochastic gradient descent, with momentum unless that is 0.
     Sgd,
     /// Muon (Jordan et al. 2024) for the matrices of the blocks, `AdamW` for everything else.
     Muon,
 }
 
-/// Which optimizer, with what numbers. The defaults are nanoGPT's for small models.
+/// Optimizer settings. The defaults are nanoGPT's for small models.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimizerConfig {
-    /// Which one.
+    /// The optimizer.
     pub kind: OptimizerKind,
-    /// Decay of the gradient's running average (`AdamW`).
+    /// Decay rate of the first moment (`AdamW`).
     pub beta1: f64,
-    /// Decay of the squared gradient's running average (`AdamW`).
+    /// Decay rate of the second moment (`AdamW`).
     pub beta2: f64,
     /// Added to the denominator (`AdamW`).
     pub eps: f64,
-    /// Share of each matrix, times the learning rate, taken off at every update. Vectors (biases,
-    /// norms) never decay.
+    /// Weight decay of matrices, multiplied by the learning rate. Vectors (biases, norms) do not decay.
     pub weight_decay: f64,
     /// Momentum of SGD and Muon.
     pub momentum: f64,
-    /// Muon's own peak learning rate; it follows the schedule's course.
+    /// Muon's maximum learning rate; it follows the shape of the schedule.
     pub muon_learning_rate: f64,
-    /// Gradients are scaled down to this global norm where they exceed it; 0 never clips.
+    /// Maximum global gradient norm; 0 disables clipping.
     pub clip_norm: f64,
 }
 
@@ -63,8 +62,8 @@ impl OptimizerConfig {
             ("optimizer.momentum", self.momentum),
         ] {
             if !(0.0..1.0).contains(&value) {
-                let problem = format!("{value} is not a rate");
-                let hint = "use a number from 0.0 up to, but not, 1.0";
+                let problem = format!("{value} is not a decay rate");
+                let hint = "use a value of at least 0.0 and less than 1.0";
                 return Err(TrainError::config(key, problem, hint));
             }
         }
@@ -75,7 +74,7 @@ impl OptimizerConfig {
             ("optimizer.clip_norm", self.clip_norm),
         ] {
             if !(value.is_finite() && value >= 0.0) {
-                let problem = format!("{value} is not a number of 0 or more");
+                let problem = format!("{value} is negative or not finite");
                 return Err(TrainError::config(
                     key,
                     problem,
@@ -86,11 +85,11 @@ impl OptimizerConfig {
         Ok(())
     }
 
-    /// What changes the parameter at `path`.
-    pub(crate) fn rule(&self, path: &str, shape: &[usize]) -> OptimizerKind {
-        let muon = path.starts_with("blocks.") && shape.len() == 2;
+    /// The optimizer that updates the parameter at `path`.
+    pub(crate) fn kind_for(&self, path: &str, shape: &[usize]) -> OptimizerKind {
+        let is_block_matrix = path.starts_with("blocks.") && shape.len() == 2;
         match self.kind {
-            OptimizerKind::Muon if !muon => OptimizerKind::Adamw,
+            OptimizerKind::Muon if !is_block_matrix => OptimizerKind::Adamw,
             kind => kind,
         }
     }

@@ -1,4 +1,4 @@
-//! How gradients change weights.
+//! The optimizers: `AdamW`, SGD and Muon.
 
 mod config;
 mod muon;
@@ -15,20 +15,20 @@ pub use config::{OptimizerConfig, OptimizerKind};
 
 use crate::Gradients;
 
-/// An optimizer with its state: one or two numbers for each parameter.
+/// An optimizer and its state: up to two values per parameter.
 ///
-/// Matrices (two axes) decay and vectors do not, as in GPT-2's training. `AdamW` is Loshchilov and
-/// Hutter's (2017), with the arithmetic of `PyTorch`'s. The state lives on the device, in f32.
+/// Weight decay applies to matrices but not to vectors, as in GPT-2's training. `AdamW` (Loshchilov
+/// and Hutter 2017) uses the same arithmetic as `PyTorch`. The state is on the device, in f32.
 #[derive(Clone, Debug)]
 pub struct Optimizer {
     config: OptimizerConfig,
-    /// Updates made.
+    /// Updates made so far.
     updates: u64,
     moments: BTreeMap<String, Moments>,
 }
 
 impl Optimizer {
-    /// A fresh optimizer.
+    /// Creates an optimizer without state.
     pub fn new(config: OptimizerConfig) -> Self {
         Self {
             config,
@@ -37,46 +37,46 @@ impl Optimizer {
         }
     }
 
-    /// Numbers kept for each parameter by the optimizer of `config`.
-    pub fn numbers_per_parameter(config: &OptimizerConfig) -> usize {
+    /// Number of state values per parameter.
+    pub fn state_per_parameter(config: &OptimizerConfig) -> usize {
         match config.kind {
-            // Muon's matrices keep one, the rest two as AdamW.
+            // With Muon, matrices of blocks have one and the rest have two, as with AdamW.
             OptimizerKind::Adamw | OptimizerKind::Muon => 2,
             OptimizerKind::Sgd => usize::from(config.momentum > 0.0),
         }
     }
 
-    /// Changes the weights of `model` by `gradients`; `rate` is the schedule's learning rate and
-    /// `peak` its highest.
+    /// Updates the weights of `model`. `lr` is the learning rate of this update and `max_lr` the maximum
+    /// of the schedule.
     pub fn update(
         &mut self,
         model: Transformer,
         gradients: Gradients,
-        rate: f64,
-        peak: f64,
+        lr: f64,
+        max_lr: f64,
     ) -> Transformer {
         self.updates += 1;
-        let rates = Rates {
-            rate,
-            share_of_peak: if peak > 0.0 { rate / peak } else { 0.0 },
+        let params = UpdateParams {
+            lr,
+            lr_fraction: if max_lr > 0.0 { lr / max_lr } else { 0.0 },
             gradient_scale: gradients.scale(),
         };
         let mut mapper = Updater {
             gradients: gradients.into_map(),
             optimizer: self,
-            rates,
+            params,
             path: Vec::new(),
         };
         model.map(&mut mapper)
     }
 
-    /// The state as named flat tensors: `NAME.first`, `NAME.second`.
+    /// The state as flat tensors, named `NAME.first` and `NAME.second`.
     pub fn state(&self) -> NamedTensors {
         let mut state = BTreeMap::new();
         for (name, moments) in &self.moments {
             for (suffix, tensor) in [("first", &moments.first), ("second", &moments.second)] {
                 if let Some(tensor) = tensor {
-                    let values = nextword_model::weights::floats(tensor.to_data());
+                    let values = nextword_model::weights::to_f32_vec(tensor.to_data());
                     state.insert(format!("{name}.{suffix}"), (vec![values.len()], values));
                 }
             }
@@ -84,7 +84,7 @@ impl Optimizer {
         state
     }
 
-    /// The optimizer of `config` with a saved state after `updates` updates.
+    /// Restores an optimizer from its `state` after `updates` updates.
     pub fn restore(
         config: OptimizerConfig,
         updates: u64,
@@ -108,33 +108,33 @@ impl Optimizer {
         optimizer
     }
 
-    /// The new value of one parameter, flat.
+    /// Returns the new value of one parameter, flat.
     fn step(
         &mut self,
         path: &str,
         shape: &[usize],
         weight: Tensor<1>,
         gradient: Tensor<1>,
-        rates: Rates,
+        params: UpdateParams,
     ) -> Tensor<1> {
         let decay = if shape.len() >= 2 {
             self.config.weight_decay
         } else {
             0.0
         };
-        match self.config.rule(path, shape) {
-            OptimizerKind::Adamw => self.adamw(path, weight, gradient, decay, rates),
+        match self.config.kind_for(path, shape) {
+            OptimizerKind::Adamw => self.adamw(path, weight, gradient, decay, params),
             OptimizerKind::Sgd => {
-                let gradient = gradient * rates.gradient_scale + weight.clone() * decay;
-                weight - self.momentum(path, gradient) * rates.rate
+                let gradient = gradient * params.gradient_scale + weight.clone() * decay;
+                weight - self.momentum(path, gradient) * params.lr
             }
             OptimizerKind::Muon => {
-                let rate = self.config.muon_learning_rate * rates.share_of_peak;
-                let weight = weight * (1.0 - rate * decay);
-                let direction = self.averaged(path, gradient * rates.gradient_scale);
+                let lr = self.config.muon_learning_rate * params.lr_fraction;
+                let weight = weight * (1.0 - lr * decay);
+                let direction = self.nesterov(path, gradient * params.gradient_scale);
                 let [d_in, d_out] = [shape[0], shape[1]];
                 let direction: Tensor<2> = direction.reshape([d_in, d_out]);
-                weight - muon::orthogonalize(direction).reshape([d_in * d_out]) * rate
+                weight - muon::orthogonalize(direction).reshape([d_in * d_out]) * lr
             }
         }
     }
@@ -145,21 +145,21 @@ impl Optimizer {
         weight: Tensor<1>,
         gradient: Tensor<1>,
         decay: f64,
-        rates: Rates,
+        params: UpdateParams,
     ) -> Tensor<1> {
         let step = AdamwStep {
-            rate: rates.rate,
+            rate: params.lr,
             beta1: self.config.beta1,
             beta2: self.config.beta2,
             eps: self.config.eps,
             number: self.updates,
-            gradient_scale: rates.gradient_scale,
+            gradient_scale: params.gradient_scale,
         };
         let moments = self.moments.entry(path.to_string()).or_default();
         nextword_kernels::adamw(weight, gradient, moments, decay, &step)
     }
 
-    /// SGD's direction: the gradient, or with momentum its running sum.
+    /// The direction of SGD: the gradient, or the momentum buffer.
     fn momentum(&mut self, path: &str, gradient: Tensor<1>) -> Tensor<1> {
         let momentum = self.config.momentum;
         if momentum == 0.0 {
@@ -174,14 +174,14 @@ impl Optimizer {
         sum
     }
 
-    /// Muon's direction: Nesterov's look ahead on a running average.
-    fn averaged(&mut self, path: &str, gradient: Tensor<1>) -> Tensor<1> {
+    /// The direction of Muon: Nesterov momentum on an exponential moving average.
+    fn nesterov(&mut self, path: &str, gradient: Tensor<1>) -> Tensor<1> {
         let momentum = self.config.momentum;
         let moments = self.moments.entry(path.to_string()).or_default();
-        let fresh = gradient.clone() * (1.0 - momentum);
+        let weighted = gradient.clone() * (1.0 - momentum);
         let average = match moments.first.take() {
-            Some(average) => average * momentum + fresh,
-            None => fresh,
+            Some(average) => average * momentum + weighted,
+            None => weighted,
         };
         moments.first = Some(average.clone());
         gradient * (1.0 - momentum) + average * momentum
@@ -191,17 +191,17 @@ impl Optimizer {
 struct Updater<'a> {
     optimizer: &'a mut Optimizer,
     gradients: BTreeMap<String, Tensor<1>>,
-    rates: Rates,
+    params: UpdateParams,
     path: Vec<String>,
 }
 
-/// The numbers of one update that all parameters share.
+/// The values of one update that all parameters share.
 #[derive(Clone, Copy, Debug)]
-struct Rates {
-    rate: f64,
-    /// The learning rate as a share of its peak.
-    share_of_peak: f64,
-    /// Below 1 where the gradients' norm is clipped.
+struct UpdateParams {
+    lr: f64,
+    /// The learning rate divided by the maximum of the schedule.
+    lr_fraction: f64,
+    /// Factor from gradient clipping, at most 1.
     gradient_scale: f64,
 }
 
@@ -225,7 +225,7 @@ impl ModuleMapper for Updater<'_> {
             let flat = tensor.inner().reshape([len]);
             let new = self
                 .optimizer
-                .step(&path, &shape, flat, gradient, self.rates);
+                .step(&path, &shape, flat, gradient, self.params);
             Tensor::from_inner(new.reshape(shape)).require_grad()
         })
     }

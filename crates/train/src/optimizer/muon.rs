@@ -1,12 +1,12 @@
-//! Muon's heart: the nearest orthogonal matrix, approximately.
+//! The orthogonalization step of Muon.
 
 use burn::tensor::Tensor;
 
-/// `direction`, `[d_in, d_out]`, with all its singular values near 1, scaled by
+/// Approximates the orthogonal matrix nearest to `direction`, `[d_in, d_out]`, scaled by
 /// `sqrt(max(1, d_out / d_in))`.
 ///
-/// Five Newton-Schulz steps of the quintic that Jordan et al. (2024, "Muon") tuned for speed; the
-/// singular values end between about 0.7 and 1.2, which suffices.
+/// Makes five Newton-Schulz iterations with the quintic of Jordan et al. (2024, "Muon"). The singular
+/// values end up between about 0.7 and 1.2, which is close enough.
 pub(crate) fn orthogonalize(direction: Tensor<2>) -> Tensor<2> {
     let [d_in, d_out] = direction.dims();
     let wide = d_in <= d_out;

@@ -1,4 +1,4 @@
-//! What is told of a run whose numbers are no longer finite.
+//! Reporting a diverged run.
 
 use nextword_data::TokenBatch;
 use nextword_model::Dropout;
@@ -8,26 +8,26 @@ use crate::nonfinite::first_nonfinite;
 use crate::{Gradients, TrainError};
 
 impl Trainer {
-    /// The step on `batches` went wrong: looks for the first place at fault.
+    /// The error of the update on `batches`, with the first tensor that is not finite.
     pub(super) fn diverged(
         &self,
         batches: &[TokenBatch],
         gradients: &Gradients,
-        rate: f64,
+        lr: f64,
         loss: f64,
     ) -> TrainError {
         let (seed, step) = (self.state.seed, self.state.step);
         let dropout = |first| Dropout::training(seed, step, first);
         let first = first_nonfinite(self.model(), batches, gradients, dropout);
-        self.divergence(step + 1, first, rate, loss)
+        self.divergence(step + 1, first, lr, loss)
     }
 
-    /// The error of update `step`, where `first` went wrong.
-    pub(super) fn divergence(&self, step: u64, first: String, rate: f64, loss: f64) -> TrainError {
+    /// The error of update `step`, where `first` describes the first tensor that is not finite.
+    pub(super) fn divergence(&self, step: u64, first: String, lr: f64, loss: f64) -> TrainError {
         let history: Vec<String> = self.norms.iter().map(|norm| format!("{norm:.3}")).collect();
         TrainError::Diverged {
             step,
-            learning_rate: rate,
+            learning_rate: lr,
             loss,
             history: history.join(", "),
             first,

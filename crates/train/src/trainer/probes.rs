@@ -1,4 +1,4 @@
-//! Looks into the model while it learns, for those who want to see it form.
+//! Recording attention and predictions of probe sentences during training.
 
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use super::Trainer;
 use crate::report::{Hooks, Reporter};
 
 impl Trainer {
-    /// Keeps what the model makes of the probe sentences, when due.
-    pub(super) fn look(
+    /// Writes attention and predictions of the probe sentences to the run folder, when due.
+    pub(super) fn run_probes(
         &mut self,
         at_end: bool,
         reporter: &mut dyn Reporter,
         hooks: &mut dyn Hooks,
     ) {
-        let config = &self.ingredients.config;
+        let config = &self.setup.config;
         let step = self.state.step;
         let every = match config.probes.every {
             0 => config.validation.every,
@@ -27,28 +27,30 @@ impl Trainer {
         if config.probes.sentences.is_empty() || !due {
             return;
         }
-        let plain = self.model().valid();
-        let tokenizer = Arc::clone(&self.ingredients.dataset.tokenizer);
-        let mut seen: Vec<Value> = Vec::new();
+        let model = self.model().valid();
+        let tokenizer = Arc::clone(&self.setup.dataset.tokenizer);
+        let mut results: Vec<Value> = Vec::new();
         for sentence in &config.probes.sentences {
-            match hooks.look(&plain, &tokenizer, sentence) {
-                Ok(found) => seen.extend(found),
-                Err(e) => reporter.warned(&format!("no look at step {step}: {e}")),
+            match hooks.probe(&model, &tokenizer, sentence) {
+                Ok(result) => results.extend(result),
+                Err(e) => reporter.warned(&format!("cannot probe the model at step {step}: {e}")),
             }
         }
-        if seen.is_empty() {
+        if results.is_empty() {
             return;
         }
         let folder = self.folder.path().join("probes");
         let file = folder.join(format!("step-{step:08}.json"));
-        let record = json!({"step": step, "loss": self.state.loss, "sentences": seen});
+        let step_json = json!({"step": step, "loss": self.state.loss, "sentences": results});
         let written = std::fs::create_dir_all(&folder)
             .map_err(|e| e.to_string())
             .and_then(|()| {
-                write_atomically(&file, record.to_string().as_bytes()).map_err(|e| e.to_string())
+                write_atomically(&file, step_json.to_string().as_bytes()).map_err(|e| e.to_string())
             });
         if let Err(e) = written {
-            reporter.warned(&format!("cannot keep the look at step {step}: {e}"));
+            reporter.warned(&format!(
+                "cannot write the probe results of step {step}: {e}"
+            ));
         }
     }
 }

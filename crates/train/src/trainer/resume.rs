@@ -1,90 +1,89 @@
-//! Going on with a run, if it is still what it was.
+//! Resuming a run, if its data and configuration are unchanged.
 
-use nextword_model::Record;
+use nextword_model::ModelDir;
 
 use super::Trainer;
-use crate::checkpoint::{self, Skipped, State};
+use crate::checkpoint::{self, DamagedCheckpoint, State};
 use crate::fingerprint::{differences, fingerprint, fingerprint_of_0_1, settings};
 use crate::folder::RunFolder;
-use crate::{Ingredients, TrainError};
+use crate::{RunSetup, TrainError};
 
 impl Trainer {
-    /// Continues the run in `folder` from its newest sound checkpoint, or from the beginning if
-    /// there has never been one.
+    /// Resumes the run in `folder` from its newest valid checkpoint, or starts it if it has never
+    /// saved one.
     ///
     /// # Errors
-    /// [`TrainError::Run`] and [`TrainError::Config`] if data or configuration are not what they
-    /// were; [`TrainError::Damaged`] if there were checkpoints and none can be used.
-    pub fn resume(ingredients: Ingredients, folder: RunFolder) -> Result<Self, TrainError> {
+    /// [`TrainError::Run`] and [`TrainError::Config`] if data or configuration have changed;
+    /// [`TrainError::Damaged`] if there are checkpoints but none is valid; the errors of
+    /// [`checkpoint::newest`], which leave all checkpoints unchanged.
+    pub fn resume(setup: RunSetup, folder: RunFolder) -> Result<Self, TrainError> {
         let checkpoints = folder.checkpoints_path();
-        checkpoint::remove_leftovers(&checkpoints)?;
-        Record::recover(&folder.best_path())?;
-        Record::recover(&folder.last_path())?;
-        let (found, skipped) = checkpoint::newest(&checkpoints)?;
+        checkpoint::remove_temp_folders(&checkpoints)?;
+        ModelDir::recover(&folder.best_path())?;
+        ModelDir::recover(&folder.last_path())?;
+        let (found, damaged) = checkpoint::newest(&checkpoints)?;
         let Some(mut found) = found else {
-            if skipped.is_empty() && !folder.last_path().exists() {
-                return Self::begin(ingredients, folder);
+            let last_path = folder.last_path();
+            let has_model = last_path
+                .try_exists()
+                .map_err(TrainError::io(&last_path, "read"))?;
+            if damaged.is_empty() && !has_model {
+                return Self::begin(setup, folder);
             }
-            return Err(no_checkpoint(&folder, &skipped));
+            return Err(no_valid_checkpoint(&folder, &damaged));
         };
-        check_same(&ingredients, &found.state, &folder)?;
-        checkpoint::set_aside(&skipped)?;
-        let config = &ingredients.config;
-        // A checkpoint of version 0.1 gets the present form with its next save.
-        found.state.identity = fingerprint(config);
+        check_unchanged(&setup, &found.state, &folder)?;
+        checkpoint::quarantine(&damaged)?;
+        let config = &setup.config;
+        // A checkpoint of version 0.1 is saved in the current form from here on.
+        found.state.fingerprint = fingerprint(config);
         found.state.settings = Some(settings(config));
-        let model = found.model(&config.model, &ingredients.device)?;
-        let optimizer = found.optimizer(config.optimizer, &ingredients.device)?;
-        let mut trainer = Self::new(ingredients, folder, model, optimizer, found.state)?;
-        trainer.skipped = skipped.iter().map(ToString::to_string).collect();
+        let model = found.model(&config.model, &setup.device)?;
+        let optimizer = found.optimizer(config.optimizer, &setup.device)?;
+        let mut trainer = Self::new(setup, folder, model, optimizer, found.state)?;
+        trainer.skipped = damaged.iter().map(ToString::to_string).collect();
         Ok(trainer)
     }
 }
 
-/// There were checkpoints, and none can be used: beginning anew would overwrite what was learned.
-fn no_checkpoint(folder: &RunFolder, skipped: &[Skipped]) -> TrainError {
-    let what = match skipped.first() {
-        Some(first) => format!("no checkpoint is sound ({first})"),
-        None => "its checkpoints are gone".to_string(),
+/// The error if there are checkpoints but none is valid: starting over would overwrite the models.
+fn no_valid_checkpoint(folder: &RunFolder, damaged: &[DamagedCheckpoint]) -> TrainError {
+    let cause = match damaged.first() {
+        Some(first) => format!("all checkpoints are damaged ({first})"),
+        None => "the checkpoints are missing".to_string(),
     };
     TrainError::Damaged {
         path: folder.path().to_path_buf(),
         problem: format!(
-            "{what}; hint: go on from its record with start_from = \"{}\" in a new run",
+            "{cause}; hint: start a new run from its last model with start_from = \"{}\"",
             folder.last_path().display()
         ),
     }
 }
 
-/// Whether the run would go on as what it was.
-fn check_same(
-    ingredients: &Ingredients,
-    state: &State,
-    folder: &RunFolder,
-) -> Result<(), TrainError> {
-    let config = &ingredients.config;
-    if state.data != ingredients.data_fingerprint() {
-        let problem = "the data has changed since the run began; hint: put the old data back, or \
-                       begin a new run with start_from";
+/// Checks that data and configuration are those of the checkpoint.
+fn check_unchanged(setup: &RunSetup, state: &State, folder: &RunFolder) -> Result<(), TrainError> {
+    let config = &setup.config;
+    if state.data != setup.data_fingerprint() {
+        let problem = "the data has changed since the run started; hint: restore the old data, or start a \
+                       new run with start_from";
         return Err(TrainError::run(folder.path(), problem));
     }
-    if state.identity != fingerprint(config)
-        && Some(&state.identity) != fingerprint_of_0_1(config).as_ref()
+    if state.fingerprint != fingerprint(config)
+        && Some(&state.fingerprint) != fingerprint_of_0_1(config).as_ref()
     {
         let changed = match &state.settings {
             Some(earlier) => {
-                format!(
-                    "settings have changed ({})",
-                    differences(earlier, config).join(", ")
-                )
+                let keys = differences(earlier, config).join(", ");
+                format!("settings have changed since the run started ({keys})")
             }
             // Version 0.1 stored the hash alone.
-            None => {
-                "seed, data order, model, optimizer, schedule or batch have changed".to_string()
-            }
+            None => "the seed, data order, model, optimizer, schedule or batch size has changed since the \
+                     run started"
+                .to_string(),
         };
         let problem = format!(
-            "{changed} since the run began; hint: put them back; train.steps, checkpoint, validation and \
+            "{changed}; hint: restore the old values; only train.steps, checkpoint, validation and \
              samples may change"
         );
         return Err(TrainError::run(folder.config_path(), problem));
@@ -93,10 +92,10 @@ fn check_same(
         return Err(TrainError::config(
             "train.steps",
             format!(
-                "{} are fewer than the {} that were made",
+                "{} is less than the {} steps already made",
                 config.train.steps, state.step
             ),
-            "set more, or leave it as it is",
+            "set a larger value, or leave it unchanged",
         ));
     }
     Ok(())

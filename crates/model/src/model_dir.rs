@@ -1,7 +1,7 @@
-//! A saved model: a folder that needs nothing else to generate.
+//! The model folder: a saved model with everything that generation needs.
 //!
-//! `config.json` (architecture), `model.safetensors` (weights), `tokenizer.json` (opaque here),
-//! `card.json` (where the model comes from), and for chat models `chat_template.jinja`.
+//! It contains `config.json` (architecture), `model.safetensors` (weights), `tokenizer.json` (opaque to
+//! this crate), `card.json` (metadata), and for chat models `chat_template.jinja`.
 
 use std::fs;
 use std::io::Write;
@@ -12,26 +12,26 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{ModelConfig, ModelError, Transformer, weights};
 
-/// JSON files of a record are small; a larger one is not read.
-const JSON_LIMIT: u64 = 1 << 20;
+/// Maximum size in bytes of the JSON files in a model folder.
+const MAX_JSON_BYTES: u64 = 1 << 20;
 
-/// Where a model comes from.
+/// Metadata of a model: its origin, its training and its special tokens.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Card {
+pub struct ModelCard {
     /// The run's name.
     pub name: String,
-    /// The version of nextword that wrote the record.
+    /// The version of nextword that wrote the model folder.
     pub version: String,
-    /// What the model was trained on, in words.
+    /// A description of the training data.
     pub trained_on: String,
     /// The run's seed.
     pub seed: u64,
-    /// Optimizer steps behind these weights.
+    /// Optimizer steps taken.
     pub step: u64,
     /// Tokens trained on.
     pub tokens: u64,
-    /// Parameters.
+    /// Number of parameters.
     pub parameters: u64,
     /// The last training loss, nats per token.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,24 +39,23 @@ pub struct Card {
     /// The validation loss of these weights, nats per token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation_loss: Option<f64>,
-    /// How the run's prompts are put: `{prompt}` stands for what the user types.
+    /// How prompts are formatted; `{prompt}` is replaced by the user's text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_template: Option<String>,
-    /// Put before every prompt, as the model was trained: Llama's `<s>`.
+    /// The BOS token that the model expects before every prompt, such as Llama's `<s>`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bos_id: Option<u32>,
-    /// What chat templates call `bos_token` and `eos_token`, where the tokenizer's settings name them.
+    /// The `bos_token` of chat templates, if the tokenizer's settings name it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bos_token: Option<String>,
-    /// See `bos_token`.
+    /// The `eos_token` of chat templates, if the tokenizer's settings name it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eos_token: Option<String>,
-    /// Tokens that end an answer, beside the tokenizer's own end token: a chat model has one for
-    /// the end of a turn too.
+    /// EOS tokens besides the tokenizer's own. Chat models also have one for the end of a turn.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub eos_ids: Vec<u32>,
-    /// Ids at the end of the model's vocabulary that its tokenizer does not have: many models pad
-    /// their vocabulary to a round number.
+    /// Number of ids at the end of the model's vocabulary that its tokenizer does not have. Many
+    /// models pad their vocabulary to a round number.
     #[serde(skip_serializing_if = "is_zero")]
     pub unused_ids: usize,
 }
@@ -66,22 +65,22 @@ fn is_zero(n: &usize) -> bool {
     *n == 0
 }
 
-/// A record's folder and its small files; the weights stay on disk until [`load`](Self::load).
+/// A model folder and its small files. The weights stay on disk until [`load`](Self::load).
 #[derive(Clone, Debug)]
-pub struct Record {
-    /// The folder.
+pub struct ModelDir {
+    /// The path of the folder.
     pub path: PathBuf,
     /// The architecture.
     pub config: ModelConfig,
-    /// Where the model comes from.
-    pub card: Card,
+    /// The metadata.
+    pub card: ModelCard,
 }
 
-impl Record {
-    /// Reads the small files of the record in `path`.
+impl ModelDir {
+    /// Reads the small files of the model folder at `path`.
     ///
     /// # Errors
-    /// [`ModelError::Io`] or [`ModelError::Format`] if the folder is no record.
+    /// [`ModelError::Io`] or [`ModelError::Format`] if it is not a valid model folder.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         let file = path.join("config.json");
         let config: ModelConfig = read_json(&file)?;
@@ -96,64 +95,64 @@ impl Record {
             card: if card.exists() {
                 read_json(&card)?
             } else {
-                Card::default()
+                ModelCard::default()
             },
         })
     }
 
-    /// The weights' file.
+    /// The path of the weights file.
     pub fn weights_path(&self) -> PathBuf {
         self.path.join("model.safetensors")
     }
 
-    /// The tokenizer's file, in Hugging Face's format.
+    /// The path of the tokenizer file, in Hugging Face's format.
     pub fn tokenizer_path(&self) -> PathBuf {
         self.path.join("tokenizer.json")
     }
 
-    /// The Jinja template that turns the messages of a chat into a prompt. Not every record has
-    /// one: ask the file system.
+    /// The path of the Jinja template that turns chat messages into a prompt. The file exists only
+    /// for chat models.
     pub fn chat_template_path(&self) -> PathBuf {
         self.path.join("chat_template.jinja")
     }
 
-    /// Builds the model on `device`.
+    /// Loads the model on `device`.
     ///
     /// # Errors
-    /// As [`weights::load`].
+    /// See [`weights::load`].
     pub fn load(&self, device: &Device) -> Result<Transformer, ModelError> {
         weights::load(&self.config, &self.weights_path(), device)
     }
 
-    /// Writes a record as the folder `path`, whole or not at all: beside it, then renamed. An earlier
-    /// record there is replaced.
+    /// Writes a model folder to `path` atomically: to a folder beside it, then renamed. An earlier
+    /// folder is replaced.
     ///
     /// # Errors
-    /// [`ModelError::Io`] if it cannot be written; an earlier record is then as it was.
+    /// [`ModelError::Io`] if it cannot be written; an earlier folder is then unchanged.
     pub fn save(
         path: &Path,
         model: &Transformer,
         tokenizer_json: &str,
-        card: &Card,
+        card: &ModelCard,
     ) -> Result<(), ModelError> {
         Self::replace(path, |new| Self::write(new, model, tokenizer_json, card))
     }
 
-    /// Makes the folder `path` whole or not at all: `write` fills a folder beside it, which then
-    /// takes its name and the place of an earlier one.
+    /// Creates or replaces the folder `path` atomically: `write` fills a folder beside it, which is
+    /// then renamed.
     ///
     /// # Errors
-    /// The error of `write`, or [`ModelError::Io`]; an earlier folder is then as it was.
+    /// The error of `write`, or [`ModelError::Io`]; an earlier folder is then unchanged.
     pub fn replace<E: From<ModelError>>(
         path: &Path,
         write: impl FnOnce(&Path) -> Result<(), E>,
     ) -> Result<(), E> {
-        let (new, old) = (beside(path, "new"), beside(path, "old"));
+        let (new, old) = (sibling(path, "new"), sibling(path, "old"));
         Self::recover(path)?;
         let written = fs::create_dir_all(&new).map_err(io(&new, "create"));
         let written = written.map_err(E::from).and_then(|()| write(&new));
         if written.is_err() {
-            let _ = fs::remove_dir_all(&new); // The error to tell is the first one.
+            let _ = fs::remove_dir_all(&new); // The first error is the one to report.
             return written;
         }
         if path.exists() {
@@ -163,20 +162,20 @@ impl Record {
         Ok(remove(&old)?)
     }
 
-    /// Puts things right where a process was killed while it replaced the record in `path`.
+    /// Restores a consistent state after a process was killed while it replaced the folder `path`.
     ///
     /// # Errors
     /// [`ModelError::Io`] if a folder cannot be renamed or removed.
     pub fn recover(path: &Path) -> Result<(), ModelError> {
-        let old = beside(path, "old");
+        let old = sibling(path, "old");
         if old.exists() && !path.exists() {
             fs::rename(&old, path).map_err(io(path, "rename into"))?;
         }
         remove(&old)?;
-        remove(&beside(path, "new"))
+        remove(&sibling(path, "new"))
     }
 
-    /// Writes a record's files into the folder `path`, which is made if need be.
+    /// Writes the files of a model into the folder `path`, which is created if necessary.
     ///
     /// # Errors
     /// [`ModelError::Io`] if a file cannot be written.
@@ -184,14 +183,14 @@ impl Record {
         path: &Path,
         model: &Transformer,
         tokenizer_json: &str,
-        card: &Card,
+        card: &ModelCard,
     ) -> Result<(), ModelError> {
         fs::create_dir_all(path).map_err(io(path, "create"))?;
         Self::write_small_files(path, model.config(), tokenizer_json, card)?;
         weights::save(model, &path.join("model.safetensors"))
     }
 
-    /// Writes all of a record but its weights into the folder `path`.
+    /// Writes all files of a model except its weights into the folder `path`.
     ///
     /// # Errors
     /// [`ModelError::Io`] if a file cannot be written.
@@ -199,7 +198,7 @@ impl Record {
         path: &Path,
         config: &ModelConfig,
         tokenizer_json: &str,
-        card: &Card,
+        card: &ModelCard,
     ) -> Result<(), ModelError> {
         write_atomically(&path.join("config.json"), &to_json(config))?;
         write_atomically(&path.join("tokenizer.json"), tokenizer_json.as_bytes())?;
@@ -207,13 +206,13 @@ impl Record {
     }
 }
 
-/// `path` with another ending, in the same folder.
-fn beside(path: &Path, ending: &str) -> PathBuf {
+/// The hidden sibling of `path` with `suffix`.
+fn sibling(path: &Path, suffix: &str) -> PathBuf {
     let name = path
         .file_name()
         .and_then(|name| name.to_str())
-        .unwrap_or("record");
-    path.with_file_name(format!(".{name}.{ending}"))
+        .unwrap_or("model");
+    path.with_file_name(format!(".{name}.{suffix}"))
 }
 
 fn remove(path: &Path) -> Result<(), ModelError> {
@@ -232,8 +231,8 @@ fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Model
     }
 }
 
-/// Writes `bytes` to `path` whole or not at all: beside it, synced, then renamed. A link keeps pointing
-/// where it does, and what is no file (a pipe, a device) is written to and not replaced.
+/// Writes `bytes` to `path` atomically: to a file beside it, synced, then renamed. The target of a
+/// symbolic link is replaced, not the link. A pipe or a device is written to directly.
 ///
 /// # Errors
 /// [`ModelError::Io`] with the operating system's reason.
@@ -244,7 +243,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
         source,
     };
     let other = |e: burn_pack::Error| io(std::io::Error::other(e.to_string()));
-    if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+    if fs::metadata(path).is_ok_and(|existing| !existing.is_file() && !existing.is_dir()) {
         return fs::write(path, bytes).map_err(io);
     }
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
@@ -255,7 +254,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
 }
 
 fn to_json(value: &impl Serialize) -> Vec<u8> {
-    // These types hold numbers, strings and lists only, which JSON can always express.
+    // These types contain only numbers, strings and lists, so serialization cannot fail.
     let mut json = serde_json::to_vec_pretty(value).unwrap_or_default();
     json.push(b'\n');
     json
@@ -272,8 +271,10 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelError> {
         problem,
     };
     let len = fs::metadata(path).map_err(io)?.len();
-    if len > JSON_LIMIT {
-        return Err(format(format!("{len} bytes are too many for this file")));
+    if len > MAX_JSON_BYTES {
+        return Err(format(format!(
+            "too large: {len} bytes (limit: {MAX_JSON_BYTES})"
+        )));
     }
     let bytes = fs::read(path).map_err(io)?;
     serde_json::from_slice(&bytes).map_err(|e| format(e.to_string()))

@@ -1,0 +1,234 @@
+//! State of one forward pass that every layer shares, besides the activations.
+
+use std::ops::Range;
+
+use burn::tensor::{Tensor, TensorData};
+use nextword_kernels::{AttentionDropout, Sight};
+
+use crate::kv_cache::contiguous_runs;
+use crate::position::Rope;
+use crate::{Dropout, Hook, KvCache, ModelConfig, NoProbe, Position, Probe, Site, alibi_slopes};
+
+/// Options and state of one forward pass: the probe, the dropout masks and the KV cache.
+pub struct ForwardContext<'a, P: Probe = NoProbe> {
+    probe: Option<&'a mut P>,
+    dropout: Dropout,
+    cache: Option<(&'a mut KvCache, &'a [usize])>,
+    layer: Option<usize>,
+    positions: Positions,
+}
+
+impl ForwardContext<'static, NoProbe> {
+    /// Inference without a probe, dropout or cache.
+    pub fn inference() -> Self {
+        Self::training(Dropout::Off)
+    }
+
+    /// Training with these dropout masks.
+    pub fn training(dropout: Dropout) -> Self {
+        ForwardContext {
+            probe: None,
+            dropout,
+            cache: None,
+            layer: None,
+            positions: Positions::default(),
+        }
+    }
+}
+
+impl<'a, P: Probe> ForwardContext<'a, P> {
+    /// Inference that passes intermediate values to `probe`.
+    pub fn with_probe(probe: &'a mut P) -> Self {
+        ForwardContext {
+            probe: Some(probe),
+            dropout: Dropout::Off,
+            cache: None,
+            layer: None,
+            positions: Positions::default(),
+        }
+    }
+
+    /// Sets the dropout masks.
+    #[must_use]
+    pub fn with_dropout(self, dropout: Dropout) -> Self {
+        ForwardContext { dropout, ..self }
+    }
+
+    /// Makes row i of the batch continue the sequence in slot `slots[i]` of `cache`.
+    #[must_use]
+    pub fn with_cache(self, cache: &'a mut KvCache, slots: &'a [usize]) -> Self {
+        ForwardContext {
+            cache: Some((cache, slots)),
+            ..self
+        }
+    }
+
+    /// Whether a probe receives intermediate values.
+    pub fn is_probed(&self) -> bool {
+        P::ENABLED && self.probe.is_some()
+    }
+
+    pub(crate) fn record<const D: usize>(&mut self, hook: Hook, tensor: &Tensor<D>) {
+        if let Some(probe) = &mut self.probe {
+            let layer = self.layer;
+            probe.record(Site { layer, hook }, tensor);
+        }
+    }
+
+    /// Records `[batch, seq, heads, head_dim]` as `[batch, heads, seq, head_dim]`.
+    pub(crate) fn record_heads(&mut self, hook: Hook, tensor: &Tensor<4>) {
+        if self.is_probed() {
+            self.record(hook, &tensor.clone().swap_dims(1, 2));
+        }
+    }
+
+    /// Dropout on this layer's attention weights.
+    pub(crate) fn attention_dropout(&self, rate: f64) -> Option<AttentionDropout> {
+        let (layer, hook) = (self.layer, Hook::Pattern);
+        self.dropout.for_attention(rate, Site { layer, hook })
+    }
+
+    pub(crate) fn dropout<const D: usize>(&self, hook: Hook, x: Tensor<D>, rate: f64) -> Tensor<D> {
+        let layer = self.layer;
+        self.dropout.apply(x, rate, Site { layer, hook })
+    }
+
+    pub(crate) fn set_layer(&mut self, layer: Option<usize>) {
+        self.layer = layer;
+    }
+
+    pub(crate) fn positions(&self) -> &Positions {
+        &self.positions
+    }
+
+    /// Sets the positions of the input tokens. Called before the first layer runs.
+    pub(crate) fn set_positions(
+        &mut self,
+        config: &ModelConfig,
+        rope: Option<&Rope>,
+        x: &Tensor<3>,
+    ) {
+        let [rows, seq, _] = x.dims();
+        let offsets = match &self.cache {
+            Some((cache, slots)) => {
+                assert_eq!(slots.len(), rows, "one cache slot for each row");
+                slots.iter().map(|slot| cache.len(*slot)).collect()
+            }
+            None => vec![0],
+        };
+        // Contiguous slots are read in place. A probe receives all rows in one tensor.
+        let row_groups = match &self.cache {
+            Some((_, slots)) if !self.is_probed() => contiguous_runs(slots),
+            _ => std::iter::once(0..rows).collect(),
+        };
+        self.positions = Positions::new(config, rope, offsets, seq, row_groups);
+    }
+
+    /// Appends this layer's keys and values, `[rows, seq, n_kv_heads, head_dim]`, to the cache.
+    /// Returns the visible keys and values of each row group, `[rows, keys, n_kv_heads, head_dim]`;
+    /// without a cache these are `k` and `v` themselves.
+    pub(crate) fn update_cache(&mut self, k: Tensor<4>, v: Tensor<4>) -> Vec<[Tensor<4>; 2]> {
+        let (Some((cache, slots)), Some(layer)) = (&mut self.cache, self.layer) else {
+            return vec![[k, v]];
+        };
+        let [k, v] = [k, v].map(|x| x.swap_dims(1, 2));
+        cache.append(layer, slots, k, v);
+        let row_groups = self.positions.row_groups.iter();
+        let visible = row_groups.map(|(rows, mask)| {
+            let (k, v) = cache.visible(layer, &slots[rows.clone()], mask.keys());
+            [k, v].map(|x| x.swap_dims(1, 2))
+        });
+        visible.collect()
+    }
+
+    /// Adds the tokens of this pass to the lengths of the cached sequences.
+    pub(crate) fn advance_cache(&mut self, seq: usize) {
+        if let Some((cache, slots)) = &mut self.cache {
+            cache.advance(slots, seq);
+        }
+    }
+}
+
+/// The positions of a pass's tokens and what every layer derives from them.
+#[derive(Default)]
+pub(crate) struct Positions {
+    mask: Sight,
+    /// The rows that attend together, and the mask of each group.
+    row_groups: Vec<(Range<usize>, Sight)>,
+    rope: Option<Rope>,
+    /// `ALiBi`'s slopes.
+    slopes: Vec<f64>,
+}
+
+impl Positions {
+    fn new(
+        config: &ModelConfig,
+        rope: Option<&Rope>,
+        offsets: Vec<usize>,
+        seq: usize,
+        row_groups: Vec<Range<usize>>,
+    ) -> Self {
+        let is_single_group = row_groups.len() == 1;
+        let mask_of = |rows: Range<usize>| {
+            let offsets = if is_single_group {
+                offsets.clone()
+            } else {
+                offsets[rows].to_vec()
+            };
+            Sight::new(offsets, seq)
+        };
+        let row_groups = row_groups
+            .into_iter()
+            .map(|rows| (rows.clone(), mask_of(rows)))
+            .collect();
+        let slopes = if config.position == Position::Alibi {
+            alibi_slopes(config.n_heads)
+        } else {
+            Vec::new()
+        };
+        Self {
+            row_groups,
+            mask: Sight::new(offsets, seq),
+            rope: rope.cloned(),
+            slopes,
+        }
+    }
+
+    /// The attention mask of all rows.
+    pub(crate) fn mask(&self) -> &Sight {
+        &self.mask
+    }
+
+    /// The rows that attend together, and the attention mask of each group.
+    pub(crate) fn row_groups(&self) -> &[(Range<usize>, Sight)] {
+        &self.row_groups
+    }
+
+    /// `ALiBi`'s slope of each head; empty for models without `ALiBi`.
+    pub(crate) fn slopes(&self) -> &[f64] {
+        &self.slopes
+    }
+
+    /// Gathers the rows of `table`, `[positions, d]`, for the tokens of this pass:
+    /// `[rows or 1, seq, d]`.
+    pub(crate) fn gather(&self, table: Tensor<2>) -> Tensor<3> {
+        let (offsets, seq) = (self.mask.starts(), self.mask.seq());
+        if let [offset] = offsets {
+            return table.narrow(0, *offset, seq).unsqueeze();
+        }
+        let positions = offsets.iter().flat_map(|offset| *offset..offset + seq);
+        let positions: Vec<i32> = positions.map(|position| position as i32).collect();
+        let data = TensorData::new(positions, [offsets.len(), seq]);
+        let device = table.device();
+        nextword_kernels::embed(table, Tensor::from_data(data, &device))
+    }
+
+    /// Applies `RoPE` to queries or keys, `[batch, seq, heads, head_dim]`, in models that use it. A
+    /// local layer has its own frequencies.
+    pub(crate) fn apply_rope(&self, x: Tensor<4>, is_local: bool) -> Tensor<4> {
+        match &self.rope {
+            Some(rope) => rope.apply(x, is_local, self.mask.starts()),
+            None => x,
+        }
+    }
+}
