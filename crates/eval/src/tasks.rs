@@ -5,16 +5,18 @@
 //! model's context, each token once. (Its models behind an interface take windows two tokens shorter
 //! than the length that they are told.)
 
+use std::collections::BTreeSet;
 use std::io::BufRead;
 
 use burn::tensor::{Int, Tensor, TensorData};
-use nextword_data::{IGNORE, TokenBatch, Tokenizer};
+use nextword_data::{Encoding, IGNORE, TokenBatch, Tokenizer};
 use nextword_model::{KvCache, Pass, Transformer, weights};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::EvalError;
 use crate::loss::batch_loss;
+use crate::text::byte_count;
 
 /// A line of a task's file.
 enum Item {
@@ -87,12 +89,17 @@ pub struct TaskReport {
     pub accuracy_by_bytes: Option<f64>,
     /// Texts.
     pub texts: usize,
-    /// Bits for each byte of the texts.
+    /// Bits per byte of text that the predicted tokens stand for, counted as in
+    /// [`TextReport::bytes`](crate::TextReport::bytes).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bits_per_byte: Option<f64>,
-    /// `exp` of the nats for each word: one more than there are stretches of white space.
+    /// `exp` of the nats per word. A text has one word more than it has runs of white space. Words
+    /// that the tokenizer drops are not counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub word_perplexity: Option<f64>,
+    /// Distinct characters or words of the task that are not in the vocabulary, at most
+    /// [`Encoding::MAX_UNKNOWN`].
+    pub unknown: usize,
 }
 
 /// Runs the task that `lines` describe; empty lines count for nothing. `model` must not be on an
@@ -113,10 +120,11 @@ pub fn evaluate_task(
     if tokens > vocab_size {
         return Err(EvalError::WrongTokenizer { tokens, vocab_size });
     }
-    let scorer = Scorer {
+    let mut scorer = Scorer {
         model,
         tokenizer,
         bos,
+        unknown: BTreeSet::new(),
     };
     let mut report = TaskReport::default();
     let mut right = [0; 3]; // By sums, by characters, by bytes.
@@ -141,8 +149,9 @@ pub fn evaluate_task(
                 if sums.iter().any(|sum| sum.is_nan()) {
                     return Err(no_number());
                 }
+                let covered: Vec<String> = endings.iter().map(|e| scorer.covered(e)).collect();
                 let per = |length: fn(&String) -> usize| -> Vec<f64> {
-                    let pairs = sums.iter().zip(&endings);
+                    let pairs = sums.iter().zip(&covered);
                     pairs
                         .map(|(sum, e)| sum / length(e).max(1) as f64)
                         .collect()
@@ -151,16 +160,17 @@ pub fn evaluate_task(
                 let bytes = per(String::len);
                 report.questions += 1;
                 for (right, scores) in right.iter_mut().zip([&sums, &characters, &bytes]) {
-                    *right += usize::from(best(scores) == label);
+                    *right += usize::from(best(scores) == Some(label));
                 }
             }
             Item::Text(text) => {
-                nats -= scorer.text(&text)?;
+                let ids = scorer.encode(&text);
+                nats -= scorer.text(&ids)?;
                 if nats.is_nan() {
                     return Err(no_number());
                 }
-                bytes += text.len();
-                words += words_of(&text);
+                bytes += byte_count(tokenizer, &ids);
+                words += words_of(&scorer.covered(&text));
                 report.texts += 1;
             }
         }
@@ -179,6 +189,7 @@ pub fn evaluate_task(
         accuracy_by_bytes: by_bytes,
         bits_per_byte: (bytes > 0).then(|| nats / std::f64::consts::LN_2 / bytes as f64),
         word_perplexity: (words > 0).then(|| (nats / words as f64).exp()),
+        unknown: scorer.unknown.len(),
         ..report
     })
 }
@@ -194,12 +205,13 @@ fn words_of(text: &str) -> usize {
     1 + begins.count()
 }
 
-/// The first of the largest.
-fn best(scores: &[f64]) -> usize {
-    let mut best = 0;
-    for (at, score) in scores.iter().enumerate() {
-        if *score > scores[best] {
-            best = at;
+/// The index of the largest score, the first one of a tie. `None` if all are negative infinity.
+fn best(scores: &[f64]) -> Option<usize> {
+    let mut best = None;
+    let mut largest = f64::NEG_INFINITY;
+    for (index, score) in scores.iter().enumerate() {
+        if *score > largest {
+            (best, largest) = (Some(index), *score);
         }
     }
     best
@@ -209,23 +221,49 @@ struct Scorer<'a> {
     model: &'a Transformer,
     tokenizer: &'a dyn Tokenizer,
     bos: Option<u32>,
+    /// Distinct pieces of the task that are not in the vocabulary.
+    unknown: BTreeSet<String>,
 }
 
 impl Scorer<'_> {
+    /// The ids of `text`. Records what the vocabulary does not have.
+    fn encode(&mut self, text: &str) -> Vec<u32> {
+        let Encoding { ids, unknown } = self.tokenizer.encode(text);
+        for piece in unknown {
+            if self.unknown.len() < Encoding::MAX_UNKNOWN {
+                self.unknown.insert(piece);
+            }
+        }
+        ids
+    }
+
+    /// `text` without the parts that the tokenizer drops.
+    fn covered(&self, text: &str) -> String {
+        let encoding = self.tokenizer.encode(text);
+        let drops = self.tokenizer.specials().unk.is_none() && !encoding.unknown.is_empty();
+        if drops {
+            self.tokenizer.decode(&encoding.ids)
+        } else {
+            text.to_owned()
+        }
+    }
+
     /// `ln p` of each of `endings` after `context` and a space. White space at the end of the context
     /// belongs to the ending, where tokenizers have it.
-    fn endings(&self, context: &str, endings: &[String]) -> Result<Vec<f64>, EvalError> {
-        let kept = context.trim_end();
-        let encoded = self.tokenizer.encode(kept).ids;
-        let after: Vec<Vec<u32>> = endings
-            .iter()
-            .map(|ending| {
-                let whole = format!("{context} {ending}");
-                let whole = self.tokenizer.encode(&whole).ids;
-                whole.get(encoded.len()..).unwrap_or_default().to_vec()
-            })
-            .collect();
-        let bos = if kept.is_empty() {
+    ///
+    /// An ending that has no token in the vocabulary cannot be predicted and scores negative infinity:
+    /// a sum over no tokens, or over the joining space alone, would beat all others.
+    fn endings(&mut self, context: &str, endings: &[String]) -> Result<Vec<f64>, EvalError> {
+        let encoded = self.encode(context.trim_end());
+        let mut after = Vec::with_capacity(endings.len());
+        for ending in endings {
+            let whole = self.encode(&format!("{context} {ending}"));
+            let own = self.tokenizer.encode(ending);
+            let is_dropped = own.ids.is_empty() && !own.unknown.is_empty();
+            let ids = whole.get(encoded.len()..).filter(|_| !is_dropped);
+            after.push(ids.unwrap_or_default().to_vec());
+        }
+        let bos = if encoded.is_empty() {
             vec![self.beginning()]
         } else {
             self.bos.into_iter().collect()
@@ -239,8 +277,10 @@ impl Scorer<'_> {
         let longest = endings.iter().map(Vec::len).max().unwrap_or(0);
         let fits = before.len() + longest <= self.model.config().context_length + 1;
         let Some((last, read)) = before.split_last().filter(|_| fits) else {
-            let score =
-                |ending: &Vec<u32>| self.score(&[before, ending.as_slice()].concat(), ending.len());
+            let score = |ending: &Vec<u32>| match ending.len() {
+                0 => Ok(f64::NEG_INFINITY),
+                len => self.score(&[before, ending.as_slice()].concat(), len),
+            };
             return endings.iter().map(score).collect();
         };
         let device = self.model.device();
@@ -259,7 +299,7 @@ impl Scorer<'_> {
         let mut sums = Vec::new();
         for ending in endings {
             let Some((_, known)) = ending.split_last() else {
-                sums.push(0.0);
+                sums.push(f64::NEG_INFINITY);
                 continue;
             };
             let tokens = ids(&[&[*last], known].concat());
@@ -271,10 +311,9 @@ impl Scorer<'_> {
         Ok(sums)
     }
 
-    /// `ln p` of a text from its beginning.
-    fn text(&self, text: &str) -> Result<f64, EvalError> {
-        let mut ids = vec![self.beginning()];
-        ids.extend(self.tokenizer.encode(text).ids);
+    /// `ln p` of a text's tokens from its beginning.
+    fn text(&self, text: &[u32]) -> Result<f64, EvalError> {
+        let ids = [&[self.beginning()], text].concat();
         let most = self.model.config().context_length;
         let (mut sum, mut done) = (0.0, 1);
         while done < ids.len() {
@@ -326,12 +365,22 @@ mod tests {
     }
 
     fn tokenizer(kind: TokenizerKind) -> std::sync::Arc<dyn Tokenizer> {
+        build(kind, "abcdefgh ", "<EOS>")
+    }
+
+    /// A tokenizer over `text` without a token for what is not in it.
+    fn build(kind: TokenizerKind, text: &str, eos: &str) -> std::sync::Arc<dyn Tokenizer> {
         let config = TokenizerConfig {
             kind,
+            eos: eos.to_owned(),
             ..TokenizerConfig::default()
         };
-        let text = "abcdefgh ".to_owned();
-        build_tokenizer(&config, std::iter::once(Ok(text))).unwrap()
+        build_tokenizer(&config, std::iter::once(Ok(text.to_owned()))).unwrap()
+    }
+
+    fn run(tokenizer: &dyn Tokenizer, bos: Option<u32>, line: &Value) -> TaskReport {
+        let model = model(tokenizer.vocab_size());
+        evaluate_task(&model, tokenizer, bos, line.to_string().as_bytes()).unwrap()
     }
 
     #[test]
@@ -352,7 +401,7 @@ mod tests {
         };
         for label in 0..3 {
             let report = evaluate_task(&model, &*tokenizer, None, line(label).as_bytes()).unwrap();
-            let right = |scores: &[f64]| f64::from(u8::from(best(scores) == label));
+            let right = |scores: &[f64]| f64::from(u8::from(best(scores) == Some(label)));
             assert_eq!(report.accuracy, Some(right(&scores)), "{scores:?}");
             assert_eq!(
                 report.accuracy_by_bytes,
@@ -375,7 +424,9 @@ mod tests {
         };
         let sums = endings.map(score);
         let label = usize::from(sums[1] > sums[0]);
-        let likelier = f64::from(u8::from(label == best(&[sums[0] / 2.0, sums[1] / 4.0])));
+        let likelier = f64::from(u8::from(
+            Some(label) == best(&[sums[0] / 2.0, sums[1] / 4.0]),
+        ));
         let line = serde_json::json!({"ctx": "c", "endings": endings, "label": label.to_string()});
         let lines = format!("{line}\n{line}\n");
         let report = evaluate_task(&model, &*tokenizer, Some(bos), lines.as_bytes()).unwrap();
@@ -397,6 +448,7 @@ mod tests {
             model: &model,
             tokenizer: &*tokenizer,
             bos: None,
+            unknown: BTreeSet::new(),
         };
         let before = tokenizer.encode("abcd").ids;
         for endings in [["e", "fgh", "ab"], ["e", "fghab", "abcdefgh"]] {
@@ -437,6 +489,81 @@ mod tests {
         assert_eq!(
             (report.texts, report.questions, report.accuracy),
             (1, 0, None)
+        );
+    }
+
+    #[test]
+    fn bits_per_byte_with_dropped_text_agrees_with_evaluate_text() {
+        for (kind, corpus, text, bytes, unknown) in [
+            (TokenizerKind::Char, "abcde", "bπc dΩπ <EOS>", 3, 3), // `π`, `Ω` and the space.
+            (TokenizerKind::Word, "a bb ccc", "bb zz ccc yy <EOS>", 6, 2),
+        ] {
+            let tokenizer = build(kind, corpus, "<EOS>");
+            // A text without context begins after `<EOS>`: both predict the same tokens.
+            let piece = nextword_data::Piece {
+                text: format!("<EOS> {text}"),
+                start: true,
+                end: true,
+            };
+            let settings = crate::TextSettings::default();
+            let model = model(tokenizer.vocab_size());
+            let pieces = [Ok(piece)];
+            let by_text = crate::evaluate_text(&model, &*tokenizer, pieces, settings).unwrap();
+            let report = run(&*tokenizer, None, &serde_json::json!({ "text": text }));
+            let (a, b) = (
+                report.bits_per_byte.unwrap(),
+                by_text.loss.bits_per_byte.unwrap(),
+            );
+            assert!((a - b).abs() < 1e-5, "{kind:?}: {a} {b}");
+            assert_eq!(by_text.bytes, bytes, "{kind:?}");
+            assert_eq!((report.unknown, by_text.unknown), (unknown, unknown));
+        }
+    }
+
+    #[test]
+    fn an_ending_outside_the_vocabulary_never_wins() {
+        for (kind, corpus) in [
+            (TokenizerKind::Char, "abc de"),
+            (TokenizerKind::Word, "a b c de"),
+        ] {
+            let tokenizer = build(kind, corpus, "<EOS>");
+            // The second context does not fit the model's context of 8.
+            for context in ["a b", "a b c de a b c de a b c de", "πππ", ""] {
+                let question = |endings: [&str; 2], label: usize| {
+                    let line = serde_json::json!({
+                        "context": context, "endings": endings, "label": label,
+                    });
+                    let report = run(&*tokenizer, None, &line);
+                    assert_eq!(report.accuracy, report.accuracy_by_characters);
+                    assert_eq!(report.accuracy, report.accuracy_by_bytes);
+                    (report.accuracy.unwrap(), report.unknown)
+                };
+                let unknown = usize::from(context == "πππ");
+                let case = format!("{kind:?} {context:?}");
+                assert_eq!(question(["b", "ΩΩ"], 0), (1.0, unknown + 1), "{case}");
+                assert_eq!(question(["ΩΩ", "b"], 0).0, 0.0, "{case}");
+                let nothing = question(["ΩΩ", "ΨΨ"], 0);
+                assert_eq!(nothing.0, 0.0, "{case}: no ending can be predicted");
+            }
+        }
+    }
+
+    #[test]
+    fn dropped_text_does_not_lengthen_an_ending() {
+        let tokenizer = build(TokenizerKind::Char, "abc de", "<EOS>");
+        let line = |ending: &str| {
+            let endings = [ending, "de"];
+            serde_json::json!({"context": "ab", "endings": endings, "label": 0})
+        };
+        let plain = run(&*tokenizer, None, &line("cab"));
+        let padded = run(&*tokenizer, None, &line("cπΩπΩπΩπΩπΩab"));
+        assert_eq!((plain.unknown, padded.unknown), (0, 2));
+        assert_eq!(
+            TaskReport {
+                unknown: 0,
+                ..padded
+            },
+            plain
         );
     }
 

@@ -132,7 +132,7 @@ fn predicted_bytes(tokenizer: &dyn Tokenizer, documents: &[Vec<u32>], packing: P
 
 /// Bytes of text that `ids` stand for: of each token by itself where the tokenizer knows them,
 /// else of the text that they decode to.
-fn byte_count(tokenizer: &dyn Tokenizer, ids: &[u32]) -> usize {
+pub(crate) fn byte_count(tokenizer: &dyn Tokenizer, ids: &[u32]) -> usize {
     let each = ids
         .iter()
         .map(|id| tokenizer.bytes(*id).map(|bytes| bytes.len()));
