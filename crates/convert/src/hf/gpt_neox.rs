@@ -39,7 +39,7 @@ pub(crate) fn read(fields: &Fields) -> Result<ModelConfig, ConvertError> {
     if !(fraction > 0.0 && fraction <= 1.0) {
         return Err(fields.error(
             "rotary_pct",
-            format!("but {fraction} is not in the range 0 to 1"),
+            format!("but {fraction} is not greater than 0 and at most 1"),
         ));
     }
     let head_dim = d_model / n_heads.max(1);
