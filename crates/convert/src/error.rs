@@ -1,4 +1,4 @@
-//! What can go wrong in this crate, as sentences with the facts in them.
+//! Errors of this crate.
 
 use std::path::{Path, PathBuf};
 
@@ -9,65 +9,65 @@ use nextword_model::ModelError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConvertError {
-    /// A folder or a file of it that cannot be understood.
+    /// An invalid folder or file.
     #[error("{path}: {problem}")]
     Source {
         /// The file or folder.
         path: PathBuf,
-        /// What is wrong with it, and what would mend it.
+        /// What is wrong and how to fix it.
         problem: String,
     },
 
-    /// A field of a foreign `config.json` that asks for what nextword does not have.
+    /// An unsupported field of a foreign `config.json`.
     #[error("{path}: `{field}` is {value}, {problem}")]
     Field {
         /// The file.
         path: PathBuf,
-        /// The field's name.
+        /// Name of the field.
         field: String,
         /// Its value, as JSON.
         value: String,
-        /// Why it cannot be followed.
+        /// Why it is not supported.
         problem: String,
     },
 
-    /// Tensors that do not fit the configuration: every difference in one message.
-    #[error("{path}: the tensors do not fit its config.json:\n{}", listed(.problems))]
+    /// Tensors that do not match the configuration, all listed in one message.
+    #[error("{path}: the tensors do not match config.json:\n{}", join_lines(.problems))]
     Tensors {
         /// The folder.
         path: PathBuf,
-        /// One line for each missing, unused or misshapen tensor.
+        /// One line per missing, unused or misshapen tensor.
         problems: Vec<String>,
     },
 
-    /// A record whose architecture the wanted format cannot express.
-    #[error("{format} cannot express this record: {}", .fields.join("; "))]
+    /// A model whose architecture the target format cannot express.
+    #[error("{format} cannot express this model: {}", .fields.join("; "))]
     Inexpressible {
-        /// The format and the architecture that comes nearest.
+        /// The format and the closest architecture.
         format: String,
-        /// The fields of the record's config in the way, each with its value.
+        /// The unsupported fields of the model's config, with their values.
         fields: Vec<String>,
     },
 
-    /// A tokenizer that the wanted format cannot express.
-    #[error("GGUF cannot express the record's tokenizer: {problem}")]
+    /// A tokenizer that GGUF cannot express.
+    #[error("GGUF cannot express the model's tokenizer: {problem}")]
     Tokenizer {
-        /// What stands in the way.
+        /// Why it cannot be expressed.
         problem: String,
     },
 
-    /// A number that the wanted type cannot hold.
+    /// A value out of range for the target type.
     #[error(
-        "`{tensor}` holds {value}, and {dtype} holds {limit} at most; hint: export with --dtype bf16 or f32"
+        "`{tensor}` contains {value}, but the maximum of {dtype} is {limit}; hint: export with --dtype bf16 or f32"
     )]
     TooLarge {
-        /// The tensor's name there.
+        /// The tensor's name in the target format.
         tensor: String,
-        /// Its first number beyond that.
+        /// Its first value out of range.
         value: f32,
-        /// The type.
+        /// The target type.
         dtype: &'static str,
-        /// What it can hold.
+        /// The largest value of the type.
         limit: f32,
     },
 
@@ -76,27 +76,27 @@ pub enum ConvertError {
     Io {
         /// The file.
         path: PathBuf,
-        /// `read`, `write` or the like.
+        /// What failed: `read` or `write`.
         action: &'static str,
         /// The operating system's reason.
         source: std::io::Error,
     },
 
-    /// What the model crate says.
+    /// An error of the model crate.
     #[error(transparent)]
     Model(#[from] ModelError),
 
-    /// What the data crate says.
+    /// An error of the data crate.
     #[error(transparent)]
     Data(#[from] DataError),
 }
 
-/// Lines of a list that are shown; a config for another model makes thousands.
-const SHOWN: usize = 200;
+/// Maximum number of lines shown: a config of another model causes thousands.
+const MAX_LINES: usize = 200;
 
-fn listed(problems: &[String]) -> String {
-    let text = problems[..problems.len().min(SHOWN)].join("\n");
-    match problems.len().saturating_sub(SHOWN) {
+fn join_lines(problems: &[String]) -> String {
+    let text = problems[..problems.len().min(MAX_LINES)].join("\n");
+    match problems.len().saturating_sub(MAX_LINES) {
         0 => text,
         more => format!("{text}\n  and {more} more"),
     }

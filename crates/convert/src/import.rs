@@ -1,4 +1,4 @@
-//! A Hugging Face folder into a record.
+//! Import of a Hugging Face folder.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -8,69 +8,68 @@ use nextword_model::weights::{FloatType, layout, write_tensors};
 use nextword_model::{Card, ModelConfig, Record};
 use serde_json::Value;
 
-use crate::folder::{Tensors, check_place, is_pickle, refusal};
+use crate::folder::{Tensors, check_destination, is_pickle, pickle_error};
 use crate::hf::{self, ModelType, read_config};
-use crate::parts::{Part, parts};
+use crate::mapping::{TensorMapping, tensor_mappings};
 use crate::{ConvertError, json};
 
-/// A chat template that is longer is not taken over.
-const TEMPLATE_LIMIT: usize = 1 << 20;
+/// Maximum size of a chat template.
+const MAX_TEMPLATE_BYTES: usize = 1 << 20;
 
-/// What was imported.
+/// The result of an import.
 #[derive(Clone, Debug)]
 pub struct Imported {
     /// The foreign `model_type`.
     pub model_type: &'static str,
     /// The architecture.
     pub config: ModelConfig,
-    /// Where the model comes from, and its special tokens.
+    /// The model card, with the special tokens.
     pub card: Card,
-    /// Whether a chat template came with it.
+    /// Whether the model has a chat template.
     pub has_chat_template: bool,
 }
 
-/// Turns the Hugging Face folder `from` into the record `to`, which is there whole or not at all.
+/// Converts the Hugging Face folder `from` to the model folder `to`, atomically.
 ///
-/// Weights become f32, which holds f16 and bf16 exactly. Memory holds one tensor at a time.
+/// Weights become f32, which represents f16 and bf16 exactly. Only one tensor at a time is in memory.
 ///
 /// # Errors
-/// [`ConvertError::Field`] for a config that asks for what nextword lacks; [`ConvertError::Tensors`]
-/// with every missing, unused or misshapen tensor; [`ConvertError::Source`] for what cannot be
-/// understood, and for pickles, which are never opened.
+/// [`ConvertError::Field`] for an unsupported config field; [`ConvertError::Tensors`] with every
+/// missing, unused or misshapen tensor; [`ConvertError::Source`] for invalid files, and for pickles,
+/// which are never opened.
 pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
     if from.is_file() {
         return Err(ConvertError::source(from, not_a_folder(from)));
     }
     if !from.exists() {
-        let problem =
-            "does not exist; hint: give a folder that lies on this machine, nothing is downloaded";
+        let problem = "does not exist; hint: pass a local folder, models are not downloaded";
         return Err(ConvertError::source(from, problem));
     }
-    check_place(to, from)?;
+    check_destination(to, from)?;
     let (kind, config) = read_config(from)?;
     let tensors = Tensors::open(from)?;
     let sources = sources(from, kind, &config, &tensors)?;
     let tokenizer_path = from.join("tokenizer.json");
     let Some(mut tokenizer_json) = tokenizer_text(&tokenizer_path)? else {
-        let hint = "is not there; hint: save the model's tokenizer with `AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)`";
-        return Err(ConvertError::source(&tokenizer_path, hint));
+        let problem = "does not exist; hint: save the model's tokenizer with `AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)`";
+        return Err(ConvertError::source(&tokenizer_path, problem));
     };
     let mut tokenizer = load_tokenizer(&tokenizer_path)?;
     if tokenizer.vocab_size() > config.vocab_size
-        && let Some(less) = without_added(&tokenizer_json, config.vocab_size)
+        && let Some(trimmed) = without_extra_added_tokens(&tokenizer_json, config.vocab_size)
     {
-        tokenizer = parse_tokenizer(&less, &tokenizer_path.display().to_string())?;
-        tokenizer_json = less;
+        tokenizer = parse_tokenizer(&trimmed, &tokenizer_path.display().to_string())?;
+        tokenizer_json = trimmed;
     }
     let unused_ids = config
         .vocab_size
         .checked_sub(tokenizer.vocab_size())
         .ok_or_else(|| {
-            let (has, room) = (tokenizer.vocab_size(), config.vocab_size);
-            let problem = format!("has {has} tokens, and the model has room for {room}");
+            let (tokens, rows) = (tokenizer.vocab_size(), config.vocab_size);
+            let problem = format!("has {tokens} tokens, but the model has only {rows}");
             ConvertError::source(&tokenizer_path, problem)
         })?;
-    let special = Special::read(from, &*tokenizer, config.vocab_size)?;
+    let special = SpecialTokens::read(from, &*tokenizer, config.vocab_size)?;
     let name = from.canonicalize().unwrap_or_else(|_| from.to_path_buf());
     let name = name
         .file_name()
@@ -99,10 +98,13 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
         }
         let weights = new.join("model.safetensors");
         write_tensors(&weights, FloatType::F32, &layout(&config), |name| {
-            let Some((foreign, part)) = sources.get(name) else {
-                return Err(ConvertError::source(from, format!("gives no `{name}`")));
+            let Some((foreign, mapping)) = sources.get(name) else {
+                return Err(ConvertError::source(
+                    from,
+                    format!("does not contain `{name}`"),
+                ));
             };
-            Ok(part.take(name, tensors.values(foreign)?))
+            Ok(mapping.extract(name, tensors.values(foreign)?))
         })
     })?;
     Ok(Imported {
@@ -113,24 +115,24 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
     })
 }
 
-/// What is said of a file where a folder was expected.
+/// The error message for a file where a folder was expected.
 fn not_a_folder(path: &Path) -> String {
     let name = path.file_name().and_then(|name| name.to_str());
     if is_pickle(path) {
-        return refusal(name.unwrap_or("the file"));
+        return pickle_error(name.unwrap_or("the file"));
     }
-    let hint = match path.extension().and_then(|ending| ending.to_str()) {
+    let hint = match path.extension().and_then(|extension| extension.to_str()) {
         Some("gguf") => {
-            "GGUF is written and not read; hint: give the Hugging Face folder that it was made from"
+            "GGUF can be exported but not imported; hint: pass the Hugging Face folder that it was made from"
         }
-        _ => "hint: give the folder with config.json, model.safetensors and tokenizer.json",
+        _ => "hint: pass the folder with config.json, model.safetensors and tokenizer.json",
     };
     format!("is a file; {hint}")
 }
 
-/// The tokenizer without added tokens that the model has no row for (Gemma 3's text models keep the
-/// token for images); `None` if there are none.
-fn without_added(tokenizer_json: &str, vocab_size: usize) -> Option<String> {
+/// The tokenizer without added tokens whose ids are outside the vocabulary (Gemma 3's text models
+/// still list the image token). `None` if there are no such tokens.
+fn without_extra_added_tokens(tokenizer_json: &str, vocab_size: usize) -> Option<String> {
     let mut file: Value = serde_json::from_str(tokenizer_json).ok()?;
     let added = file["added_tokens"].as_array_mut()?;
     let before = added.len();
@@ -142,7 +144,7 @@ fn without_added(tokenizer_json: &str, vocab_size: usize) -> Option<String> {
     (added.len() < before).then(|| file.to_string())
 }
 
-/// The tokenizer's text; the data crate says what is wrong with it.
+/// The tokenizer file's text. Invalid files are reported by the data crate.
 fn tokenizer_text(path: &Path) -> Result<Option<String>, ConvertError> {
     if !path.is_file() {
         return Ok(None);
@@ -154,46 +156,46 @@ fn tokenizer_text(path: &Path) -> Result<Option<String>, ConvertError> {
         .map_err(|_| ConvertError::source(path, "is not UTF-8 text"))
 }
 
-/// Where each of our tensors comes from, after every name and shape was compared.
+/// The source of each of our tensors. Compares every name and shape first.
 fn sources(
     folder: &Path,
     kind: ModelType,
     config: &ModelConfig,
     tensors: &Tensors,
-) -> Result<BTreeMap<String, (String, Part)>, ConvertError> {
-    let parts = parts(kind.names(), config);
+) -> Result<BTreeMap<String, (String, TensorMapping)>, ConvertError> {
+    let mappings = tensor_mappings(kind.names(), config);
     let prefix = kind.prefix();
     let is_bare = !tensors.names().any(|name| name.starts_with(prefix));
     let mut problems = Vec::new();
     let mut used = BTreeSet::new();
     let mut sources = BTreeMap::new();
-    for part in parts {
-        let bare = part.name.strip_prefix(prefix).filter(|_| is_bare);
-        let name = bare.unwrap_or(&part.name).to_string();
-        let wanted = &part.shape;
+    for mapping in mappings {
+        let bare = mapping.name.strip_prefix(prefix).filter(|_| is_bare);
+        let name = bare.unwrap_or(&mapping.name).to_string();
+        let expected = &mapping.shape;
         match tensors.shape(&name) {
-            None => problems.push(format!("  missing: `{name}` {wanted:?}")),
-            Some(found) if found != wanted => problems.push(format!(
-                "  `{name}` has shape {found:?}, the config says {wanted:?}"
+            None => problems.push(format!("  missing: `{name}` {expected:?}")),
+            Some(found) if found != expected => problems.push(format!(
+                "  `{name}` has shape {found:?}, but config.json requires {expected:?}"
             )),
             Some(_) => problems.extend(tensors.not_floats(&name)),
         }
         used.insert(name.clone());
-        for (ours, _) in part.ours.clone() {
-            sources.insert(ours, (name.clone(), part.clone()));
+        for (ours, _) in mapping.ours.clone() {
+            sources.insert(ours, (name.clone(), mapping.clone()));
         }
     }
     for name in tensors.names() {
         if used.contains(name) || kind.is_buffer(name) {
             continue;
         }
-        if config.tied_head && name == kind.head() {
+        if config.tied_head && name == kind.head_name() {
             let table = sources
                 .get("token_embedding.weight")
                 .map(|(name, _)| name.as_str());
-            if problems.is_empty() && !same(tensors, name, table.unwrap_or(""))? {
+            if problems.is_empty() && !tensors_equal(tensors, name, table.unwrap_or(""))? {
                 problems.push(format!(
-                    "  `{name}` differs from the token embedding, and the config ties them"
+                    "  `{name}` differs from the token embedding, but config.json ties them"
                 ));
             }
             continue;
@@ -209,15 +211,15 @@ fn sources(
     })
 }
 
-fn same(tensors: &Tensors, a: &str, b: &str) -> Result<bool, ConvertError> {
+fn tensors_equal(tensors: &Tensors, a: &str, b: &str) -> Result<bool, ConvertError> {
     Ok(tensors.not_floats(a).is_none()
         && tensors.shape(a) == tensors.shape(b)
         && tensors.values(a)? == tensors.values(b)?)
 }
 
-/// The special tokens and the chat template that stand beside the tokenizer.
+/// Special tokens and chat template from the files beside the tokenizer.
 #[derive(Default)]
-struct Special {
+struct SpecialTokens {
     bos: Option<u32>,
     eos: Vec<u32>,
     bos_token: Option<String>,
@@ -225,9 +227,9 @@ struct Special {
     chat_template: Option<String>,
 }
 
-impl Special {
+impl SpecialTokens {
     fn read(folder: &Path, tokenizer: &dyn Tokenizer, vocab: usize) -> Result<Self, ConvertError> {
-        let read = |name: &str| json::value(&folder.join(name)).map(Option::unwrap_or_default);
+        let read = |name: &str| json::read_value(&folder.join(name)).map(Option::unwrap_or_default);
         let (config, settings) = (read("config.json")?, read("tokenizer_config.json")?);
         let generation = read("generation_config.json")?;
         let tokenizer_json = read_large(&folder.join("tokenizer.json"));
@@ -253,15 +255,15 @@ impl Special {
             (0..tokenizer.vocab_size() as u32)
                 .find(|id| tokenizer.piece(*id).as_ref() == Some(name))
         };
-        // The end token of a chat's turn stands in the tokenizer's settings.
+        // The token that ends a chat turn is in the tokenizer's settings.
         eos.extend(find(&settings["eos_token"]));
-        let own = tokenizer.specials().eos;
+        let tokenizer_eos = tokenizer.specials().eos;
         eos.sort_unstable();
         eos.dedup();
-        eos.retain(|id| Some(*id) != own);
+        eos.retain(|id| Some(*id) != tokenizer_eos);
         let bos = find(&settings["bos_token"])
             .or_else(|| ids(&config["bos_token_id"]).first().copied())
-            .filter(|_| puts_bos(&settings, &tokenizer_json));
+            .filter(|_| prepends_bos(&settings, &tokenizer_json));
         Ok(Self {
             bos,
             eos,
@@ -277,19 +279,18 @@ fn read_large(path: &Path) -> Value {
     serde_json::from_slice(&bytes).unwrap_or_default()
 }
 
-/// Whether the tokenizer puts a token before every text: its post-processor does, or its settings
-/// ask for it.
-fn puts_bos(settings: &Value, tokenizer: &Value) -> bool {
+/// Whether the tokenizer prepends BOS to every text, by its post-processor or its settings.
+fn prepends_bos(settings: &Value, tokenizer: &Value) -> bool {
     let setting = settings["add_bos_token"].as_bool();
-    setting.unwrap_or_else(|| hf::export::begins_with_special(tokenizer))
+    setting.unwrap_or_else(|| hf::export::prepends_special_token(tokenizer))
 }
 
-/// The chat template: a file of its own, or in the tokenizer's settings, where it may be one of
-/// several with names.
+/// The chat template: from its own file, or from the tokenizer's settings, which may contain several
+/// named ones.
 fn chat_template(folder: &Path, settings: &Value) -> Result<Option<String>, ConvertError> {
     let path = folder.join("chat_template.jinja");
-    let own = json::text(&path)?;
-    let within = match &settings["chat_template"] {
+    let from_file = json::read_text(&path)?;
+    let from_settings = match &settings["chat_template"] {
         Value::String(template) => Some(template.clone()),
         Value::Array(list) => list
             .iter()
@@ -297,9 +298,12 @@ fn chat_template(folder: &Path, settings: &Value) -> Result<Option<String>, Conv
             .and_then(|entry| Some(entry["template"].as_str()?.to_string())),
         _ => None,
     };
-    match own.or(within) {
-        Some(template) if template.len() > TEMPLATE_LIMIT => {
-            let problem = format!("has a chat template of {} bytes", template.len());
+    match from_file.or(from_settings) {
+        Some(template) if template.len() > MAX_TEMPLATE_BYTES => {
+            let problem = format!(
+                "has a chat template of {} bytes; the maximum is {MAX_TEMPLATE_BYTES}",
+                template.len()
+            );
             Err(ConvertError::source(folder, problem))
         }
         template => Ok(template),

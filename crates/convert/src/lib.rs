@@ -1,15 +1,15 @@
-//! Models in and out: Hugging Face's folders to records, and records to them and to GGUF.
+//! Model conversion: import from Hugging Face, export to Hugging Face and GGUF.
 //!
-//! Foreign names live here and nowhere else, each vocabulary in its own module. What a foreign
-//! config asks for and [`ModelConfig`](nextword_model::ModelConfig) does not have is an error that
-//! names the field; nothing is ignored unless it is known to leave the logits alone. Weights travel
-//! one tensor at a time, so that memory holds no second copy of a model. No pickle is opened.
+//! Foreign names appear only in this crate, in one module per format. A foreign config field that
+//! [`ModelConfig`](nextword_model::ModelConfig) cannot express is an error that names the field; only
+//! fields known not to affect the logits are ignored. Weights are converted one tensor at a time, so
+//! that memory never contains a second copy of the model. Pickle files are never opened.
 //!
-//! | to read | open |
+//! | task | function |
 //! |---|---|
-//! | a folder into a record | [`import`] |
-//! | a record into a folder for `transformers` | [`export_hf`] |
-//! | a record into a file for `llama.cpp` | [`export_gguf`] |
+//! | import a Hugging Face folder | [`import`] |
+//! | export for `transformers` | [`export_hf`] |
+//! | export for `llama.cpp` | [`export_gguf`] |
 
 mod error;
 mod folder;
@@ -17,7 +17,7 @@ mod gguf;
 mod hf;
 mod import;
 mod json;
-mod parts;
+mod mapping;
 
 pub use error::ConvertError;
 pub use gguf::{GgufType, export as export_gguf};
@@ -25,11 +25,11 @@ pub use hf::export::export as export_hf;
 pub use hf::read_config_text;
 pub use import::{Imported, import};
 
-/// The largest number of half precision.
+/// The largest finite value of half precision.
 const F16_MAX: f32 = 65504.0;
 
-/// Refuses values that `dtype`, which holds `limit` at most, would turn into infinity.
-fn check_size(
+/// Rejects values beyond `limit`, which `dtype` would turn into infinity.
+fn check_range(
     tensor: &str,
     values: &[f32],
     limit: f32,

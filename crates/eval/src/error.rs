@@ -1,4 +1,4 @@
-//! What can go wrong in this crate, as sentences with the facts in them.
+//! Errors of this crate.
 
 use nextword_data::DataError;
 use nextword_generate::GenerateError;
@@ -8,71 +8,72 @@ use nextword_model::ModelError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EvalError {
-    /// The data has ids that the model does not.
+    /// The data contains an id outside the model's vocabulary.
     #[error(
-        "the data holds token {id}, but the model has {vocab_size} tokens (0 to {}); hint: encode the data with the \
+        "the data contains token {id}, but the model has {vocab_size} tokens (0 to {}); hint: encode the data with the \
          model's own tokenizer",
         vocab_size - 1
     )]
     UnknownToken {
-        /// The id.
+        /// The token id.
         id: u32,
-        /// Tokens that the model has.
+        /// Size of the model's vocabulary.
         vocab_size: usize,
     },
 
-    /// Windows that are longer than the model can see.
+    /// Windows longer than the model's context.
     #[error(
-        "the data comes in windows of {seq} tokens, but the model's context_length is {context_length}; hint: cut \
-         windows of {context_length} or less"
+        "the data comes in windows of {seq} tokens, but the model's context_length is {context_length}; hint: use \
+         windows of at most {context_length} tokens"
     )]
     TooLong {
-        /// Tokens of a window.
+        /// Length of a window in tokens.
         seq: usize,
-        /// The most tokens that the model sees.
+        /// Length of the model's context in tokens.
         context_length: usize,
     },
 
-    /// A tokenizer that is not the model's.
+    /// A tokenizer that belongs to another model.
     #[error(
         "the tokenizer has {tokens} tokens, but the model has {vocab_size}: it belongs to another model; hint: use the \
-         tokenizer.json of the model's record"
+         tokenizer.json in the model folder"
     )]
     WrongTokenizer {
-        /// Tokens of the tokenizer.
+        /// Size of the tokenizer's vocabulary.
         tokens: usize,
-        /// Tokens of the model.
+        /// Size of the model's vocabulary.
         vocab_size: usize,
     },
 
-    /// A line of a task that is none.
+    /// An invalid line of a task.
     #[error(
         "line {line} of the task: {problem}; hint: each line is {{\"context\": …, \"endings\": […], \"label\": N}} or \
          {{\"text\": …}}"
     )]
     Task {
-        /// Number of the line, from 1.
+        /// The line number, from 1.
         line: usize,
         /// What is wrong.
         problem: String,
     },
 
-    /// There is nothing to predict.
-    #[error("the text has {tokens} tokens, and it takes 2 to predict one; hint: give more text")]
+    /// Too few tokens to predict one.
+    #[error("the text has {tokens} token{}, but at least 2 are needed; hint: provide a longer text",
+        if *tokens == 1 { "" } else { "s" })]
     TooShort {
-        /// Tokens that there are.
+        /// Number of tokens in the text.
         tokens: usize,
     },
 
-    /// From the data crate.
+    /// An error of the data crate.
     #[error(transparent)]
     Data(#[from] DataError),
 
-    /// From the generate crate.
+    /// An error of the generate crate.
     #[error(transparent)]
     Generate(#[from] GenerateError),
 
-    /// From the model crate.
+    /// An error of the model crate.
     #[error(transparent)]
     Model(#[from] ModelError),
 }

@@ -1,7 +1,8 @@
-//! How good a model is, in numbers: loss over a whole split, perplexity, bits per byte.
+//! Evaluation of language models: loss, perplexity, bits per byte and multiple-choice accuracy.
 //!
-//! [`evaluate`] measures windows of ids, as training does at each validation; [`evaluate_text`]
-//! measures documents, and knows how many bytes they have; [`evaluate_task`] asks questions.
+//! [`evaluate`] computes the loss over windows of ids, as validation during training does.
+//! [`evaluate_text`] evaluates documents and adds bits per byte. [`evaluate_task`] runs tasks with
+//! multiple-choice questions and texts.
 
 // Burn's nested tensor types overflow the default limit in release builds with wgpu.
 #![recursion_limit = "256"]

@@ -7,24 +7,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::EvalError;
 
-/// How well a model predicts.
+/// The loss of a model on a set of tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LossReport {
-    /// The mean of `-ln p(token)` over all predicted tokens. NaN or infinite if the model computes
-    /// what is no number; that is for the caller to judge.
+    /// The mean of `-ln p(token)` over all predicted tokens. NaN or infinite if the model produced NaN
+    /// or infinity; the caller decides whether that is an error.
     pub nats_per_token: f64,
-    /// Predicted tokens.
+    /// Number of predicted tokens.
     pub tokens: u64,
-    /// `exp(nats_per_token)`: as if the model chose among so many equally likely tokens.
+    /// `exp(nats_per_token)`: the number of equally likely tokens with the same loss.
     pub perplexity: f64,
-    /// All nats in bits, by the bytes that the predicted tokens stand for: comparable between
-    /// tokenizers. Known where the text is.
+    /// The total loss in bits per byte of text that the predicted tokens stand for: comparable between
+    /// tokenizers. `None` if the text is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bits_per_byte: Option<f64>,
 }
 
 impl LossReport {
-    /// From the sum of `-ln p` over `tokens` predicted tokens.
+    /// Creates a report from the sum of `-ln p` over `tokens` predicted tokens.
     pub(crate) fn new(nats: f64, tokens: u64) -> Self {
         let nats_per_token = nats / tokens as f64;
         Self {
@@ -35,7 +35,7 @@ impl LossReport {
         }
     }
 
-    /// The same with `bits_per_byte`, for predicted tokens that stand for `bytes` bytes of text.
+    /// Adds `bits_per_byte` for predicted tokens that stand for `bytes` bytes of text.
     pub(crate) fn with_bytes(self, bytes: u64) -> Self {
         let bits = self.nats_per_token * self.tokens as f64 / std::f64::consts::LN_2;
         Self {
@@ -45,10 +45,10 @@ impl LossReport {
     }
 }
 
-/// The loss of `model` over all of `windows`, `batch_size` rows at a time (0 counts as 1).
+/// Computes the loss of `model` over all of `windows`, `batch_size` rows at a time (0 counts as 1).
 ///
-/// Each predicted token counts the same, whatever window it stands in. Batches are summed in order
-/// in f64, so that a device gives the same result each time. The model must not be on an autodiff
+/// Every predicted token has the same weight, whatever its window. Batches are summed in order in
+/// f64, so that a device gives the same result each time. The model must not be on an autodiff
 /// device; dropout is off.
 ///
 /// # Errors
@@ -68,9 +68,9 @@ pub fn evaluate(
     Ok(LossReport::new(nats, tokens))
 }
 
-/// The sum of `-ln p` over the targets of `batch`, and how many they are.
+/// The sum of `-ln p` over the targets of `batch`, and their number.
 pub(crate) fn batch_loss(model: &Transformer, batch: TokenBatch) -> Result<(f64, u64), EvalError> {
-    check(model, &batch)?;
+    check_batch(model, &batch)?;
     let shape = [batch.batch, batch.seq];
     let ids: Vec<i32> = batch.inputs.into_iter().map(u32::cast_signed).collect();
     let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids, shape), &model.device());
@@ -83,7 +83,7 @@ pub(crate) fn batch_loss(model: &Transformer, batch: TokenBatch) -> Result<(f64,
     Ok((nats, count as u64))
 }
 
-fn check(model: &Transformer, batch: &TokenBatch) -> Result<(), EvalError> {
+fn check_batch(model: &Transformer, batch: &TokenBatch) -> Result<(), EvalError> {
     let config = model.config();
     let (context_length, vocab_size) = (config.context_length, config.vocab_size);
     if batch.seq > context_length {
@@ -129,15 +129,15 @@ pub(crate) mod tests {
         config.init(&Device::flex(), 5).unwrap()
     }
 
-    /// The sum of `-ln p` of each token of a window after its first: one forward pass for each
-    /// token, softmax in f64.
+    /// The sum of `-ln p` over all tokens of a window except the first: one forward pass per token,
+    /// softmax in f64.
     pub(crate) fn naive(model: &Transformer, window: &[u32]) -> f64 {
         (1..window.len())
-            .map(|at| -log_probability(model, &window[..at], window[at]))
+            .map(|at| -log_prob(model, &window[..at], window[at]))
             .sum()
     }
 
-    fn log_probability(model: &Transformer, before: &[u32], token: u32) -> f64 {
+    fn log_prob(model: &Transformer, before: &[u32], token: u32) -> f64 {
         let ids: Vec<i32> = before.iter().map(|id| id.cast_signed()).collect();
         let data = TensorData::new(ids, [1, before.len()]);
         let tokens = Tensor::<2, Int>::from_data(data, &model.device());
@@ -152,9 +152,9 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn evaluate_equals_a_computation_token_by_token() {
+    fn evaluate_equals_a_token_by_token_computation() {
         let model = model(11);
-        // 3 windows of 8 targets and one of 5: a mean of means would weight it too much.
+        // 3 windows of 8 targets and one of 5, which a mean of means would overweight.
         let ids = ids(30);
         let windows =
             EvalWindows::new(Tokens::from_ids(ids.clone()), 8, Packing::Packed, 0).unwrap();
@@ -176,25 +176,25 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn padding_of_documents_counts_for_nothing() {
+    fn padding_is_not_counted() {
         let model = model(11);
         let documents = [ids(4), ids(13), ids(2)];
         let tokens = Tokens::from_documents(documents.clone());
         let windows = EvalWindows::new(tokens, 8, Packing::Documents, 10).unwrap();
         let report = evaluate(&model, &windows, 2).unwrap();
-        let pieces = [
+        let windows_of_ids = [
             &documents[0][..],
             &documents[1][..9],
             &documents[1][8..],
             &documents[2][..],
         ];
-        let expected: f64 = pieces.iter().map(|piece| naive(&model, piece)).sum();
+        let expected: f64 = windows_of_ids.iter().map(|ids| naive(&model, ids)).sum();
         assert_eq!(report.tokens, 3 + 12 + 1);
         assert!((report.nats_per_token - expected / 16.0).abs() < 1e-5);
     }
 
     #[test]
-    fn a_limit_measures_the_same_windows_each_time() {
+    fn a_limit_selects_the_same_windows_each_time() {
         let model = model(11);
         let tokens = Tokens::from_ids(ids(100));
         let windows = EvalWindows::new(tokens, 8, Packing::Packed, 0)
@@ -206,7 +206,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn data_that_does_not_fit_the_model_is_an_error_and_no_panic() {
+    fn data_that_does_not_fit_the_model_is_an_error() {
         let model = model(7);
         let windows =
             |len| EvalWindows::new(Tokens::from_ids(ids(30)), len, Packing::Packed, 0).unwrap();

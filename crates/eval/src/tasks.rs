@@ -1,65 +1,67 @@
-//! Tasks from lines of JSON: questions with several endings, and texts.
+//! Tasks in JSON Lines: multiple-choice questions and texts.
 //!
-//! Scores are those of `lm-evaluation-harness`: a question's endings are compared by
-//! the sum of their tokens' `ln p` after the context, a text is measured in windows as long as the
-//! model's context, each token once. (Its models behind an interface take windows two tokens shorter
-//! than the length that they are told.)
+//! Scores follow `lm-evaluation-harness`. The endings of a question are compared by the sum of their
+//! tokens' log-probabilities after the context. A text is evaluated in windows as long as the model's
+//! context, each token once. (The harness's API models use windows two tokens shorter than the
+//! configured length.)
 
+use std::collections::BTreeSet;
 use std::io::BufRead;
 
 use burn::tensor::{Int, Tensor, TensorData};
-use nextword_data::{IGNORE, TokenBatch, Tokenizer};
+use nextword_data::{Encoding, IGNORE, TokenBatch, Tokenizer};
 use nextword_model::{KvCache, Pass, Transformer, weights};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::EvalError;
 use crate::loss::batch_loss;
+use crate::text::byte_count;
 
-/// A line of a task's file.
+/// A line of a task file.
 enum Item {
-    /// A question, as in `HellaSwag`: the number of the right ending, from 0. A space joins an ending to
-    /// the context.
-    Choice {
+    /// A multiple-choice question, as in `HellaSwag`. A space joins an ending to the context; `label` is
+    /// the index of the correct ending.
+    Question {
         context: String,
         endings: Vec<String>,
         label: usize,
     },
-    /// A text to be predicted.
+    /// A text to predict.
     Text(String),
 }
 
 impl Item {
-    /// Reads `text`; or `endings`, `label` and `context`, which `HellaSwag`'s own files call `ctx`.
-    /// Other fields are not looked at.
+    /// Parses a line with `text`, or with `endings`, `label` and `context` (`ctx` in `HellaSwag`'s
+    /// files). Ignores other fields.
     fn parse(line: &str) -> Result<Self, String> {
-        let value: Value =
-            serde_json::from_str(line).map_err(|e| format!("it is not JSON ({e})"))?;
+        let value: Value = serde_json::from_str(line).map_err(|e| format!("invalid JSON ({e})"))?;
         let text = |name: &str| value[name].as_str().map(str::to_owned);
         if value["endings"].is_null() {
             return text("text")
                 .map(Self::Text)
-                .ok_or_else(|| "it has neither a `text` nor `endings`".into());
+                .ok_or_else(|| "neither `text` nor `endings` found".into());
         }
         let context = text("context").or_else(|| text("ctx"));
-        let context = context.ok_or("its `context` is no text")?;
+        let context = context.ok_or("`context` must be a string")?;
         let endings = value["endings"].as_array();
         let endings: Option<Vec<String>> = endings.and_then(|list| {
             let texts = list.iter().map(|ending| Some(ending.as_str()?.to_owned()));
             texts.collect()
         });
-        let endings = endings.ok_or("its `endings` are no list of texts")?;
+        let endings = endings.ok_or("`endings` must be a list of strings")?;
         let label = &value["label"];
-        let written = || label.as_str()?.parse().ok();
-        let label = label.as_u64().or_else(written);
-        let label = label.ok_or("its `label` is no whole number")? as usize;
+        let parse = || label.as_str()?.parse().ok();
+        let label = label.as_u64().or_else(parse);
+        let label = label.ok_or("`label` must be a whole number")? as usize;
         if label >= endings.len() {
             return Err(format!(
-                "label {label} is none of {} endings",
-                endings.len()
+                "label {label} is out of range for {} ending{}",
+                endings.len(),
+                if endings.len() == 1 { "" } else { "s" }
             ));
         }
-        Ok(Self::Choice {
+        Ok(Self::Question {
             context,
             endings,
             label,
@@ -67,41 +69,46 @@ impl Item {
     }
 }
 
-/// How well a model does a task.
+/// The result of a task.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct TaskReport {
-    /// Questions.
+    /// Number of questions.
     pub questions: usize,
-    /// The part whose right ending was the likeliest.
+    /// Fraction of questions answered correctly.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
-    /// Its standard error; known from two questions on.
+    /// Standard error of `accuracy`, for at least two questions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accuracy_stderr: Option<f64>,
-    /// The part whose right ending was the likeliest by `ln p` for each character (Unicode scalar):
-    /// the harness's `acc_norm`.
+    /// Accuracy when endings are compared by log-probability per character (Unicode scalar): the
+    /// harness's `acc_norm`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accuracy_by_characters: Option<f64>,
-    /// The same for each byte: its `acc_bytes`.
+    /// Accuracy when endings are compared by log-probability per byte: the harness's `acc_bytes`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accuracy_by_bytes: Option<f64>,
-    /// Texts.
+    /// Number of texts.
     pub texts: usize,
-    /// Bits for each byte of the texts.
+    /// Bits per byte of text that the predicted tokens stand for, counted as in
+    /// [`TextReport::bytes`](crate::TextReport::bytes).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bits_per_byte: Option<f64>,
-    /// `exp` of the nats for each word: one more than there are stretches of white space.
+    /// `exp` of the nats per word. A text has one word more than it has runs of white space. Words
+    /// that the tokenizer drops are not counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub word_perplexity: Option<f64>,
+    /// Distinct characters or words of the task that are not in the vocabulary, at most
+    /// [`Encoding::MAX_UNKNOWN`].
+    pub unknown: usize,
 }
 
-/// Runs the task that `lines` describe; empty lines count for nothing. `model` must not be on an
-/// autodiff device. `bos` stands before every context, as the model was trained; a text without one
-/// begins after it, or else after the end token.
+/// Runs the task in `lines`, skipping empty lines. `model` must not be on an autodiff device. `bos`
+/// precedes every context, as in training. A text without context follows `bos`, or the EOS token
+/// without one.
 ///
 /// # Errors
-/// [`EvalError::Task`] with the line that is no item, or that the model gives no number for;
-/// [`EvalError::WrongTokenizer`].
+/// [`EvalError::Task`] for an invalid line, or one whose score is NaN;
+/// [`EvalError::WrongTokenizer`]; [`EvalError::TooShort`] for an empty task.
 pub fn evaluate_task(
     model: &Transformer,
     tokenizer: &dyn Tokenizer,
@@ -109,58 +116,62 @@ pub fn evaluate_task(
     lines: impl BufRead,
 ) -> Result<TaskReport, EvalError> {
     let (tokens, vocab_size) = (tokenizer.vocab_size(), model.config().vocab_size);
-    // Many models pad their vocabulary: their tokenizers have fewer tokens, never more.
+    // A padded vocabulary is larger than the tokenizer's, never smaller.
     if tokens > vocab_size {
         return Err(EvalError::WrongTokenizer { tokens, vocab_size });
     }
-    let scorer = Scorer {
+    let mut scorer = Scorer {
         model,
         tokenizer,
         bos,
+        unknown: BTreeSet::new(),
     };
     let mut report = TaskReport::default();
-    let mut right = [0; 3]; // By sums, by characters, by bytes.
+    let mut correct = [0; 3]; // By sum, per character, per byte.
     let (mut nats, mut bytes, mut words) = (0.0, 0, 0);
     for (number, line) in lines.lines().enumerate() {
-        let wrong = |problem: String| EvalError::Task {
+        let error = |problem: String| EvalError::Task {
             line: number + 1,
             problem,
         };
-        let line = line.map_err(|e| wrong(e.to_string()))?;
+        let line = line.map_err(|e| error(e.to_string()))?;
         if line.trim().is_empty() {
             continue;
         }
-        let no_number = || wrong("the model computes what is no number".into());
-        match Item::parse(&line).map_err(wrong)? {
-            Item::Choice {
+        let not_a_number = || error("the model produced NaN or infinity".into());
+        match Item::parse(&line).map_err(error)? {
+            Item::Question {
                 context,
                 endings,
                 label,
             } => {
-                let sums = scorer.endings(&context, &endings)?;
+                let sums = scorer.score_endings(&context, &endings)?;
                 if sums.iter().any(|sum| sum.is_nan()) {
-                    return Err(no_number());
+                    return Err(not_a_number());
                 }
-                let per = |length: fn(&String) -> usize| -> Vec<f64> {
-                    let pairs = sums.iter().zip(&endings);
+                let covered: Vec<String> = endings.iter().map(|e| scorer.covered(e)).collect();
+                let normalized = |length: fn(&String) -> usize| -> Vec<f64> {
+                    let pairs = sums.iter().zip(&covered);
                     pairs
                         .map(|(sum, e)| sum / length(e).max(1) as f64)
                         .collect()
                 };
-                let characters = per(|ending| ending.chars().count());
-                let bytes = per(String::len);
+                let by_characters = normalized(|ending| ending.chars().count());
+                let by_bytes = normalized(String::len);
                 report.questions += 1;
-                for (right, scores) in right.iter_mut().zip([&sums, &characters, &bytes]) {
-                    *right += usize::from(best(scores) == label);
+                for (correct, scores) in correct.iter_mut().zip([&sums, &by_characters, &by_bytes])
+                {
+                    *correct += usize::from(best(scores) == Some(label));
                 }
             }
             Item::Text(text) => {
-                nats -= scorer.text(&text)?;
+                let ids = scorer.encode(&text);
+                nats -= scorer.score_text(&ids)?;
                 if nats.is_nan() {
-                    return Err(no_number());
+                    return Err(not_a_number());
                 }
-                bytes += text.len();
-                words += words_of(&text);
+                bytes += byte_count(tokenizer, &ids);
+                words += word_count(&scorer.covered(&text));
                 report.texts += 1;
             }
         }
@@ -169,37 +180,39 @@ pub fn evaluate_task(
         return Err(EvalError::TooShort { tokens: 0 });
     }
     let questions = report.questions as f64;
-    let [accuracy, by_characters, by_bytes] =
-        right.map(|n| (report.questions > 0).then(|| n as f64 / questions));
-    let stderr = |part: f64| (part * (1.0 - part) / (questions - 1.0)).sqrt();
+    let [accuracy, accuracy_by_characters, accuracy_by_bytes] =
+        correct.map(|n| (report.questions > 0).then(|| n as f64 / questions));
+    let stderr = |p: f64| (p * (1.0 - p) / (questions - 1.0)).sqrt();
     Ok(TaskReport {
         accuracy,
         accuracy_stderr: accuracy.filter(|_| report.questions > 1).map(stderr),
-        accuracy_by_characters: by_characters,
-        accuracy_by_bytes: by_bytes,
+        accuracy_by_characters,
+        accuracy_by_bytes,
         bits_per_byte: (bytes > 0).then(|| nats / std::f64::consts::LN_2 / bytes as f64),
         word_perplexity: (words > 0).then(|| (nats / words as f64).exp()),
+        unknown: scorer.unknown.len(),
         ..report
     })
 }
 
-/// Stretches of white space and one more, as the harness counts words.
-fn words_of(text: &str) -> usize {
-    let mut before = false;
-    let begins = text.chars().filter(|c| {
-        let begins = c.is_whitespace() && !before;
-        before = c.is_whitespace();
-        begins
+/// The number of runs of white space plus one, as the harness counts words.
+fn word_count(text: &str) -> usize {
+    let mut was_space = false;
+    let starts = text.chars().filter(|c| {
+        let is_start = c.is_whitespace() && !was_space;
+        was_space = c.is_whitespace();
+        is_start
     });
-    1 + begins.count()
+    1 + starts.count()
 }
 
-/// The first of the largest.
-fn best(scores: &[f64]) -> usize {
-    let mut best = 0;
-    for (at, score) in scores.iter().enumerate() {
-        if *score > scores[best] {
-            best = at;
+/// The index of the largest score, the first one of a tie. `None` if all are negative infinity.
+fn best(scores: &[f64]) -> Option<usize> {
+    let mut best = None;
+    let mut largest = f64::NEG_INFINITY;
+    for (index, score) in scores.iter().enumerate() {
+        if *score > largest {
+            (best, largest) = (Some(index), *score);
         }
     }
     best
@@ -209,100 +222,134 @@ struct Scorer<'a> {
     model: &'a Transformer,
     tokenizer: &'a dyn Tokenizer,
     bos: Option<u32>,
+    /// Distinct pieces of the task that are not in the vocabulary.
+    unknown: BTreeSet<String>,
 }
 
 impl Scorer<'_> {
-    /// `ln p` of each of `endings` after `context` and a space. White space at the end of the context
-    /// belongs to the ending, where tokenizers have it.
-    fn endings(&self, context: &str, endings: &[String]) -> Result<Vec<f64>, EvalError> {
-        let kept = context.trim_end();
-        let encoded = self.tokenizer.encode(kept).ids;
-        let after: Vec<Vec<u32>> = endings
-            .iter()
-            .map(|ending| {
-                let whole = format!("{context} {ending}");
-                let whole = self.tokenizer.encode(&whole).ids;
-                whole.get(encoded.len()..).unwrap_or_default().to_vec()
-            })
-            .collect();
-        let bos = if kept.is_empty() {
-            vec![self.beginning()]
+    /// The ids of `text`. Records what the vocabulary does not have.
+    fn encode(&mut self, text: &str) -> Vec<u32> {
+        let Encoding { ids, unknown } = self.tokenizer.encode(text);
+        for piece in unknown {
+            if self.unknown.len() < Encoding::MAX_UNKNOWN {
+                self.unknown.insert(piece);
+            }
+        }
+        ids
+    }
+
+    /// `text` without the parts that the tokenizer drops.
+    fn covered(&self, text: &str) -> String {
+        let encoding = self.tokenizer.encode(text);
+        let drops = self.tokenizer.specials().unk.is_none() && !encoding.unknown.is_empty();
+        if drops {
+            self.tokenizer.decode(&encoding.ids)
+        } else {
+            text.to_owned()
+        }
+    }
+
+    /// The log-probability of each of `endings` after `context` and a space. White space at the end of
+    /// the context counts as part of the ending, as tokenizers attach it to the next word.
+    ///
+    /// An ending that has no token in the vocabulary cannot be predicted and scores negative infinity:
+    /// a sum over no tokens, or over the joining space alone, would beat all others.
+    fn score_endings(&mut self, context: &str, endings: &[String]) -> Result<Vec<f64>, EvalError> {
+        let encoded = self.encode(context.trim_end());
+        let mut after = Vec::with_capacity(endings.len());
+        for ending in endings {
+            let whole = self.encode(&format!("{context} {ending}"));
+            let own = self.tokenizer.encode(ending);
+            let is_dropped = own.ids.is_empty() && !own.unknown.is_empty();
+            let ids = whole.get(encoded.len()..).filter(|_| !is_dropped);
+            after.push(ids.unwrap_or_default().to_vec());
+        }
+        let bos = if encoded.is_empty() {
+            vec![self.start_token()]
         } else {
             self.bos.into_iter().collect()
         };
-        self.after(&[bos, encoded].concat(), &after)
+        self.score_continuations(&[bos, encoded].concat(), &after)
     }
 
-    /// `ln p` of each of `endings` after the tokens `before`, which the model reads once where all
-    /// fits its context.
-    fn after(&self, before: &[u32], endings: &[Vec<u32>]) -> Result<Vec<f64>, EvalError> {
+    /// The log-probability of each of `endings` after the tokens `context`, which are computed only
+    /// once if everything fits the model's context.
+    fn score_continuations(
+        &self,
+        context: &[u32],
+        endings: &[Vec<u32>],
+    ) -> Result<Vec<f64>, EvalError> {
         let longest = endings.iter().map(Vec::len).max().unwrap_or(0);
-        let fits = before.len() + longest <= self.model.config().context_length + 1;
-        let Some((last, read)) = before.split_last().filter(|_| fits) else {
-            let score =
-                |ending: &Vec<u32>| self.score(&[before, ending.as_slice()].concat(), ending.len());
+        let fits = context.len() + longest <= self.model.config().context_length + 1;
+        let Some((last, prefix)) = context.split_last().filter(|_| fits) else {
+            let score = |ending: &Vec<u32>| match ending.len() {
+                0 => Ok(f64::NEG_INFINITY),
+                len => self.score(&[context, ending.as_slice()].concat(), len),
+            };
             return endings.iter().map(score).collect();
         };
         let device = self.model.device();
-        let room = before.len() + longest;
-        let mut cache = KvCache::with_capacity(self.model.config(), 1, room, &device);
+        let capacity = context.len() + longest;
+        let mut cache = KvCache::with_capacity(self.model.config(), 1, capacity, &device);
         let ids = |ids: &[u32]| {
             let values: Vec<i32> = ids.iter().map(|id| id.cast_signed()).collect();
             let shape = [1, values.len()];
             Tensor::<2, Int>::from_data(TensorData::new(values, shape), &device)
         };
-        if !read.is_empty() {
+        if !prefix.is_empty() {
             let _ = self
                 .model
-                .hidden(ids(read), &mut Pass::plain().continuing(&mut cache, &[0]));
+                .hidden(ids(prefix), &mut Pass::plain().continuing(&mut cache, &[0]));
         }
         let mut sums = Vec::new();
         for ending in endings {
-            let Some((_, known)) = ending.split_last() else {
-                sums.push(0.0);
+            let Some((_, inputs)) = ending.split_last() else {
+                sums.push(f64::NEG_INFINITY);
                 continue;
             };
-            let tokens = ids(&[&[*last], known].concat());
+            let tokens = ids(&[&[*last], inputs].concat());
             let mut pass = Pass::plain().continuing(&mut cache, &[0]);
             let nats = self.model.loss_sum(tokens, ending, &mut pass);
             sums.push(-f64::from(weights::floats(nats.into_data())[0]));
-            cache.truncate(0, read.len());
+            cache.truncate(0, prefix.len());
         }
         Ok(sums)
     }
 
-    /// `ln p` of a text from its beginning.
-    fn text(&self, text: &str) -> Result<f64, EvalError> {
-        let mut ids = vec![self.beginning()];
-        ids.extend(self.tokenizer.encode(text).ids);
-        let most = self.model.config().context_length;
+    /// The log-probability of a text's tokens from its beginning.
+    fn score_text(&self, text: &[u32]) -> Result<f64, EvalError> {
+        let ids = [&[self.start_token()], text].concat();
+        let context_length = self.model.config().context_length;
         let (mut sum, mut done) = (0.0, 1);
         while done < ids.len() {
-            let end = ids.len().min(done + most);
-            // Later windows see as much before them as fits.
-            sum += self.score(&ids[end.saturating_sub(most + 1)..end], end - done)?;
+            let end = ids.len().min(done + context_length);
+            // Later windows include as much left context as fits.
+            sum += self.score(
+                &ids[end.saturating_sub(context_length + 1)..end],
+                end - done,
+            )?;
             done = end;
         }
         Ok(sum)
     }
 
-    /// What a text without context begins after.
-    fn beginning(&self) -> u32 {
+    /// The token before a text without context.
+    fn start_token(&self) -> u32 {
         self.bos.or(self.tokenizer.specials().eos).unwrap_or(0)
     }
 
-    /// `ln p` of the last `counted` of `ids`; what does not fit the context at the beginning is left
-    /// out.
+    /// The log-probability of the last `counted` of `ids`, which are truncated on the left to fit the
+    /// context.
     fn score(&self, ids: &[u32], counted: usize) -> Result<f64, EvalError> {
-        let most = self.model.config().context_length;
-        let ids = &ids[ids.len().saturating_sub(most + 1)..];
+        let context_length = self.model.config().context_length;
+        let ids = &ids[ids.len().saturating_sub(context_length + 1)..];
         if ids.len() < 2 || counted == 0 {
             return Ok(0.0);
         }
         let seq = ids.len() - 1;
         let mut targets = ids[1..].to_vec();
-        let uncounted = seq.saturating_sub(counted);
-        targets[..uncounted].fill(IGNORE);
+        let ignored = seq.saturating_sub(counted);
+        targets[..ignored].fill(IGNORE);
         let batch = TokenBatch {
             batch: 1,
             seq,
@@ -326,16 +373,26 @@ mod tests {
     }
 
     fn tokenizer(kind: TokenizerKind) -> std::sync::Arc<dyn Tokenizer> {
+        build(kind, "abcdefgh ", "<EOS>")
+    }
+
+    /// A tokenizer over `text` without a token for what is not in it.
+    fn build(kind: TokenizerKind, text: &str, eos: &str) -> std::sync::Arc<dyn Tokenizer> {
         let config = TokenizerConfig {
             kind,
+            eos: eos.to_owned(),
             ..TokenizerConfig::default()
         };
-        let text = "abcdefgh ".to_owned();
-        build_tokenizer(&config, std::iter::once(Ok(text))).unwrap()
+        build_tokenizer(&config, std::iter::once(Ok(text.to_owned()))).unwrap()
+    }
+
+    fn run(tokenizer: &dyn Tokenizer, bos: Option<u32>, line: &Value) -> TaskReport {
+        let model = model(tokenizer.vocab_size());
+        evaluate_task(&model, tokenizer, bos, line.to_string().as_bytes()).unwrap()
     }
 
     #[test]
-    fn the_likeliest_ending_is_chosen_as_a_computation_by_hand_does() {
+    fn accuracy_equals_a_manual_computation() {
         let tokenizer = letters();
         let model = model(tokenizer.vocab_size());
         let nats = |text: &str| naive(&model, &tokenizer.encode(text).ids);
@@ -352,21 +409,21 @@ mod tests {
         };
         for label in 0..3 {
             let report = evaluate_task(&model, &*tokenizer, None, line(label).as_bytes()).unwrap();
-            let right = |scores: &[f64]| f64::from(u8::from(best(scores) == label));
-            assert_eq!(report.accuracy, Some(right(&scores)), "{scores:?}");
+            let is_correct = |scores: &[f64]| f64::from(u8::from(best(scores) == Some(label)));
+            assert_eq!(report.accuracy, Some(is_correct(&scores)), "{scores:?}");
             assert_eq!(
                 report.accuracy_by_bytes,
-                Some(right(&by_bytes)),
+                Some(is_correct(&by_bytes)),
                 "{by_bytes:?}"
             );
         }
     }
 
     #[test]
-    fn endings_are_weighed_by_characters_and_by_bytes_apart() {
+    fn accuracy_by_characters_and_by_bytes_differ() {
         let tokenizer = tokenizer(TokenizerKind::Byte);
         let model = model(tokenizer.vocab_size());
-        let endings = ["ab", "\u{e9}\u{e9}"]; // Two characters each, of two and of four bytes.
+        let endings = ["ab", "\u{e9}\u{e9}"]; // Two characters each: two and four bytes.
         let nats = |ids: &[u32]| naive(&model, ids);
         let bos = 7;
         let score = |ending: &str| {
@@ -375,33 +432,36 @@ mod tests {
         };
         let sums = endings.map(score);
         let label = usize::from(sums[1] > sums[0]);
-        let likelier = f64::from(u8::from(label == best(&[sums[0] / 2.0, sums[1] / 4.0])));
+        let by_bytes = f64::from(u8::from(
+            Some(label) == best(&[sums[0] / 2.0, sums[1] / 4.0]),
+        ));
         let line = serde_json::json!({"ctx": "c", "endings": endings, "label": label.to_string()});
         let lines = format!("{line}\n{line}\n");
         let report = evaluate_task(&model, &*tokenizer, Some(bos), lines.as_bytes()).unwrap();
         assert_eq!(report.accuracy, Some(1.0), "{sums:?}");
         assert_eq!(report.accuracy_by_characters, Some(1.0));
-        assert_eq!(report.accuracy_by_bytes, Some(likelier));
+        assert_eq!(report.accuracy_by_bytes, Some(by_bytes));
         assert_eq!(report.accuracy_stderr, Some(0.0));
         assert!(
             (sums[1] / 4.0 > sums[0] / 2.0) != (sums[1] > sums[0]),
-            "tells them apart"
+            "the two criteria differ"
         );
     }
 
     #[test]
-    fn a_context_is_read_once_and_counts_as_often_as_there_are_endings() {
+    fn a_shared_context_gives_the_same_scores() {
         let tokenizer = letters();
         let model = model(tokenizer.vocab_size()); // a context of 8
         let scorer = Scorer {
             model: &model,
             tokenizer: &*tokenizer,
             bos: None,
+            unknown: BTreeSet::new(),
         };
         let before = tokenizer.encode("abcd").ids;
         for endings in [["e", "fgh", "ab"], ["e", "fghab", "abcdefgh"]] {
             let endings = endings.map(|ending| tokenizer.encode(ending).ids);
-            let sums = scorer.after(&before, &endings).unwrap();
+            let sums = scorer.score_continuations(&before, &endings).unwrap();
             for (sum, ending) in sums.iter().zip(&endings) {
                 let alone = scorer
                     .score(&[&before[..], ending].concat(), ending.len())
@@ -412,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn each_token_of_a_text_longer_than_the_context_counts_once() {
+    fn each_token_of_a_long_text_counts_once() {
         let tokenizer = letters();
         let model = model(tokenizer.vocab_size()); // a context of 8
         let text = "abc deaf hgab feed";
@@ -432,8 +492,8 @@ mod tests {
         let line = serde_json::json!({ "text": text }).to_string();
         let report = evaluate_task(&model, &*tokenizer, None, line.as_bytes()).unwrap();
         let bits = report.bits_per_byte.unwrap();
-        let by_hand = expected / std::f64::consts::LN_2 / text.len() as f64;
-        assert!((bits - by_hand).abs() < 1e-4, "{bits} {by_hand}");
+        let expected = expected / std::f64::consts::LN_2 / text.len() as f64;
+        assert!((bits - expected).abs() < 1e-4, "{bits} {expected}");
         assert_eq!(
             (report.texts, report.questions, report.accuracy),
             (1, 0, None)
@@ -441,27 +501,102 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_no_item_is_named() {
+    fn bits_per_byte_with_dropped_text_agrees_with_evaluate_text() {
+        for (kind, corpus, text, bytes, unknown) in [
+            (TokenizerKind::Char, "abcde", "bπc dΩπ <EOS>", 3, 3), // `π`, `Ω` and the space.
+            (TokenizerKind::Word, "a bb ccc", "bb zz ccc yy <EOS>", 6, 2),
+        ] {
+            let tokenizer = build(kind, corpus, "<EOS>");
+            // A text without context begins after `<EOS>`: both predict the same tokens.
+            let piece = nextword_data::Piece {
+                text: format!("<EOS> {text}"),
+                start: true,
+                end: true,
+            };
+            let settings = crate::TextSettings::default();
+            let model = model(tokenizer.vocab_size());
+            let pieces = [Ok(piece)];
+            let by_text = crate::evaluate_text(&model, &*tokenizer, pieces, settings).unwrap();
+            let report = run(&*tokenizer, None, &serde_json::json!({ "text": text }));
+            let (a, b) = (
+                report.bits_per_byte.unwrap(),
+                by_text.loss.bits_per_byte.unwrap(),
+            );
+            assert!((a - b).abs() < 1e-5, "{kind:?}: {a} {b}");
+            assert_eq!(by_text.bytes, bytes, "{kind:?}");
+            assert_eq!((report.unknown, by_text.unknown), (unknown, unknown));
+        }
+    }
+
+    #[test]
+    fn an_ending_outside_the_vocabulary_never_wins() {
+        for (kind, corpus) in [
+            (TokenizerKind::Char, "abc de"),
+            (TokenizerKind::Word, "a b c de"),
+        ] {
+            let tokenizer = build(kind, corpus, "<EOS>");
+            // The second context does not fit the model's context of 8.
+            for context in ["a b", "a b c de a b c de a b c de", "πππ", ""] {
+                let question = |endings: [&str; 2], label: usize| {
+                    let line = serde_json::json!({
+                        "context": context, "endings": endings, "label": label,
+                    });
+                    let report = run(&*tokenizer, None, &line);
+                    assert_eq!(report.accuracy, report.accuracy_by_characters);
+                    assert_eq!(report.accuracy, report.accuracy_by_bytes);
+                    (report.accuracy.unwrap(), report.unknown)
+                };
+                let unknown = usize::from(context == "πππ");
+                let case = format!("{kind:?} {context:?}");
+                assert_eq!(question(["b", "ΩΩ"], 0), (1.0, unknown + 1), "{case}");
+                assert_eq!(question(["ΩΩ", "b"], 0).0, 0.0, "{case}");
+                let nothing = question(["ΩΩ", "ΨΨ"], 0);
+                assert_eq!(nothing.0, 0.0, "{case}: no ending can be predicted");
+            }
+        }
+    }
+
+    #[test]
+    fn dropped_text_does_not_lengthen_an_ending() {
+        let tokenizer = build(TokenizerKind::Char, "abc de", "<EOS>");
+        let line = |ending: &str| {
+            let endings = [ending, "de"];
+            serde_json::json!({"context": "ab", "endings": endings, "label": 0})
+        };
+        let plain = run(&*tokenizer, None, &line("cab"));
+        let padded = run(&*tokenizer, None, &line("cπΩπΩπΩπΩπΩab"));
+        assert_eq!((plain.unknown, padded.unknown), (0, 2));
+        assert_eq!(
+            TaskReport {
+                unknown: 0,
+                ..padded
+            },
+            plain
+        );
+    }
+
+    #[test]
+    fn an_invalid_line_is_named() {
         let tokenizer = letters();
         let model = model(tokenizer.vocab_size());
-        for (lines, says) in [
+        for (lines, message) in [
             (
                 "\n{\"text\": 3}\n",
-                "line 2 of the task: it has neither a `text`",
+                "line 2 of the task: neither `text` nor",
             ),
             (
                 "{\"endings\": [\"b\"], \"label\": 0}",
-                "its `context` is no text",
+                "`context` must be a string",
             ),
             (
                 "{\"ctx\": \"a\", \"endings\": [1], \"label\": 0}",
-                "no list of texts",
+                "`endings` must be a list",
             ),
             (
                 "{\"ctx\": \"a\", \"endings\": [], \"label\": \"x\"}",
-                "no whole number",
+                "must be a whole number",
             ),
-            ("{\"text\": ", "is not JSON"),
+            ("{\"text\": ", "invalid JSON"),
             (
                 "{\"context\": \"a\", \"endings\": [\"b\"], \"label\": 1}",
                 "label 1",
@@ -469,7 +604,7 @@ mod tests {
             ("", "0 tokens"),
         ] {
             let error = evaluate_task(&model, &*tokenizer, None, lines.as_bytes()).unwrap_err();
-            assert!(error.to_string().contains(says), "{error}");
+            assert!(error.to_string().contains(message), "{error}");
         }
         let other = self::tokenizer(TokenizerKind::Byte);
         assert!(evaluate_task(&model, &*other, None, "".as_bytes()).is_err());

@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{EvalError, LossReport, evaluate};
 
-/// How a text is measured.
+/// Settings for evaluating a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TextSettings {
-    /// Windows measured at once. Default 16.
+    /// Windows per batch. Default 16.
     pub batch_size: usize,
-    /// Whether windows run across the borders of documents. Default: packed.
+    /// Whether windows may span several documents. Default: packed.
     pub packing: Packing,
 }
 
@@ -25,30 +25,30 @@ impl Default for TextSettings {
     }
 }
 
-/// How well a model predicts a text.
+/// The result of evaluating a text.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TextReport {
     /// The loss, with bits per byte.
     pub loss: LossReport,
-    /// Documents, without those that gave no tokens.
+    /// Number of documents with at least one token.
     pub documents: u64,
-    /// Bytes of text that the predicted tokens stand for. What the vocabulary does not have, and
-    /// special tokens, stand for none.
+    /// Bytes of text that the predicted tokens stand for. Special tokens and text that is not in the
+    /// vocabulary count as 0 bytes.
     pub bytes: u64,
-    /// Distinct pieces of the text that the vocabulary does not have, at most
+    /// Number of distinct characters or words that are not in the vocabulary, at most
     /// [`nextword_data::Encoding::MAX_UNKNOWN`].
     pub unknown: usize,
 }
 
-/// The loss of `model` over documents, encoded as training encodes them: with the end token after
-/// each document that does not already end in it.
+/// Computes the loss of `model` over documents, encoded as in training: with the EOS token after
+/// each document that does not already end with it.
 ///
-/// `pieces` are the documents (see [`nextword_data::Sources::pieces`]); their ids are held in
-/// memory, 4 bytes a token, the text is not. For the rest see [`evaluate`].
+/// `pieces` are the documents (see [`nextword_data::Sources::pieces`]). Their ids are kept in memory
+/// (4 bytes per token), the text is not. See also [`evaluate`].
 ///
 /// # Errors
-/// [`EvalError::WrongTokenizer`] if the tokenizer is not the model's, [`EvalError::TooShort`] if
-/// there is nothing to predict, the first error of `pieces`, and those of [`evaluate`].
+/// [`EvalError::WrongTokenizer`] if the tokenizer belongs to another model, [`EvalError::TooShort`]
+/// if there are too few tokens, the first error of `pieces`, and those of [`evaluate`].
 pub fn evaluate_text(
     model: &Transformer,
     tokenizer: &dyn Tokenizer,
@@ -56,7 +56,7 @@ pub fn evaluate_text(
     settings: TextSettings,
 ) -> Result<TextReport, EvalError> {
     let (tokens, vocab_size) = (tokenizer.vocab_size(), model.config().vocab_size);
-    // Many models pad their vocabulary: their tokenizers have fewer tokens, never more.
+    // A padded vocabulary is larger than the tokenizer's, never smaller.
     if tokens > vocab_size {
         return Err(EvalError::WrongTokenizer { tokens, vocab_size });
     }
@@ -84,7 +84,7 @@ pub fn evaluate_text(
     })
 }
 
-/// The ids of each document that has any, and the number of distinct unknown pieces.
+/// The ids of each document that has any, and the number of distinct unknown characters or words.
 fn encode(
     tokenizer: &dyn Tokenizer,
     pieces: impl IntoIterator<Item = Result<Piece, DataError>>,
@@ -106,14 +106,13 @@ fn encode(
             documents.push(std::mem::take(&mut document));
         }
     }
-    documents.push(document); // of pieces that end without an end
+    documents.push(document); // the last one may lack an end mark
     documents.retain(|document: &Vec<u32>| !document.is_empty());
     let unknown = unknown.len().min(nextword_data::Encoding::MAX_UNKNOWN);
     Ok((documents, unknown))
 }
 
-/// Bytes of all tokens but those that nothing predicts: the first of the text (packed) or of each
-/// document.
+/// Bytes of all predicted tokens: all except the first of the text (packed) or of each document.
 fn predicted_bytes(tokenizer: &dyn Tokenizer, documents: &[Vec<u32>], packing: Packing) -> u64 {
     let all: usize = documents
         .iter()
@@ -130,9 +129,9 @@ fn predicted_bytes(tokenizer: &dyn Tokenizer, documents: &[Vec<u32>], packing: P
     all.saturating_sub(first) as u64
 }
 
-/// Bytes of text that `ids` stand for: of each token by itself where the tokenizer knows them,
-/// else of the text that they decode to.
-fn byte_count(tokenizer: &dyn Tokenizer, ids: &[u32]) -> usize {
+/// Bytes of text that `ids` stand for: the sum over all tokens if the tokenizer knows the bytes of
+/// each token, else the length of the decoded text.
+pub(crate) fn byte_count(tokenizer: &dyn Tokenizer, ids: &[u32]) -> usize {
     let each = ids
         .iter()
         .map(|id| tokenizer.bytes(*id).map(|bytes| bytes.len()));
@@ -184,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn bits_per_byte_equals_a_computation_by_hand() {
+    fn bits_per_byte_equals_a_manual_computation() {
         let tokenizer = tokenizer(TokenizerKind::Char, "abcé ");
         let model = model(tokenizer.vocab_size());
         let report = measure(&*tokenizer, &["é bac", "ab"], Packing::Documents);
@@ -206,14 +205,14 @@ mod tests {
     }
 
     #[test]
-    fn only_the_first_token_of_packed_documents_is_not_predicted() {
+    fn packed_documents_leave_only_the_first_token_out() {
         let tokenizer = tokenizer(TokenizerKind::Char, "abcé ");
         let report = measure(&*tokenizer, &["é bac", "ab"], Packing::Packed);
         assert_eq!((report.loss.tokens, report.bytes), (8, 6));
     }
 
     #[test]
-    fn bytes_are_counted_right_with_every_kind_of_tokenizer() {
+    fn every_tokenizer_kind_counts_bytes_correctly() {
         let text = "the fox, the é fox 🦀";
         let first = [
             (TokenizerKind::Char, 1),
@@ -227,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_of_one_document_are_one_document() {
+    fn pieces_are_joined_into_one_document() {
         let tokenizer = tokenizer(TokenizerKind::Char, "abc");
         let piece = |text: &str, start, end| {
             Ok(Piece {
@@ -242,20 +241,20 @@ mod tests {
             piece("", false, true),
         ];
         let model = model(tokenizer.vocab_size());
-        let whole = measure(&*tokenizer, &["abcab"], Packing::Documents);
+        let expected = measure(&*tokenizer, &["abcab"], Packing::Documents);
         let settings = TextSettings {
             batch_size: 2,
             packing: Packing::Documents,
         };
         assert_eq!(
             evaluate_text(&model, &*tokenizer, pieces, settings).unwrap(),
-            whole
+            expected
         );
-        assert_eq!(whole.loss.tokens, 5);
+        assert_eq!(expected.loss.tokens, 5);
     }
 
     #[test]
-    fn a_document_that_ends_in_the_end_token_gets_no_second_one() {
+    fn eos_is_not_appended_twice() {
         let tokenizer = tokenizer(TokenizerKind::Char, "abc");
         let with = measure(&*tokenizer, &["ab<EOS>", "c<EOS>"], Packing::Packed);
         assert_eq!(with, measure(&*tokenizer, &["ab", "c"], Packing::Packed));
@@ -263,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_pieces_are_counted_once_each() {
+    fn distinct_unknown_characters_are_counted() {
         let report = measure(
             &*tokenizer(TokenizerKind::Char, "abc"),
             &["aπbΩπ", "cπ"],
@@ -273,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_that_cannot_be_measured_are_errors_and_no_panic() {
+    fn invalid_texts_are_errors() {
         let tokenizer = tokenizer(TokenizerKind::Char, "abc");
         let fail = |model: &Transformer, texts, packing| {
             let settings = TextSettings {
@@ -287,7 +286,7 @@ mod tests {
         let own = model(tokenizer.vocab_size());
         for packing in [Packing::Packed, Packing::Documents] {
             assert!(fail(&own, &[], packing).starts_with("the text has 0 tokens"));
-            assert!(fail(&own, &[""], packing).starts_with("the text has 1 tokens"));
+            assert!(fail(&own, &[""], packing).starts_with("the text has 1 token,"));
         }
         let message = fail(&model(3), &["abc"], Packing::Packed);
         assert!(

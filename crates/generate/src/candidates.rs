@@ -1,140 +1,144 @@
-//! The tokens that may be drawn, thinned out by top-k, top-p and min-p.
+//! The tokens that can be sampled, filtered by top-k, top-p and min-p.
 //!
-//! No filter sorts the whole vocabulary: top-k selects, top-p sorts the likeliest in growing
-//! portions until it has enough, min-p compares.
+//! No filter sorts the whole vocabulary: top-k selects, top-p sorts the most probable tokens in
+//! growing chunks until their sum reaches p, min-p compares.
 
 use std::cmp::Ordering;
 
 use nextword_kernels::cpu::exponentials::{exp_of_negative, exponentials};
 
-/// A token that may be drawn.
+/// A token with its unnormalized probability.
 #[derive(Clone, Copy, Debug)]
-struct Candidate {
+struct WeightedToken {
     id: u32,
-    /// Logit by temperature, relative to the best: 0 or less.
-    score: f64,
-    /// `exp(score)`: the probability up to a common factor; 1 for the best.
+    /// `(logit - max_logit) / temperature`, at most 0.
+    scaled_logit: f64,
+    /// `exp(scaled_logit)`: the unnormalized probability, 1 for the most probable token.
     weight: f64,
 }
 
-/// The likelier one first, of equals the one with the lower id: a strict order.
-fn likelier(a: &Candidate, b: &Candidate) -> Ordering {
-    b.score.total_cmp(&a.score).then(a.id.cmp(&b.id))
+/// Orders by falling probability, ties by rising id.
+fn by_probability(a: &WeightedToken, b: &WeightedToken) -> Ordering {
+    b.scaled_logit
+        .total_cmp(&a.scaled_logit)
+        .then(a.id.cmp(&b.id))
 }
 
-/// The tokens that may be drawn.
+/// The tokens that passed the filters so far.
 #[derive(Clone, Debug)]
 pub(crate) struct Candidates {
-    all: Vec<Candidate>,
+    tokens: Vec<WeightedToken>,
 }
 
 impl Candidates {
-    /// All tokens with a finite logit, by `temperature` (above 0); `best` is the largest logit.
-    pub(crate) fn new(logits: &[f32], best: f32, temperature: f64) -> Self {
-        let best = f64::from(best);
-        let all = (0_u32..).zip(logits).filter(|(_, logit)| logit.is_finite());
-        let all = all.map(|(id, logit)| {
-            let score = (f64::from(*logit) - best) / temperature;
-            Candidate {
+    /// All tokens with a finite logit. `temperature` must be positive.
+    pub(crate) fn new(logits: &[f32], max_logit: f32, temperature: f64) -> Self {
+        let max_logit = f64::from(max_logit);
+        let tokens = (0_u32..).zip(logits).filter(|(_, logit)| logit.is_finite());
+        let tokens = tokens.map(|(id, logit)| {
+            let scaled_logit = (f64::from(*logit) - max_logit) / temperature;
+            WeightedToken {
                 id,
-                score,
+                scaled_logit,
                 weight: 0.0,
             }
         });
-        Self { all: all.collect() }
+        Self {
+            tokens: tokens.collect(),
+        }
     }
 
-    /// Keeps the `k` likeliest.
+    /// Keeps the `k` most probable tokens.
     pub(crate) fn keep_top_k(&mut self, k: usize) {
-        if k < self.all.len() {
-            self.all.select_nth_unstable_by(k, likelier);
-            self.all.truncate(k);
+        if k < self.tokens.len() {
+            self.tokens.select_nth_unstable_by(k, by_probability);
+            self.tokens.truncate(k);
         }
     }
 
-    /// Turns scores into weights; to be called after `keep_top_k`, before all else.
-    pub(crate) fn weigh(&mut self) {
-        for candidate in &mut self.all {
-            candidate.weight = exp_of_negative(candidate.score);
+    /// Computes the weights. Call after `keep_top_k` and before everything else.
+    pub(crate) fn exponentiate(&mut self) {
+        for token in &mut self.tokens {
+            token.weight = exp_of_negative(token.scaled_logit);
         }
     }
 
-    /// Keeps the fewest likeliest that have the share `p` of all weight.
+    /// Keeps the smallest set of most probable tokens whose total probability reaches `p`.
     pub(crate) fn keep_top_p(&mut self, p: f64) {
         if p >= 1.0 {
             return;
         }
-        let enough = p * self.total();
-        let (mut sorted, mut portion, mut sum) = (0, 64, 0.0);
-        while sorted < self.all.len() {
-            let rest = &mut self.all[sorted..];
-            if portion < rest.len() {
-                rest.select_nth_unstable_by(portion, likelier);
+        let threshold = p * self.total_weight();
+        let (mut sorted, mut chunk_len, mut sum) = (0, 64, 0.0);
+        while sorted < self.tokens.len() {
+            let rest = &mut self.tokens[sorted..];
+            if chunk_len < rest.len() {
+                rest.select_nth_unstable_by(chunk_len, by_probability);
             }
-            let count = portion.min(rest.len());
-            rest[..count].sort_unstable_by(likelier);
-            for (i, candidate) in rest[..count].iter().enumerate() {
-                sum += candidate.weight;
-                if sum >= enough {
-                    self.all.truncate(sorted + i + 1);
+            let count = chunk_len.min(rest.len());
+            rest[..count].sort_unstable_by(by_probability);
+            for (i, token) in rest[..count].iter().enumerate() {
+                sum += token.weight;
+                if sum >= threshold {
+                    self.tokens.truncate(sorted + i + 1);
                     return;
                 }
             }
             sorted += count;
-            portion *= 4;
+            chunk_len *= 4;
         }
     }
 
-    /// Keeps those with at least the share `p` of the best one's weight.
+    /// Keeps tokens with at least `p` times the largest probability.
     pub(crate) fn keep_min_p(&mut self, p: f64) {
-        self.all.retain(|candidate| candidate.weight >= p);
+        self.tokens.retain(|token| token.weight >= p);
     }
 
-    /// The token at the share `u`, in [0, 1), of all weight, counted in the order of ids, and its
-    /// probability. `None` if there is none.
-    pub(crate) fn draw(mut self, u: f64) -> Option<(u32, f64)> {
-        self.all.sort_unstable_by_key(|candidate| candidate.id); // only a check if none was moved
-        let total = self.total();
+    /// Samples by inverting the cumulative distribution in id order at `u` in [0, 1). Returns the
+    /// token and its probability, `None` without tokens.
+    pub(crate) fn sample(mut self, u: f64) -> Option<(u32, f64)> {
+        self.tokens.sort_unstable_by_key(|token| token.id); // already sorted if no filter moved any
+        let total = self.total_weight();
         let mut sum = 0.0;
-        let drawn = self.all.iter().find(|candidate| {
-            sum += candidate.weight;
+        let sampled = self.tokens.iter().find(|token| {
+            sum += token.weight;
             sum > u * total
         });
-        // Rounding can leave the sum of all a hair below `u * total`.
-        let drawn = drawn.or_else(|| self.all.iter().rfind(|candidate| candidate.weight > 0.0))?;
-        Some((drawn.id, drawn.weight / total))
+        // Rounding can leave the total slightly below `u * total`.
+        let sampled = sampled.or_else(|| self.tokens.iter().rfind(|token| token.weight > 0.0))?;
+        Some((sampled.id, sampled.weight / total))
     }
 
-    fn total(&self) -> f64 {
-        self.all.iter().map(|candidate| candidate.weight).sum()
+    fn total_weight(&self) -> f64 {
+        self.tokens.iter().map(|token| token.weight).sum()
     }
 
-    /// What is left, in the order of ids.
+    /// The remaining ids, sorted.
     pub(crate) fn ids(&self) -> Vec<u32> {
-        let mut ids: Vec<u32> = self.all.iter().map(|candidate| candidate.id).collect();
+        let mut ids: Vec<u32> = self.tokens.iter().map(|token| token.id).collect();
         ids.sort_unstable();
         ids
     }
 
-    /// Id and share of all weight of what is left, in the order of ids.
-    pub(crate) fn shares(&self) -> Vec<(u32, f64)> {
-        let total = self.total();
-        let share = |candidate: &Candidate| (candidate.id, candidate.weight / total);
-        let mut shares: Vec<(u32, f64)> = self.all.iter().map(share).collect();
-        shares.sort_unstable_by_key(|(id, _)| *id);
-        shares
+    /// Ids and probabilities of the remaining tokens, sorted by id.
+    pub(crate) fn probabilities(&self) -> Vec<(u32, f64)> {
+        let total = self.total_weight();
+        let probability = |token: &WeightedToken| (token.id, token.weight / total);
+        let mut probabilities: Vec<(u32, f64)> = self.tokens.iter().map(probability).collect();
+        probabilities.sort_unstable_by_key(|(id, _)| *id);
+        probabilities
     }
 }
 
-/// [`Candidates::draw`] where nothing is cut: every token at its probability by `temperature`.
-pub(crate) fn draw_from_all(
+/// [`Candidates::sample`] without filters, in one pass over the vocabulary.
+pub(crate) fn sample_unfiltered(
     logits: &[f32],
-    best: f32,
+    max_logit: f32,
     temperature: f64,
     u: f64,
 ) -> Option<(u32, f64)> {
     let mut sums = vec![0.0; logits.len()];
-    exponentials(logits, best, temperature, &mut sums);
+    exponentials(logits, max_logit, temperature, &mut sums);
     let mut total = 0.0;
     for weight in &mut sums {
         total += *weight;
@@ -143,10 +147,10 @@ pub(crate) fn draw_from_all(
     if total <= 0.0 {
         return None;
     }
-    let drawn = sums.partition_point(|sum| *sum <= u * total);
-    // Rounding can lift `u * total` to the sum of all.
-    let id = drawn.min(sums.partition_point(|sum| *sum < total));
-    let weight = exp_of_negative((f64::from(logits[id]) - f64::from(best)) / temperature);
+    let sampled = sums.partition_point(|sum| *sum <= u * total);
+    // Rounding can raise `u * total` to the total.
+    let id = sampled.min(sums.partition_point(|sum| *sum < total));
+    let weight = exp_of_negative((f64::from(logits[id]) - f64::from(max_logit)) / temperature);
     Some((id as u32, weight / total))
 }
 
@@ -167,11 +171,11 @@ mod tests {
     }
 
     fn candidates(logits: &[f32], temperature: f64) -> Candidates {
-        let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        Candidates::new(logits, best, temperature)
+        let max_logit = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        Candidates::new(logits, max_logit, temperature)
     }
 
-    /// The reference: softmax in the plain way, then a full sort.
+    /// The reference: a softmax, then a full sort.
     fn ranked(logits: &[f32], temperature: f64) -> Vec<(u32, f64)> {
         let exp: Vec<f64> = logits
             .iter()
@@ -183,8 +187,8 @@ mod tests {
         ranked
     }
 
-    fn sorted_ids<'a>(kept: impl IntoIterator<Item = &'a (u32, f64)>) -> Vec<u32> {
-        let mut ids: Vec<u32> = kept.into_iter().map(|(id, _)| *id).collect();
+    fn sorted_ids<'a>(filtered: impl IntoIterator<Item = &'a (u32, f64)>) -> Vec<u32> {
+        let mut ids: Vec<u32> = filtered.into_iter().map(|(id, _)| *id).collect();
         ids.sort_unstable();
         ids
     }
@@ -194,10 +198,10 @@ mod tests {
         for case in 0..300 {
             let logits = logits(case);
             let k = 1 + (CounterRng::new(case).at(0) % 60) as usize;
-            let mut kept = candidates(&logits, 0.7);
-            kept.keep_top_k(k);
+            let mut filtered = candidates(&logits, 0.7);
+            filtered.keep_top_k(k);
             assert_eq!(
-                kept.ids(),
+                filtered.ids(),
                 sorted_ids(ranked(&logits, 0.7).iter().take(k)),
                 "case {case}"
             );
@@ -209,15 +213,15 @@ mod tests {
         for case in 0..300 {
             let logits = logits(case);
             let p = CounterRng::new(case).uniform(0).max(1e-3);
-            let mut kept = candidates(&logits, 1.3);
-            kept.weigh();
-            kept.keep_top_p(p);
+            let mut filtered = candidates(&logits, 1.3);
+            filtered.exponentiate();
+            filtered.keep_top_p(p);
             let ranked = ranked(&logits, 1.3);
             let mut count = 0;
             while ranked[..count].iter().map(|(_, q)| q).sum::<f64>() < p {
                 count += 1;
             }
-            assert_eq!(kept.ids(), sorted_ids(&ranked[..count]), "case {case}");
+            assert_eq!(filtered.ids(), sorted_ids(&ranked[..count]), "case {case}");
         }
     }
 
@@ -226,45 +230,45 @@ mod tests {
         for case in 0..300 {
             let logits = logits(case);
             let p = CounterRng::new(case).uniform(0) * 0.5;
-            let mut kept = candidates(&logits, 1.0);
-            kept.weigh();
-            kept.keep_min_p(p);
+            let mut filtered = candidates(&logits, 1.0);
+            filtered.exponentiate();
+            filtered.keep_min_p(p);
             let ranked = ranked(&logits, 1.0);
             let reference = ranked.iter().filter(|(_, q)| *q >= p * ranked[0].1);
-            assert_eq!(kept.ids(), sorted_ids(reference), "case {case}");
+            assert_eq!(filtered.ids(), sorted_ids(reference), "case {case}");
         }
     }
 
     #[test]
-    fn filters_after_top_k_see_the_probabilities_that_it_left() {
-        // 0.4, 0.3, 0.2, 0.1: the first three, made whole, are 0.44, 0.33, 0.22.
+    fn top_p_renormalizes_after_top_k() {
+        // 0.4, 0.3, 0.2, 0.1: the first three, renormalized, are 0.44, 0.33, 0.22.
         let logits: Vec<f32> = [0.4_f32, 0.3, 0.2, 0.1].iter().map(|p| p.ln()).collect();
-        let mut kept = candidates(&logits, 1.0);
-        kept.keep_top_k(3);
-        kept.weigh();
-        kept.keep_top_p(0.75);
-        assert_eq!(kept.ids(), [0, 1], "without top-k it would be 0, 1, 2");
+        let mut filtered = candidates(&logits, 1.0);
+        filtered.keep_top_k(3);
+        filtered.exponentiate();
+        filtered.keep_top_p(0.75);
+        assert_eq!(filtered.ids(), [0, 1], "without top-k it would be 0, 1, 2");
     }
 
     #[test]
-    fn a_draw_from_all_is_the_draw_of_candidates() {
+    fn unfiltered_sampling_equals_candidates() {
         for case in 0..300 {
             let logits = logits(case);
-            let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let max_logit = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             for i in 0..20 {
                 let u = CounterRng::new(case).uniform(i);
                 let mut all = candidates(&logits, 0.8);
-                all.weigh();
-                assert_eq!(draw_from_all(&logits, best, 0.8, u), all.draw(u));
+                all.exponentiate();
+                assert_eq!(sample_unfiltered(&logits, max_logit, 0.8, u), all.sample(u));
             }
-            assert!(draw_from_all(&logits, best, 0.8, 1.0).is_some());
+            assert!(sample_unfiltered(&logits, max_logit, 0.8, 1.0).is_some());
         }
     }
 
     #[test]
-    fn a_tiny_temperature_is_the_likeliest_token_and_no_nan() {
-        let mut kept = candidates(&[1.0, 3.0, 2.0, f32::NEG_INFINITY], 1e-300);
-        kept.weigh();
-        assert_eq!(kept.draw(0.999), Some((1, 1.0)));
+    fn a_tiny_temperature_is_greedy_and_finite() {
+        let mut filtered = candidates(&[1.0, 3.0, 2.0, f32::NEG_INFINITY], 1e-300);
+        filtered.exponentiate();
+        assert_eq!(filtered.sample(0.999), Some((1, 1.0)));
     }
 }

@@ -1,7 +1,7 @@
-//! Many tokens, one step at a time; token ids only.
+//! Autoregressive decoding of a batch of prompts; token ids only.
 //!
-//! Each prompt fills its own slot of the [`KvCache`] (prefill), then all unfinished rows take one
-//! step together. A finished row leaves the batch.
+//! Each prompt fills its own slot of the [`KvCache`] (prefill). Then all unfinished rows decode one
+//! token per step together. A finished row leaves the batch.
 
 use std::ops::ControlFlow;
 
@@ -9,51 +9,51 @@ use burn::tensor::{Int, Tensor, TensorData};
 use nextword_model::{KvCache, NoProbe, Pass, Probe, Transformer, weights};
 use serde::{Deserialize, Serialize};
 
-use crate::{Choice, GenerateError, History, Place, Sampler, SamplingConfig};
+use crate::{GenerateError, History, SampleKey, SampledToken, Sampler, SamplingConfig};
 
-/// What happens when a sequence is as long as the model's context.
+/// What to do when a sequence fills the model's context.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Overflow {
-    /// Go on with the last `context_length / 2` tokens (at least one) as a new beginning. They are
-    /// computed anew, since their places change.
+    /// Continue with the last `context_length / 2` tokens (at least one) as a new prompt. They are
+    /// recomputed because their positions change.
     #[default]
     Slide,
     /// Stop with [`FinishReason::ContextFull`].
     Stop,
 }
 
-/// Why an answer ended.
+/// Why a completion ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FinishReason {
-    /// The model gave one of the `stop_ids`.
+    /// The model generated one of the `stop_ids`.
     Eos,
-    /// This stop string was in the text.
+    /// The text contained this stop string.
     Stop(String),
     /// `max_tokens` were generated.
     Length,
     /// The context was full ([`Overflow::Stop`]).
     ContextFull,
-    /// The caller wanted no more.
+    /// The caller cancelled it.
     Cancelled,
 }
 
-/// How ids are continued.
+/// Settings for decoding.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecodeOptions {
-    /// How each token is chosen.
+    /// How each token is sampled.
     pub sampling: SamplingConfig,
-    /// The most tokens of an answer.
+    /// Maximum number of tokens to generate.
     pub max_tokens: usize,
-    /// An answer ends with the first of these, as its last token.
+    /// A completion ends with the first of these ids, which it includes.
     pub stop_ids: Vec<u32>,
-    /// What happens at the end of the context.
+    /// What to do when the context is full.
     pub overflow: Overflow,
-    /// Where this token begins a prompt, it stays when older tokens are left out: a model that has
-    /// always seen one attends to it.
-    pub first_id: Option<u32>,
-    /// Number of the first prompt for the random draws: prompt i draws as sequence
+    /// If a prompt starts with this BOS token, truncation and context shifts keep it: a model trained
+    /// with BOS attends to it.
+    pub bos_id: Option<u32>,
+    /// Sequence number of the first prompt: prompt i samples with the random numbers of sequence
     /// `first_sequence + i`.
     pub first_sequence: u64,
 }
@@ -65,58 +65,58 @@ impl Default for DecodeOptions {
             max_tokens: 256,
             stop_ids: Vec::new(),
             overflow: Overflow::default(),
-            first_id: None,
+            bos_id: None,
             first_sequence: 0,
         }
     }
 }
 
-/// A token of an answer.
+/// A token generated in a step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Token {
-    /// Number of the prompt.
+    /// Index of the prompt.
     pub row: usize,
     /// The token.
-    pub choice: Choice,
-    /// Set if the answer ends with this token.
+    pub sampled: SampledToken,
+    /// Set if the completion ends with this token.
     pub finish: Option<FinishReason>,
 }
 
-/// One answer in ids.
+/// One completion as ids.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sequence {
-    /// All tokens that were drawn, an ending stop id included.
-    pub tokens: Vec<Choice>,
-    /// Why it ended.
+    /// All generated tokens, including a final stop id.
+    pub tokens: Vec<SampledToken>,
+    /// Why the completion ended.
     pub finish: FinishReason,
-    /// So many tokens of the prompt were left out: a prompt is [cut](shorten) to
+    /// Number of prompt tokens [truncated](truncate_left): a prompt keeps at most
     /// `context_length - 1` tokens.
     pub truncated: usize,
-    /// How often the context was full and began anew with its last half.
-    pub slides: usize,
+    /// How often the full context was shifted to its last half.
+    pub context_shifts: usize,
 }
 
 impl Sequence {
-    /// The ids of its tokens.
+    /// The generated ids.
     pub fn ids(&self) -> Vec<u32> {
         self.tokens.iter().map(|token| token.id).collect()
     }
 }
 
-/// One prompt on its way.
+/// The state of one prompt.
 #[derive(Debug)]
 struct Row {
-    /// What the model sees: the end of the prompt and the answer. The cache holds the first of
-    /// these; the others are still to be computed.
+    /// The model's context: the end of the prompt and the completion. A prefix of it is cached; the
+    /// rest is still to be computed.
     context: Vec<u32>,
     history: History,
-    tokens: Vec<Choice>,
+    tokens: Vec<SampledToken>,
     finish: Option<FinishReason>,
     truncated: usize,
-    slides: usize,
+    context_shifts: usize,
 }
 
-/// Continues a batch of prompts, one token of each unfinished row a [`step`](Self::step).
+/// Continues a batch of prompts by one token per unfinished row and [`step`](Self::step).
 #[derive(Debug)]
 pub struct Decoder<'m> {
     model: &'m Transformer,
@@ -127,13 +127,13 @@ pub struct Decoder<'m> {
 }
 
 impl<'m> Decoder<'m> {
-    /// Takes in `prompts`, each of at least one id. Prompts longer than [`longest_prompt`] are
-    /// [cut](shorten) (see [`Sequence::truncated`]). The model must not be
-    /// on an autodiff device. Nothing is computed yet.
+    /// Creates a decoder for `prompts`, each of at least one id. Prompts longer than
+    /// [`max_prompt_len`] are [truncated](truncate_left) (see [`Sequence::truncated`]). The model must
+    /// not be on an autodiff device. Computes nothing yet.
     ///
     /// # Errors
-    /// [`GenerateError::Setting`] for impossible settings; [`GenerateError::EmptyPrompt`] and
-    /// [`GenerateError::UnknownToken`] for prompts that the model cannot read.
+    /// [`GenerateError::Setting`] for invalid settings; [`GenerateError::EmptyPrompt`] and
+    /// [`GenerateError::UnknownToken`] for invalid prompts.
     pub fn new(
         model: &'m Transformer,
         prompts: &[Vec<u32>],
@@ -144,10 +144,10 @@ impl<'m> Decoder<'m> {
         for (row, prompt) in prompts.iter().enumerate() {
             check_prompt(row, prompt, config.vocab_size)?;
         }
-        let longest = longest_prompt(config.context_length);
+        let max_len = max_prompt_len(config.context_length);
         let rows: Vec<Row> = prompts
             .iter()
-            .map(|prompt| Row::new(prompt, longest, &options))
+            .map(|prompt| Row::new(prompt, max_len, &options))
             .collect();
         let needed = rows.iter().map(|row| row.context.len()).max().unwrap_or(0);
         let capacity = needed.saturating_add(options.max_tokens);
@@ -166,51 +166,55 @@ impl<'m> Decoder<'m> {
         self.rows.iter().all(|row| row.finish.is_some())
     }
 
-    /// Ends `row` for `reason`, if it has not ended already.
+    /// Ends `row` for `reason` unless it has already ended.
     ///
     /// # Panics
-    /// If there is no such row.
-    pub fn end(&mut self, row: usize, reason: FinishReason) {
+    /// If `row` is out of range.
+    pub fn finish(&mut self, row: usize, reason: FinishReason) {
         self.rows[row].finish.get_or_insert(reason);
     }
 
-    /// The next token of every unfinished row, in the order of rows. A row may end without a token
+    /// Generates the next token of every unfinished row, in row order. A row may end without a token
     /// ([`FinishReason::ContextFull`]).
     ///
     /// # Errors
-    /// [`GenerateError::NotFinite`] if the model computes what is no number.
+    /// [`GenerateError::NotFinite`] if the model produced NaN or infinity;
+    /// [`GenerateError::AllTokensForbidden`].
     pub fn step(&mut self) -> Result<Vec<Token>, GenerateError> {
-        self.step_watched(&mut NoProbe)
+        self.step_with_probe(&mut NoProbe)
     }
 
-    /// As [`step`](Self::step), with the same bits, while `probe` watches the forward passes. Of the
-    /// logits it sees those after the last token of each row.
+    /// Like [`step`](Self::step), bit for bit, with `probe` attached to the forward passes. It
+    /// receives the logits of the last token of each row only.
     ///
     /// # Errors
-    /// As [`step`](Self::step).
-    pub fn step_watched<P: Probe>(&mut self, probe: &mut P) -> Result<Vec<Token>, GenerateError> {
-        self.make_room();
+    /// The same as [`step`](Self::step).
+    pub fn step_with_probe<P: Probe>(
+        &mut self,
+        probe: &mut P,
+    ) -> Result<Vec<Token>, GenerateError> {
+        self.shift_contexts();
         let logits = self.next_logits(probe);
         logits
             .iter()
-            .map(|(row, logits)| self.choose(*row, logits))
+            .map(|(row, logits)| self.sample_row(*row, logits))
             .collect()
     }
 
-    /// The answers so far; unfinished ones count as cancelled.
+    /// The completions so far; unfinished ones count as cancelled.
     pub fn into_sequences(self) -> Vec<Sequence> {
         let rows = self.rows.into_iter();
         rows.map(|row| Sequence {
             tokens: row.tokens,
             finish: row.finish.unwrap_or(FinishReason::Cancelled),
             truncated: row.truncated,
-            slides: row.slides,
+            context_shifts: row.context_shifts,
         })
         .collect()
     }
 
-    /// Sees to it that the context of each unfinished row fits the model.
-    fn make_room(&mut self) {
+    /// Shifts or ends every unfinished row whose context exceeds the model's.
+    fn shift_contexts(&mut self) {
         let context_length = self.model.config().context_length;
         for (slot, row) in self.rows.iter_mut().enumerate() {
             if row.finish.is_some() || row.context.len() <= context_length {
@@ -220,42 +224,42 @@ impl<'m> Decoder<'m> {
                 row.finish = Some(FinishReason::ContextFull);
                 continue;
             }
-            let most = (context_length / 2).max(1);
-            shorten(&mut row.context, self.options.first_id, most);
-            row.slides += 1;
+            let max_len = (context_length / 2).max(1);
+            truncate_left(&mut row.context, self.options.bos_id, max_len);
+            row.context_shifts += 1;
             self.cache.clear(slot);
         }
     }
 
-    /// For each unfinished row the logits after its last token.
+    /// The logits of the last token of each unfinished row.
     fn next_logits<P: Probe>(&mut self, probe: &mut P) -> Vec<(usize, Vec<f32>)> {
         let active = (0..self.rows.len()).filter(|row| self.rows[*row].finish.is_none());
-        let (together, alone): (Vec<usize>, Vec<usize>) =
+        let (decoding, prefilling): (Vec<usize>, Vec<usize>) =
             active.partition(|row| self.rows[*row].context.len() == self.cache.len(*row) + 1);
-        let mut logits = Vec::with_capacity(together.len() + alone.len());
-        for row in alone {
+        let mut logits = Vec::with_capacity(decoding.len() + prefilling.len());
+        for row in prefilling {
             logits.append(&mut self.forward(&[row], probe));
         }
-        if !together.is_empty() {
-            logits.append(&mut self.forward(&together, probe));
+        if !decoding.is_empty() {
+            logits.append(&mut self.forward(&decoding, probe));
         }
         logits.sort_unstable_by_key(|(row, _)| *row);
         logits
     }
 
-    /// Computes what the cache does not hold yet of `rows`, for all of them the same number of
-    /// tokens; gives the logits after the last.
+    /// Computes the uncached tokens of `rows`, the same number for each row. Returns the logits of the
+    /// last token of each row.
     fn forward<P: Probe>(&mut self, rows: &[usize], probe: &mut P) -> Vec<(usize, Vec<f32>)> {
-        let new = rows
+        let uncached = rows
             .iter()
             .map(|row| &self.rows[*row].context[self.cache.len(*row)..]);
-        let ids: Vec<i32> = new.flatten().map(|id| id.cast_signed()).collect();
+        let ids: Vec<i32> = uncached.flatten().map(|id| id.cast_signed()).collect();
         let seq = ids.len() / rows.len();
         let data = TensorData::new(ids, [rows.len(), seq]);
         let tokens = Tensor::<2, Int>::from_data(data, &self.model.device());
         let mut pass = Pass::watched(probe).continuing(&mut self.cache, rows);
         let hidden = self.model.hidden(tokens, &mut pass);
-        // The prompt's other logits are not needed, and are many: seq * vocab_size.
+        // The prompt's other logits are not needed and would take seq * vocab_size elements.
         let last = hidden.narrow(1, seq - 1, 1); // [rows, 1, d_model]
         let logits = self.model.logits(last, &mut pass); // [rows, 1, vocab_size]
         let logits = weights::floats(logits.into_data());
@@ -265,57 +269,57 @@ impl<'m> Decoder<'m> {
         rows.iter().copied().zip(each).collect()
     }
 
-    fn choose(&mut self, row: usize, logits: &[f32]) -> Result<Token, GenerateError> {
+    fn sample_row(&mut self, row: usize, logits: &[f32]) -> Result<Token, GenerateError> {
         let state = &mut self.rows[row];
-        let place = Place {
+        let key = SampleKey {
             sequence: self.options.first_sequence.wrapping_add(row as u64),
             position: state.tokens.len() as u64,
         };
-        let choice = self.sampler.sample(logits, &state.history, place)?;
-        state.tokens.push(choice);
-        state.history.push(choice.id);
-        state.context.push(choice.id);
-        if self.options.stop_ids.contains(&choice.id) {
+        let sampled = self.sampler.sample(logits, &state.history, key)?;
+        state.tokens.push(sampled);
+        state.history.push(sampled.id);
+        state.context.push(sampled.id);
+        if self.options.stop_ids.contains(&sampled.id) {
             state.finish = Some(FinishReason::Eos);
         } else if state.tokens.len() >= self.options.max_tokens {
             state.finish = Some(FinishReason::Length);
         }
         Ok(Token {
             row,
-            choice,
+            sampled,
             finish: state.finish.clone(),
         })
     }
 }
 
 impl Row {
-    fn new(prompt: &[u32], longest: usize, options: &DecodeOptions) -> Self {
+    fn new(prompt: &[u32], max_len: usize, options: &DecodeOptions) -> Self {
         let mut context = prompt.to_vec();
-        let truncated = shorten(&mut context, options.first_id, longest);
+        let truncated = truncate_left(&mut context, options.bos_id, max_len);
         Self {
             context,
             history: History::new(prompt),
             tokens: Vec::new(),
             finish: (options.max_tokens == 0).then_some(FinishReason::Length),
             truncated,
-            slides: 0,
+            context_shifts: 0,
         }
     }
 }
 
-/// The most tokens of a prompt that a sliding context takes: one place is for the answer.
-pub fn longest_prompt(context_length: usize) -> usize {
+/// Maximum length of a prompt when the context can shift: one position is left for the completion.
+pub fn max_prompt_len(context_length: usize) -> usize {
     (context_length - 1).max(1)
 }
 
-/// Leaves out the oldest of `ids` so that `most` stay, but not `first` at the beginning. Says how many
-/// were left out.
-pub fn shorten(ids: &mut Vec<u32>, first: Option<u32>, most: usize) -> usize {
-    let begins = most > 1 && first.is_some() && ids.first().copied() == first;
-    let keeps = usize::from(begins);
-    let out = ids.len().saturating_sub(most);
-    ids.drain(keeps..keeps + out);
-    out
+/// Removes the oldest of `ids` beyond `max_len`, but keeps a leading `bos` if more than one id stays.
+/// Returns how many were removed.
+pub fn truncate_left(ids: &mut Vec<u32>, bos: Option<u32>, max_len: usize) -> usize {
+    let keeps_bos = max_len > 1 && bos.is_some() && ids.first().copied() == bos;
+    let start = usize::from(keeps_bos);
+    let removed = ids.len().saturating_sub(max_len);
+    ids.drain(start..start + removed);
+    removed
 }
 
 pub(crate) fn check_prompt(
@@ -336,12 +340,12 @@ pub(crate) fn check_prompt(
     }
 }
 
-/// Continues `prompts` until each answer ends; gives the answers in the order of prompts.
-/// `on_token` sees every token as it comes; breaking ends that token's row as
+/// Continues `prompts` until every completion ends, and returns them in the same order.
+/// `on_token` receives every token as it is generated; breaking ends that token's row as
 /// [`FinishReason::Cancelled`].
 ///
 /// # Errors
-/// As [`Decoder::new`] and [`Decoder::step`].
+/// Those of [`Decoder::new`] and [`Decoder::step`].
 pub fn generate_ids(
     model: &Transformer,
     prompts: &[Vec<u32>],
@@ -352,7 +356,7 @@ pub fn generate_ids(
     while !decoder.is_done() {
         for token in decoder.step()? {
             if on_token(&token).is_break() {
-                decoder.end(token.row, FinishReason::Cancelled);
+                decoder.finish(token.row, FinishReason::Cancelled);
             }
         }
     }

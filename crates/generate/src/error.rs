@@ -1,4 +1,4 @@
-//! What can go wrong in this crate, as sentences with the facts in them.
+//! Errors of this crate.
 
 use nextword_data::DataError;
 use nextword_model::ModelError;
@@ -7,88 +7,88 @@ use nextword_model::ModelError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GenerateError {
-    /// A setting that makes no sense. `key` is the field of
+    /// An invalid setting. `key` is a field of
     /// [`SamplingConfig`](crate::SamplingConfig) or [`TextOptions`](crate::TextOptions).
     #[error("{key}: {problem}; hint: {hint}")]
     Setting {
-        /// The field at fault.
+        /// The invalid field.
         key: &'static str,
         /// What is wrong, with the value.
         problem: String,
-        /// What would mend it.
+        /// How to fix it.
         hint: &'static str,
     },
 
-    /// A prompt holds an id that the model does not have.
+    /// A prompt contains an id outside the model's vocabulary.
     #[error(
-        "prompt {row} holds token {id}, but the model has {vocab_size} tokens (0 to {}); hint: encode the prompt with \
+        "prompt {row} contains token {id}, but the model has {vocab_size} tokens (0 to {}); hint: encode the prompt with \
          the model's own tokenizer",
         vocab_size - 1
     )]
     UnknownToken {
-        /// Number of the prompt, from 0.
+        /// Index of the prompt.
         row: usize,
-        /// The id.
+        /// The token id.
         id: u32,
-        /// Tokens that the model has.
+        /// Size of the model's vocabulary.
         vocab_size: usize,
     },
 
-    /// A prompt without tokens: there is nothing to continue.
-    #[error("prompt {row} holds no token; hint: start with the end-of-text token or a line break")]
+    /// A prompt without tokens.
+    #[error("prompt {row} is empty; hint: start with the EOS token or a line break")]
     EmptyPrompt {
-        /// Number of the prompt, from 0.
+        /// Index of the prompt.
         row: usize,
     },
 
-    /// A prompt that does not fit the model's context.
+    /// A prompt longer than the model's context.
     #[error(
         "the prompt has {tokens} tokens, but the model's context has {context_length}; hint: shorten the prompt"
     )]
     TooLong {
-        /// Tokens of the prompt.
+        /// Length of the prompt in tokens.
         tokens: usize,
-        /// Tokens that the model sees at once.
+        /// Length of the model's context in tokens.
         context_length: usize,
     },
 
-    /// The model computed something that is no number.
+    /// The model computed NaN or infinity.
     #[error(
-        "the model gave token {id} the logit {value}; hint: its weights are damaged or its training diverged, use an \
-         earlier record"
+        "the logit of token {id} is {value}; hint: the weights are damaged or training diverged, use an earlier \
+         checkpoint"
     )]
     NotFinite {
-        /// The first such token.
+        /// The first token with such a logit.
         id: usize,
-        /// NaN or infinity.
+        /// The logit.
         value: f32,
     },
 
-    /// No token may be drawn.
-    #[error("no token is left to choose from; hint: `logit_bias` forbids all of them")]
-    NothingLeft,
+    /// Every token is forbidden.
+    #[error("every token is forbidden; hint: `logit_bias` must leave at least one token")]
+    AllTokensForbidden,
 
-    /// A record whose tokenizer is not the model's.
+    /// A tokenizer that belongs to another model.
     #[error(
         "{tokenizer} has {tokens} tokens, but {model} has a vocab_size of {vocab_size}: the tokenizer belongs to \
-         another model; hint: put back the tokenizer.json that the model was trained with"
+         another model; hint: restore the tokenizer.json that the model was trained with"
     )]
     WrongTokenizer {
-        /// The tokenizer's file, or words for it.
+        /// The tokenizer's file or a description.
         tokenizer: String,
-        /// Tokens of the tokenizer.
+        /// Size of the tokenizer's vocabulary.
         tokens: usize,
-        /// The model's file, or words for it.
+        /// The model's file or a description.
         model: String,
-        /// Tokens of the model.
+        /// Size of the model's vocabulary.
         vocab_size: usize,
     },
 
-    /// From the model crate.
+    /// An error of the model crate.
     #[error(transparent)]
     Model(#[from] ModelError),
 
-    /// From the data crate.
+    /// An error of the data crate.
     #[error(transparent)]
     Data(#[from] DataError),
 }

@@ -1,17 +1,18 @@
-//! Text from a trained model: which token comes next, when to stop, and how it is read out.
+//! Text generation from a trained model: sampling, decoding with a KV cache, stop strings and
+//! detokenization.
 //!
-//! | to read | open |
+//! | task | type |
 //! |---|---|
-//! | one token from logits | [`Sampler`], [`SamplingConfig`] |
-//! | how it was chosen, cut by cut | [`Drawing`] |
-//! | many tokens from ids, with a cache | [`Decoder`], [`generate_ids`] |
-//! | requests that join and leave a running batch | [`Batcher`] |
-//! | stop strings across token borders | [`StopScanner`] |
-//! | text in, text out, piece by piece | [`TextGenerator`] |
+//! | sample one token from logits | [`Sampler`], [`SamplingConfig`] |
+//! | inspect how a token was sampled, filter by filter | [`SamplingTrace`] |
+//! | generate ids with a KV cache | [`Decoder`], [`generate_ids`] |
+//! | continuous batching | [`Batcher`] |
+//! | find stop strings that span several tokens | [`StopScanner`] |
+//! | generate text from text, streamed in deltas | [`TextGenerator`] |
 //!
-//! Sampling is a pure function of (seed, number of the sequence, number of the token): the same
-//! seed gives the same text, whatever else is in the batch, up to the device's rounding; on flex
-//! exactly.
+//! Sampling is a pure function of the seed, the sequence number and the token's position. The same
+//! seed gives the same text whatever else is in the batch: exactly on flex, up to rounding on other
+//! devices.
 
 // Burn's nested tensor types overflow the default limit in release builds with wgpu.
 #![recursion_limit = "256"]
@@ -19,23 +20,23 @@
 mod batch;
 mod candidates;
 mod decode;
-mod drawing;
+mod detokenizer;
 mod error;
 mod sampler;
 mod sampling_config;
+mod sampling_trace;
 mod stop;
 mod text;
-mod writer;
 
 pub use batch::{BatchOptions, BatchRequest, Batcher, Event, RequestId, Score};
 pub use decode::{
-    DecodeOptions, Decoder, FinishReason, Overflow, Sequence, Token, generate_ids, longest_prompt,
-    shorten,
+    DecodeOptions, Decoder, FinishReason, Overflow, Sequence, Token, generate_ids, max_prompt_len,
+    truncate_left,
 };
-pub use drawing::{Candidate, Cut, Drawing};
+pub use detokenizer::Detokenizer;
 pub use error::GenerateError;
-pub use sampler::{Choice, History, Place, Sampler};
+pub use sampler::{History, SampleKey, SampledToken, Sampler};
 pub use sampling_config::SamplingConfig;
+pub use sampling_trace::{Filter, SamplingTrace, TracedCandidate};
 pub use stop::{Scan, StopScanner};
-pub use text::{Answer, PROMPT, TextGenerator, TextOptions};
-pub use writer::TextWriter;
+pub use text::{Completion, PROMPT_PLACEHOLDER, TextGenerator, TextOptions};

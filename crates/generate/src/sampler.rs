@@ -1,4 +1,4 @@
-//! One token from logits.
+//! Sampling one token from logits.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -6,51 +6,51 @@ use std::collections::BTreeMap;
 use nextword_kernels::cpu::exponentials::exponentials;
 use nextword_model::CounterRng;
 
-use crate::candidates::{Candidates, draw_from_all};
+use crate::candidates::{Candidates, sample_unfiltered};
 use crate::{GenerateError, SamplingConfig};
 
-/// The chosen token.
+/// A sampled token.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Choice {
-    /// The token.
+pub struct SampledToken {
+    /// The token id.
     pub id: u32,
-    /// How likely this draw was among the tokens left by all settings; 1 for greedy choice.
+    /// Its probability after temperature and filters; 1 for greedy sampling.
     pub probability: f64,
-    /// `ln p` of the token by the model alone: before bias, penalties and temperature. In nats.
+    /// Its log-probability under the model in nats, before bias, penalties and temperature.
     pub logprob: f64,
 }
 
-/// Where a token is drawn; it decides the random number together with the seed.
+/// Identifies a sampling step. Together with the seed it determines the random number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Number of the answer.
+pub struct SampleKey {
+    /// Index of the sequence.
     pub sequence: u64,
-    /// Number of the token in the answer, from 0.
+    /// Index of the token in the completion.
     pub position: u64,
 }
 
-/// What was said so far, as far as penalties need it.
+/// Token counts of the prompt and the completion so far, for the penalties.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    /// How often each token was generated; 0 for tokens of the prompt alone.
+    /// How often each token was generated; 0 for tokens that only the prompt contains.
     generated: BTreeMap<u32, u32>,
 }
 
 impl History {
-    /// Before the first token of the answer to `prompt`.
+    /// The history before the first generated token.
     pub fn new(prompt: &[u32]) -> Self {
         Self {
             generated: prompt.iter().map(|id| (*id, 0)).collect(),
         }
     }
 
-    /// Adds a token of the answer.
+    /// Adds a generated token.
     pub fn push(&mut self, id: u32) {
         *self.generated.entry(id).or_default() += 1;
     }
 }
 
-/// Chooses tokens by a [`SamplingConfig`]. It has no state: each choice is a pure function of its
+/// Samples tokens according to a [`SamplingConfig`]. Stateless: the result depends only on the
 /// arguments.
 #[derive(Clone, Debug)]
 pub struct Sampler {
@@ -59,7 +59,7 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler with these settings.
+    /// Creates a sampler with these settings.
     ///
     /// # Errors
     /// As [`SamplingConfig::validate`].
@@ -74,49 +74,49 @@ impl Sampler {
         &self.config
     }
 
-    /// Chooses a token by `logits`, one number for each token of the vocabulary.
+    /// Samples a token from `logits`, one value per vocabulary entry.
     ///
     /// # Errors
-    /// [`GenerateError::NotFinite`] if a logit is NaN or infinity; [`GenerateError::NothingLeft`]
-    /// if every token is forbidden. Negative infinity forbids a token.
+    /// [`GenerateError::NotFinite`] if a logit is NaN or infinity; [`GenerateError::AllTokensForbidden`]
+    /// if every token is forbidden. A logit of negative infinity forbids its token.
     pub fn sample(
         &self,
         logits: &[f32],
         history: &History,
-        place: Place,
-    ) -> Result<Choice, GenerateError> {
-        let (id, probability) = self.choose(logits, history, place)?;
-        Ok(Choice {
+        key: SampleKey,
+    ) -> Result<SampledToken, GenerateError> {
+        let (id, probability) = self.sample_id(logits, history, key)?;
+        Ok(SampledToken {
             id,
             probability,
             logprob: logprob(logits, id),
         })
     }
 
-    /// As [`sample`](Self::sample): the token and how likely this draw was.
-    pub(crate) fn choose(
+    /// Like [`sample`](Self::sample), but returns only the id and its probability.
+    pub(crate) fn sample_id(
         &self,
         logits: &[f32],
         history: &History,
-        place: Place,
+        key: SampleKey,
     ) -> Result<(u32, f64), GenerateError> {
-        let broken = |l: &f32| l.is_nan() || *l == f32::INFINITY;
-        if let Some(id) = logits.iter().position(broken) {
+        let is_invalid = |l: &f32| l.is_nan() || *l == f32::INFINITY;
+        if let Some(id) = logits.iter().position(is_invalid) {
             return Err(GenerateError::NotFinite {
                 id,
                 value: logits[id],
             });
         }
         let adjusted = self.adjust(logits, history);
-        let best = likeliest(&adjusted).ok_or(GenerateError::NothingLeft)?;
+        let best = argmax(&adjusted).ok_or(GenerateError::AllTokensForbidden)?;
         if self.config.temperature <= 0.0 {
             return Ok((best as u32, 1.0));
         }
-        let drawn = self.draw(&adjusted, adjusted[best], place);
-        drawn.ok_or(GenerateError::NothingLeft)
+        let sampled = self.sample_adjusted(&adjusted, adjusted[best], key);
+        sampled.ok_or(GenerateError::AllTokensForbidden)
     }
 
-    /// `logits` with bias and penalties.
+    /// Applies bias and penalties to `logits`.
     pub(crate) fn adjust<'a>(&self, logits: &'a [f32], history: &History) -> Cow<'a, [f32]> {
         if self.config.logit_bias.is_empty() && !self.config.has_penalties() {
             return Cow::Borrowed(logits);
@@ -137,7 +137,7 @@ impl Sampler {
         Cow::Owned(adjusted)
     }
 
-    /// The logit of a token that is in the prompt or, `count` times, in the answer.
+    /// Penalizes the logit of a token that the prompt contains or that was generated `count` times.
     fn penalize(&self, logit: f32, count: u32) -> f32 {
         let mut logit = f64::from(logit);
         let repetition = self.config.repetition_penalty;
@@ -153,36 +153,36 @@ impl Sampler {
         logit as f32
     }
 
-    fn draw(&self, logits: &[f32], best: f32, place: Place) -> Option<(u32, f64)> {
+    fn sample_adjusted(&self, logits: &[f32], best: f32, key: SampleKey) -> Option<(u32, f64)> {
         let config = &self.config;
-        let cuts = config.top_k.is_some_and(|k| k < logits.len())
+        let has_filters = config.top_k.is_some_and(|k| k < logits.len())
             || config.top_p.is_some_and(|p| p < 1.0)
             || config.min_p.is_some_and(|p| p > 0.0);
-        if !cuts {
-            return draw_from_all(logits, best, config.temperature, self.uniform(place));
+        if !has_filters {
+            return sample_unfiltered(logits, best, config.temperature, self.uniform(key));
         }
         let mut candidates = Candidates::new(logits, best, config.temperature);
         if let Some(k) = config.top_k {
             candidates.keep_top_k(k);
         }
-        candidates.weigh();
+        candidates.exponentiate();
         if let Some(p) = config.top_p {
             candidates.keep_top_p(p);
         }
         if let Some(p) = config.min_p {
             candidates.keep_min_p(p);
         }
-        candidates.draw(self.uniform(place))
+        candidates.sample(self.uniform(key))
     }
 
-    /// The random number in [0, 1) that decides at `place`.
-    pub(crate) fn uniform(&self, place: Place) -> f64 {
-        self.rng.stream(place.sequence).uniform(place.position)
+    /// The random number in [0, 1) for `key`.
+    pub(crate) fn uniform(&self, key: SampleKey) -> f64 {
+        self.rng.stream(key.sequence).uniform(key.position)
     }
 }
 
-/// The index of the largest logit, of equals the first; `None` if all are forbidden.
-pub(crate) fn likeliest(logits: &[f32]) -> Option<usize> {
+/// The index of the largest logit, the first one of a tie; `None` if all are forbidden.
+pub(crate) fn argmax(logits: &[f32]) -> Option<usize> {
     let mut best = None;
     let mut top = f32::NEG_INFINITY;
     for (id, logit) in logits.iter().enumerate() {
@@ -204,7 +204,7 @@ pub(crate) fn log_sum_exp(logits: &[f32]) -> f64 {
     f64::from(top) + weights.iter().sum::<f64>().ln()
 }
 
-/// `ln p` of token `id` by the model alone, in nats.
+/// The log-probability of token `id` under the model, in nats.
 pub(crate) fn logprob(logits: &[f32], id: u32) -> f64 {
     f64::from(logits[id as usize]) - log_sum_exp(logits)
 }
@@ -214,8 +214,8 @@ pub(crate) fn logprob(logits: &[f32], id: u32) -> f64 {
 mod tests {
     use super::*;
 
-    fn at(position: u64) -> Place {
-        Place {
+    fn at(position: u64) -> SampleKey {
+        SampleKey {
             sequence: 0,
             position,
         }
@@ -234,18 +234,18 @@ mod tests {
     }
 
     #[test]
-    fn greedy_takes_the_lowest_id_of_equals() {
+    fn greedy_breaks_ties_by_lowest_id() {
         let logits = [1.0, 5.0, 5.0, 2.0];
         let sampler = Sampler::new(SamplingConfig::greedy()).unwrap();
-        let choice = sampler.sample(&logits, &History::default(), at(0)).unwrap();
+        let token = sampler.sample(&logits, &History::default(), at(0)).unwrap();
         assert_eq!(
-            (choice.id, choice.probability.to_bits()),
+            (token.id, token.probability.to_bits()),
             (1, 1.0_f64.to_bits())
         );
     }
 
     #[test]
-    fn draws_follow_the_probabilities() {
+    fn samples_follow_the_probabilities() {
         let logits = [0.0, 1.0, -1.0, 2.0, 0.5, f32::NEG_INFINITY];
         let config = SamplingConfig {
             temperature: 0.8,
@@ -256,10 +256,10 @@ mod tests {
         let draws = 40_000;
         let mut counts = [0.0_f64; 6];
         for position in 0..draws {
-            let choice = sampler
+            let token = sampler
                 .sample(&logits, &History::default(), at(position))
                 .unwrap();
-            counts[choice.id as usize] += 1.0;
+            counts[token.id as usize] += 1.0;
         }
         let weights: Vec<f64> = logits.iter().map(|l| (f64::from(*l) / 0.8).exp()).collect();
         let total: f64 = weights.iter().sum();
@@ -271,28 +271,28 @@ mod tests {
             .sum();
         // 4 degrees of freedom: above 18.5 once in a thousand seeds; this seed is fixed.
         assert!(chi_square < 18.5, "{chi_square}: {counts:?}");
-        assert!(counts[5] == 0.0, "a forbidden token is never drawn");
+        assert!(counts[5] == 0.0, "a forbidden token is never sampled");
     }
 
     #[test]
-    fn a_draw_depends_on_seed_sequence_and_position_alone() {
+    fn a_sample_depends_on_seed_sequence_and_position() {
         let logits = vec![0.0; 1000];
-        let draw = |seed, sequence, position| {
+        let sample = |seed, sequence, position| {
             let config = SamplingConfig {
                 seed,
                 ..SamplingConfig::default()
             };
-            let place = Place { sequence, position };
+            let key = SampleKey { sequence, position };
             Sampler::new(config)
                 .unwrap()
-                .sample(&logits, &History::default(), place)
+                .sample(&logits, &History::default(), key)
                 .unwrap()
                 .id
         };
-        assert_eq!(draw(1, 2, 3), draw(1, 2, 3));
-        let others = [draw(0, 2, 3), draw(1, 1, 3), draw(1, 2, 2)];
+        assert_eq!(sample(1, 2, 3), sample(1, 2, 3));
+        let others = [sample(0, 2, 3), sample(1, 1, 3), sample(1, 2, 2)];
         assert!(
-            others.iter().all(|other| *other != draw(1, 2, 3)),
+            others.iter().all(|other| *other != sample(1, 2, 3)),
             "{others:?}"
         );
     }
@@ -314,9 +314,9 @@ mod tests {
             .unwrap()
             .adjust(&[1.0, 4.0, -3.0, 2.0, -1.0], &history);
         let expected: [f32; 5] = [
-            2.0 / 2.0,                     // 1 + 1 by its bias; in the prompt only: repetition alone
-            4.0 / 2.0 - 0.5 - 0.25,        // prompt and once in the answer
-            -3.0 * 2.0 - 0.5 - 2.0 * 0.25, // twice in the answer
+            2.0 / 2.0,                     // 1 + 1 of bias; prompt only, so repetition alone
+            4.0 / 2.0 - 0.5 - 0.25,        // in the prompt and generated once
+            -3.0 * 2.0 - 0.5 - 2.0 * 0.25, // generated twice
             2.0,                           // new
             -2.0,                          // prompt only, negative
         ];
@@ -338,24 +338,24 @@ mod tests {
     }
 
     #[test]
-    fn logprob_is_the_models_own_and_probability_that_of_the_draw() {
+    fn logprob_is_the_models_and_probability_the_samplers() {
         let logits = [1.0_f32.ln(), 3.0_f32.ln(), 4.0_f32.ln()];
         let config = SamplingConfig {
             top_k: Some(1),
             temperature: 0.3,
             ..SamplingConfig::default()
         };
-        let choice = Sampler::new(config)
+        let token = Sampler::new(config)
             .unwrap()
             .sample(&logits, &History::default(), at(0))
             .unwrap();
-        assert_eq!(choice.id, 2);
-        assert!((choice.probability - 1.0).abs() < 1e-12);
-        assert!((choice.logprob - 0.5_f64.ln()).abs() < 1e-6);
+        assert_eq!(token.id, 2);
+        assert!((token.probability - 1.0).abs() < 1e-12);
+        assert!((token.logprob - 0.5_f64.ln()).abs() < 1e-6);
     }
 
     #[test]
-    fn what_is_no_number_is_an_error_and_no_panic() {
+    fn non_finite_logits_are_errors() {
         let sampler = Sampler::new(SamplingConfig::default()).unwrap();
         let sample = |logits: &[f32]| {
             sampler
@@ -372,8 +372,8 @@ mod tests {
             matches!(error, GenerateError::NotFinite { id: 0, .. }),
             "{error}"
         );
-        for nothing in [&[][..], &[f32::NEG_INFINITY; 3]] {
-            assert!(matches!(sample(nothing), GenerateError::NothingLeft));
+        for logits in [&[][..], &[f32::NEG_INFINITY; 3]] {
+            assert!(matches!(sample(logits), GenerateError::AllTokensForbidden));
         }
     }
 }

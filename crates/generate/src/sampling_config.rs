@@ -1,4 +1,4 @@
-//! How the next token is chosen: the settings.
+//! Sampling settings.
 
 use std::collections::BTreeMap;
 
@@ -6,38 +6,36 @@ use serde::{Deserialize, Serialize};
 
 use crate::GenerateError;
 
-/// How the next token is chosen from the model's logits.
+/// How the next token is sampled from the model's logits.
 ///
-/// Applied in this order: `logit_bias`, the three penalties, `temperature`, `top_k`, `top_p`,
-/// `min_p`, softmax over what is left, one draw. The defaults follow the model's own
-/// probabilities.
+/// Order: `logit_bias`, the three penalties, `temperature`, `top_k`, `top_p`, `min_p`, softmax over
+/// the remaining tokens, one sample. The defaults sample from the model's own distribution.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SamplingConfig {
-    /// Logits are divided by it: below 1 is safer, above 1 is bolder. 0 is greedy: always the
-    /// likeliest token, and of equals the one with the lowest id. Default 1.
+    /// Divides the logits: below 1 is more predictable, above 1 more random. 0 is greedy: always the
+    /// most probable token, ties go to the lowest id. Default 1.
     pub temperature: f64,
-    /// Keep the k likeliest tokens (Fan et al. 2018). Of equals the lowest ids are kept. Default:
-    /// all.
+    /// Keeps the k most probable tokens (Fan et al. 2018); ties go to the lowest ids. Default: all.
     pub top_k: Option<usize>,
-    /// Keep the fewest likeliest tokens that have this probability together (nucleus sampling,
-    /// Holtzman et al. 2019). Default: all.
+    /// Keeps the smallest set of most probable tokens whose total probability reaches p (nucleus
+    /// sampling, Holtzman et al. 2019). Default: all.
     pub top_p: Option<f64>,
-    /// Keep the tokens with at least this share of the likeliest one's probability (Nguyen et al.
-    /// 2024). Default: all.
+    /// Keeps tokens with at least this fraction of the top token's probability (Nguyen et al. 2024).
+    /// Default: all.
     pub min_p: Option<f64>,
-    /// Logits of tokens in the prompt or the answer are divided by it if positive, multiplied if
-    /// negative (CTRL, Keskar et al. 2019; as in Hugging Face's `transformers`). Default 1: off.
+    /// Divides positive logits and multiplies negative logits of tokens in the prompt or the
+    /// completion (CTRL, Keskar et al. 2019; as in Hugging Face's `transformers`). Default 1: off.
     pub repetition_penalty: f64,
-    /// Taken from the logits of tokens that are in the answer already, once each (`OpenAI`'s
-    /// definition, over generated tokens only). Default 0.
+    /// Subtracted once from the logit of each token already generated (`OpenAI`'s definition, over
+    /// generated tokens only). Default 0.
     pub presence_penalty: f64,
-    /// Taken from a token's logit for each time that it is in the answer already (`OpenAI`'s
-    /// definition, over generated tokens only). Default 0.
+    /// Subtracted from a token's logit once for each time it was generated (`OpenAI`'s definition,
+    /// over generated tokens only). Default 0.
     pub frequency_penalty: f64,
     /// Added to the logits of these ids; negative infinity forbids a token. Default: none.
     pub logit_bias: BTreeMap<u32, f32>,
-    /// The same seed gives the same draws. Default 0.
+    /// Seed of the random numbers. Default 0.
     pub seed: u64,
 }
 
@@ -58,7 +56,7 @@ impl Default for SamplingConfig {
 }
 
 impl SamplingConfig {
-    /// Always the likeliest token.
+    /// Greedy decoding: always the most probable token.
     pub fn greedy() -> Self {
         Self {
             temperature: 0.0,
@@ -66,40 +64,44 @@ impl SamplingConfig {
         }
     }
 
-    /// Checks that every value can be used.
+    /// Checks that every value is valid.
     ///
     /// # Errors
-    /// [`GenerateError::Setting`] that names the first field at fault.
+    /// [`GenerateError::Setting`] with the first invalid field.
     pub fn validate(&self) -> Result<(), GenerateError> {
         let fail = |key, problem, hint| Err(GenerateError::Setting { key, problem, hint });
         let temperature = self.temperature;
         if !(temperature.is_finite() && temperature >= 0.0) {
-            let hint = "use 0 for the likeliest token, 0.8 for careful and 1 for faithful draws";
+            let hint = "use 0 for greedy decoding, 0.8 for more predictable text, 1 for the model's own distribution";
             return fail(
                 "temperature",
-                format!("{temperature} is not a number of 0 or more"),
+                format!("{temperature} is not a finite number of at least 0"),
                 hint,
             );
         }
         if self.top_k == Some(0) {
-            let hint = "leave it out to keep all tokens, or use 1 for the likeliest";
-            return fail("top_k", "0 keeps no token".to_owned(), hint);
+            let hint = "omit it to keep all tokens, or use 1 for greedy decoding";
+            return fail("top_k", "0 would remove every token".to_owned(), hint);
         }
         if let Some(p) = self.top_p.filter(|p| !(*p > 0.0 && *p <= 1.0)) {
-            let problem = format!("{p} is not a probability above 0 and up to 1");
-            return fail("top_p", problem, "0.9 is usual");
+            let problem = format!("{p} is not greater than 0 and at most 1");
+            return fail("top_p", problem, "0.9 is typical");
         }
         if let Some(p) = self.min_p.filter(|p| !(0.0..=1.0).contains(p)) {
             return fail(
                 "min_p",
                 format!("{p} is not between 0 and 1"),
-                "0.05 is usual",
+                "0.05 is typical",
             );
         }
         let repetition = self.repetition_penalty;
         if !(repetition.is_finite() && repetition > 0.0) {
             let problem = format!("{repetition} is not a positive number");
-            return fail("repetition_penalty", problem, "1 is none, 1.1 is usual");
+            return fail(
+                "repetition_penalty",
+                problem,
+                "1 disables it, 1.1 is typical",
+            );
         }
         let penalties = [
             ("presence_penalty", self.presence_penalty),
@@ -110,7 +112,7 @@ impl SamplingConfig {
                 return fail(
                     key,
                     format!("{value} is not a finite number"),
-                    "0 is none, 0.5 is usual",
+                    "0 disables it, 0.5 is typical",
                 );
             }
         }
@@ -123,13 +125,13 @@ impl SamplingConfig {
             return fail(
                 "logit_bias",
                 problem,
-                "100 nearly forces a token, -100 nearly forbids it",
+                "100 practically forces a token, -100 practically forbids it",
             );
         }
         Ok(())
     }
 
-    /// Whether what was said before changes the logits.
+    /// Whether any penalty is active.
     pub(crate) fn has_penalties(&self) -> bool {
         (self.repetition_penalty - 1.0).abs() > 0.0
             || self.presence_penalty.abs() > 0.0
@@ -143,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_impossible_value_is_named() {
+    fn invalid_values_are_named() {
         let base = SamplingConfig::default;
         let bad = [
             (
@@ -227,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn json_gives_defaults_to_what_it_leaves_out_and_refuses_unknown_keys() {
+    fn json_has_defaults_and_rejects_unknown_keys() {
         let json = r#"{"top_k": 5, "logit_bias": {"7": -1.5}}"#;
         let config: SamplingConfig = serde_json::from_str(json).unwrap();
         let expected = SamplingConfig {

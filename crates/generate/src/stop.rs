@@ -1,90 +1,93 @@
-//! Stop strings in a stream of text pieces.
+//! Stop strings in a stream of text.
 
 use crate::GenerateError;
 
-/// Finds stop strings across the borders of pieces and holds back what may be the beginning of
-/// one.
+/// Finds stop strings that span several chunks, and holds back text that may be the start of one.
 ///
-/// The stop string that is complete first ends the text, before its first character; of two that
-/// are complete at the same character the longer one counts. So the outcome depends on the text
-/// alone, not on how it is cut into pieces.
+/// The stop string that completes first ends the text, just before its first character. If two
+/// complete at the same character, the longer one wins. The result depends on the text alone, not
+/// on how it is split into chunks.
 #[derive(Clone, Debug, Default)]
 pub struct StopScanner {
     stops: Vec<String>,
-    /// Text that was not given out: it may be the beginning of a stop string.
-    held: String,
+    /// Text held back because it may be the start of a stop string.
+    pending: String,
 }
 
-/// What a [`StopScanner`] knows after a piece.
+/// The result of scanning one chunk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scan {
-    /// Text that is certain to come before any stop string.
+    /// Text that cannot be part of a stop string.
     pub text: String,
-    /// The stop string that was found. Nothing after it is text of the answer.
+    /// The stop string that was found. The text ends before it.
     pub stop: Option<String>,
 }
 
 impl StopScanner {
-    /// Stops at each of `stops`; with none all text passes at once.
+    /// Creates a scanner for `stops`. Without stop strings all text passes through.
     ///
     /// # Errors
-    /// [`GenerateError::Setting`] if one is empty: it would stop before the first token.
+    /// [`GenerateError::Setting`] if a stop string is empty: it would match before the first token.
     pub fn new(stops: &[String]) -> Result<Self, GenerateError> {
         if stops.iter().any(String::is_empty) {
             return Err(GenerateError::Setting {
                 key: "stop",
                 problem: "a stop string is empty".to_owned(),
-                hint: "leave it out to stop at the end token or at max_tokens alone",
+                hint: "omit it to stop only at the EOS token or at max_tokens",
             });
         }
         Ok(Self {
             stops: stops.to_vec(),
-            held: String::new(),
+            pending: String::new(),
         })
     }
 
-    /// Takes the next piece of text.
-    pub fn push(&mut self, piece: &str) -> Scan {
-        self.held.push_str(piece);
+    /// Scans the next chunk of text.
+    pub fn push(&mut self, chunk: &str) -> Scan {
+        self.pending.push_str(chunk);
         if let Some((start, stop)) = self.first_stop() {
-            let mut text = std::mem::take(&mut self.held);
+            let mut text = std::mem::take(&mut self.pending);
             text.truncate(start);
             return Scan {
                 text,
                 stop: Some(stop),
             };
         }
-        let rest = self.held.split_off(self.certain());
-        let text = std::mem::replace(&mut self.held, rest);
+        let rest = self.pending.split_off(self.safe_len());
+        let text = std::mem::replace(&mut self.pending, rest);
         Scan { text, stop: None }
     }
 
-    /// The text that is still held back, at the end of the stream.
+    /// Ends the stream and returns the text still held back.
     pub fn finish(&mut self) -> String {
-        std::mem::take(&mut self.held)
+        std::mem::take(&mut self.pending)
     }
 
-    /// Where the stop string that ends first begins, and which one it is.
+    /// The start of the stop string that completes first, and the string itself.
     fn first_stop(&self) -> Option<(usize, String)> {
         let found = self.stops.iter().filter_map(|stop| {
-            let start = self.held.find(stop.as_str())?;
+            let start = self.pending.find(stop.as_str())?;
             Some((start + stop.len(), start, stop))
         });
         let (_, start, stop) = found.min()?;
         Some((start, stop.clone()))
     }
 
-    /// How much of the held text cannot be the beginning of a stop string.
-    fn certain(&self) -> usize {
+    /// Length of the pending text that cannot be part of a stop string.
+    fn safe_len(&self) -> usize {
         let longest = self.stops.iter().map(String::len).max().unwrap_or(0);
-        let first = self.held.len().saturating_sub(longest);
-        let starts = (first..self.held.len()).filter(|start| self.held.is_char_boundary(*start));
-        let begins = |start: &usize| {
+        let first = self.pending.len().saturating_sub(longest);
+        let starts =
+            (first..self.pending.len()).filter(|start| self.pending.is_char_boundary(*start));
+        let is_prefix = |start: &usize| {
             self.stops
                 .iter()
-                .any(|stop| stop.starts_with(&self.held[*start..]))
+                .any(|stop| stop.starts_with(&self.pending[*start..]))
         };
-        starts.into_iter().find(begins).unwrap_or(self.held.len())
+        starts
+            .into_iter()
+            .find(is_prefix)
+            .unwrap_or(self.pending.len())
     }
 }
 
@@ -100,11 +103,11 @@ mod tests {
         StopScanner::new(&stops).unwrap()
     }
 
-    /// The text given out and the stop string, for a text that comes in these pieces.
-    fn run(scanner: &mut StopScanner, pieces: &[String]) -> (String, Option<String>) {
+    /// The emitted text and the stop string found in `chunks`.
+    fn run(scanner: &mut StopScanner, chunks: &[String]) -> (String, Option<String>) {
         let mut text = String::new();
-        for piece in pieces {
-            let scan = scanner.push(piece);
+        for chunk in chunks {
+            let scan = scanner.push(chunk);
             text.push_str(&scan.text);
             if scan.stop.is_some() {
                 return (text, scan.stop);
@@ -114,7 +117,7 @@ mod tests {
         (text, None)
     }
 
-    /// Random text over few characters (one of two bytes, one of four), so that stops are common.
+    /// Random text over four characters (one of two bytes, one of four), so that stops are common.
     fn random_text(rng: CounterRng, max: u64) -> String {
         let characters = ['a', 'b', 'é', '🦀'];
         (0..rng.at(0) % (max + 1))
@@ -122,43 +125,43 @@ mod tests {
             .collect()
     }
 
-    fn random_pieces(rng: CounterRng, text: &str) -> Vec<String> {
-        let mut pieces = vec![String::new()];
+    fn random_chunks(rng: CounterRng, text: &str) -> Vec<String> {
+        let mut chunks = vec![String::new()];
         for (i, c) in (0..).zip(text.chars()) {
             if rng.at(i).is_multiple_of(3) {
-                pieces.push(String::new());
+                chunks.push(String::new());
             }
-            pieces.last_mut().unwrap().push(c);
+            chunks.last_mut().unwrap().push(c);
         }
-        pieces
+        chunks
     }
 
     #[test]
-    fn one_stop_string_cuts_where_find_finds_it_however_the_text_is_split() {
+    fn one_stop_string_is_found_however_the_text_is_split() {
         let mut stopped = 0;
         for case in 0..4000 {
             let rng = CounterRng::new(7).stream(case);
             let text = random_text(rng.stream(1), 30);
             let stop = format!("{}a", random_text(rng.stream(2), 3));
-            let pieces = random_pieces(rng.stream(3), &text);
-            let (given, found) = run(&mut scanner(&[&stop]), &pieces);
+            let chunks = random_chunks(rng.stream(3), &text);
+            let (emitted, found) = run(&mut scanner(&[&stop]), &chunks);
             let expected = text.find(&stop);
             assert_eq!(
-                given,
+                emitted,
                 text[..expected.unwrap_or(text.len())],
-                "{pieces:?} {stop:?}"
+                "{chunks:?} {stop:?}"
             );
             assert_eq!(found.is_some(), expected.is_some());
             stopped += usize::from(found.is_some());
         }
         assert!(
             (1000..3500).contains(&stopped),
-            "both outcomes are tried: {stopped}"
+            "both outcomes occur: {stopped}"
         );
     }
 
     #[test]
-    fn of_several_stop_strings_the_first_complete_one_counts_however_the_text_is_split() {
+    fn the_first_complete_stop_string_wins_in_any_split() {
         for case in 0..4000 {
             let rng = CounterRng::new(8).stream(case);
             let text = random_text(rng.stream(1), 25);
@@ -174,23 +177,23 @@ mod tests {
                     .max_by_key(|stop| stop.len())
                     .map(|stop| (end - stop.len(), stop.clone()))
             });
-            let pieces = random_pieces(rng.stream(9), &text);
-            let (given, found) = run(&mut StopScanner::new(&stops).unwrap(), &pieces);
+            let chunks = random_chunks(rng.stream(9), &text);
+            let (emitted, found) = run(&mut StopScanner::new(&stops).unwrap(), &chunks);
             let (cut, stop) = first.map_or((text.len(), None), |(cut, stop)| (cut, Some(stop)));
             assert_eq!(
-                (given.as_str(), found),
+                (emitted.as_str(), found),
                 (&text[..cut], stop),
-                "{pieces:?} {stops:?}"
+                "{chunks:?} {stops:?}"
             );
         }
     }
 
     #[test]
-    fn only_what_may_begin_a_stop_string_is_held_back() {
+    fn only_a_possible_stop_prefix_is_held_back() {
         let mut scanner = scanner(&["\n\nUser:", "END"]);
         let texts: Vec<String> = ["Hi\n", "\nUse", "ful. E", "N", "T"]
             .iter()
-            .map(|piece| scanner.push(piece).text)
+            .map(|chunk| scanner.push(chunk).text)
             .collect();
         assert_eq!(texts, ["Hi", "", "\n\nUseful. ", "", "ENT"]);
         assert_eq!(scanner.push("\n\nUser").text, "");
@@ -198,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_stop_string_is_refused() {
+    fn an_empty_stop_string_is_rejected() {
         assert!(StopScanner::new(&["x".to_owned(), String::new()]).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! Text in, text out, piece by piece.
+//! Text in, text out, streamed.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -9,31 +9,31 @@ use nextword_model::{Card, Record, Transformer};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DecodeOptions, Decoder, FinishReason, GenerateError, Overflow, SamplingConfig, Sequence,
-    TextWriter,
+    DecodeOptions, Decoder, Detokenizer, FinishReason, GenerateError, Overflow, SamplingConfig,
+    Sequence,
 };
 
-/// Stands for the user's prompt in a prompt template.
-pub const PROMPT: &str = "{prompt}";
+/// Placeholder for the user's prompt in a prompt template.
+pub const PROMPT_PLACEHOLDER: &str = "{prompt}";
 
-/// How a text is continued.
+/// Settings for generating text.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TextOptions {
-    /// How each token is chosen.
+    /// How each token is sampled.
     pub sampling: SamplingConfig,
-    /// The most tokens of an answer. Default 256.
+    /// Maximum number of tokens to generate. Default 256.
     pub max_tokens: usize,
-    /// The answer ends before the first of these strings. Default: none.
+    /// Strings that end the completion; their text is not part of it. Default: none.
     pub stop: Vec<String>,
-    /// The answer ends at the tokenizer's end token, if it has one. Default true.
+    /// Whether an EOS token ends the completion. Default true.
     pub stop_at_eos: bool,
-    /// What happens at the end of the context.
+    /// What to do when the context is full.
     pub overflow: Overflow,
-    /// How a prompt is put, in place of the record's own way: `{prompt}` stands for the prompt, and
-    /// `{prompt}` alone takes it as it is. `StatQuest`'s way is `{prompt} <EOS>`.
+    /// Prompt template, instead of the model's own. `{prompt}` is replaced by the prompt; `{prompt}`
+    /// alone leaves it unchanged. `StatQuest`'s template is `{prompt} <EOS>`.
     pub prompt_template: Option<String>,
-    /// Number of the first prompt for the random draws (see [`DecodeOptions::first_sequence`]).
+    /// Sequence number of the first prompt (see [`DecodeOptions::first_sequence`]).
     pub first_sequence: u64,
 }
 
@@ -51,29 +51,29 @@ impl Default for TextOptions {
     }
 }
 
-/// The answer to one prompt.
+/// The completion of one prompt.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Answer {
-    /// The prompt in ids, as the template puts it, before it is cut to the context.
+pub struct Completion {
+    /// Ids of the prompt after the template is applied and before truncation to the context.
     pub prompt_ids: Vec<u32>,
-    /// All tokens that were drawn: with an ending end token, and with the tokens of a stop string.
+    /// All generated ids, including a final EOS token and the tokens of a stop string.
     pub ids: Vec<u32>,
-    /// `ln p` of each of `ids` as the model found it, before temperature.
+    /// Log-probability of each of `ids` under the model, before temperature.
     pub logprobs: Vec<f64>,
-    /// The answer: without special tokens, and without a stop string and what follows it.
+    /// The text, without special tokens and without the stop string and anything after it.
     ///
-    /// It continues the prompt's text (with a tokenizer of words it begins with the space between
-    /// them), unless the prompt ends with the end token: then it is a text of its own.
+    /// It continues the prompt's text (a word tokenizer starts it with a space), unless the prompt
+    /// ends with the EOS token: then it is a separate text.
     pub text: String,
-    /// Why it ended.
+    /// Why the completion ended.
     pub finish: FinishReason,
-    /// Pieces of the prompt that the vocabulary does not have: each was replaced by the unknown
-    /// token, or left out.
+    /// Parts of the prompt that are not in the vocabulary. Each was replaced by the unknown token, or
+    /// dropped without one.
     pub unknown: Vec<String>,
-    /// So many tokens of the prompt, the oldest behind the card's first one, did not fit the context and were left out.
+    /// Number of prompt tokens truncated to fit the context: the oldest ones after BOS.
     pub truncated: usize,
-    /// How often the context was full and began anew with its last half.
-    pub slides: usize,
+    /// How often the full context was shifted to its last half.
+    pub context_shifts: usize,
 }
 
 /// A model with its tokenizer.
@@ -85,21 +85,21 @@ pub struct TextGenerator {
 }
 
 impl TextGenerator {
-    /// Loads a record onto `device`.
+    /// Loads a model folder onto `device`.
     ///
     /// # Errors
-    /// [`GenerateError::WrongTokenizer`] if the record's tokenizer is of another model; what is
-    /// wrong with the tokenizer's or the weights' file.
+    /// [`GenerateError::WrongTokenizer`] if the tokenizer belongs to another model; errors from
+    /// reading the tokenizer or the weights.
     pub fn open(record: &Record, device: &Device) -> Result<Self, GenerateError> {
         let path = record.tokenizer_path();
         let tokenizer = load_tokenizer(&path)?;
         let model = record.path.join("config.json").display().to_string();
-        let place = path.display().to_string();
-        let used = record
+        let tokenizer_name = path.display().to_string();
+        let used_ids = record
             .config
             .vocab_size
             .saturating_sub(record.card.unused_ids);
-        check_vocabulary(&*tokenizer, place, used, model)?;
+        check_vocab_size(&*tokenizer, tokenizer_name, used_ids, model)?;
         let model = record.load(device)?;
         Ok(Self {
             model,
@@ -108,17 +108,17 @@ impl TextGenerator {
         })
     }
 
-    /// Puts together a model (not on an autodiff device), its tokenizer and its card.
+    /// Combines a model (not on an autodiff device) with its tokenizer and card.
     ///
     /// # Errors
-    /// [`GenerateError::WrongTokenizer`] if they have vocabularies of different sizes.
+    /// [`GenerateError::WrongTokenizer`] if the vocabulary sizes differ.
     pub fn new(
         model: Transformer,
         tokenizer: Arc<dyn Tokenizer>,
         card: Card,
     ) -> Result<Self, GenerateError> {
         let vocab_size = model.config().vocab_size.saturating_sub(card.unused_ids);
-        check_vocabulary(
+        check_vocab_size(
             &*tokenizer,
             "the tokenizer".into(),
             vocab_size,
@@ -141,97 +141,93 @@ impl TextGenerator {
         &self.tokenizer
     }
 
-    /// Where the model comes from.
+    /// The model card.
     pub fn card(&self) -> &Card {
         &self.card
     }
 
-    /// Continues `prompts` as one batch; gives the answers in the order of prompts.
+    /// Continues `prompts` as one batch and returns the completions in the same order.
     ///
-    /// `on_piece` is called with the prompt's number and the text that has become certain: after
-    /// each token (with no text where none is certain yet) and for what is left at the end. The
-    /// pieces of a prompt, joined, are its answer's text. Breaking ends that answer as
-    /// [`FinishReason::Cancelled`].
+    /// After each token, `on_delta` receives the prompt's index and the new text, which may be empty,
+    /// and at the end any text held back. The deltas of a prompt add up to the text of its
+    /// completion. Breaking ends that completion as [`FinishReason::Cancelled`].
     ///
-    /// An empty prompt starts from the end token, else from a line break, else from id 0.
+    /// An empty prompt starts from the EOS token, else from a line break, else from id 0.
     ///
     /// # Errors
-    /// [`GenerateError::Setting`] for options that make no sense, and as [`Decoder::step`].
+    /// [`GenerateError::Setting`] for invalid options, and those of [`Decoder::step`].
     pub fn generate(
         &self,
         prompts: &[impl AsRef<str>],
         options: &TextOptions,
-        mut on_piece: impl FnMut(usize, &str) -> ControlFlow<()>,
-    ) -> Result<Vec<Answer>, GenerateError> {
+        mut on_delta: impl FnMut(usize, &str) -> ControlFlow<()>,
+    ) -> Result<Vec<Completion>, GenerateError> {
         let prompts = prompts
             .iter()
-            .map(|prompt| self.read(prompt.as_ref(), options));
-        let prompts = prompts.collect::<Result<Vec<Prompt>, _>>()?;
+            .map(|prompt| self.encode_prompt(prompt.as_ref(), options));
+        let prompts = prompts.collect::<Result<Vec<Encoding>, _>>()?;
         let ids: Vec<Vec<u32>> = prompts.iter().map(|prompt| prompt.ids.clone()).collect();
-        let writers = ids.iter().map(|ids| self.writer(ids, options));
-        let mut writers = writers.collect::<Result<Vec<TextWriter>, _>>()?;
+        let detokenizers = ids.iter().map(|ids| self.detokenizer(ids, options));
+        let mut detokenizers = detokenizers.collect::<Result<Vec<Detokenizer>, _>>()?;
 
         let mut decoder = Decoder::new(&self.model, &ids, self.decode_options(options))?;
         while !decoder.is_done() {
             for token in decoder.step()? {
-                let writer = &mut writers[token.row];
-                let ends = token.finish == Some(FinishReason::Eos);
-                let piece = writer.take(token.choice.id, ends);
-                if let Some(stop) = writer.stop() {
-                    decoder.end(token.row, FinishReason::Stop(stop.to_owned()));
+                let detokenizer = &mut detokenizers[token.row];
+                let is_eos = token.finish == Some(FinishReason::Eos);
+                let delta = detokenizer.push(token.sampled.id, is_eos);
+                if let Some(stop) = detokenizer.stop() {
+                    decoder.finish(token.row, FinishReason::Stop(stop.to_owned()));
                 }
-                if on_piece(token.row, &piece).is_break() {
-                    decoder.end(token.row, FinishReason::Cancelled);
+                if on_delta(token.row, &delta).is_break() {
+                    decoder.finish(token.row, FinishReason::Cancelled);
                 }
             }
         }
 
         let sequences = decoder.into_sequences();
-        let answers = prompts.into_iter().zip(writers).zip(sequences).enumerate();
-        let answers = answers.map(|(row, ((prompt, mut writer), sequence))| {
-            let rest = writer.finish();
+        let completions = prompts
+            .into_iter()
+            .zip(detokenizers)
+            .zip(sequences)
+            .enumerate();
+        let completions = completions.map(|(row, ((prompt, mut detokenizer), sequence))| {
+            let rest = detokenizer.finish();
             if !rest.is_empty() {
-                // The answer has ended already: there is nothing left to break off.
-                let _ = on_piece(row, &rest);
+                // The completion has already ended, so breaking has no effect.
+                let _ = on_delta(row, &rest);
             }
-            answer(prompt, writer, sequence)
+            completion(prompt, detokenizer, sequence)
         });
-        Ok(answers.collect())
+        Ok(completions.collect())
     }
 
-    /// `prompt` in ids, as [`generate`](Self::generate) reads it: put by the template, and not empty.
+    /// Applies the prompt template and encodes the prompt, as [`generate`](Self::generate) does.
     ///
     /// # Errors
-    /// [`GenerateError::Setting`] for a template without a place for the prompt.
-    pub fn prompt_ids(
+    /// [`GenerateError::Setting`] for a template without [`PROMPT_PLACEHOLDER`].
+    pub fn encode_prompt(
         &self,
         prompt: &str,
         options: &TextOptions,
     ) -> Result<Encoding, GenerateError> {
-        let Prompt { ids, unknown } = self.read(prompt, options)?;
-        Ok(Encoding { ids, unknown })
-    }
-
-    /// A prompt in ids, as the template puts it.
-    fn read(&self, prompt: &str, options: &TextOptions) -> Result<Prompt, GenerateError> {
         let template = options
             .prompt_template
             .as_ref()
             .or(self.card.prompt_template.as_ref());
-        let template = template.map_or(PROMPT, String::as_str);
-        if !template.contains(PROMPT) {
+        let template = template.map_or(PROMPT_PLACEHOLDER, String::as_str);
+        if !template.contains(PROMPT_PLACEHOLDER) {
             return Err(GenerateError::Setting {
                 key: "prompt_template",
-                problem: format!("`{template}` has no {PROMPT} in it"),
-                hint: "write {prompt} where the prompt should stand",
+                problem: format!("`{template}` does not contain {PROMPT_PLACEHOLDER}"),
+                hint: "write {prompt} where the prompt belongs",
             });
         }
-        let Encoding { ids, unknown } = self.encode(&template.replace(PROMPT, prompt));
-        Ok(Prompt { ids, unknown })
+        Ok(self.encode(&template.replace(PROMPT_PLACEHOLDER, prompt)))
     }
 
-    /// `text` as the model was trained to see it: behind the card's first token, and not empty. A text
-    /// that brings that token with it does not get a second one.
+    /// Encodes `text` as in training: with the card's BOS token, unless the text already starts with
+    /// it, and with at least one token.
     pub fn encode(&self, text: &str) -> Encoding {
         let mut encoding = self.tokenizer.encode(text);
         let ids = &mut encoding.ids;
@@ -239,20 +235,20 @@ impl TextGenerator {
             ids.insert(0, bos);
         }
         if ids.is_empty() {
-            ids.push(self.first_token());
+            ids.push(self.default_start());
         }
         encoding
     }
 
-    /// Tokens that end an answer: the tokenizer's end token and those of the card.
+    /// Ids that end a completion: the tokenizer's EOS token and those of the card.
     pub fn stop_ids(&self) -> Vec<u32> {
         let own = self.tokenizer.specials().eos;
         let all = own.into_iter().chain(self.card.eos_ids.iter().copied());
         all.collect()
     }
 
-    /// What an empty prompt starts from.
-    fn first_token(&self) -> u32 {
+    /// The token that an empty prompt starts from.
+    fn default_start(&self) -> u32 {
         let line_break = || {
             let encoding = self.tokenizer.encode("\n");
             encoding
@@ -268,8 +264,12 @@ impl TextGenerator {
             .unwrap_or(0)
     }
 
-    fn writer(&self, prompt: &[u32], options: &TextOptions) -> Result<TextWriter, GenerateError> {
-        TextWriter::new(self.tokenizer.clone(), prompt, &options.stop)
+    fn detokenizer(
+        &self,
+        prompt: &[u32],
+        options: &TextOptions,
+    ) -> Result<Detokenizer, GenerateError> {
+        Detokenizer::new(self.tokenizer.clone(), prompt, &options.stop)
     }
 
     fn decode_options(&self, options: &TextOptions) -> DecodeOptions {
@@ -280,36 +280,30 @@ impl TextGenerator {
             max_tokens: options.max_tokens,
             stop_ids,
             overflow: options.overflow,
-            first_id: self.card.bos_id,
+            bos_id: self.card.bos_id,
             first_sequence: options.first_sequence,
         }
     }
 }
 
-/// A prompt that was read.
-struct Prompt {
-    ids: Vec<u32>,
-    unknown: Vec<String>,
-}
-
-fn answer(prompt: Prompt, writer: TextWriter, sequence: Sequence) -> Answer {
-    let (text, stop) = writer.into_text();
-    Answer {
+fn completion(prompt: Encoding, detokenizer: Detokenizer, sequence: Sequence) -> Completion {
+    let (text, stop) = detokenizer.into_text();
+    Completion {
         prompt_ids: prompt.ids,
         ids: sequence.ids(),
         logprobs: sequence.tokens.iter().map(|token| token.logprob).collect(),
         text,
-        // A stop string counts more than the token limit that it came with.
+        // A stop string takes precedence over the token limit reached with it.
         finish: stop.map_or(sequence.finish, FinishReason::Stop),
         unknown: prompt.unknown,
         truncated: sequence.truncated,
-        slides: sequence.slides,
+        context_shifts: sequence.context_shifts,
     }
 }
 
-fn check_vocabulary(
+fn check_vocab_size(
     tokenizer: &dyn Tokenizer,
-    place: String,
+    tokenizer_name: String,
     vocab_size: usize,
     model: String,
 ) -> Result<(), GenerateError> {
@@ -318,7 +312,7 @@ fn check_vocabulary(
         return Ok(());
     }
     Err(GenerateError::WrongTokenizer {
-        tokenizer: place,
+        tokenizer: tokenizer_name,
         tokens,
         model,
         vocab_size,

@@ -11,120 +11,134 @@ use nextword_data::load_tokenizer;
 use nextword_model::weights::{FloatType, TensorFile};
 use nextword_model::{Record, RotaryConfig, RotaryScaling};
 
-use self::file::{Meta, Stored};
+use self::file::{MetadataValue, TensorInfo};
 use self::names::Architecture;
-use crate::parts::{Form, Part, parts};
+use crate::mapping::{Layout, TensorMapping, tensor_mappings};
 use crate::{ConvertError, F16_MAX, hf, json};
 
-/// A type for the numbers of the matrices. Vectors are always f32.
+/// The type of matrices in a GGUF file. Vectors are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(non_camel_case_types)] // GGUF's names.
 pub enum GgufType {
-    /// Four bytes a number.
+    /// 32-bit floats.
     F32,
-    /// Two bytes with 11 significant bits.
+    /// 16-bit floats with 11 significant bits.
     F16,
-    /// Two bytes with 8 significant bits and the range of f32.
+    /// 16-bit floats with 8 significant bits and the range of f32.
     Bf16,
-    /// Blocks of 32 numbers: 8 bits each and a common scale.
+    /// Blocks of 32 values: 8 bits each and a common scale.
     Q8_0,
-    /// Blocks of 32 numbers: 4 bits each and a common scale.
+    /// Blocks of 32 values: 4 bits each and a common scale.
     Q4_0,
 }
 
-/// Writes `record` as the GGUF file `to`, whole or not at all, tokenizer included. Gives the name of
-/// the architecture that was chosen.
+/// Exports the model folder `record` as the GGUF file `to`, atomically, with its tokenizer. Returns
+/// the name of the chosen architecture.
 ///
-/// Matrices get the type `numbers`; rows that are no multiple of 32 long stay f16 where blocks were
-/// asked for. `llama.cpp` computes GELU by its tanh approximation in half precision, whichever GELU
-/// the model was trained with.
+/// Matrices get the type `dtype`. For block types, matrices whose rows are not a multiple of 32 long
+/// are stored as f16. `llama.cpp` computes GELU by the tanh approximation in half precision,
+/// whichever GELU the model was trained with.
 ///
 /// # Errors
-/// [`ConvertError::Inexpressible`] with the fields of the config that `llama.cpp` has no
-/// architecture for; [`ConvertError::Tokenizer`] if it cannot express the tokenizer; what is wrong
-/// with the record's files or the place to write.
-pub fn export(record: &Record, numbers: GgufType, to: &Path) -> Result<&'static str, ConvertError> {
-    let hf::Expressed { kind, config, .. } = hf::express(&record.config)?;
-    let architecture = Architecture::of(kind, &config)?;
+/// [`ConvertError::Inexpressible`] with the config fields that no architecture of `llama.cpp`
+/// supports; [`ConvertError::Tokenizer`] for an unsupported tokenizer; errors from reading the model
+/// folder or writing the file.
+pub fn export(record: &Record, dtype: GgufType, to: &Path) -> Result<&'static str, ConvertError> {
+    let hf::HfModel { kind, config, .. } = hf::to_hf(&record.config)?;
+    let architecture = Architecture::new(kind, &config)?;
     let weights = TensorFile::open(&record.weights_path())?;
-    hf::export::check(record, &weights)?;
+    hf::export::check_weights(record, &weights)?;
     let tokens = load_tokenizer(record.tokenizer_path())?;
 
-    let mut meta = architecture.meta(&config, &record.card.name);
-    meta.push(("general.file_type".into(), Meta::Count(numbers.file_type())));
-    meta.push(("general.quantization_version".into(), Meta::Count(2)));
-    meta.extend(tokenizer::meta(record, &*tokens)?);
-    if let Some(template) = json::text(&record.chat_template_path())? {
-        meta.push(("tokenizer.chat_template".into(), Meta::Text(template)));
+    let mut meta = architecture.metadata(&config, &record.card.name);
+    meta.push((
+        "general.file_type".into(),
+        MetadataValue::U32(dtype.file_type()),
+    ));
+    meta.push(("general.quantization_version".into(), MetadataValue::U32(2)));
+    meta.extend(tokenizer::metadata(record, &*tokens)?);
+    if let Some(template) = json::read_text(&record.chat_template_path())? {
+        meta.push((
+            "tokenizer.chat_template".into(),
+            MetadataValue::String(template),
+        ));
     }
 
-    let mut parts = parts(&architecture, &config);
+    let mut mappings = tensor_mappings(&architecture, &config);
     if config.tied_head && architecture.needs_head() {
         let table = (
             "token_embedding.weight".to_string(),
             vec![config.vocab_size, config.d_model],
         );
-        parts.push(Part::new("output.weight".into(), Form::Same, vec![table]));
+        mappings.push(TensorMapping::new(
+            "output.weight".into(),
+            Layout::Same,
+            vec![table],
+        ));
     }
-    let mut stored: Vec<Stored> = parts
+    let mut tensors: Vec<TensorInfo> = mappings
         .iter()
-        .map(|part| Stored::new(&part.name, &part.shape, numbers))
+        .map(|mapping| TensorInfo::new(&mapping.name, &mapping.shape, dtype))
         .collect();
     let factors = frequency_factors(&config.rotary, config.head_dim());
     if let Some(factors) = &factors {
-        let stays = GgufType::F32;
-        stored.push(Stored::new("rope_freqs.weight", &[factors.len()], stays));
+        tensors.push(TensorInfo::new(
+            "rope_freqs.weight",
+            &[factors.len()],
+            GgufType::F32,
+        ));
     }
-    file::write(to, &meta, &stored, |at| {
-        let Some(part) = parts.get(at) else {
+    file::write(to, &meta, &tensors, |index| {
+        let Some(mapping) = mappings.get(index) else {
             return Ok(factors.clone().unwrap_or_default());
         };
-        let mut values = part.join(|ours, shape| hf::values_or_zeros(&weights, ours, shape))?;
-        if config.norm_unit_offset && part.name.contains("norm") {
+        let mut values =
+            mapping.assemble(|ours, shape| hf::values_or_zeros(&weights, ours, shape))?;
+        if config.norm_unit_offset && mapping.name.contains("norm") {
             for value in &mut values {
-                *value += 1.0; // Theirs multiplies by the weight alone.
+                *value += 1.0; // GGUF's norms multiply by the weight alone.
             }
         }
-        if architecture.turns_neighbours() && part.is_query_or_key() {
-            values = neighbours(&values, part.shape[0], config.head_dim());
+        if architecture.has_interleaved_rope() && mapping.is_query_or_key() {
+            values = interleave_halves(&values, mapping.shape[0], config.head_dim());
         }
         Ok(values)
     })?;
     Ok(architecture.name)
 }
 
-impl Part {
+impl TensorMapping {
     fn is_query_or_key(&self) -> bool {
         let (name, _) = &self.ours[0];
         name.contains(".attention.query.") || name.contains(".attention.key.")
     }
 }
 
-/// Rows in the order of pairs that stand side by side, where ours stand half a head apart.
-fn neighbours(values: &[f32], rows: usize, head_dim: usize) -> Vec<f32> {
+/// Reorders rows for interleaved RoPE: pairs of rows become adjacent, ours are half a head apart.
+fn interleave_halves(values: &[f32], rows: usize, head_dim: usize) -> Vec<f32> {
     let width = values.len() / rows.max(1);
     let row = |row: usize| {
-        let (head, place) = (row / head_dim, row % head_dim);
-        let from = head * head_dim + place / 2 + place % 2 * (head_dim / 2);
+        let (head, offset) = (row / head_dim, row % head_dim);
+        let from = head * head_dim + offset / 2 + offset % 2 * (head_dim / 2);
         values[from * width..(from + 1) * width].iter().copied()
     };
     (0..rows).flat_map(row).collect()
 }
 
-/// What each wave is divided by, where the scaling differs from wave to wave.
+/// The divisor of each RoPE frequency, for scaling that depends on the frequency.
 fn frequency_factors(rotary: &RotaryConfig, head_dim: usize) -> Option<Vec<f32>> {
     let RotaryScaling::Llama3 { .. } = rotary.scaling else {
         return None;
     };
-    let plain = RotaryConfig {
+    let unscaled = RotaryConfig {
         scaling: RotaryScaling::None,
         ..*rotary
     };
     let scaled = rotary.frequencies(head_dim);
-    let factors = plain.frequencies(head_dim).into_iter().zip(scaled);
+    let factors = unscaled.frequencies(head_dim).into_iter().zip(scaled);
     Some(
         factors
-            .map(|(plain, scaled)| (plain / scaled) as f32)
+            .map(|(unscaled, scaled)| (unscaled / scaled) as f32)
             .collect(),
     )
 }
@@ -140,7 +154,7 @@ impl GgufType {
         }
     }
 
-    /// The number of the type in the table of tensors.
+    /// The id of the type in the tensor table.
     fn code(self) -> u32 {
         match self {
             Self::F32 => 0,
@@ -151,7 +165,7 @@ impl GgufType {
         }
     }
 
-    /// The largest number that it holds, where that is less than f32's; blocks have scales in f16.
+    /// The largest value of the type, if less than f32's. Blocks have scales in f16.
     fn limit(self) -> Option<(f32, &'static str)> {
         match self {
             Self::F32 | Self::Bf16 => None,
@@ -161,13 +175,13 @@ impl GgufType {
         }
     }
 
-    /// Bytes of `len` numbers.
+    /// Size of `len` values in bytes.
     fn bytes(self, len: usize) -> usize {
         match self {
             Self::F32 => 4 * len,
             Self::F16 | Self::Bf16 => 2 * len,
-            Self::Q8_0 => len / blocks::LEN * (2 + blocks::LEN),
-            Self::Q4_0 => len / blocks::LEN * (2 + blocks::LEN / 2),
+            Self::Q8_0 => len / blocks::BLOCK_LEN * (2 + blocks::BLOCK_LEN),
+            Self::Q4_0 => len / blocks::BLOCK_LEN * (2 + blocks::BLOCK_LEN / 2),
         }
     }
 

@@ -1,22 +1,22 @@
-//! `llama.cpp`'s vocabulary: architectures, keys of the metadata, names of tensors.
+//! Names of `llama.cpp`: architectures, metadata keys and tensors.
 
 use nextword_model::{FeedForwardKind, ModelConfig, NormKind, RotaryScaling};
 
-use super::file::Meta;
+use super::file::MetadataValue;
 use crate::ConvertError;
 use crate::hf::ModelType;
-use crate::parts::{Form, Names};
+use crate::mapping::{Layout, TensorNames};
 
 /// An architecture of `llama.cpp`.
 pub(crate) struct Architecture {
-    /// Its name there.
+    /// Its name in `llama.cpp`.
     pub(crate) name: &'static str,
     kind: ModelType,
 }
 
 impl Architecture {
     /// The architecture for models of `kind`.
-    pub(crate) fn of(kind: ModelType, config: &ModelConfig) -> Result<Self, ConvertError> {
+    pub(crate) fn new(kind: ModelType, config: &ModelConfig) -> Result<Self, ConvertError> {
         let name = match kind {
             ModelType::Gpt2 => "gpt2",
             ModelType::Llama | ModelType::Mistral => "llama",
@@ -27,92 +27,106 @@ impl Architecture {
             ModelType::Gemma2 => "gemma2",
             ModelType::Gemma3Text => "gemma3",
         };
-        let fields = obstacles(kind, config);
+        let fields = unsupported_fields(kind, config);
         if fields.is_empty() {
             return Ok(Self { name, kind });
         }
         Err(ConvertError::Inexpressible {
-            format: format!("llama.cpp's `{name}`, which comes nearest,"),
+            format: format!("llama.cpp's closest architecture `{name}`"),
             fields,
         })
     }
 
-    /// Whether rotary positions turn numbers that stand side by side.
-    pub(crate) fn turns_neighbours(&self) -> bool {
+    /// Whether RoPE rotates pairs of adjacent elements.
+    pub(crate) fn has_interleaved_rope(&self) -> bool {
         self.name == "llama"
     }
 
-    /// Whether the output layer is stored even where it is the token embedding.
+    /// Whether the output layer is stored even if it is tied to the token embedding.
     pub(crate) fn needs_head(&self) -> bool {
         self.kind == ModelType::GptNeox
     }
 
-    /// What the architecture is told about `config`.
-    pub(crate) fn meta(&self, config: &ModelConfig, title: &str) -> Vec<(String, Meta)> {
+    /// The metadata for `config`.
+    pub(crate) fn metadata(
+        &self,
+        config: &ModelConfig,
+        title: &str,
+    ) -> Vec<(String, MetadataValue)> {
         let head_dim = config.head_dim();
         let eps = match config.norm {
             NormKind::Layer => "attention.layer_norm_epsilon",
             _ => "attention.layer_norm_rms_epsilon",
         };
-        let mut own = vec![
-            ("context_length", Meta::Count(config.context_length)),
-            ("embedding_length", Meta::Count(config.d_model)),
-            ("block_count", Meta::Count(config.n_layers)),
-            ("feed_forward_length", Meta::Count(config.d_ff())),
-            ("vocab_size", Meta::Count(config.vocab_size)),
-            ("attention.head_count", Meta::Count(config.n_heads)),
-            ("attention.head_count_kv", Meta::Count(config.kv_heads())),
-            (eps, Meta::Number(config.norm_eps)),
+        let mut entries = vec![
+            ("context_length", MetadataValue::U32(config.context_length)),
+            ("embedding_length", MetadataValue::U32(config.d_model)),
+            ("block_count", MetadataValue::U32(config.n_layers)),
+            ("feed_forward_length", MetadataValue::U32(config.d_ff())),
+            ("vocab_size", MetadataValue::U32(config.vocab_size)),
+            ("attention.head_count", MetadataValue::U32(config.n_heads)),
+            (
+                "attention.head_count_kv",
+                MetadataValue::U32(config.kv_heads()),
+            ),
+            (eps, MetadataValue::F32(config.norm_eps)),
         ];
         if self.kind != ModelType::Gpt2 {
-            let turned = config.rotary.width.unwrap_or(head_dim);
-            own.extend([
-                ("attention.key_length", Meta::Count(head_dim)),
-                ("attention.value_length", Meta::Count(head_dim)),
-                ("rope.dimension_count", Meta::Count(turned)),
-                ("rope.freq_base", Meta::Number(config.rotary.base)),
+            let rotary_dim = config.rotary.width.unwrap_or(head_dim);
+            entries.extend([
+                ("attention.key_length", MetadataValue::U32(head_dim)),
+                ("attention.value_length", MetadataValue::U32(head_dim)),
+                ("rope.dimension_count", MetadataValue::U32(rotary_dim)),
+                ("rope.freq_base", MetadataValue::F32(config.rotary.base)),
             ]);
         }
         if let RotaryScaling::Linear { factor } = config.rotary.scaling {
-            own.push(("rope.scaling.type", Meta::Text("linear".into())));
-            own.push(("rope.scaling.factor", Meta::Number(factor)));
+            entries.push(("rope.scaling.type", MetadataValue::String("linear".into())));
+            entries.push(("rope.scaling.factor", MetadataValue::F32(factor)));
         }
         if self.kind == ModelType::GptNeox {
-            own.push(("use_parallel_residual", Meta::Flag(config.parallel)));
+            entries.push((
+                "use_parallel_residual",
+                MetadataValue::Bool(config.parallel),
+            ));
         }
         if let Some(cap) = config.score_soft_cap {
-            own.push(("attn_logit_softcapping", Meta::Number(cap)));
+            entries.push(("attn_logit_softcapping", MetadataValue::F32(cap)));
         }
         if let Some(cap) = config.logit_soft_cap {
-            own.push(("final_logit_softcapping", Meta::Number(cap)));
+            entries.push(("final_logit_softcapping", MetadataValue::F32(cap)));
         }
         if let Some(window) = config.windows.iter().find(|window| **window > 0) {
             let slides = config.windows.iter().map(|window| *window > 0);
-            own.push(("attention.sliding_window", Meta::Count(*window)));
-            own.push((
+            entries.push(("attention.sliding_window", MetadataValue::U32(*window)));
+            entries.push((
                 "attention.sliding_window_pattern",
-                Meta::Flags(slides.collect()),
+                MetadataValue::BoolArray(slides.collect()),
             ));
-            let near = config.rotary.local_base.unwrap_or(config.rotary.base);
-            own.push(("rope.freq_base_swa", Meta::Number(near)));
+            let local_base = config.rotary.local_base.unwrap_or(config.rotary.base);
+            entries.push(("rope.freq_base_swa", MetadataValue::F32(local_base)));
         }
-        let mut meta = vec![
+        let mut metadata = vec![
             (
                 "general.architecture".to_string(),
-                Meta::Text(self.name.into()),
+                MetadataValue::String(self.name.into()),
             ),
-            ("general.name".to_string(), Meta::Text(title.into())),
+            (
+                "general.name".to_string(),
+                MetadataValue::String(title.into()),
+            ),
         ];
-        meta.extend(
-            own.into_iter()
+        metadata.extend(
+            entries
+                .into_iter()
                 .map(|(key, value)| (format!("{}.{key}", self.name), value)),
         );
-        meta
+        metadata
     }
 }
 
-/// The fields of `config` that the type has and `llama.cpp`'s architecture for it has not.
-fn obstacles(kind: ModelType, config: &ModelConfig) -> Vec<String> {
+/// The fields of `config` that the model type supports but `llama.cpp`'s architecture does not.
+fn unsupported_fields(kind: ModelType, config: &ModelConfig) -> Vec<String> {
     let is_gemma = matches!(
         kind,
         ModelType::Gemma | ModelType::Gemma2 | ModelType::Gemma3Text
@@ -128,19 +142,19 @@ fn obstacles(kind: ModelType, config: &ModelConfig) -> Vec<String> {
         _ if is_gemma => config.feed_forward == FeedForwardKind::GegluTanh,
         _ => config.feed_forward == FeedForwardKind::Swiglu,
     };
-    let scaled_by_wave = matches!(config.rotary.scaling, RotaryScaling::Llama3 { .. });
-    let scaled_evenly = matches!(config.rotary.scaling, RotaryScaling::Linear { .. });
+    let scales_by_frequency = matches!(config.rotary.scaling, RotaryScaling::Llama3 { .. });
+    let scales_linearly = matches!(config.rotary.scaling, RotaryScaling::Linear { .. });
     let yarn = matches!(config.rotary.scaling, RotaryScaling::Yarn { .. });
-    let stretches_windows = kind == ModelType::Gemma2 && scaled_evenly;
-    // Its 27 B models divide by another width than their head_dim, and are known by their depth.
-    let deep = (kind == ModelType::Gemma2 && config.n_layers == 46)
+    let stretches_windows = kind == ModelType::Gemma2 && scales_linearly;
+    // The 27B models scale scores by another width than head_dim. llama.cpp detects them by depth.
+    let is_27b = (kind == ModelType::Gemma2 && config.n_layers == 46)
         || (kind == ModelType::Gemma3Text && config.n_layers == 62);
-    let width = if deep {
+    let width = if is_27b {
         config.d_model / config.n_heads
     } else {
         config.head_dim()
     };
-    let divides_alike = !slides
+    let scales_scores_alike = !slides
         || (config.score_width.unwrap_or(config.head_dim() as f64) - width as f64).abs() < 1e-9;
     let caps = match kind {
         ModelType::Gemma2 => config.score_soft_cap.is_some() && config.logit_soft_cap.is_some(),
@@ -163,14 +177,14 @@ fn obstacles(kind: ModelType, config: &ModelConfig) -> Vec<String> {
         ),
         (
             "rotary.scaling",
-            (!scaled_by_wave || matches!(kind, ModelType::Llama | ModelType::Mistral))
+            (!scales_by_frequency || matches!(kind, ModelType::Llama | ModelType::Mistral))
                 && !stretches_windows
                 && !yarn,
             format!("{:?}", config.rotary.scaling),
         ),
         (
             "score_width",
-            divides_alike,
+            scales_scores_alike,
             format!("{:?}", config.score_width),
         ),
         (
@@ -195,14 +209,16 @@ fn obstacles(kind: ModelType, config: &ModelConfig) -> Vec<String> {
             "false".into(),
         ),
     ];
-    let in_the_way = checks.into_iter().filter(|(_, fine, _)| !fine);
-    in_the_way
+    let unsupported = checks
+        .into_iter()
+        .filter(|(_, is_supported, _)| !is_supported);
+    unsupported
         .map(|(field, _, value)| format!("model.{field} = {value}"))
         .collect()
 }
 
-impl Names for Architecture {
-    fn outer(&self, module: &str) -> Option<&'static str> {
+impl TensorNames for Architecture {
+    fn top_level(&self, module: &str) -> Option<&'static str> {
         Some(match module {
             "token_embedding" => "token_embd",
             "position_embedding" => "position_embd",
@@ -212,7 +228,7 @@ impl Names for Architecture {
         })
     }
 
-    fn inner(&self, layer: &str, module: &str) -> Option<String> {
+    fn in_block(&self, layer: &str, module: &str) -> Option<String> {
         let name = match module {
             "attention_norm" => "attn_norm",
             "attn_qkv" => module,
@@ -233,12 +249,12 @@ impl Names for Architecture {
         Some(format!("blk.{layer}.{name}"))
     }
 
-    fn form(&self) -> Form {
-        Form::Transposed
+    fn matrix_layout(&self) -> Layout {
+        Layout::Transposed
     }
 
-    fn fused(&self, _config: &ModelConfig) -> Option<(&'static str, Form)> {
+    fn fused_qkv(&self, _config: &ModelConfig) -> Option<(&'static str, Layout)> {
         matches!(self.kind, ModelType::Gpt2 | ModelType::GptNeox)
-            .then_some(("attn_qkv", Form::Rows))
+            .then_some(("attn_qkv", Layout::ConcatRows))
     }
 }

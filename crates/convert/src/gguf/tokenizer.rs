@@ -1,4 +1,4 @@
-//! A tokenizer in GGUF's metadata.
+//! The tokenizer as GGUF metadata.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,9 +6,10 @@ use nextword_data::Tokenizer;
 use nextword_model::Record;
 use serde_json::Value;
 
-use super::file::Meta;
+use super::file::MetadataValue;
 use crate::ConvertError;
 
+// Token types of `llama.cpp`.
 const NORMAL: i32 = 1;
 const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
@@ -16,8 +17,8 @@ const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
 const BYTE: i32 = 6;
 
-/// `llama.cpp` names rules that cut a text into words; these are the ones with which we meet them.
-const RULES: [(&str, &str); 2] = [
+/// Names of `llama.cpp`'s pre-tokenizers and the patterns that Hugging Face files use for them.
+const PRE_TOKENIZERS: [(&str, &str); 2] = [
     (
         "llama-bpe",
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
@@ -28,106 +29,114 @@ const RULES: [(&str, &str); 2] = [
     ),
 ];
 
-/// How `llama.cpp` cuts a text into tokens.
-struct Way {
+/// How `llama.cpp` tokenizes a text.
+struct TokenizerSettings {
     model: &'static str,
-    rule: &'static str,
-    adds_space: bool,
-    /// Spaces are written `▁`.
-    escapes: bool,
+    pre_tokenizer: &'static str,
+    adds_space_prefix: bool,
+    /// Whether spaces are written as `▁`.
+    escapes_spaces: bool,
     merges: Vec<String>,
     scores: Vec<f32>,
 }
 
-fn refuse<T>(problem: impl Into<String>) -> Result<T, ConvertError> {
+fn unsupported<T>(problem: impl Into<String>) -> Result<T, ConvertError> {
     Err(ConvertError::Tokenizer {
         problem: problem.into(),
     })
 }
 
-/// The tokenizer of `record`, as metadata.
-pub(crate) fn meta(
+/// The metadata of the model folder's tokenizer.
+pub(crate) fn metadata(
     record: &Record,
     tokenizer: &dyn Tokenizer,
-) -> Result<Vec<(String, Meta)>, ConvertError> {
+) -> Result<Vec<(String, MetadataValue)>, ConvertError> {
     let path = record.tokenizer_path();
     let bytes = std::fs::read(&path).map_err(ConvertError::io(&path, "read"))?;
     let file: Value = serde_json::from_slice(&bytes)
         .map_err(|error| ConvertError::source(&path, format!("is not JSON ({error})")))?;
     let size = record.config.vocab_size;
-    let mut pieces: Vec<Option<String>> = (0..size as u32).map(|id| tokenizer.piece(id)).collect();
+    let mut tokens: Vec<Option<String>> = (0..size as u32).map(|id| tokenizer.piece(id)).collect();
     let added = added_tokens(&file);
-    let way = way(&file, &pieces, &added)?;
-    if way.escapes {
-        for piece in pieces
+    let settings = settings(&file, &tokens, &added)?;
+    if settings.escapes_spaces {
+        for token in tokens
             .iter_mut()
             .flatten()
-            .filter(|piece| !added.contains_key(*piece))
+            .filter(|token| !added.contains_key(*token))
         {
-            *piece = piece.replace(' ', "▁");
+            *token = token.replace(' ', "▁");
         }
-        let distinct: HashSet<&String> = pieces.iter().flatten().collect();
-        if distinct.len() < pieces.iter().flatten().count() {
-            return refuse("its vocabulary has both a space and `▁`, which stands for one");
+        let distinct: HashSet<&String> = tokens.iter().flatten().collect();
+        if distinct.len() < tokens.iter().flatten().count() {
+            return unsupported(
+                "its vocabulary has both a space and `▁`, which represents a space",
+            );
         }
     }
     let special = tokenizer.specials();
     let unknown = special.unk;
-    // Without an end token `llama.cpp` stops at token 2 or 11. What is never a target may stand for it.
-    let unused = pieces.iter().position(Option::is_none).map(|id| id as u32);
-    let ends = [
+    // Without an EOS token `llama.cpp` stops at token 2 or 11. Use a token that is never a target.
+    let unused = tokens.iter().position(Option::is_none).map(|id| id as u32);
+    let eos_candidates = [
         special.eos,
         record.card.eos_ids.first().copied(),
         special.pad,
         unused,
     ];
-    let Some(end) = ends.into_iter().flatten().next() else {
-        return refuse(
-            "it has no end token, and llama.cpp would take an ordinary one for it; hint: train with \
-             data.tokenizer.eos = \"<EOS>\", or with a padding token, which the model never chooses",
+    let Some(eos) = eos_candidates.into_iter().flatten().next() else {
+        return unsupported(
+            "it has no EOS token, so llama.cpp would stop at a regular token; hint: train with \
+             data.tokenizer.eos = \"<EOS>\", or with a padding token, which the model never generates",
         );
     };
-    let kind = |(id, piece): (usize, &Option<String>)| match piece {
+    let kind = |(id, token): (usize, &Option<String>)| match token {
         None => UNUSED,
         Some(_) if Some(id as u32) == unknown => UNKNOWN,
-        Some(piece) => match added.get(piece) {
+        Some(token) => match added.get(token) {
             Some(true) => CONTROL,
             Some(false) => USER_DEFINED,
-            None if way.model == "llama" && is_byte(piece) => BYTE,
+            None if settings.model == "llama" && is_byte(token) => BYTE,
             None => NORMAL,
         },
     };
-    let kinds: Vec<i32> = pieces.iter().enumerate().map(kind).collect();
-    let names = pieces.into_iter().enumerate();
-    let names = names.map(|(id, piece)| piece.unwrap_or_else(|| format!("[unused {id}]")));
+    let kinds: Vec<i32> = tokens.iter().enumerate().map(kind).collect();
+    let names = tokens.into_iter().enumerate();
+    let names = names.map(|(id, token)| token.unwrap_or_else(|| format!("[unused {id}]")));
 
-    let own = [
-        ("model", Meta::Text(way.model.into())),
-        ("pre", Meta::Text(way.rule.into())),
-        ("tokens", Meta::Texts(names.collect())),
-        ("token_type", Meta::Codes(kinds)),
+    let entries = [
+        ("model", MetadataValue::String(settings.model.into())),
+        ("pre", MetadataValue::String(settings.pre_tokenizer.into())),
+        ("tokens", MetadataValue::StringArray(names.collect())),
+        ("token_type", MetadataValue::I32Array(kinds)),
         (
             "bos_token_id",
-            Meta::Count(record.card.bos_id.unwrap_or(end) as usize),
+            MetadataValue::U32(record.card.bos_id.unwrap_or(eos) as usize),
         ),
-        ("eos_token_id", Meta::Count(end as usize)),
-        ("add_bos_token", Meta::Flag(record.card.bos_id.is_some())),
-        ("add_space_prefix", Meta::Flag(way.adds_space)),
+        ("eos_token_id", MetadataValue::U32(eos as usize)),
+        (
+            "add_bos_token",
+            MetadataValue::Bool(record.card.bos_id.is_some()),
+        ),
+        (
+            "add_space_prefix",
+            MetadataValue::Bool(settings.adds_space_prefix),
+        ),
     ];
-    let mut meta: Vec<(&str, Meta)> = own.into();
-    if way.model == "llama" {
-        meta.push(("scores", Meta::Numbers(way.scores)));
+    let mut metadata: Vec<(&str, MetadataValue)> = entries.into();
+    if settings.model == "llama" {
+        metadata.push(("scores", MetadataValue::F32Array(settings.scores)));
     } else {
-        meta.push(("merges", Meta::Texts(way.merges)));
+        metadata.push(("merges", MetadataValue::StringArray(settings.merges)));
     }
     if let Some(id) = unknown {
-        meta.push(("unknown_token_id", Meta::Count(id as usize)));
+        metadata.push(("unknown_token_id", MetadataValue::U32(id as usize)));
     }
     if let Some(id) = special.pad {
-        meta.push(("padding_token_id", Meta::Count(id as usize)));
+        metadata.push(("padding_token_id", MetadataValue::U32(id as usize)));
     }
-    let full = |(key, value)| (format!("tokenizer.ggml.{key}"), value);
-    Ok(meta.into_iter().map(full).collect())
+    let prefixed = |(key, value)| (format!("tokenizer.ggml.{key}"), value);
+    Ok(metadata.into_iter().map(prefixed).collect())
 }
 
 /// The added tokens, and whether each is special.
@@ -140,48 +149,52 @@ fn added_tokens(file: &Value) -> HashMap<String, bool> {
     tokens.filter_map(entry).collect()
 }
 
-fn way(
+/// The settings for the tokenizer in `file`.
+fn settings(
     file: &Value,
-    pieces: &[Option<String>],
+    tokens: &[Option<String>],
     added: &HashMap<String, bool>,
-) -> Result<Way, ConvertError> {
+) -> Result<TokenizerSettings, ConvertError> {
     let model = &file["model"];
     match model["type"].as_str().unwrap_or("") {
-        "BPE" if model["byte_fallback"] == true => sentence_pieces(file, pieces, added),
+        "BPE" if model["byte_fallback"] == true => sentencepiece(file, tokens, added),
         "BPE" => byte_level(file),
         "WordLevel" if file["pre_tokenizer"]["type"] == "Split" => {
-            let ordinary = |piece: &&String| !added.contains_key(*piece);
-            let mut ordinary = pieces.iter().flatten().filter(ordinary);
-            if let Some(piece) = ordinary.find(|piece| piece.chars().count() != 1) {
-                return refuse(format!("{piece:?} is no single character"));
+            let regular = |token: &&String| !added.contains_key(*token);
+            let mut regular = tokens.iter().flatten().filter(regular);
+            if let Some(token) = regular.find(|token| token.chars().count() != 1) {
+                return unsupported(format!("{token:?} is not a single character"));
             }
-            Ok(Way {
+            Ok(TokenizerSettings {
                 model: "llama",
-                rule: "default",
-                adds_space: false,
-                escapes: true,
+                pre_tokenizer: "default",
+                adds_space_prefix: false,
+                escapes_spaces: true,
                 merges: Vec::new(),
-                scores: vec![0.0; pieces.len()],
+                scores: vec![0.0; tokens.len()],
             })
         }
-        "WordLevel" => refuse(
-            "it has a token for each word, and llama.cpp builds words from parts, or writes them \
-             without the space between; hint: train with data.tokenizer.kind = \"bpe\", \"char\" or \
+        "WordLevel" => unsupported(
+            "it has a token for each word, but llama.cpp builds words from subwords, or omits the \
+             spaces between words; hint: train with data.tokenizer.kind = \"bpe\", \"char\" or \
              \"byte\"",
         ),
-        other => refuse(format!("its model is of type {other:?}")),
+        other => unsupported(format!("its model type {other:?} is not supported")),
     }
 }
 
 /// Byte-pair encoding of bytes in GPT-2's alphabet.
-fn byte_level(file: &Value) -> Result<Way, ConvertError> {
+fn byte_level(file: &Value) -> Result<TokenizerSettings, ConvertError> {
     let normalizer = &file["normalizer"];
-    // `llama.cpp` leaves Unicode's normal form to others; most text has it already.
+    // `llama.cpp` does not normalize. Most text is in NFC already.
     if !normalizer.is_null() && normalizer["type"] != "NFC" {
-        return refuse(format!("its normalizer is {}", normalizer["type"]));
+        return unsupported(format!(
+            "its normalizer {} is not supported",
+            normalizer["type"]
+        ));
     }
     if file["decoder"]["type"] != "ByteLevel" {
-        return refuse("it is a byte-pair encoding of characters, not of bytes");
+        return unsupported("it is a byte-pair encoding of characters, not of bytes");
     }
     let merges = merges(file)?;
     let pre = &file["pre_tokenizer"];
@@ -189,89 +202,89 @@ fn byte_level(file: &Value) -> Result<Way, ConvertError> {
     let steps: Vec<&Value> = list.map_or_else(|| vec![pre], |list| list.iter().collect());
     let bytes = steps.iter().find(|step| step["type"] == "ByteLevel");
     let Some(bytes) = bytes.filter(|bytes| bytes["add_prefix_space"] != true) else {
-        return refuse("its texts are not taken as bytes from their first character on");
+        return unsupported(
+            "it does not split texts into bytes, or it adds a space before the first word",
+        );
     };
-    let rule = match steps.as_slice() {
+    let pre_tokenizer = match steps.as_slice() {
         [_] if bytes["use_regex"] != false || merges.is_empty() => Some("gpt-2"),
         [split, _] if split["type"] == "Split" && bytes["use_regex"] == false => {
             let pattern = split["pattern"]["Regex"].as_str().unwrap_or("");
-            let known = RULES.iter().find(|(_, rule)| *rule == pattern);
+            let known = PRE_TOKENIZERS.iter().find(|(_, regex)| *regex == pattern);
             known.map(|(name, _)| *name)
         }
         _ => None,
     };
-    let Some(rule) = rule else {
-        return refuse(format!(
-            "its rule for words is none that is known here: {pre}"
-        ));
+    let Some(pre_tokenizer) = pre_tokenizer else {
+        return unsupported(format!("its pre-tokenizer is not supported: {pre}"));
     };
-    Ok(Way {
+    Ok(TokenizerSettings {
         model: "gpt2",
-        rule,
-        adds_space: false,
-        escapes: false,
+        pre_tokenizer,
+        adds_space_prefix: false,
+        escapes_spaces: false,
         merges,
         scores: Vec::new(),
     })
 }
 
-/// `SentencePiece`'s byte-pair encoding, as Llama 2 has it: the earlier a pair merges, the higher
-/// the score of what it becomes. Whatever two neighbours make a piece may merge there, so that the
-/// merges have to hold every way to cut each piece in two.
-fn sentence_pieces(
+/// `SentencePiece`'s byte-pair encoding, as in Llama 2: the earlier a pair merges, the higher the
+/// score of the result. `llama.cpp` merges any two adjacent tokens that form a token, so the merges
+/// must include every split of each token into two tokens.
+fn sentencepiece(
     file: &Value,
-    pieces: &[Option<String>],
+    tokens: &[Option<String>],
     added: &HashMap<String, bool>,
-) -> Result<Way, ConvertError> {
+) -> Result<TokenizerSettings, ConvertError> {
     let merges = merges(file)?;
     let mut ranks = HashMap::new();
     for (rank, merge) in merges.iter().enumerate() {
-        let joined: String = merge.split(' ').collect();
-        ranks.entry(joined).or_insert(rank);
+        let merged: String = merge.split(' ').collect();
+        ranks.entry(merged).or_insert(rank);
     }
     let merges: HashSet<&str> = merges.iter().map(String::as_str).collect();
-    let ordinary = pieces.iter().flatten().map(String::as_str);
-    let ordinary: HashSet<&str> = ordinary
-        .filter(|piece| !added.contains_key(*piece))
+    let regular = tokens.iter().flatten().map(String::as_str);
+    let regular: HashSet<&str> = regular
+        .filter(|token| !added.contains_key(*token))
         .collect();
-    for piece in &ordinary {
-        let cuts = piece
+    for token in &regular {
+        let splits = token
             .char_indices()
             .skip(1)
-            .map(|(at, _)| piece.split_at(at));
-        for (left, right) in cuts {
-            let can_merge = ordinary.contains(left) && ordinary.contains(right);
+            .map(|(index, _)| token.split_at(index));
+        for (left, right) in splits {
+            let can_merge = regular.contains(left) && regular.contains(right);
             if can_merge && !merges.contains(format!("{left} {right}").as_str()) {
-                return refuse(format!(
-                    "llama.cpp would make {piece:?} of {left:?} and {right:?}, which is none of its merges"
+                return unsupported(format!(
+                    "llama.cpp would merge {left:?} and {right:?} into {token:?}, but the tokenizer does not"
                 ));
             }
         }
     }
-    let score = |piece: &Option<String>| {
-        let rank = piece.as_ref().and_then(|piece| ranks.get(piece));
+    let score = |token: &Option<String>| {
+        let rank = token.as_ref().and_then(|token| ranks.get(token));
         rank.map_or(0.0, |rank| -(*rank as f32))
     };
     let rules = format!("{}{}", file["normalizer"], file["pre_tokenizer"]);
     if !rules.contains('▁') {
-        return refuse("its spaces are not written `▁`");
+        return unsupported("it does not write spaces as `▁`");
     }
-    let always = [
+    let prefix_rules = [
         "\"Prepend\"",
         "\"prepend_scheme\":\"always\"",
         "\"prepend_scheme\":\"first\"",
     ];
-    Ok(Way {
+    Ok(TokenizerSettings {
         model: "llama",
-        rule: "default",
-        adds_space: always.iter().any(|rule| rules.contains(rule)),
-        escapes: true,
+        pre_tokenizer: "default",
+        adds_space_prefix: prefix_rules.iter().any(|rule| rules.contains(rule)),
+        escapes_spaces: true,
         merges: Vec::new(),
-        scores: pieces.iter().map(score).collect(),
+        scores: tokens.iter().map(score).collect(),
     })
 }
 
-/// Merges as two pieces with a space between them; newer files hold pairs.
+/// The merges as two tokens separated by a space. Newer files store pairs.
 fn merges(file: &Value) -> Result<Vec<String>, ConvertError> {
     let list = file["model"]["merges"].as_array();
     let merge = |merge: &Value| match merge {
@@ -284,12 +297,12 @@ fn merges(file: &Value) -> Result<Vec<String>, ConvertError> {
         _ => None,
     };
     let merges: Option<Vec<String>> = list.into_iter().flatten().map(merge).collect();
-    merges.map_or_else(|| refuse("its merges are no pairs"), Ok)
+    merges.map_or_else(|| unsupported("its merges are not pairs"), Ok)
 }
 
-/// `<0x0A>` and its like.
-fn is_byte(piece: &str) -> bool {
-    let hex = piece
+/// Whether `token` is a byte such as `<0x0A>`.
+fn is_byte(token: &str) -> bool {
+    let hex = token
         .strip_prefix("<0x")
         .and_then(|rest| rest.strip_suffix('>'));
     hex.is_some_and(|hex| hex.len() == 2 && u8::from_str_radix(hex, 16).is_ok())

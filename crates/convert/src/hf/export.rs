@@ -1,4 +1,4 @@
-//! A record into a folder that `transformers` loads.
+//! Export to a folder for `transformers`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,23 +8,23 @@ use nextword_model::weights::{FloatType, TensorFile, write_tensors};
 use nextword_model::{Record, write_atomically};
 use serde_json::{Map, Value, json};
 
-use super::{express, values_or_zeros};
-use crate::folder::check_place;
-use crate::json::pretty;
-use crate::parts::{Part, parts};
+use super::{to_hf, values_or_zeros};
+use crate::folder::check_destination;
+use crate::json::to_pretty;
+use crate::mapping::{TensorMapping, tensor_mappings};
 use crate::{ConvertError, json as files};
 
-/// Writes `record` as a Hugging Face folder, whole or not at all: `config.json`,
-/// `model.safetensors` with numbers of type `float`, the tokenizer's files and
-/// `generation_config.json`. Gives the `model_type` that was chosen.
+/// Exports the model folder `record` as a Hugging Face folder, atomically: `config.json`,
+/// `model.safetensors` with values of type `float`, the tokenizer files and `generation_config.json`.
+/// Returns the chosen `model_type`.
 ///
 /// # Errors
-/// [`ConvertError::Inexpressible`] with the fields of the config that no known type has; what is
-/// wrong with the record's files or the place to write.
+/// [`ConvertError::Inexpressible`] with the config fields that no model type supports; errors from
+/// reading the model folder or writing the new one.
 pub fn export(record: &Record, float: FloatType, to: &Path) -> Result<&'static str, ConvertError> {
-    check_place(to, &record.path)?;
-    let of = express(&record.config)?;
-    let (kind, mut config) = (of.kind, of.map);
+    check_destination(to, &record.path)?;
+    let hf = to_hf(&record.config)?;
+    let (kind, mut config) = (hf.kind, hf.map);
     let path = record.tokenizer_path();
     let tokenizer = load_tokenizer(&path)?;
     let mut tokenizer_json = std::fs::read(&path).map_err(ConvertError::io(&path, "read"))?;
@@ -33,18 +33,18 @@ pub fn export(record: &Record, float: FloatType, to: &Path) -> Result<&'static s
         .bos_id
         .and_then(|id| Some((id, tokenizer.piece(id)?)))
     {
-        tokenizer_json = putting_bos(tokenizer_json, &bos);
+        tokenizer_json = with_bos(tokenizer_json, &bos);
     }
     let weights = TensorFile::open(&record.weights_path())?;
-    let parts: BTreeMap<String, Part> = parts(kind.names(), &of.config)
+    let mappings: BTreeMap<String, TensorMapping> = tensor_mappings(kind.names(), &hf.config)
         .into_iter()
-        .map(|part| (part.name.clone(), part))
+        .map(|mapping| (mapping.name.clone(), mapping))
         .collect();
-    let shapes: Vec<_> = parts
+    let shapes: Vec<_> = mappings
         .values()
-        .map(|p| (p.name.clone(), p.shape.clone()))
+        .map(|mapping| (mapping.name.clone(), mapping.shape.clone()))
         .collect();
-    check(record, &weights)?;
+    check_weights(record, &weights)?;
 
     let ids = special_ids(record, &*tokenizer);
     config.extend(ids.clone());
@@ -54,24 +54,27 @@ pub fn export(record: &Record, float: FloatType, to: &Path) -> Result<&'static s
         FloatType::Bf16 => "bfloat16",
     };
     config.insert("torch_dtype".into(), json!(dtype));
-    let template = files::text(&record.chat_template_path())?;
+    let template = files::read_text(&record.chat_template_path())?;
     Record::replace(to, |new| {
         let write = |name: &str, text: &str| write_atomically(&new.join(name), text.as_bytes());
-        write("config.json", &pretty(&Value::Object(config)))?;
-        write("generation_config.json", &pretty(&Value::Object(ids)))?;
+        write("config.json", &to_pretty(&Value::Object(config)))?;
+        write("generation_config.json", &to_pretty(&Value::Object(ids)))?;
         write_atomically(&new.join("tokenizer.json"), &tokenizer_json)?;
         let settings = tokenizer_config(record, &*tokenizer);
-        write("tokenizer_config.json", &pretty(&settings))?;
+        write("tokenizer_config.json", &to_pretty(&settings))?;
         if let Some(template) = &template {
             write("chat_template.jinja", template)?;
         }
         write_tensors(&new.join("model.safetensors"), float, &shapes, |name| {
-            let Some(part) = parts.get(name) else {
-                return Err(ConvertError::source(to, format!("has no `{name}`")));
+            let Some(mapping) = mappings.get(name) else {
+                return Err(ConvertError::source(
+                    to,
+                    format!("does not contain `{name}`"),
+                ));
             };
-            let values = part.join(|ours, shape| values_or_zeros(&weights, ours, shape))?;
+            let values = mapping.assemble(|ours, shape| values_or_zeros(&weights, ours, shape))?;
             if float == FloatType::F16 {
-                crate::check_size(name, &values, crate::F16_MAX, "f16")?;
+                crate::check_range(name, &values, crate::F16_MAX, "f16")?;
             }
             Ok(values)
         })
@@ -79,21 +82,21 @@ pub fn export(record: &Record, float: FloatType, to: &Path) -> Result<&'static s
     Ok(kind.name())
 }
 
-/// A `tokenizer.json` that puts the token `bos` before every text: the settings beside it may ask for
-/// that, but `transformers` does not follow them for every class of tokenizer.
-fn putting_bos(tokenizer_json: Vec<u8>, (id, piece): &(u32, String)) -> Vec<u8> {
+/// Makes `tokenizer.json` prepend the token `bos` to every text. `transformers` does not follow the
+/// setting in `tokenizer_config.json` for every tokenizer class.
+fn with_bos(tokenizer_json: Vec<u8>, (id, bos): &(u32, String)) -> Vec<u8> {
     let Ok(mut file) = serde_json::from_slice::<Value>(&tokenizer_json) else {
         return tokenizer_json;
     };
-    if begins_with_special(&file) {
+    if prepends_special_token(&file) {
         return tokenizer_json;
     }
-    let token = json!({"SpecialToken": {"id": piece, "type_id": 0}});
+    let token = json!({"SpecialToken": {"id": bos, "type_id": 0}});
     let text = |id: &str, type_id: u32| json!({"Sequence": {"id": id, "type_id": type_id}});
     let template = json!({
         "type": "TemplateProcessing",
         "single": [token, text("A", 0)], "pair": [token, text("A", 0), text("B", 1)],
-        "special_tokens": {piece: {"id": piece, "ids": [id], "tokens": [piece]}},
+        "special_tokens": {bos: {"id": bos, "ids": [id], "tokens": [bos]}},
     });
     let before = file["post_processor"].take();
     file["post_processor"] = if before.is_null() {
@@ -101,22 +104,22 @@ fn putting_bos(tokenizer_json: Vec<u8>, (id, piece): &(u32, String)) -> Vec<u8> 
     } else {
         json!({"type": "Sequence", "processors": [before, template]})
     };
-    pretty(&file).into_bytes()
+    to_pretty(&file).into_bytes()
 }
 
-/// Whether the tokenizer's post-processor puts a special token before every text.
-pub(crate) fn begins_with_special(tokenizer: &Value) -> bool {
-    let begins = |processor: &Value| !processor["single"][0]["SpecialToken"].is_null();
+/// Whether the tokenizer's post-processor prepends a special token to every text.
+pub(crate) fn prepends_special_token(tokenizer: &Value) -> bool {
+    let prepends = |processor: &Value| !processor["single"][0]["SpecialToken"].is_null();
     let processor = &tokenizer["post_processor"];
     let list = processor["processors"].as_array();
-    begins(processor) || list.into_iter().flatten().any(begins)
+    prepends(processor) || list.into_iter().flatten().any(prepends)
 }
 
-/// Compares the record's weights with its config before anything is written.
-pub(crate) fn check(record: &Record, weights: &TensorFile) -> Result<(), ConvertError> {
+/// Checks that the weights match the config, before anything is written.
+pub(crate) fn check_weights(record: &Record, weights: &TensorFile) -> Result<(), ConvertError> {
     let path = record.weights_path();
     if nextword_model::weights::bits(&path)?.is_some() {
-        let problem = "holds 8- or 4-bit weights; hint: export the record that they were made from";
+        let problem = "contains quantized weights; hint: export the model that was quantized";
         return Err(ConvertError::source(&path, problem));
     }
     Ok(nextword_model::weights::compare(
@@ -144,17 +147,17 @@ fn special_ids(record: &Record, tokenizer: &dyn Tokenizer) -> Map<String, Value>
 
 fn tokenizer_config(record: &Record, tokenizer: &dyn Tokenizer) -> Value {
     let special = tokenizer.specials();
-    let piece = |id: Option<u32>| json!(id.and_then(|id| tokenizer.piece(id)));
+    let token = |id: Option<u32>| json!(id.and_then(|id| tokenizer.piece(id)));
     let card = &record.card;
-    let end = special.eos.or(card.eos_ids.first().copied());
-    // A chat template speaks of these by name: those that came in go out.
+    let eos = special.eos.or(card.eos_ids.first().copied());
+    // Chat templates refer to these tokens by name, so keep the imported names.
     let named =
-        |name: &Option<String>, id| name.as_ref().map_or_else(|| piece(id), |name| json!(name));
+        |name: &Option<String>, id| name.as_ref().map_or_else(|| token(id), |name| json!(name));
     json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": record.config.context_length,
-        "bos_token": named(&card.bos_token, card.bos_id), "eos_token": named(&card.eos_token, end),
-        "unk_token": piece(special.unk), "pad_token": piece(special.pad),
+        "bos_token": named(&card.bos_token, card.bos_id), "eos_token": named(&card.eos_token, eos),
+        "unk_token": token(special.unk), "pad_token": token(special.pad),
         "add_bos_token": card.bos_id.is_some(), "clean_up_tokenization_spaces": false,
     })
 }

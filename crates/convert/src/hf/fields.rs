@@ -1,4 +1,4 @@
-//! A foreign `config.json`, field by field, so that none is overlooked.
+//! Fields of a foreign `config.json`. Fields that are never read are rejected.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -8,9 +8,9 @@ use serde_json::{Map, Value};
 
 use crate::ConvertError;
 
-/// Fields that leave the logits alone: training, bookkeeping, output, and the sampling settings
-/// that belong to `generation_config.json`.
-const HARMLESS: &[&str] = &[
+/// Fields that do not affect the logits: training, bookkeeping, output, and sampling settings that
+/// belong in `generation_config.json`.
+const IGNORED_FIELDS: &[&str] = &[
     "_name_or_path",
     "_attn_implementation",
     "_attn_implementation_autoset",
@@ -104,13 +104,13 @@ const HARMLESS: &[&str] = &[
     "use_cache",
 ];
 
-/// The fields of one object of the file. Each that is asked for is remembered.
+/// The fields of a JSON object. Tracks which ones were read.
 pub(crate) struct Fields {
     path: PathBuf,
-    /// What stands before a field's name in messages: `rope_scaling.`.
-    within: String,
+    /// Prefix of field names in messages, such as `rope_scaling.`.
+    prefix: String,
     map: Map<String, Value>,
-    seen: RefCell<HashSet<String>>,
+    read: RefCell<HashSet<String>>,
 }
 
 impl Fields {
@@ -118,49 +118,49 @@ impl Fields {
         match value {
             Value::Object(map) => Ok(Self {
                 path: path.to_path_buf(),
-                within: String::new(),
+                prefix: String::new(),
                 map,
-                seen: RefCell::default(),
+                read: RefCell::default(),
             }),
-            _ => Err(ConvertError::source(path, "is no JSON object")),
+            _ => Err(ConvertError::source(path, "is not a JSON object")),
         }
     }
 
-    /// The field's value, unless it is absent or null.
+    /// The value of a field, unless it is absent or null.
     pub(crate) fn get(&self, name: &str) -> Option<&Value> {
-        self.seen.borrow_mut().insert(name.to_string());
+        self.read.borrow_mut().insert(name.to_string());
         self.map.get(name).filter(|value| !value.is_null())
     }
 
-    /// An error about the field `name`.
-    pub(crate) fn wrong(&self, name: &str, problem: impl Into<String>) -> ConvertError {
+    /// Creates an error for the field `name`.
+    pub(crate) fn error(&self, name: &str, problem: impl Into<String>) -> ConvertError {
         let mut value = self.map.get(name).unwrap_or(&Value::Null).to_string();
         if value.chars().count() > 200 {
             value = value.chars().take(200).chain(['…']).collect();
         }
         ConvertError::Field {
             path: self.path.clone(),
-            field: format!("{}{name}", self.within),
+            field: format!("{}{name}", self.prefix),
             value,
             problem: problem.into(),
         }
     }
 
-    /// The fields of an object within this one.
+    /// The fields of a nested object.
     pub(crate) fn object(&self, name: &str) -> Result<Option<Self>, ConvertError> {
         match self.get(name) {
             None => Ok(None),
             Some(Value::Object(map)) => Ok(Some(Self {
                 path: self.path.clone(),
-                within: format!("{}{name}.", self.within),
+                prefix: format!("{}{name}.", self.prefix),
                 map: map.clone(),
-                seen: RefCell::default(),
+                read: RefCell::default(),
             })),
-            Some(_) => Err(self.wrong(name, "where an object was expected")),
+            Some(_) => Err(self.error(name, "but must be an object")),
         }
     }
 
-    fn maybe<'a, T>(
+    fn optional<'a, T>(
         &'a self,
         name: &str,
         read: impl FnOnce(&'a Value) -> Option<T>,
@@ -170,96 +170,93 @@ impl Fields {
             None => Ok(None),
             Some(value) => read(value)
                 .map(Some)
-                .ok_or_else(|| self.wrong(name, format!("where {kind} was expected"))),
+                .ok_or_else(|| self.error(name, format!("but must be {kind}"))),
         }
     }
 
-    fn needed<T>(&self, name: &str, value: Option<T>) -> Result<T, ConvertError> {
-        value.ok_or_else(|| self.wrong(name, "and this type of model cannot do without it"))
+    fn required<T>(&self, name: &str, value: Option<T>) -> Result<T, ConvertError> {
+        value.ok_or_else(|| self.error(name, "but this model type requires it"))
     }
 
-    pub(crate) fn maybe_count(&self, name: &str) -> Result<Option<usize>, ConvertError> {
+    pub(crate) fn optional_count(&self, name: &str) -> Result<Option<usize>, ConvertError> {
         let read = |value: &Value| usize::try_from(value.as_u64()?).ok();
-        self.maybe(name, read, "a whole number")
+        self.optional(name, read, "a whole number")
     }
 
-    /// `absent` stands for a field that is not there at all, which null is not.
+    /// Returns `absent` if the field does not exist; null counts as `None`.
     pub(crate) fn count_or(
         &self,
         name: &str,
         absent: Option<usize>,
     ) -> Result<Option<usize>, ConvertError> {
         if self.map.contains_key(name) {
-            self.maybe_count(name)
+            self.optional_count(name)
         } else {
             Ok(absent)
         }
     }
 
-    pub(crate) fn count(&self, name: &str) -> Result<usize, ConvertError> {
-        self.needed(name, self.maybe_count(name)?)
+    pub(crate) fn required_count(&self, name: &str) -> Result<usize, ConvertError> {
+        self.required(name, self.optional_count(name)?)
     }
 
-    pub(crate) fn maybe_number(&self, name: &str) -> Result<Option<f64>, ConvertError> {
-        self.maybe(name, Value::as_f64, "a number")
+    pub(crate) fn optional_number(&self, name: &str) -> Result<Option<f64>, ConvertError> {
+        self.optional(name, Value::as_f64, "a number")
     }
 
-    /// As [`count_or`](Self::count_or).
+    /// Returns `absent` if the field does not exist; null counts as `None`.
     pub(crate) fn number_or(
         &self,
         name: &str,
         absent: Option<f64>,
     ) -> Result<Option<f64>, ConvertError> {
         if self.map.contains_key(name) {
-            self.maybe_number(name)
+            self.optional_number(name)
         } else {
             Ok(absent)
         }
     }
 
-    pub(crate) fn number(&self, name: &str) -> Result<f64, ConvertError> {
-        self.needed(name, self.maybe_number(name)?)
+    pub(crate) fn required_number(&self, name: &str) -> Result<f64, ConvertError> {
+        self.required(name, self.optional_number(name)?)
     }
 
     pub(crate) fn flag(&self, name: &str, default: bool) -> Result<bool, ConvertError> {
         Ok(self
-            .maybe(name, Value::as_bool, "true or false")?
+            .optional(name, Value::as_bool, "true or false")?
             .unwrap_or(default))
     }
 
-    pub(crate) fn maybe_text(&self, name: &str) -> Result<Option<&str>, ConvertError> {
-        self.maybe(name, Value::as_str, "a name")
+    pub(crate) fn optional_text(&self, name: &str) -> Result<Option<&str>, ConvertError> {
+        self.optional(name, Value::as_str, "a string")
     }
 
-    pub(crate) fn texts(&self, name: &str) -> Result<Option<Vec<&str>>, ConvertError> {
+    pub(crate) fn optional_text_list(&self, name: &str) -> Result<Option<Vec<&str>>, ConvertError> {
         let read = |value| {
             let list: &Vec<Value> = Value::as_array(value)?;
             list.iter().map(Value::as_str).collect()
         };
-        self.maybe(name, read, "a list of names")
+        self.optional(name, read, "a list of strings")
     }
 
-    /// Refuses any value of `name` but `value` (or null, or none).
-    pub(crate) fn expect(&self, name: &str, value: bool) -> Result<(), ConvertError> {
+    /// Rejects any value of `name` except `value`, null or no value.
+    pub(crate) fn expect_flag(&self, name: &str, value: bool) -> Result<(), ConvertError> {
         if self.flag(name, value)? == value {
             return Ok(());
         }
-        Err(self.wrong(
+        Err(self.error(
             name,
-            "which changes the logits in a way that nextword does not have",
+            "which changes the logits in a way that nextword does not support",
         ))
     }
 
-    /// Refuses what was not asked for, unless it is null or known to leave the logits alone.
-    pub(crate) fn finish(&self) -> Result<(), ConvertError> {
-        let seen = self.seen.borrow();
+    /// Rejects fields that were not read, unless they are null or known not to affect the logits.
+    pub(crate) fn reject_unknown(&self) -> Result<(), ConvertError> {
+        let read = self.read.borrow();
         for (name, value) in &self.map {
-            let harmless = self.within.is_empty() && HARMLESS.contains(&name.as_str());
-            if !seen.contains(name) && !value.is_null() && !harmless {
-                return Err(self.wrong(
-                    name,
-                    "a field that nextword does not know; it may change the logits",
-                ));
+            let ignored = self.prefix.is_empty() && IGNORED_FIELDS.contains(&name.as_str());
+            if !read.contains(name) && !value.is_null() && !ignored {
+                return Err(self.error(name, "an unknown field, which may change the logits"));
             }
         }
         Ok(())

@@ -15,23 +15,25 @@ pub(crate) fn read(kind: ModelType, fields: &Fields) -> Result<ModelConfig, Conv
     config.norm_unit_offset = true;
     config.embedding_scale = Some((config.d_model as f64).sqrt());
     config.tied_head = fields.flag("tie_word_embeddings", true)?;
-    fields.expect("use_bidirectional_attention", false)?;
+    fields.expect_flag("use_bidirectional_attention", false)?;
     if kind == ModelType::Gemma {
-        // Its first configs say "gelu" and mean the tanh approximation.
+        // The first configs say "gelu" but mean the tanh approximation.
         fields.get("hidden_activation");
-        config.feed_forward = match llama::gate(fields, "hidden_act", "gelu_pytorch_tanh")? {
-            FeedForwardKind::Geglu => FeedForwardKind::GegluTanh,
-            other => other,
-        };
+        config.feed_forward =
+            match llama::gated_activation(fields, "hidden_act", "gelu_pytorch_tanh")? {
+                FeedForwardKind::Geglu => FeedForwardKind::GegluTanh,
+                other => other,
+            };
         config.rotary = rope::read(fields, config.context_length)?;
         return Ok(config);
     }
-    fields.get("hidden_act"); // The other name counts.
-    config.feed_forward = llama::gate(fields, "hidden_activation", "gelu_pytorch_tanh")?;
+    fields.get("hidden_act"); // Ignored: `hidden_activation` is used.
+    config.feed_forward =
+        llama::gated_activation(fields, "hidden_activation", "gelu_pytorch_tanh")?;
     config.norm_placement = NormPlacement::Sandwich;
     config.score_width = Some(
         fields
-            .maybe_number("query_pre_attn_scalar")?
+            .optional_number("query_pre_attn_scalar")?
             .unwrap_or(256.0),
     );
     let (score_cap, logit_cap) = match kind {
@@ -46,10 +48,10 @@ pub(crate) fn read(kind: ModelType, fields: &Fields) -> Result<ModelConfig, Conv
         config.qk_norm = true;
         config.rotary = read_two_bases(fields, config.context_length)?;
         let names = ["sliding_window_pattern", "_sliding_window_pattern"];
-        let [pattern, inner] = names.map(|name| fields.maybe_count(name));
+        let [pattern, inner] = names.map(|name| fields.optional_count(name));
         every = pattern?.or(inner?).unwrap_or(6);
         if every == 0 {
-            return Err(fields.wrong("sliding_window_pattern", "and no layer is the 0th"));
+            return Err(fields.error("sliding_window_pattern", "but must be positive"));
         }
     } else {
         config.rotary = rope::read(fields, config.context_length)?;
@@ -59,40 +61,42 @@ pub(crate) fn read(kind: ModelType, fields: &Fields) -> Result<ModelConfig, Conv
     Ok(config)
 }
 
-/// One base for layers that see everything, another for those with a window.
+/// Reads separate RoPE bases for layers with global attention and layers with a window.
 fn read_two_bases(fields: &Fields, context_length: usize) -> Result<RotaryConfig, ConvertError> {
-    let (far, near) = (1_000_000.0, 10_000.0);
-    let far = fields.maybe_number("rope_theta")?.unwrap_or(far);
-    let near = fields.maybe_number("rope_local_base_freq")?.unwrap_or(near);
+    let (global_base, local_base) = (1_000_000.0, 10_000.0);
+    let global_base = fields.optional_number("rope_theta")?.unwrap_or(global_base);
+    let local_base = fields
+        .optional_number("rope_local_base_freq")?
+        .unwrap_or(local_base);
     let scaling = fields.object("rope_scaling")?;
     let Some(both) = fields.object("rope_parameters")? else {
         let rotary = match scaling {
-            Some(scaling) => rope::read_object(&scaling, far, context_length)?,
+            Some(scaling) => rope::read_object(&scaling, global_base, context_length)?,
             None => RotaryConfig {
-                base: far,
+                base: global_base,
                 ..RotaryConfig::default()
             },
         };
         return Ok(RotaryConfig {
-            local_base: Some(near),
+            local_base: Some(local_base),
             ..rotary
         });
     };
-    let part = |name: &str, base: f64| match both.object(name)? {
-        Some(part) => rope::read_object(&part, base, context_length),
+    let read_part = |name: &str, base: f64| match both.object(name)? {
+        Some(fields) => rope::read_object(&fields, base, context_length),
         None => Ok(RotaryConfig {
             base,
             ..RotaryConfig::default()
         }),
     };
     let (global, local) = (
-        part("full_attention", far)?,
-        part("sliding_attention", near)?,
+        read_part("full_attention", global_base)?,
+        read_part("sliding_attention", local_base)?,
     );
-    both.finish()?;
+    both.reject_unknown()?;
     if local.scaling != nextword_model::RotaryScaling::None {
-        let problem = "and nextword does not stretch the angles of layers with a window";
-        return Err(both.wrong("sliding_attention", problem));
+        let problem = "but nextword does not support RoPE scaling for layers with a window";
+        return Err(both.error("sliding_attention", problem));
     }
     Ok(RotaryConfig {
         local_base: Some(local.base),
@@ -102,7 +106,7 @@ fn read_two_bases(fields: &Fields, context_length: usize) -> Result<RotaryConfig
 
 pub(crate) fn write(kind: ModelType, config: &ModelConfig) -> Map<String, Value> {
     let mut map = llama::write_sizes(config);
-    let activation = json!(llama::gate_name(config.feed_forward));
+    let activation = json!(llama::gated_activation_name(config.feed_forward));
     map.insert("attention_bias".into(), json!(config.bias.qkv));
     map.insert("hidden_act".into(), activation.clone());
     map.insert("hidden_activation".into(), activation);
@@ -111,11 +115,11 @@ pub(crate) fn write(kind: ModelType, config: &ModelConfig) -> Map<String, Value>
         return map;
     }
     let (types, width) = rope::write_windows(config);
-    let width_of_scores = config.score_width.unwrap_or(config.head_dim() as f64);
-    let scalar = if width_of_scores.fract() == 0.0 {
-        json!(width_of_scores as u64)
+    let score_width = config.score_width.unwrap_or(config.head_dim() as f64);
+    let scalar = if score_width.fract() == 0.0 {
+        json!(score_width as u64)
     } else {
-        json!(width_of_scores)
+        json!(score_width)
     };
     map.insert("query_pre_attn_scalar".into(), scalar);
     map.insert(
@@ -129,8 +133,8 @@ pub(crate) fn write(kind: ModelType, config: &ModelConfig) -> Map<String, Value>
     map.insert("sliding_window".into(), json!(width.max(1)));
     map.insert("layer_types".into(), json!(types));
     if kind == ModelType::Gemma3Text {
-        let near = config.rotary.local_base.unwrap_or(config.rotary.base);
-        map.insert("rope_local_base_freq".into(), json!(near));
+        let local_base = config.rotary.local_base.unwrap_or(config.rotary.base);
+        map.insert("rope_local_base_freq".into(), json!(local_base));
     }
     map
 }

@@ -5,20 +5,22 @@ use serde_json::{Map, Value, json};
 
 use super::fields::Fields;
 use crate::ConvertError;
-use crate::parts::{Form, Names};
+use crate::mapping::{Layout, TensorNames};
 
 pub(crate) struct Gpt2;
 
 pub(crate) fn read(fields: &Fields) -> Result<ModelConfig, ConvertError> {
-    fields.expect("scale_attn_weights", true)?;
-    fields.expect("scale_attn_by_inverse_layer_idx", false)?;
+    fields.expect_flag("scale_attn_weights", true)?;
+    fields.expect_flag("scale_attn_by_inverse_layer_idx", false)?;
     Ok(ModelConfig {
-        context_length: fields.count("n_positions")?,
-        n_layers: fields.count("n_layer")?,
-        n_heads: fields.count("n_head")?,
-        d_model: fields.count("n_embd")?,
-        d_ff: fields.maybe_count("n_inner")?,
-        norm_eps: fields.maybe_number("layer_norm_epsilon")?.unwrap_or(1e-5),
+        context_length: fields.required_count("n_positions")?,
+        n_layers: fields.required_count("n_layer")?,
+        n_heads: fields.required_count("n_head")?,
+        d_model: fields.required_count("n_embd")?,
+        d_ff: fields.optional_count("n_inner")?,
+        norm_eps: fields
+            .optional_number("layer_norm_epsilon")?
+            .unwrap_or(1e-5),
         feed_forward: activation(fields, "activation_function", "gelu_new")?,
         tied_head: fields.flag("tie_word_embeddings", true)?,
         ..ModelConfig::default()
@@ -37,23 +39,23 @@ pub(crate) fn write(config: &ModelConfig) -> Map<String, Value> {
     value.as_object().cloned().unwrap_or_default()
 }
 
-/// An activation without a gate.
+/// Reads the activation of a feed-forward layer without a gate.
 pub(crate) fn activation(
     fields: &Fields,
     name: &str,
     default: &str,
 ) -> Result<FeedForwardKind, ConvertError> {
-    Ok(match fields.maybe_text(name)?.unwrap_or(default) {
+    Ok(match fields.optional_text(name)?.unwrap_or(default) {
         "gelu" => FeedForwardKind::Gelu,
         "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => FeedForwardKind::GeluTanh,
         "relu" => FeedForwardKind::Relu,
         "relu2" => FeedForwardKind::ReluSquared,
         "silu" | "swish" => FeedForwardKind::Silu,
-        _ => return Err(fields.wrong(name, "an activation that nextword lacks")),
+        _ => return Err(fields.error(name, "but nextword does not support this activation")),
     })
 }
 
-/// Its name there; gated kinds have none here, and come back as something else.
+/// The name of an activation. Gated kinds get a name that reads back as something else.
 pub(crate) fn activation_name(kind: FeedForwardKind) -> &'static str {
     match kind {
         FeedForwardKind::GeluTanh => "gelu_new",
@@ -64,8 +66,8 @@ pub(crate) fn activation_name(kind: FeedForwardKind) -> &'static str {
     }
 }
 
-impl Names for Gpt2 {
-    fn outer(&self, module: &str) -> Option<&'static str> {
+impl TensorNames for Gpt2 {
+    fn top_level(&self, module: &str) -> Option<&'static str> {
         Some(match module {
             "token_embedding" => "transformer.wte",
             "position_embedding" => "transformer.wpe",
@@ -75,7 +77,7 @@ impl Names for Gpt2 {
         })
     }
 
-    fn inner(&self, layer: &str, module: &str) -> Option<String> {
+    fn in_block(&self, layer: &str, module: &str) -> Option<String> {
         let name = match module {
             "attention_norm" => "ln_1",
             "attn.c_attn" => module,
@@ -88,12 +90,12 @@ impl Names for Gpt2 {
         Some(format!("transformer.h.{layer}.{name}"))
     }
 
-    /// `Conv1D` multiplies as we do.
-    fn form(&self) -> Form {
-        Form::Same
+    /// `Conv1D` has our layout.
+    fn matrix_layout(&self) -> Layout {
+        Layout::Same
     }
 
-    fn fused(&self, _config: &ModelConfig) -> Option<(&'static str, Form)> {
-        Some(("attn.c_attn", Form::Columns))
+    fn fused_qkv(&self, _config: &ModelConfig) -> Option<(&'static str, Layout)> {
+        Some(("attn.c_attn", Layout::ConcatColumns))
     }
 }

@@ -1,4 +1,4 @@
-//! `gpt_neox` (Black et al. 2022, arXiv 2204.06745), as Pythia has it.
+//! `gpt_neox` (Black et al. 2022, arXiv 2204.06745), as used by Pythia.
 
 use nextword_model::{BiasConfig, ModelConfig, Position, RotaryConfig};
 use serde_json::{Map, Value, json};
@@ -6,47 +6,54 @@ use serde_json::{Map, Value, json};
 use super::fields::Fields;
 use super::{gpt2, rope};
 use crate::ConvertError;
-use crate::parts::{Form, Names};
+use crate::mapping::{Layout, TensorNames};
 
 pub(crate) struct GptNeox;
 
 pub(crate) fn read(fields: &Fields) -> Result<ModelConfig, ConvertError> {
     let bias = fields.flag("attention_bias", true)?;
-    let context_length = fields.count("max_position_embeddings")?;
+    let context_length = fields.required_count("max_position_embeddings")?;
     let (n_heads, d_model) = (
-        fields.count("num_attention_heads")?,
-        fields.count("hidden_size")?,
+        fields.required_count("num_attention_heads")?,
+        fields.required_count("hidden_size")?,
     );
-    let base = fields.maybe_number("rotary_emb_base")?.unwrap_or(10_000.0);
-    let base = fields.maybe_number("rope_theta")?.unwrap_or(base);
-    let mut part = fields.maybe_number("rotary_pct")?;
+    let base = fields
+        .optional_number("rotary_emb_base")?
+        .unwrap_or(10_000.0);
+    let base = fields.optional_number("rope_theta")?.unwrap_or(base);
+    let mut fraction = fields.optional_number("rotary_pct")?;
     let mut rotary = RotaryConfig {
         base,
         ..RotaryConfig::default()
     };
     for name in ["rope_parameters", "rope_scaling"] {
         if let Some(parameters) = fields.object(name)? {
-            part = parameters.maybe_number("partial_rotary_factor")?.or(part);
+            fraction = parameters
+                .optional_number("partial_rotary_factor")?
+                .or(fraction);
             rotary = rope::read_object(&parameters, base, context_length)?;
             break;
         }
     }
-    let part = part.unwrap_or(0.25);
-    if !(part > 0.0 && part <= 1.0) {
-        return Err(fields.wrong("rotary_pct", format!("and {part} is no part of a head")));
+    let fraction = fraction.unwrap_or(0.25);
+    if !(fraction > 0.0 && fraction <= 1.0) {
+        return Err(fields.error(
+            "rotary_pct",
+            format!("but {fraction} is not greater than 0 and at most 1"),
+        ));
     }
     let head_dim = d_model / n_heads.max(1);
-    let width = (head_dim as f64 * part) as usize;
+    let width = (head_dim as f64 * fraction) as usize;
     rotary.width = Some(width).filter(|width| *width != head_dim);
     Ok(ModelConfig {
         context_length,
-        n_layers: fields.count("num_hidden_layers")?,
+        n_layers: fields.required_count("num_hidden_layers")?,
         n_heads,
         d_model,
-        d_ff: Some(fields.count("intermediate_size")?),
+        d_ff: Some(fields.required_count("intermediate_size")?),
         position: Position::Rotary,
         rotary,
-        norm_eps: fields.maybe_number("layer_norm_eps")?.unwrap_or(1e-5),
+        norm_eps: fields.optional_number("layer_norm_eps")?.unwrap_or(1e-5),
         feed_forward: gpt2::activation(fields, "hidden_act", "gelu")?,
         bias: BiasConfig {
             qkv: bias,
@@ -63,8 +70,8 @@ pub(crate) fn write(config: &ModelConfig) -> Map<String, Value> {
     let head_dim = config.head_dim();
     let width = config.rotary.width.unwrap_or(head_dim);
     let exact = width as f64 / head_dim as f64;
-    // The reader multiplies and cuts off: half a number more guards against rounding.
-    let part = if (head_dim as f64 * exact) as usize == width {
+    // Readers multiply and truncate: adding one half guards against rounding.
+    let fraction = if (head_dim as f64 * exact) as usize == width {
         exact
     } else {
         (width as f64 + 0.5) / head_dim as f64
@@ -75,15 +82,15 @@ pub(crate) fn write(config: &ModelConfig) -> Map<String, Value> {
         "intermediate_size": config.d_ff, "layer_norm_eps": config.norm_eps,
         "hidden_act": gpt2::activation_name(config.feed_forward),
         "use_parallel_residual": config.parallel, "attention_bias": config.bias.qkv,
-        "rotary_pct": part, "rotary_emb_base": config.rotary.base,
+        "rotary_pct": fraction, "rotary_emb_base": config.rotary.base,
         "rope_scaling": rope::scaling(&config.rotary),
         "attention_dropout": config.dropout.attention, "hidden_dropout": config.dropout.residual,
     });
     value.as_object().cloned().unwrap_or_default()
 }
 
-impl Names for GptNeox {
-    fn outer(&self, module: &str) -> Option<&'static str> {
+impl TensorNames for GptNeox {
+    fn top_level(&self, module: &str) -> Option<&'static str> {
         Some(match module {
             "token_embedding" => "gpt_neox.embed_in",
             "final_norm" => "gpt_neox.final_layer_norm",
@@ -92,7 +99,7 @@ impl Names for GptNeox {
         })
     }
 
-    fn inner(&self, layer: &str, module: &str) -> Option<String> {
+    fn in_block(&self, layer: &str, module: &str) -> Option<String> {
         let name = match module {
             "attention_norm" => "input_layernorm",
             "attention.query_key_value" => module,
@@ -105,12 +112,15 @@ impl Names for GptNeox {
         Some(format!("gpt_neox.layers.{layer}.{name}"))
     }
 
-    fn form(&self) -> Form {
-        Form::Transposed
+    fn matrix_layout(&self) -> Layout {
+        Layout::Transposed
     }
 
-    fn fused(&self, config: &ModelConfig) -> Option<(&'static str, Form)> {
+    fn fused_qkv(&self, config: &ModelConfig) -> Option<(&'static str, Layout)> {
         let head_dim = config.head_dim();
-        Some(("attention.query_key_value", Form::Heads { head_dim }))
+        Some((
+            "attention.query_key_value",
+            Layout::InterleavedHeads { head_dim },
+        ))
     }
 }

@@ -6,16 +6,16 @@ use serde_json::{Map, Value, json};
 use super::fields::Fields;
 use super::{ModelType, rope};
 use crate::ConvertError;
-use crate::parts::{Form, Names};
+use crate::mapping::{Layout, TensorNames};
 
 pub(crate) struct Llama {
-    /// Norms stand on both sides of each sublayer (Gemma 2 and 3).
+    /// Whether each sublayer has a norm before and after it (Gemma 2 and 3).
     pub(crate) sandwich: bool,
 }
 
 pub(crate) fn read(kind: ModelType, fields: &Fields) -> Result<ModelConfig, ConvertError> {
-    let mut config = sizes(kind, fields)?;
-    config.feed_forward = gate(fields, "hidden_act", "silu")?;
+    let mut config = read_sizes(kind, fields)?;
+    config.feed_forward = gated_activation(fields, "hidden_act", "silu")?;
     config.tied_head = fields.flag("tie_word_embeddings", false)?;
     config.rotary = rope::read(fields, config.context_length)?;
     let n_layers = config.n_layers;
@@ -39,7 +39,7 @@ pub(crate) fn read(kind: ModelType, fields: &Fields) -> Result<ModelConfig, Conv
             let window = fields
                 .count_or("sliding_window", Some(4096))?
                 .filter(|_| slides);
-            let first = fields.maybe_count("max_window_layers")?.unwrap_or(28);
+            let first = fields.optional_count("max_window_layers")?.unwrap_or(28);
             config.windows = rope::read_windows(fields, n_layers, window, |layer| {
                 window.is_some() && layer >= first
             })?;
@@ -49,8 +49,8 @@ pub(crate) fn read(kind: ModelType, fields: &Fields) -> Result<ModelConfig, Conv
     Ok(config)
 }
 
-/// What all types around Llama say alike. Where a field is absent, each type has a number of its own.
-pub(crate) fn sizes(kind: ModelType, fields: &Fields) -> Result<ModelConfig, ConvertError> {
+/// Reads the fields that all Llama-like types share. Defaults of missing fields depend on the type.
+pub(crate) fn read_sizes(kind: ModelType, fields: &Fields) -> Result<ModelConfig, ConvertError> {
     let (kv_heads, head_dim) = match kind {
         ModelType::Mistral => (Some(8), None),
         ModelType::Qwen2 => (Some(32), None),
@@ -59,18 +59,18 @@ pub(crate) fn sizes(kind: ModelType, fields: &Fields) -> Result<ModelConfig, Con
         ModelType::Gemma2 | ModelType::Gemma3Text => (Some(4), Some(256)),
         _ => (None, None),
     };
-    let n_heads = fields.count("num_attention_heads")?;
+    let n_heads = fields.required_count("num_attention_heads")?;
     Ok(ModelConfig {
-        context_length: fields.count("max_position_embeddings")?,
-        n_layers: fields.count("num_hidden_layers")?,
+        context_length: fields.required_count("max_position_embeddings")?,
+        n_layers: fields.required_count("num_hidden_layers")?,
         n_heads,
         n_kv_heads: fields.count_or("num_key_value_heads", kv_heads)?,
         head_dim: fields.count_or("head_dim", head_dim)?,
-        d_model: fields.count("hidden_size")?,
-        d_ff: Some(fields.count("intermediate_size")?),
+        d_model: fields.required_count("hidden_size")?,
+        d_ff: Some(fields.required_count("intermediate_size")?),
         position: Position::Rotary,
         norm: NormKind::Rms,
-        norm_eps: fields.maybe_number("rms_norm_eps")?.unwrap_or(1e-6),
+        norm_eps: fields.optional_number("rms_norm_eps")?.unwrap_or(1e-6),
         bias: BiasConfig::none(),
         ..ModelConfig::default()
     })
@@ -78,7 +78,10 @@ pub(crate) fn sizes(kind: ModelType, fields: &Fields) -> Result<ModelConfig, Con
 
 pub(crate) fn write(kind: ModelType, config: &ModelConfig) -> Map<String, Value> {
     let mut map = write_sizes(config);
-    map.insert("hidden_act".into(), json!(gate_name(config.feed_forward)));
+    map.insert(
+        "hidden_act".into(),
+        json!(gated_activation_name(config.feed_forward)),
+    );
     map.extend(rope::write(&config.rotary).map(|(name, value)| (name.to_string(), value)));
     let (types, width) = rope::write_windows(config);
     if kind != ModelType::Mistral && kind != ModelType::Qwen2 {
@@ -102,7 +105,7 @@ pub(crate) fn write(kind: ModelType, config: &ModelConfig) -> Map<String, Value>
     map
 }
 
-/// The fields that [`sizes`] reads.
+/// Writes the fields that [`read_sizes`] reads.
 pub(crate) fn write_sizes(config: &ModelConfig) -> Map<String, Value> {
     let value = json!({
         "max_position_embeddings": config.context_length, "num_hidden_layers": config.n_layers,
@@ -114,22 +117,22 @@ pub(crate) fn write_sizes(config: &ModelConfig) -> Map<String, Value> {
     value.as_object().cloned().unwrap_or_default()
 }
 
-/// An activation on a gate.
-pub(crate) fn gate(
+/// Reads the activation of a gated feed-forward layer.
+pub(crate) fn gated_activation(
     fields: &Fields,
     name: &str,
     default: &str,
 ) -> Result<FeedForwardKind, ConvertError> {
-    Ok(match fields.maybe_text(name)?.unwrap_or(default) {
+    Ok(match fields.optional_text(name)?.unwrap_or(default) {
         "silu" | "swish" => FeedForwardKind::Swiglu,
         "gelu" => FeedForwardKind::Geglu,
         "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => FeedForwardKind::GegluTanh,
-        _ => return Err(fields.wrong(name, "a gate's activation that nextword lacks")),
+        _ => return Err(fields.error(name, "but nextword does not support this activation")),
     })
 }
 
-/// Its name there; kinds without a gate have none here, and come back as something else.
-pub(crate) fn gate_name(kind: FeedForwardKind) -> &'static str {
+/// The name of a gated activation. Other kinds get a name that reads back as something else.
+pub(crate) fn gated_activation_name(kind: FeedForwardKind) -> &'static str {
     match kind {
         FeedForwardKind::Geglu => "gelu",
         FeedForwardKind::GegluTanh => "gelu_pytorch_tanh",
@@ -137,8 +140,8 @@ pub(crate) fn gate_name(kind: FeedForwardKind) -> &'static str {
     }
 }
 
-impl Names for Llama {
-    fn outer(&self, module: &str) -> Option<&'static str> {
+impl TensorNames for Llama {
+    fn top_level(&self, module: &str) -> Option<&'static str> {
         Some(match module {
             "token_embedding" => "model.embed_tokens",
             "final_norm" => "model.norm",
@@ -147,7 +150,7 @@ impl Names for Llama {
         })
     }
 
-    fn inner(&self, layer: &str, module: &str) -> Option<String> {
+    fn in_block(&self, layer: &str, module: &str) -> Option<String> {
         let name = match module {
             "attention_norm" => "input_layernorm",
             "attention.query" => "self_attn.q_proj",
@@ -167,7 +170,7 @@ impl Names for Llama {
         Some(format!("model.layers.{layer}.{name}"))
     }
 
-    fn form(&self) -> Form {
-        Form::Transposed
+    fn matrix_layout(&self) -> Layout {
+        Layout::Transposed
     }
 }

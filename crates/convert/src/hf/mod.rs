@@ -1,7 +1,7 @@
-//! Hugging Face's vocabulary: types of models, fields of `config.json`, names of tensors.
+//! Names of Hugging Face: model types, fields of `config.json` and tensors.
 //!
-//! A config is written from ours and read back by the same rules that read everybody's: what does
-//! not come back as it was is what the type cannot express.
+//! An exported config is read back with the import code. Any field that differs afterwards is one
+//! that the model type cannot express.
 
 pub(crate) mod export;
 mod fields;
@@ -21,10 +21,10 @@ use nextword_model::{
 use serde_json::{Map, Value, json};
 
 use self::fields::Fields;
-use crate::parts::Names;
+use crate::mapping::TensorNames;
 use crate::{ConvertError, json as files};
 
-/// The types of models that are known, by their `model_type`.
+/// The supported model types, by `model_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ModelType {
     Gpt2,
@@ -51,7 +51,7 @@ impl ModelType {
         Self::Gemma3Text,
     ];
 
-    /// `model_type`.
+    /// The value of `model_type`.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Gpt2 => "gpt2",
@@ -66,7 +66,7 @@ impl ModelType {
         }
     }
 
-    /// The class that `architectures` names.
+    /// The class in `architectures`.
     fn class(self) -> &'static str {
         match self {
             Self::Gpt2 => "GPT2LMHeadModel",
@@ -81,8 +81,8 @@ impl ModelType {
         }
     }
 
-    /// What its tensors are called.
-    pub(crate) fn names(self) -> &'static dyn Names {
+    /// The names of its tensors.
+    pub(crate) fn names(self) -> &'static dyn TensorNames {
         match self {
             Self::Gpt2 => &gpt2::Gpt2,
             Self::Llama | Self::Mistral | Self::Qwen2 | Self::Qwen3 | Self::Gemma => {
@@ -93,7 +93,7 @@ impl ModelType {
         }
     }
 
-    /// What stands before most names; files of the bare model leave it out.
+    /// The prefix of most tensor names. Files of the base model omit it.
     pub(crate) fn prefix(self) -> &'static str {
         match self {
             Self::Gpt2 => "transformer.",
@@ -102,17 +102,17 @@ impl ModelType {
         }
     }
 
-    /// The output layer's weight.
-    pub(crate) fn head(self) -> &'static str {
+    /// The name of the output layer's weight.
+    pub(crate) fn head_name(self) -> &'static str {
         match self {
             Self::GptNeox => "embed_out.weight",
             _ => "lm_head.weight",
         }
     }
 
-    /// Whether `name` is a table that old versions stored and that follows from the config.
+    /// Whether `name` is a buffer of old versions that can be computed from the config.
     pub(crate) fn is_buffer(self, name: &str) -> bool {
-        let endings: &[&str] = match self {
+        let suffixes: &[&str] = match self {
             Self::Gpt2 => &[".attn.bias", ".attn.masked_bias"],
             Self::GptNeox => &[
                 ".attention.bias",
@@ -121,7 +121,7 @@ impl ModelType {
             ],
             _ => &[".self_attn.rotary_emb.inv_freq"],
         };
-        endings.iter().any(|ending| name.ends_with(ending))
+        suffixes.iter().any(|suffix| name.ends_with(suffix))
     }
 
     fn read(self, fields: &Fields) -> Result<ModelConfig, ConvertError> {
@@ -151,16 +151,16 @@ impl ModelType {
 /// Reads the `config.json` in `folder`.
 pub(crate) fn read_config(folder: &Path) -> Result<(ModelType, ModelConfig), ConvertError> {
     let path = folder.join("config.json");
-    let Some(value) = files::value(&path)? else {
-        return Err(crate::folder::nothing_to_read(folder));
+    let Some(value) = files::read_value(&path)? else {
+        return Err(crate::folder::no_model_found(folder));
     };
     parse_config(&path, value)
 }
 
-/// The architecture that the text of a foreign `config.json` describes.
+/// Parses the architecture in the text of a foreign `config.json`.
 ///
 /// # Errors
-/// [`ConvertError::Source`] or [`ConvertError::Field`] if it describes none that nextword has.
+/// [`ConvertError::Source`] or [`ConvertError::Field`] if it is invalid or not supported.
 pub fn read_config_text(text: &str) -> Result<ModelConfig, ConvertError> {
     let path = Path::new("config.json");
     let value = serde_json::from_str(text);
@@ -168,16 +168,16 @@ pub fn read_config_text(text: &str) -> Result<ModelConfig, ConvertError> {
     Ok(parse_config(path, value)?.1)
 }
 
-/// The model that `value`, the contents of `path`, describes.
+/// Parses `value`, the content of `path`.
 pub(crate) fn parse_config(
     path: &Path,
     value: Value,
 ) -> Result<(ModelType, ModelConfig), ConvertError> {
     let fields = Fields::new(path, value)?;
-    let name = fields.maybe_text("model_type")?.unwrap_or("");
+    let name = fields.optional_text("model_type")?.unwrap_or("");
     let Some(kind) = ModelType::ALL.into_iter().find(|kind| kind.name() == name) else {
         let known = ModelType::ALL.map(ModelType::name).join(", ");
-        return Err(fields.wrong("model_type", format!("and nextword reads {known}")));
+        return Err(fields.error("model_type", format!("but nextword supports {known}")));
     };
     for name in [
         "is_encoder_decoder",
@@ -186,40 +186,40 @@ pub(crate) fn parse_config(
         "use_mrope",
         "rope_interleaved",
     ] {
-        fields.expect(name, false)?;
+        fields.expect_flag(name, false)?;
     }
     if let Some(pruned) = fields.get("pruned_heads")
         && pruned.as_object().is_none_or(|heads| !heads.is_empty())
     {
-        return Err(fields.wrong("pruned_heads", "and nextword has no pruned heads"));
+        return Err(fields.error("pruned_heads", "but nextword does not support pruned heads"));
     }
     if fields.get("quantization_config").is_some() {
-        let hint = "quantized weights; hint: save the model in f32, f16 or bf16 first";
-        return Err(fields.wrong("quantization_config", hint));
+        let problem = "quantized weights; hint: save the model in f32, f16 or bf16 first";
+        return Err(fields.error("quantization_config", problem));
     }
     let config = ModelConfig {
-        vocab_size: fields.count("vocab_size")?,
+        vocab_size: fields.required_count("vocab_size")?,
         ..kind.read(&fields)?
     };
-    fields.finish()?;
+    fields.reject_unknown()?;
     config
         .validate()
         .map_err(|error| ConvertError::source(path, error.to_string()))?;
     Ok((kind, config))
 }
 
-/// A record's architecture in foreign words.
-pub(crate) struct Expressed {
+/// A model type and config that express one of our models.
+pub(crate) struct HfModel {
     pub(crate) kind: ModelType,
     /// Its `config.json`.
     pub(crate) map: Map<String, Value>,
-    /// Ours, with every default filled in, and with biases where the type has them always: they are
-    /// zeros then.
+    /// Our config with every default filled in, and with all biases that the type requires: the ones
+    /// that we lack are zeros.
     pub(crate) config: ModelConfig,
 }
 
-/// The type of model that computes exactly what `config` describes.
-pub(crate) fn express(config: &ModelConfig) -> Result<Expressed, ConvertError> {
+/// Finds the model type that computes exactly the same as `config`.
+pub(crate) fn to_hf(config: &ModelConfig) -> Result<HfModel, ConvertError> {
     let exact = canonical(config);
     let head = config.bias.head;
     let biased = canonical(&ModelConfig {
@@ -229,37 +229,37 @@ pub(crate) fn express(config: &ModelConfig) -> Result<Expressed, ConvertError> {
         },
         ..exact.clone()
     });
-    let mut nearest: Option<(ModelType, Vec<String>)> = None;
-    for wanted in [exact, biased] {
+    let mut closest: Option<(ModelType, Vec<String>)> = None;
+    for candidate in [exact, biased] {
         for kind in ModelType::ALL {
-            let map = kind.write(&wanted);
+            let map = kind.write(&candidate);
             let path = Path::new("config.json");
             let fields = match parse_config(path, Value::Object(map.clone())) {
-                Ok((_, back)) => differences(&wanted, &canonical(&back)),
-                // A type that cannot even say it is far away.
+                Ok((_, back)) => differences(&candidate, &canonical(&back)),
+                // A type that rejects the config is far from it.
                 Err(error) => vec![error.to_string(); 99],
             };
             if fields.is_empty() {
-                let config = wanted;
-                return Ok(Expressed { kind, map, config });
+                let config = candidate;
+                return Ok(HfModel { kind, map, config });
             }
-            if nearest
+            if closest
                 .as_ref()
-                .is_none_or(|(_, least)| fields.len() < least.len())
+                .is_none_or(|(_, fewest)| fields.len() < fewest.len())
             {
-                nearest = Some((kind, fields));
+                closest = Some((kind, fields));
             }
         }
     }
-    let (kind, mut fields) = nearest.unwrap_or((ModelType::Gpt2, Vec::new()));
+    let (kind, mut fields) = closest.unwrap_or((ModelType::Gpt2, Vec::new()));
     fields.dedup();
     Err(ConvertError::Inexpressible {
-        format: format!("Hugging Face's `{}`, which comes nearest,", kind.name()),
+        format: format!("Hugging Face's closest model type `{}`", kind.name()),
         fields,
     })
 }
 
-/// A tensor of the record; a bias that it does not have is zeros.
+/// A tensor of the model. Missing biases are zeros.
 pub(crate) fn values_or_zeros(
     weights: &TensorFile,
     name: &str,
@@ -271,7 +271,7 @@ pub(crate) fn values_or_zeros(
     Ok(weights.values(name)?)
 }
 
-/// The fields in which two configs differ, with what the first has.
+/// The fields that differ between two configs, with the values of the first.
 fn differences(ours: &ModelConfig, theirs: &ModelConfig) -> Vec<String> {
     let value = |config| serde_json::to_value(config).unwrap_or_default();
     let (ours, theirs) = (value(ours), value(theirs));
@@ -299,14 +299,14 @@ fn compare(name: &str, ours: &Value, theirs: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// The same model with every default filled in and everything put aside that its logits do not
-/// depend on, so that two ways of saying one thing are equal.
-#[allow(clippy::float_cmp)] // What was written down is equal or it is not.
+/// Fills in every default and resets everything that does not affect the logits, so that equivalent
+/// configs are equal.
+#[allow(clippy::float_cmp)] // Compares stored values, not results.
 pub(crate) fn canonical(config: &ModelConfig) -> ModelConfig {
     let head_dim = config.head_dim();
     let window = |layer: usize| match config.windows.len() {
         0 => 0,
-        // A window as wide as the context hides nothing, but may choose the rotary base.
+        // A window as wide as the context masks nothing, but may select the rotary base.
         len => match config.windows[layer % len] {
             w if w >= config.context_length && config.rotary.local_base.is_none() => 0,
             w => w,
@@ -319,16 +319,16 @@ pub(crate) fn canonical(config: &ModelConfig) -> ModelConfig {
     ModelConfig {
         n_kv_heads: Some(config.kv_heads()),
         head_dim: Some(head_dim),
-        d_ff: Some(config.d_ff().max(1)), // None at all is said by `feed_forward`.
+        d_ff: Some(config.d_ff().max(1)), // `feed_forward` says whether there is one.
         rotary: RotaryConfig {
             width: config
                 .rotary
                 .width
                 .filter(|width| is_rotary && *width != head_dim),
             local_base: config.rotary.local_base.filter(|base| {
-                let is_like_all =
+                let is_global_base =
                     *base == config.rotary.base && config.rotary.scaling == RotaryScaling::None;
-                is_rotary && is_windowed && !is_like_all
+                is_rotary && is_windowed && !is_global_base
             }),
             ..if is_rotary {
                 config.rotary
@@ -363,9 +363,9 @@ mod tests {
 
     use super::*;
 
-    /// Fields as published configs have them, older ones in older words.
+    /// Published configs, with the field names of their time.
     #[test]
-    fn configs_of_published_models_are_read() {
+    fn published_configs_are_parsed() {
         let llama3 = r#"{"architectures": ["LlamaForCausalLM"], "attention_bias": false,
             "attention_dropout": 0.0, "bos_token_id": 128000, "eos_token_id": [128001, 128008, 128009],
             "head_dim": 64, "hidden_act": "silu", "hidden_size": 2048, "initializer_range": 0.02,
@@ -409,8 +409,8 @@ mod tests {
     }
 
     #[test]
-    fn each_preset_has_the_type_that_expresses_it_or_says_what_stands_in_the_way() {
-        let kind = |config: &ModelConfig| express(config).map(|of| of.kind.name());
+    fn presets_map_to_a_type_or_name_the_obstacles() {
+        let kind = |config: &ModelConfig| to_hf(config).map(|hf| hf.kind.name());
         assert_eq!(kind(&presets::gpt2(12, 12, 768)).unwrap(), "gpt2");
         assert_eq!(kind(&presets::llama_like(65)).unwrap(), "llama");
         assert_eq!(kind(&presets::shakespeare_char(65)).unwrap(), "gpt2");

@@ -1,4 +1,4 @@
-//! Rotary positions in a foreign config: `rope_theta` beside `rope_scaling`, or both in
+//! RoPE settings in a foreign config: `rope_theta` and `rope_scaling`, or both in
 //! `rope_parameters`.
 
 use nextword_model::{ModelConfig, RotaryConfig, RotaryScaling};
@@ -7,30 +7,33 @@ use serde_json::{Value, json};
 use super::fields::Fields;
 use crate::ConvertError;
 
-const USUAL_BASE: f64 = 10_000.0;
+const DEFAULT_BASE: f64 = 10_000.0;
 
-/// The rotary part of a config with one kind of layer.
+/// Reads the RoPE settings of a config in which all layers are alike.
 pub(crate) fn read(fields: &Fields, context_length: usize) -> Result<RotaryConfig, ConvertError> {
-    let base = fields.maybe_number("rope_theta")?;
+    let base = fields.optional_number("rope_theta")?;
     for name in ["rope_parameters", "rope_scaling"] {
         if let Some(parameters) = fields.object(name)? {
-            return read_object(&parameters, base.unwrap_or(USUAL_BASE), context_length);
+            return read_object(&parameters, base.unwrap_or(DEFAULT_BASE), context_length);
         }
     }
     Ok(RotaryConfig {
-        base: base.unwrap_or(USUAL_BASE),
+        base: base.unwrap_or(DEFAULT_BASE),
         ..RotaryConfig::default()
     })
 }
 
-/// One object of parameters; `base` holds where it names none, and `context_length` where it does not
-/// say what the context was before.
+/// Reads one parameter object. `base` and `context_length` are the defaults for a missing base and a
+/// missing original context length.
 pub(crate) fn read_object(
     fields: &Fields,
     base: f64,
     context_length: usize,
 ) -> Result<RotaryConfig, ConvertError> {
-    let (kind, name) = match (fields.maybe_text("rope_type")?, fields.maybe_text("type")?) {
+    let (kind, name) = match (
+        fields.optional_text("rope_type")?,
+        fields.optional_text("type")?,
+    ) {
         (Some(kind), _) => (kind, "rope_type"),
         (_, Some(kind)) => (kind, "type"),
         _ => ("default", "rope_type"),
@@ -38,39 +41,40 @@ pub(crate) fn read_object(
     let scaling = match kind {
         "default" => RotaryScaling::None,
         "linear" => RotaryScaling::Linear {
-            factor: fields.number("factor")?,
+            factor: fields.required_number("factor")?,
         },
         "llama3" => RotaryScaling::Llama3 {
-            factor: fields.number("factor")?,
-            low_freq_factor: fields.number("low_freq_factor")?,
-            high_freq_factor: fields.number("high_freq_factor")?,
-            original_context_length: fields.count("original_max_position_embeddings")?,
+            factor: fields.required_number("factor")?,
+            low_freq_factor: fields.required_number("low_freq_factor")?,
+            high_freq_factor: fields.required_number("high_freq_factor")?,
+            original_context_length: fields.required_count("original_max_position_embeddings")?,
         },
         "yarn" => {
-            let factor = fields.number("factor")?;
-            let usual = if factor > 1.0 {
+            let factor = fields.required_number("factor")?;
+            let default_factor = if factor > 1.0 {
                 0.1 * factor.ln() + 1.0
             } else {
                 1.0
             };
-            let original = fields.maybe_count("original_max_position_embeddings")?;
+            let original = fields.optional_count("original_max_position_embeddings")?;
             RotaryScaling::Yarn {
                 factor,
                 original_context_length: original.unwrap_or(context_length),
-                beta_fast: fields.maybe_number("beta_fast")?.unwrap_or(32.0),
-                beta_slow: fields.maybe_number("beta_slow")?.unwrap_or(1.0),
-                attention_factor: fields.maybe_number("attention_factor")?.unwrap_or(usual),
+                beta_fast: fields.optional_number("beta_fast")?.unwrap_or(32.0),
+                beta_slow: fields.optional_number("beta_slow")?.unwrap_or(1.0),
+                attention_factor: fields
+                    .optional_number("attention_factor")?
+                    .unwrap_or(default_factor),
                 truncate: fields.flag("truncate", true)?,
             }
         }
         _ => {
-            let problem =
-                "a rotary scaling that nextword lacks; it has default, linear, llama3 and yarn";
-            return Err(fields.wrong(name, problem));
+            let problem = "but nextword supports default, linear, llama3 and yarn";
+            return Err(fields.error(name, problem));
         }
     };
-    let base = fields.maybe_number("rope_theta")?.unwrap_or(base);
-    fields.finish()?;
+    let base = fields.optional_number("rope_theta")?.unwrap_or(base);
+    fields.reject_unknown()?;
     Ok(RotaryConfig {
         base,
         scaling,
@@ -78,7 +82,7 @@ pub(crate) fn read_object(
     })
 }
 
-/// The fields for `rotary`, as all versions of `transformers` read them.
+/// The fields for `rotary`, in the form that all versions of `transformers` read.
 pub(crate) fn write(rotary: &RotaryConfig) -> [(&'static str, Value); 2] {
     [
         ("rope_theta", json!(rotary.base)),
@@ -86,7 +90,7 @@ pub(crate) fn write(rotary: &RotaryConfig) -> [(&'static str, Value); 2] {
     ]
 }
 
-/// The scaling by itself; null for none.
+/// The scaling alone; null without scaling.
 pub(crate) fn scaling(rotary: &RotaryConfig) -> Value {
     match rotary.scaling {
         RotaryScaling::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),
@@ -116,40 +120,41 @@ pub(crate) fn scaling(rotary: &RotaryConfig) -> Value {
     }
 }
 
-/// Sliding windows, layer by layer, from `layer_types` or else from `slides`.
+/// Reads the sliding window of each layer, from `layer_types` or else from `slides`.
 pub(crate) fn read_windows(
     fields: &Fields,
     n_layers: usize,
     window: Option<usize>,
     slides: impl Fn(usize) -> bool,
 ) -> Result<Vec<usize>, ConvertError> {
-    let types = fields.texts("layer_types")?;
+    let types = fields.optional_text_list("layer_types")?;
     if let Some(types) = &types {
         if types.len() != n_layers {
-            return Err(fields.wrong("layer_types", format!("for {n_layers} layers")));
+            return Err(fields.error("layer_types", format!("but there are {n_layers} layers")));
         }
         if let Some(other) = types
             .iter()
             .find(|name| !["full_attention", "sliding_attention"].contains(*name))
         {
-            return Err(fields.wrong("layer_types", format!("and nextword has no {other:?}")));
+            return Err(fields.error(
+                "layer_types",
+                format!("but nextword does not support {other:?}"),
+            ));
         }
     }
-    let of = |layer: usize| {
+    let window_of = |layer: usize| {
         let slides = types.as_ref().map_or_else(
             || slides(layer),
             |types| types[layer] == "sliding_attention",
         );
         match window {
             Some(window) if slides => Ok(window),
-            None if slides => {
-                Err(fields.wrong("sliding_window", "and some layers ask for a window"))
-            }
+            None if slides => Err(fields.error("sliding_window", "but some layers need a window")),
             _ => Ok(0),
         }
     };
     let windows: Vec<usize> = (0..n_layers.min(1 << 12))
-        .map(of)
+        .map(window_of)
         .collect::<Result<_, _>>()?;
     Ok(match windows.first() {
         Some(first) if windows.iter().all(|window| window == first) => {
@@ -159,7 +164,7 @@ pub(crate) fn read_windows(
     })
 }
 
-/// `layer_types` and the one width that all windows of `config` have; 0 where there is none.
+/// `layer_types` and the common width of all windows of `config`; 0 without windows.
 pub(crate) fn write_windows(config: &ModelConfig) -> (Vec<&'static str>, usize) {
     let window = |layer: usize| match config.windows.len() {
         0 => 0,

@@ -1,13 +1,13 @@
 //! Continuous batching: requests join and leave a running batch between steps; token ids only.
 //!
-//! The cache is a fixed number of slots. Each step first computes at most
-//! [`BatchOptions::prefill_tokens`] tokens of prompts, so that running answers are not held up, then
-//! one token of every running answer.
+//! The cache has a fixed number of slots. Each step first computes at most
+//! [`BatchOptions::prefill_tokens`] prompt tokens, so that long prompts do not stall the other
+//! sequences, and then decodes one token of every active sequence.
 //!
-//! What a request gets depends on the request alone. On flex a row's numbers do not depend on the
-//! other rows of a product, but a sequence of a few places is multiplied in another order than a longer
-//! one. So prompts are computed each by itself in pieces that begin at multiples of
-//! [`BatchOptions::chunk`], and a slot's tokens are used again only in such whole pieces of a prompt.
+//! The result of a request depends on that request alone. On flex a row of a matrix product does not
+//! depend on the other rows, but short sequences use another order of operations than long ones.
+//! Therefore every prompt is computed by itself, in chunks that start at multiples of
+//! [`BatchOptions::chunk`], and cached tokens are reused only in whole chunks.
 
 mod slots;
 #[cfg(test)]
@@ -23,17 +23,16 @@ use nextword_model::{KvCache, Pass, Transformer, weights};
 
 use self::slots::Slots;
 use crate::sampler::log_sum_exp;
-use crate::{FinishReason, GenerateError, History, Overflow, Place, Sampler, SamplingConfig};
+use crate::{FinishReason, GenerateError, History, Overflow, SampleKey, Sampler, SamplingConfig};
 
-/// The sizes of a batch.
+/// Sizes of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchOptions {
-    /// Answers that can be under way at once; each has a slot of the cache as long as the model's
-    /// context.
+    /// Maximum number of active sequences. Each has a cache slot as long as the model's context.
     pub slots: usize,
-    /// Tokens of a prompt that are computed at once. Default 32.
+    /// Length of a prefill chunk in tokens. Default 32.
     pub chunk: usize,
-    /// Tokens of prompts in one step, at least one chunk. Default 128.
+    /// Maximum number of prompt tokens computed per step, at least one chunk. Default 128.
     pub prefill_tokens: usize,
 }
 
@@ -47,96 +46,98 @@ impl Default for BatchOptions {
     }
 }
 
-/// Ids to be continued.
+/// A request to continue ids.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BatchRequest {
-    /// At least one id, at most the model's context.
+    /// The prompt: at least one id and at most the model's context.
     pub prompt: Vec<u32>,
-    /// How each token is chosen.
+    /// How each token is sampled.
     pub sampling: SamplingConfig,
-    /// The most tokens of the answer.
+    /// Maximum number of tokens to generate.
     pub max_tokens: usize,
-    /// The answer ends with the first of these, as its last token.
+    /// The completion ends with the first of these ids, which it includes.
     pub stop_ids: Vec<u32>,
-    /// What happens at the end of the context.
+    /// What to do when the context is full.
     pub overflow: Overflow,
-    /// As [`DecodeOptions::first_id`](crate::DecodeOptions::first_id).
-    pub first_id: Option<u32>,
-    /// Number of the answer for the random draws.
+    /// See [`DecodeOptions::bos_id`](crate::DecodeOptions::bos_id).
+    pub bos_id: Option<u32>,
+    /// Sequence number for the random numbers.
     pub sequence: u64,
-    /// How many of the likeliest tokens are told with each token and its score; `None`: no score is.
-    pub top: Option<usize>,
-    /// Whether the prompt's own tokens are scored too. No cached token is used then.
+    /// How many of the most probable tokens are returned with each score. `None` disables scores.
+    pub top_logprobs: Option<usize>,
+    /// Whether the prompt is scored too. Disables prefix reuse.
     pub score_prompt: bool,
 }
 
-/// Names a request of a [`Batcher`].
+/// Identifies a request of a [`Batcher`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(u64);
 
-/// A token and how likely the model found it, by itself: before bias, penalties and temperature.
+/// The log-probability of a token under the model, before bias, penalties and temperature.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Score {
-    /// The token.
+    /// The token id.
     pub id: u32,
-    /// `ln p` in nats.
+    /// The log-probability in nats.
     pub logprob: f64,
-    /// The likeliest tokens in its place with their `ln p`, the likeliest first.
+    /// The most probable tokens at its position with their log-probabilities, best first.
     pub top: Vec<(u32, f64)>,
 }
 
-/// What happened to a request in a step.
+/// Something that happened to a request in a step.
 #[derive(Debug)]
 pub enum Event {
-    /// The prompt's tokens but the first, scored. Comes before the first token.
+    /// Scores of all prompt tokens except the first. Precedes the first token.
     Prompt(Vec<Score>),
-    /// The next token of the answer, scored if that was asked for; `finish` is set if it is the last.
+    /// The next token of the completion.
     Token {
-        /// The token.
+        /// The token id.
         id: u32,
-        /// How likely the model found it.
+        /// Its score, if requested.
         score: Option<Score>,
-        /// Why the answer ends with it.
+        /// Why the completion ends with this token, if it does.
         finish: Option<FinishReason>,
     },
-    /// The answer ended without a further token.
+    /// The completion ended without a further token.
     End(FinishReason),
-    /// The answer cannot go on.
+    /// The completion failed.
     Failed(GenerateError),
 }
 
-/// An answer under way, in a slot.
+/// A request in a slot.
 #[derive(Debug)]
-struct Running {
+struct ActiveSequence {
     id: RequestId,
     request: BatchRequest,
     sampler: Sampler,
-    /// What the model sees. The cache holds the first of these.
+    /// The model's context. A prefix of it is cached.
     context: Vec<u32>,
-    /// Tokens of the context that are computed as a prompt.
-    prompt: usize,
-    /// Tokens of the context that were found in the cache.
-    reused: usize,
+    /// Length of the context that is computed by prefill.
+    prefill_len: usize,
+    /// Number of prompt tokens that were found in the cache.
+    cached_tokens: usize,
     history: History,
-    tokens: usize,
+    /// Number of generated tokens.
+    generated: usize,
     scores: Vec<Score>,
-    /// Whether it waits for its reader.
-    held: bool,
+    /// Whether steps skip this sequence.
+    paused: bool,
 }
 
-/// Continues requests together, one step at a time.
+/// Continues many requests together, one step at a time.
 #[derive(Debug)]
 pub struct Batcher {
     model: Transformer,
     options: BatchOptions,
     cache: KvCache,
     slots: Slots,
-    running: BTreeMap<usize, Running>,
+    /// The active sequences by slot.
+    active: BTreeMap<usize, ActiveSequence>,
     next_id: u64,
 }
 
 impl Batcher {
-    /// Takes the memory for all slots. The model must not be on an autodiff device.
+    /// Allocates the cache of all slots. The model must not be on an autodiff device.
     pub fn new(model: Transformer, options: BatchOptions) -> Self {
         let options = BatchOptions {
             slots: options.slots.max(1),
@@ -149,30 +150,31 @@ impl Batcher {
             model,
             options,
             cache,
-            running: BTreeMap::new(),
+            active: BTreeMap::new(),
             next_id: 0,
         }
     }
 
-    /// Slots without an answer.
+    /// Number of free slots.
     pub fn free_slots(&self) -> usize {
-        self.options.slots - self.running.len()
+        self.options.slots - self.active.len()
     }
 
-    /// Whether no answer is under way.
+    /// Whether no sequence is active.
     pub fn is_idle(&self) -> bool {
-        self.running.is_empty()
+        self.active.is_empty()
     }
 
-    /// Tokens of the prompt of `id` that were found in the cache.
-    pub fn reused(&self, id: RequestId) -> usize {
-        let mut running = self.running.values();
-        running
-            .find(|running| running.id == id)
-            .map_or(0, |running| running.reused)
+    /// Number of prompt tokens of request `id` that were found in the cache.
+    pub fn cached_tokens(&self, id: RequestId) -> usize {
+        let mut active = self.active.values();
+        active
+            .find(|sequence| sequence.id == id)
+            .map_or(0, |sequence| sequence.cached_tokens)
     }
 
-    /// Checks `request` and gives it a free slot; `None` if there is none. Nothing is computed yet.
+    /// Validates `request` and assigns it a free slot. Returns `None` if no slot is free. Computes
+    /// nothing yet.
     ///
     /// # Errors
     /// [`GenerateError::Setting`], [`GenerateError::EmptyPrompt`], [`GenerateError::UnknownToken`],
@@ -187,161 +189,165 @@ impl Batcher {
                 context_length: config.context_length,
             });
         }
-        let Some(found) = self.slots.take(&request.prompt, request.score_prompt) else {
+        let Some(assignment) = self.slots.assign(&request.prompt, request.score_prompt) else {
             return Ok(None);
         };
-        match found.copy_from {
-            Some(from) => self.cache.copy_prefix(from, found.slot, found.len),
-            None => self.cache.truncate(found.slot, found.len),
+        match assignment.copy_from {
+            Some(from) => self
+                .cache
+                .copy_prefix(from, assignment.slot, assignment.cached_len),
+            None => self.cache.truncate(assignment.slot, assignment.cached_len),
         }
         self.next_id += 1;
         let id = RequestId(self.next_id);
-        let running = Running {
+        let sequence = ActiveSequence {
             id,
             sampler,
             context: request.prompt.clone(),
-            prompt: request.prompt.len(),
-            reused: found.len,
+            prefill_len: request.prompt.len(),
+            cached_tokens: assignment.cached_len,
             history: History::new(&request.prompt),
-            tokens: 0,
+            generated: 0,
             scores: Vec::new(),
-            held: false,
+            paused: false,
             request,
         };
-        self.running.insert(found.slot, running);
+        self.active.insert(assignment.slot, sequence);
         Ok(Some(id))
     }
 
-    /// Ends a request; its slot is free at once. Nothing happens if it has ended already.
+    /// Ends a request and frees its slot. Does nothing if the request has already ended.
     pub fn cancel(&mut self, id: RequestId) {
-        let found = self.running.iter().find(|(_, running)| running.id == id);
+        let found = self.active.iter().find(|(_, sequence)| sequence.id == id);
         if let Some(slot) = found.map(|(slot, _)| *slot) {
-            self.free(slot);
+            self.release(slot);
         }
     }
 
-    /// Leaves a request out of the next steps, as long as `held`: nobody takes its tokens.
-    pub fn hold(&mut self, id: RequestId, held: bool) {
-        let mut all = self.running.values_mut();
-        if let Some(running) = all.find(|running| running.id == id) {
-            running.held = held;
+    /// Pauses or resumes a request. Steps skip paused requests.
+    pub fn set_paused(&mut self, id: RequestId, paused: bool) {
+        let mut active = self.active.values_mut();
+        if let Some(sequence) = active.find(|sequence| sequence.id == id) {
+            sequence.paused = paused;
         }
     }
 
-    /// One step of all requests under way that are not held; tells what happened to which.
+    /// Runs one step of all requests that are not paused and returns their events.
     pub fn step(&mut self) -> Vec<(RequestId, Event)> {
         let mut events = Vec::new();
-        self.make_room(&mut events);
+        self.shift_contexts(&mut events);
         self.prefill(&mut events);
         self.decode(&mut events);
         events
     }
 
-    fn free(&mut self, slot: usize) {
-        self.running.remove(&slot);
-        self.slots.free(slot);
+    fn release(&mut self, slot: usize) {
+        self.active.remove(&slot);
+        self.slots.release(slot);
     }
 
-    /// Sees to it that each context fits the model.
-    fn make_room(&mut self, events: &mut Vec<(RequestId, Event)>) {
+    /// Shifts or ends every sequence whose context exceeds the model's.
+    fn shift_contexts(&mut self, events: &mut Vec<(RequestId, Event)>) {
         let context_length = self.model.config().context_length;
         let full: Vec<usize> = self
-            .running
+            .active
             .iter()
-            .filter(|(_, running)| !running.held && running.context.len() > context_length)
+            .filter(|(_, sequence)| !sequence.paused && sequence.context.len() > context_length)
             .map(|(slot, _)| *slot)
             .collect();
         for slot in full {
-            let Some(running) = self.running.get_mut(&slot) else {
+            let Some(sequence) = self.active.get_mut(&slot) else {
                 continue;
             };
-            if running.request.overflow == Overflow::Stop {
-                events.push((running.id, Event::End(FinishReason::ContextFull)));
-                self.free(slot);
+            if sequence.request.overflow == Overflow::Stop {
+                events.push((sequence.id, Event::End(FinishReason::ContextFull)));
+                self.release(slot);
                 continue;
             }
-            let most = (context_length / 2).max(1);
-            crate::decode::shorten(&mut running.context, running.request.first_id, most);
-            running.prompt = most;
+            let max_len = (context_length / 2).max(1);
+            crate::decode::truncate_left(&mut sequence.context, sequence.request.bos_id, max_len);
+            sequence.prefill_len = max_len;
             self.cache.clear(slot);
-            self.slots.forget(slot);
+            self.slots.invalidate(slot);
         }
     }
 
-    /// Computes prompts, the oldest request first.
+    /// Computes prompts within the step's budget, oldest request first.
     fn prefill(&mut self, events: &mut Vec<(RequestId, Event)>) {
         let mut waiting: Vec<(RequestId, usize)> = self
-            .running
+            .active
             .iter()
-            .filter(|(slot, running)| !running.held && self.cache.len(**slot) < running.prompt)
-            .map(|(slot, running)| (running.id, *slot))
+            .filter(|(slot, sequence)| {
+                !sequence.paused && self.cache.len(**slot) < sequence.prefill_len
+            })
+            .map(|(slot, sequence)| (sequence.id, *slot))
             .collect();
         waiting.sort_unstable();
         let mut budget = self.options.prefill_tokens.max(self.options.chunk);
         for (id, slot) in waiting {
-            while let Some(running) = self.running.get(&slot) {
+            while let Some(sequence) = self.active.get(&slot) {
                 let start = self.cache.len(slot);
-                let end = running.prompt.min(start + self.options.chunk);
-                if start == running.prompt {
+                let end = sequence.prefill_len.min(start + self.options.chunk);
+                if start == sequence.prefill_len {
                     break;
                 }
                 if end - start > budget {
                     return;
                 }
                 budget -= end - start;
-                if running.request.max_tokens == 0 && !running.request.score_prompt {
+                if sequence.request.max_tokens == 0 && !sequence.request.score_prompt {
                     events.push((id, Event::End(FinishReason::Length)));
-                    self.free(slot);
+                    self.release(slot);
                     break;
                 }
-                self.prefill_piece(slot, end, events);
+                self.prefill_chunk(slot, end, events);
             }
         }
     }
 
-    /// Computes the context of `slot` up to `end`, and the first token behind a whole prompt.
-    fn prefill_piece(&mut self, slot: usize, end: usize, events: &mut Vec<(RequestId, Event)>) {
-        let Some(running) = self.running.get(&slot) else {
+    /// Computes the context of `slot` up to `end`, and samples the first token after the prompt.
+    fn prefill_chunk(&mut self, slot: usize, end: usize, events: &mut Vec<(RequestId, Event)>) {
+        let Some(sequence) = self.active.get(&slot) else {
             return;
         };
         let start = self.cache.len(slot);
-        let piece = &running.context[start..end];
-        self.slots.fill(slot, start, piece);
-        let whole = end == running.prompt;
-        let score = running.request.score_prompt && running.tokens == 0;
-        let hidden = hidden(&self.model, &mut self.cache, &[slot], piece);
-        if score {
+        let tokens = &sequence.context[start..end];
+        self.slots.record_chunk(slot, start, tokens);
+        let is_complete = end == sequence.prefill_len;
+        let scores_prompt = sequence.request.score_prompt && sequence.generated == 0;
+        let hidden = hidden(&self.model, &mut self.cache, &[slot], tokens);
+        if scores_prompt {
             let logits = logits(&self.model, hidden.clone());
-            if let Some(running) = self.running.get_mut(&slot) {
-                running.score_prompt(start, end, &logits, self.model.config().vocab_size);
+            if let Some(sequence) = self.active.get_mut(&slot) {
+                sequence.score_prompt(start, end, &logits, self.model.config().vocab_size);
             }
         }
-        if !whole {
+        if !is_complete {
             return;
         }
-        let id = running_id(&self.running, slot);
-        if score && let Some(running) = self.running.get_mut(&slot) {
-            events.push((id, Event::Prompt(std::mem::take(&mut running.scores))));
-            if running.request.max_tokens == 0 {
+        let id = request_id(&self.active, slot);
+        if scores_prompt && let Some(sequence) = self.active.get_mut(&slot) {
+            events.push((id, Event::Prompt(std::mem::take(&mut sequence.scores))));
+            if sequence.request.max_tokens == 0 {
                 events.push((id, Event::End(FinishReason::Length)));
-                return self.free(slot);
+                return self.release(slot);
             }
         }
         let last = logits(&self.model, hidden.narrow(1, end - start - 1, 1));
-        self.choose(&[slot], &last, events);
+        self.sample(&[slot], &last, events);
     }
 
-    /// One token of every answer whose prompt is computed.
+    /// Decodes one token of every sequence whose prompt is complete.
     fn decode(&mut self, events: &mut Vec<(RequestId, Event)>) {
         let ready: Vec<usize> = self
-            .running
+            .active
             .iter()
-            .filter(|(slot, running)| {
+            .filter(|(slot, sequence)| {
                 let len = self.cache.len(**slot);
-                len >= running.prompt && len + 1 == running.context.len()
+                len >= sequence.prefill_len && len + 1 == sequence.context.len()
             })
-            .filter(|(_, running)| running.context.len() <= self.model.config().context_length)
-            .filter(|(_, running)| !running.held)
+            .filter(|(_, sequence)| sequence.context.len() <= self.model.config().context_length)
+            .filter(|(_, sequence)| !sequence.paused)
             .map(|(slot, _)| *slot)
             .collect();
         if ready.is_empty() {
@@ -349,97 +355,105 @@ impl Batcher {
         }
         let newest = ready
             .iter()
-            .filter_map(|slot| self.running.get(slot)?.context.last());
+            .filter_map(|slot| self.active.get(slot)?.context.last());
         let ids: Vec<u32> = newest.copied().collect();
         let hidden = hidden(&self.model, &mut self.cache, &ready, &ids);
         let logits = logits(&self.model, hidden);
-        self.choose(&ready, &logits, events);
+        self.sample(&ready, &logits, events);
     }
 
-    /// Draws the next token of each of `slots`, by its row of `logits`, and frees those that end.
-    fn choose(&mut self, slots: &[usize], logits: &[f32], events: &mut Vec<(RequestId, Event)>) {
+    /// Samples the next token of each of `slots` from its row of `logits`. Frees slots that end.
+    fn sample(&mut self, slots: &[usize], logits: &[f32], events: &mut Vec<(RequestId, Event)>) {
         let rows: Vec<&[f32]> = logits.chunks(self.model.config().vocab_size).collect();
-        let all: Vec<OnceLock<Drawn>> = slots.iter().map(|_| OnceLock::new()).collect();
-        for_each(slots.len(), SAMPLING * rows[0].len(), |row| {
-            if let Some(running) = self.running.get(&slots[row]) {
-                let _ = all[row].set(running.draw(rows[row])); // Each is set once.
+        let results: Vec<OnceLock<Sampled>> = slots.iter().map(|_| OnceLock::new()).collect();
+        for_each(slots.len(), OPS_PER_LOGIT * rows[0].len(), |row| {
+            if let Some(sequence) = self.active.get(&slots[row]) {
+                let _ = results[row].set(sequence.sample(rows[row])); // Each cell is set once.
             }
         });
-        for (slot, drawn) in slots.iter().zip(all) {
-            let (Some(running), Some(drawn)) = (self.running.get_mut(slot), drawn.into_inner())
+        for (slot, sampled) in slots.iter().zip(results) {
+            let (Some(sequence), Some(sampled)) = (self.active.get_mut(slot), sampled.into_inner())
             else {
                 continue;
             };
-            let running_id = running.id;
-            match drawn {
+            let request_id = sequence.id;
+            match sampled {
                 Ok((id, score)) => {
-                    let finish = running.push(id);
+                    let finish = sequence.push(id);
                     let ends = finish.is_some();
-                    events.push((running_id, Event::Token { id, score, finish }));
+                    events.push((request_id, Event::Token { id, score, finish }));
                     if ends {
-                        self.free(*slot);
+                        self.release(*slot);
                     }
                 }
                 Err(error) => {
-                    events.push((running_id, Event::Failed(error)));
-                    // What the cache holds of it may be no numbers either.
-                    self.slots.forget(*slot);
-                    self.free(*slot);
+                    events.push((request_id, Event::Failed(error)));
+                    // The cached keys and values may not be finite either.
+                    self.slots.invalidate(*slot);
+                    self.release(*slot);
                 }
             }
         }
     }
 }
 
-/// A token, and its score if that was asked for.
-type Drawn = Result<(u32, Option<Score>), GenerateError>;
+/// A token and, if requested, its score.
+type Sampled = Result<(u32, Option<Score>), GenerateError>;
 
-/// About how many basic operations a logit costs in sampling.
-const SAMPLING: usize = 16;
+/// Approximate cost of sampling in basic operations per logit.
+const OPS_PER_LOGIT: usize = 16;
 
-impl Running {
-    fn draw(&self, logits: &[f32]) -> Drawn {
-        let place = Place {
+impl ActiveSequence {
+    fn sample(&self, logits: &[f32]) -> Sampled {
+        let key = SampleKey {
             sequence: self.request.sequence,
-            position: self.tokens as u64,
+            position: self.generated as u64,
         };
-        let (id, _) = self.sampler.choose(logits, &self.history, place)?;
-        Ok((id, self.request.top.map(|top| score(id, logits, top))))
+        let (id, _) = self.sampler.sample_id(logits, &self.history, key)?;
+        Ok((
+            id,
+            self.request
+                .top_logprobs
+                .map(|top| score_token(id, logits, top)),
+        ))
     }
 
-    /// Takes `id` as the next token; says why the answer ends with it, if it does.
+    /// Appends the generated token `id`. Returns why the completion ends with it, if it does.
     fn push(&mut self, id: u32) -> Option<FinishReason> {
         self.history.push(id);
         self.context.push(id);
-        self.tokens += 1;
+        self.generated += 1;
         if self.request.stop_ids.contains(&id) {
             Some(FinishReason::Eos)
-        } else if self.tokens >= self.request.max_tokens {
+        } else if self.generated >= self.request.max_tokens {
             Some(FinishReason::Length)
         } else {
             None
         }
     }
 
-    /// Scores the prompt's tokens after those at `start..end`, whose logits these are.
+    /// Scores the prompt tokens at `start + 1..=end`, given the logits at `start..end`.
     fn score_prompt(&mut self, start: usize, end: usize, logits: &[f32], vocab_size: usize) {
-        for (place, logits) in (start..end).zip(logits.chunks(vocab_size)) {
-            let Some(id) = self.context[..self.prompt].get(place + 1).copied() else {
+        for (position, logits) in (start..end).zip(logits.chunks(vocab_size)) {
+            let Some(id) = self.context[..self.prefill_len].get(position + 1).copied() else {
                 return;
             };
-            self.scores
-                .push(score(id, logits, self.request.top.unwrap_or(0)));
+            self.scores.push(score_token(
+                id,
+                logits,
+                self.request.top_logprobs.unwrap_or(0),
+            ));
         }
     }
 }
 
-fn running_id(running: &BTreeMap<usize, Running>, slot: usize) -> RequestId {
-    running
+fn request_id(active: &BTreeMap<usize, ActiveSequence>, slot: usize) -> RequestId {
+    active
         .get(&slot)
-        .map_or(RequestId(0), |running| running.id)
+        .map_or(RequestId(0), |sequence| sequence.id)
 }
 
-/// What enters the output layer for the next `ids` of `slots`, the same number for each.
+/// The final hidden states of the next `ids` of `slots`, the same number for each slot.
 fn hidden(model: &Transformer, cache: &mut KvCache, slots: &[usize], ids: &[u32]) -> Tensor<3> {
     let signed: Vec<i32> = ids.iter().map(|id| id.cast_signed()).collect();
     let data = TensorData::new(signed, [slots.len(), ids.len() / slots.len()]);
@@ -451,9 +465,9 @@ fn logits(model: &Transformer, hidden: Tensor<3>) -> Vec<f32> {
     weights::floats(model.logits(hidden, &mut Pass::plain()).into_data())
 }
 
-/// The score of token `id`, with those of the `count` largest logits: the largest first, of equals the
+/// The score of token `id`, with the `count` most probable tokens in falling order; ties go to the
 /// lowest id.
-fn score(id: u32, logits: &[f32], count: usize) -> Score {
+fn score_token(id: u32, logits: &[f32], count: usize) -> Score {
     let sum = log_sum_exp(logits);
     let logprob = |logit: f32| f64::from(logit) - sum;
     let mut score = Score {

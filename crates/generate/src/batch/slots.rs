@@ -1,29 +1,29 @@
-//! Which slot holds which tokens, and which slot a new prompt gets.
+//! Assignment of cache slots to requests, with prefix reuse.
 
-/// What each slot of the cache holds in whole pieces of prompts.
+/// The reusable prompt prefix of each cache slot, in whole chunks.
 #[derive(Debug)]
 pub(super) struct Slots {
     chunk: usize,
-    all: Vec<Slot>,
+    slots: Vec<Slot>,
     clock: u64,
 }
 
 #[derive(Debug, Default)]
 struct Slot {
-    /// Tokens that were computed as whole pieces of a prompt: the beginning of what the slot holds.
+    /// Cached tokens that were computed as whole prefill chunks: a prefix of the slot's content.
     prefix: Vec<u32>,
-    taken: bool,
-    /// When it was freed.
-    since: u64,
+    in_use: bool,
+    /// Time of the last release.
+    released_at: u64,
 }
 
-/// A slot for a prompt.
+/// The slot assigned to a prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct SlotAssignment {
     pub(super) slot: usize,
-    /// Tokens of the prompt that are cached.
-    pub(super) len: usize,
-    /// The slot that holds them, if it is another one.
+    /// Number of prompt tokens that are cached.
+    pub(super) cached_len: usize,
+    /// The slot to copy them from, if it is another one.
     pub(super) copy_from: Option<usize>,
 }
 
@@ -31,47 +31,57 @@ impl Slots {
     pub(super) fn new(count: usize, chunk: usize) -> Self {
         Self {
             chunk,
-            all: (0..count).map(|_| Slot::default()).collect(),
+            slots: (0..count).map(|_| Slot::default()).collect(),
             clock: 0,
         }
     }
 
-    /// Takes a free slot for `prompt`: the one that begins most like it, else the one that was free
-    /// for longest. A `fresh` prompt uses nothing that is cached.
-    pub(super) fn take(&mut self, prompt: &[u32], fresh: bool) -> Option<Found> {
-        let shared = |slot: &Slot| if fresh { 0 } else { self.shared(slot, prompt) };
-        let free = self.all.iter().enumerate().filter(|(_, slot)| !slot.taken);
-        let (slot, held) = free
-            .map(|(at, slot)| (at, shared(slot), slot))
-            .max_by_key(|(_, shared, slot)| {
-                // Where nothing is shared, as little as possible is lost.
-                (
-                    *shared,
-                    std::cmp::Reverse((!slot.prefix.is_empty(), slot.since)),
-                )
-            })
-            .map(|(at, shared, _)| (at, shared))?;
-        let (from, most) = self
-            .all
+    /// Assigns a free slot to `prompt`: the one with the longest common prefix, else the least
+    /// recently used one. With `skip_cache` no cached tokens are used.
+    pub(super) fn assign(&mut self, prompt: &[u32], skip_cache: bool) -> Option<SlotAssignment> {
+        let shared_len = |slot: &Slot| {
+            if skip_cache {
+                0
+            } else {
+                self.shared_len(slot, prompt)
+            }
+        };
+        let free = self
+            .slots
             .iter()
             .enumerate()
-            .map(|(at, slot)| (at, shared(slot)))
-            .max_by_key(|(at, shared)| (*shared, std::cmp::Reverse(*at)))?;
-        let copies = most > held;
-        let len = if copies { most } else { held };
-        let found = &mut self.all[slot];
-        found.taken = true;
-        found.prefix = prompt[..len].to_vec();
-        Some(Found {
+            .filter(|(_, slot)| !slot.in_use);
+        let (slot, own_len) = free
+            .map(|(index, slot)| (index, shared_len(slot), slot))
+            .max_by_key(|(_, shared, slot)| {
+                // Without a common prefix, prefer an empty slot, then the least recently used one.
+                (
+                    *shared,
+                    std::cmp::Reverse((!slot.prefix.is_empty(), slot.released_at)),
+                )
+            })
+            .map(|(index, shared, _)| (index, shared))?;
+        let (source, longest) = self
+            .slots
+            .iter()
+            .enumerate()
+            .map(|(index, slot)| (index, shared_len(slot)))
+            .max_by_key(|(index, shared)| (*shared, std::cmp::Reverse(*index)))?;
+        let copies = longest > own_len;
+        let cached_len = if copies { longest } else { own_len };
+        let assigned = &mut self.slots[slot];
+        assigned.in_use = true;
+        assigned.prefix = prompt[..cached_len].to_vec();
+        Some(SlotAssignment {
             slot,
-            len,
-            copy_from: copies.then_some(from),
+            cached_len,
+            copy_from: copies.then_some(source),
         })
     }
 
-    /// Tokens of `prompt` that `slot` holds, in whole pieces, and never all: the last one's logits
-    /// are still to be computed.
-    fn shared(&self, slot: &Slot, prompt: &[u32]) -> usize {
+    /// Length of the common prefix of `prompt` and `slot`, in whole chunks. Always less than the
+    /// prompt, because the logits of its last token are still to be computed.
+    fn shared_len(&self, slot: &Slot, prompt: &[u32]) -> usize {
         let same = slot
             .prefix
             .iter()
@@ -81,22 +91,22 @@ impl Slots {
         same.min(prompt.len().saturating_sub(1)) / self.chunk * self.chunk
     }
 
-    /// Notes that `piece` of a prompt was computed behind the first `start` tokens of `slot`.
-    pub(super) fn fill(&mut self, slot: usize, start: usize, piece: &[u32]) {
-        let slot = &mut self.all[slot];
-        if slot.prefix.len() == start && piece.len() == self.chunk {
-            slot.prefix.extend_from_slice(piece);
+    /// Records that `tokens` of a prompt were computed after the first `start` tokens of `slot`.
+    pub(super) fn record_chunk(&mut self, slot: usize, start: usize, tokens: &[u32]) {
+        let slot = &mut self.slots[slot];
+        if slot.prefix.len() == start && tokens.len() == self.chunk {
+            slot.prefix.extend_from_slice(tokens);
         }
     }
 
-    /// Notes that nothing in `slot` may be used again.
-    pub(super) fn forget(&mut self, slot: usize) {
-        self.all[slot].prefix.clear();
+    /// Marks the content of `slot` as not reusable.
+    pub(super) fn invalidate(&mut self, slot: usize) {
+        self.slots[slot].prefix.clear();
     }
 
-    pub(super) fn free(&mut self, slot: usize) {
+    pub(super) fn release(&mut self, slot: usize) {
         self.clock += 1;
-        self.all[slot].taken = false;
-        self.all[slot].since = self.clock;
+        self.slots[slot].in_use = false;
+        self.slots[slot].released_at = self.clock;
     }
 }

@@ -52,23 +52,23 @@ fn request(prompt: Vec<u32>, seed: u64) -> BatchRequest {
         max_tokens: 12,
         stop_ids: Vec::new(),
         overflow: Overflow::Stop,
-        first_id: None,
+        bos_id: None,
         sequence: 0,
-        top: Some(3),
+        top_logprobs: Some(3),
         score_prompt: false,
     }
 }
 
-/// What a request was given, to the bit.
+/// The output of a request, bit for bit.
 #[derive(Debug, Default, PartialEq)]
-struct Given {
+struct Output {
     prompt: Vec<(u32, u64)>,
     tokens: Vec<(u32, u64, Vec<u32>)>,
     finish: Option<FinishReason>,
 }
 
-impl Given {
-    fn take(&mut self, event: Event) {
+impl Output {
+    fn push(&mut self, event: Event) {
         let entry = |score: Score| {
             let top = score.top.iter().map(|(id, _)| *id).collect();
             (score.id, score.logprob.to_bits(), top)
@@ -87,75 +87,75 @@ impl Given {
     }
 }
 
-fn run(batcher: &mut Batcher, request: BatchRequest) -> Given {
+fn run(batcher: &mut Batcher, request: BatchRequest) -> Output {
     let id = batcher.admit(request).unwrap().unwrap();
-    let mut given = Given::default();
+    let mut output = Output::default();
     while !batcher.is_idle() {
-        for (of, event) in batcher.step() {
-            if of == id {
-                given.take(event);
+        for (request, event) in batcher.step() {
+            if request == id {
+                output.push(event);
             }
         }
     }
-    given
+    output
 }
 
 #[test]
-fn a_request_gets_the_same_bits_alone_and_under_load() {
+fn a_request_is_bitwise_equal_alone_and_under_load() {
     let requests: Vec<BatchRequest> = (0..40)
         .map(|n| request(ids(1 + (n * 7) as usize % 45, n % 13), n))
         .collect();
-    let alone: Vec<Given> = requests
+    let alone: Vec<Output> = requests
         .iter()
         .map(|r| run(&mut batcher(1), r.clone()))
         .collect();
 
     let mut batcher = batcher(13);
-    let mut given: BTreeMap<RequestId, (usize, Given)> = BTreeMap::new();
+    let mut output: BTreeMap<RequestId, (usize, Output)> = BTreeMap::new();
     let mut waiting: Vec<(usize, BatchRequest)> = requests.into_iter().enumerate().rev().collect();
-    let (mut steps, mut most) = (0_usize, 0);
+    let (mut steps, mut max_active) = (0_usize, 0);
     while !(waiting.is_empty() && batcher.is_idle()) {
         steps += 1;
-        // They come unevenly, and some strangers leave before they are done.
+        // Requests arrive unevenly, and some others are cancelled before they end.
         for _ in 0..(steps * 5) % 4 {
             let Some((number, request)) = waiting.pop() else {
                 break;
             };
             match batcher.admit(request.clone()).unwrap() {
-                Some(id) => drop(given.insert(id, (number, Given::default()))),
+                Some(id) => drop(output.insert(id, (number, Output::default()))),
                 None => waiting.push((number, request)),
             }
         }
         if steps.is_multiple_of(3)
-            && let Ok(Some(stranger)) = batcher.admit(request(ids(20, 99), 1))
+            && let Ok(Some(other)) = batcher.admit(request(ids(20, 99), 1))
         {
             let _ = batcher
                 .step()
                 .into_iter()
                 .map(|(id, event)| {
-                    if let Some((_, given)) = given.get_mut(&id) {
-                        given.take(event);
+                    if let Some((_, output)) = output.get_mut(&id) {
+                        output.push(event);
                     }
                 })
                 .count();
-            batcher.cancel(stranger);
+            batcher.cancel(other);
         }
-        most = most.max(13 - batcher.free_slots());
+        max_active = max_active.max(13 - batcher.free_slots());
         for (id, event) in batcher.step() {
-            if let Some((_, given)) = given.get_mut(&id) {
-                given.take(event);
+            if let Some((_, output)) = output.get_mut(&id) {
+                output.push(event);
             }
         }
     }
-    assert!(most > 10, "only {most} at once: no load");
-    assert_eq!(given.len(), alone.len());
-    for (number, given) in given.values() {
-        assert_eq!(given, &alone[*number], "request {number}");
+    assert!(max_active > 10, "only {max_active} at once: no load");
+    assert_eq!(output.len(), alone.len());
+    for (number, output) in output.values() {
+        assert_eq!(output, &alone[*number], "request {number}");
     }
 }
 
 #[test]
-fn cached_tokens_of_another_request_change_no_bit() {
+fn prefix_reuse_is_bitwise_exact() {
     let shared = ids(30, 5);
     let with = |end: &[u32]| [&shared[..], end].concat();
     let fresh = run(&mut batcher(1), request(with(&[1, 2, 3]), 7));
@@ -163,32 +163,32 @@ fn cached_tokens_of_another_request_change_no_bit() {
     let mut one = batcher(1);
     run(&mut one, request(with(&[9]), 1));
     let id = one.admit(request(with(&[1, 2, 3]), 7)).unwrap().unwrap();
-    assert_eq!(one.reused(id), 24, "three whole pieces of 8");
+    assert_eq!(one.cached_tokens(id), 24, "three whole chunks of 8");
     one.cancel(id);
     assert_eq!(run(&mut one, request(with(&[1, 2, 3]), 7)), fresh);
 
-    // The other request is still under way in another slot: its tokens are copied.
+    // The other request is still active in another slot: its tokens are copied.
     let mut two = batcher(2);
     let first = two.admit(request(with(&[9]), 1)).unwrap().unwrap();
     for _ in 0..3 {
         two.step();
     }
     let id = two.admit(request(with(&[1, 2, 3]), 7)).unwrap().unwrap();
-    assert_eq!(two.reused(id), 24);
-    let mut given = Given::default();
+    assert_eq!(two.cached_tokens(id), 24);
+    let mut output = Output::default();
     while !two.is_idle() {
-        for (of, event) in two.step() {
-            if of == id {
-                given.take(event);
+        for (request, event) in two.step() {
+            if request == id {
+                output.push(event);
             }
         }
         two.cancel(first);
     }
-    assert_eq!(given, fresh);
+    assert_eq!(output, fresh);
 }
 
 #[test]
-fn a_cancelled_request_leaves_its_slot_at_once() {
+fn cancelling_frees_the_slot_at_once() {
     let mut batcher = batcher(2);
     let a = batcher.admit(request(ids(40, 1), 1)).unwrap().unwrap();
     let b = batcher.admit(request(ids(3, 2), 1)).unwrap().unwrap();
@@ -201,7 +201,7 @@ fn a_cancelled_request_leaves_its_slot_at_once() {
 }
 
 #[test]
-fn a_batch_continues_as_the_decoder_does_also_past_the_context() {
+fn a_batch_equals_the_decoder_past_the_context() {
     for position in [Position::Learned, Position::Rotary, Position::Alibi] {
         let model = model(position);
         let prompts = [ids(5, 1), ids(40, 2), ids(60, 3)];
@@ -209,33 +209,33 @@ fn a_batch_continues_as_the_decoder_does_also_past_the_context() {
             sampling: SamplingConfig::greedy(),
             max_tokens: 50,
             overflow: Overflow::Slide,
-            first_id: Some(prompts[1][0]),
+            bos_id: Some(prompts[1][0]),
             ..DecodeOptions::default()
         };
         let expected =
             generate_ids(&model, &prompts, options, |_| ControlFlow::Continue(())).unwrap();
-        assert!(expected[2].slides > 0);
+        assert!(expected[2].context_shifts > 0);
         let options = BatchOptions {
             slots: 5,
             chunk: 8,
             prefill_tokens: 8,
         };
         let mut batcher = Batcher::new(model, options);
-        let mut given = BTreeMap::new();
+        let mut output = BTreeMap::new();
         let mut free = Vec::new();
         for (row, prompt) in prompts.into_iter().enumerate() {
             let request = BatchRequest {
                 sampling: SamplingConfig::greedy(),
                 max_tokens: 50,
                 overflow: Overflow::Slide,
-                first_id: Some(ids(40, 2)[0]),
+                bos_id: Some(ids(40, 2)[0]),
                 ..request(prompt, 0)
             };
-            given.insert(
+            output.insert(
                 batcher.admit(request.clone()).unwrap().unwrap(),
                 (row, Vec::new()),
             );
-            // Slots that are no neighbours.
+            // Leave gaps between the slots.
             let gap = BatchRequest {
                 prompt: vec![1],
                 ..request
@@ -248,11 +248,11 @@ fn a_batch_continues_as_the_decoder_does_also_past_the_context() {
         while !batcher.is_idle() {
             for (id, event) in batcher.step() {
                 if let Event::Token { id: token, .. } = event {
-                    given.get_mut(&id).unwrap().1.push(token);
+                    output.get_mut(&id).unwrap().1.push(token);
                 }
             }
         }
-        for (row, tokens) in given.values() {
+        for (row, tokens) in output.values() {
             assert_eq!(tokens, &expected[*row].ids(), "{position:?} row {row}");
         }
     }
@@ -262,48 +262,48 @@ fn a_batch_continues_as_the_decoder_does_also_past_the_context() {
 fn a_scored_prompt_equals_a_forward_pass() {
     let prompt = ids(21, 4);
     let mut batcher = batcher(1);
-    run(&mut batcher, request(prompt.clone(), 1)); // nothing of this may be used
+    run(&mut batcher, request(prompt.clone(), 1)); // must not be reused
     let scored = BatchRequest {
         max_tokens: 0,
         score_prompt: true,
         ..request(prompt.clone(), 1)
     };
-    let given = run(&mut batcher, scored);
-    assert_eq!(given.finish, Some(FinishReason::Length));
-    assert!(given.tokens.is_empty());
+    let output = run(&mut batcher, scored);
+    assert_eq!(output.finish, Some(FinishReason::Length));
+    assert!(output.tokens.is_empty());
     let signed: Vec<i32> = prompt.iter().map(|id| id.cast_signed()).collect();
     let tokens = Tensor::<2, Int>::from_data(TensorData::new(signed, [1, 21]), &Device::flex());
     let all = logits(
         &batcher.model,
         batcher.model.hidden(tokens, &mut Pass::plain()),
     );
-    assert_eq!(given.prompt.len(), 20);
-    for (place, (id, logprob)) in given.prompt.iter().enumerate() {
-        let row = &all[place * VOCAB as usize..(place + 1) * VOCAB as usize];
+    assert_eq!(output.prompt.len(), 20);
+    for (position, (id, logprob)) in output.prompt.iter().enumerate() {
+        let row = &all[position * VOCAB as usize..(position + 1) * VOCAB as usize];
         let expected = f64::from(row[*id as usize]) - log_sum_exp(row);
-        assert_eq!(*id, prompt[place + 1]);
+        assert_eq!(*id, prompt[position + 1]);
         assert!(
             (f64::from_bits(*logprob) - expected).abs() < 1e-4,
-            "place {place}"
+            "position {position}"
         );
     }
 }
 
 #[test]
-fn what_the_model_cannot_read_is_refused() {
+fn invalid_requests_are_rejected() {
     let mut batcher = batcher(1);
-    let refusal = |batcher: &mut Batcher, prompt: Vec<u32>| {
+    let rejection = |batcher: &mut Batcher, prompt: Vec<u32>| {
         batcher.admit(request(prompt, 0)).unwrap_err().to_string()
     };
-    assert!(refusal(&mut batcher, ids(65, 1)).contains("65 tokens"));
-    assert!(refusal(&mut batcher, vec![VOCAB]).contains("token 97"));
-    assert!(refusal(&mut batcher, Vec::new()).contains("no token"));
+    assert!(rejection(&mut batcher, ids(65, 1)).contains("65 tokens"));
+    assert!(rejection(&mut batcher, vec![VOCAB]).contains("token 97"));
+    assert!(rejection(&mut batcher, Vec::new()).contains("is empty"));
     assert_eq!(batcher.free_slots(), 1);
 }
 
 #[test]
-fn a_held_request_waits_and_goes_on_as_if_it_had_not() {
-    let run = |held_steps: std::ops::Range<usize>| {
+fn a_paused_request_resumes_bitwise() {
+    let run = |paused_steps: std::ops::Range<usize>| {
         let mut batcher = batcher(2);
         let id = batcher.admit(request(ids(20, 1), 5)).unwrap().unwrap();
         let other = BatchRequest {
@@ -312,17 +312,17 @@ fn a_held_request_waits_and_goes_on_as_if_it_had_not() {
             ..request(ids(9, 2), 6)
         };
         batcher.admit(other).unwrap();
-        let mut given = Given::default();
+        let mut output = Output::default();
         for step in 0..60 {
-            batcher.hold(id, held_steps.contains(&step));
-            for (of, event) in batcher.step() {
-                if of == id {
-                    assert!(!held_steps.contains(&step), "a token while it is held");
-                    given.take(event);
+            batcher.set_paused(id, paused_steps.contains(&step));
+            for (request, event) in batcher.step() {
+                if request == id {
+                    assert!(!paused_steps.contains(&step), "a token while paused");
+                    output.push(event);
                 }
             }
         }
-        given
+        output
     };
     let free = run(0..0);
     assert_eq!(free.tokens.len(), 12);

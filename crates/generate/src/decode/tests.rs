@@ -7,7 +7,7 @@ use super::*;
 
 const VOCAB: usize = 13;
 
-/// A small model whose logits differ enough from one another that an error shows.
+/// A small model whose logits differ enough to reveal errors.
 fn config(position: Position) -> ModelConfig {
     ModelConfig {
         vocab_size: VOCAB,
@@ -46,7 +46,7 @@ fn prompt(len: u32, salt: u32) -> Vec<u32> {
         .collect()
 }
 
-/// Log-probabilities after the last of `ids`, from a forward pass without a cache.
+/// Log-probabilities after the last of `ids`, from an uncached forward pass.
 fn full_forward(model: &Transformer, ids: &[u32]) -> Vec<f64> {
     let ids: Vec<i32> = ids.iter().map(|id| id.cast_signed()).collect();
     let seq = ids.len();
@@ -60,8 +60,8 @@ fn full_forward(model: &Transformer, ids: &[u32]) -> Vec<f64> {
     last.iter().map(|l| l - sum.ln()).collect()
 }
 
-/// Every choice of `sequence` is the greedy one of a full forward pass over the same context,
-/// with the same log-probability; one token and many take other kernels, which round otherwise.
+/// Asserts that every token of `sequence` is the greedy choice of a full forward pass over the same
+/// context, with the same log-probability. Single tokens use other kernels, which round differently.
 fn assert_equals_full_forward(
     model: &Transformer,
     prompt: &[u32],
@@ -70,11 +70,11 @@ fn assert_equals_full_forward(
 ) {
     let context_length = model.config().context_length;
     let mut context = prompt[prompt.len().saturating_sub(context_length - 1)..].to_vec();
-    let mut slides = 0;
+    let mut context_shifts = 0;
     for (at, token) in sequence.tokens.iter().enumerate() {
         if context.len() > context_length {
             context.drain(..context.len() - context_length / 2);
-            slides += 1;
+            context_shifts += 1;
         }
         let expected = full_forward(model, &context);
         let best = expected.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -86,14 +86,14 @@ fn assert_equals_full_forward(
         );
         assert!(
             best - chosen < 5e-4,
-            "{name}, token {at} is not the likeliest"
+            "{name}, token {at} is not the most probable"
         );
         context.push(token.id);
     }
-    assert_eq!(sequence.slides, slides, "{name}");
+    assert_eq!(sequence.context_shifts, context_shifts, "{name}");
 }
 
-/// Every way of telling places, and the parts that treat cached tokens in a way of their own.
+/// Every kind of position encoding, and every feature that affects the cache.
 fn architectures() -> Vec<(&'static str, ModelConfig)> {
     let base = config(Position::Rotary);
     vec![
@@ -194,21 +194,21 @@ fn cached_decoding_equals_full_forward() {
 }
 
 #[test]
-fn sliding_goes_on_past_the_context_as_a_fresh_prompt_of_its_last_half() {
+fn a_context_shift_continues_from_the_last_half() {
     let model = model(&config(Position::Learned));
-    let slid = &decode(&model, &[prompt(10, 1)], greedy(12))[0];
-    assert_eq!(slid.slides, 1);
-    // 10 + 6 tokens fill the context and give the 7th; the 8th comes from the last 8 of all 17.
-    let all = [prompt(10, 1), slid.ids()].concat();
+    let shifted = &decode(&model, &[prompt(10, 1)], greedy(12))[0];
+    assert_eq!(shifted.context_shifts, 1);
+    // 10 + 6 tokens fill the context and yield the 7th; the 8th follows the last 8 of all 17.
+    let all = [prompt(10, 1), shifted.ids()].concat();
     let fresh = &decode(&model, &[all[9..17].to_vec()], greedy(5))[0];
-    assert_eq!(fresh.ids(), slid.ids()[7..]);
-    for (a, b) in fresh.tokens.iter().zip(&slid.tokens[7..]) {
+    assert_eq!(fresh.ids(), shifted.ids()[7..]);
+    for (a, b) in fresh.tokens.iter().zip(&shifted.tokens[7..]) {
         assert!((a.logprob - b.logprob).abs() < 1e-4, "{a:?} {b:?}");
     }
 }
 
 #[test]
-fn a_row_in_a_batch_says_what_it_says_alone() {
+fn a_row_decodes_the_same_in_a_batch_and_alone() {
     for (name, config) in architectures() {
         let model = model(&config);
         let prompts = [prompt(2, 1), prompt(11, 2), prompt(6, 3)];
@@ -235,31 +235,31 @@ fn a_row_in_a_batch_says_what_it_says_alone() {
 fn rows_that_finish_early_do_not_disturb_the_others() {
     let model = model(&config(Position::Rotary));
     let prompts = [prompt(3, 1), prompt(4, 2), prompt(8, 3), prompt(2, 4)];
-    let whole = decode(&model, &prompts, greedy(12));
-    let mut seen = [0; 4];
-    let some = generate_ids(&model, &prompts, greedy(12), |token| {
-        seen[token.row] += 1;
-        if token.row % 2 == 0 && seen[token.row] == 3 + token.row {
+    let full = decode(&model, &prompts, greedy(12));
+    let mut counts = [0; 4];
+    let partial = generate_ids(&model, &prompts, greedy(12), |token| {
+        counts[token.row] += 1;
+        if token.row % 2 == 0 && counts[token.row] == 3 + token.row {
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
     })
     .unwrap();
     for (row, length) in [3, 12, 5, 12].into_iter().enumerate() {
-        assert_eq!(some[row].ids(), whole[row].ids()[..length], "row {row}");
+        assert_eq!(partial[row].ids(), full[row].ids()[..length], "row {row}");
         let reason = if length == 12 {
             FinishReason::Length
         } else {
             FinishReason::Cancelled
         };
-        assert_eq!(some[row].finish, reason);
+        assert_eq!(partial[row].finish, reason);
     }
 }
 
 #[test]
-fn tokens_come_in_the_order_of_rows_also_when_some_are_computed_alone() {
+fn tokens_come_in_row_order_with_mixed_prefill() {
     let model = model(&config(Position::Rotary));
-    // Prefills of rows 0 and 2 beside a single token of row 1; later rows slide at different steps.
+    // Rows 0 and 2 prefill beside a single token of row 1; later the rows shift at different steps.
     let prompts = [prompt(9, 1), prompt(1, 2), prompt(12, 3)];
     let mut rows = Vec::new();
     generate_ids(&model, &prompts, greedy(20), |token| {
@@ -291,7 +291,7 @@ fn temperature_zero_is_deterministic() {
 }
 
 #[test]
-fn same_seed_same_text_and_another_seed_another_text() {
+fn the_seed_determines_the_text() {
     let model = model(&config(Position::Learned));
     let with_seed = |seed| {
         let sampling = SamplingConfig {
@@ -312,7 +312,7 @@ fn same_seed_same_text_and_another_seed_another_text() {
 }
 
 #[test]
-fn two_rows_with_one_prompt_draw_different_texts() {
+fn rows_with_equal_prompts_sample_different_texts() {
     let model = model(&config(Position::Learned));
     let options = DecodeOptions {
         max_tokens: 40,
@@ -323,7 +323,7 @@ fn two_rows_with_one_prompt_draw_different_texts() {
 }
 
 #[test]
-fn a_stop_id_ends_the_answer_as_its_last_token() {
+fn a_stop_id_is_the_last_token() {
     let model = model(&config(Position::Rotary));
     let free = decode(&model, &[prompt(4, 1)], greedy(20))[0].ids();
     let stop = free[7];
@@ -345,7 +345,7 @@ fn overflow_stop_ends_when_the_context_is_full() {
         ..greedy(100)
     };
     let sequences = decode(&model, &[prompt(10, 1), prompt(3, 1)], options);
-    // 16 places: 16 - 10 tokens fit behind the prompt, and the last place still predicts one.
+    // 16 positions: 16 - 10 tokens fit after the prompt, and the last position still predicts one.
     assert_eq!(sequences[0].tokens.len(), 7);
     assert_eq!(sequences[1].tokens.len(), 14);
     assert!(
@@ -356,43 +356,46 @@ fn overflow_stop_ends_when_the_context_is_full() {
 }
 
 #[test]
-fn a_long_prompt_is_cut_on_the_left_and_the_cut_is_told() {
+fn a_long_prompt_is_truncated_on_the_left() {
     let model = model(&config(Position::Learned));
     let long = prompt(40, 1);
-    let cut = &decode(&model, std::slice::from_ref(&long), greedy(5))[0];
-    assert_eq!(cut.truncated, 25);
+    let truncated = &decode(&model, std::slice::from_ref(&long), greedy(5))[0];
+    assert_eq!(truncated.truncated, 25);
     let short = &decode(&model, &[long[25..].to_vec()], greedy(5))[0];
     assert_eq!(short.truncated, 0);
-    assert_eq!(cut.ids(), short.ids());
+    assert_eq!(truncated.ids(), short.ids());
 }
 
 #[test]
-fn the_first_token_outlives_cuts_and_slides() {
+fn bos_survives_truncation_and_context_shifts() {
     let mut ids: Vec<u32> = (0..10).collect();
-    assert_eq!(shorten(&mut ids, Some(0), 4), 6);
+    assert_eq!(truncate_left(&mut ids, Some(0), 4), 6);
     assert_eq!(ids, [0, 7, 8, 9]);
-    assert_eq!(shorten(&mut ids, Some(5), 3), 1);
+    assert_eq!(truncate_left(&mut ids, Some(5), 3), 1);
     assert_eq!(ids, [7, 8, 9]);
-    assert_eq!(shorten(&mut ids, Some(7), 1), 2);
-    assert_eq!(ids, [9], "where one token fits it is the newest");
+    assert_eq!(truncate_left(&mut ids, Some(7), 1), 2);
+    assert_eq!(ids, [9], "a single position keeps the newest token");
 
     let model = model(&config(Position::Rotary));
     let mut long = prompt(40, 1);
     long[0] = 5;
     let options = DecodeOptions {
-        first_id: Some(5),
+        bos_id: Some(5),
         ..greedy(20)
     };
-    let kept = &decode(&model, std::slice::from_ref(&long), options.clone())[0];
-    assert_eq!((kept.truncated, kept.slides > 0), (25, true));
-    let short = [&[5], &long[26..]].concat();
-    assert_eq!(decode(&model, &[short], options)[0].ids(), kept.ids());
-    // What follows the first slide is what the first token and the last seven continue to.
-    let seen = [&long[26..], &kept.ids()[..2]].concat();
-    let anew = [&[5], &seen[seen.len() - 7..]].concat();
+    let completion = &decode(&model, std::slice::from_ref(&long), options.clone())[0];
     assert_eq!(
-        decode(&model, &[anew], greedy(1))[0].ids()[0],
-        kept.ids()[2]
+        (completion.truncated, completion.context_shifts > 0),
+        (25, true)
+    );
+    let short = [&[5], &long[26..]].concat();
+    assert_eq!(decode(&model, &[short], options)[0].ids(), completion.ids());
+    // After the first shift the context is BOS and the last seven tokens.
+    let tokens = [&long[26..], &completion.ids()[..2]].concat();
+    let shifted = [&[5], &tokens[tokens.len() - 7..]].concat();
+    assert_eq!(
+        decode(&model, &[shifted], greedy(1))[0].ids()[0],
+        completion.ids()[2]
     );
 }
 
@@ -404,13 +407,17 @@ fn a_context_of_one_token_still_generates() {
     });
     let sequence = &decode(&model, &[prompt(3, 1)], greedy(6))[0];
     assert_eq!(
-        (sequence.tokens.len(), sequence.truncated, sequence.slides),
+        (
+            sequence.tokens.len(),
+            sequence.truncated,
+            sequence.context_shifts
+        ),
         (6, 2, 5)
     );
 }
 
 #[test]
-fn prompts_that_cannot_be_read_are_errors_and_no_panic() {
+fn invalid_prompts_are_errors() {
     let model = model(&config(Position::Learned));
     let fail = |prompts: &[Vec<u32>]| {
         let result = generate_ids(&model, prompts, greedy(3), |_| ControlFlow::Continue(()));
@@ -418,14 +425,14 @@ fn prompts_that_cannot_be_read_are_errors_and_no_panic() {
     };
     let message = fail(&[vec![1], vec![2, 13]]);
     assert!(
-        message.starts_with("prompt 1 holds token 13, but the model has 13 tokens (0 to 12)"),
+        message.starts_with("prompt 1 contains token 13, but the model has 13 tokens (0 to 12)"),
         "{message}"
     );
-    assert!(fail(&[vec![]]).starts_with("prompt 0 holds no token"));
+    assert!(fail(&[vec![]]).starts_with("prompt 0 is empty"));
 }
 
 #[test]
-fn nothing_to_do_is_done() {
+fn empty_batches_and_zero_tokens_finish() {
     let model = model(&config(Position::Learned));
     assert_eq!(decode(&model, &[], greedy(3)), []);
     let sequence = &decode(&model, &[vec![1]], greedy(0))[0];
@@ -436,7 +443,7 @@ fn nothing_to_do_is_done() {
 }
 
 #[test]
-fn the_largest_token_limit_takes_no_more_memory_than_the_context() {
+fn cache_memory_is_bounded_by_the_context() {
     let model = model(&config(Position::Learned));
     let options = DecodeOptions {
         overflow: Overflow::Stop,

@@ -33,7 +33,7 @@ fn generator(kind: TokenizerKind, text: &str, eos: &str) -> TextGenerator {
     TextGenerator::new(model_for(&*tokenizer), tokenizer, Card::default()).unwrap()
 }
 
-/// Always these ids, over and over: each token is the only one that the last can be followed by.
+/// A model that repeats these ids forever: each token has exactly one successor.
 fn reciting(text: &str, kind: TokenizerKind, recited: &[u32], eos: &str) -> TextGenerator {
     let tokenizer = tokenizer(kind, text, eos);
     let vocab = tokenizer.vocab_size();
@@ -75,29 +75,29 @@ fn collect(
     generator: &TextGenerator,
     prompts: &[&str],
     options: &TextOptions,
-) -> (Vec<Answer>, Vec<String>) {
-    let mut pieces = vec![String::new(); prompts.len()];
-    let answers = generator.generate(prompts, options, |row, piece| {
-        pieces[row].push_str(piece);
+) -> (Vec<Completion>, Vec<String>) {
+    let mut deltas = vec![String::new(); prompts.len()];
+    let completions = generator.generate(prompts, options, |row, delta| {
+        deltas[row].push_str(delta);
         ControlFlow::Continue(())
     });
-    (answers.unwrap(), pieces)
+    (completions.unwrap(), deltas)
 }
 
 #[test]
-fn the_pieces_joined_are_the_text_and_the_text_is_that_of_the_ids() {
+fn deltas_add_up_to_the_decoded_text() {
     for kind in [TokenizerKind::Char, TokenizerKind::Byte, TokenizerKind::Bpe] {
         let generator = generator(kind, "the quick brown fox é 🦀 jumps", "<EOS>");
         let options = TextOptions {
             max_tokens: 60,
             ..TextOptions::default()
         };
-        let (answers, pieces) = collect(&generator, &["the", "", "fox é"], &options);
-        for (answer, pieces) in answers.iter().zip(&pieces) {
-            assert_eq!(&answer.text, pieces);
+        let (completions, deltas) = collect(&generator, &["the", "", "fox é"], &options);
+        for (completion, deltas) in completions.iter().zip(&deltas) {
+            assert_eq!(&completion.text, deltas);
             assert_eq!(
-                answer.text,
-                generator.tokenizer.decode(&answer.ids),
+                completion.text,
+                generator.tokenizer.decode(&completion.ids),
                 "{kind:?}"
             );
         }
@@ -105,29 +105,29 @@ fn the_pieces_joined_are_the_text_and_the_text_is_that_of_the_ids() {
 }
 
 #[test]
-fn a_stop_string_ends_the_answer_before_it_and_is_never_shown() {
+fn a_stop_string_ends_the_text_and_is_not_emitted() {
     let generator = reciting("abcdefg", TokenizerKind::Char, &[0, 1, 2, 3, 4, 5, 6], "");
     let options = |stop: &str| TextOptions {
         stop: vec![stop.to_owned()],
         ..greedy(20)
     };
-    let (answers, pieces) = collect(&generator, &["a"], &options("efg"));
+    let (completions, deltas) = collect(&generator, &["a"], &options("efg"));
     assert_eq!(
-        (answers[0].text.as_str(), pieces[0].as_str()),
+        (completions[0].text.as_str(), deltas[0].as_str()),
         ("bcd", "bcd")
     );
-    assert_eq!(answers[0].finish, FinishReason::Stop("efg".to_owned()));
-    // What only looks like a stop string comes out in the end, here at the token limit.
+    assert_eq!(completions[0].finish, FinishReason::Stop("efg".to_owned()));
+    // A partial stop string is emitted at the end, here at the token limit.
     let limited = TextOptions {
         max_tokens: 5,
         ..options("efx")
     };
-    let (answers, pieces) = collect(&generator, &["a"], &limited);
-    assert_eq!(answers[0].text, "bcdef");
-    assert_eq!(pieces[0], "bcdef");
-    assert_eq!(answers[0].finish, FinishReason::Length);
+    let (completions, deltas) = collect(&generator, &["a"], &limited);
+    assert_eq!(completions[0].text, "bcdef");
+    assert_eq!(deltas[0], "bcdef");
+    assert_eq!(completions[0].finish, FinishReason::Length);
     // The limit falls on the token that completes the stop string: the stop string is the reason.
-    let (answers, _) = collect(
+    let (completions, _) = collect(
         &generator,
         &["a"],
         &TextOptions {
@@ -135,19 +135,19 @@ fn a_stop_string_ends_the_answer_before_it_and_is_never_shown() {
             ..options("efg")
         },
     );
-    assert_eq!(answers[0].finish, FinishReason::Stop("efg".to_owned()));
+    assert_eq!(completions[0].finish, FinishReason::Stop("efg".to_owned()));
 }
 
 #[test]
-fn eos_stops_and_is_no_text() {
+fn eos_ends_the_completion_without_text() {
     let text = "what is awesome statquest";
     let names = tokenizer(TokenizerKind::Word, text, "<EOS>");
     let recited = names.encode("what is <EOS> awesome").ids;
     let generator = reciting(text, TokenizerKind::Word, &recited, "<EOS>");
-    let (answers, _) = collect(&generator, &["what"], &greedy(9));
-    assert_eq!(answers[0].text, " is", "it continues the prompt");
-    assert_eq!(answers[0].ids, ids(&generator, "is <EOS>"));
-    assert_eq!(answers[0].finish, FinishReason::Eos);
+    let (completions, _) = collect(&generator, &["what"], &greedy(9));
+    assert_eq!(completions[0].text, " is", "it continues the prompt");
+    assert_eq!(completions[0].ids, ids(&generator, "is <EOS>"));
+    assert_eq!(completions[0].finish, FinishReason::Eos);
     let on = TextOptions {
         stop_at_eos: false,
         ..greedy(3)
@@ -156,22 +156,22 @@ fn eos_stops_and_is_no_text() {
 }
 
 #[test]
-fn the_template_puts_the_prompt_and_the_answer_is_a_text_of_its_own() {
+fn the_prompt_template_is_applied() {
     let text = "what is awesome statquest";
     let names = tokenizer(TokenizerKind::Word, text, "<EOS>");
     let recited = names.encode("<EOS> awesome").ids;
     let mut generator = reciting(text, TokenizerKind::Word, &recited, "<EOS>");
     generator.card.prompt_template = Some("{prompt} <EOS>".to_owned());
-    let (answers, _) = collect(&generator, &["what is statquest"], &greedy(5));
+    let (completions, _) = collect(&generator, &["what is statquest"], &greedy(5));
     assert_eq!(
-        answers[0].prompt_ids,
+        completions[0].prompt_ids,
         ids(&generator, "what is statquest <EOS>")
     );
     assert_eq!(
-        (answers[0].text.as_str(), &answers[0].finish),
+        (completions[0].text.as_str(), &completions[0].finish),
         ("awesome", &FinishReason::Eos)
     );
-    // The options' template comes before the card's.
+    // The template of the options overrides that of the card.
     let plain = TextOptions {
         prompt_template: Some("{prompt}".to_owned()),
         ..greedy(1)
@@ -189,21 +189,21 @@ fn the_template_puts_the_prompt_and_the_answer_is_a_text_of_its_own() {
         error
             .unwrap_err()
             .to_string()
-            .starts_with("prompt_template: `prompt` has no {prompt}")
+            .starts_with("prompt_template: `prompt` does not contain {prompt}")
     );
 }
 
 #[test]
-fn an_empty_prompt_starts_from_eos_else_a_line_break_else_id_0() {
+fn an_empty_prompt_starts_from_eos_newline_or_id_0() {
     for (eos, text, first) in [
         ("<EOS>", "ab\n", "<EOS>"),
         ("", "ab\n", "\n"),
         ("", "ab", "a"),
     ] {
         let generator = generator(TokenizerKind::Char, text, eos);
-        let (answers, _) = collect(&generator, &[""], &greedy(1));
+        let (completions, _) = collect(&generator, &[""], &greedy(1));
         assert_eq!(
-            answers[0].prompt_ids,
+            completions[0].prompt_ids,
             ids(&generator, first),
             "{eos:?} {text:?}"
         );
@@ -211,40 +211,40 @@ fn an_empty_prompt_starts_from_eos_else_a_line_break_else_id_0() {
 }
 
 #[test]
-fn unknown_characters_of_a_prompt_are_reported() {
+fn unknown_prompt_characters_are_reported() {
     let generator = generator(TokenizerKind::Char, "abc", "");
-    let (answers, _) = collect(&generator, &["aπbΩ", "abc"], &greedy(2));
-    assert_eq!(answers[0].unknown, ["π", "Ω"]);
-    assert_eq!(answers[0].prompt_ids, ids(&generator, "ab"));
-    assert_eq!(answers[1].unknown, Vec::<String>::new());
+    let (completions, _) = collect(&generator, &["aπbΩ", "abc"], &greedy(2));
+    assert_eq!(completions[0].unknown, ["π", "Ω"]);
+    assert_eq!(completions[0].prompt_ids, ids(&generator, "ab"));
+    assert_eq!(completions[1].unknown, Vec::<String>::new());
 }
 
 #[test]
-fn breaking_cancels_that_answer_alone() {
+fn breaking_cancels_only_that_completion() {
     let generator = reciting("abcdefg", TokenizerKind::Char, &[0, 1, 2, 3, 4, 5, 6], "");
-    let answers = generator.generate(&["a", "a"], &greedy(6), |row, piece| {
-        if row == 0 && piece == "c" {
+    let completions = generator.generate(&["a", "a"], &greedy(6), |row, delta| {
+        if row == 0 && delta == "c" {
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
     });
-    let answers = answers.unwrap();
+    let completions = completions.unwrap();
     assert_eq!(
-        (answers[0].text.as_str(), &answers[0].finish),
+        (completions[0].text.as_str(), &completions[0].finish),
         ("bc", &FinishReason::Cancelled)
     );
     assert_eq!(
-        (answers[1].text.as_str(), &answers[1].finish),
+        (completions[1].text.as_str(), &completions[1].finish),
         ("bcdefg", &FinishReason::Length)
     );
 }
 
 #[test]
-fn a_record_generates_what_its_model_did_and_refuses_a_foreign_tokenizer() {
-    let made = generator(TokenizerKind::Char, "hello world", "<EOS>");
+fn a_saved_model_generates_the_same_and_needs_its_tokenizer() {
+    let original = generator(TokenizerKind::Char, "hello world", "<EOS>");
     let folder = tempfile::tempdir().unwrap();
-    let json = made.tokenizer.to_json().unwrap();
-    Record::save(folder.path(), &made.model, &json, &made.card).unwrap();
+    let json = original.tokenizer.to_json().unwrap();
+    Record::save(folder.path(), &original.model, &json, &original.card).unwrap();
     let record = Record::open(folder.path()).unwrap();
     let loaded = TextGenerator::open(&record, &Device::flex()).unwrap();
     let options = TextOptions {
@@ -253,7 +253,7 @@ fn a_record_generates_what_its_model_did_and_refuses_a_foreign_tokenizer() {
     };
     assert_eq!(
         collect(&loaded, &["hello"], &options),
-        collect(&made, &["hello"], &options)
+        collect(&original, &["hello"], &options)
     );
 
     let other = tokenizer(TokenizerKind::Byte, "", "<EOS>")
@@ -273,17 +273,18 @@ fn a_record_generates_what_its_model_did_and_refuses_a_foreign_tokenizer() {
 }
 
 #[test]
-fn a_card_s_first_and_last_tokens_are_put_before_and_end_an_answer() {
+fn bos_starts_a_prompt_and_the_cards_eos_ends_a_completion() {
     let recited: Vec<u32> = (0..3).collect();
     let mut generator = reciting("abc", TokenizerKind::Char, &recited, "<EOS>");
     generator.card.bos_id = Some(2);
     generator.card.eos_ids = vec![1];
-    let answers = generator.generate(&["a", "ca"], &greedy(5), |_, _| ControlFlow::Continue(()));
-    let answers = answers.unwrap();
-    assert_eq!(answers[0].prompt_ids, [2, 0]);
-    assert_eq!(answers[1].prompt_ids, [2, 0], "it was there already");
+    let completions =
+        generator.generate(&["a", "ca"], &greedy(5), |_, _| ControlFlow::Continue(()));
+    let completions = completions.unwrap();
+    assert_eq!(completions[0].prompt_ids, [2, 0]);
+    assert_eq!(completions[1].prompt_ids, [2, 0], "it was there already");
     assert_eq!(
-        (answers[0].ids.as_slice(), &answers[0].finish),
+        (completions[0].ids.as_slice(), &completions[0].finish),
         (&[1][..], &FinishReason::Eos)
     );
 }

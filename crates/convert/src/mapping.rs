@@ -1,0 +1,313 @@
+//! Mapping between foreign tensors and ours.
+
+use std::collections::BTreeMap;
+
+use nextword_model::ModelConfig;
+use nextword_model::weights::layout as weight_shapes;
+
+use crate::ConvertError;
+
+/// How a foreign tensor stores ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// Unchanged.
+    Same,
+    /// `[d_out, d_in]`, where ours is `[d_in, d_out]`.
+    Transposed,
+    /// Several of ours, concatenated along the last axis.
+    ConcatColumns,
+    /// Several of ours, transposed and concatenated along the first axis: `[sum of d_out, d_in]`.
+    ConcatRows,
+    /// Queries, keys and values, transposed and interleaved by head: `[n_heads * 3 * head_dim, d_in]`,
+    /// or without `d_in` for biases.
+    InterleavedHeads {
+        /// Size of a head.
+        head_dim: usize,
+    },
+}
+
+/// One foreign tensor and the tensors of ours that it contains.
+#[derive(Clone, Debug)]
+pub(crate) struct TensorMapping {
+    /// The foreign name.
+    pub(crate) name: String,
+    /// The foreign shape.
+    pub(crate) shape: Vec<usize>,
+    /// Names and shapes of our tensors.
+    pub(crate) ours: Vec<(String, Vec<usize>)>,
+    layout: Layout,
+}
+
+/// Names of modules in a foreign format.
+pub(crate) trait TensorNames {
+    /// The foreign name of our module outside the blocks.
+    fn top_level(&self, module: &str) -> Option<&'static str>;
+
+    /// The foreign name of our module inside block `layer`.
+    fn in_block(&self, layer: &str, module: &str) -> Option<String>;
+
+    /// The layout of weight matrices in blocks.
+    fn matrix_layout(&self) -> Layout;
+
+    /// The module and layout of the combined query, key and value tensor, if the format has one.
+    fn fused_qkv(&self, _config: &ModelConfig) -> Option<(&'static str, Layout)> {
+        None
+    }
+}
+
+/// The mappings of all foreign tensors of a model.
+pub(crate) fn tensor_mappings(names: &dyn TensorNames, config: &ModelConfig) -> Vec<TensorMapping> {
+    let ours = weight_shapes(config);
+    let shapes: BTreeMap<&str, &Vec<usize>> = ours.iter().map(|(n, s)| (n.as_str(), s)).collect();
+    let fused_qkv = names.fused_qkv(config);
+    let mut mappings = Vec::new();
+    for (name, shape) in &ours {
+        let Some((module, kind)) = name.rsplit_once('.') else {
+            continue;
+        };
+        let block = module
+            .strip_prefix("blocks.")
+            .and_then(|m| m.split_once('.'));
+        let is_matrix = shape.len() == 2;
+        let (foreign, layout) = match block {
+            None => {
+                let layout = if module == "head" && is_matrix {
+                    Layout::Transposed
+                } else {
+                    Layout::Same
+                };
+                (names.top_level(module).map(str::to_string), layout)
+            }
+            Some((_, "attention.key" | "attention.value")) if fused_qkv.is_some() => continue,
+            Some((layer, "attention.query")) if let Some((module, layout)) = fused_qkv => {
+                let ours = ["query", "key", "value"].map(|which| {
+                    let name = format!("blocks.{layer}.attention.{which}.{kind}");
+                    let shape = shapes
+                        .get(name.as_str())
+                        .map_or_else(Vec::new, |s| (*s).clone());
+                    (name, shape)
+                });
+                if let Some(prefix) = names.in_block(layer, module) {
+                    mappings.push(TensorMapping::new(
+                        format!("{prefix}.{kind}"),
+                        layout,
+                        ours.to_vec(),
+                    ));
+                }
+                continue;
+            }
+            Some((layer, module)) => {
+                let layout = if is_matrix {
+                    names.matrix_layout()
+                } else {
+                    Layout::Same
+                };
+                (names.in_block(layer, module), layout)
+            }
+        };
+        if let Some(foreign) = foreign {
+            let ours = vec![(name.clone(), shape.clone())];
+            mappings.push(TensorMapping::new(
+                format!("{foreign}.{kind}"),
+                layout,
+                ours,
+            ));
+        }
+    }
+    mappings
+}
+
+impl TensorMapping {
+    pub(crate) fn new(name: String, layout: Layout, ours: Vec<(String, Vec<usize>)>) -> Self {
+        let mut shape = ours[0].1.clone();
+        match layout {
+            Layout::Same => {}
+            Layout::Transposed => shape.reverse(),
+            Layout::ConcatColumns | Layout::ConcatRows | Layout::InterleavedHeads { .. } => {
+                let last = shape.len() - 1;
+                shape[last] = ours.iter().map(|(_, shape)| shape[last]).sum();
+                if layout != Layout::ConcatColumns {
+                    shape.reverse();
+                }
+            }
+        }
+        Self {
+            name,
+            shape,
+            ours,
+            layout,
+        }
+    }
+
+    /// Extracts the values of our tensor `target` from the foreign `values`.
+    pub(crate) fn extract(&self, target: &str, values: Vec<f32>) -> Vec<f32> {
+        let Some(index) = self.ours.iter().position(|(name, _)| name == target) else {
+            return Vec::new();
+        };
+        let shape = &self.ours[index].1;
+        match self.layout {
+            Layout::Same => values,
+            Layout::Transposed => transpose(&values, self.shape[0], self.shape[1]),
+            Layout::ConcatColumns => {
+                let widths: Vec<usize> = self
+                    .ours
+                    .iter()
+                    .filter_map(|(_, s)| s.last())
+                    .copied()
+                    .collect();
+                let start: usize = widths[..index].iter().sum();
+                let row = widths.iter().sum();
+                let columns = |row: &[f32]| row[start..start + widths[index]].to_vec();
+                values.chunks_exact(row).flat_map(columns).collect()
+            }
+            Layout::ConcatRows => {
+                let d_in = if shape.len() == 2 { shape[0] } else { 1 };
+                let sizes: Vec<usize> = self.ours.iter().map(|(_, s)| s.iter().product()).collect();
+                let start: usize = sizes[..index].iter().sum();
+                let rows = &values[start..start + sizes[index]];
+                transpose(rows, rows.len() / d_in, d_in)
+            }
+            Layout::InterleavedHeads { head_dim } => {
+                let d_in = if shape.len() == 2 { shape[0] } else { 1 };
+                let head = head_dim * d_in;
+                let heads = values.chunks_exact(3 * head);
+                let rows: Vec<f32> = heads
+                    .flat_map(|qkv| qkv[index * head..(index + 1) * head].iter().copied())
+                    .collect();
+                transpose(&rows, rows.len() / d_in, d_in)
+            }
+        }
+    }
+
+    /// Assembles the foreign values from `ours`, which returns our tensors by name.
+    pub(crate) fn assemble(
+        &self,
+        mut ours: impl FnMut(&str, &[usize]) -> Result<Vec<f32>, ConvertError>,
+    ) -> Result<Vec<f32>, ConvertError> {
+        let values: Result<Vec<Vec<f32>>, _> = self
+            .ours
+            .iter()
+            .map(|(name, shape)| ours(name, shape))
+            .collect();
+        let mut values = values?;
+        let shape = &self.ours[0].1;
+        Ok(match self.layout {
+            Layout::Same => values.swap_remove(0),
+            Layout::Transposed => transpose(&values[0], shape[0], shape[1]),
+            Layout::ConcatColumns => {
+                let rows = if shape.len() == 2 { shape[0] } else { 1 };
+                let row = |r: usize| {
+                    let row_of = move |v: &Vec<f32>| {
+                        let width = v.len() / rows;
+                        v[r * width..(r + 1) * width].to_vec()
+                    };
+                    values.iter().flat_map(row_of)
+                };
+                (0..rows).flat_map(row).collect()
+            }
+            Layout::ConcatRows => {
+                let d_in = if shape.len() == 2 { shape[0] } else { 1 };
+                let transposed = |v: &Vec<f32>| transpose(v, d_in, v.len() / d_in);
+                values.iter().flat_map(transposed).collect()
+            }
+            Layout::InterleavedHeads { head_dim } => {
+                let d_in = if shape.len() == 2 { shape[0] } else { 1 };
+                let head = head_dim * d_in;
+                let rows: Vec<Vec<f32>> = values
+                    .iter()
+                    .map(|v| transpose(v, d_in, v.len() / d_in))
+                    .collect();
+                let n_heads = rows[0].len() / head;
+                let qkv = |h: usize| {
+                    let head_of = move |v: &Vec<f32>| v[h * head..(h + 1) * head].to_vec();
+                    rows.iter().flat_map(head_of)
+                };
+                (0..n_heads).flat_map(qkv).collect()
+            }
+        })
+    }
+}
+
+/// Transposes `[rows, columns]` to `[columns, rows]`, in tiles that fit the CPU cache.
+fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    const TILE: usize = 32;
+    let mut out = vec![0.0; values.len()];
+    for top in (0..rows).step_by(TILE) {
+        for left in (0..columns).step_by(TILE) {
+            for row in top..rows.min(top + TILE) {
+                for column in left..columns.min(left + TILE) {
+                    out[column * rows + row] = values[row * columns + column];
+                }
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn check(layout: Layout, shapes: &[&[usize]]) {
+        let ours: Vec<(String, Vec<usize>)> = shapes
+            .iter()
+            .enumerate()
+            .map(|(n, shape)| (n.to_string(), shape.to_vec()))
+            .collect();
+        let values = |name: &str| {
+            let n: usize = name.parse().unwrap();
+            let len: usize = shapes[n].iter().product();
+            Ok((0..len).map(|i| (1000 * n + i) as f32).collect::<Vec<_>>())
+        };
+        let mapping = TensorMapping::new("foreign".into(), layout, ours.clone());
+        let assembled = mapping.assemble(|name, _| values(name)).unwrap();
+        assert_eq!(assembled.len(), mapping.shape.iter().product::<usize>());
+        for (name, _) in &ours {
+            assert_eq!(
+                mapping.extract(name, assembled.clone()),
+                values(name).unwrap(),
+                "{layout:?} {name}"
+            );
+        }
+    }
+
+    #[test]
+    fn extract_inverts_assemble() {
+        check(Layout::Same, &[&[3, 2]]);
+        check(Layout::Transposed, &[&[37, 70]]);
+        check(Layout::ConcatColumns, &[&[4, 6], &[4, 2], &[4, 2]]);
+        check(Layout::ConcatColumns, &[&[6], &[2], &[2]]);
+        check(Layout::ConcatRows, &[&[4, 6], &[4, 2], &[4, 2]]);
+        check(Layout::ConcatRows, &[&[6], &[2], &[2]]);
+        check(
+            Layout::InterleavedHeads { head_dim: 2 },
+            &[&[5, 6], &[5, 6], &[5, 6]],
+        );
+        check(
+            Layout::InterleavedHeads { head_dim: 2 },
+            &[&[6], &[6], &[6]],
+        );
+    }
+
+    #[test]
+    fn heads_are_interleaved_as_in_gpt_neox() {
+        let ours = ["q", "k", "v"].map(|name| (name.to_string(), vec![2]));
+        let mapping = TensorMapping::new(
+            "qkv".into(),
+            Layout::InterleavedHeads { head_dim: 1 },
+            ours.to_vec(),
+        );
+        let values = |name: &str| {
+            Ok(match name {
+                "q" => vec![1.0, 2.0],
+                "k" => vec![3.0, 4.0],
+                _ => vec![5.0, 6.0],
+            })
+        };
+        assert_eq!(
+            mapping.assemble(|name, _| values(name)).unwrap(),
+            [1.0, 3.0, 5.0, 2.0, 4.0, 6.0]
+        );
+    }
+}

@@ -1,0 +1,103 @@
+//! The text of one completion, token by token.
+
+use std::sync::Arc;
+
+use nextword_data::{DecodeStream, Tokenizer};
+
+use crate::{GenerateError, StopScanner};
+
+/// Number of prompt tokens decoded before the completion, because they affect the text of its first
+/// token (such as a space between words).
+const CONTEXT_TOKENS: usize = 16;
+
+/// Turns the tokens of one completion into text deltas. Never emits an incomplete character or any
+/// part of a stop string.
+#[derive(Clone, Debug)]
+pub struct Detokenizer {
+    stream: DecodeStream,
+    scanner: StopScanner,
+    text: String,
+    /// The stop string that was found.
+    stop: Option<String>,
+    /// Number of characters decoded, emitted or not.
+    char_count: usize,
+}
+
+impl Detokenizer {
+    /// Starts the completion of `prompt`, which ends before the first of the `stop` strings.
+    ///
+    /// # Errors
+    /// [`GenerateError::Setting`] if a stop string is empty.
+    pub fn new(
+        tokenizer: Arc<dyn Tokenizer>,
+        prompt: &[u32],
+        stop: &[String],
+    ) -> Result<Self, GenerateError> {
+        let eos = tokenizer.specials().eos;
+        let mut stream = DecodeStream::new(tokenizer);
+        let text_start = prompt
+            .iter()
+            .rposition(|id| Some(*id) == eos)
+            .map_or(0, |at| at + 1);
+        for id in &prompt[text_start.max(prompt.len().saturating_sub(CONTEXT_TOKENS))..] {
+            // Only sets the state of the stream: the caller already has the prompt's text.
+            let _ = stream.push(*id);
+        }
+        Ok(Self {
+            stream,
+            scanner: StopScanner::new(stop)?,
+            text: String::new(),
+            stop: None,
+            char_count: 0,
+        })
+    }
+
+    /// Adds token `id` and returns the text that is now certain. A token that ends the completion
+    /// (`is_eos`) has no text: not every tokenizer file marks its EOS token as special, and decoding
+    /// would then show it.
+    pub fn push(&mut self, id: u32, is_eos: bool) -> String {
+        if is_eos {
+            return String::new();
+        }
+        let delta = self.stream.push(id).unwrap_or_default();
+        self.append(&delta)
+    }
+
+    /// Ends the completion and returns the text held back so far.
+    pub fn finish(&mut self) -> String {
+        if self.stop.is_some() {
+            return String::new();
+        }
+        let delta = self.stream.finish().unwrap_or_default();
+        let mut rest = self.append(&delta);
+        if self.stop.is_none() {
+            let pending = self.scanner.finish();
+            self.text.push_str(&pending);
+            rest.push_str(&pending);
+        }
+        rest
+    }
+
+    /// The stop string that ended the text.
+    pub fn stop(&self) -> Option<&str> {
+        self.stop.as_deref()
+    }
+
+    /// Number of characters decoded so far: emitted, held back, or cut off by a stop string.
+    pub fn char_count(&self) -> usize {
+        self.char_count
+    }
+
+    /// The whole text, and the stop string that ended it.
+    pub fn into_text(self) -> (String, Option<String>) {
+        (self.text, self.stop)
+    }
+
+    fn append(&mut self, delta: &str) -> String {
+        self.char_count += delta.chars().count();
+        let scan = self.scanner.push(delta);
+        self.text.push_str(&scan.text);
+        self.stop = scan.stop;
+        scan.text
+    }
+}
