@@ -102,7 +102,7 @@ function loadLink() {
   const link = new URLSearchParams(location.hash.slice(1)),
     toIndex = (text) => Math.max(0, Math.trunc(Number(text)) || 0),
     indexParam = (name, none) => (link.has(name) ? toIndex(link.get(name)) : none);
-  cards = list();
+  cards = listCards();
   const step = cards.findIndex((card) => card.id === link.get("step"));
   state.step = step >= 0 ? step : indexParam("step", 1) - 1;
   state.all = link.get("view") === "all";
