@@ -1,4 +1,4 @@
-//! Names of single numbers: `blocks.0.attn.hook_pattern[head=0,query=3,key=1]`.
+//! Addresses of single values: `blocks.0.attn.hook_pattern[head=0,query=3,key=1]`.
 
 use std::fmt;
 
@@ -6,62 +6,62 @@ use crate::ExplainError;
 use crate::evaluate::Arrays;
 use crate::trace::Trace;
 
-/// The name of the token ids in an address.
+/// Name of the token ids in an address.
 pub const TOKENS: &str = "tokens";
 
-/// The name of one number.
+/// The address of one value.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address {
-    /// A tensor of the trace, a weight of the record, or [`TOKENS`].
+    /// A tensor of the trace, a parameter of the model, or [`TOKENS`].
     pub name: String,
-    /// Axis and index, all axes in order.
+    /// Axis name and index, for all axes in order.
     pub index: Vec<(&'static str, usize)>,
 }
 
 impl Address {
-    /// The index without the axes' names.
+    /// The index without axis names.
     pub fn indices(&self) -> Vec<usize> {
         self.index.iter().map(|(_, at)| *at).collect()
     }
 
-    /// The index along `axis`.
+    /// The index along `axis`; 0 if there is no such axis.
     pub fn along(&self, axis: &str) -> usize {
-        let found = self.index.iter().find(|(name, _)| *name == axis);
-        found.map_or(0, |(_, at)| *at)
+        let entry = self.index.iter().find(|(name, _)| *name == axis);
+        entry.map_or(0, |(_, at)| *at)
     }
 
-    /// Reads an address. Axes may come in any order; those left out are 0.
+    /// Parses an address. Axes may come in any order; omitted ones are 0.
     ///
     /// # Errors
-    /// [`ExplainError::Address`] with the nearest address that exists.
+    /// [`ExplainError::Address`] with a hint at addresses that exist.
     pub fn parse(text: &str, trace: &Trace, weights: &Arrays) -> Result<Self, ExplainError> {
-        let wrong = |problem: String, hint: String| ExplainError::Address {
+        let invalid = |problem: String, hint: String| ExplainError::Address {
             address: text.to_string(),
             problem,
             hint,
         };
-        let (name, inside) = match text.trim().split_once('[') {
-            Some((name, inside)) => (name, inside.trim_end_matches(']')),
+        let (name, index_text) = match text.trim().split_once('[') {
+            Some((name, rest)) => (name, rest.trim_end_matches(']')),
             None => (text.trim(), ""),
         };
         let Some((axes, shape)) = axes(name, trace, weights) else {
             let example =
                 "blocks.0.attn.hook_pattern[head=0,query=0,key=0]; --format json lists all names";
-            return Err(wrong(
-                format!("there is no tensor `{name}`"),
+            return Err(invalid(
+                format!("no tensor `{name}`"),
                 format!("try {example}"),
             ));
         };
         let mut index: Vec<(&'static str, usize)> = axes.iter().map(|axis| (*axis, 0)).collect();
-        for part in inside.split(',').filter(|part| !part.trim().is_empty()) {
-            let (which, at) = part.split_once('=').unwrap_or((part, ""));
-            let form = || format!("{name} has the axes {}", describe(&axes, &shape));
-            let slot = index.iter().position(|(name, _)| *name == which.trim());
+        for part in index_text.split(',').filter(|part| !part.trim().is_empty()) {
+            let (axis, at) = part.split_once('=').unwrap_or((part, ""));
+            let valid = || format!("{name} has the axes {}", describe(&axes, &shape));
+            let slot = index.iter().position(|(name, _)| *name == axis.trim());
             let (Some(slot), Ok(at)) = (slot, at.trim().parse::<usize>()) else {
-                return Err(wrong(format!("`{part}` is no axis=number"), form()));
+                return Err(invalid(format!("`{part}` is not AXIS=INDEX"), valid()));
             };
             if at >= shape[slot] {
-                return Err(wrong(format!("{which} {at} is not there"), form()));
+                return Err(invalid(format!("{axis} {at} is out of range"), valid()));
             }
             index[slot].1 = at;
         }
@@ -72,14 +72,14 @@ impl Address {
     }
 }
 
-/// `head 0..2, query 0..4`.
+/// Formats axes as `head=0..2, query=0..4`.
 fn describe(axes: &[&str], shape: &[usize]) -> String {
     let each = axes.iter().zip(shape);
     let each: Vec<String> = each.map(|(axis, len)| format!("{axis}=0..{len}")).collect();
     each.join(", ")
 }
 
-/// Names and lengths of the axes of `name`.
+/// Names and lengths of the axes of `name`, if it exists.
 fn axes(name: &str, trace: &Trace, weights: &Arrays) -> Option<(Vec<&'static str>, Vec<usize>)> {
     if name == TOKENS {
         return Some((vec!["position"], vec![trace.ids.len()]));
@@ -91,7 +91,7 @@ fn axes(name: &str, trace: &Trace, weights: &Arrays) -> Option<(Vec<&'static str
     Some((weight_axes(weight.shape.len()), weight.shape.clone()))
 }
 
-/// Names of a weight's axes.
+/// Names of a parameter's axes.
 pub(crate) fn weight_axes(rank: usize) -> Vec<&'static str> {
     if rank == 1 {
         vec!["number"]

@@ -1,17 +1,16 @@
-//! Numbers in rows and columns, without a tensor library: what the reader sees and what the
-//! recomputation works on.
+//! Plain f64 arrays, without a tensor library: the reader sees them, and the recomputation uses them.
 
-/// Numbers with a shape, the last axis running fastest.
+/// Values with a shape, in row-major order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Array {
     /// Length of each axis.
     pub shape: Vec<usize>,
-    /// The numbers.
+    /// The values.
     pub data: Vec<f64>,
 }
 
 impl Array {
-    /// All zeros.
+    /// Creates an array of zeros.
     pub fn zeros(shape: &[usize]) -> Self {
         Self {
             shape: shape.to_vec(),
@@ -29,24 +28,24 @@ impl Array {
         self.data.chunks_exact(self.width().max(1))
     }
 
-    /// Row `at` along the last axis, all other axes counted through.
+    /// Row `at` along the last axis, with all other axes flattened.
     pub fn row(&self, at: usize) -> &[f64] {
         let width = self.width();
         &self.data[at * width..(at + 1) * width]
     }
 
-    /// Where the number at `index` lies.
+    /// Flat offset of the value at `index`.
     ///
     /// # Panics
-    /// If the index has another number of axes.
-    pub fn place(&self, index: &[usize]) -> usize {
+    /// If `index` does not have one entry per axis.
+    pub fn offset(&self, index: &[usize]) -> usize {
         assert_eq!(index.len(), self.shape.len(), "one index for each axis");
         let axes = index.iter().zip(&self.shape);
-        axes.fold(0, |place, (index, length)| place * length + index)
+        axes.fold(0, |offset, (index, length)| offset * length + index)
     }
 
-    /// The number at `index`.
+    /// The value at `index`.
     pub fn at(&self, index: &[usize]) -> f64 {
-        self.data[self.place(index)]
+        self.data[self.offset(index)]
     }
 }

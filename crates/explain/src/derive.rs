@@ -1,5 +1,5 @@
-//! Where one number comes from: its formula with the operands filled in, each with an address of its
-//! own, down to weights and token ids.
+//! Derives one value: its formula with the operands filled in. Each operand has an address that can be
+//! derived in turn, down to weights and token ids.
 
 mod attention;
 
@@ -7,47 +7,50 @@ use serde::Serialize;
 
 use crate::address::{Address, TOKENS, weight_axes};
 use crate::evaluate::{Arrays, activate, frequency, moments};
-use crate::formula::{Step, number, plain, products, setting, subscript, wrapped};
+use crate::formula::{
+    FilledFormula, format_number, parenthesized, setting, subscript, sum_of_products,
+};
 use crate::graph::{Node, Op};
+use crate::labels::label;
 use crate::trace::Trace;
-use crate::words::about;
 
-/// How one number comes about.
+/// How one value is computed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Derivation {
-    /// The number's address.
+    /// The value's address.
     pub address: String,
-    /// The number; `None` where a token may not look.
+    /// The value; `None` where masked.
     pub value: Option<f64>,
-    /// What it is in plain words.
+    /// Its name.
     pub title: String,
-    /// What the textbook calls it.
+    /// Its other names, and what it is.
     pub term: String,
     /// The formula.
     pub formula: String,
-    /// The formula with the operands' numbers.
+    /// The formula with the operands' values filled in.
     pub filled: String,
-    /// What goes in. Empty where the chain ends: at weights, token ids and settings.
+    /// The operands. Empty where the chain ends: at weights and token ids.
     pub operands: Vec<Operand>,
-    /// The formula's result from the operands below, in f64.
+    /// The formula's result, computed from the operands in f64.
     pub result: Option<f64>,
 }
 
-/// A number that goes into another.
+/// A value that another one is computed from.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Operand {
-    /// What it is in the formula.
+    /// Its name in the formula.
     pub role: String,
-    /// Where it can be asked for in turn; `None` for settings of the model.
+    /// Its address; `None` for settings of the model.
     pub address: Option<String>,
-    /// The number.
+    /// The value.
     pub value: f64,
 }
 
-/// Derives the number at `address` of a trace made with `weights`. `text` is how a token is shown.
+/// Derives the value at `address` of a trace recorded with `weights`. `text` returns the text of a
+/// token.
 ///
 /// # Panics
-/// If the address was not read for this trace and these weights.
+/// If the address was not parsed for this trace and these weights.
 pub fn derive(
     trace: &Trace,
     weights: &Arrays,
@@ -55,34 +58,35 @@ pub fn derive(
     address: &Address,
 ) -> Derivation {
     if address.name == TOKENS {
-        return token(trace, text, address);
+        return derive_token(trace, text, address);
     }
     let Some(node) = trace.node(&address.name) else {
-        return weight(trace, weights, address);
+        return derive_weight(trace, weights, address);
     };
-    let about = about(node);
+    let label = label(node);
     let value = trace.value(&node.name).at(&address.indices());
     let visible =
-        !node.is_square() || trace.sees(node, address.along("query"), address.along("key"));
-    let scene = Scene {
+        !node.is_square() || trace.is_visible(node, address.along("query"), address.along("key"));
+    let context = DerivationContext {
         trace,
         weights,
         node,
         address,
     };
-    let step = scene.step();
+    let filled = context.fill();
     Derivation {
         address: address.to_string(),
         value: visible.then_some(value),
-        title: about.title.to_string(),
-        term: about.term.to_string(),
-        formula: step.formula,
-        filled: step.filled,
-        operands: step.operands,
-        result: step.result,
+        title: label.title.to_string(),
+        term: label.term.to_string(),
+        formula: filled.formula,
+        filled: filled.filled,
+        operands: filled.operands,
+        result: filled.result,
     }
 }
 
+/// The end of a derivation chain.
 fn leaf(
     address: &Address,
     value: Option<f64>,
@@ -96,62 +100,63 @@ fn leaf(
         title: title.to_string(),
         term: term.to_string(),
         formula: formula.to_string(),
-        filled: value.map_or_else(String::new, number),
+        filled: value.map_or_else(String::new, format_number),
         operands: Vec::new(),
         result: value,
     }
 }
 
-fn weight(trace: &Trace, weights: &Arrays, address: &Address) -> Derivation {
+fn derive_weight(trace: &Trace, weights: &Arrays, address: &Address) -> Derivation {
     let is_matrix = address.index.len() > 1 && !address.name.starts_with("position_embedding");
     let formula = match trace.bits.filter(|_| is_matrix) {
         Some(bits) => format!(
-            "learned in training, then rounded to {bits} bits: a whole number times the scale of its \
+            "learned in training, then quantized to {bits} bits: an integer times the scale of its \
              block of 32"
         ),
-        None => "learned in training; nothing comes before it".to_string(),
+        None => "learned in training".to_string(),
     };
     let value = weights[&address.name].at(&address.indices());
     leaf(
         address,
         Some(value),
-        "a weight of the model",
-        "parameter",
+        "weight",
+        "a parameter of the model",
         &formula,
     )
 }
 
-fn token(trace: &Trace, text: &dyn Fn(u32) -> String, address: &Address) -> Derivation {
+fn derive_token(trace: &Trace, text: &dyn Fn(u32) -> String, address: &Address) -> Derivation {
     let position = address.along("position");
     let id = trace.ids[position];
-    let from = if position < trace.prompt {
-        "given in the prompt".to_string()
+    let source = if position < trace.prompt_len {
+        "from the prompt".to_string()
     } else {
         format!(
-            "the answer's token number {}, chosen after position {}",
-            position - trace.prompt + 1,
+            "token {} of the completion, sampled after position {}",
+            position - trace.prompt_len + 1,
             position - 1
         )
     };
-    let mut end = leaf(
+    let mut derivation = leaf(
         address,
         Some(f64::from(id)),
-        "a token id",
         "token id",
-        &from,
+        "an entry of the vocabulary",
+        &source,
     );
-    end.filled = format!("\u{201c}{}\u{201d} is token {id}", text(id));
-    end
+    derivation.filled = format!("\u{201c}{}\u{201d} is token {id}", text(id));
+    derivation
 }
 
-struct Scene<'a> {
+/// The value that is derived, and what it is looked up in.
+struct DerivationContext<'a> {
     trace: &'a Trace,
     weights: &'a Arrays,
     node: &'a Node,
     address: &'a Address,
 }
 
-impl Scene<'_> {
+impl DerivationContext<'_> {
     /// An operand in the tensor `name` at `index`.
     fn at(&self, role: &str, name: &str, index: &[usize]) -> Operand {
         let axes = self
@@ -167,7 +172,7 @@ impl Scene<'_> {
         operand(role, name, axes, index, self.weights[name].at(index))
     }
 
-    fn step(&self) -> Step {
+    fn fill(&self) -> FilledFormula {
         let index = self.address.indices();
         let position = self.address.along("position");
         let dim = index.last().copied().unwrap_or(0);
@@ -183,58 +188,72 @@ impl Scene<'_> {
                 );
                 let entry = self.weight("table entry", table, &[id as usize, dim]);
                 let value = entry.value;
-                let filled = format!("row {id}, number {dim} of {table} = {}", number(value));
+                let filled = format!(
+                    "row {id}, column {dim} of {table} = {}",
+                    format_number(value)
+                );
                 let operands = vec![id_operand, entry];
-                let step = plain("table[token id]", filled, value, operands);
+                let formula = FilledFormula::new("table[token id]", filled, value, operands);
                 match scale {
-                    Some(scale) => step.times("scale", *scale),
-                    None => step,
+                    Some(scale) => formula.times("scale", *scale),
+                    None => formula,
                 }
             }
-            Op::Places { table } => {
+            Op::LearnedPositions { table } => {
                 let entry = self.weight("table entry", table, &[position, dim]);
-                let filled = format!("row {position}, number {dim} of {table}");
-                plain("table[position]", filled, entry.value, vec![entry])
+                let filled = format!(
+                    "row {position}, column {dim} of {table} = {}",
+                    format_number(entry.value)
+                );
+                FilledFormula::new("table[position]", filled, entry.value, vec![entry])
             }
-            Op::Waves => self.wave(position, dim),
-            Op::Copy { of } => {
-                let x = self.at("x", of, &index);
-                plain("unchanged", number(x.value), x.value, vec![x])
+            Op::Sinusoidal => self.sinusoid(position, dim),
+            Op::Copy { input } => {
+                let x = self.at("x", input, &index);
+                FilledFormula::new("unchanged", format_number(x.value), x.value, vec![x])
             }
             Op::Add { a, b } => {
                 let (a, b) = (self.at("a", a, &index), self.at("b", b, &index));
-                let filled = format!("{} + {}", number(a.value), wrapped(b.value));
+                let filled = format!("{} + {}", format_number(a.value), parenthesized(b.value));
                 let sum = a.value + b.value;
-                plain("a + b", filled, sum, vec![a, b])
+                FilledFormula::new("a + b", filled, sum, vec![a, b])
             }
             Op::Norm { .. } => self.norm(&index),
             Op::Linear { .. } => self.linear(&index),
-            Op::Join { of, weight, bias } => self.join(of, weight.as_deref(), bias.as_deref()),
-            Op::Turn { of, frequencies } => self.turn(of, frequencies, &index),
+            Op::OutputProjection {
+                input,
+                weight,
+                bias,
+            } => self.output_projection(input, weight.as_deref(), bias.as_deref()),
+            Op::Rope { input, frequencies } => self.rope(input, frequencies, &index),
             Op::Scores { .. } => self.score(&index),
-            Op::Softmax { of } => self.softmax(of, &index),
-            Op::Mix { pattern, v } => self.mix(pattern, v, &index),
-            Op::Activate { of, function } => {
-                let x = self.at("x", of, &index);
-                let filled = format!("{}({})", function.name(), number(x.value));
+            Op::Softmax { input } => self.softmax(input, &index),
+            Op::WeightedSum { pattern, v } => self.weighted_sum(pattern, v, &index),
+            Op::Activate { input, function } => {
+                let x = self.at("x", input, &index);
+                let filled = format!("{}({})", function.name(), format_number(x.value));
                 let result = activate(*function, x.value);
-                plain(&format!("{}(x)", function.name()), filled, result, vec![x])
+                FilledFormula::new(&format!("{}(x)", function.name()), filled, result, vec![x])
             }
             Op::Gate { gate, up, function } => {
                 let (gate, up) = (self.at("gate", gate, &index), self.at("x", up, &index));
                 let (name, y) = (function.name(), activate(*function, gate.value));
-                let filled = format!("{name}({}) × {}", number(gate.value), wrapped(up.value));
+                let filled = format!(
+                    "{name}({}) × {}",
+                    format_number(gate.value),
+                    parenthesized(up.value)
+                );
                 let result = y * up.value;
-                plain(&format!("{name}(gate) × x"), filled, result, vec![gate, up])
+                FilledFormula::new(&format!("{name}(gate) × x"), filled, result, vec![gate, up])
             }
-            Op::Cap { of, cap } => {
-                let x = self.at("x", of, &index);
-                plain("x", number(x.value), x.value, vec![x]).squeezed(*cap)
+            Op::SoftCap { input, cap } => {
+                let x = self.at("x", input, &index);
+                FilledFormula::new("x", format_number(x.value), x.value, vec![x]).soft_capped(*cap)
             }
         }
     }
 
-    fn wave(&self, position: usize, dim: usize) -> Step {
+    fn sinusoid(&self, position: usize, dim: usize) -> FilledFormula {
         let f = frequency(dim, self.trace.config.d_model);
         let angle = position as f64 * f;
         let (name, value) = if dim.is_multiple_of(2) {
@@ -242,12 +261,12 @@ impl Scene<'_> {
         } else {
             ("cos", angle.cos())
         };
-        let filled = format!("{name}({position} × {})", number(f));
+        let filled = format!("{name}({position} × {})", format_number(f));
         let operands = vec![
             setting("position", position as f64),
             setting("frequency", f),
         ];
-        plain(
+        FilledFormula::new(
             &format!("{name}(position × frequency)"),
             filled,
             value,
@@ -255,9 +274,9 @@ impl Scene<'_> {
         )
     }
 
-    fn norm(&self, index: &[usize]) -> Step {
+    fn norm(&self, index: &[usize]) -> FilledFormula {
         let Op::Norm {
-            of,
+            input,
             centered,
             eps,
             weight,
@@ -265,14 +284,14 @@ impl Scene<'_> {
             bias,
         } = &self.node.op
         else {
-            unreachable!("the caller has looked");
+            unreachable!("only called for norms");
         };
         let dim = index[index.len() - 1];
         let row: Vec<Operand> = (0..self.node.shape[index.len() - 1])
             .map(|i| {
                 let mut at = index.to_vec();
                 at[index.len() - 1] = i;
-                self.at(&format!("x{}", subscript(i)), of, &at)
+                self.at(&format!("x{}", subscript(i)), input, &at)
             })
             .collect();
         let x: Vec<f64> = row.iter().map(|x| x.value).collect();
@@ -281,75 +300,87 @@ impl Scene<'_> {
         let b = bias.as_ref().map(|name| self.weight("bias", name, &[dim]));
         let shift = b.as_ref().map_or(0.0, |b| b.value);
         let (factor, times) = if *unit_offset {
-            (1.0 + w.value, format!("(1 + {})", wrapped(w.value)))
+            (1.0 + w.value, format!("(1 + {})", parenthesized(w.value)))
         } else {
-            (w.value, wrapped(w.value))
+            (w.value, parenthesized(w.value))
         };
         let result = (x[dim] - moments.mean) / moments.scale * factor + shift;
-        let top = if *centered {
-            format!("({} − {})", number(x[dim]), wrapped(moments.mean))
+        let numerator = if *centered {
+            format!(
+                "({} − {})",
+                format_number(x[dim]),
+                parenthesized(moments.mean)
+            )
         } else {
-            number(x[dim])
+            format_number(x[dim])
         };
-        let mut filled = format!("{top} / {} × {times}", number(moments.scale));
+        let mut filled = format!("{numerator} / {} × {times}", format_number(moments.scale));
         if let Some(b) = &b {
-            filled = format!("{filled} + {}", wrapped(b.value));
+            filled = format!("{filled} + {}", parenthesized(b.value));
         }
         let mut operands = row;
         operands.push(w);
         operands.extend(b);
         operands.push(setting("ε", *eps));
-        plain(&about(self.node).formula, filled, result, operands)
+        FilledFormula::new(&label(self.node).formula, filled, result, operands)
     }
 
-    fn linear(&self, index: &[usize]) -> Step {
+    fn linear(&self, index: &[usize]) -> FilledFormula {
         let Op::Linear {
-            of,
+            input,
             weight,
             bias,
             heads,
             transposed,
         } = &self.node.op
         else {
-            unreachable!("the caller has looked");
+            unreachable!("only called for linear layers");
         };
         let (row, column) = match heads {
             Some(_) => (index[1], index[0] * self.node.shape[2] + index[2]),
             None => (index[0], index[1]),
         };
-        let pairs = (0..self.trace.value(of).width()).map(|i| {
+        let pairs = (0..self.trace.value(input).width()).map(|i| {
             let at = if *transposed {
                 [column, i]
             } else {
                 [i, column]
             };
-            (self.at("x", of, &[row, i]), self.weight("w", weight, &at))
+            (
+                self.at("x", input, &[row, i]),
+                self.weight("w", weight, &at),
+            )
         });
         let bias = bias
             .as_ref()
             .map(|name| self.weight("bias", name, &[column]));
-        products(pairs.collect(), bias, "x W")
+        sum_of_products(pairs.collect(), bias, "x W")
     }
 
-    fn join(&self, of: &str, weight: Option<&str>, bias: Option<&str>) -> Step {
+    fn output_projection(
+        &self,
+        input: &str,
+        weight: Option<&str>,
+        bias: Option<&str>,
+    ) -> FilledFormula {
         let (row, column) = (self.address.along("position"), self.address.along("dim"));
-        let z = self.trace.value(of);
+        let z = self.trace.value(input);
         let (heads, width) = (z.shape[0], z.width());
         let Some(weight) = weight else {
-            let x = self.at("z", of, &[column / width, row, column % width]);
-            let filled = format!("number {} of head {}", column % width, column / width);
-            return plain("the heads side by side", filled, x.value, vec![x]);
+            let x = self.at("z", input, &[column / width, row, column % width]);
+            let filled = format!("element {} of head {}", column % width, column / width + 1);
+            return FilledFormula::new("[z of head 1, z of head 2, …]", filled, x.value, vec![x]);
         };
         let pairs = (0..heads * width).map(|i| {
-            let z = self.at("z", of, &[i / width, row, i % width]);
+            let z = self.at("z", input, &[i / width, row, i % width]);
             (z, self.weight("w", weight, &[i, column]))
         });
         let bias = bias.map(|name| self.weight("bias", name, &[column]));
-        products(pairs.collect(), bias, "z W")
+        sum_of_products(pairs.collect(), bias, "z W")
     }
 }
 
-/// The operand `value` at `index` of `name`.
+/// The operand with `value` at `index` of `name`.
 fn operand(
     role: &str,
     name: &str,

@@ -1,10 +1,10 @@
-//! What can go wrong in this crate, as sentences with the facts in them.
+//! Errors of this crate.
 
 /// Every error of the explain crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExplainError {
-    /// The prompt cannot be read, or the model cannot go on.
+    /// The prompt cannot be encoded, or the model cannot generate.
     #[error(transparent)]
     Generate(#[from] nextword_generate::GenerateError),
 
@@ -12,31 +12,31 @@ pub enum ExplainError {
     #[error(transparent)]
     Model(#[from] nextword_model::ModelError),
 
-    /// An address that names no number of this trace.
-    #[error("`{address}` names no number here: {problem}; hint: {hint}")]
+    /// An address that does not exist in this trace.
+    #[error("`{address}` does not exist here: {problem}; hint: {hint}")]
     Address {
-        /// What was asked for.
+        /// The requested address.
         address: String,
         /// What is wrong with it.
         problem: String,
-        /// An address that would do.
+        /// An address that exists.
         hint: String,
     },
 
-    /// More numbers than can be looked at.
-    #[error("{what} is more than can be shown: {count}, and the limit is {limit}; hint: {hint}")]
+    /// More values than the limit.
+    #[error("{what} is too large to show: {count} values, and the limit is {limit}; hint: {hint}")]
     TooLarge {
         /// What is too large.
         what: String,
-        /// How much it is.
+        /// Its number of values.
         count: usize,
-        /// How much may be.
+        /// Maximum number of values.
         limit: usize,
-        /// What to ask instead.
+        /// How to ask for less.
         hint: &'static str,
     },
 
-    /// A change that cannot be made.
-    #[error("this cannot be changed: {0}")]
+    /// An invalid intervention.
+    #[error("invalid edit: {0}")]
     WhatIf(String),
 }

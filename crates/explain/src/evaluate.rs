@@ -1,6 +1,6 @@
-//! The forward pass once more, in plain loops over f64: no tensor library, no kernel, nothing shared
-//! with the model but its weights and what its configuration says (rotary frequencies, `ALiBi`'s slopes,
-//! the scale of scores), which tests hold to PyTorch's.
+//! Recomputes the forward pass by plain loops in f64, without a tensor library or kernels. It shares
+//! only the weights with the model, and the constants of its configuration (RoPE frequencies, `ALiBi`
+//! slopes, the scale of scores), which tests compare with PyTorch's.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +8,12 @@ use burn::tensor::TensorData;
 use nextword_model::{Transformer, weights};
 
 use crate::array::Array;
-use crate::graph::{Function, Node, Op};
+use crate::graph::{ActivationFn, Node, Op};
 
-/// Named arrays.
+/// Arrays by name.
 pub type Arrays = BTreeMap<String, Array>;
 
-/// Every weight of `model`, under the names of its file; quantized ones as the values that they stand
-/// for.
+/// Every parameter of `model` under its name in the weights file. Quantized ones are dequantized.
 pub fn weights_of(model: &Transformer) -> Arrays {
     let mut all = Arrays::new();
     let mut add = |name: &str, data: TensorData| {
@@ -24,21 +23,30 @@ pub fn weights_of(model: &Transformer) -> Arrays {
     };
     weights::for_each(model, &mut add);
     for (name, data) in model.widened() {
-        add(&name, data); // In the place of a parameter of no size.
+        add(&name, data); // Replaces the empty parameter of a quantized matrix.
     }
     all
 }
 
-/// Every tensor of `graph` for these token ids. Heads in `off` (layer, head) give zeros.
+/// Evaluates every tensor of `graph` for these token ids. The output of the (layer, head) pairs in
+/// `disabled_heads` is zero.
 ///
 /// # Panics
 /// If a weight that the graph names is missing.
-pub fn evaluate(graph: &[Node], weights: &Arrays, ids: &[u32], off: &[(usize, usize)]) -> Arrays {
+pub fn evaluate(
+    graph: &[Node],
+    weights: &Arrays,
+    ids: &[u32],
+    disabled_heads: &[(usize, usize)],
+) -> Arrays {
     let mut values = Arrays::new();
     for node in graph {
-        let mut value = follow(node, &values, weights, ids);
-        if matches!(node.op, Op::Mix { .. }) {
-            for (_, head) in off.iter().filter(|(layer, _)| Some(*layer) == node.layer) {
+        let mut value = eval_node(node, &values, weights, ids);
+        if matches!(node.op, Op::WeightedSum { .. }) {
+            for (_, head) in disabled_heads
+                .iter()
+                .filter(|(layer, _)| Some(*layer) == node.layer)
+            {
                 let size = node.shape[1] * node.shape[2];
                 value.data[head * size..(head + 1) * size].fill(0.0);
             }
@@ -48,11 +56,11 @@ pub fn evaluate(graph: &[Node], weights: &Arrays, ids: &[u32], off: &[(usize, us
     values
 }
 
-/// One tensor from those that it is made of.
+/// Evaluates one tensor from its operands in `values` and `weights`.
 ///
 /// # Panics
-/// If one of them is missing.
-pub fn follow(node: &Node, values: &Arrays, weights: &Arrays, ids: &[u32]) -> Array {
+/// If an operand is missing.
+pub fn eval_node(node: &Node, values: &Arrays, weights: &Arrays, ids: &[u32]) -> Array {
     let mut out = Array::zeros(&node.shape);
     compute(node, &mut out, values, weights, ids);
     out
@@ -70,16 +78,16 @@ fn compute(node: &Node, out: &mut Array, values: &Arrays, weights: &Arrays, ids:
                 }
             }
         }
-        Op::Places { table } => {
+        Op::LearnedPositions { table } => {
             let n = out.data.len();
             out.data.copy_from_slice(&weights[table].data[..n]);
         }
-        Op::Waves => {
+        Op::Sinusoidal => {
             for (at, value) in out.data.iter_mut().enumerate() {
-                *value = wave(at / width, at % width, width);
+                *value = sinusoid(at / width, at % width, width);
             }
         }
-        Op::Copy { of } => out.data.copy_from_slice(&values[of].data),
+        Op::Copy { input } => out.data.copy_from_slice(&values[input].data),
         Op::Add { a, b } => {
             let pairs = values[a].data.iter().zip(&values[b].data);
             for (value, (a, b)) in out.data.iter_mut().zip(pairs) {
@@ -87,7 +95,7 @@ fn compute(node: &Node, out: &mut Array, values: &Arrays, weights: &Arrays, ids:
             }
         }
         Op::Norm {
-            of,
+            input,
             centered,
             eps,
             weight,
@@ -96,7 +104,7 @@ fn compute(node: &Node, out: &mut Array, values: &Arrays, weights: &Arrays, ids:
         } => {
             let (weight, bias) = (&weights[weight].data, bias_of(bias));
             let offset = f64::from(u8::from(*unit_offset));
-            for (y, x) in out.data.chunks_exact_mut(width).zip(values[of].rows()) {
+            for (y, x) in out.data.chunks_exact_mut(width).zip(values[input].rows()) {
                 let Moments { mean, scale } = moments(x, *centered, *eps);
                 for (i, y) in y.iter_mut().enumerate() {
                     let factor = offset + weight[i];
@@ -105,38 +113,42 @@ fn compute(node: &Node, out: &mut Array, values: &Arrays, weights: &Arrays, ids:
             }
         }
         Op::Linear {
-            of,
+            input,
             weight,
             bias,
             heads,
             transposed,
         } => linear(
             out,
-            &values[of],
+            &values[input],
             &weights[weight],
             bias_of(bias),
             heads.is_some(),
             *transposed,
         ),
-        Op::Join { of, weight, bias } => {
-            let joined = join(&values[of]);
+        Op::OutputProjection {
+            input,
+            weight,
+            bias,
+        } => {
+            let heads = concat_heads(&values[input]);
             match weight {
                 Some(weight) => {
-                    linear(out, &joined, &weights[weight], bias_of(bias), false, false);
+                    linear(out, &heads, &weights[weight], bias_of(bias), false, false);
                 }
-                None => out.data.copy_from_slice(&joined.data),
+                None => out.data.copy_from_slice(&heads.data),
             }
         }
-        Op::Turn { of, frequencies } => turn(out, &values[of], frequencies),
+        Op::Rope { input, frequencies } => rope(out, &values[input], frequencies),
         Op::Scores { q, k, .. } => scores(out, &values[q], &values[k], &node.op),
-        Op::Softmax { of } => {
-            for (y, x) in out.data.chunks_exact_mut(width).zip(values[of].rows()) {
+        Op::Softmax { input } => {
+            for (y, x) in out.data.chunks_exact_mut(width).zip(values[input].rows()) {
                 softmax(x, y);
             }
         }
-        Op::Mix { pattern, v } => mix(out, &values[pattern], &values[v]),
-        Op::Activate { of, function } => {
-            for (y, x) in out.data.iter_mut().zip(&values[of].data) {
+        Op::WeightedSum { pattern, v } => weighted_sum(out, &values[pattern], &values[v]),
+        Op::Activate { input, function } => {
+            for (y, x) in out.data.iter_mut().zip(&values[input].data) {
                 *y = activate(*function, *x);
             }
         }
@@ -146,9 +158,9 @@ fn compute(node: &Node, out: &mut Array, values: &Arrays, weights: &Arrays, ids:
                 *y = activate(*function, *gate) * up;
             }
         }
-        Op::Cap { of, cap } => {
-            for (y, x) in out.data.iter_mut().zip(&values[of].data) {
-                *y = squeeze(*x, *cap);
+        Op::SoftCap { input, cap } => {
+            for (y, x) in out.data.iter_mut().zip(&values[input].data) {
+                *y = soft_cap(*x, *cap);
             }
         }
     }
@@ -163,7 +175,7 @@ pub struct Moments {
     pub scale: f64,
 }
 
-/// What normalizing `x` subtracts and divides by.
+/// Computes what normalizing `x` subtracts and divides by.
 pub fn moments(x: &[f64], centered: bool, eps: f64) -> Moments {
     let n = x.len() as f64;
     let mean = if centered {
@@ -178,13 +190,13 @@ pub fn moments(x: &[f64], centered: bool, eps: f64) -> Moments {
     }
 }
 
-/// The frequency of number `dim` of `width` in sine and cosine positions.
+/// The frequency of element `dim` of `width` in the sinusoidal position encoding.
 pub fn frequency(dim: usize, width: usize) -> f64 {
     10_000_f64.powf(-((dim / 2 * 2) as f64) / width as f64)
 }
 
-fn wave(place: usize, dim: usize, width: usize) -> f64 {
-    let angle = place as f64 * frequency(dim, width);
+fn sinusoid(position: usize, dim: usize, width: usize) -> f64 {
+    let angle = position as f64 * frequency(dim, width);
     if dim.is_multiple_of(2) {
         angle.sin()
     } else {
@@ -197,7 +209,7 @@ fn linear(
     x: &Array,
     weight: &Array,
     bias: Option<&[f64]>,
-    into_heads: bool,
+    split_heads: bool,
     transposed: bool,
 ) {
     let rows = x.data.len() / x.width();
@@ -220,7 +232,7 @@ fn linear(
             }
         }
         let width = out.width();
-        if into_heads {
+        if split_heads {
             for (head, y) in y.chunks_exact(width).enumerate() {
                 let at = (head * rows + row) * width;
                 out.data[at..at + width].copy_from_slice(y);
@@ -231,20 +243,20 @@ fn linear(
     }
 }
 
-/// `[heads, seq, head_dim]` to `[seq, heads * head_dim]`.
-pub fn join(z: &Array) -> Array {
+/// Concatenates heads: `[heads, seq, head_dim]` to `[seq, heads * head_dim]`.
+pub fn concat_heads(z: &Array) -> Array {
     let (heads, seq, dim) = (z.shape[0], z.shape[1], z.shape[2]);
-    let mut joined = Array::zeros(&[seq, heads * dim]);
+    let mut out = Array::zeros(&[seq, heads * dim]);
     for head in 0..heads {
         for row in 0..seq {
             let at = row * heads * dim + head * dim;
-            joined.data[at..at + dim].copy_from_slice(z.row(head * seq + row));
+            out.data[at..at + dim].copy_from_slice(z.row(head * seq + row));
         }
     }
-    joined
+    out
 }
 
-fn turn(out: &mut Array, x: &Array, frequencies: &[f64]) {
+fn rope(out: &mut Array, x: &Array, frequencies: &[f64]) {
     let (seq, width) = (x.shape[1], x.width());
     let half = frequencies.len();
     for (at, (y, x)) in out.data.chunks_exact_mut(width).zip(x.rows()).enumerate() {
@@ -257,13 +269,13 @@ fn turn(out: &mut Array, x: &Array, frequencies: &[f64]) {
     }
 }
 
-/// Whether the token at `query` sees the one at `key`.
-pub fn sees(query: usize, key: usize, window: Option<usize>) -> bool {
+/// Whether position `query` may attend to position `key`.
+pub fn is_visible(query: usize, key: usize, window: Option<usize>) -> bool {
     key <= query && window.is_none_or(|window| query - key < window)
 }
 
 /// `cap * tanh(x / cap)`.
-pub fn squeeze(x: f64, cap: f64) -> f64 {
+pub fn soft_cap(x: f64, cap: f64) -> f64 {
     cap * (x / cap).tanh()
 }
 
@@ -276,20 +288,20 @@ fn scores(out: &mut Array, q: &Array, k: &Array, op: &Op) {
         ..
     } = op
     else {
-        unreachable!("the caller has looked");
+        unreachable!("only called for scores");
     };
     let (heads, seq) = (q.shape[0], q.shape[1]);
     let group = heads / k.shape[0];
     for head in 0..heads {
         for query in 0..seq {
             let at = (head * seq + query) * seq;
-            let asks = q.row(head * seq + query);
+            let q_row = q.row(head * seq + query);
             for key in 0..seq {
-                out.data[at + key] = if sees(query, key, *window) {
-                    let answers = k.row(head / group * seq + key);
-                    let dot: f64 = asks.iter().zip(answers).map(|(q, k)| q * k).sum();
+                out.data[at + key] = if is_visible(query, key, *window) {
+                    let k_row = k.row(head / group * seq + key);
+                    let dot: f64 = q_row.iter().zip(k_row).map(|(q, k)| q * k).sum();
                     let slope = slopes.get(head).copied().unwrap_or(0.0);
-                    let score = cap.map_or(dot * scale, |cap| squeeze(dot * scale, cap));
+                    let score = cap.map_or(dot * scale, |cap| soft_cap(dot * scale, cap));
                     score - slope * (query - key) as f64
                 } else {
                     f64::NEG_INFINITY
@@ -312,32 +324,32 @@ pub fn softmax(x: &[f64], out: &mut [f64]) {
     }
 }
 
-fn mix(out: &mut Array, pattern: &Array, v: &Array) {
+fn weighted_sum(out: &mut Array, pattern: &Array, v: &Array) {
     let (heads, seq) = (pattern.shape[0], pattern.shape[1]);
     let (group, width) = (heads / v.shape[0], v.width());
     for head in 0..heads {
         for query in 0..seq {
             let at = (head * seq + query) * width;
-            for (key, share) in pattern.row(head * seq + query)[..=query].iter().enumerate() {
+            for (key, weight) in pattern.row(head * seq + query)[..=query].iter().enumerate() {
                 let value = v.row(head / group * seq + key);
                 for (out, v) in out.data[at..at + width].iter_mut().zip(value) {
-                    *out += share * v;
+                    *out += weight * v;
                 }
             }
         }
     }
 }
 
-/// An activation function of one number.
-pub fn activate(function: Function, x: f64) -> f64 {
+/// Applies an activation function to one value.
+pub fn activate(function: ActivationFn, x: f64) -> f64 {
     match function {
-        Function::Gelu => 0.5 * x * (1.0 + libm::erf(x / std::f64::consts::SQRT_2)),
-        Function::GeluTanh => {
+        ActivationFn::Gelu => 0.5 * x * (1.0 + libm::erf(x / std::f64::consts::SQRT_2)),
+        ActivationFn::GeluTanh => {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
             0.5 * x * (1.0 + inner.tanh())
         }
-        Function::Relu => x.max(0.0),
-        Function::ReluSquared => x.max(0.0) * x.max(0.0),
-        Function::Silu => x / (1.0 + (-x).exp()),
+        ActivationFn::Relu => x.max(0.0),
+        ActivationFn::ReluSquared => x.max(0.0) * x.max(0.0),
+        ActivationFn::Silu => x / (1.0 + (-x).exp()),
     }
 }

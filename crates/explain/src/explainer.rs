@@ -1,4 +1,4 @@
-//! A model that can be asked about its numbers.
+//! A loaded model that explains its predictions.
 
 use nextword_generate::{TextGenerator, TextOptions};
 
@@ -7,9 +7,9 @@ use crate::derive::{Derivation, derive};
 use crate::evaluate::{Arrays, weights_of};
 use crate::trace::{Trace, TraceOptions};
 use crate::what_if::{Edit, WhatIf, what_if};
-use crate::{ExplainError, Story, StoryOptions};
+use crate::{ExplainError, Report, ReportOptions};
 
-/// A model with its tokenizer and its weights at hand.
+/// A model with its tokenizer and a copy of its weights.
 #[derive(Debug)]
 pub struct Explainer {
     generator: TextGenerator,
@@ -17,7 +17,7 @@ pub struct Explainer {
 }
 
 impl Explainer {
-    /// Takes the weights out of the model, for looking things up.
+    /// Copies the weights of the model for lookups.
     pub fn new(generator: TextGenerator) -> Self {
         let weights = weights_of(generator.model());
         Self { generator, weights }
@@ -28,7 +28,7 @@ impl Explainer {
         &self.generator
     }
 
-    /// Every weight by name.
+    /// Every parameter by name.
     pub fn weights(&self) -> &Arrays {
         &self.weights
     }
@@ -36,29 +36,29 @@ impl Explainer {
     /// The embedding of token `id`.
     ///
     /// # Errors
-    /// [`ExplainError::Address`] if there is no such token.
+    /// [`ExplainError::Address`] if the vocabulary has no such token.
     pub fn embedding(&self, id: u32) -> Result<&[f64], ExplainError> {
         let vocab_size = self.generator.model().config().vocab_size;
         if id as usize >= vocab_size {
             return Err(ExplainError::Address {
                 address: format!("token {id}"),
-                problem: format!("the tokens are 0 to {}", vocab_size - 1),
+                problem: format!("valid token ids: 0 to {}", vocab_size - 1),
                 hint: "token 0".to_string(),
             });
         }
         Ok(self.weights["token_embedding.weight"].row(id as usize))
     }
 
-    /// How a token is shown to a reader.
-    pub fn text(&self, id: u32) -> String {
+    /// The text of a token.
+    pub fn token_text(&self, id: u32) -> String {
         let text = self.generator.tokenizer().token(id);
         text.unwrap_or_else(|| format!("#{id}"))
     }
 
-    /// Reads `prompt` and answers as `options` say, watched.
+    /// Generates a completion of `prompt` and records all values on the way.
     ///
     /// # Errors
-    /// As [`Trace::record`], and if the options describe no answer.
+    /// The errors of [`Trace::record`], and invalid options.
     pub fn explain(
         &self,
         prompt: &str,
@@ -71,7 +71,7 @@ impl Explainer {
             sampling: options.sampling.clone(),
             max_tokens: options.max_tokens,
             stop_ids,
-            first_id: self.generator.card().bos_id,
+            bos_id: self.generator.card().bos_id,
         };
         let model = self.generator.model();
         let trace = Trace::record(model, &self.weights, &encoding.ids, &trace_options)?;
@@ -85,46 +85,46 @@ impl Explainer {
     }
 }
 
-/// What the model computed for one prompt, with all that is needed to ask about it.
+/// What the model computed for one prompt, with everything needed to inspect it.
 #[derive(Debug)]
 pub struct Explanation<'e> {
-    /// Who explained.
+    /// The explainer that recorded the trace.
     pub explainer: &'e Explainer,
     /// The prompt as the user typed it.
     pub prompt: String,
-    /// Pieces of the prompt that the vocabulary does not have.
+    /// Parts of the prompt that are not in the vocabulary.
     pub unknown: Vec<String>,
-    /// How the answer was made.
+    /// How the completion was generated.
     pub options: TraceOptions,
-    /// The numbers.
+    /// The recorded values.
     pub trace: Trace,
 }
 
 impl Explanation<'_> {
-    /// Where the number at `address` comes from.
+    /// Derives the value at `address`: its formula and its operands.
     ///
     /// # Errors
-    /// [`ExplainError::Address`] if there is no such number.
+    /// [`ExplainError::Address`] if there is no such value.
     pub fn why(&self, address: &str) -> Result<Derivation, ExplainError> {
         let weights = &self.explainer.weights;
         let address = Address::parse(address, &self.trace, weights)?;
-        let text = |id| self.explainer.text(id);
+        let text = |id| self.explainer.token_text(id);
         Ok(derive(&self.trace, weights, &text, &address))
     }
 
-    /// What would come after the prompt if things were otherwise.
+    /// Predicts the next token after the prompt under the interventions `edits`.
     ///
     /// # Errors
-    /// [`ExplainError::WhatIf`] if an edit names nothing that is there.
+    /// [`ExplainError::WhatIf`] if an edit is out of range.
     pub fn what_if(&self, edits: &[Edit]) -> Result<WhatIf, ExplainError> {
         what_if(self, edits)
     }
 
-    /// Everything in one value that can be written as JSON.
+    /// Collects everything into one value that can be written as JSON.
     ///
     /// # Errors
-    /// [`ExplainError::TooLarge`] if what was asked for is more than a reader can open.
-    pub fn story(&self, options: &StoryOptions) -> Result<Story, ExplainError> {
-        Story::of(self, options)
+    /// [`ExplainError::TooLarge`] if not even the smallest tensor fits the limit of `options`.
+    pub fn report(&self, options: &ReportOptions) -> Result<Report, ExplainError> {
+        Report::new(self, options)
     }
 }

@@ -1,13 +1,13 @@
-//! Formulas with their operands filled in.
+//! Formulas with the operands' values filled in.
 
 use crate::derive::Operand;
-use crate::evaluate::squeeze;
+use crate::evaluate::soft_cap;
 
-/// Terms of a sum that are written out before it is shortened.
-const WRITTEN: usize = 6;
+/// Maximum number of terms of a sum to write out.
+const MAX_TERMS: usize = 6;
 
-/// A number for a formula: four decimals, and no trailing zeros.
-pub fn number(x: f64) -> String {
+/// Formats a number for a formula: up to four decimals, without trailing zeros.
+pub fn format_number(x: f64) -> String {
     if x != 0.0 && (x.abs() < 1e-3 || x.abs() >= 1e6) {
         return format!("{x:.3e}");
     }
@@ -20,15 +20,15 @@ pub fn number(x: f64) -> String {
     }
 }
 
-/// One formula with its operands.
-pub(crate) struct Step {
+/// A formula, the same formula with values filled in, its operands, and its result.
+pub(crate) struct FilledFormula {
     pub(crate) formula: String,
     pub(crate) filled: String,
     pub(crate) operands: Vec<Operand>,
     pub(crate) result: Option<f64>,
 }
 
-/// A setting of the model, where a chain ends.
+/// A setting of the model as an operand. A derivation chain ends there.
 pub(crate) fn setting(role: &str, value: f64) -> Operand {
     Operand {
         role: role.to_string(),
@@ -37,29 +37,38 @@ pub(crate) fn setting(role: &str, value: f64) -> Operand {
     }
 }
 
-impl Step {
-    /// The same times a setting of the model.
+impl FilledFormula {
+    pub(crate) fn new(formula: &str, filled: String, result: f64, operands: Vec<Operand>) -> Self {
+        Self {
+            formula: formula.to_string(),
+            filled,
+            operands,
+            result: Some(result),
+        }
+    }
+
+    /// Multiplies the result by a setting of the model.
     pub(crate) fn times(mut self, role: &str, factor: f64) -> Self {
         self.formula = format!("{} × {role}", self.formula);
-        self.filled = format!("({}) × {}", self.filled, number(factor));
+        self.filled = format!("({}) × {}", self.filled, format_number(factor));
         self.result = self.result.map(|x| x * factor);
         self.operands.push(setting(role, factor));
         self
     }
 
-    /// The same squeezed into (-c, c).
-    pub(crate) fn squeezed(mut self, cap: f64) -> Self {
+    /// Applies a soft cap, which keeps the result within (-c, c).
+    pub(crate) fn soft_capped(mut self, cap: f64) -> Self {
         self.formula = format!("c × tanh({} / c)", self.formula);
         self.filled = format!("{cap} × tanh(({}) / {cap})", self.filled);
-        self.result = self.result.map(|x| squeeze(x, cap));
+        self.result = self.result.map(|x| soft_cap(x, cap));
         self.operands.push(setting("c", cap));
         self
     }
 
-    /// The same less `slope` times `distance`.
-    pub(crate) fn lessened(mut self, slope: f64, distance: f64) -> Self {
+    /// Subtracts `slope` times `distance` (`ALiBi`).
+    pub(crate) fn minus_distance(mut self, slope: f64, distance: f64) -> Self {
         self.formula.push_str(" − slope × distance");
-        self.filled = format!("{} − {} × {distance}", self.filled, number(slope));
+        self.filled = format!("{} − {} × {distance}", self.filled, format_number(slope));
         self.result = self.result.map(|x| x - slope * distance);
         self.operands.push(setting("slope", slope));
         self.operands.push(setting("distance", distance));
@@ -67,36 +76,27 @@ impl Step {
     }
 }
 
-pub(crate) fn plain(formula: &str, filled: String, result: f64, operands: Vec<Operand>) -> Step {
-    Step {
-        formula: formula.to_string(),
-        filled,
-        operands,
-        result: Some(result),
-    }
-}
-
-/// A sum of products.
-pub(crate) fn products(
+/// A sum of products, plus a bias if there is one.
+pub(crate) fn sum_of_products(
     pairs: Vec<(Operand, Operand)>,
     bias: Option<Operand>,
     formula: &str,
-) -> Step {
+) -> FilledFormula {
     let sum: f64 = pairs.iter().map(|(a, b)| a.value * b.value).sum();
     let terms = pairs
         .iter()
-        .map(|(a, b)| format!("{} × {}", number(a.value), wrapped(b.value)));
-    let mut filled = shortened(terms.collect(), " + ");
+        .map(|(a, b)| format!("{} × {}", format_number(a.value), parenthesized(b.value)));
+    let mut filled = join_truncated(terms.collect(), " + ");
     let mut formula = formula.to_string();
     let mut result = sum;
     let mut operands: Vec<Operand> = pairs.into_iter().flat_map(|(a, b)| [a, b]).collect();
     if let Some(bias) = bias {
         formula.push_str(" + b");
-        filled = format!("{filled} + {}", wrapped(bias.value));
+        filled = format!("{filled} + {}", parenthesized(bias.value));
         result += bias.value;
         operands.push(bias);
     }
-    Step {
+    FilledFormula {
         formula,
         filled,
         operands,
@@ -104,21 +104,22 @@ pub(crate) fn products(
     }
 }
 
-pub(crate) fn shortened(terms: Vec<String>, between: &str) -> String {
-    let more = terms.len().saturating_sub(WRITTEN);
-    let mut text = terms[..terms.len() - more].join(between);
+/// Joins the first [`MAX_TERMS`] terms and counts the others.
+pub(crate) fn join_truncated(terms: Vec<String>, separator: &str) -> String {
+    let more = terms.len().saturating_sub(MAX_TERMS);
+    let mut text = terms[..terms.len() - more].join(separator);
     if more > 0 {
-        text = format!("{text}{between}… ({more} more)");
+        text = format!("{text}{separator}… ({more} more)");
     }
     text
 }
 
-/// A number as a second operand: negative ones in brackets.
-pub(crate) fn wrapped(x: f64) -> String {
+/// Formats a number as a second operand: negative ones in parentheses.
+pub(crate) fn parenthesized(x: f64) -> String {
     if x < 0.0 {
-        format!("({})", number(x))
+        format!("({})", format_number(x))
     } else {
-        number(x)
+        format_number(x)
     }
 }
 

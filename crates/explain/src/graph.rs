@@ -1,17 +1,17 @@
-//! What is computed from what: the forward pass as a list of named operations.
+//! The forward pass as a list of named operations.
 //!
-//! One list serves the recomputation, the derivations and the page: each reads the same operations.
+//! The recomputation, the derivations and the page all read this one list.
 
 use nextword_model::{
     FeedForwardKind, ModelConfig, NormKind, NormPlacement, Position, alibi_slopes,
 };
 
-pub use crate::node::{Axis, Function, Node, Op};
+pub use crate::node::{ActivationFn, Axis, Node, Op};
 
-/// The name of the softmax of the logits.
+/// Name of the softmax of the logits.
 pub const PROBABILITIES: &str = "probabilities";
 
-/// The operations of a forward pass over `seq` tokens, in order.
+/// Returns the operations of a forward pass over `seq` tokens, in order.
 pub fn graph(config: &ModelConfig, seq: usize) -> Vec<Node> {
     let mut builder = Builder {
         config,
@@ -48,49 +48,50 @@ impl Builder<'_> {
             op,
             axes: axes.to_vec(),
             shape: shape.to_vec(),
-            seen: true,
+            observed: true,
         });
         name
     }
 
-    fn tokens(&mut self, name: &str, op: Op, width: usize) -> String {
+    fn push_per_token(&mut self, name: &str, op: Op, width: usize) -> String {
         self.push(name, op, &[Axis::Position, Axis::Dim], &[self.seq, width])
     }
 
-    fn heads(&mut self, name: &str, op: Op, heads: usize) -> String {
+    fn push_per_head(&mut self, name: &str, op: Op, heads: usize) -> String {
         let axes = [Axis::Head, Axis::Position, Axis::Dim];
         self.push(name, op, &axes, &[heads, self.seq, self.config.head_dim()])
     }
 
-    fn square(&mut self, name: &str, op: Op) -> String {
+    fn push_square(&mut self, name: &str, op: Op) -> String {
         let axes = [Axis::Head, Axis::Position, Axis::Key];
         self.push(name, op, &axes, &[self.config.n_heads, self.seq, self.seq])
     }
 
-    fn weight(&self, name: &str) -> String {
+    fn weight_name(&self, name: &str) -> String {
         match self.layer {
             Some(layer) => format!("blocks.{layer}.{name}"),
             None => name.to_string(),
         }
     }
 
-    fn norm_op(&self, of: &str, name: &str) -> Op {
-        let layer = self.config.norm == NormKind::Layer;
+    fn norm_op(&self, input: &str, name: &str) -> Op {
+        let is_layer_norm = self.config.norm == NormKind::Layer;
         Op::Norm {
-            of: of.to_string(),
-            centered: layer,
+            input: input.to_string(),
+            centered: is_layer_norm,
             eps: self.config.norm_eps,
-            weight: self.weight(&format!("{name}.weight")),
+            weight: self.weight_name(&format!("{name}.weight")),
             unit_offset: self.config.norm_unit_offset,
-            bias: (layer && self.config.bias.norm).then(|| self.weight(&format!("{name}.bias"))),
+            bias: (is_layer_norm && self.config.bias.norm)
+                .then(|| self.weight_name(&format!("{name}.bias"))),
         }
     }
 
-    fn linear_op(&self, of: &str, name: &str, bias: bool, heads: Option<usize>) -> Op {
+    fn linear_op(&self, input: &str, name: &str, bias: bool, heads: Option<usize>) -> Op {
         Op::Linear {
-            of: of.to_string(),
-            weight: self.weight(&format!("{name}.weight")),
-            bias: bias.then(|| self.weight(&format!("{name}.bias"))),
+            input: input.to_string(),
+            weight: self.weight_name(&format!("{name}.weight")),
+            bias: bias.then(|| self.weight_name(&format!("{name}.bias"))),
             heads,
             transposed: false,
         }
@@ -102,98 +103,105 @@ impl Builder<'_> {
             table: "token_embedding.weight".to_string(),
             scale: self.config.embedding_scale,
         };
-        let x = self.tokens("hook_embed", op, d);
+        let x = self.push_per_token("hook_embed", op, d);
         let op = match self.config.position {
-            Position::Learned => Op::Places {
+            Position::Learned => Op::LearnedPositions {
                 table: "position_embedding.weight".to_string(),
             },
-            Position::Sinusoidal => Op::Waves,
+            Position::Sinusoidal => Op::Sinusoidal,
             Position::Rotary | Position::Alibi | Position::None => return x,
         };
-        self.tokens("hook_pos_embed", op, d);
+        self.push_per_token("hook_pos_embed", op, d);
         x
     }
 
     fn block(&mut self, x: &str) -> String {
         let (config, d) = (self.config, self.config.d_model);
-        let normed_first =
+        let pre_norm =
             config.norm != NormKind::None && config.norm_placement != NormPlacement::Post;
-        let sum_of_places = self.layer == Some(0)
+        let adds_positions = self.layer == Some(0)
             && matches!(config.position, Position::Learned | Position::Sinusoidal);
-        let op = if sum_of_places {
+        let op = if adds_positions {
             Op::Add {
                 a: x.to_string(),
                 b: "hook_pos_embed".to_string(),
             }
         } else {
-            Op::Copy { of: x.to_string() }
+            Op::Copy {
+                input: x.to_string(),
+            }
         };
-        let read = self.tokens("hook_resid_pre", op, d);
-        let input = if normed_first {
-            let op = self.norm_op(&read, "attention_norm");
-            self.tokens("ln1.hook_normalized", op, d)
+        let resid = self.push_per_token("hook_resid_pre", op, d);
+        let input = if pre_norm {
+            let op = self.norm_op(&resid, "attention_norm");
+            self.push_per_token("ln1.hook_normalized", op, d)
         } else {
-            read.clone()
+            resid.clone()
         };
-        let change = self.attention(&input);
-        let x = self.sum(
-            &read,
-            change,
+        let delta = self.attention(&input);
+        let x = self.residual(
+            &resid,
+            delta,
             "attention_norm",
             ["hook_attn_sum", "ln1.hook_normalized"],
         );
         if config.feed_forward == FeedForwardKind::None {
-            return self.tokens("hook_resid_post", x, d);
+            return self.push_per_token("hook_resid_post", x, d);
         }
-        let resid = self.tokens("hook_resid_mid", x, d);
-        let read = if config.parallel { read } else { resid.clone() };
-        let input = if normed_first {
-            let op = self.norm_op(&read, "feed_forward_norm");
-            self.tokens("ln2.hook_normalized", op, d)
+        let resid_mid = self.push_per_token("hook_resid_mid", x, d);
+        let mlp_read = if config.parallel {
+            resid
         } else {
-            read
+            resid_mid.clone()
         };
-        let change = self.feed_forward(&input);
-        let x = self.sum(
-            &resid,
-            change,
+        let input = if pre_norm {
+            let op = self.norm_op(&mlp_read, "feed_forward_norm");
+            self.push_per_token("ln2.hook_normalized", op, d)
+        } else {
+            mlp_read
+        };
+        let delta = self.feed_forward(&input);
+        let x = self.residual(
+            &resid_mid,
+            delta,
             "feed_forward_norm",
             ["hook_mlp_sum", "ln2.hook_normalized"],
         );
-        self.tokens("hook_resid_post", x, d)
+        self.push_per_token("hook_resid_post", x, d)
     }
 
-    /// What a sublayer adds to the residual stream: its result, which in a sandwich is normalized.
-    fn change(&mut self, name: &str, op: Op, norm: &str) -> String {
+    /// Pushes what a sublayer adds to the residual stream: its output, normalized once more where the
+    /// model has sandwich norms.
+    fn sublayer_output(&mut self, name: &str, op: Op, norm: &str) -> String {
         let d = self.config.d_model;
         if !self.config.has_sandwich_norms() {
-            return self.tokens(name, op, d);
+            return self.push_per_token(name, op, d);
         }
-        let of = self.tokens(&format!("{name}_before_norm"), op, d);
-        let op = self.norm_op(&of, norm);
-        self.tokens(name, op, d)
+        let input = self.push_per_token(&format!("{name}_before_norm"), op, d);
+        let op = self.norm_op(&input, norm);
+        self.push_per_token(name, op, d)
     }
 
-    /// What a residual sum is: the sum itself, its norm, or without residuals the change alone.
-    /// Gives the operation that the next name of the residual stream has.
-    fn sum(&mut self, x: &str, change: String, norm: &str, names: [&str; 2]) -> Op {
+    /// Returns the operation behind the next name of the residual stream: the residual sum, its norm
+    /// (post-norm), or the sublayer output alone (without residuals).
+    fn residual(&mut self, x: &str, delta: String, norm: &str, names: [&str; 2]) -> Op {
         let sum = if self.config.residual {
             Op::Add {
                 a: x.to_string(),
-                b: change,
+                b: delta,
             }
         } else {
-            Op::Copy { of: change }
+            Op::Copy { input: delta }
         };
         let post =
             self.config.norm != NormKind::None && self.config.norm_placement == NormPlacement::Post;
         if !post {
             return sum;
         }
-        let sum = self.tokens(names[0], sum, self.config.d_model);
+        let sum = self.push_per_token(names[0], sum, self.config.d_model);
         let op = self.norm_op(&sum, norm);
-        let of = self.tokens(names[1], op, self.config.d_model);
-        Op::Copy { of }
+        let input = self.push_per_token(names[1], op, self.config.d_model);
+        Op::Copy { input }
     }
 
     fn attention(&mut self, input: &str) -> String {
@@ -202,7 +210,7 @@ impl Builder<'_> {
         let q = self.query_or_key("q", "query", input, n);
         let k = self.query_or_key("k", "key", input, n_kv);
         let op = self.linear_op(input, "attention.value", config.bias.qkv, Some(n_kv));
-        let v = self.heads("attn.hook_v", op, n_kv);
+        let v = self.push_per_head("attn.hook_v", op, n_kv);
         let (q, k) = if config.position == Position::Rotary {
             let is_local = self.layer.is_some_and(|layer| config.is_local(layer));
             let frequencies = if is_local {
@@ -210,14 +218,14 @@ impl Builder<'_> {
             } else {
                 config.rotary.frequencies(config.head_dim())
             };
-            let turn = |of: &str| Op::Turn {
-                of: of.to_string(),
+            let rope = |input: &str| Op::Rope {
+                input: input.to_string(),
                 frequencies: frequencies.clone(),
             };
-            let (turn_q, turn_k) = (turn(&q), turn(&k));
+            let (rope_q, rope_k) = (rope(&q), rope(&k));
             (
-                self.heads("attn.hook_rot_q", turn_q, n),
-                self.heads("attn.hook_rot_k", turn_k, n_kv),
+                self.push_per_head("attn.hook_rot_q", rope_q, n),
+                self.push_per_head("attn.hook_rot_k", rope_k, n_kv),
             )
         } else {
             (q, k)
@@ -231,24 +239,24 @@ impl Builder<'_> {
             q,
             k,
             scale: config.score_scale(),
-            usual: config.score_scale().to_bits()
+            default_scale: config.score_scale().to_bits()
                 == (config.head_dim() as f64).sqrt().recip().to_bits(),
             cap: config.score_soft_cap,
             window: self.layer.and_then(|layer| config.window(layer)),
             slopes,
         };
-        let of = self.square("attn.hook_attn_scores", op);
-        let pattern = self.square("attn.hook_pattern", Op::Softmax { of });
-        let z = self.heads("attn.hook_z", Op::Mix { pattern, v }, n);
+        let input = self.push_square("attn.hook_attn_scores", op);
+        let pattern = self.push_square("attn.hook_pattern", Op::Softmax { input });
+        let z = self.push_per_head("attn.hook_z", Op::WeightedSum { pattern, v }, n);
         let bias = config.output_projection && config.bias.attention_output;
-        let op = Op::Join {
-            of: z,
+        let op = Op::OutputProjection {
+            input: z,
             weight: config
                 .output_projection
-                .then(|| self.weight("attention.output.weight")),
-            bias: bias.then(|| self.weight("attention.output.bias")),
+                .then(|| self.weight_name("attention.output.weight")),
+            bias: bias.then(|| self.weight_name("attention.output.bias")),
         };
-        self.change("hook_attn_out", op, "attention_post_norm")
+        self.sublayer_output("hook_attn_out", op, "attention_post_norm")
     }
 
     fn query_or_key(&mut self, letter: &str, name: &str, input: &str, heads: usize) -> String {
@@ -260,44 +268,44 @@ impl Builder<'_> {
             Some(heads),
         );
         if !config.qk_norm {
-            return self.heads(&format!("attn.hook_{letter}"), linear, heads);
+            return self.push_per_head(&format!("attn.hook_{letter}"), linear, heads);
         }
-        let of = self.heads(&format!("attn.hook_{letter}_before_norm"), linear, heads);
+        let input = self.push_per_head(&format!("attn.hook_{letter}_before_norm"), linear, heads);
         let op = Op::Norm {
-            of,
+            input,
             centered: false,
             eps: config.norm_eps,
-            weight: self.weight(&format!("attention.{name}_norm.weight")),
+            weight: self.weight_name(&format!("attention.{name}_norm.weight")),
             unit_offset: config.norm_unit_offset,
             bias: None,
         };
-        self.heads(&format!("attn.hook_{letter}"), op, heads)
+        self.push_per_head(&format!("attn.hook_{letter}"), op, heads)
     }
 
     fn feed_forward(&mut self, input: &str) -> String {
         let config = self.config;
         let (d_ff, bias) = (config.d_ff(), config.bias.feed_forward);
-        let function = Function::of(config.feed_forward);
+        let function = ActivationFn::from_kind(config.feed_forward);
         let up = self.linear_op(input, "feed_forward.up", bias, None);
         let op = if config.feed_forward.is_gated() {
             let gate = self.linear_op(input, "feed_forward.gate", bias, None);
-            let gate = self.tokens("mlp.hook_pre", gate, d_ff);
-            let up = self.tokens("mlp.hook_pre_linear", up, d_ff);
+            let gate = self.push_per_token("mlp.hook_pre", gate, d_ff);
+            let up = self.push_per_token("mlp.hook_pre_linear", up, d_ff);
             Op::Gate { gate, up, function }
         } else {
-            let of = self.tokens("mlp.hook_pre", up, d_ff);
-            Op::Activate { of, function }
+            let input = self.push_per_token("mlp.hook_pre", up, d_ff);
+            Op::Activate { input, function }
         };
-        let post = self.tokens("mlp.hook_post", op, d_ff);
+        let post = self.push_per_token("mlp.hook_post", op, d_ff);
         let down = self.linear_op(&post, "feed_forward.down", bias, None);
-        self.change("hook_mlp_out", down, "feed_forward_post_norm")
+        self.sublayer_output("hook_mlp_out", down, "feed_forward_post_norm")
     }
 
     fn head(&mut self, x: &str) {
         let config = self.config;
         let x = if config.has_final_norm() {
             let op = self.norm_op(x, "final_norm");
-            self.tokens("ln_final.hook_normalized", op, config.d_model)
+            self.push_per_token("ln_final.hook_normalized", op, config.d_model)
         } else {
             x.to_string()
         };
@@ -307,7 +315,7 @@ impl Builder<'_> {
             "head.weight"
         };
         let op = Op::Linear {
-            of: x,
+            input: x,
             weight: weight.to_string(),
             bias: config.bias.head.then(|| "head.bias".to_string()),
             heads: None,
@@ -316,20 +324,20 @@ impl Builder<'_> {
         let (axes, shape) = ([Axis::Position, Axis::Token], [self.seq, config.vocab_size]);
         let op = match config.logit_soft_cap {
             Some(cap) => {
-                let of = self.push("logits_before_cap", op, &axes, &shape);
-                self.unseen();
-                Op::Cap { of, cap }
+                let input = self.push("logits_before_cap", op, &axes, &shape);
+                self.mark_unobserved();
+                Op::SoftCap { input, cap }
             }
             None => op,
         };
-        let of = self.push("logits", op, &axes, &shape);
+        let input = self.push("logits", op, &axes, &shape);
         self.push(PROBABILITIES, Op::Softmax { of }, &axes, &shape);
-        self.unseen();
+        self.mark_unobserved();
     }
 
-    fn unseen(&mut self) {
+    fn mark_unobserved(&mut self) {
         if let Some(node) = self.nodes.last_mut() {
-            node.seen = false;
+            node.observed = false;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What follows from the numbers: guesses along the way, and who spoke for the chosen word.
+//! Interpretation of a trace: predictions, the logit lens, and direct logit attribution.
 
 use nextword_model::NormPlacement;
 use serde::{Deserialize, Serialize};
@@ -10,52 +10,55 @@ use crate::trace::Trace;
 
 /// A token with its probability.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Guess {
+pub struct TokenProb {
     /// The token.
     pub id: u32,
-    /// How it is shown.
+    /// Its text.
     pub text: String,
     /// Its probability.
     pub probability: f64,
 }
 
-/// What the model expects after one token.
+/// The model's next-token prediction at one position.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct NextWord {
-    /// The token's position.
+pub struct Prediction {
+    /// The position.
     pub position: usize,
-    /// What in fact came next: the prompt's own next token, or the one that was chosen.
-    pub next: Option<Guess>,
-    /// Whether the prompt gave it.
-    pub given: bool,
-    /// How surprising it was, in bits: `-log2` of its probability.
-    pub surprise: Option<f64>,
-    /// The likeliest.
-    pub top: Vec<Guess>,
+    /// The token that followed: the prompt's own next token, or the sampled one.
+    #[serde(rename = "next")]
+    pub actual: Option<TokenProb>,
+    /// Whether that token is part of the prompt.
+    #[serde(rename = "given")]
+    pub in_prompt: bool,
+    /// Its surprisal in bits: `-log2` of its probability.
+    #[serde(rename = "surprise")]
+    pub surprisal: Option<f64>,
+    /// The most likely tokens.
+    pub top: Vec<TokenProb>,
 }
 
-/// What the output layer would make of the numbers as they are after one step (nostalgebraist 2020,
-/// "interpreting GPT: the logit lens").
+/// One stage of the logit lens: the predictions if the residual stream went straight to the output layer
+/// (nostalgebraist 2020, "interpreting GPT: the logit lens").
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Lens {
-    /// After what, in words.
+pub struct LensStage {
+    /// The part of the model after which the residual stream is read, in words.
     pub after: String,
-    /// The tensor that was read.
+    /// The tensor that is read.
     pub tensor: String,
-    /// For each position the likeliest tokens; for a large model only where tokens were chosen.
-    pub top: Vec<Vec<Guess>>,
+    /// The most likely tokens at each position; for a large model only where tokens were sampled.
+    pub top: Vec<Vec<TokenProb>>,
 }
 
-/// How much each part added to one logit.
+/// How much each part of the model added to one logit (direct logit attribution).
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Contribution {
-    /// After which position.
+    /// The position whose logits are attributed.
     pub position: usize,
-    /// The token whose logit this is.
-    pub token: Guess,
+    /// The token of the logit.
+    pub token: TokenProb,
     /// The model's logit (before a soft cap, if there is one).
     pub logit: f64,
-    /// The sum of the parts.
+    /// The sum of the parts, which equals the logit up to rounding.
     pub sum: f64,
     /// The parts.
     pub parts: Vec<Part>,
@@ -66,66 +69,66 @@ pub struct Contribution {
 pub struct Part {
     /// Its name.
     pub name: String,
-    /// The layer it stems from.
+    /// The layer that it comes from.
     pub layer: Option<usize>,
-    /// The head it stems from.
+    /// The head that it comes from.
     pub head: Option<usize>,
-    /// What it adds.
+    /// What it adds to the logit.
     pub value: f64,
 }
 
 impl Explanation<'_> {
-    /// The `count` likeliest tokens of `probabilities`.
-    pub fn guesses(&self, probabilities: &[f64], count: usize) -> Vec<Guess> {
+    /// The `count` most likely tokens of `probabilities`.
+    pub fn top_tokens(&self, probabilities: &[f64], count: usize) -> Vec<TokenProb> {
         let mut order: Vec<u32> = (0..probabilities.len() as u32).collect();
-        let likelier =
+        let more_likely =
             |a: &u32, b: &u32| probabilities[*b as usize].total_cmp(&probabilities[*a as usize]);
         if count < order.len() {
-            order.select_nth_unstable_by(count, likelier);
+            order.select_nth_unstable_by(count, more_likely);
             order.truncate(count);
         }
-        order.sort_by(likelier);
+        order.sort_by(more_likely);
         let order = order.into_iter();
         order
-            .map(|id| self.guess(id, probabilities[id as usize]))
+            .map(|id| self.token_prob(id, probabilities[id as usize]))
             .collect()
     }
 
-    fn guess(&self, id: u32, probability: f64) -> Guess {
-        Guess {
+    fn token_prob(&self, id: u32, probability: f64) -> TokenProb {
+        TokenProb {
             id,
-            text: self.explainer.text(id),
+            text: self.explainer.token_text(id),
             probability,
         }
     }
 
-    /// What the model expects after each token.
-    pub fn next_words(&self, count: usize) -> Vec<NextWord> {
+    /// The next-token prediction at each position.
+    pub fn predictions(&self, count: usize) -> Vec<Prediction> {
         let trace = &self.trace;
         let rows = trace.value(PROBABILITIES).rows().enumerate();
         rows.map(|(position, row)| {
-            let next = trace.next(position);
-            let next = next.map(|id| self.guess(id, row[id as usize]));
-            NextWord {
+            let actual = trace.next_id(position);
+            let actual = actual.map(|id| self.token_prob(id, row[id as usize]));
+            Prediction {
                 position,
-                given: position + 1 < trace.prompt,
-                surprise: next.as_ref().map(|next| -next.probability.log2()),
-                next,
-                top: self.guesses(row, count),
+                in_prompt: position + 1 < trace.prompt_len,
+                surprisal: actual.as_ref().map(|token| -token.probability.log2()),
+                actual,
+                top: self.top_tokens(row, count),
             }
         })
         .collect()
     }
 
-    /// What the output layer reads after the embedding, and after attention and feed-forward of each
-    /// layer.
-    pub fn lens(&self, count: usize) -> Vec<Lens> {
+    /// The logit lens: predictions from the residual stream after the embedding, and after attention and
+    /// feed-forward of each layer.
+    pub fn logit_lens(&self, count: usize) -> Vec<LensStage> {
         let all: Vec<usize> = (0..self.trace.ids.len()).collect();
-        self.lens_at(count, &all)
+        self.logit_lens_at(count, &all)
     }
 
-    /// The same at `positions` alone; the others' guesses are left empty.
-    pub(crate) fn lens_at(&self, count: usize, positions: &[usize]) -> Vec<Lens> {
+    /// The logit lens at `positions` only; the lists of other positions are empty.
+    pub(crate) fn logit_lens_at(&self, count: usize, positions: &[usize]) -> Vec<LensStage> {
         let trace = &self.trace;
         let stage = |node: &&Node| {
             node.name.contains("hook_resid_mid")
@@ -144,14 +147,14 @@ impl Explanation<'_> {
                     format!("feed-forward of layer {layer}")
                 };
                 let rows = trace.value(&node.name).rows().enumerate();
-                Lens {
+                LensStage {
                     after,
                     tensor: node.name.clone(),
                     top: rows
                         .map(|(at, x)| {
-                            let asked = positions.contains(&at);
-                            let read = asked.then(|| self.guesses(&self.read_out(x), count));
-                            read.unwrap_or_default()
+                            let wanted = positions.contains(&at);
+                            let top = wanted.then(|| self.top_tokens(&self.unembed(x), count));
+                            top.unwrap_or_default()
                         })
                         .collect(),
                 }
@@ -159,8 +162,8 @@ impl Explanation<'_> {
             .collect()
     }
 
-    /// The probabilities that the final norm and the output layer make of a token's numbers.
-    fn read_out(&self, x: &[f64]) -> Vec<f64> {
+    /// The probabilities that the final norm and the output layer compute from a residual vector.
+    fn unembed(&self, x: &[f64]) -> Vec<f64> {
         let mut x = x.to_vec();
         for node in self.trace.graph.iter().filter(|node| node.layer.is_none()) {
             if matches!(node.op, Op::Norm { .. }) {
@@ -196,7 +199,7 @@ impl Explanation<'_> {
     }
 
     /// The output layer's weights for `token`.
-    fn output(&self, token: usize) -> Box<dyn Iterator<Item = f64> + '_> {
+    fn unembedding_column(&self, token: usize) -> Box<dyn Iterator<Item = f64> + '_> {
         let weights = self.explainer.weights();
         match weights.get("head.weight") {
             Some(head) => Box::new(head.rows().map(move |row| row[token])),
@@ -207,14 +210,14 @@ impl Explanation<'_> {
         }
     }
 
-    fn bias(&self, token: usize) -> f64 {
+    fn unembedding_bias(&self, token: usize) -> f64 {
         let bias = self.explainer.weights().get("head.bias");
         bias.map_or(0.0, |bias| bias.data[token])
     }
 
-    /// The norm of `part`, with mean and scale: those of `whole` for the scale, its own for the mean,
-    /// which makes the norm a sum over parts. `shift` adds the norm's bias.
-    fn normalize(&self, node: &Node, whole: &[f64], part: &[f64], shift: bool) -> Vec<f64> {
+    /// Normalizes `part` by the scale of `total` and its own mean, which makes the norm of a sum the sum
+    /// of its normalized parts. `add_bias` adds the norm's bias.
+    fn normalize(&self, node: &Node, total: &[f64], part: &[f64], add_bias: bool) -> Vec<f64> {
         let Op::Norm {
             centered,
             eps,
@@ -227,12 +230,12 @@ impl Explanation<'_> {
             return part.to_vec();
         };
         let weights = self.explainer.weights();
-        let scale = moments(whole, *centered, *eps).scale;
+        let scale = moments(total, *centered, *eps).scale;
         let mean = moments(part, *centered, *eps).mean;
         let offset = f64::from(u8::from(*unit_offset));
         let bias = bias
             .as_ref()
-            .filter(|_| shift)
+            .filter(|_| add_bias)
             .map(|name| &weights[name].data);
         let part = part.iter().enumerate();
         part.map(|(i, x)| {
@@ -242,20 +245,20 @@ impl Explanation<'_> {
         .collect()
     }
 
-    /// How much embedding, heads and layers added to the logit of `token` after `position`. Norms
-    /// are taken with the scale that they had, which makes the logit a sum.
+    /// How much embeddings, heads and layers added to the logit of `token` at `position`. Norms keep
+    /// their actual scale, which makes the logit a sum.
     pub fn contribution(&self, position: usize, token: u32) -> Contribution {
         let trace = &self.trace;
-        let mut parts = Parts::default();
+        let mut parts = ResidualParts::default();
         for node in &trace.graph {
-            self.follow(node, position, &mut parts);
+            self.track_parts(node, position, &mut parts);
         }
-        let mut found: Vec<Part> = parts
-            .of
+        let mut attributed: Vec<Part> = parts
+            .items
             .into_iter()
             .map(|(mut part, x)| {
                 part.value = self
-                    .output(token as usize)
+                    .unembedding_column(token as usize)
                     .zip(&x)
                     .map(|(w, x)| w * x)
                     .sum();
@@ -263,11 +266,11 @@ impl Explanation<'_> {
             })
             .collect();
         if self.explainer.weights().contains_key("head.bias") {
-            found.push(part(
-                "output layer's bias",
+            attributed.push(part(
+                "output layer bias",
                 None,
                 None,
-                self.bias(token as usize),
+                self.unembedding_bias(token as usize),
             ));
         }
         let name = trace
@@ -277,81 +280,92 @@ impl Explanation<'_> {
         let probability = trace.value(PROBABILITIES).at(&[position, token as usize]);
         Contribution {
             position,
-            token: self.guess(token, probability),
+            token: self.token_prob(token, probability),
             logit: trace.value(name).at(&[position, token as usize]),
-            sum: found.iter().map(|part| part.value).sum(),
-            parts: found,
+            sum: attributed.iter().map(|part| part.value).sum(),
+            parts: attributed,
         }
     }
 
-    /// What `node` does to the parts of the residual stream at `position`.
-    fn follow(&self, node: &Node, position: usize, parts: &mut Parts) {
+    /// Applies `node` to the parts of the residual stream at `position`.
+    fn track_parts(&self, node: &Node, position: usize, parts: &mut ResidualParts) {
         let values = &self.trace.values;
         let hook = node.name.rsplit_once("hook_").map_or("", |(_, hook)| hook);
         let row = |name: &str| values[name].row(position).to_vec();
         match (&node.op, hook) {
-            (Op::Embed { .. }, _) => parts.add("word embedding", None, None, row(&node.name)),
-            (Op::Places { .. } | Op::Waves, _) => {
+            (Op::Embed { .. }, _) => parts.add("token embedding", None, None, row(&node.name)),
+            (Op::LearnedPositions { .. } | Op::Sinusoidal, _) => {
                 parts.add("position encoding", None, None, row(&node.name));
             }
-            (Op::Join { .. }, _) => {
-                self.begin_sublayer(parts);
-                self.heads(node, position, parts);
+            (Op::OutputProjection { .. }, _) => {
+                self.start_sublayer(parts);
+                self.add_heads(node, position, parts);
             }
             (Op::Linear { .. }, "mlp_out" | "mlp_out_before_norm") => {
-                self.begin_sublayer(parts);
+                self.start_sublayer(parts);
                 let name = format!("feed-forward of layer {}", node.layer.unwrap_or(0) + 1);
                 parts.add(&name, node.layer, None, row(&node.name));
             }
-            (Op::Norm { of, bias, .. }, _) => {
-                let Some(normalized) = self.normalized_parts(node, hook, parts) else {
+            (Op::Norm { input, bias, .. }, _) => {
+                let Some(first) = self.first_normalized_part(node, hook, parts) else {
                     return;
                 };
-                let whole = row(of);
-                for (_, x) in &mut parts.of[normalized..] {
-                    *x = self.normalize(node, &whole, x, false);
+                let total = row(input);
+                for (_, x) in &mut parts.items[first..] {
+                    *x = self.normalize(node, &total, x, false);
                 }
                 if let Some(bias) = bias {
                     let bias = self.explainer.weights()[bias].data.clone();
-                    parts.add("norm's bias", node.layer, None, bias);
+                    parts.add("norm bias", node.layer, None, bias);
                 }
             }
             _ => {}
         }
     }
 
-    /// A sublayer's result comes to the stream, or without residuals takes its place.
-    fn begin_sublayer(&self, parts: &mut Parts) {
+    /// A sublayer's output is added to the residual stream, or replaces it in a model without residuals.
+    fn start_sublayer(&self, parts: &mut ResidualParts) {
         if !self.trace.config.residual {
-            parts.of.clear();
+            parts.items.clear();
         }
-        parts.sublayer = parts.of.len();
+        parts.sublayer_start = parts.items.len();
     }
 
-    /// From which part on this norm rescales them: all where it rescales the stream itself, a
-    /// sublayer's where it rescales its result, none where it makes a sublayer's input.
-    fn normalized_parts(&self, node: &Node, hook: &str, parts: &Parts) -> Option<usize> {
+    /// Index of the first part that this norm rescales: 0 where it rescales the residual stream itself,
+    /// the sublayer's first part where it rescales a sublayer's output. `None` where it only computes a
+    /// sublayer's input.
+    fn first_normalized_part(
+        &self,
+        node: &Node,
+        hook: &str,
+        parts: &ResidualParts,
+    ) -> Option<usize> {
         let post = self.trace.config.norm_placement == NormPlacement::Post;
         match hook {
-            "attn_out" | "mlp_out" => Some(parts.sublayer),
+            "attn_out" | "mlp_out" => Some(parts.sublayer_start),
             "normalized" if post || node.layer.is_none() => Some(0),
             _ => None,
         }
     }
 
-    /// Each head's part of attention's result.
-    fn heads(&self, node: &Node, position: usize, parts: &mut Parts) {
-        let Op::Join { of, weight, bias } = &node.op else {
+    /// Adds each head's part of the attention output.
+    fn add_heads(&self, node: &Node, position: usize, parts: &mut ResidualParts) {
+        let Op::OutputProjection {
+            input,
+            weight,
+            bias,
+        } = &node.op
+        else {
             return;
         };
         let (values, weights) = (&self.trace.values, self.explainer.weights());
         let (heads, seq, width) = {
-            let shape = &values[of].shape;
+            let shape = &values[input].shape;
             (shape[0], shape[1], shape[2])
         };
         let layer = node.layer.unwrap_or(0) + 1;
         for head in 0..heads {
-            let z = values[of].row(head * seq + position);
+            let z = values[input].row(head * seq + position);
             let mut x = vec![0.0; self.trace.config.d_model];
             for (i, z) in z.iter().enumerate() {
                 match weight {
@@ -368,23 +382,23 @@ impl Explanation<'_> {
             parts.add(&name, node.layer, Some(head), x);
         }
         if let Some(bias) = bias {
-            let name = format!("attention's bias of layer {layer}");
+            let name = format!("attention bias of layer {layer}");
             parts.add(&name, node.layer, None, weights[bias].data.clone());
         }
     }
 }
 
-/// Parts of the residual stream at one position.
+/// The parts whose sum is the residual stream at one position.
 #[derive(Default)]
-struct Parts {
-    of: Vec<(Part, Vec<f64>)>,
-    /// Where those of the latest sublayer begin.
-    sublayer: usize,
+struct ResidualParts {
+    items: Vec<(Part, Vec<f64>)>,
+    /// Index of the latest sublayer's first part.
+    sublayer_start: usize,
 }
 
-impl Parts {
+impl ResidualParts {
     fn add(&mut self, name: &str, layer: Option<usize>, head: Option<usize>, x: Vec<f64>) {
-        self.of.push((part(name, layer, head, 0.0), x));
+        self.items.push((part(name, layer, head, 0.0), x));
     }
 }
 
@@ -397,10 +411,10 @@ fn part(name: &str, layer: Option<usize>, head: Option<usize>, value: f64) -> Pa
     }
 }
 
-/// A percentage above this takes all.
+/// An attention weight above this counts as 1.
 const SATURATED: f64 = 0.999;
 
-/// What is worth pointing out, in words.
+/// Observations about the attention heads, in words.
 pub(crate) fn notes(trace: &Trace) -> Vec<String> {
     let mut notes = Vec::new();
     for node in trace.graph.iter().filter(|node| node.is_square()) {
@@ -416,33 +430,33 @@ pub(crate) fn notes(trace: &Trace) -> Vec<String> {
         let norms: Vec<f64> = (0..node.shape[0])
             .map(|head| {
                 (0..seq)
-                    .map(|row| length(z.row(head * seq + row)))
+                    .map(|row| l2_norm(z.row(head * seq + row)))
                     .sum::<f64>()
             })
             .collect();
-        let loudest = norms.iter().copied().fold(0.0, f64::max);
+        let max_norm = norms.iter().copied().fold(0.0, f64::max);
         for (head, norm) in norms.iter().enumerate() {
             let rows = (1..seq).map(|query| &pattern.row(head * seq + query)[..=query]);
-            let top = |row: &[f64]| row.iter().copied().fold(0.0, f64::max);
+            let max = |row: &[f64]| row.iter().copied().fold(0.0, f64::max);
             let name = format!("head {} of layer {}", head + 1, layer + 1);
-            if *norm < 0.01 * loudest || loudest <= 0.0 {
+            if *norm < 0.01 * max_norm || max_norm <= 0.0 {
                 notes.push(format!(
-                    "{name} is silent here: its values are less than a hundredth of the loudest \
+                    "{name} is inactive here: its outputs are less than a hundredth of the strongest \
                      head's"
                 ));
-            } else if rows.clone().all(|row| top(row) > SATURATED) {
+            } else if rows.clone().all(|row| max(row) > SATURATED) {
                 notes.push(format!(
                     "{name} is saturated: every row puts more than 99.9 % on one token, so its \
-                     percentages hardly learn any more"
+                     attention weights get almost no gradient"
                 ));
             } else if rows.clone().skip(1).all(|row| row[0] > 0.9) {
                 notes.push(format!(
-                    "{name} looks at the first token from everywhere, as heads do that have \
-                     nothing to add"
+                    "{name} attends to the first token from everywhere (an attention sink), as heads \
+                     do that have nothing to add"
                 ));
-            } else if rows.clone().all(|row| top(row) < 1.05 / row.len() as f64) {
+            } else if rows.clone().all(|row| max(row) < 1.05 / row.len() as f64) {
                 notes.push(format!(
-                    "{name} looks at all tokens alike: it has not learned to choose"
+                    "{name} attends to all tokens equally: it has not learned to select"
                 ));
             }
         }
@@ -450,6 +464,6 @@ pub(crate) fn notes(trace: &Trace) -> Vec<String> {
     notes
 }
 
-fn length(x: &[f64]) -> f64 {
+fn l2_norm(x: &[f64]) -> f64 {
     x.iter().map(|x| x * x).sum::<f64>().sqrt()
 }

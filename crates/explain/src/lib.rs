@@ -1,42 +1,42 @@
-//! Every number of a model, from word to next word.
+//! Inspects a Transformer: every intermediate value, from the prompt to the next token.
 //!
-//! | to read | open |
+//! | to read about | open |
 //! |---|---|
-//! | what follows from what | [`graph`](graph::graph), [`Node`] |
-//! | the model's numbers for a prompt and its answer | [`Trace`] |
-//! | the same from plain loops in f64 | [`evaluate`](evaluate::evaluate), [`Verdict`] |
-//! | a record that can be asked | [`Explainer`], [`Explanation`] |
-//! | everything in one value, for JSON and the page | [`Story`] |
-//! | the same for a terminal, and for a browser | [`terminal`], [`page`] |
-//! | a sentence over a run's training | [`learning`] |
-//! | what if it were otherwise | [`Edit`] |
-//! | where one number comes from | [`derive`](derive::derive), [`Address`] |
+//! | the forward pass as a list of operations | [`graph`](graph::graph), [`Node`] |
+//! | all values that the model computed for a prompt and its completion | [`Trace`] |
+//! | the same values, recomputed by plain loops in f64 | [`evaluate`](evaluate::evaluate), [`Verification`] |
+//! | a loaded model that explains prompts | [`Explainer`], [`Explanation`] |
+//! | everything in one value, for JSON and the page | [`Report`] |
+//! | the report for a terminal, and for a browser | [`terminal`], [`page`] |
+//! | attention and predictions over a run's training | [`history`] |
+//! | interventions (what if?) | [`Edit`], [`WhatIf`] |
+//! | how one value is computed | [`derive`](derive::derive), [`Address`] |
 
 // Burn's nested tensor types overflow the default limit in release builds with wgpu.
 #![recursion_limit = "256"]
 
 mod address;
 mod array;
+pub mod derivation_text;
 pub mod derive;
 mod error;
 pub mod evaluate;
 mod explainer;
 mod formula;
 pub mod graph;
+pub mod history;
 mod insight;
-pub mod learning;
+mod labels;
 mod node;
 pub mod page;
 mod recorder;
-mod story;
+mod report;
 pub mod terminal;
-pub mod text;
 mod trace;
-mod verdict;
+mod verification;
 mod what_if;
-mod words;
 
-/// The JSON schema of [`Story`].
+/// The JSON schema of [`Report`].
 pub const SCHEMA: &str = include_str!("assets/schema.json");
 
 pub use address::{Address, TOKENS};
@@ -44,14 +44,14 @@ pub use array::Array;
 pub use derive::{Derivation, Operand};
 pub use error::ExplainError;
 pub use explainer::{Explainer, Explanation};
-pub use formula::number;
+pub use formula::format_number;
 pub use graph::{Axis, Node, Op};
-pub use insight::{Contribution, Guess, Lens, NextWord, Part};
-pub use story::{
-    CandidateFacts, Chosen, FORMAT, MOST_SHOWN, ModelFacts, Origin, Step, Story, StoryOptions,
-    TensorFacts, TokenFacts, VerdictFacts,
+pub use insight::{Contribution, LensStage, Part, Prediction, TokenProb};
+pub use labels::{Label, label};
+pub use report::{
+    CandidateInfo, FORMAT, MAX_REPORT_VALUES, ModelInfo, Report, ReportOptions, SampledToken, Step,
+    TensorValues, TokenInfo, TokenOrigin, VerificationSummary,
 };
-pub use trace::{MOST_NUMBERS, Trace, TraceOptions, count_numbers};
-pub use verdict::{Difference, Tolerance, Verdict};
-pub use what_if::{Edit, Moved, WhatIf};
-pub use words::{About, about};
+pub use trace::{MAX_TRACE_VALUES, Trace, TraceOptions, count_values};
+pub use verification::{Difference, Tolerance, Verification};
+pub use what_if::{Edit, ProbChange, WhatIf};

@@ -1,26 +1,26 @@
-//! What an operation of the forward pass is.
+//! The operations of the forward pass.
 
 use nextword_model::FeedForwardKind;
 use serde::Serialize;
 
-/// An axis of a tensor, by what is counted along it.
+/// What an axis of a tensor counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Axis {
-    /// The tokens that ask, or simply the tokens.
+    /// Token positions; query positions where the tensor also has a key axis.
     Position,
-    /// The tokens that are looked at.
+    /// Key positions.
     Key,
     /// Attention heads (key/value heads for keys and values).
     Head,
-    /// Numbers of a token.
+    /// Elements of a token's vector.
     Dim,
     /// Tokens of the vocabulary.
     Token,
 }
 
 impl Axis {
-    /// Its name in an address, where `square` says that the tensor has a key axis too.
+    /// Its name in an address. `square` is whether the tensor has both a query and a key axis.
     pub fn name(self, square: bool) -> &'static str {
         match self {
             Self::Position if square => "query",
@@ -33,79 +33,108 @@ impl Axis {
     }
 }
 
-/// How one tensor follows from others. Names in `of` and the like are tensors of the same graph;
-/// `weight`, `bias` and `table` are the record's.
+/// How one tensor is computed from others. `input` and the like name tensors of the same graph;
+/// `weight`, `bias` and `table` name parameters of the model.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-#[allow(missing_docs)] // Fields are named by what they are.
+#[allow(missing_docs)] // The fields' names say what they are.
 pub enum Op {
-    /// A row of the table for each token id, times the scale if there is one.
+    /// The table's row of each token id, times the scale if there is one.
     Embed { table: String, scale: Option<f64> },
-    /// A row of the table for each place.
-    Places { table: String },
-    /// `sin` and `cos` of the place times a frequency.
-    Waves,
-    /// The same numbers under another name.
-    Copy { of: String },
+    /// The table's row of each position.
+    #[serde(rename = "places")]
+    LearnedPositions { table: String },
+    /// `sin` and `cos` of the position times a frequency.
+    #[serde(rename = "waves")]
+    Sinusoidal,
+    /// The same values under another name.
+    Copy {
+        #[serde(rename = "of")]
+        input: String,
+    },
     /// `a + b`.
     Add { a: String, b: String },
-    /// Normalization over the last axis; `centered` subtracts the mean first, and with a
-    /// `unit_offset` `1 + weight` stands for the weight.
+    /// Normalization over the last axis. `centered` subtracts the mean first; with `unit_offset` the
+    /// factor is `1 + weight`.
     Norm {
-        of: String,
+        #[serde(rename = "of")]
+        input: String,
         centered: bool,
         eps: f64,
         weight: String,
         unit_offset: bool,
         bias: Option<String>,
     },
-    /// `x W + b`; `heads` cuts the result into heads, `transposed` reads `W` as `[out, in]`.
+    /// `x W + b`. `heads` splits the result into heads; `transposed` reads `W` as `[out, in]`.
     Linear {
-        of: String,
+        #[serde(rename = "of")]
+        input: String,
         weight: String,
         bias: Option<String>,
         heads: Option<usize>,
         transposed: bool,
     },
-    /// The heads side by side, then `x W + b` if there is a weight.
-    Join {
-        of: String,
+    /// The concatenated heads, then `x W + b` if there is a weight.
+    #[serde(rename = "join")]
+    OutputProjection {
+        #[serde(rename = "of")]
+        input: String,
         weight: Option<String>,
         bias: Option<String>,
     },
-    /// Pairs of numbers turned by the place times their frequency; those beyond the pairs stay.
-    Turn { of: String, frequencies: Vec<f64> },
-    /// `q . k * scale`, which is `1 / sqrt(d)` as a rule, minus infinity where a token may not look; with a cap squeezed by
-    /// `cap * tanh(x / cap)`, with slopes less for distance.
+    /// Pairs of elements rotated by the position times their frequency. Elements beyond the pairs are
+    /// unchanged.
+    #[serde(rename = "turn")]
+    Rope {
+        #[serde(rename = "of")]
+        input: String,
+        frequencies: Vec<f64>,
+    },
+    /// `q . k * scale`, and minus infinity where masked. `default_scale`: the scale is `1 / sqrt(d)`.
+    /// With a cap: `cap * tanh(x / cap)`. With slopes (`ALiBi`): minus slope times distance.
     Scores {
         q: String,
         k: String,
         scale: f64,
-        usual: bool,
+        #[serde(rename = "usual")]
+        default_scale: bool,
         cap: Option<f64>,
         window: Option<usize>,
         slopes: Vec<f64>,
     },
     /// `e^x` divided by the sum over the last axis.
-    Softmax { of: String },
-    /// Sum of the values, each times its percentage.
-    Mix { pattern: String, v: String },
-    /// An activation of each number.
-    Activate { of: String, function: Function },
+    Softmax {
+        #[serde(rename = "of")]
+        input: String,
+    },
+    /// Sum of the values, each times its attention weight.
+    #[serde(rename = "mix")]
+    WeightedSum { pattern: String, v: String },
+    /// An activation function, elementwise.
+    Activate {
+        #[serde(rename = "of")]
+        input: String,
+        function: ActivationFn,
+    },
     /// `function(gate) * up`.
     Gate {
         gate: String,
         up: String,
-        function: Function,
+        function: ActivationFn,
     },
     /// `cap * tanh(x / cap)`.
-    Cap { of: String, cap: f64 },
+    #[serde(rename = "cap")]
+    SoftCap {
+        #[serde(rename = "of")]
+        input: String,
+        cap: f64,
+    },
 }
 
 /// An activation function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Function {
+pub enum ActivationFn {
     /// `x Phi(x)`.
     Gelu,
     /// GELU by its tanh approximation.
@@ -118,8 +147,9 @@ pub enum Function {
     Silu,
 }
 
-impl Function {
-    pub(crate) fn of(kind: FeedForwardKind) -> Self {
+impl ActivationFn {
+    /// The activation function of a feed-forward layer.
+    pub(crate) fn from_kind(kind: FeedForwardKind) -> Self {
         match kind {
             FeedForwardKind::None | FeedForwardKind::Gelu | FeedForwardKind::Geglu => Self::Gelu,
             FeedForwardKind::GeluTanh | FeedForwardKind::GegluTanh => Self::GeluTanh,
@@ -146,20 +176,21 @@ impl Function {
 pub struct Node {
     /// `TransformerLens`'s name.
     pub name: String,
-    /// The block, or none outside.
+    /// The block; `None` outside of blocks.
     pub layer: Option<usize>,
-    /// How it follows from others.
+    /// How it is computed from others.
     pub op: Op,
-    /// What is counted along each axis.
+    /// What each axis counts.
     pub axes: Vec<Axis>,
     /// Length of each axis.
     pub shape: Vec<usize>,
-    /// Whether the forward pass shows it. What it does not show follows from what it shows.
-    pub seen: bool,
+    /// Whether the forward pass reports this tensor to probes. Others are computed from those.
+    #[serde(rename = "seen")]
+    pub observed: bool,
 }
 
 impl Node {
-    /// Whether it has a query and a key axis.
+    /// Whether it has both a query and a key axis.
     pub fn is_square(&self) -> bool {
         self.axes.contains(&Axis::Key)
     }

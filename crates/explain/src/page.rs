@@ -1,11 +1,11 @@
-//! The page: one file that needs no connection, or a server's page that asks it for every number.
+//! The HTML page: one self-contained file, or a server's page that requests values on demand.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use crate::explainer::Explanation;
-use crate::learning::Learning;
-use crate::{ExplainError, Story, StoryOptions};
+use crate::history::TrainingHistory;
+use crate::{ExplainError, Report, ReportOptions};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
@@ -13,11 +13,11 @@ use sha2::{Digest, Sha256};
 
 const HTML: &str = include_str!("assets/page.html");
 
-/// The page's style.
+/// The page's style sheet.
 pub const CSS: &str = include_str!("assets/page.css");
 
-/// In the order in which they build on each other.
-const PARTS: [&str; 14] = [
+/// The scripts, in the order of their dependencies.
+const SCRIPTS: [&str; 14] = [
     include_str!("assets/dom.js"),
     include_str!("assets/compute.js"),
     include_str!("assets/derive.js"),
@@ -27,7 +27,7 @@ const PARTS: [&str; 14] = [
     include_str!("assets/cards.js"),
     include_str!("assets/insights.js"),
     include_str!("assets/what_if.js"),
-    include_str!("assets/learning.js"),
+    include_str!("assets/history.js"),
     include_str!("assets/page.js"),
     include_str!("assets/why.js"),
     include_str!("assets/keys.js"),
@@ -35,94 +35,101 @@ const PARTS: [&str; 14] = [
 ];
 
 /// The page's script.
-pub static JS: LazyLock<String> = LazyLock::new(|| PARTS.join("\n"));
+pub static JS: LazyLock<String> = LazyLock::new(|| SCRIPTS.join("\n"));
 
-/// Models up to this many parameters travel in the page, which can then compute by itself.
-pub const WEIGHTS_LIMIT: usize = 1_000_000;
+/// Pages embed the weights of models up to this many parameters, and can then compute without a server.
+pub const MAX_EMBEDDED_WEIGHTS: usize = 1_000_000;
 
-/// Vocabularies up to this many tokens travel in the page.
-const VOCABULARY_LIMIT: usize = 20_000;
+/// Pages embed vocabularies up to this many tokens.
+const MAX_EMBEDDED_VOCABULARY: usize = 20_000;
 
-/// All that a page shows.
+/// Everything that a page shows.
 #[derive(Clone, Debug, Serialize)]
-pub struct Data {
-    /// One story, or two side by side.
-    pub panes: Vec<Pane>,
-    /// What was kept while the model learned, step by step.
-    pub learning: Option<Learning>,
+pub struct PageData {
+    /// One panel, or two side by side.
+    #[serde(rename = "panes")]
+    pub panels: Vec<Panel>,
+    /// The snapshots over training, if there are any.
+    #[serde(rename = "learning")]
+    pub history: Option<TrainingHistory>,
 }
 
-/// One story with what the page needs to compute by itself.
+/// One report, with what the page needs to compute without a server.
 #[derive(Clone, Debug, Serialize)]
-pub struct Pane {
-    /// The story.
-    pub story: Story,
+pub struct Panel {
+    /// The report.
+    #[serde(rename = "story")]
+    pub report: Report,
     /// The weights, little-endian f32 in base64; `None` for larger models.
     pub weights: Option<BTreeMap<String, Weight>>,
-    /// Every token's text, by id; empty for large vocabularies.
+    /// The text of every token, by id; empty for large vocabularies.
     pub vocabulary: Vec<String>,
 }
 
-/// A weight in the page.
+/// A parameter in the page.
 #[derive(Clone, Debug, Serialize)]
 pub struct Weight {
     /// Length of each axis.
     pub shape: Vec<usize>,
-    /// The numbers.
+    /// The values as little-endian f32 in base64.
     pub base64: String,
 }
 
-impl Pane {
-    /// The pane of `explanation`, with the weights of a small model.
+impl Panel {
+    /// Creates the panel of `explanation`, with the weights of a small model.
     ///
     /// # Errors
-    /// As [`Explanation::story`].
-    pub fn of(explanation: &Explanation<'_>, options: &StoryOptions) -> Result<Self, ExplainError> {
-        let mut pane = Self::without_weights(explanation, options)?;
-        if pane.story.model.parameters <= WEIGHTS_LIMIT {
+    /// The errors of [`Explanation::report`].
+    pub fn new(
+        explanation: &Explanation<'_>,
+        options: &ReportOptions,
+    ) -> Result<Self, ExplainError> {
+        let mut panel = Self::without_weights(explanation, options)?;
+        if panel.report.model.parameters <= MAX_EMBEDDED_WEIGHTS {
             let all = explanation.explainer.weights().iter();
             let packed = all.map(|(name, array)| {
-                let numbers = array.data.iter();
-                let bytes: Vec<u8> = numbers.flat_map(|x| (*x as f32).to_le_bytes()).collect();
+                let values = array.data.iter();
+                let bytes: Vec<u8> = values.flat_map(|x| (*x as f32).to_le_bytes()).collect();
                 let weight = Weight {
                     shape: array.shape.clone(),
                     base64: BASE64_STANDARD.encode(bytes),
                 };
                 (name.clone(), weight)
             });
-            pane.weights = Some(packed.collect());
+            panel.weights = Some(packed.collect());
         }
-        Ok(pane)
+        Ok(panel)
     }
 
-    /// The pane of `explanation` for a page that asks whoever holds the weights.
+    /// Creates the panel of `explanation` for a page that requests further values from a server.
     ///
     /// # Errors
-    /// As [`Explanation::story`].
+    /// The errors of [`Explanation::report`].
     pub fn without_weights(
         explanation: &Explanation<'_>,
-        options: &StoryOptions,
+        options: &ReportOptions,
     ) -> Result<Self, ExplainError> {
-        let story = explanation.story(options)?;
+        let report = explanation.report(options)?;
         let explainer = explanation.explainer;
-        let vocab_size = story.config.vocab_size;
-        let listed = if vocab_size <= VOCABULARY_LIMIT {
+        let vocab_size = report.config.vocab_size;
+        let listed = if vocab_size <= MAX_EMBEDDED_VOCABULARY {
             vocab_size as u32
         } else {
             0
         };
         Ok(Self {
-            vocabulary: (0..listed).map(|id| explainer.text(id)).collect(),
+            vocabulary: (0..listed).map(|id| explainer.token_text(id)).collect(),
             weights: None,
-            story,
+            report,
         })
     }
 }
 
-/// The page as one HTML file with everything in it, which may run what is in it and nothing else.
-pub fn render(data: &Data) -> String {
-    // Stories hold numbers and strings only, which JSON can always express. `<` must not end the
-    // script that the data stand in.
+/// Renders the page as one self-contained HTML file. Its content security policy allows only the
+/// embedded script and style.
+pub fn render(data: &PageData) -> String {
+    // Reports contain numbers and strings only, so serialization cannot fail. An escaped `<` cannot end
+    // the script element around the data.
     let json = serde_json::to_string(data).unwrap_or_default();
     let json = json.replace('<', "\\u003c");
     let hash = |text: &str| format!("'sha256-{}'", BASE64_STANDARD.encode(Sha256::digest(text)));
@@ -138,9 +145,9 @@ pub fn render(data: &Data) -> String {
         .replace("/*DATA*/", &json)
 }
 
-/// The page of a server, which serves [`CSS`] as `/explain.css`, [`JS`] as `/explain.js` and an icon
-/// as `/icon.svg`, and answers `POST /explain`.
-pub fn live() -> String {
+/// Renders the page for a server, which must serve [`CSS`] as `/explain.css`, [`JS`] as `/explain.js`
+/// and an icon as `/icon.svg`, and must handle `POST /explain`.
+pub fn render_live() -> String {
     HTML.replace("<!--POLICY-->\n", "")
         .replace("data:,", "/icon.svg")
         .replace(

@@ -1,4 +1,4 @@
-//! Sees the forward passes of one sequence and puts their tensors together.
+//! A probe that records the forward passes of one sequence and assembles their tensors.
 
 use std::collections::BTreeMap;
 
@@ -7,84 +7,87 @@ use nextword_model::{Hook, Position, Probe, Site, weights};
 
 use crate::array::Array;
 
-/// What one pass showed at one place: the shape without the batch axis, and the numbers.
-struct Part {
+/// The tensor that one pass reported at one site. The shape has no batch axis.
+struct PassTensor {
     shape: Vec<usize>,
     data: Vec<f32>,
 }
 
-/// A probe that keeps all that it sees of one sequence, pass by pass.
+/// A probe that keeps every tensor of one sequence, pass by pass.
 pub(crate) struct Recorder {
     rotary: bool,
-    parts: BTreeMap<String, Vec<Part>>,
+    passes: BTreeMap<String, Vec<PassTensor>>,
 }
 
 impl Recorder {
     pub(crate) fn new(position: Position) -> Self {
         Self {
             rotary: position == Position::Rotary,
-            parts: BTreeMap::new(),
+            passes: BTreeMap::new(),
         }
     }
 
-    /// The names seen.
+    /// Names of the recorded tensors.
     pub(crate) fn names(&self) -> impl Iterator<Item = &String> {
-        self.parts.keys()
+        self.passes.keys()
     }
 
-    /// The tensor `name` over all passes, shaped as `shape`: passes one below the other along the
-    /// position axis, and scores of earlier passes `hidden` where later tokens stand.
-    pub(crate) fn take(&mut self, name: &str, shape: &[usize], hidden: f64) -> Option<Array> {
-        let parts = self.parts.remove(name)?;
-        let mut whole = Array::zeros(shape);
-        whole.data.fill(hidden);
+    /// Takes the tensor `name` of all passes with shape `shape`: passes are concatenated along the
+    /// position axis, and scores of earlier passes are `masked` at later keys.
+    pub(crate) fn take(&mut self, name: &str, shape: &[usize], masked: f64) -> Option<Array> {
+        let passes = self.passes.remove(name)?;
+        let mut all = Array::zeros(shape);
+        all.data.fill(masked);
         let axes = shape.len();
         let (seq, width) = (shape[axes - 2], shape[axes - 1]);
         let mut first = 0;
-        for part in parts {
-            let (rows, part_width) = (part.shape[axes - 2], part.shape[axes - 1]);
-            for (at, values) in part.data.chunks_exact(part_width).enumerate() {
+        for pass in passes {
+            let (rows, pass_width) = (pass.shape[axes - 2], pass.shape[axes - 1]);
+            for (at, values) in pass.data.chunks_exact(pass_width).enumerate() {
                 let (outer, row) = (at / rows, first + at % rows);
                 let start = (outer * seq + row) * width;
-                for (to, from) in whole.data[start..].iter_mut().zip(values) {
+                for (to, from) in all.data[start..].iter_mut().zip(values) {
                     *to = f64::from(*from);
                 }
             }
             first += rows;
         }
-        (first == seq).then_some(whole)
+        (first == seq).then_some(all)
     }
 
-    /// The numbers that the last pass showed at `name`.
+    /// The values that the last pass reported at `name`.
     pub(crate) fn last(&self, name: &str) -> Option<&[f32]> {
-        let part = self.parts.get(name)?.last()?;
-        Some(&part.data)
+        let pass = self.passes.get(name)?.last()?;
+        Some(&pass.data)
     }
 
-    /// The numbers that the first pass showed at `name`.
+    /// The values that the first pass reported at `name`.
     pub(crate) fn first(&self, name: &str) -> Option<&[f32]> {
-        let part = self.parts.get(name)?.first()?;
-        Some(&part.data)
+        let pass = self.passes.get(name)?.first()?;
+        Some(&pass.data)
     }
 
-    /// Puts `rows` in the place of what was seen at `name`.
-    pub(crate) fn put(&mut self, name: &str, rows: Vec<Vec<f32>>) {
-        let parts = rows.into_iter().map(|data| Part {
+    /// Replaces what was recorded at `name` by `rows`, one pass each.
+    pub(crate) fn replace(&mut self, name: &str, rows: Vec<Vec<f32>>) {
+        let passes = rows.into_iter().map(|data| PassTensor {
             shape: vec![1, data.len()],
             data,
         });
-        self.parts.insert(name.to_string(), parts.collect());
+        self.passes.insert(name.to_string(), passes.collect());
     }
 }
 
 impl Probe for Recorder {
     fn see<const D: usize>(&mut self, site: Site, tensor: &Tensor<D>) {
         if !self.rotary && matches!(site.hook, Hook::RotatedQuery | Hook::RotatedKey) {
-            return; // The same numbers as before: nothing was turned.
+            return; // Without RoPE these equal the unrotated tensors.
         }
-        self.parts.entry(site.to_string()).or_default().push(Part {
-            shape: tensor.dims()[1..].to_vec(),
-            data: weights::floats(tensor.clone().into_data()),
-        });
+        self.passes
+            .entry(site.to_string())
+            .or_default()
+            .push(PassTensor {
+                shape: tensor.dims()[1..].to_vec(),
+                data: weights::floats(tensor.clone().into_data()),
+            });
     }
 }

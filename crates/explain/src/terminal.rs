@@ -1,30 +1,30 @@
-//! The story as text, as wide as the terminal.
+//! Renders a report as text for the terminal.
 
-mod answers;
+mod predictions;
 mod steps;
 
 use crate::explainer::Explanation;
-use crate::insight::Guess;
-use crate::story::{Origin, Story};
+use crate::insight::TokenProb;
+use crate::report::{Report, TokenOrigin};
 
-/// What is shown, and how.
+/// What to show, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct View {
-    /// Columns of the terminal.
+    /// Width of the terminal in columns.
     pub width: usize,
-    /// Whether there may be colours.
+    /// Whether to use colours.
     pub colours: bool,
-    /// Decimals of a number.
+    /// Number of decimals.
     pub decimals: usize,
-    /// Whether the steps are shown with their numbers, or only what came out.
+    /// Whether to show the steps with their values, or only the predictions.
     pub steps: bool,
-    /// The layers shown; `None`: all, or the first if that is too long to read.
+    /// The layers to show; `None`: all, or only the first if the output would be too long.
     pub layers: Option<Vec<usize>>,
-    /// The heads shown; `None`: all.
+    /// The heads to show; `None`: all.
     pub heads: Option<Vec<usize>>,
-    /// The positions shown; `None`: all, or the prompt's last if that is too long to read.
+    /// The positions to show; `None`: all, or only the prompt's last if the output would be too long.
     pub positions: Option<Vec<usize>>,
-    /// The likeliest next tokens that are listed.
+    /// Number of most likely next tokens to list.
     pub top: usize,
 }
 
@@ -43,63 +43,63 @@ impl Default for View {
     }
 }
 
-/// Columns for a token's name at most.
-const LABEL: usize = 14;
+/// Maximum width of a token's text.
+const LABEL_WIDTH: usize = 14;
 
-/// Output values are tabled for vocabularies up to this size.
-const MOST_COLUMNS: usize = 8;
+/// Maximum vocabulary size for which logits are shown as a table.
+const MAX_COLUMNS: usize = 8;
 
-/// A space at which no line is broken. No token holds one: it is shown as a control character.
-const GLUE: char = '\u{1}';
+/// A space at which lines are not broken. It cannot occur in a token, since control characters are
+/// replaced.
+const NO_BREAK: char = '\u{1}';
 
-/// Parts of a logit that are listed, the largest first.
-const MOST_PARTS: usize = 12;
+/// Maximum number of parts of a logit to list, largest first.
+const MAX_PARTS: usize = 12;
 
-/// Lines with numbers that a reader is given unasked.
-const MOST_LINES: usize = 1_000;
+/// Maximum number of lines with values, unless the user selects layers or positions.
+const MAX_LINES: usize = 1_000;
 
-/// The whole story from word to next word. What is too long to read, and what no list of `view` asks
-/// for, is left out with a word on how to ask for it.
-pub fn draw(explanation: &Explanation<'_>, story: &Story, view: &View) -> String {
-    let mut page = Page {
+/// Renders the whole report. Parts that are too long are omitted, with a note on how to select them.
+pub fn render(explanation: &Explanation<'_>, report: &Report, view: &View) -> String {
+    let mut printer = Printer {
         explanation,
-        story,
+        report,
         view: view.clone(),
-        label: 0,
+        token_width: 0,
         out: String::new(),
     };
-    let longest = story
+    let longest = report
         .tokens
         .iter()
-        .map(|token| columns(&shown(&token.text)))
+        .map(|token| display_width(&printable(&token.text)))
         .max();
-    page.label = longest.unwrap_or(0).clamp(4, LABEL);
-    page.head();
+    printer.token_width = longest.unwrap_or(0).clamp(4, LABEL_WIDTH);
+    printer.header();
     if view.steps {
-        page.shorten();
-        page.steps();
+        printer.narrow_view();
+        printer.steps();
     }
-    page.next_words();
-    page.lens();
-    page.answers();
-    page.foot();
-    page.out
+    printer.predictions();
+    printer.logit_lens();
+    printer.sampled_tokens();
+    printer.notes();
+    printer.out
 }
 
-struct Page<'a> {
+struct Printer<'a> {
     explanation: &'a Explanation<'a>,
-    story: &'a Story,
+    report: &'a Report,
     view: View,
-    label: usize,
+    token_width: usize,
     out: String,
 }
 
-fn is_wanted(list: Option<&Vec<usize>>, at: usize) -> bool {
+fn is_selected(list: Option<&Vec<usize>>, at: usize) -> bool {
     list.is_none_or(|list| list.contains(&at))
 }
 
-/// A token without characters that move the cursor.
-fn shown(text: &str) -> String {
+/// Replaces whitespace and control characters, so that no token can move the cursor.
+fn printable(text: &str) -> String {
     let visible = |c: char| match c {
         '\n' => '↵',
         '\t' => '⇥',
@@ -110,18 +110,24 @@ fn shown(text: &str) -> String {
     text.chars().map(visible).collect()
 }
 
-/// Columns that a text takes: characters, which is right for all but wide scripts.
-fn columns(text: &str) -> usize {
+/// Width of a text in columns, counted in characters (too small for wide scripts).
+fn display_width(text: &str) -> usize {
     text.chars().count()
 }
 
-impl Page<'_> {
+/// `1 token`, `2 tokens`.
+fn count_of(count: usize, noun: &str) -> String {
+    let s = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{s}")
+}
+
+impl Printer<'_> {
     fn line(&mut self, text: &str) {
-        self.out.push_str(&text.trim_end().replace(GLUE, " "));
+        self.out.push_str(&text.trim_end().replace(NO_BREAK, " "));
         self.out.push('\n');
     }
 
-    fn paint(&self, code: &str, text: &str) -> String {
+    fn style(&self, code: &str, text: &str) -> String {
         if self.view.colours {
             format!("\x1b[{code}m{text}\x1b[0m")
         } else {
@@ -129,21 +135,21 @@ impl Page<'_> {
         }
     }
 
-    /// `text` in lines of the terminal's width, each indented.
+    /// Prints `text` wrapped to the terminal's width, with every line indented.
     fn wrap(&mut self, indent: &str, text: &str, code: &str) {
-        self.hang(indent, indent, text, code);
+        self.wrap_hanging(indent, indent, text, code);
     }
 
-    /// The same with another beginning of the first line, of the same width. [`GLUE`] holds what must
-    /// not be parted.
-    fn hang(&mut self, first: &str, indent: &str, text: &str, code: &str) {
-        let (mut begin, mut line) = (first, String::new());
+    /// Like [`Self::wrap`], with another prefix of the first line, of the same width. Lines are not broken
+    /// at [`NO_BREAK`].
+    fn wrap_hanging(&mut self, first: &str, indent: &str, text: &str, code: &str) {
+        let (mut prefix, mut line) = (first, String::new());
         for word in text.split(' ') {
-            let full = columns(begin) + columns(&line) + columns(word) + 1;
+            let full = display_width(prefix) + display_width(&line) + display_width(word) + 1;
             if !line.is_empty() && full > self.view.width {
-                let painted = self.paint(code, line.trim_end());
-                self.line(&format!("{begin}{painted}"));
-                (begin, line) = (indent, String::new());
+                let styled = self.style(code, line.trim_end());
+                self.line(&format!("{prefix}{styled}"));
+                (prefix, line) = (indent, String::new());
                 if word.is_empty() {
                     continue;
                 }
@@ -153,34 +159,37 @@ impl Page<'_> {
             }
             line.push_str(word);
         }
-        let painted = self.paint(code, &line);
-        self.line(&format!("{begin}{painted}"));
+        let styled = self.style(code, &line);
+        self.line(&format!("{prefix}{styled}"));
     }
 
-    /// Guesses side by side.
-    fn guesses(&self, guesses: &[Guess]) -> String {
-        let texts = guesses.iter().take(self.view.top).map(|guess| {
-            let percent = 100.0 * guess.probability;
-            format!("{}{GLUE}{percent:.1}{GLUE}%", shown(&guess.text))
+    /// Tokens with their probabilities, side by side.
+    fn token_probs(&self, tokens: &[TokenProb]) -> String {
+        let texts = tokens.iter().take(self.view.top).map(|token| {
+            let percent = 100.0 * token.probability;
+            format!(
+                "{}{NO_BREAK}{percent:.1}{NO_BREAK}%",
+                printable(&token.text)
+            )
         });
         texts.collect::<Vec<_>>().join("  ")
     }
 
-    /// `text` beside a token, its further lines below its beginning.
+    /// Prints `text` beside a token, with further lines aligned to its start.
     fn after_token(&mut self, position: usize, sign: &str, text: &str) {
         let first = format!("    {}{sign} ", self.token(position));
-        self.hang(&first, &" ".repeat(columns(&first)), text, "0");
+        self.wrap_hanging(&first, &" ".repeat(display_width(&first)), text, "0");
     }
 
     fn token(&self, position: usize) -> String {
-        let text = shown(&self.story.tokens[position].text);
-        let mut text: String = if columns(&text) > self.label {
-            let kept: String = text.chars().take(self.label - 1).collect();
-            format!("{kept}…")
+        let text = printable(&self.report.tokens[position].text);
+        let mut text: String = if display_width(&text) > self.token_width {
+            let start: String = text.chars().take(self.token_width - 1).collect();
+            format!("{start}…")
         } else {
             text
         };
-        text.push_str(&" ".repeat(self.label - columns(&text).min(self.label)));
+        text.push_str(&" ".repeat(self.token_width - display_width(&text).min(self.token_width)));
         text
     }
 
@@ -203,64 +212,57 @@ impl Page<'_> {
         }
     }
 
-    /// Numbers in a row, as many as `room` columns hold.
-    fn numbers(&self, x: &[f64], room: usize) -> String {
-        let each = self.view.decimals + 5;
-        let fit = (room / each).max(1);
+    /// Formats as many values as fit into `room` columns.
+    fn cells(&self, x: &[f64], room: usize) -> String {
+        let cell_width = self.view.decimals + 5;
+        let fit = (room / cell_width).max(1);
         if x.len() <= fit {
             return x.iter().map(|x| self.cell(*x)).collect();
         }
-        let fit = (room.saturating_sub(9) / each).max(1);
-        let some: String = x[..fit].iter().map(|x| self.cell(*x)).collect();
-        format!("{some} … (+{})", x.len() - fit)
+        let fit = (room.saturating_sub(9) / cell_width).max(1);
+        let start: String = x[..fit].iter().map(|x| self.cell(*x)).collect();
+        format!("{start} … (+{})", x.len() - fit)
     }
 
-    fn head(&mut self) {
-        let model = &self.story.model;
+    fn header(&mut self) {
+        let model = &self.report.model;
         let name = if model.name.is_empty() {
             "model"
         } else {
             &model.name
         };
-        let name = shown(name);
+        let name = printable(name);
         let title = format!(
             "{name}, step {}, {} parameters",
             model.step, model.parameters
         );
-        let title = self.paint("1", &title);
+        let title = self.style("1", &title);
         self.line(&title);
-        let text = |origin: Origin| -> Vec<String> {
-            let of = self
-                .story
-                .tokens
-                .iter()
-                .filter(|token| token.from == origin);
-            of.map(|token| shown(&token.text)).collect()
-        };
-        let (prompt, answer): (Vec<String>, Vec<String>) = (
-            text(Origin::Prompt),
-            self.story
-                .answer
-                .iter()
-                .map(|a| shown(&a.token.text))
-                .collect(),
-        );
-        self.wrap("", &format!("prompt  {}", prompt.join(" · ")), "0");
-        self.wrap("", &format!("answer  {}", answer.join(" · ")), "0");
-        if self.story.truncated > 0 {
-            let truncated = self.story.truncated;
+        let prompt = self.report.tokens.iter();
+        let prompt: Vec<String> = prompt
+            .filter(|token| token.origin == TokenOrigin::Prompt)
+            .map(|token| printable(&token.text))
+            .collect();
+        let completion = self.report.completion.iter();
+        let completion: Vec<String> = completion
+            .map(|sampled| printable(&sampled.token.text))
+            .collect();
+        self.wrap("", &format!("prompt      {}", prompt.join(" · ")), "0");
+        self.wrap("", &format!("completion  {}", completion.join(" · ")), "0");
+        if self.report.truncated > 0 {
+            let truncated = count_of(self.report.truncated, "token");
             self.line(&format!(
-                "the prompt's first {truncated} tokens did not fit the context"
+                "truncated: {truncated} at the start of the prompt did not fit the context"
             ));
         }
-        if !self.story.unknown.is_empty() {
-            let unknown = self.story.unknown.iter().map(|piece| shown(piece));
+        if !self.report.unknown.is_empty() {
+            let unknown = self.report.unknown.iter().map(|text| printable(text));
             let unknown = unknown.collect::<Vec<_>>().join(", ");
             self.wrap("", &format!("not in the vocabulary: {unknown}"), "33");
         }
-        let verdict = &self.story.verdict;
-        let code = if verdict.verified { "32" } else { "31" };
-        let sentence = verdict.sentence.clone();
-        self.wrap("", &sentence, code);
+        let verification = &self.report.verification;
+        let code = if verification.verified { "32" } else { "31" };
+        let summary = verification.summary.clone();
+        self.wrap("", &summary, code);
     }
 }

@@ -1,4 +1,4 @@
-//! Everything that the model computed for one prompt and the answer to it.
+//! Everything that the model computed for one prompt and its completion.
 
 use burn::tensor::{Tensor, TensorData};
 use nextword_generate::{
@@ -9,25 +9,25 @@ use nextword_model::{Bits, ModelConfig, Pass, Transformer, weights};
 
 use crate::ExplainError;
 use crate::array::Array;
-use crate::evaluate::{Arrays, evaluate, follow};
+use crate::evaluate::{Arrays, eval_node, evaluate};
 use crate::graph::{Node, Op, graph};
 use crate::recorder::Recorder;
-use crate::verdict::{Tolerance, Verdict};
+use crate::verification::{Tolerance, Verification};
 
-/// The most numbers that one trace may hold.
-pub const MOST_NUMBERS: usize = 1 << 26;
+/// Maximum number of values in one trace.
+pub const MAX_TRACE_VALUES: usize = 1 << 26;
 
-/// How the answer is made that is looked at.
+/// How the completion is generated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TraceOptions {
-    /// How each token is chosen.
+    /// How each token is sampled.
     pub sampling: SamplingConfig,
-    /// The most tokens of the answer.
+    /// Maximum number of tokens to generate.
     pub max_tokens: usize,
-    /// The answer ends with the first of these.
+    /// The completion ends with the first of these tokens.
     pub stop_ids: Vec<u32>,
-    /// As [`DecodeOptions::first_id`].
-    pub first_id: Option<u32>,
+    /// The BOS token, which stays in front when a long prompt is truncated.
+    pub bos_id: Option<u32>,
 }
 
 impl Default for TraceOptions {
@@ -36,7 +36,7 @@ impl Default for TraceOptions {
             sampling: SamplingConfig::greedy(),
             max_tokens: 1,
             stop_ids: Vec::new(),
-            first_id: None,
+            bos_id: None,
         }
     }
 }
@@ -46,37 +46,38 @@ impl Default for TraceOptions {
 pub struct Trace {
     /// The architecture.
     pub config: ModelConfig,
-    /// What follows from what.
+    /// The operations of the forward pass.
     pub graph: Vec<Node>,
-    /// The tokens that went into the model: the prompt's, then those of the answer but its last.
+    /// The input tokens: the prompt's, then those of the completion except its last.
     pub ids: Vec<u32>,
-    /// How many of them are the prompt's.
-    pub prompt: usize,
-    /// Tokens at the beginning of the prompt that did not fit the context.
+    /// How many of `ids` are the prompt's.
+    pub prompt_len: usize,
+    /// Number of tokens removed from the start of the prompt, because it did not fit the context.
     pub truncated: usize,
-    /// The forward pass that computed each token: 0 read the prompt, pass n the n-th token of the
-    /// answer, with the keys and values of all earlier ones from the cache.
+    /// The forward pass that computed each position: pass 0 is the prefill, pass n the n-th decode step,
+    /// which reads the keys and values of earlier positions from the KV cache.
     pub passes: Vec<usize>,
-    /// The model's numbers by name. What its pass does not show is computed from what it shows.
+    /// The model's values by name. Tensors that the forward pass does not report are computed from those
+    /// that it does.
     pub values: Arrays,
-    /// The same from plain loops in f64.
-    pub exact: Arrays,
-    /// How each token of the answer was chosen.
-    pub drawings: Vec<Drawing>,
-    /// Why the answer ended.
+    /// The same tensors, recomputed by plain loops in f64.
+    pub reference: Arrays,
+    /// How each token of the completion was sampled.
+    pub samples: Vec<Drawing>,
+    /// Why generation stopped.
     pub finish: FinishReason,
-    /// How far the two are apart.
-    pub verdict: Verdict,
-    /// Bits of a weight where the model's matrices are quantized.
+    /// The comparison of `values` with `reference`.
+    pub verification: Verification,
+    /// Bits per weight if the model's matrices are quantized.
     pub bits: Option<u8>,
 }
 
 impl Trace {
-    /// Reads `prompt` and answers, watched.
+    /// Generates a completion of `prompt` and records every value on the way.
     ///
     /// # Errors
-    /// [`ExplainError::Generate`] if the model cannot read the prompt or computes what is no number;
-    /// [`ExplainError::TooLarge`] if there would be more than [`MOST_NUMBERS`] numbers.
+    /// [`ExplainError::Generate`] if the prompt is invalid or the model computes NaN or infinity;
+    /// [`ExplainError::TooLarge`] if the trace would exceed [`MAX_TRACE_VALUES`].
     pub fn record(
         model: &Transformer,
         all_weights: &Arrays,
@@ -91,60 +92,60 @@ impl Trace {
             max_tokens: options.max_tokens.max(1),
             stop_ids: options.stop_ids.clone(),
             overflow: Overflow::Stop,
-            first_id: options.first_id,
+            first_id: options.bos_id,
             first_sequence: 0,
         };
         let mut decoder = Decoder::new(model, &[prompt.to_vec()], decode)?;
         let sampler = Sampler::new(options.sampling.clone())?;
         let mut history = History::new(prompt);
-        let mut logits: Vec<Vec<f32>> = Vec::new();
-        let mut drawings = Vec::new();
+        let mut step_logits: Vec<Vec<f32>> = Vec::new();
+        let mut samples = Vec::new();
         while !decoder.is_done() {
             for token in decoder.step_watched(&mut recorder)? {
-                let seen = recorder.last("logits").unwrap_or_default().to_vec();
-                let place = Place {
+                let logits = recorder.last("logits").unwrap_or_default().to_vec();
+                let key = Place {
                     sequence: 0,
-                    position: drawings.len() as u64,
+                    position: samples.len() as u64,
                 };
-                drawings.push(sampler.drawing(&seen, &history, place)?);
+                samples.push(sampler.drawing(&logits, &history, key)?);
                 history.push(token.choice.id);
-                logits.push(seen);
+                step_logits.push(logits);
             }
         }
         let Some(sequence) = decoder.into_sequences().pop() else {
             unreachable!("one prompt, one sequence");
         };
-        let kept = prompt.len() - sequence.truncated;
+        let prompt_len = prompt.len() - sequence.truncated;
         let mut ids = prompt.to_vec();
-        shorten(&mut ids, options.first_id, kept);
-        ids.extend(&sequence.ids()[..drawings.len() - 1]);
+        shorten(&mut ids, options.bos_id, prompt_len);
+        ids.extend(&sequence.ids()[..samples.len() - 1]);
         let bits = model.bits().map(|bits| match bits {
             Bits::Int8 => 8,
             Bits::Int4 => 4,
         });
-        let passes = (0..ids.len()).map(|at| (at + 1).saturating_sub(kept));
+        let passes = (0..ids.len()).map(|at| (at + 1).saturating_sub(prompt_len));
         let mut trace = Self {
             graph: graph(&config, ids.len()),
-            prompt: kept,
+            prompt_len,
             truncated: sequence.truncated,
             passes: passes.collect(),
             values: Arrays::new(),
-            exact: Arrays::new(),
-            drawings,
+            reference: Arrays::new(),
+            samples,
             finish: sequence.finish,
-            verdict: Verdict::new(bits.map_or(Tolerance::FLOATS, |_| Tolerance::QUANTIZED)),
+            verification: Verification::new(bits.map_or(Tolerance::F32, |_| Tolerance::QUANTIZED)),
             bits,
             config,
             ids,
         };
         let mut rows = trace.prompt_logits(model, &recorder);
-        rows.extend(logits);
-        recorder.put("logits", rows);
-        trace.fill(all_weights, recorder);
+        rows.extend(step_logits);
+        recorder.replace("logits", rows);
+        trace.collect_values(all_weights, recorder);
         Ok(trace)
     }
 
-    /// Logits after each token of the prompt but its last, row by row as generation computes them.
+    /// Logits at each position of the prompt except the last, row by row as generation computes them.
     fn prompt_logits(&self, model: &Transformer, recorder: &Recorder) -> Vec<Vec<f32>> {
         let last = self.config.n_layers - 1;
         let name = if self.config.has_final_norm() {
@@ -154,7 +155,7 @@ impl Trace {
         };
         let hidden = recorder.first(&name).unwrap_or_default();
         let (d, device) = (self.config.d_model, model.device());
-        let rows = hidden.chunks_exact(d).take(self.prompt - 1);
+        let rows = hidden.chunks_exact(d).take(self.prompt_len - 1);
         rows.map(|row| {
             let row = TensorData::new(row.to_vec(), [1, 1, d]);
             let row = Tensor::<3>::from_data(row, &device);
@@ -163,38 +164,39 @@ impl Trace {
         .collect()
     }
 
-    /// Puts the recorded tensors in order and computes them again.
-    fn fill(&mut self, all_weights: &Arrays, mut recorder: Recorder) {
-        self.exact = evaluate(&self.graph, all_weights, &self.ids, &[]);
+    /// Assembles the recorded tensors and compares them with their recomputation.
+    fn collect_values(&mut self, all_weights: &Arrays, mut recorder: Recorder) {
+        self.reference = evaluate(&self.graph, all_weights, &self.ids, &[]);
         for node in &self.graph {
-            let hidden = match node.op {
+            let masked = match node.op {
                 Op::Scores { .. } => f64::NEG_INFINITY,
                 _ => 0.0,
             };
-            let exact = &self.exact[&node.name];
-            let value = match recorder.take(&node.name, &node.shape, hidden) {
+            let reference = &self.reference[&node.name];
+            let value = match recorder.take(&node.name, &node.shape, masked) {
                 Some(value) => {
-                    let step = follow(node, &self.values, all_weights, &self.ids);
-                    self.verdict.compare(&node.name, &value, exact, &step);
+                    let step = eval_node(node, &self.values, all_weights, &self.ids);
+                    self.verification
+                        .compare(&node.name, &value, reference, &step);
                     value
                 }
-                None if node.seen => {
-                    self.verdict.missing.push(node.name.clone());
-                    exact.clone()
+                None if node.observed => {
+                    self.verification.missing.push(node.name.clone());
+                    reference.clone()
                 }
-                None => follow(node, &self.values, all_weights, &self.ids),
+                None => eval_node(node, &self.values, all_weights, &self.ids),
             };
             self.values.insert(node.name.clone(), value);
         }
-        self.verdict.unknown = recorder.names().cloned().collect();
+        self.verification.unexpected = recorder.names().cloned().collect();
     }
 
-    /// How `name` is computed.
+    /// The operation that computes `name`, if the graph has it.
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.graph.iter().find(|node| node.name == name)
     }
 
-    /// The model's numbers at `name`.
+    /// The model's values of the tensor `name`.
     ///
     /// # Panics
     /// If the graph has no such tensor.
@@ -202,39 +204,43 @@ impl Trace {
         &self.values[name]
     }
 
-    /// Whether the token at `query` sees the one at `key` in `node`'s layer.
-    pub fn sees(&self, node: &Node, query: usize, key: usize) -> bool {
+    /// Whether position `query` may attend to position `key` in `node`'s layer.
+    pub fn is_visible(&self, node: &Node, query: usize, key: usize) -> bool {
         let window = node.layer.and_then(|layer| self.config.window(layer));
-        crate::evaluate::sees(query, key, window)
+        crate::evaluate::is_visible(query, key, window)
     }
 
-    /// The numbers of `node` as they are shown: `None` where a token may not look.
-    pub fn shown(&self, node: &Node) -> Vec<Option<f64>> {
+    /// The values of `node`, with `None` where masked.
+    pub fn visible_values(&self, node: &Node) -> Vec<Option<f64>> {
         let value = &self.values[&node.name];
         if !node.is_square() {
             return value.data.iter().copied().map(Some).collect();
         }
         let seq = self.ids.len();
-        let shown = value.data.iter().enumerate();
-        shown
-            .map(|(at, x)| self.sees(node, at / seq % seq, at % seq).then_some(*x))
+        let values = value.data.iter().enumerate();
+        values
+            .map(|(at, x)| {
+                self.is_visible(node, at / seq % seq, at % seq)
+                    .then_some(*x)
+            })
             .collect()
     }
 
-    /// The token chosen after the token at `position`, if it is one of the answer.
-    pub fn chosen(&self, position: usize) -> Option<&Drawing> {
-        self.drawings.get((position + 1).checked_sub(self.prompt)?)
+    /// How the token after `position` was sampled; `None` within the prompt.
+    pub fn sample_after(&self, position: usize) -> Option<&Drawing> {
+        self.samples
+            .get((position + 1).checked_sub(self.prompt_len)?)
     }
 
-    /// The token that follows `position`: the prompt's own, or the one that was chosen.
-    pub fn next(&self, position: usize) -> Option<u32> {
-        let given = self.ids.get(position + 1).copied();
-        given.or_else(|| self.chosen(position).map(|drawing| drawing.choice.id))
+    /// The token that follows `position`: the prompt's own, or the sampled one.
+    pub fn next_id(&self, position: usize) -> Option<u32> {
+        let input = self.ids.get(position + 1).copied();
+        input.or_else(|| self.sample_after(position).map(|sample| sample.choice.id))
     }
 }
 
-/// How many numbers a trace of `tokens` tokens has.
-pub fn count_numbers(config: &ModelConfig, tokens: usize) -> usize {
+/// Number of values in a trace of `tokens` tokens.
+pub fn count_values(config: &ModelConfig, tokens: usize) -> usize {
     let size = |node: &Node| {
         node.shape
             .iter()
@@ -246,8 +252,8 @@ pub fn count_numbers(config: &ModelConfig, tokens: usize) -> usize {
 
 fn check_size(config: &ModelConfig, tokens: usize) -> Result<(), ExplainError> {
     let tokens = tokens.min(config.context_length);
-    let count = count_numbers(config, tokens);
-    if count <= MOST_NUMBERS {
+    let count = count_values(config, tokens);
+    if count <= MAX_TRACE_VALUES {
         return Ok(());
     }
     Err(ExplainError::TooLarge {
@@ -256,7 +262,7 @@ fn check_size(config: &ModelConfig, tokens: usize) -> Result<(), ExplainError> {
             config.n_layers
         ),
         count,
-        limit: MOST_NUMBERS,
+        limit: MAX_TRACE_VALUES,
         hint: "give a shorter prompt and fewer --max-tokens",
     })
 }

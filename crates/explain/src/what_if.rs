@@ -1,4 +1,5 @@
-//! What the model would say if a token, a head or an embedding were otherwise.
+//! Interventions: what the model would predict with another token, without a head, or with another
+//! embedding.
 
 use std::collections::BTreeMap;
 
@@ -7,67 +8,68 @@ use serde::{Deserialize, Serialize};
 use crate::evaluate::{Arrays, evaluate};
 use crate::explainer::Explanation;
 use crate::graph::PROBABILITIES;
-use crate::{ExplainError, Guess};
+use crate::{ExplainError, TokenProb};
 
-/// The likeliest tokens that are listed.
-const LISTED: usize = 10;
+/// Number of most likely tokens to list.
+const MAX_LISTED: usize = 10;
 
-/// One change.
+/// One intervention.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Edit {
-    /// Another token at a position.
+    /// Replaces the token at a position.
     Token {
         /// The position, from 0.
         position: usize,
         /// The token's id.
         id: u32,
     },
-    /// A head that says nothing.
+    /// Sets the output of an attention head to zero (ablation).
     HeadOff {
         /// The layer, from 0.
         layer: usize,
         /// The head, from 0.
         head: usize,
     },
-    /// Another number in a token's embedding, wherever the token stands.
+    /// Replaces one element of a token's embedding, at every position of the token.
     Embedding {
         /// The token's id.
         id: u32,
-        /// Which of its numbers, from 0.
+        /// The element, from 0.
         dim: usize,
-        /// The new number.
+        /// The new value.
         value: f64,
     },
 }
 
-/// What came next and what would.
+/// Next-token predictions with and without the edits.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct WhatIf {
-    /// The changes.
+    /// The edits.
     pub edits: Vec<Edit>,
-    /// The likeliest next tokens after the prompt, as things are.
-    pub before: Vec<Guess>,
-    /// The same after the changes.
-    pub after: Vec<Guess>,
-    /// The tokens of both lists, the likeliest on either side first.
-    pub words: Vec<Moved>,
+    /// The most likely next tokens after the prompt, without the edits.
+    pub before: Vec<TokenProb>,
+    /// The most likely next tokens with the edits.
+    pub after: Vec<TokenProb>,
+    /// The tokens of both lists, sorted by the larger of their two probabilities.
+    #[serde(rename = "words")]
+    pub tokens: Vec<ProbChange>,
 }
 
-/// How a token's probability moves.
+/// A token's probability before and after the edits.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Moved {
+pub struct ProbChange {
     /// The token.
     pub id: u32,
-    /// How it is shown.
+    /// Its text.
     pub text: String,
-    /// Its probability as things are.
+    /// Its probability without the edits.
     pub before: f64,
-    /// Its probability after the changes.
+    /// Its probability with the edits.
     pub after: f64,
 }
 
-/// Recomputes the pass with `edits`, in f64.
+/// Recomputes the forward pass with `edits` in f64.
 pub(crate) fn what_if(
     explanation: &Explanation<'_>,
     edits: &[Edit],
@@ -75,79 +77,86 @@ pub(crate) fn what_if(
     let trace = &explanation.trace;
     let config = &trace.config;
     let mut ids = trace.ids.clone();
-    let mut off = Vec::new();
-    let mut changed: Option<Arrays> = None;
+    let mut disabled_heads = Vec::new();
+    let mut edited_weights: Option<Arrays> = None;
     for edit in edits {
         match *edit {
             Edit::Token { position, id } => {
-                check(position, trace.prompt, "position of the prompt")?;
-                check(id as usize, config.vocab_size, "token")?;
+                check_range(position, trace.prompt_len, "prompt position")?;
+                check_range(id as usize, config.vocab_size, "token id")?;
                 ids[position] = id;
             }
             Edit::HeadOff { layer, head } => {
-                check(layer, config.n_layers, "layer")?;
-                check(head, config.n_heads, "head")?;
-                off.push((layer, head));
+                check_range(layer, config.n_layers, "layer")?;
+                check_range(head, config.n_heads, "head")?;
+                disabled_heads.push((layer, head));
             }
             Edit::Embedding { id, dim, value } => {
-                check(id as usize, config.vocab_size, "token")?;
-                check(dim, config.d_model, "embedding number")?;
+                check_range(id as usize, config.vocab_size, "token id")?;
+                check_range(dim, config.d_model, "embedding element")?;
                 if !value.is_finite() {
-                    return Err(ExplainError::WhatIf(format!("{value} is no number")));
+                    return Err(ExplainError::WhatIf(format!(
+                        "{value} is not a finite number"
+                    )));
                 }
                 let weights =
-                    changed.get_or_insert_with(|| explanation.explainer.weights().clone());
+                    edited_weights.get_or_insert_with(|| explanation.explainer.weights().clone());
                 if let Some(table) = weights.get_mut("token_embedding.weight") {
                     table.data[id as usize * config.d_model + dim] = value;
                 }
             }
         }
     }
-    let weights = changed.as_ref();
+    let weights = edited_weights.as_ref();
     let weights = weights.unwrap_or_else(|| explanation.explainer.weights());
-    let last = trace.prompt - 1;
-    let was = trace.exact[PROBABILITIES].row(last);
-    let after = (!edits.is_empty()).then(|| evaluate(&trace.graph, weights, &ids, &off));
-    let now = after
+    let last = trace.prompt_len - 1;
+    let old = trace.reference[PROBABILITIES].row(last);
+    let edited =
+        (!edits.is_empty()).then(|| evaluate(&trace.graph, weights, &ids, &disabled_heads));
+    let new = edited
         .as_ref()
-        .map_or(was, |after| after[PROBABILITIES].row(last));
-    if now.iter().any(|p| !p.is_finite()) {
-        let problem = "the numbers grow beyond all bounds; hint: a value nearer to the other ones";
+        .map_or(old, |values| values[PROBABILITIES].row(last));
+    if new.iter().any(|p| !p.is_finite()) {
+        let problem = "the values overflow; hint: use a value closer to the others";
         return Err(ExplainError::WhatIf(problem.to_string()));
     }
     let (before, after) = (
-        explanation.guesses(was, LISTED),
-        explanation.guesses(now, LISTED),
+        explanation.top_tokens(old, MAX_LISTED),
+        explanation.top_tokens(new, MAX_LISTED),
     );
     Ok(WhatIf {
         edits: edits.to_vec(),
-        words: moved(before.iter().chain(&after), was, now),
+        tokens: prob_changes(before.iter().chain(&after), old, new),
         before,
         after,
     })
 }
 
-fn moved<'g>(guesses: impl Iterator<Item = &'g Guess>, was: &[f64], now: &[f64]) -> Vec<Moved> {
-    let tokens: BTreeMap<u32, &str> = guesses
-        .map(|guess| (guess.id, guess.text.as_str()))
+fn prob_changes<'g>(
+    listed: impl Iterator<Item = &'g TokenProb>,
+    old: &[f64],
+    new: &[f64],
+) -> Vec<ProbChange> {
+    let tokens: BTreeMap<u32, &str> = listed
+        .map(|token| (token.id, token.text.as_str()))
         .collect();
-    let mut words: Vec<Moved> = tokens
+    let mut changes: Vec<ProbChange> = tokens
         .into_iter()
-        .map(|(id, text)| Moved {
+        .map(|(id, text)| ProbChange {
             id,
             text: text.to_string(),
-            before: was[id as usize],
-            after: now[id as usize],
+            before: old[id as usize],
+            after: new[id as usize],
         })
         .collect();
-    words.sort_by(|a, b| b.before.max(b.after).total_cmp(&a.before.max(a.after)));
-    words
+    changes.sort_by(|a, b| b.before.max(b.after).total_cmp(&a.before.max(a.after)));
+    changes
 }
 
-fn check(at: usize, count: usize, what: &str) -> Result<(), ExplainError> {
+fn check_range(at: usize, count: usize, what: &str) -> Result<(), ExplainError> {
     if at < count {
         return Ok(());
     }
-    let problem = format!("there is no {what} {at}; they are 0 to {}", count - 1);
+    let problem = format!("no {what} {at}; valid: 0 to {}", count - 1);
     Err(ExplainError::WhatIf(problem))
 }

@@ -1,44 +1,44 @@
-// Cards of the forward pass: what one step shows, as numbers and as pictures.
+// Cards of the forward pass: the values of each step, as tables and pictures.
 "use strict";
 
-function sumBody(pane, step) {
+function sumBody(panel, step) {
   const width = step.shape[1],
-    a = pane.byName.get(step.op.a),
-    b = pane.byName.get(step.op.b);
+    a = panel.byName.get(step.op.a),
+    b = panel.byName.get(step.op.b);
   const title = (part) => (part ? part.title : "");
   if (width > 4) {
-    const position = closely(pane),
-      dims = some(width, MOST_DIMS, step.name);
+    const position = selectedPosition(panel),
+      dims = firstOf(width, MAX_DIMS, step.name);
     const line = (name, label, sign) =>
       h(
         "tr",
         {},
         h("th", { scope: "row", class: "long" }, `${sign} ${label}`.trim()),
-        dims.list.map((dim) => numberCell(pane, name, [position, dim])),
+        dims.list.map((dim) => valueCell(panel, name, [position, dim])),
       );
     return [
-      h("h3", {}, `For ${quoted(tokensOf(pane)[position].text)}`),
-      table(
-        columns(["", ...dims.list.map((dim) => `${dim}`)]),
+      h("h3", {}, `For ${quoted(tokensOf(panel)[position].text)}`),
+      scrollTable(
+        headerRow(["", ...dims.list.map((dim) => `${dim}`)]),
         h("tbody", {}, line(step.op.a, title(a), ""), line(step.op.b, title(b), "+"), line(step.name, "sum", "=")),
       ),
-      moreButton(dims.more, "numbers", step.name),
-      h("h3", {}, "For every word"),
-      rowsTable(pane, step),
+      moreButton(dims.more, "values", step.name),
+      h("h3", {}, "For every token"),
+      rowsTable(panel, step),
     ];
   }
-  const rows = someWords(pane, step);
-  const part = (name, position) => range(width).map((dim) => numberCell(pane, name, [position, dim]));
+  const rows = shownPositions(panel, step);
+  const part = (name, position) => range(width).map((dim) => valueCell(panel, name, [position, dim]));
   return beside(
     [
-      table(
+      scrollTable(
         h(
           "thead",
           {},
           h(
             "tr",
             {},
-            h("th", { scope: "col" }, "word"),
+            h("th", { scope: "col" }, "token"),
             h("th", { scope: "colgroup", colspan: width }, title(a)),
             h("th", {}, ""),
             h("th", { scope: "colgroup", colspan: width }, title(b)),
@@ -53,7 +53,7 @@ function sumBody(pane, step) {
             h(
               "tr",
               {},
-              tokenHead(pane, position),
+              tokenHeader(panel, position),
               part(step.op.a, position),
               h("td", { class: "op" }, "+"),
               part(step.op.b, position),
@@ -63,28 +63,28 @@ function sumBody(pane, step) {
           ),
         ),
       ),
-      moreButton(rows.more, "words", `${step.name}/rows`),
+      moreButton(rows.more, "tokens", `${step.name}/rows`),
     ],
-    a ? planeOf(pane, step, a) : null,
+    a ? planeOf(panel, step, a) : null,
   );
 }
 
-// Similarities and percentages: who asks down the side, who answers along the top.
-function squareBody(pane, step) {
-  const isShare = step.op.kind === "softmax",
-    seq = tokensOf(pane).length,
-    head = headOf(pane, step);
-  const rows = someWords(pane, step),
+// Attention scores and weights: queries as rows, keys as columns.
+function attentionBody(panel, step) {
+  const isWeights = step.op.kind === "softmax",
+    seq = tokensOf(panel).length,
+    head = headOf(panel, step);
+  const rows = shownPositions(panel, step),
     digits = Math.max(1, state.decimals - 1);
-  const shown = isShare ? (x) => percent(x, digits) : null,
-    share = (query, key) => pane.at(step.name, [head, query, key]);
-  const total = (query) => range(query + 1).reduce((sum, key) => sum + (share(query, key) || 0), 0);
-  const most = isShare
+  const shown = isWeights ? (x) => percent(x, digits) : null,
+    weight = (query, key) => panel.at(step.name, [head, query, key]);
+  const total = (query) => range(query + 1).reduce((sum, key) => sum + (weight(query, key) || 0), 0);
+  const max = isWeights
     ? 1
-    : 2.4 * Math.max(1e-9, ...rows.list.flatMap((query) => rows.list.map((key) => Math.abs(share(query, key) || 0))));
-  const numbers = [
-    table(
-      captioned("down: the word that asks · across: the word that answers"),
+    : 2.4 * Math.max(1e-9, ...rows.list.flatMap((query) => rows.list.map((key) => Math.abs(weight(query, key) || 0))));
+  const values = [
+    scrollTable(
+      caption("rows: query (the token that attends) · columns: key (the token attended to)"),
       h(
         "thead",
         {},
@@ -92,8 +92,8 @@ function squareBody(pane, step) {
           "tr",
           {},
           h("th", { scope: "col" }, ""),
-          rows.list.map((key) => tokenHead(pane, key, "col")),
-          isShare ? h("th", { scope: "col" }, "sum") : null,
+          rows.list.map((key) => tokenHeader(panel, key, "col")),
+          isWeights ? h("th", { scope: "col" }, "sum") : null,
         ),
       ),
       h(
@@ -103,28 +103,28 @@ function squareBody(pane, step) {
           h(
             "tr",
             {},
-            tokenHead(pane, query),
-            rows.list.map((key) => numberCell(pane, step.name, [head, query, key], shown, most)),
-            isShare ? h("td", { class: "sum" }, percent(total(query))) : null,
+            tokenHeader(panel, query),
+            rows.list.map((key) => valueCell(panel, step.name, [head, query, key], shown, max)),
+            isWeights ? h("td", { class: "sum" }, percent(total(query))) : null,
           ),
         ),
       ),
     ),
-    moreButton(rows.more, "words", `${step.name}/rows`),
+    moreButton(rows.more, "tokens", `${step.name}/rows`),
   ];
-  if (!isShare) return numbers;
-  const position = closely(pane),
-    other = otherOf(pane),
+  if (!isWeights) return values;
+  const position = selectedPosition(panel),
+    other = otherOf(panel),
     same = other && other.story.tensors[step.name]?.shape.join() === step.shape.join();
   return [
-    numbers,
+    values,
     seq <= 24
       ? [
-          h("h3", {}, `What ${quoted(tokensOf(pane)[position].text)} looks at`),
-          looks(textsOf(pane), share, position, lookClosely),
+          h("h3", {}, `What ${quoted(tokensOf(panel)[position].text)} attends to`),
+          attentionLines(textsOf(panel), weight, position, selectPosition),
         ]
       : null,
-    h("h3", {}, step.shape[0] > 1 ? "The same as shades, head by head" : "The same as shades"),
+    h("h3", {}, step.shape[0] > 1 ? "Heat maps, head by head" : "Heat map"),
     h(
       "div",
       { class: "gallery" },
@@ -132,45 +132,45 @@ function squareBody(pane, step) {
         .filter((n) => step.shape[0] <= 6 || n === head)
         .map((n) =>
           figure(
-            shades(
-              textsOf(pane),
-              (query, key) => pane.at(step.name, [n, query, key]),
-              `percentages of head ${n + 1} as shades`,
+            heatmap(
+              textsOf(panel),
+              (query, key) => panel.at(step.name, [n, query, key]),
+              `attention weights of head ${n + 1} as a heat map`,
               { other: same && ((query, key) => other.at(step.name, [n, query, key])) },
             ),
             step.shape[0] > 1
-              ? toggle(`head ${n + 1}`, n === head, () => {
+              ? toggleButton(`head ${n + 1}`, n === head, () => {
                   state.head = n;
                   draw();
                 })
-              : "the stronger the colour, the more",
+              : "darker = more attention",
           ),
         ),
     ),
   ];
 }
 
-// How the chosen word's value is mixed.
-function mixBody(pane, step) {
-  const query = closely(pane),
-    head = headOf(pane, step),
+// The weighted sum of values for the selected position.
+function weightedSumBody(panel, step) {
+  const query = selectedPosition(panel),
+    head = headOf(panel, step),
     width = Math.min(step.shape[2], 6);
-  const scaled = width <= 2; // There is room for each product.
-  const group = step.shape[0] / pane.byName.get(step.op.v).shape[0];
-  const share = (key) => pane.at(step.op.pattern, [head, query, key]);
+  const showProducts = width <= 2; // Otherwise there is no room.
+  const group = step.shape[0] / panel.byName.get(step.op.v).shape[0];
+  const weight = (key) => panel.at(step.op.pattern, [head, query, key]);
   const keys = range(query + 1)
-    .filter((key) => share(key) !== null)
-    .sort((a, b) => share(b) - share(a));
+    .filter((key) => weight(key) !== null)
+    .sort((a, b) => weight(b) - weight(a));
   const listed = keys.slice(0, 8).sort((a, b) => a - b);
   return [
-    h("h3", {}, `How ${quoted(tokensOf(pane)[query].text)} is mixed`),
-    table(
-      columns([
-        "word",
-        "percentage",
+    h("h3", {}, `Weighted sum for ${quoted(tokensOf(panel)[query].text)}`),
+    scrollTable(
+      headerRow([
+        "token",
+        "weight",
         "",
         ...range(width).map((dim) => (dim ? "" : "value")),
-        ...(scaled ? ["", ...range(width).map((dim) => (dim ? "" : "scaled"))] : []),
+        ...(showProducts ? ["", ...range(width).map((dim) => (dim ? "" : "product"))] : []),
       ]),
       h(
         "tbody",
@@ -179,18 +179,18 @@ function mixBody(pane, step) {
           h(
             "tr",
             {},
-            tokenHead(pane, key),
-            numberCell(pane, step.op.pattern, [head, query, key], (p) => percent(p), 1),
+            tokenHeader(panel, key),
+            valueCell(panel, step.op.pattern, [head, query, key], (p) => percent(p), 1),
             h("td", { class: "op" }, "×"),
-            range(width).map((dim) => numberCell(pane, step.op.v, [Math.floor(head / group), key, dim])),
-            scaled
+            range(width).map((dim) => valueCell(panel, step.op.v, [Math.floor(head / group), key, dim])),
+            showProducts
               ? [
                   h("td", { class: "op" }, "="),
                   range(width).map((dim) =>
                     h(
                       "td",
                       { class: "sum" },
-                      fixed(share(key) * at(pane, step.op.v, [Math.floor(head / group), key, dim])),
+                      formatCell(weight(key) * at(panel, step.op.v, [Math.floor(head / group), key, dim])),
                     ),
                   ),
                 ]
@@ -200,41 +200,41 @@ function mixBody(pane, step) {
         h(
           "tr",
           { class: "total" },
-          h("th", { scope: "row" }, "together"),
+          h("th", { scope: "row" }, "sum"),
           h("td", {}, ""),
-          scaled ? range(width + 1).map(() => h("td", {}, "")) : null,
+          showProducts ? range(width + 1).map(() => h("td", {}, "")) : null,
           h("td", { class: "op" }, "="),
-          range(width).map((dim) => numberCell(pane, step.name, [head, query, dim])),
+          range(width).map((dim) => valueCell(panel, step.name, [head, query, dim])),
         ),
       ),
     ),
-    keys.length > 8 ? h("p", { class: "soft" }, `and ${keys.length - 8} words with smaller percentages`) : null,
-    h("h3", {}, "Every word"),
-    beside(rowsTable(pane, step), planeOf(pane, step)),
+    keys.length > 8 ? h("p", { class: "soft" }, `and ${keys.length - 8} more tokens with smaller weights`) : null,
+    h("h3", {}, "Every token"),
+    beside(rowsTable(panel, step), planeOf(panel, step)),
   ];
 }
 
-// The weights of a small layer, as StatQuest writes them on the lines.
-function weightsBody(pane, step) {
-  const weight = pane.weight(step.op.weight),
-    head = headOf(pane, step) || 0,
+// The weight matrix of a small layer (the numbers on the lines in StatQuest's drawings).
+function weightsBody(panel, step) {
+  const weight = panel.weight(step.op.weight),
+    head = headOf(panel, step) || 0,
     width = step.shape[step.shape.length - 1];
   if (!weight || weight.shape[0] > 8 || width > 8) return null;
   const isTokens = step.axes.includes("token"),
     first = step.op.heads ? head * width : 0;
-  const name = (dim) => (isTokens ? visible(pane.text(dim)) : `to ${dim}`);
+  const name = (dim) => (isTokens ? printable(panel.text(dim)) : `to ${dim}`);
   const bias =
     step.op.bias &&
     h(
       "tr",
       { class: "total" },
       h("th", { scope: "row" }, "bias"),
-      range(width).map((o) => numberCell(pane, step.op.bias, [first + o])),
+      range(width).map((o) => valueCell(panel, step.op.bias, [first + o])),
     );
   return [
     h("h3", {}, "The weights, learned in training"),
-    table(
-      columns(["", ...range(width).map(name)]),
+    scrollTable(
+      headerRow(["", ...range(width).map(name)]),
       h(
         "tbody",
         {},
@@ -242,8 +242,8 @@ function weightsBody(pane, step) {
           h(
             "tr",
             {},
-            h("th", { scope: "row" }, `times number ${i}`),
-            range(width).map((o) => numberCell(pane, step.op.weight, step.op.transposed ? [o, i] : [i, first + o])),
+            h("th", { scope: "row" }, `times element ${i}`),
+            range(width).map((o) => valueCell(panel, step.op.weight, step.op.transposed ? [o, i] : [i, first + o])),
           ),
         ),
         bias,
@@ -252,32 +252,32 @@ function weightsBody(pane, step) {
   ];
 }
 
-// The hidden units that say most about the chosen word.
-function loudest(pane, step) {
-  const position = closely(pane),
-    row = rowAt(pane, step, position);
+// The hidden units with the largest activations at the selected position.
+function largestUnits(panel, step) {
+  const position = selectedPosition(panel),
+    row = rowAt(panel, step, position);
   const units = row
     .map((value, unit) => ({ unit, value }))
     .sort((a, b) => Math.abs(b.value) - Math.abs(a.value))
     .slice(0, 8);
   return [
-    h("h3", {}, `The loudest units for ${quoted(tokensOf(pane)[position].text)}`),
-    bars(units.map(({ unit, value }) => ({ name: `unit ${unit}`, value, text: showNumber(value, state.decimals) }))),
+    h("h3", {}, `Largest activations for ${quoted(tokensOf(panel)[position].text)}`),
+    bars(units.map(({ unit, value }) => ({ name: `unit ${unit}`, value, text: formatNumber(value, state.decimals) }))),
   ];
 }
 
-function normBody(pane, step) {
-  const of = pane.byName.get(step.op.of),
-    head = headOf(pane, step);
-  const facts = (position) => moments(rowAt(pane, of, position, head), step.op.centered, step.op.eps);
+function normBody(panel, step) {
+  const of = panel.byName.get(step.op.of),
+    head = headOf(panel, step);
+  const inputMoments = (position) => moments(rowAt(panel, of, position, head), step.op.centered, step.op.eps);
   return rowsTable(
-    pane,
+    panel,
     step,
-    of && pane.story.tensors[of.name]
+    of && panel.story.tensors[of.name]
       ? {
-          names: step.op.centered ? ["mean before", "spread before"] : ["size before"],
+          names: step.op.centered ? ["input mean", "input std"] : ["input RMS"],
           values: (position) => {
-            const { mean, scale } = facts(position);
+            const { mean, scale } = inputMoments(position);
             return step.op.centered ? [mean, scale] : [scale];
           },
         }
@@ -285,58 +285,58 @@ function normBody(pane, step) {
   );
 }
 
-function turnBody(pane, step) {
-  const position = closely(pane),
-    head = headOf(pane, step),
+function ropeBody(panel, step) {
+  const position = selectedPosition(panel),
+    head = headOf(panel, step),
     pairs = step.op.frequencies.length;
-  const of = pane.byName.get(step.op.of),
-    before = rowAt(pane, of, position, head),
-    after = rowAt(pane, step, position, head);
+  const of = panel.byName.get(step.op.of),
+    before = rowAt(panel, of, position, head),
+    after = rowAt(panel, step, position, head);
   const listed = range(Math.min(pairs, 6)),
     pair = (row, i) => [row[i], row[i + pairs]];
   return [
-    h("h3", {}, `${quoted(tokensOf(pane)[position].text)} at position ${position}`),
+    h("h3", {}, `${quoted(tokensOf(panel)[position].text)} at position ${position}`),
     dials(
       listed.map((i) => pair(before, i)),
       listed.map((i) => pair(after, i)),
       listed.map((i) => position * step.op.frequencies[i]),
     ),
-    rowsTable(pane, step),
+    rowsTable(panel, step),
   ];
 }
 
-// A wide vocabulary: only the likeliest, since no one reads fifty thousand columns.
-function likeliest(pane, step) {
-  const position = closely(pane),
-    index = state.panes.indexOf(pane);
+// For a large vocabulary, only the most likely tokens.
+function topTokens(panel, step) {
+  const position = selectedPosition(panel),
+    index = state.panels.indexOf(panel);
   return [
     h(
       "p",
       {},
-      `The likeliest of ${step.shape[1].toLocaleString("en")} tokens after ${quoted(tokensOf(pane)[position].text)}; choose one to see where its number comes from.`,
+      `The most likely of ${step.shape[1].toLocaleString("en")} tokens after ${quoted(tokensOf(panel)[position].text)}. Click a probability to see its formula.`,
     ),
-    table(
-      columns(["token", "percentage"]),
+    scrollTable(
+      headerRow(["token", "probability"]),
       h(
         "tbody",
         {},
-        pane.story.next_words[position].top.map((guess) =>
+        panel.story.next_words[position].top.map((token) =>
           h(
             "tr",
             {},
-            h("th", { scope: "row" }, visible(guess.text)),
+            h("th", { scope: "row" }, printable(token.text)),
             h(
               "td",
               {
                 class: "n",
                 tabindex: -1,
-                style: shade(guess.probability),
+                style: shade(token.probability),
                 "data-p": position,
                 "data-pane": index,
                 "data-name": step.name,
-                "data-index": `${position},${guess.id}`,
+                "data-index": `${position},${token.id}`,
               },
-              percent(guess.probability, 2),
+              percent(token.probability, 2),
             ),
           ),
         ),
@@ -345,51 +345,51 @@ function likeliest(pane, step) {
   ];
 }
 
-function stepBody(pane, step) {
+function stepBody(panel, step) {
   const { op } = step,
     operands = { add: [op.a, op.b], mix: [op.pattern, op.v], norm: [op.of], turn: [op.of] }[op.kind] || [];
-  const isHere = Boolean(pane.story.tensors[step.name]);
-  if (!isHere && step.axes.includes("token")) return likeliest(pane, step);
-  if (!isHere || (source.mayHave(pane, step.layer) && !operands.every((name) => pane.story.tensors[name])))
-    return missing(pane, step);
-  if (!operands.every((name) => pane.story.tensors[name])) return rowsTable(pane, step);
+  const isLoaded = Boolean(panel.story.tensors[step.name]);
+  if (!isLoaded && step.axes.includes("token")) return topTokens(panel, step);
+  if (!isLoaded || (source.canLoad(panel, step.layer) && !operands.every((name) => panel.story.tensors[name])))
+    return omittedBody(panel, step);
+  if (!operands.every((name) => panel.story.tensors[name])) return rowsTable(panel, step);
   switch (step.op.kind) {
     case "embed":
-      return beside(rowsTable(pane, step), planeOf(pane, step));
+      return beside(rowsTable(panel, step), planeOf(panel, step));
     case "waves":
-      return [curves(pane, step), rowsTable(pane, step)];
+      return [sinusoids(panel, step), rowsTable(panel, step)];
     case "add":
-      return sumBody(pane, step);
+      return sumBody(panel, step);
     case "scores":
-      return squareBody(pane, step);
+      return attentionBody(panel, step);
     case "softmax":
-      return step.axes.includes("key") ? squareBody(pane, step) : rowsTable(pane, step);
+      return step.axes.includes("key") ? attentionBody(panel, step) : rowsTable(panel, step);
     case "mix":
-      return mixBody(pane, step);
+      return weightedSumBody(panel, step);
     case "norm":
-      return normBody(pane, step);
+      return normBody(panel, step);
     case "turn":
-      return turnBody(pane, step);
+      return ropeBody(panel, step);
     case "linear":
-      return beside([rowsTable(pane, step), weightsBody(pane, step)], planeOf(pane, step));
+      return beside([rowsTable(panel, step), weightsBody(panel, step)], planeOf(panel, step));
     case "activate":
     case "gate":
-      return [loudest(pane, step), rowsTable(pane, step)];
+      return [largestUnits(panel, step), rowsTable(panel, step)];
     default:
-      return rowsTable(pane, step);
+      return rowsTable(panel, step);
   }
 }
 
-// A step whose numbers are left out: they are asked for, computed, or told how to be had.
-function missing(pane, step) {
-  if (source.mayHave(pane, step.layer)) {
-    source.layer(pane, step.layer);
-    if (!source.isLive) return stepBody(pane, step);
-    return h("p", { class: "soft", "aria-busy": true }, `Asking for the numbers of layer ${step.layer + 1} …`);
+// A step whose values are not in the page: loads or computes them, or says how to get them.
+function omittedBody(panel, step) {
+  if (source.canLoad(panel, step.layer)) {
+    source.layer(panel, step.layer);
+    if (!source.isLive) return stepBody(panel, step);
+    return h("p", { class: "soft", "aria-busy": true }, `Loading the values of layer ${step.layer + 1} …`);
   }
   const how =
     step.layer === null
-      ? "a shorter prompt has fewer"
-      : `in a terminal: nextword explain RECORD PROMPT --layer ${step.layer}`;
-  return h("p", {}, `These numbers are not in this page; ${how}.`);
+      ? "use a shorter prompt"
+      : `in a terminal: nextword explain MODEL PROMPT --layer ${step.layer}`;
+  return h("p", {}, `These values are not in this page; ${how}.`);
 }

@@ -1,47 +1,47 @@
-// Numbers in tables: cells that can be asked, tokens that light up, tints, planes.
+// Values in tables: cells that can be derived, highlighted tokens, tints, planes.
 "use strict";
 
-const MOST_DIMS = 10,
-  MOST_ROWS = 24;
-const tokensOf = (pane) => pane.story.tokens;
-const textsOf = (pane) => tokensOf(pane).map((token) => token.text);
-const otherOf = (pane) => state.panes[1 - state.panes.indexOf(pane)];
-// The word that is looked at closely: the last one until another is chosen.
-const closely = (pane) => Math.min(state.position ?? tokensOf(pane).length - 1, tokensOf(pane).length - 1);
-const headOf = (pane, step) =>
+const MAX_DIMS = 10,
+  MAX_ROWS = 24;
+const tokensOf = (panel) => panel.story.tokens;
+const textsOf = (panel) => tokensOf(panel).map((token) => token.text);
+const otherOf = (panel) => state.panels[1 - state.panels.indexOf(panel)];
+// The selected position: the last one until the reader selects another.
+const selectedPosition = (panel) => Math.min(state.position ?? tokensOf(panel).length - 1, tokensOf(panel).length - 1);
+const headOf = (panel, step) =>
   step.axes[0] === "head"
-    ? Math.floor((Math.min(state.head, pane.story.config.n_heads - 1) * step.shape[0]) / pane.story.config.n_heads)
+    ? Math.floor((Math.min(state.head, panel.story.config.n_heads - 1) * step.shape[0]) / panel.story.config.n_heads)
     : null;
-const at = (pane, name, index) => {
-  if (pane.byName.has(name)) return pane.at(name, index);
-  const weight = pane.weight(name);
-  return weight ? weight.data[pane.place(weight.shape, index)] : null;
+const at = (panel, name, index) => {
+  if (panel.byName.has(name)) return panel.at(name, index);
+  const weight = panel.weight(name);
+  return weight ? weight.data[panel.place(weight.shape, index)] : null;
 };
-const rowAt = (pane, step, position, head = headOf(pane, step)) =>
+const rowAt = (panel, step, position, head = headOf(panel, step)) =>
   range(step.shape[step.shape.length - 1]).map((dim) =>
-    at(pane, step.name, head === null ? [position, dim] : [head, position, dim]),
+    at(panel, step.name, head === null ? [position, dim] : [head, position, dim]),
   );
 
-// A row's or column's header: the token, which lights up everywhere.
-const tokenHead = (pane, position, scope = "row") =>
+// The header of a row or column: a token, highlighted everywhere on hover.
+const tokenHeader = (panel, position, scope = "row") =>
   h(
     "th",
-    { scope, "data-p": position, title: `position ${position}`, class: position === closely(pane) ? "closely" : null },
-    visible(tokensOf(pane)[position].text),
+    { scope, "data-p": position, title: `position ${position}`, class: position === selectedPosition(panel) ? "closely" : null },
+    printable(tokensOf(panel)[position].text),
   );
 
-// One number, which can be asked where it comes from. `tint` shades it by its size.
-function numberCell(pane, name, index, shown = null, tint = null) {
-  const value = at(pane, name, index),
-    step = pane.byName.get(name);
-  if (step && !pane.story.tensors[name])
+// A cell with one value. A click derives it. `tint` shades it by its size.
+function valueCell(panel, name, index, shown = null, tint = null) {
+  const value = at(panel, name, index),
+    step = panel.byName.get(name);
+  if (step && !panel.story.tensors[name])
     return h("td", { class: "soft", title: "not in this page", "aria-label": "not in this page" }, "…");
   if (value === null)
-    return h("td", { class: "masked", title: "hidden: a word does not see the future", "aria-label": "hidden" }, "–");
-  const other = otherOf(pane),
-    theirs = other && inside(other, name, index) ? at(other, name, index) : null;
+    return h("td", { class: "masked", title: "masked: a token does not attend to later tokens", "aria-label": "masked" }, "–");
+  const other = otherOf(panel),
+    otherValue = other && hasIndex(other, name, index) ? at(other, name, index) : null;
   const show = shown || fixed;
-  const differs = theirs !== null && show(theirs) !== show(value);
+  const differs = otherValue !== null && show(otherValue) !== show(value);
   const share = tint ? value / tint : 0;
   return h(
     "td",
@@ -51,55 +51,55 @@ function numberCell(pane, name, index, shown = null, tint = null) {
       style: tint ? shade(Math.abs(share)) : "",
       "data-p": step ? index[step.axes.indexOf("position")] : null,
       "data-k": step?.axes.includes("key") ? index[2] : null,
-      "data-pane": state.panes.indexOf(pane),
+      "data-pane": state.panels.indexOf(panel),
       "data-name": name,
       "data-index": index.join(","),
-      title: differs ? `${show(theirs)} in the other` : null,
+      title: differs ? `${show(otherValue)} in the other panel` : null,
     },
     show(value),
   );
 }
-const inside = (pane, name, index) =>
-  Boolean(pane.story.tensors[name]) && index.every((i, axis) => i < pane.story.tensors[name].shape[axis]);
+const hasIndex = (panel, name, index) =>
+  Boolean(panel.story.tensors[name]) && index.every((i, axis) => i < panel.story.tensors[name].shape[axis]);
 
-// What numbers are shaded against: the largest of the table, so that tables can be read at a glance.
-function largest(pane, step, positions, dims) {
-  const head = headOf(pane, step);
-  let most = 1e-9;
+// The largest absolute value of a table, which scales the tints.
+function maxAbs(panel, step, positions, dims) {
+  const head = headOf(panel, step);
+  let max = 1e-9;
   for (const position of positions) {
     for (const dim of dims)
-      most = Math.max(
-        most,
-        Math.abs(at(pane, step.name, head === null ? [position, dim] : [head, position, dim]) || 0),
+      max = Math.max(
+        max,
+        Math.abs(at(panel, step.name, head === null ? [position, dim] : [head, position, dim]) || 0),
       );
   }
-  return most;
+  return max;
 }
 
-// The words that are shown: the first ones, and the one that is looked at closely.
-function someWords(pane, step) {
-  const rows = some(tokensOf(pane).length, MOST_ROWS, `${step.name}/rows`),
-    chosen = closely(pane);
+// The positions to show: the first ones, and the selected one.
+function shownPositions(panel, step) {
+  const rows = firstOf(tokensOf(panel).length, MAX_ROWS, `${step.name}/rows`),
+    chosen = selectedPosition(panel);
   return rows.list.includes(chosen) ? rows : { list: [...rows.list, chosen], more: rows.more - 1 };
 }
 
-function rowsTable(pane, step, extra = null) {
+function rowsTable(panel, step, extra = null) {
   const isTokens = step.axes.includes("token"),
-    head = headOf(pane, step),
+    head = headOf(panel, step),
     key = step.name;
-  const dims = some(step.shape[step.shape.length - 1], MOST_DIMS, key),
-    rows = someWords(pane, step);
+  const dims = firstOf(step.shape[step.shape.length - 1], MAX_DIMS, key),
+    rows = shownPositions(panel, step);
   const shown = step.op.kind === "softmax" ? (p) => percent(p, Math.max(1, state.decimals - 1)) : null;
-  const tint = shown ? 1 : 2.4 * largest(pane, step, rows.list, dims.list);
-  const names = dims.list.map((dim) => (isTokens ? visible(pane.text(dim)) : `${dim}`));
+  const tint = shown ? 1 : 2.4 * maxAbs(panel, step, rows.list, dims.list);
+  const names = dims.list.map((dim) => (isTokens ? printable(panel.text(dim)) : `${dim}`));
   return [
-    table(
-      captioned(
-        head !== null && step.shape[0] < pane.story.config.n_heads
-          ? `key/value head ${head + 1} of ${step.shape[0]}, shared by several heads`
+    scrollTable(
+      caption(
+        head !== null && step.shape[0] < panel.story.config.n_heads
+          ? `key/value head ${head + 1} of ${step.shape[0]}, shared by several query heads`
           : null,
       ),
-      columns(["word", ...names, ...(extra ? extra.names : [])]),
+      headerRow(["token", ...names, ...(extra ? extra.names : [])]),
       h(
         "tbody",
         {},
@@ -107,32 +107,32 @@ function rowsTable(pane, step, extra = null) {
           h(
             "tr",
             {},
-            tokenHead(pane, position),
+            tokenHeader(panel, position),
             dims.list.map((dim) =>
-              numberCell(pane, step.name, head === null ? [position, dim] : [head, position, dim], shown, tint),
+              valueCell(panel, step.name, head === null ? [position, dim] : [head, position, dim], shown, tint),
             ),
-            extra ? extra.values(position).map((value) => h("td", { class: "sum" }, fixed(value))) : null,
+            extra ? extra.values(position).map((value) => h("td", { class: "sum" }, formatCell(value))) : null,
           ),
         ),
       ),
     ),
-    moreButton(dims.more, isTokens ? "tokens" : "numbers", key),
-    moreButton(rows.more, "words", `${key}/rows`),
+    moreButton(dims.more, isTokens ? "tokens" : "values", key),
+    moreButton(rows.more, "tokens", `${key}/rows`),
   ];
 }
 
-// Two numbers a word are a place on a plane.
-function planeOf(pane, step, from = null) {
-  if (step.shape[step.shape.length - 1] !== 2 || tokensOf(pane).length > 12) return null;
-  const points = tokensOf(pane).map((token) => ({
-    at: rowAt(pane, step, token.position),
+// With two elements per token, each vector is a point on a plane.
+function planeOf(panel, step, from = null) {
+  if (step.shape[step.shape.length - 1] !== 2 || tokensOf(panel).length > 12) return null;
+  const points = tokensOf(panel).map((token) => ({
+    at: rowAt(panel, step, token.position),
     position: token.position,
-    text: visible(token.text),
-    from: from ? rowAt(pane, from, token.position) : null,
+    text: printable(token.text),
+    from: from ? rowAt(panel, from, token.position) : null,
   }));
   return figure(
-    plane(points, `${step.title} as places on a plane`),
-    from ? `Each line leads from the ${from.title} to the ${step.title}.` : "The two numbers as a place on a plane.",
+    plane(points, `${step.title}: vectors as points on a plane`),
+    from ? `Each line leads from the ${from.title} to the ${step.title}.` : "The two elements of each vector as a point on a plane.",
   );
 }
 const beside = (left, right) => (right ? h("div", { class: "beside" }, h("div", {}, left), right) : left);

@@ -1,5 +1,5 @@
-// The forward pass in plain loops, from the weights that travel in the page: the same list of
-// operations that the program recomputes. Arrays are {shape, data}.
+// The forward pass in plain loops, from the weights embedded in the page. Runs the same list of
+// operations as evaluate.rs. Arrays are {shape, data}.
 "use strict";
 
 const unpack = (weight) => {
@@ -11,9 +11,9 @@ const zeros = (shape) => ({ shape, data: new Float64Array(shape.reduce((a, b) =>
 const widthOf = (array) => array.shape[array.shape.length - 1];
 const rowOf = (array, at) => array.data.subarray(at * widthOf(array), (at + 1) * widthOf(array));
 const frequencyOf = (dim, width) => 10000 ** (-(dim - (dim % 2)) / width);
-const sees = (query, key, window) => key <= query && (!window || query - key < window);
+const isVisible = (query, key, window) => key <= query && (!window || query - key < window);
 
-// erf by its series near 0 and its continued fraction far out: good to 1e-15.
+// erf by its series near 0 and by a continued fraction elsewhere; accurate to 1e-15.
 function erf(x) {
   const a = Math.abs(x);
   if (a > 6) return Math.sign(x);
@@ -40,7 +40,7 @@ function activate(name, x) {
   }
 }
 
-const squeeze = (x, cap) => cap * Math.tanh(x / cap);
+const softCap = (x, cap) => cap * Math.tanh(x / cap);
 
 function moments(x, centered, eps) {
   let mean = 0, square = 0;
@@ -72,7 +72,7 @@ function linearInto(out, x, weight, bias, intoHeads, transposed) {
   }
 }
 
-function joined(z) {
+function concatHeads(z) {
   const [heads, seq, dim] = z.shape, out = zeros([seq, heads * dim]);
   for (let h = 0; h < heads; h++) {
     for (let s = 0; s < seq; s++) out.data.set(rowOf(z, h * seq + s), s * heads * dim + h * dim);
@@ -80,12 +80,12 @@ function joined(z) {
   return out;
 }
 
-// Every tensor of the graph `steps` for token `ids`; heads in `off` ("layer.head") give zeros.
-function evaluate(steps, weights, ids, off = new Set()) {
+// Every tensor of the graph `steps` for token `ids`. The output of `disabledHeads` ("layer.head") is zero.
+function evaluate(steps, weights, ids, disabledHeads = new Set()) {
   const values = {};
   for (const step of steps) {
     const op = step.op, out = zeros(step.shape), width = widthOf(out), bias = op.bias && weights[op.bias];
-    const of = op.of && values[op.of];
+    const input = op.of && values[op.of];
     switch (op.kind) {
       case "embed": {
         const scale = op.scale ?? 1;
@@ -99,27 +99,27 @@ function evaluate(steps, weights, ids, off = new Set()) {
           out.data[at] = dim % 2 ? Math.cos(angle) : Math.sin(angle);
         });
         break;
-      case "copy": out.data.set(of.data); break;
+      case "copy": out.data.set(input.data); break;
       case "add": out.data.forEach((_, i) => { out.data[i] = values[op.a].data[i] + values[op.b].data[i]; }); break;
       case "norm":
         for (let row = 0; row < out.data.length / width; row++) {
-          const x = rowOf(of, row), { mean, scale } = moments(x, op.centered, op.eps);
+          const x = rowOf(input, row), { mean, scale } = moments(x, op.centered, op.eps);
           x.forEach((v, i) => {
             const factor = Number(op.unit_offset) + weights[op.weight].data[i];
             out.data[row * width + i] = ((v - mean) / scale) * factor + (bias ? bias.data[i] : 0);
           });
         }
         break;
-      case "linear": linearInto(out, of, weights[op.weight], bias, op.heads !== null, op.transposed); break;
+      case "linear": linearInto(out, input, weights[op.weight], bias, op.heads !== null, op.transposed); break;
       case "join":
-        if (op.weight) linearInto(out, joined(of), weights[op.weight], bias, false, false);
-        else out.data.set(joined(of).data);
+        if (op.weight) linearInto(out, concatHeads(input), weights[op.weight], bias, false, false);
+        else out.data.set(concatHeads(input).data);
         break;
       case "turn": {
-        const seq = of.shape[1], half = op.frequencies.length;
-        out.data.set(of.data); // What stands beyond the pairs stays.
+        const seq = input.shape[1], half = op.frequencies.length;
+        out.data.set(input.data); // Elements beyond the pairs are unchanged.
         for (let row = 0; row < out.data.length / width; row++) {
-          const x = rowOf(of, row);
+          const x = rowOf(input, row);
           op.frequencies.forEach((f, i) => {
             const cos = Math.cos((row % seq) * f), sin = Math.sin((row % seq) * f);
             out.data[row * width + i] = x[i] * cos - x[i + half] * sin;
@@ -132,37 +132,37 @@ function evaluate(steps, weights, ids, off = new Set()) {
         const q = values[op.q], k = values[op.k], [heads, seq] = q.shape, group = heads / k.shape[0];
         for (let at = 0; at < out.data.length; at++) {
           const key = at % seq, query = Math.floor(at / seq) % seq, head = Math.floor(at / seq / seq);
-          if (!sees(query, key, op.window)) { out.data[at] = -Infinity; continue; }
+          if (!isVisible(query, key, op.window)) { out.data[at] = -Infinity; continue; }
           const a = rowOf(q, head * seq + query), b = rowOf(k, Math.floor(head / group) * seq + key);
           let dot = 0;
           for (let i = 0; i < a.length; i++) dot += a[i] * b[i];
-          const score = op.cap === null ? dot * op.scale : squeeze(dot * op.scale, op.cap);
+          const score = op.cap === null ? dot * op.scale : softCap(dot * op.scale, op.cap);
           out.data[at] = score - (op.slopes[head] || 0) * (query - key);
         }
         break;
       }
       case "softmax":
-        for (let row = 0; row < out.data.length / width; row++) softmaxInto(rowOf(of, row), rowOf(out, row));
+        for (let row = 0; row < out.data.length / width; row++) softmaxInto(rowOf(input, row), rowOf(out, row));
         break;
       case "mix": {
         const p = values[op.pattern], v = values[op.v], [heads, seq] = p.shape, group = heads / v.shape[0];
         for (let head = 0; head < heads; head++) {
-          if (off.has(`${step.layer}.${head}`)) continue;
+          if (disabledHeads.has(`${step.layer}.${head}`)) continue;
           for (let query = 0; query < seq; query++) {
-            const to = rowOf(out, head * seq + query), shares = rowOf(p, head * seq + query);
+            const to = rowOf(out, head * seq + query), attention = rowOf(p, head * seq + query);
             for (let key = 0; key <= query; key++) {
               const from = rowOf(v, Math.floor(head / group) * seq + key);
-              for (let i = 0; i < to.length; i++) to[i] += shares[key] * from[i];
+              for (let i = 0; i < to.length; i++) to[i] += attention[key] * from[i];
             }
           }
         }
         break;
       }
-      case "activate": out.data.forEach((_, i) => { out.data[i] = activate(op.function, of.data[i]); }); break;
+      case "activate": out.data.forEach((_, i) => { out.data[i] = activate(op.function, input.data[i]); }); break;
       case "gate":
         out.data.forEach((_, i) => { out.data[i] = activate(op.function, values[op.gate].data[i]) * values[op.up].data[i]; });
         break;
-      case "cap": out.data.forEach((_, i) => { out.data[i] = squeeze(of.data[i], op.cap); }); break;
+      case "cap": out.data.forEach((_, i) => { out.data[i] = softCap(input.data[i], op.cap); }); break;
     }
     values[step.name] = out;
   }

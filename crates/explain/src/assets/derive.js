@@ -1,10 +1,11 @@
-// Where one number comes from: formula, operands with their addresses, and the sum done again.
+// Derives one value, like derive.rs: its formula, its operands with their addresses, and its result.
 "use strict";
 
+const subscript = (i) => `${i}`.replace(/\d/g, (digit) => "₀₁₂₃₄₅₆₇₈₉"[digit]);
 const axisNames = (step) =>
   step.axes.map((axis) => (axis === "position" && step.axes.includes("key") ? "query" : axis));
 
-function showNumber(x, decimals = 4) {
+function formatNumber(x, decimals = 4) {
   if (x === null || x === undefined || !Number.isFinite(x)) return "–";
   if (x !== 0 && (Math.abs(x) < 10 ** -(decimals + 1) / 2 || Math.abs(x) >= 1e6)) {
     return Math.abs(x) < 1e-12 ? "0" : x.toExponential(2).replace("-", "−");
@@ -13,18 +14,18 @@ function showNumber(x, decimals = 4) {
   return (Number(text) === 0 ? text.replace("-", "") : text).replace("-", "−");
 }
 
-class Pane {
-  constructor(pane) {
-    Object.assign(this, pane);
+class Panel {
+  constructor(panel) {
+    Object.assign(this, panel);
     this.byName = new Map(this.story.steps.map((step) => [step.name, step]));
-    this.packed = pane.weights;
+    this.packed = panel.weights;
     this.unpacked = {};
   }
-  // Whether the page can compute by itself: the weights are here, and no step was left out.
-  get live() {
-    return Boolean(this.packed) && this.story.steps.some((step) => step.name === "probabilities") && !this.partial;
+  // Whether the page can recompute everything: the weights are embedded, and no step is missing.
+  get canCompute() {
+    return Boolean(this.packed) && this.story.steps.some((step) => step.name === "probabilities") && !this.isPartial;
   }
-  get partial() {
+  get isPartial() {
     return new Set(this.story.steps.map((step) => step.layer).filter((layer) => layer !== null)).size < this.story.config.n_layers
       || this.story.steps.some((step) => [step.op.of, step.op.a, step.op.b, step.op.q].some((name) => name && !this.byName.has(name)));
   }
@@ -36,12 +37,12 @@ class Pane {
     for (const name of Object.keys(this.packed)) this.weight(name);
     return this.unpacked;
   }
-  place(shape, index) {
+  offset(shape, index) {
     return index.reduce((at, i, axis) => at * shape[axis] + i, 0);
   }
   at(name, index) {
     const tensor = this.story.tensors[name];
-    return tensor ? tensor.data[this.place(tensor.shape, index)] : null;
+    return tensor ? tensor.data[this.offset(tensor.shape, index)] : null;
   }
   text(id) {
     if (this.vocabulary[id] !== undefined) return this.vocabulary[id];
@@ -53,16 +54,18 @@ class Pane {
   derive(name, index) {
     if (name === "tokens") {
       const token = this.story.tokens[index[0]];
-      const from = token.from === "prompt" ? "given in the prompt" : "chosen by the model";
-      return { address: `tokens[position=${index[0]}]`, value: token.id, title: "a token id", term: "token id",
+      const promptLength = this.story.tokens.filter((each) => each.from === "prompt").length;
+      const from = token.from === "prompt" ? "from the prompt"
+        : `token ${index[0] - promptLength + 1} of the completion, sampled after position ${index[0] - 1}`;
+      return { address: `tokens[position=${index[0]}]`, value: token.id, title: "token id", term: "an entry of the vocabulary",
         formula: from, filled: `“${token.text}” is token ${token.id}`, operands: [], result: token.id };
     }
     const step = this.byName.get(name);
     if (!step) {
       const weight = this.weight(name), names = index.length === 1 ? ["number"] : ["row", "column"];
       return { address: `${name}[${index.map((i, a) => `${names[a]}=${i}`).join(",")}]`,
-        value: weight ? weight.data[this.place(weight.shape, index)] : null, title: "a weight of the model",
-        term: "parameter", formula: this.origin(name, index), filled: "", operands: [],
+        value: weight ? weight.data[this.offset(weight.shape, index)] : null, title: "weight",
+        term: "a parameter of the model", formula: this.origin(name, index), filled: "", operands: [],
         result: null };
     }
     const address = `${name}[${axisNames(step).map((axis, a) => `${axis}=${index[a]}`).join(",")}]`;
@@ -72,19 +75,19 @@ class Pane {
 
   origin(name, index) {
     const bits = index.length > 1 && !name.startsWith("position_embedding") && this.story.model.bits;
-    return bits ? `learned in training, then rounded to ${bits} bits: a whole number times the scale of its block of 32`
-      : "learned in training; nothing comes before it";
+    return bits ? `learned in training, then quantized to ${bits} bits: an integer times the scale of its block of 32`
+      : "learned in training";
   }
   operand(role, name, index) {
     return { role, value: this.at(name, index), link: [name, index] };
   }
   weightOperand(role, name, index) {
     const weight = this.weight(name);
-    return { role, value: weight ? weight.data[this.place(weight.shape, index)] : null, link: [name, index] };
+    return { role, value: weight ? weight.data[this.offset(weight.shape, index)] : null, link: [name, index] };
   }
 
   operands(step, index) {
-    const op = step.op, last = index.length - 1, dim = index[last], n = showNumber;
+    const op = step.op, last = index.length - 1, dim = index[last], n = formatNumber;
     const position = step.axes.includes("head") ? index[1] : index[0];
     const tensor = (name) => this.story.tensors[name] || { shape: this.byName.get(name)?.shape || [1, 1, 1] };
     const setting = (role, value) => ({ role, value, link: null });
@@ -104,23 +107,24 @@ class Pane {
       found.operands.push(setting(role, factor));
       return found;
     };
-    const squeezed = (found, cap) => {
+    const softCapped = (found, cap) => {
       found.filled = `${cap} × tanh((${found.filled}) / ${cap})`;
-      found.result = squeeze(found.result, cap);
+      found.result = softCap(found.result, cap);
       found.operands.push(setting("c", cap));
       return found;
     };
     const wrap = (x) => (x < 0 ? `(${n(x)})` : n(x));
-    const hidden = () => plain("hidden: a word sees itself and what came before", null, []);
+    const masked = () => ({ ...plain("", null, []),
+      formula: "masked: a token attends to itself and to earlier tokens within its window" });
     switch (op.kind) {
       case "embed": {
         const id = this.story.tokens[position].id, entry = this.weightOperand("table entry", op.table, [id, dim]);
-        const found = plain(`row ${id}, number ${dim} of the table`, entry.value, [this.tokenOperand(position), entry]);
+        const found = plain(`row ${id}, column ${dim} of ${op.table} = ${n(entry.value)}`, entry.value, [this.tokenOperand(position), entry]);
         return op.scale === null ? found : times(found, "scale", op.scale);
       }
       case "places": {
         const entry = this.weightOperand("table entry", op.table, [position, dim]);
-        return plain(`row ${position}, number ${dim} of the table`, entry.value, [entry]);
+        return plain(`row ${position}, column ${dim} of ${op.table} = ${n(entry.value)}`, entry.value, [entry]);
       }
       case "waves": {
         const f = frequencyOf(dim, step.shape[last]), wave = dim % 2 ? Math.cos : Math.sin;
@@ -136,7 +140,7 @@ class Pane {
         return plain(`${n(a.value)} + ${wrap(b.value)}`, a.value + b.value, [a, b]);
       }
       case "norm": {
-        const row = Array.from({ length: step.shape[last] }, (_, i) => this.operand(`x${i}`, op.of, [...index.slice(0, last), i]));
+        const row = Array.from({ length: step.shape[last] }, (_, i) => this.operand(`x${subscript(i)}`, op.of, [...index.slice(0, last), i]));
         const x = row.map((operand) => operand.value), { mean, scale } = moments(x, op.centered, op.eps);
         const w = this.weightOperand("weight", op.weight, [dim]), b = op.bias && this.weightOperand("bias", op.bias, [dim]);
         const factor = Number(op.unit_offset) + w.value, shown = op.unit_offset ? `(1 + ${wrap(w.value)})` : wrap(w.value);
@@ -156,7 +160,7 @@ class Pane {
         const [heads, , width] = tensor(op.of).shape;
         if (!op.weight) {
           const z = this.operand("z", op.of, [Math.floor(dim / width), position, dim % width]);
-          return plain(`number ${dim % width} of head ${Math.floor(dim / width) + 1}`, z.value, [z]);
+          return plain(`element ${dim % width} of head ${Math.floor(dim / width) + 1}`, z.value, [z]);
         }
         const pairs = Array.from({ length: heads * width }, (_, i) => [
           this.operand("z", op.of, [Math.floor(i / width), position, i % width]), this.weightOperand("w", op.weight, [i, dim])]);
@@ -166,23 +170,26 @@ class Pane {
         const half = op.frequencies.length;
         if (dim >= 2 * half) {
           const x = this.operand("x", op.of, index);
-          return plain(`${n(x.value)}: only the first ${2 * half} numbers are turned`, x.value, [x]);
+          return plain(`${n(x.value)}: only the first ${2 * half} elements are rotated`, x.value, [x]);
         }
         const pair = dim % half, angle = position * op.frequencies[pair];
         const x = this.operand("x", op.of, [index[0], position, pair]), y = this.operand("y", op.of, [index[0], position, pair + half]);
-        const result = dim < half ? x.value * Math.cos(angle) - y.value * Math.sin(angle) : y.value * Math.cos(angle) + x.value * Math.sin(angle);
-        return plain(`angle a = ${position} × ${n(op.frequencies[pair])}; ${dim < half ? "x cos a − y sin a" : "y cos a + x sin a"}`, result,
+        const cos = Math.cos(angle), sin = Math.sin(angle);
+        const [first, second, sign] = dim < half ? [x, y, "−"] : [y, x, "+"];
+        const result = dim < half ? x.value * cos - y.value * sin : y.value * cos + x.value * sin;
+        const filled = `${n(first.value)} × ${wrap(cos)} ${sign} ${wrap(second.value)} × ${wrap(sin)}  (a = ${position} × ${n(op.frequencies[pair])})`;
+        return plain(filled, result,
           [x, y, setting("position", position), setting("frequency", op.frequencies[pair])]);
       }
       case "scores": {
         const [head, query, key] = index;
-        if (!sees(query, key, op.window)) return hidden();
+        if (!isVisible(query, key, op.window)) return masked();
         const group = step.shape[0] / tensor(op.k).shape[0], width = tensor(op.q).shape[2];
         const pairs = Array.from({ length: width }, (_, i) => [this.operand("q", op.q, [head, query, i]),
           this.operand("k", op.k, [Math.floor(head / group), key, i])]);
-        const root = this.story.config.score_width ?? width, slope = op.slopes[head];
-        const found = times(products(pairs), op.usual ? "1/√d" : `${n(op.scale * Math.sqrt(root))}/√${root}`, op.scale);
-        if (op.cap !== null) squeezed(found, op.cap);
+        const scoreWidth = this.story.config.score_width ?? width, slope = op.slopes[head];
+        const found = times(products(pairs), op.usual ? "1/√d" : `${n(op.scale * Math.sqrt(scoreWidth))}/√${scoreWidth}`, op.scale);
+        if (op.cap !== null) softCapped(found, op.cap);
         if (slope) {
           found.filled += ` − ${n(slope)} × ${query - key}`;
           found.result -= slope * (query - key);
@@ -192,25 +199,25 @@ class Pane {
       }
       case "softmax": {
         const square = step.axes.includes("key"), window = this.byName.get(op.of)?.op.window;
-        if (square && !sees(index[1], index[2], window)) return hidden();
+        if (square && !isVisible(index[1], index[2], window)) return masked();
         const operands = [];
-        let mine = 0;
+        let own = 0;
         for (let i = 0; i < step.shape[last]; i++) {
-          if (square && !sees(index[1], i, window)) continue;
-          if (i === dim) mine = operands.length;
-          operands.push(this.operand(`x${i}`, op.of, [...index.slice(0, last), i]));
+          if (square && !isVisible(index[1], i, window)) continue;
+          if (i === dim) own = operands.length;
+          operands.push(this.operand(`x${subscript(i)}`, op.of, [...index.slice(0, last), i]));
         }
         const top = Math.max(...operands.map((x) => x.value));
         const sum = operands.reduce((sum, x) => sum + Math.exp(x.value - top), 0);
         const more = operands.length > 6 ? ` + … (${operands.length - 6} more)` : "";
-        return plain(`e^${wrap(operands[mine].value)} / (${operands.slice(0, 6).map((x) => `e^${wrap(x.value)}`).join(" + ")}${more})`,
-          Math.exp(operands[mine].value - top) / sum, operands);
+        return plain(`e^${wrap(operands[own].value)} / (${operands.slice(0, 6).map((x) => `e^${wrap(x.value)}`).join(" + ")}${more})`,
+          Math.exp(operands[own].value - top) / sum, operands);
       }
       case "mix": {
         const [head, query] = index, group = step.shape[0] / tensor(op.v).shape[0];
         const window = this.byName.get(this.byName.get(op.pattern)?.op.of)?.op.window, pairs = [];
         for (let key = 0; key <= query; key++) {
-          if (sees(query, key, window)) pairs.push([this.operand("percentage", op.pattern, [head, query, key]),
+          if (isVisible(query, key, window)) pairs.push([this.operand("attn weight", op.pattern, [head, query, key]),
             this.operand("value", op.v, [Math.floor(head / group), key, dim])]);
         }
         return products(pairs);
@@ -225,7 +232,7 @@ class Pane {
       }
       default: {
         const x = this.operand("x", op.of, index);
-        return squeezed(plain(n(x.value), x.value, [x]), op.cap);
+        return softCapped(plain(n(x.value), x.value, [x]), op.cap);
       }
     }
   }

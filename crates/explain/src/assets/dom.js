@@ -1,40 +1,40 @@
-// Elements, texts, bars and tables that the cards are made of.
+// Building blocks of the cards: elements, texts, bars and tables.
 "use strict";
 
 const SVG = "http://www.w3.org/2000/svg";
-const flat = (children) => children.flat(Infinity).filter((c) => c !== null && c !== undefined && c !== false);
+const flatten = (children) => children.flat(Infinity).filter((c) => c !== null && c !== undefined && c !== false);
 
-function element(made, attributes, children) {
+function setUp(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else if (name === "style")
-      made.style.cssText = value; // As an attribute the server's policy forbids it.
-    else if (name.startsWith("aria-") && value !== null && value !== undefined) made.setAttribute(name, `${value}`);
+      node.style.cssText = value; // The server's content security policy forbids style attributes.
+    else if (name.startsWith("aria-") && value !== null && value !== undefined) node.setAttribute(name, `${value}`);
     else if (value !== null && value !== undefined && value !== false)
-      made.setAttribute(name, value === true ? "" : value);
+      node.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...flat(children));
-  return made;
+  node.append(...flat(children));
+  return node;
 }
-const h = (tag, attributes = {}, ...children) => element(document.createElement(tag), attributes, children);
-const s = (tag, attributes = {}, ...children) => element(document.createElementNS(SVG, tag), attributes, children);
+const h = (tag, attributes = {}, ...children) => setUp(document.createElement(tag), attributes, children);
+const s = (tag, attributes = {}, ...children) => setUp(document.createElementNS(SVG, tag), attributes, children);
 
 const $ = (id) => document.getElementById(id);
-const fill = (id, ...children) => $(id).replaceChildren(...flat(children));
+const setChildren = (id, ...children) => $(id).replaceChildren(...flat(children));
 const range = (count) => Array.from({ length: count }, (_, i) => i);
-const visible = (text) => text.replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/ /g, "␣") || "∅";
-const quoted = (text) => `“${visible(text)}”`;
+const printable = (text) => text.replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/ /g, "␣") || "∅";
+const quoted = (text) => `“${printable(text)}”`;
 const percent = (p, digits = 1) => `${(100 * p).toFixed(digits)} %`;
-// A number of a table: always as many decimals, so that columns stay calm. Choosing it shows it in full.
-function fixed(x) {
-  if (Math.abs(x) >= 1e6) return showNumber(x, 2);
+// A value in a table, with a fixed number of decimals. The panel beside it shows more digits.
+function formatCell(x) {
+  if (Math.abs(x) >= 1e6) return formatNumber(x, 2);
   const text = x.toFixed(state.decimals);
   return (Number(text) === 0 ? text.replace("-", "") : text).replace("-", "−");
 }
-const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
-const by = (f) => (a, b) => f(a) - f(b);
+const capitalize = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+const compareBy = (f) => (a, b) => f(a) - f(b);
 
-// A background that says how large a number is, beside the number itself.
+// A background tint that shows the size of a value.
 const shade = (share) => `--tint:${Math.max(0, Math.min(1, share)).toFixed(3)}`;
 
 function select(label, options, chosen, choose, more = {}) {
@@ -44,11 +44,11 @@ function select(label, options, chosen, choose, more = {}) {
     options.map(([value, text]) => h("option", { value, selected: `${value}` === `${chosen}` }, text)),
   );
 }
-const toggle = (label, isOn, act, more = {}) =>
+const toggleButton = (label, isOn, act, more = {}) =>
   h("button", { type: "button", "aria-pressed": isOn, onclick: act, ...more }, label);
 
-// Headers: a text, or [text] for a column of words, which stand left.
-const columns = (names) =>
+// A header row. [text] in place of text aligns the column to the left.
+const headerRow = (names) =>
   h(
     "thead",
     {},
@@ -58,12 +58,12 @@ const columns = (names) =>
       names.map((name) => h("th", { scope: "col", class: Array.isArray(name) ? "left" : null }, name)),
     ),
   );
-const captioned = (text) => (text ? h("caption", {}, h("span", {}, text)) : null);
-const table = (...children) => h("div", { class: "scroll" }, h("table", {}, ...children));
+const caption = (text) => (text ? h("caption", {}, h("span", {}, text)) : null);
+const scrollTable = (...children) => h("div", { class: "scroll" }, h("table", {}, ...children));
 
-// Bars: [{name, value, text, class, was}] as shares of `most`; `was` leaves a mark.
-function bars(rows, most = Math.max(...rows.map((row) => Math.abs(row.value)), 1e-12)) {
-  const wide = (value) => `${Math.min(100, (100 * Math.abs(value)) / most).toFixed(2)}%`;
+// Bars: [{name, value, text, class, was}], relative to `max`. `was` is drawn as a mark.
+function bars(rows, max = Math.max(...rows.map((row) => Math.abs(row.value)), 1e-12)) {
+  const wide = (value) => `${Math.min(100, (100 * Math.abs(value)) / max).toFixed(2)}%`;
   return h(
     "div",
     { class: "bars" },
@@ -73,14 +73,14 @@ function bars(rows, most = Math.max(...rows.map((row) => Math.abs(row.value)), 1
         "span",
         { class: "bar" },
         h("b", { style: `width:${wide(row.value)}` }),
-        row.was === undefined ? null : h("i", { class: "was", style: `left:${wide(row.was)}`, title: "as it was" }),
+        row.was === undefined ? null : h("i", { class: "was", style: `left:${wide(row.was)}`, title: "before the edits" }),
       ),
       h("span", { class: `amount ${row.class || ""}` }, row.text),
     ]),
   );
 }
 
-// A sum, part by part: each bar begins where the one before ended.
+// A sum part by part: each bar begins where the previous one ended.
 function waterfall(parts, total) {
   let low = 0,
     high = 0,
@@ -96,7 +96,7 @@ function waterfall(parts, total) {
   const x = (value) => (100 * (value - low)) / Math.max(high - low, 1e-12);
   return h(
     "div",
-    { class: "bars falls" },
+    { class: "bars" },
     rows.map((row) => [
       h("span", { class: `name ${row.class || ""}`, title: row.name }, row.name),
       h(
@@ -113,10 +113,10 @@ function waterfall(parts, total) {
   );
 }
 
-// Which of `count` are shown, and a button for the others.
-function some(count, most, key) {
-  const all = state.open.has(key) || count <= most + 2;
-  return { list: range(all ? count : most), more: all ? 0 : count - most };
+// The indices of a list to show, and how many are left for the "show more" button.
+function firstOf(count, max, key) {
+  const all = state.open.has(key) || count <= max + 2;
+  return { list: range(all ? count : max), more: all ? 0 : count - max };
 }
 const moreButton = (more, what, key) =>
   more

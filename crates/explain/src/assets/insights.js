@@ -1,88 +1,88 @@
-// Cards about what follows from the numbers: next words, the draw, who spoke, guesses, the verdict.
+// Cards on predictions, sampling, logit attribution, the logit lens and verification.
 "use strict";
 
-// The class of what is otherwise in the pane beside it.
-function differsFrom(pane, of, mine) {
-  const other = otherOf(pane),
-    theirs = other && of(other.story);
-  return theirs !== undefined && theirs !== null && theirs !== mine ? "differs" : null;
+// The CSS class of a value that differs in the other panel.
+function differsFrom(panel, select, own) {
+  const other = otherOf(panel),
+    others = other && select(other.story);
+  return others !== undefined && others !== null && others !== own ? "differs" : null;
 }
 
-function tokensBody(pane) {
-  const when = (t) => (t.pass === 0 ? "read with the prompt" : `computed alone, pass ${t.pass}`);
+function tokensBody(panel) {
+  const when = (t) => (t.pass === 0 ? "prefill" : `decode step ${t.pass}`);
   return [
-    table(
-      columns(["word", "position", "id", ["from"], ["when"]]),
+    scrollTable(
+      headerRow(["token", "position", "id", ["from"], ["computed in"]]),
       h(
         "tbody",
         {},
-        tokensOf(pane).map((t) =>
+        tokensOf(panel).map((t) =>
           h(
             "tr",
-            { class: differsFrom(pane, (story) => story.tokens[t.position]?.text, t.text) },
-            tokenHead(pane, t.position),
+            { class: differsFrom(panel, (story) => story.tokens[t.position]?.text, t.text) },
+            tokenHeader(panel, t.position),
             h("td", {}, `${t.position}`),
-            numberCellOfToken(pane, t),
-            h("td", { class: "words-cell" }, t.from === "prompt" ? "the prompt" : "the answer"),
+            tokenIdCell(panel, t),
+            h("td", { class: "words-cell" }, t.from === "prompt" ? "the prompt" : "the completion"),
             h("td", { class: "words-cell whole soft" }, when(t)),
           ),
         ),
       ),
     ),
-    pane.story.unknown.length
-      ? h("p", { class: "note" }, `Not in the vocabulary: ${pane.story.unknown.join(", ")}`)
+    panel.story.unknown.length
+      ? h("p", { class: "note" }, `Not in the vocabulary: ${panel.story.unknown.join(", ")}`)
       : null,
-    pane.story.truncated
-      ? h("p", { class: "note" }, `The prompt's first ${pane.story.truncated} words did not fit the context.`)
+    panel.story.truncated
+      ? h("p", { class: "note" }, `The first ${panel.story.truncated} tokens of the prompt did not fit the context.`)
       : null,
   ];
 }
-const numberCellOfToken = (pane, token) =>
+const tokenIdCell = (panel, token) =>
   h(
     "td",
     {
       class: "n",
       tabindex: -1,
       "data-p": token.position,
-      "data-pane": state.panes.indexOf(pane),
+      "data-pane": state.panels.indexOf(panel),
       "data-name": "tokens",
       "data-index": `${token.position}`,
     },
     `${token.id}`,
   );
 
-function nextWordsBody(pane) {
-  const rows = some(pane.story.next_words.length, 100, "next-words"),
-    theirs = otherOf(pane)?.story.next_words;
+function predictionsBody(panel) {
+  const rows = firstOf(panel.story.next_words.length, 100, "next-words"),
+    others = otherOf(panel)?.story.next_words;
   return [
-    table(
-      columns(["after", ["the model's guess"], "", ["what came"], "its percentage", "surprise"]),
+    scrollTable(
+      headerRow(["after", ["top prediction"], "", ["actual next token"], "its probability", "surprisal"]),
       h(
         "tbody",
         {},
         rows.list.map((position) => {
-          const next = pane.story.next_words[position],
+          const next = panel.story.next_words[position],
             top = next.top[0],
-            other = theirs?.[position]?.top[0];
+            other = others?.[position]?.top[0];
           const hit = next.next && next.next.id === top.id,
             differs = other && other.text !== top.text;
           return h(
             "tr",
             {},
-            tokenHead(pane, position),
+            tokenHeader(panel, position),
             h(
               "td",
               {
                 class: `words-cell${differs ? " differs" : ""}`,
-                title: differs ? `${visible(other.text)} in the other` : null,
+                title: differs ? `${printable(other.text)} in the other panel` : null,
               },
-              visible(top.text),
+              printable(top.text),
             ),
             h("td", { class: "tint", style: shade(top.probability) }, percent(top.probability)),
             h(
               "td",
               { class: `words-cell${next.given ? "" : " chosen"}` },
-              next.next ? `${visible(next.next.text)}${hit ? " ✓" : ""}` : "–",
+              next.next ? `${printable(next.next.text)}${hit ? " ✓" : ""}` : "–",
             ),
             h("td", {}, next.next ? percent(next.next.probability) : "–"),
             h("td", {}, next.surprise === null ? "–" : `${next.surprise.toFixed(2)} bits`),
@@ -90,26 +90,26 @@ function nextWordsBody(pane) {
         }),
       ),
     ),
-    moreButton(rows.more, "words", "next-words"),
+    moreButton(rows.more, "tokens", "next-words"),
     h(
       "p",
       { class: "soft" },
-      "Surprise is −log₂ of the percentage: 0 bits were certain, 1 bit a coin toss. Words in colour were chosen by the model.",
+      "Surprisal is −log₂ of the probability: 0 bits mean certain, 1 bit a coin toss. Tokens in colour were generated by the model.",
     ),
   ];
 }
 
-function answerBody(pane, chosen) {
-  const sampling = pane.story.sampling,
-    tokens = tokensOf(pane),
+function sampledTokenBody(panel, chosen) {
+  const sampling = panel.story.sampling,
+    tokens = tokensOf(panel),
     pass = tokens[chosen.after].pass,
-    drawn = chosen.uniform !== null;
-  const n = pane.story.answer.indexOf(chosen),
+    isSampled = chosen.uniform !== null;
+  const n = panel.story.answer.indexOf(chosen),
     at = (story) => story.answer[n]?.token.text;
-  const fates = {
-    top_k: "cut by top-k",
-    top_p: "cut by top-p",
-    min_p: "cut by min-p",
+  const outcomes = {
+    top_k: "removed by top-k",
+    top_p: "removed by top-p",
+    min_p: "removed by min-p",
     forbidden: "forbidden",
   };
   return [
@@ -117,113 +117,113 @@ function answerBody(pane, chosen) {
       "p",
       {},
       pass === 0
-        ? `The prompt was read in one pass of ${tokens.filter((t) => t.pass === 0).length} words.`
-        : `Only ${quoted(tokens[chosen.after].text)} was computed; keys and values of the ${chosen.after} words before came from the cache.`,
+        ? `Prefill: all ${tokens.filter((t) => t.pass === 0).length} tokens of the prompt were computed in one pass.`
+        : `Decode step: only ${quoted(tokens[chosen.after].text)} was computed; the keys and values of the ${chosen.after} tokens before it came from the KV cache.`,
     ),
     h(
       "p",
       {},
-      !drawn
-        ? "Temperature 0: the likeliest word is taken."
-        : `Temperature ${sampling.temperature}, seed ${sampling.seed}: the random number is ${chosen.uniform.toFixed(4)}, and it falls into the share of ${quoted(chosen.token.text)}.`,
+      !isSampled
+        ? "Temperature 0: the most likely token is chosen."
+        : `Temperature ${sampling.temperature}, seed ${sampling.seed}: the random number is ${chosen.uniform.toFixed(4)}, which falls into the interval of ${quoted(chosen.token.text)}.`,
     ),
-    drawn ? strip(chosen) : null,
+    isSampled ? samplingStrip(chosen) : null,
     bars(
       chosen.candidates.map((c) => ({
-        name: visible(c.text),
+        name: printable(c.text),
         value: c.probability,
         class:
           c.id === chosen.token.id
-            ? `chosen ${differsFrom(pane, at, chosen.token.text) ?? ""}`
-            : fates[c.cut]
+            ? `chosen ${differsFrom(panel, at, chosen.token.text) ?? ""}`
+            : outcomes[c.cut]
               ? "cut"
               : "",
-        text: `${percent(c.probability, 2)}${fates[c.cut] ? `  ${fates[c.cut]}` : drawn ? `  ${c.from.toFixed(3)}–${(c.from + c.share).toFixed(3)}` : ""}`,
+        text: `${percent(c.probability, 2)}${outcomes[c.cut] ? `  ${outcomes[c.cut]}` : isSampled ? `  ${c.from.toFixed(3)}–${(c.from + c.share).toFixed(3)}` : ""}`,
       })),
       1,
     ),
-    chosen.more ? h("p", { class: "soft" }, `and ${chosen.more} words more`) : null,
-    chosen === pane.story.answer[pane.story.answer.length - 1] ? h("p", {}, ending(pane.story.finish)) : null,
+    chosen.more ? h("p", { class: "soft" }, `and ${chosen.more} more tokens`) : null,
+    chosen === panel.story.answer[panel.story.answer.length - 1] ? h("p", {}, finishText(panel.story.finish)) : null,
   ];
 }
-const ending = (finish) =>
+const finishText = (finish) =>
   ({
-    eos: "The answer ends with this word, which ends texts.",
-    length: "The answer ends here: no more words were asked for.",
-    context_full: "The answer ends here: the model's context is full.",
-  })[typeof finish === "string" ? finish : Object.keys(finish)[0]] ?? "The answer ends here.";
-// The shares side by side from 0 to 1, and where the random number fell.
-function strip(chosen) {
+    eos: "Generation stopped: this is an end-of-sequence (EOS) token.",
+    length: "Generation stopped: the maximum number of tokens was reached.",
+    context_full: "Generation stopped: the context is full.",
+  })[typeof finish === "string" ? finish : Object.keys(finish)[0]] ?? "Generation stopped.";
+// The probabilities side by side from 0 to 1, and the random number.
+function samplingStrip(chosen) {
   const kept = chosen.candidates.filter((c) => !c.cut && c.share > 0);
   return h(
     "div",
     {
       class: "strip",
       role: "img",
-      "aria-label": `the random number ${chosen.uniform.toFixed(4)} falls between the bounds of ${visible(chosen.token.text)}`,
+      "aria-label": `the random number ${chosen.uniform.toFixed(4)} falls into the interval of ${printable(chosen.token.text)}`,
     },
     kept.map((c) =>
       h(
         "span",
         {
           class: c.id === chosen.token.id ? "part chosen" : "part",
-          title: `${visible(c.text)}: ${percent(c.share, 2)}`,
+          title: `${printable(c.text)}: ${percent(c.share, 2)}`,
           style: `left:${(100 * c.from).toFixed(3)}%;width:${(100 * c.share).toFixed(3)}%`,
         },
-        c.share > 0.06 ? visible(c.text) : "",
+        c.share > 0.06 ? printable(c.text) : "",
       ),
     ),
     h("i", { style: `left:${(100 * chosen.uniform).toFixed(3)}%` }),
   );
 }
 
-function contributionsBody(pane) {
-  return pane.story.contributions.map((c) => {
+function contributionsBody(panel) {
+  return panel.story.contributions.map((c) => {
     const parts = [...c.parts].sort((a, b) => Math.abs(b.value) - Math.abs(a.value)),
       shown = parts.slice(0, 14),
       rest = parts.slice(14);
-    const listed = shown.map((part) => ({ name: part.name, value: part.value, text: showNumber(part.value, 2) }));
+    const listed = shown.map((part) => ({ name: part.name, value: part.value, text: formatNumber(part.value, 2) }));
     if (rest.length) {
       const value = rest.reduce((sum, part) => sum + part.value, 0);
-      listed.push({ name: `${rest.length} smaller parts`, value, text: showNumber(value, 2) });
+      listed.push({ name: `${rest.length} smaller parts`, value, text: formatNumber(value, 2) });
     }
     return [
-      h("h3", {}, `${quoted(c.token.text)} after ${quoted(tokensOf(pane)[c.position].text)}`),
-      waterfall(listed, { name: "together", value: c.sum, text: showNumber(c.sum, 2) }),
+      h("h3", {}, `${quoted(c.token.text)} after ${quoted(tokensOf(panel)[c.position].text)}`),
+      waterfall(listed, { name: "sum", value: c.sum, text: formatNumber(c.sum, 2) }),
       h(
         "p",
         { class: "soft" },
-        `The parts add up to ${showNumber(c.sum, 4)}; the output value is ${showNumber(c.logit, 4)}${Math.abs(c.sum - c.logit) <= 1e-3 * Math.max(1, Math.abs(c.logit)) ? " ✓" : ": they differ"}. Norms are taken with the scale that they had.`,
+        `The parts add up to ${formatNumber(c.sum, 4)}; the logit is ${formatNumber(c.logit, 4)}${Math.abs(c.sum - c.logit) <= 1e-3 * Math.max(1, Math.abs(c.logit)) ? " ✓" : ": they differ"}. Norms keep their actual scale.`,
       ),
     ];
   });
 }
 
-function lensBody(pane) {
-  const position = closely(pane),
-    last = pane.story.lens[pane.story.lens.length - 1]?.top[position]?.[0];
-  const theirs = otherOf(pane)?.story.lens;
+function lensBody(panel) {
+  const position = selectedPosition(panel),
+    last = panel.story.lens[panel.story.lens.length - 1]?.top[position]?.[0];
+  const others = otherOf(panel)?.story.lens;
   if (!last)
     return h(
       "p",
       {},
-      `For a model of this size the guesses are computed only where words were chosen; choose one of the last words above.`,
+      `For a model of this size the logit lens is computed only where tokens were generated; select one of the last tokens above.`,
     );
   return [
     h(
       "p",
       {},
-      `If the model stopped early and went straight to the output layer: what it would say after ${quoted(tokensOf(pane)[position].text)}.`,
+      `What the model would predict after ${quoted(tokensOf(panel)[position].text)} if the residual stream went straight to the output layer.`,
     ),
-    table(
-      columns(["", ["first guess"], "", ["second"], ["third"]]),
+    scrollTable(
+      headerRow(["", ["top prediction"], "", ["second"], ["third"]]),
       h(
         "tbody",
         {},
-        pane.story.lens.map((stage, n) => {
-          const guesses = stage.top[position].slice(0, 3),
-            other = theirs?.[n]?.top[position]?.[0];
-          const differs = other && other.text !== guesses[0].text;
+        panel.story.lens.map((stage, n) => {
+          const top = stage.top[position].slice(0, 3),
+            other = others?.[n]?.top[position]?.[0];
+          const differs = other && other.text !== top[0].text;
           return h(
             "tr",
             {},
@@ -231,19 +231,19 @@ function lensBody(pane) {
             h(
               "td",
               {
-                class: `words-cell${guesses[0].id === last.id ? " chosen" : ""}${differs ? " differs" : ""}`,
-                title: differs ? `${visible(other.text)} in the other` : null,
+                class: `words-cell${top[0].id === last.id ? " chosen" : ""}${differs ? " differs" : ""}`,
+                title: differs ? `${printable(other.text)} in the other panel` : null,
               },
-              visible(guesses[0].text),
+              printable(top[0].text),
             ),
-            h("td", { class: "tint", style: shade(guesses[0].probability) }, percent(guesses[0].probability)),
-            guesses
+            h("td", { class: "tint", style: shade(top[0].probability) }, percent(top[0].probability)),
+            top
               .slice(1)
-              .map((guess) =>
+              .map((token) =>
                 h(
                   "td",
-                  { class: `words-cell${guess.id === last.id ? " chosen" : ""}` },
-                  `${visible(guess.text)} ${percent(guess.probability)}`,
+                  { class: `words-cell${token.id === last.id ? " chosen" : ""}` },
+                  `${printable(token.text)} ${percent(token.probability)}`,
                 ),
               ),
           );
@@ -253,20 +253,20 @@ function lensBody(pane) {
   ];
 }
 
-function verdictBody(pane) {
-  const verdict = pane.story.verdict;
+function verificationBody(panel) {
+  const verification = panel.story.verdict;
   return [
-    h("p", {}, capital(`${verdict.sentence}.`)),
+    h("p", {}, capitalize(`${verification.sentence}.`)),
     h(
       "details",
       {},
-      h("summary", {}, "tensor by tensor"),
-      table(
-        columns(["tensor", "numbers", "largest difference"]),
+      h("summary", {}, "differences of each tensor"),
+      scrollTable(
+        headerRow(["tensor", "values", "largest difference"]),
         h(
           "tbody",
           {},
-          verdict.differences.map((d) =>
+          verification.differences.map((d) =>
             h(
               "tr",
               {},

@@ -1,14 +1,14 @@
-// The form that asks a server for stories, and the beginning: of a file, or of a server's page.
+// The form of a server's page, and the start of the script: of a file, or of a server's page.
 "use strict";
 
-const tell = (error) => {
-  const place = $("trouble");
-  if (!place) return;
-  place.textContent = error ? error.message : "";
-  place.hidden = !error;
+const showError = (error) => {
+  const box = $("trouble");
+  if (!box) return;
+  box.textContent = error ? error.message : "";
+  box.hidden = !error;
 };
-// What the form holds where an address says nothing.
-const USUAL = {
+// The form's default values.
+const DEFAULTS = {
   model: "",
   prompt: "",
   max_tokens: "4",
@@ -19,15 +19,15 @@ const USUAL = {
   compare: "",
   beside: "",
 };
-const FIELDS = Object.keys(USUAL);
+const FIELDS = Object.keys(DEFAULTS);
 const field = (name) => document.querySelector(`#ask [name="${name}"]`);
 
 function drawForm(models, link) {
   const names = models.map((model) => [model.id, model.id]),
-    given = (name, none = USUAL[name]) => link.get(name) ?? none;
-  const amount = (name, label, value, more) =>
+    param = (name, none = DEFAULTS[name]) => link.get(name) ?? none;
+  const numberField = (name, label, value, more) =>
     h("label", {}, label, h("input", { type: "number", name, value, ...more }));
-  fill(
+  setChildren(
     "ask",
     h(
       "form",
@@ -44,7 +44,7 @@ function drawForm(models, link) {
         h(
           "label",
           { class: "grow" },
-          "What the model reads",
+          "Prompt",
           h(
             "textarea",
             {
@@ -59,29 +59,29 @@ function drawForm(models, link) {
                 }
               },
             },
-            given("prompt"),
+            param("prompt"),
           ),
         ),
         h(
           "label",
           {},
           "Model",
-          select("model", names, given("model", names[0]?.[0]), () => {}, { name: "model" }),
+          select("model", names, param("model", names[0]?.[0]), () => {}, { name: "model" }),
         ),
         h("button", { class: "primary", id: "explain" }, "Explain"),
       ),
       h(
         "details",
         { open: ["compare", "beside", "temperature", "max_tokens"].some((name) => link.get(name)) },
-        h("summary", {}, "How it answers, and what to compare with"),
+        h("summary", {}, "Sampling and comparison"),
         h(
           "div",
           { class: "line" },
-          amount("max_tokens", "Words of the answer", given("max_tokens"), { min: 1, max: 32 }),
-          amount("temperature", "Temperature", given("temperature"), { min: 0, max: 2, step: 0.1 }),
-          amount("top_k", "Top k (0 keeps all)", given("top_k"), { min: 0 }),
-          amount("top_p", "Top p", given("top_p"), { min: 0.01, max: 1, step: 0.01 }),
-          amount("seed", "Seed", given("seed"), { min: 0 }),
+          numberField("max_tokens", "Max tokens", param("max_tokens"), { min: 1, max: 32 }),
+          numberField("temperature", "Temperature", param("temperature"), { min: 0, max: 2, step: 0.1 }),
+          numberField("top_k", "Top k (0 keeps all)", param("top_k"), { min: 0 }),
+          numberField("top_p", "Top p", param("top_p"), { min: 0.01, max: 1, step: 0.01 }),
+          numberField("seed", "Seed", param("seed"), { min: 0 }),
         ),
         h(
           "div",
@@ -89,15 +89,15 @@ function drawForm(models, link) {
           h(
             "label",
             { class: "grow" },
-            "Beside it, another prompt",
-            h("input", { name: "compare", value: given("compare"), placeholder: "none" }),
+            "Compare with another prompt",
+            h("input", { name: "compare", value: param("compare"), placeholder: "none" }),
           ),
           names.length > 1
             ? h(
                 "label",
                 {},
                 "or another model",
-                select("another model", [["", "none"], ...names], given("beside"), () => {}, { name: "beside" }),
+                select("another model", [["", "none"], ...names], param("beside"), () => {}, { name: "beside" }),
               )
             : null,
         ),
@@ -108,60 +108,60 @@ function drawForm(models, link) {
   );
 }
 
-let asked = 0;
+let latestRequest = 0;
 async function submit(isNew) {
-  const turn = ++asked,
+  const requestNumber = ++latestRequest,
     values = Object.fromEntries(FIELDS.map((name) => [name, field(name)?.value ?? ""]));
   const { prompt, model, compare, beside } = values,
     request = { prompt, model };
   for (const name of ["max_tokens", "temperature", "top_k", "top_p", "seed"]) request[name] = Number(values[name]);
   const requests = [request];
   if (compare || beside) requests.push({ ...request, prompt: compare || prompt, model: beside || model });
-  tell(null);
-  fill("busy", "The model reads …");
+  showError(null);
+  setChildren("busy", "Computing …");
   try {
-    const panes = [];
-    for (const each of requests) panes.push(await source.pane(each));
-    if (turn !== asked) return;
-    const link = new URLSearchParams(Object.entries(values).filter(([name, value]) => value !== USUAL[name]));
+    const panels = [];
+    for (const each of requests) panels.push(await source.panel(each));
+    if (requestNumber !== latestRequest) return;
+    const link = new URLSearchParams(Object.entries(values).filter(([name, value]) => value !== DEFAULTS[name]));
     if (isNew) window.history.pushState(null, "", `${location.pathname}?${link}${location.hash}`);
-    const first = !state.panes.length;
-    Object.assign(state, { panes, edits: noEdits(), outcome: null, position: null, trail: [], open: new Set() });
-    if (first) recall();
+    const first = !state.panels.length;
+    Object.assign(state, { panels, edits: noEdits(), outcome: null, position: null, trail: [], open: new Set() });
+    if (first) loadLink();
     draw();
   } catch (error) {
-    if (turn === asked) tell(error);
+    if (requestNumber === latestRequest) showError(error);
   }
-  if (turn === asked) fill("busy", "");
+  if (requestNumber === latestRequest) setChildren("busy", "");
 }
 
 async function startLive() {
-  fill("header", titles("Every number that a model computes for your words, in the order in which they come about."));
+  setChildren("header", titles("Every value that a model computes for your prompt, in the order of computation."));
   const link = new URLSearchParams(location.search);
   drawForm([], link);
   try {
     const response = await fetch("/v1/models"),
-      told = await response.json();
-    if (!response.ok) throw new Error(told?.error?.message ?? `the server answers ${response.status}`);
-    drawForm(told.data, link);
+      reply = await response.json();
+    if (!response.ok) throw new Error(reply?.error?.message ?? `the server returned ${response.status}`);
+    drawForm(reply.data, link);
   } catch (error) {
-    tell(error);
+    showError(error);
     return;
   }
   if (link.has("prompt")) await submit(false);
   else field("prompt").focus();
   window.addEventListener("popstate", () => {
     const link = new URLSearchParams(location.search),
-      said = (name) => link.get(name) ?? (name === "model" ? field(name).value : USUAL[name]);
-    const others = FIELDS.filter((name) => field(name) && said(name) !== field(name).value);
-    if (!others.length || !link.has("prompt")) return;
-    for (const name of others) field(name).value = said(name);
+      linked = (name) => link.get(name) ?? (name === "model" ? field(name).value : DEFAULTS[name]);
+    const changed = FIELDS.filter((name) => field(name) && linked(name) !== field(name).value);
+    if (!changed.length || !link.has("prompt")) return;
+    for (const name of changed) field(name).value = linked(name);
     submit(false);
   });
 }
 
 if (source.isLive) startLive();
 else {
-  recall();
+  loadLink();
   draw();
 }

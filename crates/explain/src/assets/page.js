@@ -1,10 +1,10 @@
 // The page: its state, the list of cards, and drawing them.
 "use strict";
 
-// With more layers, the view of all steps shows one layer at a time.
-const MANY_LAYERS = 4;
+// With more layers than this, the view of all steps shows one layer at a time.
+const MAX_LAYERS_AT_ONCE = 4;
 const state = {
-  panes: (data.panes || []).map((pane) => new Pane(pane)),
+  panels: (data.panes || []).map((panel) => new Panel(panel)),
   step: 0,
   all: false,
   head: 0,
@@ -15,27 +15,27 @@ const state = {
   trail: [],
   edits: noEdits(),
   outcome: null,
-  learning: { sentence: 0, at: null, beside: null, layer: 0, position: null, timer: null },
+  history: { sentence: 0, at: null, beside: null, layer: 0, position: null, timer: null },
 };
 let cards = [];
 
-// The stretch of the way that a step belongs to, in StatQuest's words where there is but one layer.
+// The phase that a step belongs to, as shown in the progress map.
 function phaseOf(step, config) {
   const isInput = step.op.kind === "add" && step.op.a === "hook_embed";
   if (step.layer !== null && !isInput) {
     if (config.n_layers > 1) return `layer ${step.layer + 1}`;
-    return config.feed_forward === "none" ? "masked self-attention" : "the layer";
+    return config.feed_forward === "none" ? "masked self-attention" : "layer 1";
   }
-  return step.axes.includes("token") || step.name.startsWith("ln_final") ? "output" : "words";
+  return step.axes.includes("token") || step.name.startsWith("ln_final") ? "output" : "input";
 }
 const partOf = ({ name, layer }) =>
   layer === null ? "" : /\.mlp\.|mlp_|\.ln2\.|resid_post/.test(name) ? "feed-forward" : "attention";
 
-// The steps of all panes in order; what only the second has stands behind what came before it there.
+// The steps of all panels in order. Steps that only the second panel has follow their predecessor there.
 function allSteps() {
-  const all = [...state.panes[0].story.steps];
+  const all = [...state.panels[0].story.steps];
   let after = -1;
-  for (const step of state.panes[1]?.story.steps ?? []) {
+  for (const step of state.panels[1]?.story.steps ?? []) {
     const at = all.findIndex((other) => other.name === step.name);
     if (at >= 0) after = at;
     else all.splice(++after, 0, step);
@@ -43,73 +43,73 @@ function allSteps() {
   return all;
 }
 
-function list() {
-  const { story } = state.panes[0],
-    many = story.config.n_layers > 1,
-    found = [];
-  const add = (phase, id, title, term, words, body, more = {}) =>
-    found.push({ phase, id, title, term, words, body, layer: null, ...more });
-  const first = (body) => (pane) => (pane === state.panes[0] ? body(pane) : null);
+function listCards() {
+  const { story } = state.panels[0],
+    hasLayers = story.config.n_layers > 1,
+    listed = [];
+  const add = (phase, id, title, term, purpose, body, more = {}) =>
+    listed.push({ phase, id, title, term, purpose, body, layer: null, ...more });
+  const firstPanelOnly = (body) => (panel) => (panel === state.panels[0] ? body(panel) : null);
   add(
+    "input",
     "words",
-    "words",
-    "the words",
     "tokens",
-    "The text is cut into pieces that the model knows, each with a number: its id.",
+    "StatQuest: words",
+    "The tokenizer splits the text into tokens of the vocabulary, each with an id.",
     tokensBody,
   );
   for (const step of allSteps()) {
-    const alone = step.op.kind === "join" && !step.op.weight && story.config.n_heads === 1;
-    if (step.op.kind === "copy" || alone || step.name === "logits_before_cap") continue;
+    const isSingleHead = step.op.kind === "join" && !step.op.weight && story.config.n_heads === 1;
+    if (step.op.kind === "copy" || isSingleHead || step.name === "logits_before_cap") continue;
     add(
       phaseOf(step, story.config),
       step.name,
       step.title,
       step.term,
       step.words,
-      (pane) => (pane.byName.has(step.name) ? stepBody(pane, pane.byName.get(step.name)) : null),
+      (panel) => (panel.byName.has(step.name) ? stepBody(panel, panel.byName.get(step.name)) : null),
       {
         formula: step.formula,
-        part: many ? partOf(step) : "",
-        layer: many ? step.layer : null,
+        part: hasLayers ? partOf(step) : "",
+        layer: hasLayers ? step.layer : null,
         heads: step.axes[0] === "head" ? step.shape[0] : 0,
-        pictured: step.axes.includes("key") && step.op.kind === "softmax",
+        hasGallery: step.axes.includes("key") && step.op.kind === "softmax",
       },
     );
   }
   add(
-    "next word",
+    "next token",
     "next",
-    "the next words",
-    "next-token predictions, surprisal",
-    "The model guesses after every word, those of the prompt too: in training it learns from all of them at once.",
-    nextWordsBody,
+    "next-token predictions",
+    "predictions and surprisal at every position",
+    "The model predicts the next token at every position, also within the prompt: training uses all of them at once.",
+    predictionsBody,
   );
-  const answers = state.panes.map((pane) => pane.story.answer);
-  range(Math.max(...answers.map((answer) => answer.length))).forEach((n) =>
+  const completions = state.panels.map((panel) => panel.story.answer);
+  range(Math.max(...completions.map((completion) => completion.length))).forEach((n) =>
     add(
-      "next word",
+      "next token",
       `answer-${n}`,
-      `next word: ${[...new Set(answers.filter((answer) => answer[n]).map((answer) => visible(answer[n].token.text)))].join(" or ")}`,
+      `next token: ${[...new Set(completions.filter((completion) => completion[n]).map((completion) => printable(completion[n].token.text)))].join(" or ")}`,
       "sampling",
-      "From percentages to one word.",
-      (pane) => (pane.story.answer[n] ? answerBody(pane, pane.story.answer[n]) : null),
+      "From probabilities to one token.",
+      (panel) => (panel.story.answer[n] ? sampledTokenBody(panel, panel.story.answer[n]) : null),
     ),
   );
   add(
     "a closer look",
     "contributions",
-    "who spoke for it",
     "direct logit attribution",
-    "The chosen word's output value is a sum; each part comes from one place in the model.",
+    "what pushed the model towards each generated token",
+    "The logit of a token is a sum; each part comes from one component of the model.",
     contributionsBody,
   );
   add(
     "a closer look",
     "lens",
-    "guesses on the way",
     "logit lens",
-    "How the answer forms from layer to layer.",
+    "predictions on the way",
+    "How the prediction forms from layer to layer.",
     lensBody,
   );
   add(
@@ -117,36 +117,36 @@ function list() {
     "what-if",
     "what if?",
     "intervention, ablation",
-    "Change a word, switch off a head or edit a number of an embedding, and see the next word's percentages move.",
-    first(whatIfBody),
+    "Replace a token, switch off a head or edit an element of an embedding, and see how the next-token probabilities change.",
+    firstPanelOnly(whatIfBody),
   );
-  if (source.learning(state.panes[0])?.sentences.length)
+  if (source.history(state.panels[0])?.sentences.length)
     add(
       "a closer look",
       "learning",
+      "training history",
       "watch it learn",
-      "training dynamics",
-      "The same sentence at each step of training that was kept.",
-      first(learningBody),
+      "Attention and predictions for the same sentence at each recorded training step.",
+      firstPanelOnly(historyBody),
     );
   add(
     "a closer look",
     "verdict",
-    "is it true?",
     "verification",
-    "Every number was computed a second time, by other code, from the weights and token ids.",
-    verdictBody,
+    "is it true?",
+    "Every value was computed a second time, by independent code, from the weights and token ids.",
+    verificationBody,
   );
-  return found;
+  return listed;
 }
 
-const paneTitle = ({ story }) =>
+const panelTitle = ({ story }) =>
   `${story.model.name || "a model"}, step ${story.model.step.toLocaleString("en")}: “${story.prompt}”`;
 const isShown = (card) =>
-  state.panes[0].story.config.n_layers <= MANY_LAYERS || card.layer === null || card.layer === state.layer;
+  state.panels[0].story.config.n_layers <= MAX_LAYERS_AT_ONCE || card.layer === null || card.layer === state.layer;
 
 function cardOf(card, number) {
-  const picks = card.heads > 1 && !card.pictured;
+  const picks = card.heads > 1 && !card.hasGallery;
   const next = cards[number + 1];
   return h(
     "section",
@@ -157,20 +157,20 @@ function cardOf(card, number) {
       h("span", {}, card.part ? `${card.phase} · ${card.part}` : card.phase),
       h(
         "button",
-        { type: "button", class: "copy", title: "this card's numbers, for a spreadsheet", onclick: copy },
+        { type: "button", class: "copy", title: "copy this card's values for a spreadsheet", onclick: copy },
         "copy",
       ),
     ),
-    h("h2", { id: `title-${number}` }, capital(card.title)),
+    h("h2", { id: `title-${number}` }, capitalize(card.title)),
     h("p", { class: "term" }, card.term),
-    h("p", {}, card.words),
+    h("p", {}, card.purpose),
     card.formula ? h("p", {}, h("span", { class: "formula" }, card.formula)) : null,
     picks
       ? h(
           "div",
           { class: "choices heads", role: "group", "aria-label": "head" },
-          range(state.panes[0].story.config.n_heads).map((head) =>
-            toggle(`head ${head + 1}`, head === state.head, () => {
+          range(state.panels[0].story.config.n_heads).map((head) =>
+            toggleButton(`head ${head + 1}`, head === state.head, () => {
               state.head = head;
               draw();
             }),
@@ -179,14 +179,14 @@ function cardOf(card, number) {
       : null,
     h(
       "div",
-      { class: state.panes.length > 1 ? "panes two" : "panes" },
-      state.panes.map((pane) => {
-        const body = card.body(pane);
+      { class: state.panels.length > 1 ? "panes two" : "panes" },
+      state.panels.map((panel) => {
+        const body = card.body(panel);
         return body
           ? h(
               "div",
               { class: "pane" },
-              state.panes.length > 1 ? h("p", { class: "pane-title" }, paneTitle(pane)) : null,
+              state.panels.length > 1 ? h("p", { class: "pane-title" }, panelTitle(panel)) : null,
               body,
             )
           : null;
@@ -206,7 +206,7 @@ function cardOf(card, number) {
   );
 }
 
-// The numbers of a card, tables one below the other, columns by tabs.
+// Copies the values of a card to the clipboard, with tab-separated columns.
 async function copy(event) {
   const button = event.currentTarget;
   const rows = [...button.closest(".card").querySelectorAll("tr")].map((row) =>
@@ -214,11 +214,11 @@ async function copy(event) {
   );
   await navigator.clipboard.writeText(rows.join("\n")).then(
     () => (button.textContent = "copied"),
-    () => (button.textContent = "not allowed here"),
+    () => (button.textContent = "copying is blocked"),
   );
 }
 
-// Where the focus is, as steps down from the element that is drawn anew.
+// The path to the focused element, which is restored after drawing.
 function focusPath() {
   const path = [];
   for (let at = document.activeElement; at && at !== document.body; at = at.parentElement) {
@@ -227,21 +227,21 @@ function focusPath() {
   }
   return null;
 }
-function refocus(found) {
-  let at = found && $(found.root);
-  for (const n of found?.path ?? []) at = at?.children[n];
-  if (at && at.tagName === found.tag && at !== document.activeElement) at.focus({ preventScroll: true });
+function refocus(saved) {
+  let at = saved && $(saved.root);
+  for (const n of saved?.path ?? []) at = at?.children[n];
+  if (at && at.tagName === saved.tag && at !== document.activeElement) at.focus({ preventScroll: true });
 }
 
 function draw() {
-  if (!state.panes.length) return;
+  if (!state.panels.length) return;
   const focus = focusPath(),
     scroll = window.scrollY;
-  cards = list();
+  cards = listCards();
   state.step = Math.max(0, Math.min(state.step, cards.length - 1));
   state.layer = cards[state.step].layer ?? state.layer;
-  document.body.classList.toggle("comparing", state.panes.length > 1);
-  fill(
+  document.body.classList.toggle("comparing", state.panels.length > 1);
+  setChildren(
     "cards",
     state.all
       ? cards.map((card, i) => (isShown(card) ? cardOf(card, i) : null))
@@ -249,18 +249,18 @@ function draw() {
   );
   document.querySelectorAll(".looks").forEach((each) => {
     each.parentElement.scrollLeft =
-      each.querySelector(".asks.chosen").getAttribute("x") - each.parentElement.clientWidth / 2;
+      each.querySelector(".query.chosen").getAttribute("x") - each.parentElement.clientWidth / 2;
   });
   document.querySelectorAll("#cards table").forEach((each) => each.querySelector("td.n")?.setAttribute("tabindex", 0));
-  drawHead();
+  drawHeader();
   drawBar();
   drawWhy();
   refocus(focus);
   window.scrollTo(0, scroll);
-  remember();
+  saveLink();
 }
 
-// To another step, whose beginning is brought into view.
+// Goes to another step and scrolls to its top.
 function go(step, toCard = false) {
   state.step = Math.max(0, Math.min(step, cards.length - 1));
   draw();
@@ -269,30 +269,30 @@ function go(step, toCard = false) {
   else if (window.scrollY > top) window.scrollTo(0, top);
   if (toCard) $("cards").focus({ preventScroll: true });
 }
-function lookClosely(position) {
+function selectPosition(position) {
   state.position = position;
   draw();
 }
 
-// What is worth pointing out, folded where it is much.
+// The notes; collapsed if there are many.
 function notesBody(notes) {
-  const listed = notes.map((note) => h("p", { class: "note" }, capital(`${note}.`)));
+  const listed = notes.map((note) => h("p", { class: "note" }, capitalize(`${note}.`)));
   if (notes.length <= 2) return listed.length ? h("div", { class: "notes" }, listed) : null;
-  return h("details", { class: "notes" }, h("summary", {}, `${notes.length} things to notice`), listed);
+  return h("details", { class: "notes" }, h("summary", {}, `${notes.length} notes`), listed);
 }
 
-const titles = (words) =>
-  h("div", { class: "titles" }, h("h1", {}, "From word to next word"), h("p", { class: "soft" }, words));
+const titles = (subtitle) =>
+  h("div", { class: "titles" }, h("h1", {}, "From word to next word"), h("p", { class: "soft" }, subtitle));
 
-function drawHead() {
-  const { story } = state.panes[0],
-    verified = state.panes.every((pane) => pane.story.verdict.verified),
-    many = story.config.n_layers > MANY_LAYERS;
+function drawHeader() {
+  const { story } = state.panels[0],
+    verified = state.panels.every((panel) => panel.story.verdict.verified),
+    hasLayerMenu = story.config.n_layers > MAX_LAYERS_AT_ONCE;
   const largest = Math.max(
-    ...state.panes.flatMap((pane) => pane.story.verdict.differences.map((d) => d.largest ?? Infinity)),
+    ...state.panels.flatMap((panel) => panel.story.verdict.differences.map((d) => d.largest ?? Infinity)),
   );
   document.title = `${story.model.name || "nextword"}: ${story.prompt}`;
-  fill(
+  setChildren(
     "header",
     titles(
       `${story.model.name || "a model"}, step ${story.model.step.toLocaleString("en")}, ${story.model.parameters.toLocaleString("en")} parameters`,
@@ -319,7 +319,7 @@ function drawHead() {
           },
         ),
       ),
-      many && state.all
+      hasLayerMenu && state.all
         ? h(
             "label",
             {},
@@ -329,9 +329,9 @@ function drawHead() {
               range(story.config.n_layers).map((n) => [n, n + 1]),
               state.layer,
               (n) => {
-                const twin = cards.findIndex((card) => card.layer === Number(n));
+                const firstCard = cards.findIndex((card) => card.layer === Number(n));
                 state.layer = Number(n);
-                go(twin);
+                go(firstCard);
               },
               { id: "layer" },
             ),
@@ -340,7 +340,7 @@ function drawHead() {
       h(
         "div",
         { class: "segments", role: "group", "aria-label": "view" },
-        toggle(
+        toggleButton(
           "One step",
           !state.all,
           () => {
@@ -349,7 +349,7 @@ function drawHead() {
           },
           { id: "one" },
         ),
-        toggle(
+        toggleButton(
           "All steps",
           state.all,
           () => {
@@ -361,17 +361,17 @@ function drawHead() {
       ),
     ),
     notesBody(
-      state.panes.flatMap((pane) =>
-        pane.story.notes
+      state.panels.flatMap((panel) =>
+        panel.story.notes
           .filter((note) => !source.isLive || !note.includes("--layer"))
-          .map((note) => (state.panes.length > 1 ? `${paneTitle(pane)}: ${note}` : note)),
+          .map((note) => (state.panels.length > 1 ? `${panelTitle(panel)}: ${note}` : note)),
       ),
     ),
   );
-  fill(
+  setChildren(
     "footer",
-    `Keys: ← → steps, a all or one, arrows within a table, Enter on a number shows where it comes from, Esc closes it. Made by nextword ${story.model.version}${
-      source.isLive ? "." : "; this page needs no connection."
+    `Keys: ←/→ change step, A toggles all steps, arrow keys move within a table, Enter shows the formula of a value, Esc closes it. Made by nextword ${story.model.version}${
+      source.isLive ? "." : "; this page works offline."
     }`,
   );
 }
@@ -382,29 +382,29 @@ function drawBar() {
     `${i + 1}. ${card.layer === null ? "" : `L${card.layer + 1} `}${card.title}`,
   ]);
   const phases = [...new Set(cards.map((card) => card.phase))];
-  fill(
+  setChildren(
     "bar",
-    state.panes.map((pane) =>
+    state.panels.map((panel) =>
       h(
         "div",
         { class: "words" },
-        tokensOf(pane).map((t) =>
+        tokensOf(panel).map((t) =>
           h(
             "button",
             {
               type: "button",
               class: `word${t.from === "answer" ? " answer" : ""}`,
               "data-p": t.position,
-              "aria-pressed": t.position === closely(pane),
-              title: `position ${t.position}; choose it to look at it closely`,
-              onclick: () => lookClosely(t.position),
+              "aria-pressed": t.position === selectedPosition(panel),
+              title: `position ${t.position}; click to select it`,
+              onclick: () => selectPosition(t.position),
             },
-            visible(t.text),
+            printable(t.text),
             h("small", {}, `${t.position}`),
           ),
         ),
         h("span", { class: "soft", "aria-hidden": "true" }, "→"),
-        pane.story.answer.slice(-1).map((a) => h("span", { class: "word answer last" }, visible(a.token.text))),
+        panel.story.answer.slice(-1).map((a) => h("span", { class: "word answer last" }, printable(a.token.text))),
       ),
     ),
     h(
@@ -415,7 +415,7 @@ function drawBar() {
         { type: "button", id: "back", disabled: state.step === 0, onclick: () => go(state.step - 1) },
         "← Back",
       ),
-      select("go to a step", texts, state.step, (i) => go(Number(i)), { id: "jump" }),
+      select("go to step", texts, state.step, (i) => go(Number(i)), { id: "jump" }),
       h("span", { id: "count" }, `${state.step + 1} of ${cards.length}`),
       h(
         "button",
@@ -443,7 +443,7 @@ function drawBar() {
               card.phase === phase
                 ? h("span", {
                     class: i === state.step ? "here" : i < state.step ? "past" : "",
-                    title: capital(card.title),
+                    title: capitalize(card.title),
                     onclick: () => go(i),
                   })
                 : null,

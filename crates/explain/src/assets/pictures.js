@@ -1,17 +1,17 @@
-// Pictures: planes, waves, attention as lines and shades, angles, curves over training.
+// Pictures: planes, sinusoids, attention as lines and heat maps, RoPE angles, curves over training.
 "use strict";
 
-// As wide as there is room, so that letters keep their size on a small screen.
+// Available width. Pictures are not scaled, so that text keeps its size on small screens.
 const room = () => Math.min(620, window.innerWidth - 66);
 
-// Words whose numbers are two, as places on a plane: [{at: [x, y], from, text, position, hollow}].
+// Two-dimensional vectors as points on a plane: [{at: [x, y], from, text, position, hollow}].
 function plane(points, label) {
   const size = 300,
     ends = points.flatMap((p) => [p.at, ...(p.from ? [p.from] : [])]);
-  const most = 1.18 * Math.max(...ends.flat().map(Math.abs), 1e-6);
-  const x = (v) => size / 2 + (v / most) * (size / 2),
-    y = (v) => size / 2 - (v / most) * (size / 2);
-  const places = labels(
+  const max = 1.18 * Math.max(...ends.flat().map(Math.abs), 1e-6);
+  const x = (v) => size / 2 + (v / max) * (size / 2),
+    y = (v) => size / 2 - (v / max) * (size / 2);
+  const labelPositions = placeLabels(
     points.map((p) => ({ x: x(p.at[0]), y: y(p.at[1]), width: 7.2 * p.text.length })),
     size,
   );
@@ -21,23 +21,23 @@ function plane(points, label) {
     { class: "plane", viewBox: `0 0 ${size} ${size}`, width: size, role: "img", "aria-label": label },
     s("line", { class: "axis", x1: 0, x2: size, y1: size / 2, y2: size / 2 }),
     s("line", { class: "axis", x1: size / 2, x2: size / 2, y1: 0, y2: size }),
-    s("text", { x: size - 2, y: size / 2 - 5, "text-anchor": "end" }, "number 0"),
-    s("text", { x: size / 2 + 5, y: 12 }, "number 1"),
+    s("text", { x: size - 2, y: size / 2 - 5, "text-anchor": "end" }, "element 0"),
+    s("text", { x: size / 2 + 5, y: 12 }, "element 1"),
     points.filter((p) => p.from).map((p) => line(p.from, p.at, { class: "way", "data-p": p.position })),
     points.map((p, i) =>
       s(
         "g",
         { "data-p": p.position },
         s("circle", { cx: x(p.at[0]), cy: y(p.at[1]), r: 5, class: p.hollow ? "hollow" : "dot" }),
-        s("text", { class: "label", ...places[i] }, p.text),
-        s("title", {}, `${p.text}: ${p.at.map((v) => showNumber(v)).join(", ")}`),
+        s("text", { class: "label", ...labelPositions[i] }, p.text),
+        s("title", {}, `${p.text}: ${p.at.map((v) => formatNumber(v)).join(", ")}`),
       ),
     ),
   );
 }
 
-// Where labels stand: right of their dots, or wherever there is room for them.
-function labels(dots, size) {
+// Places labels right of their dots, or wherever they overlap least.
+function placeLabels(dots, size) {
   const taken = dots.map((dot) => [dot.x - 5, dot.y - 5, dot.x + 5, dot.y + 5]);
   const overlap = ([a, b, c, d]) =>
     taken.filter(([e, f, g, i]) => a < g && e < c && b < i && f < d).length +
@@ -60,12 +60,12 @@ function labels(dots, size) {
   });
 }
 
-// The waves that positions are read from, with a dot where each word reads.
-function curves(pane, step) {
+// The sinusoids of the position encoding, with a dot at each token's position.
+function sinusoids(panel, step) {
   const width = step.shape[1],
     shown = Math.min(width, 6),
-    last = Math.max(pane.story.config.context_length - 1, 1);
-  const limit = Math.min(last, Math.max(pane.story.tokens.length + 2, 12), 63);
+    last = Math.max(panel.story.config.context_length - 1, 1);
+  const limit = Math.min(last, Math.max(panel.story.tokens.length + 2, 12), 63);
   const W = room(),
     H = 92,
     x = (p) => 30 + (p / limit) * (W - 44),
@@ -79,14 +79,14 @@ function curves(pane, step) {
       const points = range(241)
         .map((i) => (i / 240) * limit)
         .map((p) => `${x(p).toFixed(1)},${y(wave(p * f)).toFixed(1)}`);
-      const tokens = pane.story.tokens.filter((t) => t.position <= limit);
+      const tokens = panel.story.tokens.filter((t) => t.position <= limit);
       return s(
         "svg",
         {
           viewBox: `0 0 ${W} ${H}`,
           width: W,
           role: "img",
-          "aria-label": `the wave of number ${dim}, read at each word's position`,
+          "aria-label": `the sinusoid of element ${dim}, with each token's position`,
         },
         s("text", { x: 0, y: 46, class: "label" }, `${dim}`),
         s("line", { class: "axis", x1: 30, x2: W - 14, y1: 42, y2: 42 }),
@@ -101,10 +101,10 @@ function curves(pane, step) {
               ? s(
                   "text",
                   { x: x(t.position), y: H - 2, "text-anchor": "middle" },
-                  visible(t.text).slice(0, Math.floor(W / 62)),
+                  printable(t.text).slice(0, Math.floor(W / 62)),
                 )
               : null,
-            s("title", {}, `${visible(t.text)} at position ${t.position}: ${showNumber(wave(t.position * f))}`),
+            s("title", {}, `${printable(t.text)} at position ${t.position}: ${formatNumber(wave(t.position * f))}`),
           ),
         ),
       );
@@ -112,19 +112,19 @@ function curves(pane, step) {
   );
 }
 
-// Who looks at whom: each word below asks, lines lead to those that answer, the thicker the more.
-function looks(texts, share, chosen, choose) {
+// Attention as lines from each query (below) to its keys (above); thicker means a larger weight.
+function attentionLines(texts, weight, chosen, choose) {
   const step = Math.min(110, Math.max(34, room() / texts.length)),
     W = step * texts.length,
     H = 150;
   const x = (at) => step * (at + 0.5),
     clip = Math.max(2, Math.floor(step / 8));
   const label = (at) => {
-    const text = visible(texts[at]);
+    const text = printable(texts[at]);
     return text.length > clip ? `${text.slice(0, clip - 1)}…` : text;
   };
   const lines = texts.flatMap((_, query) =>
-    range(query + 1).map((key) => ({ query, key, share: share(query, key) || 0 })),
+    range(query + 1).map((key) => ({ query, key, weight: weight(query, key) || 0 })),
   );
   return h(
     "div",
@@ -136,14 +136,14 @@ function looks(texts, share, chosen, choose) {
         viewBox: `0 0 ${W} ${H}`,
         width: W,
         role: "img",
-        "aria-label": `what ${quoted(texts[chosen])} looks at: ${lines
+        "aria-label": `what ${quoted(texts[chosen])} attends to: ${lines
           .filter((l) => l.query === chosen)
-          .map((l) => `${visible(texts[l.key])} ${percent(l.share)}`)
+          .map((l) => `${printable(texts[l.key])} ${percent(l.weight)}`)
           .join(", ")}`,
       },
       lines
-        .filter((l) => l.share > 0.004)
-        .sort(by((l) => l.query === chosen))
+        .filter((l) => l.weight > 0.004)
+        .sort(compareBy((l) => l.query === chosen))
         .map((l) =>
           s(
             "line",
@@ -153,12 +153,12 @@ function looks(texts, share, chosen, choose) {
               y1: H - 28,
               x2: x(l.key),
               y2: 26,
-              "stroke-width": (0.6 + 7 * l.share).toFixed(2),
-              "stroke-opacity": (l.query === chosen ? 0.25 + 0.75 * l.share : 0.22 * l.share).toFixed(3),
+              "stroke-width": (0.6 + 7 * l.weight).toFixed(2),
+              "stroke-opacity": (l.query === chosen ? 0.25 + 0.75 * l.weight : 0.22 * l.weight).toFixed(3),
               "data-p": l.query,
               "data-k": l.key,
             },
-            s("title", {}, `${visible(texts[l.query])} looks at ${visible(texts[l.key])}: ${percent(l.share)}`),
+            s("title", {}, weightTitle(texts, l.query, l.key, l.weight)),
           ),
         ),
       texts.map((_, at) => [
@@ -166,7 +166,7 @@ function looks(texts, share, chosen, choose) {
         s(
           "text",
           {
-            class: `label asks${at === chosen ? " chosen" : ""}`,
+            class: `label query${at === chosen ? " chosen" : ""}`,
             x: x(at),
             y: H - 10,
             "text-anchor": "middle",
@@ -180,45 +180,45 @@ function looks(texts, share, chosen, choose) {
   );
 }
 
-const NAMED = 16,
-  NUMBERED = 34,
-  MOST_CELLS = 64;
+const MAX_NAMED_ROWS = 16,
+  MIN_NUMBERED_CELL = 34,
+  MAX_CELLS = 64;
 
-// Percentages as shades, with words and numbers where there is room. `other` are those to compare with;
-// `links` says whether the words are those of the prompt, which light up with it.
-function shades(texts, share, label, { other = null, links = true } = {}) {
+// A heat map of attention weights, with tokens and values where there is room. `other` are the weights
+// to compare with. `links`: whether the tokens are the prompt's and are highlighted with it.
+function heatmap(texts, weight, label, { other = null, links = true } = {}) {
   const n = texts.length,
-    named = n <= NAMED;
-  if (n > MOST_CELLS) return shadesDrawn(texts, share, label);
+    named = n <= MAX_NAMED_ROWS;
+  if (n > MAX_CELLS) return heatmapCanvas(texts, weight, label);
   const size = named
     ? Math.max(18, Math.min(42, Math.floor(Math.min(340, room() - 60) / n)))
     : Math.max(4, Math.floor(Math.min(420, room()) / n));
-  const place = (query, key) => (links ? { "data-p": query, "data-k": key } : {});
+  const linkTo = (query, key) => (links ? { "data-p": query, "data-k": key } : {});
   const cells = [];
   if (named)
     cells.push(
       h("span", {}),
-      texts.map((text, at) => h("span", { class: "top", ...place(at) }, h("em", {}, visible(text)))),
+      texts.map((text, at) => h("span", { class: "top", ...linkTo(at) }, h("em", {}, printable(text)))),
     );
   for (let query = 0; query < n; query++) {
-    if (named) cells.push(h("span", { class: "side", ...place(query) }, visible(texts[query])));
+    if (named) cells.push(h("span", { class: "side", ...linkTo(query) }, printable(texts[query])));
     for (let key = 0; key < n; key++) {
-      const value = share(query, key),
+      const value = weight(query, key),
         differs = other && value !== null && Math.abs(other(query, key) - value) >= 0.05;
       const title =
         value === null
           ? null
-          : lookTitle(texts, query, key, value) + (differs ? `, ${percent(other(query, key))} in the other` : "");
+          : weightTitle(texts, query, key, value) + (differs ? `, ${percent(other(query, key))} in the other panel` : "");
       cells.push(
         h(
           "i",
           {
-            ...place(query, key),
+            ...linkTo(query, key),
             class: value === null ? "masked" : `shade${differs ? " differs" : ""}${value > 0.6 ? " deep" : ""}`,
             style: value === null ? "" : shade(value),
             title,
           },
-          size >= NUMBERED && value !== null ? `${Math.round(100 * value)}` : null,
+          size >= MIN_NUMBERED_CELL && value !== null ? `${Math.round(100 * value)}` : null,
         ),
       );
     }
@@ -226,18 +226,18 @@ function shades(texts, share, label, { other = null, links = true } = {}) {
   const grid = `grid-template-columns:${named ? "max-content " : ""}repeat(${n},${size}px)`;
   return h("div", { class: "picture", role: "img", "aria-label": label, style: grid }, cells);
 }
-const lookTitle = (texts, query, key, share) =>
-  `${visible(texts[query])} looks at ${visible(texts[key])}: ${percent(share)}`;
+const weightTitle = (texts, query, key, weight) =>
+  `${printable(texts[query])} attends to ${printable(texts[key])}: ${percent(weight)}`;
 
-// The same for many words, a dot each.
-function shadesDrawn(texts, share, label) {
+// A heat map of many tokens, one pixel per weight.
+function heatmapCanvas(texts, weight, label) {
   const n = texts.length,
     canvas = h("canvas", { class: "drawn", width: n, height: n, role: "img", "aria-label": label });
   const context = canvas.getContext("2d");
   context.fillStyle = getComputedStyle(document.body).color;
   for (let query = 0; query < n; query++) {
     for (let key = 0; key < n; key++) {
-      context.globalAlpha = share(query, key) ?? 0;
+      context.globalAlpha = weight(query, key) ?? 0;
       context.fillRect(key, query, 1, 1);
     }
   }
@@ -245,14 +245,14 @@ function shadesDrawn(texts, share, label) {
     const [key, query] = [e.offsetX / canvas.clientWidth, e.offsetY / canvas.clientHeight].map((x) =>
       Math.max(0, Math.min(n - 1, Math.floor(x * n))),
     );
-    const value = share(query, key);
-    canvas.title = value === null ? "hidden" : lookTitle(texts, query, key, value);
-    light(`${query}`, `${key}`);
+    const value = weight(query, key);
+    canvas.title = value === null ? "masked" : weightTitle(texts, query, key, value);
+    highlight(`${query}`, `${key}`);
   });
   return canvas;
 }
 
-// Pairs of numbers before and after they are turned.
+// Pairs of elements before and after the rotation.
 function dials(before, after, angles) {
   const size = 92,
     centre = size / 2;
@@ -260,9 +260,9 @@ function dials(before, after, angles) {
     "div",
     { class: "dials" },
     angles.map((angle, i) => {
-      const most = Math.max(Math.hypot(...before[i]), 1e-9) / 36;
+      const scale = Math.max(Math.hypot(...before[i]), 1e-9) / 36;
       const arm = ([x, y], kind) =>
-        s("line", { class: kind, x1: centre, y1: centre, x2: centre + x / most, y2: centre - y / most });
+        s("line", { class: kind, x1: centre, y1: centre, x2: centre + x / scale, y2: centre - y / scale });
       return h(
         "figure",
         {},
@@ -272,7 +272,7 @@ function dials(before, after, angles) {
             viewBox: `0 0 ${size} ${size}`,
             width: size,
             role: "img",
-            "aria-label": `pair ${i} turned by ${showNumber(angle, 2)}`,
+            "aria-label": `pair ${i} rotated by ${formatNumber(angle, 2)}`,
           },
           s("circle", { class: "axis", cx: centre, cy: centre, r: 38, fill: "none" }),
           arm(before[i], "arm before"),
@@ -284,8 +284,8 @@ function dials(before, after, angles) {
   );
 }
 
-// Lines over training steps: [{name, values}], with the step that is looked at.
-function course(steps, lines, at, label) {
+// Curves over training steps: [{name, values}], with a cursor at the selected step.
+function historyPlot(steps, lines, at, label) {
   const W = room(),
     H = 170,
     left = 44,
@@ -296,7 +296,7 @@ function course(steps, lines, at, label) {
   let free = -100;
   const ends = lines
     .map((line) => ({ line, y: y(line.values[line.values.length - 1]) }))
-    .sort(by((end) => end.y))
+    .sort(compareBy((end) => end.y))
     .map((end) => {
       free = Math.max(end.y, free + 14);
       return { ...end, y: free };

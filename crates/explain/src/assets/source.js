@@ -1,11 +1,11 @@
-// Where answers come from: the page's own weights, or the server that the page came from.
+// Where values come from: the weights embedded in the page, or the server.
 "use strict";
 
 const data = JSON.parse($("data").textContent);
-const MOST_WORDS = 10;
+const MAX_TOKENS = 10;
 
-// "name[axis=1,axis=2]" to [name, [1, 2]].
-function readAddress(address) {
+// Parses "name[axis=1,axis=2]" to [name, [1, 2]].
+function parseAddress(address) {
   const [name, rest] = address.split("[");
   return [
     name,
@@ -16,72 +16,72 @@ function readAddress(address) {
   ];
 }
 
-const ownSource = {
+const localSource = {
   isLive: false,
-  learning: () => data.learning,
-  // Whether numbers of a layer that are not in the page can be had.
-  mayHave: (pane, layer) => layer !== null && pane.live && !pane.layers?.has(layer),
-  why(pane, name, index) {
-    const step = pane.byName.get(name),
-      shape = step?.shape ?? pane.weight(name)?.shape;
-    const length = name === "tokens" ? [pane.story.tokens.length] : shape;
+  history: () => data.learning,
+  // Whether values of a layer that are not in the page can be computed.
+  canLoad: (panel, layer) => layer !== null && panel.canCompute && !panel.layers?.has(layer),
+  why(panel, name, index) {
+    const step = panel.byName.get(name),
+      shape = step?.shape ?? panel.weight(name)?.shape;
+    const length = name === "tokens" ? [panel.story.tokens.length] : shape;
     if (length && (length.length !== index.length || !index.every((i, axis) => i < length[axis])))
-      throw new Error(`there is no number ${name}[${index.join(",")}]`);
+      throw new Error(`no value ${name}[${index.join(",")}]`);
     const isWeight = /\.(weight|bias)$/.test(name);
-    const found = step || isWeight || name === "tokens" ? pane.derive(name, index) : null;
-    // What is not in the page is not taken for 0, nor for the end of the chain.
-    const isAbsent =
+    const found = step || isWeight || name === "tokens" ? panel.derive(name, index) : null;
+    // A value that is not in the page must not appear as 0 or as the end of the chain.
+    const isIncomplete =
       !found ||
       found.operands.some((operand) => !Number.isFinite(operand.value)) ||
       (isWeight && !shape) ||
-      (step && !pane.story.tensors[name]);
-    if (!isAbsent) return found;
-    const nothing = {
-      title: "a number of another step",
+      (step && !panel.story.tensors[name]);
+    if (!isIncomplete) return found;
+    const absent = {
+      title: "a value of another step",
       term: "not in this page",
       formula: "–",
       operands: [],
       value: null,
     };
-    return { ...nothing, address: `${name}[${index.join(",")}]`, ...found, filled: "", result: null, isAbsent };
+    return { ...absent, address: `${name}[${index.join(",")}]`, ...found, filled: "", result: null, isIncomplete };
   },
   token: async () => null,
-  // Numbers that would have made the page too large are computed when they are asked for.
-  layer(pane, layer) {
-    (pane.layers ||= new Set()).add(layer);
+  // Computes the tensors of a layer that were omitted to keep the page small.
+  layer(panel, layer) {
+    (panel.layers ||= new Set()).add(layer);
     const values = evaluate(
-      pane.story.steps,
-      pane.allWeights(),
-      pane.story.tokens.map((t) => t.id),
+      panel.story.steps,
+      panel.allWeights(),
+      panel.story.tokens.map((t) => t.id),
     );
-    for (const step of pane.story.steps.filter((step) => step.layer === layer && !pane.story.tensors[step.name])) {
+    for (const step of panel.story.steps.filter((step) => step.layer === layer && !panel.story.tensors[step.name])) {
       const { shape, data } = values[step.name],
-        seq = pane.story.tokens.length,
-        scores = pane.byName.get(step.op.of) || step;
-      const hidden = (at) => step.axes.includes("key") && !sees(Math.floor(at / seq) % seq, at % seq, scores.op.window);
-      pane.story.tensors[step.name] = {
+        seq = panel.story.tokens.length,
+        scores = panel.byName.get(step.op.of) || step;
+      const isMasked = (at) => step.axes.includes("key") && !isVisible(Math.floor(at / seq) % seq, at % seq, scores.op.window);
+      panel.story.tensors[step.name] = {
         axes: step.axes,
         shape,
         computed: true,
-        data: Array.from(data, (x, at) => (hidden(at) ? null : x)),
+        data: Array.from(data, (x, at) => (isMasked(at) ? null : x)),
       };
     }
   },
-  embedding(pane, id) {
-    const table = pane.weight("token_embedding.weight");
+  embedding(panel, id) {
+    const table = panel.weight("token_embedding.weight");
     return Array.from(rowOf(table, id));
   },
-  whatIf(pane, edits) {
-    const { story } = pane,
+  whatIf(panel, edits) {
+    const { story } = panel,
       ids = story.tokens.map((t) => t.id),
-      off = new Set(),
-      own = pane.allWeights(),
-      weights = { ...own };
-    const table = own["token_embedding.weight"],
+      disabledHeads = new Set(),
+      original = panel.allWeights(),
+      weights = { ...original };
+    const table = original["token_embedding.weight"],
       last = story.tokens.filter((t) => t.from === "prompt").length - 1;
     for (const edit of edits) {
       if (edit.change === "token") ids[edit.position] = edit.id;
-      else if (edit.change === "head_off") off.add(`${edit.layer}.${edit.head}`);
+      else if (edit.change === "head_off") disabledHeads.add(`${edit.layer}.${edit.head}`);
       else {
         if (weights["token_embedding.weight"] === table)
           weights["token_embedding.weight"] = { shape: table.shape, data: Float64Array.from(table.data) };
@@ -89,102 +89,102 @@ const ownSource = {
       }
     }
     const row = (values) => rowOf(values.probabilities, last);
-    const was = (pane.base ||= row(
+    const before = (panel.base ||= row(
       evaluate(
         story.steps,
-        own,
+        original,
         story.tokens.map((t) => t.id),
       ),
     ));
-    const now = edits.length ? row(evaluate(story.steps, weights, ids, off)) : was;
+    const after = edits.length ? row(evaluate(story.steps, weights, ids, disabledHeads)) : before;
     const order = range(story.config.vocab_size)
-      .sort((a, b) => Math.max(was[b], now[b]) - Math.max(was[a], now[a]))
-      .slice(0, MOST_WORDS);
-    return { words: order.map((id) => ({ id, text: pane.text(id), before: was[id], after: now[id] })) };
+      .sort((a, b) => Math.max(before[b], after[b]) - Math.max(before[a], after[a]))
+      .slice(0, MAX_TOKENS);
+    return { words: order.map((id) => ({ id, text: panel.text(id), before: before[id], after: after[id] })) };
   },
 };
 
-// Asks the server about the story of `pane`, whose request it keeps.
+// Requests values from the server. A panel keeps the request that it was made from.
 const serverSource = {
   isLive: true,
-  lessons: new Map(),
-  learning: (pane) => serverSource.lessons.get(pane.request.model),
-  async ask(body, path = "/explain") {
+  histories: new Map(),
+  history: (panel) => serverSource.histories.get(panel.request.model),
+  async post(body, path = "/explain") {
     const response = await fetch(path, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(body),
     });
-    const told = await response.json().catch(() => null);
-    if (!response.ok || !told) throw new Error(told?.error?.message ?? `the server answers ${response.status}`);
-    return told;
+    const reply = await response.json().catch(() => null);
+    if (!response.ok || !reply) throw new Error(reply?.error?.message ?? `the server returned ${response.status}`);
+    return reply;
   },
-  async pane(request) {
-    const told = await this.ask({ ...request, pane: true }),
-      pane = new Pane({ ...told, weights: null });
-    pane.request = request;
-    pane.layers = new Map();
-    pane.embeddings = new Map();
-    if (!this.lessons.has(request.model))
-      this.lessons.set(request.model, (await this.ask({ model: request.model, learning: true })).learning);
-    // Large vocabularies stay at the server; what the story names is known by name.
-    const guesses = [
-      ...told.story.next_words.flatMap((next) => [...next.top, ...(next.next ? [next.next] : [])]),
-      ...told.story.answer.map((a) => a.token),
+  async panel(request) {
+    const reply = await this.post({ ...request, pane: true }),
+      panel = new Panel({ ...reply, weights: null });
+    panel.request = request;
+    panel.layers = new Map();
+    panel.embeddings = new Map();
+    if (!this.histories.has(request.model))
+      this.histories.set(request.model, (await this.post({ model: request.model, learning: true })).learning);
+    // Large vocabularies stay on the server; the page knows the tokens that the report mentions.
+    const mentioned = [
+      ...reply.story.next_words.flatMap((next) => [...next.top, ...(next.next ? [next.next] : [])]),
+      ...reply.story.answer.map((a) => a.token),
     ];
-    for (const guess of guesses) pane.vocabulary[guess.id] ??= guess.text;
-    return pane;
+    for (const token of mentioned) panel.vocabulary[token.id] ??= token.text;
+    return panel;
   },
-  // Until the answer came.
-  mayHave: (pane, layer) => layer !== null && pane.layers.get(layer) !== "here",
-  async why(pane, name, index) {
+  // Until the response has arrived.
+  canLoad: (panel, layer) => layer !== null && panel.layers.get(layer) !== "loaded",
+  async why(panel, name, index) {
     const axes =
       name === "tokens"
         ? ["position"]
-        : pane.byName.has(name)
-          ? axisNames(pane.byName.get(name))
+        : panel.byName.has(name)
+          ? axisNames(panel.byName.get(name))
           : index.length === 1
             ? ["number"]
             : ["row", "column"];
-    const found = await this.ask({
-      ...pane.request,
+    const found = await this.post({
+      ...panel.request,
       why: `${name}[${index.map((i, axis) => `${axes[axis]}=${i}`).join(",")}]`,
     });
     const operands = found.operands.map(({ role, value, address }) => ({
       role,
       value,
-      link: address ? readAddress(address) : null,
+      link: address ? parseAddress(address) : null,
     }));
     return { ...found, operands };
   },
-  async token(pane, text) {
-    const told = await this.ask({ model: pane.request.model, content: text.replaceAll("␣", " ") }, "/tokenize");
-    return told.count === 1 && !told.unknown.length ? told.tokens[0] : null;
+  async token(panel, text) {
+    const reply = await this.post({ model: panel.request.model, content: text.replaceAll("␣", " ") }, "/tokenize");
+    return reply.count === 1 && !reply.unknown.length ? reply.tokens[0] : null;
   },
-  embedding(pane, id) {
-    const here = pane.embeddings.get(id);
-    if (here) return here;
-    return this.ask({ ...pane.request, embedding: id }).then(({ numbers }) => {
-      pane.embeddings.set(id, numbers);
+  embedding(panel, id) {
+    const cached = panel.embeddings.get(id);
+    if (cached) return cached;
+    return this.post({ ...panel.request, embedding: id }).then(({ numbers }) => {
+      panel.embeddings.set(id, numbers);
       return numbers;
     });
   },
-  whatIf(pane, edits) {
-    return this.ask({ ...pane.request, what_if: edits });
+  whatIf(panel, edits) {
+    return this.post({ ...panel.request, what_if: edits });
   },
-  // The tensors of one layer, which a large model's story leaves out.
-  layer(pane, layer) {
-    if (pane.layers.has(layer)) return;
-    pane.layers.set(layer, "asked");
-    this.ask({ ...pane.request, layer }).then(({ tensors }) => {
-      Object.assign(pane.story.tensors, tensors);
-      pane.layers.set(layer, "here");
+  // Loads the tensors of one layer, which the report of a large model omits.
+  layer(panel, layer) {
+    if (panel.layers.has(layer)) return;
+    panel.layers.set(layer, "requested");
+    this.post({ ...panel.request, layer }).then(({ tensors }) => {
+      Object.assign(panel.story.tensors, tensors);
+      panel.layers.set(layer, "loaded");
       draw();
     }, (error) => {
-      pane.layers.delete(layer); // To be asked again at the next look.
-      tell(error);
+      panel.layers.delete(layer); // Retry when the card is drawn again.
+      showError(error);
     });
   },
 };
 
-const source = data.live ? serverSource : ownSource;
+const source = data.live ? serverSource : localSource;

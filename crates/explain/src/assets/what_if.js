@@ -1,62 +1,62 @@
-// The card that tries changes: a word, a head, a number of an embedding.
+// The what-if card: replace tokens, switch off heads, edit embeddings.
 "use strict";
 
-const MOST_OPTIONS = 64,
-  MOST_EDITED = 16;
-const noEdits = () => ({ words: new Map(), off: new Set(), numbers: new Map(), edited: null });
-const isEdited = (edits) => edits.words.size + edits.off.size + edits.numbers.size > 0;
+const MAX_OPTIONS = 64,
+  MAX_EDITED_DIMS = 16;
+const noEdits = () => ({ tokens: new Map(), disabledHeads: new Set(), embeddings: new Map(), editedToken: null });
+const isEdited = (edits) => edits.tokens.size + edits.disabledHeads.size + edits.embeddings.size > 0;
 
-// As the program takes them.
+// The edits as the server takes them.
 const editList = (edits) => [
-  ...[...edits.words].map(([position, id]) => ({ change: "token", position, id })),
-  ...[...edits.off].map((key) => {
+  ...[...edits.tokens].map(([position, id]) => ({ change: "token", position, id })),
+  ...[...edits.disabledHeads].map((key) => {
     const [layer, head] = key.split(".").map(Number);
     return { change: "head_off", layer, head };
   }),
-  ...[...edits.numbers].map(([key, value]) => {
+  ...[...edits.embeddings].map(([key, value]) => {
     const [id, dim] = key.split(".").map(Number);
     return { change: "embedding", id, dim, value };
   }),
 ];
 
-function whatIfBody(pane) {
-  if (!source.isLive && pane.packed && !pane.live) {
+function whatIfBody(panel) {
+  if (!source.isLive && panel.packed && !panel.canCompute) {
     return h(
       "p",
       {},
-      "This page holds some layers only, so it cannot compute. Leave --layer out, or in a terminal: nextword explain RECORD PROMPT --what-if head=0.1",
+      "This page contains only some layers, so it cannot compute. Leave out --layer, or use a terminal: nextword explain MODEL PROMPT --what-if head=0.1",
     );
   }
-  if (!source.isLive && !pane.live) {
+  if (!source.isLive && !panel.canCompute) {
     return h(
       "p",
       {},
-      "This model is too large to travel in the page, so the page cannot compute. In a terminal: nextword explain RECORD PROMPT --what-if head=0.1",
+      "This model is too large to embed in the page, so the page cannot compute. Use a terminal: nextword explain MODEL PROMPT --what-if head=0.1",
     );
   }
-  const { story } = pane,
+  const { story } = panel,
     edits = state.edits,
     prompt = story.tokens.filter((t) => t.from === "prompt"),
     layers = story.config.n_layers;
-  const ids = prompt.map((t) => edits.words.get(t.position) ?? t.id),
-    edited = ids.includes(edits.edited) ? edits.edited : ids[ids.length - 1];
+  const ids = prompt.map((t) => edits.tokens.get(t.position) ?? t.id),
+    edited = ids.includes(edits.editedToken) ? edits.editedToken : ids[ids.length - 1];
   const swap = (token, id) => {
-    if (id === token.id) edits.words.delete(token.position);
-    else edits.words.set(token.position, id);
+    if (id === token.id) edits.tokens.delete(token.position);
+    else edits.tokens.set(token.position, id);
     draw();
   };
   const flip = (key) => {
-    if (!edits.off.delete(key)) edits.off.add(key);
+    if (!edits.disabledHeads.delete(key)) edits.disabledHeads.add(key);
     draw();
   };
   return [
-    h("h3", {}, "Change a word"),
+    h("h3", {}, "Replace a token"),
     h(
       "div",
       { class: "choices" },
-      prompt.map((t) => wordChoice(pane, t, ids[t.position], (id) => swap(t, id))),
+      prompt.map((t) => tokenChoice(panel, t, ids[t.position], (id) => swap(t, id))),
     ),
-    wordList(pane),
+    vocabularyList(panel),
     h("h3", {}, "Switch off a head"),
     range(layers).map((layer) =>
       h(
@@ -65,7 +65,7 @@ function whatIfBody(pane) {
         layers > 1 ? h("span", { class: "soft" }, `layer ${layer + 1}, head`) : h("span", { class: "soft" }, "head"),
         range(story.config.n_heads).map((head) => {
           const key = `${layer}.${head}`;
-          return toggle(`${head + 1}`, edits.off.has(key), () => flip(key), {
+          return toggleButton(`${head + 1}`, edits.disabledHeads.has(key), () => flip(key), {
             "data-off": key,
             "aria-label": `switch off head ${head + 1} of layer ${layer + 1}`,
           });
@@ -77,25 +77,25 @@ function whatIfBody(pane) {
       "div",
       { class: "choices" },
       select(
-        "the word whose embedding is edited",
-        [...new Set(ids)].map((id) => [id, visible(pane.text(id))]),
+        "token whose embedding is edited",
+        [...new Set(ids)].map((id) => [id, printable(panel.text(id))]),
         edited,
         (id) => {
-          edits.edited = Number(id);
+          edits.editedToken = Number(id);
           draw();
         },
       ),
-      embeddingFields(pane, edited),
+      embeddingFields(panel, edited),
     ),
     story.config.tied_head
       ? h(
           "p",
           { class: "soft" },
-          "The output layer of this model reads the same table, so an edit changes that word's output value too.",
+          "This model ties its output layer to the embedding table, so an edit also changes that token's logit.",
         )
       : null,
-    h("h3", {}, "The next word after the prompt"),
-    outcome(pane),
+    h("h3", {}, "Next token after the prompt"),
+    outcome(panel),
     isEdited(edits)
       ? h(
           "button",
@@ -107,115 +107,115 @@ function whatIfBody(pane) {
               draw();
             },
           },
-          "as it was",
+          "Reset",
         )
       : null,
   ];
 }
 
-// A list of words where they are few, a field where they are many.
-function wordChoice(pane, token, id, choose) {
-  const label = `word at position ${token.position}`,
-    size = pane.story.config.vocab_size;
-  if (size <= MOST_OPTIONS && pane.vocabulary.length)
+// A menu for small vocabularies, a text field for large ones.
+function tokenChoice(panel, token, id, choose) {
+  const label = `token at position ${token.position}`,
+    size = panel.story.config.vocab_size;
+  if (size <= MAX_OPTIONS && panel.vocabulary.length)
     return select(
       label,
-      range(size).map((n) => [n, visible(pane.text(n))]),
+      range(size).map((n) => [n, printable(panel.text(n))]),
       id,
       (n) => choose(Number(n)),
       { "data-swap": token.position },
     );
   const change = async (e) => {
-    const known = pane.vocabulary.findIndex((text) => text === e.target.value || visible(text) === e.target.value);
-    const found = known >= 0 ? known : await source.token(pane, e.target.value).catch(() => null);
-    e.target.setCustomValidity(found === null ? "this is not one token of the model's" : "");
+    const known = panel.vocabulary.findIndex((text) => text === e.target.value || printable(text) === e.target.value);
+    const found = known >= 0 ? known : await source.token(panel, e.target.value).catch(() => null);
+    e.target.setCustomValidity(found === null ? "this is not a single token of the vocabulary" : "");
     if (found === null) e.target.reportValidity();
     else choose(found);
   };
   return h("input", {
     class: "word-field",
     list: "vocabulary",
-    value: visible(pane.text(id)),
-    size: Math.max(3, pane.text(id).length),
+    value: printable(panel.text(id)),
+    size: Math.max(3, panel.text(id).length),
     "aria-label": label,
     "data-swap": token.position,
     onchange: change,
   });
 }
-const wordList = (pane) =>
-  pane.vocabulary.length > MOST_OPTIONS
+const vocabularyList = (panel) =>
+  panel.vocabulary.length > MAX_OPTIONS
     ? h(
         "datalist",
         { id: "vocabulary" },
-        pane.vocabulary.map((text) => h("option", { value: visible(text) })),
+        panel.vocabulary.map((text) => h("option", { value: printable(text) })),
       )
     : null;
 
-// At once where the numbers are here, so that the focus stays; else when they have come.
-const whenHere = (answer, use) => (answer instanceof Promise ? answer.then(use, tell) : use(answer));
+// Synchronously if the value is available, so that the focus stays; otherwise when it arrives.
+const whenReady = (value, use) => (value instanceof Promise ? value.then(use, showError) : use(value));
 
-function embeddingFields(pane, id) {
+function embeddingFields(panel, id) {
   const fields = h("span", { class: "choices" }),
-    most = state.open.has("embedding") ? Infinity : MOST_EDITED;
-  const field = (number, dim) => {
+    max = state.open.has("embedding") ? Infinity : MAX_EDITED_DIMS;
+  const field = (original, dim) => {
     const key = `${id}.${dim}`;
     const change = (e) => {
       const value = e.target.valueAsNumber;
-      if (Number.isFinite(value) && Math.abs(value) < 1e6) state.edits.numbers.set(key, value);
+      if (Number.isFinite(value) && Math.abs(value) < 1e6) state.edits.embeddings.set(key, value);
       draw();
     };
-    const value = (state.edits.numbers.get(key) ?? number).toFixed(4);
+    const value = (state.edits.embeddings.get(key) ?? original).toFixed(4);
     return h("input", {
       type: "number",
       step: 0.1,
-      "aria-label": `number ${dim}`,
+      "aria-label": `element ${dim}`,
       "data-embedding": dim,
       value,
       onchange: change,
     });
   };
-  whenHere(source.embedding(pane, id), (numbers) =>
+  whenReady(source.embedding(panel, id), (values) =>
     fields.replaceChildren(
       ...flat([
-        numbers.slice(0, most).map(field),
-        moreButton(Math.max(0, numbers.length - most), "numbers", "embedding"),
+        values.slice(0, max).map(field),
+        moreButton(Math.max(0, values.length - max), "values", "embedding"),
       ]),
     ),
   );
   return fields;
 }
 
-function outcome(pane) {
+function outcome(panel) {
   const shown = h("div", { id: "outcome", "aria-live": "polite", "aria-busy": "true" });
   const edits = editList(state.edits),
     key = JSON.stringify(edits);
-  const known = state.outcome?.pane === pane ? state.outcome : null;
-  if (known) shown.append(outcomeBars(known.words, known.key !== "[]"));
-  if (known?.key === key) {
+  const previous = state.outcome?.panel === panel ? state.outcome : null;
+  if (previous) shown.append(outcomeBars(previous.words, previous.key !== "[]"));
+  if (previous?.key === key) {
     shown.removeAttribute("aria-busy");
-    return shown; // Nothing has changed since.
+    return shown; // Already up to date.
   }
-  whenHere(source.whatIf(pane, edits), ({ words }) => {
-    if (key !== JSON.stringify(editList(state.edits))) return; // A later change is under way.
-    state.outcome = { pane, key, words };
+  whenReady(source.whatIf(panel, edits), ({ words }) => {
+    if (key !== JSON.stringify(editList(state.edits))) return; // Superseded by a later edit.
+    state.outcome = { panel, key, words };
     shown.replaceChildren(outcomeBars(words, edits.length > 0));
     shown.removeAttribute("aria-busy");
   });
   return shown;
 }
-function outcomeBars(words, changed) {
-  const top = Math.max(...words.map((word) => word.after));
-  const move = (word) =>
-    `${word.after >= word.before ? "+" : "−"}${(100 * Math.abs(word.after - word.before)).toFixed(2)}`;
+function outcomeBars(tokens, isChanged) {
+  const top = Math.max(...tokens.map((token) => token.after));
+  const change = (token) =>
+    `${token.after >= token.before ? "+" : "−"}${(100 * Math.abs(token.after - token.before)).toFixed(2)}`;
   return bars(
-    words.slice(0, 8).map((word) => ({
-      name: visible(word.text),
-      value: word.after,
-      class: word.after === top ? "chosen" : "",
-      was: changed ? word.before : undefined,
-      text: changed
-        ? `${percent(word.after, 2)}  was ${percent(word.before, 2)} (${move(word)})`
-        : percent(word.after, 2),
+    tokens.slice(0, 8).map((token) => ({
+      name: printable(token.text),
+      value: token.after,
+      class: token.after === top ? "chosen" : "",
+      was: isChanged ? token.before : undefined,
+      text: isChanged
+        ? `${percent(token.after, 2)}  was ${percent(token.before, 2)} (${change(token)})`
+        : percent(token.after, 2),
     })),
     1,
   );

@@ -1,52 +1,52 @@
-// The panel that derives a number, down to weights and words.
+// The sidebar that derives a value, down to weights and token ids.
 "use strict";
 
-const MOST_OPERANDS = 24;
+const MAX_OPERANDS = 24;
 
-const sameNumber = (a, b) => a && b && a.pane === b.pane && a.name === b.name && a.index.join() === b.index.join();
+const isSameValue = (a, b) => a && b && a.panel === b.panel && a.name === b.name && a.index.join() === b.index.join();
 
 async function drawWhy() {
   const current = state.trail[state.trail.length - 1],
-    pane = current && state.panes[current.pane];
+    panel = current && state.panels[current.panel];
   document.querySelectorAll("td.pinned").forEach((cell) => cell.classList.remove("pinned"));
   $("why").classList.toggle("empty", !current);
   if (!current) {
-    fill(
+    setChildren(
       "why",
-      h("h2", {}, "Where does it come from?"),
+      h("h2", {}, "Where does a value come from?"),
       h(
         "p",
         { class: "soft" },
-        "Choose any number: here stands its formula with the numbers that go in. Each of them can be asked in turn, down to the weights and the words.",
+        "Click any number to see its formula here. Click the numbers in it to trace further, down to the weights.",
       ),
     );
     return;
   }
   document
-    .querySelectorAll(`td[data-pane="${current.pane}"][data-index="${current.index.join(",")}"]`)
+    .querySelectorAll(`td[data-pane="${current.panel}"][data-index="${current.index.join(",")}"]`)
     .forEach((cell) => cell.classList.toggle("pinned", cell.dataset.name === current.name));
   try {
-    const answer = (current.found ||= source.why(pane, current.name, current.index));
-    if (answer instanceof Promise && !$("why-address")) fill("why", h("p", { class: "soft" }, "Asking …"));
-    const found = answer instanceof Promise ? await answer : answer;
-    if (state.trail[state.trail.length - 1] === current) fill("why", whyBody(current, found));
+    const derivation = (current.found ||= source.why(panel, current.name, current.index));
+    if (derivation instanceof Promise && !$("why-address")) setChildren("why", h("p", { class: "soft" }, "Loading …"));
+    const found = derivation instanceof Promise ? await derivation : derivation;
+    if (state.trail[state.trail.length - 1] === current) setChildren("why", whyBody(current, found));
   } catch (error) {
-    current.found = null; // To be asked again.
+    current.found = null; // Retry on the next draw.
     if (state.trail[state.trail.length - 1] === current)
-      fill("why", closing(), h("p", { class: "note" }, error.message));
+      setChildren("why", whyButtons(), h("p", { class: "note" }, error.message));
   }
 }
-const openWhy = (link, pane) => {
-  state.trail.push({ pane, name: link[0], index: link[1] });
+const openWhy = (link, panel) => {
+  state.trail.push({ panel, name: link[0], index: link[1] });
   drawWhy();
-  remember();
+  saveLink();
 };
 const closeWhy = () => {
   state.trail = [];
   drawWhy();
-  remember();
+  saveLink();
 };
-const closing = () =>
+const whyButtons = () =>
   h(
     "div",
     { class: "trail" },
@@ -59,7 +59,7 @@ const closing = () =>
         onclick: () => {
           state.trail.pop();
           drawWhy();
-          remember();
+          saveLink();
         },
       },
       "← back",
@@ -68,64 +68,64 @@ const closing = () =>
   );
 
 function whyBody(current, found) {
-  const { operands, isAbsent } = found;
-  const off =
-    !isAbsent &&
+  const { operands, isIncomplete } = found;
+  const differs =
+    !isIncomplete &&
     found.result !== null &&
     found.value !== null &&
     Math.abs(found.result - found.value) > 1e-3 * Math.max(1, Math.abs(found.value));
   return [
-    closing(),
-    h("h2", {}, capital(found.title)),
+    whyButtons(),
+    h("h2", {}, capitalize(found.title)),
     h("p", { class: "term" }, found.term),
     h(
       "p",
       { class: "value", id: "why-value" },
       found.value === null
-        ? found.isAbsent
+        ? found.isIncomplete
           ? "–"
-          : "hidden"
-        : showNumber(found.value, current.name === "tokens" ? 0 : 6),
+          : "masked"
+        : formatNumber(found.value, current.name === "tokens" ? 0 : 6),
     ),
     h("p", {}, h("code", { id: "why-address" }, found.address)),
     h("p", {}, h("span", { class: "formula" }, found.formula)),
-    isAbsent
+    isIncomplete
       ? h(
           "p",
           { class: "note" },
-          `Not all of its numbers are in this page. In a terminal: nextword explain RECORD PROMPT --why '${found.address}'`,
+          `Some of its operands are not in this page. In a terminal: nextword explain MODEL PROMPT --why '${found.address}'`,
         )
       : [
-          found.filled && found.filled !== showNumber(found.value)
+          found.filled && found.filled !== formatNumber(found.value)
             ? h("p", { id: "why-filled" }, `= ${found.filled}`)
             : null,
           found.result !== null && operands.length
             ? h(
                 "p",
                 { class: "result", id: "why-result", "data-result": found.result },
-                `= ${showNumber(found.result, 6)}${off ? " — differs from the number above" : ""}`,
+                `= ${formatNumber(found.result, 6)}${differs ? " — differs from the value above" : ""}`,
               )
             : null,
         ],
-    isPairs(operands) ? pairsBody(operands, current.pane) : operandList(operands, current.pane),
-    operands.length || isAbsent ? null : h("p", { class: "soft" }, "Here the chain ends."),
+    isPairs(operands) ? pairsBody(operands, current.panel) : operandList(operands, current.panel),
+    operands.length || isIncomplete ? null : h("p", { class: "soft" }, "The chain ends here."),
   ];
 }
 const nameOf = ([name, index]) => `${name.replace(/^blocks\.\d+\./, "").replace("hook_", "")}[${index.join(",")}]`;
-const operandButton = (operand, pane, text) =>
+const operandButton = (operand, panel, text) =>
   h(
     "button",
     {
       type: "button",
       disabled: !operand.link,
       title: operand.link ? `${operand.link[0]} [${operand.link[1].join(", ")}]` : "a setting of the model",
-      onclick: () => openWhy(operand.link, pane),
+      onclick: () => openWhy(operand.link, panel),
     },
     text,
   );
 
-function operandList(operands, pane) {
-  const rows = some(operands.length, MOST_OPERANDS, "operands");
+function operandList(operands, panel) {
+  const rows = firstOf(operands.length, MAX_OPERANDS, "operands");
   return [
     h(
       "ol",
@@ -136,23 +136,23 @@ function operandList(operands, pane) {
           h(
             "li",
             {},
-            operandButton(operand, pane, [
+            operandButton(operand, panel, [
               h("span", {}, operand.link ? `${operand.role} · ${nameOf(operand.link)}` : operand.role),
-              h("span", {}, showNumber(operand.value, operand.role === "token id" ? 0 : 4)),
+              h("span", {}, formatNumber(operand.value, operand.role === "token id" ? 0 : 4)),
             ]),
           ),
         ),
     ),
-    moreButton(rows.more, "numbers", "operands"),
+    moreButton(rows.more, "operands", "operands"),
   ];
 }
-// Sums of products: x times w, row by row, the largest products first where there are many.
+// Sums of products: x times w, one row each; the largest products first if there are many.
 const isPairs = (operands) =>
   operands.length >= 4 &&
   operands[0].role !== operands[1].role &&
   operands[2].role === operands[0].role &&
   operands[3].role === operands[1].role;
-function pairsBody(operands, pane) {
+function pairsBody(operands, panel) {
   let pairs = [];
   while (
     pairs.length * 2 + 1 < operands.length &&
@@ -165,13 +165,13 @@ function pairsBody(operands, pane) {
     product = ([a, b]) => a.value * b.value,
     count = pairs.length;
   if (count > 8) pairs = [...pairs].sort((a, b) => Math.abs(product(b)) - Math.abs(product(a)));
-  const rows = some(count, MOST_OPERANDS / 2, "operands");
+  const rows = firstOf(count, MAX_OPERANDS / 2, "operands");
   return [
     count > 8 ? h("p", { class: "soft" }, `${count} products, the largest first`) : null,
     h(
       "table",
       { class: "pairs" },
-      columns([operands[0].role, "", operands[1].role, "", "product"]),
+      headerRow([operands[0].role, "", operands[1].role, "", "product"]),
       h(
         "tbody",
         {},
@@ -181,16 +181,16 @@ function pairsBody(operands, pane) {
             h(
               "tr",
               {},
-              h("td", {}, operandButton(a, pane, showNumber(a.value, 3))),
+              h("td", {}, operandButton(a, panel, formatNumber(a.value, 3))),
               h("td", { class: "op" }, "×"),
-              h("td", {}, operandButton(b, pane, showNumber(b.value, 3))),
+              h("td", {}, operandButton(b, panel, formatNumber(b.value, 3))),
               h("td", { class: "op" }, "="),
-              h("td", {}, showNumber(product([a, b]), 3)),
+              h("td", {}, formatNumber(product([a, b]), 3)),
             ),
           ),
       ),
     ),
     moreButton(rows.more, "products", "operands"),
-    rest.length ? operandList(rest, pane) : null,
+    rest.length ? operandList(rest, panel) : null,
   ];
 }

@@ -1,21 +1,27 @@
-//! Where numbers of attention come from: turned pairs, similarities, percentages, mixed values.
+//! Derivations of attention: RoPE, scores, attention weights, and the weighted sum of values.
 
-use super::Scene;
-use crate::formula::{Step, number, plain, products, setting, shortened, subscript, wrapped};
+use super::DerivationContext;
+use crate::formula::{
+    FilledFormula, format_number, join_truncated, parenthesized, setting, subscript,
+    sum_of_products,
+};
 use crate::graph::Op;
 
-impl Scene<'_> {
-    pub(super) fn turn(&self, of: &str, frequencies: &[f64], index: &[usize]) -> Step {
+impl DerivationContext<'_> {
+    pub(super) fn rope(&self, input: &str, frequencies: &[f64], index: &[usize]) -> FilledFormula {
         let (position, dim, half) = (index[1], index[2], frequencies.len());
         if dim >= 2 * half {
-            let x = self.at("x", of, index);
-            let formula = format!("unchanged: only the first {} numbers are turned", 2 * half);
-            return plain(&formula, number(x.value), x.value, vec![x]);
+            let x = self.at("x", input, index);
+            let formula = format!(
+                "unchanged: only the first {} elements are rotated",
+                2 * half
+            );
+            return FilledFormula::new(&formula, format_number(x.value), x.value, vec![x]);
         }
         let angle = position as f64 * frequencies[dim % half];
         let (x, y) = (
-            self.at("x", of, &[index[0], position, dim % half]),
-            self.at("y", of, &[index[0], position, dim % half + half]),
+            self.at("x", input, &[index[0], position, dim % half]),
+            self.at("y", input, &[index[0], position, dim % half + half]),
         );
         let (cos, sin) = (angle.cos(), angle.sin());
         let operands = |x, y| {
@@ -26,7 +32,7 @@ impl Scene<'_> {
                 setting("frequency", frequencies[dim % half]),
             ]
         };
-        let (formula, result, first, second, between) = if dim < half {
+        let (formula, result, first, second, sign) = if dim < half {
             (
                 "x cos a − y sin a",
                 x.value * cos - y.value * sin,
@@ -44,31 +50,31 @@ impl Scene<'_> {
             )
         };
         let filled = format!(
-            "{} × {} {between} {} × {}  (a = {position} × {})",
-            number(first),
-            wrapped(cos),
-            wrapped(second),
-            wrapped(sin),
-            number(frequencies[dim % half])
+            "{} × {} {sign} {} × {}  (a = {position} × {})",
+            format_number(first),
+            parenthesized(cos),
+            parenthesized(second),
+            parenthesized(sin),
+            format_number(frequencies[dim % half])
         );
-        plain(formula, filled, result, operands(x, y))
+        FilledFormula::new(formula, filled, result, operands(x, y))
     }
 
-    pub(super) fn score(&self, index: &[usize]) -> Step {
+    pub(super) fn score(&self, index: &[usize]) -> FilledFormula {
         let Op::Scores {
             q,
             k,
             scale,
-            usual,
+            default_scale,
             cap,
             slopes,
             ..
         } = &self.node.op
         else {
-            unreachable!("the caller has looked");
+            unreachable!("only called for scores");
         };
         let (head, query, key) = (index[0], index[1], index[2]);
-        if !self.trace.sees(self.node, query, key) {
+        if !self.trace.is_visible(self.node, query, key) {
             return Self::masked();
         }
         let group = self.node.shape[0] / self.trace.value(k).shape[0];
@@ -76,78 +82,80 @@ impl Scene<'_> {
             let k = self.at("k", k, &[head / group, key, i]);
             (self.at("q", q, &[head, query, i]), k)
         });
-        let mut step =
-            products(pairs.collect(), None, "q · k").times(&self.scale(*scale, *usual), *scale);
+        let mut score = sum_of_products(pairs.collect(), None, "q · k")
+            .times(&self.scale_name(*scale, *default_scale), *scale);
         if let Some(cap) = cap {
-            step = step.squeezed(*cap);
+            score = score.soft_capped(*cap);
         }
         match slopes.get(head) {
-            Some(slope) => step.lessened(*slope, (query - key) as f64),
-            None => step,
+            Some(slope) => score.minus_distance(*slope, (query - key) as f64),
+            None => score,
         }
     }
 
-    /// What the factor on similarities is: `1/√d`, or what the configuration has instead.
-    fn scale(&self, scale: f64, usual: bool) -> String {
-        if usual {
+    /// Name of the factor on scores: `1/√d`, or what the configuration has instead.
+    fn scale_name(&self, scale: f64, default_scale: bool) -> String {
+        if default_scale {
             return "1/√d".to_string();
         }
         let config = &self.trace.config;
         let width = config.score_width.unwrap_or(config.head_dim() as f64);
-        format!("{}/√{width}", number(scale * width.sqrt()))
+        format!("{}/√{width}", format_number(scale * width.sqrt()))
     }
 
-    pub(super) fn softmax(&self, of: &str, index: &[usize]) -> Step {
+    pub(super) fn softmax(&self, input: &str, index: &[usize]) -> FilledFormula {
         let last = index.len() - 1;
         let square = self.node.is_square();
-        if square && !self.trace.sees(self.node, index[1], index[2]) {
+        if square && !self.trace.is_visible(self.node, index[1], index[2]) {
             return Self::masked();
         }
         let mut operands = Vec::new();
-        let mut mine = 0;
+        let mut own = 0;
         for i in 0..self.node.shape[last] {
-            if square && !self.trace.sees(self.node, index[1], i) {
+            if square && !self.trace.is_visible(self.node, index[1], i) {
                 continue;
             }
             if i == index[last] {
-                mine = operands.len();
+                own = operands.len();
             }
             let mut at = index.to_vec();
             at[last] = i;
-            operands.push(self.at(&format!("x{}", subscript(i)), of, &at));
+            operands.push(self.at(&format!("x{}", subscript(i)), input, &at));
         }
-        let top = operands
+        let max = operands
             .iter()
-            .fold(f64::NEG_INFINITY, |top, x| top.max(x.value));
-        let sum: f64 = operands.iter().map(|x| (x.value - top).exp()).sum();
-        let result = (operands[mine].value - top).exp() / sum;
-        let terms = operands.iter().map(|x| format!("e^{}", wrapped(x.value)));
+            .fold(f64::NEG_INFINITY, |max, x| max.max(x.value));
+        let sum: f64 = operands.iter().map(|x| (x.value - max).exp()).sum();
+        let result = (operands[own].value - max).exp() / sum;
+        let terms = operands
+            .iter()
+            .map(|x| format!("e^{}", parenthesized(x.value)));
         let filled = format!(
             "e^{} / ({})",
-            wrapped(operands[mine].value),
-            shortened(terms.collect(), " + ")
+            parenthesized(operands[own].value),
+            join_truncated(terms.collect(), " + ")
         );
-        plain("e^x / Σ e^x", filled, result, operands)
+        FilledFormula::new("e^x / Σ e^x", filled, result, operands)
     }
 
-    pub(super) fn mix(&self, pattern: &str, v: &str, index: &[usize]) -> Step {
+    pub(super) fn weighted_sum(&self, pattern: &str, v: &str, index: &[usize]) -> FilledFormula {
         let (head, query, dim) = (index[0], index[1], index[2]);
         let scores = self.trace.node(pattern).filter(|node| node.is_square());
         let group = self.node.shape[0] / self.trace.value(v).shape[0];
         let visible =
-            (0..=query).filter(|key| scores.is_some_and(|n| self.trace.sees(n, query, *key)));
+            (0..=query).filter(|key| scores.is_some_and(|n| self.trace.is_visible(n, query, *key)));
         let pairs = visible.map(|key| {
             let v = self.at("value", v, &[head / group, key, dim]);
-            (self.at("percentage", pattern, &[head, query, key]), v)
+            (self.at("attn weight", pattern, &[head, query, key]), v)
         });
-        products(pairs.collect(), None, "Σ percentage × value")
+        sum_of_products(pairs.collect(), None, "Σ attention weight × value")
     }
 
-    fn masked() -> Step {
-        Step {
-            formula: "hidden: a token sees itself and what came before, within its window"
+    fn masked() -> FilledFormula {
+        FilledFormula {
+            formula: "masked: a token attends to itself and to earlier tokens within its window"
                 .to_string(),
-            filled: "hidden".to_string(),
+            filled: String::new(),
             operands: Vec::new(),
             result: None,
         }

@@ -1,32 +1,34 @@
-//! The steps from word to next word, one tensor below the other.
+//! The steps of the forward pass, one tensor below the other.
 
-use super::{GLUE, MOST_COLUMNS, MOST_LINES, Page, columns, is_wanted, shown};
+use super::{
+    MAX_COLUMNS, MAX_LINES, NO_BREAK, Printer, count_of, display_width, is_selected, printable,
+};
 use crate::explainer::Explanation;
 use crate::graph::{Axis, Node, Op, PROBABILITIES};
-use crate::words::about;
+use crate::labels::label;
 
-impl Page<'_> {
-    /// Narrows the view to what can be read, where the reader has not chosen.
-    pub(super) fn shorten(&mut self) {
-        let mut kept = Vec::new();
-        if self.lines() > MOST_LINES && self.view.positions.is_none() {
-            self.view.positions = Some(vec![self.explanation.trace.prompt - 1]);
-            kept.push("the prompt's last position (--position N shows others)");
+impl Printer<'_> {
+    /// Narrows the view if the output would be too long and the user has not selected what to show.
+    pub(super) fn narrow_view(&mut self) {
+        let mut selected = Vec::new();
+        if self.lines() > MAX_LINES && self.view.positions.is_none() {
+            self.view.positions = Some(vec![self.explanation.trace.prompt_len - 1]);
+            selected.push("the prompt's last position (--position N shows others)");
         }
-        if self.lines() > MOST_LINES && self.view.layers.is_none() {
+        if self.lines() > MAX_LINES && self.view.layers.is_none() {
             self.view.layers = Some(vec![0]);
-            kept.push("the first layer (--layer N)");
+            selected.push("the first layer (--layer N)");
         }
-        if !kept.is_empty() {
+        if !selected.is_empty() {
             let text = format!(
-                "too long to read as a whole, so only {}",
-                kept.join(" and ")
+                "too long to show in full; showing only {}",
+                selected.join(" and ")
             );
             self.wrap("", &text, "33");
         }
     }
 
-    /// Lines with numbers that the steps take.
+    /// Number of lines with values that the steps take.
     fn lines(&self) -> usize {
         let nodes = self.explanation.trace.graph.iter();
         let listed = nodes.filter(|node| self.is_listed(node));
@@ -38,11 +40,11 @@ impl Page<'_> {
 
     fn is_listed(&self, node: &Node) -> bool {
         let layers = self.view.layers.as_ref();
-        let wanted = node.layer.is_none_or(|layer| is_wanted(layers, layer));
-        let renamed = matches!(node.op, Op::Copy { .. });
-        let lone = matches!(&node.op, Op::Join { weight: None, .. })
+        let selected = node.layer.is_none_or(|layer| is_selected(layers, layer));
+        let is_copy = matches!(node.op, Op::Copy { .. });
+        let is_single_head = matches!(&node.op, Op::OutputProjection { weight: None, .. })
             && self.explanation.trace.config.n_heads == 1;
-        wanted && !renamed && !lone && node.name != PROBABILITIES
+        selected && !is_copy && !is_single_head && node.name != PROBABILITIES
     }
 
     pub(super) fn steps(&mut self) {
@@ -55,8 +57,13 @@ impl Page<'_> {
                 layer = node.layer;
                 if let Some(layer) = layer.filter(|_| self.explanation.trace.config.n_layers > 1) {
                     let title = format!("── layer {} ", layer + 1);
-                    let rule = "─".repeat(self.view.width.saturating_sub(columns(&title)).min(40));
-                    let title = self.paint("1", &format!("{title}{rule}"));
+                    let rule = "─".repeat(
+                        self.view
+                            .width
+                            .saturating_sub(display_width(&title))
+                            .min(40),
+                    );
+                    let title = self.style("1", &format!("{title}{rule}"));
                     self.line(&format!("\n{title}"));
                 }
             }
@@ -66,31 +73,31 @@ impl Page<'_> {
     }
 
     fn step(&mut self, number: usize, node: &Node) {
-        let about = about(node);
-        let term = format!("({})", about.term);
-        let fits = columns(about.title) + columns(&term) + 6 <= self.view.width;
-        let between = if fits { "  " } else { "\n    " };
-        let (title, term) = (self.paint("1", about.title), self.paint("2", &term));
-        self.line(&format!("\n{number:>2}  {title}{between}{term}"));
-        self.wrap("    ", &format!("{}   {}", about.formula, node.name), "2");
+        let label = label(node);
+        let term = format!("({})", label.term);
+        let fits = display_width(label.title) + display_width(&term) + 6 <= self.view.width;
+        let separator = if fits { "  " } else { "\n    " };
+        let (title, term) = (self.style("1", label.title), self.style("2", &term));
+        self.line(&format!("\n{number:>2}  {title}{separator}{term}"));
+        self.wrap("    ", &format!("{}   {}", label.formula, node.name), "2");
         match &node.op {
-            _ if node.axes.contains(&Axis::Token) && node.shape[1] > MOST_COLUMNS => {
+            _ if node.axes.contains(&Axis::Token) && node.shape[1] > MAX_COLUMNS => {
                 self.largest(node);
             }
             Op::Add { a, b } => self.sums(node, a, b),
             Op::Scores { .. } | Op::Softmax { .. } => self.square(node),
-            Op::Mix { pattern, v } => {
+            Op::WeightedSum { pattern, v } => {
                 self.rows(node);
-                self.mixture(node, pattern, v);
+                self.weighted_sum(node, pattern, v);
             }
             _ => self.rows(node),
         }
     }
 
-    /// The positions that are shown of `seq`.
+    /// The positions to show.
     pub(super) fn positions(&self) -> Vec<usize> {
-        let all = 0..self.story.tokens.len();
-        all.filter(|at| is_wanted(self.view.positions.as_ref(), *at))
+        let all = 0..self.report.tokens.len();
+        all.filter(|at| is_selected(self.view.positions.as_ref(), *at))
             .collect()
     }
 
@@ -98,33 +105,33 @@ impl Page<'_> {
         if node.shape.len() < 3 {
             return vec![None];
         }
-        // A key and value head belongs to several heads that ask.
+        // With grouped queries, several query heads share a key/value head.
         let group = (self.explanation.trace.config.n_heads / node.shape[0]).max(1);
-        let asked = |head: &usize| {
+        let selected = |head: &usize| {
             let heads = self.view.heads.as_ref();
-            (head * group..(head + 1) * group).any(|head| is_wanted(heads, head))
+            (head * group..(head + 1) * group).any(|head| is_selected(heads, head))
         };
-        (0..node.shape[0]).filter(asked).map(Some).collect()
+        (0..node.shape[0]).filter(selected).map(Some).collect()
     }
 
     fn head_title(&mut self, node: &Node, head: Option<usize>) {
         let trace = &self.explanation.trace;
-        let many = trace.config.n_heads > 1;
-        if let Some(head) = head.filter(|_| many) {
-            let shared = node.shape[0] < trace.config.n_heads;
-            let kind = if shared { "key/value head" } else { "head" };
-            let title = self.paint("2", &format!("{kind} {}", head + 1));
+        let has_heads = trace.config.n_heads > 1;
+        if let Some(head) = head.filter(|_| has_heads) {
+            let is_shared = node.shape[0] < trace.config.n_heads;
+            let kind = if is_shared { "key/value head" } else { "head" };
+            let title = self.style("2", &format!("{kind} {}", head + 1));
             self.line(&format!("    {title}"));
         }
     }
 
-    /// One line a token.
+    /// One line per position.
     fn rows(&mut self, node: &Node) {
-        let seq = self.story.tokens.len();
+        let seq = self.report.tokens.len();
         if node.axes.contains(&Axis::Token) {
             let width = self.view.decimals + 5;
             let names = (0..node.shape[1] as u32).map(|id| {
-                let name: String = shown(&self.explanation.explainer.text(id))
+                let name: String = printable(&self.explanation.explainer.token_text(id))
                     .chars()
                     .take(width - 1)
                     .collect();
@@ -132,10 +139,10 @@ impl Page<'_> {
             });
             let names = format!(
                 "    {}{}",
-                " ".repeat(self.label),
+                " ".repeat(self.token_width),
                 names.collect::<String>()
             );
-            let names = self.paint("2", &names);
+            let names = self.style("2", &names);
             self.line(&names);
         }
         for head in self.heads_of(node) {
@@ -143,22 +150,22 @@ impl Page<'_> {
             for position in self.positions() {
                 let value = self.explanation.trace.value(&node.name);
                 let x = value.row(head.unwrap_or(0) * seq + position);
-                let room = self.view.width.saturating_sub(self.label + 4);
-                let numbers = self.numbers(x, room);
+                let room = self.view.width.saturating_sub(self.token_width + 4);
+                let cells = self.cells(x, room);
                 let token = self.token(position);
-                self.line(&format!("    {token}{numbers}"));
+                self.line(&format!("    {token}{cells}"));
             }
         }
     }
 
-    /// The tokens with the largest numbers, one line a token that was read.
+    /// The tokens with the largest values, one line per position.
     fn largest(&mut self, node: &Node) {
         for position in self.positions() {
             let row = self.explanation.trace.value(&node.name).row(position);
-            let top = self.explanation.guesses(row, self.view.top);
+            let top = self.explanation.top_tokens(row, self.view.top);
             let top = top.iter().map(|one| {
-                let number = self.cell(one.probability);
-                format!("{}{GLUE}{}", shown(&one.text), number.trim())
+                let value = self.cell(one.probability);
+                format!("{}{NO_BREAK}{}", printable(&one.text), value.trim())
             });
             let more = row.len().saturating_sub(self.view.top);
             let text = format!("{}  … (+{more})", top.collect::<Vec<_>>().join("  "));
@@ -166,14 +173,14 @@ impl Page<'_> {
         }
     }
 
-    /// `a + b = sum`, one line a token where it fits.
+    /// `a + b = sum`, one line per position.
     fn sums(&mut self, node: &Node, a: &str, b: &str) {
         for position in self.positions() {
             let trace = &self.explanation.trace;
-            let room = self.view.width.saturating_sub(self.label + 4 + 6) / 3;
+            let room = self.view.width.saturating_sub(self.token_width + 4 + 6) / 3;
             let parts: Vec<String> = [a, b, &node.name]
                 .iter()
-                .map(|name| self.numbers(trace.value(name).row(position), room))
+                .map(|name| self.cells(trace.value(name).row(position), room))
                 .collect();
             let token = self.token(position);
             self.line(&format!(
@@ -183,48 +190,52 @@ impl Page<'_> {
         }
     }
 
-    /// Similarities or percentages: a row for each token that asks.
+    /// Attention scores or weights: one row per query.
     fn square(&mut self, node: &Node) {
-        let seq = self.story.tokens.len();
-        let width = self.label.min(9).max(self.view.decimals + 5);
-        let percent = matches!(node.op, Op::Softmax { .. });
-        let sum = if percent { 9 } else { 0 };
-        let room = self.view.width.saturating_sub(self.label + 4 + sum);
+        let seq = self.report.tokens.len();
+        let width = self.token_width.min(9).max(self.view.decimals + 5);
+        let is_weights = matches!(node.op, Op::Softmax { .. });
+        let sum_width = if is_weights { 9 } else { 0 };
+        let room = self
+            .view
+            .width
+            .saturating_sub(self.token_width + 4 + sum_width);
         let fit = (room / width).clamp(1, seq);
-        // Of many keys the nearest ones to the last word that asks.
-        let asks_last = self.positions().last().copied().unwrap_or(seq - 1);
-        let end = (asks_last + 1).max(fit).min(seq);
+        // Of many keys, show those nearest to the last query.
+        let last_query = self.positions().last().copied().unwrap_or(seq - 1);
+        let end = (last_query + 1).max(fit).min(seq);
         let first = end - fit;
         for head in self.heads_of(node) {
             self.head_title(node, head);
-            let mut header = " ".repeat(self.label);
+            let mut header = " ".repeat(self.token_width);
             for key in first..end {
                 let name: String = self.token(key).trim_end().chars().take(width - 1).collect();
                 header = format!("{header}{name:>width$}");
             }
-            let header = if percent {
+            let header = if is_weights {
                 format!("{header}      sum")
             } else {
                 header
             };
             if first > 0 {
-                self.line(&format!("    … {first} earlier ones are not shown"));
+                let earlier = count_of(first, "earlier key");
+                self.line(&format!("    … {earlier} not shown"));
             }
-            let header = self.paint("2", &header);
+            let header = self.style("2", &header);
             self.line(&format!("    {header}"));
             for query in self.positions() {
                 let trace = &self.explanation.trace;
                 let row = trace.value(&node.name).row(head.unwrap_or(0) * seq + query);
                 let cells: String = (first..end)
                     .map(|key| match () {
-                        () if !trace.sees(node, query, key) => format!("{:>width$}", "·"),
-                        () if percent => {
+                        () if !trace.is_visible(node, query, key) => format!("{:>width$}", "·"),
+                        () if is_weights => {
                             format!("{:>width$}", format!("{:.1} %", 100.0 * row[key]))
                         }
                         () => format!("{:>width$}", self.cell(row[key]).trim()),
                     })
                     .collect();
-                let total = if percent {
+                let total = if is_weights {
                     format!("{:>9}", format!("{:.1} %", 100.0 * row.iter().sum::<f64>()))
                 } else {
                     String::new()
@@ -235,12 +246,12 @@ impl Page<'_> {
         }
     }
 
-    /// How the last shown token's value is mixed, one line a source.
-    fn mixture(&mut self, node: &Node, pattern: &str, v: &str) {
+    /// The weighted sum of values for the last position shown, one line per key.
+    fn weighted_sum(&mut self, node: &Node, pattern: &str, v: &str) {
         let Some(query) = self.positions().last().copied() else {
             return;
         };
-        let seq = self.story.tokens.len();
+        let seq = self.report.tokens.len();
         let Some(scores) = self.explanation.trace.node(pattern).cloned() else {
             return;
         };
@@ -248,35 +259,34 @@ impl Page<'_> {
             let head = head.unwrap_or(0);
             let trace = &self.explanation.trace;
             let group = node.shape[0] / trace.value(v).shape[0];
-            let which = if node.shape[0] > 1 {
+            let in_head = if node.shape[0] > 1 {
                 format!(" in head {}", head + 1)
             } else {
                 String::new()
             };
             let title = format!(
-                "how \u{201c}{}\u{201d} is mixed{which}",
+                "weighted sum for \u{201c}{}\u{201d}{in_head}",
                 self.token(query).trim_end()
             );
-            let title = self.paint("2", &title);
+            let title = self.style("2", &title);
             self.line(&format!("    {title}"));
-            let mut sources: Vec<(usize, f64)> = (0..=query)
-                .filter(|key| trace.sees(&scores, query, *key))
+            let mut keys: Vec<(usize, f64)> = (0..=query)
+                .filter(|key| trace.is_visible(&scores, query, *key))
                 .map(|key| (key, trace.value(pattern).row(head * seq + query)[key]))
                 .collect();
-            let many = sources.len() > 8;
-            if many {
-                sources.sort_by(|a, b| b.1.total_cmp(&a.1));
+            if keys.len() > 8 {
+                keys.sort_by(|a, b| b.1.total_cmp(&a.1));
             }
-            let left = sources.len().saturating_sub(8);
-            for (key, share) in sources.into_iter().take(8) {
+            let omitted = keys.len().saturating_sub(8);
+            for (key, weight) in keys.into_iter().take(8) {
                 let value = trace_row(self.explanation, v, head / group * seq + key);
-                let room = self.view.width.saturating_sub(self.label + 4 + 14);
-                let numbers = self.numbers(&value, room);
+                let room = self.view.width.saturating_sub(self.token_width + 4 + 14);
+                let cells = self.cells(&value, room);
                 let token = self.token(key);
-                self.line(&format!("    {token}{:>8.1} % × {numbers}", 100.0 * share));
+                self.line(&format!("    {token}{:>8.1} % × {cells}", 100.0 * weight));
             }
-            if left > 0 {
-                self.line(&format!("    … and {left} more with smaller percentages"));
+            if omitted > 0 {
+                self.line(&format!("    … and {omitted} more with smaller weights"));
             }
         }
     }

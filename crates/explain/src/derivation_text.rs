@@ -1,16 +1,16 @@
-//! A derivation as text.
+//! A derivation as text for the terminal.
 
 use crate::derive::Derivation;
-use crate::number;
+use crate::format_number;
 
-/// Operands that are listed.
-const LISTED: usize = 24;
+/// Maximum number of operands to list.
+const MAX_LISTED: usize = 24;
 
-/// A derivation in lines: the number, its formula, and its operands with their addresses.
+/// Formats a derivation as lines: the value, its formula, and its operands with their addresses.
 pub fn lines(derivation: &Derivation) -> Vec<String> {
     let value = derivation
         .value
-        .map_or_else(|| "hidden".to_string(), number);
+        .map_or_else(|| "masked".to_string(), format_number);
     let mut lines = vec![
         format!("{} = {value}", derivation.address),
         format!("  {} ({})", derivation.title, derivation.term),
@@ -19,15 +19,15 @@ pub fn lines(derivation: &Derivation) -> Vec<String> {
     if !derivation.filled.is_empty() {
         lines.push(format!("  = {}", derivation.filled));
     }
-    for operand in derivation.operands.iter().take(LISTED) {
-        let from = operand
+    for operand in derivation.operands.iter().take(MAX_LISTED) {
+        let source = operand
             .address
             .as_deref()
             .unwrap_or("a setting of the model");
-        let (role, value) = (&operand.role, number(operand.value));
-        lines.push(format!("    {role:<12} {value:>12}  {from}"));
+        let (role, value) = (&operand.role, format_number(operand.value));
+        lines.push(format!("    {role:<12} {value:>12}  {source}"));
     }
-    let more = derivation.operands.len().saturating_sub(LISTED);
+    let more = derivation.operands.len().saturating_sub(MAX_LISTED);
     if more > 0 {
         lines.push(format!(
             "    … and {more} more operands; --format json lists all"

@@ -1,0 +1,302 @@
+//! Names of the steps: the standard term first, StatQuest's word and other names second.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+
+use crate::graph::{Node, Op, PROBABILITIES};
+
+/// The names of a tensor, its formula and its purpose.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Label {
+    /// The standard term.
+    pub title: &'static str,
+    /// StatQuest's word and other names.
+    pub term: &'static str,
+    /// How it is computed.
+    pub formula: Cow<'static, str>,
+    /// What it is for.
+    #[serde(rename = "words")]
+    pub purpose: &'static str,
+}
+
+/// Returns the label of `node`.
+pub fn label(node: &Node) -> Label {
+    let label = label_with_bias(node);
+    let (Op::Linear { bias: None, .. }
+    | Op::OutputProjection { bias: None, .. }
+    | Op::Norm { bias: None, .. }) = node.op
+    else {
+        return label;
+    };
+    let formula = label
+        .formula
+        .trim_end_matches(" + bias")
+        .trim_end_matches(" + b");
+    Label {
+        formula: formula.to_owned().into(),
+        ..label
+    }
+}
+
+/// The label of `node`, whose formula has a bias wherever the operation can have one.
+fn label_with_bias(node: &Node) -> Label {
+    match &node.op {
+        Op::Embed { scale, .. } => new_label(
+            "token embedding",
+            "StatQuest: word embedding",
+            match scale {
+                Some(_) => "row of the embedding table × scale",
+                None => "row of the embedding table",
+            },
+            "Each token becomes a vector of numbers learned in training: its row of the embedding table.",
+        ),
+        Op::LearnedPositions { .. } => new_label(
+            "learned position embedding",
+            "StatQuest: position encoding",
+            "row of the position table",
+            "Each position has a learned vector of its own, so that token order counts.",
+        ),
+        Op::Sinusoidal => new_label(
+            "position encoding",
+            "sinusoidal positional encoding",
+            "sin(p · f) in even dimensions, cos(p · f) in odd ones",
+            "Each element is read off a wave at the token's position p, so that token order counts. \
+             Pair i of the d dimensions has the frequency f = 10000^(−2i/d).",
+        ),
+        Op::Rope { .. } => new_label(
+            "rotated query or key",
+            "rotary position embedding (RoPE)",
+            "pairs (x, y) → (x cos a − y sin a, y cos a + x sin a), a = p · f",
+            "Pairs of elements are rotated by an angle that grows with the position, so that attention \
+             scores depend on the distance between two tokens.",
+        ),
+        Op::Scores {
+            default_scale,
+            cap,
+            slopes,
+            ..
+        } => score_label(*default_scale, cap.is_some(), !slopes.is_empty()),
+        Op::Softmax { .. } if node.name == PROBABILITIES => new_label(
+            "next-token probabilities",
+            "softmax of the logits",
+            "e^x / Σ e^x",
+            "The logits as percentages, which add up to 100 %.",
+        ),
+        Op::Softmax { .. } => new_label(
+            "attention weights",
+            "StatQuest: percentages; softmax of the scores",
+            "e^x / Σ e^x",
+            "The scores as percentages: how much of each token's value goes into this token. Each row \
+             adds up to 100 %.",
+        ),
+        Op::WeightedSum { .. } => new_label(
+            "head output",
+            "StatQuest: masked self-attention values",
+            "Σ attention weight × value",
+            "The sum of all visible tokens' values, each times its attention weight.",
+        ),
+        Op::OutputProjection { weight: None, .. } => new_label(
+            "attention output",
+            "concatenated heads",
+            "[z of head 1, z of head 2, …]",
+            "What attention adds to each token.",
+        ),
+        Op::OutputProjection { .. } => new_label(
+            "attention output",
+            "output projection W_O of the concatenated heads",
+            "[z of all heads] W + b",
+            "The outputs of all heads, projected back to the width of the residual stream.",
+        ),
+        _ => label_outside_attention(node),
+    }
+}
+
+/// The label of attention scores: with the default scale or another, with or without soft cap and
+/// `ALiBi`.
+fn score_label(default_scale: bool, is_capped: bool, has_alibi: bool) -> Label {
+    let mut formula = if default_scale {
+        "q · k / √d"
+    } else {
+        "q · k × scale"
+    }
+    .to_string();
+    if is_capped {
+        formula = format!("c · tanh({formula} / c)");
+    }
+    if has_alibi {
+        formula.push_str(" − m · distance");
+    }
+    let term = match (is_capped, has_alibi) {
+        (false, false) => "StatQuest: similarities; scaled, masked dot products",
+        (true, false) => "StatQuest: similarities; scaled dot products with soft cap",
+        (false, true) => "StatQuest: similarities; scaled dot products with ALiBi",
+        (true, true) => "StatQuest: similarities; with soft cap and ALiBi",
+    };
+    let purpose = if has_alibi {
+        "How well a token's query matches another token's key, minus a penalty for distance. A token \
+         attends to itself and to earlier tokens, never to later ones."
+    } else {
+        "How well a token's query matches another token's key. A token attends to itself and to earlier \
+         tokens, never to later ones."
+    };
+    Label {
+        formula: formula.into(),
+        ..new_label("attention scores", term, "", purpose)
+    }
+}
+
+/// The label of a norm. With a unit offset its factor is `1 + weight`.
+fn norm_label(node: &Node, centered: bool, unit_offset: bool) -> Label {
+    let formula = match (centered, unit_offset) {
+        (true, false) => "(x − mean) / √(variance + ε) × weight + bias",
+        (true, true) => "(x − mean) / √(variance + ε) × (1 + weight) + bias",
+        (false, false) => "x / √(mean of x² + ε) × weight",
+        (false, true) => "x / √(mean of x² + ε) × (1 + weight)",
+    };
+    if node.name.contains("attn.hook_") {
+        return new_label(
+            "QK norm",
+            "normalized query or key",
+            formula,
+            "Queries and keys are scaled to the same size, so that attention scores stay moderate.",
+        );
+    }
+    let term = if node.name.ends_with("attn_out") {
+        "normalized attention output"
+    } else if node.name.ends_with("mlp_out") {
+        "normalized feed-forward output"
+    } else {
+        "normalized residual stream"
+    };
+    if centered {
+        return new_label(
+            "layer norm",
+            term,
+            formula,
+            "Each token's vector is shifted to mean 0 and scaled to variance 1, then scaled and shifted \
+             by learned parameters.",
+        );
+    }
+    new_label(
+        "RMS norm",
+        term,
+        formula,
+        "Each token's vector is scaled to the same size, then multiplied by learned weights.",
+    )
+}
+
+/// Labels of the steps around attention.
+fn label_outside_attention(node: &Node) -> Label {
+    const ACTIVATION: &str = "The activation function damps negative values, so that hidden units can switch on and off.";
+    match &node.op {
+        Op::Norm {
+            centered,
+            unit_offset,
+            ..
+        } => norm_label(node, *centered, *unit_offset),
+        Op::Activate { .. } => new_label(
+            "feed-forward activations",
+            "hidden units after the activation function f",
+            "f(x)",
+            ACTIVATION,
+        ),
+        Op::Gate { .. } => new_label(
+            "gated feed-forward activations",
+            "hidden units after the activation function f and the gate",
+            "f(gate) × x",
+            ACTIVATION,
+        ),
+        Op::SoftCap { .. } => new_label(
+            "logits",
+            "StatQuest: output layer; with soft cap",
+            "c · tanh(x / c)",
+            "The soft cap keeps the logits between −c and c.",
+        ),
+        _ => label_by_hook(node),
+    }
+}
+
+fn label_by_hook(node: &Node) -> Label {
+    let is_sum = matches!(node.op, Op::Add { .. });
+    let hook = node
+        .name
+        .rsplit_once("hook_")
+        .map_or("logits", |(_, hook)| hook);
+    match hook {
+        "q" | "q_before_norm" => new_label(
+            "query",
+            "query projection W_Q",
+            "x W + b",
+            "What this token looks for in other tokens.",
+        ),
+        "k" | "k_before_norm" => new_label(
+            "key",
+            "key projection W_K",
+            "x W + b",
+            "What this token offers for other tokens' queries to match.",
+        ),
+        "v" => new_label(
+            "value",
+            "value projection W_V",
+            "x W + b",
+            "What this token passes on to the tokens that attend to it.",
+        ),
+        "pre" | "pre_linear" => new_label(
+            "feed-forward hidden units",
+            "before the activation function",
+            "x W + b",
+            "Many weighted sums of each token's vector, computed for each token by itself.",
+        ),
+        "mlp_out" | "mlp_out_before_norm" => new_label(
+            "feed-forward output",
+            "MLP output",
+            "x W + b",
+            "The hidden units, projected back to the width of the residual stream.",
+        ),
+        "resid_pre" if is_sum => new_label(
+            "token embedding + position encoding",
+            "input of the first layer",
+            "embedding + position",
+            "Meaning and position of each token in the same vector.",
+        ),
+        "resid_pre" => new_label(
+            "residual stream",
+            "input of the layer",
+            "unchanged",
+            "Each token's vector as the previous layer left it.",
+        ),
+        "resid_mid" | "resid_post" | "attn_sum" | "mlp_sum" if is_sum => new_label(
+            "residual connection",
+            "skip connection; the new residual stream",
+            "residual stream + sublayer output",
+            "The layer adds to each token's vector instead of replacing it.",
+        ),
+        "resid_mid" | "resid_post" | "attn_sum" | "mlp_sum" => new_label(
+            "residual stream",
+            "output of the layer",
+            "unchanged",
+            "Each token's vector for the next step.",
+        ),
+        _ => new_label(
+            "logits",
+            "StatQuest: output layer; unembedding",
+            "x W + b",
+            "One value for each token of the vocabulary: the larger, the more likely it comes next.",
+        ),
+    }
+}
+
+fn new_label(
+    title: &'static str,
+    term: &'static str,
+    formula: &'static str,
+    purpose: &'static str,
+) -> Label {
+    Label {
+        title,
+        term,
+        formula: formula.into(),
+        purpose,
+    }
+}

@@ -1,0 +1,173 @@
+//! Predictions, the logit lens, sampling, and logit attribution.
+
+use nextword_generate::Cut;
+
+use super::{LABEL_WIDTH, MAX_PARTS, NO_BREAK, Printer, count_of, display_width, printable};
+use crate::graph::PROBABILITIES;
+use crate::insight::Contribution;
+use crate::labels::label;
+use crate::report::SampledToken;
+
+impl Printer<'_> {
+    pub(super) fn predictions(&mut self) {
+        let trace = &self.explanation.trace;
+        let label = trace.node(PROBABILITIES).map(label);
+        let (title, term) = label.map_or(("softmax", ""), |label| (label.title, label.term));
+        let title = self.style("1", title);
+        let term = self.style("2", &format!("({term})"));
+        self.line(&format!("\n    {title}  {term}"));
+        for position in self.positions() {
+            let prediction = &self.report.predictions[position];
+            let mut line = self.token_probs(&prediction.top);
+            if let (Some(actual), Some(bits)) = (&prediction.actual, prediction.surprisal) {
+                let source = if prediction.in_prompt {
+                    "the prompt's next token"
+                } else {
+                    "generated"
+                };
+                line = format!(
+                    "{line}   [{source}: {}, {bits:.2}{NO_BREAK}bits]",
+                    printable(&actual.text)
+                );
+            }
+            self.after_token(position, " →", &line);
+        }
+    }
+
+    /// The logit lens for the first token of the completion for which it was computed.
+    pub(super) fn logit_lens(&mut self) {
+        let Some(first) = self.report.lens.first() else {
+            return;
+        };
+        let sampled = self.report.completion.iter();
+        let Some(sampled) = sampled
+            .filter(|s| !first.top[s.after].is_empty())
+            .min_by_key(|s| s.after)
+        else {
+            return;
+        };
+        let position = sampled.after;
+        let term = format!(
+            "(predictions on the way to \u{201c}{}\u{201d})",
+            printable(&sampled.token.text)
+        );
+        let title = self.style("1", "logit lens");
+        let term = self.style("2", &term);
+        self.line(&format!("\n    {title}  {term}"));
+        for stage in &self.report.lens {
+            let tokens = self.token_probs(&stage.top[position]);
+            let first = format!("    {:<30}", format!("after {}", stage.after));
+            self.wrap_hanging(&first, &" ".repeat(display_width(&first)), &tokens, "0");
+        }
+    }
+
+    /// How each token of the completion was sampled, and what pushed the model towards it.
+    pub(super) fn sampled_tokens(&mut self) {
+        for (sampled, contribution) in self
+            .report
+            .completion
+            .iter()
+            .zip(&self.report.contributions)
+        {
+            let (after, text) = (sampled.after, printable(&sampled.token.text));
+            let title = self.style("1", &format!("next token: {text}"));
+            let pass = self.report.tokens[after].pass;
+            let how = match pass {
+                0 => format!(
+                    "prefill: {} in one pass",
+                    count_of(self.explanation.trace.prompt_len, "token")
+                ),
+                _ => format!(
+                    "decode step: 1 token computed; keys and values of {} from the KV cache",
+                    count_of(after, "earlier token")
+                ),
+            };
+            self.line(&format!("\n    {title}"));
+            self.wrap("    ", &format!("({how})"), "0");
+            self.candidates(sampled);
+            self.contribution(contribution);
+        }
+    }
+
+    fn candidates(&mut self, sampled: &SampledToken) {
+        let temperature = self.report.sampling.temperature;
+        if temperature <= 0.0 {
+            self.line("    temperature 0: the most likely token is chosen");
+        } else {
+            let seed = self.report.sampling.seed;
+            let u = sampled.uniform.unwrap_or(0.0);
+            let text =
+                format!("temperature {temperature}, seed {seed}: the random number is {u:.4}");
+            self.wrap("    ", &text, "0");
+        }
+        for info in &sampled.candidates {
+            let candidate = &info.candidate;
+            let outcome = match candidate.cut {
+                None if temperature <= 0.0 => "chosen".to_string(),
+                None => {
+                    let (from, to) = (candidate.from, candidate.from + candidate.share);
+                    let mark = if candidate.id == sampled.token.id {
+                        "  ← sampled"
+                    } else {
+                        ""
+                    };
+                    format!("{from:.4} to {to:.4}{mark}")
+                }
+                Some(Cut::Greedy) => "not chosen".to_string(),
+                Some(Cut::TopK) => "removed by top-k".to_string(),
+                Some(Cut::TopP) => "removed by top-p".to_string(),
+                Some(Cut::MinP) => "removed by min-p".to_string(),
+                Some(Cut::Forbidden) => "forbidden".to_string(),
+            };
+            let name: String = printable(&info.text).chars().take(LABEL_WIDTH).collect();
+            let styled = if candidate.cut.is_some() {
+                self.style("9;2", &name)
+            } else {
+                name.clone()
+            };
+            let pad = " ".repeat(LABEL_WIDTH - display_width(&name));
+            self.line(&format!(
+                "    {styled}{pad}{}  {:>6.2} %  {outcome}",
+                self.cell(f64::from(candidate.logit)),
+                100.0 * candidate.probability
+            ));
+        }
+        if sampled.omitted > 0 {
+            self.line(&format!("    … and {} more", sampled.omitted));
+        }
+    }
+
+    /// What embeddings, heads and layers added to the logit of a sampled token.
+    fn contribution(&mut self, contribution: &Contribution) {
+        let term = format!(
+            "(what pushed the model towards \u{201c}{}\u{201d})",
+            printable(&contribution.token.text)
+        );
+        let title = self.style("1", "direct logit attribution");
+        let term = self.style("2", &term);
+        self.line(&format!("\n    {title}  {term}"));
+        let mut parts: Vec<_> = contribution.parts.iter().collect();
+        parts.sort_by(|a, b| b.value.abs().total_cmp(&a.value.abs()));
+        let (large, small) = parts.split_at(parts.len().min(MAX_PARTS));
+        for part in large {
+            self.line(&format!("    {:<28}{}", part.name, self.cell(part.value)));
+        }
+        if !small.is_empty() {
+            let name = count_of(small.len(), "smaller part");
+            let rest = small.iter().map(|part| part.value).sum();
+            self.line(&format!("    {name:<28}{}", self.cell(rest)));
+        }
+        let (sum, logit) = (self.cell(contribution.sum), self.cell(contribution.logit));
+        self.line(&format!(
+            "    {:<28}{sum}  (logit: {})",
+            "sum",
+            logit.trim()
+        ));
+    }
+
+    pub(super) fn notes(&mut self) {
+        for note in &self.report.notes {
+            self.wrap("", &format!("note: {note}"), "33");
+        }
+    }
+}
