@@ -1,17 +1,17 @@
-// The page: asks this server alone, and puts what models write into text nodes, never into markup.
+// Sends requests only to this server. Model output goes into text nodes, never into markup.
 "use strict";
 
 const $ = (id) => document.getElementById(id);
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 
 let models = [];
-let running = null; // the AbortController of the answer under way
+let activeRequest = null; // AbortController of the request in progress
 let lastPrompt = "";
 let messages = [];
 
-// --- asking
+// --- requests
 
-async function ask(path, body, signal) {
+async function request(path, body, signal) {
   const response = await fetch(path, {
     method: body ? "POST" : "GET",
     headers: body ? { "Content-Type": "application/json" } : {},
@@ -19,13 +19,13 @@ async function ask(path, body, signal) {
     signal,
   });
   if (!response.ok) {
-    const told = await response.json().catch(() => null);
-    throw new Error(told?.error?.message ?? `the server answers ${response.status}`);
+    const failure = await response.json().catch(() => null);
+    throw new Error(failure?.error?.message ?? `the server returned status ${response.status}`);
   }
   return response;
 }
 
-// The objects of a stream of events.
+// Yields the objects of a server-sent event stream.
 async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -61,14 +61,14 @@ function settings() {
   };
 }
 
-// --- answers
+// --- completions
 
-// Text with a span for each token that brings its probabilities.
-class Answer {
+// Streams a completion into an element, with a span for each token.
+class CompletionView {
   constructor(element) {
     this.element = element;
-    this.length = 0; // in characters, as offsets count
-    this.part = []; // tokens of a character that is not whole yet
+    this.length = 0; // in characters, like token offsets
+    this.pendingTokens = []; // tokens of an incomplete character
     element.classList.add("writing");
   }
 
@@ -78,20 +78,20 @@ class Answer {
     const start = this.length;
     this.length += characters.length;
     let from = 0;
-    for (const [at, token] of tokens.entries()) {
-      const end = at + 1 < tokens.length ? tokens[at + 1].offset - start : characters.length;
-      const piece = characters.slice(from, Math.max(from, end)).join("");
+    for (const [index, token] of tokens.entries()) {
+      const end = index + 1 < tokens.length ? tokens[index + 1].offset - start : characters.length;
+      const tokenText = characters.slice(from, Math.max(from, end)).join("");
       from = Math.max(from, end);
-      this.part.push(token);
-      if (!piece) continue;
-      this.element.append(this.piece(piece, this.part));
-      this.part = [];
+      this.pendingTokens.push(token);
+      if (!tokenText) continue;
+      this.element.append(this.tokenSpan(tokenText, this.pendingTokens));
+      this.pendingTokens = [];
     }
-    const rest = characters.slice(from).join("");
-    if (rest) this.element.append(rest);
+    const remainder = characters.slice(from).join("");
+    if (remainder) this.element.append(remainder);
   }
 
-  piece(text, tokens) {
+  tokenSpan(text, tokens) {
     const span = document.createElement("span");
     const p = Math.exp(tokens.reduce((sum, token) => sum + token.logprob, 0));
     span.className = "piece";
@@ -103,14 +103,15 @@ class Answer {
     return span;
   }
 
-  end() {
+  finish() {
     this.element.classList.remove("writing");
   }
 }
 
-const percent = (p) => `${(p * 100).toFixed(p < 0.1 ? 2 : 1)} %`;
+const percent = (p) => `${(p * 100).toFixed(p < 0.1 ? 2 : 1)}%`;
+const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 
-function show(span) {
+function showPredictions(span) {
   all(".piece.shown").forEach((other) => other.classList.remove("shown"));
   span.classList.add("shown");
   const rows = span.tokens.flatMap(({ token, logprob, top }) =>
@@ -118,9 +119,9 @@ function show(span) {
   );
   const body = document.querySelector("#token tbody");
   body.replaceChildren(
-    ...rows.map(([text, p, drawn]) => {
+    ...rows.map(([text, p, isSampled]) => {
       const row = document.createElement("tr");
-      row.className = drawn ? "drawn" : "";
+      row.className = isSampled ? "drawn" : "";
       for (const content of [text.replaceAll("\n", "↵") || "∅", percent(Math.exp(p))]) {
         row.insertCell().textContent = content;
       }
@@ -132,10 +133,10 @@ function show(span) {
 }
 
 document.addEventListener("mouseover", (event) => {
-  if (event.target.tokens) show(event.target);
+  if (event.target.tokens) showPredictions(event.target);
 });
 document.addEventListener("focusin", (event) => {
-  if (event.target.tokens) show(event.target);
+  if (event.target.tokens) showPredictions(event.target);
 });
 document.addEventListener("keydown", (event) => {
   const step = { ArrowRight: "nextElementSibling", ArrowLeft: "previousElementSibling" }[event.key];
@@ -149,17 +150,17 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-// Runs `work` as the one answer under way.
+// Runs `work` as the only request in progress; aborts the previous one.
 async function run(work) {
-  running?.abort();
-  const mine = (running = new AbortController());
-  const begin = performance.now();
+  activeRequest?.abort();
+  const controller = (activeRequest = new AbortController());
+  const start = performance.now();
   $("error").hidden = true;
   $("status").textContent = "waiting for the first token …";
-  busy(true);
+  setBusy(true);
   let usage = null;
   try {
-    await work(mine.signal, (chunk) => {
+    await work(controller.signal, (chunk) => {
       usage = chunk.usage ?? usage;
     });
   } catch (error) {
@@ -168,57 +169,57 @@ async function run(work) {
       $("error").hidden = false;
     }
   }
-  if (running !== mine) return;
-  running = null;
-  busy(false);
-  const seconds = (performance.now() - begin) / 1000;
-  $("status").textContent = mine.signal.aborted
+  if (activeRequest !== controller) return;
+  activeRequest = null;
+  setBusy(false);
+  const seconds = (performance.now() - start) / 1000;
+  $("status").textContent = controller.signal.aborted
     ? "stopped"
     : usage
-      ? `${usage.completion_tokens} tokens in ${seconds.toFixed(2)} s` +
+      ? `${plural(usage.completion_tokens, "token")} in ${seconds.toFixed(2)} s` +
         ` · ${Math.round(usage.completion_tokens / Math.max(seconds, 1e-3))} tokens/s`
       : "";
 }
 
-function busy(is) {
-  all(".stop").forEach((button) => (button.disabled = !is));
-  $("again").disabled = is || !lastPrompt;
-  $("retry").disabled = is || !messages.length;
+function setBusy(isBusy) {
+  all(".stop").forEach((button) => (button.disabled = !isBusy));
+  $("again").disabled = isBusy || !lastPrompt;
+  $("retry").disabled = isBusy || !messages.length;
 }
 
 // --- complete
 
 function complete(prompt) {
   lastPrompt = prompt;
-  const given = document.createElement("span");
-  given.className = "given";
-  given.textContent = prompt;
-  $("text").replaceChildren(given);
-  const answer = new Answer($("text"));
-  return run(async (signal, seen) => {
+  const promptSpan = document.createElement("span");
+  promptSpan.className = "given";
+  promptSpan.textContent = prompt;
+  $("text").replaceChildren(promptSpan);
+  const view = new CompletionView($("text"));
+  return run(async (signal, onChunk) => {
     try {
       const body = { ...settings(), prompt, logprobs: 5 };
-      const read = await (await ask("/tokenize", { model: body.model, content: prompt }, signal)).json();
-      if (read.count > read.max_model_len) {
+      const tokenized = await (await request("/tokenize", { model: body.model, content: prompt }, signal)).json();
+      if (tokenized.count > tokenized.max_model_len) {
         const note = document.createElement("span");
         note.className = "cut";
-        note.textContent = `The model reads ${read.max_model_len} tokens at once: the beginning of these ${read.count} is left out.`;
-        given.before(note);
+        note.textContent = `The prompt has ${tokenized.count} tokens, but the model's context is ${tokenized.max_model_len}: the beginning is left out.`;
+        promptSpan.before(note);
       }
-      for await (const chunk of events(await ask("/v1/completions", body, signal))) {
-        seen(chunk);
+      for await (const chunk of events(await request("/v1/completions", body, signal))) {
+        onChunk(chunk);
         for (const { text, logprobs } of chunk.choices) {
-          const tokens = (logprobs?.tokens ?? []).map((token, at) => ({
+          const tokens = (logprobs?.tokens ?? []).map((token, index) => ({
             token,
-            logprob: logprobs.token_logprobs[at],
-            offset: logprobs.text_offset[at],
-            top: Object.entries(logprobs.top_logprobs?.[at] ?? {}).sort((a, b) => b[1] - a[1]),
+            logprob: logprobs.token_logprobs[index],
+            offset: logprobs.text_offset[index],
+            top: Object.entries(logprobs.top_logprobs?.[index] ?? {}).sort((a, b) => b[1] - a[1]),
           }));
-          answer.add(text, tokens);
+          view.add(text, tokens);
         }
       }
     } finally {
-      answer.end();
+      view.finish();
     }
   });
 }
@@ -228,25 +229,25 @@ function complete(prompt) {
 function bubble(role, content = "") {
   const element = document.createElement("div");
   element.className = `message ${role}`;
-  const who = document.createElement("span");
-  who.className = "who";
-  who.textContent = role === "user" ? "You" : "Model";
-  element.append(who, content);
+  const speaker = document.createElement("span");
+  speaker.className = "who";
+  speaker.textContent = role === "user" ? "You" : "Model";
+  element.append(speaker, content);
   $("messages").append(element);
   element.scrollIntoView({ block: "nearest" });
   return element;
 }
 
-function reply() {
+function generateReply() {
   const element = bubble("assistant");
-  const answer = new Answer(element);
-  const conversation = messages; // which may have been left when the answer ends
-  return run(async (signal, seen) => {
+  const view = new CompletionView(element);
+  const conversation = messages; // "New conversation" may replace `messages` before the reply ends
+  return run(async (signal, onChunk) => {
     let content = "";
     try {
       const body = { ...settings(), messages: conversation, logprobs: true, top_logprobs: 5 };
-      for await (const chunk of events(await ask("/v1/chat/completions", body, signal))) {
-        seen(chunk);
+      for await (const chunk of events(await request("/v1/chat/completions", body, signal))) {
+        onChunk(chunk);
         for (const { delta, logprobs } of chunk.choices) {
           const tokens = (logprobs?.content ?? []).map(({ token, logprob, top_logprobs, text_offset }) => ({
             token,
@@ -255,14 +256,14 @@ function reply() {
             top: top_logprobs.map((top) => [top.token, top.logprob]),
           }));
           content += delta.content ?? "";
-          answer.add(delta.content ?? "", tokens);
+          view.add(delta.content ?? "", tokens);
         }
       }
     } catch (error) {
-      if (!answer.length) element.remove();
+      if (!view.length) element.remove();
       throw error;
     } finally {
-      answer.end();
+      view.finish();
       if (content) conversation.push({ role: "assistant", content });
     }
   });
@@ -287,11 +288,11 @@ $("prompt").addEventListener("keydown", (event) => {
 $("chat-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const content = $("said").value.trim();
-  if (!content || running) return;
+  if (!content || activeRequest) return;
   $("said").value = "";
   messages.push({ role: "user", content });
   bubble("user", content);
-  reply();
+  generateReply();
 });
 $("said").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
@@ -304,63 +305,63 @@ $("retry").addEventListener("click", () => {
     messages.pop();
     $("messages").lastElementChild?.remove();
   }
-  reply();
+  generateReply();
 });
 $("reset").addEventListener("click", () => {
-  running?.abort();
-  running = null; // the next message need not wait until it has ended
+  activeRequest?.abort();
+  activeRequest = null; // lets the user send the next message before the request has ended
   $("status").textContent = "";
   messages = [];
   $("messages").replaceChildren();
-  busy(false);
+  setBusy(false);
   $("said").focus();
 });
-all(".stop").forEach((button) => button.addEventListener("click", () => running?.abort()));
+all(".stop").forEach((button) => button.addEventListener("click", () => activeRequest?.abort()));
 
 const tabs = all("[role=tab]");
-function choose(tab) {
+function selectTab(tab) {
   for (const other of tabs) {
-    const is = other === tab;
-    other.ariaSelected = String(is);
-    other.tabIndex = is ? 0 : -1;
-    $(other.getAttribute("aria-controls")).hidden = !is;
+    const isSelected = other === tab;
+    other.ariaSelected = String(isSelected);
+    other.tabIndex = isSelected ? 0 : -1;
+    $(other.getAttribute("aria-controls")).hidden = !isSelected;
   }
 }
-tabs.forEach((tab, at) => {
-  tab.addEventListener("click", () => choose(tab));
+tabs.forEach((tab, index) => {
+  tab.addEventListener("click", () => selectTab(tab));
   tab.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!step) return;
-    const other = tabs[(at + step + tabs.length) % tabs.length];
-    choose(other);
+    const other = tabs[(index + step + tabs.length) % tabs.length];
+    selectTab(other);
     other.focus();
   });
 });
 
 for (const range of all("input[type=range]")) {
-  const shown = document.querySelector(`output[for=${range.id}]`);
-  const tell = () => (shown.textContent = Number(range.value).toFixed(2));
-  range.addEventListener("input", tell);
-  tell();
+  const output = document.querySelector(`output[for=${range.id}]`);
+  const showValue = () => (output.textContent = Number(range.value).toFixed(2));
+  range.addEventListener("input", showValue);
+  showValue();
 }
 
-function about() {
+function showModelInfo() {
   const model = models.find((model) => model.id === $("model").value);
   if (!model) return;
   const { n_params, n_ctx_train, n_vocab, chat } = model.meta;
   const size = n_params ? `${n_params.toLocaleString("en")} parameters · ` : "";
   $("about").textContent =
-    `${size}context of ${n_ctx_train} tokens · vocabulary of ${n_vocab}` +
-    (chat ? "" : " · no chat template: it continues text");
+    `${size}context of ${plural(n_ctx_train, "token")} · vocabulary of ${n_vocab}` +
+    (chat ? "" : " · no chat template (text completion only)");
 }
 
 async function start() {
   if (matchMedia("(max-width: 48rem)").matches) $("settings").open = false;
   try {
-    models = (await (await ask("/v1/models")).json()).data;
+    models = (await (await request("/v1/models")).json()).data;
     $("model").append(...models.map(({ id }) => new Option(id, id)));
-    $("model").addEventListener("change", about);
-    about();
+    $("model").addEventListener("change", showModelInfo);
+    showModelInfo();
   } catch (error) {
     $("error").textContent = error.message;
     $("error").hidden = false;

@@ -1,11 +1,11 @@
-//! Errors as OpenAI's clients expect them.
+//! Error responses in OpenAI's format.
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use serde_json::{Value, json};
 
-/// What a client is told when its request cannot be answered.
+/// An error response: HTTP status and the fields of OpenAI's `error` object.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ApiError {
     pub(crate) status: StatusCode,
@@ -26,24 +26,24 @@ impl ApiError {
         }
     }
 
-    /// 400: the request as a whole.
-    pub(crate) fn bad(message: impl Into<String>) -> Self {
+    /// 400 for the request as a whole.
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", message)
     }
 
-    /// 400: the field `param`.
-    pub(crate) fn field(param: &str, message: impl Into<String>) -> Self {
+    /// 400 for the field `param`.
+    pub(crate) fn invalid_field(param: &str, message: impl Into<String>) -> Self {
         Self {
             param: Some(param.to_owned()),
-            ..Self::bad(message)
+            ..Self::bad_request(message)
         }
     }
 
-    /// 400: more tokens than the model's context.
-    pub(crate) fn too_long(param: &str, message: impl Into<String>) -> Self {
+    /// 400: the request needs more tokens than the model's context has.
+    pub(crate) fn context_length_exceeded(param: &str, message: impl Into<String>) -> Self {
         Self {
             code: Some("context_length_exceeded"),
-            ..Self::field(param, message)
+            ..Self::invalid_field(param, message)
         }
     }
 
@@ -53,7 +53,7 @@ impl ApiError {
             ..Self::new(
                 StatusCode::UNAUTHORIZED,
                 "authentication_error",
-                "the API key is missing or wrong; hint: send it as `Authorization: Bearer KEY`",
+                "missing or incorrect API key; hint: send it as `Authorization: Bearer KEY`",
             )
         }
     }
@@ -66,14 +66,14 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "not_found_error", message)
     }
 
-    pub(crate) fn unknown_model(name: &str, known: &[String]) -> Self {
+    pub(crate) fn unknown_model(name: &str, available: &[String]) -> Self {
         let shown: String = name.chars().take(80).collect();
         Self {
             param: Some("model".to_owned()),
             code: Some("model_not_found"),
             ..Self::not_found(format!(
-                "there is no model {shown:?} here; hint: use one of {}",
-                known.join(", ")
+                "no model named {shown:?}; hint: available models: {}",
+                available.join(", ")
             ))
         }
     }
@@ -83,18 +83,18 @@ impl ApiError {
     }
 
     /// 429: the queue is full.
-    pub(crate) fn busy() -> Self {
+    pub(crate) fn queue_full() -> Self {
         Self {
             code: Some("queue_full"),
             ..Self::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 "rate_limit_error",
-                "too many requests are waiting; hint: try again in a second",
+                "the request queue is full; hint: try again in a second",
             )
         }
     }
 
-    /// 503: nobody is there to answer.
+    /// 503.
     pub(crate) fn unavailable(message: impl Into<String>) -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -103,27 +103,29 @@ impl ApiError {
         )
     }
 
-    /// 503: the server is stopping.
-    pub(crate) fn stopping() -> Self {
+    /// 503: the server is shutting down.
+    pub(crate) fn shutting_down() -> Self {
         Self::unavailable("the server is stopping")
     }
 
-    /// 503: the engine has let an answer go.
-    pub(crate) fn given_up() -> Self {
-        Self::unavailable("the answer was given up: the server is stopping, or met a fault")
-    }
-
-    /// 408: the client does not take what it asked for.
-    pub(crate) fn unread() -> Self {
-        Self::with_status(
-            StatusCode::REQUEST_TIMEOUT,
-            "the answer was given up: its client does not read it",
+    /// 503: the engine dropped the completion.
+    pub(crate) fn aborted() -> Self {
+        Self::unavailable(
+            "the completion was aborted: the server is stopping or hit an internal error",
         )
     }
 
-    /// 500: something that no request should lead to.
-    pub(crate) fn fault() -> Self {
-        Self::internal("this request met a fault of the server")
+    /// 408: the client does not read its response.
+    pub(crate) fn slow_client() -> Self {
+        Self::with_status(
+            StatusCode::REQUEST_TIMEOUT,
+            "the completion was aborted: the client stopped reading the response",
+        )
+    }
+
+    /// 500: the code that served the request panicked.
+    pub(crate) fn panicked() -> Self {
+        Self::internal("internal server error (a bug in nextword)")
     }
 
     /// 500.
@@ -131,7 +133,7 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", message)
     }
 
-    pub(crate) fn json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         json!({"error": {
             "message": self.message, "type": self.kind, "param": self.param, "code": self.code,
         }})
@@ -140,7 +142,7 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response<Body> {
-        let mut response = json_response(self.status, self.json().to_string());
+        let mut response = json_response(self.status, self.to_json().to_string());
         let headers = response.headers_mut();
         if matches!(
             self.status,
@@ -152,7 +154,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// `json` as a response.
+/// A response with the given JSON body.
 pub(crate) fn json_response(status: StatusCode, json: String) -> Response<Body> {
     let mut response = Response::new(Body::from(json));
     *response.status_mut() = status;

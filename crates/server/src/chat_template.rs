@@ -1,4 +1,4 @@
-//! Chat templates: programs from untrusted files, run with a limit on steps and on output.
+//! Chat templates: programs from untrusted files, run with limits on instructions and output.
 
 use std::fs;
 use std::io::{self, Write};
@@ -13,65 +13,71 @@ use serde_json::Value;
 
 use crate::ServerError;
 use crate::api_error::ApiError;
-use crate::served::seconds;
+use crate::loaded_model::seconds;
 use crate::strftime::strftime;
 
-/// Instructions of one rendering.
+/// Maximum instructions per rendering.
 const FUEL: u64 = 1_000_000;
-/// Bytes of a template's file and of what it writes.
-const MAX_FILE: u64 = 1 << 20;
-const MAX_OUTPUT: usize = 4 << 20;
-/// Spaces of indented JSON.
+/// Maximum size of a template file, in bytes.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+/// Maximum size of a rendered conversation, in bytes.
+const MAX_OUTPUT_BYTES: usize = 4 << 20;
+/// Maximum indentation of `tojson`, in spaces.
 const MAX_INDENT: i64 = 16;
-/// Messages of a conversation.
+/// Maximum messages per conversation.
 const MAX_MESSAGES: usize = 1024;
 
-const NAME: &str = "chat";
+const TEMPLATE_NAME: &str = "chat";
 
-/// How a conversation is put to a model: a `chat_template.jinja` in Hugging Face's form.
+/// Formats conversations for a model: a Jinja template in Hugging Face's `chat_template` dialect.
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
 }
 
 impl ChatTemplate {
-    /// Reads the template of `record`, if it has one.
+    /// Reads the `chat_template.jinja` of `model_dir`, if there is one.
     ///
     /// # Errors
-    /// [`ServerError::Template`] if it cannot be read or is no template.
-    pub fn open(record: &Record, tokenizer: &dyn Tokenizer) -> Result<Option<Self>, ServerError> {
-        let path = record.chat_template_path();
-        let fail = |problem: String| ServerError::Template {
+    /// [`ServerError::Template`] if the file cannot be read or parsed.
+    pub fn open(
+        model_dir: &Record,
+        tokenizer: &dyn Tokenizer,
+    ) -> Result<Option<Self>, ServerError> {
+        let path = model_dir.chat_template_path();
+        let template_error = |problem: String| ServerError::Template {
             path: path.clone(),
             problem,
         };
         match fs::metadata(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(fail(e.to_string())),
-            Ok(meta) if meta.len() > MAX_FILE => {
+            Err(e) => return Err(template_error(e.to_string())),
+            Ok(meta) if meta.len() > MAX_FILE_BYTES => {
                 let len = meta.len();
-                return Err(fail(format!("{len} bytes are more than {MAX_FILE}")));
+                return Err(template_error(format!(
+                    "the file has {len} bytes, more than the maximum of {MAX_FILE_BYTES}"
+                )));
             }
             Ok(_) => {}
         }
-        let source = fs::read_to_string(&path).map_err(|e| fail(e.to_string()))?;
-        let piece = |id: Option<u32>| tokenizer.piece(id?);
-        let card = &record.card;
-        let bos = card.bos_token.clone().or_else(|| piece(card.bos_id));
+        let source = fs::read_to_string(&path).map_err(|e| template_error(e.to_string()))?;
+        let token_text = |id: Option<u32>| tokenizer.piece(id?);
+        let card = &model_dir.card;
+        let bos = card.bos_token.clone().or_else(|| token_text(card.bos_id));
         let eos = card.eos_token.clone();
-        let eos = eos.or_else(|| piece(tokenizer.specials().eos));
+        let eos = eos.or_else(|| token_text(tokenizer.specials().eos));
         Self::parse(&source, bos, eos)
             .map(Some)
-            .map_err(|e| fail(e.to_string()))
+            .map_err(|e| template_error(e.to_string()))
     }
 
-    /// Reads a template that stands in no record.
+    /// Parses a template from a string, with the texts of the BOS and EOS tokens.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// [`ServerError::Template`] if the source cannot be parsed.
     pub fn from_source(source: &str, bos: &str, eos: &str) -> Result<Self, ServerError> {
-        let token = |text: &str| Some(text.to_owned());
-        Self::parse(source, token(bos), token(eos)).map_err(|e| ServerError::Template {
+        let owned = |text: &str| Some(text.to_owned());
+        Self::parse(source, owned(bos), owned(eos)).map_err(|e| ServerError::Template {
             path: "the template".into(),
             problem: e.to_string(),
         })
@@ -97,16 +103,16 @@ impl ChatTemplate {
             strftime(format, seconds(SystemTime::now()))
         });
         environment.add_filter("tojson", tojson);
-        environment.add_template_owned(NAME, without_marks(source))?;
+        environment.add_template_owned(TEMPLATE_NAME, replace_generation_tags(source))?;
         Ok(Self { environment })
     }
 
-    /// The text that puts `messages` to the model, up to where its answer begins.
+    /// Formats `messages` as a prompt that ends where the assistant's reply starts.
     ///
     /// # Errors
-    /// [`ServerError::Chat`] if the template refuses them, or does not come to an end.
+    /// [`ServerError::Chat`] if the template raises an error or exceeds its limits.
     pub fn render(&self, messages: &[Message]) -> Result<String, ServerError> {
-        let fail = |e: Error| {
+        let chat_error = |e: Error| {
             let problem = e.detail().map_or_else(|| e.to_string(), str::to_owned);
             let problem = problem.chars().take(300).collect();
             ServerError::Chat { problem }
@@ -119,17 +125,20 @@ impl ChatTemplate {
             messages => messages,
             add_generation_prompt => true,
         };
-        let template = self.environment.get_template(NAME).map_err(fail)?;
-        let mut out = Limited(Vec::new());
+        let template = self
+            .environment
+            .get_template(TEMPLATE_NAME)
+            .map_err(chat_error)?;
+        let mut out = LimitedWriter(Vec::new());
         template
             .render_captured_to(values, &mut out)
-            .map_err(fail)?;
+            .map_err(chat_error)?;
         Ok(String::from_utf8_lossy(&out.0).into_owned())
     }
 }
 
-/// `{% generation %}` marks what a model is trained on; to a reader it is a block like others.
-fn without_marks(source: &str) -> String {
+/// Replaces `{% generation %}`, which marks training targets and minijinja does not know, by a plain block.
+fn replace_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(at) = rest.find("{%") {
@@ -151,29 +160,29 @@ fn without_marks(source: &str) -> String {
     out + rest
 }
 
-/// As Hugging Face has it: minijinja's own escapes what must not stand in HTML.
+/// `tojson` as in Hugging Face's templates: minijinja's own also escapes characters for HTML.
 fn tojson(
     state: &State<'_, '_>,
     value: &minijinja::Value,
     indent: Option<minijinja::Value>,
     options: Kwargs,
 ) -> Result<String, Error> {
-    for passed_over in ["ensure_ascii", "separators", "sort_keys"] {
-        options.get::<Option<minijinja::Value>>(passed_over)?;
+    for ignored in ["ensure_ascii", "separators", "sort_keys"] {
+        options.get::<Option<minijinja::Value>>(ignored)?;
     }
     let indent = match indent {
         None => options.get::<Option<minijinja::Value>>("indent")?,
         given => given,
     };
-    let is_little = |indent: &minijinja::Value| {
+    let is_valid = |indent: &minijinja::Value| {
         indent.is_none()
             || indent.kind() == ValueKind::Bool
             || indent
                 .as_i64()
                 .is_some_and(|spaces| (0..=MAX_INDENT).contains(&spaces))
     };
-    if !indent.as_ref().is_none_or(is_little) {
-        let problem = format!("tojson indents by 0 to {MAX_INDENT} spaces");
+    if !indent.as_ref().is_none_or(is_valid) {
+        let problem = format!("the indent of tojson must be from 0 to {MAX_INDENT} spaces");
         return Err(Error::new(ErrorKind::InvalidOperation, problem));
     }
     let json = minijinja::filters::tojson(value, indent, options)?;
@@ -190,7 +199,7 @@ fn tojson(
             Some("\\u0026") => '&',
             Some("\\u0027") => '\'',
             _ => {
-                // With what it stands before, which may be another backslash.
+                // Copy the next character too: it may be another backslash.
                 out.push_str(&escape[..2]);
                 rest = &escape[2..];
                 continue;
@@ -202,13 +211,13 @@ fn tojson(
     Ok(out + rest)
 }
 
-/// Takes `MAX_OUTPUT` bytes and no more.
-struct Limited(Vec<u8>);
+/// A buffer that holds at most `MAX_OUTPUT_BYTES`.
+struct LimitedWriter(Vec<u8>);
 
-impl Write for Limited {
+impl Write for LimitedWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > MAX_OUTPUT {
-            return Err(io::Error::other("the template writes too much"));
+        if self.0.len() + bytes.len() > MAX_OUTPUT_BYTES {
+            return Err(io::Error::other("the template's output is too long"));
         }
         self.0.extend_from_slice(bytes);
         Ok(bytes.len())
@@ -224,34 +233,33 @@ impl Write for Limited {
 pub struct Message {
     /// `system`, `developer`, `user` or `assistant`.
     pub role: String,
-    /// What was said.
+    /// The text of the message.
     pub content: String,
 }
 
-/// The messages of a request.
-pub(crate) fn read_messages(value: Option<&Value>) -> Result<Vec<Message>, ApiError> {
-    let fail = |message: String| ApiError::field("messages", message);
+/// Parses the `messages` of a request.
+pub(crate) fn parse_messages(value: Option<&Value>) -> Result<Vec<Message>, ApiError> {
+    let messages_error = |message: String| ApiError::invalid_field("messages", message);
     let list = value
         .and_then(Value::as_array)
         .filter(|list| !list.is_empty());
-    let list =
-        list.ok_or_else(|| fail("`messages` must be a list of at least one message".into()))?;
+    let list = list.ok_or_else(|| messages_error("`messages` must be a non-empty list".into()))?;
     if list.len() > MAX_MESSAGES {
-        return Err(fail(format!(
-            "`messages` may hold {MAX_MESSAGES} messages at most"
+        return Err(messages_error(format!(
+            "`messages` may contain at most {MAX_MESSAGES} messages"
         )));
     }
-    let read = |(at, value): (usize, &Value)| {
+    let parse = |(index, value): (usize, &Value)| {
         let role = value.get("role").and_then(Value::as_str);
         let role = role.filter(|role| ["system", "developer", "user", "assistant"].contains(role));
         let role = role.ok_or_else(|| {
-            fail(format!(
-                "`messages[{at}].role` must be system, developer, user or assistant"
+            messages_error(format!(
+                "`messages[{index}].role` must be system, developer, user or assistant"
             ))
         })?;
-        let content = value.get("content").and_then(text_of).ok_or_else(|| {
-            fail(format!(
-                "`messages[{at}].content` must be a string or a list of text parts"
+        let content = value.get("content").and_then(content_text).ok_or_else(|| {
+            messages_error(format!(
+                "`messages[{index}].content` must be a string or a list of text parts"
             ))
         })?;
         Ok(Message {
@@ -259,22 +267,22 @@ pub(crate) fn read_messages(value: Option<&Value>) -> Result<Vec<Message>, ApiEr
             content,
         })
     };
-    list.iter().enumerate().map(read).collect()
+    list.iter().enumerate().map(parse).collect()
 }
 
-/// A message's content: a string, or parts of text.
-fn text_of(value: &Value) -> Option<String> {
+/// The text of a message's `content`: a string or a list of text parts.
+fn content_text(value: &Value) -> Option<String> {
     if let Some(text) = value.as_str() {
         return Some(text.to_owned());
     }
-    let part = |part: &Value| {
+    let part_text = |part: &Value| {
         let is_text = part.get("type")?.as_str()? == "text";
         part.get("text")?
             .as_str()
             .filter(|_| is_text)
             .map(str::to_owned)
     };
-    value.as_array()?.iter().map(part).collect()
+    value.as_array()?.iter().map(part_text).collect()
 }
 
 #[cfg(test)]
@@ -294,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_templates_of_known_models_use_is_there() {
+    fn constructs_of_known_templates_work() {
         for (source, expected) in [
             (
                 "{{ bos_token }}{% if strftime_now is defined %}{{ strftime_now('%Y')[:2] }}{% endif %}",
@@ -321,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_in_hugging_faces_form_is_understood() {
+    fn hugging_face_template_renders() {
         let source = "{{ bos_token }}{% for message in messages %}\n\
             {% if message['role'].startswith('u') %}\n<{{ message.role }}>{{ message['content'].strip() }}\n\
             {%- endif %}\n{% endfor %}\n{% if add_generation_prompt %}<assistant>{% endif %}";
@@ -329,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_without_end_and_one_without_measure_are_stopped() {
+    fn endless_and_huge_templates_are_stopped() {
         let endless =
             "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}";
         assert!(render(endless, "").is_err());
@@ -338,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exception_of_the_template_is_told() {
+    fn raised_exception_is_reported() {
         let error = render("{{ raise_exception('roles must alternate') }}", "").unwrap_err();
         assert!(
             error.to_string().contains("roles must alternate"),
@@ -347,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_of_other_shapes_are_refused() {
+    fn malformed_messages_are_rejected() {
         for bad in [
             json!([]),
             json!("hi"),
@@ -355,9 +363,9 @@ mod tests {
             json!([{"role": "user"}]),
             json!([{"role": "user", "content": [{"type": "image_url"}]}]),
         ] {
-            assert!(read_messages(Some(&bad)).is_err(), "{bad}");
+            assert!(parse_messages(Some(&bad)).is_err(), "{bad}");
         }
         let parts = json!([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]);
-        assert_eq!(read_messages(Some(&parts)).unwrap()[0].content, "ab");
+        assert_eq!(parse_messages(Some(&parts)).unwrap()[0].content, "ab");
     }
 }

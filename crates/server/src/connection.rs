@@ -1,4 +1,4 @@
-//! One connection, with a time for each part of it.
+//! One HTTP connection, with a timeout for each phase.
 
 use std::convert::Infallible;
 use std::io;
@@ -23,91 +23,95 @@ use tokio_io_timeout::TimeoutStream;
 
 use crate::Config;
 
-/// Headers of a request, and bytes of its head.
+/// Maximum number of headers in a request.
 const MAX_HEADERS: usize = 64;
-const MAX_HEAD: usize = 1 << 16;
+/// Maximum size of a request head, in bytes.
+const MAX_HEAD_BYTES: usize = 1 << 16;
 
-/// Serves `router` on `stream` within the times of `config`.
-pub(crate) fn connection(
+/// Serves `router` on `stream` with the timeouts of `config`.
+pub(crate) fn serve_connection(
     config: &Config,
     stream: TcpStream,
     router: Router,
 ) -> impl GracefulConnection<Error = hyper::Error> + Send + 'static + use<> {
-    let _ = stream.set_nodelay(true); // Tokens are small and should go at once; without, they are late.
+    let _ = stream.set_nodelay(true); // Nagle's algorithm would delay small token chunks.
     let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(config.write_time));
-    let part = Arc::new(Part(AtomicU8::new(HEAD)));
-    let patient = Patient {
+    stream.set_write_timeout(Some(config.write_timeout));
+    let state = Arc::new(ConnState(AtomicU8::new(READING_HEAD)));
+    let stream = HeadTimeoutStream {
         stream: Box::pin(stream),
-        part: part.clone(),
-        head: Box::pin(sleep(config.head_time)),
-        head_time: config.head_time,
+        state: state.clone(),
+        head_deadline: Box::pin(sleep(config.header_timeout)),
+        header_timeout: config.header_timeout,
     };
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |request| {
-        part.set(ANSWER);
-        let part = part.clone();
-        let answer = router.call(request);
+        state.set(RESPONDING);
+        let state = state.clone();
+        let response = router.call(request);
         async move {
-            let answer = answer.await?;
-            Ok::<_, Infallible>(answer.map(|body| Answer { body, part }))
+            let response = response.await?;
+            Ok::<_, Infallible>(response.map(|body| TrackedBody { body, state }))
         }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
-        // Runs while nothing comes too, so a head's own time is kept here.
-        .header_read_timeout(config.idle_time + config.head_time)
+        // Hyper also counts the idle time, so `HeadTimeoutStream` enforces the header timeout itself.
+        .header_read_timeout(config.idle_timeout + config.header_timeout)
         .max_headers(MAX_HEADERS)
-        .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(patient), service)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service)
 }
 
-/// What a connection is at: a request's head, its answer, or nothing.
-struct Part(AtomicU8);
+/// The phase of a connection: reading a request head, responding, or idle.
+struct ConnState(AtomicU8);
 
-const HEAD: u8 = 0;
-const ANSWER: u8 = 1;
+const READING_HEAD: u8 = 0;
+const RESPONDING: u8 = 1;
 const IDLE: u8 = 2;
 
-impl Part {
-    fn set(&self, part: u8) {
-        self.0.store(part, Ordering::Release);
+impl ConnState {
+    fn set(&self, state: u8) {
+        self.0.store(state, Ordering::Release);
     }
 
-    fn is(&self, part: u8) -> bool {
-        self.0.load(Ordering::Acquire) == part
+    fn is(&self, state: u8) -> bool {
+        self.0.load(Ordering::Acquire) == state
     }
 }
 
-/// A stream that waits for the rest of a head only so long. The first head's time begins with the
-/// connection, that of others with their first byte.
-struct Patient {
+/// A stream with a timeout for reading request heads. For the first head the timeout starts with the
+/// connection, for later ones with their first byte.
+struct HeadTimeoutStream {
     stream: Pin<Box<TimeoutStream<TcpStream>>>,
-    part: Arc<Part>,
-    head: Pin<Box<Sleep>>,
-    head_time: Duration,
+    state: Arc<ConnState>,
+    head_deadline: Pin<Box<Sleep>>,
+    header_timeout: Duration,
 }
 
-impl AsyncRead for Patient {
+impl AsyncRead for HeadTimeoutStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let read = self.stream.as_mut().poll_read(cx, buf);
-        if read.is_ready() && self.part.is(IDLE) {
-            let until = Instant::now() + self.head_time;
-            self.head.as_mut().reset(until);
-            self.part.set(HEAD);
+        if read.is_ready() && self.state.is(IDLE) {
+            let deadline = Instant::now() + self.header_timeout;
+            self.head_deadline.as_mut().reset(deadline);
+            self.state.set(READING_HEAD);
         }
-        if read.is_pending() && self.part.is(HEAD) && self.head.as_mut().poll(cx).is_ready() {
+        if read.is_pending()
+            && self.state.is(READING_HEAD)
+            && self.head_deadline.as_mut().poll(cx).is_ready()
+        {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         read
     }
 }
 
-impl AsyncWrite for Patient {
+impl AsyncWrite for HeadTimeoutStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -127,9 +131,9 @@ impl AsyncWrite for Patient {
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
+        buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.stream.as_mut().poll_write_vectored(cx, parts)
+        self.stream.as_mut().poll_write_vectored(cx, buffers)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -137,13 +141,13 @@ impl AsyncWrite for Patient {
     }
 }
 
-/// A response's body. With its end the connection is free for the next request.
-struct Answer {
+/// A response body. Dropping it marks the connection as idle, ready for the next request.
+struct TrackedBody {
     body: Body,
-    part: Arc<Part>,
+    state: Arc<ConnState>,
 }
 
-impl HttpBody for Answer {
+impl HttpBody for TrackedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -163,8 +167,8 @@ impl HttpBody for Answer {
     }
 }
 
-impl Drop for Answer {
+impl Drop for TrackedBody {
     fn drop(&mut self) {
-        self.part.set(IDLE);
+        self.state.set(IDLE);
     }
 }

@@ -1,4 +1,4 @@
-//! The thread that owns a model: a fair queue before a running batch.
+//! The engine thread that owns a model: a fair request queue in front of a continuous batch.
 
 mod job;
 #[cfg(test)]
@@ -17,71 +17,72 @@ use nextword_generate::{
 };
 use tokio::sync::mpsc;
 
-use self::job::{Alive, Job};
-use crate::answer::{Assembler, Piece, TokenInfo, prompt_tokens};
+use self::job::{AliveGuard, Job};
 use crate::api_error::ApiError;
-use crate::metrics::Metrics;
+use crate::metrics::EngineMetrics;
+use crate::output::{OutputAssembler, TextDelta, TokenInfo, prompt_tokens};
 
-/// Updates that a request may have waiting for its reader, beside `PER_STEP` for each answer.
-const BACKLOG: usize = 256;
-/// The most updates of an answer in one step, with the one that says that it failed.
-const PER_STEP: usize = 4;
-/// So long a client may read nothing while others wait for its slot, and if none does.
-const PATIENCE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));
-/// Between steps while no client reads.
-const REST: Duration = Duration::from_millis(2);
+/// Unread updates that a request may accumulate, besides `MAX_UPDATES_PER_STEP` for each completion.
+const CHANNEL_CAPACITY: usize = 256;
+/// Maximum number of updates of a completion in one step, including the one that reports a failure.
+const MAX_UPDATES_PER_STEP: usize = 4;
+/// How long a client may stop reading: while others wait for a slot, and while none do.
+const SLOW_CLIENT_TIMEOUTS: (Duration, Duration) =
+    (Duration::from_secs(2), Duration::from_secs(30));
+/// Pause between polls while no client reads.
+const IDLE_POLL: Duration = Duration::from_millis(2);
 
-/// One answer that a client waits for.
+/// One completion requested by a client.
 #[derive(Clone, Debug)]
 pub(crate) struct Sequence {
     pub(crate) request: BatchRequest,
     pub(crate) stop: Vec<String>,
 }
 
-/// What became of one answer.
+/// Progress of one completion.
 #[derive(Debug)]
 pub(crate) struct Update {
-    /// Number of the sequence in its request.
+    /// Index of the sequence within its request.
     pub(crate) index: usize,
     pub(crate) kind: UpdateKind,
 }
 
 #[derive(Debug)]
 pub(crate) enum UpdateKind {
-    /// The prompt's tokens, scored. Comes first.
+    /// The scored tokens of the prompt. Sent first.
     Prompt(Vec<TokenInfo>),
-    Piece(Piece),
+    Delta(TextDelta),
     End {
-        rest: Piece,
+        last_delta: TextDelta,
         finish: FinishReason,
         tokens: usize,
-        reused: usize,
+        cached_tokens: usize,
     },
     Failed(ApiError),
 }
 
-/// Comes in while an answer is made. Dropping it ends the answer within one step.
+/// Updates of a request's completions. Dropping the receiver cancels them within one step.
 pub(crate) type Updates = mpsc::Receiver<Update>;
 
-/// The server's end of an engine.
+/// Handle to an engine thread.
 #[derive(Debug)]
 pub(crate) struct Engine {
     jobs: jobs::Sender<Job>,
     queued: Arc<AtomicUsize>,
-    limit: usize,
+    max_queued: usize,
     slots: usize,
     abort: Arc<AtomicBool>,
     alive: Arc<AtomicBool>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<EngineMetrics>,
 }
 
 impl Engine {
-    /// Starts the thread. At most `limit` sequences wait.
+    /// Starts the thread. At most `max_queued` sequences wait for a slot.
     pub(crate) fn start(
         generator: TextGenerator,
         options: BatchOptions,
-        limit: usize,
-        metrics: Arc<Metrics>,
+        max_queued: usize,
+        metrics: Arc<EngineMetrics>,
     ) -> std::io::Result<Self> {
         let (sender, receiver) = jobs::channel();
         let queued = Arc::new(AtomicUsize::new(0));
@@ -92,25 +93,25 @@ impl Engine {
             generator,
             options,
             jobs: receiver,
-            open: true,
+            accepts_jobs: true,
             queue: VecDeque::new(),
-            running: BTreeMap::new(),
+            active: BTreeMap::new(),
             abort: abort.clone(),
             metrics: metrics.clone(),
         };
         std::thread::Builder::new()
             .name("engine".to_owned())
             .spawn({
-                let alive = Alive(alive.clone());
+                let alive = AliveGuard(alive.clone());
                 move || {
-                    let _falls = alive;
+                    let _alive = alive;
                     worker.run();
                 }
             })?;
         Ok(Self {
             jobs: sender,
             queued,
-            limit,
+            max_queued,
             slots: options.slots,
             abort,
             alive,
@@ -118,46 +119,52 @@ impl Engine {
         })
     }
 
-    /// Puts a request at the end of the queue.
+    /// Appends a request to the queue.
     ///
     /// # Errors
     /// 429 if the queue is full, 503 if the thread has ended.
     pub(crate) fn submit(&self, sequences: Vec<Sequence>) -> Result<Updates, ApiError> {
-        let more = sequences.len();
-        let fits = |queued: usize| (queued + more <= self.limit.max(more)).then_some(queued + more);
-        let (order, relaxed) = (Ordering::AcqRel, Ordering::Acquire);
-        if self.queued.fetch_update(order, relaxed, fits).is_err() {
+        let count = sequences.len();
+        let fits = |queued: usize| {
+            (queued + count <= self.max_queued.max(count)).then_some(queued + count)
+        };
+        let (set_order, fetch_order) = (Ordering::AcqRel, Ordering::Acquire);
+        if self
+            .queued
+            .fetch_update(set_order, fetch_order, fits)
+            .is_err()
+        {
             self.metrics.rejected.add(1);
-            return Err(ApiError::busy());
+            return Err(ApiError::queue_full());
         }
-        let room = PER_STEP * more;
-        let (sender, updates) = mpsc::channel(BACKLOG + room);
+        let reserved = MAX_UPDATES_PER_STEP * count;
+        let (sender, updates) = mpsc::channel(CHANNEL_CAPACITY + reserved);
         let job = Job {
-            waiting: sequences.into_iter().enumerate().collect(),
+            pending: sequences.into_iter().enumerate().collect(),
             updates: sender,
-            room,
-            since: Instant::now(),
+            reserved,
+            submitted: Instant::now(),
             queued: self.queued.clone(),
         };
         let sent = self.jobs.send(job);
-        sent.map_err(|_| self.ended())?;
+        sent.map_err(|_| self.unavailable())?;
         Ok(updates)
     }
 
-    /// Whether requests can be answered.
+    /// Checks that the engine thread is running.
     ///
     /// # Errors
     /// 503 if the thread has ended.
-    pub(crate) fn check(&self) -> Result<(), ApiError> {
+    pub(crate) fn check_alive(&self) -> Result<(), ApiError> {
         let alive = self.alive.load(Ordering::Acquire);
-        alive.then_some(()).ok_or_else(|| self.ended())
+        alive.then_some(()).ok_or_else(|| self.unavailable())
     }
 
-    fn ended(&self) -> ApiError {
+    fn unavailable(&self) -> ApiError {
         if self.abort.load(Ordering::Acquire) {
-            return ApiError::stopping();
+            return ApiError::shutting_down();
         }
-        ApiError::unavailable("this model met a fault and has ended; hint: start the server again")
+        ApiError::unavailable("this model's engine has crashed; hint: restart the server")
     }
 
     pub(crate) fn queued(&self) -> usize {
@@ -168,24 +175,26 @@ impl Engine {
         self.slots
     }
 
-    /// Ends all answers with an error, now.
+    /// Makes the engine fail all its completions immediately.
     pub(crate) fn abort(&self) {
         self.abort.store(true, Ordering::Release);
     }
 }
 
-/// An answer in the batch.
-struct Running {
+/// A completion in the batch.
+struct ActiveCompletion {
     index: usize,
     updates: mpsc::Sender<Update>,
-    room: usize,
-    /// Since when it waits for its reader.
-    held: Option<Instant>,
-    assembler: Assembler,
+    /// Channel capacity that one step of its request may need.
+    reserved: usize,
+    /// When its client stopped reading, if it did.
+    stalled_since: Option<Instant>,
+    assembler: OutputAssembler,
     prompt: Vec<u32>,
     tokens: usize,
-    reused: usize,
-    since: Instant,
+    cached_tokens: usize,
+    /// Time of submission, then of the latest token.
+    last_event: Instant,
 }
 
 struct Worker {
@@ -193,25 +202,25 @@ struct Worker {
     options: BatchOptions,
     batcher: Batcher,
     jobs: jobs::Receiver<Job>,
-    /// Whether new jobs can come.
-    open: bool,
-    /// Each request takes its turn with one sequence.
+    /// Whether new jobs can still arrive.
+    accepts_jobs: bool,
+    /// Round-robin over requests: each admits one sequence at a time.
     queue: VecDeque<Job>,
-    running: BTreeMap<RequestId, Running>,
+    active: BTreeMap<RequestId, ActiveCompletion>,
     abort: Arc<AtomicBool>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<EngineMetrics>,
 }
 
 impl Worker {
     fn run(mut self) {
         loop {
-            match catch_unwind(AssertUnwindSafe(|| self.turn())) {
+            match catch_unwind(AssertUnwindSafe(|| self.tick())) {
                 Ok(true) => {}
                 Ok(false) => return,
-                // No input should lead here; whatever did, the next ones find a fresh cache.
+                // No input should cause a panic; after one, the next requests start with an empty KV cache.
                 Err(_) => {
                     self.fail_all(&ApiError::internal(
-                        "the model failed, which is a fault of the server",
+                        "internal server error: the model's engine panicked (a bug in nextword)",
                     ));
                     self.batcher = Batcher::new(self.generator.model().clone(), self.options);
                 }
@@ -219,34 +228,34 @@ impl Worker {
         }
     }
 
-    /// One step of all answers; whether there can be more.
-    fn turn(&mut self) -> bool {
-        self.receive();
+    /// Runs one step of the batch. Returns false once there can be no more work.
+    fn tick(&mut self) -> bool {
+        self.receive_jobs();
         if self.abort.load(Ordering::Acquire) {
             self.cancel_all();
             self.queue.clear();
         }
         self.drop_cancelled();
         self.admit();
-        self.metrics.running.set(self.running.len());
-        if self.running.is_empty() && self.queue.is_empty() {
-            return self.open;
+        self.metrics.running.set(self.active.len());
+        if self.active.is_empty() && self.queue.is_empty() {
+            return self.accepts_jobs;
         }
-        if self.hold_unread() {
-            std::thread::sleep(REST);
+        if self.apply_backpressure() {
+            std::thread::sleep(IDLE_POLL);
         } else {
             self.step();
         }
         true
     }
 
-    /// Takes in all new requests; waits for one if there is nothing to do.
-    fn receive(&mut self) {
-        self.metrics.running.set(self.running.len());
-        if self.running.is_empty() && self.queue.is_empty() {
+    /// Queues all new requests; blocks for one while there is nothing to do.
+    fn receive_jobs(&mut self) {
+        self.metrics.running.set(self.active.len());
+        if self.active.is_empty() && self.queue.is_empty() {
             match self.jobs.recv() {
                 Ok(job) => self.queue.push_back(job),
-                Err(_) => self.open = false,
+                Err(_) => self.accepts_jobs = false,
             }
         }
         loop {
@@ -254,61 +263,69 @@ impl Worker {
                 Ok(job) => self.queue.push_back(job),
                 Err(jobs::TryRecvError::Empty) => return,
                 Err(jobs::TryRecvError::Disconnected) => {
-                    self.open = false;
+                    self.accepts_jobs = false;
                     return;
                 }
             }
         }
     }
 
-    /// Frees the slots and places of clients that have gone.
+    /// Frees the slots and queue entries of clients that disconnected.
     fn drop_cancelled(&mut self) {
         let gone: Vec<RequestId> = self
-            .running
+            .active
             .iter()
-            .filter(|(_, running)| running.updates.is_closed())
+            .filter(|(_, active)| active.updates.is_closed())
             .map(|(id, _)| *id)
             .collect();
         for id in gone {
             self.batcher.cancel(id);
-            self.running.remove(&id);
+            self.active.remove(&id);
             self.metrics.cancelled.add(1);
         }
         let metrics = &self.metrics;
         self.queue.retain(|job| {
-            let stays = !job.updates.is_closed();
-            if !stays {
-                metrics.cancelled.add(job.waiting.len() as u64);
+            let keep = !job.updates.is_closed();
+            if !keep {
+                metrics.cancelled.add(job.pending.len() as u64);
             }
-            stays
+            keep
         });
     }
 
-    /// Lets answers wait whose clients do not read, and ends them after a while; whether all wait.
-    fn hold_unread(&mut self) -> bool {
-        let (short, long) = PATIENCE;
-        let patience = if self.queue.is_empty() { long } else { short };
-        let mut all = true;
-        let mut unread = Vec::new();
-        for (id, running) in &mut self.running {
-            let waits = running.updates.capacity() < running.room;
-            if waits != running.held.is_some() {
-                self.batcher.hold(*id, waits);
-                running.held = waits.then(Instant::now);
+    /// Pauses completions whose clients do not read, and fails them after a timeout. Returns whether all
+    /// are paused.
+    fn apply_backpressure(&mut self) -> bool {
+        let (contended, uncontended) = SLOW_CLIENT_TIMEOUTS;
+        let timeout = if self.queue.is_empty() {
+            uncontended
+        } else {
+            contended
+        };
+        let mut all_stalled = true;
+        let mut timed_out = Vec::new();
+        for (id, active) in &mut self.active {
+            let stalled = active.updates.capacity() < active.reserved;
+            if stalled != active.stalled_since.is_some() {
+                self.batcher.hold(*id, stalled);
+                active.stalled_since = stalled.then(Instant::now);
             }
-            all &= waits;
-            if running.held.is_some_and(|since| since.elapsed() > patience) {
-                unread.push(*id);
+            all_stalled &= stalled;
+            if active
+                .stalled_since
+                .is_some_and(|since| since.elapsed() > timeout)
+            {
+                timed_out.push(*id);
             }
         }
-        for id in unread {
+        for id in timed_out {
             self.batcher.cancel(id);
-            if let Some(running) = self.running.remove(&id) {
-                running.send(UpdateKind::Failed(ApiError::unread()));
+            if let Some(active) = self.active.remove(&id) {
+                active.send(UpdateKind::Failed(ApiError::slow_client()));
             }
             self.metrics.cancelled.add(1);
         }
-        all
+        all_stalled
     }
 
     fn admit(&mut self) {
@@ -319,11 +336,11 @@ impl Worker {
             let Some((index, sequence)) = job.next() else {
                 continue;
             };
-            if let Err(problem) = self.start(index, sequence, &job) {
-                let kind = UpdateKind::Failed(ApiError::internal(problem));
-                let _ = job.updates.try_send(Update { index, kind }); // The client may have gone.
+            if let Err(message) = self.start(index, sequence, &job) {
+                let kind = UpdateKind::Failed(ApiError::internal(message));
+                let _ = job.updates.try_send(Update { index, kind }); // The client may have disconnected.
             }
-            if !job.waiting.is_empty() {
+            if !job.pending.is_empty() {
                 self.queue.push_back(job);
             }
         }
@@ -333,67 +350,68 @@ impl Worker {
         let Sequence { request, stop } = sequence;
         let prompt = request.prompt.clone();
         let tokenizer = self.generator.tokenizer().clone();
-        let assembler = Assembler::new(tokenizer, &prompt, &stop).map_err(|e| e.to_string())?;
+        let assembler =
+            OutputAssembler::new(tokenizer, &prompt, &stop).map_err(|e| e.to_string())?;
         let admitted = self.batcher.admit(request).map_err(|e| e.to_string())?;
         let id = admitted.ok_or("no slot is free")?;
-        let reused = self.batcher.reused(id);
+        let cached_tokens = self.batcher.reused(id);
         self.metrics.prompt_tokens.add(prompt.len() as u64);
-        self.metrics.cached_tokens.add(reused as u64);
-        let running = Running {
+        self.metrics.cached_tokens.add(cached_tokens as u64);
+        let active = ActiveCompletion {
             index,
             updates: job.updates.clone(),
-            room: job.room,
-            held: None,
+            reserved: job.reserved,
+            stalled_since: None,
             assembler,
             prompt,
             tokens: 0,
-            reused,
-            since: job.since,
+            cached_tokens,
+            last_event: job.submitted,
         };
-        self.running.insert(id, running);
+        self.active.insert(id, active);
         Ok(())
     }
 
     fn step(&mut self) {
         for (id, event) in self.batcher.step() {
-            let Some(mut running) = self.running.remove(&id) else {
+            let Some(mut active) = self.active.remove(&id) else {
                 continue;
             };
-            if running.take(event, &mut self.batcher, id, &self.generator, &self.metrics) {
-                self.running.insert(id, running);
+            if active.handle_event(event, &mut self.batcher, id, &self.generator, &self.metrics) {
+                self.active.insert(id, active);
             }
         }
     }
 
     fn cancel_all(&mut self) {
-        for id in self.running.keys() {
+        for id in self.active.keys() {
             self.batcher.cancel(*id);
         }
-        self.fail_all(&ApiError::stopping());
+        self.fail_all(&ApiError::shutting_down());
     }
 
     fn fail_all(&mut self, error: &ApiError) {
-        for running in std::mem::take(&mut self.running).into_values() {
-            running.send(UpdateKind::Failed(error.clone()));
+        for active in std::mem::take(&mut self.active).into_values() {
+            active.send(UpdateKind::Failed(error.clone()));
         }
     }
 }
 
-impl Running {
+impl ActiveCompletion {
     fn send(&self, kind: UpdateKind) {
         let index = self.index;
-        // There is room, or the answer would be held; a client that has gone is seen later.
+        // Paused completions send nothing, so there is capacity. Disconnects are handled later.
         let _ = self.updates.try_send(Update { index, kind });
     }
 
-    /// Passes on what happened; whether the answer goes on.
-    fn take(
+    /// Forwards an event to the client. Returns whether the completion continues.
+    fn handle_event(
         &mut self,
         event: Event,
         batcher: &mut Batcher,
         id: RequestId,
         generator: &TextGenerator,
-        metrics: &Metrics,
+        metrics: &EngineMetrics,
     ) -> bool {
         match event {
             Event::Prompt(scores) => {
@@ -406,11 +424,11 @@ impl Running {
                 score,
                 finish,
             } => {
-                self.count(metrics);
-                let ends = finish == Some(FinishReason::Eos);
-                let piece = self.assembler.push(token, score.as_ref(), ends);
-                if !piece.is_empty() {
-                    self.send(UpdateKind::Piece(piece));
+                self.record_token(metrics);
+                let is_eos = finish == Some(FinishReason::Eos);
+                let delta = self.assembler.push(token, score.as_ref(), is_eos);
+                if !delta.is_empty() {
+                    self.send(UpdateKind::Delta(delta));
                 }
                 let finish = if self.assembler.stopped() {
                     batcher.cancel(id);
@@ -418,14 +436,14 @@ impl Running {
                 } else {
                     finish
                 };
-                let goes_on = finish.is_none();
+                let continues = finish.is_none();
                 if let Some(finish) = finish {
-                    self.end(finish);
+                    self.finish(finish);
                 }
-                goes_on
+                continues
             }
             Event::End(finish) => {
-                self.end(finish);
+                self.finish(finish);
                 false
             }
             Event::Failed(error) => {
@@ -435,32 +453,32 @@ impl Running {
         }
     }
 
-    fn count(&mut self, metrics: &Metrics) {
+    fn record_token(&mut self, metrics: &EngineMetrics) {
         let now = Instant::now();
         let histogram = if self.tokens == 0 {
             &metrics.first_token
         } else {
             &metrics.next_token
         };
-        histogram.observe(now.duration_since(self.since).as_secs_f64());
-        self.since = now;
+        histogram.observe(now.duration_since(self.last_event).as_secs_f64());
+        self.last_event = now;
         self.tokens += 1;
         metrics.generated_tokens.add(1);
     }
 
-    fn end(&mut self, finish: FinishReason) {
-        let rest = self.assembler.finish();
-        // The held text may complete a stop string.
+    fn finish(&mut self, finish: FinishReason) {
+        let last_delta = self.assembler.finish();
+        // The pending text may complete a stop string.
         let finish = if self.assembler.stopped() {
             FinishReason::Stop(String::new())
         } else {
             finish
         };
         self.send(UpdateKind::End {
-            rest,
+            last_delta,
             finish,
             tokens: self.tokens,
-            reused: self.reused,
+            cached_tokens: self.cached_tokens,
         });
     }
 }

@@ -1,42 +1,42 @@
-//! What can go wrong before and while a server runs, as sentences with the facts in them.
+//! Errors of starting and running a server; each message states the facts and a fix.
 
 use std::io;
 use std::path::PathBuf;
 
 use nextword_generate::GenerateError;
 
-/// Every error of the server crate.
+/// All errors of the server crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerError {
-    /// A server that others can reach needs a key.
+    /// A server that other machines can reach needs an API key.
     #[error(
-        "`{host}` lets other machines in, which needs an API key; hint: give --api-key or set NEXTWORD_API_KEY, or \
-         leave out --host"
+        "listening on `{host}` exposes the server to other machines, which requires an API key; hint: pass --api-key \
+         or set NEXTWORD_API_KEY, or omit --host"
     )]
-    KeyNeeded {
-        /// The address that was asked for.
+    ApiKeyRequired {
+        /// The requested address.
         host: String,
     },
 
-    /// The address cannot be used.
-    #[error("cannot listen on {address}: {source}; hint: choose another --port")]
+    /// The address cannot be bound.
+    #[error("cannot listen on {address}: {source}; hint: choose another --host or --port")]
     Listen {
         /// Host and port.
         address: String,
-        /// The operating system's reason.
+        /// The error reported by the operating system.
         source: io::Error,
     },
 
-    /// Two records of one name.
-    #[error("two records are named {name:?}; hint: give one of them another name, as NAME=RECORD")]
-    SameName {
+    /// Two models have the same name.
+    #[error("two models are named {name:?}; hint: rename one of them with NAME=MODEL")]
+    DuplicateName {
         /// The name.
         name: String,
     },
 
-    /// A chat template that is none.
-    #[error("`{}`: {problem}; hint: mend the template or remove the file", path.display())]
+    /// A chat template cannot be read or parsed.
+    #[error("`{}`: {problem}; hint: fix the template or remove the file", path.display())]
     Template {
         /// The file.
         path: PathBuf,
@@ -44,28 +44,28 @@ pub enum ServerError {
         problem: String,
     },
 
-    /// A conversation that the template refuses.
-    #[error("the model's chat template refuses this conversation: {problem}")]
+    /// The chat template rejected a conversation.
+    #[error("the model's chat template rejected this conversation: {problem}")]
     Chat {
-        /// The template's own words.
+        /// The error raised by the template.
         problem: String,
     },
 
-    /// The cache's budget is too small for one sequence.
+    /// The KV cache budget is too small for one sequence.
     #[error(
-        "one sequence of `{name}` needs {needed} MiB of cache, more than the {budget} MiB allowed; hint: raise --cache-mib"
+        "one sequence of `{name}` needs {needed} MiB of KV cache, more than the {budget} MiB allowed; hint: raise --cache-mib"
     )]
     Budget {
-        /// The record's name.
+        /// The model's name.
         name: String,
-        /// MiB that a slot takes.
+        /// MiB needed for one slot.
         needed: u64,
         /// MiB allowed.
         budget: u64,
     },
 
-    /// The system gives no threads or signals.
-    #[error("the server cannot start: {0}")]
+    /// A thread, the runtime or a signal handler could not be created.
+    #[error("cannot start the server: {0}")]
     Io(#[from] io::Error),
 
     /// From the generate crate.

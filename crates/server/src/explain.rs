@@ -1,4 +1,4 @@
-//! What a model computed for a prompt: a page, and the numbers that it asks for.
+//! `/explain`: the page that explains a prompt, and the JSON queries behind it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,91 +11,96 @@ use nextword_generate::{SamplingConfig, TextOptions};
 use serde_json::json;
 
 use crate::api_error::{ApiError, json_response};
-use crate::page::file;
+use crate::page::file_response;
 use crate::params::Params;
-use crate::routes::{Answer, App};
+use crate::routes::{AppState, HandlerResult};
 
-/// Tokens of an answer at most: each is explained number by number.
-const MOST_TOKENS: u64 = 32;
+/// Maximum tokens of a completion, since each one is explained in full.
+const MAX_TOKENS: u64 = 32;
 
-/// Numbers of a story at most; a layer's are asked for one by one where there are more.
-const MOST_SHOWN: usize = 300_000;
+/// Maximum values in a report; beyond it, the page loads layers one by one.
+const MAX_SHOWN_VALUES: usize = 300_000;
 
 pub(crate) fn index() -> Response<Body> {
-    file(page::live(), "text/html; charset=utf-8")
+    file_response(page::live(), "text/html; charset=utf-8")
 }
 
 pub(crate) fn style() -> Response<Body> {
-    file(page::CSS, "text/css; charset=utf-8")
+    file_response(page::CSS, "text/css; charset=utf-8")
 }
 
 pub(crate) fn script() -> Response<Body> {
-    file(page::JS.as_str(), "text/javascript; charset=utf-8")
+    file_response(page::JS.as_str(), "text/javascript; charset=utf-8")
 }
 
-/// What is asked about a prompt.
-enum Question {
-    /// The whole story.
-    Story,
-    /// The story with the vocabulary's texts.
-    Pane,
-    /// Where a number comes from.
+/// A query about a prompt.
+enum ExplainQuery {
+    /// The full report.
+    Report,
+    /// The report together with the vocabulary's token texts.
+    ReportWithVocabulary,
+    /// How a value was computed.
     Why(String),
-    /// The next words if things were otherwise.
+    /// The predictions after edits to the model.
     WhatIf(Vec<Edit>),
-    /// The tensors of a layer.
+    /// All tensors of a layer.
     Layer(usize),
-    /// A token's embedding.
+    /// The embedding of a token.
     Embedding(u32),
 }
 
-/// `POST /explain` with `prompt`: its story; with `why` where a number comes from; with `what_if`
-/// (`[{"change": "head_off", "layer": 0, "head": 1}]`) the next words if things were otherwise; with
-/// `layer` the numbers of a layer; with `embedding` those of a token id. With `learning` what the model's
-/// run kept over its training.
-pub(crate) async fn numbers(State(app): State<Arc<App>>, request: Request) -> Answer {
-    app.check_open()?;
-    let read = app.read(request, |model, body| {
+/// `POST /explain` returns the report for `prompt`, or with one of these fields:
+/// - `why`: how the value at this address was computed;
+/// - `what_if` (`[{"change": "head_off", "layer": 0, "head": 1}]`): the predictions after these edits;
+/// - `layer`: the tensors of this layer;
+/// - `embedding`: the embedding of this token id;
+/// - `learning`: the training history of the model's run.
+pub(crate) async fn query(State(app): State<Arc<AppState>>, request: Request) -> HandlerResult {
+    app.check_accepting()?;
+    let parsed = app.parse_json(request, |model, body| {
         let mut params = Params::new(body)?;
-        let learning = params.flag("learning")?;
+        let wants_history = params.flag("learning")?;
         let prompt = params.string("prompt")?.unwrap_or_default().to_owned();
-        let (options, question) = (options(&mut params)?, question(&mut params)?);
-        Ok((model, learning, prompt, options, question))
+        let (options, query) = (parse_options(&mut params)?, parse_query(&mut params)?);
+        Ok((model, wants_history, prompt, options, query))
     });
-    let (model, learning, prompt, options, question) = read.await?;
-    if learning {
-        let kept = json!({"learning": model.learning});
-        return Ok(json_response(StatusCode::OK, kept.to_string()));
+    let (model, wants_history, prompt, options, query) = parsed.await?;
+    if wants_history {
+        let history = json!({"learning": model.training_history});
+        return Ok(json_response(StatusCode::OK, history.to_string()));
     }
-    let text = app.desk.ask(model, prompt, options, move |explanation| {
-        let text = answer(explanation, question)?;
-        Ok(text.unwrap_or_default()) // Numbers and strings, which JSON can always express.
-    });
-    Ok(json_response(StatusCode::OK, text.await?))
+    let work = move |explanation: &Explanation<'_>| {
+        let json = run_query(explanation, query)?;
+        Ok(json.unwrap_or_default()) // Numbers and strings always serialize.
+    };
+    let json = app
+        .explain_service
+        .with_explanation(model, prompt, options, work);
+    Ok(json_response(StatusCode::OK, json.await?))
 }
 
-/// As text at once: a `Value` would write single precision's numbers with twice the digits.
-fn answer(
+/// Returns serialized JSON: a `Value` would write f32 values with the digits of f64.
+fn run_query(
     explanation: &Explanation<'_>,
-    question: Question,
+    query: ExplainQuery,
 ) -> Result<serde_json::Result<String>, ExplainError> {
     let options = StoryOptions {
-        most: MOST_SHOWN,
+        most: MAX_SHOWN_VALUES,
         ..StoryOptions::default()
     };
-    Ok(match question {
-        Question::Story => serde_json::to_string(&explanation.story(&options)?),
-        // What would let the page compute by itself is the model, which stays here.
-        Question::Pane => {
+    Ok(match query {
+        ExplainQuery::Report => serde_json::to_string(&explanation.story(&options)?),
+        // Without the weights: they stay on the server.
+        ExplainQuery::ReportWithVocabulary => {
             serde_json::to_string(&page::Pane::without_weights(explanation, &options)?)
         }
-        Question::Why(address) => serde_json::to_string(&explanation.why(&address)?),
-        Question::WhatIf(edits) => serde_json::to_string(&explanation.what_if(&edits)?),
-        Question::Layer(layer) => {
-            let tensors = explanation.layer(layer, 8 * MOST_SHOWN)?;
+        ExplainQuery::Why(address) => serde_json::to_string(&explanation.why(&address)?),
+        ExplainQuery::WhatIf(edits) => serde_json::to_string(&explanation.what_if(&edits)?),
+        ExplainQuery::Layer(layer) => {
+            let tensors = explanation.layer(layer, 8 * MAX_SHOWN_VALUES)?;
             serde_json::to_string(&BTreeMap::from([("tensors", tensors)]))
         }
-        Question::Embedding(id) => serde_json::to_string(&json!({
+        ExplainQuery::Embedding(id) => serde_json::to_string(&json!({
             "id": id,
             "text": explanation.explainer.text(id),
             "numbers": explanation.explainer.embedding(id)?,
@@ -103,35 +108,35 @@ fn answer(
     })
 }
 
-fn question(params: &mut Params<'_>) -> Result<Question, ApiError> {
+fn parse_query(params: &mut Params<'_>) -> Result<ExplainQuery, ApiError> {
     if let Some(address) = params.string("why")? {
-        return Ok(Question::Why(address.to_owned()));
+        return Ok(ExplainQuery::Why(address.to_owned()));
     }
     if let Some(edits) = params.get("what_if") {
         let edits = serde_json::from_value(edits.clone());
-        return edits.map(Question::WhatIf).map_err(|e| {
-            let hint = r#"[{"change": "head_off", "layer": 0, "head": 0}]"#;
-            ApiError::field(
+        return edits.map(ExplainQuery::WhatIf).map_err(|e| {
+            let example = r#"[{"change": "head_off", "layer": 0, "head": 0}]"#;
+            ApiError::invalid_field(
                 "what_if",
-                format!("`what_if` is no list of edits: {e}; hint: as in {hint}"),
+                format!("`what_if` is not a valid list of edits: {e}; hint: for example {example}"),
             )
         });
     }
     if let Some(layer) = params.integer("layer", 0..=u64::from(u32::MAX))? {
-        return Ok(Question::Layer(layer));
+        return Ok(ExplainQuery::Layer(layer));
     }
     if let Some(id) = params.integer("embedding", 0..=u64::from(u32::MAX))? {
-        return Ok(Question::Embedding(id as u32));
+        return Ok(ExplainQuery::Embedding(id as u32));
     }
     Ok(if params.flag("pane")? {
-        Question::Pane
+        ExplainQuery::ReportWithVocabulary
     } else {
-        Question::Story
+        ExplainQuery::Report
     })
 }
 
-fn options(params: &mut Params<'_>) -> Result<TextOptions, ApiError> {
-    let max_tokens = params.integer("max_tokens", 1..=MOST_TOKENS)?;
+fn parse_options(params: &mut Params<'_>) -> Result<TextOptions, ApiError> {
+    let max_tokens = params.integer("max_tokens", 1..=MAX_TOKENS)?;
     let sampling = SamplingConfig {
         temperature: params.number("temperature", 0.0..=2.0)?.unwrap_or(0.0),
         top_k: params
@@ -143,7 +148,7 @@ fn options(params: &mut Params<'_>) -> Result<TextOptions, ApiError> {
     };
     sampling
         .validate()
-        .map_err(|e| ApiError::bad(e.to_string()))?;
+        .map_err(|e| ApiError::bad_request(e.to_string()))?;
     Ok(TextOptions {
         sampling,
         max_tokens: max_tokens.unwrap_or(1),

@@ -1,82 +1,82 @@
-//! Records behind HTTP, as OpenAI's clients expect it, with a page of its own.
+//! An OpenAI-compatible HTTP server for nextword models, with a web page of its own.
 //!
-//! | to read | open |
+//! | for | see |
 //! |---|---|
-//! | a record under its name | [`Served`] |
-//! | where to listen, and all limits | [`Config`] |
+//! | a loaded model and its name | [`LoadedModel`] |
+//! | the address and all limits | [`Config`] |
 //! | the server | [`serve`] |
 //!
-//! One thread owns each model and its cache (`engine`); requests join and leave its batch between
-//! steps. A client that goes away takes its answer with it. Everything that a request may ask for is
-//! bounded before memory is taken for it.
+//! Each model and its KV cache are owned by one engine thread (`engine`). Requests join and leave its
+//! batch between steps. When a client disconnects, its completions are cancelled. All request
+//! parameters are bounds-checked before memory is allocated for them.
 
 // Burn's nested tensor types overflow the default limit in release builds with wgpu.
 #![recursion_limit = "256"]
 
-mod answer;
 mod api_error;
 mod chat_template;
 mod connection;
-mod desk;
 mod engine;
 mod error;
 mod explain;
-mod guard;
+mod explain_cache;
+mod limiter;
 mod listen;
+mod loaded_model;
 mod metrics;
+mod middleware;
+mod output;
 mod page;
 mod params;
-mod prepare;
-mod reply;
+mod parse;
+mod response;
 mod routes;
-mod served;
 mod stream;
 mod strftime;
 mod tokens;
-mod turns;
 
 use std::time::Duration;
 
 pub use chat_template::{ChatTemplate, Message};
 pub use error::ServerError;
-pub use listen::{Stage, serve};
-pub use served::Served;
+pub use listen::{ServerEvent, serve};
+pub use loaded_model::LoadedModel;
 
-/// Where a server listens, and what it bears.
+/// The address and the limits of a server.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The address; all but loopback ones need an API key.
+    /// Address to listen on. Any address other than loopback requires an API key.
     pub host: String,
-    /// The port; 0 takes a free one.
+    /// Port to listen on; 0 picks a free port.
     pub port: u16,
-    /// Names of this server beside this machine's own, which a proxy in front of it may send as `Host`.
+    /// Additional `Host` names to accept, for a proxy in front of the server.
     pub allow_hosts: Vec<String>,
-    /// Pages of these origins (`https://app.example`) may ask; of others only the server's own.
+    /// Origins (`https://app.example`) whose pages may send requests, besides the server's own.
     pub cors_origins: Vec<String>,
-    /// Is given a line for each request: method, path, status, and how long its head took.
+    /// Called with one line per request: method, path, status, and time until the response headers.
     pub log: Option<fn(&str)>,
-    /// What clients must send, as `Authorization: Bearer KEY` or as a password.
+    /// API key that clients must send, as `Authorization: Bearer KEY` or as a Basic password.
     pub api_key: Option<String>,
-    /// Answers of a model that are made at once, as far as `cache_bytes` allow.
+    /// Maximum concurrent completions per model; fewer if `cache_bytes` is too small.
     pub slots: usize,
-    /// Memory for a model's keys and values.
+    /// Memory for each model's KV cache, in bytes.
     pub cache_bytes: u64,
-    /// Answers that may wait for a slot.
+    /// Maximum number of completions waiting for a slot, per model.
     pub queue: usize,
-    /// Bytes of a request's body.
-    pub body_bytes: usize,
-    /// Connections at once; others wait to be accepted.
-    pub connections: usize,
-    /// For a request's head.
-    pub head_time: Duration,
-    /// For the next request of a connection to begin: longer than clients keep theirs.
-    pub idle_time: Duration,
-    /// For a request's body.
-    pub body_time: Duration,
-    /// For a client that does not read what it is sent.
-    pub write_time: Duration,
-    /// For answers under way when the server is asked to stop.
-    pub drain_time: Duration,
+    /// Maximum size of a request body, in bytes.
+    pub max_body_bytes: usize,
+    /// Maximum open connections; further ones wait to be accepted.
+    pub max_connections: usize,
+    /// Timeout for reading request headers.
+    pub header_timeout: Duration,
+    /// Timeout for an idle keep-alive connection; longer than clients keep theirs open.
+    pub idle_timeout: Duration,
+    /// Timeout for reading a request body.
+    pub body_timeout: Duration,
+    /// Timeout for a client that stops reading.
+    pub write_timeout: Duration,
+    /// How long in-flight requests may take to finish after a shutdown signal.
+    pub shutdown_grace: Duration,
 }
 
 impl Default for Config {
@@ -91,13 +91,13 @@ impl Default for Config {
             slots: 16,
             cache_bytes: 1 << 30,
             queue: 256,
-            body_bytes: 1 << 20,
-            connections: 512,
-            head_time: Duration::from_secs(5),
-            idle_time: Duration::from_mins(1),
-            body_time: Duration::from_secs(15),
-            write_time: Duration::from_secs(30),
-            drain_time: Duration::from_secs(30),
+            max_body_bytes: 1 << 20,
+            max_connections: 512,
+            header_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_mins(1),
+            body_timeout: Duration::from_secs(15),
+            write_timeout: Duration::from_secs(30),
+            shutdown_grace: Duration::from_secs(30),
         }
     }
 }

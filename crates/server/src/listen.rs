@@ -1,4 +1,4 @@
-//! Connections: taken in up to a limit, and let go in peace.
+//! Accepts connections up to a limit, and shuts down gracefully.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -9,118 +9,122 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use crate::connection::connection;
-use crate::routes::{App, BLOCKING, router};
-use crate::served::{Model, Served};
+use crate::connection::serve_connection;
+use crate::loaded_model::{LoadedModel, Model};
+use crate::routes::{AppState, MAX_BLOCKING_THREADS, router};
 use crate::{Config, ServerError};
 
-/// What a server tells of itself.
+/// A change in the state of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// It takes requests at this address.
+pub enum ServerEvent {
+    /// It accepts requests at this address.
     Listening(SocketAddr),
-    /// It was asked to stop, and finishes the answers under way.
+    /// It received a shutdown signal and finishes its in-flight requests.
     Stopping,
 }
 
-/// Serves `models` until the process is asked to stop (SIGINT or SIGTERM), then lets answers under
-/// way finish for [`Config::drain_time`], or until it is asked once more.
+/// Serves `models` until SIGINT or SIGTERM. In-flight requests may then finish within
+/// [`Config::shutdown_grace`]; a second signal aborts them.
 ///
 /// # Errors
-/// [`ServerError`] if the settings are refused, or the address cannot be used.
+/// [`ServerError`] if the configuration is invalid or the address cannot be bound.
 pub fn serve(
-    models: Vec<Served>,
+    models: Vec<LoadedModel>,
     config: Config,
-    tell: impl FnMut(Stage),
+    on_event: impl FnMut(ServerEvent),
 ) -> Result<(), ServerError> {
-    let only_loopback = is_loopback(&config.host);
-    if !only_loopback && config.api_key.is_none() {
-        return Err(ServerError::KeyNeeded { host: config.host });
+    let loopback_only = is_loopback(&config.host);
+    if !loopback_only && config.api_key.is_none() {
+        return Err(ServerError::ApiKeyRequired { host: config.host });
     }
     let mut started: Vec<Arc<Model>> = Vec::new();
-    for served in models {
-        let model = Model::start(served, &config)?;
+    for loaded in models {
+        let model = Model::start(loaded, &config)?;
         if started.iter().any(|other| other.name == model.name) {
-            return Err(ServerError::SameName { name: model.name });
+            return Err(ServerError::DuplicateName { name: model.name });
         }
         started.push(Arc::new(model));
     }
-    let app = Arc::new(App::new(started, config, only_loopback));
+    let app = Arc::new(AppState::new(started, config, loopback_only));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        .max_blocking_threads(BLOCKING)
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
         .enable_all()
         .build()?;
-    let done = runtime.block_on(listen(app, tell));
-    // Connections that do not end by themselves are cut.
+    let result = runtime.block_on(listen(app, on_event));
+    // Drops connections that are still open.
     runtime.shutdown_timeout(Duration::from_secs(1));
-    done
+    result
 }
 
 fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-async fn listen(app: Arc<App>, mut tell: impl FnMut(Stage)) -> Result<(), ServerError> {
+async fn listen(
+    app: Arc<AppState>,
+    mut on_event: impl FnMut(ServerEvent),
+) -> Result<(), ServerError> {
     let (host, port) = (app.config.host.clone(), app.config.port);
-    let fail = |source| ServerError::Listen {
+    let listen_error = |source| ServerError::Listen {
         address: format!("{host}:{port}"),
         source,
     };
     let listener = TcpListener::bind((host.as_str(), port))
         .await
-        .map_err(fail)?;
-    let mut stop = Stop::new()?;
-    tell(Stage::Listening(listener.local_addr()?));
+        .map_err(listen_error)?;
+    let mut signals = StopSignals::new()?;
+    on_event(ServerEvent::Listening(listener.local_addr()?));
 
     let router = router(app.clone());
     let connections = GracefulShutdown::new();
-    let permits = Arc::new(Semaphore::new(app.config.connections));
+    let permits = Arc::new(Semaphore::new(app.config.max_connections));
     loop {
         let next = async {
-            // The permit comes first: the system's own queue keeps those for whom there is none.
+            // Acquires the permit first: until then, connections wait in the system's backlog.
             let permit = permits.clone().acquire_owned().await;
             (permit, listener.accept().await)
         };
         let (permit, accepted) = tokio::select! {
             next = next => next,
-            () = stop.asked() => break,
+            () = signals.recv() => break,
         };
         let Ok((stream, _)) = accepted else {
-            // Out of file descriptors, most likely: some will be given back.
+            // Most likely out of file descriptors: retry when some have been released.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let connection = connections.watch(connection(&app.config, stream, router.clone()));
+        let connection = serve_connection(&app.config, stream, router.clone());
+        let connection = connections.watch(connection);
         tokio::spawn(async move {
-            let _ = connection.await; // A client's broken connection is the client's business.
+            let _ = connection.await; // Errors of a single connection are the client's.
             drop(permit);
         });
     }
     drop(listener);
     app.stopping.store(true, Ordering::Release);
-    tell(Stage::Stopping);
-    let drained = tokio::time::timeout(app.config.drain_time, connections.shutdown());
-    let all_ended = tokio::select! {
-        drained = drained => drained.is_ok(),
-        () = stop.asked() => false,
+    on_event(ServerEvent::Stopping);
+    let drain = tokio::time::timeout(app.config.shutdown_grace, connections.shutdown());
+    let all_finished = tokio::select! {
+        drained = drain => drained.is_ok(),
+        () = signals.recv() => false,
     };
-    if !all_ended {
+    if !all_finished {
         app.models.iter().for_each(|model| model.engine.abort());
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     Ok(())
 }
 
-/// Signals that ask the process to stop.
+/// Signals that request a shutdown.
 #[cfg(unix)]
-struct Stop {
+struct StopSignals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
 }
 
 #[cfg(unix)]
-impl Stop {
+impl StopSignals {
     fn new() -> std::io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Self {
@@ -129,8 +133,8 @@ impl Stop {
         })
     }
 
-    /// Ends when the process is asked to stop, once more each time.
-    async fn asked(&mut self) {
+    /// Waits for the next shutdown signal.
+    async fn recv(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
@@ -138,18 +142,18 @@ impl Stop {
     }
 }
 
-/// Ctrl-C.
+/// Ctrl-C requests a shutdown.
 #[cfg(not(unix))]
-struct Stop;
+struct StopSignals;
 
 #[cfg(not(unix))]
-impl Stop {
+impl StopSignals {
     fn new() -> std::io::Result<Self> {
         Ok(Self)
     }
 
-    async fn asked(&mut self) {
-        // Without a handler there is no way to be asked.
+    async fn recv(&mut self) {
+        // Without a handler no signal can arrive.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }

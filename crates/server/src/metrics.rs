@@ -1,11 +1,11 @@
-//! Figures in Prometheus's text format.
+//! Metrics in Prometheus's text format.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Only grows.
+/// A monotonic counter.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
@@ -19,7 +19,7 @@ impl Counter {
     }
 }
 
-/// Goes up and down.
+/// A value that can go up and down.
 #[derive(Debug, Default)]
 pub(crate) struct Gauge(AtomicUsize);
 
@@ -33,22 +33,22 @@ impl Gauge {
     }
 }
 
-/// Upper bounds of the buckets, in seconds.
-const BOUNDS: [f64; 12] = [
+/// Upper bounds of the histogram buckets, in seconds.
+const BUCKET_BOUNDS: [f64; 12] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
 ];
 
-/// How long something took, in seconds.
+/// A histogram of durations in seconds.
 #[derive(Debug, Default)]
 pub(crate) struct Histogram {
-    buckets: [Counter; BOUNDS.len()],
+    buckets: [Counter; BUCKET_BOUNDS.len()],
     count: Counter,
     microseconds: Counter,
 }
 
 impl Histogram {
     pub(crate) fn observe(&self, seconds: f64) {
-        for (bound, bucket) in BOUNDS.iter().zip(&self.buckets) {
+        for (bound, bucket) in BUCKET_BOUNDS.iter().zip(&self.buckets) {
             if seconds <= *bound {
                 bucket.add(1);
             }
@@ -58,7 +58,7 @@ impl Histogram {
     }
 
     fn write(&self, name: &str, model: &str, out: &mut String) {
-        for (bound, bucket) in BOUNDS.iter().zip(&self.buckets) {
+        for (bound, bucket) in BUCKET_BOUNDS.iter().zip(&self.buckets) {
             let n = bucket.get();
             let _ = writeln!(out, "{name}_bucket{{model=\"{model}\",le=\"{bound}\"}} {n}");
         }
@@ -72,9 +72,9 @@ impl Histogram {
     }
 }
 
-/// The figures of one model.
+/// Metrics updated by one engine.
 #[derive(Debug, Default)]
-pub(crate) struct Metrics {
+pub(crate) struct EngineMetrics {
     pub(crate) prompt_tokens: Counter,
     pub(crate) cached_tokens: Counter,
     pub(crate) generated_tokens: Counter,
@@ -85,7 +85,7 @@ pub(crate) struct Metrics {
     pub(crate) next_token: Histogram,
 }
 
-/// Responses by route and status.
+/// Response counts by route and status.
 #[derive(Debug, Default)]
 pub(crate) struct Responses(Mutex<BTreeMap<(&'static str, u16), u64>>);
 
@@ -97,7 +97,7 @@ impl Responses {
 
     pub(crate) fn write(&self, out: &mut String) {
         let name = "nextword_http_responses_total";
-        head(out, name, "counter", "Responses by route and status.");
+        write_header(out, name, "counter", "HTTP responses by route and status.");
         let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for ((route, status), n) in counts.iter() {
             let _ = writeln!(out, "{name}{{route=\"{route}\",status=\"{status}\"}} {n}");
@@ -105,108 +105,111 @@ impl Responses {
     }
 }
 
-/// What a model's engine shows beside its figures.
-pub(crate) struct Shown<'a> {
+/// A snapshot of one model's metrics for the exporter.
+pub(crate) struct ModelMetrics<'a> {
     pub(crate) name: String,
-    pub(crate) metrics: &'a Metrics,
+    pub(crate) metrics: &'a EngineMetrics,
     pub(crate) queued: usize,
     pub(crate) slots: usize,
 }
 
-/// All models' figures.
-pub(crate) fn write(models: &[Shown<'_>], out: &mut String) {
-    type Figure = (
+/// Writes the metrics of all models.
+pub(crate) fn write(models: &[ModelMetrics<'_>], out: &mut String) {
+    type Metric = (
         &'static str,
         &'static str,
         &'static str,
-        fn(&Shown<'_>) -> u64,
+        fn(&ModelMetrics<'_>) -> u64,
     );
-    let figures: [Figure; 8] = [
+    let metrics: [Metric; 8] = [
         (
             "nextword_prompt_tokens_total",
             "counter",
-            "Tokens of prompts.",
+            "Prompt tokens processed.",
             |m| m.metrics.prompt_tokens.get(),
         ),
         (
             "nextword_cached_tokens_total",
             "counter",
-            "Tokens of prompts found in the cache.",
+            "Prompt tokens reused from the KV cache.",
             |m| m.metrics.cached_tokens.get(),
         ),
         (
             "nextword_generated_tokens_total",
             "counter",
-            "Tokens of answers.",
+            "Tokens generated.",
             |m| m.metrics.generated_tokens.get(),
         ),
         (
             "nextword_rejected_total",
             "counter",
-            "Requests turned away by a full queue.",
+            "Requests rejected because the queue was full.",
             |m| m.metrics.rejected.get(),
         ),
         (
             "nextword_cancelled_total",
             "counter",
-            "Answers whose client went away.",
+            "Completions cancelled because the client disconnected or stopped reading.",
             |m| m.metrics.cancelled.get(),
         ),
-        ("nextword_running", "gauge", "Answers under way.", |m| {
-            m.metrics.running.get() as u64
-        }),
+        (
+            "nextword_running",
+            "gauge",
+            "Completions in progress.",
+            |m| m.metrics.running.get() as u64,
+        ),
         (
             "nextword_queued",
             "gauge",
-            "Answers waiting for a slot.",
+            "Completions waiting for a slot.",
             |m| m.queued as u64,
         ),
         (
             "nextword_slots",
             "gauge",
-            "Answers that can be under way.",
+            "Maximum concurrent completions.",
             |m| m.slots as u64,
         ),
     ];
-    for (name, kind, help, value) in figures {
-        head(out, name, kind, help);
+    for (name, kind, help, value) in metrics {
+        write_header(out, name, kind, help);
         for model in models {
             let _ = writeln!(
                 out,
                 "{name}{{model=\"{}\"}} {}",
-                label(&model.name),
+                escape_label(&model.name),
                 value(model)
             );
         }
     }
-    let first = "nextword_first_token_seconds";
-    head(
+    let name = "nextword_first_token_seconds";
+    write_header(
         out,
-        first,
+        name,
         "histogram",
-        "From a request's arrival to its first token.",
+        "Time from the arrival of a request to its first token.",
     );
     for model in models {
         model
             .metrics
             .first_token
-            .write(first, &label(&model.name), out);
+            .write(name, &escape_label(&model.name), out);
     }
-    let next = "nextword_next_token_seconds";
-    head(out, next, "histogram", "From a token to the next.");
+    let name = "nextword_next_token_seconds";
+    write_header(out, name, "histogram", "Time between consecutive tokens.");
     for model in models {
         model
             .metrics
             .next_token
-            .write(next, &label(&model.name), out);
+            .write(name, &escape_label(&model.name), out);
     }
 }
 
-fn head(out: &mut String, name: &str, kind: &str, help: &str) {
+fn write_header(out: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
-fn label(text: &str) -> String {
+fn escape_label(text: &str) -> String {
     text.replace('\\', "\\\\")
         .replace('"', "\\\"")
         .replace('\n', "\\n")

@@ -1,38 +1,38 @@
-//! The page and other files that are part of the program.
+//! The web page and other files embedded in the binary.
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, header};
 
-/// The description of the interface.
+/// The OpenAPI description.
 pub(crate) const OPENAPI: &str = include_str!("../page/openapi.json");
 
 pub(crate) fn index() -> Response<Body> {
-    file(
+    file_response(
         include_str!("../page/index.html"),
         "text/html; charset=utf-8",
     )
 }
 
 pub(crate) fn style() -> Response<Body> {
-    file(include_str!("../page/style.css"), "text/css; charset=utf-8")
+    file_response(include_str!("../page/style.css"), "text/css; charset=utf-8")
 }
 
 pub(crate) fn script() -> Response<Body> {
-    file(
+    file_response(
         include_str!("../page/app.js"),
         "text/javascript; charset=utf-8",
     )
 }
 
 pub(crate) fn icon() -> Response<Body> {
-    file(include_str!("../page/icon.svg"), "image/svg+xml")
+    file_response(include_str!("../page/icon.svg"), "image/svg+xml")
 }
 
 pub(crate) fn openapi() -> Response<Body> {
-    file(OPENAPI, "application/json")
+    file_response(OPENAPI, "application/json")
 }
 
-pub(crate) fn file(content: impl Into<Body>, kind: &'static str) -> Response<Body> {
+pub(crate) fn file_response(content: impl Into<Body>, kind: &'static str) -> Response<Body> {
     let mut response = Response::new(content.into());
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));

@@ -1,4 +1,4 @@
-//! Fields of a request's JSON object, each checked before anything is done with it.
+//! Validated access to the fields of a JSON request.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -8,35 +8,36 @@ use serde_json::{Map, Value};
 
 use crate::api_error::ApiError;
 
-/// Answers to one prompt.
+/// Maximum completions per prompt (`n`).
 const MAX_N: u64 = 16;
-/// Stop strings, and characters of one.
+/// Maximum number of stop strings.
 const MAX_STOPS: usize = 4;
+/// Maximum length of a stop string, in characters.
 const MAX_STOP_CHARS: usize = 256;
-/// Tokens of an answer that goes on past the context.
-const MAX_SLIDING: usize = 1 << 16;
-/// Entries of `logit_bias`.
+/// Maximum tokens of a completion that slides past the context.
+const MAX_SLIDING_TOKENS: usize = 1 << 16;
+/// Maximum entries of `logit_bias`.
 const MAX_BIASES: usize = 1024;
 
-/// A request's fields; remembers which were asked for. `null` counts as left out.
+/// The fields of a request. Tracks which fields are supported; `null` counts as absent.
 pub(crate) struct Params<'a> {
     fields: &'a Map<String, Value>,
-    known: BTreeSet<&'static str>,
+    supported: BTreeSet<&'static str>,
 }
 
 impl<'a> Params<'a> {
     pub(crate) fn new(body: &'a Value) -> Result<Self, ApiError> {
         let fields = body
             .as_object()
-            .ok_or_else(|| ApiError::bad("the body is no JSON object"))?;
+            .ok_or_else(|| ApiError::bad_request("the request body must be a JSON object"))?;
         Ok(Self {
             fields,
-            known: BTreeSet::new(),
+            supported: BTreeSet::new(),
         })
     }
 
     pub(crate) fn get(&mut self, key: &'static str) -> Option<&'a Value> {
-        self.known.insert(key);
+        self.supported.insert(key);
         self.fields.get(key).filter(|value| !value.is_null())
     }
 
@@ -44,7 +45,7 @@ impl<'a> Params<'a> {
         let value = self.get(key);
         let text = |value: &'a Value| {
             let text = value.as_str();
-            text.ok_or_else(|| ApiError::field(key, format!("`{key}` must be a string")))
+            text.ok_or_else(|| ApiError::invalid_field(key, format!("`{key}` must be a string")))
         };
         value.map(text).transpose()
     }
@@ -53,7 +54,9 @@ impl<'a> Params<'a> {
         let value = self.get(key);
         let flag = |value: &Value| {
             let flag = value.as_bool();
-            flag.ok_or_else(|| ApiError::field(key, format!("`{key}` must be true or false")))
+            flag.ok_or_else(|| {
+                ApiError::invalid_field(key, format!("`{key}` must be true or false"))
+            })
         };
         value.map_or(Ok(false), flag)
     }
@@ -68,11 +71,8 @@ impl<'a> Params<'a> {
         };
         let number = value.as_f64().filter(|number| range.contains(number));
         number.map(Some).ok_or_else(|| {
-            let (least, most) = (range.start(), range.end());
-            ApiError::field(
-                key,
-                format!("`{key}` must be a number from {least} to {most}"),
-            )
+            let (min, max) = (range.start(), range.end());
+            ApiError::invalid_field(key, format!("`{key}` must be a number from {min} to {max}"))
         })
     }
 
@@ -86,21 +86,21 @@ impl<'a> Params<'a> {
         };
         let number = value.as_u64().filter(|number| range.contains(number));
         number.map(|number| Some(number as usize)).ok_or_else(|| {
-            let (least, most) = (range.start(), range.end());
-            ApiError::field(
+            let (min, max) = (range.start(), range.end());
+            ApiError::invalid_field(
                 key,
-                format!("`{key}` must be a whole number from {least} to {most}"),
+                format!("`{key}` must be an integer from {min} to {max}"),
             )
         })
     }
 
-    /// Fields that are taken and mean nothing here.
+    /// Accepts fields that have no effect here.
     pub(crate) fn ignore(&mut self, keys: &[&'static str]) {
-        self.known.extend(keys);
+        self.supported.extend(keys);
     }
 
-    /// Refuses fields that would change the answer and cannot be had.
-    pub(crate) fn refuse(&mut self, keys: &[&'static str]) -> Result<(), ApiError> {
+    /// Rejects unsupported fields that would change the completion.
+    pub(crate) fn reject(&mut self, keys: &[&'static str]) -> Result<(), ApiError> {
         for key in keys {
             let given = self.get(key).filter(|value| match value {
                 Value::Array(list) => !list.is_empty(),
@@ -109,47 +109,47 @@ impl<'a> Params<'a> {
                 _ => true,
             });
             if given.is_some() {
-                let message = format!("`{key}` is not supported here; hint: leave it out");
-                return Err(ApiError::field(key, message));
+                let message = format!("`{key}` is not supported; hint: remove it");
+                return Err(ApiError::invalid_field(key, message));
             }
         }
         Ok(())
     }
 
-    /// Names of fields that nobody asked for, for the header `x-ignored-params`.
-    pub(crate) fn unknown(&self) -> String {
-        let unknown = self
+    /// Names of unsupported fields, for the header `x-ignored-params`.
+    pub(crate) fn unsupported(&self) -> String {
+        let unsupported = self
             .fields
             .keys()
-            .filter(|key| !self.known.contains(key.as_str()));
-        let harmless = |key: &String| -> String {
+            .filter(|key| !self.supported.contains(key.as_str()));
+        let sanitize = |key: &String| -> String {
             let chars = key.chars().take(40);
             chars
                 .filter(|c| c.is_ascii_alphanumeric() || *c == '_')
                 .collect()
         };
-        unknown
+        unsupported
             .take(20)
-            .map(harmless)
+            .map(sanitize)
             .collect::<Vec<_>>()
             .join(", ")
     }
 }
 
-/// What completions and chats have in common.
-pub(crate) struct Common {
+/// Parameters shared by completions and chats.
+pub(crate) struct CommonParams {
     pub(crate) sampling: SamplingConfig,
     pub(crate) stop: Vec<String>,
     pub(crate) n: usize,
     pub(crate) stream: bool,
     pub(crate) include_usage: bool,
     pub(crate) overflow: Overflow,
-    pub(crate) may_slide: bool,
+    pub(crate) allow_sliding: bool,
     pub(crate) ignore_eos: bool,
 }
 
-impl Common {
-    pub(crate) fn read(params: &mut Params<'_>, vocab_size: usize) -> Result<Self, ApiError> {
+impl CommonParams {
+    pub(crate) fn parse(params: &mut Params<'_>, vocab_size: usize) -> Result<Self, ApiError> {
         params.ignore(&[
             "user",
             "metadata",
@@ -165,7 +165,7 @@ impl Common {
             top_k: params
                 .integer("top_k", 0..=u64::from(u32::MAX))?
                 .filter(|k| *k > 0),
-            // OpenAI takes 0 for the likeliest token alone.
+            // For OpenAI, 0 keeps only the most probable token.
             top_p: top_p.map(|p| p.max(1e-9)),
             min_p: params.number("min_p", 0.0..=1.0)?,
             repetition_penalty: penalty.unwrap_or(defaults.repetition_penalty),
@@ -175,60 +175,59 @@ impl Common {
             frequency_penalty: params
                 .number("frequency_penalty", -2.0..=2.0)?
                 .unwrap_or(0.0),
-            logit_bias: biases(params, vocab_size)?,
+            logit_bias: logit_bias(params, vocab_size)?,
             seed: seed(params)?,
         };
         sampling
             .validate()
-            .map_err(|e| ApiError::bad(e.to_string()))?;
+            .map_err(|e| ApiError::bad_request(e.to_string()))?;
         let stream = params.flag("stream")?;
         let overflow = match params.string("overflow")? {
             None | Some("error") => None,
             Some("slide") => Some(Overflow::Slide),
             Some(_) => {
                 let message = "`overflow` must be \"error\" or \"slide\"";
-                return Err(ApiError::field("overflow", message));
+                return Err(ApiError::invalid_field("overflow", message));
             }
         };
         Ok(Self {
             sampling,
-            stop: stops(params)?,
+            stop: stop_strings(params)?,
             n: params.integer("n", 1..=MAX_N)?.unwrap_or(1),
             include_usage: include_usage(params, stream)?,
             stream,
             overflow: overflow.unwrap_or(Overflow::Stop),
-            may_slide: overflow.is_some(),
+            allow_sliding: overflow.is_some(),
             ignore_eos: params.flag("ignore_eos")?,
         })
     }
 
-    /// The tokens that an answer may have behind a prompt of `prompt` tokens: `wanted`, or as many
-    /// as fit.
-    pub(crate) fn room(
+    /// Maximum tokens of a completion after `prompt` tokens: `requested`, or as many as fit.
+    pub(crate) fn token_budget(
         &self,
         param: &str,
         prompt: usize,
-        wanted: Option<usize>,
+        requested: Option<usize>,
         context_length: usize,
     ) -> Result<usize, ApiError> {
-        if self.may_slide {
-            // A text without end is nobody's wish.
-            return Ok(wanted.unwrap_or(context_length).min(MAX_SLIDING));
+        if self.allow_sliding {
+            // Bounds completions that would never end.
+            return Ok(requested.unwrap_or(context_length).min(MAX_SLIDING_TOKENS));
         }
-        // The last token of an answer need not be seen by the model.
+        // The last generated token is not fed back to the model.
         let room = (context_length + 1).saturating_sub(prompt);
-        let fits = prompt <= context_length && wanted.is_none_or(|wanted| wanted <= room);
+        let fits = prompt <= context_length && requested.is_none_or(|requested| requested <= room);
         if fits {
-            return Ok(wanted.unwrap_or(room));
+            return Ok(requested.unwrap_or(room));
         }
-        let asked = wanted.map_or(String::new(), |wanted| {
-            format!(" and asks for {wanted} more")
+        let more = requested.map_or(String::new(), |requested| {
+            format!(" and requests {requested} more")
         });
-        Err(ApiError::too_long(
+        Err(ApiError::context_length_exceeded(
             param,
             format!(
-                "the model's context is {context_length} tokens, but the request has {prompt} in its prompt{asked}; \
-                 hint: shorten the prompt or `max_tokens`"
+                "the model's context is {context_length} tokens, but the prompt has {prompt}{more}; hint: shorten the \
+                 prompt or lower `max_tokens`"
             ),
         ))
     }
@@ -236,27 +235,27 @@ impl Common {
 
 fn seed(params: &mut Params<'_>) -> Result<u64, ApiError> {
     let Some(value) = params.get("seed") else {
-        return Ok(random());
+        return Ok(random_u64());
     };
     let seed = value
         .as_u64()
         .or_else(|| value.as_i64().map(i64::cast_unsigned));
-    seed.ok_or_else(|| ApiError::field("seed", "`seed` must be a whole number of 64 bits"))
+    seed.ok_or_else(|| ApiError::invalid_field("seed", "`seed` must be a 64-bit integer"))
 }
 
-/// A number that nobody can foresee well, for seeds and ids.
-pub(crate) fn random() -> u64 {
+/// A hard-to-predict number for seeds and ids.
+pub(crate) fn random_u64() -> u64 {
     use std::hash::{BuildHasher, Hasher, RandomState};
     RandomState::new().build_hasher().finish()
 }
 
-fn stops(params: &mut Params<'_>) -> Result<Vec<String>, ApiError> {
+fn stop_strings(params: &mut Params<'_>) -> Result<Vec<String>, ApiError> {
     let fail = || {
         let message = format!(
-            "`stop` must be a string or a list of at most {MAX_STOPS} strings, none empty or longer than \
-             {MAX_STOP_CHARS} characters"
+            "`stop` must be a string or a list of at most {MAX_STOPS} strings, each of 1 to {MAX_STOP_CHARS} \
+             characters"
         );
-        ApiError::field("stop", message)
+        ApiError::invalid_field("stop", message)
     };
     let list = match params.get("stop") {
         None => return Ok(Vec::new()),
@@ -273,7 +272,7 @@ fn stops(params: &mut Params<'_>) -> Result<Vec<String>, ApiError> {
         .collect()
 }
 
-fn biases(
+fn logit_bias(
     params: &mut Params<'_>,
     vocab_size: usize,
 ) -> Result<std::collections::BTreeMap<u32, f32>, ApiError> {
@@ -284,7 +283,7 @@ fn biases(
         let message = format!(
             "`logit_bias` must map at most {MAX_BIASES} token ids below {vocab_size} to numbers from -100 to 100"
         );
-        ApiError::field("logit_bias", message)
+        ApiError::invalid_field("logit_bias", message)
     };
     let map = value.as_object().ok_or_else(fail)?;
     if map.len() > MAX_BIASES {
@@ -306,15 +305,15 @@ fn include_usage(params: &mut Params<'_>, stream: bool) -> Result<bool, ApiError
     let Some(options) = params.get("stream_options") else {
         return Ok(false);
     };
-    let fail = |message: &str| ApiError::field("stream_options", message);
+    let fail = |message: &str| ApiError::invalid_field("stream_options", message);
     if !stream {
-        return Err(fail("`stream_options` needs `stream`: true"));
+        return Err(fail("`stream_options` requires `stream`: true"));
     }
     let fields = options.as_object();
     let fields = fields.ok_or_else(|| fail("`stream_options` must be an object"))?;
     match fields.get("include_usage") {
         None | Some(Value::Null) => Ok(false),
-        Some(Value::Bool(wanted)) => Ok(*wanted),
+        Some(Value::Bool(include)) => Ok(*include),
         Some(_) => Err(fail("`include_usage` must be true or false")),
     }
 }

@@ -1,4 +1,4 @@
-//! Which path does what.
+//! Routes and their handlers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,36 +13,35 @@ use serde_json::{Value, json};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::api_error::{ApiError, json_response};
-use crate::desk::Desk;
-use crate::guard::{Key, guard, read_body};
-use crate::metrics::{self, Responses, Shown};
+use crate::explain_cache::ExplainService;
+use crate::limiter::ConcurrencyLimit;
+use crate::loaded_model::Model;
+use crate::metrics::{self, ModelMetrics, Responses};
+use crate::middleware::{ApiKey, handle_request, read_body};
 use crate::params::Params;
-use crate::prepare::{self, Prepared};
-use crate::served::Model;
-use crate::turns::Turns;
+use crate::parse::{self, ParsedRequest};
 use crate::{Config, explain, page, stream, tokens};
 
-/// What all requests share.
-pub(crate) struct App {
+/// State shared by all requests.
+pub(crate) struct AppState {
     pub(crate) models: Vec<Arc<Model>>,
     pub(crate) config: Config,
-    pub(crate) key: Option<Key>,
-    /// Whether only this machine can ask.
-    pub(crate) only_loopback: bool,
+    pub(crate) key: Option<ApiKey>,
+    /// Whether the server listens on loopback only.
+    pub(crate) loopback_only: bool,
     pub(crate) stopping: AtomicBool,
     pub(crate) responses: Responses,
-    /// For reading requests: a body of 1 MiB may be a list of half a million numbers.
-    reading: Turns,
-    /// For explaining.
-    pub(crate) desk: Desk,
+    /// Limits JSON parsing: a body of 1 MiB may hold half a million numbers.
+    parse_limit: ConcurrencyLimit,
+    pub(crate) explain_service: ExplainService,
 }
 
-/// Requests that are read at once.
-const READING: usize = 8;
-/// Threads for those and an explanation, with one to spare.
-pub(crate) const BLOCKING: usize = READING + 2;
+/// Maximum number of requests parsed concurrently.
+const MAX_CONCURRENT_PARSES: usize = 8;
+/// Blocking threads: for parsing, for one explanation, and one spare.
+pub(crate) const MAX_BLOCKING_THREADS: usize = MAX_CONCURRENT_PARSES + 2;
 
-/// All paths.
+/// All paths, as metrics name them.
 const ROUTES: [&str; 18] = [
     "/",
     "/style.css",
@@ -64,72 +63,75 @@ const ROUTES: [&str; 18] = [
     "other",
 ];
 
-pub(crate) type Answer = Result<Response<Body>, ApiError>;
+pub(crate) type HandlerResult = Result<Response<Body>, ApiError>;
 
-impl App {
-    pub(crate) fn new(models: Vec<Arc<Model>>, config: Config, only_loopback: bool) -> Self {
+impl AppState {
+    pub(crate) fn new(models: Vec<Arc<Model>>, config: Config, loopback_only: bool) -> Self {
         Self {
             models,
-            key: config.api_key.as_deref().map(Key::new),
-            only_loopback,
+            key: config.api_key.as_deref().map(ApiKey::new),
+            loopback_only,
             stopping: AtomicBool::new(false),
             responses: Responses::default(),
-            reading: Turns::new(READING, config.queue),
-            desk: Desk::default(),
+            parse_limit: ConcurrencyLimit::new(MAX_CONCURRENT_PARSES, config.queue),
+            explain_service: ExplainService::default(),
             config,
         }
     }
 
-    /// The model that a request names; the first if it names none.
-    fn model(&self, name: Option<&str>) -> Result<Arc<Model>, ApiError> {
+    /// The model called `name`; the first one without a name.
+    fn find_model(&self, name: Option<&str>) -> Result<Arc<Model>, ApiError> {
         let found = match name {
             None => self.models.first(),
             Some(name) => self.models.iter().find(|model| model.name == name),
         };
         found.cloned().ok_or_else(|| {
-            let known: Vec<String> = self.models.iter().map(|m| m.name.clone()).collect();
-            ApiError::unknown_model(name.unwrap_or(""), &known)
+            let available: Vec<String> = self.models.iter().map(|m| m.name.clone()).collect();
+            ApiError::unknown_model(name.unwrap_or(""), &available)
         })
     }
 
-    pub(crate) fn model_of(&self, body: &Value) -> Result<Arc<Model>, ApiError> {
-        self.model(Params::new(body)?.string("model")?)
+    fn requested_model(&self, body: &Value) -> Result<Arc<Model>, ApiError> {
+        self.find_model(Params::new(body)?.string("model")?)
     }
 
-    pub(crate) fn check_open(&self) -> Result<(), ApiError> {
+    /// Fails with 503 during shutdown.
+    pub(crate) fn check_accepting(&self) -> Result<(), ApiError> {
         if self.stopping.load(Ordering::Acquire) {
-            return Err(ApiError::stopping());
+            return Err(ApiError::shutting_down());
         }
         Ok(())
     }
 
-    /// Reads the JSON of a request, beside the threads that serve connections.
-    pub(crate) async fn read<T: Send + 'static>(
+    /// Reads the JSON body of a request, then runs `work` on it off the connection threads.
+    pub(crate) async fn parse_json<T: Send + 'static>(
         self: &Arc<Self>,
         request: Request,
         work: impl FnOnce(Arc<Model>, &Value) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
         let body = read_body(self, request).await?;
         let app = self.clone();
-        let read = move || {
-            let body = serde_json::from_slice(&body)
-                .map_err(|e| ApiError::bad(format!("the body is no JSON that can be read: {e}")))?;
-            work(app.model_of(&body)?, &body)
+        let parse = move || {
+            let body = serde_json::from_slice(&body).map_err(|e| {
+                ApiError::bad_request(format!("invalid JSON in the request body: {e}"))
+            })?;
+            work(app.requested_model(&body)?, &body)
         };
-        self.reading.run(read).await
+        self.parse_limit.run(parse).await
     }
 }
 
-/// A path's name in the metrics.
+/// The name of a path in the metrics.
 pub(crate) fn route_name(path: &str) -> &'static str {
-    let same = ROUTES.into_iter().find(|route| *route == path);
+    let exact = ROUTES.into_iter().find(|route| *route == path);
     let is_model = path.starts_with("/v1/models/");
-    same.or(is_model.then_some("/v1/models/{model}"))
+    exact
+        .or(is_model.then_some("/v1/models/{model}"))
         .unwrap_or("other")
 }
 
-/// The service behind every connection.
-pub(crate) fn router(app: Arc<App>) -> Router {
+/// Builds the router of the server.
+pub(crate) fn router(app: Arc<AppState>) -> Router {
     let routes = Router::new()
         .route("/", get(|| async { page::index() }))
         .route("/style.css", get(|| async { page::style() }))
@@ -138,7 +140,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/openapi.json", get(|| async { page::openapi() }))
         .route("/health", get(health))
         .route("/ready", get(ready))
-        .route("/metrics", get(figures))
+        .route("/metrics", get(prometheus_metrics))
         .route("/v1/models", get(models))
         .route("/v1/models/{model}", get(model))
         .route("/v1/completions", post(completions))
@@ -147,27 +149,27 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/detokenize", post(tokens::detokenize))
         .route(
             "/explain",
-            get(|| async { explain::index() }).post(explain::numbers),
+            get(|| async { explain::index() }).post(explain::query),
         )
         .route("/explain.css", get(|| async { explain::style() }))
         .route("/explain.js", get(|| async { explain::script() }))
-        .fallback(|| async { ApiError::not_found("there is nothing under this path") })
+        .fallback(|| async { ApiError::not_found("no such path") })
         .method_not_allowed_fallback(|| async {
-            ApiError::with_status(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "this path takes another method",
-            )
+            ApiError::with_status(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
         });
-    guarded(routes, app)
+    with_middleware(routes, app)
 }
 
-/// A panic becomes a response like others, which the guard counts and puts its headers on.
-fn guarded(routes: Router<Arc<App>>, app: Arc<App>) -> Router {
+/// Adds the middleware. A panic becomes an ordinary response, so it is counted and gets all headers.
+fn with_middleware(routes: Router<Arc<AppState>>, app: Arc<AppState>) -> Router {
     routes
         .layer(CatchPanicLayer::custom(|_| {
-            ApiError::fault().into_response()
+            ApiError::panicked().into_response()
         }))
-        .layer(axum::middleware::from_fn_with_state(app.clone(), guard))
+        .layer(axum::middleware::from_fn_with_state(
+            app.clone(),
+            handle_request,
+        ))
         .with_state(app)
 }
 
@@ -175,20 +177,20 @@ async fn health() -> Response<Body> {
     json_response(StatusCode::OK, json!({"status": "ok"}).to_string())
 }
 
-async fn ready(State(app): State<Arc<App>>) -> Answer {
-    app.check_open()?;
+async fn ready(State(app): State<Arc<AppState>>) -> HandlerResult {
+    app.check_accepting()?;
     for model in &app.models {
-        model.engine.check()?;
+        model.engine.check_alive()?;
     }
     let ready = json!({"status": "ready"});
     Ok(json_response(StatusCode::OK, ready.to_string()))
 }
 
-async fn figures(State(app): State<Arc<App>>) -> Response<Body> {
-    let models: Vec<Shown<'_>> = app
+async fn prometheus_metrics(State(app): State<Arc<AppState>>) -> Response<Body> {
+    let models: Vec<ModelMetrics<'_>> = app
         .models
         .iter()
-        .map(|model| Shown {
+        .map(|model| ModelMetrics {
             name: model.name.clone(),
             metrics: &model.metrics,
             queued: model.engine.queued(),
@@ -204,40 +206,40 @@ async fn figures(State(app): State<Arc<App>>) -> Response<Body> {
     response
 }
 
-async fn models(State(app): State<Arc<App>>) -> Response<Body> {
-    let data: Vec<Value> = app.models.iter().map(|model| model.json()).collect();
+async fn models(State(app): State<Arc<AppState>>) -> Response<Body> {
+    let data: Vec<Value> = app.models.iter().map(|model| model.to_json()).collect();
     let list = json!({"object": "list", "data": data});
     json_response(StatusCode::OK, list.to_string())
 }
 
-async fn model(State(app): State<Arc<App>>, Path(name): Path<String>) -> Answer {
-    let model = app.model(Some(&name))?.json();
+async fn model(State(app): State<Arc<AppState>>, Path(name): Path<String>) -> HandlerResult {
+    let model = app.find_model(Some(&name))?.to_json();
     Ok(json_response(StatusCode::OK, model.to_string()))
 }
 
-async fn completions(State(app): State<Arc<App>>, request: Request) -> Answer {
-    answer(app, request, prepare::completion).await
+async fn completions(State(app): State<Arc<AppState>>, request: Request) -> HandlerResult {
+    complete(app, request, parse::completion).await
 }
 
-async fn chat(State(app): State<Arc<App>>, request: Request) -> Answer {
-    answer(app, request, prepare::chat).await
+async fn chat(State(app): State<Arc<AppState>>, request: Request) -> HandlerResult {
+    complete(app, request, parse::chat).await
 }
 
-type Prepare = fn(Arc<Model>, &Value) -> Result<Prepared, ApiError>;
+type ParseFn = fn(Arc<Model>, &Value) -> Result<ParsedRequest, ApiError>;
 
-async fn answer(app: Arc<App>, request: Request, prepare: Prepare) -> Answer {
-    app.check_open()?;
-    let Prepared {
-        reply,
+async fn complete(app: Arc<AppState>, request: Request, parse: ParseFn) -> HandlerResult {
+    app.check_accepting()?;
+    let ParsedRequest {
+        response,
         sequences,
         stream,
         ignored,
-    } = app.read(request, prepare).await?;
-    let updates = reply.model().engine.submit(sequences)?;
+    } = app.parse_json(request, parse).await?;
+    let updates = response.model().engine.submit(sequences)?;
     let mut response = if stream {
-        stream::response(reply, updates)
+        stream::stream_response(response, updates)
     } else {
-        json_response(StatusCode::OK, reply.whole(updates).await?)
+        json_response(StatusCode::OK, response.collect(updates).await?)
     };
     if let Some(value) = HeaderValue::from_str(&ignored)
         .ok()
@@ -256,25 +258,25 @@ mod tests {
 
     use super::*;
 
-    fn app(config: Config) -> Arc<App> {
-        Arc::new(App::new(Vec::new(), config, true))
+    fn app(config: Config) -> Arc<AppState> {
+        Arc::new(AppState::new(Vec::new(), config, true))
     }
 
-    fn ask(router: Router, request: axum::http::request::Builder) -> Response<Body> {
+    fn send(router: Router, request: axum::http::request::Builder) -> Response<Body> {
         let request = request.header("host", "localhost").body(Body::empty());
-        let answer = TowerToHyperService::new(router).call(request.unwrap());
+        let response = TowerToHyperService::new(router).call(request.unwrap());
         let runtime = tokio::runtime::Builder::new_current_thread().build();
-        runtime.unwrap().block_on(answer).unwrap()
+        runtime.unwrap().block_on(response).unwrap()
     }
 
     #[test]
-    fn a_panic_is_a_500_that_is_counted_and_has_all_headers() {
-        async fn boom() -> Response<Body> {
-            std::panic::panic_any("as a test wants it")
+    fn handler_panic_is_a_counted_500_with_all_headers() {
+        async fn panics() -> Response<Body> {
+            std::panic::panic_any("test panic")
         }
         let app = app(Config::default());
-        let router = guarded(Router::new().route("/boom", get(boom)), app.clone());
-        let response = ask(router, Request::get("/boom"));
+        let router = with_middleware(Router::new().route("/panics", get(panics)), app.clone());
+        let response = send(router, Request::get("/panics"));
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert!(response.headers().contains_key("content-security-policy"));
         let mut counted = String::new();
@@ -283,13 +285,13 @@ mod tests {
     }
 
     #[test]
-    fn pages_of_other_sites_can_embed_nothing_and_open_the_page_alone() {
+    fn other_sites_may_only_link_to_the_page() {
         let status = |path: &str, site: &str, headers: &[(&str, &str)]| {
             let mut request = Request::get(path).header("sec-fetch-site", site);
             for (name, value) in headers {
                 request = request.header(*name, *value);
             }
-            ask(router(app(Config::default())), request)
+            send(router(app(Config::default())), request)
                 .status()
                 .as_u16()
         };
@@ -312,15 +314,16 @@ mod tests {
     }
 
     #[test]
-    fn named_hosts_and_origins_are_let_in_and_no_others() {
+    fn only_configured_hosts_and_origins_are_allowed() {
         let config = Config {
             allow_hosts: vec!["models.example".into()],
             cors_origins: vec!["https://app.example".into()],
             ..Config::default()
         };
-        let ask = |request| ask(router(app(config.clone())), request);
-        let status = |name, value| ask(Request::get("/v1/models").header(name, value)).status();
-        // The builder's own `Host` comes second: the first one counts.
+        let send_request = |request| send(router(app(config.clone())), request);
+        let status =
+            |name, value| send_request(Request::get("/v1/models").header(name, value)).status();
+        // `send` adds a second `Host`; the first one counts.
         assert_eq!(status("host", "models.example"), StatusCode::OK);
         assert_eq!(status("host", "MODELS.example:443"), StatusCode::OK);
         assert_eq!(status("host", "other.example"), StatusCode::FORBIDDEN);
@@ -334,7 +337,7 @@ mod tests {
         let request = Request::get("/v1/models")
             .header("origin", origin)
             .header("sec-fetch-site", "cross-site");
-        let response = ask(request);
+        let response = send_request(request);
         assert_eq!(response.headers()["access-control-allow-origin"], origin);
         let preflight = Request::options("/v1/completions")
             .header("origin", origin)
@@ -343,17 +346,17 @@ mod tests {
                 "access-control-request-headers",
                 "authorization,x-stainless-os",
             );
-        let response = ask(preflight);
+        let response = send_request(preflight);
         assert_eq!(response.status(), StatusCode::NO_CONTENT);
         let allowed = &response.headers()["access-control-allow-headers"];
         assert_eq!(allowed, "authorization,x-stainless-os");
-        let plain = ask(Request::get("/v1/models"));
+        let plain = send_request(Request::get("/v1/models"));
         assert!(!plain.headers().contains_key("access-control-allow-origin"));
     }
 
     #[test]
-    fn the_description_of_the_interface_names_every_path() {
-        let described: Value = serde_json::from_str(page::OPENAPI).unwrap_or_default();
+    fn openapi_describes_every_path() {
+        let openapi: Value = serde_json::from_str(page::OPENAPI).unwrap_or_default();
         let pages = [
             "/",
             "/style.css",
@@ -364,10 +367,7 @@ mod tests {
             "other",
         ];
         for route in ROUTES.into_iter().filter(|route| !pages.contains(route)) {
-            assert!(
-                described["paths"].get(route).is_some(),
-                "{route} is missing"
-            );
+            assert!(openapi["paths"].get(route).is_some(), "{route} is missing");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Server-sent events, as OpenAI's clients read them.
+//! Streams completions as server-sent events in OpenAI's format.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -9,36 +9,38 @@ use axum::http::{HeaderValue, Response, header};
 use futures_util::stream;
 use serde_json::Value;
 
-use crate::answer::Piece;
 use crate::api_error::ApiError;
 use crate::engine::{Update, UpdateKind, Updates};
-use crate::reply::{Form, Reply};
+use crate::output::TextDelta;
+use crate::response::{Endpoint, ResponseBuilder};
 
-/// A comment is sent after so long without a token, so that nobody on the way gives up.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// Interval of keep-alive comments while no token arrives, so that clients and proxies do not time out.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
-/// An answer on its way out.
-struct State {
-    reply: Reply,
-    /// What stands around the text of each answer's chunks.
-    around: Vec<Option<(String, String)>>,
+/// State of a response stream.
+struct EventStream {
+    response: ResponseBuilder,
+    /// The constant JSON around the text of each choice's chunks.
+    templates: Vec<Option<(String, String)>>,
     updates: Updates,
     ready: VecDeque<Bytes>,
-    open: usize,
+    unfinished: usize,
     done: bool,
 }
 
-/// `reply` as a stream of events.
-pub(crate) fn response(reply: Reply, updates: Updates) -> Response<Body> {
-    let mut state = State {
-        open: reply.count,
+/// Streams `response` as server-sent events.
+pub(crate) fn stream_response(response: ResponseBuilder, updates: Updates) -> Response<Body> {
+    let mut state = EventStream {
+        unfinished: response.choice_count,
         ready: VecDeque::new(),
         done: false,
-        around: (0..reply.count).map(|i| reply.around_text(i)).collect(),
-        reply,
+        templates: (0..response.choice_count)
+            .map(|index| response.text_chunk_template(index))
+            .collect(),
+        response,
         updates,
     };
-    state.begin();
+    state.send_opening();
     let events = stream::unfold(state, |mut state| async move {
         let event = state.next().await?;
         Some((Ok::<Bytes, Infallible>(event), state))
@@ -53,14 +55,14 @@ pub(crate) fn response(reply: Reply, updates: Updates) -> Response<Body> {
     response
 }
 
-impl State {
-    fn begin(&mut self) {
-        for index in 0..self.reply.count {
-            if self.reply.form == Form::Chat {
-                let opening = self.reply.opening(index);
-                self.send(&opening);
-            } else if self.reply.echo(index).is_some() && !self.reply.scores_prompt() {
-                let prompt = self.reply.prompt(index, &[]);
+impl EventStream {
+    fn send_opening(&mut self) {
+        for index in 0..self.response.choice_count {
+            if self.response.endpoint == Endpoint::Chat {
+                let chunk = self.response.role_chunk(index);
+                self.send(&chunk);
+            } else if self.response.echo(index).is_some() && !self.response.scores_prompt() {
+                let prompt = self.response.prompt_chunk(index, &[]);
                 self.send(&prompt);
             }
         }
@@ -74,37 +76,37 @@ impl State {
             if self.done {
                 return None;
             }
-            match tokio::time::timeout(PATIENCE, self.updates.recv()).await {
-                Ok(Some(update)) => self.take(update),
-                Ok(None) => self.fail(&ApiError::given_up()),
+            match tokio::time::timeout(KEEP_ALIVE_INTERVAL, self.updates.recv()).await {
+                Ok(Some(update)) => self.handle_update(update),
+                Ok(None) => self.fail(&ApiError::aborted()),
                 Err(_) => self.ready.push_back(Bytes::from_static(b": waiting\n\n")),
             }
         }
     }
 
-    fn take(&mut self, update: Update) {
+    fn handle_update(&mut self, update: Update) {
         let index = update.index;
         match update.kind {
             UpdateKind::Prompt(tokens) => {
-                let prompt = self.reply.prompt(index, &tokens);
+                let prompt = self.response.prompt_chunk(index, &tokens);
                 self.send(&prompt);
             }
-            UpdateKind::Piece(piece) => self.send_piece(index, piece),
+            UpdateKind::Delta(delta) => self.send_delta(index, delta),
             UpdateKind::End {
-                rest,
+                last_delta,
                 finish,
                 tokens,
-                reused,
+                cached_tokens,
             } => {
-                if !rest.is_empty() {
-                    self.send_piece(index, rest);
+                if !last_delta.is_empty() {
+                    self.send_delta(index, last_delta);
                 }
-                let end = self.reply.end(index, &finish);
+                let end = self.response.finish_chunk(index, &finish);
                 self.send(&end);
-                self.reply.usage.completion += tokens;
-                self.reply.usage.cached += reused;
-                self.open -= 1;
-                if self.open == 0 {
+                self.response.usage.completion += tokens;
+                self.response.usage.cached += cached_tokens;
+                self.unfinished -= 1;
+                if self.unfinished == 0 {
                     self.finish();
                 }
             }
@@ -113,8 +115,8 @@ impl State {
     }
 
     fn finish(&mut self) {
-        if self.reply.include_usage {
-            let usage = self.reply.usage_chunk();
+        if self.response.include_usage {
+            let usage = self.response.usage_chunk();
             self.send(&usage);
         }
         self.ready
@@ -122,21 +124,21 @@ impl State {
         self.done = true;
     }
 
-    /// Tells a failure in the middle of a stream, and ends it.
+    /// Sends an error event and ends the stream.
     fn fail(&mut self, error: &ApiError) {
-        self.send(&error.json());
+        self.send(&error.to_json());
         self.done = true;
         self.updates.close();
     }
 
-    fn send_piece(&mut self, index: usize, piece: Piece) {
-        let Some((before, behind)) = &self.around[index] else {
-            let text = self.reply.text(index, piece);
-            return self.send(&text);
+    fn send_delta(&mut self, index: usize, delta: TextDelta) {
+        let Some((prefix, suffix)) = &self.templates[index] else {
+            let chunk = self.response.text_chunk(index, delta);
+            return self.send(&chunk);
         };
-        let text = Value::String(piece.text);
+        let text = Value::String(delta.text);
         self.ready
-            .push_back(event(&format!("{before}{text}{behind}")));
+            .push_back(event(&format!("{prefix}{text}{suffix}")));
     }
 
     fn send(&mut self, value: &Value) {
@@ -144,7 +146,7 @@ impl State {
     }
 }
 
-/// One event. Characters that some clients take for line breaks are written as escapes.
+/// Formats one event. Characters that some clients treat as line breaks are escaped.
 fn event(json: &str) -> Bytes {
     if json.is_ascii() {
         return Bytes::from(format!("data: {json}\n\n"));
@@ -167,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_is_one_line_for_every_reader() {
+    fn event_is_a_single_line_for_all_clients() {
         let text = "a\nb\u{2028}c\u{85}d\u{2029}e\r";
         let bytes = event(&serde_json::json!({ "text": text }).to_string());
         let line = String::from_utf8_lossy(&bytes).into_owned();
@@ -176,9 +178,9 @@ mod tests {
             !body.contains(['\n', '\r', '\u{2028}', '\u{85}', '\u{2029}']),
             "{line}"
         );
-        let back: Option<Value> = body
+        let decoded: Option<Value> = body
             .strip_prefix("data: ")
             .and_then(|json| serde_json::from_str(json).ok());
-        assert_eq!(back, Some(serde_json::json!({ "text": text })));
+        assert_eq!(decoded, Some(serde_json::json!({ "text": text })));
     }
 }

@@ -1,4 +1,4 @@
-//! Text to tokens and back, without a model.
+//! `/tokenize` and `/detokenize`: text to token ids and back.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,29 +10,31 @@ use serde_json::{Value, json};
 
 use crate::api_error::{ApiError, json_response};
 use crate::params::Params;
-use crate::prepare::read_ids;
-use crate::routes::{Answer, App};
+use crate::parse::parse_token_ids;
+use crate::routes::{AppState, HandlerResult};
 
-/// `{"content": TEXT, "with_pieces": BOOL}` to token ids, or to ids with their texts and places.
-pub(crate) async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Answer {
-    let value = app.read(request, |model, body| {
+/// `{"content": TEXT, "with_pieces": BOOL}` to token ids, or to ids with their texts and byte ranges.
+pub(crate) async fn tokenize(State(app): State<Arc<AppState>>, request: Request) -> HandlerResult {
+    let value = app.parse_json(request, |model, body| {
         let mut params = Params::new(body)?;
         let text = params.string("content")?.or(params.string("prompt")?);
-        let text = text.ok_or_else(|| ApiError::field("content", "`content` is missing"))?;
+        let text =
+            text.ok_or_else(|| ApiError::invalid_field("content", "`content` is missing"))?;
         let with_pieces = params.flag("with_pieces")?;
         let tokenizer = model.tokenizer();
         let encoding = tokenizer.encode(text);
         let tokens = if with_pieces {
-            let places = places(&**tokenizer, text, &encoding);
-            let all = encoding.ids.iter().zip(places);
-            all.map(|(id, place)| {
-                json!({
-                    "id": id, "piece": tokenizer.token(*id),
-                    "start": place.as_ref().map(|place| place.start),
-                    "end": place.as_ref().map(|place| place.end),
+            let ranges = byte_ranges(&**tokenizer, text, &encoding);
+            let tokens = encoding.ids.iter().zip(ranges);
+            tokens
+                .map(|(id, range)| {
+                    json!({
+                        "id": id, "piece": tokenizer.token(*id),
+                        "start": range.as_ref().map(|range| range.start),
+                        "end": range.as_ref().map(|range| range.end),
+                    })
                 })
-            })
-            .collect()
+                .collect()
         } else {
             json!(encoding.ids)
         };
@@ -45,23 +47,31 @@ pub(crate) async fn tokenize(State(app): State<Arc<App>>, request: Request) -> A
 }
 
 /// `{"tokens": [ID]}` to text.
-pub(crate) async fn detokenize(State(app): State<Arc<App>>, request: Request) -> Answer {
-    let value = app.read(request, |model, body| {
+pub(crate) async fn detokenize(
+    State(app): State<Arc<AppState>>,
+    request: Request,
+) -> HandlerResult {
+    let value = app.parse_json(request, |model, body| {
         let list = Params::new(body)?.get("tokens").and_then(Value::as_array);
-        let list =
-            list.ok_or_else(|| ApiError::field("tokens", "`tokens` must be a list of ids"))?;
-        let ids = read_ids("tokens", &model, list)?;
+        let list = list.ok_or_else(|| {
+            ApiError::invalid_field("tokens", "`tokens` must be a list of token ids")
+        })?;
+        let ids = parse_token_ids("tokens", &model, list)?;
         Ok(json!({"content": model.tokenizer().decode(&ids)}))
     });
     Ok(json_response(StatusCode::OK, value.await?.to_string()))
 }
 
-/// The bytes of `text` that each of its tokens stands for; `None` from where the tokenizer has changed
-/// them (another case) on, and everywhere if it passed over what it does not know.
-fn places(tokenizer: &dyn Tokenizer, text: &str, encoding: &Encoding) -> Vec<Option<Range<usize>>> {
+/// The byte range of each token in `text`. `None` from the first token whose text differs from the input
+/// (as after lowercasing), and for all tokens if the tokenizer skipped unknown text.
+fn byte_ranges(
+    tokenizer: &dyn Tokenizer,
+    text: &str,
+    encoding: &Encoding,
+) -> Vec<Option<Range<usize>>> {
     let mut at = 0;
     let mut is_lost = !encoding.unknown.is_empty();
-    let place = |id: &u32| {
+    let range = |id: &u32| {
         if is_lost {
             return None;
         }
@@ -69,7 +79,7 @@ fn places(tokenizer: &dyn Tokenizer, text: &str, encoding: &Encoding) -> Vec<Opt
         let bytes = bytes.or_else(|| tokenizer.token(*id).map(String::into_bytes));
         let bytes = bytes.unwrap_or_default();
         let rest = &text.as_bytes()[at..];
-        // Some tokenizers put a space before the text, some leave out those between words.
+        // Some tokenizers prepend a space to the text, some drop spaces between words.
         let spaces = |bytes: &[u8]| bytes.len() - bytes.trim_ascii_start().len();
         let (skipped, token) = if rest.starts_with(&bytes) {
             (0, bytes.as_slice())
@@ -83,7 +93,7 @@ fn places(tokenizer: &dyn Tokenizer, text: &str, encoding: &Encoding) -> Vec<Opt
             start..at
         })
     };
-    encoding.ids.iter().map(place).collect()
+    encoding.ids.iter().map(range).collect()
 }
 
 #[cfg(test)]
@@ -94,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_have_places_in_bytes() {
+    fn tokens_have_byte_ranges() {
         let text = "aé <EOS>b  a";
         for (kind, expected) in [
             (TokenizerKind::Byte, "a|?|?| |<EOS>|b| | |a"),
@@ -107,15 +117,15 @@ mod tests {
             };
             let texts = std::iter::once(Ok("aé b  a".to_owned()));
             let tokenizer = build_tokenizer(&config, texts).unwrap();
-            let places = places(&*tokenizer, text, &tokenizer.encode(text));
-            let shown = places.into_iter().map(|place| text.get(place?));
+            let ranges = byte_ranges(&*tokenizer, text, &tokenizer.encode(text));
+            let shown = ranges.into_iter().map(|range| text.get(range?));
             let shown: Vec<&str> = shown.map(|text| text.unwrap_or("?")).collect();
             assert_eq!(shown.join("|"), expected);
-            let passed_over = "zz a"; // Begins with nothing that the vocabulary of words has.
-            let encoding = tokenizer.encode(passed_over);
+            let unknown = "zz a"; // Begins with a word that is not in the vocabulary.
+            let encoding = tokenizer.encode(unknown);
             if kind != TokenizerKind::Byte {
-                let places = super::places(&*tokenizer, passed_over, &encoding);
-                assert!(places.iter().all(Option::is_none), "{places:?}");
+                let ranges = byte_ranges(&*tokenizer, unknown, &encoding);
+                assert!(ranges.iter().all(Option::is_none), "{ranges:?}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What waits for an engine.
+//! Requests queued for an engine.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,20 +9,20 @@ use tokio::sync::mpsc;
 
 use super::{Sequence, Update};
 
-/// A request on its way to the thread. Its sequences count as waiting while they are in it.
+/// A request sent to the engine thread. Its pending sequences count towards the queue length.
 pub(super) struct Job {
-    pub(super) waiting: VecDeque<(usize, Sequence)>,
+    pub(super) pending: VecDeque<(usize, Sequence)>,
     pub(super) updates: mpsc::Sender<Update>,
-    /// Room in `updates` that all its answers need in a step.
-    pub(super) room: usize,
-    pub(super) since: Instant,
+    /// Capacity of `updates` that one step of all its completions may need.
+    pub(super) reserved: usize,
+    pub(super) submitted: Instant,
     pub(super) queued: Arc<AtomicUsize>,
 }
 
 impl Job {
-    /// The next of its sequences, which no longer waits then.
+    /// Removes its next sequence from the queue.
     pub(super) fn next(&mut self) -> Option<(usize, Sequence)> {
-        let next = self.waiting.pop_front()?;
+        let next = self.pending.pop_front()?;
         self.queued.fetch_sub(1, Ordering::AcqRel);
         Some(next)
     }
@@ -30,14 +30,14 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
-        self.queued.fetch_sub(self.waiting.len(), Ordering::AcqRel);
+        self.queued.fetch_sub(self.pending.len(), Ordering::AcqRel);
     }
 }
 
-/// Falls with the thread, however that ends.
-pub(super) struct Alive(pub(super) Arc<AtomicBool>);
+/// Clears the flag when the engine thread ends, however it ends.
+pub(super) struct AliveGuard(pub(super) Arc<AtomicBool>);
 
-impl Drop for Alive {
+impl Drop for AliveGuard {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);
     }

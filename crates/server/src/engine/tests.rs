@@ -7,13 +7,13 @@ use nextword_model::{Card, ModelConfig};
 
 use super::*;
 
-/// The bytes' tokenizer, but for a token that must not be shown to it.
+/// A byte tokenizer that panics on one token.
 #[derive(Debug)]
-struct Trap(Arc<dyn Tokenizer>);
+struct PanickingTokenizer(Arc<dyn Tokenizer>);
 
-const TRAPPED: u32 = 7;
+const PANIC_TOKEN: u32 = 7;
 
-impl Tokenizer for Trap {
+impl Tokenizer for PanickingTokenizer {
     fn vocab_size(&self) -> usize {
         self.0.vocab_size()
     }
@@ -39,7 +39,7 @@ impl Tokenizer for Trap {
     }
 
     fn bytes(&self, id: u32) -> Option<Vec<u8>> {
-        assert_ne!(id, TRAPPED, "as a test wants it");
+        assert_ne!(id, PANIC_TOKEN, "test panic");
         self.0.bytes(id)
     }
 
@@ -63,17 +63,22 @@ fn engine(slots: usize) -> Engine {
         ..ModelConfig::default()
     };
     let model = model.init(&Device::flex(), 3).unwrap();
-    let generator = TextGenerator::new(model, Arc::new(Trap(tokenizer)), Card::default()).unwrap();
+    let generator = TextGenerator::new(
+        model,
+        Arc::new(PanickingTokenizer(tokenizer)),
+        Card::default(),
+    )
+    .unwrap();
     let options = BatchOptions {
         slots,
         ..BatchOptions::default()
     };
-    Engine::start(generator, options, 8, Arc::new(Metrics::default())).unwrap()
+    Engine::start(generator, options, 8, Arc::new(EngineMetrics::default())).unwrap()
 }
 
 fn sequence(prompt: &[u32], max_tokens: usize) -> Sequence {
     let mut sampling = SamplingConfig::default();
-    sampling.logit_bias.insert(TRAPPED, -100.0);
+    sampling.logit_bias.insert(PANIC_TOKEN, -100.0);
     Sequence {
         request: BatchRequest {
             prompt: prompt.to_vec(),
@@ -90,49 +95,49 @@ fn sequence(prompt: &[u32], max_tokens: usize) -> Sequence {
     }
 }
 
-/// Tokens of an answer, or what it failed with.
-fn read(updates: &mut Updates) -> Result<usize, ApiError> {
+/// Number of tokens of the next completion to end, or the error it failed with.
+fn wait_for_end(updates: &mut Updates) -> Result<usize, ApiError> {
     while let Some(update) = updates.blocking_recv() {
         match update.kind {
             UpdateKind::End { tokens, .. } => return Ok(tokens),
             UpdateKind::Failed(error) => return Err(error),
-            UpdateKind::Prompt(_) | UpdateKind::Piece(_) => {}
+            UpdateKind::Prompt(_) | UpdateKind::Delta(_) => {}
         }
     }
-    Err(ApiError::given_up())
+    Err(ApiError::aborted())
 }
 
 #[test]
-fn a_panic_while_a_request_is_taken_in_costs_that_request_alone() {
+fn panic_during_admission_fails_only_that_request() {
     let engine = engine(2);
     let mut bad = engine
-        .submit(vec![sequence(&[TRAPPED], 3), sequence(&[2], 3)])
+        .submit(vec![sequence(&[PANIC_TOKEN], 3), sequence(&[2], 3)])
         .unwrap();
-    assert_eq!(read(&mut bad), Err(ApiError::given_up()));
+    assert_eq!(wait_for_end(&mut bad), Err(ApiError::aborted()));
     for _ in 0..3 {
         let mut good = engine.submit(vec![sequence(&[1], 5)]).unwrap();
-        assert_eq!(read(&mut good), Ok(5));
+        assert_eq!(wait_for_end(&mut good), Ok(5));
     }
-    assert_eq!((engine.queued(), engine.check()), (0, Ok(())));
+    assert_eq!((engine.queued(), engine.check_alive()), (0, Ok(())));
 }
 
 #[test]
-fn without_its_thread_an_engine_says_so() {
+fn engine_without_thread_reports_unavailable() {
     let (jobs, receiver) = jobs::channel();
     drop(receiver);
     let alive = Arc::new(AtomicBool::new(true));
     let thread = std::thread::spawn({
-        let alive = Alive(alive.clone());
+        let alive = AliveGuard(alive.clone());
         move || {
-            let _falls = alive;
-            std::panic::panic_any("as a test wants it");
+            let _alive = alive;
+            std::panic::panic_any("test panic");
         }
     });
     assert!(thread.join().is_err());
     let engine = Engine {
         jobs,
         queued: Arc::default(),
-        limit: 1,
+        max_queued: 1,
         slots: 1,
         abort: Arc::default(),
         alive,
@@ -142,34 +147,34 @@ fn without_its_thread_an_engine_says_so() {
         let error = engine.submit(vec![sequence(&[1], 1)]).unwrap_err();
         assert_eq!(error.status.as_u16(), 503);
     }
-    assert!(engine.check().is_err());
+    assert!(engine.check_alive().is_err());
 }
 
 #[test]
-fn an_answer_that_nobody_reads_waits_and_holds_up_no_other() {
+fn unread_completion_pauses_without_blocking_others() {
     let engine = engine(2);
     let mut slow = engine.submit(vec![sequence(&[1], 3000)]).unwrap();
     for _ in 0..20 {
         let mut other = engine.submit(vec![sequence(&[2], 100)]).unwrap();
-        assert_eq!(read(&mut other), Ok(100));
+        assert_eq!(wait_for_end(&mut other), Ok(100));
     }
-    let bound = BACKLOG + PER_STEP;
-    assert!(slow.len() <= bound, "{} updates wait", slow.len());
-    assert!(engine.metrics.running.get() > 0, "it has not ended");
-    assert_eq!(read(&mut slow), Ok(3000));
+    let bound = CHANNEL_CAPACITY + MAX_UPDATES_PER_STEP;
+    assert!(slow.len() <= bound, "{} unread updates", slow.len());
+    assert!(engine.metrics.running.get() > 0, "it must not have ended");
+    assert_eq!(wait_for_end(&mut slow), Ok(3000));
 }
 
 #[test]
-fn an_answer_that_nobody_reads_gives_its_slot_to_others_after_a_while() {
+fn unread_completion_times_out_and_frees_its_slot() {
     let engine = engine(1);
     let mut slow = engine.submit(vec![sequence(&[1], 3000)]).unwrap();
     let mut other = engine.submit(vec![sequence(&[2], 4)]).unwrap();
-    assert_eq!(read(&mut other), Ok(4));
-    assert_eq!(read(&mut slow), Err(ApiError::unread()));
+    assert_eq!(wait_for_end(&mut other), Ok(4));
+    assert_eq!(wait_for_end(&mut slow), Err(ApiError::slow_client()));
 }
 
 #[test]
-fn answers_that_are_broken_off_by_the_end_are_unavailable_all_of_them() {
+fn abort_fails_running_and_queued_completions_with_503() {
     let engine = engine(1);
     let many = vec![sequence(&[1], 60_000), sequence(&[1], 60_000)];
     let mut running = engine.submit(many).unwrap();
@@ -177,7 +182,7 @@ fn answers_that_are_broken_off_by_the_end_are_unavailable_all_of_them() {
     assert!(running.blocking_recv().is_some());
     engine.abort();
     for updates in [&mut running, &mut waiting] {
-        let error = read(updates).unwrap_err();
+        let error = wait_for_end(updates).unwrap_err();
         assert_eq!(error.status.as_u16(), 503, "{error:?}");
     }
 }

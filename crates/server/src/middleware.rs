@@ -1,4 +1,4 @@
-//! Who may ask, and what all responses carry.
+//! Access control, security headers, the request log and response counts.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,62 +14,64 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::api_error::ApiError;
-use crate::routes::{App, route_name};
+use crate::routes::{AppState, route_name};
 
-/// The page may load and ask nothing but this server.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
+/// Restricts the page to this server.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// A key, as its hash: comparing takes as long whatever is compared.
+/// An API key, stored as a hash so that comparison takes constant time.
 #[derive(Clone, Debug)]
-pub(crate) struct Key([u8; 32]);
+pub(crate) struct ApiKey([u8; 32]);
 
-impl Key {
+impl ApiKey {
     pub(crate) fn new(key: &str) -> Self {
         Self(Sha256::digest(key.as_bytes()).into())
     }
 
-    fn is(&self, given: &str) -> bool {
-        self.0.ct_eq(&Self::new(given).0).into()
+    fn matches(&self, candidate: &str) -> bool {
+        self.0.ct_eq(&Self::new(candidate).0).into()
     }
 }
 
-/// Lets a request pass, or answers it with an error.
-pub(crate) async fn guard(
-    State(app): State<Arc<App>>,
+/// Checks a request, passes it on, and adds headers to its response.
+pub(crate) async fn handle_request(
+    State(app): State<Arc<AppState>>,
     request: Request,
     next: Next,
 ) -> Response<Body> {
     let route = route_name(request.uri().path());
-    let line = (app.config.log).map(|log| {
-        let what = format!("{} {}", request.method(), request.uri().path());
-        (log, what, Instant::now())
+    let log_entry = (app.config.log).map(|log| {
+        let request_line = format!("{} {}", request.method(), request.uri().path());
+        (log, request_line, Instant::now())
     });
     let origin = allowed_origin(&app, request.headers()).cloned();
-    let mut response = match check(&app, &request) {
+    let mut response = match authorize(&app, &request) {
         _ if origin.is_some() && is_preflight(&request) => preflight(&request),
         Ok(()) => next.run(request).await,
         Err(error) => {
-            let challenge = error.status == StatusCode::UNAUTHORIZED;
+            let is_unauthorized = error.status == StatusCode::UNAUTHORIZED;
             let mut response = error.into_response();
-            if challenge {
-                // A browser asks for the key as a password, and only for the pages: a client that
-                // brings a key is told nothing that it could not know.
+            if is_unauthorized {
+                // Only pages prompt the browser for a password; API clients get a bearer challenge.
                 let is_page = matches!(route, "/" | "/explain");
-                let asks = if request.method() == Method::GET && is_page {
+                let challenge = if request.method() == Method::GET && is_page {
                     "Basic realm=\"nextword: the API key is the password\""
                 } else {
                     "Bearer"
                 };
                 let headers = response.headers_mut();
-                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(asks));
+                headers.insert(
+                    header::WWW_AUTHENTICATE,
+                    HeaderValue::from_static(challenge),
+                );
             }
             response
         }
     };
     let headers = response.headers_mut();
     for (name, value) in [
-        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         (
@@ -91,15 +93,15 @@ pub(crate) async fn guard(
     if !app.config.cors_origins.is_empty() {
         headers.insert(header::VARY, HeaderValue::from_static("origin"));
     }
-    if let Some((log, what, begin)) = line {
-        let (status, ms) = (response.status().as_u16(), begin.elapsed().as_millis());
-        log(&format!("{what} {status} {ms} ms"));
+    if let Some((log, request_line, start)) = log_entry {
+        let (status, ms) = (response.status().as_u16(), start.elapsed().as_millis());
+        log(&format!("{request_line} {status} {ms} ms"));
     }
     app.responses.count(route, response.status().as_u16());
     response
 }
 
-fn check(app: &App, request: &Request) -> Result<(), ApiError> {
+fn authorize(app: &AppState, request: &Request) -> Result<(), ApiError> {
     if request.uri().path() == "/health" {
         return Ok(());
     }
@@ -107,7 +109,7 @@ fn check(app: &App, request: &Request) -> Result<(), ApiError> {
     check_host(app, headers)?;
     check_origin(app, request)?;
     match &app.key {
-        Some(key) if !given_key(headers).is_some_and(|given| key.is(&given)) => {
+        Some(key) if !presented_key(headers).is_some_and(|presented| key.matches(&presented)) => {
             Err(ApiError::unauthorized())
         }
         _ => Ok(()),
@@ -119,58 +121,59 @@ fn text(headers: &HeaderMap, name: impl AsHeaderName) -> &str {
     value.unwrap_or("")
 }
 
-/// A web page elsewhere must not reach this server by a name that suddenly points here: the `Host` is
-/// then that name.
-fn check_host(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
+/// Prevents DNS rebinding: a foreign page whose host name resolves to this machine sends that name as
+/// `Host`.
+fn check_host(app: &AppState, headers: &HeaderMap) -> Result<(), ApiError> {
     let host = text(headers, header::HOST);
     let is_named = |name: &String| {
         host.eq_ignore_ascii_case(name) || host_name(host).eq_ignore_ascii_case(name)
     };
-    if app.only_loopback && !is_loopback(host) && !app.config.allow_hosts.iter().any(is_named) {
+    if app.loopback_only && !is_loopback(host) && !app.config.allow_hosts.iter().any(is_named) {
         return Err(ApiError::forbidden(
-            "the `Host` is not this machine's; hint: use http://localhost, or start the server with --allow-host NAME",
+            "the `Host` header does not name this machine; hint: use http://localhost, or start the server with \
+             --allow-host NAME",
         ));
     }
     Ok(())
 }
 
-/// Nor directly: the `Origin` is then that page's. What a page embeds, as an image, comes without one,
-/// but browsers say where from. A link to the page is harmless.
-fn check_origin(app: &App, request: &Request) -> Result<(), ApiError> {
+/// Blocks requests from pages of other sites, by their `Origin`. Embedded resources such as images have
+/// none, but browsers send `Sec-Fetch-Site`. Links to the page are allowed.
+fn check_origin(app: &AppState, request: &Request) -> Result<(), ApiError> {
     let headers = request.headers();
     if allowed_origin(app, headers).is_some() {
         return Ok(());
     }
     let host = text(headers, header::HOST);
-    let is_other = |origin: &HeaderValue| {
+    let is_foreign = |origin: &HeaderValue| {
         let origin = origin.to_str().ok().and_then(|o| o.split_once("://"));
         origin.is_none_or(|(_, name)| name != host)
     };
-    let from = text(headers, "sec-fetch-site");
-    let opens_page = request.method() == Method::GET
+    let site = text(headers, "sec-fetch-site");
+    let is_page_link = request.method() == Method::GET
         && request.uri().path() == "/"
         && text(headers, "sec-fetch-mode") == "navigate"
         && text(headers, "sec-fetch-dest") == "document";
-    let embeds = ["cross-site", "same-site"].contains(&from) && !opens_page;
-    if embeds || headers.get(header::ORIGIN).is_some_and(is_other) {
+    let is_embedded = ["cross-site", "same-site"].contains(&site) && !is_page_link;
+    if is_embedded || headers.get(header::ORIGIN).is_some_and(is_foreign) {
         return Err(ApiError::forbidden(
-            "pages of other sites may not ask this server; hint: start it with --cors-origin ORIGIN",
+            "requests from other sites are blocked; hint: start the server with --cors-origin ORIGIN",
         ));
     }
     Ok(())
 }
 
-/// The request's `Origin`, if the server was told to let it in.
-fn allowed_origin<'h>(app: &App, headers: &'h HeaderMap) -> Option<&'h HeaderValue> {
+/// The request's `Origin`, if the configuration allows it.
+fn allowed_origin<'h>(app: &AppState, headers: &'h HeaderMap) -> Option<&'h HeaderValue> {
     let origin = headers.get(header::ORIGIN)?;
     let mut allowed = app.config.cors_origins.iter();
     allowed.any(|allowed| origin == allowed).then_some(origin)
 }
 
-/// A browser asks what a page may send. It brings no key.
+/// Whether this is a CORS preflight request, which carries no key.
 fn is_preflight(request: &Request) -> bool {
-    let asks = header::ACCESS_CONTROL_REQUEST_METHOD;
-    request.method() == Method::OPTIONS && request.headers().contains_key(asks)
+    let method_header = header::ACCESS_CONTROL_REQUEST_METHOD;
+    request.method() == Method::OPTIONS && request.headers().contains_key(method_header)
 }
 
 fn preflight(request: &Request) -> Response<Body> {
@@ -179,11 +182,14 @@ fn preflight(request: &Request) -> Response<Body> {
     let headers = response.headers_mut();
     let methods = HeaderValue::from_static("GET, POST");
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
-    let asked = request
+    let requested_headers = request
         .headers()
         .get(header::ACCESS_CONTROL_REQUEST_HEADERS);
-    if let Some(asked) = asked {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked.clone());
+    if let Some(requested_headers) = requested_headers {
+        headers.insert(
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            requested_headers.clone(),
+        );
     }
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from(600));
     response
@@ -197,8 +203,7 @@ fn host_name(host: &str) -> &str {
     }
 }
 
-/// Whether `host`, with or without a port, names this machine to itself. An address is no name that
-/// could be made to point elsewhere.
+/// Whether `host`, with or without a port, is `localhost` or a loopback address.
 fn is_loopback(host: &str) -> bool {
     let name = host_name(host);
     let address = name.trim_start_matches('[').trim_end_matches(']');
@@ -206,8 +211,8 @@ fn is_loopback(host: &str) -> bool {
     is_address || name.eq_ignore_ascii_case("localhost")
 }
 
-/// The key of `Authorization: Bearer KEY`, or the password of `Basic`, as browsers send it.
-fn given_key(headers: &HeaderMap) -> Option<String> {
+/// The key of `Authorization: Bearer KEY`, or the password of `Authorization: Basic`, as browsers send it.
+fn presented_key(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, rest) = value.split_once(' ')?;
     if scheme.eq_ignore_ascii_case("bearer") {
@@ -216,14 +221,14 @@ fn given_key(headers: &HeaderMap) -> Option<String> {
     if !scheme.eq_ignore_ascii_case("basic") {
         return None;
     }
-    let decoded = String::from_utf8(base64(rest.trim())?).ok()?;
+    let decoded = String::from_utf8(decode_base64(rest.trim())?).ok()?;
     decoded
         .split_once(':')
         .map(|(_, password)| password.to_owned())
 }
 
-/// Decodes standard base64; `None` if it is none.
-fn base64(text: &str) -> Option<Vec<u8>> {
+/// Decodes standard base64; `None` if it is malformed.
+fn decode_base64(text: &str) -> Option<Vec<u8>> {
     let digits = text.trim_end_matches('=');
     let mut bytes = Vec::with_capacity(digits.len() * 3 / 4);
     let (mut bits, mut count) = (0_u32, 0);
@@ -247,32 +252,32 @@ fn base64(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// A request's body, which says that it is JSON, within the limits of size and time.
-pub(crate) async fn read_body(app: &App, request: Request) -> Result<Bytes, ApiError> {
-    // Forms of other sites can send everything but this without being asked first.
+/// Reads a request body declared as JSON, within the limits of size and time.
+pub(crate) async fn read_body(app: &AppState, request: Request) -> Result<Bytes, ApiError> {
+    // Forms on other sites can send any other type without a CORS preflight.
     if !is_json(text(request.headers(), header::CONTENT_TYPE)) {
         return Err(ApiError::with_status(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "the body must be JSON; hint: send `Content-Type: application/json`",
+            "the request body must be JSON; hint: send `Content-Type: application/json`",
         ));
     }
-    let limit = app.config.body_bytes;
+    let limit = app.config.max_body_bytes;
     let body = axum::body::to_bytes(request.into_body(), limit);
-    let Ok(body) = tokio::time::timeout(app.config.body_time, body).await else {
+    let Ok(body) = tokio::time::timeout(app.config.body_timeout, body).await else {
         return Err(ApiError::with_status(
             StatusCode::REQUEST_TIMEOUT,
-            "the body took too long to arrive",
+            "timed out while reading the request body",
         ));
     };
     body.map_err(|_| {
         ApiError::with_status(
             StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the body is cut off or larger than {limit} bytes"),
+            format!("the request body is incomplete or larger than {limit} bytes"),
         )
     })
 }
 
-/// Whether a `Content-Type` is JSON's, in any case and with any parameters.
+/// Whether a `Content-Type` is JSON, in any case and with any parameters.
 fn is_json(kind: &str) -> bool {
     let kind = kind.split(';').next().unwrap_or("").trim();
     kind.eq_ignore_ascii_case("application/json")
@@ -283,7 +288,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_content_type_is_read_in_any_case() {
+    fn content_type_ignores_case_and_parameters() {
         for kind in ["application/json", "Application/JSON ; charset=utf-8"] {
             assert!(is_json(kind), "{kind}");
         }
@@ -298,26 +303,26 @@ mod tests {
     }
 
     #[test]
-    fn only_the_key_itself_opens() {
-        let key = Key::new("secret");
-        assert!(key.is("secret"));
+    fn api_key_matches_only_itself() {
+        let key = ApiKey::new("secret");
+        assert!(key.matches("secret"));
         for wrong in ["", "secre", "secrets", "Secret"] {
-            assert!(!key.is(wrong), "{wrong}");
+            assert!(!key.matches(wrong), "{wrong}");
         }
     }
 
     #[test]
-    fn a_browsers_password_is_read() {
+    fn basic_password_is_read() {
         let mut headers = HeaderMap::new();
         // printf 'me:secret:x' | base64
         let value = HeaderValue::from_static("Basic bWU6c2VjcmV0Ong=");
         headers.insert(header::AUTHORIZATION, value);
-        assert_eq!(given_key(&headers).as_deref(), Some("secret:x"));
-        assert_eq!(base64("!"), None);
+        assert_eq!(presented_key(&headers).as_deref(), Some("secret:x"));
+        assert_eq!(decode_base64("!"), None);
     }
 
     #[test]
-    fn names_of_this_machine_are_told_from_others() {
+    fn loopback_hosts_are_recognized() {
         for host in [
             "localhost",
             "LOCALHOST:80",

@@ -1,4 +1,4 @@
-//! The text of an answer with its tokens' probabilities, as it becomes certain.
+//! Assembles a completion's text and token probabilities, emitting text once it is final.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,20 +6,20 @@ use std::sync::Arc;
 use nextword_data::{DecodeStream, Tokenizer};
 use nextword_generate::{GenerateError, Score, TextWriter};
 
-/// One token for a client.
+/// A token as reported to clients.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct TokenInfo {
     pub(crate) text: String,
     pub(crate) bytes: Option<Vec<u8>>,
-    /// `ln p`; the first token of a prompt has none.
+    /// Log-probability; `None` for the first token of a prompt.
     pub(crate) logprob: Option<f64>,
-    /// The likeliest tokens in its place, with this one.
+    /// The most probable tokens at its position, always including this one.
     pub(crate) top: Vec<TopToken>,
-    /// Where its text begins, in characters.
+    /// Character offset of its text.
     pub(crate) offset: usize,
 }
 
-/// A token that could have stood in its place.
+/// An alternative token at the same position.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct TopToken {
     pub(crate) text: String,
@@ -27,30 +27,31 @@ pub(crate) struct TopToken {
     pub(crate) logprob: f64,
 }
 
-/// Text that is certain, and the tokens that it completes.
+/// New final text, and the tokens that it completes.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Piece {
+pub(crate) struct TextDelta {
     pub(crate) text: String,
     pub(crate) tokens: Vec<TokenInfo>,
 }
 
-impl Piece {
+impl TextDelta {
     pub(crate) fn is_empty(&self) -> bool {
         self.text.is_empty() && self.tokens.is_empty()
     }
 }
 
-/// Puts an answer together, token by token.
+/// Assembles a completion token by token.
 #[derive(Debug)]
-pub(crate) struct Assembler {
+pub(crate) struct OutputAssembler {
     tokenizer: Arc<dyn Tokenizer>,
     writer: TextWriter,
-    /// Tokens whose text is not certain yet, each with the place where its text ends.
-    held: VecDeque<(TokenInfo, usize)>,
+    /// Tokens whose text is not final yet, each with the character offset of its end.
+    pending: VecDeque<(TokenInfo, usize)>,
+    /// Characters emitted so far.
     written: usize,
 }
 
-impl Assembler {
+impl OutputAssembler {
     pub(crate) fn new(
         tokenizer: Arc<dyn Tokenizer>,
         prompt: &[u32],
@@ -59,55 +60,55 @@ impl Assembler {
         Ok(Self {
             writer: TextWriter::new(tokenizer.clone(), prompt, stop)?,
             tokenizer,
-            held: VecDeque::new(),
+            pending: VecDeque::new(),
             written: 0,
         })
     }
 
-    /// Takes a token, told with its score if it has one; `ends` if it is an end token, which has no text.
-    pub(crate) fn push(&mut self, id: u32, score: Option<&Score>, ends: bool) -> Piece {
+    /// Appends a token. With a `score` it is reported to the client; an EOS token (`is_eos`) has no text.
+    pub(crate) fn push(&mut self, id: u32, score: Option<&Score>, is_eos: bool) -> TextDelta {
         let offset = self.writer.decoded();
-        let text = self.writer.take(id, ends);
+        let text = self.writer.take(id, is_eos);
         if score.is_some() {
             let info = token_info(&*self.tokenizer, id, score, offset);
-            self.held.push_back((info, self.writer.decoded()));
+            self.pending.push_back((info, self.writer.decoded()));
         }
         self.written += text.chars().count();
         let mut tokens = Vec::new();
-        while let Some((_, end)) = self.held.front()
+        while let Some((_, end)) = self.pending.front()
             && *end <= self.written
         {
-            tokens.extend(self.held.pop_front().map(|(info, _)| info));
+            tokens.extend(self.pending.pop_front().map(|(info, _)| info));
         }
-        Piece { text, tokens }
+        TextDelta { text, tokens }
     }
 
-    /// Whether a stop string was found.
+    /// Whether a stop string has been found.
     pub(crate) fn stopped(&self) -> bool {
         self.writer.stop().is_some()
     }
 
-    /// What was held back, at the end of the answer; half a character is left out.
-    pub(crate) fn finish(&mut self) -> Piece {
-        let rest = self.writer.finish();
-        let text = rest
+    /// Returns the pending text at the end of the completion; an incomplete character is dropped.
+    pub(crate) fn finish(&mut self) -> TextDelta {
+        let text = self.writer.finish();
+        let text = text
             .trim_end_matches(char::REPLACEMENT_CHARACTER)
             .to_owned();
         self.written += text.chars().count();
         let stopped = self.stopped();
         let written = self.written;
-        let shown =
+        let is_visible =
             |(info, end): &(TokenInfo, usize)| !stopped || info.offset < written || *end <= written;
-        let held = std::mem::take(&mut self.held);
-        let tokens = held.into_iter().filter(shown).map(|(info, _)| info);
-        Piece {
+        let pending = std::mem::take(&mut self.pending);
+        let tokens = pending.into_iter().filter(is_visible).map(|(info, _)| info);
+        TextDelta {
             text,
             tokens: tokens.collect(),
         }
     }
 }
 
-/// A prompt's tokens with their scores (none for the first) and offsets.
+/// The tokens of a prompt with their scores (none for the first) and offsets.
 pub(crate) fn prompt_tokens(
     tokenizer: &Arc<dyn Tokenizer>,
     prompt: &[u32],
@@ -117,7 +118,7 @@ pub(crate) fn prompt_tokens(
     let mut offset = 0;
     let mut tokens = Vec::with_capacity(prompt.len());
     for (at, id) in prompt.iter().enumerate() {
-        let score = at.checked_sub(1).and_then(|before| scores.get(before));
+        let score = at.checked_sub(1).and_then(|previous| scores.get(previous));
         tokens.push(token_info(&**tokenizer, *id, score, offset));
         offset += stream.push(*id).map_or(0, |text| text.chars().count());
     }
@@ -133,11 +134,11 @@ fn token_info(
     let text = |id| tokenizer.token(id).unwrap_or_default();
     let mut top: Vec<TopToken> = Vec::new();
     if let Some(score) = score.filter(|score| !score.top.is_empty()) {
-        let chosen = (score.id, score.logprob);
+        let sampled = (score.id, score.logprob);
         let others = score.top.iter().copied();
-        let absent = others.clone().all(|(id, _)| id != score.id);
+        let is_absent = others.clone().all(|(id, _)| id != score.id);
         top = others
-            .chain(absent.then_some(chosen))
+            .chain(is_absent.then_some(sampled))
             .map(|(id, logprob)| TopToken {
                 text: text(id),
                 bytes: tokenizer.bytes(id),
@@ -161,59 +162,63 @@ mod tests {
 
     use super::*;
 
-    /// The pieces of an answer of one token a character, and what the end brings.
-    fn assemble(text: &str, stop: &[&str]) -> (Vec<Piece>, bool) {
-        let all = "abcdeé".to_owned();
+    /// The deltas of a completion with one token per character, including the last delta.
+    fn assemble(text: &str, stop: &[&str]) -> (Vec<TextDelta>, bool) {
+        let alphabet = "abcdeé".to_owned();
         let tokenizer =
-            build_tokenizer(&TokenizerConfig::default(), std::iter::once(Ok(all))).unwrap();
+            build_tokenizer(&TokenizerConfig::default(), std::iter::once(Ok(alphabet))).unwrap();
         let stop: Vec<String> = stop.iter().map(|stop| (*stop).to_owned()).collect();
         let ids = tokenizer.encode(text).ids;
-        let mut assembler = Assembler::new(tokenizer, &[0], &stop).unwrap();
-        let mut pieces = Vec::new();
+        let mut assembler = OutputAssembler::new(tokenizer, &[0], &stop).unwrap();
+        let mut deltas = Vec::new();
         for id in ids {
             let top = vec![(0, -0.5), (1, -1.0)];
             let logprob = -2.0;
             let score = Score { id, logprob, top };
-            pieces.push(assembler.push(id, Some(&score), false));
+            deltas.push(assembler.push(id, Some(&score), false));
             if assembler.stopped() {
                 break;
             }
         }
-        pieces.push(assembler.finish());
-        (pieces, assembler.stopped())
+        deltas.push(assembler.finish());
+        (deltas, assembler.stopped())
     }
 
-    fn joined(pieces: &[Piece]) -> (String, String, Vec<usize>) {
-        let tokens = || pieces.iter().flat_map(|piece| &piece.tokens);
+    fn joined(deltas: &[TextDelta]) -> (String, String, Vec<usize>) {
+        let tokens = || deltas.iter().flat_map(|delta| &delta.tokens);
         (
-            pieces.iter().map(|piece| piece.text.as_str()).collect(),
+            deltas.iter().map(|delta| delta.text.as_str()).collect(),
             tokens().map(|token| token.text.as_str()).collect(),
             tokens().map(|token| token.offset).collect(),
         )
     }
 
     #[test]
-    fn tokens_come_with_their_text_and_count_in_characters() {
-        let (pieces, stopped) = assemble("aébc", &["bd"]);
-        assert_eq!(pieces[2], Piece::default(), "`b` may begin a stop string");
+    fn tokens_carry_text_and_character_offsets() {
+        let (deltas, stopped) = assemble("aébc", &["bd"]);
         assert_eq!(
-            joined(&pieces),
+            deltas[2],
+            TextDelta::default(),
+            "`b` may begin a stop string"
+        );
+        assert_eq!(
+            joined(&deltas),
             ("aébc".into(), "aébc".into(), vec![0, 1, 2, 3])
         );
         assert!(!stopped);
     }
 
     #[test]
-    fn tokens_of_a_stop_string_are_not_told() {
-        let (pieces, stopped) = assemble("abcdea", &["cde"]);
-        assert_eq!(joined(&pieces), ("ab".into(), "ab".into(), vec![0, 1]));
+    fn tokens_of_a_stop_string_are_hidden() {
+        let (deltas, stopped) = assemble("abcdea", &["cde"]);
+        assert_eq!(joined(&deltas), ("ab".into(), "ab".into(), vec![0, 1]));
         assert!(stopped);
     }
 
     #[test]
-    fn the_drawn_token_is_among_the_likeliest_ones() {
-        let (pieces, _) = assemble("c", &[]);
-        let token = &pieces[0].tokens[0];
+    fn sampled_token_is_listed_among_top_tokens() {
+        let (deltas, _) = assemble("c", &[]);
+        let token = &deltas[0].tokens[0];
         let texts: Vec<&str> = token.top.iter().map(|top| top.text.as_str()).collect();
         assert!(texts.len() == 3 && texts[2] == "c", "{texts:?}");
     }

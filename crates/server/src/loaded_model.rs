@@ -1,4 +1,4 @@
-//! A record behind the server, and what it is asked for.
+//! Models: loaded by the caller, then served by an engine.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -15,102 +15,102 @@ use sha2::{Digest, Sha256};
 
 use crate::chat_template::ChatTemplate;
 use crate::engine::Engine;
-use crate::metrics::Metrics;
+use crate::metrics::EngineMetrics;
 use crate::{Config, ServerError};
 
-/// A loaded record under its name.
+/// A loaded model and the name that clients use for it.
 #[derive(Debug)]
-pub struct Served {
+pub struct LoadedModel {
     name: String,
     generator: TextGenerator,
     template: Result<Option<ChatTemplate>, ServerError>,
-    learning: Option<Learning>,
+    training_history: Option<Learning>,
     fingerprint: String,
     created: u64,
 }
 
-impl Served {
-    /// Loads `record` onto `device`; clients ask for it by `name`.
+impl LoadedModel {
+    /// Loads the model of `model_dir` onto `device`, to be served as `name`.
     ///
     /// # Errors
-    /// What is wrong with the record's files. A chat template that is none refuses chats alone: see
+    /// If the model's files are missing or invalid. An invalid chat template only disables chat: see
     /// [`warning`](Self::warning).
-    pub fn open(name: String, record: &Record, device: &Device) -> Result<Self, ServerError> {
-        let generator = TextGenerator::open(record, device)?;
-        let template = ChatTemplate::open(record, &**generator.tokenizer());
+    pub fn open(name: String, model_dir: &Record, device: &Device) -> Result<Self, ServerError> {
+        let generator = TextGenerator::open(model_dir, device)?;
+        let template = ChatTemplate::open(model_dir, &**generator.tokenizer());
         Ok(Self {
             name,
-            fingerprint: fingerprint(record, &**generator.tokenizer()),
-            created: modified(&record.weights_path()),
+            fingerprint: fingerprint(model_dir, &**generator.tokenizer()),
+            created: modified(&model_dir.weights_path()),
             generator,
             template,
-            learning: None,
+            training_history: None,
         })
     }
 
-    /// With what its run kept of sentences over training, for the page that explains.
+    /// Adds the training history of the model's run, which the explain page shows.
     #[must_use]
-    pub fn with_learning(self, learning: Learning) -> Self {
+    pub fn with_training_history(self, history: Learning) -> Self {
         Self {
-            learning: Some(learning),
+            training_history: Some(history),
             ..self
         }
     }
 
-    /// What does not work.
+    /// A non-fatal load problem, if any.
     pub fn warning(&self) -> Option<String> {
         let error = self.template.as_ref().err()?;
-        Some(format!("`{}` answers no chats: {error}", self.name))
+        Some(format!("chat is disabled for `{}`: {error}", self.name))
     }
 }
 
-/// A model with its running engine.
+/// A model and its running engine.
 #[derive(Debug)]
 pub(crate) struct Model {
     pub(crate) name: String,
     pub(crate) fingerprint: String,
     pub(crate) generator: TextGenerator,
     pub(crate) template: Result<Option<ChatTemplate>, ServerError>,
-    pub(crate) learning: Option<Learning>,
+    pub(crate) training_history: Option<Learning>,
     pub(crate) engine: Engine,
-    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<EngineMetrics>,
     created: u64,
 }
 
 impl Model {
-    /// Starts the engine of `served` within the limits of `config`.
-    pub(crate) fn start(served: Served, config: &Config) -> Result<Self, ServerError> {
-        let slot = slot_bytes(served.generator.model().config());
+    /// Starts the engine of `loaded` within the limits of `config`.
+    pub(crate) fn start(loaded: LoadedModel, config: &Config) -> Result<Self, ServerError> {
+        let bytes_per_slot = slot_bytes(loaded.generator.model().config());
         let budget = config.cache_bytes;
-        let fitting = usize::try_from(budget / slot.max(1)).unwrap_or(usize::MAX);
-        if fitting == 0 {
+        let max_slots = usize::try_from(budget / bytes_per_slot.max(1)).unwrap_or(usize::MAX);
+        if max_slots == 0 {
             let mib = |bytes: u64| bytes.div_ceil(1 << 20);
             return Err(ServerError::Budget {
-                name: served.name,
-                needed: mib(slot),
+                name: loaded.name,
+                needed: mib(bytes_per_slot),
                 budget: mib(budget),
             });
         }
         let options = BatchOptions {
-            slots: config.slots.clamp(1, fitting),
+            slots: config.slots.clamp(1, max_slots),
             ..BatchOptions::default()
         };
-        let metrics = Arc::new(Metrics::default());
+        let metrics = Arc::new(EngineMetrics::default());
         let engine = Engine::start(
-            served.generator.clone(),
+            loaded.generator.clone(),
             options,
             config.queue,
             metrics.clone(),
         )?;
         Ok(Self {
-            name: served.name,
-            fingerprint: served.fingerprint,
-            generator: served.generator,
-            template: served.template,
-            learning: served.learning,
+            name: loaded.name,
+            fingerprint: loaded.fingerprint,
+            generator: loaded.generator,
+            template: loaded.template,
+            training_history: loaded.training_history,
             engine,
             metrics,
-            created: served.created,
+            created: loaded.created,
         })
     }
 
@@ -122,8 +122,8 @@ impl Model {
         self.generator.model().config()
     }
 
-    /// As `/v1/models` lists it.
-    pub(crate) fn json(&self) -> Value {
+    /// The entry in `/v1/models`.
+    pub(crate) fn to_json(&self) -> Value {
         let card = self.generator.card();
         let has_template = matches!(self.template, Ok(Some(_)));
         json!({
@@ -137,19 +137,19 @@ impl Model {
     }
 }
 
-/// Bytes of keys and values of one sequence as long as the context, in f32.
+/// Bytes of the f32 KV cache of one sequence of full context length.
 fn slot_bytes(config: &ModelConfig) -> u64 {
-    let numbers = 2 * config.n_layers * config.kv_heads() * config.head_dim();
-    (numbers * config.context_length * size_of::<f32>()) as u64
+    let elements_per_token = 2 * config.n_layers * config.kv_heads() * config.head_dim();
+    (elements_per_token * config.context_length * size_of::<f32>()) as u64
 }
 
-/// Changes with whatever changes the text of a seeded request.
-fn fingerprint(record: &Record, tokenizer: &dyn Tokenizer) -> String {
+/// `system_fingerprint`: changes with everything that may change the output of a seeded request.
+fn fingerprint(model_dir: &Record, tokenizer: &dyn Tokenizer) -> String {
     let mut hasher = Sha256::new();
     hasher.update(env!("CARGO_PKG_VERSION"));
     hasher.update(tokenizer.hash());
-    hasher.update(format!("{:?}{:?}", record.config, record.card));
-    hasher.update(modified(&record.weights_path()).to_le_bytes());
+    hasher.update(format!("{:?}{:?}", model_dir.config, model_dir.card));
+    hasher.update(modified(&model_dir.weights_path()).to_le_bytes());
     let mut text = "fp_".to_owned();
     for byte in &hasher.finalize()[..5] {
         let _ = write!(text, "{byte:02x}");
@@ -162,7 +162,7 @@ fn modified(path: &Path) -> u64 {
     seconds(time.unwrap_or(UNIX_EPOCH))
 }
 
-/// Seconds since 1970.
+/// Seconds since the Unix epoch.
 pub(crate) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())

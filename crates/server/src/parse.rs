@@ -1,0 +1,351 @@
+//! Parses JSON requests into sequences for the engine. Everything is validated before any work or memory
+//! is spent on a completion.
+
+use std::sync::Arc;
+
+use nextword_generate::{BatchRequest, PROMPT, longest_prompt, shorten};
+use serde_json::Value;
+
+use crate::ServerError;
+use crate::api_error::ApiError;
+use crate::chat_template::{Message, parse_messages};
+use crate::engine::Sequence;
+use crate::loaded_model::Model;
+use crate::params::{CommonParams, Params};
+use crate::response::{Endpoint, ResponseBuilder};
+
+/// Maximum completions per request.
+const MAX_SEQUENCES: usize = 128;
+/// Maximum log-probabilities of one response (tokens times alternatives). Each takes about 100 bytes until
+/// it is sent.
+const MAX_RESPONSE_LOGPROBS: usize = 1 << 18;
+/// Default `max_tokens` of `/v1/completions`.
+const DEFAULT_MAX_TOKENS: usize = 16;
+
+/// A validated request.
+pub(crate) struct ParsedRequest {
+    pub(crate) response: ResponseBuilder,
+    pub(crate) sequences: Vec<Sequence>,
+    pub(crate) stream: bool,
+    /// Names of unsupported fields.
+    pub(crate) ignored: String,
+}
+
+/// A prompt as text and as token ids.
+struct Prompt {
+    text: String,
+    ids: Vec<u32>,
+}
+
+/// Parses the body of `/v1/completions`.
+pub(crate) fn completion(model: Arc<Model>, body: &Value) -> Result<ParsedRequest, ApiError> {
+    let mut params = Params::new(body)?;
+    params.ignore(&["model"]);
+    params.reject(&["suffix"])?;
+    let common = CommonParams::parse(&mut params, model.config().vocab_size)?;
+    let echo = params.flag("echo")?;
+    let logprobs = params.integer("logprobs", 0..=5)?;
+    let best_of = params.integer("best_of", 1..=16)?;
+    if best_of.is_some_and(|best_of| best_of != common.n) {
+        let message = "`best_of` must equal `n`; hint: remove `best_of`";
+        return Err(ApiError::invalid_field("best_of", message));
+    }
+    let requested = params.integer("max_tokens", 0..=u64::from(u32::MAX))?;
+    let prompts = prompts(&model, params.get("prompt"))?;
+    let settings = Settings {
+        max_tokens: Some(requested.unwrap_or(DEFAULT_MAX_TOKENS)),
+        is_explicit: requested.is_some(),
+        echo,
+        logprobs,
+        endpoint: Endpoint::Completion,
+        param: "prompt",
+    };
+    finish(model, &common, &settings, prompts, &params)
+}
+
+/// Parses the body of `/v1/chat/completions`.
+pub(crate) fn chat(model: Arc<Model>, body: &Value) -> Result<ParsedRequest, ApiError> {
+    let mut params = Params::new(body)?;
+    params.ignore(&[
+        "model",
+        "tool_choice",
+        "parallel_tool_calls",
+        "function_call",
+    ]);
+    params.reject(&[
+        "tools",
+        "functions",
+        "audio",
+        "prediction",
+        "web_search_options",
+    ])?;
+    if let Some(format) = params.get("response_format")
+        && format.get("type").and_then(Value::as_str) != Some("text")
+    {
+        let message = "only the `response_format` {\"type\": \"text\"} is supported";
+        return Err(ApiError::invalid_field("response_format", message));
+    }
+    let common = CommonParams::parse(&mut params, model.config().vocab_size)?;
+    let messages = parse_messages(params.get("messages"))?;
+    let logprobs = params.flag("logprobs")?;
+    let top = params.integer("top_logprobs", 0..=20)?;
+    if top.is_some() && !logprobs {
+        let message = "`top_logprobs` requires `logprobs`: true";
+        return Err(ApiError::invalid_field("top_logprobs", message));
+    }
+    let limit = u64::from(u32::MAX);
+    let max_completion_tokens = params.integer("max_completion_tokens", 1..=limit)?;
+    let requested = max_completion_tokens.or(params.integer("max_tokens", 1..=limit)?);
+    let text = format_conversation(&model, &messages)?;
+    let ids = model.generator.encode(&text).ids;
+    let settings = Settings {
+        max_tokens: requested,
+        is_explicit: requested.is_some(),
+        echo: false,
+        logprobs: logprobs.then(|| top.unwrap_or(0)),
+        endpoint: Endpoint::Chat,
+        param: "messages",
+    };
+    finish(
+        model,
+        &common,
+        &settings,
+        vec![Prompt { text, ids }],
+        &params,
+    )
+}
+
+/// Settings that differ between the two endpoints.
+struct Settings {
+    max_tokens: Option<usize>,
+    /// Whether the client set `max_tokens`.
+    is_explicit: bool,
+    echo: bool,
+    logprobs: Option<usize>,
+    endpoint: Endpoint,
+    param: &'static str,
+}
+
+impl Settings {
+    /// `max_tokens` for each of `count` completions after `scored` prompt tokens, checked against the
+    /// maximum response size. A default is lowered to fit.
+    fn bounded_max_tokens(
+        &self,
+        max_tokens: usize,
+        scored: usize,
+        count: usize,
+    ) -> Result<usize, ApiError> {
+        let logprobs_per_token = self.logprobs.map_or(1, |top| top + 1);
+        let max_total = MAX_RESPONSE_LOGPROBS / (count.max(1) * logprobs_per_token);
+        if scored.saturating_add(max_tokens) <= max_total {
+            return Ok(max_tokens);
+        }
+        if !self.is_explicit && scored < max_total {
+            return Ok(max_total - scored);
+        }
+        let tokens = scored.saturating_add(max_tokens);
+        let message = format!(
+            "{count} completions x {tokens} tokens x {logprobs_per_token} log-probabilities exceed the maximum of \
+             {MAX_RESPONSE_LOGPROBS} per response; hint: lower `max_tokens`, `n` or `logprobs`"
+        );
+        Err(ApiError::invalid_field("max_tokens", message))
+    }
+}
+
+fn finish(
+    model: Arc<Model>,
+    common: &CommonParams,
+    settings: &Settings,
+    mut prompts: Vec<Prompt>,
+    params: &Params<'_>,
+) -> Result<ParsedRequest, ApiError> {
+    let count = prompts.len().saturating_mul(common.n);
+    if count > MAX_SEQUENCES {
+        let message =
+            format!("{count} completions exceed the maximum of {MAX_SEQUENCES} per request");
+        return Err(ApiError::invalid_field(settings.param, message));
+    }
+    let context_length = model.config().context_length;
+    let mut stop_ids = model.generator.stop_ids();
+    stop_ids.retain(|_| !common.ignore_eos);
+    let bos_id = model.generator.card().bos_id;
+    let score_prompt = settings.echo && settings.logprobs.is_some();
+    let mut sequences = Vec::with_capacity(count);
+    for prompt in &mut prompts {
+        let max_len = longest_prompt(context_length);
+        if common.allow_sliding && shorten(&mut prompt.ids, bos_id, max_len) > 0 {
+            // `echo` returns the truncated prompt that the model received.
+            prompt.text = model.tokenizer().decode(&prompt.ids);
+        }
+        let len = prompt.ids.len();
+        let mut requested = settings.max_tokens;
+        if !settings.is_explicit
+            && let Some(default) = requested
+        {
+            // A default is lowered to the room that is left.
+            let room = (context_length + 1).saturating_sub(len).max(1);
+            requested = Some(if common.allow_sliding {
+                default
+            } else {
+                default.min(room)
+            });
+        }
+        let max_tokens = common.token_budget(settings.param, len, requested, context_length)?;
+        let max_tokens =
+            settings.bounded_max_tokens(max_tokens, if score_prompt { len } else { 0 }, count)?;
+        for _ in 0..common.n {
+            sequences.push(Sequence {
+                request: BatchRequest {
+                    prompt: prompt.ids.clone(),
+                    sampling: common.sampling.clone(),
+                    max_tokens,
+                    stop_ids: stop_ids.clone(),
+                    overflow: common.overflow,
+                    first_id: bos_id,
+                    sequence: sequences.len() as u64,
+                    top: settings.logprobs,
+                    score_prompt,
+                },
+                stop: common.stop.clone(),
+            });
+        }
+    }
+    let prompt_tokens = prompts.iter().map(|prompt| prompt.ids.len()).sum();
+    let echo = prompts.into_iter().map(|prompt| prompt.text);
+    let echo = settings.echo.then(|| echo.collect());
+    let response = ResponseBuilder::new(
+        model,
+        settings.endpoint,
+        common,
+        settings.logprobs,
+        prompt_tokens,
+        echo,
+    );
+    Ok(ParsedRequest {
+        response: response.with_choice_count(sequences.len()),
+        sequences,
+        stream: common.stream,
+        ignored: params.unsupported(),
+    })
+}
+
+/// The prompts of a completion: a string, a list of strings, ids, or a list of lists of ids.
+fn prompts(model: &Model, value: Option<&Value>) -> Result<Vec<Prompt>, ApiError> {
+    let fail = || {
+        let message = "`prompt` must be a string, a list of strings, a list of token ids, or a list of lists of token ids";
+        ApiError::invalid_field("prompt", message)
+    };
+    let value = value.ok_or_else(fail)?;
+    if let Some(text) = value.as_str() {
+        return Ok(vec![text_prompt(model, text)]);
+    }
+    let list = value
+        .as_array()
+        .filter(|list| !list.is_empty())
+        .ok_or_else(fail)?;
+    if list.iter().all(Value::is_u64) {
+        return Ok(vec![id_prompt(model, list)?]);
+    }
+    if list.len() > MAX_SEQUENCES {
+        let message = format!("`prompt` may contain at most {MAX_SEQUENCES} prompts");
+        return Err(ApiError::invalid_field("prompt", message));
+    }
+    list.iter()
+        .map(|one| match one {
+            Value::String(text) => Ok(text_prompt(model, text)),
+            Value::Array(ids) if ids.iter().all(Value::is_u64) => id_prompt(model, ids),
+            _ => Err(fail()),
+        })
+        .collect()
+}
+
+fn text_prompt(model: &Model, text: &str) -> Prompt {
+    Prompt {
+        text: text.to_owned(),
+        ids: model.generator.encode(text).ids,
+    }
+}
+
+fn id_prompt(model: &Model, list: &[Value]) -> Result<Prompt, ApiError> {
+    let ids = parse_token_ids("prompt", model, list)?;
+    if ids.is_empty() {
+        return Err(ApiError::invalid_field("prompt", "the prompt is empty"));
+    }
+    let text = model.tokenizer().decode(&ids);
+    Ok(Prompt { text, ids })
+}
+
+/// Parses token ids and checks them against the vocabulary.
+pub(crate) fn parse_token_ids(
+    param: &'static str,
+    model: &Model,
+    list: &[Value],
+) -> Result<Vec<u32>, ApiError> {
+    let vocab_size = model.config().vocab_size;
+    let id = |value: &Value| {
+        let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+        let id = id.filter(|id| (*id as usize) < vocab_size);
+        id.ok_or_else(|| {
+            ApiError::invalid_field(
+                param,
+                format!("token ids must be non-negative integers below {vocab_size}"),
+            )
+        })
+    };
+    list.iter().map(id).collect()
+}
+
+/// Formats a conversation for the model with its chat template. Without one, a single user message is
+/// formatted with the prompt template of the model card.
+fn format_conversation(model: &Model, messages: &[Message]) -> Result<String, ApiError> {
+    let messages_error = |e: &ServerError| {
+        let message = match e {
+            // Clients must not learn the file's path.
+            ServerError::Template { problem, .. } => {
+                format!("this model's chat template cannot be used: {problem}")
+            }
+            other => other.to_string(),
+        };
+        ApiError::invalid_field("messages", message)
+    };
+    if let Some(template) = model.template.as_ref().map_err(messages_error)? {
+        return template.render(messages).map_err(|e| messages_error(&e));
+    }
+    match (&model.generator.card().prompt_template, messages) {
+        (Some(template), [one]) if one.role == "user" => Ok(template.replace(PROMPT, &one.content)),
+        (Some(_), _) => Err(ApiError::invalid_field(
+            "messages",
+            "this model's prompt template accepts only a single user message; hint: to support conversations, add a \
+             chat_template.jinja to the model folder",
+        )),
+        (None, _) => Err(ApiError::invalid_field(
+            "messages",
+            "this model has no chat template; hint: use /v1/completions, or add a chat_template.jinja to the model folder \
+             and restart the server",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn response_size_is_bounded_even_for_echoed_prompts() {
+        let settings = |is_explicit| Settings {
+            max_tokens: None,
+            is_explicit,
+            echo: true,
+            logprobs: Some(5),
+            endpoint: Endpoint::Completion,
+            param: "prompt",
+        };
+        assert_eq!(settings(true).bounded_max_tokens(0, 2000, 16), Ok(0));
+        assert!(settings(true).bounded_max_tokens(0, 4096, 16).is_err());
+        assert!(settings(false).bounded_max_tokens(16, 4096, 16).is_err());
+        assert_eq!(
+            settings(false).bounded_max_tokens(1000, 2000, 16),
+            Ok(MAX_RESPONSE_LOGPROBS / 96 - 2000)
+        );
+    }
+}
