@@ -1,45 +1,48 @@
-//! What a run kept of its probe sentences, from its folder.
+//! Loads the training history of a run's probe sentences from its folder.
 
 use std::path::Path;
 
 use nextword_explain::learning::{Learning, StepRecord};
 use nextword_train::MetricsLine;
 
-use crate::{exit, records};
+use crate::{exit, models};
 
-/// Whether a run kept anything.
-pub(crate) fn is_kept(run: &Path) -> bool {
-    records::is_run(run) && run.join("probes").is_dir()
+/// Returns whether `run` recorded probe sentences.
+pub(crate) fn exists(run: &Path) -> bool {
+    models::is_run(run) && run.join("probes").is_dir()
 }
 
-/// Reads a run's looks and its training losses.
+/// Loads a run's probe snapshots and training losses.
 ///
 /// # Errors
-/// If there are none, with how to get some.
-pub(crate) fn read(run: &Path) -> anyhow::Result<Learning> {
+/// If the run has no probe snapshots; the message says how to record them.
+pub(crate) fn load(run: &Path) -> anyhow::Result<Learning> {
     let (folder, shown) = (run.join("probes"), run.display());
-    if !is_kept(run) {
+    if !exists(run) {
         return Err(exit::bad_file(format!(
-            "`{shown}` kept nothing of what its model made of a sentence; hint: train with --set \
+            "`{shown}` has no probe snapshots; hint: train with --set \
              'probes.sentences=[\"a sentence\"]'"
         )));
     }
-    let mut found = Vec::new();
+    let mut snapshots = Vec::new();
     for entry in std::fs::read_dir(&folder)? {
         let file = entry?.path();
         if file.extension().is_none_or(|extension| extension != "json") {
             continue;
         }
         let text = std::fs::read_to_string(&file)?;
-        let record: StepRecord = serde_json::from_str(&text).map_err(|e| {
-            exit::bad_file(format!("{}: no look at a sentence: {e}", file.display()))
+        let snapshot: StepRecord = serde_json::from_str(&text).map_err(|e| {
+            exit::bad_file(format!(
+                "{}: not a valid probe snapshot: {e}",
+                file.display()
+            ))
         })?;
-        found.push(record);
+        snapshots.push(snapshot);
     }
     let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
     let losses = metrics.lines().filter_map(|line| {
         let line: MetricsLine = serde_json::from_str(line).ok()?;
         Some((line.step, line.loss?))
     });
-    Ok(Learning::of(found, &losses.collect::<Vec<_>>()))
+    Ok(Learning::of(snapshots, &losses.collect::<Vec<_>>()))
 }
