@@ -231,19 +231,28 @@ impl Data {
     }
 }
 
-/// Returns the number of checkpoints on disk at the end of the run: the newest ones and those that are
-/// kept permanently.
+/// Returns the number of checkpoints on disk at the end of the run, as `checkpoint::prune` leaves them:
+/// the newest `keep_last`, and of the older ones those at multiples of `keep_every`.
 fn retained_checkpoints(config: &RunConfig) -> u64 {
     let (steps, checkpoint) = (config.train.steps, config.checkpoint);
+    // One at each multiple of `every`, and one at the last step.
     let saved = match checkpoint.every {
         0 => 1,
         every => steps.div_ceil(every),
     };
+    let newest = saved.min(checkpoint.keep_last as u64);
+    // The last step is among the newest, so all older ones are at multiples of `every`.
+    let older = saved - newest;
     let permanent = match checkpoint.keep_every {
         0 => 0,
-        keep_every => steps / keep_every,
+        keep_every => older / (keep_every / gcd(keep_every, checkpoint.every)),
     };
-    saved.min(checkpoint.keep_last as u64 + permanent)
+    newest + permanent
+}
+
+/// Returns the greatest common divisor.
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// Estimates the seconds of all validations of the run from two of their batches.
@@ -272,18 +281,54 @@ fn validation_seconds(
 mod tests {
     use super::*;
 
-    #[test]
-    fn retained_checkpoints_never_exceed_saved_ones() {
+    fn checkpoints(steps: u64, every: u64, keep_last: usize, keep_every: u64) -> RunConfig {
         let mut config = RunConfig::default();
-        config.train.steps = 1000;
-        config.checkpoint.every = 100;
-        config.checkpoint.keep_last = 2;
-        assert_eq!(retained_checkpoints(&config), 2);
-        config.checkpoint.keep_every = 500;
-        assert_eq!(retained_checkpoints(&config), 4);
-        config.checkpoint.keep_every = 1;
-        assert_eq!(retained_checkpoints(&config), 10);
-        config.checkpoint.every = 0;
-        assert_eq!(retained_checkpoints(&config), 1);
+        config.train.steps = steps;
+        config.checkpoint.every = every;
+        config.checkpoint.keep_last = keep_last;
+        config.checkpoint.keep_every = keep_every;
+        config
+    }
+
+    #[test]
+    fn retained_checkpoints_are_counted_once() {
+        for (keep_every, expected) in [
+            (0, 2),
+            (500, 3), // 500, 900, 1000
+            (150, 4), // 300, 600, 900, 1000
+            (1, 10),
+            (5000, 2),
+        ] {
+            let config = checkpoints(1000, 100, 2, keep_every);
+            assert_eq!(retained_checkpoints(&config), expected, "{keep_every}");
+        }
+        assert_eq!(retained_checkpoints(&checkpoints(1000, 0, 2, 1)), 1);
+    }
+
+    /// Simulates what the trainer saves and `prune` keeps.
+    #[test]
+    fn retained_checkpoints_match_a_simulated_run() {
+        for steps in 1..=24_u64 {
+            for every in 0..=7_u64 {
+                let mut saved: Vec<u64> = (1..=steps)
+                    .filter(|step| *step == steps || every > 0 && step.is_multiple_of(every))
+                    .collect();
+                saved.reverse();
+                for keep_last in 1..=3_usize {
+                    for keep_every in 0..=9_u64 {
+                        let permanent = saved.iter().skip(keep_last);
+                        let permanent = permanent
+                            .filter(|step| keep_every > 0 && step.is_multiple_of(keep_every));
+                        let expected = saved.len().min(keep_last) + permanent.count();
+                        let config = checkpoints(steps, every, keep_last, keep_every);
+                        assert_eq!(
+                            retained_checkpoints(&config),
+                            expected as u64,
+                            "{steps} steps, {every}, {keep_last}, {keep_every}"
+                        );
+                    }
+                }
+            }
+        }
     }
 }
