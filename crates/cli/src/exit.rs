@@ -14,8 +14,11 @@ use nextword_model::ModelError;
 use nextword_server::ServerError;
 use nextword_train::TrainError;
 
-use crate::output::BrokenPipe;
+use crate::output::{self, BrokenPipe};
 use crate::resources::InsufficientMemory;
+
+/// Prefix of the report of a panic.
+const INTERNAL_ERROR: &str = "internal error (bug in nextword)";
 
 /// Exit codes. They are documented in the README and stable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,23 +102,34 @@ pub(crate) fn message(error: &anyhow::Error) -> String {
     text.trim_end().to_string()
 }
 
-/// Runs `work` and turns a panic into a one-line error. Panics that are caught further down, such as
-/// those of a broken driver, are not printed.
+/// Runs `work` and turns a panic of this thread into a one-line error. A panic of any other thread is
+/// printed when it happens, since that thread may end without a report. With `RUST_BACKTRACE` the
+/// default hook prints all panics.
 pub(crate) fn catch_panics<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
-    static LAST: Mutex<String> = Mutex::new(String::new());
-    let last = || LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    static LAST_LINE: Mutex<String> = Mutex::new(String::new());
+    let last_line = || LAST_LINE.lock().unwrap_or_else(PoisonError::into_inner);
     let backtrace = std::env::var_os("RUST_BACKTRACE").is_some();
+    let this_thread = std::thread::current().id();
     let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        *last() = one_line(panic);
+        let line = format!("{INTERNAL_ERROR}: {}", one_line(panic));
+        let is_other_thread = std::thread::current().id() != this_thread;
+        // A panic that was printed here may still be resumed on this thread.
+        *last_line() = if is_other_thread {
+            format!("{INTERNAL_ERROR}, see above")
+        } else {
+            line.clone()
+        };
         if backtrace {
             default_hook(panic);
+        } else if is_other_thread {
+            output::eprint_line(&line);
         }
     }));
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        let panic = last().clone();
         Err(anyhow::anyhow!(
-            "internal error (bug in nextword): {panic}; hint: please report it with the command line"
+            "{}; hint: please report it with the command line",
+            last_line()
         ))
     })
 }
@@ -304,6 +318,50 @@ mod tests {
             text.contains("two lines (") && !text.contains('\n'),
             "{text}"
         );
+    }
+
+    /// Panics on another thread, and emits an event. Does nothing unless the test below starts it in a
+    /// process of its own, since hook and subscriber are global.
+    #[test]
+    fn child_process_that_panics_on_a_thread() {
+        if std::env::var_os(CHILD).is_none() {
+            return;
+        }
+        crate::init_tracing();
+        let result = catch_panics(|| {
+            let thread = std::thread::spawn(|| panic!("three\nmore lines"));
+            assert!(thread.join().is_err());
+            tracing::error!("an event of a library");
+            tracing::info!("a detail");
+            Ok(())
+        });
+        assert!(result.is_ok());
+    }
+
+    const CHILD: &str = "NEXTWORD_TEST_CHILD";
+
+    #[test]
+    fn thread_panics_and_events_are_printed_once() {
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["child_process_that_panics_on_a_thread", "--nocapture"])
+            .env(CHILD, "1")
+            .env_remove("RUST_BACKTRACE")
+            .output()
+            .unwrap();
+        let errors = String::from_utf8(child.stderr).unwrap();
+        assert!(child.status.success(), "{errors}");
+        let panics: Vec<&str> = errors
+            .lines()
+            .filter(|line| line.contains("three more lines"))
+            .collect();
+        assert!(
+            matches!(panics[..], [line] if line.starts_with("internal error (bug in nextword): three")
+                && line.contains("exit.rs:")),
+            "{errors}"
+        );
+        let event = |text: &str| errors.matches(text).count();
+        assert_eq!(event("an event of a library"), 1, "{errors}");
+        assert_eq!(event("a detail"), 0, "{errors}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! All writes to standard output and standard error.
+//! All writes to standard output and standard error, except `tracing` events.
 
 use std::io::{IsTerminal, Write};
 
