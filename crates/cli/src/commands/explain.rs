@@ -197,7 +197,7 @@ fn print_what_if(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::R
     if args.format() == Format::Json {
         return output::print_json(&result);
     }
-    output::print_line("next word       before      after")?;
+    output::print_line("next word        before      after")?;
     for word in result.words.iter().take(args.top.max(1)) {
         let (before, after) = (100.0 * word.before, 100.0 * word.after);
         let text = sanitize(&word.text);
@@ -279,15 +279,15 @@ fn html(
     report_options: &StoryOptions,
     history: Option<Learning>,
 ) -> anyhow::Result<()> {
-    let mut panels = vec![page::Pane::of(explanation, story_options)?];
+    let mut panels = vec![page::Pane::of(explanation, report_options)?];
     if let Some(prompt) = &args.compare {
         let other = explanation.explainer.explain(prompt, options)?;
-        panels.push(page::Pane::of(&other, story_options)?);
+        panels.push(page::Pane::of(&other, report_options)?);
     }
     if let Some(model) = &args.compare_with {
         let explainer = open(model, args)?;
         let other = explainer.explain(&explanation.prompt, options)?;
-        panels.push(page::Pane::of(&other, story_options)?);
+        panels.push(page::Pane::of(&other, report_options)?);
     }
     let html = page::render(&page::Data {
         panes: panels,
