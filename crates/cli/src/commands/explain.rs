@@ -113,12 +113,12 @@ fn check_indices(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::R
         ("position", &args.position, positions),
     ] {
         if let Some(wrong) = given.iter().find(|index| **index >= count) {
-            let (plural, range) = match count {
-                1 => ("", "0".to_string()),
-                _ => ("s", format!("0 to {}", count - 1)),
+            let range = match count {
+                1 => "0".to_string(),
+                _ => format!("0 to {}", count - 1),
             };
             return Err(exit::usage(format!(
-                "no {name} {wrong}; valid {name}{plural}: {range}"
+                "no {name} {wrong}; valid {name}s: {range}"
             )));
         }
     }
