@@ -1,7 +1,7 @@
-//! The command line.
+//! Command-line arguments.
 
+mod convert;
 mod explain;
-mod records;
 mod sampling;
 
 use std::path::PathBuf;
@@ -11,126 +11,126 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
 use crate::bench::args::BenchArgs;
-pub(crate) use explain::{ExplainArgs, Format};
-pub(crate) use records::{
-    ExportArgs, ExportFormat, ExportType, ImportArgs, QuantizeArgs, quantized_bits,
+pub(crate) use convert::{
+    ExportArgs, ExportDtype, ExportFormat, ImportArgs, QuantizeArgs, parse_bits,
 };
-pub(crate) use sampling::CutArgs;
+pub(crate) use explain::{ExplainArgs, Format};
+pub(crate) use sampling::SamplingArgs;
 
-/// Trains, runs and examines decoder-only Transformers.
+/// Train, run and explain decoder-only Transformers.
 #[derive(Debug, Parser)]
 #[command(
     name = "nextword",
     version,
     propagate_version = true,
-    after_help = "Exit codes: 0 done, 1 failure, 2 wrong usage or configuration, 3 bad data or model file, \
-                  4 training diverged, 5 disk or memory short, 130 interrupted."
+    after_help = "Exit codes: 0 success, 1 failure, 2 invalid usage or configuration, 3 invalid data or model file, \
+                  4 training diverged, 5 out of disk space or memory, 130 interrupted."
 )]
 pub(crate) struct Cli {
-    /// What to do.
+    /// The subcommand to run.
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
-/// What to do.
+/// The subcommands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Trains a model as a configuration file says
+    /// Train a model from a configuration file
     Train(TrainArgs),
-    /// Continues a run from its newest sound checkpoint
+    /// Resume a run from its newest valid checkpoint
     Resume(ResumeArgs),
-    /// Continues a prompt with text from a trained model
+    /// Generate text from a prompt
     Generate(GenerateArgs),
-    /// Shows every number on the way from a prompt to its next words, and where it comes from
+    /// Show every value computed between a prompt and its next tokens, and how it is computed
     Explain(ExplainArgs),
-    /// Talks with a model in the terminal
+    /// Chat with a model in the terminal
     Chat(crate::commands::chat::ChatArgs),
-    /// Serves models over HTTP, as OpenAI's clients expect it, with a page to try them
+    /// Serve models over an OpenAI-compatible HTTP API, with a web page
     Serve(crate::commands::serve::ServeArgs),
-    /// Turns text into token files, for data too large to be read anew by each run
+    /// Tokenize text into shard files, for data too large to tokenize in every run
     Prepare(PrepareArgs),
-    /// Measures loss, perplexity and bits per byte of a model on a text
+    /// Measure a model's loss, perplexity and bits per byte on a text
     Eval(EvalArgs),
-    /// Makes a record of 8 or 4 bits a weight: smaller and faster to run, not to be trained
+    /// Quantize a model's weights to 8 or 4 bits (inference only)
     Quantize(QuantizeArgs),
-    /// Turns a Hugging Face folder into a record
+    /// Convert a Hugging Face model into a nextword model folder
     Import(ImportArgs),
-    /// Writes a record for other programs: a Hugging Face folder or a GGUF file
+    /// Export a model as a Hugging Face folder or a GGUF file
     Export(ExportArgs),
-    /// Shows where a model comes from and what it is made of
+    /// Show a model's origin, configuration and parameters
     Inspect(InspectArgs),
-    /// Tells what a run will take before it begins: size, memory, time
+    /// Estimate a run's size, memory and time before you start it
     Plan(PlanArgs),
-    /// Draws the loss curves of runs
+    /// Plot loss curves of runs
     Plot(PlotArgs),
-    /// Lists the devices that this build can use on this machine
+    /// List the devices available to this build on this machine
     Devices(DevicesArgs),
-    /// Measures how fast this machine trains, reads and writes
+    /// Measure training and generation speed on this machine
     Bench(BenchArgs),
-    /// Writes a completion script for a shell
+    /// Print a shell completion script
     Completions(CompletionsArgs),
 }
 
 /// `train CONFIG`.
 #[derive(Debug, Args)]
 pub(crate) struct TrainArgs {
-    /// The configuration, a TOML file
+    /// Configuration file (TOML)
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) config: PathBuf,
-    /// Sets one key of the configuration, as in --set train.steps=500 (repeatable)
+    /// Override one configuration key, e.g. --set train.steps=500 (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Device: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
+    /// Device to run on: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
     /// [default: the configuration's]
     #[arg(long, short)]
     pub(crate) device: Option<String>,
-    /// Only checks the configuration and the data and tells what the run would take; writes nothing
+    /// Check the configuration and data and print the run's estimated cost, without writing anything
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Says nothing but warnings and errors
+    /// Print only warnings and errors
     #[arg(long, short)]
     pub(crate) quiet: bool,
-    /// Writes what happens to standard output, one JSON object a line
+    /// Print events to standard output as JSON, one object per line
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 /// `resume RUN`.
 #[derive(Debug, Args)]
-#[allow(clippy::doc_markdown)] // Its words are shown to users as they are.
+#[allow(clippy::doc_markdown)] // Doc comments are help texts, shown verbatim.
 pub(crate) struct ResumeArgs {
-    /// The run's folder, as in runs/NAME
+    /// Run folder, e.g. runs/NAME
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) run: PathBuf,
-    /// Device to go on with [default: the run's]
+    /// Device to run on [default: the run's]
     #[arg(long, short)]
     pub(crate) device: Option<String>,
-    /// Sets one key anew: train.steps, train.log_every, or any of checkpoint, validation,
+    /// Override one key: train.steps, train.log_every, or any key of checkpoint, validation,
     /// samples and probes (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Says nothing but warnings and errors
+    /// Print only warnings and errors
     #[arg(long, short)]
     pub(crate) quiet: bool,
-    /// Writes what happens to standard output, one JSON object a line
+    /// Print events to standard output as JSON, one object per line
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// `generate RECORD|RUN [PROMPT]`.
+/// `generate MODEL|RUN [PROMPT]`.
 #[derive(Debug, Args)]
-#[allow(clippy::struct_excessive_bools)] // Each is a flag of its own.
+#[allow(clippy::struct_excessive_bools)] // Independent flags.
 pub(crate) struct GenerateArgs {
-    /// A record, a checkpoint, or a run's folder (its best record is used)
+    /// Model folder, checkpoint, or run folder (the run's best model is used)
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) model: PathBuf,
-    /// What to continue [default: standard input if it is not a terminal, else nothing]
+    /// Text to continue [default: standard input unless it is a terminal, else empty]
     #[arg(allow_hyphen_values = true)]
     pub(crate) prompt: Option<String>,
-    /// The most tokens of an answer
+    /// Maximum number of tokens to generate
     #[arg(long, short, default_value_t = 256, value_name = "N")]
     pub(crate) max_tokens: usize,
-    /// Divides the logits: 0 is greedy, 1 follows the model's own probabilities
+    /// Sampling temperature: 0 is greedy, 1 samples from the model's own distribution
     #[arg(
         long,
         short,
@@ -140,8 +140,8 @@ pub(crate) struct GenerateArgs {
     )]
     pub(crate) temperature: f64,
     #[command(flatten)]
-    pub(crate) cuts: CutArgs,
-    /// Makes tokens of the prompt and the answer less likely; 1 is off
+    pub(crate) sampling: SamplingArgs,
+    /// Penalize tokens that occur in the prompt or the completion; 1 disables
     #[arg(
         long,
         default_value_t = 1.0,
@@ -149,7 +149,7 @@ pub(crate) struct GenerateArgs {
         allow_hyphen_values = true
     )]
     pub(crate) repetition_penalty: f64,
-    /// Taken from the logits of tokens that the answer has already
+    /// Value subtracted from the logits of tokens already generated
     #[arg(
         long,
         default_value_t = 0.0,
@@ -157,7 +157,7 @@ pub(crate) struct GenerateArgs {
         allow_hyphen_values = true
     )]
     pub(crate) presence_penalty: f64,
-    /// Taken from a token's logit for each time that the answer has it already
+    /// Value subtracted from a token's logit for each time it has been generated
     #[arg(
         long,
         default_value_t = 0.0,
@@ -165,29 +165,29 @@ pub(crate) struct GenerateArgs {
         allow_hyphen_values = true
     )]
     pub(crate) frequency_penalty: f64,
-    /// Ends the answer before this text (repeatable) [default: none]
+    /// Stop generating before this text (repeatable) [default: none]
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) stop: Vec<String>,
-    /// The same seed gives the same text [default: a new one each time, told on standard error]
+    /// Random seed for reproducible sampling [default: random, printed to standard error]
     #[arg(long, short)]
     pub(crate) seed: Option<u64>,
-    /// How many answers
+    /// Number of completions to generate
     #[arg(long, short = 'n', default_value_t = 1, value_name = "N")]
     #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
     pub(crate) samples: usize,
-    /// Device: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
+    /// Device to run on: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
     #[arg(long, short, default_value = "flex")]
     pub(crate) device: String,
-    /// Uses the last record of a run instead of the best
+    /// Use a run's last model instead of its best
     #[arg(long)]
     pub(crate) last: bool,
-    /// Takes the prompt as it is, without the record's prompt template
+    /// Use the prompt verbatim, without the model's prompt template
     #[arg(long)]
     pub(crate) raw: bool,
-    /// Writes one JSON object for each answer
+    /// Print one JSON object per completion
     #[arg(long)]
     pub(crate) json: bool,
-    /// Says nothing but errors on standard error
+    /// Print only errors to standard error
     #[arg(long, short)]
     pub(crate) quiet: bool,
 }
@@ -195,109 +195,109 @@ pub(crate) struct GenerateArgs {
 /// `prepare SOURCE... --out FOLDER`.
 #[derive(Debug, Args)]
 pub(crate) struct PrepareArgs {
-    /// .txt or .jsonl files, folders of them, or - for standard input
+    /// .txt or .jsonl files, folders of such files, or - for standard input
     #[arg(required_unless_present = "config", value_hint = ValueHint::AnyPath)]
     pub(crate) sources: Vec<PathBuf>,
-    /// The folder to write
+    /// Output folder
     #[arg(long, short, value_hint = ValueHint::DirPath)]
     pub(crate) out: PathBuf,
-    /// Takes the data section of this configuration; the options below set single keys of it anew
+    /// Configuration file to take the data section from; the options below override single keys
     #[arg(long, short, conflicts_with = "sources", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
-    /// How text becomes tokens [default: char]
+    /// Tokenizer to build [default: char]
     #[arg(long, short, value_enum)]
-    pub(crate) tokenizer: Option<Kind>,
-    /// Tokens of a bpe or word vocabulary [default: 4096 for bpe, all for word]
+    pub(crate) tokenizer: Option<TokenizerArg>,
+    /// Vocabulary size of a bpe or word tokenizer [default: 4096 for bpe, every word for word]
     #[arg(long, value_name = "N")]
     pub(crate) vocab_size: Option<usize>,
-    /// A tokenizer.json to use instead of making one [default: none]
+    /// Existing tokenizer.json to use instead of building one [default: none]
     #[arg(long, conflicts_with_all = ["tokenizer", "vocab_size"], value_hint = ValueHint::FilePath)]
     pub(crate) tokenizer_file: Option<PathBuf>,
-    /// Divides text files into documents; \n, \t and \\ are understood [default: one each file]
+    /// Text that separates documents within a file; \n, \t and \\ are escapes [default: one document per file]
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) separator: Option<String>,
-    /// The field of a .jsonl line that holds the text [default: text]
+    /// JSON field that contains the text of a .jsonl line [default: text]
     #[arg(long)]
     pub(crate) field: Option<String>,
-    /// The part kept for validation [default: 0.1]
-    #[arg(long, value_name = "PART", allow_hyphen_values = true)]
+    /// Fraction of the data held out for validation [default: 0.1]
+    #[arg(long, value_name = "FRACTION", allow_hyphen_values = true)]
     pub(crate) validation: Option<f64>,
-    /// Divides by whole documents instead of cutting off the end of the text
+    /// Hold out whole documents instead of the end of the text
     #[arg(long)]
     pub(crate) split_documents: bool,
-    /// Writes the summary as JSON
+    /// Print the summary as JSON
     #[arg(long)]
     pub(crate) json: bool,
-    /// Says nothing but errors on standard error
+    /// Print only errors to standard error
     #[arg(long, short)]
     pub(crate) quiet: bool,
 }
 
-/// Kinds of tokenizers that can be made.
+/// Tokenizers that `prepare` can build.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Kind {
-    /// One token a character
+pub(crate) enum TokenizerArg {
+    /// One token per character
     Char,
-    /// One token a byte
+    /// One token per byte
     Byte,
-    /// One token a word between white space
+    /// One token per whitespace-separated word
     Word,
     /// Byte-pair encoding, trained on the text
     Bpe,
 }
 
-/// `eval RECORD|RUN FILE`.
+/// `eval MODEL|RUN FILE...`.
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
-    /// A record, a checkpoint, or a run's folder (its best record is used)
+    /// Model folder, checkpoint, or run folder (the run's best model is used)
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) model: PathBuf,
-    /// The text: .txt or .jsonl files, folders of them, or - for standard input
+    /// Text to evaluate: .txt or .jsonl files, folders of such files, or - for standard input
     #[arg(required_unless_present = "task", value_hint = ValueHint::AnyPath)]
     pub(crate) files: Vec<PathBuf>,
-    /// A task instead of a text: a .jsonl file whose lines are questions with `context`, `endings`
-    /// and `label`, or texts with `text`
+    /// Task to evaluate instead of a text: a .jsonl file of questions with `context`, `endings`
+    /// and `label`, or of texts with `text`
     #[arg(long, value_name = "FILE", conflicts_with = "files", value_hint = ValueHint::FilePath)]
     pub(crate) task: Option<PathBuf>,
-    /// Divides text files into documents; \n, \t and \\ are understood [default: one each file]
+    /// Text that separates documents within a file; \n, \t and \\ are escapes [default: one document per file]
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) separator: Option<String>,
-    /// The field of a .jsonl line that holds the text
+    /// JSON field that contains the text of a .jsonl line
     #[arg(long, default_value = "text")]
     pub(crate) field: String,
-    /// Another record to measure on the same text, such as the one that a quantized one was made from
-    #[arg(long, value_name = "RECORD", value_hint = ValueHint::DirPath)]
+    /// Second model to compare with on the same text, such as the original of a quantized model
+    #[arg(long, value_name = "MODEL", value_hint = ValueHint::DirPath)]
     pub(crate) against: Option<PathBuf>,
-    /// Predicts each document by itself instead of running across their borders
+    /// Evaluate each document separately instead of packing documents into windows
     #[arg(long)]
     pub(crate) documents: bool,
-    /// Windows measured at once
+    /// Number of windows per batch
     #[arg(long, default_value_t = 16, value_name = "N")]
     pub(crate) batch_size: usize,
-    /// Device: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
+    /// Device to run on: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
     #[arg(long, short, default_value = "flex")]
     pub(crate) device: String,
-    /// Uses the last record of a run instead of the best
+    /// Use a run's last model instead of its best
     #[arg(long)]
     pub(crate) last: bool,
-    /// Writes the figures as JSON
+    /// Print the results as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// `inspect RECORD|RUN`.
+/// `inspect MODEL|RUN`.
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// A record, a checkpoint, or a run's folder (its best record is used)
+    /// Model folder, checkpoint, or run folder (the run's best model is used)
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) model: PathBuf,
-    /// Uses the last record of a run instead of the best
+    /// Use a run's last model instead of its best
     #[arg(long)]
     pub(crate) last: bool,
-    /// Lists every tensor with its shape
+    /// List every tensor with its shape
     #[arg(long)]
     pub(crate) tensors: bool,
-    /// Writes everything as JSON
+    /// Print everything as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -305,19 +305,19 @@ pub(crate) struct InspectArgs {
 /// `plan CONFIG`.
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
-    /// The configuration, a TOML file
+    /// Configuration file (TOML)
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) config: PathBuf,
-    /// Sets one key of the configuration, as in --set train.steps=500 (repeatable)
+    /// Override one configuration key, e.g. --set train.steps=500 (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
     /// Device to measure on [default: the configuration's]
     #[arg(long, short)]
     pub(crate) device: Option<String>,
-    /// Real steps that are made to measure the speed; 0 measures nothing
+    /// Number of training steps to time; 0 skips the measurement
     #[arg(long, default_value_t = 5, value_name = "N")]
     pub(crate) steps: u64,
-    /// Writes the plan as JSON
+    /// Print the plan as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -325,22 +325,22 @@ pub(crate) struct PlanArgs {
 /// `plot RUN...`.
 #[derive(Debug, Args)]
 pub(crate) struct PlotArgs {
-    /// Folders of runs, or metrics.jsonl files
-    #[arg(required = true, value_hint = ValueHint::AnyPath)]
+    /// Run folders or metrics.jsonl files
+    #[arg(required = true, value_name = "RUN", value_hint = ValueHint::AnyPath)]
     pub(crate) runs: Vec<PathBuf>,
-    /// The SVG file to write [default: loss.svg in the folder of a single run]
+    /// SVG file to write [default: loss.svg in the folder of a single run]
     #[arg(long, short, value_hint = ValueHint::FilePath)]
     pub(crate) out: Option<PathBuf>,
-    /// Draws in the terminal; writes an SVG file only if --out names one
+    /// Draw in the terminal; write an SVG file only if --out is given
     #[arg(long, short)]
     pub(crate) terminal: bool,
-    /// Draws the attention of the run's probe sentences over training instead of losses
+    /// Plot attention weights of the run's probe sentences over training instead of losses
     #[arg(long, conflicts_with_all = ["terminal", "log", "json"])]
     pub(crate) attention: bool,
-    /// A logarithmic axis for the loss
+    /// Use a logarithmic loss axis
     #[arg(long)]
     pub(crate) log: bool,
-    /// Writes the points as JSON instead of drawing
+    /// Print the points as JSON instead of drawing
     #[arg(long, conflicts_with_all = ["out", "terminal", "log"])]
     pub(crate) json: bool,
 }
@@ -348,7 +348,7 @@ pub(crate) struct PlotArgs {
 /// `devices`.
 #[derive(Debug, Args)]
 pub(crate) struct DevicesArgs {
-    /// Writes one JSON object for each device
+    /// Print one JSON object per device
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -356,7 +356,7 @@ pub(crate) struct DevicesArgs {
 /// `completions SHELL`.
 #[derive(Debug, Args)]
 pub(crate) struct CompletionsArgs {
-    /// The shell
+    /// Shell to generate the script for
     pub(crate) shell: Shell,
 }
 
@@ -374,12 +374,12 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn clap_accepts_the_command_definition() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn every_argument_is_documented() {
+    fn every_argument_has_a_help_text() {
         for command in Cli::command().get_subcommands() {
             for argument in command.get_arguments() {
                 let name = format!("{} {}", command.get_name(), argument.get_id());
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn overrides_repeat_and_a_prompt_may_begin_with_a_dash() {
+    fn set_repeats_and_a_prompt_may_start_with_a_dash() {
         let line = [
             "train",
             "c.toml",
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn what_contradicts_itself_is_refused() {
+    fn invalid_command_lines_are_rejected() {
         let lines: [(&[&str], ErrorKind); 4] = [
             (&["plot"], ErrorKind::MissingRequiredArgument),
             (

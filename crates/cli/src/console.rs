@@ -1,4 +1,4 @@
-//! What a run tells, for eyes and for machines.
+//! Reports a run's progress: for people on standard error, as JSON on standard output.
 
 use std::io::IsTerminal;
 use std::path::Path;
@@ -8,61 +8,61 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nextword_train::{Outcome, Reporter, RunInfo, StepReport, StopReason, ValidationReport};
 use serde_json::{Value, json};
 
-use crate::format::{duration, grouped, harmless, short};
+use crate::format::{count, duration, grouped, sanitize, short};
 use crate::output;
 
-/// Who hears what happens in a run.
+/// Returns the reporter that the flags select.
 pub(crate) fn reporter(quiet: bool, json: bool) -> Box<dyn Reporter> {
     if json {
-        Box::new(JsonLines)
+        Box::new(JsonReporter)
     } else if quiet {
-        Box::new(Quiet)
+        Box::new(QuietReporter)
     } else {
-        Box::new(Console::new())
+        Box::new(ConsoleReporter::new())
     }
 }
 
-/// A bar on a terminal, plain lines off it; all on standard error.
-struct Console {
+/// Writes to standard error: a progress bar on a terminal, plain lines otherwise.
+struct ConsoleReporter {
     bar: Option<ProgressBar>,
-    /// The last validation loss, shown until the next one.
+    /// The latest validation loss.
     validation: Option<f64>,
-    /// A prompt of the run's samples, for the commands that are told at the end.
+    /// The first sampled prompt, for the commands suggested at the end.
     prompt: Option<String>,
-    /// How the run puts prompts.
-    template: Option<String>,
+    /// The run's prompt template.
+    prompt_template: Option<String>,
     interactive: bool,
 }
 
-impl Console {
+impl ConsoleReporter {
     fn new() -> Self {
         Self {
             bar: None,
             validation: None,
             prompt: None,
-            template: None,
+            prompt_template: None,
             interactive: std::io::stderr().is_terminal(),
         }
     }
 
-    /// A line that stays, above the bar if there is one.
-    fn say(&self, line: &str) {
+    /// Prints a permanent line, above the bar if there is one.
+    fn print(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| output::note(line)),
-            None => output::note(line),
+            Some(bar) => bar.suspend(|| output::eprint_line(line)),
+            None => output::eprint_line(line),
         }
     }
 }
 
-impl Reporter for Console {
+impl Reporter for ConsoleReporter {
     fn started(&mut self, info: &RunInfo) {
-        self.template.clone_from(&info.prompt_template);
-        for line in opening(info) {
-            self.say(&line);
+        self.prompt_template.clone_from(&info.prompt_template);
+        for line in start_lines(info) {
+            self.print(&line);
         }
         if self.interactive {
             let bar = ProgressBar::with_draw_target(Some(info.steps), ProgressDrawTarget::stderr());
-            // A line that is cut at the edge of a narrow terminal is drawn over cleanly.
+            // `wide_msg` truncates the line on a narrow terminal, so that it is redrawn cleanly.
             let style = ProgressStyle::with_template("{bar:10} {wide_msg}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar.set_position(info.resumed_at);
@@ -79,7 +79,7 @@ impl Reporter for Console {
                     bar.set_message(step_line(report, self.validation));
                 }
             }
-            None if logged => self.say(&step_line(report, self.validation)),
+            None if logged => self.print(&step_line(report, self.validation)),
             None => {}
         }
     }
@@ -91,68 +91,68 @@ impl Reporter for Console {
         } else {
             ""
         };
-        self.say(&format!(
+        self.print(&format!(
             "step {}  validation loss {:.4}{best}",
             report.step, report.loss
         ));
     }
 
     fn sampled(&mut self, step: u64, prompt: &str, text: &str) {
-        let block = match &self.template {
-            // The answer is a text of its own.
+        let block = match &self.prompt_template {
+            // The completion does not continue the prompt directly.
             Some(template) => {
-                let put = template.replace(nextword_generate::PROMPT, prompt);
-                sample_block(step, &put, &format!(" {text}"))
+                let formatted = template.replace(nextword_generate::PROMPT, prompt);
+                sample_block(step, &formatted, &format!(" {text}"))
             }
             None => sample_block(step, prompt, text),
         };
-        self.say(&block);
+        self.print(&block);
         self.prompt.get_or_insert_with(|| prompt.to_string());
     }
 
     fn saved(&mut self, _step: u64, path: &Path) {
-        self.say(&format!("saved {}", path.display()));
+        self.print(&format!("saved {}", path.display()));
     }
 
     fn warned(&mut self, message: &str) {
-        self.say(&format!("warning: {message}"));
+        self.print(&format!("warning: {message}"));
     }
 
     fn ended(&mut self, outcome: &Outcome) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
-        for line in closing(outcome, self.prompt.as_deref()) {
-            self.say(&line);
+        for line in end_lines(outcome, self.prompt.as_deref()) {
+            self.print(&line);
         }
     }
 }
 
-/// Warnings only.
-struct Quiet;
+/// Prints only warnings.
+struct QuietReporter;
 
-impl Reporter for Quiet {
+impl Reporter for QuietReporter {
     fn started(&mut self, info: &RunInfo) {
         warn_skipped(info);
     }
 
     fn warned(&mut self, message: &str) {
-        output::note(&format!("warning: {message}"));
+        output::eprint_line(&format!("warning: {message}"));
     }
 }
 
-/// One JSON object a line on standard output; warnings on standard error too.
-struct JsonLines;
+/// Prints one JSON object per line to standard output; warnings also go to standard error.
+struct JsonReporter;
 
-impl JsonLines {
-    /// A reader that has gone away does not stop a run.
-    #[allow(clippy::needless_pass_by_value)] // `json!` makes values.
+impl JsonReporter {
+    /// Ignores write errors: a closed standard output does not stop a run.
+    #[allow(clippy::needless_pass_by_value)] // `json!` returns values.
     fn write(value: Value) {
-        let _ = output::json(&value);
+        let _ = output::print_json(&value);
     }
 }
 
-impl Reporter for JsonLines {
+impl Reporter for JsonReporter {
     fn started(&mut self, info: &RunInfo) {
         warn_skipped(info);
         Self::write(json!({
@@ -190,7 +190,7 @@ impl Reporter for JsonLines {
     }
 
     fn warned(&mut self, message: &str) {
-        output::note(&format!("warning: {message}"));
+        output::eprint_line(&format!("warning: {message}"));
         Self::write(json!({"event": "warning", "message": message}));
     }
 
@@ -210,43 +210,45 @@ impl Reporter for JsonLines {
 
 fn warn_skipped(info: &RunInfo) {
     for skipped in &info.skipped {
-        output::note(&format!("warning: skipped a checkpoint: {skipped}"));
+        output::eprint_line(&format!("warning: skipped a checkpoint: {skipped}"));
     }
 }
 
-/// What is known when a run begins.
-fn opening(info: &RunInfo) -> Vec<String> {
+/// Returns the lines printed at the start of a run.
+fn start_lines(info: &RunInfo) -> Vec<String> {
     let mut lines: Vec<String> = info
         .skipped
         .iter()
         .map(|skipped| format!("warning: skipped a checkpoint: {skipped}"))
         .collect();
     lines.push(format!(
-        "{}: {} parameters on {}, vocabulary {}, {} training and {} validation tokens",
+        "{}: {} on {}, vocabulary {}, {} training and {}",
         info.name,
-        grouped(info.parameters as u64),
+        count(info.parameters as u64, "parameter"),
         info.device,
-        info.vocab_size,
+        grouped(info.vocab_size as u64),
         grouped(info.train_tokens as u64),
-        grouped(info.validation_tokens as u64),
+        count(info.validation_tokens as u64, "validation token"),
     ));
-    let done = match info.resumed_at {
+    let resumed = match info.resumed_at {
         0 => String::new(),
-        step => format!(", going on after step {step}"),
+        step => format!(", continuing from step {step}"),
     };
     lines.push(format!(
-        "{} steps of {} tokens into {}{done}",
-        info.steps,
-        grouped(info.tokens_per_step as u64),
+        "{} of {} into {}{resumed}",
+        count(info.steps, "step"),
+        count(info.tokens_per_step as u64, "token"),
         info.folder.display()
     ));
     if info.resumed_at >= info.steps {
-        lines.push("all steps were made before; hint: --set train.steps=N adds some".to_string());
+        lines.push(
+            "all steps are already done; hint: train further with --set train.steps=N".to_string(),
+        );
     }
     lines
 }
 
-/// `step 1200/5000  24%  loss 2.113  val 2.201  lr 3.0e-4  gnorm 0.81  41.2k tok/s  eta 6m12s`.
+/// Formats a step: `step 1200/5000  24%  loss 2.113  val 2.201  lr 3.0e-4  gnorm 0.81  41.2k tok/s  eta 6m12s`.
 fn step_line(report: &StepReport, validation: Option<f64>) -> String {
     let percent = 100 * report.step / report.steps.max(1);
     let validation = validation.map_or_else(String::new, |loss| format!("  val {loss:.3}"));
@@ -262,9 +264,9 @@ fn step_line(report: &StepReport, validation: Option<f64>) -> String {
     )
 }
 
-/// A sample with its prompt, indented.
+/// Formats a sample with its prompt, indented.
 fn sample_block(step: u64, prompt: &str, text: &str) -> String {
-    let text = harmless(&format!("{prompt}{text}"));
+    let text = sanitize(&format!("{prompt}{text}"));
     let mut block = format!("sample at step {step}:");
     for line in text.trim_end().lines() {
         block.push_str("\n    ");
@@ -273,30 +275,30 @@ fn sample_block(step: u64, prompt: &str, text: &str) -> String {
     block
 }
 
-/// How it went, and what to do next.
-fn closing(outcome: &Outcome, prompt: Option<&str>) -> Vec<String> {
-    let how = match outcome.reason {
+/// Returns the lines printed at the end of a run: its result and what to do next.
+fn end_lines(outcome: &Outcome, prompt: Option<&str>) -> Vec<String> {
+    let result = match outcome.reason {
         StopReason::Finished => "done",
-        StopReason::Patience => "stopped early: the validation loss no longer falls",
-        StopReason::Interrupted => "interrupted, and saved",
+        StopReason::Patience => "stopped early: the validation loss stopped improving",
+        StopReason::Interrupted => "interrupted and saved",
     };
-    let show = |what: &str, loss: Option<f64>| {
-        loss.map_or_else(String::new, |loss| format!(", {what} {loss:.4}"))
+    let show = |name: &str, loss: Option<f64>| {
+        loss.map_or_else(String::new, |loss| format!(", {name} {loss:.4}"))
     };
     let first = format!(
-        "{how}: step {}{}{}{} in {}",
+        "{result}: step {}{}{}{} in {}",
         outcome.step,
         show("loss", outcome.loss),
         show("validation loss", outcome.validation),
         show("best", outcome.best),
         duration(outcome.elapsed),
     );
-    let folder = shell_word(&outcome.folder.display().to_string());
+    let folder = shell_quote(&outcome.folder.display().to_string());
     let mut lines = vec![first];
     if outcome.reason != StopReason::Interrupted {
         lines.push("next:".to_string());
         let program = program();
-        let prompt = shell_word(prompt.map_or("...", str::trim));
+        let prompt = shell_quote(prompt.map_or("...", str::trim));
         lines.push(format!("    {program} generate {folder} {prompt}"));
         lines.push(format!("    {program} explain {folder} {prompt}"));
         lines.push(format!("    {program} plot {folder}"));
@@ -304,24 +306,24 @@ fn closing(outcome: &Outcome, prompt: Option<&str>) -> Vec<String> {
     lines
 }
 
-/// The command that continues the run in `folder`.
+/// Returns the command that resumes the run in `folder`.
 pub(crate) fn resume_hint(folder: &Path) -> String {
-    let folder = shell_word(&folder.display().to_string());
+    let folder = shell_quote(&folder.display().to_string());
     format!("resume with: {} resume {folder}", program())
 }
 
-/// What to type for this program: the path that it was called by, unless it is on the search path.
+/// Returns how to call this program: the path it was called by, or its name if it is on `PATH`.
 fn program() -> String {
-    let called = std::env::args().next().unwrap_or_default();
-    if cfg!(not(test)) && called.contains(std::path::MAIN_SEPARATOR) {
-        shell_word(&called)
+    let path = std::env::args().next().unwrap_or_default();
+    if cfg!(not(test)) && path.contains(std::path::MAIN_SEPARATOR) {
+        shell_quote(&path)
     } else {
         "nextword".to_string()
     }
 }
 
-/// `text` as one word of a shell's command line.
-fn shell_word(text: &str) -> String {
+/// Quotes `text` as one word of a shell command line.
+fn shell_quote(text: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "/._-+=:,@%~".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
         text.to_string()
@@ -359,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_is_one_line_with_everything_in_it() {
+    fn step_line_shows_all_fields() {
         assert_eq!(
             step_line(&report(), Some(2.2009)),
             "step 1200/5000  24%  loss 2.113  val 2.201  lr 3.0e-4  gnorm 0.81  41.2k tok/s  eta 6m12s"
@@ -368,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_is_indented_and_cannot_move_the_cursor() {
+    fn samples_are_indented_and_sanitized() {
         let block = sample_block(10, "Once", " upon\x1b[2J\na time\n\n");
         assert_eq!(
             block,
@@ -377,8 +379,8 @@ mod tests {
     }
 
     #[test]
-    fn the_end_tells_the_next_commands() {
-        let lines = closing(&outcome(StopReason::Finished), Some("One day")).join("\n");
+    fn end_of_run_suggests_next_commands() {
+        let lines = end_lines(&outcome(StopReason::Finished), Some("One day")).join("\n");
         assert!(
             lines.starts_with("done: step 7, loss 2.0000, best 1.5000 in 1m01s"),
             "{lines}"
@@ -391,10 +393,10 @@ mod tests {
     }
 
     #[test]
-    fn an_interruption_tells_how_to_go_on() {
-        let lines = closing(&outcome(StopReason::Interrupted), None);
+    fn interruption_suggests_resume() {
+        let lines = end_lines(&outcome(StopReason::Interrupted), None);
         assert!(
-            lines[0].starts_with("interrupted, and saved: step 7"),
+            lines[0].starts_with("interrupted and saved: step 7"),
             "{lines:?}"
         );
         let hint = resume_hint(&outcome(StopReason::Interrupted).folder);
@@ -402,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_has_all_its_steps_says_how_to_go_further() {
+    fn completed_run_explains_how_to_train_further() {
         let info = RunInfo {
             name: "x".to_string(),
             folder: "runs/x".into(),
@@ -417,7 +419,7 @@ mod tests {
             prompt_template: None,
             skipped: vec!["checkpoints/step-00000030: damaged".to_string()],
         };
-        let lines = opening(&info).join("\n");
+        let lines = start_lines(&info).join("\n");
         assert!(
             lines.contains("warning: skipped a checkpoint: checkpoints/step-00000030"),
             "{lines}"

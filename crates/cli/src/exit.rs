@@ -1,4 +1,4 @@
-//! Which exit code an error means.
+//! Exit codes of errors, and panics as errors.
 
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
@@ -14,24 +14,27 @@ use nextword_model::ModelError;
 use nextword_server::ServerError;
 use nextword_train::TrainError;
 
-use crate::output::ReaderGone;
-use crate::resources::TooLarge;
+use crate::output::{self, BrokenPipe};
+use crate::resources::InsufficientMemory;
 
-/// What the program tells its caller. Documented in the README: numbers never change their meaning.
+/// Prefix of the report of a panic.
+const INTERNAL_ERROR: &str = "internal error (bug in nextword)";
+
+/// Exit codes. They are documented in the README and stable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Code {
-    /// Anything that has no code of its own.
+    /// Any other failure.
     Failure = 1,
-    /// The command line or the configuration asks for something that cannot be.
+    /// The command line or the configuration is invalid.
     Usage = 2,
-    /// A data, model or checkpoint file is missing or bad.
+    /// A data, model or checkpoint file is missing or invalid.
     BadFile = 3,
     /// Training diverged.
     Diverged = 4,
-    /// Disk or memory is short, or a folder cannot be written.
+    /// Out of disk space or memory, or a folder is not writable.
     Resources = 5,
-    /// The user stopped the run.
+    /// The user interrupted the run.
     Interrupted = 130,
 }
 
@@ -41,7 +44,7 @@ impl From<Code> for ExitCode {
     }
 }
 
-/// An error of the command line itself.
+/// An error in the command line or configuration.
 #[derive(Debug)]
 pub(crate) struct UsageError(String);
 
@@ -53,12 +56,12 @@ impl std::fmt::Display for UsageError {
 
 impl std::error::Error for UsageError {}
 
-/// An error about what the user asked for.
-pub(crate) fn usage(sentence: impl Into<String>) -> anyhow::Error {
-    UsageError(sentence.into()).into()
+/// Returns an error with the code [`Code::Usage`].
+pub(crate) fn usage(message: impl Into<String>) -> anyhow::Error {
+    UsageError(message.into()).into()
 }
 
-/// An error about a file, with the file's code.
+/// An error in a file.
 #[derive(Debug)]
 pub(crate) struct FileError(String);
 
@@ -70,24 +73,24 @@ impl std::fmt::Display for FileError {
 
 impl std::error::Error for FileError {}
 
-/// An error about a file that is missing or bad.
-pub(crate) fn bad_file(sentence: impl Into<String>) -> anyhow::Error {
-    FileError(sentence.into()).into()
+/// Returns an error with the code [`Code::BadFile`].
+pub(crate) fn bad_file(message: impl Into<String>) -> anyhow::Error {
+    FileError(message.into()).into()
 }
 
-/// The code of the first error in the chain that has one.
+/// Returns the code of the first error in the chain that has one.
 pub(crate) fn code(error: &anyhow::Error) -> Code {
-    error.chain().find_map(of_one).unwrap_or(Code::Failure)
+    error.chain().find_map(code_of).unwrap_or(Code::Failure)
 }
 
-/// Whether the reader of standard output has gone away, as `| head` does.
+/// Returns whether the error is a closed standard output.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<ReaderGone>().is_some()
+    error.downcast_ref::<BrokenPipe>().is_some()
 }
 
-/// The chain as one sentence. Most of our errors say what their source says, so a part that was
-/// said already is left out.
-pub(crate) fn sentence(error: &anyhow::Error) -> String {
+/// Joins the error chain into one message. Many errors include the message of their source, so a
+/// part that is already included is skipped.
+pub(crate) fn message(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for part in error.chain().map(ToString::to_string) {
         if text.is_empty() {
@@ -99,80 +102,92 @@ pub(crate) fn sentence(error: &anyhow::Error) -> String {
     text.trim_end().to_string()
 }
 
-/// Runs `work`. A panic, which no input should ever lead to, becomes an error of one line; those
-/// that are caught deeper down, as of a broken driver, are not shown at all.
-pub(crate) fn without_panics<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
-    static LAST: Mutex<String> = Mutex::new(String::new());
-    let last = || LAST.lock().unwrap_or_else(PoisonError::into_inner);
-    let in_full = std::env::var_os("RUST_BACKTRACE").is_some();
-    let before = std::panic::take_hook();
+/// Runs `work` and turns a panic of this thread into a one-line error. A panic of any other thread is
+/// printed when it happens, since that thread may end without a report. With `RUST_BACKTRACE` the
+/// default hook prints all panics.
+pub(crate) fn catch_panics<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    static LAST_LINE: Mutex<String> = Mutex::new(String::new());
+    let last_line = || LAST_LINE.lock().unwrap_or_else(PoisonError::into_inner);
+    let backtrace = std::env::var_os("RUST_BACKTRACE").is_some();
+    let this_thread = std::thread::current().id();
+    let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        *last() = one_line(panic);
-        if in_full {
-            before(panic);
+        let line = format!("{INTERNAL_ERROR}: {}", one_line(panic));
+        let is_other_thread = std::thread::current().id() != this_thread;
+        // A panic that was printed here may still be resumed on this thread.
+        *last_line() = if is_other_thread {
+            format!("{INTERNAL_ERROR}, see above")
+        } else {
+            line.clone()
+        };
+        if backtrace {
+            default_hook(panic);
+        } else if is_other_thread {
+            output::eprint_line(&line);
         }
     }));
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        let what = last().clone();
         Err(anyhow::anyhow!(
-            "a fault of nextword itself: {what}; hint: please report it with the command"
+            "{}; hint: please report it with the command line",
+            last_line()
         ))
     })
 }
 
+/// Returns a panic's message and location.
 fn one_line(panic: &PanicHookInfo<'_>) -> String {
-    let what = panic.payload_as_str().unwrap_or("unknown reason");
-    let what: Vec<&str> = what.split_whitespace().collect();
-    let place = panic.location().map(|place| format!(" ({place})"));
-    format!("{}{}", what.join(" "), place.unwrap_or_default())
+    let message = panic.payload_as_str().unwrap_or("unknown reason");
+    let message: Vec<&str> = message.split_whitespace().collect();
+    let location = panic.location().map(|location| format!(" ({location})"));
+    format!("{}{}", message.join(" "), location.unwrap_or_default())
 }
 
-fn of_one(error: &(dyn std::error::Error + 'static)) -> Option<Code> {
+fn code_of(error: &(dyn std::error::Error + 'static)) -> Option<Code> {
     let own = [
         (error.is::<UsageError>(), Code::Usage),
         (error.is::<FileError>(), Code::BadFile),
-        (error.is::<TooLarge>(), Code::Resources),
+        (error.is::<InsufficientMemory>(), Code::Resources),
     ];
     let own = own.into_iter().find_map(|(is, code)| is.then_some(code));
-    own.or_else(|| error.downcast_ref().map(of_train))
-        .or_else(|| error.downcast_ref().map(of_generate))
-        .or_else(|| error.downcast_ref().map(of_explain))
-        .or_else(|| error.downcast_ref().map(of_eval))
-        .or_else(|| error.downcast_ref().map(of_convert))
-        .or_else(|| error.downcast_ref().map(of_server))
-        .or_else(|| error.downcast_ref().map(of_model))
-        .or_else(|| error.downcast_ref().map(of_data))
-        .or_else(|| error.downcast_ref().map(|error| of_io("write", error)))
+    own.or_else(|| error.downcast_ref().map(train_code))
+        .or_else(|| error.downcast_ref().map(generate_code))
+        .or_else(|| error.downcast_ref().map(explain_code))
+        .or_else(|| error.downcast_ref().map(eval_code))
+        .or_else(|| error.downcast_ref().map(convert_code))
+        .or_else(|| error.downcast_ref().map(server_code))
+        .or_else(|| error.downcast_ref().map(model_code))
+        .or_else(|| error.downcast_ref().map(data_code))
+        .or_else(|| error.downcast_ref().map(|error| io_code("write", error)))
 }
 
-fn of_train(error: &TrainError) -> Code {
+fn train_code(error: &TrainError) -> Code {
     match error {
         TrainError::Config { .. } | TrainError::ConfigFile { .. } | TrainError::Run { .. } => {
             Code::Usage
         }
         TrainError::Diverged { .. } => Code::Diverged,
         TrainError::Damaged { .. } => Code::BadFile,
-        TrainError::NotSaved { source, .. } => of_train(source),
-        TrainError::Io { action, source, .. } => of_io(action, source),
-        TrainError::Model(error) => of_model(error),
-        TrainError::Data(error) => of_data(error),
-        TrainError::Eval(error) => of_eval(error),
+        TrainError::NotSaved { source, .. } => train_code(source),
+        TrainError::Io { action, source, .. } => io_code(action, source),
+        TrainError::Model(error) => model_code(error),
+        TrainError::Data(error) => data_code(error),
+        TrainError::Eval(error) => eval_code(error),
         _ => Code::Failure,
     }
 }
 
-fn of_explain(error: &ExplainError) -> Code {
+fn explain_code(error: &ExplainError) -> Code {
     match error {
-        ExplainError::Generate(error) => of_generate(error),
-        ExplainError::Model(error) => of_model(error),
+        ExplainError::Generate(error) => generate_code(error),
+        ExplainError::Model(error) => model_code(error),
         ExplainError::TooLarge { .. } => Code::Resources,
         _ => Code::Usage,
     }
 }
 
-fn of_server(error: &ServerError) -> Code {
+fn server_code(error: &ServerError) -> Code {
     match error {
-        ServerError::Generate(error) => of_generate(error),
+        ServerError::Generate(error) => generate_code(error),
         ServerError::Template { .. } | ServerError::Chat { .. } => Code::BadFile,
         ServerError::KeyNeeded { .. } | ServerError::SameName { .. } => Code::Usage,
         ServerError::Budget { .. } => Code::Resources,
@@ -180,45 +195,45 @@ fn of_server(error: &ServerError) -> Code {
     }
 }
 
-fn of_eval(error: &EvalError) -> Code {
+fn eval_code(error: &EvalError) -> Code {
     match error {
-        EvalError::Data(error) => of_data(error),
-        EvalError::Generate(error) => of_generate(error),
-        EvalError::Model(error) => of_model(error),
-        // All others are about a text or a tokenizer that does not fit the model.
+        EvalError::Data(error) => data_code(error),
+        EvalError::Generate(error) => generate_code(error),
+        EvalError::Model(error) => model_code(error),
+        // All others concern a text or a tokenizer that does not fit the model.
         _ => Code::BadFile,
     }
 }
 
-fn of_generate(error: &GenerateError) -> Code {
+fn generate_code(error: &GenerateError) -> Code {
     match error {
-        GenerateError::Model(error) => of_model(error),
-        GenerateError::Data(error) => of_data(error),
+        GenerateError::Model(error) => model_code(error),
+        GenerateError::Data(error) => data_code(error),
         GenerateError::WrongTokenizer { .. } | GenerateError::NotFinite { .. } => Code::BadFile,
         _ => Code::Usage,
     }
 }
 
-fn of_convert(error: &ConvertError) -> Code {
+fn convert_code(error: &ConvertError) -> Code {
     match error {
-        ConvertError::Io { action, source, .. } => of_io(action, source),
-        ConvertError::Model(error) => of_model(error),
-        ConvertError::Data(error) => of_data(error),
-        // All others are about a file that is not what it should be, or cannot be said otherwise.
+        ConvertError::Io { action, source, .. } => io_code(action, source),
+        ConvertError::Model(error) => model_code(error),
+        ConvertError::Data(error) => data_code(error),
+        // All others concern a file that is invalid or cannot be represented in the target format.
         _ => Code::BadFile,
     }
 }
 
-fn of_model(error: &ModelError) -> Code {
+fn model_code(error: &ModelError) -> Code {
     match error {
         ModelError::Config { .. } | ModelError::Device { .. } => Code::Usage,
         ModelError::Mismatch { .. } | ModelError::Format { .. } => Code::BadFile,
-        ModelError::Io { action, source, .. } => of_io(action, source),
+        ModelError::Io { action, source, .. } => io_code(action, source),
         _ => Code::Failure,
     }
 }
 
-fn of_data(error: &DataError) -> Code {
+fn data_code(error: &DataError) -> Code {
     match error.class() {
         DataClass::Usage => Code::Usage,
         DataClass::Data => Code::BadFile,
@@ -226,8 +241,8 @@ fn of_data(error: &DataError) -> Code {
     }
 }
 
-/// A file that cannot be read is bad; one that cannot be written lacks its place.
-fn of_io(action: &str, error: &std::io::Error) -> Code {
+/// A file that cannot be read counts as invalid; one that cannot be written as a lack of resources.
+fn io_code(action: &str, error: &std::io::Error) -> Code {
     match error.kind() {
         ErrorKind::OutOfMemory | ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
             Code::Resources
@@ -251,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn each_class_of_error_has_its_code() {
+    fn each_error_class_maps_to_its_exit_code() {
         let path = || "x".into();
         let config = ModelError::Config {
             key: "n_heads",
@@ -295,8 +310,8 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_becomes_one_sentence() {
-        let result: anyhow::Result<()> = without_panics(|| panic!("two\nlines"));
+    fn a_panic_becomes_a_one_line_error() {
+        let result: anyhow::Result<()> = catch_panics(|| panic!("two\nlines"));
         drop(std::panic::take_hook());
         let text = result.unwrap_err().to_string();
         assert!(
@@ -305,12 +320,56 @@ mod tests {
         );
     }
 
+    /// Panics on another thread, and emits an event. Does nothing unless the test below starts it in a
+    /// process of its own, since hook and subscriber are global.
     #[test]
-    fn a_cause_that_the_sentence_names_is_not_said_twice() {
+    fn child_process_that_panics_on_a_thread() {
+        if std::env::var_os(CHILD).is_none() {
+            return;
+        }
+        crate::init_tracing();
+        let result = catch_panics(|| {
+            let thread = std::thread::spawn(|| panic!("three\nmore lines"));
+            assert!(thread.join().is_err());
+            tracing::error!("an event of a library");
+            tracing::info!("a detail");
+            Ok(())
+        });
+        assert!(result.is_ok());
+    }
+
+    const CHILD: &str = "NEXTWORD_TEST_CHILD";
+
+    #[test]
+    fn thread_panics_and_events_are_printed_once() {
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["child_process_that_panics_on_a_thread", "--nocapture"])
+            .env(CHILD, "1")
+            .env_remove("RUST_BACKTRACE")
+            .output()
+            .unwrap();
+        let errors = String::from_utf8(child.stderr).unwrap();
+        assert!(child.status.success(), "{errors}");
+        let panics: Vec<&str> = errors
+            .lines()
+            .filter(|line| line.contains("three more lines"))
+            .collect();
+        assert!(
+            matches!(panics[..], [line] if line.starts_with("internal error (bug in nextword): three")
+                && line.contains("exit.rs:")),
+            "{errors}"
+        );
+        let event = |text: &str| errors.matches(text).count();
+        assert_eq!(event("an event of a library"), 1, "{errors}");
+        assert_eq!(event("a detail"), 0, "{errors}");
+    }
+
+    #[test]
+    fn message_does_not_repeat_a_cause() {
         let error = anyhow::Error::from(io("read", ErrorKind::NotFound));
-        let text = sentence(&error);
+        let text = message(&error);
         assert_eq!(text.matches("not found").count(), 1, "{text}");
-        let text = sentence(&usage("no such thing").context("cannot plot"));
+        let text = message(&usage("no such thing").context("cannot plot"));
         assert_eq!(text, "cannot plot: no such thing");
     }
 }

@@ -1,6 +1,6 @@
-//! Numbers as people read them.
+//! Human-readable numbers, and text that is safe to print to a terminal.
 
-/// `41.2k`, `3.05M`: three digits and a unit.
+/// Formats three significant digits and an SI prefix: `41.2k`, `3.05M`.
 pub(crate) fn short(number: f64) -> String {
     let (value, unit) = match number.abs() {
         n if n >= 1e12 => (number / 1e12, "T"),
@@ -20,14 +20,14 @@ pub(crate) fn short(number: f64) -> String {
     format!("{value:.digits$}{unit}")
 }
 
-/// `13.7 GFLOP`, `12 FLOP`: as [`short`], with what is counted.
-pub(crate) fn unit(number: f64, name: &str) -> String {
+/// Formats like [`short`], with a unit: `13.7 GFLOP`, `12 FLOP`.
+pub(crate) fn with_unit(number: f64, unit: &str) -> String {
     let text = short(number);
     let digits = text.trim_end_matches(char::is_alphabetic);
-    format!("{digits} {}{name}", &text[digits.len()..])
+    format!("{digits} {}{unit}", &text[digits.len()..])
 }
 
-/// `1,234,567`.
+/// Formats with thousands separators: `1,234,567`.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
@@ -40,7 +40,13 @@ pub(crate) fn grouped(number: u64) -> String {
     text
 }
 
-/// `312 MiB`.
+/// Formats a count with its noun, in the plural unless it is one: `1 token`, `1,234 tokens`.
+pub(crate) fn count(number: u64, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {noun}{plural}", grouped(number))
+}
+
+/// Formats a size in binary units: `312 MiB`.
 pub(crate) fn bytes(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = bytes as f64;
@@ -53,7 +59,7 @@ pub(crate) fn bytes(bytes: u64) -> String {
     format!("{value:.digits$} {}", units[unit])
 }
 
-/// `4.2s`, `6m12s`, `3h05m`, `2d04h`.
+/// Formats a duration in at most two units: `4.2s`, `6m12s`, `3h05m`, `2d04h`.
 pub(crate) fn duration(seconds: f64) -> String {
     if !seconds.is_finite() {
         return "?".to_string();
@@ -70,8 +76,9 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
-/// Text in which control characters other than line breaks and tabs cannot move the cursor.
-pub(crate) fn harmless(text: &str) -> String {
+/// Replaces control characters other than line breaks and tabs, so that text cannot control the
+/// terminal.
+pub(crate) fn sanitize(text: &str) -> String {
     text.chars()
         .map(|c| match c {
             '\n' | '\t' => c,
@@ -86,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_keep_three_digits() {
+    fn short_keeps_three_significant_digits() {
         let cases = [
             (0.0, "0"),
             (12.0, "12"),
@@ -102,20 +109,27 @@ mod tests {
     }
 
     #[test]
-    fn units_take_the_thousands_with_them() {
-        assert_eq!(unit(182_592.0, "FLOP"), "183 kFLOP");
-        assert_eq!(unit(12.0, "FLOP"), "12 FLOP");
+    fn units_follow_the_si_prefix() {
+        assert_eq!(with_unit(182_592.0, "FLOP"), "183 kFLOP");
+        assert_eq!(with_unit(12.0, "FLOP"), "12 FLOP");
     }
 
     #[test]
-    fn digits_are_grouped_by_thousands() {
+    fn grouped_separates_thousands() {
         assert_eq!(grouped(7), "7");
         assert_eq!(grouped(1_003_854), "1,003,854");
         assert_eq!(grouped(100_000), "100,000");
     }
 
     #[test]
-    fn durations_have_two_units_at_most() {
+    fn counts_are_singular_only_for_one() {
+        assert_eq!(count(0, "token"), "0 tokens");
+        assert_eq!(count(1, "token"), "1 token");
+        assert_eq!(count(1_234, "token"), "1,234 tokens");
+    }
+
+    #[test]
+    fn durations_have_at_most_two_units() {
         let cases = [
             (0.04, "0.0s"),
             (9.96, "10s"),
@@ -130,14 +144,14 @@ mod tests {
     }
 
     #[test]
-    fn bytes_use_binary_units() {
+    fn sizes_use_binary_units() {
         assert_eq!(bytes(512), "512 B");
         assert_eq!(bytes(1536), "1.5 KiB");
         assert_eq!(bytes(312 << 20), "312 MiB");
     }
 
     #[test]
-    fn escape_sequences_do_not_reach_the_terminal() {
-        assert_eq!(harmless("a\x1b[2Jb\n"), "a\u{fffd}[2Jb\n");
+    fn sanitize_replaces_escape_sequences() {
+        assert_eq!(sanitize("a\x1b[2Jb\n"), "a\u{fffd}[2Jb\n");
     }
 }

@@ -1,6 +1,6 @@
-//! `nextword`: train, run and examine decoder-only Transformers from the terminal.
+//! `nextword`: train, run and explain decoder-only Transformers from the terminal.
 //!
-//! Results go to standard output, everything else to standard error. Exit codes: see [`exit`].
+//! Results go to standard output, everything else to standard error. For exit codes, see [`exit`].
 
 // Burn's nested tensor types overflow the default limit in release builds with wgpu.
 #![recursion_limit = "256"]
@@ -11,13 +11,13 @@ mod commands;
 mod console;
 mod exit;
 mod format;
-mod learning;
+mod history;
+mod hooks;
+mod models;
 mod output;
 mod planning;
 mod plot;
-mod records;
 mod resources;
-mod sampling;
 mod signals;
 
 use std::process::ExitCode;
@@ -26,21 +26,31 @@ use clap::Parser;
 
 use crate::args::{Cli, Command};
 
-/// Training allocates and frees the same large arrays in each step. The system's allocator gives
-/// their pages back to the kernel each time; this one keeps them.
+/// Training allocates and frees the same large arrays in every step. The system allocator returns
+/// their pages to the kernel each time; mimalloc keeps them.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match exit::without_panics(|| run(cli.command)) {
+    init_tracing();
+    match exit::catch_panics(|| run(cli.command)) {
         Ok(code) => code,
         Err(error) if exit::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            output::note(&format!("error: {}", exit::sentence(&error)));
+            output::eprint_line(&format!("error: {}", exit::message(&error)));
             exit::code(&error).into()
         }
     }
+}
+
+/// Prints warnings and errors that the libraries emit as `tracing` events to standard error.
+fn init_tracing() {
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {

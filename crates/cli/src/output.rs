@@ -1,54 +1,55 @@
-//! The only place that writes to standard output and standard error.
+//! All writes to standard output and standard error, except `tracing` events.
 
 use std::io::{IsTerminal, Write};
 
 use serde::Serialize;
 
-/// The reader of standard output has gone away: there is nothing left to do, and nothing wrong.
+/// Standard output was closed by its reader, as `| head` does. Not a failure: the program exits
+/// with success.
 #[derive(Debug)]
-pub(crate) struct ReaderGone;
+pub(crate) struct BrokenPipe;
 
-impl std::fmt::Display for ReaderGone {
+impl std::fmt::Display for BrokenPipe {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("nobody reads the output any more")
+        f.write_str("standard output was closed")
     }
 }
 
-impl std::error::Error for ReaderGone {}
+impl std::error::Error for BrokenPipe {}
 
-/// Writes `text` as it is and shows it at once.
-pub(crate) fn text(text: &str) -> anyhow::Result<()> {
-    bytes(text.as_bytes())
+/// Prints `text` and flushes.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    print_bytes(text.as_bytes())
 }
 
-/// Writes `line` and a line break.
-pub(crate) fn line(line: &str) -> anyhow::Result<()> {
-    text(&format!("{line}\n"))
+/// Prints `line` and a line break.
+pub(crate) fn print_line(line: &str) -> anyhow::Result<()> {
+    print(&format!("{line}\n"))
 }
 
-/// Writes `value` as one line of JSON.
-pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    line(&serde_json::to_string(value)?)
+/// Prints `value` as one line of JSON.
+pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    print_line(&serde_json::to_string(value)?)
 }
 
-/// Writes `bytes` and shows them at once.
-pub(crate) fn bytes(bytes: &[u8]) -> anyhow::Result<()> {
+/// Prints `bytes` and flushes.
+pub(crate) fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     let written = out.write_all(bytes).and_then(|()| out.flush());
     match written {
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Err(ReaderGone.into()),
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Err(BrokenPipe.into()),
         other => Ok(other?),
     }
 }
 
-/// Writes a line to standard error, for the user's eyes. If nobody can see it, so be it.
-pub(crate) fn note(line: &str) {
+/// Prints a line to standard error. Write errors are ignored.
+pub(crate) fn eprint_line(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
-/// Rewrites the last line of standard error while something is under way; says nothing off a
-/// terminal. An empty `line` clears it.
-pub(crate) fn progress(line: &str) {
+/// Overwrites the current line of standard error, for progress. Prints nothing unless standard error
+/// is a terminal. An empty `line` clears it.
+pub(crate) fn eprint_progress(line: &str) {
     let mut err = std::io::stderr().lock();
     if err.is_terminal() {
         let _ = write!(err, "\r\x1b[2K{line}");

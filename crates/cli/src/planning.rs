@@ -1,4 +1,4 @@
-//! What a run will take, in numbers.
+//! Estimates a run's size, memory, disk space and time.
 
 use std::time::Instant;
 
@@ -10,26 +10,26 @@ use serde::Serialize;
 
 use crate::exit;
 
-/// What a run will take.
+/// The estimated cost of a run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Plan {
     pub(crate) name: String,
     pub(crate) device: String,
     pub(crate) parameters: Parameters,
-    /// Floating-point operations of one token, forward and backward.
+    /// Floating-point operations per token, forward and backward.
     pub(crate) training_flops_per_token: u64,
-    /// Floating-point operations of one token, forward only.
+    /// Floating-point operations per token, forward only.
     pub(crate) forward_flops_per_token: u64,
     pub(crate) memory_bytes: Memory,
     #[serde(skip)]
     pub(crate) estimate: MemoryEstimate,
     pub(crate) checkpoint_bytes: u64,
-    /// All that the run keeps at its end: checkpoints and both records.
+    /// Size of all checkpoints and both models on disk at the end of the run.
     pub(crate) disk_bytes: u64,
     pub(crate) data: Data,
-    /// Nats a token that counting alone reaches; absent without validation data.
+    /// Validation losses of counting baselines; absent without validation data.
     pub(crate) baselines: Option<BaselineLosses>,
-    /// Absent unless steps were made.
+    /// Absent unless steps were timed.
     pub(crate) measured: Option<Measured>,
 }
 
@@ -55,7 +55,7 @@ pub(crate) struct Memory {
     pub(crate) activations: usize,
 }
 
-/// What the run sees.
+/// The training data and how much of it the run uses.
 #[derive(Debug, Serialize)]
 pub(crate) struct Data {
     pub(crate) train_tokens: usize,
@@ -63,11 +63,11 @@ pub(crate) struct Data {
     pub(crate) vocab_size: usize,
     pub(crate) steps: u64,
     pub(crate) tokens_per_step: usize,
-    /// How often the run sees its training data.
+    /// Number of passes over the training data.
     pub(crate) epochs: f64,
 }
 
-/// Nats a token.
+/// Losses in nats per token.
 #[derive(Debug, Serialize)]
 pub(crate) struct BaselineLosses {
     pub(crate) uniform: f64,
@@ -75,17 +75,17 @@ pub(crate) struct BaselineLosses {
     pub(crate) bigram: f64,
 }
 
-/// What real steps took.
+/// Measured speed.
 #[derive(Debug, Serialize)]
 pub(crate) struct Measured {
     pub(crate) steps: u64,
-    /// The loss of the first of them: near that of a uniform guess unless weights were loaded.
+    /// Loss of the first step: close to the uniform baseline unless weights were loaded.
     pub(crate) first_loss: f64,
     pub(crate) tokens_per_second: f64,
     pub(crate) flops_per_second: f64,
-    /// Seconds of all training steps.
+    /// Estimated seconds of all training steps.
     pub(crate) training_seconds: f64,
-    /// Seconds of all validations.
+    /// Estimated seconds of all validations.
     pub(crate) validation_seconds: f64,
 }
 
@@ -104,7 +104,7 @@ impl From<Counts> for Parameters {
 }
 
 impl Parameters {
-    /// The parts by name, without those that the model does not have.
+    /// Returns the parts by name, except those that the model does not have.
     pub(crate) fn parts(&self) -> impl Iterator<Item = (&'static str, usize)> {
         [
             ("token embedding", self.token_embedding),
@@ -120,9 +120,9 @@ impl Parameters {
 }
 
 impl Plan {
-    /// What the configuration and the data alone tell.
-    pub(crate) fn of(ingredients: &Ingredients) -> Self {
-        let config = &ingredients.config;
+    /// Estimates from the configuration and the data alone.
+    pub(crate) fn estimate(setup: &Ingredients) -> Self {
+        let config = &setup.config;
         let model = &config.model;
         let seq = model.context_length;
         let moments = Optimizer::numbers_per_parameter(&config.optimizer);
@@ -149,16 +149,16 @@ impl Plan {
             },
             estimate,
             checkpoint_bytes,
-            disk_bytes: checkpoint_bytes * kept_checkpoints(config) + 2 * weights,
-            data: Data::of(ingredients),
+            disk_bytes: checkpoint_bytes * retained_checkpoints(config) + 2 * weights,
+            data: Data::from_setup(setup),
             baselines: None,
             measured: None,
         }
     }
 
-    /// With the losses that counting reaches on this data.
-    pub(crate) fn with_baselines(mut self, ingredients: &Ingredients) -> anyhow::Result<Self> {
-        let data = &ingredients.dataset;
+    /// Adds the losses of counting baselines on this data.
+    pub(crate) fn with_baselines(mut self, setup: &Ingredients) -> anyhow::Result<Self> {
+        let data = &setup.dataset;
         if data.validation.len() >= 2 {
             let vocab_size = data.tokenizer.vocab_size();
             let losses = Baselines::measure(&data.train, &data.validation, vocab_size)?;
@@ -171,38 +171,34 @@ impl Plan {
         Ok(self)
     }
 
-    /// With the speed of `steps` real steps, after one that warms up.
-    pub(crate) fn with_speed(
-        mut self,
-        ingredients: &Ingredients,
-        steps: u64,
-    ) -> anyhow::Result<Self> {
+    /// Adds the speed of `steps` training steps, timed after one warm-up step.
+    pub(crate) fn with_speed(mut self, setup: &Ingredients, steps: u64) -> anyhow::Result<Self> {
         if steps == 0 {
             return Ok(self);
         }
-        let config = &ingredients.config;
-        let model = ingredients.first_model()?.train();
+        let config = &setup.config;
+        let model = setup.first_model()?.train();
         let model = model.with_precision(config.train.precision)?;
         let mut stepper =
             Stepper::new(model, config.optimizer, config.seed, config.train.recompute);
-        let (mut begin, mut first_loss) = (Instant::now(), f64::NAN);
+        let (mut start, mut first_loss) = (Instant::now(), f64::NAN);
         for step in 0..=steps {
             let batches = (0..config.train.accumulation)
-                .map(|micro| ingredients.loader.batch(step, micro))
+                .map(|micro| setup.loader.batch(step, micro))
                 .collect::<Result<Vec<_>, _>>()?;
-            let rate = config.schedule.learning_rate(step, config.train.steps);
-            // The loss is read from the device, which waits for it.
-            let loss = stepper.step(&batches, step, rate, config.schedule.learning_rate);
+            let lr = config.schedule.learning_rate(step, config.train.steps);
+            // Reading the loss waits for the device.
+            let loss = stepper.step(&batches, step, lr, config.schedule.learning_rate);
             if step == 0 {
-                (begin, first_loss) = (Instant::now(), loss);
+                (start, first_loss) = (Instant::now(), loss);
             }
         }
         let model = stepper.model();
         let _ = model.device().sync();
-        let per_step = begin.elapsed().as_secs_f64() / steps as f64;
+        let per_step = start.elapsed().as_secs_f64() / steps as f64;
         if !first_loss.is_finite() {
             return Err(exit::usage(format!(
-                "the first step gives a loss of {first_loss}; hint: look at model.init and the model's sizes"
+                "the loss of the first step is {first_loss}; hint: check model.init and the model's sizes"
             )));
         }
         let tokens_per_second = self.data.tokens_per_step as f64 / per_step.max(1e-12);
@@ -212,81 +208,127 @@ impl Plan {
             tokens_per_second,
             flops_per_second: tokens_per_second * self.training_flops_per_token as f64,
             training_seconds: per_step * config.train.steps as f64,
-            validation_seconds: validation_seconds(ingredients, &model.valid().in_f32())?,
+            validation_seconds: validation_seconds(setup, &model.valid().in_f32())?,
         });
         Ok(self)
     }
 }
 
 impl Data {
-    fn of(ingredients: &Ingredients) -> Self {
-        let config = &ingredients.config;
-        let train_tokens = ingredients.dataset.train.len();
-        let tokens_per_step = ingredients.loader.sequences_per_step() * config.model.context_length;
-        let seen = tokens_per_step as f64 * config.train.steps as f64;
+    fn from_setup(setup: &Ingredients) -> Self {
+        let config = &setup.config;
+        let train_tokens = setup.dataset.train.len();
+        let tokens_per_step = setup.loader.sequences_per_step() * config.model.context_length;
+        let trained_tokens = tokens_per_step as f64 * config.train.steps as f64;
         Self {
             train_tokens,
-            validation_tokens: ingredients.dataset.validation.len(),
+            validation_tokens: setup.dataset.validation.len(),
             vocab_size: config.model.vocab_size,
             steps: config.train.steps,
             tokens_per_step,
-            epochs: seen / train_tokens.max(1) as f64,
+            epochs: trained_tokens / train_tokens.max(1) as f64,
         }
     }
 }
 
-/// Checkpoints on the disk at the run's end: the last ones, and those that are kept for good.
-fn kept_checkpoints(config: &RunConfig) -> u64 {
+/// Returns the number of checkpoints on disk at the end of the run, as `checkpoint::prune` leaves them:
+/// the newest `keep_last`, and of the older ones those at multiples of `keep_every`.
+fn retained_checkpoints(config: &RunConfig) -> u64 {
     let (steps, checkpoint) = (config.train.steps, config.checkpoint);
-    let made = match checkpoint.every {
+    // One at each multiple of `every`, and one at the last step.
+    let saved = match checkpoint.every {
         0 => 1,
         every => steps.div_ceil(every),
     };
-    let for_good = match checkpoint.keep_every {
+    let newest = saved.min(checkpoint.keep_last as u64);
+    // The last step is among the newest, so all older ones are at multiples of `every`.
+    let older = saved - newest;
+    let permanent = match checkpoint.keep_every {
         0 => 0,
-        keep => steps / keep,
+        keep_every => older / (keep_every / gcd(keep_every, checkpoint.every)),
     };
-    made.min(checkpoint.keep_last as u64 + for_good)
+    newest + permanent
 }
 
-/// Seconds of all validations of the run, from a few of their batches.
+/// Returns the greatest common divisor.
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// Estimates the seconds of all validations of the run from two of their batches.
 fn validation_seconds(
-    ingredients: &Ingredients,
+    setup: &Ingredients,
     model: &nextword_model::Transformer,
 ) -> anyhow::Result<f64> {
-    let config = ingredients.config.validation;
-    let Some(windows) = &ingredients.validation else {
+    let config = setup.config.validation;
+    let Some(windows) = &setup.validation else {
         return Ok(0.0);
     };
-    let few = windows.len().min(2 * config.batch_size);
+    let sample = windows.len().min(2 * config.batch_size);
     // The first pass warms up.
-    nextword_eval::evaluate(model, &windows.clone().limit(few), config.batch_size)?;
-    let begin = Instant::now();
-    nextword_eval::evaluate(model, &windows.clone().limit(few), config.batch_size)?;
-    let once = begin.elapsed().as_secs_f64() * windows.len() as f64 / few as f64;
-    let times = match config.every {
+    nextword_eval::evaluate(model, &windows.clone().limit(sample), config.batch_size)?;
+    let start = Instant::now();
+    nextword_eval::evaluate(model, &windows.clone().limit(sample), config.batch_size)?;
+    let once = start.elapsed().as_secs_f64() * windows.len() as f64 / sample as f64;
+    let validations = match config.every {
         0 => 1,
-        every => ingredients.config.train.steps.div_ceil(every),
+        every => setup.config.train.steps.div_ceil(every),
     };
-    Ok(once * times as f64)
+    Ok(once * validations as f64)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn checkpoints_that_are_kept_are_never_more_than_were_made() {
+    fn checkpoints(steps: u64, every: u64, keep_last: usize, keep_every: u64) -> RunConfig {
         let mut config = RunConfig::default();
-        config.train.steps = 1000;
-        config.checkpoint.every = 100;
-        config.checkpoint.keep_last = 2;
-        assert_eq!(kept_checkpoints(&config), 2);
-        config.checkpoint.keep_every = 500;
-        assert_eq!(kept_checkpoints(&config), 4);
-        config.checkpoint.keep_every = 1;
-        assert_eq!(kept_checkpoints(&config), 10);
-        config.checkpoint.every = 0;
-        assert_eq!(kept_checkpoints(&config), 1);
+        config.train.steps = steps;
+        config.checkpoint.every = every;
+        config.checkpoint.keep_last = keep_last;
+        config.checkpoint.keep_every = keep_every;
+        config
+    }
+
+    #[test]
+    fn retained_checkpoints_are_counted_once() {
+        for (keep_every, expected) in [
+            (0, 2),
+            (500, 3), // 500, 900, 1000
+            (150, 4), // 300, 600, 900, 1000
+            (1, 10),
+            (5000, 2),
+        ] {
+            let config = checkpoints(1000, 100, 2, keep_every);
+            assert_eq!(retained_checkpoints(&config), expected, "{keep_every}");
+        }
+        assert_eq!(retained_checkpoints(&checkpoints(1000, 0, 2, 1)), 1);
+    }
+
+    /// Simulates what the trainer saves and `prune` keeps.
+    #[test]
+    fn retained_checkpoints_match_a_simulated_run() {
+        for steps in 1..=24_u64 {
+            for every in 0..=7_u64 {
+                let mut saved: Vec<u64> = (1..=steps)
+                    .filter(|step| *step == steps || every > 0 && step.is_multiple_of(every))
+                    .collect();
+                saved.reverse();
+                for keep_last in 1..=3_usize {
+                    for keep_every in 0..=9_u64 {
+                        let permanent = saved.iter().skip(keep_last);
+                        let permanent = permanent
+                            .filter(|step| keep_every > 0 && step.is_multiple_of(keep_every));
+                        let expected = saved.len().min(keep_last) + permanent.count();
+                        let config = checkpoints(steps, every, keep_last, keep_every);
+                        assert_eq!(
+                            retained_checkpoints(&config),
+                            expected as u64,
+                            "{steps} steps, {every}, {keep_last}, {keep_every}"
+                        );
+                    }
+                }
+            }
+        }
     }
 }

@@ -1,84 +1,85 @@
-//! Whether this machine has the memory that a run needs.
+//! Checks whether this machine has enough memory for a run.
 
 use nextword_model::{DeviceName, MemoryEstimate};
 
 use crate::format;
 
-/// A step estimated at so many times the free memory does not fit, however rough the estimate.
-const HOPELESS: u64 = 4;
+/// Ratio of estimated to free memory above which a run is refused, however rough the estimate is.
+const OVERCOMMIT_LIMIT: u64 = 4;
 
-/// Memory is short.
+/// There is not enough free memory.
 #[derive(Debug)]
-pub(crate) struct TooLarge(String);
+pub(crate) struct InsufficientMemory(String);
 
-impl std::fmt::Display for TooLarge {
+impl std::fmt::Display for InsufficientMemory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for TooLarge {}
+impl std::error::Error for InsufficientMemory {}
 
-/// Refuses a run on the CPU that cannot fit into the memory that is free. What the model and its
-/// optimizer take is certain; activations are estimated, so they alone only call for a warning.
+/// Refuses a run on the CPU that cannot fit into free memory. The sizes of model and optimizer state
+/// are exact; those of activations are estimated, so exceeding memory by them returns a warning.
 ///
 /// # Errors
-/// [`TooLarge`] with both numbers.
-pub(crate) fn check(device: &str, need: &MemoryEstimate) -> Result<Option<String>, TooLarge> {
+/// [`InsufficientMemory`] with the needed and the free bytes.
+pub(crate) fn check(
+    device: &str,
+    need: &MemoryEstimate,
+) -> Result<Option<String>, InsufficientMemory> {
     let on_cpu = matches!(
         device.parse::<DeviceName>(),
         Ok(DeviceName::Flex | DeviceName::NdArray | DeviceName::Auto)
     );
-    match available().filter(|_| on_cpu) {
+    match free_memory().filter(|_| on_cpu) {
         Some(free) => compare(need, free),
         None => Ok(None),
     }
 }
 
-/// Refuses to explain a model whose weights do not fit in memory twice: as they are, and once more in
-/// 64-bit floats for the recomputation.
+/// Refuses to explain a model whose weights do not fit into free memory twice: in f32, and in f64 for
+/// the recomputation.
 ///
 /// # Errors
-/// [`TooLarge`] with both numbers.
-pub(crate) fn check_explained(parameters: usize) -> Result<(), TooLarge> {
+/// [`InsufficientMemory`] with the needed and the free bytes.
+pub(crate) fn check_explained(parameters: usize) -> Result<(), InsufficientMemory> {
     let need = parameters as u64 * (4 + 8);
-    match available().filter(|free| need > *free) {
+    match free_memory().filter(|free| need > *free) {
         None => Ok(()),
-        Some(free) => Err(TooLarge(format!(
-            "explaining a model of {parameters} parameters takes {} of memory, and {} are free; hint: \
-             `nextword generate` takes a third of that, and a smaller model of the same kind can be \
-             explained",
+        Some(free) => Err(InsufficientMemory(format!(
+            "explaining a model with {parameters} parameters needs {} of memory, but only {} are free; hint: \
+             `nextword generate` needs a third of that, or explain a smaller model of the same kind",
             format::bytes(need),
             format::bytes(free)
         ))),
     }
 }
 
-fn compare(need: &MemoryEstimate, free: u64) -> Result<Option<String>, TooLarge> {
-    let certain = (need.total() - need.activations) as u64;
+fn compare(need: &MemoryEstimate, free: u64) -> Result<Option<String>, InsufficientMemory> {
+    let exact = (need.total() - need.activations) as u64;
     let total = need.total() as u64;
-    let has = format::bytes(free);
-    if certain > free {
-        let needs = format::bytes(certain);
-        return Err(TooLarge(format!(
-            "the model with its optimizer needs {needs} of memory, and {has} are free; hint: make \
-             model.d_model or model.n_layers smaller"
+    let available = format::bytes(free);
+    if exact > free {
+        let needs = format::bytes(exact);
+        return Err(InsufficientMemory(format!(
+            "the model and its optimizer state need {needs} of memory, but only {available} are free; \
+             hint: reduce model.d_model or model.n_layers"
         )));
     }
     let needs = format::bytes(total);
-    let sentence = format!(
-        "a step needs about {needs} of memory, and {has} are free; hint: lower train.batch_size \
-         and raise train.accumulation by the same factor"
+    let message = format!(
+        "a step needs about {needs} of memory, but only {available} are free; hint: lower \
+         train.batch_size and raise train.accumulation by the same factor"
     );
-    // The estimate may be off, but not by so much.
-    if total > free.saturating_mul(HOPELESS) {
-        return Err(TooLarge(sentence));
+    if total > free.saturating_mul(OVERCOMMIT_LIMIT) {
+        return Err(InsufficientMemory(message));
     }
-    Ok((total > free).then_some(sentence))
+    Ok((total > free).then_some(message))
 }
 
-/// Bytes of memory that are free, where the system tells.
-fn available() -> Option<u64> {
+/// Returns the bytes of free memory, where the system reports them.
+fn free_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text
         .lines()
@@ -92,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_model_that_cannot_fit_is_refused_and_a_large_batch_is_warned_about() {
+    fn oversized_models_are_refused_and_large_batches_warned_about() {
         let need = MemoryEstimate {
             weights: 100,
             gradients: 100,
@@ -101,12 +102,18 @@ mod tests {
         };
         assert!(matches!(compare(&need, 1400), Ok(None)));
         assert!(matches!(compare(&need, 1399), Ok(Some(text)) if text.contains("batch_size")));
-        assert!(matches!(compare(&need, 349), Err(TooLarge(text)) if text.contains("d_model")));
+        assert!(
+            matches!(compare(&need, 349), Err(InsufficientMemory(text)) if text.contains("d_model"))
+        );
         let long = MemoryEstimate {
             activations: 10_000,
             ..need
         };
-        assert!(matches!(compare(&long, 500), Err(TooLarge(text)) if text.contains("batch_size")));
-        assert!(matches!(compare(&need, 399), Err(TooLarge(text)) if text.contains("d_model")));
+        assert!(
+            matches!(compare(&long, 500), Err(InsufficientMemory(text)) if text.contains("batch_size"))
+        );
+        assert!(
+            matches!(compare(&need, 399), Err(InsufficientMemory(text)) if text.contains("d_model"))
+        );
     }
 }

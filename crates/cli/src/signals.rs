@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: the first asks the run to save and stop, the second ends it at once.
+//! Ctrl-C and SIGTERM: the first signal saves and stops the run, the second exits immediately.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -6,20 +6,20 @@ use nextword_train::StopFlag;
 
 use crate::{exit::Code, output};
 
-/// The flag that the first signal raises.
+/// Installs the signal handler and returns the flag that the first signal raises.
 ///
 /// # Errors
-/// If the system does not let us listen.
+/// If the handler cannot be installed.
 pub(crate) fn stop_flag() -> anyhow::Result<StopFlag> {
     static SIGNALS: AtomicUsize = AtomicUsize::new(0);
     let flag = StopFlag::default();
-    let raised = flag.clone();
+    let handler_flag = flag.clone();
     ctrlc::set_handler(move || {
         if SIGNALS.fetch_add(1, Ordering::SeqCst) == 0 {
-            raised.raise();
-            output::note(
-                "\nstopping after this step, then saving; once more stops at once (the last \
-                 checkpoint stays)",
+            handler_flag.raise();
+            output::eprint_line(
+                "\nstopping after this step and saving; press Ctrl-C again to stop immediately (the last \
+                 checkpoint is kept)",
             );
         } else {
             std::process::exit(Code::Interrupted as i32);

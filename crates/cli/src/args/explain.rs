@@ -1,65 +1,66 @@
-//! The arguments of `nextword explain`.
+//! Arguments of `explain`.
 
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, ValueHint};
 
-use super::CutArgs;
+use super::SamplingArgs;
 
-/// `explain RECORD|RUN [PROMPT]`.
+/// `explain MODEL|RUN [PROMPT]`.
 #[derive(Debug, Args)]
-#[allow(clippy::struct_excessive_bools)] // Each is a flag of its own.
+#[allow(clippy::struct_excessive_bools)] // Independent flags.
 pub(crate) struct ExplainArgs {
-    /// A record, a checkpoint, or a run's folder (its best record is used)
+    /// Model folder, checkpoint, or run folder (the run's best model is used)
     #[arg(value_hint = ValueHint::DirPath, required_unless_present = "schema")]
     pub(crate) model: Option<PathBuf>,
-    /// What the model reads [default: nothing, as in generate]
+    /// Prompt to explain [default: empty]
     #[arg(
         allow_hyphen_values = true,
         default_value = "",
         hide_default_value = true
     )]
     pub(crate) prompt: String,
-    /// How the numbers are written [default: as --out's ending says, else text]
+    /// Output format [default: from the extension of --out, else text]
     #[arg(long, short, value_enum)]
     format: Option<Format>,
-    /// The file to write [default: standard output; explain.html in the current folder for html]
+    /// Output file [default: standard output; explain.html in the current folder for html]
     #[arg(long, short, value_hint = ValueHint::FilePath)]
     pub(crate) out: Option<PathBuf>,
-    /// Asks where one number comes from, as in --why 'logits[position=3,token=1]' (repeatable)
+    /// Show how one value is computed, e.g. --why 'logits[position=3,token=1]' (repeatable)
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) why: Vec<String>,
-    /// Changes one thing and tells what would come next: head=LAYER.HEAD switches a head off,
-    /// token=POSITION:TEXT puts another token, embedding=TOKEN.DIM:VALUE edits a number (repeatable)
+    /// Apply an edit and show how the next-token probabilities change: head=LAYER.HEAD disables a head,
+    /// token=POSITION:TEXT replaces a token, embedding=TOKEN.DIM:VALUE sets one element (repeatable)
     #[arg(long, value_name = "EDIT")]
     pub(crate) what_if: Vec<String>,
-    /// Shows a second prompt beside the first (html)
+    /// Show a second prompt beside the first (html)
     #[arg(long, value_name = "PROMPT", allow_hyphen_values = true)]
     pub(crate) compare: Option<String>,
-    /// Shows another record's numbers for the same prompt beside these (html)
-    #[arg(long, value_name = "RECORD", conflicts_with = "compare", value_hint = ValueHint::DirPath)]
+    /// Show another model's values for the same prompt beside these (html)
+    #[arg(long, value_name = "MODEL", conflicts_with = "compare", value_hint = ValueHint::DirPath)]
     pub(crate) compare_with: Option<PathBuf>,
-    /// Adds a slider over the run's training for its probe sentences, the first of which is the
-    /// prompt where none is given (html)
+    /// Add a slider over training steps for the run's probe sentences; the first one is the
+    /// default prompt (html)
     #[arg(long)]
     pub(crate) over_training: bool,
-    /// Leaves the numbers of the steps out: next words, draws and who spoke for them (text)
+    /// Omit step-by-step values; keep predictions, sampling and what pushed the model towards them (text)
     #[arg(long)]
     pub(crate) brief: bool,
-    /// The layers to show, from 0 as in the tensors' names; titles count from 1 (repeatable) [default: all, or the first if that is too long]
+    /// Layer to show, counted from 0 as in tensor names; titles count from 1 (repeatable)
+    /// [default: all, or the first if that is too long]
     #[arg(long, value_name = "N")]
     pub(crate) layer: Vec<usize>,
-    /// The heads to show, from 0; titles count from 1 (repeatable, text) [default: all]
+    /// Head to show, counted from 0; titles count from 1 (repeatable, text) [default: all]
     #[arg(long, value_name = "N")]
     pub(crate) head: Vec<usize>,
-    /// The positions to show, from 0 (repeatable, text) [default: all, or the prompt's last if that
-    /// is too long]
+    /// Position to show, counted from 0 (repeatable, text) [default: all, or the prompt's last if
+    /// that is too long]
     #[arg(long, value_name = "N")]
     pub(crate) position: Vec<usize>,
-    /// The most tokens of the answer, each explained in turn
+    /// Maximum number of tokens to generate and explain
     #[arg(long, short, default_value_t = 4, value_name = "N")]
     pub(crate) max_tokens: usize,
-    /// Divides the logits: 0 is greedy, 1 follows the model's own probabilities
+    /// Sampling temperature: 0 is greedy, 1 samples from the model's own distribution
     #[arg(
         long,
         short,
@@ -69,38 +70,38 @@ pub(crate) struct ExplainArgs {
     )]
     pub(crate) temperature: f64,
     #[command(flatten)]
-    pub(crate) cuts: CutArgs,
-    /// The same seed gives the same draws
+    pub(crate) sampling: SamplingArgs,
+    /// Random seed for reproducible sampling
     #[arg(long, short, default_value_t = 0)]
     pub(crate) seed: u64,
-    /// How many of the likeliest next tokens are listed
+    /// Number of most likely next tokens to list
     #[arg(long, default_value_t = 5, value_name = "N")]
     pub(crate) top: usize,
-    /// Decimals of a number (text)
+    /// Decimal places (text)
     #[arg(long, default_value_t = 2, value_name = "N")]
     pub(crate) decimals: usize,
-    /// Columns of the text [default: $COLUMNS, else 80]
+    /// Width in columns (text) [default: $COLUMNS, else 80]
     #[arg(long, value_name = "N")]
     pub(crate) width: Option<usize>,
-    /// Device: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
+    /// Device to run on: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
     #[arg(long, short, default_value = "flex")]
     pub(crate) device: String,
-    /// Uses the last record of a run instead of the best
+    /// Use a run's last model instead of its best
     #[arg(long)]
     pub(crate) last: bool,
-    /// Takes the prompt as it is, without the record's prompt template
+    /// Use the prompt verbatim, without the model's prompt template
     #[arg(long)]
     pub(crate) raw: bool,
-    /// Writes the JSON schema of --format json instead
+    /// Print the JSON schema of --format json and exit
     #[arg(long)]
     pub(crate) schema: bool,
 }
 
 impl ExplainArgs {
-    /// How the numbers are written.
+    /// Returns the output format: the given one, or that of the output file's extension.
     pub(crate) fn format(&self) -> Format {
-        let ending = || self.out.as_ref()?.extension()?.to_str();
-        self.format.unwrap_or_else(|| match ending() {
+        let extension = || self.out.as_ref()?.extension()?.to_str();
+        self.format.unwrap_or_else(|| match extension() {
             Some("html" | "htm") => Format::Html,
             Some("json") => Format::Json,
             Some("safetensors") => Format::Safetensors,
@@ -109,15 +110,15 @@ impl ExplainArgs {
     }
 }
 
-/// How the numbers are written.
+/// Output formats of `explain`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// For a terminal
+    /// Plain text for a terminal
     Text,
-    /// For programs: see --schema
+    /// JSON; see --schema
     Json,
-    /// One page to open in a browser, with no connection needed
+    /// Self-contained web page
     Html,
-    /// Tensors with TransformerLens's names, for Python
+    /// Tensors under their TransformerLens names, for Python
     Safetensors,
 }

@@ -1,25 +1,25 @@
-//! Which tokens may be drawn: the options that all commands that draw have in common.
+//! Sampling options shared by `generate`, `explain` and `chat`.
 
 use clap::Args;
 use nextword_generate::SamplingConfig;
 
-/// Cuts that leave the likeliest tokens.
+/// Filters that restrict sampling to the most likely tokens.
 #[derive(Debug, Args)]
-pub(crate) struct CutArgs {
-    /// Keep the K likeliest tokens [default: all]
+pub(crate) struct SamplingArgs {
+    /// Keep only the K most likely tokens (top-k) [default: all]
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
-    /// Keep the fewest likeliest tokens with this probability together [default: all]
+    /// Keep the smallest set of tokens whose probabilities add up to P (nucleus sampling) [default: all]
     #[arg(long, value_name = "P", allow_hyphen_values = true)]
     top_p: Option<f64>,
-    /// Keep tokens with at least this share of the likeliest one's probability [default: all]
+    /// Keep tokens whose probability is at least P times that of the most likely token [default: all]
     #[arg(long, value_name = "P", allow_hyphen_values = true)]
     min_p: Option<f64>,
 }
 
-impl CutArgs {
-    /// Draws at `temperature` from `seed`, after these cuts.
-    pub(crate) fn sampling(&self, temperature: f64, seed: u64) -> SamplingConfig {
+impl SamplingArgs {
+    /// Returns a sampling configuration with these filters, `temperature` and `seed`.
+    pub(crate) fn config(&self, temperature: f64, seed: u64) -> SamplingConfig {
         SamplingConfig {
             temperature,
             top_k: self.top_k,

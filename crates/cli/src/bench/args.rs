@@ -1,4 +1,4 @@
-//! The command line of `bench`.
+//! Arguments of `bench`.
 
 use std::path::PathBuf;
 
@@ -6,44 +6,44 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand, ValueHint};
 
 use super::shapes::Size;
-use crate::args::quantized_bits;
+use crate::args::parse_bits;
 
-/// `bench WHAT`.
+/// `bench COMMAND`.
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
-    /// What to measure.
+    /// The benchmark to run.
     #[command(subcommand)]
-    pub(crate) what: Bench,
+    pub(crate) command: BenchCommand,
 }
 
-/// What can be measured.
+/// The benchmarks.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Bench {
-    /// Training steps of a model of known shape, on random tokens
+pub(crate) enum BenchCommand {
+    /// Time training steps of a predefined model on random tokens
     Train(BenchTrainArgs),
-    /// Single tokens of an answer, against the speed at which memory is read
+    /// Time single-token decoding, relative to memory bandwidth
     Decode(BenchDecodeArgs),
-    /// The reading of a prompt
+    /// Time prompt processing (prefill)
     Prefill(BenchPrefillArgs),
-    /// Matrix products of the shapes that models have
+    /// Time matrix products of typical model shapes
     Matmul(BenchCommon),
-    /// Text to ids, on one core
+    /// Time tokenization on one core
     Tokenize(BenchTokenizeArgs),
-    /// From the start of the program to a record's first token
+    /// Time from program start to the first generated token
     Load(BenchLoadArgs),
 }
 
-/// What all measurements share.
+/// Arguments shared by all benchmarks.
 #[derive(Debug, Args)]
 pub(crate) struct BenchCommon {
-    /// Rounds; the median and the spread of them are told
+    /// Number of rounds; their median, minimum and maximum are reported
     #[arg(long, default_value_t = 5, value_name = "N")]
     #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=10_000))]
     pub(crate) rounds: usize,
-    /// Device: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
+    /// Device to run on: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
     #[arg(long, short, default_value = "flex")]
     pub(crate) device: String,
-    /// Writes the figures as JSON, one object for each measurement
+    /// Print the results as JSON, one object per measurement
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -51,34 +51,34 @@ pub(crate) struct BenchCommon {
 /// `bench train`.
 #[derive(Debug, Args)]
 pub(crate) struct BenchTrainArgs {
-    /// The model's shape and its batch
+    /// Model shape and batch size
     #[arg(long, value_enum, default_value_t = Size::Small)]
     pub(crate) size: Size,
-    /// Steps in a round
+    /// Number of steps per round
     #[arg(long, default_value_t = 10, value_name = "N")]
     #[arg(value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
     pub(crate) steps: u64,
-    /// The arithmetic of matrix products: f32 or bf16
+    /// Precision of matrix products: f32 or bf16
     #[arg(long, default_value = "f32", value_name = "P", value_parser = ["f32", "bf16"])]
     pub(crate) precision: String,
-    /// Keeps only what enters each block for the backward pass
+    /// Save only block inputs and recompute activations in the backward pass
     #[arg(long)]
     pub(crate) recompute: bool,
-    /// Steps before the first round
+    /// Number of warm-up steps before the first round
     #[arg(long, default_value_t = 3, value_name = "N")]
     pub(crate) warm_up: u64,
     #[command(flatten)]
     pub(crate) common: BenchCommon,
 }
 
-/// Which model is measured.
+/// The model to measure.
 #[derive(Debug, Args)]
-pub(crate) struct ModelChoice {
-    /// A record, a checkpoint or a run's folder [default: random weights of --size]
-    #[arg(value_hint = ValueHint::DirPath)]
-    pub(crate) record: Option<PathBuf>,
-    /// The shape of a model with random weights
-    #[arg(long, value_enum, default_value_t = Size::Gpt2, conflicts_with = "record")]
+pub(crate) struct ModelArgs {
+    /// Model folder, checkpoint or run folder [default: random weights of --size]
+    #[arg(value_name = "MODEL", value_hint = ValueHint::DirPath)]
+    pub(crate) path: Option<PathBuf>,
+    /// Shape of a model with random weights
+    #[arg(long, value_enum, default_value_t = Size::Gpt2, conflicts_with = "path")]
     pub(crate) size: Size,
 }
 
@@ -86,11 +86,11 @@ pub(crate) struct ModelChoice {
 #[derive(Debug, Args)]
 pub(crate) struct BenchDecodeArgs {
     #[command(flatten)]
-    pub(crate) model: ModelChoice,
-    /// Rounds the weights to so many bits first: 8 or 4
-    #[arg(long, value_name = "N", value_parser = quantized_bits)]
+    pub(crate) model: ModelArgs,
+    /// Quantize the weights to 8 or 4 bits first
+    #[arg(long, value_name = "N", value_parser = parse_bits)]
     pub(crate) bits: Option<u8>,
-    /// Tokens in a round, at most half of the model's context
+    /// Number of tokens per round, at most half of the context length
     #[arg(long, default_value_t = 64, value_name = "N")]
     pub(crate) tokens: usize,
     #[command(flatten)]
@@ -101,33 +101,33 @@ pub(crate) struct BenchDecodeArgs {
 #[derive(Debug, Args)]
 pub(crate) struct BenchPrefillArgs {
     #[command(flatten)]
-    pub(crate) model: ModelChoice,
-    /// Tokens of the prompt [default: as many as the context holds]
+    pub(crate) model: ModelArgs,
+    /// Prompt length in tokens [default: the whole context]
     #[arg(long, value_name = "N")]
     pub(crate) tokens: Option<usize>,
     #[command(flatten)]
     pub(crate) common: BenchCommon,
 }
 
-/// `bench tokenize RECORD`.
+/// `bench tokenize MODEL [FILE]`.
 #[derive(Debug, Args)]
 pub(crate) struct BenchTokenizeArgs {
-    /// The record, checkpoint or run whose tokenizer is measured
+    /// Model folder, checkpoint or run folder with the tokenizer to measure
     #[arg(value_hint = ValueHint::DirPath)]
-    pub(crate) record: PathBuf,
-    /// A text [default: a megabyte of built-in stories]
+    pub(crate) model: PathBuf,
+    /// Text file to tokenize [default: 1 MiB of built-in stories]
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) common: BenchCommon,
 }
 
-/// `bench load RECORD`.
+/// `bench load MODEL`.
 #[derive(Debug, Args)]
 pub(crate) struct BenchLoadArgs {
-    /// A record, a checkpoint or a run's folder
+    /// Model folder, checkpoint or run folder
     #[arg(value_hint = ValueHint::DirPath)]
-    pub(crate) record: PathBuf,
+    pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) common: BenchCommon,
 }

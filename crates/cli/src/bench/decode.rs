@@ -1,4 +1,4 @@
-//! Reading a prompt, and writing one token after the other.
+//! Benchmarks of prefill and of token-by-token decoding.
 
 use std::time::Instant;
 
@@ -6,23 +6,23 @@ use burn::tensor::Device;
 use nextword_generate::{DecodeOptions, Decoder, SamplingConfig};
 use nextword_model::{Precision, QuantizedMatrix, Transformer};
 
-use super::args::{BenchDecodeArgs, BenchPrefillArgs, ModelChoice};
-use super::{Report, machine, time};
+use super::args::{BenchDecodeArgs, BenchPrefillArgs, ModelArgs};
+use super::{Report, machine, measure_rounds};
 use crate::commands::quantize;
-use crate::{exit, records};
+use crate::{exit, models};
 
-/// Measures single tokens of one answer, of a random prompt.
+/// Times the tokens of one completion of a fixed prompt.
 pub(crate) fn decode(args: &BenchDecodeArgs) -> anyhow::Result<Report> {
-    let device = records::device(&args.common.device)?;
+    let device = models::open_device(&args.common.device)?;
     let (mut subject, mut model) = open(&args.model, &device)?;
     if let Some(bits) = args.bits {
         if model.bits().is_some() || !QuantizedMatrix::runs_on(&device) {
             return Err(exit::usage(
-                "--bits rounds plain weights on the device flex; hint: leave it out, and give a record \
-                 that `nextword quantize` has made",
+                "--bits needs unquantized weights on the device flex; hint: omit it and give a model made by \
+                 `nextword quantize`",
             ));
         }
-        subject = format!("{subject} in {bits} bits");
+        subject = format!("{subject} at {bits} bits");
         model = model.quantize(quantize::bits(bits));
     }
     let context = model.config().context_length;
@@ -30,18 +30,18 @@ pub(crate) fn decode(args: &BenchDecodeArgs) -> anyhow::Result<Report> {
     let prompt = prompt(&model, (context - tokens).clamp(1, 16));
     let round = || {
         let mut decoder = Decoder::new(&model, std::slice::from_ref(&prompt), options(tokens + 1))?;
-        decoder.step()?; // Reads the prompt.
-        let begin = Instant::now();
+        decoder.step()?; // Prefill.
+        let start = Instant::now();
         for _ in 0..tokens {
             decoder.step()?;
         }
-        anyhow::Ok(begin.elapsed().as_secs_f64() / tokens as f64)
+        anyhow::Ok(start.elapsed().as_secs_f64() / tokens as f64)
     };
     round()?; // Warms up.
-    let timed = time(args.common.rounds, round)?;
+    let timed = measure_rounds(args.common.rounds, round)?;
     let per_second = 1.0 / timed.seconds.median;
     let report = timed.report("decode", subject, &args.common.device, "token");
-    // The bandwidth is measured after the memory, since it takes memory of its own.
+    // Measured last, because it would raise the peak memory in the report.
     let bandwidth = on_cpu(&device).then(machine::read_bandwidth);
     let bytes = model.bytes_per_token() as f64 * per_second;
     Ok(Report {
@@ -53,24 +53,24 @@ pub(crate) fn decode(args: &BenchDecodeArgs) -> anyhow::Result<Report> {
     })
 }
 
-/// Measures the reading of a prompt.
+/// Times prompt processing.
 pub(crate) fn prefill(args: &BenchPrefillArgs) -> anyhow::Result<Report> {
-    let device = records::device(&args.common.device)?;
+    let device = models::open_device(&args.common.device)?;
     let (subject, model) = open(&args.model, &device)?;
     let peak = machine::peak_flops(&device, Precision::F32);
-    let longest = (model.config().context_length - 1).max(1);
-    let len = args.tokens.unwrap_or(longest).clamp(1, longest);
+    let max_len = (model.config().context_length - 1).max(1);
+    let len = args.tokens.unwrap_or(max_len).clamp(1, max_len);
     let prompt = prompt(&model, len);
     let round = || {
         let mut decoder = Decoder::new(&model, std::slice::from_ref(&prompt), options(1))?;
-        let begin = Instant::now();
+        let start = Instant::now();
         decoder.step()?;
-        anyhow::Ok(begin.elapsed().as_secs_f64())
+        anyhow::Ok(start.elapsed().as_secs_f64())
     };
     round()?; // Warms up.
-    let timed = time(args.common.rounds, round)?;
+    let timed = measure_rounds(args.common.rounds, round)?;
     let tokens_per_second = len as f64 / timed.seconds.median;
-    // A token sees half of the prompt on average, and only the last one's logits are made.
+    // A token attends to half of the prompt on average; only the last one's logits are computed.
     let config = model.config();
     let head = 2 * config.d_model * config.vocab_size;
     let work = len * (config.forward_flops(len.div_ceil(2)) - head) + head;
@@ -82,21 +82,21 @@ pub(crate) fn prefill(args: &BenchPrefillArgs) -> anyhow::Result<Report> {
     })
 }
 
-/// Whether weights are read from the memory that `read_bandwidth` measures.
+/// Returns whether the weights are in the memory that `read_bandwidth` measures.
 fn on_cpu(device: &Device) -> bool {
     QuantizedMatrix::runs_on(device)
 }
 
-/// The model to measure, with its name.
-fn open(choice: &ModelChoice, device: &Device) -> anyhow::Result<(String, Transformer)> {
-    Ok(match &choice.record {
+/// Opens the model to measure and returns its name.
+fn open(args: &ModelArgs, device: &Device) -> anyhow::Result<(String, Transformer)> {
+    Ok(match &args.path {
         Some(path) => {
-            let record = records::open(path, false)?;
-            (path.display().to_string(), record.load(device)?)
+            let dir = models::open(path, false)?;
+            (path.display().to_string(), dir.load(device)?)
         }
         None => {
-            let config = choice.size.config();
-            (choice.size.name().to_string(), config.init(device, 1337)?)
+            let config = args.size.config();
+            (args.size.name().to_string(), config.init(device, 1337)?)
         }
     })
 }

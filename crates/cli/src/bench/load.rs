@@ -1,4 +1,4 @@
-//! From nothing to the first token.
+//! Benchmark of the time to the first token, including program start and loading.
 
 use std::cell::Cell;
 use std::process::{Command, Stdio};
@@ -7,41 +7,41 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::args::BenchLoadArgs;
-use super::{Report, time};
-use crate::{exit, records};
+use super::{Report, measure_rounds};
+use crate::{exit, models};
 
-/// Measures a whole process: this program is started anew for each round, opens the record and writes
-/// one token.
+/// Times a whole process: each round starts this program, which opens the model and generates one
+/// token.
 pub(crate) fn run(args: &BenchLoadArgs) -> anyhow::Result<Report> {
-    let record = records::open(&args.record, false)?;
+    let dir = models::open(&args.model, false)?;
     let program = std::env::current_exe()?;
     let peak = Cell::new(None);
     let round = || {
-        let begin = Instant::now();
-        let done = Command::new(&program)
+        let start = Instant::now();
+        let output = Command::new(&program)
             .arg("generate")
-            .arg(&record.path)
+            .arg(&dir.path)
             .args(["--max-tokens", "1", "--seed", "1", "--quiet", "--json"])
             .args(["--device", &args.common.device])
             .stdin(Stdio::null())
             .stderr(Stdio::inherit())
             .output()?;
-        let seconds = begin.elapsed().as_secs_f64();
-        if !done.status.success() {
+        let seconds = start.elapsed().as_secs_f64();
+        if !output.status.success() {
             return Err(exit::bad_file(format!(
-                "`{}` gives no token",
-                record.path.display()
+                "`{}` generated no token",
+                dir.path.display()
             )));
         }
-        let answer: Value = serde_json::from_slice(&done.stdout)?;
-        peak.set(peak.get().max(answer["peak_memory_bytes"].as_u64()));
+        let completion: Value = serde_json::from_slice(&output.stdout)?;
+        peak.set(peak.get().max(completion["peak_memory_bytes"].as_u64()));
         Ok(seconds)
     };
-    round()?; // Brings the files into the system's cache.
-    let timed = time(args.common.rounds, round)?;
-    let subject = args.record.display().to_string();
+    round()?; // Loads the files into the page cache.
+    let timed = measure_rounds(args.common.rounds, round)?;
+    let subject = args.model.display().to_string();
     let report = timed.report("load", subject, &args.common.device, "first token");
-    // Other processes did the work.
+    // The work was done by other processes.
     Ok(Report {
         cores_busy: None,
         peak_memory_bytes: peak.get(),

@@ -1,4 +1,4 @@
-//! Matrix products of the shapes that models have.
+//! Benchmark of matrix products of typical model shapes.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -7,10 +7,10 @@ use burn::tensor::{Device, Distribution, Tensor};
 use nextword_kernels::{Precision, linear};
 
 use super::args::BenchCommon;
-use super::{Report, machine, time};
-use crate::records;
+use super::{Report, machine, measure_rounds};
+use crate::models;
 
-/// Rows, inner and outer sizes.
+/// Names, and the sizes `[rows, d_in, d_out]`.
 const SHAPES: [(&str, [usize; 3]); 7] = [
     ("small, forward", [768, 128, 512]),
     ("medium, forward", [1024, 384, 1536]),
@@ -21,9 +21,9 @@ const SHAPES: [(&str, [usize; 3]); 7] = [
     ("square", [1024, 1024, 1024]),
 ];
 
-/// Measures each shape.
+/// Times each shape.
 pub(crate) fn run(common: &BenchCommon) -> anyhow::Result<Vec<Report>> {
-    let device = records::device(&common.device)?;
+    let device = models::open_device(&common.device)?;
     let peak = machine::peak_flops(&device, Precision::F32);
     SHAPES
         .iter()
@@ -44,18 +44,18 @@ fn measure(
     let work = 2.0 * (rows * d_in * d_out) as f64;
     let repeats = (2e9 / work).clamp(2.0, 2000.0) as usize;
     let round = || {
-        let begin = Instant::now();
+        let start = Instant::now();
         let mut last = None;
         for _ in 0..repeats {
             last = Some(linear(x.clone(), w.clone(), None));
         }
-        // Reading a number waits for the device.
+        // Reading a value waits for the device.
         let last = last.map(|y| y.narrow(1, 0, 1).narrow(2, 0, 1).into_data());
         black_box(last);
-        Ok(begin.elapsed().as_secs_f64() / repeats as f64)
+        Ok(start.elapsed().as_secs_f64() / repeats as f64)
     };
     round()?; // Warms up.
-    let timed = time(common.rounds, round)?;
+    let timed = measure_rounds(common.rounds, round)?;
     let subject = format!("{name} {rows}x{d_in}x{d_out}");
     let flops = work / timed.seconds.median;
     let report = timed.report("matmul", subject, &common.device, "product");

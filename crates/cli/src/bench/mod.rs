@@ -1,4 +1,4 @@
-//! What `nextword bench` measures, and with what.
+//! Benchmarks of `nextword bench`.
 
 pub(crate) mod args;
 pub(crate) mod decode;
@@ -13,35 +13,34 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-/// One measurement: repeated rounds of the same work.
+/// The result of one benchmark: repeated rounds of the same work.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    /// What was measured: the sub-command.
+    /// The benchmark: the subcommand's name.
     pub(crate) bench: &'static str,
-    /// On what: a shape's name, a file.
+    /// What was measured: the name of a shape, or a path.
     pub(crate) subject: String,
     pub(crate) device: String,
-    /// Seconds of one unit of work: a step, a token, a product.
+    /// Seconds per unit of work.
     pub(crate) seconds: Spread,
-    /// What one unit is.
+    /// The unit of work: a step, a token, a product.
     pub(crate) unit: &'static str,
-    /// Tokens in a second, by the median; absent where no tokens are involved.
+    /// Tokens per second, from the median; absent where no tokens are involved.
     pub(crate) tokens_per_second: Option<f64>,
-    /// Floating-point operations in a second, by the median.
+    /// Floating-point operations per second, from the median.
     pub(crate) flops_per_second: Option<f64>,
-    /// Of the measured peak of matrix products (or, in decoding, of the read bandwidth).
+    /// Fraction of `peak` that was reached.
     pub(crate) share_of_peak: Option<f64>,
-    /// The peak that the share is of: FLOP/s, or bytes a second where `peak_is_bandwidth`.
+    /// Measured peak: FLOP/s of matrix products, or bytes per second if `peak_is_bandwidth`.
     pub(crate) peak: Option<f64>,
     pub(crate) peak_is_bandwidth: bool,
-    /// Processor seconds over wall seconds: how many cores were at work; absent where other processes
-    /// did the work.
+    /// CPU seconds per wall-clock second; absent where other processes did the work.
     pub(crate) cores_busy: Option<f64>,
-    /// The most memory that this process has held so far, in bytes; absent where unknown.
+    /// Peak memory in bytes; absent where unknown.
     pub(crate) peak_memory_bytes: Option<u64>,
 }
 
-/// The middle and the spread of repeated measurements.
+/// Median and range of repeated measurements.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
@@ -51,7 +50,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    fn of(mut seconds: Vec<f64>) -> Self {
+    fn from_samples(mut seconds: Vec<f64>) -> Self {
         seconds.sort_by(f64::total_cmp);
         let n = seconds.len();
         let median = match n {
@@ -68,15 +67,15 @@ impl Spread {
     }
 }
 
-/// What rounds of work took.
+/// The timing of repeated rounds.
 pub(crate) struct Timed {
-    /// Of one unit of work.
+    /// Seconds per unit of work.
     pub(crate) seconds: Spread,
     pub(crate) cores_busy: Option<f64>,
 }
 
 impl Timed {
-    /// The report that all measurements have in common: figures that only some have are left out.
+    /// Returns a report with the fields that all benchmarks share; the other fields are absent.
     pub(crate) fn report(
         self,
         bench: &'static str,
@@ -102,7 +101,7 @@ impl Timed {
 }
 
 impl Report {
-    /// With `flops` operations a second, of a machine that can do `peak`.
+    /// Sets the achieved `flops` per second and the machine's `peak`.
     pub(crate) fn with_flops(self, flops: f64, peak: f64) -> Self {
         Self {
             flops_per_second: Some(flops),
@@ -113,11 +112,11 @@ impl Report {
     }
 }
 
-/// Makes `rounds` rounds; each gives the seconds of one unit of its work.
+/// Runs `round` `rounds` times; it returns the seconds per unit of work.
 ///
 /// # Errors
-/// Those of `round`.
-pub(crate) fn time(
+/// If `round` fails.
+pub(crate) fn measure_rounds(
     rounds: usize,
     round: impl FnMut() -> anyhow::Result<f64>,
 ) -> anyhow::Result<Timed> {
@@ -128,7 +127,7 @@ pub(crate) fn time(
     let wall = wall.elapsed().as_secs_f64().max(1e-9);
     let busy = machine::cpu_seconds().zip(busy);
     Ok(Timed {
-        seconds: Spread::of(seconds),
+        seconds: Spread::from_samples(seconds),
         cores_busy: busy.map(|(after, before)| (after - before) / wall),
     })
 }
@@ -138,9 +137,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_is_in_the_middle() {
-        let odd = Spread::of(vec![3.0, 1.0, 2.0]);
+    fn median_of_odd_and_even_counts() {
+        let odd = Spread::from_samples(vec![3.0, 1.0, 2.0]);
         assert_eq!((odd.median, odd.min, odd.max), (2.0, 1.0, 3.0));
-        assert!((Spread::of(vec![4.0, 1.0, 2.0, 3.0]).median - 2.5).abs() < 1e-12);
+        assert!((Spread::from_samples(vec![4.0, 1.0, 2.0, 3.0]).median - 2.5).abs() < 1e-12);
     }
 }

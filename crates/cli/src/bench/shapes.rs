@@ -1,16 +1,16 @@
-//! Models of known shape, with random weights.
+//! Predefined model shapes.
 
 use clap::ValueEnum;
 use nextword_model::{BiasConfig, ModelConfig, presets};
 
-/// A model to measure, and the batch that trains it.
+/// A model shape and its training batch size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Size {
-    /// 4 layers, 4 heads, 128 numbers, context 64, batch 12, 65 tokens
+    /// 4 layers, 4 heads, width 128, context 64, batch 12, vocabulary 65
     Small,
-    /// 6 layers, 6 heads, 384 numbers, context 256, batch 4, 65 tokens
+    /// 6 layers, 6 heads, width 384, context 256, batch 4, vocabulary 65
     Medium,
-    /// GPT-2's 124M: 12 layers, 12 heads, 768 numbers, context 256, batch 2, 50257 tokens
+    /// GPT-2 124M: 12 layers, 12 heads, width 768, context 256, batch 2, vocabulary 50257
     Gpt2,
 }
 
@@ -42,7 +42,7 @@ impl Size {
         }
     }
 
-    /// Sequences in a training step.
+    /// Number of sequences per training step.
     pub(crate) fn batch(self) -> usize {
         match self {
             Self::Small => 12,

@@ -1,20 +1,20 @@
-//! Text to ids.
+//! Benchmark of tokenization.
 
 use std::time::Instant;
 
 use nextword_data::{Stories, load_tokenizer};
 
 use super::args::BenchTokenizeArgs;
-use super::{Report, time};
-use crate::{exit, records};
+use super::{Report, measure_rounds};
+use crate::{exit, models};
 
-/// Text taken where no file is given, in bytes.
-const TEXT: usize = 1 << 20;
+/// Bytes of built-in text used if no file is given.
+const DEFAULT_TEXT_BYTES: usize = 1 << 20;
 
-/// Measures a record's tokenizer on one core.
+/// Times a model's tokenizer on one core.
 pub(crate) fn run(args: &BenchTokenizeArgs) -> anyhow::Result<Report> {
-    let record = records::open(&args.record, false)?;
-    let tokenizer = load_tokenizer(record.tokenizer_path())?;
+    let dir = models::open(&args.model, false)?;
+    let tokenizer = load_tokenizer(dir.tokenizer_path())?;
     let text = match &args.file {
         Some(path) => std::fs::read_to_string(path)
             .map_err(|e| exit::bad_file(format!("`{}`: {e}", path.display())))?,
@@ -22,14 +22,14 @@ pub(crate) fn run(args: &BenchTokenizeArgs) -> anyhow::Result<Report> {
     };
     let mut tokens = tokenizer.encode(&text).ids.len();
     let round = || {
-        let begin = Instant::now();
+        let start = Instant::now();
         tokens = tokenizer.encode(&text).ids.len();
-        Ok(begin.elapsed().as_secs_f64() / text.len().max(1) as f64 * 1e6)
+        Ok(start.elapsed().as_secs_f64() / text.len().max(1) as f64 * 1e6)
     };
-    let timed = time(args.common.rounds, round)?;
+    let timed = measure_rounds(args.common.rounds, round)?;
     let megabytes = text.len() as f64 / 1e6;
     let per_second = tokens as f64 / megabytes / timed.seconds.median;
-    let subject = args.record.display().to_string();
+    let subject = args.model.display().to_string();
     Ok(Report {
         tokens_per_second: Some(per_second),
         ..timed.report("tokenize", subject, "one core", "megabyte")
@@ -37,11 +37,11 @@ pub(crate) fn run(args: &BenchTokenizeArgs) -> anyhow::Result<Report> {
 }
 
 fn stories() -> String {
-    let mut text = String::with_capacity(TEXT + 4096);
+    let mut text = String::with_capacity(DEFAULT_TEXT_BYTES + 4096);
     for story in Stories::new(1, usize::MAX).iter() {
         text.push_str(&story);
         text.push('\n');
-        if text.len() >= TEXT {
+        if text.len() >= DEFAULT_TEXT_BYTES {
             break;
         }
     }

@@ -1,4 +1,4 @@
-//! Training steps.
+//! Benchmark of training steps.
 
 use std::time::Instant;
 
@@ -8,13 +8,13 @@ use nextword_model::{ModelConfig, Precision};
 use nextword_train::{OptimizerConfig, Stepper};
 
 use super::args::BenchTrainArgs;
-use super::{Report, machine, time};
-use crate::records;
+use super::{Report, machine, measure_rounds};
+use crate::models;
 
-/// Measures steps on random tokens: forward, backward, clipping, update.
+/// Times steps on random tokens: forward, backward, clipping, update.
 pub(crate) fn run(args: &BenchTrainArgs) -> anyhow::Result<Report> {
     let config = args.size.config();
-    let device = records::device(&args.common.device)?;
+    let device = models::open_device(&args.common.device)?;
     let precision = match args.precision.as_str() {
         "bf16" => Precision::Bf16,
         _ => Precision::F32,
@@ -24,18 +24,18 @@ pub(crate) fn run(args: &BenchTrainArgs) -> anyhow::Result<Report> {
     let model = config.init(&device, 1337)?.train();
     let model = model.with_precision(precision)?;
     let mut stepper = Stepper::new(model, OptimizerConfig::default(), 1337, args.recompute);
-    let mut number = 0;
+    let mut next_step = 0;
     let mut steps = |count: u64| {
         for _ in 0..count {
-            stepper.step(&[tokens(&config, batch, number)], number, 1e-3, 1e-3);
-            number += 1;
+            stepper.step(&[tokens(&config, batch, next_step)], next_step, 1e-3, 1e-3);
+            next_step += 1;
         }
     };
     steps(args.warm_up);
-    let timed = time(args.common.rounds, || {
-        let begin = Instant::now();
+    let timed = measure_rounds(args.common.rounds, || {
+        let start = Instant::now();
         steps(args.steps);
-        Ok(begin.elapsed().as_secs_f64() / args.steps as f64)
+        Ok(start.elapsed().as_secs_f64() / args.steps as f64)
     })?;
     let tokens_per_second = (batch * seq) as f64 / timed.seconds.median;
     let flops = tokens_per_second * config.training_flops(seq) as f64;
@@ -47,12 +47,12 @@ pub(crate) fn run(args: &BenchTrainArgs) -> anyhow::Result<Report> {
     })
 }
 
-/// A batch that looks like text to the kernels: any ids, each place with a target.
+/// Returns a batch of pseudo-random token ids, with a target at every position.
 fn tokens(config: &ModelConfig, batch: usize, step: u64) -> TokenBatch {
     let (seq, vocab) = (config.context_length, config.vocab_size as u64);
     let id = |i: usize| {
-        let mixed = (step << 32 | i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        ((mixed >> 33) % vocab) as u32
+        let hash = (step << 32 | i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        ((hash >> 33) % vocab) as u32
     };
     TokenBatch {
         inputs: (0..batch * seq).map(id).collect(),

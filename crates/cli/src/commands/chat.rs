@@ -1,4 +1,4 @@
-//! `nextword chat RECORD|RUN`.
+//! `nextword chat MODEL|RUN`.
 
 use std::io::{BufRead, IsTerminal};
 use std::ops::ControlFlow;
@@ -10,27 +10,28 @@ use clap::{Args, ValueHint};
 use nextword_generate::{Answer, PROMPT, TextGenerator, TextOptions};
 use nextword_server::{ChatTemplate, Message};
 
-use crate::args::CutArgs;
+use crate::args::SamplingArgs;
 use crate::commands::generate::new_seed;
-use crate::format::harmless;
-use crate::{output, records};
+use crate::format::sanitize;
+use crate::{models, output};
 
-const HELP: &str = "/retry answers anew, /undo forgets the last exchange, /probs shows the last answer's \
-                    probabilities, /reset begins anew, /quit leaves, Ctrl-C ends an answer";
+const HELP: &str = "/retry generates the last reply again, /undo removes the last exchange, /probs shows the \
+                    last reply's token probabilities, /reset clears the conversation, /quit exits, \
+                    Ctrl-C stops a reply";
 
-/// `chat RECORD|RUN`.
+/// `chat MODEL|RUN`.
 #[derive(Debug, Args)]
 pub(crate) struct ChatArgs {
-    /// A record, a checkpoint, or a run's folder (its best record is used)
+    /// Model folder, checkpoint, or run folder (the run's best model is used)
     #[arg(value_hint = ValueHint::DirPath)]
     model: PathBuf,
-    /// What the model is told before the conversation; needs a chat template
+    /// System prompt; requires a chat template
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
-    /// The most tokens of an answer
+    /// Maximum number of tokens per reply
     #[arg(long, short, default_value_t = 256, value_name = "N")]
     max_tokens: usize,
-    /// Divides the logits: 0 is greedy, 1 follows the model's own probabilities
+    /// Sampling temperature: 0 is greedy, 1 samples from the model's own distribution
     #[arg(
         long,
         short,
@@ -40,73 +41,73 @@ pub(crate) struct ChatArgs {
     )]
     temperature: f64,
     #[command(flatten)]
-    cuts: CutArgs,
-    /// Ends an answer before this text (repeatable) [default: none]
+    sampling: SamplingArgs,
+    /// Stop a reply before this text (repeatable) [default: none]
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
-    /// The same seed gives the same answers [default: a new one each time]
+    /// Random seed for reproducible sampling [default: random]
     #[arg(long, short)]
     seed: Option<u64>,
-    /// Device: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
+    /// Device to run on: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
     #[arg(long, short, default_value = "flex")]
     device: String,
-    /// Uses the last record of a run instead of the best
+    /// Use a run's last model instead of its best
     #[arg(long)]
     last: bool,
 }
 
-/// How what is typed is put to the model.
-enum Way {
-    /// By the record's chat template.
+/// How user input is formatted as a prompt.
+enum PromptStyle {
+    /// With the model's chat template.
     Template(Box<ChatTemplate>),
-    /// By the card's prompt template: each line by itself.
-    Single,
-    /// As text that goes on.
-    Plain,
+    /// With the model's prompt template, each line independently.
+    SingleTurn,
+    /// As plain text that the model continues.
+    Continuation,
 }
 
-impl Way {
-    fn words(&self) -> &'static str {
+impl PromptStyle {
+    fn description(&self) -> &'static str {
         match self {
-            Self::Template(_) => "the record's chat template puts what you type to the model",
-            Self::Single => {
-                "the record's prompt template puts each line to the model by itself: it remembers nothing"
+            Self::Template(_) => "your input is formatted with the model's chat template",
+            Self::SingleTurn => {
+                "each line is formatted with the model's prompt template on its own; no conversation history is kept"
             }
-            Self::Plain => {
-                "the record has no chat template: the model was not taught to answer, it continues what you type, \
-                 with all before it"
+            Self::Continuation => {
+                "the model has no chat template and was not trained to reply; it continues your text, including \
+                 everything before it"
             }
         }
     }
 }
 
-/// Reads lines and answers them.
+/// Reads lines from standard input and generates replies.
 pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
-    let record = records::open(&args.model, args.last)?;
-    let device = records::device(&args.device)?;
-    let generator = TextGenerator::open(&record, &device)?;
-    let template = ChatTemplate::open(&record, &**generator.tokenizer())?;
-    let way = match (template, &record.card.prompt_template) {
-        (Some(template), _) => Way::Template(Box::new(template)),
-        (None, Some(_)) => Way::Single,
-        (None, None) => Way::Plain,
+    let dir = models::open(&args.model, args.last)?;
+    let device = models::open_device(&args.device)?;
+    let generator = TextGenerator::open(&dir, &device)?;
+    let template = ChatTemplate::open(&dir, &**generator.tokenizer())?;
+    let style = match (template, &dir.card.prompt_template) {
+        (Some(template), _) => PromptStyle::Template(Box::new(template)),
+        (None, Some(_)) => PromptStyle::SingleTurn,
+        (None, None) => PromptStyle::Continuation,
     };
     let mut chat = Chat {
         options: options(args)?,
         generator,
         turns: Vec::new(),
-        last: None,
+        last_reply: None,
         stop: stop_flag()?,
-        way,
+        style,
         args,
     };
     let mut input = std::io::stdin().lock();
-    let asks = input.is_terminal();
-    output::note(&format!("note: {}", chat.way.words()));
-    output::note(HELP);
+    let interactive = input.is_terminal();
+    output::eprint_line(&format!("note: {}", chat.style.description()));
+    output::eprint_line(HELP);
     loop {
-        if asks {
-            output::text("> ")?;
+        if interactive {
+            output::print("> ")?;
         }
         let mut line = String::new();
         if input.read_line(&mut line)? == 0 {
@@ -114,14 +115,14 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
         }
         match line.trim_end_matches(['\n', '\r']) {
             "/quit" | "/exit" => return Ok(()),
-            line => chat.take(line)?,
+            line => chat.handle_line(line)?,
         }
     }
 }
 
 fn options(args: &ChatArgs) -> anyhow::Result<TextOptions> {
     let seed = args.seed.unwrap_or_else(new_seed);
-    let sampling = args.cuts.sampling(args.temperature, seed);
+    let sampling = args.sampling.config(args.temperature, seed);
     sampling.validate()?;
     Ok(TextOptions {
         sampling,
@@ -131,22 +132,22 @@ fn options(args: &ChatArgs) -> anyhow::Result<TextOptions> {
     })
 }
 
-/// Raised by Ctrl-C, which does not end the program.
+/// Returns a flag that Ctrl-C raises instead of ending the program.
 fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
-    let raised = flag.clone();
+    let handler_flag = flag.clone();
     ctrlc::set_handler(move || {
-        if raised.swap(true, Ordering::SeqCst) {
-            output::note("\n/quit leaves");
+        if handler_flag.swap(true, Ordering::SeqCst) {
+            output::eprint_line("\ntype /quit to exit");
         }
     })?;
     Ok(flag)
 }
 
-/// What was said, and the answer.
+/// A user message and the reply.
 struct Turn {
-    said: String,
-    answer: String,
+    user: String,
+    reply: String,
 }
 
 /// A conversation.
@@ -154,146 +155,146 @@ struct Chat<'a> {
     args: &'a ChatArgs,
     generator: TextGenerator,
     options: TextOptions,
-    way: Way,
+    style: PromptStyle,
     turns: Vec<Turn>,
-    /// The last answer with its tokens.
-    last: Option<Answer>,
+    /// The last reply with its tokens.
+    last_reply: Option<Answer>,
     stop: Arc<AtomicBool>,
 }
 
 impl Chat<'_> {
-    /// Does what a line asks for, or answers it. Only a lost output is an error.
-    fn take(&mut self, line: &str) -> anyhow::Result<()> {
+    /// Runs the command in `line`, or replies to it. Fails only if the output is closed.
+    fn handle_line(&mut self, line: &str) -> anyhow::Result<()> {
         match line {
             "" => {}
-            "/help" => output::note(HELP),
-            "/probs" => return self.probabilities(),
+            "/help" => output::eprint_line(HELP),
+            "/probs" => return self.print_probabilities(),
             "/reset" => {
                 self.turns.clear();
-                self.last = None;
-                output::note("the conversation begins anew");
+                self.last_reply = None;
+                output::eprint_line("conversation cleared");
             }
             "/undo" => match self.turns.pop() {
-                Some(turn) => output::note(&format!("forgotten: {}", harmless(&turn.said))),
-                None => output::note("there is nothing to forget"),
+                Some(turn) => output::eprint_line(&format!("removed: {}", sanitize(&turn.user))),
+                None => output::eprint_line("nothing to undo"),
             },
             "/retry" => match self.turns.pop() {
-                Some(turn) if !self.answer(&turn.said)? => self.turns.push(turn),
+                Some(turn) if !self.reply(&turn.user)? => self.turns.push(turn),
                 Some(_) => {}
-                None => output::note("there is no answer yet"),
+                None => output::eprint_line("no reply yet"),
             },
             command if command.starts_with('/') && !command.contains(' ') => {
-                output::note(&format!("there is no {}; {HELP}", harmless(command)));
+                output::eprint_line(&format!("unknown command {}; {HELP}", sanitize(command)));
             }
-            said => {
-                self.answer(said)?;
+            message => {
+                self.reply(message)?;
             }
         }
         Ok(())
     }
 
-    /// All that the model is shown before its answer to `said`.
-    fn prompt(&self, said: &str) -> anyhow::Result<String> {
-        match &self.way {
-            Way::Single => Ok(said.to_owned()),
-            Way::Plain => {
+    /// Returns the prompt for the reply to `message`, including the conversation so far.
+    fn prompt(&self, message: &str) -> anyhow::Result<String> {
+        match &self.style {
+            PromptStyle::SingleTurn => Ok(message.to_owned()),
+            PromptStyle::Continuation => {
                 let mut text = String::new();
                 for turn in &self.turns {
-                    begin_line(&mut text);
-                    text.push_str(&turn.said);
-                    text.push_str(&turn.answer);
+                    start_new_line(&mut text);
+                    text.push_str(&turn.user);
+                    text.push_str(&turn.reply);
                 }
-                begin_line(&mut text);
-                Ok(text + said)
+                start_new_line(&mut text);
+                Ok(text + message)
             }
-            Way::Template(template) => {
-                let message = |role: &str, content: &str| Message {
+            PromptStyle::Template(template) => {
+                let to_message = |role: &str, content: &str| Message {
                     role: role.to_owned(),
                     content: content.to_owned(),
                 };
                 let system = self.args.system.iter();
                 let mut messages: Vec<Message> =
-                    system.map(|text| message("system", text)).collect();
+                    system.map(|text| to_message("system", text)).collect();
                 for turn in &self.turns {
-                    messages.push(message("user", &turn.said));
-                    messages.push(message("assistant", &turn.answer));
+                    messages.push(to_message("user", &turn.user));
+                    messages.push(to_message("assistant", &turn.reply));
                 }
-                messages.push(message("user", said));
+                messages.push(to_message("user", message));
                 Ok(template.render(&messages)?)
             }
         }
     }
 
-    /// Shows the answer to `said` as it comes, and remembers both; whether there is one. What a model
-    /// or its template cannot do is told, and the conversation is as it was.
-    fn answer(&mut self, said: &str) -> anyhow::Result<bool> {
-        self.options.prompt_template = match self.way {
-            Way::Single => None,
-            Way::Template(_) | Way::Plain => Some(PROMPT.to_owned()),
+    /// Streams the reply to `message`, and adds both to the conversation. Returns whether there was a
+    /// reply: an error of the model or its template is printed and leaves the conversation unchanged.
+    fn reply(&mut self, message: &str) -> anyhow::Result<bool> {
+        self.options.prompt_template = match self.style {
+            PromptStyle::SingleTurn => None,
+            PromptStyle::Template(_) | PromptStyle::Continuation => Some(PROMPT.to_owned()),
         };
         self.stop.store(false, Ordering::SeqCst);
-        let mut trouble = None;
-        let answers = self.prompt(said).and_then(|prompt| {
-            let show = |_, piece: &str| {
+        let mut write_error = None;
+        let completions = self.prompt(message).and_then(|prompt| {
+            let on_text = |_, delta: &str| {
                 if self.stop.load(Ordering::SeqCst) {
                     return ControlFlow::Break(());
                 }
-                match output::text(&harmless(piece)) {
+                match output::print(&sanitize(delta)) {
                     Ok(()) => ControlFlow::Continue(()),
                     Err(e) => {
-                        trouble = Some(e);
+                        write_error = Some(e);
                         ControlFlow::Break(())
                     }
                 }
             };
-            Ok(self.generator.generate(&[prompt], &self.options, show)?)
+            Ok(self.generator.generate(&[prompt], &self.options, on_text)?)
         });
-        if let Some(error) = trouble {
+        if let Some(error) = write_error {
             return Err(error);
         }
-        let answer = match answers {
-            Ok(answers) => answers.into_iter().next(),
+        let completion = match completions {
+            Ok(completions) => completions.into_iter().next(),
             Err(error) => {
-                output::note(&format!("error: {error:#}"));
+                output::eprint_line(&format!("error: {error:#}"));
                 return Ok(false);
             }
         };
-        output::text("\n")?;
-        // Each answer draws its own numbers.
+        output::print("\n")?;
+        // Each reply samples from its own random stream.
         self.options.first_sequence += 1;
-        let Some(answer) = answer else {
+        let Some(completion) = completion else {
             return Ok(false);
         };
-        if answer.truncated > 0 && !matches!(self.way, Way::Single) {
-            output::note(
-                "note: the beginning of the conversation no longer fits the model's context",
+        if completion.truncated > 0 && !matches!(self.style, PromptStyle::SingleTurn) {
+            output::eprint_line(
+                "note: the start of the conversation no longer fits into the model's context",
             );
         }
         self.turns.push(Turn {
-            said: said.to_owned(),
-            answer: answer.text.clone(),
+            user: message.to_owned(),
+            reply: completion.text.clone(),
         });
-        self.last = Some(answer);
+        self.last_reply = Some(completion);
         Ok(true)
     }
 
-    /// Shows how likely the model found each token of its last answer.
-    fn probabilities(&self) -> anyhow::Result<()> {
-        let Some(answer) = &self.last else {
-            output::note("there is no answer yet");
+    /// Prints the probability of each token of the last reply.
+    fn print_probabilities(&self) -> anyhow::Result<()> {
+        let Some(reply) = &self.last_reply else {
+            output::eprint_line("no reply yet");
             return Ok(());
         };
         let tokenizer = self.generator.tokenizer();
-        for (id, logprob) in answer.ids.iter().zip(&answer.logprobs) {
+        for (id, logprob) in reply.ids.iter().zip(&reply.logprobs) {
             let token = tokenizer.token(*id).unwrap_or_default();
-            output::line(&format!("{:6.2} %  {token:?}", 100.0 * logprob.exp()))?;
+            output::print_line(&format!("{:6.2} %  {token:?}", 100.0 * logprob.exp()))?;
         }
         Ok(())
     }
 }
 
-/// Ends the last line of `text`, if it has begun one.
-fn begin_line(text: &mut String) {
+/// Appends a line break unless `text` is empty or ends with one.
+fn start_new_line(text: &mut String) {
     if !text.is_empty() && !text.ends_with('\n') {
         text.push('\n');
     }

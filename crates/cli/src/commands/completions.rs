@@ -5,9 +5,9 @@ use clap::CommandFactory;
 use crate::args::{Cli, CompletionsArgs};
 use crate::output;
 
-/// Writes the completion script.
+/// Prints the completion script.
 pub(crate) fn run(args: &CompletionsArgs) -> anyhow::Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "nextword", &mut script);
-    output::bytes(&script)
+    output::print_bytes(&script)
 }

@@ -1,4 +1,4 @@
-//! `nextword eval RECORD|RUN FILE`, and `--task FILE`.
+//! `nextword eval MODEL|RUN FILE...`, and `--task FILE`.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -12,48 +12,48 @@ use nextword_model::Record;
 
 use crate::args::EvalArgs;
 use crate::exit::{bad_file, usage};
-use crate::format::{duration, grouped};
-use crate::{output, records};
+use crate::format::{count, duration};
+use crate::{models, output};
 
-/// Measures a model on a text.
+/// Evaluates a model on a text or a task.
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     if let Some(task) = &args.task {
-        return run_task(args, &records::open(&args.model, args.last)?, task);
+        return run_task(args, &models::open(&args.model, args.last)?, task);
     }
     if args.against.is_some() && args.files.iter().any(|file| file == Path::new("-")) {
         return Err(usage(
-            "standard input can be read only once, and --against reads the text twice; hint: give \
-             a file",
+            "--against reads the text twice, which standard input does not allow; hint: give a file",
         ));
     }
     let sources = Sources::open(&SourceConfig {
         paths: args.files.clone(),
-        separator: args.separator.as_deref().map(records::unescape),
+        separator: args.separator.as_deref().map(models::unescape),
         field: args.field.clone(),
         ..SourceConfig::default()
     })?;
-    let begin = Instant::now();
-    let report = measure(&args.model, args, &sources)?;
-    let seconds = begin.elapsed().as_secs_f64();
+    let start = Instant::now();
+    let report = evaluate(&args.model, args, &sources)?;
+    let seconds = start.elapsed().as_secs_f64();
     let against = args.against.as_ref();
     let against = against
-        .map(|other| measure(other, args, &sources))
+        .map(|other| evaluate(other, args, &sources))
         .transpose()?;
     if args.json {
         let mut value = serde_json::to_value(&report)?;
         if let Some(against) = against {
             value["against"] = serde_json::to_value(&against)?;
         }
-        return output::json(&value);
+        return output::print_json(&value);
     }
-    show(&report, seconds)?;
-    against.map_or(Ok(()), |against| compare(&report, &against))
+    print_report(&report, seconds)?;
+    against.map_or(Ok(()), |against| print_comparison(&report, &against))
 }
 
-fn measure(model: &Path, args: &EvalArgs, sources: &Sources) -> anyhow::Result<TextReport> {
-    let record = records::open(model, args.last)?;
-    let device = records::device(&args.device)?;
-    let generator = TextGenerator::open(&record, &device)?;
+/// Evaluates one model on the text.
+fn evaluate(model: &Path, args: &EvalArgs, sources: &Sources) -> anyhow::Result<TextReport> {
+    let dir = models::open(model, args.last)?;
+    let device = models::open_device(&args.device)?;
+    let generator = TextGenerator::open(&dir, &device)?;
     let settings = TextSettings {
         batch_size: args.batch_size,
         packing: if args.documents {
@@ -71,52 +71,53 @@ fn measure(model: &Path, args: &EvalArgs, sources: &Sources) -> anyhow::Result<T
     )?;
     if !report.loss.nats_per_token.is_finite() {
         return Err(bad_file(format!(
-            "`{}` gives a loss of {}: the model computes what is no number; hint: its weights are \
-             damaged or its training diverged, use an earlier record",
-            record.path.display(),
+            "`{}` has a loss of {}: the model produced NaN or infinity; hint: its weights are damaged \
+             or its training diverged; use an earlier model",
+            dir.path.display(),
             report.loss.nats_per_token
         )));
     }
     Ok(report)
 }
 
-/// Says how far the model is behind (or ahead of) another. By bytes where tokens differ.
-fn compare(report: &TextReport, other: &TextReport) -> anyhow::Result<()> {
-    let percent = |a: f64, b: f64| 100.0 * (a / b - 1.0);
+/// Prints the loss of `other` and how far `report` is from it. Bits per byte compare models with
+/// different tokenizers.
+fn print_comparison(report: &TextReport, other: &TextReport) -> anyhow::Result<()> {
+    let difference = |a: f64, b: f64| 100.0 * (a / b - 1.0);
     let (ours, theirs) = (&report.loss, &other.loss);
-    output::line(&format!(
-        "against        {:.4} nats a token, perplexity {:.3} ({:+.2}%)",
+    output::print_line(&format!(
+        "against        {:.4} nats per token, perplexity {:.3} ({:+.2}%)",
         theirs.nats_per_token,
         theirs.perplexity,
-        percent(ours.perplexity, theirs.perplexity)
+        difference(ours.perplexity, theirs.perplexity)
     ))?;
     if let (Some(a), Some(b)) = (ours.bits_per_byte, theirs.bits_per_byte) {
-        let percent = percent(a, b);
-        output::line(&format!(
+        let percent = difference(a, b);
+        output::print_line(&format!(
             "               {b:.4} bits per byte ({percent:+.2}%)"
         ))?;
     }
     Ok(())
 }
 
-/// Measures a model on a task.
-fn run_task(args: &EvalArgs, record: &Record, task: &Path) -> anyhow::Result<()> {
-    let lines = File::open(task)
+/// Evaluates a model on a task.
+fn run_task(args: &EvalArgs, dir: &Record, task: &Path) -> anyhow::Result<()> {
+    let file = File::open(task)
         .map_err(|e| bad_file(format!("`{}` cannot be read: {e}", task.display())))?;
-    let device = records::device(&args.device)?;
-    let generator = TextGenerator::open(record, &device)?;
-    let begin = Instant::now();
+    let device = models::open_device(&args.device)?;
+    let generator = TextGenerator::open(dir, &device)?;
+    let start = Instant::now();
     let tokenizer = generator.tokenizer();
     let report = evaluate_task(
         generator.model(),
         tokenizer.as_ref(),
-        record.card.bos_id,
-        BufReader::new(lines),
+        dir.card.bos_id,
+        BufReader::new(file),
     )?;
     if args.json {
-        return output::json(&report);
+        return output::print_json(&report);
     }
-    for (name, figure) in [
+    for (name, value) in [
         ("accuracy              ", report.accuracy),
         ("  standard error      ", report.accuracy_stderr),
         ("accuracy by characters", report.accuracy_by_characters),
@@ -124,41 +125,41 @@ fn run_task(args: &EvalArgs, record: &Record, task: &Path) -> anyhow::Result<()>
         ("bits per byte         ", report.bits_per_byte),
         ("word perplexity       ", report.word_perplexity),
     ] {
-        if let Some(figure) = figure {
-            output::line(&format!("{name}  {figure:.4}"))?;
+        if let Some(value) = value {
+            output::print_line(&format!("{name}  {value:.4}"))?;
         }
     }
-    output::note(&format!(
-        "[{} questions, {} texts in {}]",
-        report.questions,
-        report.texts,
-        duration(begin.elapsed().as_secs_f64())
+    output::eprint_line(&format!(
+        "[{}, {} in {}]",
+        count(report.questions as u64, "question"),
+        count(report.texts as u64, "text"),
+        duration(start.elapsed().as_secs_f64())
     ));
     Ok(())
 }
 
-fn show(report: &TextReport, seconds: f64) -> anyhow::Result<()> {
+fn print_report(report: &TextReport, seconds: f64) -> anyhow::Result<()> {
     let loss = &report.loss;
-    output::line(&format!(
-        "loss           {:.4} nats a token",
+    output::print_line(&format!(
+        "loss           {:.4} nats per token",
         loss.nats_per_token
     ))?;
-    output::line(&format!("perplexity     {:.3}", loss.perplexity))?;
+    output::print_line(&format!("perplexity     {:.3}", loss.perplexity))?;
     if let Some(bits) = loss.bits_per_byte {
-        output::line(&format!("bits per byte  {bits:.4}"))?;
+        output::print_line(&format!("bits per byte  {bits:.4}"))?;
     }
-    output::note(&format!(
-        "[{} tokens, {} bytes, {} documents in {}]",
-        grouped(loss.tokens),
-        grouped(report.bytes),
-        grouped(report.documents),
+    output::eprint_line(&format!(
+        "[{}, {}, {} in {}]",
+        count(loss.tokens, "token"),
+        count(report.bytes, "byte"),
+        count(report.documents, "document"),
         duration(seconds)
     ));
     if report.unknown > 0 {
-        output::note(&format!(
-            "note: {} distinct pieces of the text are not in the model's vocabulary and were left \
-             out or replaced by the unknown token",
-            report.unknown
+        output::eprint_line(&format!(
+            "note: the model's vocabulary lacks {} of the text; dropped or replaced by the \
+             unknown token",
+            count(report.unknown as u64, "distinct string")
         ));
     }
     Ok(())

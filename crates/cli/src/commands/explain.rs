@@ -1,4 +1,4 @@
-//! `nextword explain RECORD|RUN [PROMPT]`.
+//! `nextword explain MODEL|RUN [PROMPT]`.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -10,108 +10,115 @@ use nextword_generate::{PROMPT, TextGenerator, TextOptions};
 use nextword_model::{weights, write_atomically};
 
 use crate::args::{ExplainArgs, Format};
-use crate::format::harmless;
-use crate::{exit, learning, output, records, resources};
+use crate::format::sanitize;
+use crate::{exit, history, models, output, resources};
 
-/// Columns where neither the user nor the terminal tells.
-const COLUMNS: usize = 80;
+/// Width in columns if neither `--width` nor `COLUMNS` is set.
+const DEFAULT_COLUMNS: usize = 80;
 
-/// Explains a prompt.
+/// Explains a prompt in the chosen format.
 pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
     if args.schema {
-        return output::text(nextword_explain::SCHEMA);
+        return output::print(nextword_explain::SCHEMA);
     }
     let Some(model) = &args.model else {
-        return Err(exit::usage("no record is named; hint: give a run's folder"));
+        return Err(exit::usage(
+            "no model given; hint: give a run folder, e.g. runs/NAME",
+        ));
     };
-    check(args)?;
+    check_flags(args)?;
     let options = options(args)?;
     let explainer = open(model, args)?;
-    let learning = if args.over_training {
-        Some(learning::read(model)?)
+    let history = if args.over_training {
+        Some(history::load(model)?)
     } else {
         None
     };
-    let first = learning.as_ref().and_then(|l| l.sentences.first());
+    let first = history
+        .as_ref()
+        .and_then(|history| history.sentences.first());
     let prompt = match first {
         Some(sentence) if args.prompt.is_empty() => &sentence.prompt,
         _ => &args.prompt,
     };
     let explanation = explainer.explain(prompt, &options)?;
-    check_places(args, &explanation)?;
+    check_indices(args, &explanation)?;
     if !args.why.is_empty() {
-        return why(args, &explanation);
+        return print_why(args, &explanation);
     }
     if !args.what_if.is_empty() {
-        return what_if(args, &explanation);
+        return print_what_if(args, &explanation);
     }
-    let story_options = StoryOptions {
-        layers: list(&args.layer),
+    let report_options = StoryOptions {
+        layers: non_empty(&args.layer),
         top: args.top.max(1),
         ..StoryOptions::default()
     };
     match args.format() {
-        _ if learning.is_some() => html(args, &explanation, &options, &story_options, learning),
+        _ if history.is_some() => html(args, &explanation, &options, &report_options, history),
         Format::Text => {
-            let story = explanation.story(&StoryOptions {
+            let report = explanation.story(&StoryOptions {
                 most: usize::MAX,
-                ..story_options
+                ..report_options
             })?;
-            let drawn = terminal::draw(&explanation, &story, &view(args));
-            write(args, drawn.as_bytes())
+            let text = terminal::draw(&explanation, &report, &view(args));
+            write(args, text.as_bytes())
         }
         Format::Json => {
-            let story = explanation.story(&story_options)?;
+            let report = explanation.story(&report_options)?;
             write(
                 args,
-                format!("{}\n", serde_json::to_string(&story)?).as_bytes(),
+                format!("{}\n", serde_json::to_string(&report)?).as_bytes(),
             )
         }
         Format::Safetensors => safetensors(args, &explanation),
-        Format::Html => html(args, &explanation, &options, &story_options, None),
+        Format::Html => html(args, &explanation, &options, &report_options, None),
     }
 }
 
 /// Refuses options that would have no effect.
-fn check(args: &ExplainArgs) -> anyhow::Result<()> {
-    let asks = !args.why.is_empty() || !args.what_if.is_empty();
+fn check_flags(args: &ExplainArgs) -> anyhow::Result<()> {
+    let queries = !args.why.is_empty() || !args.what_if.is_empty();
     let (text, html) = (args.format() == Format::Text, args.format() == Format::Html);
     let page = html || args.over_training && text;
-    let compares = args.compare.is_some() || args.compare_with.is_some();
-    let picks = !args.head.is_empty() || !args.position.is_empty() || args.brief;
+    let compare = args.compare.is_some() || args.compare_with.is_some();
+    let selects = !args.head.is_empty() || !args.position.is_empty() || args.brief;
     let problem = if !args.why.is_empty() && !args.what_if.is_empty() {
-        "--why and --what-if are two questions; hint: ask one at a time"
-    } else if asks && (args.out.is_some() || compares || args.over_training || picks) {
-        "--why and --what-if answer in the terminal or as JSON; hint: leave --out, --compare, \
-         --over-training and what picks steps away"
-    } else if asks && !text && args.format() != Format::Json {
-        "--why and --what-if answer in the terminal or with --format json"
-    } else if compares && !page {
-        "--compare and --compare-with show two stories side by side on a page; hint: add --format html"
+        "--why and --what-if cannot be combined; hint: use one at a time"
+    } else if queries && (args.out.is_some() || compare || args.over_training || selects) {
+        "--why and --what-if print to the terminal or as JSON; hint: omit --out, --compare, \
+         --compare-with, --over-training, --head, --position and --brief"
+    } else if queries && !text && args.format() != Format::Json {
+        "--why and --what-if support only --format text and --format json"
+    } else if compare && !page {
+        "--compare and --compare-with need a web page; hint: add --format html"
     } else if args.over_training && !page {
-        "--over-training is a slider on a page; hint: use --format html or a file that ends in .html"
-    } else if picks && (!text || page) {
-        "--head, --position and --brief pick what the terminal shows; hint: leave them away, the other \
-         formats hold everything"
+        "--over-training needs a web page; hint: add --format html or an --out file ending in .html"
+    } else if selects && (!text || page) {
+        "--head, --position and --brief apply only to text output; hint: omit them, the other formats \
+         contain everything"
     } else {
         return Ok(());
     };
     Err(exit::usage(problem))
 }
 
-/// Refuses layers, heads and positions that are not there.
-fn check_places(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::Result<()> {
+/// Refuses layers, heads and positions that do not exist.
+fn check_indices(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::Result<()> {
     let trace = &explanation.trace;
-    let tokens = trace.ids.len();
-    for (what, given, count) in [
+    let positions = trace.ids.len();
+    for (name, given, count) in [
         ("layer", &args.layer, trace.config.n_layers),
         ("head", &args.head, trace.config.n_heads),
-        ("position", &args.position, tokens),
+        ("position", &args.position, positions),
     ] {
-        if let Some(wrong) = given.iter().find(|at| **at >= count) {
+        if let Some(wrong) = given.iter().find(|index| **index >= count) {
+            let range = match count {
+                1 => "0".to_string(),
+                _ => format!("0 to {}", count - 1),
+            };
             return Err(exit::usage(format!(
-                "there is no {what} {wrong}; hint: they are 0 to {}",
-                count - 1
+                "no {name} {wrong}; valid {name}s: {range}"
             )));
         }
     }
@@ -119,14 +126,14 @@ fn check_places(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::Re
 }
 
 fn open(model: &Path, args: &ExplainArgs) -> anyhow::Result<Explainer> {
-    let record = records::open(model, args.last)?;
-    resources::check_explained(record.config.counts().total())?;
-    let device = records::device(&args.device)?;
-    Ok(Explainer::new(TextGenerator::open(&record, &device)?))
+    let dir = models::open(model, args.last)?;
+    resources::check_explained(dir.config.counts().total())?;
+    let device = models::open_device(&args.device)?;
+    Ok(Explainer::new(TextGenerator::open(&dir, &device)?))
 }
 
 fn options(args: &ExplainArgs) -> anyhow::Result<TextOptions> {
-    let sampling = args.cuts.sampling(args.temperature, args.seed);
+    let sampling = args.sampling.config(args.temperature, args.seed);
     sampling.validate()?;
     Ok(TextOptions {
         sampling,
@@ -136,8 +143,9 @@ fn options(args: &ExplainArgs) -> anyhow::Result<TextOptions> {
     })
 }
 
-fn list(of: &[usize]) -> Option<Vec<usize>> {
-    (!of.is_empty()).then(|| of.to_vec())
+/// Returns the indices, or `None` if none were given.
+fn non_empty(indices: &[usize]) -> Option<Vec<usize>> {
+    (!indices.is_empty()).then(|| indices.to_vec())
 }
 
 fn view(args: &ExplainArgs) -> View {
@@ -145,83 +153,83 @@ fn view(args: &ExplainArgs) -> View {
     let columns = || std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok());
     let width = args.width.or_else(columns);
     View {
-        width: width.unwrap_or(COLUMNS).max(40),
+        width: width.unwrap_or(DEFAULT_COLUMNS).max(40),
         colours: to_terminal && std::env::var_os("NO_COLOR").is_none(),
         decimals: args.decimals.min(9),
         steps: !args.brief,
-        layers: list(&args.layer),
-        heads: list(&args.head),
-        positions: list(&args.position),
+        layers: non_empty(&args.layer),
+        heads: non_empty(&args.head),
+        positions: non_empty(&args.position),
         top: args.top.max(1),
     }
 }
 
 fn write(args: &ExplainArgs, bytes: &[u8]) -> anyhow::Result<()> {
     let Some(file) = &args.out else {
-        return output::bytes(bytes);
+        return output::print_bytes(bytes);
     };
     write_atomically(file, bytes)?;
-    output::note(&format!("wrote {}", file.display()));
+    output::eprint_line(&format!("wrote {}", file.display()));
     Ok(())
 }
 
-fn why(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::Result<()> {
+fn print_why(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::Result<()> {
     for address in &args.why {
         let derivation = explanation.why(address)?;
         if args.format() == Format::Json {
-            output::json(&derivation)?;
+            output::print_json(&derivation)?;
             continue;
         }
         for line in text::lines(&derivation) {
-            output::line(&harmless(&line))?;
+            output::print_line(&sanitize(&line))?;
         }
     }
     Ok(())
 }
 
-fn what_if(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::Result<()> {
+fn print_what_if(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::Result<()> {
     let edits: Vec<Edit> = args
         .what_if
         .iter()
-        .map(|edit| read_edit(edit, explanation))
+        .map(|edit| parse_edit(edit, explanation))
         .collect::<anyhow::Result<_>>()?;
-    let found: WhatIf = explanation.what_if(&edits)?;
+    let result: WhatIf = explanation.what_if(&edits)?;
     if args.format() == Format::Json {
-        return output::json(&found);
+        return output::print_json(&result);
     }
-    output::line("next word      as it is    changed")?;
-    for word in found.words.iter().take(args.top.max(1)) {
+    output::print_line("next word        before      after")?;
+    for word in result.words.iter().take(args.top.max(1)) {
         let (before, after) = (100.0 * word.before, 100.0 * word.after);
-        let text = harmless(&word.text);
-        output::line(&format!("{text:<14}{before:>7.2} %  {after:>7.2} %"))?;
+        let text = sanitize(&word.text);
+        output::print_line(&format!("{text:<14}{before:>7.2} %  {after:>7.2} %"))?;
     }
     Ok(())
 }
 
-/// `head=0.1`, `token=2:is`, `embedding=what.0:1.5`.
-fn read_edit(text: &str, explanation: &Explanation<'_>) -> anyhow::Result<Edit> {
+/// Parses an edit: `head=0.1`, `token=2:is`, `embedding=what.0:1.5`.
+fn parse_edit(text: &str, explanation: &Explanation<'_>) -> anyhow::Result<Edit> {
     let parsed = text
         .split_once('=')
-        .and_then(|(what, how)| match what.trim() {
+        .and_then(|(kind, value)| match kind.trim() {
             "head" => {
-                let (layer, head) = how.split_once('.')?;
+                let (layer, head) = value.split_once('.')?;
                 Some(Edit::HeadOff {
                     layer: layer.trim().parse().ok()?,
                     head: head.trim().parse().ok()?,
                 })
             }
             "token" => {
-                let (position, token) = how.split_once(':')?;
+                let (position, token) = value.split_once(':')?;
                 Some(Edit::Token {
                     position: position.trim().parse().ok()?,
-                    id: id_of(token, explanation)?,
+                    id: token_id(token, explanation)?,
                 })
             }
             "embedding" => {
-                let (place, value) = how.rsplit_once(':')?;
-                let (token, dim) = place.rsplit_once('.')?;
+                let (element, value) = value.rsplit_once(':')?;
+                let (token, dim) = element.rsplit_once('.')?;
                 Some(Edit::Embedding {
-                    id: id_of(token, explanation)?,
+                    id: token_id(token, explanation)?,
                     dim: dim.trim().parse().ok()?,
                     value: value.trim().parse().ok()?,
                 })
@@ -230,15 +238,15 @@ fn read_edit(text: &str, explanation: &Explanation<'_>) -> anyhow::Result<Edit> 
         });
     parsed.ok_or_else(|| {
         exit::usage(format!(
-            "`{text}` is no change; hint: head=0.1 switches head 1 of layer 0 off, token=2:TEXT puts \
-             another token at position 2, embedding=TOKEN.0:1.5 sets a number of a token's embedding; TEXT \
-             and TOKEN are one token each that the vocabulary has"
+            "invalid edit `{text}`; hint: head=0.1 disables head 1 of layer 0, token=2:TEXT replaces the \
+             token at position 2, embedding=TOKEN.0:1.5 sets element 0 of a token's embedding; TEXT and \
+             TOKEN must each be a single token of the vocabulary"
         ))
     })
 }
 
-/// The id of a text that is one token.
-fn id_of(text: &str, explanation: &Explanation<'_>) -> Option<u32> {
+/// Returns the id of `text` if it is a single token.
+fn token_id(text: &str, explanation: &Explanation<'_>) -> Option<u32> {
     let tokenizer = explanation.explainer.generator().tokenizer();
     let encoding = tokenizer.encode(text);
     match encoding.ids.as_slice() {
@@ -250,7 +258,7 @@ fn id_of(text: &str, explanation: &Explanation<'_>) -> Option<u32> {
 fn safetensors(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::Result<()> {
     let Some(file) = &args.out else {
         return Err(exit::usage(
-            "safetensors is a binary format; hint: name a file with --out trace.safetensors",
+            "safetensors is a binary format; hint: give a file, e.g. --out trace.safetensors",
         ));
     };
     let trace = &explanation.trace;
@@ -260,7 +268,7 @@ fn safetensors(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::Res
         (node.name.clone(), (value.shape.clone(), data))
     });
     weights::save_tensors(&tensors.collect(), file)?;
-    output::note(&format!("wrote {}", file.display()));
+    output::eprint_line(&format!("wrote {}", file.display()));
     Ok(())
 }
 
@@ -268,23 +276,26 @@ fn html(
     args: &ExplainArgs,
     explanation: &Explanation<'_>,
     options: &TextOptions,
-    story_options: &StoryOptions,
-    learning: Option<Learning>,
+    report_options: &StoryOptions,
+    history: Option<Learning>,
 ) -> anyhow::Result<()> {
-    let mut panes = vec![page::Pane::of(explanation, story_options)?];
+    let mut panels = vec![page::Pane::of(explanation, report_options)?];
     if let Some(prompt) = &args.compare {
         let other = explanation.explainer.explain(prompt, options)?;
-        panes.push(page::Pane::of(&other, story_options)?);
+        panels.push(page::Pane::of(&other, report_options)?);
     }
-    if let Some(record) = &args.compare_with {
-        let explainer = open(record, args)?;
+    if let Some(model) = &args.compare_with {
+        let explainer = open(model, args)?;
         let other = explainer.explain(&explanation.prompt, options)?;
-        panes.push(page::Pane::of(&other, story_options)?);
+        panels.push(page::Pane::of(&other, report_options)?);
     }
-    let html = page::render(&page::Data { panes, learning });
+    let html = page::render(&page::Data {
+        panes: panels,
+        learning: history,
+    });
     let file = args.out.clone();
     let file = file.unwrap_or_else(|| PathBuf::from("explain.html"));
     write_atomically(&file, html.as_bytes())?;
-    output::note(&format!("wrote {}", file.display()));
+    output::eprint_line(&format!("wrote {}", file.display()));
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `nextword generate RECORD|RUN [PROMPT]`.
+//! `nextword generate MODEL|RUN [PROMPT]`.
 
 use std::io::{IsTerminal, Read};
 use std::ops::ControlFlow;
@@ -9,58 +9,58 @@ use serde_json::json;
 
 use crate::args::GenerateArgs;
 use crate::bench::machine;
-use crate::format::{harmless, short};
-use crate::{exit, output, records};
+use crate::format::{count, sanitize, short};
+use crate::{exit, models, output};
 
-/// Unknown characters that are shown in a notice.
-const SHOWN: usize = 10;
+/// Maximum number of unknown strings listed in a note.
+const MAX_LISTED: usize = 10;
 
-/// Continues a prompt.
+/// Generates text from a prompt.
 pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let options = options(args)?;
-    let record = records::open(&args.model, args.last)?;
-    let device = records::device(&args.device)?;
-    let generator = TextGenerator::open(&record, &device)?;
-    let prompt = prompt(args)?;
+    let dir = models::open(&args.model, args.last)?;
+    let device = models::open_device(&args.device)?;
+    let generator = TextGenerator::open(&dir, &device)?;
+    let prompt = read_prompt(args)?;
     let prompts = vec![prompt.as_str(); args.samples];
     let streams = args.samples == 1 && !args.json;
-    if streams && options.prompt_template.is_none() && record.card.prompt_template.is_none()
+    if streams && options.prompt_template.is_none() && dir.card.prompt_template.is_none()
         || streams && args.raw
     {
-        echo(&prompt);
+        echo_prompt(&prompt);
     }
 
-    let begin = Instant::now();
+    let start = Instant::now();
     let to_terminal = std::io::stdout().is_terminal();
-    let mut trouble = None;
-    let answers = generator.generate(&prompts, &options, |_, piece| {
+    let mut write_error = None;
+    let completions = generator.generate(&prompts, &options, |_, delta| {
         if !streams {
             return ControlFlow::Continue(());
         }
-        match output::text(&shown(piece, to_terminal)) {
+        match output::print(&for_output(delta, to_terminal)) {
             Ok(()) => ControlFlow::Continue(()),
             Err(e) => {
-                trouble = Some(e);
+                write_error = Some(e);
                 ControlFlow::Break(())
             }
         }
     })?;
-    let seconds = begin.elapsed().as_secs_f64();
-    if let Some(error) = trouble {
+    let seconds = start.elapsed().as_secs_f64();
+    if let Some(error) = write_error {
         return Err(error);
     }
-    for (number, answer) in answers.iter().enumerate() {
-        write(
+    for (index, completion) in completions.iter().enumerate() {
+        print_completion(
             args,
             options.sampling.seed,
             &prompt,
-            number,
-            answer,
+            index,
+            completion,
             to_terminal,
         )?;
     }
     if !args.quiet {
-        notices(args, &answers, options.sampling.seed, seconds);
+        print_notes(args, &completions, options.sampling.seed, seconds);
     }
     Ok(())
 }
@@ -71,12 +71,12 @@ fn options(args: &GenerateArgs) -> anyhow::Result<TextOptions> {
         repetition_penalty: args.repetition_penalty,
         presence_penalty: args.presence_penalty,
         frequency_penalty: args.frequency_penalty,
-        ..args.cuts.sampling(args.temperature, seed)
+        ..args.sampling.config(args.temperature, seed)
     };
     sampling.validate()?;
     if args.stop.iter().any(String::is_empty) {
         return Err(exit::usage(
-            "--stop is empty; hint: leave it out to stop nowhere",
+            "--stop must not be empty; hint: omit it to disable stop texts",
         ));
     }
     Ok(TextOptions {
@@ -88,13 +88,14 @@ fn options(args: &GenerateArgs) -> anyhow::Result<TextOptions> {
     })
 }
 
-/// Another one each time, short enough to be typed again.
+/// Returns a seed that differs between calls and is short enough to type again.
 pub(crate) fn new_seed() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |now| u64::from(now.subsec_nanos()) ^ now.as_secs()) % 1_000_000
 }
 
-fn prompt(args: &GenerateArgs) -> anyhow::Result<String> {
+/// Returns the prompt argument, or standard input unless it is a terminal.
+fn read_prompt(args: &GenerateArgs) -> anyhow::Result<String> {
     if let Some(prompt) = &args.prompt {
         return Ok(prompt.clone());
     }
@@ -105,90 +106,99 @@ fn prompt(args: &GenerateArgs) -> anyhow::Result<String> {
     let mut bytes = Vec::new();
     input.read_to_end(&mut bytes)?;
     let mut text = String::from_utf8(bytes).map_err(|e| {
-        let place = e.utf8_error().valid_up_to();
+        let offset = e.utf8_error().valid_up_to();
         exit::bad_file(format!(
-            "the prompt on standard input is no UTF-8 text (byte {place}); hint: give it as an argument"
+            "the prompt on standard input is not valid UTF-8 (at byte {offset}); hint: convert it to UTF-8"
         ))
     })?;
-    // `echo` and editors end a text with a line break that nobody means.
+    // `echo` and editors append a line break that is not part of the prompt.
     if text.ends_with('\n') {
         text.pop();
     }
     Ok(text)
 }
 
-/// Shows the prompt before its continuation to a reader at a terminal, and keeps it out of the
-/// result.
-fn echo(prompt: &str) {
+/// Shows the prompt before its continuation on a terminal. It is not part of the output.
+fn echo_prompt(prompt: &str) {
     if std::io::stdout().is_terminal() {
-        output::progress(&harmless(prompt));
+        output::eprint_progress(&sanitize(prompt));
     }
 }
 
-fn shown(text: &str, to_terminal: bool) -> String {
+/// Sanitizes `text` if it is printed to a terminal.
+fn for_output(text: &str, to_terminal: bool) -> String {
     if to_terminal {
-        harmless(text)
+        sanitize(text)
     } else {
         text.to_string()
     }
 }
 
-/// Writes what was not streamed of an answer.
-fn write(
+/// Prints what was not streamed of a completion.
+fn print_completion(
     args: &GenerateArgs,
     seed: u64,
     prompt: &str,
-    number: usize,
-    answer: &Answer,
+    index: usize,
+    completion: &Answer,
     to_terminal: bool,
 ) -> anyhow::Result<()> {
     if args.json {
-        return output::json(&json!({
-            "prompt": prompt, "text": answer.text, "finish_reason": answer.finish,
-            "prompt_tokens": answer.prompt_ids.len(), "tokens": answer.ids.len(),
-            "ids": answer.ids, "unknown": answer.unknown, "truncated": answer.truncated,
-            "seed": seed, "sample": number, "peak_memory_bytes": machine::peak_memory(),
+        return output::print_json(&json!({
+            "prompt": prompt, "text": completion.text, "finish_reason": completion.finish,
+            "prompt_tokens": completion.prompt_ids.len(), "tokens": completion.ids.len(),
+            "ids": completion.ids, "unknown": completion.unknown, "truncated": completion.truncated,
+            "seed": seed, "sample": index, "peak_memory_bytes": machine::peak_memory(),
         }));
     }
     if args.samples > 1 {
-        output::line(&format!("=== {} of {}", number + 1, args.samples))?;
-        output::text(&shown(&answer.text, to_terminal))?;
+        output::print_line(&format!("=== {} of {}", index + 1, args.samples))?;
+        output::print(&for_output(&completion.text, to_terminal))?;
     }
-    if answer.text.ends_with('\n') {
+    if completion.text.ends_with('\n') {
         Ok(())
     } else {
-        output::text("\n")
+        output::print("\n")
     }
 }
 
-/// What the reader should know beside the text.
-fn notices(args: &GenerateArgs, answers: &[Answer], seed: u64, seconds: f64) {
-    let Some(first) = answers.first() else { return };
+/// Prints warnings and statistics to standard error.
+fn print_notes(args: &GenerateArgs, completions: &[Answer], seed: u64, seconds: f64) {
+    let Some(first) = completions.first() else {
+        return;
+    };
     if !first.unknown.is_empty() {
-        output::note(&unknown_notice(&first.unknown));
+        output::eprint_line(&unknown_note(&first.unknown));
     }
     if first.truncated > 0 {
-        output::note(&format!(
-            "note: the prompt is longer than the model's context; its first {} tokens were left out",
-            first.truncated
+        output::eprint_line(&format!(
+            "note: the prompt exceeds the model's context; dropped {} from its start",
+            count(first.truncated as u64, "token")
         ));
     }
-    let tokens: usize = answers.iter().map(|answer| answer.ids.len()).sum();
-    let reasons: Vec<String> = answers.iter().map(|a| reason(&a.finish, args)).collect();
+    let tokens: usize = completions
+        .iter()
+        .map(|completion| completion.ids.len())
+        .sum();
+    let reasons: Vec<String> = completions
+        .iter()
+        .map(|completion| finish_reason(&completion.finish, args))
+        .collect();
     let reason = if reasons.iter().all(|r| *r == reasons[0]) {
         reasons[0].clone()
     } else {
-        format!("stopped each: {}", reasons.join("; "))
+        format!("finished: {}", reasons.join("; "))
     };
-    output::note(&format!(
-        "[{reason}; {tokens} tokens, {} tok/s, seed {seed}]",
+    output::eprint_line(&format!(
+        "[{reason}; {}, {} tok/s, seed {seed}]",
+        count(tokens as u64, "token"),
         short(tokens as f64 / seconds.max(1e-9))
     ));
 }
 
-fn reason(finish: &FinishReason, args: &GenerateArgs) -> String {
+fn finish_reason(finish: &FinishReason, args: &GenerateArgs) -> String {
     match finish {
-        FinishReason::Eos => "stopped at the end token".to_string(),
+        FinishReason::Eos => "stopped at the EOS token".to_string(),
         FinishReason::Stop(text) => format!("stopped at {text:?}"),
         FinishReason::Length => format!("stopped after --max-tokens {}", args.max_tokens),
         FinishReason::ContextFull => "stopped: the context is full".to_string(),
@@ -196,19 +206,19 @@ fn reason(finish: &FinishReason, args: &GenerateArgs) -> String {
     }
 }
 
-fn unknown_notice(unknown: &[String]) -> String {
-    let shown: Vec<String> = unknown
+fn unknown_note(unknown: &[String]) -> String {
+    let listed: Vec<String> = unknown
         .iter()
-        .take(SHOWN)
-        .map(|piece| format!("{piece:?}"))
+        .take(MAX_LISTED)
+        .map(|text| format!("{text:?}"))
         .collect();
-    let more = match unknown.len().saturating_sub(SHOWN) {
+    let more = match unknown.len().saturating_sub(MAX_LISTED) {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
     format!(
-        "note: the model's vocabulary does not have {}{more}; left out or replaced by the unknown token",
-        shown.join(", ")
+        "note: not in the model's vocabulary: {}{more}; dropped or replaced by the unknown token",
+        listed.join(", ")
     )
 }
 
@@ -217,11 +227,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_notice_names_unknown_pieces_and_counts_the_rest() {
+    fn unknown_note_lists_some_strings_and_counts_the_rest() {
         let unknown: Vec<String> = (0..12).map(|n| format!("é{n}")).collect();
-        let notice = unknown_notice(&unknown);
-        assert!(notice.contains("\"é0\", \"é1\""), "{notice}");
-        assert!(notice.contains("and 2 more"), "{notice}");
-        assert!(!unknown_notice(&unknown[..1]).contains("more"));
+        let note = unknown_note(&unknown);
+        assert!(note.contains("\"é0\", \"é1\""), "{note}");
+        assert!(note.contains("and 2 more"), "{note}");
+        assert!(!unknown_note(&unknown[..1]).contains("more"));
     }
 }

@@ -1,16 +1,16 @@
-//! `nextword import DIR --out RECORD`.
+//! `nextword import FOLDER --out MODEL`.
 
 use serde_json::json;
 
 use crate::args::ImportArgs;
-use crate::format::{grouped, harmless};
+use crate::format::{count, sanitize};
 use crate::output;
 
-/// Turns a foreign folder into a record.
+/// Converts a Hugging Face folder into a model folder.
 pub(crate) fn run(args: &ImportArgs) -> anyhow::Result<()> {
     let imported = nextword_convert::import(&args.folder, &args.out)?;
     if args.json {
-        return output::json(&json!({
+        return output::print_json(&json!({
             "path": args.out, "model_type": imported.model_type, "config": imported.config,
             "card": imported.card, "chat_template": imported.has_chat_template,
         }));
@@ -20,10 +20,10 @@ pub(crate) fn run(args: &ImportArgs) -> anyhow::Result<()> {
     } else {
         ""
     };
-    output::note(&harmless(&format!(
-        "{}: {} parameters ({}{chat}); try: nextword generate {0} \"…\"",
+    output::eprint_line(&sanitize(&format!(
+        "{}: {} ({}{chat}); try: nextword generate {0} \"…\"",
         args.out.display(),
-        grouped(imported.card.parameters),
+        count(imported.card.parameters, "parameter"),
         imported.model_type,
     )));
     Ok(())

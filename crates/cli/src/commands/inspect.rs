@@ -1,4 +1,4 @@
-//! `nextword inspect RECORD|RUN`.
+//! `nextword inspect MODEL|RUN`.
 
 use std::collections::BTreeMap;
 
@@ -6,55 +6,52 @@ use nextword_model::{Bits, Card, Record, weights};
 use serde_json::{Value, json};
 
 use crate::args::InspectArgs;
-use crate::format::{bytes, grouped, harmless};
+use crate::format::{bytes, count, grouped, sanitize};
 use crate::planning::Parameters;
-use crate::{exit, output, records};
+use crate::{exit, models, output};
 
-/// Shows a record.
+/// Prints a model's details.
 pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
-    let record = records::open(&args.model, args.last)?;
-    let file = record.weights_path();
+    let dir = models::open(&args.model, args.last)?;
+    let file = dir.weights_path();
     let size = std::fs::metadata(&file)
         .map_err(|e| exit::bad_file(format!("{}: cannot read: {e}", file.display())))?
         .len();
     if args.json {
-        return output::json(&as_json(args, &record, size));
+        return output::print_json(&to_json(args, &dir, size));
     }
-    for line in lines(args, &record, size)? {
-        output::line(&harmless(&line))?;
+    for line in to_lines(args, &dir, size)? {
+        output::print_line(&sanitize(&line))?;
     }
     Ok(())
 }
 
-fn as_json(args: &InspectArgs, record: &Record, size: u64) -> Value {
-    let modules: BTreeMap<String, usize> = modules(record).into_iter().collect();
+fn to_json(args: &InspectArgs, dir: &Record, size: u64) -> Value {
+    let modules: BTreeMap<String, usize> = modules(dir).into_iter().collect();
     let mut value = json!({
-        "path": record.path, "card": record.card, "config": record.config,
-        "parameters": Parameters::from(record.config.counts()), "modules": modules,
+        "path": dir.path, "card": dir.card, "config": dir.config,
+        "parameters": Parameters::from(dir.config.counts()), "modules": modules,
         "weights_bytes": size,
     });
     if args.tensors {
-        let tensors = weights::layout(&record.config).into_iter();
+        let tensors = weights::layout(&dir.config).into_iter();
         let tensors = tensors.map(|(name, shape)| json!({"name": name, "shape": shape}));
         value["tensors"] = tensors.collect();
     }
     value
 }
 
-fn lines(args: &InspectArgs, record: &Record, size: u64) -> anyhow::Result<Vec<String>> {
-    let mut lines = vec![record.path.display().to_string()];
-    card(&record.card, &mut lines);
-    let parameters = Parameters::from(record.config.counts());
-    let total = grouped(parameters.total as u64);
-    let bits = match weights::bits(&record.weights_path())? {
-        Some(Bits::Int8) => ", 8 bits a weight",
-        Some(Bits::Int4) => ", 4 bits a weight",
+fn to_lines(args: &InspectArgs, dir: &Record, size: u64) -> anyhow::Result<Vec<String>> {
+    let mut lines = vec![dir.path.display().to_string()];
+    card_lines(&dir.card, &mut lines);
+    let parameters = Parameters::from(dir.config.counts());
+    let total = count(parameters.total as u64, "parameter");
+    let bits = match weights::bits(&dir.weights_path())? {
+        Some(Bits::Int8) => ", 8 bits per weight",
+        Some(Bits::Int4) => ", 4 bits per weight",
         None => "",
     };
-    lines.push(format!(
-        "\n{total} parameters, {} on disk{bits}",
-        bytes(size)
-    ));
+    lines.push(format!("\n{total}, {} on disk{bits}", bytes(size)));
     for (part, n) in parameters.parts() {
         let share = 100.0 * n as f64 / parameters.total.max(1) as f64;
         lines.push(format!(
@@ -63,11 +60,11 @@ fn lines(args: &InspectArgs, record: &Record, size: u64) -> anyhow::Result<Vec<S
         ));
     }
     lines.push("\nmodules".to_string());
-    for (module, n) in modules(record) {
+    for (module, n) in modules(dir) {
         lines.push(format!("  {module:<22}{:>14}", grouped(n as u64)));
     }
     lines.push("\nconfig".to_string());
-    let config = toml::to_string(&record.config)?;
+    let config = toml::to_string(&dir.config)?;
     lines.extend(
         config
             .lines()
@@ -76,45 +73,45 @@ fn lines(args: &InspectArgs, record: &Record, size: u64) -> anyhow::Result<Vec<S
     );
     if args.tensors {
         lines.push("\ntensors".to_string());
-        for (name, shape) in weights::layout(&record.config) {
+        for (name, shape) in weights::layout(&dir.config) {
             lines.push(format!("  {name:<44} {shape:?}"));
         }
     }
     Ok(lines)
 }
 
-fn card(card: &Card, lines: &mut Vec<String>) {
-    let mut fact = |name: &str, value: String| {
+fn card_lines(card: &Card, lines: &mut Vec<String>) {
+    let mut push = |name: &str, value: String| {
         if !value.is_empty() {
             lines.push(format!("  {name:<14}{value}"));
         }
     };
     let loss = |loss: Option<f64>| loss.map_or_else(String::new, |loss| format!("{loss:.4}"));
-    fact("name", card.name.clone());
-    fact("trained on", card.trained_on.clone());
-    fact("steps", grouped(card.step));
-    fact("tokens seen", grouped(card.tokens));
-    fact("loss", loss(card.train_loss));
-    fact("validation", loss(card.validation_loss));
-    fact("seed", card.seed.to_string());
-    fact(
-        "prompts put",
+    push("name", card.name.clone());
+    push("trained on", card.trained_on.clone());
+    push("steps", grouped(card.step));
+    push("train tokens", grouped(card.tokens));
+    push("loss", loss(card.train_loss));
+    push("validation", loss(card.validation_loss));
+    push("seed", card.seed.to_string());
+    push(
+        "prompt format",
         card.prompt_template.clone().unwrap_or_default(),
     );
-    fact("written by", format!("nextword {}", card.version));
+    push("written by", format!("nextword {}", card.version));
 }
 
-/// Parameters by module, in the order in which data meets them.
-fn modules(record: &Record) -> Vec<(String, usize)> {
-    let mut found: Vec<(String, usize)> = Vec::new();
-    for (name, shape) in weights::layout(&record.config) {
+/// Returns the parameters by module, in the order of the forward pass.
+fn modules(dir: &Record) -> Vec<(String, usize)> {
+    let mut modules: Vec<(String, usize)> = Vec::new();
+    for (name, shape) in weights::layout(&dir.config) {
         let depth = if name.starts_with("blocks.") { 2 } else { 1 };
         let module: Vec<&str> = name.split('.').take(depth).collect();
         let (module, n) = (module.join("."), shape.iter().product::<usize>());
-        match found.last_mut() {
+        match modules.last_mut() {
             Some((last, sum)) if *last == module => *sum += n,
-            _ => found.push((module, n)),
+            _ => modules.push((module, n)),
         }
     }
-    found
+    modules
 }

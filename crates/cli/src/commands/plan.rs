@@ -4,45 +4,46 @@ use nextword_train::prepare_run;
 
 use crate::args::PlanArgs;
 use crate::commands::train;
-use crate::format::{bytes, duration, grouped, short, unit};
+use crate::format::{bytes, count, duration, grouped, short, with_unit};
 use crate::output;
 use crate::planning::{Measured, Plan};
 
-/// Tells what a run will take.
+/// Estimates the cost of a run and prints it.
 pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<()> {
-    let config = train::config(&args.config, &args.set, args.device.as_deref())?;
-    let ingredients = prepare_run(config)?;
-    let plan = Plan::of(&ingredients);
-    train::warn_of_memory(&ingredients, &plan)?;
+    let config = train::load_config(&args.config, &args.set, args.device.as_deref())?;
+    let setup = prepare_run(config)?;
+    let plan = Plan::estimate(&setup);
+    train::check_memory(&setup, &plan)?;
     let plan = plan
-        .with_baselines(&ingredients)?
-        .with_speed(&ingredients, args.steps)?;
-    show(&plan, args.json)
+        .with_baselines(&setup)?
+        .with_speed(&setup, args.steps)?;
+    print_plan(&plan, args.json)
 }
 
-/// Writes a plan as text or JSON.
-pub(crate) fn show(plan: &Plan, json: bool) -> anyhow::Result<()> {
+/// Prints a plan as text or JSON.
+pub(crate) fn print_plan(plan: &Plan, json: bool) -> anyhow::Result<()> {
     if json {
-        return output::json(plan);
+        return output::print_json(plan);
     }
     for line in lines(plan) {
-        output::line(&line)?;
+        output::print_line(&line)?;
     }
     Ok(())
 }
 
 fn lines(plan: &Plan) -> Vec<String> {
     let mut lines = vec![format!("{} on {}", plan.name, plan.device)];
-    size(plan, &mut lines);
-    data(plan, &mut lines);
+    size_lines(plan, &mut lines);
+    data_lines(plan, &mut lines);
     match &plan.measured {
-        Some(measured) => speed(measured, &mut lines),
-        None => lines.push("  speed        not measured; `nextword plan CONFIG` does".to_string()),
+        Some(measured) => speed_lines(measured, &mut lines),
+        None => lines
+            .push("  speed        not measured; `nextword plan CONFIG` measures it".to_string()),
     }
     lines
 }
 
-fn size(plan: &Plan, lines: &mut Vec<String>) {
+fn size_lines(plan: &Plan, lines: &mut Vec<String>) {
     let total = plan.parameters.total;
     lines.push(format!("  parameters   {}", grouped(total as u64)));
     for (part, n) in plan.parameters.parts() {
@@ -53,9 +54,9 @@ fn size(plan: &Plan, lines: &mut Vec<String>) {
         ));
     }
     lines.push(format!(
-        "  arithmetic   {} a token to train, {} to run",
-        unit(plan.training_flops_per_token as f64, "FLOP"),
-        unit(plan.forward_flops_per_token as f64, "FLOP")
+        "  compute      {} per token to train, {} to run",
+        with_unit(plan.training_flops_per_token as f64, "FLOP"),
+        with_unit(plan.forward_flops_per_token as f64, "FLOP")
     ));
     let memory = &plan.memory_bytes;
     lines.push(format!(
@@ -71,28 +72,30 @@ fn size(plan: &Plan, lines: &mut Vec<String>) {
         lines.push(format!("    {part:<20}{:>14}", bytes(n as u64)));
     }
     lines.push(format!(
-        "  disk         {} a checkpoint, {} at the end",
+        "  disk         {} per checkpoint, {} at the end",
         bytes(plan.checkpoint_bytes),
         bytes(plan.disk_bytes)
     ));
 }
 
-fn data(plan: &Plan, lines: &mut Vec<String>) {
+fn data_lines(plan: &Plan, lines: &mut Vec<String>) {
     let data = &plan.data;
     lines.push(format!(
-        "  data         {} training and {} validation tokens, vocabulary {}",
+        "  data         {} training and {}, vocabulary {}",
         grouped(data.train_tokens as u64),
-        grouped(data.validation_tokens as u64),
+        count(data.validation_tokens as u64, "validation token"),
         grouped(data.vocab_size as u64)
     ));
     lines.push(format!(
-        "  run          {} steps of {} tokens: {:.2} times over the data",
-        grouped(data.steps),
-        grouped(data.tokens_per_step as u64),
+        "  run          {} of {}: {:.2} epochs",
+        count(data.steps, "step"),
+        count(data.tokens_per_step as u64, "token"),
         data.epochs
     ));
     if let Some(losses) = &plan.baselines {
-        lines.push("  to beat      validation loss of counting alone, nats a token".to_string());
+        lines.push(
+            "  to beat      validation loss of counting baselines, nats per token".to_string(),
+        );
         for (name, loss) in [
             ("uniform", losses.uniform),
             ("unigram", losses.unigram),
@@ -103,12 +106,12 @@ fn data(plan: &Plan, lines: &mut Vec<String>) {
     }
 }
 
-fn speed(measured: &Measured, lines: &mut Vec<String>) {
+fn speed_lines(measured: &Measured, lines: &mut Vec<String>) {
     lines.push(format!(
-        "  speed        {} tokens/s, {} over {} steps (first loss {:.3})",
+        "  speed        {} tokens/s, {} over {} (first loss {:.3})",
         short(measured.tokens_per_second),
-        unit(measured.flops_per_second, "FLOP/s"),
-        measured.steps,
+        with_unit(measured.flops_per_second, "FLOP/s"),
+        count(measured.steps, "step"),
         measured.first_loss
     ));
     lines.push(format!(

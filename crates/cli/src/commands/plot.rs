@@ -9,25 +9,25 @@ use serde_json::json;
 
 use crate::args::PlotArgs;
 use crate::plot::{Curve, Figure, attention, braille, svg};
-use crate::{exit, learning, output, records};
+use crate::{exit, history, models, output};
 
-/// Columns of a drawing where the terminal does not tell.
-const COLUMNS: usize = 80;
+/// Width in columns if `COLUMNS` is not set.
+const DEFAULT_COLUMNS: usize = 80;
 
-/// Draws loss curves.
+/// Plots loss curves, or attention weights over training.
 pub(crate) fn run(args: &PlotArgs) -> anyhow::Result<()> {
     if args.attention {
-        return draw_attention(args);
+        return plot_attention(args);
     }
     let curves = args
         .runs
         .iter()
-        .map(|path| read(path))
+        .map(|path| read_curve(path))
         .collect::<anyhow::Result<Vec<_>>>()?;
     if args.json {
         return curves.iter().try_for_each(|curve| {
             let (train, validation) = (&curve.train, &curve.validation);
-            output::json(&json!({"name": curve.name, "loss": train, "val_loss": validation}))
+            output::print_json(&json!({"name": curve.name, "loss": train, "val_loss": validation}))
         });
     }
     let figure = Figure::new(curves, args.log)?;
@@ -35,27 +35,27 @@ pub(crate) fn run(args: &PlotArgs) -> anyhow::Result<()> {
         let columns = std::env::var("COLUMNS")
             .ok()
             .and_then(|c| c.parse().ok())
-            .unwrap_or(COLUMNS);
+            .unwrap_or(DEFAULT_COLUMNS);
         let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        output::text(&braille::draw(&figure, columns, colours))?;
+        output::print(&braille::draw(&figure, columns, colours))?;
     }
     let file = args.out.clone().or_else(|| default_file(args));
     if let Some(file) = file {
         write_atomically(&file, svg::draw(&figure).as_bytes())?;
-        output::note(&format!("wrote {}", file.display()));
+        output::eprint_line(&format!("wrote {}", file.display()));
     }
     Ok(())
 }
 
-/// Draws the attention of each probe sentence over training.
-fn draw_attention(args: &PlotArgs) -> anyhow::Result<()> {
+/// Plots the attention weights of each probe sentence over training.
+fn plot_attention(args: &PlotArgs) -> anyhow::Result<()> {
     let [run] = args.runs.as_slice() else {
         return Err(exit::usage(
-            "--attention draws one run; hint: name one run's folder",
+            "--attention plots a single run; hint: give one run folder",
         ));
     };
-    let learning = learning::read(run)?;
-    for (number, sentence) in learning.sentences.iter().enumerate() {
+    let history = history::load(run)?;
+    for (number, sentence) in history.sentences.iter().enumerate() {
         let name = match number {
             0 => "attention.svg".to_string(),
             n => format!("attention-{}.svg", n + 1),
@@ -66,15 +66,15 @@ fn draw_attention(args: &PlotArgs) -> anyhow::Result<()> {
             None => run.join(name),
         };
         write_atomically(&file, attention::draw(sentence).as_bytes())?;
-        output::note(&format!("wrote {}", file.display()));
+        output::eprint_line(&format!("wrote {}", file.display()));
     }
-    for note in &learning.notes {
-        output::note(&format!("note: {note}"));
+    for note in &history.notes {
+        output::eprint_line(&format!("note: {note}"));
     }
     Ok(())
 }
 
-/// Where the SVG goes if nobody says.
+/// Returns the default path of the SVG file.
 fn default_file(args: &PlotArgs) -> Option<PathBuf> {
     match args.runs.as_slice() {
         _ if args.terminal => None,
@@ -83,8 +83,8 @@ fn default_file(args: &PlotArgs) -> Option<PathBuf> {
     }
 }
 
-/// The curves of a run, or of a metrics file.
-fn read(path: &Path) -> anyhow::Result<Curve> {
+/// Reads the curves of a run folder or a metrics file.
+fn read_curve(path: &Path) -> anyhow::Result<Curve> {
     let shown = path.display();
     let file = if path.is_dir() {
         path.join("metrics.jsonl")
@@ -93,44 +93,44 @@ fn read(path: &Path) -> anyhow::Result<Curve> {
     };
     let text = std::fs::read_to_string(&file).map_err(|e| {
         let problem = match e.kind() {
-            std::io::ErrorKind::NotFound if records::is_run(path) => {
+            std::io::ErrorKind::NotFound if models::is_run(path) => {
                 "has no metrics.jsonl yet".to_string()
             }
             std::io::ErrorKind::NotFound if path.is_dir() => {
-                "is no run's folder: it holds no metrics.jsonl".to_string()
+                "is not a run folder (metrics.jsonl is missing)".to_string()
             }
             std::io::ErrorKind::NotFound => "does not exist".to_string(),
             _ => format!("cannot be read: {e}"),
         };
         exit::bad_file(format!(
-            "`{shown}` {problem}; hint: give the folder of a run, as in runs/NAME"
+            "`{shown}` {problem}; hint: give a run folder, e.g. runs/NAME"
         ))
     })?;
-    let mut curve = Curve::named(name(path));
+    let mut curve = Curve::new(run_name(path));
     let last = text.lines().count();
     for (number, line) in text.lines().enumerate() {
         match serde_json::from_str::<MetricsLine>(line) {
             Ok(line) => curve.push(line.step, line.loss, line.val_loss),
-            // The run may be writing its last line right now.
+            // The run may still be writing its last line.
             Err(_) if number + 1 == last && !text.ends_with('\n') => {}
             Err(e) => {
                 let (file, number) = (file.display(), number + 1);
                 return Err(exit::bad_file(format!(
-                    "{file}:{number}: no line of metrics: {e}"
+                    "{file}:{number}: invalid metrics line: {e}"
                 )));
             }
         }
     }
     if curve.is_empty() {
         return Err(exit::bad_file(format!(
-            "`{shown}` has no losses to draw yet; hint: let it train"
+            "`{shown}` has no losses to plot yet; hint: let it train"
         )));
     }
     Ok(curve)
 }
 
-/// What a run is called in the legend.
-fn name(path: &Path) -> String {
+/// Returns the name of a run in the legend: that of its folder.
+fn run_name(path: &Path) -> String {
     let folder = if path.is_dir() {
         Some(path)
     } else {
@@ -150,9 +150,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_is_called_as_its_folder() {
-        assert_eq!(name(Path::new("runs/a/metrics.jsonl")), "a");
-        assert_eq!(name(Path::new("metrics.jsonl")), "metrics.jsonl");
-        assert_eq!(name(Path::new(env!("CARGO_MANIFEST_DIR"))), "cli");
+    fn run_name_is_the_folder_name() {
+        assert_eq!(run_name(Path::new("runs/a/metrics.jsonl")), "a");
+        assert_eq!(run_name(Path::new("metrics.jsonl")), "metrics.jsonl");
+        assert_eq!(run_name(Path::new(env!("CARGO_MANIFEST_DIR"))), "cli");
     }
 }

@@ -5,34 +5,34 @@ use std::time::{Duration, Instant};
 use nextword_data::{DataConfig, Phase, Prepared, Progress, SplitBy, TokenizerKind};
 use serde_json::json;
 
-use crate::args::{Kind, PrepareArgs};
+use crate::args::{PrepareArgs, TokenizerArg};
 use crate::commands::train;
-use crate::format::{bytes, duration, grouped};
-use crate::{output, records};
+use crate::format::{bytes, count, duration, grouped};
+use crate::{models, output};
 
-/// Time between two lines of progress.
-const INTERVAL: Duration = Duration::from_millis(200);
+/// Minimum time between two progress updates.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Writes token files.
+/// Tokenizes text into shard files.
 pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<()> {
     let config = config(args)?;
-    let begin = Instant::now();
-    let mut told = begin;
+    let start = Instant::now();
+    let mut last_update = start;
     let prepared = nextword_data::prepare(&config, &args.out, |progress| {
-        if !args.quiet && told.elapsed() >= INTERVAL {
-            told = Instant::now();
-            output::progress(&progress_line(&progress, begin.elapsed().as_secs_f64()));
+        if !args.quiet && last_update.elapsed() >= PROGRESS_INTERVAL {
+            last_update = Instant::now();
+            output::eprint_progress(&progress_line(&progress, start.elapsed().as_secs_f64()));
         }
     });
     if !args.quiet {
-        output::progress("");
+        output::eprint_progress("");
     }
-    show(args, &prepared?, begin.elapsed().as_secs_f64())
+    print_summary(args, &prepared?, start.elapsed().as_secs_f64())
 }
 
 fn config(args: &PrepareArgs) -> anyhow::Result<DataConfig> {
     let mut config = match &args.config {
-        Some(path) => train::config(path, &[], None)?.data,
+        Some(path) => train::load_config(path, &[], None)?.data,
         None => DataConfig {
             paths: args.sources.clone(),
             ..DataConfig::default()
@@ -41,10 +41,10 @@ fn config(args: &PrepareArgs) -> anyhow::Result<DataConfig> {
     let tokenizer = &mut config.tokenizer;
     if let Some(kind) = args.tokenizer {
         tokenizer.kind = match kind {
-            Kind::Char => TokenizerKind::Char,
-            Kind::Byte => TokenizerKind::Byte,
-            Kind::Word => TokenizerKind::Word,
-            Kind::Bpe => TokenizerKind::Bpe,
+            TokenizerArg::Char => TokenizerKind::Char,
+            TokenizerArg::Byte => TokenizerKind::Byte,
+            TokenizerArg::Word => TokenizerKind::Word,
+            TokenizerArg::Bpe => TokenizerKind::Bpe,
         };
     }
     if args.vocab_size.is_some() {
@@ -54,7 +54,7 @@ fn config(args: &PrepareArgs) -> anyhow::Result<DataConfig> {
         tokenizer.file.clone_from(&args.tokenizer_file);
     }
     if let Some(separator) = &args.separator {
-        config.separator = Some(records::unescape(separator));
+        config.separator = Some(models::unescape(separator));
     }
     if let Some(field) = &args.field {
         config.field.clone_from(field);
@@ -70,10 +70,10 @@ fn config(args: &PrepareArgs) -> anyhow::Result<DataConfig> {
 
 fn progress_line(progress: &Progress, seconds: f64) -> String {
     let phase = match progress.phase {
-        Phase::Vocabulary => "reading the vocabulary",
+        Phase::Vocabulary => "building the vocabulary",
         Phase::Tokens => "writing tokens",
     };
-    let share = progress
+    let percent = progress
         .total_bytes
         .filter(|total| *total > 0)
         .map_or_else(String::new, |total| {
@@ -81,54 +81,55 @@ fn progress_line(progress: &Progress, seconds: f64) -> String {
         });
     let tokens = match progress.tokens {
         0 => String::new(),
-        tokens => format!(", {} tokens", grouped(tokens)),
+        tokens => format!(", {}", count(tokens, "token")),
     };
     format!(
-        "{phase}: {}{share}{tokens}, {}",
+        "{phase}: {}{percent}{tokens}, {}",
         bytes(progress.bytes),
         duration(seconds)
     )
 }
 
-fn show(args: &PrepareArgs, prepared: &Prepared, seconds: f64) -> anyhow::Result<()> {
+fn print_summary(args: &PrepareArgs, prepared: &Prepared, seconds: f64) -> anyhow::Result<()> {
     let card = &prepared.card;
     if args.json {
-        return output::json(
+        return output::print_json(
             &json!({"folder": prepared.folder, "dataset": card, "seconds": seconds}),
         );
     }
     let folder = prepared.folder.display();
-    output::line(&format!("wrote {folder} in {}", duration(seconds)))?;
-    output::line(&format!(
-        "  text        {} in {} documents",
+    output::print_line(&format!("wrote {folder} in {}", duration(seconds)))?;
+    output::print_line(&format!(
+        "  text        {} in {}",
         bytes(card.bytes),
-        grouped(card.documents)
+        count(card.documents, "document")
     ))?;
-    output::line(&format!(
-        "  vocabulary  {} tokens",
-        grouped(card.vocab_size as u64)
+    output::print_line(&format!(
+        "  vocabulary  {}",
+        count(card.vocab_size as u64, "token")
     ))?;
-    output::line(&format!(
-        "  training    {} tokens",
-        grouped(card.train_tokens)
+    output::print_line(&format!(
+        "  training    {}",
+        count(card.train_tokens, "token")
     ))?;
-    output::line(&format!(
-        "  validation  {} tokens",
-        grouped(card.validation_tokens)
+    output::print_line(&format!(
+        "  validation  {}",
+        count(card.validation_tokens, "token")
     ))?;
     if !card.unknown.is_empty() {
-        let shown: Vec<String> = card
+        let examples: Vec<String> = card
             .unknown
             .iter()
             .take(10)
-            .map(|piece| format!("{piece:?}"))
+            .map(|text| format!("{text:?}"))
             .collect();
-        let (count, shown) = (card.unknown.len(), shown.join(" "));
-        output::line(&format!(
-            "  unknown     {count} distinct pieces, as {shown}"
+        output::print_line(&format!(
+            "  unknown     {}, such as {}",
+            count(card.unknown.len() as u64, "distinct string"),
+            examples.join(" ")
         ))?;
     }
-    output::line(&format!(
-        "use it with [data] prepared = \"{folder}\" and no path"
+    output::print_line(&format!(
+        "to train on it, set prepared = \"{folder}\" in [data] and no path"
     ))
 }

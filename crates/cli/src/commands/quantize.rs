@@ -1,4 +1,4 @@
-//! `nextword quantize RECORD --out FOLDER`.
+//! `nextword quantize MODEL --out FOLDER`.
 
 use std::fs;
 
@@ -7,53 +7,53 @@ use serde_json::json;
 
 use crate::args::QuantizeArgs;
 use crate::format::bytes;
-use crate::{exit, output, records};
+use crate::{exit, models, output};
 
-/// Writes a record with the same model in 8 or 4 bits a weight.
+/// Writes a copy of a model with weights of 8 or 4 bits.
 pub(crate) fn run(args: &QuantizeArgs) -> anyhow::Result<()> {
-    let record = records::open(&args.model, args.last)?;
-    let file = record.weights_path();
+    let dir = models::open(&args.model, args.last)?;
+    let file = dir.weights_path();
     if weights::bits(&file)?.is_some() {
         return Err(exit::usage(format!(
-            "`{}` is quantized already; hint: give the record that it was made from",
-            record.path.display()
+            "`{}` is already quantized; hint: give the model it was made from",
+            dir.path.display()
         )));
     }
     if args.out.exists() {
         return Err(exit::usage(format!(
-            "`{}` is there already; hint: name another folder with --out, or remove it",
+            "`{}` already exists; hint: choose another folder with --out, or remove it",
             args.out.display()
         )));
     }
-    let tokenizer = record.tokenizer_path();
+    let tokenizer = dir.tokenizer_path();
     let tokenizer = fs::read_to_string(&tokenizer)
-        .map_err(|e| exit::bad_file(format!("`{}`: cannot read: {e}", tokenizer.display())))?;
-    let model = record.load(&records::device("flex")?)?;
+        .map_err(|e| exit::bad_file(format!("cannot read `{}`: {e}", tokenizer.display())))?;
+    let model = dir.load(&models::open_device("flex")?)?;
     let model = model.quantize(bits(args.bits));
-    Record::save(&args.out, &model, &tokenizer, &record.card)?;
+    Record::save(&args.out, &model, &tokenizer, &dir.card)?;
     let size = |path| fs::metadata(path).map_or(0, |file| file.len());
     let (before, after) = (size(file), size(args.out.join("model.safetensors")));
     if args.json {
-        return output::json(&json!({
+        return output::print_json(&json!({
             "path": args.out, "bits": args.bits, "bytes_before": before, "bytes": after,
         }));
     }
-    output::line(&format!(
-        "{}: {} bits a weight, {} of {}",
+    output::print_line(&format!(
+        "{}: {} bits per weight, {} (was {})",
         args.out.display(),
         args.bits,
         bytes(after),
         bytes(before)
     ))?;
-    output::note(&format!(
-        "what it costs: nextword eval {} TEXT --against {}",
+    output::eprint_line(&format!(
+        "compare with the original: nextword eval {} TEXT --against {}",
         args.out.display(),
         args.model.display()
     ));
     Ok(())
 }
 
-/// 8 or 4, as the command line has checked.
+/// Converts a number of bits that the command line has checked: 8 or 4.
 pub(crate) fn bits(number: u8) -> Bits {
     match number {
         4 => Bits::Int4,

@@ -8,9 +8,9 @@ use nextword_train::{RunConfig, RunFolder, Trainer, parse_config, prepare_run, t
 use crate::args::ResumeArgs;
 use crate::commands::train;
 use crate::planning::Plan;
-use crate::{console, exit, records, signals};
+use crate::{console, exit, models, signals};
 
-/// Keys, and sections, that may change without making it another run.
+/// Keys and sections that may change when a run is resumed.
 const CHANGEABLE: [&str; 6] = [
     "train.steps",
     "train.log_every",
@@ -20,46 +20,51 @@ const CHANGEABLE: [&str; 6] = [
     "probes.",
 ];
 
-/// Continues a run.
+/// Resumes a run.
 pub(crate) fn run(args: &ResumeArgs) -> anyhow::Result<ExitCode> {
-    if !records::is_run(&args.run) {
+    if !models::is_run(&args.run) {
         let problem = if args.run.exists() {
-            "is no run's folder: it holds no run.toml"
+            "is not a run folder (run.toml is missing)"
         } else {
             "does not exist"
         };
         return Err(exit::bad_file(format!(
-            "`{}` {problem}; hint: give the folder of a run, as in runs/NAME",
+            "`{}` {problem}; hint: give a run folder, e.g. runs/NAME",
             args.run.display()
         )));
     }
     check_keys(&args.set)?;
     let (folder, stored) = RunFolder::open(&args.run)?;
-    let changed = change(&stored, &folder, &args.set)?;
+    let changed = apply_overrides(&stored, &folder, &args.set)?;
     let mut config = changed.clone();
     if let Some(device) = &args.device {
         config.device.clone_from(device);
     }
-    let ingredients = prepare_run(config)?;
-    train::warn_of_memory(&ingredients, &Plan::of(&ingredients))?;
+    let setup = prepare_run(config)?;
+    train::check_memory(&setup, &Plan::estimate(&setup))?;
     let stop = signals::stop_flag()?;
-    let mut hooks = train::hooks(&ingredients);
+    let mut hooks = train::hooks(&setup);
     let config_path = folder.config_path();
-    let trainer = Trainer::resume(ingredients, folder)?;
+    let trainer = Trainer::resume(setup, folder)?;
     if changed != stored {
-        // The next resume shall go as far as this one was told to.
+        // Stored so that the next resume uses the same overrides.
         write_atomically(&config_path, to_toml(&changed)?.as_bytes())?;
     }
 
     let mut reporter = console::reporter(args.quiet, args.json);
-    Ok(train::finish(&trainer.run(
+    Ok(train::exit_code(&trainer.run(
         reporter.as_mut(),
         &mut hooks,
         &stop,
     )?))
 }
 
-fn change(stored: &RunConfig, folder: &RunFolder, set: &[String]) -> anyhow::Result<RunConfig> {
+/// Returns the stored configuration with the `--set` overrides.
+fn apply_overrides(
+    stored: &RunConfig,
+    folder: &RunFolder,
+    set: &[String],
+) -> anyhow::Result<RunConfig> {
     if set.is_empty() {
         return Ok(stored.clone());
     }
@@ -71,12 +76,12 @@ fn check_keys(set: &[String]) -> anyhow::Result<()> {
         let key = assignment.split('=').next().unwrap_or_default().trim();
         let may_change =
             |known: &str| key == known || known.ends_with('.') && key.starts_with(known);
-        // Without `=` it is no assignment at all, which its parser says better.
+        // A missing `=` is reported by the parser, with a better message.
         if assignment.contains('=') && !CHANGEABLE.iter().any(|known| may_change(known)) {
             return Err(exit::usage(format!(
-                "--set {assignment}: `{key}` cannot change in the middle of a run; hint: only \
+                "--set {assignment}: `{key}` cannot change when a run is resumed; hint: only \
                  train.steps, train.log_every, checkpoint.*, validation.*, samples.* and probes.* can; \
-                 `start_from` begins a new run from a record"
+                 to start a new run from this model, set `start_from`"
             )));
         }
     }
@@ -88,25 +93,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_keys_that_keep_the_run_the_same_may_change() {
+    fn only_resumable_keys_may_change() {
         let check = |set: &str| check_keys(&[set.to_string()]);
-        for fine in [
+        for allowed in [
             "train.steps=9",
             "checkpoint.every=5",
             "samples.prompts=[\"a\"]",
         ] {
-            assert!(check(fine).is_ok(), "{fine}");
+            assert!(check(allowed).is_ok(), "{allowed}");
         }
-        for wrong in [
+        for refused in [
             "train.batch_size=9",
             "seed=3",
             "model.n_layers=9",
             "train.stepsize=1",
         ] {
-            let message = check(wrong).map_err(|e| e.to_string());
+            let message = check(refused).map_err(|e| e.to_string());
             assert!(
                 message.is_err_and(|m| m.contains("cannot change")),
-                "{wrong}"
+                "{refused}"
             );
         }
     }

@@ -1,125 +1,130 @@
-//! `nextword serve RECORD|RUN...`.
+//! `nextword serve MODEL|RUN...`.
 
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueHint};
 use nextword_server::{Config, Served, Stage, serve};
 
-use crate::{learning, output, records};
+use crate::{history, models, output};
 
-/// Where a key may stand beside the command line, which other users of a machine can read.
-const KEY: &str = "NEXTWORD_API_KEY";
+/// Environment variable for the API key, since other users of a machine can read its command lines.
+const API_KEY_VARIABLE: &str = "NEXTWORD_API_KEY";
 
-/// `serve RECORD|RUN...`.
+/// `serve MODEL|RUN...`.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// Records, checkpoints, or runs' folders (their best records are used); NAME=PATH gives one
-    /// another name than its run's
-    #[arg(required = true, value_hint = ValueHint::DirPath)]
+    /// Model folders, checkpoints, or run folders (the best model of each run is used); NAME=PATH
+    /// overrides a model's name
+    #[arg(required = true, value_name = "MODEL", value_hint = ValueHint::DirPath)]
     models: Vec<PathBuf>,
-    /// The address; all but this machine's own need an API key
+    /// Address to listen on; any but a loopback address requires an API key
     #[arg(long, default_value = "127.0.0.1")]
     host: String,
-    /// The port; 0 takes a free one
+    /// Port to listen on; 0 chooses a free one
     #[arg(long, short, default_value_t = 8080)]
     port: u16,
-    /// What clients must send, as a bearer token or as a browser's password [default: the
-    /// environment's `NEXTWORD_API_KEY`, else none]
+    /// API key that clients must send (bearer token, or password in a browser) [default: the
+    /// environment variable `NEXTWORD_API_KEY`, else none]
     #[arg(long, value_name = "KEY")]
     api_key: Option<String>,
-    /// Another name of this server, which a proxy on this machine sends as `Host` (repeatable). The
-    /// proxy must see to who may ask
+    /// Accept this name in the `Host` header, for a proxy on this machine (repeatable). Access
+    /// control is then up to the proxy
     #[arg(long, value_name = "NAME")]
     allow_host: Vec<String>,
-    /// Pages of this origin may ask too, as `https://app.example` (repeatable)
-    #[arg(long, value_name = "ORIGIN", value_parser = origin)]
+    /// Allow browser requests from this origin, e.g. `https://app.example` (repeatable)
+    #[arg(long, value_name = "ORIGIN", value_parser = parse_origin)]
     cors_origin: Vec<String>,
-    /// Writes a line to standard error for each request: method, path, status, time to its head
+    /// Log each request to standard error: method, path, status, time to the response head
     #[arg(long, short)]
     verbose: bool,
-    /// Answers of a model that are made at once
+    /// Maximum concurrent completions per model
     #[arg(long, default_value_t = 16, value_name = "N")]
     slots: usize,
-    /// Memory for each model's keys and values, in MiB; fewer slots are used if they do not fit
+    /// KV cache size per model, in MiB; limits the number of slots
     #[arg(long, default_value_t = 1024, value_name = "MIB")]
     cache_mib: u64,
-    /// Answers that may wait for a slot
+    /// Maximum number of requests waiting for a slot
     #[arg(long, default_value_t = 256, value_name = "N")]
     queue: usize,
-    /// Device: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
+    /// Device to run on: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
     #[arg(long, short, default_value = "flex")]
     device: String,
-    /// Uses the last records of runs instead of the best
+    /// Use the runs' last models instead of their best
     #[arg(long)]
     last: bool,
 }
 
-/// Serves records until the process is asked to stop.
+/// Serves models until the process is asked to stop.
 pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
-    let api_key = args.api_key.clone().or_else(|| std::env::var(KEY).ok());
+    let api_key = args
+        .api_key
+        .clone()
+        .or_else(|| std::env::var(API_KEY_VARIABLE).ok());
     let config = Config {
         host: args.host.clone(),
         port: args.port,
         allow_hosts: args.allow_host.clone(),
         cors_origins: args.cors_origin.clone(),
-        log: args.verbose.then_some(output::note),
+        log: args.verbose.then_some(output::eprint_line),
         api_key: api_key.filter(|key| !key.is_empty()),
         slots: args.slots,
         cache_bytes: args.cache_mib << 20,
         queue: args.queue,
         ..Config::default()
     };
-    let device = records::device(&args.device)?;
-    let mut models = Vec::new();
-    for given in &args.models {
-        let (name, path) = split(given);
-        let record = records::open(path, args.last)?;
-        let name = name.unwrap_or_else(|| name_of(path, &record.card.name));
-        let mut served = Served::open(name, &record, &device)?;
-        if learning::is_kept(path) {
-            match learning::read(path) {
-                Ok(learning) => served = served.with_learning(learning),
-                Err(error) => output::note(&format!("warning: {error:#}")),
+    let device = models::open_device(&args.device)?;
+    let mut loaded = Vec::new();
+    for argument in &args.models {
+        let (name, path) = split_name(argument);
+        let dir = models::open(path, args.last)?;
+        let name = name.unwrap_or_else(|| default_name(path, &dir.card.name));
+        let mut model = Served::open(name, &dir, &device)?;
+        if history::exists(path) {
+            match history::load(path) {
+                Ok(history) => model = model.with_learning(history),
+                Err(error) => output::eprint_line(&format!("warning: {error:#}")),
             }
         }
-        if let Some(warning) = served.warning() {
-            output::note(&format!("warning: {warning}"));
+        if let Some(warning) = model.warning() {
+            output::eprint_line(&format!("warning: {warning}"));
         }
-        models.push(served);
+        loaded.push(model);
     }
-    serve(models, config, |stage| match stage {
+    serve(loaded, config, |stage| match stage {
         Stage::Listening(address) => {
-            output::note(&format!("listening on http://{address} (Ctrl-C stops)"));
+            output::eprint_line(&format!("listening on http://{address} (Ctrl-C stops)"));
         }
         Stage::Stopping => {
-            output::note("finishing the answers under way; once more stops at once");
+            output::eprint_line(
+                "finishing requests in progress; press Ctrl-C again to stop immediately",
+            );
         }
     })?;
-    output::note("stopped");
+    output::eprint_line("stopped");
     Ok(())
 }
 
-/// An origin, as browsers write it: scheme and host in small letters, without a path.
-fn origin(given: &str) -> Result<String, String> {
-    let (scheme, name) = given.split_once("://").unwrap_or_default();
-    let is_origin = !scheme.is_empty() && !name.is_empty() && !name.contains(['/', '*', ' ']);
+/// Parses an origin: scheme and host without a path, lowercased as browsers send it.
+fn parse_origin(text: &str) -> Result<String, String> {
+    let (scheme, host) = text.split_once("://").unwrap_or_default();
+    let is_origin = !scheme.is_empty() && !host.is_empty() && !host.contains(['/', '*', ' ']);
     if is_origin {
-        return Ok(given.to_ascii_lowercase());
+        return Ok(text.to_ascii_lowercase());
     }
-    Err("an origin is a scheme and a host, as https://app.example or http://localhost:3000".into())
+    Err("must be a scheme and a host, e.g. https://app.example or http://localhost:3000".into())
 }
 
-/// `NAME=PATH`, unless a folder is named so.
-fn split(given: &Path) -> (Option<String>, &Path) {
-    let parts = given.to_str().and_then(|text| text.split_once('='));
-    match parts.filter(|(name, _)| !name.is_empty() && !given.exists()) {
+/// Splits `NAME=PATH`, unless the whole text is an existing path.
+fn split_name(argument: &Path) -> (Option<String>, &Path) {
+    let parts = argument.to_str().and_then(|text| text.split_once('='));
+    match parts.filter(|(name, _)| !name.is_empty() && !argument.exists()) {
         Some((name, path)) => (Some(name.to_owned()), Path::new(path)),
-        None => (None, given),
+        None => (None, argument),
     }
 }
 
-/// The run's name, else the folder's.
-fn name_of(path: &Path, run: &str) -> String {
+/// Returns the run's name if it has one, else the folder's.
+fn default_name(path: &Path, run: &str) -> String {
     if !run.is_empty() {
         return run.to_owned();
     }

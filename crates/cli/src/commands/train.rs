@@ -10,91 +10,92 @@ use nextword_train::{
 
 use crate::args::TrainArgs;
 use crate::exit::{self, Code};
+use crate::hooks::TrainingHooks;
 use crate::planning::Plan;
-use crate::sampling::Sampling;
 use crate::{commands, console, output, resources, signals};
 
-/// Trains a new run.
+/// Starts a new run.
 pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
-    let config = config(&args.config, &args.set, args.device.as_deref())?;
+    let config = load_config(&args.config, &args.set, args.device.as_deref())?;
     let path = config.folder();
     refuse_existing(&path)?;
-    let ingredients = prepare_run(config)?;
-    let plan = Plan::of(&ingredients);
+    let setup = prepare_run(config)?;
+    let plan = Plan::estimate(&setup);
     if args.dry_run {
-        let plan = plan.with_baselines(&ingredients)?;
-        commands::plan::show(&plan, args.json)?;
+        let plan = plan.with_baselines(&setup)?;
+        commands::plan::print_plan(&plan, args.json)?;
         return Ok(ExitCode::SUCCESS);
     }
-    warn_of_memory(&ingredients, &plan)?;
+    check_memory(&setup, &plan)?;
 
     let stop = signals::stop_flag()?;
-    let mut hooks = hooks(&ingredients);
-    let folder = RunFolder::create(&path, &ingredients.config)?;
+    let mut hooks = hooks(&setup);
+    let folder = RunFolder::create(&path, &setup.config)?;
     let config_path = folder.config_path();
-    // A run that could not begin has nothing to resume: its folder is free again.
-    let trainer = Trainer::begin(ingredients, folder)
-        .inspect_err(|_| drop(std::fs::remove_file(&config_path)))?;
+    // A run that failed to start has nothing to resume; free its folder for another run.
+    let trainer =
+        Trainer::begin(setup, folder).inspect_err(|_| drop(std::fs::remove_file(&config_path)))?;
     let mut reporter = console::reporter(args.quiet, args.json);
-    Ok(finish(&trainer.run(
+    Ok(exit_code(&trainer.run(
         reporter.as_mut(),
         &mut hooks,
         &stop,
     )?))
 }
 
-/// The configuration in `path` with what the command line sets anew.
-pub(crate) fn config(
+/// Reads the configuration in `path` and applies the command line's overrides.
+pub(crate) fn load_config(
     path: &Path,
     set: &[String],
     device: Option<&str>,
 ) -> anyhow::Result<RunConfig> {
-    let read = read_config(path, set).map_err(|error| match error {
-        // A command line that names no configuration is at fault, not a data file.
+    let config = read_config(path, set).map_err(|error| match error {
+        // A missing configuration file is a usage error, not a data error.
         TrainError::Io { .. } => exit::usage(format!(
-            "{error}; hint: give a configuration's TOML file, as in configs/quickstart.toml"
+            "{error}; hint: give a TOML configuration file, e.g. configs/quickstart.toml"
         )),
         other => other.into(),
     });
-    let mut config = read?;
+    let mut config = config?;
     if let Some(device) = device {
         config.device = device.to_string();
     }
     Ok(config)
 }
 
-/// How sampling puts prompts in this run.
-pub(crate) fn hooks(ingredients: &Ingredients) -> Sampling {
-    Sampling {
-        prompt_template: ingredients.config.samples.prompt_template.clone(),
+/// Returns the training hooks, with the run's prompt template.
+pub(crate) fn hooks(setup: &Ingredients) -> TrainingHooks {
+    TrainingHooks {
+        prompt_template: setup.config.samples.prompt_template.clone(),
     }
 }
 
-/// Refuses what cannot fit into memory and warns of what may not.
-pub(crate) fn warn_of_memory(ingredients: &Ingredients, plan: &Plan) -> anyhow::Result<()> {
-    if let Some(warning) = resources::check(&ingredients.config.device, &plan.estimate)? {
-        output::note(&format!("warning: {warning}"));
+/// Refuses a run that cannot fit into memory and warns about one that may not.
+pub(crate) fn check_memory(setup: &Ingredients, plan: &Plan) -> anyhow::Result<()> {
+    if let Some(warning) = resources::check(&setup.config.device, &plan.estimate)? {
+        output::eprint_line(&format!("warning: {warning}"));
     }
     Ok(())
 }
 
-/// The exit code of a run that ended; tells how to go on with one that was interrupted.
-pub(crate) fn finish(outcome: &Outcome) -> ExitCode {
+/// Returns the exit code of a finished run. If it was interrupted, prints how to resume it.
+pub(crate) fn exit_code(outcome: &Outcome) -> ExitCode {
     if outcome.reason != StopReason::Interrupted {
         return ExitCode::SUCCESS;
     }
-    output::note(&console::resume_hint(&outcome.folder));
+    output::eprint_line(&console::resume_hint(&outcome.folder));
     Code::Interrupted.into()
 }
 
-/// The same refusal as the folder's own, but before the data is read, which may take long.
+/// Refuses a folder with a run, as [`RunFolder::create`] does, but before the data is read, which may
+/// take long.
 fn refuse_existing(path: &Path) -> anyhow::Result<()> {
     if !path.join("run.toml").exists() {
         return Ok(());
     }
     let shown = path.display();
     Err(exit::usage(format!(
-        "{shown}: there is a run in this folder already; hint: continue it with `nextword resume \
-         {shown}`, or give the new run another --set name=NAME"
+        "{shown}: this folder already contains a run; hint: resume it with `nextword resume {shown}`, \
+         or name the new run with --set name=NAME"
     )))
 }

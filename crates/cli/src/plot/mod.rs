@@ -1,4 +1,4 @@
-//! Loss curves: what is drawn. How it is drawn stands in [`svg`] and [`braille`].
+//! Loss curves as figures, which [`svg`] and [`braille`] draw.
 
 pub(crate) mod attention;
 pub(crate) mod braille;
@@ -9,16 +9,16 @@ use scale::Scale;
 
 use crate::exit;
 
-/// A step and a loss there.
+/// A step and its loss.
 pub(crate) type Point = (u64, f64);
 
-/// More points than this of one curve cannot be told apart; they are averaged.
-const MOST_POINTS: usize = 1000;
+/// Maximum number of points per curve; more cannot be distinguished and are averaged.
+const MAX_POINTS: usize = 1000;
 
 /// The losses of one run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Curve {
-    /// What the legend calls it.
+    /// Name in the legend.
     pub(crate) name: String,
     /// Training losses by step.
     pub(crate) train: Vec<Point>,
@@ -27,15 +27,15 @@ pub(crate) struct Curve {
 }
 
 impl Curve {
-    /// A curve without points.
-    pub(crate) fn named(name: String) -> Self {
+    /// Returns a curve without points.
+    pub(crate) fn new(name: String) -> Self {
         Self {
             name,
             ..Self::default()
         }
     }
 
-    /// Adds what was measured at `step`; what is not finite cannot be drawn.
+    /// Adds the losses at `step`. Losses that are not finite are skipped.
     pub(crate) fn push(&mut self, step: u64, train: Option<f64>, validation: Option<f64>) {
         let finite = |loss: &f64| loss.is_finite();
         self.train
@@ -44,7 +44,7 @@ impl Curve {
             .extend(validation.filter(finite).map(|loss| (step, loss)));
     }
 
-    /// Whether there is nothing to draw.
+    /// Returns whether the curve has no points.
     pub(crate) fn is_empty(&self) -> bool {
         self.train.is_empty() && self.validation.is_empty()
     }
@@ -54,35 +54,34 @@ impl Curve {
     }
 }
 
-/// Curves with the axes that hold them all.
+/// Curves with axes that contain them all.
 #[derive(Debug)]
 pub(crate) struct Figure {
     /// The curves.
     pub(crate) curves: Vec<Curve>,
-    /// Steps, along.
+    /// Horizontal axis: steps.
     pub(crate) x: Scale,
-    /// Losses, up.
+    /// Vertical axis: losses.
     pub(crate) y: Scale,
 }
 
 impl Figure {
-    /// Finds the axes of `curves`, which are not empty; `log` makes that of the losses logarithmic.
+    /// Fits the axes to `curves`, which must not be empty; `log` selects a logarithmic loss axis.
     ///
     /// # Errors
-    /// If a logarithm is asked for losses that have none.
+    /// If `log` is set and a loss is not positive.
     pub(crate) fn new(mut curves: Vec<Curve>, log: bool) -> anyhow::Result<Self> {
         let steps = range(&curves, |(step, _)| *step as f64);
         let losses = range(&curves, |(_, loss)| *loss);
         if log && losses.0 <= 0.0 {
-            let hint = "hint: leave out --log";
             return Err(exit::usage(format!(
-                "a loss of {} has no logarithm; {hint}",
+                "cannot plot a loss of {} on a logarithmic axis; hint: omit --log",
                 losses.0
             )));
         }
         for curve in &mut curves {
-            curve.train = thin(&curve.train);
-            curve.validation = thin(&curve.validation);
+            curve.train = downsample(&curve.train);
+            curve.validation = downsample(&curve.validation);
         }
         Ok(Self {
             curves,
@@ -96,15 +95,16 @@ impl Figure {
     }
 }
 
-fn range(curves: &[Curve], of: impl Fn(&Point) -> f64) -> (f64, f64) {
+/// Returns the smallest and the largest value.
+fn range(curves: &[Curve], value: impl Fn(&Point) -> f64) -> (f64, f64) {
     let start = (f64::INFINITY, f64::NEG_INFINITY);
-    let values = curves.iter().flat_map(Curve::points).map(of);
+    let values = curves.iter().flat_map(Curve::points).map(value);
     values.fold(start, |(low, high), v| (low.min(v), high.max(v)))
 }
 
-/// Averages neighbours until few enough points are left.
-fn thin(points: &[Point]) -> Vec<Point> {
-    let size = points.len().div_ceil(MOST_POINTS).max(1);
+/// Averages neighbouring points so that at most [`MAX_POINTS`] are left.
+fn downsample(points: &[Point]) -> Vec<Point> {
+    let size = points.len().div_ceil(MAX_POINTS).max(1);
     let mean = |chunk: &[Point]| {
         let loss = chunk.iter().map(|(_, loss)| loss).sum::<f64>() / chunk.len() as f64;
         (chunk[chunk.len() / 2].0, loss)
@@ -117,10 +117,10 @@ fn thin(points: &[Point]) -> Vec<Point> {
 pub(crate) mod tests {
     use super::*;
 
-    /// Two runs with falling losses.
+    /// Returns a figure of two runs with falling losses.
     pub(crate) fn figure(log: bool) -> Figure {
         let curve = |name: &str, floor: f64| {
-            let mut curve = Curve::named(name.to_string());
+            let mut curve = Curve::new(name.to_string());
             for step in (10..=1000).step_by(10) {
                 let loss = floor + 3.0 * (-(step as f64) / 200.0).exp();
                 let validation = (step % 250 == 0).then_some(loss + 0.1);
@@ -132,14 +132,14 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn axes_hold_every_point() {
+    fn axes_contain_every_point() {
         for log in [false, true] {
             let figure = figure(log);
             for (step, loss) in figure.curves.iter().flat_map(Curve::points) {
-                for place in [figure.x.place(*step as f64), figure.y.place(*loss)] {
+                for fraction in [figure.x.fraction(*step as f64), figure.y.fraction(*loss)] {
                     assert!(
-                        (-1e-9..=1.0 + 1e-9).contains(&place),
-                        "{step} {loss}: {place}"
+                        (-1e-9..=1.0 + 1e-9).contains(&fraction),
+                        "{step} {loss}: {fraction}"
                     );
                 }
             }
@@ -147,24 +147,24 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_is_not_finite_is_left_out() {
+    fn non_finite_losses_are_skipped() {
         let mut curve = Curve::default();
         curve.push(1, Some(f64::NAN), Some(f64::INFINITY));
         assert!(curve.is_empty());
     }
 
     #[test]
-    fn thinning_keeps_the_mean_and_the_order() {
+    fn downsampling_keeps_mean_and_order() {
         let points: Vec<Point> = (0..2500).map(|step| (step, step as f64)).collect();
-        let thinned = thin(&points);
-        assert!(thinned.len() <= MOST_POINTS);
-        assert!(thinned.windows(2).all(|pair| pair[0].0 < pair[1].0));
-        assert!((thinned[0].1 - 1.0).abs() < 1e-12);
-        assert_eq!(thin(&points[..10]), &points[..10]);
+        let downsampled = downsample(&points);
+        assert!(downsampled.len() <= MAX_POINTS);
+        assert!(downsampled.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        assert!((downsampled[0].1 - 1.0).abs() < 1e-12);
+        assert_eq!(downsample(&points[..10]), &points[..10]);
     }
 
     #[test]
-    fn a_logarithm_of_zero_is_refused() {
+    fn log_axis_refuses_a_zero_loss() {
         let mut curve = Curve::default();
         curve.push(1, Some(0.0), None);
         assert!(Figure::new(vec![curve.clone()], true).is_err());

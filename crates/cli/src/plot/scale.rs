@@ -1,9 +1,9 @@
-//! Axes: where a value lies, and which values are written beside it.
+//! Axes: maps values to positions and chooses ticks.
 
-/// How many ticks an axis should have, about.
+/// Approximate number of ticks per axis.
 const TICKS: f64 = 5.0;
 
-/// An axis that reaches from one value to another.
+/// An axis over a range of values.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scale {
     low: f64,
@@ -12,10 +12,10 @@ pub(crate) struct Scale {
 }
 
 impl Scale {
-    /// An even axis, widened to whole ticks.
+    /// Returns a linear axis, widened to whole ticks.
     pub(crate) fn linear(low: f64, high: f64) -> Self {
-        let (low, high) = apart(low, high);
-        let step = step(low, high);
+        let (low, high) = separate(low, high);
+        let step = tick_step(low, high);
         Self {
             low: (low / step).floor() * step,
             high: (high / step).ceil() * step,
@@ -23,7 +23,7 @@ impl Scale {
         }
     }
 
-    /// A logarithmic axis over positive values.
+    /// Returns a logarithmic axis over positive values.
     pub(crate) fn log(low: f64, high: f64) -> Self {
         let (low, high) = if low < high {
             (low, high)
@@ -37,8 +37,8 @@ impl Scale {
         }
     }
 
-    /// Where `value` lies, from 0 at the low end to 1 at the high end.
-    pub(crate) fn place(&self, value: f64) -> f64 {
+    /// Returns the position of `value`, from 0 at the low end to 1 at the high end.
+    pub(crate) fn fraction(&self, value: f64) -> f64 {
         if self.log {
             (value / self.low).ln() / (self.high / self.low).ln()
         } else {
@@ -46,12 +46,12 @@ impl Scale {
         }
     }
 
-    /// The values that are written on the axis, with their text.
+    /// Returns the ticks with their labels.
     pub(crate) fn ticks(&self) -> Vec<(f64, String)> {
         if self.log && self.high / self.low >= 4.0 {
             return self.log_ticks();
         }
-        let step = step(self.low, self.high);
+        let step = tick_step(self.low, self.high);
         let first = (self.low / step - 1e-9).ceil() as i64;
         let last = (self.high / step + 1e-9).floor() as i64;
         let digits = digits(step);
@@ -61,7 +61,7 @@ impl Scale {
             .collect()
     }
 
-    /// 1, 2 and 5 of each power of ten.
+    /// Returns ticks at 1, 2 and 5 times each power of ten.
     fn log_ticks(&self) -> Vec<(f64, String)> {
         let (first, last) = (
             self.low.log10().floor() as i32,
@@ -81,8 +81,8 @@ impl Scale {
     }
 }
 
-/// Both ends, moved apart if they are one.
-fn apart(low: f64, high: f64) -> (f64, f64) {
+/// Returns both ends, moved apart if they are equal.
+fn separate(low: f64, high: f64) -> (f64, f64) {
     if high - low > 1e-9 * low.abs().max(high.abs()) {
         return (low, high);
     }
@@ -90,8 +90,8 @@ fn apart(low: f64, high: f64) -> (f64, f64) {
     (low - half, high + half)
 }
 
-/// The distance between ticks: 1, 2 or 5 times a power of ten.
-fn step(low: f64, high: f64) -> f64 {
+/// Returns the distance between ticks: 1, 2 or 5 times a power of ten.
+fn tick_step(low: f64, high: f64) -> f64 {
     let rough = (high - low) / TICKS;
     let power = 10f64.powf(rough.log10().floor());
     let factor = match rough / power {
@@ -103,12 +103,12 @@ fn step(low: f64, high: f64) -> f64 {
     factor * power
 }
 
-/// Digits after the point that tell ticks of this distance apart.
+/// Returns the decimals needed to distinguish ticks at this distance.
 fn digits(step: f64) -> usize {
     (-(step * 1.000_001).log10().floor()).clamp(0.0, 12.0) as usize
 }
 
-/// A number beside a tick; thousands and millions are shortened.
+/// Formats a tick label; thousands and millions are abbreviated.
 fn label(value: f64, digits: usize) -> String {
     let short = |unit: f64, name: &str| {
         let text = format!("{:.2}", value / unit);
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wide_logarithmic_axis_has_ones_twos_and_fives() {
+    fn wide_log_axis_has_ticks_at_1_2_and_5() {
         assert_eq!(
             labels(Scale::log(0.05, 4.0)),
             ["0.05", "0.1", "0.2", "0.5", "1", "2"]
@@ -154,24 +154,24 @@ mod tests {
     }
 
     #[test]
-    fn a_narrow_logarithmic_axis_still_has_ticks() {
+    fn narrow_log_axis_has_ticks() {
         assert!(labels(Scale::log(1.5, 2.5)).len() >= 3);
     }
 
     #[test]
-    fn places_run_from_the_low_to_the_high_end() {
+    fn fraction_runs_from_low_to_high_end() {
         let scale = Scale::linear(0.0, 10.0);
-        assert!(scale.place(0.0).abs() < 1e-12 && (scale.place(10.0) - 1.0).abs() < 1e-12);
+        assert!(scale.fraction(0.0).abs() < 1e-12 && (scale.fraction(10.0) - 1.0).abs() < 1e-12);
         let scale = Scale::log(1.0, 100.0);
-        assert!((scale.place(10.0) - 0.5).abs() < 1e-12);
+        assert!((scale.fraction(10.0) - 0.5).abs() < 1e-12);
     }
 
     #[test]
-    fn a_single_value_lies_inside_its_axis() {
+    fn single_value_lies_within_its_axis() {
         for value in [0.0, 3.0, -2.0, 1e9] {
-            let place = Scale::linear(value, value).place(value);
-            assert!((0.0..=1.0).contains(&place), "{value}: {place}");
+            let fraction = Scale::linear(value, value).fraction(value);
+            assert!((0.0..=1.0).contains(&fraction), "{value}: {fraction}");
         }
-        assert!((Scale::log(2.0, 2.0).place(2.0) - 0.5).abs() < 1e-9);
+        assert!((Scale::log(2.0, 2.0).fraction(2.0) - 0.5).abs() < 1e-9);
     }
 }

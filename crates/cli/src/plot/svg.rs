@@ -1,4 +1,4 @@
-//! A figure as SVG, legible on light and on dark pages.
+//! Draws a figure as SVG, legible on light and dark backgrounds.
 
 use std::fmt::Write;
 
@@ -11,7 +11,7 @@ const RIGHT: f64 = 16.0;
 const TOP: f64 = 16.0;
 const BOTTOM: f64 = 48.0;
 
-/// Of middle lightness, so that they stand out from white and from black.
+/// Of medium lightness, so that they contrast with both white and black.
 const COLOURS: [&str; 6] = [
     "#3b82c4", "#e07b39", "#3a9d5d", "#c0504d", "#8f6fc0", "#a08a3c",
 ];
@@ -20,7 +20,7 @@ const STYLE: &str = "text{font:12px sans-serif;fill:#808080}.grid{stroke:#808080
 .axis{stroke:#808080}.curve{fill:none;stroke-linejoin:round}.train{stroke-width:1.2;stroke-opacity:.6}\
 .validation{stroke-width:2.2}";
 
-/// The figure as an SVG file.
+/// Draws the figure as an SVG file.
 pub(crate) fn draw(figure: &Figure) -> String {
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">\n\
@@ -32,7 +32,7 @@ pub(crate) fn draw(figure: &Figure) -> String {
         line(figure, &curve.train, "train", colour, &mut svg);
         line(figure, &curve.validation, "validation", colour, &mut svg);
         for point in &curve.validation {
-            let (x, y) = place(figure, *point);
+            let (x, y) = to_xy(figure, *point);
             push(
                 &mut svg,
                 format_args!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\" fill=\"{colour}\"/>\n"),
@@ -47,7 +47,7 @@ pub(crate) fn draw(figure: &Figure) -> String {
 fn axes(figure: &Figure, svg: &mut String) {
     let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
     for (value, label) in figure.y.ticks() {
-        let y = bottom - figure.y.place(value) * (bottom - TOP);
+        let y = bottom - figure.y.fraction(value) * (bottom - TOP);
         push(
             svg,
             format_args!("<path class=\"grid\" d=\"M{LEFT} {y:.1}H{right}\"/>\n"),
@@ -59,7 +59,7 @@ fn axes(figure: &Figure, svg: &mut String) {
         );
     }
     for (value, label) in figure.x.ticks() {
-        let x = LEFT + figure.x.place(value) * (right - LEFT);
+        let x = LEFT + figure.x.fraction(value) * (right - LEFT);
         push(
             svg,
             format_args!("<path class=\"axis\" d=\"M{x:.1} {bottom}v5\"/>\n"),
@@ -83,7 +83,7 @@ fn axes(figure: &Figure, svg: &mut String) {
     push(
         svg,
         format_args!(
-            "<text x=\"16\" y=\"{y}\" text-anchor=\"middle\" transform=\"rotate(-90 16 {y})\">loss, nats a token</text>\n"
+            "<text x=\"16\" y=\"{y}\" text-anchor=\"middle\" transform=\"rotate(-90 16 {y})\">loss (nats per token)</text>\n"
         ),
     );
 }
@@ -92,24 +92,24 @@ fn line(figure: &Figure, points: &[Point], class: &str, colour: &str, svg: &mut 
     if points.is_empty() {
         return;
     }
-    let places = points.iter().map(|point| place(figure, *point));
-    let places: Vec<String> = places.map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+    let points = points.iter().map(|point| to_xy(figure, *point));
+    let points: Vec<String> = points.map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
     push(
         svg,
         format_args!(
             "<polyline class=\"curve {class}\" stroke=\"{colour}\" points=\"{}\"/>\n",
-            places.join(" ")
+            points.join(" ")
         ),
     );
 }
 
-/// Names at the upper right, where falling curves are not.
+/// Draws the legend at the upper right, away from falling curves.
 fn legend(figure: &Figure, svg: &mut String) {
     let x = WIDTH - RIGHT - 12.0;
     let mut y = TOP + 16.0;
     for (number, curve) in figure.curves.iter().enumerate() {
         let (colour, name) = (COLOURS[number % COLOURS.len()], escape(&curve.name));
-        for (what, points) in [("train", &curve.train), ("validation", &curve.validation)] {
+        for (class, points) in [("train", &curve.train), ("validation", &curve.validation)] {
             if points.is_empty() {
                 continue;
             }
@@ -117,8 +117,8 @@ fn legend(figure: &Figure, svg: &mut String) {
             push(
                 svg,
                 format_args!(
-                    "<path class=\"curve {what}\" stroke=\"{colour}\" d=\"M{from} {y}H{x}\"/>\
-                 <text x=\"{text}\" y=\"{base}\" text-anchor=\"end\">{name}, {what}</text>\n"
+                    "<path class=\"curve {class}\" stroke=\"{colour}\" d=\"M{from} {y}H{x}\"/>\
+                 <text x=\"{text}\" y=\"{base}\" text-anchor=\"end\">{name}, {class}</text>\n"
                 ),
             );
             y += 18.0;
@@ -126,10 +126,11 @@ fn legend(figure: &Figure, svg: &mut String) {
     }
 }
 
-fn place(figure: &Figure, (step, loss): Point) -> (f64, f64) {
+/// Returns the coordinates of a point.
+fn to_xy(figure: &Figure, (step, loss): Point) -> (f64, f64) {
     let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
-    let x = LEFT + figure.x.place(step as f64) * (right - LEFT);
-    (x, bottom - figure.y.place(loss) * (bottom - TOP))
+    let x = LEFT + figure.x.fraction(step as f64) * (right - LEFT);
+    (x, bottom - figure.y.fraction(loss) * (bottom - TOP))
 }
 
 fn push(svg: &mut String, text: std::fmt::Arguments<'_>) {
@@ -137,7 +138,7 @@ fn push(svg: &mut String, text: std::fmt::Arguments<'_>) {
     let _ = svg.write_fmt(text);
 }
 
-/// `text` between XML's tags; control characters are not allowed there at all.
+/// Escapes `text` for XML, in which control characters are not allowed.
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -159,7 +160,7 @@ mod tests {
     use crate::plot::tests::figure;
 
     #[test]
-    fn every_curve_is_drawn_and_named() {
+    fn every_curve_is_drawn_with_a_legend() {
         let svg = draw(&figure(false));
         assert_eq!(svg.matches("<polyline").count(), 4);
         assert_eq!(svg.matches("<circle").count(), 8);
@@ -168,17 +169,15 @@ mod tests {
     }
 
     #[test]
-    fn coordinates_stay_on_the_page() {
+    fn coordinates_stay_within_the_axes() {
         let svg = draw(&figure(true));
         let points = svg
             .split("points=\"")
             .skip(1)
             .filter_map(|rest| rest.split('"').next());
         for point in points.flat_map(|points| points.split(' ')) {
-            let mut numbers = point
-                .split(',')
-                .filter_map(|number| number.parse::<f64>().ok());
-            let (x, y) = (numbers.next(), numbers.next());
+            let mut coordinates = point.split(',').filter_map(|text| text.parse::<f64>().ok());
+            let (x, y) = (coordinates.next(), coordinates.next());
             assert!(
                 x.is_some_and(|x| (LEFT..=WIDTH - RIGHT).contains(&x)),
                 "{point}"

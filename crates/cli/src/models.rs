@@ -1,4 +1,4 @@
-//! From what a user points at to the record that is meant.
+//! Finds and opens the model that a path on the command line refers to.
 
 use std::path::{Path, PathBuf};
 
@@ -6,30 +6,30 @@ use nextword_model::{DeviceName, Record};
 
 use crate::exit;
 
-/// Opens the record in `path`: a record or checkpoint itself, or that of a run's folder, the best
-/// one unless `last` asks for the newest.
+/// Opens the model in `path`: a model folder, a checkpoint, or a run folder. Of a run, the best model
+/// is opened, or the last one if `last` is set.
 ///
 /// # Errors
-/// If there is none, with what stands there instead.
+/// If `path` contains no model; the message says what it is instead.
 pub(crate) fn open(path: &Path, last: bool) -> anyhow::Result<Record> {
-    Ok(Record::open(&find(path, last)?)?)
+    Ok(Record::open(&find_model_dir(path, last)?)?)
 }
 
-/// Opens the device of that name.
+/// Opens the device called `name`.
 ///
 /// # Errors
 /// If there is no such device or it does not work.
-pub(crate) fn device(name: &str) -> anyhow::Result<burn::tensor::Device> {
+pub(crate) fn open_device(name: &str) -> anyhow::Result<burn::tensor::Device> {
     Ok(name.parse::<DeviceName>()?.open()?)
 }
 
-/// Whether `path` is a run's folder.
+/// Returns whether `path` is a run folder.
 pub(crate) fn is_run(path: &Path) -> bool {
     path.join("run.toml").is_file()
 }
 
-/// Whether this is the configuration of a Hugging Face folder, which names a type.
-fn is_foreign(config: &Path) -> bool {
+/// Returns whether `config` is a Hugging Face configuration, which names a model type.
+fn is_hugging_face(config: &Path) -> bool {
     let Ok(text) = std::fs::read_to_string(config) else {
         return false;
     };
@@ -37,14 +37,14 @@ fn is_foreign(config: &Path) -> bool {
     value.get("model_type").is_some() || value.get("architectures").is_some()
 }
 
-fn find(path: &Path, last: bool) -> anyhow::Result<PathBuf> {
+fn find_model_dir(path: &Path, last: bool) -> anyhow::Result<PathBuf> {
     let shown = path.display();
     let config = path.join("config.json");
     if config.is_file() {
-        if is_foreign(&config) {
+        if is_hugging_face(&config) {
             return Err(exit::bad_file(format!(
-                "`{shown}` is a Hugging Face folder and no record; hint: make one of it by `nextword import \
-                 {shown} --out RECORD`"
+                "`{shown}` is a Hugging Face folder, not a model folder; hint: convert it with `nextword import \
+                 {shown} --out MODEL`"
             )));
         }
         return Ok(path.to_path_buf());
@@ -55,31 +55,31 @@ fn find(path: &Path, last: bool) -> anyhow::Result<PathBuf> {
         } else {
             ["best", "last"]
         };
-        // Without validation data there is no best record.
+        // Runs without validation data have no `best`.
         return order
             .map(|name| path.join(name))
             .into_iter()
-            .find(|record| record.join("model.safetensors").is_file())
+            .find(|folder| folder.join("model.safetensors").is_file())
             .ok_or_else(|| {
                 exit::bad_file(format!(
-                    "`{shown}` is a run that has saved no record yet; hint: let it train, or \
+                    "the run `{shown}` has not saved a model yet; hint: let it train, or \
                      continue it with `nextword resume {shown}`"
                 ))
             });
     }
     let problem = if path.is_dir() {
-        "is neither a record nor a run: it holds no config.json and no run.toml"
+        "is neither a model folder nor a run folder (config.json and run.toml are missing)"
     } else if path.exists() {
-        "is a file; a record is a folder with config.json and model.safetensors in it"
+        "is a file; a model is a folder that contains config.json and model.safetensors"
     } else {
         "does not exist"
     };
     Err(exit::bad_file(format!(
-        "`{shown}` {problem}; hint: give the folder of a run, as in runs/NAME, or of a record"
+        "`{shown}` {problem}; hint: give a run folder, e.g. runs/NAME, or a model folder"
     )))
 }
 
-/// `\n`, `\t` and `\\` in what a user typed for a separator.
+/// Replaces the escapes `\n`, `\r`, `\t` and `\\` in a separator from the command line.
 pub(crate) fn unescape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars();
@@ -104,17 +104,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn separators_understand_line_breaks_and_keep_the_rest() {
+    fn unescape_replaces_known_escapes_only() {
         assert_eq!(unescape(r"\n\n"), "\n\n");
         assert_eq!(unescape(r"<|end|>\t"), "<|end|>\t");
         assert_eq!(unescape(r"a\\n\x\"), r"a\n\x\");
     }
 
     #[test]
-    fn a_path_that_is_no_record_says_what_it_is() {
-        let missing = find(Path::new("no/such/folder"), false).map_err(|e| e.to_string());
+    fn error_says_what_a_path_without_a_model_is() {
+        let missing = find_model_dir(Path::new("no/such/folder"), false).map_err(|e| e.to_string());
         assert!(missing.is_err_and(|e| e.contains("does not exist")));
-        let folder = find(Path::new(env!("CARGO_MANIFEST_DIR")), false).map_err(|e| e.to_string());
-        assert!(folder.is_err_and(|e| e.contains("neither a record nor a run")));
+        let folder =
+            find_model_dir(Path::new(env!("CARGO_MANIFEST_DIR")), false).map_err(|e| e.to_string());
+        assert!(folder.is_err_and(|e| e.contains("neither a model folder nor a run")));
     }
 }

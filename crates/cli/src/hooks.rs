@@ -1,4 +1,4 @@
-//! Text sampled while a model learns: what the train crate asks others to do.
+//! Hooks called by the trainer: sampling text and probing sentences during training.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use nextword_generate::{GenerateError, PROMPT, SamplingConfig, TextGenerator, Te
 use nextword_model::{Card, Transformer};
 use nextword_train::{Hooks, TrainError};
 
-/// Samples through the generate crate, as the trained model's record would.
+/// Samples with the generate crate, exactly as `nextword generate` does with the saved model.
 #[derive(Debug)]
-pub(crate) struct Sampling {
-    /// How a prompt is put; `None` takes it as it is.
+pub(crate) struct TrainingHooks {
+    /// How prompts are formatted; `None` uses them verbatim.
     pub(crate) prompt_template: Option<String>,
 }
 
-impl Hooks for Sampling {
+impl Hooks for TrainingHooks {
     fn sample(
         &mut self,
         model: &Transformer,
@@ -38,11 +38,14 @@ impl Hooks for Sampling {
             prompt_template: Some(template.to_string()),
             ..TextOptions::default()
         };
-        let answers = generator(model, tokenizer).and_then(|generator| {
+        let completions = generator(model, tokenizer).and_then(|generator| {
             generator.generate(&[prompt], &options, |_, _| ControlFlow::Continue(()))
         });
-        let mut answers = answers.map_err(EvalError::Generate)?;
-        Ok(answers.pop().map(|answer| answer.text).unwrap_or_default())
+        let mut completions = completions.map_err(EvalError::Generate)?;
+        Ok(completions
+            .pop()
+            .map(|completion| completion.text)
+            .unwrap_or_default())
     }
 
     fn look(
@@ -63,12 +66,12 @@ impl Hooks for Sampling {
             Ok(snapshot) => snapshot,
             Err(ExplainError::Generate(error)) => return Err(EvalError::Generate(error).into()),
             Err(ExplainError::Model(error)) => return Err(error.into()),
-            // Too long a sentence: the trainer's warning names it.
+            // The sentence is too long: the trainer's warning names it.
             Err(error) => {
                 return Err(TrainError::Config {
                     key: "probes.sentences".into(),
                     problem: error.to_string(),
-                    hint: "name a shorter sentence".into(),
+                    hint: "use a shorter sentence".into(),
                 });
             }
         };
@@ -76,7 +79,8 @@ impl Hooks for Sampling {
     }
 }
 
-/// The model with its tokenizer, which may have fewer tokens than the model has room for.
+/// Combines the model with its tokenizer. The model's vocabulary may be padded beyond the
+/// tokenizer's.
 fn generator(
     model: &Transformer,
     tokenizer: &Arc<dyn Tokenizer>,
