@@ -89,7 +89,7 @@ fn a_changed_run_of_0_1_does_not_resume() {
     fs::write(&config, changed).unwrap();
     let output = dir.run(&["resume", "run", "--quiet"]);
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
-    assert!(stderr(&output).contains("optimizer, schedule or batch have changed"));
+    assert!(stderr(&output).contains("optimizer, schedule or batch size has changed"));
 }
 
 #[test]
