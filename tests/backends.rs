@@ -21,14 +21,14 @@ fn train(config: &ModelConfig, device: &Device) -> (Vec<f32>, Vec<f32>) {
             batch(4, 16, config.vocab_size, 99),
         ];
         let (loss, gradients) = forward_backward(&model, &batches, 3, step, false);
-        let norm = weights::floats(gradients.norm().unwrap().into_data())[0];
+        let norm = weights::to_f32_vec(gradients.norm().unwrap().into_data())[0];
         let gradients = gradients.clip(f64::from(norm), settings.clip_norm);
         model = optimizer.update(model, gradients, 3e-3, 3e-3);
-        losses.extend(weights::floats(loss.into_data()));
+        losses.extend(weights::to_f32_vec(loss.into_data()));
     }
     let mut values = Vec::new();
     weights::for_each(&model.valid(), |_, data| {
-        values.extend(weights::floats(data));
+        values.extend(weights::to_f32_vec(data));
     });
     (losses, values)
 }

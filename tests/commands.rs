@@ -3,7 +3,7 @@
 use std::fs;
 
 use nextword_data::{TokenizerConfig, TokenizerKind, build_tokenizer};
-use nextword_model::{Card, ModelConfig, Record};
+use nextword_model::{ModelCard, ModelConfig, ModelDir};
 use serde_json::Value;
 
 use crate::test_dir::{TestDir, json_lines};
@@ -32,11 +32,11 @@ fn loading_a_model_takes_little_more_memory_than_its_weights() {
     assert!(weights > 150_000_000, "{weights}");
     let model = config.init(&flex(), 1).unwrap();
     let path = dir.path("record");
-    Record::save(
+    ModelDir::save(
         &path,
         &model,
         &tokenizer.to_json().unwrap(),
-        &Card::default(),
+        &ModelCard::default(),
     )
     .unwrap();
     drop(model);

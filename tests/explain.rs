@@ -8,7 +8,7 @@ use nextword_explain::evaluate::{Arrays, weights_of};
 use nextword_explain::{Address, Derivation, Node, Op, TOKENS, Trace, TraceOptions};
 use nextword_generate::{DecodeOptions, SamplingConfig, generate_ids};
 use nextword_model::{
-    CounterRng, FeedForwardKind, ModelConfig, NormKind, NormPlacement, Pass, Position, Transformer,
+    CounterRng, FeedForwardKind, ModelConfig, NormKind, NormPlacement, ForwardContext, Position, Transformer,
     presets, weights,
 };
 
@@ -199,9 +199,9 @@ fn explained_values_equal_generated_ones_bitwise() {
         let ids: Vec<i32> = prompt.iter().map(|id| id.cast_signed()).collect();
         let data = TensorData::new(ids, [1, prompt.len()]);
         let ids = Tensor::<2, Int>::from_data(data, &flex());
-        let hidden = model.hidden(ids, &mut Pass::plain());
+        let hidden = model.hidden(ids, &mut ForwardContext::plain());
         let last = hidden.narrow(1, prompt.len() - 1, 1);
-        let plain = weights::floats(model.logits(last, &mut Pass::plain()).into_data());
+        let plain = weights::to_f32_vec(model.logits(last, &mut ForwardContext::plain()).into_data());
         let shown = trace.value("logits").row(prompt.len() - 1).iter().copied();
         let plain = plain.into_iter().map(f64::from);
         assert_eq!(bits(shown), bits(plain), "case {case}: {:?}", trace.config);

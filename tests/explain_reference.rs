@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nextword_convert::import;
 use nextword_explain::evaluate::weights_of;
 use nextword_explain::{Trace, TraceOptions};
-use nextword_model::{ModelConfig, Record, Transformer, weights};
+use nextword_model::{ModelConfig, ModelDir, Transformer, weights};
 use serde::Deserialize;
 
 use crate::util::{flex, root};
@@ -94,7 +94,7 @@ fn explained_tensors_match_transformers_models() {
     for folder in models_with_activations(&folder("NEXTWORD_PARITY", "tests/fixtures/hf")) {
         let record = scratch.path().join(folder.file_name().unwrap());
         import(&folder, &record).unwrap();
-        let model = Record::open(&record).unwrap().load(&flex()).unwrap();
+        let model = ModelDir::open(&record).unwrap().load(&flex()).unwrap();
         let inputs = fs::read(folder.join("inputs.json")).unwrap();
         let TheirTensors { inputs } = serde_json::from_slice(&inputs).unwrap();
         let inside = weights::load_tensors(&folder.join("inside.safetensors")).unwrap();

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use nextword_data::{TokenizerConfig, TokenizerKind, build_tokenizer};
 use nextword_explain::evaluate::evaluate;
 use nextword_explain::{
-    Axis, Edit, ExplainError, Explainer, SCHEMA, StoryOptions, TensorFacts, Trace, page,
+    Axis, Edit, ExplainError, Explainer, SCHEMA, ReportOptions, TensorValues, Trace, page,
 };
 use nextword_generate::{SamplingConfig, TextGenerator, TextOptions};
-use nextword_model::{Card, FeedForwardKind, ModelConfig, NormKind, Transformer};
+use nextword_model::{ModelCard, FeedForwardKind, ModelConfig, NormKind, Transformer};
 use serde_json::Value;
 
 use crate::random_models::{random_case_model, random_config, random_model};
@@ -36,7 +36,7 @@ fn ask_explainer(model: Transformer) -> Explainer {
         ..TokenizerConfig::default()
     };
     let tokenizer = build_tokenizer(&tokenizer, std::iter::once(Ok(words.join(" ")))).unwrap();
-    Explainer::new(TextGenerator::new(model, Arc::clone(&tokenizer), Card::default()).unwrap())
+    Explainer::new(TextGenerator::new(model, Arc::clone(&tokenizer), ModelCard::default()).unwrap())
 }
 
 pub(crate) fn options(max_tokens: usize) -> TextOptions {
@@ -183,7 +183,7 @@ fn cached_positions_are_shown_as_reused() {
     let explainer = explainer(&config, 1);
     let explanation = explainer.explain("w00 w01", &options(4)).unwrap();
     assert_eq!(explanation.trace.passes, [0, 0, 1, 2, 3]);
-    let story = explanation.story(&StoryOptions::default()).unwrap();
+    let story = explanation.story(&ReportOptions::default()).unwrap();
     assert_eq!((story.tokens.len(), story.answer.len()), (5, 4));
 }
 
@@ -209,7 +209,7 @@ fn page_arithmetic_matches_the_program() {
         let exact =
             exact.map(|(name, array)| (name.clone(), finite(array.data.iter().copied().map(Some))));
         let data = serde_json::json!({
-            "pane": page::Pane::of(&explanation, &StoryOptions::default()).unwrap(),
+            "pane": page::Panel::of(&explanation, &ReportOptions::default()).unwrap(),
             "exact": exact.collect::<serde_json::Map<String, Value>>(),
             "derived": derived,
         });
@@ -239,7 +239,7 @@ fn a_small_model_is_explained_quickly() {
     explainer.explain(&prompt, &options(1)).unwrap();
     let begin = std::time::Instant::now();
     let explanation = explainer.explain(&prompt, &options(1)).unwrap();
-    let story = explanation.story(&StoryOptions::default()).unwrap();
+    let story = explanation.story(&ReportOptions::default()).unwrap();
     let seconds = begin.elapsed().as_secs_f64();
     let bytes = serde_json::to_string(&story).unwrap().len();
     eprintln!(
@@ -255,12 +255,12 @@ fn a_small_model_is_explained_quickly() {
 fn large_reports_open_with_a_summary_or_a_suggestion() {
     let explainer = explainer(&random_config(12), 1);
     let explanation = explainer.explain("w00 w02 w01", &options(1)).unwrap();
-    let whole = explanation.story(&StoryOptions::default()).unwrap();
+    let whole = explanation.story(&ReportOptions::default()).unwrap();
     let numbers: usize = whole.tensors.values().map(|tensor| tensor.data.len()).sum();
-    let few = |most, layers| StoryOptions {
+    let few = |most, layers| ReportOptions {
         most,
         layers,
-        ..StoryOptions::default()
+        ..ReportOptions::default()
     };
     if explanation.trace.config.n_layers > 1 {
         let summary = explanation.story(&few(numbers - 1, None)).unwrap();
@@ -271,7 +271,7 @@ fn large_reports_open_with_a_summary_or_a_suggestion() {
             .flat_map(|layer| explanation.layer(layer, numbers).unwrap())
             .collect();
         // A large vocabulary is represented by its most likely tokens.
-        let told = |(_, tensor): &(&String, &TensorFacts)| !tensor.axes.contains(&Axis::Token);
+        let told = |(_, tensor): &(&String, &TensorValues)| !tensor.axes.contains(&Axis::Token);
         for (name, tensor) in whole.tensors.iter().filter(told) {
             let there = summary.tensors.get(name).or_else(|| detail.get(name));
             let there = there.map(|tensor| (&tensor.shape, &tensor.data));
@@ -324,10 +324,10 @@ fn one_layer_of_a_large_report_can_be_requested() {
     };
     let explainer = explainer(&config, 3);
     let explanation = explainer.explain("w00 w02 w01", &options(1)).unwrap();
-    let ask_explainer = StoryOptions {
+    let ask_explainer = ReportOptions {
         layers: Some(vec![2]),
         most: 2_000,
-        ..StoryOptions::default()
+        ..ReportOptions::default()
     };
     let story = explanation.story(&ask_explainer).unwrap();
     assert!(story.tensors.contains_key("blocks.2.attn.hook_q"));
@@ -348,7 +348,7 @@ fn pages_are_self_contained_and_escape_prompts() {
     let explanation = explainer
         .explain("</script><img src=x onerror=alert(1)>", &options(1))
         .unwrap();
-    let pane = page::Pane::of(&explanation, &StoryOptions::default()).unwrap();
+    let pane = page::Panel::of(&explanation, &ReportOptions::default()).unwrap();
     let html = page::render(&page::Data {
         panes: vec![pane],
         learning: None,

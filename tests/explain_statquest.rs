@@ -19,7 +19,7 @@ const PROMPTS: [&str; 2] = ["what is statquest", "statquest is what"];
 type Rows = Vec<Vec<f64>>;
 
 /// StatQuest's forward pass in plain loops.
-struct Pass {
+struct ForwardContext {
     tensors: BTreeMap<&'static str, Rows>,
     head: Rows,
     bias: Vec<f64>,
@@ -52,7 +52,7 @@ fn softmax(x: &[f64]) -> Vec<f64> {
     x.iter().map(|x| x.exp() / sum).collect()
 }
 
-impl Pass {
+impl ForwardContext {
     fn of(weights: &NamedTensors, ids: &[usize]) -> Self {
         let table = matrix(weights, "token_embedding.weight");
         let embed: Rows = ids.iter().map(|id| table[*id].clone()).collect();
@@ -240,7 +240,7 @@ fn ask(prompt: &str, more: &[&str]) -> String {
 }
 
 /// Checks every value of every tensor of `story`; returns their count.
-fn check_story(story: &Value, pass: &Pass) -> usize {
+fn check_story(story: &Value, pass: &ForwardContext) -> usize {
     let mut checked = 0;
     for (name, tensor) in story["tensors"].as_object().unwrap() {
         let exact = &pass.tensors[name.as_str()];
@@ -276,7 +276,7 @@ fn every_displayed_statquest_value_is_recomputed() {
         let ids: Vec<usize> = tokens.iter().map(|token| index(&token["id"])).collect();
         let answer = json["answer"].as_array().unwrap();
         let chosen: Vec<usize> = answer.iter().map(|a| index(&a["token"]["id"])).collect();
-        let pass = Pass::of(&weights, &ids);
+        let pass = ForwardContext::of(&weights, &ids);
         assert!(check_story(&json, &pass) > 150);
 
         let file = folder.path().join("page.html").display().to_string();

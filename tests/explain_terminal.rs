@@ -1,6 +1,6 @@
 //! A report in the terminal.
 
-use nextword_explain::StoryOptions;
+use nextword_explain::ReportOptions;
 use nextword_explain::terminal::{self, View};
 use nextword_generate::SamplingConfig;
 use nextword_model::ModelConfig;
@@ -18,9 +18,9 @@ fn an_unlikely_sampled_token_is_shown() {
             ..SamplingConfig::default()
         };
         let explanation = explainer.explain("w00 w02 w01", &options).unwrap();
-        let few = StoryOptions {
+        let few = ReportOptions {
             top: 1,
-            ..StoryOptions::default()
+            ..ReportOptions::default()
         };
         let story = explanation.story(&few).unwrap();
         let chosen = &story.answer[0];
@@ -48,7 +48,7 @@ fn terminal_output_fits_the_given_width() {
     let explainer = explainer(&config, 3);
     let words: Vec<String> = (0..30).map(|n| format!("w{n:02}")).collect();
     let explanation = explainer.explain(&words.join(" "), &options(2)).unwrap();
-    let story = explanation.story(&StoryOptions::default()).unwrap();
+    let story = explanation.story(&ReportOptions::default()).unwrap();
     for width in [60, 80, 132] {
         let view = View {
             width,
@@ -78,7 +78,7 @@ fn attended_words_are_shown_and_escapes_removed() {
     let explainer = explainer(&many_words(), 3);
     let words: Vec<String> = (0..30).map(|n| format!("w{n:02}")).collect();
     let explanation = explainer.explain(&words.join(" "), &options(1)).unwrap();
-    let mut story = explanation.story(&StoryOptions::default()).unwrap();
+    let mut story = explanation.story(&ReportOptions::default()).unwrap();
     story.model.name = "\u{1b}]0;title\u{7}".to_string();
     story.unknown = vec!["\u{1b}[31m".to_string()];
     let view = View {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use nextword_convert::{GgufType, export_gguf};
 use nextword_data::{TokenizerConfig, TokenizerKind, build_tokenizer};
-use nextword_model::{Card, ModelConfig, Record, presets, weights};
+use nextword_model::{ModelCard, ModelConfig, ModelDir, presets, weights};
 
 use crate::util::flex;
 
@@ -94,7 +94,7 @@ fn read(path: &Path) -> Found {
     found
 }
 
-fn record(dir: &Path, kind: TokenizerKind, preset: fn(usize) -> ModelConfig) -> Record {
+fn record(dir: &Path, kind: TokenizerKind, preset: fn(usize) -> ModelConfig) -> ModelDir {
     let config = TokenizerConfig {
         kind,
         vocab_size: (kind == TokenizerKind::Bpe).then_some(300),
@@ -103,7 +103,7 @@ fn record(dir: &Path, kind: TokenizerKind, preset: fn(usize) -> ModelConfig) -> 
     record_with(dir, &config, preset)
 }
 
-fn record_with(dir: &Path, config: &TokenizerConfig, preset: fn(usize) -> ModelConfig) -> Record {
+fn record_with(dir: &Path, config: &TokenizerConfig, preset: fn(usize) -> ModelConfig) -> ModelDir {
     let text = "a few words, and then a few words more".to_string();
     let tokenizer = build_tokenizer(config, std::iter::once(Ok(text))).unwrap();
     let config = ModelConfig {
@@ -116,17 +116,17 @@ fn record_with(dir: &Path, config: &TokenizerConfig, preset: fn(usize) -> ModelC
     };
     let model = config.init(&flex(), 5).unwrap();
     let path = dir.join("record");
-    Record::save(
+    ModelDir::save(
         &path,
         &model,
         &tokenizer.to_json().unwrap(),
-        &Card::default(),
+        &ModelCard::default(),
     )
     .unwrap();
-    Record::open(&path).unwrap()
+    ModelDir::open(&path).unwrap()
 }
 
-fn floats(bytes: &[u8]) -> Vec<f32> {
+fn to_f32_vec(bytes: &[u8]) -> Vec<f32> {
     bytes
         .as_chunks()
         .0
@@ -158,18 +158,18 @@ fn gguf_has_the_weights_and_the_vocabulary() {
 
     let (sizes, _, data) = &found.tensors["token_embd.weight"];
     assert_eq!(sizes, &[32, size as u64]);
-    assert_eq!(floats(data), ours["token_embedding.weight"].1);
+    assert_eq!(to_f32_vec(data), ours["token_embedding.weight"].1);
     // RoPE pairs row 1 of a head with row 0 there, and with row 8 of 16 here.
     let (_, _, data) = &found.tensors["blk.0.attn_q.weight"];
     let query = &ours["blocks.0.attention.query.weight"].1; // [32 in, 32 out]
     let (row, column) = (1, 8);
-    let theirs = floats(data);
+    let theirs = to_f32_vec(data);
     assert!((0..32).all(|i| theirs[row * 32 + i].to_bits() == query[i * 32 + column].to_bits()));
     let (_, _, data) = &found.tensors["blk.0.ffn_down.weight"];
     let down = &ours["blocks.0.feed_forward.down.weight"];
     let d_ff = down.0[0];
     assert_eq!(
-        floats(data)[d_ff + 3].to_bits(),
+        to_f32_vec(data)[d_ff + 3].to_bits(),
         down.1[3 * 32 + 1].to_bits()
     );
 }
@@ -199,8 +199,8 @@ fn gguf_needs_every_merge_of_a_token() {
         };
         let model = config.init(&flex(), 5).unwrap();
         let path = dir.path().join("record");
-        Record::save(&path, &model, &file.to_string(), &Card::default()).unwrap();
-        Record::open(&path).unwrap()
+        ModelDir::save(&path, &model, &file.to_string(), &ModelCard::default()).unwrap();
+        ModelDir::open(&path).unwrap()
     };
     let all = record(&["a b", "b c", "a bc", "ab c"]);
     export_gguf(&all, GgufType::F32, &path).unwrap();

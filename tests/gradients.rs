@@ -7,7 +7,7 @@ use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData};
 use nextword_data::TokenBatch;
 use nextword_model::{
     CounterRng, DropoutConfig, FeedForwardKind, InitConfig, ModelConfig, NormKind, NormPlacement,
-    Pass, Position, Precision, Probe, RotaryConfig, RotaryScaling, Site, Transformer, weights,
+    ForwardContext, Position, Precision, Probe, RotaryConfig, RotaryScaling, Site, Transformer, weights,
 };
 use nextword_train::forward_backward;
 
@@ -226,9 +226,9 @@ fn trained(model: Transformer) -> Vec<(String, Vec<f32>)> {
     let model = model.train();
     let batches = [batch(3, 8, VOCAB, 4), batch(2, 5, VOCAB, 6)];
     let (loss, gradients) = forward_backward(&model, &batches, 5, 2, false);
-    let loss = ("loss".to_string(), weights::floats(loss.into_data()));
+    let loss = ("loss".to_string(), weights::to_f32_vec(loss.into_data()));
     let gradients = gradients.iter();
-    let gradients = gradients.map(|(name, g)| (name.to_string(), weights::floats(g.to_data())));
+    let gradients = gradients.map(|(name, g)| (name.to_string(), weights::to_f32_vec(g.to_data())));
     std::iter::once(loss).chain(gradients).collect()
 }
 
@@ -259,7 +259,7 @@ struct RecordingProbe {
 impl Probe for RecordingProbe {
     fn see<const D: usize>(&mut self, site: Site, tensor: &Tensor<D>) {
         self.sites.push(site.to_string());
-        self.logits = weights::floats(tensor.to_data());
+        self.logits = weights::to_f32_vec(tensor.to_data());
     }
 }
 
@@ -274,7 +274,7 @@ fn a_probe_changes_no_value() {
         };
         let data = TensorData::new(ids.iter().map(|id| id.cast_signed()).collect(), [1, 8]);
         let tokens = Tensor::<2, Int>::from_data(data, &model.device());
-        model.forward(tokens, &mut Pass::watched(&mut watcher));
+        model.forward(tokens, &mut ForwardContext::watched(&mut watcher));
         assert_close(&watcher.logits, &logits(&model, &ids), 1e-5, what);
         let pattern = "blocks.0.attn.hook_pattern".to_string();
         assert!(
@@ -289,7 +289,7 @@ fn logits(model: &Transformer, ids: &[u32]) -> Vec<f32> {
     let ids: Vec<i32> = ids.iter().map(|id| id.cast_signed()).collect();
     let data = TensorData::new(ids.clone(), [1, ids.len()]);
     let tokens = Tensor::<2, Int>::from_data(data, &model.device());
-    weights::floats(model.forward(tokens, &mut Pass::plain()).into_data())
+    weights::to_f32_vec(model.forward(tokens, &mut ForwardContext::plain()).into_data())
 }
 
 #[test]
@@ -351,10 +351,10 @@ fn gradient_accumulation_equals_one_large_batch() {
             .collect();
         let (one_loss, one) = forward_backward(&model, &[whole], 5, 2, false);
         let (sum_loss, sum) = forward_backward(&model, &parts, 5, 2, false);
-        let floats = |tensor: Tensor<1>| weights::floats(tensor.into_data());
-        assert_close(&floats(sum_loss), &floats(one_loss), 1e-6, what);
+        let floats = |tensor: Tensor<1>| weights::to_f32_vec(tensor.into_data());
+        assert_close(&to_f32_vec(sum_loss), &to_f32_vec(one_loss), 1e-6, what);
         for ((name, a), (_, b)) in sum.iter().zip(one.iter()) {
-            let (a, b) = (floats(a.clone()), floats(b.clone()));
+            let (a, b) = (to_f32_vec(a.clone()), to_f32_vec(b.clone()));
             assert_close(&a, &b, 2e-5, &format!("{what}: {name}"));
         }
     }
@@ -367,11 +367,11 @@ fn recomputed_activations_give_the_same_bits() {
         let batches = [batch(2, 8, VOCAB, 1), batch(3, 8, VOCAB, 2)];
         let (kept_loss, kept) = forward_backward(&model, &batches, 5, 2, false);
         let (loss, anew) = forward_backward(&model, &batches, 5, 2, true);
-        let floats = |tensor: Tensor<1>| weights::floats(tensor.into_data());
-        assert_eq!(floats(loss), floats(kept_loss), "{what}");
+        let floats = |tensor: Tensor<1>| weights::to_f32_vec(tensor.into_data());
+        assert_eq!(to_f32_vec(loss), to_f32_vec(kept_loss), "{what}");
         assert_eq!(anew.iter().count(), weights::layout(&config).len());
         for ((name, a), (_, b)) in anew.iter().zip(kept.iter()) {
-            let (a, b) = (floats(a.clone()), floats(b.clone()));
+            let (a, b) = (to_f32_vec(a.clone()), to_f32_vec(b.clone()));
             assert_eq!(a, b, "{what}: {name}");
         }
     }
@@ -386,8 +386,8 @@ fn bf16_products_are_close_to_f32_but_rounded() {
         let (exact_loss, exact) = forward_backward(&model, &batches, 5, 2, false);
         let half = model.with_precision(Precision::Bf16).unwrap();
         let (loss, gradients) = forward_backward(&half, &batches, 5, 2, false);
-        let floats = |tensor: Tensor<1>| weights::floats(tensor.into_data());
-        let (loss, exact_loss) = (floats(loss)[0], floats(exact_loss)[0]);
+        let floats = |tensor: Tensor<1>| weights::to_f32_vec(tensor.into_data());
+        let (loss, exact_loss) = (to_f32_vec(loss)[0], to_f32_vec(exact_loss)[0]);
         assert_ne!(loss.to_bits(), exact_loss.to_bits(), "{what}");
         assert!(
             (loss - exact_loss).abs() < 0.02 * exact_loss,
@@ -395,7 +395,7 @@ fn bf16_products_are_close_to_f32_but_rounded() {
         );
         let (mut apart, mut length) = (0.0, 0.0);
         for ((_, a), (_, b)) in gradients.iter().zip(exact.iter()) {
-            for (a, b) in floats(a.clone()).into_iter().zip(floats(b.clone())) {
+            for (a, b) in to_f32_vec(a.clone()).into_iter().zip(to_f32_vec(b.clone())) {
                 apart += (a - b).powi(2);
                 length += b.powi(2);
             }
@@ -405,6 +405,6 @@ fn bf16_products_are_close_to_f32_but_rounded() {
             "{what}: {apart} of {length}"
         );
         let (again, _) = forward_backward(&half.in_f32(), &batches, 5, 2, false);
-        assert_eq!(floats(again)[0].to_bits(), exact_loss.to_bits(), "{what}");
+        assert_eq!(to_f32_vec(again)[0].to_bits(), exact_loss.to_bits(), "{what}");
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nextword_convert::{export_hf, import, read_config_text};
 use nextword_model::weights::{self, FloatType};
-use nextword_model::{ModelConfig, Record};
+use nextword_model::{ModelConfig, ModelDir};
 use serde_json::{Value, json};
 
 use crate::malformed_models::copy;
@@ -202,7 +202,7 @@ fn a_padded_vocabulary_survives_finetuning() {
     dir.write("more.toml", config);
     let train = dir.run(&["train", "more.toml", "--quiet"]);
     assert!(train.status.success(), "{}", stderr(&train));
-    let more = Record::open(&dir.path("runs/more/last")).unwrap();
+    let more = ModelDir::open(&dir.path("runs/more/last")).unwrap();
     assert_eq!((more.config.vocab_size, more.card.unused_ids), (101, 2));
     // Padding rows get no gradient, only weight decay: they shrink.
     let name = "token_embedding.weight";
@@ -260,7 +260,7 @@ fn weights_beyond_half_precision_are_named() {
         .1[7] = -1e6;
     weights::save_tensors(&tensors, &path).unwrap();
     import(&folder, &dir.path("record")).unwrap();
-    let record = Record::open(&dir.path("record")).unwrap();
+    let record = ModelDir::open(&dir.path("record")).unwrap();
     let error = export_hf(&record, FloatType::F16, &dir.path("half"))
         .unwrap_err()
         .to_string();
@@ -286,7 +286,7 @@ fn the_bos_token_is_exported_where_readers_look() {
     let record = dir.path("record");
     assert_eq!(import(&folder, &record).unwrap().card.bos_id, Some(1));
     let out = dir.path("out");
-    export_hf(&Record::open(&record).unwrap(), FloatType::F32, &out).unwrap();
+    export_hf(&ModelDir::open(&record).unwrap(), FloatType::F32, &out).unwrap();
     assert_eq!(
         read(&out.join("tokenizer_config.json"))["add_bos_token"],
         json!(true)

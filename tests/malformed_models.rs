@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Int, Tensor};
 use nextword_convert::{export_gguf, export_hf, import};
 use nextword_model::weights::FloatType;
-use nextword_model::{CounterRng, Pass, Record};
+use nextword_model::{CounterRng, ForwardContext, ModelDir};
 use serde_json::{Value, json};
 
 use crate::parity::fixtures;
@@ -162,14 +162,14 @@ fn attempt(folder: &Path, out: &Path) -> bool {
         assert!(!text.contains("nextword itself"), "{text}");
         return false;
     }
-    let record = Record::open(out).unwrap();
+    let record = ModelDir::open(out).unwrap();
     if record.config.context_length <= 4096 {
         let device = flex();
         let model = record.load(&device).unwrap();
         let tokens = Tensor::<2, Int>::from_ints([[0, 0, 0]], &device);
         let seen = tokens.narrow(1, 0, record.config.context_length.min(3));
         assert_eq!(
-            model.forward(seen, &mut Pass::plain()).dims()[2],
+            model.forward(seen, &mut ForwardContext::plain()).dims()[2],
             record.config.vocab_size
         );
     }
@@ -347,7 +347,7 @@ fn import_replaces_only_an_earlier_model() {
     import(&from, &out).unwrap();
     fs::write(out.join("diary.txt"), "mine").unwrap();
     refused(&out, "diary.txt");
-    let record = Record::open(&out).unwrap();
+    let record = ModelDir::open(&out).unwrap();
     let error = export_hf(&record, FloatType::F32, &out)
         .unwrap_err()
         .to_string();
@@ -427,14 +427,14 @@ fn inexpressible_features_are_named_on_export() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("record");
     import(&fixtures().join("llama"), &out).unwrap();
-    let mut record = Record::open(&out).unwrap();
+    let mut record = ModelDir::open(&out).unwrap();
     record.config.residual = false;
     let error = export_hf(&record, FloatType::F32, &dir.path().join("hf")).unwrap_err();
     assert!(
         error.to_string().contains("model.residual = false"),
         "{error}"
     );
-    let record = Record::open(&out).unwrap();
+    let record = ModelDir::open(&out).unwrap();
     let file = dir.path().join("model.gguf");
     let error = export_gguf(&record, nextword_convert::GgufType::F32, &file).unwrap_err();
     assert!(

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use nextword_convert::{export_hf, import};
 use nextword_model::weights::{self, FloatType};
-use nextword_model::{Pass, Record};
+use nextword_model::{ForwardContext, ModelDir};
 use serde::Deserialize;
 
 use crate::util::{devices, root};
@@ -29,11 +29,11 @@ pub(crate) fn fixtures() -> PathBuf {
     root().join("tests/fixtures/hf")
 }
 
-fn logits(record: &Record, inputs: &Inputs, device: &Device) -> Vec<f32> {
+fn logits(record: &ModelDir, inputs: &Inputs, device: &Device) -> Vec<f32> {
     let data = TensorData::new(inputs.inputs.clone(), [inputs.batch, inputs.seq]);
     let tokens = Tensor::<2, Int>::from_data(data, device);
     let model = record.load(device).unwrap();
-    weights::floats(model.forward(tokens, &mut Pass::plain()).into_data())
+    weights::to_f32_vec(model.forward(tokens, &mut ForwardContext::plain()).into_data())
 }
 
 /// All tensors of a folder, from all shards.
@@ -75,7 +75,7 @@ fn imported_models_match_transformers() {
         let (from, shown) = (folder.join(&name), name.to_str().unwrap());
         let to = scratch.path().join("records").join(shown);
         import(&from, &to).unwrap_or_else(|e| panic!("{shown}: {e}"));
-        let record = Record::open(&to).unwrap();
+        let record = ModelDir::open(&to).unwrap();
         let inputs: Inputs =
             serde_json::from_slice(&fs::read(from.join("inputs.json")).unwrap()).unwrap();
         let expected = weights::load_tensors(&from.join("expected.safetensors")).unwrap();

@@ -2,9 +2,9 @@
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Int, Tensor, TensorData};
-use nextword_model::weights::floats;
+use nextword_model::weights::to_f32_vec;
 use nextword_model::{
-    Bits, Card, KvCache, ModelConfig, Pass, QuantizedMatrix, Record, Transformer, presets,
+    Bits, ModelCard, KvCache, ModelConfig, ForwardContext, QuantizedMatrix, ModelDir, Transformer, presets,
 };
 
 use crate::test_dir::TestDir;
@@ -73,7 +73,7 @@ fn logits(model: &Transformer, ids: &[u32]) -> Vec<f32> {
     let ids: Vec<i32> = ids.iter().map(|id| id.cast_signed()).collect();
     let data = TensorData::new(ids, [1, 4]);
     let tokens = Tensor::<2, Int>::from_data(data, &model.device());
-    floats(model.forward(tokens, &mut Pass::plain()).into_data())
+    to_f32_vec(model.forward(tokens, &mut ForwardContext::plain()).into_data())
 }
 
 #[test]
@@ -96,9 +96,9 @@ fn a_quantized_model_computes_with_rounded_weights() {
                 let inputs: Vec<i32> = batch.inputs.iter().map(|id| id.cast_signed()).collect();
                 let data = TensorData::new(inputs, [1, config.context_length]);
                 let tokens = Tensor::from_data(data, &flex());
-                floats(
+                to_f32_vec(
                     model
-                        .loss_sum(tokens, &batch.targets, &mut Pass::plain())
+                        .loss_sum(tokens, &batch.targets, &mut ForwardContext::plain())
                         .into_data(),
                 )
             };
@@ -114,10 +114,10 @@ fn quantized_weights_load_identically_on_all_devices() {
             let model = config.init(&flex(), 12).unwrap().quantize(bits);
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("small");
-            Record::save(&path, &model, "{}", &Card::default()).unwrap();
+            ModelDir::save(&path, &model, "{}", &ModelCard::default()).unwrap();
             let ids = &batch(1, 4, config.vocab_size, 6).inputs;
             let before = logits(&model, ids);
-            let record = Record::open(&path).unwrap();
+            let record = ModelDir::open(&path).unwrap();
             for (name, device) in devices() {
                 let loaded = record.load(&device).unwrap();
                 let after = logits(&loaded, ids);
@@ -141,7 +141,7 @@ fn a_quantized_row_is_independent_of_the_batch() {
         let slots: Vec<usize> = (0..ids.len()).collect();
         let data = TensorData::new(ids.to_vec(), [ids.len(), 1]);
         let tokens = Tensor::<2, Int>::from_data(data, &flex());
-        floats(model.forward_cached(tokens, &mut cache, &slots).into_data())
+        to_f32_vec(model.forward_cached(tokens, &mut cache, &slots).into_data())
     };
     let ids: Vec<i32> = (0..rows).collect();
     let together = step(&ids);
@@ -161,9 +161,9 @@ fn a_quantized_loss_does_not_depend_on_the_batch() {
         let ids: Vec<i32> = ids.iter().map(|id| id.cast_signed()).collect();
         let data = TensorData::new(ids, [rows, 24]);
         let tokens = Tensor::from_data(data, &flex());
-        floats(
+        to_f32_vec(
             model
-                .loss_sum(tokens, targets, &mut Pass::plain())
+                .loss_sum(tokens, targets, &mut ForwardContext::plain())
                 .into_data(),
         )[0]
     };
@@ -188,10 +188,10 @@ fn damaged_quantized_weights_are_errors() {
     for bits in [Bits::Int8, Bits::Int4] {
         let path = folder.path().join("small");
         let small = model.clone().quantize(bits);
-        Record::save(&path, &small, "{}", &Card::default()).unwrap();
+        ModelDir::save(&path, &small, "{}", &ModelCard::default()).unwrap();
         let file = path.join("model.safetensors");
         let sound = std::fs::read(&file).unwrap();
-        let record = Record::open(&path).unwrap();
+        let record = ModelDir::open(&path).unwrap();
         let mut refused = 0;
         for dir in 0..sound.len() {
             let mut bytes = sound.clone();

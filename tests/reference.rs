@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use nextword_data::TokenBatch;
-use nextword_model::{ModelConfig, Pass, Transformer, weights};
+use nextword_model::{ModelConfig, ForwardContext, Transformer, weights};
 use nextword_train::{Optimizer, OptimizerConfig, forward_backward};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -83,7 +83,7 @@ fn model(name: &str, device: &Device) -> Transformer {
 }
 
 fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    weights::floats(tensor.into_data())
+    weights::to_f32_vec(tensor.into_data())
 }
 
 fn check_model(name: &str) {
@@ -95,7 +95,7 @@ fn check_model(name: &str) {
         let ids: Vec<i32> = batch.inputs.iter().map(|id| id.cast_signed()).collect();
         let data = TensorData::new(ids, [batch.batch, batch.seq]);
         let tokens = Tensor::<2, Int>::from_data(data, &device);
-        let logits = floats(model.forward(tokens, &mut Pass::plain()));
+        let logits = to_f32_vec(model.forward(tokens, &mut ForwardContext::plain()));
         assert_close(
             &logits,
             &expected["logits"].1,
@@ -106,7 +106,7 @@ fn check_model(name: &str) {
         let (loss, gradients) =
             forward_backward(&model.train(), std::slice::from_ref(&batch), 0, 0, false);
         assert_close(
-            &floats(loss),
+            &to_f32_vec(loss),
             &expected["loss"].1,
             LOSS,
             &format!("{name} loss on {on}"),
@@ -115,7 +115,7 @@ fn check_model(name: &str) {
         for (parameter, gradient) in gradients.iter() {
             let what = format!("{name} gradient of {parameter} on {on}");
             let expected = &expected[&format!("grad.{parameter}")].1;
-            assert_close(&floats(gradient.clone()), expected, GRADIENTS, &what);
+            assert_close(&to_f32_vec(gradient.clone()), expected, GRADIENTS, &what);
             seen += 1;
         }
         assert_eq!(
@@ -171,18 +171,18 @@ fn ten_clipped_adamw_steps_match_pytorch() {
             let norm = gradients.norm().unwrap();
             let what = format!("step {number} on {on}");
             assert_close(
-                &floats(loss),
+                &to_f32_vec(loss),
                 &[step.loss],
                 1e-5,
                 &format!("loss of {what}"),
             );
             assert_close(
-                &floats(norm.clone()),
+                &to_f32_vec(norm.clone()),
                 &[step.grad_norm],
                 1e-5,
                 &format!("norm of {what}"),
             );
-            let norm = f64::from(floats(norm)[0]);
+            let norm = f64::from(to_f32_vec(norm)[0]);
             let gradients = gradients.clip(norm, run.clip_norm);
             model = optimizer.update(model, gradients, step.learning_rate, step.learning_rate);
         }
@@ -190,7 +190,7 @@ fn ten_clipped_adamw_steps_match_pytorch() {
         weights::for_each(&model.valid(), |name, data| {
             if !run.noise.iter().any(|noise| noise == name) {
                 let what = format!("{name} after ten steps on {on}");
-                assert_close(&weights::floats(data), &expected[name].1, UPDATED, &what);
+                assert_close(&weights::to_f32_vec(data), &expected[name].1, UPDATED, &what);
                 compared += 1;
             }
         });
@@ -213,7 +213,7 @@ fn activations_match_pytorch() {
         ("relu_squared", activation::relu(x).square()),
     ];
     for (name, found) in found {
-        for ((x, found), expected) in expected["x"].iter().zip(floats(found)).zip(&expected[name]) {
+        for ((x, found), expected) in expected["x"].iter().zip(to_f32_vec(found)).zip(&expected[name]) {
             let tolerance = 1e-6 * expected.abs().max(1.0);
             assert!(
                 (found - expected).abs() <= tolerance,

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use nextword_data::Tokenizer;
 use nextword_generate::{SamplingConfig, TextGenerator, TextOptions};
-use nextword_model::{DeviceName, Record, Transformer};
+use nextword_model::{DeviceName, ModelDir, Transformer};
 use nextword_train::{
-    Hooks, RunFolder, Silent, StopFlag, TrainError, Trainer, parse_config, prepare_run,
+    Hooks, RunFolder, NullReporter, StopFlag, TrainError, Trainer, parse_config, prepare_run,
     read_config, to_toml,
 };
 use serde_json::Value;
@@ -62,7 +62,7 @@ fn train(out: &Path, device: &str, set: &[&str]) {
     let folder = RunFolder::create(out, &run.config).unwrap();
     let trainer = Trainer::begin(run, folder).unwrap();
     let stop = StopFlag::default();
-    trainer.run(&mut Silent, &mut NoSamples, &stop).unwrap();
+    trainer.run(&mut NullReporter, &mut NoSamples, &stop).unwrap();
 }
 
 fn resume(out: &Path, set: &str) {
@@ -71,7 +71,7 @@ fn resume(out: &Path, set: &str) {
     let config = parse_config(&text, &folder.config_path(), &[set.to_string()]).unwrap();
     let trainer = Trainer::resume(prepare_run(config).unwrap(), folder).unwrap();
     let stop = StopFlag::default();
-    trainer.run(&mut Silent, &mut NoSamples, &stop).unwrap();
+    trainer.run(&mut NullReporter, &mut NoSamples, &stop).unwrap();
 }
 
 fn losses(run: &Path) -> Vec<f64> {
@@ -84,7 +84,7 @@ fn losses(run: &Path) -> Vec<f64> {
 
 fn greedy_text(model: &Path, device: &str) -> String {
     let device = device.parse::<DeviceName>().unwrap().open().unwrap();
-    let generator = TextGenerator::open(&Record::open(model).unwrap(), &device).unwrap();
+    let generator = TextGenerator::open(&ModelDir::open(model).unwrap(), &device).unwrap();
     let options = TextOptions {
         sampling: SamplingConfig::greedy(),
         max_tokens: 12,
@@ -150,7 +150,7 @@ fn layers_scale_by_configuration_on_all_backends() {
                 device,
                 &["train.steps=2", "schedule.warmup_steps=1", &set],
             );
-            let config = Record::open(&run.join("last")).unwrap().config;
+            let config = ModelDir::open(&run.join("last")).unwrap().config;
             assert_eq!(config.n_layers, layers);
             let found = losses(&run);
             assert_eq!(found.len(), 2, "{device}");

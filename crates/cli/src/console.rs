@@ -101,7 +101,7 @@ impl Reporter for ConsoleReporter {
         let block = match &self.prompt_template {
             // The completion does not continue the prompt directly.
             Some(template) => {
-                let formatted = template.replace(nextword_generate::PROMPT, prompt);
+                let formatted = template.replace(nextword_generate::PROMPT_PLACEHOLDER, prompt);
                 sample_block(step, &formatted, &format!(" {text}"))
             }
             None => sample_block(step, prompt, text),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use nextword_explain::learning::{Learning, StepRecord};
+use nextword_explain::learning::{TrainingHistory, ProbeStep};
 use nextword_train::MetricsLine;
 
 use crate::{exit, models};
@@ -16,7 +16,7 @@ pub(crate) fn exists(run: &Path) -> bool {
 ///
 /// # Errors
 /// If the run has no probe snapshots; the message says how to record them.
-pub(crate) fn load(run: &Path) -> anyhow::Result<Learning> {
+pub(crate) fn load(run: &Path) -> anyhow::Result<TrainingHistory> {
     let (folder, shown) = (run.join("probes"), run.display());
     if !exists(run) {
         return Err(exit::bad_file(format!(
@@ -31,7 +31,7 @@ pub(crate) fn load(run: &Path) -> anyhow::Result<Learning> {
             continue;
         }
         let text = std::fs::read_to_string(&file)?;
-        let snapshot: StepRecord = serde_json::from_str(&text).map_err(|e| {
+        let snapshot: ProbeStep = serde_json::from_str(&text).map_err(|e| {
             exit::bad_file(format!(
                 "{}: not a valid probe snapshot: {e}",
                 file.display()
@@ -44,5 +44,5 @@ pub(crate) fn load(run: &Path) -> anyhow::Result<Learning> {
         let line: MetricsLine = serde_json::from_str(line).ok()?;
         Some((line.step, line.loss?))
     });
-    Ok(Learning::of(snapshots, &losses.collect::<Vec<_>>()))
+    Ok(TrainingHistory::of(snapshots, &losses.collect::<Vec<_>>()))
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use nextword_data::Tokenizer;
 use nextword_eval::EvalError;
 use nextword_explain::{ExplainError, learning};
-use nextword_generate::{GenerateError, PROMPT, SamplingConfig, TextGenerator, TextOptions};
-use nextword_model::{Card, Transformer};
+use nextword_generate::{GenerateError, PROMPT_PLACEHOLDER, SamplingConfig, TextGenerator, TextOptions};
+use nextword_model::{ModelCard, Transformer};
 use nextword_train::{Hooks, TrainError};
 
 /// Samples with the generate crate, exactly as `nextword generate` does with the saved model.
@@ -27,7 +27,7 @@ impl Hooks for TrainingHooks {
         temperature: f64,
         seed: u64,
     ) -> Result<String, TrainError> {
-        let template = self.prompt_template.as_deref().unwrap_or(PROMPT);
+        let template = self.prompt_template.as_deref().unwrap_or(PROMPT_PLACEHOLDER);
         let options = TextOptions {
             sampling: SamplingConfig {
                 temperature,
@@ -54,7 +54,7 @@ impl Hooks for TrainingHooks {
         tokenizer: &Arc<dyn Tokenizer>,
         sentence: &str,
     ) -> Result<Option<serde_json::Value>, TrainError> {
-        let template = self.prompt_template.as_deref().unwrap_or(PROMPT);
+        let template = self.prompt_template.as_deref().unwrap_or(PROMPT_PLACEHOLDER);
         let options = TextOptions {
             sampling: SamplingConfig::greedy(),
             max_tokens: 1,
@@ -89,9 +89,9 @@ fn generator(
         .config()
         .vocab_size
         .saturating_sub(tokenizer.vocab_size());
-    let card = Card {
+    let card = ModelCard {
         unused_ids,
-        ..Card::default()
+        ..ModelCard::default()
     };
     TextGenerator::new(model.clone(), Arc::clone(tokenizer), card)
 }

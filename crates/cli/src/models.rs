@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use nextword_model::{DeviceName, Record};
+use nextword_model::{DeviceName, ModelDir};
 
 use crate::exit;
 
@@ -11,8 +11,8 @@ use crate::exit;
 ///
 /// # Errors
 /// If `path` contains no model; the message says what it is instead.
-pub(crate) fn open(path: &Path, last: bool) -> anyhow::Result<Record> {
-    Ok(Record::open(&find_model_dir(path, last)?)?)
+pub(crate) fn open(path: &Path, last: bool) -> anyhow::Result<ModelDir> {
+    Ok(ModelDir::open(&find_model_dir(path, last)?)?)
 }
 
 /// Opens the device called `name`.

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use burn::module::Module;
 use nextword_data::Baselines;
-use nextword_model::{Counts, MemoryEstimate};
-use nextword_train::{Ingredients, Optimizer, RunConfig, Stepper};
+use nextword_model::{ParameterCounts, MemoryEstimate};
+use nextword_train::{RunSetup, Optimizer, RunConfig, Stepper};
 use serde::Serialize;
 
 use crate::exit;
@@ -89,8 +89,8 @@ pub(crate) struct Measured {
     pub(crate) validation_seconds: f64,
 }
 
-impl From<Counts> for Parameters {
-    fn from(counts: Counts) -> Self {
+impl From<ParameterCounts> for Parameters {
+    fn from(counts: ParameterCounts) -> Self {
         Self {
             total: counts.total(),
             token_embedding: counts.token_embedding,
@@ -121,7 +121,7 @@ impl Parameters {
 
 impl Plan {
     /// Estimates from the configuration and the data alone.
-    pub(crate) fn estimate(setup: &Ingredients) -> Self {
+    pub(crate) fn estimate(setup: &RunSetup) -> Self {
         let config = &setup.config;
         let model = &config.model;
         let seq = model.context_length;
@@ -157,7 +157,7 @@ impl Plan {
     }
 
     /// Adds the losses of counting baselines on this data.
-    pub(crate) fn with_baselines(mut self, setup: &Ingredients) -> anyhow::Result<Self> {
+    pub(crate) fn with_baselines(mut self, setup: &RunSetup) -> anyhow::Result<Self> {
         let data = &setup.dataset;
         if data.validation.len() >= 2 {
             let vocab_size = data.tokenizer.vocab_size();
@@ -172,7 +172,7 @@ impl Plan {
     }
 
     /// Adds the speed of `steps` training steps, timed after one warm-up step.
-    pub(crate) fn with_speed(mut self, setup: &Ingredients, steps: u64) -> anyhow::Result<Self> {
+    pub(crate) fn with_speed(mut self, setup: &RunSetup, steps: u64) -> anyhow::Result<Self> {
         if steps == 0 {
             return Ok(self);
         }
@@ -215,7 +215,7 @@ impl Plan {
 }
 
 impl Data {
-    fn from_setup(setup: &Ingredients) -> Self {
+    fn from_setup(setup: &RunSetup) -> Self {
         let config = &setup.config;
         let train_tokens = setup.dataset.train.len();
         let tokens_per_step = setup.loader.sequences_per_step() * config.model.context_length;
@@ -257,7 +257,7 @@ fn gcd(a: u64, b: u64) -> u64 {
 
 /// Estimates the seconds of all validations of the run from two of their batches.
 fn validation_seconds(
-    setup: &Ingredients,
+    setup: &RunSetup,
     model: &nextword_model::Transformer,
 ) -> anyhow::Result<f64> {
     let config = setup.config.validation;

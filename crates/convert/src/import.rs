@@ -5,7 +5,7 @@ use std::path::Path;
 
 use nextword_data::{Tokenizer, load_tokenizer, parse_tokenizer};
 use nextword_model::weights::{FloatType, layout, write_tensors};
-use nextword_model::{Card, ModelConfig, Record};
+use nextword_model::{ModelCard, ModelConfig, ModelDir};
 use serde_json::Value;
 
 use crate::folder::{Tensors, check_destination, is_pickle, pickle_error};
@@ -24,7 +24,7 @@ pub struct Imported {
     /// The architecture.
     pub config: ModelConfig,
     /// The model card, with the special tokens.
-    pub card: Card,
+    pub card: ModelCard,
     /// Whether the model has a chat template.
     pub has_chat_template: bool,
 }
@@ -75,7 +75,7 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
         .file_name()
         .and_then(|name| name.to_str())
         .unwrap_or("imported");
-    let card = Card {
+    let card = ModelCard {
         name: name.to_string(),
         version: env!("CARGO_PKG_VERSION").to_string(),
         trained_on: format!(
@@ -88,10 +88,10 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
         eos_token: special.eos_token,
         eos_ids: special.eos,
         unused_ids,
-        ..Card::default()
+        ..ModelCard::default()
     };
-    Record::replace(to, |new| {
-        Record::write_small_files(new, &config, &tokenizer_json, &card)?;
+    ModelDir::replace(to, |new| {
+        ModelDir::write_small_files(new, &config, &tokenizer_json, &card)?;
         if let Some(template) = &special.chat_template {
             let path = new.join("chat_template.jinja");
             nextword_model::write_atomically(&path, template.as_bytes())?;

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Int, Tensor, TensorData};
 use nextword_data::{EvalWindows, IGNORE, TokenBatch};
-use nextword_model::{Pass, Transformer, weights};
+use nextword_model::{ForwardContext, Transformer, weights};
 use serde::{Deserialize, Serialize};
 
 use crate::EvalError;
@@ -75,8 +75,8 @@ pub(crate) fn batch_loss(model: &Transformer, batch: TokenBatch) -> Result<(f64,
     let ids: Vec<i32> = batch.inputs.into_iter().map(u32::cast_signed).collect();
     let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids, shape), &model.device());
     let count = batch.targets.iter().filter(|id| **id != IGNORE).count();
-    let sum = model.loss_sum(tokens, &batch.targets, &mut Pass::plain());
-    let nats = weights::floats(sum.into_data())
+    let sum = model.loss_sum(tokens, &batch.targets, &mut ForwardContext::plain());
+    let nats = weights::to_f32_vec(sum.into_data())
         .iter()
         .map(|nats| f64::from(*nats))
         .sum();
@@ -141,7 +141,7 @@ pub(crate) mod tests {
         let ids: Vec<i32> = before.iter().map(|id| id.cast_signed()).collect();
         let data = TensorData::new(ids, [1, before.len()]);
         let tokens = Tensor::<2, Int>::from_data(data, &model.device());
-        let logits = weights::floats(model.forward(tokens, &mut Pass::plain()).into_data());
+        let logits = weights::to_f32_vec(model.forward(tokens, &mut ForwardContext::plain()).into_data());
         let last = &logits[logits.len() - model.config().vocab_size..];
         let sum: f64 = last.iter().map(|l| f64::from(*l).exp()).sum();
         f64::from(last[token as usize]) - sum.ln()

@@ -10,7 +10,7 @@ use std::io::BufRead;
 
 use burn::tensor::{Int, Tensor, TensorData};
 use nextword_data::{Encoding, IGNORE, TokenBatch, Tokenizer};
-use nextword_model::{KvCache, Pass, Transformer, weights};
+use nextword_model::{KvCache, ForwardContext, Transformer, weights};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -299,7 +299,7 @@ impl Scorer<'_> {
         if !prefix.is_empty() {
             let _ = self
                 .model
-                .hidden(ids(prefix), &mut Pass::plain().continuing(&mut cache, &[0]));
+                .hidden(ids(prefix), &mut ForwardContext::plain().continuing(&mut cache, &[0]));
         }
         let mut sums = Vec::new();
         for ending in endings {
@@ -308,9 +308,9 @@ impl Scorer<'_> {
                 continue;
             };
             let tokens = ids(&[&[*last], inputs].concat());
-            let mut pass = Pass::plain().continuing(&mut cache, &[0]);
+            let mut pass = ForwardContext::plain().continuing(&mut cache, &[0]);
             let nats = self.model.loss_sum(tokens, ending, &mut pass);
-            sums.push(-f64::from(weights::floats(nats.into_data())[0]));
+            sums.push(-f64::from(weights::to_f32_vec(nats.into_data())[0]));
             cache.truncate(0, prefix.len());
         }
         Ok(sums)
@@ -508,7 +508,7 @@ mod tests {
         ] {
             let tokenizer = build(kind, corpus, "<EOS>");
             // A text without context begins after `<EOS>`: both predict the same tokens.
-            let piece = nextword_data::Piece {
+            let piece = nextword_data::TextChunk {
                 text: format!("<EOS> {text}"),
                 start: true,
                 end: true,

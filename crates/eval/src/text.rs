@@ -1,6 +1,6 @@
 //! Loss over documents of text.
 
-use nextword_data::{DataError, EvalWindows, Packing, Piece, Tokenizer, Tokens};
+use nextword_data::{DataError, EvalWindows, Packing, TextChunk, Tokenizer, Tokens};
 use nextword_model::Transformer;
 use serde::{Deserialize, Serialize};
 
@@ -52,7 +52,7 @@ pub struct TextReport {
 pub fn evaluate_text(
     model: &Transformer,
     tokenizer: &dyn Tokenizer,
-    pieces: impl IntoIterator<Item = Result<Piece, DataError>>,
+    pieces: impl IntoIterator<Item = Result<TextChunk, DataError>>,
     settings: TextSettings,
 ) -> Result<TextReport, EvalError> {
     let (tokens, vocab_size) = (tokenizer.vocab_size(), model.config().vocab_size);
@@ -87,7 +87,7 @@ pub fn evaluate_text(
 /// The ids of each document that has any, and the number of distinct unknown characters or words.
 fn encode(
     tokenizer: &dyn Tokenizer,
-    pieces: impl IntoIterator<Item = Result<Piece, DataError>>,
+    pieces: impl IntoIterator<Item = Result<TextChunk, DataError>>,
 ) -> Result<(Vec<Vec<u32>>, usize), DataError> {
     let eos = tokenizer.specials().eos;
     let mut unknown = std::collections::BTreeSet::new();
@@ -157,9 +157,9 @@ mod tests {
         build_tokenizer(&config, std::iter::once(Ok(text.to_owned()))).unwrap()
     }
 
-    fn documents(texts: &[&str]) -> Vec<Result<Piece, DataError>> {
+    fn documents(texts: &[&str]) -> Vec<Result<TextChunk, DataError>> {
         let piece = |text: &&str| {
-            Ok(Piece {
+            Ok(TextChunk {
                 text: (*text).to_owned(),
                 start: true,
                 end: true,
@@ -229,7 +229,7 @@ mod tests {
     fn pieces_are_joined_into_one_document() {
         let tokenizer = tokenizer(TokenizerKind::Char, "abc");
         let piece = |text: &str, start, end| {
-            Ok(Piece {
+            Ok(TextChunk {
                 text: text.to_owned(),
                 start,
                 end,

@@ -87,7 +87,7 @@ impl Probe for Recorder {
             .or_default()
             .push(PassTensor {
                 shape: tensor.dims()[1..].to_vec(),
-                data: weights::floats(tensor.clone().into_data()),
+                data: weights::to_f32_vec(tensor.clone().into_data()),
             });
     }
 }

@@ -2,10 +2,10 @@
 
 use burn::tensor::{Tensor, TensorData};
 use nextword_generate::{
-    DecodeOptions, Decoder, Drawing, FinishReason, History, Overflow, Place, Sampler,
-    SamplingConfig, shorten,
+    DecodeOptions, Decoder, SamplingTrace, FinishReason, History, Overflow, SampleKey, Sampler,
+    SamplingConfig, truncate_left,
 };
-use nextword_model::{Bits, ModelConfig, Pass, Transformer, weights};
+use nextword_model::{Bits, ModelConfig, ForwardContext, Transformer, weights};
 
 use crate::ExplainError;
 use crate::array::Array;
@@ -63,7 +63,7 @@ pub struct Trace {
     /// The same tensors, recomputed by plain loops in f64.
     pub reference: Arrays,
     /// How each token of the completion was sampled.
-    pub samples: Vec<Drawing>,
+    pub samples: Vec<SamplingTrace>,
     /// Why generation stopped.
     pub finish: FinishReason,
     /// The comparison of `values` with `reference`.
@@ -103,7 +103,7 @@ impl Trace {
         while !decoder.is_done() {
             for token in decoder.step_watched(&mut recorder)? {
                 let logits = recorder.last("logits").unwrap_or_default().to_vec();
-                let key = Place {
+                let key = SampleKey {
                     sequence: 0,
                     position: samples.len() as u64,
                 };
@@ -117,7 +117,7 @@ impl Trace {
         };
         let prompt_len = prompt.len() - sequence.truncated;
         let mut ids = prompt.to_vec();
-        shorten(&mut ids, options.bos_id, prompt_len);
+        truncate_left(&mut ids, options.bos_id, prompt_len);
         ids.extend(&sequence.ids()[..samples.len() - 1]);
         let bits = model.bits().map(|bits| match bits {
             Bits::Int8 => 8,
@@ -159,7 +159,7 @@ impl Trace {
         rows.map(|row| {
             let row = TensorData::new(row.to_vec(), [1, 1, d]);
             let row = Tensor::<3>::from_data(row, &device);
-            weights::floats(model.logits(row, &mut Pass::plain()).into_data())
+            weights::to_f32_vec(model.logits(row, &mut ForwardContext::plain()).into_data())
         })
         .collect()
     }
@@ -227,7 +227,7 @@ impl Trace {
     }
 
     /// How the token after `position` was sampled; `None` within the prompt.
-    pub fn sample_after(&self, position: usize) -> Option<&Drawing> {
+    pub fn sample_after(&self, position: usize) -> Option<&SamplingTrace> {
         self.samples
             .get((position + 1).checked_sub(self.prompt_len)?)
     }

@@ -5,7 +5,7 @@
 
 use std::cmp::Ordering;
 
-use nextword_kernels::cpu::exponentials::{exp_of_negative, exponentials};
+use nextword_kernels::cpu::exp_f64::{exp_logits, exp_nonpositive};
 
 /// A token with its unnormalized probability.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +59,7 @@ impl Candidates {
     /// Computes the weights. Call after `keep_top_k` and before everything else.
     pub(crate) fn exponentiate(&mut self) {
         for token in &mut self.tokens {
-            token.weight = exp_of_negative(token.scaled_logit);
+            token.weight = exp_nonpositive(token.scaled_logit);
         }
     }
 
@@ -138,7 +138,7 @@ pub(crate) fn sample_unfiltered(
     u: f64,
 ) -> Option<(u32, f64)> {
     let mut sums = vec![0.0; logits.len()];
-    exponentials(logits, max_logit, temperature, &mut sums);
+    exp_logits(logits, max_logit, temperature, &mut sums);
     let mut total = 0.0;
     for weight in &mut sums {
         total += *weight;
@@ -150,7 +150,7 @@ pub(crate) fn sample_unfiltered(
     let sampled = sums.partition_point(|sum| *sum <= u * total);
     // Rounding can raise `u * total` to the total.
     let id = sampled.min(sums.partition_point(|sum| *sum < total));
-    let weight = exp_of_negative((f64::from(logits[id]) - f64::from(max_logit)) / temperature);
+    let weight = exp_nonpositive((f64::from(logits[id]) - f64::from(max_logit)) / temperature);
     Some((id as u32, weight / total))
 }
 

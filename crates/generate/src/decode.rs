@@ -6,7 +6,7 @@
 use std::ops::ControlFlow;
 
 use burn::tensor::{Int, Tensor, TensorData};
-use nextword_model::{KvCache, NoProbe, Pass, Probe, Transformer, weights};
+use nextword_model::{KvCache, NoProbe, ForwardContext, Probe, Transformer, weights};
 use serde::{Deserialize, Serialize};
 
 use crate::{GenerateError, History, SampleKey, SampledToken, Sampler, SamplingConfig};
@@ -257,12 +257,12 @@ impl<'m> Decoder<'m> {
         let seq = ids.len() / rows.len();
         let data = TensorData::new(ids, [rows.len(), seq]);
         let tokens = Tensor::<2, Int>::from_data(data, &self.model.device());
-        let mut pass = Pass::watched(probe).continuing(&mut self.cache, rows);
+        let mut pass = ForwardContext::watched(probe).continuing(&mut self.cache, rows);
         let hidden = self.model.hidden(tokens, &mut pass);
         // The prompt's other logits are not needed and would take seq * vocab_size elements.
         let last = hidden.narrow(1, seq - 1, 1); // [rows, 1, d_model]
         let logits = self.model.logits(last, &mut pass); // [rows, 1, vocab_size]
-        let logits = weights::floats(logits.into_data());
+        let logits = weights::to_f32_vec(logits.into_data());
         let each = logits
             .chunks(self.model.config().vocab_size)
             .map(<[f32]>::to_vec);

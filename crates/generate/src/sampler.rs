@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use nextword_kernels::cpu::exponentials::exponentials;
+use nextword_kernels::cpu::exp_f64::exp_logits;
 use nextword_model::CounterRng;
 
 use crate::candidates::{Candidates, sample_unfiltered};
@@ -200,7 +200,7 @@ pub(crate) fn log_sum_exp(logits: &[f32]) -> f64 {
     }
     let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut weights = vec![0.0; logits.len()];
-    exponentials(logits, top, 1.0, &mut weights);
+    exp_logits(logits, top, 1.0, &mut weights);
     f64::from(top) + weights.iter().sum::<f64>().ln()
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use nextword_data::{Encoding, Tokenizer, load_tokenizer};
-use nextword_model::{Card, Record, Transformer};
+use nextword_model::{ModelCard, ModelDir, Transformer};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -81,7 +81,7 @@ pub struct Completion {
 pub struct TextGenerator {
     model: Transformer,
     tokenizer: Arc<dyn Tokenizer>,
-    card: Card,
+    card: ModelCard,
 }
 
 impl TextGenerator {
@@ -90,7 +90,7 @@ impl TextGenerator {
     /// # Errors
     /// [`GenerateError::WrongTokenizer`] if the tokenizer belongs to another model; errors from
     /// reading the tokenizer or the weights.
-    pub fn open(record: &Record, device: &Device) -> Result<Self, GenerateError> {
+    pub fn open(record: &ModelDir, device: &Device) -> Result<Self, GenerateError> {
         let path = record.tokenizer_path();
         let tokenizer = load_tokenizer(&path)?;
         let model = record.path.join("config.json").display().to_string();
@@ -115,7 +115,7 @@ impl TextGenerator {
     pub fn new(
         model: Transformer,
         tokenizer: Arc<dyn Tokenizer>,
-        card: Card,
+        card: ModelCard,
     ) -> Result<Self, GenerateError> {
         let vocab_size = model.config().vocab_size.saturating_sub(card.unused_ids);
         check_vocab_size(
@@ -142,7 +142,7 @@ impl TextGenerator {
     }
 
     /// The model card.
-    pub fn card(&self) -> &Card {
+    pub fn card(&self) -> &ModelCard {
         &self.card
     }
 

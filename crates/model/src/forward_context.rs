@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use burn::tensor::{Tensor, TensorData};
-use nextword_kernels::{AttentionDropout, Sight};
+use nextword_kernels::{AttentionDropout, AttentionMask};
 
 use crate::kv_cache::contiguous_runs;
 use crate::position::Rope;
@@ -152,9 +152,9 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
 /// The positions of a pass's tokens and what every layer derives from them.
 #[derive(Default)]
 pub(crate) struct Positions {
-    mask: Sight,
+    mask: AttentionMask,
     /// The rows that attend together, and the mask of each group.
-    row_groups: Vec<(Range<usize>, Sight)>,
+    row_groups: Vec<(Range<usize>, AttentionMask)>,
     rope: Option<Rope>,
     /// `ALiBi`'s slopes.
     slopes: Vec<f64>,
@@ -175,7 +175,7 @@ impl Positions {
             } else {
                 offsets[rows].to_vec()
             };
-            Sight::new(offsets, seq)
+            AttentionMask::new(offsets, seq)
         };
         let row_groups = row_groups
             .into_iter()
@@ -188,19 +188,19 @@ impl Positions {
         };
         Self {
             row_groups,
-            mask: Sight::new(offsets, seq),
+            mask: AttentionMask::new(offsets, seq),
             rope: rope.cloned(),
             slopes,
         }
     }
 
     /// The attention mask of all rows.
-    pub(crate) fn mask(&self) -> &Sight {
+    pub(crate) fn mask(&self) -> &AttentionMask {
         &self.mask
     }
 
     /// The rows that attend together, and the attention mask of each group.
-    pub(crate) fn row_groups(&self) -> &[(Range<usize>, Sight)] {
+    pub(crate) fn row_groups(&self) -> &[(Range<usize>, AttentionMask)] {
         &self.row_groups
     }
 

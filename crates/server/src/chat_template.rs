@@ -8,7 +8,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, context};
 use nextword_data::Tokenizer;
-use nextword_model::Record;
+use nextword_model::ModelDir;
 use serde_json::Value;
 
 use crate::ServerError;
@@ -41,7 +41,7 @@ impl ChatTemplate {
     /// # Errors
     /// [`ServerError::Template`] if the file cannot be read or parsed.
     pub fn open(
-        model_dir: &Record,
+        model_dir: &ModelDir,
         tokenizer: &dyn Tokenizer,
     ) -> Result<Option<Self>, ServerError> {
         let path = model_dir.chat_template_path();

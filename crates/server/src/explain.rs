@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{Response, StatusCode};
-use nextword_explain::{Edit, ExplainError, Explanation, StoryOptions, page};
+use nextword_explain::{Edit, ExplainError, Explanation, ReportOptions, page};
 use nextword_generate::{SamplingConfig, TextOptions};
 use serde_json::json;
 
@@ -84,15 +84,15 @@ fn run_query(
     explanation: &Explanation<'_>,
     query: ExplainQuery,
 ) -> Result<serde_json::Result<String>, ExplainError> {
-    let options = StoryOptions {
+    let options = ReportOptions {
         most: MAX_SHOWN_VALUES,
-        ..StoryOptions::default()
+        ..ReportOptions::default()
     };
     Ok(match query {
         ExplainQuery::Report => serde_json::to_string(&explanation.story(&options)?),
         // Without the weights: they stay on the server.
         ExplainQuery::ReportWithVocabulary => {
-            serde_json::to_string(&page::Pane::without_weights(explanation, &options)?)
+            serde_json::to_string(&page::Panel::without_weights(explanation, &options)?)
         }
         ExplainQuery::Why(address) => serde_json::to_string(&explanation.why(&address)?),
         ExplainQuery::WhatIf(edits) => serde_json::to_string(&explanation.what_if(&edits)?),

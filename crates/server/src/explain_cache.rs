@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nextword_explain::{ExplainError, Explainer, Explanation, Trace, TraceOptions, count_numbers};
+use nextword_explain::{ExplainError, Explainer, Explanation, Trace, TraceOptions, count_values};
 use nextword_generate::TextOptions;
 use nextword_model::ModelConfig;
 
@@ -127,7 +127,7 @@ impl Cache {
         });
         let mut values = 0;
         self.traces.retain(|cached| {
-            values += count_numbers(&cached.trace.config, cached.trace.ids.len());
+            values += count_values(&cached.trace.config, cached.trace.ids.len());
             values <= MAX_TRACE_VALUES
         });
         result
@@ -170,7 +170,7 @@ fn check_size(config: &ModelConfig, tokens: usize) -> Result<(), ApiError> {
     let tokens = tokens.min(config.context_length);
     let parameters = config.counts().total();
     let fits = |tokens: usize| {
-        count_numbers(config, tokens) <= MAX_TRACE_VALUES
+        count_values(config, tokens) <= MAX_TRACE_VALUES
             && parameters.saturating_mul(tokens) <= MAX_MULTIPLICATIONS
     };
     if fits(tokens) {

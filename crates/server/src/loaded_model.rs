@@ -7,9 +7,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use burn::tensor::Device;
 use nextword_data::Tokenizer;
-use nextword_explain::learning::Learning;
+use nextword_explain::learning::TrainingHistory;
 use nextword_generate::{BatchOptions, TextGenerator};
-use nextword_model::{ModelConfig, Record};
+use nextword_model::{ModelConfig, ModelDir};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -24,7 +24,7 @@ pub struct LoadedModel {
     name: String,
     generator: TextGenerator,
     template: Result<Option<ChatTemplate>, ServerError>,
-    training_history: Option<Learning>,
+    training_history: Option<TrainingHistory>,
     fingerprint: String,
     created: u64,
 }
@@ -35,7 +35,7 @@ impl LoadedModel {
     /// # Errors
     /// If the model's files are missing or invalid. An invalid chat template only disables chat: see
     /// [`warning`](Self::warning).
-    pub fn open(name: String, model_dir: &Record, device: &Device) -> Result<Self, ServerError> {
+    pub fn open(name: String, model_dir: &ModelDir, device: &Device) -> Result<Self, ServerError> {
         let generator = TextGenerator::open(model_dir, device)?;
         let template = ChatTemplate::open(model_dir, &**generator.tokenizer());
         Ok(Self {
@@ -50,7 +50,7 @@ impl LoadedModel {
 
     /// Adds the training history of the model's run, which the explain page shows.
     #[must_use]
-    pub fn with_training_history(self, history: Learning) -> Self {
+    pub fn with_training_history(self, history: TrainingHistory) -> Self {
         Self {
             training_history: Some(history),
             ..self
@@ -71,7 +71,7 @@ pub(crate) struct Model {
     pub(crate) fingerprint: String,
     pub(crate) generator: TextGenerator,
     pub(crate) template: Result<Option<ChatTemplate>, ServerError>,
-    pub(crate) training_history: Option<Learning>,
+    pub(crate) training_history: Option<TrainingHistory>,
     pub(crate) engine: Engine,
     pub(crate) metrics: Arc<EngineMetrics>,
     created: u64,
@@ -144,7 +144,7 @@ fn slot_bytes(config: &ModelConfig) -> u64 {
 }
 
 /// `system_fingerprint`: changes with everything that may change the output of a seeded request.
-fn fingerprint(model_dir: &Record, tokenizer: &dyn Tokenizer) -> String {
+fn fingerprint(model_dir: &ModelDir, tokenizer: &dyn Tokenizer) -> String {
     let mut hasher = Sha256::new();
     hasher.update(env!("CARGO_PKG_VERSION"));
     hasher.update(tokenizer.hash());

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use nextword_data::{DecodeStream, Tokenizer};
-use nextword_generate::{GenerateError, Score, TextWriter};
+use nextword_generate::{GenerateError, Score, Detokenizer};
 
 /// A token as reported to clients.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,7 +44,7 @@ impl TextDelta {
 #[derive(Debug)]
 pub(crate) struct OutputAssembler {
     tokenizer: Arc<dyn Tokenizer>,
-    writer: TextWriter,
+    writer: Detokenizer,
     /// Tokens whose text is not final yet, each with the character offset of its end.
     pending: VecDeque<(TokenInfo, usize)>,
     /// Characters emitted so far.
@@ -58,7 +58,7 @@ impl OutputAssembler {
         stop: &[String],
     ) -> Result<Self, GenerateError> {
         Ok(Self {
-            writer: TextWriter::new(tokenizer.clone(), prompt, stop)?,
+            writer: Detokenizer::new(tokenizer.clone(), prompt, stop)?,
             tokenizer,
             pending: VecDeque::new(),
             written: 0,

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use nextword_generate::{BatchRequest, PROMPT, longest_prompt, shorten};
+use nextword_generate::{BatchRequest, PROMPT_PLACEHOLDER, max_prompt_len, truncate_left};
 use serde_json::Value;
 
 use crate::ServerError;
@@ -172,8 +172,8 @@ fn finish(
     let score_prompt = settings.echo && settings.logprobs.is_some();
     let mut sequences = Vec::with_capacity(count);
     for prompt in &mut prompts {
-        let max_len = longest_prompt(context_length);
-        if common.allow_sliding && shorten(&mut prompt.ids, bos_id, max_len) > 0 {
+        let max_len = max_prompt_len(context_length);
+        if common.allow_sliding && truncate_left(&mut prompt.ids, bos_id, max_len) > 0 {
             // `echo` returns the truncated prompt that the model received.
             prompt.text = model.tokenizer().decode(&prompt.ids);
         }
@@ -312,7 +312,7 @@ fn format_conversation(model: &Model, messages: &[Message]) -> Result<String, Ap
         return template.render(messages).map_err(|e| messages_error(&e));
     }
     match (&model.generator.card().prompt_template, messages) {
-        (Some(template), [one]) if one.role == "user" => Ok(template.replace(PROMPT, &one.content)),
+        (Some(template), [one]) if one.role == "user" => Ok(template.replace(PROMPT_PLACEHOLDER, &one.content)),
         (Some(_), _) => Err(ApiError::invalid_field(
             "messages",
             "this model's prompt template accepts only a single user message; hint: to support conversations, add a \

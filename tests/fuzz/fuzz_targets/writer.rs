@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use nextword_data::{TokenizerConfig, TokenizerKind, build_tokenizer};
-use nextword_generate::TextWriter;
+use nextword_generate::Detokenizer;
 
 fuzz_target!(|input: (String, Vec<u8>)| {
     let (stop, bytes) = input;
@@ -14,7 +14,7 @@ fuzz_target!(|input: (String, Vec<u8>)| {
         ..TokenizerConfig::default()
     };
     let tokenizer = build_tokenizer(&config, std::iter::empty()).unwrap();
-    let Ok(mut writer) = TextWriter::new(tokenizer, &[], std::slice::from_ref(&stop)) else {
+    let Ok(mut writer) = Detokenizer::new(tokenizer, &[], std::slice::from_ref(&stop)) else {
         assert!(stop.is_empty());
         return;
     };

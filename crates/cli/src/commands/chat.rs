@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, ValueHint};
-use nextword_generate::{Answer, PROMPT, TextGenerator, TextOptions};
+use nextword_generate::{Completion, PROMPT_PLACEHOLDER, TextGenerator, TextOptions};
 use nextword_server::{ChatTemplate, Message};
 
 use crate::args::SamplingArgs;
@@ -158,7 +158,7 @@ struct Chat<'a> {
     style: PromptStyle,
     turns: Vec<Turn>,
     /// The last reply with its tokens.
-    last_reply: Option<Answer>,
+    last_reply: Option<Completion>,
     stop: Arc<AtomicBool>,
 }
 
@@ -230,7 +230,7 @@ impl Chat<'_> {
     fn reply(&mut self, message: &str) -> anyhow::Result<bool> {
         self.options.prompt_template = match self.style {
             PromptStyle::SingleTurn => None,
-            PromptStyle::Template(_) | PromptStyle::Continuation => Some(PROMPT.to_owned()),
+            PromptStyle::Template(_) | PromptStyle::Continuation => Some(PROMPT_PLACEHOLDER.to_owned()),
         };
         self.stop.store(false, Ordering::SeqCst);
         let mut write_error = None;

@@ -8,7 +8,7 @@ use std::time::Instant;
 use nextword_data::{Packing, SourceConfig, Sources};
 use nextword_eval::{TextReport, TextSettings, evaluate_task, evaluate_text};
 use nextword_generate::TextGenerator;
-use nextword_model::Record;
+use nextword_model::ModelDir;
 
 use crate::args::EvalArgs;
 use crate::exit::{bad_file, usage};
@@ -101,7 +101,7 @@ fn print_comparison(report: &TextReport, other: &TextReport) -> anyhow::Result<(
 }
 
 /// Evaluates a model on a task.
-fn run_task(args: &EvalArgs, dir: &Record, task: &Path) -> anyhow::Result<()> {
+fn run_task(args: &EvalArgs, dir: &ModelDir, task: &Path) -> anyhow::Result<()> {
     let file = File::open(task)
         .map_err(|e| bad_file(format!("`{}` cannot be read: {e}", task.display())))?;
     let device = models::open_device(&args.device)?;

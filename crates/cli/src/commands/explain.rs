@@ -3,10 +3,10 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use nextword_explain::learning::Learning;
+use nextword_explain::learning::TrainingHistory;
 use nextword_explain::terminal::{self, View};
-use nextword_explain::{Edit, Explainer, Explanation, StoryOptions, WhatIf, page, text};
-use nextword_generate::{PROMPT, TextGenerator, TextOptions};
+use nextword_explain::{Edit, Explainer, Explanation, ReportOptions, WhatIf, page, text};
+use nextword_generate::{PROMPT_PLACEHOLDER, TextGenerator, TextOptions};
 use nextword_model::{weights, write_atomically};
 
 use crate::args::{ExplainArgs, Format};
@@ -49,15 +49,15 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
     if !args.what_if.is_empty() {
         return print_what_if(args, &explanation);
     }
-    let report_options = StoryOptions {
+    let report_options = ReportOptions {
         layers: non_empty(&args.layer),
         top: args.top.max(1),
-        ..StoryOptions::default()
+        ..ReportOptions::default()
     };
     match args.format() {
         _ if history.is_some() => html(args, &explanation, &options, &report_options, history),
         Format::Text => {
-            let report = explanation.story(&StoryOptions {
+            let report = explanation.story(&ReportOptions {
                 most: usize::MAX,
                 ..report_options
             })?;
@@ -138,7 +138,7 @@ fn options(args: &ExplainArgs) -> anyhow::Result<TextOptions> {
     Ok(TextOptions {
         sampling,
         max_tokens: args.max_tokens.max(1),
-        prompt_template: args.raw.then(|| PROMPT.to_string()),
+        prompt_template: args.raw.then(|| PROMPT_PLACEHOLDER.to_string()),
         ..TextOptions::default()
     })
 }
@@ -276,18 +276,18 @@ fn html(
     args: &ExplainArgs,
     explanation: &Explanation<'_>,
     options: &TextOptions,
-    report_options: &StoryOptions,
-    history: Option<Learning>,
+    report_options: &ReportOptions,
+    history: Option<TrainingHistory>,
 ) -> anyhow::Result<()> {
-    let mut panels = vec![page::Pane::of(explanation, report_options)?];
+    let mut panels = vec![page::Panel::of(explanation, report_options)?];
     if let Some(prompt) = &args.compare {
         let other = explanation.explainer.explain(prompt, options)?;
-        panels.push(page::Pane::of(&other, report_options)?);
+        panels.push(page::Panel::of(&other, report_options)?);
     }
     if let Some(model) = &args.compare_with {
         let explainer = open(model, args)?;
         let other = explainer.explain(&explanation.prompt, options)?;
-        panels.push(page::Pane::of(&other, report_options)?);
+        panels.push(page::Panel::of(&other, report_options)?);
     }
     let html = page::render(&page::Data {
         panes: panels,

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Read};
 use std::ops::ControlFlow;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use nextword_generate::{Answer, FinishReason, PROMPT, SamplingConfig, TextGenerator, TextOptions};
+use nextword_generate::{Completion, FinishReason, PROMPT_PLACEHOLDER, SamplingConfig, TextGenerator, TextOptions};
 use serde_json::json;
 
 use crate::args::GenerateArgs;
@@ -83,7 +83,7 @@ fn options(args: &GenerateArgs) -> anyhow::Result<TextOptions> {
         sampling,
         max_tokens: args.max_tokens,
         stop: args.stop.clone(),
-        prompt_template: args.raw.then(|| PROMPT.to_string()),
+        prompt_template: args.raw.then(|| PROMPT_PLACEHOLDER.to_string()),
         ..TextOptions::default()
     })
 }
@@ -140,7 +140,7 @@ fn print_completion(
     seed: u64,
     prompt: &str,
     index: usize,
-    completion: &Answer,
+    completion: &Completion,
     to_terminal: bool,
 ) -> anyhow::Result<()> {
     if args.json {
@@ -163,7 +163,7 @@ fn print_completion(
 }
 
 /// Prints warnings and statistics to standard error.
-fn print_notes(args: &GenerateArgs, completions: &[Answer], seed: u64, seconds: f64) {
+fn print_notes(args: &GenerateArgs, completions: &[Completion], seed: u64, seconds: f64) {
     let Some(first) = completions.first() else {
         return;
     };

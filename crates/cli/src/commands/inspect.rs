@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use nextword_model::{Bits, Card, Record, weights};
+use nextword_model::{Bits, ModelCard, ModelDir, weights};
 use serde_json::{Value, json};
 
 use crate::args::InspectArgs;
@@ -26,7 +26,7 @@ pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn to_json(args: &InspectArgs, dir: &Record, size: u64) -> Value {
+fn to_json(args: &InspectArgs, dir: &ModelDir, size: u64) -> Value {
     let modules: BTreeMap<String, usize> = modules(dir).into_iter().collect();
     let mut value = json!({
         "path": dir.path, "card": dir.card, "config": dir.config,
@@ -41,7 +41,7 @@ fn to_json(args: &InspectArgs, dir: &Record, size: u64) -> Value {
     value
 }
 
-fn to_lines(args: &InspectArgs, dir: &Record, size: u64) -> anyhow::Result<Vec<String>> {
+fn to_lines(args: &InspectArgs, dir: &ModelDir, size: u64) -> anyhow::Result<Vec<String>> {
     let mut lines = vec![dir.path.display().to_string()];
     card_lines(&dir.card, &mut lines);
     let parameters = Parameters::from(dir.config.counts());
@@ -80,7 +80,7 @@ fn to_lines(args: &InspectArgs, dir: &Record, size: u64) -> anyhow::Result<Vec<S
     Ok(lines)
 }
 
-fn card_lines(card: &Card, lines: &mut Vec<String>) {
+fn card_lines(card: &ModelCard, lines: &mut Vec<String>) {
     let mut push = |name: &str, value: String| {
         if !value.is_empty() {
             lines.push(format!("  {name:<14}{value}"));
@@ -102,7 +102,7 @@ fn card_lines(card: &Card, lines: &mut Vec<String>) {
 }
 
 /// Returns the parameters by module, in the order of the forward pass.
-fn modules(dir: &Record) -> Vec<(String, usize)> {
+fn modules(dir: &ModelDir) -> Vec<(String, usize)> {
     let mut modules: Vec<(String, usize)> = Vec::new();
     for (name, shape) in weights::layout(&dir.config) {
         let depth = if name.starts_with("blocks.") { 2 } else { 1 };

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use nextword_data::{DataConfig, Phase, Prepared, Progress, SplitBy, TokenizerKind};
+use nextword_data::{DataConfig, Phase, PreparedDataset, Progress, SplitBy, TokenizerKind};
 use serde_json::json;
 
 use crate::args::{PrepareArgs, TokenizerArg};
@@ -90,7 +90,7 @@ fn progress_line(progress: &Progress, seconds: f64) -> String {
     )
 }
 
-fn print_summary(args: &PrepareArgs, prepared: &Prepared, seconds: f64) -> anyhow::Result<()> {
+fn print_summary(args: &PrepareArgs, prepared: &PreparedDataset, seconds: f64) -> anyhow::Result<()> {
     let card = &prepared.card;
     if args.json {
         return output::print_json(

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use nextword_model::{Bits, Record, weights};
+use nextword_model::{Bits, ModelDir, weights};
 use serde_json::json;
 
 use crate::args::QuantizeArgs;
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &QuantizeArgs) -> anyhow::Result<()> {
         .map_err(|e| exit::bad_file(format!("cannot read `{}`: {e}", tokenizer.display())))?;
     let model = dir.load(&models::open_device("flex")?)?;
     let model = model.quantize(bits(args.bits));
-    Record::save(&args.out, &model, &tokenizer, &dir.card)?;
+    ModelDir::save(&args.out, &model, &tokenizer, &dir.card)?;
     let size = |path| fs::metadata(path).map_or(0, |file| file.len());
     let (before, after) = (size(file), size(args.out.join("model.safetensors")));
     if args.json {

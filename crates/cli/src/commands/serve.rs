@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueHint};
-use nextword_server::{Config, Served, Stage, serve};
+use nextword_server::{Config, LoadedModel, ServerEvent, serve};
 
 use crate::{history, models, output};
 
@@ -78,7 +78,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         let (name, path) = split_name(argument);
         let dir = models::open(path, args.last)?;
         let name = name.unwrap_or_else(|| default_name(path, &dir.card.name));
-        let mut model = Served::open(name, &dir, &device)?;
+        let mut model = LoadedModel::open(name, &dir, &device)?;
         if history::exists(path) {
             match history::load(path) {
                 Ok(history) => model = model.with_learning(history),
@@ -91,10 +91,10 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         loaded.push(model);
     }
     serve(loaded, config, |stage| match stage {
-        Stage::Listening(address) => {
+        ServerEvent::Listening(address) => {
             output::eprint_line(&format!("listening on http://{address} (Ctrl-C stops)"));
         }
-        Stage::Stopping => {
+        ServerEvent::Stopping => {
             output::eprint_line(
                 "finishing requests in progress; press Ctrl-C again to stop immediately",
             );

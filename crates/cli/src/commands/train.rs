@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use nextword_train::{
-    Ingredients, Outcome, RunConfig, RunFolder, StopReason, TrainError, Trainer, prepare_run,
+    RunSetup, Outcome, RunConfig, RunFolder, StopReason, TrainError, Trainer, prepare_run,
     read_config,
 };
 
@@ -64,14 +64,14 @@ pub(crate) fn load_config(
 }
 
 /// Returns the training hooks, with the run's prompt template.
-pub(crate) fn hooks(setup: &Ingredients) -> TrainingHooks {
+pub(crate) fn hooks(setup: &RunSetup) -> TrainingHooks {
     TrainingHooks {
         prompt_template: setup.config.samples.prompt_template.clone(),
     }
 }
 
 /// Refuses a run that cannot fit into memory and warns about one that may not.
-pub(crate) fn check_memory(setup: &Ingredients, plan: &Plan) -> anyhow::Result<()> {
+pub(crate) fn check_memory(setup: &RunSetup, plan: &Plan) -> anyhow::Result<()> {
     if let Some(warning) = resources::check(&setup.config.device, &plan.estimate)? {
         output::eprint_line(&format!("warning: {warning}"));
     }

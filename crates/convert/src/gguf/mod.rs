@@ -9,7 +9,7 @@ use std::path::Path;
 
 use nextword_data::load_tokenizer;
 use nextword_model::weights::{FloatType, TensorFile};
-use nextword_model::{Record, RotaryConfig, RotaryScaling};
+use nextword_model::{ModelDir, RotaryConfig, RotaryScaling};
 
 use self::file::{MetadataValue, TensorInfo};
 use self::names::Architecture;
@@ -43,7 +43,7 @@ pub enum GgufType {
 /// [`ConvertError::Inexpressible`] with the config fields that no architecture of `llama.cpp`
 /// supports; [`ConvertError::Tokenizer`] for an unsupported tokenizer; errors from reading the model
 /// folder or writing the file.
-pub fn export(record: &Record, dtype: GgufType, to: &Path) -> Result<&'static str, ConvertError> {
+pub fn export(record: &ModelDir, dtype: GgufType, to: &Path) -> Result<&'static str, ConvertError> {
     let hf::HfModel { kind, config, .. } = hf::to_hf(&record.config)?;
     let architecture = Architecture::new(kind, &config)?;
     let weights = TensorFile::open(&record.weights_path())?;

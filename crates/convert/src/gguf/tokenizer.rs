@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use nextword_data::Tokenizer;
-use nextword_model::Record;
+use nextword_model::ModelDir;
 use serde_json::Value;
 
 use super::file::MetadataValue;
@@ -48,7 +48,7 @@ fn unsupported<T>(problem: impl Into<String>) -> Result<T, ConvertError> {
 
 /// The metadata of the model folder's tokenizer.
 pub(crate) fn metadata(
-    record: &Record,
+    record: &ModelDir,
     tokenizer: &dyn Tokenizer,
 ) -> Result<Vec<(String, MetadataValue)>, ConvertError> {
     let path = record.tokenizer_path();

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use nextword_data::{Tokenizer, load_tokenizer};
 use nextword_model::weights::{FloatType, TensorFile, write_tensors};
-use nextword_model::{Record, write_atomically};
+use nextword_model::{ModelDir, write_atomically};
 use serde_json::{Map, Value, json};
 
 use super::{to_hf, values_or_zeros};
@@ -21,7 +21,7 @@ use crate::{ConvertError, json as files};
 /// # Errors
 /// [`ConvertError::Inexpressible`] with the config fields that no model type supports; errors from
 /// reading the model folder or writing the new one.
-pub fn export(record: &Record, float: FloatType, to: &Path) -> Result<&'static str, ConvertError> {
+pub fn export(record: &ModelDir, float: FloatType, to: &Path) -> Result<&'static str, ConvertError> {
     check_destination(to, &record.path)?;
     let hf = to_hf(&record.config)?;
     let (kind, mut config) = (hf.kind, hf.map);
@@ -55,7 +55,7 @@ pub fn export(record: &Record, float: FloatType, to: &Path) -> Result<&'static s
     };
     config.insert("torch_dtype".into(), json!(dtype));
     let template = files::read_text(&record.chat_template_path())?;
-    Record::replace(to, |new| {
+    ModelDir::replace(to, |new| {
         let write = |name: &str, text: &str| write_atomically(&new.join(name), text.as_bytes());
         write("config.json", &to_pretty(&Value::Object(config)))?;
         write("generation_config.json", &to_pretty(&Value::Object(ids)))?;
@@ -116,7 +116,7 @@ pub(crate) fn prepends_special_token(tokenizer: &Value) -> bool {
 }
 
 /// Checks that the weights match the config, before anything is written.
-pub(crate) fn check_weights(record: &Record, weights: &TensorFile) -> Result<(), ConvertError> {
+pub(crate) fn check_weights(record: &ModelDir, weights: &TensorFile) -> Result<(), ConvertError> {
     let path = record.weights_path();
     if nextword_model::weights::bits(&path)?.is_some() {
         let problem = "contains quantized weights; hint: export the model that was quantized";
@@ -129,7 +129,7 @@ pub(crate) fn check_weights(record: &Record, weights: &TensorFile) -> Result<(),
     )?)
 }
 
-fn special_ids(record: &Record, tokenizer: &dyn Tokenizer) -> Map<String, Value> {
+fn special_ids(record: &ModelDir, tokenizer: &dyn Tokenizer) -> Map<String, Value> {
     let special = tokenizer.specials();
     let mut eos: Vec<u32> = special.eos.into_iter().collect();
     eos.extend(&record.card.eos_ids);
@@ -145,7 +145,7 @@ fn special_ids(record: &Record, tokenizer: &dyn Tokenizer) -> Map<String, Value>
     ids
 }
 
-fn tokenizer_config(record: &Record, tokenizer: &dyn Tokenizer) -> Value {
+fn tokenizer_config(record: &ModelDir, tokenizer: &dyn Tokenizer) -> Value {
     let special = tokenizer.specials();
     let token = |id: Option<u32>| json!(id.and_then(|id| tokenizer.piece(id)));
     let card = &record.card;

@@ -1,6 +1,6 @@
 //! Predictions, the logit lens, sampling, and logit attribution.
 
-use nextword_generate::Cut;
+use nextword_generate::Filter;
 
 use super::{LABEL_WIDTH, MAX_PARTS, NO_BREAK, Printer, count_of, display_width, printable};
 use crate::graph::PROBABILITIES;
@@ -113,11 +113,11 @@ impl Printer<'_> {
                     };
                     format!("{from:.4} to {to:.4}{mark}")
                 }
-                Some(Cut::Greedy) => "not chosen".to_string(),
-                Some(Cut::TopK) => "removed by top-k".to_string(),
-                Some(Cut::TopP) => "removed by top-p".to_string(),
-                Some(Cut::MinP) => "removed by min-p".to_string(),
-                Some(Cut::Forbidden) => "forbidden".to_string(),
+                Some(Filter::Greedy) => "not chosen".to_string(),
+                Some(Filter::TopK) => "removed by top-k".to_string(),
+                Some(Filter::TopP) => "removed by top-p".to_string(),
+                Some(Filter::MinP) => "removed by min-p".to_string(),
+                Some(Filter::Forbidden) => "forbidden".to_string(),
             };
             let name: String = printable(&info.text).chars().take(LABEL_WIDTH).collect();
             let styled = if candidate.cut.is_some() {

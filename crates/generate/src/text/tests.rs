@@ -30,7 +30,7 @@ fn model_for(tokenizer: &dyn Tokenizer) -> Transformer {
 
 fn generator(kind: TokenizerKind, text: &str, eos: &str) -> TextGenerator {
     let tokenizer = tokenizer(kind, text, eos);
-    TextGenerator::new(model_for(&*tokenizer), tokenizer, Card::default()).unwrap()
+    TextGenerator::new(model_for(&*tokenizer), tokenizer, ModelCard::default()).unwrap()
 }
 
 /// A model that repeats these ids forever: each token has exactly one successor.
@@ -56,7 +56,7 @@ fn reciting(text: &str, kind: TokenizerKind, recited: &[u32], eos: &str) -> Text
     let table = burn::tensor::Tensor::from_data(table, &device);
     model.head.weight = Some(burn::module::Param::from_tensor(table));
     model.blocks.clear();
-    TextGenerator::new(model, tokenizer, Card::default()).unwrap()
+    TextGenerator::new(model, tokenizer, ModelCard::default()).unwrap()
 }
 
 fn ids(generator: &TextGenerator, text: &str) -> Vec<u32> {
@@ -244,8 +244,8 @@ fn a_saved_model_generates_the_same_and_needs_its_tokenizer() {
     let original = generator(TokenizerKind::Char, "hello world", "<EOS>");
     let folder = tempfile::tempdir().unwrap();
     let json = original.tokenizer.to_json().unwrap();
-    Record::save(folder.path(), &original.model, &json, &original.card).unwrap();
-    let record = Record::open(folder.path()).unwrap();
+    ModelDir::save(folder.path(), &original.model, &json, &original.card).unwrap();
+    let record = ModelDir::open(folder.path()).unwrap();
     let loaded = TextGenerator::open(&record, &Device::flex()).unwrap();
     let options = TextOptions {
         max_tokens: 30,

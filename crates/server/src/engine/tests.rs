@@ -1,9 +1,9 @@
 use burn::tensor::Device;
 use nextword_data::{
-    DataError, Encoding, Specials, Tokenizer, TokenizerConfig, TokenizerKind, build_tokenizer,
+    DataError, Encoding, SpecialTokens, Tokenizer, TokenizerConfig, TokenizerKind, build_tokenizer,
 };
 use nextword_generate::{Overflow, SamplingConfig};
-use nextword_model::{Card, ModelConfig};
+use nextword_model::{ModelCard, ModelConfig};
 
 use super::*;
 
@@ -18,7 +18,7 @@ impl Tokenizer for PanickingTokenizer {
         self.0.vocab_size()
     }
 
-    fn specials(&self) -> Specials {
+    fn specials(&self) -> SpecialTokens {
         self.0.specials()
     }
 
@@ -66,7 +66,7 @@ fn engine(slots: usize) -> Engine {
     let generator = TextGenerator::new(
         model,
         Arc::new(PanickingTokenizer(tokenizer)),
-        Card::default(),
+        ModelCard::default(),
     )
     .unwrap();
     let options = BatchOptions {
