@@ -57,7 +57,7 @@ def check_live(page, server):
 
     # The page shows the values that the server returned.
     story = page.evaluate("async () => (await fetch('/explain', {method: 'POST', headers: {'Content-Type': 'application/json'}, body: JSON.stringify(state.panes[0].request)})).json()")
-    go(page, "the next words")
+    go(page, "next-token predictions")
     assert [number(text) for text in page.locator("td.tint").all_inner_texts()] == [round(100 * next["top"][0]["probability"], 1) for next in story["next_words"]]
     requests = []
     page.on("request", lambda r: requests.append(r.post_data_json) if r.method == "POST" else None)
@@ -69,7 +69,7 @@ def check_live(page, server):
     page.fill("[name=compare]", "One day a cat")
     page.click("#explain")
     wait_for_report(page)
-    go(page, "word embedding")
+    go(page, "token embedding")
     expect(page.locator(".pane")).to_have_count(2)
     assert page.locator("td.differs").count() > 0
     page.fill("[name=compare]", "")

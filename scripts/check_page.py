@@ -116,14 +116,14 @@ def inspecting(page):
             break
         links.last.click()
         expect(page.locator("#why-address")).not_to_have_text(address)
-    expect(page.locator("#why")).to_contain_text("Here the chain ends.")
+    expect(page.locator("#why")).to_contain_text("The chain ends here.")
     end = page.inner_text("#why-address")
     page.reload()
     expect(page.locator("#why-address")).to_have_text(end, timeout=20_000)
     page.keyboard.press("Escape")
     assert page.locator("td.pinned, #why-address").count() == 0
 
-    go(page, "word embedding")
+    go(page, "token embedding")
     page.evaluate("document.querySelector('#cards td.n').focus()")
     first = page.evaluate("document.activeElement.dataset.index")
     page.keyboard.press("ArrowRight")
@@ -244,7 +244,7 @@ def derivations(page):
 
 
 def comparing(page):
-    go(page, "word embedding + position")
+    go(page, "token embedding + position")
     assert page.locator(".panes.two .pane").count() == 2, "two panes are shown side by side"
     assert page.locator("td.differs").count() > 0, "differences are highlighted"
     page.evaluate("state.other = state.panes[1]; state.panes[1] = new Pane(state.panes[0]); draw()")
@@ -323,10 +323,10 @@ def check_file(page, url, expected):
         page.reload()
         assert page.locator(".card h2").count() == 1, f"the invalid URL fragment {wrong} does not open a card"
     page.keyboard.press("Escape")
-    for title, selector in (("position encoding", "svg .dot"), ("guesses on the way", "td.tint"), ("the next words", "td.tint")):
+    for title, selector in (("position encoding", "svg .dot"), ("logit lens", "td.tint"), ("next-token predictions", "td.tint")):
         go(page, title)
         assert page.locator(f".card {selector}").count() > 1, title
-    go(page, "who spoke for it")
+    go(page, "direct logit attribution")
     assert "✓" in page.inner_text(".card"), "the contributions do not add up"
     assert not errors, errors
 

@@ -46,7 +46,7 @@ fn a_chat_template_error_is_shown_and_the_chat_continues() {
     );
     assert!(!answers.is_empty());
     assert!(notes.contains("forgotten: One day"), "{notes}");
-    assert!(notes.ends_with("there is nothing to forget\n"), "{notes}");
+    assert!(notes.ends_with("nothing to undo\n"), "{notes}");
 }
 
 #[test]
@@ -57,11 +57,11 @@ fn retry_regenerates_and_probs_shows_probabilities() {
         "/retry\n/probs\nOne day\n/retry\n/probs\n/nonsense\n",
     );
     assert_eq!(
-        notes.matches("there is no answer yet").count(),
+        notes.matches("no reply yet").count(),
         2,
         "{notes}"
     );
-    assert!(notes.contains("there is no /nonsense"), "{notes}");
+    assert!(notes.contains("unknown command /nonsense"), "{notes}");
     let (texts, rows): (Vec<&str>, Vec<&str>) =
         answers.lines().partition(|line| !line.contains(" %  \""));
     // Greedy, and the first reply is not part of the second one's prompt.

@@ -220,7 +220,7 @@ fn train_generate_inspect_and_plot_work_in_sequence() {
     );
     let again = dir.run(&["resume", &shown]);
     assert!(
-        again.status.success() && stderr(&again).contains("all steps were made"),
+        again.status.success() && stderr(&again).contains("all steps are already done"),
         "{}",
         stderr(&again)
     );

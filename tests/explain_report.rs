@@ -384,9 +384,9 @@ fn check_ineffective_options_are_rejected(dir: &TestDir) {
         (&["--head", "0", "--format", "json"], "everything"),
         (
             &["--layer", "1"],
-            "there is no layer 1; hint: they are 0 to 0",
+            "no layer 1; valid layers: 0",
         ),
-        (&["--position", "9"], "there is no position 9"),
+        (&["--position", "9"], "no position 9"),
     ] {
         let refused = dir.run(&[&["explain", "runs/statquest", "what"], wrong].concat());
         assert_eq!(refused.status.code(), Some(2), "{wrong:?}");
@@ -409,7 +409,7 @@ fn explain_writes_every_format() {
         };
         let text = String::from_utf8(ask(&[]).stdout).unwrap();
         for word in [
-            "word embedding",
+            "token embedding",
             "position encoding",
             "query",
             "key",
@@ -422,7 +422,7 @@ fn explain_writes_every_format() {
             "softmax",
             "next word: awesome",
             "next word: <EOS>",
-            "the prompt's next word",
+            "the prompt's next token",
             "from the cache",
             "verified",
         ] {

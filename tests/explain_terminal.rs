@@ -34,7 +34,7 @@ fn an_unlikely_sampled_token_is_shown() {
                 ..View::default()
             },
         );
-        assert!(text.contains("← drawn"), "{text}");
+        assert!(text.contains("← sampled"), "{text}");
     }
     assert!(unlikely > 5, "only {unlikely} draws were not the likeliest");
 }
@@ -86,7 +86,7 @@ fn attended_words_are_shown_and_escapes_removed() {
         ..View::default()
     };
     let text = terminal::draw(&explanation, &story, &view);
-    let first = text.split("(attention weights").nth(1).unwrap();
+    let first = text.split("attention weights").nth(1).unwrap();
     let row = first
         .lines()
         .find(|line| line.trim_start().starts_with("w00 ") && line.contains('%'))

@@ -237,7 +237,7 @@ fn a_missing_eos_token_is_replaced_by_an_unused_one() {
     let pad = &found.meta["tokenizer.ggml.padding_token_id"];
     assert_eq!(&found.meta["tokenizer.ggml.eos_token_id"], pad);
     let error = export_gguf(&without_end(""), GgufType::F32, &path).unwrap_err();
-    assert!(error.to_string().contains("it has no end token"), "{error}");
+    assert!(error.to_string().contains("it has no EOS token"), "{error}");
 }
 
 #[test]
@@ -247,9 +247,9 @@ fn values_beyond_a_gguf_type_are_named() {
     let record = record(dir.path(), TokenizerKind::Byte, presets::llama_like);
     let mut tensors = weights::load_tensors(&record.weights_path()).unwrap();
     for (value, kind, limit) in [
-        (1e6, GgufType::F16, "f16 holds 65504"),
-        (1e6, GgufType::Q4_0, "q4_0 holds 524032"),
-        (1e7, GgufType::Q8_0, "q8_0 holds 8319008"),
+        (1e6, GgufType::F16, "the maximum of f16 is 65504"),
+        (1e6, GgufType::Q4_0, "the maximum of q4_0 is 524032"),
+        (1e7, GgufType::Q8_0, "the maximum of q8_0 is 8319008"),
     ] {
         tensors
             .get_mut("blocks.0.feed_forward.up.weight")

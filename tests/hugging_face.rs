@@ -148,9 +148,9 @@ fn added_tokens_without_an_embedding_row_are_dropped() {
 fn import_of_a_file_names_the_file_type() {
     let dir = TestDir::new();
     for (name, says) in [
-        ("model.gguf", "GGUF is written and not read"),
-        ("config.json", "give the folder with config.json"),
-        ("model.safetensors", "give the folder with config.json"),
+        ("model.gguf", "GGUF can be exported but not imported"),
+        ("config.json", "pass the folder with config.json"),
+        ("model.safetensors", "pass the folder with config.json"),
         ("ckpt.pt", "nanogpt_to_hf.py"),
         ("pytorch_model.bin", "save_file"),
     ] {

@@ -132,7 +132,7 @@ fn a_second_run_in_the_same_folder_is_rejected() {
     dir.training_rejects(
         &[&out],
         USAGE,
-        &["there is a run in this folder already", "nextword resume"],
+        &["this folder already contains a run", "nextword resume"],
     );
     assert_eq!(
         fs::read(Path::new(&run).join("metrics.jsonl")).unwrap(),

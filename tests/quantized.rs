@@ -230,7 +230,7 @@ fn quantized_models_run_but_do_not_train() {
         let again = dir.run(&["quantize", &out, "--out", "again"]);
         assert_eq!(again.status.code(), Some(2));
         assert!(
-            stderr(&again).contains("quantized already"),
+            stderr(&again).contains("already quantized"),
             "{}",
             stderr(&again)
         );

@@ -109,7 +109,7 @@ fn only_allowed_origins_are_served() {
     dir.rejects(
         &["serve", &run.display().to_string(), "--cors-origin", "*"],
         USAGE,
-        &["an origin is a scheme and a host"],
+        &["must be a scheme and a host"],
     );
 }
 
