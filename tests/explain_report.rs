@@ -218,7 +218,7 @@ fn page_arithmetic_matches_the_program() {
     let mut node = Command::new("node");
     node.arg(root().join("scripts/check_arithmetic.js"));
     let Ok(checked) = node.args(files).output() else {
-        eprintln!("the page's arithmetic was not checked: there is no node here");
+        eprintln!("the page's arithmetic was not checked: node is not installed");
         return;
     };
     assert!(checked.status.success(), "{}", stderr(&checked));
@@ -324,12 +324,12 @@ fn one_layer_of_a_large_report_can_be_requested() {
     };
     let explainer = explainer(&config, 3);
     let explanation = explainer.explain("w00 w02 w01", &options(1)).unwrap();
-    let ask_explainer = ReportOptions {
+    let options = ReportOptions {
         layers: Some(vec![2]),
         most: 2_000,
         ..ReportOptions::default()
     };
-    let story = explanation.story(&ask_explainer).unwrap();
+    let story = explanation.story(&options).unwrap();
     assert!(story.tensors.contains_key("blocks.2.attn.hook_q"));
     assert!(
         !story.tensors.contains_key("logits")
@@ -338,7 +338,7 @@ fn one_layer_of_a_large_report_can_be_requested() {
     assert_eq!(
         story.next_words.len(),
         3,
-        "the likeliest tokens are there without"
+        "the most likely tokens are included anyway"
     );
 }
 
@@ -467,7 +467,7 @@ fn explain_writes_every_format() {
     let wrong = dir.run(&["explain", "runs/statquest", "what", "--why", "nothing[a=1]"]);
     assert_eq!(wrong.status.code(), Some(2));
     assert!(
-        stderr(&wrong).contains("there is no tensor `nothing`"),
+        stderr(&wrong).contains("no tensor `nothing`"),
         "{}",
         stderr(&wrong)
     );

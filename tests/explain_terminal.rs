@@ -36,7 +36,7 @@ fn an_unlikely_sampled_token_is_shown() {
         );
         assert!(text.contains("← sampled"), "{text}");
     }
-    assert!(unlikely > 5, "only {unlikely} draws were not the likeliest");
+    assert!(unlikely > 5, "only {unlikely} sampled tokens were not the most likely");
 }
 
 #[test]

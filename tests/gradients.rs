@@ -366,11 +366,11 @@ fn recomputed_activations_give_the_same_bits() {
         let model = config.init(&flex(), 3).unwrap().train();
         let batches = [batch(2, 8, VOCAB, 1), batch(3, 8, VOCAB, 2)];
         let (kept_loss, kept) = forward_backward(&model, &batches, 5, 2, false);
-        let (loss, anew) = forward_backward(&model, &batches, 5, 2, true);
+        let (loss, recomputed) = forward_backward(&model, &batches, 5, 2, true);
         let floats = |tensor: Tensor<1>| weights::to_f32_vec(tensor.into_data());
         assert_eq!(to_f32_vec(loss), to_f32_vec(kept_loss), "{what}");
-        assert_eq!(anew.iter().count(), weights::layout(&config).len());
-        for ((name, a), (_, b)) in anew.iter().zip(kept.iter()) {
+        assert_eq!(recomputed.iter().count(), weights::layout(&config).len());
+        for ((name, a), (_, b)) in recomputed.iter().zip(kept.iter()) {
             let (a, b) = (to_f32_vec(a.clone()), to_f32_vec(b.clone()));
             assert_eq!(a, b, "{what}: {name}");
         }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::parity::fixtures;
 use crate::util::{flex, nextword, stderr};
 
-/// Mutations per kind of file; `NEXTWORD_HOSTILE` sets another number.
+/// Mutations per kind of file; `NEXTWORD_MALFORMED` sets another number.
 pub(crate) const DAMAGES_PER_FILE: u64 = 700;
 
 /// Maximum length of a helpful message.
@@ -66,8 +66,8 @@ pub(crate) fn copy(from: &Path, to: &Path) {
 
 /// The number of mutations: `usual` unless the environment sets another.
 pub(crate) fn each(usual: u64) -> u64 {
-    let ask_explainer = std::env::var("NEXTWORD_HOSTILE").ok();
-    ask_explainer.and_then(|n| n.parse().ok()).unwrap_or(usual)
+    let count = std::env::var("NEXTWORD_MALFORMED").ok();
+    count.and_then(|n| n.parse().ok()).unwrap_or(usual)
 }
 
 /// Changes, removes, duplicates or inserts bytes.
@@ -103,7 +103,7 @@ pub(crate) fn corrupt_bytes(bytes: &mut Vec<u8>, rng: &mut TestRng) {
 fn corrupt_json(value: &mut Value, rng: &mut TestRng) {
     let descend = rng.below(8) > 0;
     match value {
-        Value::Object(map) if goes_on && !map.is_empty() => {
+        Value::Object(map) if descend && !map.is_empty() => {
             let at = rng.below(map.len());
             let key = map.keys().nth(at).unwrap().clone();
             match rng.below(12) {
@@ -112,7 +112,7 @@ fn corrupt_json(value: &mut Value, rng: &mut TestRng) {
                 _ => corrupt_json(&mut map[&key], rng),
             }
         }
-        Value::Array(list) if goes_on && !list.is_empty() => {
+        Value::Array(list) if descend && !list.is_empty() => {
             let at = rng.below(list.len());
             match rng.below(12) {
                 0 => drop(list.remove(at)),

@@ -50,15 +50,15 @@ fn explanations_queue_without_blocking_others() {
             begin.elapsed()
         };
         let calm = tokenize();
-        let ask_explainer: Vec<_> = (0..24)
+        let requests: Vec<_> = (0..24)
             .map(|_| scope.spawn(|| (server.post("/explain", &explain).0, Instant::now())))
             .collect();
         std::thread::sleep(Duration::from_millis(20));
         let loaded = (0..5).map(|_| tokenize()).max();
         let done = Instant::now();
-        let codes: Vec<(u16, bool)> = ask_explainer
+        let codes: Vec<(u16, bool)> = requests
             .into_iter()
-            .map(|ask_explainer| ask_explainer.join().unwrap())
+            .map(|request| request.join().unwrap())
             .map(|(code, end)| (code, end > done))
             .collect();
         (calm, loaded.unwrap(), codes)

@@ -69,7 +69,7 @@ fn attempt(source: &[u8]) -> bool {
 #[test]
 fn untrusted_templates_stay_within_limits() {
     if std::env::var_os(CHILD_MARKER).is_none() {
-        let name = "hostile_templates::untrusted_templates_stay_within_limits";
+        let name = "untrusted_templates::untrusted_templates_stay_within_limits";
         let mut bounded = Command::new("sh");
         let limit = if cfg!(target_os = "linux") {
             MAX_FUEL

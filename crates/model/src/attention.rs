@@ -145,7 +145,7 @@ impl Attention {
         let options = AttentionOptions {
             scale: self.scale,
             soft_cap: self.soft_cap,
-            sight: &positions.row_groups()[group].1,
+            mask: &positions.row_groups()[group].1,
             window: self.window,
             alibi: positions.slopes(),
             dropout,

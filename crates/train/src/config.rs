@@ -1,4 +1,4 @@
-//! A run's configuration: the sum of its parts' configurations.
+//! The configuration of a run.
 
 use std::path::PathBuf;
 
@@ -8,42 +8,42 @@ use serde::{Deserialize, Serialize};
 
 use crate::{OptimizerConfig, ScheduleConfig, TrainError};
 
-/// A run: what is trained on what, how, and what is kept. The file format is TOML.
+/// The configuration of a run, stored as TOML.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunConfig {
-    /// The run's name; its folder is `runs/NAME` unless `out` says otherwise.
+    /// The run's name; its folder is `runs/NAME` unless `out` is set.
     pub name: String,
     /// The run's folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub out: Option<PathBuf>,
-    /// Seed of everything random: weights, data order, dropout, samples.
+    /// Seed of all randomness: initial weights, data order, dropout, samples.
     pub seed: u64,
-    /// The device's name; `--device` overrides it.
+    /// Device name; `--device` overrides it.
     pub device: String,
-    /// A record whose weights the run starts from (finetuning), instead of random ones.
+    /// The model folder whose weights the run starts from (finetuning) instead of random ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_from: Option<PathBuf>,
-    /// Parameters that the model must have: a check, for configurations that state a known model.
+    /// Expected number of parameters: a check for configurations of a known model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expect_parameters: Option<usize>,
-    /// What is trained on.
+    /// The training data.
     pub data: DataConfig,
     /// The architecture.
     pub model: ModelConfig,
-    /// How long and in what portions.
+    /// Number of steps and batch sizes.
     pub train: TrainConfig,
-    /// How gradients change weights.
+    /// The optimizer.
     pub optimizer: OptimizerConfig,
-    /// The course of the learning rate.
+    /// The learning rate schedule.
     pub schedule: ScheduleConfig,
-    /// When the validation loss is measured.
+    /// How often the validation loss is computed.
     pub validation: ValidationConfig,
-    /// When training state is saved and how much of it is kept.
+    /// How often checkpoints are saved and how many are kept.
     pub checkpoint: CheckpointConfig,
-    /// Text sampled while the model learns.
+    /// Text samples during training.
     pub samples: SampleConfig,
-    /// Sentences that are looked into while the model learns.
+    /// Sentences that are probed during training.
     #[serde(skip_serializing_if = "ProbeConfig::is_default")]
     pub probes: ProbeConfig,
     /// Warnings about the configuration itself, such as a check that an override switched off. They are
@@ -75,25 +75,25 @@ impl Default for RunConfig {
     }
 }
 
-/// How long a run is and in what portions it sees its data.
+/// Number of steps, batch sizes and precision.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainConfig {
     /// Optimizer updates.
     pub steps: u64,
-    /// Sequences in one micro-batch: what the device works on at once.
+    /// Sequences per micro-batch, which the device processes at once.
     pub batch_size: usize,
-    /// Micro-batches whose gradients are added up for one update.
+    /// Micro-batches per update (gradient accumulation).
     pub accumulation: usize,
-    /// The arithmetic of matrix products: `f32`, or `bf16` where the device has it. Weights, moments,
+    /// Precision of matrix products: `f32`, or `bf16` on devices that support it. Weights, moments,
     /// norms, the loss and validation stay in f32.
     #[serde(skip_serializing_if = "Precision::is_f32")]
     pub precision: Precision,
-    /// Keep only what enters each block, and compute the rest anew in the backward pass: a third more
-    /// work, the same numbers, and of the activations only those of one block in memory.
+    /// Activation recomputation: save only the input of each block and recompute the rest in the backward
+    /// pass. The results are the same, with a third more work and the activations of one block in memory.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub recompute: bool,
-    /// Updates between two lines of progress and of `metrics.jsonl`.
+    /// Updates between two progress lines and between two lines of `metrics.jsonl`.
     pub log_every: u64,
 }
 
@@ -110,17 +110,17 @@ impl Default for TrainConfig {
     }
 }
 
-/// When the validation loss is measured and what follows from it.
+/// Validation and early stopping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ValidationConfig {
-    /// Updates between two measurements; 0 measures at the end only.
+    /// Updates between two validations; 0 validates at the end only.
     pub every: u64,
-    /// Windows measured, the same ones each time, spread over the split; 0 is the whole split.
+    /// Number of windows, the same each time, spread over the split; 0 is the whole split.
     pub windows: usize,
-    /// Sequences measured at once.
+    /// Sequences per batch.
     pub batch_size: usize,
-    /// Stop after this many measurements in a row without a better one; 0 never stops.
+    /// Early stopping: stop after this many consecutive validations without an improvement; 0 disables it.
     pub patience: u64,
 }
 
@@ -135,15 +135,15 @@ impl Default for ValidationConfig {
     }
 }
 
-/// When training state is saved and how much of it is kept.
+/// How often checkpoints are saved and how many are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CheckpointConfig {
-    /// Updates between two checkpoints; 0 saves at the end and on interruption only.
+    /// Updates between two checkpoints; 0 saves only at the end and on interruption.
     pub every: u64,
-    /// How many of the newest are kept.
+    /// Number of newest checkpoints that are kept.
     pub keep_last: usize,
-    /// Checkpoints whose step is a multiple of this are kept for good; 0 keeps none.
+    /// Checkpoints at multiples of this step are never removed; 0 keeps none of them.
     pub keep_every: u64,
 }
 
@@ -157,20 +157,20 @@ impl Default for CheckpointConfig {
     }
 }
 
-/// Text sampled while the model learns.
+/// Text samples during training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SampleConfig {
-    /// Updates between two samples; 0 takes none.
+    /// Updates between two samples; 0 disables samples.
     pub every: u64,
-    /// What each sample continues.
+    /// Prompts to continue.
     pub prompts: Vec<String>,
-    /// The most tokens of a sample.
+    /// Maximum number of tokens per sample.
     pub max_tokens: usize,
-    /// 0 always takes the likeliest token, 1 follows the model's probabilities.
+    /// 0 always selects the most likely token; 1 samples from the model's probabilities.
     pub temperature: f64,
-    /// How `generate` puts a prompt to the trained model: `{prompt}` stands for what the user types.
-    /// `StatQuest`'s way is `"{prompt} <EOS>"`.
+    /// Template that `generate` applies to prompts; `{prompt}` stands for the user's text. `StatQuest`
+    /// uses `"{prompt} <EOS>"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_template: Option<String>,
 }
@@ -187,14 +187,14 @@ impl Default for SampleConfig {
     }
 }
 
-/// Sentences that are looked into while the model learns: attention and next words are kept in the
-/// run's folder `probes`, for `explain --over-training` and `plot --attention`.
+/// Sentences that are probed during training: attention weights and predictions are saved in the run
+/// folder's `probes`, for `explain --over-training` and `plot --attention`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProbeConfig {
-    /// The sentences, put as `generate` puts prompts.
+    /// The sentences, formatted like prompts of `generate`.
     pub sentences: Vec<String>,
-    /// Updates between two looks; 0 looks whenever the validation loss is measured, and at the end.
+    /// Updates between two probes; 0 probes at each validation and at the end.
     pub every: u64,
 }
 
@@ -213,10 +213,10 @@ impl RunConfig {
             .unwrap_or_else(|| PathBuf::from("runs").join(&self.name))
     }
 
-    /// Checks what can be checked before any data is read. The vocabulary may still be open (0).
+    /// Checks the configuration before any data is read. The vocabulary size may still be 0.
     ///
     /// # Errors
-    /// [`TrainError::Config`] or [`TrainError::Model`] that names the key and the fix.
+    /// [`TrainError::Config`] or [`TrainError::Model`], which names the key and the fix.
     pub fn validate(&self) -> Result<(), TrainError> {
         let mut model = self.model.clone();
         model.vocab_size = model.vocab_size.max(1);
@@ -231,21 +231,21 @@ impl RunConfig {
         ];
         for (key, value) in positive {
             if value == 0 {
-                return Err(TrainError::config(key, "it is 0", "set it to 1 or more"));
+                return Err(TrainError::config(key, "must be at least 1, but is 0", "set it to 1 or more"));
             }
         }
         if self.name.is_empty() || self.name.contains(['/', '\\', '\0']) || self.name == ".." {
             return Err(TrainError::config(
                 "name",
-                format!("`{}` cannot be a folder's name", self.name.escape_debug()),
+                format!("`{}` is not a valid folder name", self.name.escape_debug()),
                 "use letters, digits and dashes; `out` takes a path",
             ));
         }
         if !(self.samples.temperature.is_finite() && self.samples.temperature >= 0.0) {
             return Err(TrainError::config(
                 "samples.temperature",
-                format!("{} is not a temperature", self.samples.temperature),
-                "use 0.8, or 0 for the likeliest token",
+                format!("{} is negative or not finite", self.samples.temperature),
+                "use 0.8, or 0 for the most likely token",
             ));
         }
         if let Some(template) = &self.samples.prompt_template
@@ -253,15 +253,15 @@ impl RunConfig {
         {
             return Err(TrainError::config(
                 "samples.prompt_template",
-                format!("`{template}` has no place for the prompt"),
-                "write {prompt} where it belongs, as in \"{prompt} <EOS>\"",
+                format!("`{template}` does not contain {{prompt}}"),
+                "mark the position of the prompt, as in \"{prompt} <EOS>\"",
             ));
         }
         if self.data.path.as_deref() == Some(std::path::Path::new("-")) {
             return Err(TrainError::config(
                 "data.path",
-                "standard input cannot be read again when the run is resumed",
-                "nextword prepare - --out FOLDER, then data.prepared = \"FOLDER\"",
+                "standard input cannot be read again on resume",
+                "run `nextword prepare - --out FOLDER`, then set data.prepared = \"FOLDER\"",
             ));
         }
         self.validate_schedule()?;
@@ -274,8 +274,8 @@ impl RunConfig {
         if !rate_ok(schedule.learning_rate) || !rate_ok(schedule.min_learning_rate) {
             return Err(TrainError::config(
                 "schedule.learning_rate",
-                "a learning rate is not a number of 0 or more",
-                "a usual value is 1e-3",
+                "a learning rate is negative or not finite",
+                "a common value is 1e-3",
             ));
         }
         if schedule.min_learning_rate > schedule.learning_rate {
@@ -285,17 +285,17 @@ impl RunConfig {
                     "{} is above schedule.learning_rate = {}",
                     schedule.min_learning_rate, schedule.learning_rate
                 ),
-                "a tenth of the learning rate is usual",
+                "a tenth of the learning rate is common",
             ));
         }
         if schedule.warmup_steps >= self.train.steps && schedule.warmup_steps > 0 {
             return Err(TrainError::config(
                 "schedule.warmup_steps",
                 format!(
-                    "warm-up of {} steps leaves nothing of train.steps = {}",
+                    "a warmup of {} steps does not fit into train.steps = {}",
                     schedule.warmup_steps, self.train.steps
                 ),
-                "a tenth of the steps or less is usual",
+                "use a tenth of the steps or less",
             ));
         }
         Ok(())

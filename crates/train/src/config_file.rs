@@ -1,4 +1,4 @@
-//! Reading a run's configuration: the line and the nearest known key where something is wrong.
+//! Reads and writes run configurations. Errors name the line and the nearest known key.
 
 use std::path::Path;
 
@@ -7,28 +7,28 @@ use toml::{Table, Value};
 
 use crate::{RunConfig, TrainError};
 
-/// The keys of `[data]` that say where the text comes from; one of them is set.
-const ORIGINS: [&str; 4] = ["path", "paths", "builtin", "prepared"];
+/// The keys of `[data]` that select the data source; exactly one of them is set.
+const SOURCE_KEYS: [&str; 4] = ["path", "paths", "builtin", "prepared"];
 
-/// Reads the configuration in `path` with `overrides` of the form `section.key=value` on top.
+/// Reads the configuration in `path` and applies `overrides` of the form `section.key=value`.
 ///
 /// # Errors
-/// [`TrainError::Io`] if the file cannot be read; else as [`parse_config`].
+/// [`TrainError::Io`] if the file cannot be read, and the errors of [`parse_config`].
 pub fn read_config(path: &Path, overrides: &[String]) -> Result<RunConfig, TrainError> {
     let text = std::fs::read_to_string(path).map_err(|source| match source.kind() {
         std::io::ErrorKind::InvalidData => {
-            TrainError::run(path, "this is no text; a configuration is a TOML file")
+            TrainError::run(path, "not UTF-8 text; a configuration is a TOML file")
         }
         _ => TrainError::io(path, "read")(source),
     })?;
     parse_config(&text, path, overrides)
 }
 
-/// Parses a configuration; `path` is named in errors.
+/// Parses a configuration; `path` is used in error messages.
 ///
 /// # Errors
 /// [`TrainError::ConfigFile`] with the line and, for an unknown key, the nearest known one;
-/// [`TrainError::Config`] for an override that does not fit; then as [`RunConfig::validate`].
+/// [`TrainError::Config`] for an invalid override; the errors of [`RunConfig::validate`].
 pub fn parse_config(
     text: &str,
     path: &Path,
@@ -39,7 +39,7 @@ pub fn parse_config(
         line: e.span().map(|span| line_of(text, span.start)),
         problem: with_nearest_key(e.message()),
     };
-    // The text is parsed by itself first: only then errors know their line.
+    // The text is parsed before overrides are applied, so that errors have line numbers.
     let mut config: RunConfig = toml::from_str(text).map_err(|e| at_line(&e))?;
     if !overrides.is_empty() {
         let mut table: Table = toml::from_str(text).map_err(|e| at_line(&e))?;
@@ -87,10 +87,10 @@ fn key_of(assignment: &str) -> &str {
     assignment.split('=').next().unwrap_or_default().trim()
 }
 
-/// The configuration as TOML.
+/// Formats the configuration as TOML.
 ///
 /// # Errors
-/// [`TrainError::Config`] for numbers that TOML cannot hold.
+/// [`TrainError::Config`] for integers that TOML cannot represent.
 pub fn to_toml(config: &RunConfig) -> Result<String, TrainError> {
     toml::to_string_pretty(config)
         .map_err(|e| TrainError::config("config", e.to_string(), "use smaller numbers"))
@@ -100,14 +100,14 @@ fn override_error(assignment: &str, problem: &str) -> TrainError {
     TrainError::config(
         format!("--set {assignment}"),
         problem,
-        "write --set section.key=value, as in --set train.steps=500",
+        "use --set section.key=value, for example --set train.steps=500",
     )
 }
 
-/// Puts `section.key=value` into `table`. The value is TOML where it parses, else a string.
+/// Sets `section.key=value` in `table`. The value is parsed as TOML, or else taken as a string.
 fn set(table: &mut Table, assignment: &str) -> Result<(), TrainError> {
     let Some((key, value)) = assignment.split_once('=') else {
-        return Err(override_error(assignment, "there is no `=` in it"));
+        return Err(override_error(assignment, "missing `=`"));
     };
     let value = toml::from_str::<Table>(&format!("value = {value}"))
         .ok()
@@ -115,28 +115,28 @@ fn set(table: &mut Table, assignment: &str) -> Result<(), TrainError> {
         .unwrap_or_else(|| Value::String(value.to_string()));
     let mut parts: Vec<&str> = key.trim().split('.').collect();
     let Some(last) = parts.pop().filter(|last| !last.is_empty()) else {
-        return Err(override_error(assignment, "there is no key in it"));
+        return Err(override_error(assignment, "missing key"));
     };
-    if parts == ["data"] && ORIGINS.contains(&last) {
-        // Naming a text replaces the one that the file names.
+    if parts == ["data"] && SOURCE_KEYS.contains(&last) {
+        // A new data source replaces that of the file.
         if let Some(Value::Table(data)) = table.get_mut("data") {
-            data.retain(|key, _| ORIGINS.iter().all(|origin| *origin != key));
+            data.retain(|key, _| SOURCE_KEYS.iter().all(|origin| *origin != key));
         }
     }
-    let mut place = table;
+    let mut current = table;
     for part in parts {
-        let section = place
+        let section = current
             .entry(part)
             .or_insert_with(|| Value::Table(Table::new()));
         let Value::Table(section) = section else {
             return Err(override_error(
                 assignment,
-                &format!("`{part}` is no section"),
+                &format!("`{part}` is not a table"),
             ));
         };
-        place = section;
+        current = section;
     }
-    place.insert(last.to_string(), value);
+    current.insert(last.to_string(), value);
     Ok(())
 }
 
@@ -144,7 +144,7 @@ fn line_of(text: &str, offset: usize) -> usize {
     text.bytes().take(offset).filter(|b| *b == b'\n').count() + 1
 }
 
-/// serde's "unknown field `x`, expected one of `a`, `b`" with the nearest of those.
+/// Adds the nearest known key to serde's "unknown field `x`, expected one of `a`, `b`".
 fn with_nearest_key(message: &str) -> String {
     let mut quoted = message.split('`').skip(1).step_by(2);
     let is_unknown = message.starts_with("unknown field") || message.starts_with("unknown variant");
@@ -152,7 +152,7 @@ fn with_nearest_key(message: &str) -> String {
         let known: Vec<&str> = quoted.collect();
         let best = known
             .into_iter()
-            .max_by(|a, b| closeness(a, unknown).total_cmp(&closeness(b, unknown)))?;
+            .max_by(|a, b| similarity(a, unknown).total_cmp(&similarity(b, unknown)))?;
         Some((unknown, best))
     });
     match nearest {
@@ -172,9 +172,8 @@ fn with_nearest_key(message: &str) -> String {
     }
 }
 
-/// How alike two keys are, from 0 to 1. A key that holds the other counts as near: `layers` for
-/// `n_layers`.
-fn closeness(a: &str, b: &str) -> f64 {
+/// Similarity of two keys. A key that contains the other gets a bonus, such as `layers` for `n_layers`.
+fn similarity(a: &str, b: &str) -> f64 {
     let contains = a.contains(b) || b.contains(a);
     strsim::jaro_winkler(a, b) + if contains { 0.3 } else { 0.0 }
 }
@@ -192,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_named_with_its_line_and_the_nearest_one() {
+    fn unknown_keys_give_the_line_and_the_nearest_key() {
         let message = error("[model]\nd_model = 128\nn_layer = 2\n", &[]);
         assert!(
             message.starts_with("x.toml:3: unknown key `n_layer`"),
@@ -202,24 +201,24 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_type_is_named_with_its_line() {
+    fn wrong_types_give_the_line() {
         let message = error("[train]\nsteps = \"many\"\n", &[]);
         assert!(message.starts_with("x.toml:2: "), "{message}");
     }
 
     #[test]
-    fn overrides_win_over_the_file_and_are_checked() {
+    fn overrides_replace_values_and_are_validated() {
         let set = ["train.steps=7".to_string(), "name=other".to_string()];
         let text = "[train]\nsteps = 9\n[schedule]\nwarmup_steps = 0\n";
         let config = parse_config(text, Path::new("x.toml"), &set).unwrap();
         assert_eq!((config.train.steps, config.name.as_str()), (7, "other"));
         let message = error("", &["train.step=7"]);
         assert!(message.contains("did you mean `steps`?"), "{message}");
-        assert!(error("", &["train.steps"]).contains("no `=`"));
+        assert!(error("", &["train.steps"]).contains("missing `=`"));
     }
 
     #[test]
-    fn a_text_on_the_command_line_replaces_that_of_the_file() {
+    fn a_data_source_override_replaces_the_files_source() {
         let text = "expect_parameters = 3\n[data]\nbuiltin = \"stories\"\ndocuments = 7\n";
         let set = ["data.path=my.txt".to_string()];
         let config = parse_config(text, Path::new("x.toml"), &set).unwrap();
@@ -249,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_made_shorter_than_its_warm_up_warms_up_for_a_tenth_of_it() {
+    fn a_shortened_run_warms_up_for_a_tenth() {
         let short = |set: &[&str]| {
             let set: Vec<_> = set.iter().map(ToString::to_string).collect();
             parse_config("", Path::new("x.toml"), &set).map(|c| c.schedule.warmup_steps)
@@ -260,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resolved_config_reads_back_the_same() {
+    fn a_resolved_config_round_trips() {
         let config = RunConfig::default();
         let text = to_toml(&config).unwrap();
         let back = parse_config(&text, Path::new("x.toml"), &[]).unwrap();
