@@ -209,7 +209,7 @@ fn explained_values_equal_generated_ones_bitwise() {
 }
 
 /// Follows the derivation of `address` down to its leaves.
-fn follow(trace: &Trace, all_weights: &Arrays, address: &Address, tolerance: f64) -> usize {
+fn follow_to_leaves(trace: &Trace, all_weights: &Arrays, address: &Address, tolerance: f64) -> usize {
     let text = |id: u32| id.to_string();
     let mut seen: BTreeSet<String> = BTreeSet::new();
     let mut open = VecDeque::from([address.clone()]);
@@ -276,7 +276,7 @@ fn derivations_end_in_weights_and_token_ids() {
         let address = format!("probabilities[position={last},token=1]");
         let address = Address::parse(&address, &trace, &weights).unwrap();
         let tolerance = model.bits().map_or(2e-5, |_| 1e-3);
-        checked += follow(&trace, &weights, &address, tolerance);
+        checked += follow_to_leaves(&trace, &weights, &address, tolerance);
     }
     assert!(checked > 50_000, "{checked} derivations were followed");
     assert_eq!(seen.len(), ALL_OPTIONS, "every option comes up: {seen:?}");

@@ -128,7 +128,7 @@ impl ForwardContext {
     }
 
     /// Probabilities after each token, the most likely first, and the surprise of the next one.
-    fn guesses(&self, next: &[usize]) -> Rows {
+    fn predictions(&self, next: &[usize]) -> Rows {
         let shares = self.tensors["probabilities"].iter().zip(next);
         let line = |(shares, next): (&Vec<f64>, &usize)| {
             let mut sorted: Vec<f64> = shares.iter().map(|p| 100.0 * p).collect();
@@ -301,7 +301,7 @@ fn every_displayed_statquest_value_is_recomputed() {
             assert!(checked > 150, "{checked} numbers in {head}");
             let next: Vec<usize> = ids[1..].iter().chain(chosen.last()).copied().collect();
             let mut parts = tail.split("\n\n");
-            let (guesses, logits) = (pass.guesses(&next), pass.allowed("logits"));
+            let (guesses, logits) = (pass.predictions(&next), pass.allowed("logits"));
             checked = check_lines(&mut parts.next().unwrap().lines(), &guesses, CLOSE);
             let prompt_length = ids.len() + 1 - chosen.len();
             let after = prompt_length - 1;

@@ -12,7 +12,7 @@ use crate::util::flex;
 
 /// The contents of a file: values as text, tensors with sizes (fastest axis first), type and bytes.
 #[derive(Default)]
-struct Found {
+struct GgufFile {
     meta: BTreeMap<String, String>,
     tensors: BTreeMap<String, (Vec<u64>, u32, Vec<u8>)>,
 }
@@ -54,13 +54,13 @@ impl Reader<'_> {
     }
 }
 
-fn read(path: &Path) -> Found {
+fn read(path: &Path) -> GgufFile {
     let bytes = fs::read(path).unwrap();
     let mut reader = Reader(&bytes, 0);
     assert_eq!(reader.take(4), b"GGUF");
     assert_eq!(reader.u32(), 3);
     let (tensors, values) = (reader.u64(), reader.u64());
-    let mut found = Found::default();
+    let mut found = GgufFile::default();
     for _ in 0..values {
         let key = reader.text();
         let kind = reader.u32();
