@@ -66,7 +66,7 @@ pub struct DataConfig {
     pub format: Format,
     /// Splits each text file into documents; without it a file is one document.
     pub separator: Option<String>,
-    /// The field of a `.jsonl` line that holds the document.
+    /// The field of a `.jsonl` line that contains the document.
     pub field: String,
     /// A built-in corpus: `stories` or `statquest`.
     pub builtin: Option<Builtin>,
