@@ -5,9 +5,9 @@ use std::process::Stdio;
 
 use serde_json::json;
 
-use crate::test_dir::TestDir;
 use crate::resume::train_uninterrupted;
 use crate::serving::chat_model;
+use crate::test_dir::TestDir;
 use crate::util::nextword;
 
 const TEMPLATE: &str = "{% for message in messages %}{% if message.content == 'bad' %}\
@@ -56,11 +56,7 @@ fn retry_regenerates_and_probs_shows_probabilities() {
         &["--temperature", "0"],
         "/retry\n/probs\nOne day\n/retry\n/probs\n/nonsense\n",
     );
-    assert_eq!(
-        notes.matches("no reply yet").count(),
-        2,
-        "{notes}"
-    );
+    assert_eq!(notes.matches("no reply yet").count(), 2, "{notes}");
     assert!(notes.contains("unknown command /nonsense"), "{notes}");
     let (texts, rows): (Vec<&str>, Vec<&str>) =
         answers.lines().partition(|line| !line.contains(" %  \""));

@@ -6,8 +6,8 @@ use nextword_data::{TokenizerConfig, TokenizerKind, build_tokenizer};
 use nextword_model::{ModelCard, ModelConfig, ModelDir};
 use serde_json::Value;
 
-use crate::test_dir::{TestDir, json_lines};
 use crate::resume::{TINY, train_uninterrupted};
+use crate::test_dir::{TestDir, json_lines};
 use crate::util::{flex, nextword, root, stderr};
 
 /// Weights are in memory once. At GPT-2's size the peak is 1.2 times their bytes.
@@ -135,7 +135,10 @@ fn every_optimizer_learns_and_resumes() {
             step_losses(&json_lines(&dir.run(&args)))
         };
         let train_uninterrupted = losses(&["name=\"train_uninterrupted\"".to_string()]);
-        assert!(train_uninterrupted[23] < train_uninterrupted[0] - 0.2, "{kind}: {straight:?}");
+        assert!(
+            train_uninterrupted[23] < train_uninterrupted[0] - 0.2,
+            "{kind}: {straight:?}"
+        );
         let half = losses(&[
             "name=\"half\"".to_string(),
             "checkpoint.every=12".to_string(),
@@ -255,17 +258,16 @@ fn prepared_data_trains_like_its_text() {
     let path = dir.write("text.txt", text);
     let prepared = dir.path("prepared").display().to_string();
     assert!(
-        dir
-            .run(&[
-                "prepare",
-                &path,
-                "--out",
-                &prepared,
-                "--separator",
-                "\\n\\n"
-            ])
-            .status
-            .success()
+        dir.run(&[
+            "prepare",
+            &path,
+            "--out",
+            &prepared,
+            "--separator",
+            "\\n\\n"
+        ])
+        .status
+        .success()
     );
     let losses = |data: &str, name: &str| -> Vec<Value> {
         let args = dir.train_with(&[data, &format!("name=\"{name}\""), "train.steps=6"]);

@@ -8,11 +8,11 @@ use nextword_explain::evaluate::{Arrays, weights_of};
 use nextword_explain::{Address, Derivation, Node, Op, TOKENS, Trace, TraceOptions};
 use nextword_generate::{DecodeOptions, SamplingConfig, generate_ids};
 use nextword_model::{
-    CounterRng, FeedForwardKind, ModelConfig, NormKind, NormPlacement, ForwardContext, Position, Transformer,
-    presets, weights,
+    CounterRng, FeedForwardKind, ForwardContext, ModelConfig, NormKind, NormPlacement, Position,
+    Transformer, presets, weights,
 };
 
-use crate::random_models::{ALL_OPTIONS, random_case_model, random_model, options_used};
+use crate::random_models::{ALL_OPTIONS, options_used, random_case_model, random_model};
 use crate::util::flex;
 
 /// A model, a prompt and generation options.
@@ -141,7 +141,7 @@ fn weights_in(node: &Node) -> Vec<&str> {
 /// Attention weights sum to one, masked entries are absent, residual sums are sums.
 fn check_node(trace: &Trace, node: &Node, case: u64) {
     let value = trace.value(&node.name);
-let label = format!("case {case}, {}", node.name);
+    let label = format!("case {case}, {}", node.name);
     match &node.op {
         Op::Softmax { .. } => {
             for row in value.rows() {
@@ -201,7 +201,8 @@ fn explained_values_equal_generated_ones_bitwise() {
         let ids = Tensor::<2, Int>::from_data(data, &flex());
         let hidden = model.hidden(ids, &mut ForwardContext::plain());
         let last = hidden.narrow(1, prompt.len() - 1, 1);
-        let plain = weights::to_f32_vec(model.logits(last, &mut ForwardContext::plain()).into_data());
+        let plain =
+            weights::to_f32_vec(model.logits(last, &mut ForwardContext::plain()).into_data());
         let shown = trace.value("logits").row(prompt.len() - 1).iter().copied();
         let plain = plain.into_iter().map(f64::from);
         assert_eq!(bits(shown), bits(plain), "case {case}: {:?}", trace.config);
@@ -209,7 +210,12 @@ fn explained_values_equal_generated_ones_bitwise() {
 }
 
 /// Follows the derivation of `address` down to its leaves.
-fn follow_to_leaves(trace: &Trace, all_weights: &Arrays, address: &Address, tolerance: f64) -> usize {
+fn follow_to_leaves(
+    trace: &Trace,
+    all_weights: &Arrays,
+    address: &Address,
+    tolerance: f64,
+) -> usize {
     let text = |id: u32| id.to_string();
     let mut seen: BTreeSet<String> = BTreeSet::new();
     let mut open = VecDeque::from([address.clone()]);

@@ -8,15 +8,15 @@ use std::sync::Arc;
 use nextword_data::{TokenizerConfig, TokenizerKind, build_tokenizer};
 use nextword_explain::evaluate::evaluate;
 use nextword_explain::{
-    Axis, Edit, ExplainError, Explainer, SCHEMA, ReportOptions, TensorValues, Trace, page,
+    Axis, Edit, ExplainError, Explainer, ReportOptions, SCHEMA, TensorValues, Trace, page,
 };
 use nextword_generate::{SamplingConfig, TextGenerator, TextOptions};
-use nextword_model::{ModelCard, FeedForwardKind, ModelConfig, NormKind, Transformer};
+use nextword_model::{FeedForwardKind, ModelCard, ModelConfig, NormKind, Transformer};
 use serde_json::Value;
 
-use crate::random_models::{random_case_model, random_config, random_model};
 use crate::explain::address_of;
 use crate::explain_schema::against;
+use crate::random_models::{random_case_model, random_config, random_model};
 use crate::test_dir::{TestDir, json_lines};
 use crate::util::{root, stderr};
 
@@ -382,10 +382,7 @@ fn check_ineffective_options_are_rejected(dir: &TestDir) {
             "one at a time",
         ),
         (&["--head", "0", "--format", "json"], "everything"),
-        (
-            &["--layer", "1"],
-            "no layer 1; valid layers: 0",
-        ),
+        (&["--layer", "1"], "no layer 1; valid layers: 0"),
         (&["--position", "9"], "no position 9"),
     ] {
         let refused = dir.run(&[&["explain", "runs/statquest", "what"], wrong].concat());

@@ -1,10 +1,10 @@
 //! The JSON of a report matches the published schema.
 
-use nextword_explain::{SCHEMA, ReportOptions};
+use nextword_explain::{ReportOptions, SCHEMA};
 use serde_json::Value;
 
-use crate::random_models::random_config;
 use crate::explain_report::{explainer, options};
+use crate::random_models::random_config;
 
 /// Violations of `schema` in `value`: types, missing or unknown keys, constants.
 pub(crate) fn against(

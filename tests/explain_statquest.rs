@@ -312,7 +312,8 @@ fn every_displayed_statquest_value_is_recomputed() {
                 let mut lines = parts.next().unwrap().lines().skip(3);
                 checked += check_lines(&mut lines, &pass.candidates(after + answer), logits);
                 let mut lines = parts.next().unwrap().lines().skip(1);
-                checked += check_lines(&mut lines, &pass.contributions(after + answer, *id), logits);
+                checked +=
+                    check_lines(&mut lines, &pass.contributions(after + answer, *id), logits);
             }
             assert!(parts.next().is_none(), "{tail}");
             assert!(checked > 50, "{checked} numbers in {tail}");

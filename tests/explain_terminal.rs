@@ -36,7 +36,10 @@ fn an_unlikely_sampled_token_is_shown() {
         );
         assert!(text.contains("← sampled"), "{text}");
     }
-    assert!(unlikely > 5, "only {unlikely} sampled tokens were not the most likely");
+    assert!(
+        unlikely > 5,
+        "only {unlikely} sampled tokens were not the most likely"
+    );
 }
 
 #[test]

@@ -6,8 +6,9 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData};
 use nextword_data::TokenBatch;
 use nextword_model::{
-    CounterRng, DropoutConfig, FeedForwardKind, InitConfig, ModelConfig, NormKind, NormPlacement,
-    ForwardContext, Position, Precision, Probe, RotaryConfig, RotaryScaling, Site, Transformer, weights,
+    CounterRng, DropoutConfig, FeedForwardKind, ForwardContext, InitConfig, ModelConfig, NormKind,
+    NormPlacement, Position, Precision, Probe, RotaryConfig, RotaryScaling, Site, Transformer,
+    weights,
 };
 use nextword_train::forward_backward;
 
@@ -289,7 +290,11 @@ fn logits(model: &Transformer, ids: &[u32]) -> Vec<f32> {
     let ids: Vec<i32> = ids.iter().map(|id| id.cast_signed()).collect();
     let data = TensorData::new(ids.clone(), [1, ids.len()]);
     let tokens = Tensor::<2, Int>::from_data(data, &model.device());
-    weights::to_f32_vec(model.forward(tokens, &mut ForwardContext::plain()).into_data())
+    weights::to_f32_vec(
+        model
+            .forward(tokens, &mut ForwardContext::plain())
+            .into_data(),
+    )
 }
 
 #[test]
@@ -405,6 +410,10 @@ fn bf16_products_are_close_to_f32_but_rounded() {
             "{what}: {apart} of {length}"
         );
         let (again, _) = forward_backward(&half.in_f32(), &batches, 5, 2, false);
-        assert_eq!(to_f32_vec(again)[0].to_bits(), exact_loss.to_bits(), "{what}");
+        assert_eq!(
+            to_f32_vec(again)[0].to_bits(),
+            exact_loss.to_bits(),
+            "{what}"
+        );
     }
 }

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::resume::{TINY, train_uninterrupted};
 use crate::test_dir::TestDir;
 use crate::test_dir::{BAD_FILE, DIVERGED, RESOURCES, USAGE, assert_one_error};
-use crate::resume::{TINY, train_uninterrupted};
 use crate::util::{must_not_skip, nextword, stderr};
 
 #[test]
@@ -126,7 +126,9 @@ fn a_diverging_run_stops_and_names_the_parameter() {
 #[test]
 fn a_second_run_in_the_same_folder_is_rejected() {
     let dir = TestDir::new();
-    let run = train_uninterrupted(dir.folder.path(), "flex").display().to_string();
+    let run = train_uninterrupted(dir.folder.path(), "flex")
+        .display()
+        .to_string();
     let before = fs::read(Path::new(&run).join("metrics.jsonl")).unwrap();
     let out = format!("out={run:?}");
     dir.training_rejects(
@@ -158,8 +160,7 @@ fn mismatched_model_files_are_rejected() {
     let other = dir.write("other.txt", "only a few of these letters");
     let prepared = dir.path("prepared").display().to_string();
     assert!(
-        dir
-            .run(&["prepare", &other, "--out", &prepared])
+        dir.run(&["prepare", &other, "--out", &prepared])
             .status
             .success()
     );

@@ -54,7 +54,8 @@ fn crates_depend_only_on_allowed_crates() {
         let manifest = fs::read_to_string(folder.path().join("Cargo.toml")).unwrap();
         let uses = dependencies(&manifest.parse().unwrap());
         let allowed = MAY_USE.iter().find(|(of, _)| *of == name);
-        let (_, allowed) = allowed.unwrap_or_else(|| panic!("crates/{name} is missing from MAY_USE"));
+        let (_, allowed) =
+            allowed.unwrap_or_else(|| panic!("crates/{name} is missing from MAY_USE"));
         for used in uses
             .iter()
             .filter_map(|used| used.strip_prefix("nextword-"))
@@ -66,7 +67,10 @@ fn crates_depend_only_on_allowed_crates() {
             assert!(fine, "{foreign} belongs to {homes:?}, not to {name}");
         }
         let knows_burn = uses.iter().any(|used| used.starts_with("burn"));
-        assert!(name != "data" || !knows_burn, "data must not depend on Burn");
+        assert!(
+            name != "data" || !knows_burn,
+            "data must not depend on Burn"
+        );
         seen += 1;
     }
     assert!(seen >= 6, "found only {seen} crates");

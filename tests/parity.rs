@@ -33,7 +33,11 @@ fn logits(record: &ModelDir, inputs: &Inputs, device: &Device) -> Vec<f32> {
     let data = TensorData::new(inputs.inputs.clone(), [inputs.batch, inputs.seq]);
     let tokens = Tensor::<2, Int>::from_data(data, device);
     let model = record.load(device).unwrap();
-    weights::to_f32_vec(model.forward(tokens, &mut ForwardContext::plain()).into_data())
+    weights::to_f32_vec(
+        model
+            .forward(tokens, &mut ForwardContext::plain())
+            .into_data(),
+    )
 }
 
 /// All tensors of a folder, from all shards.

@@ -4,11 +4,12 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Int, Tensor, TensorData};
 use nextword_model::weights::to_f32_vec;
 use nextword_model::{
-    Bits, ModelCard, KvCache, ModelConfig, ForwardContext, QuantizedMatrix, ModelDir, Transformer, presets,
+    Bits, ForwardContext, KvCache, ModelCard, ModelConfig, ModelDir, QuantizedMatrix, Transformer,
+    presets,
 };
 
-use crate::test_dir::TestDir;
 use crate::resume::TINY;
+use crate::test_dir::TestDir;
 use crate::util::{assert_close, batch, devices, flex, stderr};
 
 /// Tied and untied, gated and plain, with odd sizes: partial blocks, an odd inner dimension.
@@ -73,7 +74,11 @@ fn logits(model: &Transformer, ids: &[u32]) -> Vec<f32> {
     let ids: Vec<i32> = ids.iter().map(|id| id.cast_signed()).collect();
     let data = TensorData::new(ids, [1, 4]);
     let tokens = Tensor::<2, Int>::from_data(data, &model.device());
-    to_f32_vec(model.forward(tokens, &mut ForwardContext::plain()).into_data())
+    to_f32_vec(
+        model
+            .forward(tokens, &mut ForwardContext::plain())
+            .into_data(),
+    )
 }
 
 #[test]

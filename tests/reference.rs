@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use nextword_data::TokenBatch;
-use nextword_model::{ModelConfig, ForwardContext, Transformer, weights};
+use nextword_model::{ForwardContext, ModelConfig, Transformer, weights};
 use nextword_train::{Optimizer, OptimizerConfig, forward_backward};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -190,7 +190,12 @@ fn ten_clipped_adamw_steps_match_pytorch() {
         weights::for_each(&model.valid(), |name, data| {
             if !run.noise.iter().any(|noise| noise == name) {
                 let what = format!("{name} after ten steps on {on}");
-                assert_close(&weights::to_f32_vec(data), &expected[name].1, UPDATED, &what);
+                assert_close(
+                    &weights::to_f32_vec(data),
+                    &expected[name].1,
+                    UPDATED,
+                    &what,
+                );
                 compared += 1;
             }
         });
@@ -213,7 +218,11 @@ fn activations_match_pytorch() {
         ("relu_squared", activation::relu(x).square()),
     ];
     for (name, found) in found {
-        for ((x, found), expected) in expected["x"].iter().zip(to_f32_vec(found)).zip(&expected[name]) {
+        for ((x, found), expected) in expected["x"]
+            .iter()
+            .zip(to_f32_vec(found))
+            .zip(&expected[name])
+        {
             let tolerance = 1e-6 * expected.abs().max(1.0);
             assert!(
                 (found - expected).abs() <= tolerance,

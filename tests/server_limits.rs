@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::test_dir::{TestDir, USAGE};
 use crate::resume::train_uninterrupted;
 use crate::serving::Server;
+use crate::test_dir::{TestDir, USAGE};
 
 #[test]
 fn oversized_responses_are_rejected() {

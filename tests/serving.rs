@@ -8,8 +8,8 @@ use std::process::{Child, ChildStderr, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::test_dir::{TestDir, USAGE, json_lines};
 use crate::resume::train_uninterrupted;
+use crate::test_dir::{TestDir, USAGE, json_lines};
 use crate::util::nextword;
 
 pub(crate) struct Server {

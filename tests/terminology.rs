@@ -14,8 +14,16 @@ use crate::util::root;
 const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("is no", "is no longer", "ordinary English"),
     ("are no", "are no longer", "ordinary English"),
-    ("is no", "there is no", "ordinary English, unlike \"x is no file\""),
-    ("are no", "there are no", "ordinary English, unlike \"these are no files\""),
+    (
+        "is no",
+        "there is no",
+        "ordinary English, unlike \"x is no file\"",
+    ),
+    (
+        "are no",
+        "there are no",
+        "ordinary English, unlike \"these are no files\"",
+    ),
     (
         "loudness",
         "rename = \" loudness \"",
@@ -26,7 +34,11 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
         "\" hostile \"",
         "earlier name of a part of scripts/load_test.py, still accepted",
     ),
-    ("hostile", "` hostile `", "the warning that names its new name"),
+    (
+        "hostile",
+        "` hostile `",
+        "the warning that names its new name",
+    ),
 ];
 
 const FOLDERS: &[&str] = &["crates", "tests", "scripts", "docs", "configs", ".ci"];

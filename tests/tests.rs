@@ -13,7 +13,6 @@
     clippy::struct_field_names
 )]
 
-mod random_models; // random small models that cover every option
 mod backends; // the same losses on flex, ndarray and wgpu
 mod chat; // conversations in the terminal
 mod checkpoints; // damage is detected, and an older checkpoint is used
@@ -23,24 +22,25 @@ mod configs; // every file in configs/ parses and builds
 mod docs; // the outputs in the course are real
 mod explain; // every value and its derivation
 mod explain_reference; // PyTorch's intermediate tensors
+mod explain_report; // contributions, what-if edits, output formats
 mod explain_schema; // the JSON of a report matches its schema
 mod explain_statquest; // every displayed value, recomputed from the weights
-mod explain_report; // contributions, what-if edits, output formats
 mod explain_terminal; // terminal output at any width
-mod hugging_face; // published configs, tokenizers and vocabularies
 mod gguf; // files for llama.cpp, read back
 mod gradients; // finite differences, the causal mask, gradient accumulation
-mod malformed_models; // damaged and malicious files
-mod untrusted_templates; // chat templates within their limits
-mod layering; // which crate may depend on which
-mod parity; // import and export of transformers models
-mod test_dir; // a temporary folder to run the program in
-mod quantized; // 8- and 4-bit weights
-mod reference; // PyTorch's logits, losses, gradients and updates
+mod hugging_face; // published configs, tokenizers and vocabularies
 mod invalid_input; // invalid input: one sentence, the right exit code, nothing lost
+mod layering; // which crate may depend on which
+mod malformed_models; // damaged and malicious files
+mod parity; // import and export of transformers models
+mod quantized; // 8- and 4-bit weights
+mod random_models; // random small models that cover every option
+mod reference; // PyTorch's logits, losses, gradients and updates
 mod resume; // bitwise resume after any stop
-mod serving; // a model behind HTTP
 mod server_limits; // limits and access rules of the server
+mod serving; // a model behind HTTP
 mod terminology; // the glossary holds
+mod test_dir; // a temporary folder to run the program in
 mod three_uses; // any backend, models that load anywhere, layers by configuration
+mod untrusted_templates; // chat templates within their limits
 mod util;

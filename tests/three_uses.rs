@@ -10,7 +10,7 @@ use nextword_data::Tokenizer;
 use nextword_generate::{SamplingConfig, TextGenerator, TextOptions};
 use nextword_model::{DeviceName, ModelDir, Transformer};
 use nextword_train::{
-    Hooks, RunFolder, NullReporter, StopFlag, TrainError, Trainer, parse_config, prepare_run,
+    Hooks, NullReporter, RunFolder, StopFlag, TrainError, Trainer, parse_config, prepare_run,
     read_config, to_toml,
 };
 use serde_json::Value;
@@ -62,7 +62,9 @@ fn train(out: &Path, device: &str, set: &[&str]) {
     let folder = RunFolder::create(out, &run.config).unwrap();
     let trainer = Trainer::begin(run, folder).unwrap();
     let stop = StopFlag::default();
-    trainer.run(&mut NullReporter, &mut NoSamples, &stop).unwrap();
+    trainer
+        .run(&mut NullReporter, &mut NoSamples, &stop)
+        .unwrap();
 }
 
 fn resume(out: &Path, set: &str) {
@@ -71,7 +73,9 @@ fn resume(out: &Path, set: &str) {
     let config = parse_config(&text, &folder.config_path(), &[set.to_string()]).unwrap();
     let trainer = Trainer::resume(prepare_run(config).unwrap(), folder).unwrap();
     let stop = StopFlag::default();
-    trainer.run(&mut NullReporter, &mut NoSamples, &stop).unwrap();
+    trainer
+        .run(&mut NullReporter, &mut NoSamples, &stop)
+        .unwrap();
 }
 
 fn losses(run: &Path) -> Vec<f64> {

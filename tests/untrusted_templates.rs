@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nextword_server::{ChatTemplate, Message};
 
-use crate::malformed_models::{TestRng, DAMAGES_PER_FILE, MAX_LEN, corrupt_bytes, each};
+use crate::malformed_models::{DAMAGES_PER_FILE, MAX_LEN, TestRng, corrupt_bytes, each};
 
 /// Memory limit in kilobytes of address space, including the test program.
 const MAX_FUEL: &str = "1000000";

@@ -231,7 +231,11 @@ impl RunConfig {
         ];
         for (key, value) in positive {
             if value == 0 {
-                return Err(TrainError::config(key, "must be at least 1, but is 0", "set it to 1 or more"));
+                return Err(TrainError::config(
+                    key,
+                    "must be at least 1, but is 0",
+                    "set it to 1 or more",
+                ));
             }
         }
         if self.name.is_empty() || self.name.contains(['/', '\\', '\0']) || self.name == ".." {
