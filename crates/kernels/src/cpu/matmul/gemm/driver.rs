@@ -59,8 +59,8 @@ struct Region {
 struct Grid {
     region_rows: usize,
     region_cols: usize,
-    grid_rows: usize,
-    grid_cols: usize,
+    row_tasks: usize,
+    col_tasks: usize,
 }
 
 impl Grid {
@@ -77,15 +77,15 @@ impl Grid {
     ) -> Self {
         let min_cols = n.div_ceil(NC);
         let max_cols = n.div_ceil(kernel.nr).min(min_tasks).max(min_cols);
-        let candidates = (min_cols..=max_cols).map(|grid_cols| {
-            let grid_rows = min_tasks.div_ceil(grid_cols).min(m.div_ceil(kernel.mr));
-            let region_rows = m.div_ceil(grid_rows).next_multiple_of(kernel.mr);
-            let region_cols = n.div_ceil(grid_cols).next_multiple_of(kernel.nr);
+        let candidates = (min_cols..=max_cols).map(|col_tasks| {
+            let row_tasks = min_tasks.div_ceil(col_tasks).min(m.div_ceil(kernel.mr));
+            let region_rows = m.div_ceil(row_tasks).next_multiple_of(kernel.mr);
+            let region_cols = n.div_ceil(col_tasks).next_multiple_of(kernel.nr);
             Self {
                 region_rows,
                 region_cols,
-                grid_rows: m.div_ceil(region_rows),
-                grid_cols: n.div_ceil(region_cols),
+                row_tasks: m.div_ceil(region_rows),
+                col_tasks: n.div_ceil(region_cols),
             }
         });
         let cost = |grid: &Self| {
@@ -97,18 +97,18 @@ impl Grid {
         candidates.min_by_key(cost).unwrap_or(Self {
             region_rows: m,
             region_cols: n,
-            grid_rows: 1,
-            grid_cols: 1,
+            row_tasks: 1,
+            col_tasks: 1,
         })
     }
 
     fn count(&self) -> usize {
-        self.grid_rows * self.grid_cols
+        self.row_tasks * self.col_tasks
     }
 
     fn region(&self, index: usize, m: usize, n: usize) -> Region {
-        let i = index % self.grid_rows * self.region_rows;
-        let j = index / self.grid_rows * self.region_cols;
+        let i = index % self.row_tasks * self.region_rows;
+        let j = index / self.row_tasks * self.region_cols;
         Region {
             rows: i..m.min(i + self.region_rows),
             cols: j..n.min(j + self.region_cols),
