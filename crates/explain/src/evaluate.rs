@@ -1,5 +1,5 @@
 //! Recomputes the forward pass by plain loops in f64, without a tensor library or kernels. It shares
-//! only the weights with the model, and the constants of its configuration (RoPE frequencies, `ALiBi`
+//! only the weights with the model, and the constants of its configuration (`RoPE` frequencies, `ALiBi`
 //! slopes, the scale of scores), which tests compare with PyTorch's.
 
 use std::collections::BTreeMap;

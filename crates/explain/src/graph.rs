@@ -331,7 +331,7 @@ impl Builder<'_> {
             None => op,
         };
         let input = self.push("logits", op, &axes, &shape);
-        self.push(PROBABILITIES, Op::Softmax { of }, &axes, &shape);
+        self.push(PROBABILITIES, Op::Softmax { input }, &axes, &shape);
         self.mark_unobserved();
     }
 

@@ -67,7 +67,7 @@ impl Verification {
             tolerance,
             differences: Vec::new(),
             missing: Vec::new(),
-            unknown: Vec::new(),
+            unexpected: Vec::new(),
         }
     }
 

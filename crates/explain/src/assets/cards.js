@@ -208,7 +208,7 @@ function weightedSumBody(panel, step) {
         ),
       ),
     ),
-    keys.length > 8 ? h("p", { class: "soft" }, `and ${keys.length - 8} more tokens with smaller weights`) : null,
+    keys.length > 8 ? h("p", { class: "soft" }, `and ${countOf(keys.length - 8, "more token")} with smaller weights`) : null,
     h("h3", {}, "Every token"),
     beside(rowsTable(panel, step), planeOf(panel, step)),
   ];

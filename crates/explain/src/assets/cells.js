@@ -15,7 +15,7 @@ const headOf = (panel, step) =>
 const at = (panel, name, index) => {
   if (panel.byName.has(name)) return panel.at(name, index);
   const weight = panel.weight(name);
-  return weight ? weight.data[panel.place(weight.shape, index)] : null;
+  return weight ? weight.data[panel.offset(weight.shape, index)] : null;
 };
 const rowAt = (panel, step, position, head = headOf(panel, step)) =>
   range(step.shape[step.shape.length - 1]).map((dim) =>
@@ -40,7 +40,7 @@ function valueCell(panel, name, index, shown = null, tint = null) {
     return h("td", { class: "masked", title: "masked: a token does not attend to later tokens", "aria-label": "masked" }, "–");
   const other = otherOf(panel),
     otherValue = other && hasIndex(other, name, index) ? at(other, name, index) : null;
-  const show = shown || fixed;
+  const show = shown || formatCell;
   const differs = otherValue !== null && show(otherValue) !== show(value);
   const share = tint ? value / tint : 0;
   return h(

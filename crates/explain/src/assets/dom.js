@@ -13,14 +13,14 @@ function setUp(node, attributes, children) {
     else if (value !== null && value !== undefined && value !== false)
       node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...flat(children));
+  node.append(...flatten(children));
   return node;
 }
 const h = (tag, attributes = {}, ...children) => setUp(document.createElement(tag), attributes, children);
 const s = (tag, attributes = {}, ...children) => setUp(document.createElementNS(SVG, tag), attributes, children);
 
 const $ = (id) => document.getElementById(id);
-const setChildren = (id, ...children) => $(id).replaceChildren(...flat(children));
+const setChildren = (id, ...children) => $(id).replaceChildren(...flatten(children));
 const range = (count) => Array.from({ length: count }, (_, i) => i);
 const printable = (text) => text.replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/ /g, "␣") || "∅";
 const quoted = (text) => `“${printable(text)}”`;
@@ -31,6 +31,7 @@ function formatCell(x) {
   const text = x.toFixed(state.decimals);
   return (Number(text) === 0 ? text.replace("-", "") : text).replace("-", "−");
 }
+const countOf = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 const capitalize = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 const compareBy = (f) => (a, b) => f(a) - f(b);
 

@@ -87,7 +87,7 @@ function historyBody(panel) {
       // Redraws all but the slider, so that it can be dragged.
       oninput: (e) => {
         view.at = Number(e.target.value);
-        moving.replaceChildren(...flat([showSnapshot(panel)]));
+        moving.replaceChildren(...flatten([showSnapshot(panel)]));
       },
     }),
     moving,

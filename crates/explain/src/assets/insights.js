@@ -33,7 +33,7 @@ function tokensBody(panel) {
       ? h("p", { class: "note" }, `Not in the vocabulary: ${panel.story.unknown.join(", ")}`)
       : null,
     panel.story.truncated
-      ? h("p", { class: "note" }, `The first ${panel.story.truncated} tokens of the prompt did not fit the context.`)
+      ? h("p", { class: "note" }, `Truncated: ${countOf(panel.story.truncated, "token")} at the start of the prompt did not fit the context.`)
       : null,
   ];
 }
@@ -117,8 +117,8 @@ function sampledTokenBody(panel, chosen) {
       "p",
       {},
       pass === 0
-        ? `Prefill: all ${tokens.filter((t) => t.pass === 0).length} tokens of the prompt were computed in one pass.`
-        : `Decode step: only ${quoted(tokens[chosen.after].text)} was computed; the keys and values of the ${chosen.after} tokens before it came from the KV cache.`,
+        ? `Prefill: ${countOf(tokens.filter((t) => t.pass === 0).length, "prompt token")} computed in one pass.`
+        : `Decode step: only ${quoted(tokens[chosen.after].text)} was computed; the keys and values of ${countOf(chosen.after, "earlier token")} came from the KV cache.`,
     ),
     h(
       "p",
@@ -142,7 +142,7 @@ function sampledTokenBody(panel, chosen) {
       })),
       1,
     ),
-    chosen.more ? h("p", { class: "soft" }, `and ${chosen.more} more tokens`) : null,
+    chosen.more ? h("p", { class: "soft" }, `and ${countOf(chosen.more, "more token")}`) : null,
     chosen === panel.story.answer[panel.story.answer.length - 1] ? h("p", {}, finishText(panel.story.finish)) : null,
   ];
 }
@@ -185,7 +185,7 @@ function contributionsBody(panel) {
     const listed = shown.map((part) => ({ name: part.name, value: part.value, text: formatNumber(part.value, 2) }));
     if (rest.length) {
       const value = rest.reduce((sum, part) => sum + part.value, 0);
-      listed.push({ name: `${rest.length} smaller parts`, value, text: formatNumber(value, 2) });
+      listed.push({ name: countOf(rest.length, "smaller part"), value, text: formatNumber(value, 2) });
     }
     return [
       h("h3", {}, `${quoted(c.token.text)} after ${quoted(tokensOf(panel)[c.position].text)}`),

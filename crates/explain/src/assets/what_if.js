@@ -176,7 +176,7 @@ function embeddingFields(panel, id) {
   };
   whenReady(source.embedding(panel, id), (values) =>
     fields.replaceChildren(
-      ...flat([
+      ...flatten([
         values.slice(0, max).map(field),
         moreButton(Math.max(0, values.length - max), "values", "embedding"),
       ]),

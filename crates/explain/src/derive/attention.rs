@@ -1,4 +1,4 @@
-//! Derivations of attention: RoPE, scores, attention weights, and the weighted sum of values.
+//! Derivations of attention: `RoPE`, scores, attention weights, and the weighted sum of values.
 
 use super::DerivationContext;
 use crate::formula::{
