@@ -6,7 +6,6 @@ mod job;
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc as jobs;
@@ -21,6 +20,7 @@ use self::job::{AliveGuard, Job};
 use crate::api_error::ApiError;
 use crate::metrics::EngineMetrics;
 use crate::output::{OutputAssembler, TextDelta, TokenInfo, prompt_tokens};
+use crate::panics;
 
 /// Unread updates that a request may accumulate, besides `MAX_UPDATES_PER_STEP` for each completion.
 const CHANNEL_CAPACITY: usize = 256;
@@ -77,8 +77,9 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Starts the thread. At most `max_queued` sequences wait for a slot.
+    /// Starts the thread for the model called `name`. At most `max_queued` sequences wait for a slot.
     pub(crate) fn start(
+        name: &str,
         generator: TextGenerator,
         options: BatchOptions,
         max_queued: usize,
@@ -103,9 +104,10 @@ impl Engine {
             .name("engine".to_owned())
             .spawn({
                 let alive = AliveGuard(alive.clone());
+                let label = format!("the engine of model `{name}`");
                 move || {
                     let _alive = alive;
-                    worker.run();
+                    panics::catch(&label, || worker.run(&label));
                 }
             })?;
         Ok(Self {
@@ -212,13 +214,14 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(mut self) {
+    /// Runs until there can be no more work; `label` names the engine in logs.
+    fn run(mut self, label: &str) {
         loop {
-            match catch_unwind(AssertUnwindSafe(|| self.tick())) {
-                Ok(true) => {}
-                Ok(false) => return,
+            match panics::catch(label, || self.tick()) {
+                Some(true) => {}
+                Some(false) => return,
                 // No input should cause a panic; after one, the next requests start with an empty KV cache.
-                Err(_) => {
+                None => {
                     self.fail_all(&ApiError::internal(
                         "internal server error: the model's engine panicked (a bug in nextword)",
                     ));

@@ -53,7 +53,8 @@ pub enum ServerError {
 
     /// The KV cache budget is too small for one sequence.
     #[error(
-        "one sequence of `{name}` needs {needed} MiB of KV cache, more than the {budget} MiB allowed; hint: raise --cache-mib"
+        "one sequence of `{name}` needs {needed} MiB of KV cache, more than the {budget} MiB allowed; hint: raise \
+         --cache-mib"
     )]
     Budget {
         /// The model's name.

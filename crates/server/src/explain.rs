@@ -70,8 +70,8 @@ pub(crate) async fn query(State(app): State<Arc<AppState>>, request: Request) ->
         return Ok(json_response(StatusCode::OK, history.to_string()));
     }
     let work = move |explanation: &Explanation<'_>| {
-        let json = run_query(explanation, query)?;
-        Ok(json.unwrap_or_default()) // Numbers and strings always serialize.
+        // Numbers and strings always serialize.
+        run_query(explanation, query).map(Result::unwrap_or_default)
     };
     let json = app
         .explain_service

@@ -27,6 +27,7 @@ mod metrics;
 mod middleware;
 mod output;
 mod page;
+mod panics;
 mod params;
 mod parse;
 mod response;

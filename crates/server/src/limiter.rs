@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use crate::api_error::ApiError;
+use crate::panics;
 
 /// Limits how much work of one kind runs and waits.
 #[derive(Debug)]
@@ -37,9 +38,10 @@ impl ConcurrencyLimit {
         let running = self.running.clone().acquire_owned().await;
         let task = tokio::task::spawn_blocking(move || {
             let _permits = (admitted, running);
-            work()
+            panics::catch("the work of a request", work)
         });
-        task.await.unwrap_or_else(|_| Err(ApiError::panicked()))
+        let result = task.await.ok().flatten(); // `None` if `work` panicked.
+        result.unwrap_or_else(|| Err(ApiError::panicked()))
     }
 }
 
@@ -52,6 +54,7 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::panics::test_log;
 
     fn run(test: impl Future<Output = ()>) {
         let runtime = tokio::runtime::Builder::new_current_thread().build();
@@ -102,12 +105,15 @@ mod tests {
     }
 
     #[test]
-    fn panic_is_an_error_and_frees_the_permit() {
+    fn panic_is_logged_as_error_and_frees_the_permit() {
         run(async {
+            test_log::init();
             let limit = ConcurrencyLimit::new(1, 0);
-            let work = || -> Result<(), ApiError> { std::panic::panic_any("test panic") };
+            let work = || -> Result<(), ApiError> { panic!("in blocking work") };
             assert_eq!(limit.run(work).await, Err(ApiError::panicked()));
             assert_eq!(limit.run(|| Ok(1)).await, Ok(1));
+            let lines = test_log::lines_with("in blocking work");
+            assert!(lines.len() == 1 && lines[0].contains(file!()), "{lines:?}");
         });
     }
 }

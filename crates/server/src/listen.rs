@@ -1,10 +1,12 @@
 //! Accepts connections up to a limit, and shuts down gracefully.
 
 use std::net::{IpAddr, SocketAddr};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -12,7 +14,7 @@ use tokio::sync::Semaphore;
 use crate::connection::serve_connection;
 use crate::loaded_model::{LoadedModel, Model};
 use crate::routes::{AppState, MAX_BLOCKING_THREADS, router};
-use crate::{Config, ServerError};
+use crate::{Config, ServerError, panics};
 
 /// A change in the state of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +28,9 @@ pub enum ServerEvent {
 /// Serves `models` until SIGINT or SIGTERM. In-flight requests may then finish within
 /// [`Config::shutdown_grace`]; a second signal aborts them.
 ///
+/// Errors inside the server are logged through `tracing`. For the location of panics, the first call
+/// installs a panic hook, which calls the previous hook.
+///
 /// # Errors
 /// [`ServerError`] if the configuration is invalid or the address cannot be bound.
 pub fn serve(
@@ -33,6 +38,7 @@ pub fn serve(
     config: Config,
     on_event: impl FnMut(ServerEvent),
 ) -> Result<(), ServerError> {
+    panics::install_hook();
     let loopback_only = is_loopback(&config.host);
     if !loopback_only && config.api_key.is_none() {
         return Err(ServerError::ApiKeyRequired { host: config.host });
@@ -97,7 +103,10 @@ async fn listen(
         let connection = serve_connection(&app.config, stream, router.clone());
         let connection = connections.watch(connection);
         tokio::spawn(async move {
-            let _ = connection.await; // Errors of a single connection are the client's.
+            // Errors of a single connection are the client's.
+            if let Err(payload) = AssertUnwindSafe(connection).catch_unwind().await {
+                panics::log("a connection", &*payload);
+            }
             drop(permit);
         });
     }

@@ -97,6 +97,7 @@ impl Model {
         };
         let metrics = Arc::new(EngineMetrics::default());
         let engine = Engine::start(
+            &loaded.name,
             loaded.generator.clone(),
             options,
             config.queue,

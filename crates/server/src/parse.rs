@@ -232,7 +232,8 @@ fn finish(
 /// The prompts of a completion: a string, a list of strings, ids, or a list of lists of ids.
 fn prompts(model: &Model, value: Option<&Value>) -> Result<Vec<Prompt>, ApiError> {
     let fail = || {
-        let message = "`prompt` must be a string, a list of strings, a list of token ids, or a list of lists of token ids";
+        let message = "`prompt` must be a string, a list of strings, a list of token ids, or a list of lists of \
+                       token ids";
         ApiError::invalid_field("prompt", message)
     };
     let value = value.ok_or_else(fail)?;
@@ -320,8 +321,8 @@ fn format_conversation(model: &Model, messages: &[Message]) -> Result<String, Ap
         )),
         (None, _) => Err(ApiError::invalid_field(
             "messages",
-            "this model has no chat template; hint: use /v1/completions, or add a chat_template.jinja to the model folder \
-             and restart the server",
+            "this model has no chat template; hint: use /v1/completions, or add a chat_template.jinja to the model \
+             folder and restart the server",
         )),
     }
 }

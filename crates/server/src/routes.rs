@@ -1,5 +1,6 @@
 //! Routes and their handlers.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,7 +21,7 @@ use crate::metrics::{self, ModelMetrics, Responses};
 use crate::middleware::{ApiKey, handle_request, read_body};
 use crate::params::Params;
 use crate::parse::{self, ParsedRequest};
-use crate::{Config, explain, page, stream, tokens};
+use crate::{Config, explain, page, panics, stream, tokens};
 
 /// State shared by all requests.
 pub(crate) struct AppState {
@@ -163,7 +164,8 @@ pub(crate) fn router(app: Arc<AppState>) -> Router {
 /// Adds the middleware. A panic becomes an ordinary response, so it is counted and gets all headers.
 fn with_middleware(routes: Router<Arc<AppState>>, app: Arc<AppState>) -> Router {
     routes
-        .layer(CatchPanicLayer::custom(|_| {
+        .layer(CatchPanicLayer::custom(|payload: Box<dyn Any + Send>| {
+            panics::log("a request handler", &*payload);
             ApiError::panicked().into_response()
         }))
         .layer(axum::middleware::from_fn_with_state(
@@ -257,6 +259,7 @@ mod tests {
     use hyper_util::service::TowerToHyperService;
 
     use super::*;
+    use crate::panics::test_log;
 
     fn app(config: Config) -> Arc<AppState> {
         Arc::new(AppState::new(Vec::new(), config, true))
@@ -270,10 +273,11 @@ mod tests {
     }
 
     #[test]
-    fn handler_panic_is_a_counted_500_with_all_headers() {
+    fn handler_panic_is_a_logged_and_counted_500_with_all_headers() {
         async fn panics() -> Response<Body> {
-            std::panic::panic_any("test panic")
+            panic!("in a handler")
         }
+        test_log::init();
         let app = app(Config::default());
         let router = with_middleware(Router::new().route("/panics", get(panics)), app.clone());
         let response = send(router, Request::get("/panics"));
@@ -282,6 +286,8 @@ mod tests {
         let mut counted = String::new();
         app.responses.write(&mut counted);
         assert!(counted.contains("status=\"500\"} 1"), "{counted}");
+        let lines = test_log::lines_with("in a handler");
+        assert!(lines.len() == 1 && lines[0].contains(file!()), "{lines:?}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use nextword_generate::{Overflow, SamplingConfig};
 use nextword_model::{ModelCard, ModelConfig};
 
 use super::*;
+use crate::panics::test_log;
 
 /// A byte tokenizer that panics on one token.
 #[derive(Debug)]
@@ -49,6 +50,10 @@ impl Tokenizer for PanickingTokenizer {
 }
 
 fn engine(slots: usize) -> Engine {
+    named_engine("test", slots)
+}
+
+fn named_engine(name: &str, slots: usize) -> Engine {
     let config = TokenizerConfig {
         kind: TokenizerKind::Byte,
         ..TokenizerConfig::default()
@@ -73,7 +78,14 @@ fn engine(slots: usize) -> Engine {
         slots,
         ..BatchOptions::default()
     };
-    Engine::start(generator, options, 8, Arc::new(EngineMetrics::default())).unwrap()
+    Engine::start(
+        name,
+        generator,
+        options,
+        8,
+        Arc::new(EngineMetrics::default()),
+    )
+    .unwrap()
 }
 
 fn sequence(prompt: &[u32], max_tokens: usize) -> Sequence {
@@ -119,6 +131,28 @@ fn panic_during_admission_fails_only_that_request() {
         assert_eq!(wait_for_end(&mut good), Ok(5));
     }
     assert_eq!((engine.queued(), engine.check_alive()), (0, Ok(())));
+}
+
+#[test]
+fn engine_panic_is_logged_with_message_and_location() {
+    test_log::init();
+    let engine = named_engine("panicking", 1);
+    let mut updates = engine.submit(vec![sequence(&[PANIC_TOKEN], 3)]).unwrap();
+    assert!(wait_for_end(&mut updates).is_err());
+    // The log is written just after the channel closes.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let mut lines = Vec::new();
+    while lines.is_empty() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+        lines = test_log::lines_with("the engine of model `panicking` panicked");
+    }
+    assert_eq!(lines.len(), 1);
+    let (line, file) = (&lines[0], file!());
+    assert!(
+        line.contains(" ERROR ") && line.contains(&format!("panicked at {file}:")),
+        "{line}"
+    );
+    assert!(line.contains("test panic"), "{line}");
 }
 
 #[test]
