@@ -77,7 +77,7 @@ impl Dropout {
         let mask = DropoutMask {
             rng: rng.stream(site.stream_id()),
             rate,
-            first: (first_sequence * row) as u64,
+            offset: (first_sequence * row) as u64,
         };
         nextword_kernels::dropout(x, mask)
     }

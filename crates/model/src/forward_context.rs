@@ -212,7 +212,7 @@ impl Positions {
     /// Gathers the rows of `table`, `[positions, d]`, for the tokens of this pass:
     /// `[rows or 1, seq, d]`.
     pub(crate) fn gather(&self, table: Tensor<2>) -> Tensor<3> {
-        let (offsets, seq) = (self.mask.starts(), self.mask.seq());
+        let (offsets, seq) = (self.mask.position_offsets(), self.mask.seq());
         if let [offset] = offsets {
             return table.narrow(0, *offset, seq).unsqueeze();
         }
@@ -227,7 +227,7 @@ impl Positions {
     /// local layer has its own frequencies.
     pub(crate) fn apply_rope(&self, x: Tensor<4>, is_local: bool) -> Tensor<4> {
         match &self.rope {
-            Some(rope) => rope.apply(x, is_local, self.mask.starts()),
+            Some(rope) => rope.apply(x, is_local, self.mask.position_offsets()),
             None => x,
         }
     }

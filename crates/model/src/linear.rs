@@ -25,7 +25,7 @@ impl Linear {
 
     /// Quantizes the weight.
     pub(crate) fn quantize(&mut self, bits: Bits) {
-        let weight = QuantizedMatrix::of_weight(self.weight.val(), bits);
+        let weight = QuantizedMatrix::from_weight(self.weight.val(), bits);
         self.set_quantized(weight);
     }
 

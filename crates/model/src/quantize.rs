@@ -74,10 +74,10 @@ impl Transformer {
         }
         let table = self.token_embedding.weight.val();
         let device = table.device();
-        self.quantized_embedding = Some(QuantizedMatrix::of_table(table, bits));
+        self.quantized_embedding = Some(QuantizedMatrix::from_table(table, bits));
         self.token_embedding.weight = empty_param(&device);
         if let Some(weight) = &mut self.head.weight {
-            self.head.quantized = Some(QuantizedMatrix::of_weight(weight.val(), bits));
+            self.head.quantized = Some(QuantizedMatrix::from_weight(weight.val(), bits));
             *weight = empty_param(&device);
         }
         self
@@ -226,7 +226,7 @@ pub(crate) fn load(
 ) -> Result<Transformer, ModelError> {
     compare(config, path, file, bits)?;
     let mut model = config.build(device)?;
-    let stays_quantized = QuantizedMatrix::runs_on(device);
+    let stays_quantized = QuantizedMatrix::has_native_kernel(device);
     let read = |name: &str, shape: [usize; 2]| matrix(file, name, shape, bits);
     let d = [config.d_model, config.vocab_size];
     let table = read(TABLE, d)?;
@@ -258,7 +258,7 @@ pub(crate) fn load(
 
 /// Dequantizes `matrix` into a parameter. A table is stored transposed.
 fn dequantize(matrix: &QuantizedMatrix, device: &Device, is_table: bool) -> Param<Tensor<2>> {
-    let data = TensorData::new(matrix.values(), matrix.shape());
+    let data = TensorData::new(matrix.dequantize(), matrix.shape());
     let values = Tensor::<2>::from_data(data, device);
     Param::from_tensor(if is_table { values.transpose() } else { values })
 }
