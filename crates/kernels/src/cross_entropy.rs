@@ -164,7 +164,7 @@ mod fast {
         {
             let rows = targets.len();
             let logits = &mut logits[..rows * d_out];
-            weight.multiply(x, rows, bias, logits);
+            weight.matmul(x, rows, bias, logits);
             let task = Task {
                 vocab: d_out,
                 targets,

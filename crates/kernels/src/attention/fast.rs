@@ -185,7 +185,7 @@ impl Op<3> for Attention {
     /// Log-sum-exp of the scores of each query, `[batch, n_heads, seq]`.
     type Saved = Buffer;
     const SAVES_INPUT: [bool; 3] = [true; 3];
-    const KEEPS_OUTPUT: bool = true;
+    const SAVES_OUTPUT: bool = true;
 
     fn forward(&self, [q, k, v]: [&[f32]; 3], _requires_grad: bool) -> (Buffer, Buffer) {
         let (len, rows) = self.sizes();
