@@ -131,7 +131,7 @@ impl Transformer {
     }
 
     /// Computes the input of the output layer: `[batch, seq]` to `[batch, seq, d_model]`.
-    pub fn hidden<P: Probe>(
+    pub fn hidden_states<P: Probe>(
         &self,
         tokens: Tensor<2, Int>,
         ctx: &mut ForwardContext<'_, P>,
@@ -160,7 +160,11 @@ impl Transformer {
     }
 
     /// Turns the output of the last block into the input of the output layer.
-    fn finished<P: Probe>(&self, x: Tensor<3>, ctx: &mut ForwardContext<'_, P>) -> Tensor<3> {
+    fn apply_final_norm<P: Probe>(
+        &self,
+        x: Tensor<3>,
+        ctx: &mut ForwardContext<'_, P>,
+    ) -> Tensor<3> {
         match &self.final_norm {
             Some(norm) => {
                 let x = norm.forward(x);
