@@ -160,7 +160,11 @@ impl Transformer {
     }
 
     /// Turns the output of the last block into the input of the output layer.
-    fn apply_final_norm<P: Probe>(&self, x: Tensor<3>, ctx: &mut ForwardContext<'_, P>) -> Tensor<3> {
+    fn apply_final_norm<P: Probe>(
+        &self,
+        x: Tensor<3>,
+        ctx: &mut ForwardContext<'_, P>,
+    ) -> Tensor<3> {
         match &self.final_norm {
             Some(norm) => {
                 let x = norm.forward(x);
