@@ -8,7 +8,7 @@ use super::{ModelType, llama, rope};
 use crate::ConvertError;
 
 pub(crate) fn read(kind: ModelType, fields: &Fields) -> Result<ModelConfig, ConvertError> {
-    let mut config = llama::sizes(kind, fields)?;
+    let mut config = llama::read_sizes(kind, fields)?;
     let bias = fields.flag("attention_bias", false)?;
     config.bias.qkv = bias;
     config.bias.attention_output = bias;
