@@ -10,6 +10,8 @@ use axum::http::header::AsHeaderName;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::IntoResponse;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -17,8 +19,8 @@ use crate::api_error::ApiError;
 use crate::routes::{AppState, route_name};
 
 /// Restricts the page to this server.
-const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
-                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+     img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// An API key, stored as a hash so that comparison takes constant time.
 #[derive(Clone, Debug)]
@@ -227,29 +229,9 @@ fn presented_key(headers: &HeaderMap) -> Option<String> {
         .map(|(_, password)| password.to_owned())
 }
 
-/// Decodes standard base64; `None` if it is malformed.
+/// Decodes standard base64, with canonical padding and no trailing bits; `None` if it is malformed.
 fn decode_base64(text: &str) -> Option<Vec<u8>> {
-    let digits = text.trim_end_matches('=');
-    let mut bytes = Vec::with_capacity(digits.len() * 3 / 4);
-    let (mut bits, mut count) = (0_u32, 0);
-    for c in digits.bytes() {
-        let value = match c {
-            b'A'..=b'Z' => c - b'A',
-            b'a'..=b'z' => c - b'a' + 26,
-            b'0'..=b'9' => c - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = bits << 6 | u32::from(value);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count) as u8);
-            bits &= (1 << count) - 1;
-        }
-    }
-    Some(bytes)
+    STANDARD.decode(text).ok()
 }
 
 /// Reads a request body declared as JSON, within the limits of size and time.
@@ -318,7 +300,29 @@ mod tests {
         let value = HeaderValue::from_static("Basic bWU6c2VjcmV0Ong=");
         headers.insert(header::AUTHORIZATION, value);
         assert_eq!(presented_key(&headers).as_deref(), Some("secret:x"));
-        assert_eq!(decode_base64("!"), None);
+    }
+
+    #[test]
+    fn malformed_base64_is_rejected() {
+        assert_eq!(decode_base64("Zg==").as_deref(), Some(&b"f"[..]));
+        assert_eq!(decode_base64("Zm8=").as_deref(), Some(&b"fo"[..]));
+        assert_eq!(decode_base64("Zm9v").as_deref(), Some(&b"foo"[..]));
+        for malformed in [
+            "!",        // not in the alphabet
+            "Zm9v-_",   // the URL-safe alphabet
+            "Z",        // an incomplete byte
+            "Zg",       // missing padding
+            "Zg=",      // incomplete padding
+            "Zg===",    // too much padding
+            "Zm9v=",    // padding of a complete group
+            "Zm9v====", // a group of padding
+            "Zg==Zg==", // padding inside
+            "Zh==",     // nonzero trailing bits
+            "Zm9=", "Zm 8=", // whitespace
+            "=",
+        ] {
+            assert_eq!(decode_base64(malformed), None, "{malformed:?}");
+        }
     }
 
     #[test]
