@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::args::{PrepareArgs, TokenizerArg};
 use crate::commands::train;
-use crate::format::{bytes, count, duration, grouped};
+use crate::format::{bytes, count, duration};
 use crate::{models, output};
 
 /// Minimum time between two progress updates.
