@@ -257,8 +257,8 @@ impl<'m> Decoder<'m> {
         let seq = ids.len() / rows.len();
         let data = TensorData::new(ids, [rows.len(), seq]);
         let tokens = Tensor::<2, Int>::from_data(data, &self.model.device());
-        let mut pass = ForwardContext::watched(probe).continuing(&mut self.cache, rows);
-        let hidden = self.model.hidden(tokens, &mut pass);
+        let mut pass = ForwardContext::with_probe(probe).with_cache(&mut self.cache, rows);
+        let hidden = self.model.hidden_states(tokens, &mut pass);
         // The prompt's other logits are not needed and would take seq * vocab_size elements.
         let last = hidden.narrow(1, seq - 1, 1); // [rows, 1, d_model]
         let logits = self.model.logits(last, &mut pass); // [rows, 1, vocab_size]

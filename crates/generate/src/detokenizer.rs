@@ -33,7 +33,7 @@ impl Detokenizer {
         prompt: &[u32],
         stop: &[String],
     ) -> Result<Self, GenerateError> {
-        let eos = tokenizer.specials().eos;
+        let eos = tokenizer.special_tokens().eos;
         let mut stream = DecodeStream::new(tokenizer);
         let text_start = prompt
             .iter()

@@ -242,7 +242,7 @@ impl TextGenerator {
 
     /// Ids that end a completion: the tokenizer's EOS token and those of the card.
     pub fn stop_ids(&self) -> Vec<u32> {
-        let own = self.tokenizer.specials().eos;
+        let own = self.tokenizer.special_tokens().eos;
         let all = own.into_iter().chain(self.card.eos_ids.iter().copied());
         all.collect()
     }
@@ -258,7 +258,7 @@ impl TextGenerator {
                 .filter(|_| encoding.unknown.is_empty())
         };
         self.tokenizer
-            .specials()
+            .special_tokens()
             .eos
             .or_else(line_break)
             .unwrap_or(0)
