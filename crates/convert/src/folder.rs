@@ -91,7 +91,7 @@ impl Tensors {
     }
 
     pub(crate) fn not_floats(&self, name: &str) -> Option<String> {
-        self.file(name)?.not_floats(name)
+        self.file(name)?.check_float(name)
     }
 
     pub(crate) fn values(&self, name: &str) -> Result<Vec<f32>, ConvertError> {

@@ -82,7 +82,7 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
             "imported from the Hugging Face folder `{name}` ({})",
             kind.name()
         ),
-        parameters: config.counts().total() as u64,
+        parameters: config.parameter_counts().total() as u64,
         bos_id: special.bos,
         bos_token: special.bos_token,
         eos_token: special.eos_token,
@@ -253,11 +253,11 @@ impl SpecialTokens {
         let find = |name: &Value| {
             let name = &text(name)?;
             (0..tokenizer.vocab_size() as u32)
-                .find(|id| tokenizer.piece(*id).as_ref() == Some(name))
+                .find(|id| tokenizer.id_to_token(*id).as_ref() == Some(name))
         };
         // The token that ends a chat turn is in the tokenizer's settings.
         eos.extend(find(&settings["eos_token"]));
-        let tokenizer_eos = tokenizer.specials().eos;
+        let tokenizer_eos = tokenizer.special_tokens().eos;
         eos.sort_unstable();
         eos.dedup();
         eos.retain(|id| Some(*id) != tokenizer_eos);

@@ -75,7 +75,7 @@ pub(crate) fn batch_loss(model: &Transformer, batch: TokenBatch) -> Result<(f64,
     let ids: Vec<i32> = batch.inputs.into_iter().map(u32::cast_signed).collect();
     let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids, shape), &model.device());
     let count = batch.targets.iter().filter(|id| **id != IGNORE).count();
-    let sum = model.loss_sum(tokens, &batch.targets, &mut ForwardContext::plain());
+    let sum = model.loss_sum(tokens, &batch.targets, &mut ForwardContext::inference());
     let nats = weights::to_f32_vec(sum.into_data())
         .iter()
         .map(|nats| f64::from(*nats))

@@ -241,7 +241,7 @@ impl Scorer<'_> {
     /// `text` without the parts that the tokenizer drops.
     fn covered(&self, text: &str) -> String {
         let encoding = self.tokenizer.encode(text);
-        let drops = self.tokenizer.specials().unk.is_none() && !encoding.unknown.is_empty();
+        let drops = self.tokenizer.special_tokens().unk.is_none() && !encoding.unknown.is_empty();
         if drops {
             self.tokenizer.decode(&encoding.ids)
         } else {
@@ -299,7 +299,7 @@ impl Scorer<'_> {
         if !prefix.is_empty() {
             let _ = self
                 .model
-                .hidden(ids(prefix), &mut ForwardContext::plain().continuing(&mut cache, &[0]));
+                .hidden_states(ids(prefix), &mut ForwardContext::inference().with_cache(&mut cache, &[0]));
         }
         let mut sums = Vec::new();
         for ending in endings {
@@ -308,7 +308,7 @@ impl Scorer<'_> {
                 continue;
             };
             let tokens = ids(&[&[*last], inputs].concat());
-            let mut pass = ForwardContext::plain().continuing(&mut cache, &[0]);
+            let mut pass = ForwardContext::inference().with_cache(&mut cache, &[0]);
             let nats = self.model.loss_sum(tokens, ending, &mut pass);
             sums.push(-f64::from(weights::to_f32_vec(nats.into_data())[0]));
             cache.truncate(0, prefix.len());
@@ -335,7 +335,7 @@ impl Scorer<'_> {
 
     /// The token before a text without context.
     fn start_token(&self) -> u32 {
-        self.bos.or(self.tokenizer.specials().eos).unwrap_or(0)
+        self.bos.or(self.tokenizer.special_tokens().eos).unwrap_or(0)
     }
 
     /// The log-probability of the last `counted` of `ids`, which are truncated on the left to fit the

@@ -73,7 +73,7 @@ pub fn evaluate_text(
     let count = documents.len() as u64;
     let context_length = model.config().context_length;
     let tokens = Tokens::from_documents(documents);
-    let padding = tokenizer.specials().padding();
+    let padding = tokenizer.special_tokens().padding_id();
     let windows = EvalWindows::new(tokens, context_length, settings.packing, padding)?;
     let loss = evaluate(model, &windows, settings.batch_size)?.with_bytes(bytes);
     Ok(TextReport {
@@ -89,7 +89,7 @@ fn encode(
     tokenizer: &dyn Tokenizer,
     pieces: impl IntoIterator<Item = Result<TextChunk, DataError>>,
 ) -> Result<(Vec<Vec<u32>>, usize), DataError> {
-    let eos = tokenizer.specials().eos;
+    let eos = tokenizer.special_tokens().eos;
     let mut unknown = std::collections::BTreeSet::new();
     let (mut documents, mut document) = (Vec::new(), Vec::new());
     for piece in pieces {
@@ -99,7 +99,7 @@ fn encode(
         if unknown.len() < nextword_data::Encoding::MAX_UNKNOWN {
             unknown.extend(encoding.unknown);
         }
-        if piece.end {
+        if piece.is_last {
             if document.last().copied() != eos {
                 document.extend(eos);
             }
@@ -134,7 +134,7 @@ fn predicted_bytes(tokenizer: &dyn Tokenizer, documents: &[Vec<u32>], packing: P
 pub(crate) fn byte_count(tokenizer: &dyn Tokenizer, ids: &[u32]) -> usize {
     let each = ids
         .iter()
-        .map(|id| tokenizer.bytes(*id).map(|bytes| bytes.len()));
+        .map(|id| tokenizer.token_bytes(*id).map(|bytes| bytes.len()));
     each.sum::<Option<usize>>()
         .unwrap_or_else(|| tokenizer.decode(ids).len())
 }

@@ -22,7 +22,7 @@ pub fn weights_of(model: &Transformer) -> Arrays {
         all.insert(name.to_string(), Array { shape, data });
     };
     weights::for_each(model, &mut add);
-    for (name, data) in model.widened() {
+    for (name, data) in model.dequantized() {
         add(&name, data); // Replaces the empty parameter of a quantized matrix.
     }
     all

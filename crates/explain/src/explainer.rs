@@ -51,7 +51,7 @@ impl Explainer {
 
     /// The text of a token.
     pub fn token_text(&self, id: u32) -> String {
-        let text = self.generator.tokenizer().token(id);
+        let text = self.generator.tokenizer().token_text(id);
         text.unwrap_or_else(|| format!("#{id}"))
     }
 
@@ -64,7 +64,7 @@ impl Explainer {
         prompt: &str,
         options: &TextOptions,
     ) -> Result<Explanation<'_>, ExplainError> {
-        let encoding = self.generator.prompt_ids(prompt, options)?;
+        let encoding = self.generator.encode_prompt(prompt, options)?;
         let mut stop_ids = self.generator.stop_ids();
         stop_ids.retain(|_| options.stop_at_eos);
         let trace_options = TraceOptions {

@@ -78,7 +78,7 @@ impl Recorder {
 }
 
 impl Probe for Recorder {
-    fn see<const D: usize>(&mut self, site: Site, tensor: &Tensor<D>) {
+    fn record<const D: usize>(&mut self, site: Site, tensor: &Tensor<D>) {
         if !self.rotary && matches!(site.hook, Hook::RotatedQuery | Hook::RotatedKey) {
             return; // Without RoPE these equal the unrotated tensors.
         }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nextword_generate::{Candidate, FinishReason, SamplingConfig};
+use nextword_generate::{TracedCandidate, FinishReason, SamplingConfig};
 use nextword_model::ModelConfig;
 use serde::Serialize;
 
@@ -150,7 +150,7 @@ pub struct CandidateInfo {
     pub text: String,
     /// Its logit, probabilities, and the filter that removed it.
     #[serde(flatten)]
-    pub candidate: Candidate,
+    pub candidate: TracedCandidate,
 }
 
 /// A step of the forward pass.
@@ -209,7 +209,7 @@ impl Report {
                 trained_on: card.trained_on.clone(),
                 step: card.step,
                 seed: card.seed,
-                parameters: config.counts().total(),
+                parameters: config.parameter_counts().total(),
                 bits: trace.bits,
                 version: card.version.clone(),
             },
@@ -235,7 +235,7 @@ impl Report {
                 .iter()
                 .enumerate()
                 .map(|(n, sample)| {
-                    explanation.contribution(trace.prompt_len - 1 + n, sample.choice.id)
+                    explanation.contribution(trace.prompt_len - 1 + n, sample.sampled.id)
                 })
                 .collect(),
             notes: notes,
@@ -406,8 +406,8 @@ fn sampled_tokens(explanation: &Explanation<'_>, top: usize) -> Vec<SampledToken
     samples
         .map(|(n, sample)| {
             let after = trace.prompt_len - 1 + n;
-            let id = sample.choice.id;
-            let mut order: Vec<&Candidate> = sample.candidates.iter().collect();
+            let id = sample.sampled.id;
+            let mut order: Vec<&TracedCandidate> = sample.candidates.iter().collect();
             order.sort_by(|a, b| b.adjusted.total_cmp(&a.adjusted));
             let listed = order.iter().enumerate();
             let listed = listed.filter(|(rank, c)| *rank < top || c.id == id);
@@ -424,7 +424,7 @@ fn sampled_tokens(explanation: &Explanation<'_>, top: usize) -> Vec<SampledToken
                     text: explanation.explainer.token_text(id),
                     probability: trace.value(PROBABILITIES).at(&[after, id as usize]),
                 },
-                sampling_probability: sample.choice.probability,
+                sampling_probability: sample.sampled.probability,
                 uniform: sample.uniform,
                 omitted: sample.candidates.len() - candidates.len(),
                 candidates,

@@ -92,7 +92,7 @@ impl Trace {
             max_tokens: options.max_tokens.max(1),
             stop_ids: options.stop_ids.clone(),
             overflow: Overflow::Stop,
-            first_id: options.bos_id,
+            bos_id: options.bos_id,
             first_sequence: 0,
         };
         let mut decoder = Decoder::new(model, &[prompt.to_vec()], decode)?;
@@ -101,14 +101,14 @@ impl Trace {
         let mut step_logits: Vec<Vec<f32>> = Vec::new();
         let mut samples = Vec::new();
         while !decoder.is_done() {
-            for token in decoder.step_watched(&mut recorder)? {
+            for token in decoder.step_with_probe(&mut recorder)? {
                 let logits = recorder.last("logits").unwrap_or_default().to_vec();
                 let key = SampleKey {
                     sequence: 0,
                     position: samples.len() as u64,
                 };
-                samples.push(sampler.drawing(&logits, &history, key)?);
-                history.push(token.choice.id);
+                samples.push(sampler.trace(&logits, &history, key)?);
+                history.push(token.sampled.id);
                 step_logits.push(logits);
             }
         }
@@ -159,7 +159,7 @@ impl Trace {
         rows.map(|row| {
             let row = TensorData::new(row.to_vec(), [1, 1, d]);
             let row = Tensor::<3>::from_data(row, &device);
-            weights::to_f32_vec(model.logits(row, &mut ForwardContext::plain()).into_data())
+            weights::to_f32_vec(model.logits(row, &mut ForwardContext::inference()).into_data())
         })
         .collect()
     }
@@ -235,7 +235,7 @@ impl Trace {
     /// The token that follows `position`: the prompt's own, or the sampled one.
     pub fn next_id(&self, position: usize) -> Option<u32> {
         let input = self.ids.get(position + 1).copied();
-        input.or_else(|| self.sample_after(position).map(|sample| sample.choice.id))
+        input.or_else(|| self.sample_after(position).map(|sample| sample.sampled.id))
     }
 }
 

@@ -61,11 +61,11 @@ impl ChatTemplate {
             Ok(_) => {}
         }
         let source = fs::read_to_string(&path).map_err(|e| template_error(e.to_string()))?;
-        let token_text = |id: Option<u32>| tokenizer.piece(id?);
+        let token_text = |id: Option<u32>| tokenizer.id_to_token(id?);
         let card = &model_dir.card;
         let bos = card.bos_token.clone().or_else(|| token_text(card.bos_id));
         let eos = card.eos_token.clone();
-        let eos = eos.or_else(|| token_text(tokenizer.specials().eos));
+        let eos = eos.or_else(|| token_text(tokenizer.special_tokens().eos));
         Self::parse(&source, bos, eos)
             .map(Some)
             .map_err(|e| template_error(e.to_string()))

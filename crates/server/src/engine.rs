@@ -310,7 +310,7 @@ impl Worker {
         for (id, active) in &mut self.active {
             let stalled = active.updates.capacity() < active.reserved;
             if stalled != active.stalled_since.is_some() {
-                self.batcher.hold(*id, stalled);
+                self.batcher.set_paused(*id, stalled);
                 active.stalled_since = stalled.then(Instant::now);
             }
             all_stalled &= stalled;
@@ -357,7 +357,7 @@ impl Worker {
             OutputAssembler::new(tokenizer, &prompt, &stop).map_err(|e| e.to_string())?;
         let admitted = self.batcher.admit(request).map_err(|e| e.to_string())?;
         let id = admitted.ok_or("no slot is free")?;
-        let cached_tokens = self.batcher.reused(id);
+        let cached_tokens = self.batcher.cached_tokens(id);
         self.metrics.prompt_tokens.add(prompt.len() as u64);
         self.metrics.cached_tokens.add(cached_tokens as u64);
         let active = ActiveCompletion {

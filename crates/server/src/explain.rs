@@ -22,7 +22,7 @@ const MAX_TOKENS: u64 = 32;
 const MAX_SHOWN_VALUES: usize = 300_000;
 
 pub(crate) fn index() -> Response<Body> {
-    file_response(page::live(), "text/html; charset=utf-8")
+    file_response(page::render_live(), "text/html; charset=utf-8")
 }
 
 pub(crate) fn style() -> Response<Body> {
@@ -85,11 +85,11 @@ fn run_query(
     query: ExplainQuery,
 ) -> Result<serde_json::Result<String>, ExplainError> {
     let options = ReportOptions {
-        most: MAX_SHOWN_VALUES,
+        max_values: MAX_SHOWN_VALUES,
         ..ReportOptions::default()
     };
     Ok(match query {
-        ExplainQuery::Report => serde_json::to_string(&explanation.story(&options)?),
+        ExplainQuery::Report => serde_json::to_string(&explanation.report(&options)?),
         // Without the weights: they stay on the server.
         ExplainQuery::ReportWithVocabulary => {
             serde_json::to_string(&page::Panel::without_weights(explanation, &options)?)
@@ -97,12 +97,12 @@ fn run_query(
         ExplainQuery::Why(address) => serde_json::to_string(&explanation.why(&address)?),
         ExplainQuery::WhatIf(edits) => serde_json::to_string(&explanation.what_if(&edits)?),
         ExplainQuery::Layer(layer) => {
-            let tensors = explanation.layer(layer, 8 * MAX_SHOWN_VALUES)?;
+            let tensors = explanation.layer_tensors(layer, 8 * MAX_SHOWN_VALUES)?;
             serde_json::to_string(&BTreeMap::from([("tensors", tensors)]))
         }
         ExplainQuery::Embedding(id) => serde_json::to_string(&json!({
             "id": id,
-            "text": explanation.explainer.text(id),
+            "text": explanation.explainer.token_text(id),
             "numbers": explanation.explainer.embedding(id)?,
         })),
     })

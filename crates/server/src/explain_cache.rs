@@ -102,7 +102,7 @@ impl Cache {
                 trace: cached.trace,
             },
             None => {
-                let encoding = explainer.generator().prompt_ids(&prompt, &options);
+                let encoding = explainer.generator().encode_prompt(&prompt, &options);
                 let encoding =
                     encoding.map_err(|error| ApiError::bad_request(error.to_string()))?;
                 check_size(model.config(), encoding.ids.len() + options.max_tokens)?;
@@ -143,12 +143,12 @@ impl Cache {
             self.explainers.push_front(found.clone());
             return Ok(found.1);
         }
-        let bytes = |config: &ModelConfig| config.counts().total() * size_of::<f64>();
+        let bytes = |config: &ModelConfig| config.parameter_counts().total() * size_of::<f64>();
         let mut bytes_left = MAX_WEIGHT_BYTES.checked_sub(bytes(model.config())).ok_or_else(|| {
             ApiError::bad_request(format!(
                 "this model has {} parameters, more than the {} that can be explained here; hint: run `nextword \
                  explain` on the server's machine, which works layer by layer",
-                model.config().counts().total(),
+                model.config().parameter_counts().total(),
                 MAX_WEIGHT_BYTES / size_of::<f64>()
             ))
         })?;
@@ -168,7 +168,7 @@ impl Cache {
 /// Rejects prompts whose explanation would take too long or too much memory.
 fn check_size(config: &ModelConfig, tokens: usize) -> Result<(), ApiError> {
     let tokens = tokens.min(config.context_length);
-    let parameters = config.counts().total();
+    let parameters = config.parameter_counts().total();
     let fits = |tokens: usize| {
         count_values(config, tokens) <= MAX_TRACE_VALUES
             && parameters.saturating_mul(tokens) <= MAX_MULTIPLICATIONS

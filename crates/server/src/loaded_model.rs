@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use burn::tensor::Device;
 use nextword_data::Tokenizer;
-use nextword_explain::learning::TrainingHistory;
+use nextword_explain::history::TrainingHistory;
 use nextword_generate::{BatchOptions, TextGenerator};
 use nextword_model::{ModelConfig, ModelDir};
 use serde_json::{Value, json};

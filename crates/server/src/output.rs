@@ -67,11 +67,11 @@ impl OutputAssembler {
 
     /// Appends a token. With a `score` it is reported to the client; an EOS token (`is_eos`) has no text.
     pub(crate) fn push(&mut self, id: u32, score: Option<&Score>, is_eos: bool) -> TextDelta {
-        let offset = self.writer.decoded();
-        let text = self.writer.take(id, is_eos);
+        let offset = self.writer.char_count();
+        let text = self.writer.push(id, is_eos);
         if score.is_some() {
             let info = token_info(&*self.tokenizer, id, score, offset);
-            self.pending.push_back((info, self.writer.decoded()));
+            self.pending.push_back((info, self.writer.char_count()));
         }
         self.written += text.chars().count();
         let mut tokens = Vec::new();
@@ -131,7 +131,7 @@ fn token_info(
     score: Option<&Score>,
     offset: usize,
 ) -> TokenInfo {
-    let text = |id| tokenizer.token(id).unwrap_or_default();
+    let text = |id| tokenizer.token_text(id).unwrap_or_default();
     let mut top: Vec<TopToken> = Vec::new();
     if let Some(score) = score.filter(|score| !score.top.is_empty()) {
         let sampled = (score.id, score.logprob);
@@ -141,14 +141,14 @@ fn token_info(
             .chain(is_absent.then_some(sampled))
             .map(|(id, logprob)| TopToken {
                 text: text(id),
-                bytes: tokenizer.bytes(id),
+                bytes: tokenizer.token_bytes(id),
                 logprob,
             })
             .collect();
     }
     TokenInfo {
         text: text(id),
-        bytes: tokenizer.bytes(id),
+        bytes: tokenizer.token_bytes(id),
         logprob: score.map(|score| score.logprob),
         top,
         offset,

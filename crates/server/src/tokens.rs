@@ -29,7 +29,7 @@ pub(crate) async fn tokenize(State(app): State<Arc<AppState>>, request: Request)
             tokens
                 .map(|(id, range)| {
                     json!({
-                        "id": id, "piece": tokenizer.token(*id),
+                        "id": id, "piece": tokenizer.token_text(*id),
                         "start": range.as_ref().map(|range| range.start),
                         "end": range.as_ref().map(|range| range.end),
                     })
@@ -75,8 +75,8 @@ fn byte_ranges(
         if is_lost {
             return None;
         }
-        let bytes = tokenizer.bytes(*id).filter(|bytes| !bytes.is_empty());
-        let bytes = bytes.or_else(|| tokenizer.token(*id).map(String::into_bytes));
+        let bytes = tokenizer.token_bytes(*id).filter(|bytes| !bytes.is_empty());
+        let bytes = bytes.or_else(|| tokenizer.token_text(*id).map(String::into_bytes));
         let bytes = bytes.unwrap_or_default();
         let rest = &text.as_bytes()[at..];
         // Some tokenizers prepend a space to the text, some drop spaces between words.

@@ -46,18 +46,18 @@ pub fn prepare_run(mut config: RunConfig) -> Result<RunSetup, TrainError> {
     }
     resolve_vocab_size(&mut config, dataset.tokenizer.as_ref())?;
     check_parameters(&config)?;
-    let padding = dataset.tokenizer.specials().padding();
+    let padding = dataset.tokenizer.special_tokens().padding_id();
     let context_length = config.model.context_length;
     let loader = Loader::new(
         dataset.train.clone(),
         LoaderConfig {
             context_length,
             batch_size: config.train.batch_size,
-            accumulation: config.train.accumulation,
+            grad_accum_steps: config.train.accumulation,
             order: config.data.order,
             packing: config.data.packing,
             seed: config.seed,
-            padding,
+            padding_id: padding,
         },
     )?;
     let validation = if dataset.validation.is_empty() {

@@ -56,7 +56,7 @@ pub(crate) fn metadata(
     let file: Value = serde_json::from_slice(&bytes)
         .map_err(|error| ConvertError::source(&path, format!("is not JSON ({error})")))?;
     let size = record.config.vocab_size;
-    let mut tokens: Vec<Option<String>> = (0..size as u32).map(|id| tokenizer.piece(id)).collect();
+    let mut tokens: Vec<Option<String>> = (0..size as u32).map(|id| tokenizer.id_to_token(id)).collect();
     let added = added_tokens(&file);
     let settings = settings(&file, &tokens, &added)?;
     if settings.escapes_spaces {
@@ -74,7 +74,7 @@ pub(crate) fn metadata(
             );
         }
     }
-    let special = tokenizer.specials();
+    let special = tokenizer.special_tokens();
     let unknown = special.unk;
     // Without an EOS token `llama.cpp` stops at token 2 or 11. Use a token that is never a target.
     let unused = tokens.iter().position(Option::is_none).map(|id| id as u32);

@@ -31,7 +31,7 @@ pub fn export(record: &ModelDir, float: FloatType, to: &Path) -> Result<&'static
     if let Some(bos) = record
         .card
         .bos_id
-        .and_then(|id| Some((id, tokenizer.piece(id)?)))
+        .and_then(|id| Some((id, tokenizer.id_to_token(id)?)))
     {
         tokenizer_json = with_bos(tokenizer_json, &bos);
     }
@@ -130,7 +130,7 @@ pub(crate) fn check_weights(record: &ModelDir, weights: &TensorFile) -> Result<(
 }
 
 fn special_ids(record: &ModelDir, tokenizer: &dyn Tokenizer) -> Map<String, Value> {
-    let special = tokenizer.specials();
+    let special = tokenizer.special_tokens();
     let mut eos: Vec<u32> = special.eos.into_iter().collect();
     eos.extend(&record.card.eos_ids);
     let eos = match eos.as_slice() {
@@ -146,8 +146,8 @@ fn special_ids(record: &ModelDir, tokenizer: &dyn Tokenizer) -> Map<String, Valu
 }
 
 fn tokenizer_config(record: &ModelDir, tokenizer: &dyn Tokenizer) -> Value {
-    let special = tokenizer.specials();
-    let token = |id: Option<u32>| json!(id.and_then(|id| tokenizer.piece(id)));
+    let special = tokenizer.special_tokens();
+    let token = |id: Option<u32>| json!(id.and_then(|id| tokenizer.id_to_token(id)));
     let card = &record.card;
     let eos = special.eos.or(card.eos_ids.first().copied());
     // Chat templates refer to these tokens by name, so keep the imported names.

@@ -102,10 +102,10 @@ impl Printer<'_> {
         }
         for info in &sampled.candidates {
             let candidate = &info.candidate;
-            let outcome = match candidate.cut {
+            let outcome = match candidate.removed_by {
                 None if temperature <= 0.0 => "chosen".to_string(),
                 None => {
-                    let (from, to) = (candidate.from, candidate.from + candidate.share);
+                    let (from, to) = (candidate.cumulative, candidate.cumulative + candidate.final_probability);
                     let mark = if candidate.id == sampled.token.id {
                         "  ← sampled"
                     } else {
@@ -120,7 +120,7 @@ impl Printer<'_> {
                 Some(Filter::Forbidden) => "forbidden".to_string(),
             };
             let name: String = printable(&info.text).chars().take(LABEL_WIDTH).collect();
-            let styled = if candidate.cut.is_some() {
+            let styled = if candidate.removed_by.is_some() {
                 self.style("9;2", &name)
             } else {
                 name.clone()

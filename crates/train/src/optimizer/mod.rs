@@ -148,11 +148,11 @@ impl Optimizer {
         params: UpdateParams,
     ) -> Tensor<1> {
         let step = AdamwStep {
-            rate: params.lr,
+            lr: params.lr,
             beta1: self.config.beta1,
             beta2: self.config.beta2,
             eps: self.config.eps,
-            number: self.updates,
+            step: self.updates,
             gradient_scale: params.gradient_scale,
         };
         let moments = self.moments.entry(path.to_string()).or_default();
