@@ -197,7 +197,7 @@ impl Reporter for JsonReporter {
     fn ended(&mut self, outcome: &Outcome) {
         let reason = match outcome.reason {
             StopReason::Finished => "finished",
-            StopReason::Patience => "patience",
+            StopReason::EarlyStopped => "patience",
             StopReason::Interrupted => "interrupted",
         };
         Self::write(json!({
@@ -279,7 +279,7 @@ fn sample_block(step: u64, prompt: &str, text: &str) -> String {
 fn end_lines(outcome: &Outcome, prompt: Option<&str>) -> Vec<String> {
     let result = match outcome.reason {
         StopReason::Finished => "done",
-        StopReason::Patience => "stopped early: the validation loss stopped improving",
+        StopReason::EarlyStopped => "stopped early: the validation loss stopped improving",
         StopReason::Interrupted => "interrupted and saved",
     };
     let show = |name: &str, loss: Option<f64>| {

@@ -189,7 +189,7 @@ fn server_code(error: &ServerError) -> Code {
     match error {
         ServerError::Generate(error) => generate_code(error),
         ServerError::Template { .. } | ServerError::Chat { .. } => Code::BadFile,
-        ServerError::KeyNeeded { .. } | ServerError::SameName { .. } => Code::Usage,
+        ServerError::ApiKeyRequired { .. } | ServerError::DuplicateName { .. } => Code::Usage,
         ServerError::Budget { .. } => Code::Resources,
         _ => Code::Failure,
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use nextword_explain::learning::{TrainingHistory, ProbeStep};
+use nextword_explain::history::{ProbeStep, TrainingHistory};
 use nextword_train::MetricsLine;
 
 use crate::{exit, models};
@@ -44,5 +44,8 @@ pub(crate) fn load(run: &Path) -> anyhow::Result<TrainingHistory> {
         let line: MetricsLine = serde_json::from_str(line).ok()?;
         Some((line.step, line.loss?))
     });
-    Ok(TrainingHistory::of(snapshots, &losses.collect::<Vec<_>>()))
+    Ok(TrainingHistory::from_probes(
+        snapshots,
+        &losses.collect::<Vec<_>>(),
+    ))
 }

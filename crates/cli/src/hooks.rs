@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use nextword_data::Tokenizer;
 use nextword_eval::EvalError;
-use nextword_explain::{ExplainError, learning};
-use nextword_generate::{GenerateError, PROMPT_PLACEHOLDER, SamplingConfig, TextGenerator, TextOptions};
+use nextword_explain::{ExplainError, history};
+use nextword_generate::{
+    GenerateError, PROMPT_PLACEHOLDER, SamplingConfig, TextGenerator, TextOptions,
+};
 use nextword_model::{ModelCard, Transformer};
 use nextword_train::{Hooks, TrainError};
 
@@ -27,7 +29,10 @@ impl Hooks for TrainingHooks {
         temperature: f64,
         seed: u64,
     ) -> Result<String, TrainError> {
-        let template = self.prompt_template.as_deref().unwrap_or(PROMPT_PLACEHOLDER);
+        let template = self
+            .prompt_template
+            .as_deref()
+            .unwrap_or(PROMPT_PLACEHOLDER);
         let options = TextOptions {
             sampling: SamplingConfig {
                 temperature,
@@ -48,13 +53,16 @@ impl Hooks for TrainingHooks {
             .unwrap_or_default())
     }
 
-    fn look(
+    fn probe(
         &mut self,
         model: &Transformer,
         tokenizer: &Arc<dyn Tokenizer>,
         sentence: &str,
     ) -> Result<Option<serde_json::Value>, TrainError> {
-        let template = self.prompt_template.as_deref().unwrap_or(PROMPT_PLACEHOLDER);
+        let template = self
+            .prompt_template
+            .as_deref()
+            .unwrap_or(PROMPT_PLACEHOLDER);
         let options = TextOptions {
             sampling: SamplingConfig::greedy(),
             max_tokens: 1,
@@ -62,7 +70,7 @@ impl Hooks for TrainingHooks {
             ..TextOptions::default()
         };
         let generator = generator(model, tokenizer).map_err(EvalError::Generate)?;
-        let snapshot = match learning::snapshot(generator, sentence, &options) {
+        let snapshot = match history::snapshot(generator, sentence, &options) {
             Ok(snapshot) => snapshot,
             Err(ExplainError::Generate(error)) => return Err(EvalError::Generate(error).into()),
             Err(ExplainError::Model(error)) => return Err(error.into()),

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use burn::module::Module;
 use nextword_data::Baselines;
-use nextword_model::{ParameterCounts, MemoryEstimate};
-use nextword_train::{RunSetup, Optimizer, RunConfig, Stepper};
+use nextword_model::{MemoryEstimate, ParameterCounts};
+use nextword_train::{Optimizer, RunConfig, RunSetup, Stepper};
 use serde::Serialize;
 
 use crate::exit;
@@ -125,7 +125,7 @@ impl Plan {
         let config = &setup.config;
         let model = &config.model;
         let seq = model.context_length;
-        let moments = Optimizer::numbers_per_parameter(&config.optimizer);
+        let moments = Optimizer::state_per_parameter(&config.optimizer);
         let estimate = model.training_memory(
             config.train.batch_size,
             seq,
@@ -137,7 +137,7 @@ impl Plan {
         Self {
             name: config.name.clone(),
             device: config.device.clone(),
-            parameters: model.counts().into(),
+            parameters: model.parameter_counts().into(),
             training_flops_per_token: model.training_flops(seq) as u64,
             forward_flops_per_token: model.forward_flops(seq) as u64,
             memory_bytes: Memory {
@@ -161,7 +161,7 @@ impl Plan {
         let data = &setup.dataset;
         if data.validation.len() >= 2 {
             let vocab_size = data.tokenizer.vocab_size();
-            let losses = Baselines::measure(&data.train, &data.validation, vocab_size)?;
+            let losses = Baselines::compute(&data.train, &data.validation, vocab_size)?;
             self.baselines = Some(BaselineLosses {
                 uniform: losses.uniform,
                 unigram: losses.unigram,
@@ -177,7 +177,7 @@ impl Plan {
             return Ok(self);
         }
         let config = &setup.config;
-        let model = setup.first_model()?.train();
+        let model = setup.initial_model()?.train();
         let model = model.with_precision(config.train.precision)?;
         let mut stepper =
             Stepper::new(model, config.optimizer, config.seed, config.train.recompute);

@@ -141,7 +141,11 @@ pub(crate) mod tests {
         let ids: Vec<i32> = before.iter().map(|id| id.cast_signed()).collect();
         let data = TensorData::new(ids, [1, before.len()]);
         let tokens = Tensor::<2, Int>::from_data(data, &model.device());
-        let logits = weights::to_f32_vec(model.forward(tokens, &mut ForwardContext::plain()).into_data());
+        let logits = weights::to_f32_vec(
+            model
+                .forward(tokens, &mut ForwardContext::plain())
+                .into_data(),
+        );
         let last = &logits[logits.len() - model.config().vocab_size..];
         let sum: f64 = last.iter().map(|l| f64::from(*l).exp()).sum();
         f64::from(last[token as usize]) - sum.ln()

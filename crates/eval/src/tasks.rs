@@ -10,7 +10,7 @@ use std::io::BufRead;
 
 use burn::tensor::{Int, Tensor, TensorData};
 use nextword_data::{Encoding, IGNORE, TokenBatch, Tokenizer};
-use nextword_model::{KvCache, ForwardContext, Transformer, weights};
+use nextword_model::{ForwardContext, KvCache, Transformer, weights};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -297,9 +297,10 @@ impl Scorer<'_> {
             Tensor::<2, Int>::from_data(TensorData::new(values, shape), &device)
         };
         if !prefix.is_empty() {
-            let _ = self
-                .model
-                .hidden_states(ids(prefix), &mut ForwardContext::inference().with_cache(&mut cache, &[0]));
+            let _ = self.model.hidden_states(
+                ids(prefix),
+                &mut ForwardContext::inference().with_cache(&mut cache, &[0]),
+            );
         }
         let mut sums = Vec::new();
         for ending in endings {
@@ -335,7 +336,9 @@ impl Scorer<'_> {
 
     /// The token before a text without context.
     fn start_token(&self) -> u32 {
-        self.bos.or(self.tokenizer.special_tokens().eos).unwrap_or(0)
+        self.bos
+            .or(self.tokenizer.special_tokens().eos)
+            .unwrap_or(0)
     }
 
     /// The log-probability of the last `counted` of `ids`, which are truncated on the left to fit the

@@ -18,7 +18,10 @@ pub fn weights_of(model: &Transformer) -> Arrays {
     let mut all = Arrays::new();
     let mut add = |name: &str, data: TensorData| {
         let shape = data.shape().to_vec();
-        let data = weights::to_f32_vec(data).into_iter().map(f64::from).collect();
+        let data = weights::to_f32_vec(data)
+            .into_iter()
+            .map(f64::from)
+            .collect();
         all.insert(name.to_string(), Array { shape, data });
     };
     weights::for_each(model, &mut add);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nextword_generate::{TracedCandidate, FinishReason, SamplingConfig};
+use nextword_generate::{FinishReason, SamplingConfig, TracedCandidate};
 use nextword_model::ModelConfig;
 use serde::Serialize;
 

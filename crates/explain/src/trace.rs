@@ -2,10 +2,10 @@
 
 use burn::tensor::{Tensor, TensorData};
 use nextword_generate::{
-    DecodeOptions, Decoder, SamplingTrace, FinishReason, History, Overflow, SampleKey, Sampler,
-    SamplingConfig, truncate_left,
+    DecodeOptions, Decoder, FinishReason, History, Overflow, SampleKey, Sampler, SamplingConfig,
+    SamplingTrace, truncate_left,
 };
-use nextword_model::{Bits, ModelConfig, ForwardContext, Transformer, weights};
+use nextword_model::{Bits, ForwardContext, ModelConfig, Transformer, weights};
 
 use crate::ExplainError;
 use crate::array::Array;
@@ -159,7 +159,11 @@ impl Trace {
         rows.map(|row| {
             let row = TensorData::new(row.to_vec(), [1, 1, d]);
             let row = Tensor::<3>::from_data(row, &device);
-            weights::to_f32_vec(model.logits(row, &mut ForwardContext::inference()).into_data())
+            weights::to_f32_vec(
+                model
+                    .logits(row, &mut ForwardContext::inference())
+                    .into_data(),
+            )
         })
         .collect()
     }

@@ -6,7 +6,7 @@
 use std::ops::ControlFlow;
 
 use burn::tensor::{Int, Tensor, TensorData};
-use nextword_model::{KvCache, NoProbe, ForwardContext, Probe, Transformer, weights};
+use nextword_model::{ForwardContext, KvCache, NoProbe, Probe, Transformer, weights};
 use serde::{Deserialize, Serialize};
 
 use crate::{GenerateError, History, SampleKey, SampledToken, Sampler, SamplingConfig};

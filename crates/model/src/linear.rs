@@ -40,7 +40,9 @@ impl Linear {
         let bias = self.bias.as_ref().map(Param::val);
         match &self.quantized {
             Some(weight) => nextword_kernels::linear_quantized(x, weight, bias),
-            None => nextword_kernels::linear_with_precision(self.precision, x, self.weight.val(), bias),
+            None => {
+                nextword_kernels::linear_with_precision(self.precision, x, self.weight.val(), bias)
+            }
         }
     }
 }

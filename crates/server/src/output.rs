@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use nextword_data::{DecodeStream, Tokenizer};
-use nextword_generate::{GenerateError, Score, Detokenizer};
+use nextword_generate::{Detokenizer, GenerateError, Score};
 
 /// A token as reported to clients.
 #[derive(Clone, Debug, PartialEq)]

@@ -313,7 +313,9 @@ fn format_conversation(model: &Model, messages: &[Message]) -> Result<String, Ap
         return template.render(messages).map_err(|e| messages_error(&e));
     }
     match (&model.generator.card().prompt_template, messages) {
-        (Some(template), [one]) if one.role == "user" => Ok(template.replace(PROMPT_PLACEHOLDER, &one.content)),
+        (Some(template), [one]) if one.role == "user" => {
+            Ok(template.replace(PROMPT_PLACEHOLDER, &one.content))
+        }
         (Some(_), _) => Err(ApiError::invalid_field(
             "messages",
             "this model's prompt template accepts only a single user message; hint: to support conversations, add a \

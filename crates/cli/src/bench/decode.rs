@@ -16,7 +16,7 @@ pub(crate) fn decode(args: &BenchDecodeArgs) -> anyhow::Result<Report> {
     let device = models::open_device(&args.common.device)?;
     let (mut subject, mut model) = open(&args.model, &device)?;
     if let Some(bits) = args.bits {
-        if model.bits().is_some() || !QuantizedMatrix::runs_on(&device) {
+        if model.bits().is_some() || !QuantizedMatrix::has_native_kernel(&device) {
             return Err(exit::usage(
                 "--bits needs unquantized weights on the device flex; hint: omit it and give a model made by \
                  `nextword quantize`",
@@ -84,7 +84,7 @@ pub(crate) fn prefill(args: &BenchPrefillArgs) -> anyhow::Result<Report> {
 
 /// Returns whether the weights are in the memory that `read_bandwidth` measures.
 fn on_cpu(device: &Device) -> bool {
-    QuantizedMatrix::runs_on(device)
+    QuantizedMatrix::has_native_kernel(device)
 }
 
 /// Opens the model to measure and returns its name.

@@ -230,7 +230,9 @@ impl Chat<'_> {
     fn reply(&mut self, message: &str) -> anyhow::Result<bool> {
         self.options.prompt_template = match self.style {
             PromptStyle::SingleTurn => None,
-            PromptStyle::Template(_) | PromptStyle::Continuation => Some(PROMPT_PLACEHOLDER.to_owned()),
+            PromptStyle::Template(_) | PromptStyle::Continuation => {
+                Some(PROMPT_PLACEHOLDER.to_owned())
+            }
         };
         self.stop.store(false, Ordering::SeqCst);
         let mut write_error = None;
@@ -286,7 +288,7 @@ impl Chat<'_> {
         };
         let tokenizer = self.generator.tokenizer();
         for (id, logprob) in reply.ids.iter().zip(&reply.logprobs) {
-            let token = tokenizer.token(*id).unwrap_or_default();
+            let token = tokenizer.token_text(*id).unwrap_or_default();
             output::print_line(&format!("{:6.2} %  {token:?}", 100.0 * logprob.exp()))?;
         }
         Ok(())

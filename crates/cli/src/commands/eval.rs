@@ -66,7 +66,7 @@ fn evaluate(model: &Path, args: &EvalArgs, sources: &Sources) -> anyhow::Result<
     let report = evaluate_text(
         generator.model(),
         tokenizer.as_ref(),
-        sources.pieces(),
+        sources.chunks(),
         settings,
     )?;
     if !report.loss.nats_per_token.is_finite() {

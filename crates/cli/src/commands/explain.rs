@@ -3,9 +3,11 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use nextword_explain::learning::TrainingHistory;
+use nextword_explain::history::TrainingHistory;
 use nextword_explain::terminal::{self, View};
-use nextword_explain::{Edit, Explainer, Explanation, ReportOptions, WhatIf, page, text};
+use nextword_explain::{
+    Edit, Explainer, Explanation, ReportOptions, WhatIf, derivation_text, page,
+};
 use nextword_generate::{PROMPT_PLACEHOLDER, TextGenerator, TextOptions};
 use nextword_model::{weights, write_atomically};
 
@@ -57,15 +59,15 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
     match args.format() {
         _ if history.is_some() => html(args, &explanation, &options, &report_options, history),
         Format::Text => {
-            let report = explanation.story(&ReportOptions {
-                most: usize::MAX,
+            let report = explanation.report(&ReportOptions {
+                max_values: usize::MAX,
                 ..report_options
             })?;
-            let text = terminal::draw(&explanation, &report, &view(args));
+            let text = terminal::render(&explanation, &report, &view(args));
             write(args, text.as_bytes())
         }
         Format::Json => {
-            let report = explanation.story(&report_options)?;
+            let report = explanation.report(&report_options)?;
             write(
                 args,
                 format!("{}\n", serde_json::to_string(&report)?).as_bytes(),
@@ -127,7 +129,7 @@ fn check_indices(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::R
 
 fn open(model: &Path, args: &ExplainArgs) -> anyhow::Result<Explainer> {
     let dir = models::open(model, args.last)?;
-    resources::check_explained(dir.config.counts().total())?;
+    resources::check_explained(dir.config.parameter_counts().total())?;
     let device = models::open_device(&args.device)?;
     Ok(Explainer::new(TextGenerator::open(&dir, &device)?))
 }
@@ -180,7 +182,7 @@ fn print_why(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::Resul
             output::print_json(&derivation)?;
             continue;
         }
-        for line in text::lines(&derivation) {
+        for line in derivation_text::lines(&derivation) {
             output::print_line(&sanitize(&line))?;
         }
     }
@@ -198,7 +200,7 @@ fn print_what_if(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::R
         return output::print_json(&result);
     }
     output::print_line("next word        before      after")?;
-    for word in result.words.iter().take(args.top.max(1)) {
+    for word in result.tokens.iter().take(args.top.max(1)) {
         let (before, after) = (100.0 * word.before, 100.0 * word.after);
         let text = sanitize(&word.text);
         output::print_line(&format!("{text:<14}{before:>7.2} %  {after:>7.2} %"))?;
@@ -279,20 +281,17 @@ fn html(
     report_options: &ReportOptions,
     history: Option<TrainingHistory>,
 ) -> anyhow::Result<()> {
-    let mut panels = vec![page::Panel::of(explanation, report_options)?];
+    let mut panels = vec![page::Panel::new(explanation, report_options)?];
     if let Some(prompt) = &args.compare {
         let other = explanation.explainer.explain(prompt, options)?;
-        panels.push(page::Panel::of(&other, report_options)?);
+        panels.push(page::Panel::new(&other, report_options)?);
     }
     if let Some(model) = &args.compare_with {
         let explainer = open(model, args)?;
         let other = explainer.explain(&explanation.prompt, options)?;
-        panels.push(page::Panel::of(&other, report_options)?);
+        panels.push(page::Panel::new(&other, report_options)?);
     }
-    let html = page::render(&page::Data {
-        panes: panels,
-        learning: history,
-    });
+    let html = page::render(&page::PageData { panels, history });
     let file = args.out.clone();
     let file = file.unwrap_or_else(|| PathBuf::from("explain.html"));
     write_atomically(&file, html.as_bytes())?;

@@ -4,7 +4,9 @@ use std::io::{IsTerminal, Read};
 use std::ops::ControlFlow;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use nextword_generate::{Completion, FinishReason, PROMPT_PLACEHOLDER, SamplingConfig, TextGenerator, TextOptions};
+use nextword_generate::{
+    Completion, FinishReason, PROMPT_PLACEHOLDER, SamplingConfig, TextGenerator, TextOptions,
+};
 use serde_json::json;
 
 use crate::args::GenerateArgs;

@@ -30,7 +30,7 @@ fn to_json(args: &InspectArgs, dir: &ModelDir, size: u64) -> Value {
     let modules: BTreeMap<String, usize> = modules(dir).into_iter().collect();
     let mut value = json!({
         "path": dir.path, "card": dir.card, "config": dir.config,
-        "parameters": Parameters::from(dir.config.counts()), "modules": modules,
+        "parameters": Parameters::from(dir.config.parameter_counts()), "modules": modules,
         "weights_bytes": size,
     });
     if args.tensors {
@@ -44,7 +44,7 @@ fn to_json(args: &InspectArgs, dir: &ModelDir, size: u64) -> Value {
 fn to_lines(args: &InspectArgs, dir: &ModelDir, size: u64) -> anyhow::Result<Vec<String>> {
     let mut lines = vec![dir.path.display().to_string()];
     card_lines(&dir.card, &mut lines);
-    let parameters = Parameters::from(dir.config.counts());
+    let parameters = Parameters::from(dir.config.parameter_counts());
     let total = count(parameters.total as u64, "parameter");
     let bits = match weights::bits(&dir.weights_path())? {
         Some(Bits::Int8) => ", 8 bits per weight",

@@ -90,7 +90,11 @@ fn progress_line(progress: &Progress, seconds: f64) -> String {
     )
 }
 
-fn print_summary(args: &PrepareArgs, prepared: &PreparedDataset, seconds: f64) -> anyhow::Result<()> {
+fn print_summary(
+    args: &PrepareArgs,
+    prepared: &PreparedDataset,
+    seconds: f64,
+) -> anyhow::Result<()> {
     let card = &prepared.card;
     if args.json {
         return output::print_json(

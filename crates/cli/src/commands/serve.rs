@@ -81,7 +81,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         let mut model = LoadedModel::open(name, &dir, &device)?;
         if history::exists(path) {
             match history::load(path) {
-                Ok(history) => model = model.with_learning(history),
+                Ok(history) => model = model.with_training_history(history),
                 Err(error) => output::eprint_line(&format!("warning: {error:#}")),
             }
         }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use nextword_train::{
-    RunSetup, Outcome, RunConfig, RunFolder, StopReason, TrainError, Trainer, prepare_run,
+    Outcome, RunConfig, RunFolder, RunSetup, StopReason, TrainError, Trainer, prepare_run,
     read_config,
 };
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use nextword_explain::learning::Sentence;
+use nextword_explain::history::SentenceHistory;
 
 use crate::format::sanitize;
 
@@ -22,7 +22,7 @@ const MAX_LABELS: usize = 12;
 const MAX_LABEL_CHARS: usize = 10;
 
 /// Draws the attention weights of `sentence` at up to [`MAX_STEPS`] steps.
-pub(crate) fn draw(sentence: &Sentence) -> String {
+pub(crate) fn draw(sentence: &SentenceHistory) -> String {
     let count = sentence.steps.len();
     let columns = count.min(MAX_STEPS);
     let pick = |column: usize| column * (count - 1) / columns.saturating_sub(1).max(1);

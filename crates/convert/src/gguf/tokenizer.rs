@@ -56,7 +56,9 @@ pub(crate) fn metadata(
     let file: Value = serde_json::from_slice(&bytes)
         .map_err(|error| ConvertError::source(&path, format!("is not JSON ({error})")))?;
     let size = record.config.vocab_size;
-    let mut tokens: Vec<Option<String>> = (0..size as u32).map(|id| tokenizer.id_to_token(id)).collect();
+    let mut tokens: Vec<Option<String>> = (0..size as u32)
+        .map(|id| tokenizer.id_to_token(id))
+        .collect();
     let added = added_tokens(&file);
     let settings = settings(&file, &tokens, &added)?;
     if settings.escapes_spaces {

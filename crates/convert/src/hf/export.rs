@@ -21,7 +21,11 @@ use crate::{ConvertError, json as files};
 /// # Errors
 /// [`ConvertError::Inexpressible`] with the config fields that no model type supports; errors from
 /// reading the model folder or writing the new one.
-pub fn export(record: &ModelDir, float: FloatType, to: &Path) -> Result<&'static str, ConvertError> {
+pub fn export(
+    record: &ModelDir,
+    float: FloatType,
+    to: &Path,
+) -> Result<&'static str, ConvertError> {
     check_destination(to, &record.path)?;
     let hf = to_hf(&record.config)?;
     let (kind, mut config) = (hf.kind, hf.map);

@@ -105,7 +105,10 @@ impl Printer<'_> {
             let outcome = match candidate.removed_by {
                 None if temperature <= 0.0 => "chosen".to_string(),
                 None => {
-                    let (from, to) = (candidate.cumulative, candidate.cumulative + candidate.final_probability);
+                    let (from, to) = (
+                        candidate.cumulative,
+                        candidate.cumulative + candidate.final_probability,
+                    );
                     let mark = if candidate.id == sampled.token.id {
                         "  ← sampled"
                     } else {

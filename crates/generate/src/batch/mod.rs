@@ -19,7 +19,7 @@ use std::sync::OnceLock;
 
 use burn::tensor::{Int, Tensor, TensorData};
 use nextword_kernels::cpu::for_each;
-use nextword_model::{KvCache, ForwardContext, Transformer, weights};
+use nextword_model::{ForwardContext, KvCache, Transformer, weights};
 
 use self::slots::Slots;
 use crate::sampler::log_sum_exp;
@@ -458,11 +458,18 @@ fn hidden(model: &Transformer, cache: &mut KvCache, slots: &[usize], ids: &[u32]
     let signed: Vec<i32> = ids.iter().map(|id| id.cast_signed()).collect();
     let data = TensorData::new(signed, [slots.len(), ids.len() / slots.len()]);
     let tokens = Tensor::<2, Int>::from_data(data, &model.device());
-    model.hidden_states(tokens, &mut ForwardContext::inference().with_cache(cache, slots))
+    model.hidden_states(
+        tokens,
+        &mut ForwardContext::inference().with_cache(cache, slots),
+    )
 }
 
 fn logits(model: &Transformer, hidden: Tensor<3>) -> Vec<f32> {
-    weights::to_f32_vec(model.logits(hidden, &mut ForwardContext::inference()).into_data())
+    weights::to_f32_vec(
+        model
+            .logits(hidden, &mut ForwardContext::inference())
+            .into_data(),
+    )
 }
 
 /// The score of token `id`, with the `count` most probable tokens in falling order; ties go to the

@@ -51,7 +51,11 @@ fn full_forward(model: &Transformer, ids: &[u32]) -> Vec<f64> {
     let ids: Vec<i32> = ids.iter().map(|id| id.cast_signed()).collect();
     let seq = ids.len();
     let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, seq]), &model.device());
-    let logits = weights::to_f32_vec(model.forward(tokens, &mut ForwardContext::plain()).into_data());
+    let logits = weights::to_f32_vec(
+        model
+            .forward(tokens, &mut ForwardContext::plain())
+            .into_data(),
+    );
     let last: Vec<f64> = logits[(seq - 1) * VOCAB..]
         .iter()
         .map(|l| f64::from(*l))
