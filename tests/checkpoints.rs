@@ -144,6 +144,8 @@ fn a_manifest_cannot_name_files_outside_its_folder() {
         text.replace("\"card.json\"", "\"../../run.toml\""),
     )
     .unwrap();
-    let problem = Checkpoint::open(manifest.parent().unwrap()).unwrap_err();
+    let problem = Checkpoint::open(manifest.parent().unwrap())
+        .unwrap_err()
+        .to_string();
     assert!(problem.contains("../../run.toml"), "{problem}");
 }

@@ -28,7 +28,7 @@ fn loading_a_model_takes_little_more_memory_than_its_weights() {
         n_heads: 8,
         ..ModelConfig::default()
     };
-    let weights = 4 * config.counts().total();
+    let weights = 4 * config.parameter_counts().total();
     assert!(weights > 150_000_000, "{weights}");
     let model = config.init(&flex(), 1).unwrap();
     let path = dir.path("record");
@@ -137,7 +137,7 @@ fn every_optimizer_learns_and_resumes() {
         let train_uninterrupted = losses(&["name=\"train_uninterrupted\"".to_string()]);
         assert!(
             train_uninterrupted[23] < train_uninterrupted[0] - 0.2,
-            "{kind}: {straight:?}"
+            "{kind}: {train_uninterrupted:?}"
         );
         let half = losses(&[
             "name=\"half\"".to_string(),

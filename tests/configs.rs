@@ -53,7 +53,7 @@ fn configs_build_with_the_stated_parameter_counts() {
         if config.start_from.is_some() {
             continue; // Its model comes from `start_from`: tests/commands.rs trains it.
         }
-        let counted = config.model.counts().total();
+        let counted = config.model.parameter_counts().total();
         let stated = PARAMETERS.iter().find(|(of, _)| *of == name);
         assert_eq!(stated.map(|(_, n)| *n), Some(counted), "{name}");
         let model = config.model.init(&flex(), 1).unwrap();

@@ -33,7 +33,7 @@ fn any_case(case: u64) -> (Transformer, Vec<u32>, TraceOptions) {
         },
         max_tokens: 1 + (rng.at(20) % 3) as usize,
         stop_ids: vec![0],
-        first_id: None,
+        bos_id: None,
     };
     (model, prompt, options)
 }
@@ -58,16 +58,16 @@ fn a_thousand_traces_are_complete_and_match_the_recomputation() {
         let (model, prompt, options) = any_case(case);
         seen.extend(options_used(&model));
         let (trace, weights) = trace(&model, &prompt, &options);
-        let verdict = &trace.verdict;
+        let verdict = &trace.verification;
         assert!(
             verdict.is_verified(),
             "case {case}, {:?}: {}",
             trace.config,
-            verdict.sentence()
+            verdict.summary()
         );
         assert_eq!(
             verdict.differences.len(),
-            trace.graph.iter().filter(|node| node.seen).count()
+            trace.graph.iter().filter(|node| node.observed).count()
         );
         for d in &verdict.differences {
             let of = &mut apart[usize::from(trace.bits.is_some())];
@@ -124,10 +124,10 @@ fn tensors_of(config: &ModelConfig) -> usize {
 /// Names of the weights that `node` uses.
 fn weights_in(node: &Node) -> Vec<&str> {
     match &node.op {
-        Op::Embed { table, .. } | Op::Places { table } => vec![table],
+        Op::Embed { table, .. } | Op::LearnedPositions { table } => vec![table],
         Op::Norm { weight, bias, .. }
         | Op::Linear { weight, bias, .. }
-        | Op::Join {
+        | Op::OutputProjection {
             weight: Some(weight),
             bias,
             ..
@@ -158,7 +158,12 @@ fn check_node(trace: &Trace, node: &Node, case: u64) {
     }
     if node.is_square() {
         let seq = trace.ids.len();
-        for (at, (shown, x)) in trace.shown(node).iter().zip(&value.data).enumerate() {
+        for (at, (shown, x)) in trace
+            .visible_values(node)
+            .iter()
+            .zip(&value.data)
+            .enumerate()
+        {
             let (query, key) = (at / seq % seq, at % seq);
             assert!(
                 key <= query || shown.is_none(),
@@ -192,17 +197,20 @@ fn explained_values_equal_generated_ones_bitwise() {
             std::ops::ControlFlow::Continue(())
         });
         let tokens = &answer.unwrap()[0].tokens;
-        let drawn: Vec<_> = trace.drawings.iter().map(|d| d.choice).collect();
+        let drawn: Vec<_> = trace.samples.iter().map(|d| d.sampled).collect();
         assert_eq!(&drawn, tokens, "case {case}");
 
         // The whole prompt at once, without a probe or a cache, gives the same.
         let ids: Vec<i32> = prompt.iter().map(|id| id.cast_signed()).collect();
         let data = TensorData::new(ids, [1, prompt.len()]);
         let ids = Tensor::<2, Int>::from_data(data, &flex());
-        let hidden = model.hidden(ids, &mut ForwardContext::plain());
+        let hidden = model.hidden_states(ids, &mut ForwardContext::inference());
         let last = hidden.narrow(1, prompt.len() - 1, 1);
-        let plain =
-            weights::to_f32_vec(model.logits(last, &mut ForwardContext::plain()).into_data());
+        let plain = weights::to_f32_vec(
+            model
+                .logits(last, &mut ForwardContext::inference())
+                .into_data(),
+        );
         let shown = trace.value("logits").row(prompt.len() - 1).iter().copied();
         let plain = plain.into_iter().map(f64::from);
         assert_eq!(bits(shown), bits(plain), "case {case}: {:?}", trace.config);
@@ -240,7 +248,7 @@ fn follow_to_leaves(
             .iter()
             .all(|operand| operand.address.is_none());
         assert!(
-            end || !origin || matches!(op(trace, &address), Op::Waves),
+            end || !origin || matches!(op(trace, &address), Op::Sinusoidal),
             "{address} ends the chain"
         );
         ends += usize::from(end);
@@ -297,8 +305,8 @@ fn statquest_is_recomputed_to_1e_6() {
             ..TraceOptions::default()
         };
         let (trace, weights) = trace(&model, &prompt, &options);
-        let worst = trace.verdict.worst().unwrap();
-        assert!(worst.largest <= 1e-6, "{}", trace.verdict.sentence());
+        let worst = trace.verification.worst().unwrap();
+        assert!(worst.largest <= 1e-6, "{}", trace.verification.summary());
         for node in &trace.graph {
             for at in 0..trace.value(&node.name).data.len() {
                 let address = address_of(node, at);

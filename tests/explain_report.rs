@@ -92,7 +92,7 @@ fn removing_a_head_removes_its_contribution() {
                 &trace.ids,
                 &[(layer, head)],
             );
-            let (with, without) = (trace.exact[name].at(&[2, 1]), off[name].at(&[2, 1]));
+            let (with, without) = (trace.reference[name].at(&[2, 1]), off[name].at(&[2, 1]));
             let of = explanation.contribution(2, 1);
             let mut parts = of.parts.iter();
             let part = parts.find(|p| (p.layer, p.head) == (Some(layer), Some(head)));
@@ -113,7 +113,7 @@ fn the_last_logit_lens_row_is_the_model_output() {
     for case in 0..60 {
         let explainer = ask_explainer(random_case_model(case));
         let explanation = explainer.explain("w00 w02 w01", &options(1)).unwrap();
-        let (lens, next) = (explanation.lens(3), explanation.next_words(3));
+        let (lens, next) = (explanation.logit_lens(3), explanation.predictions(3));
         let last = &lens.last().unwrap().top;
         for (lens, next) in last.iter().zip(&next) {
             let (a, b) = (lens[0].probability, next.top[0].probability);
@@ -132,10 +132,10 @@ fn an_edited_token_gives_the_edited_prompt_result() {
         let edit = Edit::Token { position: 1, id: 0 };
         let changed = explanation.what_if(&[edit]).unwrap();
         let other = explainer.explain("w00 w00 w01", &options(1)).unwrap();
-        for (a, b) in changed.after.iter().zip(&other.next_words(10)[2].top) {
+        for (a, b) in changed.after.iter().zip(&other.predictions(10)[2].top) {
             assert!((a.probability - b.probability).abs() < 1e-4, "case {case}");
         }
-        for word in &changed.words {
+        for word in &changed.tokens {
             for (list, share) in [(&changed.before, word.before), (&changed.after, word.after)] {
                 let listed = list.iter().find(|guess| guess.id == word.id);
                 let least = list.last().unwrap().probability;
@@ -162,7 +162,7 @@ fn an_edited_token_gives_the_edited_prompt_result() {
             value: 1e308,
         };
         if let Ok(found) = explanation.what_if(&[huge]) {
-            assert!(found.words.iter().all(|word| word.after.is_finite()));
+            assert!(found.tokens.iter().all(|word| word.after.is_finite()));
         }
         let wrong = Edit::HeadOff { layer: 9, head: 0 };
         let wrong = explanation.what_if(&[wrong]);
@@ -183,8 +183,8 @@ fn cached_positions_are_shown_as_reused() {
     let explainer = explainer(&config, 1);
     let explanation = explainer.explain("w00 w01", &options(4)).unwrap();
     assert_eq!(explanation.trace.passes, [0, 0, 1, 2, 3]);
-    let story = explanation.story(&ReportOptions::default()).unwrap();
-    assert_eq!((story.tokens.len(), story.answer.len()), (5, 4));
+    let story = explanation.report(&ReportOptions::default()).unwrap();
+    assert_eq!((story.tokens.len(), story.completion.len()), (5, 4));
 }
 
 /// Finite values; `null` for masked ones.
@@ -205,11 +205,11 @@ fn page_arithmetic_matches_the_program() {
             let results = numbers.map(|at| explanation.why(&address_of(node, at)).unwrap().result);
             derived.insert(node.name.clone(), finite(results));
         }
-        let exact = trace.exact.iter();
+        let exact = trace.reference.iter();
         let exact =
             exact.map(|(name, array)| (name.clone(), finite(array.data.iter().copied().map(Some))));
         let data = serde_json::json!({
-            "pane": page::Panel::of(&explanation, &ReportOptions::default()).unwrap(),
+            "pane": page::Panel::new(&explanation, &ReportOptions::default()).unwrap(),
             "exact": exact.collect::<serde_json::Map<String, Value>>(),
             "derived": derived,
         });
@@ -239,14 +239,18 @@ fn a_small_model_is_explained_quickly() {
     explainer.explain(&prompt, &options(1)).unwrap();
     let begin = std::time::Instant::now();
     let explanation = explainer.explain(&prompt, &options(1)).unwrap();
-    let story = explanation.story(&ReportOptions::default()).unwrap();
+    let story = explanation.report(&ReportOptions::default()).unwrap();
     let seconds = begin.elapsed().as_secs_f64();
     let bytes = serde_json::to_string(&story).unwrap().len();
     eprintln!(
         "explained in {:.1} ms, {bytes} bytes of JSON",
         1e3 * seconds
     );
-    assert!(story.verdict.verified, "{}", story.verdict.sentence);
+    assert!(
+        story.verification.verified,
+        "{}",
+        story.verification.summary
+    );
     // A tenth of this on an idle machine.
     assert!(seconds < 1.0, "{seconds} s");
 }
@@ -255,20 +259,20 @@ fn a_small_model_is_explained_quickly() {
 fn large_reports_open_with_a_summary_or_a_suggestion() {
     let explainer = explainer(&random_config(12), 1);
     let explanation = explainer.explain("w00 w02 w01", &options(1)).unwrap();
-    let whole = explanation.story(&ReportOptions::default()).unwrap();
+    let whole = explanation.report(&ReportOptions::default()).unwrap();
     let numbers: usize = whole.tensors.values().map(|tensor| tensor.data.len()).sum();
-    let few = |most, layers| ReportOptions {
-        most,
+    let few = |max_values, layers| ReportOptions {
+        max_values,
         layers,
         ..ReportOptions::default()
     };
     if explanation.trace.config.n_layers > 1 {
-        let summary = explanation.story(&few(numbers - 1, None)).unwrap();
+        let summary = explanation.report(&few(numbers - 1, None)).unwrap();
         assert!(summary.tensors.len() < whole.tensors.len());
         assert_eq!(summary.steps.len(), whole.steps.len(), "all steps are told");
         let layers = 0..explanation.trace.config.n_layers;
         let detail: BTreeMap<_, _> = layers
-            .flat_map(|layer| explanation.layer(layer, numbers).unwrap())
+            .flat_map(|layer| explanation.layer_tensors(layer, numbers).unwrap())
             .collect();
         // A large vocabulary is represented by its most likely tokens.
         let told = |(_, tensor): &(&String, &TensorValues)| !tensor.axes.contains(&Axis::Token);
@@ -279,11 +283,11 @@ fn large_reports_open_with_a_summary_or_a_suggestion() {
         }
         assert!(summary.notes.iter().any(|note| note.contains("--layer")));
     }
-    let few_numbers = explanation.layer(0, 3);
+    let few_numbers = explanation.layer_tensors(0, 3);
     assert!(matches!(few_numbers, Err(ExplainError::TooLarge { .. })));
-    let no_layer = explanation.layer(99, numbers);
+    let no_layer = explanation.layer_tensors(99, numbers);
     assert!(no_layer.is_err_and(|e| e.to_string().contains("layer 99")));
-    let refused = explanation.story(&few(3, Some(vec![0])));
+    let refused = explanation.report(&few(3, Some(vec![0])));
     assert!(refused.is_err_and(|e| e.to_string().contains("--layer N")));
 }
 
@@ -305,10 +309,10 @@ fn an_edit_lists_the_same_tokens_before_and_after() {
     let explanation = explainer.explain("w00 w02 w01", &options(1)).unwrap();
     let edit = Edit::Token { position: 2, id: 7 };
     let found = explanation.what_if(&[edit]).unwrap();
-    assert!(found.words.len() > 10, "likely before or after");
+    assert!(found.tokens.len() > 10, "likely before or after");
     let other = explainer.explain("w00 w02 w07", &options(1)).unwrap();
     let probability = |trace: &Trace, id: u32| trace.value("probabilities").at(&[2, id as usize]);
-    for word in &found.words {
+    for word in &found.tokens {
         let before = probability(&explanation.trace, word.id);
         let after = probability(&other.trace, word.id);
         assert!((word.before - before).abs() < 1e-4, "{word:?}");
@@ -326,17 +330,17 @@ fn one_layer_of_a_large_report_can_be_requested() {
     let explanation = explainer.explain("w00 w02 w01", &options(1)).unwrap();
     let options = ReportOptions {
         layers: Some(vec![2]),
-        most: 2_000,
+        max_values: 2_000,
         ..ReportOptions::default()
     };
-    let story = explanation.story(&options).unwrap();
+    let story = explanation.report(&options).unwrap();
     assert!(story.tensors.contains_key("blocks.2.attn.hook_q"));
     assert!(
         !story.tensors.contains_key("logits")
             && !story.tensors.contains_key("blocks.1.attn.hook_q")
     );
     assert_eq!(
-        story.next_words.len(),
+        story.predictions.len(),
         3,
         "the most likely tokens are included anyway"
     );
@@ -348,15 +352,15 @@ fn pages_are_self_contained_and_escape_prompts() {
     let explanation = explainer
         .explain("</script><img src=x onerror=alert(1)>", &options(1))
         .unwrap();
-    let pane = page::Panel::of(&explanation, &ReportOptions::default()).unwrap();
-    let html = page::render(&page::Data {
-        panes: vec![pane],
-        learning: None,
+    let pane = page::Panel::new(&explanation, &ReportOptions::default()).unwrap();
+    let html = page::render(&page::PageData {
+        panels: vec![pane],
+        history: None,
     });
     assert_eq!(html.matches("</script>").count(), 2, "only the page's own");
     assert!(!html.contains("<img") && !html.contains("unsafe-inline"));
     assert!(!html.contains("<!--"), "every placeholder is filled");
-    let live = page::live();
+    let live = page::render_live();
     assert!(
         live.contains("/explain.js") && live.contains("/explain.css") && !live.contains("<!--")
     );

@@ -92,7 +92,7 @@ fn reports_match_the_schema_and_the_schema_rejects_others() {
         let mut options = options(2);
         options.sampling.temperature = f64::from(u8::from(case % 2 == 0));
         let explanation = explainer.explain("w00 w02 w01", &options).unwrap();
-        let story = explanation.story(&ReportOptions::default()).unwrap();
+        let story = explanation.report(&ReportOptions::default()).unwrap();
         let story = serde_json::to_value(&story).unwrap();
         against(&story, &schema, &schema, "story").unwrap();
         let mut wrong = story.clone();

@@ -22,11 +22,11 @@ fn an_unlikely_sampled_token_is_shown() {
             top: 1,
             ..ReportOptions::default()
         };
-        let story = explanation.story(&few).unwrap();
-        let chosen = &story.answer[0];
-        assert_eq!(chosen.candidates.len() + chosen.more, 40);
+        let story = explanation.report(&few).unwrap();
+        let chosen = &story.completion[0];
+        assert_eq!(chosen.candidates.len() + chosen.omitted, 40);
         unlikely += usize::from(chosen.candidates.len() > 1);
-        let text = terminal::draw(
+        let text = terminal::render(
             &explanation,
             &story,
             &View {
@@ -51,13 +51,13 @@ fn terminal_output_fits_the_given_width() {
     let explainer = explainer(&config, 3);
     let words: Vec<String> = (0..30).map(|n| format!("w{n:02}")).collect();
     let explanation = explainer.explain(&words.join(" "), &options(2)).unwrap();
-    let story = explanation.story(&ReportOptions::default()).unwrap();
+    let story = explanation.report(&ReportOptions::default()).unwrap();
     for width in [60, 80, 132] {
         let view = View {
             width,
             ..View::default()
         };
-        let text = terminal::draw(&explanation, &story, &view);
+        let text = terminal::render(&explanation, &story, &view);
         for line in text.lines() {
             // A word longer than the line is not broken.
             let breaks =
@@ -72,7 +72,7 @@ fn terminal_output_fits_the_given_width() {
         positions: Some((0..31).collect()),
         ..View::default()
     };
-    let whole = terminal::draw(&explanation, &story, &all);
+    let whole = terminal::render(&explanation, &story, &all);
     assert!(whole.contains("layer 40") && whole.lines().count() > 2_000);
 }
 
@@ -81,14 +81,14 @@ fn attended_words_are_shown_and_escapes_removed() {
     let explainer = explainer(&many_words(), 3);
     let words: Vec<String> = (0..30).map(|n| format!("w{n:02}")).collect();
     let explanation = explainer.explain(&words.join(" "), &options(1)).unwrap();
-    let mut story = explanation.story(&ReportOptions::default()).unwrap();
+    let mut story = explanation.report(&ReportOptions::default()).unwrap();
     story.model.name = "\u{1b}]0;title\u{7}".to_string();
     story.unknown = vec!["\u{1b}[31m".to_string()];
     let view = View {
         positions: Some(vec![0]),
         ..View::default()
     };
-    let text = terminal::draw(&explanation, &story, &view);
+    let text = terminal::render(&explanation, &story, &view);
     let first = text.split("attention weights").nth(1).unwrap();
     let row = first
         .lines()

@@ -153,7 +153,7 @@ fn gguf_has_the_weights_and_the_vocabulary() {
     let size = tokenizer.vocab_size();
     let listed = &found.meta["tokenizer.ggml.tokens"];
     assert_eq!(listed.split('|').count(), size + 1, "| is a token itself");
-    let eos = tokenizer.specials().eos.unwrap().to_string();
+    let eos = tokenizer.special_tokens().eos.unwrap().to_string();
     assert_eq!(found.meta["tokenizer.ggml.eos_token_id"], eos);
 
     let (sizes, _, data) = &found.tensors["token_embd.weight"];

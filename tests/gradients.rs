@@ -258,7 +258,7 @@ struct RecordingProbe {
 }
 
 impl Probe for RecordingProbe {
-    fn see<const D: usize>(&mut self, site: Site, tensor: &Tensor<D>) {
+    fn record<const D: usize>(&mut self, site: Site, tensor: &Tensor<D>) {
         self.sites.push(site.to_string());
         self.logits = weights::to_f32_vec(tensor.to_data());
     }
@@ -275,7 +275,7 @@ fn a_probe_changes_no_value() {
         };
         let data = TensorData::new(ids.iter().map(|id| id.cast_signed()).collect(), [1, 8]);
         let tokens = Tensor::<2, Int>::from_data(data, &model.device());
-        model.forward(tokens, &mut ForwardContext::watched(&mut watcher));
+        model.forward(tokens, &mut ForwardContext::with_probe(&mut watcher));
         assert_close(&watcher.logits, &logits(&model, &ids), 1e-5, what);
         let pattern = "blocks.0.attn.hook_pattern".to_string();
         assert!(
@@ -292,7 +292,7 @@ fn logits(model: &Transformer, ids: &[u32]) -> Vec<f32> {
     let tokens = Tensor::<2, Int>::from_data(data, &model.device());
     weights::to_f32_vec(
         model
-            .forward(tokens, &mut ForwardContext::plain())
+            .forward(tokens, &mut ForwardContext::inference())
             .into_data(),
     )
 }
@@ -356,7 +356,7 @@ fn gradient_accumulation_equals_one_large_batch() {
             .collect();
         let (one_loss, one) = forward_backward(&model, &[whole], 5, 2, false);
         let (sum_loss, sum) = forward_backward(&model, &parts, 5, 2, false);
-        let floats = |tensor: Tensor<1>| weights::to_f32_vec(tensor.into_data());
+        let to_f32_vec = |tensor: Tensor<1>| weights::to_f32_vec(tensor.into_data());
         assert_close(&to_f32_vec(sum_loss), &to_f32_vec(one_loss), 1e-6, what);
         for ((name, a), (_, b)) in sum.iter().zip(one.iter()) {
             let (a, b) = (to_f32_vec(a.clone()), to_f32_vec(b.clone()));
@@ -372,7 +372,7 @@ fn recomputed_activations_give_the_same_bits() {
         let batches = [batch(2, 8, VOCAB, 1), batch(3, 8, VOCAB, 2)];
         let (kept_loss, kept) = forward_backward(&model, &batches, 5, 2, false);
         let (loss, recomputed) = forward_backward(&model, &batches, 5, 2, true);
-        let floats = |tensor: Tensor<1>| weights::to_f32_vec(tensor.into_data());
+        let to_f32_vec = |tensor: Tensor<1>| weights::to_f32_vec(tensor.into_data());
         assert_eq!(to_f32_vec(loss), to_f32_vec(kept_loss), "{what}");
         assert_eq!(recomputed.iter().count(), weights::layout(&config).len());
         for ((name, a), (_, b)) in recomputed.iter().zip(kept.iter()) {
@@ -391,7 +391,7 @@ fn bf16_products_are_close_to_f32_but_rounded() {
         let (exact_loss, exact) = forward_backward(&model, &batches, 5, 2, false);
         let half = model.with_precision(Precision::Bf16).unwrap();
         let (loss, gradients) = forward_backward(&half, &batches, 5, 2, false);
-        let floats = |tensor: Tensor<1>| weights::to_f32_vec(tensor.into_data());
+        let to_f32_vec = |tensor: Tensor<1>| weights::to_f32_vec(tensor.into_data());
         let (loss, exact_loss) = (to_f32_vec(loss)[0], to_f32_vec(exact_loss)[0]);
         assert_ne!(loss.to_bits(), exact_loss.to_bits(), "{what}");
         assert!(

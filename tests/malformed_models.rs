@@ -169,7 +169,7 @@ fn attempt(folder: &Path, out: &Path) -> bool {
         let tokens = Tensor::<2, Int>::from_ints([[0, 0, 0]], &device);
         let seen = tokens.narrow(1, 0, record.config.context_length.min(3));
         assert_eq!(
-            model.forward(seen, &mut ForwardContext::plain()).dims()[2],
+            model.forward(seen, &mut ForwardContext::inference()).dims()[2],
             record.config.vocab_size
         );
     }

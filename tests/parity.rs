@@ -35,7 +35,7 @@ fn logits(record: &ModelDir, inputs: &Inputs, device: &Device) -> Vec<f32> {
     let model = record.load(device).unwrap();
     weights::to_f32_vec(
         model
-            .forward(tokens, &mut ForwardContext::plain())
+            .forward(tokens, &mut ForwardContext::inference())
             .into_data(),
     )
 }

@@ -58,11 +58,11 @@ impl ModuleMapper for Round {
             let flat: Tensor<2> = tensor.reshape([shape[0], shape[1]]);
             let is_table = name.starts_with("token_embedding");
             let rounded = if is_table {
-                QuantizedMatrix::of_table(flat, self.0)
+                QuantizedMatrix::from_table(flat, self.0)
             } else {
-                QuantizedMatrix::of_weight(flat, self.0)
+                QuantizedMatrix::from_weight(flat, self.0)
             };
-            let data = TensorData::new(rounded.values(), rounded.shape());
+            let data = TensorData::new(rounded.dequantize(), rounded.shape());
             let values = Tensor::<2>::from_data(data, &device);
             let values = if is_table { values.transpose() } else { values };
             values.reshape(shape)
@@ -76,7 +76,7 @@ fn logits(model: &Transformer, ids: &[u32]) -> Vec<f32> {
     let tokens = Tensor::<2, Int>::from_data(data, &model.device());
     to_f32_vec(
         model
-            .forward(tokens, &mut ForwardContext::plain())
+            .forward(tokens, &mut ForwardContext::inference())
             .into_data(),
     )
 }
@@ -103,7 +103,7 @@ fn a_quantized_model_computes_with_rounded_weights() {
                 let tokens = Tensor::from_data(data, &flex());
                 to_f32_vec(
                     model
-                        .loss_sum(tokens, &batch.targets, &mut ForwardContext::plain())
+                        .loss_sum(tokens, &batch.targets, &mut ForwardContext::inference())
                         .into_data(),
                 )
             };
@@ -168,7 +168,7 @@ fn a_quantized_loss_does_not_depend_on_the_batch() {
         let tokens = Tensor::from_data(data, &flex());
         to_f32_vec(
             model
-                .loss_sum(tokens, targets, &mut ForwardContext::plain())
+                .loss_sum(tokens, targets, &mut ForwardContext::inference())
                 .into_data(),
         )[0]
     };

@@ -82,7 +82,7 @@ fn model(name: &str, device: &Device) -> Transformer {
     .unwrap()
 }
 
-fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+fn to_f32_vec<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     weights::to_f32_vec(tensor.into_data())
 }
 
@@ -95,7 +95,7 @@ fn check_model(name: &str) {
         let ids: Vec<i32> = batch.inputs.iter().map(|id| id.cast_signed()).collect();
         let data = TensorData::new(ids, [batch.batch, batch.seq]);
         let tokens = Tensor::<2, Int>::from_data(data, &device);
-        let logits = to_f32_vec(model.forward(tokens, &mut ForwardContext::plain()));
+        let logits = to_f32_vec(model.forward(tokens, &mut ForwardContext::inference()));
         assert_close(
             &logits,
             &expected["logits"].1,

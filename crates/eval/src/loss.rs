@@ -143,7 +143,7 @@ pub(crate) mod tests {
         let tokens = Tensor::<2, Int>::from_data(data, &model.device());
         let logits = weights::to_f32_vec(
             model
-                .forward(tokens, &mut ForwardContext::plain())
+                .forward(tokens, &mut ForwardContext::inference())
                 .into_data(),
         );
         let last = &logits[logits.len() - model.config().vocab_size..];

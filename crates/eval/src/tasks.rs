@@ -480,7 +480,7 @@ mod tests {
         let model = model(tokenizer.vocab_size()); // a context of 8
         let text = "abc deaf hgab feed";
         let ids = tokenizer.encode(text).ids;
-        let eos = tokenizer.specials().eos.unwrap();
+        let eos = tokenizer.special_tokens().eos.unwrap();
         let all = [vec![eos], ids].concat();
         let last = |window: &[u32], counted: usize| {
             let before = window.len() - counted;
@@ -513,8 +513,8 @@ mod tests {
             // A text without context begins after `<EOS>`: both predict the same tokens.
             let piece = nextword_data::TextChunk {
                 text: format!("<EOS> {text}"),
-                start: true,
-                end: true,
+                is_first: true,
+                is_last: true,
             };
             let settings = crate::TextSettings::default();
             let model = model(tokenizer.vocab_size());

@@ -161,8 +161,8 @@ mod tests {
         let piece = |text: &&str| {
             Ok(TextChunk {
                 text: (*text).to_owned(),
-                start: true,
-                end: true,
+                is_first: true,
+                is_last: true,
             })
         };
         texts.iter().map(piece).collect()
@@ -231,8 +231,8 @@ mod tests {
         let piece = |text: &str, start, end| {
             Ok(TextChunk {
                 text: text.to_owned(),
-                start,
-                end,
+                is_first: start,
+                is_last: end,
             })
         };
         let pieces = vec![

@@ -377,7 +377,7 @@ mod tests {
             "tie_word_embeddings": true, "torch_dtype": "bfloat16", "transformers_version": "4.45.0",
             "use_cache": true, "vocab_size": 128256}"#;
         assert_eq!(
-            read_config_text(llama3).unwrap().counts().total(),
+            read_config_text(llama3).unwrap().parameter_counts().total(),
             1_235_814_400
         );
         let pythia = r#"{"architectures": ["GPTNeoXForCausalLM"], "bos_token_id": 0,
@@ -389,7 +389,7 @@ mod tests {
             "use_parallel_residual": true, "vocab_size": 50304}"#;
         let pythia = read_config_text(pythia).unwrap();
         assert_eq!(
-            (pythia.counts().total(), pythia.rotary.width),
+            (pythia.parameter_counts().total(), pythia.rotary.width),
             (70_426_624, Some(16))
         );
         let gemma3 = r#"{"architectures": ["Gemma3ForCausalLM"], "attention_bias": false,
@@ -404,7 +404,7 @@ mod tests {
             "torch_dtype": "bfloat16", "transformers_version": "4.50.0.dev0", "use_cache": true,
             "vocab_size": 262144}"#;
         let gemma3 = read_config_text(gemma3).unwrap();
-        assert_eq!(gemma3.counts().total(), 999_885_952);
+        assert_eq!(gemma3.parameter_counts().total(), 999_885_952);
         assert_eq!((gemma3.windows[4], gemma3.windows[5]), (512, 0));
     }
 

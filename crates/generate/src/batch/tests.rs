@@ -275,7 +275,9 @@ fn a_scored_prompt_equals_a_forward_pass() {
     let tokens = Tensor::<2, Int>::from_data(TensorData::new(signed, [1, 21]), &Device::flex());
     let all = logits(
         &batcher.model,
-        batcher.model.hidden(tokens, &mut ForwardContext::plain()),
+        batcher
+            .model
+            .hidden_states(tokens, &mut ForwardContext::inference()),
     );
     assert_eq!(output.prompt.len(), 20);
     for (position, (id, logprob)) in output.prompt.iter().enumerate() {

@@ -53,7 +53,7 @@ fn full_forward(model: &Transformer, ids: &[u32]) -> Vec<f64> {
     let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, seq]), &model.device());
     let logits = weights::to_f32_vec(
         model
-            .forward(tokens, &mut ForwardContext::plain())
+            .forward(tokens, &mut ForwardContext::inference())
             .into_data(),
     );
     let last: Vec<f64> = logits[(seq - 1) * VOCAB..]

@@ -19,29 +19,29 @@ impl Tokenizer for PanickingTokenizer {
         self.0.vocab_size()
     }
 
-    fn specials(&self) -> SpecialTokens {
-        self.0.specials()
+    fn special_tokens(&self) -> SpecialTokens {
+        self.0.special_tokens()
     }
 
     fn encode(&self, text: &str) -> Encoding {
         self.0.encode(text)
     }
 
-    fn piece(&self, id: u32) -> Option<String> {
-        self.0.piece(id)
+    fn id_to_token(&self, id: u32) -> Option<String> {
+        self.0.id_to_token(id)
     }
 
-    fn token(&self, id: u32) -> Option<String> {
-        self.0.token(id)
+    fn token_text(&self, id: u32) -> Option<String> {
+        self.0.token_text(id)
     }
 
     fn decode(&self, ids: &[u32]) -> String {
         self.0.decode(ids)
     }
 
-    fn bytes(&self, id: u32) -> Option<Vec<u8>> {
+    fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
         assert_ne!(id, PANIC_TOKEN, "test panic");
-        self.0.bytes(id)
+        self.0.token_bytes(id)
     }
 
     fn to_json(&self) -> Result<String, DataError> {
@@ -98,9 +98,9 @@ fn sequence(prompt: &[u32], max_tokens: usize) -> Sequence {
             max_tokens,
             stop_ids: Vec::new(),
             overflow: Overflow::Slide,
-            first_id: None,
+            bos_id: None,
             sequence: 0,
-            top: Some(0),
+            top_logprobs: Some(0),
             score_prompt: false,
         },
         stop: Vec::new(),
