@@ -562,20 +562,27 @@ mod tests {
     #[test]
     fn dropped_text_does_not_lengthen_an_ending() {
         let tokenizer = build(TokenizerKind::Char, "abc de", "<EOS>");
-        let line = |ending: &str| {
-            let endings = [ending, "de"];
-            serde_json::json!({"context": "ab", "endings": endings, "label": 0})
+        let report = |endings: [&str; 2]| {
+            let line = serde_json::json!({"context": "ab", "endings": endings, "label": 0});
+            run(&*tokenizer, None, &line)
         };
-        let plain = run(&*tokenizer, None, &line("cab"));
-        let padded = run(&*tokenizer, None, &line("cπΩπΩπΩπΩπΩab"));
-        assert_eq!((plain.unknown, padded.unknown), (0, 2));
-        assert_eq!(
-            TaskReport {
-                unknown: 0,
-                ..padded
-            },
-            plain
-        );
+        let plain = report(["cab", "de"]);
+        let dropped = "πΩ".repeat(50);
+        // One of the two is the less probable ending, which must not win.
+        for endings in [
+            [format!("c{dropped}ab").as_str(), "de"],
+            ["cab", format!("d{dropped}e").as_str()],
+        ] {
+            let padded = report(endings);
+            assert_eq!((plain.unknown, padded.unknown), (0, 2));
+            assert_eq!(
+                TaskReport {
+                    unknown: 0,
+                    ..padded
+                },
+                plain
+            );
+        }
     }
 
     #[test]
