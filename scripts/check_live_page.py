@@ -1,6 +1,6 @@
 """Test the /explain page of a running server with two models, wide and narrow, with and without an API key.
 
-    python scripts/check_live_page.py target/release/nextword runs/quickstart docs/records/statquest
+    python scripts/check_live_page.py target/release/nextword runs/quickstart docs/models/statquest
         [--screenshots FOLDER]
 
 Requires the same packages as check_page.py.
@@ -56,7 +56,7 @@ def check_live(page, server):
         part(page)
 
     # The page shows the values that the server returned.
-    story = page.evaluate("async () => (await fetch('/explain', {method: 'POST', headers: {'Content-Type': 'application/json'}, body: JSON.stringify(state.panes[0].request)})).json()")
+    story = page.evaluate("async () => (await fetch('/explain', {method: 'POST', headers: {'Content-Type': 'application/json'}, body: JSON.stringify(state.panels[0].request)})).json()")
     go(page, "next-token predictions")
     assert [number(text) for text in page.locator("td.tint").all_inner_texts()] == [round(100 * next["top"][0]["probability"], 1) for next in story["next_words"]]
     requests = []
@@ -76,7 +76,7 @@ def check_live(page, server):
     page.select_option("[name=beside]", index=2)
     page.click("#explain")
     wait_for_report(page)
-    assert page.evaluate("new Set(state.panes.map((pane) => pane.story.model.name)).size") == 2, "two models are shown side by side"
+    assert page.evaluate("new Set(state.panels.map((panel) => panel.story.model.name)).size") == 2, "two models are shown side by side"
     fits(page, "two models")
     page.go_back()
     wait_for_report(page)
@@ -84,23 +84,23 @@ def check_live(page, server):
     expect(page.locator("[name=beside]")).to_have_value("")
     page.reload()
     wait_for_report(page)
-    assert page.evaluate("state.panes[1].story.prompt") == "One day a cat", "the URL restores the prompt"
+    assert page.evaluate("state.panels[1].story.prompt") == "One day a cat", "the URL restores the prompt"
 
     # The report of a long prompt omits details; a card that needs them requests its layer.
     page.fill("[name=compare]", "")
     page.fill("[name=prompt]", "One day a fox went to the river and met a bear. " * 5)
     page.click("#explain")
     wait_for_report(page)
-    complete = page.evaluate("state.panes[0].story.steps.every((step) => state.panes[0].story.tensors[step.name])")
+    complete = page.evaluate("state.panels[0].story.steps.every((step) => state.panels[0].story.tensors[step.name])")
     assert not complete, "this report should be incomplete"
-    go(page, "the words")
+    go(page, "tokens")
     walk(page)
     requests.clear()
     page.goto(f"{page.url.split('#')[0]}#step=blocks.1.hook_resid_mid&view=all")
     page.reload()
     wait_for_report(page)
     expect(page.locator(".card [aria-busy]")).to_have_count(0, timeout=20_000)
-    layers = page.evaluate("state.panes[0].story.config.n_layers")
+    layers = page.evaluate("state.panels[0].story.config.n_layers")
     assert sorted(body["layer"] for body in requests if "layer" in body) == list(range(layers)), "each layer is requested once"
     page.click("#one")
     page.locator(".card td.n").first.click()

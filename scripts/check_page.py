@@ -81,7 +81,7 @@ def walk(page):
 
 
 def hovering(page):
-    go(page, "percentage")
+    go(page, "attention weights")
     page.mouse.move(0, 0)
     assert page.locator(".lit").count() == 0
     word = page.locator("#bar .word").nth(1)
@@ -95,12 +95,12 @@ def hovering(page):
     word.click()
     assert word.get_attribute("aria-pressed") == "true"
     assert page.locator("th.closely").first.inner_text() in word.inner_text(), "a selected word is highlighted in the table"
-    fits(page, "percentages")
+    fits(page, "attention weights")
 
 
 def inspecting(page):
     """Trace a value back to its origin, by link and by keyboard."""
-    go(page, "percentage")
+    go(page, "attention weights")
     cell = page.locator("td.n").nth(1)
     value = cell.inner_text()
     cell.click()
@@ -148,7 +148,7 @@ def inspecting(page):
 
 def charts(page):
     """Shades, lines and dots match the values."""
-    go(page, "percentage")
+    go(page, "attention weights")
     percentages = page.locator("#cards .scroll td[data-k]:not(.masked)").all_inner_texts()
     tints = page.locator(".pane:first-child .picture").first.locator("i.shade").evaluate_all("cells => cells.map((cell) => Number(cell.style.getPropertyValue('--tint')))")
     assert len(tints) >= 3
@@ -185,11 +185,11 @@ def what_if(page):
         swap.select_option(index=1)
         chosen = 1
     else:
-        chosen = page.evaluate("state.panes[0].vocabulary.findIndex((text) => /^[A-Z]$/.test(text))")
-        swap.fill(page.evaluate("(id) => state.panes[0].vocabulary[id]", chosen))
+        chosen = page.evaluate("state.panels[0].vocabulary.findIndex((text) => /^[A-Z]$/.test(text))")
+        swap.fill(page.evaluate("(id) => state.panels[0].vocabulary[id]", chosen))
         swap.press("Enter")
     expect(page.locator("#reset")).to_be_visible()
-    assert page.evaluate("state.edits.words.get(0)") == chosen
+    assert page.evaluate("state.edits.tokens.get(0)") == chosen
     page.click("#reset")
     field = page.locator("[data-embedding='1']")
     field.fill("3.5")
@@ -200,16 +200,16 @@ def what_if(page):
 
 
 def derivations(page):
-    """In both panes, every value equals its derivation, and the page's forward pass matches the model's."""
+    """In both panels, every value equals its derivation, and the page's forward pass matches the model's."""
     wrong = page.evaluate(
         """() => {
       const wrong = [];
-      state.panes.forEach((pane) => pane.story.steps.forEach((step) => {
+      state.panels.forEach((panel) => panel.story.steps.forEach((step) => {
         const size = step.shape.reduce((a, b) => a * b, 1);
         for (let at = 0; at < size; at++) {
           const index = []; let left = at;
           for (const length of [...step.shape].reverse()) { index.unshift(left % length); left = Math.floor(left / length); }
-          const found = pane.derive(step.name, index);
+          const found = panel.derive(step.name, index);
           if ((found.value === null) !== (found.result === null)) wrong.push(found.address);
           else if (found.value !== null && !(Math.abs(found.value - found.result) <= 1e-5 * Math.max(1, Math.abs(found.value)))) wrong.push(`${found.address}: ${found.value} ${found.result}`);
         }
@@ -219,9 +219,9 @@ def derivations(page):
     )
     assert not wrong, wrong[:5]
     error = page.evaluate(
-        """() => Math.max(...state.panes.map((pane) => {
-      const values = evaluate(pane.story.steps, pane.allWeights(), pane.story.tokens.map((t) => t.id));
-      return Math.max(...Object.entries(pane.story.tensors).flatMap(([name, tensor]) => tensor.data.map((x, i) =>
+        """() => Math.max(...state.panels.map((panel) => {
+      const values = evaluate(panel.story.steps, panel.allWeights(), panel.story.tokens.map((t) => t.id));
+      return Math.max(...Object.entries(panel.story.tensors).flatMap(([name, tensor]) => tensor.data.map((x, i) =>
         x === null ? 0 : Math.abs(x - values[name].data[i]) / Math.max(1, Math.abs(x)))));
     }))"""
     )
@@ -229,31 +229,31 @@ def derivations(page):
     # A value missing from the page is neither 0 nor the end of the chain.
     absent = page.evaluate(
         """() => {
-      const pane = new Pane({...state.panes[0], weights: null}), q = 'blocks.0.attn.hook_q';
-      const noWeights = ownSource.why(pane, q, [0, 1, 0]);
-      const other = ownSource.why(pane, 'blocks.9.hook_resid_mid', [1, 0]), weight = ownSource.why(pane, 'blocks.0.attention.query.weight', [0, 1]);
-      return [noWeights, other, weight].map((found) => [found.isAbsent, found.result, found.title]);
+      const panel = new Panel({...state.panels[0], weights: null}), q = 'blocks.0.attn.hook_q';
+      const noWeights = localSource.why(panel, q, [0, 1, 0]);
+      const other = localSource.why(panel, 'blocks.9.hook_resid_mid', [1, 0]), weight = localSource.why(panel, 'blocks.0.attention.query.weight', [0, 1]);
+      return [noWeights, other, weight].map((found) => [found.isIncomplete, found.result, found.title]);
     }"""
     )
     assert [found[:2] for found in absent] == [[True, None]] * 3 and "weight" in absent[2][2] and "weight" not in absent[1][2], absent
     # A missing tensor is recomputed when its card is opened.
-    page.evaluate("state.saved = state.panes[0].story.tensors['blocks.0.attn.hook_pattern']; delete state.panes[0].story.tensors['blocks.0.attn.hook_pattern']")
-    go(page, "percentage")
-    equal = page.evaluate("state.panes[0].story.tensors['blocks.0.attn.hook_pattern'].data.every((x, i) => x === null ? state.saved.data[i] === null : Math.abs(x - state.saved.data[i]) < 1e-5)")
+    page.evaluate("state.saved = state.panels[0].story.tensors['blocks.0.attn.hook_pattern']; delete state.panels[0].story.tensors['blocks.0.attn.hook_pattern']")
+    go(page, "attention weights")
+    equal = page.evaluate("state.panels[0].story.tensors['blocks.0.attn.hook_pattern'].data.every((x, i) => x === null ? state.saved.data[i] === null : Math.abs(x - state.saved.data[i]) < 1e-5)")
     assert equal, "a missing tensor is recomputed exactly"
 
 
 def comparing(page):
     go(page, "token embedding + position")
-    assert page.locator(".panes.two .pane").count() == 2, "two panes are shown side by side"
+    assert page.locator(".panes.two .pane").count() == 2, "two panels are shown side by side"
     assert page.locator("td.differs").count() > 0, "differences are highlighted"
-    page.evaluate("state.other = state.panes[1]; state.panes[1] = new Pane(state.panes[0]); draw()")
+    page.evaluate("state.other = state.panels[1]; state.panels[1] = new Panel(state.panels[0]); draw()")
     assert page.locator(".differs").count() == 0, "equal values are not highlighted"
-    page.evaluate("state.panes[1] = state.other; draw()")
+    page.evaluate("state.panels[1] = state.other; draw()")
 
 
 def learning(page):
-    go(page, "watch it learn")
+    go(page, "training history")
     last = page.inner_text("#moment strong")
     page.focus("#slider")
     page.keyboard.press("Home")
@@ -299,7 +299,7 @@ def readable(page):
 def check_edits(page, expected):
     """Edits change the probabilities in the page as they do in the program."""
     for change in expected:
-        found = page.evaluate("(edits) => ownSource.whatIf(state.panes[0], edits).words", change["edits"])
+        found = page.evaluate("(edits) => localSource.whatIf(state.panels[0], edits).words", change["edits"])
         assert len(found) == len(change["words"]) > 2
         ours = {word["id"]: word for word in found}
         for word in change["words"]:
@@ -316,7 +316,7 @@ def check_file(page, url, expected):
         part(page)
     page.goto(f"{url}#step=blocks.0.attn.hook_pattern&position=1&why=blocks.0.attn.hook_pattern:0,1,0")
     page.reload()
-    assert page.inner_text(".card h2") == "Percentage" and page.locator("th.closely").count() >= 1
+    assert page.inner_text(".card h2") == "Attention weights" and page.locator("th.closely").count() >= 1
     assert page.inner_text("#why-address") == "blocks.0.attn.hook_pattern[head=0,query=1,key=0]"
     for wrong in ("step=-3&head=99&position=-5", "step=x&position=1e9&head=0.5", "why=nothing:9,9", "step=9&why=hook_embed:99,99", "why=tokens:99:7"):
         page.goto(f"{url}#{wrong}")

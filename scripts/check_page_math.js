@@ -1,6 +1,6 @@
-// Checks that the explain page computes the same values as the Rust program. Each FILE contains a pane
-// of the page, the values recomputed in Rust, and the derivation of each value. The test
-// `the_pages_arithmetic_is_the_programs` writes the files and runs this script.
+// Checks that the explain page computes the same values as the Rust program. Each FILE contains a
+// panel of the page, the values recomputed in Rust, and the derivation of each value. The test
+// `page_arithmetic_matches_the_program` writes the files and runs this script.
 //
 //     node scripts/check_page_math.js FILE...
 "use strict";
@@ -9,7 +9,7 @@ const fs = require("fs"), path = require("path"), vm = require("vm");
 
 const assets = path.join(__dirname, "../crates/explain/src/assets");
 const source = ["compute.js", "derive.js"].map((name) => fs.readFileSync(path.join(assets, name), "utf8")).join("\n");
-const { Pane, evaluate } = vm.runInNewContext(`${source}\n;({ Pane, evaluate })`, { atob, Math });
+const { Panel, evaluate } = vm.runInNewContext(`${source}\n;({ Panel, evaluate })`, { atob, Math });
 
 let checked = 0;
 
@@ -31,12 +31,12 @@ function indices(shape) {
 }
 
 for (const file of process.argv.slice(2)) {
-  const { pane: data, exact, derived } = JSON.parse(fs.readFileSync(file, "utf8"));
-  const pane = new Pane(data), ids = pane.story.tokens.map((token) => token.id);
-  const values = evaluate(pane.story.steps, pane.allWeights(), ids);
-  for (const step of pane.story.steps) {
+  const { panel: data, exact, derived } = JSON.parse(fs.readFileSync(file, "utf8"));
+  const panel = new Panel(data), ids = panel.story.tokens.map((token) => token.id);
+  const values = evaluate(panel.story.steps, panel.allWeights(), ids);
+  for (const step of panel.story.steps) {
     compare(`${file}: ${step.name}`, [...values[step.name].data], exact[step.name], 1e-9);
-    const results = indices(step.shape).map((index) => pane.derive(step.name, index).result);
+    const results = indices(step.shape).map((index) => panel.derive(step.name, index).result);
     compare(`${file}: derivation of ${step.name}`, results, derived[step.name], 1e-6);
   }
 }

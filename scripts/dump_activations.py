@@ -436,7 +436,7 @@ def main():
         for seed in range(count):
             make(Path(folder) / f"any_{seed}", sample_config(random.Random(seed)), seed)
         test = ["cargo", "test", "--release", "--workspace", "--test", "tests", "--"]
-        test += ["explained_tensors_are_pytorchs", "--nocapture"]
+        test += ["explained_tensors_match_pytorch_for_every_option", "--nocapture"]
         subprocess.run(test, cwd=ROOT, env=os.environ | {"NEXTWORD_INSIDE": folder}, check=True)
 
 

@@ -211,7 +211,7 @@ def main():
             make(folder, name, config, seed)
             dump_activations.dump_transformers(folder / name)
         test = ["cargo", "test", "--release", "--workspace", "--test", "tests", "--"]
-        test += ["imported_models_match_transformers", "inside_transformers_models", "--nocapture"]
+        test += ["imported_models_match_transformers", "explained_tensors_match_transformers_models", "--nocapture"]
         env = os.environ | {"NEXTWORD_PARITY": str(folder)}
         subprocess.run(test, cwd=ROOT, env=env, check=True)
         for name in CASES:

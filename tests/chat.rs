@@ -45,7 +45,7 @@ fn a_chat_template_error_is_shown_and_the_chat_continues() {
         "{notes}"
     );
     assert!(!answers.is_empty());
-    assert!(notes.contains("forgotten: One day"), "{notes}");
+    assert!(notes.contains("removed: One day"), "{notes}");
     assert!(notes.ends_with("nothing to undo\n"), "{notes}");
 }
 

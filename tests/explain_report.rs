@@ -209,14 +209,14 @@ fn page_arithmetic_matches_the_program() {
         let exact =
             exact.map(|(name, array)| (name.clone(), finite(array.data.iter().copied().map(Some))));
         let data = serde_json::json!({
-            "pane": page::Panel::new(&explanation, &ReportOptions::default()).unwrap(),
+            "panel": page::Panel::new(&explanation, &ReportOptions::default()).unwrap(),
             "exact": exact.collect::<serde_json::Map<String, Value>>(),
             "derived": derived,
         });
         dir.write(&format!("{case}.json"), data.to_string())
     });
     let mut node = Command::new("node");
-    node.arg(root().join("scripts/check_arithmetic.js"));
+    node.arg(root().join("scripts/check_page_math.js"));
     let Ok(checked) = node.args(files).output() else {
         eprintln!("the page's arithmetic was not checked: node is not installed");
         return;
@@ -415,16 +415,17 @@ fn explain_writes_every_format() {
             "query",
             "key",
             "value",
-            "similarity",
-            "percentage",
+            "attention scores",
+            "attention weights",
             "masked self-attention values",
             "residual connection",
             "output layer",
             "softmax",
-            "next word: awesome",
-            "next word: <EOS>",
+            "next token: awesome",
+            "next token: <EOS>",
             "the prompt's next token",
-            "from the cache",
+            "decode step",
+            "KV cache)",
             "verified",
         ] {
             assert!(text.contains(word), "{word} is not in\n{text}");

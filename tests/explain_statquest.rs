@@ -289,7 +289,7 @@ fn every_displayed_statquest_value_is_recomputed() {
 
         for decimals in ["2", "9"] {
             let text = ask(prompt, &["--decimals", decimals]);
-            let (head, tail) = text.split_once("    softmax: how likely").unwrap();
+            let (head, tail) = text.split_once("    next-token probabilities").unwrap();
             let mut checked = 0;
             // A step is a title, a formula with the tensor's name, and the values.
             for step in head.trim_end().split("\n\n").skip(1) {

@@ -211,7 +211,9 @@ fn gguf_needs_every_merge_of_a_token() {
     let some = record(&["a b", "b c", "ab c"]);
     let error = export_gguf(&some, GgufType::F32, &path).unwrap_err();
     assert!(
-        error.to_string().contains("\"abc\" of \"a\" and \"bc\""),
+        error
+            .to_string()
+            .contains("merge \"a\" and \"bc\" into \"abc\""),
         "{error}"
     );
 }
@@ -258,7 +260,7 @@ fn values_beyond_a_gguf_type_are_named() {
         weights::save_tensors(&tensors, &record.weights_path()).unwrap();
         let error = export_gguf(&record, kind, &path).unwrap_err().to_string();
         assert!(
-            error.contains("`blk.0.ffn_up.weight` holds 1000000"),
+            error.contains("`blk.0.ffn_up.weight` contains 1000000"),
             "{error}"
         );
         assert!(error.contains(limit), "{error}");

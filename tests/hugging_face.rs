@@ -139,7 +139,7 @@ fn added_tokens_without_an_embedding_row_are_dropped() {
     });
     let error = import(&folder, &record).unwrap_err().to_string();
     assert!(
-        error.contains("has 102 tokens, and the model has room for 101"),
+        error.contains("has 102 tokens, but the model has only 101"),
         "{error}"
     );
 }
@@ -265,7 +265,7 @@ fn weights_beyond_half_precision_are_named() {
         .unwrap_err()
         .to_string();
     for part in [
-        "`transformer.h.1.mlp.c_fc.weight` holds -1000000",
+        "`transformer.h.1.mlp.c_fc.weight` contains -1000000",
         "65504",
         "bf16",
     ] {

@@ -34,7 +34,7 @@ fn invalid_configs_are_rejected_with_a_hint() {
     dir.training_rejects(
         &["schedule.warmup_steps=99"],
         USAGE,
-        &["warm-up of 99 steps"],
+        &["a warmup of 99 steps"],
     );
     dir.training_rejects(
         &["model.vocab_size=3"],

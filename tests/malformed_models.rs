@@ -373,7 +373,7 @@ fn missing_unused_and_misshapen_tensors_are_named() {
     for part in [
         "missing: `model.norm.weight` [24]",
         "unused: `model.norm.scale`",
-        "`lm_head.weight` has shape [24, 101], the config says [101, 24]",
+        "`lm_head.weight` has shape [24, 101], but config.json requires [101, 24]",
     ] {
         assert!(error.contains(part), "{error}");
     }

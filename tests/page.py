@@ -8,6 +8,7 @@ console error and on any request to another server.
 """
 
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -15,6 +16,8 @@ from pathlib import Path
 
 from openai_client import Server, with_chat_template
 from playwright.sync_api import expect, sync_playwright
+
+DONE = re.compile(r"\d tokens? in ")  # the status after a completion
 
 
 def watch(page, server, errors):
@@ -35,7 +38,7 @@ def complete(page):
     page.keyboard.press("Tab")
     page.focus("#prompt")
     page.keyboard.press("Control+Enter")
-    expect(page.locator("#status")).to_contain_text("tokens in", timeout=20_000)
+    expect(page.locator("#status")).to_contain_text(DONE, timeout=20_000)
     assert page.locator("#text img").count() == 0, "generated text is rendered as markup"
     tokens = page.locator("#text .piece")
     assert tokens.count() > 3, "no tokens"
@@ -52,7 +55,7 @@ def complete(page):
     assert page.evaluate("document.activeElement.textContent") == tokens.nth(1).inner_text()
 
     page.click("#again")
-    expect(page.locator("#status")).to_contain_text("tokens in", timeout=20_000)
+    expect(page.locator("#status")).to_contain_text(DONE, timeout=20_000)
     assert page.locator("#text").inner_text() == first, "a seeded completion changes"
 
 
@@ -81,10 +84,10 @@ def chat(page):
     page.fill("#max_tokens", "16")
     page.fill("#said", "Tell me of a fox")
     page.keyboard.press("Enter")
-    expect(page.locator("#status")).to_contain_text("tokens in", timeout=20_000)
+    expect(page.locator("#status")).to_contain_text(DONE, timeout=20_000)
     assert page.locator(".message").count() == 2
     page.click("#retry")
-    expect(page.locator("#status")).to_contain_text("tokens in", timeout=20_000)
+    expect(page.locator("#status")).to_contain_text(DONE, timeout=20_000)
     assert page.locator(".message").count() == 2
     page.locator(".message.assistant .piece").first.hover()
     assert page.locator("#token").is_visible()
@@ -124,7 +127,7 @@ def truncated_prompt(page):
     page.focus("#prompt")
     page.keyboard.press("Control+Enter")
     expect(page.locator("#text .cut")).to_contain_text("left out")
-    expect(page.locator("#status")).to_contain_text("tokens in", timeout=20_000)
+    expect(page.locator("#status")).to_contain_text(DONE, timeout=20_000)
 
 
 def reset_while_streaming(page):
@@ -166,7 +169,7 @@ def explain(page):
     page.click("#tab-complete")
     page.fill("#prompt", "One day a fox")
     page.click("#explain")
-    expect(page.locator(".card h2")).to_have_text("The words")
+    expect(page.locator(".card h2")).to_have_text("Tokens")
     expect(page.locator("[name=prompt]")).to_have_value("One day a fox")
 
 
