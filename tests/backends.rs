@@ -54,19 +54,24 @@ fn losses_agree_on_all_backends() {
         d_model: 32,
         ..presets::llama_like(29)
     };
-    for (what, config) in [("gpt", gpt), ("llama", llama)] {
+    for (label, config) in [("gpt", gpt), ("llama", llama)] {
         let devices = devices();
         let (losses, weights) = train(&config, &devices[0].1);
         assert_eq!(losses.len() as u64, STEPS);
-        assert!(losses[19] < losses[0], "{what} learns: {losses:?}");
+        assert!(losses[19] < losses[0], "{label} learns: {losses:?}");
         for (name, device) in &devices[1..] {
-            let (others, other_weights) = train(&config, device);
-            assert_close(&others, &losses, 1e-5, &format!("{what}: losses on {name}"));
+            let (other_losses, other_weights) = train(&config, device);
+            assert_close(
+                &other_losses,
+                &losses,
+                1e-5,
+                &format!("{label}: losses on {name}"),
+            );
             assert_close(
                 &other_weights,
                 &weights,
                 1e-2,
-                &format!("{what}: weights on {name}"),
+                &format!("{label}: weights on {name}"),
             );
         }
     }

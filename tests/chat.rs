@@ -17,10 +17,10 @@ const TEMPLATE: &str = "{% for message in messages %}{% if message.content == 'b
 fn chat(template: &str, options: &[&str], lines: &str) -> (String, String) {
     let dir = TestDir::new();
     let run = train_uninterrupted(dir.folder.path(), "flex");
-    let record = chat_model(&dir, &run, template, &json!({}));
+    let model_dir = chat_model(&dir, &run, template, &json!({}));
     let mut process = nextword()
         .arg("chat")
-        .arg(record)
+        .arg(model_dir)
         .args(["--max-tokens", "6", "--seed", "3"])
         .args(options)
         .stdin(Stdio::piped())
@@ -32,38 +32,38 @@ fn chat(template: &str, options: &[&str], lines: &str) -> (String, String) {
     input.write_all(lines.as_bytes()).unwrap();
     drop(input);
     let output = process.wait_with_output().unwrap();
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{error}");
-    (String::from_utf8(output.stdout).unwrap(), error)
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{stderr}");
+    (String::from_utf8(output.stdout).unwrap(), stderr)
 }
 
 #[test]
 fn a_chat_template_error_is_shown_and_the_chat_continues() {
-    let (answers, notes) = chat(TEMPLATE, &[], "bad\nOne day\n/undo\n/undo\n");
+    let (stdout, stderr) = chat(TEMPLATE, &[], "bad\nOne day\n/undo\n/undo\n");
     assert!(
-        notes.contains("error: ") && notes.contains("no bad words"),
-        "{notes}"
+        stderr.contains("error: ") && stderr.contains("no bad words"),
+        "{stderr}"
     );
-    assert!(!answers.is_empty());
-    assert!(notes.contains("removed: One day"), "{notes}");
-    assert!(notes.ends_with("nothing to undo\n"), "{notes}");
+    assert!(!stdout.is_empty());
+    assert!(stderr.contains("removed: One day"), "{stderr}");
+    assert!(stderr.ends_with("nothing to undo\n"), "{stderr}");
 }
 
 #[test]
 fn retry_regenerates_and_probs_shows_probabilities() {
-    let (answers, notes) = chat(
+    let (stdout, stderr) = chat(
         TEMPLATE,
         &["--temperature", "0"],
         "/retry\n/probs\nOne day\n/retry\n/probs\n/nonsense\n",
     );
-    assert_eq!(notes.matches("no reply yet").count(), 2, "{notes}");
-    assert!(notes.contains("unknown command /nonsense"), "{notes}");
+    assert_eq!(stderr.matches("no reply yet").count(), 2, "{stderr}");
+    assert!(stderr.contains("unknown command /nonsense"), "{stderr}");
     let (texts, rows): (Vec<&str>, Vec<&str>) =
-        answers.lines().partition(|line| !line.contains(" %  \""));
+        stdout.lines().partition(|line| !line.contains(" %  \""));
     // Greedy, and the first reply is not part of the second one's prompt.
     let half = texts.len() / 2;
-    assert_eq!(texts[..half], texts[half..], "{answers}");
-    assert!((1..=6).contains(&rows.len()), "{answers}");
+    assert_eq!(texts[..half], texts[half..], "{stdout}");
+    assert!((1..=6).contains(&rows.len()), "{stdout}");
     for row in rows {
         let percent: f64 = row.split('%').next().unwrap().trim().parse().unwrap();
         assert!((0.0..=100.0).contains(&percent), "{row}");

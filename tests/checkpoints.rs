@@ -9,7 +9,7 @@ use nextword_train::checkpoint::{self, Checkpoint};
 use crate::resume::{resume, train_uninterrupted};
 use crate::util::stderr;
 
-const DAMAGES: u64 = 400;
+const TRIALS: u64 = 400;
 
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut files: Vec<_> = fs::read_dir(folder)
@@ -24,7 +24,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 fn damage(path: &Path, rng: CounterRng) -> String {
     let mut bytes = fs::read(path).unwrap();
     let offset = (rng.at(1) % bytes.len() as u64) as usize;
-    let what = match rng.at(2) % 8 {
+    let description = match rng.at(2) % 8 {
         0 => {
             fs::remove_file(path).unwrap();
             return "removed".to_string();
@@ -44,7 +44,7 @@ fn damage(path: &Path, rng: CounterRng) -> String {
         }
     };
     fs::write(path, bytes).unwrap();
-    what
+    description
 }
 
 #[test]
@@ -56,15 +56,15 @@ fn any_damage_is_detected_and_the_older_checkpoint_used() {
     let (valid, skipped) = checkpoint::newest(&checkpoints).unwrap();
     assert_eq!((valid.unwrap().path, skipped.len()), (newer.clone(), 0));
     let rng = CounterRng::new(11);
-    for number in 0..DAMAGES {
+    for number in 0..TRIALS {
         let rng = rng.stream(number);
         let files = files(&newer);
         let path = &files[(rng.at(0) % files.len() as u64) as usize];
         let before = fs::read(path).unwrap();
-        let what = format!("{}: {}", path.display(), damage(path, rng));
+        let damage = format!("{}: {}", path.display(), damage(path, rng));
         let (found, skipped) = checkpoint::newest(&checkpoints).unwrap();
-        assert_eq!(found.unwrap().path, older, "{what}");
-        assert_eq!(skipped.len(), 1, "{what}");
+        assert_eq!(found.unwrap().path, older, "{damage}");
+        assert_eq!(skipped.len(), 1, "{damage}");
         fs::write(path, before).unwrap();
     }
     assert!(Checkpoint::open(&newer).is_ok(), "all damage was undone");
@@ -121,8 +121,8 @@ fn resume_fails_if_all_checkpoints_are_damaged() {
     for checkpoint in files(&run.join("checkpoints")) {
         fs::write(checkpoint.join("state.json"), "cut").unwrap();
     }
-    let record = run.join("best/model.safetensors");
-    let before = fs::read(&record).unwrap();
+    let weights = run.join("best/model.safetensors");
+    let before = fs::read(&weights).unwrap();
     let output = resume(&run, "flex").output().unwrap();
     assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
     assert!(
@@ -130,7 +130,7 @@ fn resume_fails_if_all_checkpoints_are_damaged() {
         "{}",
         stderr(&output)
     );
-    assert_eq!(fs::read(&record).unwrap(), before);
+    assert_eq!(fs::read(&weights).unwrap(), before);
 }
 
 #[test]

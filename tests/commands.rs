@@ -10,7 +10,7 @@ use crate::resume::{TINY, train_uninterrupted};
 use crate::test_dir::{TestDir, json_lines};
 use crate::util::{flex, nextword, root, stderr};
 
-/// Weights are in memory once. At GPT-2's size the peak is 1.2 times their bytes.
+/// Weights are in memory only once. At GPT-2's size the peak is 1.2 times their size.
 #[cfg(target_os = "linux")]
 #[test]
 fn loading_a_model_takes_little_more_memory_than_its_weights() {
@@ -28,10 +28,10 @@ fn loading_a_model_takes_little_more_memory_than_its_weights() {
         n_heads: 8,
         ..ModelConfig::default()
     };
-    let weights = 4 * config.parameter_counts().total();
-    assert!(weights > 150_000_000, "{weights}");
+    let weight_bytes = 4 * config.parameter_counts().total();
+    assert!(weight_bytes > 150_000_000, "{weight_bytes}");
     let model = config.init(&flex(), 1).unwrap();
-    let path = dir.path("record");
+    let path = dir.path("model");
     ModelDir::save(
         &path,
         &model,
@@ -40,37 +40,40 @@ fn loading_a_model_takes_little_more_memory_than_its_weights() {
     )
     .unwrap();
     drop(model);
-    let answer = dir.run(&["generate", "record", "a", "--max-tokens", "1", "--json"]);
-    let peak = json_lines(&answer)[0]["peak_memory_bytes"]
+    let output = dir.run(&["generate", "model", "a", "--max-tokens", "1", "--json"]);
+    let peak = json_lines(&output)[0]["peak_memory_bytes"]
         .as_u64()
         .unwrap();
-    println!("a peak of {peak} bytes for {weights} of weights");
+    println!("peak memory: {peak} bytes, weights: {weight_bytes} bytes");
     let program = 60_000_000; // The program itself, and the activations of a token.
-    assert!(peak < (weights + weights / 10 + program) as u64, "{peak}");
+    assert!(
+        peak < (weight_bytes + weight_bytes / 10 + program) as u64,
+        "{peak}"
+    );
 }
 
-/// `StatQuest`'s model answers both prompts, whatever the seed.
+/// `StatQuest`'s model completes both prompts correctly with any seed.
 #[test]
 fn statquest_answers_awesome_to_both_prompts() {
     let dir = TestDir::new();
     let config = root().join("configs/statquest.toml").display().to_string();
     for seed in 1..=5 {
         let set = [format!("seed={seed}"), format!("name=\"s{seed}\"")];
-        let trained = dir.run(&[
+        let output = dir.run(&[
             "train", &config, "--quiet", "--set", &set[0], "--set", &set[1],
         ]);
-        assert!(trained.status.success(), "{}", stderr(&trained));
+        assert!(output.status.success(), "{}", stderr(&output));
         for prompt in ["what is statquest", "statquest is what"] {
             let run = format!("runs/s{seed}");
-            let answer = dir.run(&["generate", &run, prompt, "--temperature", "0", "--json"]);
-            let answer = json_lines(&answer).remove(0);
-            assert_eq!(answer["text"], "awesome", "seed {seed}, {prompt}");
-            assert_eq!(answer["finish_reason"], "eos", "seed {seed}, {prompt}");
+            let output = dir.run(&["generate", &run, prompt, "--temperature", "0", "--json"]);
+            let completion = json_lines(&output).remove(0);
+            assert_eq!(completion["text"], "awesome", "seed {seed}, {prompt}");
+            assert_eq!(completion["finish_reason"], "eos", "seed {seed}, {prompt}");
         }
     }
 }
 
-/// The README's commands for one's own text, and for finetuning.
+/// The README's commands for training on your own text and for finetuning.
 #[test]
 fn own_text_trains_resumes_and_is_finetuned() {
     let dir = TestDir::new();
@@ -80,11 +83,11 @@ fn own_text_trains_resumes_and_is_finetuned() {
         .join("configs/shakespeare-char-cpu.toml")
         .display()
         .to_string();
-    let mine = ["--set", "data.path=my.txt"];
-    let plan = dir.run(&[&["plan", &config, "--steps", "1"], &mine[..]].concat());
+    let data = ["--set", "data.path=my.txt"];
+    let plan = dir.run(&[&["plan", &config, "--steps", "1"], &data[..]].concat());
     assert!(plan.status.success(), "{}", stderr(&plan));
-    let short = ["--set", "name=mine", "--set", "train.steps=4", "--quiet"];
-    let train = dir.run(&[&["train", &config], &mine[..], &short[..]].concat());
+    let options = ["--set", "name=mine", "--set", "train.steps=4", "--quiet"];
+    let train = dir.run(&[&["train", &config], &data[..], &options[..]].concat());
     assert!(train.status.success(), "{}", stderr(&train));
     let elsewhere = tempfile::tempdir().unwrap();
     let run = dir.path("runs/mine").display().to_string();
@@ -101,10 +104,10 @@ fn own_text_trains_resumes_and_is_finetuned() {
         "train.steps=2",
         "--quiet",
     ];
-    let tuned = dir.run(&[&["train", &finetune], &set[..]].concat());
-    assert!(tuned.status.success(), "{}", stderr(&tuned));
+    let finetuned = dir.run(&[&["train", &finetune], &set[..]].concat());
+    assert!(finetuned.status.success(), "{}", stderr(&finetuned));
     fs::remove_dir_all(dir.path("runs/mine")).unwrap();
-    let on = dir.run(&[
+    let resumed = dir.run(&[
         "resume",
         "runs/finetune",
         "--quiet",
@@ -112,46 +115,43 @@ fn own_text_trains_resumes_and_is_finetuned() {
         "train.steps=3",
     ]);
     assert!(
-        on.status.success(),
-        "a finetuned run stands by itself: {}",
-        stderr(&on)
+        resumed.status.success(),
+        "a finetuned run resumes without its base model: {}",
+        stderr(&resumed)
     );
 }
 
 /// Each optimizer learns, and resumes with the same losses.
 #[test]
 fn every_optimizer_learns_and_resumes() {
-    for (kind, rate) in [("sgd", 0.3), ("muon", 0.003), ("adamw", 0.003)] {
+    for (kind, lr) in [("sgd", 0.3), ("muon", 0.003), ("adamw", 0.003)] {
         let dir = TestDir::new();
         let losses = |set: &[String]| -> Vec<f64> {
-            let mut all = vec![
+            let mut settings = vec![
                 format!("optimizer.kind=\"{kind}\""),
-                format!("schedule.learning_rate={rate}"),
+                format!("schedule.learning_rate={lr}"),
             ];
-            all.extend_from_slice(set);
-            let all: Vec<&str> = all.iter().map(String::as_str).collect();
-            let args = dir.train_with(&all);
+            settings.extend_from_slice(set);
+            let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+            let args = dir.train_with(&settings);
             let args: Vec<&str> = args.iter().map(String::as_str).chain(["--json"]).collect();
             step_losses(&json_lines(&dir.run(&args)))
         };
-        let train_uninterrupted = losses(&["name=\"train_uninterrupted\"".to_string()]);
-        assert!(
-            train_uninterrupted[23] < train_uninterrupted[0] - 0.2,
-            "{kind}: {train_uninterrupted:?}"
-        );
-        let half = losses(&[
+        let full = losses(&["name=\"full\"".to_string()]);
+        assert!(full[23] < full[0] - 0.2, "{kind}: {full:?}");
+        let checkpointed = losses(&[
             "name=\"half\"".to_string(),
             "checkpoint.every=12".to_string(),
             "train.steps=24".to_string(),
             "validation.every=0".to_string(),
         ]);
         assert_eq!(
-            half, train_uninterrupted,
-            "{kind}: what is kept and measured changes nothing"
+            checkpointed, full,
+            "{kind}: checkpoints and validation do not change the losses"
         );
         fs::remove_dir_all(dir.path("runs/half/checkpoints/step-00000024")).unwrap();
-        let rest = step_losses(&json_lines(&dir.run(&["resume", "runs/half", "--json"])));
-        assert_eq!(rest, train_uninterrupted[12..], "{kind} resumed");
+        let resumed = step_losses(&json_lines(&dir.run(&["resume", "runs/half", "--json"])));
+        assert_eq!(resumed, full[12..], "{kind} resumed");
     }
 }
 
@@ -164,21 +164,21 @@ fn step_losses(events: &[Value]) -> Vec<f64> {
 fn train_generate_inspect_and_plot_work_in_sequence() {
     let dir = TestDir::new();
     let run = train_uninterrupted(dir.folder.path(), "flex");
-    let shown = run.display().to_string();
+    let run_arg = run.display().to_string();
 
-    let generate = |more: &[&str]| {
+    let generate = |options: &[&str]| {
         let mut args = vec![
             "generate",
-            &shown,
+            &run_arg,
             "One day",
             "--json",
             "--max-tokens",
             "20",
         ];
-        args.extend(more);
-        let mut answer = json_lines(&dir.run(&args)).remove(0);
-        answer["peak_memory_bytes"].take();
-        answer
+        args.extend(options);
+        let mut completion = json_lines(&dir.run(&args)).remove(0);
+        completion["peak_memory_bytes"].take();
+        completion
     };
     let first = generate(&["--seed", "4"]);
     assert!(
@@ -196,36 +196,36 @@ fn train_generate_inspect_and_plot_work_in_sequence() {
         greedy["text"],
         generate(&["--temperature", "0", "--seed", "9"])["text"]
     );
-    let unknown = dir.run(&["generate", &shown, "One 🦀", "--max-tokens", "3"]);
+    let output = dir.run(&["generate", &run_arg, "One 🦀", "--max-tokens", "3"]);
     assert!(
-        unknown.status.success() && stderr(&unknown).contains("🦀"),
+        output.status.success() && stderr(&output).contains("🦀"),
         "{}",
-        stderr(&unknown)
+        stderr(&output)
     );
 
     let text = dir.write("text.txt", "One day a small fox went to the river.");
-    let eval = json_lines(&dir.run(&["eval", &shown, &text, "--json"])).remove(0);
-    let figure = |name: &str| eval["loss"][name].as_f64();
-    let (loss, perplexity) = (figure("nats_per_token"), figure("perplexity"));
+    let eval = json_lines(&dir.run(&["eval", &run_arg, &text, "--json"])).remove(0);
+    let metric = |name: &str| eval["loss"][name].as_f64();
+    let (loss, perplexity) = (metric("nats_per_token"), metric("perplexity"));
     assert!(
         (loss.unwrap().exp() - perplexity.unwrap()).abs() < 1e-6,
         "{eval}"
     );
 
-    let inspect = json_lines(&dir.run(&["inspect", &shown, "--json"])).remove(0);
+    let inspect = json_lines(&dir.run(&["inspect", &run_arg, "--json"])).remove(0);
     assert!(inspect.to_string().contains("\"step\":"), "{inspect}");
-    let plot = dir.run(&["plot", &shown]);
+    let plot = dir.run(&["plot", &run_arg]);
     assert!(plot.status.success(), "{}", stderr(&plot));
     let svg = fs::read_to_string(run.join("loss.svg")).unwrap();
     assert!(
         svg.starts_with("<svg") && svg.contains("validation"),
         "{svg}"
     );
-    let again = dir.run(&["resume", &shown]);
+    let resumed = dir.run(&["resume", &run_arg]);
     assert!(
-        again.status.success() && stderr(&again).contains("all steps are already done"),
+        resumed.status.success() && stderr(&resumed).contains("all steps are already done"),
         "{}",
-        stderr(&again)
+        stderr(&resumed)
     );
 }
 
@@ -244,8 +244,8 @@ fn plan_reports_size_baselines_and_speed_and_writes_nothing() {
         plan["measured"]["tokens_per_second"].as_f64().unwrap() > 0.0,
         "{plan}"
     );
-    let dry = dir.run(&["train", &config, "--dry-run"]);
-    assert!(dry.status.success() && !dir.path("runs").exists());
+    let dry_run = dir.run(&["train", &config, "--dry-run"]);
+    assert!(dry_run.status.success() && !dir.path("runs").exists());
 }
 
 #[test]
@@ -287,10 +287,10 @@ fn prepared_data_trains_like_its_text() {
     );
 }
 
-/// Every command line in the documents uses existing options.
+/// Every command line in the documentation uses existing options.
 #[test]
 fn documented_commands_exist() {
-    let mut seen = 0;
+    let mut count = 0;
     for document in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"] {
         let text = fs::read_to_string(root().join(document)).unwrap();
         let lines = text
@@ -313,10 +313,10 @@ fn documented_commands_exist() {
                 let name = option.split('=').next().unwrap();
                 assert!(help.contains(name), "{document}: nextword {line}");
             }
-            seen += 1;
+            count += 1;
         }
     }
-    assert!(seen >= 10, "only {seen} commands are shown");
+    assert!(count >= 10, "found only {count} commands");
 }
 
 /// Every benchmark, in its shortest form.
@@ -327,7 +327,7 @@ fn bench_reports_speed_and_memory_bandwidth() {
     let train = dir.run(&["train", "tiny.toml", "--quiet", "--set", "train.steps=2"]);
     assert!(train.status.success(), "{}", stderr(&train));
     let size = ["--size", "small"];
-    let lines: [&[&str]; 8] = [
+    let commands: [&[&str]; 8] = [
         &["train", size[0], size[1], "--steps", "1", "--warm-up", "0"],
         &[
             "train",
@@ -346,18 +346,18 @@ fn bench_reports_speed_and_memory_bandwidth() {
         &["tokenize", "runs/tiny"],
         &["load", "runs/tiny"],
     ];
-    for line in lines {
-        let output = dir.run(&[&["bench"], line, &["--rounds", "1", "--json"]].concat());
-        assert!(output.status.success(), "{line:?}: {}", stderr(&output));
+    for args in commands {
+        let output = dir.run(&[&["bench"], args, &["--rounds", "1", "--json"]].concat());
+        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
         for report in json_lines(&output) {
-            assert_eq!(report["bench"], line[0]);
+            assert_eq!(report["bench"], args[0]);
             let seconds = report["seconds"]["median"].as_f64().unwrap();
             assert!(seconds > 0.0 && seconds < 60.0, "{report}");
-            let share = report["share_of_peak"].as_f64().unwrap_or(0.5);
-            assert!(share > 0.0 && share < 3.0, "{report}");
+            let fraction = report["share_of_peak"].as_f64().unwrap_or(0.5);
+            assert!(fraction > 0.0 && fraction < 3.0, "{report}");
         }
     }
-    let refused = dir.run(&[
+    let rejected = dir.run(&[
         "bench",
         "decode",
         "runs/tiny",
@@ -366,10 +366,10 @@ fn bench_reports_speed_and_memory_bandwidth() {
         "--device",
         "ndarray",
     ]);
-    assert_eq!(refused.status.code(), Some(2));
+    assert_eq!(rejected.status.code(), Some(2));
     assert!(
-        stderr(&refused).contains("nextword quantize"),
+        stderr(&rejected).contains("nextword quantize"),
         "{}",
-        stderr(&refused)
+        stderr(&rejected)
     );
 }

@@ -49,16 +49,18 @@ fn configs_build_with_the_stated_parameter_counts() {
     for path in files() {
         let config = resolved(&path);
         let name = path.file_stem().unwrap().to_str().unwrap().to_string();
-        assert_eq!(config.name, name, "the run is named like its file");
+        assert_eq!(config.name, name, "the run has the name of its file");
         if config.start_from.is_some() {
             continue; // Its model comes from `start_from`: tests/commands.rs trains it.
         }
-        let counted = config.model.parameter_counts().total();
-        let stated = PARAMETERS.iter().find(|(of, _)| *of == name);
-        assert_eq!(stated.map(|(_, n)| *n), Some(counted), "{name}");
+        let count = config.model.parameter_counts().total();
+        let expected = PARAMETERS
+            .iter()
+            .find(|(config_name, _)| *config_name == name);
+        assert_eq!(expected.map(|(_, n)| *n), Some(count), "{name}");
         let model = config.model.init(&flex(), 1).unwrap();
         let built = burn::module::Module::num_params(&model);
-        assert_eq!(built, counted, "{name} as built");
+        assert_eq!(built, count, "{name} as built");
         seen.push(name);
     }
     assert_eq!(seen.len(), PARAMETERS.len(), "{seen:?}");

@@ -1,4 +1,4 @@
-//! The outputs in docs/course.md are real.
+//! docs/course.md shows the real output of its commands.
 
 use std::fs;
 
@@ -32,20 +32,20 @@ fn number(word: &str) -> Option<(f64, f64)> {
     Some((bare.parse().ok()?, 10f64.powi(exponent - decimals)))
 }
 
-/// Decimals may differ between processors in their last digit; words and integers may not. The reported
-/// rounding error of the model differs too, within its bound.
-fn alike(found: &str, shown: &str) -> bool {
+/// Whether two words of output agree. Decimals may differ in their last digit between processors, words
+/// and integers may not. The reported rounding error may differ, within its bound.
+fn is_close(found: &str, shown: &str) -> bool {
     if found == shown {
         return true;
     }
-    let (Some((a, dir)), Some((b, other))) = (number(found), number(shown)) else {
+    let (Some((a, unit)), Some((b, other_unit))) = (number(found), number(shown)) else {
         return false;
     };
     let is_rounding_error = |word: &str| word.contains("e-");
     if is_rounding_error(found) && is_rounding_error(shown) {
         return a.max(b) < 1e-5;
     }
-    dir.to_bits() == other.to_bits() && dir < 1.0 && (a - b).abs() < 1.5 * dir
+    unit.to_bits() == other_unit.to_bits() && unit < 1.0 && (a - b).abs() < 1.5 * unit
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn only_last_digits_may_differ() {
         ("e^(-3.45)", "e^(-3.44)"),
         ("3.7e-6,", "4.1e-6,"),
     ] {
-        assert!(alike(a, b), "{a} {b}");
+        assert!(is_close(a, b), "{a} {b}");
     }
     for (a, b) in [
         ("0.12", "0.14"),
@@ -64,7 +64,7 @@ fn only_last_digits_may_differ() {
         ("0.0001", "0.0110"),
         ("r", "l"),
     ] {
-        assert!(!alike(a, b), "{a} {b}");
+        assert!(!is_close(a, b), "{a} {b}");
     }
 }
 
@@ -96,12 +96,12 @@ fn the_course_shows_real_output() {
             );
             for (found, shown) in found.iter().zip(&shown) {
                 assert!(
-                    alike(found, shown),
+                    is_close(found, shown),
                     "{line:?}: {found} instead of {shown}; run scripts/make_docs.py"
                 );
             }
             ran += 1;
         }
     }
-    assert!(ran >= 6, "only {ran} commands ran");
+    assert!(ran >= 6, "found only {ran} commands");
 }

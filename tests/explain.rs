@@ -16,7 +16,7 @@ use crate::random_models::{ALL_OPTIONS, options_used, random_case_model, random_
 use crate::util::flex;
 
 /// A model, a prompt and generation options.
-fn any_case(case: u64) -> (Transformer, Vec<u32>, TraceOptions) {
+fn random_case(case: u64) -> (Transformer, Vec<u32>, TraceOptions) {
     let model = random_case_model(case);
     let config = model.config();
     let rng = CounterRng::new(6).stream(case);
@@ -53,26 +53,26 @@ const CASES: u64 = 1000;
 
 #[test]
 fn a_thousand_traces_are_complete_and_match_the_recomputation() {
-    let (mut seen, mut apart) = (BTreeSet::new(), [[0.0_f64; 2]; 2]);
+    let (mut seen, mut worst) = (BTreeSet::new(), [[0.0_f64; 2]; 2]);
     for case in 0..CASES {
-        let (model, prompt, options) = any_case(case);
+        let (model, prompt, options) = random_case(case);
         seen.extend(options_used(&model));
         let (trace, weights) = trace(&model, &prompt, &options);
-        let verdict = &trace.verification;
+        let verification = &trace.verification;
         assert!(
-            verdict.is_verified(),
+            verification.is_verified(),
             "case {case}, {:?}: {}",
             trace.config,
-            verdict.summary()
+            verification.summary()
         );
         assert_eq!(
-            verdict.differences.len(),
+            verification.differences.len(),
             trace.graph.iter().filter(|node| node.observed).count()
         );
-        for d in &verdict.differences {
-            let of = &mut apart[usize::from(trace.bits.is_some())];
-            of[0] = of[0].max(d.step / (d.scale + 0.1));
-            of[1] = of[1].max(d.largest / d.scale.max(1.0));
+        for d in &verification.differences {
+            let maxima = &mut worst[usize::from(trace.bits.is_some())];
+            maxima[0] = maxima[0].max(d.step / (d.scale + 0.1));
+            maxima[1] = maxima[1].max(d.largest / d.scale.max(1.0));
         }
         let names: BTreeSet<&str> = trace.graph.iter().map(|node| node.name.as_str()).collect();
         assert_eq!(
@@ -81,24 +81,26 @@ fn a_thousand_traces_are_complete_and_match_the_recomputation() {
             "case {case}: {names:?}"
         );
         let used: BTreeSet<&str> = trace.graph.iter().flat_map(weights_in).collect();
-        let given: BTreeSet<&str> = weights.keys().map(String::as_str).collect();
+        let stored: BTreeSet<&str> = weights.keys().map(String::as_str).collect();
         assert_eq!(
-            used, given,
-            "case {case}: every weight is used, and no other"
+            used, stored,
+            "case {case}: exactly the model's weights are used"
         );
         for node in &trace.graph {
             check_node(&trace, node, case);
         }
     }
-    for (kind, [step, whole]) in ["floats", "quantized"].iter().zip(apart) {
-        println!("{kind}: largest difference of a step {step:.1e}, of the whole {whole:.1e}");
+    for (kind, [step, end_to_end]) in ["floats", "quantized"].iter().zip(worst) {
+        println!(
+            "{kind}: largest difference {step:.1e} per operation, {end_to_end:.1e} end to end"
+        );
     }
-    assert_eq!(seen.len(), ALL_OPTIONS, "every option comes up: {seen:?}");
+    assert_eq!(seen.len(), ALL_OPTIONS, "not every option occurs: {seen:?}");
 }
 
 /// Number of tensors in a forward pass, counted from the configuration.
 fn tensors_of(config: &ModelConfig) -> usize {
-    let count = |is: bool, n: usize| if is { n } else { 0 };
+    let count = |condition: bool, n: usize| if condition { n } else { 0 };
     let normed = config.norm != NormKind::None;
     let sandwich = config.has_sandwich_norms();
     // Input, query, key, value, score, attention weight, weighted values, attention output.
@@ -116,8 +118,8 @@ fn tensors_of(config: &ModelConfig) -> usize {
     let post = normed && config.norm_placement == NormPlacement::Post;
     let sums = count(post, sublayers);
     let layer = attention + feed_forward + sums + 1;
-    let waves = matches!(config.position, Position::Learned | Position::Sinusoidal);
-    let ends = 3 + count(waves, 1) + count(config.has_final_norm(), 1);
+    let has_position_tensor = matches!(config.position, Position::Learned | Position::Sinusoidal);
+    let ends = 3 + count(has_position_tensor, 1) + count(config.has_final_norm(), 1);
     ends + count(config.logit_soft_cap.is_some(), 1) + config.n_layers * layer
 }
 
@@ -138,7 +140,7 @@ fn weights_in(node: &Node) -> Vec<&str> {
     }
 }
 
-/// Attention weights sum to one, masked entries are absent, residual sums are sums.
+/// Checks that attention weights sum to one, masked entries are absent and residual sums are sums.
 fn check_node(trace: &Trace, node: &Node, case: u64) {
     let value = trace.value(&node.name);
     let label = format!("case {case}, {}", node.name);
@@ -169,13 +171,13 @@ fn check_node(trace: &Trace, node: &Node, case: u64) {
                 key <= query || shown.is_none(),
                 "{label}: later tokens are masked"
             );
-            let nothing = if matches!(node.op, Op::Scores { .. }) {
+            let masked_value = if matches!(node.op, Op::Scores { .. }) {
                 f64::NEG_INFINITY
             } else {
                 0.0
             };
             assert!(
-                shown.is_some() || x.total_cmp(&nothing).is_eq(),
+                shown.is_some() || x.total_cmp(&masked_value).is_eq(),
                 "{label}: {x} is masked"
             );
         }
@@ -185,7 +187,7 @@ fn check_node(trace: &Trace, node: &Node, case: u64) {
 #[test]
 fn explained_values_equal_generated_ones_bitwise() {
     for case in 0..CASES {
-        let (model, prompt, options) = any_case(case);
+        let (model, prompt, options) = random_case(case);
         let (trace, _) = trace(&model, &prompt, &options);
         let decode = DecodeOptions {
             sampling: options.sampling.clone(),
@@ -193,14 +195,14 @@ fn explained_values_equal_generated_ones_bitwise() {
             stop_ids: options.stop_ids.clone(),
             ..DecodeOptions::default()
         };
-        let answer = generate_ids(&model, std::slice::from_ref(&prompt), decode, |_| {
+        let generated = generate_ids(&model, std::slice::from_ref(&prompt), decode, |_| {
             std::ops::ControlFlow::Continue(())
         });
-        let tokens = &answer.unwrap()[0].tokens;
-        let drawn: Vec<_> = trace.samples.iter().map(|d| d.sampled).collect();
-        assert_eq!(&drawn, tokens, "case {case}");
+        let tokens = &generated.unwrap()[0].tokens;
+        let sampled: Vec<_> = trace.samples.iter().map(|d| d.sampled).collect();
+        assert_eq!(&sampled, tokens, "case {case}");
 
-        // The whole prompt at once, without a probe or a cache, gives the same.
+        // One forward pass without a probe or a cache gives the same logits.
         let ids: Vec<i32> = prompt.iter().map(|id| id.cast_signed()).collect();
         let data = TensorData::new(ids, [1, prompt.len()]);
         let ids = Tensor::<2, Int>::from_data(data, &flex());
@@ -217,7 +219,7 @@ fn explained_values_equal_generated_ones_bitwise() {
     }
 }
 
-/// Follows the derivation of `address` down to its leaves.
+/// Follows the derivation of `address` down to its leaves and returns the number of derivations.
 fn follow_to_leaves(
     trace: &Trace,
     all_weights: &Arrays,
@@ -226,9 +228,9 @@ fn follow_to_leaves(
 ) -> usize {
     let text = |id: u32| id.to_string();
     let mut seen: BTreeSet<String> = BTreeSet::new();
-    let mut open = VecDeque::from([address.clone()]);
-    let (mut ends, mut checked) = (0, 0);
-    while let Some(address) = open.pop_front() {
+    let mut queue = VecDeque::from([address.clone()]);
+    let (mut leaves, mut checked) = (0, 0);
+    while let Some(address) = queue.pop_front() {
         if !seen.insert(address.to_string()) {
             continue;
         }
@@ -242,35 +244,35 @@ fn follow_to_leaves(
                 found.filled
             );
         }
-        let end = address.name == TOKENS || all_weights.contains_key(&address.name);
-        let origin = found
+        let is_leaf = address.name == TOKENS || all_weights.contains_key(&address.name);
+        let has_no_links = found
             .operands
             .iter()
             .all(|operand| operand.address.is_none());
         assert!(
-            end || !origin || matches!(op(trace, &address), Op::Sinusoidal),
-            "{address} ends the chain"
+            is_leaf || !has_no_links || matches!(op(trace, &address), Op::Sinusoidal),
+            "{address} is not a leaf but has no links"
         );
-        ends += usize::from(end);
+        leaves += usize::from(is_leaf);
         for operand in &found.operands {
             if let Some(address) = &operand.address {
                 let parsed = Address::parse(address, trace, all_weights).unwrap();
                 assert_eq!(parsed.to_string(), *address);
-                open.push_back(parsed);
+                queue.push_back(parsed);
             }
         }
     }
-    assert!(ends > 0, "{address} comes from weights and token ids");
+    assert!(leaves > 0, "{address} must lead to weights or token ids");
     checked
 }
 
 /// The largest value of a tensor; 0 for weights and token ids, which are exact.
 fn largest(trace: &Trace, name: &str) -> f64 {
     let finite = |node: &Node| {
-        let numbers = trace.value(&node.name).data.iter();
-        numbers
+        let values = trace.value(&node.name).data.iter();
+        values
             .filter(|x| x.is_finite())
-            .fold(0.0_f64, |most, x| most.max(x.abs()))
+            .fold(0.0_f64, |max, x| max.max(x.abs()))
     };
     trace.node(name).map_or(0.0, finite)
 }
@@ -283,7 +285,7 @@ fn op<'t>(trace: &'t Trace, address: &Address) -> &'t Op {
 fn derivations_end_in_weights_and_token_ids() {
     let (mut checked, mut seen) = (0, BTreeSet::new());
     for case in 0..200 {
-        let (model, prompt, options) = any_case(case);
+        let (model, prompt, options) = random_case(case);
         seen.extend(options_used(&model));
         let (trace, weights) = trace(&model, &prompt[..prompt.len().min(3)], &options);
         let last = trace.ids.len() - 1;
@@ -292,8 +294,8 @@ fn derivations_end_in_weights_and_token_ids() {
         let tolerance = model.bits().map_or(2e-5, |_| 1e-3);
         checked += follow_to_leaves(&trace, &weights, &address, tolerance);
     }
-    assert!(checked > 50_000, "{checked} derivations were followed");
-    assert_eq!(seen.len(), ALL_OPTIONS, "every option comes up: {seen:?}");
+    assert!(checked > 50_000, "only {checked} derivations were followed");
+    assert_eq!(seen.len(), ALL_OPTIONS, "not every option occurs: {seen:?}");
 }
 
 #[test]

@@ -19,14 +19,14 @@ const CLOSE: f64 = 1e-5;
 
 /// A model of ours with token ids.
 #[derive(Deserialize)]
-struct OurTensors {
+struct OurModel {
     config: ModelConfig,
     ids: Vec<u32>,
 }
 
 /// The token ids for a transformers model.
 #[derive(Deserialize)]
-struct TheirTensors {
+struct TransformersInputs {
     inputs: Vec<u32>,
 }
 
@@ -39,37 +39,40 @@ fn models_with_activations(folder: &Path) -> Vec<PathBuf> {
     folders
 }
 
-fn folder(variable: &str, otherwise: &str) -> PathBuf {
-    std::env::var_os(variable).map_or_else(|| root().join(otherwise), PathBuf::from)
+fn folder(variable: &str, default: &str) -> PathBuf {
+    std::env::var_os(variable).map_or_else(|| root().join(default), PathBuf::from)
 }
 
 /// Compares every tensor in `folder` with the trace of `model`; returns their number.
 fn compare(folder: &Path, model: &Transformer, ids: &[u32]) -> usize {
-    let shown = folder.file_name().unwrap().to_str().unwrap();
+    let label = folder.file_name().unwrap().to_str().unwrap();
     let trace = Trace::record(model, &weights_of(model), ids, &TraceOptions::default()).unwrap();
     let inside = weights::load_tensors(&folder.join("inside.safetensors")).unwrap();
     let mut worst = (0.0, String::new());
     for (name, (shape, values)) in &inside {
         let ours = trace.values.get(name);
-        let ours = ours.unwrap_or_else(|| panic!("{shown}: {name} is not explained"));
-        assert_eq!(&ours.shape, shape, "{shown}: {name}");
+        let ours = ours.unwrap_or_else(|| panic!("{label}: {name} is not explained"));
+        assert_eq!(&ours.shape, shape, "{label}: {name}");
         let finite = values.iter().filter(|x| x.is_finite());
-        let largest = finite.fold(1.0_f64, |most, x| most.max(f64::from(x.abs())));
-        for (at, (ours, theirs)) in ours.data.iter().zip(values).enumerate() {
+        let largest = finite.fold(1.0_f64, |max, x| max.max(f64::from(x.abs())));
+        for (index, (ours, theirs)) in ours.data.iter().zip(values).enumerate() {
             let (ours, theirs) = (*ours, f64::from(*theirs));
             if ours.total_cmp(&theirs).is_eq() {
                 continue; // Masked on both sides.
             }
-            let apart = (ours - theirs).abs() / largest;
-            assert!(apart <= CLOSE, "{shown}, {name} {at}: {ours}, {theirs}");
-            if apart > worst.0 {
-                worst = (apart, name.clone());
+            let difference = (ours - theirs).abs() / largest;
+            assert!(
+                difference <= CLOSE,
+                "{label}, {name} {index}: {ours}, {theirs}"
+            );
+            if difference > worst.0 {
+                worst = (difference, name.clone());
             }
         }
     }
     let (worst, name) = worst;
     println!(
-        "{shown}: {} tensors, largest difference {worst:.1e}, in {name}",
+        "{label}: {} tensors, largest difference {worst:.1e}, in {name}",
         inside.len()
     );
     inside.len()
@@ -80,11 +83,11 @@ fn explained_tensors_match_pytorch_for_every_option() {
     let mut compared = 0;
     for folder in models_with_activations(&folder("NEXTWORD_INSIDE", "tests/fixtures/inside")) {
         let ours = fs::read(folder.join("model.json")).unwrap();
-        let OurTensors { config, ids } = serde_json::from_slice(&ours).unwrap();
+        let OurModel { config, ids } = serde_json::from_slice(&ours).unwrap();
         let model = weights::load(&config, &folder.join("model.safetensors"), &flex()).unwrap();
         compared += compare(&folder, &model, &ids);
     }
-    assert!(compared > 200, "{compared} tensors were compared");
+    assert!(compared > 200, "only {compared} tensors were compared");
 }
 
 #[test]
@@ -92,14 +95,14 @@ fn explained_tensors_match_transformers_models() {
     let scratch = tempfile::tempdir().unwrap();
     let mut compared = 0;
     for folder in models_with_activations(&folder("NEXTWORD_PARITY", "tests/fixtures/hf")) {
-        let record = scratch.path().join(folder.file_name().unwrap());
-        import(&folder, &record).unwrap();
-        let model = ModelDir::open(&record).unwrap().load(&flex()).unwrap();
+        let model_dir = scratch.path().join(folder.file_name().unwrap());
+        import(&folder, &model_dir).unwrap();
+        let model = ModelDir::open(&model_dir).unwrap().load(&flex()).unwrap();
         let inputs = fs::read(folder.join("inputs.json")).unwrap();
-        let TheirTensors { inputs } = serde_json::from_slice(&inputs).unwrap();
+        let TransformersInputs { inputs } = serde_json::from_slice(&inputs).unwrap();
         let inside = weights::load_tensors(&folder.join("inside.safetensors")).unwrap();
         let seq = inside["logits"].0[0];
         compared += compare(&folder, &model, &inputs[..seq]);
     }
-    assert!(compared > 150, "{compared} tensors were compared");
+    assert!(compared > 150, "only {compared} tensors were compared");
 }

@@ -12,14 +12,14 @@ use serde_json::Value;
 use crate::util::{nextword, root, stderr};
 
 const CLOSE: f64 = 1e-6;
-const RECORD: &str = "docs/models/statquest";
+const MODEL: &str = "docs/models/statquest";
 const PROMPTS: [&str; 2] = ["what is statquest", "statquest is what"];
 
 /// A tensor of one head, row by row.
 type Rows = Vec<Vec<f64>>;
 
 /// StatQuest's forward pass in plain loops.
-struct ForwardContext {
+struct ForwardPass {
     tensors: BTreeMap<&'static str, Rows>,
     head: Rows,
     bias: Vec<f64>,
@@ -52,13 +52,17 @@ fn softmax(x: &[f64]) -> Vec<f64> {
     x.iter().map(|x| x.exp() / sum).collect()
 }
 
-impl ForwardContext {
-    fn of(weights: &NamedTensors, ids: &[usize]) -> Self {
+impl ForwardPass {
+    fn new(weights: &NamedTensors, ids: &[usize]) -> Self {
         let table = matrix(weights, "token_embedding.weight");
         let embed: Rows = ids.iter().map(|id| table[*id].clone()).collect();
-        let wave = |p: usize| vec![(p as f64).sin(), (p as f64).cos()];
-        let waves: Rows = (0..ids.len()).map(wave).collect();
-        let x: Rows = embed.iter().zip(&waves).map(|(a, b)| add(a, b)).collect();
+        let position = |p: usize| vec![(p as f64).sin(), (p as f64).cos()];
+        let positions: Rows = (0..ids.len()).map(position).collect();
+        let x: Rows = embed
+            .iter()
+            .zip(&positions)
+            .map(|(a, b)| add(a, b))
+            .collect();
         let project = |name: &str| -> Rows {
             let w = matrix(weights, &format!("blocks.0.attention.{name}.weight"));
             x.iter().map(|x| product(x, &w)).collect()
@@ -72,10 +76,10 @@ impl ForwardContext {
         let head = matrix(weights, "head.weight");
         let bias = matrix(weights, "head.bias").remove(0);
         let logits: Rows = sum.iter().map(|x| add(&product(x, &head), &bias)).collect();
-        let shares = logits.iter().map(|row| softmax(row)).collect();
+        let probabilities = logits.iter().map(|row| softmax(row)).collect();
         let tensors = [
             ("hook_embed", embed),
-            ("hook_pos_embed", waves),
+            ("hook_pos_embed", positions),
             ("blocks.0.hook_resid_pre", x),
             ("blocks.0.attn.hook_q", q),
             ("blocks.0.attn.hook_k", k),
@@ -86,7 +90,7 @@ impl ForwardContext {
             ("blocks.0.attn.hook_z", z),
             ("blocks.0.hook_resid_post", sum),
             ("logits", logits),
-            ("probabilities", shares),
+            ("probabilities", probabilities),
         ];
         Self {
             tensors: tensors.into_iter().collect(),
@@ -97,15 +101,15 @@ impl ForwardContext {
 
     /// Tolerance for a value of `name`.
     fn allowed(&self, name: &str) -> f64 {
-        let numbers = self.tensors[name].iter().flatten();
-        CLOSE * numbers.fold(1.0_f64, |most, x| most.max(x.abs()))
+        let values = self.tensors[name].iter().flatten();
+        CLOSE * values.fold(1.0_f64, |max, x| max.max(x.abs()))
     }
 
     /// The values that the terminal shows for a step, line by line.
     fn lines(&self, name: &str) -> Rows {
-        let of = |name: &str| self.tensors[name].clone();
+        let tensor = |name: &str| self.tensors[name].clone();
         let sums = |a: &str, b: &str| {
-            let rows = of(a).into_iter().zip(of(b)).zip(of(name));
+            let rows = tensor(a).into_iter().zip(tensor(b)).zip(tensor(name));
             rows.map(|((a, b), sum)| [a, b, sum].concat()).collect()
         };
         let percent = |row: &Vec<f64>| row.iter().map(|p| 100.0 * p).collect::<Vec<f64>>();
@@ -113,32 +117,33 @@ impl ForwardContext {
             "blocks.0.hook_resid_pre" => sums("hook_embed", "hook_pos_embed"),
             "blocks.0.hook_resid_post" => sums("blocks.0.hook_resid_pre", "blocks.0.attn.hook_z"),
             "blocks.0.attn.hook_pattern" => {
-                let rows = of(name).into_iter();
+                let rows = tensor(name).into_iter();
                 rows.map(|row| [percent(&row), vec![100.0]].concat())
                     .collect()
             }
             "blocks.0.attn.hook_z" => {
-                let shares = of("blocks.0.attn.hook_pattern").pop().unwrap();
-                let mixed = shares.into_iter().zip(of("blocks.0.attn.hook_v"));
-                let mixed = mixed.map(|(share, v)| [vec![100.0 * share], v].concat());
-                of(name).into_iter().chain(mixed).collect()
+                let weights = tensor("blocks.0.attn.hook_pattern").pop().unwrap();
+                let weighted = weights.into_iter().zip(tensor("blocks.0.attn.hook_v"));
+                let weighted = weighted.map(|(weight, v)| [vec![100.0 * weight], v].concat());
+                tensor(name).into_iter().chain(weighted).collect()
             }
-            _ => of(name),
+            _ => tensor(name),
         }
     }
 
-    /// Probabilities after each token, the most likely first, and the surprise of the next one.
+    /// Probabilities after each token, the most likely first, and the surprisal of the next one.
     fn predictions(&self, next: &[usize]) -> Rows {
-        let shares = self.tensors["probabilities"].iter().zip(next);
-        let line = |(shares, next): (&Vec<f64>, &usize)| {
-            let mut sorted: Vec<f64> = shares.iter().map(|p| 100.0 * p).collect();
+        let probabilities = self.tensors["probabilities"].iter().zip(next);
+        let line = |(probabilities, next): (&Vec<f64>, &usize)| {
+            let mut sorted: Vec<f64> = probabilities.iter().map(|p| 100.0 * p).collect();
             sorted.sort_by(|a, b| b.total_cmp(a));
-            [sorted, vec![-shares[*next].log2()]].concat()
+            [sorted, vec![-probabilities[*next].log2()]].concat()
         };
-        shares.map(line).collect()
+        probabilities.map(line).collect()
     }
 
-    /// The output layer applied to the residual stream at `position`, before and after the block.
+    /// The logit lens: the output layer applied to the residual stream at `position`, before and after
+    /// the block.
     fn lens(&self, position: usize) -> Rows {
         let read = |name: &str| {
             let logit = |(id, bias): (usize, &f64)| {
@@ -146,9 +151,9 @@ impl ForwardContext {
                 dot(&self.tensors[name][position], &column) + bias
             };
             let logits: Vec<f64> = self.bias.iter().enumerate().map(logit).collect();
-            let mut shares: Vec<f64> = softmax(&logits).iter().map(|p| 100.0 * p).collect();
-            shares.sort_by(|a, b| b.total_cmp(a));
-            shares
+            let mut probabilities: Vec<f64> = softmax(&logits).iter().map(|p| 100.0 * p).collect();
+            probabilities.sort_by(|a, b| b.total_cmp(a));
+            probabilities
         };
         let after = read("blocks.0.hook_resid_post");
         vec![read("blocks.0.hook_resid_pre"), [vec![1.0], after].concat()] // Block 1.
@@ -157,9 +162,9 @@ impl ForwardContext {
     /// Logit and probability of each candidate after `position`, the most likely first.
     fn candidates(&self, position: usize) -> Rows {
         let logits = self.tensors["logits"][position].iter();
-        let shares = self.tensors["probabilities"][position].iter();
+        let probabilities = self.tensors["probabilities"][position].iter();
         let mut lines: Rows = logits
-            .zip(shares)
+            .zip(probabilities)
             .map(|(x, p)| vec![*x, 100.0 * p])
             .collect();
         lines.sort_by(|a, b| b[0].total_cmp(&a[0]));
@@ -169,9 +174,13 @@ impl ForwardContext {
     /// Contributions to the logit of `id` after `position`, the largest first, then their sum.
     fn contributions(&self, position: usize, id: usize) -> Rows {
         let column: Vec<f64> = self.head.iter().map(|row| row[id]).collect();
-        let of = |name: &str| dot(&self.tensors[name][position], &column);
-        let head = vec![1.0, 1.0, of("blocks.0.attn.hook_z")]; // Head 1 of layer 1.
-        let others = [of("hook_embed"), of("hook_pos_embed"), self.bias[id]];
+        let contribution = |name: &str| dot(&self.tensors[name][position], &column);
+        let head = vec![1.0, 1.0, contribution("blocks.0.attn.hook_z")]; // Head 1 of layer 1.
+        let others = [
+            contribution("hook_embed"),
+            contribution("hook_pos_embed"),
+            self.bias[id],
+        ];
         let mut parts: Rows = others
             .map(|part| vec![part])
             .into_iter()
@@ -179,23 +188,20 @@ impl ForwardContext {
             .collect();
         let size = |part: &Vec<f64>| part.last().copied().unwrap_or(0.0).abs();
         parts.sort_by(|a, b| size(b).total_cmp(&size(a)));
-        let together = self.tensors["logits"][position][id];
-        parts
-            .into_iter()
-            .chain([vec![together, together]])
-            .collect()
+        let logit = self.tensors["logits"][position][id];
+        parts.into_iter().chain([vec![logit, logit]]).collect()
     }
 }
 
-/// The numbers of a line as written, and whether they are percentages.
+/// The numbers in a line as text, and whether each is a percentage.
 fn numbers(line: &str) -> Vec<(&str, bool)> {
     let words: Vec<&str> = line
         .split_whitespace()
         .map(|word| word.trim_matches(|c: char| "()[],:;".contains(c)))
         .collect();
-    let numbers = words.iter().enumerate();
-    let numbers = numbers.filter(|(_, word)| word.parse::<f64>().is_ok());
-    numbers
+    let values = words.iter().enumerate();
+    let values = values.filter(|(_, word)| word.parse::<f64>().is_ok());
+    values
         .map(|(at, word)| (*word, words.get(at + 1) == Some(&"%")))
         .collect()
 }
@@ -207,9 +213,9 @@ fn check_line(line: &str, exact: &[f64], allowed: f64) -> usize {
     for ((text, is_percent), exact) in shown.iter().zip(exact) {
         let decimals = text.split_once('.').map_or(0, |(_, after)| after.len());
         let half = 0.5 * 0.1_f64.powi(i32::try_from(decimals).unwrap());
-        let apart = (text.parse::<f64>().unwrap() - exact).abs();
+        let difference = (text.parse::<f64>().unwrap() - exact).abs();
         let allowed = if *is_percent { 100.0 * CLOSE } else { allowed };
-        assert!(apart <= half + allowed, "{line}: {text} is {exact}");
+        assert!(difference <= half + allowed, "{line}: {text} is {exact}");
     }
     shown.len()
 }
@@ -228,21 +234,21 @@ fn check_lines<'l>(
     checked.sum()
 }
 
-fn ask(prompt: &str, more: &[&str]) -> String {
-    let program = nextword()
-        .args(["explain", RECORD, prompt, "--width", "400"])
-        .args(more)
+fn explain(prompt: &str, options: &[&str]) -> String {
+    let output = nextword()
+        .args(["explain", MODEL, prompt, "--width", "400"])
+        .args(options)
         .current_dir(root())
         .output()
         .unwrap();
-    assert!(program.status.success(), "{}", stderr(&program));
-    String::from_utf8(program.stdout).unwrap()
+    assert!(output.status.success(), "{}", stderr(&output));
+    String::from_utf8(output.stdout).unwrap()
 }
 
-/// Checks every value of every tensor of `story`; returns their count.
-fn check_story(story: &Value, pass: &ForwardContext) -> usize {
+/// Checks every value of every tensor of `report`; returns their count.
+fn check_report(report: &Value, pass: &ForwardPass) -> usize {
     let mut checked = 0;
-    for (name, tensor) in story["tensors"].as_object().unwrap() {
+    for (name, tensor) in report["tensors"].as_object().unwrap() {
         let exact = &pass.tensors[name.as_str()];
         let width = tensor["shape"].as_array().unwrap().last().unwrap();
         let data = tensor["data"].as_array().unwrap();
@@ -250,16 +256,16 @@ fn check_story(story: &Value, pass: &ForwardContext) -> usize {
         assert_eq!(rows.len(), exact.len(), "{name}");
         for (row, exact) in rows.zip(exact) {
             let shown: Vec<f64> = row.iter().filter_map(Value::as_f64).collect();
-            assert_eq!(shown.len(), exact.len(), "{name}: the future is null");
+            assert_eq!(shown.len(), exact.len(), "{name}: masked values are null");
             for (shown, exact) in shown.iter().zip(exact) {
-                let apart = (shown - exact).abs();
-                assert!(apart <= pass.allowed(name), "{name}: {shown}, {exact}");
+                let difference = (shown - exact).abs();
+                assert!(difference <= pass.allowed(name), "{name}: {shown}, {exact}");
                 checked += 1;
             }
         }
     }
     assert_eq!(
-        story["tensors"].as_object().unwrap().len(),
+        report["tensors"].as_object().unwrap().len(),
         pass.tensors.len()
     );
     checked
@@ -267,20 +273,23 @@ fn check_story(story: &Value, pass: &ForwardContext) -> usize {
 
 #[test]
 fn every_displayed_statquest_value_is_recomputed() {
-    let weights = load_tensors(&root().join(RECORD).join("model.safetensors")).unwrap();
+    let weights = load_tensors(&root().join(MODEL).join("model.safetensors")).unwrap();
     let folder = tempfile::tempdir().unwrap();
     for prompt in PROMPTS {
-        let json: Value = serde_json::from_str(&ask(prompt, &["--format", "json"])).unwrap();
+        let json: Value = serde_json::from_str(&explain(prompt, &["--format", "json"])).unwrap();
         let index = |value: &Value| usize::try_from(value.as_u64().unwrap()).unwrap();
         let tokens = json["tokens"].as_array().unwrap();
         let ids: Vec<usize> = tokens.iter().map(|token| index(&token["id"])).collect();
-        let answer = json["answer"].as_array().unwrap();
-        let chosen: Vec<usize> = answer.iter().map(|a| index(&a["token"]["id"])).collect();
-        let pass = ForwardContext::of(&weights, &ids);
-        assert!(check_story(&json, &pass) > 150);
+        let completion = json["answer"].as_array().unwrap();
+        let completion_ids: Vec<usize> = completion
+            .iter()
+            .map(|a| index(&a["token"]["id"]))
+            .collect();
+        let pass = ForwardPass::new(&weights, &ids);
+        assert!(check_report(&json, &pass) > 150);
 
         let file = folder.path().join("page.html").display().to_string();
-        ask(prompt, &["--format", "html", "--out", &file]);
+        explain(prompt, &["--format", "html", "--out", &file]);
         let html = std::fs::read_to_string(file).unwrap();
         let data = &html[html.find("{\"panes\":").unwrap()..];
         let page = serde_json::Deserializer::from_str(data).into_iter::<Value>();
@@ -288,7 +297,7 @@ fn every_displayed_statquest_value_is_recomputed() {
         assert_eq!(page["panes"][0]["story"]["tensors"], json["tensors"]);
 
         for decimals in ["2", "9"] {
-            let text = ask(prompt, &["--decimals", decimals]);
+            let text = explain(prompt, &["--decimals", decimals]);
             let (head, tail) = text.split_once("    next-token probabilities").unwrap();
             let mut checked = 0;
             // A step is a title, a formula with the tensor's name, and the values.
@@ -299,21 +308,24 @@ fn every_displayed_statquest_value_is_recomputed() {
                 assert!(lines.all(|line| numbers(line).is_empty()), "{name}: {step}");
             }
             assert!(checked > 150, "{checked} numbers in {head}");
-            let next: Vec<usize> = ids[1..].iter().chain(chosen.last()).copied().collect();
+            let next_ids: Vec<usize> = ids[1..]
+                .iter()
+                .chain(completion_ids.last())
+                .copied()
+                .collect();
             let mut parts = tail.split("\n\n");
-            let (guesses, logits) = (pass.predictions(&next), pass.allowed("logits"));
-            checked = check_lines(&mut parts.next().unwrap().lines(), &guesses, CLOSE);
-            let prompt_length = ids.len() + 1 - chosen.len();
+            let (predictions, logits) = (pass.predictions(&next_ids), pass.allowed("logits"));
+            checked = check_lines(&mut parts.next().unwrap().lines(), &predictions, CLOSE);
+            let prompt_length = ids.len() + 1 - completion_ids.len();
             let after = prompt_length - 1;
-            let on_the_way = &mut parts.next().unwrap().lines().skip(1);
-            checked += check_lines(on_the_way, &pass.lens(after), CLOSE);
-            for (answer, id) in chosen.iter().enumerate() {
-                // The title, the cache, the temperature.
+            let lens_lines = &mut parts.next().unwrap().lines().skip(1);
+            checked += check_lines(lens_lines, &pass.lens(after), CLOSE);
+            for (step, id) in completion_ids.iter().enumerate() {
+                // Skips the title, the line about the cache and the temperature.
                 let mut lines = parts.next().unwrap().lines().skip(3);
-                checked += check_lines(&mut lines, &pass.candidates(after + answer), logits);
+                checked += check_lines(&mut lines, &pass.candidates(after + step), logits);
                 let mut lines = parts.next().unwrap().lines().skip(1);
-                checked +=
-                    check_lines(&mut lines, &pass.contributions(after + answer, *id), logits);
+                checked += check_lines(&mut lines, &pass.contributions(after + step, *id), logits);
             }
             assert!(parts.next().is_none(), "{tail}");
             assert!(checked > 50, "{checked} numbers in {tail}");

@@ -5,11 +5,11 @@ use nextword_explain::terminal::{self, View};
 use nextword_generate::SamplingConfig;
 use nextword_model::ModelConfig;
 
-use crate::explain_report::{explainer, many_words, options};
+use crate::explain_report::{explainer, large_vocab_config, options};
 
 #[test]
 fn an_unlikely_sampled_token_is_shown() {
-    let explainer = explainer(&many_words(), 3);
+    let explainer = explainer(&large_vocab_config(), 3);
     let mut unlikely = 0;
     for seed in 0..20 {
         let mut options = options(1);
@@ -18,17 +18,17 @@ fn an_unlikely_sampled_token_is_shown() {
             ..SamplingConfig::default()
         };
         let explanation = explainer.explain("w00 w02 w01", &options).unwrap();
-        let few = ReportOptions {
+        let top_one = ReportOptions {
             top: 1,
             ..ReportOptions::default()
         };
-        let story = explanation.report(&few).unwrap();
-        let chosen = &story.completion[0];
+        let report = explanation.report(&top_one).unwrap();
+        let chosen = &report.completion[0];
         assert_eq!(chosen.candidates.len() + chosen.omitted, 40);
         unlikely += usize::from(chosen.candidates.len() > 1);
         let text = terminal::render(
             &explanation,
-            &story,
+            &report,
             &View {
                 top: 1,
                 ..View::default()
@@ -46,49 +46,52 @@ fn an_unlikely_sampled_token_is_shown() {
 fn terminal_output_fits_the_given_width() {
     let config = ModelConfig {
         n_layers: 40,
-        ..many_words()
+        ..large_vocab_config()
     };
     let explainer = explainer(&config, 3);
     let words: Vec<String> = (0..30).map(|n| format!("w{n:02}")).collect();
     let explanation = explainer.explain(&words.join(" "), &options(2)).unwrap();
-    let story = explanation.report(&ReportOptions::default()).unwrap();
+    let report = explanation.report(&ReportOptions::default()).unwrap();
     for width in [60, 80, 132] {
         let view = View {
             width,
             ..View::default()
         };
-        let text = terminal::render(&explanation, &story, &view);
+        let text = terminal::render(&explanation, &report, &view);
         for line in text.lines() {
             // A word longer than the line is not broken.
-            let breaks =
+            let can_wrap =
                 line.trim().contains(' ') && !line.contains("blocks.") && !line.contains('…');
-            assert!(!breaks || line.chars().count() <= width, "{width}: {line}");
+            assert!(
+                !can_wrap || line.chars().count() <= width,
+                "{width}: {line}"
+            );
         }
         assert!(text.contains("--position N") && text.contains("--layer N"));
         assert!(text.lines().count() < 700, "{} lines", text.lines().count());
     }
-    let all = View {
+    let view_all = View {
         layers: Some((0..40).collect()),
         positions: Some((0..31).collect()),
         ..View::default()
     };
-    let whole = terminal::render(&explanation, &story, &all);
-    assert!(whole.contains("layer 40") && whole.lines().count() > 2_000);
+    let complete = terminal::render(&explanation, &report, &view_all);
+    assert!(complete.contains("layer 40") && complete.lines().count() > 2_000);
 }
 
 #[test]
 fn attended_words_are_shown_and_escapes_removed() {
-    let explainer = explainer(&many_words(), 3);
+    let explainer = explainer(&large_vocab_config(), 3);
     let words: Vec<String> = (0..30).map(|n| format!("w{n:02}")).collect();
     let explanation = explainer.explain(&words.join(" "), &options(1)).unwrap();
-    let mut story = explanation.report(&ReportOptions::default()).unwrap();
-    story.model.name = "\u{1b}]0;title\u{7}".to_string();
-    story.unknown = vec!["\u{1b}[31m".to_string()];
+    let mut report = explanation.report(&ReportOptions::default()).unwrap();
+    report.model.name = "\u{1b}]0;title\u{7}".to_string();
+    report.unknown = vec!["\u{1b}[31m".to_string()];
     let view = View {
         positions: Some(vec![0]),
         ..View::default()
     };
-    let text = terminal::render(&explanation, &story, &view);
+    let text = terminal::render(&explanation, &report, &view);
     let first = text.split("attention weights").nth(1).unwrap();
     let row = first
         .lines()

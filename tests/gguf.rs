@@ -10,7 +10,8 @@ use nextword_model::{ModelCard, ModelConfig, ModelDir, presets, weights};
 
 use crate::util::flex;
 
-/// The contents of a file: values as text, tensors with sizes (fastest axis first), type and bytes.
+/// The contents of a file: metadata as text; tensors with their sizes (fastest axis first), type and
+/// bytes.
 #[derive(Default)]
 struct GgufFile {
     meta: BTreeMap<String, String>,
@@ -59,26 +60,26 @@ fn read(path: &Path) -> GgufFile {
     let mut reader = Reader(&bytes, 0);
     assert_eq!(reader.take(4), b"GGUF");
     assert_eq!(reader.u32(), 3);
-    let (tensors, values) = (reader.u64(), reader.u64());
-    let mut found = GgufFile::default();
-    for _ in 0..values {
+    let (tensor_count, value_count) = (reader.u64(), reader.u64());
+    let mut file = GgufFile::default();
+    for _ in 0..value_count {
         let key = reader.text();
         let kind = reader.u32();
         let value = reader.value(kind);
         assert!(
-            found.meta.insert(key.clone(), value).is_none(),
+            file.meta.insert(key.clone(), value).is_none(),
             "{key} twice"
         );
     }
     let mut table = Vec::new();
-    for _ in 0..tensors {
+    for _ in 0..tensor_count {
         let name = reader.text();
         let axes = reader.u32();
         let sizes: Vec<u64> = (0..axes).map(|_| reader.u64()).collect();
         table.push((name, sizes, reader.u32(), reader.u64() as usize));
     }
-    let begin = reader.1.next_multiple_of(32);
-    for (name, sizes, kind, dir) in table {
+    let data_start = reader.1.next_multiple_of(32);
+    for (name, sizes, kind, offset) in table {
         let n = sizes.iter().product::<u64>() as usize;
         let len = match kind {
             0 => 4 * n,
@@ -87,23 +88,27 @@ fn read(path: &Path) -> GgufFile {
             8 => n / 32 * 34,
             other => panic!("tensor type {other}"),
         };
-        assert!(dir.is_multiple_of(32));
-        let data = bytes[begin + dir..begin + dir + len].to_vec();
-        found.tensors.insert(name, (sizes, kind, data));
+        assert!(offset.is_multiple_of(32));
+        let data = bytes[data_start + offset..data_start + offset + len].to_vec();
+        file.tensors.insert(name, (sizes, kind, data));
     }
-    found
+    file
 }
 
-fn record(dir: &Path, kind: TokenizerKind, preset: fn(usize) -> ModelConfig) -> ModelDir {
+fn model_dir(dir: &Path, kind: TokenizerKind, preset: fn(usize) -> ModelConfig) -> ModelDir {
     let config = TokenizerConfig {
         kind,
         vocab_size: (kind == TokenizerKind::Bpe).then_some(300),
         ..TokenizerConfig::default()
     };
-    record_with(dir, &config, preset)
+    model_dir_with(dir, &config, preset)
 }
 
-fn record_with(dir: &Path, config: &TokenizerConfig, preset: fn(usize) -> ModelConfig) -> ModelDir {
+fn model_dir_with(
+    dir: &Path,
+    config: &TokenizerConfig,
+    preset: fn(usize) -> ModelConfig,
+) -> ModelDir {
     let text = "a few words, and then a few words more".to_string();
     let tokenizer = build_tokenizer(config, std::iter::once(Ok(text))).unwrap();
     let config = ModelConfig {
@@ -115,7 +120,7 @@ fn record_with(dir: &Path, config: &TokenizerConfig, preset: fn(usize) -> ModelC
         ..preset(tokenizer.vocab_size())
     };
     let model = config.init(&flex(), 5).unwrap();
-    let path = dir.join("record");
+    let path = dir.join("model");
     ModelDir::save(
         &path,
         &model,
@@ -138,34 +143,37 @@ fn to_f32_vec(bytes: &[u8]) -> Vec<f32> {
 #[test]
 fn gguf_has_the_weights_and_the_vocabulary() {
     let dir = tempfile::tempdir().unwrap();
-    let record = record(dir.path(), TokenizerKind::Bpe, presets::llama_like);
+    let model_dir = model_dir(dir.path(), TokenizerKind::Bpe, presets::llama_like);
     let path = dir.path().join("model.gguf");
-    assert_eq!(export_gguf(&record, GgufType::F32, &path).unwrap(), "llama");
-    let (found, ours) = (
-        read(&path),
-        weights::load_tensors(&record.weights_path()).unwrap(),
+    assert_eq!(
+        export_gguf(&model_dir, GgufType::F32, &path).unwrap(),
+        "llama"
     );
-    assert_eq!(found.tensors.len(), ours.len());
-    assert_eq!(found.meta["llama.attention.head_count"], "2");
-    assert_eq!(found.meta["llama.rope.freq_base"], "10000");
-    assert_eq!(found.meta["tokenizer.ggml.model"], "gpt2");
-    let tokenizer = nextword_data::load_tokenizer(record.tokenizer_path()).unwrap();
+    let (gguf, ours) = (
+        read(&path),
+        weights::load_tensors(&model_dir.weights_path()).unwrap(),
+    );
+    assert_eq!(gguf.tensors.len(), ours.len());
+    assert_eq!(gguf.meta["llama.attention.head_count"], "2");
+    assert_eq!(gguf.meta["llama.rope.freq_base"], "10000");
+    assert_eq!(gguf.meta["tokenizer.ggml.model"], "gpt2");
+    let tokenizer = nextword_data::load_tokenizer(model_dir.tokenizer_path()).unwrap();
     let size = tokenizer.vocab_size();
-    let listed = &found.meta["tokenizer.ggml.tokens"];
-    assert_eq!(listed.split('|').count(), size + 1, "| is a token itself");
+    let tokens = &gguf.meta["tokenizer.ggml.tokens"];
+    assert_eq!(tokens.split('|').count(), size + 1, "one token contains |");
     let eos = tokenizer.special_tokens().eos.unwrap().to_string();
-    assert_eq!(found.meta["tokenizer.ggml.eos_token_id"], eos);
+    assert_eq!(gguf.meta["tokenizer.ggml.eos_token_id"], eos);
 
-    let (sizes, _, data) = &found.tensors["token_embd.weight"];
+    let (sizes, _, data) = &gguf.tensors["token_embd.weight"];
     assert_eq!(sizes, &[32, size as u64]);
     assert_eq!(to_f32_vec(data), ours["token_embedding.weight"].1);
     // RoPE pairs row 1 of a head with row 0 there, and with row 8 of 16 here.
-    let (_, _, data) = &found.tensors["blk.0.attn_q.weight"];
+    let (_, _, data) = &gguf.tensors["blk.0.attn_q.weight"];
     let query = &ours["blocks.0.attention.query.weight"].1; // [32 in, 32 out]
     let (row, column) = (1, 8);
     let theirs = to_f32_vec(data);
     assert!((0..32).all(|i| theirs[row * 32 + i].to_bits() == query[i * 32 + column].to_bits()));
-    let (_, _, data) = &found.tensors["blk.0.ffn_down.weight"];
+    let (_, _, data) = &gguf.tensors["blk.0.ffn_down.weight"];
     let down = &ours["blocks.0.feed_forward.down.weight"];
     let d_ff = down.0[0];
     assert_eq!(
@@ -174,12 +182,13 @@ fn gguf_has_the_weights_and_the_vocabulary() {
     );
 }
 
-/// `SentencePiece` merges any two neighbours that form a token; fewer merges mean another tokenizer.
+/// `SentencePiece` merges any two neighbours that form a token. A tokenizer with fewer merges behaves
+/// differently.
 #[test]
 fn gguf_needs_every_merge_of_a_token() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
-    let record = |merges: &[&str]| {
+    let model_dir = |merges: &[&str]| {
         let vocab = ["</s>", "▁", "a", "b", "c", "ab", "bc", "abc"];
         let vocab: BTreeMap<_, _> = vocab.iter().zip(0..).collect();
         let file = serde_json::json!({
@@ -198,18 +207,18 @@ fn gguf_needs_every_merge_of_a_token() {
             ..presets::llama_like(8)
         };
         let model = config.init(&flex(), 5).unwrap();
-        let path = dir.path().join("record");
+        let path = dir.path().join("model");
         ModelDir::save(&path, &model, &file.to_string(), &ModelCard::default()).unwrap();
         ModelDir::open(&path).unwrap()
     };
-    let all = record(&["a b", "b c", "a bc", "ab c"]);
-    export_gguf(&all, GgufType::F32, &path).unwrap();
+    let complete = model_dir(&["a b", "b c", "a bc", "ab c"]);
+    export_gguf(&complete, GgufType::F32, &path).unwrap();
     assert_eq!(
         read(&path).meta["tokenizer.ggml.scores"],
         "0|0|0|0|0|-0|-1|-2"
     );
-    let some = record(&["a b", "b c", "ab c"]);
-    let error = export_gguf(&some, GgufType::F32, &path).unwrap_err();
+    let incomplete = model_dir(&["a b", "b c", "ab c"]);
+    let error = export_gguf(&incomplete, GgufType::F32, &path).unwrap_err();
     assert!(
         error
             .to_string()
@@ -222,23 +231,23 @@ fn gguf_needs_every_merge_of_a_token() {
 fn a_missing_eos_token_is_replaced_by_an_unused_one() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
-    let without_end = |pad: &str| {
+    let without_eos = |pad: &str| {
         let config = TokenizerConfig {
             eos: String::new(),
             pad: pad.to_string(),
             ..TokenizerConfig::default()
         };
-        record_with(dir.path(), &config, |vocab_size| ModelConfig {
+        model_dir_with(dir.path(), &config, |vocab_size| ModelConfig {
             vocab_size,
             ..ModelConfig::default()
         })
     };
-    let padded = without_end("<pad>");
+    let padded = without_eos("<pad>");
     export_gguf(&padded, GgufType::F32, &path).unwrap();
-    let found = read(&path);
-    let pad = &found.meta["tokenizer.ggml.padding_token_id"];
-    assert_eq!(&found.meta["tokenizer.ggml.eos_token_id"], pad);
-    let error = export_gguf(&without_end(""), GgufType::F32, &path).unwrap_err();
+    let gguf = read(&path);
+    let pad = &gguf.meta["tokenizer.ggml.padding_token_id"];
+    assert_eq!(&gguf.meta["tokenizer.ggml.eos_token_id"], pad);
+    let error = export_gguf(&without_eos(""), GgufType::F32, &path).unwrap_err();
     assert!(error.to_string().contains("it has no EOS token"), "{error}");
 }
 
@@ -246,8 +255,8 @@ fn a_missing_eos_token_is_replaced_by_an_unused_one() {
 fn values_beyond_a_gguf_type_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
-    let record = record(dir.path(), TokenizerKind::Byte, presets::llama_like);
-    let mut tensors = weights::load_tensors(&record.weights_path()).unwrap();
+    let model_dir = model_dir(dir.path(), TokenizerKind::Byte, presets::llama_like);
+    let mut tensors = weights::load_tensors(&model_dir.weights_path()).unwrap();
     for (value, kind, limit) in [
         (1e6, GgufType::F16, "the maximum of f16 is 65504"),
         (1e6, GgufType::Q4_0, "the maximum of q4_0 is 524032"),
@@ -257,8 +266,10 @@ fn values_beyond_a_gguf_type_are_named() {
             .get_mut("blocks.0.feed_forward.up.weight")
             .unwrap()
             .1[5] = value;
-        weights::save_tensors(&tensors, &record.weights_path()).unwrap();
-        let error = export_gguf(&record, kind, &path).unwrap_err().to_string();
+        weights::save_tensors(&tensors, &model_dir.weights_path()).unwrap();
+        let error = export_gguf(&model_dir, kind, &path)
+            .unwrap_err()
+            .to_string();
         assert!(
             error.contains("`blk.0.ffn_up.weight` contains 1000000"),
             "{error}"
@@ -266,7 +277,7 @@ fn values_beyond_a_gguf_type_are_named() {
         assert!(error.contains(limit), "{error}");
         assert!(!path.exists());
     }
-    export_gguf(&record, GgufType::Bf16, &path).unwrap();
+    export_gguf(&model_dir, GgufType::Bf16, &path).unwrap();
 }
 
 #[test]
@@ -277,12 +288,12 @@ fn gguf_supports_characters_and_bytes_but_not_words() {
         vocab_size,
         ..ModelConfig::default()
     };
-    let chars = record(dir.path(), TokenizerKind::Char, gpt2);
+    let chars = model_dir(dir.path(), TokenizerKind::Char, gpt2);
     assert_eq!(export_gguf(&chars, GgufType::Q8_0, &path).unwrap(), "gpt2");
-    let found = read(&path);
-    assert_eq!(found.meta["tokenizer.ggml.model"], "llama");
-    assert!(found.meta["tokenizer.ggml.tokens"].starts_with("▁|,|a|d"));
-    let types: Vec<(&str, u32)> = found
+    let gguf = read(&path);
+    assert_eq!(gguf.meta["tokenizer.ggml.model"], "llama");
+    assert!(gguf.meta["tokenizer.ggml.tokens"].starts_with("▁|,|a|d"));
+    let types: Vec<(&str, u32)> = gguf
         .tensors
         .iter()
         .map(|(name, (_, kind, _))| (name.as_str(), *kind))
@@ -291,11 +302,11 @@ fn gguf_supports_characters_and_bytes_but_not_words() {
     assert!(types.contains(&("blk.0.attn_qkv.bias", 0)), "{types:?}");
     assert!(types.contains(&("position_embd.weight", 0)), "{types:?}");
 
-    let bytes = record(dir.path(), TokenizerKind::Byte, gpt2);
+    let bytes = model_dir(dir.path(), TokenizerKind::Byte, gpt2);
     export_gguf(&bytes, GgufType::Q4_0, &path).unwrap();
     assert_eq!(read(&path).meta["tokenizer.ggml.model"], "gpt2");
 
-    let words = record(dir.path(), TokenizerKind::Word, gpt2);
+    let words = model_dir(dir.path(), TokenizerKind::Word, gpt2);
     let error = export_gguf(&words, GgufType::F32, &path).unwrap_err();
     assert!(
         error.to_string().contains("a token for each word"),

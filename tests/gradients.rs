@@ -106,7 +106,7 @@ pub(crate) fn architectures() -> Vec<(&'static str, ModelConfig)> {
             }),
         ),
         (
-            "parallel sublayers, part of each head turned",
+            "parallel sublayers, RoPE on part of each head",
             ModelConfig {
                 parallel: true,
                 rotary: RotaryConfig {
@@ -157,10 +157,10 @@ impl ModuleMapper for Perturb<'_> {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let hit = self.path.join(".") == self.name;
+        let is_target = self.path.join(".") == self.name;
         param.map(|tensor| {
             let tensor = tensor.cast(FloatDType::F64);
-            if !hit {
+            if !is_target {
                 return tensor;
             }
             let (shape, device) = (tensor.dims(), tensor.device());
@@ -173,13 +173,13 @@ impl ModuleMapper for Perturb<'_> {
 
 /// An f64 copy of `model` with one element changed.
 fn perturbed(model: &Transformer, name: &str, index: usize, amount: f64) -> Transformer {
-    let mut nudge = Perturb {
+    let mut mapper = Perturb {
         name,
         index,
         amount,
         path: Vec::new(),
     };
-    model.clone().map(&mut nudge)
+    model.clone().map(&mut mapper)
 }
 
 fn loss(model: &Transformer, batch: &TokenBatch) -> f64 {
@@ -196,7 +196,7 @@ fn loss(model: &Transformer, batch: &TokenBatch) -> f64 {
 #[test]
 fn gradients_match_finite_differences_in_f64() {
     const STEP: f64 = 1e-5;
-    for (what, config) in architectures() {
+    for (label, config) in architectures() {
         let model = config.init(&flex(), 9).unwrap();
         let batch = batch(2, 7, VOCAB, 4);
         let exact = perturbed(&model, "", 0, 0.0).train();
@@ -205,17 +205,17 @@ fn gradients_match_finite_differences_in_f64() {
             .iter()
             .map(|(name, g)| (name.to_string(), g.to_data().try_into_vec().unwrap()))
             .collect();
-        assert_eq!(gradients.len(), weights::layout(&config).len(), "{what}");
-        let rng = CounterRng::new(17).named(what);
+        assert_eq!(gradients.len(), weights::layout(&config).len(), "{label}");
+        let rng = CounterRng::new(17).named(label);
         for (number, (name, gradient)) in gradients.iter().enumerate() {
-            for draw in 0..3 {
-                let index = rng.at(3 * number as u64 + draw) as usize % gradient.len();
+            for sample in 0..3 {
+                let index = rng.at(3 * number as u64 + sample) as usize % gradient.len();
                 let up = loss(&perturbed(&model, name, index, STEP), &batch);
                 let down = loss(&perturbed(&model, name, index, -STEP), &batch);
                 let (found, slope) = (gradient[index], (up - down) / (2.0 * STEP));
                 assert!(
                     (found - slope).abs() <= 1e-6 + 1e-5 * slope.abs(),
-                    "{what}: {name}[{index}]: gradient {found}, slope {slope}"
+                    "{label}: {name}[{index}]: gradient {found}, slope {slope}"
                 );
             }
         }
@@ -240,13 +240,13 @@ const FUSED: f32 = 3e-4;
 /// In f32 flex runs the fused operations, in f64 the reference.
 #[test]
 fn fused_operations_match_the_reference_everywhere() {
-    for (what, config) in architectures() {
+    for (label, config) in architectures() {
         let model = config.init(&flex(), 9).unwrap();
         let plain = trained(perturbed(&model, "", 0, 0.0));
         let fused = trained(model);
         assert_eq!(fused.len(), plain.len());
         for ((name, a), (_, b)) in fused.iter().zip(&plain) {
-            assert_close(a, b, FUSED, &format!("{what}: {name}"));
+            assert_close(a, b, FUSED, &format!("{label}: {name}"));
         }
     }
 }
@@ -266,23 +266,19 @@ impl Probe for RecordingProbe {
 
 #[test]
 fn a_probe_changes_no_value() {
-    for (what, config) in architectures() {
+    for (label, config) in architectures() {
         let model = config.init(&flex(), 3).unwrap();
         let ids: Vec<u32> = (0..8).map(|i| (i * 5 + 1) % VOCAB as u32).collect();
-        let mut watcher = RecordingProbe {
+        let mut probe = RecordingProbe {
             sites: Vec::new(),
             logits: Vec::new(),
         };
         let data = TensorData::new(ids.iter().map(|id| id.cast_signed()).collect(), [1, 8]);
         let tokens = Tensor::<2, Int>::from_data(data, &model.device());
-        model.forward(tokens, &mut ForwardContext::with_probe(&mut watcher));
-        assert_close(&watcher.logits, &logits(&model, &ids), 1e-5, what);
+        model.forward(tokens, &mut ForwardContext::with_probe(&mut probe));
+        assert_close(&probe.logits, &logits(&model, &ids), 1e-5, label);
         let pattern = "blocks.0.attn.hook_pattern".to_string();
-        assert!(
-            watcher.sites.contains(&pattern),
-            "{what}: {:?}",
-            watcher.sites
-        );
+        assert!(probe.sites.contains(&pattern), "{label}: {:?}", probe.sites);
     }
 }
 
@@ -299,7 +295,7 @@ fn logits(model: &Transformer, ids: &[u32]) -> Vec<f32> {
 
 #[test]
 fn the_causal_mask_hides_later_tokens() {
-    for (what, config) in architectures() {
+    for (label, config) in architectures() {
         let model = config.init(&flex(), 3).unwrap();
         let ids: Vec<u32> = (0..8).map(|i| (i * 5 + 1) % VOCAB as u32).collect();
         let before = logits(&model, &ids);
@@ -311,12 +307,12 @@ fn the_causal_mask_hides_later_tokens() {
             assert_eq!(
                 before[..past],
                 after[..past],
-                "{what}: token {changed} is seen before its time"
+                "{label}: token {changed} affects earlier positions"
             );
             assert_ne!(
                 before[past..],
                 after[past..],
-                "{what}: token {changed} is not seen at all"
+                "{label}: token {changed} has no effect"
             );
         }
     }
@@ -334,86 +330,99 @@ fn a_sliding_window_hides_earlier_tokens() {
     let mut other = ids.clone();
     other[2] = 9;
     let (before, after) = (logits(&model, &ids), logits(&model, &other));
-    let at = |logits: &[f32], place: usize| logits[place * VOCAB..][..VOCAB].to_vec();
-    assert_ne!(at(&before, 4), at(&after, 4), "place 4 sees 2, 3 and 4");
-    assert_eq!(at(&before, 5), at(&after, 5), "place 5 sees 3, 4 and 5");
+    let at = |logits: &[f32], position: usize| logits[position * VOCAB..][..VOCAB].to_vec();
+    assert_ne!(
+        at(&before, 4),
+        at(&after, 4),
+        "position 4 attends to 2, 3 and 4"
+    );
+    assert_eq!(
+        at(&before, 5),
+        at(&after, 5),
+        "position 5 attends to 3, 4 and 5"
+    );
 }
 
 #[test]
 fn gradient_accumulation_equals_one_large_batch() {
-    for (what, config) in architectures() {
+    for (label, config) in architectures() {
         let model = config.init(&flex(), 3).unwrap().train();
-        let whole = batch(6, 8, VOCAB, 1);
-        // Micro-batches of unequal size with unequal numbers of counted targets.
+        let full = batch(6, 8, VOCAB, 1);
+        // Micro-batches of unequal size with different numbers of targets that count.
         let parts: Vec<TokenBatch> = [0..1, 1..3, 3..6]
             .into_iter()
             .map(|rows| TokenBatch {
                 batch: rows.len(),
                 seq: 8,
-                inputs: whole.inputs[rows.start * 8..rows.end * 8].to_vec(),
-                targets: whole.targets[rows.start * 8..rows.end * 8].to_vec(),
+                inputs: full.inputs[rows.start * 8..rows.end * 8].to_vec(),
+                targets: full.targets[rows.start * 8..rows.end * 8].to_vec(),
             })
             .collect();
-        let (one_loss, one) = forward_backward(&model, &[whole], 5, 2, false);
-        let (sum_loss, sum) = forward_backward(&model, &parts, 5, 2, false);
+        let (full_loss, full_gradients) = forward_backward(&model, &[full], 5, 2, false);
+        let (accumulated_loss, accumulated) = forward_backward(&model, &parts, 5, 2, false);
         let to_f32_vec = |tensor: Tensor<1>| weights::to_f32_vec(tensor.into_data());
-        assert_close(&to_f32_vec(sum_loss), &to_f32_vec(one_loss), 1e-6, what);
-        for ((name, a), (_, b)) in sum.iter().zip(one.iter()) {
+        assert_close(
+            &to_f32_vec(accumulated_loss),
+            &to_f32_vec(full_loss),
+            1e-6,
+            label,
+        );
+        for ((name, a), (_, b)) in accumulated.iter().zip(full_gradients.iter()) {
             let (a, b) = (to_f32_vec(a.clone()), to_f32_vec(b.clone()));
-            assert_close(&a, &b, 2e-5, &format!("{what}: {name}"));
+            assert_close(&a, &b, 2e-5, &format!("{label}: {name}"));
         }
     }
 }
 
 #[test]
 fn recomputed_activations_give_the_same_bits() {
-    for (what, config) in architectures() {
+    for (label, config) in architectures() {
         let model = config.init(&flex(), 3).unwrap().train();
         let batches = [batch(2, 8, VOCAB, 1), batch(3, 8, VOCAB, 2)];
-        let (kept_loss, kept) = forward_backward(&model, &batches, 5, 2, false);
+        let (saved_loss, saved) = forward_backward(&model, &batches, 5, 2, false);
         let (loss, recomputed) = forward_backward(&model, &batches, 5, 2, true);
         let to_f32_vec = |tensor: Tensor<1>| weights::to_f32_vec(tensor.into_data());
-        assert_eq!(to_f32_vec(loss), to_f32_vec(kept_loss), "{what}");
+        assert_eq!(to_f32_vec(loss), to_f32_vec(saved_loss), "{label}");
         assert_eq!(recomputed.iter().count(), weights::layout(&config).len());
-        for ((name, a), (_, b)) in recomputed.iter().zip(kept.iter()) {
+        for ((name, a), (_, b)) in recomputed.iter().zip(saved.iter()) {
             let (a, b) = (to_f32_vec(a.clone()), to_f32_vec(b.clone()));
-            assert_eq!(a, b, "{what}: {name}");
+            assert_eq!(a, b, "{label}: {name}");
         }
     }
 }
 
-/// bf16 has 8 bits of mantissa: products differ by some thousandths at most.
+/// bf16 has 8 bits of mantissa: products differ by a few thousandths at most.
 #[test]
 fn bf16_products_are_close_to_f32_but_rounded() {
-    for (what, config) in architectures() {
+    for (label, config) in architectures() {
         let model = config.init(&flex(), 3).unwrap().train();
         let batches = [batch(2, 8, VOCAB, 1)];
         let (exact_loss, exact) = forward_backward(&model, &batches, 5, 2, false);
-        let half = model.with_precision(Precision::Bf16).unwrap();
-        let (loss, gradients) = forward_backward(&half, &batches, 5, 2, false);
+        let bf16 = model.with_precision(Precision::Bf16).unwrap();
+        let (loss, gradients) = forward_backward(&bf16, &batches, 5, 2, false);
         let to_f32_vec = |tensor: Tensor<1>| weights::to_f32_vec(tensor.into_data());
         let (loss, exact_loss) = (to_f32_vec(loss)[0], to_f32_vec(exact_loss)[0]);
-        assert_ne!(loss.to_bits(), exact_loss.to_bits(), "{what}");
+        assert_ne!(loss.to_bits(), exact_loss.to_bits(), "{label}");
         assert!(
             (loss - exact_loss).abs() < 0.02 * exact_loss,
-            "{what}: {loss} {exact_loss}"
+            "{label}: {loss} {exact_loss}"
         );
-        let (mut apart, mut length) = (0.0, 0.0);
+        let (mut difference, mut length) = (0.0, 0.0);
         for ((_, a), (_, b)) in gradients.iter().zip(exact.iter()) {
             for (a, b) in to_f32_vec(a.clone()).into_iter().zip(to_f32_vec(b.clone())) {
-                apart += (a - b).powi(2);
+                difference += (a - b).powi(2);
                 length += b.powi(2);
             }
         }
         assert!(
-            apart.sqrt() < 0.1 * length.sqrt(),
-            "{what}: {apart} of {length}"
+            difference.sqrt() < 0.1 * length.sqrt(),
+            "{label}: {difference} of {length}"
         );
-        let (again, _) = forward_backward(&half.in_f32(), &batches, 5, 2, false);
+        let (restored, _) = forward_backward(&bf16.in_f32(), &batches, 5, 2, false);
         assert_eq!(
-            to_f32_vec(again)[0].to_bits(),
+            to_f32_vec(restored)[0].to_bits(),
             exact_loss.to_bits(),
-            "{what}"
+            "{label}"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Published models: absent and additional config fields, and padded vocabularies.
+//! Published models: missing and additional config fields, padded vocabularies, special tokens.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ fn read(path: &Path) -> Value {
 }
 
 /// A copy of the model `kind`, with the JSON file `name` changed.
-fn changed(dir: &TestDir, kind: &str, name: &str, change: impl Fn(&mut Value)) -> PathBuf {
+fn changed_copy(dir: &TestDir, kind: &str, name: &str, change: impl Fn(&mut Value)) -> PathBuf {
     let folder = dir.path(&format!("{kind}-of-{}", name.replace('.', "-")));
     copy(&fixtures().join(kind), &folder);
     let path = folder.join(name);
@@ -119,25 +119,25 @@ fn harmless_fields_of_published_configs_are_accepted() {
 #[test]
 fn added_tokens_without_an_embedding_row_are_dropped() {
     let dir = TestDir::new();
-    let folder = changed(&dir, "gemma3_text", "tokenizer.json", |file| {
+    let folder = changed_copy(&dir, "gemma3_text", "tokenizer.json", |file| {
         let image = json!({"id": 101, "content": "<image_soft_token>", "single_word": false, "lstrip": false,
             "rstrip": false, "normalized": false, "special": true});
         file["added_tokens"].as_array_mut().unwrap().push(image);
     });
-    let record = dir.path("record");
-    let imported = import(&folder, &record).unwrap();
+    let model_dir = dir.path("imported");
+    let imported = import(&folder, &model_dir).unwrap();
     assert_eq!(
         (imported.config.vocab_size, imported.card.unused_ids),
         (101, 0)
     );
-    let tokenizer = nextword_data::load_tokenizer(record.join("tokenizer.json")).unwrap();
+    let tokenizer = nextword_data::load_tokenizer(model_dir.join("tokenizer.json")).unwrap();
     let ids = tokenizer.encode("w1 <image_soft_token> w2").ids;
     assert!(ids.iter().all(|id| *id < 101), "{ids:?}");
-    // A larger base vocabulary belongs to another model.
-    let folder = changed(&dir, "gemma2", "tokenizer.json", |file| {
+    // A tokenizer with a larger base vocabulary belongs to another model.
+    let folder = changed_copy(&dir, "gemma2", "tokenizer.json", |file| {
         file["model"]["vocab"]["one more"] = json!(101);
     });
-    let error = import(&folder, &record).unwrap_err().to_string();
+    let error = import(&folder, &model_dir).unwrap_err().to_string();
     assert!(
         error.contains("has 102 tokens, but the model has only 101"),
         "{error}"
@@ -147,7 +147,7 @@ fn added_tokens_without_an_embedding_row_are_dropped() {
 #[test]
 fn import_of_a_file_names_the_file_type() {
     let dir = TestDir::new();
-    for (name, says) in [
+    for (name, expected) in [
         ("model.gguf", "GGUF can be exported but not imported"),
         ("config.json", "pass the folder with config.json"),
         ("model.safetensors", "pass the folder with config.json"),
@@ -158,35 +158,35 @@ fn import_of_a_file_names_the_file_type() {
         let error = import(Path::new(&path), &dir.path("out"))
             .unwrap_err()
             .to_string();
-        assert!(error.contains(says), "{error}");
+        assert!(error.contains(expected), "{error}");
         let is_pickle = ["pt", "bin"].iter().any(|ending| {
             Path::new(name)
                 .extension()
-                .is_some_and(|found| found == *ending)
+                .is_some_and(|extension| extension == *ending)
         });
         assert_eq!(error.contains("pickle"), is_pickle, "{error}");
     }
 }
 
-/// A model with a padded vocabulary: 99 tokens for 101 rows.
+/// Imports a model with a padded vocabulary: 99 tokens for 101 rows.
 fn padded(dir: &TestDir) -> PathBuf {
-    let folder = changed(dir, "llama", "tokenizer.json", |file| {
+    let folder = changed_copy(dir, "llama", "tokenizer.json", |file| {
         let vocab = file["model"]["vocab"].as_object_mut().unwrap();
         vocab.retain(|_, id| id.as_u64().unwrap() < 99);
     });
-    let record = dir.path("padded");
-    let imported = import(&folder, &record).unwrap();
+    let model_dir = dir.path("padded");
+    let imported = import(&folder, &model_dir).unwrap();
     assert_eq!(
         (imported.config.vocab_size, imported.card.unused_ids),
         (101, 2)
     );
-    record
+    model_dir
 }
 
 #[test]
 fn a_padded_vocabulary_survives_finetuning() {
     let dir = TestDir::new();
-    let record = padded(&dir);
+    let model_dir = padded(&dir);
     dir.write("text.txt", "w1 w2 w3 w4 w5 w6 w7 w8 ".repeat(60));
     // Fewer rows than tokens are an error.
     dir.write(
@@ -197,16 +197,16 @@ fn a_padded_vocabulary_survives_finetuning() {
     let config = format!(
         "name = \"more\"\nstart_from = {:?}\n[data]\npath = \"text.txt\"\n[train]\nsteps = 4\n[schedule]\nwarmup_steps = 0\n\
          [samples]\nevery = 2\nprompts = [\"w1 w2\"]\nmax_tokens = 3\n[probes]\nsentences = [\"w1 w2\"]\n",
-        record.display().to_string()
+        model_dir.display().to_string()
     );
     dir.write("more.toml", config);
     let train = dir.run(&["train", "more.toml", "--quiet"]);
     assert!(train.status.success(), "{}", stderr(&train));
     let more = ModelDir::open(&dir.path("runs/more/last")).unwrap();
     assert_eq!((more.config.vocab_size, more.card.unused_ids), (101, 2));
-    // Padding rows get no gradient, only weight decay: they shrink.
+    // Padding rows get no gradient, only weight decay, which shrinks them.
     let name = "token_embedding.weight";
-    let before = weights::load_tensors(&record.join("model.safetensors")).unwrap();
+    let before = weights::load_tensors(&model_dir.join("model.safetensors")).unwrap();
     let after = weights::load_tensors(&more.weights_path()).unwrap();
     let (shape, before) = &before[name];
     let width = shape[1];
@@ -259,9 +259,9 @@ fn weights_beyond_half_precision_are_named() {
         .unwrap()
         .1[7] = -1e6;
     weights::save_tensors(&tensors, &path).unwrap();
-    import(&folder, &dir.path("record")).unwrap();
-    let record = ModelDir::open(&dir.path("record")).unwrap();
-    let error = export_hf(&record, FloatType::F16, &dir.path("half"))
+    import(&folder, &dir.path("imported")).unwrap();
+    let model_dir = ModelDir::open(&dir.path("imported")).unwrap();
+    let error = export_hf(&model_dir, FloatType::F16, &dir.path("half"))
         .unwrap_err()
         .to_string();
     for part in [
@@ -272,21 +272,21 @@ fn weights_beyond_half_precision_are_named() {
         assert!(error.contains(part), "{error}");
     }
     assert!(!dir.path("half").exists());
-    export_hf(&record, FloatType::Bf16, &dir.path("bf16")).unwrap();
+    export_hf(&model_dir, FloatType::Bf16, &dir.path("bf16")).unwrap();
 }
 
-/// Llama's BOS token, where only tokenizer_config.json asks for it.
+/// Llama's BOS token if only tokenizer_config.json requires it.
 #[test]
-fn the_bos_token_is_exported_where_readers_look() {
+fn the_bos_token_is_exported_to_both_tokenizer_files() {
     let dir = TestDir::new();
-    let folder = changed(&dir, "llama", "tokenizer_config.json", |settings| {
+    let folder = changed_copy(&dir, "llama", "tokenizer_config.json", |settings| {
         settings["add_bos_token"] = json!(true);
         settings["eos_token"] = json!("<unk>");
     });
-    let record = dir.path("record");
-    assert_eq!(import(&folder, &record).unwrap().card.bos_id, Some(1));
+    let model_dir = dir.path("imported");
+    assert_eq!(import(&folder, &model_dir).unwrap().card.bos_id, Some(1));
     let out = dir.path("out");
-    export_hf(&ModelDir::open(&record).unwrap(), FloatType::F32, &out).unwrap();
+    export_hf(&ModelDir::open(&model_dir).unwrap(), FloatType::F32, &out).unwrap();
     assert_eq!(
         read(&out.join("tokenizer_config.json"))["add_bos_token"],
         json!(true)
@@ -298,11 +298,14 @@ fn the_bos_token_is_exported_where_readers_look() {
     }
     assert_eq!(processor["single"][0]["SpecialToken"]["id"], json!("<s>"));
     assert_eq!(processor["special_tokens"]["<s>"]["ids"], json!([1]));
-    // The EOS token that the chat template names is exported too.
-    let named = read(&folder.join("tokenizer_config.json"))["eos_token"].take();
-    assert_eq!(named, json!("<unk>"));
-    assert_eq!(read(&out.join("tokenizer_config.json"))["eos_token"], named);
+    // The EOS token is exported too.
+    let eos_token = read(&folder.join("tokenizer_config.json"))["eos_token"].take();
+    assert_eq!(eos_token, json!("<unk>"));
+    assert_eq!(
+        read(&out.join("tokenizer_config.json"))["eos_token"],
+        eos_token
+    );
     // It is imported again unchanged.
-    let again = dir.path("again");
-    assert_eq!(import(&out, &again).unwrap().card.bos_id, Some(1));
+    let reimported = dir.path("reimported");
+    assert_eq!(import(&out, &reimported).unwrap().card.bos_id, Some(1));
 }

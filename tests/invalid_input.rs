@@ -1,4 +1,4 @@
-//! Invalid input: one clear sentence, the right exit code, nothing lost.
+//! Invalid input: one clear error, the right exit code, nothing lost.
 
 use std::fs;
 use std::path::Path;
@@ -119,7 +119,7 @@ fn a_diverging_run_stops_and_names_the_parameter() {
     assert_one_error(&error);
     assert!(
         !dir.path("runs/tiny/last").exists(),
-        "no record of numbers that are none"
+        "no model with NaN weights is saved"
     );
 }
 
@@ -151,54 +151,58 @@ fn mismatched_model_files_are_rejected() {
         BAD_FILE,
         &["`nowhere` does not exist"],
     );
-    let record = run.join("best");
-    let shown = record.display().to_string();
+    let model_dir = run.join("best");
+    let model_arg = model_dir.display().to_string();
 
-    let tokenizer = fs::read_to_string(record.join("tokenizer.json")).unwrap();
-    fs::write(record.join("tokenizer.json"), "{\"model\": 3}").unwrap();
-    dir.rejects(&["generate", &shown, "One"], BAD_FILE, &["tokenizer.json"]);
-    let other = dir.write("other.txt", "only a few of these letters");
+    let tokenizer = fs::read_to_string(model_dir.join("tokenizer.json")).unwrap();
+    fs::write(model_dir.join("tokenizer.json"), "{\"model\": 3}").unwrap();
+    dir.rejects(
+        &["generate", &model_arg, "One"],
+        BAD_FILE,
+        &["tokenizer.json"],
+    );
+    let other_text = dir.write("other.txt", "only a few of these letters");
     let prepared = dir.path("prepared").display().to_string();
     assert!(
-        dir.run(&["prepare", &other, "--out", &prepared])
+        dir.run(&["prepare", &other_text, "--out", &prepared])
             .status
             .success()
     );
     fs::copy(
         Path::new(&prepared).join("tokenizer.json"),
-        record.join("tokenizer.json"),
+        model_dir.join("tokenizer.json"),
     )
     .unwrap();
-    dir.rejects(&["generate", &shown, "One"], BAD_FILE, &["tokenizer"]);
-    fs::write(record.join("tokenizer.json"), tokenizer).unwrap();
+    dir.rejects(&["generate", &model_arg, "One"], BAD_FILE, &["tokenizer"]);
+    fs::write(model_dir.join("tokenizer.json"), tokenizer).unwrap();
 
-    let config = fs::read_to_string(record.join("config.json")).unwrap();
+    let config = fs::read_to_string(model_dir.join("config.json")).unwrap();
     fs::write(
-        record.join("config.json"),
+        model_dir.join("config.json"),
         config.replace("\"n_layers\": 2", "\"n_layers\": 3"),
     )
     .unwrap();
     dir.rejects(
-        &["generate", &shown, "One"],
+        &["generate", &model_arg, "One"],
         BAD_FILE,
         &["missing: `blocks.2.attention.query.weight`"],
     );
-    fs::write(record.join("config.json"), config).unwrap();
+    fs::write(model_dir.join("config.json"), config).unwrap();
 
-    let weights = fs::read(record.join("model.safetensors")).unwrap();
+    let weights = fs::read(model_dir.join("model.safetensors")).unwrap();
     fs::write(
-        record.join("model.safetensors"),
+        model_dir.join("model.safetensors"),
         &weights[..weights.len() - 9],
     )
     .unwrap();
     dir.rejects(
-        &["generate", &shown, "One"],
+        &["generate", &model_arg, "One"],
         BAD_FILE,
         &["model.safetensors"],
     );
 }
 
-/// A disk of one megabyte; mounting it needs privileges.
+/// Trains on a disk of one megabyte. Mounting it requires privileges.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_stops_the_run_and_keeps_saved_files() {
@@ -229,12 +233,12 @@ fn a_full_disk_stops_the_run_and_keeps_saved_files() {
         .env("DISK", &disk)
         .output();
     let Ok(output) = output else {
-        eprintln!("skipped: no unshare here");
+        eprintln!("skipped: unshare is not installed");
         return;
     };
     let error = stderr(&output);
-    let may_not = output.status.code() == Some(77) || error.starts_with("unshare:");
-    if may_not {
+    let cannot_mount = output.status.code() == Some(77) || error.starts_with("unshare:");
+    if cannot_mount {
         assert!(!must_not_skip(), "{error}");
         eprintln!("skipped: this user may not mount a disk: {error}");
         return;
@@ -242,12 +246,9 @@ fn a_full_disk_stops_the_run_and_keeps_saved_files() {
     assert_eq!(output.status.code(), Some(RESOURCES), "{error}");
     assert_one_error(&error);
     assert!(error.contains("No space left"), "{error}");
-    let kept: u32 = String::from_utf8_lossy(&output.stdout)
+    let checkpoints: u32 = String::from_utf8_lossy(&output.stdout)
         .trim()
         .parse()
         .unwrap();
-    assert!(
-        kept >= 2,
-        "checkpoints before the disk was full stay: {kept}"
-    );
+    assert!(checkpoints >= 2, "only {checkpoints} checkpoints are left");
 }

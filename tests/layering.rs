@@ -53,7 +53,7 @@ fn crates_depend_only_on_allowed_crates() {
         let name = folder.file_name().into_string().unwrap();
         let manifest = fs::read_to_string(folder.path().join("Cargo.toml")).unwrap();
         let uses = dependencies(&manifest.parse().unwrap());
-        let allowed = MAY_USE.iter().find(|(of, _)| *of == name);
+        let allowed = MAY_USE.iter().find(|(crate_name, _)| *crate_name == name);
         let (_, allowed) =
             allowed.unwrap_or_else(|| panic!("crates/{name} is missing from MAY_USE"));
         for used in uses
@@ -62,15 +62,15 @@ fn crates_depend_only_on_allowed_crates() {
         {
             assert!(allowed.contains(&used), "{name} may not use {used}");
         }
-        for (foreign, homes) in ONLY_IN {
-            let fine = !uses.contains(*foreign) || homes.contains(&name.as_str());
-            assert!(fine, "{foreign} belongs to {homes:?}, not to {name}");
+        for (dependency, owners) in ONLY_IN {
+            let is_allowed = !uses.contains(*dependency) || owners.contains(&name.as_str());
+            assert!(
+                is_allowed,
+                "{dependency} belongs to {owners:?}, not to {name}"
+            );
         }
-        let knows_burn = uses.iter().any(|used| used.starts_with("burn"));
-        assert!(
-            name != "data" || !knows_burn,
-            "data must not depend on Burn"
-        );
+        let uses_burn = uses.iter().any(|used| used.starts_with("burn"));
+        assert!(name != "data" || !uses_burn, "data must not depend on Burn");
         seen += 1;
     }
     assert!(seen >= 6, "found only {seen} crates");

@@ -1,4 +1,4 @@
-//! Damaged and malicious Hugging Face files: an error sentence, never a panic, bounded memory.
+//! Damaged and malicious Hugging Face files: an error message, never a panic, bounded memory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,11 +12,11 @@ use serde_json::{Value, json};
 use crate::parity::fixtures;
 use crate::util::{flex, nextword, stderr};
 
-/// Mutations per kind of file; `NEXTWORD_MALFORMED` sets another number.
-pub(crate) const DAMAGES_PER_FILE: u64 = 700;
+/// Default number of mutations per kind of file; see [`mutation_count`].
+pub(crate) const MUTATIONS_PER_FILE: u64 = 700;
 
-/// Maximum length of a helpful message.
-pub(crate) const MAX_LEN: usize = 64 << 10;
+/// Maximum length of an error message in bytes.
+pub(crate) const MAX_MESSAGE_LEN: usize = 64 << 10;
 
 /// A sequential generator from a seed.
 pub(crate) struct TestRng(CounterRng, u64);
@@ -34,11 +34,14 @@ impl TestRng {
 
 /// A model folder with its tensors in two shards and an index.
 fn sharded(folder: &Path) {
-    let whole = nextword_model::weights::load_tensors(&folder.join("model.safetensors")).unwrap();
+    let tensors = nextword_model::weights::load_tensors(&folder.join("model.safetensors")).unwrap();
     let mut map = serde_json::Map::new();
     for number in 0..2 {
         let file = format!("model-{}-of-2.safetensors", number + 1);
-        let part = whole.iter().enumerate().filter(|(at, _)| at % 2 == number);
+        let part = tensors
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| index % 2 == number);
         let part: std::collections::BTreeMap<_, _> = part
             .map(|(_, (name, tensor))| (name.clone(), tensor.clone()))
             .collect();
@@ -64,48 +67,48 @@ pub(crate) fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// The number of mutations: `usual` unless the environment sets another.
-pub(crate) fn each(usual: u64) -> u64 {
+/// The number of mutations: `default` unless `NEXTWORD_MALFORMED` sets another.
+pub(crate) fn mutation_count(default: u64) -> u64 {
     let count = std::env::var("NEXTWORD_MALFORMED").ok();
-    count.and_then(|n| n.parse().ok()).unwrap_or(usual)
+    count.and_then(|n| n.parse().ok()).unwrap_or(default)
 }
 
 /// Changes, removes, duplicates or inserts bytes.
 pub(crate) fn corrupt_bytes(bytes: &mut Vec<u8>, rng: &mut TestRng) {
-    // Most mutations hit the headers.
-    let reach = if rng.below(3) == 0 {
+    // Most mutations affect the headers.
+    let range = if rng.below(3) == 0 {
         bytes.len()
     } else {
         bytes.len().min(4096)
     };
     for _ in 0..=rng.below(3) {
-        let at = rng.below(reach.min(bytes.len()));
-        let end = (at + 1 + rng.below(64)).min(bytes.len());
+        let start = rng.below(range.min(bytes.len()));
+        let end = (start + 1 + rng.below(64)).min(bytes.len());
         match rng.below(6) {
             _ if bytes.is_empty() => bytes.push(rng.below(256) as u8),
-            0 | 1 => bytes[at] = rng.below(256) as u8,
-            2 => bytes.truncate(at),
-            3 => drop(bytes.drain(at..end)),
+            0 | 1 => bytes[start] = rng.below(256) as u8,
+            2 => bytes.truncate(start),
+            3 => drop(bytes.drain(start..end)),
             4 => {
-                let again = bytes[at..end].to_vec();
-                bytes.splice(at..at, again);
+                let duplicate = bytes[start..end].to_vec();
+                bytes.splice(start..start, duplicate);
             }
             _ => {
                 let n = rng.below(40);
-                let noise: Vec<u8> = (0..n).map(|_| rng.below(256) as u8).collect();
-                bytes.splice(at..at, noise);
+                let random: Vec<u8> = (0..n).map(|_| rng.below(256) as u8).collect();
+                bytes.splice(start..start, random);
             }
         }
     }
 }
 
-/// Replaces one value somewhere in `value` by an unsuitable one.
+/// Replaces, removes, adds or duplicates one value somewhere in `value`.
 fn corrupt_json(value: &mut Value, rng: &mut TestRng) {
     let descend = rng.below(8) > 0;
     match value {
         Value::Object(map) if descend && !map.is_empty() => {
-            let at = rng.below(map.len());
-            let key = map.keys().nth(at).unwrap().clone();
+            let index = rng.below(map.len());
+            let key = map.keys().nth(index).unwrap().clone();
             match rng.below(12) {
                 0 => drop(map.remove(&key)),
                 1 => drop(map.insert(format!("{key}x"), json!(1))),
@@ -113,11 +116,11 @@ fn corrupt_json(value: &mut Value, rng: &mut TestRng) {
             }
         }
         Value::Array(list) if descend && !list.is_empty() => {
-            let at = rng.below(list.len());
+            let index = rng.below(list.len());
             match rng.below(12) {
-                0 => drop(list.remove(at)),
-                1 => list.push(list[at].clone()),
-                _ => corrupt_json(&mut list[at], rng),
+                0 => drop(list.remove(index)),
+                1 => list.push(list[index].clone()),
+                _ => corrupt_json(&mut list[index], rng),
             }
         }
         _ => {
@@ -150,40 +153,43 @@ fn corrupt_json(value: &mut Value, rng: &mut TestRng) {
     }
 }
 
-/// Imports `folder`: a success must work, a failure must have a message.
+/// Imports `folder` and returns whether it succeeded. The model must then work; an error must have a
+/// message.
 fn attempt(folder: &Path, out: &Path) -> bool {
     if let Err(error) = import(folder, out) {
         let text = error.to_string();
         assert!(
-            !text.is_empty() && text.len() < MAX_LEN,
+            !text.is_empty() && text.len() < MAX_MESSAGE_LEN,
             "{} bytes",
             text.len()
         );
         assert!(!text.contains("internal error"), "{text}");
         return false;
     }
-    let record = ModelDir::open(out).unwrap();
-    if record.config.context_length <= 4096 {
+    let model_dir = ModelDir::open(out).unwrap();
+    if model_dir.config.context_length <= 4096 {
         let device = flex();
-        let model = record.load(&device).unwrap();
+        let model = model_dir.load(&device).unwrap();
         let tokens = Tensor::<2, Int>::from_ints([[0, 0, 0]], &device);
-        let seen = tokens.narrow(1, 0, record.config.context_length.min(3));
+        let input = tokens.narrow(1, 0, model_dir.config.context_length.min(3));
         assert_eq!(
-            model.forward(seen, &mut ForwardContext::inference()).dims()[2],
-            record.config.vocab_size
+            model
+                .forward(input, &mut ForwardContext::inference())
+                .dims()[2],
+            model_dir.config.vocab_size
         );
     }
-    let tokenizer = nextword_data::load_tokenizer(record.tokenizer_path()).unwrap();
+    let tokenizer = nextword_data::load_tokenizer(model_dir.tokenizer_path()).unwrap();
     let ids = tokenizer.encode("w0 w5\n naïve </s> w97").ids;
     assert!(
         ids.iter()
-            .all(|id| (*id as usize) < record.config.vocab_size)
+            .all(|id| (*id as usize) < model_dir.config.vocab_size)
     );
     let _ = tokenizer.decode(&ids);
     // Any result is fine, as long as it does not panic.
-    let _ = export_hf(&record, FloatType::F32, &out.with_extension("hf"));
+    let _ = export_hf(&model_dir, FloatType::F32, &out.with_extension("hf"));
     let _ = export_gguf(
-        &record,
+        &model_dir,
         nextword_convert::GgufType::Q8_0,
         &out.with_extension("gguf"),
     );
@@ -191,8 +197,8 @@ fn attempt(folder: &Path, out: &Path) -> bool {
 }
 
 #[test]
-fn damaged_models_give_an_error_sentence() {
-    let each = each(DAMAGES_PER_FILE);
+fn damaged_models_give_an_error_message() {
+    let mutations = mutation_count(MUTATIONS_PER_FILE);
     let dir = tempfile::tempdir().unwrap();
     let files = [
         "model.safetensors",
@@ -203,13 +209,13 @@ fn damaged_models_give_an_error_sentence() {
         "model-1-of-2.safetensors",
         "chat_template.jinja",
     ];
-    let (mut tried, mut imported) = (0, 0);
+    let (mut attempts, mut imported) = (0, 0);
     for (number, name) in files.into_iter().enumerate() {
         let mut rng = TestRng::new(name);
         let models = fs::read_dir(fixtures()).unwrap();
         let mut models: Vec<PathBuf> = models.map(|model| model.unwrap().path()).collect();
         models.sort();
-        let sound: Vec<PathBuf> = models
+        let valid: Vec<PathBuf> = models
             .iter()
             .map(|model| {
                 let kind = model.file_name().unwrap();
@@ -223,11 +229,11 @@ fn damaged_models_give_an_error_sentence() {
             })
             .collect();
         let out = dir.path().join(format!("out-{number}"));
-        for folder in &sound {
-            assert!(attempt(folder, &out), "{} is sound", folder.display());
+        for folder in &valid {
+            assert!(attempt(folder, &out), "{} is valid", folder.display());
         }
-        for _ in 0..each {
-            let folder = &sound[rng.below(sound.len())];
+        for _ in 0..mutations {
+            let folder = &valid[rng.below(valid.len())];
             let path = folder.join(name);
             let before = fs::read(&path).unwrap();
             let mut bytes = before.clone();
@@ -242,16 +248,16 @@ fn damaged_models_give_an_error_sentence() {
                 _ => corrupt_bytes(&mut bytes, &mut rng),
             }
             fs::write(&path, bytes).unwrap();
-            tried += 1;
+            attempts += 1;
             imported += usize::from(attempt(folder, &out));
             fs::write(&path, before).unwrap();
         }
     }
-    println!("{tried} damaged models: {imported} were sound enough, the others refused");
-    assert!(imported > 0 && imported < tried);
+    println!("{attempts} damaged models: {imported} could be imported, the others were rejected");
+    assert!(imported > 0 && imported < attempts);
 }
 
-/// Claimed sizes are checked before memory is allocated: the program is limited to 1 GB.
+/// Claimed sizes are checked before memory is allocated. The program is limited to 1 GB here.
 #[cfg(target_os = "linux")]
 #[test]
 fn claimed_sizes_allocate_nothing() {
@@ -285,7 +291,7 @@ fn claimed_sizes_allocate_nothing() {
         ("tokenizer.json", vec![b'['; 20 << 20]),
         ("tokenizer_config.json", vec![b'['; 15 << 20]),
     ];
-    for (number, (name, bytes)) in claims.into_iter().enumerate() {
+    for (case, (name, bytes)) in claims.into_iter().enumerate() {
         let path = folder.join(name);
         let before = fs::read(&path).unwrap();
         fs::write(&path, bytes).unwrap();
@@ -296,18 +302,18 @@ fn claimed_sizes_allocate_nothing() {
             .arg(program.get_program())
             .arg("import")
             .arg(&folder);
-        let done = limited
+        let output = limited
             .arg("--out")
             .arg(dir.path().join("out"))
             .output()
             .unwrap();
-        let said = stderr(&done);
-        if number != 7 {
-            assert_eq!(done.status.code(), Some(3), "{name} {number}: {said}");
+        let error = stderr(&output);
+        if case != 7 {
+            assert_eq!(output.status.code(), Some(3), "{name} {case}: {error}");
         }
         assert!(
-            said.len() < MAX_LEN && !said.contains("internal error"),
-            "{name}: {said}"
+            error.len() < MAX_MESSAGE_LEN && !error.contains("internal error"),
+            "{name}: {error}"
         );
         fs::write(&path, before).unwrap();
     }
@@ -335,20 +341,20 @@ fn pickle_files_are_named_and_never_opened() {
 #[test]
 fn import_replaces_only_an_earlier_model() {
     let dir = tempfile::tempdir().unwrap();
-    let (from, out) = (dir.path().join("model"), dir.path().join("record"));
+    let (from, out) = (dir.path().join("model"), dir.path().join("imported"));
     copy(&fixtures().join("gpt2"), &from);
-    let refused = |to: &Path, what: &str| {
+    let assert_rejected = |to: &Path, expected: &str| {
         let error = import(&from, to).unwrap_err().to_string();
-        assert!(error.contains(what), "{error}");
+        assert!(error.contains(expected), "{error}");
     };
-    refused(&from, "the model that is read");
-    refused(dir.path(), "the model that is read");
+    assert_rejected(&from, "the model that is read");
+    assert_rejected(dir.path(), "the model that is read");
     import(&from, &out).unwrap();
     import(&from, &out).unwrap();
     fs::write(out.join("diary.txt"), "mine").unwrap();
-    refused(&out, "diary.txt");
-    let record = ModelDir::open(&out).unwrap();
-    let error = export_hf(&record, FloatType::F32, &out)
+    assert_rejected(&out, "diary.txt");
+    let model_dir = ModelDir::open(&out).unwrap();
+    let error = export_hf(&model_dir, FloatType::F32, &out)
         .unwrap_err()
         .to_string();
     assert!(error.contains("the model that is read"), "{error}");
@@ -383,7 +389,7 @@ fn missing_unused_and_misshapen_tensors_are_named() {
 #[test]
 fn fields_that_change_the_logits_are_rejected() {
     let dir = tempfile::tempdir().unwrap();
-    let refused = |kind: &str, field: &str, value: Value| {
+    let assert_rejected = |kind: &str, field: &str, value: Value| {
         let folder = dir.path().join(format!("{kind}-{field}"));
         copy(&fixtures().join(kind), &folder);
         let path = folder.join("config.json");
@@ -395,48 +401,48 @@ fn fields_that_change_the_logits_are_rejected() {
             .to_string();
         assert!(error.contains(field), "{kind} {field}: {error}");
     };
-    refused(
+    assert_rejected(
         "llama",
         "rope_parameters",
         json!({"rope_type": "longrope", "factor": 2.0}),
     );
-    refused(
+    assert_rejected(
         "llama",
         "rope_parameters",
         json!({"rope_type": "linear", "factor": 2.0, "beta": 1}),
     );
-    refused("llama", "hidden_act", json!("mish"));
-    refused("llama", "residual_multiplier", json!(0.22));
-    refused("llama", "quantization_config", json!({"bits": 4}));
-    refused("gpt2", "activation_function", json!("tanh"));
-    refused("gpt2", "scale_attn_weights", json!(false));
-    refused("gpt2", "add_cross_attention", json!(true));
-    refused("gpt2", "pruned_heads", json!({"0": [1]}));
-    refused("gpt_neox", "rotary_pct", json!("half"));
-    refused("gemma3_text", "use_bidirectional_attention", json!(true));
-    refused(
+    assert_rejected("llama", "hidden_act", json!("mish"));
+    assert_rejected("llama", "residual_multiplier", json!(0.22));
+    assert_rejected("llama", "quantization_config", json!({"bits": 4}));
+    assert_rejected("gpt2", "activation_function", json!("tanh"));
+    assert_rejected("gpt2", "scale_attn_weights", json!(false));
+    assert_rejected("gpt2", "add_cross_attention", json!(true));
+    assert_rejected("gpt2", "pruned_heads", json!({"0": [1]}));
+    assert_rejected("gpt_neox", "rotary_pct", json!("half"));
+    assert_rejected("gemma3_text", "use_bidirectional_attention", json!(true));
+    assert_rejected(
         "gemma3_text",
         "layer_types",
         json!(["chunked_attention", "x", "y"]),
     );
-    refused("qwen2", "model_type", json!("qwen2_moe"));
+    assert_rejected("qwen2", "model_type", json!("qwen2_moe"));
 }
 
 #[test]
 fn inexpressible_features_are_named_on_export() {
     let dir = tempfile::tempdir().unwrap();
-    let out = dir.path().join("record");
+    let out = dir.path().join("imported");
     import(&fixtures().join("llama"), &out).unwrap();
-    let mut record = ModelDir::open(&out).unwrap();
-    record.config.residual = false;
-    let error = export_hf(&record, FloatType::F32, &dir.path().join("hf")).unwrap_err();
+    let mut model_dir = ModelDir::open(&out).unwrap();
+    model_dir.config.residual = false;
+    let error = export_hf(&model_dir, FloatType::F32, &dir.path().join("hf")).unwrap_err();
     assert!(
         error.to_string().contains("model.residual = false"),
         "{error}"
     );
-    let record = ModelDir::open(&out).unwrap();
+    let model_dir = ModelDir::open(&out).unwrap();
     let file = dir.path().join("model.gguf");
-    let error = export_gguf(&record, nextword_convert::GgufType::F32, &file).unwrap_err();
+    let error = export_gguf(&model_dir, nextword_convert::GgufType::F32, &file).unwrap_err();
     assert!(
         error.to_string().contains("a token for each word"),
         "{error}"

@@ -29,10 +29,10 @@ pub(crate) fn fixtures() -> PathBuf {
     root().join("tests/fixtures/hf")
 }
 
-fn logits(record: &ModelDir, inputs: &Inputs, device: &Device) -> Vec<f32> {
+fn logits(model_dir: &ModelDir, inputs: &Inputs, device: &Device) -> Vec<f32> {
     let data = TensorData::new(inputs.inputs.clone(), [inputs.batch, inputs.seq]);
     let tokens = Tensor::<2, Int>::from_data(data, device);
-    let model = record.load(device).unwrap();
+    let model = model_dir.load(device).unwrap();
     weights::to_f32_vec(
         model
             .forward(tokens, &mut ForwardContext::inference())
@@ -63,10 +63,10 @@ fn tensors(folder: &Path) -> BTreeMap<String, (Vec<usize>, Vec<u32>)> {
 
 #[test]
 fn imported_models_match_transformers() {
-    let given = std::env::var_os("NEXTWORD_PARITY").map(PathBuf::from);
-    let folder = given.clone().unwrap_or_else(fixtures);
+    let custom = std::env::var_os("NEXTWORD_PARITY").map(PathBuf::from);
+    let folder = custom.clone().unwrap_or_else(fixtures);
     let scratch = tempfile::tempdir().unwrap();
-    let exported = given.map_or_else(|| scratch.path().to_path_buf(), |f| f.join("exported"));
+    let exported = custom.map_or_else(|| scratch.path().to_path_buf(), |f| f.join("exported"));
     let devices = devices();
     let mut names: Vec<_> = fs::read_dir(&folder)
         .unwrap()
@@ -76,37 +76,37 @@ fn imported_models_match_transformers() {
     names.sort();
     assert!(names.len() >= 9, "one model for each type");
     for name in names {
-        let (from, shown) = (folder.join(&name), name.to_str().unwrap());
-        let to = scratch.path().join("records").join(shown);
-        import(&from, &to).unwrap_or_else(|e| panic!("{shown}: {e}"));
-        let record = ModelDir::open(&to).unwrap();
+        let (from, label) = (folder.join(&name), name.to_str().unwrap());
+        let to = scratch.path().join("imported").join(label);
+        import(&from, &to).unwrap_or_else(|e| panic!("{label}: {e}"));
+        let model_dir = ModelDir::open(&to).unwrap();
         let inputs: Inputs =
             serde_json::from_slice(&fs::read(from.join("inputs.json")).unwrap()).unwrap();
         let expected = weights::load_tensors(&from.join("expected.safetensors")).unwrap();
-        for (on, device) in &devices {
-            let found = logits(&record, &inputs, device);
+        for (device_name, device) in &devices {
+            let found = logits(&model_dir, &inputs, device);
             let expected = &expected["logits"].1;
             assert_eq!(found.len(), expected.len());
             let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
             let worst = worst.fold(
                 0.0,
-                |most: f32, d| if d > most || d.is_nan() { d } else { most },
+                |max: f32, d| if d > max || d.is_nan() { d } else { max },
             );
-            println!("{shown} on {on}: largest difference {worst:.1e}");
-            assert!(worst <= LOGITS, "{shown} on {on}: {worst}");
+            println!("{label} on {device_name}: largest difference {worst:.1e}");
+            assert!(worst <= LOGITS, "{label} on {device_name}: {worst}");
         }
-        let out = exported.join(shown);
-        let kind = export_hf(&record, FloatType::F32, &out).unwrap();
-        // Without an effective window they are the same type.
-        let alike = ["mistral_whole", "mistral_absent"];
-        let same = alike.contains(&shown) && kind == "llama";
+        let out = exported.join(label);
+        let kind = export_hf(&model_dir, FloatType::F32, &out).unwrap();
+        // Without an effective sliding window, Mistral models are exported as Llama.
+        let windowless = ["mistral_whole", "mistral_absent"];
+        let is_llama = windowless.contains(&label) && kind == "llama";
         assert!(
-            same || shown.starts_with(kind),
-            "{shown} was exported as {kind}"
+            is_llama || label.starts_with(kind),
+            "{label} was exported as {kind}"
         );
         assert!(
             tensors(&from) == tensors(&out),
-            "{shown}: weights after a round trip"
+            "{label}: weights after a round trip"
         );
     }
 }

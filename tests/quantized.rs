@@ -12,7 +12,8 @@ use crate::resume::TINY;
 use crate::test_dir::TestDir;
 use crate::util::{assert_close, batch, devices, flex, stderr};
 
-/// Tied and untied, gated and plain, with odd sizes: partial blocks, an odd inner dimension.
+/// Models with tied and untied heads, with and without gates, with partial blocks and an odd inner
+/// dimension.
 fn configs() -> [ModelConfig; 3] {
     [
         ModelConfig {
@@ -36,10 +37,10 @@ fn configs() -> [ModelConfig; 3] {
     ]
 }
 
-/// The model with each matrix rounded as quantization rounds it.
-struct Round(Bits, Vec<String>);
+/// Rounds each matrix of a model as quantization does.
+struct RoundMatrices(Bits, Vec<String>);
 
-impl ModuleMapper for Round {
+impl ModuleMapper for RoundMatrices {
     fn enter_module(&mut self, name: &str, _container: &str) {
         self.1.push(name.to_string());
     }
@@ -86,7 +87,7 @@ fn a_quantized_model_computes_with_rounded_weights() {
     for config in configs() {
         for bits in [Bits::Int8, Bits::Int4] {
             let model = config.init(&flex(), 11).unwrap();
-            let oracle = model.clone().map(&mut Round(bits, Vec::new()));
+            let oracle = model.clone().map(&mut RoundMatrices(bits, Vec::new()));
             let quantized = model.quantize(bits);
             let batch = batch(1, config.context_length, config.vocab_size, 5);
             let ids = &batch.inputs[..4];
@@ -122,9 +123,9 @@ fn quantized_weights_load_identically_on_all_devices() {
             ModelDir::save(&path, &model, "{}", &ModelCard::default()).unwrap();
             let ids = &batch(1, 4, config.vocab_size, 6).inputs;
             let before = logits(&model, ids);
-            let record = ModelDir::open(&path).unwrap();
+            let model_dir = ModelDir::open(&path).unwrap();
             for (name, device) in devices() {
-                let loaded = record.load(&device).unwrap();
+                let loaded = model_dir.load(&device).unwrap();
                 let after = logits(&loaded, ids);
                 if name == "flex" {
                     assert_eq!(loaded.bits(), Some(bits));
@@ -149,11 +150,11 @@ fn a_quantized_row_is_independent_of_the_batch() {
         to_f32_vec(model.forward_cached(tokens, &mut cache, &slots).into_data())
     };
     let ids: Vec<i32> = (0..rows).collect();
-    let together = step(&ids);
+    let batched = step(&ids);
     for (row, id) in ids.iter().enumerate() {
         let alone = step(&[*id]);
         let vocab = config.vocab_size;
-        assert_eq!(alone, together[row * vocab..(row + 1) * vocab], "row {row}");
+        assert_eq!(alone, batched[row * vocab..(row + 1) * vocab], "row {row}");
     }
 }
 
@@ -176,13 +177,13 @@ fn a_quantized_loss_does_not_depend_on_the_batch() {
     let all = batch(rows, 24, config.vocab_size, 15);
     for row in 0..rows {
         // Only this row's last position counts, alone and in a batch.
-        let dir = row * 24 + 23;
+        let index = row * 24 + 23;
         let mut targets = vec![nextword_model::IGNORE; rows * 24];
-        targets[dir] = all.inputs[dir] / 2;
-        let own = row * 24..(row + 1) * 24;
-        let together = loss(&all.inputs, &targets, rows);
-        let alone = loss(&all.inputs[own.clone()], &targets[own], 1);
-        assert_eq!(together.to_bits(), alone.to_bits(), "row {row}");
+        targets[index] = all.inputs[index] / 2;
+        let range = row * 24..(row + 1) * 24;
+        let batched = loss(&all.inputs, &targets, rows);
+        let alone = loss(&all.inputs[range.clone()], &targets[range], 1);
+        assert_eq!(batched.to_bits(), alone.to_bits(), "row {row}");
     }
 }
 
@@ -192,25 +193,25 @@ fn damaged_quantized_weights_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     for bits in [Bits::Int8, Bits::Int4] {
         let path = folder.path().join("small");
-        let small = model.clone().quantize(bits);
-        ModelDir::save(&path, &small, "{}", &ModelCard::default()).unwrap();
+        let quantized = model.clone().quantize(bits);
+        ModelDir::save(&path, &quantized, "{}", &ModelCard::default()).unwrap();
         let file = path.join("model.safetensors");
-        let sound = std::fs::read(&file).unwrap();
-        let record = ModelDir::open(&path).unwrap();
-        let mut refused = 0;
-        for dir in 0..sound.len() {
-            let mut bytes = sound.clone();
-            bytes[dir] = if bits == Bits::Int8 { 0x80 } else { 0x0f };
+        let valid = std::fs::read(&file).unwrap();
+        let model_dir = ModelDir::open(&path).unwrap();
+        let mut rejected = 0;
+        for offset in 0..valid.len() {
+            let mut bytes = valid.clone();
+            bytes[offset] = if bits == Bits::Int8 { 0x80 } else { 0x0f };
             std::fs::write(&file, bytes).unwrap();
-            refused += usize::from(record.load(&flex()).is_err()); // It must not panic either.
+            rejected += usize::from(model_dir.load(&flex()).is_err()); // It must not panic either.
         }
-        assert!(refused > 100, "{refused}");
-        std::fs::write(&file, &sound[..sound.len() - 1]).unwrap();
-        assert!(record.load(&flex()).is_err());
+        assert!(rejected > 100, "{rejected}");
+        std::fs::write(&file, &valid[..valid.len() - 1]).unwrap();
+        assert!(model_dir.load(&flex()).is_err());
     }
 }
 
-/// The commands quantize, generate and eval --against; unsupported uses give an error.
+/// Runs quantize, generate and eval --against; unsupported uses give an error.
 #[test]
 fn quantized_models_run_but_do_not_train() {
     let dir = TestDir::new();
@@ -220,28 +221,31 @@ fn quantized_models_run_but_do_not_train() {
     let run = "runs/tiny";
     for bits in ["8", "4"] {
         let out = format!("small{bits}");
-        let made = dir.run(&["quantize", run, "--bits", bits, "--out", &out]);
-        assert!(made.status.success(), "{}", stderr(&made));
+        let quantized = dir.run(&["quantize", run, "--bits", bits, "--out", &out]);
+        assert!(quantized.status.success(), "{}", stderr(&quantized));
         let text = dir.run(&["generate", &out, "a", "-m", "5", "--seed", "1"]);
         assert!(text.status.success(), "{}", stderr(&text));
         dir.write("text.txt", "abc abc abc cab cab");
-        let cost = dir.run(&["eval", &out, "text.txt", "--against", run, "--json"]);
-        assert!(cost.status.success(), "{}", stderr(&cost));
-        let cost: serde_json::Value = serde_json::from_slice(&cost.stdout).unwrap();
+        let eval = dir.run(&["eval", &out, "text.txt", "--against", run, "--json"]);
+        assert!(eval.status.success(), "{}", stderr(&eval));
+        let eval: serde_json::Value = serde_json::from_slice(&eval.stdout).unwrap();
         let loss = |value: &serde_json::Value| value["loss"]["nats_per_token"].as_f64().unwrap();
-        let (small, whole) = (loss(&cost), loss(&cost["against"]));
-        assert!((small - whole).abs() < 0.1 * whole, "{small} and {whole}");
-        assert!((small - whole).abs() > 0.0);
-        let again = dir.run(&["quantize", &out, "--out", "again"]);
-        assert_eq!(again.status.code(), Some(2));
+        let (rounded, original) = (loss(&eval), loss(&eval["against"]));
         assert!(
-            stderr(&again).contains("already quantized"),
-            "{}",
-            stderr(&again)
+            (rounded - original).abs() < 0.1 * original,
+            "{rounded} and {original}"
         );
-        let more =
+        assert!((rounded - original).abs() > 0.0);
+        let requantized = dir.run(&["quantize", &out, "--out", "again"]);
+        assert_eq!(requantized.status.code(), Some(2));
+        assert!(
+            stderr(&requantized).contains("already quantized"),
+            "{}",
+            stderr(&requantized)
+        );
+        let config =
             format!("name = \"more\"\nstart_from = \"{out}\"\n[data]\nbuiltin = \"stories\"\n");
-        dir.write("more.toml", &more);
+        dir.write("more.toml", &config);
         let train = dir.run(&["train", "more.toml", "--quiet"]);
         assert!(!train.status.success());
         assert!(

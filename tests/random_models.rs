@@ -7,9 +7,9 @@ use nextword_model::{
 
 use crate::util::flex;
 
-/// A random element of `of`.
-fn pick<T: Copy>(rng: CounterRng, at: u64, of: &[T]) -> T {
-    of[(rng.at(at) % of.len() as u64) as usize]
+/// A random element of `options`.
+fn pick<T: Copy>(rng: CounterRng, at: u64, options: &[T]) -> T {
+    options[(rng.at(at) % options.len() as u64) as usize]
 }
 
 /// A random small model; over many cases every option of the configuration occurs.
@@ -31,12 +31,12 @@ pub(crate) fn random_config(case: u64) -> ModelConfig {
         ],
     );
     let rotary = random_rotary(rng.named("rotary"));
-    let turns_all = position == Position::Rotary && rotary.width.is_none();
+    let rotates_all = position == Position::Rotary && rotary.width.is_none();
     let head_dim = match pick(rng, 1, &[2, 4, 5, 6]) {
-        5 if turns_all => 4,
+        5 if rotates_all => 4,
         head_dim => head_dim,
     };
-    let own_width = bit(2);
+    let independent_width = bit(2);
     let parallel = rarely(21);
     let norm_placement = match pick(
         rng,
@@ -57,7 +57,7 @@ pub(crate) fn random_config(case: u64) -> ModelConfig {
         n_heads,
         n_kv_heads: Some(n_kv_heads),
         head_dim: Some(head_dim),
-        d_model: n_heads * head_dim + usize::from(own_width) * 2,
+        d_model: n_heads * head_dim + usize::from(independent_width) * 2,
         d_ff: bit(5).then_some(5),
         position,
         rotary,
@@ -87,7 +87,7 @@ pub(crate) fn random_config(case: u64) -> ModelConfig {
             head: bit(14),
         },
         tied_head: bit(15),
-        output_projection: own_width || bit(16),
+        output_projection: independent_width || bit(16),
         qk_norm: bit(17),
         norm_unit_offset: rarely(23),
         embedding_scale: rarely(24).then_some(2.5),
@@ -212,8 +212,11 @@ pub(crate) fn options_used(model: &Transformer) -> Vec<String> {
         (config.bias.norm, "bias.norm"),
         (config.bias.head, "bias.head"),
     ];
-    let named = named.into_iter().filter(|(is, _)| *is).map(|(_, o)| o);
-    let flags = flags.into_iter().filter(|(is, _)| *is);
+    let named = named
+        .into_iter()
+        .filter(|(applies, _)| *applies)
+        .map(|(_, o)| o);
+    let flags = flags.into_iter().filter(|(applies, _)| *applies);
     named.chain(flags.map(|(_, o)| o.to_string())).collect()
 }
 

@@ -30,12 +30,12 @@ struct Inputs {
 }
 
 impl From<Inputs> for TokenBatch {
-    fn from(of: Inputs) -> Self {
+    fn from(inputs: Inputs) -> Self {
         Self {
-            batch: of.batch,
-            seq: of.seq,
-            inputs: of.inputs,
-            targets: of.targets,
+            batch: inputs.batch,
+            seq: inputs.seq,
+            inputs: inputs.inputs,
+            targets: inputs.targets,
         }
     }
 }
@@ -90,7 +90,7 @@ fn check_model(name: &str) {
     let batch = TokenBatch::from(json::<Inputs>(&format!("{name}/inputs.json")));
     let path = fixture(&format!("{name}/expected.safetensors"));
     let expected = weights::load_tensors(&path).unwrap();
-    for (on, device) in devices() {
+    for (backend, device) in devices() {
         let model = model(name, &device);
         let ids: Vec<i32> = batch.inputs.iter().map(|id| id.cast_signed()).collect();
         let data = TensorData::new(ids, [batch.batch, batch.seq]);
@@ -100,7 +100,7 @@ fn check_model(name: &str) {
             &logits,
             &expected["logits"].1,
             LOGITS,
-            &format!("{name} logits on {on}"),
+            &format!("{name} logits on {backend}"),
         );
 
         let (loss, gradients) =
@@ -109,13 +109,13 @@ fn check_model(name: &str) {
             &to_f32_vec(loss),
             &expected["loss"].1,
             LOSS,
-            &format!("{name} loss on {on}"),
+            &format!("{name} loss on {backend}"),
         );
         let mut seen = 2;
         for (parameter, gradient) in gradients.iter() {
-            let what = format!("{name} gradient of {parameter} on {on}");
+            let label = format!("{name} gradient of {parameter} on {backend}");
             let expected = &expected[&format!("grad.{parameter}")].1;
-            assert_close(&to_f32_vec(gradient.clone()), expected, GRADIENTS, &what);
+            assert_close(&to_f32_vec(gradient.clone()), expected, GRADIENTS, &label);
             seen += 1;
         }
         assert_eq!(
@@ -150,7 +150,7 @@ fn ten_clipped_adamw_steps_match_pytorch() {
             .iter()
             .any(|step| step.grad_norm < run.clip_norm as f32)
     );
-    for (on, device) in devices() {
+    for (backend, device) in devices() {
         let mut model = model("gpt2_like", &device).train();
         let mut optimizer = Optimizer::new(OptimizerConfig {
             beta1: run.beta1,
@@ -169,18 +169,18 @@ fn ten_clipped_adamw_steps_match_pytorch() {
             };
             let (loss, gradients) = forward_backward(&model, &[batch], 0, 0, false);
             let norm = gradients.norm().unwrap();
-            let what = format!("step {number} on {on}");
+            let label = format!("step {number} on {backend}");
             assert_close(
                 &to_f32_vec(loss),
                 &[step.loss],
                 1e-5,
-                &format!("loss of {what}"),
+                &format!("loss of {label}"),
             );
             assert_close(
                 &to_f32_vec(norm.clone()),
                 &[step.grad_norm],
                 1e-5,
-                &format!("norm of {what}"),
+                &format!("norm of {label}"),
             );
             let norm = f64::from(to_f32_vec(norm)[0]);
             let gradients = gradients.clip(norm, run.clip_norm);
@@ -189,12 +189,12 @@ fn ten_clipped_adamw_steps_match_pytorch() {
         let mut compared = 0;
         weights::for_each(&model.valid(), |name, data| {
             if !run.noise.iter().any(|noise| noise == name) {
-                let what = format!("{name} after ten steps on {on}");
+                let label = format!("{name} after ten steps on {backend}");
                 assert_close(
                     &weights::to_f32_vec(data),
                     &expected[name].1,
                     UPDATED,
-                    &what,
+                    &label,
                 );
                 compared += 1;
             }

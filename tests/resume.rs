@@ -1,4 +1,4 @@
-//! A run that was stopped in any way and resumed is bit for bit like an uninterrupted one.
+//! A run that was stopped in any way and resumed equals an uninterrupted run bit for bit.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -13,7 +13,7 @@ use crate::util::nextword;
 
 const STEPS: u64 = 24;
 
-/// A run of one second with everything that matters on resume: dropout, gradient accumulation,
+/// A run of about one second with everything that matters on resume: dropout, gradient accumulation,
 /// validation, an epoch boundary.
 pub(crate) const TINY: &str = r#"
 name = "tiny"
@@ -117,7 +117,7 @@ pub(crate) fn resume(run: &Path, device: &str) -> Command {
 
 /// Trains without interruption and returns the run folder.
 pub(crate) fn train_uninterrupted(folder: &Path, device: &str) -> PathBuf {
-    let run = folder.join(format!("straight-{device}"));
+    let run = folder.join(format!("uninterrupted-{device}"));
     let output = train(folder, &run, device).output().unwrap();
     assert!(
         output.status.success(),
@@ -127,8 +127,8 @@ pub(crate) fn train_uninterrupted(folder: &Path, device: &str) -> PathBuf {
     run
 }
 
-/// Runs `command` until update `step`, then stops it. Returns whether it was stopped before its
-/// end.
+/// Runs `command` until update `step`, then stops it. Returns whether it was stopped before it
+/// finished.
 fn stop_at(mut command: Command, step: u64, stop: Stop) -> bool {
     let mut child = command
         .stdout(Stdio::piped())
@@ -209,11 +209,11 @@ fn resume_is_bitwise_after_any_stop() {
     }
 }
 
-/// A run ended by early stopping, then resumed: nothing more may happen.
+/// Resuming a run that early stopping ended must do nothing.
 #[test]
 fn a_run_stopped_early_does_not_continue() {
     let folder = tempfile::tempdir().unwrap();
-    let run = folder.path().join("patient");
+    let run = folder.path().join("early-stopped");
     let set = [
         "validation.every=1",
         "validation.patience=2",
@@ -228,16 +228,16 @@ fn a_run_stopped_early_does_not_continue() {
         "schedule.kind=\"constant\"",
     ]);
     let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(said.contains("\"reason\":\"patience\""), "{said}");
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(stdout.contains("\"reason\":\"patience\""), "{stdout}");
     let before = fs::read(run.join("metrics.jsonl")).unwrap();
     let output = resume(&run, "flex").output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(said.contains("\"reason\":\"patience\""), "{said}");
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(stdout.contains("\"reason\":\"patience\""), "{stdout}");
     assert_eq!(fs::read(run.join("metrics.jsonl")).unwrap(), before);
 }
 
-/// Changes one part of a stopped run, which must then be rejected with the reason.
+/// Changes one part of a stopped run. Resuming must then fail with the reason and change nothing.
 #[cfg(unix)]
 #[test]
 fn resume_rejects_changed_data_and_settings() {
@@ -272,26 +272,27 @@ fn resume_rejects_changed_data_and_settings() {
         ),
     ];
     let folder = tempfile::tempdir().unwrap();
-    for (number, (change, says)) in changes.into_iter().enumerate() {
+    for (number, (change, expected)) in changes.into_iter().enumerate() {
         let run = folder.path().join(format!("changed-{number}"));
         assert!(stop_at(
             train(folder.path(), &run, "flex"),
             6,
             Stop::Interrupt
         ));
-        let records = || ["best", "last"].map(|r| sha256(&run.join(r).join("model.safetensors")));
-        let before = (records(), fs::read(run.join("metrics.jsonl")).unwrap());
+        let model_hashes =
+            || ["best", "last"].map(|name| sha256(&run.join(name).join("model.safetensors")));
+        let before = (model_hashes(), fs::read(run.join("metrics.jsonl")).unwrap());
         change(&run);
         let output = resume(&run, "flex").output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
+        let error = String::from_utf8_lossy(&output.stderr);
         assert!(
-            !output.status.success() && said.contains(says),
-            "{says}: {said}"
+            !output.status.success() && error.contains(expected),
+            "{expected}: {error}"
         );
         assert_eq!(
-            (records(), fs::read(run.join("metrics.jsonl")).unwrap()),
+            (model_hashes(), fs::read(run.join("metrics.jsonl")).unwrap()),
             before,
-            "{says}"
+            "{expected}"
         );
     }
 }
@@ -302,9 +303,9 @@ fn modify_checkpoint(checkpoint: &Path, change: impl FnOnce(&Path)) {
     let path = checkpoint.join("MANIFEST.json");
     let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     for file in manifest["files"].as_array_mut().unwrap() {
-        let of = checkpoint.join(file["name"].as_str().unwrap());
-        file["bytes"] = fs::metadata(&of).unwrap().len().into();
-        file["sha256"] = sha256(&of).into();
+        let file_path = checkpoint.join(file["name"].as_str().unwrap());
+        file["bytes"] = fs::metadata(&file_path).unwrap().len().into();
+        file["sha256"] = sha256(&file_path).into();
     }
     fs::write(path, manifest.to_string()).unwrap();
 }
@@ -326,44 +327,50 @@ fn change_state(checkpoint: &Path, key: &str, value: u64) {
     fs::write(path, state.to_string()).unwrap();
 }
 
-/// Negative controls: each drops one part of the state, which the comparison must detect.
+/// Negative controls: each change drops one part of the state, which the comparison must detect.
 #[cfg(unix)]
 #[test]
 fn incomplete_resume_state_is_detected() {
     let folder = tempfile::tempdir().unwrap();
     let expected = run_artifacts(&train_uninterrupted(folder.path(), "flex"));
-    type Forget = fn(&Path);
-    let forgotten: [(&str, Forget); 5] = [
+    type Change = fn(&Path);
+    let changes: [(&str, Change); 5] = [
         ("nothing", |_| {}),
-        ("the cursor", |c| change_state(c, "step", 9)),
-        ("a first moment", |c| {
-            change_tensors(&c.join("optimizer.safetensors"), ".first", |v| v.fill(0.0));
+        ("the cursor", |checkpoint| {
+            change_state(checkpoint, "step", 9)
         }),
-        ("a second moment", |c| {
-            change_tensors(&c.join("optimizer.safetensors"), ".second", |v| v.fill(0.0));
+        ("a first moment", |checkpoint| {
+            change_tensors(&checkpoint.join("optimizer.safetensors"), ".first", |v| {
+                v.fill(0.0)
+            });
         }),
-        ("one bit of one weight", |c| {
-            change_tensors(&c.join("model.safetensors"), ".weight", |v| {
+        ("a second moment", |checkpoint| {
+            change_tensors(&checkpoint.join("optimizer.safetensors"), ".second", |v| {
+                v.fill(0.0)
+            });
+        }),
+        ("one bit of one weight", |checkpoint| {
+            change_tensors(&checkpoint.join("model.safetensors"), ".weight", |v| {
                 v[0] = f32::from_bits(v[0].to_bits() ^ 1);
             });
         }),
     ];
-    for (number, (what, forget)) in forgotten.into_iter().enumerate() {
-        let run = folder.path().join(format!("forgets-{number}"));
+    for (number, (changed, change)) in changes.into_iter().enumerate() {
+        let run = folder.path().join(format!("changed-{number}"));
         assert!(stop_at(train(folder.path(), &run, "flex"), 12, Stop::Kill));
         for newer in ["step-00000015", "step-00000020"] {
             // The process may have continued before the signal arrived.
             let _ = fs::remove_dir_all(run.join("checkpoints").join(newer));
         }
-        modify_checkpoint(&run.join("checkpoints/step-00000010"), forget);
+        modify_checkpoint(&run.join("checkpoints/step-00000010"), change);
         assert!(
             resume(&run, "flex").output().unwrap().status.success(),
-            "{what}"
+            "{changed}"
         );
         assert_eq!(
             run_artifacts(&run) == expected,
-            what == "nothing",
-            "forgot {what}"
+            changed == "nothing",
+            "changed: {changed}"
         );
     }
 }
@@ -381,8 +388,9 @@ fn checkpoints_resume_on_another_backend() {
     ));
     assert!(resume(&run, "ndarray").output().unwrap().status.success());
     let moved = run_artifacts(&run);
-    let losses = |of: &RunArtifacts| -> Vec<f64> {
-        of.metrics
+    let losses = |artifacts: &RunArtifacts| -> Vec<f64> {
+        artifacts
+            .metrics
             .iter()
             .filter_map(|line| line["loss"].as_f64())
             .collect()

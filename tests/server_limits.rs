@@ -24,13 +24,13 @@ fn oversized_responses_are_rejected() {
         text.contains("262144") && text.contains("\"max_tokens\""),
         "{text}"
     );
-    // The maximum size of a response.
+    // This response has the maximum size.
     let body = json!({"prompt": ["One", "Two"], "max_tokens": 65_536 / 8, "overflow": "slide",
         "ignore_eos": true, "logprobs": 5});
     let (status, _, text) = server.post("/v1/completions", &body);
     assert_eq!(status, 200, "{text}");
-    let whole: Value = serde_json::from_str(&text).unwrap();
-    let logprobs = &whole["choices"][1]["logprobs"];
+    let response: Value = serde_json::from_str(&text).unwrap();
+    let logprobs = &response["choices"][1]["logprobs"];
     for column in ["tokens", "token_logprobs", "top_logprobs", "text_offset"] {
         assert_eq!(logprobs[column].as_array().unwrap().len(), 8192, "{column}");
     }
@@ -42,14 +42,14 @@ fn explanations_queue_without_blocking_others() {
     let run = train_uninterrupted(dir.folder.path(), "flex");
     let server = Server::start(&run, &[]);
     let explain = json!({"prompt": "One day", "max_tokens": 8});
-    let (calm, loaded, codes) = std::thread::scope(|scope| {
+    let (idle, loaded, codes) = std::thread::scope(|scope| {
         let tokenize = || {
-            let begin = Instant::now();
+            let start = Instant::now();
             let (status, _, _) = server.post("/tokenize", &json!({"content": "One"}));
             assert_eq!(status, 200);
-            begin.elapsed()
+            start.elapsed()
         };
-        let calm = tokenize();
+        let idle = tokenize();
         let requests: Vec<_> = (0..24)
             .map(|_| scope.spawn(|| (server.post("/explain", &explain).0, Instant::now())))
             .collect();
@@ -61,18 +61,18 @@ fn explanations_queue_without_blocking_others() {
             .map(|request| request.join().unwrap())
             .map(|(code, end)| (code, end > done))
             .collect();
-        (calm, loaded.unwrap(), codes)
+        (idle, loaded.unwrap(), codes)
     });
     assert!(
         codes.iter().any(|(_, later)| *later),
-        "{codes:?}: too quick to tell"
+        "{codes:?}: all explanations ended too early"
     );
     let count = |wanted| codes.iter().filter(|(code, _)| *code == wanted).count();
     assert!(count(200) >= 1 && count(429) >= 1, "{codes:?}");
     assert_eq!(count(200) + count(429), 24);
     assert!(
-        loaded < calm + Duration::from_millis(500),
-        "{loaded:?} for {calm:?}"
+        loaded < idle + Duration::from_millis(500),
+        "{loaded:?} for {idle:?}"
     );
 }
 
@@ -80,17 +80,17 @@ fn explanations_queue_without_blocking_others() {
 fn only_allowed_origins_are_served() {
     let dir = TestDir::new();
     let run = train_uninterrupted(dir.folder.path(), "flex");
-    let named = [
+    let options = [
         "--allow-host",
         "models.example",
         "--cors-origin",
         "https://app.example",
     ];
-    let mut server = Server::start(&run, &[&named[..], &["--verbose"]].concat());
+    let mut server = Server::start(&run, &[&options[..], &["--verbose"]].concat());
     let image =
         "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\nSec-Fetch-Dest: image\r\n";
     assert_eq!(server.get("/explain?prompt=x", image).0, 403);
-    let log = server.says.next().unwrap().unwrap();
+    let log = server.log.next().unwrap().unwrap();
     assert!(log.starts_with("GET /explain 403 "), "{log}");
     let (status, head, _) = server.get("/v1/models", "Origin: https://app.example\r\n");
     assert!(
@@ -104,7 +104,7 @@ fn only_allowed_origins_are_served() {
         403
     );
     let proxied =
-        server.ask("GET /v1/models HTTP/1.1\r\nHost: models.example\r\nConnection: close\r\n\r\n");
+        server.send("GET /v1/models HTTP/1.1\r\nHost: models.example\r\nConnection: close\r\n\r\n");
     assert_eq!(proxied.0, 200);
     dir.rejects(
         &["serve", &run.display().to_string(), "--cors-origin", "*"],
@@ -114,7 +114,7 @@ fn only_allowed_origins_are_served() {
 }
 
 /// Reads one response with a Content-Length.
-fn read_one(stream: &mut TcpStream) -> String {
+fn read_response(stream: &mut TcpStream) -> String {
     let mut reader = BufReader::new(stream);
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
@@ -136,35 +136,41 @@ fn slow_headers_time_out_but_idle_connections_may_wait() {
     let request = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let connect = || TcpStream::connect(&server.address).unwrap();
     let until_closed = |mut stream: TcpStream| {
-        let begin = Instant::now();
+        let start = Instant::now();
         stream
             .set_read_timeout(Some(Duration::from_secs(20)))
             .unwrap();
         let mut rest = Vec::new();
         let _ = stream.read_to_end(&mut rest); // Closed or reset.
-        begin.elapsed().as_secs_f64()
+        start.elapsed().as_secs_f64()
     };
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut stream = connect();
             for _ in 0..2 {
                 stream.write_all(request.as_bytes()).unwrap();
-                assert!(read_one(&mut stream).starts_with("HTTP/1.1 200"));
+                assert!(read_response(&mut stream).starts_with("HTTP/1.1 200"));
                 std::thread::sleep(Duration::from_secs(7));
             }
             stream.write_all(&request.as_bytes()[..20]).unwrap();
             let seconds = until_closed(stream);
-            assert!((4.0..7.0).contains(&seconds), "a later head: {seconds}");
+            assert!(
+                (4.0..7.0).contains(&seconds),
+                "header of a later request: {seconds}"
+            );
         });
         scope.spawn(|| {
             let mut stream = connect();
             stream.write_all(&request.as_bytes()[..20]).unwrap();
             let seconds = until_closed(stream);
-            assert!((4.0..7.0).contains(&seconds), "a first head: {seconds}");
+            assert!(
+                (4.0..7.0).contains(&seconds),
+                "header of the first request: {seconds}"
+            );
         });
         scope.spawn(|| {
             let seconds = until_closed(connect());
-            assert!((4.0..7.0).contains(&seconds), "no byte at all: {seconds}");
+            assert!((4.0..7.0).contains(&seconds), "no data: {seconds}");
         });
     });
 }

@@ -15,13 +15,14 @@ use crate::util::nextword;
 pub(crate) struct Server {
     process: Child,
     pub(crate) address: String,
-    /// Its standard error before it listened.
-    said: Vec<String>,
-    pub(crate) says: Lines<BufReader<ChildStderr>>,
+    /// Lines of standard error before the server listens.
+    startup_log: Vec<String>,
+    /// Later lines of standard error.
+    pub(crate) log: Lines<BufReader<ChildStderr>>,
 }
 
-/// A copy of a run's best model with a chat template and other fields in its card.
-pub(crate) fn chat_model(dir: &TestDir, run: &Path, template: &str, card: &Value) -> PathBuf {
+/// A copy of a run's best model with a chat template and with `fields` set in its model card.
+pub(crate) fn chat_model(dir: &TestDir, run: &Path, template: &str, fields: &Value) -> PathBuf {
     let copy = dir.path("chat_model");
     let _ = fs::remove_dir_all(&copy);
     fs::create_dir(&copy).unwrap();
@@ -30,44 +31,44 @@ pub(crate) fn chat_model(dir: &TestDir, run: &Path, template: &str, card: &Value
         fs::copy(file.path(), copy.join(file.file_name())).unwrap();
     }
     let path = copy.join("card.json");
-    let mut whole: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
-    for (key, value) in card.as_object().unwrap() {
-        whole[key] = value.clone();
+    let mut card: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    for (key, value) in fields.as_object().unwrap() {
+        card[key] = value.clone();
     }
-    fs::write(path, whole.to_string()).unwrap();
+    fs::write(path, card.to_string()).unwrap();
     fs::write(copy.join("chat_template.jinja"), template).unwrap();
     copy
 }
 
 impl Server {
-    pub(crate) fn start(record: &Path, more: &[&str]) -> Self {
+    pub(crate) fn start(model: &Path, options: &[&str]) -> Self {
         let mut process = nextword()
             .arg("serve")
-            .arg(format!("m={}", record.display()))
+            .arg(format!("m={}", model.display()))
             .args(["--port", "0"])
-            .args(more)
+            .args(options)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut says = BufReader::new(process.stderr.take().unwrap()).lines();
-        let mut said = Vec::new();
+        let mut log = BufReader::new(process.stderr.take().unwrap()).lines();
+        let mut startup_log = Vec::new();
         let address = loop {
-            let line = says.next().expect("the server starts").unwrap();
+            let line = log.next().expect("the server starts").unwrap();
             if let Some((_, address)) = line.split_once("http://") {
                 break address.split_whitespace().next().unwrap().to_owned();
             }
-            said.push(line);
+            startup_log.push(line);
         };
         Self {
             process,
             address,
-            said,
-            says,
+            startup_log,
+            log,
         }
     }
 
-    /// Status, headers and body.
-    pub(crate) fn ask(&self, request: &str) -> (u16, String, String) {
+    /// Sends a raw request and returns status, headers (in lower case) and body.
+    pub(crate) fn send(&self, request: &str) -> (u16, String, String) {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.write_all(request.as_bytes()).unwrap();
         let mut text = String::new();
@@ -78,14 +79,14 @@ impl Server {
     }
 
     pub(crate) fn get(&self, path: &str, headers: &str) -> (u16, String, String) {
-        self.ask(&format!(
+        self.send(&format!(
             "GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}Connection: close\r\n\r\n"
         ))
     }
 
     pub(crate) fn post(&self, path: &str, body: &Value) -> (u16, String, String) {
         let body = body.to_string();
-        self.ask(&format!(
+        self.send(&format!(
             "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
              Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
             body.len()
@@ -101,8 +102,8 @@ impl Drop for Server {
 }
 
 /// The completion of "One day" by `generate`.
-fn generated(dir: &TestDir, record: &Path, max_tokens: &str) -> Value {
-    let shown = record.display().to_string();
+fn generated(dir: &TestDir, model: &Path, max_tokens: &str) -> Value {
+    let model_arg = model.display().to_string();
     let args = [
         "--seed",
         "4",
@@ -111,7 +112,7 @@ fn generated(dir: &TestDir, record: &Path, max_tokens: &str) -> Value {
         "--max-tokens",
         max_tokens,
     ];
-    json_lines(&dir.run(&[&["generate", &shown, "One day", "--json"], &args[..]].concat()))
+    json_lines(&dir.run(&[&["generate", &model_arg, "One day", "--json"], &args[..]].concat()))
         .remove(0)
 }
 
@@ -123,9 +124,9 @@ fn serve_returns_the_text_of_generate() {
     let server = Server::start(&run, &[]);
     let mut body = json!({"prompt": "One day", "seed": 4, "max_tokens": 12, "overflow": "slide"});
     let (status, _, text) = server.post("/v1/completions", &body);
-    let whole: Value = serde_json::from_str(&text).unwrap();
+    let response: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(
-        (status, &whole["choices"][0]["text"]),
+        (status, &response["choices"][0]["text"]),
         (200, &expected["text"]),
         "{text}"
     );
@@ -162,10 +163,10 @@ fn serve_returns_the_text_of_generate() {
 fn the_server_enforces_access_rules() {
     let dir = TestDir::new();
     let run = train_uninterrupted(dir.folder.path(), "flex");
-    let shown = run.display().to_string();
-    let refused = dir.run(&["serve", &shown, "--host", "0.0.0.0", "--port", "0"]);
-    assert_eq!(refused.status.code(), Some(USAGE));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("--api-key"));
+    let run_arg = run.display().to_string();
+    let rejected = dir.run(&["serve", &run_arg, "--host", "0.0.0.0", "--port", "0"]);
+    assert_eq!(rejected.status.code(), Some(USAGE));
+    assert!(String::from_utf8_lossy(&rejected.stderr).contains("--api-key"));
 
     let server = Server::start(&run, &["--api-key", "sesame"]);
     assert_eq!(server.get("/health", "").0, 200);
@@ -197,7 +198,7 @@ fn the_server_enforces_access_rules() {
         403
     );
     let rebound =
-        server.ask("GET /v1/models HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
+        server.send("GET /v1/models HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
     assert_eq!(rebound.0, 403);
 }
 
@@ -217,46 +218,51 @@ fn explain_is_served_as_page_and_json() {
             head.contains("script-src 'self'") && !head.contains("unsafe-inline"),
             "{head}"
         );
-        assert!(!body.contains("One day"), "no script needs what was asked");
+        assert!(!body.contains("One day"), "the prompt is not in the page");
     }
-    let ask = |more: &Value| {
+    let explain = |extra: &Value| {
         let mut body = json!({"prompt": "One day"});
-        for (key, value) in more.as_object().unwrap() {
+        for (key, value) in extra.as_object().unwrap() {
             body[key] = value.clone();
         }
         let (status, _, text) = server.post("/explain", &body);
         (status, serde_json::from_str::<Value>(&text).unwrap())
     };
-    let (status, story) = ask(&json!({}));
-    assert_eq!((status, &story["format"]), (200, &json!("explain/1")));
-    let (_, pane) = ask(&json!({"pane": true}));
-    assert_eq!(pane["story"], story);
-    assert_eq!(pane["weights"], Value::Null, "the model stays here");
-    let id = &story["tokens"][0]["id"];
+    let (status, report) = explain(&json!({}));
+    assert_eq!((status, &report["format"]), (200, &json!("explain/1")));
+    let (_, panel) = explain(&json!({"pane": true}));
+    assert_eq!(panel["story"], report);
+    assert_eq!(panel["weights"], Value::Null, "weights are not sent");
+    let id = &report["tokens"][0]["id"];
     assert_eq!(
-        pane["vocabulary"][id.as_u64().unwrap() as usize],
-        story["tokens"][0]["text"]
+        panel["vocabulary"][id.as_u64().unwrap() as usize],
+        report["tokens"][0]["text"]
     );
 
-    let (_, what_if) = ask(&json!({"what_if": [{"change": "head_off", "layer": 0, "head": 1}]}));
+    let (_, what_if) =
+        explain(&json!({"what_if": [{"change": "head_off", "layer": 0, "head": 1}]}));
     assert_ne!(what_if["before"], what_if["after"]);
-    let (_, why) = ask(&json!({"why": "blocks.0.attn.hook_pattern[head=0,query=1,key=0]"}));
-    let shape = &story["tensors"]["blocks.0.attn.hook_pattern"]["shape"];
-    let at = shape[2].as_u64().unwrap() as usize;
-    let shown = &story["tensors"]["blocks.0.attn.hook_pattern"]["data"][at];
+    let (_, why) = explain(&json!({"why": "blocks.0.attn.hook_pattern[head=0,query=1,key=0]"}));
+    let shape = &report["tensors"]["blocks.0.attn.hook_pattern"]["shape"];
+    let index = shape[2].as_u64().unwrap() as usize;
+    let shown = &report["tensors"]["blocks.0.attn.hook_pattern"]["data"][index];
     assert!((why["value"].as_f64().unwrap() - shown.as_f64().unwrap()).abs() < 1e-6);
-    let (_, layer) = ask(&json!({"layer": 0}));
+    let (_, layer) = explain(&json!({"layer": 0}));
     let name = "blocks.0.attn.hook_q";
-    assert_eq!(layer["tensors"][name], story["tensors"][name]);
-    let (_, embedding) = ask(&json!({"embedding": id}));
+    assert_eq!(layer["tensors"][name], report["tensors"][name]);
+    let (_, embedding) = explain(&json!({"embedding": id}));
     let first = embedding["numbers"][0].as_f64().unwrap();
-    let shown = story["tensors"]["hook_embed"]["data"][0].as_f64().unwrap();
+    let shown = report["tensors"]["hook_embed"]["data"][0].as_f64().unwrap();
     assert!((first - shown).abs() < 1e-6);
-    let (_, kept) = ask(&json!({"learning": true}));
-    assert_eq!(kept["learning"], Value::Null, "this run kept no looks");
+    let (_, history) = explain(&json!({"learning": true}));
+    assert_eq!(
+        history["learning"],
+        Value::Null,
+        "this run has no probe snapshots"
+    );
 
     let long = "One day ".repeat(2000);
-    for wrong in [
+    for invalid in [
         json!({"what_if": [{"change": "nothing"}]}),
         json!({"why": "nowhere[0]"}),
         json!({"layer": 99}),
@@ -264,10 +270,10 @@ fn explain_is_served_as_page_and_json() {
         json!({"max_tokens": 33}),
         json!({"temperature": -1}),
     ] {
-        assert_eq!(ask(&wrong).0, 400, "{wrong}");
+        assert_eq!(explain(&invalid).0, 400, "{invalid}");
     }
     // A prompt that exceeds the context is truncated, as in generate.
-    assert_eq!(ask(&json!({"prompt": long})).0, 200);
+    assert_eq!(explain(&json!({"prompt": long})).0, 200);
 }
 
 #[test]
@@ -278,18 +284,18 @@ fn served_completions_use_the_model_card_bos_and_eos() {
     let (_, _, ids) = plain.post("/tokenize", &json!({"content": "theoa"}));
     let ids: Value = serde_json::from_str(&ids).unwrap();
     let card = json!({"bos_id": ids["tokens"][0], "eos_ids": ids["tokens"]});
-    let record = chat_model(
+    let model = chat_model(
         &dir,
         &run,
         "{{ bos_token }}{{ messages[0].content }}",
         &card,
     );
 
-    let expected = generated(&dir, &record, "60");
+    let expected = generated(&dir, &model, "60");
     assert_eq!(expected["prompt_tokens"], 8);
     assert!(expected["tokens"].as_u64().unwrap() < 60, "{expected}");
 
-    let server = Server::start(&record, &[]);
+    let server = Server::start(&model, &[]);
     let mut body = json!({"prompt": "One day", "seed": 4, "max_tokens": 60, "overflow": "slide"});
     let (_, _, text) = server.post("/v1/completions", &body);
     let served: Value = serde_json::from_str(&text).unwrap();
@@ -304,7 +310,7 @@ fn served_completions_use_the_model_card_bos_and_eos() {
     assert_eq!(content, &expected["text"], "{text}");
     assert_eq!(
         chat["usage"]["prompt_tokens"], 8,
-        "the template's own is enough"
+        "the BOS token is not added twice"
     );
 }
 
@@ -319,12 +325,15 @@ fn an_invalid_chat_template_disables_only_chats() {
         ("One day {% frobnicate %}".into(), false),
         ("x".repeat((1 << 20) + 1), false),
     ] {
-        let record = chat_model(&dir, &run, &template, &json!({}));
-        let server = Server::start(&record, &[]);
+        let model = chat_model(&dir, &run, &template, &json!({}));
+        let server = Server::start(&model, &[]);
         let (status, _, text) = server.post("/v1/chat/completions", &chat);
         assert_eq!(status, if works { 200 } else { 400 }, "{text}");
-        let warned = server.said.iter().any(|line| line.starts_with("warning: "));
-        assert_eq!(warned, !works, "{:?}", server.said);
+        let warned = server
+            .startup_log
+            .iter()
+            .any(|line| line.starts_with("warning: "));
+        assert_eq!(warned, !works, "{:?}", server.startup_log);
         if !works {
             assert!(
                 text.contains("template") && !text.contains("chat_model/"),
@@ -347,10 +356,10 @@ fn echo_shows_the_truncated_prompt() {
         "ignore_eos": true,
     });
     let (_, _, text) = server.post("/v1/completions", &body);
-    let whole: Value = serde_json::from_str(&text).unwrap();
+    let response: Value = serde_json::from_str(&text).unwrap();
     let (text, logprobs) = (
-        &whole["choices"][0]["text"],
-        &whole["choices"][0]["logprobs"],
+        &response["choices"][0]["text"],
+        &response["choices"][0]["logprobs"],
     );
     let text = text.as_str().unwrap();
     assert!(text.starts_with(&prompt[prompt.len() - 15..]), "{text}");
@@ -358,13 +367,16 @@ fn echo_shows_the_truncated_prompt() {
     let offsets = logprobs["text_offset"].as_array().unwrap();
     assert_eq!(tokens.len(), 18);
     for (token, offset) in tokens.iter().zip(offsets) {
-        let at = offset.as_u64().unwrap() as usize;
-        assert!(text[at..].starts_with(token.as_str().unwrap()), "{whole}");
+        let start = offset.as_u64().unwrap() as usize;
+        assert!(
+            text[start..].starts_with(token.as_str().unwrap()),
+            "{response}"
+        );
     }
-    let shown = run.display().to_string();
+    let run_arg = run.display().to_string();
     let args = [
         "generate",
-        &shown,
+        &run_arg,
         prompt,
         "--json",
         "--temperature",

@@ -1,4 +1,4 @@
-//! The glossary of ARCHITECTURE.md holds: words and names that it replaces do not come back.
+//! Words and names that the glossary of ARCHITECTURE.md replaces do not come back.
 //!
 //! Its column "Instead of" marks two kinds. "Words in quotes" must not occur anywhere: in identifiers
 //! (split into words), comments, strings, help texts, documents, JavaScript or Python. `Names in code
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::util::root;
 
-/// Text in which a banned word is allowed, with the reason. Ten at most.
+/// Phrases in which a banned word is allowed, with the reason. At most ten.
 const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("is no", "is no longer", "ordinary English"),
     ("are no", "are no longer", "ordinary English"),
@@ -42,8 +42,8 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
 ];
 
 const FOLDERS: &[&str] = &["crates", "tests", "scripts", "docs", "configs", ".ci"];
-const ENDINGS: &[&str] = &["rs", "md", "toml", "js", "html", "css", "json", "py", "sh"];
-/// Recorded data, other programs' words, and this list itself.
+const EXTENSIONS: &[&str] = &["rs", "md", "toml", "js", "html", "css", "json", "py", "sh"];
+/// Recorded data, generated files, and this list itself.
 const SKIPPED: &[&str] = &[
     "tests/fixtures",
     "docs/models",
@@ -100,8 +100,8 @@ fn files() -> Vec<PathBuf> {
 }
 
 fn is_text(path: &Path) -> bool {
-    let ending = path.extension().and_then(|ending| ending.to_str());
-    ending.is_some_and(|ending| ENDINGS.contains(&ending)) || path.ends_with(".ci/run")
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    extension.is_some_and(|extension| EXTENSIONS.contains(&extension)) || path.ends_with(".ci/run")
 }
 
 /// The words of `text` in lower case with single spaces between them: identifiers are split, line breaks
@@ -138,7 +138,7 @@ fn occurrences(words: &str, word: &str) -> usize {
     };
     let allowed: usize = EXCEPTIONS
         .iter()
-        .filter(|(of, ..)| *of == word)
+        .filter(|(banned, ..)| *banned == word)
         .map(|(_, phrase, _)| count(phrase))
         .sum();
     count(&word) - allowed
@@ -174,7 +174,7 @@ fn definitions(path: &Path, text: &str) -> Vec<String> {
 }
 
 #[test]
-fn replaced_words_and_names_stay_away() {
+fn replaced_words_and_names_do_not_come_back() {
     let architecture = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
     let banned = read_glossary(&architecture);
     assert!(banned.words.len() >= 15, "{:?}", banned.words);
@@ -222,14 +222,14 @@ fn replaced_words_and_names_stay_away() {
     );
 }
 
-/// The first line that holds `word` by itself; `None` where it spans lines.
+/// The first line that contains `word`; `None` if each occurrence spans two lines.
 fn line_of(text: &str, word: &str) -> Option<usize> {
-    let holds = |line: &str| occurrences(&format!(" {} ", words(line)), word) > 0;
-    text.lines().position(holds).map(|line| line + 1)
+    let contains = |line: &str| occurrences(&format!(" {} ", words(line)), word) > 0;
+    text.lines().position(contains).map(|line| line + 1)
 }
 
 #[test]
-fn the_glossary_check_finds_what_it_should() {
+fn the_glossary_check_finds_replaced_words() {
     let found = |text: &str, word: &str| occurrences(&format!(" {} ", words(text)), word);
     assert_eq!(found("let tile_sight = Sight::new();", "sight"), 2);
     assert_eq!(found("insight", "sight"), 0);

@@ -45,21 +45,24 @@ impl TestDir {
             .unwrap()
     }
 
-    /// Runs a command that must fail with one sentence that contains all of `says`, and must not
-    /// leave a run behind.
-    pub(crate) fn rejects(&self, args: &[&str], code: i32, says: &[&str]) {
+    /// Runs a command that must fail with the exit code `code` and one error message that contains all
+    /// of `expected`. It must not create a run folder.
+    pub(crate) fn rejects(&self, args: &[&str], code: i32, expected: &[&str]) {
         let output = self.run(args);
         let error = stderr(&output);
         assert_eq!(output.status.code(), Some(code), "{args:?}: {error}");
         assert_one_error(&error);
-        for part in says {
+        for part in expected {
             assert!(
                 error.contains(part),
-                "{args:?} does not say `{part}`: {error}"
+                "{args:?}: `{part}` is missing from {error}"
             );
         }
-        assert!(output.stdout.is_empty(), "{args:?} writes a result");
-        assert!(!self.path("runs").exists(), "{args:?} leaves a run behind");
+        assert!(
+            output.stdout.is_empty(),
+            "{args:?} prints to standard output"
+        );
+        assert!(!self.path("runs").exists(), "{args:?} creates a run folder");
     }
 
     pub(crate) fn train_with(&self, set: &[&str]) -> Vec<String> {
@@ -72,10 +75,10 @@ impl TestDir {
         args
     }
 
-    pub(crate) fn training_rejects(&self, set: &[&str], code: i32, says: &[&str]) {
+    pub(crate) fn training_rejects(&self, set: &[&str], code: i32, expected: &[&str]) {
         let args = self.train_with(set);
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        self.rejects(&args, code, says);
+        self.rejects(&args, code, expected);
     }
 }
 

@@ -19,7 +19,7 @@ mod checkpoints; // damage is detected, and an older checkpoint is used
 mod commands; // the program as a new user sees it
 mod compatibility; // run folders and model folders of version 0.1
 mod configs; // every file in configs/ parses and builds
-mod docs; // the outputs in the course are real
+mod docs; // the course shows real output
 mod explain; // every value and its derivation
 mod explain_reference; // PyTorch's intermediate tensors
 mod explain_report; // contributions, what-if edits, output formats
@@ -29,7 +29,7 @@ mod explain_terminal; // terminal output at any width
 mod gguf; // files for llama.cpp, read back
 mod gradients; // finite differences, the causal mask, gradient accumulation
 mod hugging_face; // published configs, tokenizers and vocabularies
-mod invalid_input; // invalid input: one sentence, the right exit code, nothing lost
+mod invalid_input; // one clear error, the right exit code, nothing lost
 mod layering; // which crate may depend on which
 mod malformed_models; // damaged and malicious files
 mod parity; // import and export of transformers models
@@ -39,8 +39,8 @@ mod reference; // PyTorch's logits, losses, gradients and updates
 mod resume; // bitwise resume after any stop
 mod server_limits; // limits and access rules of the server
 mod serving; // a model behind HTTP
-mod terminology; // the glossary holds
+mod terminology; // words and names that the glossary replaces
 mod test_dir; // a temporary folder to run the program in
 mod three_uses; // any backend, models that load anywhere, layers by configuration
-mod untrusted_templates; // chat templates within their limits
+mod untrusted_templates; // chat templates stay within their limits
 mod util;

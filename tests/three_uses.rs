@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::util::{device_names, root};
 
-/// Samples no text.
+/// Hooks that generate no samples.
 struct NoSamples;
 
 impl Hooks for NoSamples {
@@ -47,12 +47,12 @@ const SHORT: &[&str] = &[
 ];
 
 fn quickstart(out: &Path, device: &str, set: &[&str]) -> Vec<String> {
-    let own = [
+    let fixed = [
         format!("out={:?}", out.display().to_string()),
         format!("device={device:?}"),
     ];
-    let all = SHORT.iter().chain(set).map(ToString::to_string);
-    all.chain(own).collect()
+    let settings = SHORT.iter().chain(set).map(ToString::to_string);
+    settings.chain(fixed).collect()
 }
 
 fn train(out: &Path, device: &str, set: &[&str]) {

@@ -1,17 +1,19 @@
 //! Chat templates are untrusted programs: each runs within limits of memory and time, or is rejected
-//! with an error sentence.
+//! with an error message.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nextword_server::{ChatTemplate, Message};
 
-use crate::malformed_models::{DAMAGES_PER_FILE, MAX_LEN, TestRng, corrupt_bytes, each};
+use crate::malformed_models::{
+    MAX_MESSAGE_LEN, MUTATIONS_PER_FILE, TestRng, corrupt_bytes, mutation_count,
+};
 
 /// Memory limit in kilobytes of address space, including the test program.
-const MAX_FUEL: &str = "1000000";
+const MEMORY_LIMIT: &str = "1000000";
 
-/// Set for the child process that runs within the limit.
+/// Set in the child process that runs within the limit.
 const CHILD_MARKER: &str = "NEXTWORD_WITHIN_BOUND";
 
 const VALID: &str = "{%- if messages[0]['role'] == 'system' %}{{ '<|im_start|>system\\n' + \
@@ -41,7 +43,7 @@ const RUNAWAY: [&str; 15] = [
     "{{ 2 ** 999999999 }}{{ 'x'.replace('', 'y' * 100000).replace('', 'y' * 100000) }}",
 ];
 
-/// Whether the template rendered; an error must be a sentence.
+/// Renders the template and returns whether it succeeded. An error must have a message.
 fn attempt(source: &[u8]) -> bool {
     let Ok(source) = std::str::from_utf8(source) else {
         return false; // Rejected when the file is read.
@@ -55,33 +57,36 @@ fn attempt(source: &[u8]) -> bool {
         message("user", " Who? "),
         message("assistant", "<think>…</think> She."),
     ];
-    let begin = Instant::now();
-    let used = ChatTemplate::from_source(source, "<s>", "</s>")
+    let start = Instant::now();
+    let result = ChatTemplate::from_source(source, "<s>", "</s>")
         .and_then(|template| template.render(&messages));
-    assert!(begin.elapsed() < Duration::from_secs(20), "it takes long");
-    if let Err(error) = &used {
+    assert!(
+        start.elapsed() < Duration::from_secs(20),
+        "rendering takes too long"
+    );
+    if let Err(error) = &result {
         let text = error.to_string();
-        assert!(!text.is_empty() && text.len() < MAX_LEN, "{text}");
+        assert!(!text.is_empty() && text.len() < MAX_MESSAGE_LEN, "{text}");
     }
-    used.is_ok()
+    result.is_ok()
 }
 
 #[test]
 fn untrusted_templates_stay_within_limits() {
     if std::env::var_os(CHILD_MARKER).is_none() {
         let name = "untrusted_templates::untrusted_templates_stay_within_limits";
-        let mut bounded = Command::new("sh");
+        let mut limited = Command::new("sh");
         let limit = if cfg!(target_os = "linux") {
-            MAX_FUEL
+            MEMORY_LIMIT
         } else {
             "unlimited"
         };
-        bounded.args(["-c", &format!("ulimit -v {limit}; exec \"$@\""), "sh"]);
-        bounded.arg(std::env::current_exe().unwrap());
-        bounded
+        limited.args(["-c", &format!("ulimit -v {limit}; exec \"$@\""), "sh"]);
+        limited.arg(std::env::current_exe().unwrap());
+        limited
             .args(["--exact", name, "--nocapture"])
             .env(CHILD_MARKER, "1");
-        assert!(bounded.status().unwrap().success(), "see above");
+        assert!(limited.status().unwrap().success(), "see above");
         return;
     }
     assert!(attempt(VALID.as_bytes()));
@@ -90,16 +95,18 @@ fn untrusted_templates_stay_within_limits() {
         attempt(source.as_bytes());
     }
     let mut rng = TestRng::new("templates");
-    let (mut used, tries) = (0, each(DAMAGES_PER_FILE));
-    for number in 0..tries {
+    let (mut rendered, attempts) = (0, mutation_count(MUTATIONS_PER_FILE));
+    for number in 0..attempts {
         let mut source = if number % 4 == 0 {
             RUNAWAY[rng.below(RUNAWAY.len())].as_bytes().to_vec()
         } else {
             VALID.as_bytes().to_vec()
         };
         corrupt_bytes(&mut source, &mut rng);
-        used += u64::from(attempt(&source));
+        rendered += u64::from(attempt(&source));
     }
-    println!("{tries} damaged templates: {used} were sound enough, the others refused");
-    assert!(used > 0 && used < tries);
+    println!(
+        "{attempts} damaged templates: {rendered} could be rendered, the others were rejected"
+    );
+    assert!(rendered > 0 && rendered < attempts);
 }

@@ -103,13 +103,13 @@ pub(crate) fn stderr(output: &Output) -> String {
 
 /// Asserts that `a` and `b` differ by at most `tolerance` times the largest value in `b`, and names
 /// the first element that does not.
-pub(crate) fn assert_close(a: &[f32], b: &[f32], tolerance: f32, what: &str) {
-    assert_eq!(a.len(), b.len(), "{what}: lengths");
+pub(crate) fn assert_close(a: &[f32], b: &[f32], tolerance: f32, label: &str) {
+    assert_eq!(a.len(), b.len(), "{label}: lengths");
     let scale = b.iter().fold(1e-2_f32, |max, v| max.max(v.abs()));
-    for (at, (a, b)) in a.iter().zip(b).enumerate() {
+    for (index, (a, b)) in a.iter().zip(b).enumerate() {
         assert!(
             (a - b).abs() <= tolerance * scale,
-            "{what}[{at}]: {a} instead of {b}, tolerance {tolerance} of {scale}"
+            "{label}[{index}]: {a} instead of {b}, tolerance {tolerance} of {scale}"
         );
     }
 }
