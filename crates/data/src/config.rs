@@ -136,7 +136,7 @@ impl DataConfig {
         }
         if self.builtin == Some(Builtin::Stories) && self.documents == 0 {
             return Err(DataError::config(
-                "documents = 0 generates no stories; hint: remove the key to use the default",
+                "documents = 0 would generate an empty corpus; hint: remove the key to use the default",
             ));
         }
         if self.separator.as_deref() == Some("") {
