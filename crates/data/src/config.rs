@@ -115,7 +115,7 @@ impl DataConfig {
     pub fn validate(&self) -> Result<(), DataError> {
         let from_text = self.path.is_some() || !self.paths.is_empty();
         let sources = [from_text, self.builtin.is_some(), self.prepared.is_some()];
-        match sources.iter().filter(|&&given| given).count() {
+        match sources.iter().filter(|&&is_set| is_set).count() {
             0 => {
                 return Err(DataError::config(
                     "no data source is set; hint: set one of `path`, `builtin` (\"stories\") and `prepared` under [data]",
@@ -136,7 +136,7 @@ impl DataConfig {
         }
         if self.builtin == Some(Builtin::Stories) && self.documents == 0 {
             return Err(DataError::config(
-                "documents = 0 generates no stories; hint: remove the key to use the default",
+                "documents = 0 would generate an empty corpus; hint: remove the key to use the default",
             ));
         }
         if self.separator.as_deref() == Some("") {
@@ -160,12 +160,12 @@ impl DataConfig {
     /// Resolves relative paths (`path`, `paths`, `prepared` and `tokenizer.file`) against `base`: the
     /// folder of the config file or the current directory. `-` (standard input) is left as it is.
     pub fn resolve_paths(&mut self, base: &Path) {
-        let given = self
+        let paths = self
             .path
             .iter_mut()
             .chain(&mut self.paths)
             .chain(&mut self.prepared);
-        for path in given.chain(&mut self.tokenizer.file) {
+        for path in paths.chain(&mut self.tokenizer.file) {
             if path.is_relative() && path.as_os_str() != "-" {
                 *path = base.join(&path);
             }

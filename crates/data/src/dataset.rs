@@ -169,14 +169,14 @@ struct SplitTokens {
 }
 
 impl SplitTokens {
-    fn push(&mut self, start: bool, ids: &[u32]) {
-        if start {
+    fn push(&mut self, is_first: bool, ids: &[u32]) {
+        if is_first {
             self.starts.push(self.ids.len());
         }
         self.ids.extend_from_slice(ids);
     }
 
-    /// Splits off the ids from `at` on; the tail starts with a document boundary.
+    /// Splits off the ids from index `at` on; the tail starts with a document boundary.
     fn split_off(&mut self, at: usize) -> Self {
         let ids = self.ids.split_off(at);
         let later = self
@@ -212,7 +212,7 @@ fn open_prepared_shard(path: &Path, count: u64, hash: &str) -> Result<Tokens, Da
     Ok(Tokens::from_shard(shard))
 }
 
-/// Opens an llm.c file if it has that header, otherwise a nanoGPT file. Our own format is refused:
+/// Opens an llm.c file if it has that header, otherwise a nanoGPT file. Rejects our own format:
 /// without `dataset.json` the folder is incomplete, and its tokenizer may differ.
 fn open_external_shard(path: &PathBuf, vocab_size: usize) -> Result<Tokens, DataError> {
     let shard = match Shard::detect_format(path)? {
@@ -242,13 +242,13 @@ fn bin_files(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     Ok(found)
 }
 
-/// Returns the only file other than `other` with `word` in its name. Several matches are ambiguous
+/// Returns the only file except `excluded` with `word` in its name. Several matches are ambiguous
 /// and therefore an error.
 fn find_unique<'a>(
     folder: &Path,
     files: &'a [PathBuf],
     word: &str,
-    other: Option<&PathBuf>,
+    excluded: Option<&PathBuf>,
 ) -> Result<Option<&'a PathBuf>, DataError> {
     let name = |path: &PathBuf| {
         path.file_name()
@@ -256,7 +256,7 @@ fn find_unique<'a>(
     };
     let mut matching = files
         .iter()
-        .filter(|path| Some(*path) != other && name(path).contains(word));
+        .filter(|path| Some(*path) != excluded && name(path).contains(word));
     match (matching.next(), matching.next()) {
         (Some(one), Some(two)) => Err(DataError::config(format!(
             "`{}` has several .bin files with {word:?} in their names, `{}` and `{}`; hint: keep only one of them in the \

@@ -40,7 +40,7 @@ const BYTES_PER_THREAD: usize = 512 << 10;
 ///
 /// # Errors
 /// Errors of the text and of `sink`; [`DataError::Tokenizer`] if the tokenizer (described by
-/// `config`) has no id for anything in the text.
+/// `config`) cannot encode any part of the text.
 pub(crate) fn encode_documents(
     sources: &Sources,
     config: &TokenizerConfig,
@@ -104,8 +104,8 @@ fn no_ids_error(config: &TokenizerConfig, first: &str) -> DataError {
     DataError::tokenizer(
         name,
         format!(
-            "has no id for anything in the text, which begins with {first:?}, and no unknown token; hint: set \
-             tokenizer.file to a tokenizer for this kind of text, or remove the key"
+            "cannot encode any part of the text, which begins with {first:?}, and has no unknown token; hint: \
+             set tokenizer.file to a tokenizer for this kind of text, or remove the key"
         ),
     )
 }
@@ -132,33 +132,33 @@ fn encode_chunks(tokenizer: &dyn Tokenizer, chunks: &[TextChunk], threads: usize
     let next = AtomicUsize::new(0);
     let work = || {
         let mut done = Vec::new();
-        while let Some((at, chunk)) = take_next(&next, chunks) {
-            done.push((at, tokenizer.encode(&chunk.text)));
+        while let Some((index, chunk)) = take_next(&next, chunks) {
+            done.push((index, tokenizer.encode(&chunk.text)));
         }
         done
     };
     let threads = threads.min(chunks.len());
     let mut done = std::thread::scope(|scope| {
-        let helpers: Vec<_> = (1..threads)
-            // If the system refuses more threads, the existing ones do the work.
+        let workers: Vec<_> = (1..threads)
+            // If a thread cannot be spawned, the existing ones do the work.
             .map_while(|_| std::thread::Builder::new().spawn_scoped(scope, work).ok())
             .collect();
         let mut done = work();
-        for helper in helpers {
-            match helper.join() {
-                Ok(more) => done.extend(more),
+        for worker in workers {
+            match worker.join() {
+                Ok(results) => done.extend(results),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }
         done
     });
-    done.sort_unstable_by_key(|(at, _)| *at);
+    done.sort_unstable_by_key(|(index, _)| *index);
     done.into_iter().map(|(_, encoding)| encoding).collect()
 }
 
 fn take_next<'a>(next: &AtomicUsize, chunks: &'a [TextChunk]) -> Option<(usize, &'a TextChunk)> {
-    let at = next.fetch_add(1, Ordering::Relaxed);
-    Some((at, chunks.get(at)?))
+    let index = next.fetch_add(1, Ordering::Relaxed);
+    Some((index, chunks.get(index)?))
 }
 
 /// Whether `document` belongs to the validation split, when splitting by documents.
@@ -167,7 +167,7 @@ pub(crate) fn is_validation(split: &SplitConfig, document: u64) -> bool {
         && Random::new(split.seed, stream::SPLIT).f64(document) < split.validation
 }
 
-/// Number of training tokens out of `count`; by tail as in nanoGPT: `int(0.9 * n)`.
+/// Number of training tokens out of `count`. A tail split is nanoGPT's: `int(0.9 * n)`.
 pub(crate) fn train_count(split: &SplitConfig, count: u64) -> u64 {
     match split.by {
         SplitBy::Tail => ((1.0 - split.validation) * count as f64) as u64,
@@ -184,7 +184,7 @@ pub(crate) fn check_split(
     let hint = match split.by {
         SplitBy::Tail => "add text, or set split.validation = 0 to use everything for training",
         SplitBy::Documents => {
-            "add documents, change split.seed, or set split.by = \"tail\", or split.validation = 0 to use everything \
+            "add documents, change split.seed, set split.by = \"tail\", or set split.validation = 0 to use everything \
              for training"
         }
     };

@@ -1,4 +1,4 @@
-//! Evaluation windows: a whole split, each target once.
+//! Evaluation windows: they cover a split and predict each target once.
 
 use std::ops::Range;
 

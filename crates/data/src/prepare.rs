@@ -1,4 +1,4 @@
-//! Preparing text as token files in bounded memory.
+//! Encodes text into token files in bounded memory.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -191,7 +191,7 @@ fn check_overwritable(folder: &Path) -> Result<(), DataError> {
     };
     for entry in entries {
         let name = entry.map_err(failed)?.file_name();
-        // Temporary files of a killed run.
+        // Left over from a killed process.
         if atomic::is_temporary(&name) {
             continue;
         }
@@ -280,13 +280,13 @@ impl SplitWriters {
         })
     }
 
-    fn push(&mut self, validation: bool, start: bool, ids: &[u32]) -> Result<(), DataError> {
-        let writer = if validation {
+    fn push(&mut self, is_validation: bool, is_first: bool, ids: &[u32]) -> Result<(), DataError> {
+        let writer = if is_validation {
             &mut self.validation
         } else {
             &mut self.train
         };
-        if start {
+        if is_first {
             writer.start_document()?;
         }
         writer.push(ids)
@@ -302,15 +302,15 @@ impl SplitWriters {
         folder: &Path,
         split: &SplitConfig,
     ) -> Result<(PendingFile, PendingFile, (u64, u64)), DataError> {
-        let all = self.len();
+        let total = self.len();
         let train = train_count(split, self.train.len());
-        check_split(split, train, all - train)?;
+        check_split(split, train, total - train)?;
         let (first, second) = if split.by == SplitBy::Tail {
             self.train
                 .finalize_split(train, folder.join(VALIDATION_FILE))?
         } else {
             (self.train.finalize()?, self.validation.finalize()?)
         };
-        Ok((first, second, (train, all - train)))
+        Ok((first, second, (train, total - train)))
     }
 }

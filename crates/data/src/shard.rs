@@ -181,13 +181,13 @@ impl Shard {
             .position(|&id| id as usize >= vocab_size)
         {
             None => Ok(()),
-            Some(at) => Err(DataError::shard(
+            Some(index) => Err(DataError::shard(
                 &self.path,
                 format!(
                     "token {} has id {}, but the vocabulary has {vocab_size}; hint: the file is damaged or was made \
                      with a different tokenizer; prepare the data again",
-                    range.start + at,
-                    out[first + at]
+                    range.start + index,
+                    out[first + index]
                 ),
             )),
         }
@@ -236,7 +236,7 @@ impl Shard {
         let file = File::open(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
         if !metadata.is_file() || metadata.len() == 0 {
-            return Err(DataError::shard(path, "is empty or not a file"));
+            return Err(DataError::shard(path, "is empty or is not a regular file"));
         }
         let map = map_file(&file).map_err(failed)?;
         let layout = layout(&map).map_err(|reason| DataError::shard(path, reason))?;
@@ -294,14 +294,14 @@ pub(crate) fn table_offset(width: u64, count: u64) -> Option<u64> {
         .checked_next_multiple_of(8)
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+fn u32_at(bytes: &[u8], offset: usize) -> u32 {
     bytes
-        .get(at..at + 4)
+        .get(offset..offset + 4)
         .map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+fn u64_at(bytes: &[u8], offset: usize) -> u64 {
+    u64::from(u32_at(bytes, offset)) | u64::from(u32_at(bytes, offset + 4)) << 32
 }
 
 fn table_entry(bytes: &[u8], table: usize, index: usize) -> u64 {
@@ -311,7 +311,7 @@ fn table_entry(bytes: &[u8], table: usize, index: usize) -> u64 {
 fn parse_header(bytes: &[u8]) -> Result<Layout, String> {
     let Some(header) = bytes.get(..HEADER_LEN) else {
         return Err(format!(
-            "has {} bytes, but the header alone takes {HEADER_LEN}",
+            "has {} bytes, but the header alone takes {HEADER_LEN}; hint: prepare the data again",
             bytes.len()
         ));
     };

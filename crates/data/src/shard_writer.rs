@@ -129,13 +129,13 @@ impl ShardWriter {
         PendingFile::new(self.ids.get_ref(), self.temporary, self.path)
     }
 
-    /// Writes the first `at` ids to this file and the rest to a file at `tail`. The tail always starts
-    /// with a document boundary.
+    /// Writes the first `head_len` ids to this file and the rest to a file at `tail`. The tail always
+    /// starts with a document boundary.
     ///
     /// # Errors
     /// [`DataError::Write`].
-    pub fn finish_split(self, at: u64, tail: impl AsRef<Path>) -> Result<(), DataError> {
-        let (first, tail) = self.finalize_split(at, tail)?;
+    pub fn finish_split(self, head_len: u64, tail: impl AsRef<Path>) -> Result<(), DataError> {
+        let (first, tail) = self.finalize_split(head_len, tail)?;
         tail.commit()?;
         first.commit()
     }
@@ -143,18 +143,18 @@ impl ShardWriter {
     /// Like [`Self::finish_split`], but leaves both files under their temporary names.
     pub(crate) fn finalize_split(
         mut self,
-        at: u64,
+        head_len: u64,
         tail: impl AsRef<Path>,
     ) -> Result<(PendingFile, PendingFile), DataError> {
-        let at = at.min(self.count);
+        let head_len = head_len.min(self.count);
         let mut other = Self::create(tail, self.vocab_size, &hex::encode(&self.vocab_hash))?;
         let path = self.path.clone();
         let failed = |error| DataError::write(&path, error);
         self.ids.flush().map_err(failed)?;
-        let starts = self.starts_from(at).map_err(failed)?;
-        self.copy_tail(at, starts, &mut other)?;
+        let starts = self.starts_from(head_len).map_err(failed)?;
+        self.copy_tail(head_len, starts, &mut other)?;
         let other = other.finalize()?;
-        self.truncate(at).map_err(failed)?;
+        self.truncate(head_len).map_err(failed)?;
         Ok((self.finalize()?, other))
     }
 
@@ -162,40 +162,40 @@ impl ShardWriter {
         if self.vocab_size <= 1 << 16 { 2 } else { 4 }
     }
 
-    /// Returns a reader of the document table from the first document at or after id `at`, and the
-    /// number of documents before it.
-    fn starts_from(&mut self, at: u64) -> std::io::Result<(u64, BufReader<File>)> {
+    /// Returns the number of documents that start before id `head_len`, and a reader of the document
+    /// table positioned after them.
+    fn starts_from(&mut self, head_len: u64) -> std::io::Result<(u64, BufReader<File>)> {
         self.starts.flush()?;
         let mut file = self.starts.get_ref().try_clone()?;
         file.seek(SeekFrom::Start(0))?;
         let mut reader = BufReader::new(file);
         let mut entry = [0; 8];
-        for before in 0..self.documents {
+        for index in 0..self.documents {
             reader.read_exact(&mut entry)?;
-            if u64::from_le_bytes(entry) >= at {
-                reader.seek(SeekFrom::Start(8 * before))?;
-                return Ok((before, reader));
+            if u64::from_le_bytes(entry) >= head_len {
+                reader.seek(SeekFrom::Start(8 * index))?;
+                return Ok((index, reader));
             }
         }
         Ok((self.documents, reader))
     }
 
-    /// Copies the ids from `at` on and their document starts to `other`.
+    /// Copies the ids from `head_len` on, and their document starts, to `other`.
     fn copy_tail(
         &mut self,
-        at: u64,
+        head_len: u64,
         starts: (u64, BufReader<File>),
         other: &mut Self,
     ) -> Result<(), DataError> {
         let path = self.path.clone();
         let failed = |error| DataError::write(&path, error);
-        let (before, mut starts) = starts;
+        let (first, mut starts) = starts;
         let mut entry = [0; 8];
-        for index in before..self.documents {
+        for index in first..self.documents {
             starts.read_exact(&mut entry).map_err(failed)?;
-            let start = u64::from_le_bytes(entry) - at;
-            if index == before && start > 0 {
-                other.start_document()?; // the rest of a document that began before `at`
+            let start = u64::from_le_bytes(entry) - head_len;
+            if index == first && start > 0 {
+                other.start_document()?; // the rest of a document that started in the head
             }
             other
                 .starts
@@ -203,33 +203,33 @@ impl ShardWriter {
                 .map_err(failed)?;
             other.documents += 1;
         }
-        if before == self.documents && at < self.count {
+        if first == self.documents && head_len < self.count {
             other.start_document()?;
         }
-        self.copy_ids(at, other)
+        self.copy_ids(head_len, other)
     }
 
-    fn copy_ids(&mut self, at: u64, other: &mut Self) -> Result<(), DataError> {
+    fn copy_ids(&mut self, head_len: u64, other: &mut Self) -> Result<(), DataError> {
         let path = self.path.clone();
         let failed = |error| DataError::write(&path, error);
         let width = self.width();
         let file = self.ids.get_mut();
-        file.seek(SeekFrom::Start(HEADER_LEN as u64 + at * width))
+        file.seek(SeekFrom::Start(HEADER_LEN as u64 + head_len * width))
             .map_err(failed)?;
         let copied = std::io::copy(&mut BufReader::with_capacity(1 << 20, file), &mut other.ids);
         other.count += copied.map_err(failed)? / width;
         Ok(())
     }
 
-    /// Removes the ids from `at` on.
-    fn truncate(&mut self, at: u64) -> std::io::Result<()> {
-        let (documents, _) = self.starts_from(at)?;
-        let end = HEADER_LEN as u64 + at * self.width();
+    /// Removes the ids from `head_len` on.
+    fn truncate(&mut self, head_len: u64) -> std::io::Result<()> {
+        let (documents, _) = self.starts_from(head_len)?;
+        let end = HEADER_LEN as u64 + head_len * self.width();
         self.ids.get_ref().set_len(end)?;
         self.ids.seek(SeekFrom::Start(end))?;
         self.starts.get_ref().set_len(8 * documents)?;
         self.starts.seek(SeekFrom::Start(8 * documents))?;
-        (self.count, self.documents) = (at, documents);
+        (self.count, self.documents) = (head_len, documents);
         Ok(())
     }
 
@@ -267,8 +267,8 @@ impl ShardWriter {
         header.extend(MAGIC);
         header.extend(VERSION.to_le_bytes());
         header.extend((self.width() as u32).to_le_bytes());
-        for number in [self.vocab_size as u64, self.count, self.documents] {
-            header.extend(number.to_le_bytes());
+        for value in [self.vocab_size as u64, self.count, self.documents] {
+            header.extend(value.to_le_bytes());
         }
         header.extend(self.vocab_hash);
         header.extend(content_hash);

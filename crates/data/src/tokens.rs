@@ -165,7 +165,7 @@ impl Tokens {
 
 pub(crate) fn out_of_range(range: &Range<usize>, count: usize) -> DataError {
     DataError::config(format!(
-        "tokens {} to {} are out of range: there are {count}",
+        "token range {}..{} is out of bounds; there are {count} tokens",
         range.start, range.end
     ))
 }

@@ -123,13 +123,13 @@ impl TrainWindows {
         (epoch, Permutation::new(key, count).at(position) as usize)
     }
 
-    /// Windows are adjacent. The remainder (less than one window) is distributed between both ends by
-    /// a random offset per epoch, so that every token is eventually used.
+    /// Returns the start of a window. Windows are adjacent; the remainder (less than one window) is
+    /// distributed between both ends by a random offset per epoch, so every token is eventually used.
     fn epoch_start(&self, sequence: u64, tokens: usize) -> usize {
         let (epoch, window) = self.epoch_and_window(sequence);
-        let left_over = (tokens - 1) % self.context_length;
+        let remainder = (tokens - 1) % self.context_length;
         let phase =
-            Random::new(self.seed, stream::PHASES).below(epoch, left_over as u64 + 1) as usize;
+            Random::new(self.seed, stream::PHASES).below(epoch, remainder as u64 + 1) as usize;
         phase + window * self.context_length
     }
 }
@@ -179,8 +179,8 @@ impl DocumentWindows {
             .first_window
             .partition_point(|&first| first <= window as u64);
         let document = self.tokens.document(after.saturating_sub(1));
-        let inside = window - self.first_window[after.saturating_sub(1)] as usize;
-        let start = document.start + inside * self.context_length;
+        let window_in_document = window - self.first_window[after.saturating_sub(1)] as usize;
+        let start = document.start + window_in_document * self.context_length;
         start..(start + self.context_length + 1).min(document.end)
     }
 }

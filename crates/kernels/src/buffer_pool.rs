@@ -99,12 +99,12 @@ impl Buffer {
     pub(crate) fn into_bytes(self) -> Bytes {
         let len = size_of_val(&*self.0);
         // SAFETY: `Buffer` owns `len` bytes of initialized f32 values, aligned as `alloc_align`
-        // says, and every bit pattern is a valid byte.
+        // reports, and every bit pattern is a valid byte.
         unsafe { Bytes::from_controller(Box::new(self), len) }
     }
 }
 
-/// Initial value of unwritten elements: NaN with debug assertions, so that reading one is noticed.
+/// Initial value of unwritten elements: NaN with debug assertions, so that reading one is detected.
 const POISON: f32 = if cfg!(debug_assertions) {
     f32::NAN
 } else {
@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn released_array_is_reused() {
+    fn released_buffer_is_reused() {
         let mut pool = Pool::default();
         assert_eq!(pool.acquire(3), None);
         pool.release(vec![1.0, 2.0, 3.0]);

@@ -4,7 +4,8 @@ use burn::tensor::Tensor;
 
 use crate::{Precision, QuantizedMatrix};
 
-/// Target id of positions that do not count: padding, or tokens that are not trained on.
+/// Target id of positions that are excluded from the loss: padding, or tokens that are not trained
+/// on.
 pub const IGNORE: u32 = u32::MAX;
 
 /// Weight of an output layer.
@@ -137,8 +138,8 @@ mod fast {
         }
     }
 
-    /// The loss without gradients. Always uses the kernel for many rows, so that the loss of a text
-    /// does not depend on how it is batched.
+    /// The loss without gradients. Always uses GEMM, so that the loss of a text does not depend on
+    /// how it is batched.
     fn quantized_loss(
         hidden: Tensor<3>,
         weight: &QuantizedMatrix,

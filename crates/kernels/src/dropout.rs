@@ -4,8 +4,8 @@ use burn::tensor::{Tensor, TensorData};
 
 use crate::CounterRng;
 
-/// Which elements to drop (Srivastava et al. 2014): of the stream positions from `offset` on, a
-/// fraction `rate`; the others are scaled by `1 / (1 - rate)`.
+/// Selects the elements to drop (Srivastava et al. 2014): each with probability `rate`; the others
+/// are scaled by `1 / (1 - rate)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DropoutMask {
     /// The random stream.

@@ -40,7 +40,7 @@ pub(crate) struct BackwardContext<'a, S, const N: usize> {
     pub(crate) inputs: [&'a [f32]; N],
     /// The saved output; empty unless [`Op::SAVES_OUTPUT`].
     pub(crate) output: &'a [f32],
-    /// What the forward pass returned besides its output.
+    /// Values that the forward pass returned besides its output.
     pub(crate) saved: S,
     /// Gradient of the output.
     pub(crate) grad: &'a [f32],

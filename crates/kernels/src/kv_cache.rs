@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 /// unless other tensors share its storage.
 ///
 /// # Panics
-/// If a slot does not exist or the tokens exceed its capacity.
+/// If a slot does not exist, or the tokens do not fit into it.
 pub fn write_cache(
     cache: Tensor<4>,
     new: Tensor<4>,

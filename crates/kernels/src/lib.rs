@@ -3,7 +3,7 @@
 //! Each operation is a function on Burn tensors with two implementations: a reference in plain Burn
 //! operations, which runs on every backend and serves as the baseline in tests, and a fast one for
 //! Burn's flex backend (the CPU) with a hand-written backward pass. The device of the tensors
-//! selects the implementation; callers need not know which one runs.
+//! selects the implementation.
 //!
 //! | operation | fast implementation |
 //! |---|---|

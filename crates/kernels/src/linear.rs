@@ -23,7 +23,7 @@ impl Precision {
     }
 
     /// Returns whether this precision is at least as fast as f32 on `device`. On a CPU, bf16 needs
-    /// AVX-512 BF16 instructions; without them it gives (nearly) the same values at the speed of
+    /// AVX-512 BF16 instructions; without them it gives nearly the same values at the speed of
     /// f32.
     pub fn is_fast(self, device: &Device) -> bool {
         self == Self::F32
@@ -86,8 +86,8 @@ pub(crate) mod fast {
     use crate::fused::{BackwardContext, Buffer, Op, apply};
 
     /// Longest sequence for which reading the weights dominates the cost of a product. The batch
-    /// size does not count: a row's result must not depend on the rest of the batch, and the two
-    /// kernels sum in different orders.
+    /// size is ignored: a row's result must not depend on the rest of the batch, and the two kernels
+    /// sum in different orders.
     pub(crate) const MATVEC_MAX_SEQ: usize = 8;
 
     /// Memory layout of the weight.
@@ -150,7 +150,7 @@ pub(crate) mod fast {
             }
         }
 
-        /// A view of the weight as `d_in` by `d_out`, whatever its layout.
+        /// A view of the weight as `d_in` by `d_out`, regardless of its layout.
         fn weight<'a>(&self, weight: &'a [f32]) -> MatRef<'a> {
             match self.layout {
                 WeightLayout::InOut => MatRef::row_major(weight, self.d_in, self.d_out),

@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 
 use burn::tensor::{Bool, Device, Tensor, TensorData};
 
-/// A window size and its mask; `None` means that nothing is hidden.
+/// A window size and its mask; `None` means that nothing is masked.
 type WindowMask = (Option<usize>, Option<Tensor<4, Bool>>);
 
 /// The positions of the queries and keys of a forward pass. The queries of row `b` are at positions
@@ -91,7 +91,7 @@ impl AttentionMask {
         self.build_mask(window, device)
     }
 
-    /// Builds the mask, true where a key is hidden, `[rows or 1, 1, seq, keys]`; `None` if all keys
+    /// Builds the mask, true where a key is masked, `[rows or 1, 1, seq, keys]`; `None` if all keys
     /// are visible.
     fn build_mask(&self, window: Option<usize>, device: &Device) -> Option<Tensor<4, Bool>> {
         let window = window.unwrap_or(usize::MAX);

@@ -95,7 +95,7 @@ pub fn attention(
     mut probe: impl FnMut(Stage, &Tensor<4>),
 ) -> Tensor<4> {
     let ([batch, seq, n_heads, head_dim], [_, keys, n_kv_heads, _]) = (q.dims(), k.dims());
-    // Stacks the query heads that share a key/value head, so that one product serves them all and
+    // Stacks the query heads that share a key/value head, so that one product covers them all and
     // no key is copied.
     let group = |x: Tensor<4>| -> Tensor<4> {
         let [_, _, _, width] = x.dims();

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::linear::{Linear, zero_linear};
 use crate::{ForwardContext, Hook, ModelConfig, Norm, Probe};
 
-/// Which groups of layers have biases. The default is GPT-2's: all but the output layer.
+/// Which groups of layers have biases. The default is GPT-2's: all except the output layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BiasConfig {
@@ -131,9 +131,8 @@ impl Attention {
         }
     }
 
-    /// `softmax(mask(scale q k^T)) v` for one row group. With a probe, the reference implementation,
-    /// which materializes them, also computes the scores and attention weights; the result stays
-    /// bitwise the same.
+    /// `softmax(mask(scale q k^T)) v` for one row group. With a probe, the reference implementation
+    /// also runs, to materialize scores and attention weights; the result stays bitwise the same.
     fn attend<P: Probe>(
         &self,
         qkv: [Tensor<4>; 3],

@@ -301,14 +301,14 @@ impl ModelConfig {
                 "the square root of d_model",
             ),
         ];
-        for (key, value, usual) in positive {
+        for (key, value, example) in positive {
             if let Some(value) = value
                 && !(value.is_finite() && value > 0.0)
             {
                 return Err(ModelError::config(
                     key,
-                    format!("{value} is not positive"),
-                    format!("leave it out, or use {usual}"),
+                    format!("{value} is not a positive, finite number"),
+                    format!("leave it out, or use {example}"),
                 ));
             }
         }
@@ -324,7 +324,7 @@ impl ModelConfig {
     }
 }
 
-/// Skips fields that are off, so that the files of older models stay the same.
+/// Omits fields that are off, so that the files of older models stay the same.
 #[allow(clippy::trivially_copy_pass_by_ref)] // Serde's signature.
 fn is_off(flag: &bool) -> bool {
     !flag
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_config_is_valid() {
+    fn default_config_is_valid() {
         assert!(config().validate().is_ok());
     }
 

@@ -115,8 +115,8 @@ impl ModelConfig {
         let (d, d_ff) = (self.d_model, self.d_ff());
         let d_q = self.n_heads * self.head_dim();
         let d_kv = self.kv_heads() * self.head_dim();
-        // What Burn's autodiff saves: inputs of products, the centered and scaled values of norms,
-        // scores before and after the softmax, inputs of activations.
+        // Burn's autodiff saves the inputs of products, the centered and scaled values of norms,
+        // the scores before and after the softmax, and the inputs of activations.
         let scores = 4 * self.n_heads * seq;
         let hidden_copies = if self.feed_forward.is_gated() { 4 } else { 3 };
         let layer = 10 * d + 3 * d_q + 3 * d_kv + hidden_copies * d_ff + scores;

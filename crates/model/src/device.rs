@@ -92,7 +92,7 @@ impl FromStr for DeviceName {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let unknown = || ModelError::Device {
             name: text.to_string(),
-            problem: "no such device".to_string(),
+            problem: "unknown device".to_string(),
             hint: "use auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda or \
                    rocm; `nextword devices` lists the devices of this machine"
                 .to_string(),
@@ -248,7 +248,7 @@ fn self_test(device: &Device) -> Result<(), String> {
     })?;
     match sum {
         Ok(2.0) => Ok(()),
-        Ok(sum) => Err(format!("its self-test failed: 1 + 1 gave {sum}")),
+        Ok(sum) => Err(format!("its self-test failed: 1 + 1 = {sum}")),
         Err(e) => Err(e.to_string()),
     }
 }

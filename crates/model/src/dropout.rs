@@ -28,7 +28,7 @@ impl DropoutConfig {
             if !(0.0..1.0).contains(&rate) {
                 return Err(ModelError::config(
                     "dropout",
-                    format!("{rate} is not a dropout rate"),
+                    format!("{rate} is not a valid dropout rate"),
                     "use a value of at least 0.0 and less than 1.0",
                 ));
             }

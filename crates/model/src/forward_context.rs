@@ -54,7 +54,7 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
         ForwardContext { dropout, ..self }
     }
 
-    /// Makes row i of the batch continue the sequence in slot `slots[i]` of `cache`.
+    /// Continues the sequence in slot `slots[i]` of `cache` with row i of the batch.
     #[must_use]
     pub fn with_cache(self, cache: &'a mut KvCache, slots: &'a [usize]) -> Self {
         ForwardContext {
@@ -149,7 +149,7 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
     }
 }
 
-/// The positions of a pass's tokens and what every layer derives from them.
+/// The positions of the tokens of a forward pass, and the masks and tables derived from them.
 #[derive(Default)]
 pub(crate) struct Positions {
     mask: AttentionMask,
@@ -169,7 +169,7 @@ impl Positions {
         row_groups: Vec<Range<usize>>,
     ) -> Self {
         let is_single_group = row_groups.len() == 1;
-        let mask_of = |rows: Range<usize>| {
+        let mask_for = |rows: Range<usize>| {
             let offsets = if is_single_group {
                 offsets.clone()
             } else {
@@ -179,7 +179,7 @@ impl Positions {
         };
         let row_groups = row_groups
             .into_iter()
-            .map(|rows| (rows.clone(), mask_of(rows)))
+            .map(|rows| (rows.clone(), mask_for(rows)))
             .collect();
         let slopes = if config.position == Position::Alibi {
             alibi_slopes(config.n_heads)

@@ -1,4 +1,4 @@
-//! Keys and values of earlier tokens, so that decoding a token takes one step.
+//! Keys and values of earlier tokens, so that decoding processes only the new token.
 //!
 //! All memory is allocated at once: `slots` sequences of up to `capacity` tokens each, written in
 //! place. Rows of a batch may have different lengths. A model with sliding windows stores all tokens
@@ -84,7 +84,7 @@ impl KvCache {
     pub fn copy_prefix(&mut self, from: usize, to: usize, len: usize) {
         assert!(
             from != to && len <= self.lengths[from],
-            "a prefix is copied from another slot with at least {len} tokens"
+            "cannot copy {len} tokens from slot {from} to slot {to}"
         );
         for layer in &mut self.layers {
             let Some((keys, values)) = layer.take() else {
@@ -101,15 +101,15 @@ impl KvCache {
     /// Appends `k` and `v`, `[rows, n_kv_heads, seq, head_dim]`, to the slots of the rows.
     ///
     /// # Panics
-    /// If a slot is full, or one is named twice.
+    /// If a slot is full, or `slots` contains duplicates.
     pub(crate) fn append(&mut self, layer: usize, slots: &[usize], k: Tensor<4>, v: Tensor<4>) {
-        assert!(are_distinct(slots), "a slot is named twice: {slots:?}");
+        assert!(are_distinct(slots), "duplicate slots: {slots:?}");
         let seq = k.dims()[2];
         let starts: Vec<usize> = slots.iter().map(|slot| self.lengths[*slot]).collect();
         let longest = starts.iter().copied().max().unwrap_or(0) + seq;
         assert!(
             longest <= self.capacity,
-            "{longest} tokens do not fit a cache of {}",
+            "{longest} tokens do not fit into a cache of {}",
             self.capacity
         );
         let Some((keys, values)) = self.layers[layer].take() else {
@@ -121,7 +121,7 @@ impl KvCache {
 
     /// The first `len` keys and values of `slots`, `[rows, n_kv_heads, len, head_dim]`: a view if the
     /// slots are contiguous, else a copy. Entries past the end of a shorter row are stale; the
-    /// attention mask hides them.
+    /// attention mask excludes them.
     pub(crate) fn visible(
         &self,
         layer: usize,
@@ -144,7 +144,7 @@ impl KvCache {
     }
 }
 
-/// Whether no slot is named twice. Ascending slots, the usual case, take one comparison each.
+/// Whether all slots are distinct. Ascending slots, the usual case, take one comparison each.
 fn are_distinct(slots: &[usize]) -> bool {
     let is_ascending = slots.windows(2).all(|pair| pair[0] < pair[1]);
     is_ascending || (1..slots.len()).all(|row| !slots[..row].contains(&slots[row]))
@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn repeated_slots_are_found() {
+    fn duplicate_slots_are_detected() {
         for slots in [&[][..], &[3], &[0, 1, 2], &[2, 0, 1]] {
             assert!(are_distinct(slots), "{slots:?}");
         }
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     #[cfg(feature = "flex")]
-    #[should_panic(expected = "a slot is named twice: [1, 1]")]
+    #[should_panic(expected = "duplicate slots: [1, 1]")]
     fn appending_to_a_slot_twice_panics() {
         let device = Device::flex();
         let config = crate::presets::statquest(5);

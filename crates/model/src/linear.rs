@@ -47,13 +47,13 @@ impl Linear {
     }
 }
 
-/// An empty parameter, which stands in for a quantized one.
+/// An empty parameter, a placeholder for a quantized one.
 pub(crate) fn empty_param(device: &Device) -> Param<Tensor<2>> {
     Param::from_tensor(Tensor::zeros([0, 0], device))
 }
 
 /// A matrix without memory of its own until [`initialize`](crate::init::initialize) or a weights
-/// file fills it: one zero, expanded to `shape`, so that a model is never in memory twice.
+/// file fills it: one zero, expanded to `shape`. A model is thus never in memory twice.
 pub(crate) fn placeholder(shape: [usize; 2], device: &Device) -> Param<Tensor<2>> {
     let zero = Tensor::<2>::zeros([1, 1], device);
     Param::from_tensor(zero.expand(shape))

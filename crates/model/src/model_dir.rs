@@ -273,7 +273,7 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelError> {
     let len = fs::metadata(path).map_err(io)?.len();
     if len > MAX_JSON_BYTES {
         return Err(format(format!(
-            "too large: {len} bytes (limit: {MAX_JSON_BYTES})"
+            "too large for a JSON file of a model folder: {len} bytes (limit: {MAX_JSON_BYTES})"
         )));
     }
     let bytes = fs::read(path).map_err(io)?;

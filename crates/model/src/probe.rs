@@ -1,7 +1,7 @@
 //! Hooks for the intermediate activations of the forward pass.
 //!
-//! The names follow `TransformerLens`: `blocks.0.attn.hook_pattern` is the attention pattern of the
-//! first block.
+//! The names follow `TransformerLens`: `blocks.0.attn.hook_pattern` is the attention pattern (the
+//! attention weights) of the first block.
 
 use std::fmt;
 
@@ -96,7 +96,7 @@ pub enum Hook {
     Pattern = 10,
     /// Weighted sum of the values in each head, `[batch, n_heads, seq, head_dim]`.
     Z = 11,
-    /// What attention adds to the residual stream, `[batch, seq, d_model]`.
+    /// Output of attention, added to the residual stream, `[batch, seq, d_model]`.
     AttnOut = 12,
     /// The residual stream between attention and feed-forward, `[batch, seq, d_model]`.
     ResidMid = 13,
@@ -109,7 +109,7 @@ pub enum Hook {
     MlpPreLinear = 16,
     /// Feed-forward hidden units after activation and gate, `[batch, seq, d_ff]`.
     MlpPost = 17,
-    /// What feed-forward adds to the residual stream, `[batch, seq, d_model]`.
+    /// Output of feed-forward, added to the residual stream, `[batch, seq, d_model]`.
     MlpOut = 18,
     /// Output of a block, `[batch, seq, d_model]`.
     ResidPost = 19,

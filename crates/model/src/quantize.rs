@@ -227,7 +227,7 @@ pub(crate) fn load(
     compare(config, path, file, bits)?;
     let mut model = config.build(device)?;
     let stays_quantized = QuantizedMatrix::has_native_kernel(device);
-    let read = |name: &str, shape: [usize; 2]| matrix(file, name, shape, bits);
+    let read = |name: &str, shape: [usize; 2]| read_matrix(file, name, shape, bits);
     let d = [config.d_model, config.vocab_size];
     let table = read(TABLE, d)?;
     if stays_quantized {
@@ -264,8 +264,8 @@ fn dequantize(matrix: &QuantizedMatrix, device: &Device, is_table: bool) -> Para
 }
 
 /// Reads the quantized matrix `name` of shape `[d_in, d_out]`. The smallest integer, -128 or -8, is
-/// never written and therefore an error.
-fn matrix(
+/// never written, so it is an error.
+fn read_matrix(
     file: &TensorFile,
     name: &str,
     [d_in, d_out]: [usize; 2],
@@ -292,7 +292,7 @@ fn matrix(
     if integers.contains(&unused) {
         return Err(ModelError::Format {
             path: file.path().to_path_buf(),
-            problem: format!("`{integers_name}` contains {unused}, which is not a valid value"),
+            problem: format!("`{integers_name}` contains the invalid value {unused}"),
         });
     }
     let scales = file.bytes(&format!("{name}.scale"))?;
@@ -326,7 +326,7 @@ fn compare(
             expected.push((name, shape, None));
             continue;
         }
-        // Tables are stored as they are, other matrices transposed.
+        // Tables are stored in their own layout, other matrices transposed.
         let [d_out, d_in] = if name == TABLE {
             [shape[0], shape[1]]
         } else {

@@ -2,8 +2,8 @@
 //! the rest.
 //!
 //! Chen et al. 2016 (arXiv 1604.06174): activation memory falls from all values of every block to
-//! the inputs of all blocks plus all values of one, for a third more work. The results agree; they
-//! are bitwise equal if all operations are fused (on flex, without a soft cap on scores).
+//! the inputs of all blocks plus all values of one, for a third more computation. The results agree;
+//! they are bitwise equal if all operations are fused (on flex, without a soft cap on scores).
 
 use burn::module::Module;
 use burn::tensor::{Gradients, Int, Tensor};

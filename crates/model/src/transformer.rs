@@ -116,8 +116,8 @@ impl Transformer {
     /// adds the tokens to the cache.
     ///
     /// # Panics
-    /// If the number of slots is not the number of rows, a slot is named twice, or cached and new
-    /// tokens together exceed the cache's capacity or the context.
+    /// If the number of slots is not the number of rows, if `slots` contains duplicates, or if cached
+    /// and new tokens together exceed the cache's capacity or the context.
     pub fn forward_cached(
         &self,
         tokens: Tensor<2, Int>,
@@ -159,7 +159,7 @@ impl Transformer {
         self.blocks[layer].forward(x, ctx)
     }
 
-    /// Turns the output of the last block into the input of the output layer.
+    /// Converts the output of the last block to the input of the output layer.
     fn apply_final_norm<P: Probe>(
         &self,
         x: Tensor<3>,

@@ -46,8 +46,8 @@ pub struct RunConfig {
     /// Sentences that are probed during training.
     #[serde(skip_serializing_if = "ProbeConfig::is_default")]
     pub probes: ProbeConfig,
-    /// Warnings about the configuration itself, such as a check that an override switched off. They are
-    /// reported before the run begins and are not part of the file.
+    /// Warnings about the configuration itself, such as a check that an override disabled. They are
+    /// reported before the run starts and are not part of the file.
     #[serde(skip)]
     pub warnings: Vec<String>,
 }
@@ -79,7 +79,7 @@ impl Default for RunConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainConfig {
-    /// Optimizer updates.
+    /// Number of optimizer updates.
     pub steps: u64,
     /// Sequences per micro-batch, which the device processes at once.
     pub batch_size: usize,
@@ -242,7 +242,7 @@ impl RunConfig {
             return Err(TrainError::config(
                 "name",
                 format!("`{}` is not a valid folder name", self.name.escape_debug()),
-                "use letters, digits and dashes; `out` takes a path",
+                "use letters, digits and dashes; to set a path, use `out`",
             ));
         }
         if !(self.samples.temperature.is_finite() && self.samples.temperature >= 0.0) {
@@ -274,8 +274,8 @@ impl RunConfig {
 
     fn validate_schedule(&self) -> Result<(), TrainError> {
         let schedule = &self.schedule;
-        let rate_ok = |rate: f64| rate.is_finite() && rate >= 0.0;
-        if !rate_ok(schedule.learning_rate) || !rate_ok(schedule.min_learning_rate) {
+        let is_valid = |lr: f64| lr.is_finite() && lr >= 0.0;
+        if !is_valid(schedule.learning_rate) || !is_valid(schedule.min_learning_rate) {
             return Err(TrainError::config(
                 "schedule.learning_rate",
                 "a learning rate is negative or not finite",

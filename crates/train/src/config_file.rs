@@ -17,7 +17,7 @@ const SOURCE_KEYS: [&str; 4] = ["path", "paths", "builtin", "prepared"];
 pub fn read_config(path: &Path, overrides: &[String]) -> Result<RunConfig, TrainError> {
     let text = std::fs::read_to_string(path).map_err(|source| match source.kind() {
         std::io::ErrorKind::InvalidData => {
-            TrainError::run(path, "not UTF-8 text; a configuration is a TOML file")
+            TrainError::run(path, "not UTF-8 text; hint: a configuration is a TOML file")
         }
         _ => TrainError::io(path, "read")(source),
     })?;
@@ -36,7 +36,7 @@ pub fn parse_config(
 ) -> Result<RunConfig, TrainError> {
     let at_line = |e: &toml::de::Error| TrainError::ConfigFile {
         path: path.to_path_buf(),
-        line: e.span().map(|span| line_of(text, span.start)),
+        line: e.span().map(|span| line_number(text, span.start)),
         problem: with_nearest_key(e.message()),
     };
     // The text is parsed before overrides are applied, so that errors have line numbers.
@@ -50,7 +50,7 @@ pub fn parse_config(
                 override_error(assignment, &problem)
             })?;
         }
-        adapt(&mut config, overrides);
+        adapt_to_overrides(&mut config, overrides);
     }
     config.validate()?;
     Ok(config)
@@ -59,12 +59,12 @@ pub fn parse_config(
 /// Overrides of these keys, or of keys below them, may change the number of parameters.
 const SIZE_KEYS: [&str; 3] = ["model", "data", "start_from"];
 
-/// Adjusts what the file states to the overrides: another model or text may have another number of
-/// parameters, and a run made shorter than its warmup warms up for a tenth of it.
-fn adapt(config: &mut RunConfig, overrides: &[String]) {
-    let is_set = |key: &str| overrides.iter().any(|set| key_of(set) == key);
+/// Adjusts values of the file to the overrides: another model or text may change the number of
+/// parameters, and a run shorter than its warmup gets a warmup of a tenth of its steps.
+fn adapt_to_overrides(config: &mut RunConfig, overrides: &[String]) {
+    let is_set = |key: &str| overrides.iter().any(|set| override_key(set) == key);
     let changes_size = |set: &&String| {
-        let section = key_of(set).split('.').next().unwrap_or_default();
+        let section = override_key(set).split('.').next().unwrap_or_default();
         SIZE_KEYS.contains(&section)
     };
     if !is_set("expect_parameters")
@@ -83,7 +83,7 @@ fn adapt(config: &mut RunConfig, overrides: &[String]) {
     }
 }
 
-fn key_of(assignment: &str) -> &str {
+fn override_key(assignment: &str) -> &str {
     assignment.split('=').next().unwrap_or_default().trim()
 }
 
@@ -93,7 +93,7 @@ fn key_of(assignment: &str) -> &str {
 /// [`TrainError::Config`] for integers that TOML cannot represent.
 pub fn to_toml(config: &RunConfig) -> Result<String, TrainError> {
     toml::to_string_pretty(config)
-        .map_err(|e| TrainError::config("config", e.to_string(), "use smaller numbers"))
+        .map_err(|e| TrainError::config("config", e.to_string(), "use smaller values"))
 }
 
 fn override_error(assignment: &str, problem: &str) -> TrainError {
@@ -104,7 +104,7 @@ fn override_error(assignment: &str, problem: &str) -> TrainError {
     )
 }
 
-/// Sets `section.key=value` in `table`. The value is parsed as TOML, or else taken as a string.
+/// Sets `section.key=value` in `table`. A value that is not valid TOML is used as a string.
 fn set(table: &mut Table, assignment: &str) -> Result<(), TrainError> {
     let Some((key, value)) = assignment.split_once('=') else {
         return Err(override_error(assignment, "missing `=`"));
@@ -120,7 +120,7 @@ fn set(table: &mut Table, assignment: &str) -> Result<(), TrainError> {
     if parts == ["data"] && SOURCE_KEYS.contains(&last) {
         // A new data source replaces that of the file.
         if let Some(Value::Table(data)) = table.get_mut("data") {
-            data.retain(|key, _| SOURCE_KEYS.iter().all(|origin| *origin != key));
+            data.retain(|key, _| SOURCE_KEYS.iter().all(|source| *source != key));
         }
     }
     let mut current = table;
@@ -140,7 +140,7 @@ fn set(table: &mut Table, assignment: &str) -> Result<(), TrainError> {
     Ok(())
 }
 
-fn line_of(text: &str, offset: usize) -> usize {
+fn line_number(text: &str, offset: usize) -> usize {
     text.bytes().take(offset).filter(|b| *b == b'\n').count() + 1
 }
 
@@ -157,7 +157,7 @@ fn with_nearest_key(message: &str) -> String {
     });
     match nearest {
         Some((unknown, best)) => {
-            let what = if message.starts_with("unknown field") {
+            let kind = if message.starts_with("unknown field") {
                 "key"
             } else {
                 "value"
@@ -166,13 +166,13 @@ fn with_nearest_key(message: &str) -> String {
                 .split_once("expected ")
                 .map_or("", |(_, known)| known)
                 .trim_start_matches("one of ");
-            format!("unknown {what} `{unknown}`; hint: did you mean `{best}`? (known: {known})")
+            format!("unknown {kind} `{unknown}`; hint: did you mean `{best}`? (known: {known})")
         }
         None => message.trim().to_string(),
     }
 }
 
-/// Similarity of two keys. A key that contains the other gets a bonus, such as `layers` for `n_layers`.
+/// Similarity of two keys, with a bonus if one contains the other, such as `layers` and `n_layers`.
 fn similarity(a: &str, b: &str) -> f64 {
     let contains = a.contains(b) || b.contains(a);
     strsim::jaro_winkler(a, b) + if contains { 0.3 } else { 0.0 }
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_keys_give_the_line_and_the_nearest_key() {
+    fn unknown_key_error_has_line_and_nearest_key() {
         let message = error("[model]\nd_model = 128\nn_layer = 2\n", &[]);
         assert!(
             message.starts_with("x.toml:3: unknown key `n_layer`"),
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_types_give_the_line() {
+    fn wrong_type_error_has_the_line() {
         let message = error("[train]\nsteps = \"many\"\n", &[]);
         assert!(message.starts_with("x.toml:2: "), "{message}");
     }
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shortened_run_warms_up_for_a_tenth() {
+    fn shortened_run_gets_a_warmup_of_a_tenth() {
         let short = |set: &[&str]| {
             let set: Vec<_> = set.iter().map(ToString::to_string).collect();
             parse_config("", Path::new("x.toml"), &set).map(|c| c.schedule.warmup_steps)
@@ -262,7 +262,7 @@ mod tests {
     fn a_resolved_config_round_trips() {
         let config = RunConfig::default();
         let text = to_toml(&config).unwrap();
-        let back = parse_config(&text, Path::new("x.toml"), &[]).unwrap();
-        assert_eq!(back, config);
+        let parsed = parse_config(&text, Path::new("x.toml"), &[]).unwrap();
+        assert_eq!(parsed, config);
     }
 }

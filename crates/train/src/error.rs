@@ -43,7 +43,7 @@ pub enum TrainError {
 
     /// Saving failed repeatedly.
     #[error(
-        "{source}; hint: free some space, then continue with `nextword resume {}`",
+        "{source}; hint: free disk space, then continue with `nextword resume {}`",
         .folder.display()
     )]
     NotSaved {

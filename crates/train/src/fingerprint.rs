@@ -1,9 +1,9 @@
-//! Which settings determine a run's weights, in a form that later versions can still compare.
+//! Fingerprint of the settings that determine a run's weights, comparable across versions.
 //!
 //! A checkpoint stores the settings that must not change when its run is resumed. They are explicit
-//! key/value pairs under the names that the keys had in version 0.1, and a key at its default adds
-//! nothing. So a new key, a renamed key or a renamed Rust type leaves the fingerprint of every existing
-//! run as it is.
+//! key/value pairs under the names that the keys had in version 0.1, without keys at their defaults.
+//! A new key, a renamed key or a renamed Rust type therefore does not change the fingerprint of any
+//! existing run.
 
 use std::collections::BTreeMap;
 
@@ -16,8 +16,8 @@ use crate::checkpoint::hex_sha256;
 /// Settings that are not at their defaults, by the names of version 0.1.
 pub(crate) type Settings = BTreeMap<String, Value>;
 
-/// A setting of this run and the default that it had when it was introduced. Both are fixed for
-/// good: a default that changes later must not change the fingerprint of existing runs.
+/// A setting of this run and the default that it had when it was introduced. Key and default never
+/// change: a later change of a default must not change the fingerprint of existing runs.
 struct Setting {
     key: &'static str,
     value: Value,
@@ -32,16 +32,16 @@ fn setting(key: &'static str, value: impl Serialize, default: impl Serialize) ->
     }
 }
 
-/// Numbers, names and flags of a checked configuration, which JSON can always express.
+/// Converts a value of a validated configuration, which JSON can always express.
 fn to_value(value: impl Serialize) -> Value {
     serde_json::to_value(value).unwrap_or_default()
 }
 
-/// The settings of `config` that determine what the run computes from its data, without those at
-/// their defaults. Length, validation, checkpoints, samples and device are not among them: they may
+/// Returns the settings of `config` that determine the results of the run on its data, without those
+/// at their defaults. Length, validation, checkpoints, samples and device are excluded: they may
 /// change on resume.
 pub(crate) fn settings(config: &RunConfig) -> Settings {
-    settings_of_0_1(config)
+    v0_1_settings(config)
         .into_iter()
         .chain(later_settings(config))
         .filter(|setting| setting.value != setting.default)
@@ -49,7 +49,7 @@ pub(crate) fn settings(config: &RunConfig) -> Settings {
         .collect()
 }
 
-/// SHA-256 over the lines `key=value` of [`settings`], in the order of the keys.
+/// Returns the SHA-256 of the lines `key=value` of [`settings`], in the order of the keys.
 pub(crate) fn fingerprint(config: &RunConfig) -> String {
     let lines: String = settings(config)
         .iter()
@@ -58,17 +58,17 @@ pub(crate) fn fingerprint(config: &RunConfig) -> String {
     hex_sha256(lines.as_bytes())
 }
 
-/// The keys whose values differ, each with its earlier and its present value.
+/// Describes the keys whose values differ, each with its earlier and its current value.
 pub(crate) fn differences(earlier: &Settings, config: &RunConfig) -> Vec<String> {
-    let present = settings(config);
-    let defaults: Settings = settings_of_0_1(config)
+    let current = settings(config);
+    let defaults: Settings = v0_1_settings(config)
         .into_iter()
         .chain(later_settings(config))
         .map(|setting| (setting.key.to_string(), setting.default))
         .collect();
-    let keys: std::collections::BTreeSet<_> = earlier.keys().chain(present.keys()).collect();
+    let keys: std::collections::BTreeSet<_> = earlier.keys().chain(current.keys()).collect();
     keys.into_iter()
-        .filter(|key| earlier.get(*key) != present.get(*key))
+        .filter(|key| earlier.get(*key) != current.get(*key))
         .map(|key| {
             let show = |settings: &Settings| {
                 settings
@@ -76,20 +76,20 @@ pub(crate) fn differences(earlier: &Settings, config: &RunConfig) -> Vec<String>
                     .or_else(|| defaults.get(key))
                     .map_or_else(|| "unset".to_string(), Value::to_string)
             };
-            format!("{key} was {}, is {}", show(earlier), show(&present))
+            format!("{key} was {}, is {}", show(earlier), show(&current))
         })
         .collect()
 }
 
-/// Settings introduced after version 0.1 with their defaults: add new ones here. At their defaults
-/// they must leave the run's results as they were before they existed.
+/// Settings introduced after version 0.1, with their defaults: add new ones here. At its default, a
+/// new setting must not change the results of existing runs.
 fn later_settings(_config: &RunConfig) -> Vec<Setting> {
     Vec::new()
 }
 
 /// The settings of version 0.1. Keys and defaults are frozen.
 #[rustfmt::skip] // A table.
-fn settings_of_0_1(config: &RunConfig) -> Vec<Setting> {
+fn v0_1_settings(config: &RunConfig) -> Vec<Setting> {
     let none = Value::Null;
     let (model, train) = (&config.model, &config.train);
     let (optimizer, schedule) = (&config.optimizer, &config.schedule);
@@ -158,11 +158,11 @@ fn settings_of_0_1(config: &RunConfig) -> Vec<Setting> {
 /// The fingerprint that version 0.1 stored: the SHA-256 of the whole configuration as JSON, in which the
 /// keys that may change on resume were at their defaults. `None` if a later setting is in use, which
 /// no run of version 0.1 can have had.
-pub(crate) fn fingerprint_of_0_1(config: &RunConfig) -> Option<String> {
+pub(crate) fn v0_1_fingerprint(config: &RunConfig) -> Option<String> {
     later_settings(config)
         .iter()
         .all(|setting| setting.value == setting.default)
-        .then(|| hex_sha256(json_of_0_1(config).as_bytes()))
+        .then(|| hex_sha256(v0_1_json(config).as_bytes()))
 }
 
 /// Keys that version 0.1 left out of its JSON while they were at their defaults.
@@ -183,7 +183,7 @@ const OMITTED_AT_DEFAULT: &[&str] = &[
     "schedule.decay_steps",
 ];
 
-/// What stood in the JSON of version 0.1 at fixed values: (the setting behind it, key, value).
+/// Keys with fixed values in the JSON of version 0.1: (the setting that follows, key, value).
 const FIXED: &[(&str, &str, &str)] = &[
     ("seed", "name", r#""run""#),
     ("data.order", "device", r#""flex""#),
@@ -225,22 +225,22 @@ const FIXED: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// What version 0.1 serialized, in its order.
-fn json_of_0_1(config: &RunConfig) -> String {
+/// The JSON that version 0.1 serialized, in its order of keys.
+fn v0_1_json(config: &RunConfig) -> String {
     let fixed_before = |next: &'static str| {
         FIXED
             .iter()
-            .filter(move |(before, ..)| *before == next)
+            .filter(move |(follower, ..)| *follower == next)
             .map(|(_, key, value)| (*key, (*value).to_string()))
     };
     let mut fields = Vec::new();
-    for setting in settings_of_0_1(config) {
+    for setting in v0_1_settings(config) {
         fields.extend(fixed_before(setting.key));
         if OMITTED_AT_DEFAULT.contains(&setting.key) && setting.value == setting.default {
             continue;
         }
         let value = match setting.key {
-            // The fields of a `Value` are sorted; those of the enum were in order of declaration.
+            // The fields of a `Value` are sorted; those of the enum are in declaration order.
             "model.rotary.scaling" => {
                 serde_json::to_string(&config.model.rotary.scaling).unwrap_or_default()
             }
@@ -252,7 +252,7 @@ fn json_of_0_1(config: &RunConfig) -> String {
     nested(&fields)
 }
 
-/// A JSON object of `section.key` pairs; those of a section stand together.
+/// Formats a JSON object of `section.key` pairs; the keys of a section are adjacent.
 fn nested(fields: &[(&str, String)]) -> String {
     let section = |key: &str| key.split_once('.').map(|(section, _)| section.to_string());
     let objects = fields.chunk_by(|a, b| section(a.0).is_some() && section(a.0) == section(b.0));
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_off_their_defaults_are_named() {
+    fn settings_differing_from_defaults_are_included() {
         let mut config = RunConfig::default();
         config.model.d_model = 64;
         config.schedule.end_step = Some(7);
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_change_on_resume_is_left_out() {
+    fn settings_that_may_change_on_resume_are_excluded() {
         let mut config = RunConfig::default();
         config.name = "other".to_string();
         config.device = "ndarray".to_string();
@@ -310,14 +310,14 @@ mod tests {
         config.checkpoint.every = 3;
         config.samples.every = 5;
         assert_eq!(fingerprint(&config), fingerprint(&RunConfig::default()));
-        let old = fingerprint_of_0_1(&config);
-        assert_eq!(old, fingerprint_of_0_1(&RunConfig::default()));
+        let old = v0_1_fingerprint(&config);
+        assert_eq!(old, v0_1_fingerprint(&RunConfig::default()));
     }
 
     // Both hashes were computed by version 0.1 itself.
     #[test]
-    fn fingerprints_of_0_1_are_reproduced() {
-        let old = |config: &RunConfig| fingerprint_of_0_1(config).unwrap();
+    fn v0_1_fingerprints_are_reproduced() {
+        let old = |config: &RunConfig| v0_1_fingerprint(config).unwrap();
         let mut config = RunConfig::default();
         config.model.vocab_size = 55;
         assert_eq!(

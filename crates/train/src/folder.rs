@@ -1,4 +1,4 @@
-//! The run folder: its layout, and the lock that keeps out a second process.
+//! The run folder: its layout, and the lock that excludes a second process.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
@@ -135,7 +135,7 @@ impl RunFolder {
         self.path.join("last")
     }
 
-    /// The path of the samples taken during training.
+    /// The path of the text samples generated during training.
     pub fn samples_path(&self) -> PathBuf {
         self.path.join("samples")
     }

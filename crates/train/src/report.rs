@@ -28,7 +28,7 @@ pub struct RunInfo {
     pub steps: u64,
     /// Tokens per update.
     pub tokens_per_step: usize,
-    /// Updates made before this process resumed the run; 0 for a new run.
+    /// Number of updates made before this process resumed the run; 0 for a new run.
     pub resumed_at: u64,
     /// How prompts are formatted, if not used as they are; `{prompt}` is replaced by the user's text.
     pub prompt_template: Option<String>,
@@ -94,7 +94,7 @@ pub struct Outcome {
     pub best: Option<f64>,
     /// The last validation loss.
     pub validation: Option<f64>,
-    /// Seconds of the whole run.
+    /// Duration of the whole run in seconds.
     pub elapsed: f64,
     /// The run's folder.
     pub folder: PathBuf,
@@ -104,7 +104,8 @@ pub struct Outcome {
 pub trait Reporter {
     /// The run starts.
     fn started(&mut self, _info: &RunInfo) {}
-    /// An update was made. Called for every update; `logged` is set for those of `log_every`.
+    /// An update was made. Called for every update; `logged` is true for those that `log_every`
+    /// selects.
     fn stepped(&mut self, _report: &StepReport, _logged: bool) {}
     /// The validation loss was computed.
     fn validated(&mut self, _report: &ValidationReport) {}

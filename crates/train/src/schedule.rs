@@ -26,7 +26,7 @@ pub struct ScheduleConfig {
     pub kind: ScheduleKind,
     /// Maximum learning rate, reached after warmup.
     pub learning_rate: f64,
-    /// Minimum learning rate, reached at the end of the decay and kept.
+    /// Minimum learning rate, reached at the end of the decay and constant from there on.
     pub min_learning_rate: f64,
     /// Steps of linear warmup from near 0 to the maximum.
     pub warmup_steps: u64,
@@ -61,7 +61,7 @@ impl ScheduleConfig {
             return max_lr * (step + 1) as f64 / (self.warmup_steps + 1) as f64;
         }
         let end = self.end_step.unwrap_or(steps).max(self.warmup_steps);
-        let (begin, decay): (u64, fn(f64) -> f64) = match self.kind {
+        let (decay_start, decay): (u64, fn(f64) -> f64) = match self.kind {
             ScheduleKind::Constant => return max_lr,
             ScheduleKind::Linear => (self.warmup_steps, |x| 1.0 - x),
             ScheduleKind::Cosine => (self.warmup_steps, |x| {
@@ -78,10 +78,10 @@ impl ScheduleConfig {
         if step >= end {
             return min_lr;
         }
-        if step < begin {
+        if step < decay_start {
             return max_lr;
         }
-        let progress = (step - begin) as f64 / (end - begin) as f64;
+        let progress = (step - decay_start) as f64 / (end - decay_start) as f64;
         min_lr + (max_lr - min_lr) * decay(progress)
     }
 }
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn cosine_is_halfway_at_the_middle_and_keeps_the_minimum() {
+    fn cosine_is_halfway_at_the_middle_then_stays_at_the_minimum() {
         let config = schedule(ScheduleKind::Cosine);
         assert!((config.learning_rate(55, 100) - 5.5e-4).abs() < 1e-12);
         for step in [100, 101, 1000] {

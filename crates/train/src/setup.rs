@@ -1,4 +1,4 @@
-//! Turns a configuration into everything that a run needs.
+//! Builds everything that a run needs from its configuration.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -93,7 +93,7 @@ impl RunSetup {
                 if weights::bits(&path)?.is_some() {
                     return Err(TrainError::run(
                         folder,
-                        "a quantized model cannot be trained; hint: start from the original model",
+                        "a quantized model cannot be trained; hint: set start_from to the unquantized model",
                     ));
                 }
                 Ok(weights::load(&config.model, &path, &self.device)?)
@@ -165,7 +165,7 @@ impl RunSetup {
     }
 }
 
-/// Takes architecture and tokenizer from the model in `start_from`, if there is one.
+/// Applies architecture and tokenizer of the model in `start_from`, if there is one.
 fn apply_base_model(config: &mut RunConfig) -> Result<Option<Arc<dyn Tokenizer>>, TrainError> {
     let Some(path) = &config.start_from else {
         return Ok(None);
@@ -177,12 +177,12 @@ fn apply_base_model(config: &mut RunConfig) -> Result<Option<Arc<dyn Tokenizer>>
         dropout: ModelConfig::default().dropout,
         ..config.model.clone()
     };
-    let mut given = base.config.clone();
-    given.dropout = requested.dropout;
-    if requested != ModelConfig::default() && requested != given {
+    let mut expected = base.config.clone();
+    expected.dropout = requested.dropout;
+    if requested != ModelConfig::default() && requested != expected {
         return Err(TrainError::config(
             "model",
-            "[model] differs from the architecture of the model in start_from",
+            "differs from the architecture of the model in start_from",
             "leave out all of [model] except dropout",
         ));
     }
@@ -199,7 +199,7 @@ fn resolve_model_dir(path: &Path) -> PathBuf {
     let is_run = path.join("run.toml").is_file();
     let found = candidates
         .into_iter()
-        .find(|r| r.join("model.safetensors").is_file());
+        .find(|folder| folder.join("model.safetensors").is_file());
     found
         .filter(|_| is_run)
         .unwrap_or_else(|| path.to_path_buf())
@@ -231,7 +231,7 @@ fn check_parameters(config: &RunConfig) -> Result<(), TrainError> {
         Some(expected) if expected != found => Err(TrainError::config(
             "expect_parameters",
             format!("the model has {found} parameters, not {expected}"),
-            "correct the number or the model",
+            "correct expect_parameters or [model]",
         )),
         _ => Ok(()),
     }

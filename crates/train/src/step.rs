@@ -11,7 +11,7 @@ use nextword_model::{Dropout, ForwardContext, NoProbe, Probe, Transformer};
 #[derive(Clone, Debug)]
 pub struct Gradients {
     by_name: BTreeMap<String, Tensor<1>>,
-    /// A factor on all gradients, which the optimizer applies.
+    /// Factor on all gradients, applied by the optimizer.
     scale: f64,
 }
 
@@ -55,8 +55,8 @@ impl Gradients {
         nextword_kernels::sum_of_squares(self.by_name.values()).map(Tensor::sqrt)
     }
 
-    /// Clips the global norm, now `norm`, to `max_norm`; 0 disables clipping. As in `PyTorch`, the
-    /// factor is `max_norm / (norm + 1e-6)`, at most 1.
+    /// Clips the global norm, currently `norm`, to `max_norm`; 0 disables clipping. As in `PyTorch`,
+    /// the factor is `max_norm / (norm + 1e-6)`, at most 1.
     #[must_use]
     pub fn clip(self, norm: f64, max_norm: f64) -> Self {
         if max_norm == 0.0 {

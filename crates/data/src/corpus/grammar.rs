@@ -201,9 +201,9 @@ impl Cast {
 /// Expands a pattern and appends it to `out`. Unknown placeholders are left unchanged.
 pub(super) fn expand(pattern: &str, cast: &Cast, random: &mut RandomSequence, out: &mut String) {
     let mut rest = pattern;
-    while let Some(at) = rest.find(['[', '{']) {
-        out.push_str(&rest[..at]);
-        let open = &rest[at..];
+    while let Some(start) = rest.find(['[', '{']) {
+        out.push_str(&rest[..start]);
+        let open = &rest[start..];
         let close = if open.starts_with('{') {
             open.find('}')
         } else {
@@ -238,11 +238,11 @@ fn closing_bracket(text: &str) -> Option<usize> {
 /// Splits `text` at the bars that are not inside nested brackets.
 fn alternatives(text: &str) -> Vec<&str> {
     let (mut depth, mut start, mut found) = (0, 0, Vec::new());
-    for (at, byte) in text.bytes().enumerate() {
+    for (index, byte) in text.bytes().enumerate() {
         depth += i32::from(byte == b'[') - i32::from(byte == b']');
         if byte == b'|' && depth == 0 {
-            found.push(&text[start..at]);
-            start = at + 1;
+            found.push(&text[start..index]);
+            start = index + 1;
         }
     }
     found.push(&text[start..]);

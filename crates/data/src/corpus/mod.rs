@@ -9,8 +9,8 @@ pub use self::stories::Stories;
 /// Default number of built-in stories (about 1.5 MB).
 pub(crate) const DEFAULT_STORIES: usize = 1900;
 
-/// The two documents of `StatQuest`'s decoder-only Transformer (Josh Starmer's example): both
-/// prompts have the same answer.
+/// The two documents of `StatQuest`'s decoder-only Transformer (Josh Starmer's example): two
+/// prompts with the same completion.
 pub const STATQUEST: [&str; 2] = [
     "what is statquest <EOS> awesome <EOS>",
     "statquest is what <EOS> awesome <EOS>",

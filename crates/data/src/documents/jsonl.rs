@@ -13,7 +13,7 @@ use super::text::CHUNK_BYTES;
 use super::{FileChunks, TextChunk, failed};
 use crate::error::DataError;
 
-/// Maximum line length; a whole line is read into memory.
+/// Maximum line length, since each line is read into memory at once.
 const MAX_LINE_BYTES: u64 = 32 << 20;
 
 /// Returns the chunks of a JSON-lines file. Blank lines and empty documents are skipped.
@@ -55,7 +55,9 @@ impl JsonlChunks<'_> {
                 .map_err(|error| DataError::read(&self.name, error))?;
             self.ended = count == 0;
             if count as u64 > MAX_LINE_BYTES {
-                return Err(self.line_error("is longer than 32 MiB".to_owned()));
+                return Err(
+                    self.line_error("is longer than 32 MiB; hint: split the document".to_owned())
+                );
             }
             let line = bytes
                 .strip_prefix(b"\xEF\xBB\xBF")

@@ -8,8 +8,8 @@ pub(super) const MAX_CHUNK_BYTES: usize = 16 << 20;
 /// No pre-tokenization rule of GPT-2 or its successors lets a token cross this position: a token
 /// contains white space at most at its start. Falls back to a line end or tab.
 pub(super) fn last_split_point(text: &str) -> Option<usize> {
-    let follows_non_space = |at: usize| {
-        text[..at]
+    let follows_non_space = |position: usize| {
+        text[..position]
             .chars()
             .next_back()
             .is_some_and(|c| !c.is_whitespace())
@@ -18,7 +18,7 @@ pub(super) fn last_split_point(text: &str) -> Option<usize> {
         let bytes = text.as_bytes();
         (1..bytes.len())
             .rev()
-            .find(|&at| separators.contains(&bytes[at]) && follows_non_space(at))
+            .find(|&i| separators.contains(&bytes[i]) && follows_non_space(i))
     };
     last(b" ").or_else(|| last(b"\n\r\t"))
 }
@@ -33,10 +33,10 @@ pub(crate) fn split_text(text: &str, size: usize) -> impl Iterator<Item = &str> 
                 return Some(std::mem::take(&mut rest)).filter(|chunk| !chunk.is_empty());
             }
             let end = rest.floor_char_boundary(size);
-            if let Some(at) =
+            if let Some(split) =
                 last_split_point(&rest[..end]).or((size >= MAX_CHUNK_BYTES).then_some(end))
             {
-                let (chunk, after) = rest.split_at(at);
+                let (chunk, after) = rest.split_at(split);
                 rest = after;
                 return Some(chunk);
             }

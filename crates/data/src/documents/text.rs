@@ -20,7 +20,7 @@ pub(super) fn chunks<'a>(file: &'a SourceFile, separator: Option<&'a str>) -> Fi
             reader: Utf8Reader::new(opened, &file.name),
             separator,
             buffer: String::new(),
-            at: 0,
+            cursor: 0,
             in_document: false,
             any_document: false,
         }),
@@ -31,9 +31,9 @@ pub(super) fn chunks<'a>(file: &'a SourceFile, separator: Option<&'a str>) -> Fi
 struct TextChunks<'a> {
     reader: Utf8Reader,
     separator: Option<&'a str>,
-    /// Decoded text; the unread part starts at `at`.
+    /// Decoded text; the unread part starts at `cursor`.
     buffer: String,
-    at: usize,
+    cursor: usize,
     /// Whether a document has started and not ended.
     in_document: bool,
     /// Whether any document was found.
@@ -43,8 +43,8 @@ struct TextChunks<'a> {
 impl TextChunks<'_> {
     /// Reads until the unread part has `size` bytes or the file ends.
     fn fill(&mut self, size: usize) -> Result<(), DataError> {
-        self.buffer.drain(..self.at);
-        self.at = 0;
+        self.buffer.drain(..self.cursor);
+        self.cursor = 0;
         while self.buffer.len() < size && !self.reader.ended {
             self.reader.read(&mut self.buffer)?;
         }
@@ -53,8 +53,8 @@ impl TextChunks<'_> {
 
     /// Takes the next `length` bytes as a chunk and skips `skip` bytes after them.
     fn take(&mut self, length: usize, skip: usize, is_last: bool) -> TextChunk {
-        let text = self.buffer[self.at..self.at + length].to_owned();
-        self.at += length + skip;
+        let text = self.buffer[self.cursor..self.cursor + length].to_owned();
+        self.cursor += length + skip;
         let is_first = !std::mem::replace(&mut self.in_document, !is_last);
         TextChunk {
             text,
@@ -67,7 +67,7 @@ impl TextChunks<'_> {
     fn next_chunk(&mut self) -> Result<Option<TextChunk>, DataError> {
         let mut size = CHUNK_BYTES;
         loop {
-            let rest = &self.buffer[self.at..];
+            let rest = &self.buffer[self.cursor..];
             if let Some((length, separator)) =
                 self.separator.and_then(|sep| Some((rest.find(sep)?, sep)))
             {
@@ -128,7 +128,7 @@ impl Iterator for TextChunks<'_> {
 struct Utf8Reader {
     file: File,
     name: PathBuf,
-    /// Bytes of a character that is not complete yet.
+    /// Bytes of an incomplete character at the end of the last block.
     incomplete: Vec<u8>,
     /// Bytes of the file before `incomplete`.
     position: u64,
@@ -162,11 +162,11 @@ impl Utf8Reader {
                 "looks like UTF-16, not UTF-8; hint: convert it with `iconv -t UTF-8`".to_owned(),
             ));
         }
-        if let Some(at) = self.incomplete[carried..]
+        if let Some(index) = self.incomplete[carried..]
             .iter()
             .position(|&byte| byte == 0)
         {
-            let byte = self.position + (carried + at) as u64;
+            let byte = self.position + (carried + index) as u64;
             return Err(self.not_text(format!(
                 "looks binary: byte {byte} is 0; hint: use a UTF-8 text file"
             )));
@@ -174,7 +174,7 @@ impl Utf8Reader {
         let length = self.valid_length()?;
         let bytes = std::mem::take(&mut self.incomplete);
         let (complete, incomplete) = bytes.split_at(length);
-        // Already validated: this borrows and replaces nothing.
+        // Already validated, so this only borrows and replaces nothing.
         let decoded = String::from_utf8_lossy(complete);
         let without_bom = (self.position == 0)
             .then(|| decoded.strip_prefix('\u{FEFF}'))
@@ -190,14 +190,14 @@ impl Utf8Reader {
         let Err(error) = std::str::from_utf8(&self.incomplete) else {
             return Ok(self.incomplete.len());
         };
-        let at = error.valid_up_to();
+        let valid = error.valid_up_to();
         if error.error_len().is_none() && !self.ended {
-            return Ok(at);
+            return Ok(valid);
         }
-        let byte = self.position + at as u64;
+        let byte = self.position + valid as u64;
         Err(self.not_text(format!(
             "is not UTF-8 text: byte {byte} is 0x{:02X}; hint: convert it with `iconv -t UTF-8`",
-            self.incomplete[at]
+            self.incomplete[valid]
         )))
     }
 

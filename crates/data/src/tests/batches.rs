@@ -29,7 +29,7 @@ fn config(order: Order, packing: Packing) -> LoaderConfig {
     }
 }
 
-const ALL: [(Order, Packing); 4] = [
+const ALL_MODES: [(Order, Packing); 4] = [
     (Order::Random, Packing::Packed),
     (Order::Random, Packing::Documents),
     (Order::Epoch, Packing::Packed),
@@ -52,7 +52,7 @@ fn rows(loader: &Loader, first: u64, steps: u64) -> Vec<(Vec<u32>, Vec<u32>)> {
 
 #[test]
 fn stream_is_independent_of_micro_batch_split() {
-    for (order, packing) in ALL {
+    for (order, packing) in ALL_MODES {
         let split = |batch_size, grad_accum_steps| {
             let config = LoaderConfig {
                 batch_size,
@@ -61,16 +61,16 @@ fn stream_is_independent_of_micro_batch_split() {
             };
             rows(&Loader::new(documents(), config).unwrap(), 0, 5)
         };
-        let whole = split(32, 1);
-        assert_eq!(whole.len(), 160);
-        assert_eq!(whole, split(16, 2));
-        assert_eq!(whole, split(8, 4));
+        let unsplit = split(32, 1);
+        assert_eq!(unsplit.len(), 160);
+        assert_eq!(unsplit, split(16, 2));
+        assert_eq!(unsplit, split(8, 4));
     }
 }
 
 #[test]
 fn prefetch_matches_direct_batches_at_any_depth() {
-    for (order, packing) in ALL {
+    for (order, packing) in ALL_MODES {
         let loader = Loader::new(documents(), config(order, packing)).unwrap();
         for (from, depth) in [(0, 0), (0, 1), (3, 4), (1000, 32)] {
             let fetched: Vec<TokenBatch> = loader
@@ -88,8 +88,8 @@ fn prefetch_matches_direct_batches_at_any_depth() {
 
 #[test]
 fn resumed_stream_matches_uninterrupted_stream() {
-    for (order, packing) in ALL {
-        let whole = rows(
+    for (order, packing) in ALL_MODES {
+        let uninterrupted = rows(
             &Loader::new(documents(), config(order, packing)).unwrap(),
             0,
             20,
@@ -99,13 +99,13 @@ fn resumed_stream_matches_uninterrupted_stream() {
             13,
             7,
         );
-        assert_eq!(whole[13 * 8..], resumed);
+        assert_eq!(uninterrupted[13 * 8..], resumed);
         let other_seed = LoaderConfig {
             seed: 8,
             ..config(order, packing)
         };
         assert_ne!(
-            whole,
+            uninterrupted,
             rows(&Loader::new(documents(), other_seed).unwrap(), 0, 20)
         );
     }

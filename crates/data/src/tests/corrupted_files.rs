@@ -18,41 +18,41 @@ fn prepared(kind: TokenizerKind) -> (tempfile::TempDir, Vec<(PathBuf, Vec<u8>)>)
         ..DataConfig::default()
     };
     config.tokenizer.kind = kind;
-    let to = folder.path().join("out");
-    prepare(&config, &to, |_| {}).unwrap();
+    let output = folder.path().join("out");
+    prepare(&config, &output, |_| {}).unwrap();
     let files = [
         "train.bin",
         "validation.bin",
         "dataset.json",
         "tokenizer.json",
     ]
-    .map(|name| to.join(name))
+    .map(|name| output.join(name))
     .map(|path| (path.clone(), std::fs::read(path).unwrap()));
     (folder, files.into())
 }
 
 /// Truncates, extends, changes, removes, inserts or rotates some bytes.
 fn damage(bytes: &mut Vec<u8>, random: &mut RandomSequence) {
-    let at = random.below(bytes.len());
+    let start = random.below(bytes.len());
     // Half of the positions are in the first 160 bytes, since headers are short.
-    let at = if random.below(2) == 0 {
-        at.min(random.below(160))
+    let start = if random.below(2) == 0 {
+        start.min(random.below(160))
     } else {
-        at
+        start
     };
-    let to = (at + 1 + random.below(40)).min(bytes.len());
+    let end = (start + 1 + random.below(40)).min(bytes.len());
     match random.below(7) {
-        0 => bytes.truncate(at),
-        1 => bytes[at] ^= 1 << random.below(8),
-        2 => bytes[at..to].fill([0, 0xFF, b'9', b'"'][random.below(4)]),
+        0 => bytes.truncate(start),
+        1 => bytes[start] ^= 1 << random.below(8),
+        2 => bytes[start..end].fill([0, 0xFF, b'9', b'"'][random.below(4)]),
         3 => bytes.extend((0..=random.below(20)).map(|i| i as u8)),
-        4 => drop(bytes.drain(at..to)),
-        5 => bytes.splice(at..at, *b"[{\"\\u0000").for_each(drop),
-        _ => bytes.rotate_left(at),
+        4 => drop(bytes.drain(start..end)),
+        5 => bytes.splice(start..start, *b"[{\"\\u0000").for_each(drop),
+        _ => bytes.rotate_left(start),
     }
 }
 
-/// Uses a dataset in every way: success and errors are fine, panics and endless loops are not.
+/// Uses a dataset in every way: success and errors are both fine, panics and endless loops are not.
 fn use_all(data: &Dataset) -> Result<(), DataError> {
     for tokens in [&data.train, &data.validation] {
         let mut ids = Vec::new();
@@ -145,9 +145,9 @@ fn every_changed_shard_byte_is_detected() {
     let (path, bytes) = &files[1];
     let mut random = random(5);
     let positions = (0..128).chain((0..200).map(|_| random.below(bytes.len())));
-    for at in positions.collect::<Vec<_>>() {
+    for position in positions.collect::<Vec<_>>() {
         let mut changed = bytes.clone();
-        changed[at] ^= 1 << random.below(8);
+        changed[position] ^= 1 << random.below(8);
         std::fs::write(path, &changed).unwrap();
         let error = match Shard::open(path) {
             Ok(shard) => shard.verify().unwrap_err(),
@@ -155,8 +155,8 @@ fn every_changed_shard_byte_is_detected() {
         };
         assert_clear(&error, path);
         assert!(
-            at >= 128 || Shard::open(path).is_err(),
-            "byte {at} of the header"
+            position >= 128 || Shard::open(path).is_err(),
+            "byte {position} of the header"
         );
     }
     for length in (0..bytes.len()).step_by(7) {

@@ -8,12 +8,17 @@ use crate::tests::{random, random_text};
 use crate::*;
 
 /// A tokenizer with this model and decoder; `</s>` follows the ids of the model.
-fn tokenizer(model: &Value, decoder: &Value, before: &Value, ids: usize) -> Arc<dyn Tokenizer> {
+fn tokenizer(
+    model: &Value,
+    decoder: &Value,
+    pre_tokenizer: &Value,
+    ids: usize,
+) -> Arc<dyn Tokenizer> {
     let file = json!({
         "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
         "added_tokens": [{"id": ids, "content": "</s>", "single_word": false, "lstrip": false,
                           "rstrip": false, "normalized": false, "special": true}],
-        "pre_tokenizer": before, "post_processor": null, "decoder": decoder, "model": model,
+        "pre_tokenizer": pre_tokenizer, "post_processor": null, "decoder": decoder, "model": model,
     });
     parse_tokenizer(&file.to_string(), "test").unwrap()
 }
@@ -37,9 +42,9 @@ fn byte_fallback() -> Arc<dyn Tokenizer> {
     let decoder = json!({"type": "Sequence", "decoders": [
         {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
         {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]});
-    let before =
+    let pre_tokenizer =
         json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": false});
-    tokenizer(&model, &decoder, &before, count)
+    tokenizer(&model, &decoder, &pre_tokenizer, count)
 }
 
 /// BERT style: `##` continues a word.

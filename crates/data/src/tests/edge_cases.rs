@@ -75,7 +75,7 @@ fn only_unencodable_words_are_dropped_and_reported() {
 }
 
 #[test]
-fn without_pre_tokenizer_only_rejected_words_are_lost() {
+fn only_rejected_words_are_lost_without_pre_tokenizer() {
     let words = ["▁one", "▁two", "▁", "\n", "o", "n", "e", "t", "w"];
     let vocab: Vec<_> = (words.iter().zip(1..))
         .map(|(word, i)| json!([word, f64::from(-i)]))
@@ -100,16 +100,16 @@ fn without_pre_tokenizer_only_rejected_words_are_lost() {
 }
 
 #[test]
-fn tokenizer_without_any_id_for_the_text_is_named() {
+fn error_names_a_tokenizer_that_cannot_encode_the_text() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("given.json");
     std::fs::write(&file, word_file(&json!({"eins": 0, "zwei": 1}))).unwrap();
     let mut config = stories(TokenizerKind::Char);
     config.tokenizer.file = Some(file);
-    let to = folder.path().join("out");
+    let output = folder.path().join("out");
     for error in [
         Dataset::build(&config).unwrap_err(),
-        prepare(&config, &to, |_| {}).unwrap_err(),
+        prepare(&config, &output, |_| {}).unwrap_err(),
     ] {
         let first = Stories::new(0, 1).iter().next().unwrap();
         let first = first.split(' ').next().unwrap();
@@ -211,8 +211,8 @@ fn huge_sizes_are_errors_naming_the_values_and_the_fix() {
 
 #[test]
 fn fewer_than_two_tokens_hint_asks_for_more_text() {
-    for have in [0, 1] {
-        let tokens = Tokens::from_ids(vec![0; have]);
+    for count in [0, 1] {
+        let tokens = Tokens::from_ids(vec![0; count]);
         let message = EvalWindows::new(tokens, 8, Packing::Packed, 0)
             .unwrap_err()
             .to_string();

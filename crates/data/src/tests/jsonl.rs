@@ -13,7 +13,7 @@ fn json_lines_return_the_configured_field() {
 }
 
 #[test]
-fn invalid_json_line_is_reported_by_number_and_ends_reading() {
+fn invalid_json_line_is_reported_and_ends_reading() {
     let bad = [
         ("{\"text\": 5}", "field `text` is not a string"),
         (
@@ -27,12 +27,12 @@ fn invalid_json_line_is_reported_by_number_and_ends_reading() {
         ("{\"text\": \"\\ud800\"}", "is not JSON"),
         ("\u{FEFF}{\"text\": \"x\"}", "is not JSON"),
     ];
-    for (line, why) in bad {
+    for (line, problem) in bad {
         let good = "{\"text\": \"good\"}\n";
         let text = format!("{good}\n{good}{line}\n{good}");
         let message = failure("a.jsonl", text.as_bytes());
         assert!(
-            message.contains("line 4") && message.contains(why),
+            message.contains("line 4") && message.contains(problem),
             "{message}"
         );
         let (_folder, config) = file("a.jsonl", text.as_bytes());

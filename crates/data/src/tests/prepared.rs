@@ -49,13 +49,13 @@ fn prepared_folder_equals_in_memory_build() {
                 config.split.validation = validation;
                 config.split.seed = seed;
                 let built = Dataset::build(&config).unwrap();
-                let to = folder.path().join("deep/er");
-                let prepared = prepare(&config, &to, |_| {}).unwrap();
-                let opened = open(&to).unwrap();
+                let output = folder.path().join("deep/er");
+                let prepared = prepare(&config, &output, |_| {}).unwrap();
+                let opened = open(&output).unwrap();
                 assert_same(&opened, &built);
                 assert_eq!(Some(prepared.card), opened.card);
                 assert_eq!(
-                    names(&to),
+                    names(&output),
                     [
                         "dataset.json",
                         "tokenizer.json",
@@ -64,7 +64,7 @@ fn prepared_folder_equals_in_memory_build() {
                     ]
                 );
                 let through_config = DataConfig {
-                    prepared: Some(to),
+                    prepared: Some(output),
                     ..DataConfig::default()
                 };
                 assert_same(&Dataset::build(&through_config).unwrap(), &built);
@@ -74,33 +74,29 @@ fn prepared_folder_equals_in_memory_build() {
 }
 
 #[test]
-fn tail_split_keeps_order_and_document_split_keeps_documents() {
+fn splits_preserve_token_order_and_whole_documents() {
     let (_folder, config) = text(50, TokenizerKind::Byte, SplitBy::Tail);
-    let whole = SplitConfig {
+    let no_split = SplitConfig {
         validation: 0.0,
         ..config.split
     };
-    let whole = Dataset::build(&DataConfig {
-        split: whole,
+    let unsplit = Dataset::build(&DataConfig {
+        split: no_split,
         ..config.clone()
     })
     .unwrap();
     let tail = Dataset::build(&config).unwrap();
-    let all = ids(&whole.train);
+    let all = ids(&unsplit.train);
     assert_eq!(tail.train.len(), (0.9 * all.len() as f64) as usize);
     assert_eq!([ids(&tail.train), ids(&tail.validation)].concat(), all);
     assert_eq!(tail.validation.document_starts().next(), Some(0));
 
-    let by = SplitConfig {
+    let split = SplitConfig {
         by: SplitBy::Documents,
         validation: 0.3,
         ..config.split
     };
-    let by = Dataset::build(&DataConfig {
-        split: by,
-        ..config
-    })
-    .unwrap();
+    let by_documents = Dataset::build(&DataConfig { split, ..config }).unwrap();
     let documents = |tokens: &Tokens| -> Vec<Vec<u32>> {
         let all = ids(tokens);
         (0..tokens.document_count())
@@ -108,8 +104,12 @@ fn tail_split_keeps_order_and_document_split_keeps_documents() {
             .collect()
     };
     let (mut documents_of_both, mut expected) = (
-        [documents(&by.train), documents(&by.validation)].concat(),
-        documents(&whole.train),
+        [
+            documents(&by_documents.train),
+            documents(&by_documents.validation),
+        ]
+        .concat(),
+        documents(&unsplit.train),
     );
     documents_of_both.sort_unstable();
     expected.sort_unstable();
@@ -125,9 +125,9 @@ fn tail_split_keeps_order_and_document_split_keeps_documents() {
 fn failed_prepare_leaves_existing_folder_unchanged() {
     for kind in [TokenizerKind::Byte, TokenizerKind::Char] {
         let (folder, config) = text(60, kind, SplitBy::Tail);
-        let (to, before) = (folder.path().join("out"), Dataset::build(&config).unwrap());
-        prepare(&config, &to, |_| {}).unwrap();
-        let all = names(&to);
+        let (output, before) = (folder.path().join("out"), Dataset::build(&config).unwrap());
+        prepare(&config, &output, |_| {}).unwrap();
+        let all = names(&output);
         let with = |name: &str, bytes: &[u8]| {
             let path = folder.path().join(name);
             std::fs::write(&path, bytes).unwrap();
@@ -141,7 +141,7 @@ fn failed_prepare_leaves_existing_folder_unchanged() {
         };
         let lines = "{\"text\": \"new\"}\n".repeat(500) + "{\"text\"";
         let words = [&b"new ".repeat(200_000)[..], b"\xFF"].concat();
-        for (broken, why) in [
+        for (broken, problem) in [
             (with("broken.jsonl", lines.as_bytes()), "line 501"),
             (with("latin.txt", &words), "is not UTF-8"),
             (with("short.txt", b""), "contains no text"),
@@ -149,10 +149,10 @@ fn failed_prepare_leaves_existing_folder_unchanged() {
         ] {
             let mut broken = broken;
             broken.tokenizer.eos = String::new();
-            let error = prepare(&broken, &to, |_| {}).unwrap_err().to_string();
-            assert!(error.contains(why), "{error}");
-            assert_eq!(names(&to), all);
-            assert_same(&open(&to).unwrap(), &before);
+            let error = prepare(&broken, &output, |_| {}).unwrap_err().to_string();
+            assert!(error.contains(problem), "{error}");
+            assert_eq!(names(&output), all);
+            assert_same(&open(&output).unwrap(), &before);
             let fresh = folder.path().join("fresh");
             assert!(prepare(&broken, &fresh, |_| {}).is_err() && open(&fresh).is_err());
             assert!(!fresh.exists(), "created by this call only");
@@ -170,32 +170,39 @@ fn failed_prepare_leaves_existing_folder_unchanged() {
 fn prepare_interrupted_between_renames_does_not_open() {
     let (folder, config) = text(66, TokenizerKind::Char, SplitBy::Tail);
     let (_other, other) = text(67, TokenizerKind::Char, SplitBy::Tail);
-    let to = folder.path().join("out");
-    for stop in ["tokenizer.json", "train.bin", "validation.bin"] {
-        prepare(&config, &to, |_| {}).unwrap();
+    let output = folder.path().join("out");
+    for blocked in ["tokenizer.json", "train.bin", "validation.bin"] {
+        prepare(&config, &output, |_| {}).unwrap();
         // A rename cannot replace a folder with this name by a file.
-        std::fs::remove_file(to.join(stop)).unwrap();
-        std::fs::create_dir(to.join(stop)).unwrap();
-        let error = prepare(&other, &to, |_| {}).unwrap_err();
+        std::fs::remove_file(output.join(blocked)).unwrap();
+        std::fs::create_dir(output.join(blocked)).unwrap();
+        let error = prepare(&other, &output, |_| {}).unwrap_err();
         assert_eq!(error.class(), ErrorClass::Storage);
-        std::fs::remove_dir(to.join(stop)).unwrap();
-        let half = open(&to).unwrap_err().to_string();
-        assert!(!half.contains("cannot read"), "{half}");
-        assert!(names(&to).iter().all(|name| !name.starts_with(".writing")));
-        let left = names(&to);
-        assert!(!left.contains(&"dataset.json".to_owned()), "{left:?}");
+        std::fs::remove_dir(output.join(blocked)).unwrap();
+        let message = open(&output).unwrap_err().to_string();
+        assert!(!message.contains("cannot read"), "{message}");
+        assert!(
+            names(&output)
+                .iter()
+                .all(|name| !name.starts_with(".writing"))
+        );
+        let remaining = names(&output);
+        assert!(
+            !remaining.contains(&"dataset.json".to_owned()),
+            "{remaining:?}"
+        );
         // Without its card the folder is no longer recognized.
-        let error = prepare(&other, &to, |_| {}).unwrap_err().to_string();
+        let error = prepare(&other, &output, |_| {}).unwrap_err().to_string();
         assert!(error.contains("hint: use a new folder"), "{error}");
-        std::fs::remove_dir_all(&to).unwrap();
+        std::fs::remove_dir_all(&output).unwrap();
     }
 }
 
 #[test]
-fn folder_with_unrelated_files_is_refused_and_unchanged() {
+fn folder_with_unrelated_files_is_rejected_and_unchanged() {
     let (folder, config) = text(68, TokenizerKind::Char, SplitBy::Tail);
-    let to = folder.path().join("out");
-    let cards: [(&str, &[u8]); 6] = [
+    let output = folder.path().join("out");
+    let files: [(&str, &[u8]); 6] = [
         ("train.bin", b"mine"),
         ("tokenizer.json", b"{}"),
         ("notes.txt", b""),
@@ -203,48 +210,48 @@ fn folder_with_unrelated_files_is_refused_and_unchanged() {
         ("dataset.json", b"{\"version\": 1"),
         (".hidden", b"x"),
     ];
-    for (name, bytes) in cards {
-        std::fs::create_dir(&to).unwrap();
-        std::fs::write(to.join(name), bytes).unwrap();
-        let error = prepare(&config, &to, |_| {}).unwrap_err();
+    for (name, bytes) in files {
+        std::fs::create_dir(&output).unwrap();
+        std::fs::write(output.join(name), bytes).unwrap();
+        let error = prepare(&config, &output, |_| {}).unwrap_err();
         assert_eq!(error.class(), ErrorClass::Usage);
         let error = error.to_string();
         assert!(
             error.contains(name) && error.contains("hint: use a new folder"),
             "{error}"
         );
-        assert_eq!(names(&to), [name]);
-        assert_eq!(std::fs::read(to.join(name)).unwrap(), bytes);
-        std::fs::remove_dir_all(&to).unwrap();
+        assert_eq!(names(&output), [name]);
+        assert_eq!(std::fs::read(output.join(name)).unwrap(), bytes);
+        std::fs::remove_dir_all(&output).unwrap();
     }
     // An empty folder is accepted, and so is one with leftovers of a killed run.
-    std::fs::create_dir(&to).unwrap();
-    std::fs::write(to.join(".writing-a1b2c3.tmp"), "half").unwrap();
-    prepare(&config, &to, |_| {}).unwrap();
+    std::fs::create_dir(&output).unwrap();
+    std::fs::write(output.join(".writing-a1b2c3.tmp"), "half").unwrap();
+    prepare(&config, &output, |_| {}).unwrap();
     // So is one of another version of this program.
-    let card = std::fs::read_to_string(to.join("dataset.json")).unwrap();
+    let card = std::fs::read_to_string(output.join("dataset.json")).unwrap();
     let old = card.replace("\"version\": 1", "\"version\": 7, \"more\": []");
     assert_ne!(old, card);
-    std::fs::write(to.join("dataset.json"), old).unwrap();
-    prepare(&config, &to, |_| {}).unwrap();
-    assert_same(&open(&to).unwrap(), &Dataset::build(&config).unwrap());
+    std::fs::write(output.join("dataset.json"), old).unwrap();
+    prepare(&config, &output, |_| {}).unwrap();
+    assert_same(&open(&output).unwrap(), &Dataset::build(&config).unwrap());
 }
 
 #[test]
 fn preparing_again_replaces_files_under_open_readers() {
     let (folder, config) = text(61, TokenizerKind::Char, SplitBy::Tail);
-    let to = folder.path().join("out");
-    prepare(&config, &to, |_| {}).unwrap();
-    let before = open(&to).unwrap();
+    let output = folder.path().join("out");
+    prepare(&config, &output, |_| {}).unwrap();
+    let before = open(&output).unwrap();
     let (train, hash) = (ids(&before.train), before.tokenizer.hash());
-    std::fs::write(to.join("notes.txt"), "kept").unwrap();
+    std::fs::write(output.join("notes.txt"), "kept").unwrap();
     let (_other, other) = text(62, TokenizerKind::Word, SplitBy::Documents);
-    prepare(&other, &to, |_| {}).unwrap();
-    let after = open(&to).unwrap();
+    prepare(&other, &output, |_| {}).unwrap();
+    let after = open(&output).unwrap();
     assert_same(&after, &Dataset::build(&other).unwrap());
     assert_ne!(after.tokenizer.hash(), hash);
     assert_eq!(ids(&before.train), train, "an open file is unchanged");
-    assert_eq!(names(&to).len(), 5);
+    assert_eq!(names(&output).len(), 5);
 }
 
 #[test]
@@ -261,7 +268,7 @@ fn files_of_another_vocabulary_or_run_are_errors() {
     let mut less = config;
     less.split.validation = 0.5;
     prepare(&less, &short, |_| {}).unwrap();
-    for (from, name, why) in [
+    for (from, name, problem) in [
         (
             &two,
             "train.bin",
@@ -284,7 +291,7 @@ fn files_of_another_vocabulary_or_run_are_errors() {
         let error = open(&one).unwrap_err();
         assert_eq!(error.class(), ErrorClass::Data);
         assert!(
-            error.to_string().contains(why) && error.to_string().contains("hint:"),
+            error.to_string().contains(problem) && error.to_string().contains("hint:"),
             "{error}"
         );
         std::fs::write(one.join(name), original).unwrap();

@@ -19,7 +19,7 @@ fn shards_of_both_widths_round_trip_ids() {
             .collect();
         let all = documents.concat();
         let tail = folder.path().join("y.bin");
-        for at in [
+        for split in [
             None,
             Some(0),
             Some(documents[0].len()),
@@ -31,9 +31,9 @@ fn shards_of_both_widths_round_trip_ids() {
                 writer.start_document().unwrap();
                 writer.push(document).unwrap();
             }
-            match at {
+            match split {
                 None => writer.finish().unwrap(),
-                Some(at) => writer.finish_split(at as u64, &tail).unwrap(),
+                Some(head_len) => writer.finish_split(head_len as u64, &tail).unwrap(),
             }
             let shard = Shard::open(&path).unwrap();
             shard.verify().unwrap();
@@ -46,12 +46,12 @@ fn shards_of_both_widths_round_trip_ids() {
             let size = std::fs::metadata(&path).unwrap().len() as usize;
             assert_eq!(size, table + 8 * shard.document_count());
             let mut found = ids(&Tokens::from_shard(shard));
-            assert_eq!(found.len(), at.unwrap_or(all.len()));
-            if at.is_some() {
+            assert_eq!(found.len(), split.unwrap_or(all.len()));
+            if split.is_some() {
                 Shard::open(&tail).unwrap().verify().unwrap();
                 found.extend(ids(&Tokens::open(&tail).unwrap()));
             }
-            assert!(found == all, "{vocab_size} {at:?}");
+            assert!(found == all, "{vocab_size} {split:?}");
         }
         let mut writer = ShardWriter::create(&path, vocab_size, &"ab".repeat(32)).unwrap();
         let error = writer

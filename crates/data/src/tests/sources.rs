@@ -197,9 +197,9 @@ fn folders_are_read_recursively_in_sorted_order() {
         folder.path().join("b"),
     ];
     let named: Vec<&Path> = named.iter().map(PathBuf::as_path).collect();
-    let given = documents(&with(Format::Auto, &named)).unwrap();
+    let found = documents(&with(Format::Auto, &named)).unwrap();
     assert_eq!(
-        given,
+        found,
         ["d.txt", "no.md", "b/10.txt", "b/2.TXT"],
         "paths in the given order"
     );

@@ -2,10 +2,10 @@ use std::collections::HashSet;
 
 use crate::*;
 
-const MANY: usize = 2000;
+const STORY_COUNT: usize = 2000;
 
 fn all(seed: u64) -> Vec<String> {
-    Stories::new(seed, MANY).iter().collect()
+    Stories::new(seed, STORY_COUNT).iter().collect()
 }
 
 #[test]
@@ -45,9 +45,9 @@ fn two_thousand_stories_are_distinct() {
     for seed in [0, 1, u64::MAX] {
         let stories = all(seed);
         let distinct: HashSet<&String> = stories.iter().collect();
-        assert_eq!(distinct.len(), MANY);
+        assert_eq!(distinct.len(), STORY_COUNT);
         let beginnings: HashSet<&str> = stories.iter().map(|story| &story[..60]).collect();
-        assert!(beginnings.len() > MANY / 2, "{}", beginnings.len());
+        assert!(beginnings.len() > STORY_COUNT / 2, "{}", beginnings.len());
     }
 }
 
@@ -96,18 +96,21 @@ fn story_vocabulary_stays_small() {
         distinct.len()
     };
     let stories = all(2);
-    let (half, whole) = (words(&stories[..MANY / 2]), words(&stories));
-    assert!((500..1200).contains(&whole), "{whole}");
-    assert!(whole - half < 10, "{half} words in a half, {whole} in all");
+    let (half, all_words) = (words(&stories[..STORY_COUNT / 2]), words(&stories));
+    assert!((500..1200).contains(&all_words), "{all_words}");
+    assert!(
+        all_words - half < 10,
+        "{half} words in a half, {all_words} in all"
+    );
     let config = DataConfig {
         builtin: Some(Builtin::Stories),
-        documents: MANY,
+        documents: STORY_COUNT,
         ..DataConfig::default()
     };
     let data = Dataset::build(&config).unwrap();
     assert!((50..80).contains(&data.tokenizer.vocab_size()));
     let card = data.card.unwrap();
-    assert_eq!(card.documents, MANY as u64);
+    assert_eq!(card.documents, STORY_COUNT as u64);
     assert_eq!(card.sources, ["builtin stories, seed 0, 2000 documents"]);
     assert_eq!(
         card.bytes,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Tokenizer;
 
 /// Maximum number of tokens to hold back for an incomplete character. A character has at most 4
-/// bytes, so at most 4 byte tokens; more are bytes that never form a character.
+/// bytes, so at most 4 byte tokens; longer sequences never form a character.
 const MAX_PENDING: usize = 8;
 
 /// Decodes a stream of ids into text chunks. The concatenated chunks equal the tokenizer's

@@ -34,7 +34,7 @@ const NOT_EOS: &[&str] = &[
 /// Whether a special token with this name cannot be an EOS token.
 pub(crate) fn is_non_eos_name(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
-    !EOS_NAMES.contains(&name) && NOT_EOS.iter().any(|no| lower.contains(no))
+    !EOS_NAMES.contains(&name) && NOT_EOS.iter().any(|part| lower.contains(part))
 }
 
 /// Maximum vocabulary size; the largest vocabularies in use have about 300,000 tokens.
@@ -58,7 +58,10 @@ pub(crate) fn catch_panics<T>(
 ) -> Result<T, DataError> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(|error| DataError::tokenizer(name, error)),
-        Err(_) => Err(DataError::tokenizer(name, "its contents are inconsistent")),
+        Err(_) => Err(DataError::tokenizer(
+            name,
+            "the `tokenizers` library cannot process it; hint: check that the file is intact",
+        )),
     }
 }
 
@@ -98,7 +101,7 @@ impl HuggingFaceTokenizer {
         if vocab_size == 0 || vocab_size > MAX_VOCAB {
             return Err(DataError::tokenizer(
                 name,
-                format!("has ids up to {vocab_size}, expected 1 to {MAX_VOCAB}"),
+                format!("has a vocabulary size of {vocab_size}; supported are 1 to {MAX_VOCAB}"),
             ));
         }
         check_unique_ids(&ids, vocab_size, name)?;
@@ -113,7 +116,7 @@ impl HuggingFaceTokenizer {
         })
     }
 
-    /// Sets the EOS token to `eos`, or to none for "".
+    /// Sets the EOS token to `eos`; "" removes it.
     ///
     /// # Errors
     /// [`DataError::Tokenizer`] if the vocabulary does not contain `eos`.
@@ -232,10 +235,10 @@ fn split_smaller(text: &str) -> Vec<&str> {
     }
     let mut words = Vec::new();
     let mut first = 0;
-    for (at, c) in text.char_indices().skip(1) {
+    for (index, c) in text.char_indices().skip(1) {
         if c.is_whitespace() || c == '▁' {
-            words.push(&text[first..at]);
-            first = at;
+            words.push(&text[first..index]);
+            first = index;
         }
     }
     if first > 0 {
@@ -257,11 +260,11 @@ fn without_dropout<'a>(file: &Value, json: &'a str) -> Cow<'a, str> {
 /// Checks that ids are unique; otherwise the token of an id would depend on hash order.
 fn check_unique_ids(ids: &[u32], vocab_size: usize, name: &str) -> Result<(), DataError> {
     let mut used = vec![false; vocab_size];
-    let twice = |&&id: &&u32| std::mem::replace(&mut used[id as usize], true);
-    match ids.iter().find(twice) {
+    let is_repeated = |&&id: &&u32| std::mem::replace(&mut used[id as usize], true);
+    match ids.iter().find(is_repeated) {
         Some(id) => Err(DataError::tokenizer(
             name,
-            format!("has several tokens with id {id}; hint: the file is damaged"),
+            format!("has several tokens with id {id}; hint: use an intact tokenizer.json"),
         )),
         None => Ok(()),
     }
@@ -281,8 +284,12 @@ fn check_added_tokens(
         );
         let assigned = inner.token_to_id(content).map(u64::from);
         if !content.is_empty() && id != assigned {
+            let show = |id: Option<u64>| id.map_or_else(|| "none".to_owned(), |id| id.to_string());
             let reason = format!(
-                "token {content:?} has id {id:?} in the file, but its position implies {assigned:?}"
+                "token {content:?} has id {} in the file, but the `tokenizers` library assigns {}; hint: make the \
+                 ids of added_tokens consecutive, after those of the vocabulary",
+                show(id),
+                show(assigned)
             );
             return Err(DataError::tokenizer(name, reason));
         }

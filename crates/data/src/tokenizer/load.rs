@@ -72,8 +72,8 @@ pub(crate) fn check_config(config: &TokenizerConfig) -> Result<(), DataError> {
             "tokenizer.sample_bytes = 0 leaves no text to train bpe on; hint: remove the key",
         )),
         (TokenizerKind::Char | TokenizerKind::Byte, Some(_)) => Err(DataError::config(
-            "tokenizer.vocab_size is set, but char and byte have a fixed way to build their vocabulary; hint: remove the key, \
-             or set tokenizer.kind = \"bpe\"",
+            "tokenizer.vocab_size does not apply to char and byte tokenizers; hint: remove the key, or set \
+             tokenizer.kind = \"bpe\"",
         )),
         _ => Ok(()),
     }

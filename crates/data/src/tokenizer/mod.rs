@@ -128,7 +128,7 @@ pub trait Tokenizer: Send + Sync + std::fmt::Debug {
     }
 }
 
-/// Which tokenizer to build from the text.
+/// Kind of tokenizer to build from the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TokenizerKind {

@@ -26,9 +26,13 @@ impl SpecialNames {
                 )));
             }
             if !name.is_empty() && is_padding_name(name) != (key == "pad") {
+                let problem = if key == "pad" {
+                    "must contain \"pad\""
+                } else {
+                    "must not contain \"pad\", which marks the padding token"
+                };
                 return Err(DataError::config(format!(
-                    "tokenizer.{key} = {name:?}: the name of the padding token, and only that, must contain \"pad\"; \
-                     hint: use \"<EOS>\", \"<unk>\" and \"<pad>\""
+                    "tokenizer.{key} = {name:?} {problem}; hint: use \"<EOS>\", \"<unk>\" and \"<pad>\""
                 )));
             }
         }
@@ -172,7 +176,7 @@ impl SpecialVocab {
 
 /// Returns the distance of the first `name` in `text` from the end of `text`.
 fn distance_from_end(text: &str, name: &str) -> Option<usize> {
-    text.find(name).map(|at| text.len() - at)
+    text.find(name).map(|start| text.len() - start)
 }
 
 #[cfg(test)]

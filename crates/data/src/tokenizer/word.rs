@@ -30,8 +30,10 @@ impl WordTokenizer {
         names: &SpecialNames,
     ) -> Result<Self, DataError> {
         let counts = count_words(texts, &SpecialVocab::new(names, 0))?;
-        let mut words: Vec<(String, u64, usize)> =
-            counts.into_iter().map(|(w, (n, at))| (w, n, at)).collect();
+        let mut words: Vec<(String, u64, usize)> = counts
+            .into_iter()
+            .map(|(word, (count, first))| (word, count, first))
+            .collect();
         words.sort_unstable_by_key(|&(_, count, first)| (std::cmp::Reverse(count), first));
         if let Some(size) = vocab_size {
             words.truncate(size.saturating_sub(names.count()).max(1));

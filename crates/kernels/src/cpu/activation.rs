@@ -27,10 +27,10 @@ pub enum Activation {
 /// `out = f(x + bias)`; `bias` is a row, empty for none.
 pub fn forward(f: Activation, x: &[f32], bias: &[f32], out: &mut [f32]) {
     assert_eq!(x.len(), out.len());
-    let out_at = Shared::new(out);
-    for_each_chunk_or_row(x.len(), out_at.as_ptr(), bias, |at, n, bias| {
+    let out_ptr = Shared::new(out);
+    for_each_chunk_or_row(x.len(), out_ptr.as_ptr(), bias, |offset, n, bias| {
         // SAFETY: chunks are within all arrays and do not overlap.
-        unsafe { forward_chunk(f, &x[at..at + n], bias, out_at.at(at)) };
+        unsafe { forward_chunk(f, &x[offset..offset + n], bias, out_ptr.at(offset)) };
     });
 }
 
@@ -48,10 +48,11 @@ pub fn backward_in_place(f: Activation, x: &[f32], bias: &[f32], grad: &mut [f32
 }
 
 fn run_backward(f: Activation, x: &[f32], bias: &[f32], dy: Shared<f32>, dx: Shared<f32>) {
-    for_each_chunk_or_row(x.len(), dx.as_ptr(), bias, |at, n, bias| {
+    for_each_chunk_or_row(x.len(), dx.as_ptr(), bias, |offset, n, bias| {
+        let x = &x[offset..offset + n];
         // SAFETY: chunks are within all arrays and do not overlap; nothing is written through `dy`
         // unless it is `dx`.
-        unsafe { backward_chunk(f, &x[at..at + n], bias, dy.at(at), dx.at(at)) };
+        unsafe { backward_chunk(f, x, bias, dy.at(offset), dx.at(offset)) };
     });
 }
 
@@ -64,7 +65,7 @@ pub(super) fn for_each_chunk_or_row(
 ) {
     let width = bias.len();
     if width == 0 {
-        par::for_each_chunk(len, out, |at, n| work(at, n, &[]));
+        par::for_each_chunk(len, out, |offset, n| work(offset, n, &[]));
         return;
     }
     assert_eq!(len % width, 0);
@@ -113,11 +114,11 @@ fn backward_body<S: Simd>(
 #[inline(always)]
 fn forward_with<S: Simd, const F: usize>(s: S, x: &[f32], bias: &[f32], out: *mut f32) {
     let bias = (bias.len() == x.len()).then_some(bias.as_ptr());
-    for_lanes!(s, x.len(), |at, part| {
-        // SAFETY: `at` and `part` stay within `x.len()`, the length of all arrays.
+    for_lanes!(s, x.len(), |offset, part| {
+        // SAFETY: `offset` and `part` stay within `x.len()`, the length of all arrays.
         unsafe {
-            let x = load_biased(s, x, bias, at, part);
-            store_part(s, out, at, part, value::<S, F>(s, x));
+            let x = load_biased(s, x, bias, offset, part);
+            store_part(s, out, offset, part, value::<S, F>(s, x));
         }
     });
 }
@@ -132,15 +133,15 @@ fn backward_with<S: Simd, const F: usize>(
     dx: *mut f32,
 ) {
     let bias = (bias.len() == x.len()).then_some(bias.as_ptr());
-    for_lanes!(s, x.len(), |at, part| {
-        // SAFETY: `at` and `part` stay within `x.len()`, the length of all arrays.
+    for_lanes!(s, x.len(), |offset, part| {
+        // SAFETY: `offset` and `part` stay within `x.len()`, the length of all arrays.
         unsafe {
-            let x = load_biased(s, x, bias, at, part);
+            let x = load_biased(s, x, bias, offset, part);
             let grad = s.mul_f32s(
-                load_part(s, dy, at, part),
+                load_part(s, dy, offset, part),
                 value_and_derivative::<S, F>(s, x).1,
             );
-            store_part(s, dx, at, part, grad);
+            store_part(s, dx, offset, part, grad);
         }
     });
 }
@@ -148,20 +149,20 @@ fn backward_with<S: Simd, const F: usize>(
 /// Loads `x + bias`.
 ///
 /// # Safety
-/// `at` and `part` must be within `x` and the bias.
+/// `offset` and `part` must be within `x` and the bias.
 #[inline(always)]
 unsafe fn load_biased<S: Simd>(
     s: S,
     x: &[f32],
     bias: Option<*const f32>,
-    at: usize,
+    offset: usize,
     part: Option<usize>,
 ) -> S::f32s {
-    // SAFETY: the caller guarantees that `at` and `part` are within `x` and the bias.
+    // SAFETY: the caller guarantees that `offset` and `part` are within `x` and the bias.
     unsafe {
-        let value = load_part(s, x.as_ptr(), at, part);
+        let value = load_part(s, x.as_ptr(), offset, part);
         match bias {
-            Some(bias) => s.add_f32s(value, load_part(s, bias, at, part)),
+            Some(bias) => s.add_f32s(value, load_part(s, bias, offset, part)),
             None => value,
         }
     }

@@ -125,16 +125,19 @@ dispatch!(fn update(chunk: &mut Parameter<'_>, constants: Constants) => body);
 fn body<S: Simd>(s: S, chunk: &mut Parameter<'_>, c: Constants) {
     let splat = |x| s.splat_f32s(x);
     let decay_factor = splat((1.0 - c.lr * chunk.weight_decay) as f32);
-    let (value_at, first_moment_at) = (chunk.value.as_mut_ptr(), chunk.first_moment.as_mut_ptr());
-    let (grad_at, second_moment_at) = (chunk.grad.as_ptr(), chunk.second_moment.as_mut_ptr());
-    for_lanes!(s, chunk.value.len(), |at, part| {
+    let (value_ptr, first_moment_ptr) = (chunk.value.as_mut_ptr(), chunk.first_moment.as_mut_ptr());
+    let (grad_ptr, second_moment_ptr) = (chunk.grad.as_ptr(), chunk.second_moment.as_mut_ptr());
+    for_lanes!(s, chunk.value.len(), |offset, part| {
         // SAFETY: `split_into_chunks` checked that all four slices have the same length.
         unsafe {
-            let grad = s.mul_f32s(load_part(s, grad_at, at, part), splat(c.grad_scale));
-            let first_moment = s.mul_f32s(load_part(s, first_moment_at, at, part), splat(c.beta1));
+            let grad = s.mul_f32s(load_part(s, grad_ptr, offset, part), splat(c.grad_scale));
+            let first_moment =
+                s.mul_f32s(load_part(s, first_moment_ptr, offset, part), splat(c.beta1));
             let first_moment = s.fma(grad, splat(c.one_minus_beta1), first_moment);
-            let second_moment =
-                s.mul_f32s(load_part(s, second_moment_at, at, part), splat(c.beta2));
+            let second_moment = s.mul_f32s(
+                load_part(s, second_moment_ptr, offset, part),
+                splat(c.beta2),
+            );
             let second_moment = s.fma(
                 s.mul_f32s(grad, grad),
                 splat(c.one_minus_beta2),
@@ -145,15 +148,15 @@ fn body<S: Simd>(s: S, chunk: &mut Parameter<'_>, c: Constants) {
                 splat(c.inv_sqrt_correction2),
                 splat(c.eps),
             );
-            let value = s.mul_f32s(load_part(s, value_at, at, part), decay_factor);
+            let value = s.mul_f32s(load_part(s, value_ptr, offset, part), decay_factor);
             let value = s.fma(
                 s.div_f32s(first_moment, divisor),
                 splat(c.neg_step_size),
                 value,
             );
-            store_part(s, first_moment_at, at, part, first_moment);
-            store_part(s, second_moment_at, at, part, second_moment);
-            store_part(s, value_at, at, part, value);
+            store_part(s, first_moment_ptr, offset, part, first_moment);
+            store_part(s, second_moment_ptr, offset, part, second_moment);
+            store_part(s, value_ptr, offset, part, value);
         }
     });
 }

@@ -7,7 +7,7 @@ use super::math::{exp, soft_cap};
 use super::par::{self, Shared};
 use super::simd::{Ops, dispatch, fill_tail, for_lanes, load_part, store_part, zero_tail};
 
-/// Target of rows that do not count.
+/// Target of rows that are excluded from the loss.
 pub const IGNORE: u32 = u32::MAX;
 
 /// The targets and the transformation of the logits.
@@ -71,7 +71,7 @@ fn run(
     assert!(len == rows * vocab && losses.loss.len() == rows && losses.lse.len() == rows);
     let is_valid = |target: &u32| *target == IGNORE || (*target as usize) < vocab;
     assert!(task.targets.iter().all(is_valid), "target id out of range");
-    let (loss_at, lse_at) = (Shared::new(losses.loss), Shared::new(losses.lse));
+    let (loss_ptr, lse_ptr) = (Shared::new(losses.loss), Shared::new(losses.lse));
     par::for_each(rows, vocab * 4, |row| {
         // SAFETY: each row is within all arrays and used by one task only; the logits are written
         // only if they are also `grad`.
@@ -83,11 +83,11 @@ fn run(
                 target: task.targets[row],
                 cap: task.soft_cap,
             };
-            (*loss_at.at(row), *lse_at.at(row)) = run_row(&row_task, grad);
+            (*loss_ptr.at(row), *lse_ptr.at(row)) = run_row(&row_task, grad);
         }
     });
     // SAFETY: the slice covers the `rows` elements of the row losses, and all tasks have finished.
-    let row_losses = unsafe { loss_at.slice(0, rows) };
+    let row_losses = unsafe { loss_ptr.slice(0, rows) };
     row_losses.iter().map(|loss| f64::from(*loss)).sum()
 }
 
@@ -153,13 +153,13 @@ unsafe fn exp_sum<S: Simd>(s: S, x: *const f32, len: usize, out: Option<*mut f32
     let mut total = 0.0;
     for first in (0..len).step_by(BLOCK) {
         let mut sum = s.zero();
-        for_lanes!(s, BLOCK.min(len - first), |at, part| {
+        for_lanes!(s, BLOCK.min(len - first), |offset, part| {
             // SAFETY: the caller guarantees that `len` floats are readable at `x` and writable at
-            // `out`, and `first + at` stays below `len`.
+            // `out`, and `first + offset` stays below `len`.
             unsafe {
-                let e = exp(s, s.sub_f32s(load_part(s, x, first + at, part), base));
+                let e = exp(s, s.sub_f32s(load_part(s, x, first + offset, part), base));
                 if let Some(out) = out {
-                    store_part(s, out, first + at, part, e);
+                    store_part(s, out, first + offset, part, e);
                 }
                 sum = s.add_f32s(sum, zero_tail(s, e, part));
             }
@@ -182,9 +182,9 @@ unsafe fn capped_exp_sum<S: Simd>(s: S, row: &Row, cap: f32) -> (f32, f32) {
     let mut total = 0.0;
     for first in (0..row.vocab).step_by(BLOCK) {
         let mut sum = s.zero();
-        for_lanes!(s, BLOCK.min(row.vocab - first), |at, part| {
+        for_lanes!(s, BLOCK.min(row.vocab - first), |offset, part| {
             // SAFETY: the caller guarantees that `row.vocab` floats are readable at `row.x`.
-            let y = soft_cap(s, unsafe { load_part(s, row.x, first + at, part) }, cap);
+            let y = soft_cap(s, unsafe { load_part(s, row.x, first + offset, part) }, cap);
             let e = exp(s, s.sub_f32s(y, base));
             sum = s.add_f32s(sum, zero_tail(s, e, part));
         });
@@ -199,12 +199,12 @@ unsafe fn capped_exp_sum<S: Simd>(s: S, row: &Row, cap: f32) -> (f32, f32) {
 /// `row.vocab` floats must be readable at `row.x` and writable at `out`.
 #[inline(always)]
 unsafe fn store_capped<S: Simd>(s: S, row: &Row, cap: f32, out: *mut f32) -> (f32, f32) {
-    for_lanes!(s, row.vocab, |at, part| {
+    for_lanes!(s, row.vocab, |offset, part| {
         // SAFETY: the caller guarantees that `row.vocab` floats are readable at `row.x` and
         // writable at `out`.
         unsafe {
-            let y = soft_cap(s, load_part(s, row.x, at, part), cap);
-            store_part(s, out, at, part, y);
+            let y = soft_cap(s, load_part(s, row.x, offset, part), cap);
+            store_part(s, out, offset, part, y);
         }
     });
     // SAFETY: `out` was just written and has `row.vocab` floats.
@@ -223,15 +223,15 @@ unsafe fn capped_gradient<S: Simd>(
     (row_max, factor): (f32, f32),
     cap: f32,
 ) {
-    for_lanes!(s, len, |at, part| {
+    for_lanes!(s, len, |offset, part| {
         // SAFETY: the caller guarantees that `len` floats are valid at `y`.
         unsafe {
-            let value = load_part(s, y, at, part);
+            let value = load_part(s, y, offset, part);
             let e = exp(s, s.sub_f32s(value, s.splat_f32s(row_max)));
             let t = s.mul_f32s(value, s.splat_f32s(1.0 / cap));
             let derivative = s.sub_f32s(s.splat_f32s(1.0), s.mul_f32s(t, t));
             let grad = s.mul_f32s(s.mul_f32s(e, s.splat_f32s(factor)), derivative);
-            store_part(s, y, at, part, grad);
+            store_part(s, y, offset, part, grad);
         }
     });
 }
@@ -240,11 +240,11 @@ unsafe fn capped_gradient<S: Simd>(
 /// `len` floats must be readable and writable at `x`.
 #[inline(always)]
 unsafe fn scale_row<S: Simd>(s: S, x: *mut f32, len: usize, factor: f32) {
-    for_lanes!(s, len, |at, part| {
+    for_lanes!(s, len, |offset, part| {
         // SAFETY: the caller guarantees that `len` floats are valid at `x`.
         unsafe {
-            let y = s.mul_f32s(load_part(s, x, at, part), s.splat_f32s(factor));
-            store_part(s, x, at, part, y);
+            let y = s.mul_f32s(load_part(s, x, offset, part), s.splat_f32s(factor));
+            store_part(s, x, offset, part, y);
         }
     });
 }
@@ -258,9 +258,9 @@ const BLOCK: usize = 4096;
 unsafe fn row_max<S: Simd>(s: S, x: *const f32, len: usize) -> f32 {
     let lowest = s.splat_f32s(f32::NEG_INFINITY);
     let mut row_max = lowest;
-    for_lanes!(s, len, |at, part| {
+    for_lanes!(s, len, |offset, part| {
         // SAFETY: the caller guarantees that `len` floats are readable at `x`.
-        let x = unsafe { load_part(s, x, at, part) };
+        let x = unsafe { load_part(s, x, offset, part) };
         row_max = s.max_f32s(row_max, fill_tail(s, x, lowest, part));
     });
     s.reduce_max_f32s(row_max)

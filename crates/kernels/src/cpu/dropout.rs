@@ -54,10 +54,10 @@ pub fn apply_in_place(mask: Mask, offset: u64, x: &mut [f32]) {
 }
 
 fn run(mask: Mask, offset: u64, x: Shared<f32>, out: Shared<f32>, len: usize) {
-    par::for_each_chunk(len, out.as_ptr(), |at, n| {
+    par::for_each_chunk(len, out.as_ptr(), |start, n| {
         // SAFETY: chunks are within both arrays and do not overlap; nothing is written through `x`
         // unless it is `out`.
-        unsafe { chunk(mask, offset + at as u64, x.at(at), out.at(at), n) };
+        unsafe { chunk(mask, offset + start as u64, x.at(start), out.at(start), n) };
     });
 }
 
@@ -79,18 +79,18 @@ fn chunk_body<S: Simd>(s: S, mask: Mask, offset: u64, x: *const f32, out: *mut f
     let (threshold, scale) = (mask.threshold(), mask.scale());
     let mut draw = offset / 2;
     let mut start = 0;
-    // An odd position is the second of its draw.
+    // An odd position uses the second half of its draw.
     let mut skip = (offset % 2) as usize;
     while start < len {
         let factors = factors(mask.key, draw, threshold, scale);
         let n = (2 * DRAWS - skip).min(len - start);
-        for_lanes!(s, n, |at, part| {
-            // SAFETY: `start + at` stays below `len`, the length of both arrays, and `skip + at`
+        for_lanes!(s, n, |i, part| {
+            // SAFETY: `start + i` stays below `len`, the length of both arrays, and `skip + i`
             // within `factors`.
             unsafe {
-                let factor = load_part(s, factors.as_ptr().add(skip), at, part);
-                let y = s.mul_f32s(factor, load_part(s, x, start + at, part));
-                store_part(s, out, start + at, part, y);
+                let factor = load_part(s, factors.as_ptr().add(skip), i, part);
+                let y = s.mul_f32s(factor, load_part(s, x, start + i, part));
+                store_part(s, out, start + i, part, y);
             }
         });
         (draw, start, skip) = (draw + DRAWS as u64, start + n, 0);

@@ -69,13 +69,16 @@ fn body<S: Simd>(
     [width, columns]: [usize; 2],
 ) {
     for (row, id) in ids.iter().enumerate() {
-        for_lanes!(s, columns, |at, part| {
+        for_lanes!(s, columns, |offset, part| {
             // SAFETY: the caller passes rows of `width` elements, of which `columns` belong to this
             // task.
             unsafe {
                 let (from, to) = (grad.add(row * width), table.add(*id as usize * width));
-                let sum = s.add_f32s(load_part(s, from, at, part), load_part(s, to, at, part));
-                store_part(s, to, at, part, sum);
+                let sum = s.add_f32s(
+                    load_part(s, from, offset, part),
+                    load_part(s, to, offset, part),
+                );
+                store_part(s, to, offset, part, sum);
             }
         });
     }

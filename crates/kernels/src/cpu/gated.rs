@@ -18,11 +18,11 @@ pub struct GatedInput<'a> {
 /// `hidden = f(gate) * up`.
 pub fn forward(f: Activation, x: GatedInput<'_>, hidden: &mut [f32]) {
     assert!(x.gate.len() == hidden.len() && x.up.len() == hidden.len());
-    let hidden_at = Shared::new(hidden);
-    for_each_chunk_or_row(x.gate.len(), hidden_at.as_ptr(), &[], |at, n, _| {
-        let x = slice(x, at, n);
+    let hidden_ptr = Shared::new(hidden);
+    for_each_chunk_or_row(x.gate.len(), hidden_ptr.as_ptr(), &[], |offset, n, _| {
+        let x = slice(x, offset, n);
         // SAFETY: chunks are within `hidden` and do not overlap.
-        forward_chunk(f, x, unsafe { hidden_at.slice(at, n) });
+        forward_chunk(f, x, unsafe { hidden_ptr.slice(offset, n) });
     });
 }
 
@@ -36,19 +36,19 @@ pub fn backward(
 ) {
     let len = grad.len();
     assert!(x.gate.len() == len && x.up.len() == len && d_gate.len() == len && d_up.len() == len);
-    let (gate_at, up_at) = (Shared::new(d_gate), Shared::new(d_up));
-    for_each_chunk_or_row(len, gate_at.as_ptr(), &[], |at, n, _| {
-        let (x, grad) = (slice(x, at, n), &grad[at..at + n]);
+    let (gate_ptr, up_ptr) = (Shared::new(d_gate), Shared::new(d_up));
+    for_each_chunk_or_row(len, gate_ptr.as_ptr(), &[], |offset, n, _| {
+        let (x, grad) = (slice(x, offset, n), &grad[offset..offset + n]);
         // SAFETY: chunks are within both gradients and do not overlap.
-        let (d_gate, d_up) = unsafe { (gate_at.slice(at, n), up_at.slice(at, n)) };
+        let (d_gate, d_up) = unsafe { (gate_ptr.slice(offset, n), up_ptr.slice(offset, n)) };
         backward_chunk(f, x, grad, d_gate, d_up);
     });
 }
 
-fn slice(x: GatedInput<'_>, at: usize, n: usize) -> GatedInput<'_> {
+fn slice(x: GatedInput<'_>, offset: usize, n: usize) -> GatedInput<'_> {
     GatedInput {
-        gate: &x.gate[at..at + n],
-        up: &x.up[at..at + n],
+        gate: &x.gate[offset..offset + n],
+        up: &x.up[offset..offset + n],
     }
 }
 
@@ -90,12 +90,12 @@ fn backward_body<S: Simd>(
 #[inline(always)]
 fn forward_with<S: Simd, const F: usize>(s: S, x: GatedInput<'_>, hidden: &mut [f32]) {
     let len = hidden.len().min(x.gate.len()).min(x.up.len());
-    for_lanes!(s, len, |at, part| {
-        // SAFETY: `at` and `part` stay within `len`, the length of the shortest slice.
+    for_lanes!(s, len, |offset, part| {
+        // SAFETY: `offset` and `part` stay within `len`, the length of the shortest slice.
         unsafe {
-            let gate = value::<S, F>(s, load_part(s, x.gate.as_ptr(), at, part));
-            let y = s.mul_f32s(gate, load_part(s, x.up.as_ptr(), at, part));
-            store_part(s, hidden.as_mut_ptr(), at, part, y);
+            let gate = value::<S, F>(s, load_part(s, x.gate.as_ptr(), offset, part));
+            let y = s.mul_f32s(gate, load_part(s, x.up.as_ptr(), offset, part));
+            store_part(s, hidden.as_mut_ptr(), offset, part, y);
         }
     });
 }
@@ -109,21 +109,21 @@ fn backward_with<S: Simd, const F: usize>(
 ) {
     let len = grad.len().min(x.gate.len()).min(x.up.len());
     let len = len.min(d_gate.len()).min(d_up.len());
-    for_lanes!(s, len, |at, part| {
-        // SAFETY: `at` and `part` stay within `len`, the length of the shortest slice.
+    for_lanes!(s, len, |offset, part| {
+        // SAFETY: `offset` and `part` stay within `len`, the length of the shortest slice.
         unsafe {
             let (y, derivative) =
-                value_and_derivative::<S, F>(s, load_part(s, x.gate.as_ptr(), at, part));
-            let g = load_part(s, grad.as_ptr(), at, part);
-            let g_up = s.mul_f32s(g, load_part(s, x.up.as_ptr(), at, part));
+                value_and_derivative::<S, F>(s, load_part(s, x.gate.as_ptr(), offset, part));
+            let g = load_part(s, grad.as_ptr(), offset, part);
+            let g_up = s.mul_f32s(g, load_part(s, x.up.as_ptr(), offset, part));
             store_part(
                 s,
                 d_gate.as_mut_ptr(),
-                at,
+                offset,
                 part,
                 s.mul_f32s(g_up, derivative),
             );
-            store_part(s, d_up.as_mut_ptr(), at, part, s.mul_f32s(g, y));
+            store_part(s, d_up.as_mut_ptr(), offset, part, s.mul_f32s(g, y));
         }
     });
 }

@@ -148,11 +148,11 @@ mod tests {
 
     #[inline(always)]
     fn map_body<S: Simd>(s: S, f: u8, x: &mut [f32]) {
-        let at = x.as_mut_ptr();
+        let ptr = x.as_mut_ptr();
         for_lanes!(s, x.len(), |i, part| {
             // SAFETY: `i` and `part` stay within `x`.
             unsafe {
-                let x = load_part(s, at, i, part);
+                let x = load_part(s, ptr, i, part);
                 let y = match f {
                     0 => exp2(s, x),
                     1 => exp(s, x),
@@ -160,7 +160,7 @@ mod tests {
                     3 => normal_tail(s, s.abs_f32s(x)).0,
                     _ => sigmoid(s, x),
                 };
-                store_part(s, at, i, part, y);
+                store_part(s, ptr, i, part, y);
             }
         });
     }

@@ -3,8 +3,8 @@
 //! All kernels work on plain f32 slices, use all cores, and give bitwise identical results for any
 //! number of threads.
 
-// Each kernel is compiled once per instruction set, which requires that all of its parts are
-// inlined into one function.
+// Each kernel is compiled once per instruction set, so all of its parts must be inlined into one
+// function.
 #![allow(clippy::inline_always)]
 // Single letters follow the notation of the papers.
 #![allow(clippy::many_single_char_names)]

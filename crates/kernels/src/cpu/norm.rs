@@ -69,15 +69,16 @@ pub fn forward(
     );
     par::for_each_row_group(rows, width, |first, count| {
         for row in first..first + count {
-            let at = row * width;
+            let offset = row * width;
             // SAFETY: rows are within all arrays and do not overlap.
             let (y, sum) = unsafe {
                 (
-                    y.slice(at, width),
-                    residual.map(|(add, sum)| (&add[at..at + width], sum.slice(at, width))),
+                    y.slice(offset, width),
+                    residual
+                        .map(|(add, sum)| (&add[offset..offset + width], sum.slice(offset, width))),
                 )
             };
-            let (m, r) = forward_row(norm, &x[at..at + width], sum, y);
+            let (m, r) = forward_row(norm, &x[offset..offset + width], sum, y);
             // SAFETY: `row` is below the number of rows, and each row is processed once.
             unsafe {
                 *mean.at(row) = m;
@@ -103,55 +104,57 @@ fn forward_body<S: Simd>(
     let x = match residual {
         None => x,
         Some((add, sum)) => {
-            for_lanes!(s, width.min(add.len()).min(sum.len()), |at, part| {
-                // SAFETY: `at` and `part` stay within the shortest slice.
+            for_lanes!(s, width.min(add.len()).min(sum.len()), |offset, part| {
+                // SAFETY: `offset` and `part` stay within the shortest slice.
                 unsafe {
                     let (x, add) = (
-                        load_part(s, x.as_ptr(), at, part),
-                        load_part(s, add.as_ptr(), at, part),
+                        load_part(s, x.as_ptr(), offset, part),
+                        load_part(s, add.as_ptr(), offset, part),
                     );
-                    store_part(s, sum.as_mut_ptr(), at, part, s.add_f32s(x, add));
+                    store_part(s, sum.as_mut_ptr(), offset, part, s.add_f32s(x, add));
                 }
             });
             &*sum
         }
     };
     let mean = match norm.kind {
-        NormKind::Layer => mean_of(s, x),
+        NormKind::Layer => row_mean(s, x),
         NormKind::Rms => 0.0,
     };
     let rstd = 1.0 / (variance(s, x, mean) + norm.eps).sqrt();
     let bias = (norm.bias.len() >= width).then_some(norm.bias.as_ptr());
     let (mean_all, rstd_all) = (s.splat_f32s(mean), s.splat_f32s(rstd));
-    for_lanes!(s, width, |at, part| {
-        // SAFETY: `at` and `part` stay within the shortest slice.
+    for_lanes!(s, width, |offset, part| {
+        // SAFETY: `offset` and `part` stay within the shortest slice.
         unsafe {
-            let x = s.sub_f32s(load_part(s, x.as_ptr(), at, part), mean_all);
+            let x = s.sub_f32s(load_part(s, x.as_ptr(), offset, part), mean_all);
             let x = s.mul_f32s(x, rstd_all);
-            let weight = load_part(s, norm.weight.as_ptr(), at, part);
+            let weight = load_part(s, norm.weight.as_ptr(), offset, part);
             let shifted = match bias {
-                Some(bias) => s.fma(x, weight, load_part(s, bias, at, part)),
+                Some(bias) => s.fma(x, weight, load_part(s, bias, offset, part)),
                 None => s.mul_f32s(x, weight),
             };
-            store_part(s, y.as_mut_ptr(), at, part, shifted);
+            store_part(s, y.as_mut_ptr(), offset, part, shifted);
         }
     });
     (mean, rstd)
 }
 
 #[inline(always)]
-fn mean_of<S: Simd>(s: S, x: &[f32]) -> f32 {
+fn row_mean<S: Simd>(s: S, x: &[f32]) -> f32 {
     let (mut acc, from) = ([s.zero(); ACCUMULATORS], x.as_ptr());
     let unrolled = x.len() - x.len() % (ACCUMULATORS * S::LANES);
-    for at in (0..unrolled).step_by(ACCUMULATORS * S::LANES) {
+    for offset in (0..unrolled).step_by(ACCUMULATORS * S::LANES) {
         for (i, sum) in acc.iter_mut().enumerate() {
-            // SAFETY: `at` leaves room for ACCUMULATORS registers.
-            *sum = s.add_f32s(*sum, unsafe { s.load(from.add(at + i * S::LANES)) });
+            // SAFETY: `offset` leaves room for ACCUMULATORS registers.
+            *sum = s.add_f32s(*sum, unsafe { s.load(from.add(offset + i * S::LANES)) });
         }
     }
-    for_lanes!(s, x.len() - unrolled, |at, part| {
-        // SAFETY: `at` and `part` stay within the rest of x.
-        acc[0] = s.add_f32s(acc[0], unsafe { load_part(s, from, unrolled + at, part) });
+    for_lanes!(s, x.len() - unrolled, |offset, part| {
+        // SAFETY: `offset` and `part` stay within the rest of x.
+        acc[0] = s.add_f32s(acc[0], unsafe {
+            load_part(s, from, unrolled + offset, part)
+        });
     });
     total(s, acc) / x.len() as f32
 }
@@ -162,16 +165,16 @@ fn variance<S: Simd>(s: S, x: &[f32], mean: f32) -> f32 {
     let (mut acc, from) = ([s.zero(); ACCUMULATORS], x.as_ptr());
     let mean = s.splat_f32s(mean);
     let unrolled = x.len() - x.len() % (ACCUMULATORS * S::LANES);
-    for at in (0..unrolled).step_by(ACCUMULATORS * S::LANES) {
+    for offset in (0..unrolled).step_by(ACCUMULATORS * S::LANES) {
         for (i, sum) in acc.iter_mut().enumerate() {
-            // SAFETY: `at` leaves room for ACCUMULATORS registers.
-            let centered = s.sub_f32s(unsafe { s.load(from.add(at + i * S::LANES)) }, mean);
+            // SAFETY: `offset` leaves room for ACCUMULATORS registers.
+            let centered = s.sub_f32s(unsafe { s.load(from.add(offset + i * S::LANES)) }, mean);
             *sum = s.fma(centered, centered, *sum);
         }
     }
-    for_lanes!(s, x.len() - unrolled, |at, part| {
-        // SAFETY: `at` and `part` stay within the rest of x.
-        let x = unsafe { load_part(s, from, unrolled + at, part) };
+    for_lanes!(s, x.len() - unrolled, |offset, part| {
+        // SAFETY: `offset` and `part` stay within the rest of x.
+        let x = unsafe { load_part(s, from, unrolled + offset, part) };
         let centered = zero_tail(s, s.sub_f32s(x, mean), part);
         acc[0] = s.fma(centered, centered, acc[0]);
     });

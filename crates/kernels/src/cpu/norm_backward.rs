@@ -19,9 +19,10 @@ pub struct NormGrads<'a> {
     pub bias: &'a mut [f32],
 }
 
-/// Computes the gradients from `dy`. `x` is what the forward pass normalized (the residual sum, if
-/// there was one); `mean` and `rstd` are the statistics it saved. `residual_grad`, the gradient of
-/// the residual stream that bypasses the norm, is added to the gradient of the input (empty: none).
+/// Computes the gradients from `dy`. `x` is the input of the normalization in the forward pass (the
+/// residual sum, if there was one); `mean` and `rstd` are the statistics that it saved.
+/// `residual_grad`, the gradient of the residual stream that bypasses the norm, is added to the
+/// gradient of the input (empty: none).
 pub fn backward(
     norm: &Norm<'_>,
     x: &[f32],
@@ -40,20 +41,20 @@ pub fn backward(
     reduce_rows(rows, 2 * width, &mut sums, |first, count, partial| {
         let (d_weight, d_bias) = partial.split_at_mut(width);
         for row in first..first + count {
-            let at = row * width..(row + 1) * width;
+            let range = row * width..(row + 1) * width;
             let inputs = Row {
                 kind: norm.kind,
                 weight: norm.weight,
-                x: &x[at.clone()],
-                dy: &dy[at.clone()],
-                residual_grad: residual_grad.get(at.clone()).unwrap_or(&[]),
+                x: &x[range.clone()],
+                dy: &dy[range.clone()],
+                residual_grad: residual_grad.get(range.clone()).unwrap_or(&[]),
                 mean: mean[row],
                 rstd: rstd[row],
             };
-            // SAFETY: `at` is within `dx`, and rows do not overlap.
+            // SAFETY: `range` is within `dx`, and rows do not overlap.
             backward_row(
                 &inputs,
-                unsafe { dx.slice(at.start, width) },
+                unsafe { dx.slice(range.start, width) },
                 d_weight,
                 d_bias,
             );
@@ -91,17 +92,17 @@ fn body<S: Simd>(s: S, row: &Row<'_>, dx: &mut [f32], d_weight: &mut [f32], d_bi
     let residual_grad = (row.residual_grad.len() == width).then_some(row.residual_grad.as_ptr());
     let (rstd, mean) = (s.splat_f32s(row.rstd), s.splat_f32s(row.mean));
     let (mut sum_g, mut sum_gn) = (s.zero(), s.zero());
-    for_lanes!(s, width, |at, part| {
+    for_lanes!(s, width, |offset, part| {
         // SAFETY: all slices have `width` elements, as asserted above.
         unsafe {
-            let n = s.sub_f32s(load_part(s, row.x.as_ptr(), at, part), mean);
+            let n = s.sub_f32s(load_part(s, row.x.as_ptr(), offset, part), mean);
             let n = s.mul_f32s(n, rstd);
-            let dy = load_part(s, row.dy.as_ptr(), at, part);
-            let weight = s.fma(dy, n, load_part(s, d_weight.as_ptr(), at, part));
-            store_part(s, d_weight.as_mut_ptr(), at, part, weight);
-            let bias = s.add_f32s(dy, load_part(s, d_bias.as_ptr(), at, part));
-            store_part(s, d_bias.as_mut_ptr(), at, part, bias);
-            let g = s.mul_f32s(dy, load_part(s, row.weight.as_ptr(), at, part));
+            let dy = load_part(s, row.dy.as_ptr(), offset, part);
+            let weight = s.fma(dy, n, load_part(s, d_weight.as_ptr(), offset, part));
+            store_part(s, d_weight.as_mut_ptr(), offset, part, weight);
+            let bias = s.add_f32s(dy, load_part(s, d_bias.as_ptr(), offset, part));
+            store_part(s, d_bias.as_mut_ptr(), offset, part, bias);
+            let g = s.mul_f32s(dy, load_part(s, row.weight.as_ptr(), offset, part));
             sum_g = s.add_f32s(sum_g, g);
             sum_gn = s.fma(g, n, sum_gn);
         }
@@ -113,19 +114,19 @@ fn body<S: Simd>(s: S, row: &Row<'_>, dx: &mut [f32], d_weight: &mut [f32], d_bi
     };
     let mean_gn = s.splat_f32s(-s.reduce_sum_f32s(sum_gn) * inv_width);
     let mean_g = s.splat_f32s(mean_g);
-    for_lanes!(s, width, |at, part| {
+    for_lanes!(s, width, |offset, part| {
         // SAFETY: all slices have `width` elements, as asserted above.
         unsafe {
-            let n = s.sub_f32s(load_part(s, row.x.as_ptr(), at, part), mean);
+            let n = s.sub_f32s(load_part(s, row.x.as_ptr(), offset, part), mean);
             let n = s.mul_f32s(n, rstd);
-            let dy = load_part(s, row.dy.as_ptr(), at, part);
-            let g = s.mul_f32s(dy, load_part(s, row.weight.as_ptr(), at, part));
+            let dy = load_part(s, row.dy.as_ptr(), offset, part);
+            let g = s.mul_f32s(dy, load_part(s, row.weight.as_ptr(), offset, part));
             let d = s.fma(n, mean_gn, s.sub_f32s(g, mean_g));
             let d = match residual_grad {
-                Some(residual_grad) => s.fma(d, rstd, load_part(s, residual_grad, at, part)),
+                Some(residual_grad) => s.fma(d, rstd, load_part(s, residual_grad, offset, part)),
                 None => s.mul_f32s(d, rstd),
             };
-            store_part(s, dx.as_mut_ptr(), at, part, d);
+            store_part(s, dx.as_mut_ptr(), offset, part, d);
         }
     });
 }

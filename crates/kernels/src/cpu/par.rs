@@ -92,28 +92,28 @@ impl<T> Shared<T> {
         Self(data.as_ptr().cast_mut())
     }
 
-    /// Address of element `at`.
+    /// Returns a pointer to element `index`.
     ///
     /// # Safety
-    /// `at` must not exceed the length of the slice.
-    pub(crate) unsafe fn at(self, at: usize) -> *mut T {
-        // SAFETY: the caller guarantees that `at` is within the bounds of the slice.
-        unsafe { self.0.add(at) }
+    /// `index` must not exceed the length of the slice.
+    pub(crate) unsafe fn at(self, index: usize) -> *mut T {
+        // SAFETY: the caller guarantees that `index` is within the bounds of the slice.
+        unsafe { self.0.add(index) }
     }
 
-    /// Address of the first element.
+    /// Returns a pointer to the first element.
     pub(crate) fn as_ptr(self) -> *const T {
         self.0
     }
 
-    /// The `len` elements starting at `at`.
+    /// Returns the `len` elements from `start` on.
     ///
     /// # Safety
     /// The elements must be within the slice, and nothing else may access them while the result is
     /// alive.
-    pub(crate) unsafe fn slice<'a>(self, at: usize, len: usize) -> &'a mut [T] {
+    pub(crate) unsafe fn slice<'a>(self, start: usize, len: usize) -> &'a mut [T] {
         // SAFETY: the caller guarantees that the range is within the slice and not accessed
         // otherwise.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(at), len) }
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
     }
 }

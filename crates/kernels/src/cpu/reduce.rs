@@ -33,10 +33,10 @@ pub(crate) fn reduce_rows(
     let groups = rows.div_ceil(rows_per_group);
     let padded = scratch::padded_len(width);
     scratch::with_call_scratch(groups * padded, |partials| {
-        let at = Shared::new(partials);
+        let partials_ptr = Shared::new(partials);
         par::for_each(groups, rows_per_group.min(rows) * width, |i| {
             // SAFETY: each group has its own partial sums, which are within the scratch buffer.
-            let partial = unsafe { at.slice(i * padded, width) };
+            let partial = unsafe { partials_ptr.slice(i * padded, width) };
             partial.fill(0.0);
             group(
                 i * rows_per_group,
@@ -60,30 +60,32 @@ fn add_rows_body<S: Simd>(s: S, rows: &[f32], sums: &mut [f32]) {
     let width = sums.len();
     let (from, to) = (rows.as_ptr(), sums.as_mut_ptr());
     let unrolled = width - width % (REGISTERS * S::LANES);
-    for at in (0..unrolled).step_by(REGISTERS * S::LANES) {
+    for offset in (0..unrolled).step_by(REGISTERS * S::LANES) {
         let mut acc = [s.zero(); REGISTERS];
         for row in (0..rows.len()).step_by(width) {
             for (i, sum) in acc.iter_mut().enumerate() {
-                // SAFETY: rows have `width` elements, and `at` leaves room for REGISTERS registers.
-                *sum = s.add_f32s(*sum, unsafe { s.load(from.add(row + at + i * S::LANES)) });
+                // SAFETY: rows have `width` elements, and `offset` leaves room for REGISTERS registers.
+                *sum = s.add_f32s(*sum, unsafe {
+                    s.load(from.add(row + offset + i * S::LANES))
+                });
             }
         }
         for (i, sum) in acc.into_iter().enumerate() {
-            // SAFETY: `sums` has `width` elements, and `at` leaves room for REGISTERS registers.
+            // SAFETY: `sums` has `width` elements, and `offset` leaves room for REGISTERS registers.
             unsafe {
-                let to = to.add(at + i * S::LANES);
+                let to = to.add(offset + i * S::LANES);
                 s.store(to, s.add_f32s(s.load(to), sum));
             }
         }
     }
-    for_lanes!(s, width - unrolled, |at, part| {
-        // SAFETY: `at` and `part` stay within the remaining columns of each row.
+    for_lanes!(s, width - unrolled, |offset, part| {
+        // SAFETY: `offset` and `part` stay within the remaining columns of each row.
         unsafe {
-            let mut sum = load_part(s, to, unrolled + at, part);
+            let mut sum = load_part(s, to, unrolled + offset, part);
             for row in (0..rows.len()).step_by(width) {
-                sum = s.add_f32s(sum, load_part(s, from, row + unrolled + at, part));
+                sum = s.add_f32s(sum, load_part(s, from, row + unrolled + offset, part));
             }
-            store_part(s, to, unrolled + at, part, sum);
+            store_part(s, to, unrolled + offset, part, sum);
         }
     });
 }

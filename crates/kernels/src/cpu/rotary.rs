@@ -39,7 +39,7 @@ pub fn rotate(
     let last = position_offsets.iter().copied().max().unwrap_or(0) + seq;
     assert!(
         batch == 0 || last * dim <= tables.cos.len(),
-        "the tables cover all positions"
+        "the tables must cover all positions"
     );
     let x = SharedViewMut::new(x, sizes);
     par::for_each(batch * seq, heads * dim, |token| {
@@ -62,18 +62,18 @@ dispatch!(fn rotate_row(direction: Direction, cos: &[f32], sin: &[f32], x: &mut 
 fn body<S: Simd>(s: S, direction: Direction, cos: &[f32], sin: &[f32], x: &mut [f32]) {
     let half = x.len() / 2;
     assert!(cos.len() == 2 * half && sin.len() == 2 * half);
-    let (low_at, cos, sin) = (x.as_mut_ptr(), cos.as_ptr(), sin.as_ptr());
-    for_lanes!(s, half, |at, part| {
-        // SAFETY: `at` and `part` stay within half a row; all three slices have two halves.
+    let (low_ptr, cos, sin) = (x.as_mut_ptr(), cos.as_ptr(), sin.as_ptr());
+    for_lanes!(s, half, |offset, part| {
+        // SAFETY: `offset` and `part` stay within half a row; all three slices have two halves.
         unsafe {
-            let high_at = low_at.add(half);
+            let high_ptr = low_ptr.add(half);
             let (low, high) = (
-                load_part(s, low_at, at, part),
-                load_part(s, high_at, at, part),
+                load_part(s, low_ptr, offset, part),
+                load_part(s, high_ptr, offset, part),
             );
             let sins = (
-                load_part(s, sin, at, part),
-                load_part(s, sin.add(half), at, part),
+                load_part(s, sin, offset, part),
+                load_part(s, sin.add(half), offset, part),
             );
             let to_low = match direction {
                 Direction::Forward => s.neg_f32s(s.mul_f32s(high, sins.0)),
@@ -83,10 +83,10 @@ fn body<S: Simd>(s: S, direction: Direction, cos: &[f32], sin: &[f32], x: &mut [
                 Direction::Forward => s.mul_f32s(low, sins.1),
                 Direction::Backward => s.neg_f32s(s.mul_f32s(low, sins.0)),
             };
-            let low = s.fma(low, load_part(s, cos, at, part), to_low);
-            let high = s.fma(high, load_part(s, cos.add(half), at, part), to_high);
-            store_part(s, low_at, at, part, low);
-            store_part(s, high_at, at, part, high);
+            let low = s.fma(low, load_part(s, cos, offset, part), to_low);
+            let high = s.fma(high, load_part(s, cos.add(half), offset, part), to_high);
+            store_part(s, low_ptr, offset, part, low);
+            store_part(s, high_ptr, offset, part, high);
         }
     });
 }

@@ -1,4 +1,4 @@
-//! One source for every kernel on all instruction sets.
+//! Compiles each kernel for all instruction sets from one source.
 //!
 //! A kernel is a function generic over [`pulp::Simd`]; [`dispatch!`] compiles it once per
 //! instruction set and selects the best one at run time. Multiplies and adds are fused where the
@@ -119,22 +119,22 @@ pub(crate) trait Ops: Simd {
     /// Loads a register from an unaligned address.
     ///
     /// # Safety
-    /// `LANES` floats from `at` on must be readable.
+    /// `LANES` floats from `ptr` on must be readable.
     #[inline(always)]
-    unsafe fn load(self, at: *const f32) -> Self::f32s {
-        // SAFETY: the caller guarantees that `LANES` floats from `at` on are readable; any bit
+    unsafe fn load(self, ptr: *const f32) -> Self::f32s {
+        // SAFETY: the caller guarantees that `LANES` floats from `ptr` on are readable; any bit
         // pattern is a valid register.
-        unsafe { at.cast::<Self::f32s>().read_unaligned() }
+        unsafe { ptr.cast::<Self::f32s>().read_unaligned() }
     }
 
     /// Stores a register to an unaligned address.
     ///
     /// # Safety
-    /// `LANES` floats from `at` on must be writable.
+    /// `LANES` floats from `ptr` on must be writable.
     #[inline(always)]
-    unsafe fn store(self, at: *mut f32, value: Self::f32s) {
-        // SAFETY: the caller guarantees that `LANES` floats from `at` on are writable.
-        unsafe { at.cast::<Self::f32s>().write_unaligned(value) }
+    unsafe fn store(self, ptr: *mut f32, value: Self::f32s) {
+        // SAFETY: the caller guarantees that `LANES` floats from `ptr` on are writable.
+        unsafe { ptr.cast::<Self::f32s>().write_unaligned(value) }
     }
 
     /// `a * b + c`.
@@ -169,22 +169,22 @@ pub(crate) trait Ops: Simd {
 
 impl<S: Simd> Ops for S {}
 
-/// `for_lanes!(simd, len, |at, part| body)` runs `body` for each register of `0..len`: `part` is
+/// `for_lanes!(simd, len, |offset, part| body)` runs `body` for each register of `0..len`: `part` is
 /// `None` for full registers, and the number of remaining elements for the last, partial one.
 ///
 /// A macro rather than a function with a closure: closures cannot be forced inline, and an outlined
 /// one would lose the instruction set and run about ten times slower.
 macro_rules! for_lanes {
-    ($simd:expr, $len:expr, |$at:ident, $part:ident| $body:expr) => {{
+    ($simd:expr, $len:expr, |$offset:ident, $part:ident| $body:expr) => {{
         let (lanes, len): (usize, usize) = ($crate::cpu::simd::lanes($simd), $len);
         let mut next = 0;
         while next + lanes <= len {
-            let ($at, $part) = (next, None::<usize>);
+            let ($offset, $part) = (next, None::<usize>);
             $body;
             next += lanes;
         }
         if next < len {
-            let ($at, $part) = (next, Some(len - next));
+            let ($offset, $part) = (next, Some(len - next));
             $body;
         }
     }};
@@ -200,19 +200,19 @@ pub(crate) fn lanes<S: Simd>(_: S) -> usize {
 /// Loads a full or partial register (missing lanes are 0).
 ///
 /// # Safety
-/// `part` (or `LANES`) floats from `from + at` on must be readable.
+/// `part` (or `LANES`) floats from `from + offset` on must be readable.
 #[inline(always)]
 pub(crate) unsafe fn load_part<S: Simd>(
     s: S,
     from: *const f32,
-    at: usize,
+    offset: usize,
     part: Option<usize>,
 ) -> S::f32s {
     // SAFETY: the caller guarantees that the `part` (or `LANES`) floats read are valid.
     unsafe {
         match part {
-            None => s.load(from.add(at)),
-            Some(n) => s.partial_load_f32s(std::slice::from_raw_parts(from.add(at), n)),
+            None => s.load(from.add(offset)),
+            Some(n) => s.partial_load_f32s(std::slice::from_raw_parts(from.add(offset), n)),
         }
     }
 }
@@ -220,21 +220,21 @@ pub(crate) unsafe fn load_part<S: Simd>(
 /// Stores a full or partial register.
 ///
 /// # Safety
-/// `part` (or `LANES`) floats from `to + at` on must be writable.
+/// `part` (or `LANES`) floats from `to + offset` on must be writable.
 #[inline(always)]
 pub(crate) unsafe fn store_part<S: Simd>(
     s: S,
     to: *mut f32,
-    at: usize,
+    offset: usize,
     part: Option<usize>,
     value: S::f32s,
 ) {
     // SAFETY: the caller guarantees that the `part` (or `LANES`) floats written are valid.
     unsafe {
         match part {
-            None => s.store(to.add(at), value),
+            None => s.store(to.add(offset), value),
             Some(n) => {
-                s.partial_store_f32s(std::slice::from_raw_parts_mut(to.add(at), n), value);
+                s.partial_store_f32s(std::slice::from_raw_parts_mut(to.add(offset), n), value);
             }
         }
     }

@@ -12,10 +12,10 @@ pub fn sum_of_squares(arrays: &[&[f32]]) -> f64 {
         .flat_map(|array| array.chunks(CHUNK))
         .collect();
     let mut sums = vec![0.0; chunks.len()];
-    let at = Shared::new(&mut sums);
+    let sums_ptr = Shared::new(&mut sums);
     par::for_each(chunks.len(), CHUNK, |i| {
         // SAFETY: `i` is below the number of chunks, and each chunk has its own sum.
-        unsafe { *at.at(i) = chunk(chunks[i]) };
+        unsafe { *sums_ptr.at(i) = chunk(chunks[i]) };
     });
     sums.iter().sum()
 }
@@ -34,16 +34,16 @@ fn body<S: Simd>(s: S, x: &[f32]) -> f64 {
     for block in x.chunks(ACCUMULATORS * DEPTH * S::LANES) {
         let (mut acc, from) = ([s.zero(); ACCUMULATORS], block.as_ptr());
         let unrolled = block.len() - block.len() % (ACCUMULATORS * S::LANES);
-        for at in (0..unrolled).step_by(ACCUMULATORS * S::LANES) {
+        for offset in (0..unrolled).step_by(ACCUMULATORS * S::LANES) {
             for (i, sum) in acc.iter_mut().enumerate() {
-                // SAFETY: `at` leaves room for ACCUMULATORS registers.
-                let x = unsafe { s.load(from.add(at + i * S::LANES)) };
+                // SAFETY: `offset` leaves room for ACCUMULATORS registers.
+                let x = unsafe { s.load(from.add(offset + i * S::LANES)) };
                 *sum = s.fma(x, x, *sum);
             }
         }
-        for_lanes!(s, block.len() - unrolled, |at, part| {
-            // SAFETY: `at` and `part` stay within the rest of the block.
-            let x = unsafe { load_part(s, from, unrolled + at, part) };
+        for_lanes!(s, block.len() - unrolled, |offset, part| {
+            // SAFETY: `offset` and `part` stay within the rest of the block.
+            let x = unsafe { load_part(s, from, unrolled + offset, part) };
             acc[0] = s.fma(x, x, acc[0]);
         });
         let [a, b, c, d] = acc;

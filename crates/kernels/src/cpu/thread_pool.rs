@@ -34,7 +34,7 @@ struct Job {
     next: AtomicUsize,
     /// Number of workers running tasks.
     active: AtomicUsize,
-    /// Set when the call ends, so that late workers find nothing to do.
+    /// Set when the call ends, so that late workers run no tasks.
     closed: AtomicBool,
     /// Payload of a panic in a worker's task.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
@@ -98,7 +98,7 @@ impl Drop for JoinGuard<'_> {
 struct ThreadPool {
     /// Whether a call is in progress.
     busy: AtomicBool,
-    /// Number of the current call and, in the low bits, how many workers it wants: those whose
+    /// Number of the current call and, in the low bits, how many workers it uses: those whose
     /// index is below that number.
     call: AtomicU64,
     job: Mutex<Option<Arc<Job>>>,

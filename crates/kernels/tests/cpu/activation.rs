@@ -129,10 +129,10 @@ fn gated_activations_match_f64() {
             assert_close(&d_up, &each(&|i| value(f, g[i]) * d[i]), 2e-6, "up");
         }
     }
-    let at = [0.3];
+    let input = [0.3];
     check_gradient(
         &mut rng,
-        &at,
+        &input,
         &[derivative(Activation::Silu, 0.3)],
         |x| value(Activation::Silu, x[0]),
         "silu",

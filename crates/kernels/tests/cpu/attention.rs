@@ -122,7 +122,7 @@ impl Case {
             z: view(&z, qs),
             lse: &lse,
         };
-        let grads_at = Grads {
+        let grad_views = Grads {
             q: ViewMut {
                 data: dq,
                 strides: qs,
@@ -136,7 +136,7 @@ impl Case {
                 strides: ks,
             },
         };
-        backward(shape, &options, &saved, view(dz, qs), grads_at);
+        backward(shape, &options, &saved, view(dz, qs), grad_views);
         let [dq, dk, dv] = grads;
         [z, lse, dq, dk, dv].concat()
     }
@@ -232,8 +232,8 @@ fn head_first(x: &[f32], [b, s, h, d]: [usize; 4], gap: usize) -> (Vec<f32>, Str
     let mut out = vec![0.5; b * strides.batch];
     for (i, row) in x.chunks_exact(d).enumerate() {
         let (bi, si, hi) = (i / h / s, i / h % s, i % h);
-        let at = bi * strides.batch + si * strides.seq + hi * strides.head;
-        out[at..at + d].copy_from_slice(row);
+        let start = bi * strides.batch + si * strides.seq + hi * strides.head;
+        out[start..start + d].copy_from_slice(row);
     }
     (out, strides)
 }
@@ -264,8 +264,8 @@ fn output_is_identical_for_any_layout() {
         let token_first = case.run();
         // Only z is compared element by element: it comes first in both.
         let (z, _) = head_first(&token_first[..case.data[0].len()], q_sizes, gap);
-        for (at, want) in z.chunks_exact(s.head_dim + gap).enumerate() {
-            let got = &got[at * (s.head_dim + gap)..][..s.head_dim];
+        for (row, want) in z.chunks_exact(s.head_dim + gap).enumerate() {
+            let got = &got[row * (s.head_dim + gap)..][..s.head_dim];
             assert_eq!(got, &want[..s.head_dim]);
         }
     }

@@ -11,7 +11,7 @@
 #[derive(Clone, Copy)]
 pub struct Rng(pub u64);
 
-pub fn at(key: u64, counter: u64) -> u64 {
+pub fn random_bits(key: u64, counter: u64) -> u64 {
     let mut z = key.wrapping_add((counter + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -20,7 +20,7 @@ pub fn at(key: u64, counter: u64) -> u64 {
 
 /// The dropout factor at a stream position.
 pub fn dropout_factor(key: u64, rate: f64, position: u64) -> f64 {
-    let bits = at(key, position / 2) >> (32 * (position % 2)) & 0xFFFF_FFFF;
+    let bits = random_bits(key, position / 2) >> (32 * (position % 2)) & 0xFFFF_FFFF;
     if bits < (rate * 4_294_967_296.0) as u64 {
         0.0
     } else {
@@ -31,7 +31,7 @@ pub fn dropout_factor(key: u64, rate: f64, position: u64) -> f64 {
 impl Rng {
     pub fn next(&mut self) -> u64 {
         self.0 += 1;
-        at(0x1234_5678, self.0)
+        random_bits(0x1234_5678, self.0)
     }
 
     pub fn below(&mut self, n: usize) -> usize {

@@ -89,10 +89,11 @@ impl Case {
             let slope = f64::from(self.alibi.get(head).copied().unwrap_or(0.0));
             let scores: Vec<f64> = (first..length)
                 .map(|token| {
-                    let at = (cache + token) * self.dim;
+                    let start = (cache + token) * self.dim;
                     let dot: f64 = (0..self.dim)
                         .map(|d| {
-                            f64::from(self.q[index * self.dim + d]) * f64::from(self.keys[at + d])
+                            f64::from(self.q[index * self.dim + d])
+                                * f64::from(self.keys[start + d])
                         })
                         .sum();
                     let score = capped(dot * f64::from(0.2_f32), self.soft_cap);
@@ -102,11 +103,11 @@ impl Case {
             let max_score = scores.iter().copied().fold(f64::MIN, f64::max);
             let sum: f64 = scores.iter().map(|s| (s - max_score).exp()).sum();
             for (i, score) in scores.iter().enumerate() {
-                let at = (cache + first + i) * self.dim;
+                let start = (cache + first + i) * self.dim;
                 let p = (score - max_score).exp() / sum;
                 z.iter_mut()
                     .enumerate()
-                    .for_each(|(d, z)| *z += p * f64::from(self.values[at + d]));
+                    .for_each(|(d, z)| *z += p * f64::from(self.values[start + d]));
             }
         }
         z

@@ -71,11 +71,11 @@ fn rotary_matches_f64_in_both_layouts() {
             for b in 0..batch {
                 for i in 0..seq {
                     for h in 0..heads {
-                        let at = b * strides.batch + i * strides.seq + h * strides.head;
+                        let start = b * strides.batch + i * strides.seq + h * strides.head;
                         let position = position_offsets.get(b).copied().unwrap_or(0) + i;
                         let [c, s] = [&cos, &sin].map(|t| to_f64(&t[position * dim..][..dim]));
-                        let want = rotated(direction, &to_f64(&x[at..at + dim]), &c, &s);
-                        assert_close(&got[at..at + dim], &want, 1e-6, "rotary");
+                        let want = rotated(direction, &to_f64(&x[start..start + dim]), &c, &s);
+                        assert_close(&got[start..start + dim], &want, 1e-6, "rotary");
                     }
                 }
             }
@@ -99,9 +99,9 @@ fn gather_and_scatter_match_scalar_loops() {
         gather(&table, width, &ids, &mut out);
         let mut want = table.clone();
         for (i, id) in ids.iter().enumerate() {
-            let at = *id as usize * width;
-            assert_eq!(out[i * width..][..width], table[at..][..width]);
-            (0..width).for_each(|c| want[at + c] += grad[i * width + c]);
+            let start = *id as usize * width;
+            assert_eq!(out[i * width..][..width], table[start..][..width]);
+            (0..width).for_each(|c| want[start + c] += grad[i * width + c]);
         }
         let got = assert_same_for_any_threads(|| {
             let mut sum = table.clone();

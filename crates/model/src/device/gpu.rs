@@ -1,6 +1,6 @@
 //! GPU devices, which depend on the build and on the machine.
 
-#![allow(dead_code, clippy::unnecessary_wraps)] // What is used depends on the features.
+#![allow(dead_code, clippy::unnecessary_wraps)] // Usage depends on the features.
 
 use super::{Adapter, Device, DeviceInfo, DeviceName, GraphicsApi, ModelError, self_test};
 
@@ -66,7 +66,7 @@ pub(super) fn open_cuda(name: &DeviceName, index: usize) -> Result<Device, Model
         let found = super::catch_panic(|| Device::enumerate(DeviceType::Cuda).len()).unwrap_or(0);
         if index >= found {
             return Err(name.error(
-                format!("{found} CUDA devices found"),
+                format!("CUDA devices found: {found}"),
                 "install NVIDIA's driver and the CUDA runtime, or use --device flex",
             ));
         }
@@ -86,7 +86,7 @@ pub(super) fn open_rocm(name: &DeviceName, index: usize) -> Result<Device, Model
         let found = super::catch_panic(|| Device::enumerate(DeviceType::Rocm).len()).unwrap_or(0);
         if index >= found {
             return Err(name.error(
-                format!("{found} ROCm devices found"),
+                format!("ROCm devices found: {found}"),
                 "install AMD's ROCm, or use --device flex",
             ));
         }

@@ -101,7 +101,7 @@ impl RotaryConfig {
             {
                 return Err(ModelError::config(
                     key,
-                    format!("{base} is not positive"),
+                    format!("{base} is not a positive, finite number"),
                     "the usual value is 10000.0",
                 ));
             }
@@ -148,11 +148,12 @@ impl RotaryConfig {
         Err(ModelError::config(
             "rotary.scaling",
             format!("{:?} is not a valid scaling", self.scaling),
-            "use positive factors, with high_freq_factor above low_freq_factor",
+            "use positive factors, high_freq_factor above low_freq_factor and beta_fast above \
+             beta_slow; yarn excludes width and local_base",
         ))
     }
 
-    /// The rotation per token of each pair of elements, in radians. There are `width / 2` pairs, or
+    /// The rotation of each pair of elements per token, in radians. There are `width / 2` pairs, or
     /// `head_dim / 2` without a width.
     pub fn frequencies(&self, head_dim: usize) -> Vec<f64> {
         let head_dim = self.width.unwrap_or(head_dim);

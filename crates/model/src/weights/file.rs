@@ -10,9 +10,9 @@ use safetensors::tensor::{Dtype, SafeTensors};
 use crate::ModelError;
 
 /// Maximum header size in bytes. The header of GPT-2 XL takes 60 kB.
-const HEADER_LIMIT: u64 = 16 << 20;
+const MAX_HEADER_BYTES: u64 = 16 << 20;
 
-/// Number of bytes of a tensor mapped at once, so that the part already read can leave memory.
+/// Number of bytes of a tensor mapped at once; parts already read can be paged out.
 const MAP_CHUNK: usize = 8 << 20;
 
 /// Shape and values of tensors by name.
@@ -56,21 +56,21 @@ impl TensorFile {
             .take(8)
             .rev()
             .fold(0_u64, |n, b| n << 8 | u64::from(*b));
-        if header > HEADER_LIMIT {
+        if header > MAX_HEADER_BYTES {
             let problem = format!(
-                "not a safetensors file: its header would have {header} bytes (limit: \
-                 {HEADER_LIMIT})"
+                "not a safetensors file: its first 8 bytes give a header of {header} bytes (limit: \
+                 {MAX_HEADER_BYTES})"
             );
             return Err(format(path, problem));
         }
         let (header, metadata) =
             SafeTensors::read_metadata(&map).map_err(|e| format(path, e.to_string()))?;
         let entry = |info: &safetensors::tensor::TensorInfo| {
-            let (begin, end) = info.data_offsets;
+            let (start, end) = info.data_offsets;
             Entry {
                 shape: info.shape.clone(),
                 dtype: info.dtype,
-                byte_range: begin + 8 + header..end + 8 + header,
+                byte_range: start + 8 + header..end + 8 + header,
             }
         };
         let tensors = metadata.tensors().into_iter();
@@ -133,16 +133,16 @@ impl TensorFile {
         let Some(entry) = entry else {
             return Err(format(
                 &self.path,
-                format!("float tensor `{name}` is missing"),
+                format!("tensor `{name}` is missing or does not have a float type"),
             ));
         };
         let mut values = Vec::with_capacity(entry.shape.iter().product());
-        let mut begin = entry.byte_range.start;
-        while begin < entry.byte_range.end {
-            let end = entry.byte_range.end.min(begin + MAP_CHUNK);
-            let bytes = map(&self.file, begin..end).map_err(|e| io(&self.path, e))?;
+        let mut start = entry.byte_range.start;
+        while start < entry.byte_range.end {
+            let end = entry.byte_range.end.min(start + MAP_CHUNK);
+            let bytes = map(&self.file, start..end).map_err(|e| io(&self.path, e))?;
             decode(entry.dtype, &bytes, &mut values);
-            begin = end;
+            start = end;
         }
         Ok(values)
     }
@@ -163,7 +163,7 @@ pub fn load_tensors(path: &Path) -> Result<NamedTensors, ModelError> {
 #[allow(unsafe_code)]
 fn map(file: &File, byte_range: Range<usize>) -> std::io::Result<memmap2::Mmap> {
     // SAFETY: every access is bounds-checked, and values are copied before use. If another process
-    // truncates the file meanwhile, a signal ends this process; memory is not corrupted.
+    // truncates the file meanwhile, SIGBUS ends this process; memory is not corrupted.
     unsafe {
         memmap2::MmapOptions::new()
             .offset(byte_range.start as u64)

@@ -206,7 +206,9 @@ pub(crate) fn compare_with(
             )),
             Some(_) if dtype.is_none() => problems.extend(file.check_float(name)),
             Some(_) if file.dtype(name) != *dtype => {
-                problems.push(format!("  `{name}` has type {:?}", file.dtype(name)));
+                let [found, expected] = [file.dtype(name), *dtype]
+                    .map(|dtype| dtype.map_or_else(String::new, |dtype| format!("{dtype:?}")));
+                problems.push(format!("  `{name}` has type {found} instead of {expected}"));
             }
             Some(_) => {}
         }
@@ -241,7 +243,7 @@ impl ModuleMapper for ParamLoader<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let name = self.path.join(".");
         if self.file.shape(&name).is_none() {
-            return param; // A quantized matrix: `compare` found all others.
+            return param; // A quantized matrix; `compare` checked that all others are present.
         }
         let values = match self.file.values(&name) {
             Ok(values) => values,

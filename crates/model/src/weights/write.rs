@@ -57,7 +57,8 @@ pub fn save_tensors(tensors: &NamedTensors, path: &Path) -> Result<(), ModelErro
     write_atomically(path, &file)
 }
 
-/// The metadata that other programs expect. A single entry, because a hash map is unordered.
+/// The metadata that other programs expect. It has a single entry, because the order of a hash map is
+/// not deterministic.
 #[allow(clippy::unnecessary_wraps)] // The type that safetensors expects.
 pub(crate) fn metadata() -> Option<HashMap<String, String>> {
     Some(HashMap::from([("format".to_string(), "pt".to_string())]))
@@ -122,7 +123,7 @@ pub fn write_tensors<E: From<ModelError>>(
 ) -> Result<(), E> {
     let failed = RefCell::new(None);
     let produce = |name: &str, len: usize| {
-        let placeholder = || vec![0; len * float.size()]; // The file is dropped below.
+        let placeholder = || vec![0; len * float.size()]; // The file is discarded below.
         if failed.borrow().is_some() {
             return placeholder();
         }

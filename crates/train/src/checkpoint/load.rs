@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use nextword_model::{ModelConfig, ModelDir, Transformer, weights};
 use serde::Deserialize;
 
-use super::{FORMAT, MANIFEST, Manifest, OPTIMIZER, STATE, State, hex_sha256, step_of};
+use super::{FORMAT, MANIFEST, Manifest, OPTIMIZER, STATE, State, hex_sha256, parse_step};
 use crate::{Optimizer, OptimizerConfig, TrainError};
 
 /// A checkpoint whose files match its manifest.
@@ -51,7 +51,7 @@ pub fn newest(folder: &Path) -> Result<(Option<Checkpoint>, Vec<DamagedCheckpoin
     let mut steps: Vec<(u64, PathBuf)> = Vec::new();
     for entry in fs::read_dir(folder).map_err(TrainError::io(folder, "read"))? {
         let entry = entry.map_err(TrainError::io(folder, "read"))?;
-        if let Some(step) = entry.file_name().to_str().and_then(step_of) {
+        if let Some(step) = entry.file_name().to_str().and_then(parse_step) {
             steps.push((step, entry.path()));
         }
     }
@@ -92,9 +92,7 @@ impl Checkpoint {
             return Err(TrainError::run(path, problem));
         }
         if format < FORMAT {
-            return Err(damaged(format!(
-                "{MANIFEST}: format {format} does not exist"
-            )));
+            return Err(damaged(format!("{MANIFEST}: unknown format {format}")));
         }
         let manifest: Manifest = serde_json::from_slice(&manifest).map_err(invalid)?;
         for entry in &manifest.files {
@@ -107,7 +105,7 @@ impl Checkpoint {
                 )));
             }
             if hex_sha256(&bytes) != entry.sha256 {
-                let problem = format!("{} is damaged: its sha256 differs", entry.name);
+                let problem = format!("{} does not match its SHA-256 in the manifest", entry.name);
                 return Err(damaged(problem));
             }
         }
@@ -119,10 +117,10 @@ impl Checkpoint {
             "tokenizer.json",
         ] {
             if !manifest.files.iter().any(|entry| entry.name == name) {
-                return Err(damaged(format!("{name} is not in its manifest")));
+                return Err(damaged(format!("{name} is missing from the manifest")));
             }
         }
-        // Its hash is right, so this file is not damaged if it cannot be parsed.
+        // The hash matches, so a parse error is not damage.
         let state = serde_json::from_slice(&read(path, STATE)?)
             .map_err(|e| TrainError::run(path.join(STATE), format!("invalid: {e}")))?;
         Ok(Self {
@@ -154,21 +152,21 @@ impl Checkpoint {
     }
 }
 
-/// The part of a manifest that all formats have.
+/// The part of a manifest that all formats share.
 #[derive(Deserialize)]
 struct Header {
     format: u32,
 }
 
-/// Reads a file of the checkpoint. A missing file is damage, other failures to read one are not. The
-/// name must not lead out of the folder.
+/// Reads a file of the checkpoint. A missing file counts as damage, other I/O errors do not. The name
+/// must not lead out of the folder.
 fn read(folder: &Path, name: &str) -> Result<Vec<u8>, TrainError> {
     let damaged = |problem| TrainError::Damaged {
         path: folder.to_path_buf(),
         problem,
     };
     if name.contains(['/', '\\']) || name == ".." {
-        let problem = format!("its manifest names `{}`", name.escape_debug());
+        let problem = format!("{MANIFEST}: invalid file name `{}`", name.escape_debug());
         return Err(damaged(problem));
     }
     let path = folder.join(name);
@@ -222,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn an_io_error_is_not_damage() {
+    fn io_error_does_not_count_as_damage() {
         let folder = tempfile::tempdir().unwrap();
         checkpoint(folder.path(), 1);
         let path = checkpoint(folder.path(), 2);
@@ -240,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_format_is_an_error_and_not_damage() {
+    fn newer_format_is_an_error_but_not_damage() {
         let folder = tempfile::tempdir().unwrap();
         checkpoint(folder.path(), 1);
         let path = checkpoint(folder.path(), 2);
@@ -256,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_do_not_match_the_manifest_are_damage() {
+    fn files_not_matching_the_manifest_count_as_damage() {
         let folder = tempfile::tempdir().unwrap();
         checkpoint(folder.path(), 1);
         let path = checkpoint(folder.path(), 2);

@@ -32,7 +32,7 @@ const TEMP_PREFIX: &str = ".tmp-";
 pub struct State {
     /// Format version.
     pub format: u32,
-    /// Updates made.
+    /// Number of optimizer updates made.
     pub step: u64,
     /// Tokens trained on.
     pub tokens: u64,
@@ -44,8 +44,8 @@ pub struct State {
     /// hash of the whole configuration instead.
     #[serde(rename = "identity")]
     pub fingerprint: String,
-    /// Those settings that are not at their defaults, to name what has changed; `None` in checkpoints
-    /// of version 0.1.
+    /// Those settings that differ from their defaults, to name the changes; `None` in checkpoints of
+    /// version 0.1.
     #[serde(default)]
     pub settings: Option<BTreeMap<String, Value>>,
     /// Length of `metrics.jsonl` in bytes. Lines after that belong to steps that will be repeated.
@@ -81,7 +81,7 @@ fn folder_name(step: u64) -> String {
 }
 
 /// Parses the step from the folder name of a checkpoint.
-fn step_of(name: &str) -> Option<u64> {
+fn parse_step(name: &str) -> Option<u64> {
     name.strip_prefix("step-")?.parse().ok()
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::{DamagedCheckpoint, MANIFEST, TEMP_PREFIX, step_of};
+use super::{DamagedCheckpoint, MANIFEST, TEMP_PREFIX, parse_step};
 use crate::{CheckpointConfig, TrainError};
 
 /// Removes old checkpoints: all except the newest `keep_last` and those whose step is a multiple of
@@ -16,7 +16,7 @@ pub fn prune(folder: &Path, config: &CheckpointConfig) -> Result<(), TrainError>
     let mut steps: Vec<_> = entries
         .filter_map(Result::ok)
         .filter(|entry| entry.path().join(MANIFEST).exists())
-        .filter_map(|entry| Some((step_of(entry.file_name().to_str()?)?, entry.path())))
+        .filter_map(|entry| Some((parse_step(entry.file_name().to_str()?)?, entry.path())))
         .collect();
     steps.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
     for (step, path) in steps.into_iter().skip(config.keep_last) {
@@ -36,7 +36,7 @@ pub fn prune(folder: &Path, config: &CheckpointConfig) -> Result<(), TrainError>
 }
 
 /// Renames damaged checkpoints to `damaged-step-N`, so that they neither count among the newest nor
-/// block new ones. Removes nothing.
+/// block new ones. Deletes nothing.
 ///
 /// # Errors
 /// [`TrainError::Io`] if a folder cannot be renamed.

@@ -97,7 +97,7 @@ fn publish(temp: &Path, target: &Path) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// Syncs the entries of a folder to disk. Windows neither has nor needs such a call.
+/// Syncs the entries of a folder to disk. Windows has no such call and needs none.
 fn sync_folder(path: &Path) -> Result<(), TrainError> {
     if cfg!(unix) {
         File::open(path)

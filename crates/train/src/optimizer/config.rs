@@ -62,7 +62,7 @@ impl OptimizerConfig {
             ("optimizer.momentum", self.momentum),
         ] {
             if !(0.0..1.0).contains(&value) {
-                let problem = format!("{value} is not a decay rate");
+                let problem = format!("{value} is not a valid decay rate");
                 let hint = "use a value of at least 0.0 and less than 1.0";
                 return Err(TrainError::config(key, problem, hint));
             }

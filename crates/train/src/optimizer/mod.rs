@@ -40,7 +40,7 @@ impl Optimizer {
     /// Number of state values per parameter.
     pub fn state_per_parameter(config: &OptimizerConfig) -> usize {
         match config.kind {
-            // With Muon, matrices of blocks have one and the rest have two, as with AdamW.
+            // Muon has one for the matrices of blocks and two, as AdamW, for all other parameters.
             OptimizerKind::Adamw | OptimizerKind::Muon => 2,
             OptimizerKind::Sgd => usize::from(config.momentum > 0.0),
         }
@@ -223,10 +223,10 @@ impl ModuleMapper for Updater<'_> {
             let shape = tensor.dims();
             let len = shape.iter().product::<usize>();
             let flat = tensor.inner().reshape([len]);
-            let new = self
+            let updated = self
                 .optimizer
                 .step(&path, &shape, flat, gradient, self.params);
-            Tensor::from_inner(new.reshape(shape)).require_grad()
+            Tensor::from_inner(updated.reshape(shape)).require_grad()
         })
     }
 }

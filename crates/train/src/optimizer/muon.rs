@@ -5,8 +5,8 @@ use burn::tensor::Tensor;
 /// Approximates the orthogonal matrix nearest to `direction`, `[d_in, d_out]`, scaled by
 /// `sqrt(max(1, d_out / d_in))`.
 ///
-/// Makes five Newton-Schulz iterations with the quintic of Jordan et al. (2024, "Muon"). The singular
-/// values end up between about 0.7 and 1.2, which is close enough.
+/// Runs five Newton-Schulz iterations with the quintic of Jordan et al. (2024, "Muon"). The singular
+/// values end up between about 0.7 and 1.2, which is sufficient.
 pub(crate) fn orthogonalize(direction: Tensor<2>) -> Tensor<2> {
     let [d_in, d_out] = direction.dims();
     let wide = d_in <= d_out;

@@ -24,7 +24,7 @@ use crate::report::{
 use crate::step::read_scalars;
 use crate::{Optimizer, RunSetup, TrainError, forward_backward};
 
-/// Number of steps whose batches are prepared ahead.
+/// Number of steps whose batches are prefetched.
 const PREFETCH_STEPS: usize = 2;
 
 /// Number of consecutive failed saves after which the run stops.
@@ -69,8 +69,8 @@ pub struct Trainer {
 
 /// Time and throughput of this process.
 struct Timing {
-    begin: Instant,
-    begin_step: u64,
+    start: Instant,
+    start_step: u64,
     elapsed_before: f64,
     /// Seconds and tokens of the updates since the last line of metrics.
     seconds: f64,
@@ -119,8 +119,8 @@ impl Trainer {
             model: Some(model.train().with_precision(precision)?),
             optimizer,
             timing: Timing {
-                begin: Instant::now(),
-                begin_step: state.step,
+                start: Instant::now(),
+                start_step: state.step,
                 elapsed_before: state.elapsed,
                 seconds: 0.0,
                 tokens: 0,
@@ -169,7 +169,7 @@ impl Trainer {
             let batches = stream.by_ref().take(micro_batches);
             let batches = batches.collect::<Result<Vec<_>, _>>()?;
             if batches.len() != micro_batches {
-                let problem = "the data loader ended before the run did; please report this bug";
+                let problem = "internal error: the data loader ended before the run; hint: please report this bug";
                 return Err(TrainError::run(self.folder.path(), problem));
             }
             self.update(&batches, reporter)?;
@@ -216,7 +216,7 @@ impl Trainer {
         batches: &[TokenBatch],
         reporter: &mut dyn Reporter,
     ) -> Result<(), TrainError> {
-        let begin = Instant::now();
+        let start = Instant::now();
         let config = &self.setup.config;
         let (step, seed) = (self.state.step, config.seed);
         let schedule = config.schedule;
@@ -245,7 +245,7 @@ impl Trainer {
         self.norms
             .drain(..self.norms.len().saturating_sub(NORM_HISTORY));
         self.timing.tokens += tokens as u64;
-        self.timing.seconds += begin.elapsed().as_secs_f64();
+        self.timing.seconds += start.elapsed().as_secs_f64();
         self.report_step(loss, lr, grad_norm, reporter)
     }
 
@@ -260,8 +260,8 @@ impl Trainer {
         let step = self.state.step;
         let logged = step.is_multiple_of(train.log_every) || step == train.steps || step == 1;
         let tokens_per_second = self.timing.tokens as f64 / self.timing.seconds.max(1e-9);
-        let steps_done = (step - self.timing.begin_step).max(1);
-        let per_step = self.timing.begin.elapsed().as_secs_f64() / steps_done as f64;
+        let steps_done = (step - self.timing.start_step).max(1);
+        let seconds_per_step = self.timing.start.elapsed().as_secs_f64() / steps_done as f64;
         let report = StepReport {
             step,
             steps: train.steps,
@@ -269,7 +269,7 @@ impl Trainer {
             learning_rate: lr,
             grad_norm,
             tokens_per_second,
-            eta: per_step * train.steps.saturating_sub(step) as f64,
+            eta: seconds_per_step * train.steps.saturating_sub(step) as f64,
         };
         reporter.stepped(&report, logged);
         if logged {
@@ -299,11 +299,11 @@ impl Trainer {
     fn validate(&mut self, at_end: bool, reporter: &mut dyn Reporter) -> Result<(), TrainError> {
         let config = self.setup.config.validation;
         let step = self.state.step;
-        let due = config.every > 0 && step.is_multiple_of(config.every) || at_end;
-        let Some(windows) = self.setup.validation.as_ref().filter(|_| due) else {
+        let is_due = config.every > 0 && step.is_multiple_of(config.every) || at_end;
+        let Some(windows) = self.setup.validation.as_ref().filter(|_| is_due) else {
             return Ok(());
         };
-        let begin = Instant::now();
+        let start = Instant::now();
         let model = self.inference_model();
         let evaluation = nextword_eval::evaluate(&model, windows, config.batch_size)?;
         let loss = evaluation.nats_per_token;
@@ -326,7 +326,7 @@ impl Trainer {
             loss,
             best,
             tokens: evaluation.tokens as usize,
-            seconds: begin.elapsed().as_secs_f64(),
+            seconds: start.elapsed().as_secs_f64(),
         });
         if !improved {
             self.state.since_best += 1;
@@ -352,8 +352,8 @@ impl Trainer {
     fn sample(&mut self, at_end: bool, reporter: &mut dyn Reporter, hooks: &mut dyn Hooks) {
         let config = &self.setup.config.samples;
         let step = self.state.step;
-        let due = config.every > 0 && (step.is_multiple_of(config.every) || at_end);
-        if !due {
+        let is_due = config.every > 0 && (step.is_multiple_of(config.every) || at_end);
+        if !is_due {
             return;
         }
         let model = self.inference_model();
@@ -411,7 +411,7 @@ impl Trainer {
         Ok(())
     }
 
-    /// Turns a failed write into a warning, unless writes keep failing.
+    /// Reports a failed write as a warning, unless writes keep failing.
     fn tolerate_save_error(
         &mut self,
         saved: Result<(), TrainError>,
@@ -467,7 +467,7 @@ impl Trainer {
 
     fn card(&self) -> ModelCard {
         let config = &self.setup.config;
-        let tokens = self.setup.dataset.tokenizer.vocab_size();
+        let vocab_size = self.setup.dataset.tokenizer.vocab_size();
         ModelCard {
             name: config.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_string(),
@@ -479,12 +479,12 @@ impl Trainer {
             train_loss: self.state.loss,
             validation_loss: self.state.validation,
             prompt_template: config.samples.prompt_template.clone(),
-            unused_ids: config.model.vocab_size - tokens,
+            unused_ids: config.model.vocab_size - vocab_size,
             ..ModelCard::default()
         }
     }
 
     fn elapsed(&self) -> f64 {
-        self.timing.elapsed_before + self.timing.begin.elapsed().as_secs_f64()
+        self.timing.elapsed_before + self.timing.start.elapsed().as_secs_f64()
     }
 }

@@ -23,8 +23,8 @@ impl Trainer {
             0 => config.validation.every,
             every => every,
         };
-        let due = step == 0 || at_end || every > 0 && step.is_multiple_of(every);
-        if config.probes.sentences.is_empty() || !due {
+        let is_due = step == 0 || at_end || every > 0 && step.is_multiple_of(every);
+        if config.probes.sentences.is_empty() || !is_due {
             return;
         }
         let model = self.model().valid();

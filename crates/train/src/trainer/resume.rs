@@ -4,7 +4,7 @@ use nextword_model::ModelDir;
 
 use super::Trainer;
 use crate::checkpoint::{self, DamagedCheckpoint, State};
-use crate::fingerprint::{differences, fingerprint, fingerprint_of_0_1, settings};
+use crate::fingerprint::{differences, fingerprint, settings, v0_1_fingerprint};
 use crate::folder::RunFolder;
 use crate::{RunSetup, TrainError};
 
@@ -35,7 +35,7 @@ impl Trainer {
         check_unchanged(&setup, &found.state, &folder)?;
         checkpoint::quarantine(&damaged)?;
         let config = &setup.config;
-        // A checkpoint of version 0.1 is saved in the current form from here on.
+        // From here on, a run of version 0.1 is saved in the current form.
         found.state.fingerprint = fingerprint(config);
         found.state.settings = Some(settings(config));
         let model = found.model(&config.model, &setup.device)?;
@@ -61,7 +61,7 @@ fn no_valid_checkpoint(folder: &RunFolder, damaged: &[DamagedCheckpoint]) -> Tra
     }
 }
 
-/// Checks that data and configuration are those of the checkpoint.
+/// Checks that data and configuration match those of the checkpoint.
 fn check_unchanged(setup: &RunSetup, state: &State, folder: &RunFolder) -> Result<(), TrainError> {
     let config = &setup.config;
     if state.data != setup.data_fingerprint() {
@@ -70,14 +70,14 @@ fn check_unchanged(setup: &RunSetup, state: &State, folder: &RunFolder) -> Resul
         return Err(TrainError::run(folder.path(), problem));
     }
     if state.fingerprint != fingerprint(config)
-        && Some(&state.fingerprint) != fingerprint_of_0_1(config).as_ref()
+        && Some(&state.fingerprint) != v0_1_fingerprint(config).as_ref()
     {
         let changed = match &state.settings {
             Some(earlier) => {
                 let keys = differences(earlier, config).join(", ");
                 format!("settings have changed since the run started ({keys})")
             }
-            // Version 0.1 stored the hash alone.
+            // Version 0.1 stored only the hash.
             None => "the seed, data order, model, optimizer, schedule or batch size has changed since the \
                      run started"
                 .to_string(),

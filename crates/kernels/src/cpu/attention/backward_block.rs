@@ -129,11 +129,11 @@ fn body<S: Simd>(s: S, block: &Block, views: GradViews, lse: &[f32], scratch: &m
         unsafe { add_grads(s, block, &views, &mask, &tile, dq) };
     }
     for i in 0..n {
-        for_lanes!(s, dim, |at, part| {
+        for_lanes!(s, dim, |offset, part| {
             // SAFETY: dq has a row for each query of the block, in scratch and in the output.
             unsafe {
-                let row = load_part(s, dq.ptr.add(i * dq.stride), at, part);
-                store_part(s, views.dq.ptr.add(i * views.dq.stride), at, part, row);
+                let row = load_part(s, dq.ptr.add(i * dq.stride), offset, part);
+                store_part(s, views.dq.ptr.add(i * views.dq.stride), offset, part, row);
             }
         });
     }
@@ -233,10 +233,14 @@ unsafe fn add_grads<S: Simd>(
 #[inline(always)]
 pub(super) unsafe fn dot<S: Simd>(s: S, a: *const f32, b: *const f32, len: usize) -> f32 {
     let mut sum = s.zero();
-    for_lanes!(s, len, |at, part| {
+    for_lanes!(s, len, |offset, part| {
         // SAFETY: the caller guarantees that `len` floats are readable at `a` and `b`.
         unsafe {
-            sum = s.fma(load_part(s, a, at, part), load_part(s, b, at, part), sum);
+            sum = s.fma(
+                load_part(s, a, offset, part),
+                load_part(s, b, offset, part),
+                sum,
+            );
         }
     });
     s.reduce_sum_f32s(sum)

@@ -69,7 +69,7 @@ pub fn decode(
     assert!(options.alibi.is_empty() || options.alibi.len() == cache.n_kv_heads * group);
     let z = Shared::new(z);
     let max_len = lengths.iter().copied().max().unwrap_or(0);
-    // Each key costs its products plus a horizontal sum, which takes as long as many products.
+    // The cost of a key is its products plus a horizontal sum, which takes as long as many products.
     par::for_each(tasks, max_len * (task_len + 128 * group), |index| {
         let (row, kv_head) = (index / cache.n_kv_heads, index % cache.n_kv_heads);
         let head = (slots[row] * cache.n_kv_heads + kv_head) * cache.capacity;
@@ -154,12 +154,12 @@ fn body<S: Simd>(s: S, task: &DecodeTask<'_>, scores: &mut [f32], z: &mut [f32])
 /// Soft-caps the scores to (-cap, cap).
 #[inline(always)]
 fn soft_cap<S: Simd>(s: S, scores: &mut [f32], cap: f32) {
-    let at = scores.as_mut_ptr();
+    let ptr = scores.as_mut_ptr();
     for_lanes!(s, scores.len(), |i, part| {
         // SAFETY: `i` and `part` stay within the scores.
         unsafe {
-            let score = math::soft_cap(s, load_part(s, at, i, part), cap);
-            store_part(s, at, i, part, score);
+            let score = math::soft_cap(s, load_part(s, ptr, i, part), cap);
+            store_part(s, ptr, i, part, score);
         }
     });
 }
@@ -168,18 +168,18 @@ fn soft_cap<S: Simd>(s: S, scores: &mut [f32], cap: f32) {
 #[inline(always)]
 fn softmax_in_place<S: Simd>(s: S, scores: &mut [f32]) {
     let max_score = scores.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
-    let at = scores.as_mut_ptr();
+    let ptr = scores.as_mut_ptr();
     let mut sum = s.zero();
     for_lanes!(s, scores.len(), |i, part| {
         // SAFETY: `i` and `part` stay within the scores.
         unsafe {
             let p = exp2(
                 s,
-                s.sub_f32s(load_part(s, at, i, part), s.splat_f32s(max_score)),
+                s.sub_f32s(load_part(s, ptr, i, part), s.splat_f32s(max_score)),
             );
-            store_part(s, at, i, part, p);
+            store_part(s, ptr, i, part, p);
             // Loaded again because the lanes beyond a partial register are then 0.
-            sum = s.add_f32s(sum, load_part(s, at, i, part));
+            sum = s.add_f32s(sum, load_part(s, ptr, i, part));
         }
     });
     let inverse = 1.0 / s.reduce_sum_f32s(sum);
@@ -192,15 +192,15 @@ fn softmax_in_place<S: Simd>(s: S, scores: &mut [f32]) {
 #[inline(always)]
 fn add_values<S: Simd>(s: S, p: &[f32], values: &[f32], z: &mut [f32]) {
     let dim = z.len();
-    for_lanes!(s, dim, |at, part| {
-        // SAFETY: `at` and `part` stay within a row of `dim` elements.
+    for_lanes!(s, dim, |offset, part| {
+        // SAFETY: `offset` and `part` stay within a row of `dim` elements.
         unsafe {
-            let mut sum = load_part(s, z.as_ptr(), at, part);
+            let mut sum = load_part(s, z.as_ptr(), offset, part);
             for (token, p) in p.iter().enumerate() {
-                let value = load_part(s, values.as_ptr().add(token * dim), at, part);
+                let value = load_part(s, values.as_ptr().add(token * dim), offset, part);
                 sum = s.fma(s.splat_f32s(*p), value, sum);
             }
-            store_part(s, z.as_mut_ptr(), at, part, sum);
+            store_part(s, z.as_mut_ptr(), offset, part, sum);
         }
     });
 }

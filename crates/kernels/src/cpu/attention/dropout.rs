@@ -73,15 +73,15 @@ impl DropoutTile {
             .key
             .wrapping_add((position / 2 + 1).wrapping_mul(GOLDEN));
         // Sixteen at a time: a constant trip count lets the compiler vectorize the loop.
-        for at in (first..QUERIES).step_by(16) {
+        for query in (first..QUERIES).step_by(16) {
             let mut bits = [0; 16];
             for (i, bits) in bits.iter_mut().enumerate() {
-                *bits = mix(start.wrapping_add(((at + i) as u64).wrapping_mul(step)));
+                *bits = mix(start.wrapping_add(((query + i) as u64).wrapping_mul(step)));
             }
-            for (low, bits) in low[at..at + 16].iter_mut().zip(bits) {
+            for (low, bits) in low[query..query + 16].iter_mut().zip(bits) {
                 *low = self.factor_for(bits as u32);
             }
-            for (high, bits) in high[at..at + 16].iter_mut().zip(bits) {
+            for (high, bits) in high[query..query + 16].iter_mut().zip(bits) {
                 *high = self.factor_for((bits >> 32) as u32);
             }
         }
@@ -90,9 +90,9 @@ impl DropoutTile {
     /// Fills one key, for the queries from `first` on.
     #[inline(always)]
     fn fill_key(&self, position: u64, first: usize, out: &mut [f32]) {
-        for at in (first..QUERIES).step_by(16) {
-            for (i, out) in out[at..at + 16].iter_mut().enumerate() {
-                let position = position + (at + i) as u64 * self.seq_k;
+        for query in (first..QUERIES).step_by(16) {
+            for (i, out) in out[query..query + 16].iter_mut().enumerate() {
+                let position = position + (query + i) as u64 * self.seq_k;
                 let draw = mix(self
                     .key
                     .wrapping_add((position / 2 + 1).wrapping_mul(GOLDEN)));

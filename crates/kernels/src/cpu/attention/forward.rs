@@ -219,8 +219,8 @@ unsafe fn rescale_rows<S: Simd>(
         unsafe {
             let row = sums.ptr.add(i * sums.stride);
             for d in (0..width).step_by(S::LANES) {
-                let at = row.add(d);
-                s.store(at, s.mul_f32s(s.load(at), s.splat_f32s(*factor)));
+                let ptr = row.add(d);
+                s.store(ptr, s.mul_f32s(s.load(ptr), s.splat_f32s(*factor)));
             }
         }
     }
@@ -243,13 +243,13 @@ unsafe fn normalize_and_store<S: Simd>(
         let (row_max, sum) = (running.row_max[i], running.sum[i]);
         let inverse = if sum == 0.0 { 0.0 } else { 1.0 / sum };
         *lse = (row_max + sum.log2()) * LN_2;
-        for_lanes!(s, block.head_dim, |at, part| {
+        for_lanes!(s, block.head_dim, |offset, part| {
             // SAFETY: the caller guarantees that `sums` and `z` have a row of `head_dim` floats for
             // each query.
             unsafe {
-                let sum = load_part(s, sums.ptr.add(i * sums.stride), at, part);
+                let sum = load_part(s, sums.ptr.add(i * sums.stride), offset, part);
                 let y = s.mul_f32s(sum, s.splat_f32s(inverse));
-                store_part(s, z.ptr.add(i * z.stride), at, part, y);
+                store_part(s, z.ptr.add(i * z.stride), offset, part, y);
             }
         });
     }

@@ -57,8 +57,8 @@ pub struct Options<'a> {
     pub scale: f32,
     /// Soft cap of the scaled scores: maps them to (-c, c) by `c * tanh(score / c)`.
     pub soft_cap: Option<f32>,
-    /// For each sequence the position of its first query among the keys (empty: 0): query i attends
-    /// to keys up to position `offset + i`.
+    /// Position of each sequence's first query among the keys (empty: 0). Query i attends to keys up
+    /// to position `offset + i`.
     pub offsets: &'a [usize],
     /// Maximum number of keys that a query attends to, including its own (sliding window).
     pub window: Option<usize>,

@@ -27,15 +27,15 @@ pub(super) fn soft_cap<S: Simd>(s: S, mask: &TileMask, cap: f32, scores: &mut [f
         for key in first..end {
             // SAFETY: `lane` is below QUERIES, and keys are below `mask.keys`.
             unsafe {
-                let at = scores.as_mut_ptr().add(key * QUERIES + lane);
-                s.store(at, math::soft_cap(s, s.load(at), cap));
+                let ptr = scores.as_mut_ptr().add(key * QUERIES + lane);
+                s.store(ptr, math::soft_cap(s, s.load(ptr), cap));
             }
         }
     }
 }
 
 /// Replaces scores (in units of log2) by exponentials relative to the maximum score so far; those
-/// of hidden keys become 0. `dropout` contains dropout factors, or is empty.
+/// of masked keys become 0. `dropout` contains dropout factors, or is empty.
 #[inline(always)]
 pub(super) fn update_tile<S: Simd>(
     s: S,
@@ -75,8 +75,8 @@ pub(super) fn update_tile<S: Simd>(
     }
 }
 
-/// What is added to the scores of one register of queries: the ALiBi bias, and minus infinity where
-/// a key is hidden.
+/// The bias on the scores of one register of queries: the ALiBi bias, and minus infinity where a key
+/// is masked.
 pub(super) struct Bias<S: Simd> {
     s: S,
     slope: f32,
@@ -118,17 +118,17 @@ impl<S: Simd> Bias<S> {
         self.s.add_f32s(score, self.s.splat_f32s(shift))
     }
 
-    /// `value` where the key is visible, otherwise `hidden`.
+    /// Returns `value` where the key is visible, otherwise `fill`.
     #[inline(always)]
-    pub(super) fn mask(&self, value: S::f32s, hidden: f32, key: usize) -> S::f32s {
+    pub(super) fn mask(&self, value: S::f32s, fill: f32, key: usize) -> S::f32s {
         let s = self.s;
         // The distance from the key to query lane i is `position + i - key`; visible distances are
         // 0 to window - 1.
         let distance = s.add_f32s(self.iota, s.splat_f32s(self.position - key as f32));
-        let hidden = s.splat_f32s(hidden);
-        let value = s.select_f32s(s.less_than_f32s(distance, s.zero()), hidden, value);
+        let fill = s.splat_f32s(fill);
+        let value = s.select_f32s(s.less_than_f32s(distance, s.zero()), fill, value);
         let out_of_window = s.greater_than_or_equal_f32s(distance, s.splat_f32s(self.window));
-        s.select_f32s(out_of_window, hidden, value)
+        s.select_f32s(out_of_window, fill, value)
     }
 }
 
@@ -165,19 +165,19 @@ unsafe fn row_max<S: Simd>(
             row_max = s.max_f32s(s.max_f32s(a, b), s.max_f32s(c, d));
         }
         let biased = if bias.is_zero() { (any.0, any.0) } else { all };
-        // The keys hidden from some lanes, and if there is a bias, also all others.
+        // The keys masked for some lanes and, with a bias, all other keys too.
         for (first, end, masked) in [
             (any.0, all.0, true),
             (biased.0, biased.1, false),
             (all.1, any.1, true),
         ] {
             for key in first..end {
-                let at = column.add(key * QUERIES);
-                let mut score = bias.apply(s.load(at), key);
+                let ptr = column.add(key * QUERIES);
+                let mut score = bias.apply(s.load(ptr), key);
                 if masked {
                     score = bias.mask(score, f32::NEG_INFINITY, key);
                 }
-                s.store(at, score);
+                s.store(ptr, score);
                 row_max = s.max_f32s(row_max, score);
             }
         }
@@ -206,13 +206,13 @@ unsafe fn exponentiate<S: Simd>(
             s.store(column.add(key * QUERIES), s.zero());
         }
         for key in first..end {
-            let at = column.add(key * QUERIES);
-            let mut p = exp2(s, s.sub_f32s(s.load(at), base));
+            let ptr = column.add(key * QUERIES);
+            let mut p = exp2(s, s.sub_f32s(s.load(ptr), base));
             sum = s.add_f32s(sum, p);
             if let Some(dropout) = dropout {
                 p = s.mul_f32s(p, s.load(dropout.add(key * QUERIES)));
             }
-            s.store(at, p);
+            s.store(ptr, p);
         }
     }
     sum

@@ -23,10 +23,10 @@ const fn rows_per_tile<S: Simd>() -> usize {
     if S::REGISTER_COUNT >= 32 { 8 } else { 4 }
 }
 
-/// Number of rows of the next tile when `left` rows remain.
+/// Number of rows of the next tile when `remaining` rows are left.
 #[inline(always)]
-const fn tile_rows<S: Simd>(left: usize) -> usize {
-    match left {
+const fn tile_rows<S: Simd>(remaining: usize) -> usize {
+    match remaining {
         8.. if rows_per_tile::<S>() == 8 => 8,
         4.. => 4,
         _ => 1,
@@ -155,29 +155,29 @@ unsafe fn accumulate_rows<S: Simd, const R: usize>(
     b: Rows<*const f32>,
     c: Rows<*mut f32>,
 ) {
-    let mut at = 0;
-    while at < width {
-        let left = width - at;
-        // SAFETY: the caller guarantees that the rows are valid; `at` stays below `width`, and a
+    let mut offset = 0;
+    while offset < width {
+        let left = width - offset;
+        // SAFETY: the caller guarantees that the rows are valid; `offset` stays below `width`, and a
         // partial register is loaded and stored partially.
         unsafe {
             let b = Rows {
-                ptr: b.ptr.add(at),
+                ptr: b.ptr.add(offset),
                 ..b
             };
             let c = Rows {
-                ptr: c.ptr.add(at),
+                ptr: c.ptr.add(offset),
                 ..c
             };
             if left >= REGS * S::LANES {
                 accumulate_tile::<S, R, REGS>(s, steps, a, b, c);
-                at += REGS * S::LANES;
+                offset += REGS * S::LANES;
             } else if left >= S::LANES {
                 accumulate_tile::<S, R, 1>(s, steps, a, b, c);
-                at += S::LANES;
+                offset += S::LANES;
             } else {
                 accumulate_partial_tile::<S, R>(s, left, steps, a, b, c);
-                at = width;
+                offset = width;
             }
         }
     }
@@ -257,8 +257,8 @@ unsafe fn accumulate_tile<S: Simd, const R: usize, const V: usize>(
         let acc = tile_sums::<S, R, V>(s, steps, a, b);
         for (r, acc) in acc.into_iter().enumerate() {
             for (v, x) in acc.into_iter().enumerate() {
-                let at = c.ptr.add(r * c.stride + v * S::LANES);
-                s.store(at, s.add_f32s(s.load(at), x));
+                let ptr = c.ptr.add(r * c.stride + v * S::LANES);
+                s.store(ptr, s.add_f32s(s.load(ptr), x));
             }
         }
     }

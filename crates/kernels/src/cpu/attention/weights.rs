@@ -27,7 +27,7 @@ pub(super) struct GradTile<'a> {
 }
 
 /// Turns scores and gradients of attention weights into attention weights and gradients of `q k`;
-/// both are 0 where a key is hidden.
+/// both are 0 where a key is masked.
 #[inline(always)]
 pub(super) fn backward_tile<S: Simd>(
     s: S,
@@ -114,11 +114,11 @@ unsafe fn backward_score<S: Simd>(
     key: usize,
     masked: bool,
 ) {
-    let at = key * QUERIES;
+    let offset = key * QUERIES;
     // SAFETY: the caller guarantees that `key` is a row of the column.
     unsafe {
-        let mut score = s.load(column.p.add(at));
-        let mut score_derivative = column.scale; // Of the score, with respect to `q k`.
+        let mut score = s.load(column.p.add(offset));
+        let mut score_derivative = column.scale; // d score / d (q k)
         if let Some(cap) = column.soft_cap {
             let t = tanh(s, s.mul_f32s(score, s.splat_f32s(1.0 / cap)));
             score = s.mul_f32s(t, s.splat_f32s(cap));
@@ -134,15 +134,15 @@ unsafe fn backward_score<S: Simd>(
             // infinity.
             p = bias.mask(p, 0.0, key);
         }
-        let mut d = s.load(column.ds.add(at));
+        let mut d = s.load(column.ds.add(offset));
         let mut dropped = p;
         if let Some(dropout) = column.dropout {
-            let dropout = s.load(dropout.add(at));
+            let dropout = s.load(dropout.add(offset));
             d = s.mul_f32s(d, dropout);
             dropped = s.mul_f32s(p, dropout);
         }
         let d = s.mul_f32s(s.sub_f32s(d, column.delta), score_derivative);
-        s.store(column.p.add(at), dropped);
-        s.store(column.ds.add(at), s.mul_f32s(p, d));
+        s.store(column.p.add(offset), dropped);
+        s.store(column.ds.add(offset), s.mul_f32s(p, d));
     }
 }

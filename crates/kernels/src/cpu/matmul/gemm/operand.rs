@@ -58,11 +58,11 @@ impl Operand<'_> {
     ) {
         match self {
             Self::F32(m) => {
-                let block = Block::of_rows(m, rows.start, rows.len(), k.start, k.len());
+                let block = Block::from_rows(m, rows.start, rows.len(), k.start, k.len());
                 pack_f32(isa, &block, panels, bf16, dst);
             }
             Self::Bf16(m) => {
-                let block = Block::of_rows(m, rows.start, rows.len(), k.start, k.len());
+                let block = Block::from_rows(m, rows.start, rows.len(), k.start, k.len());
                 pack_bf16(isa, &block, panels, dst);
             }
             Self::Quant(_) => unreachable!("`launch` rejects a quantized left operand"),

@@ -31,7 +31,7 @@ pub(crate) struct PanelLayout {
 
 impl<T> Block<T> {
     /// Selects rows `first..first + len` and columns `k0..k0 + kc` of `m`.
-    pub(crate) fn of_rows(
+    pub(crate) fn from_rows(
         m: &MatRef<'_, T>,
         first: usize,
         len: usize,
@@ -166,8 +166,7 @@ pub(crate) fn pack_bf16(isa: Isa, block: &Block<Bf16>, panels: PanelLayout, dst:
     }
 }
 
-/// Runs `pack` compiled for the machine's instruction set, without which the rounding would not
-/// vectorize.
+/// Runs `pack` compiled for the machine's instruction set; otherwise the rounding would not vectorize.
 fn dispatch<E: Encode>(isa: Isa, block: &Block<E::T>, panels: PanelLayout, dst: &mut [u32]) {
     #[cfg(target_arch = "x86_64")]
     {
@@ -235,14 +234,14 @@ impl<E: Encode> Strip<E> {
     #[inline(always)]
     fn word(&self, i: usize, w: usize) -> u32 {
         let k = w * E::K;
-        let at = self
+        let ptr = self
             .start
             .wrapping_add(i * self.panel_stride + k * self.k_stride);
-        // SAFETY: `Block::of_rows` has checked that the block lies within its slice, and `i` and
+        // SAFETY: `Block::from_rows` has checked that the block lies within its slice, and `i` and
         // `k` lie within the block.
         unsafe {
-            let second = (E::K == 2 && k + 1 < self.kc).then(|| *at.add(self.k_stride));
-            E::word(*at, second)
+            let second = (E::K == 2 && k + 1 < self.kc).then(|| *ptr.add(self.k_stride));
+            E::word(*ptr, second)
         }
     }
 
@@ -279,11 +278,11 @@ impl<E: Encode> Strip<E> {
     fn copy_across<const W: usize>(&self, dst: &mut [u32]) {
         let full_words = self.kc / E::K;
         for (w, out) in dst.chunks_exact_mut(W).enumerate().take(full_words) {
-            let at = self.start.wrapping_add(w * E::K * self.k_stride);
+            let ptr = self.start.wrapping_add(w * E::K * self.k_stride);
             // SAFETY: all elements of words below `full_words` lie within the block.
             unsafe {
-                let first = at.cast::<[E::T; W]>().read_unaligned();
-                let second = at.add((E::K - 1) * self.k_stride).cast::<[E::T; W]>();
+                let first = ptr.cast::<[E::T; W]>().read_unaligned();
+                let second = ptr.add((E::K - 1) * self.k_stride).cast::<[E::T; W]>();
                 let second = second.read_unaligned();
                 for i in 0..W {
                     out[i] = E::word(first[i], Some(second[i]));
@@ -306,8 +305,8 @@ impl<E: Encode> Strip<E> {
                 for w in (w0..full_words.min(w0 + 16)).step_by(4) {
                     let rows = [0, 1, 2, 3].map(|r| self.four_words(i + r, w));
                     for (t, column) in transpose(rows).iter().enumerate() {
-                        let at = (w + t) * width + i;
-                        dst[at..at + 4].copy_from_slice(column);
+                        let start = (w + t) * width + i;
+                        dst[start..start + 4].copy_from_slice(column);
                     }
                 }
             }
@@ -319,15 +318,15 @@ impl<E: Encode> Strip<E> {
     /// Returns four adjacent words of row `i`.
     #[inline(always)]
     fn four_words(&self, i: usize, w: usize) -> [u32; 4] {
-        let at = self.start.wrapping_add(i * self.panel_stride + w * E::K);
+        let ptr = self.start.wrapping_add(i * self.panel_stride + w * E::K);
         // SAFETY: the caller ensures that words `w..w + 4` lie within the block.
         unsafe {
             if E::K == 1 {
-                at.cast::<[E::T; 4]>()
+                ptr.cast::<[E::T; 4]>()
                     .read_unaligned()
                     .map(|v| E::word(v, None))
             } else {
-                let v = at.cast::<[E::T; 8]>().read_unaligned();
+                let v = ptr.cast::<[E::T; 8]>().read_unaligned();
                 [0, 2, 4, 6].map(|t| E::word(v[t], Some(v[t + 1])))
             }
         }

@@ -138,7 +138,7 @@ fn pack<R: Load16>(block: &Block<R::T>, panels: PanelLayout, dst: &mut [u32]) {
     let last = block.len % panels.width;
     let padded = block.len - last + last.next_multiple_of(panels.pad);
     let dst = dst[..padded * words].as_mut_ptr();
-    // SAFETY: the block lies within its slice (`Block::of_rows`), the panels within `dst`.
+    // SAFETY: the block lies within its slice (`Block::from_rows`), the panels within `dst`.
     unsafe {
         if block.panel_stride == 1 {
             return pack_across::<R>(block, panels, dst);

@@ -42,7 +42,7 @@ impl RandomMatrix {
         )
     }
 
-    fn at(&self, i: usize, j: usize) -> f32 {
+    fn get(&self, i: usize, j: usize) -> f32 {
         self.data[i * self.row_stride + j * self.col_stride]
     }
 }
@@ -93,7 +93,7 @@ fn check(rng: &mut Rng, (m, k, n): (usize, usize, usize), precision: Precision, 
             }
             let (mut sum, mut size) = (0.0, 0.0);
             for p in 0..k {
-                let term = f64::from(round(a.at(i, p))) * f64::from(round(b.at(p, j)));
+                let term = f64::from(round(a.get(i, p))) * f64::from(round(b.get(p, j)));
                 sum += term;
                 size += term.abs();
             }
@@ -222,9 +222,11 @@ fn batch_with_interleaved_heads_matches_reference() {
         for h in 0..heads {
             for i in 0..tokens {
                 for j in 0..tokens {
-                    let at =
+                    let element =
                         |x: &[f32], t: usize, w: usize| x[(s * tokens + t) * d + h * width + w];
-                    let want: f32 = (0..width).map(|w| at(&q, i, w) * at(&k, j, w)).sum();
+                    let want: f32 = (0..width)
+                        .map(|w| element(&q, i, w) * element(&k, j, w))
+                        .sum();
                     let got = scores[((s * heads + h) * tokens + i) * tokens + j];
                     assert!((got - want).abs() < 1e-5);
                 }

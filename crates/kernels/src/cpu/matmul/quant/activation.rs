@@ -72,9 +72,9 @@ impl<'a> Activations<'a> {
     /// Returns a block of a row.
     #[inline(always)]
     pub(crate) fn block(&self, row: usize, block: usize) -> &ActivationBlock {
-        let at = (row * self.blocks + block) * BLOCK_WORDS;
+        let start = (row * self.blocks + block) * BLOCK_WORDS;
         // SAFETY: `quantize` has written a block at this offset.
-        unsafe { &*self.words[at..at + BLOCK_WORDS].as_ptr().cast() }
+        unsafe { &*self.words[start..start + BLOCK_WORDS].as_ptr().cast() }
     }
 }
 
@@ -121,12 +121,12 @@ impl QuantizeJob<'_> {
         for r in 0..self.count {
             let row = &self.x[r * self.stride..][..self.k];
             for (b, values) in row.chunks(BLOCK).enumerate() {
-                let at = (r * blocks + b) * BLOCK_WORDS;
+                let start = (r * blocks + b) * BLOCK_WORDS;
                 let block = quantize_block(values, self.bits);
                 // SAFETY: `BLOCK_WORDS` words have the size and alignment of a block, and both are
                 // plain data.
                 unsafe {
-                    words[at..at + BLOCK_WORDS]
+                    words[start..start + BLOCK_WORDS]
                         .as_mut_ptr()
                         .cast::<ActivationBlock>()
                         .write(block);

@@ -26,7 +26,7 @@ fn quantization_error_is_at_most_half_a_step() {
     for bits in BITS {
         for (k, n, magnitude) in [(100, 37, 1.0), (32, 16, 1e-30), (64, 5, 1e30), (1, 1, 3.0)] {
             let w: Vec<f32> = rng.values(k * n).iter().map(|v| v * magnitude).collect();
-            for (view, at) in [
+            for (view, strides) in [
                 (MatRef::row_major(&w, k, n), [n, 1]),
                 (MatRef::row_major(&w, n, k).t(), [1, k]),
             ] {
@@ -35,11 +35,11 @@ fn quantization_error_is_at_most_half_a_step() {
                     for i in 0..k {
                         let block = i / BLOCK * BLOCK;
                         let max_abs = (block..k.min(block + BLOCK))
-                            .map(|i| w[i * at[0] + j * at[1]].abs())
+                            .map(|i| w[i * strides[0] + j * strides[1]].abs())
                             .fold(0.0, f32::max);
                         // Half a step, plus the error of rounding the scale up.
                         let bound = max_abs / bits.max() as f32 * 0.5 * 1.01;
-                        let error = (q.value(i, j) - w[i * at[0] + j * at[1]]).abs();
+                        let error = (q.value(i, j) - w[i * strides[0] + j * strides[1]]).abs();
                         assert!(error <= bound, "{bits:?} {error} {bound}");
                     }
                 }
