@@ -82,14 +82,14 @@ fn assert_equals_full_forward(
         }
         let expected = full_forward(model, &context);
         let best = expected.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let chosen = expected[token.id as usize];
+        let actual = expected[token.id as usize];
         assert!(
-            (chosen - token.logprob).abs() < 5e-4,
-            "{name}, token {at}: {chosen} {}",
+            (actual - token.logprob).abs() < 5e-4,
+            "{name}, token {at}: {actual} {}",
             token.logprob
         );
         assert!(
-            best - chosen < 5e-4,
+            best - actual < 5e-4,
             "{name}, token {at} is not the most probable"
         );
         context.push(token.id);
