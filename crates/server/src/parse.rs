@@ -182,7 +182,7 @@ fn finish(
         if !settings.is_explicit
             && let Some(default) = requested
         {
-            // A default is lowered to the room that is left.
+            // A default is lowered to what still fits.
             let room = (context_length + 1).saturating_sub(len).max(1);
             requested = Some(if common.allow_sliding {
                 default
@@ -301,7 +301,7 @@ pub(crate) fn parse_token_ids(
 fn format_conversation(model: &Model, messages: &[Message]) -> Result<String, ApiError> {
     let messages_error = |e: &ServerError| {
         let message = match e {
-            // Clients must not learn the file's path.
+            // Do not reveal the file's path to clients.
             ServerError::Template { problem, .. } => {
                 format!("this model's chat template cannot be used: {problem}")
             }
