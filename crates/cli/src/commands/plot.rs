@@ -51,7 +51,7 @@ pub(crate) fn run(args: &PlotArgs) -> anyhow::Result<()> {
 fn plot_attention(args: &PlotArgs) -> anyhow::Result<()> {
     let [run] = args.runs.as_slice() else {
         return Err(exit::usage(
-            "--attention plots a single run; hint: give one run folder",
+            "--attention plots a single run; hint: pass one run folder",
         ));
     };
     let history = history::load(run)?;
@@ -103,7 +103,7 @@ fn read_curve(path: &Path) -> anyhow::Result<Curve> {
             _ => format!("cannot be read: {e}"),
         };
         exit::bad_file(format!(
-            "`{shown}` {problem}; hint: give a run folder, e.g. runs/NAME"
+            "`{shown}` {problem}; hint: pass a run folder, e.g. runs/NAME"
         ))
     })?;
     let mut curve = Curve::new(run_name(path));
@@ -123,7 +123,7 @@ fn read_curve(path: &Path) -> anyhow::Result<Curve> {
     }
     if curve.is_empty() {
         return Err(exit::bad_file(format!(
-            "`{shown}` has no losses to plot yet; hint: let it train"
+            "`{shown}` has no losses to plot yet; hint: wait until the run has logged some steps"
         )));
     }
     Ok(curve)
