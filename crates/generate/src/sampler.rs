@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn logprob_is_the_models_and_probability_the_samplers() {
+    fn logprob_precedes_filters_and_probability_follows_them() {
         let logits = [1.0_f32.ln(), 3.0_f32.ln(), 4.0_f32.ln()];
         let config = SamplingConfig {
             top_k: Some(1),

@@ -188,7 +188,7 @@ fn prefix_reuse_is_bitwise_exact() {
 }
 
 #[test]
-fn cancelling_frees_the_slot_at_once() {
+fn cancelling_frees_the_slot_immediately() {
     let mut batcher = batcher(2);
     let a = batcher.admit(request(ids(40, 1), 1)).unwrap().unwrap();
     let b = batcher.admit(request(ids(3, 2), 1)).unwrap().unwrap();

@@ -236,7 +236,7 @@ fn a_row_decodes_the_same_in_a_batch_and_alone() {
 }
 
 #[test]
-fn rows_that_finish_early_do_not_disturb_the_others() {
+fn rows_that_finish_early_do_not_affect_the_others() {
     let model = model(&config(Position::Rotary));
     let prompts = [prompt(3, 1), prompt(4, 2), prompt(8, 3), prompt(2, 4)];
     let full = decode(&model, &prompts, greedy(12));
