@@ -76,7 +76,8 @@ impl Tensors {
         if let Some((index, listed)) = index
             && let Some(name) = listed.iter().find(|name| !file_index.contains_key(**name))
         {
-            let problem = format!("lists `{name}`, but no file contains it");
+            let problem =
+                format!("lists `{name}`, but no file contains it; hint: download the model again");
             return Err(ConvertError::source(index, problem));
         }
         Ok(Self { files, file_index })

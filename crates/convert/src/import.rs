@@ -66,7 +66,9 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
         .checked_sub(tokenizer.vocab_size())
         .ok_or_else(|| {
             let (tokens, rows) = (tokenizer.vocab_size(), config.vocab_size);
-            let problem = format!("has {tokens} tokens, but the model has only {rows}");
+            let problem = format!(
+                "has {tokens} tokens, but the model has only {rows}; hint: use the model's own tokenizer.json"
+            );
             ConvertError::source(&tokenizer_path, problem)
         })?;
     let special = SpecialTokens::read(from, &*tokenizer, config.vocab_size)?;

@@ -177,8 +177,7 @@ fn settings(
             })
         }
         "WordLevel" => unsupported(
-            "it has a token for each word, but llama.cpp builds words from subwords, or omits the \
-             spaces between words; hint: train with data.tokenizer.kind = \"bpe\", \"char\" or \
+            "it has a token for each word, which llama.cpp does not support; hint: train with data.tokenizer.kind = \"bpe\", \"char\" or \
              \"byte\"",
         ),
         other => unsupported(format!("its model type {other:?} is not supported")),

@@ -126,7 +126,7 @@ pub(crate) fn check_weights(
 ) -> Result<(), ConvertError> {
     let path = model_dir.weights_path();
     if nextword_model::weights::bits(&path)?.is_some() {
-        let problem = "contains quantized weights; hint: export the model that was quantized";
+        let problem = "contains quantized weights; hint: export the original model";
         return Err(ConvertError::source(&path, problem));
     }
     Ok(nextword_model::weights::compare(
@@ -142,7 +142,7 @@ fn special_ids(model_dir: &ModelDir, tokenizer: &dyn Tokenizer) -> Map<String, V
     eos.extend(&model_dir.card.eos_ids);
     let eos = match eos.as_slice() {
         [] => Value::Null,
-        [one] => json!(one),
+        [single] => json!(single),
         several => json!(several),
     };
     let mut ids = Map::new();
