@@ -85,7 +85,7 @@ impl Explainer {
     }
 }
 
-/// What the model computed for one prompt, with everything needed to inspect it.
+/// All values that the model computed for one prompt, with everything needed to inspect them.
 #[derive(Debug)]
 pub struct Explanation<'e> {
     /// The explainer that recorded the trace.

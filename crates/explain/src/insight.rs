@@ -73,7 +73,7 @@ pub struct Part {
     pub layer: Option<usize>,
     /// The head that it comes from.
     pub head: Option<usize>,
-    /// What it adds to the logit.
+    /// Its contribution to the logit.
     pub value: f64,
 }
 
@@ -246,8 +246,8 @@ impl Explanation<'_> {
         .collect()
     }
 
-    /// How much embeddings, heads and layers added to the logit of `token` at `position`. Norms keep
-    /// their actual scale, which makes the logit a sum.
+    /// How much embeddings, heads and layers added to the logit of `token` at `position`. Norms use
+    /// their actual scale, so that the logit is a sum.
     pub fn contribution(&self, position: usize, token: u32) -> Contribution {
         let trace = &self.trace;
         let mut parts = ResidualParts::default();

@@ -20,7 +20,7 @@ pub const FORMAT: &str = "explain/1";
 /// Default maximum number of values in a report.
 pub const MAX_REPORT_VALUES: usize = 2_000_000;
 
-/// What a report contains.
+/// Selects the contents of a report.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReportOptions {
     /// The layers to include; `None`: all, with the values of as many as fit.

@@ -1,5 +1,4 @@
-//! Interventions: what the model would predict with another token, without a head, or with another
-//! embedding.
+//! Interventions: predictions with another token, without a head, or with another embedding.
 
 use std::collections::BTreeMap;
 
