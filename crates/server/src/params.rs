@@ -260,7 +260,7 @@ fn stop_strings(params: &mut Params<'_>) -> Result<Vec<String>, ApiError> {
     let list = match params.get("stop") {
         None => return Ok(Vec::new()),
         Some(Value::Array(list)) => list.as_slice(),
-        Some(one) => std::slice::from_ref(one),
+        Some(single) => std::slice::from_ref(single),
     };
     if list.len() > MAX_STOPS {
         return Err(fail());

@@ -252,7 +252,7 @@ fn prompts(model: &Model, value: Option<&Value>) -> Result<Vec<Prompt>, ApiError
         return Err(ApiError::invalid_field("prompt", message));
     }
     list.iter()
-        .map(|one| match one {
+        .map(|prompt| match prompt {
             Value::String(text) => Ok(text_prompt(model, text)),
             Value::Array(ids) if ids.iter().all(Value::is_u64) => id_prompt(model, ids),
             _ => Err(fail()),
@@ -313,8 +313,8 @@ fn format_conversation(model: &Model, messages: &[Message]) -> Result<String, Ap
         return template.render(messages).map_err(|e| messages_error(&e));
     }
     match (&model.generator.card().prompt_template, messages) {
-        (Some(template), [one]) if one.role == "user" => {
-            Ok(template.replace(PROMPT_PLACEHOLDER, &one.content))
+        (Some(template), [message]) if message.role == "user" => {
+            Ok(template.replace(PROMPT_PLACEHOLDER, &message.content))
         }
         (Some(_), _) => Err(ApiError::invalid_field(
             "messages",

@@ -46,7 +46,7 @@ pub(crate) struct Usage {
     pub(crate) cached: usize,
 }
 
-/// One choice as it accumulates.
+/// A choice that accumulates until its completion ends.
 #[derive(Default)]
 struct Choice {
     text: String,
