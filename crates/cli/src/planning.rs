@@ -305,7 +305,7 @@ mod tests {
         assert_eq!(retained_checkpoints(&checkpoints(1000, 0, 2, 1)), 1);
     }
 
-    /// Simulates what the trainer saves and `prune` keeps.
+    /// Simulates which checkpoints the trainer saves and `prune` keeps.
     #[test]
     fn retained_checkpoints_match_a_simulated_run() {
         for steps in 1..=24_u64 {

@@ -136,7 +136,7 @@ fn for_output(text: &str, to_terminal: bool) -> String {
     }
 }
 
-/// Prints what was not streamed of a completion.
+/// Prints the part of a completion that was not streamed.
 fn print_completion(
     args: &GenerateArgs,
     seed: u64,

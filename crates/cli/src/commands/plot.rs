@@ -102,9 +102,12 @@ fn read_curve(path: &Path) -> anyhow::Result<Curve> {
             std::io::ErrorKind::NotFound => "does not exist".to_string(),
             _ => format!("cannot be read: {e}"),
         };
-        exit::bad_file(format!(
-            "`{shown}` {problem}; hint: pass a run folder, e.g. runs/NAME"
-        ))
+        let hint = if models::is_run(path) {
+            "wait until the run has logged some steps"
+        } else {
+            "pass a run folder, e.g. runs/NAME"
+        };
+        exit::bad_file(format!("`{shown}` {problem}; hint: {hint}"))
     })?;
     let mut curve = Curve::new(run_name(path));
     let last = text.lines().count();
