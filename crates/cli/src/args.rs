@@ -201,7 +201,7 @@ pub(crate) struct PrepareArgs {
     /// Output folder
     #[arg(long, short, value_hint = ValueHint::DirPath)]
     pub(crate) out: PathBuf,
-    /// Configuration file whose [data] section to use; the options below override individual keys
+    /// Configuration file whose data section to use; the options below override individual keys
     #[arg(long, short, conflicts_with = "sources", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
     /// Tokenizer to build [default: char]
