@@ -41,13 +41,13 @@ pub(crate) enum Command {
     Resume(ResumeArgs),
     /// Generate text from a prompt
     Generate(GenerateArgs),
-    /// Show every value computed between a prompt and its next tokens, and how it is computed
+    /// Show every value that a model computes for a prompt, and how it is computed
     Explain(ExplainArgs),
     /// Chat with a model in the terminal
     Chat(crate::commands::chat::ChatArgs),
     /// Serve models over an OpenAI-compatible HTTP API, with a web page
     Serve(crate::commands::serve::ServeArgs),
-    /// Tokenize text into shard files, for data too large to tokenize in every run
+    /// Tokenize text into shard files, for data too large to tokenize again in every run
     Prepare(PrepareArgs),
     /// Measure a model's loss, perplexity and bits per byte on a text
     Eval(EvalArgs),
@@ -84,7 +84,7 @@ pub(crate) struct TrainArgs {
     /// [default: the configuration's]
     #[arg(long, short)]
     pub(crate) device: Option<String>,
-    /// Check the configuration and data and print the run's estimated cost, without writing anything
+    /// Check the configuration and the data, and print the estimated cost of the run, without writing anything
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// Print only warnings and errors
@@ -201,13 +201,13 @@ pub(crate) struct PrepareArgs {
     /// Output folder
     #[arg(long, short, value_hint = ValueHint::DirPath)]
     pub(crate) out: PathBuf,
-    /// Configuration file to take the data section from; the options below override single keys
+    /// Configuration file whose data section to use; the options below override individual keys
     #[arg(long, short, conflicts_with = "sources", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
     /// Tokenizer to build [default: char]
     #[arg(long, short, value_enum)]
     pub(crate) tokenizer: Option<TokenizerArg>,
-    /// Vocabulary size of a bpe or word tokenizer [default: 4096 for bpe, every word for word]
+    /// Vocabulary size of a bpe or word tokenizer [default: 4096 for bpe, all words for word]
     #[arg(long, value_name = "N")]
     pub(crate) vocab_size: Option<usize>,
     /// Existing tokenizer.json to use instead of building one [default: none]
@@ -222,7 +222,7 @@ pub(crate) struct PrepareArgs {
     /// Fraction of the data held out for validation [default: 0.1]
     #[arg(long, value_name = "FRACTION", allow_hyphen_values = true)]
     pub(crate) validation: Option<f64>,
-    /// Hold out whole documents instead of the end of the text
+    /// Hold out complete documents instead of the end of the text
     #[arg(long)]
     pub(crate) split_documents: bool,
     /// Print the summary as JSON
@@ -265,7 +265,7 @@ pub(crate) struct EvalArgs {
     /// JSON field that contains the text of a .jsonl line
     #[arg(long, default_value = "text")]
     pub(crate) field: String,
-    /// Second model to compare with on the same text, such as the original of a quantized model
+    /// Second model to compare with on the same text, e.g. the original of a quantized model
     #[arg(long, value_name = "MODEL", value_hint = ValueHint::DirPath)]
     pub(crate) against: Option<PathBuf>,
     /// Evaluate each document separately instead of packing documents into windows
@@ -331,7 +331,7 @@ pub(crate) struct PlotArgs {
     /// SVG file to write [default: loss.svg in the folder of a single run]
     #[arg(long, short, value_hint = ValueHint::FilePath)]
     pub(crate) out: Option<PathBuf>,
-    /// Draw in the terminal; write an SVG file only if --out is given
+    /// Draw in the terminal; write an SVG file only with --out
     #[arg(long, short)]
     pub(crate) terminal: bool,
     /// Plot attention weights of the run's probe sentences over training instead of losses
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn set_repeats_and_a_prompt_may_start_with_a_dash() {
+    fn set_is_repeatable_and_prompts_may_start_with_a_dash() {
         let line = [
             "train",
             "c.toml",

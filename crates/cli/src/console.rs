@@ -1,4 +1,4 @@
-//! Reports a run's progress: for people on standard error, as JSON on standard output.
+//! Reports a run's progress: as text on standard error, or as JSON on standard output.
 
 use std::io::IsTerminal;
 use std::path::Path;
@@ -282,15 +282,15 @@ fn end_lines(outcome: &Outcome, prompt: Option<&str>) -> Vec<String> {
         StopReason::EarlyStopped => "stopped early: the validation loss stopped improving",
         StopReason::Interrupted => "interrupted and saved",
     };
-    let show = |name: &str, loss: Option<f64>| {
+    let format_loss = |name: &str, loss: Option<f64>| {
         loss.map_or_else(String::new, |loss| format!(", {name} {loss:.4}"))
     };
     let first = format!(
         "{result}: step {}{}{}{} in {}",
         outcome.step,
-        show("loss", outcome.loss),
-        show("validation loss", outcome.validation),
-        show("best", outcome.best),
+        format_loss("loss", outcome.loss),
+        format_loss("validation loss", outcome.validation),
+        format_loss("best", outcome.best),
         duration(outcome.elapsed),
     );
     let folder = shell_quote(&outcome.folder.display().to_string());

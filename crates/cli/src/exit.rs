@@ -128,7 +128,7 @@ pub(crate) fn catch_panics<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyho
     }));
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
         Err(anyhow::anyhow!(
-            "{}; hint: please report it with the command line",
+            "{}; hint: please report it, including the command line",
             last_line()
         ))
     })

@@ -15,7 +15,7 @@ pub(crate) fn exists(run: &Path) -> bool {
 /// Loads a run's probe snapshots and training losses.
 ///
 /// # Errors
-/// If the run has no probe snapshots; the message says how to record them.
+/// If the run has no probe snapshots; the message explains how to record them.
 pub(crate) fn load(run: &Path) -> anyhow::Result<TrainingHistory> {
     let (folder, shown) = (run.join("probes"), run.display());
     if !exists(run) {

@@ -10,7 +10,7 @@ use crate::exit;
 /// is opened, or the last one if `last` is set.
 ///
 /// # Errors
-/// If `path` contains no model; the message says what it is instead.
+/// If `path` contains no model; the message states what it is instead.
 pub(crate) fn open(path: &Path, last: bool) -> anyhow::Result<ModelDir> {
     Ok(ModelDir::open(&find_model_dir(path, last)?)?)
 }
@@ -62,8 +62,8 @@ fn find_model_dir(path: &Path, last: bool) -> anyhow::Result<PathBuf> {
             .find(|folder| folder.join("model.safetensors").is_file())
             .ok_or_else(|| {
                 exit::bad_file(format!(
-                    "the run `{shown}` has not saved a model yet; hint: let it train, or \
-                     continue it with `nextword resume {shown}`"
+                    "the run `{shown}` has not saved a model yet; hint: wait for its first \
+                     checkpoint, or continue it with `nextword resume {shown}`"
                 ))
             });
     }
@@ -75,7 +75,7 @@ fn find_model_dir(path: &Path, last: bool) -> anyhow::Result<PathBuf> {
         "does not exist"
     };
     Err(exit::bad_file(format!(
-        "`{shown}` {problem}; hint: give a run folder, e.g. runs/NAME, or a model folder"
+        "`{shown}` {problem}; hint: pass a run folder, e.g. runs/NAME, or a model folder"
     )))
 }
 
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn error_says_what_a_path_without_a_model_is() {
+    fn error_describes_a_path_without_a_model() {
         let missing = find_model_dir(Path::new("no/such/folder"), false).map_err(|e| e.to_string());
         assert!(missing.is_err_and(|e| e.contains("does not exist")));
         let folder =

@@ -27,7 +27,7 @@ pub(crate) struct Plan {
     /// Size of all checkpoints and both models on disk at the end of the run.
     pub(crate) disk_bytes: u64,
     pub(crate) data: Data,
-    /// Validation losses of counting baselines; absent without validation data.
+    /// Validation losses of n-gram baselines; absent without validation data.
     pub(crate) baselines: Option<BaselineLosses>,
     /// Absent unless steps were timed.
     pub(crate) measured: Option<Measured>,
@@ -156,7 +156,7 @@ impl Plan {
         }
     }
 
-    /// Adds the losses of counting baselines on this data.
+    /// Adds the losses of n-gram baselines on this data.
     pub(crate) fn with_baselines(mut self, setup: &RunSetup) -> anyhow::Result<Self> {
         let data = &setup.dataset;
         if data.validation.len() >= 2 {
@@ -305,7 +305,7 @@ mod tests {
         assert_eq!(retained_checkpoints(&checkpoints(1000, 0, 2, 1)), 1);
     }
 
-    /// Simulates what the trainer saves and `prune` keeps.
+    /// Simulates which checkpoints the trainer saves and `prune` keeps.
     #[test]
     fn retained_checkpoints_match_a_simulated_run() {
         for steps in 1..=24_u64 {

@@ -4,10 +4,10 @@ use nextword_model::{DeviceName, MemoryEstimate};
 
 use crate::format;
 
-/// Ratio of estimated to free memory above which a run is refused, however rough the estimate is.
+/// Ratio of estimated to free memory above which a run is refused, even though the estimate is rough.
 const OVERCOMMIT_LIMIT: u64 = 4;
 
-/// There is not enough free memory.
+/// Not enough free memory.
 #[derive(Debug)]
 pub(crate) struct InsufficientMemory(String);
 
@@ -49,7 +49,7 @@ pub(crate) fn check_explained(parameters: usize) -> Result<(), InsufficientMemor
         None => Ok(()),
         Some(free) => Err(InsufficientMemory(format!(
             "explaining a model with {parameters} parameters needs {} of memory, but only {} are free; hint: \
-             `nextword generate` needs a third of that, or explain a smaller model of the same kind",
+             explain a smaller model (`nextword generate` needs only a third of that memory)",
             format::bytes(need),
             format::bytes(free)
         ))),
@@ -64,7 +64,7 @@ fn compare(need: &MemoryEstimate, free: u64) -> Result<Option<String>, Insuffici
         let needs = format::bytes(exact);
         return Err(InsufficientMemory(format!(
             "the model and its optimizer state need {needs} of memory, but only {available} are free; \
-             hint: reduce model.d_model or model.n_layers"
+             hint: lower model.d_model or model.n_layers"
         )));
     }
     let needs = format::bytes(total);
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn oversized_models_are_refused_and_large_batches_warned_about() {
+    fn memory_check_refuses_models_and_warns_about_batches() {
         let need = MemoryEstimate {
             weights: 100,
             gradients: 100,

@@ -91,7 +91,7 @@ pub enum ConvertError {
     Data(#[from] DataError),
 }
 
-/// Maximum number of lines shown: a config of another model causes thousands.
+/// Maximum number of lines shown; the config of another model can cause thousands.
 const MAX_LINES: usize = 200;
 
 fn join_lines(problems: &[String]) -> String {

@@ -43,8 +43,8 @@ impl Tensors {
         }
         let open = |name: &&str| {
             // Prevent paths that leave the folder.
-            let is_plain = Path::new(name).file_name() == Some(name.as_ref());
-            if !is_plain
+            let is_file_name = Path::new(name).file_name() == Some(name.as_ref());
+            if !is_file_name
                 || name.contains(['/', '\\'])
                 || !has_extension(Path::new(name), "safetensors")
             {
@@ -76,7 +76,8 @@ impl Tensors {
         if let Some((index, listed)) = index
             && let Some(name) = listed.iter().find(|name| !file_index.contains_key(**name))
         {
-            let problem = format!("lists `{name}`, but no file contains it");
+            let problem =
+                format!("lists `{name}`, but no file contains it; hint: download the model again");
             return Err(ConvertError::source(index, problem));
         }
         Ok(Self { files, file_index })
@@ -90,7 +91,8 @@ impl Tensors {
         self.file(name)?.shape(name)
     }
 
-    pub(crate) fn not_floats(&self, name: &str) -> Option<String> {
+    /// The problem with the type of tensor `name`, if it does not contain floats.
+    pub(crate) fn check_float(&self, name: &str) -> Option<String> {
         self.file(name)?.check_float(name)
     }
 
@@ -199,7 +201,7 @@ pub(crate) fn pickle_error(name: &str) -> String {
         )
     };
     format!(
-        "`{name}` is a pickle, which can run code and is never opened here; hint: if you trust it, \
+        "`{name}` is a pickle file, which can run code and is therefore never opened; hint: if you trust it, \
          convert it: {nanogpt}{python}"
     )
 }

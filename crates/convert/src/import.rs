@@ -66,7 +66,9 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
         .checked_sub(tokenizer.vocab_size())
         .ok_or_else(|| {
             let (tokens, rows) = (tokenizer.vocab_size(), config.vocab_size);
-            let problem = format!("has {tokens} tokens, but the model has only {rows}");
+            let problem = format!(
+                "has {tokens} tokens, but the model has only {rows}; hint: use the model's own tokenizer.json"
+            );
             ConvertError::source(&tokenizer_path, problem)
         })?;
     let special = SpecialTokens::read(from, &*tokenizer, config.vocab_size)?;
@@ -149,7 +151,7 @@ fn tokenizer_text(path: &Path) -> Result<Option<String>, ConvertError> {
     if !path.is_file() {
         return Ok(None);
     }
-    load_tokenizer(path)?; // Bounds its size.
+    load_tokenizer(path)?; // Checks its size.
     let bytes = std::fs::read(path).map_err(ConvertError::io(path, "read"))?;
     let text = String::from_utf8(bytes);
     text.map(Some)
@@ -178,7 +180,7 @@ fn sources(
             Some(found) if found != expected => problems.push(format!(
                 "  `{name}` has shape {found:?}, but config.json requires {expected:?}"
             )),
-            Some(_) => problems.extend(tensors.not_floats(&name)),
+            Some(_) => problems.extend(tensors.check_float(&name)),
         }
         used.insert(name.clone());
         for (ours, _) in mapping.ours.clone() {
@@ -212,7 +214,7 @@ fn sources(
 }
 
 fn tensors_equal(tensors: &Tensors, a: &str, b: &str) -> Result<bool, ConvertError> {
-    Ok(tensors.not_floats(a).is_none()
+    Ok(tensors.check_float(a).is_none()
         && tensors.shape(a) == tensors.shape(b)
         && tensors.values(a)? == tensors.values(b)?)
 }
@@ -274,6 +276,7 @@ impl SpecialTokens {
     }
 }
 
+/// Parses a JSON file of any size; null if it cannot be read or parsed.
 fn read_large(path: &Path) -> Value {
     let bytes = std::fs::read(path).unwrap_or_default();
     serde_json::from_slice(&bytes).unwrap_or_default()

@@ -41,7 +41,7 @@ pub(crate) fn read_value(path: &Path) -> Result<Option<Value>, ConvertError> {
     };
     serde_json::from_str(&text)
         .map(Some)
-        .map_err(|error| ConvertError::source(path, format!("is not JSON ({error})")))
+        .map_err(|error| ConvertError::source(path, format!("is not valid JSON ({error})")))
 }
 
 /// Formats `value` as the content of a file.

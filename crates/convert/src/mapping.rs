@@ -80,8 +80,8 @@ pub(crate) fn tensor_mappings(names: &dyn TensorNames, config: &ModelConfig) -> 
             }
             Some((_, "attention.key" | "attention.value")) if fused_qkv.is_some() => continue,
             Some((layer, "attention.query")) if let Some((module, layout)) = fused_qkv => {
-                let ours = ["query", "key", "value"].map(|which| {
-                    let name = format!("blocks.{layer}.attention.{which}.{kind}");
+                let ours = ["query", "key", "value"].map(|projection| {
+                    let name = format!("blocks.{layer}.attention.{projection}.{kind}");
                     let shape = shapes
                         .get(name.as_str())
                         .map_or_else(Vec::new, |s| (*s).clone());

@@ -23,7 +23,7 @@ pub enum EvalError {
 
     /// Windows longer than the model's context.
     #[error(
-        "the data comes in windows of {seq} tokens, but the model's context_length is {context_length}; hint: use \
+        "the windows of the data have {seq} tokens, but the model's context_length is {context_length}; hint: use \
          windows of at most {context_length} tokens"
     )]
     TooLong {
@@ -35,7 +35,7 @@ pub enum EvalError {
 
     /// A tokenizer that belongs to another model.
     #[error(
-        "the tokenizer has {tokens} tokens, but the model has {vocab_size}: it belongs to another model; hint: use the \
+        "the tokenizer has {tokens} tokens, but the model has {vocab_size}, so it belongs to another model; hint: use the \
          tokenizer.json in the model folder"
     )]
     WrongTokenizer {
@@ -47,7 +47,7 @@ pub enum EvalError {
 
     /// An invalid line of a task.
     #[error(
-        "line {line} of the task: {problem}; hint: each line is {{\"context\": …, \"endings\": […], \"label\": N}} or \
+        "line {line} of the task: {problem}; hint: each line must be {{\"context\": …, \"endings\": […], \"label\": N}} or \
          {{\"text\": …}}"
     )]
     Task {

@@ -18,7 +18,7 @@ pub struct LossReport {
     /// `exp(nats_per_token)`: the number of equally likely tokens with the same loss.
     pub perplexity: f64,
     /// The total loss in bits per byte of text that the predicted tokens stand for: comparable between
-    /// tokenizers. `None` if the text is not known.
+    /// tokenizers. `None` if the number of bytes is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bits_per_byte: Option<f64>,
 }
@@ -47,8 +47,8 @@ impl LossReport {
 
 /// Computes the loss of `model` over all of `windows`, `batch_size` rows at a time (0 counts as 1).
 ///
-/// Every predicted token has the same weight, whatever its window. Batches are summed in order in
-/// f64, so that a device gives the same result each time. The model must not be on an autodiff
+/// Every predicted token has the same weight, regardless of its window. Batches are summed in order
+/// in f64, so that results on the same device are reproducible. The model must not be on an autodiff
 /// device; dropout is off.
 ///
 /// # Errors
@@ -137,9 +137,9 @@ pub(crate) mod tests {
             .sum()
     }
 
-    fn log_prob(model: &Transformer, before: &[u32], token: u32) -> f64 {
-        let ids: Vec<i32> = before.iter().map(|id| id.cast_signed()).collect();
-        let data = TensorData::new(ids, [1, before.len()]);
+    fn log_prob(model: &Transformer, prefix: &[u32], token: u32) -> f64 {
+        let ids: Vec<i32> = prefix.iter().map(|id| id.cast_signed()).collect();
+        let data = TensorData::new(ids, [1, prefix.len()]);
         let tokens = Tensor::<2, Int>::from_data(data, &model.device());
         let logits = weights::to_f32_vec(
             model

@@ -102,9 +102,9 @@ pub struct TaskReport {
     pub unknown: usize,
 }
 
-/// Runs the task in `lines`, skipping empty lines. `model` must not be on an autodiff device. `bos`
-/// precedes every context, as in training. A text without context follows `bos`, or the EOS token
-/// without one.
+/// Runs the task in `lines`, skipping empty lines. `model` must not be on an autodiff device. `bos` is
+/// prepended to every context, as in training. A text without context is preceded by `bos`, or by the
+/// EOS token if `bos` is `None`.
 ///
 /// # Errors
 /// [`EvalError::Task`] for an invalid line, or one whose score is NaN;
@@ -138,7 +138,7 @@ pub fn evaluate_task(
         if line.trim().is_empty() {
             continue;
         }
-        let not_a_number = || error("the model produced NaN or infinity".into());
+        let nan_error = || error("the model produced NaN or infinity".into());
         match Item::parse(&line).map_err(error)? {
             Item::Question {
                 context,
@@ -147,11 +147,14 @@ pub fn evaluate_task(
             } => {
                 let sums = scorer.score_endings(&context, &endings)?;
                 if sums.iter().any(|sum| sum.is_nan()) {
-                    return Err(not_a_number());
+                    return Err(nan_error());
                 }
-                let covered: Vec<String> = endings.iter().map(|e| scorer.covered(e)).collect();
+                let scored_texts: Vec<String> = endings
+                    .iter()
+                    .map(|e| scorer.without_dropped_text(e))
+                    .collect();
                 let normalized = |length: fn(&String) -> usize| -> Vec<f64> {
-                    let pairs = sums.iter().zip(&covered);
+                    let pairs = sums.iter().zip(&scored_texts);
                     pairs
                         .map(|(sum, e)| sum / length(e).max(1) as f64)
                         .collect()
@@ -168,10 +171,10 @@ pub fn evaluate_task(
                 let ids = scorer.encode(&text);
                 nats -= scorer.score_text(&ids)?;
                 if nats.is_nan() {
-                    return Err(not_a_number());
+                    return Err(nan_error());
                 }
                 bytes += byte_count(tokenizer, &ids);
-                words += word_count(&scorer.covered(&text));
+                words += word_count(&scorer.without_dropped_text(&text));
                 report.texts += 1;
             }
         }
@@ -222,24 +225,24 @@ struct Scorer<'a> {
     model: &'a Transformer,
     tokenizer: &'a dyn Tokenizer,
     bos: Option<u32>,
-    /// Distinct pieces of the task that are not in the vocabulary.
+    /// Distinct characters or words of the task that are not in the vocabulary.
     unknown: BTreeSet<String>,
 }
 
 impl Scorer<'_> {
-    /// The ids of `text`. Records what the vocabulary does not have.
+    /// The ids of `text`. Adds characters or words that are not in the vocabulary to `unknown`.
     fn encode(&mut self, text: &str) -> Vec<u32> {
         let Encoding { ids, unknown } = self.tokenizer.encode(text);
-        for piece in unknown {
+        for entry in unknown {
             if self.unknown.len() < Encoding::MAX_UNKNOWN {
-                self.unknown.insert(piece);
+                self.unknown.insert(entry);
             }
         }
         ids
     }
 
     /// `text` without the parts that the tokenizer drops.
-    fn covered(&self, text: &str) -> String {
+    fn without_dropped_text(&self, text: &str) -> String {
         let encoding = self.tokenizer.encode(text);
         let drops = self.tokenizer.special_tokens().unk.is_none() && !encoding.unknown.is_empty();
         if drops {
@@ -258,10 +261,10 @@ impl Scorer<'_> {
         let encoded = self.encode(context.trim_end());
         let mut after = Vec::with_capacity(endings.len());
         for ending in endings {
-            let whole = self.encode(&format!("{context} {ending}"));
-            let own = self.tokenizer.encode(ending);
-            let is_dropped = own.ids.is_empty() && !own.unknown.is_empty();
-            let ids = whole.get(encoded.len()..).filter(|_| !is_dropped);
+            let full = self.encode(&format!("{context} {ending}"));
+            let alone = self.tokenizer.encode(ending);
+            let is_dropped = alone.ids.is_empty() && !alone.unknown.is_empty();
+            let ids = full.get(encoded.len()..).filter(|_| !is_dropped);
             after.push(ids.unwrap_or_default().to_vec());
         }
         let bos = if encoded.is_empty() {
@@ -272,8 +275,8 @@ impl Scorer<'_> {
         self.score_continuations(&[bos, encoded].concat(), &after)
     }
 
-    /// The log-probability of each of `endings` after the tokens `context`, which are computed only
-    /// once if everything fits the model's context.
+    /// The log-probability of each of `endings` after the tokens of `context`. The shared context is
+    /// computed only once if everything fits the model's context.
     fn score_continuations(
         &self,
         context: &[u32],
@@ -309,15 +312,15 @@ impl Scorer<'_> {
                 continue;
             };
             let tokens = ids(&[&[*last], inputs].concat());
-            let mut pass = ForwardContext::inference().with_cache(&mut cache, &[0]);
-            let nats = self.model.loss_sum(tokens, ending, &mut pass);
+            let mut ctx = ForwardContext::inference().with_cache(&mut cache, &[0]);
+            let nats = self.model.loss_sum(tokens, ending, &mut ctx);
             sums.push(-f64::from(weights::to_f32_vec(nats.into_data())[0]));
             cache.truncate(0, prefix.len());
         }
         Ok(sums)
     }
 
-    /// The log-probability of a text's tokens from its beginning.
+    /// The log-probability of all tokens of a text.
     fn score_text(&self, text: &[u32]) -> Result<f64, EvalError> {
         let ids = [&[self.start_token()], text].concat();
         let context_length = self.model.config().context_length;
@@ -334,24 +337,23 @@ impl Scorer<'_> {
         Ok(sum)
     }
 
-    /// The token before a text without context.
+    /// The token that precedes a text without context.
     fn start_token(&self) -> u32 {
         self.bos
             .or(self.tokenizer.special_tokens().eos)
             .unwrap_or(0)
     }
 
-    /// The log-probability of the last `counted` of `ids`, which are truncated on the left to fit the
-    /// context.
-    fn score(&self, ids: &[u32], counted: usize) -> Result<f64, EvalError> {
+    /// The log-probability of the last `count` of `ids`, truncated on the left to fit the context.
+    fn score(&self, ids: &[u32], count: usize) -> Result<f64, EvalError> {
         let context_length = self.model.config().context_length;
         let ids = &ids[ids.len().saturating_sub(context_length + 1)..];
-        if ids.len() < 2 || counted == 0 {
+        if ids.len() < 2 || count == 0 {
             return Ok(0.0);
         }
         let seq = ids.len() - 1;
         let mut targets = ids[1..].to_vec();
-        let ignored = seq.saturating_sub(counted);
+        let ignored = seq.saturating_sub(count);
         targets[..ignored].fill(IGNORE);
         let batch = TokenBatch {
             batch: 1,
@@ -379,7 +381,7 @@ mod tests {
         build(kind, "abcdefgh ", "<EOS>")
     }
 
-    /// A tokenizer over `text` without a token for what is not in it.
+    /// A tokenizer built from `text`, without a token for unknown text.
     fn build(kind: TokenizerKind, text: &str, eos: &str) -> std::sync::Arc<dyn Tokenizer> {
         let config = TokenizerConfig {
             kind,
@@ -447,7 +449,7 @@ mod tests {
         assert_eq!(report.accuracy_stderr, Some(0.0));
         assert!(
             (sums[1] / 4.0 > sums[0] / 2.0) != (sums[1] > sums[0]),
-            "the two criteria differ"
+            "the two criteria must differ"
         );
     }
 
@@ -482,8 +484,8 @@ mod tests {
         let ids = tokenizer.encode(text).ids;
         let eos = tokenizer.special_tokens().eos.unwrap();
         let all = [vec![eos], ids].concat();
-        let last = |window: &[u32], counted: usize| {
-            let before = window.len() - counted;
+        let last = |window: &[u32], count: usize| {
+            let before = window.len() - count;
             naive(&model, window)
                 - if before > 1 {
                     naive(&model, &window[..before])
@@ -511,15 +513,15 @@ mod tests {
         ] {
             let tokenizer = build(kind, corpus, "<EOS>");
             // A text without context begins after `<EOS>`: both predict the same tokens.
-            let piece = nextword_data::TextChunk {
+            let chunk = nextword_data::TextChunk {
                 text: format!("<EOS> {text}"),
                 is_first: true,
                 is_last: true,
             };
             let settings = crate::TextSettings::default();
             let model = model(tokenizer.vocab_size());
-            let pieces = [Ok(piece)];
-            let by_text = crate::evaluate_text(&model, &*tokenizer, pieces, settings).unwrap();
+            let chunks = [Ok(chunk)];
+            let by_text = crate::evaluate_text(&model, &*tokenizer, chunks, settings).unwrap();
             let report = run(&*tokenizer, None, &serde_json::json!({ "text": text }));
             let (a, b) = (
                 report.bits_per_byte.unwrap(),
@@ -553,8 +555,8 @@ mod tests {
                 let case = format!("{kind:?} {context:?}");
                 assert_eq!(question(["b", "ΩΩ"], 0), (1.0, unknown + 1), "{case}");
                 assert_eq!(question(["ΩΩ", "b"], 0).0, 0.0, "{case}");
-                let nothing = question(["ΩΩ", "ΨΨ"], 0);
-                assert_eq!(nothing.0, 0.0, "{case}: no ending can be predicted");
+                let neither = question(["ΩΩ", "ΨΨ"], 0);
+                assert_eq!(neither.0, 0.0, "{case}: no ending can be predicted");
             }
         }
     }

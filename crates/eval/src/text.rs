@@ -43,16 +43,16 @@ pub struct TextReport {
 /// Computes the loss of `model` over documents, encoded as in training: with the EOS token after
 /// each document that does not already end with it.
 ///
-/// `pieces` are the documents (see [`nextword_data::Sources::pieces`]). Their ids are kept in memory
+/// `chunks` are the documents (see [`nextword_data::Sources::chunks`]). Their ids are kept in memory
 /// (4 bytes per token), the text is not. See also [`evaluate`].
 ///
 /// # Errors
 /// [`EvalError::WrongTokenizer`] if the tokenizer belongs to another model, [`EvalError::TooShort`]
-/// if there are too few tokens, the first error of `pieces`, and those of [`evaluate`].
+/// if there are too few tokens, the first error of `chunks`, and those of [`evaluate`].
 pub fn evaluate_text(
     model: &Transformer,
     tokenizer: &dyn Tokenizer,
-    pieces: impl IntoIterator<Item = Result<TextChunk, DataError>>,
+    chunks: impl IntoIterator<Item = Result<TextChunk, DataError>>,
     settings: TextSettings,
 ) -> Result<TextReport, EvalError> {
     let (tokens, vocab_size) = (tokenizer.vocab_size(), model.config().vocab_size);
@@ -60,7 +60,7 @@ pub fn evaluate_text(
     if tokens > vocab_size {
         return Err(EvalError::WrongTokenizer { tokens, vocab_size });
     }
-    let (documents, unknown) = encode(tokenizer, pieces)?;
+    let (documents, unknown) = encode(tokenizer, chunks)?;
     let tokens = documents.iter().map(Vec::len).sum();
     let has_target = match settings.packing {
         Packing::Packed => tokens >= 2,
@@ -87,26 +87,26 @@ pub fn evaluate_text(
 /// The ids of each document that has any, and the number of distinct unknown characters or words.
 fn encode(
     tokenizer: &dyn Tokenizer,
-    pieces: impl IntoIterator<Item = Result<TextChunk, DataError>>,
+    chunks: impl IntoIterator<Item = Result<TextChunk, DataError>>,
 ) -> Result<(Vec<Vec<u32>>, usize), DataError> {
     let eos = tokenizer.special_tokens().eos;
     let mut unknown = std::collections::BTreeSet::new();
     let (mut documents, mut document) = (Vec::new(), Vec::new());
-    for piece in pieces {
-        let piece = piece?;
-        let encoding = tokenizer.encode(&piece.text);
+    for chunk in chunks {
+        let chunk = chunk?;
+        let encoding = tokenizer.encode(&chunk.text);
         document.extend(encoding.ids);
         if unknown.len() < nextword_data::Encoding::MAX_UNKNOWN {
             unknown.extend(encoding.unknown);
         }
-        if piece.is_last {
+        if chunk.is_last {
             if document.last().copied() != eos {
                 document.extend(eos);
             }
             documents.push(std::mem::take(&mut document));
         }
     }
-    documents.push(document); // the last one may lack an end mark
+    documents.push(document); // the last document may have no last chunk
     documents.retain(|document: &Vec<u32>| !document.is_empty());
     let unknown = unknown.len().min(nextword_data::Encoding::MAX_UNKNOWN);
     Ok((documents, unknown))
@@ -129,13 +129,13 @@ fn predicted_bytes(tokenizer: &dyn Tokenizer, documents: &[Vec<u32>], packing: P
     all.saturating_sub(first) as u64
 }
 
-/// Bytes of text that `ids` stand for: the sum over all tokens if the tokenizer knows the bytes of
+/// Bytes of text that `ids` stand for: the sum over all tokens if the tokenizer provides the bytes of
 /// each token, else the length of the decoded text.
 pub(crate) fn byte_count(tokenizer: &dyn Tokenizer, ids: &[u32]) -> usize {
-    let each = ids
+    let lens = ids
         .iter()
         .map(|id| tokenizer.token_bytes(*id).map(|bytes| bytes.len()));
-    each.sum::<Option<usize>>()
+    lens.sum::<Option<usize>>()
         .unwrap_or_else(|| tokenizer.decode(ids).len())
 }
 
@@ -158,17 +158,17 @@ mod tests {
     }
 
     fn documents(texts: &[&str]) -> Vec<Result<TextChunk, DataError>> {
-        let piece = |text: &&str| {
+        let chunk = |text: &&str| {
             Ok(TextChunk {
                 text: (*text).to_owned(),
                 is_first: true,
                 is_last: true,
             })
         };
-        texts.iter().map(piece).collect()
+        texts.iter().map(chunk).collect()
     }
 
-    fn measure(tokenizer: &dyn Tokenizer, texts: &[&str], packing: Packing) -> TextReport {
+    fn evaluate_texts(tokenizer: &dyn Tokenizer, texts: &[&str], packing: Packing) -> TextReport {
         let settings = TextSettings {
             batch_size: 2,
             packing,
@@ -186,7 +186,7 @@ mod tests {
     fn bits_per_byte_equals_a_manual_computation() {
         let tokenizer = tokenizer(TokenizerKind::Char, "abcé ");
         let model = model(tokenizer.vocab_size());
-        let report = measure(&*tokenizer, &["é bac", "ab"], Packing::Documents);
+        let report = evaluate_texts(&*tokenizer, &["é bac", "ab"], Packing::Documents);
         let nats: f64 = ["é bac<EOS>", "ab<EOS>"]
             .iter()
             .map(|t| naive(&model, &tokenizer.encode(t).ids))
@@ -205,9 +205,9 @@ mod tests {
     }
 
     #[test]
-    fn packed_documents_leave_only_the_first_token_out() {
+    fn packed_documents_omit_only_the_first_token() {
         let tokenizer = tokenizer(TokenizerKind::Char, "abcé ");
-        let report = measure(&*tokenizer, &["é bac", "ab"], Packing::Packed);
+        let report = evaluate_texts(&*tokenizer, &["é bac", "ab"], Packing::Packed);
         assert_eq!((report.loss.tokens, report.bytes), (8, 6));
     }
 
@@ -220,34 +220,34 @@ mod tests {
             (TokenizerKind::Word, 3),
         ];
         for (kind, first) in first {
-            let report = measure(&*tokenizer(kind, text), &[text], Packing::Packed);
+            let report = evaluate_texts(&*tokenizer(kind, text), &[text], Packing::Packed);
             assert_eq!(report.bytes as usize, text.len() - first, "{kind:?}");
         }
     }
 
     #[test]
-    fn pieces_are_joined_into_one_document() {
+    fn chunks_are_joined_into_one_document() {
         let tokenizer = tokenizer(TokenizerKind::Char, "abc");
-        let piece = |text: &str, start, end| {
+        let chunk = |text: &str, start, end| {
             Ok(TextChunk {
                 text: text.to_owned(),
                 is_first: start,
                 is_last: end,
             })
         };
-        let pieces = vec![
-            piece("ab", true, false),
-            piece("cab", false, false),
-            piece("", false, true),
+        let chunks = vec![
+            chunk("ab", true, false),
+            chunk("cab", false, false),
+            chunk("", false, true),
         ];
         let model = model(tokenizer.vocab_size());
-        let expected = measure(&*tokenizer, &["abcab"], Packing::Documents);
+        let expected = evaluate_texts(&*tokenizer, &["abcab"], Packing::Documents);
         let settings = TextSettings {
             batch_size: 2,
             packing: Packing::Documents,
         };
         assert_eq!(
-            evaluate_text(&model, &*tokenizer, pieces, settings).unwrap(),
+            evaluate_text(&model, &*tokenizer, chunks, settings).unwrap(),
             expected
         );
         assert_eq!(expected.loss.tokens, 5);
@@ -256,14 +256,17 @@ mod tests {
     #[test]
     fn eos_is_not_appended_twice() {
         let tokenizer = tokenizer(TokenizerKind::Char, "abc");
-        let with = measure(&*tokenizer, &["ab<EOS>", "c<EOS>"], Packing::Packed);
-        assert_eq!(with, measure(&*tokenizer, &["ab", "c"], Packing::Packed));
+        let with = evaluate_texts(&*tokenizer, &["ab<EOS>", "c<EOS>"], Packing::Packed);
+        assert_eq!(
+            with,
+            evaluate_texts(&*tokenizer, &["ab", "c"], Packing::Packed)
+        );
         assert_eq!(with.loss.tokens, 4);
     }
 
     #[test]
     fn distinct_unknown_characters_are_counted() {
-        let report = measure(
+        let report = evaluate_texts(
             &*tokenizer(TokenizerKind::Char, "abc"),
             &["aπbΩπ", "cπ"],
             Packing::Packed,

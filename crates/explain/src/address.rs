@@ -33,7 +33,7 @@ impl Address {
     /// Parses an address. Axes may come in any order; omitted ones are 0.
     ///
     /// # Errors
-    /// [`ExplainError::Address`] with a hint at addresses that exist.
+    /// [`ExplainError::Address`] with a hint that names valid addresses.
     pub fn parse(text: &str, trace: &Trace, weights: &Arrays) -> Result<Self, ExplainError> {
         let invalid = |problem: String, hint: String| ExplainError::Address {
             address: text.to_string(),
@@ -58,10 +58,13 @@ impl Address {
             let valid = || format!("{name} has the axes {}", describe(&axes, &shape));
             let slot = index.iter().position(|(name, _)| *name == axis.trim());
             let (Some(slot), Ok(at)) = (slot, at.trim().parse::<usize>()) else {
-                return Err(invalid(format!("`{part}` is not AXIS=INDEX"), valid()));
+                return Err(invalid(
+                    format!("`{part}` is not of the form AXIS=INDEX"),
+                    valid(),
+                ));
             };
             if at >= shape[slot] {
-                return Err(invalid(format!("{axis} {at} is out of range"), valid()));
+                return Err(invalid(format!("{axis} = {at} is out of range"), valid()));
             }
             index[slot].1 = at;
         }

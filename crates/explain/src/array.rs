@@ -1,4 +1,4 @@
-//! Plain f64 arrays, without a tensor library: the reader sees them, and the recomputation uses them.
+//! Plain f64 arrays without a tensor library, for reports and for the recomputation.
 
 /// Values with a shape, in row-major order.
 #[derive(Clone, Debug, PartialEq)]

@@ -23,7 +23,7 @@ pub struct Derivation {
     pub value: Option<f64>,
     /// Its name.
     pub title: String,
-    /// Its other names, and what it is.
+    /// Its other names or a short description.
     pub term: String,
     /// The formula.
     pub formula: String,
@@ -35,7 +35,7 @@ pub struct Derivation {
     pub result: Option<f64>,
 }
 
-/// A value that another one is computed from.
+/// An input of a computed value.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Operand {
     /// Its name in the formula.
@@ -148,7 +148,7 @@ fn derive_token(trace: &Trace, text: &dyn Fn(u32) -> String, address: &Address) 
     derivation
 }
 
-/// The value that is derived, and what it is looked up in.
+/// The value to derive, and the data to derive it from.
 struct DerivationContext<'a> {
     trace: &'a Trace,
     weights: &'a Arrays,

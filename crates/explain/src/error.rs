@@ -19,20 +19,22 @@ pub enum ExplainError {
         address: String,
         /// What is wrong with it.
         problem: String,
-        /// An address that exists.
+        /// How to fix it, such as an address that exists.
         hint: String,
     },
 
     /// More values than the limit.
-    #[error("{what} is too large to show: {count} values, and the limit is {limit}; hint: {hint}")]
+    #[error(
+        "{subject} is too large to show: it has {count} values, but the limit is {limit}; hint: {hint}"
+    )]
     TooLarge {
         /// What is too large.
-        what: String,
+        subject: String,
         /// Its number of values.
         count: usize,
         /// Maximum number of values.
         limit: usize,
-        /// How to ask for less.
+        /// How to reduce the number of values.
         hint: &'static str,
     },
 

@@ -1,5 +1,5 @@
-//! Recomputes the forward pass by plain loops in f64, without a tensor library or kernels. It shares
-//! only the weights with the model, and the constants of its configuration (`RoPE` frequencies, `ALiBi`
+//! Recomputes the forward pass with plain loops in f64, without a tensor library or kernels. It shares
+//! with the model only the weights and the constants of its configuration (`RoPE` frequencies, `ALiBi`
 //! slopes, the scale of scores), which tests compare with PyTorch's.
 
 use std::collections::BTreeMap;
@@ -169,7 +169,7 @@ fn compute(node: &Node, out: &mut Array, values: &Arrays, weights: &Arrays, ids:
     }
 }
 
-/// What a norm subtracts and divides by.
+/// The mean that a norm subtracts and the scale that it divides by.
 #[derive(Clone, Copy, Debug)]
 pub struct Moments {
     /// The mean, or 0 for RMS norms.
@@ -178,7 +178,7 @@ pub struct Moments {
     pub scale: f64,
 }
 
-/// Computes what normalizing `x` subtracts and divides by.
+/// Computes the mean and the scale for normalizing `x`.
 pub fn moments(x: &[f64], centered: bool, eps: f64) -> Moments {
     let n = x.len() as f64;
     let mean = if centered {
@@ -314,7 +314,7 @@ fn scores(out: &mut Array, q: &Array, k: &Array, op: &Op) {
     }
 }
 
-/// `e^x` divided by the sum of all.
+/// Each `e^x` divided by their sum.
 pub fn softmax(x: &[f64], out: &mut [f64]) {
     let top = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let mut sum = 0.0;

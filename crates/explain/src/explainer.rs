@@ -42,8 +42,8 @@ impl Explainer {
         if id as usize >= vocab_size {
             return Err(ExplainError::Address {
                 address: format!("token {id}"),
-                problem: format!("valid token ids: 0 to {}", vocab_size - 1),
-                hint: "token 0".to_string(),
+                problem: format!("the vocabulary has token ids 0 to {}", vocab_size - 1),
+                hint: "try token 0".to_string(),
             });
         }
         Ok(self.weights["token_embedding.weight"].row(id as usize))
@@ -55,7 +55,7 @@ impl Explainer {
         text.unwrap_or_else(|| format!("#{id}"))
     }
 
-    /// Generates a completion of `prompt` and records all values on the way.
+    /// Generates a completion of `prompt` and records every intermediate value.
     ///
     /// # Errors
     /// The errors of [`Trace::record`], and invalid options.
@@ -85,7 +85,7 @@ impl Explainer {
     }
 }
 
-/// What the model computed for one prompt, with everything needed to inspect it.
+/// All values that the model computed for one prompt, with everything needed to inspect them.
 #[derive(Debug)]
 pub struct Explanation<'e> {
     /// The explainer that recorded the trace.

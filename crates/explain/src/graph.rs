@@ -170,7 +170,7 @@ impl Builder<'_> {
         self.push_per_token("hook_resid_post", x, d)
     }
 
-    /// Pushes what a sublayer adds to the residual stream: its output, normalized once more where the
+    /// Pushes the contribution of a sublayer to the residual stream: its output, normalized if the
     /// model has sandwich norms.
     fn sublayer_output(&mut self, name: &str, op: Op, norm: &str) -> String {
         let d = self.config.d_model;

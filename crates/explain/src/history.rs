@@ -49,7 +49,7 @@ pub struct ProbeStep {
 pub struct TrainingHistory {
     /// The sentences, each with its snapshots by step.
     pub sentences: Vec<SentenceHistory>,
-    /// Observations in words.
+    /// Observations, as text.
     pub notes: Vec<String>,
 }
 
@@ -243,7 +243,7 @@ fn loss_spikes(losses: &[(u64, f64)]) -> Vec<String> {
         let is_spike = *loss > SPIKE * lowest && *loss > lowest + 0.1;
         if is_spike && !in_spike {
             notes.push(format!(
-                "the loss jumped to {loss:.3} at step {step}, from {lowest:.3} before: try a lower \
+                "the loss jumped to {loss:.3} at step {step} (lowest so far: {lowest:.3}); try a lower \
                  learning rate or gradient clipping"
             ));
         }
@@ -283,8 +283,8 @@ mod tests {
         let steps: Vec<u64> = history.sentences[0].steps.iter().map(|s| s.step).collect();
         assert_eq!(steps, [0, 20]);
         assert!(history.notes[0].contains("head 1 of layer 1 ended saturated"));
-        let fine = TrainingHistory::from_probes(vec![probe_step(0, 0.6)], &[]);
-        assert!(fine.notes.is_empty());
+        let healthy = TrainingHistory::from_probes(vec![probe_step(0, 0.6)], &[]);
+        assert!(healthy.notes.is_empty());
 
         // A head is noted only if the property holds for every sentence.
         let mut two = probe_step(20, 1.0);

@@ -41,7 +41,7 @@ pub struct Prediction {
 /// (nostalgebraist 2020, "interpreting GPT: the logit lens").
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LensStage {
-    /// The part of the model after which the residual stream is read, in words.
+    /// The part of the model after which the residual stream is read, as text.
     pub after: String,
     /// The tensor that is read.
     pub tensor: String,
@@ -73,7 +73,7 @@ pub struct Part {
     pub layer: Option<usize>,
     /// The head that it comes from.
     pub head: Option<usize>,
-    /// What it adds to the logit.
+    /// Its contribution to the logit.
     pub value: f64,
 }
 
@@ -130,12 +130,12 @@ impl Explanation<'_> {
     /// The logit lens at `positions` only; the lists of other positions are empty.
     pub(crate) fn logit_lens_at(&self, count: usize, positions: &[usize]) -> Vec<LensStage> {
         let trace = &self.trace;
-        let stage = |node: &&Node| {
+        let is_stage = |node: &&Node| {
             node.name.contains("hook_resid_mid")
                 || node.name.contains("hook_resid_post")
                 || node.name == "blocks.0.hook_resid_pre"
         };
-        let stages = trace.graph.iter().filter(stage);
+        let stages = trace.graph.iter().filter(is_stage);
         stages
             .map(|node| {
                 let layer = node.layer.unwrap_or(0) + 1;
@@ -152,8 +152,9 @@ impl Explanation<'_> {
                     tensor: node.name.clone(),
                     top: rows
                         .map(|(at, x)| {
-                            let wanted = positions.contains(&at);
-                            let top = wanted.then(|| self.top_tokens(&self.unembed(x), count));
+                            let top = positions
+                                .contains(&at)
+                                .then(|| self.top_tokens(&self.unembed(x), count));
                             top.unwrap_or_default()
                         })
                         .collect(),
@@ -245,8 +246,8 @@ impl Explanation<'_> {
         .collect()
     }
 
-    /// How much embeddings, heads and layers added to the logit of `token` at `position`. Norms keep
-    /// their actual scale, which makes the logit a sum.
+    /// How much embeddings, heads and layers added to the logit of `token` at `position`. Norms use
+    /// their actual scale, so that the logit is a sum.
     pub fn contribution(&self, position: usize, token: u32) -> Contribution {
         let trace = &self.trace;
         let mut parts = ResidualParts::default();
@@ -414,7 +415,7 @@ fn part(name: &str, layer: Option<usize>, head: Option<usize>, value: f64) -> Pa
 /// An attention weight above this counts as 1.
 const SATURATED: f64 = 0.999;
 
-/// Observations about the attention heads, in words.
+/// Observations about the attention heads, as text.
 pub(crate) fn notes(trace: &Trace) -> Vec<String> {
     let mut notes = Vec::new();
     for node in trace.graph.iter().filter(|node| node.is_square()) {
@@ -451,8 +452,8 @@ pub(crate) fn notes(trace: &Trace) -> Vec<String> {
                 ));
             } else if rows.clone().skip(1).all(|row| row[0] > 0.9) {
                 notes.push(format!(
-                    "{name} attends to the first token from everywhere (an attention sink), as heads \
-                     do that have nothing to add"
+                    "{name} attends mostly to the first token from every position (an attention sink), \
+                     as is common for heads that have nothing to add"
                 ));
             } else if rows.clone().all(|row| max(row) < 1.05 / row.len() as f64) {
                 notes.push(format!(

@@ -1,4 +1,4 @@
-//! Names of the steps: the standard term first, StatQuest's word and other names second.
+//! Names of the steps: the standard term first, then StatQuest's term and other names.
 
 use std::borrow::Cow;
 
@@ -11,11 +11,11 @@ use crate::graph::{Node, Op, PROBABILITIES};
 pub struct Label {
     /// The standard term.
     pub title: &'static str,
-    /// StatQuest's word and other names.
+    /// StatQuest's term and other names.
     pub term: &'static str,
     /// How it is computed.
     pub formula: Cow<'static, str>,
-    /// What it is for.
+    /// The purpose of the step.
     #[serde(rename = "words")]
     pub purpose: &'static str,
 }
@@ -39,7 +39,7 @@ pub fn label(node: &Node) -> Label {
     }
 }
 
-/// The label of `node`, whose formula has a bias wherever the operation can have one.
+/// The label of `node`, with a bias in the formula of every operation that can have one.
 fn label_with_bias(node: &Node) -> Label {
     match &node.op {
         Op::Embed { scale, .. } => new_label(
@@ -49,19 +49,19 @@ fn label_with_bias(node: &Node) -> Label {
                 Some(_) => "row of the embedding table × scale",
                 None => "row of the embedding table",
             },
-            "Each token becomes a vector of numbers learned in training: its row of the embedding table.",
+            "Each token becomes a vector of values learned in training: its row of the embedding table.",
         ),
         Op::LearnedPositions { .. } => new_label(
             "learned position embedding",
             "StatQuest: position encoding",
             "row of the position table",
-            "Each position has a learned vector of its own, so that token order counts.",
+            "Each position has its own learned vector, so that token order matters.",
         ),
         Op::Sinusoidal => new_label(
             "position encoding",
             "sinusoidal positional encoding",
             "sin(p · f) in even dimensions, cos(p · f) in odd ones",
-            "Each element is read off a wave at the token's position p, so that token order counts. \
+            "Each element is the value of a sinusoid at the token's position p, so that token order matters. \
              Pair i of the d dimensions has the frequency f = 10000^(−2i/d).",
         ),
         Op::Rope { .. } => new_label(
@@ -81,20 +81,20 @@ fn label_with_bias(node: &Node) -> Label {
             "next-token probabilities",
             "softmax of the logits",
             "e^x / Σ e^x",
-            "The logits as percentages, which add up to 100 %.",
+            "The logits, turned into probabilities that add up to 100 %.",
         ),
         Op::Softmax { .. } => new_label(
             "attention weights",
             "StatQuest: percentages; softmax of the scores",
             "e^x / Σ e^x",
-            "The scores as percentages: how much of each token's value goes into this token. Each row \
+            "The scores, turned into weights: how much of each token's value goes into this token. Each row \
              adds up to 100 %.",
         ),
         Op::WeightedSum { .. } => new_label(
             "head output",
             "StatQuest: masked self-attention values",
             "Σ attention weight × value",
-            "The sum of all visible tokens' values, each times its attention weight.",
+            "The sum of all visible tokens' values, each multiplied by its attention weight.",
         ),
         Op::OutputProjection { weight: None, .. } => new_label(
             "attention output",
@@ -211,7 +211,7 @@ fn label_outside_attention(node: &Node) -> Label {
             "logits",
             "StatQuest: output layer; with soft cap",
             "c · tanh(x / c)",
-            "The soft cap keeps the logits between −c and c.",
+            "The soft cap limits the logits to values between −c and c.",
         ),
         _ => label_by_hook(node),
     }
@@ -246,7 +246,7 @@ fn label_by_hook(node: &Node) -> Label {
             "feed-forward hidden units",
             "before the activation function",
             "x W + b",
-            "Many weighted sums of each token's vector, computed for each token by itself.",
+            "Many weighted sums of each token's vector, computed for each token independently.",
         ),
         "mlp_out" | "mlp_out_before_norm" => new_label(
             "feed-forward output",
@@ -264,7 +264,7 @@ fn label_by_hook(node: &Node) -> Label {
             "residual stream",
             "input of the layer",
             "unchanged",
-            "Each token's vector as the previous layer left it.",
+            "Each token's vector as output by the previous layer.",
         ),
         "resid_mid" | "resid_post" | "attn_sum" | "mlp_sum" if is_sum => new_label(
             "residual connection",

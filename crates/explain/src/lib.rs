@@ -1,10 +1,10 @@
 //! Inspects a Transformer: every intermediate value, from the prompt to the next token.
 //!
-//! | to read about | open |
+//! | for | see |
 //! |---|---|
 //! | the forward pass as a list of operations | [`graph`](graph::graph), [`Node`] |
 //! | all values that the model computed for a prompt and its completion | [`Trace`] |
-//! | the same values, recomputed by plain loops in f64 | [`evaluate`](evaluate::evaluate), [`Verification`] |
+//! | the same values, recomputed with plain loops in f64 | [`evaluate`](evaluate::evaluate), [`Verification`] |
 //! | a loaded model that explains prompts | [`Explainer`], [`Explanation`] |
 //! | everything in one value, for JSON and the page | [`Report`] |
 //! | the report for a terminal, and for a browser | [`terminal`], [`page`] |

@@ -3,7 +3,7 @@
 use nextword_model::FeedForwardKind;
 use serde::Serialize;
 
-/// What an axis of a tensor counts.
+/// The meaning of a tensor axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Axis {
@@ -37,7 +37,7 @@ impl Axis {
 /// `weight`, `bias` and `table` name parameters of the model.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-#[allow(missing_docs)] // The fields' names say what they are.
+#[allow(missing_docs)] // The field names are self-explanatory.
 pub enum Op {
     /// The table's row of each token id, times the scale if there is one.
     Embed { table: String, scale: Option<f64> },
@@ -174,17 +174,18 @@ impl ActivationFn {
 /// A tensor of the forward pass and how it is computed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Node {
-    /// `TransformerLens`'s name.
+    /// Name as in `TransformerLens`.
     pub name: String,
     /// The block; `None` outside of blocks.
     pub layer: Option<usize>,
     /// How it is computed from others.
     pub op: Op,
-    /// What each axis counts.
+    /// Meaning of each axis.
     pub axes: Vec<Axis>,
     /// Length of each axis.
     pub shape: Vec<usize>,
-    /// Whether the forward pass reports this tensor to probes. Others are computed from those.
+    /// Whether the forward pass reports this tensor to probes. All other tensors are computed from
+    /// reported ones.
     #[serde(rename = "seen")]
     pub observed: bool,
 }

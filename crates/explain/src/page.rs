@@ -54,7 +54,7 @@ pub struct PageData {
     pub history: Option<TrainingHistory>,
 }
 
-/// One report, with what the page needs to compute without a server.
+/// One report, with the data that the page needs to compute without a server.
 #[derive(Clone, Debug, Serialize)]
 pub struct Panel {
     /// The report.

@@ -13,7 +13,7 @@ struct PassTensor {
     data: Vec<f32>,
 }
 
-/// A probe that keeps every tensor of one sequence, pass by pass.
+/// A probe that stores every tensor of one sequence, pass by pass.
 pub(crate) struct Recorder {
     rotary: bool,
     passes: BTreeMap<String, Vec<PassTensor>>,
@@ -67,7 +67,7 @@ impl Recorder {
         Some(&pass.data)
     }
 
-    /// Replaces what was recorded at `name` by `rows`, one pass each.
+    /// Replaces the values recorded at `name` with `rows`, one per pass.
     pub(crate) fn replace(&mut self, name: &str, rows: Vec<Vec<f32>>) {
         let passes = rows.into_iter().map(|data| PassTensor {
             shape: vec![1, data.len()],

@@ -20,7 +20,7 @@ pub const FORMAT: &str = "explain/1";
 /// Default maximum number of values in a report.
 pub const MAX_REPORT_VALUES: usize = 2_000_000;
 
-/// What a report contains.
+/// Selects the contents of a report.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReportOptions {
     /// The layers to include; `None`: all, with the values of as many as fit.
@@ -54,7 +54,7 @@ pub struct Report {
     pub prompt: String,
     /// Parts of it that are not in the vocabulary.
     pub unknown: Vec<String>,
-    /// Number of tokens removed from the start of the prompt, because it did not fit the context.
+    /// Number of tokens removed from the start of the prompt to fit the context.
     pub truncated: usize,
     /// The input tokens.
     pub tokens: Vec<TokenInfo>,
@@ -76,7 +76,7 @@ pub struct Report {
     pub lens: Vec<LensStage>,
     /// Direct logit attribution of each sampled token.
     pub contributions: Vec<Contribution>,
-    /// Observations in words.
+    /// Observations, as text.
     pub notes: Vec<String>,
     /// The result of the recomputation.
     #[serde(rename = "verdict")]
@@ -106,7 +106,7 @@ pub struct TokenInfo {
     pub id: u32,
     /// Its text.
     pub text: String,
-    /// Whether it comes from the prompt or the completion.
+    /// Whether it is part of the prompt or of the completion.
     #[serde(rename = "from")]
     pub origin: TokenOrigin,
     /// The forward pass that computed it. Keys and values of earlier passes come from the KV cache.
@@ -129,7 +129,7 @@ pub enum TokenOrigin {
 pub struct SampledToken {
     /// The position after which it was sampled.
     pub after: usize,
-    /// The token, with the probability that the model gives it (before temperature and filters).
+    /// The token, with the model's probability (before temperature and filters).
     pub token: TokenProb,
     /// Its probability when it was sampled (after temperature and filters).
     #[serde(rename = "share")]
@@ -167,7 +167,7 @@ pub struct Step {
 /// The values of a tensor.
 #[derive(Clone, Debug, Serialize)]
 pub struct TensorValues {
-    /// What each axis counts.
+    /// Meaning of each axis.
     pub axes: Vec<Axis>,
     /// Length of each axis.
     pub shape: Vec<usize>,
@@ -238,7 +238,7 @@ impl Report {
                     explanation.contribution(trace.prompt_len - 1 + n, sample.sampled.id)
                 })
                 .collect(),
-            notes: notes,
+            notes,
             verification: VerificationSummary {
                 verified: trace.verification.is_verified(),
                 summary: trace.verification.summary(),
@@ -282,8 +282,8 @@ impl Explanation<'_> {
         if layer >= layers {
             return Err(ExplainError::Address {
                 address: format!("layer {layer}"),
-                problem: format!("valid layers: 0 to {}", layers - 1),
-                hint: "layer 0".to_string(),
+                problem: format!("the model has layers 0 to {}", layers - 1),
+                hint: "try layer 0".to_string(),
             });
         }
         let nodes = self.trace.graph.iter();
@@ -323,15 +323,15 @@ fn size(node: &Node) -> usize {
 
 fn too_large(count: usize, limit: usize) -> ExplainError {
     ExplainError::TooLarge {
-        what: "this report".to_string(),
+        subject: "this report".to_string(),
         count,
         limit,
         hint: "select one layer with --layer N, or use a shorter prompt",
     }
 }
 
-/// Returns the requested steps, and the names of those whose values are included: all, or as many as
-/// fit.
+/// Returns the requested steps, and the names of those whose values are included: all of them, or as
+/// many as fit.
 fn select_nodes(
     explanation: &Explanation<'_>,
     options: &ReportOptions,
@@ -339,11 +339,11 @@ fn select_nodes(
 ) -> Result<(Vec<Node>, BTreeSet<String>), ExplainError> {
     let trace = &explanation.trace;
     let layers = options.layers.as_deref();
-    let wanted = |node: &&Node| {
+    let is_selected = |node: &&Node| {
         let layer = node.layer;
         layer.is_none_or(|layer| layers.is_none_or(|layers| layers.contains(&layer)))
     };
-    let nodes: Vec<Node> = trace.graph.iter().filter(wanted).cloned().collect();
+    let nodes: Vec<Node> = trace.graph.iter().filter(is_selected).cloned().collect();
     let count: usize = nodes.iter().map(size).sum();
     if count <= options.max_values {
         let names = nodes.iter().map(|node| node.name.clone()).collect();
@@ -375,8 +375,8 @@ fn select_nodes(
         return Err(too_large(count, options.max_values));
     }
     notes.push(format!(
-        "{count} values are too many to show at once: those of {} steps are omitted; select a layer with \
-         --layer N",
+        "the {count} values are too many to show at once, so those of {} steps are omitted; select a layer with \
+        --layer N",
         nodes.len() - included.len()
     ));
     Ok((nodes, included))

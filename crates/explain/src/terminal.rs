@@ -7,7 +7,7 @@ use crate::explainer::Explanation;
 use crate::insight::TokenProb;
 use crate::report::{Report, TokenOrigin};
 
-/// What to show, and how.
+/// What to print, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct View {
     /// Width of the terminal in columns.
@@ -49,8 +49,7 @@ const LABEL_WIDTH: usize = 14;
 /// Maximum vocabulary size for which logits are shown as a table.
 const MAX_COLUMNS: usize = 8;
 
-/// A space at which lines are not broken. It cannot occur in a token, since control characters are
-/// replaced.
+/// Marks a non-breaking space. It cannot occur in a token, since control characters are replaced.
 const NO_BREAK: char = '\u{1}';
 
 /// Maximum number of parts of a logit to list, largest first.
@@ -59,7 +58,7 @@ const MAX_PARTS: usize = 12;
 /// Maximum number of lines with values, unless the user selects layers or positions.
 const MAX_LINES: usize = 1_000;
 
-/// Renders the whole report. Parts that are too long are omitted, with a note on how to select them.
+/// Renders the full report. Parts that are too long are omitted, with a note on how to select them.
 pub fn render(explanation: &Explanation<'_>, report: &Report, view: &View) -> String {
     let mut printer = Printer {
         explanation,
@@ -140,8 +139,8 @@ impl Printer<'_> {
         self.wrap_hanging(indent, indent, text, code);
     }
 
-    /// Like [`Self::wrap`], with another prefix of the first line, of the same width. Lines are not broken
-    /// at [`NO_BREAK`].
+    /// Like [`Self::wrap`], but the first line has another prefix of the same width. Lines are not
+    /// broken at [`NO_BREAK`].
     fn wrap_hanging(&mut self, first: &str, indent: &str, text: &str, code: &str) {
         let (mut prefix, mut line) = (first, String::new());
         for word in text.split(' ') {
@@ -200,12 +199,12 @@ impl Printer<'_> {
             return format!("{x:>width$.1e}");
         }
         let text = format!("{x:>width$.decimals$}");
-        let zero = text
+        let is_zero = text
             .trim()
             .trim_start_matches('-')
             .chars()
             .all(|c| c == '0' || c == '.');
-        if zero && text.contains('-') {
+        if is_zero && text.contains('-') {
             format!("{:>width$.decimals$}", 0.0)
         } else {
             text

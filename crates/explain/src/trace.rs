@@ -26,7 +26,7 @@ pub struct TraceOptions {
     pub max_tokens: usize,
     /// The completion ends with the first of these tokens.
     pub stop_ids: Vec<u32>,
-    /// The BOS token, which stays in front when a long prompt is truncated.
+    /// The BOS token, which is kept at the start when a long prompt is truncated.
     pub bos_id: Option<u32>,
 }
 
@@ -50,17 +50,17 @@ pub struct Trace {
     pub graph: Vec<Node>,
     /// The input tokens: the prompt's, then those of the completion except its last.
     pub ids: Vec<u32>,
-    /// How many of `ids` are the prompt's.
+    /// Number of prompt tokens in `ids`.
     pub prompt_len: usize,
-    /// Number of tokens removed from the start of the prompt, because it did not fit the context.
+    /// Number of tokens removed from the start of the prompt to fit the context.
     pub truncated: usize,
     /// The forward pass that computed each position: pass 0 is the prefill, pass n the n-th decode step,
     /// which reads the keys and values of earlier positions from the KV cache.
     pub passes: Vec<usize>,
-    /// The model's values by name. Tensors that the forward pass does not report are computed from those
-    /// that it does.
+    /// The model's values by name. Tensors that the forward pass does not report are computed from
+    /// those that it reports.
     pub values: Arrays,
-    /// The same tensors, recomputed by plain loops in f64.
+    /// The same tensors, recomputed with plain loops in f64.
     pub reference: Arrays,
     /// How each token of the completion was sampled.
     pub samples: Vec<SamplingTrace>,
@@ -73,7 +73,7 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Generates a completion of `prompt` and records every value on the way.
+    /// Generates a completion of `prompt` and records every intermediate value.
     ///
     /// # Errors
     /// [`ExplainError::Generate`] if the prompt is invalid or the model computes NaN or infinity;
@@ -87,7 +87,7 @@ impl Trace {
         let config = model.config().clone();
         check_size(&config, prompt.len().saturating_add(options.max_tokens))?;
         let mut recorder = Recorder::new(config.position);
-        let decode = DecodeOptions {
+        let decode_options = DecodeOptions {
             sampling: options.sampling.clone(),
             max_tokens: options.max_tokens.max(1),
             stop_ids: options.stop_ids.clone(),
@@ -95,7 +95,7 @@ impl Trace {
             bos_id: options.bos_id,
             first_sequence: 0,
         };
-        let mut decoder = Decoder::new(model, &[prompt.to_vec()], decode)?;
+        let mut decoder = Decoder::new(model, &[prompt.to_vec()], decode_options)?;
         let sampler = Sampler::new(options.sampling.clone())?;
         let mut history = History::new(prompt);
         let mut step_logits: Vec<Vec<f32>> = Vec::new();
@@ -261,12 +261,12 @@ fn check_size(config: &ModelConfig, tokens: usize) -> Result<(), ExplainError> {
         return Ok(());
     }
     Err(ExplainError::TooLarge {
-        what: format!(
+        subject: format!(
             "a trace of {tokens} tokens through {} layers",
             config.n_layers
         ),
         count,
         limit: MAX_TRACE_VALUES,
-        hint: "give a shorter prompt and fewer --max-tokens",
+        hint: "use a shorter prompt or a smaller --max-tokens",
     })
 }

@@ -7,7 +7,7 @@ use crate::array::Array;
 /// The result of the independent recomputation in f64.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Verification {
-    /// The largest differences that count as rounding.
+    /// The largest differences that count as rounding errors.
     pub tolerance: Tolerance,
     /// The largest difference of each tensor.
     pub differences: Vec<Difference>,
@@ -18,7 +18,7 @@ pub struct Verification {
     pub unexpected: Vec<String>,
 }
 
-/// What counts as rounding.
+/// The largest differences that count as rounding errors.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Tolerance {
     /// For a tensor recomputed from the model's own operands: relative to the tensor's largest absolute
@@ -95,7 +95,7 @@ impl Verification {
         let Tolerance { step, end_to_end } = self.tolerance;
         let is_close = |d: &Difference| {
             d.step <= step * (d.scale + 0.1)
-                && end_to_end.is_none_or(|part| d.largest <= part * d.scale.max(1.0))
+                && end_to_end.is_none_or(|limit| d.largest <= limit * d.scale.max(1.0))
         };
         let is_complete = self.missing.is_empty() && self.unexpected.is_empty();
         is_complete && !self.differences.is_empty() && self.differences.iter().all(is_close)
@@ -121,12 +121,12 @@ impl Verification {
         if self.tolerance.end_to_end.is_none() {
             let step = self.differences.iter().map(|d| d.step).fold(0.0, f64::max);
             summary = format!(
-                "{summary}; {step:.1e} within a single operation, which is what counts for a quantized model"
+                "{summary}; {step:.1e} within a single operation, which is the criterion for a quantized model"
             );
         }
-        for (what, names) in [("missing", &self.missing), ("unexpected", &self.unexpected)] {
+        for (label, names) in [("missing", &self.missing), ("unexpected", &self.unexpected)] {
             if !names.is_empty() {
-                summary = format!("{summary}; {what}: {}", names.join(", "));
+                summary = format!("{summary}; {label}: {}", names.join(", "));
             }
         }
         summary

@@ -1,5 +1,4 @@
-//! Interventions: what the model would predict with another token, without a head, or with another
-//! embedding.
+//! Interventions: predictions with another token, without a head, or with another embedding.
 
 use std::collections::BTreeMap;
 
@@ -96,7 +95,7 @@ pub(crate) fn what_if(
                 check_range(dim, config.d_model, "embedding element")?;
                 if !value.is_finite() {
                     return Err(ExplainError::WhatIf(format!(
-                        "{value} is not a finite number"
+                        "the new embedding value must be a finite number, but is {value}"
                     )));
                 }
                 let weights =
@@ -117,7 +116,7 @@ pub(crate) fn what_if(
         .as_ref()
         .map_or(old, |values| values[PROBABILITIES].row(last));
     if new.iter().any(|p| !p.is_finite()) {
-        let problem = "the values overflow; hint: use a value closer to the others";
+        let problem = "the recomputed values overflow; hint: use a smaller embedding value";
         return Err(ExplainError::WhatIf(problem.to_string()));
     }
     let (before, after) = (
@@ -153,10 +152,10 @@ fn prob_changes<'g>(
     changes
 }
 
-fn check_range(at: usize, count: usize, what: &str) -> Result<(), ExplainError> {
+fn check_range(at: usize, count: usize, kind: &str) -> Result<(), ExplainError> {
     if at < count {
         return Ok(());
     }
-    let problem = format!("no {what} {at}; valid: 0 to {}", count - 1);
+    let problem = format!("no {kind} {at}; valid values: 0 to {}", count - 1);
     Err(ExplainError::WhatIf(problem))
 }

@@ -257,16 +257,16 @@ impl<'m> Decoder<'m> {
         let seq = ids.len() / rows.len();
         let data = TensorData::new(ids, [rows.len(), seq]);
         let tokens = Tensor::<2, Int>::from_data(data, &self.model.device());
-        let mut pass = ForwardContext::with_probe(probe).with_cache(&mut self.cache, rows);
-        let hidden = self.model.hidden_states(tokens, &mut pass);
+        let mut ctx = ForwardContext::with_probe(probe).with_cache(&mut self.cache, rows);
+        let hidden = self.model.hidden_states(tokens, &mut ctx);
         // The prompt's other logits are not needed and would take seq * vocab_size elements.
         let last = hidden.narrow(1, seq - 1, 1); // [rows, 1, d_model]
-        let logits = self.model.logits(last, &mut pass); // [rows, 1, vocab_size]
+        let logits = self.model.logits(last, &mut ctx); // [rows, 1, vocab_size]
         let logits = weights::to_f32_vec(logits.into_data());
-        let each = logits
+        let rows_of_logits = logits
             .chunks(self.model.config().vocab_size)
             .map(<[f32]>::to_vec);
-        rows.iter().copied().zip(each).collect()
+        rows.iter().copied().zip(rows_of_logits).collect()
     }
 
     fn sample_row(&mut self, row: usize, logits: &[f32]) -> Result<Token, GenerateError> {

@@ -52,9 +52,9 @@ impl Detokenizer {
         })
     }
 
-    /// Adds token `id` and returns the text that is now certain. A token that ends the completion
-    /// (`is_eos`) has no text: not every tokenizer file marks its EOS token as special, and decoding
-    /// would then show it.
+    /// Adds token `id` and returns the text that is now final. A token that ends the completion
+    /// (`is_eos`) has no text: not every tokenizer file marks its EOS token as special, so decoding
+    /// could include it.
     pub fn push(&mut self, id: u32, is_eos: bool) -> String {
         if is_eos {
             return String::new();
@@ -88,7 +88,7 @@ impl Detokenizer {
         self.char_count
     }
 
-    /// The whole text, and the stop string that ended it.
+    /// The full text, and the stop string that ended it.
     pub fn into_text(self) -> (String, Option<String>) {
         (self.text, self.stop)
     }

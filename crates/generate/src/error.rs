@@ -54,8 +54,8 @@ pub enum GenerateError {
 
     /// The model computed NaN or infinity.
     #[error(
-        "the logit of token {id} is {value}; hint: the weights are damaged or training diverged, use an earlier \
-         checkpoint"
+        "the logit of token {id} is {value}: the weights are damaged or training diverged; hint: use an earlier \
+        checkpoint"
     )]
     NotFinite {
         /// The first token with such a logit.
@@ -70,8 +70,8 @@ pub enum GenerateError {
 
     /// A tokenizer that belongs to another model.
     #[error(
-        "{tokenizer} has {tokens} tokens, but {model} has a vocab_size of {vocab_size}: the tokenizer belongs to \
-         another model; hint: restore the tokenizer.json that the model was trained with"
+        "{tokenizer} has {tokens} tokens, but {model} has a vocab_size of {vocab_size}, so the tokenizer belongs \
+        to another model; hint: restore the tokenizer.json that the model was trained with"
     )]
     WrongTokenizer {
         /// The tokenizer's file or a description.

@@ -11,8 +11,8 @@
 //! | generate text from text, streamed in deltas | [`TextGenerator`] |
 //!
 //! Sampling is a pure function of the seed, the sequence number and the token's position. The same
-//! seed gives the same text whatever else is in the batch: exactly on flex, up to rounding on other
-//! devices.
+//! seed gives the same text regardless of the rest of the batch: exactly on flex, up to rounding on
+//! other devices.
 
 // Burn's nested tensor types overflow the default limit in release builds with wgpu.
 #![recursion_limit = "256"]

@@ -62,7 +62,7 @@ impl Sampler {
     /// Creates a sampler with these settings.
     ///
     /// # Errors
-    /// As [`SamplingConfig::validate`].
+    /// The same as [`SamplingConfig::validate`].
     pub fn new(config: SamplingConfig) -> Result<Self, GenerateError> {
         config.validate()?;
         let rng = CounterRng::new(config.seed).named("sampling");
@@ -253,9 +253,9 @@ mod tests {
             ..SamplingConfig::default()
         };
         let sampler = Sampler::new(config).unwrap();
-        let draws = 40_000;
+        let samples = 40_000;
         let mut counts = [0.0_f64; 6];
-        for position in 0..draws {
+        for position in 0..samples {
             let token = sampler
                 .sample(&logits, &History::default(), at(position))
                 .unwrap();
@@ -265,7 +265,7 @@ mod tests {
         let total: f64 = weights.iter().sum();
         let chi_square: f64 = (0..5)
             .map(|i| {
-                let expected = draws as f64 * weights[i] / total;
+                let expected = samples as f64 * weights[i] / total;
                 (counts[i] - expected).powi(2) / expected
             })
             .sum();
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn logprob_is_the_models_and_probability_the_samplers() {
+    fn logprob_precedes_filters_and_probability_follows_them() {
         let logits = [1.0_f32.ln(), 3.0_f32.ln(), 4.0_f32.ln()];
         let config = SamplingConfig {
             top_k: Some(1),

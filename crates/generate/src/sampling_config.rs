@@ -75,28 +75,28 @@ impl SamplingConfig {
             let hint = "use 0 for greedy decoding, 0.8 for more predictable text, 1 for the model's own distribution";
             return fail(
                 "temperature",
-                format!("{temperature} is not a finite number of at least 0"),
+                format!("must be a finite number of at least 0, but is {temperature}"),
                 hint,
             );
         }
         if self.top_k == Some(0) {
             let hint = "omit it to keep all tokens, or use 1 for greedy decoding";
-            return fail("top_k", "0 would remove every token".to_owned(), hint);
+            return fail("top_k", "must be at least 1, but is 0".to_owned(), hint);
         }
         if let Some(p) = self.top_p.filter(|p| !(*p > 0.0 && *p <= 1.0)) {
-            let problem = format!("{p} is not greater than 0 and at most 1");
+            let problem = format!("must be greater than 0 and at most 1, but is {p}");
             return fail("top_p", problem, "0.9 is typical");
         }
         if let Some(p) = self.min_p.filter(|p| !(0.0..=1.0).contains(p)) {
             return fail(
                 "min_p",
-                format!("{p} is not between 0 and 1"),
+                format!("must be from 0 to 1, but is {p}"),
                 "0.05 is typical",
             );
         }
         let repetition = self.repetition_penalty;
         if !(repetition.is_finite() && repetition > 0.0) {
-            let problem = format!("{repetition} is not a positive number");
+            let problem = format!("must be a positive number, but is {repetition}");
             return fail(
                 "repetition_penalty",
                 problem,
@@ -111,7 +111,7 @@ impl SamplingConfig {
             if !value.is_finite() {
                 return fail(
                     key,
-                    format!("{value} is not a finite number"),
+                    format!("must be a finite number, but is {value}"),
                     "0 disables it, 0.5 is typical",
                 );
             }
@@ -121,7 +121,9 @@ impl SamplingConfig {
             .iter()
             .find(|(_, b)| b.is_nan() || **b == f32::INFINITY)
         {
-            let problem = format!("the bias of token {id} is {bias}");
+            let problem = format!(
+                "must be a finite number or negative infinity, but is {bias} for token {id}"
+            );
             return fail(
                 "logit_bias",
                 problem,

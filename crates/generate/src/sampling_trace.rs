@@ -1,4 +1,4 @@
-//! A record of one sampling step: every candidate, and the filter that removed it.
+//! Trace of one sampling step: every candidate, and the filter that removed it.
 
 use serde::{Deserialize, Serialize};
 
@@ -60,7 +60,7 @@ impl Sampler {
     /// Like [`sample`](Self::sample), with everything that led to the result.
     ///
     /// # Errors
-    /// As [`sample`](Self::sample).
+    /// The same as [`sample`](Self::sample).
     pub fn trace(
         &self,
         logits: &[f32],

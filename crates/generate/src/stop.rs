@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn one_stop_string_is_found_however_the_text_is_split() {
+    fn stop_string_is_found_for_any_chunking() {
         let mut stopped = 0;
         for case in 0..4000 {
             let rng = CounterRng::new(7).stream(case);
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_complete_stop_string_wins_in_any_split() {
+    fn first_complete_stop_string_wins_for_any_chunking() {
         for case in 0..4000 {
             let rng = CounterRng::new(8).stream(case);
             let text = random_text(rng.stream(1), 25);

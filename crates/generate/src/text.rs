@@ -90,21 +90,21 @@ impl TextGenerator {
     /// # Errors
     /// [`GenerateError::WrongTokenizer`] if the tokenizer belongs to another model; errors from
     /// reading the tokenizer or the weights.
-    pub fn open(record: &ModelDir, device: &Device) -> Result<Self, GenerateError> {
-        let path = record.tokenizer_path();
+    pub fn open(model_dir: &ModelDir, device: &Device) -> Result<Self, GenerateError> {
+        let path = model_dir.tokenizer_path();
         let tokenizer = load_tokenizer(&path)?;
-        let model = record.path.join("config.json").display().to_string();
+        let model = model_dir.path.join("config.json").display().to_string();
         let tokenizer_name = path.display().to_string();
-        let used_ids = record
+        let used_ids = model_dir
             .config
             .vocab_size
-            .saturating_sub(record.card.unused_ids);
+            .saturating_sub(model_dir.card.unused_ids);
         check_vocab_size(&*tokenizer, tokenizer_name, used_ids, model)?;
-        let model = record.load(device)?;
+        let model = model_dir.load(device)?;
         Ok(Self {
             model,
             tokenizer,
-            card: record.card.clone(),
+            card: model_dir.card.clone(),
         })
     }
 

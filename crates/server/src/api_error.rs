@@ -26,7 +26,7 @@ impl ApiError {
         }
     }
 
-    /// 400 for the request as a whole.
+    /// 400 without a specific field.
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", message)
     }
@@ -94,7 +94,7 @@ impl ApiError {
         }
     }
 
-    /// 503.
+    /// 503 with `message`.
     pub(crate) fn unavailable(message: impl Into<String>) -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -105,17 +105,17 @@ impl ApiError {
 
     /// 503: the server is shutting down.
     pub(crate) fn shutting_down() -> Self {
-        Self::unavailable("the server is stopping")
+        Self::unavailable("the server is shutting down")
     }
 
     /// 503: the engine dropped the completion.
     pub(crate) fn aborted() -> Self {
         Self::unavailable(
-            "the completion was aborted: the server is stopping or hit an internal error",
+            "the completion was aborted: the server is shutting down or had an internal error",
         )
     }
 
-    /// 408: the client does not read its response.
+    /// 408: the client stopped reading its response.
     pub(crate) fn slow_client() -> Self {
         Self::with_status(
             StatusCode::REQUEST_TIMEOUT,
@@ -128,7 +128,7 @@ impl ApiError {
         Self::internal("internal server error (a bug in nextword)")
     }
 
-    /// 500.
+    /// 500 with `message`.
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", message)
     }

@@ -55,7 +55,7 @@ impl ChatTemplate {
             Ok(meta) if meta.len() > MAX_FILE_BYTES => {
                 let len = meta.len();
                 return Err(template_error(format!(
-                    "the file has {len} bytes, more than the maximum of {MAX_FILE_BYTES}"
+                    "the file has {len} bytes, but the maximum is {MAX_FILE_BYTES}"
                 )));
             }
             Ok(_) => {}
@@ -137,7 +137,7 @@ impl ChatTemplate {
     }
 }
 
-/// Replaces `{% generation %}`, which marks training targets and minijinja does not know, by a plain block.
+/// Replaces `{% generation %}`, which marks training targets and is unknown to minijinja, with a plain block.
 fn replace_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
@@ -211,7 +211,7 @@ fn tojson(
     Ok(out + rest)
 }
 
-/// A buffer that holds at most `MAX_OUTPUT_BYTES`.
+/// A buffer limited to `MAX_OUTPUT_BYTES`.
 struct LimitedWriter(Vec<u8>);
 
 impl Write for LimitedWriter {
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn constructs_of_known_templates_work() {
+    fn constructs_of_published_templates_work() {
         for (source, expected) in [
             (
                 "{{ bos_token }}{% if strftime_now is defined %}{{ strftime_now('%Y')[:2] }}{% endif %}",

@@ -26,7 +26,7 @@ use crate::panics;
 const CHANNEL_CAPACITY: usize = 256;
 /// Maximum number of updates of a completion in one step, including the one that reports a failure.
 const MAX_UPDATES_PER_STEP: usize = 4;
-/// How long a client may stop reading: while others wait for a slot, and while none do.
+/// Timeouts for a client that stops reading: while other requests wait for a slot, and while none do.
 const SLOW_CLIENT_TIMEOUTS: (Duration, Duration) =
     (Duration::from_secs(2), Duration::from_secs(30));
 /// Pause between polls while no client reads.
@@ -214,7 +214,7 @@ struct Worker {
 }
 
 impl Worker {
-    /// Runs until there can be no more work; `label` names the engine in logs.
+    /// Runs until no more work can arrive; `label` names the engine in logs.
     fn run(mut self, label: &str) {
         loop {
             match panics::catch(label, || self.tick()) {
@@ -231,7 +231,7 @@ impl Worker {
         }
     }
 
-    /// Runs one step of the batch. Returns false once there can be no more work.
+    /// Runs one step of the batch. Returns false once no more work can arrive.
     fn tick(&mut self) -> bool {
         self.receive_jobs();
         if self.abort.load(Ordering::Acquire) {

@@ -1,4 +1,4 @@
-//! Errors of starting and running a server; each message states the facts and a fix.
+//! Errors from starting and running a server.
 
 use std::io;
 use std::path::PathBuf;
@@ -69,7 +69,7 @@ pub enum ServerError {
     #[error("cannot start the server: {0}")]
     Io(#[from] io::Error),
 
-    /// From the generate crate.
+    /// An error of the generate crate.
     #[error(transparent)]
     Generate(#[from] GenerateError),
 }

@@ -90,7 +90,7 @@ fn run_query(
     };
     Ok(match query {
         ExplainQuery::Report => serde_json::to_string(&explanation.report(&options)?),
-        // Without the weights: they stay on the server.
+        // The weights stay on the server.
         ExplainQuery::ReportWithVocabulary => {
             serde_json::to_string(&page::Panel::without_weights(explanation, &options)?)
         }

@@ -24,7 +24,7 @@ const MAX_TRACE_VALUES: usize = 8_000_000;
 /// Maximum number of waiting queries.
 const MAX_WAITING: usize = 16;
 
-/// Computes explanations one after the other, and caches models and traces.
+/// Computes explanations one at a time, and caches models and traces.
 #[derive(Debug)]
 pub(crate) struct ExplainService {
     limit: ConcurrencyLimit,
@@ -47,7 +47,7 @@ struct Cache {
     traces: VecDeque<CachedTrace>,
 }
 
-/// An explanation without its explainer, and the options it was made with.
+/// An explanation without its explainer, and the options it was computed with.
 #[derive(Debug)]
 struct CachedTrace {
     model: String,

@@ -1,4 +1,4 @@
-//! An OpenAI-compatible HTTP server for nextword models, with a web page of its own.
+//! An OpenAI-compatible HTTP server for nextword models, with a web page.
 //!
 //! | for | see |
 //! |---|---|
@@ -70,7 +70,7 @@ pub struct Config {
     pub max_connections: usize,
     /// Timeout for reading request headers.
     pub header_timeout: Duration,
-    /// Timeout for an idle keep-alive connection; longer than clients keep theirs open.
+    /// Timeout for an idle keep-alive connection; longer than the keep-alive of common clients.
     pub idle_timeout: Duration,
     /// Timeout for reading a request body.
     pub body_timeout: Duration,

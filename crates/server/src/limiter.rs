@@ -7,11 +7,11 @@ use tokio::sync::Semaphore;
 use crate::api_error::ApiError;
 use crate::panics;
 
-/// Limits how much work of one kind runs and waits.
+/// Limits how many tasks of one kind run and wait.
 #[derive(Debug)]
 pub(crate) struct ConcurrencyLimit {
     running: Arc<Semaphore>,
-    /// One permit for each unit of work that runs or waits.
+    /// One permit for each task that runs or waits.
     admitted: Arc<Semaphore>,
 }
 
@@ -38,7 +38,7 @@ impl ConcurrencyLimit {
         let running = self.running.clone().acquire_owned().await;
         let task = tokio::task::spawn_blocking(move || {
             let _permits = (admitted, running);
-            panics::catch("the work of a request", work)
+            panics::catch("a blocking task of a request", work)
         });
         let result = task.await.ok().flatten(); // `None` if `work` panicked.
         result.unwrap_or_else(|| Err(ApiError::panicked()))

@@ -144,7 +144,7 @@ fn slot_bytes(config: &ModelConfig) -> u64 {
     (elements_per_token * config.context_length * size_of::<f32>()) as u64
 }
 
-/// `system_fingerprint`: changes with everything that may change the output of a seeded request.
+/// `system_fingerprint`: changes whenever the output of a seeded request may change.
 fn fingerprint(model_dir: &ModelDir, tokenizer: &dyn Tokenizer) -> String {
     let mut hasher = Sha256::new();
     hasher.update(env!("CARGO_PKG_VERSION"));

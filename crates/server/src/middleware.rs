@@ -123,8 +123,8 @@ fn text(headers: &HeaderMap, name: impl AsHeaderName) -> &str {
     value.unwrap_or("")
 }
 
-/// Prevents DNS rebinding: a foreign page whose host name resolves to this machine sends that name as
-/// `Host`.
+/// Prevents DNS rebinding: a page of another site whose host name resolves to this machine sends that
+/// name as `Host`.
 fn check_host(app: &AppState, headers: &HeaderMap) -> Result<(), ApiError> {
     let host = text(headers, header::HOST);
     let is_named = |name: &String| {

@@ -44,11 +44,11 @@ impl TextDelta {
 #[derive(Debug)]
 pub(crate) struct OutputAssembler {
     tokenizer: Arc<dyn Tokenizer>,
-    writer: Detokenizer,
+    detokenizer: Detokenizer,
     /// Tokens whose text is not final yet, each with the character offset of its end.
     pending: VecDeque<(TokenInfo, usize)>,
-    /// Characters emitted so far.
-    written: usize,
+    /// Number of characters emitted so far.
+    emitted: usize,
 }
 
 impl OutputAssembler {
@@ -58,25 +58,26 @@ impl OutputAssembler {
         stop: &[String],
     ) -> Result<Self, GenerateError> {
         Ok(Self {
-            writer: Detokenizer::new(tokenizer.clone(), prompt, stop)?,
+            detokenizer: Detokenizer::new(tokenizer.clone(), prompt, stop)?,
             tokenizer,
             pending: VecDeque::new(),
-            written: 0,
+            emitted: 0,
         })
     }
 
     /// Appends a token. With a `score` it is reported to the client; an EOS token (`is_eos`) has no text.
     pub(crate) fn push(&mut self, id: u32, score: Option<&Score>, is_eos: bool) -> TextDelta {
-        let offset = self.writer.char_count();
-        let text = self.writer.push(id, is_eos);
+        let offset = self.detokenizer.char_count();
+        let text = self.detokenizer.push(id, is_eos);
         if score.is_some() {
             let info = token_info(&*self.tokenizer, id, score, offset);
-            self.pending.push_back((info, self.writer.char_count()));
+            self.pending
+                .push_back((info, self.detokenizer.char_count()));
         }
-        self.written += text.chars().count();
+        self.emitted += text.chars().count();
         let mut tokens = Vec::new();
         while let Some((_, end)) = self.pending.front()
-            && *end <= self.written
+            && *end <= self.emitted
         {
             tokens.extend(self.pending.pop_front().map(|(info, _)| info));
         }
@@ -85,20 +86,20 @@ impl OutputAssembler {
 
     /// Whether a stop string has been found.
     pub(crate) fn stopped(&self) -> bool {
-        self.writer.stop().is_some()
+        self.detokenizer.stop().is_some()
     }
 
     /// Returns the pending text at the end of the completion; an incomplete character is dropped.
     pub(crate) fn finish(&mut self) -> TextDelta {
-        let text = self.writer.finish();
+        let text = self.detokenizer.finish();
         let text = text
             .trim_end_matches(char::REPLACEMENT_CHARACTER)
             .to_owned();
-        self.written += text.chars().count();
+        self.emitted += text.chars().count();
         let stopped = self.stopped();
-        let written = self.written;
+        let emitted = self.emitted;
         let is_visible =
-            |(info, end): &(TokenInfo, usize)| !stopped || info.offset < written || *end <= written;
+            |(info, end): &(TokenInfo, usize)| !stopped || info.offset < emitted || *end <= emitted;
         let pending = std::mem::take(&mut self.pending);
         let tokens = pending.into_iter().filter(is_visible).map(|(info, _)| info);
         TextDelta {

@@ -1,18 +1,18 @@
 //! Logs panics that the server catches, with their message and location.
 //!
-//! The payload of a caught panic has no location: only a panic hook sees it. The hook installed here
-//! records recent panics, then calls the previous hook, so hooks of the embedding program still run.
+//! The payload of a caught panic has no location; only the panic hook receives it. The hook installed
+//! here records recent panics, then calls the previous hook, so hooks of the embedding program still run.
 
 use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::sync::{Mutex, Once, PoisonError};
 
-/// Maximum number of panics recorded at a time; those that nobody catches are dropped after it.
+/// Maximum number of recorded panics. Uncaught panics are never removed, so the oldest are dropped.
 const MAX_RECORDED: usize = 16;
 
-/// Recent panics, newest first. Shared by all threads: worker threads hand their panics on to the thread
-/// that waits for them.
+/// Recent panics, newest first. Shared by all threads, since a panic of a worker thread may be resumed
+/// on the thread that waits for it.
 static RECORDED: Mutex<VecDeque<Panic>> = Mutex::new(VecDeque::new());
 
 struct Panic {
@@ -81,7 +81,7 @@ pub(crate) mod test_log {
     use super::{Mutex, Once, PoisonError, install_hook, message, set_hook, take_hook};
 
     static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
-    static SEEN_BY_PREVIOUS_HOOK: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    static PREVIOUS_HOOK_MESSAGES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
     struct Writer;
 
@@ -97,7 +97,7 @@ pub(crate) mod test_log {
         }
     }
 
-    /// Installs the subscriber, a hook as an embedding program may have it, and the hook under test.
+    /// Installs the subscriber, a hook like that of an embedding program, and the hook under test.
     pub(crate) fn init() {
         static INIT: Once = Once::new();
         INIT.call_once(|| {
@@ -108,10 +108,10 @@ pub(crate) mod test_log {
             assert!(tracing::subscriber::set_global_default(subscriber).is_ok());
             let default = take_hook();
             set_hook(Box::new(move |info| {
-                let seen = SEEN_BY_PREVIOUS_HOOK.lock();
-                let mut seen = seen.unwrap_or_else(PoisonError::into_inner);
-                seen.push(message(info.payload()));
-                drop(seen);
+                let messages = PREVIOUS_HOOK_MESSAGES.lock();
+                let mut messages = messages.unwrap_or_else(PoisonError::into_inner);
+                messages.push(message(info.payload()));
+                drop(messages);
                 default(info);
             }));
             install_hook();
@@ -126,11 +126,11 @@ pub(crate) mod test_log {
         lines.map(str::to_owned).collect()
     }
 
-    /// Whether the hook that was installed first has seen a panic with this message.
-    pub(crate) fn previous_hook_saw(message: &str) -> bool {
-        let seen = SEEN_BY_PREVIOUS_HOOK.lock();
-        let seen = seen.unwrap_or_else(PoisonError::into_inner);
-        seen.iter().any(|seen| seen == message)
+    /// Whether the hook that was installed first received a panic with this message.
+    pub(crate) fn previous_hook_received(message: &str) -> bool {
+        let messages = PREVIOUS_HOOK_MESSAGES.lock();
+        let messages = messages.unwrap_or_else(PoisonError::into_inner);
+        messages.iter().any(|other| other == message)
     }
 }
 
@@ -173,6 +173,6 @@ mod tests {
     fn previous_hook_still_runs() {
         test_log::init();
         catch("a test", || panic!("for both hooks"));
-        assert!(test_log::previous_hook_saw("for both hooks"));
+        assert!(test_log::previous_hook_received("for both hooks"));
     }
 }

@@ -14,7 +14,7 @@ const MAX_N: u64 = 16;
 const MAX_STOPS: usize = 4;
 /// Maximum length of a stop string, in characters.
 const MAX_STOP_CHARS: usize = 256;
-/// Maximum tokens of a completion that slides past the context.
+/// Maximum tokens of a completion whose context is shifted (`overflow`: `slide`).
 const MAX_SLIDING_TOKENS: usize = 1 << 16;
 /// Maximum entries of `logit_bias`.
 const MAX_BIASES: usize = 1024;
@@ -102,13 +102,13 @@ impl<'a> Params<'a> {
     /// Rejects unsupported fields that would change the completion.
     pub(crate) fn reject(&mut self, keys: &[&'static str]) -> Result<(), ApiError> {
         for key in keys {
-            let given = self.get(key).filter(|value| match value {
+            let present = self.get(key).filter(|value| match value {
                 Value::Array(list) => !list.is_empty(),
                 Value::String(text) => !text.is_empty(),
                 Value::Bool(flag) => *flag,
                 _ => true,
             });
-            if given.is_some() {
+            if present.is_some() {
                 let message = format!("`{key}` is not supported; hint: remove it");
                 return Err(ApiError::invalid_field(key, message));
             }
@@ -260,7 +260,7 @@ fn stop_strings(params: &mut Params<'_>) -> Result<Vec<String>, ApiError> {
     let list = match params.get("stop") {
         None => return Ok(Vec::new()),
         Some(Value::Array(list)) => list.as_slice(),
-        Some(one) => std::slice::from_ref(one),
+        Some(single) => std::slice::from_ref(single),
     };
     if list.len() > MAX_STOPS {
         return Err(fail());

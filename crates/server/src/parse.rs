@@ -182,7 +182,7 @@ fn finish(
         if !settings.is_explicit
             && let Some(default) = requested
         {
-            // A default is lowered to the room that is left.
+            // A default is lowered to what still fits.
             let room = (context_length + 1).saturating_sub(len).max(1);
             requested = Some(if common.allow_sliding {
                 default
@@ -252,7 +252,7 @@ fn prompts(model: &Model, value: Option<&Value>) -> Result<Vec<Prompt>, ApiError
         return Err(ApiError::invalid_field("prompt", message));
     }
     list.iter()
-        .map(|one| match one {
+        .map(|prompt| match prompt {
             Value::String(text) => Ok(text_prompt(model, text)),
             Value::Array(ids) if ids.iter().all(Value::is_u64) => id_prompt(model, ids),
             _ => Err(fail()),
@@ -301,7 +301,7 @@ pub(crate) fn parse_token_ids(
 fn format_conversation(model: &Model, messages: &[Message]) -> Result<String, ApiError> {
     let messages_error = |e: &ServerError| {
         let message = match e {
-            // Clients must not learn the file's path.
+            // Do not reveal the file's path to clients.
             ServerError::Template { problem, .. } => {
                 format!("this model's chat template cannot be used: {problem}")
             }
@@ -313,8 +313,8 @@ fn format_conversation(model: &Model, messages: &[Message]) -> Result<String, Ap
         return template.render(messages).map_err(|e| messages_error(&e));
     }
     match (&model.generator.card().prompt_template, messages) {
-        (Some(template), [one]) if one.role == "user" => {
-            Ok(template.replace(PROMPT_PLACEHOLDER, &one.content))
+        (Some(template), [message]) if message.role == "user" => {
+            Ok(template.replace(PROMPT_PLACEHOLDER, &message.content))
         }
         (Some(_), _) => Err(ApiError::invalid_field(
             "messages",

@@ -20,7 +20,7 @@ pub(crate) enum Endpoint {
     Chat,
 }
 
-/// The fields that all parts of a response share.
+/// The fields shared by all parts of a response.
 pub(crate) struct ResponseBuilder {
     pub(crate) endpoint: Endpoint,
     pub(crate) include_usage: bool,
@@ -46,7 +46,7 @@ pub(crate) struct Usage {
     pub(crate) cached: usize,
 }
 
-/// One choice as it accumulates.
+/// A choice that accumulates until its completion ends.
 #[derive(Default)]
 struct Choice {
     text: String,
@@ -138,7 +138,7 @@ impl ResponseBuilder {
                 UpdateKind::Failed(error) => return Err(error),
             }
         }
-        // Serialized piecewise: in a tree of `Value`s each probability takes a kilobyte.
+        // Serialized incrementally: in a tree of `Value`s each probability takes a kilobyte.
         let choices = choices.into_iter().enumerate();
         let choices = json_array(choices.map(|(index, choice)| self.choice_json(index, choice)));
         let object = match self.endpoint {

@@ -32,7 +32,7 @@ pub(crate) struct AppState {
     pub(crate) loopback_only: bool,
     pub(crate) stopping: AtomicBool,
     pub(crate) responses: Responses,
-    /// Limits JSON parsing: a body of 1 MiB may hold half a million numbers.
+    /// Limits JSON parsing: a body of 1 MiB may contain half a million numbers.
     parse_limit: ConcurrencyLimit,
     pub(crate) explain_service: ExplainService,
 }
@@ -42,7 +42,7 @@ const MAX_CONCURRENT_PARSES: usize = 8;
 /// Blocking threads: for parsing, for one explanation, and one spare.
 pub(crate) const MAX_BLOCKING_THREADS: usize = MAX_CONCURRENT_PARSES + 2;
 
-/// All paths, as metrics name them.
+/// The `route` labels of the metrics.
 const ROUTES: [&str; 18] = [
     "/",
     "/style.css",
@@ -122,7 +122,7 @@ impl AppState {
     }
 }
 
-/// The name of a path in the metrics.
+/// The `route` label of `path` in the metrics.
 pub(crate) fn route_name(path: &str) -> &'static str {
     let exact = ROUTES.into_iter().find(|route| *route == path);
     let is_model = path.starts_with("/v1/models/");
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn handler_panic_is_a_logged_and_counted_500_with_all_headers() {
+    fn handler_panic_is_logged_and_returns_500_with_headers() {
         async fn panics() -> Response<Body> {
             panic!("in a handler")
         }

@@ -43,18 +43,18 @@ pub(crate) struct ExplainArgs {
     /// default prompt (html)
     #[arg(long)]
     pub(crate) over_training: bool,
-    /// Omit step-by-step values; keep predictions, sampling and what pushed the model towards them (text)
+    /// Omit step-by-step values; show only predictions, sampling and logit attribution (text)
     #[arg(long)]
     pub(crate) brief: bool,
     /// Layer to show, counted from 0 as in tensor names; titles count from 1 (repeatable)
-    /// [default: all, or the first if that is too long]
+    /// [default: all, or the first if the output would be too long]
     #[arg(long, value_name = "N")]
     pub(crate) layer: Vec<usize>,
     /// Head to show, counted from 0; titles count from 1 (repeatable, text) [default: all]
     #[arg(long, value_name = "N")]
     pub(crate) head: Vec<usize>,
     /// Position to show, counted from 0 (repeatable, text) [default: all, or the prompt's last if
-    /// that is too long]
+    /// the output would be too long]
     #[arg(long, value_name = "N")]
     pub(crate) position: Vec<usize>,
     /// Maximum number of tokens to generate and explain
@@ -77,7 +77,7 @@ pub(crate) struct ExplainArgs {
     /// Number of most likely next tokens to list
     #[arg(long, default_value_t = 5, value_name = "N")]
     pub(crate) top: usize,
-    /// Decimal places (text)
+    /// Number of decimal places (text)
     #[arg(long, default_value_t = 2, value_name = "N")]
     pub(crate) decimals: usize,
     /// Width in columns (text) [default: $COLUMNS, else 80]
@@ -98,7 +98,7 @@ pub(crate) struct ExplainArgs {
 }
 
 impl ExplainArgs {
-    /// Returns the output format: the given one, or that of the output file's extension.
+    /// Returns the output format: `--format`, or that of the output file's extension.
     pub(crate) fn format(&self) -> Format {
         let extension = || self.out.as_ref()?.extension()?.to_str();
         self.format.unwrap_or_else(|| match extension() {

@@ -102,7 +102,7 @@ pub(crate) struct BenchDecodeArgs {
 pub(crate) struct BenchPrefillArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Prompt length in tokens [default: the whole context]
+    /// Prompt length in tokens [default: the full context]
     #[arg(long, value_name = "N")]
     pub(crate) tokens: Option<usize>,
     #[command(flatten)]

@@ -18,7 +18,7 @@ pub(crate) fn decode(args: &BenchDecodeArgs) -> anyhow::Result<Report> {
     if let Some(bits) = args.bits {
         if model.bits().is_some() || !QuantizedMatrix::has_native_kernel(&device) {
             return Err(exit::usage(
-                "--bits needs unquantized weights on the device flex; hint: omit it and give a model made by \
+                "--bits requires unquantized weights and the device flex; hint: omit it and pass a model written by \
                  `nextword quantize`",
             ));
         }

@@ -10,7 +10,7 @@ use super::args::BenchLoadArgs;
 use super::{Report, measure_rounds};
 use crate::{exit, models};
 
-/// Times a whole process: each round starts this program, which opens the model and generates one
+/// Times an entire process: each round starts this program, which opens the model and generates one
 /// token.
 pub(crate) fn run(args: &BenchLoadArgs) -> anyhow::Result<Report> {
     let dir = models::open(&args.model, false)?;
@@ -29,7 +29,7 @@ pub(crate) fn run(args: &BenchLoadArgs) -> anyhow::Result<Report> {
         let seconds = start.elapsed().as_secs_f64();
         if !output.status.success() {
             return Err(exit::bad_file(format!(
-                "`{}` generated no token",
+                "cannot measure `{}`: `nextword generate` failed, see the error above",
                 dir.path.display()
             )));
         }

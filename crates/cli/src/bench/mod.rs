@@ -112,7 +112,7 @@ impl Report {
     }
 }
 
-/// Runs `round` `rounds` times; it returns the seconds per unit of work.
+/// Runs `round`, which returns the seconds per unit of work, `rounds` times.
 ///
 /// # Errors
 /// If `round` fails.

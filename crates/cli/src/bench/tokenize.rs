@@ -8,7 +8,7 @@ use super::args::BenchTokenizeArgs;
 use super::{Report, measure_rounds};
 use crate::{exit, models};
 
-/// Bytes of built-in text used if no file is given.
+/// Size of the built-in text that is used without a file, in bytes.
 const DEFAULT_TEXT_BYTES: usize = 1 << 20;
 
 /// Times a model's tokenizer on one core.

@@ -15,7 +15,7 @@ use crate::commands::generate::new_seed;
 use crate::format::sanitize;
 use crate::{models, output};
 
-const HELP: &str = "/retry generates the last reply again, /undo removes the last exchange, /probs shows the \
+const HELP: &str = "/retry regenerates the last reply, /undo removes the last exchange, /probs shows the \
                     last reply's token probabilities, /reset clears the conversation, /quit exits, \
                     Ctrl-C stops a reply";
 
@@ -269,7 +269,7 @@ impl Chat<'_> {
         };
         if completion.truncated > 0 && !matches!(self.style, PromptStyle::SingleTurn) {
             output::eprint_line(
-                "note: the start of the conversation no longer fits into the model's context",
+                "note: the start of the conversation no longer fits the model's context",
             );
         }
         self.turns.push(Turn {

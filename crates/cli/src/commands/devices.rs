@@ -40,7 +40,7 @@ pub(crate) fn run(args: &DevicesArgs) -> anyhow::Result<()> {
 /// Returns the device's GFLOP/s, or why it cannot be measured.
 fn gflops(info: &DeviceInfo) -> Result<f64, String> {
     let device = info.name.open().map_err(|e| e.to_string())?;
-    catch_unwind(AssertUnwindSafe(|| measure(&device))).map_err(|_| "fails".to_string())
+    catch_unwind(AssertUnwindSafe(|| measure(&device))).map_err(|_| "failed".to_string())
 }
 
 /// Returns the GFLOP/s of matrix products at the fastest of the sizes 256, 512 and 1024 that fit the

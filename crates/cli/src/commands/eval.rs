@@ -22,7 +22,7 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     }
     if args.against.is_some() && args.files.iter().any(|file| file == Path::new("-")) {
         return Err(usage(
-            "--against reads the text twice, which standard input does not allow; hint: give a file",
+            "--against reads the text twice, which is not possible with standard input; hint: pass a file",
         ));
     }
     let sources = Sources::open(&SourceConfig {
@@ -71,8 +71,8 @@ fn evaluate(model: &Path, args: &EvalArgs, sources: &Sources) -> anyhow::Result<
     )?;
     if !report.loss.nats_per_token.is_finite() {
         return Err(bad_file(format!(
-            "`{}` has a loss of {}: the model produced NaN or infinity; hint: its weights are damaged \
-             or its training diverged; use an earlier model",
+            "`{}` has a loss of {}: the model produced NaN or infinity; its weights are damaged \
+             or its training diverged; hint: use an earlier model",
             dir.path.display(),
             report.loss.nats_per_token
         )));
@@ -157,7 +157,7 @@ fn print_report(report: &TextReport, seconds: f64) -> anyhow::Result<()> {
     ));
     if report.unknown > 0 {
         output::eprint_line(&format!(
-            "note: the model's vocabulary lacks {} of the text; dropped or replaced by the \
+            "note: the text has {} outside the model's vocabulary, dropped or replaced by the \
              unknown token",
             count(report.unknown as u64, "distinct string")
         ));

@@ -25,7 +25,7 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
     }
     let Some(model) = &args.model else {
         return Err(exit::usage(
-            "no model given; hint: give a run folder, e.g. runs/NAME",
+            "no model specified; hint: pass a run folder, e.g. runs/NAME",
         ));
     };
     check_flags(args)?;
@@ -80,24 +80,25 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
 
 /// Refuses options that would have no effect.
 fn check_flags(args: &ExplainArgs) -> anyhow::Result<()> {
-    let queries = !args.why.is_empty() || !args.what_if.is_empty();
+    let has_queries = !args.why.is_empty() || !args.what_if.is_empty();
     let (text, html) = (args.format() == Format::Text, args.format() == Format::Html);
     let page = html || args.over_training && text;
     let compare = args.compare.is_some() || args.compare_with.is_some();
-    let selects = !args.head.is_empty() || !args.position.is_empty() || args.brief;
+    let has_selection = !args.head.is_empty() || !args.position.is_empty() || args.brief;
     let problem = if !args.why.is_empty() && !args.what_if.is_empty() {
         "--why and --what-if cannot be combined; hint: use one at a time"
-    } else if queries && (args.out.is_some() || compare || args.over_training || selects) {
+    } else if has_queries && (args.out.is_some() || compare || args.over_training || has_selection)
+    {
         "--why and --what-if print to the terminal or as JSON; hint: omit --out, --compare, \
          --compare-with, --over-training, --head, --position and --brief"
-    } else if queries && !text && args.format() != Format::Json {
-        "--why and --what-if support only --format text and --format json"
+    } else if has_queries && !text && args.format() != Format::Json {
+        "--why and --what-if support only --format text and --format json; hint: use one of these"
     } else if compare && !page {
         "--compare and --compare-with need a web page; hint: add --format html"
     } else if args.over_training && !page {
         "--over-training needs a web page; hint: add --format html or an --out file ending in .html"
-    } else if selects && (!text || page) {
-        "--head, --position and --brief apply only to text output; hint: omit them, the other formats \
+    } else if has_selection && (!text || page) {
+        "--head, --position and --brief apply only to text output; hint: omit them; the other formats \
          contain everything"
     } else {
         return Ok(());
@@ -109,18 +110,18 @@ fn check_flags(args: &ExplainArgs) -> anyhow::Result<()> {
 fn check_indices(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::Result<()> {
     let trace = &explanation.trace;
     let positions = trace.ids.len();
-    for (name, given, count) in [
+    for (name, indices, count) in [
         ("layer", &args.layer, trace.config.n_layers),
         ("head", &args.head, trace.config.n_heads),
         ("position", &args.position, positions),
     ] {
-        if let Some(wrong) = given.iter().find(|index| **index >= count) {
+        if let Some(invalid) = indices.iter().find(|index| **index >= count) {
             let range = match count {
                 1 => "0".to_string(),
                 _ => format!("0 to {}", count - 1),
             };
             return Err(exit::usage(format!(
-                "no {name} {wrong}; valid {name}s: {range}"
+                "no {name} {invalid}; valid {name}s: {range}"
             )));
         }
     }
@@ -145,7 +146,7 @@ fn options(args: &ExplainArgs) -> anyhow::Result<TextOptions> {
     })
 }
 
-/// Returns the indices, or `None` if none were given.
+/// Returns the indices, or `None` if there are none.
 fn non_empty(indices: &[usize]) -> Option<Vec<usize>> {
     (!indices.is_empty()).then(|| indices.to_vec())
 }
@@ -199,10 +200,10 @@ fn print_what_if(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::R
     if args.format() == Format::Json {
         return output::print_json(&result);
     }
-    output::print_line("next word        before      after")?;
-    for word in result.tokens.iter().take(args.top.max(1)) {
-        let (before, after) = (100.0 * word.before, 100.0 * word.after);
-        let text = sanitize(&word.text);
+    output::print_line("next token       before      after")?;
+    for token in result.tokens.iter().take(args.top.max(1)) {
+        let (before, after) = (100.0 * token.before, 100.0 * token.after);
+        let text = sanitize(&token.text);
         output::print_line(&format!("{text:<14}{before:>7.2} %  {after:>7.2} %"))?;
     }
     Ok(())
@@ -260,7 +261,7 @@ fn token_id(text: &str, explanation: &Explanation<'_>) -> Option<u32> {
 fn safetensors(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::Result<()> {
     let Some(file) = &args.out else {
         return Err(exit::usage(
-            "safetensors is a binary format; hint: give a file, e.g. --out trace.safetensors",
+            "safetensors is a binary format; hint: write it to a file, e.g. --out trace.safetensors",
         ));
     };
     let trace = &explanation.trace;

@@ -17,8 +17,7 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<()> {
                 ExportDtype::F16 => FloatType::F16,
                 ExportDtype::Bf16 => FloatType::Bf16,
                 ExportDtype::Q8_0 | ExportDtype::Q4_0 => {
-                    let hint =
-                        "Hugging Face folders support f32, f16 and bf16; hint: use --format gguf";
+                    let hint = "Hugging Face folders support only f32, f16 and bf16; hint: use --format gguf";
                     return Err(exit::usage(hint));
                 }
             };

@@ -78,7 +78,7 @@ fn options(args: &GenerateArgs) -> anyhow::Result<TextOptions> {
     sampling.validate()?;
     if args.stop.iter().any(String::is_empty) {
         return Err(exit::usage(
-            "--stop must not be empty; hint: omit it to disable stop texts",
+            "--stop must not be empty; hint: omit it to generate without stop strings",
         ));
     }
     Ok(TextOptions {
@@ -136,7 +136,7 @@ fn for_output(text: &str, to_terminal: bool) -> String {
     }
 }
 
-/// Prints what was not streamed of a completion.
+/// Prints the part of a completion that was not streamed.
 fn print_completion(
     args: &GenerateArgs,
     seed: u64,

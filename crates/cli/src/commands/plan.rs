@@ -93,9 +93,8 @@ fn data_lines(plan: &Plan, lines: &mut Vec<String>) {
         data.epochs
     ));
     if let Some(losses) = &plan.baselines {
-        lines.push(
-            "  to beat      validation loss of counting baselines, nats per token".to_string(),
-        );
+        lines
+            .push("  to beat      validation loss of n-gram baselines, nats per token".to_string());
         for (name, loss) in [
             ("uniform", losses.uniform),
             ("unigram", losses.unigram),

@@ -51,7 +51,7 @@ pub(crate) fn run(args: &PlotArgs) -> anyhow::Result<()> {
 fn plot_attention(args: &PlotArgs) -> anyhow::Result<()> {
     let [run] = args.runs.as_slice() else {
         return Err(exit::usage(
-            "--attention plots a single run; hint: give one run folder",
+            "--attention plots a single run; hint: pass one run folder",
         ));
     };
     let history = history::load(run)?;
@@ -102,9 +102,12 @@ fn read_curve(path: &Path) -> anyhow::Result<Curve> {
             std::io::ErrorKind::NotFound => "does not exist".to_string(),
             _ => format!("cannot be read: {e}"),
         };
-        exit::bad_file(format!(
-            "`{shown}` {problem}; hint: give a run folder, e.g. runs/NAME"
-        ))
+        let hint = if models::is_run(path) {
+            "wait until the run has logged some steps"
+        } else {
+            "pass a run folder, e.g. runs/NAME"
+        };
+        exit::bad_file(format!("`{shown}` {problem}; hint: {hint}"))
     })?;
     let mut curve = Curve::new(run_name(path));
     let last = text.lines().count();
@@ -123,7 +126,7 @@ fn read_curve(path: &Path) -> anyhow::Result<Curve> {
     }
     if curve.is_empty() {
         return Err(exit::bad_file(format!(
-            "`{shown}` has no losses to plot yet; hint: let it train"
+            "`{shown}` has no losses to plot yet; hint: wait until the run has logged some steps"
         )));
     }
     Ok(curve)

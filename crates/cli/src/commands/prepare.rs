@@ -134,6 +134,6 @@ fn print_summary(
         ))?;
     }
     output::print_line(&format!(
-        "to train on it, set prepared = \"{folder}\" in [data] and no path"
+        "to train on it, set prepared = \"{folder}\" in [data] and remove path"
     ))
 }

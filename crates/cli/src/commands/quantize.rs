@@ -15,7 +15,7 @@ pub(crate) fn run(args: &QuantizeArgs) -> anyhow::Result<()> {
     let file = dir.weights_path();
     if weights::bits(&file)?.is_some() {
         return Err(exit::usage(format!(
-            "`{}` is already quantized; hint: give the model it was made from",
+            "`{}` is already quantized; hint: pass the original model",
             dir.path.display()
         )));
     }

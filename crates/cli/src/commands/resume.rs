@@ -29,7 +29,7 @@ pub(crate) fn run(args: &ResumeArgs) -> anyhow::Result<ExitCode> {
             "does not exist"
         };
         return Err(exit::bad_file(format!(
-            "`{}` {problem}; hint: give a run folder, e.g. runs/NAME",
+            "`{}` {problem}; hint: pass a run folder, e.g. runs/NAME",
             args.run.display()
         )));
     }

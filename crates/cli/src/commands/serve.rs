@@ -20,7 +20,7 @@ pub(crate) struct ServeArgs {
     /// Address to listen on; any but a loopback address requires an API key
     #[arg(long, default_value = "127.0.0.1")]
     host: String,
-    /// Port to listen on; 0 chooses a free one
+    /// Port to listen on; 0 picks a free port
     #[arg(long, short, default_value_t = 8080)]
     port: u16,
     /// API key that clients must send (bearer token, or password in a browser) [default: the
@@ -34,7 +34,7 @@ pub(crate) struct ServeArgs {
     /// Allow browser requests from this origin, e.g. `https://app.example` (repeatable)
     #[arg(long, value_name = "ORIGIN", value_parser = parse_origin)]
     cors_origin: Vec<String>,
-    /// Log each request to standard error: method, path, status, time to the response head
+    /// Log each request to standard error: method, path, status, time to the response headers
     #[arg(long, short)]
     verbose: bool,
     /// Maximum concurrent completions per model
@@ -54,7 +54,7 @@ pub(crate) struct ServeArgs {
     last: bool,
 }
 
-/// Serves models until the process is asked to stop.
+/// Serves models until the process receives a stop signal.
 pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let api_key = args
         .api_key
@@ -90,7 +90,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         }
         loaded.push(model);
     }
-    serve(loaded, config, |stage| match stage {
+    serve(loaded, config, |event| match event {
         ServerEvent::Listening(address) => {
             output::eprint_line(&format!("listening on http://{address} (Ctrl-C stops)"));
         }
@@ -114,7 +114,7 @@ fn parse_origin(text: &str) -> Result<String, String> {
     Err("must be a scheme and a host, e.g. https://app.example or http://localhost:3000".into())
 }
 
-/// Splits `NAME=PATH`, unless the whole text is an existing path.
+/// Splits `NAME=PATH`, unless the argument is an existing path.
 fn split_name(argument: &Path) -> (Option<String>, &Path) {
     let parts = argument.to_str().and_then(|text| text.split_once('='));
     match parts.filter(|(name, _)| !name.is_empty() && !argument.exists()) {

@@ -52,7 +52,7 @@ pub(crate) fn load_config(
     let config = read_config(path, set).map_err(|error| match error {
         // A missing configuration file is a usage error, not a data error.
         TrainError::Io { .. } => exit::usage(format!(
-            "{error}; hint: give a TOML configuration file, e.g. configs/quickstart.toml"
+            "{error}; hint: pass a TOML configuration file, e.g. configs/quickstart.toml"
         )),
         other => other.into(),
     });

@@ -39,7 +39,7 @@ pub(crate) fn draw(figure: &Figure, columns: usize, colours: bool) -> String {
         } else {
             ", o validation"
         };
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(text, "{:MARGIN$}  {legend}: loss{validation}", "");
     }
     text

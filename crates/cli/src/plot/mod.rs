@@ -12,7 +12,7 @@ use crate::exit;
 /// A step and its loss.
 pub(crate) type Point = (u64, f64);
 
-/// Maximum number of points per curve; more cannot be distinguished and are averaged.
+/// Maximum number of points per curve; more could not be distinguished, so they are averaged.
 const MAX_POINTS: usize = 1000;
 
 /// The losses of one run.

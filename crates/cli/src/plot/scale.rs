@@ -12,7 +12,7 @@ pub(crate) struct Scale {
 }
 
 impl Scale {
-    /// Returns a linear axis, widened to whole ticks.
+    /// Returns a linear axis, widened so that it starts and ends at a tick.
     pub(crate) fn linear(low: f64, high: f64) -> Self {
         let (low, high) = separate(low, high);
         let step = tick_step(low, high);

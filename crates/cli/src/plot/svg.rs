@@ -11,7 +11,7 @@ const RIGHT: f64 = 16.0;
 const TOP: f64 = 16.0;
 const BOTTOM: f64 = 48.0;
 
-/// Of medium lightness, so that they contrast with both white and black.
+/// Colours of medium lightness, which contrast with both white and black.
 const COLOURS: [&str; 6] = [
     "#3b82c4", "#e07b39", "#3a9d5d", "#c0504d", "#8f6fc0", "#a08a3c",
 ];
@@ -134,7 +134,7 @@ fn to_xy(figure: &Figure, (step, loss): Point) -> (f64, f64) {
 }
 
 fn push(svg: &mut String, text: std::fmt::Arguments<'_>) {
-    // Writing to a string does not fail.
+    // Writing to a string cannot fail.
     let _ = svg.write_fmt(text);
 }
 

@@ -5,7 +5,7 @@ use nextword_model::weights::FloatType;
 /// Values per block.
 pub(crate) const BLOCK_LEN: usize = 32;
 
-/// Encodes `Q8_0`. A block is a scale in f16 and 32 signed bytes: `x = scale * byte`.
+/// Encodes `Q8_0`. A block has a scale in f16 and 32 signed bytes: `x = scale * byte`.
 pub(crate) fn q8_0(values: &[f32]) -> Vec<u8> {
     let block = |block: &[f32]| {
         let max = block.iter().fold(0.0_f32, |max, v| max.max(v.abs()));
@@ -22,7 +22,7 @@ pub(crate) fn q8_0(values: &[f32]) -> Vec<u8> {
     values.chunks_exact(BLOCK_LEN).flat_map(block).collect()
 }
 
-/// Encodes `Q4_0`. A block is a scale in f16 and 32 values of 4 bits: `x = scale * (bits - 8)`. The
+/// Encodes `Q4_0`. A block has a scale in f16 and 32 values of 4 bits: `x = scale * (bits - 8)`. The
 /// value with the largest magnitude becomes -8. Byte `i` contains values `i` and `i + 16`.
 pub(crate) fn q4_0(values: &[f32]) -> Vec<u8> {
     let block = |block: &[f32]| {
@@ -68,7 +68,7 @@ mod tests {
         for (i, value) in values.iter().enumerate() {
             let bits = bytes[2 + i % 16] >> (4 * (i / 16)) & 15;
             let back = (f32::from(bits) - 8.0) * extreme / -8.0;
-            // Values of the opposite sign stop at 7 and may be a whole step off.
+            // Values of the opposite sign saturate at 7 and may be off by a full step.
             assert!(
                 (back - value).abs() <= 1.01 * max / 8.0,
                 "{back} for {value}"

@@ -32,32 +32,36 @@ pub enum GgufType {
     Q4_0,
 }
 
-/// Exports the model folder `record` as the GGUF file `to`, atomically, with its tokenizer. Returns
+/// Exports the model folder `model_dir` as the GGUF file `to`, atomically, with its tokenizer. Returns
 /// the name of the chosen architecture.
 ///
-/// Matrices get the type `dtype`. For block types, matrices whose rows are not a multiple of 32 long
-/// are stored as f16. `llama.cpp` computes GELU by the tanh approximation in half precision,
-/// whichever GELU the model was trained with.
+/// Matrices get the type `dtype`. With a block type, matrices whose row length is not a multiple of
+/// 32 are stored as f16. `llama.cpp` always computes GELU by the tanh approximation in half
+/// precision, even if the model was trained with exact GELU.
 ///
 /// # Errors
 /// [`ConvertError::Inexpressible`] with the config fields that no architecture of `llama.cpp`
 /// supports; [`ConvertError::Tokenizer`] for an unsupported tokenizer; errors from reading the model
 /// folder or writing the file.
-pub fn export(record: &ModelDir, dtype: GgufType, to: &Path) -> Result<&'static str, ConvertError> {
-    let hf::HfModel { kind, config, .. } = hf::to_hf(&record.config)?;
+pub fn export(
+    model_dir: &ModelDir,
+    dtype: GgufType,
+    to: &Path,
+) -> Result<&'static str, ConvertError> {
+    let hf::HfModel { kind, config, .. } = hf::to_hf(&model_dir.config)?;
     let architecture = Architecture::new(kind, &config)?;
-    let weights = TensorFile::open(&record.weights_path())?;
-    hf::export::check_weights(record, &weights)?;
-    let tokens = load_tokenizer(record.tokenizer_path())?;
+    let weights = TensorFile::open(&model_dir.weights_path())?;
+    hf::export::check_weights(model_dir, &weights)?;
+    let tokens = load_tokenizer(model_dir.tokenizer_path())?;
 
-    let mut meta = architecture.metadata(&config, &record.card.name);
+    let mut meta = architecture.metadata(&config, &model_dir.card.name);
     meta.push((
         "general.file_type".into(),
         MetadataValue::U32(dtype.file_type()),
     ));
     meta.push(("general.quantization_version".into(), MetadataValue::U32(2)));
-    meta.extend(tokenizer::metadata(record, &*tokens)?);
-    if let Some(template) = json::read_text(&record.chat_template_path())? {
+    meta.extend(tokenizer::metadata(model_dir, &*tokens)?);
+    if let Some(template) = json::read_text(&model_dir.chat_template_path())? {
         meta.push((
             "tokenizer.chat_template".into(),
             MetadataValue::String(template),
@@ -96,7 +100,7 @@ pub fn export(record: &ModelDir, dtype: GgufType, to: &Path) -> Result<&'static 
             mapping.assemble(|ours, shape| hf::values_or_zeros(&weights, ours, shape))?;
         if config.norm_unit_offset && mapping.name.contains("norm") {
             for value in &mut values {
-                *value += 1.0; // GGUF's norms multiply by the weight alone.
+                *value += 1.0; // GGUF norms do not add the unit offset.
             }
         }
         if architecture.has_interleaved_rope() && mapping.is_query_or_key() {
@@ -114,7 +118,8 @@ impl TensorMapping {
     }
 }
 
-/// Reorders rows for interleaved RoPE: pairs of rows become adjacent, ours are half a head apart.
+/// Reorders rows for interleaved RoPE: the two rows of a pair are half a head apart in our layout and
+/// adjacent in the result.
 fn interleave_halves(values: &[f32], rows: usize, head_dim: usize) -> Vec<f32> {
     let width = values.len() / rows.max(1);
     let row = |row: usize| {
@@ -165,7 +170,7 @@ impl GgufType {
         }
     }
 
-    /// The largest value of the type, if less than f32's. Blocks have scales in f16.
+    /// The largest value of the type, if it is less than that of f32. Block scales are f16.
     fn limit(self) -> Option<(f32, &'static str)> {
         match self {
             Self::F32 | Self::Bf16 => None,

@@ -97,11 +97,11 @@ impl Architecture {
             entries.push(("final_logit_softcapping", MetadataValue::F32(cap)));
         }
         if let Some(window) = config.windows.iter().find(|window| **window > 0) {
-            let slides = config.windows.iter().map(|window| *window > 0);
+            let is_windowed = config.windows.iter().map(|window| *window > 0);
             entries.push(("attention.sliding_window", MetadataValue::U32(*window)));
             entries.push((
                 "attention.sliding_window_pattern",
-                MetadataValue::BoolArray(slides.collect()),
+                MetadataValue::BoolArray(is_windowed.collect()),
             ));
             let local_base = config.rotary.local_base.unwrap_or(config.rotary.base);
             entries.push(("rope.freq_base_swa", MetadataValue::F32(local_base)));
@@ -131,8 +131,8 @@ fn unsupported_fields(kind: ModelType, config: &ModelConfig) -> Vec<String> {
         kind,
         ModelType::Gemma | ModelType::Gemma2 | ModelType::Gemma3Text
     );
-    let slides = matches!(kind, ModelType::Gemma2 | ModelType::Gemma3Text);
-    let feed_forward = match kind {
+    let supports_windows = matches!(kind, ModelType::Gemma2 | ModelType::Gemma3Text);
+    let supports_feed_forward = match kind {
         ModelType::Gpt2 | ModelType::GptNeox => {
             matches!(
                 config.feed_forward,
@@ -142,11 +142,11 @@ fn unsupported_fields(kind: ModelType, config: &ModelConfig) -> Vec<String> {
         _ if is_gemma => config.feed_forward == FeedForwardKind::GegluTanh,
         _ => config.feed_forward == FeedForwardKind::Swiglu,
     };
-    let scales_by_frequency = matches!(config.rotary.scaling, RotaryScaling::Llama3 { .. });
-    let scales_linearly = matches!(config.rotary.scaling, RotaryScaling::Linear { .. });
-    let yarn = matches!(config.rotary.scaling, RotaryScaling::Yarn { .. });
-    let stretches_windows = kind == ModelType::Gemma2 && scales_linearly;
-    // The 27B models scale scores by another width than head_dim. llama.cpp detects them by depth.
+    let is_llama3_scaling = matches!(config.rotary.scaling, RotaryScaling::Llama3 { .. });
+    let is_linear_scaling = matches!(config.rotary.scaling, RotaryScaling::Linear { .. });
+    let is_yarn = matches!(config.rotary.scaling, RotaryScaling::Yarn { .. });
+    let scales_windowed_rope = kind == ModelType::Gemma2 && is_linear_scaling;
+    // The 27B models scale scores by a width other than head_dim. llama.cpp detects them by depth.
     let is_27b = (kind == ModelType::Gemma2 && config.n_layers == 46)
         || (kind == ModelType::Gemma3Text && config.n_layers == 62);
     let width = if is_27b {
@@ -154,47 +154,47 @@ fn unsupported_fields(kind: ModelType, config: &ModelConfig) -> Vec<String> {
     } else {
         config.head_dim()
     };
-    let scales_scores_alike = !slides
+    let supports_score_scale = !supports_windows
         || (config.score_width.unwrap_or(config.head_dim() as f64) - width as f64).abs() < 1e-9;
-    let caps = match kind {
+    let supports_soft_caps = match kind {
         ModelType::Gemma2 => config.score_soft_cap.is_some() && config.logit_soft_cap.is_some(),
         _ => config.score_soft_cap.is_none(),
     };
-    let may_bias = matches!(
+    let may_have_bias = matches!(
         kind,
         ModelType::Llama | ModelType::Gpt2 | ModelType::GptNeox
     );
     let checks = [
         (
             "windows",
-            config.windows.is_empty() || slides,
+            config.windows.is_empty() || supports_windows,
             format!("{:?}", config.windows),
         ),
         (
             "feed_forward",
-            feed_forward,
+            supports_feed_forward,
             format!("{:?}", config.feed_forward),
         ),
         (
             "rotary.scaling",
-            (!scales_by_frequency || matches!(kind, ModelType::Llama | ModelType::Mistral))
-                && !stretches_windows
-                && !yarn,
+            (!is_llama3_scaling || matches!(kind, ModelType::Llama | ModelType::Mistral))
+                && !scales_windowed_rope
+                && !is_yarn,
             format!("{:?}", config.rotary.scaling),
         ),
         (
             "score_width",
-            scales_scores_alike,
+            supports_score_scale,
             format!("{:?}", config.score_width),
         ),
         (
             "score_soft_cap",
-            caps,
+            supports_soft_caps,
             format!("{:?}", config.score_soft_cap),
         ),
         (
             "bias.attention_output",
-            !config.bias.attention_output || may_bias,
+            !config.bias.attention_output || may_have_bias,
             "true".into(),
         ),
         ("bias.qkv", !(is_gemma && config.bias.qkv), "true".into()),

@@ -48,14 +48,14 @@ fn unsupported<T>(problem: impl Into<String>) -> Result<T, ConvertError> {
 
 /// The metadata of the model folder's tokenizer.
 pub(crate) fn metadata(
-    record: &ModelDir,
+    model_dir: &ModelDir,
     tokenizer: &dyn Tokenizer,
 ) -> Result<Vec<(String, MetadataValue)>, ConvertError> {
-    let path = record.tokenizer_path();
+    let path = model_dir.tokenizer_path();
     let bytes = std::fs::read(&path).map_err(ConvertError::io(&path, "read"))?;
     let file: Value = serde_json::from_slice(&bytes)
-        .map_err(|error| ConvertError::source(&path, format!("is not JSON ({error})")))?;
-    let size = record.config.vocab_size;
+        .map_err(|error| ConvertError::source(&path, format!("is not valid JSON ({error})")))?;
+    let size = model_dir.config.vocab_size;
     let mut tokens: Vec<Option<String>> = (0..size as u32)
         .map(|id| tokenizer.id_to_token(id))
         .collect();
@@ -82,7 +82,7 @@ pub(crate) fn metadata(
     let unused = tokens.iter().position(Option::is_none).map(|id| id as u32);
     let eos_candidates = [
         special.eos,
-        record.card.eos_ids.first().copied(),
+        model_dir.card.eos_ids.first().copied(),
         special.pad,
         unused,
     ];
@@ -113,12 +113,12 @@ pub(crate) fn metadata(
         ("token_type", MetadataValue::I32Array(kinds)),
         (
             "bos_token_id",
-            MetadataValue::U32(record.card.bos_id.unwrap_or(eos) as usize),
+            MetadataValue::U32(model_dir.card.bos_id.unwrap_or(eos) as usize),
         ),
         ("eos_token_id", MetadataValue::U32(eos as usize)),
         (
             "add_bos_token",
-            MetadataValue::Bool(record.card.bos_id.is_some()),
+            MetadataValue::Bool(model_dir.card.bos_id.is_some()),
         ),
         (
             "add_space_prefix",
@@ -177,8 +177,7 @@ fn settings(
             })
         }
         "WordLevel" => unsupported(
-            "it has a token for each word, but llama.cpp builds words from subwords, or omits the \
-             spaces between words; hint: train with data.tokenizer.kind = \"bpe\", \"char\" or \
+            "it has a token for each word, which llama.cpp does not support; hint: train with data.tokenizer.kind = \"bpe\", \"char\" or \
              \"byte\"",
         ),
         other => unsupported(format!("its model type {other:?} is not supported")),
@@ -205,7 +204,7 @@ fn byte_level(file: &Value) -> Result<TokenizerSettings, ConvertError> {
     let bytes = steps.iter().find(|step| step["type"] == "ByteLevel");
     let Some(bytes) = bytes.filter(|bytes| bytes["add_prefix_space"] != true) else {
         return unsupported(
-            "it does not split texts into bytes, or it adds a space before the first word",
+            "it does not encode text as bytes, or it adds a space before the first word",
         );
     };
     let pre_tokenizer = match steps.as_slice() {

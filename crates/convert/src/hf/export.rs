@@ -14,7 +14,7 @@ use crate::json::to_pretty;
 use crate::mapping::{TensorMapping, tensor_mappings};
 use crate::{ConvertError, json as files};
 
-/// Exports the model folder `record` as a Hugging Face folder, atomically: `config.json`,
+/// Exports the model folder `model_dir` as a Hugging Face folder, atomically: `config.json`,
 /// `model.safetensors` with values of type `float`, the tokenizer files and `generation_config.json`.
 /// Returns the chosen `model_type`.
 ///
@@ -22,24 +22,24 @@ use crate::{ConvertError, json as files};
 /// [`ConvertError::Inexpressible`] with the config fields that no model type supports; errors from
 /// reading the model folder or writing the new one.
 pub fn export(
-    record: &ModelDir,
+    model_dir: &ModelDir,
     float: FloatType,
     to: &Path,
 ) -> Result<&'static str, ConvertError> {
-    check_destination(to, &record.path)?;
-    let hf = to_hf(&record.config)?;
+    check_destination(to, &model_dir.path)?;
+    let hf = to_hf(&model_dir.config)?;
     let (kind, mut config) = (hf.kind, hf.map);
-    let path = record.tokenizer_path();
+    let path = model_dir.tokenizer_path();
     let tokenizer = load_tokenizer(&path)?;
     let mut tokenizer_json = std::fs::read(&path).map_err(ConvertError::io(&path, "read"))?;
-    if let Some(bos) = record
+    if let Some(bos) = model_dir
         .card
         .bos_id
         .and_then(|id| Some((id, tokenizer.id_to_token(id)?)))
     {
         tokenizer_json = with_bos(tokenizer_json, &bos);
     }
-    let weights = TensorFile::open(&record.weights_path())?;
+    let weights = TensorFile::open(&model_dir.weights_path())?;
     let mappings: BTreeMap<String, TensorMapping> = tensor_mappings(kind.names(), &hf.config)
         .into_iter()
         .map(|mapping| (mapping.name.clone(), mapping))
@@ -48,9 +48,9 @@ pub fn export(
         .values()
         .map(|mapping| (mapping.name.clone(), mapping.shape.clone()))
         .collect();
-    check_weights(record, &weights)?;
+    check_weights(model_dir, &weights)?;
 
-    let ids = special_ids(record, &*tokenizer);
+    let ids = special_ids(model_dir, &*tokenizer);
     config.extend(ids.clone());
     let dtype = match float {
         FloatType::F32 => "float32",
@@ -58,13 +58,13 @@ pub fn export(
         FloatType::Bf16 => "bfloat16",
     };
     config.insert("torch_dtype".into(), json!(dtype));
-    let template = files::read_text(&record.chat_template_path())?;
+    let template = files::read_text(&model_dir.chat_template_path())?;
     ModelDir::replace(to, |new| {
         let write = |name: &str, text: &str| write_atomically(&new.join(name), text.as_bytes());
         write("config.json", &to_pretty(&Value::Object(config)))?;
         write("generation_config.json", &to_pretty(&Value::Object(ids)))?;
         write_atomically(&new.join("tokenizer.json"), &tokenizer_json)?;
-        let settings = tokenizer_config(record, &*tokenizer);
+        let settings = tokenizer_config(model_dir, &*tokenizer);
         write("tokenizer_config.json", &to_pretty(&settings))?;
         if let Some(template) = &template {
             write("chat_template.jinja", template)?;
@@ -120,46 +120,49 @@ pub(crate) fn prepends_special_token(tokenizer: &Value) -> bool {
 }
 
 /// Checks that the weights match the config, before anything is written.
-pub(crate) fn check_weights(record: &ModelDir, weights: &TensorFile) -> Result<(), ConvertError> {
-    let path = record.weights_path();
+pub(crate) fn check_weights(
+    model_dir: &ModelDir,
+    weights: &TensorFile,
+) -> Result<(), ConvertError> {
+    let path = model_dir.weights_path();
     if nextword_model::weights::bits(&path)?.is_some() {
-        let problem = "contains quantized weights; hint: export the model that was quantized";
+        let problem = "contains quantized weights; hint: export the original model";
         return Err(ConvertError::source(&path, problem));
     }
     Ok(nextword_model::weights::compare(
-        &record.config,
+        &model_dir.config,
         &path,
         weights,
     )?)
 }
 
-fn special_ids(record: &ModelDir, tokenizer: &dyn Tokenizer) -> Map<String, Value> {
+fn special_ids(model_dir: &ModelDir, tokenizer: &dyn Tokenizer) -> Map<String, Value> {
     let special = tokenizer.special_tokens();
     let mut eos: Vec<u32> = special.eos.into_iter().collect();
-    eos.extend(&record.card.eos_ids);
+    eos.extend(&model_dir.card.eos_ids);
     let eos = match eos.as_slice() {
         [] => Value::Null,
-        [one] => json!(one),
+        [single] => json!(single),
         several => json!(several),
     };
     let mut ids = Map::new();
-    ids.insert("bos_token_id".into(), json!(record.card.bos_id));
+    ids.insert("bos_token_id".into(), json!(model_dir.card.bos_id));
     ids.insert("eos_token_id".into(), eos);
     ids.insert("pad_token_id".into(), json!(special.pad));
     ids
 }
 
-fn tokenizer_config(record: &ModelDir, tokenizer: &dyn Tokenizer) -> Value {
+fn tokenizer_config(model_dir: &ModelDir, tokenizer: &dyn Tokenizer) -> Value {
     let special = tokenizer.special_tokens();
     let token = |id: Option<u32>| json!(id.and_then(|id| tokenizer.id_to_token(id)));
-    let card = &record.card;
+    let card = &model_dir.card;
     let eos = special.eos.or(card.eos_ids.first().copied());
     // Chat templates refer to these tokens by name, so keep the imported names.
     let named =
         |name: &Option<String>, id| name.as_ref().map_or_else(|| token(id), |name| json!(name));
     json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": record.config.context_length,
+        "model_max_length": model_dir.config.context_length,
         "bos_token": named(&card.bos_token, card.bos_id), "eos_token": named(&card.eos_token, eos),
         "unk_token": token(special.unk), "pad_token": token(special.pad),
         "add_bos_token": card.bos_id.is_some(), "clean_up_tokenization_spaces": false,

@@ -17,7 +17,7 @@ pub(crate) fn read(kind: ModelType, fields: &Fields) -> Result<ModelConfig, Conv
     config.tied_head = fields.flag("tie_word_embeddings", true)?;
     fields.expect_flag("use_bidirectional_attention", false)?;
     if kind == ModelType::Gemma {
-        // The first configs say "gelu" but mean the tanh approximation.
+        // Early configs have "gelu" but the models use the tanh approximation.
         fields.get("hidden_activation");
         config.feed_forward =
             match llama::gated_activation(fields, "hidden_act", "gelu_pytorch_tanh")? {
@@ -43,25 +43,25 @@ pub(crate) fn read(kind: ModelType, fields: &Fields) -> Result<ModelConfig, Conv
     config.score_soft_cap = fields.number_or("attn_logit_softcapping", score_cap)?;
     config.logit_soft_cap = fields.number_or("final_logit_softcapping", logit_cap)?;
     let window = fields.count_or("sliding_window", Some(4096))?;
-    let mut every = 2;
+    let mut period = 2;
     if kind == ModelType::Gemma3Text {
         config.qk_norm = true;
         config.rotary = read_two_bases(fields, config.context_length)?;
         let names = ["sliding_window_pattern", "_sliding_window_pattern"];
-        let [pattern, inner] = names.map(|name| fields.optional_count(name));
-        every = pattern?.or(inner?).unwrap_or(6);
-        if every == 0 {
+        let [pattern, private_pattern] = names.map(|name| fields.optional_count(name));
+        period = pattern?.or(private_pattern?).unwrap_or(6);
+        if period == 0 {
             return Err(fields.error("sliding_window_pattern", "but must be positive"));
         }
     } else {
         config.rotary = rope::read(fields, config.context_length)?;
     }
-    let slides = |layer: usize| !(layer + 1).is_multiple_of(every);
-    config.windows = rope::read_windows(fields, config.n_layers, window, slides)?;
+    let is_windowed = |layer: usize| !(layer + 1).is_multiple_of(period);
+    config.windows = rope::read_windows(fields, config.n_layers, window, is_windowed)?;
     Ok(config)
 }
 
-/// Reads separate RoPE bases for layers with global attention and layers with a window.
+/// Reads the separate RoPE bases of global and sliding-window layers.
 fn read_two_bases(fields: &Fields, context_length: usize) -> Result<RotaryConfig, ConvertError> {
     let (global_base, local_base) = (1_000_000.0, 10_000.0);
     let global_base = fields.optional_number("rope_theta")?.unwrap_or(global_base);
@@ -69,7 +69,7 @@ fn read_two_bases(fields: &Fields, context_length: usize) -> Result<RotaryConfig
         .optional_number("rope_local_base_freq")?
         .unwrap_or(local_base);
     let scaling = fields.object("rope_scaling")?;
-    let Some(both) = fields.object("rope_parameters")? else {
+    let Some(parameters) = fields.object("rope_parameters")? else {
         let rotary = match scaling {
             Some(scaling) => rope::read_object(&scaling, global_base, context_length)?,
             None => RotaryConfig {
@@ -82,7 +82,7 @@ fn read_two_bases(fields: &Fields, context_length: usize) -> Result<RotaryConfig
             ..rotary
         });
     };
-    let read_part = |name: &str, base: f64| match both.object(name)? {
+    let read_rotary = |name: &str, base: f64| match parameters.object(name)? {
         Some(fields) => rope::read_object(&fields, base, context_length),
         None => Ok(RotaryConfig {
             base,
@@ -90,13 +90,13 @@ fn read_two_bases(fields: &Fields, context_length: usize) -> Result<RotaryConfig
         }),
     };
     let (global, local) = (
-        read_part("full_attention", global_base)?,
-        read_part("sliding_attention", local_base)?,
+        read_rotary("full_attention", global_base)?,
+        read_rotary("sliding_attention", local_base)?,
     );
-    both.reject_unknown()?;
+    parameters.reject_unknown()?;
     if local.scaling != nextword_model::RotaryScaling::None {
-        let problem = "but nextword does not support RoPE scaling for layers with a window";
-        return Err(both.error("sliding_attention", problem));
+        let problem = "but nextword does not support RoPE scaling in sliding-window layers";
+        return Err(parameters.error("sliding_attention", problem));
     }
     Ok(RotaryConfig {
         local_base: Some(local.base),

@@ -55,7 +55,8 @@ pub(crate) fn activation(
     })
 }
 
-/// The name of an activation. Gated kinds get a name that reads back as something else.
+/// The name of an activation. Gated kinds get the name of a different activation, so the read-back
+/// check of [`to_hf`](super::to_hf) rejects them.
 pub(crate) fn activation_name(kind: FeedForwardKind) -> &'static str {
     match kind {
         FeedForwardKind::GeluTanh => "gelu_new",

@@ -39,7 +39,9 @@ pub(crate) fn read(fields: &Fields) -> Result<ModelConfig, ConvertError> {
     if !(fraction > 0.0 && fraction <= 1.0) {
         return Err(fields.error(
             "rotary_pct",
-            format!("but {fraction} is not greater than 0 and at most 1"),
+            format!(
+                "so the rotary fraction is {fraction}, but it must be greater than 0 and at most 1"
+            ),
         ));
     }
     let head_dim = d_model / n_heads.max(1);
@@ -70,7 +72,7 @@ pub(crate) fn write(config: &ModelConfig) -> Map<String, Value> {
     let head_dim = config.head_dim();
     let width = config.rotary.width.unwrap_or(head_dim);
     let exact = width as f64 / head_dim as f64;
-    // Readers multiply and truncate: adding one half guards against rounding.
+    // Importers multiply by `head_dim` and truncate; adding one half guards against rounding.
     let fraction = if (head_dim as f64 * exact) as usize == width {
         exact
     } else {

@@ -35,13 +35,13 @@ pub(crate) fn read(kind: ModelType, fields: &Fields) -> Result<ModelConfig, Conv
         }
         ModelType::Qwen2 | ModelType::Qwen3 => {
             config.qk_norm = kind == ModelType::Qwen3;
-            let slides = fields.flag("use_sliding_window", false)?;
+            let uses_windows = fields.flag("use_sliding_window", false)?;
             let window = fields
                 .count_or("sliding_window", Some(4096))?
-                .filter(|_| slides);
-            let first = fields.optional_count("max_window_layers")?.unwrap_or(28);
+                .filter(|_| uses_windows);
+            let first_windowed = fields.optional_count("max_window_layers")?.unwrap_or(28);
             config.windows = rope::read_windows(fields, n_layers, window, |layer| {
-                window.is_some() && layer >= first
+                window.is_some() && layer >= first_windowed
             })?;
         }
         _ => config.bias.feed_forward = fields.flag("mlp_bias", false)?,
@@ -131,7 +131,8 @@ pub(crate) fn gated_activation(
     })
 }
 
-/// The name of a gated activation. Other kinds get a name that reads back as something else.
+/// The name of a gated activation. Other kinds get the name of a different activation, so the
+/// read-back check of [`to_hf`](super::to_hf) rejects them.
 pub(crate) fn gated_activation_name(kind: FeedForwardKind) -> &'static str {
     match kind {
         FeedForwardKind::Geglu => "gelu",

@@ -1,7 +1,7 @@
 //! Names of Hugging Face: model types, fields of `config.json` and tensors.
 //!
-//! An exported config is read back with the import code. Any field that differs afterwards is one
-//! that the model type cannot express.
+//! An exported config is read back with the import code. A field that differs afterwards cannot be
+//! expressed by the model type.
 
 pub(crate) mod export;
 mod fields;
@@ -164,7 +164,8 @@ pub(crate) fn read_config(folder: &Path) -> Result<(ModelType, ModelConfig), Con
 pub fn read_config_text(text: &str) -> Result<ModelConfig, ConvertError> {
     let path = Path::new("config.json");
     let value = serde_json::from_str(text);
-    let value = value.map_err(|e| ConvertError::source(path, format!("is not JSON ({e})")))?;
+    let value =
+        value.map_err(|e| ConvertError::source(path, format!("is not valid JSON ({e})")))?;
     Ok(parse_config(path, value)?.1)
 }
 
@@ -177,7 +178,7 @@ pub(crate) fn parse_config(
     let name = fields.optional_text("model_type")?.unwrap_or("");
     let Some(kind) = ModelType::ALL.into_iter().find(|kind| kind.name() == name) else {
         let known = ModelType::ALL.map(ModelType::name).join(", ");
-        return Err(fields.error("model_type", format!("but nextword supports {known}")));
+        return Err(fields.error("model_type", format!("but nextword supports only {known}")));
     };
     for name in [
         "is_encoder_decoder",
@@ -213,8 +214,8 @@ pub(crate) struct HfModel {
     pub(crate) kind: ModelType,
     /// Its `config.json`.
     pub(crate) map: Map<String, Value>,
-    /// Our config with every default filled in, and with all biases that the type requires: the ones
-    /// that we lack are zeros.
+    /// Our config with every default filled in and with all biases that the type requires; biases that
+    /// our model does not have are zero.
     pub(crate) config: ModelConfig,
 }
 
@@ -236,7 +237,7 @@ pub(crate) fn to_hf(config: &ModelConfig) -> Result<HfModel, ConvertError> {
             let path = Path::new("config.json");
             let fields = match parse_config(path, Value::Object(map.clone())) {
                 Ok((_, back)) => differences(&candidate, &canonical(&back)),
-                // A type that rejects the config is far from it.
+                // A type that rejects the config is a poor match.
                 Err(error) => vec![error.to_string(); 99],
             };
             if fields.is_empty() {
@@ -319,7 +320,7 @@ pub(crate) fn canonical(config: &ModelConfig) -> ModelConfig {
     ModelConfig {
         n_kv_heads: Some(config.kv_heads()),
         head_dim: Some(head_dim),
-        d_ff: Some(config.d_ff().max(1)), // `feed_forward` says whether there is one.
+        d_ff: Some(config.d_ff().max(1)), // `feed_forward` determines whether it is used.
         rotary: RotaryConfig {
             width: config
                 .rotary
@@ -363,7 +364,7 @@ mod tests {
 
     use super::*;
 
-    /// Published configs, with the field names of their time.
+    /// Published configs, with the field names used when they were published.
     #[test]
     fn published_configs_are_parsed() {
         let llama3 = r#"{"architectures": ["LlamaForCausalLM"], "attention_bias": false,
@@ -409,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn presets_map_to_a_type_or_name_the_obstacles() {
+    fn presets_have_a_model_type_or_list_unsupported_fields() {
         let kind = |config: &ModelConfig| to_hf(config).map(|hf| hf.kind.name());
         assert_eq!(kind(&presets::gpt2(12, 12, 768)).unwrap(), "gpt2");
         assert_eq!(kind(&presets::llama_like(65)).unwrap(), "llama");

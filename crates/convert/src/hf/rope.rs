@@ -9,7 +9,7 @@ use crate::ConvertError;
 
 const DEFAULT_BASE: f64 = 10_000.0;
 
-/// Reads the RoPE settings of a config in which all layers are alike.
+/// Reads the RoPE settings of a config that has the same ones for all layers.
 pub(crate) fn read(fields: &Fields, context_length: usize) -> Result<RotaryConfig, ConvertError> {
     let base = fields.optional_number("rope_theta")?;
     for name in ["rope_parameters", "rope_scaling"] {
@@ -69,7 +69,7 @@ pub(crate) fn read_object(
             }
         }
         _ => {
-            let problem = "but nextword supports default, linear, llama3 and yarn";
+            let problem = "but nextword supports only default, linear, llama3 and yarn";
             return Err(fields.error(name, problem));
         }
     };
@@ -120,12 +120,12 @@ pub(crate) fn scaling(rotary: &RotaryConfig) -> Value {
     }
 }
 
-/// Reads the sliding window of each layer, from `layer_types` or else from `slides`.
+/// Reads the sliding window of each layer, from `layer_types` or else from `is_windowed`.
 pub(crate) fn read_windows(
     fields: &Fields,
     n_layers: usize,
     window: Option<usize>,
-    slides: impl Fn(usize) -> bool,
+    is_windowed: impl Fn(usize) -> bool,
 ) -> Result<Vec<usize>, ConvertError> {
     let types = fields.optional_text_list("layer_types")?;
     if let Some(types) = &types {
@@ -143,13 +143,15 @@ pub(crate) fn read_windows(
         }
     }
     let window_of = |layer: usize| {
-        let slides = types.as_ref().map_or_else(
-            || slides(layer),
+        let is_windowed = types.as_ref().map_or_else(
+            || is_windowed(layer),
             |types| types[layer] == "sliding_attention",
         );
         match window {
-            Some(window) if slides => Ok(window),
-            None if slides => Err(fields.error("sliding_window", "but some layers need a window")),
+            Some(window) if is_windowed => Ok(window),
+            None if is_windowed => {
+                Err(fields.error("sliding_window", "but some layers need a window"))
+            }
             _ => Ok(0),
         }
     };

@@ -155,7 +155,7 @@ function weightedSumBody(panel, step) {
   const query = selectedPosition(panel),
     head = headOf(panel, step),
     width = Math.min(step.shape[2], 6);
-  const showProducts = width <= 2; // Otherwise there is no room.
+  const showProducts = width <= 2; // Wider heads do not fit.
   const group = step.shape[0] / panel.byName.get(step.op.v).shape[0];
   const weight = (key) => panel.at(step.op.pattern, [head, query, key]);
   const keys = range(query + 1)
@@ -214,7 +214,7 @@ function weightedSumBody(panel, step) {
   ];
 }
 
-// The weight matrix of a small layer (the numbers on the lines in StatQuest's drawings).
+// The weight matrix of a small layer (the numbers next to the lines in StatQuest's diagrams).
 function weightsBody(panel, step) {
   const weight = panel.weight(step.op.weight),
     head = headOf(panel, step) || 0,
@@ -380,16 +380,16 @@ function stepBody(panel, step) {
   }
 }
 
-// A step whose values are not in the page: loads or computes them, or says how to get them.
+// The body of a step whose values are not in the page: loads or computes them, or shows how to get them.
 function omittedBody(panel, step) {
   if (source.canLoad(panel, step.layer)) {
     source.layer(panel, step.layer);
     if (!source.isLive) return stepBody(panel, step);
     return h("p", { class: "soft", "aria-busy": true }, `Loading the values of layer ${step.layer + 1} …`);
   }
-  const how =
+  const hint =
     step.layer === null
       ? "use a shorter prompt"
       : `in a terminal: nextword explain MODEL PROMPT --layer ${step.layer}`;
-  return h("p", {}, `These values are not in this page; ${how}.`);
+  return h("p", {}, `These values are not in this page; ${hint}.`);
 }

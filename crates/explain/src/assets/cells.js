@@ -1,4 +1,4 @@
-// Values in tables: cells that can be derived, highlighted tokens, tints, planes.
+// Values in tables: clickable cells, highlighted tokens, tints, planes.
 "use strict";
 
 const MAX_DIMS = 10,
@@ -6,7 +6,7 @@ const MAX_DIMS = 10,
 const tokensOf = (panel) => panel.story.tokens;
 const textsOf = (panel) => tokensOf(panel).map((token) => token.text);
 const otherOf = (panel) => state.panels[1 - state.panels.indexOf(panel)];
-// The selected position: the last one until the reader selects another.
+// The selected position: the last one until the user selects another.
 const selectedPosition = (panel) => Math.min(state.position ?? tokensOf(panel).length - 1, tokensOf(panel).length - 1);
 const headOf = (panel, step) =>
   step.axes[0] === "head"
@@ -30,7 +30,7 @@ const tokenHeader = (panel, position, scope = "row") =>
     printable(tokensOf(panel)[position].text),
   );
 
-// A cell with one value. A click derives it. `tint` shades it by its size.
+// A cell with one value. Clicking it shows its derivation. `tint` shades it by its size.
 function valueCell(panel, name, index, shown = null, tint = null) {
   const value = at(panel, name, index),
     step = panel.byName.get(name);
@@ -136,4 +136,4 @@ function planeOf(panel, step, from = null) {
   );
 }
 const beside = (left, right) => (right ? h("div", { class: "beside" }, h("div", {}, left), right) : left);
-const figure = (picture, words) => h("figure", {}, picture, h("figcaption", {}, words));
+const figure = (picture, text) => h("figure", {}, picture, h("figcaption", {}, text));

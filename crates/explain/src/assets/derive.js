@@ -144,8 +144,8 @@ class Panel {
         const x = row.map((operand) => operand.value), { mean, scale } = moments(x, op.centered, op.eps);
         const w = this.weightOperand("weight", op.weight, [dim]), b = op.bias && this.weightOperand("bias", op.bias, [dim]);
         const factor = Number(op.unit_offset) + w.value, shown = op.unit_offset ? `(1 + ${wrap(w.value)})` : wrap(w.value);
-        const above = op.centered ? `(${n(x[dim])} − ${wrap(mean)})` : n(x[dim]);
-        return plain(`${above} / ${n(scale)} × ${shown}${b ? ` + ${wrap(b.value)}` : ""}`, ((x[dim] - mean) / scale) * factor + (b ? b.value : 0),
+        const numerator = op.centered ? `(${n(x[dim])} − ${wrap(mean)})` : n(x[dim]);
+        return plain(`${numerator} / ${n(scale)} × ${shown}${b ? ` + ${wrap(b.value)}` : ""}`, ((x[dim] - mean) / scale) * factor + (b ? b.value : 0),
           [...row, w, ...(b ? [b] : []), setting("ε", op.eps)]);
       }
       case "linear": {

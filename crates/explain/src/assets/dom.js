@@ -48,7 +48,7 @@ function select(label, options, chosen, choose, more = {}) {
 const toggleButton = (label, isOn, act, more = {}) =>
   h("button", { type: "button", "aria-pressed": isOn, onclick: act, ...more }, label);
 
-// A header row. [text] in place of text aligns the column to the left.
+// A header row. [text] instead of text aligns the column to the left.
 const headerRow = (names) =>
   h(
     "thead",
@@ -62,7 +62,7 @@ const headerRow = (names) =>
 const caption = (text) => (text ? h("caption", {}, h("span", {}, text)) : null);
 const scrollTable = (...children) => h("div", { class: "scroll" }, h("table", {}, ...children));
 
-// Bars: [{name, value, text, class, was}], relative to `max`. `was` is drawn as a mark.
+// Bars: [{name, value, text, class, was}], relative to `max`. `was` is shown as a mark.
 function bars(rows, max = Math.max(...rows.map((row) => Math.abs(row.value)), 1e-12)) {
   const wide = (value) => `${Math.min(100, (100 * Math.abs(value)) / max).toFixed(2)}%`;
   return h(
@@ -119,7 +119,7 @@ function firstOf(count, max, key) {
   const all = state.open.has(key) || count <= max + 2;
   return { list: range(all ? count : max), more: all ? 0 : count - max };
 }
-const moreButton = (more, what, key) =>
+const moreButton = (more, noun, key) =>
   more
     ? h(
         "button",
@@ -131,6 +131,6 @@ const moreButton = (more, what, key) =>
             draw();
           },
         },
-        `show ${more} more ${what}`,
+        `show ${more} more ${noun}`,
       )
     : null;

@@ -6,7 +6,7 @@ const MAX_LINES = 4;
 const probabilityOf = (snapshot, position, text) =>
   snapshot.next[position].find((token) => token.text === text)?.probability ?? 0;
 
-// The current selection: the sentence's steps, the selected step, the step beside it, layer and position.
+// The current selection: the sentence's steps, the selected step, the step to compare with, layer and position.
 function currentView(panel) {
   const { sentences } = source.history(panel),
     view = state.history;
@@ -84,7 +84,7 @@ function historyBody(panel) {
       max: steps.length - 1,
       value: at,
       "aria-label": "training step",
-      // Redraws all but the slider, so that it can be dragged.
+      // Redraws everything except the slider, so that it can be dragged.
       oninput: (e) => {
         view.at = Number(e.target.value);
         moving.replaceChildren(...flatten([showSnapshot(panel)]));

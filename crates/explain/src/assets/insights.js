@@ -125,7 +125,7 @@ function sampledTokenBody(panel, chosen) {
       {},
       !isSampled
         ? "Temperature 0: the most likely token is chosen."
-        : `Temperature ${sampling.temperature}, seed ${sampling.seed}: the random number is ${chosen.uniform.toFixed(4)}, which falls into the interval of ${quoted(chosen.token.text)}.`,
+        : `Temperature ${sampling.temperature}, seed ${sampling.seed}: the random number is ${chosen.uniform.toFixed(4)}, which falls in the interval of ${quoted(chosen.token.text)}.`,
     ),
     isSampled ? samplingStrip(chosen) : null,
     bars(
@@ -152,17 +152,17 @@ const finishText = (finish) =>
     length: "Generation stopped: the maximum number of tokens was reached.",
     context_full: "Generation stopped: the context is full.",
   })[typeof finish === "string" ? finish : Object.keys(finish)[0]] ?? "Generation stopped.";
-// The probabilities side by side from 0 to 1, and the random number.
+// The probabilities as adjacent intervals from 0 to 1, and the random number.
 function samplingStrip(chosen) {
-  const kept = chosen.candidates.filter((c) => !c.cut && c.share > 0);
+  const remaining = chosen.candidates.filter((c) => !c.cut && c.share > 0);
   return h(
     "div",
     {
       class: "strip",
       role: "img",
-      "aria-label": `the random number ${chosen.uniform.toFixed(4)} falls into the interval of ${printable(chosen.token.text)}`,
+      "aria-label": `the random number ${chosen.uniform.toFixed(4)} falls in the interval of ${printable(chosen.token.text)}`,
     },
-    kept.map((c) =>
+    remaining.map((c) =>
       h(
         "span",
         {

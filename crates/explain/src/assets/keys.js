@@ -40,7 +40,7 @@ function pin(event) {
 }
 document.addEventListener("click", pin);
 
-// The cell beside, above or below.
+// The next cell in the direction of an arrow key.
 function neighbour(cell, key) {
   const row = cell.parentElement,
     column = [...row.children].indexOf(cell),
@@ -101,7 +101,7 @@ function loadLink() {
   if (!state.panels.length) return;
   const link = new URLSearchParams(location.hash.slice(1)),
     toIndex = (text) => Math.max(0, Math.trunc(Number(text)) || 0),
-    indexParam = (name, none) => (link.has(name) ? toIndex(link.get(name)) : none);
+    indexParam = (name, fallback) => (link.has(name) ? toIndex(link.get(name)) : fallback);
   cards = listCards();
   const step = cards.findIndex((card) => card.id === link.get("step"));
   state.step = step >= 0 ? step : indexParam("step", 1) - 1;

@@ -1,4 +1,4 @@
-// The form of a server's page, and the start of the script: of a file, or of a server's page.
+// The form of the server's page, and the entry point of the script for both kinds of page (file and server).
 "use strict";
 
 const showError = (error) => {
@@ -24,7 +24,7 @@ const field = (name) => document.querySelector(`#ask [name="${name}"]`);
 
 function drawForm(models, link) {
   const names = models.map((model) => [model.id, model.id]),
-    param = (name, none = DEFAULTS[name]) => link.get(name) ?? none;
+    param = (name, fallback = DEFAULTS[name]) => link.get(name) ?? fallback;
   const numberField = (name, label, value, more) =>
     h("label", {}, label, h("input", { type: "number", name, value, ...more }));
   setChildren(

@@ -19,7 +19,7 @@ const state = {
 };
 let cards = [];
 
-// The phase that a step belongs to, as shown in the progress map.
+// The phase of a step, as shown in the progress map.
 function phaseOf(step, config) {
   const isInput = step.op.kind === "add" && step.op.a === "hook_embed";
   if (step.layer !== null && !isInput) {
@@ -31,7 +31,8 @@ function phaseOf(step, config) {
 const partOf = ({ name, layer }) =>
   layer === null ? "" : /\.mlp\.|mlp_|\.ln2\.|resid_post/.test(name) ? "feed-forward" : "attention";
 
-// The steps of all panels in order. Steps that only the second panel has follow their predecessor there.
+// The steps of all panels in order. A step that only the second panel has
+// comes after the step that precedes it there.
 function allSteps() {
   const all = [...state.panels[0].story.steps];
   let after = -1;
@@ -101,7 +102,7 @@ function listCards() {
     "contributions",
     "direct logit attribution",
     "what pushed the model towards each generated token",
-    "The logit of a token is a sum; each part comes from one component of the model.",
+    "The logit of a token is a sum, with one part for each component of the model.",
     contributionsBody,
   );
   add(
@@ -214,7 +215,7 @@ async function copy(event) {
   );
   await navigator.clipboard.writeText(rows.join("\n")).then(
     () => (button.textContent = "copied"),
-    () => (button.textContent = "copying is blocked"),
+    () => (button.textContent = "copying was blocked"),
   );
 }
 

@@ -1,7 +1,7 @@
 // Pictures: planes, sinusoids, attention as lines and heat maps, RoPE angles, curves over training.
 "use strict";
 
-// Available width. Pictures are not scaled, so that text keeps its size on small screens.
+// The available width. Pictures are not scaled, so that text has the same size on small screens.
 const room = () => Math.min(620, window.innerWidth - 66);
 
 // Two-dimensional vectors as points on a plane: [{at: [x, y], from, text, position, hollow}].
@@ -36,7 +36,7 @@ function plane(points, label) {
   );
 }
 
-// Places labels right of their dots, or wherever they overlap least.
+// Places each label to the right of its dot, or where it overlaps least.
 function placeLabels(dots, size) {
   const taken = dots.map((dot) => [dot.x - 5, dot.y - 5, dot.x + 5, dot.y + 5]);
   const overlap = ([a, b, c, d]) =>
@@ -185,7 +185,7 @@ const MAX_NAMED_ROWS = 16,
   MAX_CELLS = 64;
 
 // A heat map of attention weights, with tokens and values where there is room. `other` are the weights
-// to compare with. `links`: whether the tokens are the prompt's and are highlighted with it.
+// to compare with. `links`: whether the tokens are those of the prompt, so that both are highlighted together.
 function heatmap(texts, weight, label, { other = null, links = true } = {}) {
   const n = texts.length,
     named = n <= MAX_NAMED_ROWS;

@@ -104,7 +104,7 @@ const localSource = {
   },
 };
 
-// Requests values from the server. A panel keeps the request that it was made from.
+// Requests values from the server. Each panel stores the request that it was created from.
 const serverSource = {
   isLive: true,
   histories: new Map(),
@@ -127,7 +127,7 @@ const serverSource = {
     panel.embeddings = new Map();
     if (!this.histories.has(request.model))
       this.histories.set(request.model, (await this.post({ model: request.model, learning: true })).learning);
-    // Large vocabularies stay on the server; the page knows the tokens that the report mentions.
+    // Large vocabularies stay on the server; the page has only the tokens that occur in the report.
     const mentioned = [
       ...reply.story.next_words.flatMap((next) => [...next.top, ...(next.next ? [next.next] : [])]),
       ...reply.story.answer.map((a) => a.token),
@@ -135,7 +135,7 @@ const serverSource = {
     for (const token of mentioned) panel.vocabulary[token.id] ??= token.text;
     return panel;
   },
-  // Until the response has arrived.
+  // True until the response has arrived.
   canLoad: (panel, layer) => layer !== null && panel.layers.get(layer) !== "loaded",
   async why(panel, name, index) {
     const axes =

@@ -6,7 +6,7 @@ const MAX_OPTIONS = 64,
 const noEdits = () => ({ tokens: new Map(), disabledHeads: new Set(), embeddings: new Map(), editedToken: null });
 const isEdited = (edits) => edits.tokens.size + edits.disabledHeads.size + edits.embeddings.size > 0;
 
-// The edits as the server takes them.
+// The edits in the format of the server's API.
 const editList = (edits) => [
   ...[...edits.tokens].map(([position, id]) => ({ change: "token", position, id })),
   ...[...edits.disabledHeads].map((key) => {
@@ -24,14 +24,14 @@ function whatIfBody(panel) {
     return h(
       "p",
       {},
-      "This page contains only some layers, so it cannot compute. Leave out --layer, or use a terminal: nextword explain MODEL PROMPT --what-if head=0.1",
+      "This page contains only some layers, so it cannot recompute predictions. Omit --layer, or use a terminal: nextword explain MODEL PROMPT --what-if head=0.1",
     );
   }
   if (!source.isLive && !panel.canCompute) {
     return h(
       "p",
       {},
-      "This model is too large to embed in the page, so the page cannot compute. Use a terminal: nextword explain MODEL PROMPT --what-if head=0.1",
+      "This model is too large to embed in the page, so the page cannot recompute predictions. Use a terminal: nextword explain MODEL PROMPT --what-if head=0.1",
     );
   }
   const { story } = panel,
@@ -151,7 +151,7 @@ const vocabularyList = (panel) =>
       )
     : null;
 
-// Synchronously if the value is available, so that the focus stays; otherwise when it arrives.
+// Calls `use` synchronously if the value is available, so that the focus is kept; otherwise when it arrives.
 const whenReady = (value, use) => (value instanceof Promise ? value.then(use, showError) : use(value));
 
 function embeddingFields(panel, id) {

@@ -93,7 +93,7 @@ function whyBody(current, found) {
       ? h(
           "p",
           { class: "note" },
-          `Some of its operands are not in this page. In a terminal: nextword explain MODEL PROMPT --why '${found.address}'`,
+          `Some operands of this value are not in this page. In a terminal: nextword explain MODEL PROMPT --why '${found.address}'`,
         )
       : [
           found.filled && found.filled !== formatNumber(found.value)

@@ -93,7 +93,7 @@ impl DerivationContext<'_> {
         }
     }
 
-    /// Name of the factor on scores: `1/√d`, or what the configuration has instead.
+    /// Name of the scale of attention scores: `1/√d`, or the configured one.
     fn scale_name(&self, scale: f64, default_scale: bool) -> String {
         if default_scale {
             return "1/√d".to_string();

@@ -72,7 +72,7 @@ impl Printer<'_> {
             let (after, text) = (sampled.after, printable(&sampled.token.text));
             let title = self.style("1", &format!("next token: {text}"));
             let pass = self.report.tokens[after].pass;
-            let how = match pass {
+            let pass_text = match pass {
                 0 => format!(
                     "prefill: {} in one pass",
                     count_of(self.explanation.trace.prompt_len, "token")
@@ -83,7 +83,7 @@ impl Printer<'_> {
                 ),
             };
             self.line(&format!("\n    {title}"));
-            self.wrap("    ", &format!("({how})"), "0");
+            self.wrap("    ", &format!("({pass_text})"), "0");
             self.candidates(sampled);
             self.contribution(contribution);
         }
@@ -140,7 +140,7 @@ impl Printer<'_> {
         }
     }
 
-    /// What embeddings, heads and layers added to the logit of a sampled token.
+    /// The contributions of embeddings, heads and layers to the logit of a sampled token.
     fn contribution(&mut self, contribution: &Contribution) {
         let term = format!(
             "(what pushed the model towards \u{201c}{}\u{201d})",

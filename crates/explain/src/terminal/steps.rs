@@ -1,4 +1,4 @@
-//! The steps of the forward pass, one tensor below the other.
+//! The steps of the forward pass, one tensor after the other.
 
 use super::{
     MAX_COLUMNS, MAX_LINES, NO_BREAK, Printer, count_of, display_width, is_selected, printable,
@@ -163,9 +163,9 @@ impl Printer<'_> {
         for position in self.positions() {
             let row = self.explanation.trace.value(&node.name).row(position);
             let top = self.explanation.top_tokens(row, self.view.top);
-            let top = top.iter().map(|one| {
-                let value = self.cell(one.probability);
-                format!("{}{NO_BREAK}{}", printable(&one.text), value.trim())
+            let top = top.iter().map(|token| {
+                let value = self.cell(token.probability);
+                format!("{}{NO_BREAK}{}", printable(&token.text), value.trim())
             });
             let more = row.len().saturating_sub(self.view.top);
             let text = format!("{}  … (+{more})", top.collect::<Vec<_>>().join("  "));
@@ -201,7 +201,7 @@ impl Printer<'_> {
             .width
             .saturating_sub(self.token_width + 4 + sum_width);
         let fit = (room / width).clamp(1, seq);
-        // Of many keys, show those nearest to the last query.
+        // If there is not enough room, show the keys nearest to the last query.
         let last_query = self.positions().last().copied().unwrap_or(seq - 1);
         let end = (last_query + 1).max(fit).min(seq);
         let first = end - fit;

@@ -5,8 +5,8 @@
 //! sequences, and then decodes one token of every active sequence.
 //!
 //! The result of a request depends on that request alone. On flex a row of a matrix product does not
-//! depend on the other rows, but short sequences use another order of operations than long ones.
-//! Therefore every prompt is computed by itself, in chunks that start at multiples of
+//! depend on the other rows, but short and long sequences use a different order of operations.
+//! Therefore every prompt is computed separately, in chunks that start at multiples of
 //! [`BatchOptions::chunk`], and cached tokens are reused only in whole chunks.
 
 mod slots;

@@ -188,7 +188,7 @@ fn prefix_reuse_is_bitwise_exact() {
 }
 
 #[test]
-fn cancelling_frees_the_slot_at_once() {
+fn cancelling_frees_the_slot_immediately() {
     let mut batcher = batcher(2);
     let a = batcher.admit(request(ids(40, 1), 1)).unwrap().unwrap();
     let b = batcher.admit(request(ids(3, 2), 1)).unwrap().unwrap();
@@ -222,7 +222,7 @@ fn a_batch_equals_the_decoder_past_the_context() {
         };
         let mut batcher = Batcher::new(model, options);
         let mut output = BTreeMap::new();
-        let mut free = Vec::new();
+        let mut fillers = Vec::new();
         for (row, prompt) in prompts.into_iter().enumerate() {
             let request = BatchRequest {
                 sampling: SamplingConfig::greedy(),
@@ -240,9 +240,9 @@ fn a_batch_equals_the_decoder_past_the_context() {
                 prompt: vec![1],
                 ..request
             };
-            free.extend(batcher.admit(gap).unwrap());
+            fillers.extend(batcher.admit(gap).unwrap());
         }
-        for id in free {
+        for id in fillers {
             batcher.cancel(id);
         }
         while !batcher.is_idle() {
@@ -326,8 +326,8 @@ fn a_paused_request_resumes_bitwise() {
         }
         output
     };
-    let free = run(0..0);
-    assert_eq!(free.tokens.len(), 12);
-    assert_eq!(run(0..7), free);
-    assert_eq!(run(4..30), free);
+    let unpaused = run(0..0);
+    assert_eq!(unpaused.tokens.len(), 12);
+    assert_eq!(run(0..7), unpaused);
+    assert_eq!(run(4..30), unpaused);
 }

@@ -82,14 +82,14 @@ fn assert_equals_full_forward(
         }
         let expected = full_forward(model, &context);
         let best = expected.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let chosen = expected[token.id as usize];
+        let actual = expected[token.id as usize];
         assert!(
-            (chosen - token.logprob).abs() < 5e-4,
-            "{name}, token {at}: {chosen} {}",
+            (actual - token.logprob).abs() < 5e-4,
+            "{name}, token {at}: {actual} {}",
             token.logprob
         );
         assert!(
-            best - chosen < 5e-4,
+            best - actual < 5e-4,
             "{name}, token {at} is not the most probable"
         );
         context.push(token.id);
@@ -236,7 +236,7 @@ fn a_row_decodes_the_same_in_a_batch_and_alone() {
 }
 
 #[test]
-fn rows_that_finish_early_do_not_disturb_the_others() {
+fn rows_that_finish_early_do_not_affect_the_others() {
     let model = model(&config(Position::Rotary));
     let prompts = [prompt(3, 1), prompt(4, 2), prompt(8, 3), prompt(2, 4)];
     let full = decode(&model, &prompts, greedy(12));

@@ -126,7 +126,7 @@ fn a_stop_string_ends_the_text_and_is_not_emitted() {
     assert_eq!(completions[0].text, "bcdef");
     assert_eq!(deltas[0], "bcdef");
     assert_eq!(completions[0].finish, FinishReason::Length);
-    // The limit falls on the token that completes the stop string: the stop string is the reason.
+    // The token limit is reached with the stop string; the stop string is the finish reason.
     let (completions, _) = collect(
         &generator,
         &["a"],
@@ -148,11 +148,14 @@ fn eos_ends_the_completion_without_text() {
     assert_eq!(completions[0].text, " is", "it continues the prompt");
     assert_eq!(completions[0].ids, ids(&generator, "is <EOS>"));
     assert_eq!(completions[0].finish, FinishReason::Eos);
-    let on = TextOptions {
+    let past_eos = TextOptions {
         stop_at_eos: false,
         ..greedy(3)
     };
-    assert_eq!(collect(&generator, &["what"], &on).0[0].text, " is awesome");
+    assert_eq!(
+        collect(&generator, &["what"], &past_eos).0[0].text,
+        " is awesome"
+    );
 }
 
 #[test]
@@ -245,8 +248,8 @@ fn a_saved_model_generates_the_same_and_needs_its_tokenizer() {
     let folder = tempfile::tempdir().unwrap();
     let json = original.tokenizer.to_json().unwrap();
     ModelDir::save(folder.path(), &original.model, &json, &original.card).unwrap();
-    let record = ModelDir::open(folder.path()).unwrap();
-    let loaded = TextGenerator::open(&record, &Device::flex()).unwrap();
+    let model_dir = ModelDir::open(folder.path()).unwrap();
+    let loaded = TextGenerator::open(&model_dir, &Device::flex()).unwrap();
     let options = TextOptions {
         max_tokens: 30,
         ..TextOptions::default()
@@ -259,8 +262,8 @@ fn a_saved_model_generates_the_same_and_needs_its_tokenizer() {
     let other = tokenizer(TokenizerKind::Byte, "", "<EOS>")
         .to_json()
         .unwrap();
-    std::fs::write(record.tokenizer_path(), other).unwrap();
-    let message = TextGenerator::open(&record, &Device::flex())
+    std::fs::write(model_dir.tokenizer_path(), other).unwrap();
+    let message = TextGenerator::open(&model_dir, &Device::flex())
         .unwrap_err()
         .to_string();
     for part in [
