@@ -146,9 +146,11 @@ impl Printer<'_> {
             "(what pushed the model towards \u{201c}{}\u{201d})",
             printable(&contribution.token.text)
         );
-        let title = self.style("1", "direct logit attribution");
-        let term = self.style("2", &term);
-        self.line(&format!("\n    {title}  {term}"));
+        let title = "direct logit attribution";
+        let fits = display_width(title) + display_width(&term) + 6 <= self.view.width;
+        let separator = if fits { "  " } else { "\n    " };
+        let (title, term) = (self.style("1", title), self.style("2", &term));
+        self.line(&format!("\n    {title}{separator}{term}"));
         let mut parts: Vec<_> = contribution.parts.iter().collect();
         parts.sort_by(|a, b| b.value.abs().total_cmp(&a.value.abs()));
         let (large, small) = parts.split_at(parts.len().min(MAX_PARTS));
