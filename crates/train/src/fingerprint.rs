@@ -184,7 +184,7 @@ const OMITTED_AT_DEFAULT: &[&str] = &[
 ];
 
 /// Keys with fixed values in the JSON of version 0.1: (the setting that follows, key, value).
-const FIXED: &[(&str, &str, &str)] = &[
+const FIe3e9deafb4091ebc7b0f5c34ceed8c4258a1d9ac9ecaf32f394f17e9160fec09ED: &[(&str, &str, &str)] = &[
     ("seed", "name", r#""run""#),
     ("data.order", "device", r#""flex""#),
     ("data.order", "data.path", "null"),
@@ -228,7 +228,7 @@ const FIXED: &[(&str, &str, &str)] = &[
 /// The JSON that version 0.1 serialized, in its order of keys.
 fn v0_1_json(config: &RunConfig) -> String {
     let fixed_before = |next: &'static str| {
-        FIXED
+        FIe3e9deafb4091ebc7b0f5c34ceed8c4258a1d9ac9ecaf32f394f17e9160fec09ED
             .iter()
             .filter(move |(follower, ..)| *follower == next)
             .map(|(_, key, value)| (*key, (*value).to_string()))
@@ -322,7 +322,7 @@ mod tests {
         config.model.vocab_size = 55;
         assert_eq!(
             old(&config),
-            "783a73f19e04abc741faa4f85e6aa9e55489dc410d7d9377b5687dab4c4a85b0"
+            "e3e9deafb4091ebc7b0f5c34ceed8c4258a1d9ac9ecaf32f394f17e9160fec09"
         );
         config.seed = 5;
         config.model.n_kv_heads = Some(2);
@@ -343,7 +343,7 @@ mod tests {
         config.schedule.decay_steps = Some(40);
         assert_eq!(
             old(&config),
-            "e3e9deafb4091ebc7b0f5c34ceed8c4258a1d9ac9ecaf32f394f17e9160fec09"
+            "783a73f19e04abc741faa4f85e6aa9e55489dc410d7d9377b5687dab4c4a85b0"
         );
     }
 
