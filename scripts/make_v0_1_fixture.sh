@@ -67,6 +67,17 @@ every = 200
 keep_last = 2
 TOML
 "$nextword" train config.toml --quiet
+cp -r run whole
+# As if the run had been killed after step 200.
+rm -r run/checkpoints/step-00000400
+checkpoint=run/checkpoints/step-00000200
+bytes=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["metrics_bytes"])' "$checkpoint/state.json")
+truncate -s "$bytes" run/metrics.jsonl
+for model in best last; do
+    rm -r "run/$model"
+    mkdir "run/$model"
+    cp "$checkpoint"/{model.safetensors,config.json,tokenizer.json,card.json} "run/$model"
+done
 cp -r run/best model
 "$nextword" quantize model --bits 8 --out model-int8
 # Text in the characters that the model knows.
@@ -85,11 +96,12 @@ def sha256(path):
 
 expected = {"text": {}, "loss": {}, "hf": {}, "gguf": {}, "int8": sha256("model-int8/model.safetensors")}
 expected["losses"] = [
-    line["loss"] for line in map(json.loads, open("run/metrics.jsonl")) if line.get("loss") is not None
+    line["loss"] for line in map(json.loads, open("whole/metrics.jsonl")) if line.get("loss") is not None
 ]
 for model in ["run", "model", "model-int8"]:
-    prompt = ["One day", "--temperature", "0", "--max-tokens", "40", "--json"]
-    expected["text"][model] = run("generate", model, *prompt)["text"]
+    for name, sampling in {"greedy": ["--temperature", "0"], "sampled": ["--seed", "3"]}.items():
+        prompt = ["One day", *sampling, "--max-tokens", "40", "--json"]
+        expected["text"][f"{model} {name}"] = run("generate", model, *prompt)["text"]
     expected["loss"][model] = run("eval", model, "text.txt", "--json")["loss"]
 for model in ["run", "model"]:
     run("export", model, "--format", "hf", "--out", f"{model}-hf")
@@ -97,11 +109,15 @@ for model in ["run", "model"]:
     files = ["model.safetensors", "config.json", "tokenizer.json"]
     expected["hf"][model] = {name: sha256(f"{model}-hf/{name}") for name in files}
     expected["gguf"][model] = sha256(f"{model}.gguf")
+# Sums differ between vector widths: these hashes are those of AVX-512.
+assert "avx512f" in open("/proc/cpuinfo").read()
+expected["resumed_avx512"] = {
+    name: sha256(f"whole/checkpoints/step-00000400/{name}")
+    for name in ["model.safetensors", "optimizer.safetensors"]
+}
 json.dump(expected, open("expected.json", "w"), indent=1)
 PY
 
-# As if the run had been killed after step 200.
-rm -r run/checkpoints/step-00000400
 rm -rf "$out"
 mkdir -p "$out"
 cp -r run model model-int8 text.txt expected.json "$out"

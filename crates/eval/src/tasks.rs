@@ -149,12 +149,8 @@ pub fn evaluate_task(
                 if sums.iter().any(|sum| sum.is_nan()) {
                     return Err(nan_error());
                 }
-                let scored_texts: Vec<String> = endings
-                    .iter()
-                    .map(|e| scorer.without_dropped_text(e))
-                    .collect();
                 let normalized = |length: fn(&String) -> usize| -> Vec<f64> {
-                    let pairs = sums.iter().zip(&scored_texts);
+                    let pairs = sums.iter().zip(&endings);
                     pairs
                         .map(|(sum, e)| sum / length(e).max(1) as f64)
                         .collect()
@@ -173,8 +169,15 @@ pub fn evaluate_task(
                 if nats.is_nan() {
                     return Err(nan_error());
                 }
-                bytes += byte_count(tokenizer, &ids);
-                words += word_count(&scorer.without_dropped_text(&text));
+                let scored = scorer.without_dropped_text(&text);
+                // lm-evaluation-harness divides by the bytes of the text, `evaluate_text` by those that
+                // its tokens cover; they differ if text is dropped.
+                bytes += if scored == text {
+                    text.len()
+                } else {
+                    byte_count(tokenizer, &ids)
+                };
+                words += word_count(&scored);
                 report.texts += 1;
             }
         }
@@ -255,16 +258,17 @@ impl Scorer<'_> {
     /// The log-probability of each of `endings` after `context` and a space. White space at the end of
     /// the context counts as part of the ending, as tokenizers attach it to the next word.
     ///
-    /// An ending that has no token in the vocabulary cannot be predicted and scores negative infinity:
-    /// a sum over no tokens, or over the joining space alone, would beat all others.
+    /// An ending that is empty, or that the tokenizer drops in part or as a whole, scores negative
+    /// infinity: the model cannot generate it, and the sum over the rest alone would beat endings that
+    /// are scored completely.
     fn score_endings(&mut self, context: &str, endings: &[String]) -> Result<Vec<f64>, EvalError> {
         let encoded = self.encode(context.trim_end());
         let mut after = Vec::with_capacity(endings.len());
         for ending in endings {
             let full = self.encode(&format!("{context} {ending}"));
-            let alone = self.tokenizer.encode(ending);
-            let is_dropped = alone.ids.is_empty() && !alone.unknown.is_empty();
-            let ids = full.get(encoded.len()..).filter(|_| !is_dropped);
+            let is_empty = ending.trim().is_empty();
+            let is_dropped = self.without_dropped_text(ending) != *ending;
+            let ids = full.get(encoded.len()..).filter(|_| !is_empty && !is_dropped);
             after.push(ids.unwrap_or_default().to_vec());
         }
         let bos = if encoded.is_empty() {
@@ -562,28 +566,18 @@ mod tests {
     }
 
     #[test]
-    fn dropped_text_does_not_lengthen_an_ending() {
+    fn empty_and_partly_dropped_endings_never_win() {
         let tokenizer = build(TokenizerKind::Char, "abc de", "<EOS>");
-        let report = |endings: [&str; 2]| {
-            let line = serde_json::json!({"context": "ab", "endings": endings, "label": 0});
-            run(&*tokenizer, None, &line)
-        };
-        let plain = report(["cab", "de"]);
-        let dropped = "πΩ".repeat(50);
-        // One of the two is the less probable ending, which must not win.
-        for endings in [
-            [format!("c{dropped}ab").as_str(), "de"],
-            ["cab", format!("d{dropped}e").as_str()],
-        ] {
-            let padded = report(endings);
-            assert_eq!((plain.unknown, padded.unknown), (0, 2));
-            assert_eq!(
-                TaskReport {
-                    unknown: 0,
-                    ..padded
-                },
-                plain
-            );
+        for bad in ["", " ", "aΩΩΩΩ", "Ωa", "πΩ"] {
+            let accuracies = |endings: [&str; 2]| {
+                let line = serde_json::json!({"context": "ab", "endings": endings, "label": 0});
+                let report = run(&*tokenizer, None, &line);
+                let by_length = [report.accuracy_by_characters, report.accuracy_by_bytes];
+                assert_eq!(by_length, [report.accuracy; 2], "{bad:?}");
+                report.accuracy
+            };
+            assert_eq!(accuracies(["cab de", bad]), Some(1.0), "{bad:?}");
+            assert_eq!(accuracies([bad, "cab de"]), Some(0.0), "{bad:?}");
         }
     }
 

@@ -7,13 +7,14 @@ use burn::tensor::Tensor;
 /// unless other tensors share its storage.
 ///
 /// # Panics
-/// If a slot does not exist, or the tokens do not fit into it.
+/// If a slot does not exist or is named twice, or the tokens do not fit into it.
 pub fn write_cache(
     cache: Tensor<4>,
     new: Tensor<4>,
     slots: &[usize],
     starts: &[usize],
 ) -> Tensor<4> {
+    assert!(are_distinct(slots), "duplicate slots: {slots:?}");
     #[cfg(feature = "flex")]
     if crate::fused::is_flex_f32(&cache) && crate::fused::is_flex_f32(&new) {
         return fast::write(cache, new, slots, starts);
@@ -31,6 +32,12 @@ pub fn write_cache(
         let range = [*slot..slot + 1, 0..heads, *start..start + seq, 0..head_dim];
         cache.slice_assign(range, new.clone().narrow(0, row, 1))
     })
+}
+
+/// Whether no slot occurs twice. Slots are usually in ascending order.
+fn are_distinct(slots: &[usize]) -> bool {
+    slots.windows(2).all(|pair| pair[0] < pair[1])
+        || (1..slots.len()).all(|i| !slots[..i].contains(&slots[i]))
 }
 
 #[cfg(feature = "flex")]
@@ -113,5 +120,20 @@ mod tests {
             }
         }
         assert_eq!(written, expected);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::are_distinct;
+
+    #[test]
+    fn duplicate_slots_are_detected() {
+        for slots in [&[][..], &[3], &[0, 1, 2], &[2, 0, 1]] {
+            assert!(are_distinct(slots), "{slots:?}");
+        }
+        for slots in [[1, 1, 2], [2, 1, 2], [0, 2, 2]] {
+            assert!(!are_distinct(&slots), "{slots:?}");
+        }
     }
 }

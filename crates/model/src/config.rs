@@ -218,7 +218,7 @@ impl ModelConfig {
             if value == 0 || value > limit {
                 return Err(ModelError::config(
                     key,
-                    format!("{value} is outside 1..={limit}"),
+                    format!("must be from 1 to {limit}, but is {value}"),
                     format!("set {key} to a value in that range"),
                 ));
             }
@@ -226,7 +226,7 @@ impl ModelConfig {
         if self.feed_forward != FeedForwardKind::None && !(1..=MAX_WIDTH).contains(&self.d_ff()) {
             return Err(ModelError::config(
                 "d_ff",
-                format!("{} is outside 1..={MAX_WIDTH}", self.d_ff()),
+                format!("must be from 1 to {MAX_WIDTH}, but is {}", self.d_ff()),
                 "leave d_ff out for the default",
             ));
         }
@@ -246,7 +246,7 @@ impl ModelConfig {
         if !(1..=1 << 16).contains(&self.head_dim()) {
             return Err(ModelError::config(
                 "head_dim",
-                format!("{} is outside 1..=65536", self.head_dim()),
+                format!("must be from 1 to 65536, but is {}", self.head_dim()),
                 "leave head_dim out for d_model / n_heads",
             ));
         }

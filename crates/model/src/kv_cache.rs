@@ -103,7 +103,6 @@ impl KvCache {
     /// # Panics
     /// If a slot is full, or `slots` contains duplicates.
     pub(crate) fn append(&mut self, layer: usize, slots: &[usize], k: Tensor<4>, v: Tensor<4>) {
-        assert!(are_distinct(slots), "duplicate slots: {slots:?}");
         let seq = k.dims()[2];
         let starts: Vec<usize> = slots.iter().map(|slot| self.lengths[*slot]).collect();
         let longest = starts.iter().copied().max().unwrap_or(0) + seq;
@@ -144,12 +143,6 @@ impl KvCache {
     }
 }
 
-/// Whether all slots are distinct. Ascending slots, the usual case, take one comparison each.
-fn are_distinct(slots: &[usize]) -> bool {
-    let is_ascending = slots.windows(2).all(|pair| pair[0] < pair[1]);
-    is_ascending || (1..slots.len()).all(|row| !slots[..row].contains(&slots[row]))
-}
-
 /// Whether `slots` are consecutive and ascending, so that one slice covers them.
 fn is_contiguous(slots: &[usize]) -> bool {
     slots.windows(2).all(|pair| pair[1] == pair[0] + 1)
@@ -178,16 +171,6 @@ fn gather_slots(from: &Tensor<4>, slots: &[usize], len: usize) -> Tensor<4> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn duplicate_slots_are_detected() {
-        for slots in [&[][..], &[3], &[0, 1, 2], &[2, 0, 1]] {
-            assert!(are_distinct(slots), "{slots:?}");
-        }
-        for slots in [[1, 1, 2], [2, 1, 2], [0, 2, 2]] {
-            assert!(!are_distinct(&slots), "{slots:?}");
-        }
-    }
 
     #[test]
     #[cfg(feature = "flex")]

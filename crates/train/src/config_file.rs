@@ -168,8 +168,28 @@ fn with_nearest_key(message: &str) -> String {
                 .trim_start_matches("one of ");
             format!("unknown {kind} `{unknown}`; hint: did you mean `{best}`? (known: {known})")
         }
-        None => message.trim().to_string(),
+        None => wrong_type(message).unwrap_or_else(|| message.trim().to_string()),
     }
+}
+
+/// Rewrites serde's "invalid type: string "abc", expected u64" in terms of TOML.
+fn wrong_type(message: &str) -> Option<String> {
+    let (found, expected) = message
+        .trim()
+        .strip_prefix("invalid type: ")
+        .or_else(|| message.trim().strip_prefix("invalid value: "))?
+        .rsplit_once(", expected ")?;
+    let expected = match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number of at least 0",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        "a sequence" => "a list",
+        "a string" | "path string" => "a string in quotes",
+        structure if structure.starts_with("struct ") || structure == "a map" => "a table",
+        other => other,
+    };
+    Some(format!("must be {expected}, not {found}"))
 }
 
 /// Similarity of two keys, with a bonus if one contains the other, such as `layers` and `n_layers`.
@@ -204,6 +224,18 @@ mod tests {
     fn wrong_type_error_has_the_line() {
         let message = error("[train]\nsteps = \"many\"\n", &[]);
         assert!(message.starts_with("x.toml:2: "), "{message}");
+    }
+
+    #[test]
+    fn wrong_types_are_named_in_terms_of_toml() {
+        for (set, message) in [
+            ("train.steps=abc", "must be a whole number of at least 0, not string \"abc\""),
+            ("model=3", "must be a table, not integer `3`"),
+            ("model.residual=3", "must be true or false, not integer `3`"),
+        ] {
+            let error = error("", &[set]);
+            assert!(error.contains(message), "{error}");
+        }
     }
 
     #[test]

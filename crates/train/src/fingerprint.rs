@@ -60,7 +60,14 @@ pub(crate) fn fingerprint(config: &RunConfig) -> String {
 
 /// Describes the keys whose values differ, each with its earlier and its current value.
 pub(crate) fn differences(earlier: &Settings, config: &RunConfig) -> Vec<String> {
-    let current = settings(config);
+    // Through JSON, like the earlier values: parsing may change the last bit of a number.
+    let current: Settings = settings(config)
+        .into_iter()
+        .map(|(key, value)| {
+            let parsed = serde_json::from_str(&value.to_string()).unwrap_or(value);
+            (key, parsed)
+        })
+        .collect();
     let defaults: Settings = v0_1_settings(config)
         .into_iter()
         .chain(later_settings(config))
@@ -345,6 +352,129 @@ mod tests {
             old(&config),
             "783a73f19e04abc741faa4f85e6aa9e55489dc410d7d9377b5687dab4c4a85b0"
         );
+    }
+
+    /// Every field of the configuration is listed here. A new one does not compile until it is added:
+    /// also add it to `later_settings`, unless it may change on resume.
+    #[test]
+    fn every_setting_is_considered() {
+        let config = RunConfig::default();
+        let RunConfig {
+            name: _,
+            out: _,
+            seed: _,
+            device: _,
+            start_from: _,
+            expect_parameters: _,
+            data,
+            model,
+            train,
+            optimizer,
+            schedule,
+            validation: _,
+            checkpoint: _,
+            samples: _,
+            probes: _,
+            warnings: _,
+        } = &config;
+        // The hashes of the tokens cover all but `order` and `packing`.
+        let nextword_data::DataConfig {
+            path: _,
+            paths: _,
+            format: _,
+            separator: _,
+            field: _,
+            builtin: _,
+            seed: _,
+            documents: _,
+            prepared: _,
+            tokenizer: _,
+            split: _,
+            order: _,
+            packing: _,
+        } = data;
+        let nextword_model::ModelConfig {
+            vocab_size: _,
+            context_length: _,
+            n_layers: _,
+            n_heads: _,
+            n_kv_heads: _,
+            head_dim: _,
+            d_model: _,
+            d_ff: _,
+            position: _,
+            rotary,
+            norm: _,
+            norm_eps: _,
+            norm_placement: _,
+            feed_forward: _,
+            bias,
+            tied_head: _,
+            output_projection: _,
+            qk_norm: _,
+            norm_unit_offset: _,
+            embedding_scale: _,
+            score_width: _,
+            score_soft_cap: _,
+            parallel: _,
+            logit_soft_cap: _,
+            windows: _,
+            dropout,
+            residual: _,
+            init,
+        } = model;
+        let nextword_model::RotaryConfig {
+            base: _,
+            scaling: _,
+            width: _,
+            local_base: _,
+        } = rotary;
+        let nextword_model::BiasConfig {
+            qkv: _,
+            attention_output: _,
+            feed_forward: _,
+            norm: _,
+            head: _,
+        } = bias;
+        let nextword_model::DropoutConfig {
+            embedding: _,
+            attention: _,
+            residual: _,
+        } = dropout;
+        let nextword_model::InitConfig {
+            std: _,
+            scale_output: _,
+        } = init;
+        let crate::TrainConfig {
+            steps: _,
+            batch_size: _,
+            accumulation: _,
+            precision: _,
+            recompute: _,
+            log_every: _,
+        } = train;
+        let crate::OptimizerConfig {
+            kind: _,
+            beta1: _,
+            beta2: _,
+            eps: _,
+            weight_decay: _,
+            momentum: _,
+            muon_learning_rate: _,
+            clip_norm: _,
+        } = optimizer;
+        let crate::ScheduleConfig {
+            kind: _,
+            learning_rate: _,
+            min_learning_rate: _,
+            warmup_steps: _,
+            end_step: _,
+            decay_steps: _,
+        } = schedule;
+        // `seed`, `order` and `packing`; the model's fields without its four tables; those of the tables;
+        // `train` without steps, recompute and log_every; all of optimizer and schedule.
+        let count = v0_1_settings(&config).len() + later_settings(&config).len();
+        assert_eq!(count, 3 + (28 - 4) + 14 + 3 + 8 + 6);
     }
 
     #[test]

@@ -135,6 +135,7 @@ fn run_task(args: &EvalArgs, dir: &ModelDir, task: &Path) -> anyhow::Result<()> 
         count(report.texts as u64, "text"),
         duration(start.elapsed().as_secs_f64())
     ));
+    note_unknown("task", report.unknown);
     Ok(())
 }
 
@@ -155,12 +156,17 @@ fn print_report(report: &TextReport, seconds: f64) -> anyhow::Result<()> {
         count(report.documents, "document"),
         duration(seconds)
     ));
-    if report.unknown > 0 {
+    note_unknown("text", report.unknown);
+    Ok(())
+}
+
+/// Prints a note if `source` has strings that the tokenizer cannot encode.
+fn note_unknown(source: &str, unknown: usize) {
+    if unknown > 0 {
         output::eprint_line(&format!(
-            "note: the text has {} outside the model's vocabulary, dropped or replaced by the \
+            "note: the {source} has {} outside the model's vocabulary, dropped or replaced by the \
              unknown token",
-            count(report.unknown as u64, "distinct string")
+            count(unknown as u64, "distinct string")
         ));
     }
-    Ok(())
 }

@@ -12,6 +12,7 @@ use crate::planning::{Measured, Plan};
 pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<()> {
     let config = train::load_config(&args.config, &args.set, args.device.as_deref())?;
     let setup = prepare_run(config)?;
+    train::print_config_warnings(&setup);
     let plan = Plan::estimate(&setup);
     train::check_memory(&setup, &plan)?;
     let plan = plan

@@ -22,6 +22,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     let setup = prepare_run(config)?;
     let plan = Plan::estimate(&setup);
     if args.dry_run {
+        print_config_warnings(&setup);
         let plan = plan.with_baselines(&setup)?;
         commands::plan::print_plan(&plan, args.json)?;
         return Ok(ExitCode::SUCCESS);
@@ -41,6 +42,13 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
         &mut hooks,
         &stop,
     )?))
+}
+
+/// Prints the warnings about the configuration, which a run that starts reports itself.
+pub(crate) fn print_config_warnings(setup: &RunSetup) {
+    for warning in &setup.config.warnings {
+        output::eprint_line(&format!("warning: {warning}"));
+    }
 }
 
 /// Reads the configuration in `path` and applies the command line's overrides.

@@ -83,8 +83,8 @@ fn check_unchanged(setup: &RunSetup, state: &State, folder: &RunFolder) -> Resul
                 .to_string(),
         };
         let problem = format!(
-            "{changed}; hint: restore the old values; only train.steps, checkpoint, validation and \
-             samples may change"
+            "{changed}; hint: restore the old values; only train.steps, train.log_every, \
+             checkpoint, validation, samples and probes may change"
         );
         return Err(TrainError::run(folder.config_path(), problem));
     }
