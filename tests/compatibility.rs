@@ -115,7 +115,10 @@ fn a_changed_run_names_the_changed_key() {
 fn models_of_0_1_generate_the_same_text() {
     let (dir, expected) = fixture();
     for model in ["run", "model", "model-int8"] {
-        let sampling = [("greedy", ["--temperature", "0"]), ("sampled", ["--seed", "3"])];
+        let sampling = [
+            ("greedy", ["--temperature", "0"]),
+            ("sampled", ["--seed", "3"]),
+        ];
         for (name, options) in sampling {
             let args = ["generate", model, "One day", "--json", "--max-tokens", "40"];
             let found = json_lines(&dir.run(&[&args[..], &options].concat()));

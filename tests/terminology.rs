@@ -2,8 +2,8 @@
 //!
 //! Its column "Instead of" marks two kinds. "Words in quotes" must not occur anywhere: in identifiers
 //! (split into words), comments, strings, help texts, documents, JavaScript or Python. `Names in code
-//! style` must not be the exact name of a type, function, module, constant or file; as words in prose
-//! they are fine.
+//! style` must not be the exact name of a type, function, module, constant, file or folder; as words in
+//! prose they are fine. A name that ends in `*` stands for all names with that beginning.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,38 +11,32 @@ use std::path::{Path, PathBuf};
 use crate::util::root;
 
 /// Phrases in which a banned word is allowed, with the reason. At most ten.
-const EXCEPTIONS: &[(&str, &str, &str)] = &[
-    ("is no", "is no longer", "ordinary English"),
-    ("are no", "are no longer", "ordinary English"),
+const EXCEPTIONS: &[(&str, &str)] = &[
+    ("is no longer", "ordinary English"),
+    ("are no longer", "ordinary English"),
+    ("there is no", "ordinary English, unlike \"x is no file\""),
     (
-        "is no",
-        "there is no",
-        "ordinary English, unlike \"x is no file\"",
-    ),
-    (
-        "are no",
         "there are no",
         "ordinary English, unlike \"these are no files\"",
     ),
     (
-        "loudness",
         "rename = \" loudness \"",
         "key of the probe snapshots that version 0.1 wrote",
     ),
     (
-        "hostile",
         "\" hostile \"",
         "earlier name of a part of scripts/load_test.py, still accepted",
     ),
     (
-        "hostile",
         "` hostile `",
-        "the warning that names its new name",
+        "the warning about that earlier name, which it must contain",
     ),
 ];
 
 const FOLDERS: &[&str] = &["crates", "tests", "scripts", "docs", "configs", ".ci"];
-const EXTENSIONS: &[&str] = &["rs", "md", "toml", "js", "html", "css", "json", "py", "sh"];
+const EXTENSIONS: &[&str] = &[
+    "rs", "md", "toml", "js", "html", "css", "json", "py", "sh", "svg",
+];
 /// Recorded data, generated files, and this list itself.
 const SKIPPED: &[&str] = &[
     "tests/fixtures",
@@ -60,101 +54,160 @@ struct Banned {
     names: Vec<String>,
 }
 
-/// Reads the column "Instead of" of the table under `## Glossary`.
-fn read_glossary(architecture: &str) -> Banned {
-    let section = architecture.split("\n## Glossary\n").nth(1).unwrap();
-    let section = section.split("\n## ").next().unwrap();
-    let rows = section.lines().filter(|line| line.starts_with('|')).skip(2);
-    let mut banned = Banned::default();
-    for row in rows {
-        let column = row.trim_matches('|').rsplit('|').next().unwrap();
-        let quoted = |mark: char| column.split(mark).skip(1).step_by(2).map(str::to_string);
-        banned.words.extend(quoted('"'));
-        banned.names.extend(quoted('`'));
+impl Banned {
+    /// Reads the column "Instead of" of the table under `## Glossary`.
+    fn read(architecture: &str) -> Self {
+        let section = architecture.split("\n## Glossary\n").nth(1).unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        let rows = section.lines().filter(|line| line.starts_with('|')).skip(2);
+        let mut banned = Self::default();
+        for row in rows {
+            let column = row.trim_matches('|').rsplit('|').next().unwrap();
+            let quoted = |mark: char| column.split(mark).skip(1).step_by(2).map(str::to_string);
+            banned.words.extend(quoted('"'));
+            banned.names.extend(quoted('`'));
+        }
+        banned
     }
-    banned
+
+    fn has_name(&self, name: &str) -> bool {
+        self.names
+            .iter()
+            .any(|banned| match banned.strip_suffix('*') {
+                Some(prefix) => name.starts_with(prefix),
+                None => name == banned,
+            })
+    }
+
+    /// All violations in the files and folders under `root`.
+    fn violations(&self, root: &Path) -> Vec<String> {
+        let mut found = Vec::new();
+        for path in paths(root) {
+            let shown = path.strip_prefix(root).unwrap().display().to_string();
+            let stem = path.file_stem().unwrap().to_str().unwrap();
+            if self.has_name(stem) {
+                found.push(format!("{shown}: a file or folder named `{stem}`"));
+            }
+            for word in &self.words {
+                if occurrences(&words(stem), word) > 0 {
+                    found.push(format!("{shown}: \"{word}\" in the name"));
+                }
+            }
+            if !is_text(&path) {
+                continue;
+            }
+            let mut text = fs::read_to_string(&path).unwrap();
+            if shown == "ARCHITECTURE.md" {
+                let (before, after) = text.split_once("\n## Glossary\n").unwrap();
+                let after = after.split_once("\n## ").map_or("", |(_, after)| after);
+                text = format!("{before}\n{after}");
+            }
+            let normalized = words(&text);
+            for word in &self.words {
+                let count = occurrences(&normalized, word);
+                if count > 0 {
+                    let line = text.lines().position(|l| occurrences(&words(l), word) > 0);
+                    let line = line.map_or(String::new(), |line| format!(":{}", line + 1));
+                    found.push(format!("{shown}{line}: \"{word}\" ({count} times)"));
+                }
+            }
+            for name in definitions(&path, &text) {
+                if self.has_name(&name) {
+                    found.push(format!("{shown}: defines `{name}`"));
+                }
+            }
+        }
+        found
+    }
 }
 
-fn files() -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    let mut folders: Vec<_> = FOLDERS.iter().map(|name| root().join(name)).collect();
+/// The files and folders to check.
+fn paths(root: &Path) -> Vec<PathBuf> {
+    let mut paths = Vec::new();
+    let mut folders: Vec<_> = FOLDERS.iter().map(|name| root.join(name)).collect();
+    for entry in fs::read_dir(root).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() && path.extension().is_some_and(|e| e == "md" || e == "toml") {
+            paths.push(path);
+        }
+    }
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
+        for entry in fs::read_dir(folder).into_iter().flatten() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap().to_string();
             if SKIPPED.iter().any(|skip| path.ends_with(skip)) || name.starts_with('.') {
                 continue;
             }
             if path.is_dir() {
-                folders.push(path);
-            } else {
-                files.push(path);
+                folders.push(path.clone());
             }
+            paths.push(path);
         }
     }
-    for name in ["README.md", "CHANGELOG.md", "ARCHITECTURE.md", "Cargo.toml"] {
-        files.push(root().join(name));
-    }
-    files.sort();
-    files
+    paths.sort();
+    paths
 }
 
 fn is_text(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str());
-    extension.is_some_and(|extension| EXTENSIONS.contains(&extension)) || path.ends_with(".ci/run")
+    path.is_file()
+        && (extension.is_some_and(|extension| EXTENSIONS.contains(&extension))
+            || path.ends_with(".ci/run"))
 }
 
-/// The words of `text` in lower case with single spaces between them: identifiers are split, line breaks
-/// and comment marks dropped, punctuation kept apart.
+/// The words of `text` in lower case, separated and surrounded by single spaces. Identifiers are split,
+/// punctuation stands alone; line breaks, comment marks and the joints of wrapped strings are dropped.
 fn words(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + text.len() / 8);
-    for line in text.lines() {
+    let mut out = String::from(" ");
+    for line in text.replace("\" + \"", "").lines() {
         let line = line.trim_start().trim_start_matches(['/', '!', '#', '*']);
-        let mut previous = ' ';
-        for c in line.chars() {
-            let starts_word =
-                c.is_uppercase() && (previous.is_lowercase() || previous.is_numeric());
-            if starts_word || c == '_' || c.is_whitespace() {
-                out.push(' ');
-            } else if c.is_alphanumeric() != previous.is_alphanumeric() {
+        let line: Vec<char> = line.trim_end().trim_end_matches('\\').chars().collect();
+        for (i, &c) in line.iter().enumerate() {
+            let previous = if i == 0 { ' ' } else { line[i - 1] };
+            let is_next_lowercase = line.get(i + 1).is_some_and(|next| next.is_lowercase());
+            let starts_word = c.is_uppercase()
+                && (!previous.is_uppercase() || is_next_lowercase) // aB, ABc
+                || c.is_alphanumeric() != previous.is_alphanumeric()
+                || c.is_numeric() != previous.is_numeric();
+            if starts_word || c == '_' {
                 out.push(' ');
             }
-            if c != '_' && !c.is_whitespace() {
+            if c != '_' {
                 out.extend(c.to_lowercase());
             }
-            previous = c;
         }
         out.push(' ');
     }
-    out.split_whitespace().collect::<Vec<_>>().join(" ")
+    let words: Vec<_> = out.split_whitespace().collect();
+    format!(" {} ", words.join(" "))
 }
 
-/// How often `word` occurs in `words` outside its exceptions.
+/// How often `word`, or its plural, occurs in `words` outside the exceptions.
 fn occurrences(words: &str, word: &str) -> usize {
     let word = word.trim().to_lowercase();
-    let count = |phrase: &str| {
-        let phrase = format!(" {phrase} ");
-        words.matches(phrase.as_str()).count()
-    };
-    let allowed: usize = EXCEPTIONS
-        .iter()
-        .filter(|(banned, ..)| *banned == word)
-        .map(|(_, phrase, _)| count(phrase))
-        .sum();
-    count(&word) - allowed
+    let mut words = words.to_string();
+    for (phrase, _) in EXCEPTIONS {
+        words = words.replace(&format!(" {phrase} "), " . ");
+    }
+    let count = |phrase: &str| words.matches(&format!(" {phrase} ")).count();
+    count(&word) + count(&format!("{word}s"))
 }
 
-/// Names that `text` defines.
+/// Names of types, functions, modules and constants that `text` defines.
 fn definitions(path: &Path, text: &str) -> Vec<String> {
-    let keywords: &[&str] = match path.extension().and_then(|ending| ending.to_str()) {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    let keywords: &[&str] = match extension {
         Some("rs") => &[
             "struct", "enum", "trait", "type", "union", "fn", "mod", "const", "static",
         ],
-        Some("js") => &["function", "class", "const"],
+        Some("js") => &["function", "function*", "class", "const", "let", "var"],
         Some("py") => &["def", "class"],
         _ => &[],
     };
-    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    let name_of = |token: &str| -> String {
+        let is_name = |c: &char| c.is_alphanumeric() || *c == '_';
+        token.chars().take_while(is_name).collect()
+    };
     let mut names = Vec::new();
     for line in text.lines() {
         let code = line.trim_start();
@@ -162,91 +215,90 @@ fn definitions(path: &Path, text: &str) -> Vec<String> {
             continue;
         }
         let tokens: Vec<&str> = code.split_whitespace().collect();
+        let tokens: Vec<&str> = tokens.into_iter().filter(|t| *t != "mut").collect();
         for pair in tokens.windows(2) {
-            let keyword = pair[0].trim_start_matches(['(', '{', '<']);
-            if keywords.contains(&keyword) {
-                let name: String = pair[1].chars().take_while(|c| is_name(*c)).collect();
-                names.push(name);
+            if keywords.contains(&pair[0].trim_start_matches(['(', '{', '<'])) {
+                names.push(name_of(pair[1]));
             }
+        }
+        // A Python constant.
+        if extension == Some("py") && line == code && tokens.get(1) == Some(&"=") {
+            names.push(name_of(tokens[0]));
         }
     }
     names
 }
 
 #[test]
-fn replaced_words_and_names_do_not_come_back() {
+fn replaced_words_and_names_are_absent() {
     let architecture = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
-    let banned = read_glossary(&architecture);
+    let banned = Banned::read(&architecture);
     assert!(banned.words.len() >= 15, "{:?}", banned.words);
     assert!(banned.names.len() >= 150, "{}", banned.names.len());
     assert!(EXCEPTIONS.len() <= 10);
-    let mut found = Vec::new();
-    for path in files() {
-        let shown = path.strip_prefix(root()).unwrap().display().to_string();
-        let stem = path.file_stem().unwrap().to_str().unwrap();
-        if banned.names.iter().any(|name| name == stem) {
-            found.push(format!("{shown}: a file named `{stem}`"));
-        }
-        for word in &banned.words {
-            if occurrences(&format!(" {} ", words(stem)), word) > 0 {
-                found.push(format!("{shown}: \"{word}\" in the file's name"));
-            }
-        }
-        if !is_text(&path) {
-            continue;
-        }
-        let mut text = fs::read_to_string(&path).unwrap();
-        if shown == "ARCHITECTURE.md" {
-            let (before, after) = text.split_once("\n## Glossary\n").unwrap();
-            let after = after.split_once("\n## ").map_or("", |(_, after)| after);
-            text = format!("{before}\n{after}");
-        }
-        let normalized = format!(" {} ", words(&text));
-        for word in &banned.words {
-            let count = occurrences(&normalized, word);
-            if count > 0 {
-                let at = line_of(&text, word).map_or(String::new(), |line| format!(":{line}"));
-                found.push(format!("{shown}{at}: \"{word}\" ({count} times)"));
-            }
-        }
-        for name in definitions(&path, &text) {
-            if banned.names.contains(&name) {
-                found.push(format!("{shown}: defines `{name}`"));
-            }
-        }
-    }
+    let found = banned.violations(&root());
     assert!(
         found.is_empty(),
-        "the glossary of ARCHITECTURE.md names the word to use instead:\n{}",
+        "the glossary of ARCHITECTURE.md lists the word to use instead:\n{}",
         found.join("\n")
     );
 }
 
-/// The first line that contains `word`; `None` if each occurrence spans two lines.
-fn line_of(text: &str, word: &str) -> Option<usize> {
-    let contains = |line: &str| occurrences(&format!(" {} ", words(line)), word) > 0;
-    text.lines().position(contains).map(|line| line + 1)
+#[test]
+fn planted_words_and_names_are_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let banned = Banned {
+        words: ["crew", "is no"].map(String::from).to_vec(),
+        names: ["Told", "follow", "MOST_*", "desk"]
+            .map(String::from)
+            .to_vec(),
+    };
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    write(
+        "README.md",
+        "He told us to follow; the crewman is no longer here.",
+    );
+    write(
+        "crates/a/src/fine.rs",
+        "fn followed() {} // struct Told, there is no way",
+    );
+    assert_eq!(banned.violations(folder.path()), Vec::<String>::new());
+    for (name, text) in [
+        ("crates/a/src/lib.rs", "pub(crate) struct Told<'a> {"),
+        ("crates/a/src/lib.rs", "pub const fn follow(x: u8) {}"),
+        ("crates/a/src/lib.rs", "static mut MOST_WORDS: u8 = 3;"),
+        ("crates/a/src/lib.rs", "let kv_crew2 = KVCrew::new();"),
+        ("crates/a/src/lib.rs", "/// It is no\n    /// file."),
+        ("crates/a/src/lib.rs", "\"this {x} is \\\n     no file\""),
+        ("crates/a/src/desk.rs", ""),
+        ("crates/desk/src/lib.rs", ""),
+        ("crates/a/src/the_crews.rs", ""),
+        ("crates/a/page.js", "let follow = 3;"),
+        (
+            "crates/a/page.js",
+            "message = \"there is no longer one; x is \" + \"no file\";",
+        ),
+        ("scripts/a.py", "    def follow(self):"),
+        ("scripts/a.py", "MOST_LINES = 3"),
+        ("docs/a.md", "The crew works."),
+    ] {
+        write(name, text);
+        let found = banned.violations(folder.path());
+        assert!(!found.is_empty(), "{name}: {text}");
+        fs::remove_file(folder.path().join(name)).unwrap();
+        let _ = fs::remove_dir(folder.path().join("crates/desk/src"));
+        let _ = fs::remove_dir(folder.path().join("crates/desk"));
+    }
 }
 
 #[test]
-fn the_glossary_check_finds_replaced_words() {
-    let found = |text: &str, word: &str| occurrences(&format!(" {} ", words(text)), word);
-    assert_eq!(found("let tile_sight = Sight::new();", "sight"), 2);
-    assert_eq!(found("insight", "sight"), 0);
-    assert_eq!(found("it is no\n    /// number", "is no"), 1);
-    assert_eq!(found("it is no longer finite", "is no"), 0);
-    assert_eq!(found("\"{path} is no folder\"", "is no"), 1);
-    let names = |file: &str, text: &str| definitions(Path::new(file), text);
-    assert_eq!(names("a.rs", "pub(crate) struct Told<'a> {"), ["Told"]);
-    assert_eq!(
-        names("a.rs", "pub const fn follow(x: u8) {}"),
-        ["fn", "follow"]
-    );
-    assert!(names("a.rs", "// struct Told").is_empty());
-    assert_eq!(names("a.js", "function tell(x) {"), ["tell"]);
-    assert_eq!(names("a.py", "    def put(self):"), ["put"]);
+fn the_glossary_column_is_read() {
     let table = "x\n## Glossary\n\n| a | b |\n|---|---|\n| mask | \"sight\", `Told` |\n\n## Next\n";
-    let banned = read_glossary(table);
+    let banned = Banned::read(table);
     assert_eq!(banned.words, ["sight"]);
     assert_eq!(banned.names, ["Told"]);
 }

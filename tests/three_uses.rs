@@ -6,16 +6,17 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use burn::tensor::{Int, Tensor};
 use nextword_data::Tokenizer;
 use nextword_generate::{SamplingConfig, TextGenerator, TextOptions};
-use nextword_model::{DeviceName, ModelDir, Transformer};
+use nextword_model::{DeviceName, ForwardContext, ModelDir, Transformer, weights};
 use nextword_train::{
     Hooks, NullReporter, RunFolder, StopFlag, TrainError, Trainer, parse_config, prepare_run,
     read_config, to_toml,
 };
 use serde_json::Value;
 
-use crate::util::{device_names, root};
+use crate::util::{assert_close, device_names, root};
 
 /// Hooks that generate no samples.
 struct NoSamples;
@@ -67,10 +68,11 @@ fn train(out: &Path, device: &str, set: &[&str]) {
         .unwrap();
 }
 
-fn resume(out: &Path, set: &str) {
+fn resume(out: &Path, device: &str, set: &str) {
     let (folder, stored) = RunFolder::open(out).unwrap();
     let text = to_toml(&stored).unwrap();
-    let config = parse_config(&text, &folder.config_path(), &[set.to_string()]).unwrap();
+    let mut config = parse_config(&text, &folder.config_path(), &[set.to_string()]).unwrap();
+    config.device = device.to_string();
     let trainer = Trainer::resume(prepare_run(config).unwrap(), folder).unwrap();
     let stop = StopFlag::default();
     trainer
@@ -86,17 +88,31 @@ fn losses(run: &Path) -> Vec<f64> {
         .collect()
 }
 
-fn greedy_text(model: &Path, device: &str) -> String {
+/// What a saved model computes on `device`: logits for a fixed prompt, and greedy and sampled text.
+fn outputs(model: &Path, device: &str) -> (Vec<f32>, [String; 2]) {
     let device = device.parse::<DeviceName>().unwrap().open().unwrap();
     let generator = TextGenerator::open(&ModelDir::open(model).unwrap(), &device).unwrap();
-    let options = TextOptions {
-        sampling: SamplingConfig::greedy(),
-        max_tokens: 12,
-        ..TextOptions::default()
+    let ids = Tensor::<2, Int>::from_data([[5, 17, 3, 44, 101, 8, 8, 200]], &device);
+    let logits = generator
+        .model()
+        .forward(ids, &mut ForwardContext::inference());
+    let text = |sampling: SamplingConfig| {
+        let options = TextOptions {
+            sampling,
+            max_tokens: 16,
+            ..TextOptions::default()
+        };
+        let next = |_: usize, _: &str| ControlFlow::Continue(());
+        let texts = generator.generate(&["On a"], &options, next).unwrap();
+        texts[0].text.clone()
     };
-    let next = |_: usize, _: &str| ControlFlow::Continue(());
-    let texts = generator.generate(&["On a"], &options, next).unwrap();
-    texts[0].text.clone()
+    let sampled = SamplingConfig {
+        temperature: 1.0,
+        seed: 3,
+        ..SamplingConfig::default()
+    };
+    let texts = [text(SamplingConfig::greedy()), text(sampled)];
+    (weights::to_f32_vec(logits.into_data()), texts)
 }
 
 fn assert_losses_agree(name: &str, found: &[f64], expected: &[f64]) {
@@ -118,22 +134,29 @@ fn quickstart_trains_resumes_and_generates_on_all_backends() {
         .iter()
         .map(|device| folder.path().join(device.replace(':', "-")))
         .collect();
-    for (device, run) in devices.iter().zip(&runs) {
+    for (index, (device, run)) in devices.iter().zip(&runs).enumerate() {
         train(run, device, &["train.steps=4"]);
         assert_eq!(losses(run).len(), 4, "{device}");
-        resume(run, "train.steps=6");
+        // Each run continues on the next backend.
+        let next = devices[(index + 1) % devices.len()];
+        resume(run, next, "train.steps=6");
         let found = losses(run);
         assert_eq!(found.len(), 6, "{device}");
         assert!(found[5] < found[0], "{device} learns: {found:?}");
-        assert_losses_agree(device, &found, &losses(&runs[0]));
+        assert_losses_agree(&format!("{device}, then {next}"), &found, &losses(&runs[0]));
     }
     for (saver, run) in devices.iter().zip(&runs) {
         let model = run.join("last");
-        let expected = greedy_text(&model, devices[0]);
-        assert!(!expected.is_empty());
+        let (expected_logits, expected_texts) = outputs(&model, devices[0]);
+        let (first, last) = expected_logits.split_at(expected_logits.len() / 8 * 7);
+        let first = &first[..last.len()];
+        assert_ne!(first, last, "the logits depend on the prompt");
+        assert_ne!(expected_texts[0], expected_texts[1]);
         for loader in &devices[1..] {
-            let found = greedy_text(&model, loader);
-            assert_eq!(found, expected, "saved on {saver}, loaded on {loader}");
+            let (logits, texts) = outputs(&model, loader);
+            let what = format!("saved on {saver}, loaded on {loader}");
+            assert_close(&logits, &expected_logits, 1e-5, &what);
+            assert_eq!(texts, expected_texts, "{what}");
         }
     }
 }

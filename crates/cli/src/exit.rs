@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use nextword_convert::ConvertError;
@@ -102,6 +103,15 @@ pub(crate) fn message(error: &anyhow::Error) -> String {
     text.trim_end().to_string()
 }
 
+/// Whether somebody else logs the panics of other threads.
+static PANICS_ARE_LOGGED: AtomicBool = AtomicBool::new(false);
+
+/// Leaves panics of other threads to the server, which logs them with the request or model that they
+/// concern.
+pub(crate) fn leave_panics_to_the_server() {
+    PANICS_ARE_LOGGED.store(true, Ordering::Relaxed);
+}
+
 /// Runs `work` and turns a panic of this thread into a one-line error. A panic of any other thread is
 /// printed when it happens, since that thread may end without a report. With `RUST_BACKTRACE` the
 /// default hook prints all panics.
@@ -122,7 +132,7 @@ pub(crate) fn catch_panics<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyho
         };
         if backtrace {
             default_hook(panic);
-        } else if is_other_thread {
+        } else if is_other_thread && !PANICS_ARE_LOGGED.load(Ordering::Relaxed) {
             output::eprint_line(&line);
         }
     }));

@@ -268,7 +268,9 @@ impl Scorer<'_> {
             let full = self.encode(&format!("{context} {ending}"));
             let is_empty = ending.trim().is_empty();
             let is_dropped = self.without_dropped_text(ending) != *ending;
-            let ids = full.get(encoded.len()..).filter(|_| !is_empty && !is_dropped);
+            let ids = full
+                .get(encoded.len()..)
+                .filter(|_| !is_empty && !is_dropped);
             after.push(ids.unwrap_or_default().to_vec());
         }
         let bos = if encoded.is_empty() {

@@ -229,7 +229,10 @@ mod tests {
     #[test]
     fn wrong_types_are_named_in_terms_of_toml() {
         for (set, message) in [
-            ("train.steps=abc", "must be a whole number of at least 0, not string \"abc\""),
+            (
+                "train.steps=abc",
+                "must be a whole number of at least 0, not string \"abc\"",
+            ),
             ("model=3", "must be a table, not integer `3`"),
             ("model.residual=3", "must be true or false, not integer `3`"),
         ] {

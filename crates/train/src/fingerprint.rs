@@ -191,7 +191,11 @@ const OMITTED_AT_DEFAULT: &[&str] = &[
 ];
 
 /// Keys with fixed values in the JSON of version 0.1: (the setting that follows, key, value).
-const FIe3e9deafb4091ebc7b0f5c34ceed8c4258a1d9ac9ecaf32f394f17e9160fec09ED: &[(&str, &str, &str)] = &[
+const FIe3e9deafb4091ebc7b0f5c34ceed8c4258a1d9ac9ecaf32f394f17e9160fec09ED: &[(
+    &str,
+    &str,
+    &str,
+)] = &[
     ("seed", "name", r#""run""#),
     ("data.order", "device", r#""flex""#),
     ("data.order", "data.path", "null"),

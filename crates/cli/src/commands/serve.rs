@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueHint};
 use nextword_server::{Config, LoadedModel, ServerEvent, serve};
 
-use crate::{history, models, output};
+use crate::{exit, history, models, output};
 
 /// Environment variable for the API key, since other users of a machine can read its command lines.
 const API_KEY_VARIABLE: &str = "NEXTWORD_API_KEY";
@@ -90,6 +90,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         }
         loaded.push(model);
     }
+    exit::leave_panics_to_the_server();
     serve(loaded, config, |event| match event {
         ServerEvent::Listening(address) => {
             output::eprint_line(&format!("listening on http://{address} (Ctrl-C stops)"));
