@@ -90,7 +90,7 @@ mod fast {
 mod tests {
     use burn::tensor::{Device, Distribution, Tensor};
 
-    use super::write_cache;
+    use super::{are_distinct, write_cache};
 
     /// Compares with a scalar loop over all elements.
     #[test]
@@ -121,11 +121,6 @@ mod tests {
         }
         assert_eq!(written, expected);
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::are_distinct;
 
     #[test]
     fn duplicate_slots_are_detected() {

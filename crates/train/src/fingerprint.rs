@@ -191,11 +191,7 @@ const OMITTED_AT_DEFAULT: &[&str] = &[
 ];
 
 /// Keys with fixed values in the JSON of version 0.1: (the setting that follows, key, value).
-const FIe3e9deafb4091ebc7b0f5c34ceed8c4258a1d9ac9ecaf32f394f17e9160fec09ED: &[(
-    &str,
-    &str,
-    &str,
-)] = &[
+const FIXED: &[(&str, &str, &str)] = &[
     ("seed", "name", r#""run""#),
     ("data.order", "device", r#""flex""#),
     ("data.order", "data.path", "null"),
@@ -239,7 +235,7 @@ const FIe3e9deafb4091ebc7b0f5c34ceed8c4258a1d9ac9ecaf32f394f17e9160fec09ED: &[(
 /// The JSON that version 0.1 serialized, in its order of keys.
 fn v0_1_json(config: &RunConfig) -> String {
     let fixed_before = |next: &'static str| {
-        FIe3e9deafb4091ebc7b0f5c34ceed8c4258a1d9ac9ecaf32f394f17e9160fec09ED
+        FIXED
             .iter()
             .filter(move |(follower, ..)| *follower == next)
             .map(|(_, key, value)| (*key, (*value).to_string()))
