@@ -229,7 +229,7 @@ fn page_arithmetic_matches_the_program() {
     assert!(output.status.success(), "{}", stderr(&output));
 }
 
-/// 32 tokens, 4 layers, 4 heads, d_model 64.
+/// 32 tokens, 4 layers, 4 heads, `d_model` 64.
 #[test]
 fn a_small_model_is_explained_quickly() {
     let config = ModelConfig {

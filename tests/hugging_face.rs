@@ -275,7 +275,7 @@ fn weights_beyond_half_precision_are_named() {
     export_hf(&model_dir, FloatType::Bf16, &dir.path("bf16")).unwrap();
 }
 
-/// Llama's BOS token if only tokenizer_config.json requires it.
+/// Llama's BOS token if only `tokenizer_config.json` requires it.
 #[test]
 fn the_bos_token_is_exported_to_both_tokenizer_files() {
     let dir = TestDir::new();

@@ -337,16 +337,16 @@ fn incomplete_resume_state_is_detected() {
     let changes: [(&str, Change); 5] = [
         ("nothing", |_| {}),
         ("the cursor", |checkpoint| {
-            change_state(checkpoint, "step", 9)
+            change_state(checkpoint, "step", 9);
         }),
         ("a first moment", |checkpoint| {
             change_tensors(&checkpoint.join("optimizer.safetensors"), ".first", |v| {
-                v.fill(0.0)
+                v.fill(0.0);
             });
         }),
         ("a second moment", |checkpoint| {
             change_tensors(&checkpoint.join("optimizer.safetensors"), ".second", |v| {
-                v.fill(0.0)
+                v.fill(0.0);
             });
         }),
         ("one bit of one weight", |checkpoint| {

@@ -3,7 +3,7 @@
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, header};
 
-/// The OpenAPI description.
+/// The `OpenAPI` description.
 pub(crate) const OPENAPI: &str = include_str!("../page/openapi.json");
 
 pub(crate) fn index() -> Response<Body> {

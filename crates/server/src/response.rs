@@ -316,7 +316,7 @@ impl ResponseBuilder {
 }
 
 impl Usage {
-    fn to_json(&self) -> Value {
+    fn to_json(self) -> Value {
         json!({
             "prompt_tokens": self.prompt, "completion_tokens": self.completion,
             "total_tokens": self.prompt + self.completion,

@@ -51,11 +51,11 @@ pub(crate) fn settings(config: &RunConfig) -> Settings {
 
 /// Returns the SHA-256 of the lines `key=value` of [`settings`], in the order of the keys.
 pub(crate) fn fingerprint(config: &RunConfig) -> String {
-    let lines: String = settings(config)
+    let lines: Vec<String> = settings(config)
         .iter()
         .map(|(key, value)| format!("{key}={value}\n"))
         .collect();
-    hex_sha256(lines.as_bytes())
+    hex_sha256(lines.concat().as_bytes())
 }
 
 /// Describes the keys whose values differ, each with its earlier and its current value.
@@ -279,7 +279,7 @@ fn nested(fields: &[(&str, String)]) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::field_reassign_with_default)]
 mod tests {
     use nextword_model::{NormKind, Position, RotaryScaling};
 
@@ -357,6 +357,7 @@ mod tests {
     /// Every field of the configuration is listed here. A new one does not compile until it is added:
     /// also add it to `later_settings`, unless it may change on resume.
     #[test]
+    #[allow(clippy::too_many_lines)] // A list.
     fn every_setting_is_considered() {
         let config = RunConfig::default();
         let RunConfig {

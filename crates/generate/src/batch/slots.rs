@@ -4,7 +4,7 @@
 #[derive(Debug)]
 pub(super) struct Slots {
     chunk: usize,
-    slots: Vec<Slot>,
+    entries: Vec<Slot>,
     clock: u64,
 }
 
@@ -31,7 +31,7 @@ impl Slots {
     pub(super) fn new(count: usize, chunk: usize) -> Self {
         Self {
             chunk,
-            slots: (0..count).map(|_| Slot::default()).collect(),
+            entries: (0..count).map(|_| Slot::default()).collect(),
             clock: 0,
         }
     }
@@ -47,7 +47,7 @@ impl Slots {
             }
         };
         let free = self
-            .slots
+            .entries
             .iter()
             .enumerate()
             .filter(|(_, slot)| !slot.in_use);
@@ -62,14 +62,14 @@ impl Slots {
             })
             .map(|(index, shared, _)| (index, shared))?;
         let (source, longest) = self
-            .slots
+            .entries
             .iter()
             .enumerate()
             .map(|(index, slot)| (index, shared_len(slot)))
             .max_by_key(|(index, shared)| (*shared, std::cmp::Reverse(*index)))?;
         let copies = longest > own_len;
         let cached_len = if copies { longest } else { own_len };
-        let assigned = &mut self.slots[slot];
+        let assigned = &mut self.entries[slot];
         assigned.in_use = true;
         assigned.prefix = prompt[..cached_len].to_vec();
         Some(SlotAssignment {
@@ -93,7 +93,7 @@ impl Slots {
 
     /// Records that `tokens` of a prompt were computed after the first `start` tokens of `slot`.
     pub(super) fn record_chunk(&mut self, slot: usize, start: usize, tokens: &[u32]) {
-        let slot = &mut self.slots[slot];
+        let slot = &mut self.entries[slot];
         if slot.prefix.len() == start && tokens.len() == self.chunk {
             slot.prefix.extend_from_slice(tokens);
         }
@@ -101,12 +101,12 @@ impl Slots {
 
     /// Marks the content of `slot` as not reusable.
     pub(super) fn invalidate(&mut self, slot: usize) {
-        self.slots[slot].prefix.clear();
+        self.entries[slot].prefix.clear();
     }
 
     pub(super) fn release(&mut self, slot: usize) {
         self.clock += 1;
-        self.slots[slot].in_use = false;
-        self.slots[slot].released_at = self.clock;
+        self.entries[slot].in_use = false;
+        self.entries[slot].released_at = self.clock;
     }
 }
