@@ -69,6 +69,17 @@ fn check_unchanged(setup: &RunSetup, state: &State, folder: &RunFolder) -> Resul
                        new run with start_from";
         return Err(TrainError::run(folder.path(), problem));
     }
+    // Before the settings: a shorter run may also have a shorter warmup.
+    if config.train.steps < state.step {
+        return Err(TrainError::config(
+            "train.steps",
+            format!(
+                "{} is less than the {} steps already done",
+                config.train.steps, state.step
+            ),
+            "set a larger value, or leave it unchanged",
+        ));
+    }
     if state.fingerprint != fingerprint(config)
         && Some(&state.fingerprint) != v0_1_fingerprint(config).as_ref()
     {
@@ -87,16 +98,6 @@ fn check_unchanged(setup: &RunSetup, state: &State, folder: &RunFolder) -> Resul
              checkpoint, validation, samples and probes may change"
         );
         return Err(TrainError::run(folder.config_path(), problem));
-    }
-    if config.train.steps < state.step {
-        return Err(TrainError::config(
-            "train.steps",
-            format!(
-                "{} is less than the {} steps already made",
-                config.train.steps, state.step
-            ),
-            "set a larger value, or leave it unchanged",
-        ));
     }
     Ok(())
 }
