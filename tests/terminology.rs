@@ -20,7 +20,7 @@ const EXCEPTIONS: &[(&str, &str)] = &[
         "ordinary English, unlike \"these are no files\"",
     ),
     (
-        "rename = \" loudness \"",
+        "rename = \" loudness",
         "key of the probe snapshots that version 0.1 wrote",
     ),
     (
@@ -214,6 +214,7 @@ fn definitions(path: &Path, text: &str) -> Vec<String> {
         if code.starts_with("//") || code.starts_with('#') && !code.starts_with("#[") {
             continue;
         }
+        let code = code.split(" //").next().unwrap_or_default();
         let tokens: Vec<&str> = code.split_whitespace().collect();
         let tokens: Vec<&str> = tokens.into_iter().filter(|t| *t != "mut").collect();
         for pair in tokens.windows(2) {
@@ -222,7 +223,10 @@ fn definitions(path: &Path, text: &str) -> Vec<String> {
             }
         }
         // A Python constant.
-        if extension == Some("py") && line == code && tokens.get(1) == Some(&"=") {
+        if extension == Some("py")
+            && line.starts_with(tokens.first().unwrap_or(&" "))
+            && tokens.get(1) == Some(&"=")
+        {
             names.push(name_of(tokens[0]));
         }
     }
