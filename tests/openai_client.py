@@ -819,7 +819,7 @@ def aborted_stream_ends_with_an_error(w):
             pass
         raise AssertionError("no error was raised")
     except openai.APIError as error:
-        assert error.type == "unavailable_error" and "stopping" in error.message, error
+        assert error.type == "unavailable_error" and "shutting down" in error.message, error
     assert w.small.process.wait(timeout=10) == 0
 
 
