@@ -103,7 +103,7 @@ pub(crate) fn message(error: &anyhow::Error) -> String {
     text.trim_end().to_string()
 }
 
-/// Whether somebody else logs the panics of other threads.
+/// Whether the server logs the panics of other threads.
 static PANICS_ARE_LOGGED: AtomicBool = AtomicBool::new(false);
 
 /// Leaves panics of other threads to the server, which logs them with the request or model that they
