@@ -11,20 +11,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::test_dir::{TestDir, json_lines};
-use crate::util::{root, stderr};
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
+use crate::util::{copy, root, stderr};
 
 /// A copy of the fixtures and the expected values.
 fn fixture() -> (TestDir, Value) {

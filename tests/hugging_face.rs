@@ -8,10 +8,9 @@ use nextword_model::weights::{self, FloatType};
 use nextword_model::{ModelConfig, ModelDir};
 use serde_json::{Value, json};
 
-use crate::malformed_models::copy;
 use crate::parity::fixtures;
 use crate::test_dir::TestDir;
-use crate::util::stderr;
+use crate::util::{copy, stderr};
 
 fn read(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()

@@ -10,7 +10,7 @@ use nextword_model::{CounterRng, ForwardContext, ModelDir};
 use serde_json::{Value, json};
 
 use crate::parity::fixtures;
-use crate::util::{flex, nextword, stderr};
+use crate::util::{copy, flex, nextword, stderr};
 
 /// Default number of mutations per kind of file; see [`mutation_count`].
 pub(crate) const MUTATIONS_PER_FILE: u64 = 700;
@@ -57,14 +57,6 @@ fn sharded(folder: &Path) {
         index.to_string(),
     )
     .unwrap();
-}
-
-pub(crate) fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for file in fs::read_dir(from).unwrap() {
-        let file = file.unwrap();
-        fs::copy(file.path(), to.join(file.file_name())).unwrap();
-    }
 }
 
 /// The number of mutations: `default` unless `NEXTWORD_MALFORMED` sets another.

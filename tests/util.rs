@@ -1,5 +1,6 @@
 //! Shared helpers.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -54,6 +55,20 @@ pub(crate) fn devices() -> Vec<(&'static str, Device)> {
         (backend, name.parse::<DeviceName>().unwrap().open().unwrap())
     };
     device_names().into_iter().map(open).collect()
+}
+
+/// Copies a folder with everything in it.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
 }
 
 /// Random ids with a few ignored targets.
