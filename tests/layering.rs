@@ -19,7 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("train", &["kernels", "data", "model", "eval"]),
     ("server", &["data", "model", "generate", "explain"]),
     (
-        "cli",
+        "nextword",
         &[
             "kernels", "data", "model", "generate", "explain", "convert", "eval", "train", "server",
         ],
@@ -30,8 +30,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("axum", &["server"]),
     ("tokio", &["server"]),
-    ("anyhow", &["cli"]),
-    ("clap", &["cli"]),
+    ("anyhow", &["nextword"]),
+    ("clap", &["nextword"]),
     ("tokenizers", &["data"]),
     ("safetensors", &["model"]),
 ];

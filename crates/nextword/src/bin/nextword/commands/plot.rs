@@ -156,6 +156,6 @@ mod tests {
     fn run_name_is_the_folder_name() {
         assert_eq!(run_name(Path::new("runs/a/metrics.jsonl")), "a");
         assert_eq!(run_name(Path::new("metrics.jsonl")), "metrics.jsonl");
-        assert_eq!(run_name(Path::new(env!("CARGO_MANIFEST_DIR"))), "cli");
+        assert_eq!(run_name(Path::new(env!("CARGO_MANIFEST_DIR"))), "nextword");
     }
 }

@@ -1,0 +1,1 @@
+//! Train, run and explain decoder-only Transformers, in Rust on Burn.
