@@ -1,0 +1,32 @@
+//! What the crates of nextword share below tensors and text.
+//!
+//! | for | open |
+//! |---|---|
+//! | random numbers without state | [`rng`] |
+//! | files and folders that are complete or absent | [`atomic`] |
+//! | SHA-256 of streams | [`hash`] |
+//! | targets without loss | [`IGNORE`] |
+//!
+//! ```
+//! use nextword_base::{CounterRng, atomic, hash};
+//!
+//! let folder = tempfile::tempdir()?;
+//! let path = folder.path().join("values.bin");
+//! let rng = CounterRng::new(7);
+//! let bytes: Vec<u8> = (0..4).flat_map(|i| rng.at(i).to_le_bytes()).collect();
+//! atomic::write(&path, &bytes)?;
+//! let written = hash::hash_file(&path)?;
+//! assert_eq!((written.bytes, written.hex()), (32, hash::sha256_hex(&bytes)));
+//! # Ok::<(), std::io::Error>(())
+//! ```
+
+pub mod atomic;
+mod error;
+pub mod hash;
+pub mod rng;
+
+pub use error::PathError;
+pub use rng::CounterRng;
+
+/// Target id that is excluded from the loss (padding and masked positions).
+pub const IGNORE: u32 = u32::MAX;
