@@ -2,11 +2,9 @@
 
 use burn::tensor::Tensor;
 
-use crate::{Precision, QuantizedMatrix};
+pub use nextword_base::IGNORE;
 
-/// Target id of positions that are excluded from the loss: padding, or tokens that are not trained
-/// on.
-pub const IGNORE: u32 = u32::MAX;
+use crate::{Precision, QuantizedMatrix};
 
 /// Weight of an output layer.
 #[derive(Clone, Debug)]

@@ -3,12 +3,11 @@
 
 use pulp::Simd;
 
+pub use nextword_base::IGNORE;
+
 use super::math::{exp, soft_cap};
 use super::par::{self, Shared};
 use super::simd::{Ops, dispatch, fill_tail, for_lanes, load_part, store_part, zero_tail};
-
-/// Target of rows that are excluded from the loss.
-pub const IGNORE: u32 = u32::MAX;
 
 /// The targets and the transformation of the logits.
 #[derive(Clone, Copy, Debug)]

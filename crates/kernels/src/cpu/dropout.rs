@@ -5,8 +5,7 @@ use pulp::Simd;
 use super::par::{self, Shared};
 use super::simd::{dispatch, for_lanes, load_part, store_part};
 
-/// 2^64 divided by the golden ratio, the increment of `SplitMix64`.
-pub(crate) const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+pub(crate) use nextword_base::rng::{GOLDEN_GAMMA as GOLDEN, mix};
 
 /// Which elements to drop.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -65,14 +64,6 @@ dispatch!(fn chunk(mask: Mask, offset: u64, x: *const f32, out: *mut f32, len: u
 
 /// Random draws per block; each draw serves two elements.
 const DRAWS: usize = 32;
-
-/// The `SplitMix64` finalizer.
-#[inline(always)]
-pub(crate) fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
 
 #[inline(always)]
 fn chunk_body<S: Simd>(s: S, mask: Mask, offset: u64, x: *const f32, out: *mut f32, len: usize) {
