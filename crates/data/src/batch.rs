@@ -1,9 +1,8 @@
 //! Model inputs: rows of token ids and their target ids.
 
-use crate::error::DataError;
+pub use nextword_base::IGNORE;
 
-/// Target value that is excluded from the loss (padding and masked positions).
-pub const IGNORE: u32 = u32::MAX;
+use crate::error::DataError;
 
 /// `batch` sequences of `seq` tokens with their targets, both row-major.
 ///

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::config::{SplitBy, SplitConfig};
 use crate::documents::{Sources, TextChunk};
 use crate::error::DataError;
-use crate::rng::{Random, stream};
+use crate::rng::{CounterRng, stream};
 use crate::tokenizer::{Encoding, Tokenizer, TokenizerConfig};
 
 /// The ids of one chunk of a document.
@@ -164,7 +164,7 @@ fn take_next<'a>(next: &AtomicUsize, chunks: &'a [TextChunk]) -> Option<(usize, 
 /// Whether `document` belongs to the validation split, when splitting by documents.
 pub(crate) fn is_validation(split: &SplitConfig, document: u64) -> bool {
     split.by == SplitBy::Documents
-        && Random::new(split.seed, stream::SPLIT).f64(document) < split.validation
+        && CounterRng::with_stream(split.seed, stream::SPLIT).uniform(document) < split.validation
 }
 
 /// Number of training tokens out of `count`. A tail split is nanoGPT's: `int(0.9 * n)`.

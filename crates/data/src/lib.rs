@@ -13,7 +13,7 @@
 //! from a run's [`DataConfig`], either directly from text or from a folder that [`prepare`] wrote.
 //! [`Loader`] returns training batches by step, [`EvalWindows`] covers a whole split once. This
 //! crate does not depend on a tensor library: ids are `u32`, and everything random is a pure
-//! function of integers ([`Random`]).
+//! function of integers ([`CounterRng`]).
 
 mod atomic;
 mod baselines;
@@ -25,7 +25,6 @@ mod documents;
 mod encode;
 mod error;
 mod evaluation;
-mod hex;
 mod loader;
 mod permutation;
 mod prefetch;
@@ -51,7 +50,7 @@ pub use evaluation::EvalWindows;
 pub use loader::{Loader, LoaderConfig};
 pub use prefetch::Prefetch;
 pub use prepare::{DatasetCard, Phase, PreparedDataset, Progress, prepare};
-pub use rng::{Random, RandomSequence};
+pub use rng::{CounterRng, RandomSequence};
 pub use shard::Shard;
 pub use shard_writer::ShardWriter;
 pub use tokenizer::{

@@ -1,6 +1,6 @@
 //! A pseudorandom permutation that needs no memory.
 
-use crate::rng::mix;
+use nextword_base::rng::mix;
 
 /// A permutation of `0..n` selected by a key; each element is computed independently.
 ///

@@ -5,9 +5,10 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nextword_base::atomic::{PendingFile, is_temporary, parent_folder, sync_folder};
 use serde::{Deserialize, Serialize};
 
-use crate::atomic::{self, PendingFile};
+use crate::atomic;
 use crate::config::{DataConfig, SplitBy, SplitConfig};
 use crate::documents::Sources;
 use crate::encode::{EncodeTotals, check_split, encode_documents, is_validation, train_count};
@@ -147,7 +148,7 @@ pub fn prepare(
     });
     let tokenizer = build_tokenizer(&config.tokenizer, texts)?;
     let json = tokenizer.to_json()?;
-    let vocabulary = PendingFile::write(folder.join(TOKENIZER_FILE), json.as_bytes())?;
+    let vocabulary = atomic::write_pending(&folder.join(TOKENIZER_FILE), json.as_bytes())?;
 
     let mut writers = SplitWriters::create(folder, &*tokenizer)?;
     let totals = encode_documents(&sources, &config.tokenizer, &*tokenizer, |chunk| {
@@ -168,11 +169,11 @@ pub fn prepare(
     let card = DatasetCard::new(&sources, &*tokenizer, config.split, totals, tokens);
     let json = serde_json::to_string_pretty(&card)
         .map_err(|error| DataError::config(error.to_string()))?;
-    let card_file = PendingFile::write(folder.join(CARD_FILE), json.as_bytes())?;
+    let card_file = atomic::write_pending(&folder.join(CARD_FILE), json.as_bytes())?;
     // All data is on disk; only the renames remain.
     remove_card(folder)?;
     for file in [vocabulary, train, validation, card_file] {
-        file.commit()?;
+        atomic::commit(file)?;
     }
     created.keep();
     Ok(PreparedDataset {
@@ -192,7 +193,7 @@ fn check_overwritable(folder: &Path) -> Result<(), DataError> {
     for entry in entries {
         let name = entry.map_err(failed)?.file_name();
         // Left over from a killed process.
-        if atomic::is_temporary(&name) {
+        if is_temporary(&name) {
             continue;
         }
         if has_card(folder) {
@@ -259,7 +260,7 @@ fn remove_card(folder: &Path) -> Result<(), DataError> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(DataError::write(&path, error))
         }
-        _ => atomic::sync_parent_folder(&path),
+        _ => sync_folder(parent_folder(&path)).map_err(|error| DataError::write(&path, error)),
     }
 }
 

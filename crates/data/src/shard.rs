@@ -343,7 +343,7 @@ fn parse_header(bytes: &[u8]) -> Result<Layout, String> {
         table: table.unwrap_or(0) as usize,
         documents: Some(documents as usize),
         vocab_size: u64_at(header, 16) as usize,
-        vocab_hash: Some(crate::hex::encode(&header[40..72])),
+        vocab_hash: Some(hex::encode(&header[40..72])),
         content_hash: Some(content_hash),
     };
     check_documents(bytes, &layout)?;

@@ -4,12 +4,11 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-use tempfile::TempPath;
+use nextword_base::atomic::{AtomicFile, PendingFile, parent_folder};
+use nextword_base::hash::hash_reader;
 
-use crate::atomic::{self, PendingFile};
+use crate::atomic;
 use crate::error::DataError;
-use crate::hex;
 use crate::shard::{HEADER_LEN, MAGIC, VERSION, header_checksum, table_offset};
 
 /// Number of ids converted at a time.
@@ -20,8 +19,7 @@ const CHUNK_IDS: usize = 64 << 10;
 #[derive(Debug)]
 pub struct ShardWriter {
     path: PathBuf,
-    temporary: TempPath,
-    ids: BufWriter<File>,
+    ids: BufWriter<AtomicFile>,
     /// The document table, in a separate file until all ids are written.
     starts: BufWriter<File>,
     vocab_size: usize,
@@ -43,22 +41,22 @@ impl ShardWriter {
         vocab_hash: &str,
     ) -> Result<Self, DataError> {
         let path = path.as_ref().to_path_buf();
-        let vocab_hash = hex::decode(vocab_hash).ok_or_else(|| {
+        let mut vocab_hash_bytes = [0; 32];
+        hex::decode_to_slice(vocab_hash, &mut vocab_hash_bytes).map_err(|_| {
             DataError::config(format!("{vocab_hash:?} is not a hexadecimal SHA-256"))
         })?;
-        let (file, temporary) = atomic::create_temporary(&path)?.into_parts();
         let failed = |error| DataError::write(&path, error);
-        let starts = tempfile::tempfile_in(atomic::parent_folder(&path)).map_err(failed)?;
+        let file = AtomicFile::create(&path).map_err(failed)?;
+        let starts = tempfile::tempfile_in(parent_folder(&path)).map_err(failed)?;
         let mut ids = BufWriter::with_capacity(1 << 20, file);
         ids.write_all(&[0; HEADER_LEN]).map_err(failed)?;
         let starts = BufWriter::new(starts);
         Ok(Self {
             path,
-            temporary,
             ids,
             starts,
             vocab_size,
-            vocab_hash,
+            vocab_hash: vocab_hash_bytes,
             count: 0,
             documents: 0,
         })
@@ -119,14 +117,17 @@ impl ShardWriter {
     /// # Errors
     /// [`DataError::Write`].
     pub fn finish(self) -> Result<(), DataError> {
-        self.finalize()?.commit()
+        atomic::commit(self.finalize()?)
     }
 
     /// Completes the file under its temporary name.
     pub(crate) fn finalize(mut self) -> Result<PendingFile, DataError> {
-        self.write_table_and_header()
-            .map_err(|error| DataError::write(&self.path, error))?;
-        PendingFile::new(self.ids.get_ref(), self.temporary, self.path)
+        let path = self.path.clone();
+        let failed = |error| DataError::write(&path, error);
+        self.write_table_and_header().map_err(failed)?;
+        let file = self.ids.into_inner();
+        let file = file.map_err(|error| failed(error.into_error()))?;
+        file.finish().map_err(failed)
     }
 
     /// Writes the first `head_len` ids to this file and the rest to a file at `tail`. The tail always
@@ -136,8 +137,8 @@ impl ShardWriter {
     /// [`DataError::Write`].
     pub fn finish_split(self, head_len: u64, tail: impl AsRef<Path>) -> Result<(), DataError> {
         let (first, tail) = self.finalize_split(head_len, tail)?;
-        tail.commit()?;
-        first.commit()
+        atomic::commit(tail)?;
+        atomic::commit(first)
     }
 
     /// Like [`Self::finish_split`], but leaves both files under their temporary names.
@@ -147,7 +148,7 @@ impl ShardWriter {
         tail: impl AsRef<Path>,
     ) -> Result<(PendingFile, PendingFile), DataError> {
         let head_len = head_len.min(self.count);
-        let mut other = Self::create(tail, self.vocab_size, &hex::encode(&self.vocab_hash))?;
+        let mut other = Self::create(tail, self.vocab_size, &hex::encode(self.vocab_hash))?;
         let path = self.path.clone();
         let failed = |error| DataError::write(&path, error);
         self.ids.flush().map_err(failed)?;
@@ -225,7 +226,7 @@ impl ShardWriter {
     fn truncate(&mut self, head_len: u64) -> std::io::Result<()> {
         let (documents, _) = self.starts_from(head_len)?;
         let end = HEADER_LEN as u64 + head_len * self.width();
-        self.ids.get_ref().set_len(end)?;
+        self.ids.get_ref().file().set_len(end)?;
         self.ids.seek(SeekFrom::Start(end))?;
         self.starts.get_ref().set_len(8 * documents)?;
         self.starts.seek(SeekFrom::Start(8 * documents))?;
@@ -252,14 +253,7 @@ impl ShardWriter {
     fn content_hash(&mut self) -> std::io::Result<[u8; 32]> {
         let file = self.ids.get_mut();
         file.seek(SeekFrom::Start(HEADER_LEN as u64))?;
-        let mut hasher = Sha256::new();
-        let mut chunk = vec![0; 1 << 20];
-        loop {
-            match file.read(&mut chunk)? {
-                0 => return Ok(hasher.finalize().into()),
-                count => hasher.update(&chunk[..count]),
-            }
-        }
+        Ok(hash_reader(file)?.sha256)
     }
 
     fn header(&self, content_hash: &[u8; 32]) -> Vec<u8> {

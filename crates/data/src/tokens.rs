@@ -152,7 +152,7 @@ impl Tokens {
             bytes.extend(chunk.flat_map(|start| (start as u64).to_le_bytes()));
             hasher.update(&bytes);
         }
-        crate::hex::encode(&hasher.finalize())
+        hex::encode(hasher.finalize())
     }
 
     fn document_start(&self, index: usize) -> Option<usize> {

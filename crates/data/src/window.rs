@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
 use crate::permutation::Permutation;
-use crate::rng::{Random, stream};
+use crate::rng::{CounterRng, stream};
 use crate::tokens::Tokens;
 
 /// The order in which windows are visited.
@@ -112,14 +112,14 @@ impl TrainWindows {
     }
 
     fn random_below(&self, sequence: u64, n: usize) -> usize {
-        Random::new(self.seed, stream::WINDOWS).below(sequence, n as u64) as usize
+        CounterRng::with_stream(self.seed, stream::WINDOWS).below(sequence, n as u64) as usize
     }
 
     /// Returns the epoch of `sequence` and the window at its position in that epoch.
     fn epoch_and_window(&self, sequence: u64) -> (u64, usize) {
         let count = self.per_epoch() as u64;
         let (epoch, position) = (sequence / count, sequence % count);
-        let key = Random::new(self.seed, stream::EPOCHS).u64(epoch);
+        let key = CounterRng::with_stream(self.seed, stream::EPOCHS).at(epoch);
         (epoch, Permutation::new(key, count).at(position) as usize)
     }
 
@@ -128,8 +128,8 @@ impl TrainWindows {
     fn epoch_start(&self, sequence: u64, tokens: usize) -> usize {
         let (epoch, window) = self.epoch_and_window(sequence);
         let remainder = (tokens - 1) % self.context_length;
-        let phase =
-            Random::new(self.seed, stream::PHASES).below(epoch, remainder as u64 + 1) as usize;
+        let phase = CounterRng::with_stream(self.seed, stream::PHASES)
+            .below(epoch, remainder as u64 + 1) as usize;
         phase + window * self.context_length
     }
 }

@@ -2,7 +2,7 @@
 
 use super::grammar::{Cast, expand};
 use super::plots::{ENDINGS, OPENINGS, PLOTS};
-use crate::rng::{Random, stream};
+use crate::rng::{CounterRng, stream};
 
 /// `count` stories, each a pure function of the seed and its index, independent of `count`. Plot,
 /// cast and wording are sampled for each story, from more than 10^12 possible stories.
@@ -20,7 +20,8 @@ impl Stories {
 
     /// Returns story `index`: plain text of a few short paragraphs, without an EOS token.
     pub fn story(&self, index: usize) -> String {
-        let mut random = Random::new(self.seed, stream::STORIES + index as u64).sequence();
+        let mut random =
+            CounterRng::with_stream(self.seed, stream::STORIES + index as u64).sequence();
         let cast = Cast::sample(&mut random);
         let opening = OPENINGS[random.below(OPENINGS.len())];
         let plot = PLOTS[random.below(PLOTS.len())];

@@ -15,12 +15,12 @@ mod tokenizers;
 
 use std::path::Path;
 
-use crate::rng::{Random, RandomSequence};
+use crate::rng::{CounterRng, RandomSequence};
 use crate::{DataError, Dataset, TokenizerConfig, Tokens};
 
 /// Random generator of one test.
 pub(crate) fn random(seed: u64) -> RandomSequence {
-    Random::new(seed, 99).sequence()
+    CounterRng::with_stream(seed, 99).sequence()
 }
 
 /// Random text: words, scripts of 1 to 4 bytes per character, white space, special tokens.

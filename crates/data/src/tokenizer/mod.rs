@@ -124,7 +124,7 @@ pub trait Tokenizer: Send + Sync + std::fmt::Debug {
             hasher.update((text.len() as u64).to_le_bytes());
             hasher.update(text.as_bytes());
         }
-        crate::hex::encode(&hasher.finalize())
+        hex::encode(hasher.finalize())
     }
 }
 
