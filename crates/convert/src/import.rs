@@ -108,6 +108,7 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
             };
             Ok(mapping.extract(name, tensors.values(foreign)?))
         })
+        .map(drop)
     })?;
     Ok(Imported {
         model_type: kind.name(),

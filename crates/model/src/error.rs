@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use nextword_base::PathError;
+
 /// Every error of the model crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -57,6 +59,16 @@ pub enum ModelError {
         /// How to fix it.
         hint: String,
     },
+}
+
+impl From<PathError> for ModelError {
+    fn from(error: PathError) -> Self {
+        Self::Io {
+            path: error.path,
+            action: error.action,
+            source: error.source,
+        }
+    }
 }
 
 impl ModelError {

@@ -4,10 +4,10 @@
 //! this crate), `card.json` (metadata), and for chat models `chat_template.jinja`.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use nextword_base::atomic::{self, AtomicFolder};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{ModelConfig, ModelError, Transformer, weights};
@@ -147,19 +147,9 @@ impl ModelDir {
         path: &Path,
         write: impl FnOnce(&Path) -> Result<(), E>,
     ) -> Result<(), E> {
-        let (new, old) = (sibling(path, "new"), sibling(path, "old"));
-        Self::recover(path)?;
-        let written = fs::create_dir_all(&new).map_err(io(&new, "create"));
-        let written = written.map_err(E::from).and_then(|()| write(&new));
-        if written.is_err() {
-            let _ = fs::remove_dir_all(&new); // The first error is the one to report.
-            return written;
-        }
-        if path.exists() {
-            fs::rename(path, &old).map_err(io(path, "rename"))?;
-        }
-        fs::rename(&new, path).map_err(io(path, "rename into"))?;
-        Ok(remove(&old)?)
+        let folder = AtomicFolder::create(path).map_err(ModelError::from)?;
+        write(folder.path())?;
+        Ok(folder.commit().map_err(ModelError::from)?)
     }
 
     /// Restores a consistent state after a process was killed while it replaced the folder `path`.
@@ -167,12 +157,7 @@ impl ModelDir {
     /// # Errors
     /// [`ModelError::Io`] if a folder cannot be renamed or removed.
     pub fn recover(path: &Path) -> Result<(), ModelError> {
-        let old = sibling(path, "old");
-        if old.exists() && !path.exists() {
-            fs::rename(&old, path).map_err(io(path, "rename into"))?;
-        }
-        remove(&old)?;
-        remove(&sibling(path, "new"))
+        Ok(AtomicFolder::recover(path)?)
     }
 
     /// Writes the files of a model into the folder `path`, which is created if necessary.
@@ -185,9 +170,14 @@ impl ModelDir {
         tokenizer_json: &str,
         card: &ModelCard,
     ) -> Result<(), ModelError> {
-        fs::create_dir_all(path).map_err(io(path, "create"))?;
+        fs::create_dir_all(path).map_err(|source| ModelError::Io {
+            path: path.to_path_buf(),
+            action: "create",
+            source,
+        })?;
         Self::write_small_files(path, model.config(), tokenizer_json, card)?;
-        weights::save(model, &path.join("model.safetensors"))
+        weights::save(model, &path.join("model.safetensors"))?;
+        Ok(())
     }
 
     /// Writes all files of a model except its weights into the folder `path`.
@@ -206,51 +196,17 @@ impl ModelDir {
     }
 }
 
-/// The hidden sibling of `path` with `suffix`.
-fn sibling(path: &Path, suffix: &str) -> PathBuf {
-    let name = path
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or("model");
-    path.with_file_name(format!(".{name}.{suffix}"))
-}
-
-fn remove(path: &Path) -> Result<(), ModelError> {
-    if path.exists() {
-        fs::remove_dir_all(path).map_err(io(path, "remove"))?;
-    }
-    Ok(())
-}
-
-fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> ModelError {
-    let path = path.to_path_buf();
-    move |source| ModelError::Io {
-        path,
-        action,
-        source,
-    }
-}
-
 /// Writes `bytes` to `path` atomically: to a file beside it, synced, then renamed. The target of a
 /// symbolic link is replaced, not the link. A pipe or a device is written to directly.
 ///
 /// # Errors
 /// [`ModelError::Io`] with the operating system's reason.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
-    let io = |source| ModelError::Io {
+    atomic::write(path, bytes).map_err(|source| ModelError::Io {
         path: path.to_path_buf(),
         action: "write",
         source,
-    };
-    let other = |e: burn_pack::Error| io(std::io::Error::other(e.to_string()));
-    if fs::metadata(path).is_ok_and(|existing| !existing.is_file() && !existing.is_dir()) {
-        return fs::write(path, bytes).map_err(io);
-    }
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-    let (guard, mut file) = burn_pack::AtomicFile::create(&target).map_err(other)?;
-    file.write_all(bytes).map_err(io)?;
-    drop(file);
-    guard.commit().map_err(other)
+    })
 }
 
 fn to_json(value: &impl Serialize) -> Vec<u8> {

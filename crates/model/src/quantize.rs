@@ -7,18 +7,18 @@
 //! the padding. Vectors and position embeddings stay in f32. The token embedding is
 //! `[vocab_size, d_model]`, as in float files.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
+use nextword_base::hash::FileHash;
 use nextword_kernels::{Bits, QuantizedMatrix};
-use safetensors::tensor::{Dtype, View};
+use safetensors::tensor::Dtype;
 
 use crate::linear::{Linear, empty_param};
-use crate::weights::{self, TensorFile};
-use crate::{ModelConfig, ModelError, Transformer, write_atomically};
+use crate::weights::{self, TensorFile, TensorSpec, Values};
+use crate::{ModelConfig, ModelError, Transformer};
 
 const TABLE: &str = "token_embedding.weight";
 const HEAD: &str = "head.weight";
@@ -110,84 +110,59 @@ impl Transformer {
     }
 }
 
-/// A tensor in the file's representation.
-struct StoredTensor {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
+/// The two tensors of a quantized matrix in a file.
+#[derive(Clone, Copy)]
+enum Part {
+    Integers,
+    Scales,
 }
 
-impl View for &StoredTensor {
-    fn dtype(&self) -> Dtype {
-        self.dtype
+impl Part {
+    fn spec(self, name: String, matrix: &QuantizedMatrix) -> TensorSpec {
+        let [d_in, d_out] = matrix.shape();
+        let (dtype, width) = match (self, matrix.bits()) {
+            (Self::Integers, Bits::Int8) => (Dtype::I8, d_in),
+            (Self::Integers, Bits::Int4) => (Dtype::U8, d_in.div_ceil(2)),
+            (Self::Scales, _) => (Dtype::BF16, QuantizedMatrix::blocks(d_in)),
+        };
+        TensorSpec::new(name, dtype, vec![d_out, width])
     }
 
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.bytes)
-    }
-
-    fn data_len(&self) -> usize {
-        self.bytes.len()
+    fn bytes(self, matrix: &QuantizedMatrix) -> Vec<u8> {
+        let (integers, scales) = matrix.parts();
+        match (self, matrix.bits()) {
+            (Self::Integers, Bits::Int8) => integers.into_iter().map(i8::cast_unsigned).collect(),
+            (Self::Integers, Bits::Int4) => pack_nibbles(&integers, matrix.shape()[0]),
+            (Self::Scales, _) => scales.iter().flat_map(|s| s.to_le_bytes()).collect(),
+        }
     }
 }
 
-/// Writes a quantized `model` to `path` atomically.
+/// Writes a quantized `model` to `path` atomically. Returns the file's hash.
 ///
 /// # Errors
 /// [`ModelError::Io`] if the file cannot be written.
-pub(crate) fn save(model: &Transformer, path: &Path) -> Result<(), ModelError> {
-    let mut tensors = BTreeMap::new();
+pub(crate) fn save(model: &Transformer, path: &Path) -> Result<FileHash, ModelError> {
+    let mut parts = BTreeMap::new();
     for (name, matrix) in model.quantized() {
-        let [d_in, d_out] = matrix.shape();
-        let (integers, scales) = matrix.parts();
-        let (suffix, dtype, width, bytes) = match matrix.bits() {
-            Bits::Int8 => {
-                let bytes = integers.into_iter().map(i8::cast_unsigned).collect();
-                ("int8", Dtype::I8, d_in, bytes)
-            }
-            Bits::Int4 => (
-                "int4",
-                Dtype::U8,
-                d_in.div_ceil(2),
-                pack_nibbles(&integers, d_in),
-            ),
-        };
-        let values = StoredTensor {
-            dtype,
-            shape: vec![d_out, width],
-            bytes,
-        };
-        let scale = StoredTensor {
-            dtype: Dtype::BF16,
-            shape: vec![d_out, QuantizedMatrix::blocks(d_in)],
-            bytes: scales.iter().flat_map(|s| s.to_le_bytes()).collect(),
-        };
-        tensors.insert(format!("{name}.{suffix}"), values);
-        tensors.insert(format!("{name}.scale"), scale);
+        let integers = format!("{name}.{}", suffix(matrix.bits()));
+        parts.insert(integers, (Part::Integers, matrix));
+        parts.insert(format!("{name}.scale"), (Part::Scales, matrix));
     }
-    weights::for_each(model, |name, data| {
-        let shape = data.shape().to_vec();
-        if shape.contains(&0) {
-            return; // A quantized matrix, added above.
-        }
-        let values = weights::to_f32_vec(data);
-        let stored = StoredTensor {
-            dtype: Dtype::F32,
-            shape,
-            bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        };
-        tensors.insert(name.to_string(), stored);
-    });
-    let file = safetensors::serialize(&tensors, weights::metadata());
-    let file = file.map_err(|e| ModelError::Format {
-        path: path.to_path_buf(),
-        problem: e.to_string(),
-    })?;
-    write_atomically(path, &file)
+    let mut params = weights::param_readers(model);
+    params.retain(|_, param| !param.shape.contains(&0)); // Quantized matrices, which are in `parts`.
+    let floats = params
+        .iter()
+        .map(|(name, param)| TensorSpec::new(name, Dtype::F32, param.shape.clone()));
+    let quantized = parts
+        .iter()
+        .map(|(name, (part, matrix))| part.spec(name.clone(), matrix));
+    weights::write_file(path, floats.chain(quantized).collect(), |name| {
+        Ok(match parts.get(name) {
+            Some((part, matrix)) => Values::Bytes(part.bytes(matrix)),
+            None => params[name].read().into(),
+        })
+    })
 }
 
 /// Packs two values into a byte, row by row of `width` values.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use nextword_base::PathError;
 use nextword_data::DataError;
 use nextword_eval::EvalError;
 use nextword_model::ModelError;
@@ -101,6 +102,16 @@ pub enum TrainError {
     /// An error of the eval crate.
     #[error(transparent)]
     Eval(#[from] EvalError),
+}
+
+impl From<PathError> for TrainError {
+    fn from(error: PathError) -> Self {
+        Self::Io {
+            path: error.path,
+            action: error.action,
+            source: error.source,
+        }
+    }
 }
 
 impl TrainError {

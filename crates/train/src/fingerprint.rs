@@ -7,11 +7,11 @@
 
 use std::collections::BTreeMap;
 
+use nextword_base::hash::sha256_hex;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::RunConfig;
-use crate::checkpoint::hex_sha256;
 
 /// Settings that are not at their defaults, by the names of version 0.1.
 pub(crate) type Settings = BTreeMap<String, Value>;
@@ -55,7 +55,7 @@ pub(crate) fn fingerprint(config: &RunConfig) -> String {
         .iter()
         .map(|(key, value)| format!("{key}={value}\n"))
         .collect();
-    hex_sha256(lines.concat().as_bytes())
+    sha256_hex(lines.concat().as_bytes())
 }
 
 /// Describes the keys whose values differ, each with its earlier and its current value.
@@ -169,7 +169,7 @@ pub(crate) fn v0_1_fingerprint(config: &RunConfig) -> Option<String> {
     later_settings(config)
         .iter()
         .all(|setting| setting.value == setting.default)
-        .then(|| hex_sha256(v0_1_json(config).as_bytes()))
+        .then(|| sha256_hex(v0_1_json(config).as_bytes()))
 }
 
 /// Keys that version 0.1 left out of its JSON while they were at their defaults.
@@ -290,7 +290,7 @@ mod tests {
     fn defaults_add_nothing_to_the_fingerprint() {
         let config = RunConfig::default();
         assert_eq!(settings(&config), Settings::new());
-        assert_eq!(fingerprint(&config), hex_sha256(b""));
+        assert_eq!(fingerprint(&config), sha256_hex(b""));
     }
 
     #[test]
@@ -304,7 +304,7 @@ mod tests {
         ]);
         assert_eq!(settings(&config), expected);
         let lines = b"model.d_model=64\nschedule.end_step=7\n";
-        assert_eq!(fingerprint(&config), hex_sha256(lines));
+        assert_eq!(fingerprint(&config), sha256_hex(lines));
     }
 
     #[test]

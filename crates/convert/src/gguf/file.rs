@@ -1,8 +1,9 @@
 //! Writer for GGUF files: metadata, tensor table and tensor data.
 
-use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
+
+use nextword_base::atomic::AtomicFile;
 
 use super::{GgufType, blocks};
 use crate::ConvertError;
@@ -61,28 +62,8 @@ pub(crate) fn write(
     tensors: &[TensorInfo],
     values: impl Fn(usize) -> Result<Vec<f32>, ConvertError>,
 ) -> Result<(), ConvertError> {
-    let name = to
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or("model.gguf");
-    let temporary = to.with_file_name(format!(".{name}.new"));
-    let written = write_file(&temporary, meta, tensors, values);
-    let result =
-        written.and_then(|()| fs::rename(&temporary, to).map_err(ConvertError::io(to, "write")));
-    if result.is_err() {
-        let _ = fs::remove_file(&temporary); // Report the first error.
-    }
-    result
-}
-
-fn write_file(
-    path: &Path,
-    meta: &[(String, MetadataValue)],
-    tensors: &[TensorInfo],
-    values: impl Fn(usize) -> Result<Vec<f32>, ConvertError>,
-) -> Result<(), ConvertError> {
-    let io = |error| ConvertError::io(path, "write")(error);
-    let mut file = BufWriter::new(File::create(path).map_err(io)?);
+    let io = |error| ConvertError::io(to, "write")(error);
+    let mut file = BufWriter::new(AtomicFile::create(to).map_err(io)?);
     let header = header(meta, tensors);
     file.write_all(&header).map_err(io)?;
     for (index, tensor) in tensors.iter().enumerate() {
@@ -96,7 +77,7 @@ fn write_file(
         file.write_all(&bytes).map_err(io)?;
     }
     let file = file.into_inner().map_err(|error| io(error.into_error()))?;
-    file.sync_all().map_err(io)
+    file.commit().map_err(io)
 }
 
 /// Everything before the tensor data.

@@ -82,6 +82,7 @@ pub fn export(
             }
             Ok(values)
         })
+        .map(drop)
     })?;
     Ok(kind.name())
 }

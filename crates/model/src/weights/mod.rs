@@ -7,7 +7,7 @@
 mod file;
 mod write;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
@@ -15,8 +15,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::tensor::Dtype;
 
 pub use file::{NamedTensors, TensorFile, load_tensors};
-pub(crate) use write::metadata;
 pub use write::{FloatType, save, save_tensors, write_tensors};
+pub(crate) use write::{TensorSpec, Values, write_file};
 
 use crate::{Bits, ModelConfig, ModelError, NormKind, Position, Transformer, quantize};
 
@@ -135,6 +135,52 @@ impl<F: FnMut(&str, TensorData)> ModuleVisitor for ParamVisitor<F> {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         (self.visit)(&self.path.join("."), param.val().into_data());
+    }
+}
+
+/// A parameter whose values are copied from its device on demand.
+pub(crate) struct ParamReader {
+    pub(crate) shape: Vec<usize>,
+    read: Box<dyn Fn() -> TensorData>,
+}
+
+impl ParamReader {
+    /// Copies the values from the device.
+    pub(crate) fn read(&self) -> TensorData {
+        (self.read)()
+    }
+}
+
+/// Every parameter of `model` by name. A file stores them in the order of their names, which is not that
+/// of the modules.
+pub(crate) fn param_readers(model: &Transformer) -> BTreeMap<String, ParamReader> {
+    let mut collector = ParamCollector::default();
+    model.visit(&mut collector);
+    collector.params
+}
+
+#[derive(Default)]
+struct ParamCollector {
+    path: Vec<String>,
+    params: BTreeMap<String, ParamReader>,
+}
+
+impl ModuleVisitor for ParamCollector {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_string());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let tensor = param.val(); // A handle, not a copy.
+        let reader = ParamReader {
+            shape: tensor.dims().to_vec(),
+            read: Box::new(move || tensor.to_data()),
+        };
+        self.params.insert(self.path.join("."), reader);
     }
 }
 

@@ -1,67 +1,61 @@
-//! Writing safetensors files.
+//! Writing safetensors files, one tensor at a time.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
-use std::fs;
+use std::collections::HashMap;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use burn_pack::AtomicFile;
-use safetensors::tensor::{Dtype, TensorView, View};
+use burn::tensor::TensorData;
+use nextword_base::atomic::AtomicFile;
+use nextword_base::hash::{FileHash, HashingWriter};
+use safetensors::SafeTensorError;
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
-use super::{NamedTensors, for_each, to_f32_vec};
-use crate::{ModelError, Transformer, quantize, write_atomically};
+use super::{NamedTensors, param_readers, to_f32_vec};
+use crate::{ModelError, Transformer, quantize};
+
+/// Number of values that are encoded at a time.
+const ENCODED_VALUES: usize = 1 << 16;
+
+/// Capacity of the write buffer in bytes.
+const WRITE_BUFFER: usize = 1 << 20;
 
 /// Writes `model` to `path` atomically, in f32 or, if it is quantized, in its bit width. The same
-/// weights give the same bytes.
+/// weights give the same bytes. Returns the file's hash. Tensors are read from the device one at a time.
 ///
 /// # Errors
-/// [`ModelError::Io`] if the file cannot be written.
-pub fn save(model: &Transformer, path: &Path) -> Result<(), ModelError> {
+/// [`ModelError::Io`] if the file cannot be written; an earlier file is then unchanged.
+pub fn save(model: &Transformer, path: &Path) -> Result<FileHash, ModelError> {
     if model.bits().is_some() {
         return quantize::save(model, path);
     }
-    let mut tensors = BTreeMap::new();
-    for_each(model, |name, data| {
-        let shape = data.shape().to_vec();
-        tensors.insert(name.to_string(), (shape, to_f32_vec(data)));
-    });
-    save_tensors(&tensors, path)
+    let params = param_readers(model);
+    let specs = params
+        .iter()
+        .map(|(name, param)| TensorSpec::new(name, Dtype::F32, param.shape.clone()));
+    write_file(path, specs.collect(), |name| {
+        Ok(Values::from(params[name].read()))
+    })
 }
 
 /// Writes named f32 tensors (shape and values) to `path` atomically.
 ///
 /// # Errors
-/// [`ModelError::Io`] if the file cannot be written.
+/// [`ModelError::Io`] if the file cannot be written; an earlier file is then unchanged.
 pub fn save_tensors(tensors: &NamedTensors, path: &Path) -> Result<(), ModelError> {
-    let format = |problem: String| ModelError::Format {
-        path: path.to_path_buf(),
-        problem,
-    };
-    let bytes: Vec<(&String, &Vec<usize>, Vec<u8>)> = tensors
+    let specs = tensors
         .iter()
-        .map(|(name, (shape, values))| {
-            let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-            (name, shape, bytes)
-        })
-        .collect();
-    let views = bytes
-        .iter()
-        .map(|(name, shape, bytes)| {
-            let view = TensorView::new(Dtype::F32, (*shape).clone(), bytes);
-            view.map(|view| (name.as_str(), view))
-        })
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| format(e.to_string()))?;
-    let file = safetensors::serialize(views, metadata()).map_err(|e| format(e.to_string()))?;
-    write_atomically(path, &file)
+        .map(|(name, (shape, _))| TensorSpec::new(name, Dtype::F32, shape.clone()));
+    write_file(path, specs.collect(), |name| {
+        Ok(Values::Floats(Cow::Borrowed(&tensors[name].1)))
+    })
+    .map(drop)
 }
 
 /// The metadata that other programs expect. It has a single entry, because the order of a hash map is
 /// not deterministic.
-#[allow(clippy::unnecessary_wraps)] // The type that safetensors expects.
-pub(crate) fn metadata() -> Option<HashMap<String, String>> {
-    Some(HashMap::from([("format".to_string(), "pt".to_string())]))
+fn metadata() -> HashMap<String, String> {
+    HashMap::from([("format".to_string(), "pt".to_string())])
 }
 
 /// The float type of the tensors in a file.
@@ -86,18 +80,25 @@ impl FloatType {
 
     /// Encodes `values` as little-endian bytes, rounded to nearest even.
     pub fn encode(self, values: &[f32]) -> Vec<u8> {
-        let values = values.iter();
+        let mut bytes = vec![0; values.len() * self.size()];
         match self {
-            Self::F32 => values.flat_map(|v| v.to_le_bytes()).collect(),
+            Self::F32 => {
+                for (out, value) in bytes.as_chunks_mut().0.iter_mut().zip(values) {
+                    *out = value.to_le_bytes();
+                }
+            }
             Self::F16 => {
-                let narrow = |v: &f32| burn::tensor::f16::from_f32(*v).to_le_bytes();
-                values.flat_map(narrow).collect()
+                for (out, value) in bytes.as_chunks_mut().0.iter_mut().zip(values) {
+                    *out = burn::tensor::f16::from_f32(*value).to_le_bytes();
+                }
             }
             Self::Bf16 => {
-                let narrow = |v: &f32| burn::tensor::bf16::from_f32(*v).to_le_bytes();
-                values.flat_map(narrow).collect()
+                for (out, value) in bytes.as_chunks_mut().0.iter_mut().zip(values) {
+                    *out = burn::tensor::bf16::from_f32(*value).to_le_bytes();
+                }
             }
         }
+        bytes
     }
 
     fn dtype(self) -> Dtype {
@@ -110,7 +111,7 @@ impl FloatType {
 }
 
 /// Writes tensors with these names and shapes to `path` atomically. Calls `values` for one tensor at a
-/// time, so that only one is in memory.
+/// time, so that only one is in memory. Returns the file's hash.
 ///
 /// # Errors
 /// The first error of `values`; [`ModelError::Format`] if it returns a wrong number of values;
@@ -120,87 +121,155 @@ pub fn write_tensors<E: From<ModelError>>(
     float: FloatType,
     tensors: &[(String, Vec<usize>)],
     values: impl Fn(&str) -> Result<Vec<f32>, E>,
-) -> Result<(), E> {
-    let failed = RefCell::new(None);
-    let produce = |name: &str, len: usize| {
-        let placeholder = || vec![0; len * float.size()]; // The file is discarded below.
-        if failed.borrow().is_some() {
-            return placeholder();
-        }
-        let problem = match values(name) {
-            Ok(values) if values.len() == len => return float.encode(&values),
-            Ok(values) => E::from(ModelError::Format {
-                path: path.to_path_buf(),
-                problem: format!("`{name}` has {} values instead of {len}", values.len()),
-            }),
-            Err(error) => error,
-        };
-        failed.borrow_mut().get_or_insert(problem);
-        placeholder()
-    };
-    let views = tensors.iter().map(|(name, shape)| {
-        let view = LazyTensor {
-            name,
+) -> Result<FileHash, E> {
+    let specs = tensors
+        .iter()
+        .map(|(name, shape)| TensorSpec::new(name, float.dtype(), shape.clone()));
+    write_file(path, specs.collect(), |name| {
+        Ok(Values::Floats(Cow::Owned(values(name)?)))
+    })
+}
+
+/// Name, type and shape of a tensor to be written.
+#[derive(Clone, Debug)]
+pub(crate) struct TensorSpec {
+    name: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+}
+
+/// The values of a tensor.
+pub(crate) enum Values<'a> {
+    /// Values to be encoded in the tensor's float type.
+    Floats(Cow<'a, [f32]>),
+    /// Values in the file's representation.
+    Bytes(Vec<u8>),
+}
+
+impl From<TensorData> for Values<'_> {
+    fn from(data: TensorData) -> Self {
+        Self::Floats(Cow::Owned(to_f32_vec(data)))
+    }
+}
+
+impl TensorSpec {
+    pub(crate) fn new(name: impl Into<String>, dtype: Dtype, shape: Vec<usize>) -> Self {
+        Self {
+            name: name.into(),
+            dtype,
             shape,
-            float,
-            produce: &produce,
+        }
+    }
+
+    /// Number of values.
+    fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Size in bytes.
+    fn bytes(&self) -> usize {
+        self.len() * self.dtype.bitsize() / 8
+    }
+
+    /// Returns the problem if `values` do not have the right length.
+    fn check(&self, values: &Values) -> Option<String> {
+        let (found, expected, what) = match values {
+            Values::Floats(values) => (values.len(), self.len(), "values"),
+            Values::Bytes(bytes) => (bytes.len(), self.bytes(), "bytes"),
         };
-        (name.as_str(), view)
-    });
-    let io = |problem: String| ModelError::Io {
+        (found != expected)
+            .then(|| format!("`{}` has {found} {what} instead of {expected}", self.name))
+    }
+
+    fn write(&self, values: &Values, out: &mut impl Write) -> std::io::Result<()> {
+        let float = match self.dtype {
+            Dtype::F16 => FloatType::F16,
+            Dtype::BF16 => FloatType::Bf16,
+            _ => FloatType::F32,
+        };
+        match values {
+            Values::Floats(values) => values
+                .chunks(ENCODED_VALUES)
+                .try_for_each(|chunk| out.write_all(&float.encode(chunk))),
+            Values::Bytes(bytes) => out.write_all(bytes),
+        }
+    }
+}
+
+/// Writes `tensors` to `path` atomically: the header, then the values of one tensor at a time, which are
+/// hashed on their way to the file.
+///
+/// # Errors
+/// As [`write_tensors`].
+pub(crate) fn write_file<'a, E: From<ModelError>>(
+    path: &Path,
+    mut tensors: Vec<TensorSpec>,
+    mut values: impl FnMut(&str) -> Result<Values<'a>, E>,
+) -> Result<FileHash, E> {
+    let io = |source| ModelError::Io {
         path: path.to_path_buf(),
         action: "write",
-        source: std::io::Error::other(problem),
+        source,
     };
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-    // Removes the temporary file unless it is committed.
-    let (temp, file) = AtomicFile::create(&target).map_err(|e| io(e.to_string()))?;
-    drop(file);
-    let written = safetensors::serialize_to_file(views, metadata(), temp.path());
-    if let Some(error) = failed.take() {
-        return Err(error);
+    let format = |problem: String| ModelError::Format {
+        path: path.to_path_buf(),
+        problem,
+    };
+    // The order of the safetensors library: types with the largest alignment first, then names.
+    tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
+    let header = header(&tensors).map_err(|e| format(e.to_string()))?;
+    let file = AtomicFile::create(path).map_err(io)?;
+    let mut out = BufWriter::with_capacity(WRITE_BUFFER, HashingWriter::new(file));
+    out.write_all(&header).map_err(io)?;
+    for tensor in &tensors {
+        let values = values(&tensor.name)?;
+        tensor
+            .check(&values)
+            .map_or(Ok(()), |problem| Err(format(problem)))?;
+        tensor.write(&values, &mut out).map_err(io)?;
     }
-    written.map_err(|e| io(e.to_string()))?;
-    Ok(temp.commit().map_err(|e| io(e.to_string()))?)
+    let out = out.into_inner().map_err(|e| io(e.into_error()))?;
+    let (file, hash) = out.finish();
+    file.commit().map_err(io)?;
+    Ok(hash)
 }
 
-/// A tensor whose values are computed when they are written.
-struct LazyTensor<'a, F> {
-    name: &'a str,
-    shape: &'a [usize],
-    float: FloatType,
-    produce: &'a F,
-}
-
-impl<F: Fn(&str, usize) -> Vec<u8>> View for LazyTensor<'_, F> {
-    fn dtype(&self) -> Dtype {
-        self.float.dtype()
-    }
-
-    fn shape(&self) -> &[usize] {
-        self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned((self.produce)(self.name, self.shape.iter().product()))
-    }
-
-    fn data_len(&self) -> usize {
-        self.shape.iter().product::<usize>() * self.float.size()
-    }
+/// The length of the header and the header, padded to a multiple of 8 bytes.
+fn header(tensors: &[TensorSpec]) -> Result<Vec<u8>, SafeTensorError> {
+    let mut end = 0;
+    let infos = tensors.iter().map(|tensor| {
+        let start = end;
+        end += tensor.bytes();
+        let info = TensorInfo {
+            dtype: tensor.dtype,
+            shape: tensor.shape.clone(),
+            data_offsets: (start, end),
+        };
+        (tensor.name.clone(), info)
+    });
+    let metadata = Metadata::new(Some(metadata()), infos.collect())?;
+    let mut json = serde_json::to_vec(&metadata)?;
+    json.resize(json.len().next_multiple_of(8), b' ');
+    let mut header = (json.len() as u64).to_le_bytes().to_vec();
+    header.extend(json);
+    Ok(header)
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+
+    use safetensors::tensor::TensorView;
+
     use super::*;
+    use crate::weights::load_tensors;
 
     #[test]
     fn a_failed_write_keeps_the_earlier_file() {
-        let folder = format!("nextword-failed-write-{}", std::process::id());
-        let folder = std::env::temp_dir().join(folder);
-        fs::create_dir_all(&folder).unwrap();
-        let path = folder.join("model.safetensors");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
         let tensors = [("a".to_string(), vec![2]), ("b".to_string(), vec![1])];
         let write = |b: Option<Vec<f32>>| {
             write_tensors(&path, FloatType::F32, &tensors, |name| match name {
@@ -216,8 +285,67 @@ mod tests {
         for b in [None, Some(vec![1.0, 2.0])] {
             write(b).unwrap_err();
             assert!(fs::read(&path).is_ok_and(|bytes| bytes == earlier));
-            assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         }
-        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn files_equal_those_of_the_safetensors_library() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        // Types out of order, an empty tensor, a scalar, and more values than are encoded at once.
+        let shapes = [
+            ("z.int8", Dtype::I8, vec![3, 5]),
+            ("a.weight", Dtype::F32, vec![7, 20_000]),
+            ("b.weight", Dtype::F32, vec![]),
+            ("a.scale", Dtype::BF16, vec![4]),
+            ("c.half", Dtype::F16, vec![0, 2]),
+        ];
+        let specs = || {
+            shapes
+                .iter()
+                .map(|(n, d, s)| TensorSpec::new(*n, *d, s.clone()))
+        };
+        let bytes: BTreeMap<String, Vec<u8>> = specs()
+            .map(|spec| {
+                let bytes = (0..spec.bytes()).map(|i| (i % 241) as u8);
+                (spec.name.clone(), bytes.collect())
+            })
+            .collect();
+        let views = specs().map(|spec| {
+            let view = TensorView::new(spec.dtype, spec.shape, &bytes[&spec.name]);
+            (spec.name, view.unwrap())
+        });
+        let expected = safetensors::serialize(views, Some(metadata())).unwrap();
+        let hash = write_file::<ModelError>(&path, specs().collect(), |name| {
+            Ok(Values::Bytes(bytes[name].clone()))
+        });
+        assert_eq!(fs::read(&path).unwrap(), expected);
+        let hash = hash.unwrap();
+        assert_eq!(hash.bytes, expected.len() as u64);
+        assert_eq!(hash.hex(), nextword_base::hash::sha256_hex(&expected));
+    }
+
+    #[test]
+    fn floats_are_encoded_in_the_type_of_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let values: Vec<f32> = (0..ENCODED_VALUES + 3).map(|i| i as f32 * 0.25).collect();
+        let tensors = [("a".to_string(), vec![values.len()])];
+        for (float, narrow) in [
+            (FloatType::F32, (|v| v) as fn(f32) -> f32),
+            (FloatType::F16, |v| burn::tensor::f16::from_f32(v).to_f32()),
+            (FloatType::Bf16, |v| {
+                burn::tensor::bf16::from_f32(v).to_f32()
+            }),
+        ] {
+            let written = write_tensors(&path, float, &tensors, |_| {
+                Ok::<_, ModelError>(values.clone())
+            });
+            written.unwrap();
+            let expected: Vec<f32> = values.iter().map(|v| narrow(*v)).collect();
+            let read = load_tensors(&path).unwrap();
+            assert_eq!(read["a"], (vec![values.len()], expected), "{float:?}");
+        }
     }
 }

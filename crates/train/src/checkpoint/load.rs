@@ -1,14 +1,16 @@
 //! Finding and reading the newest valid checkpoint.
 
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use nextword_model::{ModelConfig, ModelDir, Transformer, weights};
+use nextword_base::hash::hash_reader;
+use nextword_model::weights::{self, TensorFile};
+use nextword_model::{ModelConfig, ModelDir, Transformer};
 use serde::Deserialize;
 
-use super::{FORMAT, MANIFEST, Manifest, OPTIMIZER, STATE, State, hex_sha256, parse_step};
+use super::{FORMAT, MANIFEST, Manifest, OPTIMIZER, STATE, State, WEIGHTS, parse_step};
 use crate::{Optimizer, OptimizerConfig, TrainError};
 
 /// A checkpoint whose files match its manifest.
@@ -81,7 +83,7 @@ impl Checkpoint {
             problem,
         };
         let invalid = |e: serde_json::Error| damaged(format!("{MANIFEST}: {e}"));
-        let manifest = read(path, MANIFEST)?;
+        let manifest = read(path, MANIFEST, read_to_end)?;
         // Parsed first: the other fields of a newer format may differ.
         let Header { format } = serde_json::from_slice(&manifest).map_err(invalid)?;
         if format > FORMAT {
@@ -96,32 +98,26 @@ impl Checkpoint {
         }
         let manifest: Manifest = serde_json::from_slice(&manifest).map_err(invalid)?;
         for entry in &manifest.files {
-            let bytes = read(path, &entry.name)?;
-            if bytes.len() as u64 != entry.bytes {
-                let (found, expected) = (bytes.len(), entry.bytes);
+            let found = read(path, &entry.name, hash_reader)?;
+            if found.bytes != entry.bytes {
+                let (found, expected) = (found.bytes, entry.bytes);
                 let name = &entry.name;
                 return Err(damaged(format!(
                     "{name} has {found} bytes instead of {expected}"
                 )));
             }
-            if hex_sha256(&bytes) != entry.sha256 {
+            if found.hex() != entry.sha256 {
                 let problem = format!("{} does not match its SHA-256 in the manifest", entry.name);
                 return Err(damaged(problem));
             }
         }
-        for name in [
-            STATE,
-            OPTIMIZER,
-            "model.safetensors",
-            "config.json",
-            "tokenizer.json",
-        ] {
+        for name in [STATE, OPTIMIZER, WEIGHTS, "config.json", "tokenizer.json"] {
             if !manifest.files.iter().any(|entry| entry.name == name) {
                 return Err(damaged(format!("{name} is missing from the manifest")));
             }
         }
         // The hash matches, so a parse error is not damage.
-        let state = serde_json::from_slice(&read(path, STATE)?)
+        let state = serde_json::from_slice(&read(path, STATE, read_to_end)?)
             .map_err(|e| TrainError::run(path.join(STATE), format!("invalid: {e}")))?;
         Ok(Self {
             path: path.to_path_buf(),
@@ -147,8 +143,8 @@ impl Checkpoint {
         config: OptimizerConfig,
         device: &Device,
     ) -> Result<Optimizer, TrainError> {
-        let state = weights::load_tensors(&self.path.join(OPTIMIZER))?;
-        Ok(Optimizer::restore(config, self.state.step, state, device))
+        let state = TensorFile::open(&self.path.join(OPTIMIZER))?;
+        Ok(Optimizer::restore(config, self.state.step, &state, device)?)
     }
 }
 
@@ -158,9 +154,13 @@ struct Header {
     format: u32,
 }
 
-/// Reads a file of the checkpoint. A missing file counts as damage, other I/O errors do not. The name
-/// must not lead out of the folder.
-fn read(folder: &Path, name: &str) -> Result<Vec<u8>, TrainError> {
+/// Reads a file of the checkpoint with `parse`. A missing file counts as damage, other I/O
+/// errors do not. The name must not lead out of the folder.
+fn read<T>(
+    folder: &Path,
+    name: &str,
+    parse: impl FnOnce(&mut File) -> io::Result<T>,
+) -> Result<T, TrainError> {
     let damaged = |problem| TrainError::Damaged {
         path: folder.to_path_buf(),
         problem,
@@ -170,15 +170,24 @@ fn read(folder: &Path, name: &str) -> Result<Vec<u8>, TrainError> {
         return Err(damaged(problem));
     }
     let path = folder.join(name);
-    fs::read(&path).map_err(|e| match e.kind() {
+    let parsed = File::open(&path).and_then(|mut file| parse(&mut file));
+    parsed.map_err(|e| match e.kind() {
         ErrorKind::NotFound | ErrorKind::NotADirectory => damaged(format!("{name} is missing")),
         _ => TrainError::io(&path, "read")(e),
     })
 }
 
+fn read_to_end(file: &mut File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use nextword_base::hash::sha256_hex;
+
     use super::*;
     use crate::checkpoint::{ManifestEntry, folder_name};
 
@@ -203,7 +212,7 @@ mod tests {
             ManifestEntry {
                 name: name.to_string(),
                 bytes: bytes.len() as u64,
-                sha256: hex_sha256(&bytes),
+                sha256: sha256_hex(&bytes),
             }
         });
         let manifest = Manifest {

@@ -22,6 +22,7 @@ pub use save::save;
 const FORMAT: u32 = 1;
 
 const MANIFEST: &str = "MANIFEST.json";
+const WEIGHTS: &str = "model.safetensors";
 const STATE: &str = "state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const TEMP_PREFIX: &str = ".tmp-";
@@ -83,9 +84,4 @@ fn folder_name(step: u64) -> String {
 /// Parses the step from the folder name of a checkpoint.
 fn parse_step(name: &str) -> Option<u64> {
     name.strip_prefix("step-")?.parse().ok()
-}
-
-pub(crate) fn hex_sha256(bytes: &[u8]) -> String {
-    use sha2::{Digest, Sha256};
-    format!("{:x}", Sha256::digest(bytes))
 }

@@ -1,17 +1,21 @@
 //! Writing a checkpoint.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use nextword_model::{ModelCard, ModelDir, Transformer, weights, write_atomically};
+use nextword_base::atomic::AtomicFolder;
+use nextword_base::hash::{FileHash, hash_file};
+use nextword_model::weights::{self, FloatType};
+use nextword_model::{ModelCard, ModelDir, ModelError, Transformer, write_atomically};
 
 use super::{
-    FORMAT, MANIFEST, Manifest, ManifestEntry, OPTIMIZER, STATE, State, TEMP_PREFIX, folder_name,
-    hex_sha256,
+    FORMAT, MANIFEST, Manifest, ManifestEntry, OPTIMIZER, STATE, State, TEMP_PREFIX, WEIGHTS,
+    folder_name,
 };
 use crate::{Optimizer, TrainError};
 
-/// Writes the checkpoint of `state.step` into `folder` and returns its path.
+/// Writes the checkpoint of `state.step` into `folder` and returns its path. Weights and moments are
+/// copied from the device one tensor at a time.
 ///
 /// # Errors
 /// If a file cannot be written. The incomplete checkpoint is removed, and older ones stay unchanged.
@@ -26,83 +30,67 @@ pub fn save(
     fs::create_dir_all(folder).map_err(TrainError::io(folder, "create the folder"))?;
     let name = folder_name(state.step);
     let temp = folder.join(format!("{TEMP_PREFIX}{}-{name}", std::process::id()));
-    let written = write_files(&temp, model, optimizer, state, tokenizer_json, card)
-        .and_then(|()| publish(&temp, &folder.join(&name)));
-    if written.is_err() {
-        let _ = fs::remove_dir_all(&temp); // The first error is the one to report.
-    }
-    written.map(|()| folder.join(name))
+    let target = folder.join(name);
+    let new = AtomicFolder::create_as(&target, &temp)?;
+    let hashes = write_tensors(new.path(), model, optimizer)?;
+    ModelDir::write_small_files(new.path(), model.config(), tokenizer_json, card)?;
+    write_atomically(&new.path().join(STATE), &to_json(state))?;
+    let manifest = manifest(new.path(), &hashes)?;
+    write_atomically(&new.path().join(MANIFEST), &to_json(&manifest))?;
+    new.commit()?;
+    Ok(target)
 }
 
-fn write_files(
-    temp: &Path,
+fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
+    // Only numbers, strings, lists and maps with string keys: serialization cannot fail.
+    serde_json::to_vec_pretty(value).unwrap_or_default()
+}
+
+/// The hash of a file with its name.
+type NamedHash = (&'static str, FileHash);
+
+/// Writes weights and moments. Returns their hashes, which are those of the values in memory: damage on
+/// the way to the disk is detected when the checkpoint is read.
+fn write_tensors(
+    folder: &Path,
     model: &Transformer,
     optimizer: &Optimizer,
-    state: &State,
-    tokenizer_json: &str,
-    card: &ModelCard,
-) -> Result<(), TrainError> {
-    if temp.exists() {
-        fs::remove_dir_all(temp).map_err(TrainError::io(temp, "remove"))?;
-    }
-    ModelDir::write(temp, model, tokenizer_json, card)?;
-    let moments = optimizer.state();
-    weights::save_tensors(&moments, &temp.join(OPTIMIZER))?;
-    // The state contains only numbers and strings, so serialization cannot fail.
-    let json = serde_json::to_vec_pretty(state).unwrap_or_default();
-    write_atomically(&temp.join(STATE), &json)?;
-    write_manifest(temp)?;
-    sync_folder(temp)
+) -> Result<[NamedHash; 2], TrainError> {
+    let weights = weights::save(model, &folder.join(WEIGHTS))?;
+    let state = optimizer.state();
+    let shapes: Vec<_> = state
+        .iter()
+        .map(|(name, tensor)| (name.clone(), tensor.dims().to_vec()))
+        .collect();
+    let path = folder.join(OPTIMIZER);
+    let moments = weights::write_tensors(&path, FloatType::F32, &shapes, |name| {
+        Ok::<_, ModelError>(weights::to_f32_vec(state[name].to_data()))
+    })?;
+    Ok([(WEIGHTS, weights), (OPTIMIZER, moments)])
 }
 
-/// Lists every file with its size and hash. The files are read back, so that the hashes are those of
-/// the bytes on disk.
-fn write_manifest(temp: &Path) -> Result<(), TrainError> {
+/// Lists every file with its size and hash. Files other than those of `hashes` are read back.
+fn manifest(folder: &Path, hashes: &[NamedHash]) -> Result<Manifest, TrainError> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(temp).map_err(TrainError::io(temp, "read"))? {
-        let path = entry.map_err(TrainError::io(temp, "read"))?.path();
-        let bytes = fs::read(&path).map_err(TrainError::io(&path, "read"))?;
+    for entry in fs::read_dir(folder).map_err(TrainError::io(folder, "read"))? {
+        let path = entry.map_err(TrainError::io(folder, "read"))?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
             continue;
         };
+        let known = hashes.iter().find(|(known, _)| *known == name);
+        let hash = match known {
+            Some((_, hash)) => *hash,
+            None => hash_file(&path).map_err(TrainError::io(&path, "read"))?,
+        };
         files.push(ManifestEntry {
             name: name.to_string(),
-            bytes: bytes.len() as u64,
-            sha256: hex_sha256(&bytes),
+            bytes: hash.bytes,
+            sha256: hash.hex(),
         });
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));
-    let manifest = Manifest {
+    Ok(Manifest {
         format: FORMAT,
         files,
-    };
-    let json = serde_json::to_vec_pretty(&manifest).unwrap_or_default();
-    Ok(write_atomically(&temp.join(MANIFEST), &json)?)
-}
-
-/// Renames the finished folder to `target`. An existing one, from before a resume, is renamed first and
-/// removed last.
-fn publish(temp: &Path, target: &Path) -> Result<(), TrainError> {
-    let parent = target.parent().unwrap_or(target);
-    let old = temp.with_extension("old");
-    let replaces = target.exists();
-    if replaces {
-        fs::rename(target, &old).map_err(TrainError::io(target, "rename"))?;
-    }
-    fs::rename(temp, target).map_err(TrainError::io(target, "rename into"))?;
-    sync_folder(parent)?;
-    if replaces {
-        fs::remove_dir_all(&old).map_err(TrainError::io(&old, "remove"))?;
-    }
-    Ok(())
-}
-
-/// Syncs the entries of a folder to disk. Windows has no such call and needs none.
-fn sync_folder(path: &Path) -> Result<(), TrainError> {
-    if cfg!(unix) {
-        File::open(path)
-            .and_then(|folder| folder.sync_all())
-            .map_err(TrainError::io(path, "sync"))?;
-    }
-    Ok(())
+    })
 }

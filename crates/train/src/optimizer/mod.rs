@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use nextword_kernels::{AdamwStep, Moments};
-use nextword_model::Transformer;
-use nextword_model::weights::NamedTensors;
+use nextword_model::weights::TensorFile;
+use nextword_model::{ModelError, Transformer};
 
 pub use config::{OptimizerConfig, OptimizerKind};
 
@@ -70,33 +70,37 @@ impl Optimizer {
         model.map(&mut mapper)
     }
 
-    /// The state as flat tensors, named `NAME.first` and `NAME.second`.
-    pub fn state(&self) -> NamedTensors {
+    /// The state as flat tensors on the device, named `NAME.first` and `NAME.second`.
+    pub fn state(&self) -> BTreeMap<String, &Tensor<1>> {
         let mut state = BTreeMap::new();
         for (name, moments) in &self.moments {
             for (suffix, tensor) in [("first", &moments.first), ("second", &moments.second)] {
                 if let Some(tensor) = tensor {
-                    let values = nextword_model::weights::to_f32_vec(tensor.to_data());
-                    state.insert(format!("{name}.{suffix}"), (vec![values.len()], values));
+                    state.insert(format!("{name}.{suffix}"), tensor);
                 }
             }
         }
         state
     }
 
-    /// Restores an optimizer from its `state` after `updates` updates.
+    /// Restores an optimizer from its [`state`](Self::state) after `updates` updates. Tensors are read
+    /// one at a time.
+    ///
+    /// # Errors
+    /// [`ModelError`] if a tensor cannot be read, or does not have a float type.
     pub fn restore(
         config: OptimizerConfig,
         updates: u64,
-        state: NamedTensors,
+        state: &TensorFile,
         device: &Device,
-    ) -> Self {
+    ) -> Result<Self, ModelError> {
         let mut optimizer = Self::new(config);
         optimizer.updates = updates;
-        for (key, (_, values)) in state {
+        for key in state.names() {
             let Some((name, suffix)) = key.rsplit_once('.') else {
                 continue;
             };
+            let values = state.values(key)?;
             let len = values.len();
             let tensor = Tensor::from_data(TensorData::new(values, [len]), device);
             let moments = optimizer.moments.entry(name.to_string()).or_default();
@@ -105,7 +109,7 @@ impl Optimizer {
                 _ => moments.second = Some(tensor),
             }
         }
-        optimizer
+        Ok(optimizer)
     }
 
     /// Returns the new value of one parameter, flat.
