@@ -8,10 +8,9 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use crate::test_dir::{TestDir, json_lines};
-use crate::util::{copy, root, stderr};
+use crate::util::{copy, root, sha256, stderr};
 
 /// A copy of the fixtures and the expected values.
 fn fixture() -> (TestDir, Value) {
@@ -24,10 +23,6 @@ fn fixture() -> (TestDir, Value) {
 fn succeeds(dir: &TestDir, args: &[&str]) {
     let output = dir.run(args);
     assert!(output.status.success(), "{args:?}: {}", stderr(&output));
-}
-
-fn sha256(path: &Path) -> String {
-    format!("{:x}", Sha256::digest(fs::read(path).unwrap()))
 }
 
 fn losses(metrics: &Path) -> Vec<f64> {

@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Int, Tensor};
+use nextword_base::rng::{CounterRng, RandomSequence};
 use nextword_convert::{export_gguf, export_hf, import};
 use nextword_model::weights::FloatType;
-use nextword_model::{CounterRng, ForwardContext, ModelDir};
+use nextword_model::{ForwardContext, ModelDir};
 use serde_json::{Value, json};
 
 use crate::parity::fixtures;
@@ -18,18 +19,9 @@ pub(crate) const MUTATIONS_PER_FILE: u64 = 700;
 /// Maximum length of an error message in bytes.
 pub(crate) const MAX_MESSAGE_LEN: usize = 64 << 10;
 
-/// A sequential generator from a seed.
-pub(crate) struct TestRng(CounterRng, u64);
-
-impl TestRng {
-    pub(crate) fn new(name: &str) -> Self {
-        Self(CounterRng::new(1).named(name), 0)
-    }
-
-    pub(crate) fn below(&mut self, n: usize) -> usize {
-        self.1 += 1;
-        (self.0.at(self.1) % n.max(1) as u64) as usize
-    }
+/// Random numbers for the test `name`.
+pub(crate) fn test_rng(name: &str) -> RandomSequence {
+    CounterRng::new(1).named(name).sequence()
 }
 
 /// A model folder with its tensors in two shards and an index.
@@ -66,7 +58,7 @@ pub(crate) fn mutation_count(default: u64) -> u64 {
 }
 
 /// Changes, removes, duplicates or inserts bytes.
-pub(crate) fn corrupt_bytes(bytes: &mut Vec<u8>, rng: &mut TestRng) {
+pub(crate) fn corrupt_bytes(bytes: &mut Vec<u8>, rng: &mut RandomSequence) {
     // Most mutations affect the headers.
     let range = if rng.below(3) == 0 {
         bytes.len()
@@ -95,7 +87,7 @@ pub(crate) fn corrupt_bytes(bytes: &mut Vec<u8>, rng: &mut TestRng) {
 }
 
 /// Replaces, removes, adds or duplicates one value somewhere in `value`.
-fn corrupt_json(value: &mut Value, rng: &mut TestRng) {
+fn corrupt_json(value: &mut Value, rng: &mut RandomSequence) {
     let descend = rng.below(8) > 0;
     match value {
         Value::Object(map) if descend && !map.is_empty() => {
@@ -203,7 +195,7 @@ fn damaged_models_give_an_error_message() {
     ];
     let (mut attempts, mut imported) = (0, 0);
     for (number, name) in files.into_iter().enumerate() {
-        let mut rng = TestRng::new(name);
+        let mut rng = test_rng(name);
         let models = fs::read_dir(fixtures()).unwrap();
         let mut models: Vec<PathBuf> = models.map(|model| model.unwrap().path()).collect();
         models.sort();

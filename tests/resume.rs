@@ -7,9 +7,8 @@ use std::process::{Child, Command, Stdio};
 
 use nextword_model::{CounterRng, weights};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
-use crate::util::nextword;
+use crate::util::{nextword, sha256};
 
 const STEPS: u64 = 24;
 
@@ -69,11 +68,6 @@ struct RunArtifacts {
     moments: String,
     best: String,
     metrics: Vec<Value>,
-}
-
-fn sha256(path: &Path) -> String {
-    let bytes = fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    format!("{:x}", Sha256::digest(bytes))
 }
 
 fn run_artifacts(run: &Path) -> RunArtifacts {

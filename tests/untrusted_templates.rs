@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nextword_server::{ChatTemplate, Message};
 
 use crate::malformed_models::{
-    MAX_MESSAGE_LEN, MUTATIONS_PER_FILE, TestRng, corrupt_bytes, mutation_count,
+    MAX_MESSAGE_LEN, MUTATIONS_PER_FILE, corrupt_bytes, mutation_count, test_rng,
 };
 
 /// Memory limit in kilobytes of address space, including the test program.
@@ -94,7 +94,7 @@ fn untrusted_templates_stay_within_limits() {
         println!("{source}");
         attempt(source.as_bytes());
     }
-    let mut rng = TestRng::new("templates");
+    let mut rng = test_rng("templates");
     let (mut rendered, attempts) = (0, mutation_count(MUTATIONS_PER_FILE));
     for number in 0..attempts {
         let mut source = if number % 4 == 0 {

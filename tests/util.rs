@@ -17,6 +17,13 @@ pub(crate) fn must_not_skip() -> bool {
     std::env::var_os(REQUIRE_WGPU).is_some()
 }
 
+/// The SHA-256 of a file, in hexadecimal.
+pub(crate) fn sha256(path: &Path) -> String {
+    let hash = nextword_base::hash::hash_file(path);
+    hash.unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+        .hex()
+}
+
 /// The root of the workspace.
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

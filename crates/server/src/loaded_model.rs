@@ -1,6 +1,5 @@
 //! Models: loaded by the caller, then served by an engine.
 
-use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -151,11 +150,7 @@ fn fingerprint(model_dir: &ModelDir, tokenizer: &dyn Tokenizer) -> String {
     hasher.update(tokenizer.hash());
     hasher.update(format!("{:?}{:?}", model_dir.config, model_dir.card));
     hasher.update(modified(&model_dir.weights_path()).to_le_bytes());
-    let mut text = "fp_".to_owned();
-    for byte in &hasher.finalize()[..5] {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    format!("fp_{}", hex::encode(&hasher.finalize()[..5]))
 }
 
 fn modified(path: &Path) -> u64 {
