@@ -11,7 +11,7 @@ pub struct CounterRng {
 }
 
 /// 2^64 divided by the golden ratio, the increment of `SplitMix64`.
-const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+pub(crate) const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
 impl CounterRng {
     /// Creates the stream of `seed`.
@@ -63,7 +63,9 @@ impl CounterRng {
     }
 }
 
-fn mix(mut z: u64) -> u64 {
+/// The `SplitMix64` finalizer.
+#[inline(always)]
+pub(crate) fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
