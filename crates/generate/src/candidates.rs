@@ -5,7 +5,7 @@
 
 use std::cmp::Ordering;
 
-use nextword_kernels::cpu::exp_f64::{exp_logits, exp_nonpositive};
+use nextword_kernels::{exp_logits, exp_nonpositive};
 
 /// A token with its unnormalized probability.
 #[derive(Clone, Copy, Debug)]

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use nextword_kernels::cpu::exp_f64::exp_logits;
+use nextword_kernels::exp_logits;
 use nextword_model::CounterRng;
 
 use crate::candidates::{Candidates, sample_unfiltered};

@@ -43,18 +43,6 @@ mod fast {
     use crate::cpu::{activation as kernel, gated};
     use crate::fused::{BackwardContext, Buffer, Op};
 
-    impl From<Activation> for kernel::Activation {
-        fn from(f: Activation) -> Self {
-            match f {
-                Activation::Gelu => Self::Gelu,
-                Activation::GeluTanh => Self::GeluTanh,
-                Activation::Relu => Self::Relu,
-                Activation::ReluSquared => Self::ReluSquared,
-                Activation::Silu => Self::Silu,
-            }
-        }
-    }
-
     #[derive(Clone, Copy, Debug)]
     pub(super) struct Activate(pub(super) Activation);
 
@@ -64,13 +52,13 @@ mod fast {
 
         fn forward(&self, [x]: [&[f32]; 1], _requires_grad: bool) -> (Buffer, ()) {
             let mut y = Buffer::new(x.len());
-            kernel::forward(self.0.into(), x, &[], &mut y);
+            kernel::forward(self.0, x, &mut y);
             (y, ())
         }
 
         fn backward(&self, ctx: BackwardContext<'_, (), 1>) -> [Option<Buffer>; 1] {
             let mut dx = Buffer::new(ctx.grad.len());
-            kernel::backward(self.0.into(), ctx.inputs[0], &[], ctx.grad, &mut dx);
+            kernel::backward(self.0, ctx.inputs[0], ctx.grad, &mut dx);
             [Some(dx)]
         }
     }
@@ -84,7 +72,7 @@ mod fast {
 
         fn forward(&self, [gate, up]: [&[f32]; 2], _requires_grad: bool) -> (Buffer, ()) {
             let mut hidden = Buffer::new(up.len());
-            gated::forward(self.0.into(), gated::GatedInput { gate, up }, &mut hidden);
+            gated::forward(self.0, gated::GatedInput { gate, up }, &mut hidden);
             (hidden, ())
         }
 
@@ -92,7 +80,7 @@ mod fast {
             let [gate, up] = ctx.inputs;
             let (mut d_gate, mut d_up) = (Buffer::new(up.len()), Buffer::new(up.len()));
             let inputs = gated::GatedInput { gate, up };
-            gated::backward(self.0.into(), inputs, ctx.grad, &mut d_gate, &mut d_up);
+            gated::backward(self.0, inputs, ctx.grad, &mut d_gate, &mut d_up);
             [Some(d_gate), Some(d_up)]
         }
     }

@@ -101,7 +101,7 @@ mod fast {
     use burn::tensor::Tensor;
 
     use super::{AdamwStep, Moments};
-    use crate::cpu::adamw::{Parameter, Step, step as run};
+    use crate::cpu::adamw as kernel;
     use crate::cpu::sum_of_squares;
     use crate::fused;
 
@@ -118,22 +118,14 @@ mod fast {
         let (mut value, grad) = (flat(weight), flat(gradient));
         let mut first = moments.first.take().map_or_else(zeros, flat);
         let mut second = moments.second.take().map_or_else(zeros, flat);
-        let parameter = Parameter {
+        let parameter = kernel::Parameter {
             value: value.storage_mut(),
             grad: fused::values(&grad),
             first_moment: first.storage_mut(),
             second_moment: second.storage_mut(),
             weight_decay,
         };
-        let settings = Step {
-            lr: step.lr,
-            beta1: step.beta1,
-            beta2: step.beta2,
-            eps: step.eps,
-            step: step.step,
-            grad_scale: step.gradient_scale,
-        };
-        run(vec![parameter], &settings);
+        kernel::step(vec![parameter], step);
         moments.first = Some(Tensor::from_primitive::<Flex>(first));
         moments.second = Some(Tensor::from_primitive::<Flex>(second));
         Tensor::from_primitive::<Flex>(value)

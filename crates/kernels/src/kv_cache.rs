@@ -52,7 +52,7 @@ mod fast {
         slots: &[usize],
         starts: &[usize],
     ) -> Tensor<4> {
-        let ([_, heads, capacity, dim], seq) = (cache.dims(), new.dims()[2]);
+        let ([slot_count, heads, capacity, dim], seq) = (cache.dims(), new.dims()[2]);
         let (mut cache, mut new) = (primitive(cache), primitive(new));
         if !cache.is_contiguous() || cache.layout().start_offset() != 0 {
             cache = cache.to_contiguous();
@@ -65,7 +65,9 @@ mod fast {
         let source: &[f32] = new.storage();
         let target: &mut [f32] = cache.storage_mut();
         for (row, (slot, start)) in slots.iter().zip(starts).enumerate() {
-            assert!(start + seq <= capacity, "the slot is full");
+            assert!(*slot < slot_count, "slot {slot} of {slot_count}");
+            let end = start.checked_add(seq);
+            assert!(end.is_some_and(|end| end <= capacity), "the slot is full");
             for head in 0..heads {
                 let to = ((slot * heads + head) * capacity + start) * dim;
                 for token in 0..seq {

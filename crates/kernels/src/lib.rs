@@ -19,7 +19,10 @@
 //! | [`cross_entropy_sum`] | output layer fused with softmax cross-entropy, in chunks |
 //! | [`sum_of_squares`], [`adamw`] | parallel over chunks of parameters |
 //!
-//! On the CPU, every result is bitwise identical for any number of threads.
+//! On the CPU, every result is bitwise identical for any number of threads. The kernels run on a thread
+//! pool of their own, which [`parallel_for_each`] opens to other work and [`with_threads`] limits; the
+//! environment variable `RAYON_NUM_THREADS` sets its size. They use the highest instruction set of the
+//! machine, [`Isa::current`], or a lower one that `NEXTWORD_SIMD` names.
 
 #![recursion_limit = "256"]
 
@@ -30,7 +33,7 @@ mod attention;
 #[allow(unsafe_code)] // Exposes pooled memory as tensor storage; each use states why it is sound.
 mod buffer_pool;
 #[allow(unsafe_code)] // SIMD and shared slices; each use states why it is sound.
-pub mod cpu;
+pub(crate) mod cpu;
 mod cross_entropy;
 mod dropout;
 mod embedding;
@@ -40,6 +43,7 @@ mod kv_cache;
 mod linear;
 mod mask;
 mod norm;
+mod precision;
 mod quantized;
 pub mod reference;
 mod rng;
@@ -48,13 +52,17 @@ mod rotary;
 pub use activation::{Activation, activate, gate};
 pub use adamw::{AdamwStep, Moments, adamw, sum_of_squares};
 pub use attention::{AttentionDropout, AttentionOptions, attention};
+pub use cpu::exp_f64::{exp_logits, exp_nonpositive};
+pub use cpu::isa::{Isa, UnknownIsa};
+pub use cpu::par::{for_each as parallel_for_each, with_threads};
 pub use cross_entropy::{IGNORE, OutputLayer, OutputWeight, cross_entropy_sum};
 pub use dropout::{DropoutMask, dropout};
 pub use embedding::embed;
 pub use kv_cache::write_cache;
-pub use linear::{Precision, linear, linear_table, linear_with_precision};
+pub use linear::{linear, linear_table, linear_with_precision};
 pub use mask::AttentionMask;
 pub use norm::{NormKind, normalize};
+pub use precision::Precision;
 pub use quantized::{Bits, QuantizedMatrix, embed_quantized, linear_quantized};
 pub use rng::CounterRng;
 pub use rotary::{RotaryTables, rotate};

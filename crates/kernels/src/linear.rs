@@ -1,47 +1,8 @@
 //! Linear layers: `y = x W + b`.
 
-use burn::tensor::{DType, Device, Tensor};
-use serde::{Deserialize, Serialize};
+use burn::tensor::Tensor;
 
-use crate::cpu::matmul::isa::Isa;
-
-/// Arithmetic of matrix products. Sums are always accumulated in f32.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// f32 factors.
-    #[default]
-    F32,
-    /// Factors rounded to bf16 (8 bits of significand), in the forward and the backward pass.
-    Bf16,
-}
-
-impl Precision {
-    /// Returns whether this is the default, f32.
-    pub fn is_f32(&self) -> bool {
-        *self == Self::F32
-    }
-
-    /// Returns whether this precision is at least as fast as f32 on `device`. On a CPU, bf16 needs
-    /// AVX-512 BF16 instructions; without them it gives nearly the same values at the speed of
-    /// f32.
-    pub fn is_fast(self, device: &Device) -> bool {
-        self == Self::F32
-            || !crate::QuantizedMatrix::has_native_kernel(device)
-            || Isa::detect() == Isa::Avx512Bf16
-    }
-
-    /// Returns whether `device` supports products in this precision.
-    pub fn is_supported(self, device: &Device) -> bool {
-        match self {
-            Self::F32 => true,
-            Self::Bf16 => {
-                crate::QuantizedMatrix::has_native_kernel(device)
-                    || device.supports_dtype(DType::BF16)
-            }
-        }
-    }
-}
+use crate::Precision;
 
 /// `x W + bias`: `[batch, seq, d_in]` to `[batch, seq, d_out]`, `weight` is `[d_in, d_out]`.
 pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<3> {
@@ -81,7 +42,7 @@ pub(crate) mod fast {
     use burn::tensor::Tensor;
 
     use super::Precision;
-    use crate::cpu::matmul::{self, GemmOptions, MatMut, MatRef, MatvecOptions, gemm};
+    use crate::cpu::matmul::{self, GemmOptions, MatMut, MatRef, MatvecOptions};
     use crate::cpu::reduce::add_column_sums;
     use crate::fused::{BackwardContext, Buffer, Op, apply};
 
@@ -142,10 +103,7 @@ pub(crate) mod fast {
     impl LinearOp {
         fn gemm_options<'a>(&self) -> GemmOptions<'a> {
             GemmOptions {
-                precision: match self.precision {
-                    Precision::F32 => gemm::Precision::F32,
-                    Precision::Bf16 => gemm::Precision::Bf16,
-                },
+                precision: self.precision,
                 ..GemmOptions::default()
             }
         }

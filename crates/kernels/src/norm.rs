@@ -64,28 +64,23 @@ mod fast {
 
     impl Normalize {
         fn kernel<'a>(self, weight: &'a [f32], bias: &'a [f32]) -> kernel::Norm<'a> {
-            let kind = match self.kind {
-                NormKind::Layer => kernel::NormKind::Layer,
-                NormKind::Rms => kernel::NormKind::Rms,
-            };
-            let eps = self.eps;
             kernel::Norm {
-                kind,
+                kind: self.kind,
                 weight,
                 bias,
-                eps,
+                eps: self.eps,
             }
         }
 
         fn run(self, x: &[f32], weight: &[f32], bias: &[f32]) -> (Buffer, Stats) {
-            let rows = x.len() / weight.len();
+            let rows = x.len().checked_div(weight.len()).unwrap_or(0);
             let (mut mean, mut rstd) = (Buffer::new(rows), Buffer::new(rows));
             let mut y = Buffer::new(x.len());
             let stats = kernel::Stats {
                 mean: &mut mean,
                 rstd: &mut rstd,
             };
-            kernel::forward(&self.kernel(weight, bias), x, None, &mut y, stats);
+            kernel::forward(&self.kernel(weight, bias), x, &mut y, stats);
             (y, (mean, rstd))
         }
 
@@ -104,7 +99,7 @@ mod fast {
                 weight: &mut dw,
                 bias: &mut db,
             };
-            kernel::backward(&self.kernel(weight, &[]), x, (mean, rstd), dy, &[], grads);
+            kernel::backward(&self.kernel(weight, &[]), x, (mean, rstd), dy, grads);
             [dx, dw, db]
         }
     }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::cpu::matmul::par::Threads;
 pub use crate::cpu::matmul::quant::Bits;
 use crate::cpu::matmul::quant::{BLOCK, QuantMatrix};
 use crate::cpu::matmul::{GemmOptions, MatMut, MatRef, gemm};
@@ -47,7 +46,7 @@ impl QuantizedMatrix {
     }
 
     fn new(weight: MatRef<'_>, bits: Bits) -> Self {
-        Self(Arc::new(QuantMatrix::quantize(weight, bits, Threads::Pool)))
+        Self(Arc::new(QuantMatrix::quantize(weight, bits)))
     }
 
     /// Creates a matrix from integers, `[d_out, d_in]`, and scales, `[d_out, blocks]` (bits of

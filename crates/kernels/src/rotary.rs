@@ -72,7 +72,6 @@ mod fast {
 
     use super::RotaryTables;
     use crate::cpu::rotary::{self as kernel, Direction, Tables};
-    use crate::cpu::view::{Strides, ViewMut};
     use crate::fused::{BackwardContext, Buffer, Op, apply};
 
     #[derive(Clone, Debug)]
@@ -104,16 +103,17 @@ mod fast {
     impl Rotate {
         fn rotated(&self, direction: Direction, x: &[f32]) -> Buffer {
             let mut y = Buffer::from_slice(x);
-            let [_, seq, heads, dim] = self.sizes;
-            let view = ViewMut {
-                data: &mut y,
-                strides: Strides::token_first(seq, heads, dim),
-            };
             let tables = Tables {
                 cos: &self.tables.cos,
                 sin: &self.tables.sin,
             };
-            kernel::rotate(direction, tables, &self.position_offsets, view, self.sizes);
+            kernel::rotate(
+                direction,
+                tables,
+                &self.position_offsets,
+                &mut y,
+                self.sizes,
+            );
             y
         }
     }

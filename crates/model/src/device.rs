@@ -200,9 +200,20 @@ fn open_auto() -> Result<Device, ModelError> {
 }
 
 #[cfg(feature = "flex")]
-#[allow(clippy::unnecessary_wraps)] // The other configuration fails.
 fn flex() -> Result<Device, ModelError> {
-    Ok(Device::flex())
+    use nextword_kernels::Isa;
+
+    match Isa::from_env() {
+        Ok(_) => Ok(Device::flex()),
+        Err(error) => Err(ModelError::Device {
+            name: DeviceName::Flex.to_string(),
+            problem: error.to_string(),
+            hint: format!(
+                "correct or unset the environment variable {}",
+                Isa::VARIABLE
+            ),
+        }),
+    }
 }
 
 #[cfg(not(feature = "flex"))]

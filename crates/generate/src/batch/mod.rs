@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use burn::tensor::{Int, Tensor, TensorData};
-use nextword_kernels::cpu::for_each;
+use nextword_kernels::parallel_for_each;
 use nextword_model::{ForwardContext, KvCache, Transformer, weights};
 
 use self::slots::Slots;
@@ -366,7 +366,7 @@ impl Batcher {
     fn sample(&mut self, slots: &[usize], logits: &[f32], events: &mut Vec<(RequestId, Event)>) {
         let rows: Vec<&[f32]> = logits.chunks(self.model.config().vocab_size).collect();
         let results: Vec<OnceLock<Sampled>> = slots.iter().map(|_| OnceLock::new()).collect();
-        for_each(slots.len(), OPS_PER_LOGIT * rows[0].len(), |row| {
+        parallel_for_each(slots.len(), OPS_PER_LOGIT * rows[0].len(), |row| {
             if let Some(sequence) = self.active.get(&slots[row]) {
                 let _ = results[row].set(sequence.sample(rows[row])); // Each cell is set once.
             }

@@ -1,171 +1,86 @@
 //! Activation functions of feed-forward layers, forward and backward.
 //!
-//! The backward pass recomputes from the pre-activation, so nothing else is saved. An optional bias
-//! is added first, which saves a pass over memory.
+//! The backward pass recomputes from the pre-activation, so nothing else is saved.
 
 use pulp::Simd;
 
 use super::math::{normal_tail, sigmoid};
 use super::par::{self, Shared};
 use super::simd::{Ops, dispatch, for_lanes, load_part, store_part};
+use crate::Activation;
 
-/// An elementwise activation function.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// `x * Phi(x)`, exact.
-    Gelu,
-    /// GELU by its tanh approximation.
-    GeluTanh,
-    /// `max(x, 0)`.
-    Relu,
-    /// `max(x, 0)^2`.
-    ReluSquared,
-    /// `x * sigmoid(x)`.
-    Silu,
-}
-
-/// `out = f(x + bias)`; `bias` is a row, empty for none.
-pub fn forward(f: Activation, x: &[f32], bias: &[f32], out: &mut [f32]) {
+/// `out = f(x)`.
+pub(crate) fn forward(f: Activation, x: &[f32], out: &mut [f32]) {
     assert_eq!(x.len(), out.len());
     let out_ptr = Shared::new(out);
-    for_each_chunk_or_row(x.len(), out_ptr.as_ptr(), bias, |offset, n, bias| {
-        // SAFETY: chunks are within all arrays and do not overlap.
-        unsafe { forward_chunk(f, &x[offset..offset + n], bias, out_ptr.at(offset)) };
+    par::for_each_chunk(x.len(), out_ptr.as_ptr(), |offset, n| {
+        // SAFETY: chunks are within `out` and do not overlap.
+        let out = unsafe { out_ptr.slice(offset, n) };
+        forward_chunk(f, &x[offset..offset + n], out);
     });
 }
 
-/// `dx = dy * f'(x + bias)`.
-pub fn backward(f: Activation, x: &[f32], bias: &[f32], dy: &[f32], dx: &mut [f32]) {
+/// `dx = dy * f'(x)`.
+pub(crate) fn backward(f: Activation, x: &[f32], dy: &[f32], dx: &mut [f32]) {
     assert!(x.len() == dx.len() && x.len() == dy.len());
-    run_backward(f, x, bias, Shared::read_only(dy), Shared::new(dx));
-}
-
-/// `grad *= f'(x + bias)`: turns the output gradient into the input gradient.
-pub fn backward_in_place(f: Activation, x: &[f32], bias: &[f32], grad: &mut [f32]) {
-    assert_eq!(x.len(), grad.len());
-    let grad = Shared::new(grad);
-    run_backward(f, x, bias, grad, grad);
-}
-
-fn run_backward(f: Activation, x: &[f32], bias: &[f32], dy: Shared<f32>, dx: Shared<f32>) {
-    for_each_chunk_or_row(x.len(), dx.as_ptr(), bias, |offset, n, bias| {
-        let x = &x[offset..offset + n];
-        // SAFETY: chunks are within all arrays and do not overlap; nothing is written through `dy`
-        // unless it is `dx`.
-        unsafe { backward_chunk(f, x, bias, dy.at(offset), dx.at(offset)) };
+    let dx_ptr = Shared::new(dx);
+    par::for_each_chunk(x.len(), dx_ptr.as_ptr(), |offset, n| {
+        let range = offset..offset + n;
+        // SAFETY: chunks are within `dx` and do not overlap.
+        let dx = unsafe { dx_ptr.slice(offset, n) };
+        backward_chunk(f, &x[range.clone()], &dy[range], dx);
     });
 }
 
-/// Splits `0..len` for threads: into chunks, or into rows if there is a bias.
-pub(super) fn for_each_chunk_or_row(
-    len: usize,
-    out: *const f32,
-    bias: &[f32],
-    work: impl Fn(usize, usize, &[f32]) + Sync + Send,
-) {
-    let width = bias.len();
-    if width == 0 {
-        par::for_each_chunk(len, out, |offset, n| work(offset, n, &[]));
-        return;
+dispatch!(fn forward_chunk(f: Activation, x: &[f32], out: &mut [f32]) => forward_body);
+dispatch!(fn backward_chunk(f: Activation, x: &[f32], dy: &[f32], dx: &mut [f32]) => backward_body);
+
+#[inline(always)]
+fn forward_body<S: Simd>(s: S, f: Activation, x: &[f32], out: &mut [f32]) {
+    match f {
+        Activation::Gelu => forward_with::<S, 0>(s, x, out),
+        Activation::GeluTanh => forward_with::<S, 1>(s, x, out),
+        Activation::Relu => forward_with::<S, 2>(s, x, out),
+        Activation::ReluSquared => forward_with::<S, 3>(s, x, out),
+        Activation::Silu => forward_with::<S, 4>(s, x, out),
     }
-    assert_eq!(len % width, 0);
-    par::for_each_row_group(len / width, width, |first, count| {
-        for row in first..first + count {
-            work(row * width, width, bias);
+}
+
+#[inline(always)]
+fn backward_body<S: Simd>(s: S, f: Activation, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+    match f {
+        Activation::Gelu => backward_with::<S, 0>(s, x, dy, dx),
+        Activation::GeluTanh => backward_with::<S, 1>(s, x, dy, dx),
+        Activation::Relu => backward_with::<S, 2>(s, x, dy, dx),
+        Activation::ReluSquared => backward_with::<S, 3>(s, x, dy, dx),
+        Activation::Silu => backward_with::<S, 4>(s, x, dy, dx),
+    }
+}
+
+#[inline(always)]
+fn forward_with<S: Simd, const F: usize>(s: S, x: &[f32], out: &mut [f32]) {
+    for_lanes!(s, x.len().min(out.len()), |offset, part| {
+        // SAFETY: `offset` and `part` stay within the shorter slice.
+        unsafe {
+            let x = load_part(s, x.as_ptr(), offset, part);
+            store_part(s, out.as_mut_ptr(), offset, part, value::<S, F>(s, x));
         }
     });
 }
 
-dispatch!(fn forward_chunk(f: Activation, x: &[f32], bias: &[f32], out: *mut f32) => forward_body);
-dispatch!(fn backward_chunk(
-    f: Activation, x: &[f32], bias: &[f32], dy: *const f32, dx: *mut f32,
-) => backward_body);
-
 #[inline(always)]
-fn forward_body<S: Simd>(s: S, f: Activation, x: &[f32], bias: &[f32], out: *mut f32) {
-    match f {
-        Activation::Gelu => forward_with::<S, 0>(s, x, bias, out),
-        Activation::GeluTanh => forward_with::<S, 1>(s, x, bias, out),
-        Activation::Relu => forward_with::<S, 2>(s, x, bias, out),
-        Activation::ReluSquared => forward_with::<S, 3>(s, x, bias, out),
-        Activation::Silu => forward_with::<S, 4>(s, x, bias, out),
-    }
-}
-
-#[inline(always)]
-fn backward_body<S: Simd>(
-    s: S,
-    f: Activation,
-    x: &[f32],
-    bias: &[f32],
-    dy: *const f32,
-    dx: *mut f32,
-) {
-    match f {
-        Activation::Gelu => backward_with::<S, 0>(s, x, bias, dy, dx),
-        Activation::GeluTanh => backward_with::<S, 1>(s, x, bias, dy, dx),
-        Activation::Relu => backward_with::<S, 2>(s, x, bias, dy, dx),
-        Activation::ReluSquared => backward_with::<S, 3>(s, x, bias, dy, dx),
-        Activation::Silu => backward_with::<S, 4>(s, x, bias, dy, dx),
-    }
-}
-
-/// Processes one chunk, or one row if there is a bias.
-#[inline(always)]
-fn forward_with<S: Simd, const F: usize>(s: S, x: &[f32], bias: &[f32], out: *mut f32) {
-    let bias = (bias.len() == x.len()).then_some(bias.as_ptr());
-    for_lanes!(s, x.len(), |offset, part| {
-        // SAFETY: `offset` and `part` stay within `x.len()`, the length of all arrays.
+fn backward_with<S: Simd, const F: usize>(s: S, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+    for_lanes!(s, x.len().min(dy.len()).min(dx.len()), |offset, part| {
+        // SAFETY: `offset` and `part` stay within the shortest slice.
         unsafe {
-            let x = load_biased(s, x, bias, offset, part);
-            store_part(s, out, offset, part, value::<S, F>(s, x));
-        }
-    });
-}
-
-/// Processes one chunk, or one row if there is a bias.
-#[inline(always)]
-fn backward_with<S: Simd, const F: usize>(
-    s: S,
-    x: &[f32],
-    bias: &[f32],
-    dy: *const f32,
-    dx: *mut f32,
-) {
-    let bias = (bias.len() == x.len()).then_some(bias.as_ptr());
-    for_lanes!(s, x.len(), |offset, part| {
-        // SAFETY: `offset` and `part` stay within `x.len()`, the length of all arrays.
-        unsafe {
-            let x = load_biased(s, x, bias, offset, part);
+            let x = load_part(s, x.as_ptr(), offset, part);
             let grad = s.mul_f32s(
-                load_part(s, dy, offset, part),
+                load_part(s, dy.as_ptr(), offset, part),
                 value_and_derivative::<S, F>(s, x).1,
             );
-            store_part(s, dx, offset, part, grad);
+            store_part(s, dx.as_mut_ptr(), offset, part, grad);
         }
     });
-}
-
-/// Loads `x + bias`.
-///
-/// # Safety
-/// `offset` and `part` must be within `x` and the bias.
-#[inline(always)]
-unsafe fn load_biased<S: Simd>(
-    s: S,
-    x: &[f32],
-    bias: Option<*const f32>,
-    offset: usize,
-    part: Option<usize>,
-) -> S::f32s {
-    // SAFETY: the caller guarantees that `offset` and `part` are within `x` and the bias.
-    unsafe {
-        let value = load_part(s, x.as_ptr(), offset, part);
-        match bias {
-            Some(bias) => s.add_f32s(value, load_part(s, bias, offset, part)),
-            None => value,
-        }
-    }
 }
 
 /// `2 sqrt(2 / pi)` and the cubic coefficient of the tanh approximation of GELU, which takes one

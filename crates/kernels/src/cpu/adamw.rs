@@ -4,41 +4,25 @@ use pulp::Simd;
 
 use super::par::{self, CHUNK, Shared};
 use super::simd::{Ops, dispatch, for_lanes, load_part, store_part};
+use crate::AdamwStep;
 
 /// One parameter and its moments.
 #[derive(Debug)]
-pub struct Parameter<'a> {
+pub(crate) struct Parameter<'a> {
     /// The parameter, updated in place.
-    pub value: &'a mut [f32],
+    pub(crate) value: &'a mut [f32],
     /// Gradient of the parameter.
-    pub grad: &'a [f32],
+    pub(crate) grad: &'a [f32],
     /// Running mean of the gradient.
-    pub first_moment: &'a mut [f32],
+    pub(crate) first_moment: &'a mut [f32],
     /// Running mean of the squared gradient.
-    pub second_moment: &'a mut [f32],
+    pub(crate) second_moment: &'a mut [f32],
     /// Weight decay of this parameter.
-    pub weight_decay: f64,
-}
-
-/// Hyperparameters of one step.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Step {
-    /// Learning rate.
-    pub lr: f64,
-    /// Decay rate of the first moment.
-    pub beta1: f64,
-    /// Decay rate of the second moment.
-    pub beta2: f64,
-    /// Added to the denominator to avoid division by zero.
-    pub eps: f64,
-    /// Number of this step, starting at 1.
-    pub step: u64,
-    /// Factor applied to the gradients; below 1 when their norm is clipped.
-    pub grad_scale: f64,
+    pub(crate) weight_decay: f64,
 }
 
 /// Updates all parameters.
-pub fn step(parameters: Vec<Parameter<'_>>, settings: &Step) {
+pub(crate) fn step(parameters: Vec<Parameter<'_>>, settings: &AdamwStep) {
     let mut chunks = Vec::new();
     for parameter in parameters {
         split_into_chunks(parameter, &mut chunks);
@@ -101,7 +85,7 @@ struct Constants {
 }
 
 impl Constants {
-    fn new(step: &Step) -> Self {
+    fn new(step: &AdamwStep) -> Self {
         let t = step.step as f64;
         let correction1 = 1.0 - step.beta1.powf(t);
         let correction2 = 1.0 - step.beta2.powf(t);
@@ -114,7 +98,7 @@ impl Constants {
             inv_sqrt_correction2: (1.0 / correction2.sqrt()) as f32,
             eps: step.eps as f32,
             neg_step_size: (-step.lr / correction1) as f32,
-            grad_scale: step.grad_scale as f32,
+            grad_scale: step.gradient_scale as f32,
         }
     }
 }
@@ -127,8 +111,12 @@ fn body<S: Simd>(s: S, chunk: &mut Parameter<'_>, c: Constants) {
     let decay_factor = splat((1.0 - c.lr * chunk.weight_decay) as f32);
     let (value_ptr, first_moment_ptr) = (chunk.value.as_mut_ptr(), chunk.first_moment.as_mut_ptr());
     let (grad_ptr, second_moment_ptr) = (chunk.grad.as_ptr(), chunk.second_moment.as_mut_ptr());
-    for_lanes!(s, chunk.value.len(), |offset, part| {
-        // SAFETY: `split_into_chunks` checked that all four slices have the same length.
+    let len = chunk.value.len().min(chunk.grad.len());
+    let len = len
+        .min(chunk.first_moment.len())
+        .min(chunk.second_moment.len());
+    for_lanes!(s, len, |offset, part| {
+        // SAFETY: `offset` and `part` stay within the shortest of the four slices.
         unsafe {
             let grad = s.mul_f32s(load_part(s, grad_ptr, offset, part), splat(c.grad_scale));
             let first_moment =

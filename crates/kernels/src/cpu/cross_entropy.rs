@@ -3,52 +3,39 @@
 
 use pulp::Simd;
 
-pub use nextword_base::IGNORE;
 
 use super::math::{exp, soft_cap};
 use super::par::{self, Shared};
 use super::simd::{Ops, dispatch, fill_tail, for_lanes, load_part, store_part, zero_tail};
+use crate::IGNORE;
 
 /// The targets and the transformation of the logits.
 #[derive(Clone, Copy, Debug)]
-pub struct Task<'a> {
+pub(crate) struct Task<'a> {
     /// Length of a row of logits.
-    pub vocab: usize,
+    pub(crate) vocab: usize,
     /// Target id of each row, or [`IGNORE`].
-    pub targets: &'a [u32],
+    pub(crate) targets: &'a [u32],
     /// Soft cap: replaces each logit x by `cap * tanh(x / cap)`.
-    pub soft_cap: Option<f32>,
+    pub(crate) soft_cap: Option<f32>,
 }
 
 /// Results per row; both are 0 for ignored rows.
 #[derive(Debug)]
-pub struct RowLosses<'a> {
+pub(crate) struct RowLosses<'a> {
     /// Loss: minus the log of the target probability.
-    pub loss: &'a mut [f32],
+    pub(crate) loss: &'a mut [f32],
     /// Log-sum-exp of the logits.
-    pub lse: &'a mut [f32],
+    pub(crate) lse: &'a mut [f32],
 }
 
 /// Returns the sum of all rows' losses.
-pub fn forward(task: &Task<'_>, logits: &[f32], losses: RowLosses<'_>) -> f64 {
+pub(crate) fn forward(task: &Task<'_>, logits: &[f32], losses: RowLosses<'_>) -> f64 {
     run(task, Shared::read_only(logits), logits.len(), None, losses)
 }
 
-/// Returns the sum of all rows' losses and writes its gradient times `scale` to `grad`.
-pub fn forward_backward(
-    task: &Task<'_>,
-    logits: &[f32],
-    scale: f32,
-    grad: &mut [f32],
-    losses: RowLosses<'_>,
-) -> f64 {
-    assert_eq!(logits.len(), grad.len());
-    let grad = Some((Shared::new(grad), scale));
-    run(task, Shared::read_only(logits), logits.len(), grad, losses)
-}
-
-/// Like [`forward_backward`], but overwrites the logits with the gradient.
-pub fn forward_backward_in_place(
+/// Returns the sum of all rows' losses and overwrites the logits with its gradient times `scale`.
+pub(crate) fn forward_backward_in_place(
     task: &Task<'_>,
     logits: &mut [f32],
     scale: f32,
@@ -56,26 +43,28 @@ pub fn forward_backward_in_place(
 ) -> f64 {
     let len = logits.len();
     let logits = Shared::new(logits);
-    run(task, logits, len, Some((logits, scale)), losses)
+    run(task, logits, len, Some(scale), losses)
 }
 
+/// Computes the losses and, if there is a `scale`, replaces the `len` logits by the gradient.
 fn run(
     task: &Task<'_>,
     logits: Shared<f32>,
     len: usize,
-    grad: Option<(Shared<f32>, f32)>,
+    scale: Option<f32>,
     losses: RowLosses<'_>,
 ) -> f64 {
     let (rows, vocab) = (task.targets.len(), task.vocab);
-    assert!(len == rows * vocab && losses.loss.len() == rows && losses.lse.len() == rows);
+    assert_eq!(rows.checked_mul(vocab), Some(len));
+    assert!(losses.loss.len() == rows && losses.lse.len() == rows);
     let is_valid = |target: &u32| *target == IGNORE || (*target as usize) < vocab;
     assert!(task.targets.iter().all(is_valid), "target id out of range");
     let (loss_ptr, lse_ptr) = (Shared::new(losses.loss), Shared::new(losses.lse));
-    par::for_each(rows, vocab * 4, |row| {
+    par::for_each(rows, vocab.saturating_mul(4), |row| {
         // SAFETY: each row is within all arrays and used by one task only; the logits are written
-        // only if they are also `grad`.
+        // only with a `scale`, which comes with a mutable borrow, and the targets were checked.
         unsafe {
-            let grad = grad.map(|(grad, scale)| (grad.at(row * vocab), scale));
+            let grad = scale.map(|scale| (logits.at(row * vocab), scale));
             let row_task = Row {
                 x: logits.at(row * vocab),
                 vocab,
@@ -90,7 +79,7 @@ fn run(
     row_losses.iter().map(|loss| f64::from(*loss)).sum()
 }
 
-/// One row of logits.
+/// One row of logits, and its target: [`IGNORE`] or below `vocab`.
 struct Row {
     x: *const f32,
     vocab: usize,
@@ -98,10 +87,19 @@ struct Row {
     cap: Option<f32>,
 }
 
-dispatch!(fn run_row(row: &Row, grad: Option<(*mut f32, f32)>) -> (f32, f32) => body);
+dispatch!(
+    /// Returns loss and log-sum-exp of a row, and writes the gradient times a scale.
+    ///
+    /// # Safety
+    /// `row.vocab` floats must be readable at `row.x` and writable at the gradient, which may be the
+    /// same, and the target must be [`IGNORE`] or below `row.vocab`.
+    unsafe fn run_row(row: &Row, grad: Option<(*mut f32, f32)>) -> (f32, f32) => body
+);
 
+/// # Safety
+/// See `run_row`.
 #[inline(always)]
-fn body<S: Simd>(s: S, row: &Row, grad: Option<(*mut f32, f32)>) -> (f32, f32) {
+unsafe fn body<S: Simd>(s: S, row: &Row, grad: Option<(*mut f32, f32)>) -> (f32, f32) {
     if row.target == IGNORE {
         if let Some((grad, _)) = grad {
             // SAFETY: a row of the gradient has `vocab` elements.

@@ -5,15 +5,15 @@ use pulp::Simd;
 use super::par::{self, Shared};
 use super::simd::{dispatch, for_lanes, load_part, store_part};
 
-pub(crate) use nextword_base::rng::{GOLDEN_GAMMA as GOLDEN, mix};
+pub(crate) use crate::rng::{GOLDEN, mix};
 
 /// Which elements to drop.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Mask {
+pub(crate) struct Mask {
     /// Key of a counter-based random stream.
-    pub key: u64,
+    pub(crate) key: u64,
     /// Probability of dropping an element, in [0, 1).
-    pub rate: f64,
+    pub(crate) rate: f64,
 }
 
 impl Mask {
@@ -34,39 +34,29 @@ impl Mask {
 
 /// `out = x * mask`, with the mask of stream positions from `offset` on. Used in the forward and
 /// the backward pass.
-pub fn apply(mask: Mask, offset: u64, x: &[f32], out: &mut [f32]) {
+pub(crate) fn apply(mask: Mask, offset: u64, x: &[f32], out: &mut [f32]) {
     assert_eq!(x.len(), out.len());
-    run(
-        mask,
-        offset,
-        Shared::read_only(x),
-        Shared::new(out),
-        x.len(),
-    );
-}
-
-/// `x *= mask`, with the mask of stream positions from `offset` on.
-pub fn apply_in_place(mask: Mask, offset: u64, x: &mut [f32]) {
-    let len = x.len();
-    let x = Shared::new(x);
-    run(mask, offset, x, x, len);
-}
-
-fn run(mask: Mask, offset: u64, x: Shared<f32>, out: Shared<f32>, len: usize) {
-    par::for_each_chunk(len, out.as_ptr(), |start, n| {
-        // SAFETY: chunks are within both arrays and do not overlap; nothing is written through `x`
-        // unless it is `out`.
-        unsafe { chunk(mask, offset + start as u64, x.at(start), out.at(start), n) };
+    let out_ptr = Shared::new(out);
+    par::for_each_chunk(x.len(), out_ptr.as_ptr(), |start, n| {
+        // SAFETY: chunks are within `out` and do not overlap.
+        let out = unsafe { out_ptr.slice(start, n) };
+        chunk(
+            mask,
+            offset.wrapping_add(start as u64),
+            &x[start..start + n],
+            out,
+        );
     });
 }
 
-dispatch!(fn chunk(mask: Mask, offset: u64, x: *const f32, out: *mut f32, len: usize) => chunk_body);
+dispatch!(fn chunk(mask: Mask, offset: u64, x: &[f32], out: &mut [f32]) => chunk_body);
 
 /// Random draws per block; each draw serves two elements.
 const DRAWS: usize = 32;
 
 #[inline(always)]
-fn chunk_body<S: Simd>(s: S, mask: Mask, offset: u64, x: *const f32, out: *mut f32, len: usize) {
+fn chunk_body<S: Simd>(s: S, mask: Mask, offset: u64, x: &[f32], out: &mut [f32]) {
+    let len = x.len().min(out.len());
     let (threshold, scale) = (mask.threshold(), mask.scale());
     let mut draw = offset / 2;
     let mut start = 0;
@@ -76,15 +66,15 @@ fn chunk_body<S: Simd>(s: S, mask: Mask, offset: u64, x: *const f32, out: *mut f
         let factors = factors(mask.key, draw, threshold, scale);
         let n = (2 * DRAWS - skip).min(len - start);
         for_lanes!(s, n, |i, part| {
-            // SAFETY: `start + i` stays below `len`, the length of both arrays, and `skip + i`
+            // SAFETY: `start + i` stays below `len`, the length of the shorter slice, and `skip + i`
             // within `factors`.
             unsafe {
                 let factor = load_part(s, factors.as_ptr().add(skip), i, part);
-                let y = s.mul_f32s(factor, load_part(s, x, start + i, part));
-                store_part(s, out, start + i, part, y);
+                let y = s.mul_f32s(factor, load_part(s, x.as_ptr(), start + i, part));
+                store_part(s, out.as_mut_ptr(), start + i, part, y);
             }
         });
-        (draw, start, skip) = (draw + DRAWS as u64, start + n, 0);
+        (draw, start, skip) = (draw.wrapping_add(DRAWS as u64), start + n, 0);
     }
 }
 

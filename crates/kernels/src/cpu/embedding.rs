@@ -6,8 +6,8 @@ use super::par::{self, Shared};
 use super::simd::{dispatch, for_lanes, load_part, store_part};
 
 /// `out[i] = table[ids[i]]`, with rows of `width` elements.
-pub fn gather(table: &[f32], width: usize, ids: &[u32], out: &mut [f32]) {
-    assert_eq!(out.len(), ids.len() * width);
+pub(crate) fn gather(table: &[f32], width: usize, ids: &[u32], out: &mut [f32]) {
+    assert_eq!(ids.len().checked_mul(width), Some(out.len()));
     check(table.len(), width, ids);
     let out = Shared::new(out);
     par::for_each_row_group(ids.len(), width, |first, count| {
@@ -25,8 +25,8 @@ const COLUMNS: usize = 64;
 
 /// `table_grad[ids[i]] += grad[i]`. Each task handles some columns of all rows in order, so every
 /// element has a fixed summation order.
-pub fn scatter_add(grad: &[f32], width: usize, ids: &[u32], table_grad: &mut [f32]) {
-    assert_eq!(grad.len(), ids.len() * width);
+pub(crate) fn scatter_add(grad: &[f32], width: usize, ids: &[u32], table_grad: &mut [f32]) {
+    assert_eq!(ids.len().checked_mul(width), Some(grad.len()));
     check(table_grad.len(), width, ids);
     let table_grad = Shared::new(table_grad);
     par::for_each(
@@ -58,10 +58,21 @@ fn check(table_len: usize, width: usize, ids: &[u32]) {
     );
 }
 
-dispatch!(fn add_columns(grad: *const f32, table: *mut f32, ids: &[u32], sizes: [usize; 2]) => body);
+dispatch!(
+    /// Adds `columns` elements of each row of the gradient to those of the table.
+    ///
+    /// # Safety
+    /// `grad` must have a row of `width` elements for each id, and `table` for each value of an id, of
+    /// which `columns` are valid; nothing else may access these columns of the table.
+    unsafe fn add_columns(
+        grad: *const f32, table: *mut f32, ids: &[u32], sizes: [usize; 2],
+    ) => body
+);
 
+/// # Safety
+/// See `add_columns`.
 #[inline(always)]
-fn body<S: Simd>(
+unsafe fn body<S: Simd>(
     s: S,
     grad: *const f32,
     table: *mut f32,
@@ -70,8 +81,8 @@ fn body<S: Simd>(
 ) {
     for (row, id) in ids.iter().enumerate() {
         for_lanes!(s, columns, |offset, part| {
-            // SAFETY: the caller passes rows of `width` elements, of which `columns` belong to this
-            // task.
+            // SAFETY: the caller guarantees rows of `width` elements, of which `columns` are valid and
+            // belong to this task.
             unsafe {
                 let (from, to) = (grad.add(row * width), table.add(*id as usize * width));
                 let sum = s.add_f32s(

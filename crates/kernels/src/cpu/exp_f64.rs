@@ -24,6 +24,13 @@ const TERMS: [f64; 14] = {
 /// `e^x` for `x <= 0`, accurate to 2 ulp; 0 below `e^-708` and for NaN.
 ///
 /// Never fuses multiplies and adds, so the result is the same on every machine.
+///
+/// # Examples
+/// ```
+/// let half = nextword_kernels::exp_nonpositive(-std::f64::consts::LN_2);
+/// assert!((half - 0.5).abs() < 1e-15);
+/// assert_eq!(nextword_kernels::exp_nonpositive(f64::NEG_INFINITY), 0.0);
+/// ```
 #[inline(always)]
 pub fn exp_nonpositive(x: f64) -> f64 {
     let clamped = if x > -708.0 { x } else { -708.0 };
@@ -40,7 +47,19 @@ pub fn exp_nonpositive(x: f64) -> f64 {
 }
 
 dispatch!(
-    /// `weights[i] = e^((logits[i] - max_logit) / temperature)`; no logit may exceed `max_logit`.
+    /// `weights[i] = e^((logits[i] - max_logit) / temperature)`: the sampling probabilities of tokens,
+    /// up to their sum. No logit may exceed `max_logit`.
+    ///
+    /// # Panics
+    /// If the lengths of `logits` and `weights` differ.
+    ///
+    /// # Examples
+    /// ```
+    /// let mut weights = [0.0; 2];
+    /// nextword_kernels::exp_logits(&[1.0, 3.0], 3.0, 0.5, &mut weights);
+    /// assert_eq!(weights[1], 1.0);
+    /// assert!((weights[0] - (-4.0_f64).exp()).abs() < 1e-15);
+    /// ```
     pub fn exp_logits(logits: &[f32], max_logit: f32, temperature: f64, weights: &mut [f64]) => body
 );
 

@@ -2,24 +2,25 @@
 
 use pulp::Simd;
 
-use super::activation::{Activation, for_each_chunk_or_row, value, value_and_derivative};
-use super::par::Shared;
+use super::activation::{value, value_and_derivative};
+use super::par::{self, Shared};
 use super::simd::{dispatch, for_lanes, load_part, store_part};
+use crate::Activation;
 
 /// Inputs of a gated activation.
 #[derive(Clone, Copy, Debug)]
-pub struct GatedInput<'a> {
+pub(crate) struct GatedInput<'a> {
     /// Input of the activation function.
-    pub gate: &'a [f32],
+    pub(crate) gate: &'a [f32],
     /// Multiplied by the activated gate.
-    pub up: &'a [f32],
+    pub(crate) up: &'a [f32],
 }
 
 /// `hidden = f(gate) * up`.
-pub fn forward(f: Activation, x: GatedInput<'_>, hidden: &mut [f32]) {
+pub(crate) fn forward(f: Activation, x: GatedInput<'_>, hidden: &mut [f32]) {
     assert!(x.gate.len() == hidden.len() && x.up.len() == hidden.len());
     let hidden_ptr = Shared::new(hidden);
-    for_each_chunk_or_row(x.gate.len(), hidden_ptr.as_ptr(), &[], |offset, n, _| {
+    par::for_each_chunk(x.gate.len(), hidden_ptr.as_ptr(), |offset, n| {
         let x = slice(x, offset, n);
         // SAFETY: chunks are within `hidden` and do not overlap.
         forward_chunk(f, x, unsafe { hidden_ptr.slice(offset, n) });
@@ -27,7 +28,7 @@ pub fn forward(f: Activation, x: GatedInput<'_>, hidden: &mut [f32]) {
 }
 
 /// Computes the gradients of gate and up from the output gradient.
-pub fn backward(
+pub(crate) fn backward(
     f: Activation,
     x: GatedInput<'_>,
     grad: &[f32],
@@ -37,7 +38,7 @@ pub fn backward(
     let len = grad.len();
     assert!(x.gate.len() == len && x.up.len() == len && d_gate.len() == len && d_up.len() == len);
     let (gate_ptr, up_ptr) = (Shared::new(d_gate), Shared::new(d_up));
-    for_each_chunk_or_row(len, gate_ptr.as_ptr(), &[], |offset, n, _| {
+    par::for_each_chunk(len, gate_ptr.as_ptr(), |offset, n| {
         let (x, grad) = (slice(x, offset, n), &grad[offset..offset + n]);
         // SAFETY: chunks are within both gradients and do not overlap.
         let (d_gate, d_up) = unsafe { (gate_ptr.slice(offset, n), up_ptr.slice(offset, n)) };

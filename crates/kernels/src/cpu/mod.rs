@@ -10,28 +10,33 @@
 #![allow(clippy::many_single_char_names)]
 // Arguments that contain `&mut` slices are passed by value to show that they are consumed.
 #![allow(clippy::needless_pass_by_value)]
+// Without the flex backend, only quantization and sampling use this module.
+#![cfg_attr(not(feature = "flex"), allow(dead_code))]
 
-pub mod activation;
-pub mod adamw;
-pub mod attention;
-pub mod cross_entropy;
-pub mod dropout;
-pub mod elementwise;
-pub mod embedding;
-pub mod exp_f64;
-pub mod gated;
+pub(crate) mod activation;
+pub(crate) mod adamw;
+#[allow(unreachable_pub)]
+pub(crate) mod attention;
+pub(crate) mod cross_entropy;
+pub(crate) mod dropout;
+pub(crate) mod elementwise;
+pub(crate) mod embedding;
+pub(crate) mod exp_f64;
+pub(crate) mod gated;
+pub(crate) mod isa;
 mod math;
-pub mod matmul;
-pub mod norm;
+pub(crate) mod matmul;
+pub(crate) mod norm;
 mod norm_backward;
-mod par;
-pub mod reduce;
-pub mod rotary;
+pub(crate) mod par;
+pub(crate) mod reduce;
+pub(crate) mod rotary;
 mod scratch;
 mod simd;
-pub mod sum_of_squares;
+pub(crate) mod sum_of_squares;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod thread_pool;
-pub mod view;
-
-pub use par::for_each;
-pub use simd::isa_name;
+pub(crate) mod view;

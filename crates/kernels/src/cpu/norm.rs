@@ -2,66 +2,40 @@
 
 use pulp::Simd;
 
-pub use super::norm_backward::{NormGrads, backward};
+pub(crate) use super::norm_backward::{NormGrads, backward};
 use super::par::{self, Shared};
 use super::simd::{Ops, dispatch, for_lanes, load_part, store_part, zero_tail};
-
-/// Kind of normalization.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NormKind {
-    /// `LayerNorm`: mean 0 and variance 1.
-    Layer,
-    /// `RMSNorm`: root mean square 1.
-    Rms,
-}
+use crate::NormKind;
 
 /// A normalization: `y = (x - mean) * rstd * weight + bias`.
 #[derive(Clone, Copy, Debug)]
-pub struct Norm<'a> {
+pub(crate) struct Norm<'a> {
     /// `LayerNorm` or `RMSNorm`.
-    pub kind: NormKind,
+    pub(crate) kind: NormKind,
     /// Scale, one element per column.
-    pub weight: &'a [f32],
+    pub(crate) weight: &'a [f32],
     /// Bias, or empty for none.
-    pub bias: &'a [f32],
+    pub(crate) bias: &'a [f32],
     /// Added to the variance.
-    pub eps: f32,
+    pub(crate) eps: f32,
 }
 
 /// Statistics of each row, needed by the backward pass.
 #[derive(Debug)]
-pub struct Stats<'a> {
+pub(crate) struct Stats<'a> {
     /// Mean of each row (0 for RMS).
-    pub mean: &'a mut [f32],
+    pub(crate) mean: &'a mut [f32],
     /// 1 / standard deviation, or 1 / root mean square.
-    pub rstd: &'a mut [f32],
+    pub(crate) rstd: &'a mut [f32],
 }
 
-/// A residual connection added before the normalization.
-#[derive(Debug)]
-pub struct Residual<'a> {
-    /// Added to the input.
-    pub add: &'a [f32],
-    /// Receives the sum.
-    pub sum: &'a mut [f32],
-}
-
-/// `y = norm(x)`, or with a residual `sum = x + add; y = norm(sum)`.
-pub fn forward(
-    norm: &Norm<'_>,
-    x: &[f32],
-    residual: Option<Residual<'_>>,
-    y: &mut [f32],
-    stats: Stats<'_>,
-) {
+/// `y = norm(x)`.
+pub(crate) fn forward(norm: &Norm<'_>, x: &[f32], y: &mut [f32], stats: Stats<'_>) {
     let width = norm.weight.len();
     let rows = stats.rstd.len();
-    assert!(x.len() == rows * width && y.len() == x.len() && stats.mean.len() == rows);
+    assert_eq!(rows.checked_mul(width), Some(x.len()));
+    assert!(y.len() == x.len() && stats.mean.len() == rows);
     assert!(norm.bias.is_empty() || norm.bias.len() == width);
-    let residual = residual.map(|r| {
-        assert!(r.add.len() == x.len() && r.sum.len() == x.len());
-        (r.add, Shared::new(r.sum))
-    });
     let (y, mean, rstd) = (
         Shared::new(y),
         Shared::new(stats.mean),
@@ -70,15 +44,9 @@ pub fn forward(
     par::for_each_row_group(rows, width, |first, count| {
         for row in first..first + count {
             let offset = row * width;
-            // SAFETY: rows are within all arrays and do not overlap.
-            let (y, sum) = unsafe {
-                (
-                    y.slice(offset, width),
-                    residual
-                        .map(|(add, sum)| (&add[offset..offset + width], sum.slice(offset, width))),
-                )
-            };
-            let (m, r) = forward_row(norm, &x[offset..offset + width], sum, y);
+            // SAFETY: rows are within `y` and do not overlap.
+            let y = unsafe { y.slice(offset, width) };
+            let (m, r) = forward_row(norm, &x[offset..offset + width], y);
             // SAFETY: `row` is below the number of rows, and each row is processed once.
             unsafe {
                 *mean.at(row) = m;
@@ -88,35 +56,11 @@ pub fn forward(
     });
 }
 
-dispatch!(fn forward_row(
-    norm: &Norm<'_>, x: &[f32], residual: Option<(&[f32], &mut [f32])>, y: &mut [f32],
-) -> (f32, f32) => forward_body);
+dispatch!(fn forward_row(norm: &Norm<'_>, x: &[f32], y: &mut [f32]) -> (f32, f32) => forward_body);
 
 #[inline(always)]
-fn forward_body<S: Simd>(
-    s: S,
-    norm: &Norm<'_>,
-    x: &[f32],
-    residual: Option<(&[f32], &mut [f32])>,
-    y: &mut [f32],
-) -> (f32, f32) {
+fn forward_body<S: Simd>(s: S, norm: &Norm<'_>, x: &[f32], y: &mut [f32]) -> (f32, f32) {
     let width = y.len().min(x.len()).min(norm.weight.len());
-    let x = match residual {
-        None => x,
-        Some((add, sum)) => {
-            for_lanes!(s, width.min(add.len()).min(sum.len()), |offset, part| {
-                // SAFETY: `offset` and `part` stay within the shortest slice.
-                unsafe {
-                    let (x, add) = (
-                        load_part(s, x.as_ptr(), offset, part),
-                        load_part(s, add.as_ptr(), offset, part),
-                    );
-                    store_part(s, sum.as_mut_ptr(), offset, part, s.add_f32s(x, add));
-                }
-            });
-            &*sum
-        }
-    };
     let mean = match norm.kind {
         NormKind::Layer => row_mean(s, x),
         NormKind::Rms => 0.0,

@@ -3,38 +3,37 @@
 use pulp::Simd;
 
 use super::elementwise::add_scaled;
-use super::norm::{Norm, NormKind};
+use super::norm::Norm;
 use super::par::Shared;
 use super::reduce::reduce_rows;
 use super::simd::{Ops, dispatch, for_lanes, load_part, store_part};
+use crate::NormKind;
 
 /// Gradients of a normalization.
 #[derive(Debug)]
-pub struct NormGrads<'a> {
+pub(crate) struct NormGrads<'a> {
     /// Gradient of the input; overwritten.
-    pub x: &'a mut [f32],
+    pub(crate) x: &'a mut [f32],
     /// Gradient of the weight; accumulated.
-    pub weight: &'a mut [f32],
+    pub(crate) weight: &'a mut [f32],
     /// Gradient of the bias; accumulated. Empty for none.
-    pub bias: &'a mut [f32],
+    pub(crate) bias: &'a mut [f32],
 }
 
-/// Computes the gradients from `dy`. `x` is the input of the normalization in the forward pass (the
-/// residual sum, if there was one); `mean` and `rstd` are the statistics that it saved.
-/// `residual_grad`, the gradient of the residual stream that bypasses the norm, is added to the
-/// gradient of the input (empty: none).
-pub fn backward(
+/// Computes the gradients from `dy`. `x` is the input of the forward pass; `mean` and `rstd` are the
+/// statistics that it saved.
+pub(crate) fn backward(
     norm: &Norm<'_>,
     x: &[f32],
     (mean, rstd): (&[f32], &[f32]),
     dy: &[f32],
-    residual_grad: &[f32],
     grads: NormGrads<'_>,
 ) {
     let (width, rows) = (norm.weight.len(), rstd.len());
-    assert!(x.len() == rows * width && mean.len() == rows);
+    assert_eq!(rows.checked_mul(width), Some(x.len()));
+    assert_eq!(mean.len(), rows);
     assert!(dy.len() == x.len() && grads.x.len() == x.len());
-    assert!(residual_grad.is_empty() || residual_grad.len() == x.len());
+    assert_eq!(grads.weight.len(), width);
     assert!(grads.bias.is_empty() || grads.bias.len() == width);
     let dx = Shared::new(grads.x);
     let mut sums = vec![0.0; 2 * width];
@@ -47,7 +46,6 @@ pub fn backward(
                 weight: norm.weight,
                 x: &x[range.clone()],
                 dy: &dy[range.clone()],
-                residual_grad: residual_grad.get(range.clone()).unwrap_or(&[]),
                 mean: mean[row],
                 rstd: rstd[row],
             };
@@ -73,7 +71,6 @@ struct Row<'a> {
     weight: &'a [f32],
     x: &'a [f32],
     dy: &'a [f32],
-    residual_grad: &'a [f32],
     mean: f32,
     rstd: f32,
 }
@@ -89,7 +86,6 @@ fn body<S: Simd>(s: S, row: &Row<'_>, dx: &mut [f32], d_weight: &mut [f32], d_bi
     let width = dx.len();
     assert!(row.x.len() == width && row.dy.len() == width && row.weight.len() == width);
     assert!(d_weight.len() == width && d_bias.len() == width);
-    let residual_grad = (row.residual_grad.len() == width).then_some(row.residual_grad.as_ptr());
     let (rstd, mean) = (s.splat_f32s(row.rstd), s.splat_f32s(row.mean));
     let (mut sum_g, mut sum_gn) = (s.zero(), s.zero());
     for_lanes!(s, width, |offset, part| {
@@ -122,11 +118,7 @@ fn body<S: Simd>(s: S, row: &Row<'_>, dx: &mut [f32], d_weight: &mut [f32], d_bi
             let dy = load_part(s, row.dy.as_ptr(), offset, part);
             let g = s.mul_f32s(dy, load_part(s, row.weight.as_ptr(), offset, part));
             let d = s.fma(n, mean_gn, s.sub_f32s(g, mean_g));
-            let d = match residual_grad {
-                Some(residual_grad) => s.fma(d, rstd, load_part(s, residual_grad, offset, part)),
-                None => s.mul_f32s(d, rstd),
-            };
-            store_part(s, dx.as_mut_ptr(), offset, part, d);
+            store_part(s, dx.as_mut_ptr(), offset, part, s.mul_f32s(d, rstd));
         }
     });
 }

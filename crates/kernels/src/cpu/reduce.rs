@@ -7,12 +7,12 @@ use super::scratch;
 use super::simd::{Ops, dispatch, for_lanes, load_part, store_part};
 
 /// `sums += column sums of x`: the gradient of a bias.
-pub fn add_column_sums(x: &[f32], sums: &mut [f32]) {
+pub(crate) fn add_column_sums(x: &[f32], sums: &mut [f32]) {
     let width = sums.len();
     let Some(rows) = x.len().checked_div(width) else {
         return;
     };
-    assert_eq!(rows * width, x.len());
+    assert_eq!(rows.checked_mul(width), Some(x.len()));
     reduce_rows(rows, width, sums, |first, count, partial| {
         add_rows(&x[first * width..(first + count) * width], partial);
     });
@@ -32,7 +32,7 @@ pub(crate) fn reduce_rows(
     let rows_per_group = par::rows_per_task(width).max(rows.div_ceil(64));
     let groups = rows.div_ceil(rows_per_group);
     let padded = scratch::padded_len(width);
-    scratch::with_call_scratch(groups * padded, |partials| {
+    scratch::with_call_scratch(groups * padded, |partials: &mut [f32]| {
         let partials_ptr = Shared::new(partials);
         par::for_each(groups, rows_per_group.min(rows) * width, |i| {
             // SAFETY: each group has its own partial sums, which are within the scratch buffer.
@@ -50,7 +50,10 @@ pub(crate) fn reduce_rows(
     });
 }
 
-dispatch!(fn add_rows(rows: &[f32], sums: &mut [f32]) => add_rows_body);
+dispatch!(
+    /// Adds the rows of an array, of the length of `sums`, to `sums`.
+    fn add_rows(rows: &[f32], sums: &mut [f32]) => add_rows_body
+);
 
 /// Registers of column sums held while iterating over all rows.
 const REGISTERS: usize = 4;
@@ -58,6 +61,7 @@ const REGISTERS: usize = 4;
 #[inline(always)]
 fn add_rows_body<S: Simd>(s: S, rows: &[f32], sums: &mut [f32]) {
     let width = sums.len();
+    assert!(rows.len().is_multiple_of(width));
     let (from, to) = (rows.as_ptr(), sums.as_mut_ptr());
     let unrolled = width - width % (REGISTERS * S::LANES);
     for offset in (0..unrolled).step_by(REGISTERS * S::LANES) {

@@ -3,55 +3,63 @@
 
 use pulp::Simd;
 
-use super::par;
+use super::par::{self, Shared};
 use super::simd::{Ops, dispatch, for_lanes, load_part, store_part};
-use super::view::{SharedViewMut, ViewMut};
 
 /// Cosines and sines, `[positions, head_dim]` each.
 #[derive(Clone, Copy, Debug)]
-pub struct Tables<'a> {
+pub(crate) struct Tables<'a> {
     /// Cosines.
-    pub cos: &'a [f32],
+    pub(crate) cos: &'a [f32],
     /// Sines.
-    pub sin: &'a [f32],
+    pub(crate) sin: &'a [f32],
 }
 
 /// Direction of the rotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
+pub(crate) enum Direction {
     /// `x * cos + (-second half, first half) * sin`.
     Forward,
     /// The transpose of `Forward`: maps the output gradient to the input gradient.
     Backward,
 }
 
-/// Rotates `x`, of sizes `[batch, seq, heads, head_dim]`, in place; token i of sequence b is at
-/// position `position_offsets[b] + i` (empty: i).
-pub fn rotate(
+/// Rotates `x`, `[batch, seq, heads, head_dim]`, in place; token i of sequence b is at position
+/// `position_offsets[b] + i`.
+///
+/// # Panics
+/// If the lengths do not match the sizes, or the tables do not cover all positions.
+pub(crate) fn rotate(
     direction: Direction,
     tables: Tables<'_>,
     position_offsets: &[usize],
-    x: ViewMut<'_>,
-    sizes @ [batch, seq, heads, dim]: [usize; 4],
+    x: &mut [f32],
+    [batch, seq, heads, dim]: [usize; 4],
 ) {
-    assert!(dim % 2 == 0 && tables.cos.len() == tables.sin.len());
-    assert!(position_offsets.is_empty() || position_offsets.len() == batch);
-    let last = position_offsets.iter().copied().max().unwrap_or(0) + seq;
+    assert!(dim.is_multiple_of(2) && tables.cos.len() == tables.sin.len());
+    assert_eq!(position_offsets.len(), batch);
+    let mut sizes = [batch, seq, heads, dim].into_iter();
+    let len = sizes.try_fold(1_usize, usize::checked_mul);
+    assert_eq!(len, Some(x.len()));
+    let positions = tables.cos.len().checked_div(dim).unwrap_or(usize::MAX);
+    let covered = |offset: &usize| offset.checked_add(seq).is_some_and(|end| end <= positions);
     assert!(
-        batch == 0 || last * dim <= tables.cos.len(),
+        position_offsets.iter().all(covered),
         "the tables must cover all positions"
     );
-    let x = SharedViewMut::new(x, sizes);
-    par::for_each(batch * seq, heads * dim, |token| {
-        let (b, i) = (token / seq, token % seq);
-        let position = position_offsets.get(b).copied().unwrap_or(0) + i;
+    if x.is_empty() {
+        return;
+    }
+    let width = heads * dim;
+    let x = Shared::new(x);
+    par::for_each(batch * seq, width, |token| {
+        let position = position_offsets[token / seq] + token % seq;
         let angles = position * dim..(position + 1) * dim;
         let (cos, sin) = (&tables.cos[angles.clone()], &tables.sin[angles]);
-        for head in 0..heads {
-            // SAFETY: the indices are within the sizes that `SharedViewMut::new` checked, and
-            // tokens do not overlap.
-            let x = unsafe { std::slice::from_raw_parts_mut(x.tokens(b, head, i).ptr, dim) };
-            rotate_row(direction, cos, sin, x);
+        // SAFETY: `x` has `width` elements per token, and tokens do not overlap.
+        let x = unsafe { x.slice(token * width, width) };
+        for head in x.chunks_exact_mut(dim) {
+            rotate_row(direction, cos, sin, head);
         }
     });
 }

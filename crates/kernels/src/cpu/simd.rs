@@ -5,11 +5,15 @@
 //! machine supports it, so results differ in the last bits between instruction sets, but never
 //! between runs or thread counts on one machine.
 
+use std::any::TypeId;
 use std::sync::OnceLock;
 
-use pulp::{Scalar, Simd};
+use pulp::{Scalar, Scalar256b, Simd};
 
-/// An instruction set available on this machine.
+use super::isa::Isa;
+
+/// The instruction set of a kernel, as the type that selects pulp's implementation. It does not
+/// distinguish the extensions of AVX-512, which only matrix products use.
 #[derive(Clone, Copy)]
 pub(crate) enum Level {
     /// AVX-512: 16 lanes.
@@ -25,83 +29,94 @@ pub(crate) enum Level {
     Scalar(Scalar),
 }
 
-/// The instruction set used by all kernels: the best available, or the one named by the environment
-/// variable `NEXTWORD_SIMD` (`scalar`, `avx2`), which exists for tests.
+/// The level of [`Isa::current`].
 pub(crate) fn level() -> Level {
     static LEVEL: OnceLock<Level> = OnceLock::new();
-    *LEVEL.get_or_init(|| {
-        let cap = std::env::var("NEXTWORD_SIMD").unwrap_or_default();
-        detect(&cap)
-    })
+    *LEVEL.get_or_init(|| Level::new(Isa::current()))
 }
 
-#[cfg(target_arch = "x86_64")]
-fn detect(cap: &str) -> Level {
-    if cap == "scalar" {
-        return Level::Scalar(Scalar::new());
-    }
-    match pulp::x86::V4::try_new() {
-        Some(simd) if cap != "avx2" => Level::V4(simd),
-        _ => pulp::x86::V3::try_new().map_or(Level::Scalar(Scalar::new()), Level::V3),
-    }
-}
-
-#[cfg(target_arch = "aarch64")]
-fn detect(cap: &str) -> Level {
-    match pulp::aarch64::Neon::try_new() {
-        Some(simd) if cap != "scalar" => Level::Neon(simd),
-        _ => Level::Scalar(Scalar::new()),
-    }
-}
-
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn detect(_cap: &str) -> Level {
-    Level::Scalar(Scalar::new())
-}
-
-/// Name of the instruction set in use, for logs and benchmarks.
-pub fn isa_name() -> &'static str {
-    match level() {
+impl Level {
+    fn new(isa: Isa) -> Self {
         #[cfg(target_arch = "x86_64")]
-        Level::V4(_) => "avx512",
-        #[cfg(target_arch = "x86_64")]
-        Level::V3(_) => "avx2",
+        {
+            if isa >= Isa::Avx512
+                && let Some(simd) = pulp::x86::V4::try_new()
+            {
+                return Self::V4(simd);
+            }
+            if isa >= Isa::Avx2
+                && let Some(simd) = pulp::x86::V3::try_new()
+            {
+                return Self::V3(simd);
+            }
+        }
         #[cfg(target_arch = "aarch64")]
-        Level::Neon(_) => "neon",
-        Level::Scalar(_) => "scalar",
+        if isa >= Isa::Neon
+            && let Some(simd) = pulp::aarch64::Neon::try_new()
+        {
+            return Self::Neon(simd);
+        }
+        let _ = isa;
+        Self::Scalar(Scalar::new())
     }
+}
+
+/// Returns the token of an instruction set, in a function that is compiled for it.
+///
+/// # Safety
+/// The machine must support the instruction set.
+#[inline(always)]
+pub(crate) unsafe fn token<S: Simd>() -> S {
+    const { assert!(size_of::<S>() == 0, "tokens have no data") };
+    // SAFETY: a type without data has one value, and the caller guarantees what it stands for.
+    unsafe { std::mem::zeroed() }
 }
 
 /// Defines `fn name(args)`, which runs `body(simd, args)` compiled for the best instruction set.
 /// `body` must be generic over `S: Simd` and marked `#[inline(always)]`.
+///
+/// With `unsafe fn name(args)`, `body` is unsafe too, and its contract is that of `name`.
 macro_rules! dispatch {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? => $body:path) => {
         $(#[$meta])*
         $vis fn $name($($arg: $ty),*) $(-> $ret)? {
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl")]
-            #[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
-            fn v4(simd: pulp::x86::V4, $($arg: $ty),*) $(-> $ret)? {
-                $body(simd, $($arg),*)
-            }
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
-            fn v3(simd: pulp::x86::V3, $($arg: $ty),*) $(-> $ret)? {
-                $body(simd, $($arg),*)
-            }
-            match $crate::cpu::simd::level() {
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: a `V4` token exists only on machines with these instruction sets.
-                $crate::cpu::simd::Level::V4(simd) => unsafe { v4(simd, $($arg),*) },
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: a `V3` token exists only on machines with these instruction sets.
-                $crate::cpu::simd::Level::V3(simd) => unsafe { v3(simd, $($arg),*) },
-                #[cfg(target_arch = "aarch64")]
-                $crate::cpu::simd::Level::Neon(simd) => $body(simd, $($arg),*),
-                $crate::cpu::simd::Level::Scalar(simd) => $body(simd, $($arg),*),
-            }
+            $crate::cpu::simd::dispatch!(@ {} $body, [$($arg: $ty),*], [$($ret)?])
         }
     };
+    ($(#[$meta:meta])* $vis:vis unsafe fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? => $body:path) => {
+        $(#[$meta])*
+        $vis unsafe fn $name($($arg: $ty),*) $(-> $ret)? {
+            $crate::cpu::simd::dispatch!(@ {unsafe} $body, [$($arg: $ty),*], [$($ret)?])
+        }
+    };
+    (@ {$($unsafe:tt)?} $body:path, [$($arg:ident: $ty:ty),*], [$($ret:ty)?]) => {{
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl")]
+        #[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
+        $($unsafe)? fn v4(simd: pulp::x86::V4, $($arg: $ty),*) $(-> $ret)? {
+            // SAFETY: the caller upholds the contract of the body.
+            $($unsafe)? { $body(simd, $($arg),*) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
+        $($unsafe)? fn v3(simd: pulp::x86::V3, $($arg: $ty),*) $(-> $ret)? {
+            // SAFETY: the caller upholds the contract of the body.
+            $($unsafe)? { $body(simd, $($arg),*) }
+        }
+        match $crate::cpu::simd::level() {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a `V4` token exists only on machines with these instruction sets.
+            $crate::cpu::simd::Level::V4(simd) => unsafe { v4(simd, $($arg),*) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a `V3` token exists only on machines with these instruction sets.
+            $crate::cpu::simd::Level::V3(simd) => unsafe { v3(simd, $($arg),*) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: the caller upholds the contract of the body.
+            $crate::cpu::simd::Level::Neon(simd) => $($unsafe)? { $body(simd, $($arg),*) },
+            // SAFETY: the caller upholds the contract of the body.
+            $crate::cpu::simd::Level::Scalar(simd) => $($unsafe)? { $body(simd, $($arg),*) },
+        }
+    }};
 }
 pub(crate) use dispatch;
 
@@ -137,9 +152,14 @@ pub(crate) trait Ops: Simd {
         unsafe { ptr.cast::<Self::f32s>().write_unaligned(value) }
     }
 
-    /// `a * b + c`.
+    /// `a * b + c`, fused if the instruction set has an instruction for it.
     #[inline(always)]
     fn fma(self, a: Self::f32s, b: Self::f32s, c: Self::f32s) -> Self::f32s {
+        // For arrays, pulp always fuses; without an instruction, that is a slow library call.
+        let is_array = TypeId::of::<Self>() == TypeId::of::<Scalar256b>();
+        if is_array && !cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
+            return self.add_f32s(self.mul_f32s(a, b), c);
+        }
         self.mul_add_e_f32s(a, b, c)
     }
 
@@ -168,6 +188,17 @@ pub(crate) trait Ops: Simd {
 }
 
 impl<S: Simd> Ops for S {}
+
+/// Prefetches the cache line of `ptr`, which need not be valid, for writing.
+#[inline(always)]
+pub(crate) fn prefetch(ptr: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch accepts any address, and SSE is part of x86-64.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(ptr.cast());
+    }
+    let _ = ptr;
+}
 
 /// `for_lanes!(simd, len, |offset, part| body)` runs `body` for each register of `0..len`: `part` is
 /// `None` for full registers, and the number of remaining elements for the last, partial one.

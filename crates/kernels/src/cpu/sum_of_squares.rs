@@ -6,7 +6,7 @@ use super::par::{self, CHUNK, Shared};
 use super::simd::{Ops, dispatch, for_lanes, load_part};
 
 /// Sum of the squares of all elements, accumulated in f64 over fixed chunks in a fixed order.
-pub fn sum_of_squares(arrays: &[&[f32]]) -> f64 {
+pub(crate) fn sum_of_squares(arrays: &[&[f32]]) -> f64 {
     let chunks: Vec<&[f32]> = arrays
         .iter()
         .flat_map(|array| array.chunks(CHUNK))

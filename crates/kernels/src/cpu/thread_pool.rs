@@ -195,11 +195,11 @@ impl Drop for ReleaseGuard {
     }
 }
 
-/// Runs `task(i)` once for each `i` below `count` on the calling thread and the workers, using as
-/// many threads in total as the current rayon pool has. While another call holds the pool, the
-/// calling thread works alone and tries again after each task.
-pub(crate) fn run(count: usize, task: &(dyn Fn(usize) + Sync)) {
-    let threads = rayon::current_num_threads().min(1 << (WORKER_BITS - 1));
+/// Runs `task(i)` once for each `i` below `count` on `threads` threads: the calling thread and
+/// workers. While another call holds the pool, the calling thread works alone and tries again after
+/// each task.
+pub(crate) fn run(threads: usize, count: usize, task: &(dyn Fn(usize) + Sync)) {
+    let threads = threads.clamp(1, 1 << (WORKER_BITS - 1));
     for done in 0..count {
         let workers = (threads - 1).min(count - done - 1);
         if workers > 0 && !POOL.busy.swap(true, Ordering::Acquire) {
@@ -243,31 +243,25 @@ fn run_parallel(count: usize, workers: usize, task: &(dyn Fn(usize) + Sync)) {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    use super::{AssertUnwindSafe, catch_unwind, run};
+    use super::{catch_unwind, run};
 
     #[test]
     fn each_task_runs_once_from_any_caller() {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(3)
-            .build()
-            .unwrap();
-        let calls = || {
+        let calls = |threads| {
             for count in (0..3000).map(|i| i % 40) {
                 let runs: Vec<AtomicU32> = (0..count).map(|_| AtomicU32::new(0)).collect();
-                run(count, &|i| {
+                run(threads, count, &|i| {
                     runs[i].fetch_add(1, Ordering::Relaxed);
                 });
                 assert!(runs.iter().all(|runs| runs.load(Ordering::Relaxed) == 1));
             }
         };
         std::thread::scope(|scope| {
-            scope.spawn(calls);
-            scope.spawn(|| pool.install(calls));
-            scope.spawn(|| pool.join(calls, calls));
+            for threads in [1, 2, 3, 3] {
+                scope.spawn(move || calls(threads));
+            }
         });
     }
 
@@ -276,7 +270,7 @@ mod tests {
         for _ in 0..20 {
             std::thread::sleep(2 * super::SPIN_TIME);
             let runs = AtomicU32::new(0);
-            run(50, &|_| {
+            run(3, 50, &|_| {
                 runs.fetch_add(1, Ordering::Relaxed);
             });
             assert_eq!(runs.into_inner(), 50);
@@ -285,23 +279,18 @@ mod tests {
 
     #[test]
     fn task_panic_reaches_the_caller_and_pool_survives() {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build();
-        let pool = pool.unwrap();
         for bad in 0..40 {
             let call = || {
-                run(40, &|i| {
+                run(3, 40, &|i| {
                     std::thread::yield_now();
                     assert_ne!(i, bad, "injected panic");
                 });
             };
-            let caught = catch_unwind(AssertUnwindSafe(|| pool.install(call)));
-            assert!(caught.is_err(), "task {bad}");
+            assert!(catch_unwind(call).is_err(), "task {bad}");
         }
         let runs = AtomicU32::new(0);
-        pool.install(|| {
-            run(40, &|_| {
-                runs.fetch_add(1, Ordering::Relaxed);
-            });
+        run(3, 40, &|_| {
+            runs.fetch_add(1, Ordering::Relaxed);
         });
         assert_eq!(runs.into_inner(), 40);
     }
@@ -309,8 +298,8 @@ mod tests {
     #[test]
     fn nested_calls_complete() {
         let total = AtomicU32::new(0);
-        run(8, &|_| {
-            run(8, &|_| {
+        run(3, 8, &|_| {
+            run(3, 8, &|_| {
                 total.fetch_add(1, Ordering::Relaxed);
             });
         });

@@ -4,51 +4,42 @@ use super::par::Shared;
 
 /// Strides in elements; the elements of one head are contiguous.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Strides {
+pub(crate) struct Strides {
     /// From one sequence to the next.
-    pub batch: usize,
+    pub(crate) batch: usize,
     /// From one token to the next.
-    pub seq: usize,
+    pub(crate) seq: usize,
     /// From one head to the next.
-    pub head: usize,
+    pub(crate) head: usize,
 }
 
 impl Strides {
     /// Strides of a contiguous array `[batch, seq, heads, head_dim]`.
-    pub fn token_first(seq: usize, heads: usize, head_dim: usize) -> Self {
+    pub(crate) fn token_first(seq: usize, heads: usize, head_dim: usize) -> Self {
         Self {
             batch: seq * heads * head_dim,
             seq: heads * head_dim,
             head: head_dim,
         }
     }
-
-    /// Strides of a contiguous array `[batch, heads, seq, head_dim]`.
-    pub fn head_first(heads: usize, seq: usize, head_dim: usize) -> Self {
-        Self {
-            batch: seq * heads * head_dim,
-            seq: head_dim,
-            head: seq * head_dim,
-        }
-    }
 }
 
 /// A read-only view.
 #[derive(Clone, Copy, Debug)]
-pub struct View<'a> {
+pub(crate) struct View<'a> {
     /// The elements, starting at sequence, token and head 0.
-    pub data: &'a [f32],
+    pub(crate) data: &'a [f32],
     /// Strides between the elements.
-    pub strides: Strides,
+    pub(crate) strides: Strides,
 }
 
 /// A writable view.
 #[derive(Debug)]
-pub struct ViewMut<'a> {
+pub(crate) struct ViewMut<'a> {
     /// The elements, starting at sequence, token and head 0.
-    pub data: &'a mut [f32],
+    pub(crate) data: &'a mut [f32],
     /// Strides between the elements.
-    pub strides: Strides,
+    pub(crate) strides: Strides,
 }
 
 /// Strided rows: row r starts at `ptr + r * stride`.
@@ -62,18 +53,23 @@ pub(crate) struct Rows<P> {
 pub(crate) type Sizes = [usize; 4];
 
 /// Panics unless every element of an array of these sizes is within `len` elements.
-fn check_bounds(strides: Strides, [batch, seq, heads, dim]: Sizes, len: usize) {
-    if batch * seq * heads * dim == 0 {
+fn check_bounds(strides: Strides, sizes @ [batch, seq, heads, dim]: Sizes, len: usize) {
+    if sizes.contains(&0) {
         return;
     }
-    let last = (batch - 1) * strides.batch + (seq - 1) * strides.seq + (heads - 1) * strides.head;
-    assert!(last + dim <= len, "the view exceeds its data");
+    // Saturates on overflow: such a view exceeds any slice.
+    let end = (batch - 1)
+        .saturating_mul(strides.batch)
+        .saturating_add((seq - 1).saturating_mul(strides.seq))
+        .saturating_add((heads - 1).saturating_mul(strides.head))
+        .saturating_add(dim);
+    assert!(end <= len, "the view exceeds its data");
 }
 
 /// Panics if two indices of an array of these sizes refer to the same element, which threads could
 /// then write concurrently.
-fn check_distinct(strides: Strides, [batch, seq, heads, dim]: Sizes) {
-    if batch * seq * heads * dim == 0 {
+fn check_distinct(strides: Strides, sizes @ [batch, seq, heads, dim]: Sizes) {
+    if sizes.contains(&0) {
         return;
     }
     let mut axes = [
@@ -85,7 +81,7 @@ fn check_distinct(strides: Strides, [batch, seq, heads, dim]: Sizes) {
     let mut span = dim;
     for (stride, size) in axes.into_iter().filter(|(_, size)| *size > 1) {
         assert!(stride >= span, "the view overlaps itself");
-        span += stride * (size - 1);
+        span = span.saturating_add(stride.saturating_mul(size - 1));
     }
 }
 

@@ -1,23 +1,4 @@
-//! Strided matrix views and the bf16 storage type.
-
-/// A bfloat16 value: the upper half of an f32.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(transparent)]
-pub struct Bf16(pub u16);
-
-impl Bf16 {
-    /// Rounds to nearest, ties to even. NaN stays NaN.
-    #[inline(always)]
-    pub fn from_f32(value: f32) -> Self {
-        Self((round_to_bf16_bits(value) >> 16) as u16)
-    }
-
-    /// Returns the exact f32 value.
-    #[inline(always)]
-    pub fn to_f32(self) -> f32 {
-        f32::from_bits(u32::from(self.0) << 16)
-    }
-}
+//! Strided matrix views, and rounding to bf16.
 
 /// Returns the f32 bits of `value` rounded to bf16. Branch-free, so that loops vectorize.
 #[inline(always)]
@@ -33,23 +14,29 @@ pub(crate) fn round_to_bf16_bits(value: f32) -> u32 {
     result & 0xffff_0000
 }
 
+/// Rounds to bf16, ties to even.
+#[cfg(test)]
+pub(crate) fn round_to_bf16(value: f32) -> f32 {
+    f32::from_bits(round_to_bf16_bits(value))
+}
+
 /// A read-only matrix view with arbitrary strides; transposing is free.
 #[derive(Clone, Copy, Debug)]
-pub struct MatRef<'a, T = f32> {
-    pub(crate) data: &'a [T],
+pub(crate) struct MatRef<'a> {
+    pub(crate) data: &'a [f32],
     pub(crate) rows: usize,
     pub(crate) cols: usize,
     pub(crate) row_stride: usize,
     pub(crate) col_stride: usize,
 }
 
-impl<'a, T> MatRef<'a, T> {
+impl<'a> MatRef<'a> {
     /// Creates a view in which element `(i, j)` is `data[i * row_stride + j * col_stride]`.
     ///
     /// # Panics
     /// If any element lies outside `data`.
-    pub fn new(
-        data: &'a [T],
+    pub(crate) fn new(
+        data: &'a [f32],
         rows: usize,
         cols: usize,
         row_stride: usize,
@@ -71,12 +58,12 @@ impl<'a, T> MatRef<'a, T> {
     }
 
     /// Creates a view of a contiguous row-major matrix.
-    pub fn row_major(data: &'a [T], rows: usize, cols: usize) -> Self {
+    pub(crate) fn row_major(data: &'a [f32], rows: usize, cols: usize) -> Self {
         Self::new(data, rows, cols, cols, 1)
     }
 
     /// Returns the transposed view.
-    pub fn t(self) -> Self {
+    pub(crate) fn t(self) -> Self {
         Self {
             data: self.data,
             rows: self.cols,
@@ -85,21 +72,11 @@ impl<'a, T> MatRef<'a, T> {
             col_stride: self.row_stride,
         }
     }
-
-    /// Returns the number of rows.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Returns the number of columns.
-    pub fn cols(&self) -> usize {
-        self.cols
-    }
 }
 
 /// A mutable row-major matrix view. Each row is contiguous.
 #[derive(Debug)]
-pub struct MatMut<'a> {
+pub(crate) struct MatMut<'a> {
     pub(crate) data: &'a mut [f32],
     pub(crate) rows: usize,
     pub(crate) cols: usize,
@@ -111,7 +88,7 @@ impl<'a> MatMut<'a> {
     ///
     /// # Panics
     /// If any element lies outside `data` or rows overlap.
-    pub fn new(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+    pub(crate) fn new(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(
             row_stride >= cols || rows <= 1,
             "result rows must not overlap"
@@ -131,7 +108,7 @@ impl<'a> MatMut<'a> {
     }
 
     /// Creates a view of a contiguous matrix.
-    pub fn row_major(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
+    pub(crate) fn row_major(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
         Self::new(data, rows, cols, cols)
     }
 }

@@ -13,17 +13,11 @@
     reason = "indexed loops over registers unroll; iterators often do not"
 )]
 
-pub mod gemm;
-pub mod isa;
-pub mod matrix;
-pub mod matvec;
-pub mod par;
-pub mod quant;
-pub mod scratch;
-mod simd;
-#[cfg(test)]
-mod testing;
+pub(crate) mod gemm;
+pub(crate) mod matrix;
+pub(crate) mod matvec;
+pub(crate) mod quant;
 
-pub use gemm::{GemmOptions, gemm};
-pub use matrix::{MatMut, MatRef};
-pub use matvec::{MatvecOptions, matvec};
+pub(crate) use gemm::{GemmOptions, gemm};
+pub(crate) use matrix::{MatMut, MatRef};
+pub(crate) use matvec::{MatvecOptions, matvec};

@@ -1,12 +1,12 @@
 //! The cache-blocked loops around the micro-kernel, and the split of work between threads.
 
 use super::operand::Operand;
-use super::pack::PanelLayout;
+use super::pack::{Block, PanelLayout, pack_f32};
 use super::tile::{Init, MicroKernel, TileOut, TileRows};
-use crate::cpu::matmul::isa::Isa;
+use crate::cpu::isa::Isa;
 use crate::cpu::matmul::matrix::MatRef;
-use crate::cpu::matmul::par::{SharedMut, Threads, parallel_for};
-use crate::cpu::matmul::scratch::with_scratch;
+use crate::cpu::par::{self, Shared};
+use crate::cpu::scratch::{padded_len, with_task_scratch};
 
 /// Maximum block length along k. Rounding depends on the block length, so it must depend only on
 /// `k`: then an element is independent of threads and of the other rows and columns.
@@ -25,28 +25,20 @@ const SINGLE_TASK_MACS: usize = 1 << 26;
 /// Cost of packing one element, in multiply-adds.
 const PACK_COST: usize = 32;
 
-/// A batch of matrix products of one shape.
+/// One matrix product.
 pub(crate) struct Problem<'a> {
     pub(crate) m: usize,
     pub(crate) n: usize,
     pub(crate) k: usize,
-    pub(crate) batch: usize,
-    /// Returns the operands and the result of a batch index.
-    pub(crate) item: &'a (dyn Fn(usize) -> Item<'a> + Sync),
-    pub(crate) alpha: f32,
+    pub(crate) a: MatRef<'a>,
+    pub(crate) b: Operand<'a>,
+    pub(crate) c: Shared<f32>,
+    pub(crate) c_stride: usize,
     pub(crate) accumulate: bool,
     pub(crate) bias: Option<&'a [f32]>,
     pub(crate) bf16: bool,
     pub(crate) kernel: &'static MicroKernel,
     pub(crate) isa: Isa,
-}
-
-/// One matrix product of a batch.
-pub(crate) struct Item<'a> {
-    pub(crate) a: Operand<'a>,
-    pub(crate) b: Operand<'a>,
-    pub(crate) c: SharedMut,
-    pub(crate) c_stride: usize,
 }
 
 /// The block of a result that one task computes.
@@ -117,102 +109,89 @@ impl Grid {
 }
 
 impl Problem<'_> {
-    /// Computes all products of the batch.
-    pub(crate) fn run(&self, threads: Threads) {
-        if self.m == 0 || self.n == 0 || self.batch == 0 {
+    /// Computes the product.
+    pub(crate) fn run(&self) {
+        if self.m == 0 || self.n == 0 {
             return;
         }
-        let macs = self.m * self.n * self.k.max(1) * self.batch;
-        let workers = threads.workers(if macs < MIN_PARALLEL_MACS {
+        let macs = self.m.saturating_mul(self.n).saturating_mul(self.k.max(1));
+        let workers = if macs < MIN_PARALLEL_MACS {
             1
         } else {
-            usize::MAX
-        });
+            par::threads()
+        };
         let min_tasks = match workers {
             1 => 1,
-            _ if macs < SINGLE_TASK_MACS => workers.div_ceil(self.batch),
-            _ => (2 * workers).div_ceil(self.batch),
+            _ if macs < SINGLE_TASK_MACS => workers,
+            _ => 2 * workers,
         };
-        let packs_a = self.direct_a(&(self.item)(0).a).is_none();
+        let packs_a = !self.reads_a_directly();
         let grid = Grid::new(self.m, self.n, min_tasks, workers, packs_a, self.kernel);
-        let tasks = grid.count();
-        parallel_for(workers, tasks * self.batch, &|t| {
-            let item = (self.item)(t / tasks);
-            self.compute_region(&item, &grid.region(t % tasks, self.m, self.n));
+        par::run(workers, grid.count(), &|t| {
+            self.compute_region(&grid.region(t, self.m, self.n));
         });
     }
 
-    /// Computes one region of one product.
-    fn compute_region(&self, item: &Item<'_>, region: &Region) {
+    /// Computes one region of the result.
+    fn compute_region(&self, region: &Region) {
         let (kc, blocks) = k_blocks(self.k);
         let cols = region.cols.len().next_multiple_of(self.kernel.lanes);
-        let direct = self.direct_a(&item.a);
-        let rows = match direct {
-            Some(_) => 0,
-            None => region.rows.len().min(MC),
-        };
-        with_scratch(rows * kc, cols * kc, |a, b| {
+        let direct = self.reads_a_directly();
+        let rows = if direct { 0 } else { region.rows.len().min(MC) };
+        let a_len = padded_len(rows * kc);
+        with_task_scratch(a_len + cols * kc, |panels| {
+            let (a, b) = panels.split_at_mut(a_len);
             for block in 0..blocks {
                 let k = block * kc..self.k.min((block + 1) * kc);
-                self.pack_b(item, region, &k, b);
+                self.pack_b(region, &k, b);
                 for i in region.rows.clone().step_by(MC) {
                     let rows = i..region.rows.end.min(i + MC);
-                    let a = match direct {
-                        Some(a) => RowSource::Direct(a),
-                        None => {
-                            self.pack_a(item, &rows, &k, a);
-                            RowSource::Packed(a)
-                        }
+                    let a = if direct {
+                        RowSource::Direct
+                    } else {
+                        self.pack_a(&rows, &k, a);
+                        RowSource::Packed(a)
                     };
-                    self.macro_kernel(item, &rows, &region.cols, &k, a, b);
+                    self.macro_kernel(&rows, &region.cols, &k, a, b);
                 }
             }
         });
     }
 
-    /// Returns A if the micro-kernel can read its rows in place, which makes packing unnecessary.
-    fn direct_a<'a>(&self, a: &Operand<'a>) -> Option<MatRef<'a>> {
-        match a {
-            Operand::F32(a)
-                if a.col_stride == 1 && !self.bf16 && self.kernel.supports_direct_rows() =>
-            {
-                Some(*a)
-            }
-            _ => None,
-        }
+    /// Returns whether the micro-kernel reads the rows of A in place, which makes packing unnecessary.
+    fn reads_a_directly(&self) -> bool {
+        self.a.col_stride == 1 && !self.bf16 && self.kernel.supports_direct_rows()
     }
 
-    fn pack_a(&self, item: &Item<'_>, rows: &Span, k: &Span, a: &mut [u32]) {
+    fn pack_a(&self, rows: &Span, k: &Span, a: &mut [u32]) {
         let panels = PanelLayout {
             width: self.kernel.mr,
             pad: 1,
             format: self.kernel.format,
         };
-        item.a.pack_rows(self.isa, rows, k, panels, self.bf16, a);
+        let block = Block::from_rows(&self.a, rows, k);
+        pack_f32(self.isa, &block, panels, self.bf16, a);
     }
 
-    fn pack_b(&self, item: &Item<'_>, region: &Region, k: &Span, b: &mut [u32]) {
-        let kernel = self.kernel;
+    fn pack_b(&self, region: &Region, k: &Span, b: &mut [u32]) {
         let panels = PanelLayout {
-            width: kernel.nr,
-            pad: kernel.lanes,
-            format: kernel.format,
+            width: self.kernel.nr,
+            pad: self.kernel.lanes,
+            format: self.kernel.format,
         };
-        item.b
-            .pack_cols(self.isa, &region.cols, k, panels, self.bf16, b);
+        let cols = &region.cols;
+        match self.b {
+            Operand::F32(m) => {
+                let block = Block::from_rows(&m.t(), cols, k);
+                pack_f32(self.isa, &block, panels, self.bf16, b);
+            }
+            Operand::Quant(m) => m.pack_cols(self.isa, cols, k, panels, self.bf16, b),
+        }
     }
 
     /// Multiplies a block of rows by packed columns. A panel of B stays in the L1 cache while the
     /// panels of A are streamed through.
-    fn macro_kernel(
-        &self,
-        item: &Item<'_>,
-        rows: &Span,
-        cols: &Span,
-        k: &Span,
-        a: RowSource<'_>,
-        b: &[u32],
-    ) {
+    fn macro_kernel(&self, rows: &Span, cols: &Span, k: &Span, a: RowSource<'_>, b: &[u32]) {
         let MicroKernel { mr, nr, lanes, .. } = *self.kernel;
         let words = k.len().div_ceil(self.kernel.format.elements_per_word());
         for j in cols.clone().step_by(nr) {
@@ -226,7 +205,8 @@ impl Problem<'_> {
                         let start = a[(i - rows.start) * words..][..height * words].as_ptr();
                         (false, TileRows { start, stride: 0 })
                     }
-                    RowSource::Direct(a) => {
+                    RowSource::Direct => {
+                        let a = &self.a;
                         let end = (i + height - 1) * a.row_stride + k.end;
                         assert!(end <= a.data.len() || k.is_empty());
                         let start = a.data.as_ptr().wrapping_add(i * a.row_stride + k.start);
@@ -235,13 +215,12 @@ impl Problem<'_> {
                     }
                 };
                 let out = TileOut {
-                    c: item.c.get().wrapping_add(i * item.c_stride + j),
-                    row_stride: item.c_stride,
+                    c: self.c.as_ptr().wrapping_add(i * self.c_stride + j),
+                    row_stride: self.c_stride,
                     cols: used,
-                    alpha: self.alpha,
                     init: self.init(k.start, j),
                 };
-                // SAFETY: the machine supports the kernel (`Isa::clamp_to_machine`), panels and rows
+                // SAFETY: the machine supports the kernel (`Isa::clamp_to_current`), panels and rows
                 // have been bounds-checked above, and the region lies within the result.
                 unsafe { self.kernel.tile(height, width, direct)(words, a, b.as_ptr(), &out) };
             }
@@ -264,7 +243,7 @@ enum RowSource<'a> {
     /// From packed panels, in tile order.
     Packed(&'a [u32]),
     /// From A itself, contiguous along k.
-    Direct(MatRef<'a>),
+    Direct,
 }
 
 type Span = std::ops::Range<usize>;

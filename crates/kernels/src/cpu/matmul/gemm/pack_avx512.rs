@@ -4,7 +4,6 @@
 use core::arch::x86_64::*;
 
 use super::pack::{Block, PanelLayout};
-use crate::cpu::matmul::matrix::Bf16;
 
 /// Loads sixteen words of a panel. Masks keep the loads within the operand.
 ///
@@ -12,24 +11,19 @@ use crate::cpu::matmul::matrix::Bf16;
 /// The methods require the target features of their intrinsics and pointers to the given number of
 /// valid elements.
 pub(super) trait Load16 {
-    /// Element type of the operand.
-    type T: Copy;
     /// Number of elements per word.
     const K: usize;
     /// Loads words from `count` elements that are contiguous along k.
-    unsafe fn load_along_k(src: *const Self::T, count: usize) -> __m512i;
+    unsafe fn load_along_k(src: *const f32, count: usize) -> __m512i;
     /// Loads words of `count` rows or columns that are contiguous across the panel. `pair_stride` is
     /// the distance to the second element of each word, or `None` at the end of an odd k.
-    unsafe fn load_across(src: *const Self::T, count: usize, pair_stride: Option<usize>)
-    -> __m512i;
+    unsafe fn load_across(src: *const f32, count: usize, pair_stride: Option<usize>) -> __m512i;
 }
 
 /// f32 elements, unchanged.
 pub(super) struct Plain;
 /// Pairs of f32 elements rounded to bf16.
 pub(super) struct RoundedPair;
-/// Pairs of bf16 elements.
-pub(super) struct Pair;
 
 /// Returns a mask of the lowest `n` bits, at most sixteen.
 #[inline(always)]
@@ -38,7 +32,6 @@ fn mask16(n: usize) -> __mmask16 {
 }
 
 impl Load16 for Plain {
-    type T = f32;
     const K: usize = 1;
     #[inline(always)]
     unsafe fn load_along_k(src: *const f32, count: usize) -> __m512i {
@@ -53,7 +46,6 @@ impl Load16 for Plain {
 }
 
 impl Load16 for RoundedPair {
-    type T = f32;
     const K: usize = 2;
     #[inline(always)]
     unsafe fn load_along_k(src: *const f32, count: usize) -> __m512i {
@@ -84,61 +76,36 @@ impl Load16 for RoundedPair {
     }
 }
 
-impl Load16 for Pair {
-    type T = Bf16;
-    const K: usize = 2;
-    #[inline(always)]
-    unsafe fn load_along_k(src: *const Bf16, count: usize) -> __m512i {
-        let mask = ((1_u64 << count.min(32)) - 1) as __mmask32;
-        // SAFETY: the caller guarantees the elements and the target features.
-        unsafe { _mm512_maskz_loadu_epi16(mask, src.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn load_across(src: *const Bf16, count: usize, pair_stride: Option<usize>) -> __m512i {
-        // SAFETY: the caller guarantees the elements and the target features.
-        unsafe {
-            let mask = mask16(count);
-            let first = _mm256_maskz_loadu_epi16(mask, src.cast());
-            let second = match pair_stride {
-                Some(stride) => _mm256_maskz_loadu_epi16(mask, src.wrapping_add(stride).cast()),
-                None => _mm256_setzero_si256(),
-            };
-            let high = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(second));
-            _mm512_or_si512(_mm512_cvtepu16_epi32(first), high)
-        }
-    }
-}
-
 /// Prefetch distance of loads along k, in words. The hardware prefetcher cannot track that many
 /// interleaved rows.
 const PREFETCH_DISTANCE: usize = 64;
 
 /// Packs f32 elements as f32.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn pack_f32(block: &Block<f32>, panels: PanelLayout, dst: &mut [u32]) {
-    pack::<Plain>(block, panels, dst);
+pub(super) fn pack_f32(block: &Block<'_>, panels: PanelLayout, dst: &mut [u32]) {
+    // SAFETY: this function has the target features.
+    unsafe { pack::<Plain>(block, panels, dst) }
 }
 
 /// Packs f32 elements as pairs of bf16.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-pub(super) fn pack_f32_as_pairs(block: &Block<f32>, panels: PanelLayout, dst: &mut [u32]) {
-    pack::<RoundedPair>(block, panels, dst);
-}
-
-/// Packs bf16 elements as pairs.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn pack_pairs(block: &Block<Bf16>, panels: PanelLayout, dst: &mut [u32]) {
-    pack::<Pair>(block, panels, dst);
+pub(super) fn pack_f32_as_pairs(block: &Block<'_>, panels: PanelLayout, dst: &mut [u32]) {
+    // SAFETY: this function has the target features.
+    unsafe { pack::<RoundedPair>(block, panels, dst) }
 }
 
 /// Packs a block. One of its strides must be 1.
+///
+/// # Safety
+/// The machine must support the target features; sources and destinations must be valid as described.
 #[inline(always)]
-fn pack<R: Load16>(block: &Block<R::T>, panels: PanelLayout, dst: &mut [u32]) {
+unsafe fn pack<R: Load16>(block: &Block<'_>, panels: PanelLayout, dst: &mut [u32]) {
     let words = block.kc.div_ceil(R::K);
     let last = block.len % panels.width;
     let padded = block.len - last + last.next_multiple_of(panels.pad);
     let dst = dst[..padded * words].as_mut_ptr();
-    // SAFETY: the block lies within its slice (`Block::from_rows`), the panels within `dst`.
+    // SAFETY: the caller guarantees the target features; the block lies within its slice
+    // (`Block::from_rows`), the panels within `dst`.
     unsafe {
         if block.panel_stride == 1 {
             return pack_across::<R>(block, panels, dst);
@@ -146,7 +113,7 @@ fn pack<R: Load16>(block: &Block<R::T>, panels: PanelLayout, dst: &mut [u32]) {
         for first in (0..block.len).step_by(panels.width) {
             let used = panels.width.min(block.len - first);
             let width = used.next_multiple_of(panels.pad);
-            let start = block.start.wrapping_add(first * block.panel_stride);
+            let start = block.address(first, 0);
             let rows = PanelRows {
                 start,
                 stride: block.panel_stride,
@@ -163,8 +130,11 @@ fn pack<R: Load16>(block: &Block<R::T>, panels: PanelLayout, dst: &mut [u32]) {
 ///
 /// Only a few, because panels are a multiple of the page size apart and map to the same L1 cache
 /// sets. The rows are too far apart for the hardware prefetcher.
+///
+/// # Safety
+/// The machine must support the target features; sources and destinations must be valid as described.
 #[inline(always)]
-unsafe fn pack_across<R: Load16>(block: &Block<R::T>, panels: PanelLayout, dst: *mut u32) {
+unsafe fn pack_across<R: Load16>(block: &Block<'_>, panels: PanelLayout, dst: *mut u32) {
     let words = block.kc.div_ceil(R::K);
     let step = 4 * panels.width;
     for first in (0..block.len).step_by(step) {
@@ -172,7 +142,7 @@ unsafe fn pack_across<R: Load16>(block: &Block<R::T>, panels: PanelLayout, dst: 
         for w in 0..words {
             let k = w * R::K;
             let pair_stride = (k + 1 < block.kc).then_some(block.k_stride);
-            let row = block.start.wrapping_add(k * block.k_stride);
+            let row = block.address(0, k);
             // SAFETY: the caller guarantees the target features; a prefetch accepts any address.
             unsafe { prefetch_rows::<R>(row, block.k_stride, first, end) };
             for panel in (first..end).step_by(panels.width) {
@@ -199,11 +169,14 @@ unsafe fn pack_across<R: Load16>(block: &Block<R::T>, panels: PanelLayout, dst: 
 }
 
 /// Prefetches elements `start..end` of rows some distance ahead of `row`.
+///
+/// # Safety
+/// The machine must support the target features; sources and destinations must be valid as described.
 #[inline(always)]
-unsafe fn prefetch_rows<R: Load16>(row: *const R::T, k_stride: usize, start: usize, end: usize) {
+unsafe fn prefetch_rows<R: Load16>(row: *const f32, k_stride: usize, start: usize, end: usize) {
     for pair in 0..R::K {
-        let ahead = row.wrapping_add((16 + pair) * k_stride);
-        for i in (start..end).step_by(64 / size_of::<R::T>()) {
+        let ahead = row.wrapping_add((16 + pair).wrapping_mul(k_stride));
+        for i in (start..end).step_by(64 / size_of::<f32>()) {
             // SAFETY: a prefetch accepts any address.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(i).cast()) };
         }
@@ -211,8 +184,8 @@ unsafe fn prefetch_rows<R: Load16>(row: *const R::T, k_stride: usize, start: usi
 }
 
 /// The rows of A, or columns of B, of one panel.
-struct PanelRows<T> {
-    start: *const T,
+struct PanelRows {
+    start: *const f32,
     stride: usize,
     used: usize,
     width: usize,
@@ -222,8 +195,11 @@ struct PanelRows<T> {
 ///
 /// Processes all rows for the same words, so that cache lines are fully used while they are in the
 /// cache.
+///
+/// # Safety
+/// The machine must support the target features; sources and destinations must be valid as described.
 #[inline(always)]
-unsafe fn pack_transposed<R: Load16>(rows: &PanelRows<R::T>, kc: usize, dst: *mut u32) {
+unsafe fn pack_transposed<R: Load16>(rows: &PanelRows, kc: usize, dst: *mut u32) {
     let words = kc.div_ceil(R::K);
     for w in (0..words).step_by(16) {
         let elements = (kc - w * R::K).min(16 * R::K);
@@ -233,7 +209,9 @@ unsafe fn pack_transposed<R: Load16>(rows: &PanelRows<R::T>, kc: usize, dst: *mu
             unsafe {
                 let mut v = [_mm512_setzero_si512(); 4];
                 for (r, v) in v.iter_mut().enumerate() {
-                    let src = rows.start.wrapping_add((i + r) * rows.stride + w * R::K);
+                    let src = rows
+                        .start
+                        .wrapping_add((i + r).wrapping_mul(rows.stride).wrapping_add(w * R::K));
                     *v = R::load_along_k(src, if i + r < rows.used { elements } else { 0 });
                     _mm_prefetch::<_MM_HINT_T0>(src.wrapping_add(PREFETCH_DISTANCE * R::K).cast());
                 }
@@ -250,6 +228,9 @@ unsafe fn pack_transposed<R: Load16>(rows: &PanelRows<R::T>, kc: usize, dst: *mu
 
 /// Transposes within each 128-bit lane: lane `q` of register `t` receives word `4 q + t` of the four
 /// rows.
+///
+/// # Safety
+/// The machine must support the target features; sources and destinations must be valid as described.
 #[inline(always)]
 unsafe fn transpose(r: [__m512i; 4]) -> [__m512i; 4] {
     // SAFETY: the caller guarantees the target features.
@@ -272,6 +253,9 @@ unsafe fn transpose(r: [__m512i; 4]) -> [__m512i; 4] {
 }
 
 /// Stores sixteen words of four rows.
+///
+/// # Safety
+/// The machine must support the target features; sources and destinations must be valid as described.
 #[inline(always)]
 unsafe fn store_full(v: [__m512i; 4], width: usize, dst: *mut u32) {
     for (t, v) in v.into_iter().enumerate() {
@@ -287,6 +271,9 @@ unsafe fn store_full(v: [__m512i; 4], width: usize, dst: *mut u32) {
 }
 
 /// Stores `count` words of `rows` rows, at most four.
+///
+/// # Safety
+/// The machine must support the target features; sources and destinations must be valid as described.
 #[inline(always)]
 unsafe fn store_partial(v: [__m512i; 4], width: usize, rows: usize, count: usize, dst: *mut u32) {
     let mut words = [[0_u32; 4]; 16];

@@ -3,10 +3,15 @@
 #[cfg(target_arch = "x86_64")]
 use core::arch::x86_64::{__m512, __m512bh, _mm512_dpbf16_ps};
 
-use crate::cpu::matmul::isa::Isa;
+use pulp::{Scalar256b, Simd};
 #[cfg(target_arch = "x86_64")]
-use crate::cpu::matmul::simd::{Avx2, Avx512};
-use crate::cpu::matmul::simd::{Scalar, Simd};
+use pulp::{
+    f32x16,
+    x86::{V3, V4},
+};
+
+use crate::cpu::isa::Isa;
+use crate::cpu::simd::{Ops, load_part, prefetch, store_part, token};
 
 /// The initial value that an accumulated tile is added to.
 #[derive(Clone, Copy, Debug)]
@@ -19,14 +24,13 @@ pub(crate) enum Init {
     Bias(*const f32),
 }
 
-/// Destination of a tile: `c = alpha * tile + init`.
+/// Destination of a tile: `c = tile + init`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TileOut {
     pub(crate) c: *mut f32,
     pub(crate) row_stride: usize,
     /// Number of valid columns; the tile may be wider.
     pub(crate) cols: usize,
-    pub(crate) alpha: f32,
     pub(crate) init: Init,
 }
 
@@ -101,8 +105,11 @@ impl MicroKernel {
 }
 
 /// Multiply-accumulate of two registers of words.
+///
+/// # Safety
+/// The machine must support the instruction.
 trait Mac<S: Simd> {
-    unsafe fn mac(a: S::V, b: S::V, c: S::V) -> S::V;
+    unsafe fn mac(s: S, a: S::f32s, b: S::f32s, c: S::f32s) -> S::f32s;
 }
 
 /// Words of one f32 element.
@@ -110,9 +117,8 @@ struct Fma;
 
 impl<S: Simd> Mac<S> for Fma {
     #[inline(always)]
-    unsafe fn mac(a: S::V, b: S::V, c: S::V) -> S::V {
-        // SAFETY: the caller guarantees the target features.
-        unsafe { S::fma(a, b, c) }
+    unsafe fn mac(s: S, a: S::f32s, b: S::f32s, c: S::f32s) -> S::f32s {
+        s.fma(a, b, c)
     }
 }
 
@@ -121,20 +127,26 @@ impl<S: Simd> Mac<S> for Fma {
 struct Bf16Dot;
 
 #[cfg(target_arch = "x86_64")]
-impl Mac<Avx512> for Bf16Dot {
+impl Mac<V4> for Bf16Dot {
     #[inline(always)]
-    unsafe fn mac(a: __m512, b: __m512, c: __m512) -> __m512 {
-        // SAFETY: the caller guarantees the target features; both types are plain 512-bit registers.
+    unsafe fn mac(_: V4, a: f32x16, b: f32x16, c: f32x16) -> f32x16 {
+        // SAFETY: the caller guarantees the instruction; all types are plain 512-bit registers.
         unsafe {
-            let pairs = |v| std::mem::transmute::<__m512, __m512bh>(v);
-            _mm512_dpbf16_ps(c, pairs(a), pairs(b))
+            let pairs = |v| std::mem::transmute::<f32x16, __m512bh>(v);
+            let sum =
+                _mm512_dpbf16_ps(std::mem::transmute::<f32x16, __m512>(c), pairs(a), pairs(b));
+            std::mem::transmute::<__m512, f32x16>(sum)
         }
     }
 }
 
 /// The micro-kernel loop. `MR * NV` accumulators stay in registers over all of `kc`.
+///
+/// # Safety
+/// See [`TileFn`].
 #[inline(always)]
 unsafe fn tile<S: Simd, M: Mac<S>, const MR: usize, const NV: usize, const DIRECT: bool>(
+    s: S,
     kc: usize,
     a: TileRows,
     b: *const u32,
@@ -143,23 +155,23 @@ unsafe fn tile<S: Simd, M: Mac<S>, const MR: usize, const NV: usize, const DIREC
     // SAFETY: see `TileFn`; `a` and `b` advance by exactly one word of k of the panels.
     unsafe {
         let (stride, mut a, mut b) = (a.stride, a.start.cast::<f32>(), b.cast::<f32>());
-        let mut acc = [[S::zero(); NV]; MR];
+        let mut acc = [[s.zero(); NV]; MR];
         for i in 0..MR {
             // First, middle and last element: a row of a tile spans two or three cache lines.
             let row = out.c.wrapping_add(i * out.row_stride);
-            S::prefetch(row);
-            S::prefetch(row.wrapping_add(out.cols / 2));
-            S::prefetch(row.wrapping_add(out.cols - 1));
+            prefetch(row);
+            prefetch(row.wrapping_add(out.cols / 2));
+            prefetch(row.wrapping_add(out.cols - 1));
         }
         for _ in 0..kc {
-            let mut bv = [S::zero(); NV];
+            let mut bv = [s.zero(); NV];
             for v in 0..NV {
-                bv[v] = S::load(b.add(v * S::LANES));
+                bv[v] = s.load(b.add(v * S::LANES));
             }
             for i in 0..MR {
-                let av = S::splat(a.add(if DIRECT { i * stride } else { i }));
+                let av = s.splat_f32s(*a.add(if DIRECT { i * stride } else { i }));
                 for v in 0..NV {
-                    acc[i][v] = M::mac(av, bv[v], acc[i][v]);
+                    acc[i][v] = M::mac(s, av, bv[v], acc[i][v]);
                 }
             }
             a = a.add(if DIRECT { 1 } else { MR });
@@ -167,42 +179,37 @@ unsafe fn tile<S: Simd, M: Mac<S>, const MR: usize, const NV: usize, const DIREC
         }
         for i in 0..MR {
             for v in 0..NV {
-                store_register::<S>(acc[i][v], i, v * S::LANES, out);
+                store_register(s, acc[i][v], i, v * S::LANES, out);
             }
         }
     }
 }
 
 /// Stores one register of a tile: row `i`, columns from `j`.
+///
+/// # Safety
+/// See [`TileFn`].
 #[inline(always)]
-unsafe fn store_register<S: Simd>(acc: S::V, i: usize, j: usize, out: &TileOut) {
+unsafe fn store_register<S: Simd>(s: S, acc: S::f32s, i: usize, j: usize, out: &TileOut) {
     if j >= out.cols {
         return;
     }
-    let left = out.cols - j;
+    let part = (out.cols - j < S::LANES).then_some(out.cols - j);
     // SAFETY: row `i` and columns `j..out.cols` lie within the result (and the bias); a register
     // that would exceed them is accessed partially.
     unsafe {
         let c = out.c.add(i * out.row_stride + j);
-        let alpha = S::splat(&raw const out.alpha);
         let src = match out.init {
             Init::Zero => std::ptr::null(),
             Init::Load => c.cast_const(),
             Init::Bias(bias) => bias.add(j),
         };
         let init = if src.is_null() {
-            S::zero()
-        } else if left >= S::LANES {
-            S::load(src)
+            s.zero()
         } else {
-            S::load_partial(src, left)
+            load_part(s, src, 0, part)
         };
-        let value = S::fma(alpha, acc, init);
-        if left >= S::LANES {
-            S::store(c, value);
-        } else {
-            S::store_partial(c, value, left);
-        }
+        store_part(s, c, 0, part, s.add_f32s(acc, init));
     }
 }
 
@@ -213,7 +220,7 @@ macro_rules! tiles {
             # $attribute
             unsafe fn entry(kc: usize, a: TileRows, b: *const u32, out: &TileOut) {
                 // SAFETY: the caller upholds the contract of `TileFn`.
-                unsafe { tile::<$simd, $mac, $mr, $nv, $direct>(kc, a, b, out) }
+                unsafe { tile::<$simd, $mac, $mr, $nv, $direct>(token(), kc, a, b, out) }
             }
             entry as TileFn
         }),*]
@@ -225,7 +232,7 @@ static SCALAR: MicroKernel = MicroKernel {
     nr: 8,
     lanes: 8,
     format: Format::F32,
-    tiles: &[tiles!(Scalar, Fma, 1, false, [1 2 3 4 5 6], [inline])],
+    tiles: &[tiles!(Scalar256b, Fma, 1, false, [1 2 3 4 5 6], [inline])],
     direct: &[],
 };
 
@@ -236,12 +243,12 @@ static AVX2: MicroKernel = MicroKernel {
     lanes: 8,
     format: Format::F32,
     tiles: &[
-        tiles!(Avx2, Fma, 1, false, [1 2 3 4 5 6], [target_feature(enable = "avx2,fma")]),
-        tiles!(Avx2, Fma, 2, false, [1 2 3 4 5 6], [target_feature(enable = "avx2,fma")]),
+        tiles!(V3, Fma, 1, false, [1 2 3 4 5 6], [target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]),
+        tiles!(V3, Fma, 2, false, [1 2 3 4 5 6], [target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]),
     ],
     direct: &[
-        tiles!(Avx2, Fma, 1, true, [1 2 3 4 5 6], [target_feature(enable = "avx2,fma")]),
-        tiles!(Avx2, Fma, 2, true, [1 2 3 4 5 6], [target_feature(enable = "avx2,fma")]),
+        tiles!(V3, Fma, 1, true, [1 2 3 4 5 6], [target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]),
+        tiles!(V3, Fma, 2, true, [1 2 3 4 5 6], [target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]),
     ],
 };
 
@@ -252,12 +259,12 @@ static AVX512: MicroKernel = MicroKernel {
     lanes: 16,
     format: Format::F32,
     tiles: &[
-        tiles!(Avx512, Fma, 1, false, [1 2 3 4 5 6 7 8], [target_feature(enable = "avx512f,avx512dq,avx512vl")]),
-        tiles!(Avx512, Fma, 2, false, [1 2 3 4 5 6 7 8], [target_feature(enable = "avx512f,avx512dq,avx512vl")]),
+        tiles!(V4, Fma, 1, false, [1 2 3 4 5 6 7 8], [target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl")]),
+        tiles!(V4, Fma, 2, false, [1 2 3 4 5 6 7 8], [target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl")]),
     ],
     direct: &[
-        tiles!(Avx512, Fma, 1, true, [1 2 3 4 5 6 7 8], [target_feature(enable = "avx512f,avx512dq,avx512vl")]),
-        tiles!(Avx512, Fma, 2, true, [1 2 3 4 5 6 7 8], [target_feature(enable = "avx512f,avx512dq,avx512vl")]),
+        tiles!(V4, Fma, 1, true, [1 2 3 4 5 6 7 8], [target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl")]),
+        tiles!(V4, Fma, 2, true, [1 2 3 4 5 6 7 8], [target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl")]),
     ],
 };
 
@@ -268,15 +275,15 @@ static AVX512_BF16: MicroKernel = MicroKernel {
     lanes: 16,
     format: Format::Bf16Pair,
     tiles: &[
-        tiles!(Avx512, Bf16Dot, 1, false, [1 2 3 4 5 6 7 8], [target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bf16")]),
-        tiles!(Avx512, Bf16Dot, 2, false, [1 2 3 4 5 6 7 8], [target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bf16")]),
+        tiles!(V4, Bf16Dot, 1, false, [1 2 3 4 5 6 7 8], [target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16")]),
+        tiles!(V4, Bf16Dot, 2, false, [1 2 3 4 5 6 7 8], [target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16")]),
     ],
     direct: &[],
 };
 
 /// Returns the f32 micro-kernel for a level.
 pub(crate) fn f32_microkernel(isa: Isa) -> &'static MicroKernel {
-    match isa.clamp_to_machine() {
+    match isa.clamp_to_current() {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => &AVX2,
         #[cfg(target_arch = "x86_64")]
@@ -290,7 +297,7 @@ pub(crate) fn f32_microkernel(isa: Isa) -> &'static MicroKernel {
 ///
 /// A kernel for AMX tiles would also belong here, with its own format.
 pub(crate) fn bf16_microkernel(isa: Isa) -> &'static MicroKernel {
-    match isa.clamp_to_machine() {
+    match isa.clamp_to_current() {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Bf16 => &AVX512_BF16,
         lower => f32_microkernel(lower),

@@ -11,10 +11,9 @@ mod streamed;
 #[cfg(test)]
 mod tests;
 
-use crate::cpu::matmul::gemm::{GemmOptions, gemm};
-use crate::cpu::matmul::isa::Isa;
+use crate::cpu::isa::Isa;
 use crate::cpu::matmul::matrix::{MatMut, MatRef};
-use crate::cpu::matmul::par::{SharedMut, Threads, parallel_for};
+use crate::cpu::par::{self, Shared};
 
 /// Number of rows that share one pass over the matrix.
 pub(crate) const ROWS: usize = 8;
@@ -25,64 +24,45 @@ const CACHE_BLOCK_BYTES: usize = 1 << 19;
 
 /// Options of [`matvec`].
 #[derive(Clone, Copy, Debug)]
-pub struct MatvecOptions<'a> {
-    /// Whether to add to y instead of overwriting it.
-    pub accumulate: bool,
-    /// Bias added to each row of the result. Excludes `accumulate`.
-    pub bias: Option<&'a [f32]>,
-    /// Maximum number of threads; does not affect the result.
-    pub threads: Threads,
+pub(crate) struct MatvecOptions<'a> {
+    /// Bias added to each row of the result.
+    pub(crate) bias: Option<&'a [f32]>,
     /// Highest instruction set to use. Tests set it below the machine's.
-    pub isa: Isa,
+    pub(crate) isa: Isa,
 }
 
 impl Default for MatvecOptions<'_> {
     fn default() -> Self {
         Self {
-            accumulate: false,
             bias: None,
-            threads: Threads::Pool,
-            isa: Isa::detect(),
+            isa: Isa::current(),
         }
     }
 }
 
-/// Computes `y = x * w`, plus y or the bias. Fast for few rows of `x`, correct for any number.
+/// Computes `y = x * w`, plus the bias. Fast for few rows of `x`, correct for any number.
 ///
 /// The rows of `x` must be contiguous. `w` (k by n) may be stored by rows or by columns: pass
-/// `MatRef::row_major(embedding, n, k).t()` for a matrix stored as n by k. Other strides fall back
-/// to [`gemm`].
+/// `MatRef::row_major(embedding, n, k).t()` for a matrix stored as n by k.
 ///
 /// # Panics
-/// If the shapes do not match or the rows of `x` are not contiguous.
-pub fn matvec(x: MatRef<'_>, w: MatRef<'_>, y: &mut MatMut<'_>, options: &MatvecOptions<'_>) {
-    check_shapes((x.rows, x.cols), (w.rows, w.cols), y, options);
-    assert!(
-        x.col_stride == 1 || x.cols <= 1,
-        "the rows of x must be contiguous"
-    );
-    let fits_cache = w.rows * w.cols * size_of::<f32>() <= CACHE_BLOCK_BYTES;
+/// If the shapes do not match, or neither the rows nor the columns of `w` are contiguous.
+pub(crate) fn matvec(
+    x: MatRef<'_>,
+    w: MatRef<'_>,
+    y: &mut MatMut<'_>,
+    options: &MatvecOptions<'_>,
+) {
+    check_shapes(&x, (w.rows, w.cols), y, options);
+    let elements = w.rows.saturating_mul(w.cols);
+    let fits_cache = elements <= CACHE_BLOCK_BYTES / size_of::<f32>();
     let kernel: Kernel = if w.col_stride == 1 && fits_cache {
         cached::kernel(options.isa)
     } else if w.col_stride == 1 {
         streamed::kernel(options.isa)
-    } else if w.row_stride == 1 {
-        dot_products::kernel(options.isa)
     } else {
-        let MatvecOptions {
-            accumulate,
-            bias,
-            threads,
-            isa,
-        } = *options;
-        let options = GemmOptions {
-            accumulate,
-            bias,
-            threads,
-            isa,
-            ..GemmOptions::default()
-        };
-        return gemm(x, w, y, &options);
+        assert_eq!(w.row_stride, 1, "rows or columns of w must be contiguous");
+        dot_products::kernel(options.isa)
     };
     let out = Out::new(y, options);
     let job = |first: usize| Job {
@@ -106,8 +86,8 @@ pub fn matvec(x: MatRef<'_>, w: MatRef<'_>, y: &mut MatMut<'_>, options: &Matvec
             .next_multiple_of(64),
     };
     // Tasks are multiples of a cache line, and at least a page of each row.
-    let bytes = column_bytes * x.rows.div_ceil(4);
-    parallel_columns(y.cols, 64, bytes, options.threads, &|columns| {
+    let bytes = column_bytes.saturating_mul(x.rows.div_ceil(4));
+    parallel_columns(y.cols, 64, bytes, &|columns| {
         for start in columns.clone().step_by(block) {
             let end = columns.end.min(start.saturating_add(block));
             for first in (0..x.rows).step_by(ROWS) {
@@ -121,20 +101,20 @@ pub fn matvec(x: MatRef<'_>, w: MatRef<'_>, y: &mut MatMut<'_>, options: &Matvec
 
 /// Checks the shapes; shared with the quantized product.
 pub(crate) fn check_shapes(
-    x: (usize, usize),
+    x: &MatRef<'_>,
     w: (usize, usize),
     y: &MatMut<'_>,
     options: &MatvecOptions<'_>,
 ) {
-    assert_eq!(x.1, w.0, "inner dimensions differ");
-    assert_eq!((y.rows, y.cols), (x.0, w.1), "result shape");
+    assert_eq!(x.cols, w.0, "inner dimensions differ");
+    assert_eq!((y.rows, y.cols), (x.rows, w.1), "result shape");
+    assert!(
+        x.col_stride == 1 || x.cols <= 1,
+        "the rows of x must be contiguous"
+    );
     assert!(
         options.bias.is_none_or(|bias| bias.len() == w.1),
         "bias length"
-    );
-    assert!(
-        options.bias.is_none() || !options.accumulate,
-        "bias and accumulate are mutually exclusive"
     );
 }
 
@@ -144,72 +124,60 @@ pub(crate) fn parallel_columns(
     n: usize,
     unit: usize,
     bytes: usize,
-    threads: Threads,
     task: &(impl Fn(std::ops::Range<usize>) + Sync),
 ) {
     if n == 0 {
         return;
     }
-    let workers = threads.workers(if n * bytes < MIN_PARALLEL_BYTES {
+    let workers = if n.saturating_mul(bytes) < MIN_PARALLEL_BYTES {
         1
     } else {
-        n.div_ceil(unit)
-    });
+        par::threads().min(n.div_ceil(unit))
+    };
     // Two tasks per worker, so that others can take over from a worker that is delayed.
     let parts = if workers == 1 { 1 } else { 2 * workers };
     let size = n.div_ceil(parts).next_multiple_of(unit);
     let tasks = n.div_ceil(size);
-    parallel_for(workers, tasks, &|t| task(t * size..n.min((t + 1) * size)));
+    par::run(workers, tasks, &|t| task(t * size..n.min((t + 1) * size)));
 }
 
-/// The result and its initial value.
+/// The result, and the bias that it starts from.
 #[derive(Clone, Copy)]
 pub(crate) struct Out {
-    y: SharedMut,
+    y: Shared<f32>,
     stride: usize,
-    accumulate: bool,
-    bias: Option<SharedBias>,
+    bias: Option<Shared<f32>>,
+    /// Number of the first row.
+    first: usize,
 }
-
-/// A bias row, shared read-only between threads.
-#[derive(Clone, Copy)]
-struct SharedBias(*const f32);
-
-// SAFETY: the bias is only read, and the caller's borrow outlives all tasks.
-unsafe impl Send for SharedBias {}
-// SAFETY: the bias is only read, and the caller's borrow outlives all tasks.
-unsafe impl Sync for SharedBias {}
 
 impl Out {
     pub(crate) fn new(y: &mut MatMut<'_>, options: &MatvecOptions<'_>) -> Self {
         Self {
-            y: SharedMut::new(y.data.as_mut_ptr()),
+            y: Shared::new(y.data),
             stride: y.row_stride,
-            accumulate: options.accumulate,
-            bias: options.bias.map(|bias| SharedBias(bias.as_ptr())),
+            bias: options.bias.map(Shared::read_only),
+            first: 0,
         }
     }
 
     /// Returns the output starting at row `first`.
     pub(crate) fn offset_rows(self, first: usize) -> Self {
-        let y = SharedMut::new(self.y.get().wrapping_add(first * self.stride));
-        Self { y, ..self }
+        Self { first, ..self }
     }
 
     /// Returns a pointer to an element.
     #[inline(always)]
     pub(crate) fn element(&self, row: usize, column: usize) -> *mut f32 {
-        self.y.get().wrapping_add(row * self.stride + column)
+        let offset = (self.first + row) * self.stride + column;
+        self.y.as_ptr().wrapping_add(offset)
     }
 
-    /// Returns a pointer to the initial value of an element, or `None` for zero.
+    /// Returns a pointer to the initial value of an element of `column`, or `None` for zero.
     #[inline(always)]
-    pub(crate) fn init(&self, row: usize, column: usize) -> Option<*const f32> {
-        if self.accumulate {
-            Some(self.element(row, column).cast_const())
-        } else {
-            self.bias.map(|bias| bias.0.wrapping_add(column))
-        }
+    pub(crate) fn init(&self, column: usize) -> Option<*const f32> {
+        let bias = self.bias?;
+        Some(bias.as_ptr().wrapping_add(column).cast_const())
     }
 }
 
@@ -243,15 +211,16 @@ macro_rules! entry {
         unsafe fn $name(job: &super::Job, start: usize, end: usize) {
             // SAFETY: the caller upholds the contract of `Kernel`.
             unsafe {
+                let s = crate::cpu::simd::token::<$simd>();
                 match job.rows {
-                    1 => $instance::<$simd, 1>(job, start, end),
-                    2 => $instance::<$simd, 2>(job, start, end),
-                    3 => $instance::<$simd, 3>(job, start, end),
-                    4 => $instance::<$simd, 4>(job, start, end),
-                    5 => $instance::<$simd, 5>(job, start, end),
-                    6 => $instance::<$simd, 6>(job, start, end),
-                    7 => $instance::<$simd, 7>(job, start, end),
-                    _ => $instance::<$simd, 8>(job, start, end),
+                    1 => $instance::<$simd, 1>(s, job, start, end),
+                    2 => $instance::<$simd, 2>(s, job, start, end),
+                    3 => $instance::<$simd, 3>(s, job, start, end),
+                    4 => $instance::<$simd, 4>(s, job, start, end),
+                    5 => $instance::<$simd, 5>(s, job, start, end),
+                    6 => $instance::<$simd, 6>(s, job, start, end),
+                    7 => $instance::<$simd, 7>(s, job, start, end),
+                    _ => $instance::<$simd, 8>(s, job, start, end),
                 }
             }
         }
@@ -261,34 +230,32 @@ macro_rules! entry {
 /// Defines the entry points for all instruction sets, and the function that selects one.
 macro_rules! entries {
     ($instance:ident) => {
-        crate::cpu::matmul::matvec::entry!(
-            scalar,
-            $instance,
-            crate::cpu::matmul::simd::Scalar,
-            [inline]
-        );
+        crate::cpu::matmul::matvec::entry!(scalar, $instance, pulp::Scalar256b, [inline]);
         #[cfg(target_arch = "x86_64")]
         crate::cpu::matmul::matvec::entry!(
             avx2,
             $instance,
-            crate::cpu::matmul::simd::Avx2,
-            [target_feature(enable = "avx2,fma")]
+            pulp::x86::V3,
+            [target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
         );
         #[cfg(target_arch = "x86_64")]
         crate::cpu::matmul::matvec::entry!(
             avx512,
             $instance,
-            crate::cpu::matmul::simd::Avx512,
-            [target_feature(enable = "avx512f,avx512dq,avx512vl")]
+            pulp::x86::V4,
+            [target_feature(
+                enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl"
+            )]
         );
 
         /// Returns the kernel for a level.
-        pub(super) fn kernel(isa: crate::cpu::matmul::isa::Isa) -> super::Kernel {
-            match isa.clamp_to_machine() {
+        pub(super) fn kernel(isa: crate::cpu::isa::Isa) -> super::Kernel {
+            use crate::cpu::isa::Isa;
+            match isa.clamp_to_current() {
                 #[cfg(target_arch = "x86_64")]
-                crate::cpu::matmul::isa::Isa::Avx2 => avx2,
+                Isa::Avx2 => avx2,
                 #[cfg(target_arch = "x86_64")]
-                isa if isa >= crate::cpu::matmul::isa::Isa::Avx512 => avx512,
+                isa if isa >= Isa::Avx512 => avx512,
                 _ => scalar,
             }
         }

@@ -1,8 +1,10 @@
 //! `y = x * w` for a row-major `w`: eight rows of `w` at a time are streamed into partial sums, which
 //! stay in the cache.
 
+use pulp::Simd;
+
 use super::Job;
-use crate::cpu::matmul::simd::Simd;
+use crate::cpu::simd::{Ops, load_part};
 
 /// Number of rows of `w` per pass over the partial sums.
 const K_UNROLL: usize = 8;
@@ -27,8 +29,11 @@ const _: () =
 super::entries!(compute);
 
 /// Computes columns `start..end` for `M` rows, summing along k from first to last.
+///
+/// # Safety
+/// As for [`Kernel`](super::Kernel).
 #[inline(always)]
-unsafe fn compute<S: Simd, const M: usize>(job: &Job, start: usize, end: usize) {
+unsafe fn compute<S: Simd, const M: usize>(s: S, job: &Job, start: usize, end: usize) {
     let mut partial = [0.0_f32; PARTIAL_SUMS];
     let sums = partial.as_mut_ptr();
     for j in (start..end).step_by(tile_cols(M)) {
@@ -38,17 +43,17 @@ unsafe fn compute<S: Simd, const M: usize>(job: &Job, start: usize, end: usize) 
         unsafe {
             for r in 0..M {
                 let row = sums.add(r * sum_stride(M));
-                match job.out.init(r, j) {
+                match job.out.init(j) {
                     Some(init) => row.copy_from_nonoverlapping(init, n),
                     None => row.write_bytes(0, n),
                 }
             }
             let unrolled = job.k / K_UNROLL * K_UNROLL;
             for k in (0..unrolled).step_by(K_UNROLL) {
-                accumulate_rows::<S, M, K_UNROLL>(job, k, j, n, sums);
+                accumulate_rows::<S, M, K_UNROLL>(s, job, k, j, n, sums);
             }
             for k in unrolled..job.k {
-                accumulate_rows::<S, M, 1>(job, k, j, n, sums);
+                accumulate_rows::<S, M, 1>(s, job, k, j, n, sums);
             }
             for r in 0..M {
                 job.out
@@ -60,8 +65,12 @@ unsafe fn compute<S: Simd, const M: usize>(job: &Job, start: usize, end: usize) 
 }
 
 /// Accumulates rows `k..k + D` of `w` into the partial sums of columns `j..j + n`.
+///
+/// # Safety
+/// As for [`Kernel`](super::Kernel).
 #[inline(always)]
 unsafe fn accumulate_rows<S: Simd, const M: usize, const D: usize>(
+    s: S,
     job: &Job,
     k: usize,
     j: usize,
@@ -73,38 +82,42 @@ unsafe fn accumulate_rows<S: Simd, const M: usize, const D: usize>(
         let (x, w) = (job.x.add(k), job.w.add(k * job.w_stride + j));
         let mut c = 0;
         while c + S::LANES <= n {
-            accumulate_register::<S, M, D>(job, x, w.add(c), sums.add(c), |p| S::load(p));
+            accumulate_register::<S, M, D>(s, job, x, w.add(c), sums.add(c), |p| s.load(p));
             c += S::LANES;
         }
         if c < n {
-            accumulate_register::<S, M, D>(job, x, w.add(c), sums.add(c), |p| {
-                S::load_partial(p, n - c)
+            accumulate_register::<S, M, D>(s, job, x, w.add(c), sums.add(c), |p| {
+                load_part(s, p, 0, Some(n - c))
             });
         }
     }
 }
 
 /// `accumulate_rows` for one register of columns.
+///
+/// # Safety
+/// As for [`Kernel`](super::Kernel).
 #[inline(always)]
 unsafe fn accumulate_register<S: Simd, const M: usize, const D: usize>(
+    s: S,
     job: &Job,
     x: *const f32,
     w: *const f32,
     sums: *mut f32,
-    load: impl Fn(*const f32) -> S::V,
+    load: impl Fn(*const f32) -> S::f32s,
 ) {
     // SAFETY: see `compute`.
     unsafe {
-        let mut values = [S::zero(); D];
+        let mut values = [s.zero(); D];
         for (d, value) in values.iter_mut().enumerate() {
             *value = load(w.add(d * job.w_stride));
         }
         for r in 0..M {
-            let mut acc = S::load(sums.add(r * sum_stride(M)));
+            let mut acc = s.load(sums.add(r * sum_stride(M)));
             for (d, &value) in values.iter().enumerate() {
-                acc = S::fma(S::splat(x.add(r * job.x_stride + d)), value, acc);
+                acc = s.fma(s.splat_f32s(*x.add(r * job.x_stride + d)), value, acc);
             }
-            S::store(sums.add(r * sum_stride(M)), acc);
+            s.store(sums.add(r * sum_stride(M)), acc);
         }
     }
 }

@@ -6,7 +6,7 @@
 //! `256 * high + low`, for int8 dot products.
 
 use super::{BLOCK, Bits};
-use crate::cpu::matmul::isa::Isa;
+use crate::cpu::isa::Isa;
 
 /// Largest integer whose `high` and `low` parts fit in signed bytes.
 const MAX_INT: f32 = 127.0 * 256.0 + 127.0;
@@ -91,13 +91,13 @@ fn dispatch(isa: Isa, job: &QuantizeJob<'_>, words: &mut [u32]) {
         fn avx2(job: &QuantizeJob<'_>, words: &mut [u32]) {
             job.quantize(words);
         }
-        let isa = isa.clamp_to_machine();
+        let isa = isa.clamp_to_current();
         if isa >= Isa::Avx512 {
-            // SAFETY: `clamp_to_machine` ensures that the machine supports the level.
+            // SAFETY: `clamp_to_current` ensures that the machine supports the level.
             return unsafe { avx512(job, words) };
         }
         if isa >= Isa::Avx2 {
-            // SAFETY: `clamp_to_machine` ensures that the machine supports the level.
+            // SAFETY: `clamp_to_current` ensures that the machine supports the level.
             return unsafe { avx2(job, words) };
         }
     }

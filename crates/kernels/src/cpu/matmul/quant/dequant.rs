@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::{BLOCK, Bits, GROUPS, Line, PANEL, QuantMatrix, scale_to_f32};
+use crate::cpu::isa::Isa;
 use crate::cpu::matmul::gemm::{Format, PanelLayout};
-use crate::cpu::matmul::isa::Isa;
 use crate::cpu::matmul::matrix::round_to_bf16_bits;
 
 impl QuantMatrix {
@@ -18,15 +18,15 @@ impl QuantMatrix {
         bf16: bool,
         dst: &mut [u32],
     ) {
-        let isa = isa.clamp_to_machine();
+        let isa = isa.clamp_to_current();
         #[cfg(target_arch = "x86_64")]
         if isa >= Isa::Avx512 {
-            // SAFETY: `clamp_to_machine` ensures that the machine supports the level.
+            // SAFETY: `clamp_to_current` ensures that the machine supports the level.
             return unsafe { pack_avx512(self, cols, k, panels, bf16, dst) };
         }
         #[cfg(target_arch = "x86_64")]
         if isa >= Isa::Avx2 {
-            // SAFETY: `clamp_to_machine` ensures that the machine supports the level.
+            // SAFETY: `clamp_to_current` ensures that the machine supports the level.
             return unsafe { pack_avx2(self, cols, k, panels, bf16, dst) };
         }
         let _ = isa;

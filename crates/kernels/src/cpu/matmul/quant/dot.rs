@@ -2,7 +2,7 @@
 
 use super::activation::ActivationBlock;
 use super::{Bits, GROUPS, Line, PANEL};
-use crate::cpu::matmul::isa::Isa;
+use crate::cpu::isa::Isa;
 
 /// Returns the dot products of sixteen columns with one row, including the offset of the weights.
 ///
@@ -13,7 +13,7 @@ pub(super) type DotFn = unsafe fn(lines: &[Line], x: &ActivationBlock) -> [i32; 
 /// Returns the kernel for a level below VNNI.
 pub(super) fn dot_kernel(isa: Isa, bits: Bits) -> DotFn {
     #[cfg(target_arch = "x86_64")]
-    if isa.clamp_to_machine() >= Isa::Avx2 {
+    if isa.clamp_to_current() >= Isa::Avx2 {
         return match bits {
             Bits::Int8 => super::dot_x86::int8_avx2,
             Bits::Int4 => super::dot_x86::int4_avx2,

@@ -3,12 +3,12 @@
 use super::activation::Activations;
 use super::dot::{DotFn, dot_kernel};
 use super::{BLOCK, PANEL, QuantMatrix, scale_to_f32};
-use crate::cpu::matmul::isa::Isa;
+use crate::cpu::isa::Isa;
 use crate::cpu::matmul::matrix::{MatMut, MatRef};
 use crate::cpu::matmul::matvec::{MatvecOptions, Out, ROWS, check_shapes, parallel_columns};
-use crate::cpu::matmul::scratch::with_scratch;
+use crate::cpu::scratch::with_call_scratch;
 
-/// Computes `y = x * w`, plus y or the bias, for a quantized `w`. Fast for few rows of `x`.
+/// Computes `y = x * w`, plus the bias, for a quantized `w`. Fast for few rows of `x`.
 ///
 /// The rows of `x` must be contiguous. They are quantized to 16-bit integers with a scale per 32
 /// values. Since the products are integer products, the result is identical on every machine, and
@@ -16,22 +16,18 @@ use crate::cpu::matmul::scratch::with_scratch;
 ///
 /// # Panics
 /// If the shapes do not match or the rows of `x` are not contiguous.
-pub fn matvec_quant(
+pub(crate) fn matvec_quant(
     x: MatRef<'_>,
     w: &QuantMatrix,
     y: &mut MatMut<'_>,
     options: &MatvecOptions<'_>,
 ) {
-    check_shapes((x.rows, x.cols), (w.k, w.n), y, options);
-    assert!(
-        x.col_stride == 1 || x.cols <= 1,
-        "the rows of x must be contiguous"
-    );
+    check_shapes(&x, (w.k, w.n), y, options);
     let out = Out::new(y, options);
     let bytes_per_column = w.bytes() / w.n.max(1);
     for first in (0..x.rows).step_by(ROWS) {
         let rows = ROWS.min(x.rows - first);
-        with_scratch(Activations::words(rows, w.blocks()), 0, |words, _| {
+        with_call_scratch(Activations::words(rows, w.blocks()), |words| {
             let data = x.data.get(first * x.row_stride..).unwrap_or_default();
             let x =
                 Activations::quantize(options.isa, data, x.row_stride, rows, w.k, w.bits, words);
@@ -44,7 +40,7 @@ pub fn matvec_quant(
                 dot: dot_kernel(options.isa, w.bits),
                 isa: options.isa,
             };
-            parallel_columns(w.n, PANEL, bytes_per_column, options.threads, &|columns| {
+            parallel_columns(w.n, PANEL, bytes_per_column, &|columns| {
                 kernel.run(columns);
             });
         });
@@ -69,8 +65,8 @@ struct PanelKernel<'a> {
 impl PanelKernel<'_> {
     fn run(&self, columns: std::ops::Range<usize>) {
         #[cfg(target_arch = "x86_64")]
-        if self.isa.clamp_to_machine() >= Isa::Avx512Vnni {
-            // SAFETY: `clamp_to_machine` ensures that the machine supports the level.
+        if self.isa.clamp_to_current() >= Isa::Avx512Vnni {
+            // SAFETY: `clamp_to_current` ensures that the machine supports the level.
             return unsafe { self.vnni(columns) };
         }
         for j in columns.step_by(PANEL) {
@@ -131,7 +127,7 @@ impl PanelKernel<'_> {
                 // SAFETY: row and column lie within the result (`check_shapes`), and the
                 // columns belong to this task.
                 unsafe {
-                    let init = self.out.init(r, j + c).map_or(0.0, |init| *init);
+                    let init = self.out.init(j + c).map_or(0.0, |init| *init);
                     *self.out.element(r, j + c) = sum + init;
                 }
             }

@@ -15,13 +15,13 @@ mod matvec;
 #[cfg(test)]
 mod tests;
 
-pub use matvec::matvec_quant;
+pub(crate) use matvec::matvec_quant;
 
 use crate::cpu::matmul::matrix::MatRef;
-use crate::cpu::matmul::par::{Threads, parallel_for};
+use crate::cpu::par;
 
 /// Number of values along k that share a scale.
-pub const BLOCK: usize = 32;
+pub(crate) const BLOCK: usize = 32;
 /// Number of columns in a panel.
 pub(crate) const PANEL: usize = 16;
 /// Number of groups of four values in a block.
@@ -70,7 +70,7 @@ pub(crate) struct Line(pub(crate) [u8; 64]);
 
 /// A quantized matrix of `k` rows and `n` columns.
 #[derive(Clone, Debug)]
-pub struct QuantMatrix {
+pub(crate) struct QuantMatrix {
     pub(crate) k: usize,
     pub(crate) n: usize,
     pub(crate) bits: Bits,
@@ -83,7 +83,7 @@ impl QuantMatrix {
     /// Quantizes `w` (k by n, any strides).
     ///
     /// A block that contains a non-finite value decodes to NaN.
-    pub fn quantize(w: MatRef<'_>, bits: Bits, threads: Threads) -> Self {
+    pub(crate) fn quantize(w: MatRef<'_>, bits: Bits) -> Self {
         let (blocks, panels) = (w.rows.div_ceil(BLOCK), w.cols.div_ceil(PANEL));
         let (lines_per_panel, total_blocks) = (blocks * bits.lines(), panels * blocks);
         let mut lines = vec![Line([0; 64]); panels * lines_per_panel];
@@ -94,8 +94,7 @@ impl QuantMatrix {
                 .zip(scales.chunks_mut(blocks))
                 .map(std::sync::Mutex::new)
                 .collect();
-            let workers = threads.workers(panels);
-            parallel_for(workers, panels, &|p| {
+            par::run(par::threads(), panels, &|p| {
                 // Each panel is locked once, by the task that fills it.
                 if let Ok(mut panel) = panel_data[p].lock() {
                     let (lines, scales) = &mut *panel;
@@ -120,14 +119,15 @@ impl QuantMatrix {
     ///
     /// # Panics
     /// If the lengths do not match.
-    pub fn from_parts(
+    pub(crate) fn from_parts(
         (k, n): (usize, usize),
         bits: Bits,
         integers: &[i8],
         scales_in: &[u16],
     ) -> Self {
         let (blocks, panels) = (k.div_ceil(BLOCK), n.div_ceil(PANEL));
-        assert_eq!((integers.len(), scales_in.len()), (n * k, n * blocks));
+        assert_eq!(n.checked_mul(k), Some(integers.len()));
+        assert_eq!(n.checked_mul(blocks), Some(scales_in.len()));
         let zero = bits.offset() as u8;
         let blank = match bits {
             Bits::Int8 => zero,
@@ -165,7 +165,7 @@ impl QuantMatrix {
     }
 
     /// Returns the integers, `[n, k]`, and their bf16 scales, `[n, k / 32 rounded up]`.
-    pub fn parts(&self) -> (Vec<i8>, Vec<u16>) {
+    pub(crate) fn parts(&self) -> (Vec<i8>, Vec<u16>) {
         let blocks = self.blocks();
         let mut integers = Vec::with_capacity(self.n * self.k);
         let mut scales = Vec::with_capacity(self.n * blocks);
@@ -177,17 +177,17 @@ impl QuantMatrix {
     }
 
     /// Returns the number of rows and columns.
-    pub fn shape(&self) -> (usize, usize) {
+    pub(crate) fn shape(&self) -> (usize, usize) {
         (self.k, self.n)
     }
 
     /// Returns the width of the integers.
-    pub fn bits(&self) -> Bits {
+    pub(crate) fn bits(&self) -> Bits {
         self.bits
     }
 
     /// Returns the size of the integers and scales in bytes.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         size_of_val(&*self.lines) + size_of_val(&*self.scales)
     }
 
@@ -204,7 +204,7 @@ impl QuantMatrix {
     }
 
     /// Returns the dequantized value at row `k` and column `n`.
-    pub fn value(&self, k: usize, n: usize) -> f32 {
+    pub(crate) fn value(&self, k: usize, n: usize) -> f32 {
         let scales = self.block(n / PANEL, k / BLOCK).1;
         scale_to_f32(scales[n % PANEL]) * self.integer(k, n) as f32
     }

@@ -5,8 +5,9 @@
     clippy::needless_for_each
 )]
 
-use crate::common::{Rng, assert_close, assert_same_for_any_threads, check_gradient, to_f64};
-use nextword_kernels::cpu::norm::{Norm, NormGrads, NormKind, Residual, Stats, backward, forward};
+use crate::NormKind;
+use crate::cpu::norm::{Norm, NormGrads, Stats, backward, forward};
+use crate::cpu::testing::{Rng, assert_close, assert_same_for_any_threads, check_gradient, to_f64};
 
 fn reference(kind: NormKind, x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
     let width = weight.len();
@@ -63,11 +64,9 @@ struct Case {
     kind: NormKind,
     width: usize,
     x: Vec<f32>,
-    add: Option<Vec<f32>>,
     weight: Vec<f32>,
     bias: Vec<f32>,
     dy: Vec<f32>,
-    residual_grad: Vec<f32>,
 }
 
 impl Case {
@@ -77,7 +76,6 @@ impl Case {
             kind: rng.pick(&[NormKind::Layer, NormKind::Rms]),
             width,
             x: rng.floats(len).iter().map(|x| 2.0 * x + 0.5).collect(),
-            add: (rng.below(2) == 0).then(|| rng.floats(len)),
             weight: rng.floats(width),
             bias: if rng.below(2) == 0 {
                 vec![]
@@ -85,16 +83,11 @@ impl Case {
                 rng.floats(width)
             },
             dy: rng.floats(len),
-            residual_grad: if rng.below(2) == 0 {
-                vec![]
-            } else {
-                rng.floats(len)
-            },
         }
     }
 
-    /// Returns the residual sum, y, dx, dweight, dbias.
-    fn run(&self) -> [Vec<f32>; 5] {
+    /// Returns y, dx, dweight, dbias.
+    fn run(&self) -> [Vec<f32>; 4] {
         let norm = Norm {
             kind: self.kind,
             weight: &self.weight,
@@ -102,22 +95,17 @@ impl Case {
             eps: 1e-5,
         };
         let rows = self.x.len() / self.width;
-        let [mut y, mut sum, mut dx] = [(); 3].map(|()| vec![f32::NAN; self.x.len()]);
+        let [mut y, mut dx] = [(); 2].map(|()| vec![f32::NAN; self.x.len()]);
         let [mut mean, mut rstd] = [(); 2].map(|()| vec![f32::NAN; rows]);
-        let residual = self.add.as_ref().map(|add| Residual { add, sum: &mut sum });
         forward(
             &norm,
             &self.x,
-            residual,
             &mut y,
             Stats {
                 mean: &mut mean,
                 rstd: &mut rstd,
             },
         );
-        if self.add.is_none() {
-            sum.clone_from(&self.x);
-        }
         let mut dw = vec![0.25; self.width];
         let mut db = vec![0.5; self.bias.len()];
         let grads = NormGrads {
@@ -125,15 +113,8 @@ impl Case {
             weight: &mut dw,
             bias: &mut db,
         };
-        backward(
-            &norm,
-            &sum,
-            (&mean, &rstd),
-            &self.dy,
-            &self.residual_grad,
-            grads,
-        );
-        [sum, y, dx, dw, db]
+        backward(&norm, &self.x, (&mean, &rstd), &self.dy, grads);
+        [y, dx, dw, db]
     }
 }
 
@@ -153,8 +134,8 @@ fn matches_f64() {
     ] {
         for _ in 0..6 {
             let case = Case::random(&mut rng, rows, width);
-            let [sum, y, dx, dw, db] = case.run();
-            let x = to_f64(&sum);
+            let [y, dx, dw, db] = case.run();
+            let x = to_f64(&case.x);
             let (weight, bias, dy) = (to_f64(&case.weight), to_f64(&case.bias), to_f64(&case.dy));
             // With one element per row the variance is 0 and eps alone decides, so rounding
             // matters.
@@ -165,10 +146,7 @@ fn matches_f64() {
                 tolerance,
                 "y",
             );
-            let [mut ex, mut ew, mut eb] = gradients(case.kind, &x, &weight, &dy);
-            ex.iter_mut()
-                .zip(&case.residual_grad)
-                .for_each(|(e, p)| *e += f64::from(*p));
+            let [ex, mut ew, mut eb] = gradients(case.kind, &x, &weight, &dy);
             ew.iter_mut().for_each(|e| *e += 0.25);
             eb.iter_mut().for_each(|e| *e += 0.5);
             eb.truncate(db.len());

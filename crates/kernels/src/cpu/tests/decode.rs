@@ -5,9 +5,9 @@
     clippy::needless_for_each
 )]
 
-use crate::attention_reference::capped;
-use crate::common::{Rng, assert_close, assert_same_for_any_threads};
-use nextword_kernels::cpu::attention::{DecodeOptions, KvCache, decode};
+use super::attention_reference::capped;
+use crate::cpu::attention::{DecodeOptions, KvCache, decode};
+use crate::cpu::testing::{Rng, assert_close, assert_same_for_any_threads};
 
 struct Case {
     group: usize,

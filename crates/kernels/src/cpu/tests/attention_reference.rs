@@ -7,26 +7,26 @@
     clippy::unwrap_used
 )]
 
-use nextword_kernels::cpu::attention::{Options, Shape};
+use crate::cpu::attention::{Options, Shape};
 
-use crate::common::dropout_factor;
+use crate::cpu::testing::dropout_factor;
 
 /// Contiguous `[batch, seq, heads, head_dim]` arrays in f64.
-pub struct Reference {
-    pub z: Vec<f64>,
-    pub lse: Vec<f64>,
-    pub weights: Vec<f64>,
+pub(crate) struct Reference {
+    pub(crate) z: Vec<f64>,
+    pub(crate) lse: Vec<f64>,
+    pub(crate) weights: Vec<f64>,
 }
 
 fn row(s: &Shape, seq: usize, heads: usize, b: usize, i: usize, h: usize) -> usize {
     ((b * seq + i) * heads + h) * s.head_dim
 }
 
-pub fn q_row(s: &Shape, b: usize, i: usize, h: usize) -> usize {
+pub(crate) fn q_row(s: &Shape, b: usize, i: usize, h: usize) -> usize {
     row(s, s.seq_q, s.n_heads, b, i, h)
 }
 
-pub fn k_row(s: &Shape, b: usize, j: usize, h: usize) -> usize {
+pub(crate) fn k_row(s: &Shape, b: usize, j: usize, h: usize) -> usize {
     row(
         s,
         s.seq_k,
@@ -37,7 +37,7 @@ pub fn k_row(s: &Shape, b: usize, j: usize, h: usize) -> usize {
     )
 }
 
-pub fn factor(s: &Shape, o: &Options<'_>, b: usize, h: usize, i: usize, j: usize) -> f64 {
+pub(crate) fn factor(s: &Shape, o: &Options<'_>, b: usize, h: usize, i: usize, j: usize) -> f64 {
     o.dropout.map_or(1.0, |d| {
         let row = (d.first_sequence + b as u64) * s.n_heads as u64 + h as u64;
         let position = (row * s.seq_q as u64 + i as u64) * s.seq_k as u64 + j as u64;
@@ -45,7 +45,7 @@ pub fn factor(s: &Shape, o: &Options<'_>, b: usize, h: usize, i: usize, j: usize
     })
 }
 
-pub fn forward(s: &Shape, o: &Options<'_>, q: &[f64], k: &[f64], v: &[f64]) -> Reference {
+pub(crate) fn forward(s: &Shape, o: &Options<'_>, q: &[f64], k: &[f64], v: &[f64]) -> Reference {
     let mut z = vec![0.0; q.len()];
     let mut lse = vec![f64::NEG_INFINITY; s.batch * s.n_heads * s.seq_q];
     let mut weights = vec![0.0; s.batch * s.n_heads * s.seq_q * s.seq_k];
@@ -84,12 +84,17 @@ pub fn forward(s: &Shape, o: &Options<'_>, q: &[f64], k: &[f64], v: &[f64]) -> R
 }
 
 /// `cap * tanh(x / cap)`.
-pub fn capped(x: f64, cap: Option<f32>) -> f64 {
+pub(crate) fn capped(x: f64, cap: Option<f32>) -> f64 {
     cap.map_or(x, |cap| f64::from(cap) * (x / f64::from(cap)).tanh())
 }
 
 /// Returns the gradients of q, k and v.
-pub fn backward(s: &Shape, o: &Options<'_>, [q, k, v]: [&[f64]; 3], dz: &[f64]) -> [Vec<f64>; 3] {
+pub(crate) fn backward(
+    s: &Shape,
+    o: &Options<'_>,
+    [q, k, v]: [&[f64]; 3],
+    dz: &[f64],
+) -> [Vec<f64>; 3] {
     let reference = forward(s, o, q, k, v);
     let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
     for b in 0..s.batch {

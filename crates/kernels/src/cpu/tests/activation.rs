@@ -5,9 +5,12 @@
     clippy::needless_for_each
 )]
 
-use crate::common::{Rng, assert_close, assert_same_for_any_threads, check_gradient, erf, to_f64};
-use nextword_kernels::cpu::activation::{self, Activation};
-use nextword_kernels::cpu::gated::{self, GatedInput};
+use crate::Activation;
+use crate::cpu::activation;
+use crate::cpu::gated::{self, GatedInput};
+use crate::cpu::testing::{
+    Rng, assert_close, assert_same_for_any_threads, check_gradient, erf, to_f64,
+};
 
 const ALL: [Activation; 5] = [
     Activation::Gelu,
@@ -45,21 +48,18 @@ fn values_and_derivatives_match_f64() {
         for len in SIZES {
             let x: Vec<f32> = rng.floats(len).iter().map(|x| x * 4.0).collect();
             let mut y = vec![f32::NAN; len];
-            activation::forward(f, &x, &[], &mut y);
+            activation::forward(f, &x, &mut y);
             let want: Vec<f64> = to_f64(&x).iter().map(|x| value(f, *x)).collect();
             assert_close(&y, &want, 4e-7, &format!("{f:?}"));
             let dy = rng.floats(len);
             let mut dx = vec![f32::NAN; len];
-            activation::backward(f, &x, &[], &dy, &mut dx);
+            activation::backward(f, &x, &dy, &mut dx);
             let want: Vec<f64> = x
                 .iter()
                 .zip(&dy)
                 .map(|(x, d)| derivative(f, f64::from(*x)) * f64::from(*d))
                 .collect();
             assert_close(&dx, &want, 2e-6, &format!("{f:?} backward"));
-            let mut grad = dy.clone();
-            activation::backward_in_place(f, &x, &[], &mut grad);
-            assert_eq!(grad, dx);
         }
     }
 }
@@ -69,38 +69,12 @@ fn large_inputs_are_accurate() {
     for f in ALL {
         let x = [-1e4, -90.0, -20.0, 20.0, 90.0, 1e4, 0.0];
         let mut y = [f32::NAN; 7];
-        activation::forward(f, &x, &[], &mut y);
+        activation::forward(f, &x, &mut y);
         let want: Vec<f64> = x.iter().map(|x| value(f, f64::from(*x))).collect();
         assert_close(&y, &want, 1e-6, &format!("{f:?}"));
-        let mut dx = [1.0; 7];
-        activation::backward_in_place(f, &x, &[], &mut dx);
+        let mut dx = [f32::NAN; 7];
+        activation::backward(f, &x, &[1.0; 7], &mut dx);
         assert!(dx.iter().all(|d| d.is_finite()), "{f:?}: {dx:?}");
-    }
-}
-
-#[test]
-fn bias_is_added_before_the_activation() {
-    let mut rng = Rng(2);
-    for (rows, width) in [(1, 1), (3, 17), (40, 513), (5, 64)] {
-        let (x, bias, dy) = (
-            rng.floats(rows * width),
-            rng.floats(width),
-            rng.floats(rows * width),
-        );
-        let sum: Vec<f32> = x
-            .iter()
-            .enumerate()
-            .map(|(i, x)| x + bias[i % width])
-            .collect();
-        for f in ALL {
-            let [mut a, mut b] = [(); 2].map(|()| vec![0.0; x.len()]);
-            activation::forward(f, &x, &bias, &mut a);
-            activation::forward(f, &sum, &[], &mut b);
-            assert_eq!(a, b);
-            activation::backward(f, &x, &bias, &dy, &mut a);
-            activation::backward(f, &sum, &[], &dy, &mut b);
-            assert_eq!(a, b);
-        }
     }
 }
 
@@ -146,9 +120,9 @@ fn results_are_identical_for_any_thread_count() {
     for f in ALL {
         assert_same_for_any_threads(|| {
             let mut y = vec![0.0; x.len()];
-            activation::forward(f, &x, &[], &mut y);
-            let mut dx = dy.clone();
-            activation::backward_in_place(f, &x, &[], &mut dx);
+            activation::forward(f, &x, &mut y);
+            let mut dx = vec![0.0; x.len()];
+            activation::backward(f, &x, &dy, &mut dx);
             [y, dx].concat()
         });
     }

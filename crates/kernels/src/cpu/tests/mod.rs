@@ -5,7 +5,7 @@
 mod activation;
 mod attention;
 mod attention_reference;
-mod common;
+mod bounds;
 mod decode;
 mod elementwise;
 mod loss;

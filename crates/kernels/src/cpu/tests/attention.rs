@@ -5,12 +5,12 @@
     clippy::needless_for_each
 )]
 
-use crate::attention_reference as reference;
+use super::attention_reference as reference;
 
-use crate::common::{Rng, assert_close, assert_same_for_any_threads, check_gradient, to_f64};
-use nextword_kernels::cpu::attention::{Dropout, Grads, Options, Saved, Shape, backward, forward};
-use nextword_kernels::cpu::dropout::Mask;
-use nextword_kernels::cpu::view::{Strides, View, ViewMut};
+use crate::cpu::attention::{Dropout, Grads, Options, Saved, Shape, backward, forward};
+use crate::cpu::dropout::Mask;
+use crate::cpu::testing::{Rng, assert_close, assert_same_for_any_threads, check_gradient, to_f64};
+use crate::cpu::view::{Strides, View, ViewMut};
 
 /// One random case: shape, data and options.
 struct Case {

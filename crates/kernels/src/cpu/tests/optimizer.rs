@@ -5,20 +5,21 @@
     clippy::needless_for_each
 )]
 
-use crate::common::{Rng, assert_close, assert_same_for_any_threads, to_f64};
-use nextword_kernels::cpu::adamw::{Parameter, Step, step};
-use nextword_kernels::cpu::sum_of_squares::sum_of_squares;
+use crate::AdamwStep;
+use crate::cpu::adamw::{Parameter, step};
+use crate::cpu::sum_of_squares::sum_of_squares;
+use crate::cpu::testing::{Rng, assert_close, assert_same_for_any_threads, to_f64};
 
 const SIZES: [usize; 6] = [1, 0, 17, 16_384, 40_001, 3];
 
-fn settings(t: u64) -> Step {
-    Step {
+fn settings(t: u64) -> AdamwStep {
+    AdamwStep {
         lr: 1e-2,
         beta1: 0.9,
         beta2: 0.95,
         eps: 1e-8,
         step: t,
-        grad_scale: 0.7,
+        gradient_scale: 0.7,
     }
 }
 
@@ -62,7 +63,7 @@ fn adamw_matches_f64() {
             let s = settings(t);
             let (c1, c2) = (1.0 - s.beta1.powi(t as i32), 1.0 - s.beta2.powi(t as i32));
             for j in 0..p.len() {
-                let g = f64::from(grad[j]) * s.grad_scale;
+                let g = f64::from(grad[j]) * s.gradient_scale;
                 p[j] *= 1.0 - s.lr * if i % 2 == 0 { 0.1 } else { 0.0 };
                 m[j] = s.beta1 * m[j] + (1.0 - s.beta1) * g;
                 v[j] = s.beta2 * v[j] + (1.0 - s.beta2) * g * g;
