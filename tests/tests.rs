@@ -13,6 +13,7 @@
     clippy::struct_field_names
 )]
 
+mod attention_masks; // every kind of mask on flex, ndarray and wgpu
 mod backends; // the same losses on flex, ndarray and wgpu
 mod chat; // conversations in the terminal
 mod checkpoints; // damage is detected, and an older checkpoint is used

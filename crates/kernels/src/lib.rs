@@ -9,7 +9,7 @@
 //! |---|---|
 //! | [`linear`], [`linear_table`] | packed SIMD matrix products; matrix-vector products for short sequences |
 //! | [`linear_quantized`], [`embed_quantized`] | products that read 8-bit or 4-bit weights directly |
-//! | [`attention`] | causal grouped-query attention that never stores the scores |
+//! | [`attention`] | grouped-query attention that never stores the scores, for every [`AttentionMask`] |
 //! | [`normalize`] | `LayerNorm` and `RMSNorm` |
 //! | [`activate`], [`gate`] | GELU and related activations, recomputed in the backward pass |
 //! | [`rotate`] | rotary position embedding (`RoPE`) |
@@ -60,7 +60,7 @@ pub use dropout::{DropoutMask, dropout};
 pub use embedding::embed;
 pub use kv_cache::write_cache;
 pub use linear::{linear, linear_table, linear_with_precision};
-pub use mask::AttentionMask;
+pub use mask::{AttentionMask, Segment};
 pub use norm::{NormKind, normalize};
 pub use precision::Precision;
 pub use quantized::{Bits, QuantizedMatrix, embed_quantized, linear_quantized};

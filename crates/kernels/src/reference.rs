@@ -1,7 +1,7 @@
 //! Every operation in plain Burn operations: the implementation for backends without a fast one,
 //! and the baseline in tests.
 
-use burn::tensor::activation::{self, log_softmax, softmax};
+use burn::tensor::activation::{self, log_softmax};
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
 pub use crate::attention::Stage;
@@ -88,12 +88,18 @@ pub fn rotate(x: Tensor<4>, tables: &RotaryTables, position_offsets: &[usize]) -
 }
 
 /// Reference for [`attention`](crate::attention()). Calls `probe` with the masked scores and with
-/// the attention weights, `[batch, n_heads, query, key]`.
+/// the attention weights, `[batch, n_heads, query, key]`. The weights of a query without any visible
+/// key are 0.
+///
+/// # Panics
+/// If the mask does not fit the shapes of `q` and `k`, or the window is 0.
 pub fn attention(
-    [q, k, v]: [Tensor<4>; 3],
+    qkv: [Tensor<4>; 3],
     options: &AttentionOptions<'_>,
     mut probe: impl FnMut(Stage, &Tensor<4>),
 ) -> Tensor<4> {
+    crate::attention::check(&qkv, options);
+    let [q, k, v] = qkv;
     let ([batch, seq, n_heads, head_dim], [_, keys, n_kv_heads, _]) = (q.dims(), k.dims());
     // Stacks the query heads that share a key/value head, so that one product covers them all and
     // no key is copied.
@@ -110,7 +116,7 @@ pub fn attention(
     };
     let scores = options.mask.apply(scores, options.window, options.alibi);
     probe(Stage::Scores, &scores);
-    let pattern = softmax(scores, 3);
+    let pattern = options.mask.softmax(scores, options.window);
     probe(Stage::Pattern, &pattern);
     let pattern = match options.dropout {
         Some(mask) => dropout(

@@ -1,4 +1,4 @@
-//! Causal multi-head attention.
+//! Multi-head attention.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};

@@ -168,14 +168,14 @@ impl Positions {
         seq: usize,
         row_groups: Vec<Range<usize>>,
     ) -> Self {
+        let mask = AttentionMask::causal(offsets.clone(), seq);
         let is_single_group = row_groups.len() == 1;
         let mask_for = |rows: Range<usize>| {
-            let offsets = if is_single_group {
-                offsets.clone()
+            if is_single_group {
+                mask.clone()
             } else {
-                offsets[rows].to_vec()
-            };
-            AttentionMask::new(offsets, seq)
+                AttentionMask::causal(offsets[rows].to_vec(), seq)
+            }
         };
         let row_groups = row_groups
             .into_iter()
@@ -188,7 +188,7 @@ impl Positions {
         };
         Self {
             row_groups,
-            mask: AttentionMask::new(offsets, seq),
+            mask,
             rope: rope.cloned(),
             slopes,
         }
@@ -212,7 +212,7 @@ impl Positions {
     /// Gathers the rows of `table`, `[positions, d]`, for the tokens of this pass:
     /// `[rows or 1, seq, d]`.
     pub(crate) fn gather(&self, table: Tensor<2>) -> Tensor<3> {
-        let (offsets, seq) = (self.mask.position_offsets(), self.mask.seq());
+        let (offsets, seq) = (self.mask.position_offsets(), self.mask.queries());
         if let [offset] = offsets {
             return table.narrow(0, *offset, seq).unsqueeze();
         }

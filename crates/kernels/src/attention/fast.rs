@@ -5,6 +5,7 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 
 use super::AttentionOptions;
+use crate::AttentionMask;
 use crate::cpu::attention as kernel;
 use crate::cpu::view::{Strides, View, ViewMut};
 use crate::fused::{self, BackwardContext, Buffer, Op, apply};
@@ -12,7 +13,6 @@ use crate::fused::{self, BackwardContext, Buffer, Op, apply};
 pub(super) fn attention(qkv: [Tensor<4>; 3], options: &AttentionOptions<'_>) -> Tensor<4> {
     let ([batch, seq, n_heads, head_dim], [_, keys, n_kv_heads, _]) =
         (qkv[0].dims(), qkv[1].dims());
-    let position_offsets = options.mask.position_offsets();
     let op = Attention {
         shape: kernel::Shape {
             batch,
@@ -24,9 +24,7 @@ pub(super) fn attention(qkv: [Tensor<4>; 3], options: &AttentionOptions<'_>) -> 
         },
         scale: options.scale as f32,
         soft_cap: options.soft_cap.map(|cap| cap as f32),
-        offsets: (0..batch)
-            .map(|row| position_offsets[row.min(position_offsets.len() - 1)])
-            .collect(),
+        mask: options.mask.clone(),
         window: options.window,
         alibi: options.alibi.iter().map(|slope| *slope as f32).collect(),
         dropout: options.dropout.map(|dropout| kernel::Dropout {
@@ -48,7 +46,7 @@ struct Attention {
     shape: kernel::Shape,
     scale: f32,
     soft_cap: Option<f32>,
-    offsets: Vec<usize>,
+    mask: AttentionMask,
     window: Option<usize>,
     alibi: Vec<f32>,
     dropout: Option<kernel::Dropout>,
@@ -59,7 +57,7 @@ impl Attention {
         kernel::Options {
             scale: self.scale,
             soft_cap: self.soft_cap,
-            offsets: &self.offsets,
+            mask: &self.mask,
             window: self.window,
             alibi: &self.alibi,
             dropout: self.dropout,
@@ -148,17 +146,18 @@ impl Attention {
             capacity: strides.head / dim,
             head_dim: dim,
         };
-        let slots: Vec<usize> = (0..self.shape.batch)
-            .map(|row| base / slot_len + row)
-            .collect();
-        let lengths: Vec<usize> = self.offsets.iter().map(|position| position + 1).collect();
+        let row = |row: usize| kernel::DecodeRow {
+            slot: base / slot_len + row,
+            keys: self.mask.visible_keys(row, 0, self.window),
+            position: self.mask.position_offset(row),
+        };
+        let rows: Vec<_> = (0..self.shape.batch).map(row).collect();
         let options = kernel::DecodeOptions {
             scale: self.scale,
             soft_cap: self.soft_cap,
-            window: self.window,
             alibi: &self.alibi,
         };
-        kernel::decode(&options, q, &cache, &slots, &lengths, z);
+        kernel::decode(&options, q, &cache, &rows, z);
         true
     }
 }

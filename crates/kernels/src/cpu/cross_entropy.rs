@@ -3,7 +3,6 @@
 
 use pulp::Simd;
 
-
 use super::math::{exp, soft_cap};
 use super::par::{self, Shared};
 use super::simd::{Ops, dispatch, fill_tail, for_lanes, load_part, store_part, zero_tail};

@@ -7,7 +7,7 @@ use super::super::par;
 use super::super::scratch;
 use super::super::view::{SharedView, SharedViewMut, View, ViewMut};
 use super::backward_block::{GradViews, run, scratch_len};
-use super::block::{Block, QUERIES, block_count};
+use super::block::{Block, QUERIES, block_count, query_ranges};
 use super::{Options, Shape};
 
 /// Inputs and outputs of the forward pass.
@@ -101,7 +101,9 @@ impl BackwardPass<'_> {
             for head in kv_head * shape.group()..(kv_head + 1) * shape.group() {
                 for index in 0..block_count(shape) {
                     let first = index * QUERIES;
-                    let block = Block::new(shape, self.options, self.qkv, (batch, head, index));
+                    let ranges = query_ranges(shape, self.options, batch, index);
+                    let indices = (batch, head, index);
+                    let block = Block::new(shape, self.options, self.qkv, indices, ranges.as_ref());
                     let lse = (batch * shape.n_heads + head) * shape.seq_q + first;
                     let lse = &self.lse[lse..lse + block.mask.queries];
                     let views = GradViews {

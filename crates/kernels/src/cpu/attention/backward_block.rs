@@ -30,7 +30,7 @@ pub(super) fn scratch_len(head_dim: usize, has_dropout: bool) -> usize {
 
 dispatch!(
     /// Writes the gradient of the queries of one block and adds to those of keys and values.
-    pub(super) fn run(block: &Block, views: GradViews, lse: &[f32], scratch: &mut [f32]) => body);
+    pub(super) fn run(block: &Block<'_>, views: GradViews, lse: &[f32], scratch: &mut [f32]) => body);
 
 /// The scratch of a block, split into parts.
 struct ScratchParts<'a> {
@@ -72,7 +72,7 @@ impl<'a> ScratchParts<'a> {
 }
 
 #[inline(always)]
-fn body<S: Simd>(s: S, block: &Block, views: GradViews, lse: &[f32], scratch: &mut [f32]) {
+fn body<S: Simd>(s: S, block: &Block<'_>, views: GradViews, lse: &[f32], scratch: &mut [f32]) {
     let parts = ScratchParts::split(scratch, block.head_dim, block.dropout.is_some());
     let (n, dim) = (block.mask.queries, block.head_dim);
     // SAFETY: scratch has room for QUERIES queries, and the views have a row for each query of the
@@ -148,7 +148,7 @@ fn body<S: Simd>(s: S, block: &Block, views: GradViews, lse: &[f32], scratch: &m
 unsafe fn tile_products<S: Simd>(
     s: S,
     rows: Rows<*const f32>,
-    mask: &TileMask,
+    mask: &TileMask<'_>,
     dim: usize,
     queries: &[f32],
     out: &mut [f32],
@@ -182,9 +182,9 @@ unsafe fn tile_products<S: Simd>(
 #[inline(always)]
 unsafe fn add_grads<S: Simd>(
     s: S,
-    block: &Block,
+    block: &Block<'_>,
     views: &GradViews,
-    mask: &TileMask,
+    mask: &TileMask<'_>,
     tile: &GradTile<'_>,
     dq: Rows<*mut f32>,
 ) {

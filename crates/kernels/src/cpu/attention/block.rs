@@ -8,6 +8,7 @@ use super::super::simd::Ops;
 use super::super::view::{Rows, SharedView};
 use super::dropout::DropoutTile;
 use super::mask::TileMask;
+use super::query_ranges::QueryRanges;
 use super::{Options, Shape};
 
 /// Queries per block. A multiple of every register size.
@@ -18,12 +19,12 @@ pub(super) const KEYS: usize = 128;
 
 /// One block of queries of one head, with its keys and values.
 #[derive(Clone, Copy)]
-pub(super) struct Block {
+pub(super) struct Block<'a> {
     pub(super) q: Rows<*const f32>,
     pub(super) k: Rows<*const f32>,
     pub(super) v: Rows<*const f32>,
     /// The mask of the block; its tile of keys is set by [`Block::tiles`].
-    pub(super) mask: TileMask,
+    pub(super) mask: TileMask<'a>,
     pub(super) seq_k: usize,
     pub(super) head_dim: usize,
     /// Factor on the scores.
@@ -35,8 +36,9 @@ pub(super) struct Block {
     pub(super) dropout: Option<DropoutTile>,
 }
 
-impl Block {
-    /// Creates block number `index` of one head.
+impl<'a> Block<'a> {
+    /// Creates block number `index` of one head; `ranges` are those of its queries, see
+    /// [`query_ranges`].
     ///
     /// # Safety
     /// `batch`, `head` and `index` must exist in `shape`, and the views must have its sizes.
@@ -45,9 +47,10 @@ impl Block {
         options: &Options<'_>,
         [q, k, v]: [SharedView; 3],
         (batch, head, index): (usize, usize, usize),
+        ranges: Option<&'a QueryRanges>,
     ) -> Self {
         let (first, kv_head) = (index * QUERIES, head / shape.group());
-        let offset = options.offsets.get(batch).copied().unwrap_or(0);
+        let offset = options.mask.position_offset(batch);
         let alibi_slope = options.alibi.get(head).copied().unwrap_or(0.0);
         // SAFETY: the caller guarantees that the indices exist in `shape`, whose sizes the views
         // have.
@@ -60,6 +63,7 @@ impl Block {
                     position: offset + first,
                     queries: QUERIES.min(shape.seq_q - first),
                     window: options.window.unwrap_or(usize::MAX),
+                    ranges,
                     first_key: 0,
                     keys: 0,
                 },
@@ -74,7 +78,7 @@ impl Block {
     }
 
     /// The tiles of keys that are visible to the block, in order.
-    pub(super) fn tiles(&self) -> impl Iterator<Item = TileMask> + use<> {
+    pub(super) fn tiles(&self) -> impl Iterator<Item = TileMask<'a>> + use<'a> {
         let mask = self.mask;
         let (first, end) = mask.visible_keys(self.seq_k);
         (first..end).step_by(KEYS).map(move |first_key| TileMask {
@@ -83,6 +87,18 @@ impl Block {
             ..mask
         })
     }
+}
+
+/// The keys that each query of block number `index` of a row attends to; `None` for a causal mask.
+pub(super) fn query_ranges(
+    shape: &Shape,
+    options: &Options<'_>,
+    batch: usize,
+    index: usize,
+) -> Option<QueryRanges> {
+    let first = index * QUERIES;
+    let queries = QUERIES.min(shape.seq_q - first);
+    QueryRanges::new(options, batch, first, queries, shape.seq_k)
 }
 
 /// Number of query blocks per head.

@@ -1,9 +1,10 @@
 //! Decode attention: one new query per row over a KV cache.
 //!
-//! Each row is computed independently, in an order that depends only on its own length, so the rest
-//! of the batch cannot change its result.
+//! Each row is computed independently, in an order that depends only on its own keys, so the rest of
+//! the batch cannot change its result.
 
 use std::f32::consts::LOG2_E;
+use std::ops::Range;
 
 use pulp::Simd;
 
@@ -28,39 +29,45 @@ pub struct KvCache<'a> {
     pub head_dim: usize,
 }
 
-/// Scale and masking of decode attention.
+/// One query of decode attention.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecodeRow {
+    /// Slot of the cache.
+    pub slot: usize,
+    /// The tokens of the slot that the query attends to.
+    pub keys: Range<usize>,
+    /// Position of the query.
+    pub position: usize,
+}
+
+/// Scale and bias of decode attention.
 #[derive(Clone, Copy, Debug)]
 pub struct DecodeOptions<'a> {
     /// Factor on the scores.
     pub scale: f32,
     /// Soft cap of the scaled scores: maps them to (-c, c) by `c * tanh(score / c)`.
     pub soft_cap: Option<f32>,
-    /// Maximum number of keys that a query attends to, including its own (sliding window).
-    pub window: Option<usize>,
-    /// ALiBi slope of each head: adds `-slope * distance` to the scores. Empty for none.
+    /// ALiBi slope of each head: adds `-slope * abs(distance)` to the scores. Empty for none.
     pub alibi: &'a [f32],
 }
 
-/// Computes for each row the attention of its query, `[rows, n_heads, head_dim]`, over the first
-/// `lengths[row]` tokens of slot `slots[row]`. The query belongs to the last of these tokens.
+/// Computes for each row the attention of its query, `[rows, n_heads, head_dim]`, over the tokens
+/// that it attends to; 0 if there are none.
 pub fn decode(
     options: &DecodeOptions<'_>,
     q: &[f32],
     cache: &KvCache<'_>,
-    slots: &[usize],
-    lengths: &[usize],
+    rows: &[DecodeRow],
     z: &mut [f32],
 ) {
-    let rows = slots.len();
     let slot_len = cache.n_kv_heads * cache.capacity * cache.head_dim;
-    assert!(lengths.len() == rows && z.len() == q.len() && cache.keys.len() == cache.values.len());
-    assert!(lengths.iter().all(|length| *length <= cache.capacity));
+    assert!(z.len() == q.len() && cache.keys.len() == cache.values.len());
+    assert!(rows.iter().all(|row| row.keys.end <= cache.capacity));
     assert!(
-        slots
-            .iter()
-            .all(|slot| (slot + 1) * slot_len <= cache.keys.len())
+        rows.iter()
+            .all(|row| (row.slot + 1) * slot_len <= cache.keys.len())
     );
-    let tasks = rows * cache.n_kv_heads;
+    let tasks = rows.len() * cache.n_kv_heads;
     let Some(task_len) = q.len().checked_div(tasks) else {
         return;
     };
@@ -68,19 +75,20 @@ pub fn decode(
     assert_eq!(q.len(), tasks * group * cache.head_dim);
     assert!(options.alibi.is_empty() || options.alibi.len() == cache.n_kv_heads * group);
     let z = Shared::new(z);
-    let max_len = lengths.iter().copied().max().unwrap_or(0);
+    let max_len = rows.iter().map(|row| row.keys.len()).max().unwrap_or(0);
     // The cost of a key is its products plus a horizontal sum, which takes as long as many products.
     par::for_each(tasks, max_len * (task_len + 128 * group), |index| {
-        let (row, kv_head) = (index / cache.n_kv_heads, index % cache.n_kv_heads);
-        let head = (slots[row] * cache.n_kv_heads + kv_head) * cache.capacity;
-        let end = lengths[row];
-        let first = end.saturating_sub(options.window.unwrap_or(usize::MAX));
+        let (row, kv_head) = (&rows[index / cache.n_kv_heads], index % cache.n_kv_heads);
+        let head = (row.slot * cache.n_kv_heads + kv_head) * cache.capacity;
+        let (first, end) = (row.keys.start.min(row.keys.end), row.keys.end);
         let tokens = (head + first) * cache.head_dim..(head + end) * cache.head_dim;
         let task = DecodeTask {
             q: &q[index * task_len..(index + 1) * task_len],
             keys: &cache.keys[tokens.clone()],
             values: &cache.values[tokens],
             head_dim: cache.head_dim,
+            first,
+            position: row.position,
             scale: options.scale * LOG2_E,
             soft_cap: options.soft_cap.map(|cap| cap * LOG2_E),
             slopes: options
@@ -102,6 +110,10 @@ struct DecodeTask<'a> {
     keys: &'a [f32],
     values: &'a [f32],
     head_dim: usize,
+    /// Position of the first visible token.
+    first: usize,
+    /// Position of the query.
+    position: usize,
     /// Factor on the scores, in units of log2.
     scale: f32,
     /// Soft cap of the scores, in units of log2.
@@ -133,7 +145,8 @@ fn body<S: Simd>(s: S, task: &DecodeTask<'_>, scores: &mut [f32], z: &mut [f32])
             }
             if let Some(slope) = task.slopes.get(head) {
                 for (token, score) in (first..end).zip(scores) {
-                    *score -= slope * LOG2_E * (tokens - 1 - token) as f32;
+                    let distance = task.position.abs_diff(task.first + token);
+                    *score -= slope * LOG2_E * distance as f32;
                 }
             }
         }

@@ -44,12 +44,12 @@ impl DropoutTile {
     /// Two positions share a draw. If the number of keys is even, these are always two adjacent
     /// keys of one query, so each draw is made once; otherwise each position makes its own draw.
     #[inline(always)]
-    pub(super) fn fill(&self, tile: &TileMask, out: &mut [f32]) {
+    pub(super) fn fill(&self, tile: &TileMask<'_>, out: &mut [f32]) {
         let paired = self.seq_k.is_multiple_of(2);
         let mut key = 0;
         while key < tile.keys {
             let position = self.base + (tile.first_key + key) as u64;
-            let first = (tile.first_key + key).saturating_sub(tile.position) & !15;
+            let first = tile.query_range(key, key + 1).0 & !15;
             if paired && position.is_multiple_of(2) && key + 1 < tile.keys {
                 let (low, high) = out[key * QUERIES..(key + 2) * QUERIES].split_at_mut(QUERIES);
                 self.fill_key_pair(position, first, low, high);

@@ -8,7 +8,7 @@ use super::super::par::{self, Shared};
 use super::super::scratch;
 use super::super::simd::{Ops, dispatch, for_lanes, load_part, store_part};
 use super::super::view::{Rows, SharedView, SharedViewMut, View, ViewMut};
-use super::block::{Block, KEYS, QUERIES, block_count, transpose};
+use super::block::{Block, KEYS, QUERIES, block_count, query_ranges, transpose};
 use super::mask::{KeySteps, TileMask};
 use super::softmax::{self, RunningSoftmax};
 use super::tile::{Factor, accumulate, multiply};
@@ -42,10 +42,11 @@ pub fn forward(
     par::for_each(tasks, cost, |task| {
         let (row, index) = (task / per_head, task % per_head);
         let (batch, head) = (row / shape.n_heads, row % shape.n_heads);
+        let ranges = query_ranges(shape, options, batch, index);
         // SAFETY: the indices are within `shape`, for which all views were checked, and each task
         // writes only the results of its own queries.
         unsafe {
-            let block = Block::new(shape, options, qkv, (batch, head, index));
+            let block = Block::new(shape, options, qkv, (batch, head, index), ranges.as_ref());
             let lse = lse.slice(row * shape.seq_q + index * QUERIES, block.mask.queries);
             let z = z.tokens(batch, head, index * QUERIES);
             let len = ScratchParts::len(shape.head_dim, block.dropout.is_some());
@@ -54,7 +55,7 @@ pub fn forward(
     });
 }
 
-dispatch!(fn run(block: &Block, scratch: &mut [f32], z: Rows<*mut f32>, lse: &mut [f32]) => body);
+dispatch!(fn run(block: &Block<'_>, scratch: &mut [f32], z: Rows<*mut f32>, lse: &mut [f32]) => body);
 
 /// The scratch of a block, split into parts.
 struct ScratchParts<'a> {
@@ -92,7 +93,7 @@ impl<'a> ScratchParts<'a> {
 }
 
 #[inline(always)]
-fn body<S: Simd>(s: S, block: &Block, scratch: &mut [f32], z: Rows<*mut f32>, lse: &mut [f32]) {
+fn body<S: Simd>(s: S, block: &Block<'_>, scratch: &mut [f32], z: Rows<*mut f32>, lse: &mut [f32]) {
     let parts = ScratchParts::split(scratch, block.head_dim, block.dropout.is_some());
     let n = block.mask.queries;
     // Scores in units of log2 save a multiplication per exponential.
@@ -148,7 +149,13 @@ fn body<S: Simd>(s: S, block: &Block, scratch: &mut [f32], z: Rows<*mut f32>, ls
 /// The keys of `mask` must exist in the block, `q` must be `[head_dim][QUERIES]`, and `p` must have
 /// room for `mask.keys` rows.
 #[inline(always)]
-unsafe fn compute_scores<S: Simd>(s: S, block: &Block, mask: &TileMask, q: &[f32], p: &mut [f32]) {
+unsafe fn compute_scores<S: Simd>(
+    s: S,
+    block: &Block<'_>,
+    mask: &TileMask<'_>,
+    q: &[f32],
+    p: &mut [f32],
+) {
     let q = Rows {
         ptr: q.as_ptr(),
         stride: QUERIES,
@@ -177,8 +184,8 @@ unsafe fn compute_scores<S: Simd>(s: S, block: &Block, mask: &TileMask, q: &[f32
 #[inline(always)]
 unsafe fn add_values<S: Simd>(
     s: S,
-    block: &Block,
-    mask: &TileMask,
+    block: &Block<'_>,
+    mask: &TileMask<'_>,
     p: &[f32],
     sums: Rows<*mut f32>,
 ) {
@@ -233,7 +240,7 @@ unsafe fn rescale_rows<S: Simd>(
 #[inline(always)]
 unsafe fn normalize_and_store<S: Simd>(
     s: S,
-    block: &Block,
+    block: &Block<'_>,
     running: &RunningSoftmax<'_>,
     sums: Rows<*mut f32>,
     z: Rows<*mut f32>,

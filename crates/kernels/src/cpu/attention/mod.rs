@@ -1,4 +1,4 @@
-//! Causal grouped-query attention that never stores the scores.
+//! Grouped-query attention that never stores the scores, for every kind of attention mask.
 //!
 //! A task is a block of 64 queries of one head. Scores are transposed, `[key][query]`, so that each
 //! query has its own lane: the softmax needs no reductions across lanes, keys and values are read
@@ -13,13 +13,16 @@ mod decode;
 mod dropout;
 mod forward;
 mod mask;
+mod query_ranges;
 mod softmax;
 mod tile;
 mod weights;
 
 pub use backward::{Grads, Saved, backward};
-pub use decode::{DecodeOptions, KvCache, decode};
+pub use decode::{DecodeOptions, DecodeRow, KvCache, decode};
 pub use forward::forward;
+
+use crate::AttentionMask;
 
 /// Sizes of an attention operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,32 +60,24 @@ pub struct Options<'a> {
     pub scale: f32,
     /// Soft cap of the scaled scores: maps them to (-c, c) by `c * tanh(score / c)`.
     pub soft_cap: Option<f32>,
-    /// Position of each sequence's first query among the keys (empty: 0). Query i attends to keys up
-    /// to position `offset + i`.
-    pub offsets: &'a [usize],
-    /// Maximum number of keys that a query attends to, including its own (sliding window).
+    /// Which keys each query attends to. Keys beyond those of the operation are masked.
+    pub mask: &'a AttentionMask,
+    /// Sliding window; see [`AttentionMask`].
     pub window: Option<usize>,
-    /// ALiBi slope of each head: adds `-slope * distance` to the scores. Empty for none.
+    /// ALiBi slope of each head: adds `-slope * abs(distance)` to the scores. Empty for none.
     pub alibi: &'a [f32],
     /// Dropout on the attention weights.
     pub dropout: Option<Dropout>,
 }
 
 impl Options<'_> {
-    /// Causal attention without any other option.
-    pub fn causal(scale: f32) -> Self {
-        Self {
-            scale,
-            soft_cap: None,
-            offsets: &[],
-            window: None,
-            alibi: &[],
-            dropout: None,
-        }
-    }
-
     fn check(&self, shape: &Shape) {
-        assert!(self.offsets.is_empty() || self.offsets.len() == shape.batch);
+        let rows = self.mask.rows();
+        assert!(
+            rows == 1 || rows == shape.batch,
+            "one row of the mask for each sequence"
+        );
+        assert_eq!(self.mask.queries(), shape.seq_q, "queries of the mask");
         assert!(self.alibi.is_empty() || self.alibi.len() == shape.n_heads);
         assert!(self.window != Some(0), "the window must not be 0");
     }

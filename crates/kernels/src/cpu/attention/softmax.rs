@@ -19,7 +19,7 @@ pub(super) struct RunningSoftmax<'a> {
 
 /// Soft-caps the scores to (-cap, cap), both in units of log2, where any query attends to the key.
 #[inline(always)]
-pub(super) fn soft_cap<S: Simd>(s: S, mask: &TileMask, cap: f32, scores: &mut [f32]) {
+pub(super) fn soft_cap<S: Simd>(s: S, mask: &TileMask<'_>, cap: f32, scores: &mut [f32]) {
     assert!(scores.len() >= mask.keys * QUERIES);
     for register in 0..mask.registers(S::LANES) {
         let lane = register * S::LANES;
@@ -39,7 +39,7 @@ pub(super) fn soft_cap<S: Simd>(s: S, mask: &TileMask, cap: f32, scores: &mut [f
 #[inline(always)]
 pub(super) fn update_tile<S: Simd>(
     s: S,
-    mask: &TileMask,
+    mask: &TileMask<'_>,
     slope: f32,
     scores: &mut [f32],
     dropout: &[f32],
@@ -82,26 +82,45 @@ pub(super) struct Bias<S: Simd> {
     slope: f32,
     /// Position of the register's first query, relative to the tile's first key.
     position: f32,
-    window: f32,
     iota: S::f32s,
     /// The part of the bias that depends on the query.
     query_term: S::f32s,
+    /// Whether a query may attend to keys after its own position.
+    has_later_keys: bool,
+    /// First visible key of each query, relative to the tile's first key.
+    first: S::f32s,
+    /// One past the last visible key of each query.
+    end: S::f32s,
 }
 
 impl<S: Simd> Bias<S> {
     #[inline(always)]
-    pub(super) fn new(s: S, mask: &TileMask, slope: f32, lane: usize) -> Self {
+    pub(super) fn new(s: S, mask: &TileMask<'_>, slope: f32, lane: usize) -> Self {
         let iota = s.iota();
+        // Subtracted as integers: f32 cannot distinguish large positions.
+        let position = (mask.position + lane)
+            .cast_signed()
+            .wrapping_sub(mask.first_key.cast_signed());
+        let (first, end) = match mask.ranges {
+            None => {
+                let end = position.saturating_add(1);
+                let first = end.saturating_sub_unsigned(mask.window);
+                (
+                    s.add_f32s(iota, s.splat_f32s(first as f32)),
+                    s.add_f32s(iota, s.splat_f32s(end as f32)),
+                )
+            }
+            Some(ranges) => ranges.registers(s, lane, mask.first_key),
+        };
         Self {
             s,
             slope,
-            // Subtracted as integers: f32 cannot distinguish large positions.
-            position: (mask.position + lane)
-                .cast_signed()
-                .wrapping_sub(mask.first_key.cast_signed()) as f32,
-            window: mask.window as f32,
+            position: position as f32,
             iota,
             query_term: s.mul_f32s(iota, s.splat_f32s(-slope)),
+            has_later_keys: mask.ranges.is_some_and(|ranges| ranges.has_later_keys),
+            first,
+            end,
         }
     }
 
@@ -113,6 +132,12 @@ impl<S: Simd> Bias<S> {
     /// Adds the ALiBi bias to a score.
     #[inline(always)]
     pub(super) fn apply(&self, score: S::f32s, key: usize) -> S::f32s {
+        if self.has_later_keys {
+            let s = self.s;
+            let distance = s.add_f32s(self.iota, s.splat_f32s(self.position - key as f32));
+            let bias = s.mul_f32s(s.abs_f32s(distance), s.splat_f32s(self.slope));
+            return s.sub_f32s(score, bias);
+        }
         let shift = self.slope * (key as f32 - self.position);
         let score = self.s.add_f32s(score, self.query_term);
         self.s.add_f32s(score, self.s.splat_f32s(shift))
@@ -122,13 +147,9 @@ impl<S: Simd> Bias<S> {
     #[inline(always)]
     pub(super) fn mask(&self, value: S::f32s, fill: f32, key: usize) -> S::f32s {
         let s = self.s;
-        // The distance from the key to query lane i is `position + i - key`; visible distances are
-        // 0 to window - 1.
-        let distance = s.add_f32s(self.iota, s.splat_f32s(self.position - key as f32));
-        let fill = s.splat_f32s(fill);
-        let value = s.select_f32s(s.less_than_f32s(distance, s.zero()), fill, value);
-        let out_of_window = s.greater_than_or_equal_f32s(distance, s.splat_f32s(self.window));
-        s.select_f32s(out_of_window, fill, value)
+        let (key, fill) = (s.splat_f32s(key as f32), s.splat_f32s(fill));
+        let value = s.select_f32s(s.less_than_f32s(key, self.first), fill, value);
+        s.select_f32s(s.greater_than_or_equal_f32s(key, self.end), fill, value)
     }
 }
 

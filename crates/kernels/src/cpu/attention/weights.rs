@@ -31,8 +31,8 @@ pub(super) struct GradTile<'a> {
 #[inline(always)]
 pub(super) fn backward_tile<S: Simd>(
     s: S,
-    block: &Block,
-    mask: &TileMask,
+    block: &Block<'_>,
+    mask: &TileMask<'_>,
     tile: &mut GradTile<'_>,
     queries: &QueryStats<'_>,
 ) {
@@ -77,7 +77,7 @@ struct Column<S: Simd> {
 #[inline(always)]
 unsafe fn backward_column<S: Simd>(
     s: S,
-    mask: &TileMask,
+    mask: &TileMask<'_>,
     column: &Column<S>,
     bias: &Bias<S>,
     lane: usize,

@@ -5,36 +5,45 @@
     clippy::needless_for_each
 )]
 
+use super::attention_masks::{KINDS, Kind, MaskCase};
 use super::attention_reference as reference;
 
+use crate::AttentionMask;
 use crate::cpu::attention::{Dropout, Grads, Options, Saved, Shape, backward, forward};
 use crate::cpu::dropout::Mask;
-use crate::cpu::testing::{Rng, assert_close, assert_same_for_any_threads, check_gradient, to_f64};
+use crate::cpu::testing::{Rng, assert_same_for_any_threads, check_gradient, to_f64};
 use crate::cpu::view::{Strides, View, ViewMut};
 
 /// One random case: shape, data and options.
 struct Case {
     shape: Shape,
     data: [Vec<f32>; 4],
-    offsets: Vec<usize>,
+    case: MaskCase,
+    mask: AttentionMask,
     alibi: Vec<f32>,
-    window: Option<usize>,
     soft_cap: Option<f32>,
     dropout: Option<Dropout>,
 }
 
 impl Case {
-    fn random(rng: &mut Rng, max_len: usize) -> Self {
+    fn random(rng: &mut Rng, kind: Kind, max_len: usize) -> Self {
+        let (rows, queries) = (rng.range(1, 3), rng.range(1, max_len));
+        let case = MaskCase::random(rng, kind, rows, queries);
+        // Keys of a KV cache may be fewer or more than the mask needs.
+        let seq_k = if rng.below(4) == 0 {
+            rng.range(1, max_len + 40)
+        } else {
+            case.keys
+        };
+        Self::with_mask(rng, case, seq_k)
+    }
+
+    fn with_mask(rng: &mut Rng, case: MaskCase, seq_k: usize) -> Self {
         let n_kv_heads = rng.range(1, 3);
-        let seq_q = rng.range(1, max_len);
         let shape = Shape {
-            batch: rng.range(1, 3),
-            seq_q,
-            seq_k: if rng.below(2) == 0 {
-                seq_q
-            } else {
-                rng.range(1, max_len + 40)
-            },
+            batch: case.offsets.len(),
+            seq_q: case.queries,
+            seq_k,
             n_heads: n_kv_heads * rng.range(1, 3),
             n_kv_heads,
             head_dim: rng.pick(&[1, 3, 8, 16, 20, 32, 33, 40, 64, 72, 128]),
@@ -43,17 +52,13 @@ impl Case {
         let k_len = shape.batch * shape.seq_k * n_kv_heads * shape.head_dim;
         let some = |rng: &mut Rng| rng.below(3) == 0;
         Self {
-            offsets: if some(rng) {
-                vec![]
-            } else {
-                (0..shape.batch).map(|_| rng.below(60)).collect()
-            },
+            mask: case.mask(),
+            case,
             alibi: if some(rng) {
                 (0..shape.n_heads).map(|h| 0.5 / (h + 1) as f32).collect()
             } else {
                 vec![]
             },
-            window: some(rng).then(|| rng.range(1, max_len)),
             soft_cap: some(rng).then(|| rng.pick(&[0.3, 1.5, 50.0])),
             dropout: some(rng).then(|| Dropout {
                 mask: Mask {
@@ -71,8 +76,8 @@ impl Case {
         Options {
             scale: 1.0 / (self.shape.head_dim as f32).sqrt(),
             soft_cap: self.soft_cap,
-            offsets: &self.offsets,
-            window: self.window,
+            mask: &self.mask,
+            window: self.case.window,
             alibi: &self.alibi,
             dropout: self.dropout,
         }
@@ -144,49 +149,88 @@ impl Case {
     fn expected(&self) -> Vec<f64> {
         let [q, k, v, dz] = self.data.each_ref().map(|x| to_f64(x));
         let (shape, options) = (&self.shape, self.options());
-        let r = reference::forward(shape, &options, &q, &k, &v);
-        let [dq, dk, dv] = reference::backward(shape, &options, [&q, &k, &v], &dz);
+        let setup = (shape, &options, &self.case);
+        let r = reference::forward(setup, &q, &k, &v);
+        let [dq, dk, dv] = reference::backward(setup, [&q, &k, &v], &dz);
         [r.z, r.lse, dq, dk, dv].concat()
     }
 }
 
-#[test]
-fn matches_f64_on_random_cases() {
-    let mut rng = Rng(1);
-    for i in 0..120 {
-        let max_len = rng.pick(&[1, 2, 9, 33, 70, 150]);
-        let case = Case::random(&mut rng, max_len);
-        let label = format!(
-            "case {i}: {:?} offsets {:?} window {:?} cap {:?} alibi {:?} dropout {:?}",
-            case.shape, case.offsets, case.window, case.soft_cap, case.alibi, case.dropout
+/// Panics unless each element agrees within `1e-5` of its magnitude plus `2e-5`: sums of up to 300
+/// products of standard normal values.
+#[track_caller]
+fn assert_each_close(got: &[f32], want: &[f64], label: &str) {
+    assert_eq!(got.len(), want.len(), "{label}: lengths");
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        let close = (f64::from(*g) - w).abs() <= 1e-5 * w.abs() + 2e-5;
+        assert!(
+            close || f64::from(*g) == *w,
+            "{label}: [{i}] is {g}, not {w}"
         );
-        assert_close(&case.run(), &case.expected(), 3e-5, &label);
+    }
+}
+
+#[test]
+fn matches_f64_for_every_kind_of_mask() {
+    let mut rng = Rng(1);
+    for i in 0..40 * KINDS.len() {
+        let max_len = rng.pick(&[1, 2, 9, 33, 70, 150]);
+        let case = Case::random(&mut rng, KINDS[i % KINDS.len()], max_len);
+        let label = format!(
+            "case {i}: {:?} mask {:?} cap {:?} alibi {:?} dropout {:?}",
+            case.shape, case.case, case.soft_cap, case.alibi, case.dropout
+        );
+        assert_each_close(&case.run(), &case.expected(), &label);
     }
 }
 
 #[test]
 fn long_sequences_match_f64_across_tiles() {
     let mut rng = Rng(2);
-    for window in [None, Some(100)] {
-        let mut case = Case::random(&mut rng, 3);
-        case.shape = Shape {
-            batch: 1,
-            seq_q: 300,
-            seq_k: 420,
-            n_heads: 2,
-            n_kv_heads: 1,
-            head_dim: 16,
-        };
-        case.data = [300 * 32, 420 * 16, 420 * 16, 300 * 32].map(|len| rng.floats(len));
-        (case.offsets, case.alibi, case.window) = (vec![120], vec![], window);
-        assert_close(&case.run(), &case.expected(), 3e-5, "long");
+    for kind in KINDS {
+        for window in [None, Some(100)] {
+            let mut mask = MaskCase::random(&mut rng, kind, 1, 150);
+            mask.window = window;
+            let keys = mask.keys;
+            let mut case = Case::with_mask(&mut rng, mask, keys);
+            case.alibi.clear();
+            assert_each_close(&case.run(), &case.expected(), &format!("{:?}", case.case));
+        }
     }
+}
+
+/// Queries without visible keys: rows of length 0, padding after segments, keys out of the window.
+#[test]
+fn a_query_without_visible_keys_gets_zero_and_no_gradient() {
+    let mut rng = Rng(8);
+    let mut empty = 0;
+    for i in 0..40 {
+        let kind = [Kind::Bidirectional, Kind::Cross, Kind::CausalSegments][i % 3];
+        let mut mask = MaskCase::random(&mut rng, kind, 2, 70);
+        mask.lengths[0] = 0;
+        mask.segments[0].truncate(1);
+        let keys = mask.keys;
+        let case = Case::with_mask(&mut rng, mask, keys);
+        let results = case.run();
+        assert!(results.iter().all(|x| !x.is_nan()));
+        let (z, rest) = results.split_at(case.data[0].len());
+        let dq = &rest[rest.len() - case.data[0].len() - 2 * case.data[1].len()..];
+        let is_empty = |query| (0..keys).all(|key| !case.case.is_visible(0, query, key));
+        for query in (0..70).filter(|query| is_empty(*query)) {
+            empty += 1;
+            let width = case.shape.n_heads * case.shape.head_dim;
+            for row in [z, dq] {
+                assert!(row[query * width..][..width].iter().all(|x| *x == 0.0));
+            }
+        }
+    }
+    assert!(empty > 1000, "only {empty} queries without keys");
 }
 
 #[test]
 fn large_scores_stay_finite() {
     let mut rng = Rng(3);
-    let mut case = Case::random(&mut rng, 150);
+    let mut case = Case::random(&mut rng, Kind::Causal, 150);
     case.data[0].iter_mut().for_each(|x| *x *= 300.0);
     assert!(
         case.run()
@@ -198,13 +242,14 @@ fn large_scores_stay_finite() {
 #[test]
 fn reference_gradients_match_finite_differences() {
     let mut rng = Rng(4);
-    for _ in 0..6 {
-        let case = Case::random(&mut rng, 9);
+    for i in 0..24 {
+        let case = Case::random(&mut rng, KINDS[i % KINDS.len()], 9);
         let [q, k, v, dz] = case.data.each_ref().map(|x| to_f64(x));
-        let (shape, options) = (&case.shape, case.options());
-        let [dq, dk, dv] = reference::backward(shape, &options, [&q, &k, &v], &dz);
+        let options = case.options();
+        let setup = (&case.shape, &options, &case.case);
+        let [dq, dk, dv] = reference::backward(setup, [&q, &k, &v], &dz);
         let loss = |q: &[f64], k: &[f64], v: &[f64]| -> f64 {
-            let z = reference::forward(shape, &options, q, k, v).z;
+            let z = reference::forward(setup, q, k, v).z;
             z.iter().zip(&dz).map(|(z, d)| z * d).sum()
         };
         check_gradient(&mut rng, &q, &dq, |q| loss(q, &k, &v), "dq");
@@ -216,8 +261,8 @@ fn reference_gradients_match_finite_differences() {
 #[test]
 fn results_are_identical_for_any_thread_count() {
     let mut rng = Rng(5);
-    for _ in 0..8 {
-        let case = Case::random(&mut rng, 150);
+    for i in 0..12 {
+        let case = Case::random(&mut rng, KINDS[i % KINDS.len()], 150);
         assert_same_for_any_threads(|| case.run());
     }
 }
@@ -241,8 +286,8 @@ fn head_first(x: &[f32], [b, s, h, d]: [usize; 4], gap: usize) -> (Vec<f32>, Str
 #[test]
 fn output_is_identical_for_any_layout() {
     let mut rng = Rng(6);
-    for _ in 0..8 {
-        let case = Case::random(&mut rng, 70);
+    for i in 0..12 {
+        let case = Case::random(&mut rng, KINDS[i % KINDS.len()], 70);
         let s = case.shape;
         let q_sizes = [s.batch, s.seq_q, s.n_heads, s.head_dim];
         let k_sizes = [s.batch, s.seq_k, s.n_kv_heads, s.head_dim];
@@ -274,14 +319,19 @@ fn output_is_identical_for_any_layout() {
 #[test]
 fn empty_batches_and_zero_keys_are_accepted() {
     let mut rng = Rng(7);
-    let mut case = Case::random(&mut rng, 5);
+    let mut case = Case::random(&mut rng, Kind::Causal, 5);
     case.shape.batch = 0;
-    case.offsets.clear();
+    case.mask = AttentionMask::causal(vec![], case.shape.seq_q);
     case.data = Default::default();
     assert!(case.run().is_empty());
-    let mut case = Case::random(&mut rng, 5);
-    case.shape.seq_k = 0;
-    case.data[1].clear();
-    case.data[2].clear();
-    assert_close(&case.run(), &case.expected(), 0.0, "no keys");
+    for kind in KINDS {
+        let mut case = Case::random(&mut rng, kind, 5);
+        case.shape.seq_k = 0;
+        case.data[1].clear();
+        case.data[2].clear();
+        // Nothing is visible, whatever the mask allows.
+        case.case.kind = Kind::Cross;
+        case.case.lengths.fill(0);
+        assert_each_close(&case.run(), &case.expected(), "no keys");
+    }
 }

@@ -9,6 +9,7 @@
 
 use crate::cpu::attention::{Options, Shape};
 
+use super::attention_masks::MaskCase;
 use crate::cpu::testing::dropout_factor;
 
 /// Contiguous `[batch, seq, heads, head_dim]` arrays in f64.
@@ -45,24 +46,27 @@ pub(crate) fn factor(s: &Shape, o: &Options<'_>, b: usize, h: usize, i: usize, j
     })
 }
 
-pub(crate) fn forward(s: &Shape, o: &Options<'_>, q: &[f64], k: &[f64], v: &[f64]) -> Reference {
+/// The shape, the options, and the definition of the options' mask.
+pub(crate) type Setup<'a> = (&'a Shape, &'a Options<'a>, &'a MaskCase);
+
+pub(crate) fn forward((s, o, mask): Setup<'_>, q: &[f64], k: &[f64], v: &[f64]) -> Reference {
     let mut z = vec![0.0; q.len()];
     let mut lse = vec![f64::NEG_INFINITY; s.batch * s.n_heads * s.seq_q];
     let mut weights = vec![0.0; s.batch * s.n_heads * s.seq_q * s.seq_k];
     for b in 0..s.batch {
         for h in 0..s.n_heads {
             for i in 0..s.seq_q {
-                let position = o.offsets.get(b).copied().unwrap_or(0) + i;
+                let position = mask.position(b, i);
                 let query = (b * s.n_heads + h) * s.seq_q + i;
-                let visible = |j: usize| j <= position && o.window.is_none_or(|w| j + w > position);
                 let qi = &q[q_row(s, b, i, h)..][..s.head_dim];
                 let score = |j: usize| {
                     let kj = &k[k_row(s, b, j, h)..][..s.head_dim];
                     let dot: f64 = qi.iter().zip(kj).map(|(a, b)| a * b).sum();
                     let slope = f64::from(o.alibi.get(h).copied().unwrap_or(0.0));
-                    capped(dot * f64::from(o.scale), o.soft_cap) - slope * (position - j) as f64
+                    capped(dot * f64::from(o.scale), o.soft_cap)
+                        - slope * position.abs_diff(j) as f64
                 };
-                let keys: Vec<usize> = (0..s.seq_k).filter(|j| visible(*j)).collect();
+                let keys: Vec<usize> = (0..s.seq_k).filter(|j| mask.is_visible(b, i, *j)).collect();
                 if keys.is_empty() {
                     continue;
                 }
@@ -89,13 +93,9 @@ pub(crate) fn capped(x: f64, cap: Option<f32>) -> f64 {
 }
 
 /// Returns the gradients of q, k and v.
-pub(crate) fn backward(
-    s: &Shape,
-    o: &Options<'_>,
-    [q, k, v]: [&[f64]; 3],
-    dz: &[f64],
-) -> [Vec<f64>; 3] {
-    let reference = forward(s, o, q, k, v);
+pub(crate) fn backward(setup: Setup<'_>, [q, k, v]: [&[f64]; 3], dz: &[f64]) -> [Vec<f64>; 3] {
+    let (s, o, _) = setup;
+    let reference = forward(setup, q, k, v);
     let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
     for b in 0..s.batch {
         for h in 0..s.n_heads {

@@ -6,7 +6,7 @@
 )]
 
 use super::attention_reference::capped;
-use crate::cpu::attention::{DecodeOptions, KvCache, decode};
+use crate::cpu::attention::{DecodeOptions, DecodeRow, KvCache, decode};
 use crate::cpu::testing::{Rng, assert_close, assert_same_for_any_threads};
 
 struct Case {
@@ -14,13 +14,11 @@ struct Case {
     n_kv_heads: usize,
     capacity: usize,
     dim: usize,
-    window: Option<usize>,
     soft_cap: Option<f32>,
     alibi: Vec<f32>,
     keys: Vec<f32>,
     values: Vec<f32>,
-    slots: Vec<usize>,
-    lengths: Vec<usize>,
+    rows: Vec<DecodeRow>,
     q: Vec<f32>,
 }
 
@@ -35,7 +33,6 @@ impl Case {
             n_kv_heads,
             capacity,
             dim,
-            window: (rng.below(3) == 0).then(|| rng.range(1, max_len)),
             soft_cap: (rng.below(3) == 0).then(|| rng.pick(&[0.3, 1.5, 50.0])),
             alibi: if rng.below(2) == 0 {
                 vec![]
@@ -44,9 +41,20 @@ impl Case {
             },
             keys: rng.floats(len),
             values: rng.floats(len),
-            slots: (0..rows).map(|_| rng.below(slots)).collect(),
-            lengths: (0..rows).map(|_| rng.range(0, capacity)).collect(),
+            rows: (0..rows)
+                .map(|_| Self::random_row(rng, slots, capacity))
+                .collect(),
             q: rng.floats(rows * group * n_kv_heads * dim),
+        }
+    }
+
+    /// A query that attends to any range of tokens, from a position before, in or after it.
+    fn random_row(rng: &mut Rng, slots: usize, capacity: usize) -> DecodeRow {
+        let end = rng.range(0, capacity);
+        DecodeRow {
+            slot: rng.below(slots),
+            keys: rng.range(0, end)..end,
+            position: rng.below(capacity + 2),
         }
     }
 
@@ -62,19 +70,11 @@ impl Case {
         let options = DecodeOptions {
             scale: 0.2,
             soft_cap: self.soft_cap,
-            window: self.window,
             alibi: &self.alibi,
         };
         let q = &self.q[rows.start * each..rows.end * each];
         let mut z = vec![f32::NAN; q.len()];
-        decode(
-            &options,
-            q,
-            &cache,
-            &self.slots[rows.clone()],
-            &self.lengths[rows],
-            &mut z,
-        );
+        decode(&options, q, &cache, &self.rows[rows], &mut z);
         z
     }
 
@@ -83,11 +83,13 @@ impl Case {
         let heads = self.group * self.n_kv_heads;
         for (index, z) in z.chunks_mut(self.dim).enumerate() {
             let (row, head) = (index / heads, index % heads);
-            let cache = (self.slots[row] * self.n_kv_heads + head / self.group) * self.capacity;
-            let length = self.lengths[row];
-            let first = length.saturating_sub(self.window.unwrap_or(length));
+            let row = &self.rows[row];
+            let cache = (row.slot * self.n_kv_heads + head / self.group) * self.capacity;
+            let first = row.keys.start;
             let slope = f64::from(self.alibi.get(head).copied().unwrap_or(0.0));
-            let scores: Vec<f64> = (first..length)
+            let scores: Vec<f64> = row
+                .keys
+                .clone()
                 .map(|token| {
                     let start = (cache + token) * self.dim;
                     let dot: f64 = (0..self.dim)
@@ -97,7 +99,7 @@ impl Case {
                         })
                         .sum();
                     let score = capped(dot * f64::from(0.2_f32), self.soft_cap);
-                    score - slope * (length - 1 - token) as f64
+                    score - slope * row.position.abs_diff(token) as f64
                 })
                 .collect();
             let max_score = scores.iter().copied().fold(f64::MIN, f64::max);
@@ -121,7 +123,7 @@ fn matches_f64() {
         for _ in 0..20 {
             let case = Case::random(&mut rng, max_len);
             assert_close(
-                &case.run(0..case.slots.len()),
+                &case.run(0..case.rows.len()),
                 &case.expected(),
                 2e-5,
                 "decode",
@@ -135,7 +137,7 @@ fn rows_are_independent_of_batch_and_thread_count() {
     let mut rng = Rng(2);
     for _ in 0..10 {
         let case = Case::random(&mut rng, 200);
-        let rows = case.slots.len();
+        let rows = case.rows.len();
         let together = assert_same_for_any_threads(|| case.run(0..rows));
         let alone: Vec<f32> = (0..rows).flat_map(|row| case.run(row..row + 1)).collect();
         assert_eq!(together, alone);

@@ -4,6 +4,7 @@
 
 mod activation;
 mod attention;
+mod attention_masks;
 mod attention_reference;
 mod bounds;
 mod decode;
