@@ -31,7 +31,10 @@ pub fn save(
     if written.is_err() {
         let _ = fs::remove_dir_all(&temp); // The first error is the one to report.
     }
-    written.map(|()| folder.join(name))
+    written?;
+    let path = folder.join(name);
+    tracing::info!(step = state.step, path = %path.display(), "checkpoint saved");
+    Ok(path)
 }
 
 fn write_files(
