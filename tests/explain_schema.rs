@@ -6,13 +6,36 @@ use serde_json::Value;
 use crate::explain_report::{explainer, options};
 use crate::random_models::random_config;
 
-/// Violations of `schema` in `value`: types, missing or unknown keys, constants.
+/// The keywords that `validate` checks, and those that say nothing about a value. Another one is a gap in the
+/// test: a crate that knows all would change features of `num-traits` and `serde_json`, and with them Burn would
+/// be compiled once more for the tests.
+const KEYWORDS: [&str; 13] = [
+    "$defs",
+    "$id",
+    "$ref",
+    "$schema",
+    "additionalProperties",
+    "anyOf",
+    "const",
+    "description",
+    "items",
+    "properties",
+    "required",
+    "title",
+    "type",
+];
+
+/// Violations of `schema` in `value`.
 pub(crate) fn validate(
     value: &Value,
     schema: &Value,
     root: &Value,
     path: &str,
 ) -> Result<(), String> {
+    for keyword in schema.as_object().unwrap().keys() {
+        let is_known = KEYWORDS.contains(&keyword.as_str());
+        assert!(is_known, "{path}: the keyword `{keyword}` is not checked");
+    }
     if let Some(name) = schema.get("$ref").and_then(Value::as_str) {
         let name = name.rsplit('/').next().unwrap();
         return validate(value, &root["$defs"][name], root, path);
@@ -51,10 +74,6 @@ pub(crate) fn validate(
     if constant.is_some_and(|constant| constant != value) {
         return Err(format!("{path} is {value}, which is not {constant:?}"));
     }
-    let allowed = schema.get("enum").and_then(Value::as_array);
-    if allowed.is_some_and(|allowed| !allowed.contains(value)) {
-        return Err(format!("{path} is {value}, which is not in the list"));
-    }
     for key in schema["required"]
         .as_array()
         .into_iter()
@@ -78,8 +97,10 @@ pub(crate) fn validate(
             None => {}
         }
     }
-    for item in value.as_array().into_iter().flatten() {
-        validate(item, &schema["items"], root, &format!("{path}[]"))?;
+    if let Some(items) = schema.get("items") {
+        for item in value.as_array().into_iter().flatten() {
+            validate(item, items, root, &format!("{path}[]"))?;
+        }
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use crate::util::root;
 /// Crates of the workspace that each crate may depend on. ARCHITECTURE.md says why.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("base", &[]),
+    ("chat", &[]),
     ("data", &["base"]),
     ("kernels", &["base"]),
     ("model", &["base", "kernels"]),
@@ -18,11 +19,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("convert", &["base", "data", "model"]),
     ("eval", &["data", "model", "generate"]),
     ("train", &["base", "kernels", "data", "model", "eval"]),
-    ("server", &["data", "model", "generate", "explain"]),
+    ("server", &["chat", "data", "model", "generate", "explain"]),
     (
         "nextword",
         &[
-            "kernels", "data", "model", "generate", "explain", "convert", "eval", "train", "server",
+            "chat", "kernels", "data", "model", "generate", "explain", "convert", "eval", "train",
+            "server",
         ],
     ),
 ];
@@ -30,7 +32,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// External dependencies that only the named crates may have.
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("axum", &["server"]),
-    ("tokio", &["server"]),
+    ("minijinja", &["chat"]),
+    ("tokio", &["server", "nextword"]),
     ("anyhow", &["nextword"]),
     ("clap", &["nextword"]),
     ("tokenizers", &["data"]),
@@ -71,7 +74,7 @@ fn crates_depend_only_on_allowed_crates() {
             );
         }
         let uses_burn = uses.iter().any(|used| used.starts_with("burn"));
-        let is_without_tensors = ["base", "data"].contains(&name.as_str());
+        let is_without_tensors = ["base", "chat", "data"].contains(&name.as_str());
         assert!(
             !(is_without_tensors && uses_burn),
             "{name} must not depend on Burn"

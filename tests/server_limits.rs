@@ -90,8 +90,13 @@ fn only_allowed_origins_are_served() {
     let image =
         "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\nSec-Fetch-Dest: image\r\n";
     assert_eq!(server.get("/explain?prompt=x", image).0, 403);
-    let log = server.log.next().unwrap().unwrap();
-    assert!(log.starts_with("GET /explain 403 "), "{log}");
+    let mut log = server.log.by_ref().map(Result::unwrap);
+    let line = log.find(|line| line.contains("request{")).unwrap();
+    assert!(
+        line.contains("INFO request{method=GET path=/explain}: ")
+            && line.contains(" response status=403 ms="),
+        "{line}"
+    );
     let (status, head, _) = server.get("/v1/models", "Origin: https://app.example\r\n");
     assert!(
         status == 200 && head.contains("access-control-allow-origin: https://app.example"),

@@ -4,7 +4,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use nextword_server::{ChatTemplate, Message};
+use nextword_chat::{ChatTemplate, Message};
 
 use crate::malformed_models::{
     MAX_MESSAGE_LEN, MUTATIONS_PER_FILE, corrupt_bytes, mutation_count, test_rng,
@@ -48,14 +48,10 @@ fn attempt(source: &[u8]) -> bool {
     let Ok(source) = std::str::from_utf8(source) else {
         return false; // Rejected when the file is read.
     };
-    let message = |role: &str, content: &str| Message {
-        role: role.to_string(),
-        content: content.to_string(),
-    };
     let messages = [
-        message("system", "Be brief."),
-        message("user", " Who? "),
-        message("assistant", "<think>…</think> She."),
+        Message::system("Be brief."),
+        Message::user(" Who? "),
+        Message::assistant("<think>…</think> She."),
     ];
     let start = Instant::now();
     let result = ChatTemplate::from_source(source, "<s>", "</s>")

@@ -205,12 +205,24 @@ impl TextGenerator {
     /// Applies the prompt template and encodes the prompt, as [`generate`](Self::generate) does.
     ///
     /// # Errors
-    /// [`GenerateError::Setting`] for a template without [`PROMPT_PLACEHOLDER`].
+    /// As [`format_prompt`](Self::format_prompt).
     pub fn encode_prompt(
         &self,
         prompt: &str,
         options: &TextOptions,
     ) -> Result<Encoding, GenerateError> {
+        Ok(self.encode(&self.format_prompt(prompt, options)?))
+    }
+
+    /// Applies the prompt template: that of `options`, otherwise the model card's.
+    ///
+    /// # Errors
+    /// [`GenerateError::Setting`] for a template without [`PROMPT_PLACEHOLDER`].
+    pub fn format_prompt(
+        &self,
+        prompt: &str,
+        options: &TextOptions,
+    ) -> Result<String, GenerateError> {
         let template = options
             .prompt_template
             .as_ref()
@@ -223,7 +235,23 @@ impl TextGenerator {
                 hint: "write {prompt} where the prompt belongs",
             });
         }
-        Ok(self.encode(&template.replace(PROMPT_PLACEHOLDER, prompt)))
+        Ok(template.replace(PROMPT_PLACEHOLDER, prompt))
+    }
+
+    /// Text of the BOS token for chat templates: the model card's, or else that of its id. Empty without one.
+    pub fn bos_text(&self) -> String {
+        self.token_text_or_empty(self.card.bos_token.as_ref(), self.card.bos_id)
+    }
+
+    /// Text of the EOS token for chat templates: the model card's, or else the tokenizer's. Empty without one.
+    pub fn eos_text(&self) -> String {
+        let eos_id = self.tokenizer.special_tokens().eos;
+        self.token_text_or_empty(self.card.eos_token.as_ref(), eos_id)
+    }
+
+    fn token_text_or_empty(&self, text: Option<&String>, id: Option<u32>) -> String {
+        let from_id = || self.tokenizer.id_to_token(id?);
+        text.cloned().or_else(from_id).unwrap_or_default()
     }
 
     /// Encodes `text` as in training: with the card's BOS token, unless the text already starts with

@@ -136,6 +136,7 @@ impl DeviceName {
             return Ok(device.clone());
         }
         let device = self.open_new()?;
+        tracing::debug!(name = %self, ?device, "device opened");
         opened.insert(self.clone(), device.clone());
         Ok(device)
     }

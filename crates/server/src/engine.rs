@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc as jobs;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nextword_generate::{
@@ -16,7 +17,7 @@ use nextword_generate::{
 };
 use tokio::sync::mpsc;
 
-use self::job::{AliveGuard, Job};
+use self::job::{AliveGuard, Job, Message};
 use crate::api_error::ApiError;
 use crate::metrics::EngineMetrics;
 use crate::output::{OutputAssembler, TextDelta, TokenInfo, prompt_tokens};
@@ -64,16 +65,42 @@ pub(crate) enum UpdateKind {
 /// Updates of a request's completions. Dropping the receiver cancels them within one step.
 pub(crate) type Updates = mpsc::Receiver<Update>;
 
-/// Handle to an engine thread.
+/// Sends requests to an engine thread.
 #[derive(Debug)]
 pub(crate) struct Engine {
-    jobs: jobs::Sender<Job>,
+    messages: jobs::Sender<Message>,
     queued: Arc<AtomicUsize>,
     max_queued: usize,
     slots: usize,
-    abort: Arc<AtomicBool>,
+    aborted: Arc<AtomicBool>,
     alive: Arc<AtomicBool>,
     metrics: Arc<EngineMetrics>,
+}
+
+/// Owns an engine thread. Dropping it fails all completions and waits until the thread has ended, at most one
+/// step later.
+#[derive(Debug)]
+pub(crate) struct EngineThread {
+    messages: jobs::Sender<Message>,
+    aborted: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl EngineThread {
+    /// Makes the engine fail all its completions after the current step, and end.
+    pub(crate) fn abort(&self) {
+        self.aborted.store(true, Ordering::Release);
+        let _ = self.messages.send(Message::Stop); // Fails if the thread has ended.
+    }
+}
+
+impl Drop for EngineThread {
+    fn drop(&mut self) {
+        self.abort();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // A panic was logged when it happened.
+        }
+    }
 }
 
 impl Engine {
@@ -84,41 +111,48 @@ impl Engine {
         options: BatchOptions,
         max_queued: usize,
         metrics: Arc<EngineMetrics>,
-    ) -> std::io::Result<Self> {
+    ) -> std::io::Result<(Self, EngineThread)> {
         let (sender, receiver) = jobs::channel();
-        let queued = Arc::new(AtomicUsize::new(0));
-        let abort = Arc::new(AtomicBool::new(false));
+        let aborted = Arc::new(AtomicBool::new(false));
         let alive = Arc::new(AtomicBool::new(true));
         let worker = Worker {
             batcher: Batcher::new(generator.model().clone(), options),
             generator,
             options,
-            jobs: receiver,
-            accepts_jobs: true,
+            messages: receiver,
             queue: VecDeque::new(),
             active: BTreeMap::new(),
-            abort: abort.clone(),
+            aborted: aborted.clone(),
             metrics: metrics.clone(),
         };
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("engine".to_owned())
             .spawn({
                 let alive = AliveGuard(alive.clone());
-                let label = format!("the engine of model `{name}`");
+                let name = name.to_owned();
                 move || {
                     let _alive = alive;
+                    let label = format!("the engine of model `{name}`");
+                    let _span = tracing::info_span!("engine", model = name).entered();
                     panics::catch(&label, || worker.run(&label));
+                    tracing::debug!("ended");
                 }
             })?;
-        Ok(Self {
-            jobs: sender,
-            queued,
+        let engine = Self {
+            messages: sender.clone(),
+            queued: Arc::default(),
             max_queued,
             slots: options.slots,
-            abort,
+            aborted: aborted.clone(),
             alive,
             metrics,
-        })
+        };
+        let thread = EngineThread {
+            messages: sender,
+            aborted,
+            thread: Some(thread),
+        };
+        Ok((engine, thread))
     }
 
     /// Appends a request to the queue.
@@ -148,7 +182,7 @@ impl Engine {
             submitted: Instant::now(),
             queued: self.queued.clone(),
         };
-        let sent = self.jobs.send(job);
+        let sent = self.messages.send(Message::Job(job));
         sent.map_err(|_| self.unavailable())?;
         Ok(updates)
     }
@@ -163,7 +197,7 @@ impl Engine {
     }
 
     fn unavailable(&self) -> ApiError {
-        if self.abort.load(Ordering::Acquire) {
+        if self.aborted.load(Ordering::Acquire) {
             return ApiError::shutting_down();
         }
         ApiError::unavailable("this model's engine has crashed; hint: restart the server")
@@ -175,11 +209,6 @@ impl Engine {
 
     pub(crate) fn slots(&self) -> usize {
         self.slots
-    }
-
-    /// Makes the engine fail all its completions immediately.
-    pub(crate) fn abort(&self) {
-        self.abort.store(true, Ordering::Release);
     }
 }
 
@@ -203,18 +232,16 @@ struct Worker {
     generator: TextGenerator,
     options: BatchOptions,
     batcher: Batcher,
-    jobs: jobs::Receiver<Job>,
-    /// Whether new jobs can still arrive.
-    accepts_jobs: bool,
+    messages: jobs::Receiver<Message>,
     /// Round-robin over requests: each admits one sequence at a time.
     queue: VecDeque<Job>,
     active: BTreeMap<RequestId, ActiveCompletion>,
-    abort: Arc<AtomicBool>,
+    aborted: Arc<AtomicBool>,
     metrics: Arc<EngineMetrics>,
 }
 
 impl Worker {
-    /// Runs until no more work can arrive; `label` names the engine in logs.
+    /// Runs until it is aborted; `label` names the engine in logs.
     fn run(mut self, label: &str) {
         loop {
             match panics::catch(label, || self.tick()) {
@@ -231,18 +258,19 @@ impl Worker {
         }
     }
 
-    /// Runs one step of the batch. Returns false once no more work can arrive.
+    /// Runs one step of the batch. Returns false once it is aborted.
     fn tick(&mut self) -> bool {
-        self.receive_jobs();
-        if self.abort.load(Ordering::Acquire) {
+        self.receive_messages();
+        if self.aborted.load(Ordering::Acquire) {
             self.cancel_all();
-            self.queue.clear();
+            self.metrics.running.set(0);
+            return false;
         }
         self.drop_cancelled();
         self.admit();
         self.metrics.running.set(self.active.len());
         if self.active.is_empty() && self.queue.is_empty() {
-            return self.accepts_jobs;
+            return true;
         }
         if self.apply_backpressure() {
             std::thread::sleep(IDLE_POLL);
@@ -252,23 +280,20 @@ impl Worker {
         true
     }
 
-    /// Queues all new requests; blocks for one while there is nothing to do.
-    fn receive_jobs(&mut self) {
+    /// Queues all new requests; blocks for a message while there is nothing to do.
+    fn receive_messages(&mut self) {
         self.metrics.running.set(self.active.len());
-        if self.active.is_empty() && self.queue.is_empty() {
-            match self.jobs.recv() {
-                Ok(job) => self.queue.push_back(job),
-                Err(_) => self.accepts_jobs = false,
-            }
+        let is_idle = self.active.is_empty() && self.queue.is_empty();
+        let first = is_idle.then(|| self.messages.recv());
+        if matches!(first, Some(Err(_))) {
+            // All senders are gone, so no work can arrive.
+            self.aborted.store(true, Ordering::Release);
         }
-        loop {
-            match self.jobs.try_recv() {
-                Ok(job) => self.queue.push_back(job),
-                Err(jobs::TryRecvError::Empty) => return,
-                Err(jobs::TryRecvError::Disconnected) => {
-                    self.accepts_jobs = false;
-                    return;
-                }
+        let first = first.and_then(Result::ok);
+        for message in first.into_iter().chain(self.messages.try_iter()) {
+            match message {
+                Message::Job(job) => self.queue.push_back(job),
+                Message::Stop => {} // Wakes the thread; the flag is set.
             }
         }
     }
@@ -376,6 +401,9 @@ impl Worker {
     }
 
     fn step(&mut self) {
+        let (active, queued) = (self.active.len(), self.queue.len());
+        let _span = tracing::debug_span!("step", active, queued).entered();
+        let start = Instant::now();
         for (id, event) in self.batcher.step() {
             let Some(mut active) = self.active.remove(&id) else {
                 continue;
@@ -384,6 +412,7 @@ impl Worker {
                 self.active.insert(id, active);
             }
         }
+        tracing::debug!(ms = start.elapsed().as_secs_f64() * 1e3, "step done");
     }
 
     fn cancel_all(&mut self) {

@@ -1,7 +1,6 @@
 //! Errors from starting and running a server.
 
 use std::io;
-use std::path::PathBuf;
 
 use nextword_generate::GenerateError;
 
@@ -15,17 +14,8 @@ pub enum ServerError {
          or set NEXTWORD_API_KEY, or omit --host"
     )]
     ApiKeyRequired {
-        /// The requested address.
+        /// The address.
         host: String,
-    },
-
-    /// The address cannot be bound.
-    #[error("cannot listen on {address}: {source}; hint: choose another --host or --port")]
-    Listen {
-        /// Host and port.
-        address: String,
-        /// The error reported by the operating system.
-        source: io::Error,
     },
 
     /// Two models have the same name.
@@ -33,22 +23,6 @@ pub enum ServerError {
     DuplicateName {
         /// The name.
         name: String,
-    },
-
-    /// A chat template cannot be read or parsed.
-    #[error("`{}`: {problem}; hint: fix the template or remove the file", path.display())]
-    Template {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        problem: String,
-    },
-
-    /// The chat template rejected a conversation.
-    #[error("the model's chat template rejected this conversation: {problem}")]
-    Chat {
-        /// The error raised by the template.
-        problem: String,
     },
 
     /// The KV cache budget is too small for one sequence.
@@ -65,7 +39,7 @@ pub enum ServerError {
         budget: u64,
     },
 
-    /// A thread, the runtime or a signal handler could not be created.
+    /// A thread could not be started, or the listener is not usable.
     #[error("cannot start the server: {0}")]
     Io(#[from] io::Error),
 

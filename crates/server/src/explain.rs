@@ -33,6 +33,15 @@ pub(crate) fn script() -> Response<Body> {
     file_response(page::JS.as_str(), "text/javascript; charset=utf-8")
 }
 
+/// A parsed request.
+pub(crate) struct ExplainRequest {
+    /// Whether only the training history is wanted.
+    wants_history: bool,
+    prompt: String,
+    options: TextOptions,
+    query: ExplainQuery,
+}
+
 /// A query about a prompt.
 enum ExplainQuery {
     /// The full report.
@@ -57,14 +66,15 @@ enum ExplainQuery {
 /// - `learning`: the training history of the model's run.
 pub(crate) async fn query(State(app): State<Arc<AppState>>, request: Request) -> HandlerResult {
     app.check_accepting()?;
-    let parsed = app.parse_json(request, |model, body| {
-        let mut params = Params::new(body)?;
-        let wants_history = params.flag("learning")?;
-        let prompt = params.string("prompt")?.unwrap_or_default().to_owned();
-        let (options, query) = (parse_options(&mut params)?, parse_query(&mut params)?);
-        Ok((model, wants_history, prompt, options, query))
-    });
-    let (model, wants_history, prompt, options, query) = parsed.await?;
+    let (model, request) = app
+        .parse_json(request, |model, params| Ok((model, parse(params)?)))
+        .await?;
+    let ExplainRequest {
+        wants_history,
+        prompt,
+        options,
+        query,
+    } = request;
     if wants_history {
         let history = json!({"learning": model.training_history});
         return Ok(json_response(StatusCode::OK, history.to_string()));
@@ -105,6 +115,16 @@ fn run_query(
             "text": explanation.explainer.token_text(id),
             "numbers": explanation.explainer.embedding(id)?,
         })),
+    })
+}
+
+/// Parses the body of `POST /explain`.
+pub(crate) fn parse(params: &mut Params<'_>) -> Result<ExplainRequest, ApiError> {
+    Ok(ExplainRequest {
+        wants_history: params.flag("learning")?,
+        prompt: params.string("prompt")?.unwrap_or_default().to_owned(),
+        options: parse_options(params)?,
+        query: parse_query(params)?,
     })
 }
 

@@ -3,18 +3,66 @@
 //! | for | see |
 //! |---|---|
 //! | a loaded model and its name | [`LoadedModel`] |
-//! | the address and all limits | [`Config`] |
-//! | the server | [`serve`] |
+//! | access rules and limits | [`Config`] |
+//! | the server, on a listener or as an axum router | [`Server`] |
 //!
 //! Each model and its KV cache are owned by one engine thread (`engine`). Requests join and leave its
 //! batch between steps. When a client disconnects, its completions are cancelled. All request
 //! parameters are bounds-checked before memory is allocated for them.
+//!
+//! ```
+//! use std::io::{Read, Write};
+//!
+//! use burn::tensor::Device;
+//! use nextword_data::{TokenizerConfig, TokenizerKind, build_tokenizer};
+//! use nextword_generate::TextGenerator;
+//! use nextword_model::{ModelCard, ModelConfig};
+//! use nextword_server::{Config, LoadedModel, Server};
+//! use tokio::net::TcpListener;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // An untrained model; `LoadedModel::open` loads a model folder.
+//! let tokenizer = TokenizerConfig { kind: TokenizerKind::Byte, ..TokenizerConfig::default() };
+//! let tokenizer = build_tokenizer(&tokenizer, std::iter::empty())?;
+//! let config = ModelConfig {
+//!     vocab_size: tokenizer.vocab_size(),
+//!     context_length: 16,
+//!     n_layers: 1,
+//!     n_heads: 2,
+//!     d_model: 8,
+//!     ..ModelConfig::default()
+//! };
+//! let model = config.init(&Device::flex(), 1)?;
+//! let generator = TextGenerator::new(model, tokenizer, ModelCard::default())?;
+//!
+//! let server = Server::new(vec![LoadedModel::new("tiny", generator)], Config::default())?;
+//! let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+//! let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?; // Any free port.
+//! let address = listener.local_addr()?;
+//! let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+//! let serving = runtime.spawn(server.serve(listener, async { drop(stopped.await) }));
+//!
+//! let mut client = std::net::TcpStream::connect(address)?;
+//! client.write_all(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+//! let mut response = String::new();
+//! client.read_to_string(&mut response)?;
+//! assert!(response.contains("\"id\":\"tiny\""));
+//!
+//! drop(stop); // Ends the server after the requests in flight.
+//! runtime.block_on(serving)??;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The server has no output of its own: requests, errors and shutdown are [`tracing`] events with the target
+//! `nextword_server` (requests at `INFO`, steps of the engines at `DEBUG`). Signals and the runtime are the
+//! program's.
 
 // Burn's nested tensor types overflow the default limit in release builds with wgpu.
 #![recursion_limit = "256"]
 
 mod api_error;
-mod chat_template;
+mod config;
 mod connection;
 mod engine;
 mod error;
@@ -23,8 +71,10 @@ mod explain_cache;
 mod limiter;
 mod listen;
 mod loaded_model;
+mod messages;
 mod metrics;
 mod middleware;
+mod openapi;
 mod output;
 mod page;
 mod panics;
@@ -32,73 +82,14 @@ mod params;
 mod parse;
 mod response;
 mod routes;
+mod server;
 mod stream;
-mod strftime;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod test_model;
 mod tokens;
 
-use std::time::Duration;
-
-pub use chat_template::{ChatTemplate, Message};
+pub use config::Config;
 pub use error::ServerError;
-pub use listen::{ServerEvent, serve};
 pub use loaded_model::LoadedModel;
-
-/// The address and the limits of a server.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Address to listen on. Any address other than loopback requires an API key.
-    pub host: String,
-    /// Port to listen on; 0 picks a free port.
-    pub port: u16,
-    /// Additional `Host` names to accept, for a proxy in front of the server.
-    pub allow_hosts: Vec<String>,
-    /// Origins (`https://app.example`) whose pages may send requests, besides the server's own.
-    pub cors_origins: Vec<String>,
-    /// Called with one line per request: method, path, status, and time until the response headers.
-    pub log: Option<fn(&str)>,
-    /// API key that clients must send, as `Authorization: Bearer KEY` or as a Basic password.
-    pub api_key: Option<String>,
-    /// Maximum concurrent completions per model; fewer if `cache_bytes` is too small.
-    pub slots: usize,
-    /// Memory for each model's KV cache, in bytes.
-    pub cache_bytes: u64,
-    /// Maximum number of completions waiting for a slot, per model.
-    pub queue: usize,
-    /// Maximum size of a request body, in bytes.
-    pub max_body_bytes: usize,
-    /// Maximum open connections; further ones wait to be accepted.
-    pub max_connections: usize,
-    /// Timeout for reading request headers.
-    pub header_timeout: Duration,
-    /// Timeout for an idle keep-alive connection; longer than the keep-alive of common clients.
-    pub idle_timeout: Duration,
-    /// Timeout for reading a request body.
-    pub body_timeout: Duration,
-    /// Timeout for a client that stops reading.
-    pub write_timeout: Duration,
-    /// How long in-flight requests may take to finish after a shutdown signal.
-    pub shutdown_grace: Duration,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            host: "127.0.0.1".to_owned(),
-            port: 8080,
-            allow_hosts: Vec::new(),
-            cors_origins: Vec::new(),
-            log: None,
-            api_key: None,
-            slots: 16,
-            cache_bytes: 1 << 30,
-            queue: 256,
-            max_body_bytes: 1 << 20,
-            max_connections: 512,
-            header_timeout: Duration::from_secs(5),
-            idle_timeout: Duration::from_mins(1),
-            body_timeout: Duration::from_secs(15),
-            write_timeout: Duration::from_secs(30),
-            shutdown_grace: Duration::from_secs(30),
-        }
-    }
-}
+pub use server::{AbortHandle, Server};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use burn::tensor::Device;
+use nextword_chat::{ChatError, ChatTemplate};
 use nextword_data::Tokenizer;
 use nextword_explain::history::TrainingHistory;
 use nextword_generate::{BatchOptions, TextGenerator};
@@ -12,8 +13,7 @@ use nextword_model::{ModelConfig, ModelDir};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::chat_template::ChatTemplate;
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineThread};
 use crate::metrics::EngineMetrics;
 use crate::{Config, ServerError};
 
@@ -22,7 +22,7 @@ use crate::{Config, ServerError};
 pub struct LoadedModel {
     name: String,
     generator: TextGenerator,
-    template: Result<Option<ChatTemplate>, ServerError>,
+    template: Result<Option<ChatTemplate>, ChatError>,
     training_history: Option<TrainingHistory>,
     fingerprint: String,
     created: u64,
@@ -36,15 +36,39 @@ impl LoadedModel {
     /// [`warning`](Self::warning).
     pub fn open(name: String, model_dir: &ModelDir, device: &Device) -> Result<Self, ServerError> {
         let generator = TextGenerator::open(model_dir, device)?;
-        let template = ChatTemplate::open(model_dir, &**generator.tokenizer());
+        let (bos, eos) = (generator.bos_text(), generator.eos_text());
+        let template = ChatTemplate::open(&model_dir.chat_template_path(), &bos, &eos);
+        let created = modified(&model_dir.weights_path());
         Ok(Self {
-            name,
-            fingerprint: fingerprint(model_dir, &**generator.tokenizer()),
-            created: modified(&model_dir.weights_path()),
-            generator,
             template,
-            training_history: None,
+            ..Self::with_time(name, generator, created)
         })
+    }
+
+    /// A model in memory, to be served as `name`, without a chat template.
+    pub fn new(name: impl Into<String>, generator: TextGenerator) -> Self {
+        Self::with_time(name.into(), generator, seconds(SystemTime::now()))
+    }
+
+    /// `created`: seconds since the Unix epoch, when the weights were written.
+    fn with_time(name: String, generator: TextGenerator, created: u64) -> Self {
+        Self {
+            name,
+            fingerprint: fingerprint(&generator, created),
+            created,
+            generator,
+            template: Ok(None),
+            training_history: None,
+        }
+    }
+
+    /// Sets the chat template of a model in memory.
+    #[must_use]
+    pub fn with_chat_template(self, template: ChatTemplate) -> Self {
+        Self {
+            template: Ok(Some(template)),
+            ..self
+        }
     }
 
     /// Adds the training history of the model's run, which the explain page shows.
@@ -69,7 +93,7 @@ pub(crate) struct Model {
     pub(crate) name: String,
     pub(crate) fingerprint: String,
     pub(crate) generator: TextGenerator,
-    pub(crate) template: Result<Option<ChatTemplate>, ServerError>,
+    pub(crate) template: Result<Option<ChatTemplate>, ChatError>,
     pub(crate) training_history: Option<TrainingHistory>,
     pub(crate) engine: Engine,
     pub(crate) metrics: Arc<EngineMetrics>,
@@ -78,7 +102,10 @@ pub(crate) struct Model {
 
 impl Model {
     /// Starts the engine of `loaded` within the limits of `config`.
-    pub(crate) fn start(loaded: LoadedModel, config: &Config) -> Result<Self, ServerError> {
+    pub(crate) fn start(
+        loaded: LoadedModel,
+        config: &Config,
+    ) -> Result<(Self, EngineThread), ServerError> {
         let bytes_per_slot = slot_bytes(loaded.generator.model().config());
         let budget = config.cache_bytes;
         let max_slots = usize::try_from(budget / bytes_per_slot.max(1)).unwrap_or(usize::MAX);
@@ -95,14 +122,14 @@ impl Model {
             ..BatchOptions::default()
         };
         let metrics = Arc::new(EngineMetrics::default());
-        let engine = Engine::start(
+        let (engine, thread) = Engine::start(
             &loaded.name,
             loaded.generator.clone(),
             options,
             config.queue,
             metrics.clone(),
         )?;
-        Ok(Self {
+        let model = Self {
             name: loaded.name,
             fingerprint: loaded.fingerprint,
             generator: loaded.generator,
@@ -111,7 +138,8 @@ impl Model {
             engine,
             metrics,
             created: loaded.created,
-        })
+        };
+        Ok((model, thread))
     }
 
     pub(crate) fn tokenizer(&self) -> &Arc<dyn Tokenizer> {
@@ -144,12 +172,13 @@ fn slot_bytes(config: &ModelConfig) -> u64 {
 }
 
 /// `system_fingerprint`: changes whenever the output of a seeded request may change.
-fn fingerprint(model_dir: &ModelDir, tokenizer: &dyn Tokenizer) -> String {
+fn fingerprint(generator: &TextGenerator, created: u64) -> String {
     let mut hasher = Sha256::new();
     hasher.update(env!("CARGO_PKG_VERSION"));
-    hasher.update(tokenizer.hash());
-    hasher.update(format!("{:?}{:?}", model_dir.config, model_dir.card));
-    hasher.update(modified(&model_dir.weights_path()).to_le_bytes());
+    hasher.update(generator.tokenizer().hash());
+    let (config, card) = (generator.model().config(), generator.card());
+    hasher.update(format!("{config:?}{card:?}"));
+    hasher.update(created.to_le_bytes());
     format!("fp_{}", hex::encode(&hasher.finalize()[..5]))
 }
 

@@ -1,4 +1,4 @@
-//! Access control, security headers, the request log and response counts.
+//! Access control, security headers, the request's span and event, and response counts.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use tracing::Instrument;
 
 use crate::api_error::ApiError;
 use crate::routes::{AppState, route_name};
@@ -36,40 +37,47 @@ impl ApiKey {
     }
 }
 
-/// Checks a request, passes it on, and adds headers to its response.
+/// Which `Host` headers are accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HostCheck {
+    /// Those that name a loopback address or one of `Config::allow_hosts`.
+    Loopback,
+    /// All.
+    Off,
+}
+
+/// Handles a request in a span of its own, logs its response and counts it.
 pub(crate) async fn handle_request(
-    State(app): State<Arc<AppState>>,
+    State((app, host_check)): State<(Arc<AppState>, HostCheck)>,
     request: Request,
     next: Next,
 ) -> Response<Body> {
+    let start = Instant::now();
     let route = route_name(request.uri().path());
-    let log_entry = (app.config.log).map(|log| {
-        let request_line = format!("{} {}", request.method(), request.uri().path());
-        (log, request_line, Instant::now())
-    });
-    let origin = allowed_origin(&app, request.headers()).cloned();
-    let mut response = match authorize(&app, &request) {
+    let (method, path) = (request.method(), request.uri().path());
+    let span = tracing::info_span!("request", %method, %path);
+    let response = respond(&app, host_check, request, next);
+    let response = response.instrument(span.clone()).await;
+    let status = response.status().as_u16();
+    // The time until the headers: a stream may go on for minutes.
+    let ms = start.elapsed().as_millis() as u64;
+    span.in_scope(|| tracing::info!(status, ms, "response"));
+    app.responses.count(route, status);
+    response
+}
+
+/// Checks a request, passes it on, and adds headers to its response.
+async fn respond(
+    app: &AppState,
+    host_check: HostCheck,
+    request: Request,
+    next: Next,
+) -> Response<Body> {
+    let origin = allowed_origin(app, request.headers()).cloned();
+    let mut response = match authorize(app, host_check, &request) {
         _ if origin.is_some() && is_preflight(&request) => preflight(&request),
         Ok(()) => next.run(request).await,
-        Err(error) => {
-            let is_unauthorized = error.status == StatusCode::UNAUTHORIZED;
-            let mut response = error.into_response();
-            if is_unauthorized {
-                // Only pages prompt the browser for a password; API clients get a bearer challenge.
-                let is_page = matches!(route, "/" | "/explain");
-                let challenge = if request.method() == Method::GET && is_page {
-                    "Basic realm=\"nextword: the API key is the password\""
-                } else {
-                    "Bearer"
-                };
-                let headers = response.headers_mut();
-                headers.insert(
-                    header::WWW_AUTHENTICATE,
-                    HeaderValue::from_static(challenge),
-                );
-            }
-            response
-        }
+        Err(error) => rejection(error, &request),
     };
     let headers = response.headers_mut();
     for (name, value) in [
@@ -95,20 +103,37 @@ pub(crate) async fn handle_request(
     if !app.config.cors_origins.is_empty() {
         headers.insert(header::VARY, HeaderValue::from_static("origin"));
     }
-    if let Some((log, request_line, start)) = log_entry {
-        let (status, ms) = (response.status().as_u16(), start.elapsed().as_millis());
-        log(&format!("{request_line} {status} {ms} ms"));
-    }
-    app.responses.count(route, response.status().as_u16());
     response
 }
 
-fn authorize(app: &AppState, request: &Request) -> Result<(), ApiError> {
+/// The response to a request that is not allowed.
+fn rejection(error: ApiError, request: &Request) -> Response<Body> {
+    let is_unauthorized = error.status == StatusCode::UNAUTHORIZED;
+    let mut response = error.into_response();
+    if is_unauthorized {
+        // Only pages prompt the browser for a password; API clients get a bearer challenge.
+        let is_page = matches!(request.uri().path(), "/" | "/explain");
+        let challenge = if request.method() == Method::GET && is_page {
+            "Basic realm=\"nextword: the API key is the password\""
+        } else {
+            "Bearer"
+        };
+        let challenge = HeaderValue::from_static(challenge);
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    response
+}
+
+fn authorize(app: &AppState, host_check: HostCheck, request: &Request) -> Result<(), ApiError> {
     if request.uri().path() == "/health" {
         return Ok(());
     }
     let headers = request.headers();
-    check_host(app, headers)?;
+    if host_check == HostCheck::Loopback {
+        check_host(app, headers)?;
+    }
     check_origin(app, request)?;
     match &app.key {
         Some(key) if !presented_key(headers).is_some_and(|presented| key.matches(&presented)) => {
@@ -130,7 +155,7 @@ fn check_host(app: &AppState, headers: &HeaderMap) -> Result<(), ApiError> {
     let is_named = |name: &String| {
         host.eq_ignore_ascii_case(name) || host_name(host).eq_ignore_ascii_case(name)
     };
-    if app.loopback_only && !is_loopback(host) && !app.config.allow_hosts.iter().any(is_named) {
+    if !is_loopback(host) && !app.config.allow_hosts.iter().any(is_named) {
         return Err(ApiError::forbidden(
             "the `Host` header does not name this machine; hint: use http://localhost, or start the server with \
              --allow-host NAME",

@@ -3,9 +3,6 @@
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, header};
 
-/// The `OpenAPI` description.
-pub(crate) const OPENAPI: &str = include_str!("../page/openapi.json");
-
 pub(crate) fn index() -> Response<Body> {
     file_response(
         include_str!("../page/index.html"),
@@ -26,10 +23,6 @@ pub(crate) fn script() -> Response<Body> {
 
 pub(crate) fn icon() -> Response<Body> {
     file_response(include_str!("../page/icon.svg"), "image/svg+xml")
-}
-
-pub(crate) fn openapi() -> Response<Body> {
-    file_response(OPENAPI, "application/json")
 }
 
 pub(crate) fn file_response(content: impl Into<Body>, kind: &'static str) -> Response<Body> {

@@ -19,10 +19,13 @@ const MAX_SLIDING_TOKENS: usize = 1 << 16;
 /// Maximum entries of `logit_bias`.
 const MAX_BIASES: usize = 1024;
 
-/// The fields of a request. Tracks which fields are supported; `null` counts as absent.
+/// The fields of a request. Tracks which fields an endpoint accepts; `null` counts as absent.
 pub(crate) struct Params<'a> {
     fields: &'a Map<String, Value>,
-    supported: BTreeSet<&'static str>,
+    /// Fields that were read or accepted without effect.
+    accepted: BTreeSet<&'static str>,
+    /// Fields whose presence is an error.
+    rejected: BTreeSet<&'static str>,
 }
 
 impl<'a> Params<'a> {
@@ -32,12 +35,17 @@ impl<'a> Params<'a> {
             .ok_or_else(|| ApiError::bad_request("the request body must be a JSON object"))?;
         Ok(Self {
             fields,
-            supported: BTreeSet::new(),
+            accepted: BTreeSet::new(),
+            rejected: BTreeSet::new(),
         })
     }
 
     pub(crate) fn get(&mut self, key: &'static str) -> Option<&'a Value> {
-        self.supported.insert(key);
+        self.accepted.insert(key);
+        self.value(key)
+    }
+
+    fn value(&self, key: &str) -> Option<&'a Value> {
         self.fields.get(key).filter(|value| !value.is_null())
     }
 
@@ -96,13 +104,14 @@ impl<'a> Params<'a> {
 
     /// Accepts fields that have no effect here.
     pub(crate) fn ignore(&mut self, keys: &[&'static str]) {
-        self.supported.extend(keys);
+        self.accepted.extend(keys);
     }
 
     /// Rejects unsupported fields that would change the completion.
     pub(crate) fn reject(&mut self, keys: &[&'static str]) -> Result<(), ApiError> {
+        self.rejected.extend(keys);
         for key in keys {
-            let present = self.get(key).filter(|value| match value {
+            let present = self.value(key).filter(|value| match value {
                 Value::Array(list) => !list.is_empty(),
                 Value::String(text) => !text.is_empty(),
                 Value::Bool(flag) => *flag,
@@ -116,12 +125,16 @@ impl<'a> Params<'a> {
         Ok(())
     }
 
+    /// The fields that the endpoint accepts, as far as they were parsed.
+    #[cfg(test)]
+    pub(crate) fn accepted(&self) -> &BTreeSet<&'static str> {
+        &self.accepted
+    }
+
     /// Names of unsupported fields, for the header `x-ignored-params`.
     pub(crate) fn unsupported(&self) -> String {
-        let unsupported = self
-            .fields
-            .keys()
-            .filter(|key| !self.supported.contains(key.as_str()));
+        let is_known = |key: &str| self.accepted.contains(key) || self.rejected.contains(key);
+        let unsupported = self.fields.keys().filter(|key| !is_known(key));
         let sanitize = |key: &String| -> String {
             let chars = key.chars().take(40);
             chars

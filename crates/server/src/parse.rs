@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 
-use nextword_generate::{BatchRequest, PROMPT_PLACEHOLDER, max_prompt_len, truncate_left};
+use nextword_chat::{ChatError, Message, Role};
+use nextword_generate::{BatchRequest, TextOptions, max_prompt_len, truncate_left};
 use serde_json::Value;
 
-use crate::ServerError;
 use crate::api_error::ApiError;
-use crate::chat_template::{Message, parse_messages};
 use crate::engine::Sequence;
 use crate::loaded_model::Model;
+use crate::messages::parse_messages;
 use crate::params::{CommonParams, Params};
 use crate::response::{Endpoint, ResponseBuilder};
 
@@ -38,11 +38,12 @@ struct Prompt {
 }
 
 /// Parses the body of `/v1/completions`.
-pub(crate) fn completion(model: Arc<Model>, body: &Value) -> Result<ParsedRequest, ApiError> {
-    let mut params = Params::new(body)?;
-    params.ignore(&["model"]);
+pub(crate) fn completion(
+    model: Arc<Model>,
+    params: &mut Params<'_>,
+) -> Result<ParsedRequest, ApiError> {
     params.reject(&["suffix"])?;
-    let common = CommonParams::parse(&mut params, model.config().vocab_size)?;
+    let common = CommonParams::parse(params, model.config().vocab_size)?;
     let echo = params.flag("echo")?;
     let logprobs = params.integer("logprobs", 0..=5)?;
     let best_of = params.integer("best_of", 1..=16)?;
@@ -60,18 +61,12 @@ pub(crate) fn completion(model: Arc<Model>, body: &Value) -> Result<ParsedReques
         endpoint: Endpoint::Completion,
         param: "prompt",
     };
-    finish(model, &common, &settings, prompts, &params)
+    finish(model, &common, &settings, prompts, params)
 }
 
 /// Parses the body of `/v1/chat/completions`.
-pub(crate) fn chat(model: Arc<Model>, body: &Value) -> Result<ParsedRequest, ApiError> {
-    let mut params = Params::new(body)?;
-    params.ignore(&[
-        "model",
-        "tool_choice",
-        "parallel_tool_calls",
-        "function_call",
-    ]);
+pub(crate) fn chat(model: Arc<Model>, params: &mut Params<'_>) -> Result<ParsedRequest, ApiError> {
+    params.ignore(&["tool_choice", "parallel_tool_calls", "function_call"]);
     params.reject(&[
         "tools",
         "functions",
@@ -85,7 +80,7 @@ pub(crate) fn chat(model: Arc<Model>, body: &Value) -> Result<ParsedRequest, Api
         let message = "only the `response_format` {\"type\": \"text\"} is supported";
         return Err(ApiError::invalid_field("response_format", message));
     }
-    let common = CommonParams::parse(&mut params, model.config().vocab_size)?;
+    let common = CommonParams::parse(params, model.config().vocab_size)?;
     let messages = parse_messages(params.get("messages"))?;
     let logprobs = params.flag("logprobs")?;
     let top = params.integer("top_logprobs", 0..=20)?;
@@ -111,7 +106,7 @@ pub(crate) fn chat(model: Arc<Model>, body: &Value) -> Result<ParsedRequest, Api
         &common,
         &settings,
         vec![Prompt { text, ids }],
-        &params,
+        params,
     )
 }
 
@@ -299,10 +294,10 @@ pub(crate) fn parse_token_ids(
 /// Formats a conversation for the model with its chat template. Without one, a single user message is
 /// formatted with the prompt template of the model card.
 fn format_conversation(model: &Model, messages: &[Message]) -> Result<String, ApiError> {
-    let messages_error = |e: &ServerError| {
+    let messages_error = |e: &ChatError| {
         let message = match e {
             // Do not reveal the file's path to clients.
-            ServerError::Template { problem, .. } => {
+            ChatError::Template { problem, .. } => {
                 format!("this model's chat template cannot be used: {problem}")
             }
             other => other.to_string(),
@@ -313,8 +308,10 @@ fn format_conversation(model: &Model, messages: &[Message]) -> Result<String, Ap
         return template.render(messages).map_err(|e| messages_error(&e));
     }
     match (&model.generator.card().prompt_template, messages) {
-        (Some(template), [message]) if message.role == "user" => {
-            Ok(template.replace(PROMPT_PLACEHOLDER, &message.content))
+        (Some(_), [message]) if message.role == Role::User => {
+            let options = TextOptions::default(); // These use the model's own template.
+            let prompt = model.generator.format_prompt(&message.content, &options);
+            prompt.map_err(|e| ApiError::invalid_field("messages", e.to_string()))
         }
         (Some(_), _) => Err(ApiError::invalid_field(
             "messages",

@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use serde_json::{Value, json};
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -18,19 +18,17 @@ use crate::explain_cache::ExplainService;
 use crate::limiter::ConcurrencyLimit;
 use crate::loaded_model::Model;
 use crate::metrics::{self, ModelMetrics, Responses};
-use crate::middleware::{ApiKey, handle_request, read_body};
+use crate::middleware::{ApiKey, HostCheck, handle_request, read_body};
 use crate::params::Params;
 use crate::parse::{self, ParsedRequest};
-use crate::{Config, explain, page, panics, stream, tokens};
+use crate::{Config, explain, openapi, page, panics, stream, tokens};
 
 /// State shared by all requests.
 pub(crate) struct AppState {
     pub(crate) models: Vec<Arc<Model>>,
     pub(crate) config: Config,
     pub(crate) key: Option<ApiKey>,
-    /// Whether the server listens on loopback only.
-    pub(crate) loopback_only: bool,
-    pub(crate) stopping: AtomicBool,
+    stopping: AtomicBool,
     pub(crate) responses: Responses,
     /// Limits JSON parsing: a body of 1 MiB may contain half a million numbers.
     parse_limit: ConcurrencyLimit,
@@ -39,8 +37,6 @@ pub(crate) struct AppState {
 
 /// Maximum number of requests parsed concurrently.
 const MAX_CONCURRENT_PARSES: usize = 8;
-/// Blocking threads: for parsing, for one explanation, and one spare.
-pub(crate) const MAX_BLOCKING_THREADS: usize = MAX_CONCURRENT_PARSES + 2;
 
 /// The `route` labels of the metrics.
 const ROUTES: [&str; 18] = [
@@ -67,11 +63,10 @@ const ROUTES: [&str; 18] = [
 pub(crate) type HandlerResult = Result<Response<Body>, ApiError>;
 
 impl AppState {
-    pub(crate) fn new(models: Vec<Arc<Model>>, config: Config, loopback_only: bool) -> Self {
+    pub(crate) fn new(models: Vec<Arc<Model>>, config: Config) -> Self {
         Self {
             models,
             key: config.api_key.as_deref().map(ApiKey::new),
-            loopback_only,
             stopping: AtomicBool::new(false),
             responses: Responses::default(),
             parse_limit: ConcurrencyLimit::new(MAX_CONCURRENT_PARSES, config.queue),
@@ -92,8 +87,9 @@ impl AppState {
         })
     }
 
-    fn requested_model(&self, body: &Value) -> Result<Arc<Model>, ApiError> {
-        self.find_model(Params::new(body)?.string("model")?)
+    /// Makes new completions fail with 503.
+    pub(crate) fn stop_accepting(&self) {
+        self.stopping.store(true, Ordering::Release);
     }
 
     /// Fails with 503 during shutdown.
@@ -108,15 +104,17 @@ impl AppState {
     pub(crate) async fn parse_json<T: Send + 'static>(
         self: &Arc<Self>,
         request: Request,
-        work: impl FnOnce(Arc<Model>, &Value) -> Result<T, ApiError> + Send + 'static,
+        work: impl FnOnce(Arc<Model>, &mut Params<'_>) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
         let body = read_body(self, request).await?;
         let app = self.clone();
         let parse = move || {
-            let body = serde_json::from_slice(&body).map_err(|e| {
+            let body: Value = serde_json::from_slice(&body).map_err(|e| {
                 ApiError::bad_request(format!("invalid JSON in the request body: {e}"))
             })?;
-            work(app.requested_model(&body)?, &body)
+            let mut params = Params::new(&body)?;
+            let model = app.find_model(params.string("model")?)?;
+            work(model, &mut params)
         };
         self.parse_limit.run(parse).await
     }
@@ -131,45 +129,57 @@ pub(crate) fn route_name(path: &str) -> &'static str {
         .unwrap_or("other")
 }
 
+/// The handlers of each route.
+pub(crate) fn handlers() -> Vec<(&'static str, MethodRouter<Arc<AppState>>)> {
+    let explain_page = || async { explain::index() };
+    vec![
+        ("/", get(|| async { page::index() })),
+        ("/style.css", get(|| async { page::style() })),
+        ("/app.js", get(|| async { page::script() })),
+        ("/icon.svg", get(|| async { page::icon() })),
+        ("/explain", get(explain_page).post(explain::query)),
+        ("/explain.css", get(|| async { explain::style() })),
+        ("/explain.js", get(|| async { explain::script() })),
+        ("/health", get(health)),
+        ("/ready", get(ready)),
+        ("/metrics", get(prometheus_metrics)),
+        ("/openapi.json", get(|| async { openapi::document() })),
+        ("/v1/models", get(models)),
+        ("/v1/models/{model}", get(model)),
+        ("/v1/completions", post(completions)),
+        ("/v1/chat/completions", post(chat)),
+        ("/tokenize", post(tokens::tokenize)),
+        ("/detokenize", post(tokens::detokenize)),
+    ]
+}
+
 /// Builds the router of the server.
-pub(crate) fn router(app: Arc<AppState>) -> Router {
-    let routes = Router::new()
-        .route("/", get(|| async { page::index() }))
-        .route("/style.css", get(|| async { page::style() }))
-        .route("/app.js", get(|| async { page::script() }))
-        .route("/icon.svg", get(|| async { page::icon() }))
-        .route("/openapi.json", get(|| async { page::openapi() }))
-        .route("/health", get(health))
-        .route("/ready", get(ready))
-        .route("/metrics", get(prometheus_metrics))
-        .route("/v1/models", get(models))
-        .route("/v1/models/{model}", get(model))
-        .route("/v1/completions", post(completions))
-        .route("/v1/chat/completions", post(chat))
-        .route("/tokenize", post(tokens::tokenize))
-        .route("/detokenize", post(tokens::detokenize))
-        .route(
-            "/explain",
-            get(|| async { explain::index() }).post(explain::query),
-        )
-        .route("/explain.css", get(|| async { explain::style() }))
-        .route("/explain.js", get(|| async { explain::script() }))
+pub(crate) fn router(app: Arc<AppState>, host_check: HostCheck) -> Router {
+    let handlers = handlers().into_iter();
+    let routes = handlers.fold(Router::new(), |router, (path, handlers)| {
+        router.route(path, handlers)
+    });
+    let routes = routes
         .fallback(|| async { ApiError::not_found("no such path") })
         .method_not_allowed_fallback(|| async {
             ApiError::with_status(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
         });
-    with_middleware(routes, app)
+    with_middleware(routes, app, host_check)
 }
 
 /// Adds the middleware. A panic becomes an ordinary response, so it is counted and gets all headers.
-fn with_middleware(routes: Router<Arc<AppState>>, app: Arc<AppState>) -> Router {
+fn with_middleware(
+    routes: Router<Arc<AppState>>,
+    app: Arc<AppState>,
+    host_check: HostCheck,
+) -> Router {
     routes
         .layer(CatchPanicLayer::custom(|payload: Box<dyn Any + Send>| {
             panics::log("a request handler", &*payload);
             ApiError::panicked().into_response()
         }))
         .layer(axum::middleware::from_fn_with_state(
-            app.clone(),
+            (app.clone(), host_check),
             handle_request,
         ))
         .with_state(app)
@@ -227,7 +237,7 @@ async fn chat(State(app): State<Arc<AppState>>, request: Request) -> HandlerResu
     complete(app, request, parse::chat).await
 }
 
-type ParseFn = fn(Arc<Model>, &Value) -> Result<ParsedRequest, ApiError>;
+type ParseFn = fn(Arc<Model>, &mut Params<'_>) -> Result<ParsedRequest, ApiError>;
 
 async fn complete(app: Arc<AppState>, request: Request, parse: ParseFn) -> HandlerResult {
     app.check_accepting()?;
@@ -262,7 +272,11 @@ mod tests {
     use crate::panics::test_log;
 
     fn app(config: Config) -> Arc<AppState> {
-        Arc::new(AppState::new(Vec::new(), config, true))
+        Arc::new(AppState::new(Vec::new(), config))
+    }
+
+    fn test_router(app: Arc<AppState>) -> Router {
+        router(app, HostCheck::Loopback)
     }
 
     fn send(router: Router, request: axum::http::request::Builder) -> Response<Body> {
@@ -279,7 +293,8 @@ mod tests {
         }
         test_log::init();
         let app = app(Config::default());
-        let router = with_middleware(Router::new().route("/panics", get(panics)), app.clone());
+        let routes = Router::new().route("/panics", get(panics));
+        let router = with_middleware(routes, app.clone(), HostCheck::Loopback);
         let response = send(router, Request::get("/panics"));
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert!(response.headers().contains_key("content-security-policy"));
@@ -291,13 +306,22 @@ mod tests {
     }
 
     #[test]
+    fn metrics_have_a_label_for_each_route() {
+        let paths = handlers().into_iter().map(|(path, _)| path);
+        let labels: Vec<&str> = paths.chain(["other"]).collect();
+        assert_eq!(labels, ROUTES);
+        assert_eq!(route_name("/v1/models/a"), "/v1/models/{model}");
+        assert_eq!(route_name("/v2"), "other");
+    }
+
+    #[test]
     fn other_sites_may_only_link_to_the_page() {
         let status = |path: &str, site: &str, headers: &[(&str, &str)]| {
             let mut request = Request::get(path).header("sec-fetch-site", site);
             for (name, value) in headers {
                 request = request.header(*name, *value);
             }
-            send(router(app(Config::default())), request)
+            send(test_router(app(Config::default())), request)
                 .status()
                 .as_u16()
         };
@@ -326,7 +350,7 @@ mod tests {
             cors_origins: vec!["https://app.example".into()],
             ..Config::default()
         };
-        let send_request = |request| send(router(app(config.clone())), request);
+        let send_request = |request| send(test_router(app(config.clone())), request);
         let status =
             |name, value| send_request(Request::get("/v1/models").header(name, value)).status();
         // `send` adds a second `Host`; the first one counts.
@@ -358,22 +382,5 @@ mod tests {
         assert_eq!(allowed, "authorization,x-stainless-os");
         let plain = send_request(Request::get("/v1/models"));
         assert!(!plain.headers().contains_key("access-control-allow-origin"));
-    }
-
-    #[test]
-    fn openapi_describes_every_path() {
-        let openapi: Value = serde_json::from_str(page::OPENAPI).unwrap_or_default();
-        let pages = [
-            "/",
-            "/style.css",
-            "/app.js",
-            "/icon.svg",
-            "/explain.css",
-            "/explain.js",
-            "other",
-        ];
-        for route in ROUTES.into_iter().filter(|route| !pages.contains(route)) {
-            assert!(openapi["paths"].get(route).is_some(), "{route} is missing");
-        }
     }
 }

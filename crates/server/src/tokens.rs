@@ -9,57 +9,59 @@ use nextword_data::{Encoding, Tokenizer};
 use serde_json::{Value, json};
 
 use crate::api_error::{ApiError, json_response};
+use crate::loaded_model::Model;
 use crate::params::Params;
 use crate::parse::parse_token_ids;
 use crate::routes::{AppState, HandlerResult};
 
-/// `{"content": TEXT, "with_pieces": BOOL}` to token ids, or to ids with their texts and byte ranges.
 pub(crate) async fn tokenize(State(app): State<Arc<AppState>>, request: Request) -> HandlerResult {
-    let value = app.parse_json(request, |model, body| {
-        let mut params = Params::new(body)?;
-        let text = params.string("content")?.or(params.string("prompt")?);
-        let text =
-            text.ok_or_else(|| ApiError::invalid_field("content", "`content` is missing"))?;
-        let with_pieces = params.flag("with_pieces")?;
-        let tokenizer = model.tokenizer();
-        let encoding = tokenizer.encode(text);
-        let tokens = if with_pieces {
-            let ranges = byte_ranges(&**tokenizer, text, &encoding);
-            let tokens = encoding.ids.iter().zip(ranges);
-            tokens
-                .map(|(id, range)| {
-                    json!({
-                        "id": id, "piece": tokenizer.token_text(*id),
-                        "start": range.as_ref().map(|range| range.start),
-                        "end": range.as_ref().map(|range| range.end),
-                    })
-                })
-                .collect()
-        } else {
-            json!(encoding.ids)
-        };
-        Ok(json!({
-            "tokens": tokens, "count": encoding.ids.len(), "unknown": encoding.unknown,
-            "max_model_len": model.config().context_length,
-        }))
-    });
+    let value = app.parse_json(request, |model, params| to_tokens(&model, params));
     Ok(json_response(StatusCode::OK, value.await?.to_string()))
 }
 
-/// `{"tokens": [ID]}` to text.
 pub(crate) async fn detokenize(
     State(app): State<Arc<AppState>>,
     request: Request,
 ) -> HandlerResult {
-    let value = app.parse_json(request, |model, body| {
-        let list = Params::new(body)?.get("tokens").and_then(Value::as_array);
-        let list = list.ok_or_else(|| {
-            ApiError::invalid_field("tokens", "`tokens` must be a list of token ids")
-        })?;
-        let ids = parse_token_ids("tokens", &model, list)?;
-        Ok(json!({"content": model.tokenizer().decode(&ids)}))
-    });
+    let value = app.parse_json(request, |model, params| to_text(&model, params));
     Ok(json_response(StatusCode::OK, value.await?.to_string()))
+}
+
+/// `{"content": TEXT, "with_pieces": BOOL}` to token ids, or to ids with their texts and byte ranges.
+pub(crate) fn to_tokens(model: &Model, params: &mut Params<'_>) -> Result<Value, ApiError> {
+    let text = params.string("content")?.or(params.string("prompt")?);
+    let text = text.ok_or_else(|| ApiError::invalid_field("content", "`content` is missing"))?;
+    let with_pieces = params.flag("with_pieces")?;
+    let tokenizer = model.tokenizer();
+    let encoding = tokenizer.encode(text);
+    let tokens = if with_pieces {
+        let ranges = byte_ranges(&**tokenizer, text, &encoding);
+        let tokens = encoding.ids.iter().zip(ranges);
+        tokens
+            .map(|(id, range)| {
+                json!({
+                    "id": id, "piece": tokenizer.token_text(*id),
+                    "start": range.as_ref().map(|range| range.start),
+                    "end": range.as_ref().map(|range| range.end),
+                })
+            })
+            .collect()
+    } else {
+        json!(encoding.ids)
+    };
+    Ok(json!({
+        "tokens": tokens, "count": encoding.ids.len(), "unknown": encoding.unknown,
+        "max_model_len": model.config().context_length,
+    }))
+}
+
+/// `{"tokens": [ID]}` to text.
+pub(crate) fn to_text(model: &Model, params: &mut Params<'_>) -> Result<Value, ApiError> {
+    let list = params.get("tokens").and_then(Value::as_array);
+    let list = list
+        .ok_or_else(|| ApiError::invalid_field("tokens", "`tokens` must be a list of token ids"))?;
+    let ids = parse_token_ids("tokens", model, list)?;
+    Ok(json!({"content": model.tokenizer().decode(&ids)}))
 }
 
 /// The byte range of each token in `text`. `None` from the first token whose text differs from the input

@@ -3,15 +3,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use nextword_server::{ChatTemplate, Message};
+use nextword_chat::{ChatTemplate, Message};
 
 fuzz_target!(|source: &str| {
     if let Ok(template) = ChatTemplate::from_source(source, "<s>", "</s>") {
-        let message = |role: &str, content: &str| Message {
-            role: role.into(),
-            content: content.into(),
-        };
-        let messages = [message("system", "Be brief."), message("user", "Hi {{ x }}")];
+        let messages = [Message::system("Be brief."), Message::user("Hi {{ x }}")];
         let _ = template.render(&messages);
     }
 });

@@ -9,7 +9,14 @@ use tokio::sync::mpsc;
 
 use super::{Sequence, Update};
 
-/// A request sent to the engine thread. Its pending sequences count towards the queue length.
+/// A message to the engine thread.
+pub(super) enum Message {
+    Job(Job),
+    /// Wakes the thread after it was aborted.
+    Stop,
+}
+
+/// A request. Its pending sequences count towards the queue length.
 pub(super) struct Job {
     pub(super) pending: VecDeque<(usize, Sequence)>,
     pub(super) updates: mpsc::Sender<Update>,

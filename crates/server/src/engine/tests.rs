@@ -1,12 +1,9 @@
-use burn::tensor::Device;
-use nextword_data::{
-    DataError, Encoding, SpecialTokens, Tokenizer, TokenizerConfig, TokenizerKind, build_tokenizer,
-};
+use nextword_data::{DataError, Encoding, SpecialTokens, Tokenizer};
 use nextword_generate::{Overflow, SamplingConfig};
-use nextword_model::{ModelCard, ModelConfig};
 
 use super::*;
 use crate::panics::test_log;
+use crate::test_model::{byte_tokenizer, generator};
 
 /// A byte tokenizer that panics on one token.
 #[derive(Debug)]
@@ -49,31 +46,13 @@ impl Tokenizer for PanickingTokenizer {
     }
 }
 
-fn engine(slots: usize) -> Engine {
+fn engine(slots: usize) -> (Engine, EngineThread) {
     named_engine("test", slots)
 }
 
-fn named_engine(name: &str, slots: usize) -> Engine {
-    let config = TokenizerConfig {
-        kind: TokenizerKind::Byte,
-        ..TokenizerConfig::default()
-    };
-    let tokenizer = build_tokenizer(&config, std::iter::empty()).unwrap();
-    let model = ModelConfig {
-        vocab_size: tokenizer.vocab_size(),
-        context_length: 64,
-        n_layers: 1,
-        n_heads: 2,
-        d_model: 16,
-        ..ModelConfig::default()
-    };
-    let model = model.init(&Device::flex(), 3).unwrap();
-    let generator = TextGenerator::new(
-        model,
-        Arc::new(PanickingTokenizer(tokenizer)),
-        ModelCard::default(),
-    )
-    .unwrap();
+fn named_engine(name: &str, slots: usize) -> (Engine, EngineThread) {
+    let tokenizer = Arc::new(PanickingTokenizer(byte_tokenizer()));
+    let generator = generator(tokenizer);
     let options = BatchOptions {
         slots,
         ..BatchOptions::default()
@@ -121,7 +100,7 @@ fn wait_for_end(updates: &mut Updates) -> Result<usize, ApiError> {
 
 #[test]
 fn panic_during_admission_fails_only_that_request() {
-    let engine = engine(2);
+    let (engine, _thread) = engine(2);
     let mut bad = engine
         .submit(vec![sequence(&[PANIC_TOKEN], 3), sequence(&[2], 3)])
         .unwrap();
@@ -136,7 +115,7 @@ fn panic_during_admission_fails_only_that_request() {
 #[test]
 fn engine_panic_is_logged_with_message_and_location() {
     test_log::init();
-    let engine = named_engine("panicking", 1);
+    let (engine, _thread) = named_engine("panicking", 1);
     let mut updates = engine.submit(vec![sequence(&[PANIC_TOKEN], 3)]).unwrap();
     assert!(wait_for_end(&mut updates).is_err());
     // The log is written just after the channel closes.
@@ -157,7 +136,7 @@ fn engine_panic_is_logged_with_message_and_location() {
 
 #[test]
 fn engine_without_thread_reports_unavailable() {
-    let (jobs, receiver) = jobs::channel();
+    let (messages, receiver) = jobs::channel();
     drop(receiver);
     let alive = Arc::new(AtomicBool::new(true));
     let thread = std::thread::spawn({
@@ -169,11 +148,11 @@ fn engine_without_thread_reports_unavailable() {
     });
     assert!(thread.join().is_err());
     let engine = Engine {
-        jobs,
+        messages,
         queued: Arc::default(),
         max_queued: 1,
         slots: 1,
-        abort: Arc::default(),
+        aborted: Arc::default(),
         alive,
         metrics: Arc::default(),
     };
@@ -186,7 +165,7 @@ fn engine_without_thread_reports_unavailable() {
 
 #[test]
 fn unread_completion_pauses_without_blocking_others() {
-    let engine = engine(2);
+    let (engine, _thread) = engine(2);
     let mut slow = engine.submit(vec![sequence(&[1], 3000)]).unwrap();
     for _ in 0..20 {
         let mut other = engine.submit(vec![sequence(&[2], 100)]).unwrap();
@@ -200,7 +179,7 @@ fn unread_completion_pauses_without_blocking_others() {
 
 #[test]
 fn unread_completion_times_out_and_frees_its_slot() {
-    let engine = engine(1);
+    let (engine, _thread) = engine(1);
     let mut slow = engine.submit(vec![sequence(&[1], 3000)]).unwrap();
     let mut other = engine.submit(vec![sequence(&[2], 4)]).unwrap();
     assert_eq!(wait_for_end(&mut other), Ok(4));
@@ -209,14 +188,31 @@ fn unread_completion_times_out_and_frees_its_slot() {
 
 #[test]
 fn abort_fails_running_and_queued_completions_with_503() {
-    let engine = engine(1);
+    let (engine, thread) = engine(1);
     let many = vec![sequence(&[1], 60_000), sequence(&[1], 60_000)];
     let mut running = engine.submit(many).unwrap();
     let mut waiting = engine.submit(vec![sequence(&[2], 4)]).unwrap();
     assert!(running.blocking_recv().is_some());
-    engine.abort();
+    thread.abort();
     for updates in [&mut running, &mut waiting] {
         let error = wait_for_end(updates).unwrap_err();
         assert_eq!(error.status.as_u16(), 503, "{error:?}");
+    }
+}
+
+#[test]
+fn dropping_the_thread_ends_it_idle_or_busy() {
+    for busy in [false, true] {
+        let (engine, thread) = engine(1);
+        let mut updates = engine.submit(vec![sequence(&[1], 60_000)]).unwrap();
+        assert!(updates.blocking_recv().is_some());
+        if !busy {
+            drop(updates);
+        }
+        drop(thread);
+        assert_eq!(engine.check_alive(), Err(ApiError::shutting_down()));
+        let error = engine.submit(vec![sequence(&[1], 1)]).unwrap_err();
+        assert_eq!(error, ApiError::shutting_down());
+        assert_eq!((engine.queued(), engine.metrics.running.get()), (0, 0));
     }
 }

@@ -38,6 +38,7 @@ pub fn save(
     let manifest = manifest(new.path(), &hashes)?;
     write_atomically(&new.path().join(MANIFEST), &to_json(&manifest))?;
     new.commit()?;
+    tracing::info!(step = state.step, path = %target.display(), "checkpoint saved");
     Ok(target)
 }
 

@@ -219,6 +219,7 @@ impl Trainer {
         let start = Instant::now();
         let config = &self.setup.config;
         let (step, seed) = (self.state.step, config.seed);
+        let _span = tracing::debug_span!("step", step).entered();
         let schedule = config.schedule;
         let lr = schedule.learning_rate(step, config.train.steps);
         let (loss, gradients) =
@@ -245,7 +246,9 @@ impl Trainer {
         self.norms
             .drain(..self.norms.len().saturating_sub(NORM_HISTORY));
         self.timing.tokens += tokens as u64;
-        self.timing.seconds += start.elapsed().as_secs_f64();
+        let seconds = start.elapsed().as_secs_f64();
+        self.timing.seconds += seconds;
+        tracing::debug!(loss, grad_norm, lr, ms = seconds * 1e3, "step done");
         self.report_step(loss, lr, grad_norm, reporter)
     }
 

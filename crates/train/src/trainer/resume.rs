@@ -33,6 +33,8 @@ impl Trainer {
             return Err(no_valid_checkpoint(&folder, &damaged));
         };
         check_unchanged(&setup, &found.state, &folder)?;
+        let path = found.path.display();
+        tracing::info!(step = found.state.step, %path, "checkpoint loaded");
         checkpoint::quarantine(&damaged)?;
         let config = &setup.config;
         // From here on, a run of version 0.1 is saved in the current form.

@@ -27,6 +27,10 @@ pub(crate) use sampling::SamplingArgs;
                   4 training diverged, 5 out of disk space or memory, 130 interrupted."
 )]
 pub(crate) struct Cli {
+    /// Log progress in detail to standard error, e.g. each request of `serve`; the environment variable
+    /// `NEXTWORD_LOG` selects more, e.g. `nextword_server=debug`
+    #[arg(long, short, global = true)]
+    pub(crate) verbose: bool,
     /// The subcommand to run.
     #[command(subcommand)]
     pub(crate) command: Command,

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use nextword_chat::ChatError;
 use nextword_convert::ConvertError;
 use nextword_data::{DataError, ErrorClass as DataClass};
 use nextword_eval::EvalError;
@@ -156,6 +157,7 @@ fn code_of(error: &(dyn std::error::Error + 'static)) -> Option<Code> {
     let own = [
         (error.is::<UsageError>(), Code::Usage),
         (error.is::<FileError>(), Code::BadFile),
+        (error.is::<ChatError>(), Code::BadFile),
         (error.is::<InsufficientMemory>(), Code::Resources),
     ];
     let own = own.into_iter().find_map(|(is, code)| is.then_some(code));
@@ -198,7 +200,6 @@ fn explain_code(error: &ExplainError) -> Code {
 fn server_code(error: &ServerError) -> Code {
     match error {
         ServerError::Generate(error) => generate_code(error),
-        ServerError::Template { .. } | ServerError::Chat { .. } => Code::BadFile,
         ServerError::ApiKeyRequired { .. } | ServerError::DuplicateName { .. } => Code::Usage,
         ServerError::Budget { .. } => Code::Resources,
         _ => Code::Failure,
@@ -337,7 +338,7 @@ mod tests {
         if std::env::var_os(CHILD).is_none() {
             return;
         }
-        crate::init_tracing();
+        crate::logging::init(false);
         let result = catch_panics(|| {
             let thread = std::thread::spawn(|| panic!("three\nmore lines"));
             assert!(thread.join().is_err());

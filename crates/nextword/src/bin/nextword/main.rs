@@ -13,6 +13,7 @@ mod exit;
 mod format;
 mod history;
 mod hooks;
+mod logging;
 mod models;
 mod output;
 mod planning;
@@ -33,7 +34,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    init_tracing();
+    logging::init(cli.verbose);
     match exit::catch_panics(|| run(cli.command)) {
         Ok(code) => code,
         Err(error) if exit::is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -42,15 +43,6 @@ fn main() -> ExitCode {
             exit::code(&error).into()
         }
     }
-}
-
-/// Prints warnings and errors that the libraries emit as `tracing` events to standard error.
-fn init_tracing() {
-    tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::WARN)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: the first signal saves and stops the run, the second exits immediately.
+//! Ctrl-C and SIGTERM: the first signal asks a run or a server to finish, the second ends it immediately.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -26,4 +26,54 @@ pub(crate) fn stop_flag() -> anyhow::Result<StopFlag> {
         }
     })?;
     Ok(flag)
+}
+
+/// Signals that request a server's shutdown, for as often as they are awaited.
+#[cfg(unix)]
+pub(crate) struct StopSignals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl StopSignals {
+    /// Installs the handlers.
+    ///
+    /// # Errors
+    /// If a handler cannot be installed.
+    pub(crate) fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for the next signal.
+    pub(crate) async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Ctrl-C requests a server's shutdown.
+#[cfg(not(unix))]
+pub(crate) struct StopSignals;
+
+#[cfg(not(unix))]
+impl StopSignals {
+    #[allow(clippy::unnecessary_wraps)] // Fails on other systems.
+    pub(crate) fn new() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    /// Waits for the next signal.
+    pub(crate) async fn recv(&mut self) {
+        // Without a handler no signal can arrive.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, ValueHint};
+use nextword_chat::{ChatTemplate, Message};
 use nextword_generate::{Completion, PROMPT_PLACEHOLDER, TextGenerator, TextOptions};
-use nextword_server::{ChatTemplate, Message};
 
 use crate::args::SamplingArgs;
 use crate::commands::generate::new_seed;
@@ -86,7 +86,8 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
     let dir = models::open(&args.model, args.last)?;
     let device = models::open_device(&args.device)?;
     let generator = TextGenerator::open(&dir, &device)?;
-    let template = ChatTemplate::open(&dir, &**generator.tokenizer())?;
+    let (bos, eos) = (generator.bos_text(), generator.eos_text());
+    let template = ChatTemplate::open(&dir.chat_template_path(), &bos, &eos)?;
     let style = match (template, &dir.card.prompt_template) {
         (Some(template), _) => PromptStyle::Template(Box::new(template)),
         (None, Some(_)) => PromptStyle::SingleTurn,
@@ -208,18 +209,13 @@ impl Chat<'_> {
                 Ok(text + message)
             }
             PromptStyle::Template(template) => {
-                let to_message = |role: &str, content: &str| Message {
-                    role: role.to_owned(),
-                    content: content.to_owned(),
-                };
                 let system = self.args.system.iter();
-                let mut messages: Vec<Message> =
-                    system.map(|text| to_message("system", text)).collect();
+                let mut messages: Vec<Message> = system.map(Message::system).collect();
                 for turn in &self.turns {
-                    messages.push(to_message("user", &turn.user));
-                    messages.push(to_message("assistant", &turn.reply));
+                    messages.push(Message::user(&turn.user));
+                    messages.push(Message::assistant(&turn.reply));
                 }
-                messages.push(to_message("user", message));
+                messages.push(Message::user(message));
                 Ok(template.render(&messages)?)
             }
         }

@@ -1,10 +1,16 @@
 //! `nextword serve MODEL|RUN...`.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use anyhow::Context;
+use burn::tensor::Device;
 use clap::{Args, ValueHint};
-use nextword_server::{Config, LoadedModel, ServerEvent, serve};
+use nextword_server::{Config, LoadedModel, Server, ServerError};
+use tokio::net::TcpListener;
 
+use crate::signals::StopSignals;
 use crate::{exit, history, models, output};
 
 /// Environment variable for the API key, since other users of a machine can read its command lines.
@@ -34,9 +40,6 @@ pub(crate) struct ServeArgs {
     /// Allow browser requests from this origin, e.g. `https://app.example` (repeatable)
     #[arg(long, value_name = "ORIGIN", value_parser = parse_origin)]
     cors_origin: Vec<String>,
-    /// Log each request to standard error: method, path, status, time to the response headers
-    #[arg(long, short)]
-    verbose: bool,
     /// Maximum concurrent completions per model
     #[arg(long, default_value_t = 16, value_name = "N")]
     slots: usize,
@@ -56,53 +59,90 @@ pub(crate) struct ServeArgs {
 
 /// Serves models until the process receives a stop signal.
 pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
-    let api_key = args
-        .api_key
-        .clone()
-        .or_else(|| std::env::var(API_KEY_VARIABLE).ok());
-    let config = Config {
-        host: args.host.clone(),
-        port: args.port,
-        allow_hosts: args.allow_host.clone(),
+    let config = config(args);
+    if config.api_key.is_none() && !is_loopback(&args.host) {
+        let host = args.host.clone();
+        return Err(ServerError::ApiKeyRequired { host }.into());
+    }
+    let device = models::open_device(&args.device)?;
+    let models = args.models.iter();
+    let models = models
+        .map(|argument| load(argument, args.last, &device))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    exit::leave_panics_to_the_server();
+    let server = Server::new(models, config)?;
+    // The engines have threads of their own, and requests are parsed on blocking threads.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(serve(server, &args.host, args.port));
+    // An aborted explanation or step may still be running.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result?;
+    output::eprint_line("stopped");
+    Ok(())
+}
+
+fn config(args: &ServeArgs) -> Config {
+    let api_key = args.api_key.clone();
+    let api_key = api_key.or_else(|| std::env::var(API_KEY_VARIABLE).ok());
+    // The name by which other machines know this one may stand for a loopback address here.
+    let mut allow_hosts = args.allow_host.clone();
+    allow_hosts.push(args.host.clone());
+    Config {
+        allow_hosts,
         cors_origins: args.cors_origin.clone(),
-        log: args.verbose.then_some(output::eprint_line),
         api_key: api_key.filter(|key| !key.is_empty()),
         slots: args.slots,
         cache_bytes: args.cache_mib << 20,
         queue: args.queue,
         ..Config::default()
-    };
-    let device = models::open_device(&args.device)?;
-    let mut loaded = Vec::new();
-    for argument in &args.models {
-        let (name, path) = split_name(argument);
-        let dir = models::open(path, args.last)?;
-        let name = name.unwrap_or_else(|| default_name(path, &dir.card.name));
-        let mut model = LoadedModel::open(name, &dir, &device)?;
-        if history::exists(path) {
-            match history::load(path) {
-                Ok(history) => model = model.with_training_history(history),
-                Err(error) => output::eprint_line(&format!("warning: {error:#}")),
-            }
-        }
-        if let Some(warning) = model.warning() {
-            output::eprint_line(&format!("warning: {warning}"));
-        }
-        loaded.push(model);
     }
-    exit::leave_panics_to_the_server();
-    serve(loaded, config, |event| match event {
-        ServerEvent::Listening(address) => {
-            output::eprint_line(&format!("listening on http://{address} (Ctrl-C stops)"));
-        }
-        ServerEvent::Stopping => {
-            output::eprint_line(
-                "finishing requests in progress; press Ctrl-C again to stop immediately",
-            );
-        }
+}
+
+/// Serves until the first stop signal, and then until all requests are done or the second one.
+async fn serve(server: Server, host: &str, port: u16) -> anyhow::Result<()> {
+    let listener = TcpListener::bind((host, port)).await.with_context(|| {
+        format!("cannot listen on {host}:{port}; hint: choose another --host or --port")
     })?;
-    output::eprint_line("stopped");
-    Ok(())
+    let mut signals = StopSignals::new()?;
+    let address = listener.local_addr()?;
+    output::eprint_line(&format!("listening on http://{address} (Ctrl-C stops)"));
+    let abort = server.abort_handle();
+    let shutdown = async move {
+        signals.recv().await;
+        output::eprint_line(
+            "finishing requests in progress; press Ctrl-C again to stop immediately",
+        );
+        tokio::spawn(async move {
+            signals.recv().await;
+            abort.abort();
+        });
+    };
+    Ok(server.serve(listener, shutdown).await?)
+}
+
+/// Loads the model of an argument, with the training history of its run.
+fn load(argument: &Path, last: bool, device: &Device) -> anyhow::Result<LoadedModel> {
+    let (name, path) = split_name(argument);
+    let dir = models::open(path, last)?;
+    let name = name.unwrap_or_else(|| default_name(path, &dir.card.name));
+    let mut model = LoadedModel::open(name, &dir, device)?;
+    if history::exists(path) {
+        match history::load(path) {
+            Ok(history) => model = model.with_training_history(history),
+            Err(error) => output::eprint_line(&format!("warning: {error:#}")),
+        }
+    }
+    if let Some(warning) = model.warning() {
+        output::eprint_line(&format!("warning: {warning}"));
+    }
+    Ok(model)
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Parses an origin: scheme and host without a path, lowercased as browsers send it.

@@ -1,0 +1,31 @@
+//! Errors of messages and templates.
+
+use std::path::PathBuf;
+
+/// All errors of the chat crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChatError {
+    /// A chat template cannot be read or parsed.
+    #[error("`{}`: {problem}; hint: fix the template or remove the file", path.display())]
+    Template {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+
+    /// The chat template rejected a conversation, or exceeded its limits.
+    #[error("the model's chat template rejected this conversation: {problem}")]
+    Rejected {
+        /// The error raised by the template.
+        problem: String,
+    },
+
+    /// A message has an unknown role.
+    #[error("unknown role {role:?}; hint: use system, developer, user or assistant")]
+    UnknownRole {
+        /// The role, at most 40 characters of it.
+        role: String,
+    },
+}
