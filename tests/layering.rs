@@ -17,11 +17,26 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("convert", &["data", "model"]),
     ("eval", &["data", "model", "generate"]),
     ("train", &["kernels", "data", "model", "eval"]),
+    ("plot", &[]),
     ("server", &["data", "model", "generate", "explain"]),
+    (
+        "benchmark",
+        &["data", "kernels", "model", "generate", "train"],
+    ),
     (
         "nextword",
         &[
-            "kernels", "data", "model", "generate", "explain", "convert", "eval", "train", "server",
+            "benchmark",
+            "kernels",
+            "data",
+            "model",
+            "generate",
+            "explain",
+            "convert",
+            "eval",
+            "plot",
+            "train",
+            "server",
         ],
     ),
 ];
