@@ -32,6 +32,7 @@ mod hugging_face; // published configs, tokenizers and vocabularies
 mod invalid_input; // one clear error, the right exit code, nothing lost
 mod layering; // which crate may depend on which
 mod malformed_models; // damaged and malicious files
+mod module_cycles; // modules of a crate do not depend on each other in circles
 mod parity; // import and export of transformers models
 mod quantized; // 8- and 4-bit weights
 mod random_models; // random small models that cover every option
