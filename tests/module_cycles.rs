@@ -395,10 +395,11 @@ fn modules_do_not_depend_on_each_other_in_circles() {
             (parent.to_string(), circle)
         })
         .collect();
-    let list: String = found
+    let list: Vec<_> = found
         .iter()
         .map(|(parent, circle)| format!("    ({parent:?}, &{circle:?}),\n"))
         .collect();
+    let list = list.concat();
     let new: Vec<_> = found.difference(&listed).collect();
     assert!(
         new.is_empty(),
