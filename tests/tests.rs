@@ -34,6 +34,7 @@ mod invalid_input; // one clear error, the right exit code, nothing lost
 mod layering; // which crate may depend on which
 mod logging; // --verbose and NEXTWORD_LOG
 mod malformed_models; // damaged and malicious files
+mod module_cycles; // modules of a crate do not depend on each other in circles
 mod parity; // import and export of transformers models
 mod quantized; // 8- and 4-bit weights
 mod random_models; // random small models that cover every option

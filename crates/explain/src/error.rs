@@ -1,5 +1,7 @@
 //! Errors of this crate.
 
+use nextword_model::ByteSize;
+
 /// Every error of the explain crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -36,6 +38,21 @@ pub enum ExplainError {
         limit: usize,
         /// How to reduce the number of values.
         hint: &'static str,
+    },
+
+    /// Not enough free memory for a model's values.
+    #[error(
+        "explaining a model with {parameters} parameters needs {} of memory, but only {} are free; hint: \
+         explain a smaller model (`nextword generate` needs only a third of that memory)",
+        ByteSize(*.needed), ByteSize(*.available)
+    )]
+    InsufficientMemory {
+        /// Number of parameters.
+        parameters: usize,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes available.
+        available: u64,
     },
 
     /// An invalid intervention.

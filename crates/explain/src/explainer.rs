@@ -1,6 +1,7 @@
 //! A loaded model that explains its predictions.
 
 use nextword_generate::{TextGenerator, TextOptions};
+use nextword_model::{ModelConfig, available_memory};
 
 use crate::address::Address;
 use crate::derive::{Derivation, derive};
@@ -21,6 +22,26 @@ impl Explainer {
     pub fn new(generator: TextGenerator) -> Self {
         let weights = weights_of(generator.model());
         Self { generator, weights }
+    }
+
+    /// Checks, before the model is loaded, that its weights fit into memory twice: in f32, and in f64 for
+    /// the recomputation. Succeeds where the system does not report its free memory.
+    ///
+    /// ```
+    /// use nextword_explain::Explainer;
+    /// use nextword_model::presets;
+    ///
+    /// assert!(Explainer::check_memory(&presets::statquest(5)).is_ok());
+    /// ```
+    ///
+    /// # Errors
+    /// [`ExplainError::InsufficientMemory`] if they do not.
+    pub fn check_memory(config: &ModelConfig) -> Result<(), ExplainError> {
+        let parameters = config.parameter_counts().total();
+        match available_memory() {
+            Some(available) => compare_memory(parameters, available),
+            None => Ok(()),
+        }
     }
 
     /// The model and its tokenizer.
@@ -126,5 +147,33 @@ impl Explanation<'_> {
     /// [`ExplainError::TooLarge`] if not even the smallest tensor fits the limit of `options`.
     pub fn report(&self, options: &ReportOptions) -> Result<Report, ExplainError> {
         Report::new(self, options)
+    }
+}
+
+/// Compares the memory for the weights in f32 and f64 with the bytes that are `available`.
+fn compare_memory(parameters: usize, available: u64) -> Result<(), ExplainError> {
+    let needed = parameters as u64 * (4 + 8);
+    if needed <= available {
+        return Ok(());
+    }
+    Err(ExplainError::InsufficientMemory {
+        parameters,
+        needed,
+        available,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_must_fit_in_f32_and_f64() {
+        assert!(compare_memory(100, 1200).is_ok());
+        let error = compare_memory(100, 1199).map_err(|error| error.to_string());
+        assert!(
+            matches!(&error, Err(message) if message.contains("needs 1.2 KiB of memory")),
+            "{error:?}"
+        );
     }
 }

@@ -11,6 +11,7 @@
 //! | intermediate activations | [`Probe`] |
 //! | weights on disk | [`weights`], [`ModelDir`] |
 //! | devices | [`DeviceName`] |
+//! | memory that training takes, and that is available | [`MemoryEstimate`], [`available_memory`] |
 //!
 //! ```
 //! use burn::tensor::{Device, Int, Tensor};
@@ -40,6 +41,7 @@ mod forward_context;
 mod init;
 mod kv_cache;
 mod linear;
+mod memory;
 mod model_dir;
 mod norm;
 mod position;
@@ -62,6 +64,7 @@ pub use forward_context::ForwardContext;
 pub use init::InitConfig;
 pub use kv_cache::KvCache;
 pub use linear::Linear;
+pub use memory::{ByteSize, available_memory, peak_memory};
 pub use model_dir::{ModelCard, ModelDir, write_atomically};
 pub use nextword_kernels::{Bits, CounterRng, IGNORE, Precision, QuantizedMatrix};
 pub use norm::{Norm, NormKind, NormPlacement};

@@ -93,6 +93,13 @@ pub enum TrainError {
         first: String,
     },
 
+    /// The loss of the first step is NaN or infinite, found while planning a run.
+    #[error("the loss of the first step is {loss}; hint: check model.init and the model's sizes")]
+    FirstLoss {
+        /// The loss.
+        loss: f64,
+    },
+
     /// An error of the model crate.
     #[error(transparent)]
     Model(#[from] ModelError),

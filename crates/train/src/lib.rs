@@ -8,6 +8,7 @@
 //! | the learning rate schedule | [`ScheduleConfig`] |
 //! | saving and loading checkpoints | [`checkpoint`] |
 //! | the training loop | [`Trainer`] |
+//! | estimates of memory, disk space and time | [`plan`] |
 //!
 //! This crate does not write to the terminal: a run reports its progress through [`Reporter`].
 
@@ -22,6 +23,7 @@ mod folder;
 mod metrics;
 mod nonfinite;
 mod optimizer;
+pub mod plan;
 mod report;
 mod schedule;
 mod setup;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use nextword_benchmark::BenchmarkError;
 use nextword_chat::ChatError;
 use nextword_convert::ConvertError;
 use nextword_data::{DataError, ErrorClass as DataClass};
@@ -15,9 +16,9 @@ use nextword_generate::GenerateError;
 use nextword_model::ModelError;
 use nextword_server::ServerError;
 use nextword_train::TrainError;
+use nextword_train::plan::MemoryShortage;
 
 use crate::output::{self, BrokenPipe};
-use crate::resources::InsufficientMemory;
 
 /// Prefix of the report of a panic.
 const INTERNAL_ERROR: &str = "internal error (bug in nextword)";
@@ -158,11 +159,12 @@ fn code_of(error: &(dyn std::error::Error + 'static)) -> Option<Code> {
         (error.is::<UsageError>(), Code::Usage),
         (error.is::<FileError>(), Code::BadFile),
         (error.is::<ChatError>(), Code::BadFile),
-        (error.is::<InsufficientMemory>(), Code::Resources),
+        (error.is::<MemoryShortage>(), Code::Resources),
     ];
     let own = own.into_iter().find_map(|(is, code)| is.then_some(code));
     own.or_else(|| error.downcast_ref().map(train_code))
         .or_else(|| error.downcast_ref().map(generate_code))
+        .or_else(|| error.downcast_ref().map(benchmark_code))
         .or_else(|| error.downcast_ref().map(explain_code))
         .or_else(|| error.downcast_ref().map(eval_code))
         .or_else(|| error.downcast_ref().map(convert_code))
@@ -174,9 +176,10 @@ fn code_of(error: &(dyn std::error::Error + 'static)) -> Option<Code> {
 
 fn train_code(error: &TrainError) -> Code {
     match error {
-        TrainError::Config { .. } | TrainError::ConfigFile { .. } | TrainError::Run { .. } => {
-            Code::Usage
-        }
+        TrainError::Config { .. }
+        | TrainError::ConfigFile { .. }
+        | TrainError::Run { .. }
+        | TrainError::FirstLoss { .. } => Code::Usage,
         TrainError::Diverged { .. } => Code::Diverged,
         TrainError::Damaged { .. } => Code::BadFile,
         TrainError::NotSaved { source, .. } => train_code(source),
@@ -188,11 +191,20 @@ fn train_code(error: &TrainError) -> Code {
     }
 }
 
+fn benchmark_code(error: &BenchmarkError) -> Code {
+    match error {
+        BenchmarkError::Model(error) => model_code(error),
+        BenchmarkError::Generate(error) => generate_code(error),
+        BenchmarkError::Start { source, .. } => io_code("start", source),
+        _ => Code::Failure,
+    }
+}
+
 fn explain_code(error: &ExplainError) -> Code {
     match error {
         ExplainError::Generate(error) => generate_code(error),
         ExplainError::Model(error) => model_code(error),
-        ExplainError::TooLarge { .. } => Code::Resources,
+        ExplainError::TooLarge { .. } | ExplainError::InsufficientMemory { .. } => Code::Resources,
         _ => Code::Usage,
     }
 }

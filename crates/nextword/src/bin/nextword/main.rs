@@ -6,7 +6,7 @@
 #![recursion_limit = "256"]
 
 mod args;
-mod bench;
+mod cli;
 mod commands;
 mod console;
 mod exit;
@@ -16,16 +16,15 @@ mod hooks;
 mod logging;
 mod models;
 mod output;
-mod planning;
-mod plot;
-mod resources;
+mod run_config;
+mod session;
 mod signals;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
-use crate::args::{Cli, Command};
+use crate::cli::{Cli, Command};
 
 /// Training allocates and frees the same large arrays in every step. The system allocator returns
 /// their pages to the kernel each time; mimalloc keeps them.
@@ -63,7 +62,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Plot(args) => commands::plot::run(&args)?,
         Command::Devices(args) => commands::devices::run(&args)?,
         Command::Bench(args) => commands::bench::run(&args)?,
-        Command::Completions(args) => commands::completions::run(&args)?,
+        Command::Completions(args) => commands::completions::run(&args, Cli::command())?,
     }
     Ok(ExitCode::SUCCESS)
 }

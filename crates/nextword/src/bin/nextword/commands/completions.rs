@@ -1,13 +1,20 @@
 //! `nextword completions SHELL`.
 
-use clap::CommandFactory;
+use clap::Args;
+use clap_complete::Shell;
 
-use crate::args::{Cli, CompletionsArgs};
 use crate::output;
 
-/// Prints the completion script.
-pub(crate) fn run(args: &CompletionsArgs) -> anyhow::Result<()> {
+/// `completions SHELL`.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// Shell to generate the script for
+    shell: Shell,
+}
+
+/// Prints the completion script of `command`.
+pub(crate) fn run(args: &CompletionsArgs, mut command: clap::Command) -> anyhow::Result<()> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "nextword", &mut script);
+    clap_complete::generate(args.shell, &mut command, "nextword", &mut script);
     output::print_bytes(&script)
 }

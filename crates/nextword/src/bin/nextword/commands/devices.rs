@@ -1,14 +1,21 @@
 //! `nextword devices`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Instant;
 
-use burn::tensor::{Device, Distribution, Tensor};
+use clap::Args;
+use nextword_benchmark::machine;
 use nextword_model::{DeviceInfo, list_devices};
 use serde_json::json;
 
-use crate::args::DevicesArgs;
 use crate::output;
+
+/// `devices`.
+#[derive(Debug, Args)]
+pub(crate) struct DevicesArgs {
+    /// Print one JSON object per device
+    #[arg(long)]
+    json: bool,
+}
 
 /// Target time for measuring one device, in seconds.
 const TIME_BUDGET: f64 = 0.3;
@@ -40,41 +47,6 @@ pub(crate) fn run(args: &DevicesArgs) -> anyhow::Result<()> {
 /// Returns the device's GFLOP/s, or why it cannot be measured.
 fn gflops(info: &DeviceInfo) -> Result<f64, String> {
     let device = info.name.open().map_err(|e| e.to_string())?;
-    catch_unwind(AssertUnwindSafe(|| measure(&device))).map_err(|_| "failed".to_string())
-}
-
-/// Returns the GFLOP/s of matrix products at the fastest of the sizes 256, 512 and 1024 that fit the
-/// time budget.
-fn measure(device: &Device) -> f64 {
-    let mut best = 0.0_f64;
-    for n in [256, 512, 1024] {
-        let (gflops, once) = measure_size(device, n);
-        best = best.max(gflops);
-        if 8.0 * 4.0 * once > TIME_BUDGET {
-            break;
-        }
-    }
-    best
-}
-
-/// Returns the GFLOP/s of the product of two n x n matrices, and its seconds.
-fn measure_size(device: &Device, n: usize) -> (f64, f64) {
-    let matrix = || Tensor::<2>::random([n, n], Distribution::Uniform(-1.0, 1.0), device);
-    let (a, b) = (matrix(), matrix());
-    let run = |times: usize| {
-        let start = Instant::now();
-        let mut product = a.clone().matmul(b.clone());
-        for _ in 1..times {
-            product = a.clone().matmul(b.clone());
-        }
-        // Reading a value waits for the device.
-        let _ = product.slice([0..1, 0..1]).into_data();
-        start.elapsed().as_secs_f64().max(1e-9)
-    };
-    // The first products compile, autotune and warm up.
-    run(2);
-    let once = run(1);
-    let times = (TIME_BUDGET / 3.0 / once).clamp(1.0, 1000.0) as usize;
-    let seconds = run(times) / times as f64;
-    (2.0 * (n as f64).powi(3) / seconds / 1e9, seconds)
+    let measure = || machine::matmul_gflops(&device, TIME_BUDGET);
+    catch_unwind(AssertUnwindSafe(measure)).map_err(|_| "failed".to_string())
 }

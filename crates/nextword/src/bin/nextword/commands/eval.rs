@@ -2,18 +2,57 @@
 
 use std::fs::File;
 use std::io::BufReader;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use clap::{Args, ValueHint};
 use nextword_data::{Packing, SourceConfig, Sources};
 use nextword_eval::{TextReport, TextSettings, evaluate_task, evaluate_text};
 use nextword_generate::TextGenerator;
 use nextword_model::ModelDir;
 
-use crate::args::EvalArgs;
 use crate::exit::{bad_file, usage};
 use crate::format::{count, duration};
 use crate::{models, output};
+
+/// `eval MODEL|RUN FILE...`.
+#[derive(Debug, Args)]
+pub(crate) struct EvalArgs {
+    /// Model folder, checkpoint, or run folder (the run's best model is used)
+    #[arg(value_hint = ValueHint::DirPath)]
+    model: PathBuf,
+    /// Text to evaluate: .txt or .jsonl files, folders of such files, or - for standard input
+    #[arg(required_unless_present = "task", value_hint = ValueHint::AnyPath)]
+    files: Vec<PathBuf>,
+    /// Task to evaluate instead of a text: a .jsonl file of questions with `context`, `endings`
+    /// and `label`, or of texts with `text`
+    #[arg(long, value_name = "FILE", conflicts_with = "files", value_hint = ValueHint::FilePath)]
+    task: Option<PathBuf>,
+    /// Text that separates documents within a file; \n, \t and \\ are escapes [default: one document per file]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    separator: Option<String>,
+    /// JSON field that contains the text of a .jsonl line
+    #[arg(long, default_value = "text")]
+    field: String,
+    /// Second model to compare with on the same text, e.g. the original of a quantized model
+    #[arg(long, value_name = "MODEL", value_hint = ValueHint::DirPath)]
+    against: Option<PathBuf>,
+    /// Evaluate each document separately instead of packing documents into windows
+    #[arg(long)]
+    documents: bool,
+    /// Number of windows per batch
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    batch_size: usize,
+    /// Device to run on: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
+    #[arg(long, short, default_value = "flex")]
+    device: String,
+    /// Use a run's last model instead of its best
+    #[arg(long)]
+    last: bool,
+    /// Print the results as JSON
+    #[arg(long)]
+    json: bool,
+}
 
 /// Evaluates a model on a text or a task.
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {

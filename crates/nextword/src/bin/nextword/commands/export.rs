@@ -1,10 +1,60 @@
 //! `nextword export MODEL --format hf|gguf --out PATH`.
 
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum, ValueHint};
 use nextword_convert::{GgufType, export_gguf, export_hf};
 use nextword_model::weights::FloatType;
 
-use crate::args::{ExportArgs, ExportDtype, ExportFormat};
 use crate::{exit, models, output};
+
+/// `export MODEL|RUN --format hf|gguf --out PATH`.
+#[derive(Debug, Args)]
+#[allow(clippy::doc_markdown)] // Doc comments are help texts, shown verbatim.
+pub(crate) struct ExportArgs {
+    /// Model folder, checkpoint, or run folder (the run's best model is used)
+    #[arg(value_hint = ValueHint::DirPath)]
+    model: PathBuf,
+    /// Target format
+    #[arg(long, short, value_enum)]
+    format: ExportFormat,
+    /// Data type of the weights: f32, f16, bf16; for gguf also q8_0, q4_0
+    #[arg(long, value_enum, default_value = "f32", value_name = "TYPE")]
+    dtype: ExportDtype,
+    /// Folder (hf) or file (gguf) to write
+    #[arg(long, short, value_hint = ValueHint::AnyPath)]
+    out: PathBuf,
+    /// Use a run's last model instead of its best
+    #[arg(long)]
+    last: bool,
+}
+
+/// Target formats of `export`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ExportFormat {
+    /// Folder for Hugging Face transformers
+    Hf,
+    /// File for llama.cpp
+    Gguf,
+}
+
+/// Data types of an exported model's weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(non_camel_case_types)] // GGUF's own names.
+enum ExportDtype {
+    /// 32-bit float
+    F32,
+    /// 16-bit float, 11 significant bits
+    F16,
+    /// 16-bit float, 8 significant bits and the range of f32
+    Bf16,
+    /// 8-bit blocks of 32 weights with a scale
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4-bit blocks of 32 weights with a scale
+    #[value(name = "q4_0")]
+    Q4_0,
+}
 
 /// Writes a model in another program's format.
 pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<()> {

@@ -2,17 +2,94 @@
 
 use std::io::{IsTerminal, Read};
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use clap::builder::RangedU64ValueParser;
+use clap::{Args, ValueHint};
 use nextword_generate::{
     Completion, FinishReason, PROMPT_PLACEHOLDER, SamplingConfig, TextGenerator, TextOptions,
 };
 use serde_json::json;
 
-use crate::args::GenerateArgs;
-use crate::bench::machine;
+use crate::args::SamplingArgs;
 use crate::format::{count, sanitize, short};
 use crate::{exit, models, output};
+
+/// `generate MODEL|RUN [PROMPT]`.
+#[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools)] // Independent flags.
+pub(crate) struct GenerateArgs {
+    /// Model folder, checkpoint, or run folder (the run's best model is used)
+    #[arg(value_hint = ValueHint::DirPath)]
+    model: PathBuf,
+    /// Text to continue [default: standard input unless it is a terminal, else empty]
+    #[arg(allow_hyphen_values = true)]
+    prompt: Option<String>,
+    /// Maximum number of tokens to generate
+    #[arg(long, short, default_value_t = 256, value_name = "N")]
+    max_tokens: usize,
+    /// Sampling temperature: 0 is greedy, 1 samples from the model's own distribution
+    #[arg(
+        long,
+        short,
+        default_value_t = 0.8,
+        value_name = "X",
+        allow_hyphen_values = true
+    )]
+    temperature: f64,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// Penalize tokens that occur in the prompt or the completion; 1 disables
+    #[arg(
+        long,
+        default_value_t = 1.0,
+        value_name = "X",
+        allow_hyphen_values = true
+    )]
+    repetition_penalty: f64,
+    /// Value subtracted from the logits of tokens already generated
+    #[arg(
+        long,
+        default_value_t = 0.0,
+        value_name = "X",
+        allow_hyphen_values = true
+    )]
+    presence_penalty: f64,
+    /// Value subtracted from a token's logit for each time it has been generated
+    #[arg(
+        long,
+        default_value_t = 0.0,
+        value_name = "X",
+        allow_hyphen_values = true
+    )]
+    frequency_penalty: f64,
+    /// Stop generating before this text (repeatable) [default: none]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    stop: Vec<String>,
+    /// Random seed for reproducible sampling [default: random, printed to standard error]
+    #[arg(long, short)]
+    seed: Option<u64>,
+    /// Number of completions to generate
+    #[arg(long, short = 'n', default_value_t = 1, value_name = "N")]
+    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    samples: usize,
+    /// Device to run on: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
+    #[arg(long, short, default_value = "flex")]
+    device: String,
+    /// Use a run's last model instead of its best
+    #[arg(long)]
+    last: bool,
+    /// Use the prompt verbatim, without the model's prompt template
+    #[arg(long)]
+    raw: bool,
+    /// Print one JSON object per completion
+    #[arg(long)]
+    json: bool,
+    /// Print only errors to standard error
+    #[arg(long, short)]
+    quiet: bool,
+}
 
 /// Maximum number of unknown strings listed in a note.
 const MAX_LISTED: usize = 10;
@@ -150,7 +227,7 @@ fn print_completion(
             "prompt": prompt, "text": completion.text, "finish_reason": completion.finish,
             "prompt_tokens": completion.prompt_ids.len(), "tokens": completion.ids.len(),
             "ids": completion.ids, "unknown": completion.unknown, "truncated": completion.truncated,
-            "seed": seed, "sample": index, "peak_memory_bytes": machine::peak_memory(),
+            "seed": seed, "sample": index, "peak_memory_bytes": nextword_model::peak_memory(),
         }));
     }
     if args.samples > 1 {

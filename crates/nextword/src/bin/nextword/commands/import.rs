@@ -1,10 +1,26 @@
 //! `nextword import FOLDER --out MODEL`.
 
+use std::path::PathBuf;
+
+use clap::{Args, ValueHint};
 use serde_json::json;
 
-use crate::args::ImportArgs;
 use crate::format::{count, sanitize};
 use crate::output;
+
+/// `import FOLDER --out MODEL`.
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// Folder with config.json, model.safetensors (or its shards and index) and tokenizer.json
+    #[arg(value_hint = ValueHint::DirPath)]
+    folder: PathBuf,
+    /// Model folder to write; an existing model folder is replaced
+    #[arg(long, short, value_name = "MODEL", value_hint = ValueHint::DirPath)]
+    out: PathBuf,
+    /// Print the imported model's details as JSON
+    #[arg(long)]
+    json: bool,
+}
 
 /// Converts a Hugging Face folder into a model folder.
 pub(crate) fn run(args: &ImportArgs) -> anyhow::Result<()> {

@@ -1,14 +1,32 @@
 //! `nextword inspect MODEL|RUN`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
+use clap::{Args, ValueHint};
 use nextword_model::{Bits, ModelCard, ModelDir, weights};
+use nextword_train::plan::Parameters;
 use serde_json::{Value, json};
 
-use crate::args::InspectArgs;
 use crate::format::{bytes, count, grouped, sanitize};
-use crate::planning::Parameters;
 use crate::{exit, models, output};
+
+/// `inspect MODEL|RUN`.
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// Model folder, checkpoint, or run folder (the run's best model is used)
+    #[arg(value_hint = ValueHint::DirPath)]
+    model: PathBuf,
+    /// Use a run's last model instead of its best
+    #[arg(long)]
+    last: bool,
+    /// List every tensor with its shape
+    #[arg(long)]
+    tensors: bool,
+    /// Print everything as JSON
+    #[arg(long)]
+    json: bool,
+}
 
 /// Prints a model's details.
 pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {

@@ -1,20 +1,41 @@
 //! `nextword plan CONFIG`.
 
+use std::path::PathBuf;
+
+use clap::{Args, ValueHint};
+use nextword_train::plan::{MeasuredSpeed, Plan};
 use nextword_train::prepare_run;
 
-use crate::args::PlanArgs;
-use crate::commands::train;
 use crate::format::{bytes, count, duration, grouped, short, with_unit};
-use crate::output;
-use crate::planning::{Measured, Plan};
+use crate::{output, run_config};
+
+/// `plan CONFIG`.
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// Configuration file (TOML)
+    #[arg(value_hint = ValueHint::FilePath)]
+    config: PathBuf,
+    /// Override one configuration key, e.g. --set train.steps=500 (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Device to measure on [default: the configuration's]
+    #[arg(long, short)]
+    device: Option<String>,
+    /// Number of training steps to time; 0 skips the measurement
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    steps: u64,
+    /// Print the plan as JSON
+    #[arg(long)]
+    json: bool,
+}
 
 /// Estimates the cost of a run and prints it.
 pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<()> {
-    let config = train::load_config(&args.config, &args.set, args.device.as_deref())?;
+    let config = run_config::load(&args.config, &args.set, args.device.as_deref())?;
     let setup = prepare_run(config)?;
-    train::print_config_warnings(&setup);
+    run_config::print_warnings(&setup);
     let plan = Plan::estimate(&setup);
-    train::check_memory(&setup, &plan)?;
+    run_config::check_memory(&plan)?;
     let plan = plan
         .with_baselines(&setup)?
         .with_speed(&setup, args.steps)?;
@@ -106,7 +127,7 @@ fn data_lines(plan: &Plan, lines: &mut Vec<String>) {
     }
 }
 
-fn speed_lines(measured: &Measured, lines: &mut Vec<String>) {
+fn speed_lines(measured: &MeasuredSpeed, lines: &mut Vec<String>) {
     lines.push(format!(
         "  speed        {} tokens/s, {} over {} (first loss {:.3})",
         short(measured.tokens_per_second),

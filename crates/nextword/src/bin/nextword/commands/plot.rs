@@ -3,13 +3,37 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
+use clap::{Args, ValueHint};
+use nextword_explain::history::SentenceHistory;
 use nextword_model::write_atomically;
+use nextword_plot::{AttentionFigure, AttentionStep, Curve, Figure};
 use nextword_train::MetricsLine;
 use serde_json::json;
 
-use crate::args::PlotArgs;
-use crate::plot::{Curve, Figure, attention, braille, svg};
 use crate::{exit, history, models, output};
+
+/// `plot RUN...`.
+#[derive(Debug, Args)]
+pub(crate) struct PlotArgs {
+    /// Run folders or metrics.jsonl files
+    #[arg(required = true, value_name = "RUN", value_hint = ValueHint::AnyPath)]
+    runs: Vec<PathBuf>,
+    /// SVG file to write [default: loss.svg in the folder of a single run]
+    #[arg(long, short, value_hint = ValueHint::FilePath)]
+    out: Option<PathBuf>,
+    /// Draw in the terminal; write an SVG file only with --out
+    #[arg(long, short)]
+    terminal: bool,
+    /// Plot attention weights of the run's probe sentences over training instead of losses
+    #[arg(long, conflicts_with_all = ["terminal", "log", "json"])]
+    attention: bool,
+    /// Use a logarithmic loss axis
+    #[arg(long)]
+    log: bool,
+    /// Print the points as JSON instead of drawing
+    #[arg(long, conflicts_with_all = ["out", "terminal", "log"])]
+    json: bool,
+}
 
 /// Width in columns if `COLUMNS` is not set.
 const DEFAULT_COLUMNS: usize = 80;
@@ -30,18 +54,19 @@ pub(crate) fn run(args: &PlotArgs) -> anyhow::Result<()> {
             output::print_json(&json!({"name": curve.name, "loss": train, "val_loss": validation}))
         });
     }
-    let figure = Figure::new(curves, args.log)?;
+    let figure = Figure::new(curves, args.log)
+        .map_err(|error| exit::usage(format!("{error}; hint: omit --log")))?;
     if args.terminal {
         let columns = std::env::var("COLUMNS")
             .ok()
             .and_then(|c| c.parse().ok())
             .unwrap_or(DEFAULT_COLUMNS);
         let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        output::print(&braille::draw(&figure, columns, colours))?;
+        output::print(&figure.to_braille(columns, colours))?;
     }
     let file = args.out.clone().or_else(|| default_file(args));
     if let Some(file) = file {
-        write_atomically(&file, svg::draw(&figure).as_bytes())?;
+        write_atomically(&file, figure.to_svg().as_bytes())?;
         output::eprint_line(&format!("wrote {}", file.display()));
     }
     Ok(())
@@ -65,13 +90,29 @@ fn plot_attention(args: &PlotArgs) -> anyhow::Result<()> {
             Some(out) => out.with_file_name(name),
             None => run.join(name),
         };
-        write_atomically(&file, attention::draw(sentence).as_bytes())?;
+        write_atomically(&file, attention_figure(sentence).to_svg().as_bytes())?;
         output::eprint_line(&format!("wrote {}", file.display()));
     }
     for note in &history.notes {
         output::eprint_line(&format!("note: {note}"));
     }
     Ok(())
+}
+
+/// Returns the weights of a sentence at each step.
+fn attention_figure(sentence: &SentenceHistory) -> AttentionFigure<'_> {
+    let steps = sentence.steps.iter();
+    let tokens = sentence.steps.first();
+    AttentionFigure {
+        prompt: &sentence.prompt,
+        tokens: tokens.map_or(&[], |step| &step.snapshot.tokens),
+        steps: steps
+            .map(|step| AttentionStep {
+                step: step.step,
+                weights: &step.snapshot.patterns,
+            })
+            .collect(),
+    }
 }
 
 /// Returns the default path of the SVG file.

@@ -1,14 +1,68 @@
 //! `nextword prepare SOURCE... --out FOLDER`.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use clap::{Args, ValueEnum, ValueHint};
 use nextword_data::{DataConfig, Phase, PreparedDataset, Progress, SplitBy, TokenizerKind};
 use serde_json::json;
 
-use crate::args::{PrepareArgs, TokenizerArg};
-use crate::commands::train;
 use crate::format::{bytes, count, duration};
-use crate::{models, output};
+use crate::{models, output, run_config};
+
+/// `prepare SOURCE... --out FOLDER`.
+#[derive(Debug, Args)]
+pub(crate) struct PrepareArgs {
+    /// .txt or .jsonl files, folders of such files, or - for standard input
+    #[arg(required_unless_present = "config", value_hint = ValueHint::AnyPath)]
+    sources: Vec<PathBuf>,
+    /// Output folder
+    #[arg(long, short, value_hint = ValueHint::DirPath)]
+    out: PathBuf,
+    /// Configuration file whose data section to use; the options below override individual keys
+    #[arg(long, short, conflicts_with = "sources", value_hint = ValueHint::FilePath)]
+    config: Option<PathBuf>,
+    /// Tokenizer to build [default: char]
+    #[arg(long, short, value_enum)]
+    tokenizer: Option<TokenizerArg>,
+    /// Vocabulary size of a bpe or word tokenizer [default: 4096 for bpe, all words for word]
+    #[arg(long, value_name = "N")]
+    vocab_size: Option<usize>,
+    /// Existing tokenizer.json to use instead of building one [default: none]
+    #[arg(long, conflicts_with_all = ["tokenizer", "vocab_size"], value_hint = ValueHint::FilePath)]
+    tokenizer_file: Option<PathBuf>,
+    /// Text that separates documents within a file; \n, \t and \\ are escapes [default: one document per file]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    separator: Option<String>,
+    /// JSON field that contains the text of a .jsonl line [default: text]
+    #[arg(long)]
+    field: Option<String>,
+    /// Fraction of the data held out for validation [default: 0.1]
+    #[arg(long, value_name = "FRACTION", allow_hyphen_values = true)]
+    validation: Option<f64>,
+    /// Hold out complete documents instead of the end of the text
+    #[arg(long)]
+    split_documents: bool,
+    /// Print the summary as JSON
+    #[arg(long)]
+    json: bool,
+    /// Print only errors to standard error
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// Tokenizers that `prepare` can build.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum TokenizerArg {
+    /// One token per character
+    Char,
+    /// One token per byte
+    Byte,
+    /// One token per whitespace-separated word
+    Word,
+    /// Byte-pair encoding, trained on the text
+    Bpe,
+}
 
 /// Minimum time between two progress updates.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
@@ -32,7 +86,7 @@ pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<()> {
 
 fn config(args: &PrepareArgs) -> anyhow::Result<DataConfig> {
     let mut config = match &args.config {
-        Some(path) => train::load_config(path, &[], None)?.data,
+        Some(path) => run_config::load(path, &[], None)?.data,
         None => DataConfig {
             paths: args.sources.clone(),
             ..DataConfig::default()

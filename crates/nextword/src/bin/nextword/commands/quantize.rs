@@ -1,13 +1,35 @@
 //! `nextword quantize MODEL --out FOLDER`.
 
 use std::fs;
+use std::path::PathBuf;
 
+use clap::{Args, ValueHint};
 use nextword_model::{Bits, ModelDir, weights};
 use serde_json::json;
 
-use crate::args::QuantizeArgs;
+use crate::args::parse_bits;
 use crate::format::bytes;
 use crate::{exit, models, output};
+
+/// `quantize MODEL|RUN --out FOLDER`.
+#[derive(Debug, Args)]
+pub(crate) struct QuantizeArgs {
+    /// Model folder, checkpoint, or run folder (the run's best model is used)
+    #[arg(value_hint = ValueHint::DirPath)]
+    model: PathBuf,
+    /// Output folder
+    #[arg(long, short, value_hint = ValueHint::DirPath)]
+    out: PathBuf,
+    /// Bits per weight: 8 or 4, plus half a bit for the scales
+    #[arg(long, default_value = "8", value_name = "N", value_parser = parse_bits)]
+    bits: Bits,
+    /// Use a run's last model instead of its best
+    #[arg(long)]
+    last: bool,
+    /// Print the summary as JSON
+    #[arg(long)]
+    json: bool,
+}
 
 /// Writes a copy of a model with weights of 8 or 4 bits.
 pub(crate) fn run(args: &QuantizeArgs) -> anyhow::Result<()> {
@@ -29,19 +51,22 @@ pub(crate) fn run(args: &QuantizeArgs) -> anyhow::Result<()> {
     let tokenizer = fs::read_to_string(&tokenizer)
         .map_err(|e| exit::bad_file(format!("cannot read `{}`: {e}", tokenizer.display())))?;
     let model = dir.load(&models::open_device("flex")?)?;
-    let model = model.quantize(bits(args.bits));
+    let model = model.quantize(args.bits);
     ModelDir::save(&args.out, &model, &tokenizer, &dir.card)?;
     let size = |path| fs::metadata(path).map_or(0, |file| file.len());
     let (before, after) = (size(file), size(args.out.join("model.safetensors")));
+    let bits = match args.bits {
+        Bits::Int8 => 8,
+        Bits::Int4 => 4,
+    };
     if args.json {
         return output::print_json(&json!({
-            "path": args.out, "bits": args.bits, "bytes_before": before, "bytes": after,
+            "path": args.out, "bits": bits, "bytes_before": before, "bytes": after,
         }));
     }
     output::print_line(&format!(
-        "{}: {} bits per weight, {} (was {})",
+        "{}: {bits} bits per weight, {} (was {})",
         args.out.display(),
-        args.bits,
         bytes(after),
         bytes(before)
     ))?;
@@ -51,12 +76,4 @@ pub(crate) fn run(args: &QuantizeArgs) -> anyhow::Result<()> {
         args.model.display()
     ));
     Ok(())
-}
-
-/// Converts a number of bits that the command line has checked: 8 or 4.
-pub(crate) fn bits(number: u8) -> Bits {
-    match number {
-        4 => Bits::Int4,
-        _ => Bits::Int8,
-    }
 }

@@ -1,14 +1,37 @@
 //! `nextword resume RUN`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::{Args, ValueHint};
 use nextword_model::write_atomically;
+use nextword_train::plan::Plan;
 use nextword_train::{RunConfig, RunFolder, Trainer, parse_config, prepare_run, to_toml};
 
-use crate::args::ResumeArgs;
-use crate::commands::train;
-use crate::planning::Plan;
-use crate::{console, exit, models, signals};
+use crate::session::Session;
+use crate::{exit, models, run_config};
+
+/// `resume RUN`.
+#[derive(Debug, Args)]
+#[allow(clippy::doc_markdown)] // Doc comments are help texts, shown verbatim.
+pub(crate) struct ResumeArgs {
+    /// Run folder, e.g. runs/NAME
+    #[arg(value_hint = ValueHint::DirPath)]
+    run: PathBuf,
+    /// Device to run on [default: the run's]
+    #[arg(long, short)]
+    device: Option<String>,
+    /// Override one key: train.steps, train.log_every, or any key of checkpoint, validation,
+    /// samples and probes (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Print only warnings and errors
+    #[arg(long, short)]
+    quiet: bool,
+    /// Print events to standard output as JSON, one object per line
+    #[arg(long)]
+    json: bool,
+}
 
 /// Keys and sections that may change when a run is resumed.
 const CHANGEABLE: [&str; 6] = [
@@ -41,22 +64,15 @@ pub(crate) fn run(args: &ResumeArgs) -> anyhow::Result<ExitCode> {
         config.device.clone_from(device);
     }
     let setup = prepare_run(config)?;
-    train::check_memory(&setup, &Plan::estimate(&setup))?;
-    let stop = signals::stop_flag()?;
-    let mut hooks = train::hooks(&setup);
+    run_config::check_memory(&Plan::estimate(&setup))?;
+    let session = Session::new(&setup, args.quiet, args.json)?;
     let config_path = folder.config_path();
     let trainer = Trainer::resume(setup, folder)?;
     if changed != stored {
         // Stored so that the next resume uses the same overrides.
         write_atomically(&config_path, to_toml(&changed)?.as_bytes())?;
     }
-
-    let mut reporter = console::reporter(args.quiet, args.json);
-    Ok(train::exit_code(&trainer.run(
-        reporter.as_mut(),
-        &mut hooks,
-        &stop,
-    )?))
+    session.run(trainer)
 }
 
 /// Returns the stored configuration with the `--set` overrides.

@@ -1,0 +1,134 @@
+//! The command line: all subcommands.
+
+use clap::{Parser, Subcommand};
+
+use crate::commands;
+
+/// Train, run and explain decoder-only Transformers.
+#[derive(Debug, Parser)]
+#[command(
+    name = "nextword",
+    version,
+    propagate_version = true,
+    after_help = "Exit codes: 0 success, 1 failure, 2 invalid usage or configuration, 3 invalid data or model file, \
+                  4 training diverged, 5 out of disk space or memory, 130 interrupted."
+)]
+pub(crate) struct Cli {
+    /// Log progress in detail to standard error, e.g. each request of `serve`; the environment variable
+    /// `NEXTWORD_LOG` selects more, e.g. `nextword_server=debug`
+    #[arg(long, short, global = true)]
+    pub(crate) verbose: bool,
+    /// The subcommand to run.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Train a model from a configuration file
+    Train(commands::train::TrainArgs),
+    /// Resume a run from its newest valid checkpoint
+    Resume(commands::resume::ResumeArgs),
+    /// Generate text from a prompt
+    Generate(commands::generate::GenerateArgs),
+    /// Show every value that a model computes for a prompt, and how it is computed
+    Explain(commands::explain::ExplainArgs),
+    /// Chat with a model in the terminal
+    Chat(commands::chat::ChatArgs),
+    /// Serve models over an OpenAI-compatible HTTP API, with a web page
+    Serve(commands::serve::ServeArgs),
+    /// Tokenize text into shard files, for data too large to tokenize again in every run
+    Prepare(commands::prepare::PrepareArgs),
+    /// Measure a model's loss, perplexity and bits per byte on a text
+    Eval(commands::eval::EvalArgs),
+    /// Quantize a model's weights to 8 or 4 bits (inference only)
+    Quantize(commands::quantize::QuantizeArgs),
+    /// Convert a Hugging Face model into a nextword model folder
+    Import(commands::import::ImportArgs),
+    /// Export a model as a Hugging Face folder or a GGUF file
+    Export(commands::export::ExportArgs),
+    /// Show a model's origin, configuration and parameters
+    Inspect(commands::inspect::InspectArgs),
+    /// Estimate a run's size, memory and time before you start it
+    Plan(commands::plan::PlanArgs),
+    /// Plot loss curves of runs
+    Plot(commands::plot::PlotArgs),
+    /// List the devices available to this build on this machine
+    Devices(commands::devices::DevicesArgs),
+    /// Measure training and generation speed on this machine
+    Bench(commands::bench::BenchArgs),
+    /// Print a shell completion script
+    Completions(commands::completions::CompletionsArgs),
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::error::ErrorKind;
+    use clap::{ArgMatches, CommandFactory};
+
+    use super::*;
+
+    fn parse(line: &[&str]) -> Result<ArgMatches, clap::Error> {
+        let line = std::iter::once(&"nextword").chain(line);
+        Cli::command().try_get_matches_from(line)
+    }
+
+    #[test]
+    fn clap_accepts_the_command_definition() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_argument_has_a_help_text() {
+        for command in Cli::command().get_subcommands() {
+            for argument in command.get_arguments() {
+                let name = format!("{} {}", command.get_name(), argument.get_id());
+                assert!(argument.get_help().is_some(), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn set_is_repeatable_and_prompts_may_start_with_a_dash() {
+        let line = [
+            "train",
+            "c.toml",
+            "--set",
+            "train.steps=5",
+            "--set",
+            "name=x",
+        ];
+        let matches = parse(&line).unwrap();
+        let (_, train) = matches.subcommand().unwrap();
+        let set: Vec<&String> = train.get_many("set").unwrap().collect();
+        assert_eq!(set, ["train.steps=5", "name=x"]);
+        let matches = parse(&["generate", "r", "- one", "-n", "3"]).unwrap();
+        let (_, generate) = matches.subcommand().unwrap();
+        assert_eq!(generate.get_one::<String>("prompt").unwrap(), "- one");
+        assert_eq!(generate.get_one("samples"), Some(&3_usize));
+    }
+
+    #[test]
+    fn invalid_command_lines_are_rejected() {
+        let lines: [(&[&str], ErrorKind); 4] = [
+            (&["plot"], ErrorKind::MissingRequiredArgument),
+            (
+                &["plot", "r", "--json", "--log"],
+                ErrorKind::ArgumentConflict,
+            ),
+            (
+                &["prepare", "--out", "d"],
+                ErrorKind::MissingRequiredArgument,
+            ),
+            (
+                &["generate", "r", "--top-k", "many"],
+                ErrorKind::ValueValidation,
+            ),
+        ];
+        for (line, kind) in lines {
+            assert_eq!(parse(line).unwrap_err().kind(), kind, "{line:?}");
+        }
+    }
+}

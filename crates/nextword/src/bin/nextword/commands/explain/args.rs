@@ -1,0 +1,124 @@
+//! Arguments of `explain`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum, ValueHint};
+
+use crate::args::SamplingArgs;
+
+/// `explain MODEL|RUN [PROMPT]`.
+#[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools)] // Independent flags.
+pub(crate) struct ExplainArgs {
+    /// Model folder, checkpoint, or run folder (the run's best model is used)
+    #[arg(value_hint = ValueHint::DirPath, required_unless_present = "schema")]
+    pub(super) model: Option<PathBuf>,
+    /// Prompt to explain [default: empty]
+    #[arg(
+        allow_hyphen_values = true,
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(super) prompt: String,
+    /// Output format [default: from the extension of --out, else text]
+    #[arg(long, short, value_enum)]
+    format: Option<Format>,
+    /// Output file [default: standard output; explain.html in the current folder for html]
+    #[arg(long, short, value_hint = ValueHint::FilePath)]
+    pub(super) out: Option<PathBuf>,
+    /// Show how one value is computed, e.g. --why 'logits[position=3,token=1]' (repeatable)
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) why: Vec<String>,
+    /// Apply an edit and show how the next-token probabilities change: head=LAYER.HEAD disables a head,
+    /// token=POSITION:TEXT replaces a token, embedding=TOKEN.DIM:VALUE sets one element (repeatable)
+    #[arg(long, value_name = "EDIT")]
+    pub(super) what_if: Vec<String>,
+    /// Show a second prompt beside the first (html)
+    #[arg(long, value_name = "PROMPT", allow_hyphen_values = true)]
+    pub(super) compare: Option<String>,
+    /// Show another model's values for the same prompt beside these (html)
+    #[arg(long, value_name = "MODEL", conflicts_with = "compare", value_hint = ValueHint::DirPath)]
+    pub(super) compare_with: Option<PathBuf>,
+    /// Add a slider over training steps for the run's probe sentences; the first one is the
+    /// default prompt (html)
+    #[arg(long)]
+    pub(super) over_training: bool,
+    /// Omit step-by-step values; show only predictions, sampling and logit attribution (text)
+    #[arg(long)]
+    pub(super) brief: bool,
+    /// Layer to show, counted from 0 as in tensor names; titles count from 1 (repeatable)
+    /// [default: all, or the first if the output would be too long]
+    #[arg(long, value_name = "N")]
+    pub(super) layer: Vec<usize>,
+    /// Head to show, counted from 0; titles count from 1 (repeatable, text) [default: all]
+    #[arg(long, value_name = "N")]
+    pub(super) head: Vec<usize>,
+    /// Position to show, counted from 0 (repeatable, text) [default: all, or the prompt's last if
+    /// the output would be too long]
+    #[arg(long, value_name = "N")]
+    pub(super) position: Vec<usize>,
+    /// Maximum number of tokens to generate and explain
+    #[arg(long, short, default_value_t = 4, value_name = "N")]
+    pub(super) max_tokens: usize,
+    /// Sampling temperature: 0 is greedy, 1 samples from the model's own distribution
+    #[arg(
+        long,
+        short,
+        default_value_t = 0.0,
+        value_name = "X",
+        allow_hyphen_values = true
+    )]
+    pub(super) temperature: f64,
+    #[command(flatten)]
+    pub(super) sampling: SamplingArgs,
+    /// Random seed for reproducible sampling
+    #[arg(long, short, default_value_t = 0)]
+    pub(super) seed: u64,
+    /// Number of most likely next tokens to list
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub(super) top: usize,
+    /// Number of decimal places (text)
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    pub(super) decimals: usize,
+    /// Width in columns (text) [default: $COLUMNS, else 80]
+    #[arg(long, value_name = "N")]
+    pub(super) width: Option<usize>,
+    /// Device to run on: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
+    #[arg(long, short, default_value = "flex")]
+    pub(super) device: String,
+    /// Use a run's last model instead of its best
+    #[arg(long)]
+    pub(super) last: bool,
+    /// Use the prompt verbatim, without the model's prompt template
+    #[arg(long)]
+    pub(super) raw: bool,
+    /// Print the JSON schema of --format json and exit
+    #[arg(long)]
+    pub(super) schema: bool,
+}
+
+impl ExplainArgs {
+    /// Returns the output format: `--format`, or that of the output file's extension.
+    pub(super) fn format(&self) -> Format {
+        let extension = || self.out.as_ref()?.extension()?.to_str();
+        self.format.unwrap_or_else(|| match extension() {
+            Some("html" | "htm") => Format::Html,
+            Some("json") => Format::Json,
+            Some("safetensors") => Format::Safetensors,
+            _ => Format::Text,
+        })
+    }
+}
+
+/// Output formats of `explain`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// Plain text for a terminal
+    Text,
+    /// JSON; see --schema
+    Json,
+    /// Self-contained web page
+    Html,
+    /// Tensors under their TransformerLens names, for Python
+    Safetensors,
+}

@@ -1,0 +1,193 @@
+//! Lines that report a run's progress.
+
+use nextword_train::{Outcome, RunInfo, StepReport, StopReason};
+
+use super::shell::{program, shell_quote};
+use crate::format::{count, duration, grouped, sanitize, short};
+
+/// Returns the lines printed at the start of a run.
+pub(super) fn start_lines(info: &RunInfo) -> Vec<String> {
+    let mut lines: Vec<String> = info
+        .skipped
+        .iter()
+        .map(|skipped| format!("warning: skipped a checkpoint: {skipped}"))
+        .collect();
+    lines.push(format!(
+        "{}: {} on {}, vocabulary {}, {} training and {}",
+        info.name,
+        count(info.parameters as u64, "parameter"),
+        info.device,
+        grouped(info.vocab_size as u64),
+        grouped(info.train_tokens as u64),
+        count(info.validation_tokens as u64, "validation token"),
+    ));
+    let resumed = match info.resumed_at {
+        0 => String::new(),
+        step => format!(", continuing from step {step}"),
+    };
+    lines.push(format!(
+        "{} of {} into {}{resumed}",
+        count(info.steps, "step"),
+        count(info.tokens_per_step as u64, "token"),
+        info.folder.display()
+    ));
+    if info.resumed_at >= info.steps {
+        lines.push(
+            "all steps are already done; hint: train further with --set train.steps=N".to_string(),
+        );
+    }
+    lines
+}
+
+/// Formats a step: `step 1200/5000  24%  loss 2.113  val 2.201  lr 3.0e-4  gnorm 0.81  41.2k tok/s  eta 6m12s`.
+pub(super) fn step_line(report: &StepReport, validation: Option<f64>) -> String {
+    let percent = 100 * report.step / report.steps.max(1);
+    let validation = validation.map_or_else(String::new, |loss| format!("  val {loss:.3}"));
+    format!(
+        "step {}/{}  {percent}%  loss {:.3}{validation}  lr {:.1e}  gnorm {:.2}  {} tok/s  eta {}",
+        report.step,
+        report.steps,
+        report.loss,
+        report.learning_rate,
+        report.grad_norm,
+        short(report.tokens_per_second),
+        duration(report.eta),
+    )
+}
+
+/// Formats a sample with its prompt, indented.
+pub(super) fn sample_block(step: u64, prompt: &str, text: &str) -> String {
+    let text = sanitize(&format!("{prompt}{text}"));
+    let mut block = format!("sample at step {step}:");
+    for line in text.trim_end().lines() {
+        block.push_str("\n    ");
+        block.push_str(line);
+    }
+    block
+}
+
+/// Returns the lines printed at the end of a run: its result and what to do next.
+pub(super) fn end_lines(outcome: &Outcome, prompt: Option<&str>) -> Vec<String> {
+    let result = match outcome.reason {
+        StopReason::Finished => "done",
+        StopReason::EarlyStopped => "stopped early: the validation loss stopped improving",
+        StopReason::Interrupted => "interrupted and saved",
+    };
+    let format_loss = |name: &str, loss: Option<f64>| {
+        loss.map_or_else(String::new, |loss| format!(", {name} {loss:.4}"))
+    };
+    let first = format!(
+        "{result}: step {}{}{}{} in {}",
+        outcome.step,
+        format_loss("loss", outcome.loss),
+        format_loss("validation loss", outcome.validation),
+        format_loss("best", outcome.best),
+        duration(outcome.elapsed),
+    );
+    let folder = shell_quote(&outcome.folder.display().to_string());
+    let mut lines = vec![first];
+    if outcome.reason != StopReason::Interrupted {
+        lines.push("next:".to_string());
+        let program = program();
+        let prompt = shell_quote(prompt.map_or("...", str::trim));
+        lines.push(format!("    {program} generate {folder} {prompt}"));
+        lines.push(format!("    {program} explain {folder} {prompt}"));
+        lines.push(format!("    {program} plot {folder}"));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> StepReport {
+        StepReport {
+            step: 1200,
+            steps: 5000,
+            loss: 2.1134,
+            learning_rate: 3e-4,
+            grad_norm: 0.811,
+            tokens_per_second: 41_234.0,
+            eta: 372.2,
+        }
+    }
+
+    fn outcome(reason: StopReason) -> Outcome {
+        Outcome {
+            reason,
+            step: 7,
+            loss: Some(2.0),
+            best: Some(1.5),
+            validation: None,
+            elapsed: 61.0,
+            folder: "runs/my run".into(),
+        }
+    }
+
+    #[test]
+    fn step_line_shows_all_fields() {
+        assert_eq!(
+            step_line(&report(), Some(2.2009)),
+            "step 1200/5000  24%  loss 2.113  val 2.201  lr 3.0e-4  gnorm 0.81  41.2k tok/s  eta 6m12s"
+        );
+        assert!(!step_line(&report(), None).contains("val"));
+    }
+
+    #[test]
+    fn samples_are_indented_and_sanitized() {
+        let block = sample_block(10, "Once", " upon\x1b[2J\na time\n\n");
+        assert_eq!(
+            block,
+            "sample at step 10:\n    Once upon\u{fffd}[2J\n    a time"
+        );
+    }
+
+    #[test]
+    fn end_of_run_suggests_next_commands() {
+        let lines = end_lines(&outcome(StopReason::Finished), Some("One day")).join("\n");
+        assert!(
+            lines.starts_with("done: step 7, loss 2.0000, best 1.5000 in 1m01s"),
+            "{lines}"
+        );
+        assert!(
+            lines.contains("nextword generate 'runs/my run' 'One day'"),
+            "{lines}"
+        );
+        assert!(lines.contains("nextword plot 'runs/my run'"), "{lines}");
+    }
+
+    #[test]
+    fn interrupted_runs_are_saved() {
+        let lines = end_lines(&outcome(StopReason::Interrupted), None);
+        assert!(
+            lines[0].starts_with("interrupted and saved: step 7"),
+            "{lines:?}"
+        );
+    }
+
+    #[test]
+    fn completed_run_explains_how_to_train_further() {
+        let info = RunInfo {
+            name: "x".to_string(),
+            folder: "runs/x".into(),
+            device: "flex".to_string(),
+            parameters: 1_234,
+            vocab_size: 5,
+            train_tokens: 100,
+            validation_tokens: 10,
+            steps: 20,
+            tokens_per_step: 8,
+            resumed_at: 20,
+            prompt_template: None,
+            skipped: vec!["checkpoints/step-00000030: damaged".to_string()],
+        };
+        let lines = start_lines(&info).join("\n");
+        assert!(
+            lines.contains("warning: skipped a checkpoint: checkpoints/step-00000030"),
+            "{lines}"
+        );
+        assert!(lines.contains("x: 1,234 parameters on flex"), "{lines}");
+        assert!(lines.contains("--set train.steps=N"), "{lines}");
+    }
+}

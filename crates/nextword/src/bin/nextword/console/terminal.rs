@@ -1,0 +1,117 @@
+//! Progress as text.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use nextword_train::{Outcome, Reporter, RunInfo, StepReport, ValidationReport};
+
+use super::lines::{end_lines, sample_block, start_lines, step_line};
+use crate::output;
+
+/// Writes to standard error: a progress bar on a terminal, plain lines otherwise.
+pub(super) struct TerminalReporter {
+    bar: Option<ProgressBar>,
+    /// The latest validation loss.
+    validation: Option<f64>,
+    /// The first sampled prompt, for the commands suggested at the end.
+    prompt: Option<String>,
+    /// The run's prompt template.
+    prompt_template: Option<String>,
+    interactive: bool,
+}
+
+impl TerminalReporter {
+    pub(super) fn new() -> Self {
+        Self {
+            bar: None,
+            validation: None,
+            prompt: None,
+            prompt_template: None,
+            interactive: std::io::stderr().is_terminal(),
+        }
+    }
+
+    /// Prints a permanent line, above the bar if there is one.
+    fn print(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| output::eprint_line(line)),
+            None => output::eprint_line(line),
+        }
+    }
+}
+
+impl Reporter for TerminalReporter {
+    fn started(&mut self, info: &RunInfo) {
+        self.prompt_template.clone_from(&info.prompt_template);
+        for line in start_lines(info) {
+            self.print(&line);
+        }
+        if self.interactive {
+            let bar = ProgressBar::with_draw_target(Some(info.steps), ProgressDrawTarget::stderr());
+            // `wide_msg` truncates the line on a narrow terminal, so that it is redrawn cleanly.
+            let style = ProgressStyle::with_template("{bar:10} {wide_msg}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_position(info.resumed_at);
+            bar.enable_steady_tick(Duration::from_millis(500));
+            self.bar = Some(bar);
+        }
+    }
+
+    fn stepped(&mut self, report: &StepReport, logged: bool) {
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(report.step);
+                if logged {
+                    bar.set_message(step_line(report, self.validation));
+                }
+            }
+            None if logged => self.print(&step_line(report, self.validation)),
+            None => {}
+        }
+    }
+
+    fn validated(&mut self, report: &ValidationReport) {
+        self.validation = Some(report.loss);
+        let best = if report.loss <= report.best {
+            "  (best so far)"
+        } else {
+            ""
+        };
+        self.print(&format!(
+            "step {}  validation loss {:.4}{best}",
+            report.step, report.loss
+        ));
+    }
+
+    fn sampled(&mut self, step: u64, prompt: &str, text: &str) {
+        let block = match &self.prompt_template {
+            // The completion does not continue the prompt directly.
+            Some(template) => {
+                let formatted = template.replace(nextword_generate::PROMPT_PLACEHOLDER, prompt);
+                sample_block(step, &formatted, &format!(" {text}"))
+            }
+            None => sample_block(step, prompt, text),
+        };
+        self.print(&block);
+        self.prompt.get_or_insert_with(|| prompt.to_string());
+    }
+
+    fn saved(&mut self, _step: u64, path: &Path) {
+        self.print(&format!("saved {}", path.display()));
+    }
+
+    fn warned(&mut self, message: &str) {
+        self.print(&format!("warning: {message}"));
+    }
+
+    fn ended(&mut self, outcome: &Outcome) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        for line in end_lines(outcome, self.prompt.as_deref()) {
+            self.print(&line);
+        }
+    }
+}

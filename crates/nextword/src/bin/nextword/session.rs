@@ -1,0 +1,44 @@
+//! Runs a trainer in the terminal: signals, progress, text samples and the exit code.
+
+use std::process::ExitCode;
+
+use nextword_train::{Outcome, Reporter, RunSetup, StopFlag, StopReason, Trainer};
+
+use crate::exit::Code;
+use crate::hooks::TrainingHooks;
+use crate::{console, output, signals};
+
+/// What a run needs besides its setup.
+pub(crate) struct Session {
+    hooks: TrainingHooks,
+    reporter: Box<dyn Reporter>,
+    stop: StopFlag,
+}
+
+impl Session {
+    /// Installs the signal handler.
+    pub(crate) fn new(setup: &RunSetup, quiet: bool, json: bool) -> anyhow::Result<Self> {
+        Ok(Self {
+            hooks: TrainingHooks {
+                prompt_template: setup.config.samples.prompt_template.clone(),
+            },
+            reporter: console::reporter(quiet, json),
+            stop: signals::stop_flag()?,
+        })
+    }
+
+    /// Trains until the end of the run or the first signal. If it was interrupted, prints how to resume
+    /// it.
+    pub(crate) fn run(mut self, trainer: Trainer) -> anyhow::Result<ExitCode> {
+        let outcome = trainer.run(self.reporter.as_mut(), &mut self.hooks, &self.stop)?;
+        Ok(exit_code(&outcome))
+    }
+}
+
+fn exit_code(outcome: &Outcome) -> ExitCode {
+    if outcome.reason != StopReason::Interrupted {
+        return ExitCode::SUCCESS;
+    }
+    output::eprint_line(&console::resume_hint(&outcome.folder));
+    Code::Interrupted.into()
+}

@@ -1,0 +1,309 @@
+//! Estimates of a run's size, memory, disk space and time, before it starts.
+//!
+//! ```
+//! use std::path::Path;
+//!
+//! use nextword_model::presets;
+//! use nextword_train::plan::Plan;
+//! use nextword_train::{parse_config, prepare_run};
+//!
+//! # fn main() -> Result<(), nextword_train::TrainError> {
+//! let text = r#"
+//!     [data]
+//!     builtin = "statquest"
+//!     packing = "documents"
+//!     tokenizer.kind = "word"
+//!     split.validation = 0.0
+//! "#;
+//! let mut config = parse_config(text, Path::new("example.toml"), &[])?;
+//! config.model = presets::statquest(5);
+//! let plan = Plan::estimate(&prepare_run(config)?);
+//! assert_eq!(plan.parameters.total, 37);
+//! assert_eq!(plan.memory_bytes.weights, 37 * 4); // f32
+//! assert_eq!(plan.memory_bytes.optimizer, 2 * 37 * 4); // AdamW's two moments
+//! assert_eq!(plan.memory_shortage(), None);
+//! # Ok(())
+//! # }
+//! ```
+
+mod disk;
+mod memory;
+mod speed;
+
+use nextword_data::Baselines;
+use nextword_model::{MemoryEstimate, ParameterCounts};
+use serde::{Deserialize, Serialize};
+
+use crate::{Optimizer, RunSetup, TrainError};
+
+pub use memory::MemoryShortage;
+pub use speed::MeasuredSpeed;
+
+/// The estimated cost of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The run's name.
+    pub name: String,
+    /// The device's name.
+    pub device: String,
+    /// Number of parameters.
+    pub parameters: Parameters,
+    /// Floating-point operations per token, forward and backward.
+    pub training_flops_per_token: u64,
+    /// Floating-point operations per token, forward only.
+    pub forward_flops_per_token: u64,
+    /// Memory while training.
+    pub memory_bytes: Memory,
+    /// Size of one checkpoint on disk.
+    pub checkpoint_bytes: u64,
+    /// Size of all checkpoints and both models on disk at the end of the run.
+    pub disk_bytes: u64,
+    /// The data and how much of it the run uses.
+    pub data: DataUse,
+    /// Validation losses of n-gram baselines; `None` without validation data or
+    /// [`with_baselines`](Self::with_baselines).
+    pub baselines: Option<BaselineLosses>,
+    /// Measured speed; `None` without [`with_speed`](Self::with_speed).
+    pub measured: Option<MeasuredSpeed>,
+}
+
+/// Number of parameters, by part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parameters {
+    /// All parameters.
+    pub total: usize,
+    /// Token embedding.
+    pub token_embedding: usize,
+    /// Learned position embedding.
+    pub position_embedding: usize,
+    /// Attention in all blocks.
+    pub attention: usize,
+    /// Feed-forward in all blocks.
+    pub feed_forward: usize,
+    /// All norms.
+    pub norm: usize,
+    /// Weights and bias of the output layer. Tied weights count as token embedding.
+    pub head: usize,
+}
+
+/// Bytes of memory, by part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// All parts.
+    pub total: usize,
+    /// The weights.
+    pub weights: usize,
+    /// The gradients.
+    pub gradients: usize,
+    /// The optimizer's moments.
+    pub optimizer: usize,
+    /// Values saved for the backward pass, and the largest temporaries.
+    pub activations: usize,
+}
+
+/// The data of a run and how much of it the run uses.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DataUse {
+    /// Number of training tokens.
+    pub train_tokens: usize,
+    /// Number of validation tokens.
+    pub validation_tokens: usize,
+    /// Vocabulary size of the model.
+    pub vocab_size: usize,
+    /// Number of updates.
+    pub steps: u64,
+    /// Tokens per update.
+    pub tokens_per_step: usize,
+    /// Number of passes over the training data.
+    pub epochs: f64,
+}
+
+/// Validation losses of baselines that count n-grams, in nats per token.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BaselineLosses {
+    /// All tokens equally likely.
+    pub uniform: f64,
+    /// Token frequencies.
+    pub unigram: f64,
+    /// Frequencies of pairs of tokens.
+    pub bigram: f64,
+}
+
+impl From<ParameterCounts> for Parameters {
+    fn from(counts: ParameterCounts) -> Self {
+        Self {
+            total: counts.total(),
+            token_embedding: counts.token_embedding,
+            position_embedding: counts.position_embedding,
+            attention: counts.attention,
+            feed_forward: counts.feed_forward,
+            norm: counts.norm,
+            head: counts.head,
+        }
+    }
+}
+
+impl From<MemoryEstimate> for Memory {
+    fn from(estimate: MemoryEstimate) -> Self {
+        Self {
+            total: estimate.total(),
+            weights: estimate.weights,
+            gradients: estimate.gradients,
+            optimizer: estimate.optimizer,
+            activations: estimate.activations,
+        }
+    }
+}
+
+impl Parameters {
+    /// The parts with their names, except those that the model does not have.
+    ///
+    /// ```
+    /// use nextword_model::presets;
+    /// use nextword_train::plan::Parameters;
+    ///
+    /// let parameters = Parameters::from(presets::statquest(5).parameter_counts());
+    /// let parts: Vec<_> = parameters.parts().collect();
+    /// assert_eq!(parts, [("token embedding", 10), ("attention", 12), ("output layer", 15)]);
+    /// ```
+    pub fn parts(&self) -> impl Iterator<Item = (&'static str, usize)> {
+        [
+            ("token embedding", self.token_embedding),
+            ("position embedding", self.position_embedding),
+            ("attention", self.attention),
+            ("feed-forward", self.feed_forward),
+            ("norms", self.norm),
+            ("output layer", self.head),
+        ]
+        .into_iter()
+        .filter(|(_, n)| *n > 0)
+    }
+}
+
+impl Plan {
+    /// Estimates from the configuration and the number of tokens alone; computes nothing on the device.
+    pub fn estimate(setup: &RunSetup) -> Self {
+        let config = &setup.config;
+        let model = &config.model;
+        let seq = model.context_length;
+        let moments = Optimizer::state_per_parameter(&config.optimizer);
+        let memory = Memory::from(model.training_memory(
+            config.train.batch_size,
+            seq,
+            moments,
+            config.train.recompute,
+        ));
+        let weights = memory.weights as u64;
+        let checkpoint_bytes = weights + memory.optimizer as u64;
+        Self {
+            name: config.name.clone(),
+            device: config.device.clone(),
+            parameters: model.parameter_counts().into(),
+            training_flops_per_token: model.training_flops(seq) as u64,
+            forward_flops_per_token: model.forward_flops(seq) as u64,
+            memory_bytes: memory,
+            checkpoint_bytes,
+            disk_bytes: checkpoint_bytes * disk::retained_checkpoints(config) + 2 * weights,
+            data: DataUse::of_run(setup),
+            baselines: None,
+            measured: None,
+        }
+    }
+
+    /// Adds the losses of n-gram baselines on the run's data.
+    ///
+    /// # Errors
+    /// [`TrainError::Data`] if the tokens cannot be read.
+    pub fn with_baselines(mut self, setup: &RunSetup) -> Result<Self, TrainError> {
+        let data = &setup.dataset;
+        if data.validation.len() >= 2 {
+            let vocab_size = data.tokenizer.vocab_size();
+            let losses = Baselines::compute(&data.train, &data.validation, vocab_size)?;
+            self.baselines = Some(BaselineLosses {
+                uniform: losses.uniform,
+                unigram: losses.unigram,
+                bigram: losses.bigram,
+            });
+        }
+        Ok(self)
+    }
+}
+
+impl DataUse {
+    fn of_run(setup: &RunSetup) -> Self {
+        let config = &setup.config;
+        let train_tokens = setup.dataset.train.len();
+        let tokens_per_step = setup.loader.sequences_per_step() * config.model.context_length;
+        let trained_tokens = tokens_per_step as f64 * config.train.steps as f64;
+        Self {
+            train_tokens,
+            validation_tokens: setup.dataset.validation.len(),
+            vocab_size: config.model.vocab_size,
+            steps: config.train.steps,
+            tokens_per_step,
+            epochs: trained_tokens / train_tokens.max(1) as f64,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use nextword_data::{Builtin, Packing, TokenizerKind};
+    use nextword_model::presets;
+
+    use super::*;
+    use crate::{RunConfig, prepare_run};
+
+    fn statquest() -> RunConfig {
+        let mut config = RunConfig {
+            model: presets::statquest(5),
+            ..RunConfig::default()
+        };
+        config.data.builtin = Some(Builtin::Statquest);
+        config.data.packing = Packing::Documents;
+        config.data.tokenizer.kind = TokenizerKind::Word;
+        config.data.split.validation = 0.0;
+        config.train.steps = 10;
+        config
+    }
+
+    #[test]
+    fn disk_holds_the_kept_checkpoints_and_both_models() {
+        let mut config = statquest();
+        config.checkpoint.every = 2;
+        config.checkpoint.keep_last = 3;
+        let plan = Plan::estimate(&prepare_run(config).unwrap());
+        let weights = 37 * 4;
+        assert_eq!(plan.checkpoint_bytes, 3 * weights);
+        assert_eq!(plan.disk_bytes, 3 * 3 * weights + 2 * weights);
+    }
+
+    #[test]
+    fn epochs_count_passes_over_the_training_tokens() {
+        let setup = prepare_run(statquest()).unwrap();
+        let data = Plan::estimate(&setup).data;
+        let expected = 10.0 * data.tokens_per_step as f64 / setup.dataset.train.len() as f64;
+        assert!((data.epochs - expected).abs() < 1e-9, "{data:?}");
+    }
+
+    #[test]
+    fn a_plan_is_the_same_after_json() {
+        let plan = Plan::estimate(&prepare_run(statquest()).unwrap());
+        let json = serde_json::to_string(&plan).unwrap();
+        assert_eq!(serde_json::from_str::<Plan>(&json).unwrap(), plan);
+    }
+
+    #[test]
+    fn measured_time_covers_all_steps() {
+        let setup = prepare_run(statquest()).unwrap();
+        let plan = Plan::estimate(&setup).with_speed(&setup, 2).unwrap();
+        let measured = plan.measured.unwrap();
+        let tokens = (plan.data.tokens_per_step * 10) as f64;
+        let seconds = tokens / measured.tokens_per_second;
+        assert!((measured.training_seconds / seconds - 1.0).abs() < 1e-6);
+        assert!(measured.first_loss > 0.0 && measured.validation_seconds == 0.0);
+        let unmeasured = Plan::estimate(&setup).with_speed(&setup, 0).unwrap();
+        assert_eq!(unmeasured.measured, None);
+    }
+}

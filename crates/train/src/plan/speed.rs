@@ -1,0 +1,93 @@
+//! Measures the speed of a run's first steps.
+
+use std::time::Instant;
+
+use burn::module::Module;
+use nextword_model::Transformer;
+use serde::{Deserialize, Serialize};
+
+use super::Plan;
+use crate::{RunSetup, Stepper, TrainError};
+
+/// Speed of a run, measured on its own batches.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MeasuredSpeed {
+    /// Number of steps that were timed.
+    pub steps: u64,
+    /// Loss of the first step: close to the uniform baseline unless weights were loaded.
+    pub first_loss: f64,
+    /// Tokens per second.
+    pub tokens_per_second: f64,
+    /// Floating-point operations per second.
+    pub flops_per_second: f64,
+    /// Estimated seconds of all training steps.
+    pub training_seconds: f64,
+    /// Estimated seconds of all validations.
+    pub validation_seconds: f64,
+}
+
+impl Plan {
+    /// Adds the speed of `steps` training steps, timed after one warm-up step; 0 measures nothing. The
+    /// steps update a copy of the model that is dropped.
+    ///
+    /// # Errors
+    /// [`TrainError::FirstLoss`] if the loss of the first step is not finite, and errors of data and
+    /// model.
+    pub fn with_speed(mut self, setup: &RunSetup, steps: u64) -> Result<Self, TrainError> {
+        if steps == 0 {
+            return Ok(self);
+        }
+        let config = &setup.config;
+        let model = setup.initial_model()?.train();
+        let model = model.with_precision(config.train.precision)?;
+        let mut stepper =
+            Stepper::new(model, config.optimizer, config.seed, config.train.recompute);
+        let (mut start, mut first_loss) = (Instant::now(), f64::NAN);
+        for step in 0..=steps {
+            let batches = (0..config.train.accumulation)
+                .map(|micro| setup.loader.batch(step, micro))
+                .collect::<Result<Vec<_>, _>>()?;
+            let lr = config.schedule.learning_rate(step, config.train.steps);
+            // Reading the loss waits for the device.
+            let loss = stepper.step(&batches, step, lr, config.schedule.learning_rate);
+            if step == 0 {
+                (start, first_loss) = (Instant::now(), loss);
+            }
+        }
+        let model = stepper.model();
+        let _ = model.device().sync();
+        let per_step = start.elapsed().as_secs_f64() / steps as f64;
+        if !first_loss.is_finite() {
+            return Err(TrainError::FirstLoss { loss: first_loss });
+        }
+        let tokens_per_second = self.data.tokens_per_step as f64 / per_step.max(1e-12);
+        self.measured = Some(MeasuredSpeed {
+            steps,
+            first_loss,
+            tokens_per_second,
+            flops_per_second: tokens_per_second * self.training_flops_per_token as f64,
+            training_seconds: per_step * config.train.steps as f64,
+            validation_seconds: validation_seconds(setup, &model.valid().in_f32())?,
+        });
+        Ok(self)
+    }
+}
+
+/// Estimates the seconds of all validations of the run from two of their batches.
+fn validation_seconds(setup: &RunSetup, model: &Transformer) -> Result<f64, TrainError> {
+    let config = setup.config.validation;
+    let Some(windows) = &setup.validation else {
+        return Ok(0.0);
+    };
+    let sample = windows.len().min(2 * config.batch_size);
+    // The first pass warms up.
+    nextword_eval::evaluate(model, &windows.clone().limit(sample), config.batch_size)?;
+    let start = Instant::now();
+    nextword_eval::evaluate(model, &windows.clone().limit(sample), config.batch_size)?;
+    let once = start.elapsed().as_secs_f64() * windows.len() as f64 / sample as f64;
+    let validations = match config.every {
+        0 => 1,
+        every => setup.config.train.steps.div_ceil(every),
+    };
+    Ok(once * validations as f64)
+}
