@@ -92,6 +92,10 @@ pub enum TrainError {
         first: String,
     },
 
+    /// An error of a hook, such as one of text generation.
+    #[error(transparent)]
+    Hook(Box<dyn std::error::Error + Send + Sync>),
+
     /// An error of the model crate.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -123,6 +127,11 @@ impl TrainError {
             path: path.into(),
             problem: problem.into(),
         }
+    }
+
+    /// Creates a [`TrainError::Hook`].
+    pub fn hook(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Hook(error.into())
     }
 
     /// Returns a function that creates a [`TrainError::Io`] about `path`.
