@@ -30,7 +30,8 @@ mod gguf; // files for llama.cpp, read back
 mod gradients; // finite differences, the causal mask, gradient accumulation
 mod hugging_face; // published configs, tokenizers and vocabularies
 mod invalid_input; // one clear error, the right exit code, nothing lost
-mod layering; // which crate may depend on which
+mod layering; // which crate depends on which
+mod library; // the crate `nextword`, compared with the program
 mod malformed_models; // damaged and malicious files
 mod parity; // import and export of transformers models
 mod quantized; // 8- and 4-bit weights
