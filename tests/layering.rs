@@ -2,44 +2,45 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
-use toml::Table;
+use toml::{Table, Value};
 
 use crate::util::root;
 
-/// Crates of the workspace that each crate may depend on. ARCHITECTURE.md says why.
-const MAY_USE: &[(&str, &[&str])] = &[
+/// Crates of the workspace that each crate depends on: exactly these. ARCHITECTURE.md says why.
+const USES: &[(&str, &[&str])] = &[
     ("base", &[]),
     ("chat", &[]),
     ("data", &["base"]),
     ("kernels", &["base"]),
     ("model", &["base", "kernels"]),
-    ("generate", &["kernels", "data", "model"]),
-    ("explain", &["data", "model", "generate"]),
+    ("generate", &["data", "kernels", "model"]),
+    ("explain", &["generate", "model"]),
     ("convert", &["base", "data", "model"]),
-    ("eval", &["data", "model", "generate"]),
-    ("train", &["base", "kernels", "data", "model", "eval"]),
+    ("eval", &["data", "model"]),
+    ("train", &["base", "data", "eval", "kernels", "model"]),
     ("plot", &[]),
-    ("server", &["chat", "data", "model", "generate", "explain"]),
+    ("server", &["chat", "data", "explain", "generate", "model"]),
     (
         "benchmark",
-        &["data", "kernels", "model", "generate", "train"],
+        &["data", "generate", "kernels", "model", "train"],
     ),
     (
         "nextword",
         &[
             "benchmark",
             "chat",
-            "kernels",
-            "data",
-            "model",
-            "generate",
-            "explain",
             "convert",
+            "data",
             "eval",
+            "explain",
+            "generate",
+            "kernels",
+            "model",
             "plot",
-            "train",
             "server",
+            "train",
         ],
     ),
 ];
@@ -55,48 +56,94 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("safetensors", &["model"]),
 ];
 
+/// The names of all dependencies, optional and platform-specific ones included, but not those of tests.
 fn dependencies(manifest: &Table) -> BTreeSet<String> {
-    let tables = ["dependencies", "build-dependencies"];
-    tables
-        .iter()
-        .filter_map(|name| manifest.get(*name)?.as_table())
-        .flat_map(|table| table.keys().cloned())
-        .collect()
+    let own = |table: &Table| -> Vec<String> {
+        ["dependencies", "build-dependencies"]
+            .iter()
+            .filter_map(|name| table.get(*name)?.as_table())
+            .flat_map(|table| table.keys().cloned())
+            .collect()
+    };
+    let targets = manifest.get("target").and_then(Value::as_table);
+    let targets = targets.into_iter().flat_map(Table::values);
+    let targets = targets.filter_map(Value::as_table).flat_map(own);
+    own(manifest).into_iter().chain(targets).collect()
+}
+
+/// The manifest of `crates/NAME`.
+fn manifest(name: &str) -> Table {
+    let path = root().join("crates").join(name).join("Cargo.toml");
+    fs::read_to_string(path).unwrap().parse().unwrap()
+}
+
+/// The Rust code of a folder, without comments.
+fn code(folder: &Path) -> String {
+    let mut all = String::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.push_str(&code(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(path).unwrap();
+            let lines = text.lines().filter(|line| !line.trim().starts_with("//"));
+            all.extend(lines.flat_map(|line| [line, "\n"]));
+        }
+    }
+    all
 }
 
 #[test]
-fn crates_depend_only_on_allowed_crates() {
-    let mut seen = 0;
-    for entry in fs::read_dir(root().join("crates")).unwrap() {
-        let folder = entry.unwrap();
-        let name = folder.file_name().into_string().unwrap();
-        let manifest = fs::read_to_string(folder.path().join("Cargo.toml")).unwrap();
-        let uses = dependencies(&manifest.parse().unwrap());
-        let allowed = MAY_USE.iter().find(|(crate_name, _)| *crate_name == name);
-        let (_, allowed) =
-            allowed.unwrap_or_else(|| panic!("crates/{name} is missing from MAY_USE"));
-        for used in uses
+fn crates_depend_exactly_on_the_crates_of_the_table() {
+    let found: BTreeSet<String> = fs::read_dir(root().join("crates"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let listed: BTreeSet<String> = USES.iter().map(|(name, _)| (*name).to_string()).collect();
+    assert_eq!(found, listed, "the crates in crates/ and in USES");
+    for (name, uses) in USES {
+        let dependencies = dependencies(&manifest(name));
+        let found: BTreeSet<&str> = dependencies
             .iter()
-            .filter_map(|used| used.strip_prefix("nextword-"))
-        {
-            assert!(allowed.contains(&used), "{name} may not use {used}");
+            .filter_map(|dependency| dependency.strip_prefix("nextword-"))
+            .collect();
+        let uses: BTreeSet<&str> = uses.iter().copied().collect();
+        assert_eq!(
+            found, uses,
+            "dependencies of {name}, in its manifest and in USES"
+        );
+    }
+}
+
+#[test]
+fn every_dependency_between_crates_occurs_in_the_code() {
+    for (name, uses) in USES {
+        let code = code(&root().join("crates").join(name).join("src"));
+        for used in *uses {
+            let is_used = code.contains(&format!("nextword_{used}"));
+            assert!(is_used, "{name} depends on {used} without using it");
         }
+    }
+}
+
+#[test]
+fn external_dependencies_stay_in_their_crates() {
+    for (name, _) in USES {
+        let dependencies = dependencies(&manifest(name));
         for (dependency, owners) in ONLY_IN {
-            let is_allowed = !uses.contains(*dependency) || owners.contains(&name.as_str());
+            let is_allowed = !dependencies.contains(*dependency) || owners.contains(name);
             assert!(
                 is_allowed,
                 "{dependency} belongs to {owners:?}, not to {name}"
             );
         }
-        let uses_burn = uses.iter().any(|used| used.starts_with("burn"));
-        let is_without_tensors = ["base", "chat", "data"].contains(&name.as_str());
+        let uses_burn = dependencies.iter().any(|used| used.starts_with("burn"));
+        let is_without_tensors = ["base", "chat", "data", "plot"].contains(name);
         assert!(
             !(is_without_tensors && uses_burn),
             "{name} must not depend on Burn"
         );
-        seen += 1;
     }
-    assert!(seen >= 6, "found only {seen} crates");
 }
 
 #[test]

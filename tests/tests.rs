@@ -31,7 +31,8 @@ mod gguf; // files for llama.cpp, read back
 mod gradients; // finite differences, the causal mask, gradient accumulation
 mod hugging_face; // published configs, tokenizers and vocabularies
 mod invalid_input; // one clear error, the right exit code, nothing lost
-mod layering; // which crate may depend on which
+mod layering; // which crate depends on which
+mod library; // the crate `nextword`, compared with the program
 mod logging; // --verbose and NEXTWORD_LOG
 mod malformed_models; // damaged and malicious files
 mod module_cycles; // modules of a crate do not depend on each other in circles

@@ -4,36 +4,17 @@
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use burn::tensor::{Int, Tensor};
-use nextword_data::Tokenizer;
 use nextword_generate::{SamplingConfig, TextGenerator, TextOptions};
-use nextword_model::{DeviceName, ForwardContext, ModelDir, Transformer, weights};
+use nextword_model::{DeviceName, ForwardContext, ModelDir, weights};
 use nextword_train::{
-    Hooks, NullReporter, RunFolder, StopFlag, TrainError, Trainer, parse_config, prepare_run,
-    read_config, to_toml,
+    NoHooks, NullReporter, RunFolder, StopFlag, Trainer, parse_config, prepare_run, read_config,
+    to_toml,
 };
 use serde_json::Value;
 
 use crate::util::{assert_close, device_names, root};
-
-/// Hooks that generate no samples.
-struct NoSamples;
-
-impl Hooks for NoSamples {
-    fn sample(
-        &mut self,
-        _model: &Transformer,
-        _tokenizer: &Arc<dyn Tokenizer>,
-        _prompt: &str,
-        _max_tokens: usize,
-        _temperature: f64,
-        _seed: u64,
-    ) -> Result<String, TrainError> {
-        Ok(String::new())
-    }
-}
 
 /// The quickstart, shortened so that a software GPU takes seconds for it.
 const SHORT: &[&str] = &[
@@ -63,9 +44,7 @@ fn train(out: &Path, device: &str, set: &[&str]) {
     let folder = RunFolder::create(out, &run.config).unwrap();
     let trainer = Trainer::begin(run, folder).unwrap();
     let stop = StopFlag::default();
-    trainer
-        .run(&mut NullReporter, &mut NoSamples, &stop)
-        .unwrap();
+    trainer.run(&mut NullReporter, &mut NoHooks, &stop).unwrap();
 }
 
 fn resume(out: &Path, device: &str, set: &str) {
@@ -75,9 +54,7 @@ fn resume(out: &Path, device: &str, set: &str) {
     config.device = device.to_string();
     let trainer = Trainer::resume(prepare_run(config).unwrap(), folder).unwrap();
     let stop = StopFlag::default();
-    trainer
-        .run(&mut NullReporter, &mut NoSamples, &stop)
-        .unwrap();
+    trainer.run(&mut NullReporter, &mut NoHooks, &stop).unwrap();
 }
 
 fn losses(run: &Path) -> Vec<f64> {

@@ -52,6 +52,18 @@ impl Default for SplitConfig {
     }
 }
 
+impl SplitConfig {
+    pub(crate) fn validate(&self) -> Result<(), DataError> {
+        if (0.0..1.0).contains(&self.validation) {
+            return Ok(());
+        }
+        Err(DataError::config(format!(
+            "split.validation = {} must be at least 0 and less than 1; hint: 0.1 uses a tenth for validation",
+            self.validation
+        )))
+    }
+}
+
 /// Where the tokens come from and in which order they are read: a run config's `[data]` table.
 ///
 /// Exactly one of `path`/`paths`, `builtin` and `prepared` is given.
@@ -128,12 +140,7 @@ impl DataConfig {
                 ));
             }
         }
-        if !(0.0..1.0).contains(&self.split.validation) {
-            return Err(DataError::config(format!(
-                "split.validation = {} must be at least 0 and less than 1; hint: 0.1 uses a tenth for validation",
-                self.split.validation
-            )));
-        }
+        self.split.validate()?;
         if self.builtin == Some(Builtin::Stories) && self.documents == 0 {
             return Err(DataError::config(
                 "documents = 0 would generate an empty corpus; hint: remove the key to use the default",

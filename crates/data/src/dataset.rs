@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::config::{DataConfig, SplitBy};
+use crate::config::{DataConfig, SplitBy, SplitConfig};
 use crate::documents::Sources;
 use crate::encode::{check_split, encode_documents, is_validation, train_count};
 use crate::error::DataError;
@@ -51,23 +51,126 @@ impl Dataset {
             )));
         }
         let tokenizer = build_tokenizer(&config.tokenizer, sources.texts())?;
+        Self::tokenize(&sources, tokenizer, &config.tokenizer.name(), config.split)
+    }
+
+    /// Tokenizes a text in memory, as one document. The last tenth of its tokens is the validation
+    /// split.
+    ///
+    /// # Errors
+    /// Errors of the tokenizer; [`DataError::Config`] if the text is too short for both splits.
+    ///
+    /// ```
+    /// use nextword_data::{Dataset, TokenizerConfig};
+    ///
+    /// let dataset = Dataset::from_text("to be or not to be", &TokenizerConfig::words())?;
+    /// assert_eq!(dataset.tokenizer.encode("be or not").ids, [0, 2, 1]);
+    /// assert_eq!((dataset.train.len(), dataset.validation.len()), (6, 1)); // The last one is <EOS>.
+    /// # Ok::<(), nextword_data::DataError>(())
+    /// ```
+    pub fn from_text(text: &str, tokenizer: &TokenizerConfig) -> Result<Self, DataError> {
+        Self::from_documents([text], tokenizer, SplitConfig::default())
+    }
+
+    /// Tokenizes documents in memory. The EOS token follows each, unless the document ends with it.
+    ///
+    /// # Errors
+    /// Errors of the tokenizer; [`DataError::Config`] if the text is too short for both splits.
+    ///
+    /// ```
+    /// use nextword_data::{Dataset, SplitConfig, TokenizerConfig};
+    ///
+    /// let all = SplitConfig { validation: 0.0, ..SplitConfig::default() };
+    /// let dataset = Dataset::from_documents(["to be", "or not"], &TokenizerConfig::words(), all)?;
+    /// assert_eq!(dataset.train.document_count(), 2);
+    /// assert!(dataset.validation.is_empty());
+    /// # Ok::<(), nextword_data::DataError>(())
+    /// ```
+    pub fn from_documents(
+        documents: impl IntoIterator<Item = impl Into<String>>,
+        tokenizer: &TokenizerConfig,
+        split: SplitConfig,
+    ) -> Result<Self, DataError> {
+        let sources = memory_sources(documents, split)?;
+        let name = tokenizer.name();
+        let tokenizer = build_tokenizer(tokenizer, sources.texts())?;
+        Self::tokenize(&sources, tokenizer, &name, split)
+    }
+
+    /// Tokenizes documents in memory with an existing tokenizer, such as that of a model whose training
+    /// continues. The EOS token follows each, unless the document ends with it.
+    ///
+    /// # Errors
+    /// [`DataError::Tokenizer`] if the tokenizer cannot encode any part of the text;
+    /// [`DataError::Config`] if the text is too short for both splits.
+    ///
+    /// ```
+    /// use nextword_data::{Dataset, SplitConfig, TokenizerConfig};
+    ///
+    /// let first = Dataset::from_text("to be or not to be", &TokenizerConfig::words())?;
+    /// let more = ["or be", "not to be"];
+    /// let more = Dataset::with_tokenizer(more, first.tokenizer.clone(), SplitConfig::default())?;
+    /// assert_eq!(more.train.len() + more.validation.len(), 7);
+    /// # Ok::<(), nextword_data::DataError>(())
+    /// ```
+    pub fn with_tokenizer(
+        documents: impl IntoIterator<Item = impl Into<String>>,
+        tokenizer: Arc<dyn Tokenizer>,
+        split: SplitConfig,
+    ) -> Result<Self, DataError> {
+        let sources = memory_sources(documents, split)?;
+        Self::tokenize(&sources, tokenizer, "given", split)
+    }
+
+    /// Tokenizes a text file, or the `.txt` and `.jsonl` files of a folder. The last tenth of the
+    /// tokens is the validation split. For other splits and formats see [`build`](Self::build).
+    ///
+    /// # Errors
+    /// The errors of [`build`](Self::build).
+    ///
+    /// ```
+    /// use nextword_data::{Dataset, TokenizerConfig};
+    ///
+    /// let file = std::env::temp_dir().join("nextword-from-file-example.txt");
+    /// std::fs::write(&file, "to be or not to be").unwrap();
+    /// let dataset = Dataset::from_file(&file, &TokenizerConfig::bytes())?;
+    /// assert_eq!(dataset.tokenizer.vocab_size(), 256 + 1); // All bytes and <EOS>.
+    /// # std::fs::remove_file(file).unwrap();
+    /// # Ok::<(), nextword_data::DataError>(())
+    /// ```
+    pub fn from_file(
+        path: impl AsRef<Path>,
+        tokenizer: &TokenizerConfig,
+    ) -> Result<Self, DataError> {
+        Self::build(&DataConfig {
+            path: Some(path.as_ref().to_path_buf()),
+            tokenizer: tokenizer.clone(),
+            ..DataConfig::default()
+        })
+    }
+
+    fn tokenize(
+        sources: &Sources,
+        tokenizer: Arc<dyn Tokenizer>,
+        name: &str,
+        split: SplitConfig,
+    ) -> Result<Self, DataError> {
         let mut splits = [SplitTokens::default(), SplitTokens::default()];
-        let totals = encode_documents(&sources, &config.tokenizer, &*tokenizer, |chunk| {
-            splits[usize::from(is_validation(&config.split, chunk.document))]
+        let totals = encode_documents(sources, name, &*tokenizer, |chunk| {
+            splits[usize::from(is_validation(&split, chunk.document))]
                 .push(chunk.is_first, chunk.ids);
             Ok(())
         })?;
         let [mut train, mut validation] = splits;
-        if config.split.by == SplitBy::Tail {
-            validation =
-                train.split_off(train_count(&config.split, train.ids.len() as u64) as usize);
+        if split.by == SplitBy::Tail {
+            validation = train.split_off(train_count(&split, train.ids.len() as u64) as usize);
         }
         let tokens = (train.ids.len() as u64, validation.ids.len() as u64);
-        check_split(&config.split, tokens.0, tokens.1)?;
+        check_split(&split, tokens.0, tokens.1)?;
         let card = Some(DatasetCard::new(
-            &sources,
+            sources,
             &*tokenizer,
-            config.split,
+            split,
             totals,
             tokens,
         ));
@@ -159,6 +262,19 @@ impl Dataset {
             card: None,
         })
     }
+}
+
+/// Checks `split` and that there is any text.
+fn memory_sources(
+    documents: impl IntoIterator<Item = impl Into<String>>,
+    split: SplitConfig,
+) -> Result<Sources, DataError> {
+    split.validate()?;
+    let sources = Sources::from_documents(documents);
+    if sources.total_bytes() == Some(0) {
+        return Err(DataError::config("the text is empty"));
+    }
+    Ok(sources)
 }
 
 /// The ids of one split and the start of each document.

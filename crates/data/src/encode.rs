@@ -6,7 +6,7 @@ use crate::config::{SplitBy, SplitConfig};
 use crate::documents::{Sources, TextChunk};
 use crate::error::DataError;
 use crate::rng::{CounterRng, stream};
-use crate::tokenizer::{Encoding, Tokenizer, TokenizerConfig};
+use crate::tokenizer::{Encoding, Tokenizer};
 
 /// The ids of one chunk of a document.
 #[derive(Debug)]
@@ -39,11 +39,11 @@ const BYTES_PER_THREAD: usize = 512 << 10;
 /// each document that does not already end with it. Uses all cores and bounded memory.
 ///
 /// # Errors
-/// Errors of the text and of `sink`; [`DataError::Tokenizer`] if the tokenizer (described by
-/// `config`) cannot encode any part of the text.
+/// Errors of the text and of `sink`; [`DataError::Tokenizer`] if the tokenizer, which the message
+/// calls `name`, cannot encode any part of the text.
 pub(crate) fn encode_documents(
     sources: &Sources,
-    config: &TokenizerConfig,
+    name: &str,
     tokenizer: &dyn Tokenizer,
     mut sink: impl FnMut(EncodedChunk) -> Result<(), DataError>,
 ) -> Result<EncodeTotals, DataError> {
@@ -88,7 +88,7 @@ pub(crate) fn encode_documents(
         }
     }
     match unknown.unknown.first() {
-        Some(first) if !any_ids => Err(no_ids_error(config, first)),
+        Some(first) if !any_ids => Err(no_ids_error(name, first)),
         _ => {
             totals.unknown = unknown.unknown;
             Ok(totals)
@@ -96,11 +96,7 @@ pub(crate) fn encode_documents(
     }
 }
 
-fn no_ids_error(config: &TokenizerConfig, first: &str) -> DataError {
-    let name = match &config.file {
-        Some(file) => file.display().to_string(),
-        None => format!("{:?}", config.kind).to_lowercase(),
-    };
+fn no_ids_error(name: &str, first: &str) -> DataError {
     DataError::tokenizer(
         name,
         format!(

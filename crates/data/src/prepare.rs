@@ -151,7 +151,7 @@ pub fn prepare(
     let vocabulary = atomic::write_pending(&folder.join(TOKENIZER_FILE), json.as_bytes())?;
 
     let mut writers = SplitWriters::create(folder, &*tokenizer)?;
-    let totals = encode_documents(&sources, &config.tokenizer, &*tokenizer, |chunk| {
+    let totals = encode_documents(&sources, &config.tokenizer.name(), &*tokenizer, |chunk| {
         writers.push(
             is_validation(&config.split, chunk.document),
             chunk.is_first,

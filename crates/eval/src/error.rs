@@ -1,7 +1,6 @@
 //! Errors of this crate.
 
 use nextword_data::DataError;
-use nextword_generate::GenerateError;
 use nextword_model::ModelError;
 
 /// Every error of the eval crate.
@@ -68,10 +67,6 @@ pub enum EvalError {
     /// An error of the data crate.
     #[error(transparent)]
     Data(#[from] DataError),
-
-    /// An error of the generate crate.
-    #[error(transparent)]
-    Generate(#[from] GenerateError),
 
     /// An error of the model crate.
     #[error(transparent)]

@@ -51,6 +51,43 @@ impl Default for TextOptions {
     }
 }
 
+impl TextOptions {
+    /// Greedy decoding: always the most probable token.
+    pub fn greedy() -> Self {
+        Self {
+            sampling: SamplingConfig::greedy(),
+            ..Self::default()
+        }
+    }
+
+    /// Sets the maximum number of tokens to generate.
+    ///
+    /// ```
+    /// use nextword_generate::TextOptions;
+    ///
+    /// let options = TextOptions::default().with_max_tokens(50).with_temperature(0.8).with_seed(7);
+    /// assert_eq!((options.max_tokens, options.sampling.temperature), (50, 0.8));
+    /// ```
+    #[must_use]
+    pub fn with_max_tokens(self, max_tokens: usize) -> Self {
+        Self { max_tokens, ..self }
+    }
+
+    /// Sets the sampling temperature.
+    #[must_use]
+    pub fn with_temperature(mut self, temperature: f64) -> Self {
+        self.sampling.temperature = temperature;
+        self
+    }
+
+    /// Sets the seed: the same seed gives the same text.
+    #[must_use]
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        self.sampling.seed = seed;
+        self
+    }
+}
+
 /// The completion of one prompt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Completion {
@@ -200,6 +237,37 @@ impl TextGenerator {
             completion(prompt, detokenizer, sequence)
         });
         Ok(completions.collect())
+    }
+
+    /// Continues one prompt and returns when the completion has ended. To receive the text while it is
+    /// generated, see [`generate`](Self::generate).
+    ///
+    /// # Errors
+    /// The errors of [`generate`](Self::generate).
+    ///
+    /// ```
+    /// use nextword_data::TokenizerConfig;
+    /// use nextword_generate::{TextGenerator, TextOptions};
+    /// use nextword_model::{DeviceName, ModelCard, ModelConfig};
+    ///
+    /// # fn main() -> Result<(), nextword_generate::GenerateError> {
+    /// let tokenizer = TokenizerConfig::chars().build("hello world")?;
+    /// let config = ModelConfig { vocab_size: tokenizer.vocab_size(), ..ModelConfig::default() };
+    /// let model = config.init(&DeviceName::Flex.open()?, 7)?;
+    /// let generator = TextGenerator::new(model, tokenizer, ModelCard::default())?;
+    /// let completion = generator.complete("hell", &TextOptions::default().with_max_tokens(5))?;
+    /// assert!(completion.ids.len() <= 5); // Noise: the model is not trained.
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn complete(
+        &self,
+        prompt: &str,
+        options: &TextOptions,
+    ) -> Result<Completion, GenerateError> {
+        let completions = self.generate(&[prompt], options, |_, _| ControlFlow::Continue(()))?;
+        let only = completions.into_iter().next();
+        Ok(only.unwrap_or_else(|| unreachable!("each prompt has a completion")))
     }
 
     /// Applies the prompt template and encodes the prompt, as [`generate`](Self::generate) does.

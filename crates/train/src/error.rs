@@ -100,6 +100,10 @@ pub enum TrainError {
         loss: f64,
     },
 
+    /// An error of a hook, such as one of text generation.
+    #[error(transparent)]
+    Hook(Box<dyn std::error::Error + Send + Sync>),
+
     /// An error of the model crate.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -141,6 +145,11 @@ impl TrainError {
             path: path.into(),
             problem: problem.into(),
         }
+    }
+
+    /// Creates a [`TrainError::Hook`].
+    pub fn hook(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Hook(error.into())
     }
 
     /// Returns a function that creates a [`TrainError::Io`] about `path`.

@@ -7,7 +7,8 @@
 //! | the optimizer | [`Optimizer`] |
 //! | the learning rate schedule | [`ScheduleConfig`] |
 //! | saving and loading checkpoints | [`checkpoint`] |
-//! | the training loop | [`Trainer`] |
+//! | the training loop in a run folder | [`Trainer`] |
+//! | the training loop in memory | [`InMemoryTrainer`] |
 //! | estimates of memory, disk space and time | [`plan`] |
 //!
 //! This crate does not write to the terminal: a run reports its progress through [`Reporter`].
@@ -30,6 +31,7 @@ mod setup;
 mod step;
 mod stepper;
 mod trainer;
+mod training_loop;
 
 pub use config::{
     CheckpointConfig, ProbeConfig, RunConfig, SampleConfig, TrainConfig, ValidationConfig,
@@ -40,10 +42,11 @@ pub use folder::RunFolder;
 pub use metrics::MetricsLine;
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerKind};
 pub use report::{
-    Hooks, NullReporter, Outcome, Reporter, RunInfo, StepReport, StopReason, ValidationReport,
+    Hooks, NoHooks, NullReporter, Outcome, Reporter, RunInfo, SampleRequest, StepReport,
+    StopReason, ValidationReport,
 };
 pub use schedule::{ScheduleConfig, ScheduleKind};
-pub use setup::{RunSetup, prepare_run};
+pub use setup::{RunSetup, prepare_run, resolve_model_dir};
 pub use step::{Gradients, forward_backward};
 pub use stepper::Stepper;
-pub use trainer::{StopFlag, Trainer};
+pub use trainer::{InMemoryTrainer, StopFlag, TrainedModel, Trainer};

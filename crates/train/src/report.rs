@@ -1,6 +1,7 @@
 //! Progress reports of a run, and the hooks that it calls.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nextword_data::Tokenizer;
 use nextword_model::Transformer;
@@ -125,21 +126,33 @@ pub struct NullReporter;
 
 impl Reporter for NullReporter {}
 
-/// Callbacks of a run: this crate does not generate text.
+/// A text sample that a run asks its [`Hooks`] for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SampleRequest<'a> {
+    /// The prompt to continue.
+    pub prompt: &'a str,
+    /// Maximum number of tokens to generate.
+    pub max_tokens: usize,
+    /// Sampling temperature; 0 is greedy.
+    pub temperature: f64,
+    /// Seed of the sample.
+    pub seed: u64,
+}
+
+/// Callbacks of a run: this crate does not generate text. All methods do nothing by default.
 pub trait Hooks {
-    /// Samples a continuation of `prompt` from `model`, at most `max_tokens` tokens.
+    /// Samples a continuation of a prompt from `model`, or returns `None` to skip it.
     ///
     /// # Errors
-    /// Any error; the run reports a warning and continues.
+    /// Any error ([`TrainError::hook`]); the run reports a warning and continues.
     fn sample(
         &mut self,
-        model: &Transformer,
-        tokenizer: &std::sync::Arc<dyn Tokenizer>,
-        prompt: &str,
-        max_tokens: usize,
-        temperature: f64,
-        seed: u64,
-    ) -> Result<String, TrainError>;
+        _model: &Transformer,
+        _tokenizer: &Arc<dyn Tokenizer>,
+        _request: &SampleRequest<'_>,
+    ) -> Result<Option<String>, TrainError> {
+        Ok(None)
+    }
 
     /// Returns attention and predictions of `model` for `sentence` as JSON, or `None` to skip it.
     ///
@@ -148,9 +161,15 @@ pub trait Hooks {
     fn probe(
         &mut self,
         _model: &Transformer,
-        _tokenizer: &std::sync::Arc<dyn Tokenizer>,
+        _tokenizer: &Arc<dyn Tokenizer>,
         _sentence: &str,
     ) -> Result<Option<serde_json::Value>, TrainError> {
         Ok(None)
     }
 }
+
+/// Skips all samples and probes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoHooks;
+
+impl Hooks for NoHooks {}

@@ -10,6 +10,7 @@ use nextword_model::{DeviceName, ModelConfig, ModelDir, Transformer, weights};
 use crate::{RunConfig, TrainError};
 
 /// Everything that a run needs, built from its configuration.
+#[derive(Debug)]
 pub struct RunSetup {
     /// The configuration, completed from the data and from the model in `start_from`.
     pub config: RunConfig,
@@ -24,63 +25,117 @@ pub struct RunSetup {
 }
 
 /// Reads the data, opens the device and checks that everything is compatible. Does not create
-/// weights yet.
+/// weights yet. For data in memory, see [`RunSetup::from_dataset`].
 ///
 /// # Errors
 /// [`TrainError`] with the first problem found.
-pub fn prepare_run(mut config: RunConfig) -> Result<RunSetup, TrainError> {
-    let base_tokenizer = apply_base_model(&mut config)?;
-    config.validate()?;
-    let name: DeviceName = config.device.parse()?;
-    let device = name.open()?;
-    if !config.train.precision.is_supported(&device) {
-        return Err(TrainError::config(
-            "train.precision",
-            format!("{name} does not support bf16"),
-            "use precision = \"f32\", or device = \"flex\"",
-        ));
-    }
-    let dataset = Dataset::build(&config.data)?;
-    if let Some(tokenizer) = base_tokenizer {
-        check_tokenizer(&config, tokenizer.as_ref(), dataset.tokenizer.as_ref())?;
-    }
-    resolve_vocab_size(&mut config, dataset.tokenizer.as_ref())?;
-    check_parameters(&config)?;
-    let padding = dataset.tokenizer.special_tokens().padding_id();
-    let context_length = config.model.context_length;
-    let loader = Loader::new(
-        dataset.train.clone(),
-        LoaderConfig {
-            context_length,
-            batch_size: config.train.batch_size,
-            grad_accum_steps: config.train.accumulation,
-            order: config.data.order,
-            packing: config.data.packing,
-            seed: config.seed,
-            padding_id: padding,
-        },
-    )?;
-    let validation = if dataset.validation.is_empty() {
-        None
-    } else {
-        let packing = config.data.packing;
-        let validation = dataset.validation.clone();
-        let windows = EvalWindows::new(validation, context_length, packing, padding)?;
-        Some(match config.validation.windows {
-            0 => windows,
-            limit => windows.limit(limit),
+pub fn prepare_run(config: RunConfig) -> Result<RunSetup, TrainError> {
+    let base = BaseConfig::new(config)?;
+    let dataset = Dataset::build(&base.config.data)?;
+    base.with_dataset(dataset)
+}
+
+/// A checked configuration, before its data is read.
+struct BaseConfig {
+    config: RunConfig,
+    device: Device,
+    /// The tokenizer of the model in `start_from`.
+    tokenizer: Option<Arc<dyn Tokenizer>>,
+}
+
+impl BaseConfig {
+    fn new(mut config: RunConfig) -> Result<Self, TrainError> {
+        let tokenizer = apply_base_model(&mut config)?;
+        config.validate()?;
+        let name: DeviceName = config.device.parse()?;
+        let device = name.open()?;
+        if !config.train.precision.is_supported(&device) {
+            return Err(TrainError::config(
+                "train.precision",
+                format!("{name} does not support bf16"),
+                "use precision = \"f32\", or device = \"flex\"",
+            ));
+        }
+        Ok(Self {
+            config,
+            device,
+            tokenizer,
         })
-    };
-    Ok(RunSetup {
-        config,
-        dataset,
-        device,
-        loader,
-        validation,
-    })
+    }
+
+    fn with_dataset(self, dataset: Dataset) -> Result<RunSetup, TrainError> {
+        let Self {
+            mut config, device, ..
+        } = self;
+        if let Some(tokenizer) = self.tokenizer {
+            check_tokenizer(&config, tokenizer.as_ref(), dataset.tokenizer.as_ref())?;
+        }
+        resolve_vocab_size(&mut config, dataset.tokenizer.as_ref())?;
+        check_parameters(&config)?;
+        let padding_id = dataset.tokenizer.special_tokens().padding_id();
+        let loader = Loader::new(
+            dataset.train.clone(),
+            LoaderConfig {
+                context_length: config.model.context_length,
+                batch_size: config.train.batch_size,
+                grad_accum_steps: config.train.accumulation,
+                order: config.data.order,
+                packing: config.data.packing,
+                seed: config.seed,
+                padding_id,
+            },
+        )?;
+        let validation = validation_windows(&config, &dataset, padding_id)?;
+        Ok(RunSetup {
+            config,
+            dataset,
+            device,
+            loader,
+            validation,
+        })
+    }
+}
+
+/// The windows of the validation split, if there is one.
+fn validation_windows(
+    config: &RunConfig,
+    dataset: &Dataset,
+    padding_id: u32,
+) -> Result<Option<EvalWindows>, TrainError> {
+    if dataset.validation.is_empty() {
+        return Ok(None);
+    }
+    let (packing, context_length) = (config.data.packing, config.model.context_length);
+    let tokens = dataset.validation.clone();
+    let windows = EvalWindows::new(tokens, context_length, packing, padding_id)?;
+    Ok(Some(match config.validation.windows {
+        0 => windows,
+        limit => windows.limit(limit),
+    }))
 }
 
 impl RunSetup {
+    /// Prepares a run on `dataset`, instead of the one that `config.data` describes: only `order` and
+    /// `packing` of that table are used.
+    ///
+    /// # Errors
+    /// [`TrainError`] with the first problem found.
+    ///
+    /// ```
+    /// use nextword_data::{Dataset, TokenizerConfig};
+    /// use nextword_train::{RunConfig, RunSetup};
+    ///
+    /// # fn main() -> Result<(), nextword_train::TrainError> {
+    /// let dataset = Dataset::from_text(&"to be or not to be ".repeat(50), &TokenizerConfig::chars())?;
+    /// let setup = RunSetup::from_dataset(RunConfig::default(), dataset)?;
+    /// assert_eq!(setup.config.model.vocab_size, 8); // " benort" and <EOS>
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn from_dataset(config: RunConfig, dataset: Dataset) -> Result<Self, TrainError> {
+        BaseConfig::new(config)?.with_dataset(dataset)
+    }
+
     /// The model with its initial weights: random, or those of the model in `start_from`.
     ///
     /// # Errors
@@ -194,7 +249,14 @@ fn apply_base_model(config: &mut RunConfig) -> Result<Option<Arc<dyn Tokenizer>>
 }
 
 /// Resolves a run folder to its best or last model folder; other paths stay the same.
-fn resolve_model_dir(path: &Path) -> PathBuf {
+///
+/// ```
+/// use std::path::Path;
+///
+/// let model = Path::new("models/mine"); // Not a run folder.
+/// assert_eq!(nextword_train::resolve_model_dir(model), model);
+/// ```
+pub fn resolve_model_dir(path: &Path) -> PathBuf {
     let candidates = ["best", "last"].map(|name| path.join(name));
     let is_run = path.join("run.toml").is_file();
     let found = candidates

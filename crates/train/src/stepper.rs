@@ -1,14 +1,32 @@
-//! Training steps without a run.
+//! Optimizer updates, without the loop around them.
 
+use burn::module::Module;
 use burn::tensor::Tensor;
 use nextword_data::TokenBatch;
 use nextword_model::Transformer;
 
 use crate::step::read_scalars;
-use crate::{Optimizer, OptimizerConfig, forward_backward};
+use crate::{Gradients, Optimizer, OptimizerConfig, forward_backward};
 
-/// Makes training steps on given batches, without saving, reporting or checks. For benchmarks and
-/// experiments; for runs use [`Trainer`](crate::Trainer).
+/// A model with its optimizer: makes updates on given batches. The trainers are loops around it; use it
+/// directly for a loop of your own.
+///
+/// ```
+/// use burn::module::Module;
+/// use nextword_data::TokenBatch;
+/// use nextword_model::{DeviceName, presets};
+/// use nextword_train::{OptimizerConfig, Stepper};
+///
+/// # fn main() -> Result<(), nextword_train::TrainError> {
+/// let device = "flex".parse::<DeviceName>()?.open()?;
+/// let model = presets::statquest(5).init(&device, 7)?;
+/// let mut stepper = Stepper::new(model.train(), OptimizerConfig::default(), 7, false);
+/// let batch = TokenBatch { batch: 1, seq: 3, inputs: vec![0, 1, 2], targets: vec![1, 2, 3] };
+/// let losses: Vec<f64> = (0..100).map(|step| stepper.step(&[batch.clone()], step, 0.1, 0.1)).collect();
+/// assert!(losses[99] < 0.1 * losses[0]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Stepper {
     /// `None` only during an update.
@@ -19,39 +37,100 @@ pub struct Stepper {
     recompute: bool,
 }
 
+/// Loss and gradients of one step, before the update.
+pub(crate) struct StepGradients {
+    /// The loss, nats per token.
+    pub(crate) loss: f64,
+    /// Global norm of the gradients before clipping.
+    pub(crate) norm: f64,
+    /// The gradients, not clipped.
+    pub(crate) gradients: Gradients,
+}
+
+impl StepGradients {
+    /// Whether loss and gradients are finite.
+    pub(crate) fn is_finite(&self) -> bool {
+        self.loss.is_finite() && self.norm.is_finite()
+    }
+}
+
 impl Stepper {
     /// Creates a stepper for `model`, which is on an autodiff device. `seed` determines the dropout
     /// masks; for `recompute` see [`forward_backward`].
     pub fn new(model: Transformer, optimizer: OptimizerConfig, seed: u64, recompute: bool) -> Self {
+        Self::with_optimizer(
+            model,
+            Optimizer::new(optimizer),
+            optimizer.clip_norm,
+            seed,
+            recompute,
+        )
+    }
+
+    /// Creates a stepper that continues with the moments of `optimizer`.
+    pub(crate) fn with_optimizer(
+        model: Transformer,
+        optimizer: Optimizer,
+        clip_norm: f64,
+        seed: u64,
+        recompute: bool,
+    ) -> Self {
         Self {
             model: Some(model),
-            clip_norm: optimizer.clip_norm,
-            optimizer: Optimizer::new(optimizer),
+            optimizer,
+            clip_norm,
             seed,
             recompute,
         }
     }
 
     /// Makes update `step` on the micro-batches `batches` at learning rate `lr`; `max_lr` is the
-    /// maximum of the schedule. Returns the loss before the update, in nats per token.
+    /// maximum of the schedule. Returns the loss before the update, in nats per token. Does not check
+    /// whether it is finite.
     pub fn step(&mut self, batches: &[TokenBatch], step: u64, lr: f64, max_lr: f64) -> f64 {
+        let found = self.gradients(batches, step);
+        let loss = found.loss;
+        self.update(found, lr, max_lr);
+        loss
+    }
+
+    /// Computes loss and gradients of update `step`.
+    pub(crate) fn gradients(&self, batches: &[TokenBatch], step: u64) -> StepGradients {
         let (loss, gradients) =
             forward_backward(self.model(), batches, self.seed, step, self.recompute);
         let norm = gradients
             .norm()
             .unwrap_or_else(|| Tensor::zeros_like(&loss));
         let [loss, norm] = read_scalars(loss, norm);
-        let gradients = gradients.clip(norm, self.clip_norm);
+        StepGradients {
+            loss,
+            norm,
+            gradients,
+        }
+    }
+
+    /// Clips the gradients and updates the model with them.
+    pub(crate) fn update(&mut self, step: StepGradients, lr: f64, max_lr: f64) {
+        let gradients = step.gradients.clip(step.norm, self.clip_norm);
         if let Some(model) = self.model.take() {
             // With sole ownership, the weights are updated in place.
             self.model = Some(self.optimizer.update(model, gradients, lr, max_lr));
         }
-        loss
     }
 
-    /// The current model.
+    /// The current model, on an autodiff device.
     pub fn model(&self) -> &Transformer {
         let model = self.model.as_ref();
         model.unwrap_or_else(|| unreachable!("an update always puts the model back"))
+    }
+
+    /// The current model for inference: off the autodiff graph, in f32.
+    pub fn inference_model(&self) -> Transformer {
+        self.model().valid().in_f32()
+    }
+
+    /// The optimizer with its moments.
+    pub fn optimizer(&self) -> &Optimizer {
+        &self.optimizer
     }
 }

@@ -99,6 +99,7 @@ enum TextSource {
         files: Vec<SourceFile>,
         config: SourceConfig,
     },
+    Memory(Vec<String>),
     Stories(Stories),
     Statquest,
 }
@@ -128,6 +129,23 @@ impl Sources {
                 config: config.clone(),
             },
         })
+    }
+
+    /// Uses texts in memory, each of which is one document.
+    ///
+    /// ```
+    /// use nextword_data::Sources;
+    ///
+    /// let sources = Sources::from_documents(["to be", "or not"]);
+    /// let texts: Result<Vec<String>, _> = sources.texts().collect();
+    /// assert_eq!(texts?, ["to be", "or not"]);
+    /// # Ok::<(), nextword_data::DataError>(())
+    /// ```
+    pub fn from_documents(documents: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let documents = documents.into_iter().map(Into::into).collect();
+        Self {
+            source: TextSource::Memory(documents),
+        }
     }
 
     /// Opens the text of a run config: its files or its built-in corpus.
@@ -163,6 +181,12 @@ impl Sources {
                     }
                 })))
             }
+            TextSource::Memory(documents) => Box::new(
+                documents
+                    .iter()
+                    .flat_map(|text| memory_chunks(text))
+                    .map(Ok),
+            ),
             TextSource::Stories(stories) => Box::new(stories.iter().map(TextChunk::single).map(Ok)),
             TextSource::Statquest => Box::new(
                 STATQUEST
@@ -177,9 +201,12 @@ impl Sources {
         self.chunks().map(|chunk| chunk.map(|chunk| chunk.text))
     }
 
-    /// Total size of all files in bytes; `None` for a built-in corpus.
+    /// Total size of all texts in bytes; `None` for a built-in corpus.
     pub fn total_bytes(&self) -> Option<u64> {
         match &self.source {
+            TextSource::Memory(documents) => {
+                Some(documents.iter().map(|text| text.len() as u64).sum())
+            }
             TextSource::Files { files, .. } => Some(files.iter().map(|file| file.bytes).sum()),
             _ => None,
         }
@@ -192,10 +219,25 @@ impl Sources {
                 .iter()
                 .map(|file| file.name.display().to_string())
                 .collect(),
+            TextSource::Memory(_) => vec!["text in memory".to_owned()],
             TextSource::Stories(stories) => vec![stories.name()],
             TextSource::Statquest => vec!["builtin statquest".to_owned()],
         }
     }
+}
+
+/// The chunks of one document; none if it is empty.
+fn memory_chunks(text: &str) -> impl Iterator<Item = TextChunk> + Send + '_ {
+    let mut chunks = split_text(text, text::CHUNK_BYTES).peekable();
+    let mut is_first = true;
+    std::iter::from_fn(move || {
+        let text = chunks.next()?.to_owned();
+        Some(TextChunk {
+            text,
+            is_first: std::mem::replace(&mut is_first, false),
+            is_last: chunks.peek().is_none(),
+        })
+    })
 }
 
 /// Ends `items` after the first error.

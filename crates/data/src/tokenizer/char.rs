@@ -24,6 +24,21 @@ pub struct CharTokenizer {
 }
 
 impl CharTokenizer {
+    /// Creates a tokenizer for the distinct characters of `text`, without special tokens: nanoGPT's
+    /// character vocabulary. With special tokens, see
+    /// [`TokenizerConfig::build`](super::TokenizerConfig::build).
+    ///
+    /// ```
+    /// use nextword_data::{CharTokenizer, Tokenizer};
+    ///
+    /// let tokenizer = CharTokenizer::from_text("hello");
+    /// assert_eq!(tokenizer.encode("hello").ids, [1, 0, 2, 2, 3]);
+    /// ```
+    pub fn from_text(text: &str) -> Self {
+        let characters: BTreeSet<char> = text.chars().collect();
+        Self::new(characters.into_iter().collect(), &SpecialNames::default())
+    }
+
     /// Builds the vocabulary from all of `texts`.
     pub(crate) fn train(
         texts: impl Iterator<Item = Result<String, DataError>>,

@@ -172,6 +172,70 @@ impl TokenizerConfig {
     pub const DEFAULT_EOS: &'static str = "<EOS>";
     /// The default size of a trained BPE vocabulary.
     pub const DEFAULT_BPE_VOCAB: usize = 4096;
+
+    /// One token per distinct character of the text, and an EOS token.
+    pub fn chars() -> Self {
+        Self::of_kind(TokenizerKind::Char)
+    }
+
+    /// One token per byte, and an EOS token.
+    pub fn bytes() -> Self {
+        Self::of_kind(TokenizerKind::Byte)
+    }
+
+    /// One token per distinct word of the text, and an EOS token.
+    pub fn words() -> Self {
+        Self::of_kind(TokenizerKind::Word)
+    }
+
+    /// Byte-level byte-pair encoding, trained on the text up to `vocab_size` tokens, of which one is
+    /// the EOS token.
+    pub fn bpe(vocab_size: usize) -> Self {
+        Self {
+            vocab_size: Some(vocab_size),
+            ..Self::of_kind(TokenizerKind::Bpe)
+        }
+    }
+
+    /// The tokenizer of a `tokenizer.json`.
+    pub fn from_file(path: impl Into<PathBuf>) -> Self {
+        Self {
+            file: Some(path.into()),
+            ..Self::default()
+        }
+    }
+
+    /// A name for error messages: the file, or the kind.
+    pub(crate) fn name(&self) -> String {
+        match &self.file {
+            Some(file) => file.display().to_string(),
+            None => format!("{:?}", self.kind).to_lowercase(),
+        }
+    }
+
+    fn of_kind(kind: TokenizerKind) -> Self {
+        Self {
+            kind,
+            ..Self::default()
+        }
+    }
+
+    /// Builds the tokenizer from a text in memory. [`build_tokenizer`] reads streamed text.
+    ///
+    /// # Errors
+    /// The errors of [`build_tokenizer`].
+    ///
+    /// ```
+    /// use nextword_data::TokenizerConfig;
+    ///
+    /// let tokenizer = TokenizerConfig::chars().build("hello")?;
+    /// assert_eq!(tokenizer.vocab_size(), 5); // e, h, l, o and <EOS>
+    /// assert_eq!(tokenizer.decode(&tokenizer.encode("hole").ids), "hole");
+    /// # Ok::<(), nextword_data::DataError>(())
+    /// ```
+    pub fn build(&self, text: &str) -> Result<Arc<dyn Tokenizer>, DataError> {
+        build_tokenizer(self, std::iter::once(Ok(text.to_owned())))
+    }
 }
 
 impl Default for TokenizerConfig {

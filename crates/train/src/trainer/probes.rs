@@ -6,51 +6,52 @@ use burn::module::Module;
 use nextword_model::write_atomically;
 use serde_json::{Value, json};
 
-use super::Trainer;
+use crate::folder::RunFolder;
 use crate::report::{Hooks, Reporter};
+use crate::training_loop::TrainingLoop;
 
-impl Trainer {
-    /// Writes attention and predictions of the probe sentences to the run folder, when due.
-    pub(super) fn run_probes(
-        &mut self,
-        at_end: bool,
-        reporter: &mut dyn Reporter,
-        hooks: &mut dyn Hooks,
-    ) {
-        let config = &self.setup.config;
-        let step = self.state.step;
-        let every = match config.probes.every {
-            0 => config.validation.every,
-            every => every,
-        };
-        let is_due = step == 0 || at_end || every > 0 && step.is_multiple_of(every);
-        if config.probes.sentences.is_empty() || !is_due {
-            return;
+/// Writes attention and predictions of the probe sentences to the run folder, when due.
+pub(super) fn run(
+    training: &TrainingLoop,
+    folder: &RunFolder,
+    at_end: bool,
+    reporter: &mut dyn Reporter,
+    hooks: &mut dyn Hooks,
+) {
+    let (setup, state) = (&training.setup, &training.state);
+    let config = &setup.config;
+    let step = state.step;
+    let every = match config.probes.every {
+        0 => config.validation.every,
+        every => every,
+    };
+    let is_due = step == 0 || at_end || every > 0 && step.is_multiple_of(every);
+    if config.probes.sentences.is_empty() || !is_due {
+        return;
+    }
+    let model = training.stepper.model().valid();
+    let tokenizer = Arc::clone(&setup.dataset.tokenizer);
+    let mut results: Vec<Value> = Vec::new();
+    for sentence in &config.probes.sentences {
+        match hooks.probe(&model, &tokenizer, sentence) {
+            Ok(result) => results.extend(result),
+            Err(e) => reporter.warned(&format!("cannot probe the model at step {step}: {e}")),
         }
-        let model = self.model().valid();
-        let tokenizer = Arc::clone(&self.setup.dataset.tokenizer);
-        let mut results: Vec<Value> = Vec::new();
-        for sentence in &config.probes.sentences {
-            match hooks.probe(&model, &tokenizer, sentence) {
-                Ok(result) => results.extend(result),
-                Err(e) => reporter.warned(&format!("cannot probe the model at step {step}: {e}")),
-            }
-        }
-        if results.is_empty() {
-            return;
-        }
-        let folder = self.folder.path().join("probes");
-        let file = folder.join(format!("step-{step:08}.json"));
-        let step_json = json!({"step": step, "loss": self.state.loss, "sentences": results});
-        let written = std::fs::create_dir_all(&folder)
-            .map_err(|e| e.to_string())
-            .and_then(|()| {
-                write_atomically(&file, step_json.to_string().as_bytes()).map_err(|e| e.to_string())
-            });
-        if let Err(e) = written {
-            reporter.warned(&format!(
-                "cannot write the probe results of step {step}: {e}"
-            ));
-        }
+    }
+    if results.is_empty() {
+        return;
+    }
+    let folder = folder.path().join("probes");
+    let file = folder.join(format!("step-{step:08}.json"));
+    let step_json = json!({"step": step, "loss": state.loss, "sentences": results});
+    let written = std::fs::create_dir_all(&folder)
+        .map_err(|e| e.to_string())
+        .and_then(|()| {
+            write_atomically(&file, step_json.to_string().as_bytes()).map_err(|e| e.to_string())
+        });
+    if let Err(e) = written {
+        reporter.warned(&format!(
+            "cannot write the probe results of step {step}: {e}"
+        ));
     }
 }

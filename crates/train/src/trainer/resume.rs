@@ -43,7 +43,7 @@ impl Trainer {
         let model = found.model(&config.model, &setup.device)?;
         let optimizer = found.optimizer(config.optimizer, &setup.device)?;
         let mut trainer = Self::new(setup, folder, model, optimizer, found.state)?;
-        trainer.skipped = damaged.iter().map(ToString::to_string).collect();
+        trainer.output.skipped = damaged.iter().map(ToString::to_string).collect();
         Ok(trainer)
     }
 }

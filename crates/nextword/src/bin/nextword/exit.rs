@@ -221,7 +221,6 @@ fn server_code(error: &ServerError) -> Code {
 fn eval_code(error: &EvalError) -> Code {
     match error {
         EvalError::Data(error) => data_code(error),
-        EvalError::Generate(error) => generate_code(error),
         EvalError::Model(error) => model_code(error),
         // All others concern a text or a tokenizer that does not fit the model.
         _ => Code::BadFile,

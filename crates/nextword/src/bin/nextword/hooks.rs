@@ -1,16 +1,14 @@
 //! Hooks called by the trainer: sampling text and probing sentences during training.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use nextword_data::Tokenizer;
-use nextword_eval::EvalError;
 use nextword_explain::{ExplainError, history};
 use nextword_generate::{
     GenerateError, PROMPT_PLACEHOLDER, SamplingConfig, TextGenerator, TextOptions,
 };
 use nextword_model::{ModelCard, Transformer};
-use nextword_train::{Hooks, TrainError};
+use nextword_train::{Hooks, SampleRequest, TrainError};
 
 /// Samples with the generate crate, exactly as `nextword generate` does with the saved model.
 #[derive(Debug)]
@@ -24,33 +22,25 @@ impl Hooks for TrainingHooks {
         &mut self,
         model: &Transformer,
         tokenizer: &Arc<dyn Tokenizer>,
-        prompt: &str,
-        max_tokens: usize,
-        temperature: f64,
-        seed: u64,
-    ) -> Result<String, TrainError> {
+        request: &SampleRequest<'_>,
+    ) -> Result<Option<String>, TrainError> {
         let template = self
             .prompt_template
             .as_deref()
             .unwrap_or(PROMPT_PLACEHOLDER);
         let options = TextOptions {
             sampling: SamplingConfig {
-                temperature,
-                seed,
+                temperature: request.temperature,
+                seed: request.seed,
                 ..SamplingConfig::default()
             },
-            max_tokens,
+            max_tokens: request.max_tokens,
             prompt_template: Some(template.to_string()),
             ..TextOptions::default()
         };
-        let completions = generator(model, tokenizer).and_then(|generator| {
-            generator.generate(&[prompt], &options, |_, _| ControlFlow::Continue(()))
-        });
-        let mut completions = completions.map_err(EvalError::Generate)?;
-        Ok(completions
-            .pop()
-            .map(|completion| completion.text)
-            .unwrap_or_default())
+        let completion = generator(model, tokenizer)
+            .and_then(|generator| generator.complete(request.prompt, &options));
+        Ok(Some(completion.map_err(TrainError::hook)?.text))
     }
 
     fn probe(
@@ -69,10 +59,10 @@ impl Hooks for TrainingHooks {
             prompt_template: Some(template.to_string()),
             ..TextOptions::default()
         };
-        let generator = generator(model, tokenizer).map_err(EvalError::Generate)?;
+        let generator = generator(model, tokenizer).map_err(TrainError::hook)?;
         let snapshot = match history::snapshot(generator, sentence, &options) {
             Ok(snapshot) => snapshot,
-            Err(ExplainError::Generate(error)) => return Err(EvalError::Generate(error).into()),
+            Err(ExplainError::Generate(error)) => return Err(TrainError::hook(error)),
             Err(ExplainError::Model(error)) => return Err(error.into()),
             // The sentence is too long: the trainer's warning names it.
             Err(error) => {

@@ -3,11 +3,11 @@
 use nextword_data::TokenBatch;
 use nextword_model::Dropout;
 
-use super::Trainer;
+use super::TrainingLoop;
 use crate::nonfinite::first_nonfinite;
 use crate::{Gradients, TrainError};
 
-impl Trainer {
+impl TrainingLoop {
     /// The error of the update on `batches`, with the first tensor that is not finite.
     pub(super) fn diverged(
         &self,
@@ -18,12 +18,12 @@ impl Trainer {
     ) -> TrainError {
         let (seed, step) = (self.state.seed, self.state.step);
         let dropout = |first| Dropout::training(seed, step, first);
-        let first = first_nonfinite(self.model(), batches, gradients, dropout);
+        let first = first_nonfinite(self.stepper.model(), batches, gradients, dropout);
         self.divergence(step + 1, first, lr, loss)
     }
 
     /// The error of update `step`, where `first` describes the first tensor that is not finite.
-    pub(super) fn divergence(&self, step: u64, first: String, lr: f64, loss: f64) -> TrainError {
+    pub(crate) fn divergence(&self, step: u64, first: String, lr: f64, loss: f64) -> TrainError {
         let history: Vec<String> = self.norms.iter().map(|norm| format!("{norm:.3}")).collect();
         TrainError::Diverged {
             step,

@@ -1,0 +1,170 @@
+//! Training without a folder.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use nextword_data::Tokenizer;
+use nextword_model::{ModelCard, ModelDir, Transformer};
+
+use super::StopFlag;
+use crate::nonfinite::first_nonfinite_weight;
+use crate::report::{Reporter, StepReport, StopReason, ValidationReport};
+use crate::training_loop::{LoopObserver, TrainingLoop, initial_state};
+use crate::{Optimizer, RunSetup, TrainError};
+
+/// Trains in memory: without a folder, a lock or any file.
+///
+/// Makes the same updates as [`Trainer`](crate::Trainer): with the same configuration and text, the
+/// weights at the end are bit for bit those of the run's model `last`. Checkpoints, samples and probes
+/// of the configuration are ignored.
+///
+/// ```
+/// use nextword_data::{Dataset, TokenizerConfig};
+/// use nextword_model::presets;
+/// use nextword_train::{InMemoryTrainer, NullReporter, RunConfig, RunSetup, StopFlag};
+///
+/// # fn main() -> Result<(), nextword_train::TrainError> {
+/// let text = "what is statquest <EOS> awesome ".repeat(20);
+/// let dataset = Dataset::from_text(&text, &TokenizerConfig::words())?;
+/// let mut config = RunConfig { model: presets::statquest(0), ..RunConfig::default() };
+/// config.train.steps = 3;
+/// config.schedule.warmup_steps = 0;
+/// let setup = RunSetup::from_dataset(config, dataset)?;
+/// let trained = InMemoryTrainer::new(setup)?.run(&mut NullReporter, &StopFlag::default())?;
+/// assert_eq!(trained.card.step, 3);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct InMemoryTrainer {
+    setup: RunSetup,
+    model: Transformer,
+}
+
+/// A trained model with everything that a model folder contains.
+#[derive(Clone, Debug)]
+pub struct TrainedModel {
+    /// The model, for inference.
+    pub model: Transformer,
+    /// Its tokenizer.
+    pub tokenizer: Arc<dyn Tokenizer>,
+    /// Its training: data, seed, steps, losses.
+    pub card: ModelCard,
+    /// Why the training ended.
+    pub reason: StopReason,
+}
+
+impl InMemoryTrainer {
+    /// Creates the initial model of `setup`: random, or that of `start_from`.
+    ///
+    /// # Errors
+    /// The errors of [`RunSetup::initial_model`].
+    pub fn new(setup: RunSetup) -> Result<Self, TrainError> {
+        let model = setup.initial_model()?;
+        Ok(Self { setup, model })
+    }
+
+    /// Continues the training of `model` on its device, with new optimizer moments.
+    ///
+    /// # Errors
+    /// [`TrainError::Config`] if the model is quantized, or differs from the configuration's.
+    pub fn from_model(mut setup: RunSetup, model: Transformer) -> Result<Self, TrainError> {
+        if model.bits().is_some() {
+            return Err(TrainError::config(
+                "model",
+                "a quantized model cannot be trained",
+                "train the unquantized model",
+            ));
+        }
+        if *model.config() != setup.config.model {
+            return Err(TrainError::config(
+                "model",
+                "differs from the architecture of the given model",
+                "set it to the config of that model",
+            ));
+        }
+        setup.device = model.device();
+        Ok(Self { setup, model })
+    }
+
+    /// Trains until the last update, early stopping, or a request through `stop`. `reporter` receives
+    /// updates, validations and warnings.
+    ///
+    /// # Errors
+    /// [`TrainError::Diverged`] if a value is NaN or infinite; the errors of the data and of the
+    /// validation.
+    pub fn run(
+        self,
+        reporter: &mut dyn Reporter,
+        stop: &StopFlag,
+    ) -> Result<TrainedModel, TrainError> {
+        for warning in self.setup.warnings() {
+            reporter.warned(&warning);
+        }
+        let optimizer = Optimizer::new(self.setup.config.optimizer);
+        let state = initial_state(&self.setup);
+        let mut training = TrainingLoop::new(self.setup, self.model, optimizer, state)?;
+        let reason = training.run(&mut ReportingObserver { reporter, stop })?;
+        let model = training.stepper.inference_model();
+        if let Some(name) = first_nonfinite_weight(&model) {
+            let first = format!("weight `{name}` is not finite");
+            let (step, loss) = (training.state.step, training.state.loss);
+            let loss = loss.unwrap_or(f64::NAN);
+            return Err(training.divergence(step, first, training.last_lr(), loss));
+        }
+        Ok(TrainedModel {
+            card: training.card(),
+            model,
+            tokenizer: training.setup.tokenizer(),
+            reason,
+        })
+    }
+}
+
+impl TrainedModel {
+    /// Writes a model folder, which the program and every other part of the library can open. An earlier
+    /// model in `path` is replaced atomically.
+    ///
+    /// # Errors
+    /// [`TrainError::Model`] if it cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), TrainError> {
+        let json = self.tokenizer.to_json()?;
+        Ok(ModelDir::save(
+            path.as_ref(),
+            &self.model,
+            &json,
+            &self.card,
+        )?)
+    }
+}
+
+/// Passes the events of the loop to a reporter.
+struct ReportingObserver<'a> {
+    reporter: &'a mut dyn Reporter,
+    stop: &'a StopFlag,
+}
+
+impl LoopObserver for ReportingObserver<'_> {
+    fn stop_requested(&self) -> bool {
+        self.stop.is_raised()
+    }
+
+    fn stepped(
+        &mut self,
+        _training: &TrainingLoop,
+        report: &StepReport,
+        logged: bool,
+    ) -> Result<(), TrainError> {
+        self.reporter.stepped(report, logged);
+        Ok(())
+    }
+
+    fn validated(
+        &mut self,
+        _training: &TrainingLoop,
+        report: &ValidationReport,
+    ) -> Result<(), TrainError> {
+        self.reporter.validated(report);
+        Ok(())
+    }
+}

@@ -1,0 +1,109 @@
+//! Saving models and checkpoints during a run.
+
+use nextword_model::{ModelCard, ModelDir, Transformer};
+
+use super::RunOutput;
+use crate::TrainError;
+use crate::checkpoint;
+use crate::nonfinite::first_nonfinite_weight;
+use crate::report::Reporter;
+use crate::training_loop::TrainingLoop;
+
+/// Number of consecutive failed saves after which the run stops.
+const MAX_SAVE_FAILURES: u32 = 3;
+
+impl RunOutput {
+    /// Writes the model with the lowest validation loss.
+    pub(super) fn save_best(
+        &self,
+        model: &Transformer,
+        card: &ModelCard,
+    ) -> Result<(), TrainError> {
+        let path = self.folder.best_path();
+        Ok(ModelDir::save(&path, model, &self.tokenizer_json, card)?)
+    }
+
+    pub(super) fn save_when_due(
+        &mut self,
+        training: &mut TrainingLoop,
+        reporter: &mut dyn Reporter,
+    ) -> Result<(), TrainError> {
+        let every = training.setup.config.checkpoint.every;
+        if every > 0 && training.state.step.is_multiple_of(every) {
+            let saved = self.save(training, reporter);
+            self.tolerate_save_error(saved, reporter)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a checkpoint and the last model.
+    pub(super) fn save(
+        &mut self,
+        training: &mut TrainingLoop,
+        reporter: &mut dyn Reporter,
+    ) -> Result<(), TrainError> {
+        let model = training.stepper.inference_model();
+        let step = training.state.step;
+        if let Some(name) = first_nonfinite_weight(&model) {
+            let first = format!("weight `{name}` is not finite");
+            let loss = training.state.loss.unwrap_or(f64::NAN);
+            return Err(training.divergence(step, first, training.last_lr(), loss));
+        }
+        training.state.metrics_bytes = self.metrics.sync()?;
+        training.state.elapsed = training.elapsed();
+        let (folder, card) = (self.folder.checkpoints_path(), training.card());
+        let (optimizer, state) = (training.stepper.optimizer(), &training.state);
+        let json = &self.tokenizer_json;
+        let path = checkpoint::save(&folder, &model, optimizer, state, json, &card)?;
+        checkpoint::prune(&folder, &training.setup.config.checkpoint)?;
+        ModelDir::save(&self.folder.last_path(), &model, json, &card)?;
+        self.save_failures = 0;
+        self.saved_at = Some(step);
+        reporter.saved(step, &path);
+        Ok(())
+    }
+
+    /// Saves the final state, unless it is saved already.
+    pub(super) fn save_at_end(
+        &mut self,
+        training: &mut TrainingLoop,
+        reporter: &mut dyn Reporter,
+    ) -> Result<(), TrainError> {
+        if self.saved_at == Some(training.state.step) {
+            return Ok(());
+        }
+        self.save(training, reporter).map_err(|e| {
+            if e.is_write_failure() {
+                self.not_saved(e)
+            } else {
+                e
+            }
+        })
+    }
+
+    /// Reports a failed write as a warning, unless writes keep failing.
+    pub(super) fn tolerate_save_error(
+        &mut self,
+        saved: Result<(), TrainError>,
+        reporter: &mut dyn Reporter,
+    ) -> Result<(), TrainError> {
+        match saved {
+            Err(e) if e.is_write_failure() && self.save_failures + 1 < MAX_SAVE_FAILURES => {
+                self.save_failures += 1;
+                reporter.warned(&format!(
+                    "not saved: {e}; training continues and tries again at the next interval"
+                ));
+                Ok(())
+            }
+            Err(e) if e.is_write_failure() => Err(self.not_saved(e)),
+            other => other,
+        }
+    }
+
+    fn not_saved(&self, source: TrainError) -> TrainError {
+        TrainError::NotSaved {
+            folder: self.folder.path().to_path_buf(),
+            source: Box::new(source),
+        }
+    }
+}

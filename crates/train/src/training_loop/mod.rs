@@ -1,0 +1,298 @@
+//! The step loop of all trainers: updates, validation and early stopping. It writes no files and has no
+//! output; a [`LoopObserver`] does that.
+
+mod divergence;
+
+use std::time::Instant;
+
+use burn::module::Module;
+use nextword_data::{DataError, TokenBatch};
+use nextword_model::{ModelCard, Transformer};
+
+use crate::checkpoint::State;
+use crate::fingerprint::{fingerprint, settings};
+use crate::report::{StepReport, StopReason, ValidationReport};
+use crate::{Optimizer, RunSetup, Stepper, TrainError};
+
+/// Number of steps whose batches are prefetched.
+const PREFETCH_STEPS: usize = 2;
+
+/// Number of gradient norms in a divergence report.
+const NORM_HISTORY: usize = 8;
+
+/// A training in progress.
+#[derive(Debug)]
+pub(crate) struct TrainingLoop {
+    pub(crate) setup: RunSetup,
+    pub(crate) stepper: Stepper,
+    pub(crate) state: State,
+    norms: Vec<f64>,
+    timing: Timing,
+}
+
+/// Time and throughput of this process.
+#[derive(Debug)]
+struct Timing {
+    start: Instant,
+    start_step: u64,
+    elapsed_before: f64,
+    /// Seconds and tokens of the updates since the last logged one.
+    seconds: f64,
+    tokens: u64,
+}
+
+/// What a trainer does at each point of the loop.
+pub(crate) trait LoopObserver {
+    /// Whether to stop before the next update.
+    fn stop_requested(&self) -> bool;
+
+    /// An update was made; `logged` is true for those that `log_every` selects.
+    fn stepped(
+        &mut self,
+        training: &TrainingLoop,
+        report: &StepReport,
+        logged: bool,
+    ) -> Result<(), TrainError>;
+
+    /// The validation loss was computed.
+    fn validated(
+        &mut self,
+        training: &TrainingLoop,
+        report: &ValidationReport,
+    ) -> Result<(), TrainError>;
+
+    /// `model` has the lowest validation loss so far. Returns whether this counts: not if it should
+    /// have been saved and could not be.
+    fn improved(
+        &mut self,
+        _training: &TrainingLoop,
+        _model: &Transformer,
+    ) -> Result<bool, TrainError> {
+        Ok(true)
+    }
+
+    /// Update and validation of a step are done; `at_end` is true for the last step.
+    fn step_ended(
+        &mut self,
+        _training: &mut TrainingLoop,
+        _at_end: bool,
+    ) -> Result<(), TrainError> {
+        Ok(())
+    }
+}
+
+/// The state of a run before its first update.
+pub(crate) fn initial_state(setup: &RunSetup) -> State {
+    State {
+        format: 1,
+        seed: setup.config.seed,
+        data: setup.data_fingerprint(),
+        fingerprint: fingerprint(&setup.config),
+        settings: Some(settings(&setup.config)),
+        ..State::default()
+    }
+}
+
+impl TrainingLoop {
+    /// Continues the training of `model` after `state.step` updates.
+    pub(crate) fn new(
+        setup: RunSetup,
+        model: Transformer,
+        optimizer: Optimizer,
+        state: State,
+    ) -> Result<Self, TrainError> {
+        let config = &setup.config;
+        let model = model.train().with_precision(config.train.precision)?;
+        let (clip_norm, recompute) = (config.optimizer.clip_norm, config.train.recompute);
+        let stepper = Stepper::with_optimizer(model, optimizer, clip_norm, config.seed, recompute);
+        Ok(Self {
+            timing: Timing {
+                start: Instant::now(),
+                start_step: state.step,
+                elapsed_before: state.elapsed,
+                seconds: 0.0,
+                tokens: 0,
+            },
+            setup,
+            stepper,
+            state,
+            norms: Vec::new(),
+        })
+    }
+
+    /// Trains until the last update, early stopping, or a request of the observer.
+    ///
+    /// # Errors
+    /// [`TrainError::Diverged`] if a value is NaN or infinite; the errors of the observer, the data and
+    /// the validation.
+    pub(crate) fn run(
+        &mut self,
+        observer: &mut impl LoopObserver,
+    ) -> Result<StopReason, TrainError> {
+        let micro_batches = self.setup.config.train.accumulation;
+        let prefetched = PREFETCH_STEPS * micro_batches;
+        let mut stream = self.setup.loader.prefetch(self.state.step, prefetched);
+        while self.state.step < self.setup.config.train.steps {
+            if self.should_stop_early() {
+                return Ok(StopReason::EarlyStopped);
+            }
+            if observer.stop_requested() {
+                return Ok(StopReason::Interrupted);
+            }
+            let batches = stream.by_ref().take(micro_batches);
+            let batches = batches.collect::<Result<Vec<_>, _>>()?;
+            if batches.len() != micro_batches {
+                let message = "the data loader ended before the run".to_string();
+                return Err(DataError::Prefetch { message }.into());
+            }
+            self.update(&batches, observer)?;
+            let at_end = self.state.step == self.setup.config.train.steps;
+            self.validate(at_end, observer)?;
+            observer.step_ended(self, at_end)?;
+        }
+        Ok(StopReason::Finished)
+    }
+
+    /// Makes one update: forward, backward, clipping, optimizer, report.
+    fn update(
+        &mut self,
+        batches: &[TokenBatch],
+        observer: &mut impl LoopObserver,
+    ) -> Result<(), TrainError> {
+        let start = Instant::now();
+        let step = self.state.step;
+        let _span = tracing::debug_span!("step", step).entered();
+        let lr = self.learning_rate(step);
+        let found = self.stepper.gradients(batches, step);
+        let (loss, grad_norm) = (found.loss, found.norm);
+        if !found.is_finite() {
+            return Err(self.diverged(batches, &found.gradients, lr, loss));
+        }
+        let max_lr = self.setup.config.schedule.learning_rate;
+        self.stepper.update(found, lr, max_lr);
+
+        self.state.step += 1;
+        let tokens: usize = batches.iter().map(|batch| batch.batch * batch.seq).sum();
+        self.state.tokens += tokens as u64;
+        self.state.loss = Some(loss);
+        self.norms.push(grad_norm);
+        self.norms
+            .drain(..self.norms.len().saturating_sub(NORM_HISTORY));
+        self.timing.tokens += tokens as u64;
+        let seconds = start.elapsed().as_secs_f64();
+        self.timing.seconds += seconds;
+        tracing::debug!(loss, grad_norm, lr, ms = seconds * 1e3, "step done");
+        self.report_step(loss, lr, grad_norm, observer)
+    }
+
+    fn report_step(
+        &mut self,
+        loss: f64,
+        learning_rate: f64,
+        grad_norm: f64,
+        observer: &mut impl LoopObserver,
+    ) -> Result<(), TrainError> {
+        let train = self.setup.config.train;
+        let step = self.state.step;
+        let logged = step.is_multiple_of(train.log_every) || step == train.steps || step == 1;
+        let tokens_per_second = self.timing.tokens as f64 / self.timing.seconds.max(1e-9);
+        let steps_done = (step - self.timing.start_step).max(1);
+        let seconds_per_step = self.timing.start.elapsed().as_secs_f64() / steps_done as f64;
+        let report = StepReport {
+            step,
+            steps: train.steps,
+            loss,
+            learning_rate,
+            grad_norm,
+            tokens_per_second,
+            eta: seconds_per_step * train.steps.saturating_sub(step) as f64,
+        };
+        observer.stepped(self, &report, logged)?;
+        if logged {
+            self.timing.tokens = 0;
+            self.timing.seconds = 0.0;
+        }
+        Ok(())
+    }
+
+    /// Whether early stopping applies.
+    fn should_stop_early(&self) -> bool {
+        let patience = self.setup.config.validation.patience;
+        patience > 0 && self.state.since_best >= patience
+    }
+
+    /// Computes the validation loss when due.
+    fn validate(
+        &mut self,
+        at_end: bool,
+        observer: &mut impl LoopObserver,
+    ) -> Result<(), TrainError> {
+        let config = self.setup.config.validation;
+        let step = self.state.step;
+        let is_due = config.every > 0 && step.is_multiple_of(config.every) || at_end;
+        let Some(windows) = self.setup.validation.as_ref().filter(|_| is_due) else {
+            return Ok(());
+        };
+        let start = Instant::now();
+        let model = self.stepper.inference_model();
+        let evaluation = nextword_eval::evaluate(&model, windows, config.batch_size)?;
+        let loss = evaluation.nats_per_token;
+        if !loss.is_finite() {
+            let first = "the validation loss is not finite".to_string();
+            return Err(self.divergence(step, first, self.last_lr(), loss));
+        }
+        let improved = self.state.best.is_none_or(|best| loss < best);
+        self.state.validation = Some(loss);
+        let report = ValidationReport {
+            step,
+            loss,
+            best: self.state.best.map_or(loss, |best| best.min(loss)),
+            tokens: evaluation.tokens as usize,
+            seconds: start.elapsed().as_secs_f64(),
+        };
+        observer.validated(self, &report)?;
+        if !improved {
+            self.state.since_best += 1;
+        } else if observer.improved(self, &model)? {
+            self.state.best = Some(loss);
+            self.state.since_best = 0;
+        }
+        Ok(())
+    }
+
+    /// Learning rate of update `step`, counted from 0.
+    fn learning_rate(&self, step: u64) -> f64 {
+        let config = &self.setup.config;
+        config.schedule.learning_rate(step, config.train.steps)
+    }
+
+    /// Learning rate of the last update.
+    pub(crate) fn last_lr(&self) -> f64 {
+        self.learning_rate(self.state.step.saturating_sub(1))
+    }
+
+    /// The card of the current model.
+    pub(crate) fn card(&self) -> ModelCard {
+        let config = &self.setup.config;
+        let vocab_size = self.setup.dataset.tokenizer.vocab_size();
+        ModelCard {
+            name: config.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            trained_on: self.setup.data_description(),
+            seed: config.seed,
+            step: self.state.step,
+            tokens: self.state.tokens,
+            parameters: config.model.parameter_counts().total() as u64,
+            train_loss: self.state.loss,
+            validation_loss: self.state.validation,
+            prompt_template: config.samples.prompt_template.clone(),
+            unused_ids: config.model.vocab_size - vocab_size,
+            ..ModelCard::default()
+        }
+    }
+
+    /// Seconds of training so far, including those before a resume.
+    pub(crate) fn elapsed(&self) -> f64 {
+        self.timing.elapsed_before + self.timing.start.elapsed().as_secs_f64()
+    }
+}
