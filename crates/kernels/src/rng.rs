@@ -64,6 +64,7 @@ impl CounterRng {
 }
 
 /// The `SplitMix64` finalizer.
+#[allow(clippy::inline_always)] // Part of kernels that are compiled for each instruction set.
 #[inline(always)]
 pub(crate) fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
