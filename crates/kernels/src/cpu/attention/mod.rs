@@ -69,18 +69,6 @@ pub struct Options<'a> {
 }
 
 impl Options<'_> {
-    /// Causal attention without any other option.
-    pub fn causal(scale: f32) -> Self {
-        Self {
-            scale,
-            soft_cap: None,
-            offsets: &[],
-            window: None,
-            alibi: &[],
-            dropout: None,
-        }
-    }
-
     fn check(&self, shape: &Shape) {
         assert!(self.offsets.is_empty() || self.offsets.len() == shape.batch);
         assert!(self.alibi.is_empty() || self.alibi.len() == shape.n_heads);
