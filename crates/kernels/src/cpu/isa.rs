@@ -93,8 +93,9 @@ impl Isa {
             Self::Neon => cfg!(target_arch = "aarch64"),
             _ => cfg!(target_arch = "x86_64"),
         };
-        let lower = Self::ALL.into_iter().filter(|isa| *isa <= self);
-        lower.filter(exists).next_back().unwrap_or(Self::Scalar)
+        let is_candidate = |isa: &Self| *isa <= self && exists(isa);
+        let highest = Self::ALL.into_iter().rfind(is_candidate);
+        highest.unwrap_or(Self::Scalar)
     }
 
     /// Returns the instruction sets that the kernels may use.
