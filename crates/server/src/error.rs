@@ -39,7 +39,7 @@ pub enum ServerError {
         budget: u64,
     },
 
-    /// A thread could not be started, or the listener is not usable.
+    /// A thread, the runtime or a signal handler could not be created, or the listener is not usable.
     #[error("cannot start the server: {0}")]
     Io(#[from] io::Error),
 

@@ -240,7 +240,10 @@ mod tests {
             valid.extend(values.iter().map(|value| with(&base, key, value)));
             invalid.extend(others.iter().map(|value| with(&base, key, value)));
         }
-        if let Some(property) = schema.get("additionalProperties") {
+        let additional = &schema["additionalProperties"];
+        if additional == &json!(false) {
+            invalid.push(with(&base, "surplus", &json!(1)));
+        } else if let Some(property) = Some(additional).filter(|schema| schema.is_object()) {
             let (values, others) = examples(document, property);
             valid.extend(values.iter().map(|value| json!({"0": value})));
             invalid.extend(others.iter().map(|value| json!({"0": value})));

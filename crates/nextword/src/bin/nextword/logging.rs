@@ -66,21 +66,21 @@ fn parse(text: impl AsRef<OsStr>) -> Result<Targets, String> {
     Ok(filter)
 }
 
-/// Writes to standard error, after clearing a progress bar.
+/// Writes to standard error, after clearing a progress bar. Write errors are ignored.
 struct LogLine;
 
 impl Write for LogLine {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let mut err = std::io::stderr().lock();
         if err.is_terminal() {
-            err.write_all(b"\r\x1b[2K")?;
+            let _ = err.write_all(b"\r\x1b[2K");
         }
-        err.write_all(bytes)?;
+        let _ = err.write_all(bytes);
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        std::io::stderr().flush()
+        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::anyhow;
 use burn::tensor::Device;
 use clap::{Args, ValueHint};
 use nextword_server::{Config, LoadedModel, Server, ServerError};
@@ -75,7 +75,8 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
-        .build()?;
+        .build()
+        .map_err(ServerError::from)?;
     let result = runtime.block_on(serve(server, &args.host, args.port));
     // An aborted explanation or step may still be running.
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -103,11 +104,11 @@ fn config(args: &ServeArgs) -> Config {
 
 /// Serves until the first stop signal, and then until all requests are done or the second one.
 async fn serve(server: Server, host: &str, port: u16) -> anyhow::Result<()> {
-    let listener = TcpListener::bind((host, port)).await.with_context(|| {
-        format!("cannot listen on {host}:{port}; hint: choose another --host or --port")
+    let listener = TcpListener::bind((host, port)).await.map_err(|e| {
+        anyhow!("cannot listen on {host}:{port}: {e}; hint: choose another --host or --port")
     })?;
-    let mut signals = StopSignals::new()?;
-    let address = listener.local_addr()?;
+    let mut signals = StopSignals::new().map_err(ServerError::from)?;
+    let address = listener.local_addr().map_err(ServerError::from)?;
     output::eprint_line(&format!("listening on http://{address} (Ctrl-C stops)"));
     let abort = server.abort_handle();
     let shutdown = async move {
