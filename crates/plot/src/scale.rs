@@ -6,10 +6,10 @@ const TICKS: f64 = 5.0;
 /// An axis over a range of values.
 ///
 /// ```
-/// let scale = nextword_plot::Scale::linear(1.43, 2.9);
+/// let scale = nextword_plot::Scale::linear(0.1, 4.6);
 /// let labels: Vec<String> = scale.ticks().into_iter().map(|(_, label)| label).collect();
-/// assert_eq!(labels, ["1.0", "1.5", "2.0", "2.5", "3.0"]);
-/// assert!((scale.fraction(2.0) - 0.5).abs() < 1e-12);
+/// assert_eq!(labels, ["0", "1", "2", "3", "4", "5"]);
+/// assert!((scale.fraction(2.5) - 0.5).abs() < 1e-12);
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Scale {
