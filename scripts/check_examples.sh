@@ -16,7 +16,7 @@ expect() {
 
 expect train_char 'validation loss [0-2]\.'
 expect train_char 'validation loss' README.md 20
-expect sample '^temperature 0: what is statquest -> awesome \(probability 0\.9'
+expect sample '^temperature 0: what is statquest -> awesome \(probability [01]\.'
 expect probe 'blocks\.0\.attn\.hook_pattern +\[1, 4, 4\]'
 
 # The server prints its address, answers, and stops on SIGINT.

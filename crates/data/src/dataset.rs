@@ -64,7 +64,7 @@ impl Dataset {
     /// use nextword_data::{Dataset, TokenizerConfig};
     ///
     /// let dataset = Dataset::from_text("to be or not to be", &TokenizerConfig::words())?;
-    /// assert_eq!(dataset.tokenizer.encode("be or not").ids, [0, 2, 1]);
+    /// assert_eq!(dataset.tokenizer.encode("be or not").ids, [1, 2, 3]);
     /// assert_eq!((dataset.train.len(), dataset.validation.len()), (6, 1)); // The last one is <EOS>.
     /// # Ok::<(), nextword_data::DataError>(())
     /// ```

@@ -23,7 +23,7 @@ fn main() -> nextword::Result<()> {
             .with_max_tokens(50)
             .with_temperature(temperature)
             .with_seed(7);
-        print!("temperature {temperature}: {prompt} ->");
+        print!("temperature {temperature}: {prompt} -> ");
         let completion = model.stream(&prompt, &options, |delta| {
             print!("{delta}");
             let _ = std::io::stdout().flush(); // A closed terminal stops nothing here.

@@ -19,10 +19,9 @@ use crate::{Activations, Control, Result, default_device};
 /// use nextword::prelude::*;
 ///
 /// # fn main() -> nextword::Result<()> {
-/// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/models/letters");
-/// let model = LanguageModel::open(folder)?; // "docs/models/letters"
-/// let text = model.generate("ab", &TextOptions::greedy().with_max_tokens(3))?;
-/// assert_eq!(text.chars().count(), 3);
+/// let model = LanguageModel::open("../../docs/models/letters")?;
+/// let text = model.generate("One day", &TextOptions::greedy().with_max_tokens(10))?;
+/// assert_eq!(text.chars().count(), 10); // One token is one character.
 /// # Ok(())
 /// # }
 /// ```
@@ -47,10 +46,9 @@ impl LanguageModel {
     /// use nextword::prelude::*;
     ///
     /// # fn main() -> nextword::Result<()> {
-    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/models/letters");
     /// let device = "auto".parse::<DeviceName>()?.open()?; // A GPU, if there is one.
-    /// let model = LanguageModel::open_on(folder, &device)?;
-    /// assert_eq!(model.transformer().device(), device);
+    /// let model = LanguageModel::open_on("../../docs/models/letters", &device)?;
+    /// assert_eq!(model.card().name, "letters");
     /// # Ok(())
     /// # }
     /// ```
@@ -105,11 +103,10 @@ impl LanguageModel {
     /// use nextword::prelude::*;
     ///
     /// # fn main() -> nextword::Result<()> {
-    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/models/letters");
-    /// # let model = LanguageModel::open(folder)?;
+    /// let model = LanguageModel::open("../../docs/models/letters")?;
     /// let mut text = String::new();
-    /// let options = TextOptions::default().with_max_tokens(5);
-    /// let completion = model.stream("ab", &options, |delta| text.push_str(delta))?;
+    /// let options = TextOptions::default().with_max_tokens(20);
+    /// let completion = model.stream("One day", &options, |delta| text.push_str(delta))?;
     /// assert_eq!(text, completion.text);
     /// # Ok(())
     /// # }
@@ -136,8 +133,7 @@ impl LanguageModel {
     /// use nextword::prelude::*;
     ///
     /// # fn main() -> nextword::Result<()> {
-    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/models/letters");
-    /// # let model = LanguageModel::open(folder)?;
+    /// let model = LanguageModel::open("../../docs/models/letters")?;
     /// let activations = model.inspect("abc")?;
     /// let seq = activations.tokens().len();
     /// let attention = activations.get("blocks.0.attn.hook_pattern").unwrap();
@@ -174,8 +170,7 @@ impl LanguageModel {
     /// }
     ///
     /// # fn main() -> nextword::Result<()> {
-    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/models/statquest");
-    /// # let model = LanguageModel::open(folder)?;
+    /// let model = LanguageModel::open("../../docs/models/statquest")?;
     /// let mut probe = Shapes(Vec::new());
     /// model.inspect_with("what is statquest", &mut probe)?;
     /// assert_eq!(probe.0[0], "hook_embed [1, 4, 2]"); // Three words and <EOS>, two values each.

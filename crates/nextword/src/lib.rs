@@ -16,7 +16,7 @@
 //! let dataset = Dataset::from_text(&text, &TokenizerConfig::chars())?;
 //! let model = Training::new(&dataset)
 //!     .model(ModelConfig { n_layers: 1, d_model: 32, context_length: 32, ..ModelConfig::default() })
-//!     .steps(60)
+//!     .steps(200)
 //!     .learning_rate(1e-2)
 //!     .run()?;
 //! let text = model.generate("The crow", &TextOptions::greedy().with_max_tokens(16))?;

@@ -224,7 +224,8 @@ impl<'a> Training<'a> {
     /// Calls `callback` with warnings, such as text that the tokenizer cannot encode.
     pub fn on_warning(mut self, mut callback: impl FnMut(&str) + 'a) -> Self {
         self.callbacks.warning = Some(Box::new(move |warning| {
-            callback(warning).into_control_flow()
+            callback(warning);
+            ControlFlow::Continue(())
         }));
         self
     }
