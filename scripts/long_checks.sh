@@ -57,7 +57,7 @@ sanitizer() {
 # Licenses, banned crates and sources of all dependencies, and known vulnerabilities where there is a network.
 deny() {
     if [ ! -x "$tools/bin/cargo-deny" ]; then
-        run cargo install cargo-deny --locked --version '^0.18' --root "$tools"
+        run cargo install cargo-deny --locked --version '^0.20' --root "$tools"
     fi
     run "$tools/bin/cargo-deny" check bans licenses sources
     run "$tools/bin/cargo-deny" check advisories || echo "advisories: see above; not an error of this check"
