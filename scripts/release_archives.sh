@@ -57,7 +57,9 @@ PYTHON
 sha256() { if command -v sha256sum >/dev/null; then sha256sum "$1"; else shasum -a 256 "$1"; fi; }
 
 for target in "${targets[@]}"; do
-    cargo build --release --locked --package nextword --target "$target" ${features[@]+"${features[@]}"}
+    # `maturin build` strips in the same way, so it reuses this program for the wheel.
+    cargo rustc --release --locked --package nextword --bin nextword --target "$target" \
+        ${features[@]+"${features[@]}"} -- -C strip=symbols
     program="${CARGO_TARGET_DIR:-target}/$target/release/nextword"
     case $target in *windows*) program="$program.exe" ;; esac
 
