@@ -37,6 +37,24 @@ pub struct Imported {
 /// [`ConvertError::Field`] for an unsupported config field; [`ConvertError::Tensors`] with every
 /// missing, unused or misshapen tensor; [`ConvertError::Source`] for invalid files, and for pickles,
 /// which are never opened.
+///
+/// # Example
+///
+/// ```
+/// use nextword_convert::import;
+/// use nextword_model::{DeviceName, ModelDir};
+///
+/// let folder = tempfile::tempdir()?;
+/// let to = folder.path().join("model");
+/// let imported = import("../../tests/fixtures/hf/qwen3".as_ref(), &to)?;
+/// assert!(imported.config.qk_norm); // Qwen3 normalizes queries and keys
+/// let model = ModelDir::open(&to)?.load(&DeviceName::Flex.open()?)?;
+/// assert_eq!(model.blocks.len(), imported.config.n_layers);
+///
+/// let error = import("Qwen/Qwen3-0.6B".as_ref(), &folder.path().join("other")).unwrap_err();
+/// assert!(error.to_string().contains("models are not downloaded"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
     if from.is_file() {
         return Err(ConvertError::source(from, not_a_folder(from)));

@@ -10,6 +10,24 @@
 //! | import a Hugging Face folder | [`import`] |
 //! | export for `transformers` | [`export_hf`] |
 //! | export for `llama.cpp` | [`export_gguf`] |
+//!
+//! # Example
+//!
+//! ```
+//! use nextword_convert::{export_hf, import};
+//! use nextword_model::{ModelDir, weights::FloatType};
+//!
+//! let folder = tempfile::tempdir()?;
+//! let (foreign, back) = (folder.path().join("hf"), folder.path().join("back"));
+//! let model = ModelDir::open("../../docs/models/letters".as_ref())?;
+//! assert_eq!(export_hf(&model, FloatType::F32, &foreign)?, "gpt2"); // for `transformers`
+//!
+//! let imported = import(&foreign, &back)?;
+//! assert_eq!((imported.model_type, imported.config.n_layers), ("gpt2", 2));
+//! let weights = |folder: &ModelDir| std::fs::read(folder.weights_path());
+//! assert_eq!(weights(&ModelDir::open(&back)?)?, weights(&model)?); // bit for bit
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod error;
 mod folder;

@@ -124,6 +124,15 @@ impl DataConfig {
     ///
     /// # Errors
     /// [`DataError::Config`] that names the keys and the fix.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use nextword_data::DataConfig;
+    ///
+    /// let error = DataConfig::default().validate().unwrap_err();
+    /// assert!(error.to_string().contains("set one of `path`, `builtin` (\"stories\") and `prepared`"));
+    /// ```
     pub fn validate(&self) -> Result<(), DataError> {
         let from_text = self.path.is_some() || !self.paths.is_empty();
         let sources = [from_text, self.builtin.is_some(), self.prepared.is_some()];

@@ -16,6 +16,23 @@ use crate::tokens::Tokens;
 const MAX_IN_MEMORY_BYTES: u64 = 1 << 30;
 
 /// The token ids of both splits and the tokenizer that produced them.
+///
+/// # Example
+///
+/// ```
+/// use nextword_data::{Builtin, DataConfig, Dataset, SplitConfig, TokenizerConfig, TokenizerKind};
+///
+/// let dataset = Dataset::build(&DataConfig {
+///     builtin: Some(Builtin::Statquest),
+///     tokenizer: TokenizerConfig { kind: TokenizerKind::Word, ..TokenizerConfig::default() },
+///     split: SplitConfig { validation: 0.0, ..SplitConfig::default() },
+///     ..DataConfig::default()
+/// })?;
+/// assert_eq!(dataset.tokenizer.vocab_size(), 5); // what, is, statquest, awesome, <EOS>
+/// assert_eq!(dataset.train.len(), 12);
+/// assert!(dataset.validation.is_empty());
+/// # Ok::<(), nextword_data::DataError>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Dataset {
     /// Training tokens.

@@ -12,6 +12,20 @@ use crate::window::{DocumentWindows, Packing};
 ///
 /// The first targets of each window are predicted from little context. This is common practice and
 /// gives a slightly higher loss than overlapping windows.
+///
+/// # Example
+///
+/// ```
+/// use nextword_data::{EvalWindows, IGNORE, Packing, Tokens};
+///
+/// let tokens = Tokens::from_ids(vec![5, 6, 7, 8, 9, 10]);
+/// let windows = EvalWindows::new(tokens, 4, Packing::Packed, 0)?;
+/// let batch = windows.batch(0..2)?;
+/// assert_eq!(batch.inputs, [5, 6, 7, 8, /* second row */ 9, 0, 0, 0]);
+/// assert_eq!(batch.targets, [6, 7, 8, 9, /* second row */ 10, IGNORE, IGNORE, IGNORE]);
+/// assert_eq!(batch.target_count(), 5); // every token but the first
+/// # Ok::<(), nextword_data::DataError>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct EvalWindows {
     tokens: Tokens,

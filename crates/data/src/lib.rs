@@ -14,6 +14,30 @@
 //! [`Loader`] returns training batches by step, [`EvalWindows`] covers a whole split once. This
 //! crate does not depend on a tensor library: ids are `u32`, and everything random is a pure
 //! function of integers ([`CounterRng`]).
+//!
+//! # Example
+//!
+//! ```
+//! use nextword_data::{Builtin, DataConfig, Dataset, Loader, LoaderConfig, Order, Packing};
+//!
+//! // Twenty stories, one token per character, a tenth of them for validation.
+//! let config = DataConfig { builtin: Some(Builtin::Stories), documents: 20, ..DataConfig::default() };
+//! let dataset = Dataset::build(&config)?;
+//!
+//! let loader = Loader::new(dataset.train.clone(), LoaderConfig {
+//!     context_length: 32,
+//!     batch_size: 4,
+//!     grad_accum_steps: 1,
+//!     order: Order::Random,
+//!     packing: Packing::Packed,
+//!     seed: 1,
+//!     padding_id: dataset.tokenizer.special_tokens().padding_id(),
+//! })?;
+//! let batch = loader.batch(0, 0)?; // step 0: ids, `[4, 32]`, and the ids that follow them
+//! assert_eq!(batch.inputs.len(), 4 * 32);
+//! assert_eq!(batch.inputs[1..32], batch.targets[..31]);
+//! # Ok::<(), nextword_data::DataError>(())
+//! ```
 
 mod atomic;
 mod baselines;

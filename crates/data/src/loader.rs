@@ -48,6 +48,24 @@ const MAX_GRAD_ACCUM_STEPS: usize = 65_536;
 /// Step `s` contains sequences `s * n` to `(s + 1) * n - 1` of one stream, with
 /// `n = batch_size * grad_accum_steps`. The stream is therefore the same for 32 x 1, 16 x 2 and
 /// 8 x 4.
+///
+/// # Example
+///
+/// ```
+/// use nextword_data::{Loader, LoaderConfig, Order, Packing, Tokens};
+///
+/// let loader = |batch_size, grad_accum_steps| {
+///     let (order, packing) = (Order::Epoch, Packing::Packed);
+///     let config = LoaderConfig {
+///         context_length: 8, batch_size, grad_accum_steps, order, packing, seed: 7, padding_id: 0,
+///     };
+///     Loader::new(Tokens::from_ids((0..100).collect()), config)
+/// };
+/// // One batch of four rows equals two micro-batches of two.
+/// let (whole, halves) = (loader(4, 1)?.batch(3, 0)?, loader(2, 2)?);
+/// assert_eq!(whole.inputs, [halves.batch(3, 0)?.inputs, halves.batch(3, 1)?.inputs].concat());
+/// # Ok::<(), nextword_data::DataError>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Loader {
     tokens: Tokens,

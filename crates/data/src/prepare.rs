@@ -124,6 +124,23 @@ pub struct Progress {
 /// Errors of the config or the text; [`DataError::Config`] if the folder has files but no
 /// `dataset.json` of this program, to protect unrelated files; [`DataError::Write`] if the disk is
 /// full or the folder is not writable.
+///
+/// # Example
+///
+/// ```
+/// use nextword_data::{Builtin, DataConfig, Dataset, TokenizerConfig, prepare};
+///
+/// let folder = tempfile::tempdir()?;
+/// let config = DataConfig { builtin: Some(Builtin::Stories), documents: 10, ..DataConfig::default() };
+/// let prepared = prepare(&config, folder.path(), |progress| {
+///     assert!(progress.total_bytes.is_none()); // the size of a built-in corpus is not known in advance
+/// })?;
+/// assert_eq!(prepared.card.documents, 10);
+///
+/// let dataset = Dataset::open(folder.path(), &TokenizerConfig::default())?;
+/// assert_eq!(dataset.train.len() as u64, prepared.card.train_tokens);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn prepare(
     config: &DataConfig,
     folder: impl AsRef<Path>,

@@ -16,6 +16,25 @@ const CHUNK_IDS: usize = 64 << 10;
 
 /// Writes a token file in bounded memory. Data goes to a temporary file in the same folder, which is
 /// renamed by [`ShardWriter::finish`] and deleted if the writer is dropped before that.
+///
+/// # Example
+///
+/// ```
+/// use nextword_data::{Shard, ShardWriter};
+///
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("train.bin");
+/// let vocabulary = "0".repeat(64); // `Tokenizer::hash` of a real vocabulary
+/// let mut writer = ShardWriter::create(&path, 50257, &vocabulary)?;
+/// writer.start_document()?;
+/// writer.push(&[15496, 995])?;
+/// writer.finish()?;
+///
+/// let shard = Shard::open(&path)?; // memory-mapped
+/// shard.verify()?;
+/// assert_eq!((shard.len(), shard.vocab_size(), shard.document_count()), (2, 50257, 1));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct ShardWriter {
     path: PathBuf,

@@ -13,6 +13,21 @@ use crate::shard::Shard;
 const HASH_CHUNK: usize = 16 << 10;
 
 /// A stream of token ids with document boundaries. Cheap to clone.
+///
+/// # Example
+///
+/// ```
+/// use nextword_data::Tokens;
+///
+/// let tokens = Tokens::from_documents([vec![1, 2, 3], vec![4, 5]]);
+/// assert_eq!((tokens.len(), tokens.document_count()), (5, 2));
+/// assert_eq!(tokens.document(1), 3..5);
+///
+/// let mut ids = Vec::new();
+/// tokens.read(2..4, &mut ids)?; // across the boundary
+/// assert_eq!(ids, [3, 4]);
+/// # Ok::<(), nextword_data::DataError>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Tokens {
     source: Arc<Source>,

@@ -8,6 +8,23 @@ use serde::{Deserialize, Serialize};
 use crate::EvalError;
 
 /// The loss of a model on a set of tokens.
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::Device;
+/// use nextword_data::{EvalWindows, Packing, Tokens};
+/// use nextword_eval::evaluate;
+/// use nextword_model::presets;
+///
+/// let model = presets::shakespeare_char_cpu(65).init(&Device::flex(), 1)?;
+/// let tokens = Tokens::from_ids((0..65).collect());
+/// let loss = evaluate(&model, &EvalWindows::new(tokens, 64, Packing::Packed, 0)?, 8)?;
+/// assert_eq!(loss.tokens, 64);
+/// assert!((loss.perplexity - loss.nats_per_token.exp()).abs() < 1e-9);
+/// assert_eq!(loss.bits_per_byte, None); // ids alone have no text
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LossReport {
     /// The mean of `-ln p(token)` over all predicted tokens. NaN or infinite if the model produced NaN
@@ -54,6 +71,23 @@ impl LossReport {
 /// # Errors
 /// [`EvalError::UnknownToken`] and [`EvalError::TooLong`] if the windows do not fit the model;
 /// [`EvalError::Data`] if they cannot be read.
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::Device;
+/// use nextword_data::{EvalWindows, Packing, Tokens};
+/// use nextword_eval::evaluate;
+/// use nextword_model::presets;
+///
+/// let model = presets::shakespeare_char_cpu(65).init(&Device::flex(), 1)?;
+/// let tokens = Tokens::from_ids([1, 2, 3, 4, 5].repeat(40));
+/// let windows = EvalWindows::new(tokens, 64, Packing::Packed, 0)?;
+/// let loss = evaluate(&model, &windows, 8)?.nats_per_token;
+/// assert!((loss - 65f64.ln()).abs() < 0.2); // an untrained model guesses
+/// assert!((evaluate(&model, &windows, 1)?.nats_per_token - loss).abs() < 1e-6); // in smaller batches
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn evaluate(
     model: &Transformer,
     windows: &EvalWindows,

@@ -70,6 +70,24 @@ impl Item {
 }
 
 /// The result of a task.
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::Device;
+/// use nextword_data::load_tokenizer;
+/// use nextword_eval::evaluate_task;
+/// use nextword_model::ModelDir;
+///
+/// let folder = ModelDir::open("../../docs/models/letters".as_ref())?;
+/// let model = folder.load(&Device::flex())?;
+/// let tokenizer = load_tokenizer(folder.tokenizer_path())?;
+/// let text = r#"{"text": "The cat saw a bird."}"#; // a text to predict, without question
+/// let report = evaluate_task(&model, &*tokenizer, None, text.as_bytes())?;
+/// assert_eq!((report.texts, report.questions, report.accuracy), (1, 0, None));
+/// assert!(report.bits_per_byte.unwrap() < 5.0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct TaskReport {
     /// Number of questions.
@@ -109,6 +127,26 @@ pub struct TaskReport {
 /// # Errors
 /// [`EvalError::Task`] for an invalid line, or one whose score is NaN;
 /// [`EvalError::WrongTokenizer`]; [`EvalError::TooShort`] for an empty task.
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::Device;
+/// use nextword_data::load_tokenizer;
+/// use nextword_eval::evaluate_task;
+/// use nextword_model::ModelDir;
+///
+/// let folder = ModelDir::open("../../docs/models/letters".as_ref())?;
+/// let model = folder.load(&Device::flex())?;
+/// let tokenizer = load_tokenizer(folder.tokenizer_path())?;
+/// let lines = r#"
+///     {"context": "The cat", "endings": ["saw a bird.", "zqx wvk j."], "label": 0}
+///     {"context": "Once upon a", "endings": ["etim", "time"], "label": 1}
+/// "#;
+/// let report = evaluate_task(&model, &*tokenizer, folder.card.bos_id, lines.as_bytes())?;
+/// assert_eq!((report.questions, report.accuracy), (2, Some(1.0)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn evaluate_task(
     model: &Transformer,
     tokenizer: &dyn Tokenizer,

@@ -49,6 +49,27 @@ pub struct TextReport {
 /// # Errors
 /// [`EvalError::WrongTokenizer`] if the tokenizer belongs to another model, [`EvalError::TooShort`]
 /// if there are too few tokens, the first error of `chunks`, and those of [`evaluate`].
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::Device;
+/// use nextword_data::{TextChunk, load_tokenizer};
+/// use nextword_eval::{TextSettings, evaluate_text};
+/// use nextword_model::ModelDir;
+///
+/// let folder = ModelDir::open("../../docs/models/letters".as_ref())?;
+/// let model = folder.load(&Device::flex())?;
+/// let tokenizer = load_tokenizer(folder.tokenizer_path())?;
+/// let loss = |text: &str| {
+///     let chunk = TextChunk { text: text.to_owned(), is_first: true, is_last: true };
+///     evaluate_text(&model, &*tokenizer, [Ok(chunk)], TextSettings::default())
+/// };
+/// let (english, shuffled) = (loss("The cat saw a bird.")?, loss("bTe hcat.a sr wa id")?);
+/// assert_eq!(english.bytes, shuffled.bytes);
+/// assert!(english.loss.nats_per_token < shuffled.loss.nats_per_token);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn evaluate_text(
     model: &Transformer,
     tokenizer: &dyn Tokenizer,

@@ -34,6 +34,22 @@ impl Address {
     ///
     /// # Errors
     /// [`ExplainError::Address`] with a hint that names valid addresses.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # use nextword_explain::{Address, Explainer};
+    /// # use nextword_generate::{TextGenerator, TextOptions};
+    /// # let model = nextword_model::ModelDir::open("../../docs/models/statquest".as_ref())?;
+    /// # let generator = TextGenerator::open(&model, &burn::tensor::Device::flex())?;
+    /// let explainer = Explainer::new(generator);
+    /// let trace = explainer.explain("what is statquest", &TextOptions::default())?.trace;
+    /// let address = Address::parse("hook_embed[dim=1]", &trace, explainer.weights())?;
+    /// assert_eq!(address.to_string(), "hook_embed[position=0,dim=1]");
+    /// let error = Address::parse("hook_embed[dim=9]", &trace, explainer.weights()).unwrap_err();
+    /// assert!(error.to_string().contains("dim=0..2"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn parse(text: &str, trace: &Trace, weights: &Arrays) -> Result<Self, ExplainError> {
         let invalid = |problem: String, hint: String| ExplainError::Address {
             address: text.to_string(),

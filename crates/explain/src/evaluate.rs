@@ -36,6 +36,25 @@ pub fn weights_of(model: &Transformer) -> Arrays {
 ///
 /// # Panics
 /// If a weight that the graph names is missing.
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::{Device, Int, Tensor};
+/// use nextword_explain::{evaluate::{evaluate, weights_of}, graph::graph};
+/// use nextword_model::{ForwardContext, presets, weights::to_f32_vec};
+///
+/// let device = Device::flex();
+/// let model = presets::statquest(5).init(&device, 7)?;
+/// let values = evaluate(&graph(model.config(), 3), &weights_of(&model), &[0, 1, 2], &[]);
+///
+/// let tokens = Tensor::<2, Int>::from_ints([[0, 1, 2]], &device);
+/// let logits = model.forward(tokens, &mut ForwardContext::inference());
+/// for (exact, logit) in values["logits"].data.iter().zip(to_f32_vec(logits.into_data())) {
+///     assert!((exact - f64::from(logit)).abs() < 1e-5);
+/// }
+/// # Ok::<(), nextword_model::ModelError>(())
+/// ```
 pub fn evaluate(
     graph: &[Node],
     weights: &Arrays,
@@ -315,6 +334,16 @@ fn scores(out: &mut Array, q: &Array, k: &Array, op: &Op) {
 }
 
 /// Each `e^x` divided by their sum.
+///
+/// # Example
+///
+/// ```
+/// use nextword_explain::evaluate::softmax;
+///
+/// let mut out = [0.0; 2];
+/// softmax(&[1000.0, 1000.0 + 3f64.ln()], &mut out); // does not overflow
+/// assert!((out[0] - 0.25).abs() < 1e-12 && (out[1] - 0.75).abs() < 1e-12);
+/// ```
 pub fn softmax(x: &[f64], out: &mut [f64]) {
     let top = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let mut sum = 0.0;

@@ -126,6 +126,23 @@ impl Explanation<'_> {
     ///
     /// # Errors
     /// [`ExplainError::Address`] if there is no such value.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # use nextword_explain::Explainer;
+    /// # use nextword_generate::{TextGenerator, TextOptions};
+    /// # let model = nextword_model::ModelDir::open("../../docs/models/statquest".as_ref())?;
+    /// # let generator = TextGenerator::open(&model, &burn::tensor::Device::flex())?;
+    /// let explainer = Explainer::new(generator);
+    /// let explanation = explainer.explain("what is statquest", &TextOptions::default())?;
+    /// let score = explanation.why("blocks.0.attn.hook_attn_scores[head=0,query=2,key=1]")?;
+    /// // An operand's address leads to the next derivation, down to weights and token ids.
+    /// let query = score.operands[0].address.as_deref().unwrap();
+    /// assert!(query.starts_with("blocks.0.attn.hook_q"));
+    /// assert_eq!(explanation.why(query)?.value, Some(score.operands[0].value));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn why(&self, address: &str) -> Result<Derivation, ExplainError> {
         let weights = &self.explainer.weights;
         let address = Address::parse(address, &self.trace, weights)?;
@@ -137,6 +154,22 @@ impl Explanation<'_> {
     ///
     /// # Errors
     /// [`ExplainError::WhatIf`] if an edit is out of range.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # use nextword_explain::{Edit, Explainer};
+    /// # use nextword_generate::{TextGenerator, TextOptions};
+    /// # let model = nextword_model::ModelDir::open("../../docs/models/statquest".as_ref())?;
+    /// # let generator = TextGenerator::open(&model, &burn::tensor::Device::flex())?;
+    /// let explainer = Explainer::new(generator);
+    /// let explanation = explainer.explain("what is statquest", &TextOptions::default())?;
+    /// let without_head = explanation.what_if(&[Edit::HeadOff { layer: 0, head: 0 }])?;
+    /// assert_eq!(without_head.before[0].text, "awesome");
+    /// let awesome = without_head.tokens.iter().find(|token| token.text == "awesome").unwrap();
+    /// assert!(awesome.after < awesome.before);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn what_if(&self, edits: &[Edit]) -> Result<WhatIf, ExplainError> {
         what_if(self, edits)
     }
@@ -145,6 +178,22 @@ impl Explanation<'_> {
     ///
     /// # Errors
     /// [`ExplainError::TooLarge`] if not even the smallest tensor fits the limit of `options`.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # use nextword_explain::{Explainer, ReportOptions};
+    /// # use nextword_generate::{TextGenerator, TextOptions};
+    /// # let model = nextword_model::ModelDir::open("../../docs/models/statquest".as_ref())?;
+    /// # let generator = TextGenerator::open(&model, &burn::tensor::Device::flex())?;
+    /// let explainer = Explainer::new(generator);
+    /// let explanation = explainer.explain("what is statquest", &TextOptions::default())?;
+    /// let report = explanation.report(&ReportOptions::default())?;
+    /// let json = serde_json::to_value(&report)?; // see `SCHEMA`
+    /// assert_eq!(json["format"], "explain/1");
+    /// assert_eq!(json["tokens"][2]["text"], "statquest");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn report(&self, options: &ReportOptions) -> Result<Report, ExplainError> {
         Report::new(self, options)
     }

@@ -7,6 +7,16 @@ use crate::evaluate::soft_cap;
 const MAX_TERMS: usize = 6;
 
 /// Formats a number for a formula: up to four decimals, without trailing zeros.
+///
+/// # Example
+///
+/// ```
+/// use nextword_explain::format_number;
+///
+/// assert_eq!(format_number(0.50), "0.5");
+/// assert_eq!(format_number(-1.23456), "-1.2346");
+/// assert_eq!(format_number(0.000_012_3), "1.230e-5");
+/// ```
 pub fn format_number(x: f64) -> String {
     if x != 0.0 && (x.abs() < 1e-3 || x.abs() >= 1e6) {
         return format!("{x:.3e}");

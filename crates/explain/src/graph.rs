@@ -12,6 +12,19 @@ pub use crate::node::{ActivationFn, Axis, Node, Op};
 pub const PROBABILITIES: &str = "probabilities";
 
 /// Returns the operations of a forward pass over `seq` tokens, in order.
+///
+/// # Example
+///
+/// ```
+/// use nextword_explain::graph::graph;
+/// use nextword_model::presets;
+///
+/// let nodes = graph(&presets::statquest(5), 4); // four tokens
+/// assert_eq!((nodes[0].name.as_str(), nodes[0].shape.as_slice()), ("hook_embed", [4, 2].as_slice()));
+/// let pattern = nodes.iter().find(|node| node.name == "blocks.0.attn.hook_pattern").unwrap();
+/// assert_eq!(pattern.axis_names(), ["head", "query", "key"]);
+/// assert_eq!(nodes.last().unwrap().name, "probabilities");
+/// ```
 pub fn graph(config: &ModelConfig, seq: usize) -> Vec<Node> {
     let mut builder = Builder {
         config,

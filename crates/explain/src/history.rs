@@ -134,6 +134,22 @@ pub fn snapshot(
 
 impl TrainingHistory {
     /// Builds the history from the probe files of a run. `losses` are its training losses by step.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # use nextword_explain::history::{ProbeStep, TrainingHistory, snapshot};
+    /// # use nextword_generate::{TextGenerator, TextOptions};
+    /// # let model = nextword_model::ModelDir::open("../../docs/models/statquest".as_ref())?;
+    /// # let generator = TextGenerator::open(&model, &burn::tensor::Device::flex())?;
+    /// let snapshot = snapshot(generator, "what is statquest", &TextOptions::default())?;
+    /// let probe = |step| ProbeStep { step, loss: None, snapshots: vec![snapshot.clone()] };
+    /// let losses = [(0, 1.6), (10, 0.4), (20, 0.9)];
+    /// let history = TrainingHistory::from_probes(vec![probe(20), probe(0)], &losses);
+    /// assert_eq!(history.sentences[0].steps[1].step, 20); // sorted
+    /// assert!(history.notes[0].starts_with("the loss jumped to 0.900 at step 20"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn from_probes(mut probes: Vec<ProbeStep>, losses: &[(u64, f64)]) -> Self {
         probes.sort_by_key(|probe| probe.step);
         let mut history = Self {

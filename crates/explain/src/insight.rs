@@ -103,6 +103,21 @@ impl Explanation<'_> {
     }
 
     /// The next-token prediction at each position.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # use nextword_explain::Explainer;
+    /// # use nextword_generate::{TextGenerator, TextOptions};
+    /// # let model = nextword_model::ModelDir::open("../../docs/models/statquest".as_ref())?;
+    /// # let generator = TextGenerator::open(&model, &burn::tensor::Device::flex())?;
+    /// let explainer = Explainer::new(generator);
+    /// let explanation = explainer.explain("what is statquest", &TextOptions::default())?;
+    /// let predictions = explanation.predictions(2); // the two most likely tokens at each position
+    /// assert_eq!(predictions[2].top[0].text, "<EOS>"); // after "what is statquest"
+    /// assert!(predictions[2].surprisal.unwrap() < 0.1); // bits; "<EOS>" does come next
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn predictions(&self, count: usize) -> Vec<Prediction> {
         let trace = &self.trace;
         let rows = trace.value(PROBABILITIES).rows().enumerate();

@@ -11,6 +11,27 @@
 //! | attention and predictions over a run's training | [`history`] |
 //! | interventions (what if?) | [`Edit`], [`WhatIf`] |
 //! | how one value is computed | [`derive`](derive::derive), [`Address`] |
+//!
+//! # Example
+//!
+//! ```
+//! use burn::tensor::Device;
+//! use nextword_explain::Explainer;
+//! use nextword_generate::{SamplingConfig, TextGenerator, TextOptions};
+//! use nextword_model::ModelDir;
+//!
+//! let model = ModelDir::open("../../docs/models/statquest".as_ref())?;
+//! let explainer = Explainer::new(TextGenerator::open(&model, &Device::flex())?);
+//! let options = TextOptions { sampling: SamplingConfig::greedy(), ..TextOptions::default() };
+//! let explanation = explainer.explain("what is statquest", &options)?;
+//! assert!(explanation.trace.verification.is_verified()); // equals the recomputation in f64
+//!
+//! // Where does the largest logit after the prompt come from?
+//! let derivation = explanation.why("logits[position=3,token=3]")?;
+//! assert_eq!(explainer.token_text(3), "awesome");
+//! assert!((derivation.result.unwrap() - derivation.value.unwrap()).abs() < 1e-4);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 // Burn's nested tensor types overflow the default limit in release builds with wgpu.
 #![recursion_limit = "256"]

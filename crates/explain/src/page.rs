@@ -127,6 +127,22 @@ impl Panel {
 
 /// Renders the page as one self-contained HTML file. Its content security policy allows only the
 /// embedded script and style.
+///
+/// # Example
+///
+/// ```
+/// # use nextword_explain::{Explainer, ReportOptions, page::{PageData, Panel, render}};
+/// # use nextword_generate::{TextGenerator, TextOptions};
+/// # let model = nextword_model::ModelDir::open("../../docs/models/statquest".as_ref())?;
+/// # let generator = TextGenerator::open(&model, &burn::tensor::Device::flex())?;
+/// let explainer = Explainer::new(generator);
+/// let explanation = explainer.explain("what is statquest", &TextOptions::default())?;
+/// let panel = Panel::new(&explanation, &ReportOptions::default())?;
+/// assert!(panel.weights.is_some()); // small enough to compute edits without a server
+/// let html = render(&PageData { panels: vec![panel], history: None });
+/// assert!(html.contains("<title>") && html.contains("default-src 'none'")); // works offline
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn render(data: &PageData) -> String {
     // Reports contain numbers and strings only, so serialization cannot fail. An escaped `<` cannot end
     // the script element around the data.

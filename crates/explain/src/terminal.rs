@@ -59,6 +59,21 @@ const MAX_PARTS: usize = 12;
 const MAX_LINES: usize = 1_000;
 
 /// Renders the full report. Parts that are too long are omitted, with a note on how to select them.
+///
+/// # Example
+///
+/// ```
+/// # use nextword_explain::{Explainer, ReportOptions, terminal};
+/// # use nextword_generate::{TextGenerator, TextOptions};
+/// # let model = nextword_model::ModelDir::open("../../docs/models/statquest".as_ref())?;
+/// # let generator = TextGenerator::open(&model, &burn::tensor::Device::flex())?;
+/// let explainer = Explainer::new(generator);
+/// let explanation = explainer.explain("what is statquest", &TextOptions::default())?;
+/// let report = explanation.report(&ReportOptions::default())?;
+/// let text = terminal::render(&explanation, &report, &terminal::View::default());
+/// assert!(text.contains("attention scores") && text.contains("awesome"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn render(explanation: &Explanation<'_>, report: &Report, view: &View) -> String {
     let mut printer = Printer {
         explanation,

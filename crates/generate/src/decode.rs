@@ -117,6 +117,25 @@ struct Row {
 }
 
 /// Continues a batch of prompts by one token per unfinished row and [`step`](Self::step).
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::Device;
+/// use nextword_generate::{DecodeOptions, Decoder, FinishReason};
+/// use nextword_model::presets;
+///
+/// let model = presets::shakespeare_char_cpu(65).init(&Device::flex(), 1)?;
+/// let options = DecodeOptions { max_tokens: 3, ..DecodeOptions::default() };
+/// let mut decoder = Decoder::new(&model, &[vec![1, 2], vec![3, 4, 5]], options)?;
+/// while !decoder.is_done() {
+///     let tokens = decoder.step()?; // one token of each prompt
+///     assert_eq!(tokens.len(), 2);
+/// }
+/// let sequences = decoder.into_sequences();
+/// assert_eq!((sequences[1].ids().len(), &sequences[1].finish), (3, &FinishReason::Length));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Decoder<'m> {
     model: &'m Transformer,
@@ -314,6 +333,16 @@ pub fn max_prompt_len(context_length: usize) -> usize {
 
 /// Removes the oldest of `ids` beyond `max_len`, but keeps a leading `bos` if more than one id stays.
 /// Returns how many were removed.
+///
+/// # Example
+///
+/// ```
+/// use nextword_generate::truncate_left;
+///
+/// let mut ids = vec![0, 11, 12, 13, 14];
+/// assert_eq!(truncate_left(&mut ids, Some(0), 3), 2); // 0 is the BOS token
+/// assert_eq!(ids, [0, 13, 14]);
+/// ```
 pub fn truncate_left(ids: &mut Vec<u32>, bos: Option<u32>, max_len: usize) -> usize {
     let keeps_bos = max_len > 1 && bos.is_some() && ids.first().copied() == bos;
     let start = usize::from(keeps_bos);
@@ -346,6 +375,26 @@ pub(crate) fn check_prompt(
 ///
 /// # Errors
 /// Those of [`Decoder::new`] and [`Decoder::step`].
+///
+/// # Example
+///
+/// ```
+/// use std::ops::ControlFlow;
+///
+/// use burn::tensor::Device;
+/// use nextword_generate::{DecodeOptions, FinishReason, generate_ids};
+/// use nextword_model::presets;
+///
+/// let model = presets::shakespeare_char_cpu(65).init(&Device::flex(), 1)?;
+/// let mut count = 0;
+/// let sequences = generate_ids(&model, &[vec![1, 2]], DecodeOptions::default(), |_token| {
+///     count += 1;
+///     if count < 4 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+/// })?;
+/// assert_eq!(sequences[0].tokens.len(), 4);
+/// assert_eq!(sequences[0].finish, FinishReason::Cancelled);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn generate_ids(
     model: &Transformer,
     prompts: &[Vec<u32>],

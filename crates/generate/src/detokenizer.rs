@@ -12,6 +12,26 @@ const CONTEXT_TOKENS: usize = 16;
 
 /// Turns the tokens of one completion into text deltas. Never emits an incomplete character or any
 /// part of a stop string.
+///
+/// # Example
+///
+/// ```
+/// use nextword_data::load_tokenizer;
+/// use nextword_generate::Detokenizer;
+///
+/// let tokenizer = load_tokenizer("../../docs/models/letters/tokenizer.json")?;
+/// let ids = tokenizer.encode("a boat. The").ids;
+/// let mut detokenizer = Detokenizer::new(tokenizer, &[], &[". ".to_owned()])?;
+/// for id in ids {
+///     detokenizer.push(id, false); // returns the text that is now final
+///     if detokenizer.stop().is_some() {
+///         break;
+///     }
+/// }
+/// assert_eq!(detokenizer.stop(), Some(". "));
+/// assert_eq!(detokenizer.into_text().0, "a boat");
+/// # Ok::<(), nextword_generate::GenerateError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Detokenizer {
     stream: DecodeStream,

@@ -13,6 +13,26 @@
 //! Sampling is a pure function of the seed, the sequence number and the token's position. The same
 //! seed gives the same text regardless of the rest of the batch: exactly on flex, up to rounding on
 //! other devices.
+//!
+//! # Example
+//!
+//! ```
+//! use std::ops::ControlFlow;
+//!
+//! use burn::tensor::Device;
+//! use nextword_generate::{SamplingConfig, TextGenerator, TextOptions};
+//! use nextword_model::ModelDir;
+//!
+//! let model = ModelDir::open("../../docs/models/statquest".as_ref())?;
+//! let generator = TextGenerator::open(&model, &Device::flex())?;
+//! let options = TextOptions { sampling: SamplingConfig::greedy(), ..TextOptions::default() };
+//! let completions = generator.generate(&["what is statquest"], &options, |_prompt, text| {
+//!     print!("{text}"); // as soon as it is generated
+//!     ControlFlow::Continue(())
+//! })?;
+//! assert_eq!(completions[0].text, "awesome");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 // Burn's nested tensor types overflow the default limit in release builds with wgpu.
 #![recursion_limit = "256"]

@@ -52,6 +52,23 @@ impl History {
 
 /// Samples tokens according to a [`SamplingConfig`]. Stateless: the result depends only on the
 /// arguments.
+///
+/// # Example
+///
+/// ```
+/// use nextword_generate::{History, SampleKey, Sampler, SamplingConfig};
+///
+/// let logits = [0.1f32.ln(), 0.3f32.ln(), 0.6f32.ln()];
+/// let key = SampleKey { sequence: 0, position: 0 };
+/// let greedy = Sampler::new(SamplingConfig::greedy())?;
+/// assert_eq!(greedy.sample(&logits, &History::default(), key)?.id, 2);
+///
+/// let top_2 = Sampler::new(SamplingConfig { top_k: Some(2), seed: 5, ..Default::default() })?;
+/// let token = top_2.sample(&logits, &History::default(), key)?;
+/// assert_eq!(token, top_2.sample(&logits, &History::default(), key)?); // no hidden state
+/// assert!(token.id > 0 && token.probability > 0.3); // renormalized over two tokens
+/// # Ok::<(), nextword_generate::GenerateError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Sampler {
     config: SamplingConfig,

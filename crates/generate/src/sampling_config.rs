@@ -10,6 +10,17 @@ use crate::GenerateError;
 ///
 /// Order: `logit_bias`, the three penalties, `temperature`, `top_k`, `top_p`, `min_p`, softmax over
 /// the remaining tokens, one sample. The defaults sample from the model's own distribution.
+///
+/// # Example
+///
+/// ```
+/// use nextword_generate::SamplingConfig;
+///
+/// let creative = SamplingConfig { temperature: 0.9, top_p: Some(0.95), seed: 7, ..Default::default() };
+/// assert!(creative.validate().is_ok());
+/// let error = SamplingConfig { top_p: Some(1.5), ..creative }.validate().unwrap_err();
+/// assert!(error.to_string().contains("top_p"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SamplingConfig {

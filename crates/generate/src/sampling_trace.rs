@@ -61,6 +61,21 @@ impl Sampler {
     ///
     /// # Errors
     /// The same as [`sample`](Self::sample).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use nextword_generate::{Filter, History, SampleKey, Sampler, SamplingConfig};
+    ///
+    /// let sampler = Sampler::new(SamplingConfig { top_p: Some(0.8), ..Default::default() })?;
+    /// let logits = [0.1f32.ln(), 0.3f32.ln(), 0.6f32.ln()];
+    /// let key = SampleKey { sequence: 0, position: 0 };
+    /// let trace = sampler.trace(&logits, &History::default(), key)?;
+    /// assert_eq!(trace.candidates[0].removed_by, Some(Filter::TopP));
+    /// assert!((trace.candidates[2].probability - 0.6).abs() < 1e-6);
+    /// assert!((trace.candidates[2].final_probability - 0.6 / 0.9).abs() < 1e-6);
+    /// # Ok::<(), nextword_generate::GenerateError>(())
+    /// ```
     pub fn trace(
         &self,
         logits: &[f32],

@@ -7,6 +7,18 @@ use crate::GenerateError;
 /// The stop string that completes first ends the text, just before its first character. If two
 /// complete at the same character, the longer one wins. The result depends on the text alone, not
 /// on how it is split into chunks.
+///
+/// # Example
+///
+/// ```
+/// use nextword_generate::StopScanner;
+///
+/// let mut scanner = StopScanner::new(&["END".to_owned()])?;
+/// assert_eq!(scanner.push("once upon E").text, "once upon "); // "E" may begin "END"
+/// let scan = scanner.push("ND and more");
+/// assert_eq!((scan.text.as_str(), scan.stop.as_deref()), ("", Some("END")));
+/// # Ok::<(), nextword_generate::GenerateError>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct StopScanner {
     stops: Vec<String>,

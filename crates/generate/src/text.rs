@@ -193,6 +193,28 @@ impl TextGenerator {
     ///
     /// # Errors
     /// [`GenerateError::Setting`] for invalid options, and those of [`Decoder::step`].
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use std::ops::ControlFlow;
+    ///
+    /// use burn::tensor::Device;
+    /// use nextword_generate::{FinishReason, TextGenerator, TextOptions};
+    /// use nextword_model::ModelDir;
+    ///
+    /// let model = ModelDir::open("../../docs/models/letters".as_ref())?;
+    /// let generator = TextGenerator::open(&model, &Device::flex())?;
+    /// let options = TextOptions { max_tokens: 20, ..TextOptions::default() };
+    /// let mut streamed = [String::new(), String::new()];
+    /// let completions = generator.generate(&["One day", "The cat"], &options, |prompt, text| {
+    ///     streamed[prompt].push_str(text);
+    ///     ControlFlow::Continue(())
+    /// })?;
+    /// assert_eq!(completions[1].text, streamed[1]);
+    /// assert_eq!(completions[1].finish, FinishReason::Length);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn generate(
         &self,
         prompts: &[impl AsRef<str>],

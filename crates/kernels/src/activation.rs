@@ -28,6 +28,18 @@ pub fn activate<const D: usize>(f: Activation, x: Tensor<D>) -> Tensor<D> {
 }
 
 /// `f(gate) * up`, elementwise (Shazeer 2020, arXiv 2002.05202).
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::{Device, Tensor, TensorData};
+/// use nextword_kernels::{Activation, gate};
+///
+/// let device = Device::flex();
+/// let hidden = Tensor::<1>::from_floats([-1.0, 2.0], &device);
+/// let up = Tensor::<1>::from_floats([10.0, 10.0], &device);
+/// assert_eq!(gate(Activation::Relu, hidden, up).into_data(), TensorData::from([0.0f32, 20.0]));
+/// ```
 pub fn gate<const D: usize>(f: Activation, gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     #[cfg(feature = "flex")]
     if crate::fused::is_flex_f32(&gate) {

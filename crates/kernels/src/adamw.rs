@@ -31,6 +31,24 @@ pub struct AdamwStep {
 /// Returns the updated parameter, flat, by `AdamW` (Loshchilov and Hutter 2017, arXiv 1711.05101)
 /// with `PyTorch`'s arithmetic, and updates `moments`. Reuses the storage of `weight` and moments
 /// that no other tensor shares.
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use nextword_kernels::{AdamwStep, Moments, adamw};
+///
+/// let device = Device::flex();
+/// let weight = Tensor::<1>::from_floats([1.0, -1.0], &device);
+/// let gradient = Tensor::<1>::from_floats([0.5, -2.0], &device);
+/// let step = AdamwStep {
+///     lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, step: 1, gradient_scale: 1.0,
+/// };
+/// let mut moments = Moments::default();
+/// let weight = adamw(weight, gradient, &mut moments, 0.0, &step);
+/// // The first update moves each weight by the learning rate, against its gradient.
+/// assert!(weight.all_close(Tensor::from_floats([0.9, -0.9], &device), None, Some(1e-6)));
+/// ```
 pub fn adamw(
     weight: Tensor<1>,
     gradient: Tensor<1>,
@@ -79,6 +97,18 @@ fn reference(
 
 /// Sum of the squares of all elements of all tensors, `[1]`, on their device; `None` if there are
 /// no tensors.
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use nextword_kernels::sum_of_squares;
+///
+/// let device = Device::flex();
+/// let gradients = [Tensor::<1>::from_floats([3.0], &device), Tensor::from_floats([0.0, 4.0], &device)];
+/// let norm = sum_of_squares(gradients.iter()).unwrap().sqrt();
+/// assert_eq!(norm.into_scalar::<f32>(), 5.0);
+/// ```
 pub fn sum_of_squares<'a>(tensors: impl Iterator<Item = &'a Tensor<1>>) -> Option<Tensor<1>> {
     let tensors: Vec<&Tensor<1>> = tensors.collect();
     #[cfg(feature = "flex")]

@@ -56,6 +56,24 @@ impl OutputLayer {
 ///
 /// # Panics
 /// If `targets` does not have `batch * seq` elements.
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use nextword_kernels::{IGNORE, OutputLayer, OutputWeight, Precision, cross_entropy_sum};
+///
+/// let device = Device::flex();
+/// let hidden = Tensor::<3>::ones([1, 3, 4], &device); // [batch, seq, d_model]
+/// let layer = OutputLayer {
+///     weight: OutputWeight::Matrix(Tensor::ones([4, 10], &device)), // ten equal logits
+///     bias: None,
+///     soft_cap: None,
+///     precision: Precision::F32,
+/// };
+/// let loss = cross_entropy_sum(hidden, layer, &[7, 2, IGNORE]);
+/// assert!((f64::from(loss.into_scalar::<f32>()) - 2.0 * 10f64.ln()).abs() < 1e-5);
+/// ```
 pub fn cross_entropy_sum(hidden: Tensor<3>, layer: OutputLayer, targets: &[u32]) -> Tensor<1> {
     let [batch, seq, _] = hidden.dims();
     assert_eq!(targets.len(), batch * seq, "one target for each position");

@@ -4,6 +4,18 @@ use burn::tensor::{Int, Tensor};
 
 /// Gathers `table[ids]`: `table` is `[rows, width]`, `ids` is `[batch, seq]`, and the output is
 /// `[batch, seq, width]`.
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::{Device, Int, Tensor, TensorData};
+/// use nextword_kernels::embed;
+///
+/// let device = Device::flex();
+/// let table = Tensor::<2>::from_floats([[0.0, 0.5], [1.0, 1.5], [2.0, 2.5]], &device);
+/// let ids = Tensor::<2, Int>::from_ints([[2, 0]], &device);
+/// assert_eq!(embed(table, ids).into_data(), TensorData::from([[[2.0f32, 2.5], [0.0, 0.5]]]));
+/// ```
 pub fn embed(table: Tensor<2>, ids: Tensor<2, Int>) -> Tensor<3> {
     #[cfg(feature = "flex")]
     if crate::fused::is_flex_f32(&table) {

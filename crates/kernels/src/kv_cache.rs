@@ -8,6 +8,20 @@ use burn::tensor::Tensor;
 ///
 /// # Panics
 /// If a slot does not exist or is named twice, or the tokens do not fit into it.
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use nextword_kernels::write_cache;
+///
+/// let device = Device::flex();
+/// let cache = Tensor::<4>::zeros([2, 1, 4, 3], &device); // [slots, heads, capacity, head_dim]
+/// let new = Tensor::<4>::ones([1, 1, 2, 3], &device); // two tokens of one sequence
+/// let cache = write_cache(cache, new, &[1], &[2]); // to slot 1, positions 2 and 3
+/// assert_eq!(cache.clone().sum().into_scalar::<f32>(), 6.0);
+/// assert_eq!(cache.narrow(0, 1, 1).narrow(2, 2, 2).sum().into_scalar::<f32>(), 6.0);
+/// ```
 pub fn write_cache(
     cache: Tensor<4>,
     new: Tensor<4>,

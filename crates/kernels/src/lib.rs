@@ -23,6 +23,19 @@
 //! pool of their own, which [`parallel_for_each`] opens to other work and [`with_threads`] limits; the
 //! environment variable `RAYON_NUM_THREADS` sets its size. They use the highest instruction set of the
 //! machine, [`Isa::current`], or a lower one that `NEXTWORD_SIMD` names.
+//!
+//! # Example
+//!
+//! ```
+//! use burn::tensor::{Device, Tensor, TensorData};
+//! use nextword_kernels::{Activation, activate, linear};
+//!
+//! let device = Device::flex();
+//! let x = Tensor::<3>::from_floats([[[1.0, 2.0], [3.0, 4.0]]], &device); // [batch 1, seq 2, d_in 2]
+//! let weight = Tensor::<2>::from_floats([[1.0, 0.0, -1.0], [0.0, 1.0, 1.0]], &device); // [d_in, d_out]
+//! let y = activate(Activation::Relu, linear(x, weight, None)); // [1, 2, d_out 3]
+//! assert_eq!(y.into_data(), TensorData::from([[[1.0f32, 2.0, 1.0], [3.0, 4.0, 1.0]]]));
+//! ```
 
 #![recursion_limit = "256"]
 

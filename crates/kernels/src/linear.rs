@@ -5,6 +5,20 @@ use burn::tensor::Tensor;
 use crate::Precision;
 
 /// `x W + bias`: `[batch, seq, d_in]` to `[batch, seq, d_out]`, `weight` is `[d_in, d_out]`.
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::{Device, Distribution, Tensor};
+/// use nextword_kernels::{linear, reference};
+///
+/// let device = Device::flex();
+/// let random = |shape| Tensor::<3>::random(shape, Distribution::Default, &device);
+/// let (x, weight) = (random([2, 5, 16]), random([1, 16, 32]).squeeze_dim::<2>(0));
+/// let fast = linear(x.clone(), weight.clone(), None);
+/// assert_eq!(fast.dims(), [2, 5, 32]);
+/// assert!(fast.all_close(reference::linear(x, weight, None), None, Some(1e-5)));
+/// ```
 pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<3> {
     linear_with_precision(Precision::F32, x, weight, bias)
 }

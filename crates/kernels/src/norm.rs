@@ -15,6 +15,19 @@ pub enum NormKind {
 /// `x / sqrt(mean(x^2) + eps) * weight`.
 ///
 /// Keeps the shape of `x`; `weight` and `bias` have the length of the last axis.
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use nextword_kernels::{NormKind, normalize};
+///
+/// let device = Device::flex();
+/// let x = Tensor::<2>::from_floats([[3.0, 4.0]], &device);
+/// let y = normalize(NormKind::Rms, x, Tensor::ones([2], &device), None, 0.0);
+/// let rms = 12.5f64.sqrt(); // of 3 and 4
+/// assert!(y.all_close(Tensor::from_floats([[3.0 / rms, 4.0 / rms]], &device), None, Some(1e-6)));
+/// ```
 pub fn normalize<const D: usize>(
     kind: NormKind,
     x: Tensor<D>,

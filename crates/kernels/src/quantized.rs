@@ -14,6 +14,23 @@ use crate::cpu::matmul::{GemmOptions, MatMut, MatRef, gemm};
 
 /// A `d_in` by `d_out` matrix of integers with block scales. Cloning is cheap: clones share the
 /// data.
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::{Device, Distribution, Tensor};
+/// use nextword_kernels::{Bits, QuantizedMatrix, linear, linear_quantized};
+///
+/// let device = Device::flex();
+/// let weight = Tensor::<2>::random([64, 16], Distribution::Uniform(-1.0, 1.0), &device);
+/// let small = QuantizedMatrix::from_weight(weight.clone(), Bits::Int8);
+/// assert_eq!(small.shape(), [64, 16]);
+/// assert!(small.bytes() < 4 * 64 * 16 / 3); // a byte per weight, and a scale per block of 32
+///
+/// let x = Tensor::<3>::ones([1, 1, 64], &device);
+/// let exact = linear(x.clone(), weight, None);
+/// assert!(linear_quantized(x, &small, None).all_close(exact, None, Some(0.2)));
+/// ```
 #[derive(Clone, Debug)]
 pub struct QuantizedMatrix(Arc<QuantMatrix>);
 

@@ -58,6 +58,21 @@ impl RotaryTables {
 
 /// Rotates `x`, `[batch, seq, heads, head_dim]`; token `i` of row `b` is at position
 /// `position_offsets[b] + i`. A single offset applies to all rows.
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use nextword_kernels::{RotaryTables, rotate};
+///
+/// let device = Device::flex();
+/// let quarter = std::f64::consts::FRAC_PI_2; // of a full turn per position
+/// let tables = RotaryTables::new(&[quarter], 8);
+/// let x = Tensor::<4>::from_floats([[[[1.0, 0.0]], [[1.0, 0.0]]]], &device); // [1, seq 2, 1, 2]
+/// let y = rotate(x, &tables, &[1]); // tokens at positions 1 and 2
+/// let expected = Tensor::from_floats([[[[0.0, 1.0]], [[-1.0, 0.0]]]], &device);
+/// assert!(y.all_close(expected, None, Some(1e-6)));
+/// ```
 pub fn rotate(x: Tensor<4>, tables: &RotaryTables, position_offsets: &[usize]) -> Tensor<4> {
     #[cfg(feature = "flex")]
     if crate::fused::is_flex_f32(&x) {

@@ -16,6 +16,27 @@ const MAX_LAYERS: usize = 1 << 12;
 ///
 /// The defaults are nanoGPT's small character model without its vocabulary. Unknown keys are
 /// errors. [`validate`](Self::validate) runs before anything is built.
+///
+/// # Example
+///
+/// ```
+/// use nextword_model::{FeedForwardKind, ModelConfig, NormKind, Position};
+///
+/// let llama = ModelConfig {
+///     vocab_size: 65,
+///     n_heads: 4,
+///     n_kv_heads: Some(2), // grouped-query attention
+///     d_model: 128,
+///     position: Position::Rotary,
+///     norm: NormKind::Rms,
+///     feed_forward: FeedForwardKind::Swiglu,
+///     ..ModelConfig::default()
+/// };
+/// llama.validate()?;
+/// assert_eq!((llama.head_dim(), llama.d_ff()), (32, 344));
+/// assert!(ModelConfig { n_heads: 3, ..llama }.validate().is_err()); // 128 is not a multiple of 3
+/// # Ok::<(), nextword_model::ModelError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelConfig {

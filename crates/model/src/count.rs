@@ -54,6 +54,17 @@ impl MemoryEstimate {
 
 impl ModelConfig {
     /// Number of parameters, by part.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use nextword_model::presets;
+    ///
+    /// let counts = presets::gpt2(12, 12, 768).parameter_counts();
+    /// assert_eq!(counts.total(), 124_439_808); // GPT-2 small
+    /// assert_eq!(counts.token_embedding, 50_257 * 768);
+    /// assert_eq!(counts.head, 0); // tied to the token embedding
+    /// ```
     pub fn parameter_counts(&self) -> ParameterCounts {
         let mut counts = ParameterCounts::default();
         for (name, shape) in layout(self) {
@@ -103,6 +114,19 @@ impl ModelConfig {
     /// Estimates the memory that training takes, with micro-batches of `batch` sequences of `seq`
     /// tokens and an optimizer with `moments` values per parameter. With `recompute`, only the input
     /// of each block and the activations of one block are in memory at a time.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use nextword_model::presets;
+    ///
+    /// let gpt2 = presets::gpt2(12, 12, 768);
+    /// let memory = gpt2.training_memory(8, 1024, 2, false); // AdamW has two moments
+    /// assert_eq!(memory.weights, 4 * 124_439_808);
+    /// assert_eq!(memory.optimizer, 2 * memory.weights);
+    /// let recomputed = gpt2.training_memory(8, 1024, 2, true);
+    /// assert!(recomputed.activations < memory.activations / 2);
+    /// ```
     pub fn training_memory(
         &self,
         batch: usize,

@@ -14,6 +14,19 @@ use burn::tensor::{Device, Tensor};
 use crate::ModelError;
 
 /// The name of a device, as given by the user.
+///
+/// # Example
+///
+/// ```
+/// use nextword_model::{Adapter, DeviceName, GraphicsApi};
+///
+/// let second = "wgpu:1".parse::<DeviceName>()?;
+/// assert_eq!(second, DeviceName::Wgpu(GraphicsApi::Auto, Adapter::Nth(1)));
+/// let device = "flex".parse::<DeviceName>()?.open()?;
+/// assert_eq!(device, burn::tensor::Device::flex());
+/// assert!("gpu".parse::<DeviceName>().is_err());
+/// # Ok::<(), nextword_model::ModelError>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum DeviceName {
     /// A working discrete GPU, or `flex` if there is none.

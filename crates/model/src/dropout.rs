@@ -55,6 +55,26 @@ pub enum Dropout {
 
 impl Dropout {
     /// The masks of one training step, for a micro-batch that starts at `first_sequence`.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Int, Tensor};
+    /// use nextword_model::{Dropout, DropoutConfig, ForwardContext, presets};
+    ///
+    /// let device = Device::flex();
+    /// let mut config = presets::shakespeare_char_cpu(65);
+    /// config.dropout = DropoutConfig { residual: 0.2, ..config.dropout };
+    /// let model = config.init(&device, 1)?;
+    /// let logits = |step| {
+    ///     let tokens = Tensor::<2, Int>::from_ints([[5, 6, 7]], &device);
+    ///     let mut ctx = ForwardContext::training(Dropout::training(1, step, 0));
+    ///     model.forward(tokens, &mut ctx).into_data()
+    /// };
+    /// assert_eq!(logits(10), logits(10)); // masks depend on seed and step alone
+    /// assert_ne!(logits(10), logits(11));
+    /// # Ok::<(), nextword_model::ModelError>(())
+    /// ```
     pub fn training(seed: u64, step: u64, first_sequence: usize) -> Self {
         Self::On {
             rng: CounterRng::new(seed).named("dropout").stream(step),

@@ -13,6 +13,26 @@ use nextword_kernels::write_cache;
 use crate::ModelConfig;
 
 /// Keys and values of every layer for several sequences.
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::{Device, Int, Tensor};
+/// use nextword_model::{ForwardContext, KvCache, presets};
+///
+/// let device = Device::flex();
+/// let model = presets::statquest(5).init(&device, 3)?;
+/// let ids = |ids: &[i32]| Tensor::<1, Int>::from_ints(ids, &device).unsqueeze::<2>();
+///
+/// let mut cache = KvCache::new(model.config(), 1, &device); // one slot
+/// model.forward_cached(ids(&[0, 1, 2]), &mut cache, &[0]);
+/// let next = model.forward_cached(ids(&[4]), &mut cache, &[0]); // [1, 1, 5]
+/// assert_eq!(cache.len(0), 4);
+///
+/// let whole = model.forward(ids(&[0, 1, 2, 4]), &mut ForwardContext::inference());
+/// assert!(next.all_close(whole.narrow(1, 3, 1), None, Some(1e-5)));
+/// # Ok::<(), nextword_model::ModelError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct KvCache {
     /// Keys and values of each layer, `[slots, n_kv_heads, capacity, head_dim]`. An `Option` so that

@@ -13,17 +13,18 @@
 //! | devices | [`DeviceName`] |
 //! | memory that training takes, and that is available | [`MemoryEstimate`], [`available_memory`] |
 //!
+//! # Example
+//!
 //! ```
 //! use burn::tensor::{Device, Int, Tensor};
 //! use nextword_model::{ForwardContext, presets};
 //!
-//! # #[cfg(feature = "flex")] {
 //! let device = Device::flex();
-//! let model = presets::statquest(5).init(&device, 7).unwrap();
-//! let tokens = Tensor::<2, Int>::from_ints([[0, 1, 2]], &device);
-//! let logits = model.forward(tokens, &mut ForwardContext::inference()); // [batch 1, seq 3, vocab 5]
-//! assert_eq!(logits.dims(), [1, 3, 5]);
-//! # }
+//! let model = presets::statquest(5).init(&device, 7)?; // a vocabulary of 5, seed 7
+//! let tokens = Tensor::<2, Int>::from_ints([[0, 1, 2]], &device); // [batch, seq]
+//! let logits = model.forward(tokens, &mut ForwardContext::inference());
+//! assert_eq!(logits.dims(), [1, 3, 5]); // [batch, seq, vocab_size]
+//! # Ok::<(), nextword_model::ModelError>(())
 //! ```
 
 // Burn's nested tensor types overflow the default limit in release builds with wgpu.

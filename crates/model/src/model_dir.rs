@@ -66,6 +66,25 @@ fn is_zero(n: &usize) -> bool {
 }
 
 /// A model folder and its small files. The weights stay on disk until [`load`](Self::load).
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::Device;
+/// use nextword_model::{ModelCard, ModelDir, presets};
+///
+/// let model = presets::statquest(5).init(&Device::flex(), 7)?;
+/// let parent = tempfile::tempdir()?;
+/// let path = parent.path().join("model");
+/// let card = ModelCard { name: "example".to_owned(), seed: 7, ..ModelCard::default() };
+/// ModelDir::save(&path, &model, r#"{"model": "as tokenizer.json"}"#, &card)?;
+///
+/// let saved = ModelDir::open(&path)?; // the weights stay on disk
+/// assert_eq!((saved.config.d_model, saved.card.seed), (2, 7));
+/// let loaded = saved.load(&Device::flex())?;
+/// assert_eq!(loaded.token_embedding.weight.to_data(), model.token_embedding.weight.to_data());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct ModelDir {
     /// The path of the folder.

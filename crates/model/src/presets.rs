@@ -17,6 +17,18 @@ pub const NAMES: [&str; 8] = [
 ];
 
 /// The preset called `name`, with `vocab_size` unless the architecture fixes it.
+///
+/// # Example
+///
+/// ```
+/// use nextword_model::presets;
+///
+/// let config = presets::by_name("shakespeare-char", 65).ok_or("unknown preset")?;
+/// assert_eq!((config.vocab_size, config.n_layers, config.d_model), (65, 6, 384));
+/// assert_eq!(presets::by_name("gpt2", 65).ok_or("unknown preset")?.vocab_size, 50_257);
+/// assert!(presets::by_name("gpt9", 65).is_none());
+/// # Ok::<(), &str>(())
+/// ```
 pub fn by_name(name: &str, vocab_size: usize) -> Option<ModelConfig> {
     Some(match name {
         "statquest" => statquest(vocab_size),

@@ -8,6 +8,31 @@ use std::fmt;
 use burn::tensor::Tensor;
 
 /// Receives the intermediate activations of a forward pass.
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::{Device, Int, Tensor};
+/// use nextword_model::{ForwardContext, Hook, Probe, Site, presets};
+///
+/// struct Shapes(Vec<(String, Vec<usize>)>);
+///
+/// impl Probe for Shapes {
+///     fn record<const D: usize>(&mut self, site: Site, tensor: &Tensor<D>) {
+///         if site.hook == Hook::Pattern {
+///             self.0.push((site.to_string(), tensor.dims().to_vec()));
+///         }
+///     }
+/// }
+///
+/// let (device, mut probe) = (Device::flex(), Shapes(Vec::new()));
+/// let model = presets::statquest(5).init(&device, 3)?;
+/// let tokens = Tensor::<2, Int>::from_ints([[0, 1, 2]], &device);
+/// model.forward(tokens, &mut ForwardContext::with_probe(&mut probe));
+/// let pattern = "blocks.0.attn.hook_pattern".to_owned();
+/// assert_eq!(probe.0, [(pattern, vec![1, 1, 3, 3])]); // [batch, n_heads, query, key]
+/// # Ok::<(), nextword_model::ModelError>(())
+/// ```
 pub trait Probe {
     /// Whether this probe uses the tensors. If so, attention materializes its scores.
     const ENABLED: bool = true;

@@ -66,6 +66,24 @@ impl Transformer {
     ///
     /// # Panics
     /// If the model is already quantized.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Int, Tensor};
+    /// use nextword_model::{Bits, ForwardContext, presets};
+    ///
+    /// let device = Device::flex();
+    /// let model = presets::shakespeare_char_cpu(65).init(&device, 1)?;
+    /// let logits = |model: &nextword_model::Transformer| {
+    ///     let tokens = Tensor::<2, Int>::from_ints([[5, 6, 7]], &device);
+    ///     model.forward(tokens, &mut ForwardContext::inference())
+    /// };
+    /// let small = model.clone().quantize(Bits::Int8);
+    /// assert!(small.bytes_per_token() < model.bytes_per_token() / 3);
+    /// assert!(logits(&small).all_close(logits(&model), Some(0.0), Some(0.1)));
+    /// # Ok::<(), nextword_model::ModelError>(())
+    /// ```
     #[must_use]
     pub fn quantize(mut self, bits: Bits) -> Self {
         assert!(self.bits().is_none(), "the model is already quantized");

@@ -13,6 +13,26 @@ use crate::{
 };
 
 /// A decoder-only Transformer.
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::{Device, Int, Tensor};
+/// use nextword_model::{ForwardContext, presets};
+///
+/// let device = Device::flex();
+/// let model = presets::shakespeare_char_cpu(65).init(&device, 1)?;
+/// let logits = |ids: [i32; 4]| {
+///     let tokens = Tensor::<2, Int>::from_ints([ids], &device); // [batch 1, seq 4]
+///     model.forward(tokens, &mut ForwardContext::inference()) // [batch 1, seq 4, vocab 65]
+/// };
+/// // A token changes the predictions from its own position on, never earlier ones.
+/// let (a, b) = (logits([7, 8, 9, 1]), logits([7, 8, 9, 2]));
+/// let first = |x: &Tensor<3>| x.clone().narrow(1, 0, 3).into_data();
+/// assert_eq!(first(&a), first(&b));
+/// assert_ne!(a.into_data(), b.into_data());
+/// # Ok::<(), nextword_model::ModelError>(())
+/// ```
 #[derive(Module, Debug)]
 pub struct Transformer {
     /// `[vocab_size, d_model]`.
@@ -56,6 +76,21 @@ impl ModelConfig {
     ///
     /// # Errors
     /// [`ModelError::Config`] if the configuration is invalid.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use burn::tensor::Device;
+    /// use nextword_model::{presets, weights};
+    ///
+    /// let first = |seed| {
+    ///     let model = presets::statquest(5).init(&Device::flex(), seed)?;
+    ///     Ok::<_, nextword_model::ModelError>(model.token_embedding.weight.val().into_data())
+    /// };
+    /// assert_eq!(first(7)?, first(7)?);
+    /// assert_ne!(first(7)?, first(8)?);
+    /// # Ok::<(), nextword_model::ModelError>(())
+    /// ```
     pub fn init(&self, device: &Device, seed: u64) -> Result<Transformer, ModelError> {
         Ok(initialize(self.build(device)?, self.init, seed))
     }
@@ -195,6 +230,22 @@ impl Transformer {
     ///
     /// # Panics
     /// If the number of targets is not `batch * seq`.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Int, Tensor};
+    /// use nextword_model::{ForwardContext, IGNORE, presets};
+    ///
+    /// let device = Device::flex();
+    /// let model = presets::shakespeare_char_cpu(65).init(&device, 1)?;
+    /// let tokens = Tensor::<2, Int>::from_ints([[5, 6, 7]], &device);
+    /// let targets = [6, 7, IGNORE]; // the last position has no target
+    /// let sum = model.loss_sum(tokens, &targets, &mut ForwardContext::inference());
+    /// let loss = f64::from(sum.into_scalar::<f32>()) / 2.0;
+    /// assert!((loss - 65f64.ln()).abs() < 0.5); // an untrained model guesses
+    /// # Ok::<(), nextword_model::ModelError>(())
+    /// ```
     pub fn loss_sum<P: Probe>(
         &self,
         tokens: Tensor<2, Int>,

@@ -29,6 +29,25 @@ pub fn read_config(path: &Path, overrides: &[String]) -> Result<RunConfig, Train
 /// # Errors
 /// [`TrainError::ConfigFile`] with the line and, for an unknown key, the nearest known one;
 /// [`TrainError::Config`] for an invalid override; the errors of [`RunConfig::validate`].
+///
+/// # Example
+///
+/// ```
+/// use nextword_train::parse_config;
+///
+/// let text = "
+///     data.builtin = 'stories'
+///     train.steps = 500
+///     schedule.learning_rate = 2e-3
+/// ";
+/// let config = parse_config(text, "run.toml".as_ref(), &["train.batch_size=8".to_owned()])?;
+/// assert_eq!((config.train.steps, config.train.batch_size), (500, 8));
+/// assert_eq!(config.model.n_layers, 4); // a default
+///
+/// let error = parse_config("train.step = 500", "run.toml".as_ref(), &[]).unwrap_err();
+/// assert!(error.to_string().contains("`steps`")); // the nearest known key
+/// # Ok::<(), nextword_train::TrainError>(())
+/// ```
 pub fn parse_config(
     text: &str,
     path: &Path,
@@ -91,6 +110,18 @@ fn override_key(assignment: &str) -> &str {
 ///
 /// # Errors
 /// [`TrainError::Config`] for integers that TOML cannot represent.
+///
+/// # Example
+///
+/// ```
+/// use nextword_train::{parse_config, to_toml};
+///
+/// let config = parse_config("data.builtin = 'stories'", "run.toml".as_ref(), &[])?;
+/// let text = to_toml(&config)?; // with every default
+/// assert!(text.contains("learning_rate"));
+/// assert_eq!(parse_config(&text, "run.toml".as_ref(), &[])?, config);
+/// # Ok::<(), nextword_train::TrainError>(())
+/// ```
 pub fn to_toml(config: &RunConfig) -> Result<String, TrainError> {
     toml::to_string_pretty(config)
         .map_err(|e| TrainError::config("config", e.to_string(), "use smaller values"))

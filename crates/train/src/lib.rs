@@ -12,6 +12,29 @@
 //! | estimates of memory, disk space and time | [`plan`] |
 //!
 //! This crate does not write to the terminal: a run reports its progress through [`Reporter`].
+//!
+//! # Example
+//!
+//! ```
+//! use burn::module::Module;
+//! use nextword_train::{Optimizer, forward_backward, prepare_run, read_config};
+//!
+//! // The parts of the loop; `Trainer` adds checkpoints, validation and reports.
+//! let config = read_config("../../configs/statquest.toml".as_ref(), &[])?;
+//! let setup = prepare_run(config)?; // data, device, batches
+//! let mut model = setup.initial_model()?.train(); // on an autodiff device
+//! let mut optimizer = Optimizer::new(setup.config.optimizer);
+//! let mut losses = Vec::new();
+//! for step in 0..100 {
+//!     let batch = setup.loader.batch(step, 0)?; // ids and targets, [2, 6]
+//!     let lr = setup.config.schedule.learning_rate(step, 100);
+//!     let (loss, gradients) = forward_backward(&model, &[batch], setup.config.seed, step, false);
+//!     losses.push(loss.into_scalar::<f32>());
+//!     model = optimizer.update(model, gradients, lr, setup.config.schedule.learning_rate);
+//! }
+//! assert!(losses[99] < losses[0] / 2.0); // nats per token
+//! # Ok::<(), nextword_train::TrainError>(())
+//! ```
 
 #![recursion_limit = "256"]
 

@@ -19,6 +19,19 @@ pub enum ScheduleKind {
 }
 
 /// The learning rate schedule.
+///
+/// # Example
+///
+/// ```
+/// use nextword_train::ScheduleConfig;
+///
+/// let schedule = ScheduleConfig { learning_rate: 1e-3, warmup_steps: 100, ..Default::default() };
+/// let lr = |step| schedule.learning_rate(step, 1000); // of a run of 1000 steps
+/// assert!(lr(0) < lr(50) && lr(50) < lr(100)); // linear warmup
+/// assert!((lr(100) - 1e-3).abs() < 1e-12);
+/// assert!((lr(550) - 5.5e-4).abs() < 1e-12); // half of the cosine
+/// assert!((lr(1000) - 1e-4).abs() < 1e-12); // `min_learning_rate`
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScheduleConfig {

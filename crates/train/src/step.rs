@@ -57,6 +57,17 @@ impl Gradients {
 
     /// Clips the global norm, currently `norm`, to `max_norm`; 0 disables clipping. As in `PyTorch`,
     /// the factor is `max_norm / (norm + 1e-6)`, at most 1.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use nextword_train::Gradients;
+    ///
+    /// let gradients = Gradients::default();
+    /// assert!((gradients.clone().clip(4.0, 1.0).scale() - 0.25).abs() < 1e-6);
+    /// assert_eq!(gradients.clone().clip(0.5, 1.0).scale(), 1.0); // small ones stay
+    /// assert_eq!(gradients.clip(4.0, 0.0).scale(), 1.0); // 0 disables clipping
+    /// ```
     #[must_use]
     pub fn clip(self, norm: f64, max_norm: f64) -> Self {
         if max_norm == 0.0 {
@@ -115,6 +126,26 @@ impl ModuleVisitor for GradientCollector {
 /// accumulation over unequal micro-batches equals one big batch. `seed` and `step` determine the
 /// dropout masks. With `recompute`, only the input of each block is saved for the backward pass; the
 /// result is the same.
+///
+/// # Example
+///
+/// ```
+/// use burn::{module::Module, tensor::Device};
+/// use nextword_data::TokenBatch;
+/// use nextword_model::presets;
+/// use nextword_train::forward_backward;
+///
+/// let model = presets::statquest(5).init(&Device::flex(), 7)?.train(); // on an autodiff device
+/// let rows = |inputs: &[u32], targets: &[u32]| TokenBatch {
+///     batch: 1, seq: inputs.len(), inputs: inputs.to_vec(), targets: targets.to_vec(),
+/// };
+/// let batches = [rows(&[0, 1, 2], &[1, 2, 4]), rows(&[2, 1], &[1, 0])]; // two micro-batches
+/// let (loss, gradients) = forward_backward(&model, &batches, 7, 0, false);
+/// assert!(loss.into_scalar::<f32>() > 0.0); // nats per token, over all five targets
+/// let names: Vec<&str> = gradients.iter().map(|(name, _)| name).collect();
+/// assert_eq!(names[0], "blocks.0.attention.key.weight");
+/// # Ok::<(), nextword_model::ModelError>(())
+/// ```
 pub fn forward_backward(
     model: &Transformer,
     batches: &[TokenBatch],

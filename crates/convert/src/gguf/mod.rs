@@ -43,6 +43,24 @@ pub enum GgufType {
 /// [`ConvertError::Inexpressible`] with the config fields that no architecture of `llama.cpp`
 /// supports; [`ConvertError::Tokenizer`] for an unsupported tokenizer; errors from reading the model
 /// folder or writing the file.
+///
+/// # Example
+///
+/// ```
+/// use nextword_convert::{GgufType, export_gguf};
+/// use nextword_model::ModelDir;
+///
+/// let folder = tempfile::tempdir()?;
+/// let model = ModelDir::open("../../docs/models/letters".as_ref())?;
+/// let size = |dtype, name: &str| -> Result<u64, Box<dyn std::error::Error>> {
+///     let path = folder.path().join(name);
+///     assert_eq!(export_gguf(&model, dtype, &path)?, "gpt2"); // llama.cpp's architecture
+///     assert!(std::fs::read(&path)?.starts_with(b"GGUF"));
+///     Ok(std::fs::metadata(path)?.len())
+/// };
+/// assert!(size(GgufType::Q8_0, "q8.gguf")? < size(GgufType::F32, "f32.gguf")?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn export(
     model_dir: &ModelDir,
     dtype: GgufType,

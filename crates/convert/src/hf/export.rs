@@ -21,6 +21,24 @@ use crate::{ConvertError, json as files};
 /// # Errors
 /// [`ConvertError::Inexpressible`] with the config fields that no model type supports; errors from
 /// reading the model folder or writing the new one.
+///
+/// # Example
+///
+/// ```
+/// use nextword_convert::{ConvertError, export_hf};
+/// use nextword_model::{ModelDir, weights::FloatType};
+///
+/// let folder = tempfile::tempdir()?;
+/// let model = ModelDir::open("../../docs/models/letters".as_ref())?;
+/// export_hf(&model, FloatType::Bf16, &folder.path().join("letters"))?;
+/// assert!(folder.path().join("letters/tokenizer_config.json").exists());
+///
+/// // No model type of transformers has sinusoidal positions and attention without an output matrix.
+/// let model = ModelDir::open("../../docs/models/statquest".as_ref())?;
+/// let error = export_hf(&model, FloatType::F32, &folder.path().join("statquest")).unwrap_err();
+/// assert!(matches!(error, ConvertError::Inexpressible { .. }));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn export(
     model_dir: &ModelDir,
     float: FloatType,

@@ -161,6 +161,22 @@ pub(crate) fn read_config(folder: &Path) -> Result<(ModelType, ModelConfig), Con
 ///
 /// # Errors
 /// [`ConvertError::Source`] or [`ConvertError::Field`] if it is invalid or not supported.
+///
+/// # Example
+///
+/// ```
+/// use nextword_convert::read_config_text;
+/// use nextword_model::{NormKind, Position};
+///
+/// let json = std::fs::read_to_string("../../tests/fixtures/hf/llama/config.json")?;
+/// let config = read_config_text(&json)?;
+/// assert_eq!((config.norm, config.position), (NormKind::Rms, Position::Rotary));
+///
+/// // A field that would change the logits and is not supported is an error that names it.
+/// let error = read_config_text(&json.replacen('{', r#"{"sparse_attention": true,"#, 1)).unwrap_err();
+/// assert!(error.to_string().contains("sparse_attention"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn read_config_text(text: &str) -> Result<ModelConfig, ConvertError> {
     let path = Path::new("config.json");
     let value = serde_json::from_str(text);

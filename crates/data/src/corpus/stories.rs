@@ -6,6 +6,17 @@ use crate::rng::{CounterRng, stream};
 
 /// `count` stories, each a pure function of the seed and its index, independent of `count`. Plot,
 /// cast and wording are sampled for each story, from more than 10^12 possible stories.
+///
+/// # Example
+///
+/// ```
+/// use nextword_data::Stories;
+///
+/// let stories = Stories::new(42, 1000);
+/// assert_eq!(stories.story(7), Stories::new(42, 8).story(7)); // independent of the count
+/// assert_ne!(stories.story(7), Stories::new(43, 8).story(7));
+/// assert_eq!(stories.iter().count(), 1000);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stories {
     seed: u64,

@@ -88,6 +88,21 @@ impl Default for SourceConfig {
 }
 
 /// A repeatable source of documents: every read returns the same text.
+///
+/// # Example
+///
+/// ```
+/// use nextword_data::{SourceConfig, Sources};
+///
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("poems.txt");
+/// std::fs::write(&path, "one\n---\ntwo\n---\nthree")?;
+/// let separator = Some("---\n".to_owned());
+/// let sources = Sources::open(&SourceConfig { paths: vec![path], separator, ..Default::default() })?;
+/// let texts = sources.texts().collect::<Result<Vec<_>, _>>()?;
+/// assert_eq!(texts, ["one\n", "two\n", "three"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Sources {
     source: TextSource,

@@ -14,6 +14,18 @@ const MAX_PENDING: usize = 8;
 /// This is exact if decoding concatenates bytes. For other tokenizers (leading space of
 /// `SentencePiece`, words joined by spaces) a chunk is the text that the newest tokens add to the
 /// decoding of the few tokens before them. Invalid UTF-8 may then differ in the number of U+FFFD.
+///
+/// # Example
+///
+/// ```
+/// use nextword_data::{DecodeStream, TokenizerConfig, TokenizerKind, build_tokenizer};
+///
+/// let config = TokenizerConfig { kind: TokenizerKind::Byte, ..TokenizerConfig::default() };
+/// let mut stream = DecodeStream::new(build_tokenizer(&config, std::iter::empty())?);
+/// assert_eq!(stream.push(0xC3), None); // the first byte of "é"
+/// assert_eq!(stream.push(0xA9).as_deref(), Some("é"));
+/// # Ok::<(), nextword_data::DataError>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct DecodeStream {
     tokenizer: Arc<dyn Tokenizer>,

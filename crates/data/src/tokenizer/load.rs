@@ -41,6 +41,18 @@ pub fn load_tokenizer(path: impl AsRef<Path>) -> Result<Arc<dyn Tokenizer>, Data
 ///
 /// # Errors
 /// [`DataError::Tokenizer`] if it is not a tokenizer.
+///
+/// # Example
+///
+/// ```
+/// use nextword_data::{TokenizerConfig, build_tokenizer, parse_tokenizer};
+///
+/// let words = build_tokenizer(&TokenizerConfig::default(), [Ok("abc".to_owned())].into_iter())?;
+/// let same = parse_tokenizer(&words.to_json()?, "tokenizer.json")?;
+/// assert_eq!(same.hash(), words.hash());
+/// assert!(parse_tokenizer("[]", "tokenizer.json").is_err());
+/// # Ok::<(), nextword_data::DataError>(())
+/// ```
 pub fn parse_tokenizer(json: &str, name: &str) -> Result<Arc<dyn Tokenizer>, DataError> {
     parse(json, name, EosChoice::FromFile)
 }

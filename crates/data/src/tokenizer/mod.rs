@@ -83,6 +83,20 @@ impl Encoding {
 }
 
 /// Encodes text to ids and decodes ids to text.
+///
+/// # Example
+///
+/// ```
+/// use nextword_data::{TokenizerConfig, build_tokenizer};
+///
+/// let text = "hello <EOS>".to_owned();
+/// let tokenizer = build_tokenizer(&TokenizerConfig::default(), [Ok(text)].into_iter())?;
+/// assert_eq!(tokenizer.vocab_size(), 6); // space, e, h, l, o, <EOS>
+/// assert_eq!(tokenizer.encode("hole<EOS>").ids, [2, 4, 3, 1, 5]);
+/// assert_eq!(tokenizer.decode(&[2, 4, 3, 1, 5]), "hole"); // without special tokens
+/// assert_eq!(tokenizer.encode("help!").unknown, ["p", "!"]);
+/// # Ok::<(), nextword_data::DataError>(())
+/// ```
 pub trait Tokenizer: Send + Sync + std::fmt::Debug {
     /// Vocabulary size: every id is below it.
     fn vocab_size(&self) -> usize;
@@ -261,6 +275,23 @@ impl Default for TokenizerConfig {
 /// # Errors
 /// The first error of `texts`; [`DataError::Config`] for inconsistent settings;
 /// [`DataError::Tokenizer`] if the file is not a tokenizer or training fails.
+///
+/// # Example
+///
+/// ```
+/// use nextword_data::{Stories, TokenizerConfig, TokenizerKind, build_tokenizer};
+///
+/// let kind = TokenizerKind::Bpe;
+/// let config = TokenizerConfig { kind, vocab_size: Some(400), ..TokenizerConfig::default() };
+/// let tokenizer = build_tokenizer(&config, Stories::new(0, 20).iter().map(Ok))?;
+/// assert_eq!(tokenizer.vocab_size(), 400);
+///
+/// let text = "Once upon a time — naïve";
+/// let ids = tokenizer.encode(text).ids;
+/// assert!(ids.len() < text.len()); // frequent pairs of bytes are one token
+/// assert_eq!(tokenizer.decode(&ids), text);
+/// # Ok::<(), nextword_data::DataError>(())
+/// ```
 pub fn build_tokenizer(
     config: &TokenizerConfig,
     texts: impl Iterator<Item = Result<String, DataError>> + Send,

@@ -125,6 +125,31 @@ struct ActiveSequence {
 }
 
 /// Continues many requests together, one step at a time.
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::Device;
+/// use nextword_generate::{BatchOptions, BatchRequest, Batcher, Event, Overflow, SamplingConfig};
+/// use nextword_model::presets;
+///
+/// let model = presets::shakespeare_char_cpu(65).init(&Device::flex(), 1)?;
+/// let mut batcher = Batcher::new(model, BatchOptions { slots: 2, ..BatchOptions::default() });
+/// let request = |prompt, sequence| BatchRequest {
+///     prompt, sequence, sampling: SamplingConfig::greedy(), max_tokens: 4, stop_ids: Vec::new(),
+///     overflow: Overflow::Stop, bos_id: None, top_logprobs: None, score_prompt: false,
+/// };
+/// let first = batcher.admit(request(vec![1, 2, 3], 0))?.ok_or("all slots are taken")?;
+/// let mut events = batcher.step();
+/// let second = batcher.admit(request(vec![4], 1))?; // joins between two steps
+/// while !batcher.is_idle() {
+///     events.extend(batcher.step());
+/// }
+/// let tokens = events.iter().filter(|(id, event)| *id == first && matches!(event, Event::Token { .. }));
+/// assert_eq!(tokens.count(), 4);
+/// assert_eq!(events.last().map(|(id, _)| *id), second); // the one that ended last
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Batcher {
     model: Transformer,

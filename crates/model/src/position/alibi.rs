@@ -2,6 +2,12 @@
 
 /// The slope of each head (Press et al. 2021): `2^(-8 i / n)` for `i = 1..=n` if `n` is a power of
 /// two; otherwise the slopes of the next lower power, then every second one of the next higher power.
+///
+/// # Example
+///
+/// ```
+/// assert_eq!(nextword_model::alibi_slopes(4), [0.25, 0.0625, 0.015_625, 0.003_906_25]);
+/// ```
 pub fn alibi_slopes(n_heads: usize) -> Vec<f64> {
     let power_slopes = |n: usize| (1..=n).map(move |i| (-8.0 * i as f64 / n as f64).exp2());
     let lower_power = if n_heads.is_power_of_two() {

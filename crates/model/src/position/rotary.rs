@@ -155,6 +155,17 @@ impl RotaryConfig {
 
     /// The rotation of each pair of elements per token, in radians. There are `width / 2` pairs, or
     /// `head_dim / 2` without a width.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use nextword_model::RotaryConfig;
+    ///
+    /// let frequencies = RotaryConfig::default().frequencies(8); // one per pair, radians per token
+    /// assert_eq!(frequencies.len(), 4);
+    /// assert!((frequencies[0] - 1.0).abs() < 1e-12);
+    /// assert!((frequencies[2] - 10_000f64.powf(-0.5)).abs() < 1e-12); // base^(-2 i / head_dim)
+    /// ```
     pub fn frequencies(&self, head_dim: usize) -> Vec<f64> {
         let head_dim = self.width.unwrap_or(head_dim);
         let d = head_dim as f64;

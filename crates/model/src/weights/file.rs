@@ -20,6 +20,17 @@ pub type NamedTensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 /// A safetensors file with a valid header. Values are memory-mapped and copied on demand, so that
 /// only one tensor at a time is in memory.
+///
+/// # Example
+///
+/// ```
+/// use nextword_model::weights::TensorFile;
+///
+/// let file = TensorFile::open("../../docs/models/statquest/model.safetensors".as_ref())?;
+/// assert_eq!(file.shape("head.weight"), Some([2, 5].as_slice()));
+/// assert_eq!(file.values("head.bias")?.len(), 5);
+/// # Ok::<(), nextword_model::ModelError>(())
+/// ```
 #[derive(Debug)]
 pub struct TensorFile {
     path: PathBuf,

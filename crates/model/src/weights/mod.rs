@@ -21,6 +21,18 @@ pub(crate) use write::{TensorSpec, Values, write_file};
 use crate::{Bits, ModelConfig, ModelError, NormKind, Position, Transformer, quantize};
 
 /// Returns the name and shape of every parameter of `config`, in the order of the forward pass.
+///
+/// # Example
+///
+/// ```
+/// use nextword_model::{presets, weights};
+///
+/// let layout = weights::layout(&presets::statquest(5));
+/// assert_eq!(layout[0], ("token_embedding.weight".to_owned(), vec![5, 2])); // [vocab_size, d_model]
+/// assert_eq!(layout[1], ("blocks.0.attention.query.weight".to_owned(), vec![2, 2])); // [d_in, d_out]
+/// let parameters: usize = layout.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+/// assert_eq!(parameters, 37);
+/// ```
 pub fn layout(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     let mut layout = Layout(Vec::new());
     let d = config.d_model;

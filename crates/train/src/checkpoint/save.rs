@@ -19,6 +19,27 @@ use crate::{Optimizer, TrainError};
 ///
 /// # Errors
 /// If a file cannot be written. The incomplete checkpoint is removed, and older ones stay unchanged.
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::Device;
+/// use nextword_model::{ModelCard, presets};
+/// use nextword_train::{Optimizer, OptimizerConfig, checkpoint};
+///
+/// let folder = tempfile::tempdir()?;
+/// let model = presets::statquest(5).init(&Device::flex(), 7)?;
+/// let optimizer = Optimizer::new(OptimizerConfig::default());
+/// let state = checkpoint::State { format: 1, step: 100, ..Default::default() };
+/// let card = ModelCard::default();
+/// let path = checkpoint::save(folder.path(), &model, &optimizer, &state, "{}", &card)?;
+/// assert!(path.ends_with("step-00000100"));
+///
+/// std::fs::write(path.join("model.safetensors"), "damaged")?;
+/// let (newest, damaged) = checkpoint::newest(folder.path())?;
+/// assert!(newest.is_none() && damaged[0].problem.contains("model.safetensors"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn save(
     folder: &Path,
     model: &Transformer,

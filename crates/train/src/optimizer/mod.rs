@@ -19,6 +19,28 @@ use crate::Gradients;
 ///
 /// Weight decay applies to matrices but not to vectors, as in GPT-2's training. `AdamW` (Loshchilov
 /// and Hutter 2017) uses the same arithmetic as `PyTorch`. The state is on the device, in f32.
+///
+/// # Example
+///
+/// ```
+/// use burn::{module::Module, tensor::Device};
+/// use nextword_data::TokenBatch;
+/// use nextword_model::presets;
+/// use nextword_train::{Optimizer, OptimizerConfig, forward_backward};
+///
+/// let mut model = presets::statquest(5).init(&Device::flex(), 7)?.train();
+/// let mut optimizer = Optimizer::new(OptimizerConfig::default());
+/// let batch = TokenBatch { batch: 1, seq: 3, inputs: vec![0, 1, 2], targets: vec![1, 2, 4] };
+/// let mut losses = Vec::new();
+/// for step in 0..20 {
+///     let (loss, gradients) = forward_backward(&model, &[batch.clone()], 7, step, false);
+///     losses.push(loss.into_scalar::<f32>());
+///     model = optimizer.update(model, gradients, 0.1, 0.1);
+/// }
+/// assert!(losses[19] < losses[0] / 2.0);
+/// assert_eq!(Optimizer::state_per_parameter(&OptimizerConfig::default()), 2); // AdamW's moments
+/// # Ok::<(), nextword_model::ModelError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Optimizer {
     config: OptimizerConfig,
