@@ -5,7 +5,7 @@ use burn::tensor::Device;
 use nextword_model::{DropoutConfig, ModelConfig, presets, weights};
 use nextword_train::{Optimizer, OptimizerConfig, forward_backward};
 
-use crate::util::{assert_close, batch, devices};
+use crate::util::{Tolerance, assert_close, batch, devices};
 
 const STEPS: u64 = 20;
 
@@ -64,13 +64,13 @@ fn losses_agree_on_all_backends() {
             assert_close(
                 &other_losses,
                 &losses,
-                1e-5,
+                Tolerance::new(1e-5, 1e-5),
                 &format!("{label}: losses on {name}"),
             );
             assert_close(
                 &other_weights,
                 &weights,
-                1e-2,
+                Tolerance::new(1e-2, 1e-2),
                 &format!("{label}: weights on {name}"),
             );
         }

@@ -12,7 +12,7 @@ use nextword_model::{
 };
 use nextword_train::forward_backward;
 
-use crate::util::{assert_close, batch, flex};
+use crate::util::{Tolerance, assert_close, batch, flex};
 
 const VOCAB: usize = 11;
 
@@ -235,7 +235,7 @@ fn trained(model: Transformer) -> Vec<(String, Vec<f32>)> {
 
 /// Tolerance between fused and reference gradients in f32, relative to the largest value of a tensor.
 /// Where gradients almost cancel, as for queries and keys, f32 itself has an error of 1e-4.
-const FUSED: f32 = 3e-4;
+const FUSED: Tolerance = Tolerance::new(3e-4, 3e-4);
 
 /// In f32 flex runs the fused operations, in f64 the reference.
 #[test]
@@ -276,7 +276,12 @@ fn a_probe_changes_no_value() {
         let data = TensorData::new(ids.iter().map(|id| id.cast_signed()).collect(), [1, 8]);
         let tokens = Tensor::<2, Int>::from_data(data, &model.device());
         model.forward(tokens, &mut ForwardContext::with_probe(&mut probe));
-        assert_close(&probe.logits, &logits(&model, &ids), 1e-5, label);
+        assert_close(
+            &probe.logits,
+            &logits(&model, &ids),
+            Tolerance::new(1e-5, 1e-5),
+            label,
+        );
         let pattern = "blocks.0.attn.hook_pattern".to_string();
         assert!(probe.sites.contains(&pattern), "{label}: {:?}", probe.sites);
     }
@@ -364,12 +369,17 @@ fn gradient_accumulation_equals_one_large_batch() {
         assert_close(
             &to_f32_vec(accumulated_loss),
             &to_f32_vec(full_loss),
-            1e-6,
+            Tolerance::new(1e-6, 1e-6),
             label,
         );
         for ((name, a), (_, b)) in accumulated.iter().zip(full_gradients.iter()) {
             let (a, b) = (to_f32_vec(a.clone()), to_f32_vec(b.clone()));
-            assert_close(&a, &b, 2e-5, &format!("{label}: {name}"));
+            assert_close(
+                &a,
+                &b,
+                Tolerance::new(2e-5, 2e-5),
+                &format!("{label}: {name}"),
+            );
         }
     }
 }

@@ -10,7 +10,7 @@ use nextword_model::{
 
 use crate::resume::TINY;
 use crate::test_dir::TestDir;
-use crate::util::{assert_close, batch, devices, flex, stderr};
+use crate::util::{Tolerance, assert_close, batch, devices, flex, stderr};
 
 /// Models with tied and untied heads, with and without gates, with partial blocks and an odd inner
 /// dimension.
@@ -95,7 +95,7 @@ fn a_quantized_model_computes_with_rounded_weights() {
             assert_close(
                 &logits(&quantized, ids),
                 &logits(&oracle, ids),
-                2e-3,
+                Tolerance::new(2e-3, 2e-3),
                 "logits",
             );
             let loss = |model: &Transformer| {
@@ -108,7 +108,12 @@ fn a_quantized_model_computes_with_rounded_weights() {
                         .into_data(),
                 )
             };
-            assert_close(&loss(&quantized), &loss(&oracle), 1e-3, "loss");
+            assert_close(
+                &loss(&quantized),
+                &loss(&oracle),
+                Tolerance::new(1e-3, 1e-3),
+                "loss",
+            );
         }
     }
 }
@@ -131,7 +136,7 @@ fn quantized_weights_load_identically_on_all_devices() {
                     assert_eq!(loaded.bits(), Some(bits));
                     assert_eq!(before, after);
                 }
-                assert_close(&after, &before, 2e-3, name);
+                assert_close(&after, &before, Tolerance::new(2e-3, 2e-3), name);
             }
         }
     }

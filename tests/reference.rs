@@ -12,14 +12,14 @@ use nextword_train::{Optimizer, OptimizerConfig, forward_backward};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::util::{assert_close, devices, flex, root};
+use crate::util::{Tolerance, assert_close, devices, flex, root};
 
 /// Tolerances relative to the largest value of a tensor. f32 rounds to 6e-8; sums over a few dozen values
 /// in another order differ by about ten times that.
-const LOGITS: f32 = 5e-6;
-const LOSS: f32 = 2e-6;
-const GRADIENTS: f32 = 2e-5;
-const UPDATED: f32 = 1e-5;
+const LOGITS: Tolerance = Tolerance::new(5e-6, 5e-6);
+const LOSS: Tolerance = Tolerance::new(2e-6, 2e-6);
+const GRADIENTS: Tolerance = Tolerance::new(2e-5, 2e-5);
+const UPDATED: Tolerance = Tolerance::new(1e-5, 1e-5);
 
 #[derive(Deserialize)]
 struct Inputs {
@@ -173,13 +173,13 @@ fn ten_clipped_adamw_steps_match_pytorch() {
             assert_close(
                 &to_f32_vec(loss),
                 &[step.loss],
-                1e-5,
+                Tolerance::new(1e-5, 1e-5),
                 &format!("loss of {label}"),
             );
             assert_close(
                 &to_f32_vec(norm.clone()),
                 &[step.grad_norm],
-                1e-5,
+                Tolerance::new(1e-5, 1e-5),
                 &format!("norm of {label}"),
             );
             let norm = f64::from(to_f32_vec(norm)[0]);

@@ -14,7 +14,7 @@ use nextword_train::{
 };
 use serde_json::Value;
 
-use crate::util::{assert_close, device_names, root};
+use crate::util::{Tolerance, assert_close, device_names, root};
 
 /// The quickstart, shortened so that a software GPU takes seconds for it.
 const SHORT: &[&str] = &[
@@ -132,7 +132,7 @@ fn quickstart_trains_resumes_and_generates_on_all_backends() {
         for loader in &devices[1..] {
             let (logits, texts) = outputs(&model, loader);
             let what = format!("saved on {saver}, loaded on {loader}");
-            assert_close(&logits, &expected_logits, 1e-5, &what);
+            assert_close(&logits, &expected_logits, Tolerance::new(1e-5, 1e-5), &what);
             assert_eq!(texts, expected_texts, "{what}");
         }
     }

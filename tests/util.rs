@@ -123,15 +123,44 @@ pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Asserts that `a` and `b` differ by at most `tolerance` times the largest value in `b`, and names
-/// the first element that does not.
-pub(crate) fn assert_close(a: &[f32], b: &[f32], tolerance: f32, label: &str) {
+/// The permitted error of an element: `absolute`, plus `relative` times its magnitude.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tolerance {
+    relative: f32,
+    absolute: f32,
+}
+
+impl Tolerance {
+    pub(crate) const fn new(relative: f32, absolute: f32) -> Self {
+        Self { relative, absolute }
+    }
+}
+
+/// Asserts that each element of `a` equals that of `b` up to the tolerance, and names the first one
+/// that does not.
+pub(crate) fn assert_close(a: &[f32], b: &[f32], tolerance: Tolerance, label: &str) {
     assert_eq!(a.len(), b.len(), "{label}: lengths");
-    let scale = b.iter().fold(1e-2_f32, |max, v| max.max(v.abs()));
+    let Tolerance { relative, absolute } = tolerance;
+    if std::env::var_os("CALIBRATE").is_some() {
+        let worst = |rel: f32| {
+            a.iter()
+                .zip(b)
+                .map(|(a, b)| (a - b).abs() - rel * b.abs())
+                .fold(0.0_f32, f32::max)
+        };
+        let max = b.iter().fold(0.0_f32, |m, b| m.max(b.abs()));
+        let rms = (b.iter().map(|b| b * b).sum::<f32>() / b.len() as f32).sqrt();
+        eprintln!(
+            "CAL {label}: rel {relative:e} abs {absolute:e}: worst abs beyond rel {:e}, beyond rel/10 {:e}, max |b| {max:e} rms {rms:e}",
+            worst(relative),
+            worst(relative / 10.0)
+        );
+        return;
+    }
     for (index, (a, b)) in a.iter().zip(b).enumerate() {
         assert!(
-            (a - b).abs() <= tolerance * scale,
-            "{label}[{index}]: {a} instead of {b}, tolerance {tolerance} of {scale}"
+            (a - b).abs() <= absolute + relative * b.abs(),
+            "{label}[{index}]: {a} instead of {b}, {tolerance:?}"
         );
     }
 }

@@ -59,6 +59,7 @@ pub use language_model::LanguageModel;
 pub use training::{Control, Training};
 
 pub use burn;
+#[cfg(feature = "server")]
 pub use nextword_chat as chat;
 pub use nextword_convert as convert;
 pub use nextword_data as data;
