@@ -11,11 +11,10 @@
 // Arguments that contain `&mut` slices are passed by value to show that they are consumed.
 #![allow(clippy::needless_pass_by_value)]
 // Without the flex backend, only quantization and sampling use this module.
-#![cfg_attr(not(feature = "flex"), allow(dead_code))]
+#![cfg_attr(not(feature = "flex"), allow(dead_code, unused_imports))]
 
 pub(crate) mod activation;
 pub(crate) mod adamw;
-#[allow(unreachable_pub)]
 pub(crate) mod attention;
 pub(crate) mod cross_entropy;
 pub(crate) mod dropout;

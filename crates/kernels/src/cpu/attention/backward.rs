@@ -12,32 +12,32 @@ use super::{Options, Shape};
 
 /// Inputs and outputs of the forward pass.
 #[derive(Clone, Copy, Debug)]
-pub struct Saved<'a> {
+pub(crate) struct Saved<'a> {
     /// Queries.
-    pub q: View<'a>,
+    pub(crate) q: View<'a>,
     /// Keys.
-    pub k: View<'a>,
+    pub(crate) k: View<'a>,
     /// Values.
-    pub v: View<'a>,
+    pub(crate) v: View<'a>,
     /// The output.
-    pub z: View<'a>,
+    pub(crate) z: View<'a>,
     /// Log-sum-exp of the scores, `[batch, n_heads, seq_q]`.
-    pub lse: &'a [f32],
+    pub(crate) lse: &'a [f32],
 }
 
 /// Gradients to compute.
 #[derive(Debug)]
-pub struct Grads<'a> {
+pub(crate) struct Grads<'a> {
     /// Gradient of the queries.
-    pub q: ViewMut<'a>,
+    pub(crate) q: ViewMut<'a>,
     /// Gradient of the keys.
-    pub k: ViewMut<'a>,
+    pub(crate) k: ViewMut<'a>,
     /// Gradient of the values.
-    pub v: ViewMut<'a>,
+    pub(crate) v: ViewMut<'a>,
 }
 
 /// Computes the gradients of queries, keys and values from `dz`, the gradient of the output.
-pub fn backward(
+pub(crate) fn backward(
     shape: &Shape,
     options: &Options<'_>,
     saved: &Saved<'_>,
@@ -67,7 +67,12 @@ pub fn backward(
     let cost = 10 * shape.group() * shape.seq_q * shape.seq_k * shape.head_dim / 32;
     par::for_each(tasks, cost, |task| {
         let len = scratch_len(shape.head_dim, options.dropout.is_some());
-        scratch::with_task_scratch(len, |scratch| pass.kv_head(task, scratch));
+        scratch::with_task_scratch(len, |scratch| {
+            // SAFETY: the views were checked for `shape` and are borrowed during this call, and
+            // `task` is below `tasks`. Each key/value head has one task, and no other one accesses
+            // the gradients of its group.
+            unsafe { pass.kv_head(task, scratch) };
+        });
     });
 }
 
@@ -86,11 +91,18 @@ struct BackwardPass<'a> {
 
 impl BackwardPass<'_> {
     /// Computes the gradients of one key/value head and of its group of query heads.
-    fn kv_head(&self, task: usize, scratch: &mut [f32]) {
+    ///
+    /// # Safety
+    /// The views must have the sizes of `shape`, and their data must be borrowed. `task` must be
+    /// below `shape.batch * shape.n_kv_heads`, and nothing else may access the gradients of this
+    /// key/value head and of its group.
+    unsafe fn kv_head(&self, task: usize, scratch: &mut [f32]) {
         let shape = self.shape;
         let (batch, kv_head) = (task / shape.n_kv_heads, task % shape.n_kv_heads);
-        // SAFETY: batch, heads and block index are within `shape`, for which all views were
-        // checked, and each task writes only to its own heads.
+        // SAFETY: batch, heads and block index are within `shape`, whose sizes all views have, as
+        // the caller guarantees, and ranges end within `seq_k`. So the block is valid, and `views`
+        // and `lse` have its queries and keys. The caller guarantees that nothing else accesses
+        // these gradients.
         unsafe {
             let dk = self.dk.tokens(batch, kv_head, 0);
             let dv = self.dv.tokens(batch, kv_head, 0);

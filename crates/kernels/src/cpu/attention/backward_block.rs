@@ -30,7 +30,15 @@ pub(super) fn scratch_len(head_dim: usize, has_dropout: bool) -> usize {
 
 dispatch!(
     /// Writes the gradient of the queries of one block and adds to those of keys and values.
-    pub(super) fn run(block: &Block<'_>, views: GradViews, lse: &[f32], scratch: &mut [f32]) => body);
+    ///
+    /// # Safety
+    /// `block` must be valid and `lse` have an element for each of its queries. In `views`, each
+    /// query must have a row of `block.head_dim` floats in `z`, `dz` and `dq`, and each key in `dk`
+    /// and `dv`; nothing else may access these rows of `dq`, `dk` and `dv`.
+    pub(super) unsafe fn run(
+        block: &Block<'_>, views: GradViews, lse: &[f32], scratch: &mut [f32],
+    ) => body
+);
 
 /// The scratch of a block, split into parts.
 struct ScratchParts<'a> {
@@ -71,12 +79,20 @@ impl<'a> ScratchParts<'a> {
     }
 }
 
+/// # Safety
+/// See `run`.
 #[inline(always)]
-fn body<S: Simd>(s: S, block: &Block<'_>, views: GradViews, lse: &[f32], scratch: &mut [f32]) {
+unsafe fn body<S: Simd>(
+    s: S,
+    block: &Block<'_>,
+    views: GradViews,
+    lse: &[f32],
+    scratch: &mut [f32],
+) {
     let parts = ScratchParts::split(scratch, block.head_dim, block.dropout.is_some());
     let (n, dim) = (block.mask.queries, block.head_dim);
-    // SAFETY: scratch has room for QUERIES queries, and the views have a row for each query of the
-    // block.
+    // SAFETY: scratch has room for QUERIES queries, and the caller guarantees that the block is
+    // valid and that views and `lse` have its queries.
     unsafe {
         transpose(
             s,
@@ -113,7 +129,7 @@ fn body<S: Simd>(s: S, block: &Block<'_>, views: GradViews, lse: &[f32], scratch
         if let Some(dropout) = block.dropout {
             dropout.fill(&mask, parts.dropout);
         }
-        // SAFETY: the tile's keys exist, and scratch has room for KEYS keys.
+        // SAFETY: the tile's keys exist in a valid block, and scratch has room for KEYS keys.
         unsafe {
             tile_products(s, block.k, &mask, dim, parts.q, parts.p);
             tile_products(s, block.v, &mask, dim, parts.dz, parts.ds);
@@ -124,13 +140,15 @@ fn body<S: Simd>(s: S, block: &Block<'_>, views: GradViews, lse: &[f32], scratch
             dropout: parts.dropout,
         };
         weights::backward_tile(s, block, &mask, &mut tile, &queries);
-        // SAFETY: the tile's keys exist, the arrays of the tile have room for KEYS keys, and no
-        // other task accesses the gradients of this key/value head.
+        // SAFETY: the tile's keys exist in a valid block and, as the caller guarantees, in the
+        // gradients, which nothing else accesses; the arrays of the tile have room for KEYS keys,
+        // and `dq` has QUERIES padded rows.
         unsafe { add_grads(s, block, &views, &mask, &tile, dq) };
     }
     for i in 0..n {
         for_lanes!(s, dim, |offset, part| {
-            // SAFETY: dq has a row for each query of the block, in scratch and in the output.
+            // SAFETY: `dq` has a row for each query of the block, in scratch and, as the caller
+            // guarantees, in the output, which nothing else accesses.
             unsafe {
                 let row = load_part(s, dq.ptr.add(i * dq.stride), offset, part);
                 store_part(s, views.dq.ptr.add(i * views.dq.stride), offset, part, row);

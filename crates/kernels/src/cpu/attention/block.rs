@@ -18,6 +18,10 @@ pub(super) const QUERIES: usize = 64;
 pub(super) const KEYS: usize = 128;
 
 /// One block of queries of one head, with its keys and values.
+///
+/// Functions that read a block require it to be valid: `mask.queries` rows, at most [`QUERIES`],
+/// are readable at `q` and `seq_k` rows at `k` and `v`, of `head_dim` floats each, and no key that
+/// `mask` makes visible is beyond `seq_k`.
 #[derive(Clone, Copy)]
 pub(super) struct Block<'a> {
     pub(super) q: Rows<*const f32>,
@@ -38,10 +42,11 @@ pub(super) struct Block<'a> {
 
 impl<'a> Block<'a> {
     /// Creates block number `index` of one head; `ranges` are those of its queries, see
-    /// [`query_ranges`].
+    /// [`query_ranges`]. The block is valid while the data of the views is borrowed.
     ///
     /// # Safety
-    /// `batch`, `head` and `index` must exist in `shape`, and the views must have its sizes.
+    /// `batch`, `head` and `index` must exist in `shape`, the views must have its sizes, and no
+    /// range may end beyond its `seq_k`.
     pub(super) unsafe fn new(
         shape: &Shape,
         options: &Options<'_>,

@@ -16,44 +16,44 @@ use super::backward_block::dot;
 
 /// Cached keys and values, `[slot, n_kv_heads, capacity, head_dim]` each.
 #[derive(Clone, Copy, Debug)]
-pub struct KvCache<'a> {
+pub(crate) struct KvCache<'a> {
     /// Keys.
-    pub keys: &'a [f32],
+    pub(crate) keys: &'a [f32],
     /// Values.
-    pub values: &'a [f32],
+    pub(crate) values: &'a [f32],
     /// Number of key/value heads.
-    pub n_kv_heads: usize,
+    pub(crate) n_kv_heads: usize,
     /// Capacity of each slot in tokens.
-    pub capacity: usize,
+    pub(crate) capacity: usize,
     /// Elements per head.
-    pub head_dim: usize,
+    pub(crate) head_dim: usize,
 }
 
 /// One query of decode attention.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DecodeRow {
+pub(crate) struct DecodeRow {
     /// Slot of the cache.
-    pub slot: usize,
+    pub(crate) slot: usize,
     /// The tokens of the slot that the query attends to.
-    pub keys: Range<usize>,
+    pub(crate) keys: Range<usize>,
     /// Position of the query.
-    pub position: usize,
+    pub(crate) position: usize,
 }
 
 /// Scale and bias of decode attention.
 #[derive(Clone, Copy, Debug)]
-pub struct DecodeOptions<'a> {
+pub(crate) struct DecodeOptions<'a> {
     /// Factor on the scores.
-    pub scale: f32,
+    pub(crate) scale: f32,
     /// Soft cap of the scaled scores: maps them to (-c, c) by `c * tanh(score / c)`.
-    pub soft_cap: Option<f32>,
+    pub(crate) soft_cap: Option<f32>,
     /// ALiBi slope of each head: adds `-slope * abs(distance)` to the scores. Empty for none.
-    pub alibi: &'a [f32],
+    pub(crate) alibi: &'a [f32],
 }
 
 /// Computes for each row the attention of its query, `[rows, n_heads, head_dim]`, over the tokens
 /// that it attends to; 0 if there are none.
-pub fn decode(
+pub(crate) fn decode(
     options: &DecodeOptions<'_>,
     q: &[f32],
     cache: &KvCache<'_>,
@@ -205,8 +205,10 @@ fn softmax_in_place<S: Simd>(s: S, scores: &mut [f32]) {
 #[inline(always)]
 fn add_values<S: Simd>(s: S, p: &[f32], values: &[f32], z: &mut [f32]) {
     let dim = z.len();
+    assert_eq!(values.len(), p.len() * dim);
     for_lanes!(s, dim, |offset, part| {
-        // SAFETY: `offset` and `part` stay within a row of `dim` elements.
+        // SAFETY: `offset` and `part` stay within a row of `dim` elements, which `z` and each token
+        // have.
         unsafe {
             let mut sum = load_part(s, z.as_ptr(), offset, part);
             for (token, p) in p.iter().enumerate() {

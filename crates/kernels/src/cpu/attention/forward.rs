@@ -18,7 +18,7 @@ use super::{Options, Shape};
 /// the scores, `[batch, n_heads, seq_q]`, needed by the backward pass.
 ///
 /// A query without a visible key gets z = 0 and a log-sum-exp of minus infinity.
-pub fn forward(
+pub(crate) fn forward(
     shape: &Shape,
     options: &Options<'_>,
     [q, k, v]: [View<'_>; 3],
@@ -43,8 +43,9 @@ pub fn forward(
         let (row, index) = (task / per_head, task % per_head);
         let (batch, head) = (row / shape.n_heads, row % shape.n_heads);
         let ranges = query_ranges(shape, options, batch, index);
-        // SAFETY: the indices are within `shape`, for which all views were checked, and each task
-        // writes only the results of its own queries.
+        // SAFETY: the indices are within `shape`, for which the views and the length of `lse` were
+        // checked, and ranges end within `seq_k`. So the block is valid, and `z` and `lse` have its
+        // queries. Each task accesses only the results of its own queries.
         unsafe {
             let block = Block::new(shape, options, qkv, (batch, head, index), ranges.as_ref());
             let lse = lse.slice(row * shape.seq_q + index * QUERIES, block.mask.queries);
@@ -55,7 +56,16 @@ pub fn forward(
     });
 }
 
-dispatch!(fn run(block: &Block<'_>, scratch: &mut [f32], z: Rows<*mut f32>, lse: &mut [f32]) => body);
+dispatch!(
+    /// Writes the output and the log-sum-exp of the queries of one block.
+    ///
+    /// # Safety
+    /// `block` must be valid and `lse` have an element for each of its queries. `z` must have a
+    /// writable row of `block.head_dim` floats for each of them, which nothing else may access.
+    unsafe fn run(
+        block: &Block<'_>, scratch: &mut [f32], z: Rows<*mut f32>, lse: &mut [f32],
+    ) => body
+);
 
 /// The scratch of a block, split into parts.
 struct ScratchParts<'a> {
@@ -92,13 +102,22 @@ impl<'a> ScratchParts<'a> {
     }
 }
 
+/// # Safety
+/// See `run`.
 #[inline(always)]
-fn body<S: Simd>(s: S, block: &Block<'_>, scratch: &mut [f32], z: Rows<*mut f32>, lse: &mut [f32]) {
+unsafe fn body<S: Simd>(
+    s: S,
+    block: &Block<'_>,
+    scratch: &mut [f32],
+    z: Rows<*mut f32>,
+    lse: &mut [f32],
+) {
     let parts = ScratchParts::split(scratch, block.head_dim, block.dropout.is_some());
     let n = block.mask.queries;
     // Scores in units of log2 save a multiplication per exponential.
     let factor = block.scale * LOG2_E;
-    // SAFETY: scratch has room for QUERIES queries, and the block has `n` of them.
+    // SAFETY: scratch has room for QUERIES queries, and the caller guarantees that the block is
+    // valid, hence has `n` of them.
     unsafe { transpose(s, block.q, n, block.head_dim, factor, parts.q.as_mut_ptr()) };
     let (row_max, rest) = parts.running.split_at_mut(QUERIES);
     let (sum, rescale) = rest.split_at_mut(QUERIES);
@@ -118,7 +137,7 @@ fn body<S: Simd>(s: S, block: &Block<'_>, scratch: &mut [f32], z: Rows<*mut f32>
         if let Some(dropout) = block.dropout {
             dropout.fill(&mask, parts.dropout);
         }
-        // SAFETY: the tile's keys exist, and scratch has room for KEYS keys.
+        // SAFETY: the tile's keys exist in a valid block, and scratch has room for KEYS keys.
         unsafe { compute_scores(s, block, &mask, parts.q, parts.p) };
         if let Some(cap) = block.soft_cap {
             softmax::soft_cap(s, &mask, cap, parts.p);
@@ -131,7 +150,8 @@ fn body<S: Simd>(s: S, block: &Block<'_>, scratch: &mut [f32], z: Rows<*mut f32>
             parts.dropout,
             &mut running,
         );
-        // SAFETY: the tile's keys exist, and scratch has QUERIES rows padded to full cache lines.
+        // SAFETY: the tile's keys exist in a valid block, and scratch has QUERIES rows padded to
+        // full cache lines.
         unsafe {
             if i > 0 {
                 rescale_rows(s, n, block.head_dim, sums, running.rescale);
@@ -139,7 +159,8 @@ fn body<S: Simd>(s: S, block: &Block<'_>, scratch: &mut [f32], z: Rows<*mut f32>
             add_values(s, block, &mask, parts.p, sums);
         }
     }
-    // SAFETY: z has a row for each query of the block, and no other task writes it.
+    // SAFETY: the caller guarantees that `z` has a row for each query of the block, which nothing
+    // else accesses; `sums` has QUERIES rows.
     unsafe { normalize_and_store(s, block, &running, sums, z, lse) };
 }
 

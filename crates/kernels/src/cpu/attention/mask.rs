@@ -33,8 +33,9 @@ impl TileMask<'_> {
         (first, seq_k.min(self.position + self.queries))
     }
 
-    /// Number of registers that hold the block's queries.
+    /// Number of registers that hold the block's queries; all lanes are below [`QUERIES`].
     pub(super) fn registers(&self, lanes: usize) -> usize {
+        assert!(self.queries <= QUERIES);
         self.queries.div_ceil(lanes)
     }
 

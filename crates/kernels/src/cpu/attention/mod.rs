@@ -18,27 +18,27 @@ mod softmax;
 mod tile;
 mod weights;
 
-pub use backward::{Grads, Saved, backward};
-pub use decode::{DecodeOptions, DecodeRow, KvCache, decode};
-pub use forward::forward;
+pub(crate) use backward::{Grads, Saved, backward};
+pub(crate) use decode::{DecodeOptions, DecodeRow, KvCache, decode};
+pub(crate) use forward::forward;
 
 use crate::AttentionMask;
 
 /// Sizes of an attention operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
+pub(crate) struct Shape {
     /// Number of sequences.
-    pub batch: usize,
+    pub(crate) batch: usize,
     /// Queries per sequence.
-    pub seq_q: usize,
+    pub(crate) seq_q: usize,
     /// Keys per sequence.
-    pub seq_k: usize,
+    pub(crate) seq_k: usize,
     /// Number of query heads.
-    pub n_heads: usize,
+    pub(crate) n_heads: usize,
     /// Number of key/value heads; divides `n_heads`.
-    pub n_kv_heads: usize,
+    pub(crate) n_kv_heads: usize,
     /// Elements per head.
-    pub head_dim: usize,
+    pub(crate) head_dim: usize,
 }
 
 impl Shape {
@@ -55,19 +55,19 @@ impl Shape {
 
 /// Scale, masking and dropout of an attention operation.
 #[derive(Clone, Copy, Debug)]
-pub struct Options<'a> {
+pub(crate) struct Options<'a> {
     /// Factor on the scores, usually `1 / sqrt(head_dim)`.
-    pub scale: f32,
+    pub(crate) scale: f32,
     /// Soft cap of the scaled scores: maps them to (-c, c) by `c * tanh(score / c)`.
-    pub soft_cap: Option<f32>,
+    pub(crate) soft_cap: Option<f32>,
     /// Which keys each query attends to. Keys beyond those of the operation are masked.
-    pub mask: &'a AttentionMask,
+    pub(crate) mask: &'a AttentionMask,
     /// Sliding window; see [`AttentionMask`].
-    pub window: Option<usize>,
+    pub(crate) window: Option<usize>,
     /// ALiBi slope of each head: adds `-slope * abs(distance)` to the scores. Empty for none.
-    pub alibi: &'a [f32],
+    pub(crate) alibi: &'a [f32],
     /// Dropout on the attention weights.
-    pub dropout: Option<Dropout>,
+    pub(crate) dropout: Option<Dropout>,
 }
 
 impl Options<'_> {
@@ -85,9 +85,9 @@ impl Options<'_> {
 
 /// Dropout on the attention weights.
 #[derive(Clone, Copy, Debug)]
-pub struct Dropout {
+pub(crate) struct Dropout {
     /// Rate and random stream of the mask.
-    pub mask: super::dropout::Mask,
+    pub(crate) mask: super::dropout::Mask,
     /// Index of the first sequence within the training step.
-    pub first_sequence: u64,
+    pub(crate) first_sequence: u64,
 }

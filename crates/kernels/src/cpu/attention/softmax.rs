@@ -47,11 +47,14 @@ pub(super) fn update_tile<S: Simd>(
 ) {
     assert!(scores.len() >= mask.keys * QUERIES);
     assert!(dropout.is_empty() || dropout.len() >= mask.keys * QUERIES);
+    assert!(running.row_max.len() >= QUERIES && running.sum.len() >= QUERIES);
+    assert!(running.rescale.len() >= QUERIES);
     let dropout = (!dropout.is_empty()).then_some(dropout.as_ptr());
     for register in 0..mask.registers(S::LANES) {
         let lane = register * S::LANES;
         let range = mask.key_range(lane, S::LANES);
-        // SAFETY: `lane` is below QUERIES, and keys are below `mask.keys`.
+        // SAFETY: `lane` is below QUERIES, and keys are below `mask.keys`; the slices have the
+        // lengths asserted above.
         unsafe {
             let column = scores.as_mut_ptr().add(lane);
             let bias = Bias::new(s, mask, slope, lane);

@@ -39,9 +39,11 @@ pub(super) fn backward_tile<S: Simd>(
     let len = mask.keys * QUERIES;
     assert!(tile.p.len() >= len && tile.ds.len() >= len);
     assert!(tile.dropout.is_empty() || tile.dropout.len() >= len);
+    assert!(queries.lse.len() >= QUERIES && queries.delta.len() >= QUERIES);
     for register in 0..mask.registers(S::LANES) {
         let lane = register * S::LANES;
-        // SAFETY: `lane` is below QUERIES and the arrays have `mask.keys` rows.
+        // SAFETY: `lane` is below QUERIES, the statistics have QUERIES elements, and the arrays
+        // have `mask.keys` rows.
         unsafe {
             let column = Column {
                 p: tile.p.as_mut_ptr().add(lane),
