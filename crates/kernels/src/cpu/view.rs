@@ -117,9 +117,9 @@ impl SharedView {
             head: h,
         } = self.strides;
         Rows {
-            // SAFETY: `new` checked that every element of an array of these sizes is in bounds, and
-            // the caller guarantees that the indices are within the sizes.
-            ptr: unsafe { self.data.add(batch * b + head * h + first * seq) },
+            // `new` checked that every element is in bounds. An array without tokens has none, and
+            // the pointer to its first token may then lie outside of the data; it is never read.
+            ptr: self.data.wrapping_add(batch * b + head * h + first * seq),
             stride: seq,
         }
     }
