@@ -59,7 +59,6 @@ mod norm;
 mod precision;
 mod quantized;
 pub mod reference;
-mod rng;
 mod rotary;
 
 pub use activation::{Activation, activate, gate};
@@ -74,8 +73,8 @@ pub use embedding::embed;
 pub use kv_cache::write_cache;
 pub use linear::{linear, linear_table, linear_with_precision};
 pub use mask::{AttentionMask, Segment};
+pub use nextword_base::CounterRng;
 pub use norm::{NormKind, normalize};
 pub use precision::Precision;
 pub use quantized::{Bits, QuantizedMatrix, embed_quantized, linear_quantized};
-pub use rng::CounterRng;
 pub use rotary::{RotaryTables, rotate};

@@ -1,11 +1,10 @@
 //! Dropout whose mask is a pure function of a key and the position of an element.
 
+use nextword_base::rng::{GOLDEN_GAMMA, mix};
 use pulp::Simd;
 
 use super::par::{self, Shared};
 use super::simd::{dispatch, for_lanes, load_part, store_part};
-
-pub(crate) use crate::rng::{GOLDEN, mix};
 
 /// Which elements to drop.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,6 +28,14 @@ impl Mask {
     /// Factor on the remaining elements, `1 / (1 - rate)`.
     pub(crate) fn scale(&self) -> f32 {
         (1.0 / (1.0 - self.rate)) as f32
+    }
+
+    /// The input of [`mix`] for a draw, which serves stream positions `2 * draw` and `2 * draw + 1`
+    /// with its low and high half. Adding a multiple of [`GOLDEN_GAMMA`] leads to later draws.
+    #[inline(always)]
+    pub(crate) fn draw_input(&self, draw: u64) -> u64 {
+        self.key
+            .wrapping_add(draw.wrapping_add(1).wrapping_mul(GOLDEN_GAMMA))
     }
 }
 
@@ -63,7 +70,7 @@ fn chunk_body<S: Simd>(s: S, mask: Mask, offset: u64, x: &[f32], out: &mut [f32]
     // An odd position uses the second half of its draw.
     let mut skip = (offset % 2) as usize;
     while start < len {
-        let factors = factors(mask.key, draw, threshold, scale);
+        let factors = factors(mask, draw, threshold, scale);
         let n = (2 * DRAWS - skip).min(len - start);
         for_lanes!(s, n, |i, part| {
             // SAFETY: `start + i` stays below `len`, the length of the shorter slice, and `skip + i`
@@ -82,11 +89,11 @@ fn chunk_body<S: Simd>(s: S, mask: Mask, offset: u64, x: &[f32], out: &mut [f32]
 ///
 /// Plain loops over arrays: the compiler uses the 64-bit multiplies of AVX-512, or emulates them.
 #[inline(always)]
-fn factors(key: u64, draw: u64, threshold: u32, scale: f32) -> [f32; 2 * DRAWS] {
-    let base = key.wrapping_add(draw.wrapping_add(1).wrapping_mul(GOLDEN));
+fn factors(mask: Mask, draw: u64, threshold: u32, scale: f32) -> [f32; 2 * DRAWS] {
+    let base = mask.draw_input(draw);
     let mut bits = [0; DRAWS];
     for (i, bits) in bits.iter_mut().enumerate() {
-        *bits = mix(base.wrapping_add((i as u64).wrapping_mul(GOLDEN)));
+        *bits = mix(base.wrapping_add((i as u64).wrapping_mul(GOLDEN_GAMMA)));
     }
     let mut factors = [0.0; 2 * DRAWS];
     for (pair, bits) in factors.as_chunks_mut::<2>().0.iter_mut().zip(bits) {

@@ -1,8 +1,9 @@
 //! Random values and comparisons for the tests of all kernels.
 
+use nextword_base::CounterRng;
+use nextword_base::rng::{GOLDEN_GAMMA, mix};
+
 use super::par::with_threads;
-use crate::CounterRng;
-use crate::rng::{GOLDEN, mix};
 
 /// A sequence of random values.
 #[derive(Clone, Copy)]
@@ -10,7 +11,7 @@ pub(crate) struct Rng(pub(crate) u64);
 
 /// The dropout factor at a stream position.
 pub(crate) fn dropout_factor(key: u64, rate: f64, position: u64) -> f64 {
-    let draw = mix(key.wrapping_add((position / 2 + 1).wrapping_mul(GOLDEN)));
+    let draw = mix(key.wrapping_add((position / 2 + 1).wrapping_mul(GOLDEN_GAMMA)));
     let bits = draw >> (32 * (position % 2)) & 0xFFFF_FFFF;
     if bits < (rate * 4_294_967_296.0) as u64 {
         0.0

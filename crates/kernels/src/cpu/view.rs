@@ -153,9 +153,12 @@ impl SharedViewMut {
             head: h,
         } = self.strides;
         Rows {
-            // SAFETY: `new` checked that every element of an array of these sizes is in bounds, and
-            // the caller guarantees that the indices are within the sizes.
-            ptr: unsafe { self.data.at(batch * b + head * h + first * seq) },
+            // As in `SharedView::tokens`, the pointer may lie outside of the data only if there are
+            // no tokens.
+            ptr: self
+                .data
+                .as_ptr()
+                .wrapping_add(batch * b + head * h + first * seq),
             stride: seq,
         }
     }

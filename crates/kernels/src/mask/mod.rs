@@ -199,7 +199,8 @@ impl AttentionMask {
     ///
     /// # Panics
     /// If the mask is one of encoder-decoder attention, already has segments or a prefix, or has
-    /// another number of rows, or if the segments of a row are longer than its keys.
+    /// another number of rows, or if the segments of a row are longer than its positions, which end
+    /// with its last query.
     #[must_use]
     pub fn with_segments(self, rows: &[Vec<Segment>]) -> Self {
         let layout = &self.0.layout;
@@ -209,12 +210,17 @@ impl AttentionMask {
         );
         self.check_rows(rows.len());
         let rows: Vec<Segments> = rows.iter().map(|row| Segments::new(row)).collect();
-        for row in &rows {
+        let count = if rows.is_empty() {
+            0
+        } else {
+            self.rows().max(rows.len())
+        };
+        for row in 0..count {
+            let len = for_row(&rows, row).len();
+            let keys = layout.position_offset(row) + layout.queries;
             assert!(
-                row.len() <= layout.keys,
-                "segments of {} positions exceed the {} keys",
-                row.len(),
-                layout.keys
+                len <= keys,
+                "segments of {len} positions exceed the {keys} keys of row {row}"
             );
         }
         self.with_row_segments(rows)

@@ -7,7 +7,8 @@ use super::super::par;
 use super::super::scratch;
 use super::super::view::{SharedView, SharedViewMut, View, ViewMut};
 use super::backward_block::{GradViews, run, scratch_len};
-use super::block::{Block, QUERIES, block_count, query_ranges};
+use super::block::{Block, block_count, query_ranges};
+use super::sizes::QUERIES;
 use super::{Options, Shape};
 
 /// Inputs and outputs of the forward pass.

@@ -7,8 +7,9 @@ use pulp::Simd;
 use super::super::scratch;
 use super::super::simd::{Ops, dispatch, for_lanes, load_part, store_part};
 use super::super::view::Rows;
-use super::block::{Block, KEYS, QUERIES, transpose};
+use super::block::{Block, transpose};
 use super::mask::{KeySteps, QuerySteps, TileMask};
+use super::sizes::{KEYS, QUERIES};
 use super::tile::{Factor, accumulate, multiply};
 use super::weights::{self, GradTile, QueryStats};
 

@@ -9,13 +9,8 @@ use super::super::view::{Rows, SharedView};
 use super::dropout::DropoutTile;
 use super::mask::TileMask;
 use super::query_ranges::QueryRanges;
+use super::sizes::{KEYS, QUERIES};
 use super::{Options, Shape};
-
-/// Queries per block. A multiple of every register size.
-pub(super) const QUERIES: usize = 64;
-
-/// Keys per tile: the tile's scores (32 KiB) and its keys and values stay in the L2 cache.
-pub(super) const KEYS: usize = 128;
 
 /// One block of queries of one head, with its keys and values.
 ///

@@ -1,14 +1,16 @@
 //! Dropout factors of a tile of attention weights.
 
-use super::super::dropout::{GOLDEN, mix};
-use super::block::QUERIES;
+use nextword_base::rng::{GOLDEN_GAMMA, mix};
+
+use super::super::dropout::Mask;
 use super::mask::TileMask;
+use super::sizes::QUERIES;
 use super::{Options, Shape};
 
 /// Generator of the dropout factors of a block.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DropoutTile {
-    key: u64,
+    mask: Mask,
     threshold: u32,
     scale: f32,
     /// Stream position of query 0 of the block and key 0.
@@ -31,7 +33,7 @@ impl DropoutTile {
         let head = row * shape.n_heads as u64 + head as u64;
         let query = head * shape.seq_q as u64 + first as u64;
         Some(Self {
-            key: dropout.mask.key,
+            mask: dropout.mask,
             threshold: dropout.mask.threshold(),
             scale: dropout.mask.scale(),
             base: query * shape.seq_k as u64,
@@ -68,10 +70,8 @@ impl DropoutTile {
     /// Fills a key at an even position and the next key, for the queries from `first` on.
     #[inline(always)]
     fn fill_key_pair(&self, position: u64, first: usize, low: &mut [f32], high: &mut [f32]) {
-        let step = (self.seq_k / 2).wrapping_mul(GOLDEN);
-        let start = self
-            .key
-            .wrapping_add((position / 2 + 1).wrapping_mul(GOLDEN));
+        let step = (self.seq_k / 2).wrapping_mul(GOLDEN_GAMMA);
+        let start = self.mask.draw_input(position / 2);
         // Sixteen at a time: a constant trip count lets the compiler vectorize the loop.
         for query in (first..QUERIES).step_by(16) {
             let mut bits = [0; 16];
@@ -93,9 +93,7 @@ impl DropoutTile {
         for query in (first..QUERIES).step_by(16) {
             for (i, out) in out[query..query + 16].iter_mut().enumerate() {
                 let position = position + (query + i) as u64 * self.seq_k;
-                let draw = mix(self
-                    .key
-                    .wrapping_add((position / 2 + 1).wrapping_mul(GOLDEN)));
+                let draw = mix(self.mask.draw_input(position / 2));
                 *out = self.factor_for((draw >> (32 * (position % 2))) as u32);
             }
         }

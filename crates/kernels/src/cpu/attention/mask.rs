@@ -1,7 +1,7 @@
 //! The attention mask, in terms of the ranges that each loop needs.
 
-use super::block::QUERIES;
 use super::query_ranges::QueryRanges;
+use super::sizes::QUERIES;
 use super::tile::{ColumnRanges, StepRanges};
 
 /// The mask of a block of queries and a tile of keys.

@@ -14,6 +14,7 @@ mod dropout;
 mod forward;
 mod mask;
 mod query_ranges;
+mod sizes;
 mod softmax;
 mod tile;
 mod weights;

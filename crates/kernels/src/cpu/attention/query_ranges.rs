@@ -4,7 +4,7 @@ use pulp::Simd;
 
 use super::super::simd::Ops;
 use super::Options;
-use super::block::QUERIES;
+use super::sizes::QUERIES;
 
 /// For each query of a block, the range of keys it attends to. Both ends never decrease from one
 /// query to the next, so that the ranges of several queries follow from the first and the last.

@@ -4,8 +4,8 @@ use pulp::Simd;
 
 use super::super::math::{self, exp2};
 use super::super::simd::Ops;
-use super::block::QUERIES;
 use super::mask::{KeyRange, TileMask};
+use super::sizes::QUERIES;
 
 /// The running softmax of the queries of a block.
 pub(super) struct RunningSoftmax<'a> {

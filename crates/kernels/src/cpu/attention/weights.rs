@@ -4,8 +4,9 @@ use pulp::Simd;
 
 use super::super::math::{exp2, tanh};
 use super::super::simd::Ops;
-use super::block::{Block, QUERIES};
+use super::block::Block;
 use super::mask::TileMask;
+use super::sizes::QUERIES;
 use super::softmax::Bias;
 
 /// Saved statistics of the queries of a block.

@@ -228,6 +228,28 @@ fn a_query_without_visible_keys_gets_zero_and_no_gradient() {
 }
 
 #[test]
+fn without_keys_outputs_and_gradients_are_zero() {
+    let mut rng = Rng(14);
+    let mut most_heads = 0;
+    for _ in 0..20 {
+        let mut mask = MaskCase::random(&mut rng, Kind::Cross, 2, 70);
+        mask.keys = 0;
+        mask.lengths = vec![0, 0];
+        let case = Case::with_mask(&mut rng, mask, 0);
+        most_heads = most_heads.max(case.shape.n_kv_heads);
+        let results = case.run();
+        let (z, rest) = results.split_at(case.data[0].len());
+        let (lse, dq) = rest.split_at(rest.len() - case.data[0].len());
+        assert!(z.iter().chain(dq).all(|x| *x == 0.0));
+        assert!(lse.iter().all(|x| *x == f32::NEG_INFINITY));
+    }
+    assert!(
+        most_heads > 1,
+        "the views of later heads are the critical ones"
+    );
+}
+
+#[test]
 fn large_scores_stay_finite() {
     let mut rng = Rng(3);
     let mut case = Case::random(&mut rng, Kind::Causal, 150);

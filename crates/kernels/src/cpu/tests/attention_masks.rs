@@ -77,7 +77,10 @@ impl MaskCase {
             _ => queries + offsets.iter().max().unwrap_or(&0),
         };
         let lengths = list(keys + 1);
-        let segments = (0..rows).map(|_| random_segments(rng, keys)).collect();
+        let segments = offsets
+            .iter()
+            .map(|offset| random_segments(rng, offset + queries))
+            .collect();
         Self {
             kind,
             queries,
@@ -210,6 +213,22 @@ fn a_length_beyond_the_keys_panics() {
 #[should_panic(expected = "segments of 6 positions exceed the 5 keys")]
 fn segments_beyond_the_keys_panic() {
     let _ = AttentionMask::causal(vec![0], 5).with_segments(&[vec![Segment::new(6)]]);
+}
+
+/// The keys of another row may reach further.
+#[test]
+#[should_panic(expected = "segments of 4 positions exceed the 3 keys of row 0")]
+fn segments_beyond_the_last_query_of_their_row_panic() {
+    let segments = [vec![Segment::new(4)], vec![Segment::new(7)]];
+    let _ = AttentionMask::causal(vec![0, 4], 3).with_segments(&segments);
+}
+
+#[test]
+fn segments_may_fill_rows_of_different_lengths() {
+    let segments = [vec![Segment::new(3)], vec![Segment::new(7)]];
+    let mask = AttentionMask::causal(vec![0, 4], 3).with_segments(&segments);
+    assert_eq!(mask.visible_keys(0, 2, None), 0..3);
+    assert_eq!(mask.visible_keys(1, 2, None), 0..7);
 }
 
 #[test]
