@@ -2,20 +2,7 @@
 
 use burn::tensor::Tensor;
 
-/// An elementwise activation function.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// `x * Phi(x)`, exact (Hendrycks and Gimpel 2016, arXiv 1606.08415).
-    Gelu,
-    /// GELU by its tanh approximation.
-    GeluTanh,
-    /// `max(x, 0)`.
-    Relu,
-    /// `max(x, 0)^2` (So et al. 2021, arXiv 2109.08668).
-    ReluSquared,
-    /// `x * sigmoid(x)`.
-    Silu,
-}
+use crate::Activation;
 
 /// `f(x)`, elementwise.
 pub fn activate<const D: usize>(f: Activation, x: Tensor<D>) -> Tensor<D> {
@@ -29,6 +16,9 @@ pub fn activate<const D: usize>(f: Activation, x: Tensor<D>) -> Tensor<D> {
 
 /// `f(gate) * up`, elementwise (Shazeer 2020, arXiv 2002.05202).
 ///
+/// # Panics
+/// If the shapes differ.
+///
 /// # Example
 ///
 /// ```
@@ -41,6 +31,11 @@ pub fn activate<const D: usize>(f: Activation, x: Tensor<D>) -> Tensor<D> {
 /// assert_eq!(gate(Activation::Relu, hidden, up).into_data(), TensorData::from([0.0f32, 20.0]));
 /// ```
 pub fn gate<const D: usize>(f: Activation, gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    assert_eq!(
+        gate.dims(),
+        up.dims(),
+        "gate and up projection differ in shape"
+    );
     #[cfg(feature = "flex")]
     if crate::fused::is_flex_f32(&gate) {
         let shape = gate.dims();
@@ -51,7 +46,7 @@ pub fn gate<const D: usize>(f: Activation, gate: Tensor<D>, up: Tensor<D>) -> Te
 
 #[cfg(feature = "flex")]
 mod fast {
-    use super::Activation;
+    use crate::Activation;
     use crate::cpu::{activation as kernel, gated};
     use crate::fused::{BackwardContext, Buffer, Op};
 

@@ -2,6 +2,8 @@
 
 use burn::tensor::Tensor;
 
+use crate::AdamwStep;
+
 /// The moments of one parameter, flat.
 #[derive(Clone, Debug, Default)]
 pub struct Moments {
@@ -9,23 +11,6 @@ pub struct Moments {
     pub first: Option<Tensor<1>>,
     /// Running mean of the squared gradient.
     pub second: Option<Tensor<1>>,
-}
-
-/// Hyperparameters of one update.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdamwStep {
-    /// Learning rate.
-    pub lr: f64,
-    /// Decay rate of the first moment.
-    pub beta1: f64,
-    /// Decay rate of the second moment.
-    pub beta2: f64,
-    /// Added to the denominator to avoid division by zero.
-    pub eps: f64,
-    /// Number of this update, starting at 1.
-    pub step: u64,
-    /// Factor applied to the gradient; below 1 when the global norm is clipped.
-    pub gradient_scale: f64,
 }
 
 /// Returns the updated parameter, flat, by `AdamW` (Loshchilov and Hutter 2017, arXiv 1711.05101)
@@ -130,7 +115,8 @@ mod fast {
     use burn::backend::flex::FlexTensor;
     use burn::tensor::Tensor;
 
-    use super::{AdamwStep, Moments};
+    use super::Moments;
+    use crate::AdamwStep;
     use crate::cpu::adamw as kernel;
     use crate::cpu::sum_of_squares;
     use crate::fused;

@@ -2,8 +2,6 @@
 
 use burn::tensor::Tensor;
 
-pub use nextword_base::IGNORE;
-
 use crate::{Precision, QuantizedMatrix};
 
 /// Weight of an output layer.
@@ -15,6 +13,21 @@ pub enum OutputWeight {
     Table(Tensor<2>),
     /// `[d_model, vocab]` in 8 or 4 bits, for inference only: it has no gradients.
     Quantized(QuantizedMatrix),
+}
+
+impl OutputWeight {
+    /// `[d_model, vocab]`.
+    #[cfg(feature = "flex")]
+    fn shape(&self) -> [usize; 2] {
+        match self {
+            Self::Matrix(weight) => weight.dims(),
+            Self::Table(table) => {
+                let [vocab, d_model] = table.dims();
+                [d_model, vocab]
+            }
+            Self::Quantized(weight) => weight.shape(),
+        }
+    }
 }
 
 /// Maps hidden states to logits.
@@ -32,6 +45,9 @@ pub struct OutputLayer {
 
 impl OutputLayer {
     /// Maps hidden states, `[batch, seq, d_model]`, to logits, `[batch, seq, vocab]`.
+    ///
+    /// # Panics
+    /// If the shapes do not match.
     pub fn logits(self, hidden: Tensor<3>) -> Tensor<3> {
         let (precision, bias) = (self.precision, self.bias);
         let logits = match self.weight {
@@ -48,14 +64,16 @@ impl OutputLayer {
     }
 }
 
-/// Sum of `-ln p(target)`, in nats, over all positions whose target is not [`IGNORE`].
+/// Sum of `-ln p(target)`, in nats, over all positions whose target is not
+/// [`IGNORE`](crate::IGNORE).
 ///
 /// `hidden` is `[batch, seq, d_model]`; `targets` are `batch * seq` ids in row-major order. The
 /// fast implementation processes the positions in chunks, so the logits of all positions are never
 /// stored at once.
 ///
 /// # Panics
-/// If `targets` does not have `batch * seq` elements.
+/// If `targets` does not have `batch * seq` elements, or the shapes of `hidden`, weight and bias do not
+/// match.
 ///
 /// # Example
 ///
@@ -79,6 +97,7 @@ pub fn cross_entropy_sum(hidden: Tensor<3>, layer: OutputLayer, targets: &[u32])
     assert_eq!(targets.len(), batch * seq, "one target for each position");
     #[cfg(feature = "flex")]
     if crate::fused::is_flex_f32(&hidden) {
+        crate::linear::check_shapes(&hidden, layer.weight.shape(), layer.bias.as_ref());
         return fast::cross_entropy_sum(hidden, layer, targets);
     }
     let logits = layer.logits(hidden);
@@ -122,15 +141,10 @@ mod fast {
         layer: OutputLayer,
         targets: &[u32],
     ) -> Tensor<1> {
-        let (weight, [d_in, d_out], layout) = match layer.weight {
-            OutputWeight::Matrix(weight) => {
-                let shape = weight.dims();
-                (weight, shape, WeightLayout::InOut)
-            }
-            OutputWeight::Table(weight) => {
-                let [d_out, d_in] = weight.dims();
-                (weight, [d_in, d_out], WeightLayout::OutIn)
-            }
+        let [d_in, d_out] = layer.weight.shape();
+        let (weight, layout) = match layer.weight {
+            OutputWeight::Matrix(weight) => (weight, WeightLayout::InOut),
+            OutputWeight::Table(table) => (table, WeightLayout::OutIn),
             OutputWeight::Quantized(weight) => {
                 let (bias, soft_cap) = (layer.bias, layer.soft_cap);
                 return quantized_loss(hidden, &weight, bias, soft_cap, targets);

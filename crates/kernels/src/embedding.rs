@@ -5,6 +5,10 @@ use burn::tensor::{Int, Tensor};
 /// Gathers `table[ids]`: `table` is `[rows, width]`, `ids` is `[batch, seq]`, and the output is
 /// `[batch, seq, width]`.
 ///
+/// # Panics
+/// If an id is not a row of the table; on other backends than flex, such an id may instead select
+/// arbitrary values.
+///
 /// # Example
 ///
 /// ```

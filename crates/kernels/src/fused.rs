@@ -146,9 +146,16 @@ pub(crate) fn values(tensor: &FlexTensor) -> &[f32] {
 }
 
 /// Creates a tensor of `shape` that owns `values`.
+///
+/// # Panics
+/// If the number of values is not that of the shape's elements.
 pub(crate) fn from_buffer(values: Buffer, shape: impl Into<Shape>) -> FlexTensor {
     let layout = Layout::contiguous(shape.into());
-    debug_assert_eq!(values.len(), layout.num_elements());
+    assert_eq!(
+        values.len(),
+        layout.num_elements(),
+        "a buffer and the shape of its tensor differ in length"
+    );
     FlexTensor::new(values.into_bytes(), layout, DType::F32)
 }
 

@@ -7,7 +7,8 @@ use burn::tensor::Tensor;
 /// unless other tensors share its storage.
 ///
 /// # Panics
-/// If a slot does not exist or is named twice, or the tokens do not fit into it.
+/// If a slot does not exist or is named twice, the tokens do not fit into it, the shapes do not match, or
+/// `slots` or `starts` do not have one element for each row.
 ///
 /// # Example
 ///
@@ -28,7 +29,7 @@ pub fn write_cache(
     slots: &[usize],
     starts: &[usize],
 ) -> Tensor<4> {
-    assert!(are_distinct(slots), "duplicate slots: {slots:?}");
+    check(&cache, &new, slots, starts);
     #[cfg(feature = "flex")]
     if crate::fused::is_flex_f32(&cache) && crate::fused::is_flex_f32(&new) {
         return fast::write(cache, new, slots, starts);
@@ -46,6 +47,32 @@ pub fn write_cache(
         let range = [*slot..slot + 1, 0..heads, *start..start + seq, 0..head_dim];
         cache.slice_assign(range, new.clone().narrow(0, row, 1))
     })
+}
+
+/// Panics unless the rows of `new` fit into their slots.
+fn check(cache: &Tensor<4>, new: &Tensor<4>, slots: &[usize], starts: &[usize]) {
+    let [slot_count, heads, capacity, head_dim] = cache.dims();
+    let [rows, new_heads, seq, new_dim] = new.dims();
+    assert_eq!(
+        [new_heads, new_dim],
+        [heads, head_dim],
+        "the new tokens and the cache differ in number or size of heads"
+    );
+    assert!(
+        slots.len() == rows && starts.len() == rows,
+        "{} slots and {} starts for {rows} rows",
+        slots.len(),
+        starts.len()
+    );
+    assert!(are_distinct(slots), "duplicate slots: {slots:?}");
+    for (slot, start) in slots.iter().zip(starts) {
+        assert!(*slot < slot_count, "slot {slot} of {slot_count}");
+        let end = start.checked_add(seq);
+        assert!(
+            end.is_some_and(|end| end <= capacity),
+            "{seq} tokens from position {start} on exceed the capacity of {capacity}"
+        );
+    }
 }
 
 /// Whether no slot occurs twice. Slots are usually in ascending order.
@@ -66,7 +93,7 @@ mod fast {
         slots: &[usize],
         starts: &[usize],
     ) -> Tensor<4> {
-        let ([slot_count, heads, capacity, dim], seq) = (cache.dims(), new.dims()[2]);
+        let ([_, heads, capacity, dim], seq) = (cache.dims(), new.dims()[2]);
         let (mut cache, mut new) = (primitive(cache), primitive(new));
         if !cache.is_contiguous() || cache.layout().start_offset() != 0 {
             cache = cache.to_contiguous();
@@ -79,9 +106,6 @@ mod fast {
         let source: &[f32] = new.storage();
         let target: &mut [f32] = cache.storage_mut();
         for (row, (slot, start)) in slots.iter().zip(starts).enumerate() {
-            assert!(*slot < slot_count, "slot {slot} of {slot_count}");
-            let end = start.checked_add(seq);
-            assert!(end.is_some_and(|end| end <= capacity), "the slot is full");
             for head in 0..heads {
                 let to = ((slot * heads + head) * capacity + start) * dim;
                 for token in 0..seq {

@@ -42,6 +42,7 @@
 mod activation;
 mod adamw;
 mod attention;
+mod attention_options;
 #[cfg(feature = "flex")]
 #[allow(unsafe_code)] // Exposes pooled memory as tensor storage; each use states why it is sound.
 mod buffer_pool;
@@ -52,6 +53,7 @@ mod dropout;
 mod embedding;
 #[cfg(feature = "flex")]
 mod fused;
+mod kinds;
 mod kv_cache;
 mod linear;
 mod mask;
@@ -60,21 +62,26 @@ mod precision;
 mod quantized;
 pub mod reference;
 mod rotary;
+mod rotary_tables;
+#[cfg(all(test, feature = "flex"))]
+mod tests;
 
-pub use activation::{Activation, activate, gate};
-pub use adamw::{AdamwStep, Moments, adamw, sum_of_squares};
-pub use attention::{AttentionDropout, AttentionOptions, attention};
+pub use activation::{activate, gate};
+pub use adamw::{Moments, adamw, sum_of_squares};
+pub use attention::attention;
+pub use attention_options::{AttentionDropout, AttentionOptions};
 pub use cpu::exp_f64::{exp_logits, exp_nonpositive};
 pub use cpu::isa::{Isa, UnknownIsa};
 pub use cpu::par::{for_each as parallel_for_each, with_threads};
-pub use cross_entropy::{IGNORE, OutputLayer, OutputWeight, cross_entropy_sum};
+pub use cross_entropy::{OutputLayer, OutputWeight, cross_entropy_sum};
 pub use dropout::{DropoutMask, dropout};
 pub use embedding::embed;
+pub use kinds::{Activation, AdamwStep, NormKind, Precision};
 pub use kv_cache::write_cache;
 pub use linear::{linear, linear_table, linear_with_precision};
 pub use mask::{AttentionMask, Segment};
-pub use nextword_base::CounterRng;
-pub use norm::{NormKind, normalize};
-pub use precision::Precision;
+pub use nextword_base::{CounterRng, IGNORE};
+pub use norm::normalize;
 pub use quantized::{Bits, QuantizedMatrix, embed_quantized, linear_quantized};
-pub use rotary::{RotaryTables, rotate};
+pub use rotary::rotate;
+pub use rotary_tables::RotaryTables;

@@ -6,6 +6,9 @@ use crate::Precision;
 
 /// `x W + bias`: `[batch, seq, d_in]` to `[batch, seq, d_out]`, `weight` is `[d_in, d_out]`.
 ///
+/// # Panics
+/// If the shapes do not match.
+///
 /// # Example
 ///
 /// ```
@@ -24,12 +27,16 @@ pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tenso
 }
 
 /// Like [`linear`], with the product in `precision`. Weights, output and gradients are f32.
+///
+/// # Panics
+/// If the shapes do not match.
 pub fn linear_with_precision(
     precision: Precision,
     x: Tensor<3>,
     weight: Tensor<2>,
     bias: Option<Tensor<1>>,
 ) -> Tensor<3> {
+    check_shapes(&x, weight.dims(), bias.as_ref());
     #[cfg(feature = "flex")]
     if crate::fused::is_flex_f32(&x) {
         return fast::linear(precision, x, weight, bias, fast::WeightLayout::InOut);
@@ -38,12 +45,17 @@ pub fn linear_with_precision(
 }
 
 /// `x table^T + bias`, for an output layer tied to the embedding `table`, `[d_out, d_in]`.
+///
+/// # Panics
+/// If the shapes do not match.
 pub fn linear_table(
     precision: Precision,
     x: Tensor<3>,
     table: Tensor<2>,
     bias: Option<Tensor<1>>,
 ) -> Tensor<3> {
+    let [d_out, d_in] = table.dims();
+    check_shapes(&x, [d_in, d_out], bias.as_ref());
     #[cfg(feature = "flex")]
     if crate::fused::is_flex_f32(&x) {
         return fast::linear(precision, x, table, bias, fast::WeightLayout::OutIn);
@@ -51,11 +63,31 @@ pub fn linear_table(
     crate::reference::linear_with_precision(precision, x, table.transpose(), bias)
 }
 
+/// Panics unless the weight of this shape and the bias fit the input.
+pub(crate) fn check_shapes(
+    x: &Tensor<3>,
+    [d_in, d_out]: [usize; 2],
+    bias: Option<&Tensor<1>>,
+) {
+    let [_, _, width] = x.dims();
+    assert_eq!(
+        width, d_in,
+        "the input has {width} features, but the weight maps {d_in} features to {d_out}"
+    );
+    if let Some(bias) = bias {
+        let [len] = bias.dims();
+        assert_eq!(
+            len, d_out,
+            "the bias has {len} elements, but the weight maps {d_in} features to {d_out}"
+        );
+    }
+}
+
 #[cfg(feature = "flex")]
 pub(crate) mod fast {
     use burn::tensor::Tensor;
 
-    use super::Precision;
+    use crate::Precision;
     use crate::cpu::matmul::{self, GemmOptions, MatMut, MatRef, MatvecOptions};
     use crate::cpu::reduce::add_column_sums;
     use crate::fused::{BackwardContext, Buffer, Op, apply};

@@ -2,19 +2,15 @@
 
 use burn::tensor::Tensor;
 
-/// Kind of normalization.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NormKind {
-    /// `LayerNorm`: mean 0 and variance 1 (Ba et al. 2016, arXiv 1607.06450).
-    Layer,
-    /// `RMSNorm`: root mean square 1 (Zhang and Sennrich 2019, arXiv 1910.07467).
-    Rms,
-}
+use crate::NormKind;
 
 /// Normalizes over the last axis: `(x - mean) / sqrt(var + eps) * weight + bias`, or for `RMSNorm`
 /// `x / sqrt(mean(x^2) + eps) * weight`.
 ///
 /// Keeps the shape of `x`; `weight` and `bias` have the length of the last axis.
+///
+/// # Panics
+/// If the shapes do not match.
 ///
 /// # Example
 ///
@@ -35,6 +31,14 @@ pub fn normalize<const D: usize>(
     bias: Option<Tensor<1>>,
     eps: f64,
 ) -> Tensor<D> {
+    let width = x.dims()[D - 1];
+    for (name, parameter) in [("weight", Some(&weight)), ("bias", bias.as_ref())] {
+        let len = parameter.map_or(width, |parameter| parameter.dims()[0]);
+        assert_eq!(
+            len, width,
+            "the {name} of a norm has {len} elements, not {width} as the last axis"
+        );
+    }
     #[cfg(feature = "flex")]
     if crate::fused::is_flex_f32(&x) {
         return fast::normalize(kind, x, weight, bias, eps);
@@ -46,8 +50,8 @@ pub fn normalize<const D: usize>(
 mod fast {
     use burn::tensor::Tensor;
 
-    use super::NormKind;
-    use crate::cpu::norm as kernel;
+    use crate::NormKind;
+    use crate::cpu::{norm as kernel, norm_backward};
     use crate::fused::{BackwardContext, Buffer, Op, apply};
 
     #[derive(Clone, Copy, Debug)]
@@ -107,12 +111,12 @@ mod fast {
             let mut dx = Buffer::new(x.len());
             let mut dw = Buffer::zeros(weight.len());
             let mut db = Buffer::zeros(if has_bias { weight.len() } else { 0 });
-            let grads = kernel::NormGrads {
+            let grads = norm_backward::NormGrads {
                 x: &mut dx,
                 weight: &mut dw,
                 bias: &mut db,
             };
-            kernel::backward(&self.kernel(weight, &[]), x, (mean, rstd), dy, grads);
+            norm_backward::backward(&self.kernel(weight, &[]), x, (mean, rstd), dy, grads);
             [dx, dw, db]
         }
     }

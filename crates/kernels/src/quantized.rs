@@ -132,11 +132,15 @@ impl QuantizedMatrix {
 
 /// `x W + bias` for a quantized `W`: `[batch, seq, d_in]` to `[batch, seq, d_out]`. For inference
 /// only: it has no gradients.
+///
+/// # Panics
+/// If the shapes do not match.
 pub fn linear_quantized(
     x: Tensor<3>,
     weight: &QuantizedMatrix,
     bias: Option<Tensor<1>>,
 ) -> Tensor<3> {
+    crate::linear::check_shapes(&x, weight.shape(), bias.as_ref());
     #[cfg(feature = "flex")]
     if crate::fused::is_flex_f32(&x) && !x.device().is_autodiff() {
         return fast::linear(x, weight, bias);

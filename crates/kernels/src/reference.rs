@@ -4,7 +4,7 @@
 use burn::tensor::activation::{self, log_softmax};
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
-pub use crate::attention::Stage;
+pub use crate::attention_options::Stage;
 use crate::{
     Activation, AttentionOptions, DropoutMask, IGNORE, NormKind, Precision, RotaryTables, dropout,
 };
@@ -92,13 +92,14 @@ pub fn rotate(x: Tensor<4>, tables: &RotaryTables, position_offsets: &[usize]) -
 /// key are 0.
 ///
 /// # Panics
-/// If the mask does not fit the shapes of `q` and `k`, or the window is 0.
+/// If the shapes do not match, `n_heads` is not a multiple of `n_kv_heads`, the mask does not fit, or
+/// the window is 0.
 pub fn attention(
     qkv: [Tensor<4>; 3],
     options: &AttentionOptions<'_>,
     mut probe: impl FnMut(Stage, &Tensor<4>),
 ) -> Tensor<4> {
-    crate::attention::check(&qkv, options);
+    options.check(&qkv);
     let [q, k, v] = qkv;
     let ([batch, seq, n_heads, head_dim], [_, keys, n_kv_heads, _]) = (q.dims(), k.dims());
     // Stacks the query heads that share a key/value head, so that one product covers them all and

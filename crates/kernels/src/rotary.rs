@@ -1,63 +1,16 @@
 //! Rotary position embedding (`RoPE`): rotates pairs of elements of each head by an angle
 //! proportional to the position.
 
-use std::sync::Arc;
+use burn::tensor::Tensor;
 
-use burn::tensor::{Device, Tensor, TensorData};
-
-/// Cosines and sines for every position, `[positions, head_dim]`. Pair `i` is the elements `i` and
-/// `i + head_dim / 2` (the rotate-half layout), so both halves of a row are equal.
-#[derive(Clone, Debug)]
-pub struct RotaryTables {
-    pub(crate) cos: Arc<Vec<f32>>,
-    pub(crate) sin: Arc<Vec<f32>>,
-    pub(crate) head_dim: usize,
-}
-
-impl RotaryTables {
-    /// Creates tables for `positions` positions; `frequencies` are the rotation of each pair in
-    /// radians per position.
-    pub fn new(frequencies: &[f64], positions: usize) -> Self {
-        let table = |function: fn(f64) -> f64| {
-            let row = |position: usize| {
-                let half = frequencies
-                    .iter()
-                    .map(move |f| function(position as f64 * f) as f32);
-                half.clone().chain(half)
-            };
-            Arc::new((0..positions).flat_map(row).collect())
-        };
-        Self {
-            cos: table(f64::cos),
-            sin: table(f64::sin),
-            head_dim: 2 * frequencies.len(),
-        }
-    }
-
-    /// Gathers both tables as tensors, `[rows, seq, 1, head_dim]`, for rows whose first token is at
-    /// `position_offsets[row]`.
-    pub(crate) fn gather_rows(
-        &self,
-        position_offsets: &[usize],
-        seq: usize,
-        device: &Device,
-    ) -> [Tensor<4>; 2] {
-        [&self.cos, &self.sin].map(|table| {
-            let width = self.head_dim;
-            let rows = position_offsets
-                .iter()
-                .flat_map(|offset| &table[offset * width..(offset + seq) * width]);
-            let data = TensorData::new(
-                rows.copied().collect(),
-                [position_offsets.len(), seq, 1, width],
-            );
-            Tensor::from_data(data, device)
-        })
-    }
-}
+use crate::RotaryTables;
 
 /// Rotates `x`, `[batch, seq, heads, head_dim]`; token `i` of row `b` is at position
 /// `position_offsets[b] + i`. A single offset applies to all rows.
+///
+/// # Panics
+/// If `x` and the tables differ in head size, the tables do not cover all positions, or the number of
+/// offsets is neither 1 nor that of the rows.
 ///
 /// # Example
 ///
@@ -74,6 +27,13 @@ impl RotaryTables {
 /// assert!(y.all_close(expected, None, Some(1e-6)));
 /// ```
 pub fn rotate(x: Tensor<4>, tables: &RotaryTables, position_offsets: &[usize]) -> Tensor<4> {
+    let [batch, seq, _, head_dim] = x.dims();
+    tables.check(head_dim, position_offsets, seq);
+    let offsets = position_offsets.len();
+    assert!(
+        offsets == 1 || offsets == batch,
+        "{offsets} position offsets for {batch} rows"
+    );
     #[cfg(feature = "flex")]
     if crate::fused::is_flex_f32(&x) {
         return fast::rotate(x, tables, position_offsets);
@@ -85,7 +45,7 @@ pub fn rotate(x: Tensor<4>, tables: &RotaryTables, position_offsets: &[usize]) -
 mod fast {
     use burn::tensor::Tensor;
 
-    use super::RotaryTables;
+    use crate::RotaryTables;
     use crate::cpu::rotary::{self as kernel, Direction, Tables};
     use crate::fused::{BackwardContext, Buffer, Op, apply};
 

@@ -4,8 +4,7 @@ use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 
-use super::AttentionOptions;
-use crate::AttentionMask;
+use crate::{AttentionMask, AttentionOptions};
 use crate::cpu::attention as kernel;
 use crate::cpu::view::{Strides, View, ViewMut};
 use crate::fused::{self, BackwardContext, Buffer, Op, apply};

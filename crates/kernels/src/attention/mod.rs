@@ -7,48 +7,7 @@ mod tests;
 
 use burn::tensor::Tensor;
 
-use crate::{AttentionMask, CounterRng};
-
-/// Options of [`attention()`].
-#[derive(Clone, Copy, Debug)]
-pub struct AttentionOptions<'a> {
-    /// Factor on the scores, usually `1 / sqrt(head_dim)`.
-    pub scale: f64,
-    /// Soft cap of the scaled scores: maps them to (-c, c) by `c * tanh(score / c)`.
-    pub soft_cap: Option<f64>,
-    /// Which keys each query attends to.
-    pub mask: &'a AttentionMask,
-    /// Sliding window: a query attends to keys at a distance of less than this, on the side or sides
-    /// that the mask allows. In a causal mask it is the maximum number of keys, including its own.
-    pub window: Option<usize>,
-    /// ALiBi slope of each head: adds `-slope * abs(distance)` to the scores. Empty for none. Where
-    /// a query attends to later keys, too, the bias is symmetric, as in Günther et al. 2023
-    /// (arXiv 2310.19923), section 4.1.
-    pub alibi: &'a [f64],
-    /// Dropout on the attention weights.
-    pub dropout: Option<AttentionDropout>,
-}
-
-/// Dropout on the attention weights. An attention weight's stream position is its index in the
-/// array `[sequence, n_heads, query, key]` of the whole training step.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AttentionDropout {
-    /// The random stream.
-    pub rng: CounterRng,
-    /// Probability of dropping a weight.
-    pub rate: f64,
-    /// Index of the first row within the training step.
-    pub first_sequence: u64,
-}
-
-/// A value that [`reference::attention`](crate::reference::attention) passes to its probe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// Scaled scores, minus infinity where masked.
-    Scores,
-    /// Attention weights: the softmax of the scores ("pattern" in TransformerLens).
-    Pattern,
-}
+use crate::AttentionOptions;
 
 /// `softmax(mask(cap(scale * q k^T) + bias)) v` for each head.
 ///
@@ -86,21 +45,13 @@ pub enum Stage {
 /// ```
 ///
 /// # Panics
-/// If the mask does not fit the shapes of `q` and `k`, or the window is 0.
+/// If the shapes do not match, `n_heads` is not a multiple of `n_kv_heads`, the mask does not fit, or
+/// the window is 0.
 pub fn attention(qkv: [Tensor<4>; 3], options: &AttentionOptions<'_>) -> Tensor<4> {
-    check(&qkv, options);
+    options.check(&qkv);
     #[cfg(feature = "flex")]
     if crate::fused::is_flex_f32(&qkv[0]) {
         return fast::attention(qkv, options);
     }
     crate::reference::attention(qkv, options, |_, _| {})
-}
-
-/// Panics unless shapes and mask agree.
-pub(crate) fn check([q, k, v]: &[Tensor<4>; 3], options: &AttentionOptions<'_>) {
-    let [batch, seq, _, _] = q.dims();
-    assert_eq!(k.dims(), v.dims(), "keys and values differ in shape");
-    options
-        .mask
-        .check([batch, seq, k.dims()[1]], options.window);
 }

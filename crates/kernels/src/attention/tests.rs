@@ -3,9 +3,9 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::{AttentionDropout, AttentionOptions, attention};
+use super::attention;
 use crate::reference::{self, Stage};
-use crate::{AttentionMask, CounterRng, Segment};
+use crate::{AttentionDropout, AttentionMask, AttentionOptions, CounterRng, Segment};
 
 /// Sizes of a case: batch, query heads, key/value heads, elements per head.
 const SIZES: [usize; 4] = [2, 4, 2, 12];
@@ -257,4 +257,42 @@ fn a_mask_of_another_size_panics() {
         dropout: None,
     };
     let _ = attention([q, k.clone(), k], &case.options());
+}
+
+/// Attention of queries and keys of these shapes, with a mask for their lengths.
+fn attend_zeros(q: [usize; 4], k: [usize; 4]) {
+    let device = Device::flex();
+    let case = Case {
+        mask: AttentionMask::cross(vec![k[1]], q[1], k[1]),
+        window: None,
+        soft_cap: None,
+        alibi: vec![],
+        dropout: None,
+    };
+    let k = Tensor::zeros(k, &device);
+    let _ = attention([Tensor::zeros(q, &device), k.clone(), k], &case.options());
+}
+
+#[test]
+#[should_panic(expected = "queries and keys differ in batch size")]
+fn keys_of_another_batch_size_panic() {
+    attend_zeros([2, 4, 2, 8], [1, 4, 2, 8]);
+}
+
+#[test]
+#[should_panic(expected = "queries and keys differ in head size")]
+fn keys_of_another_head_size_panic() {
+    attend_zeros([2, 4, 2, 8], [2, 4, 2, 4]);
+}
+
+#[test]
+#[should_panic(expected = "3 query heads are not a multiple of 2 key/value heads")]
+fn heads_that_form_unequal_groups_panic() {
+    attend_zeros([2, 4, 3, 8], [2, 4, 2, 8]);
+}
+
+#[test]
+#[should_panic(expected = "2 query heads are not a multiple of 0 key/value heads")]
+fn keys_without_heads_panic() {
+    attend_zeros([2, 4, 2, 8], [2, 4, 0, 8]);
 }

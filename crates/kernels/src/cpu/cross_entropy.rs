@@ -1,12 +1,12 @@
 //! Softmax cross-entropy: computes loss and gradient together, row by row, while the row is in the
 //! cache.
 
+use nextword_base::IGNORE;
 use pulp::Simd;
 
 use super::math::{exp, soft_cap};
 use super::par::{self, Shared};
 use super::simd::{Ops, dispatch, fill_tail, for_lanes, load_part, store_part, zero_tail};
-use crate::IGNORE;
 
 /// The targets and the transformation of the logits.
 #[derive(Clone, Copy, Debug)]

@@ -26,7 +26,7 @@ pub(crate) mod isa;
 mod math;
 pub(crate) mod matmul;
 pub(crate) mod norm;
-mod norm_backward;
+pub(crate) mod norm_backward;
 pub(crate) mod par;
 pub(crate) mod reduce;
 pub(crate) mod rotary;

@@ -2,7 +2,6 @@
 
 use pulp::Simd;
 
-pub(crate) use super::norm_backward::{NormGrads, backward};
 use super::par::{self, Shared};
 use super::simd::{Ops, dispatch, for_lanes, load_part, store_part, zero_tail};
 use crate::NormKind;

@@ -6,7 +6,8 @@
 )]
 
 use crate::NormKind;
-use crate::cpu::norm::{Norm, NormGrads, Stats, backward, forward};
+use crate::cpu::norm::{Norm, Stats, forward};
+use crate::cpu::norm_backward::{NormGrads, backward};
 use crate::cpu::testing::{Rng, assert_close, assert_same_for_any_threads, check_gradient, to_f64};
 
 fn reference(kind: NormKind, x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {

@@ -1,0 +1,72 @@
+//! Cosines and sines for rotary position embedding.
+
+use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+/// Cosines and sines for every position, `[positions, head_dim]`. Pair `i` is the elements `i` and
+/// `i + head_dim / 2` (the rotate-half layout), so both halves of a row are equal.
+#[derive(Clone, Debug)]
+pub struct RotaryTables {
+    pub(crate) cos: Arc<Vec<f32>>,
+    pub(crate) sin: Arc<Vec<f32>>,
+    pub(crate) head_dim: usize,
+}
+
+impl RotaryTables {
+    /// Creates tables for `positions` positions; `frequencies` are the rotation of each pair in
+    /// radians per position.
+    pub fn new(frequencies: &[f64], positions: usize) -> Self {
+        let table = |function: fn(f64) -> f64| {
+            let row = |position: usize| {
+                let half = frequencies
+                    .iter()
+                    .map(move |f| function(position as f64 * f) as f32);
+                half.clone().chain(half)
+            };
+            Arc::new((0..positions).flat_map(row).collect())
+        };
+        Self {
+            cos: table(f64::cos),
+            sin: table(f64::sin),
+            head_dim: 2 * frequencies.len(),
+        }
+    }
+
+    /// Panics unless the tables have rows of `head_dim` elements for `seq` positions from each offset on.
+    pub(crate) fn check(&self, head_dim: usize, position_offsets: &[usize], seq: usize) {
+        assert_eq!(
+            head_dim, self.head_dim,
+            "heads of {head_dim} elements do not fit tables of {}",
+            self.head_dim
+        );
+        let positions = self.cos.len().checked_div(head_dim).unwrap_or(usize::MAX);
+        for offset in position_offsets {
+            assert!(
+                offset.checked_add(seq).is_some_and(|end| end <= positions),
+                "tables of {positions} positions do not cover {seq} tokens from position {offset} on"
+            );
+        }
+    }
+
+    /// Gathers both tables as tensors, `[rows, seq, 1, head_dim]`, for rows whose first token is at
+    /// `position_offsets[row]`.
+    pub(crate) fn gather_rows(
+        &self,
+        position_offsets: &[usize],
+        seq: usize,
+        device: &Device,
+    ) -> [Tensor<4>; 2] {
+        [&self.cos, &self.sin].map(|table| {
+            let width = self.head_dim;
+            let rows = position_offsets
+                .iter()
+                .flat_map(|offset| &table[offset * width..(offset + seq) * width]);
+            let data = TensorData::new(
+                rows.copied().collect(),
+                [position_offsets.len(), seq, 1, width],
+            );
+            Tensor::from_data(data, device)
+        })
+    }
+}

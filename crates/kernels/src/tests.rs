@@ -1,0 +1,152 @@
+//! Shapes that do not match panic, with a sentence that names them.
+
+use burn::tensor::{Device, Int, Tensor};
+
+use crate::{
+    Activation, Bits, NormKind, OutputLayer, OutputWeight, Precision, QuantizedMatrix,
+    RotaryTables, cross_entropy_sum, embed, gate, linear, linear_quantized, linear_table,
+    linear_with_precision, normalize, rotate, write_cache,
+};
+
+fn zeros<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+    Tensor::zeros(shape, &Device::flex())
+}
+
+fn output_layer(weight: OutputWeight, bias: Option<Tensor<1>>) -> OutputLayer {
+    OutputLayer {
+        weight,
+        bias,
+        soft_cap: None,
+        precision: Precision::F32,
+    }
+}
+
+#[test]
+#[should_panic(expected = "the input has 2 features, but the weight maps 3 features to 4")]
+fn linear_with_a_narrow_input_panics() {
+    let _ = linear(zeros([1, 1, 2]), zeros([3, 4]), None);
+}
+
+#[test]
+#[should_panic(expected = "the bias has 3 elements, but the weight maps 3 features to 4")]
+fn linear_with_a_short_bias_panics() {
+    let _ = linear(zeros([1, 1, 3]), zeros([3, 4]), Some(zeros([3])));
+}
+
+#[test]
+#[should_panic(expected = "the input has 4 features, but the weight maps 3 features to 4")]
+fn bf16_linear_with_a_wide_input_panics() {
+    let _ = linear_with_precision(Precision::Bf16, zeros([1, 9, 4]), zeros([3, 4]), None);
+}
+
+#[test]
+#[should_panic(expected = "the input has 4 features, but the weight maps 3 features to 4")]
+fn a_table_of_another_width_panics() {
+    let _ = linear_table(Precision::F32, zeros([1, 1, 4]), zeros([4, 3]), None);
+}
+
+#[test]
+#[should_panic(expected = "the input has 4 features, but the weight maps 3 features to 4")]
+fn a_quantized_weight_of_another_width_panics() {
+    let weight = QuantizedMatrix::from_weight(zeros([3, 4]), Bits::Int8);
+    let _ = linear_quantized(zeros([1, 9, 4]), &weight, None);
+}
+
+#[test]
+#[should_panic(expected = "the input has 2 features, but the weight maps 3 features to 5")]
+fn a_loss_of_narrow_hidden_states_panics() {
+    let layer = output_layer(OutputWeight::Matrix(zeros([3, 5])), None);
+    let _ = cross_entropy_sum(zeros([1, 2, 2]), layer, &[0, 1]);
+}
+
+#[test]
+#[should_panic(expected = "the bias has 3 elements, but the weight maps 3 features to 5")]
+fn a_loss_with_a_short_bias_panics() {
+    let layer = output_layer(OutputWeight::Table(zeros([5, 3])), Some(zeros([3])));
+    let _ = cross_entropy_sum(zeros([1, 2, 3]), layer, &[0, 1]);
+}
+
+#[test]
+#[should_panic(expected = "the input has 4 features, but the weight maps 3 features to 5")]
+fn a_loss_with_a_quantized_weight_of_another_width_panics() {
+    let weight = QuantizedMatrix::from_weight(zeros([3, 5]), Bits::Int4);
+    let layer = output_layer(OutputWeight::Quantized(weight), None);
+    let _ = cross_entropy_sum(zeros([1, 2, 4]), layer, &[0, 1]);
+}
+
+#[test]
+#[should_panic(expected = "the weight of a norm has 2 elements, not 4 as the last axis")]
+fn a_norm_with_a_short_weight_panics() {
+    let _ = normalize(NormKind::Rms, zeros([3, 4]), zeros([2]), None, 1e-5);
+}
+
+#[test]
+#[should_panic(expected = "the bias of a norm has 8 elements, not 4 as the last axis")]
+fn a_norm_with_a_long_bias_panics() {
+    let bias = Some(zeros([8]));
+    let _ = normalize(NormKind::Layer, zeros([3, 4]), zeros([4]), bias, 1e-5);
+}
+
+#[test]
+#[should_panic(expected = "gate and up projection differ in shape")]
+fn a_gate_of_another_shape_panics() {
+    let _ = gate(Activation::Silu, zeros([2, 3]), zeros([3, 2]));
+}
+
+#[test]
+#[should_panic(expected = "token id out of range")]
+fn an_id_beyond_the_table_panics() {
+    let ids = Tensor::<2, Int>::from_ints([[0, 3]], &Device::flex());
+    let _ = embed(zeros([3, 4]), ids);
+}
+
+#[test]
+#[should_panic(expected = "heads of 4 elements do not fit tables of 2")]
+fn rotating_wide_heads_panics() {
+    let tables = RotaryTables::new(&[1.0], 8);
+    let _ = rotate(zeros([1, 2, 1, 4]), &tables, &[0]);
+}
+
+#[test]
+#[should_panic(expected = "tables of 8 positions do not cover 2 tokens from position 7 on")]
+fn rotating_beyond_the_tables_panics() {
+    let tables = RotaryTables::new(&[1.0], 8);
+    let _ = rotate(zeros([1, 2, 1, 2]), &tables, &[7]);
+}
+
+#[test]
+#[should_panic(expected = "2 position offsets for 3 rows")]
+fn rotating_with_too_few_offsets_panics() {
+    let tables = RotaryTables::new(&[1.0], 8);
+    let _ = rotate(zeros([3, 2, 1, 2]), &tables, &[0, 1]);
+}
+
+#[test]
+#[should_panic(expected = "the new tokens and the cache differ in number or size of heads")]
+fn caching_other_heads_panics() {
+    let _ = write_cache(zeros([2, 2, 4, 3]), zeros([1, 1, 2, 3]), &[0], &[0]);
+}
+
+#[test]
+#[should_panic(expected = "1 slots and 1 starts for 2 rows")]
+fn caching_with_too_few_slots_panics() {
+    let _ = write_cache(zeros([2, 1, 4, 3]), zeros([2, 1, 2, 3]), &[0], &[0]);
+}
+
+#[test]
+#[should_panic(expected = "slot 2 of 2")]
+fn caching_in_a_slot_that_does_not_exist_panics() {
+    let _ = write_cache(zeros([2, 1, 4, 3]), zeros([1, 1, 2, 3]), &[2], &[0]);
+}
+
+#[test]
+#[should_panic(expected = "2 tokens from position 3 on exceed the capacity of 4")]
+fn caching_beyond_the_capacity_panics() {
+    let _ = write_cache(zeros([2, 1, 4, 3]), zeros([1, 1, 2, 3]), &[0], &[3]);
+}
+
+#[test]
+#[should_panic(expected = "a buffer and the shape of its tensor differ in length")]
+fn a_buffer_of_another_length_panics() {
+    let _ = crate::fused::from_buffer(crate::fused::Buffer::zeros(5), [2, 3]);
+}
