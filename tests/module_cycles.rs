@@ -26,23 +26,6 @@ const REMAINING: &[(&str, &[&str])] = &[
     ("explain", &["derive", "formula"]),
     ("explain", &["explainer", "insight", "report", "what_if"]),
     (
-        "kernels",
-        &[
-            "activation",
-            "attention",
-            "cross_entropy",
-            "linear",
-            "norm",
-            "quantized",
-            "reference",
-            "rotary",
-        ],
-    ),
-    ("kernels::cpu", &["norm", "norm_backward"]),
-    ("kernels::cpu::attention", &["block", "dropout"]),
-    ("kernels::cpu::matmul", &["gemm", "matvec", "quant"]),
-    ("kernels::cpu::matmul::gemm", &["pack", "pack_avx512"]),
-    (
         "model",
         &[
             "attention",
@@ -57,8 +40,7 @@ const REMAINING: &[(&str, &[&str])] = &[
             "transformer",
         ],
     ),
-    ("model", &["model_dir", "quantize", "weights"]),
-    ("server", &["chat_template", "loaded_model"]),
+    ("model", &["quantize", "weights"]),
     ("server", &["explain", "middleware", "routes", "tokens"]),
 ];
 

@@ -34,6 +34,9 @@ pub fn write_cache(
     if crate::fused::is_flex_f32(&cache) && crate::fused::is_flex_f32(&new) {
         return fast::write(cache, new, slots, starts);
     }
+    if slots.is_empty() {
+        return cache;
+    }
     let ([_, heads, _, head_dim], seq) = (cache.dims(), new.dims()[2]);
     let contiguous = slots.windows(2).all(|pair| pair[1] == pair[0] + 1);
     if contiguous && starts.windows(2).all(|pair| pair[1] == pair[0]) {

@@ -64,11 +64,7 @@ pub fn linear_table(
 }
 
 /// Panics unless the weight of this shape and the bias fit the input.
-pub(crate) fn check_shapes(
-    x: &Tensor<3>,
-    [d_in, d_out]: [usize; 2],
-    bias: Option<&Tensor<1>>,
-) {
+pub(crate) fn check_shapes(x: &Tensor<3>, [d_in, d_out]: [usize; 2], bias: Option<&Tensor<1>>) {
     let [_, _, width] = x.dims();
     assert_eq!(
         width, d_in,

@@ -19,8 +19,7 @@ impl Precision {
         match self {
             Self::F32 => true,
             Self::Bf16 => {
-                QuantizedMatrix::has_native_kernel(device)
-                    || device.supports_dtype(DType::BF16)
+                QuantizedMatrix::has_native_kernel(device) || device.supports_dtype(DType::BF16)
             }
         }
     }

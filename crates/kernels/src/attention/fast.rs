@@ -4,10 +4,10 @@ use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 
-use crate::{AttentionMask, AttentionOptions};
 use crate::cpu::attention as kernel;
 use crate::cpu::view::{Strides, View, ViewMut};
 use crate::fused::{self, BackwardContext, Buffer, Op, apply};
+use crate::{AttentionMask, AttentionOptions};
 
 pub(super) fn attention(qkv: [Tensor<4>; 3], options: &AttentionOptions<'_>) -> Tensor<4> {
     let ([batch, seq, n_heads, head_dim], [_, keys, n_kv_heads, _]) =

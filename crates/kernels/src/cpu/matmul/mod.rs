@@ -16,6 +16,7 @@
 pub(crate) mod gemm;
 pub(crate) mod matrix;
 pub(crate) mod matvec;
+mod panel;
 pub(crate) mod quant;
 
 pub(crate) use gemm::{GemmOptions, gemm};

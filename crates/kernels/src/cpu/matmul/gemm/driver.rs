@@ -1,10 +1,12 @@
 //! The cache-blocked loops around the micro-kernel, and the split of work between threads.
 
+use super::block::Block;
 use super::operand::Operand;
-use super::pack::{Block, PanelLayout, pack_f32};
+use super::pack::pack_f32;
 use super::tile::{Init, MicroKernel, TileOut, TileRows};
 use crate::cpu::isa::Isa;
 use crate::cpu::matmul::matrix::MatRef;
+use crate::cpu::matmul::panel::PanelLayout;
 use crate::cpu::par::{self, Shared};
 use crate::cpu::scratch::{padded_len, with_task_scratch};
 
@@ -110,7 +112,11 @@ impl Grid {
 
 impl Problem<'_> {
     /// Computes the product.
-    pub(crate) fn run(&self) {
+    ///
+    /// # Safety
+    /// `c` must point to `m` rows of `n` elements, `c_stride` apart, that do not overlap and that nothing
+    /// else accesses during the call. `bias`, if any, must have `n` elements.
+    pub(crate) unsafe fn run(&self) {
         if self.m == 0 || self.n == 0 {
             return;
         }
@@ -128,12 +134,18 @@ impl Problem<'_> {
         let packs_a = !self.reads_a_directly();
         let grid = Grid::new(self.m, self.n, min_tasks, workers, packs_a, self.kernel);
         par::run(workers, grid.count(), &|t| {
-            self.compute_region(&grid.region(t, self.m, self.n));
+            // SAFETY: the regions of a grid are within the result and do not overlap; the caller
+            // guarantees that it is valid.
+            unsafe { self.compute_region(&grid.region(t, self.m, self.n)) };
         });
     }
 
     /// Computes one region of the result.
-    fn compute_region(&self, region: &Region) {
+    ///
+    /// # Safety
+    /// As for [`run`](Self::run). The region must be within the result, and nothing else may access it
+    /// during the call.
+    unsafe fn compute_region(&self, region: &Region) {
         let (kc, blocks) = k_blocks(self.k);
         let cols = region.cols.len().next_multiple_of(self.kernel.lanes);
         let direct = self.reads_a_directly();
@@ -152,7 +164,8 @@ impl Problem<'_> {
                         self.pack_a(&rows, &k, a);
                         RowSource::Packed(a)
                     };
-                    self.macro_kernel(&rows, &region.cols, &k, a, b);
+                    // SAFETY: these rows and columns are within the region.
+                    unsafe { self.macro_kernel(&rows, &region.cols, &k, a, b) };
                 }
             }
         });
@@ -191,7 +204,11 @@ impl Problem<'_> {
 
     /// Multiplies a block of rows by packed columns. A panel of B stays in the L1 cache while the
     /// panels of A are streamed through.
-    fn macro_kernel(&self, rows: &Span, cols: &Span, k: &Span, a: RowSource<'_>, b: &[u32]) {
+    ///
+    /// # Safety
+    /// As for [`run`](Self::run). The rows and columns must be within the result, and nothing else may
+    /// access them during the call.
+    unsafe fn macro_kernel(&self, rows: &Span, cols: &Span, k: &Span, a: RowSource<'_>, b: &[u32]) {
         let MicroKernel { mr, nr, lanes, .. } = *self.kernel;
         let words = k.len().div_ceil(self.kernel.format.elements_per_word());
         for j in cols.clone().step_by(nr) {
@@ -221,7 +238,8 @@ impl Problem<'_> {
                     init: self.init(k.start, j),
                 };
                 // SAFETY: the machine supports the kernel (`Isa::clamp_to_current`), panels and rows
-                // have been bounds-checked above, and the region lies within the result.
+                // have been bounds-checked above, and the caller guarantees that rows and columns are
+                // within the result.
                 unsafe { self.kernel.tile(height, width, direct)(words, a, b.as_ptr(), &out) };
             }
         }

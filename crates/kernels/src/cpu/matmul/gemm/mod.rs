@@ -4,6 +4,7 @@
 //! from first to last within a block. So the result is bitwise identical for any number of threads,
 //! and a row does not depend on the other rows.
 
+mod block;
 mod driver;
 mod operand;
 mod pack;
@@ -14,8 +15,6 @@ mod tests;
 mod tile;
 
 pub(crate) use operand::Operand;
-pub(crate) use pack::PanelLayout;
-pub(crate) use tile::Format;
 
 use crate::Precision;
 use crate::cpu::isa::Isa;
@@ -90,5 +89,7 @@ pub(crate) fn gemm<'a>(
         kernel,
         isa,
     };
-    problem.run();
+    // SAFETY: the shapes have been checked, and `c` is borrowed mutably, whose rows do not overlap
+    // (`MatMut::new`).
+    unsafe { problem.run() };
 }

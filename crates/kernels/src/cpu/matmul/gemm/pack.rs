@@ -2,61 +2,10 @@
 
 use std::ops::Range;
 
-use super::tile::Format;
+use super::block::Block;
 use crate::cpu::isa::Isa;
-use crate::cpu::matmul::matrix::{MatRef, round_to_bf16_bits};
-
-/// The block of an operand to pack.
-///
-/// Panels hold rows of A or columns of B. `panel_stride` is the stride between these rows or columns,
-/// `k_stride` the stride along k.
-#[derive(Debug)]
-pub(crate) struct Block<'a> {
-    /// The operand's elements from the first of the block on.
-    pub(crate) data: &'a [f32],
-    pub(crate) panel_stride: usize,
-    pub(crate) k_stride: usize,
-    /// Number of rows of A or columns of B.
-    pub(crate) len: usize,
-    /// Number of elements along k.
-    pub(crate) kc: usize,
-}
-
-/// Shape and element format of the panels.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PanelLayout {
-    /// Number of rows or columns in a full panel.
-    pub(crate) width: usize,
-    /// The last panel is zero-padded to a multiple of this.
-    pub(crate) pad: usize,
-    pub(crate) format: Format,
-}
-
-impl<'a> Block<'a> {
-    /// Selects `rows` of `m`, and the columns `k`.
-    pub(crate) fn from_rows(m: &MatRef<'a>, rows: &Range<usize>, k: &Range<usize>) -> Self {
-        assert!(rows.end <= m.rows && k.end <= m.cols);
-        // Overflows for no block with an element, since `MatRef::new` checked that all are within the
-        // slice.
-        let start = rows.start.saturating_mul(m.row_stride);
-        let start = start.saturating_add(k.start.saturating_mul(m.col_stride));
-        Self {
-            data: m.data.get(start..).unwrap_or_default(),
-            panel_stride: m.row_stride,
-            k_stride: m.col_stride,
-            len: rows.len(),
-            kc: k.len(),
-        }
-    }
-
-    /// Returns the address of element `k` of row `i`, which need not exist.
-    #[inline(always)]
-    pub(super) fn address(&self, i: usize, k: usize) -> *const f32 {
-        let offset = i.wrapping_mul(self.panel_stride);
-        let offset = offset.wrapping_add(k.wrapping_mul(self.k_stride));
-        self.data.as_ptr().wrapping_add(offset)
-    }
-}
+use crate::cpu::matmul::matrix::round_to_bf16_bits;
+use crate::cpu::matmul::panel::{Format, PanelLayout};
 
 /// Converts elements of an operand to 32-bit words of a panel.
 trait Encode {
@@ -98,7 +47,7 @@ impl Encode for RoundedPair {
 }
 
 /// Packs f32 elements. `bf16` requests rounding to bf16 where the panel format is f32.
-pub(crate) fn pack_f32(
+pub(super) fn pack_f32(
     isa: Isa,
     block: &Block<'_>,
     panels: PanelLayout,
@@ -106,15 +55,17 @@ pub(crate) fn pack_f32(
     dst: &mut [u32],
 ) {
     #[cfg(target_arch = "x86_64")]
-    if block.panel_stride == 1 || block.k_stride == 1 {
+    if block.panel_stride() == 1 || block.k_stride() == 1 {
         let isa = isa.clamp_to_current();
         match panels.format {
             Format::Bf16Pair if isa >= Isa::Avx512Bf16 => {
-                // SAFETY: `clamp_to_current` ensures that the machine supports the level.
+                // SAFETY: `clamp_to_current` ensures that the machine supports the level, and one of
+                // the strides is 1.
                 return unsafe { super::pack_avx512::pack_f32_as_pairs(block, panels, dst) };
             }
             Format::F32 if isa >= Isa::Avx512 && !bf16 => {
-                // SAFETY: `clamp_to_current` ensures that the machine supports the level.
+                // SAFETY: `clamp_to_current` ensures that the machine supports the level, and one of
+                // the strides is 1.
                 return unsafe { super::pack_avx512::pack_f32(block, panels, dst) };
             }
             _ => {}
@@ -156,18 +107,18 @@ fn dispatch<E: Encode>(isa: Isa, block: &Block<'_>, panels: PanelLayout, dst: &m
 /// Packs the block panel by panel.
 #[inline(always)]
 fn pack<E: Encode>(block: &Block<'_>, panels: PanelLayout, dst: &mut [u32]) {
-    let words = block.kc.div_ceil(E::K);
-    for first in (0..block.len).step_by(panels.width) {
-        let used = panels.width.min(block.len - first);
+    let words = block.kc().div_ceil(E::K);
+    for first in (0..block.len()).step_by(panels.width) {
+        let used = panels.width.min(block.len() - first);
         let width = used.next_multiple_of(panels.pad);
         let dst = &mut dst[first * words..(first + width) * words];
         if used < width {
             dst.fill(0);
         }
         let strip = Strip { block, first };
-        if block.panel_stride == 1 {
+        if block.panel_stride() == 1 {
             strip.pack_across::<E>(used, width, dst);
-        } else if block.k_stride == 1 {
+        } else if block.k_stride() == 1 {
             strip.pack_transposed::<E>(used, width, dst);
         } else {
             strip.pack_words::<E>(0..used, 0..words, width, dst);
@@ -185,8 +136,7 @@ impl Strip<'_> {
     /// Returns the elements from element `k` of row `i` on.
     #[inline(always)]
     fn elements(&self, i: usize, k: usize) -> &[f32] {
-        let block = self.block;
-        &block.data[(self.first + i) * block.panel_stride + k * block.k_stride..]
+        self.block.elements(self.first + i, k)
     }
 
     /// Packs one word at a time, for arbitrary strides.
@@ -200,7 +150,7 @@ impl Strip<'_> {
     ) {
         for w in words {
             let k = w * E::K;
-            let has_second = E::K == 2 && k + 1 < self.block.kc;
+            let has_second = E::K == 2 && k + 1 < self.block.kc();
             for i in rows.clone() {
                 let second = has_second.then(|| self.elements(i, k + 1)[0]);
                 dst[w * width + i] = E::word(self.elements(i, k)[0], second);
@@ -216,14 +166,14 @@ impl Strip<'_> {
             16 if width == 16 => self.copy_across::<E, 16>(dst),
             8 if width == 8 => self.copy_across::<E, 8>(dst),
             6 if width == 6 => self.copy_across::<E, 6>(dst),
-            _ => self.pack_words::<E>(0..used, 0..self.block.kc.div_ceil(E::K), width, dst),
+            _ => self.pack_words::<E>(0..used, 0..self.block.kc().div_ceil(E::K), width, dst),
         }
     }
 
     /// `pack_across` for a full panel, with a constant width so that it vectorizes.
     #[inline(always)]
     fn copy_across<E: Encode, const W: usize>(&self, dst: &mut [u32]) {
-        let full_words = self.block.kc / E::K;
+        let full_words = self.block.kc() / E::K;
         for (w, out) in dst.chunks_exact_mut(W).enumerate().take(full_words) {
             let first = &self.elements(0, w * E::K)[..W];
             let second = &self.elements(0, w * E::K + E::K - 1)[..W];
@@ -231,7 +181,7 @@ impl Strip<'_> {
                 out[i] = E::word(first[i], Some(second[i]));
             }
         }
-        self.pack_words::<E>(0..W, full_words..self.block.kc.div_ceil(E::K), W, dst);
+        self.pack_words::<E>(0..W, full_words..self.block.kc().div_ceil(E::K), W, dst);
     }
 
     /// Packs elements that are contiguous along k by transposing blocks of four by four words.
@@ -240,7 +190,7 @@ impl Strip<'_> {
     /// in the cache.
     #[inline(always)]
     fn pack_transposed<E: Encode>(&self, used: usize, width: usize, dst: &mut [u32]) {
-        let full_words = self.block.kc / E::K / 4 * 4;
+        let full_words = self.block.kc() / E::K / 4 * 4;
         let full_rows = used / 4 * 4;
         for w0 in (0..full_words).step_by(16) {
             for i in (0..full_rows).step_by(4) {
@@ -253,7 +203,7 @@ impl Strip<'_> {
                 }
             }
         }
-        let words = self.block.kc.div_ceil(E::K);
+        let words = self.block.kc().div_ceil(E::K);
         self.pack_words::<E>(full_rows..used, 0..full_words, width, dst);
         self.pack_words::<E>(0..used, full_words..words, width, dst);
     }

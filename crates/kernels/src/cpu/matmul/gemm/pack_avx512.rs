@@ -3,20 +3,25 @@
 #[allow(clippy::wildcard_imports, reason = "dozens of intrinsics")]
 use core::arch::x86_64::*;
 
-use super::pack::{Block, PanelLayout};
+use super::block::Block;
+use crate::cpu::matmul::panel::PanelLayout;
 
 /// Loads sixteen words of a panel. Masks keep the loads within the operand.
-///
-/// # Safety
-/// The methods require the target features of their intrinsics and pointers to the given number of
-/// valid elements.
 pub(super) trait Load16 {
     /// Number of elements per word.
     const K: usize;
     /// Loads words from `count` elements that are contiguous along k.
+    ///
+    /// # Safety
+    /// The machine must support AVX-512 (for pairs, with bf16), and `count` elements, at most 16 times
+    /// [`K`](Self::K), must be readable at `src`.
     unsafe fn load_along_k(src: *const f32, count: usize) -> __m512i;
     /// Loads words of `count` rows or columns that are contiguous across the panel. `pair_stride` is
     /// the distance to the second element of each word, or `None` at the end of an odd k.
+    ///
+    /// # Safety
+    /// The machine must support AVX-512 (for pairs, with bf16). At most the first sixteen of `count`
+    /// elements must be readable at `src` and, for pairs, `pair_stride` elements after it.
     unsafe fn load_across(src: *const f32, count: usize, pair_stride: Option<usize>) -> __m512i;
 }
 
@@ -81,46 +86,52 @@ impl Load16 for RoundedPair {
 const PREFETCH_DISTANCE: usize = 64;
 
 /// Packs f32 elements as f32.
+///
+/// # Safety
+/// The machine must support the target features, and one of the block's strides must be 1.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn pack_f32(block: &Block<'_>, panels: PanelLayout, dst: &mut [u32]) {
-    // SAFETY: this function has the target features.
+pub(super) unsafe fn pack_f32(block: &Block<'_>, panels: PanelLayout, dst: &mut [u32]) {
+    // SAFETY: the caller upholds the contract of `pack`.
     unsafe { pack::<Plain>(block, panels, dst) }
 }
 
 /// Packs f32 elements as pairs of bf16.
+///
+/// # Safety
+/// The machine must support the target features, and one of the block's strides must be 1.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-pub(super) fn pack_f32_as_pairs(block: &Block<'_>, panels: PanelLayout, dst: &mut [u32]) {
-    // SAFETY: this function has the target features.
+pub(super) unsafe fn pack_f32_as_pairs(block: &Block<'_>, panels: PanelLayout, dst: &mut [u32]) {
+    // SAFETY: the caller upholds the contract of `pack`.
     unsafe { pack::<RoundedPair>(block, panels, dst) }
 }
 
-/// Packs a block. One of its strides must be 1.
+/// Packs a block.
 ///
 /// # Safety
-/// The machine must support the target features; sources and destinations must be valid as described.
+/// The machine must support the target features, and one of the block's strides must be 1.
 #[inline(always)]
 unsafe fn pack<R: Load16>(block: &Block<'_>, panels: PanelLayout, dst: &mut [u32]) {
-    let words = block.kc.div_ceil(R::K);
-    let last = block.len % panels.width;
-    let padded = block.len - last + last.next_multiple_of(panels.pad);
+    let words = block.kc().div_ceil(R::K);
+    let last = block.len() % panels.width;
+    let padded = block.len() - last + last.next_multiple_of(panels.pad);
     let dst = dst[..padded * words].as_mut_ptr();
     // SAFETY: the caller guarantees the target features; the block lies within its slice
     // (`Block::from_rows`), the panels within `dst`.
     unsafe {
-        if block.panel_stride == 1 {
+        if block.panel_stride() == 1 {
             return pack_across::<R>(block, panels, dst);
         }
-        for first in (0..block.len).step_by(panels.width) {
-            let used = panels.width.min(block.len - first);
+        for first in (0..block.len()).step_by(panels.width) {
+            let used = panels.width.min(block.len() - first);
             let width = used.next_multiple_of(panels.pad);
             let start = block.address(first, 0);
             let rows = PanelRows {
                 start,
-                stride: block.panel_stride,
+                stride: block.panel_stride(),
                 used,
                 width,
             };
-            pack_transposed::<R>(&rows, block.kc, dst.add(first * words));
+            pack_transposed::<R>(&rows, block.kc(), dst.add(first * words));
         }
     }
 }
@@ -135,18 +146,18 @@ unsafe fn pack<R: Load16>(block: &Block<'_>, panels: PanelLayout, dst: &mut [u32
 /// The machine must support the target features; sources and destinations must be valid as described.
 #[inline(always)]
 unsafe fn pack_across<R: Load16>(block: &Block<'_>, panels: PanelLayout, dst: *mut u32) {
-    let words = block.kc.div_ceil(R::K);
+    let words = block.kc().div_ceil(R::K);
     let step = 4 * panels.width;
-    for first in (0..block.len).step_by(step) {
-        let end = block.len.min(first + step);
+    for first in (0..block.len()).step_by(step) {
+        let end = block.len().min(first + step);
         for w in 0..words {
             let k = w * R::K;
-            let pair_stride = (k + 1 < block.kc).then_some(block.k_stride);
+            let pair_stride = (k + 1 < block.kc()).then_some(block.k_stride());
             let row = block.address(0, k);
             // SAFETY: the caller guarantees the target features; a prefetch accepts any address.
-            unsafe { prefetch_rows::<R>(row, block.k_stride, first, end) };
+            unsafe { prefetch_rows::<R>(row, block.k_stride(), first, end) };
             for panel in (first..end).step_by(panels.width) {
-                let used = panels.width.min(block.len - panel);
+                let used = panels.width.min(block.len() - panel);
                 let width = used.next_multiple_of(panels.pad);
                 for i in (0..width).step_by(16) {
                     // SAFETY: the masks keep the loads below `used`; the stores stay within the

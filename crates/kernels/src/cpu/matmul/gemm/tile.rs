@@ -11,6 +11,7 @@ use pulp::{
 };
 
 use crate::cpu::isa::Isa;
+use crate::cpu::matmul::panel::Format;
 use crate::cpu::simd::{Ops, load_part, prefetch, store_part, token};
 
 /// The initial value that an accumulated tile is added to.
@@ -50,29 +51,6 @@ pub(crate) struct TileRows {
 /// `out.cols` columns.
 pub(crate) type TileFn = unsafe fn(kc: usize, a: TileRows, b: *const u32, out: &TileOut);
 
-/// Content of a 32-bit word of a packed panel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Format {
-    /// One f32 element.
-    F32,
-    /// Two bf16 elements adjacent along k, the first in the lower half.
-    #[cfg_attr(
-        not(target_arch = "x86_64"),
-        allow(dead_code, reason = "only x86-64 kernels use pairs")
-    )]
-    Bf16Pair,
-}
-
-impl Format {
-    /// Returns the number of elements along k in a word.
-    pub(crate) fn elements_per_word(self) -> usize {
-        match self {
-            Self::F32 => 1,
-            Self::Bf16Pair => 2,
-        }
-    }
-}
-
 /// The micro-kernel of one instruction set and format.
 #[derive(Debug)]
 pub(crate) struct MicroKernel {
@@ -105,10 +83,11 @@ impl MicroKernel {
 }
 
 /// Multiply-accumulate of two registers of words.
-///
-/// # Safety
-/// The machine must support the instruction.
 trait Mac<S: Simd> {
+    /// Computes `a * b + c`.
+    ///
+    /// # Safety
+    /// The machine must support the instruction.
     unsafe fn mac(s: S, a: S::f32s, b: S::f32s, c: S::f32s) -> S::f32s;
 }
 

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use super::{BLOCK, Bits, GROUPS, Line, PANEL, QuantMatrix, scale_to_f32};
 use crate::cpu::isa::Isa;
-use crate::cpu::matmul::gemm::{Format, PanelLayout};
 use crate::cpu::matmul::matrix::round_to_bf16_bits;
+use crate::cpu::matmul::panel::{Format, PanelLayout};
 
 impl QuantMatrix {
     /// Packs a block of columns of the right operand. `k` must start at a multiple of `BLOCK`.

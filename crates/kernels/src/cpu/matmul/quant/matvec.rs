@@ -41,7 +41,9 @@ pub(crate) fn matvec_quant(
                 isa: options.isa,
             };
             parallel_columns(w.n, PANEL, bytes_per_column, &|columns| {
-                kernel.run(columns);
+                // SAFETY: the shapes have been checked, `dot_kernel` selected a kernel that the machine
+                // supports, and tasks have disjoint columns, which start at a panel.
+                unsafe { kernel.run(columns) };
             });
         });
     }
@@ -63,53 +65,74 @@ struct PanelKernel<'a> {
 }
 
 impl PanelKernel<'_> {
-    fn run(&self, columns: std::ops::Range<usize>) {
+    /// Computes columns of the result; the first one must start a panel.
+    ///
+    /// # Safety
+    /// `out` must have `rows` rows of as many columns as `w`, which stay valid during the call, and the
+    /// machine must support `dot`. Nothing else may access the panels of these columns.
+    unsafe fn run(&self, columns: std::ops::Range<usize>) {
         #[cfg(target_arch = "x86_64")]
         if self.isa.clamp_to_current() >= Isa::Avx512Vnni {
-            // SAFETY: `clamp_to_current` ensures that the machine supports the level.
+            // SAFETY: `clamp_to_current` ensures that the machine supports the level; the rest is the
+            // contract of this function.
             return unsafe { self.vnni(columns) };
         }
         for j in columns.step_by(PANEL) {
-            let sums = self.panel_by_blocks(j / PANEL);
-            self.write(j, &sums[..self.rows]);
+            // SAFETY: the contract of this function.
+            unsafe {
+                let sums = self.panel_by_blocks(j / PANEL);
+                self.write(j, &sums[..self.rows]);
+            }
         }
     }
 
     /// Dispatches to a constant number of rows, outside the loop over panels.
+    ///
+    /// # Safety
+    /// As for [`run`](Self::run); the machine must support the target features.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    fn vnni(&self, columns: std::ops::Range<usize>) {
-        match self.rows {
-            1 => self.vnni_rows::<1>(columns),
-            2 => self.vnni_rows::<2>(columns),
-            3 => self.vnni_rows::<3>(columns),
-            4 => self.vnni_rows::<4>(columns),
-            5 => self.vnni_rows::<5>(columns),
-            6 => self.vnni_rows::<6>(columns),
-            7 => self.vnni_rows::<7>(columns),
-            _ => self.vnni_rows::<8>(columns),
+    unsafe fn vnni(&self, columns: std::ops::Range<usize>) {
+        // SAFETY: the contract of this function; `rows` is at most `ROWS`, which is 8.
+        unsafe {
+            match self.rows {
+                1 => self.vnni_rows::<1>(columns),
+                2 => self.vnni_rows::<2>(columns),
+                3 => self.vnni_rows::<3>(columns),
+                4 => self.vnni_rows::<4>(columns),
+                5 => self.vnni_rows::<5>(columns),
+                6 => self.vnni_rows::<6>(columns),
+                7 => self.vnni_rows::<7>(columns),
+                _ => self.vnni_rows::<8>(columns),
+            }
         }
     }
 
+    /// Computes columns of a result with `M` rows.
+    ///
+    /// # Safety
+    /// As for [`vnni`](Self::vnni), and `rows` must be `M`.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    fn vnni_rows<const M: usize>(&self, columns: std::ops::Range<usize>) {
+    unsafe fn vnni_rows<const M: usize>(&self, columns: std::ops::Range<usize>) {
         for j in columns.step_by(PANEL) {
-            self.write(
-                j,
-                &super::dot_x86::panel_vnni::<M>(self.w, j / PANEL, &self.x),
-            );
+            let sums = super::dot_x86::panel_vnni::<M>(self.w, j / PANEL, &self.x);
+            // SAFETY: the contract of this function.
+            unsafe { self.write(j, &sums) };
         }
     }
 
     /// Computes a panel one row and block at a time; the block stays in the L1 cache.
-    fn panel_by_blocks(&self, panel: usize) -> [[f32; PANEL]; ROWS] {
+    ///
+    /// # Safety
+    /// The machine must support `dot`.
+    unsafe fn panel_by_blocks(&self, panel: usize) -> [[f32; PANEL]; ROWS] {
         let mut sums = [[0.0; PANEL]; ROWS];
         for b in 0..self.w.blocks() {
             let (lines, scales) = self.w.block(panel, b);
             for (r, sums) in sums.iter_mut().enumerate().take(self.rows) {
                 let x = self.x.block(r, b);
-                // SAFETY: `dot_kernel` has selected a kernel that the machine supports.
+                // SAFETY: the caller guarantees that the machine supports the kernel.
                 let dots = unsafe { (self.dot)(lines, x) };
                 for c in 0..PANEL {
                     let product = (dots[c] - x.correction) as f32;
@@ -120,12 +143,16 @@ impl PanelKernel<'_> {
         sums
     }
 
-    /// Writes the columns from `j` up to the end of the matrix.
-    fn write(&self, j: usize, sums: &[[f32; PANEL]]) {
+    /// Writes a panel: the columns from `j` up to the end of the matrix.
+    ///
+    /// # Safety
+    /// `out` must have as many columns as `w` and at least as many rows as `sums`, and nothing else may
+    /// access these columns during the call.
+    unsafe fn write(&self, j: usize, sums: &[[f32; PANEL]]) {
         for (r, sums) in sums.iter().enumerate() {
             for (c, sum) in sums.iter().enumerate().take(self.w.n - j) {
-                // SAFETY: row and column lie within the result (`check_shapes`), and the
-                // columns belong to this task.
+                // SAFETY: the caller guarantees that row and column are within the result, and that
+                // the columns belong to this task.
                 unsafe {
                     let init = self.out.init(j + c).map_or(0.0, |init| *init);
                     *self.out.element(r, j + c) = sum + init;
