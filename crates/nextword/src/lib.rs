@@ -49,14 +49,16 @@
 #![recursion_limit = "256"]
 
 mod activations;
+mod control;
 mod error;
 mod language_model;
 mod training;
 
 pub use activations::{Activation, Activations};
+pub use control::Control;
 pub use error::{Error, Result};
 pub use language_model::LanguageModel;
-pub use training::{Control, Training};
+pub use training::Training;
 
 pub use burn;
 #[cfg(feature = "server")]

@@ -10,25 +10,7 @@ use nextword_train::{
     ValidationReport,
 };
 
-use crate::{LanguageModel, Result, default_device};
-
-/// What a callback returns: nothing to continue, or a [`ControlFlow`], which may stop.
-pub trait Control {
-    /// Converts to a [`ControlFlow`].
-    fn into_control_flow(self) -> ControlFlow<()>;
-}
-
-impl Control for () {
-    fn into_control_flow(self) -> ControlFlow<()> {
-        ControlFlow::Continue(())
-    }
-}
-
-impl Control for ControlFlow<()> {
-    fn into_control_flow(self) -> ControlFlow<()> {
-        self
-    }
-}
+use crate::{Control, LanguageModel, Result, default_device};
 
 type Callback<'a, T> = Box<dyn FnMut(&T) -> ControlFlow<()> + 'a>;
 
