@@ -127,7 +127,8 @@ impl LanguageModel {
         Ok(only.unwrap_or_else(|| unreachable!("each prompt has a completion")))
     }
 
-    /// Runs the model on `prompt` and returns every intermediate tensor.
+    /// Runs the model on `prompt` and returns every intermediate tensor. An empty prompt is one token, as in
+    /// [`TextGenerator::generate`].
     ///
     /// ```
     /// use nextword::prelude::*;
@@ -155,7 +156,7 @@ impl LanguageModel {
     }
 
     /// Runs the model on `prompt` with a probe of your own, which receives every intermediate tensor
-    /// in the order of computation.
+    /// in the order of computation. An empty prompt is one token, as in [`TextGenerator::generate`].
     ///
     /// ```
     /// use nextword::burn::tensor::Tensor;
@@ -186,7 +187,7 @@ impl LanguageModel {
         Ok(())
     }
 
-    /// The ids of `prompt` with the model's template.
+    /// The ids of `prompt` with the model's template: at least one, also of an empty prompt.
     fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
         let encoding = self
             .generator
