@@ -36,7 +36,8 @@ fn nothing_is_logged_by_default_and_checkpoints_with_verbose() {
 fn the_log_variable_selects_spans_of_steps() {
     let log = stderr(&train(&TestDir::new(), &[], Some("nextword_train=debug")));
     for step in 0..6 {
-        let span = format!("DEBUG step{{step={step}}}: nextword_train::training_loop: step done loss=");
+        let span =
+            format!("DEBUG step{{step={step}}}: nextword_train::training_loop: step done loss=");
         assert_eq!(log.matches(&span).count(), 1, "{log}");
     }
     let log = stderr(&train(

@@ -86,10 +86,10 @@ fn size_lines(plan: &Plan, lines: &mut Vec<String>) {
         bytes(memory.total as u64)
     ));
     for (part, n) in [
-        ("weights", memory.weights),
-        ("gradients", memory.gradients),
-        ("optimizer", memory.optimizer),
-        ("activations", memory.activations),
+        ("weights", memory.by_part.weights),
+        ("gradients", memory.by_part.gradients),
+        ("optimizer", memory.by_part.optimizer),
+        ("activations", memory.by_part.activations),
     ] {
         lines.push(format!("    {part:<20}{:>14}", bytes(n as u64)));
     }
