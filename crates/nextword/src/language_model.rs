@@ -78,14 +78,7 @@ impl LanguageModel {
     /// # Errors
     /// If the model has fewer tokens than the tokenizer.
     pub fn new(model: Transformer, tokenizer: Arc<dyn Tokenizer>) -> Result<Self> {
-        let (vocab_size, tokens) = (model.config().vocab_size, tokenizer.vocab_size());
-        let card = ModelCard {
-            version: env!("CARGO_PKG_VERSION").to_string(),
-            parameters: model.config().parameter_counts().total() as u64,
-            unused_ids: vocab_size.saturating_sub(tokens),
-            ..ModelCard::default()
-        };
-        Ok(TextGenerator::new(model, tokenizer, card)?.into())
+        Ok(TextGenerator::without_card(model, tokenizer)?.into())
     }
 
     /// Continues `prompt` and returns the new text.
