@@ -106,6 +106,8 @@ pub fn default_device() -> model::DeviceName {
     }
 }
 
+// The published package contains neither README's path nor the models that the examples open: examples are run
+// in the repository only.
 /// Compiles and runs README's examples.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
