@@ -170,7 +170,8 @@ fn continued_training_keeps_the_template_and_the_special_tokens() {
     };
     let (transformer, tokenizer) = (model.transformer(), model.tokenizer());
     let other = TextGenerator::new(transformer.clone(), tokenizer.clone(), card).unwrap();
-    let text = "what is statquest <EOS> awesome <EOS> statquest is what <EOS> awesome <EOS> ".repeat(9);
+    let text =
+        "what is statquest <EOS> awesome <EOS> statquest is what <EOS> awesome <EOS> ".repeat(9);
     let dataset =
         Dataset::with_tokenizer([text], tokenizer.clone(), SplitConfig::default()).unwrap();
     for initial in [model, other.into()] {

@@ -48,12 +48,11 @@ impl BaseConfig {
     fn new(mut config: RunConfig, open_device: Option<&Device>) -> Result<Self, TrainError> {
         let tokenizer = apply_base_model(&mut config)?;
         config.validate()?;
-        let (device, name) = match open_device {
-            Some(device) => (device.clone(), "this device".to_string()),
-            None => {
-                let name: DeviceName = config.device.parse()?;
-                (name.open()?, name.to_string())
-            }
+        let (device, name) = if let Some(device) = open_device {
+            (device.clone(), "this device".to_string())
+        } else {
+            let name: DeviceName = config.device.parse()?;
+            (name.open()?, name.to_string())
         };
         if !config.train.precision.is_supported(&device) {
             return Err(TrainError::config(
