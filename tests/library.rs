@@ -2,12 +2,15 @@
 
 use std::fs;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 
+use nextword::generate::TextGenerator;
+use nextword::model::ModelCard;
 use nextword::prelude::*;
 use nextword_train::read_config;
 
 use crate::test_dir::TestDir;
-use crate::util::{nextword, stderr};
+use crate::util::{nextword, root, stderr};
 
 const TEXT: &str =
     "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n";
@@ -44,6 +47,10 @@ fn small() -> ModelConfig {
         d_model: 16,
         ..ModelConfig::default()
     }
+}
+
+fn statquest() -> PathBuf {
+    root().join("docs/models/statquest")
 }
 
 fn dataset() -> Dataset {
@@ -152,6 +159,51 @@ fn continued_training_needs_the_tokenizer_of_the_model() {
 }
 
 #[test]
+fn continued_training_keeps_the_template_and_the_special_tokens() {
+    let model = LanguageModel::open(statquest()).unwrap();
+    let card = ModelCard {
+        bos_id: Some(0),
+        bos_token: Some("<s>".to_string()),
+        eos_token: Some("</s>".to_string()),
+        eos_ids: vec![1],
+        ..model.card().clone()
+    };
+    let (transformer, tokenizer) = (model.transformer(), model.tokenizer());
+    let other = TextGenerator::new(transformer.clone(), tokenizer.clone(), card).unwrap();
+    let text =
+        "what is statquest <EOS> awesome <EOS> statquest is what <EOS> awesome <EOS> ".repeat(9);
+    let dataset =
+        Dataset::with_tokenizer([text], tokenizer.clone(), SplitConfig::default()).unwrap();
+    for initial in [model, other.into()] {
+        let continued = Training::new(&dataset)
+            .start_from(&initial)
+            .device("not opened")
+            .steps(2)
+            .run()
+            .unwrap();
+        let (before, after) = (initial.card(), continued.card());
+        assert_eq!(before.prompt_template.as_deref(), Some("{prompt} <EOS>"));
+        assert_eq!(after.prompt_template, before.prompt_template);
+        assert_eq!(
+            (after.bos_id, &after.bos_token),
+            (before.bos_id, &before.bos_token)
+        );
+        assert_eq!(
+            (&after.eos_token, &after.eos_ids),
+            (&before.eos_token, &before.eos_ids)
+        );
+        assert_eq!((after.step, after.name.as_str()), (2, "model"));
+        if before.bos_id.is_none() {
+            let completion = continued
+                .stream("what is statquest", &TextOptions::greedy(), |_| ())
+                .unwrap();
+            assert_eq!(completion.text, "awesome");
+            assert_eq!(completion.ids.len(), 2, "it ends with <EOS>");
+        }
+    }
+}
+
+#[test]
 fn inspection_shows_what_generation_computes() {
     let model = Training::new(&dataset())
         .model(small())
@@ -191,4 +243,6 @@ fn text_that_is_too_short_is_an_error_with_a_hint() {
         .run()
         .unwrap();
     assert!(model.inspect(&long).is_err());
+    let empty = model.inspect("").unwrap();
+    assert_eq!(empty.tokens(), ["<EOS>"], "as in `generate`");
 }

@@ -26,7 +26,8 @@ fn train(dir: &TestDir, options: &[&str], log: Option<&str>) -> Output {
 fn nothing_is_logged_by_default_and_checkpoints_with_verbose() {
     assert_eq!(stderr(&train(&TestDir::new(), &[], None)), "");
     let log = stderr(&train(&TestDir::new(), &["--verbose"], None));
-    assert!(log.contains(" INFO nextword_train::checkpoint"), "{log}");
+    let span = " INFO checkpoint{step=6}: nextword_train::checkpoint";
+    assert!(log.contains(span), "{log}");
     assert!(log.contains("checkpoint saved step=6 path="), "{log}");
     assert!(!log.contains("DEBUG"), "{log}");
 }
@@ -35,7 +36,8 @@ fn nothing_is_logged_by_default_and_checkpoints_with_verbose() {
 fn the_log_variable_selects_spans_of_steps() {
     let log = stderr(&train(&TestDir::new(), &[], Some("nextword_train=debug")));
     for step in 0..6 {
-        let span = format!("DEBUG step{{step={step}}}: nextword_train::trainer: step done loss=");
+        let span =
+            format!("DEBUG step{{step={step}}}: nextword_train::training_loop: step done loss=");
         assert_eq!(log.matches(&span).count(), 1, "{log}");
     }
     let log = stderr(&train(

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use burn::module::Module;
-use nextword_data::TokenBatch;
+use nextword_data::{CounterRng, TokenBatch};
 use nextword_model::{ModelConfig, Precision};
 use nextword_train::{OptimizerConfig, Stepper};
 
@@ -86,10 +86,8 @@ impl Runner {
 /// Returns a batch of pseudo-random token ids, with a target at every position.
 fn tokens(config: &ModelConfig, batch: usize, step: u64) -> TokenBatch {
     let (seq, vocab) = (config.context_length, config.vocab_size as u64);
-    let id = |i: usize| {
-        let hash = (step << 32 | i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        ((hash >> 33) % vocab) as u32
-    };
+    let random = CounterRng::new(1337).stream(step);
+    let id = |i: usize| random.below(i as u64, vocab) as u32;
     TokenBatch {
         inputs: (0..batch * seq).map(id).collect(),
         targets: (0..batch * seq).map(|i| id(i + 1)).collect(),

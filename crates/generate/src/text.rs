@@ -168,6 +168,38 @@ impl TextGenerator {
         })
     }
 
+    /// Combines a model (not on an autodiff device) with its tokenizer, without a description of its
+    /// training. The model's vocabulary may be padded beyond the tokenizer's.
+    ///
+    /// # Errors
+    /// [`GenerateError::WrongTokenizer`] if the model has fewer tokens than the tokenizer.
+    ///
+    /// ```
+    /// use burn::tensor::Device;
+    /// use nextword_data::TokenizerConfig;
+    /// use nextword_generate::TextGenerator;
+    /// use nextword_model::presets;
+    ///
+    /// let tokenizer = TokenizerConfig::words().build("what is statquest")?; // With <EOS>: 4 tokens.
+    /// let model = presets::statquest(5).init(&Device::flex(), 7)?;
+    /// let generator = TextGenerator::without_card(model, tokenizer)?;
+    /// assert_eq!((generator.card().parameters, generator.card().unused_ids), (37, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn without_card(
+        model: Transformer,
+        tokenizer: Arc<dyn Tokenizer>,
+    ) -> Result<Self, GenerateError> {
+        let config = model.config();
+        let card = ModelCard {
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            parameters: config.parameter_counts().total() as u64,
+            unused_ids: config.vocab_size.saturating_sub(tokenizer.vocab_size()),
+            ..ModelCard::default()
+        };
+        Self::new(model, tokenizer, card)
+    }
+
     /// The model.
     pub fn model(&self) -> &Transformer {
         &self.model

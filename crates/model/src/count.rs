@@ -1,9 +1,11 @@
 //! Parameters, floating-point operations and memory of a model, computed from its configuration.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{ModelConfig, weights::layout};
 
 /// Number of parameters of a model, by part.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParameterCounts {
     /// Token embedding.
     pub token_embedding: usize,
@@ -32,7 +34,7 @@ impl ParameterCounts {
 }
 
 /// Bytes of memory that training takes, by part, with 4-byte floats.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryEstimate {
     /// The weights.
     pub weights: usize,

@@ -147,7 +147,8 @@ impl ModelDir {
     /// folder is replaced.
     ///
     /// # Errors
-    /// [`ModelError::Io`] if it cannot be written; an earlier folder is then unchanged.
+    /// [`ModelError::Io`] if it cannot be written; an earlier folder is then unchanged, except as
+    /// [`replace`](Self::replace) says.
     pub fn save(
         path: &Path,
         model: &Transformer,
@@ -161,7 +162,9 @@ impl ModelDir {
     /// then renamed.
     ///
     /// # Errors
-    /// The error of `write`, or [`ModelError::Io`]; an earlier folder is then unchanged.
+    /// The error of `write`, or [`ModelError::Io`]; an earlier folder is then unchanged. Only if the parent
+    /// cannot be synced at the end, or the earlier folder cannot be removed, the new folder is in place, and
+    /// the earlier one stays beside it as `.NAME.old` until the next call or [`recover`](Self::recover).
     pub fn replace<E: From<ModelError>>(
         path: &Path,
         write: impl FnOnce(&Path) -> Result<(), E>,
@@ -216,7 +219,7 @@ impl ModelDir {
 }
 
 /// Writes `bytes` to `path` atomically: to a file beside it, synced, then renamed. The target of a
-/// symbolic link is replaced, not the link. A pipe or a device is written to directly.
+/// symbolic link is replaced or created, not the link. A pipe or a device is written to directly.
 ///
 /// # Errors
 /// [`ModelError::Io`] with the operating system's reason.

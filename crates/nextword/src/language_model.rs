@@ -78,14 +78,7 @@ impl LanguageModel {
     /// # Errors
     /// If the model has fewer tokens than the tokenizer.
     pub fn new(model: Transformer, tokenizer: Arc<dyn Tokenizer>) -> Result<Self> {
-        let (vocab_size, tokens) = (model.config().vocab_size, tokenizer.vocab_size());
-        let card = ModelCard {
-            version: env!("CARGO_PKG_VERSION").to_string(),
-            parameters: model.config().parameter_counts().total() as u64,
-            unused_ids: vocab_size.saturating_sub(tokens),
-            ..ModelCard::default()
-        };
-        Ok(TextGenerator::new(model, tokenizer, card)?.into())
+        Ok(TextGenerator::without_card(model, tokenizer)?.into())
     }
 
     /// Continues `prompt` and returns the new text.
@@ -127,7 +120,8 @@ impl LanguageModel {
         Ok(only.unwrap_or_else(|| unreachable!("each prompt has a completion")))
     }
 
-    /// Runs the model on `prompt` and returns every intermediate tensor.
+    /// Runs the model on `prompt` and returns every intermediate tensor. An empty prompt is one token, as in
+    /// [`TextGenerator::generate`].
     ///
     /// ```
     /// use nextword::prelude::*;
@@ -155,7 +149,7 @@ impl LanguageModel {
     }
 
     /// Runs the model on `prompt` with a probe of your own, which receives every intermediate tensor
-    /// in the order of computation.
+    /// in the order of computation. An empty prompt is one token, as in [`TextGenerator::generate`].
     ///
     /// ```
     /// use nextword::burn::tensor::Tensor;
@@ -186,7 +180,7 @@ impl LanguageModel {
         Ok(())
     }
 
-    /// The ids of `prompt` with the model's template.
+    /// The ids of `prompt` with the model's template: at least one, also of an empty prompt.
     fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
         let encoding = self
             .generator

@@ -49,14 +49,16 @@
 #![recursion_limit = "256"]
 
 mod activations;
+mod control;
 mod error;
 mod language_model;
 mod training;
 
 pub use activations::{Activation, Activations};
+pub use control::Control;
 pub use error::{Error, Result};
 pub use language_model::LanguageModel;
-pub use training::{Control, Training};
+pub use training::Training;
 
 pub use burn;
 #[cfg(feature = "server")]
@@ -104,6 +106,8 @@ pub fn default_device() -> model::DeviceName {
     }
 }
 
+// The published package contains neither README's path nor the models that the examples open: examples are run
+// in the repository only.
 /// Compiles and runs README's examples.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]

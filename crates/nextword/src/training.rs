@@ -4,31 +4,13 @@ use std::fmt;
 use std::ops::ControlFlow;
 
 use nextword_data::Dataset;
-use nextword_model::ModelConfig;
+use nextword_model::{ModelCard, ModelConfig};
 use nextword_train::{
     InMemoryTrainer, Reporter, RunConfig, RunSetup, StepReport, StopFlag, TrainError,
     ValidationReport,
 };
 
-use crate::{LanguageModel, Result, default_device};
-
-/// What a callback returns: nothing to continue, or a [`ControlFlow`], which may stop.
-pub trait Control {
-    /// Converts to a [`ControlFlow`].
-    fn into_control_flow(self) -> ControlFlow<()>;
-}
-
-impl Control for () {
-    fn into_control_flow(self) -> ControlFlow<()> {
-        ControlFlow::Continue(())
-    }
-}
-
-impl Control for ControlFlow<()> {
-    fn into_control_flow(self) -> ControlFlow<()> {
-        self
-    }
-}
+use crate::{Control, LanguageModel, Result, default_device};
 
 type Callback<'a, T> = Box<dyn FnMut(&T) -> ControlFlow<()> + 'a>;
 
@@ -105,7 +87,8 @@ impl<'a> Training<'a> {
     }
 
     /// Continues the training of `model` on its device, with a new optimizer. The dataset must have been
-    /// tokenized by the model's tokenizer: see [`Dataset::with_tokenizer`].
+    /// tokenized by the model's tokenizer: see [`Dataset::with_tokenizer`]. The trained model has the prompt
+    /// template and the special tokens of `model`.
     ///
     /// ```
     /// use nextword::prelude::*;
@@ -121,6 +104,7 @@ impl<'a> Training<'a> {
     /// ```
     pub fn start_from(mut self, model: &LanguageModel) -> Self {
         self.config.model = model.transformer().config().clone();
+        self.config.samples.prompt_template = model.card().prompt_template.clone();
         self.initial = Some(model.clone());
         self
     }
@@ -154,7 +138,8 @@ impl<'a> Training<'a> {
         self
     }
 
-    /// Sets the device by its name: `flex`, `wgpu`, `cuda:1`, `auto`.
+    /// Sets the device by its name: `flex`, `wgpu`, `cuda:1`, `auto`. After [`start_from`](Self::start_from)
+    /// it has no effect, because the training continues on the device of the model.
     pub fn device(mut self, name: impl Into<String>) -> Self {
         self.config.device = name.into();
         self
@@ -236,21 +221,36 @@ impl<'a> Training<'a> {
     /// If the configuration is invalid or does not fit the dataset, the device does not work, or the
     /// training diverges.
     pub fn run(self) -> Result<LanguageModel> {
-        let setup = RunSetup::from_dataset(self.config, self.dataset.clone())?;
-        let trainer = match self.initial {
+        let dataset = self.dataset.clone();
+        let trainer = match &self.initial {
             Some(model) => {
-                check_tokenizer(&setup, &model)?;
-                InMemoryTrainer::from_model(setup, model.transformer().clone())?
+                let transformer = model.transformer();
+                let device = transformer.device();
+                let setup = RunSetup::from_dataset_on(self.config, dataset, &device)?;
+                check_tokenizer(&setup, model)?;
+                InMemoryTrainer::from_model(setup, transformer.clone())?
             }
-            None => InMemoryTrainer::new(setup)?,
+            None => InMemoryTrainer::new(RunSetup::from_dataset(self.config, dataset)?)?,
         };
         let stop = StopFlag::default();
         let mut reporter = CallbackReporter {
             callbacks: self.callbacks,
             stop: &stop,
         };
-        trainer.run(&mut reporter, &stop)?.try_into()
+        let mut trained = trainer.run(&mut reporter, &stop)?;
+        if let Some(model) = &self.initial {
+            copy_special_tokens(model.card(), &mut trained.card);
+        }
+        trained.try_into()
     }
+}
+
+/// Copies what training does not change: the special tokens that the tokenizer itself does not know.
+fn copy_special_tokens(from: &ModelCard, to: &mut ModelCard) {
+    to.bos_id = from.bos_id;
+    to.bos_token.clone_from(&from.bos_token);
+    to.eos_token.clone_from(&from.eos_token);
+    to.eos_ids.clone_from(&from.eos_ids);
 }
 
 fn check_tokenizer(setup: &RunSetup, model: &LanguageModel) -> Result<()> {

@@ -34,6 +34,17 @@ impl LoadedModel {
     /// # Errors
     /// If the model's files are missing or invalid. An invalid chat template only disables chat: see
     /// [`warning`](Self::warning).
+    ///
+    /// ```
+    /// use burn::tensor::Device;
+    /// use nextword_model::ModelDir;
+    /// use nextword_server::LoadedModel;
+    ///
+    /// let folder = ModelDir::open("../../docs/models/statquest".as_ref())?;
+    /// let model = LoadedModel::open("statquest".to_string(), &folder, &Device::flex())?;
+    /// assert_eq!(model.warning(), None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn open(name: String, model_dir: &ModelDir, device: &Device) -> Result<Self, ServerError> {
         let generator = TextGenerator::open(model_dir, device)?;
         let (bos, eos) = (generator.bos_text(), generator.eos_text());

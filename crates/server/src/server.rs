@@ -31,6 +31,28 @@ pub struct Server {
 }
 
 /// Ends [`Server::serve`] without waiting for the requests in flight.
+///
+/// ```
+/// use burn::tensor::Device;
+/// use nextword_model::ModelDir;
+/// use nextword_server::{Config, LoadedModel, Server};
+/// use tokio::net::TcpListener;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let folder = ModelDir::open("../../docs/models/statquest".as_ref())?;
+/// let model = LoadedModel::open("statquest".to_string(), &folder, &Device::flex())?;
+/// let server = Server::new(vec![model], Config::default())?;
+/// let handle = server.abort_handle();
+///
+/// let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+/// let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?; // Any free port.
+/// let serving = runtime.spawn(server.serve(listener, std::future::pending()));
+/// assert!(!serving.is_finished());
+/// handle.abort(); // From any thread.
+/// runtime.block_on(serving)??;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct AbortHandle(Arc<Notify>);
 
@@ -74,6 +96,33 @@ impl Server {
     ///
     /// The `Host` header must name a loopback address or one of [`Config::allow_hosts`]. Keep the server as
     /// long as the router: without it, completions answer 503.
+    ///
+    /// ```
+    /// use axum::Router;
+    /// use axum::body::Body;
+    /// use axum::http::{Request, StatusCode};
+    /// use axum::routing::get;
+    /// use burn::tensor::Device;
+    /// use hyper::service::Service;
+    /// use hyper_util::service::TowerToHyperService;
+    /// use nextword_model::ModelDir;
+    /// use nextword_server::{Config, LoadedModel, Server};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let folder = ModelDir::open("../../docs/models/statquest".as_ref())?;
+    /// let model = LoadedModel::open("statquest".to_string(), &folder, &Device::flex())?;
+    /// let server = Server::new(vec![model], Config::default())?;
+    /// let app = Router::new().route("/version", get(|| async { "1.0" })).merge(server.router());
+    ///
+    /// let app = TowerToHyperService::new(app); // Calls the routes without a listener.
+    /// let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    /// for path in ["/version", "/v1/models/statquest"] {
+    ///     let request = Request::get(path).header("host", "localhost").body(Body::empty())?;
+    ///     assert_eq!(runtime.block_on(app.call(request))?.status(), StatusCode::OK);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn router(&self) -> Router {
         router(self.app.clone(), HostCheck::Loopback)
     }

@@ -30,7 +30,7 @@ pub struct RunSetup {
 /// # Errors
 /// [`TrainError`] with the first problem found.
 pub fn prepare_run(config: RunConfig) -> Result<RunSetup, TrainError> {
-    let base = BaseConfig::new(config)?;
+    let base = BaseConfig::new(config, None)?;
     let dataset = Dataset::build(&base.config.data)?;
     base.with_dataset(dataset)
 }
@@ -44,11 +44,16 @@ struct BaseConfig {
 }
 
 impl BaseConfig {
-    fn new(mut config: RunConfig) -> Result<Self, TrainError> {
+    /// Opens the device of `config`, unless there is an open one.
+    fn new(mut config: RunConfig, open_device: Option<&Device>) -> Result<Self, TrainError> {
         let tokenizer = apply_base_model(&mut config)?;
         config.validate()?;
-        let name: DeviceName = config.device.parse()?;
-        let device = name.open()?;
+        let (device, name) = if let Some(device) = open_device {
+            (device.clone(), "this device".to_string())
+        } else {
+            let name: DeviceName = config.device.parse()?;
+            (name.open()?, name.to_string())
+        };
         if !config.train.precision.is_supported(&device) {
             return Err(TrainError::config(
                 "train.precision",
@@ -133,7 +138,33 @@ impl RunSetup {
     /// # }
     /// ```
     pub fn from_dataset(config: RunConfig, dataset: Dataset) -> Result<Self, TrainError> {
-        BaseConfig::new(config)?.with_dataset(dataset)
+        BaseConfig::new(config, None)?.with_dataset(dataset)
+    }
+
+    /// Prepares a run on `dataset` and on an open device, instead of the one that `config.device` names.
+    ///
+    /// # Errors
+    /// [`TrainError`] with the first problem found.
+    ///
+    /// ```
+    /// use burn::tensor::Device;
+    /// use nextword_data::{Dataset, TokenizerConfig};
+    /// use nextword_train::{RunConfig, RunSetup};
+    ///
+    /// # fn main() -> Result<(), nextword_train::TrainError> {
+    /// let dataset = Dataset::from_text(&"to be or not to be ".repeat(50), &TokenizerConfig::chars())?;
+    /// let config = RunConfig { device: "cuda:7".to_string(), ..RunConfig::default() };
+    /// let setup = RunSetup::from_dataset_on(config, dataset, &Device::flex())?; // Opens no GPU.
+    /// assert_eq!(setup.device, Device::flex());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn from_dataset_on(
+        config: RunConfig,
+        dataset: Dataset,
+        device: &Device,
+    ) -> Result<Self, TrainError> {
+        BaseConfig::new(config, Some(device))?.with_dataset(dataset)
     }
 
     /// The model with its initial weights: random, or those of the model in `start_from`.

@@ -12,6 +12,9 @@ use super::{parent_folder, sync_folder};
 const PREFIX: &str = ".writing-";
 const SUFFIX: &str = ".tmp";
 
+/// Maximum number of symbolic links in a row, as on Linux. Links may form a circle.
+const MAX_LINKS: usize = 40;
+
 /// Whether `name` is the temporary name of an [`AtomicFile`], left over from a killed process.
 pub fn is_temporary(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
@@ -38,8 +41,8 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// A file that is being written under a temporary name. It is deleted on drop unless committed.
 ///
-/// The target of a symbolic link is replaced, not the link. A replaced file's permissions are kept. A
-/// pipe or a device is written to directly.
+/// The target of a symbolic link is replaced or created, not the link. A replaced file's permissions are
+/// kept. A pipe or a device is written to directly.
 #[derive(Debug)]
 pub struct AtomicFile {
     file: File,
@@ -52,7 +55,7 @@ impl AtomicFile {
     /// Creates a temporary file next to `path`.
     ///
     /// # Errors
-    /// If the folder does not exist or is not writable.
+    /// If the folder does not exist or is not writable, or symbolic links form a circle.
     pub fn create(path: &Path) -> io::Result<Self> {
         if fs::metadata(path).is_ok_and(|existing| !existing.is_file() && !existing.is_dir()) {
             return Ok(Self {
@@ -61,7 +64,10 @@ impl AtomicFile {
                 path: path.to_path_buf(),
             });
         }
-        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        let path = match fs::canonicalize(path) {
+            Ok(existing) => existing,
+            Err(error) => follow_links(path).ok_or(error)?,
+        };
         let mut builder = tempfile::Builder::new();
         builder.prefix(PREFIX).suffix(SUFFIX);
         let file = builder.make_in(parent_folder(&path), |temporary| {
@@ -132,6 +138,19 @@ impl Seek for AtomicFile {
     fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
         self.file.seek(position)
     }
+}
+
+/// Returns the file that `path` names after symbolic links, where there is none yet; `None` after too many
+/// links.
+fn follow_links(path: &Path) -> Option<PathBuf> {
+    let mut target = path.to_path_buf();
+    for _ in 0..=MAX_LINKS {
+        let Ok(next) = fs::read_link(&target) else {
+            return Some(target);
+        };
+        target = parent_folder(&target).join(next);
+    }
+    None
 }
 
 /// A complete and synced file under its temporary name. It is deleted on drop unless committed.
@@ -230,6 +249,27 @@ mod tests {
         assert_eq!(fs::read(&target).unwrap(), b"later");
         let mode = fs::metadata(&target).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o640);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn the_missing_target_of_a_link_is_created() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().unwrap();
+        let [first, second, target] =
+            ["first", "second", "inner/target"].map(|name| folder.path().join(name));
+        fs::create_dir(folder.path().join("inner")).unwrap();
+        symlink("second", &first).unwrap();
+        symlink("inner/target", &second).unwrap();
+        write(&first, b"new").unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"new");
+        for link in [first, second] {
+            assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        }
+        let circle = folder.path().join("circle");
+        symlink("circle", &circle).unwrap();
+        assert!(write(&circle, b"").is_err());
+        assert!(fs::symlink_metadata(&circle).unwrap().is_symlink());
     }
 
     #[test]

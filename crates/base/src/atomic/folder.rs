@@ -75,8 +75,10 @@ impl AtomicFolder {
     /// files must be synced already.
     ///
     /// # Errors
-    /// If the folder cannot be synced or renamed; an earlier folder is then unchanged. Also if the
-    /// earlier folder cannot be removed.
+    /// If the folder cannot be synced or renamed; an earlier folder is then unchanged. Also if afterwards
+    /// the parent cannot be synced or the earlier folder cannot be removed: then the new folder is in place,
+    /// and the earlier one stays beside it, as `.NAME.old` or `TEMPORARY.old`, until the next
+    /// [`create`](Self::create) or [`recover`](Self::recover).
     pub fn commit(self) -> Result<(), PathError> {
         let Paths {
             target,

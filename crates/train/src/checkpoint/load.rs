@@ -78,6 +78,7 @@ impl Checkpoint {
     /// invalid; [`TrainError::Run`] if a newer version of nextword wrote the checkpoint;
     /// [`TrainError::Io`] if a file cannot be read.
     pub fn open(path: &Path) -> Result<Self, TrainError> {
+        let _span = tracing::info_span!("checkpoint", path = %path.display()).entered();
         let damaged = |problem: String| TrainError::Damaged {
             path: path.to_path_buf(),
             problem,

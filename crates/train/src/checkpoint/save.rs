@@ -48,6 +48,7 @@ pub fn save(
     tokenizer_json: &str,
     card: &ModelCard,
 ) -> Result<PathBuf, TrainError> {
+    let _span = tracing::info_span!("checkpoint", step = state.step).entered();
     fs::create_dir_all(folder).map_err(TrainError::io(folder, "create the folder"))?;
     let name = folder_name(state.step);
     let temp = folder.join(format!("{TEMP_PREFIX}{}-{name}", std::process::id()));

@@ -60,7 +60,7 @@ impl Memory {
     /// assert!(matches!(shortage, Some(MemoryShortage::State { .. })));
     /// ```
     pub fn shortage(&self, available: u64) -> Option<MemoryShortage> {
-        let exact = (self.total - self.activations) as u64;
+        let exact = (self.total - self.by_part.activations) as u64;
         let total = self.total as u64;
         if exact > available {
             let needed = exact;
@@ -88,16 +88,17 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
+    use nextword_model::MemoryEstimate;
+
     use super::*;
 
     fn memory(activations: usize) -> Memory {
-        Memory {
-            total: 400 + activations,
+        Memory::from(MemoryEstimate {
             weights: 100,
             gradients: 100,
             optimizer: 200,
             activations,
-        }
+        })
     }
 
     #[test]

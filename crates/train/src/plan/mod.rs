@@ -19,8 +19,8 @@
 //! config.model = presets::statquest(5);
 //! let plan = Plan::estimate(&prepare_run(config)?);
 //! assert_eq!(plan.parameters.total, 37);
-//! assert_eq!(plan.memory_bytes.weights, 37 * 4); // f32
-//! assert_eq!(plan.memory_bytes.optimizer, 2 * 37 * 4); // AdamW's two moments
+//! assert_eq!(plan.memory_bytes.by_part.weights, 37 * 4); // f32
+//! assert_eq!(plan.memory_bytes.by_part.optimizer, 2 * 37 * 4); // AdamW's two moments
 //! assert_eq!(plan.memory_shortage(), None);
 //! # Ok(())
 //! # }
@@ -72,18 +72,9 @@ pub struct Plan {
 pub struct Parameters {
     /// All parameters.
     pub total: usize,
-    /// Token embedding.
-    pub token_embedding: usize,
-    /// Learned position embedding.
-    pub position_embedding: usize,
-    /// Attention in all blocks.
-    pub attention: usize,
-    /// Feed-forward in all blocks.
-    pub feed_forward: usize,
-    /// All norms.
-    pub norm: usize,
-    /// Weights and bias of the output layer. Tied weights count as token embedding.
-    pub head: usize,
+    /// The parts, whose fields follow the total in JSON.
+    #[serde(flatten)]
+    pub by_part: ParameterCounts,
 }
 
 /// Bytes of memory, by part.
@@ -91,14 +82,9 @@ pub struct Parameters {
 pub struct Memory {
     /// All parts.
     pub total: usize,
-    /// The weights.
-    pub weights: usize,
-    /// The gradients.
-    pub gradients: usize,
-    /// The optimizer's moments.
-    pub optimizer: usize,
-    /// Values saved for the backward pass, and the largest temporaries.
-    pub activations: usize,
+    /// The parts, whose fields follow the total in JSON.
+    #[serde(flatten)]
+    pub by_part: MemoryEstimate,
 }
 
 /// The data of a run and how much of it the run uses.
@@ -133,12 +119,7 @@ impl From<ParameterCounts> for Parameters {
     fn from(counts: ParameterCounts) -> Self {
         Self {
             total: counts.total(),
-            token_embedding: counts.token_embedding,
-            position_embedding: counts.position_embedding,
-            attention: counts.attention,
-            feed_forward: counts.feed_forward,
-            norm: counts.norm,
-            head: counts.head,
+            by_part: counts,
         }
     }
 }
@@ -147,10 +128,7 @@ impl From<MemoryEstimate> for Memory {
     fn from(estimate: MemoryEstimate) -> Self {
         Self {
             total: estimate.total(),
-            weights: estimate.weights,
-            gradients: estimate.gradients,
-            optimizer: estimate.optimizer,
-            activations: estimate.activations,
+            by_part: estimate,
         }
     }
 }
@@ -167,13 +145,14 @@ impl Parameters {
     /// assert_eq!(parts, [("token embedding", 10), ("attention", 12), ("output layer", 15)]);
     /// ```
     pub fn parts(&self) -> impl Iterator<Item = (&'static str, usize)> {
+        let counts = &self.by_part;
         [
-            ("token embedding", self.token_embedding),
-            ("position embedding", self.position_embedding),
-            ("attention", self.attention),
-            ("feed-forward", self.feed_forward),
-            ("norms", self.norm),
-            ("output layer", self.head),
+            ("token embedding", counts.token_embedding),
+            ("position embedding", counts.position_embedding),
+            ("attention", counts.attention),
+            ("feed-forward", counts.feed_forward),
+            ("norms", counts.norm),
+            ("output layer", counts.head),
         ]
         .into_iter()
         .filter(|(_, n)| *n > 0)
@@ -193,8 +172,8 @@ impl Plan {
             moments,
             config.train.recompute,
         ));
-        let weights = memory.weights as u64;
-        let checkpoint_bytes = weights + memory.optimizer as u64;
+        let weights = memory.by_part.weights as u64;
+        let checkpoint_bytes = weights + memory.by_part.optimizer as u64;
         Self {
             name: config.name.clone(),
             device: config.device.clone(),
@@ -292,6 +271,10 @@ mod tests {
     fn a_plan_can_be_read_from_its_json() {
         let plan = Plan::estimate(&prepare_run(statquest()).unwrap());
         let json = serde_json::to_string(&plan).unwrap();
+        let memory = r#""memory_bytes":{"total":"#;
+        assert!(json.contains(memory), "{json}");
+        let parts = r#""parameters":{"total":37,"token_embedding":10,"position_embedding":0,"attention":12,"feed_forward":0,"norm":0,"head":15}"#;
+        assert!(json.contains(parts), "{json}");
         let read: Plan = serde_json::from_str(&json).unwrap();
         assert_eq!(read.parameters, plan.parameters);
         assert_eq!(read.memory_bytes, plan.memory_bytes);

@@ -7,7 +7,6 @@ use nextword_data::Tokenizer;
 use nextword_model::{ModelCard, ModelDir, Transformer};
 
 use super::StopFlag;
-use crate::nonfinite::first_nonfinite_weight;
 use crate::report::{Reporter, StepReport, StopReason, ValidationReport};
 use crate::training_loop::{LoopObserver, TrainingLoop, initial_state};
 use crate::{Optimizer, RunSetup, TrainError};
@@ -106,12 +105,7 @@ impl InMemoryTrainer {
         let mut training = TrainingLoop::new(self.setup, self.model, optimizer, state)?;
         let reason = training.run(&mut ReportingObserver { reporter, stop })?;
         let model = training.stepper.inference_model();
-        if let Some(name) = first_nonfinite_weight(&model) {
-            let first = format!("weight `{name}` is not finite");
-            let (step, loss) = (training.state.step, training.state.loss);
-            let loss = loss.unwrap_or(f64::NAN);
-            return Err(training.divergence(step, first, training.last_lr(), loss));
-        }
+        training.check_weights(&model)?;
         Ok(TrainedModel {
             card: training.card(),
             model,

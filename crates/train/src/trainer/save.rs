@@ -5,7 +5,6 @@ use nextword_model::{ModelCard, ModelDir, Transformer};
 use super::RunOutput;
 use crate::TrainError;
 use crate::checkpoint;
-use crate::nonfinite::first_nonfinite_weight;
 use crate::report::Reporter;
 use crate::training_loop::TrainingLoop;
 
@@ -43,12 +42,8 @@ impl RunOutput {
         reporter: &mut dyn Reporter,
     ) -> Result<(), TrainError> {
         let model = training.stepper.inference_model();
+        training.check_weights(&model)?;
         let step = training.state.step;
-        if let Some(name) = first_nonfinite_weight(&model) {
-            let first = format!("weight `{name}` is not finite");
-            let loss = training.state.loss.unwrap_or(f64::NAN);
-            return Err(training.divergence(step, first, training.last_lr(), loss));
-        }
         training.state.metrics_bytes = self.metrics.sync()?;
         training.state.elapsed = training.elapsed();
         let (folder, card) = (self.folder.checkpoints_path(), training.card());

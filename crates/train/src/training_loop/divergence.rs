@@ -1,10 +1,10 @@
 //! Reporting a diverged run.
 
 use nextword_data::TokenBatch;
-use nextword_model::Dropout;
+use nextword_model::{Dropout, Transformer};
 
 use super::TrainingLoop;
-use crate::nonfinite::first_nonfinite;
+use crate::nonfinite::{first_nonfinite, first_nonfinite_weight};
 use crate::{Gradients, TrainError};
 
 impl TrainingLoop {
@@ -22,8 +22,21 @@ impl TrainingLoop {
         self.divergence(step + 1, first, lr, loss)
     }
 
+    /// Checks that all weights of the current `model` are finite.
+    ///
+    /// # Errors
+    /// [`TrainError::Diverged`] with the first one that is not.
+    pub(crate) fn check_weights(&self, model: &Transformer) -> Result<(), TrainError> {
+        let Some(name) = first_nonfinite_weight(model) else {
+            return Ok(());
+        };
+        let first = format!("weight `{name}` is not finite");
+        let loss = self.state.loss.unwrap_or(f64::NAN);
+        Err(self.divergence(self.state.step, first, self.last_lr(), loss))
+    }
+
     /// The error of update `step`, where `first` describes the first tensor that is not finite.
-    pub(crate) fn divergence(&self, step: u64, first: String, lr: f64, loss: f64) -> TrainError {
+    pub(super) fn divergence(&self, step: u64, first: String, lr: f64, loss: f64) -> TrainError {
         let history: Vec<String> = self.norms.iter().map(|norm| format!("{norm:.3}")).collect();
         TrainError::Diverged {
             step,

@@ -267,7 +267,7 @@ impl TrainingLoop {
     }
 
     /// Learning rate of the last update.
-    pub(crate) fn last_lr(&self) -> f64 {
+    fn last_lr(&self) -> f64 {
         self.learning_rate(self.state.step.saturating_sub(1))
     }
 

@@ -1,8 +1,54 @@
 //! Arguments that several commands share.
 
-use clap::Args;
+use std::path::PathBuf;
+
+use clap::{Args, ValueHint};
 use nextword_generate::SamplingConfig;
 use nextword_model::Bits;
+use nextword_train::RunConfig;
+
+use crate::run_config;
+
+/// The configuration of a run that does not exist yet.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    /// Configuration file (TOML)
+    #[arg(value_hint = ValueHint::FilePath)]
+    config: PathBuf,
+    /// Override one configuration key, e.g. --set train.steps=500 (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl ConfigArgs {
+    /// Reads the configuration and applies the overrides.
+    pub(crate) fn load(&self, device: Option<&str>) -> anyhow::Result<RunConfig> {
+        run_config::load(&self.config, &self.set, device)
+    }
+}
+
+/// Temperature and filters of the commands that are not greedy by default.
+#[derive(Debug, Args)]
+pub(crate) struct TemperatureArgs {
+    /// Sampling temperature: 0 is greedy, 1 samples from the model's own distribution
+    #[arg(
+        long,
+        short,
+        default_value_t = 0.8,
+        value_name = "X",
+        allow_hyphen_values = true
+    )]
+    temperature: f64,
+    #[command(flatten)]
+    filters: SamplingArgs,
+}
+
+impl TemperatureArgs {
+    /// Returns a sampling configuration with these settings and `seed`.
+    pub(crate) fn config(&self, seed: u64) -> SamplingConfig {
+        self.filters.config(self.temperature, seed)
+    }
+}
 
 /// Filters that restrict sampling to the most likely tokens.
 #[derive(Debug, Args)]

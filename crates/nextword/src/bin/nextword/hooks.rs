@@ -4,10 +4,8 @@ use std::sync::Arc;
 
 use nextword_data::Tokenizer;
 use nextword_explain::{ExplainError, history};
-use nextword_generate::{
-    GenerateError, PROMPT_PLACEHOLDER, SamplingConfig, TextGenerator, TextOptions,
-};
-use nextword_model::{ModelCard, Transformer};
+use nextword_generate::{PROMPT_PLACEHOLDER, SamplingConfig, TextGenerator, TextOptions};
+use nextword_model::Transformer;
 use nextword_train::{Hooks, SampleRequest, TrainError};
 
 /// Samples with the generate crate, exactly as `nextword generate` does with the saved model.
@@ -38,7 +36,7 @@ impl Hooks for TrainingHooks {
             prompt_template: Some(template.to_string()),
             ..TextOptions::default()
         };
-        let completion = generator(model, tokenizer)
+        let completion = TextGenerator::without_card(model.clone(), tokenizer.clone())
             .and_then(|generator| generator.complete(request.prompt, &options));
         Ok(Some(completion.map_err(TrainError::hook)?.text))
     }
@@ -59,7 +57,8 @@ impl Hooks for TrainingHooks {
             prompt_template: Some(template.to_string()),
             ..TextOptions::default()
         };
-        let generator = generator(model, tokenizer).map_err(TrainError::hook)?;
+        let generator = TextGenerator::without_card(model.clone(), tokenizer.clone())
+            .map_err(TrainError::hook)?;
         let snapshot = match history::snapshot(generator, sentence, &options) {
             Ok(snapshot) => snapshot,
             Err(ExplainError::Generate(error)) => return Err(TrainError::hook(error)),
@@ -75,21 +74,4 @@ impl Hooks for TrainingHooks {
         };
         Ok(serde_json::to_value(snapshot).ok())
     }
-}
-
-/// Combines the model with its tokenizer. The model's vocabulary may be padded beyond the
-/// tokenizer's.
-fn generator(
-    model: &Transformer,
-    tokenizer: &Arc<dyn Tokenizer>,
-) -> Result<TextGenerator, GenerateError> {
-    let unused_ids = model
-        .config()
-        .vocab_size
-        .saturating_sub(tokenizer.vocab_size());
-    let card = ModelCard {
-        unused_ids,
-        ..ModelCard::default()
-    };
-    TextGenerator::new(model.clone(), Arc::clone(tokenizer), card)
 }

@@ -10,7 +10,7 @@ use clap::{Args, ValueHint};
 use nextword_chat::{ChatTemplate, Message};
 use nextword_generate::{Completion, PROMPT_PLACEHOLDER, TextGenerator, TextOptions};
 
-use crate::args::SamplingArgs;
+use crate::args::TemperatureArgs;
 use crate::commands::generate::new_seed;
 use crate::format::sanitize;
 use crate::{models, output};
@@ -31,17 +31,8 @@ pub(crate) struct ChatArgs {
     /// Maximum number of tokens per reply
     #[arg(long, short, default_value_t = 256, value_name = "N")]
     max_tokens: usize,
-    /// Sampling temperature: 0 is greedy, 1 samples from the model's own distribution
-    #[arg(
-        long,
-        short,
-        default_value_t = 0.8,
-        value_name = "X",
-        allow_hyphen_values = true
-    )]
-    temperature: f64,
     #[command(flatten)]
-    sampling: SamplingArgs,
+    sampling: TemperatureArgs,
     /// Stop a reply before this text (repeatable) [default: none]
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
@@ -123,7 +114,7 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
 
 fn options(args: &ChatArgs) -> anyhow::Result<TextOptions> {
     let seed = args.seed.unwrap_or_else(new_seed);
-    let sampling = args.sampling.config(args.temperature, seed);
+    let sampling = args.sampling.config(seed);
     sampling.validate()?;
     Ok(TextOptions {
         sampling,

@@ -12,7 +12,7 @@ use nextword_generate::{
 };
 use serde_json::json;
 
-use crate::args::SamplingArgs;
+use crate::args::TemperatureArgs;
 use crate::format::{count, sanitize, short};
 use crate::{exit, models, output};
 
@@ -29,17 +29,8 @@ pub(crate) struct GenerateArgs {
     /// Maximum number of tokens to generate
     #[arg(long, short, default_value_t = 256, value_name = "N")]
     max_tokens: usize,
-    /// Sampling temperature: 0 is greedy, 1 samples from the model's own distribution
-    #[arg(
-        long,
-        short,
-        default_value_t = 0.8,
-        value_name = "X",
-        allow_hyphen_values = true
-    )]
-    temperature: f64,
     #[command(flatten)]
-    sampling: SamplingArgs,
+    sampling: TemperatureArgs,
     /// Penalize tokens that occur in the prompt or the completion; 1 disables
     #[arg(
         long,
@@ -150,7 +141,7 @@ fn options(args: &GenerateArgs) -> anyhow::Result<TextOptions> {
         repetition_penalty: args.repetition_penalty,
         presence_penalty: args.presence_penalty,
         frequency_penalty: args.frequency_penalty,
-        ..args.sampling.config(args.temperature, seed)
+        ..args.sampling.config(seed)
     };
     sampling.validate()?;
     if args.stop.iter().any(String::is_empty) {

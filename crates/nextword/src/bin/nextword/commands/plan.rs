@@ -1,23 +1,18 @@
 //! `nextword plan CONFIG`.
 
-use std::path::PathBuf;
-
-use clap::{Args, ValueHint};
+use clap::Args;
 use nextword_train::plan::{MeasuredSpeed, Plan};
 use nextword_train::prepare_run;
 
+use crate::args::ConfigArgs;
 use crate::format::{bytes, count, duration, grouped, short, with_unit};
 use crate::{output, run_config};
 
 /// `plan CONFIG`.
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
-    /// Configuration file (TOML)
-    #[arg(value_hint = ValueHint::FilePath)]
-    config: PathBuf,
-    /// Override one configuration key, e.g. --set train.steps=500 (repeatable)
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
+    #[command(flatten)]
+    run: ConfigArgs,
     /// Device to measure on [default: the configuration's]
     #[arg(long, short)]
     device: Option<String>,
@@ -31,7 +26,7 @@ pub(crate) struct PlanArgs {
 
 /// Estimates the cost of a run and prints it.
 pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<()> {
-    let config = run_config::load(&args.config, &args.set, args.device.as_deref())?;
+    let config = args.run.load(args.device.as_deref())?;
     let setup = prepare_run(config)?;
     run_config::print_warnings(&setup);
     let plan = Plan::estimate(&setup);
@@ -86,10 +81,10 @@ fn size_lines(plan: &Plan, lines: &mut Vec<String>) {
         bytes(memory.total as u64)
     ));
     for (part, n) in [
-        ("weights", memory.weights),
-        ("gradients", memory.gradients),
-        ("optimizer", memory.optimizer),
-        ("activations", memory.activations),
+        ("weights", memory.by_part.weights),
+        ("gradients", memory.by_part.gradients),
+        ("optimizer", memory.by_part.optimizer),
+        ("activations", memory.by_part.activations),
     ] {
         lines.push(format!("    {part:<20}{:>14}", bytes(n as u64)));
     }

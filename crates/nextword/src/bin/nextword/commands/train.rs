@@ -1,12 +1,13 @@
 //! `nextword train CONFIG`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Args, ValueHint};
+use clap::Args;
 use nextword_train::plan::Plan;
 use nextword_train::{RunFolder, Trainer, prepare_run};
 
+use crate::args::ConfigArgs;
 use crate::commands::plan::print_plan;
 use crate::session::Session;
 use crate::{exit, run_config};
@@ -14,12 +15,8 @@ use crate::{exit, run_config};
 /// `train CONFIG`.
 #[derive(Debug, Args)]
 pub(crate) struct TrainArgs {
-    /// Configuration file (TOML)
-    #[arg(value_hint = ValueHint::FilePath)]
-    config: PathBuf,
-    /// Override one configuration key, e.g. --set train.steps=500 (repeatable)
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
+    #[command(flatten)]
+    run: ConfigArgs,
     /// Device to run on: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
     /// [default: the configuration's]
     #[arg(long, short)]
@@ -37,7 +34,7 @@ pub(crate) struct TrainArgs {
 
 /// Starts a new run.
 pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
-    let config = run_config::load(&args.config, &args.set, args.device.as_deref())?;
+    let config = args.run.load(args.device.as_deref())?;
     let path = config.folder();
     refuse_existing(&path)?;
     let setup = prepare_run(config)?;
