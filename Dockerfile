@@ -1,12 +1,12 @@
 # The program in a small image:
 #
 #     docker build -t nextword .
-#     docker run --rm -v "$PWD:/work" nextword train configs/statquest.toml
+#     docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" nextword train configs/statquest.toml
 #     docker run --rm -v "$PWD:/work" -p 8080:8080 -e NEXTWORD_API_KEY=secret nextword \
 #         serve runs/statquest --host 0.0.0.0
 #
-# The default build has the CPU backend only; `--build-arg FEATURES=cli,flex,wgpu` adds GPUs through Vulkan,
-# which the container must then be given.
+# The default build has the CPU backend only. `--build-arg FEATURES=cli,flex,wgpu` adds GPUs through Vulkan; the
+# image then also needs `libvulkan1` and the GPU's driver, and the container the GPU. BuildKit is required.
 
 FROM rust:1.95.0-slim-bookworm AS build
 ARG FEATURES=cli,flex

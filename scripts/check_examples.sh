@@ -21,16 +21,22 @@ expect probe 'blocks\.0\.attn\.hook_pattern +\[1, 4, 4\]'
 
 # The server prints its address, answers, and stops on SIGINT.
 log=$(mktemp)
-"$examples/serve" docs/models/letters 0 >"$log" &
+"$examples/serve" docs/models/letters 0 >"$log" 2>&1 &
 server=$!
 trap 'kill "$server" 2>/dev/null || true; rm -f "$log"' EXIT
-for _ in $(seq 100); do
-    address=$(grep -oE 'http://[0-9.:]+' "$log" || true)
+fail() { printf 'serve: %s; its output:\n%s\n' "$1" "$(cat "$log")" >&2; exit 1; }
+address=
+for _ in $(seq 300); do
+    address=$(grep -m 1 -oE 'http://[0-9.]+:[0-9]+' "$log" || true)
     [ -z "$address" ] || break
+    kill -0 "$server" 2>/dev/null || fail "the server ended before it printed an address"
     sleep 0.1
 done
-curl --silent --show-error --fail "$address/v1/completions" -H 'Content-Type: application/json' \
-    -d '{"prompt": "One day", "max_tokens": 5}' | grep -q '"text"'
+[ -n "$address" ] || fail "no address within 30 s"
+answer=$(curl --silent --show-error --fail-with-body --max-time 60 "$address/v1/completions" \
+    -H 'Content-Type: application/json' -d '{"prompt": "One day", "max_tokens": 5}') ||
+    fail "a completion failed: $answer"
+grep -q '"text"' <<<"$answer" || fail "a completion without text: $answer"
 kill -INT "$server"
-wait "$server"
+wait "$server" || fail "it ended with status $? after SIGINT"
 echo "serve: ok"

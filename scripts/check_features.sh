@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks what the features of the package `nextword` bring in, by the resolved dependency graph: a backend
 # brings no other, and the library alone brings nothing of the program. With --build the program is also
-# checked with each backend alone, in a target folder of its own (Burn's metadata is rebuilt for each).
+# checked with each backend alone, and the library without the program, in a target folder of their own.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -42,9 +42,12 @@ check cli,ndarray "$ndarray $program" "$flex $wgpu"
 check cli,wgpu "burn-wgpu $program" "$flex $ndarray"
 
 if [ "${1:-}" = --build ]; then
+    export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/features"
     for backend in flex ndarray wgpu; do
+        echo "cargo check: cli,$backend"
         cargo check --package nextword --bins --lib --locked \
             --no-default-features --features "cli,$backend"
     done
+    echo "cargo check: flex"
     cargo check --package nextword --lib --locked --no-default-features --features flex
 fi

@@ -3,7 +3,7 @@
 #
 #     scripts/long_checks.sh [PART...]      # default: all parts that need only Rust
 #
-# Parts that need only Rust: malformed resume simd fuzz sanitizer deny package
+# Parts that need only Rust: malformed resume simd features neon fuzz sanitizer deny package
 # Parts that need Python packages (pip install torch transformers safetensors tokenizers llama-cpp-python
 # lm-eval[api]): parity activations llama_cpp lm_eval load
 set -euo pipefail
@@ -28,11 +28,20 @@ malformed() { run env NEXTWORD_MALFORMED=5000 cargo test --release --workspace -
 # Runs that are interrupted at random steps and resumed.
 resume() { run env NEXTWORD_RESUME_TRIALS=50 cargo test --release --workspace --locked --test tests -- resume; }
 
-# The kernels and the whole workspace at every instruction set that this machine has.
+# The whole workspace at lower instruction sets. .ci/run tests only the kernels at these, the rest at the highest.
 simd() {
     for isa in scalar avx2; do
         run env NEXTWORD_SIMD=$isa cargo test --release --workspace --locked
     done
+}
+
+# The program with each backend alone, and the library without the program.
+features() { run scripts/check_features.sh --build; }
+
+# The kernels' NEON code compiles; the aarch64 jobs of the workflow run it.
+neon() {
+    run rustup target add aarch64-unknown-linux-gnu
+    run cargo check --locked --package nextword-kernels --target aarch64-unknown-linux-gnu
 }
 
 # The fuzz targets compile, and run for a minute each where cargo-fuzz is installed.
@@ -82,10 +91,11 @@ lm_eval() { build && run "$python" scripts/lm_eval_check.py "$nextword" "$model"
 load() { build && run "$python" scripts/load_test.py "$nextword" "$model/best"; }
 
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(malformed resume simd fuzz sanitizer deny package)
+[ ${#parts[@]} -gt 0 ] || parts=(malformed resume simd features neon fuzz sanitizer deny package)
 for part in "${parts[@]}"; do
     case $part in
-    malformed | resume | simd | fuzz | sanitizer | deny | package | parity | activations | llama_cpp | lm_eval | load)
+    malformed | resume | simd | features | neon | fuzz | sanitizer | deny | package | \
+        parity | activations | llama_cpp | lm_eval | load)
         printf '\n== %s (%s s)\n' "$part" "$SECONDS"
         "$part"
         ;;

@@ -50,7 +50,7 @@ else:
                 info.mode = 0o755 if path.name in programs else 0o644
                 with path.open("rb") as contents:
                     file.addfile(info, contents)
-print(archive.name)
+sys.stdout.write(archive.name) # Without a line end, which is two bytes on Windows.
 PYTHON
 }
 

@@ -1,4 +1,4 @@
-//! docs/course.md shows the real output of its commands.
+//! docs/course.md shows the real output of its commands, and documents name files that exist.
 
 use std::fs;
 
@@ -104,4 +104,52 @@ fn the_course_shows_real_output() {
         }
     }
     assert!(ran >= 6, "found only {ran} commands");
+}
+
+/// The targets of a Markdown text's links and images that are in the repository.
+fn relative_links(text: &str) -> Vec<&str> {
+    text.split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split([')', '#', ' ']).next())
+        .filter(|target| !target.is_empty() && !target.contains(':'))
+        .collect()
+}
+
+#[test]
+fn links_within_the_repository_are_recognized() {
+    let text = "[a](https://a.b/c) ![d](e/f.png) [g](#h) [i](j.md#k)";
+    assert_eq!(relative_links(text), ["e/f.png", "j.md"]);
+}
+
+#[test]
+fn links_and_images_of_the_documents_exist() {
+    for name in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "docs/course.md",
+    ] {
+        let path = root().join(name);
+        let text = fs::read_to_string(&path).unwrap();
+        for target in relative_links(&text) {
+            let exists = path.parent().unwrap().join(target).exists();
+            assert!(exists, "{name} refers to {target}");
+        }
+    }
+}
+
+#[test]
+fn files_of_the_change_map_exist() {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let (_, map) = text.split_once("\nWhere to make a change:\n").unwrap();
+    let (map, _) = map.split_once("\n## ").unwrap();
+    let quoted = map.split('`').skip(1).step_by(2);
+    // `/explain` is a route.
+    let paths = quoted.filter(|path| path.contains('/') && !path.starts_with('/'));
+    let paths: Vec<&str> = paths.collect();
+    assert!(paths.len() > 50, "{paths:?}");
+    for path in paths {
+        let exists = root().join("crates").join(path).exists();
+        assert!(exists, "ARCHITECTURE.md names {path}");
+    }
 }

@@ -20,7 +20,7 @@ mod checkpoints; // damage is detected, and an older checkpoint is used
 mod commands; // the program as a new user sees it
 mod compatibility; // run folders and model folders of version 0.1
 mod configs; // every file in configs/ parses and builds
-mod docs; // the course shows real output
+mod docs; // the course shows real output, and named files exist
 mod explain; // every value and its derivation
 mod explain_reference; // PyTorch's intermediate tensors
 mod explain_report; // contributions, what-if edits, output formats
