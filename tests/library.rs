@@ -236,7 +236,7 @@ fn text_that_is_too_short_is_an_error_with_a_hint() {
     assert!(error.contains("context_length"), "{error}");
     let error = Dataset::from_text("", &TokenizerConfig::chars()).unwrap_err();
     assert_eq!(error.to_string(), "the text is empty");
-    let long = "x".repeat(100);
+    let long = TEXT.repeat(2); // Longer than the context.
     let model = Training::new(&dataset())
         .model(small())
         .steps(1)
