@@ -141,22 +141,6 @@ impl Tolerance {
 pub(crate) fn assert_close(a: &[f32], b: &[f32], tolerance: Tolerance, label: &str) {
     assert_eq!(a.len(), b.len(), "{label}: lengths");
     let Tolerance { relative, absolute } = tolerance;
-    if std::env::var_os("CALIBRATE").is_some() {
-        let worst = |rel: f32| {
-            a.iter()
-                .zip(b)
-                .map(|(a, b)| (a - b).abs() - rel * b.abs())
-                .fold(0.0_f32, f32::max)
-        };
-        let max = b.iter().fold(0.0_f32, |m, b| m.max(b.abs()));
-        let rms = (b.iter().map(|b| b * b).sum::<f32>() / b.len() as f32).sqrt();
-        eprintln!(
-            "CAL {label}: rel {relative:e} abs {absolute:e}: worst abs beyond rel {:e}, beyond rel/10 {:e}, max |b| {max:e} rms {rms:e}",
-            worst(relative),
-            worst(relative / 10.0)
-        );
-        return;
-    }
     for (index, (a, b)) in a.iter().zip(b).enumerate() {
         assert!(
             (a - b).abs() <= absolute + relative * b.abs(),

@@ -104,7 +104,8 @@ impl<'a> Training<'a> {
     /// ```
     pub fn start_from(mut self, model: &LanguageModel) -> Self {
         self.config.model = model.transformer().config().clone();
-        self.config.samples.prompt_template = model.card().prompt_template.clone();
+        let template = &model.card().prompt_template;
+        self.config.samples.prompt_template.clone_from(template);
         self.initial = Some(model.clone());
         self
     }
