@@ -1,5 +1,6 @@
 //! The engine thread that owns a model: a fair request queue in front of a continuous batch.
 
+mod completion;
 mod job;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -17,6 +18,7 @@ use nextword_generate::{
 };
 use tokio::sync::mpsc;
 
+use self::completion::ActiveCompletion;
 use self::job::{AliveGuard, Job, Message};
 use crate::api_error::ApiError;
 use crate::metrics::EngineMetrics;
@@ -210,22 +212,6 @@ impl Engine {
     pub(crate) fn slots(&self) -> usize {
         self.slots
     }
-}
-
-/// A completion in the batch.
-struct ActiveCompletion {
-    index: usize,
-    updates: mpsc::Sender<Update>,
-    /// Channel capacity that one step of its request may need.
-    reserved: usize,
-    /// When its client stopped reading, if it did.
-    stalled_since: Option<Instant>,
-    assembler: OutputAssembler,
-    prompt: Vec<u32>,
-    tokens: usize,
-    cached_tokens: usize,
-    /// Time of submission, then of the latest token.
-    last_event: Instant,
 }
 
 struct Worker {
@@ -426,91 +412,5 @@ impl Worker {
         for active in std::mem::take(&mut self.active).into_values() {
             active.send(UpdateKind::Failed(error.clone()));
         }
-    }
-}
-
-impl ActiveCompletion {
-    fn send(&self, kind: UpdateKind) {
-        let index = self.index;
-        // Paused completions send nothing, so there is capacity. Disconnects are handled later.
-        let _ = self.updates.try_send(Update { index, kind });
-    }
-
-    /// Forwards an event to the client. Returns whether the completion continues.
-    fn handle_event(
-        &mut self,
-        event: Event,
-        batcher: &mut Batcher,
-        id: RequestId,
-        generator: &TextGenerator,
-        metrics: &EngineMetrics,
-    ) -> bool {
-        match event {
-            Event::Prompt(scores) => {
-                let tokens = prompt_tokens(generator.tokenizer(), &self.prompt, &scores);
-                self.send(UpdateKind::Prompt(tokens));
-                true
-            }
-            Event::Token {
-                id: token,
-                score,
-                finish,
-            } => {
-                self.record_token(metrics);
-                let is_eos = finish == Some(FinishReason::Eos);
-                let delta = self.assembler.push(token, score.as_ref(), is_eos);
-                if !delta.is_empty() {
-                    self.send(UpdateKind::Delta(delta));
-                }
-                let finish = if self.assembler.stopped() {
-                    batcher.cancel(id);
-                    Some(FinishReason::Stop(String::new()))
-                } else {
-                    finish
-                };
-                let continues = finish.is_none();
-                if let Some(finish) = finish {
-                    self.finish(finish);
-                }
-                continues
-            }
-            Event::End(finish) => {
-                self.finish(finish);
-                false
-            }
-            Event::Failed(error) => {
-                self.send(UpdateKind::Failed(ApiError::internal(error.to_string())));
-                false
-            }
-        }
-    }
-
-    fn record_token(&mut self, metrics: &EngineMetrics) {
-        let now = Instant::now();
-        let histogram = if self.tokens == 0 {
-            &metrics.first_token
-        } else {
-            &metrics.next_token
-        };
-        histogram.observe(now.duration_since(self.last_event).as_secs_f64());
-        self.last_event = now;
-        self.tokens += 1;
-        metrics.generated_tokens.add(1);
-    }
-
-    fn finish(&mut self, finish: FinishReason) {
-        let last_delta = self.assembler.finish();
-        // The pending text may complete a stop string.
-        let finish = if self.assembler.stopped() {
-            FinishReason::Stop(String::new())
-        } else {
-            finish
-        };
-        self.send(UpdateKind::End {
-            last_delta,
-            finish,
-            tokens: self.tokens,
-            cached_tokens: self.cached_tokens,
-        });
     }
 }

@@ -1,0 +1,82 @@
+//! What goes into a batch and what comes out.
+
+use crate::{FinishReason, GenerateError, Overflow, SamplingConfig};
+
+/// Sizes of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchOptions {
+    /// Maximum number of active sequences. Each has a cache slot as long as the model's context.
+    pub slots: usize,
+    /// Length of a prefill chunk in tokens. Default 32.
+    pub chunk: usize,
+    /// Maximum number of prompt tokens computed per step, at least one chunk. Default 128.
+    pub prefill_tokens: usize,
+}
+
+impl Default for BatchOptions {
+    fn default() -> Self {
+        Self {
+            slots: 8,
+            chunk: 32,
+            prefill_tokens: 128,
+        }
+    }
+}
+
+/// A request to continue ids.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BatchRequest {
+    /// The prompt: at least one id and at most the model's context.
+    pub prompt: Vec<u32>,
+    /// How each token is sampled.
+    pub sampling: SamplingConfig,
+    /// Maximum number of tokens to generate.
+    pub max_tokens: usize,
+    /// The completion ends with the first of these ids, which it includes.
+    pub stop_ids: Vec<u32>,
+    /// What to do when the context is full.
+    pub overflow: Overflow,
+    /// See [`DecodeOptions::bos_id`](crate::DecodeOptions::bos_id).
+    pub bos_id: Option<u32>,
+    /// Sequence number for the random numbers.
+    pub sequence: u64,
+    /// How many of the most probable tokens are returned with each score. `None` disables scores.
+    pub top_logprobs: Option<usize>,
+    /// Whether the prompt is scored too. Disables prefix reuse.
+    pub score_prompt: bool,
+}
+
+/// Identifies a request of a [`Batcher`](super::Batcher).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub(super) u64);
+
+/// The log-probability of a token under the model, before bias, penalties and temperature.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Score {
+    /// The token id.
+    pub id: u32,
+    /// The log-probability in nats.
+    pub logprob: f64,
+    /// The most probable tokens at its position with their log-probabilities, best first.
+    pub top: Vec<(u32, f64)>,
+}
+
+/// Something that happened to a request in a step.
+#[derive(Debug)]
+pub enum Event {
+    /// Scores of all prompt tokens except the first. Precedes the first token.
+    Prompt(Vec<Score>),
+    /// The next token of the completion.
+    Token {
+        /// The token id.
+        id: u32,
+        /// Its score, if requested.
+        score: Option<Score>,
+        /// Why the completion ends with this token, if it does.
+        finish: Option<FinishReason>,
+    },
+    /// The completion ended without a further token.
+    End(FinishReason),
+    /// The completion failed.
+    Failed(GenerateError),
+}
