@@ -25,7 +25,7 @@ use nextword_model::{ForwardContext, KvCache, Transformer, weights};
 pub use self::request::{BatchOptions, BatchRequest, Event, RequestId, Score};
 use self::slots::Slots;
 use crate::sampler::log_sum_exp;
-use crate::{FinishReason, GenerateError, History, Overflow, SampleKey, Sampler, SamplingConfig};
+use crate::{FinishReason, GenerateError, History, Overflow, SampleKey, Sampler};
 
 /// A request in a slot.
 #[derive(Debug)]
