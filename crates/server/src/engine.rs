@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nextword_generate::{
-    BatchOptions, BatchRequest, Batcher, Event, FinishReason, RequestId, TextGenerator,
+    BatchOptions, BatchRequest, Batcher, FinishReason, RequestId, TextGenerator,
 };
 use tokio::sync::mpsc;
 
@@ -22,7 +22,7 @@ use self::completion::ActiveCompletion;
 use self::job::{AliveGuard, Job, Message};
 use crate::api_error::ApiError;
 use crate::metrics::EngineMetrics;
-use crate::output::{OutputAssembler, TextDelta, TokenInfo, prompt_tokens};
+use crate::output::{OutputAssembler, TextDelta, TokenInfo};
 use crate::panics;
 
 /// Unread updates that a request may accumulate, besides `MAX_UPDATES_PER_STEP` for each completion.

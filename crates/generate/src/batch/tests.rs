@@ -5,6 +5,7 @@ use burn::tensor::Device;
 use nextword_model::{CounterRng, InitConfig, ModelConfig, Position};
 
 use super::*;
+use crate::SamplingConfig;
 use crate::{DecodeOptions, generate_ids};
 
 const VOCAB: u32 = 97;

@@ -14,14 +14,7 @@ fn reference(kind: NormKind, x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64
     let width = weight.len();
     x.chunks(width)
         .flat_map(|row| {
-            let n = width as f64;
-            let mean = if kind == NormKind::Layer {
-                row.iter().sum::<f64>() / n
-            } else {
-                0.0
-            };
-            let var = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
-            let rstd = 1.0 / (var + 1e-5).sqrt();
+            let (mean, rstd) = statistics(kind, row);
             row.iter()
                 .enumerate()
                 .map(|(i, x)| (x - mean) * rstd * weight[i] + bias.get(i).copied().unwrap_or(0.0))
@@ -30,19 +23,25 @@ fn reference(kind: NormKind, x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64
         .collect()
 }
 
+/// The mean that is subtracted, and the reciprocal of the standard deviation.
+fn statistics(kind: NormKind, row: &[f64]) -> (f64, f64) {
+    let n = row.len() as f64;
+    let mean = if kind == NormKind::Layer {
+        row.iter().sum::<f64>() / n
+    } else {
+        0.0
+    };
+    let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
+    (mean, 1.0 / (variance + 1e-5).sqrt())
+}
+
 /// Returns dx, dweight, dbias.
 fn gradients(kind: NormKind, x: &[f64], weight: &[f64], dy: &[f64]) -> [Vec<f64>; 3] {
     let width = weight.len();
     let n = width as f64;
     let mut out = [vec![0.0; x.len()], vec![0.0; width], vec![0.0; width]];
     for (r, row) in x.chunks(width).enumerate() {
-        let mean = if kind == NormKind::Layer {
-            row.iter().sum::<f64>() / n
-        } else {
-            0.0
-        };
-        let var = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
-        let rstd = 1.0 / (var + 1e-5).sqrt();
+        let (mean, rstd) = statistics(kind, row);
         let dy = &dy[r * width..][..width];
         let normal: Vec<f64> = row.iter().map(|x| (x - mean) * rstd).collect();
         let g: Vec<f64> = dy.iter().zip(weight).map(|(a, b)| a * b).collect();
