@@ -22,6 +22,8 @@ mod compatibility; // run folders and model folders of version 0.1
 mod configs; // every file in configs/ parses and builds
 mod docs; // the course shows real output, and named files exist
 mod explain; // every value and its derivation
+mod explain_interventions; // removed parts, gradients, ties
+mod explain_pages; // the two-layer preset, removed parts in the terminal, page sizes
 mod explain_reference; // PyTorch's intermediate tensors
 mod explain_report; // contributions, what-if edits, output formats
 mod explain_schema; // the JSON of a report matches its schema

@@ -255,6 +255,7 @@ impl Builder<'_> {
             default_scale: config.score_scale().to_bits()
                 == (config.head_dim() as f64).sqrt().recip().to_bits(),
             cap: config.score_soft_cap,
+            causal: true,
             window: self.layer.and_then(|layer| config.window(layer)),
             slopes,
         };

@@ -26,6 +26,8 @@ pub struct View {
     pub positions: Option<Vec<usize>>,
     /// Number of most likely next tokens to list.
     pub top: usize,
+    /// Whether to show the name of each tensor, by which `--why` finds its values.
+    pub names: bool,
 }
 
 impl Default for View {
@@ -39,6 +41,7 @@ impl Default for View {
             heads: None,
             positions: None,
             top: 5,
+            names: false,
         }
     }
 }
@@ -96,6 +99,7 @@ pub fn render(explanation: &Explanation<'_>, report: &Report, view: &View) -> St
     printer.predictions();
     printer.logit_lens();
     printer.sampled_tokens();
+    printer.gradient_step();
     printer.notes();
     printer.out
 }

@@ -11,6 +11,12 @@ const ROWS: usize = 16;
 /// Width of the axis labels at the left, in columns.
 const MARGIN: usize = 8;
 
+/// Glyphs that draw the curves of several runs, by run; braille dots for the first.
+const GLYPHS: [char; 6] = ['⣿', '+', 'x', '*', '#', '%'];
+
+/// Marks of validation losses, by run.
+const MARKS: [char; 6] = ['o', 'O', '@', '0', 'Q', '8'];
+
 /// ANSI colours, matching those of the SVG.
 const COLOURS: [u8; 6] = [34, 33, 32, 31, 35, 36];
 
@@ -46,11 +52,15 @@ impl Figure {
         text.push_str(&step_axis(self, width));
         for (number, curve) in self.curves.iter().enumerate() {
             let name = printable(&curve.name);
-            let legend = paint(&format!("⣀⣀ {name}"), number, colours);
+            let glyph = match number % GLYPHS.len() {
+                0 => "⣀⣀".to_string(),
+                other => GLYPHS[other].to_string().repeat(2),
+            };
+            let legend = paint(&format!("{glyph} {name}"), number, colours);
             let validation = if curve.validation.is_empty() {
-                ""
+                String::new()
             } else {
-                ", o validation"
+                format!(", {} validation", MARKS[number % MARKS.len()])
             };
             // Writing to a string cannot fail.
             let _ = writeln!(text, "{:MARGIN$}  {legend}: loss{validation}", "");
@@ -144,14 +154,20 @@ impl Canvas {
 
 impl Cell {
     fn render(self, colours: bool) -> String {
+        let mut buffer = [0; 4];
         if self.mark {
-            return paint("o", self.curve, colours);
+            let mark = MARKS[self.curve % MARKS.len()];
+            return paint(mark.encode_utf8(&mut buffer), self.curve, colours);
         }
         if self.dots == 0 {
             return " ".to_string();
         }
+        let number = self.curve % GLYPHS.len();
+        if number > 0 {
+            return paint(GLYPHS[number].encode_utf8(&mut buffer), self.curve, colours);
+        }
         let c = char::from_u32(0x2800 + u32::from(self.dots)).unwrap_or(' ');
-        paint(c.encode_utf8(&mut [0; 4]), self.curve, colours)
+        paint(c.encode_utf8(&mut buffer), self.curve, colours)
     }
 }
 
@@ -219,6 +235,23 @@ mod tests {
     fn colours_are_off_unless_requested() {
         assert!(!figure(false).to_braille(80, false).contains('\x1b'));
         assert!(figure(false).to_braille(80, true).contains("\x1b[34m"));
+    }
+
+    #[test]
+    fn two_runs_have_different_glyphs_and_marks() {
+        let text = figure(false).to_braille(80, false);
+        let rows: Vec<&str> = text.lines().take(ROWS).collect();
+        let occurs = |c: char| rows.iter().any(|row| row.contains(c));
+        assert!(occurs('+') && occurs('o') && occurs('O'), "{text}");
+        assert!(
+            rows.iter()
+                .any(|row| row.contains(|c: char| ('\u{2801}'..='\u{28ff}').contains(&c)))
+        );
+        assert!(text.contains("⣀⣀ one: loss, o validation"), "{text}");
+        assert!(
+            text.contains("++ <two>") && text.contains("O validation"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -352,15 +352,28 @@ function showModelInfo() {
   const size = n_params ? `${n_params.toLocaleString("en")} parameters · ` : "";
   $("about").textContent =
     `${size}context of ${plural(n_ctx_train, "token")} · vocabulary of ${n_vocab}` +
-    (chat ? "" : " · no chat template (text completion only)");
+    (chat ? "" : " · continues text, does not chat");
+  $("no-chat").hidden = Boolean(chat);
+  for (const element of [$("chat-form"), $("messages")]) element.hidden = !chat;
+  $("explain-page").href = `/explain?${new URLSearchParams({ model: model.id })}`;
+}
+
+// The list of predictions belongs to a text of the previous model.
+function forgetPredictions() {
+  all(".piece.shown").forEach((span) => span.classList.remove("shown"));
+  $("token").hidden = true;
+  $("hint").hidden = false;
 }
 
 async function start() {
-  if (matchMedia("(max-width: 48rem)").matches) $("settings").open = false;
+  if (matchMedia("(max-width: 900px)").matches) $("settings").open = false;
   try {
     models = (await (await request("/v1/models")).json()).data;
     $("model").append(...models.map(({ id }) => new Option(id, id)));
-    $("model").addEventListener("change", showModelInfo);
+    $("model").addEventListener("change", () => {
+      forgetPredictions();
+      showModelInfo();
+    });
     showModelInfo();
   } catch (error) {
     $("error").textContent = error.message;

@@ -79,7 +79,12 @@ impl Printer<'_> {
         let separator = if fits { "  " } else { "\n    " };
         let (title, term) = (self.style("1", label.title), self.style("2", &term));
         self.line(&format!("\n{number:>2}  {title}{separator}{term}"));
-        self.wrap("    ", &format!("{}   {}", label.formula, node.name), "2");
+        let name = if self.view.names {
+            format!("   {}", node.name)
+        } else {
+            String::new()
+        };
+        self.wrap("    ", &format!("{}{name}", label.formula), "2");
         match &node.op {
             _ if node.axes.contains(&Axis::Token) && node.shape[1] > MAX_COLUMNS => {
                 self.largest(node);

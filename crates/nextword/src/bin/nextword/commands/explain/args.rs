@@ -30,7 +30,8 @@ pub(crate) struct ExplainArgs {
     #[arg(long, value_name = "ADDRESS")]
     pub(super) why: Vec<String>,
     /// Apply an edit and show how the next-token probabilities change: head=LAYER.HEAD disables a head,
-    /// token=POSITION:TEXT replaces a token, embedding=TOKEN.DIM:VALUE sets one element (repeatable)
+    /// token=POSITION:TEXT replaces a token, embedding=TOKEN.DIM:VALUE sets one element; no-residual,
+    /// no-positions and no-mask remove a part of the model (repeatable)
     #[arg(long, value_name = "EDIT")]
     pub(super) what_if: Vec<String>,
     /// Show a second prompt beside the first (html)
@@ -46,6 +47,9 @@ pub(crate) struct ExplainArgs {
     /// Omit step-by-step values; show only predictions, sampling and logit attribution (text)
     #[arg(long)]
     pub(super) brief: bool,
+    /// Show the name of each tensor, which --why needs (text)
+    #[arg(long)]
+    pub(super) names: bool,
     /// Layer to show, counted from 0 as in tensor names; titles count from 1 (repeatable)
     /// [default: all, or the first if the output would be too long]
     #[arg(long, value_name = "N")]

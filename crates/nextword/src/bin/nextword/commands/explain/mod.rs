@@ -168,6 +168,7 @@ fn view(args: &ExplainArgs) -> View {
         heads: non_empty(&args.head),
         positions: non_empty(&args.position),
         top: args.top.max(1),
+        names: args.names,
     }
 }
 
@@ -210,11 +211,31 @@ fn print_what_if(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::R
         let text = sanitize(&token.text);
         output::print_line(&format!("{text:<14}{before:>7.2} %  {after:>7.2} %"))?;
     }
+    let removes_a_part =
+        |edit: &Edit| matches!(edit, Edit::NoResidual | Edit::NoPositions | Edit::NoMask);
+    if edits.iter().any(removes_a_part) {
+        // Such an edit can change every position; without the mask, only earlier ones may change.
+        output::print_line("\nat each position, the token that follows")?;
+        for change in &result.positions {
+            let (before, after) = (100.0 * change.before, 100.0 * change.after);
+            let text = sanitize(&change.text);
+            let position = change.position;
+            output::print_line(&format!(
+                "{position:>3} {text:<14}{before:>7.2} %  {after:>7.2} %"
+            ))?;
+        }
+    }
     Ok(())
 }
 
-/// Parses an edit: `head=0.1`, `token=2:is`, `embedding=what.0:1.5`.
+/// Parses an edit: `head=0.1`, `token=2:is`, `embedding=what.0:1.5`, `no-mask`.
 fn parse_edit(text: &str, explanation: &Explanation<'_>) -> anyhow::Result<Edit> {
+    match text.trim() {
+        "no-residual" => return Ok(Edit::NoResidual),
+        "no-positions" => return Ok(Edit::NoPositions),
+        "no-mask" => return Ok(Edit::NoMask),
+        _ => {}
+    }
     let parsed = text
         .split_once('=')
         .and_then(|(kind, value)| match kind.trim() {
@@ -246,8 +267,9 @@ fn parse_edit(text: &str, explanation: &Explanation<'_>) -> anyhow::Result<Edit>
     parsed.ok_or_else(|| {
         exit::usage(format!(
             "invalid edit `{text}`; hint: head=0.1 disables head 1 of layer 0, token=2:TEXT replaces the \
-             token at position 2, embedding=TOKEN.0:1.5 sets element 0 of a token's embedding; TEXT and \
-             TOKEN must each be a single token of the vocabulary"
+             token at position 2, embedding=TOKEN.0:1.5 sets element 0 of a token's embedding, no-residual, \
+             no-positions and no-mask remove a part of the model; TEXT and TOKEN must each be a single token \
+             of the vocabulary"
         ))
     })
 }
