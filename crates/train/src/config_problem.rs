@@ -221,7 +221,131 @@ fn readable(found: &str) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::parse_config;
+
+    fn error(text: &str, overrides: &[&str]) -> String {
+        let overrides: Vec<_> = overrides.iter().map(ToString::to_string).collect();
+        parse_config(text, Path::new("x.toml"), &overrides)
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn wrong_types_are_named_in_terms_of_toml() {
+        for (set, message) in [
+            (
+                "train.steps=abc",
+                "train.steps must be a whole number, not \"abc\"",
+            ),
+            (
+                "train.steps=-3",
+                "train.steps must be a whole number of at least 0, not -3",
+            ),
+            (
+                "train.steps=1.5",
+                "train.steps must be a whole number, not 1.5",
+            ),
+            (
+                "schedule.learning_rate=fast",
+                "schedule.learning_rate must be a number, not \"fast\"",
+            ),
+            (
+                "samples.prompts=a",
+                "samples.prompts must be a list, not \"a\"",
+            ),
+            ("model=3", "a table [model], not 3"),
+            (
+                "model.residual=3",
+                "model.residual must be true or false, not 3",
+            ),
+        ] {
+            let error = error("", &[set]);
+            assert!(error.contains(message), "{error}");
+        }
+    }
+
+    #[test]
+    fn strings_that_look_like_numbers_are_strings() {
+        let base = "data.builtin = 'stories'";
+        for value in [
+            "2024",
+            "-7",
+            "1.10",
+            "1e5",
+            "true",
+            "false",
+            "inf",
+            "nan",
+            "0x10",
+            "1_000",
+            "2024-01-31",
+            "07:32:00",
+            "[1]",
+            "{a=1}",
+            "\"2024\"",
+            "007",
+            "1.2.3",
+            "abc",
+            "+1",
+            "0b1",
+            "0o7",
+        ] {
+            let config =
+                parse_config(base, Path::new("x.toml"), &[format!("name={value}")]).unwrap();
+            assert_eq!(config.name, value.trim_matches('"'));
+            let config =
+                parse_config(base, Path::new("x.toml"), &[format!("data.path={value}")]).unwrap();
+            assert_eq!(
+                config.data.path.as_deref(),
+                Some(Path::new(value.trim_matches('"')))
+            );
+            let set = [
+                format!("start_from={value}"),
+                format!("samples.prompts=['{}']", 1),
+            ];
+            let config = parse_config(base, Path::new("x.toml"), &set).unwrap();
+            assert_eq!(
+                config.start_from.as_deref(),
+                Some(Path::new(value.trim_matches('"')))
+            );
+        }
+        let message = error(base, &["samples.prompts=[1]"]);
+        assert!(message.contains("must be a string, not 1"), "{message}");
+    }
+
+    #[test]
+    fn a_wrong_type_in_a_file_names_the_key() {
+        for (text, problem) in [
+            (
+                "[train]\nsteps = \"many\"\n",
+                "x.toml:2: train.steps must be a whole number, not \"many\"",
+            ),
+            (
+                "[data.split]\nvalidation = true\n",
+                "x.toml:2: data.split.validation must be a number, not true",
+            ),
+            ("\nname = 3\n", "x.toml:2: name must be a string, not 3"),
+        ] {
+            let message = error(text, &[]);
+            assert!(message.starts_with(problem), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_hint_is_given_once() {
+        for set in [
+            "learning_rate=1",
+            "train.step=7",
+            "train.steps=abc",
+            "xyzzy=1",
+        ] {
+            let message = error("", &[set]);
+            assert_eq!(message.matches("hint:").count(), 1, "{message}");
+        }
+    }
 
     #[test]
     fn every_key_is_found_with_its_sections() {
