@@ -33,9 +33,6 @@ class Terminal:
             os.execv(command[0], command)
         fcntl.ioctl(self.file, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
 
-    def type(self, text):
-        os.write(self.file, text.encode())
-
     def read(self, timeout):
         """Read what is there within `timeout` seconds; False at the end of the output."""
         if not select.select([self.file], [], [], timeout)[0]:
@@ -54,6 +51,15 @@ class Terminal:
             is_open = self.read(1)
             assert is_open and time.monotonic() < deadline, f"no {text!r} in {self.text()!r}"
 
+    def send(self, keys):
+        """Press `keys` once the program waits for them: after half a second without output."""
+        while True:
+            before = len(self.output)
+            assert self.read(0.5), self.output
+            if len(self.output) == before:
+                break
+        os.write(self.file, keys.encode())
+
     def text(self):
         return ESCAPES.sub("", self.output)
 
@@ -67,24 +73,21 @@ def check_chat(program, run):
     options = ["--max-tokens", "4", "--temperature", "0"]
     chat = Terminal(80, [program, "chat", run, *options])
     chat.wait_for("> ")
-    chat.type("On aX\x7f\r")  # Backspace.
-    chat.wait_for("\n> ", 2)
-    chat.type("/undo\r")
+    chat.send("On aX\x7f\r")  # Backspace.
+    chat.send("/undo\r")
     chat.wait_for("removed: On a\r")
-    chat.wait_for("\n> ", 3)
-    chat.type("\x1b[A\x1b[A\r")  # Up twice: the first line again.
-    chat.wait_for("\n> ", 4)
-    chat.type("/undo\r")
+    chat.send("\x1b[A\x1b[A\r")  # Up twice: the first line again.
+    chat.send("/undo\r")
     chat.wait_for("removed: On a\r", 2)
-    chat.type("half a line\x03")  # Ctrl-C discards the line.
+    chat.send("half a line\x03")  # Ctrl-C discards the line.
     chat.wait_for("type /quit or press Ctrl-D to exit")
-    chat.type("/quix\x1b[D\x1b[3~t\r")  # Left and delete.
+    chat.send("/quix\x1b[D\x1b[3~t\r")  # Left and delete.
     assert chat.exit_code() == 0, chat.output
     assert "\ufffd" not in chat.output and "unknown command" not in chat.output, chat.output
 
     chat = Terminal(80, [program, "chat", run, *options])
     chat.wait_for("> ")
-    chat.type("\x04")  # Ctrl-D.
+    chat.send("\x04")  # Ctrl-D.
     assert chat.exit_code() == 0, chat.output
 
 
@@ -99,7 +102,7 @@ def check_progress(program):
             terminal = Terminal(columns, command, folder)
             assert terminal.exit_code() == 0, terminal.output
         lines = re.split(r"[\r\n]+", terminal.text())
-        progress = [line for line in lines if re.search(r"(^|[█░▏▎▍▌▋▊▉ ])(step \d+/20|loss [\d.]+$)", line)]
+        progress = [line for line in lines if re.search(r"(^|[█░▏▎▍▌▋▊▉ ])(step \d+/20|loss [\d.]+ *$)", line)]
         assert progress and any(shown in line for line in progress), (columns, shown, lines)
         too_long = [line for line in progress if len(line) > columns]
         assert not too_long, (columns, too_long)
