@@ -17,6 +17,7 @@ mod attention_masks; // every kind of mask on flex, ndarray and wgpu
 mod backends; // the same losses on flex, ndarray and wgpu
 mod chat; // conversations in the terminal
 mod checkpoints; // damage is detected, and an older checkpoint is used
+mod command_line; // output files, arguments, and what is printed
 mod commands; // the program as a new user sees it
 mod compatibility; // run folders and model folders of version 0.1
 mod configs; // every file in configs/ parses and builds

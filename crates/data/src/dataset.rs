@@ -265,8 +265,9 @@ impl Dataset {
             (None, local) if local.exists() => load_tokenizer(local)?,
             (None, _) => {
                 return Err(DataError::config(format!(
-                    "`{}` has token files of another program but no tokenizer.json; hint: set tokenizer.file to the \
-                     tokenizer that produced them",
+                    "`{}` has token files of another program but no tokenizer.json; hint: set data.tokenizer.file to the \
+                     tokenizer that produced them, or convert a character model's meta.pkl with \
+                     scripts/nanogpt_to_hf.py",
                     folder.display()
                 )));
             }

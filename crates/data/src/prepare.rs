@@ -56,6 +56,18 @@ impl DatasetCard {
     /// The version that this program reads and writes.
     pub const VERSION: u32 = 1;
 
+    /// Reads the card of the dataset in `folder`; `None` if there is none that this program can read.
+    ///
+    /// ```
+    /// assert_eq!(nextword_data::DatasetCard::open("no/such/folder"), None);
+    /// ```
+    pub fn open(folder: impl AsRef<Path>) -> Option<Self> {
+        let mut card = Vec::new();
+        let file = File::open(folder.as_ref().join(CARD_FILE)).ok()?;
+        file.take(MAX_CARD_BYTES).read_to_end(&mut card).ok()?;
+        serde_json::from_slice(&card).ok()
+    }
+
     pub(crate) fn new(
         sources: &Sources,
         tokenizer: &dyn Tokenizer,

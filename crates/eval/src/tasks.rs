@@ -126,7 +126,7 @@ pub struct TaskReport {
 ///
 /// # Errors
 /// [`EvalError::Task`] for an invalid line, or one whose score is NaN;
-/// [`EvalError::WrongTokenizer`]; [`EvalError::TooShort`] for an empty task.
+/// [`EvalError::WrongTokenizer`]; [`EvalError::EmptyTask`] for an empty task.
 ///
 /// # Example
 ///
@@ -221,7 +221,7 @@ pub fn evaluate_task(
         }
     }
     if report.questions + report.texts == 0 {
-        return Err(EvalError::TooShort { tokens: 0 });
+        return Err(EvalError::EmptyTask);
     }
     let questions = report.questions as f64;
     let [accuracy, accuracy_by_characters, accuracy_by_bytes] =

@@ -11,14 +11,23 @@ const ROWS: usize = 16;
 /// Width of the axis labels at the left, in columns.
 const MARGIN: usize = 8;
 
-/// Glyphs that draw the curves of several runs, by run; braille dots for the first.
-const GLYPHS: [char; 6] = ['⣿', '+', 'x', '*', '#', '%'];
-
-/// Marks of validation losses, by run.
-const MARKS: [char; 6] = ['o', 'O', '@', '0', 'Q', '8'];
-
 /// ANSI colours, matching those of the SVG.
 const COLOURS: [u8; 6] = [34, 33, 32, 31, 35, 36];
+
+/// How the lines of the curves are drawn, and how the legend shows it: which of the dots in a row are set. Curves
+/// differ without colours, too.
+const LINES: [(&str, &[bool]); 4] = [
+    ("⣀⣀⣀", &[true]),
+    ("⣀ ⣀", &[true, true, true, false, false, false]),
+    ("⡀⡀⡀", &[true, false, false]),
+    (
+        "⣀ ⡀",
+        &[true, true, true, true, false, false, true, false, false],
+    ),
+];
+
+/// Marks of the validation losses.
+const MARKS: [char; 6] = ['o', 'x', '+', '*', '#', '@'];
 
 /// Bits of the dots in a character, by column and row (Unicode block "Braille Patterns").
 const DOTS: [[u8; 4]; 2] = [[0x01, 0x02, 0x04, 0x40], [0x08, 0x10, 0x20, 0x80]];
@@ -52,11 +61,8 @@ impl Figure {
         text.push_str(&step_axis(self, width));
         for (number, curve) in self.curves.iter().enumerate() {
             let name = printable(&curve.name);
-            let glyph = match number % GLYPHS.len() {
-                0 => "⣀⣀".to_string(),
-                other => GLYPHS[other].to_string().repeat(2),
-            };
-            let legend = paint(&format!("{glyph} {name}"), number, colours);
+            let (line, _) = LINES[number % LINES.len()];
+            let legend = paint(&format!("{line} {name}"), number, colours);
             let validation = if curve.validation.is_empty() {
                 String::new()
             } else {
@@ -107,10 +113,16 @@ impl Canvas {
         if let [single] = dots[..] {
             self.set(single, curve);
         }
+        let (_, pattern) = LINES[curve % LINES.len()];
+        let mut drawn = 0;
         for pair in dots.windows(2) {
             let ((x0, y0), (x1, y1)) = (pair[0], pair[1]);
             let steps = x0.abs_diff(x1).max(y0.abs_diff(y1)).max(1);
             for n in 0..=steps {
+                drawn += usize::from(n > 0);
+                if !pattern[drawn % pattern.len()] {
+                    continue;
+                }
                 let interpolate = |a: usize, b: usize| {
                     let t = n as f64 / steps as f64;
                     (a as f64 + (b as f64 - a as f64) * t).round() as usize
@@ -154,20 +166,15 @@ impl Canvas {
 
 impl Cell {
     fn render(self, colours: bool) -> String {
-        let mut buffer = [0; 4];
         if self.mark {
             let mark = MARKS[self.curve % MARKS.len()];
-            return paint(mark.encode_utf8(&mut buffer), self.curve, colours);
+            return paint(&mark.to_string(), self.curve, colours);
         }
         if self.dots == 0 {
             return " ".to_string();
         }
-        let number = self.curve % GLYPHS.len();
-        if number > 0 {
-            return paint(GLYPHS[number].encode_utf8(&mut buffer), self.curve, colours);
-        }
         let c = char::from_u32(0x2800 + u32::from(self.dots)).unwrap_or(' ');
-        paint(c.encode_utf8(&mut buffer), self.curve, colours)
+        paint(c.encode_utf8(&mut [0; 4]), self.curve, colours)
     }
 }
 
@@ -232,26 +239,42 @@ mod tests {
     }
 
     #[test]
-    fn colours_are_off_unless_requested() {
-        assert!(!figure(false).to_braille(80, false).contains('\x1b'));
-        assert!(figure(false).to_braille(80, true).contains("\x1b[34m"));
+    fn curves_differ_without_colours() {
+        let curve = |name: &str| {
+            let mut curve = crate::Curve::new(name);
+            (0..400).for_each(|step| {
+                let validation = (step % 100 == 0).then_some(3.0);
+                curve.push(step, Some(4.0 - step as f64 / 200.0), validation);
+            });
+            curve
+        };
+        let mut drawings = Vec::new();
+        for number in 0..4 {
+            let mut canvas = Canvas::new(60);
+            let figure = Figure::new(vec![curve("a")], false).unwrap();
+            canvas.line(&figure, &figure.curves[0].train, number);
+            let dots: Vec<u8> = canvas.cells.iter().map(|cell| cell.dots).collect();
+            assert!(
+                dots.iter().filter(|dots| **dots > 0).count() > 20,
+                "{number}"
+            );
+            drawings.push(dots);
+        }
+        for (a, b) in [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)] {
+            assert_ne!(drawings[a], drawings[b]);
+        }
+        let text = Figure::new(vec![curve("a"), curve("b")], false)
+            .unwrap()
+            .to_braille(80, false);
+        assert!(text.contains("⣀⣀⣀ a: loss, o validation\n"), "{text}");
+        assert!(text.contains("⣀ ⣀ b: loss, x validation\n"), "{text}");
+        assert!(text.contains('x'), "{text}");
     }
 
     #[test]
-    fn two_runs_have_different_glyphs_and_marks() {
-        let text = figure(false).to_braille(80, false);
-        let rows: Vec<&str> = text.lines().take(ROWS).collect();
-        let occurs = |c: char| rows.iter().any(|row| row.contains(c));
-        assert!(occurs('+') && occurs('o') && occurs('O'), "{text}");
-        assert!(
-            rows.iter()
-                .any(|row| row.contains(|c: char| ('\u{2801}'..='\u{28ff}').contains(&c)))
-        );
-        assert!(text.contains("⣀⣀ one: loss, o validation"), "{text}");
-        assert!(
-            text.contains("++ <two>") && text.contains("O validation"),
-            "{text}"
-        );
+    fn colours_are_off_unless_requested() {
+        assert!(!figure(false).to_braille(80, false).contains('\x1b'));
+        assert!(figure(false).to_braille(80, true).contains("\x1b[34m"));
     }
 
     #[test]

@@ -245,6 +245,13 @@ impl RunSetup {
         })
     }
 
+    /// The name of the run's device; for `auto`, of the one that it took on this machine.
+    pub fn device_name(&self) -> String {
+        let name = &self.config.device;
+        let taken = name.parse::<DeviceName>().and_then(|name| name.resolve());
+        taken.map_or_else(|_| name.clone(), |taken| taken.to_string())
+    }
+
     /// The tokenizer.
     pub fn tokenizer(&self) -> Arc<dyn Tokenizer> {
         Arc::clone(&self.dataset.tokenizer)

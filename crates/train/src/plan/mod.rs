@@ -26,6 +26,7 @@
 //! # }
 //! ```
 
+mod bounded;
 mod disk;
 mod memory;
 mod speed;
@@ -176,7 +177,7 @@ impl Plan {
         let checkpoint_bytes = weights + memory.by_part.optimizer as u64;
         Self {
             name: config.name.clone(),
-            device: config.device.clone(),
+            device: setup.device_name(),
             parameters: model.parameter_counts().into(),
             training_flops_per_token: model.training_flops(seq) as u64,
             forward_flops_per_token: model.forward_flops(seq) as u64,

@@ -1,6 +1,7 @@
 //! Arguments that several commands share.
 
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, ValueHint};
 use nextword_generate::SamplingConfig;
@@ -48,6 +49,48 @@ impl TemperatureArgs {
     pub(crate) fn config(&self, seed: u64) -> SamplingConfig {
         self.filters.config(self.temperature, seed)
     }
+}
+
+/// `--seed`, of commands whose samples are random by default.
+#[derive(Debug, Args)]
+pub(crate) struct SeedArgs {
+    /// Random seed for reproducible sampling; -1 is random [default: random]
+    #[arg(long, short, value_parser = parse_seed, allow_hyphen_values = true)]
+    seed: Option<Seed>,
+}
+
+impl SeedArgs {
+    /// Returns the seed, or a new one.
+    pub(crate) fn value(&self) -> u64 {
+        match self.seed {
+            Some(Seed::Fixed(seed)) => seed,
+            Some(Seed::Random) | None => new_seed(),
+        }
+    }
+}
+
+/// A value of `--seed`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seed {
+    /// The same samples each time.
+    Fixed(u64),
+    /// A seed that differs between calls, as in the API.
+    Random,
+}
+
+fn parse_seed(text: &str) -> Result<Seed, String> {
+    match text {
+        "-1" => Ok(Seed::Random),
+        _ => text.parse().map(Seed::Fixed).map_err(|_| {
+            "must be a whole number of at least 0, or -1 for a random one".to_string()
+        }),
+    }
+}
+
+/// Returns a seed that differs between calls and is short enough to type again.
+fn new_seed() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| u64::from(now.subsec_nanos()) ^ now.as_secs()) % 1_000_000
 }
 
 /// Filters that restrict sampling to the most likely tokens.

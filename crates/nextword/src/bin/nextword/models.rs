@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use nextword_model::{DeviceName, ModelDir};
 
-use crate::exit;
+use crate::{exit, output};
 
 /// Opens the model in `path`: a model folder, a checkpoint, or a run folder. Of a run, the best model
 /// is opened, or the last one if `last` is set.
@@ -21,6 +21,19 @@ pub(crate) fn open(path: &Path, last: bool) -> anyhow::Result<ModelDir> {
 /// If there is no such device or it does not work.
 pub(crate) fn open_device(name: &str) -> anyhow::Result<burn::tensor::Device> {
     Ok(name.parse::<DeviceName>()?.open()?)
+}
+
+/// Opens the device called `name`, and prints which one it is if the name leaves that open.
+///
+/// # Errors
+/// As [`open_device`].
+pub(crate) fn open_and_name_device(name: &str) -> anyhow::Result<burn::tensor::Device> {
+    let name: DeviceName = name.parse()?;
+    let taken = name.resolve()?;
+    if taken != name {
+        output::eprint_line(&format!("device {name}: {taken}"));
+    }
+    Ok(taken.open()?)
 }
 
 /// Returns whether `path` is a run folder.
@@ -77,6 +90,19 @@ fn find_model_dir(path: &Path, last: bool) -> anyhow::Result<PathBuf> {
     Err(exit::bad_file(format!(
         "`{shown}` {problem}; hint: pass a run folder, e.g. runs/NAME, or a model folder"
     )))
+}
+
+/// The error for a path that does not exist or may not be opened; `expected` is what to pass instead.
+pub(crate) fn missing(path: &Path, expected: &str) -> anyhow::Error {
+    let shown = path.display();
+    exit::bad_file(match path.try_exists() {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            format!(
+                "`{shown}` cannot be opened: permission denied; hint: check the permissions of its folders"
+            )
+        }
+        _ => format!("`{shown}` does not exist; hint: pass {expected}"),
+    })
 }
 
 /// Replaces the escapes `\n`, `\r`, `\t` and `\\` in a separator from the command line.

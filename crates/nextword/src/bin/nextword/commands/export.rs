@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum, ValueHint};
 use nextword_convert::{GgufType, export_gguf, export_hf};
 use nextword_model::weights::FloatType;
 
+use crate::output_file::{self, ForceArgs, Kind};
 use crate::{exit, models, output};
 
 /// `export MODEL|RUN --format hf|gguf --out PATH`.
@@ -24,6 +25,8 @@ pub(crate) struct ExportArgs {
     /// Folder (hf) or file (gguf) to write
     #[arg(long, short, value_hint = ValueHint::AnyPath)]
     out: PathBuf,
+    #[command(flatten)]
+    force: ForceArgs,
     /// Use a run's last model instead of its best
     #[arg(long)]
     last: bool,
@@ -58,6 +61,10 @@ enum ExportDtype {
 
 /// Writes a model in another program's format.
 pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<()> {
+    match args.format {
+        ExportFormat::Hf => output_file::check_folder(&args.out)?,
+        ExportFormat::Gguf => output_file::check(&args.out, Kind::Gguf, args.force)?,
+    }
     let dir = models::open(&args.model, args.last)?;
     let out = args.out.display();
     match args.format {

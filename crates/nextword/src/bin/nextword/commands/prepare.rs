@@ -4,11 +4,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum, ValueHint};
-use nextword_data::{DataConfig, Phase, PreparedDataset, Progress, SplitBy, TokenizerKind};
+use nextword_data::{
+    DataConfig, DatasetCard, Phase, PreparedDataset, Progress, SplitBy, TokenizerKind,
+};
 use serde_json::json;
 
-use crate::format::{bytes, count, duration};
-use crate::{models, output, run_config};
+use crate::format::{bytes, count, duration, sanitize};
+use crate::{models, output, output_file, run_config};
 
 /// `prepare SOURCE... --out FOLDER`.
 #[derive(Debug, Args)]
@@ -16,7 +18,7 @@ pub(crate) struct PrepareArgs {
     /// .txt or .jsonl files, folders of such files, or - for standard input
     #[arg(required_unless_present = "config", value_hint = ValueHint::AnyPath)]
     sources: Vec<PathBuf>,
-    /// Output folder
+    /// Output folder; an earlier dataset in it is replaced
     #[arg(long, short, value_hint = ValueHint::DirPath)]
     out: PathBuf,
     /// Configuration file whose data section to use; the options below override individual keys
@@ -70,6 +72,17 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 /// Tokenizes text into shard files.
 pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<()> {
     let config = config(args)?;
+    output_file::check_folder(&args.out)?;
+    if !args.quiet
+        && let Some(earlier) = DatasetCard::open(&args.out)
+    {
+        output::eprint_line(&format!(
+            "note: this replaces the dataset in {} ({} from {})",
+            args.out.display(),
+            count(earlier.train_tokens + earlier.validation_tokens, "token"),
+            sanitize(&earlier.sources.join(", "))
+        ));
+    }
     let start = Instant::now();
     let mut last_update = start;
     let prepared = nextword_data::prepare(&config, &args.out, |progress| {

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::args::parse_bits;
 use crate::format::bytes;
-use crate::{exit, models, output};
+use crate::{exit, models, output, output_file};
 
 /// `quantize MODEL|RUN --out FOLDER`.
 #[derive(Debug, Args)]
@@ -41,6 +41,7 @@ pub(crate) fn run(args: &QuantizeArgs) -> anyhow::Result<()> {
             dir.path.display()
         )));
     }
+    output_file::check_folder(&args.out)?;
     if args.out.exists() {
         return Err(exit::usage(format!(
             "`{}` already exists; hint: choose another folder with --out, or remove it",

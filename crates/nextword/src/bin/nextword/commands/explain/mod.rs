@@ -11,9 +11,10 @@ use nextword_explain::{
     Edit, Explainer, Explanation, ReportOptions, WhatIf, derivation_text, page,
 };
 use nextword_generate::{PROMPT_PLACEHOLDER, TextGenerator, TextOptions};
-use nextword_model::{weights, write_atomically};
+use nextword_model::weights;
 
 use crate::format::sanitize;
+use crate::output_file::{self, Kind};
 use crate::{exit, history, models, output};
 
 pub(crate) use args::ExplainArgs;
@@ -33,6 +34,7 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
         ));
     };
     check_flags(args)?;
+    check_output(args)?;
     let options = options(args)?;
     let explainer = open(model, args)?;
     let history = if args.over_training {
@@ -135,7 +137,7 @@ fn check_indices(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::R
 fn open(model: &Path, args: &ExplainArgs) -> anyhow::Result<Explainer> {
     let dir = models::open(model, args.last)?;
     Explainer::check_memory(&dir.config)?;
-    let device = models::open_device(&args.device)?;
+    let device = models::open_and_name_device(&args.device)?;
     Ok(Explainer::new(TextGenerator::open(&dir, &device)?))
 }
 
@@ -162,7 +164,7 @@ fn view(args: &ExplainArgs) -> View {
     View {
         width: width.unwrap_or(DEFAULT_COLUMNS).max(40),
         colours: to_terminal && std::env::var_os("NO_COLOR").is_none(),
-        decimals: args.decimals.min(9),
+        decimals: args.decimals,
         steps: !args.brief,
         layers: non_empty(&args.layer),
         heads: non_empty(&args.head),
@@ -173,12 +175,45 @@ fn view(args: &ExplainArgs) -> View {
 }
 
 fn write(args: &ExplainArgs, bytes: &[u8]) -> anyhow::Result<()> {
-    let Some(file) = &args.out else {
-        return output::print_bytes(bytes);
+    match &args.out {
+        Some(file) => output_file::write(file, bytes),
+        None => output::print_bytes(bytes),
+    }
+}
+
+/// The format that is written: `--over-training` makes text a page.
+fn written_format(args: &ExplainArgs) -> Format {
+    match args.format() {
+        Format::Text if args.over_training => Format::Html,
+        format => format,
+    }
+}
+
+/// Checks the file that is to be written: a known extension, and nothing is lost.
+fn check_output(args: &ExplainArgs) -> anyhow::Result<()> {
+    if let Some(file) = args.out.as_ref().filter(|_| !args.has_known_format()) {
+        return Err(exit::usage(format!(
+            "`{}`: unknown extension; hint: end the name in .html, .json, .safetensors or .txt, or choose the \
+             format with --format",
+            file.display()
+        )));
+    }
+    let format = written_format(args);
+    let kind = match format {
+        Format::Text => Kind::Text,
+        Format::Json => Kind::Report,
+        Format::Html => Kind::Page,
+        Format::Safetensors => Kind::Activations,
     };
-    write_atomically(file, bytes)?;
-    output::eprint_line(&format!("wrote {}", file.display()));
-    Ok(())
+    match args.out.clone().or_else(|| default_file(format)) {
+        Some(file) => output_file::check(&file, kind, args.force),
+        None => Ok(()),
+    }
+}
+
+/// The file to write without `--out`: pages are not printed.
+fn default_file(format: Format) -> Option<PathBuf> {
+    (format == Format::Html).then(|| PathBuf::from("explain.html"))
 }
 
 fn print_why(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::Result<()> {
@@ -319,9 +354,6 @@ fn html(
         panels.push(page::Panel::new(&other, report_options)?);
     }
     let html = page::render(&page::PageData { panels, history });
-    let file = args.out.clone();
-    let file = file.unwrap_or_else(|| PathBuf::from("explain.html"));
-    write_atomically(&file, html.as_bytes())?;
-    output::eprint_line(&format!("wrote {}", file.display()));
-    Ok(())
+    let file = args.out.clone().or_else(|| default_file(Format::Html));
+    output_file::write(&file.unwrap_or_default(), html.as_bytes())
 }
