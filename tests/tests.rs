@@ -13,6 +13,7 @@
     clippy::struct_field_names
 )]
 
+mod activation_gradients; // every activation and gate on flex, ndarray and wgpu
 mod attention_masks; // every kind of mask on flex, ndarray and wgpu
 mod backends; // the same losses on flex, ndarray and wgpu
 mod chat; // conversations in the terminal
@@ -33,6 +34,7 @@ mod explain_terminal; // terminal output at any width
 mod gguf; // files for llama.cpp, read back
 mod gradients; // finite differences, the causal mask, gradient accumulation
 mod hugging_face; // published configs, tokenizers and vocabularies
+mod import_faults; // folders as other programs write them
 mod invalid_input; // one clear error, the right exit code, nothing lost
 mod layering; // which crate depends on which
 mod library; // the crate `nextword`, compared with the program

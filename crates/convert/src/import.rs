@@ -59,7 +59,7 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
     if from.is_file() {
         return Err(ConvertError::source(from, not_a_folder(from)));
     }
-    if !from.exists() {
+    if !from.try_exists().map_err(ConvertError::io(from, "read"))? {
         let problem = "does not exist; hint: pass a local folder, models are not downloaded";
         return Err(ConvertError::source(from, problem));
     }
@@ -192,7 +192,17 @@ fn sources(
     let mut sources = BTreeMap::new();
     for mapping in mappings {
         let bare = mapping.name.strip_prefix(prefix).filter(|_| is_bare);
-        let name = bare.unwrap_or(&mapping.name).to_string();
+        let mut name = bare.unwrap_or(&mapping.name).to_string();
+        // Of two tied tensors, some programs save only the output layer's.
+        let is_table = mapping.ours[0].0 == "token_embedding.weight";
+        let head = kind.head_name();
+        if is_table
+            && config.tied_head
+            && tensors.shape(&name).is_none()
+            && tensors.shape(head).is_some()
+        {
+            name = head.to_string();
+        }
         let expected = &mapping.shape;
         match tensors.shape(&name) {
             None => problems.push(format!("  missing: `{name}` {expected:?}")),

@@ -30,6 +30,7 @@
 
 mod error;
 mod loss;
+mod padding;
 mod tasks;
 mod text;
 

@@ -4,6 +4,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
+use nextword_base::git_lfs;
 use serde_json::Value;
 
 use super::special::SpecialNames;
@@ -103,6 +104,9 @@ fn load(path: &Path, eos: EosChoice) -> Result<Arc<dyn Tokenizer>, DataError> {
             name,
             "is larger than 64 MiB, the limit for a tokenizer.json",
         ));
+    }
+    if git_lfs::is_pointer(&bytes) {
+        return Err(DataError::tokenizer(name, git_lfs::POINTER_PROBLEM));
     }
     let text = String::from_utf8(bytes).map_err(|_| {
         DataError::tokenizer(

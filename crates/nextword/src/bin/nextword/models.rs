@@ -1,8 +1,11 @@
 //! Finds and opens the model that a path on the command line refers to.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use nextword_model::{DeviceName, ModelDir};
+use nextword_model::weights::TensorFile;
+use nextword_model::{DeviceName, ModelDir, ModelError};
 
 use crate::{exit, output};
 
@@ -12,7 +15,38 @@ use crate::{exit, output};
 /// # Errors
 /// If `path` contains no model; the message states what it is instead.
 pub(crate) fn open(path: &Path, last: bool) -> anyhow::Result<ModelDir> {
-    Ok(ModelDir::open(&find_model_dir(path, last)?)?)
+    let folder = find_model_dir(path, last)?;
+    let model = ModelDir::open(&folder);
+    let damage = match &model {
+        Ok(model) => TensorFile::open(&model.weights_path()).err(),
+        Err(_) => None,
+    };
+    match (model, damage) {
+        (Ok(model), None) => Ok(model),
+        (Ok(_), Some(error)) | (Err(error), _) => Err(with_other_model(error, path, &folder)),
+    }
+}
+
+/// Adds to `error`, about the model in `folder` of the run `path`, that the run has another model.
+fn with_other_model(error: ModelError, path: &Path, folder: &Path) -> anyhow::Error {
+    let (name, flag) = if folder.ends_with("best") {
+        ("last", "with --last")
+    } else {
+        ("best", "without --last")
+    };
+    let other = path.join(name);
+    let is_intact = || {
+        let model = ModelDir::open(&other)?;
+        TensorFile::open(&model.weights_path())
+    };
+    if folder == path || !is_run(path) || is_intact().is_err() {
+        return error.into();
+    }
+    let error = error.to_string();
+    let error = error.split("; hint: ").next().unwrap_or_default();
+    exit::bad_file(format!(
+        "{error}; hint: the run's {name} model can be read: use it {flag}"
+    ))
 }
 
 /// Opens the device called `name`.
@@ -80,6 +114,19 @@ fn find_model_dir(path: &Path, last: bool) -> anyhow::Result<PathBuf> {
                 ))
             });
     }
+    // Without permission, the checks above find nothing.
+    let readable = fs::metadata(path).and_then(|entry| {
+        if entry.is_dir() {
+            fs::read_dir(path)?;
+            fs::metadata(config).map(drop).or_else(missing_is_fine)?;
+        }
+        Ok(())
+    });
+    if let Err(error) = readable.or_else(missing_is_fine) {
+        return Err(exit::bad_file(format!(
+            "`{shown}` cannot be read: {error}; hint: check the permissions of the folder and of those above it"
+        )));
+    }
     let problem = if path.is_dir() {
         "is neither a model folder nor a run folder (config.json and run.toml are missing)"
     } else if path.exists() {
@@ -103,6 +150,13 @@ pub(crate) fn missing(path: &Path, expected: &str) -> anyhow::Error {
         }
         _ => format!("`{shown}` does not exist; hint: pass {expected}"),
     })
+}
+
+fn missing_is_fine(error: std::io::Error) -> std::io::Result<()> {
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => Ok(()),
+        _ => Err(error),
+    }
 }
 
 /// Replaces the escapes `\n`, `\r`, `\t` and `\\` in a separator from the command line.
