@@ -33,6 +33,7 @@ fn explainer_of(model: Transformer) -> Explainer {
     let tokenizer = TokenizerConfig {
         kind: TokenizerKind::Word,
         eos: String::new(),
+        unk: String::new(),
         ..TokenizerConfig::default()
     };
     let tokenizer = build_tokenizer(&tokenizer, std::iter::once(Ok(words.join(" ")))).unwrap();

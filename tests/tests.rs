@@ -51,5 +51,7 @@ mod serving; // a model behind HTTP
 mod terminology; // words and names that the glossary replaces
 mod test_dir; // a temporary folder to run the program in
 mod three_uses; // any backend, models that load anywhere, layers by configuration
+mod tokenizer_patterns; // the cuts of Python's tokenizers
+mod unknown_text; // text that a vocabulary does not have
 mod untrusted_templates; // chat templates stay within their limits
 mod util;

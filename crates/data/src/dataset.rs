@@ -20,11 +20,11 @@ const MAX_IN_MEMORY_BYTES: u64 = 1 << 30;
 /// # Example
 ///
 /// ```
-/// use nextword_data::{Builtin, DataConfig, Dataset, SplitConfig, TokenizerConfig, TokenizerKind};
+/// use nextword_data::{Builtin, DataConfig, Dataset, SplitConfig, TokenizerConfig};
 ///
 /// let dataset = Dataset::build(&DataConfig {
 ///     builtin: Some(Builtin::Statquest),
-///     tokenizer: TokenizerConfig { kind: TokenizerKind::Word, ..TokenizerConfig::default() },
+///     tokenizer: TokenizerConfig::words().with_unk(""),
 ///     split: SplitConfig { validation: 0.0, ..SplitConfig::default() },
 ///     ..DataConfig::default()
 /// })?;

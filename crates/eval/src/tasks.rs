@@ -273,7 +273,7 @@ struct Scorer<'a> {
 impl Scorer<'_> {
     /// The ids of `text`. Adds characters or words that are not in the vocabulary to `unknown`.
     fn encode(&mut self, text: &str) -> Vec<u32> {
-        let Encoding { ids, unknown } = self.tokenizer.encode(text);
+        let Encoding { ids, unknown, .. } = self.tokenizer.encode(text);
         for entry in unknown {
             if self.unknown.len() < Encoding::MAX_UNKNOWN {
                 self.unknown.insert(entry);

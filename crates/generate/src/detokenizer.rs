@@ -10,8 +10,9 @@ use crate::{GenerateError, StopScanner};
 /// token (such as a space between words).
 const CONTEXT_TOKENS: usize = 16;
 
-/// Turns the tokens of one completion into text deltas. Never emits an incomplete character or any
-/// part of a stop string.
+/// Turns the tokens of one completion into text deltas, which together are the decoded text up to a
+/// stop string. Never emits text that a later token could change, or any part of a stop string. Half a
+/// character at the end of a completion becomes U+FFFD.
 ///
 /// # Example
 ///
@@ -63,6 +64,7 @@ impl Detokenizer {
             // Only sets the state of the stream: the caller already has the prompt's text.
             let _ = stream.push(*id);
         }
+        stream.end_prompt();
         Ok(Self {
             stream,
             scanner: StopScanner::new(stop)?,
@@ -121,3 +123,7 @@ impl Detokenizer {
         scan.text
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -180,7 +180,7 @@ impl TextGenerator {
     /// use nextword_generate::TextGenerator;
     /// use nextword_model::presets;
     ///
-    /// let tokenizer = TokenizerConfig::words().build("what is statquest")?; // With <EOS>: 4 tokens.
+    /// let tokenizer = TokenizerConfig::words().with_unk("").build("what is statquest")?; // With <EOS>: 4 tokens.
     /// let model = presets::statquest(5).init(&Device::flex(), 7)?;
     /// let generator = TextGenerator::without_card(model, tokenizer)?;
     /// assert_eq!((generator.card().parameters, generator.card().unused_ids), (37, 1));

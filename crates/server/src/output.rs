@@ -89,12 +89,9 @@ impl OutputAssembler {
         self.detokenizer.stop().is_some()
     }
 
-    /// Returns the pending text at the end of the completion; an incomplete character is dropped.
+    /// Returns the pending text at the end of the completion; an incomplete character becomes U+FFFD.
     pub(crate) fn finish(&mut self) -> TextDelta {
         let text = self.detokenizer.finish();
-        let text = text
-            .trim_end_matches(char::REPLACEMENT_CHARACTER)
-            .to_owned();
         self.emitted += text.chars().count();
         let stopped = self.stopped();
         let emitted = self.emitted;

@@ -59,6 +59,10 @@ impl<'a> Params<'a> {
     }
 
     pub(crate) fn flag(&mut self, key: &'static str) -> Result<bool, ApiError> {
+        Ok(self.optional_flag(key)?.unwrap_or(false))
+    }
+
+    pub(crate) fn optional_flag(&mut self, key: &'static str) -> Result<Option<bool>, ApiError> {
         let value = self.get(key);
         let flag = |value: &Value| {
             let flag = value.as_bool();
@@ -66,7 +70,7 @@ impl<'a> Params<'a> {
                 ApiError::invalid_field(key, format!("`{key}` must be true or false"))
             })
         };
-        value.map_or(Ok(false), flag)
+        value.map(flag).transpose()
     }
 
     pub(crate) fn number(

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use nextword_chat::{ChatError, Message, Role};
+use nextword_data::Encoding;
 use nextword_generate::{BatchRequest, TextOptions, max_prompt_len, truncate_left};
 use serde_json::Value;
 
@@ -35,6 +36,41 @@ pub(crate) struct ParsedRequest {
 struct Prompt {
     text: String,
     ids: Vec<u32>,
+    /// What of the text is not in the vocabulary; its ids are empty.
+    unknown: Encoding,
+}
+
+impl Prompt {
+    fn encode(model: &Model, text: String) -> Self {
+        let mut encoding = model.generator.encode(&text);
+        Self {
+            text,
+            ids: std::mem::take(&mut encoding.ids),
+            unknown: encoding,
+        }
+    }
+
+    /// The character offset in the text at which each token begins. `None` if the text has no unknown
+    /// parts, so that it is the text of the tokens, or if the offsets are not known.
+    fn token_offsets(&self, model: &Model) -> Option<Vec<usize>> {
+        let (encoding, ranges) = model.tokenizer().encode_with_ranges(&self.text);
+        // A BOS token, or the token that an empty prompt begins with, may precede the text's.
+        let before = self.ids.strip_suffix(encoding.ids.as_slice())?.len();
+        if encoding.unknown_count == 0 {
+            return None;
+        }
+        let mut offsets = vec![0; before];
+        let (mut bytes, mut characters) = (0, 0);
+        for range in ranges {
+            let start = range?.start;
+            // Partial characters begin where the character does.
+            let start = self.text.floor_char_boundary(start).max(bytes);
+            characters += self.text.get(bytes..start)?.chars().count();
+            bytes = start;
+            offsets.push(characters);
+        }
+        Some(offsets)
+    }
 }
 
 /// Parses the body of `/v1/completions`.
@@ -92,7 +128,7 @@ pub(crate) fn chat(model: Arc<Model>, params: &mut Params<'_>) -> Result<ParsedR
     let max_completion_tokens = params.integer("max_completion_tokens", 1..=limit)?;
     let requested = max_completion_tokens.or(params.integer("max_tokens", 1..=limit)?);
     let text = format_conversation(&model, &messages)?;
-    let ids = model.generator.encode(&text).ids;
+    let prompt = Prompt::encode(&model, text);
     let settings = Settings {
         max_tokens: requested,
         is_explicit: requested.is_some(),
@@ -101,13 +137,7 @@ pub(crate) fn chat(model: Arc<Model>, params: &mut Params<'_>) -> Result<ParsedR
         endpoint: Endpoint::Chat,
         param: "messages",
     };
-    finish(
-        model,
-        &common,
-        &settings,
-        vec![Prompt { text, ids }],
-        params,
-    )
+    finish(model, &common, &settings, vec![prompt], params)
 }
 
 /// Settings that differ between the two endpoints.
@@ -206,6 +236,12 @@ fn finish(
         }
     }
     let prompt_tokens = prompts.iter().map(|prompt| prompt.ids.len()).sum();
+    let mut unknown = Encoding::default();
+    for prompt in &prompts {
+        unknown.add_unknown(&prompt.unknown);
+    }
+    let offsets = prompts.iter().filter(|_| score_prompt);
+    let offsets = offsets.map(|prompt| prompt.token_offsets(&model)).collect();
     let echo = prompts.into_iter().map(|prompt| prompt.text);
     let echo = settings.echo.then(|| echo.collect());
     let response = ResponseBuilder::new(
@@ -217,7 +253,9 @@ fn finish(
         echo,
     );
     Ok(ParsedRequest {
-        response: response.with_choice_count(sequences.len()),
+        response: response
+            .with_choice_count(sequences.len())
+            .with_unknown(unknown, offsets),
         sequences,
         stream: common.stream,
         ignored: params.unsupported(),
@@ -256,10 +294,7 @@ fn prompts(model: &Model, value: Option<&Value>) -> Result<Vec<Prompt>, ApiError
 }
 
 fn text_prompt(model: &Model, text: &str) -> Prompt {
-    Prompt {
-        text: text.to_owned(),
-        ids: model.generator.encode(text).ids,
-    }
+    Prompt::encode(model, text.to_owned())
 }
 
 fn id_prompt(model: &Model, list: &[Value]) -> Result<Prompt, ApiError> {
@@ -268,7 +303,8 @@ fn id_prompt(model: &Model, list: &[Value]) -> Result<Prompt, ApiError> {
         return Err(ApiError::invalid_field("prompt", "the prompt is empty"));
     }
     let text = model.tokenizer().decode(&ids);
-    Ok(Prompt { text, ids })
+    let unknown = Encoding::default();
+    Ok(Prompt { text, ids, unknown })
 }
 
 /// Parses token ids and checks them against the vocabulary.

@@ -64,15 +64,40 @@ pub fn parse_config(
     };
     // The text is parsed before overrides are applied, so that errors have line numbers.
     let mut config: RunConfig = toml::from_str(text).map_err(|e| at_line(&e))?;
+    let mut table: Table = toml::from_str(text).map_err(|e| at_line(&e))?;
     if !overrides.is_empty() {
-        let mut table: Table = toml::from_str(text).map_err(|e| at_line(&e))?;
         for assignment in overrides {
             (table, config) = with_override(&table, assignment)?;
         }
         adapt_to_overrides(&mut config, overrides);
     }
+    check_tokenizer_keys(&table)?;
     config.validate()?;
     Ok(config)
+}
+
+/// Rejects keys for building a tokenizer beside `start_from`, whose model has one.
+fn check_tokenizer_keys(table: &Table) -> Result<(), TrainError> {
+    let data = table.get("data").and_then(Value::as_table);
+    let tokenizer = data.and_then(|data| data.get("tokenizer")?.as_table());
+    let (Some(model), Some(tokenizer)) = (table.get("start_from"), tokenizer) else {
+        return Ok(());
+    };
+    // The file that a run itself writes names the model's tokenizer file, and then no other key counts.
+    if tokenizer.contains_key("file") {
+        return Ok(());
+    }
+    let keys = ["kind", "vocab_size", "unk", "pad", "sample_bytes"];
+    let given = keys
+        .iter()
+        .find_map(|key| Some((key, tokenizer.get(*key)?)));
+    given.map_or(Ok(()), |(key, value)| {
+        Err(TrainError::config(
+            format!("data.tokenizer.{key}"),
+            format!("{value} has no effect with start_from = {model}, whose tokenizer is used"),
+            format!("remove data.tokenizer.{key} to finetune that model, or start_from to train a new one"),
+        ))
+    })
 }
 
 /// Overrides of these keys, or of keys below them, may change the number of parameters.
@@ -221,6 +246,33 @@ mod tests {
             "{message}"
         );
         assert!(message.contains("did you mean `n_layers`?"), "{message}");
+    }
+
+    #[test]
+    fn tokenizer_settings_beside_start_from_are_errors() {
+        let text = "start_from = 'models/mine'\ndata.builtin = 'stories'\n";
+        for (key, value) in [
+            ("kind", "char"),
+            ("kind", "bpe"),
+            ("vocab_size", "300"),
+            ("unk", "<unk>"),
+            ("pad", "<pad>"),
+        ] {
+            let message = error(text, &[&format!("data.tokenizer.{key}={value}")]);
+            assert!(
+                message.contains(&format!("data.tokenizer.{key}")),
+                "{message}"
+            );
+            assert!(
+                message.contains("start_from = \"models/mine\""),
+                "{message}"
+            );
+        }
+        let message = error(&format!("{text}[data.tokenizer]\nkind = 'char'\n"), &[]);
+        assert!(message.contains("data.tokenizer.kind"), "{message}");
+        // A run's own file has all keys, and the model's tokenizer file.
+        let own = format!("{text}[data.tokenizer]\nkind = 'char'\nfile = 'tokenizer.json'\n");
+        assert!(parse_config(&own, Path::new("run.toml"), &[]).is_ok());
     }
 
     #[test]

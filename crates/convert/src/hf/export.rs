@@ -50,6 +50,9 @@ pub fn export(
     let path = model_dir.tokenizer_path();
     let tokenizer = load_tokenizer(&path)?;
     let mut tokenizer_json = std::fs::read(&path).map_err(ConvertError::io(&path, "read"))?;
+    if lacks_unknown_token(&tokenizer_json) {
+        tokenizer_json = tokenizer.to_json()?.into_bytes();
+    }
     if let Some(bos) = model_dir
         .card
         .bos_id
@@ -103,6 +106,17 @@ pub fn export(
         .map(drop)
     })?;
     Ok(kind.name())
+}
+
+/// Whether a character tokenizer names an unknown token that its vocabulary does not have, as those of
+/// earlier versions: `transformers` rejects unknown characters then.
+fn lacks_unknown_token(tokenizer_json: &[u8]) -> bool {
+    let file: Value = serde_json::from_slice(tokenizer_json).unwrap_or_default();
+    let model = &file["model"];
+    let unknown = model["unk_token"].as_str();
+    model["type"] == "WordLevel"
+        && file["pre_tokenizer"]["type"] == "Split"
+        && unknown.is_some_and(|unknown| model["vocab"][unknown].is_null())
 }
 
 /// Makes `tokenizer.json` prepend the token `bos` to every text. `transformers` does not follow the

@@ -152,7 +152,7 @@ fn detect_builtin(file: &Value) -> Option<Arc<dyn Tokenizer>> {
         file["model"]["type"].as_str()?,
         file["pre_tokenizer"]["type"].as_str()?,
     ) {
-        ("WordLevel", "Split") => CharTokenizer::try_from_json(file),
+        ("WordLevel" | "BPE", "Split") => CharTokenizer::try_from_json(file),
         ("WordLevel", "WhitespaceSplit") => WordTokenizer::try_from_json(file),
         ("BPE", "ByteLevel") => ByteTokenizer::try_from_json(file),
         _ => None,

@@ -13,6 +13,7 @@
 //!     builtin = "statquest"
 //!     packing = "documents"
 //!     tokenizer.kind = "word"
+//!     tokenizer.unk = ""
 //!     split.validation = 0.0
 //! "#;
 //! let mut config = parse_config(text, Path::new("example.toml"), &[])?;
@@ -243,6 +244,7 @@ mod tests {
         config.data.builtin = Some(Builtin::Statquest);
         config.data.packing = Packing::Documents;
         config.data.tokenizer.kind = TokenizerKind::Word;
+        config.data.tokenizer.unk.clear();
         config.data.split.validation = 0.0;
         config.train.steps = 10;
         config.schedule.warmup_steps = 0;

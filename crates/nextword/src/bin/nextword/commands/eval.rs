@@ -7,13 +7,13 @@ use std::time::Instant;
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueHint};
-use nextword_data::{Packing, SourceConfig, Sources};
+use nextword_data::{Encoding, Packing, SourceConfig, Sources};
 use nextword_eval::{TextReport, TextSettings, evaluate_task, evaluate_text};
 use nextword_generate::TextGenerator;
 use nextword_model::ModelDir;
 
 use crate::exit::{bad_file, usage};
-use crate::format::{count, duration};
+use crate::format::{count, duration, grouped};
 use crate::{models, output};
 
 /// `eval MODEL|RUN FILE...`.
@@ -114,7 +114,7 @@ fn evaluate(
     let report = evaluate_text(
         generator.model(),
         tokenizer.as_ref(),
-        sources.chunks(),
+        sources.chunks_for(tokenizer.text_cuts()),
         settings,
     )?;
     if !report.loss.nats_per_token.is_finite() {
@@ -202,7 +202,15 @@ fn run_task(args: &EvalArgs, dir: &ModelDir, task: &Path) -> anyhow::Result<()> 
         count(report.texts as u64, "text"),
         duration(start.elapsed().as_secs_f64())
     ));
-    note_unknown("task", report.unknown);
+    if report.unknown > 0 {
+        let more = if report.unknown < Encoding::MAX_UNKNOWN {
+            ""
+        } else {
+            " or more"
+        };
+        let strings = count(report.unknown as u64, "distinct string");
+        note_unknown(&format!("the task has {strings}{more}"));
+    }
     Ok(())
 }
 
@@ -223,17 +231,20 @@ fn print_report(report: &TextReport, seconds: f64) -> anyhow::Result<()> {
         count(report.documents, "document"),
         duration(seconds)
     ));
-    note_unknown("text", report.unknown);
+    if report.unknown > 0 {
+        let share = 100.0 * report.unknown as f64 / report.parts.max(1) as f64;
+        note_unknown(&format!(
+            "{} of {} of the text ({share:.1} %) are",
+            grouped(report.unknown as u64),
+            count(report.parts as u64, "part"),
+        ));
+    }
     Ok(())
 }
 
-/// Prints a note if `source` has strings that the tokenizer cannot encode.
-fn note_unknown(source: &str, unknown: usize) {
-    if unknown > 0 {
-        output::eprint_line(&format!(
-            "note: the {source} has {} outside the model's vocabulary, dropped or replaced by the \
-             unknown token",
-            count(unknown as u64, "distinct string")
-        ));
-    }
+/// Prints a note about text that the tokenizer cannot encode.
+fn note_unknown(what: &str) {
+    output::eprint_line(&format!(
+        "note: {what} outside the model's vocabulary; dropped or replaced by the unknown token"
+    ));
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueHint};
+use nextword_data::Encoding;
 use nextword_generate::{
     Completion, FinishReason, PROMPT_PLACEHOLDER, SamplingConfig, TextGenerator, TextOptions,
 };
@@ -296,6 +297,7 @@ fn unknown_note(unknown: &[String]) -> String {
         .collect();
     let more = match unknown.len().saturating_sub(MAX_LISTED) {
         0 => String::new(),
+        more if unknown.len() >= Encoding::MAX_UNKNOWN => format!(" and {more} or more others"),
         more => format!(" and {more} more"),
     };
     format!(
