@@ -86,3 +86,12 @@ pub(crate) fn parse_bits(text: &str) -> Result<Bits, String> {
         _ => Err("must be 8 or 4".to_string()),
     }
 }
+
+/// Parses a seed: any 64-bit integer. A negative one stands for the unsigned integer with the same bits, as
+/// in the server's API.
+pub(crate) fn parse_seed(text: &str) -> Result<u64, String> {
+    let signed = || text.parse().map(i64::cast_unsigned);
+    text.parse()
+        .or_else(|_| signed())
+        .map_err(|_| "must be a 64-bit integer".to_string())
+}

@@ -10,7 +10,7 @@ use clap::{Args, ValueHint};
 use nextword_chat::{ChatTemplate, Message};
 use nextword_generate::{Completion, PROMPT_PLACEHOLDER, TextGenerator, TextOptions};
 
-use crate::args::TemperatureArgs;
+use crate::args::{TemperatureArgs, parse_seed};
 use crate::commands::generate::new_seed;
 use crate::format::sanitize;
 use crate::{models, output};
@@ -37,7 +37,7 @@ pub(crate) struct ChatArgs {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
     /// Random seed for reproducible sampling [default: random]
-    #[arg(long, short)]
+    #[arg(long, short, value_parser = parse_seed, allow_hyphen_values = true)]
     seed: Option<u64>,
     /// Device to run on: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
     #[arg(long, short, default_value = "flex")]
@@ -221,6 +221,8 @@ impl Chat<'_> {
                 Some(PROMPT_PLACEHOLDER.to_owned())
             }
         };
+        // A chat template writes the special tokens itself.
+        self.options.add_bos = !matches!(self.style, PromptStyle::Template(_));
         self.stop.store(false, Ordering::SeqCst);
         let mut write_error = None;
         let completions = self.prompt(message).and_then(|prompt| {

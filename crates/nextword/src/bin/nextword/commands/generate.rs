@@ -12,7 +12,7 @@ use nextword_generate::{
 };
 use serde_json::json;
 
-use crate::args::TemperatureArgs;
+use crate::args::{TemperatureArgs, parse_seed};
 use crate::format::{count, sanitize, short};
 use crate::{exit, models, output};
 
@@ -59,7 +59,7 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
     /// Random seed for reproducible sampling [default: random, printed to standard error]
-    #[arg(long, short)]
+    #[arg(long, short, value_parser = parse_seed, allow_hyphen_values = true)]
     seed: Option<u64>,
     /// Number of completions to generate
     #[arg(long, short = 'n', default_value_t = 1, value_name = "N")]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, ValueHint};
 
-use crate::args::SamplingArgs;
+use crate::args::{SamplingArgs, parse_seed};
 
 /// `explain MODEL|RUN [PROMPT]`.
 #[derive(Debug, Args)]
@@ -72,7 +72,7 @@ pub(crate) struct ExplainArgs {
     #[command(flatten)]
     pub(super) sampling: SamplingArgs,
     /// Random seed for reproducible sampling
-    #[arg(long, short, default_value_t = 0)]
+    #[arg(long, short, default_value_t = 0, value_parser = parse_seed, allow_hyphen_values = true)]
     pub(super) seed: u64,
     /// Number of most likely next tokens to list
     #[arg(long, default_value_t = 5, value_name = "N")]
