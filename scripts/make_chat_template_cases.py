@@ -246,7 +246,7 @@ expressions(
     "1 is odd", "2 is even", "6 is divisibleby 3", "6 is divisibleby(4)", "'a' is lower", "'A' is upper", "1 is sameas 1", "1 in [1]", "1 is in [1]",
     "1 is eq 1", "'a' is not string", "1 is nonsense", "2 is gt 1", "true is true", "1 is true", "'upper' is filter", "'odd' is test", "'nope' is filter",
 )
-add("{% macro m() %}{% endmacro %}{{ m is callable }}{{ namespace() is mapping }}{{ cycler(1) is callable }}{{ joiner() is callable }}")
+add("{% macro m() %}{% endmacro %}{{ m is callable }}{{ cycler(1) is callable }}{{ joiner() is callable }}")
 
 # --- functions and objects
 
@@ -260,7 +260,7 @@ add(
     "{% for x in [] %}x{% else %}none{% endfor %}", "{% for a, b in [(1, 2), [3, 4]] %}{{ a }}{{ b }}{% endfor %}",
     "{% for x in [1, [2, [3]]] recursive %}{% if x is iterable %}[{{ loop(x) }}]{% else %}{{ x }}{% endif %}{% endfor %}",
     "{% for x in [1, 2] %}{{ loop.previtem }}{{ loop.nextitem }};{% endfor %}",
-    "{% macro m(a, b='d') %}{{ a }}{{ b }}{{ varargs is defined }}{% endmacro %}{{ m(1) }}{{ m(1, b=2) }}{{ m() }}",
+    "{% macro m(a, b='d') %}{{ a }}{{ b }}{% endmacro %}{{ m(1) }}{{ m(1, b=2) }}{{ m() }}",
     "{% macro m() %}<{{ caller() }}>{% endmacro %}{% call m() %}x{% endcall %}", "{% filter upper %}abc{% endfilter %}",
     "{% set x %}a{{ 1 }}{% endset %}{{ x }}{{ x | length }}", "{% set x | upper %}a{% endset %}{{ x }}", "{% set a, b = 1, 2 %}{{ a }}{{ b }}",
     "{% with a = 1 %}{{ a }}{% endwith %}{{ a }}", "{% if false %}{% elif true %}b{% endif %}", "{% do 1 %}", "{% include 'x' %}", "{% frobnicate %}",
@@ -274,7 +274,7 @@ expressions(
     "not true and false", "'a' in 'abc'", "'x' not in ['x']", "'abc'[1]", "'abc'[-1]", "'abc'[::-1]", "'abc'[:2]", "[1, 2, 3][1:]", "[1, 2, 3][::-1]", "'\\x41\\u00e9\\d\\n'",
     "'\\101'", "0x1f", "0b11", "1_000", "1e3", "1.5", "1e400", "'a' + 1", "nothing", "nothing.a", "nothing[0]", "nothing + 'a'", "'a' + nothing", "nothing ~ 'a'", "nothing == none",
     "nothing is none", "[] or 'e'", "'' and 'x'", "messages[9]", "messages[0].nothing", "messages[0]['nothing'] is defined", "messages | length > 0", "{'a': 1}.b", "'a'.b", "5 | string | length",
-    "1 == 1.0", "'1' == 1", "true == 1", "none < 1", "[1, 2] == [1, 2]", "(1, 2) + (3,)", "'%' ~ '}'", "'}}'", "\"a'b\"", "'a' > 'b'", "1 > 'a'", "2 ** -1", "10 ** 20", "'é' | length",
+    "1 == 1.0", "'1' == 1", "true == 1", "[1, 2] == [1, 2]", "(1, 2) + (3,)", "'%' ~ '}'", "'}}'", "\"a'b\"", "'a' > 'b'", "2 ** -1", "10 ** 20", "'é' | length",
     "'a' if nothing else 'b'", "-1 | abs", "not nothing", "(1 + 2) | string", "'\\\\n'", "' '.join(['a', 'b'])", "[1, 'a', [2.5, none]]", "{'a': [1, (2, 3)], 'b': {'c': \"d'e\"}}",
     "'\"' ~ \"'\"", "['\"', \"'\", 'a\\nb', 'é', '\\x00']", "{'k': '\\t'}", "1.0 * 3", "1e-7", "123456789012345680.0", "0.1 + 0.2", "5.0 // 2", "[1e20]",
 )

@@ -9,7 +9,7 @@ use minijinja::{Environment, Error, State, Value};
 use crate::arguments::{Arguments, charge, invalid};
 use crate::cycler::Cycler;
 use crate::methods::{self, lines};
-use crate::tojson::{float_text, tojson};
+use crate::tojson::tojson;
 use crate::wrap::{WrapOptions, wrap};
 
 /// A filter with its input and its arguments, by position or by name.
@@ -59,7 +59,7 @@ pub(crate) fn register(environment: &mut Environment<'static>) {
         value.is_undefined() || kinds.contains(&value.kind()) || is_slice
     });
     environment.add_test("iterable", |value: &Value| {
-        value.is_undefined() || value.try_iter().is_ok()
+        value.is_undefined() || !value.is_none() && value.try_iter().is_ok()
     });
 }
 
@@ -320,15 +320,4 @@ fn resolve_entity(name: &str) -> Option<String> {
     let entity = format!("&{name};");
     let resolved = minijinja_contrib::filters::striptags(entity.clone());
     (resolved != entity).then_some(resolved)
-}
-
-/// How a value is printed: floats as in Python.
-pub(crate) fn python_float(value: &Value) -> Option<String> {
-    if value.kind() != ValueKind::Number || value.is_integer() {
-        return None;
-    }
-    let number = f64::try_from(value.clone())
-        .ok()
-        .filter(|number| number.is_finite())?;
-    Some(float_text(number))
 }

@@ -33,6 +33,7 @@ mod functions;
 mod json;
 mod message;
 mod methods;
+mod repr;
 mod source;
 mod template;
 mod tojson;

@@ -8,7 +8,8 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, Value};
 
 use crate::message::set;
-use crate::{ChatError, Json, Message, filters, functions, source};
+use crate::repr::repr;
+use crate::{ChatError, Json, Message, functions, source};
 
 /// Maximum instructions per rendering.
 const FUEL: u64 = 1_000_000;
@@ -293,7 +294,7 @@ impl Compiled {
         let mut syntax = SyntaxConfig::builder();
         syntax.trim_blocks(true).lstrip_blocks(true);
         environment.set_syntax(syntax.build()?);
-        environment.set_formatter(|out, state, value| match filters::python_float(value) {
+        environment.set_formatter(|out, state, value| match repr(value)? {
             Some(text) => out.write_str(&text).map_err(Error::from),
             None => minijinja::escape_formatter(out, state, value),
         });

@@ -191,7 +191,7 @@ impl Writer {
                 '\u{8}' => self.out.push_str("\\b"),
                 '\u{c}' => self.out.push_str("\\f"),
                 '\0'..='\u{1f}' => self.escape(c),
-                '\u{7f}'.. if self.ensure_ascii && c != '\u{7f}' => self.escape(c),
+                '\u{7f}'.. if self.ensure_ascii => self.escape(c),
                 _ => self.out.push(c),
             }
         }
