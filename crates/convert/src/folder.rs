@@ -7,7 +7,7 @@ use nextword_model::ModelError;
 use nextword_model::weights::TensorFile;
 use serde_json::Value;
 
-use crate::{ConvertError, json};
+use crate::{ConvertError, chat_templates, json};
 
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -145,7 +145,7 @@ impl Tensors {
 }
 
 /// Files of a model folder that may be overwritten.
-const OUR_FILES: [&str; 8] = [
+const OUR_FILES: [&str; 9] = [
     "config.json",
     "card.json",
     "tokenizer.json",
@@ -153,6 +153,7 @@ const OUR_FILES: [&str; 8] = [
     "special_tokens_map.json",
     "generation_config.json",
     "chat_template.jinja",
+    chat_templates::FOLDER,
     INDEX,
 ];
 

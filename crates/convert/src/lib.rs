@@ -29,6 +29,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod chat_templates;
 mod error;
 mod folder;
 mod gguf;

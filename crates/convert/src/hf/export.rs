@@ -9,10 +9,11 @@ use nextword_model::{ModelDir, write_atomically};
 use serde_json::{Map, Value, json};
 
 use super::{to_hf, values_or_zeros};
+use crate::ConvertError;
+use crate::chat_templates::ChatTemplates;
 use crate::folder::check_destination;
 use crate::json::to_pretty;
 use crate::mapping::{TensorMapping, tensor_mappings};
-use crate::{ConvertError, json as files};
 
 /// Exports the model folder `model_dir` as a Hugging Face folder, atomically: `config.json`,
 /// `model.safetensors` with values of type `float`, the tokenizer files and `generation_config.json`.
@@ -79,7 +80,7 @@ pub fn export(
         FloatType::Bf16 => "bfloat16",
     };
     config.insert("torch_dtype".into(), json!(dtype));
-    let template = files::read_text(&model_dir.chat_template_path())?;
+    let templates = ChatTemplates::read(&model_dir.path, &Value::Null)?;
     ModelDir::replace(to, |new| {
         let write = |name: &str, text: &str| write_atomically(&new.join(name), text.as_bytes());
         write("config.json", &to_pretty(&Value::Object(config)))?;
@@ -87,9 +88,7 @@ pub fn export(
         write_atomically(&new.join("tokenizer.json"), &tokenizer_json)?;
         let settings = tokenizer_config(model_dir, &*tokenizer);
         write("tokenizer_config.json", &to_pretty(&settings))?;
-        if let Some(template) = &template {
-            write("chat_template.jinja", template)?;
-        }
+        templates.write(new)?;
         write_tensors(&new.join("model.safetensors"), float, &shapes, |name| {
             let Some(mapping) = mappings.get(name) else {
                 return Err(ConvertError::source(

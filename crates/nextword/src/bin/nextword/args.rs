@@ -54,36 +54,15 @@ impl TemperatureArgs {
 /// `--seed`, of commands whose samples are random by default.
 #[derive(Debug, Args)]
 pub(crate) struct SeedArgs {
-    /// Random seed for reproducible sampling; -1 is random [default: random]
+    /// Random seed for reproducible sampling [default: random]
     #[arg(long, short, value_parser = parse_seed, allow_hyphen_values = true)]
-    seed: Option<Seed>,
+    seed: Option<u64>,
 }
 
 impl SeedArgs {
     /// Returns the seed, or a new one.
     pub(crate) fn value(&self) -> u64 {
-        match self.seed {
-            Some(Seed::Fixed(seed)) => seed,
-            Some(Seed::Random) | None => new_seed(),
-        }
-    }
-}
-
-/// A value of `--seed`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Seed {
-    /// The same samples each time.
-    Fixed(u64),
-    /// A seed that differs between calls, as in the API.
-    Random,
-}
-
-fn parse_seed(text: &str) -> Result<Seed, String> {
-    match text {
-        "-1" => Ok(Seed::Random),
-        _ => text.parse().map(Seed::Fixed).map_err(|_| {
-            "must be a whole number of at least 0, or -1 for a random one".to_string()
-        }),
+        self.seed.unwrap_or_else(new_seed)
     }
 }
 
@@ -128,4 +107,13 @@ pub(crate) fn parse_bits(text: &str) -> Result<Bits, String> {
         "4" => Ok(Bits::Int4),
         _ => Err("must be 8 or 4".to_string()),
     }
+}
+
+/// Parses a seed: any 64-bit integer. A negative one stands for the unsigned integer with the same bits, as
+/// in the server's API.
+pub(crate) fn parse_seed(text: &str) -> Result<u64, String> {
+    let signed = || text.parse().map(i64::cast_unsigned);
+    text.parse()
+        .or_else(|_| signed())
+        .map_err(|_| "must be a 64-bit integer".to_string())
 }

@@ -221,6 +221,8 @@ impl Chat<'_> {
                 Some(PROMPT_PLACEHOLDER.to_owned())
             }
         };
+        // A chat template writes the special tokens itself.
+        self.options.add_bos = !matches!(self.style, PromptStyle::Template(_));
         self.stop.store(false, Ordering::SeqCst);
         let mut write_error = None;
         let completions = self.prompt(message).and_then(|prompt| {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum, ValueHint};
 
-use crate::args::SamplingArgs;
+use crate::args::{SamplingArgs, parse_seed};
 use crate::output_file::ForceArgs;
 
 /// `explain MODEL|RUN [PROMPT]`.
@@ -81,7 +81,7 @@ pub(crate) struct ExplainArgs {
     #[command(flatten)]
     pub(super) sampling: SamplingArgs,
     /// Random seed for reproducible sampling
-    #[arg(long, short, default_value_t = 0)]
+    #[arg(long, short, default_value_t = 0, value_parser = parse_seed, allow_hyphen_values = true)]
     pub(super) seed: u64,
     /// Number of most likely next tokens to list
     #[arg(long, default_value_t = 5, value_name = "N")]
