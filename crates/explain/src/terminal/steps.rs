@@ -212,8 +212,8 @@ impl Printer<'_> {
         for head in self.heads_of(node) {
             self.head_title(node, head);
             let mut header = " ".repeat(self.token_width);
-            for key in first..end {
-                header.push_str(&column_name(&names[key], width));
+            for name in &names[first..end] {
+                header.push_str(&column_name(name, width));
             }
             let header = if is_weights {
                 format!("{header}      sum")

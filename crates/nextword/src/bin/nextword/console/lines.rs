@@ -182,11 +182,9 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         for prompt in [None, Some(""), Some("\n"), Some("  ")] {
-            let [generate, explain] = &next(prompt)[..] else {
-                panic!("{prompt:?}")
-            };
-            assert_eq!(generate, "nextword generate 'runs/my run'");
-            assert_eq!(explain, "nextword explain 'runs/my run'");
+            let expected =
+                ["generate", "explain"].map(|name| format!("nextword {name} 'runs/my run'"));
+            assert_eq!(next(prompt), expected, "{prompt:?}");
         }
         assert_eq!(
             next(Some("it's"))[0],
