@@ -58,7 +58,7 @@ enum ExportDtype {
     /// 8-bit blocks of 32 weights with a scale
     #[value(name = "q8_0")]
     Q8_0,
-    /// 4-bit blocks of 32 weights with a scale; token embedding and output layer as q8_0
+    /// 4-bit blocks of 32 weights with a scale; token embedding and output layer have 8 bits
     #[value(name = "q4_0")]
     Q4_0,
 }
