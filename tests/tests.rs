@@ -17,7 +17,6 @@ mod attention_masks; // every kind of mask on flex, ndarray and wgpu
 mod backends; // the same losses on flex, ndarray and wgpu
 mod chat; // conversations in the terminal
 mod chat_requests; // fields of requests are obeyed or rejected
-mod chat_templates; // prompts of transformers, byte for byte
 mod checkpoints; // damage is detected, and an older checkpoint is used
 mod commands; // the program as a new user sees it
 mod compatibility; // run folders and model folders of version 0.1
