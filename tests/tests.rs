@@ -18,7 +18,6 @@ mod attention_masks; // every kind of mask on flex, ndarray and wgpu
 mod backends; // the same losses on flex, ndarray and wgpu
 mod chat; // conversations in the terminal
 mod chat_requests; // fields of requests are obeyed or rejected
-mod chat_templates; // prompts of transformers, byte for byte
 mod checkpoints; // damage is detected, and an older checkpoint is used
 mod command_line; // output files, arguments, and what is printed
 mod commands; // the program as a new user sees it

@@ -52,18 +52,6 @@ const RUNAWAY: &[&str] = &[
     "{{ 2 ** 999999999 }}{{ 'x'.replace('', 'y' * 100000).replace('', 'y' * 100000) }}",
 ];
 
-/// Templates with a part that is repeated, by name: a chain can be as deep as the file is long.
-const DEEP: [(&str, &str, &str, &str); 8] = [
-    ("sums", "{{ 1", " + a", " }}"),
-    ("remainders", "{{ 1", " % a", " }}"),
-    ("filters", "{{ a", "|e", " }}"),
-    ("attributes", "{{ a", ".b", " }}"),
-    ("calls", "{{ a", "()", " }}"),
-    ("negations", "{{ ", "not ", "a }}"),
-    ("alternatives", "{% if a %}", "{% elif b %}", "{% endif %}"),
-    ("blocks", "", "{% if a %}", ""),
-];
-
 /// Renders the template and returns whether it succeeded. An error must have a message.
 fn attempt(source: &[u8]) -> bool {
     let Ok(source) = std::str::from_utf8(source) else {
@@ -109,11 +97,6 @@ fn untrusted_templates_stay_within_limits() {
     assert!(attempt(VALID.as_bytes()));
     for source in RUNAWAY {
         println!("{source}");
-        attempt(source.as_bytes());
-    }
-    for (name, start, part, end) in DEEP {
-        println!("many of {name}");
-        let source = [start, &part.repeat(100_000), end].concat();
         attempt(source.as_bytes());
     }
     let mut rng = test_rng("templates");

@@ -65,8 +65,13 @@ pub(crate) fn register(environment: &mut Environment<'static>) {
 
 /// Functions, macros and joiners can be called, and so can an undefined value, which then raises an error.
 fn is_callable(value: &Value) -> bool {
-    value.is_undefined()
-        || value.kind() == ValueKind::Plain && value.downcast_object_ref::<Cycler>().is_none()
+    let is_cycler = || value.downcast_object_ref::<Cycler>().is_some();
+    match value.kind() {
+        ValueKind::Undefined => true,
+        ValueKind::Plain => !is_cycler(),
+        ValueKind::Map => value.to_string().starts_with("<macro"),
+        _ => false,
+    }
 }
 
 fn center(state: &State<'_, '_>, value: &Value, args: &[Value]) -> Result<Value, Error> {

@@ -7,7 +7,7 @@ use minijinja::{Environment, Error, ErrorKind, State, Value};
 
 use crate::arguments::invalid;
 use crate::cycler::Cycler;
-use crate::{filters, methods, source};
+use crate::{filters, methods, repr, source};
 
 /// Maximum length of a format of `strftime_now`, in bytes.
 const MAX_FORMAT_BYTES: usize = 256;
@@ -30,16 +30,54 @@ fn raise_exception(message: String) -> Result<String, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message))
 }
 
+/// Formats the values of a tuple, or one value, as Python's `%`.
+fn printf(state: &mut State<'_, '_>, format: &str, values: &Value) -> Result<Value, Error> {
+    let mut values: Vec<Value> = if values.is_tuple() {
+        values.try_iter()?.collect()
+    } else {
+        vec![values.clone()]
+    };
+    let (mut plain, mut used) = (String::with_capacity(format.len()), 0);
+    let mut rest = format;
+    while let Some(at) = rest.find('%') {
+        // Flags, width and precision up to the letter that says how a value is converted.
+        let options = rest[at + 1..].find(|c: char| !"#0- +123456789.*".contains(c));
+        let Some(letter) = options.map(|options| at + 1 + options) else {
+            break;
+        };
+        used += rest[at..letter].matches('*').count();
+        plain.push_str(&rest[..letter]);
+        rest = &rest[letter..];
+        let is_key = rest.starts_with('(');
+        if rest.starts_with('r') {
+            if let Some(value) = values.get_mut(used) {
+                *value = Value::from(repr::quoted(value)?);
+            }
+            plain.push('s');
+            rest = &rest[1..];
+        } else if let Some(c) = rest.chars().next() {
+            plain.push(c);
+            rest = &rest[c.len_utf8()..];
+        }
+        // `%%` converts nothing, and a key in brackets uses none of the values in turn.
+        used += usize::from(!plain.ends_with("%%") && !is_key);
+    }
+    let is_map = values
+        .first()
+        .is_some_and(|value| value.kind() == ValueKind::Map);
+    if used < values.len() && !is_map {
+        return Err(invalid("not all values of % are converted by its format"));
+    }
+    plain.push_str(rest);
+    let mut args = vec![Value::from(plain)];
+    args.extend(values);
+    state.apply_filter("format", &args)
+}
+
 /// `LEFT % RIGHT`: formats a string, or computes a remainder with the sign of the divisor.
 fn remainder(state: &mut State<'_, '_>, left: &Value, right: &Value) -> Result<Value, Error> {
-    if left.kind() == ValueKind::String {
-        let mut args = vec![left.clone()];
-        if right.is_tuple() {
-            args.extend(right.try_iter()?);
-        } else {
-            args.push(right.clone());
-        }
-        return state.apply_filter("format", &args);
+    if let Some(format) = left.as_str() {
+        return printf(state, format, right);
     }
     let is_integer = |value: &Value| value.is_integer() || value.kind() == ValueKind::Bool;
     if is_integer(left) && is_integer(right) {

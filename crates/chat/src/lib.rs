@@ -33,6 +33,9 @@ mod functions;
 mod json;
 mod message;
 mod methods;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod reference_tests;
 mod repr;
 mod source;
 mod template;

@@ -24,9 +24,14 @@ pub(crate) fn repr(value: &Value) -> Result<Option<String>, Error> {
     if !is_own {
         return Ok(None);
     }
+    quoted(value).map(Some)
+}
+
+/// The text of any value, with quotes around strings.
+pub(crate) fn quoted(value: &Value) -> Result<String, Error> {
     let mut out = String::new();
     write(&mut out, value, 0)?;
-    Ok(Some(out))
+    Ok(out)
 }
 
 fn write(out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {

@@ -31,7 +31,9 @@ const MISSING_FUNCTIONS: [&str; 1] = ["lipsum"];
 const RESERVED: [&str; 4] = ["messages", "tools", "documents", "add_generation_prompt"];
 
 /// Formats conversations for a model: a Jinja template in [Hugging Face's `chat_template` dialect][dialect].
-/// The result is what transformers' `apply_chat_template` returns, byte for byte.
+/// The result is what transformers' `apply_chat_template` returns, byte for byte. There is one deliberate
+/// difference: a content that is a list of parts is joined for templates that expect a text, where transformers
+/// would print the list.
 ///
 /// A rendering stops with an error after a million instructions or 4 MiB of output.
 ///
@@ -339,6 +341,7 @@ impl Compiled {
             ("add_generation_prompt".to_owned(), Json::Bool(true)),
         ];
         let shown = |prompt: String| {
+            let prompt = prompt.to_lowercase();
             let quoted = [format!("'{MARK}'"), format!("\"{MARK}\"")];
             prompt.contains(MARK) && !quoted.iter().any(|quoted| prompt.contains(quoted))
         };

@@ -73,3 +73,39 @@ fn template_files_are_optional_and_limited() {
         assert!(error.to_string().contains("chat_template.jinja"), "{error}");
     }
 }
+
+/// Templates with a part that is repeated, by name: a chain can be as deep as the file is long.
+const DEEP: [(&str, &str, &str, &str); 8] = [
+    ("sums", "{{ 1", " + a", " }}"),
+    ("remainders", "{{ 1", " % a", " }}"),
+    ("filters", "{{ a", "|e", " }}"),
+    ("attributes", "{{ a", ".b", " }}"),
+    ("calls", "{{ a", "()", " }}"),
+    ("negations", "{{ ", "not ", "a }}"),
+    ("alternatives", "{% if a %}", "{% elif b %}", "{% endif %}"),
+    ("blocks", "", "{% if a %}", ""),
+];
+
+#[test]
+fn chains_that_would_overflow_the_stack_are_rejected() {
+    for (name, start, part, end) in DEEP {
+        let source = [start, &part.repeat(100_000), end].concat();
+        let error = ChatTemplate::from_source(&source, "", "").unwrap_err();
+        assert!(error.to_string().len() < 500, "{name}: {error}");
+    }
+}
+
+#[test]
+fn chains_of_usual_length_are_rendered() {
+    for (name, start, part, end) in DEEP {
+        let count = match name {
+            "sums" | "filters" | "alternatives" => 300,
+            "remainders" => 30,
+            _ => continue, // They have no value, or limits of their own.
+        };
+        let source = [start, &part.repeat(count), end].concat();
+        let source = source.replace('a', "1");
+        let template = ChatTemplate::from_source(&source, "", "").unwrap();
+        assert!(template.render(&[]).is_ok(), "{name}");
+    }
+}

@@ -4,9 +4,7 @@
 
 use std::fs;
 
-use nextword_chat::{ChatError, ChatTemplate, Json, Message, RenderOptions};
-
-use crate::util::root;
+use crate::{ChatError, ChatTemplate, Json, Message, RenderOptions};
 
 /// Templates that transformers renders and that are rejected here, with a word of the error.
 const REJECTED: &[(&str, &str)] = &[
@@ -53,7 +51,10 @@ fn render(case: &Json) -> Result<String, ChatError> {
 
 #[test]
 fn chat_templates_match_transformers() {
-    let path = root().join("tests/fixtures/chat_templates.json");
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../tests/fixtures/chat_templates.json"
+    );
     let file: Json = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
     let cases = file.get("cases").and_then(Json::as_list).unwrap();
     assert!(cases.len() > 600, "{}", cases.len());
