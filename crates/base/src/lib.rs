@@ -5,6 +5,7 @@
 //! | random numbers without state | [`rng`] |
 //! | files and folders that are complete or absent | [`atomic`] |
 //! | SHA-256 of streams | [`hash`] |
+//! | free space on a disk | [`free_disk_space`] |
 //! | targets without loss | [`IGNORE`] |
 //!
 //! ```
@@ -21,10 +22,12 @@
 //! ```
 
 pub mod atomic;
+mod disk;
 mod error;
 pub mod hash;
 pub mod rng;
 
+pub use disk::free_disk_space;
 pub use error::PathError;
 pub use rng::CounterRng;
 

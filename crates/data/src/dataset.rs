@@ -64,7 +64,7 @@ impl Dataset {
         {
             return Err(DataError::config(format!(
                 "the text has {bytes} bytes, more than the in-memory limit of {MAX_IN_MEMORY_BYTES}; hint: run `nextword \
-                 prepare` and set `prepared` to its output folder instead of `path`"
+                 prepare` and set data.prepared to its output folder instead of data.path"
             )));
         }
         let tokenizer = build_tokenizer(&config.tokenizer, sources.texts())?;
@@ -265,8 +265,8 @@ impl Dataset {
             (None, local) if local.exists() => load_tokenizer(local)?,
             (None, _) => {
                 return Err(DataError::config(format!(
-                    "`{}` has token files of another program but no tokenizer.json; hint: set tokenizer.file to the \
-                     tokenizer that produced them",
+                    "`{}` has token files of another program but no tokenizer.json; hint: set data.tokenizer.file to \
+                     the tokenizer that produced them",
                     folder.display()
                 )));
             }
