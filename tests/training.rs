@@ -223,6 +223,7 @@ fn padding_does_not_count_as_trained_tokens() {
                 packing,
                 tokenizer: TokenizerConfig {
                     kind: TokenizerKind::Word,
+                    unk: String::new(),
                     ..TokenizerConfig::default()
                 },
                 ..DataConfig::default()

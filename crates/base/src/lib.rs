@@ -6,6 +6,7 @@
 //! | files and folders that are complete or absent | [`atomic`] |
 //! | SHA-256 of streams | [`hash`] |
 //! | free space on a disk | [`free_disk_space`] |
+//! | files that Git LFS has not fetched | [`git_lfs`] |
 //! | targets without loss | [`IGNORE`] |
 //!
 //! ```
@@ -24,6 +25,7 @@
 pub mod atomic;
 mod disk;
 mod error;
+pub mod git_lfs;
 pub mod hash;
 pub mod rng;
 

@@ -8,13 +8,11 @@ use nextword_model::weights::{FloatType, layout, write_tensors};
 use nextword_model::{ModelCard, ModelConfig, ModelDir};
 use serde_json::Value;
 
+use crate::chat_templates::ChatTemplates;
 use crate::folder::{Tensors, check_destination, is_pickle, pickle_error};
 use crate::hf::{self, ModelType, read_config};
 use crate::mapping::{TensorMapping, tensor_mappings};
 use crate::{ConvertError, json};
-
-/// Maximum size of a chat template.
-const MAX_TEMPLATE_BYTES: usize = 1 << 20;
 
 /// The result of an import.
 #[derive(Clone, Debug)]
@@ -59,7 +57,7 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
     if from.is_file() {
         return Err(ConvertError::source(from, not_a_folder(from)));
     }
-    if !from.exists() {
+    if !from.try_exists().map_err(ConvertError::io(from, "read"))? {
         let problem = "does not exist; hint: pass a local folder, models are not downloaded";
         return Err(ConvertError::source(from, problem));
     }
@@ -90,6 +88,8 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
             ConvertError::source(&tokenizer_path, problem)
         })?;
     let special = SpecialTokens::read(from, &*tokenizer, config.vocab_size)?;
+    let settings = json::read_value(&from.join("tokenizer_config.json"))?.unwrap_or_default();
+    let templates = ChatTemplates::read(from, &settings)?;
     let name = from.canonicalize().unwrap_or_else(|_| from.to_path_buf());
     let name = name
         .file_name()
@@ -112,10 +112,7 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
     };
     ModelDir::replace(to, |new| {
         ModelDir::write_small_files(new, &config, &tokenizer_json, &card)?;
-        if let Some(template) = &special.chat_template {
-            let path = new.join("chat_template.jinja");
-            nextword_model::write_atomically(&path, template.as_bytes())?;
-        }
+        templates.write(new)?;
         let weights = new.join("model.safetensors");
         write_tensors(&weights, FloatType::F32, &layout(&config), |name| {
             let Some((foreign, mapping)) = sources.get(name) else {
@@ -132,7 +129,7 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
         model_type: kind.name(),
         config,
         card,
-        has_chat_template: special.chat_template.is_some(),
+        has_chat_template: templates.exists(),
     })
 }
 
@@ -192,7 +189,17 @@ fn sources(
     let mut sources = BTreeMap::new();
     for mapping in mappings {
         let bare = mapping.name.strip_prefix(prefix).filter(|_| is_bare);
-        let name = bare.unwrap_or(&mapping.name).to_string();
+        let mut name = bare.unwrap_or(&mapping.name).to_string();
+        // Of two tied tensors, some programs save only the output layer's.
+        let is_table = mapping.ours[0].0 == "token_embedding.weight";
+        let head = kind.head_name();
+        if is_table
+            && config.tied_head
+            && tensors.shape(&name).is_none()
+            && tensors.shape(head).is_some()
+        {
+            name = head.to_string();
+        }
         let expected = &mapping.shape;
         match tensors.shape(&name) {
             None => problems.push(format!("  missing: `{name}` {expected:?}")),
@@ -238,14 +245,13 @@ fn tensors_equal(tensors: &Tensors, a: &str, b: &str) -> Result<bool, ConvertErr
         && tensors.values(a)? == tensors.values(b)?)
 }
 
-/// Special tokens and chat template from the files beside the tokenizer.
+/// Special tokens from the files beside the tokenizer.
 #[derive(Default)]
 struct SpecialTokens {
     bos: Option<u32>,
     eos: Vec<u32>,
     bos_token: Option<String>,
     eos_token: Option<String>,
-    chat_template: Option<String>,
 }
 
 impl SpecialTokens {
@@ -290,7 +296,6 @@ impl SpecialTokens {
             eos,
             bos_token: text(&settings["bos_token"]),
             eos_token: text(&settings["eos_token"]),
-            chat_template: chat_template(folder, &settings)?,
         })
     }
 }
@@ -305,29 +310,4 @@ fn read_large(path: &Path) -> Value {
 fn prepends_bos(settings: &Value, tokenizer: &Value) -> bool {
     let setting = settings["add_bos_token"].as_bool();
     setting.unwrap_or_else(|| hf::export::prepends_special_token(tokenizer))
-}
-
-/// The chat template: from its own file, or from the tokenizer's settings, which may contain several
-/// named ones.
-fn chat_template(folder: &Path, settings: &Value) -> Result<Option<String>, ConvertError> {
-    let path = folder.join("chat_template.jinja");
-    let from_file = json::read_text(&path)?;
-    let from_settings = match &settings["chat_template"] {
-        Value::String(template) => Some(template.clone()),
-        Value::Array(list) => list
-            .iter()
-            .find(|entry| entry["name"] == "default")
-            .and_then(|entry| Some(entry["template"].as_str()?.to_string())),
-        _ => None,
-    };
-    match from_file.or(from_settings) {
-        Some(template) if template.len() > MAX_TEMPLATE_BYTES => {
-            let problem = format!(
-                "has a chat template of {} bytes; the maximum is {MAX_TEMPLATE_BYTES}",
-                template.len()
-            );
-            Err(ConvertError::source(folder, problem))
-        }
-        template => Ok(template),
-    }
 }

@@ -35,9 +35,11 @@ pub struct TextReport {
     /// Bytes of text that the predicted tokens stand for. Special tokens and text that is not in the
     /// vocabulary count as 0 bytes.
     pub bytes: u64,
-    /// Number of distinct characters or words that are not in the vocabulary, at most
-    /// [`nextword_data::Encoding::MAX_UNKNOWN`].
+    /// Number of all characters or words that are not in the vocabulary, repeated ones included.
     pub unknown: usize,
+    /// Number of all parts of the text: those with a token, and those that were dropped.
+    #[serde(default)]
+    pub parts: usize,
 }
 
 /// Computes the loss of `model` over documents, encoded as in training: with the EOS token after
@@ -81,7 +83,7 @@ pub fn evaluate_text(
     if tokens > vocab_size {
         return Err(EvalError::WrongTokenizer { tokens, vocab_size });
     }
-    let (documents, unknown) = encode(tokenizer, chunks)?;
+    let (documents, unknown, parts) = encode(tokenizer, chunks)?;
     let tokens = documents.iter().map(Vec::len).sum();
     let has_target = match settings.packing {
         Packing::Packed => tokens >= 2,
@@ -102,24 +104,24 @@ pub fn evaluate_text(
         documents: count,
         bytes,
         unknown,
+        parts,
     })
 }
 
-/// The ids of each document that has any, and the number of distinct unknown characters or words.
+/// The ids of each document that has any, the number of unknown characters or words, and that of all.
 fn encode(
     tokenizer: &dyn Tokenizer,
     chunks: impl IntoIterator<Item = Result<TextChunk, DataError>>,
-) -> Result<(Vec<Vec<u32>>, usize), DataError> {
+) -> Result<(Vec<Vec<u32>>, usize, usize), DataError> {
     let eos = tokenizer.special_tokens().eos;
-    let mut unknown = std::collections::BTreeSet::new();
+    let (mut unknown, mut parts) = (0, 0);
     let (mut documents, mut document) = (Vec::new(), Vec::new());
     for chunk in chunks {
         let chunk = chunk?;
         let encoding = tokenizer.encode(&chunk.text);
+        unknown += encoding.unknown_count;
+        parts += encoding.part_count();
         document.extend(encoding.ids);
-        if unknown.len() < nextword_data::Encoding::MAX_UNKNOWN {
-            unknown.extend(encoding.unknown);
-        }
         if chunk.is_last {
             if document.last().copied() != eos {
                 document.extend(eos);
@@ -129,8 +131,7 @@ fn encode(
     }
     documents.push(document); // the last document may have no last chunk
     documents.retain(|document: &Vec<u32>| !document.is_empty());
-    let unknown = unknown.len().min(nextword_data::Encoding::MAX_UNKNOWN);
-    Ok((documents, unknown))
+    Ok((documents, unknown, parts))
 }
 
 /// Bytes of all predicted tokens: all except the first of the text (packed) or of each document.
@@ -151,13 +152,15 @@ fn predicted_bytes(tokenizer: &dyn Tokenizer, documents: &[Vec<u32>], packing: P
 }
 
 /// Bytes of text that `ids` stand for: the sum over all tokens if the tokenizer provides the bytes of
-/// each token, else the length of the decoded text.
+/// each token, else the length of the decoded text. The unknown token stands for none.
 pub(crate) fn byte_count(tokenizer: &dyn Tokenizer, ids: &[u32]) -> usize {
-    let lens = ids
-        .iter()
-        .map(|id| tokenizer.token_bytes(*id).map(|bytes| bytes.len()));
+    let unknown = tokenizer.special_tokens().unk;
+    let known = ids.iter().copied().filter(|id| Some(*id) != unknown);
+    let lens = known
+        .clone()
+        .map(|id| tokenizer.token_bytes(id).map(|bytes| bytes.len()));
     lens.sum::<Option<usize>>()
-        .unwrap_or_else(|| tokenizer.decode(ids).len())
+        .unwrap_or_else(|| tokenizer.decode(&known.collect::<Vec<u32>>()).len())
 }
 
 #[cfg(test)]
@@ -173,6 +176,7 @@ mod tests {
     fn tokenizer(kind: TokenizerKind, text: &str) -> Arc<dyn Tokenizer> {
         let config = TokenizerConfig {
             kind,
+            unk: String::new(),
             ..TokenizerConfig::default()
         };
         build_tokenizer(&config, std::iter::once(Ok(text.to_owned()))).unwrap()
@@ -286,13 +290,13 @@ mod tests {
     }
 
     #[test]
-    fn distinct_unknown_characters_are_counted() {
+    fn all_unknown_characters_are_counted() {
         let report = evaluate_texts(
             &*tokenizer(TokenizerKind::Char, "abc"),
             &["aπbΩπ", "cπ"],
             Packing::Packed,
         );
-        assert_eq!(report.unknown, 2);
+        assert_eq!((report.unknown, report.parts), (4, 7));
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub struct TextOptions {
     pub stop_at_eos: bool,
     /// What to do when the context is full.
     pub overflow: Overflow,
+    /// Whether the model's BOS token is prepended to a prompt that does not begin with it. Default true. False
+    /// for the output of a chat template, which writes its own special tokens.
+    pub add_bos: bool,
     /// Prompt template, instead of the model's own. `{prompt}` is replaced by the prompt; `{prompt}`
     /// alone leaves it unchanged. `StatQuest`'s template is `{prompt} <EOS>`.
     pub prompt_template: Option<String>,
@@ -45,6 +48,7 @@ impl Default for TextOptions {
             stop: Vec::new(),
             stop_at_eos: true,
             overflow: Overflow::default(),
+            add_bos: true,
             prompt_template: None,
             first_sequence: 0,
         }
@@ -180,7 +184,7 @@ impl TextGenerator {
     /// use nextword_generate::TextGenerator;
     /// use nextword_model::presets;
     ///
-    /// let tokenizer = TokenizerConfig::words().build("what is statquest")?; // With <EOS>: 4 tokens.
+    /// let tokenizer = TokenizerConfig::words().with_unk("").build("what is statquest")?; // With <EOS>: 4 tokens.
     /// let model = presets::statquest(5).init(&Device::flex(), 7)?;
     /// let generator = TextGenerator::without_card(model, tokenizer)?;
     /// assert_eq!((generator.card().parameters, generator.card().unused_ids), (37, 1));
@@ -288,7 +292,13 @@ impl TextGenerator {
                 // The completion has already ended, so breaking has no effect.
                 let _ = on_delta(row, &rest);
             }
-            completion(prompt, detokenizer, sequence)
+            let mut completion = completion(prompt, detokenizer, sequence);
+            if completion.finish == FinishReason::Eos
+                && let Some(stop) = self.stop_of_last(&completion.ids, options)
+            {
+                completion.finish = FinishReason::Stop(stop);
+            }
+            completion
         });
         Ok(completions.collect())
     }
@@ -333,7 +343,12 @@ impl TextGenerator {
         prompt: &str,
         options: &TextOptions,
     ) -> Result<Encoding, GenerateError> {
-        Ok(self.encode(&self.format_prompt(prompt, options)?))
+        let text = self.format_prompt(prompt, options)?;
+        Ok(if options.add_bos {
+            self.encode(&text)
+        } else {
+            self.encode_formatted(&text)
+        })
     }
 
     /// Applies the prompt template: that of `options`, otherwise the model card's.
@@ -390,6 +405,41 @@ impl TextGenerator {
         encoding
     }
 
+    /// Encodes the output of a chat template, which writes its own special tokens: none is added, unless the
+    /// text is empty.
+    pub fn encode_formatted(&self, text: &str) -> Encoding {
+        let mut encoding = self.tokenizer.encode(text);
+        if encoding.ids.is_empty() {
+            encoding.ids.push(self.default_start());
+        }
+        encoding
+    }
+
+    /// The ids of those `stop` strings that are the text of a special token. Such a token has no text in a
+    /// completion, so its id ends the completion instead.
+    pub fn special_stop_ids(&self, stop: &[String]) -> Vec<u32> {
+        let special = |text: &String| match self.tokenizer.encode(text).ids[..] {
+            [id] if self.tokenizer.decode(&[id]).is_empty() => self
+                .tokenizer
+                .id_to_token(id)
+                .filter(|token| token == text)
+                .map(|_| id),
+            _ => None,
+        };
+        stop.iter().filter_map(special).collect()
+    }
+
+    /// The stop string that is the last of `ids`, unless that is an EOS token of the model.
+    fn stop_of_last(&self, ids: &[u32], options: &TextOptions) -> Option<String> {
+        let last = ids.last().filter(|id| !self.stop_ids().contains(id))?;
+        let mut stops = options.stop.iter();
+        let is_last = |stop: &&String| {
+            self.special_stop_ids(std::slice::from_ref(*stop))
+                .contains(last)
+        };
+        stops.find(is_last).cloned()
+    }
+
     /// Ids that end a completion: the tokenizer's EOS token and those of the card.
     pub fn stop_ids(&self) -> Vec<u32> {
         let own = self.tokenizer.special_tokens().eos;
@@ -425,6 +475,7 @@ impl TextGenerator {
     fn decode_options(&self, options: &TextOptions) -> DecodeOptions {
         let mut stop_ids = self.stop_ids();
         stop_ids.retain(|_| options.stop_at_eos);
+        stop_ids.extend(self.special_stop_ids(&options.stop));
         DecodeOptions {
             sampling: options.sampling.clone(),
             max_tokens: options.max_tokens,

@@ -255,5 +255,9 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelError> {
         )));
     }
     let bytes = fs::read(path).map_err(io)?;
-    serde_json::from_slice(&bytes).map_err(|e| format(e.to_string()))
+    serde_json::from_slice(&bytes).map_err(|e| {
+        format(format!(
+            "is damaged or not a file of a nextword model ({e}); hint: copy or save the model again"
+        ))
+    })
 }

@@ -214,7 +214,7 @@ impl LanguageModel {
         Ok(evaluate_text(
             self.transformer(),
             self.tokenizer().as_ref(),
-            sources.chunks(),
+            sources.chunks_for(self.tokenizer().text_cuts()),
             TextSettings::default(),
         )?)
     }

@@ -262,20 +262,27 @@ impl RunSetup {
     }
 
     fn unknown_tokens_warning(&self) -> Option<String> {
-        let unknown = &self.dataset.card.as_ref()?.unknown;
-        let shown: Vec<_> = unknown
-            .iter()
-            .take(10)
-            .map(|text| format!("{text:?}"))
-            .collect();
-        (!unknown.is_empty()).then(|| {
+        let card = self.dataset.card.as_ref()?;
+        let shown = card.unknown.iter().take(10);
+        let shown: Vec<_> = shown.map(|text| format!("{text:?}")).collect();
+        let fate = match self.dataset.tokenizer.special_tokens().unk {
+            Some(_) => "replaced by the unknown token",
+            None => "dropped, since the tokenizer has no unknown token",
+        };
+        (!card.unknown.is_empty()).then(|| {
             format!(
-                "the tokenizer cannot encode {} distinct parts of the text, such as {}; they are dropped or \
-                 replaced by the unknown token",
-                unknown.len(),
+                "the tokenizer cannot encode {}, such as {}; they are {fate}",
+                card.unknown_share(),
                 shown.join(", ")
             )
         })
+    }
+
+    /// The name of the run's device; for `auto`, of the one that it took on this machine.
+    pub fn device_name(&self) -> String {
+        let name = &self.config.device;
+        let taken = name.parse::<DeviceName>().and_then(|name| name.resolve());
+        taken.map_or_else(|_| name.clone(), |taken| taken.to_string())
     }
 
     /// The tokenizer.
@@ -307,9 +314,19 @@ fn apply_base_model(config: &mut RunConfig) -> Result<Option<Arc<dyn Tokenizer>>
     }
     config.model = base.config.clone();
     config.model.dropout = dropout;
+    let tokenizer = nextword_data::load_tokenizer(base.tokenizer_path())?;
+    if let Some(file) = &config.data.tokenizer.file
+        && nextword_data::load_tokenizer(file)?.hash() != tokenizer.hash()
+    {
+        return Err(TrainError::config(
+            "data.tokenizer.file",
+            "is another tokenizer than that of the model in start_from",
+            "remove data.tokenizer.file",
+        ));
+    }
     config.data.tokenizer.file = Some(base.tokenizer_path());
     config.start_from = Some(path);
-    Ok(Some(nextword_data::load_tokenizer(base.tokenizer_path())?))
+    Ok(Some(tokenizer))
 }
 
 /// How to correct a `[model]` that differs from that of the model in `start_from`.

@@ -9,10 +9,11 @@ use nextword_model::{ModelDir, write_atomically};
 use serde_json::{Map, Value, json};
 
 use super::{to_hf, values_or_zeros};
+use crate::ConvertError;
+use crate::chat_templates::ChatTemplates;
 use crate::folder::check_destination;
 use crate::json::to_pretty;
 use crate::mapping::{TensorMapping, tensor_mappings};
-use crate::{ConvertError, json as files};
 
 /// Exports the model folder `model_dir` as a Hugging Face folder, atomically: `config.json`,
 /// `model.safetensors` with values of type `float`, the tokenizer files and `generation_config.json`.
@@ -50,6 +51,9 @@ pub fn export(
     let path = model_dir.tokenizer_path();
     let tokenizer = load_tokenizer(&path)?;
     let mut tokenizer_json = std::fs::read(&path).map_err(ConvertError::io(&path, "read"))?;
+    if lacks_unknown_token(&tokenizer_json) {
+        tokenizer_json = tokenizer.to_json()?.into_bytes();
+    }
     if let Some(bos) = model_dir
         .card
         .bos_id
@@ -76,7 +80,7 @@ pub fn export(
         FloatType::Bf16 => "bfloat16",
     };
     config.insert("torch_dtype".into(), json!(dtype));
-    let template = files::read_text(&model_dir.chat_template_path())?;
+    let templates = ChatTemplates::read(&model_dir.path, &Value::Null)?;
     ModelDir::replace(to, |new| {
         let write = |name: &str, text: &str| write_atomically(&new.join(name), text.as_bytes());
         write("config.json", &to_pretty(&Value::Object(config)))?;
@@ -84,9 +88,7 @@ pub fn export(
         write_atomically(&new.join("tokenizer.json"), &tokenizer_json)?;
         let settings = tokenizer_config(model_dir, &*tokenizer);
         write("tokenizer_config.json", &to_pretty(&settings))?;
-        if let Some(template) = &template {
-            write("chat_template.jinja", template)?;
-        }
+        templates.write(new)?;
         write_tensors(&new.join("model.safetensors"), float, &shapes, |name| {
             let Some(mapping) = mappings.get(name) else {
                 return Err(ConvertError::source(
@@ -103,6 +105,17 @@ pub fn export(
         .map(drop)
     })?;
     Ok(kind.name())
+}
+
+/// Whether a character tokenizer names an unknown token that its vocabulary does not have, as those of
+/// earlier versions: `transformers` rejects unknown characters then.
+fn lacks_unknown_token(tokenizer_json: &[u8]) -> bool {
+    let file: Value = serde_json::from_slice(tokenizer_json).unwrap_or_default();
+    let model = &file["model"];
+    let unknown = model["unk_token"].as_str();
+    model["type"] == "WordLevel"
+        && file["pre_tokenizer"]["type"] == "Split"
+        && unknown.is_some_and(|unknown| model["vocab"][unknown].is_null())
 }
 
 /// Makes `tokenizer.json` prepend the token `bos` to every text. `transformers` does not follow the

@@ -18,24 +18,36 @@ fn unknown_key_error_has_line_and_nearest_key() {
 }
 
 #[test]
-fn wrong_type_error_has_the_line() {
-    let message = error("[train]\nsteps = \"many\"\n", &[]);
-    assert!(message.starts_with("x.toml:2: "), "{message}");
+fn tokenizer_settings_beside_start_from_are_errors() {
+    let text = "start_from = 'models/mine'\ndata.builtin = 'stories'\n";
+    for (key, value) in [
+        ("kind", "char"),
+        ("kind", "bpe"),
+        ("vocab_size", "300"),
+        ("unk", "<unk>"),
+        ("pad", "<pad>"),
+    ] {
+        let message = error(text, &[&format!("data.tokenizer.{key}={value}")]);
+        assert!(
+            message.contains(&format!("data.tokenizer.{key}")),
+            "{message}"
+        );
+        assert!(
+            message.contains("start_from = \"models/mine\""),
+            "{message}"
+        );
+    }
+    let message = error(&format!("{text}[data.tokenizer]\nkind = 'char'\n"), &[]);
+    assert!(message.contains("data.tokenizer.kind"), "{message}");
+    // A run's own file has all keys, and the model's tokenizer file.
+    let own = format!("{text}[data.tokenizer]\nkind = 'char'\nfile = 'tokenizer.json'\n");
+    assert!(parse_config(&own, Path::new("run.toml"), &[]).is_ok());
 }
 
 #[test]
-fn wrong_types_are_named_in_terms_of_toml() {
-    for (set, message) in [
-        (
-            "train.steps=abc",
-            "must be a whole number of at least 0, not string \"abc\"",
-        ),
-        ("model=3", "must be a table, not integer `3`"),
-        ("model.residual=3", "must be true or false, not integer `3`"),
-    ] {
-        let error = error("", &[set]);
-        assert!(error.contains(message), "{error}");
-    }
+fn wrong_type_error_has_the_line() {
+    let message = error("[train]\nsteps = \"many\"\n", &[]);
+    assert!(message.starts_with("x.toml:2: "), "{message}");
 }
 
 #[test]
@@ -113,6 +125,35 @@ fn unrelated_overrides_keep_expect_parameters() {
 }
 
 #[test]
+fn an_override_that_drops_expect_parameters_warns() {
+    let text = "expect_parameters = 3\n[data]\nbuiltin = \"stories\"\n";
+    let set = ["model.n_layers=2".to_string()];
+    let config = parse_config(text, Path::new("x.toml"), &set).unwrap();
+    assert_eq!(config.expect_parameters, None);
+    assert_eq!(config.warnings.len(), 1);
+    assert!(config.warnings[0].contains("--set model.n_layers=2"));
+}
+
+#[test]
+fn shortened_run_gets_a_warmup_of_a_tenth() {
+    let short = |set: &[&str]| {
+        let set: Vec<_> = set.iter().map(ToString::to_string).collect();
+        parse_config("", Path::new("x.toml"), &set).map(|c| c.schedule.warmup_steps)
+    };
+    assert_eq!(short(&["train.steps=60"]).unwrap(), 6);
+    assert_eq!(short(&["train.steps=600"]).unwrap(), 100);
+    assert!(short(&["train.steps=60", "schedule.warmup_steps=80"]).is_err());
+}
+
+#[test]
+fn a_resolved_config_round_trips() {
+    let config = RunConfig::default();
+    let text = to_toml(&config).unwrap();
+    let parsed = parse_config(&text, Path::new("x.toml"), &[]).unwrap();
+    assert_eq!(parsed, config);
+}
+
+#[test]
 fn a_schedule_that_ends_within_its_warmup_is_refused_for_new_runs() {
     for kind in ["linear", "cosine", "wsd"] {
         for (warmup, end, is_valid) in [
@@ -164,33 +205,4 @@ fn sequences_fit_into_the_context() {
     // The context is that of the model.
     let text = "start_from = 'm'\ntrain.sequence_length = 500\n";
     assert!(parse_config(text, Path::new("x.toml"), &[]).is_ok());
-}
-
-#[test]
-fn an_override_that_drops_expect_parameters_warns() {
-    let text = "expect_parameters = 3\n[data]\nbuiltin = \"stories\"\n";
-    let set = ["model.n_layers=2".to_string()];
-    let config = parse_config(text, Path::new("x.toml"), &set).unwrap();
-    assert_eq!(config.expect_parameters, None);
-    assert_eq!(config.warnings.len(), 1);
-    assert!(config.warnings[0].contains("--set model.n_layers=2"));
-}
-
-#[test]
-fn shortened_run_gets_a_warmup_of_a_tenth() {
-    let short = |set: &[&str]| {
-        let set: Vec<_> = set.iter().map(ToString::to_string).collect();
-        parse_config("", Path::new("x.toml"), &set).map(|c| c.schedule.warmup_steps)
-    };
-    assert_eq!(short(&["train.steps=60"]).unwrap(), 6);
-    assert_eq!(short(&["train.steps=600"]).unwrap(), 100);
-    assert!(short(&["train.steps=60", "schedule.warmup_steps=80"]).is_err());
-}
-
-#[test]
-fn a_resolved_config_round_trips() {
-    let config = RunConfig::default();
-    let text = to_toml(&config).unwrap();
-    let parsed = parse_config(&text, Path::new("x.toml"), &[]).unwrap();
-    assert_eq!(parsed, config);
 }
