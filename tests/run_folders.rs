@@ -87,12 +87,12 @@ fn a_moved_run_resumes_with_its_data() {
 }
 
 /// A training process whose events are read one at a time.
-pub(crate) struct Running {
+pub(crate) struct TrainingProcess {
     pub(crate) child: Child,
     pub(crate) lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
 }
 
-impl Running {
+impl TrainingProcess {
     pub(crate) fn start(dir: &TestDir, set: &[&str]) -> Self {
         let mut args = dir.train_with(set);
         args.push("--json".to_string());
@@ -156,7 +156,7 @@ fn a_removed_run_folder_ends_the_run() {
     ] {
         let dir = TestDir::new();
         let set = [&["train.steps=1000000"], set].concat();
-        let mut running = Running::start(&dir, &set);
+        let mut running = TrainingProcess::start(&dir, &set);
         running.wait_for("step", 1);
         fs::remove_dir_all(dir.path("runs/tiny")).unwrap();
         let (events, code, error) = running.finish();
@@ -180,7 +180,7 @@ fn a_signal_before_the_first_step_ends_the_run_at_once() {
             "model.d_model=256",
             "train.accumulation=1000",
         ];
-        let mut running = Running::start(&dir, &set);
+        let mut running = TrainingProcess::start(&dir, &set);
         running.wait_for("started", 0);
         running.signal(name);
         let (events, code, error) = running.finish();
@@ -199,7 +199,7 @@ fn a_signal_says_whether_there_is_a_checkpoint() {
     ] {
         let dir = TestDir::new();
         let every = format!("checkpoint.every={every}");
-        let mut running = Running::start(&dir, &["train.steps=1000000", &every]);
+        let mut running = TrainingProcess::start(&dir, &["train.steps=1000000", &every]);
         running.wait_for("step", 4);
         running.signal("-INT");
         let (events, code, error) = running.finish();

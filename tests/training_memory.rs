@@ -4,12 +4,12 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::run_folders::Running;
+use crate::run_folders::TrainingProcess;
 use crate::test_dir::TestDir;
 use crate::training::succeeds;
 
 /// Peak memory of a process in bytes, so far.
-fn peak(pid: u32) -> Option<u64> {
+fn peak_memory(pid: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
@@ -52,14 +52,14 @@ fn memory_is_as_planned_and_does_not_rise_at_the_end() {
     ] {
         let dir = TestDir::new();
         let set = [&base[..], set].concat();
-        let mut running = Running::start(&dir, &set);
+        let mut running = TrainingProcess::start(&dir, &set);
         running.wait_for("step", 4);
         let pid = running.child.id();
-        let training = peak(pid).unwrap();
+        let training = peak_memory(pid).unwrap();
         let mut all = training;
         for line in running.lines.by_ref() {
             line.unwrap();
-            all = peak(pid).map_or(all, |peak| peak.max(all));
+            all = peak_memory(pid).map_or(all, |peak| peak.max(all));
         }
         assert!(running.child.wait().unwrap().success());
         let output = succeeds(&dir, &["train", "tiny.toml", "--dry-run", "--json"], &set);

@@ -154,13 +154,13 @@ mod tests {
             learning_rate_warning(&config(kind, from), &config(kind, to), step)
         };
         let message = warning(ScheduleKind::Cosine, 100, 200, 100).unwrap();
-        let rate = |step, steps| {
+        let shown_rate = |step, steps| {
             let config = config(ScheduleKind::Cosine, steps);
             format!("{:.3e}", config.schedule.learning_rate(step, steps))
         };
         for part in [
-            &rate(99, 100),
-            &rate(100, 200),
+            &shown_rate(99, 100),
+            &shown_rate(100, 200),
             "200 instead of 100",
             "step 101",
         ] {
