@@ -47,12 +47,17 @@ mod quantized; // 8- and 4-bit weights
 mod random_models; // random small models that cover every option
 mod reference; // PyTorch's logits, losses, gradients and updates
 mod resume; // bitwise resume after any stop
+#[cfg(unix)]
+mod run_folders; // moved, removed and interrupted runs
 mod server_limits; // limits and access rules of the server
 mod serving; // a model behind HTTP
 mod terminology; // words and names that the glossary replaces
 mod test_dir; // a temporary folder to run the program in
 mod three_uses; // any backend, models that load anywhere, layers by configuration
 mod tokenizer_patterns; // the cuts of Python's tokenizers
+mod training; // lengths of sequences, counts of tokens, divergence
+#[cfg(target_os = "linux")]
+mod training_memory; // as planned, and no peak at the end
 mod unknown_text; // text that a vocabulary does not have
 mod untrusted_templates; // chat templates stay within their limits
 mod util;

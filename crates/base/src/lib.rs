@@ -5,6 +5,7 @@
 //! | random numbers without state | [`rng`] |
 //! | files and folders that are complete or absent | [`atomic`] |
 //! | SHA-256 of streams | [`hash`] |
+//! | free space on a disk | [`free_disk_space`] |
 //! | files that Git LFS has not fetched | [`git_lfs`] |
 //! | targets without loss | [`IGNORE`] |
 //!
@@ -22,11 +23,13 @@
 //! ```
 
 pub mod atomic;
+mod disk;
 mod error;
 pub mod git_lfs;
 pub mod hash;
 pub mod rng;
 
+pub use disk::free_disk_space;
 pub use error::PathError;
 pub use rng::CounterRng;
 

@@ -52,7 +52,7 @@ impl Baselines {
             return Err(DataError::TooShort {
                 split: "validation",
                 available: validation.len(),
-                context_length: 1,
+                length: 1,
             });
         }
         let counts = Counts::from_tokens(train, vocab_size)?;

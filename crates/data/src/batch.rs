@@ -27,8 +27,8 @@ pub(crate) fn check_size(batch_size: usize, context_length: usize) -> Result<(),
     match batch_size.checked_mul(context_length) {
         Some(tokens) if tokens <= MAX_BATCH_TOKENS => Ok(()),
         _ => Err(DataError::config(format!(
-            "batch_size = {batch_size} with context_length = {context_length} exceeds {MAX_BATCH_TOKENS} tokens per \
-             batch; hint: reduce one of them (use accumulation for a large effective batch)"
+            "batch_size = {batch_size} with sequences of {context_length} tokens exceeds {MAX_BATCH_TOKENS} tokens per \
+             batch; hint: reduce batch_size (accumulation gives the same effective batch) or train.sequence_length"
         ))),
     }
 }

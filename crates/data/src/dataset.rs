@@ -64,7 +64,7 @@ impl Dataset {
         {
             return Err(DataError::config(format!(
                 "the text has {bytes} bytes, more than the in-memory limit of {MAX_IN_MEMORY_BYTES}; hint: run `nextword \
-                 prepare` and set `prepared` to its output folder instead of `path`"
+                 prepare` and set data.prepared to its output folder instead of data.path"
             )));
         }
         let tokenizer = build_tokenizer(&config.tokenizer, sources.texts())?;

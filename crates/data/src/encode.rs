@@ -172,10 +172,12 @@ pub(crate) fn check_split(
     validation: u64,
 ) -> Result<(), DataError> {
     let hint = match split.by {
-        SplitBy::Tail => "add text, or set split.validation = 0 to use everything for training",
+        SplitBy::Tail => {
+            "add text, or set data.split.validation = 0 to use everything for training"
+        }
         SplitBy::Documents => {
-            "add documents, change split.seed, set split.by = \"tail\", or set split.validation = 0 to use everything \
-             for training"
+            "add documents, change data.split.seed, set data.split.by = \"tail\", or set data.split.validation = 0 to use \
+             everything for training"
         }
     };
     if train == 0 || (validation == 0 && split.validation > 0.0) {

@@ -74,18 +74,14 @@ pub enum DataError {
         reason: String,
     },
     /// There are fewer tokens than one window needs.
-    #[error(
-        "the {split} data has {available} tokens, but a window of context_length = {context_length} needs {}; hint: {}",
-        context_length.saturating_add(1),
-        too_short_hint(*available)
-    )]
+    #[error("{}", too_short(split, *available, *length))]
     TooShort {
         /// Which split: "training" or "validation".
         split: &'static str,
         /// Number of tokens available.
         available: usize,
         /// The requested window length.
-        context_length: usize,
+        length: usize,
     },
     /// The prefetch thread panicked.
     #[error(
@@ -97,14 +93,25 @@ pub enum DataError {
     },
 }
 
-fn too_short_hint(available: usize) -> String {
-    match available {
-        0 | 1 => "give more text; a window needs at least 2 tokens".to_owned(),
-        _ => format!(
-            "set context_length to {} or less, or give more text",
-            available - 1
-        ),
+fn too_short(split: &str, available: usize, length: usize) -> String {
+    let tokens = if available == 1 { "token" } else { "tokens" };
+    let found = format!("the {split} data has {available} {tokens}");
+    if available < 2 {
+        let other_split = match split {
+            "validation" => ", or change data.split.validation (0 trains without validation)",
+            _ => "",
+        };
+        return format!(
+            "{found}, but at least 2 are needed: one to predict from and one to predict; hint: give more \
+             text{other_split}"
+        );
     }
+    format!(
+        "{found}, but a window of {length} tokens needs {}; hint: set train.sequence_length to {} or less, or give \
+         more text",
+        length.saturating_add(1),
+        available - 1
+    )
 }
 
 /// The class of an error, which determines the exit code.

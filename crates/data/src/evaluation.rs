@@ -53,7 +53,7 @@ impl EvalWindows {
     ) -> Result<Self, DataError> {
         if context_length == 0 {
             return Err(DataError::config(
-                "context_length = 0 is too small; hint: set it to 1 or more",
+                "windows of 0 tokens are too short; hint: use 1 or more",
             ));
         }
         check_size(1, context_length)?;
@@ -61,7 +61,7 @@ impl EvalWindows {
             return Err(DataError::TooShort {
                 split: "validation",
                 available: tokens.len(),
-                context_length: 1,
+                length: 1,
             });
         }
         let documents = match packing {

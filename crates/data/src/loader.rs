@@ -129,6 +129,23 @@ impl Loader {
         self.windows.per_epoch()
     }
 
+    /// Mean number of targets per step, over all micro-batches. Windows that are padded
+    /// ([`Packing::Documents`]) have fewer targets than tokens.
+    ///
+    /// ```
+    /// use nextword_data::{Loader, LoaderConfig, Packing, Tokens};
+    ///
+    /// let tokens = Tokens::from_documents(vec![vec![1, 2, 3], vec![4, 5, 6, 7, 8]]);
+    /// let config = LoaderConfig { context_length: 8, batch_size: 4, packing: Packing::Documents, ..Default::default() };
+    /// let loader = Loader::new(tokens, config)?;
+    /// assert_eq!(loader.targets_per_step(), 4.0 * (2.0 + 4.0) / 2.0); // Of 4 * 8 tokens.
+    /// # Ok::<(), nextword_data::DataError>(())
+    /// ```
+    pub fn targets_per_step(&self) -> f64 {
+        let targets = self.windows.targets_per_epoch() as f64;
+        self.sequences_per_step() as f64 * targets / self.sequences_per_epoch() as f64
+    }
+
     /// Returns micro-batch `micro` (below `grad_accum_steps`) of step `step`, both zero-based. Shape
     /// `[batch_size, context_length]`.
     ///

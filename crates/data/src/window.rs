@@ -60,7 +60,7 @@ impl TrainWindows {
     ) -> Result<Self, DataError> {
         if context_length == 0 {
             return Err(DataError::config(
-                "context_length = 0 is too small; hint: set it to 1 or more",
+                "sequences of 0 tokens are too short; hint: set train.sequence_length to 1 or more",
             ));
         }
         let layout = match packing {
@@ -68,7 +68,7 @@ impl TrainWindows {
                 return Err(DataError::TooShort {
                     split,
                     available: tokens.len(),
-                    context_length,
+                    length: context_length,
                 });
             }
             Packing::Packed => WindowLayout::Packed {
@@ -91,6 +91,14 @@ impl TrainWindows {
         match &self.layout {
             WindowLayout::Packed { tokens } => (tokens - 1) / self.context_length,
             WindowLayout::Documents(windows) => windows.count(),
+        }
+    }
+
+    /// Number of targets per epoch: of all non-overlapping windows.
+    pub(crate) fn targets_per_epoch(&self) -> u64 {
+        match &self.layout {
+            WindowLayout::Packed { .. } => (self.per_epoch() * self.context_length) as u64,
+            WindowLayout::Documents(windows) => windows.targets,
         }
     }
 
@@ -141,6 +149,8 @@ pub(crate) struct DocumentWindows {
     context_length: usize,
     /// `first_window[d]` is the number of windows before document `d`; one extra entry at the end.
     first_window: Vec<u64>,
+    /// Number of targets in all documents.
+    targets: u64,
 }
 
 impl DocumentWindows {
@@ -150,22 +160,24 @@ impl DocumentWindows {
         context_length: usize,
     ) -> Result<Self, DataError> {
         let mut first_window = Vec::with_capacity(tokens.document_count() + 1);
-        let mut count = 0;
+        let (mut count, mut all_targets) = (0, 0);
         first_window.push(count);
         for document in 0..tokens.document_count() {
             let targets = tokens.document(document).len().saturating_sub(1);
             count += targets.div_ceil(context_length) as u64;
+            all_targets += targets as u64;
             first_window.push(count);
         }
         if count == 0 {
             return Err(DataError::config(format!(
-                "the {split} data has no document of 2 tokens or more; hint: add text, or set packing = \"packed\""
+                "the {split} data has no document of 2 tokens or more; hint: add text, or set data.packing = \"packed\""
             )));
         }
         Ok(Self {
             tokens: tokens.clone(),
             context_length,
             first_window,
+            targets: all_targets,
         })
     }
 

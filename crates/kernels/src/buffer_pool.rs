@@ -44,17 +44,29 @@ impl Pool {
         Some(values)
     }
 
+    fn release_idle(&mut self) {
+        self.free.clear();
+        self.idle = 0;
+        self.peak = self.in_use;
+    }
+
     fn release(&mut self, values: Vec<f32>) {
         let len = values.len();
         self.in_use -= len;
         if self.idle + self.in_use + len > self.peak + self.peak / IDLE_FRACTION {
             // The sizes have changed, so the idle buffers no longer fit.
-            self.free.clear();
-            self.idle = 0;
-            self.peak = self.in_use + len;
+            self.release_idle();
+            self.peak += len;
         }
         self.idle += len;
         self.free.entry(len).or_default().push(values);
+    }
+}
+
+/// Frees the idle buffers.
+pub(crate) fn release_idle() {
+    if let Some(pool) = pool().as_mut() {
+        pool.release_idle();
     }
 }
 
@@ -178,6 +190,18 @@ mod tests {
         assert_eq!(pool.acquire(4), None);
         assert_eq!(pool.acquire(3), Some(vec![1.0, 2.0, 3.0]));
         assert_eq!((pool.idle, pool.in_use), (0, 7));
+    }
+
+    #[test]
+    fn released_idle_buffers_are_not_reused() {
+        let mut pool = Pool::default();
+        assert_eq!(pool.acquire(3), None);
+        assert_eq!(pool.acquire(5), None);
+        pool.release(vec![1.0; 5]);
+        assert_eq!((pool.idle, pool.in_use), (5, 3));
+        pool.release_idle();
+        assert_eq!((pool.idle, pool.in_use, pool.peak), (0, 3, 3));
+        assert_eq!(pool.acquire(5), None);
     }
 
     #[test]

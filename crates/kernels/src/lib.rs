@@ -85,3 +85,14 @@ pub use norm::normalize;
 pub use quantized::{Bits, QuantizedMatrix, embed_quantized, linear_quantized};
 pub use rotary::rotate;
 pub use rotary_tables::RotaryTables;
+
+/// Frees the memory of the CPU operations that no tensor uses at the moment. They keep it for the next
+/// operations of the same sizes; call this before work of other sizes, or after the last.
+///
+/// ```
+/// nextword_kernels::release_unused_memory();
+/// ```
+pub fn release_unused_memory() {
+    #[cfg(feature = "flex")]
+    buffer_pool::release_idle();
+}

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ModelConfig, weights::layout};
+use crate::{ModelConfig, NormKind, weights::layout};
 
 /// Number of parameters of a model, by part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +44,37 @@ pub struct MemoryEstimate {
     pub optimizer: usize,
     /// Values saved for the backward pass, and the largest temporaries.
     pub activations: usize,
+}
+
+/// What determines the memory of a training step besides the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrainingShape {
+    /// Sequences per micro-batch.
+    pub batch_size: usize,
+    /// Tokens per sequence.
+    pub sequence_length: usize,
+    /// Micro-batches per update.
+    pub accumulation: usize,
+    /// Values per parameter that the optimizer keeps; `AdamW` has two moments.
+    pub moments: usize,
+    /// Whether only the input of each block is saved, and the activations of one block are in memory at a time.
+    pub recompute: bool,
+    /// Whether the operations are fused, as on flex. Others also store the scores and logits of all tokens.
+    pub fused: bool,
+}
+
+impl Default for TrainingShape {
+    /// One sequence of one token, two moments, no recomputation, fused.
+    fn default() -> Self {
+        Self {
+            batch_size: 1,
+            sequence_length: 1,
+            accumulation: 1,
+            moments: 2,
+            recompute: false,
+            fused: true,
+        }
+    }
 }
 
 impl MemoryEstimate {
@@ -113,51 +144,115 @@ impl ModelConfig {
         3 * self.forward_flops(seq)
     }
 
-    /// Estimates the memory that training takes, with micro-batches of `batch` sequences of `seq`
-    /// tokens and an optimizer with `moments` values per parameter. With `recompute`, only the input
-    /// of each block and the activations of one block are in memory at a time.
+    /// Estimates the memory that training takes.
     ///
     /// # Example
+    ///
+    /// ```
+    /// use nextword_model::{TrainingShape, presets};
+    ///
+    /// let gpt2 = presets::gpt2(12, 12, 768);
+    /// let shape = TrainingShape { batch_size: 8, sequence_length: 1024, ..TrainingShape::default() };
+    /// let memory = gpt2.training_memory(&shape); // with AdamW's two moments
+    /// assert_eq!(memory.weights, 4 * 124_439_808);
+    /// assert_eq!(memory.optimizer, 2 * memory.weights);
+    /// let recomputed = gpt2.training_memory(&TrainingShape { recompute: true, ..shape });
+    /// assert!(recomputed.activations < memory.activations / 2);
+    /// ```
+    pub fn training_memory(&self, shape: &TrainingShape) -> MemoryEstimate {
+        let weights = 4 * self.parameter_counts().total();
+        let tokens = shape.batch_size.saturating_mul(shape.sequence_length);
+        let layer = if shape.fused {
+            self.fused_layer()
+        } else {
+            self.unfused_layer(shape.sequence_length)
+        };
+        let layers = if shape.recompute {
+            layer + self.n_layers * self.d_model
+        } else {
+            self.n_layers * layer
+        };
+        let (per_token, shared) = if shape.fused {
+            // The input of the final norm, its gradient and the next one's, and one feed-forward layer's.
+            let ends = 5 * self.d_model + self.hidden_copies() * self.d_ff();
+            (ends, self.loss_chunk(tokens) + self.table_gradients())
+        } else {
+            (2 * self.d_model + 5 * self.vocab_size, 0)
+        };
+        let activations = tokens.saturating_mul(4 * (layers + per_token));
+        MemoryEstimate {
+            weights,
+            // The sum of the earlier micro-batches' and those of the current one.
+            gradients: weights * shape.accumulation.clamp(1, 2),
+            optimizer: shape.moments * weights,
+            activations: activations.saturating_add(4 * shared),
+        }
+    }
+
+    /// Estimates the bytes of activations that inference takes for each token of a batch, as in validation.
     ///
     /// ```
     /// use nextword_model::presets;
     ///
     /// let gpt2 = presets::gpt2(12, 12, 768);
-    /// let memory = gpt2.training_memory(8, 1024, 2, false); // AdamW has two moments
-    /// assert_eq!(memory.weights, 4 * 124_439_808);
-    /// assert_eq!(memory.optimizer, 2 * memory.weights);
-    /// let recomputed = gpt2.training_memory(8, 1024, 2, true);
-    /// assert!(recomputed.activations < memory.activations / 2);
+    /// assert!(gpt2.inference_memory(1024, true) < gpt2.inference_memory(1024, false));
     /// ```
-    pub fn training_memory(
-        &self,
-        batch: usize,
-        seq: usize,
-        moments: usize,
-        recompute: bool,
-    ) -> MemoryEstimate {
-        let bytes = 4 * self.parameter_counts().total();
-        let tokens = batch * seq;
-        let (d, d_ff) = (self.d_model, self.d_ff());
+    pub fn inference_memory(&self, sequence_length: usize, fused: bool) -> usize {
+        let d_kv = self.kv_heads() * self.head_dim();
+        let attention = 2 * self.d_model + 2 * self.n_heads * self.head_dim() + 2 * d_kv;
+        let feed_forward = 3 * self.d_model + self.hidden_copies() * self.d_ff();
+        let unfused = 3 * self.n_heads * sequence_length + 3 * self.vocab_size;
+        4 * (attention.max(feed_forward) + if fused { 0 } else { unfused })
+    }
+
+    /// Values per token that the fused operations of a layer save for the backward pass.
+    fn fused_layer(&self) -> usize {
+        let d = self.d_model;
+        let (d_q, d_kv) = (
+            self.n_heads * self.head_dim(),
+            self.kv_heads() * self.head_dim(),
+        );
+        // A norm saves its input, which is otherwise that of the linear layers.
+        let input = d * (1 + usize::from(self.norm != NormKind::None));
+        let sandwich = d * usize::from(self.has_sandwich_norms());
+        let qk_norm = (d_q + d_kv) * usize::from(self.qk_norm);
+        // Queries, keys, values and the output of attention.
+        let attention = input + sandwich + 2 * d_q + 2 * d_kv + qk_norm;
+        if self.d_ff() == 0 {
+            return attention;
+        }
+        let shared_input = d * usize::from(self.parallel);
+        attention + input + sandwich + self.hidden_copies() * self.d_ff() - shared_input
+    }
+
+    /// Values per token that Burn's own operations save in a layer: the inputs of products, the centered and
+    /// scaled values of norms, the scores before and after the softmax, and the inputs of activations.
+    fn unfused_layer(&self, seq: usize) -> usize {
         let d_q = self.n_heads * self.head_dim();
         let d_kv = self.kv_heads() * self.head_dim();
-        // Burn's autodiff saves the inputs of products, the centered and scaled values of norms,
-        // the scores before and after the softmax, and the inputs of activations.
         let scores = 4 * self.n_heads * seq;
-        let hidden_copies = if self.feed_forward.is_gated() { 4 } else { 3 };
-        let layer = 10 * d + 3 * d_q + 3 * d_kv + hidden_copies * d_ff + scores;
-        let layers = if recompute {
-            layer + self.n_layers * d
-        } else {
-            self.n_layers * layer
-        };
-        let logits = 5 * self.vocab_size;
-        MemoryEstimate {
-            weights: bytes,
-            gradients: bytes,
-            optimizer: moments * bytes,
-            activations: tokens.saturating_mul(4 * (layers + 2 * d + logits)),
-        }
+        let hidden = (self.hidden_copies() + 1) * self.d_ff();
+        10 * self.d_model + 3 * d_q + 3 * d_kv + hidden + scores
+    }
+
+    /// Values that a feed-forward layer saves for each hidden unit: the input of its activation, its gate, and
+    /// the input of the last product.
+    fn hidden_copies(&self) -> usize {
+        if self.feed_forward.is_gated() { 3 } else { 2 }
+    }
+
+    /// Logits that the fused loss computes at a time, for `tokens` tokens in all.
+    fn loss_chunk(&self, tokens: usize) -> usize {
+        const CHUNK_LOGITS: usize = 8 << 20;
+        const MIN_CHUNK_ROWS: usize = 128;
+        let rows = (CHUNK_LOGITS / self.vocab_size.max(1)).max(MIN_CHUNK_ROWS);
+        rows.min(tokens) * self.vocab_size
+    }
+
+    /// Values of temporary gradients of the embedding: a tied one has one of the lookup and one of the output layer
+    /// besides their sum.
+    fn table_gradients(&self) -> usize {
+        (1 + usize::from(self.tied_head)) * self.vocab_size * self.d_model
     }
 }
 

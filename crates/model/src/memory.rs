@@ -55,6 +55,19 @@ pub fn peak_memory() -> Option<u64> {
     parse_kib(&text, "VmHWM:")
 }
 
+/// Resident memory of this process in bytes (`VmRSS` on Linux), or `None` where the system does not report it.
+///
+/// ```
+/// use nextword_model::{peak_memory, resident_memory};
+///
+/// assert_eq!(resident_memory().is_some(), cfg!(target_os = "linux"));
+/// assert!(resident_memory() <= peak_memory());
+/// ```
+pub fn resident_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    parse_kib(&text, "VmRSS:")
+}
+
 /// Parses the line `KEY N kB` of a file in `/proc` into bytes.
 fn parse_kib(text: &str, key: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(key))?;

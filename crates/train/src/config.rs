@@ -6,7 +6,8 @@ use nextword_data::DataConfig;
 use nextword_model::{ModelConfig, Precision};
 use serde::{Deserialize, Serialize};
 
-use crate::{OptimizerConfig, ScheduleConfig, TrainError};
+use crate::error::count;
+use crate::{OptimizerConfig, ScheduleConfig, ScheduleKind, TrainError};
 
 /// The configuration of a run, stored as TOML.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -85,6 +86,11 @@ pub struct TrainConfig {
     pub batch_size: usize,
     /// Micro-batches per update (gradient accumulation).
     pub accumulation: usize,
+    /// Tokens per training and validation sequence, at most `model.context_length`; absent:
+    /// `model.context_length`. Shorter sequences take less memory and need less text; the model keeps its
+    /// context.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sequence_length: Option<usize>,
     /// Precision of matrix products: `f32`, or `bf16` on devices that support it. Weights, moments,
     /// norms, the loss and validation stay in f32.
     #[serde(skip_serializing_if = "Precision::is_f32")]
@@ -103,6 +109,7 @@ impl Default for TrainConfig {
             steps: 1000,
             batch_size: 12,
             accumulation: 1,
+            sequence_length: None,
             precision: Precision::F32,
             recompute: false,
             log_every: 10,
@@ -213,6 +220,34 @@ impl RunConfig {
             .unwrap_or_else(|| PathBuf::from("runs").join(&self.name))
     }
 
+    /// Tokens per training and validation sequence: `train.sequence_length`, by default the model's context.
+    ///
+    /// ```
+    /// let mut config = nextword_train::RunConfig::default();
+    /// assert_eq!(config.sequence_length(), config.model.context_length);
+    /// config.train.sequence_length = Some(16);
+    /// assert_eq!(config.sequence_length(), 16);
+    /// ```
+    pub fn sequence_length(&self) -> usize {
+        self.train
+            .sequence_length
+            .unwrap_or(self.model.context_length)
+    }
+
+    /// Checks that the training sequences fit into the model's context.
+    pub(crate) fn validate_sequence_length(&self) -> Result<(), TrainError> {
+        let (length, context) = (self.sequence_length(), self.model.context_length);
+        if (1..=context).contains(&length) {
+            return Ok(());
+        }
+        let problem = match length {
+            0 => "must be at least 1, but is 0".to_string(),
+            _ => format!("{length} exceeds the model's context of {context} tokens"),
+        };
+        let hint = format!("set it to {context} or less");
+        Err(TrainError::config("train.sequence_length", problem, hint))
+    }
+
     /// Checks the configuration before any data is read. The vocabulary size may still be 0.
     ///
     /// # Errors
@@ -268,6 +303,10 @@ impl RunConfig {
                 "run `nextword prepare - --out FOLDER`, then set data.prepared = \"FOLDER\"",
             ));
         }
+        // The context of the model in `start_from` is not known yet.
+        if self.start_from.is_none() || self.train.sequence_length == Some(0) {
+            self.validate_sequence_length()?;
+        }
         self.validate_schedule()?;
         self.optimizer.validate()
     }
@@ -308,5 +347,27 @@ impl RunConfig {
             ));
         }
         Ok(())
+    }
+
+    /// Checks that the learning rate of a new run reaches its maximum. Version 0.1 did not check this, so its
+    /// runs are exempt when they are resumed.
+    pub(crate) fn validate_peak(&self) -> Result<(), TrainError> {
+        let schedule = &self.schedule;
+        match schedule.end_step {
+            Some(end)
+                if end <= schedule.warmup_steps && schedule.kind != ScheduleKind::Constant =>
+            {
+                Err(TrainError::config(
+                    "schedule.end_step",
+                    format!(
+                        "a schedule that ends at step {end} never reaches its learning rate, because the warmup \
+                         takes {}",
+                        count(schedule.warmup_steps, "step")
+                    ),
+                    format!("set it to {} or more", schedule.warmup_steps + 1),
+                ))
+            }
+            _ => Ok(()),
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use nextword_data::DataConfig;
 use serde::Deserialize;
 use toml::{Table, Value};
 
@@ -54,6 +55,21 @@ pub fn parse_config(
     path: &Path,
     overrides: &[String],
 ) -> Result<RunConfig, TrainError> {
+    let config = parse_stored_config(text, path, overrides)?;
+    config.validate_peak()?;
+    Ok(config)
+}
+
+/// Parses the configuration of an existing run, which may be of an earlier version: as [`parse_config`], without
+/// the checks that were added since.
+///
+/// # Errors
+/// The errors of [`parse_config`].
+pub fn parse_stored_config(
+    text: &str,
+    path: &Path,
+    overrides: &[String],
+) -> Result<RunConfig, TrainError> {
     let at_line = |e: &toml::de::Error| {
         let key = e.span().and_then(|span| key_at(text, span.start));
         TrainError::ConfigFile {
@@ -66,10 +82,16 @@ pub fn parse_config(
     let mut config: RunConfig = toml::from_str(text).map_err(|e| at_line(&e))?;
     let mut table: Table = toml::from_str(text).map_err(|e| at_line(&e))?;
     if !overrides.is_empty() {
+        let mut resized_by = None;
         for assignment in overrides {
-            (table, config) = with_override(&table, assignment)?;
+            let changed;
+            (table, changed) = with_override(&table, assignment)?;
+            if resized_by.is_none() && may_resize(&config, &changed) {
+                resized_by = Some(assignment);
+            }
+            config = changed;
         }
-        adapt_to_overrides(&mut config, overrides);
+        adapt_to_overrides(&mut config, overrides, resized_by);
     }
     check_tokenizer_keys(&table)?;
     config.validate()?;
@@ -100,20 +122,40 @@ fn check_tokenizer_keys(table: &Table) -> Result<(), TrainError> {
     })
 }
 
-/// Overrides of these keys, or of keys below them, may change the number of parameters.
-const SIZE_KEYS: [&str; 3] = ["model", "data", "start_from"];
-
-/// Adjusts values of the file to the overrides: another model or text may change the number of
-/// parameters, and a run shorter than its warmup gets a warmup of a tenth of its steps.
-fn adapt_to_overrides(config: &mut RunConfig, overrides: &[String]) {
-    let is_set = |key: &str| overrides.iter().any(|set| override_key(set) == key);
-    let changes_size = |set: &&String| {
-        let section = override_key(set).split('.').next().unwrap_or_default();
-        SIZE_KEYS.contains(&section)
+/// Whether an override may change the number of parameters.
+fn may_resize(before: &RunConfig, after: &RunConfig) -> bool {
+    let size = |config: &RunConfig| {
+        let mut model = config.model.clone();
+        model.vocab_size = model.vocab_size.max(1);
+        let is_valid = model.validate().is_ok();
+        is_valid.then(|| model.parameter_counts().total())
     };
+    if before.start_from != after.start_from
+        || before.model.vocab_size != after.model.vocab_size
+        || size(before) != size(after)
+    {
+        return true;
+    }
+    if after.model.vocab_size > 0 {
+        return false;
+    }
+    // Text and tokenizer determine the vocabulary.
+    let (before, after) = (&before.data, &after.data);
+    let unrelated = DataConfig {
+        split: before.split,
+        order: before.order,
+        packing: before.packing,
+        ..after.clone()
+    };
+    unrelated != *before
+}
+
+/// Adjusts values of the file to the overrides: `resized_by` may change the number of parameters, and a run
+/// shorter than its warmup gets a warmup of a tenth of its steps.
+fn adapt_to_overrides(config: &mut RunConfig, overrides: &[String], resized_by: Option<&String>) {
+    let is_set = |key: &str| overrides.iter().any(|set| override_key(set) == key);
     if !is_set("expect_parameters")
-        && let Some(expected) = config.expect_parameters
-        && let Some(set) = overrides.iter().find(changes_size)
+        && let (Some(expected), Some(set)) = (config.expect_parameters, resized_by)
     {
         config.warnings.push(format!(
             "expect_parameters = {expected} is not checked, because --set {set} may change the number of \
@@ -228,116 +270,4 @@ fn line_number(text: &str, offset: usize) -> usize {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    fn error(text: &str, overrides: &[&str]) -> String {
-        let overrides: Vec<_> = overrides.iter().map(ToString::to_string).collect();
-        parse_config(text, Path::new("x.toml"), &overrides)
-            .unwrap_err()
-            .to_string()
-    }
-
-    #[test]
-    fn unknown_key_error_has_line_and_nearest_key() {
-        let message = error("[model]\nd_model = 128\nn_layer = 2\n", &[]);
-        assert!(
-            message.starts_with("x.toml:3: unknown key `n_layer`"),
-            "{message}"
-        );
-        assert!(message.contains("did you mean `n_layers`?"), "{message}");
-    }
-
-    #[test]
-    fn tokenizer_settings_beside_start_from_are_errors() {
-        let text = "start_from = 'models/mine'\ndata.builtin = 'stories'\n";
-        for (key, value) in [
-            ("kind", "char"),
-            ("kind", "bpe"),
-            ("vocab_size", "300"),
-            ("unk", "<unk>"),
-            ("pad", "<pad>"),
-        ] {
-            let message = error(text, &[&format!("data.tokenizer.{key}={value}")]);
-            assert!(
-                message.contains(&format!("data.tokenizer.{key}")),
-                "{message}"
-            );
-            assert!(
-                message.contains("start_from = \"models/mine\""),
-                "{message}"
-            );
-        }
-        let message = error(&format!("{text}[data.tokenizer]\nkind = 'char'\n"), &[]);
-        assert!(message.contains("data.tokenizer.kind"), "{message}");
-        // A run's own file has all keys, and the model's tokenizer file.
-        let own = format!("{text}[data.tokenizer]\nkind = 'char'\nfile = 'tokenizer.json'\n");
-        assert!(parse_config(&own, Path::new("run.toml"), &[]).is_ok());
-    }
-
-    #[test]
-    fn wrong_type_error_has_the_line() {
-        let message = error("[train]\nsteps = \"many\"\n", &[]);
-        assert!(message.starts_with("x.toml:2: "), "{message}");
-    }
-
-    #[test]
-    fn overrides_replace_values_and_are_validated() {
-        let set = ["train.steps=7".to_string(), "name=other".to_string()];
-        let text = "[train]\nsteps = 9\n[schedule]\nwarmup_steps = 0\n";
-        let config = parse_config(text, Path::new("x.toml"), &set).unwrap();
-        assert_eq!((config.train.steps, config.name.as_str()), (7, "other"));
-        let message = error("", &["train.step=7"]);
-        assert!(message.contains("did you mean `steps`?"), "{message}");
-        assert!(error("", &["train.steps"]).contains("missing `=`"));
-    }
-
-    #[test]
-    fn a_data_source_override_replaces_the_files_source() {
-        let text = "expect_parameters = 3\n[data]\nbuiltin = \"stories\"\ndocuments = 7\n";
-        let set = ["data.path=my.txt".to_string()];
-        let config = parse_config(text, Path::new("x.toml"), &set).unwrap();
-        assert_eq!((config.data.builtin, config.data.documents), (None, 7));
-        assert_eq!(config.data.path.as_deref(), Some(Path::new("my.txt")));
-        assert_eq!(config.expect_parameters, None);
-    }
-
-    #[test]
-    fn unrelated_overrides_keep_expect_parameters() {
-        let text = "expect_parameters = 3\n[data]\nbuiltin = \"stories\"\n";
-        for set in ["name=x", "train.steps=200", "seed=2"] {
-            let config = parse_config(text, Path::new("x.toml"), &[set.to_string()]).unwrap();
-            assert_eq!(config.expect_parameters, Some(3), "{set}");
-            assert!(config.warnings.is_empty(), "{set}");
-        }
-    }
-
-    #[test]
-    fn an_override_that_drops_expect_parameters_warns() {
-        let text = "expect_parameters = 3\n[data]\nbuiltin = \"stories\"\n";
-        let set = ["model.n_layers=2".to_string()];
-        let config = parse_config(text, Path::new("x.toml"), &set).unwrap();
-        assert_eq!(config.expect_parameters, None);
-        assert_eq!(config.warnings.len(), 1);
-        assert!(config.warnings[0].contains("--set model.n_layers=2"));
-    }
-
-    #[test]
-    fn shortened_run_gets_a_warmup_of_a_tenth() {
-        let short = |set: &[&str]| {
-            let set: Vec<_> = set.iter().map(ToString::to_string).collect();
-            parse_config("", Path::new("x.toml"), &set).map(|c| c.schedule.warmup_steps)
-        };
-        assert_eq!(short(&["train.steps=60"]).unwrap(), 6);
-        assert_eq!(short(&["train.steps=600"]).unwrap(), 100);
-        assert!(short(&["train.steps=60", "schedule.warmup_steps=80"]).is_err());
-    }
-
-    #[test]
-    fn a_resolved_config_round_trips() {
-        let config = RunConfig::default();
-        let text = to_toml(&config).unwrap();
-        let parsed = parse_config(&text, Path::new("x.toml"), &[]).unwrap();
-        assert_eq!(parsed, config);
-    }
-}
+mod tests;

@@ -5,7 +5,26 @@ use std::path::PathBuf;
 use nextword_base::PathError;
 use nextword_data::DataError;
 use nextword_eval::EvalError;
-use nextword_model::ModelError;
+use nextword_model::{ByteSize, ModelError};
+
+/// `1 step`, `2 steps`.
+pub(crate) fn count(n: u64, noun: &str) -> String {
+    let plural = if n == 1 { "" } else { "s" };
+    format!("{n} {noun}{plural}")
+}
+
+fn earlier_norms(history: &str) -> String {
+    match history {
+        "" => String::new(),
+        norms => format!(", gradient norms of the last steps: {norms}"),
+    }
+}
+
+fn intact_checkpoint(step: Option<u64>) -> String {
+    step.map_or_else(String::new, |step| {
+        format!("; the checkpoint of step {step} is intact")
+    })
+}
 
 /// Every error of the train crate.
 #[derive(Debug, thiserror::Error)]
@@ -74,11 +93,33 @@ pub enum TrainError {
         source: std::io::Error,
     },
 
+    /// The run's folder was removed or moved while the run was training.
+    #[error(
+        "{folder}: the run's folder was removed or moved while it was training, so nothing can be saved; hint: if it \
+         was moved, continue there with `nextword resume`, else start the run again"
+    )]
+    FolderRemoved {
+        /// The folder.
+        folder: PathBuf,
+    },
+
+    /// There is not enough free disk space to save.
+    #[error("{path}: saving needs {}, but only {} are free", ByteSize(*.needed), ByteSize(*.free))]
+    DiskFull {
+        /// The run's folder.
+        path: PathBuf,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+
     /// The loss or a gradient is NaN or infinite.
     #[error(
-        "training diverged at step {step}: {first}; learning rate {learning_rate:.3e}, loss {loss}, \
-         gradient norms of the last steps: {history}; hint: lower schedule.learning_rate, lengthen \
-         schedule.warmup_steps or set optimizer.clip_norm; earlier checkpoints are intact"
+        "training diverged at step {step}: {first}; learning rate {learning_rate:.3e}, loss {loss}{}; hint: lower \
+         schedule.learning_rate, lengthen schedule.warmup_steps or set optimizer.clip_norm{}",
+        earlier_norms(.history),
+        intact_checkpoint(*.checkpoint)
     )]
     Diverged {
         /// The failed update, counted from 1.
@@ -87,10 +128,12 @@ pub enum TrainError {
         learning_rate: f64,
         /// The loss at that update.
         loss: f64,
-        /// Gradient norms of the preceding updates, oldest first.
+        /// Gradient norms of the preceding updates of this process, oldest first; may be empty.
         history: String,
         /// A description of the first tensor that is not finite.
         first: String,
+        /// The step of the last checkpoint, if there is one.
+        checkpoint: Option<u64>,
     },
 
     /// The loss of the first step is NaN or infinite, found while planning a run.
@@ -167,10 +210,12 @@ impl TrainError {
 
     /// Whether this is a failed write, such as a full disk, that may succeed later.
     pub fn is_write_failure(&self) -> bool {
-        matches!(
-            self,
-            Self::Io { action, .. } | Self::Model(ModelError::Io { action, .. })
-                if *action != "read"
-        )
+        match self {
+            Self::DiskFull { .. } => true,
+            Self::Io { action, .. } | Self::Model(ModelError::Io { action, .. }) => {
+                *action != "read"
+            }
+            _ => false,
+        }
     }
 }

@@ -90,8 +90,11 @@ pub(crate) fn differences(earlier: &Settings, config: &RunConfig) -> Vec<String>
 
 /// Settings introduced after version 0.1, with their defaults: add new ones here. At its default, a
 /// new setting must not change the results of existing runs.
-fn later_settings(_config: &RunConfig) -> Vec<Setting> {
-    Vec::new()
+fn later_settings(config: &RunConfig) -> Vec<Setting> {
+    // The length of the context is the same as none.
+    let length = config.train.sequence_length;
+    let length = length.filter(|length| *length != config.model.context_length);
+    vec![setting("train.sequence_length", length, Value::Null)]
 }
 
 /// The settings of version 0.1. Keys and defaults are frozen.
@@ -450,6 +453,7 @@ mod tests {
             steps: _,
             batch_size: _,
             accumulation: _,
+            sequence_length: _,
             precision: _,
             recompute: _,
             log_every: _,
@@ -475,7 +479,7 @@ mod tests {
         // `seed`, `order` and `packing`; the model's fields without its four tables; those of the tables;
         // `train` without steps, recompute and log_every; all of optimizer and schedule.
         let count = v0_1_settings(&config).len() + later_settings(&config).len();
-        assert_eq!(count, 3 + (28 - 4) + 14 + 3 + 8 + 6);
+        assert_eq!(count, 3 + (28 - 4) + 14 + 4 + 8 + 6);
     }
 
     #[test]

@@ -1,16 +1,21 @@
 //! The run folder: its layout, and the lock that excludes a second process.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use crate::{RunConfig, TrainError, read_config, to_toml};
+use crate::{RunConfig, TrainError, parse_stored_config, to_toml};
+
+/// The file whose lock excludes a second process.
+const LOCK: &str = "run.lock";
 
 /// A run folder, locked by this process for the lifetime of this value.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
+    /// Identifies the folder, to detect that it was removed.
+    id: Option<(u64, u64)>,
     /// Closing the file releases the lock.
-    _lock: File,
+    lock: File,
 }
 
 impl RunFolder {
@@ -35,13 +40,22 @@ impl RunFolder {
         Ok(folder)
     }
 
-    /// Writes the resolved configuration with absolute paths, so that the run can be resumed from any
-    /// working directory.
-    fn write_config(&self, config: &RunConfig) -> Result<(), TrainError> {
+    /// Writes the resolved configuration, so that the run can be resumed from any working directory and
+    /// together with its data from any other place: files in the working directory are named relative to the
+    /// run's folder if that is in the working directory too, all others by absolute paths.
+    ///
+    /// # Errors
+    /// [`TrainError::Model`] if the file cannot be written.
+    pub(crate) fn write_config(&self, config: &RunConfig) -> Result<(), TrainError> {
         let mut config = config.clone();
         if let Ok(working_dir) = std::env::current_dir() {
             config.data.resolve_paths(&working_dir);
             config.start_from = config.start_from.map(|path| working_dir.join(path));
+            for path in paths(&mut config) {
+                if let Some(relative) = portable_path(path, &self.path, &working_dir) {
+                    *path = relative;
+                }
+            }
         }
         let text = to_toml(&config)?;
         Ok(nextword_model::write_atomically(
@@ -80,12 +94,47 @@ impl RunFolder {
             ));
         }
         let folder = Self::lock(path)?;
-        let config = read_config(&folder.config_path(), &[])?;
+        let config = folder.read_config()?;
         Ok((folder, config))
     }
 
+    /// Reads the stored configuration. Paths relative to the run's folder are resolved; other relative ones, of
+    /// earlier versions, stay relative to the working directory.
+    pub(crate) fn read_config(&self) -> Result<RunConfig, TrainError> {
+        let file = self.config_path();
+        let text = fs::read_to_string(&file).map_err(TrainError::io(&file, "read"))?;
+        let mut config = parse_stored_config(&text, &file, &[])?;
+        for path in paths(&mut config).filter(|path| path.is_relative()) {
+            let resolved = self.path.join(&*path);
+            match fs::canonicalize(&resolved) {
+                Ok(found) => *path = found,
+                Err(_) if !path.exists() => *path = resolved,
+                Err(_) => {}
+            }
+        }
+        Ok(config)
+    }
+
+    /// Checks that the folder is still the one that was locked: neither removed nor moved nor replaced.
+    ///
+    /// # Errors
+    /// [`TrainError::FolderRemoved`].
+    pub(crate) fn check_exists(&self) -> Result<(), TrainError> {
+        let same_folder = file_id(fs::metadata(&self.path)) == self.id;
+        // The number of a removed folder may be used for a new one, that of an open file may not.
+        let lock_path = self.path.join(LOCK);
+        let same_lock = !lock_path.exists()
+            || file_id(fs::metadata(lock_path)) == file_id(self.lock.metadata());
+        if self.config_path().exists() && same_folder && same_lock {
+            return Ok(());
+        }
+        Err(TrainError::FolderRemoved {
+            folder: self.path.clone(),
+        })
+    }
+
     fn lock(path: &Path) -> Result<Self, TrainError> {
-        let file = path.join("run.lock");
+        let file = path.join(LOCK);
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -95,7 +144,8 @@ impl RunFolder {
         match lock.try_lock() {
             Ok(()) => Ok(Self {
                 path: path.to_path_buf(),
-                _lock: lock,
+                id: file_id(fs::metadata(path)),
+                lock,
             }),
             Err(TryLockError::WouldBlock) => Err(TrainError::run(
                 path,
@@ -138,5 +188,126 @@ impl RunFolder {
     /// The path of the text samples generated during training.
     pub fn samples_path(&self) -> PathBuf {
         self.path.join("samples")
+    }
+}
+
+/// The paths of files that a run reads.
+fn paths(config: &mut RunConfig) -> impl Iterator<Item = &mut PathBuf> {
+    let data = &mut config.data;
+    let sources = data.path.iter_mut().chain(&mut data.paths);
+    let others = data.prepared.iter_mut().chain(&mut data.tokenizer.file);
+    let all = sources.chain(others).chain(&mut config.start_from);
+    all.filter(|path| path.as_os_str() != "-")
+}
+
+/// The path of `file` relative to `folder`, if both are in `base`.
+fn portable_path(file: &Path, folder: &Path, base: &Path) -> Option<PathBuf> {
+    // Without symbolic links: `..` after a link leads to the parent of its target.
+    let [file, folder, base] = [file, folder, base].map(|path| fs::canonicalize(path).ok());
+    let (file, folder, base) = (file?, folder?, base?);
+    // Everything is below the root, which says nothing about what moves together.
+    if base.parent().is_none() || !file.starts_with(&base) || !folder.starts_with(&base) {
+        return None;
+    }
+    let shared = file
+        .components()
+        .zip(folder.components())
+        .take_while(|(a, b)| a == b)
+        .count();
+    let up = folder
+        .components()
+        .skip(shared)
+        .map(|_| Component::ParentDir);
+    Some(up.chain(file.components().skip(shared)).collect())
+}
+
+/// Identifies a file or folder on this machine; `None` if it does not exist or the system has no such numbers.
+fn file_id(metadata: std::io::Result<fs::Metadata>) -> Option<(u64, u64)> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        metadata.ok().map(|found| (found.dev(), found.ino()))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = metadata;
+        None
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_within_the_project_are_relative_to_the_run() {
+        let base = tempfile::tempdir().unwrap();
+        let other = tempfile::tempdir().unwrap();
+        let path = |name: &str| base.path().join(name);
+        fs::create_dir_all(path("runs/a")).unwrap();
+        fs::create_dir_all(path("data")).unwrap();
+        for file in ["data/x.txt", "runs/a/tokenizer.json", "y.txt"] {
+            fs::write(path(file), "").unwrap();
+        }
+        fs::write(other.path().join("z.txt"), "").unwrap();
+        let portable = |file: PathBuf| portable_path(&file, &path("runs/a"), base.path());
+        for (file, expected) in [
+            ("data/x.txt", Some("../../data/x.txt")),
+            ("runs/a/tokenizer.json", Some("tokenizer.json")),
+            ("y.txt", Some("../../y.txt")),
+            ("missing.txt", None),
+        ] {
+            assert_eq!(portable(path(file)), expected.map(PathBuf::from), "{file}");
+        }
+        assert_eq!(portable(other.path().join("z.txt")), None);
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(other.path(), path("linked")).unwrap();
+            assert_eq!(portable(path("linked/z.txt")), None);
+            assert_eq!(
+                portable_path(&path("y.txt"), &path("linked"), base.path()),
+                None
+            );
+        }
+        assert_eq!(
+            portable_path(&path("y.txt"), &path("runs/a"), Path::new("/")),
+            None
+        );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_removed_moved_or_replaced_folder_is_noticed() {
+        type Change = fn(&Path);
+        let base = tempfile::tempdir().unwrap();
+        let changes: [Change; 5] = [
+            |run| fs::remove_dir_all(run).unwrap(),
+            |run| fs::rename(run, run.with_extension("moved")).unwrap(),
+            |run| fs::remove_file(run.join("run.toml")).unwrap(),
+            |run| {
+                fs::rename(run, run.with_extension("earlier")).unwrap();
+                fs::create_dir(run).unwrap();
+                fs::write(run.join("run.toml"), "").unwrap();
+            },
+            |run| {
+                fs::remove_dir_all(run).unwrap();
+                RunFolder::create(run, &RunConfig::default()).unwrap();
+            },
+        ];
+        for (n, change) in changes.into_iter().enumerate() {
+            let run = base.path().join(n.to_string());
+            let folder = RunFolder::create(&run, &RunConfig::default()).unwrap();
+            folder.check_exists().unwrap();
+            change(&run);
+            let error = folder.check_exists().unwrap_err();
+            assert!(
+                matches!(error, TrainError::FolderRemoved { .. }),
+                "{n}: {error}"
+            );
+        }
+        let folder = RunFolder::create(&base.path().join("kept"), &RunConfig::default()).unwrap();
+        fs::remove_file(folder.path().join(LOCK)).unwrap(); // Nothing else depends on this file.
+        folder.check_exists().unwrap();
     }
 }

@@ -60,7 +60,7 @@ mod training_loop;
 pub use config::{
     CheckpointConfig, ProbeConfig, RunConfig, SampleConfig, TrainConfig, ValidationConfig,
 };
-pub use config_file::{parse_config, read_config, to_toml};
+pub use config_file::{parse_config, parse_stored_config, read_config, to_toml};
 pub use error::TrainError;
 pub use folder::RunFolder;
 pub use metrics::MetricsLine;

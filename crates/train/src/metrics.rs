@@ -14,7 +14,7 @@ use crate::TrainError;
 pub struct MetricsLine {
     /// Updates made, including this one.
     pub step: u64,
-    /// Tokens trained on so far.
+    /// Tokens trained on so far: the targets, without padding.
     pub tokens: u64,
     /// Training loss of this update, nats per token.
     #[serde(skip_serializing_if = "Option::is_none")]

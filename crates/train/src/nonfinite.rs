@@ -2,11 +2,11 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use nextword_data::TokenBatch;
+use nextword_data::{EvalWindows, TokenBatch};
 use nextword_model::{Dropout, ForwardContext, Probe, Site, Transformer, weights};
 
-use crate::Gradients;
 use crate::step::batch_loss;
+use crate::{Gradients, TrainError};
 
 /// Describes the first NaN or infinity of this update: in a weight, in an activation of the forward
 /// pass, or in a gradient.
@@ -37,6 +37,29 @@ pub(crate) fn first_nonfinite(
         Some((name, _)) => format!("the gradient of `{name}` is not finite"),
         None => "the loss or the gradient norm is not finite".to_string(),
     }
+}
+
+/// Describes the first NaN or infinity of a validation: in a weight, or in an activation of the forward
+/// pass.
+pub(crate) fn first_nonfinite_validation(
+    model: &Transformer,
+    windows: &EvalWindows,
+    batch_size: usize,
+) -> Result<String, TrainError> {
+    let prefix = "the validation loss is not finite";
+    if let Some(name) = first_nonfinite_weight(model) {
+        return Ok(format!("{prefix}, because weight `{name}` is not"));
+    }
+    for batch in windows.batches(batch_size) {
+        let mut probe = FiniteProbe { first: None };
+        batch_loss(model, &batch?, &mut ForwardContext::with_probe(&mut probe));
+        if let Some(site) = probe.first {
+            return Ok(format!(
+                "{prefix}, because `{site}` of the forward pass is not"
+            ));
+        }
+    }
+    Ok(prefix.to_string())
 }
 
 /// The first parameter with a value that is not finite.

@@ -105,6 +105,8 @@ pub struct Outcome {
 pub trait Reporter {
     /// The run starts.
     fn started(&mut self, _info: &RunInfo) {}
+    /// The run prepares its first update, which may take long.
+    fn preparing(&mut self, _message: &str) {}
     /// An update was made. Called for every update; `logged` is true for those that `log_every`
     /// selects.
     fn stepped(&mut self, _report: &StepReport, _logged: bool) {}

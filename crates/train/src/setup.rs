@@ -5,9 +5,13 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use nextword_data::{Dataset, EvalWindows, Loader, LoaderConfig, Tokenizer};
-use nextword_model::{DeviceName, ModelConfig, ModelDir, Transformer, weights};
+use nextword_kernels::QuantizedMatrix;
+use nextword_model::{DeviceName, ModelConfig, ModelDir, TrainingShape, Transformer, weights};
 
-use crate::{RunConfig, TrainError};
+use crate::{Optimizer, RunConfig, TrainError};
+
+/// Memory that a validation batch may always take.
+const MIN_VALIDATION_MEMORY: usize = 64 << 20;
 
 /// Everything that a run needs, built from its configuration.
 #[derive(Debug)]
@@ -48,6 +52,7 @@ impl BaseConfig {
     fn new(mut config: RunConfig, open_device: Option<&Device>) -> Result<Self, TrainError> {
         let tokenizer = apply_base_model(&mut config)?;
         config.validate()?;
+        config.validate_sequence_length()?;
         let (device, name) = if let Some(device) = open_device {
             (device.clone(), "this device".to_string())
         } else {
@@ -58,7 +63,7 @@ impl BaseConfig {
             return Err(TrainError::config(
                 "train.precision",
                 format!("{name} does not support bf16"),
-                "use precision = \"f32\", or device = \"flex\"",
+                "use train.precision = \"f32\", or device = \"flex\"",
             ));
         }
         Ok(Self {
@@ -81,7 +86,7 @@ impl BaseConfig {
         let loader = Loader::new(
             dataset.train.clone(),
             LoaderConfig {
-                context_length: config.model.context_length,
+                context_length: config.sequence_length(),
                 batch_size: config.train.batch_size,
                 grad_accum_steps: config.train.accumulation,
                 order: config.data.order,
@@ -110,9 +115,9 @@ fn validation_windows(
     if dataset.validation.is_empty() {
         return Ok(None);
     }
-    let (packing, context_length) = (config.data.packing, config.model.context_length);
+    let (packing, length) = (config.data.packing, config.sequence_length());
     let tokens = dataset.validation.clone();
-    let windows = EvalWindows::new(tokens, context_length, packing, padding_id)?;
+    let windows = EvalWindows::new(tokens, length, packing, padding_id)?;
     Ok(Some(match config.validation.windows {
         0 => windows,
         limit => windows.limit(limit),
@@ -138,6 +143,7 @@ impl RunSetup {
     /// # }
     /// ```
     pub fn from_dataset(config: RunConfig, dataset: Dataset) -> Result<Self, TrainError> {
+        config.validate_peak()?;
         BaseConfig::new(config, None)?.with_dataset(dataset)
     }
 
@@ -164,6 +170,7 @@ impl RunSetup {
         dataset: Dataset,
         device: &Device,
     ) -> Result<Self, TrainError> {
+        config.validate_peak()?;
         BaseConfig::new(config, Some(device))?.with_dataset(dataset)
     }
 
@@ -186,6 +193,32 @@ impl RunSetup {
             }
             None => Ok(config.model.init(&self.device, config.seed)?),
         }
+    }
+
+    /// What determines the memory of a training step besides the model.
+    pub(crate) fn training_shape(&self) -> TrainingShape {
+        let train = &self.config.train;
+        TrainingShape {
+            batch_size: train.batch_size,
+            sequence_length: self.config.sequence_length(),
+            accumulation: train.accumulation,
+            moments: Optimizer::state_per_parameter(&self.config.optimizer),
+            recompute: train.recompute,
+            fused: QuantizedMatrix::has_native_kernel(&self.device),
+        }
+    }
+
+    /// The rows of a validation batch: `validation.batch_size`, or fewer if they would take more memory than
+    /// training does.
+    pub(crate) fn validation_rows(&self) -> usize {
+        let (model, shape) = (&self.config.model, self.training_shape());
+        let training = model.training_memory(&shape);
+        // Gradients and activations are not in memory during a validation.
+        let free = (training.gradients + training.activations).max(MIN_VALIDATION_MEMORY);
+        let per_token = model.inference_memory(shape.sequence_length, shape.fused);
+        let row = per_token.saturating_mul(shape.sequence_length).max(1);
+        let affordable = (free / row).max(1);
+        self.config.validation.batch_size.min(affordable)
     }
 
     /// Identifies the data, so that a resumed run can check that it is unchanged.
@@ -276,7 +309,7 @@ fn apply_base_model(config: &mut RunConfig) -> Result<Option<Arc<dyn Tokenizer>>
         return Err(TrainError::config(
             "model",
             "differs from the architecture of the model in start_from",
-            "leave out all of [model] except dropout",
+            model_hint(&requested, &expected),
         ));
     }
     config.model = base.config.clone();
@@ -294,6 +327,19 @@ fn apply_base_model(config: &mut RunConfig) -> Result<Option<Arc<dyn Tokenizer>>
     config.data.tokenizer.file = Some(base.tokenizer_path());
     config.start_from = Some(path);
     Ok(Some(tokenizer))
+}
+
+/// How to correct a `[model]` that differs from that of the model in `start_from`.
+fn model_hint(requested: &ModelConfig, expected: &ModelConfig) -> String {
+    let length = requested.context_length;
+    let is_default = length == ModelConfig::default().context_length;
+    if is_default || length > expected.context_length {
+        return "leave out all of [model] except dropout".to_string();
+    }
+    format!(
+        "leave out all of [model] except dropout; train.sequence_length = {length} trains on sequences of that \
+         length"
+    )
 }
 
 /// Resolves a run folder to its best or last model folder; other paths stay the same.

@@ -116,7 +116,7 @@ fn nanogpt_and_llm_c_files_can_be_read() {
     }
     let without = open(folder.path()).unwrap_err().to_string();
     assert!(
-        without.contains("no tokenizer.json; hint: set tokenizer.file"),
+        without.contains("no tokenizer.json; hint: set data.tokenizer.file"),
         "{without}"
     );
     std::fs::rename(file("byte.json"), file("tokenizer.json")).unwrap();

@@ -105,6 +105,12 @@ impl Optimizer {
         state
     }
 
+    /// Bytes of the state in a file.
+    pub(crate) fn state_bytes(&self) -> u64 {
+        let lengths = self.state().into_values().map(|tensor| tensor.dims()[0]);
+        4 * lengths.sum::<usize>() as u64
+    }
+
     /// Restores an optimizer from its [`state`](Self::state) after `updates` updates. Tensors are read
     /// one at a time.
     ///

@@ -14,7 +14,7 @@ pub enum MemoryShortage {
     /// Weights, gradients and optimizer state alone, whose sizes are exact.
     #[error(
         "the model and its optimizer state need {} of memory, but only {} are free; hint: lower model.d_model \
-         or model.n_layers", ByteSize(*.needed), ByteSize(*.available)
+         or model.n_layers, or finetune a smaller model", ByteSize(*.needed), ByteSize(*.available)
     )]
     State {
         /// Bytes needed.
@@ -33,6 +33,17 @@ pub enum MemoryShortage {
         /// Bytes available.
         available: u64,
     },
+    /// A step of a single sequence with its activations, which are estimated.
+    #[error(
+        "a step on one sequence needs about {} of memory, but only {} are free; hint: lower train.sequence_length, \
+         or set train.recompute = true", ByteSize(*.needed), ByteSize(*.available)
+    )]
+    Sequence {
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes available.
+        available: u64,
+    },
 }
 
 impl MemoryShortage {
@@ -40,7 +51,9 @@ impl MemoryShortage {
     pub fn is_certain(&self) -> bool {
         match *self {
             Self::State { .. } => true,
-            Self::Step { needed, available } => needed > available.saturating_mul(OVERCOMMIT_LIMIT),
+            Self::Step { needed, available } | Self::Sequence { needed, available } => {
+                needed > available.saturating_mul(OVERCOMMIT_LIMIT)
+            }
         }
     }
 }
@@ -49,19 +62,21 @@ impl Memory {
     /// Compares with the bytes that are `available`; `None` if they are enough.
     ///
     /// ```
-    /// use nextword_model::presets;
+    /// use nextword_model::{TrainingShape, presets};
     /// use nextword_train::plan::{Memory, MemoryShortage};
     ///
     /// // GPT-2 with AdamW's two moments, one sequence of 1024 tokens at a time.
     /// let gpt2 = presets::gpt2(12, 12, 768);
-    /// let memory = Memory::from(gpt2.training_memory(1, 1024, 2, false));
+    /// let shape = TrainingShape { sequence_length: 1024, ..TrainingShape::default() };
+    /// let memory = Memory::from(gpt2.training_memory(&shape));
     /// assert_eq!(memory.shortage(64 << 30), None);
     /// let shortage = memory.shortage(1 << 30);
     /// assert!(matches!(shortage, Some(MemoryShortage::State { .. })));
     /// ```
     pub fn shortage(&self, available: u64) -> Option<MemoryShortage> {
-        let exact = (self.total - self.by_part.activations) as u64;
-        let total = self.total as u64;
+        // The program is in memory already.
+        let total = (self.total - self.program) as u64;
+        let exact = total - self.by_part.activations as u64;
         if exact > available {
             let needed = exact;
             return Some(MemoryShortage::State { needed, available });
@@ -82,7 +97,13 @@ impl Plan {
             Ok(DeviceName::Flex | DeviceName::NdArray | DeviceName::Auto)
         );
         let available = available_memory().filter(|_| on_cpu)?;
-        self.memory_bytes.shortage(available)
+        let shortage = self.memory_bytes.shortage(available)?;
+        Some(match shortage {
+            MemoryShortage::Step { needed, available } if self.data.batch_size == 1 => {
+                MemoryShortage::Sequence { needed, available }
+            }
+            other => other,
+        })
     }
 }
 

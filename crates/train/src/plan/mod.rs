@@ -32,14 +32,18 @@ mod disk;
 mod memory;
 mod speed;
 
-use nextword_data::Baselines;
-use nextword_model::{MemoryEstimate, ParameterCounts};
+use nextword_data::{Baselines, Packing};
+use nextword_model::{MemoryEstimate, ParameterCounts, resident_memory};
 use serde::{Deserialize, Serialize};
 
-use crate::{Optimizer, RunSetup, TrainError};
+use crate::{RunSetup, TrainError};
 
+pub use disk::DiskShortage;
 pub use memory::MemoryShortage;
 pub use speed::MeasuredSpeed;
+
+/// Memory that the program takes for code and threads once it trains.
+const WORKING_MEMORY: usize = 12 << 20;
 
 /// The estimated cost of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,6 +64,9 @@ pub struct Plan {
     pub checkpoint_bytes: u64,
     /// Size of all checkpoints and both models on disk at the end of the run.
     pub disk_bytes: u64,
+    /// The most of it at a time during the run.
+    #[serde(default)]
+    pub disk_peak_bytes: u64,
     /// The data and how much of it the run uses.
     pub data: DataUse,
     /// Validation losses of n-gram baselines; `None` without validation data or
@@ -84,7 +91,10 @@ pub struct Parameters {
 pub struct Memory {
     /// All parts.
     pub total: usize,
-    /// The parts, whose fields follow the total in JSON.
+    /// The program with the data, which is in memory already: 0 if the system does not report it.
+    #[serde(default)]
+    pub program: usize,
+    /// The other parts, whose fields follow the total in JSON.
     #[serde(flatten)]
     pub by_part: MemoryEstimate,
 }
@@ -100,7 +110,14 @@ pub struct DataUse {
     pub vocab_size: usize,
     /// Number of updates.
     pub steps: u64,
-    /// Tokens per update.
+    /// Sequences per micro-batch.
+    #[serde(default)]
+    pub batch_size: usize,
+    /// Tokens per sequence.
+    #[serde(default)]
+    pub sequence_length: usize,
+    /// Tokens per update that the model learns to predict: padding does not count. A mean if documents are
+    /// not packed.
     pub tokens_per_step: usize,
     /// Number of passes over the training data.
     pub epochs: f64,
@@ -130,6 +147,7 @@ impl From<MemoryEstimate> for Memory {
     fn from(estimate: MemoryEstimate) -> Self {
         Self {
             total: estimate.total(),
+            program: 0,
             by_part: estimate,
         }
     }
@@ -166,14 +184,15 @@ impl Plan {
     pub fn estimate(setup: &RunSetup) -> Self {
         let config = &setup.config;
         let model = &config.model;
-        let seq = model.context_length;
-        let moments = Optimizer::state_per_parameter(&config.optimizer);
-        let memory = Memory::from(model.training_memory(
-            config.train.batch_size,
-            seq,
-            moments,
-            config.train.recompute,
-        ));
+        let seq = config.sequence_length();
+        let memory = Memory {
+            program: resident_memory().map_or(0, |bytes| bytes as usize + WORKING_MEMORY),
+            ..Memory::from(model.training_memory(&setup.training_shape()))
+        };
+        let memory = Memory {
+            total: memory.by_part.total() + memory.program,
+            ..memory
+        };
         let weights = memory.by_part.weights as u64;
         let checkpoint_bytes = weights + memory.by_part.optimizer as u64;
         Self {
@@ -185,6 +204,7 @@ impl Plan {
             memory_bytes: memory,
             checkpoint_bytes,
             disk_bytes: checkpoint_bytes * disk::retained_checkpoints(config) + 2 * weights,
+            disk_peak_bytes: disk::peak_bytes(config, checkpoint_bytes, weights),
             data: DataUse::of_run(setup),
             baselines: None,
             measured: None,
@@ -213,16 +233,24 @@ impl Plan {
 impl DataUse {
     fn of_run(setup: &RunSetup) -> Self {
         let config = &setup.config;
+        let (loader, steps) = (&setup.loader, config.train.steps as f64);
         let train_tokens = setup.dataset.train.len();
-        let tokens_per_step = setup.loader.sequences_per_step() * config.model.context_length;
-        let trained_tokens = tokens_per_step as f64 * config.train.steps as f64;
+        let tokens_per_step = loader.targets_per_step();
+        let epochs = match config.data.packing {
+            Packing::Packed => tokens_per_step * steps / train_tokens.max(1) as f64,
+            Packing::Documents => {
+                loader.sequences_per_step() as f64 * steps / loader.sequences_per_epoch() as f64
+            }
+        };
         Self {
             train_tokens,
             validation_tokens: setup.dataset.validation.len(),
             vocab_size: config.model.vocab_size,
             steps: config.train.steps,
-            tokens_per_step,
-            epochs: trained_tokens / train_tokens.max(1) as f64,
+            batch_size: config.train.batch_size,
+            sequence_length: config.sequence_length(),
+            tokens_per_step: tokens_per_step.round() as usize,
+            epochs,
         }
     }
 }
@@ -230,7 +258,7 @@ impl DataUse {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use nextword_data::{Builtin, Packing, TokenizerKind};
+    use nextword_data::{Builtin, DataConfig, Packing, TokenizerKind};
     use nextword_model::presets;
 
     use super::*;
@@ -266,7 +294,20 @@ mod tests {
     fn epochs_count_passes_over_the_training_tokens() {
         let setup = prepare_run(statquest()).unwrap();
         let data = Plan::estimate(&setup).data;
-        let expected = 10.0 * data.tokens_per_step as f64 / setup.dataset.train.len() as f64;
+        // 12 sequences per step; both documents have 6 tokens, of which 5 are targets.
+        assert_eq!((data.train_tokens, data.tokens_per_step), (12, 12 * 5));
+        assert!((data.epochs - 10.0 * 12.0 / 2.0).abs() < 1e-9, "{data:?}");
+        let packed = RunConfig {
+            data: DataConfig {
+                packing: Packing::Packed,
+                ..statquest().data
+            },
+            ..statquest()
+        };
+        let setup = prepare_run(packed).unwrap();
+        let data = Plan::estimate(&setup).data;
+        assert_eq!(data.tokens_per_step, 12 * setup.config.model.context_length);
+        let expected = 10.0 * data.tokens_per_step as f64 / 12.0;
         assert!((data.epochs - expected).abs() < 1e-9, "{data:?}");
     }
 

@@ -8,7 +8,8 @@ mod save;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nextword_model::Transformer;
+use burn::tensor::Device;
+use nextword_model::{DeviceName, Transformer};
 
 pub use in_memory::{InMemoryTrainer, TrainedModel};
 
@@ -20,7 +21,7 @@ use crate::report::{
     ValidationReport,
 };
 use crate::training_loop::{LoopObserver, TrainingLoop, initial_state};
-use crate::{Optimizer, RunSetup, TrainError};
+use crate::{Optimizer, RunConfig, RunSetup, TrainError};
 
 /// Requests that a run saves and stops after the current update.
 ///
@@ -31,17 +32,43 @@ use crate::{Optimizer, RunSetup, TrainError};
 /// assert!(stop.is_raised());
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct StopFlag(Arc<AtomicBool>);
+pub struct StopFlag(Arc<StopState>);
+
+#[derive(Debug, Default)]
+struct StopState {
+    raised: AtomicBool,
+    has_stepped: AtomicBool,
+    has_checkpoint: AtomicBool,
+}
 
 impl StopFlag {
     /// Requests a stop.
     pub fn raise(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.0.raised.store(true, Ordering::SeqCst);
     }
 
     /// Whether a stop was requested.
     pub fn is_raised(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.0.raised.load(Ordering::SeqCst)
+    }
+
+    /// Whether the trainer has made an update. Before the first one, for which a GPU's programs are compiled,
+    /// there is nothing to save, and the process may end at once.
+    pub fn has_stepped(&self) -> bool {
+        self.0.has_stepped.load(Ordering::SeqCst)
+    }
+
+    /// Whether the run has a checkpoint, from this process or an earlier one.
+    pub fn has_checkpoint(&self) -> bool {
+        self.0.has_checkpoint.load(Ordering::SeqCst)
+    }
+
+    fn mark_stepped(&self) {
+        self.0.has_stepped.store(true, Ordering::SeqCst);
+    }
+
+    fn mark_checkpoint(&self) {
+        self.0.has_checkpoint.store(true, Ordering::SeqCst);
     }
 }
 
@@ -61,6 +88,8 @@ struct RunOutput {
     skipped: Vec<String>,
     /// The step of the last checkpoint that this process saved.
     saved_at: Option<u64>,
+    /// The step of the last checkpoint, from this process or an earlier one.
+    checkpoint: Option<u64>,
     save_failures: u32,
 }
 
@@ -103,9 +132,18 @@ impl Trainer {
                 tokenizer_json,
                 skipped: Vec::new(),
                 saved_at: None,
+                checkpoint: None,
                 save_failures: 0,
             },
         })
+    }
+
+    /// Stores `config`, with changes that a resumed run may have, in the run's folder.
+    ///
+    /// # Errors
+    /// [`TrainError::Model`] if the file cannot be written.
+    pub fn store_config(&self, config: &RunConfig) -> Result<(), TrainError> {
+        self.output.folder.write_config(config)
     }
 
     /// Trains until the last update, early stopping, or a request through `stop`. Always saves the
@@ -124,14 +162,22 @@ impl Trainer {
             reporter.warned(&warning);
         }
         let Self { training, output } = &mut self;
-        probes::run(training, &output.folder, false, reporter, hooks);
+        if output.checkpoint.is_some() {
+            stop.mark_checkpoint();
+        }
+        if is_gpu(&training.setup.device) && training.state.step < training.setup.config.train.steps
+        {
+            reporter.preparing("compiling GPU programs for the first step; this may take a minute");
+        }
+        probes::run(training, &output.folder, false, reporter, hooks)?;
         let mut observer = RunObserver {
-            output,
+            output: &mut *output,
             reporter: &mut *reporter,
             hooks,
             stop,
         };
-        let reason = training.run(&mut observer)?;
+        let reason = training.run(&mut observer);
+        let reason = reason.map_err(|error| with_checkpoint(error, output.checkpoint))?;
         self.finish(reason, reporter)
     }
 
@@ -147,7 +193,7 @@ impl Trainer {
             train_tokens: setup.dataset.train.len(),
             validation_tokens: setup.dataset.validation.len(),
             steps: config.train.steps,
-            tokens_per_step: setup.loader.sequences_per_step() * config.model.context_length,
+            tokens_per_step: setup.loader.targets_per_step().round() as usize,
             resumed_at: self.training.state.step,
             prompt_template: config.samples.prompt_template.clone(),
             skipped: self.output.skipped.clone(),
@@ -163,7 +209,9 @@ impl Trainer {
             mut training,
             mut output,
         } = self;
-        output.save_at_end(&mut training, reporter)?;
+        output
+            .save_at_end(&mut training, reporter)
+            .map_err(|error| with_checkpoint(error, output.checkpoint))?;
         let state = &training.state;
         let outcome = Outcome {
             reason,
@@ -177,6 +225,22 @@ impl Trainer {
         reporter.ended(&outcome);
         Ok(outcome)
     }
+}
+
+/// Whether `device` compiles programs before it can compute.
+fn is_gpu(device: &Device) -> bool {
+    let cpus = [DeviceName::Flex, DeviceName::NdArray];
+    !cpus
+        .iter()
+        .any(|name| name.open().is_ok_and(|cpu| cpu == *device))
+}
+
+/// Adds the step of the last checkpoint to the report of a diverged run.
+fn with_checkpoint(mut error: TrainError, last: Option<u64>) -> TrainError {
+    if let TrainError::Diverged { checkpoint, .. } = &mut error {
+        *checkpoint = last;
+    }
+    error
 }
 
 /// Writes metrics, samples, probes, checkpoints and models during the loop.
@@ -198,10 +262,12 @@ impl LoopObserver for RunObserver<'_> {
         report: &StepReport,
         logged: bool,
     ) -> Result<(), TrainError> {
+        self.stop.mark_stepped();
         self.reporter.stepped(report, logged);
         if !logged {
             return Ok(());
         }
+        self.output.folder.check_exists()?;
         self.output.metrics.write(&MetricsLine {
             step: report.step,
             tokens: training.state.tokens,
@@ -219,6 +285,7 @@ impl LoopObserver for RunObserver<'_> {
         training: &TrainingLoop,
         report: &ValidationReport,
     ) -> Result<(), TrainError> {
+        self.output.folder.check_exists()?;
         self.output.metrics.write(&MetricsLine {
             step: report.step,
             tokens: training.state.tokens,
@@ -235,6 +302,7 @@ impl LoopObserver for RunObserver<'_> {
         training: &TrainingLoop,
         model: &Transformer,
     ) -> Result<bool, TrainError> {
+        self.output.folder.check_exists()?;
         let saved = self.output.save_best(model, &training.card());
         let is_saved = saved.is_ok();
         self.output.tolerate_save_error(saved, self.reporter)?;
@@ -242,24 +310,29 @@ impl LoopObserver for RunObserver<'_> {
     }
 
     fn step_ended(&mut self, training: &mut TrainingLoop, at_end: bool) -> Result<(), TrainError> {
-        self.sample(training, at_end);
+        self.sample(training, at_end)?;
         let folder = &self.output.folder;
-        probes::run(training, folder, at_end, self.reporter, self.hooks);
-        self.output.save_when_due(training, self.reporter)
+        probes::run(training, folder, at_end, self.reporter, self.hooks)?;
+        self.output.save_when_due(training, self.reporter)?;
+        if self.output.checkpoint.is_some() {
+            self.stop.mark_checkpoint();
+        }
+        Ok(())
     }
 }
 
 impl RunObserver<'_> {
     /// Generates and writes samples when due.
-    fn sample(&mut self, training: &TrainingLoop, at_end: bool) {
+    fn sample(&mut self, training: &TrainingLoop, at_end: bool) -> Result<(), TrainError> {
         let (setup, state) = (&training.setup, &training.state);
         let config = &setup.config.samples;
         let step = state.step;
         let is_due = config.every > 0 && (step.is_multiple_of(config.every) || at_end);
         if !is_due {
-            return;
+            return Ok(());
         }
         let model = training.stepper.inference_model();
+        nextword_kernels::release_unused_memory();
         let tokenizer = setup.tokenizer();
         let mut samples = Vec::new();
         for prompt in &config.prompts {
@@ -280,6 +353,7 @@ impl RunObserver<'_> {
                     .warned(&format!("cannot sample at step {step}: {e}")),
             }
         }
+        self.output.folder.check_exists()?;
         let folder = self.output.folder.samples_path();
         let file = folder.join(format!("step-{step:08}.txt"));
         let written =
@@ -289,5 +363,6 @@ impl RunObserver<'_> {
             self.reporter
                 .warned(&format!("{shown}: cannot write the sample: {e}"));
         }
+        Ok(())
     }
 }

@@ -6,18 +6,20 @@ use burn::module::Module;
 use nextword_model::write_atomically;
 use serde_json::{Value, json};
 
+use crate::TrainError;
 use crate::folder::RunFolder;
 use crate::report::{Hooks, Reporter};
 use crate::training_loop::TrainingLoop;
 
-/// Writes attention and predictions of the probe sentences to the run folder, when due.
+/// Writes attention and predictions of the probe sentences to the run folder, when due. Only a removed folder is
+/// an error; all others are warnings.
 pub(super) fn run(
     training: &TrainingLoop,
     folder: &RunFolder,
     at_end: bool,
     reporter: &mut dyn Reporter,
     hooks: &mut dyn Hooks,
-) {
+) -> Result<(), TrainError> {
     let (setup, state) = (&training.setup, &training.state);
     let config = &setup.config;
     let step = state.step;
@@ -27,8 +29,9 @@ pub(super) fn run(
     };
     let is_due = step == 0 || at_end || every > 0 && step.is_multiple_of(every);
     if config.probes.sentences.is_empty() || !is_due {
-        return;
+        return Ok(());
     }
+    nextword_kernels::release_unused_memory();
     let model = training.stepper.model().valid();
     let tokenizer = Arc::clone(&setup.dataset.tokenizer);
     let mut results: Vec<Value> = Vec::new();
@@ -39,8 +42,9 @@ pub(super) fn run(
         }
     }
     if results.is_empty() {
-        return;
+        return Ok(());
     }
+    folder.check_exists()?;
     let folder = folder.path().join("probes");
     let file = folder.join(format!("step-{step:08}.json"));
     let step_json = json!({"step": step, "loss": state.loss, "sentences": results});
@@ -54,4 +58,5 @@ pub(super) fn run(
             "cannot write the probe results of step {step}: {e}"
         ));
     }
+    Ok(())
 }

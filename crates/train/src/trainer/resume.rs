@@ -6,7 +6,7 @@ use super::Trainer;
 use crate::checkpoint::{self, DamagedCheckpoint, State};
 use crate::fingerprint::{differences, fingerprint, settings, v0_1_fingerprint};
 use crate::folder::RunFolder;
-use crate::{RunSetup, TrainError};
+use crate::{RunConfig, RunSetup, TrainError};
 
 impl Trainer {
     /// Resumes the run in `folder` from its newest valid checkpoint, or starts it if it has never
@@ -16,7 +16,7 @@ impl Trainer {
     /// [`TrainError::Run`] and [`TrainError::Config`] if data or configuration have changed;
     /// [`TrainError::Damaged`] if there are checkpoints but none is valid; the errors of
     /// [`checkpoint::newest`], which leave all checkpoints unchanged.
-    pub fn resume(setup: RunSetup, folder: RunFolder) -> Result<Self, TrainError> {
+    pub fn resume(mut setup: RunSetup, folder: RunFolder) -> Result<Self, TrainError> {
         let checkpoints = folder.checkpoints_path();
         checkpoint::remove_temp_folders(&checkpoints)?;
         ModelDir::recover(&folder.best_path())?;
@@ -28,6 +28,9 @@ impl Trainer {
                 .try_exists()
                 .map_err(TrainError::io(&last_path, "read"))?;
             if damaged.is_empty() && !has_model {
+                let message =
+                    "no checkpoint was saved before, so the run starts from its first step";
+                setup.config.warnings.push(message.to_string());
                 return Self::begin(setup, folder);
             }
             return Err(no_valid_checkpoint(&folder, &damaged));
@@ -36,6 +39,9 @@ impl Trainer {
         let path = found.path.display();
         tracing::info!(step = found.state.step, %path, "checkpoint loaded");
         checkpoint::quarantine(&damaged)?;
+        let stored = folder.read_config()?;
+        let warning = learning_rate_warning(&stored, &setup.config, found.state.step);
+        setup.config.warnings.extend(warning);
         let config = &setup.config;
         // From here on, a run of version 0.1 is saved in the current form.
         found.state.fingerprint = fingerprint(config);
@@ -44,9 +50,33 @@ impl Trainer {
         let optimizer = found.optimizer(config.optimizer, &setup.device)?;
         let mut trainer = Self::new(setup, folder, model, optimizer, found.state)?;
         trainer.output.skipped = damaged.iter().map(ToString::to_string).collect();
+        trainer.output.checkpoint = Some(trainer.training.state.step);
         Ok(trainer)
     }
 }
+
+/// Says that the learning rate jumps after `step` updates, because the number of steps changes from that of
+/// `stored` to that of `config`, and most schedules end at the last step.
+fn learning_rate_warning(stored: &RunConfig, config: &RunConfig, step: u64) -> Option<String> {
+    let (before, after) = (stored.train.steps, config.train.steps);
+    if before == after || step >= after || step == 0 {
+        return None;
+    }
+    let planned = stored.schedule.learning_rate(step, before);
+    let next = config.schedule.learning_rate(step, after);
+    if (next - planned).abs() <= MAX_RATE_CHANGE * next.max(planned) {
+        return None;
+    }
+    let last = stored.schedule.learning_rate(step - 1, before);
+    Some(format!(
+        "with train.steps = {after} instead of {before}, the learning rate changes from {last:.3e} at step {step} to \
+         {next:.3e} at step {}",
+        step + 1
+    ))
+}
+
+/// Relative change of the learning rate above which a resumed run warns.
+const MAX_RATE_CHANGE: f64 = 0.01;
 
 /// The error if there are checkpoints but none is valid: starting over would overwrite the models.
 fn no_valid_checkpoint(folder: &RunFolder, damaged: &[DamagedCheckpoint]) -> TrainError {
@@ -102,4 +132,67 @@ fn check_unchanged(setup: &RunSetup, state: &State, folder: &RunFolder) -> Resul
         return Err(TrainError::run(folder.config_path(), problem));
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::ScheduleKind;
+
+    fn config(kind: ScheduleKind, steps: u64) -> RunConfig {
+        let mut config = RunConfig::default();
+        config.schedule.kind = kind;
+        config.schedule.warmup_steps = 10;
+        config.train.steps = steps;
+        config
+    }
+
+    #[test]
+    fn a_jump_of_the_learning_rate_is_described_with_both_rates() {
+        let warning = |kind, from, to, step| {
+            learning_rate_warning(&config(kind, from), &config(kind, to), step)
+        };
+        let message = warning(ScheduleKind::Cosine, 100, 200, 100).unwrap();
+        let shown_rate = |step, steps| {
+            let config = config(ScheduleKind::Cosine, steps);
+            format!("{:.3e}", config.schedule.learning_rate(step, steps))
+        };
+        for part in [
+            &shown_rate(99, 100),
+            &shown_rate(100, 200),
+            "200 instead of 100",
+            "step 101",
+        ] {
+            assert!(message.contains(part), "{part} in {message}");
+        }
+        for (kind, from, to, step, is_said) in [
+            (ScheduleKind::Cosine, 100, 200, 50, true),
+            (ScheduleKind::Cosine, 100, 100, 50, false),
+            (ScheduleKind::Cosine, 200, 100, 100, false), // Nothing is left to do.
+            (ScheduleKind::Cosine, 100, 200, 0, false),
+            (ScheduleKind::Cosine, 100, 200, 5, false), // Within the warmup.
+            (ScheduleKind::Linear, 100, 101, 50, false), // Less than a hundredth.
+            (ScheduleKind::Linear, 100, 1000, 100, true),
+            (ScheduleKind::Wsd, 100, 200, 100, true),
+            (ScheduleKind::Wsd, 100, 200, 60, false), // Still at the maximum.
+            (ScheduleKind::Constant, 100, 200, 100, false),
+        ] {
+            let found = warning(kind, from, to, step);
+            assert_eq!(
+                found.is_some(),
+                is_said,
+                "{kind:?} {from} {to} {step}: {found:?}"
+            );
+        }
+        let with_end = |steps| {
+            let mut config = config(ScheduleKind::Cosine, steps);
+            config.schedule.end_step = Some(100);
+            config
+        };
+        assert_eq!(
+            learning_rate_warning(&with_end(100), &with_end(300), 100),
+            None
+        );
+    }
 }

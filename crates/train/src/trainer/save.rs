@@ -1,5 +1,8 @@
 //! Saving models and checkpoints during a run.
 
+use std::path::Path;
+
+use nextword_base::free_disk_space;
 use nextword_model::{ModelCard, ModelDir, Transformer};
 
 use super::RunOutput;
@@ -19,6 +22,8 @@ impl RunOutput {
         card: &ModelCard,
     ) -> Result<(), TrainError> {
         let path = self.folder.best_path();
+        check_space(&path, weights_bytes(model))?;
+        nextword_kernels::release_unused_memory();
         Ok(ModelDir::save(&path, model, &self.tokenizer_json, card)?)
     }
 
@@ -41,6 +46,9 @@ impl RunOutput {
         training: &mut TrainingLoop,
         reporter: &mut dyn Reporter,
     ) -> Result<(), TrainError> {
+        self.folder.check_exists()?;
+        // Those of the last update are not needed while the weights are copied.
+        nextword_kernels::release_unused_memory();
         let model = training.stepper.inference_model();
         training.check_weights(&model)?;
         let step = training.state.step;
@@ -49,11 +57,14 @@ impl RunOutput {
         let (folder, card) = (self.folder.checkpoints_path(), training.card());
         let (optimizer, state) = (training.stepper.optimizer(), &training.state);
         let json = &self.tokenizer_json;
+        let bytes = 2 * weights_bytes(&model) + optimizer.state_bytes();
+        check_space(self.folder.path(), bytes)?;
         let path = checkpoint::save(&folder, &model, optimizer, state, json, &card)?;
         checkpoint::prune(&folder, &training.setup.config.checkpoint)?;
         ModelDir::save(&self.folder.last_path(), &model, json, &card)?;
         self.save_failures = 0;
         self.saved_at = Some(step);
+        self.checkpoint = Some(step);
         reporter.saved(step, &path);
         Ok(())
     }
@@ -64,6 +75,7 @@ impl RunOutput {
         training: &mut TrainingLoop,
         reporter: &mut dyn Reporter,
     ) -> Result<(), TrainError> {
+        self.folder.check_exists()?;
         if self.saved_at == Some(training.state.step) {
             return Ok(());
         }
@@ -100,5 +112,38 @@ impl RunOutput {
             folder: self.folder.path().to_path_buf(),
             source: Box::new(source),
         }
+    }
+}
+
+/// Bytes of the weights in a file.
+fn weights_bytes(model: &Transformer) -> u64 {
+    4 * model.config().parameter_counts().total() as u64
+}
+
+/// Checks that `needed` bytes are free on the disk of `path`, before anything is written.
+fn check_space(path: &Path, needed: u64) -> Result<(), TrainError> {
+    match free_disk_space(path) {
+        Some(free) if free < needed => Err(TrainError::DiskFull {
+            path: path.to_path_buf(),
+            needed,
+            free,
+        }),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn saving_needs_free_space() {
+        let folder = Path::new(".");
+        assert!(check_space(folder, 1).is_ok());
+        let error = check_space(folder, u64::MAX);
+        assert_eq!(
+            error.is_err_and(|error| error.is_write_failure()),
+            cfg!(unix)
+        );
     }
 }

@@ -44,6 +44,7 @@ impl TrainingLoop {
             loss,
             history: history.join(", "),
             first,
+            checkpoint: None,
         }
     }
 }

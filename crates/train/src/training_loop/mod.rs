@@ -11,6 +11,7 @@ use nextword_model::{ModelCard, Transformer};
 
 use crate::checkpoint::State;
 use crate::fingerprint::{fingerprint, settings};
+use crate::nonfinite::first_nonfinite_validation;
 use crate::report::{StepReport, StopReason, ValidationReport};
 use crate::{Optimizer, RunSetup, Stepper, TrainError};
 
@@ -172,7 +173,7 @@ impl TrainingLoop {
         self.stepper.update(found, lr, max_lr);
 
         self.state.step += 1;
-        let tokens: usize = batches.iter().map(|batch| batch.batch * batch.seq).sum();
+        let tokens: usize = batches.iter().map(TokenBatch::target_count).sum();
         self.state.tokens += tokens as u64;
         self.state.loss = Some(loss);
         self.norms.push(grad_norm);
@@ -235,10 +236,13 @@ impl TrainingLoop {
         };
         let start = Instant::now();
         let model = self.stepper.inference_model();
-        let evaluation = nextword_eval::evaluate(&model, windows, config.batch_size)?;
+        let rows = self.setup.validation_rows();
+        nextword_kernels::release_unused_memory();
+        let evaluation = nextword_eval::evaluate(&model, windows, rows)?;
+        nextword_kernels::release_unused_memory();
         let loss = evaluation.nats_per_token;
         if !loss.is_finite() {
-            let first = "the validation loss is not finite".to_string();
+            let first = first_nonfinite_validation(&model, windows, rows)?;
             return Err(self.divergence(step, first, self.last_lr(), loss));
         }
         let improved = self.state.best.is_none_or(|best| loss < best);

@@ -16,7 +16,7 @@ use nextword_generate::GenerateError;
 use nextword_model::ModelError;
 use nextword_server::ServerError;
 use nextword_train::TrainError;
-use nextword_train::plan::MemoryShortage;
+use nextword_train::plan::{DiskShortage, MemoryShortage};
 
 use crate::output::{self, BrokenPipe};
 
@@ -160,6 +160,7 @@ fn code_of(error: &(dyn std::error::Error + 'static)) -> Option<Code> {
         (error.is::<FileError>(), Code::BadFile),
         (error.is::<ChatError>(), Code::BadFile),
         (error.is::<MemoryShortage>(), Code::Resources),
+        (error.is::<DiskShortage>(), Code::Resources),
     ];
     let own = own.into_iter().find_map(|(is, code)| is.then_some(code));
     own.or_else(|| error.downcast_ref().map(train_code))
@@ -182,6 +183,7 @@ fn train_code(error: &TrainError) -> Code {
         | TrainError::FirstLoss { .. } => Code::Usage,
         TrainError::Diverged { .. } => Code::Diverged,
         TrainError::Damaged { .. } => Code::BadFile,
+        TrainError::FolderRemoved { .. } | TrainError::DiskFull { .. } => Code::Resources,
         // The paths were writable when the run started.
         TrainError::NotSaved { source, .. } => match train_code(source) {
             Code::Usage => Code::Failure,
@@ -317,6 +319,7 @@ mod tests {
             loss: f64::NAN,
             history: String::new(),
             first: String::new(),
+            checkpoint: None,
         };
         let cases: Vec<(anyhow::Error, Code)> = vec![
             (config.into(), Code::Usage),

@@ -30,6 +30,17 @@ pub(crate) fn print_warnings(setup: &RunSetup) {
     }
 }
 
+/// Refuses a run in `folder` that cannot fit into memory or on the disk, and warns about one that may not.
+pub(crate) fn check_resources(plan: &Plan, folder: &Path) -> anyhow::Result<()> {
+    check_memory(plan)?;
+    match plan.disk_shortage(folder) {
+        Some(shortage) if shortage.is_certain() => return Err(shortage.into()),
+        Some(shortage) => output::eprint_line(&format!("warning: {shortage}")),
+        None => {}
+    }
+    Ok(())
+}
+
 /// Refuses a run that cannot fit into memory and warns about one that may not.
 pub(crate) fn check_memory(plan: &Plan) -> anyhow::Result<()> {
     match plan.memory_shortage() {

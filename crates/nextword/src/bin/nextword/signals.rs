@@ -15,17 +15,31 @@ pub(crate) fn stop_flag() -> anyhow::Result<StopFlag> {
     let flag = StopFlag::default();
     let handler_flag = flag.clone();
     ctrlc::set_handler(move || {
-        if SIGNALS.fetch_add(1, Ordering::SeqCst) == 0 {
+        let is_first = SIGNALS.fetch_add(1, Ordering::SeqCst) == 0;
+        if is_first {
             handler_flag.raise();
-            output::eprint_line(
-                "\nstopping after this step and saving; press Ctrl-C again to stop immediately (the last \
-                 checkpoint is kept)",
-            );
-        } else {
+            output::eprint_line(&stop_message(&handler_flag));
+        }
+        if !is_first || !handler_flag.has_stepped() {
             std::process::exit(Code::Interrupted as i32);
         }
     })?;
     Ok(flag)
+}
+
+/// What the first signal leads to.
+fn stop_message(run: &StopFlag) -> String {
+    if !run.has_stepped() {
+        return "\nstopped before the first step: there is nothing to save".to_string();
+    }
+    let kept = if run.has_checkpoint() {
+        "the last checkpoint is kept"
+    } else {
+        "nothing is saved yet"
+    };
+    format!(
+        "\nstopping after this step and saving; press Ctrl-C again to stop immediately ({kept})"
+    )
 }
 
 /// Signals that request a server's shutdown, for as often as they are awaited.

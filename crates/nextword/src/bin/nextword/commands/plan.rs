@@ -105,6 +105,7 @@ fn size_lines(plan: &Plan) -> Vec<String> {
         bytes(memory.total as u64)
     ));
     for (part, n) in [
+        ("program and data", memory.program),
         ("weights", memory.by_part.weights),
         ("gradients", memory.by_part.gradients),
         ("optimizer", memory.by_part.optimizer),

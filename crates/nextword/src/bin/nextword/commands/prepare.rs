@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum, ValueHint};
 use nextword_data::{
-    DataConfig, DatasetCard, Phase, PreparedDataset, Progress, SplitBy, TokenizerConfig, TokenizerKind,
+    DataConfig, DatasetCard, Phase, PreparedDataset, Progress, SplitBy, TokenizerConfig,
+    TokenizerKind,
 };
 use serde_json::json;
 

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueHint};
-use nextword_model::write_atomically;
+use nextword_data::DataError;
 use nextword_train::plan::Plan;
-use nextword_train::{RunConfig, RunFolder, Trainer, parse_config, prepare_run, to_toml};
+use nextword_train::{
+    RunConfig, RunFolder, TrainError, Trainer, parse_stored_config, prepare_run, to_toml,
+};
 
 use crate::session::Session;
 use crate::{exit, models, run_config};
@@ -21,8 +23,8 @@ pub(crate) struct ResumeArgs {
     /// Device to run on [default: the run's]
     #[arg(long, short)]
     device: Option<String>,
-    /// Override one key: train.steps, train.log_every, or any key of checkpoint, validation,
-    /// samples and probes (repeatable)
+    /// Override one key: train.steps, train.log_every, any key of checkpoint, validation, samples and
+    /// probes, or data.path of data that was moved (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Print only warnings and errors
@@ -34,13 +36,18 @@ pub(crate) struct ResumeArgs {
 }
 
 /// Keys and sections that may change when a run is resumed.
-const CHANGEABLE: [&str; 6] = [
+const CHANGEABLE: [&str; 10] = [
     "train.steps",
     "train.log_every",
     "checkpoint.",
     "validation.",
     "samples.",
     "probes.",
+    // The place of the data, not the data itself: its hash is checked.
+    "data.path",
+    "data.paths",
+    "data.prepared",
+    "data.tokenizer.file",
 ];
 
 /// Resumes a run.
@@ -61,16 +68,27 @@ pub(crate) fn run(args: &ResumeArgs) -> anyhow::Result<ExitCode> {
     if let Some(device) = &args.device {
         config.device.clone_from(device);
     }
-    let setup = prepare_run(config)?;
-    run_config::check_memory(&Plan::estimate(&setup))?;
+    let setup = prepare_run(config).map_err(moved_data)?;
+    run_config::check_resources(&Plan::estimate(&setup), folder.path())?;
     let session = Session::new(&setup, args.quiet, args.json)?;
-    let config_path = folder.config_path();
     let trainer = Trainer::resume(setup, folder)?;
     if changed != stored {
         // Stored so that the next resume uses the same overrides.
-        write_atomically(&config_path, to_toml(&changed)?.as_bytes())?;
+        trainer.store_config(&changed)?;
     }
     session.run(trainer)
+}
+
+/// Adds to the error of missing data how to name its new place.
+fn moved_data(error: TrainError) -> anyhow::Error {
+    match error {
+        TrainError::Data(DataError::Missing { path }) => exit::bad_file(format!(
+            "`{}`, which this run reads, does not exist; hint: if it was moved, add --set data.path=FILE (or \
+             data.prepared=FOLDER)",
+            path.display()
+        )),
+        error => error.into(),
+    }
 }
 
 /// Returns the stored configuration with the `--set` overrides.
@@ -82,7 +100,11 @@ fn apply_overrides(
     if set.is_empty() {
         return Ok(stored.clone());
     }
-    Ok(parse_config(&to_toml(stored)?, &folder.config_path(), set)?)
+    Ok(parse_stored_config(
+        &to_toml(stored)?,
+        &folder.config_path(),
+        set,
+    )?)
 }
 
 fn check_keys(set: &[String]) -> anyhow::Result<()> {
@@ -94,8 +116,8 @@ fn check_keys(set: &[String]) -> anyhow::Result<()> {
         if assignment.contains('=') && !CHANGEABLE.iter().any(|known| may_change(known)) {
             return Err(exit::usage(format!(
                 "--set {assignment}: `{key}` cannot change when a run is resumed; hint: only \
-                 train.steps, train.log_every, checkpoint.*, validation.*, samples.* and probes.* can; \
-                 to start a new run from this model, set `start_from`"
+                 train.steps, train.log_every, checkpoint.*, validation.*, samples.*, probes.* and the path of \
+                 the data can; to start a new run from this model, set `start_from`"
             )));
         }
     }
@@ -113,6 +135,7 @@ mod tests {
             "train.steps=9",
             "checkpoint.every=5",
             "samples.prompts=[\"a\"]",
+            "data.path=moved.txt",
         ] {
             assert!(check(allowed).is_ok(), "{allowed}");
         }
@@ -121,6 +144,8 @@ mod tests {
             "seed=3",
             "model.n_layers=9",
             "train.stepsize=1",
+            "data.seed=2",
+            "data.pathology=x",
         ] {
             let message = check(refused).map_err(|e| e.to_string());
             assert!(

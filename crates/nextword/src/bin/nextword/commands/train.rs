@@ -36,7 +36,9 @@ pub(crate) struct TrainArgs {
 pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     let config = args.run.load(args.device.as_deref())?;
     let path = config.folder();
-    refuse_existing(&path)?;
+    if !args.dry_run {
+        refuse_existing(&path)?;
+    }
     let setup = prepare_run(config)?;
     let plan = Plan::estimate(&setup);
     if args.dry_run {
@@ -44,7 +46,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
         print_plan(&plan.with_baselines(&setup)?, args.json)?;
         return Ok(ExitCode::SUCCESS);
     }
-    run_config::check_memory(&plan)?;
+    run_config::check_resources(&plan, &path)?;
 
     let session = Session::new(&setup, args.quiet, args.json)?;
     let folder = RunFolder::create(&path, &setup.config)?;

@@ -31,6 +31,10 @@ impl Reporter for JsonReporter {
         }));
     }
 
+    fn preparing(&mut self, message: &str) {
+        Self::write(json!({"event": "preparing", "message": message}));
+    }
+
     fn stepped(&mut self, report: &StepReport, logged: bool) {
         if logged {
             Self::write(json!({

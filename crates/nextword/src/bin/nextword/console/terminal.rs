@@ -86,6 +86,10 @@ impl Reporter for TerminalReporter {
         }
     }
 
+    fn preparing(&mut self, message: &str) {
+        self.print(message);
+    }
+
     fn stepped(&mut self, report: &StepReport, logged: bool) {
         match &self.bar {
             Some(bar) => {
