@@ -385,7 +385,7 @@ impl Tokenizer for HuggingFaceTokenizer {
     }
 
     fn text_cuts(&self) -> TextCuts {
-        self.text_cuts.clone()
+        self.text_cuts
     }
 
     fn id_to_token(&self, id: u32) -> Option<String> {

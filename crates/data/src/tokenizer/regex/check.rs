@@ -57,7 +57,7 @@ pub(super) fn check_pattern(pattern: &str) -> Result<(), String> {
         rest: pattern,
         groups: vec![Group::default()],
     };
-    scanner.scan().map_err(|construct| refuse(construct))
+    scanner.scan().map_err(refuse)
 }
 
 /// What matters of a part of a pattern.

@@ -121,6 +121,7 @@ impl<'a> Matches<'a> {
 const TOO_SLOW: &str = "a pattern of the tokenizer takes too long for this text";
 
 /// The limits of one search.
+#[allow(unsafe_code)] // The wrapper has no function for the limit of a whole search.
 fn limits(retries: u64, stack: usize) -> MatchParam {
     let mut limits = MatchParam::default();
     limits.set_retry_limit_in_match(u32::try_from(retries).unwrap_or(u32::MAX));
@@ -128,7 +129,6 @@ fn limits(retries: u64, stack: usize) -> MatchParam {
     let retries = retries.min(u64::from(u32::MAX)) as std::ffi::c_ulong;
     // SAFETY: the pointer is that of `limits`, which is alive and not shared; the function stores a
     // number in it.
-    #[allow(unsafe_code)] // The wrapper has no function for this limit.
     unsafe {
         onig_sys::onig_set_retry_limit_in_search_of_match_param(limits.as_raw(), retries);
     }
