@@ -409,11 +409,13 @@ def top_k_minus_1_keeps_all_tokens(w):
 
 @case
 def stop_token_ids_end_the_completion(w):
-    text = w.complete(max_tokens=24).choices[0].text
-    stop = w.ids(text[5])[0]
-    done = w.complete(max_tokens=24, extra_body={"stop_token_ids": [stop], "ignore_eos": True})
-    assert done.choices[0].finish_reason == "stop" and text.startswith(done.choices[0].text)
-    assert done.usage.completion_tokens <= 6
+    body = {"ignore_eos": True}
+    tokens = w.complete(max_tokens=24, logprobs=0, extra_body=body).choices[0].logprobs.tokens
+    stop = next(token for token in tokens[2:] if len(w.ids(token)) == 1)
+    done = w.complete(max_tokens=24, extra_body={"stop_token_ids": w.ids(stop), **body})
+    expected = tokens[: tokens.index(stop)]
+    assert done.choices[0].finish_reason == "stop" and done.choices[0].text == "".join(expected)
+    assert done.usage.completion_tokens == len(expected) + 1
 
 
 @case
