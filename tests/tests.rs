@@ -43,6 +43,7 @@ mod reference; // PyTorch's logits, losses, gradients and updates
 mod resume; // bitwise resume after any stop
 mod server_limits; // limits and access rules of the server
 mod serving; // a model behind HTTP
+mod special_tokens; // a model's own tokens, on every path
 mod terminology; // words and names that the glossary replaces
 mod test_dir; // a temporary folder to run the program in
 mod three_uses; // any backend, models that load anywhere, layers by configuration

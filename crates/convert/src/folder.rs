@@ -110,7 +110,7 @@ impl Tensors {
 }
 
 /// Files of a model folder that may be overwritten.
-const OUR_FILES: [&str; 8] = [
+const OUR_FILES: [&str; 9] = [
     "config.json",
     "card.json",
     "tokenizer.json",
@@ -118,6 +118,7 @@ const OUR_FILES: [&str; 8] = [
     "special_tokens_map.json",
     "generation_config.json",
     "chat_template.jinja",
+    crate::tokenizer_files::TEMPLATE_FOLDER,
     INDEX,
 ];
 
@@ -139,7 +140,8 @@ pub(crate) fn check_destination(to: &Path, from: &Path) -> Result<(), ConvertErr
         let name = entry.file_name();
         let known = name.to_str().is_some_and(|name| {
             let is_tensors = name.starts_with("model") && name.ends_with(".safetensors");
-            is_tensors || OUR_FILES.contains(&name)
+            let is_template = name.starts_with("chat_template.") && name.ends_with(".jinja");
+            is_tensors || is_template || OUR_FILES.contains(&name)
         });
         if !known {
             let name = name.display();

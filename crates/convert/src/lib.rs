@@ -36,9 +36,11 @@ mod hf;
 mod import;
 mod json;
 mod mapping;
+mod special_tokens;
+mod tokenizer_files;
 
 pub use error::ConvertError;
-pub use gguf::{GgufType, export as export_gguf};
+pub use gguf::{GgufType, differences as gguf_differences, export as export_gguf};
 pub use hf::export::export as export_hf;
 pub use hf::read_config_text;
 pub use import::{Imported, import};

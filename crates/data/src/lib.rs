@@ -79,8 +79,8 @@ pub use shard::Shard;
 pub use shard_writer::ShardWriter;
 pub use tokenizer::{
     ByteTokenizer, CharTokenizer, DecodeStream, Encoding, HuggingFaceTokenizer, SpecialTokens,
-    Tokenizer, TokenizerConfig, TokenizerKind, WordTokenizer, build_tokenizer, load_tokenizer,
-    parse_tokenizer,
+    Tokenizer, TokenizerConfig, TokenizerKind, WordTokenizer, build_tokenizer, byte_to_char,
+    is_eos_name, load_tokenizer, load_tokenizer_with_roles, parse_tokenizer,
 };
 pub use tokens::Tokens;
 pub use window::{Order, Packing};

@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use nextword_data::{Encoding, Tokenizer, load_tokenizer};
-use nextword_model::{ModelCard, ModelDir, Transformer};
+use nextword_data::{Encoding, Tokenizer, load_tokenizer_with_roles};
+use nextword_model::{ModelCard, ModelDir, TokenSource, Transformer};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -33,6 +33,9 @@ pub struct TextOptions {
     /// Prompt template, instead of the model's own. `{prompt}` is replaced by the prompt; `{prompt}`
     /// alone leaves it unchanged. `StatQuest`'s template is `{prompt} <EOS>`.
     pub prompt_template: Option<String>,
+    /// Whether prompts are conversations that a chat template has rendered (see
+    /// [`TextGenerator::encode_conversation`]). Default false.
+    pub is_conversation: bool,
     /// Sequence number of the first prompt (see [`DecodeOptions::first_sequence`]).
     pub first_sequence: u64,
 }
@@ -46,6 +49,7 @@ impl Default for TextOptions {
             stop_at_eos: true,
             overflow: Overflow::default(),
             prompt_template: None,
+            is_conversation: false,
             first_sequence: 0,
         }
     }
@@ -129,7 +133,7 @@ impl TextGenerator {
     /// reading the tokenizer or the weights.
     pub fn open(model_dir: &ModelDir, device: &Device) -> Result<Self, GenerateError> {
         let path = model_dir.tokenizer_path();
-        let tokenizer = load_tokenizer(&path)?;
+        let tokenizer = load_tokenizer_with_roles(&path, model_dir.card.special.roles())?;
         let model = model_dir.path.join("config.json").display().to_string();
         let tokenizer_name = path.display().to_string();
         let used_ids = model_dir
@@ -161,6 +165,7 @@ impl TextGenerator {
             vocab_size,
             "the model".into(),
         )?;
+        let tokenizer = with_roles(tokenizer, &card);
         Ok(Self {
             model,
             tokenizer,
@@ -221,7 +226,8 @@ impl TextGenerator {
     /// and at the end any text held back. The deltas of a prompt add up to the text of its
     /// completion. Breaking ends that completion as [`FinishReason::Cancelled`].
     ///
-    /// An empty prompt starts from the EOS token, else from a line break, else from id 0.
+    /// An empty prompt starts from the BOS token, else from the EOS token, else from a line break, else
+    /// from id 0.
     ///
     /// # Errors
     /// [`GenerateError::Setting`] for invalid options, and those of [`Decoder::step`].
@@ -333,7 +339,12 @@ impl TextGenerator {
         prompt: &str,
         options: &TextOptions,
     ) -> Result<Encoding, GenerateError> {
-        Ok(self.encode(&self.format_prompt(prompt, options)?))
+        let text = self.format_prompt(prompt, options)?;
+        Ok(if options.is_conversation {
+            self.encode_conversation(&text)
+        } else {
+            self.encode(&text)
+        })
     }
 
     /// Applies the prompt template: that of `options`, otherwise the model card's.
@@ -362,13 +373,18 @@ impl TextGenerator {
 
     /// Text of the BOS token for chat templates: the model card's, or else that of its id. Empty without one.
     pub fn bos_text(&self) -> String {
-        self.token_text_or_empty(self.card.bos_token.as_ref(), self.card.bos_id)
+        let tokens = &self.card.special;
+        // An imported tokenizer's settings without a `bos_token` have none for templates either.
+        let id = tokens.bos_id.filter(|_| !tokens.is_imported());
+        self.token_text_or_empty(tokens.bos_token.as_ref(), id)
     }
 
     /// Text of the EOS token for chat templates: the model card's, or else the tokenizer's. Empty without one.
     pub fn eos_text(&self) -> String {
+        let tokens = &self.card.special;
         let eos_id = self.tokenizer.special_tokens().eos;
-        self.token_text_or_empty(self.card.eos_token.as_ref(), eos_id)
+        let is_declared = tokens.source == Some(TokenSource::Declared);
+        self.token_text_or_empty(tokens.eos_token.as_ref(), eos_id.filter(|_| !is_declared))
     }
 
     fn token_text_or_empty(&self, text: Option<&String>, id: Option<u32>) -> String {
@@ -376,25 +392,39 @@ impl TextGenerator {
         text.cloned().or_else(from_id).unwrap_or_default()
     }
 
-    /// Encodes `text` as in training: with the card's BOS token, unless the text already starts with
-    /// it, and with at least one token.
+    /// Encodes `text` as in training: with the tokens that the model expects before every text, unless the
+    /// text already starts with them, and with at least one token.
     pub fn encode(&self, text: &str) -> Encoding {
         let mut encoding = self.tokenizer.encode(text);
-        let ids = &mut encoding.ids;
-        if let Some(bos) = self.card.bos_id.filter(|bos| ids.first() != Some(bos)) {
-            ids.insert(0, bos);
-        }
-        if ids.is_empty() {
-            ids.push(self.default_start());
+        encoding.ids = self.card.special.with_prefix(encoding.ids);
+        if encoding.ids.is_empty() {
+            encoding.ids.push(self.default_start());
         }
         encoding
     }
 
-    /// Ids that end a completion: the tokenizer's EOS token and those of the card.
+    /// Encodes a conversation that a chat template has rendered. The template of an imported model writes
+    /// the first tokens itself, so that nothing is put before them, as in transformers.
+    pub fn encode_conversation(&self, text: &str) -> Encoding {
+        if !self.card.special.is_imported() {
+            return self.encode(text);
+        }
+        let encoding = self.tokenizer.encode(text);
+        if encoding.ids.is_empty() {
+            return self.encode(text);
+        }
+        encoding
+    }
+
+    /// Ids that end a completion: the EOS tokens that the model declares.
     pub fn stop_ids(&self) -> Vec<u32> {
-        let own = self.tokenizer.special_tokens().eos;
-        let all = own.into_iter().chain(self.card.eos_ids.iter().copied());
-        all.collect()
+        let tokenizer_eos = self.tokenizer.special_tokens().eos;
+        self.card.special.stop_ids(tokenizer_eos)
+    }
+
+    /// The first of the tokens before every text, which a context shift keeps.
+    pub fn first_id(&self) -> Option<u32> {
+        self.card.special.prefix().first().copied()
     }
 
     /// The token that an empty prompt starts from.
@@ -407,11 +437,9 @@ impl TextGenerator {
                 .copied()
                 .filter(|_| encoding.unknown.is_empty())
         };
-        self.tokenizer
-            .special_tokens()
-            .eos
-            .or_else(line_break)
-            .unwrap_or(0)
+        let tokenizer_eos = self.tokenizer.special_tokens().eos;
+        let prefix = self.card.special.evaluation_prefix(tokenizer_eos);
+        prefix.first().copied().or_else(line_break).unwrap_or(0)
     }
 
     fn detokenizer(
@@ -430,7 +458,7 @@ impl TextGenerator {
             max_tokens: options.max_tokens,
             stop_ids,
             overflow: options.overflow,
-            bos_id: self.card.bos_id,
+            bos_id: self.first_id(),
             first_sequence: options.first_sequence,
         }
     }
@@ -448,6 +476,17 @@ fn completion(prompt: Encoding, detokenizer: Detokenizer, sequence: Sequence) ->
         unknown: prompt.unknown,
         truncated: sequence.truncated,
         context_shifts: sequence.context_shifts,
+    }
+}
+
+/// `tokenizer` with the EOS and padding tokens of `card`.
+fn with_roles(tokenizer: Arc<dyn Tokenizer>, card: &ModelCard) -> Arc<dyn Tokenizer> {
+    let special = tokenizer.special_tokens();
+    match card.special.roles() {
+        Some((eos, pad)) if (eos, pad) != (special.eos, special.pad) => {
+            tokenizer.with_roles(eos, pad)
+        }
+        _ => tokenizer,
     }
 }
 

@@ -92,7 +92,11 @@ pub(crate) fn chat(model: Arc<Model>, params: &mut Params<'_>) -> Result<ParsedR
     let max_completion_tokens = params.integer("max_completion_tokens", 1..=limit)?;
     let requested = max_completion_tokens.or(params.integer("max_tokens", 1..=limit)?);
     let text = format_conversation(&model, &messages)?;
-    let ids = model.generator.encode(&text).ids;
+    let encoding = match model.template {
+        Ok(Some(_)) => model.generator.encode_conversation(&text),
+        _ => model.generator.encode(&text),
+    };
+    let ids = encoding.ids;
     let settings = Settings {
         max_tokens: requested,
         is_explicit: requested.is_some(),
@@ -163,7 +167,7 @@ fn finish(
     let context_length = model.config().context_length;
     let mut stop_ids = model.generator.stop_ids();
     stop_ids.retain(|_| !common.ignore_eos);
-    let bos_id = model.generator.card().bos_id;
+    let bos_id = model.generator.first_id();
     let score_prompt = settings.echo && settings.logprobs.is_some();
     let mut sequences = Vec::with_capacity(count);
     for prompt in &mut prompts {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use serde_json::Value;
 use tokenizers::{DecoderWrapper, Model as _, OffsetType, PreTokenizer as _, Token};
@@ -30,6 +31,15 @@ const EOS_NAMES: &[&str] = &[
 const NOT_EOS: &[&str] = &[
     "unk", "pad", "bos", "mask", "cls", "sep", "start", "begin", "<s>",
 ];
+
+/// Whether a token with this name usually ends a text. Use it only where no file says which token does.
+///
+/// ```
+/// assert!(nextword_data::is_eos_name("<|endoftext|>") && !nextword_data::is_eos_name("<|user|>"));
+/// ```
+pub fn is_eos_name(name: &str) -> bool {
+    EOS_NAMES.contains(&name)
+}
 
 /// Whether a special token with this name cannot be an EOS token.
 pub(crate) fn is_non_eos_name(name: &str) -> bool {
@@ -144,6 +154,12 @@ impl HuggingFaceTokenizer {
             pad: id(&names.pad),
         };
         self
+    }
+
+    /// Sets EOS and padding token.
+    pub(crate) fn set_roles(&mut self, eos: Option<u32>, pad: Option<u32>) {
+        self.special_tokens.eos = eos;
+        self.special_tokens.pad = pad;
     }
 
     fn is_special(&self, token: &str) -> bool {
@@ -386,6 +402,12 @@ impl Tokenizer for HuggingFaceTokenizer {
                 .map(|token| token_to_bytes(&token))
                 .unwrap_or_default()
         })
+    }
+
+    fn with_roles(&self, eos: Option<u32>, pad: Option<u32>) -> Arc<dyn Tokenizer> {
+        let mut tokenizer = self.clone();
+        tokenizer.set_roles(eos, pad);
+        Arc::new(tokenizer)
     }
 
     fn to_json(&self) -> Result<String, DataError> {

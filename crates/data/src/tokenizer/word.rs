@@ -155,6 +155,14 @@ impl Tokenizer for WordTokenizer {
         None
     }
 
+    fn with_roles(&self, eos: Option<u32>, pad: Option<u32>) -> Arc<dyn Tokenizer> {
+        let special = self.special.clone().with_roles(eos, pad);
+        Arc::new(Self {
+            special,
+            ..self.clone()
+        })
+    }
+
     fn to_json(&self) -> Result<String, DataError> {
         json::to_text(&self.to_value(), "word")
     }

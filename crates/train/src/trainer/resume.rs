@@ -16,7 +16,7 @@ impl Trainer {
     /// [`TrainError::Run`] and [`TrainError::Config`] if data or configuration have changed;
     /// [`TrainError::Damaged`] if there are checkpoints but none is valid; the errors of
     /// [`checkpoint::newest`], which leave all checkpoints unchanged.
-    pub fn resume(setup: RunSetup, folder: RunFolder) -> Result<Self, TrainError> {
+    pub fn resume(mut setup: RunSetup, folder: RunFolder) -> Result<Self, TrainError> {
         let checkpoints = folder.checkpoints_path();
         checkpoint::remove_temp_folders(&checkpoints)?;
         ModelDir::recover(&folder.best_path())?;
@@ -36,6 +36,12 @@ impl Trainer {
         let path = found.path.display();
         tracing::info!(step = found.state.step, %path, "checkpoint loaded");
         checkpoint::quarantine(&damaged)?;
+        let card = ModelDir::open(&found.path)?.card;
+        if card.special.source.is_some() {
+            // The run no longer knows the model that it started from.
+            setup.special = card.special;
+        }
+        setup.chat_templates = card.chat_templates;
         let config = &setup.config;
         // From here on, a run of version 0.1 is saved in the current form.
         found.state.fingerprint = fingerprint(config);

@@ -221,6 +221,7 @@ impl Chat<'_> {
                 Some(PROMPT_PLACEHOLDER.to_owned())
             }
         };
+        self.options.is_conversation = matches!(self.style, PromptStyle::Template(_));
         self.stop.store(false, Ordering::SeqCst);
         let mut write_error = None;
         let completions = self.prompt(message).and_then(|prompt| {

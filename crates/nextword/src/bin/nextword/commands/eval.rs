@@ -12,7 +12,7 @@ use nextword_generate::TextGenerator;
 use nextword_model::ModelDir;
 
 use crate::exit::{bad_file, usage};
-use crate::format::{count, duration};
+use crate::format::{count, duration, sanitize};
 use crate::{models, output};
 
 /// `eval MODEL|RUN FILE...`.
@@ -21,7 +21,9 @@ pub(crate) struct EvalArgs {
     /// Model folder, checkpoint, or run folder (the run's best model is used)
     #[arg(value_hint = ValueHint::DirPath)]
     model: PathBuf,
-    /// Text to evaluate: .txt or .jsonl files, folders of such files, or - for standard input
+    /// Text to evaluate: .txt or .jsonl files, folders of such files, or - for standard input. An imported model
+    /// reads each document after its BOS token (else its EOS token), and every token of the text counts; a model
+    /// that nextword trained reads it as in training, and the EOS token after each document counts too
     #[arg(required_unless_present = "task", value_hint = ValueHint::AnyPath)]
     files: Vec<PathBuf>,
     /// Task to evaluate instead of a text: a .jsonl file of questions with `context`, `endings`
@@ -71,7 +73,7 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
         ..SourceConfig::default()
     })?;
     let start = Instant::now();
-    let report = evaluate(&args.model, args, &sources)?;
+    let (report, prefix) = evaluate(&args.model, args, &sources)?;
     let seconds = start.elapsed().as_secs_f64();
     let against = args.against.as_ref();
     let against = against
@@ -79,17 +81,27 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
         .transpose()?;
     if args.json {
         let mut value = serde_json::to_value(&report)?;
-        if let Some(against) = against {
+        if let Some((against, _)) = against {
             value["against"] = serde_json::to_value(&against)?;
         }
         return output::print_json(&value);
     }
     print_report(&report, seconds)?;
-    against.map_or(Ok(()), |against| print_comparison(&report, &against))
+    if !prefix.is_empty() {
+        output::eprint_line(&sanitize(&format!(
+            "note: each document is read after {prefix} and without an EOS token behind it, as in \
+             lm-evaluation-harness"
+        )));
+    }
+    against.map_or(Ok(()), |(against, _)| print_comparison(&report, &against))
 }
 
-/// Evaluates one model on the text.
-fn evaluate(model: &Path, args: &EvalArgs, sources: &Sources) -> anyhow::Result<TextReport> {
+/// Evaluates one model on the text. Also returns the text of the tokens before each document.
+fn evaluate(
+    model: &Path,
+    args: &EvalArgs,
+    sources: &Sources,
+) -> anyhow::Result<(TextReport, String)> {
     let dir = models::open(model, args.last)?;
     let device = models::open_device(&args.device)?;
     let generator = TextGenerator::open(&dir, &device)?;
@@ -105,6 +117,7 @@ fn evaluate(model: &Path, args: &EvalArgs, sources: &Sources) -> anyhow::Result<
     let report = evaluate_text(
         generator.model(),
         tokenizer.as_ref(),
+        &dir.card.special,
         sources.chunks(),
         settings,
     )?;
@@ -116,7 +129,9 @@ fn evaluate(model: &Path, args: &EvalArgs, sources: &Sources) -> anyhow::Result<
             report.loss.nats_per_token
         )));
     }
-    Ok(report)
+    let text = |id: &u32| tokenizer.token_text(*id).unwrap_or_default();
+    let prefix = report.prefix.iter().map(text).collect();
+    Ok((report, prefix))
 }
 
 /// Prints the loss of `other` and how far `report` is from it. Bits per byte compare models with
@@ -150,7 +165,7 @@ fn run_task(args: &EvalArgs, dir: &ModelDir, task: &Path) -> anyhow::Result<()> 
     let report = evaluate_task(
         generator.model(),
         tokenizer.as_ref(),
-        dir.card.bos_id,
+        &dir.card.special,
         BufReader::new(file),
     )?;
     if args.json {

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, ValueHint};
-use nextword_convert::{GgufType, export_gguf, export_hf};
+use nextword_convert::{GgufType, export_gguf, export_hf, gguf_differences};
 use nextword_model::weights::FloatType;
 
+use crate::format::sanitize;
 use crate::{exit, models, output};
 
 /// `export MODEL|RUN --format hf|gguf --out PATH`.
@@ -84,6 +85,9 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<()> {
             };
             let kind = export_gguf(&dir, dtype, &args.out)?;
             output::eprint_line(&format!("{out}: a `{kind}` model for llama.cpp"));
+            for difference in gguf_differences(&dir)? {
+                output::eprint_line(&sanitize(&format!("note: {difference}")));
+            }
         }
     }
     Ok(())
