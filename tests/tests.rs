@@ -28,6 +28,7 @@ mod explain_schema; // the JSON of a report matches its schema
 mod explain_statquest; // every displayed value, recomputed from the weights
 mod explain_terminal; // terminal output at any width
 mod gguf; // files for llama.cpp, read back
+mod gguf_tokenizers; // their tokenizers and special tokens
 mod gradients; // finite differences, the causal mask, gradient accumulation
 mod hugging_face; // published configs, tokenizers and vocabularies
 mod invalid_input; // one clear error, the right exit code, nothing lost
