@@ -15,7 +15,8 @@ import sys
 import threading
 
 from check_page import (
-    at_each_size, charts, expect, fits, go, hovering, inspecting, number, readable, walk, watch_errors, what_if,
+    at_each_size, charts, expect, fits, go, hovering, inspecting, number, readable, removing, training_step, walk,
+    watch_errors, what_if,
 )  # fmt: skip
 
 
@@ -63,6 +64,9 @@ def check_live(page, server):
     page.on("request", lambda r: requests.append(r.post_data_json) if r.method == "POST" else None)
     what_if(page)
     assert any(body.get("what_if") for body in requests), "edits are sent to the server"
+    removing(page)
+    training_step(page)
+    assert page.locator(".site nav a").all_inner_texts() == ["Home", "Explain", "API", "Metrics"]
 
     # Compare with a second prompt, then with a second model; use browser history.
     page.evaluate("document.querySelector('#ask details').open = true")
@@ -93,7 +97,7 @@ def check_live(page, server):
     wait_for_report(page)
     complete = page.evaluate("state.panels[0].story.steps.every((step) => state.panels[0].story.tensors[step.name])")
     assert not complete, "this report should be incomplete"
-    go(page, "tokens")
+    go(page, "the prediction")
     walk(page)
     requests.clear()
     page.goto(f"{page.url.split('#')[0]}#step=blocks.1.hook_resid_mid&view=all")

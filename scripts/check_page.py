@@ -80,6 +80,78 @@ def walk(page):
     assert page.locator(".card").count() == 1, "the key returns to one card"
 
 
+def overview(page, url):
+    """The page opens on the prediction after the prompt; boxes in the picture of the model open cards."""
+    page.goto("about:blank")
+    page.goto(url)
+    assert page.inner_text(".card h2") == "The prediction"
+    prompt = page.evaluate("tokensOf(state.panels[0])[lastOfPrompt(state.panels[0])].text")
+    predicted = page.evaluate("state.panels[0].story.answer[0].token.text")
+    assert page.locator("#bar .word[aria-pressed=true]").first.inner_text().startswith(prompt)
+    assert predicted in page.inner_text(".headline") and page.locator(".overview .bars .chosen").count() > 0
+    boxes = page.locator("#cards .model-map .map-box").count()
+    layers = page.evaluate("state.panels[0].story.config.n_layers")
+    assert boxes >= 9 and page.locator("#cards .map-layer").count() == (layers if layers > 1 else 0)
+    page.locator("#cards .map-box", has_text="scores").first.click()
+    assert page.inner_text(".card h2") == "Attention scores"
+    if page.locator(".map-inline summary").is_visible():
+        page.click(".map-inline summary")
+    here = page.locator(".map-box.here:visible")
+    assert here.count() == 1 and here.text_content().startswith("scores"), "the picture marks the current card"
+    fits(page, "the picture of the model")
+    if page.locator("#history").count():
+        page.click("#history")
+        assert page.inner_text(".card h2") == "Training history", "the slider is one click from the start"
+
+
+def reasons(page):
+    """Each step says why it is there, and tables that are too wide say that they scroll."""
+    for step in range(page.locator("#jump option").count()):
+        page.select_option("#jump", index=step)
+        title = page.inner_text(".card h2")
+        if page.evaluate("cards[state.step].formula !== undefined"):
+            assert len(page.inner_text(".reason")) > 40, title
+        wide = "[...document.querySelectorAll('.scroll')].filter((each) => each.scrollWidth - each.clientWidth > 1)"
+        assert page.evaluate(f"{wide}.every((each) => each.classList.contains('overflows'))"), f"{title}: a table is cut"
+        overlap = page.evaluate("document.querySelectorAll('.overflows').length > 0 || document.documentElement.scrollWidth <= innerWidth")
+        assert overlap, title
+
+
+def removing(page):
+    """Without a part of the model, the predictions change, and the change is shown at every position."""
+    go(page, "what if?")
+    parts = page.locator("[data-remove]")
+    assert parts.count() >= 1
+    for n in range(parts.count()):
+        parts.nth(n).click()
+        table = page.locator("#outcome:not([aria-busy]) table")
+        changes = table.locator("tr td:last-child").all_inner_texts()
+        assert any(number(change) != 0 for change in changes), parts.nth(n).inner_text()
+        fits(page, "a removed part")
+        page.click("#reset")
+    page.locator("[data-remove]").first.click()
+    page.click("[data-off='0.0']")
+    assert page.evaluate("editList(state.edits).length") == 2, "edits can be combined"
+    page.click("#reset")
+
+
+def training_step(page):
+    """Loss and gradient on the card follow from each other."""
+    go(page, "training step")
+    steps = page.evaluate("state.panels[0].story.training")
+    assert len(steps) == 2 and page.locator(".gradient").count() >= 2
+    for step in steps:
+        assert math.isclose(step["loss"], -math.log(step["probability"]), abs_tol=1e-9)
+        assert math.isclose(step["gradient"], step["finite_difference"], rel_tol=1e-4, abs_tol=1e-7), step
+        assert step["new_loss"] <= step["loss"]
+    shown = [number(text) for text in page.locator(".gradient").first.locator(".figure").all_inner_texts()]
+    assert len(shown) == 6, shown
+    page.locator(".linked").first.click()
+    expect(page.locator("#why-address")).to_have_text(steps[0]["weight"])
+    fits(page, "training step")
+    page.keyboard.press("Escape")
+
+
 def hovering(page):
     go(page, "attention weights")
     page.mouse.move(0, 0)
@@ -250,6 +322,18 @@ def comparing(page):
     page.evaluate("state.other = state.panels[1]; state.panels[1] = new Panel(state.panels[0]); draw()")
     assert page.locator(".differs").count() == 0, "equal values are not highlighted"
     page.evaluate("state.panels[1] = state.other; draw()")
+    # The derivation of a value does not lie over the values, where there is room beside them.
+    page.locator("#cards td.n").first.click()
+    expect(page.locator("#why-address")).to_be_visible()
+    why = page.locator("#why").bounding_box()
+    covered = [box for box in (pane.bounding_box() for pane in page.locator(".pane").all()) if box["x"] + box["width"] > why["x"]]
+    assert page.viewport_size["width"] < 900 or not covered, "the derivation covers a panel"
+    page.keyboard.press("Escape")
+    go(page, "tokens")
+    rows = page.locator(".pane").first.locator("tbody tr")
+    same = page.evaluate("state.panels[0].story.tokens.map((token, i) => token.text === state.panels[1].story.tokens[i]?.text)")
+    for n, is_same in enumerate(same):
+        assert rows.nth(n).locator(".differs").count() == (0 if is_same else 2), f"row {n} of the tokens"
 
 
 def learning(page):
@@ -306,13 +390,18 @@ def check_edits(page, expected):
             for when in ("before", "after"):
                 difference = abs(ours[word["id"]][when] - word[when])
                 assert difference < 1e-6, (change["edits"], when, word, ours[word["id"]])
+        positions = page.evaluate("(edits) => localSource.whatIf(state.panels[0], edits).positions", change["edits"])
+        assert len(positions) == len(change["positions"])
+        for ours, theirs in zip(positions, change["positions"]):
+            assert ours["next"] == theirs["next"] and abs(ours["after"] - theirs["after"]) < 1e-6, (ours, theirs)
 
 
 def check_file(page, url, expected):
     errors = watch_errors(page, ("file:", "data:"))
+    overview(page, url)
     page.goto(f"{url}#step=1")
     check_edits(page, expected)
-    for part in (walk, readable, derivations, hovering, inspecting, charts, what_if, comparing, learning):
+    for part in (walk, reasons, removing, training_step, readable, derivations, hovering, inspecting, charts, what_if, comparing, learning):
         part(page)
     page.goto(f"{url}#step=blocks.0.attn.hook_pattern&position=1&why=blocks.0.attn.hook_pattern:0,1,0")
     page.reload()

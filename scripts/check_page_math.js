@@ -9,7 +9,7 @@ const fs = require("fs"), path = require("path"), vm = require("vm");
 
 const assets = path.join(__dirname, "../crates/explain/src/assets");
 const source = ["compute.js", "derive.js"].map((name) => fs.readFileSync(path.join(assets, name), "utf8")).join("\n");
-const { Panel, evaluate } = vm.runInNewContext(`${source}\n;({ Panel, evaluate })`, { atob, Math });
+const { Panel, evaluate, hasPart, shortened, without } = vm.runInNewContext(`${source}\n;({ Panel, evaluate, hasPart, shortened, without })`, { atob, Math });
 
 let checked = 0;
 
@@ -31,13 +31,22 @@ function indices(shape) {
 }
 
 for (const file of process.argv.slice(2)) {
-  const { panel: data, exact, derived } = JSON.parse(fs.readFileSync(file, "utf8"));
+  const { panel: data, exact, derived, removed } = JSON.parse(fs.readFileSync(file, "utf8"));
   const panel = new Panel(data), ids = panel.story.tokens.map((token) => token.id);
   const values = evaluate(panel.story.steps, panel.allWeights(), ids);
   for (const step of panel.story.steps) {
     compare(`${file}: ${step.name}`, [...values[step.name].data], exact[step.name], 1e-9);
     const results = indices(step.shape).map((index) => panel.derive(step.name, index).result);
     compare(`${file}: derivation of ${step.name}`, results, derived[step.name], 1e-6);
+  }
+  const parts = ["no_residual", "no_positions", "no_mask"].filter((change) => hasPart(panel.story.steps, change));
+  if (parts.join() !== removed.map(({ edit }) => edit.change).join()) throw new Error(`${file}: parts ${parts}`);
+  for (const { edit, positions } of removed) {
+    const steps = without(shortened(panel.story.steps, positions.length), edit.change);
+    const { probabilities } = evaluate(steps, panel.allWeights(), ids.slice(0, positions.length));
+    const width = probabilities.shape[1];
+    compare(`${file}: ${edit.change}`, positions.map(({ position, next }) => probabilities.data[position * width + next]),
+      positions.map(({ after }) => after), 1e-9);
   }
 }
 console.log(`${checked} values of ${process.argv.length - 2} models match the Rust program`);

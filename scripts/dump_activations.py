@@ -418,7 +418,7 @@ def dump_transformers(folder):
 
 
 # transformers models with committed activations, which together cover all of their options.
-DUMPED_CASES = ("gpt2", "llama", "gpt_neox", "gemma2", "gemma3_text")
+DUMPED_CASES = ("gpt2", "llama", "gpt_neox", "gemma2", "gemma3_text", "gemma3_text_yarn")
 # Seeds of random models that together cover all of nextword's options.
 SEEDS = [40, 404, 1359, 1783, 2238, 2255, 2365, 2737, 2744, 2753, 2897]
 

@@ -242,9 +242,35 @@ def make_activations():
     write("activations/expected.json", {name: value.float() for name, value in values.items()})
 
 
+def make_activation_gradients():
+    """Write values and gradients of every activation and gate, in f64 from f32 inputs, rounded to f32.
+
+    Each output is multiplied by `factor` and summed before the backward pass.
+    """
+    rng = torch.Generator().manual_seed(5)
+    x = [i / 4 for i in range(-48, 49) if i != 0] + [-100.0, -30.0, -1e-3, 1e-3, 30.0, 100.0]
+    x = torch.cat([torch.tensor(x), 3 * torch.randn(90, generator=rng)]).float().double()
+    up, factor = (torch.randn(len(x), generator=rng).double() for _ in range(2))
+    functions = {
+        "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"), "relu": F.relu,
+        "relu_squared": lambda x: F.relu(x).square(), "silu": F.silu,
+    }  # fmt: skip
+    values = {"x": x, "up": up, "factor": factor}
+    for name, function in functions.items():
+        inputs = x.clone().requires_grad_(), up.clone().requires_grad_()
+        y = function(inputs[0])
+        values[name] = y.detach()
+        [values[f"{name}_dx"]] = torch.autograd.grad((y * factor).sum(), inputs[0])
+        gated = function(inputs[0]) * inputs[1]
+        d_gate, d_up = torch.autograd.grad((gated * factor).sum(), inputs)
+        values |= {f"{name}_d_gate": d_gate, f"{name}_d_up": d_up}
+    write("activations/gradients.json", {name: value.float() for name, value in values.items()})
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     make_model("gpt2_like", GPT2_LIKE, gpt2(GPT2_LIKE), 1)
     make_model("llama_like", LLAMA_LIKE, llama(LLAMA_LIKE), 2)
     make_adamw(gpt2(GPT2_LIKE), 1)
     make_activations()
+    make_activation_gradients()

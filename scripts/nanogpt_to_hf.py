@@ -1,4 +1,8 @@
-"""Convert a nanoGPT checkpoint to a Hugging Face model folder for `nextword import`.
+"""Convert a nanoGPT checkpoint to a Hugging Face model folder for `nextword import`, or the vocabulary of
+nanoGPT's character data to a `tokenizer.json` for `nextword train`.
+
+    python scripts/nanogpt_to_hf.py data/shakespeare_char/meta.pkl data/shakespeare_char
+    nextword train CONFIG --set data.prepared=data/shakespeare_char
 
     pip install torch safetensors
     python scripts/nanogpt_to_hf.py out/ckpt.pt FOLDER --meta data/shakespeare_char/meta.pkl
@@ -6,16 +10,13 @@
     nextword import FOLDER --out models/mine
 
 A checkpoint is a pickle file; only tensors and plain values are loaded from it. `meta.pkl` contains
-the vocabulary of a character model and is loaded in the same safe way.
+the vocabulary of a character model and is loaded in the same safe way: no code in it is run.
 """
 
 import argparse
 import json
 import pickle
 from pathlib import Path
-
-import torch
-from safetensors.torch import save_file
 
 # Linear weights are [out, in] in nanoGPT and [in, out] in GPT-2.
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
@@ -30,6 +31,8 @@ class SafeUnpickler(pickle.Unpickler):
 
 def convert_tensors(state):
     """Return GPT-2's tensors: linear weights transposed, missing biases filled with zeros."""
+    import torch
+
     tensors = {}
     for name, tensor in state.items():
         name = name.removeprefix("_orig_mod.")
@@ -57,8 +60,16 @@ def config(args, eos_id):
 
 def character_tokenizer(meta):
     """Return a character-level `tokenizer.json` in the form that nextword writes."""
-    with open(meta, "rb") as file:
-        ids = SafeUnpickler(file).load()["stoi"]
+    try:
+        with open(meta, "rb") as file:
+            found = SafeUnpickler(file).load()
+    except (pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise SystemExit(f"{meta}: {error}") from error
+    ids = found.get("stoi") if isinstance(found, dict) else None
+    if not isinstance(ids, dict) or not all(isinstance(id, int) for id in ids.values()):
+        raise SystemExit(f"{meta}: no character table (`stoi`) found")
+    if sorted(ids.values()) != list(range(len(ids))) or not all(isinstance(c, str) for c in ids):
+        raise SystemExit(f"{meta}: the ids of the characters are not 0 to {len(ids) - 1}")
     split = {"type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": False}
     model = {"type": "WordLevel", "vocab": ids, "unk_token": "<unk>"}
     return {
@@ -67,22 +78,34 @@ def character_tokenizer(meta):
     }  # fmt: skip
 
 
+def write_tokenizer(tokenizer, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoint", type=Path, help="ckpt.pt, or meta.pkl alone")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--meta", type=Path, help="meta.pkl of a character model")
     parser.add_argument("--tokenizer", type=Path, help="tokenizer.json of GPT-2, for all other models")
     args = parser.parse_args()
+    if args.checkpoint.suffix == ".pkl":
+        tokenizer = character_tokenizer(args.checkpoint)
+        write_tokenizer(json.dumps(tokenizer, ensure_ascii=False), args.folder)
+        print(f"{args.folder / 'tokenizer.json'}: {len(tokenizer['model']['vocab'])} characters")
+        return
     if (args.meta is None) == (args.tokenizer is None):
         parser.error("pass either --meta (character model) or --tokenizer (GPT-2 tokenizer)")
+    import torch
+    from safetensors.torch import save_file
+
     checkpoint = torch.load(args.checkpoint, map_location="cpu", weights_only=True)
-    args.folder.mkdir(parents=True, exist_ok=True)
     if args.meta:
         tokenizer, eos_id = json.dumps(character_tokenizer(args.meta), ensure_ascii=False), None
     else:
         tokenizer, eos_id = args.tokenizer.read_text(encoding="utf-8"), 50256
-    (args.folder / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
+    write_tokenizer(tokenizer, args.folder)
     text = json.dumps(config(checkpoint["model_args"], eos_id), indent=2)
     (args.folder / "config.json").write_text(text + "\n")
     converted = convert_tensors(checkpoint["model"])

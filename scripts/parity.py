@@ -60,7 +60,7 @@ def linear(theta):
     return {"rope_type": "linear", "rope_theta": theta, "factor": 2.5}
 
 
-# The first of each type becomes a fixture.
+# The first of each type becomes a fixture, and those in OTHER_FIXTURES.
 CASES = {
     "gpt2": GPT2Config(**GPT2),
     "gpt2_untied": GPT2Config(
@@ -100,6 +100,18 @@ CASES = {
             "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
         },
     ),
+    # transformers reads attn_logit_softcapping but does not apply it.
+    "gemma3_text_yarn": Gemma3TextConfig(
+        **(GEMMA | DEEP), sliding_window=5, sliding_window_pattern=3, attn_logit_softcapping=0.5,
+        rope_parameters={
+            "full_attention": YARN,
+            "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+        },
+    ),
+    "gpt_neox_yarn": GPTNeoXConfig(
+        **GQA_SIZES | {"num_key_value_heads": None},
+        rope_parameters=YARN | {"partial_rotary_factor": 0.5, "attention_factor": 1.0},
+    ),
 }  # fmt: skip
 # config.json of these contains only sizes, to test the defaults of each model type.
 SMALL = SIZES | {"hidden_size": 64, "num_attention_heads": 4}
@@ -114,6 +126,7 @@ CASES |= {
     "gemma2_absent": Gemma2Config(**SMALL),
     "gemma3_text_absent": Gemma3TextConfig(**(SMALL | {"num_hidden_layers": 7})),
 }  # fmt: skip
+OTHER_FIXTURES = ("gemma3_text_yarn", "gpt_neox_yarn")
 CONFIG_FIELDS = set(SIZES) | set(GPT2) | {"model_type", "architectures"}
 HALF_PRECISION = {"llama_biases": torch.bfloat16, "qwen3_biases": torch.float16}
 # Without an effective sliding window, these are exported as Llama.
@@ -196,7 +209,7 @@ def make_fixtures():
     shutil.rmtree(folder, ignore_errors=True)
     seen = set()
     for seed, (name, config) in enumerate(CASES.items()):
-        if config.model_type not in seen:
+        if config.model_type not in seen or name in OTHER_FIXTURES:
             seen.add(config.model_type)
             make(folder, name, config, seed)
             if name in dump_activations.DUMPED_CASES:

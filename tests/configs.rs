@@ -34,13 +34,14 @@ fn resolved(path: &Path) -> RunConfig {
 }
 
 /// Parameters of each config's model; with GPT-2's vocabulary where the text determines it.
-const PARAMETERS: [(&str, usize); 6] = [
+const PARAMETERS: [(&str, usize); 7] = [
     ("gpt2-124m", 124_439_808),
     ("llama-small", 2_718_144),
     ("quickstart", 908_032),
     ("shakespeare-char", 10_745_088),
     ("shakespeare-char-cpu", 804_096),
     ("statquest", 37),
+    ("two-layers", 173),
 ];
 
 #[test]

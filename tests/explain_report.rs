@@ -33,6 +33,7 @@ fn explainer_of(model: Transformer) -> Explainer {
     let tokenizer = TokenizerConfig {
         kind: TokenizerKind::Word,
         eos: String::new(),
+        unk: String::new(),
         ..TokenizerConfig::default()
     };
     let tokenizer = build_tokenizer(&tokenizer, std::iter::once(Ok(words.join(" ")))).unwrap();
@@ -213,7 +214,17 @@ fn page_arithmetic_matches_the_program() {
         let exact = trace.reference.iter();
         let exact =
             exact.map(|(name, array)| (name.clone(), finite(array.data.iter().copied().map(Some))));
+        let removed = [Edit::NoResidual, Edit::NoPositions, Edit::NoMask]
+            .into_iter()
+            .filter_map(|edit| {
+                let positions = explanation
+                    .what_if(std::slice::from_ref(&edit))
+                    .ok()?
+                    .positions;
+                Some(serde_json::json!({"edit": edit, "positions": positions}))
+            });
         let data = serde_json::json!({
+            "removed": removed.collect::<Vec<Value>>(),
             "panel": page::Panel::new(&explanation, &ReportOptions::default()).unwrap(),
             "exact": exact.collect::<serde_json::Map<String, Value>>(),
             "derived": derived,
@@ -471,9 +482,16 @@ fn explain_writes_every_format() {
         explain(&["--format", "safetensors", "--out", "trace.safetensors"]);
         let tensors = nextword_model::weights::load_tensors(&dir.path("trace.safetensors"));
         assert_eq!(tensors.unwrap()["blocks.0.attn.hook_pattern"].0, [1, 5, 5]);
-        let edits: Vec<Value> = ["head=0.0", "token=0:is", "embedding=is.1:0.5"]
-            .map(|edit| json_lines(&explain(&["--what-if", edit, "--format", "json"])).remove(0))
-            .to_vec();
+        let edits: Vec<Value> = [
+            "head=0.0",
+            "token=0:is",
+            "embedding=is.1:0.5",
+            "no-residual",
+            "no-positions",
+            "no-mask",
+        ]
+        .map(|edit| json_lines(&explain(&["--what-if", edit, "--format", "json"])).remove(0))
+        .to_vec();
         dir.write("changes.json", serde_json::to_string(&edits).unwrap());
         explain(&["--over-training", "--compare", other, "--out", "page.html"]);
         assert!(

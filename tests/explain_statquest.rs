@@ -271,6 +271,16 @@ fn check_report(report: &Value, pass: &ForwardPass) -> usize {
     checked
 }
 
+/// The 32-bit floats of a page, five digits of base 85 each.
+fn unpacked(text: &str) -> Vec<f32> {
+    const DIGITS: &str =
+        "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%()*+,-.:;=?@[]^_{}~";
+    let digit = |c: &u8| DIGITS.bytes().position(|digit| digit == *c).unwrap() as u32;
+    let bits = text.as_bytes().chunks(5);
+    bits.map(|five| f32::from_bits(five.iter().fold(0, |sum, c| sum * 85 + digit(c))))
+        .collect()
+}
+
 #[test]
 fn every_displayed_statquest_value_is_recomputed() {
     let weights = load_tensors(&root().join(MODEL).join("model.safetensors")).unwrap();
@@ -294,10 +304,23 @@ fn every_displayed_statquest_value_is_recomputed() {
         let data = &html[html.find("{\"panes\":").unwrap()..];
         let page = serde_json::Deserializer::from_str(data).into_iter::<Value>();
         let page = page.take(1).next().unwrap().unwrap();
-        assert_eq!(page["panes"][0]["story"]["tensors"], json["tensors"]);
+        let packed = page["panes"][0]["packed_tensors"].as_object().unwrap();
+        assert_eq!(packed.len(), json["tensors"].as_object().unwrap().len());
+        for (name, tensor) in packed {
+            let expected = &json["tensors"][name];
+            assert_eq!(tensor["shape"], expected["shape"], "{name}");
+            let values = unpacked(tensor["base85"].as_str().unwrap());
+            for (value, expected) in values.iter().zip(expected["data"].as_array().unwrap()) {
+                let equal = match expected.as_f64() {
+                    Some(expected) => value.to_bits() == (expected as f32).to_bits(),
+                    None => value.is_nan(),
+                };
+                assert!(equal, "{name}: {value} instead of {expected}");
+            }
+        }
 
         for decimals in ["2", "9"] {
-            let text = explain(prompt, &["--decimals", decimals]);
+            let text = explain(prompt, &["--decimals", decimals, "--names"]);
             let (head, tail) = text.split_once("    next-token probabilities").unwrap();
             let mut checked = 0;
             // A step is a title, a formula with the tensor's name, and the values.
@@ -327,6 +350,8 @@ fn every_displayed_statquest_value_is_recomputed() {
                 let mut lines = parts.next().unwrap().lines().skip(1);
                 checked += check_lines(&mut lines, &pass.contributions(after + step, *id), logits);
             }
+            let training = parts.next().unwrap();
+            assert!(training.contains("one training step"), "{tail}");
             assert!(parts.next().is_none(), "{tail}");
             assert!(checked > 50, "{checked} numbers in {tail}");
         }

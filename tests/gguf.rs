@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use nextword_convert::{GgufType, export_gguf};
+use nextword_convert::{GgufType, export_gguf, export_gguf_with_embedding};
 use nextword_data::{TokenizerConfig, TokenizerKind, build_tokenizer};
 use nextword_model::{ModelCard, ModelConfig, ModelDir, presets, weights};
 
@@ -253,6 +253,54 @@ fn a_model_without_an_eos_token_does_not_stop_at_a_regular_one() {
     for role in ["eos", "bos", "eot"] {
         let key = format!("tokenizer.ggml.{role}_token_id");
         assert!(!gguf.meta.contains_key(&key), "{key}");
+    }
+}
+
+/// As in files that llama.cpp itself quantizes, the type of the blocks names the file's type, and the
+/// embedding and the output layer have more bits.
+#[test]
+fn q4_0_leaves_embedding_and_output_layer_at_8_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    let kinds = |path: &Path| -> BTreeMap<String, u32> {
+        let tensors = read(path).tensors.into_iter();
+        tensors.map(|(name, (_, kind, _))| (name, kind)).collect()
+    };
+    let tied = |vocab_size| ModelConfig {
+        vocab_size,
+        ..ModelConfig::default()
+    };
+    for (preset, has_head) in [
+        (tied as fn(usize) -> ModelConfig, false),
+        (presets::llama_like, true),
+    ] {
+        let model_dir = model_dir(dir.path(), TokenizerKind::Byte, preset);
+        let model_dir = if has_head && model_dir.config.tied_head {
+            let config = ModelConfig {
+                tied_head: false,
+                ..model_dir.config.clone()
+            };
+            let tokenizer = fs::read_to_string(model_dir.tokenizer_path()).unwrap();
+            let model = config.init(&flex(), 5).unwrap();
+            let path = dir.path().join("untied");
+            ModelDir::save(&path, &model, &tokenizer, &ModelCard::default()).unwrap();
+            ModelDir::open(&path).unwrap()
+        } else {
+            model_dir
+        };
+        export_gguf(&model_dir, GgufType::Q4_0, &path).unwrap();
+        let gguf = read(&path);
+        assert_eq!(gguf.meta["general.file_type"], "2");
+        assert_eq!(gguf.meta["general.quantization_version"], "2");
+        let mixed = kinds(&path);
+        assert_eq!(mixed["token_embd.weight"], 8);
+        assert_eq!(mixed.get("output.weight"), has_head.then_some(&8));
+        assert_eq!(mixed["blk.0.ffn_up.weight"], 2);
+        export_gguf_with_embedding(&model_dir, GgufType::Q4_0, GgufType::Q4_0, &path).unwrap();
+        let all = kinds(&path);
+        assert_eq!(all["token_embd.weight"], 2);
+        assert_eq!(all.get("output.weight"), has_head.then_some(&2));
+        assert_eq!(all["blk.0.ffn_up.weight"], 2);
     }
 }
 

@@ -79,9 +79,9 @@ fn unavailable_devices_are_rejected() {
 fn unwritable_folders_are_rejected() {
     let dir = TestDir::new();
     dir.write("file", "not a folder");
-    dir.training_rejects(&["out=\"file/run\""], RESOURCES, &["file/run"]);
+    dir.training_rejects(&["out=\"file/run\""], USAGE, &["file/run"]);
     if cfg!(target_os = "linux") {
-        dir.training_rejects(&["out=\"/proc/run\""], RESOURCES, &["/proc/run"]);
+        dir.training_rejects(&["out=\"/proc/run\""], USAGE, &["/proc/run"]);
     }
 }
 

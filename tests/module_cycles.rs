@@ -19,10 +19,7 @@ const REMAINING: &[(&str, &[&str])] = &[
     ("data", &["config", "documents", "tokenizer"]),
     ("data", &["loader", "prefetch"]),
     ("data", &["shard", "tokens"]),
-    (
-        "data::tokenizer",
-        &["byte", "huggingface", "json", "special"],
-    ),
+    ("data::tokenizer", &["huggingface", "special"]),
     ("explain", &["derive", "formula"]),
     ("explain", &["explainer", "insight", "report", "what_if"]),
     (

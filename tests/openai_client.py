@@ -397,11 +397,36 @@ def best_of_equal_to_n_is_accepted(w):
 
 @case
 def raw_response_has_headers(w):
-    raw = w.c.completions.with_raw_response.create(
-        model="plain", prompt="One", max_tokens=1, extra_body={"fancy": 1}
-    )
-    assert raw.headers["content-type"] == "application/json"
-    assert raw.headers["x-ignored-params"] == "fancy" and raw.parse().choices
+    raw = w.c.completions.with_raw_response.create(model="plain", prompt="One", max_tokens=1, user="me")
+    assert raw.headers["content-type"] == "application/json" and raw.parse().choices
+
+
+@case
+def top_k_minus_1_keeps_all_tokens(w):
+    one, other = (w.complete(temperature=1, seed=3, extra_body={"top_k": k}) for k in (-1, 0))
+    assert one.choices[0].text == other.choices[0].text
+
+
+@case
+def stop_token_ids_end_the_completion(w):
+    text = w.complete(max_tokens=24).choices[0].text
+    stop = w.ids(text[5])[0]
+    done = w.complete(max_tokens=24, extra_body={"stop_token_ids": [stop], "ignore_eos": True})
+    assert done.choices[0].finish_reason == "stop" and text.startswith(done.choices[0].text)
+    assert done.usage.completion_tokens <= 6
+
+
+@case
+def min_tokens_postpones_the_end(w):
+    text = w.complete(max_tokens=24).choices[0].text
+    stop = text[2:4]
+    done = w.complete(max_tokens=24, stop=stop, extra_body={"min_tokens": 12})
+    assert done.usage.completion_tokens >= 12 and done.choices[0].text.startswith(text[:4])
+    ids = w.ids(text)[:3]
+    done = w.complete(max_tokens=24, extra_body={"min_tokens": 12, "stop_token_ids": ids})
+    assert done.usage.completion_tokens >= 12
+    call = lambda: w.complete(max_tokens=4, extra_body={"min_tokens": 5})
+    expect_error(openai.BadRequestError, call, 400, "min_tokens")
 
 
 @case
@@ -523,7 +548,57 @@ def chat_without_template_names_template_file(w):
 @case
 def tools_are_rejected(w):
     tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
-    expect_error(openai.BadRequestError, lambda: w.chat(tools=tools), 400, "tools")
+    expect_error(openai.BadRequestError, lambda: w.chat(tools=tools), 400, "tools", message="tool_choice")
+    # The template has no place for them.
+    call = lambda: w.chat(tools=tools, tool_choice="none")
+    expect_error(openai.BadRequestError, call, 400, "tools")
+    for choice in ["required", {"type": "function", "function": {"name": "f"}}]:
+        expect_error(openai.BadRequestError, lambda: w.chat(tool_choice=choice), 400, "tool_choice")
+
+
+@case
+def tool_choice_without_tools_is_accepted(w):
+    for choice in ["none", "auto"]:
+        assert w.chat(tool_choice=choice).choices[0] == w.chat().choices[0]
+
+
+@case
+def tool_calls_and_results_reach_the_template(w):
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "One", "name": "me"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "day"},
+    ]
+    done = w.c.chat.completions.create(model="chat", messages=messages, max_tokens=4, temperature=0)
+    expected = w.complete("user: One\nassistant: \ntool: day\nassistant:", model="chat", max_tokens=4)
+    assert done.choices[0].message.content == expected.choices[0].text
+
+
+@case
+def unfinished_message_is_continued_on_request(w):
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "One day"}]
+    body = {"continue_final_message": True}
+    create = w.c.chat.completions.create
+    done = create(model="chat", messages=messages, max_tokens=4, temperature=0, extra_body=body)
+    expected = w.complete("user: a\nassistant: One day", model="chat", max_tokens=4)
+    assert done.choices[0].message.content == expected.choices[0].text
+    body["add_generation_prompt"] = True
+    call = lambda: create(model="chat", messages=messages, extra_body=body)
+    expect_error(openai.BadRequestError, call, 400, "add_generation_prompt")
+
+
+@case
+def generation_prompt_can_be_left_out(w):
+    done = w.chat(extra_body={"add_generation_prompt": False})
+    text = w.complete(prompt="user: One day\n", model="chat").choices[0].text
+    assert done.choices[0].message.content == text
+
+
+@case
+def unread_template_variables_are_rejected(w):
+    call = lambda: w.chat(extra_body={"chat_template_kwargs": {"enable_thinking": False}})
+    expect_error(openai.BadRequestError, call, 400, "chat_template_kwargs", message="enable_thinking")
 
 
 @case
@@ -542,6 +617,21 @@ def suffix_is_rejected(w):
 @case
 def best_of_above_n_is_rejected(w):
     expect_error(openai.BadRequestError, lambda: w.complete(best_of=3), 400, "best_of")
+
+
+@case
+def unknown_fields_are_rejected_by_name(w):
+    for field, value in [
+        ("fancy", 1), ("grammar", "root ::= x"), ("guided_json", {}), ("guided_regex", "a"), ("stop_tokens", [1]),
+        ("response_format", {"type": "text"}), ("chat_template", "x"), ("tools", []), ("min_token", 3),
+        ("reasoning_effort", "low"), ("skip_special_tokens", False), ("use_beam_search", True),
+    ]:
+        call = lambda: w.complete(extra_body={field: value})
+        expect_error(openai.BadRequestError, call, 400, field, message=field)
+    call = lambda: w.complete(extra_body={"stop_token_id": [1]})
+    expect_error(openai.BadRequestError, call, 400, message="did you mean `stop_token_ids`?")
+    for field, value in [("user", "me"), ("metadata", {}), ("prompt_cache_key", "k"), ("fancy", None)]:
+        assert w.complete(extra_body={field: value}).choices
 
 
 @case
@@ -611,7 +701,8 @@ def too_large_body_returns_413(w):
 
 @case
 def unknown_path_and_wrong_method_return_errors(w):
-    assert w.open.raw("/v1/nothing")[0] == 404
+    status, _, text = w.open.raw("/v1/nothing")
+    assert status == 404 and "/v1/completions" in text and "/v1/nothing" in text
     assert w.open.raw("/v1/completions")[0] == 405
     assert "error" in json.loads(w.open.raw("/v1/..%2f..%2fetc/passwd")[2])
 
@@ -665,6 +756,15 @@ def client_retries_after_rate_limit(w):
 
 
 # --- other endpoints
+
+@case
+def a_slash_at_the_end_of_a_path_makes_no_difference(w):
+    for path in ["/v1/models", "/health", "/metrics", "/v1/models/plain", "/openapi.json", "/explain"]:
+        assert w.open.raw(path + "/")[0] == 200, path
+    body = {"model": "plain", "prompt": "One", "max_tokens": 1}
+    assert w.open.raw("/v1/completions/", body)[0] == 200
+    assert w.locked.raw("/v1/models/")[0] == 401 and w.locked.raw("/health/")[0] == 200
+
 
 @case
 def tokenize_and_detokenize_roundtrip(w):

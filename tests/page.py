@@ -158,19 +158,69 @@ def reset_while_streaming(page):
     page.unroute("**/v1/chat/completions")
 
 
-def error(page):
+def no_chat(page):
+    """A model that cannot chat says so in a reader's words, and has no form to fail with."""
     page.select_option("#model", "plain")
-    page.fill("#said", "hello")
-    page.click("#chat-form .primary")
-    expect(page.locator("#error")).to_contain_text("chat_template.jinja")
+    expect(page.locator("#no-chat")).to_contain_text("has not learned to answer in turns")
+    expect(page.locator("#chat-form")).to_be_hidden()
+    assert "jinja" not in page.inner_text("body")
+    page.select_option("#model", "chat")
+    expect(page.locator("#no-chat")).to_be_hidden()
+    expect(page.locator("#chat-form")).to_be_visible()
+
+
+def another_model(page):
+    """The list of predictions does not stay when another model is chosen."""
+    page.click("#tab-complete")
+    page.fill("#prompt", "One day")
+    page.fill("#max_tokens", "8")
+    page.click("#complete-form .primary")
+    expect(page.locator("#status")).to_contain_text(DONE, timeout=20_000)
+    page.locator("#text .piece").first.hover()
+    expect(page.locator("#token")).to_be_visible()
+    page.mouse.move(0, 0)
+    page.select_option("#model", "plain")
+    expect(page.locator("#token")).to_be_hidden()
+    expect(page.locator("#hint")).to_be_visible()
+
+
+def error(page):
+    """An error of the server is shown."""
+    body = json.dumps({"error": {"message": "`top_k` must be an integer; hint: use 40"}})
+    page.route("**/v1/completions", lambda route: route.fulfill(status=400, body=body, content_type="application/json"))
+    page.click("#complete-form .primary")
+    expect(page.locator("#error")).to_contain_text("hint: use 40")
+    page.unroute("**/v1/completions")
+
+
+def style_of(page):
+    """What must look the same on every page."""
+    return page.evaluate(
+        """() => {
+      const style = (selector, ...names) => names.map((name) => getComputedStyle(document.querySelector(selector))[name]);
+      return [style('body', 'backgroundColor', 'color', 'maxWidth'), style('.brand', 'color', 'fontFamily', 'fontSize'),
+        style('h1', 'fontFamily', 'fontSize', 'color'), style('.primary', 'backgroundColor', 'color'), style('.site', 'borderBottomColor'),
+        [...document.querySelectorAll('.site nav a')].map((a) => a.textContent)];
+    }"""
+    )
 
 
 def explain(page):
     page.click("#tab-complete")
     page.fill("#prompt", "One day a fox")
+    styles = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        styles.append(style_of(page))
     page.click("#explain")
-    expect(page.locator(".card h2")).to_have_text("Tokens")
+    expect(page.locator(".card h2")).to_have_text("The prediction")
     expect(page.locator("[name=prompt]")).to_have_value("One day a fox")
+    for scheme, style in zip(("light", "dark"), styles):
+        page.emulate_media(color_scheme=scheme)
+        assert style_of(page) == style, (scheme, style_of(page), style)
+    page.emulate_media(color_scheme="light")
+    page.click(".site nav a >> text=Home")
+    expect(page.locator("#prompt")).to_be_visible()
 
 
 def main():
@@ -188,7 +238,7 @@ def main():
                 expect(page.locator("#about")).to_contain_text("context of")
                 if width == 360:
                     page.click("summary")
-                for step in (complete, multi_token_characters, stop, truncated_prompt, chat, reset_while_streaming):
+                for step in (complete, multi_token_characters, stop, truncated_prompt, chat, reset_while_streaming, no_chat, another_model):
                     step(page)
                     shown = page.evaluate("document.documentElement.scrollWidth")
                     assert shown <= width, f"{step.__name__}: {shown} pixels do not fit {width}"

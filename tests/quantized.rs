@@ -2,7 +2,7 @@
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Int, Tensor, TensorData};
-use nextword_model::weights::to_f32_vec;
+use nextword_model::weights::{TensorFile, to_f32_vec};
 use nextword_model::{
     Bits, ForwardContext, KvCache, ModelCard, ModelConfig, ModelDir, QuantizedMatrix, Transformer,
     presets,
@@ -10,7 +10,7 @@ use nextword_model::{
 
 use crate::resume::TINY;
 use crate::test_dir::TestDir;
-use crate::util::{Tolerance, assert_close, batch, devices, flex, stderr};
+use crate::util::{Tolerance, assert_close, batch, devices, flex, root, stderr};
 
 /// Models with tied and untied heads, with and without gates, with partial blocks and an odd inner
 /// dimension.
@@ -37,7 +37,7 @@ fn configs() -> [ModelConfig; 3] {
     ]
 }
 
-/// Rounds each matrix of a model as quantization does.
+/// Rounds each matrix of a model as quantization does: embedding and output layer to 8 bits.
 struct RoundMatrices(Bits, Vec<String>);
 
 impl ModuleMapper for RoundMatrices {
@@ -59,7 +59,9 @@ impl ModuleMapper for RoundMatrices {
             let flat: Tensor<2> = tensor.reshape([shape[0], shape[1]]);
             let is_table = name.starts_with("token_embedding");
             let rounded = if is_table {
-                QuantizedMatrix::from_table(flat, self.0)
+                QuantizedMatrix::from_table(flat, Bits::Int8)
+            } else if name.starts_with("head") {
+                QuantizedMatrix::from_weight(flat, Bits::Int8)
             } else {
                 QuantizedMatrix::from_weight(flat, self.0)
             };
@@ -134,12 +136,76 @@ fn quantized_weights_load_identically_on_all_devices() {
                 let after = logits(&loaded, ids);
                 if name == "flex" {
                     assert_eq!(loaded.bits(), Some(bits));
+                    assert_eq!(loaded.embedding_bits(), Some(Bits::Int8));
                     assert_eq!(before, after);
                 }
                 assert_close(&after, &before, Tolerance::new(2e-3, 2e-3), name);
             }
         }
     }
+}
+
+/// A folder of an earlier `quantize --bits 4`, which rounded the embedding to 4 bits, too.
+#[test]
+fn old_4_bit_folders_load_and_are_written_as_before() {
+    let old = ModelDir::open(&root().join("tests/fixtures/int4")).unwrap();
+    let loaded = old.load(&flex()).unwrap();
+    assert_eq!(
+        [loaded.bits(), loaded.embedding_bits()],
+        [Some(Bits::Int4); 2]
+    );
+    let letters = ModelDir::open(&root().join("docs/models/letters")).unwrap();
+    let model = letters.load(&flex()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = std::fs::read(old.weights_path()).unwrap();
+    for (name, model) in [
+        ("loaded", loaded),
+        ("quantized", model.quantize_with(Bits::Int4, Bits::Int4)),
+    ] {
+        let path = folder.path().join(name);
+        ModelDir::save(&path, &model, "{}", &ModelCard::default()).unwrap();
+        let written = ModelDir::open(&path).unwrap().weights_path();
+        assert!(std::fs::read(written).unwrap() == bytes, "{name}");
+    }
+}
+
+/// Rounding embedding and output layer to 4 bits costs more than all other matrices together.
+#[test]
+fn the_embedding_stays_at_8_bits_unless_asked() {
+    let dir = TestDir::new();
+    let letters = root().join("docs/models/letters");
+    let letters = letters.to_str().unwrap();
+    for (out, options) in [("mixed", &[][..]), ("all", &["--embedding-bits", "4"])] {
+        let args = ["quantize", letters, "--bits", "4", "--out", out, "--json"];
+        let output = dir.run(&[&args[..], options].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+    let has = |model: &str, tensor: &str| {
+        let path = dir.path(model).join("model.safetensors");
+        TensorFile::open(&path).unwrap().shape(tensor).is_some()
+    };
+    assert!(has("mixed", "token_embedding.weight.int8"));
+    assert!(has("all", "token_embedding.weight.int4"));
+    assert!(has("mixed", "blocks.0.attention.query.weight.int4"));
+    let inspect = dir.run(&["inspect", "mixed"]);
+    let lines = String::from_utf8(inspect.stdout).unwrap();
+    assert!(
+        lines.contains("4 bits per weight (8 in embedding and output layer)"),
+        "{lines}"
+    );
+    let story = "The cat saw a bird. The bird saw the cat. They were both very happy.\n";
+    dir.write("text.txt", story.repeat(20));
+    let loss = |model: &str| {
+        let output = dir.run(&["eval", model, "text.txt", "--json"]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        report["loss"]["nats_per_token"].as_f64().unwrap()
+    };
+    let [exact, mixed, all] = [letters, "mixed", "all"].map(loss);
+    assert!(
+        (mixed - exact).abs() < (all - exact).abs(),
+        "{exact} exactly, {mixed} mixed, {all} with 4 bits"
+    );
 }
 
 #[test]

@@ -13,15 +13,21 @@
     clippy::struct_field_names
 )]
 
+mod activation_gradients; // every activation and gate on flex, ndarray and wgpu
 mod attention_masks; // every kind of mask on flex, ndarray and wgpu
 mod backends; // the same losses on flex, ndarray and wgpu
 mod chat; // conversations in the terminal
+mod chat_requests; // fields of requests are obeyed or rejected
+mod chat_templates; // prompts of transformers, byte for byte
 mod checkpoints; // damage is detected, and an older checkpoint is used
+mod command_line; // output files, arguments, and what is printed
 mod commands; // the program as a new user sees it
 mod compatibility; // run folders and model folders of version 0.1
 mod configs; // every file in configs/ parses and builds
 mod docs; // the course shows real output, and named files exist
 mod explain; // every value and its derivation
+mod explain_interventions; // removed parts, gradients, ties
+mod explain_pages; // the two-layer preset, removed parts in the terminal, page sizes
 mod explain_reference; // PyTorch's intermediate tensors
 mod explain_report; // contributions, what-if edits, output formats
 mod explain_schema; // the JSON of a report matches its schema
@@ -31,6 +37,7 @@ mod gguf; // files for llama.cpp, read back
 mod gguf_tokenizers; // their tokenizers and special tokens
 mod gradients; // finite differences, the causal mask, gradient accumulation
 mod hugging_face; // published configs, tokenizers and vocabularies
+mod import_faults; // folders as other programs write them
 mod invalid_input; // one clear error, the right exit code, nothing lost
 mod layering; // which crate depends on which
 mod library; // the crate `nextword`, compared with the program
@@ -48,5 +55,7 @@ mod special_tokens; // a model's own tokens, on every path
 mod terminology; // words and names that the glossary replaces
 mod test_dir; // a temporary folder to run the program in
 mod three_uses; // any backend, models that load anywhere, layers by configuration
+mod tokenizer_patterns; // the cuts of Python's tokenizers
+mod unknown_text; // text that a vocabulary does not have
 mod untrusted_templates; // chat templates stay within their limits
 mod util;

@@ -25,7 +25,7 @@ const VALID: &str = "{%- if messages[0]['role'] == 'system' %}{{ '<|im_start|>sy
 
 /// Short templates that need much memory or time. A list doubled 60 times is not included: minijinja
 /// does not limit it.
-const RUNAWAY: [&str; 15] = [
+const RUNAWAY: &[&str] = &[
     "{{ [[1]] | tojson(indent=999999999) }}",
     "{% for i in range(999999999) %}x{% endfor %}",
     "{% for i in range(999) %}{% for j in range(999) %}{% for k in range(999) %}x{% endfor %}{% endfor %}{% endfor %}",
@@ -40,7 +40,28 @@ const RUNAWAY: [&str; 15] = [
     "{{ 'x'.ljust(999999999) }}{{ 'x'.center(999999999) }}{{ 'x'.zfill(999999999) }}",
     "{{ 'x' | replace('', 'y' * 99999) | replace('', 'z' * 99999) }}",
     "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
+    "{{ '%999999999s' % 'x' }}{{ '%.999999999f' % 1.5 }}",
+    "{{ 'x' | center(999999999) }}{{ 'x'.rjust(999999) }}",
+    "{{ ('\\t' * 99999).expandtabs(99999) }}",
+    "{{ ('x ' * 99999) | wordwrap(1, wrapstring='y' * 99999) }}",
+    "{{ [1] | tojson(indent='x' * 99999) }}{{ [1] | tojson(separators=['y' * 99999, '']) }}",
+    "{% set ns = namespace(a=[1]) %}{% for i in range(5000) %}{% set ns.a = [ns.a] %}{% endfor %}{{ ns.a | tojson }}",
+    "{% set ns = namespace(a=[1]) %}{% for i in range(40) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}{{ ns.a | tojson }}",
+    "{{ ('<' * 99999) | striptags }}{{ ('&' * 99999) | striptags }}{{ ('<!--' * 99999) | striptags }}",
+    "{{ ('x' * 99999).split('x') | join('y' * 99999) }}",
     "{{ 2 ** 999999999 }}{{ 'x'.replace('', 'y' * 100000).replace('', 'y' * 100000) }}",
+];
+
+/// Templates with a part that is repeated, by name: a chain can be as deep as the file is long.
+const DEEP: [(&str, &str, &str, &str); 8] = [
+    ("sums", "{{ 1", " + a", " }}"),
+    ("remainders", "{{ 1", " % a", " }}"),
+    ("filters", "{{ a", "|e", " }}"),
+    ("attributes", "{{ a", ".b", " }}"),
+    ("calls", "{{ a", "()", " }}"),
+    ("negations", "{{ ", "not ", "a }}"),
+    ("alternatives", "{% if a %}", "{% elif b %}", "{% endif %}"),
+    ("blocks", "", "{% if a %}", ""),
 ];
 
 /// Renders the template and returns whether it succeeded. An error must have a message.
@@ -88,6 +109,11 @@ fn untrusted_templates_stay_within_limits() {
     assert!(attempt(VALID.as_bytes()));
     for source in RUNAWAY {
         println!("{source}");
+        attempt(source.as_bytes());
+    }
+    for (name, start, part, end) in DEEP {
+        println!("many of {name}");
+        let source = [start, &part.repeat(100_000), end].concat();
         attempt(source.as_bytes());
     }
     let mut rng = test_rng("templates");

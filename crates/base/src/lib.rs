@@ -5,6 +5,7 @@
 //! | random numbers without state | [`rng`] |
 //! | files and folders that are complete or absent | [`atomic`] |
 //! | SHA-256 of streams | [`hash`] |
+//! | files that Git LFS has not fetched | [`git_lfs`] |
 //! | targets without loss | [`IGNORE`] |
 //!
 //! ```
@@ -22,6 +23,7 @@
 
 pub mod atomic;
 mod error;
+pub mod git_lfs;
 pub mod hash;
 pub mod rng;
 

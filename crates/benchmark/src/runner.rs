@@ -21,9 +21,10 @@ impl Runner {
     /// # Errors
     /// [`BenchmarkError::Model`] if there is no such device or it does not work.
     pub fn open(device: &str, rounds: usize) -> Result<Self, BenchmarkError> {
+        let name = device.parse::<DeviceName>()?.resolve()?;
         Ok(Self {
-            device: device.parse::<DeviceName>()?.open()?,
-            name: device.to_string(),
+            device: name.open()?,
+            name: name.to_string(),
             rounds: rounds.max(1),
         })
     }

@@ -23,9 +23,23 @@ pub enum ChatError {
     },
 
     /// A message has an unknown role.
-    #[error("unknown role {role:?}; hint: use system, developer, user or assistant")]
+    #[error("unknown role {role:?}; hint: use system, developer, user, assistant or tool")]
     UnknownRole {
         /// The role, at most 40 characters of it.
         role: String,
+    },
+
+    /// A message has a missing or invalid field.
+    #[error("a message {problem}")]
+    Message {
+        /// What is wrong.
+        problem: String,
+    },
+
+    /// A request needs something that the chat template does not have.
+    #[error("the model's chat template {problem}")]
+    Unsupported {
+        /// What is missing.
+        problem: String,
     },
 }

@@ -2,26 +2,75 @@
 
 use jiff::ZonedDateTime;
 use jiff::fmt::strtime::{BrokenDownTime, Config, PosixCustom};
-use minijinja::value::{Kwargs, ValueKind};
+use minijinja::value::{Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
-/// Maximum indentation of `tojson`, in spaces.
-const MAX_INDENT: i64 = 16;
+use crate::arguments::invalid;
+use crate::cycler::Cycler;
+use crate::{filters, methods, source};
+
 /// Maximum length of a format of `strftime_now`, in bytes.
 const MAX_FORMAT_BYTES: usize = 256;
 
-/// Adds `raise_exception`, `strftime_now`, `tojson` and the methods of Python's strings, lists and dicts.
+/// Adds the functions of Jinja and of transformers, the filters, and the methods of Python's values.
 pub(crate) fn register(environment: &mut Environment<'static>) {
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(methods::call);
+    environment.remove_global("debug"); // Jinja has no such function.
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", |format: &str| {
         strftime(format, &ZonedDateTime::now())
     });
-    environment.add_filter("tojson", tojson);
+    environment.add_function("joiner", minijinja_contrib::globals::joiner);
+    environment.add_function("cycler", |items: Rest<Value>| Cycler::value(items.0));
+    environment.add_function(source::REMAINDER, remainder);
+    filters::register(environment);
 }
 
 fn raise_exception(message: String) -> Result<String, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message))
+}
+
+/// `LEFT % RIGHT`: formats a string, or computes a remainder with the sign of the divisor.
+fn remainder(state: &mut State<'_, '_>, left: &Value, right: &Value) -> Result<Value, Error> {
+    if left.kind() == ValueKind::String {
+        let mut args = vec![left.clone()];
+        if right.is_tuple() {
+            args.extend(right.try_iter()?);
+        } else {
+            args.push(right.clone());
+        }
+        return state.apply_filter("format", &args);
+    }
+    let is_integer = |value: &Value| value.is_integer() || value.kind() == ValueKind::Bool;
+    if is_integer(left) && is_integer(right) {
+        let (left, right) = (
+            i128::try_from(left.clone())?,
+            i128::try_from(right.clone())?,
+        );
+        let rest = left
+            .checked_rem(right)
+            .ok_or_else(|| invalid("division by zero"))?;
+        let has_other_sign = rest != 0 && (rest < 0) != (right < 0);
+        let rest = if has_other_sign { rest + right } else { rest };
+        return Ok(i64::try_from(rest).map_or_else(|_| Value::from(rest), Value::from));
+    }
+    let number = |value: &Value| match value.kind() {
+        ValueKind::Number | ValueKind::Bool => f64::try_from(value.clone()),
+        other => Err(invalid(format!(
+            "the operator % does not work on a value of type {other}"
+        ))),
+    };
+    let (left, right) = (number(left)?, number(right)?);
+    if right == 0.0 {
+        return Err(invalid("division by zero"));
+    }
+    let rest = left % right;
+    let has_other_sign = rest != 0.0 && (rest < 0.0) != (right < 0.0);
+    Ok(Value::from(if has_other_sign {
+        rest + right
+    } else {
+        rest
+    }))
 }
 
 /// Formats a local time like Python's `datetime.now().strftime(format)`. Unknown directives are copied
@@ -30,7 +79,6 @@ fn raise_exception(message: String) -> Result<String, Error> {
 /// Two differences: `%Z` and `%z` are the name and offset of the time zone, where Python's time has none and
 /// they are empty; `%f` has no trailing zeros.
 fn strftime(format: &str, time: &ZonedDateTime) -> Result<String, Error> {
-    let invalid = |problem: String| Error::new(ErrorKind::InvalidOperation, problem);
     if format.len() > MAX_FORMAT_BYTES {
         return Err(invalid(format!(
             "the format of strftime_now must have at most {MAX_FORMAT_BYTES} bytes"
@@ -39,62 +87,6 @@ fn strftime(format: &str, time: &ZonedDateTime) -> Result<String, Error> {
     let config = Config::new().custom(PosixCustom::new()).lenient(true);
     let text = BrokenDownTime::from(time).to_string_with_config(&config, format);
     text.map_err(|e| invalid(e.to_string()))
-}
-
-/// `tojson` as in Hugging Face's templates: minijinja's own also escapes characters for HTML.
-fn tojson(
-    state: &State<'_, '_>,
-    value: &Value,
-    indent: Option<Value>,
-    options: Kwargs,
-) -> Result<String, Error> {
-    for ignored in ["ensure_ascii", "separators", "sort_keys"] {
-        options.get::<Option<Value>>(ignored)?;
-    }
-    let indent = match indent {
-        None => options.get::<Option<Value>>("indent")?,
-        given => given,
-    };
-    let is_valid = |indent: &Value| {
-        indent.is_none()
-            || indent.kind() == ValueKind::Bool
-            || indent
-                .as_i64()
-                .is_some_and(|spaces| (0..=MAX_INDENT).contains(&spaces))
-    };
-    if !indent.as_ref().is_none_or(is_valid) {
-        let problem = format!("the indent of tojson must be from 0 to {MAX_INDENT} spaces");
-        return Err(Error::new(ErrorKind::InvalidOperation, problem));
-    }
-    let json = minijinja::filters::tojson(value, indent, options)?;
-    let json = json.as_str().unwrap_or_default();
-    state.consume_fuel(json.len() as u64 / 64)?;
-    Ok(unescape_html(json))
-}
-
-/// Replaces the four escapes that minijinja adds for HTML.
-fn unescape_html(json: &str) -> String {
-    let mut out = String::with_capacity(json.len());
-    let mut rest = json;
-    while let Some(at) = rest.find('\\') {
-        let (before, escape) = rest.split_at(at);
-        out.push_str(before);
-        let plain = match escape.get(..6) {
-            Some("\\u003c") => '<',
-            Some("\\u003e") => '>',
-            Some("\\u0026") => '&',
-            Some("\\u0027") => '\'',
-            _ => {
-                // Copy the next character too: it may be another backslash.
-                out.push_str(&escape[..2]);
-                rest = &escape[2..];
-                continue;
-            }
-        };
-        out.push(plain);
-        rest = &escape[6..];
-    }
-    out + rest
 }
 
 #[cfg(test)]

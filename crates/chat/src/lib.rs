@@ -6,8 +6,8 @@
 //!
 //! | for | see |
 //! |---|---|
-//! | one message of a conversation | [`Message`], [`Role`] |
-//! | formatting a conversation | [`ChatTemplate`] |
+//! | one message of a conversation | [`Message`], [`Role`], [`Json`] |
+//! | formatting a conversation | [`ChatTemplate`], [`RenderOptions`] |
 //!
 //! ```
 //! use nextword_chat::{ChatTemplate, Message};
@@ -25,11 +25,21 @@
 //!
 //! [minijinja]: https://docs.rs/minijinja
 
+mod arguments;
+mod cycler;
 mod error;
+mod filters;
 mod functions;
+mod json;
 mod message;
+mod methods;
+mod repr;
+mod source;
 mod template;
+mod tojson;
+mod wrap;
 
 pub use error::ChatError;
+pub use json::Json;
 pub use message::{Message, Role};
-pub use template::ChatTemplate;
+pub use template::{ChatTemplate, RenderOptions};

@@ -3,9 +3,13 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::ChatError;
+use crate::{ChatError, Json};
+
+/// Names under which the reasoning of a message is passed; templates read the first.
+const REASONING_FIELDS: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// The author of a message. Serialized in lower case, as in `OpenAI`'s API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -20,11 +24,19 @@ pub enum Role {
     User,
     /// The model.
     Assistant,
+    /// The result of a tool that the model called.
+    Tool,
 }
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 4] = [Self::System, Self::Developer, Self::User, Self::Assistant];
+    pub const ALL: [Self; 5] = [
+        Self::System,
+        Self::Developer,
+        Self::User,
+        Self::Assistant,
+        Self::Tool,
+    ];
 
     /// The name in templates and in JSON.
     pub const fn as_str(self) -> &'static str {
@@ -33,6 +45,7 @@ impl Role {
             Self::Developer => "developer",
             Self::User => "user",
             Self::Assistant => "assistant",
+            Self::Tool => "tool",
         }
     }
 }
@@ -63,20 +76,33 @@ impl FromStr for Role {
     }
 }
 
-/// One message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// One message of a conversation: a role, a content, and any further fields that a template may read
+/// (`name`, `tool_calls`, `tool_call_id`, `reasoning_content`).
+///
+/// ```
+/// use nextword_chat::{Message, Role};
+///
+/// let json = r#"{"role": "assistant", "content": null, "tool_calls": [{"id": "1"}]}"#;
+/// let message: Message = serde_json::from_str(json)?;
+/// assert_eq!((message.role(), message.text()), (Role::Assistant, String::new()));
+/// assert_eq!(Message::user("Hi").text(), "Hi");
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
 pub struct Message {
-    /// Who wrote the message.
-    pub role: Role,
-    /// The text of the message.
-    pub content: String,
+    role: Role,
+    /// All fields in the order of the sender, role and content included.
+    fields: Vec<(String, Json)>,
 }
 
 impl Message {
     /// A message of `role`.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
-        let content = content.into();
-        Self { role, content }
+        let fields = vec![
+            ("role".to_owned(), Json::from(role.as_str())),
+            ("content".to_owned(), Json::String(content.into())),
+        ];
+        Self { role, fields }
     }
 
     /// A message with instructions for the whole conversation.
@@ -93,6 +119,130 @@ impl Message {
     pub fn assistant(content: impl Into<String>) -> Self {
         Self::new(Role::Assistant, content)
     }
+
+    /// A message as in `OpenAI`'s API. The content is a string or a list of text parts; only the assistant's
+    /// may be absent or `null`.
+    ///
+    /// # Errors
+    /// [`ChatError::UnknownRole`], or [`ChatError::Message`] for any other problem.
+    pub fn from_json(json: Json) -> Result<Self, ChatError> {
+        let invalid = |problem: &str| ChatError::Message {
+            problem: problem.to_owned(),
+        };
+        let role = json.get("role").and_then(Json::as_str);
+        let role: Role = role
+            .ok_or_else(|| invalid("needs a `role`: system, developer, user, assistant or tool"))?
+            .parse()?;
+        match json.get("content").filter(|content| !content.is_null()) {
+            None if role == Role::Assistant => {}
+            None => {
+                return Err(invalid(
+                    "needs a `content`: only an assistant's may be absent",
+                ));
+            }
+            Some(Json::String(_)) => {}
+            Some(Json::List(parts)) => {
+                if !parts.iter().all(is_text_part) {
+                    return Err(invalid(
+                        "has a `content` with a part that is not text; hint: send parts {\"type\": \"text\", \
+                         \"text\": \"…\"}",
+                    ));
+                }
+            }
+            Some(_) => {
+                return Err(invalid(
+                    "needs a `content`: a string or a list of text parts",
+                ));
+            }
+        }
+        let calls = json.get("tool_calls").filter(|calls| !calls.is_null());
+        if calls.is_some_and(|calls| calls.as_list().is_none()) {
+            return Err(invalid("has `tool_calls` that are not a list"));
+        }
+        match json {
+            Json::Object(fields) => Ok(Self { role, fields }),
+            _ => Err(invalid("is not an object")),
+        }
+    }
+
+    /// Who wrote the message.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// The text of the message: its parts are joined, and it is empty without a content.
+    pub fn text(&self) -> String {
+        match self.field("content") {
+            Some(Json::String(text)) => text.clone(),
+            Some(Json::List(parts)) => parts
+                .iter()
+                .filter_map(|part| part.get("text")?.as_str())
+                .collect(),
+            _ => String::new(),
+        }
+    }
+
+    /// Whether the content is a list of parts.
+    pub(crate) fn has_parts(&self) -> bool {
+        matches!(self.field("content"), Some(Json::List(_)))
+    }
+
+    /// The value of a field; `null` counts as absent.
+    pub(crate) fn field(&self, name: &str) -> Option<&Json> {
+        let mut fields = self.fields.iter();
+        let found = fields.find(|(field, value)| field == name && !value.is_null());
+        found.map(|(_, value)| value)
+    }
+
+    /// The fields for a template, prepared as transformers does: without those that are `null`, and with
+    /// the reasoning under the names that templates read. Parts are joined unless `keep_parts` is set.
+    pub(crate) fn template_fields(&self, keep_parts: bool) -> Vec<(String, Json)> {
+        let mut fields = self.fields.clone();
+        fields.retain(|(_, value)| !value.is_null());
+        if !keep_parts && self.has_parts() {
+            set(&mut fields, "content", Json::String(self.text()));
+        }
+        let reasoning = REASONING_FIELDS
+            .iter()
+            .find_map(|name| self.field(name).cloned());
+        if let Some(reasoning) = reasoning {
+            let thinking = self.field("thinking").unwrap_or(&reasoning).clone();
+            fields.retain(|(name, _)| name != "thinking");
+            fields.insert(0, ("thinking".to_owned(), thinking));
+            set(&mut fields, "reasoning_content", reasoning);
+        }
+        fields
+    }
+}
+
+/// Sets a field: in place if it exists, otherwise at the end.
+pub(crate) fn set(fields: &mut Vec<(String, Json)>, name: &str, value: Json) {
+    match fields.iter_mut().find(|(field, _)| field == name) {
+        Some((_, earlier)) => *earlier = value,
+        None => fields.push((name.to_owned(), value)),
+    }
+}
+
+fn is_text_part(part: &Json) -> bool {
+    let kind = part.get("type").and_then(Json::as_str);
+    kind == Some("text") && part.get("text").and_then(Json::as_str).is_some()
+}
+
+impl Serialize for Message {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.fields.len()))?;
+        for (name, value) in &self.fields {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Message {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = Json::deserialize(deserializer)?;
+        Self::from_json(json).map_err(serde::de::Error::custom)
+    }
 }
 
 #[cfg(test)]
@@ -103,10 +253,10 @@ mod tests {
     #[test]
     fn messages_serialize_as_in_openai_requests() {
         for role in Role::ALL {
-            let json = serde_json::json!({"role": role.as_str(), "content": "x"});
-            let message: Message = serde_json::from_value(json.clone()).unwrap();
+            let json = format!(r#"{{"role":"{role}","content":"x"}}"#);
+            let message: Message = serde_json::from_str(&json).unwrap();
             assert_eq!(message, Message::new(role, "x"));
-            assert_eq!(serde_json::to_value(&message).unwrap(), json);
+            assert_eq!(serde_json::to_string(&message).unwrap(), json);
             assert_eq!(role.to_string().parse::<Role>().unwrap(), role);
         }
     }
@@ -117,5 +267,24 @@ mod tests {
         assert!(error.to_string().contains("\"Robot\""), "{error}");
         let error = "x".repeat(1000).parse::<Role>().unwrap_err();
         assert!(error.to_string().len() < 200, "{error}");
+    }
+
+    #[test]
+    fn malformed_messages_are_rejected() {
+        for bad in [
+            "5",
+            "[]",
+            r#"{"content": "x"}"#,
+            r#"{"role": "robot", "content": "x"}"#,
+            r#"{"role": "user"}"#,
+            r#"{"role": "user", "content": null}"#,
+            r#"{"role": "tool", "content": null}"#,
+            r#"{"role": "user", "content": 5}"#,
+            r#"{"role": "user", "content": [{"type": "image_url"}]}"#,
+            r#"{"role": "user", "content": ["x"]}"#,
+            r#"{"role": "assistant", "tool_calls": 5}"#,
+        ] {
+            assert!(serde_json::from_str::<Message>(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use nextword_model::ModelError;
 use nextword_model::weights::TensorFile;
 use serde_json::Value;
 
-use crate::{ConvertError, json};
+use crate::{ConvertError, chat_templates, json};
 
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -18,8 +18,25 @@ const MAX_SHARDS: usize = 4096;
 /// The tensors of one or several safetensors files.
 pub(crate) struct Tensors {
     files: Vec<TensorFile>,
-    /// The index of the file that contains each tensor.
-    file_index: BTreeMap<String, usize>,
+    /// The index of the file that contains each tensor, and its name there. The keys are names without
+    /// wrappers.
+    file_index: BTreeMap<String, (usize, String)>,
+}
+
+/// Modules that PyTorch wraps around others, whose names end up in those of parameters: of
+/// `torch.compile`, FSDP and activation checkpointing.
+const WRAPPERS: [&str; 3] = [
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+];
+
+/// The name of a parameter without the names of wrappers: `module` (data-parallel training) at its
+/// beginning, and [`WRAPPERS`] anywhere.
+fn without_wrappers(name: &str) -> String {
+    let parts = name.split('.').filter(|part| !WRAPPERS.contains(part));
+    let parts: Vec<&str> = parts.skip_while(|part| *part == "module").collect();
+    parts.join(".")
 }
 
 impl Tensors {
@@ -52,7 +69,12 @@ impl Tensors {
                     format!("lists {name:?}, which is not a safetensors file in the same folder");
                 return Err(ConvertError::source(&index, problem));
             }
-            Ok(TensorFile::open(&folder.join(name))?)
+            let path = folder.join(name);
+            if !path.is_file() {
+                let problem = format!("lists `{name}`, which is missing; hint: download it, too");
+                return Err(ConvertError::source(&index, problem));
+            }
+            Ok(TensorFile::open(&path)?)
         };
         let files: Result<Vec<_>, _> = names.iter().map(open).collect();
         let listed = map.keys().map(String::as_str).collect();
@@ -67,14 +89,22 @@ impl Tensors {
         let mut file_index = BTreeMap::new();
         for (number, file) in files.iter().enumerate() {
             for name in file.names() {
-                if file_index.insert(name.to_string(), number).is_some() {
-                    let problem = format!("two files contain `{name}`");
+                let plain = without_wrappers(name);
+                let entry = (number, name.to_string());
+                if let Some((_, other)) = file_index.insert(plain, entry) {
+                    let problem = if other == name {
+                        format!("two files contain `{name}`")
+                    } else {
+                        format!("contains `{other}` and `{name}`, which are the same tensor")
+                    };
                     return Err(ConvertError::source(folder, problem));
                 }
             }
         }
         if let Some((index, listed)) = index
-            && let Some(name) = listed.iter().find(|name| !file_index.contains_key(**name))
+            && let Some(name) = listed
+                .iter()
+                .find(|name| !file_index.contains_key(&without_wrappers(name)))
         {
             let problem =
                 format!("lists `{name}`, but no file contains it; hint: download the model again");
@@ -88,12 +118,14 @@ impl Tensors {
     }
 
     pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.file(name)?.shape(name)
+        let (file, name) = self.find(name)?;
+        file.shape(name)
     }
 
     /// The problem with the type of tensor `name`, if it does not contain floats.
     pub(crate) fn check_float(&self, name: &str) -> Option<String> {
-        self.file(name)?.check_float(name)
+        let (file, name) = self.find(name)?;
+        file.check_float(name)
     }
 
     pub(crate) fn values(&self, name: &str) -> Result<Vec<f32>, ConvertError> {
@@ -101,11 +133,14 @@ impl Tensors {
             path: PathBuf::from(name),
             problem: "is not a tensor of this model".to_string(),
         };
-        Ok(self.file(name).ok_or_else(missing)?.values(name)?)
+        let (file, name) = self.find(name).ok_or_else(missing)?;
+        Ok(file.values(name)?)
     }
 
-    fn file(&self, name: &str) -> Option<&TensorFile> {
-        self.files.get(*self.file_index.get(name)?)
+    /// The file that contains the tensor `name`, and its name there.
+    fn find(&self, name: &str) -> Option<(&TensorFile, &str)> {
+        let (number, name) = self.file_index.get(name)?;
+        Some((self.files.get(*number)?, name))
     }
 }
 
@@ -118,7 +153,7 @@ const OUR_FILES: [&str; 9] = [
     "special_tokens_map.json",
     "generation_config.json",
     "chat_template.jinja",
-    crate::tokenizer_files::TEMPLATE_FOLDER,
+    chat_templates::FOLDER,
     INDEX,
 ];
 
@@ -140,8 +175,7 @@ pub(crate) fn check_destination(to: &Path, from: &Path) -> Result<(), ConvertErr
         let name = entry.file_name();
         let known = name.to_str().is_some_and(|name| {
             let is_tensors = name.starts_with("model") && name.ends_with(".safetensors");
-            let is_template = name.starts_with("chat_template.") && name.ends_with(".jinja");
-            is_tensors || is_template || OUR_FILES.contains(&name)
+            is_tensors || OUR_FILES.contains(&name)
         });
         if !known {
             let name = name.display();
@@ -206,4 +240,28 @@ pub(crate) fn pickle_error(name: &str) -> String {
         "`{name}` is a pickle file, which can run code and is therefore never opened; hint: if you trust it, \
          convert it: {nanogpt}{python}"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrappers_are_removed_from_names() {
+        for (name, plain) in [
+            ("lm_head.weight", "lm_head.weight"),
+            ("_orig_mod.lm_head.weight", "lm_head.weight"),
+            ("module.lm_head.weight", "lm_head.weight"),
+            ("module._orig_mod.lm_head.weight", "lm_head.weight"),
+            ("_orig_mod.module.module.norm.weight", "norm.weight"),
+            (
+                "model.layers.3._orig_mod.mlp._checkpoint_wrapped_module.up.weight",
+                "model.layers.3.mlp.up.weight",
+            ),
+            ("model.module.weight", "model.module.weight"),
+            ("modules.weight", "modules.weight"),
+        ] {
+            assert_eq!(without_wrappers(name), plain);
+        }
+    }
 }

@@ -5,14 +5,14 @@ use std::path::Path;
 
 use nextword_data::{load_tokenizer, parse_tokenizer};
 use nextword_model::weights::{FloatType, layout, write_tensors};
-use nextword_model::{DEFAULT_TEMPLATE, ModelCard, ModelConfig, ModelDir, TokenSource};
+use nextword_model::{ModelCard, ModelConfig, ModelDir, TokenSource};
 use serde_json::Value;
 
+use crate::chat_templates::ChatTemplates;
 use crate::folder::{Tensors, check_destination, is_pickle, pickle_error};
 use crate::hf::{ModelType, read_config};
 use crate::mapping::{TensorMapping, tensor_mappings};
-use crate::tokenizer_files::chat_templates;
-use crate::{ConvertError, special_tokens};
+use crate::{ConvertError, json, special_tokens};
 
 /// The result of an import.
 #[derive(Clone, Debug)]
@@ -59,7 +59,7 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
     if from.is_file() {
         return Err(ConvertError::source(from, not_a_folder(from)));
     }
-    if !from.exists() {
+    if !from.try_exists().map_err(ConvertError::io(from, "read"))? {
         let problem = "does not exist; hint: pass a local folder, models are not downloaded";
         return Err(ConvertError::source(from, problem));
     }
@@ -94,6 +94,8 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
     let is_guess = special.source == Some(TokenSource::Guessed);
     let guessed = special.document_eos_id.filter(|_| is_guess);
     let guessed_eos = guessed.and_then(|id| tokenizer.id_to_token(id));
+    let settings = json::read_value(&from.join("tokenizer_config.json"))?.unwrap_or_default();
+    let templates = ChatTemplates::read(from, &settings)?;
     let name = from.canonicalize().unwrap_or_else(|_| from.to_path_buf());
     let name = name
         .file_name()
@@ -108,7 +110,7 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
         ),
         parameters: config.parameter_counts().total() as u64,
         special,
-        chat_templates: chat_templates(from)?,
+        chat_templates: templates.to_map(),
         unused_ids,
         ..ModelCard::default()
     };
@@ -128,7 +130,7 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
     })?;
     Ok(Imported {
         model_type: kind.name(),
-        has_chat_template: card.chat_templates.contains_key(DEFAULT_TEMPLATE),
+        has_chat_template: templates.exists(),
         config,
         card,
         guessed_eos,
@@ -191,7 +193,17 @@ fn sources(
     let mut sources = BTreeMap::new();
     for mapping in mappings {
         let bare = mapping.name.strip_prefix(prefix).filter(|_| is_bare);
-        let name = bare.unwrap_or(&mapping.name).to_string();
+        let mut name = bare.unwrap_or(&mapping.name).to_string();
+        // Of two tied tensors, some programs save only the output layer's.
+        let is_table = mapping.ours[0].0 == "token_embedding.weight";
+        let head = kind.head_name();
+        if is_table
+            && config.tied_head
+            && tensors.shape(&name).is_none()
+            && tensors.shape(head).is_some()
+        {
+            name = head.to_string();
+        }
         let expected = &mapping.shape;
         match tensors.shape(&name) {
             None => problems.push(format!("  missing: `{name}` {expected:?}")),

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use nextword_base::git_lfs;
 use serde_json::Value;
 
 use crate::ConvertError;
@@ -29,6 +30,9 @@ pub(crate) fn read_text(path: &Path) -> Result<Option<String>, ConvertError> {
         );
         return Err(ConvertError::source(path, problem));
     }
+    if git_lfs::is_pointer(&bytes) {
+        return Err(ConvertError::source(path, git_lfs::POINTER_PROBLEM));
+    }
     String::from_utf8(bytes)
         .map(Some)
         .map_err(|_| ConvertError::source(path, "is not UTF-8 text"))
@@ -39,9 +43,10 @@ pub(crate) fn read_value(path: &Path) -> Result<Option<Value>, ConvertError> {
     let Some(text) = read_text(path)? else {
         return Ok(None);
     };
-    serde_json::from_str(&text)
-        .map(Some)
-        .map_err(|error| ConvertError::source(path, format!("is not valid JSON ({error})")))
+    serde_json::from_str(&text).map(Some).map_err(|error| {
+        let problem = format!("is not valid JSON ({error}); hint: download the file again");
+        ConvertError::source(path, problem)
+    })
 }
 
 /// Formats `value` as the content of a file.

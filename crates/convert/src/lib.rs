@@ -9,7 +9,7 @@
 //! |---|---|
 //! | import a Hugging Face folder | [`import`] |
 //! | export for `transformers` | [`export_hf`] |
-//! | export for `llama.cpp` | [`export_gguf`] |
+//! | export for `llama.cpp` | [`export_gguf`], [`export_gguf_with_embedding`] |
 //!
 //! # Example
 //!
@@ -29,6 +29,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod chat_templates;
 mod error;
 mod folder;
 mod gguf;
@@ -40,7 +41,10 @@ mod special_tokens;
 mod tokenizer_files;
 
 pub use error::ConvertError;
-pub use gguf::{GgufType, differences as gguf_differences, export as export_gguf};
+pub use gguf::{
+    GgufType, differences as gguf_differences, export as export_gguf,
+    export_with_embedding as export_gguf_with_embedding,
+};
 pub use hf::export::export as export_hf;
 pub use hf::read_config_text;
 pub use import::{Imported, import};

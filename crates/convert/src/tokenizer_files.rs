@@ -1,18 +1,6 @@
-//! Parts of the files beside a Hugging Face tokenizer: what its post-processor adds, and chat templates.
+//! Parts of the files of a Hugging Face tokenizer: ids, and what its post-processor adds to a text.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-
-use nextword_model::DEFAULT_TEMPLATE;
 use serde_json::Value;
-
-use crate::{ConvertError, json};
-
-/// Maximum size of a chat template.
-const MAX_TEMPLATE_BYTES: usize = 1 << 20;
-
-/// The folder in which transformers stores named chat templates besides the usual one.
-pub(crate) const TEMPLATE_FOLDER: &str = "additional_chat_templates";
 
 /// An id, or a list of ids.
 pub(crate) fn ids(value: &Value) -> Vec<u32> {
@@ -59,55 +47,7 @@ pub(crate) fn around(processor: &Value) -> (Vec<u32>, Vec<u32>) {
     }
 }
 
-/// The chat templates by name: from their own files, or from the tokenizer's settings.
-pub(crate) fn chat_templates(folder: &Path) -> Result<BTreeMap<String, String>, ConvertError> {
-    let settings = json::read_value(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
-    let mut templates = from_settings(&settings["chat_template"]);
-    if let Some(usual) = json::read_text(&folder.join("chat_template.jinja"))? {
-        templates.insert(DEFAULT_TEMPLATE.to_string(), usual);
-    }
-    let named = std::fs::read_dir(folder.join(TEMPLATE_FOLDER));
-    for entry in named.into_iter().flatten().flatten() {
-        let path = entry.path();
-        let is_template = path
-            .extension()
-            .is_some_and(|extension| extension == "jinja");
-        let name = path.file_stem().and_then(|name| name.to_str());
-        if let Some(name) = name.filter(|_| is_template)
-            && let Some(template) = json::read_text(&path)?
-        {
-            templates.insert(name.to_string(), template);
-        }
-    }
-    let too_large = templates
-        .values()
-        .find(|text| text.len() > MAX_TEMPLATE_BYTES);
-    if let Some(template) = too_large {
-        let problem = format!(
-            "has a chat template of {} bytes; the maximum is {MAX_TEMPLATE_BYTES}",
-            template.len()
-        );
-        return Err(ConvertError::source(folder, problem));
-    }
-    Ok(templates)
-}
-
-/// The templates in the tokenizer's settings: one, a list with names, or a map.
-fn from_settings(value: &Value) -> BTreeMap<String, String> {
-    let usual = value
-        .as_str()
-        .map(|text| (DEFAULT_TEMPLATE.to_string(), text.to_string()));
-    let text =
-        |name: &str, template: &Value| Some((name.to_string(), template.as_str()?.to_string()));
-    let list = value.as_array().into_iter().flatten();
-    let list = list.filter_map(|entry| text(entry["name"].as_str()?, &entry["template"]));
-    let map = value.as_object().into_iter().flatten();
-    let map = map.filter_map(|(name, template)| text(name, template));
-    usual.into_iter().chain(list).chain(map).collect()
-}
-
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use serde_json::json;
 
@@ -148,19 +88,5 @@ mod tests {
         ] {
             assert_eq!(around(&processor), (prefix, suffix), "{processor}");
         }
-    }
-
-    #[test]
-    fn templates_of_each_form_are_found() {
-        let named = |value: &Value| from_settings(value).into_keys().collect::<Vec<_>>();
-        assert!(named(&Value::Null).is_empty());
-        assert_eq!(named(&json!("x")), ["default"]);
-        assert_eq!(
-            named(&json!({"default": "x", "rag": "y"})),
-            ["default", "rag"]
-        );
-        let list =
-            json!([{"name": "tool_use", "template": "x"}, {"name": "default", "template": "y"}]);
-        assert_eq!(named(&list), ["default", "tool_use"]);
     }
 }

@@ -20,11 +20,11 @@ const MAX_IN_MEMORY_BYTES: u64 = 1 << 30;
 /// # Example
 ///
 /// ```
-/// use nextword_data::{Builtin, DataConfig, Dataset, SplitConfig, TokenizerConfig, TokenizerKind};
+/// use nextword_data::{Builtin, DataConfig, Dataset, SplitConfig, TokenizerConfig};
 ///
 /// let dataset = Dataset::build(&DataConfig {
 ///     builtin: Some(Builtin::Statquest),
-///     tokenizer: TokenizerConfig { kind: TokenizerKind::Word, ..TokenizerConfig::default() },
+///     tokenizer: TokenizerConfig::words().with_unk(""),
 ///     split: SplitConfig { validation: 0.0, ..SplitConfig::default() },
 ///     ..DataConfig::default()
 /// })?;
@@ -265,8 +265,9 @@ impl Dataset {
             (None, local) if local.exists() => load_tokenizer(local)?,
             (None, _) => {
                 return Err(DataError::config(format!(
-                    "`{}` has token files of another program but no tokenizer.json; hint: set tokenizer.file to the \
-                     tokenizer that produced them",
+                    "`{}` has token files of another program but no tokenizer.json; hint: set data.tokenizer.file to the \
+                     tokenizer that produced them, or convert a character model's meta.pkl with \
+                     scripts/nanogpt_to_hf.py",
                     folder.display()
                 )));
             }

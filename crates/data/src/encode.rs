@@ -28,8 +28,10 @@ pub(crate) struct EncodeTotals {
     pub(crate) documents: u64,
     /// Bytes of text.
     pub(crate) bytes: u64,
-    /// Distinct parts of the text that are not in the vocabulary.
-    pub(crate) unknown: Vec<String>,
+    /// The parts of the text that are not in the vocabulary; its ids are empty.
+    pub(crate) unknown: Encoding,
+    /// Number of all parts of the text, EOS tokens that were appended not included.
+    pub(crate) parts: u64,
 }
 
 /// Bytes of text per thread and batch.
@@ -50,22 +52,17 @@ pub(crate) fn encode_documents(
     let eos = tokenizer.special_tokens().eos;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut totals = EncodeTotals::default();
-    let mut unknown = Encoding::default();
     let (mut is_first, mut last, mut any_ids) = (true, None, false);
-    let mut chunks = sources.chunks();
+    let mut chunks = sources.chunks_for(tokenizer.text_cuts());
     loop {
         let batch = next_batch(&mut chunks, cores * BYTES_PER_THREAD)?;
         if batch.is_empty() {
             break;
         }
         for (chunk, encoding) in batch.iter().zip(encode_chunks(tokenizer, &batch, cores)) {
-            let Encoding {
-                mut ids,
-                unknown: found,
-            } = encoding;
-            for text in &found {
-                unknown.record_unknown(text);
-            }
+            totals.unknown.add_unknown(&encoding);
+            totals.parts += encoding.part_count() as u64;
+            let mut ids = encoding.ids;
             any_ids |= !ids.is_empty();
             totals.bytes += chunk.text.len() as u64;
             last = ids.last().copied().or(last);
@@ -87,12 +84,9 @@ pub(crate) fn encode_documents(
             }
         }
     }
-    match unknown.unknown.first() {
+    match totals.unknown.unknown.first() {
         Some(first) if !any_ids => Err(no_ids_error(name, first)),
-        _ => {
-            totals.unknown = unknown.unknown;
-            Ok(totals)
-        }
+        _ => Ok(totals),
     }
 }
 

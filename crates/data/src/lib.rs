@@ -68,7 +68,7 @@ pub use batch::{IGNORE, TokenBatch};
 pub use config::{Builtin, DataConfig, SplitBy, SplitConfig};
 pub use corpus::{STATQUEST, Stories};
 pub use dataset::Dataset;
-pub use documents::{Format, SourceConfig, Sources, TextChunk};
+pub use documents::{Format, SourceConfig, Sources, TextChunk, TextCuts};
 pub use error::{DataError, ErrorClass};
 pub use evaluation::EvalWindows;
 pub use loader::{Loader, LoaderConfig};
@@ -78,9 +78,9 @@ pub use rng::{CounterRng, RandomSequence};
 pub use shard::Shard;
 pub use shard_writer::ShardWriter;
 pub use tokenizer::{
-    ByteTokenizer, CharTokenizer, DecodeStream, Encoding, HuggingFaceTokenizer, SpecialTokens,
-    Tokenizer, TokenizerConfig, TokenizerKind, WordTokenizer, build_tokenizer, byte_to_char,
-    is_eos_name, load_tokenizer, load_tokenizer_with_roles, parse_tokenizer,
+    ByteTokenizer, CharTokenizer, DecodeRules, DecodeStream, Encoding, HuggingFaceTokenizer,
+    SpecialTokens, Tokenizer, TokenizerConfig, TokenizerKind, WordTokenizer, build_tokenizer,
+    byte_to_char, is_eos_name, load_tokenizer, load_tokenizer_with_roles, parse_tokenizer,
 };
 pub use tokens::Tokens;
 pub use window::{Order, Packing};

@@ -47,14 +47,39 @@ pub struct DatasetCard {
     pub vocab_size: usize,
     /// [`Tokenizer::hash`] of the tokenizer.
     pub tokenizer_hash: String,
-    /// Parts of the text that are not in the vocabulary (possible with an existing tokenizer, or a
-    /// truncated vocabulary).
+    /// Distinct parts of the text that are not in the vocabulary (possible with an existing tokenizer,
+    /// or a truncated vocabulary), at most [`crate::Encoding::MAX_UNKNOWN`].
     pub unknown: Vec<String>,
+    /// Number of all parts of the text that are not in the vocabulary, repeated ones included; 0 in a
+    /// folder of an earlier version.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unknown_count: u64,
+    /// Number of all parts of the text: characters, words or tokens; 0 in a folder of an earlier
+    /// version.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub part_count: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde passes a reference.
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl DatasetCard {
     /// The version that this program reads and writes.
     pub const VERSION: u32 = 1;
+
+    /// Reads the card of the dataset in `folder`; `None` if there is none that this program can read.
+    ///
+    /// ```
+    /// assert_eq!(nextword_data::DatasetCard::open("no/such/folder"), None);
+    /// ```
+    pub fn open(folder: impl AsRef<Path>) -> Option<Self> {
+        let mut card = Vec::new();
+        let file = File::open(folder.as_ref().join(CARD_FILE)).ok()?;
+        file.take(MAX_CARD_BYTES).read_to_end(&mut card).ok()?;
+        serde_json::from_slice(&card).ok()
+    }
 
     pub(crate) fn new(
         sources: &Sources,
@@ -73,9 +98,49 @@ impl DatasetCard {
             split,
             vocab_size: tokenizer.vocab_size(),
             tokenizer_hash: tokenizer.hash(),
-            unknown: totals.unknown,
+            unknown: totals.unknown.unknown,
+            unknown_count: totals.unknown.unknown_count as u64,
+            part_count: totals.parts,
         }
     }
+
+    /// How much of the text is not in the vocabulary: `61,745 of 202,651 (30.5 %)`.
+    ///
+    /// ```
+    /// use nextword_data::{Dataset, SplitConfig, TokenizerConfig};
+    ///
+    /// let words = TokenizerConfig { vocab_size: Some(3), ..TokenizerConfig::words() };
+    /// let all = SplitConfig { validation: 0.0, ..SplitConfig::default() };
+    /// let dataset = Dataset::from_documents(["to be or not to be"], &words, all)?;
+    /// let card = dataset.card.as_ref().unwrap(); // <EOS>, <unk> and one word
+    /// assert_eq!(card.unknown_share(), "4 of 6 parts of the text (66.7 %)");
+    /// # Ok::<(), nextword_data::DataError>(())
+    /// ```
+    pub fn unknown_share(&self) -> String {
+        if self.unknown_count == 0 {
+            // An earlier version did not count them.
+            return format!("{} or more parts of the text", self.unknown.len());
+        }
+        let share = 100.0 * self.unknown_count as f64 / self.part_count.max(1) as f64;
+        format!(
+            "{} of {} parts of the text ({share:.1} %)",
+            with_commas(self.unknown_count),
+            with_commas(self.part_count)
+        )
+    }
+}
+
+/// Formats a number with a comma between thousands.
+fn with_commas(number: u64) -> String {
+    let digits = number.to_string();
+    let mut shown = String::new();
+    for (at, digit) in digits.char_indices() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            shown.push(',');
+        }
+        shown.push(digit);
+    }
+    shown
 }
 
 /// The result of [`prepare`].

@@ -56,6 +56,13 @@ pub enum EvalError {
         problem: String,
     },
 
+    /// A task without a line.
+    #[error(
+        "the task has no questions and no texts: the file has only empty lines or none; hint: pass a file with \
+             one JSON object per line, {{\"context\": …, \"endings\": […], \"label\": N}} or {{\"text\": …}}"
+    )]
+    EmptyTask,
+
     /// Too few tokens to predict one.
     #[error("the text has {tokens} token{}, but at least 2 are needed; hint: provide a longer text",
         if *tokens == 1 { "" } else { "s" })]

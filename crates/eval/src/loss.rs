@@ -6,6 +6,7 @@ use nextword_model::{ForwardContext, Transformer, weights};
 use serde::{Deserialize, Serialize};
 
 use crate::EvalError;
+use crate::padding::without_padding;
 
 /// The loss of a model on a set of tokens.
 ///
@@ -102,18 +103,21 @@ pub fn evaluate(
     Ok(LossReport::new(nats, tokens))
 }
 
-/// The sum of `-ln p` over the targets of `batch`, and their number.
+/// The sum of `-ln p` over the targets of `batch`, and their number. Padding is not computed.
 pub(crate) fn batch_loss(model: &Transformer, batch: TokenBatch) -> Result<(f64, u64), EvalError> {
     check_batch(model, &batch)?;
-    let shape = [batch.batch, batch.seq];
-    let ids: Vec<i32> = batch.inputs.into_iter().map(u32::cast_signed).collect();
-    let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids, shape), &model.device());
-    let count = batch.targets.iter().filter(|id| **id != IGNORE).count();
-    let sum = model.loss_sum(tokens, &batch.targets, &mut ForwardContext::inference());
-    let nats = weights::to_f32_vec(sum.into_data())
-        .iter()
-        .map(|nats| f64::from(*nats))
-        .sum();
+    let (mut nats, mut count) = (0.0, 0);
+    for batch in without_padding(batch) {
+        let shape = [batch.batch, batch.seq];
+        let ids: Vec<i32> = batch.inputs.into_iter().map(u32::cast_signed).collect();
+        let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids, shape), &model.device());
+        let sum = model.loss_sum(tokens, &batch.targets, &mut ForwardContext::inference());
+        nats += weights::to_f32_vec(sum.into_data())
+            .iter()
+            .map(|nats| f64::from(*nats))
+            .sum::<f64>();
+        count += batch.targets.iter().filter(|id| **id != IGNORE).count();
+    }
     Ok((nats, count as u64))
 }
 
@@ -229,6 +233,46 @@ pub(crate) mod tests {
         let expected: f64 = windows_of_ids.iter().map(|ids| naive(&model, ids)).sum();
         assert_eq!(report.tokens, 3 + 12 + 1);
         assert!((report.nats_per_token - expected / 16.0).abs() < 1e-5);
+    }
+
+    /// The loss of a short text has the bits that it has in a row padded to the whole context.
+    #[test]
+    fn padding_changes_no_bit_of_a_loss() {
+        let config = ModelConfig {
+            context_length: 200,
+            d_model: 32,
+            n_heads: 4,
+            ..model(11).config().clone()
+        };
+        let alibi = ModelConfig {
+            position: nextword_model::Position::Alibi,
+            windows: vec![5, 0],
+            ..config.clone()
+        };
+        for config in [config, alibi] {
+            let model = config.init(&Device::flex(), 5).unwrap();
+            for len in [1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 64, 100, 129, 199] {
+                let text = ids(len + 1);
+                let (mut inputs, mut targets) = (text.clone(), text[1..].to_vec());
+                inputs.truncate(len as usize);
+                inputs.resize(200, 0);
+                targets.resize(200, IGNORE);
+                let data: Vec<i32> = inputs.iter().map(|id| id.cast_signed()).collect();
+                let tokens =
+                    Tensor::<2, Int>::from_data(TensorData::new(data, [1, 200]), &Device::flex());
+                let padded = model.loss_sum(tokens, &targets, &mut ForwardContext::inference());
+                let padded = f64::from(weights::to_f32_vec(padded.into_data())[0]);
+                let batch = TokenBatch {
+                    batch: 1,
+                    seq: 200,
+                    inputs,
+                    targets,
+                };
+                let (nats, count) = batch_loss(&model, batch).unwrap();
+                assert_eq!(count, u64::from(len));
+                assert_eq!(nats.to_bits(), padded.to_bits(), "{len} tokens");
+            }
+        }
     }
 
     #[test]

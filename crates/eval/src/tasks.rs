@@ -126,7 +126,7 @@ pub struct TaskReport {
 ///
 /// # Errors
 /// [`EvalError::Task`] for an invalid line, or one whose score is NaN;
-/// [`EvalError::WrongTokenizer`]; [`EvalError::TooShort`] for an empty task.
+/// [`EvalError::WrongTokenizer`]; [`EvalError::EmptyTask`] for an empty task.
 ///
 /// # Example
 ///
@@ -221,7 +221,7 @@ pub fn evaluate_task(
         }
     }
     if report.questions + report.texts == 0 {
-        return Err(EvalError::TooShort { tokens: 0 });
+        return Err(EvalError::EmptyTask);
     }
     let questions = report.questions as f64;
     let [accuracy, accuracy_by_characters, accuracy_by_bytes] =
@@ -273,7 +273,7 @@ struct Scorer<'a> {
 impl Scorer<'_> {
     /// The ids of `text`. Adds characters or words that are not in the vocabulary to `unknown`.
     fn encode(&mut self, text: &str) -> Vec<u32> {
-        let Encoding { ids, unknown } = self.tokenizer.encode(text);
+        let Encoding { ids, unknown, .. } = self.tokenizer.encode(text);
         for entry in unknown {
             if self.unknown.len() < Encoding::MAX_UNKNOWN {
                 self.unknown.insert(entry);

@@ -35,8 +35,7 @@ pub struct TextReport {
     /// Bytes of text that the predicted tokens stand for. Special tokens and text that is not in the
     /// vocabulary count as 0 bytes.
     pub bytes: u64,
-    /// Number of distinct characters or words that are not in the vocabulary, at most
-    /// [`nextword_data::Encoding::MAX_UNKNOWN`].
+    /// Number of all characters or words that are not in the vocabulary, repeated ones included.
     pub unknown: usize,
     /// The tokens put before each document, whose probabilities are not counted. Only for imported models.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -44,6 +43,9 @@ pub struct TextReport {
     /// Whether the EOS token after each document is counted. Not for imported models.
     #[serde(default)]
     pub counts_eos: bool,
+    /// Number of all parts of the text: those with a token, and those that were dropped.
+    #[serde(default)]
+    pub parts: usize,
 }
 
 /// Computes the loss of `model` over documents. `special` are the special tokens of the model's card.
@@ -106,7 +108,7 @@ pub fn evaluate_text(
         };
         packing = Packing::Documents;
     }
-    let (documents, unknown) = encode(tokenizer, &around, chunks)?;
+    let (documents, unknown, parts) = encode(tokenizer, &around, chunks)?;
     let tokens = documents.iter().map(Vec::len).sum();
     let has_target = match packing {
         Packing::Packed => tokens >= 2,
@@ -127,6 +129,7 @@ pub fn evaluate_text(
         documents: count,
         bytes,
         unknown,
+        parts,
         counts_eos: around.suffix.is_some(),
         prefix: around.prefix,
     })
@@ -138,21 +141,20 @@ struct Around {
     suffix: Option<u32>,
 }
 
-/// The ids of each document that has any, and the number of distinct unknown characters or words.
+/// The ids of each document that has any, the number of unknown characters or words, and that of all.
 fn encode(
     tokenizer: &dyn Tokenizer,
     around: &Around,
     chunks: impl IntoIterator<Item = Result<TextChunk, DataError>>,
-) -> Result<(Vec<Vec<u32>>, usize), DataError> {
-    let mut unknown = std::collections::BTreeSet::new();
+) -> Result<(Vec<Vec<u32>>, usize, usize), DataError> {
+    let (mut unknown, mut parts) = (0, 0);
     let (mut documents, mut document) = (Vec::new(), Vec::new());
     for chunk in chunks {
         let chunk = chunk?;
         let encoding = tokenizer.encode(&chunk.text);
+        unknown += encoding.unknown_count;
+        parts += encoding.part_count();
         document.extend(encoding.ids);
-        if unknown.len() < nextword_data::Encoding::MAX_UNKNOWN {
-            unknown.extend(encoding.unknown);
-        }
         if chunk.is_last {
             if document.last().copied() != around.suffix {
                 document.extend(around.suffix);
@@ -167,8 +169,7 @@ fn encode(
             document.splice(0..0, around.prefix.iter().copied());
         }
     }
-    let unknown = unknown.len().min(nextword_data::Encoding::MAX_UNKNOWN);
-    Ok((documents, unknown))
+    Ok((documents, unknown, parts))
 }
 
 /// Bytes of all predicted tokens: all except the first of the text (packed) or of each document.
@@ -189,13 +190,15 @@ fn predicted_bytes(tokenizer: &dyn Tokenizer, documents: &[Vec<u32>], packing: P
 }
 
 /// Bytes of text that `ids` stand for: the sum over all tokens if the tokenizer provides the bytes of
-/// each token, else the length of the decoded text.
+/// each token, else the length of the decoded text. The unknown token stands for none.
 pub(crate) fn byte_count(tokenizer: &dyn Tokenizer, ids: &[u32]) -> usize {
-    let lens = ids
-        .iter()
-        .map(|id| tokenizer.token_bytes(*id).map(|bytes| bytes.len()));
+    let unknown = tokenizer.special_tokens().unk;
+    let known = ids.iter().copied().filter(|id| Some(*id) != unknown);
+    let lens = known
+        .clone()
+        .map(|id| tokenizer.token_bytes(id).map(|bytes| bytes.len()));
     lens.sum::<Option<usize>>()
-        .unwrap_or_else(|| tokenizer.decode(ids).len())
+        .unwrap_or_else(|| tokenizer.decode(&known.collect::<Vec<u32>>()).len())
 }
 
 #[cfg(test)]
@@ -212,6 +215,7 @@ mod tests {
     fn tokenizer(kind: TokenizerKind, text: &str) -> Arc<dyn Tokenizer> {
         let config = TokenizerConfig {
             kind,
+            unk: String::new(),
             ..TokenizerConfig::default()
         };
         build_tokenizer(&config, std::iter::once(Ok(text.to_owned()))).unwrap()
@@ -358,13 +362,13 @@ mod tests {
     }
 
     #[test]
-    fn distinct_unknown_characters_are_counted() {
+    fn all_unknown_characters_are_counted() {
         let report = evaluate_texts(
             &*tokenizer(TokenizerKind::Char, "abc"),
             &["aπbΩπ", "cπ"],
             Packing::Packed,
         );
-        assert_eq!(report.unknown, 2);
+        assert_eq!((report.unknown, report.parts), (4, 7));
     }
 
     #[test]

@@ -305,6 +305,7 @@ fn scores(out: &mut Array, q: &Array, k: &Array, op: &Op) {
     let Op::Scores {
         scale,
         cap,
+        causal,
         window,
         slopes,
         ..
@@ -319,12 +320,12 @@ fn scores(out: &mut Array, q: &Array, k: &Array, op: &Op) {
             let at = (head * seq + query) * seq;
             let q_row = q.row(head * seq + query);
             for key in 0..seq {
-                out.data[at + key] = if is_visible(query, key, *window) {
+                out.data[at + key] = if !causal || is_visible(query, key, *window) {
                     let k_row = k.row(head / group * seq + key);
                     let dot: f64 = q_row.iter().zip(k_row).map(|(q, k)| q * k).sum();
                     let slope = slopes.get(head).copied().unwrap_or(0.0);
                     let score = cap.map_or(dot * scale, |cap| soft_cap(dot * scale, cap));
-                    score - slope * (query - key) as f64
+                    score - slope * query.abs_diff(key) as f64
                 } else {
                     f64::NEG_INFINITY
                 };
@@ -362,7 +363,10 @@ fn weighted_sum(out: &mut Array, pattern: &Array, v: &Array) {
     for head in 0..heads {
         for query in 0..seq {
             let at = (head * seq + query) * width;
-            for (key, weight) in pattern.row(head * seq + query)[..=query].iter().enumerate() {
+            for (key, weight) in pattern.row(head * seq + query).iter().enumerate() {
+                if weight.abs() <= 0.0 {
+                    continue; // Masked, or without effect.
+                }
                 let value = v.row(head / group * seq + key);
                 for (out, v) in out.data[at..at + width].iter_mut().zip(value) {
                     *out += weight * v;

@@ -248,13 +248,14 @@ impl Builder<'_> {
         } else {
             Vec::new()
         };
+        let scale = config.score_scale(self.layer.unwrap_or(0));
         let op = Op::Scores {
             q,
             k,
-            scale: config.score_scale(),
-            default_scale: config.score_scale().to_bits()
-                == (config.head_dim() as f64).sqrt().recip().to_bits(),
+            scale,
+            default_scale: scale.to_bits() == (config.head_dim() as f64).sqrt().recip().to_bits(),
             cap: config.score_soft_cap,
+            causal: true,
             window: self.layer.and_then(|layer| config.window(layer)),
             slopes,
         };

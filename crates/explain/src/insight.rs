@@ -58,6 +58,8 @@ pub struct Contribution {
     pub token: TokenProb,
     /// The model's logit (before a soft cap, if there is one).
     pub logit: f64,
+    /// The logit after the soft cap, from which the probability is computed; `None` without a soft cap.
+    pub capped_logit: Option<f64>,
     /// The sum of the parts, which equals the logit up to rounding.
     pub sum: f64,
     /// The parts.
@@ -81,8 +83,10 @@ impl Explanation<'_> {
     /// The `count` most likely tokens of `probabilities`.
     pub fn top_tokens(&self, probabilities: &[f64], count: usize) -> Vec<TokenProb> {
         let mut order: Vec<u32> = (0..probabilities.len() as u32).collect();
-        let more_likely =
-            |a: &u32, b: &u32| probabilities[*b as usize].total_cmp(&probabilities[*a as usize]);
+        let more_likely = |a: &u32, b: &u32| {
+            let order = probabilities[*b as usize].total_cmp(&probabilities[*a as usize]);
+            order.then(a.cmp(b)) // As greedy decoding breaks ties.
+        };
         if count < order.len() {
             order.select_nth_unstable_by(count, more_likely);
             order.truncate(count);
@@ -298,6 +302,10 @@ impl Explanation<'_> {
             position,
             token: self.token_prob(token, probability),
             logit: trace.value(name).at(&[position, token as usize]),
+            capped_logit: trace
+                .config
+                .logit_soft_cap
+                .map(|_| trace.value("logits").at(&[position, token as usize])),
             sum: attributed.iter().map(|part| part.value).sum(),
             parts: attributed,
         }

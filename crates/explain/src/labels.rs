@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use crate::graph::{Node, Op, PROBABILITIES};
+use crate::reasons::reason;
 
 /// The names of a tensor, its formula and its purpose.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -18,11 +19,16 @@ pub struct Label {
     /// The purpose of the step.
     #[serde(rename = "words")]
     pub purpose: &'static str,
+    /// Why a Transformer has this step; empty for steps that only rename a tensor.
+    pub why: &'static str,
 }
 
 /// Returns the label of `node`.
 pub fn label(node: &Node) -> Label {
-    let label = label_with_bias(node);
+    let label = Label {
+        why: reason(node),
+        ..label_with_bias(node)
+    };
     let (Op::Linear { bias: None, .. }
     | Op::OutputProjection { bias: None, .. }
     | Op::Norm { bias: None, .. }) = node.op
@@ -298,5 +304,6 @@ fn new_label(
         term,
         formula: formula.into(),
         purpose,
+        why: "",
     }
 }

@@ -10,6 +10,7 @@
 //! | the report for a terminal, and for a browser | [`terminal`], [`page`] |
 //! | attention and predictions over a run's training | [`history`] |
 //! | interventions (what if?) | [`Edit`], [`WhatIf`] |
+//! | gradients by backpropagation, and one step of gradient descent | [`gradient`], [`GradientStep`] |
 //! | how one value is computed | [`derive`](derive::derive), [`Address`] |
 //!
 //! # Example
@@ -36,6 +37,7 @@
 // Burn's nested tensor types overflow the default limit in release builds with wgpu.
 #![recursion_limit = "256"]
 
+mod ablation;
 mod address;
 mod array;
 pub mod derivation_text;
@@ -44,12 +46,16 @@ mod error;
 pub mod evaluate;
 mod explainer;
 mod formula;
+pub mod gradient;
+mod gradient_step;
 pub mod graph;
 pub mod history;
 mod insight;
 mod labels;
 mod node;
 pub mod page;
+mod page_values;
+mod reasons;
 mod recorder;
 mod report;
 pub mod terminal;
@@ -66,6 +72,7 @@ pub use derive::{Derivation, Operand};
 pub use error::ExplainError;
 pub use explainer::{Explainer, Explanation};
 pub use formula::format_number;
+pub use gradient_step::{GradientNorm, GradientStep};
 pub use graph::{Axis, Node, Op};
 pub use insight::{Contribution, LensStage, Part, Prediction, TokenProb};
 pub use labels::{Label, label};
@@ -75,4 +82,4 @@ pub use report::{
 };
 pub use trace::{MAX_TRACE_VALUES, Trace, TraceOptions, count_values};
 pub use verification::{Difference, Tolerance, Verification};
-pub use what_if::{Edit, ProbChange, WhatIf};
+pub use what_if::{Edit, PositionChange, ProbChange, WhatIf};

@@ -91,6 +91,7 @@ pub enum Op {
         frequencies: Vec<f64>,
     },
     /// `q . k * scale`, and minus infinity where masked. `default_scale`: the scale is `1 / sqrt(d)`.
+    /// `causal`: later tokens are masked, as are those outside the window; otherwise nothing is masked.
     /// With a cap: `cap * tanh(x / cap)`. With slopes (`ALiBi`): minus slope times distance.
     Scores {
         q: String,
@@ -99,6 +100,7 @@ pub enum Op {
         #[serde(rename = "usual")]
         default_scale: bool,
         cap: Option<f64>,
+        causal: bool,
         window: Option<usize>,
         slopes: Vec<f64>,
     },

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::ExplainError;
 use crate::explainer::Explanation;
+use crate::gradient_step::{GradientStep, gradient_steps};
 use crate::graph::{Axis, Node, PROBABILITIES};
 use crate::insight::{Contribution, LensStage, Prediction, TokenProb, notes};
 use crate::labels::{Label, label};
@@ -76,6 +77,9 @@ pub struct Report {
     pub lens: Vec<LensStage>,
     /// Direct logit attribution of each sampled token.
     pub contributions: Vec<Contribution>,
+    /// One step of gradient descent on the loss after the prompt, towards the generated token and towards
+    /// the most likely other one. Empty for large models and long prompts.
+    pub training: Vec<GradientStep>,
     /// Observations, as text.
     pub notes: Vec<String>,
     /// The result of the recomputation.
@@ -238,6 +242,7 @@ impl Report {
                     explanation.contribution(trace.prompt_len - 1 + n, sample.sampled.id)
                 })
                 .collect(),
+            training: gradient_steps(trace, explainer.weights(), &|id| explainer.token_text(id)),
             notes,
             verification: VerificationSummary {
                 verified: trace.verification.is_verified(),

@@ -26,6 +26,8 @@ pub struct View {
     pub positions: Option<Vec<usize>>,
     /// Number of most likely next tokens to list.
     pub top: usize,
+    /// Whether to show the name of each tensor, by which `--why` finds its values.
+    pub names: bool,
 }
 
 impl Default for View {
@@ -39,6 +41,7 @@ impl Default for View {
             heads: None,
             positions: None,
             top: 5,
+            names: false,
         }
     }
 }
@@ -96,6 +99,7 @@ pub fn render(explanation: &Explanation<'_>, report: &Report, view: &View) -> St
     printer.predictions();
     printer.logit_lens();
     printer.sampled_tokens();
+    printer.gradient_step();
     printer.notes();
     printer.out
 }
@@ -207,35 +211,53 @@ impl Printer<'_> {
         text
     }
 
-    fn cell(&self, x: f64) -> String {
-        let (width, decimals) = (self.view.decimals + 5, self.view.decimals);
-        let large = x != 0.0 && x.abs() >= 1e4;
-        if large {
-            return format!("{x:>width$.1e}");
-        }
-        let text = format!("{x:>width$.decimals$}");
-        let is_zero = text
-            .trim()
-            .trim_start_matches('-')
-            .chars()
-            .all(|c| c == '0' || c == '.');
-        if is_zero && text.contains('-') {
-            format!("{:>width$.decimals$}", 0.0)
-        } else {
-            text
-        }
+    /// Width of a value with the space before it.
+    fn cell_width(&self) -> usize {
+        self.view.decimals + 5
     }
 
-    /// Formats as many values as fit into `room` columns.
-    fn cells(&self, x: &[f64], room: usize) -> String {
-        let cell_width = self.view.decimals + 5;
-        let fit = (room / cell_width).max(1);
-        if x.len() <= fit {
-            return x.iter().map(|x| self.cell(*x)).collect();
+    fn cell(&self, x: f64) -> String {
+        self.cell_in(x, self.cell_width())
+    }
+
+    /// Formats a value in `width` columns, of which at least the first one is a space.
+    fn cell_in(&self, x: f64, width: usize) -> String {
+        let decimals = self.view.decimals;
+        let mut text = format!("{x:.decimals$}");
+        let is_zero = text.chars().all(|c| "-0.".contains(c));
+        if is_zero && text.starts_with('-') {
+            text = format!("{:.decimals$}", 0.0);
         }
-        let fit = (room.saturating_sub(9) / cell_width).max(1);
-        let start: String = x[..fit].iter().map(|x| self.cell(*x)).collect();
-        format!("{start} … (+{})", x.len() - fit)
+        if x.abs() >= 1e4 {
+            text = format!("{x:.1e}");
+        }
+        format!(" {text:>0$}", width.saturating_sub(1))
+    }
+
+    /// Formats as many values as fit into `room` columns, each in `width`.
+    fn cells_in(&self, x: &[f64], room: usize, width: usize) -> String {
+        let cells = |x: &[f64]| -> String { x.iter().map(|x| self.cell_in(*x, width)).collect() };
+        if x.len() <= (room / width).max(1) {
+            return cells(x);
+        }
+        let fit = (room.saturating_sub(9) / width).max(1);
+        format!("{} … (+{})", cells(&x[..fit]), x.len() - fit)
+    }
+
+    fn cells(&self, x: &[f64], room: usize) -> String {
+        self.cells_in(x, room, self.cell_width())
+    }
+
+    /// Width of columns with these names over values of `minimum` columns: the names are shown in full if there
+    /// is room for all of them.
+    fn column_width(names: &[String], minimum: usize, room: usize) -> usize {
+        let longest = names.iter().map(|name| display_width(name)).max();
+        let full = longest.map_or(0, |longest| longest + 1).max(minimum);
+        if full * names.len() <= room {
+            full
+        } else {
+            minimum
+        }
     }
 
     fn header(&mut self) {

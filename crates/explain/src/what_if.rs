@@ -1,12 +1,13 @@
-//! Interventions: predictions with another token, without a head, or with another embedding.
+//! Interventions: predictions with another token, with another embedding, or without a part of the model.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ablation::Removed;
 use crate::evaluate::{Arrays, evaluate};
 use crate::explainer::Explanation;
-use crate::graph::PROBABILITIES;
+use crate::graph::{PROBABILITIES, graph};
 use crate::{ExplainError, TokenProb};
 
 /// Number of most likely tokens to list.
@@ -39,6 +40,23 @@ pub enum Edit {
         /// The new value.
         value: f64,
     },
+    /// Removes all residual connections: the output of each sublayer replaces the residual stream.
+    NoResidual,
+    /// Removes all positions: their embeddings, rotations, or penalties for distance.
+    NoPositions,
+    /// Removes the attention mask: every token of the prompt attends to all of them.
+    NoMask,
+}
+
+impl Edit {
+    fn removed(&self) -> Option<Removed> {
+        match self {
+            Self::NoResidual => Some(Removed::Residuals),
+            Self::NoPositions => Some(Removed::Positions),
+            Self::NoMask => Some(Removed::Mask),
+            Self::Token { .. } | Self::HeadOff { .. } | Self::Embedding { .. } => None,
+        }
+    }
 }
 
 /// Next-token predictions with and without the edits.
@@ -53,6 +71,23 @@ pub struct WhatIf {
     /// The tokens of both lists, sorted by the larger of their two probabilities.
     #[serde(rename = "words")]
     pub tokens: Vec<ProbChange>,
+    /// The token that follows each position of the prompt, with its probability there.
+    pub positions: Vec<PositionChange>,
+}
+
+/// The probability of the token that follows a position, before and after the edits.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PositionChange {
+    /// The position.
+    pub position: usize,
+    /// The token that follows it: the prompt's own next one, or the sampled one.
+    pub next: u32,
+    /// Its text.
+    pub text: String,
+    /// Its probability without the edits.
+    pub before: f64,
+    /// Its probability with the edits.
+    pub after: f64,
 }
 
 /// A token's probability before and after the edits.
@@ -75,11 +110,21 @@ pub(crate) fn what_if(
 ) -> Result<WhatIf, ExplainError> {
     let trace = &explanation.trace;
     let config = &trace.config;
-    let mut ids = trace.ids.clone();
-    let mut disabled_heads = Vec::new();
+    let mut ids = trace.ids[..trace.prompt_len].to_vec();
+    let mut nodes = graph(config, trace.prompt_len);
+    let (mut disabled_heads, mut removed) = (Vec::new(), Vec::new());
     let mut edited_weights: Option<Arrays> = None;
     for edit in edits {
+        if let Some(part) = edit.removed() {
+            if !removed.contains(&part) && !part.apply(&mut nodes) {
+                let problem = format!("this model has no {}", part.name());
+                return Err(ExplainError::WhatIf(problem));
+            }
+            removed.push(part);
+            continue;
+        }
         match *edit {
+            Edit::NoResidual | Edit::NoPositions | Edit::NoMask => {} // Applied above.
             Edit::Token { position, id } => {
                 check_range(position, trace.prompt_len, "prompt position")?;
                 check_range(id as usize, config.vocab_size, "token id")?;
@@ -109,13 +154,13 @@ pub(crate) fn what_if(
     let weights = edited_weights.as_ref();
     let weights = weights.unwrap_or_else(|| explanation.explainer.weights());
     let last = trace.prompt_len - 1;
-    let old = trace.reference[PROBABILITIES].row(last);
-    let edited =
-        (!edits.is_empty()).then(|| evaluate(&trace.graph, weights, &ids, &disabled_heads));
-    let new = edited
+    let old_rows = &trace.reference[PROBABILITIES];
+    let edited = (!edits.is_empty()).then(|| evaluate(&nodes, weights, &ids, &disabled_heads));
+    let new_rows = edited
         .as_ref()
-        .map_or(old, |values| values[PROBABILITIES].row(last));
-    if new.iter().any(|p| !p.is_finite()) {
+        .map_or(old_rows, |values| &values[PROBABILITIES]);
+    let (old, new) = (old_rows.row(last), new_rows.row(last));
+    if new_rows.data.iter().any(|p| !p.is_finite()) {
         let problem = "the recomputed values overflow; hint: use a smaller embedding value";
         return Err(ExplainError::WhatIf(problem.to_string()));
     }
@@ -126,6 +171,19 @@ pub(crate) fn what_if(
     Ok(WhatIf {
         edits: edits.to_vec(),
         tokens: prob_changes(before.iter().chain(&after), old, new),
+        positions: (0..=last)
+            .filter_map(|position| {
+                let next = ids.get(position + 1).copied();
+                let next = next.or_else(|| trace.next_id(position))?;
+                Some(PositionChange {
+                    position,
+                    next,
+                    text: explanation.explainer.token_text(next),
+                    before: old_rows.at(&[position, next as usize]),
+                    after: new_rows.at(&[position, next as usize]),
+                })
+            })
+            .collect(),
         before,
         after,
     })

@@ -10,8 +10,9 @@ use crate::{GenerateError, StopScanner};
 /// token (such as a space between words).
 const CONTEXT_TOKENS: usize = 16;
 
-/// Turns the tokens of one completion into text deltas. Never emits an incomplete character or any
-/// part of a stop string.
+/// Turns the tokens of one completion into text deltas, which together are the decoded text up to a
+/// stop string. Never emits text that a later token could change, or any part of a stop string. Half a
+/// character at the end of a completion becomes U+FFFD.
 ///
 /// # Example
 ///
@@ -41,6 +42,9 @@ pub struct Detokenizer {
     stop: Option<String>,
     /// Number of characters decoded, emitted or not.
     char_count: usize,
+    /// Number of tokens during which stop strings are not looked for.
+    min_tokens: usize,
+    token_count: usize,
 }
 
 impl Detokenizer {
@@ -63,13 +67,22 @@ impl Detokenizer {
             // Only sets the state of the stream: the caller already has the prompt's text.
             let _ = stream.push(*id);
         }
+        stream.end_prompt();
         Ok(Self {
             stream,
             scanner: StopScanner::new(stop)?,
             text: String::new(),
             stop: None,
             char_count: 0,
+            min_tokens: 0,
+            token_count: 0,
         })
+    }
+
+    /// Looks for stop strings only in the text after the first `min_tokens` tokens.
+    #[must_use]
+    pub fn with_min_tokens(self, min_tokens: usize) -> Self {
+        Self { min_tokens, ..self }
     }
 
     /// Adds token `id` and returns the text that is now final. A token that ends the completion
@@ -79,6 +92,7 @@ impl Detokenizer {
         if is_eos {
             return String::new();
         }
+        self.token_count += 1;
         let delta = self.stream.push(id).unwrap_or_default();
         self.append(&delta)
     }
@@ -115,9 +129,17 @@ impl Detokenizer {
 
     fn append(&mut self, delta: &str) -> String {
         self.char_count += delta.chars().count();
+        if self.token_count <= self.min_tokens {
+            self.text.push_str(delta);
+            return delta.to_owned();
+        }
         let scan = self.scanner.push(delta);
         self.text.push_str(&scan.text);
         self.stop = scan.stop;
         scan.text
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -32,12 +32,12 @@ pub struct TextOptions {
     pub stop_at_eos: bool,
     /// What to do when the context is full.
     pub overflow: Overflow,
+    /// Whether the model's BOS token is prepended to a prompt that does not begin with it. Default true. False
+    /// for the output of a chat template, which writes its own special tokens.
+    pub add_bos: bool,
     /// Prompt template, instead of the model's own. `{prompt}` is replaced by the prompt; `{prompt}`
     /// alone leaves it unchanged. `StatQuest`'s template is `{prompt} <EOS>`.
     pub prompt_template: Option<String>,
-    /// Whether prompts are conversations that a chat template has rendered (see
-    /// [`TextGenerator::encode_conversation`]). Default false.
-    pub is_conversation: bool,
     /// Sequence number of the first prompt (see [`DecodeOptions::first_sequence`]).
     pub first_sequence: u64,
 }
@@ -50,8 +50,8 @@ impl Default for TextOptions {
             stop: Vec::new(),
             stop_at_eos: true,
             overflow: Overflow::default(),
+            add_bos: true,
             prompt_template: None,
-            is_conversation: false,
             first_sequence: 0,
         }
     }
@@ -187,7 +187,7 @@ impl TextGenerator {
     /// use nextword_generate::TextGenerator;
     /// use nextword_model::presets;
     ///
-    /// let tokenizer = TokenizerConfig::words().build("what is statquest")?; // With <EOS>: 4 tokens.
+    /// let tokenizer = TokenizerConfig::words().with_unk("").build("what is statquest")?; // With <EOS>: 4 tokens.
     /// let model = presets::statquest(5).init(&Device::flex(), 7)?;
     /// let generator = TextGenerator::without_card(model, tokenizer)?;
     /// assert_eq!((generator.card().parameters, generator.card().unused_ids), (37, 1));
@@ -296,7 +296,13 @@ impl TextGenerator {
                 // The completion has already ended, so breaking has no effect.
                 let _ = on_delta(row, &rest);
             }
-            completion(prompt, detokenizer, sequence)
+            let mut completion = completion(prompt, detokenizer, sequence);
+            if completion.finish == FinishReason::Eos
+                && let Some(stop) = self.stop_of_last(&completion.ids, options)
+            {
+                completion.finish = FinishReason::Stop(stop);
+            }
+            completion
         });
         Ok(completions.collect())
     }
@@ -342,10 +348,10 @@ impl TextGenerator {
         options: &TextOptions,
     ) -> Result<Encoding, GenerateError> {
         let text = self.format_prompt(prompt, options)?;
-        Ok(if options.is_conversation {
-            self.encode_conversation(&text)
-        } else {
+        Ok(if options.add_bos {
             self.encode(&text)
+        } else {
+            self.encode_formatted(&text)
         })
     }
 
@@ -373,6 +379,31 @@ impl TextGenerator {
         Ok(template.replace(PROMPT_PLACEHOLDER, prompt))
     }
 
+    /// The ids of those `stop` strings that are the text of a special token. Such a token has no text in a
+    /// completion, so its id ends the completion instead.
+    pub fn special_stop_ids(&self, stop: &[String]) -> Vec<u32> {
+        let special = |text: &String| match self.tokenizer.encode(text).ids[..] {
+            [id] if self.tokenizer.decode(&[id]).is_empty() => self
+                .tokenizer
+                .id_to_token(id)
+                .filter(|token| token == text)
+                .map(|_| id),
+            _ => None,
+        };
+        stop.iter().filter_map(special).collect()
+    }
+
+    /// The stop string that is the last of `ids`, unless that is an EOS token of the model.
+    fn stop_of_last(&self, ids: &[u32], options: &TextOptions) -> Option<String> {
+        let last = ids.last().filter(|id| !self.stop_ids().contains(id))?;
+        let mut stops = options.stop.iter();
+        let is_last = |stop: &&String| {
+            self.special_stop_ids(std::slice::from_ref(*stop))
+                .contains(last)
+        };
+        stops.find(is_last).cloned()
+    }
+
     fn detokenizer(
         &self,
         prompt: &[u32],
@@ -384,6 +415,7 @@ impl TextGenerator {
     fn decode_options(&self, options: &TextOptions) -> DecodeOptions {
         let mut stop_ids = self.stop_ids();
         stop_ids.retain(|_| options.stop_at_eos);
+        stop_ids.extend(self.special_stop_ids(&options.stop));
         DecodeOptions {
             sampling: options.sampling.clone(),
             max_tokens: options.max_tokens,

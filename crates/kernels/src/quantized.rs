@@ -66,21 +66,35 @@ impl QuantizedMatrix {
         Self(Arc::new(QuantMatrix::quantize(weight, bits)))
     }
 
-    /// Creates a matrix from integers, `[d_out, d_in]`, and scales, `[d_out, blocks]` (bits of
-    /// bf16).
+    /// Creates a matrix from its bytes in a file: integers, `[d_out, stored_bytes]`, and scales, `[d_out,
+    /// blocks]` (bf16, little-endian). 4-bit integers are stored with 8 added, the first of two in the low
+    /// half of a byte. Returns `None` if an integer is -128 or, with 4 bits, -8, which are never written.
     ///
     /// # Panics
-    /// If the number of integers or scales does not match `shape`.
-    pub fn from_parts(shape: [usize; 2], bits: Bits, integers: &[i8], scales: &[u16]) -> Self {
-        let shape = (shape[0], shape[1]);
-        Self(Arc::new(QuantMatrix::from_parts(
-            shape, bits, integers, scales,
-        )))
+    /// If the number of integers or scales does not match `shape`, `[d_in, d_out]`.
+    pub fn from_stored(
+        shape: [usize; 2],
+        bits: Bits,
+        integers: &[u8],
+        scales: &[u8],
+    ) -> Option<Self> {
+        let matrix = QuantMatrix::from_stored((shape[0], shape[1]), bits, integers, scales)?;
+        Some(Self(Arc::new(matrix)))
     }
 
-    /// Returns the integers, `[d_out, d_in]`, and their scales, `[d_out, blocks]` (bits of bf16).
-    pub fn parts(&self) -> (Vec<i8>, Vec<u16>) {
-        self.0.parts()
+    /// Returns the integers as in [`from_stored`](Self::from_stored).
+    pub fn stored_integers(&self) -> Vec<u8> {
+        self.0.stored_integers()
+    }
+
+    /// Returns the scales as in [`from_stored`](Self::from_stored).
+    pub fn stored_scales(&self) -> Vec<u8> {
+        self.0.stored_scales()
+    }
+
+    /// Number of bytes of the `d_in` integers of an output column in a file.
+    pub fn stored_bytes(bits: Bits, d_in: usize) -> usize {
+        bits.stored_bytes(d_in)
     }
 
     /// Shape, `[d_in, d_out]`.

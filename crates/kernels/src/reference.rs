@@ -65,12 +65,19 @@ pub fn normalize<const D: usize>(
 /// Reference for [`activate`](crate::activate()).
 pub fn activate<const D: usize>(f: Activation, x: Tensor<D>) -> Tensor<D> {
     match f {
-        Activation::Gelu => activation::gelu(x),
+        Activation::Gelu => gelu(x),
         Activation::GeluTanh => activation::gelu_approximate(x),
         Activation::Relu => activation::relu(x),
         Activation::ReluSquared => activation::relu(x).square(),
         Activation::Silu => activation::silu(x),
     }
+}
+
+/// The exact GELU, `x (1 + erf(x / sqrt 2)) / 2`. Burn's own function computes the same, but its backward
+/// pass is that of the tanh approximation.
+fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let phi = (x.clone() / std::f64::consts::SQRT_2).erf() + 1.0;
+    x * phi / 2.0
 }
 
 /// Reference for [`rotate`](crate::rotate()).

@@ -100,7 +100,7 @@ impl Attention {
             n_kv_heads,
             head_dim,
             dropout: config.dropout.attention,
-            scale: config.score_scale(),
+            scale: config.score_scale(layer),
             is_local: config.is_local(layer),
             window: config.window(layer),
             soft_cap: config.score_soft_cap,

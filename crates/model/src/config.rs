@@ -197,11 +197,12 @@ impl ModelConfig {
         self.norm != NormKind::None && self.norm_placement == NormPlacement::Sandwich
     }
 
-    /// Scale of the attention scores.
-    pub fn score_scale(&self) -> f64 {
+    /// Scale of the attention scores of `layer`. Layers with a rotary base of their own have no scaling,
+    /// and so no factor of `YaRN`.
+    pub fn score_scale(&self, layer: usize) -> f64 {
         let width = self.score_width.unwrap_or(self.head_dim() as f64);
         let attention_factor = match self.position {
-            Position::Rotary => self.rotary.attention_factor(),
+            Position::Rotary if !self.is_local(layer) => self.rotary.attention_factor(),
             _ => 1.0,
         };
         attention_factor * attention_factor / width.sqrt()

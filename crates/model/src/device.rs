@@ -144,6 +144,9 @@ impl DeviceName {
     /// [`ModelError::Device`] if this build does not support the device, this machine does not have it,
     /// or it does not work.
     pub fn open(&self) -> Result<Device, ModelError> {
+        if *self == Self::Auto {
+            return self.resolve()?.open();
+        }
         let mut opened = opened();
         if let Some(device) = opened.get(self) {
             return Ok(device.clone());
@@ -154,9 +157,38 @@ impl DeviceName {
         Ok(device)
     }
 
+    /// The name of the device that [`open`](Self::open) opens: this one, or for `auto` the one that it
+    /// takes on this machine.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    ///
+    /// ```
+    /// use nextword_model::DeviceName;
+    ///
+    /// assert_eq!(DeviceName::Flex.resolve()?, DeviceName::Flex);
+    /// assert_ne!(DeviceName::Auto.resolve()?, DeviceName::Auto);
+    /// # Ok::<(), nextword_model::ModelError>(())
+    /// ```
+    pub fn resolve(&self) -> Result<Self, ModelError> {
+        static TAKEN: OnceLock<DeviceName> = OnceLock::new();
+        if *self != Self::Auto {
+            return Ok(self.clone());
+        }
+        if let Some(taken) = TAKEN.get() {
+            return Ok(taken.clone());
+        }
+        let (taken, device) = match gpu::open_discrete() {
+            Some(found) => found,
+            None => (Self::Flex, flex()?),
+        };
+        opened().entry(taken.clone()).or_insert(device);
+        Ok(TAKEN.get_or_init(|| taken).clone())
+    }
+
     fn open_new(&self) -> Result<Device, ModelError> {
         match self {
-            Self::Auto => open_auto(),
+            Self::Auto => self.resolve()?.open_new(),
             Self::Flex => flex(),
             Self::NdArray => ndarray(),
             Self::Wgpu(api, adapter) => gpu::open_wgpu(self, *api, *adapter),
@@ -207,10 +239,6 @@ fn opened() -> MutexGuard<'static, HashMap<DeviceName, Device>> {
         .get_or_init(Mutex::default)
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
-}
-
-fn open_auto() -> Result<Device, ModelError> {
-    gpu::open_discrete().map_or_else(flex, Ok)
 }
 
 #[cfg(feature = "flex")]

@@ -3,11 +3,19 @@
 //! Each parameter has its own random stream, named by its path, so that a seed gives the same weights
 //! on every backend, and adding a layer does not change the others.
 
+use std::sync::{Mutex, PoisonError};
+
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::{CounterRng, ModelError, Transformer};
+
+/// Number of values that one task computes.
+const CHUNK: usize = 1 << 14;
+
+/// Approximate number of basic operations of one value.
+const OPS_PER_VALUE: usize = 64;
 
 /// Weight initialization.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,6 +62,22 @@ pub(crate) fn initialize(model: Transformer, config: InitConfig, seed: u64) -> T
     model.map(&mut mapper)
 }
 
+/// `len` normal values of standard deviation `std`, computed on all cores: each depends on its index only.
+fn normal_values(len: usize, std: f64, rng: CounterRng) -> Vec<f32> {
+    let mut values = vec![0.0; len];
+    let chunks: Vec<_> = values.chunks_mut(CHUNK).map(Mutex::new).collect();
+    nextword_kernels::parallel_for_each(chunks.len(), CHUNK * OPS_PER_VALUE, |number| {
+        let mut chunk = chunks[number]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for (i, value) in chunk.iter_mut().enumerate() {
+            *value = (std * rng.normal((number * CHUNK + i) as u64)) as f32;
+        }
+    });
+    drop(chunks);
+    values
+}
+
 struct Initializer {
     config: InitConfig,
     output_scale: f64,
@@ -86,11 +110,25 @@ impl ModuleMapper for Initializer {
         param.map(|tensor| {
             let shape = tensor.dims();
             let len: usize = shape.iter().product();
-            let values: Vec<f32> = (0..len as u64)
-                .map(|i| (std * rng.normal(i)) as f32)
-                .collect();
+            let values = normal_values(len, std, rng);
             Tensor::from_data(TensorData::new(values, shape), &tensor.device())
                 .set_require_grad(tensor.is_require_grad())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_depend_on_their_index_only() {
+        let rng = CounterRng::new(3).named("test");
+        let len = 3 * CHUNK + 5;
+        let values = normal_values(len, 0.02, rng);
+        let expected = (0..len as u64).map(|i| (0.02 * rng.normal(i)) as f32);
+        assert!(values.iter().copied().eq(expected));
+        assert_eq!(normal_values(7, 0.02, rng), values[..7]);
+        assert!(normal_values(0, 0.02, rng).is_empty());
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! It contains `config.json` (architecture), `model.safetensors` (weights), `tokenizer.json` (opaque to
 //! this crate), `card.json` (metadata), and for chat models `chat_template.jinja`, with further named
-//! templates in `chat_template.NAME.jinja`.
+//! templates in `additional_chat_templates`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,6 +19,10 @@ const MAX_JSON_BYTES: u64 = 1 << 20;
 
 /// Maximum size in bytes of a chat template.
 const MAX_TEMPLATE_BYTES: u64 = 1 << 20;
+
+/// The file of the usual chat template, and the folder of the others, as in transformers.
+const TEMPLATE_FILE: &str = "chat_template.jinja";
+const TEMPLATE_FOLDER: &str = "additional_chat_templates";
 
 /// The name of a model's usual chat template in [`ModelCard::chat_templates`].
 pub const DEFAULT_TEMPLATE: &str = "default";
@@ -137,7 +141,7 @@ impl ModelDir {
     /// The path of the Jinja template that turns chat messages into a prompt. The file exists only
     /// for chat models.
     pub fn chat_template_path(&self) -> PathBuf {
-        self.path.join("chat_template.jinja")
+        self.path.join(TEMPLATE_FILE)
     }
 
     /// Loads the model on `device`.
@@ -222,7 +226,18 @@ impl ModelDir {
         write_atomically(&path.join("tokenizer.json"), tokenizer_json.as_bytes())?;
         write_atomically(&path.join("card.json"), &to_json(card))?;
         for (name, template) in &card.chat_templates {
-            write_atomically(&path.join(template_file(name)), template.as_bytes())?;
+            let file = if name == DEFAULT_TEMPLATE {
+                path.join(TEMPLATE_FILE)
+            } else {
+                let folder = path.join(TEMPLATE_FOLDER);
+                fs::create_dir_all(&folder).map_err(|source| ModelError::Io {
+                    path: folder.clone(),
+                    action: "create",
+                    source,
+                })?;
+                folder.join(template_file(name))
+            };
+            write_atomically(&file, template.as_bytes())?;
         }
         Ok(())
     }
@@ -231,31 +246,28 @@ impl ModelDir {
 /// The name of the file of the chat template `name`. Characters that may not belong into a file name
 /// become `_`.
 fn template_file(name: &str) -> String {
-    if name == DEFAULT_TEMPLATE {
-        return "chat_template.jinja".to_string();
-    }
-    let is_safe = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let is_safe = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
     let name = name.replace(|c: char| !is_safe(c), "_");
-    format!("chat_template.{name}.jinja")
+    format!("{name}.jinja")
 }
 
 /// The chat templates in the folder `path`. Those that cannot be read are left out: a model without
 /// them still generates text, and whoever needs them reads the file and reports the problem.
 fn read_templates(path: &Path) -> BTreeMap<String, String> {
-    let entries = fs::read_dir(path).into_iter().flatten().flatten();
-    let read = |entry: fs::DirEntry| {
-        let file = entry.file_name();
-        let name = file.to_str()?.strip_prefix("chat_template")?;
-        let name = match name.strip_suffix(".jinja")? {
-            "" => DEFAULT_TEMPLATE,
-            name => name.strip_prefix('.').filter(|name| !name.is_empty())?,
-        };
-        let file = fs::metadata(entry.path()).ok()?;
-        let is_read = file.is_file() && file.len() <= MAX_TEMPLATE_BYTES;
-        let text = is_read.then(|| fs::read_to_string(entry.path()));
-        Some((name.to_string(), text?.ok()?))
+    let read = |file: &Path| {
+        let info = fs::metadata(file).ok()?;
+        let is_read = info.is_file() && info.len() <= MAX_TEMPLATE_BYTES;
+        is_read.then(|| fs::read_to_string(file))?.ok()
     };
-    entries.filter_map(read).collect()
+    let usual = read(&path.join(TEMPLATE_FILE)).map(|text| (DEFAULT_TEMPLATE.to_string(), text));
+    let entries = fs::read_dir(path.join(TEMPLATE_FOLDER));
+    let named = entries.into_iter().flatten().flatten().filter_map(|entry| {
+        let file = entry.file_name();
+        let name = file.to_str()?.strip_suffix(".jinja")?;
+        let is_named = !name.is_empty() && name != DEFAULT_TEMPLATE;
+        Some((name.to_string(), read(&entry.path()).filter(|_| is_named)?))
+    });
+    named.chain(usual).collect()
 }
 
 /// Writes `bytes` to `path` atomically: to a file beside it, synced, then renamed. The target of a
@@ -295,5 +307,9 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelError> {
         )));
     }
     let bytes = fs::read(path).map_err(io)?;
-    serde_json::from_slice(&bytes).map_err(|e| format(e.to_string()))
+    serde_json::from_slice(&bytes).map_err(|e| {
+        format(format!(
+            "is damaged or not a file of a nextword model ({e}); hint: copy or save the model again"
+        ))
+    })
 }

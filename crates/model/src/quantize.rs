@@ -5,7 +5,8 @@
 //! `[d_out, ceil(d_in / 32)]`), one for 32 values of a row. A value is its integer times its scale.
 //! 4-bit integers are stored with 8 added, the first of two in the low nibble; 0 is unused, and 8 is
 //! the padding. Vectors and position embeddings stay in f32. The token embedding is
-//! `[vocab_size, d_model]`, as in float files.
+//! `[vocab_size, d_model]`, as in float files. Each matrix has its own width: that of the token
+//! embedding and of the output layer is 8 bits by default, because rounding them to 4 costs most.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -61,8 +62,8 @@ impl Transformer {
         linears!(self.blocks.iter_mut(), [&mut])
     }
 
-    /// Quantizes all matrices to `bits`, except the position embedding. The result is for inference
-    /// only.
+    /// Quantizes all matrices except the position embedding: the linear layers of the blocks to `bits`,
+    /// token embedding and output layer to 8 bits. The result is for inference only.
     ///
     /// # Panics
     /// If the model is already quantized.
@@ -85,24 +86,41 @@ impl Transformer {
     /// # Ok::<(), nextword_model::ModelError>(())
     /// ```
     #[must_use]
-    pub fn quantize(mut self, bits: Bits) -> Self {
+    pub fn quantize(self, bits: Bits) -> Self {
+        self.quantize_with(bits, Bits::Int8)
+    }
+
+    /// Quantizes like [`quantize`](Self::quantize), with `embedding_bits` for token embedding and output
+    /// layer.
+    ///
+    /// # Panics
+    /// If the model is already quantized.
+    #[must_use]
+    pub fn quantize_with(mut self, bits: Bits, embedding_bits: Bits) -> Self {
         assert!(self.bits().is_none(), "the model is already quantized");
         for (_, linear) in self.linears_mut() {
             linear.quantize(bits);
         }
         let table = self.token_embedding.weight.val();
         let device = table.device();
-        self.quantized_embedding = Some(QuantizedMatrix::from_table(table, bits));
+        self.quantized_embedding = Some(QuantizedMatrix::from_table(table, embedding_bits));
         self.token_embedding.weight = empty_param(&device);
         if let Some(weight) = &mut self.head.weight {
-            self.head.quantized = Some(QuantizedMatrix::from_weight(weight.val(), bits));
+            let matrix = QuantizedMatrix::from_weight(weight.val(), embedding_bits);
+            self.head.quantized = Some(matrix);
             *weight = empty_param(&device);
         }
         self
     }
 
-    /// The bit width of the weights, if they are quantized.
+    /// The bit width of the weights in the blocks, if they are quantized.
     pub fn bits(&self) -> Option<Bits> {
+        let first = self.blocks.first()?.attention.query.quantized()?;
+        Some(first.bits())
+    }
+
+    /// The bit width of token embedding and output layer, if they are quantized.
+    pub fn embedding_bits(&self) -> Option<Bits> {
         self.quantized_embedding.as_ref().map(QuantizedMatrix::bits)
     }
 
@@ -138,22 +156,28 @@ enum Part {
 impl Part {
     fn spec(self, name: String, matrix: &QuantizedMatrix) -> TensorSpec {
         let [d_in, d_out] = matrix.shape();
-        let (dtype, width) = match (self, matrix.bits()) {
-            (Self::Integers, Bits::Int8) => (Dtype::I8, d_in),
-            (Self::Integers, Bits::Int4) => (Dtype::U8, d_in.div_ceil(2)),
-            (Self::Scales, _) => (Dtype::BF16, QuantizedMatrix::blocks(d_in)),
+        let (dtype, width) = match self {
+            Self::Integers => stored_type(matrix.bits(), d_in),
+            Self::Scales => (Dtype::BF16, QuantizedMatrix::blocks(d_in)),
         };
         TensorSpec::new(name, dtype, vec![d_out, width])
     }
 
     fn bytes(self, matrix: &QuantizedMatrix) -> Vec<u8> {
-        let (integers, scales) = matrix.parts();
-        match (self, matrix.bits()) {
-            (Self::Integers, Bits::Int8) => integers.into_iter().map(i8::cast_unsigned).collect(),
-            (Self::Integers, Bits::Int4) => pack_nibbles(&integers, matrix.shape()[0]),
-            (Self::Scales, _) => scales.iter().flat_map(|s| s.to_le_bytes()).collect(),
+        match self {
+            Self::Integers => matrix.stored_integers(),
+            Self::Scales => matrix.stored_scales(),
         }
     }
+}
+
+/// The type of stored integers, and how many of it a column of `d_in` integers takes.
+fn stored_type(bits: Bits, d_in: usize) -> (Dtype, usize) {
+    let dtype = match bits {
+        Bits::Int8 => Dtype::I8,
+        Bits::Int4 => Dtype::U8,
+    };
+    (dtype, QuantizedMatrix::stored_bytes(bits, d_in))
 }
 
 /// Writes a quantized `model` to `path` atomically. Returns the file's hash.
@@ -183,26 +207,21 @@ pub(crate) fn save(model: &Transformer, path: &Path) -> Result<FileHash, ModelEr
     })
 }
 
-/// Packs two values into a byte, row by row of `width` values.
-fn pack_nibbles(integers: &[i8], width: usize) -> Vec<u8> {
-    let nibble = |value: i8| (i32::from(value) + 8) as u8;
-    integers
-        .chunks(width.max(1))
-        .flat_map(|row| {
-            let pairs = row.chunks(2);
-            pairs.map(|pair| nibble(pair[0]) | nibble(pair.get(1).copied().unwrap_or(0)) << 4)
-        })
-        .collect()
+/// Returns the bit width of the blocks' weights in `file`, if they are quantized.
+pub(crate) fn detect_bits(file: &TensorFile) -> Option<Bits> {
+    matrix_bits(file, "blocks.0.attention.query.weight").or_else(|| embedding_bits(file))
 }
 
-/// Returns the bit width of the weights in `file`, if they are quantized.
-pub(crate) fn detect_bits(file: &TensorFile) -> Option<Bits> {
-    let has = |suffix: &str| file.shape(&format!("{TABLE}.{suffix}")).is_some();
-    if has("int8") {
-        Some(Bits::Int8)
-    } else {
-        has("int4").then_some(Bits::Int4)
-    }
+/// Returns the bit width of the token embedding in `file`, if it is quantized.
+pub(crate) fn embedding_bits(file: &TensorFile) -> Option<Bits> {
+    matrix_bits(file, TABLE)
+}
+
+/// Returns the bit width of the matrix `name` in `file`, if it is quantized.
+fn matrix_bits(file: &TensorFile, name: &str) -> Option<Bits> {
+    [Bits::Int8, Bits::Int4]
+        .into_iter()
+        .find(|bits| file.shape(&format!("{name}.{}", suffix(*bits))).is_some())
 }
 
 /// Loads the model of `config` on `device` with the quantized weights in `path`. Devices other than
@@ -220,7 +239,7 @@ pub(crate) fn load(
     compare(config, path, file, bits)?;
     let mut model = config.build(device)?;
     let stays_quantized = QuantizedMatrix::has_native_kernel(device);
-    let read = |name: &str, shape: [usize; 2]| read_matrix(file, name, shape, bits);
+    let read = |name: &str, shape: [usize; 2]| read_matrix(file, name, shape);
     let d = [config.d_model, config.vocab_size];
     let table = read(TABLE, d)?;
     if stays_quantized {
@@ -256,47 +275,27 @@ fn dequantize(matrix: &QuantizedMatrix, device: &Device, is_table: bool) -> Para
     Param::from_tensor(if is_table { values.transpose() } else { values })
 }
 
-/// Reads the quantized matrix `name` of shape `[d_in, d_out]`. The smallest integer, -128 or -8, is
-/// never written, so it is an error.
+/// Reads the quantized matrix `name` of shape `[d_in, d_out]`, which [`compare`] has found. The smallest
+/// integer, -128 or -8, is never written, so it is an error.
 fn read_matrix(
     file: &TensorFile,
     name: &str,
-    [d_in, d_out]: [usize; 2],
-    bits: Bits,
+    shape: [usize; 2],
 ) -> Result<QuantizedMatrix, ModelError> {
+    let bits = matrix_bits(file, name).unwrap_or(Bits::Int8);
     let integers_name = format!("{name}.{}", suffix(bits));
-    let bytes = file.bytes(&integers_name)?;
-    let integers: Vec<i8> = match bits {
-        Bits::Int8 => bytes.iter().map(|b| b.cast_signed()).collect(),
-        Bits::Int4 => {
-            let value = |nibble: u8| (i32::from(nibble) - 8) as i8;
-            let rows = bytes.chunks(d_in.div_ceil(2).max(1));
-            rows.flat_map(|row| {
-                let nibbles = row.iter().flat_map(|byte| [byte & 15, byte >> 4]);
-                nibbles.map(value).take(d_in)
-            })
-            .collect()
-        }
-    };
+    let scales = file.with_bytes(&format!("{name}.scale"), <[u8]>::to_vec)?;
+    let matrix = file.with_bytes(&integers_name, |integers| {
+        QuantizedMatrix::from_stored(shape, bits, integers, &scales)
+    })?;
     let unused = match bits {
-        Bits::Int8 => i8::MIN,
+        Bits::Int8 => -128,
         Bits::Int4 => -8,
     };
-    if integers.contains(&unused) {
-        return Err(ModelError::Format {
-            path: file.path().to_path_buf(),
-            problem: format!("`{integers_name}` contains the invalid value {unused}"),
-        });
-    }
-    let scales = file.bytes(&format!("{name}.scale"))?;
-    let scales: Vec<u16> = scales
-        .as_chunks()
-        .0
-        .iter()
-        .map(|b| u16::from_le_bytes(*b))
-        .collect();
-    let shape = [d_in, d_out];
-    Ok(QuantizedMatrix::from_parts(shape, bits, &integers, &scales))
+    matrix.ok_or_else(|| ModelError::Format {
+        path: file.path().to_path_buf(),
+        problem: format!("`{integers_name}` contains the invalid value {unused}"),
+    })
 }
 
 fn suffix(bits: Bits) -> &'static str {
@@ -306,7 +305,8 @@ fn suffix(bits: Bits) -> &'static str {
     }
 }
 
-/// Checks the names, shapes and types in `file` against `config`.
+/// Checks the names, shapes and types in `file` against `config`. A matrix that the file lacks is
+/// expected with `bits`.
 fn compare(
     config: &ModelConfig,
     path: &Path,
@@ -325,10 +325,8 @@ fn compare(
         } else {
             [shape[1], shape[0]]
         };
-        let (width, dtype) = match bits {
-            Bits::Int8 => (d_in, Dtype::I8),
-            Bits::Int4 => (d_in.div_ceil(2), Dtype::U8),
-        };
+        let bits = matrix_bits(file, &name).unwrap_or(bits);
+        let (dtype, width) = stored_type(bits, d_in);
         let blocks = QuantizedMatrix::blocks(d_in);
         expected.push((
             format!("{name}.{}", suffix(bits)),

@@ -1,7 +1,7 @@
 //! Serves a model over HTTP: OpenAI's API, and a page to try it.
 //!
 //! `cargo run --release --example serve [MODEL [PORT]]`, then, in another terminal,
-//! `curl http://127.0.0.1:8080/v1/completions -H 'Content-Type: application/json' -d '{"prompt": "One day"}'`
+//! `curl http://127.0.0.1:8080/v1/completions -H 'Content-Type: application/json' -d '{"prompt": "On a"}'`
 
 #![allow(clippy::print_stdout)] // An example prints.
 

@@ -215,7 +215,7 @@ impl LanguageModel {
             self.transformer(),
             self.tokenizer().as_ref(),
             &self.card().special,
-            sources.chunks(),
+            sources.chunks_for(self.tokenizer().text_cuts()),
             TextSettings::default(),
         )?)
     }

@@ -1,6 +1,6 @@
 //! Attention weights over training as SVG: one row per head, one column per step.
 
-use crate::text::{append, escape};
+use crate::text::{BASE_STYLE, append, escape};
 
 /// Maximum number of steps to draw.
 const MAX_STEPS: usize = 8;
@@ -9,7 +9,7 @@ const MAX_HEADS: usize = 24;
 const SIZE: f64 = 110.0;
 const GAP: f64 = 14.0;
 const LEFT: f64 = 110.0;
-const TOP: f64 = 54.0;
+const TOP: f64 = 76.0;
 /// Space for token labels.
 const LABEL_SPACE: f64 = 70.0;
 /// Maximum number of tokens that are labelled.
@@ -158,8 +158,10 @@ impl AttentionFigure<'_> {
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" role=\"img\">\n\
              <title>Attention over training: {title}</title>\n\
-             <style>text{{font:12px sans-serif;fill:#808080}}.cell{{fill:#3b82c4}}.frame{{fill:none;stroke:#808080;stroke-opacity:.5}}</style>\n\
-             <text x=\"8\" y=\"18\">{title}: rows are query tokens, columns are key tokens</text>\n"
+             <style>{BASE_STYLE}.cell{{fill:#3b82c4}}.frame{{fill:none;stroke:#808080;stroke-opacity:.5}}</style>\n\
+             <rect class=\"paper\" width=\"{width:.0}\" height=\"{height:.0}\"/>\n\
+             <text class=\"title\" x=\"8\" y=\"22\">Attention over training: {title}</text>\n\
+             <text x=\"8\" y=\"40\">rows: query tokens · columns: key tokens · the bluer, the larger the weight</text>\n"
         )
     }
 

@@ -14,6 +14,21 @@ const MARGIN: usize = 8;
 /// ANSI colours, matching those of the SVG.
 const COLOURS: [u8; 6] = [34, 33, 32, 31, 35, 36];
 
+/// How the lines of the curves are drawn, and how the legend shows it: which of the dots in a row are set. Curves
+/// differ without colours, too.
+const LINES: [(&str, &[bool]); 4] = [
+    ("⣀⣀⣀", &[true]),
+    ("⣀ ⣀", &[true, true, true, false, false, false]),
+    ("⡀⡀⡀", &[true, false, false]),
+    (
+        "⣀ ⡀",
+        &[true, true, true, true, false, false, true, false, false],
+    ),
+];
+
+/// Marks of the validation losses.
+const MARKS: [char; 6] = ['o', 'x', '+', '*', '#', '@'];
+
 /// Bits of the dots in a character, by column and row (Unicode block "Braille Patterns").
 const DOTS: [[u8; 4]; 2] = [[0x01, 0x02, 0x04, 0x40], [0x08, 0x10, 0x20, 0x80]];
 
@@ -46,11 +61,12 @@ impl Figure {
         text.push_str(&step_axis(self, width));
         for (number, curve) in self.curves.iter().enumerate() {
             let name = printable(&curve.name);
-            let legend = paint(&format!("⣀⣀ {name}"), number, colours);
+            let (line, _) = LINES[number % LINES.len()];
+            let legend = paint(&format!("{line} {name}"), number, colours);
             let validation = if curve.validation.is_empty() {
-                ""
+                String::new()
             } else {
-                ", o validation"
+                format!(", {} validation", MARKS[number % MARKS.len()])
             };
             // Writing to a string cannot fail.
             let _ = writeln!(text, "{:MARGIN$}  {legend}: loss{validation}", "");
@@ -97,10 +113,16 @@ impl Canvas {
         if let [single] = dots[..] {
             self.set(single, curve);
         }
+        let (_, pattern) = LINES[curve % LINES.len()];
+        let mut drawn = 0;
         for pair in dots.windows(2) {
             let ((x0, y0), (x1, y1)) = (pair[0], pair[1]);
             let steps = x0.abs_diff(x1).max(y0.abs_diff(y1)).max(1);
             for n in 0..=steps {
+                drawn += usize::from(n > 0);
+                if !pattern[drawn % pattern.len()] {
+                    continue;
+                }
                 let interpolate = |a: usize, b: usize| {
                     let t = n as f64 / steps as f64;
                     (a as f64 + (b as f64 - a as f64) * t).round() as usize
@@ -145,7 +167,8 @@ impl Canvas {
 impl Cell {
     fn render(self, colours: bool) -> String {
         if self.mark {
-            return paint("o", self.curve, colours);
+            let mark = MARKS[self.curve % MARKS.len()];
+            return paint(&mark.to_string(), self.curve, colours);
         }
         if self.dots == 0 {
             return " ".to_string();
@@ -213,6 +236,39 @@ mod tests {
             text.contains('o') && text.contains("one: loss, o validation"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn curves_differ_without_colours() {
+        let curve = |name: &str| {
+            let mut curve = crate::Curve::new(name);
+            (0..400).for_each(|step| {
+                let validation = (step % 100 == 0).then_some(3.0);
+                curve.push(step, Some(4.0 - step as f64 / 200.0), validation);
+            });
+            curve
+        };
+        let mut drawings = Vec::new();
+        for number in 0..4 {
+            let mut canvas = Canvas::new(60);
+            let figure = Figure::new(vec![curve("a")], false).unwrap();
+            canvas.line(&figure, &figure.curves[0].train, number);
+            let dots: Vec<u8> = canvas.cells.iter().map(|cell| cell.dots).collect();
+            assert!(
+                dots.iter().filter(|dots| **dots > 0).count() > 20,
+                "{number}"
+            );
+            drawings.push(dots);
+        }
+        for (a, b) in [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)] {
+            assert_ne!(drawings[a], drawings[b]);
+        }
+        let text = Figure::new(vec![curve("a"), curve("b")], false)
+            .unwrap()
+            .to_braille(80, false);
+        assert!(text.contains("⣀⣀⣀ a: loss, o validation\n"), "{text}");
+        assert!(text.contains("⣀ ⣀ b: loss, x validation\n"), "{text}");
+        assert!(text.contains('x'), "{text}");
     }
 
     #[test]

@@ -1,23 +1,25 @@
 //! Draws a figure as SVG, legible on light and dark backgrounds.
 
 use crate::figure::{Figure, Point};
-use crate::text::{append, escape};
+use crate::text::{BASE_STYLE, append, escape};
 
 const WIDTH: f64 = 800.0;
 const HEIGHT: f64 = 450.0;
 const LEFT: f64 = 64.0;
 const RIGHT: f64 = 16.0;
-const TOP: f64 = 16.0;
+const TOP: f64 = 44.0;
 const BOTTOM: f64 = 48.0;
+
+/// Maximum number of characters of the title.
+const MAX_TITLE_CHARS: usize = 90;
 
 /// Colours of medium lightness, which contrast with both white and black.
 const COLOURS: [&str; 6] = [
     "#3b82c4", "#e07b39", "#3a9d5d", "#c0504d", "#8f6fc0", "#a08a3c",
 ];
 
-const STYLE: &str = "text{font:12px sans-serif;fill:#808080}.grid{stroke:#808080;stroke-opacity:.25}\
-.axis{stroke:#808080}.curve{fill:none;stroke-linejoin:round}.train{stroke-width:1.2;stroke-opacity:.6}\
-.validation{stroke-width:2.2}";
+const STYLE: &str = ".grid{stroke:#808080;stroke-opacity:.25}.axis{stroke:#808080}\
+.curve{fill:none;stroke-linejoin:round}.train{stroke-width:1.2;stroke-opacity:.75}.validation{stroke-width:2.2}";
 
 impl Figure {
     /// Draws the figure as SVG, with a legend of the curves.
@@ -32,9 +34,12 @@ impl Figure {
     /// assert!(svg.contains("a &amp; b, train") && svg.ends_with("</svg>\n"));
     /// ```
     pub fn to_svg(&self) -> String {
+        let title = escape(&self.title());
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">\n\
-             <title>Loss by step</title>\n<style>{STYLE}</style>\n"
+             <title>{title}</title>\n<style>{BASE_STYLE}{STYLE}</style>\n\
+             <rect class=\"paper\" width=\"{WIDTH}\" height=\"{HEIGHT}\"/>\n\
+             <text class=\"title\" x=\"{LEFT}\" y=\"26\">{title}</text>\n"
         );
         axes(self, &mut svg);
         for (number, curve) in self.curves.iter().enumerate() {
@@ -54,6 +59,26 @@ impl Figure {
         legend(self, &mut svg);
         svg.push_str("</svg>\n");
         svg
+    }
+
+    /// `Loss of NAME`, `Loss of ONE and TWO`, or `Loss of 3 runs`.
+    fn title(&self) -> String {
+        let names: Vec<&str> = self
+            .curves
+            .iter()
+            .map(|curve| curve.name.as_str())
+            .collect();
+        let named = match names[..] {
+            [one] => format!("Loss of {one}"),
+            [one, two] => format!("Loss of {one} and {two}"),
+            _ => String::new(),
+        };
+        if named.is_empty() || named.chars().count() > MAX_TITLE_CHARS {
+            let runs = names.len();
+            let s = if runs == 1 { "" } else { "s" };
+            return format!("Loss of {runs} run{s}");
+        }
+        named
     }
 }
 
@@ -158,6 +183,22 @@ mod tests {
         assert_eq!(svg.matches("<circle").count(), 8);
         assert!(svg.contains(">one, validation</text>"));
         assert!(svg.contains("&lt;two&gt; &amp; &quot;more&quot;, train"));
+    }
+
+    #[test]
+    fn a_drawing_has_a_title_and_a_paper_for_light_and_dark() {
+        let svg = figure(false).to_svg();
+        assert!(svg.contains("prefers-color-scheme:dark") && svg.contains("class=\"paper\""));
+        assert!(svg.contains("y=\"26\">Loss of one and &lt;two&gt; &amp; &quot;more&quot;</text>"));
+        let curve = |name: &str| crate::Curve {
+            train: vec![(1, 2.0), (2, 1.0)],
+            ..crate::Curve::new(name)
+        };
+        let title = |curves: Vec<crate::Curve>| Figure::new(curves, false).map(|f| f.title());
+        assert_eq!(title(vec![curve("a")]), Ok("Loss of a".to_string()));
+        assert_eq!(title(vec![curve("a"); 3]), Ok("Loss of 3 runs".to_string()));
+        let long = "x".repeat(200);
+        assert_eq!(title(vec![curve(&long)]), Ok("Loss of 1 run".to_string()));
     }
 
     #[test]

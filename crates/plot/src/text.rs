@@ -2,6 +2,11 @@
 
 use std::fmt::{Arguments, Write};
 
+/// The style of every drawing: a paper of its own, dark where the reader's system is.
+pub(crate) const BASE_STYLE: &str = "text{font:12px system-ui,sans-serif;fill:#5d6674}\
+.title{font-size:15px;font-weight:600;fill:#23272e}.paper{fill:#fff}\
+@media(prefers-color-scheme:dark){text{fill:#9fa8b5}.title{fill:#e4e6ea}.paper{fill:#1d2127}}";
+
 /// Replaces white space by spaces and other control characters by U+FFFD, so that `text` stays on its
 /// line and can neither control a terminal nor make XML invalid.
 pub(crate) fn printable(text: &str) -> String {

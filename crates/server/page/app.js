@@ -187,6 +187,15 @@ function setBusy(isBusy) {
   $("retry").disabled = isBusy || !messages.length;
 }
 
+// A notice about parts of the prompt that the model's vocabulary does not have.
+function unknownNote({ unknown, unknown_count }) {
+  const note = document.createElement("span");
+  note.className = "cut";
+  const listed = unknown.slice(0, 10).map((text) => JSON.stringify(text)).join(", ");
+  note.textContent = `${plural(unknown_count, "part")} of the prompt not in the model's vocabulary, such as ${listed}: left out or replaced by the unknown token.`;
+  return note;
+}
+
 // --- complete
 
 function complete(prompt) {
@@ -206,6 +215,7 @@ function complete(prompt) {
         note.textContent = `The prompt has ${tokenized.count} tokens, but the model's context is ${tokenized.max_model_len}: the beginning is left out.`;
         promptSpan.before(note);
       }
+      if (tokenized.unknown_count) promptSpan.after(unknownNote(tokenized));
       for await (const chunk of events(await request("/v1/completions", body, signal))) {
         onChunk(chunk);
         for (const { text, logprobs } of chunk.choices) {
@@ -248,6 +258,7 @@ function generateReply() {
       const body = { ...settings(), messages: conversation, logprobs: true, top_logprobs: 5 };
       for await (const chunk of events(await request("/v1/chat/completions", body, signal))) {
         onChunk(chunk);
+        if (chunk.unknown_count) element.append(unknownNote(chunk));
         for (const { delta, logprobs } of chunk.choices) {
           const tokens = (logprobs?.content ?? []).map(({ token, logprob, top_logprobs, text_offset }) => ({
             token,
@@ -352,15 +363,28 @@ function showModelInfo() {
   const size = n_params ? `${n_params.toLocaleString("en")} parameters · ` : "";
   $("about").textContent =
     `${size}context of ${plural(n_ctx_train, "token")} · vocabulary of ${n_vocab}` +
-    (chat ? "" : " · no chat template (text completion only)");
+    (chat ? "" : " · continues text, does not chat");
+  $("no-chat").hidden = Boolean(chat);
+  for (const element of [$("chat-form"), $("messages")]) element.hidden = !chat;
+  $("explain-page").href = `/explain?${new URLSearchParams({ model: model.id })}`;
+}
+
+// The list of predictions belongs to a text of the previous model.
+function forgetPredictions() {
+  all(".piece.shown").forEach((span) => span.classList.remove("shown"));
+  $("token").hidden = true;
+  $("hint").hidden = false;
 }
 
 async function start() {
-  if (matchMedia("(max-width: 48rem)").matches) $("settings").open = false;
+  if (matchMedia("(max-width: 900px)").matches) $("settings").open = false;
   try {
     models = (await (await request("/v1/models")).json()).data;
     $("model").append(...models.map(({ id }) => new Option(id, id)));
-    $("model").addEventListener("change", showModelInfo);
+    $("model").addEventListener("change", () => {
+      forgetPredictions();
+      showModelInfo();
+    });
     showModelInfo();
   } catch (error) {
     $("error").textContent = error.message;

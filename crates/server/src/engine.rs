@@ -364,8 +364,8 @@ impl Worker {
         let Sequence { request, stop } = sequence;
         let prompt = request.prompt.clone();
         let tokenizer = self.generator.tokenizer().clone();
-        let assembler =
-            OutputAssembler::new(tokenizer, &prompt, &stop).map_err(|e| e.to_string())?;
+        let assembler = OutputAssembler::new(tokenizer, &prompt, &stop, request.min_tokens)
+            .map_err(|e| e.to_string())?;
         let admitted = self.batcher.admit(request).map_err(|e| e.to_string())?;
         let id = admitted.ok_or("no slot is free")?;
         let cached_tokens = self.batcher.cached_tokens(id);

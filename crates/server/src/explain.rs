@@ -120,6 +120,8 @@ fn run_query(
 
 /// Parses the body of `POST /explain`.
 pub(crate) fn parse(params: &mut Params<'_>) -> Result<ExplainRequest, ApiError> {
+    // The first one that is given is answered.
+    params.ignore(&["why", "what_if", "layer", "embedding", "pane"]);
     Ok(ExplainRequest {
         wants_history: params.flag("learning")?,
         prompt: params.string("prompt")?.unwrap_or_default().to_owned(),

@@ -93,8 +93,22 @@ impl LoadedModel {
 
     /// A non-fatal load problem, if any.
     pub fn warning(&self) -> Option<String> {
-        let error = self.template.as_ref().err()?;
-        Some(format!("chat is disabled for `{}`: {error}", self.name))
+        let name = &self.name;
+        let template = match &self.template {
+            Ok(template) => template.as_ref()?,
+            Err(error) => return Some(format!("chat is disabled for `{name}`: {error}")),
+        };
+        let methods: Vec<String> = template
+            .unknown_methods()
+            .iter()
+            .map(|method| format!("`{method}`"))
+            .collect();
+        (!methods.is_empty()).then(|| {
+            format!(
+                "the chat template of `{name}` calls {}, which is not available; conversations that need it are rejected",
+                methods.join(", ")
+            )
+        })
     }
 }
 

@@ -17,7 +17,7 @@ use subtle::ConstantTimeEq;
 use tracing::Instrument;
 
 use crate::api_error::ApiError;
-use crate::routes::{AppState, route_name};
+use crate::routes::{AppState, route_name, without_trailing_slash};
 
 /// Restricts the page to this server.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
@@ -97,7 +97,7 @@ async fn respond(
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.insert(
             header::ACCESS_CONTROL_EXPOSE_HEADERS,
-            HeaderValue::from_static("retry-after, x-ignored-params"),
+            HeaderValue::from_static("retry-after"),
         );
     }
     if !app.config.cors_origins.is_empty() {
@@ -112,7 +112,8 @@ fn rejection(error: ApiError, request: &Request) -> Response<Body> {
     let mut response = error.into_response();
     if is_unauthorized {
         // Only pages prompt the browser for a password; API clients get a bearer challenge.
-        let is_page = matches!(request.uri().path(), "/" | "/explain");
+        let path = without_trailing_slash(request.uri().path());
+        let is_page = matches!(path, "/" | "/explain");
         let challenge = if request.method() == Method::GET && is_page {
             "Basic realm=\"nextword: the API key is the password\""
         } else {
@@ -127,7 +128,7 @@ fn rejection(error: ApiError, request: &Request) -> Response<Body> {
 }
 
 fn authorize(app: &AppState, host_check: HostCheck, request: &Request) -> Result<(), ApiError> {
-    if request.uri().path() == "/health" {
+    if without_trailing_slash(request.uri().path()) == "/health" {
         return Ok(());
     }
     let headers = request.headers();

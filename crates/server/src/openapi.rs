@@ -74,6 +74,11 @@ mod tests {
         ]
     }
 
+    /// The JSON text of a body.
+    fn source(body: &Value) -> Vec<u8> {
+        body.to_string().into_bytes()
+    }
+
     fn description() -> Value {
         serde_json::from_str(DOCUMENT).unwrap()
     }
@@ -131,7 +136,7 @@ mod tests {
         let (model, _engine) = Model::start(test_model::loaded("m"), &Config::default()).unwrap();
         let model = Arc::new(model);
         for (route, parse, body) in parsers() {
-            let mut params = Params::new(&body).unwrap();
+            let mut params = Params::new(&body, source(&body)).unwrap();
             params.string("model").unwrap(); // Read for every route, to find the parser's model.
             parse(model.clone(), &mut params).unwrap();
             let accepted: BTreeSet<String> =
@@ -258,6 +263,7 @@ mod tests {
             "top_logprobs" => json!({"logprobs": true}),
             "stream_options" => json!({"stream": true}),
             "best_of" => json!({"n": value}),
+            "tools" => json!({"tool_choice": "none"}),
             // Without it, the model's context is the limit.
             "max_tokens" | "max_completion_tokens" => json!({"overflow": "slide"}),
             // Otherwise 128 prompts have too long a response.
@@ -273,10 +279,10 @@ mod tests {
         let model = Arc::new(model);
         for (route, parse, minimal) in parsers() {
             let accepts = |body: &Value| {
-                let mut params = Params::new(body).unwrap();
+                let mut params = Params::new(body, source(body)).unwrap();
                 let name = params.string("model").map(drop);
-                name.and_then(|()| parse(model.clone(), &mut params))
-                    .is_ok()
+                let parsed = name.and_then(|()| parse(model.clone(), &mut params));
+                parsed.and_then(|()| params.reject_unknown()).is_ok()
             };
             for field in minimal.as_object().unwrap().keys() {
                 let mut body = minimal.clone();

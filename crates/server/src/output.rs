@@ -56,9 +56,11 @@ impl OutputAssembler {
         tokenizer: Arc<dyn Tokenizer>,
         prompt: &[u32],
         stop: &[String],
+        min_tokens: usize,
     ) -> Result<Self, GenerateError> {
+        let detokenizer = Detokenizer::new(tokenizer.clone(), prompt, stop)?;
         Ok(Self {
-            detokenizer: Detokenizer::new(tokenizer.clone(), prompt, stop)?,
+            detokenizer: detokenizer.with_min_tokens(min_tokens),
             tokenizer,
             pending: VecDeque::new(),
             emitted: 0,
@@ -89,12 +91,9 @@ impl OutputAssembler {
         self.detokenizer.stop().is_some()
     }
 
-    /// Returns the pending text at the end of the completion; an incomplete character is dropped.
+    /// Returns the pending text at the end of the completion; an incomplete character becomes U+FFFD.
     pub(crate) fn finish(&mut self) -> TextDelta {
         let text = self.detokenizer.finish();
-        let text = text
-            .trim_end_matches(char::REPLACEMENT_CHARACTER)
-            .to_owned();
         self.emitted += text.chars().count();
         let stopped = self.stopped();
         let emitted = self.emitted;
@@ -170,7 +169,7 @@ mod tests {
             build_tokenizer(&TokenizerConfig::default(), std::iter::once(Ok(alphabet))).unwrap();
         let stop: Vec<String> = stop.iter().map(|stop| (*stop).to_owned()).collect();
         let ids = tokenizer.encode(text).ids;
-        let mut assembler = OutputAssembler::new(tokenizer, &[0], &stop).unwrap();
+        let mut assembler = OutputAssembler::new(tokenizer, &[0], &stop, 0).unwrap();
         let mut deltas = Vec::new();
         for id in ids {
             let top = vec![(0, -0.5), (1, -1.0)];

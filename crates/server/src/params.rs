@@ -1,8 +1,10 @@
 //! Validated access to the fields of a JSON request.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
+use nextword_chat::Json;
 use nextword_generate::{Overflow, SamplingConfig};
 use serde_json::{Map, Value};
 
@@ -19,9 +21,62 @@ const MAX_SLIDING_TOKENS: usize = 1 << 16;
 /// Maximum entries of `logit_bias`.
 const MAX_BIASES: usize = 1024;
 
+/// Maximum number of token ids that end a completion.
+const MAX_STOP_IDS: usize = 128;
+
+/// Fields that do not change a completion here.
+const WITHOUT_EFFECT: [&str; 8] = [
+    "user",
+    "metadata",
+    "store",
+    "service_tier",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "cache_prompt",
+];
+/// Fields of other servers and of OpenAI's API that change a completion and that we do not have.
+const KNOWN_ELSEWHERE: [&str; 31] = [
+    "add_special_tokens",
+    "allowed_token_ids",
+    "bad_words",
+    "chat_template",
+    "dry_multiplier",
+    "dynatemp_range",
+    "early_stopping",
+    "grammar",
+    "include_stop_str_in_output",
+    "input_prefix",
+    "json_schema",
+    "length_penalty",
+    "lora",
+    "mirostat",
+    "modalities",
+    "n_predict",
+    "n_probs",
+    "prompt_logprobs",
+    "reasoning_effort",
+    "reasoning_format",
+    "repeat_last_n",
+    "repeat_penalty",
+    "samplers",
+    "skip_special_tokens",
+    "structural_tag",
+    "structured_outputs",
+    "truncate_prompt_tokens",
+    "typical_p",
+    "use_beam_search",
+    "verbosity",
+    "xtc_probability",
+];
+/// Similarity above which an unknown field is taken for a misspelled one.
+const MIN_SIMILARITY: f64 = 0.85;
+
 /// The fields of a request. Tracks which fields an endpoint accepts; `null` counts as absent.
 pub(crate) struct Params<'a> {
     fields: &'a Map<String, Value>,
+    /// The JSON text of the request.
+    source: Cow<'a, [u8]>,
     /// Fields that were read or accepted without effect.
     accepted: BTreeSet<&'static str>,
     /// Fields whose presence is an error.
@@ -29,12 +84,14 @@ pub(crate) struct Params<'a> {
 }
 
 impl<'a> Params<'a> {
-    pub(crate) fn new(body: &'a Value) -> Result<Self, ApiError> {
+    /// `source`: the JSON text of `body`.
+    pub(crate) fn new(body: &'a Value, source: impl Into<Cow<'a, [u8]>>) -> Result<Self, ApiError> {
         let fields = body
             .as_object()
             .ok_or_else(|| ApiError::bad_request("the request body must be a JSON object"))?;
         Ok(Self {
             fields,
+            source: source.into(),
             accepted: BTreeSet::new(),
             rejected: BTreeSet::new(),
         })
@@ -43,6 +100,48 @@ impl<'a> Params<'a> {
     pub(crate) fn get(&mut self, key: &'static str) -> Option<&'a Value> {
         self.accepted.insert(key);
         self.value(key)
+    }
+
+    /// The field with the order of the keys of its objects.
+    pub(crate) fn ordered(&mut self, key: &'static str) -> Result<Option<Json>, ApiError> {
+        if self.get(key).is_none() {
+            return Ok(None);
+        }
+        let body: Json = serde_json::from_slice(&self.source)
+            .map_err(|e| ApiError::bad_request(format!("invalid JSON in the request body: {e}")))?;
+        Ok(body.get(key).cloned())
+    }
+
+    /// A list of objects, with the order of their keys. An empty list counts as absent.
+    pub(crate) fn objects(&mut self, key: &'static str) -> Result<Option<Vec<Json>>, ApiError> {
+        let list = match self.ordered(key)? {
+            None => return Ok(None),
+            Some(Json::List(list)) => Some(list),
+            Some(_) => None,
+        };
+        let is_object = |item: &Json| matches!(item, Json::Object(_));
+        let list = list.filter(|list| list.iter().all(is_object));
+        let list = list.ok_or_else(|| {
+            ApiError::invalid_field(key, format!("`{key}` must be a list of objects"))
+        })?;
+        Ok(Some(list).filter(|list| !list.is_empty()))
+    }
+
+    /// One of a few names.
+    pub(crate) fn choice(
+        &mut self,
+        key: &'static str,
+        names: &[&'static str],
+    ) -> Result<Option<&'static str>, ApiError> {
+        let Some(value) = self.get(key) else {
+            return Ok(None);
+        };
+        let name = names.iter().find(|name| value.as_str() == Some(**name));
+        name.map(|name| Some(*name)).ok_or_else(|| {
+            let names: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+            let names = names.join(" or ");
+            ApiError::invalid_field(key, format!("only {names} is supported as `{key}`"))
+        })
     }
 
     fn value(&self, key: &str) -> Option<&'a Value> {
@@ -59,14 +158,16 @@ impl<'a> Params<'a> {
     }
 
     pub(crate) fn flag(&mut self, key: &'static str) -> Result<bool, ApiError> {
-        let value = self.get(key);
-        let flag = |value: &Value| {
-            let flag = value.as_bool();
-            flag.ok_or_else(|| {
-                ApiError::invalid_field(key, format!("`{key}` must be true or false"))
-            })
+        Ok(self.optional_flag(key)?.unwrap_or(false))
+    }
+
+    pub(crate) fn optional_flag(&mut self, key: &'static str) -> Result<Option<bool>, ApiError> {
+        let Some(value) = self.get(key) else {
+            return Ok(None);
         };
-        value.map_or(Ok(false), flag)
+        let flag = value.as_bool();
+        flag.map(Some)
+            .ok_or_else(|| ApiError::invalid_field(key, format!("`{key}` must be true or false")))
     }
 
     pub(crate) fn number(
@@ -131,21 +232,32 @@ impl<'a> Params<'a> {
         &self.accepted
     }
 
-    /// Names of unsupported fields, for the header `x-ignored-params`.
-    pub(crate) fn unsupported(&self) -> String {
+    /// Rejects fields that the endpoint does not have.
+    pub(crate) fn reject_unknown(&self) -> Result<(), ApiError> {
         let is_known = |key: &str| self.accepted.contains(key) || self.rejected.contains(key);
-        let unsupported = self.fields.keys().filter(|key| !is_known(key));
-        let sanitize = |key: &String| -> String {
-            let chars = key.chars().take(40);
-            chars
-                .filter(|c| c.is_ascii_alphanumeric() || *c == '_')
-                .collect()
+        let mut keys = self.fields.iter().filter(|(_, value)| !value.is_null());
+        let Some((key, _)) = keys.find(|(key, _)| !is_known(key)) else {
+            return Ok(());
         };
-        unsupported
-            .take(20)
-            .map(sanitize)
-            .collect::<Vec<_>>()
-            .join(", ")
+        let shown: String = key.chars().take(40).collect();
+        if KNOWN_ELSEWHERE.contains(&key.as_str()) || key.starts_with("guided_") {
+            let message = format!("`{shown}` is not supported; hint: remove it");
+            return Err(ApiError::invalid_field(&shown, message));
+        }
+        let lower = shown.to_lowercase();
+        let similarity = |name: &str| strsim::jaro_winkler(&lower, name);
+        let nearest = self
+            .accepted
+            .iter()
+            .max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
+        let hint = match nearest.filter(|name| similarity(name) >= MIN_SIMILARITY) {
+            Some(name) => format!("did you mean `{name}`?"),
+            None => "remove it; /openapi.json lists the fields".to_owned(),
+        };
+        Err(ApiError::invalid_field(
+            &shown,
+            format!("unknown field `{shown}`; hint: {hint}"),
+        ))
     }
 }
 
@@ -159,25 +271,21 @@ pub(crate) struct CommonParams {
     pub(crate) overflow: Overflow,
     pub(crate) allow_sliding: bool,
     pub(crate) ignore_eos: bool,
+    /// Further ids that end a completion.
+    pub(crate) stop_token_ids: Vec<u32>,
+    /// Tokens before a completion can end by itself.
+    pub(crate) min_tokens: usize,
 }
 
 impl CommonParams {
     pub(crate) fn parse(params: &mut Params<'_>, vocab_size: usize) -> Result<Self, ApiError> {
-        params.ignore(&[
-            "user",
-            "metadata",
-            "store",
-            "service_tier",
-            "safety_identifier",
-        ]);
+        params.ignore(&WITHOUT_EFFECT);
         let defaults = SamplingConfig::default();
         let top_p = params.number("top_p", 0.0..=1.0)?;
         let penalty = params.number("repetition_penalty", 0.01..=10.0)?;
         let sampling = SamplingConfig {
             temperature: params.number("temperature", 0.0..=2.0)?.unwrap_or(1.0),
-            top_k: params
-                .integer("top_k", 0..=u64::from(u32::MAX))?
-                .filter(|k| *k > 0),
+            top_k: top_k(params)?,
             // For OpenAI, 0 keeps only the most probable token.
             top_p: top_p.map(|p| p.max(1e-9)),
             min_p: params.number("min_p", 0.0..=1.0)?,
@@ -212,6 +320,10 @@ impl CommonParams {
             overflow: overflow.unwrap_or(Overflow::Stop),
             allow_sliding: overflow.is_some(),
             ignore_eos: params.flag("ignore_eos")?,
+            stop_token_ids: stop_token_ids(params, vocab_size)?,
+            min_tokens: params
+                .integer("min_tokens", 0..=u64::from(u32::MAX))?
+                .unwrap_or(0),
         })
     }
 
@@ -244,6 +356,42 @@ impl CommonParams {
             ),
         ))
     }
+}
+
+/// The number of candidates; `None` for all, which is 0 or -1 in requests.
+fn top_k(params: &mut Params<'_>) -> Result<Option<usize>, ApiError> {
+    let Some(value) = params.get("top_k") else {
+        return Ok(None);
+    };
+    let k = value
+        .as_i64()
+        .filter(|k| (-1..=i64::from(u32::MAX)).contains(k));
+    let k = k.ok_or_else(|| {
+        let message = format!("`top_k` must be an integer from -1 to {}", u32::MAX);
+        ApiError::invalid_field("top_k", message)
+    })?;
+    Ok(usize::try_from(k).ok().filter(|k| *k > 0))
+}
+
+fn stop_token_ids(params: &mut Params<'_>, vocab_size: usize) -> Result<Vec<u32>, ApiError> {
+    let Some(value) = params.get("stop_token_ids") else {
+        return Ok(Vec::new());
+    };
+    let fail = || {
+        let message = format!(
+            "`stop_token_ids` must be a list of at most {MAX_STOP_IDS} token ids below {vocab_size}"
+        );
+        ApiError::invalid_field("stop_token_ids", message)
+    };
+    let list = value
+        .as_array()
+        .filter(|list| list.len() <= MAX_STOP_IDS)
+        .ok_or_else(fail)?;
+    let id = |value: &Value| {
+        let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+        id.filter(|id| (*id as usize) < vocab_size).ok_or_else(fail)
+    };
+    list.iter().map(id).collect()
 }
 
 fn seed(params: &mut Params<'_>) -> Result<u64, ApiError> {
@@ -324,6 +472,13 @@ fn include_usage(params: &mut Params<'_>, stream: bool) -> Result<bool, ApiError
     }
     let fields = options.as_object();
     let fields = fields.ok_or_else(|| fail("`stream_options` must be an object"))?;
+    let is_known = |name: &str| ["include_usage", "include_obfuscation"].contains(&name);
+    if let Some(name) = fields.keys().find(|name| !is_known(name)) {
+        let name: String = name.chars().take(40).collect();
+        return Err(fail(&format!(
+            "unknown field `{name}` in `stream_options`; hint: remove it"
+        )));
+    }
     match fields.get("include_usage") {
         None | Some(Value::Null) => Ok(false),
         Some(Value::Bool(include)) => Ok(*include),

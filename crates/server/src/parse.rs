@@ -3,14 +3,15 @@
 
 use std::sync::Arc;
 
-use nextword_chat::{ChatError, Message, Role};
+use nextword_chat::{ChatError, RenderOptions, Role};
+use nextword_data::Encoding;
 use nextword_generate::{BatchRequest, TextOptions, max_prompt_len, truncate_left};
 use serde_json::Value;
 
 use crate::api_error::ApiError;
 use crate::engine::Sequence;
 use crate::loaded_model::Model;
-use crate::messages::parse_messages;
+use crate::messages::Conversation;
 use crate::params::{CommonParams, Params};
 use crate::response::{Endpoint, ResponseBuilder};
 
@@ -27,14 +28,51 @@ pub(crate) struct ParsedRequest {
     pub(crate) response: ResponseBuilder,
     pub(crate) sequences: Vec<Sequence>,
     pub(crate) stream: bool,
-    /// Names of unsupported fields.
-    pub(crate) ignored: String,
 }
 
 /// A prompt as text and as token ids.
 struct Prompt {
     text: String,
     ids: Vec<u32>,
+    /// What of the text is not in the vocabulary; its ids are empty.
+    unknown: Encoding,
+}
+
+impl Prompt {
+    fn encode(model: &Model, text: String) -> Self {
+        let encoding = model.generator.encode(&text);
+        Self::new(text, encoding)
+    }
+
+    fn new(text: String, mut encoding: Encoding) -> Self {
+        Self {
+            text,
+            ids: std::mem::take(&mut encoding.ids),
+            unknown: encoding,
+        }
+    }
+
+    /// The character offset in the text at which each token begins. `None` if the text has no unknown
+    /// parts, so that it is the text of the tokens, or if the offsets are not known.
+    fn token_offsets(&self, model: &Model) -> Option<Vec<usize>> {
+        let (encoding, ranges) = model.tokenizer().encode_with_ranges(&self.text);
+        // A BOS token, or the token that an empty prompt begins with, may precede the text's.
+        let before = self.ids.strip_suffix(encoding.ids.as_slice())?.len();
+        if encoding.unknown_count == 0 {
+            return None;
+        }
+        let mut offsets = vec![0; before];
+        let (mut bytes, mut characters) = (0, 0);
+        for range in ranges {
+            let start = range?.start;
+            // Partial characters begin where the character does.
+            let start = self.text.floor_char_boundary(start).max(bytes);
+            characters += self.text.get(bytes..start)?.chars().count();
+            bytes = start;
+            offsets.push(characters);
+        }
+        Some(offsets)
+    }
 }
 
 /// Parses the body of `/v1/completions`.
@@ -61,27 +99,21 @@ pub(crate) fn completion(
         endpoint: Endpoint::Completion,
         param: "prompt",
     };
-    finish(model, &common, &settings, prompts, params)
+    finish(model, &common, &settings, prompts)
 }
 
 /// Parses the body of `/v1/chat/completions`.
 pub(crate) fn chat(model: Arc<Model>, params: &mut Params<'_>) -> Result<ParsedRequest, ApiError> {
-    params.ignore(&["tool_choice", "parallel_tool_calls", "function_call"]);
-    params.reject(&[
-        "tools",
-        "functions",
-        "audio",
-        "prediction",
-        "web_search_options",
-    ])?;
+    params.reject(&["functions", "audio", "prediction", "web_search_options"])?;
     if let Some(format) = params.get("response_format")
         && format.get("type").and_then(Value::as_str) != Some("text")
     {
-        let message = "only the `response_format` {\"type\": \"text\"} is supported";
+        let message = "only the `response_format` {\"type\": \"text\"} is supported: completions are not held to a \
+                       schema or grammar";
         return Err(ApiError::invalid_field("response_format", message));
     }
     let common = CommonParams::parse(params, model.config().vocab_size)?;
-    let messages = parse_messages(params.get("messages"))?;
+    let conversation = Conversation::parse(params)?;
     let logprobs = params.flag("logprobs")?;
     let top = params.integer("top_logprobs", 0..=20)?;
     if top.is_some() && !logprobs {
@@ -91,12 +123,7 @@ pub(crate) fn chat(model: Arc<Model>, params: &mut Params<'_>) -> Result<ParsedR
     let limit = u64::from(u32::MAX);
     let max_completion_tokens = params.integer("max_completion_tokens", 1..=limit)?;
     let requested = max_completion_tokens.or(params.integer("max_tokens", 1..=limit)?);
-    let text = format_conversation(&model, &messages)?;
-    let encoding = match model.template {
-        Ok(Some(_)) => model.generator.encode_conversation(&text),
-        _ => model.generator.encode(&text),
-    };
-    let ids = encoding.ids;
+    let prompt = format_conversation(&model, &conversation)?;
     let settings = Settings {
         max_tokens: requested,
         is_explicit: requested.is_some(),
@@ -105,13 +132,7 @@ pub(crate) fn chat(model: Arc<Model>, params: &mut Params<'_>) -> Result<ParsedR
         endpoint: Endpoint::Chat,
         param: "messages",
     };
-    finish(
-        model,
-        &common,
-        &settings,
-        vec![Prompt { text, ids }],
-        params,
-    )
+    finish(model, &common, &settings, vec![prompt])
 }
 
 /// Settings that differ between the two endpoints.
@@ -156,7 +177,6 @@ fn finish(
     common: &CommonParams,
     settings: &Settings,
     mut prompts: Vec<Prompt>,
-    params: &Params<'_>,
 ) -> Result<ParsedRequest, ApiError> {
     let count = prompts.len().saturating_mul(common.n);
     if count > MAX_SEQUENCES {
@@ -167,6 +187,8 @@ fn finish(
     let context_length = model.config().context_length;
     let mut stop_ids = model.generator.stop_ids();
     stop_ids.retain(|_| !common.ignore_eos);
+    stop_ids.extend(&common.stop_token_ids);
+    stop_ids.extend(model.generator.special_stop_ids(&common.stop));
     let bos_id = model.generator.first_id();
     let score_prompt = settings.echo && settings.logprobs.is_some();
     let mut sequences = Vec::with_capacity(count);
@@ -192,6 +214,13 @@ fn finish(
         let max_tokens = common.token_budget(settings.param, len, requested, context_length)?;
         let max_tokens =
             settings.bounded_max_tokens(max_tokens, if score_prompt { len } else { 0 }, count)?;
+        if common.min_tokens > max_tokens {
+            let minimum = common.min_tokens;
+            let message = format!(
+                "`min_tokens` is {minimum}, but a completion can have at most {max_tokens} tokens"
+            );
+            return Err(ApiError::invalid_field("min_tokens", message));
+        }
         for _ in 0..common.n {
             sequences.push(Sequence {
                 request: BatchRequest {
@@ -199,6 +228,7 @@ fn finish(
                     sampling: common.sampling.clone(),
                     max_tokens,
                     stop_ids: stop_ids.clone(),
+                    min_tokens: common.min_tokens,
                     overflow: common.overflow,
                     bos_id,
                     sequence: sequences.len() as u64,
@@ -210,6 +240,12 @@ fn finish(
         }
     }
     let prompt_tokens = prompts.iter().map(|prompt| prompt.ids.len()).sum();
+    let mut unknown = Encoding::default();
+    for prompt in &prompts {
+        unknown.add_unknown(&prompt.unknown);
+    }
+    let offsets = prompts.iter().filter(|_| score_prompt);
+    let offsets = offsets.map(|prompt| prompt.token_offsets(&model)).collect();
     let echo = prompts.into_iter().map(|prompt| prompt.text);
     let echo = settings.echo.then(|| echo.collect());
     let response = ResponseBuilder::new(
@@ -221,10 +257,11 @@ fn finish(
         echo,
     );
     Ok(ParsedRequest {
-        response: response.with_choice_count(sequences.len()),
+        response: response
+            .with_choice_count(sequences.len())
+            .with_unknown(unknown, offsets),
         sequences,
         stream: common.stream,
-        ignored: params.unsupported(),
     })
 }
 
@@ -260,10 +297,7 @@ fn prompts(model: &Model, value: Option<&Value>) -> Result<Vec<Prompt>, ApiError
 }
 
 fn text_prompt(model: &Model, text: &str) -> Prompt {
-    Prompt {
-        text: text.to_owned(),
-        ids: model.generator.encode(text).ids,
-    }
+    Prompt::encode(model, text.to_owned())
 }
 
 fn id_prompt(model: &Model, list: &[Value]) -> Result<Prompt, ApiError> {
@@ -272,7 +306,8 @@ fn id_prompt(model: &Model, list: &[Value]) -> Result<Prompt, ApiError> {
         return Err(ApiError::invalid_field("prompt", "the prompt is empty"));
     }
     let text = model.tokenizer().decode(&ids);
-    Ok(Prompt { text, ids })
+    let unknown = Encoding::default();
+    Ok(Prompt { text, ids, unknown })
 }
 
 /// Parses token ids and checks them against the vocabulary.
@@ -297,25 +332,40 @@ pub(crate) fn parse_token_ids(
 
 /// Formats a conversation for the model with its chat template. Without one, a single user message is
 /// formatted with the prompt template of the model card.
-fn format_conversation(model: &Model, messages: &[Message]) -> Result<String, ApiError> {
+fn format_conversation(model: &Model, conversation: &Conversation) -> Result<Prompt, ApiError> {
     let messages_error = |e: &ChatError| {
-        let message = match e {
+        let (param, message) = match e {
             // Do not reveal the file's path to clients.
-            ChatError::Template { problem, .. } => {
-                format!("this model's chat template cannot be used: {problem}")
-            }
-            other => other.to_string(),
+            ChatError::Template { problem, .. } => (
+                "messages",
+                format!("this model's chat template cannot be used: {problem}"),
+            ),
+            ChatError::Unsupported { .. } => (unsupported_field(conversation), e.to_string()),
+            other => ("messages", other.to_string()),
         };
-        ApiError::invalid_field("messages", message)
+        ApiError::invalid_field(param, message)
     };
+    let (messages, options) = (&conversation.messages[..], conversation.options());
     if let Some(template) = model.template.as_ref().map_err(messages_error)? {
-        return template.render(messages).map_err(|e| messages_error(&e));
+        let text = template
+            .render_with(messages, &options)
+            .map_err(|e| messages_error(&e))?;
+        let encoding = model.generator.encode_formatted(&text);
+        return Ok(Prompt::new(text, encoding));
+    }
+    if options != RenderOptions::default() {
+        let param = unsupported_field(conversation);
+        let message = format!(
+            "`{param}` needs a chat template, which this model does not have; hint: remove it"
+        );
+        return Err(ApiError::invalid_field(param, message));
     }
     match (&model.generator.card().prompt_template, messages) {
-        (Some(_), [message]) if message.role == Role::User => {
+        (Some(_), [message]) if message.role() == Role::User => {
             let options = TextOptions::default(); // These use the model's own template.
-            let prompt = model.generator.format_prompt(&message.content, &options);
-            prompt.map_err(|e| ApiError::invalid_field("messages", e.to_string()))
+            let prompt = model.generator.format_prompt(&message.text(), &options);
+            let text = prompt.map_err(|e| ApiError::invalid_field("messages", e.to_string()))?;
+            Ok(text_prompt(model, &text))
         }
         (Some(_), _) => Err(ApiError::invalid_field(
             "messages",
@@ -327,6 +377,22 @@ fn format_conversation(model: &Model, messages: &[Message]) -> Result<String, Ap
             "this model has no chat template; hint: use /v1/completions, or add a chat_template.jinja to the model \
              folder and restart the server",
         )),
+    }
+}
+
+/// The field of a chat request that a template may not support.
+fn unsupported_field(conversation: &Conversation) -> &'static str {
+    let options = conversation.options();
+    if options.tools.is_some() {
+        "tools"
+    } else if options.documents.is_some() {
+        "documents"
+    } else if !options.variables.is_empty() {
+        "chat_template_kwargs"
+    } else if options.continue_final_message {
+        "continue_final_message"
+    } else {
+        "add_generation_prompt"
     }
 }
 

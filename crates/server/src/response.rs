@@ -4,6 +4,7 @@ use std::fmt::{Display, Write};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use nextword_data::Encoding;
 use nextword_generate::FinishReason;
 use serde_json::{Map, Value, json};
 
@@ -36,6 +37,10 @@ pub(crate) struct ResponseBuilder {
     logprobs: Option<usize>,
     /// The prompt texts, if they are echoed.
     echo: Option<Vec<String>>,
+    /// What of the prompts is not in the vocabulary.
+    unknown: Encoding,
+    /// Per prompt, the character offsets of its tokens where their text is not the prompt's.
+    prompt_offsets: Vec<Option<Vec<usize>>>,
 }
 
 /// Token counts of a request.
@@ -81,6 +86,8 @@ impl ResponseBuilder {
             n: common.n,
             logprobs,
             echo,
+            unknown: Encoding::default(),
+            prompt_offsets: Vec::new(),
         }
     }
 
@@ -89,6 +96,38 @@ impl ResponseBuilder {
             choice_count,
             ..self
         }
+    }
+
+    /// Adds what of the prompts is not in the vocabulary, and where their tokens begin.
+    pub(crate) fn with_unknown(
+        self,
+        unknown: Encoding,
+        prompt_offsets: Vec<Option<Vec<usize>>>,
+    ) -> Self {
+        Self {
+            unknown,
+            prompt_offsets,
+            ..self
+        }
+    }
+
+    /// The fields about unknown text, if there is any: our extension of OpenAI's format.
+    fn insert_unknown(&self, object: &mut Map<String, Value>) {
+        if self.unknown.unknown_count > 0 {
+            object.insert("unknown".to_owned(), json!(self.unknown.unknown));
+            let count = json!(self.unknown.unknown_count);
+            object.insert("unknown_count".to_owned(), count);
+        }
+    }
+
+    /// Corrects the offsets of prompt tokens whose text is not that of the prompt.
+    fn with_prompt_offsets(&self, index: usize, mut tokens: Vec<TokenInfo>) -> Vec<TokenInfo> {
+        let offsets = self.prompt_offsets.get(index / self.n);
+        let offsets = offsets.and_then(Option::as_ref).into_iter().flatten();
+        for (token, offset) in tokens.iter_mut().zip(offsets) {
+            token.offset = *offset;
+        }
+        tokens
     }
 
     pub(crate) fn model(&self) -> &Model {
@@ -121,7 +160,10 @@ impl ResponseBuilder {
             let update = updates.recv().await.ok_or_else(ApiError::aborted)?;
             let choice = &mut choices[update.index];
             match update.kind {
-                UpdateKind::Prompt(tokens) => choice.tokens.extend(tokens),
+                UpdateKind::Prompt(tokens) => {
+                    let tokens = self.with_prompt_offsets(update.index, tokens);
+                    choice.tokens.extend(tokens);
+                }
                 UpdateKind::Delta(delta) => self.append(choice, update.index, delta),
                 UpdateKind::End {
                     last_delta,
@@ -147,6 +189,7 @@ impl ResponseBuilder {
         };
         let mut envelope = self.envelope(object);
         envelope.insert("usage".to_owned(), self.usage.to_json());
+        self.insert_unknown(&mut envelope);
         Ok(with_field(&Value::Object(envelope), "choices", &choices))
     }
 
@@ -273,8 +316,9 @@ impl ResponseBuilder {
     }
 
     /// The chunk with the echoed prompt, and its tokens if they were scored.
-    pub(crate) fn prompt_chunk(&self, index: usize, tokens: &[TokenInfo]) -> Value {
-        self.text_chunk_with(index, self.echo(index).unwrap_or(""), tokens)
+    pub(crate) fn prompt_chunk(&self, index: usize, tokens: Vec<TokenInfo>) -> Value {
+        let tokens = self.with_prompt_offsets(index, tokens);
+        self.text_chunk_with(index, self.echo(index).unwrap_or(""), &tokens)
     }
 
     fn text_chunk_with(&self, index: usize, text: &str, tokens: &[TokenInfo]) -> Value {
@@ -294,17 +338,21 @@ impl ResponseBuilder {
         })
     }
 
-    /// The last chunk of a choice, with its finish reason.
+    /// The last chunk of a choice, with its finish reason and what of the prompt is unknown.
     pub(crate) fn finish_chunk(&self, index: usize, finish: &FinishReason) -> Value {
         let reason = finish_reason(finish);
-        self.chunk(match self.endpoint {
+        let mut chunk = self.chunk(match self.endpoint {
             Endpoint::Completion => json!([{
                 "index": index, "text": "", "logprobs": null, "finish_reason": reason,
             }]),
             Endpoint::Chat => json!([{
                 "index": index, "delta": {}, "logprobs": null, "finish_reason": reason,
             }]),
-        })
+        });
+        if let Value::Object(chunk) = &mut chunk {
+            self.insert_unknown(chunk);
+        }
+        chunk
     }
 
     /// The chunk with the usage, after all choices.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::http::{HeaderValue, Response, StatusCode, Uri, header};
 use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, get, post};
 use serde_json::{Value, json};
@@ -106,22 +106,32 @@ impl AppState {
         request: Request,
         work: impl FnOnce(Arc<Model>, &mut Params<'_>) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let body = read_body(self, request).await?;
+        let source = read_body(self, request).await?;
         let app = self.clone();
         let parse = move || {
-            let body: Value = serde_json::from_slice(&body).map_err(|e| {
+            let body: Value = serde_json::from_slice(&source).map_err(|e| {
                 ApiError::bad_request(format!("invalid JSON in the request body: {e}"))
             })?;
-            let mut params = Params::new(&body)?;
+            let mut params = Params::new(&body, &source[..])?;
             let model = app.find_model(params.string("model")?)?;
-            work(model, &mut params)
+            let parsed = work(model, &mut params)?;
+            params.reject_unknown()?;
+            Ok(parsed)
         };
         self.parse_limit.run(parse).await
     }
 }
 
+/// `path` without a slash at its end, which makes no difference.
+pub(crate) fn without_trailing_slash(path: &str) -> &str {
+    path.strip_suffix('/')
+        .filter(|path| !path.is_empty())
+        .unwrap_or(path)
+}
+
 /// The `route` label of `path` in the metrics.
 pub(crate) fn route_name(path: &str) -> &'static str {
+    let path = without_trailing_slash(path);
     let exact = ROUTES.into_iter().find(|route| *route == path);
     let is_model = path.starts_with("/v1/models/");
     exact
@@ -156,15 +166,29 @@ pub(crate) fn handlers() -> Vec<(&'static str, MethodRouter<Arc<AppState>>)> {
 /// Builds the router of the server.
 pub(crate) fn router(app: Arc<AppState>, host_check: HostCheck) -> Router {
     let handlers = handlers().into_iter();
-    let routes = handlers.fold(Router::new(), |router, (path, handlers)| {
-        router.route(path, handlers)
+    let routes = handlers.fold(Router::new(), |router, (path, handlers)| match path {
+        "/" => router.route(path, handlers),
+        _ => router
+            .route(&format!("{path}/"), handlers.clone())
+            .route(path, handlers),
     });
     let routes = routes
-        .fallback(|| async { ApiError::not_found("no such path") })
+        .fallback(|uri: Uri| async move { no_such_path(uri.path()) })
         .method_not_allowed_fallback(|| async {
             ApiError::with_status(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
         });
     with_middleware(routes, app, host_check)
+}
+
+/// 404 with the paths that exist.
+fn no_such_path(path: &str) -> ApiError {
+    let is_api = |path: &&str| *path != "other" && !path.contains('.') || *path == "/openapi.json";
+    let paths: Vec<&str> = ROUTES.into_iter().filter(is_api).collect();
+    let path: String = path.chars().take(80).collect();
+    ApiError::not_found(format!(
+        "no path {path:?}; hint: the paths are {}",
+        paths.join(", ")
+    ))
 }
 
 /// Adds the middleware. A panic becomes an ordinary response, so it is counted and gets all headers.
@@ -245,21 +269,13 @@ async fn complete(app: Arc<AppState>, request: Request, parse: ParseFn) -> Handl
         response,
         sequences,
         stream,
-        ignored,
     } = app.parse_json(request, parse).await?;
     let updates = response.model().engine.submit(sequences)?;
-    let mut response = if stream {
+    Ok(if stream {
         stream::stream_response(response, updates)
     } else {
         json_response(StatusCode::OK, response.collect(updates).await?)
-    };
-    if let Some(value) = HeaderValue::from_str(&ignored)
-        .ok()
-        .filter(|v| !v.is_empty())
-    {
-        response.headers_mut().insert("x-ignored-params", value);
-    }
-    Ok(response)
+    })
 }
 
 #[cfg(test)]

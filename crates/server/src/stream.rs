@@ -62,7 +62,7 @@ impl EventStream {
                 let chunk = self.response.role_chunk(index);
                 self.send(&chunk);
             } else if self.response.echo(index).is_some() && !self.response.scores_prompt() {
-                let prompt = self.response.prompt_chunk(index, &[]);
+                let prompt = self.response.prompt_chunk(index, Vec::new());
                 self.send(&prompt);
             }
         }
@@ -88,7 +88,7 @@ impl EventStream {
         let index = update.index;
         match update.kind {
             UpdateKind::Prompt(tokens) => {
-                let prompt = self.response.prompt_chunk(index, &tokens);
+                let prompt = self.response.prompt_chunk(index, tokens);
                 self.send(&prompt);
             }
             UpdateKind::Delta(delta) => self.send_delta(index, delta),

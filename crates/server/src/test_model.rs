@@ -33,6 +33,8 @@ pub(crate) fn generator(tokenizer: Arc<dyn Tokenizer>) -> TextGenerator {
 
 /// The model as `name`, with a chat template.
 pub(crate) fn loaded(name: &str) -> LoadedModel {
-    let template = ChatTemplate::from_source("{{ messages[0].content }}", "", "").unwrap();
+    let source =
+        "{{ messages[0].content }}{% if tools or documents or enable_thinking %}{% endif %}";
+    let template = ChatTemplate::from_source(source, "", "").unwrap();
     LoadedModel::new(name, generator(byte_tokenizer())).with_chat_template(template)
 }

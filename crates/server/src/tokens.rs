@@ -35,7 +35,11 @@ pub(crate) fn to_tokens(model: &Model, params: &mut Params<'_>) -> Result<Value,
     let tokenizer = model.tokenizer();
     let encoding = tokenizer.encode(text);
     let tokens = if with_pieces {
-        let ranges = byte_ranges(&**tokenizer, text, &encoding);
+        let ranges = if encoding.unknown_count == 0 {
+            byte_ranges(&**tokenizer, text, &encoding)
+        } else {
+            tokenizer.encode_with_ranges(text).1
+        };
         let tokens = encoding.ids.iter().zip(ranges);
         tokens
             .map(|(id, range)| {
@@ -51,28 +55,33 @@ pub(crate) fn to_tokens(model: &Model, params: &mut Params<'_>) -> Result<Value,
     };
     Ok(json!({
         "tokens": tokens, "count": encoding.ids.len(), "unknown": encoding.unknown,
-        "max_model_len": model.config().context_length,
+        "unknown_count": encoding.unknown_count, "max_model_len": model.config().context_length,
     }))
 }
 
-/// `{"tokens": [ID]}` to text.
+/// `{"tokens": [ID], "skip_special_tokens": BOOL}` to text. Special tokens are skipped by default.
 pub(crate) fn to_text(model: &Model, params: &mut Params<'_>) -> Result<Value, ApiError> {
     let list = params.get("tokens").and_then(Value::as_array);
     let list = list
         .ok_or_else(|| ApiError::invalid_field("tokens", "`tokens` must be a list of token ids"))?;
     let ids = parse_token_ids("tokens", model, list)?;
-    Ok(json!({"content": model.tokenizer().decode(&ids)}))
+    let tokenizer = model.tokenizer();
+    let text = match params.optional_flag("skip_special_tokens")? {
+        Some(false) => tokenizer.decode_with_special_tokens(&ids),
+        _ => tokenizer.decode(&ids),
+    };
+    Ok(json!({"content": text}))
 }
 
 /// The byte range of each token in `text`. `None` from the first token whose text differs from the input
-/// (as after lowercasing), and for all tokens if the tokenizer skipped unknown text.
+/// (as after lowercasing).
 fn byte_ranges(
     tokenizer: &dyn Tokenizer,
     text: &str,
     encoding: &Encoding,
 ) -> Vec<Option<Range<usize>>> {
     let mut at = 0;
-    let mut is_lost = !encoding.unknown.is_empty();
+    let mut is_lost = false;
     let range = |id: &u32| {
         if is_lost {
             return None;
@@ -124,11 +133,9 @@ mod tests {
             let shown: Vec<&str> = shown.map(|text| text.unwrap_or("?")).collect();
             assert_eq!(shown.join("|"), expected);
             let unknown = "zz a"; // Begins with a word that is not in the vocabulary.
-            let encoding = tokenizer.encode(unknown);
-            if kind != TokenizerKind::Byte {
-                let ranges = byte_ranges(&*tokenizer, unknown, &encoding);
-                assert!(ranges.iter().all(Option::is_none), "{ranges:?}");
-            }
+            let (_, ranges) = tokenizer.encode_with_ranges(unknown);
+            let last = ranges.last().and_then(Option::clone);
+            assert_eq!(last, Some(3..4), "{kind:?}");
         }
     }
 }

@@ -275,12 +275,17 @@ impl RunConfig {
     fn validate_schedule(&self) -> Result<(), TrainError> {
         let schedule = &self.schedule;
         let is_valid = |lr: f64| lr.is_finite() && lr >= 0.0;
-        if !is_valid(schedule.learning_rate) || !is_valid(schedule.min_learning_rate) {
-            return Err(TrainError::config(
-                "schedule.learning_rate",
-                "a learning rate is negative or not finite",
-                "a common value is 1e-3",
-            ));
+        for (key, lr) in [
+            ("schedule.learning_rate", schedule.learning_rate),
+            ("schedule.min_learning_rate", schedule.min_learning_rate),
+        ] {
+            if !is_valid(lr) {
+                return Err(TrainError::config(
+                    key,
+                    format!("must be a finite number >= 0, but is {lr}"),
+                    "a common value is 1e-3",
+                ));
+            }
         }
         if schedule.min_learning_rate > schedule.learning_rate {
             return Err(TrainError::config(

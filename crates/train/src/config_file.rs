@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 use toml::{Table, Value};
 
+use crate::config_problem::{Problem, expects_string, key_at};
 use crate::{RunConfig, TrainError};
 
 /// The keys of `[data]` that select the data source; exactly one of them is set.
@@ -53,26 +54,50 @@ pub fn parse_config(
     path: &Path,
     overrides: &[String],
 ) -> Result<RunConfig, TrainError> {
-    let at_line = |e: &toml::de::Error| TrainError::ConfigFile {
-        path: path.to_path_buf(),
-        line: e.span().map(|span| line_number(text, span.start)),
-        problem: with_nearest_key(e.message()),
+    let at_line = |e: &toml::de::Error| {
+        let key = e.span().and_then(|span| key_at(text, span.start));
+        TrainError::ConfigFile {
+            path: path.to_path_buf(),
+            line: e.span().map(|span| line_number(text, span.start)),
+            problem: Problem::new(e.message(), key.as_deref()).into_text(),
+        }
     };
     // The text is parsed before overrides are applied, so that errors have line numbers.
     let mut config: RunConfig = toml::from_str(text).map_err(|e| at_line(&e))?;
+    let mut table: Table = toml::from_str(text).map_err(|e| at_line(&e))?;
     if !overrides.is_empty() {
-        let mut table: Table = toml::from_str(text).map_err(|e| at_line(&e))?;
         for assignment in overrides {
-            set(&mut table, assignment)?;
-            config = RunConfig::deserialize(table.clone()).map_err(|e| {
-                let problem = with_nearest_key(e.message());
-                override_error(assignment, &problem)
-            })?;
+            (table, config) = with_override(&table, assignment)?;
         }
         adapt_to_overrides(&mut config, overrides);
     }
+    check_tokenizer_keys(&table)?;
     config.validate()?;
     Ok(config)
+}
+
+/// Rejects keys for building a tokenizer beside `start_from`, whose model has one.
+fn check_tokenizer_keys(table: &Table) -> Result<(), TrainError> {
+    let data = table.get("data").and_then(Value::as_table);
+    let tokenizer = data.and_then(|data| data.get("tokenizer")?.as_table());
+    let (Some(model), Some(tokenizer)) = (table.get("start_from"), tokenizer) else {
+        return Ok(());
+    };
+    // The file that a run itself writes names the model's tokenizer file, and then no other key counts.
+    if tokenizer.contains_key("file") {
+        return Ok(());
+    }
+    let keys = ["kind", "vocab_size", "unk", "pad", "sample_bytes"];
+    let given = keys
+        .iter()
+        .find_map(|key| Some((key, tokenizer.get(*key)?)));
+    given.map_or(Ok(()), |(key, value)| {
+        Err(TrainError::config(
+            format!("data.tokenizer.{key}"),
+            format!("{value} has no effect with start_from = {model}, whose tokenizer is used"),
+            format!("remove data.tokenizer.{key} to finetune that model, or start_from to train a new one"),
+        ))
+    })
 }
 
 /// Overrides of these keys, or of keys below them, may change the number of parameters.
@@ -135,15 +160,41 @@ fn override_error(assignment: &str, problem: &str) -> TrainError {
     )
 }
 
-/// Sets `section.key=value` in `table`. A value that is not valid TOML is used as a string.
-fn set(table: &mut Table, assignment: &str) -> Result<(), TrainError> {
-    let Some((key, value)) = assignment.split_once('=') else {
+/// Sets `section.key=value` in a copy of `table` and reads the configuration. A value that is not valid
+/// TOML is a string, and so is one where the key takes a string: `name=2024`.
+fn with_override(table: &Table, assignment: &str) -> Result<(Table, RunConfig), TrainError> {
+    let Some((key, text)) = assignment.split_once('=') else {
         return Err(override_error(assignment, "missing `=`"));
     };
-    let value = toml::from_str::<Table>(&format!("value = {value}"))
+    let string = Value::String(text.to_string());
+    let value = toml::from_str::<Table>(&format!("value = {text}"))
         .ok()
         .and_then(|mut table| table.remove("value"))
-        .unwrap_or_else(|| Value::String(value.to_string()));
+        .unwrap_or_else(|| string.clone());
+    let read = |value: Value| {
+        let mut table = table.clone();
+        set(&mut table, assignment, key, value)?;
+        let config = RunConfig::deserialize(table.clone());
+        Ok::<_, TrainError>(config.map(|config| (table, config)))
+    };
+    let error = match read(value)? {
+        Ok(read) => return Ok(read),
+        Err(error) => error,
+    };
+    if expects_string(error.message())
+        && let Ok(read) = read(string)?
+    {
+        return Ok(read);
+    }
+    let problem = Problem::new(error.message(), Some(key.trim()));
+    Err(match problem.hint {
+        Some(hint) => TrainError::config(format!("--set {assignment}"), problem.problem, hint),
+        None => override_error(assignment, &problem.problem),
+    })
+}
+
+/// Sets `key` to `value` in `table`.
+fn set(table: &mut Table, assignment: &str, key: &str, value: Value) -> Result<(), TrainError> {
     let mut parts: Vec<&str> = key.trim().split('.').collect();
     let Some(last) = parts.pop().filter(|last| !last.is_empty()) else {
         return Err(override_error(assignment, "missing key"));
@@ -175,60 +226,6 @@ fn line_number(text: &str, offset: usize) -> usize {
     text.bytes().take(offset).filter(|b| *b == b'\n').count() + 1
 }
 
-/// Adds the nearest known key to serde's "unknown field `x`, expected one of `a`, `b`".
-fn with_nearest_key(message: &str) -> String {
-    let mut quoted = message.split('`').skip(1).step_by(2);
-    let is_unknown = message.starts_with("unknown field") || message.starts_with("unknown variant");
-    let nearest = quoted.next().filter(|_| is_unknown).and_then(|unknown| {
-        let known: Vec<&str> = quoted.collect();
-        let best = known
-            .into_iter()
-            .max_by(|a, b| similarity(a, unknown).total_cmp(&similarity(b, unknown)))?;
-        Some((unknown, best))
-    });
-    match nearest {
-        Some((unknown, best)) => {
-            let kind = if message.starts_with("unknown field") {
-                "key"
-            } else {
-                "value"
-            };
-            let known = message
-                .split_once("expected ")
-                .map_or("", |(_, known)| known)
-                .trim_start_matches("one of ");
-            format!("unknown {kind} `{unknown}`; hint: did you mean `{best}`? (known: {known})")
-        }
-        None => wrong_type(message).unwrap_or_else(|| message.trim().to_string()),
-    }
-}
-
-/// Rewrites serde's "invalid type: string "abc", expected u64" in terms of TOML.
-fn wrong_type(message: &str) -> Option<String> {
-    let (found, expected) = message
-        .trim()
-        .strip_prefix("invalid type: ")
-        .or_else(|| message.trim().strip_prefix("invalid value: "))?
-        .rsplit_once(", expected ")?;
-    let expected = match expected {
-        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number of at least 0",
-        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
-        "f32" | "f64" => "a number",
-        "a boolean" => "true or false",
-        "a sequence" => "a list",
-        "a string" | "path string" => "a string in quotes",
-        structure if structure.starts_with("struct ") || structure == "a map" => "a table",
-        other => other,
-    };
-    Some(format!("must be {expected}, not {found}"))
-}
-
-/// Similarity of two keys, with a bonus if one contains the other, such as `layers` and `n_layers`.
-fn similarity(a: &str, b: &str) -> f64 {
-    let contains = a.contains(b) || b.contains(a);
-    strsim::jaro_winkler(a, b) + if contains { 0.3 } else { 0.0 }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -252,24 +249,36 @@ mod tests {
     }
 
     #[test]
-    fn wrong_type_error_has_the_line() {
-        let message = error("[train]\nsteps = \"many\"\n", &[]);
-        assert!(message.starts_with("x.toml:2: "), "{message}");
+    fn tokenizer_settings_beside_start_from_are_errors() {
+        let text = "start_from = 'models/mine'\ndata.builtin = 'stories'\n";
+        for (key, value) in [
+            ("kind", "char"),
+            ("kind", "bpe"),
+            ("vocab_size", "300"),
+            ("unk", "<unk>"),
+            ("pad", "<pad>"),
+        ] {
+            let message = error(text, &[&format!("data.tokenizer.{key}={value}")]);
+            assert!(
+                message.contains(&format!("data.tokenizer.{key}")),
+                "{message}"
+            );
+            assert!(
+                message.contains("start_from = \"models/mine\""),
+                "{message}"
+            );
+        }
+        let message = error(&format!("{text}[data.tokenizer]\nkind = 'char'\n"), &[]);
+        assert!(message.contains("data.tokenizer.kind"), "{message}");
+        // A run's own file has all keys, and the model's tokenizer file.
+        let own = format!("{text}[data.tokenizer]\nkind = 'char'\nfile = 'tokenizer.json'\n");
+        assert!(parse_config(&own, Path::new("run.toml"), &[]).is_ok());
     }
 
     #[test]
-    fn wrong_types_are_named_in_terms_of_toml() {
-        for (set, message) in [
-            (
-                "train.steps=abc",
-                "must be a whole number of at least 0, not string \"abc\"",
-            ),
-            ("model=3", "must be a table, not integer `3`"),
-            ("model.residual=3", "must be true or false, not integer `3`"),
-        ] {
-            let error = error("", &[set]);
-            assert!(error.contains(message), "{error}");
-        }
+    fn wrong_type_error_has_the_line() {
+        let message = error("[train]\nsteps = \"many\"\n", &[]);
+        assert!(message.starts_with("x.toml:2: "), "{message}");
     }
 
     #[test]

@@ -266,20 +266,27 @@ impl RunSetup {
     }
 
     fn unknown_tokens_warning(&self) -> Option<String> {
-        let unknown = &self.dataset.card.as_ref()?.unknown;
-        let shown: Vec<_> = unknown
-            .iter()
-            .take(10)
-            .map(|text| format!("{text:?}"))
-            .collect();
-        (!unknown.is_empty()).then(|| {
+        let card = self.dataset.card.as_ref()?;
+        let shown = card.unknown.iter().take(10);
+        let shown: Vec<_> = shown.map(|text| format!("{text:?}")).collect();
+        let fate = match self.dataset.tokenizer.special_tokens().unk {
+            Some(_) => "replaced by the unknown token",
+            None => "dropped, since the tokenizer has no unknown token",
+        };
+        (!card.unknown.is_empty()).then(|| {
             format!(
-                "the tokenizer cannot encode {} distinct parts of the text, such as {}; they are dropped or \
-                 replaced by the unknown token",
-                unknown.len(),
+                "the tokenizer cannot encode {}, such as {}; they are {fate}",
+                card.unknown_share(),
                 shown.join(", ")
             )
         })
+    }
+
+    /// The name of the run's device; for `auto`, of the one that it took on this machine.
+    pub fn device_name(&self) -> String {
+        let name = &self.config.device;
+        let taken = name.parse::<DeviceName>().and_then(|name| name.resolve());
+        taken.map_or_else(|_| name.clone(), |taken| taken.to_string())
     }
 
     /// The tokenizer.
@@ -312,10 +319,19 @@ fn apply_base_model(config: &mut RunConfig) -> Result<Option<SourceModel>, Train
     }
     config.model = base.config.clone();
     config.model.dropout = dropout;
-    config.data.tokenizer.file = Some(base.tokenizer_path());
-    config.start_from = Some(path);
     let roles = base.card.special.roles();
     let tokenizer = nextword_data::load_tokenizer_with_roles(base.tokenizer_path(), roles)?;
+    if let Some(file) = &config.data.tokenizer.file
+        && nextword_data::load_tokenizer(file)?.hash() != tokenizer.hash()
+    {
+        return Err(TrainError::config(
+            "data.tokenizer.file",
+            "is another tokenizer than that of the model in start_from",
+            "remove data.tokenizer.file",
+        ));
+    }
+    config.data.tokenizer.file = Some(base.tokenizer_path());
+    config.start_from = Some(path);
     if roles.is_some() && config.data.tokenizer.eos == TokenizerConfig::DEFAULT_EOS {
         // Documents end with the token that the model declares.
         let eos = tokenizer.special_tokens().eos;

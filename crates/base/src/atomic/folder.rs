@@ -103,7 +103,9 @@ impl AtomicFolder {
     fn create_empty(paths: Paths) -> Result<Self, PathError> {
         paths.restore()?;
         let folder = Self(paths);
-        fs::create_dir_all(folder.path()).map_err(PathError::new(folder.path(), "create"))?;
+        // The temporary name means nothing to a user.
+        let target = &folder.0.target;
+        fs::create_dir_all(folder.path()).map_err(PathError::new(target, "create"))?;
         Ok(folder)
     }
 }

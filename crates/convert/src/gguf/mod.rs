@@ -38,8 +38,9 @@ pub enum GgufType {
 /// Exports the model folder `model_dir` as the GGUF file `to`, atomically, with its tokenizer. Returns
 /// the name of the chosen architecture.
 ///
-/// Matrices get the type `dtype`. With a block type, matrices whose row length is not a multiple of
-/// 32 are stored as f16. `llama.cpp` always computes GELU by the tanh approximation in half
+/// Matrices get the type `dtype`, except that `Q4_0` leaves token embedding and output layer at `Q8_0`
+/// (see [`export_with_embedding`]). With a block type, matrices whose row length is not a multiple of 32
+/// are stored as f16. `llama.cpp` always computes GELU by the tanh approximation in half
 /// precision, even if the model was trained with exact GELU.
 ///
 /// # Errors
@@ -67,6 +68,24 @@ pub enum GgufType {
 pub fn export(
     model_dir: &ModelDir,
     dtype: GgufType,
+    to: &Path,
+) -> Result<&'static str, ConvertError> {
+    let embedding = match dtype {
+        GgufType::Q4_0 => GgufType::Q8_0,
+        other => other,
+    };
+    export_with_embedding(model_dir, dtype, embedding, to)
+}
+
+/// Exports like [`export`], with the type `embedding` for token embedding and output layer. Rounding
+/// them to 4 bits costs more than all other matrices together.
+///
+/// # Errors
+/// As [`export`].
+pub fn export_with_embedding(
+    model_dir: &ModelDir,
+    dtype: GgufType,
+    embedding: GgufType,
     to: &Path,
 ) -> Result<&'static str, ConvertError> {
     let hf::HfModel { kind, config, .. } = hf::to_hf(&model_dir.config)?;
@@ -109,10 +128,12 @@ pub fn export(
             vec![table],
         ));
     }
-    let mut tensors: Vec<TensorInfo> = mappings
-        .iter()
-        .map(|mapping| TensorInfo::new(&mapping.name, &mapping.shape, dtype))
-        .collect();
+    let info = |mapping: &TensorMapping| {
+        let is_embedding = ["token_embd.weight", "output.weight"].contains(&mapping.name.as_str());
+        let dtype = if is_embedding { embedding } else { dtype };
+        TensorInfo::new(&mapping.name, &mapping.shape, dtype)
+    };
+    let mut tensors: Vec<TensorInfo> = mappings.iter().map(info).collect();
     let factors = frequency_factors(&config.rotary, config.head_dim());
     if let Some(factors) = &factors {
         tensors.push(TensorInfo::new(

@@ -227,8 +227,7 @@ fn settings(
     let model = &file["model"];
     match model["type"].as_str().unwrap_or("") {
         "BPE" if model["byte_fallback"] == true => sentencepiece(file, tokens, added),
-        "BPE" => byte_level(file, tokens, added),
-        "WordLevel" if file["pre_tokenizer"]["type"] == "Split" => {
+        "WordLevel" | "BPE" if is_one_token_per_character(file) => {
             let regular = |token: &&String| !added.contains_key(*token);
             let mut regular = tokens.iter().flatten().filter(regular);
             if let Some(token) = regular.find(|token| token.chars().count() != 1) {
@@ -236,6 +235,7 @@ fn settings(
             }
             Ok(characters(tokens, added, has_eos))
         }
+        "BPE" => byte_level(file, tokens, added),
         "WordLevel" => unsupported(
             "it has a token for each word, which llama.cpp does not support; hint: train with data.tokenizer.kind = \"bpe\", \"char\" or \
              \"byte\"",
@@ -279,6 +279,14 @@ fn characters(
         scores: Vec::new(),
         notes: Vec::new(),
     }
+}
+
+/// Whether the tokenizer in `file` splits text into characters and merges none.
+fn is_one_token_per_character(file: &Value) -> bool {
+    let merges = file["model"]["merges"].as_array();
+    file["pre_tokenizer"]["type"] == "Split"
+        && file["decoder"]["type"] == "Fuse"
+        && merges.is_none_or(Vec::is_empty)
 }
 
 /// Byte-pair encoding of bytes in GPT-2's alphabet.

@@ -5,15 +5,16 @@ use std::path::Path;
 
 use nextword_data::{Tokenizer, load_tokenizer_with_roles};
 use nextword_model::weights::{FloatType, TensorFile, write_tensors};
-use nextword_model::{DEFAULT_TEMPLATE, ModelDir, ModelTokens, TokenSource, write_atomically};
+use nextword_model::{ModelDir, ModelTokens, TokenSource, write_atomically};
 use serde_json::{Map, Value, json};
 
 use super::{to_hf, values_or_zeros};
 use crate::ConvertError;
+use crate::chat_templates::ChatTemplates;
 use crate::folder::check_destination;
 use crate::json::to_pretty;
 use crate::mapping::{TensorMapping, tensor_mappings};
-use crate::tokenizer_files::{TEMPLATE_FOLDER, around};
+use crate::tokenizer_files::around;
 
 /// Exports the model folder `model_dir` as a Hugging Face folder, atomically: `config.json`,
 /// `model.safetensors` with values of type `float`, the tokenizer files and `generation_config.json`.
@@ -51,7 +52,10 @@ pub fn export(
     let path = model_dir.tokenizer_path();
     let special = &model_dir.card.special;
     let tokenizer = load_tokenizer_with_roles(&path, special.roles())?;
-    let tokenizer_json = std::fs::read(&path).map_err(ConvertError::io(&path, "read"))?;
+    let mut tokenizer_json = std::fs::read(&path).map_err(ConvertError::io(&path, "read"))?;
+    if lacks_unknown_token(&tokenizer_json) {
+        tokenizer_json = tokenizer.to_json()?.into_bytes();
+    }
     let tokenizer_json = with_tokens_around(tokenizer_json, special, &*tokenizer);
     let weights = TensorFile::open(&model_dir.weights_path())?;
     let mappings: BTreeMap<String, TensorMapping> = tensor_mappings(kind.names(), &hf.config)
@@ -75,8 +79,7 @@ pub fn export(
         FloatType::Bf16 => "bfloat16",
     };
     config.insert("torch_dtype".into(), json!(dtype));
-    let mut templates = model_dir.card.chat_templates.clone();
-    let template = templates.remove(DEFAULT_TEMPLATE);
+    let templates = ChatTemplates::read(&model_dir.path, &Value::Null)?;
     ModelDir::replace(to, |new| {
         let write = |name: &str, text: &str| write_atomically(&new.join(name), text.as_bytes());
         write("config.json", &to_pretty(&Value::Object(config)))?;
@@ -84,16 +87,7 @@ pub fn export(
         write_atomically(&new.join("tokenizer.json"), &tokenizer_json)?;
         let settings = tokenizer_config(model_dir, &*tokenizer);
         write("tokenizer_config.json", &to_pretty(&settings))?;
-        if let Some(template) = &template {
-            write("chat_template.jinja", template)?;
-        }
-        if !templates.is_empty() {
-            let folder = new.join(TEMPLATE_FOLDER);
-            std::fs::create_dir(&folder).map_err(ConvertError::io(&folder, "create"))?;
-        }
-        for (name, template) in &templates {
-            write(&format!("{TEMPLATE_FOLDER}/{name}.jinja"), template)?;
-        }
+        templates.write(new)?;
         write_tensors(&new.join("model.safetensors"), float, &shapes, |name| {
             let Some(mapping) = mappings.get(name) else {
                 return Err(ConvertError::source(
@@ -110,6 +104,17 @@ pub fn export(
         .map(drop)
     })?;
     Ok(kind.name())
+}
+
+/// Whether a character tokenizer names an unknown token that its vocabulary does not have, as those of
+/// earlier versions: `transformers` rejects unknown characters then.
+fn lacks_unknown_token(tokenizer_json: &[u8]) -> bool {
+    let file: Value = serde_json::from_slice(tokenizer_json).unwrap_or_default();
+    let model = &file["model"];
+    let unknown = model["unk_token"].as_str();
+    model["type"] == "WordLevel"
+        && file["pre_tokenizer"]["type"] == "Split"
+        && unknown.is_some_and(|unknown| model["vocab"][unknown].is_null())
 }
 
 /// Makes `tokenizer.json` put the tokens of `special` around every text, if it does not do so already.

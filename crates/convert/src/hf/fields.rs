@@ -6,103 +6,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::ignored;
 use crate::ConvertError;
 
-/// Fields that do not affect the logits: training, bookkeeping, output, and sampling settings that
-/// belong in `generation_config.json`.
-const IGNORED_FIELDS: &[&str] = &[
-    "_name_or_path",
-    "_attn_implementation",
-    "_attn_implementation_autoset",
-    "_commit_hash",
-    "_num_labels",
-    "architectures",
-    "attention_dropout",
-    "attention_probs_dropout_prob",
-    "attn_implementation",
-    "attn_pdrop",
-    "auto_map",
-    "bad_words_ids",
-    "begin_suppress_tokens",
-    "bos_token_id",
-    "cache_implementation",
-    "chunk_size_feed_forward",
-    "classifier_dropout",
-    "custom_pipelines",
-    "decoder_start_token_id",
-    "diversity_penalty",
-    "do_sample",
-    "dtype",
-    "early_stopping",
-    "embd_pdrop",
-    "encoder_no_repeat_ngram_size",
-    "eos_token_id",
-    "exponential_decay_length_penalty",
-    "finetuning_task",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "gradient_checkpointing",
-    "hidden_dropout",
-    "hidden_dropout_prob",
-    "id2label",
-    "initializer_range",
-    "is_llama_config",
-    "is_decoder",
-    "label2id",
-    "length_penalty",
-    "max_length",
-    "max_new_tokens",
-    "max_sequence_length",
-    "min_length",
-    "model_max_length",
-    "n_ctx",
-    "n_special",
-    "no_repeat_ngram_size",
-    "num_beam_groups",
-    "num_beams",
-    "num_labels",
-    "num_return_sequences",
-    "output_attentions",
-    "output_hidden_states",
-    "output_past",
-    "output_router_logits",
-    "output_scores",
-    "pad_token_id",
-    "predict_special_tokens",
-    "prefix",
-    "pretraining_tp",
-    "problem_type",
-    "remove_invalid_values",
-    "reorder_and_upcast_attn",
-    "repetition_penalty",
-    "resid_pdrop",
-    "return_dict",
-    "return_dict_in_generate",
-    "sep_token_id",
-    "seq_length",
-    "sliding_window_size",
-    "summary_activation",
-    "summary_first_dropout",
-    "summary_proj_to_labels",
-    "summary_type",
-    "summary_use_proj",
-    "suppress_tokens",
-    "task_specific_params",
-    "temperature",
-    "tf_legacy_loss",
-    "tokenizer_class",
-    "top_k",
-    "top_p",
-    "torch_dtype",
-    "torchscript",
-    "transformers.js_config",
-    "transformers_version",
-    "typical_p",
-    "unsloth_fixed",
-    "unsloth_version",
-    "use_bfloat16",
-    "use_cache",
-];
+/// The problem with a field that is known to change the logits.
+const UNSUPPORTED: &str = "which changes the logits in a way that nextword does not support";
 
 /// The fields of a JSON object. Tracks which ones were read.
 pub(crate) struct Fields {
@@ -244,19 +152,24 @@ impl Fields {
         if self.flag(name, value)? == value {
             return Ok(());
         }
-        Err(self.error(
-            name,
-            "which changes the logits in a way that nextword does not support",
-        ))
+        Err(self.error(name, UNSUPPORTED))
     }
 
-    /// Rejects fields that were not read, unless they are null or known not to affect the logits.
+    /// Rejects fields that were not read, unless they are null or known not to affect the logits, always
+    /// or with their value.
     pub(crate) fn reject_unknown(&self) -> Result<(), ConvertError> {
         let read = self.read.borrow();
         for (name, value) in &self.map {
-            let ignored = self.prefix.is_empty() && IGNORED_FIELDS.contains(&name.as_str());
-            if !read.contains(name) && !value.is_null() && !ignored {
-                return Err(self.error(name, "an unknown field, which may change the logits"));
+            let ignored = self.prefix.is_empty() && ignored::FIELDS.contains(&name.as_str());
+            if read.contains(name) || value.is_null() || ignored {
+                continue;
+            }
+            match ignored::is_neutral(name, value) {
+                Some(true) => {}
+                Some(false) => return Err(self.error(name, UNSUPPORTED)),
+                None => {
+                    return Err(self.error(name, "an unknown field, which may change the logits"));
+                }
             }
         }
         Ok(())

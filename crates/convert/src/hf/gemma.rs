@@ -36,12 +36,13 @@ pub(crate) fn read(kind: ModelType, fields: &Fields) -> Result<ModelConfig, Conv
             .optional_number("query_pre_attn_scalar")?
             .unwrap_or(256.0),
     );
-    let (score_cap, logit_cap) = match kind {
-        ModelType::Gemma2 => (Some(50.0), Some(30.0)),
-        _ => (None, None),
-    };
-    config.score_soft_cap = fields.number_or("attn_logit_softcapping", score_cap)?;
-    config.logit_soft_cap = fields.number_or("final_logit_softcapping", logit_cap)?;
+    if kind == ModelType::Gemma2 {
+        config.score_soft_cap = fields.number_or("attn_logit_softcapping", Some(50.0))?;
+        config.logit_soft_cap = fields.number_or("final_logit_softcapping", Some(30.0))?;
+    } else {
+        fields.optional_number("attn_logit_softcapping")?; // transformers does not apply it.
+        config.logit_soft_cap = fields.optional_number("final_logit_softcapping")?;
+    }
     let window = fields.count_or("sliding_window", Some(4096))?;
     let mut period = 2;
     if kind == ModelType::Gemma3Text {

@@ -21,7 +21,15 @@ pub(crate) fn read(fields: &Fields) -> Result<ModelConfig, ConvertError> {
         .optional_number("rotary_emb_base")?
         .unwrap_or(10_000.0);
     let base = fields.optional_number("rope_theta")?.unwrap_or(base);
-    let mut fraction = fields.optional_number("rotary_pct")?;
+    // Some versions of transformers write both names.
+    let old = fields.optional_number("rotary_pct")?;
+    let mut fraction = fields.optional_number("partial_rotary_factor")?.or(old);
+    if old.is_some() && fraction != old {
+        return Err(fields.error(
+            "partial_rotary_factor",
+            "which is not the same as rotary_pct",
+        ));
+    }
     let mut rotary = RotaryConfig {
         base,
         ..RotaryConfig::default()

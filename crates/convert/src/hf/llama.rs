@@ -20,7 +20,10 @@ pub(crate) fn read(kind: ModelType, fields: &Fields) -> Result<ModelConfig, Conv
     config.rotary = rope::read(fields, config.context_length)?;
     let n_layers = config.n_layers;
     match kind {
-        ModelType::Qwen2 => config.bias.qkv = true,
+        ModelType::Qwen2 => {
+            fields.get("attention_bias"); // Ignored: queries, keys and values always have biases.
+            config.bias.qkv = true;
+        }
         ModelType::Mistral => {}
         _ => {
             let bias = fields.flag("attention_bias", false)?;

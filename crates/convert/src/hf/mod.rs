@@ -8,6 +8,8 @@ mod fields;
 mod gemma;
 mod gpt2;
 mod gpt_neox;
+mod ignored;
+mod invalid;
 mod llama;
 mod rope;
 
@@ -221,7 +223,7 @@ pub(crate) fn parse_config(
     fields.reject_unknown()?;
     config
         .validate()
-        .map_err(|error| ConvertError::source(path, error.to_string()))?;
+        .map_err(|error| invalid::error(path, kind, &error))?;
     Ok((kind, config))
 }
 

@@ -38,6 +38,12 @@ pub(crate) fn read_object(
         (_, Some(kind)) => (kind, "type"),
         _ => ("default", "rope_type"),
     };
+    if kind == "default" {
+        fields.get("factor"); // It scales nothing.
+    }
+    if kind != "yarn" && kind != "llama3" {
+        fields.get("original_max_position_embeddings"); // Nor does this.
+    }
     let scaling = match kind {
         "default" => RotaryScaling::None,
         "linear" => RotaryScaling::Linear {

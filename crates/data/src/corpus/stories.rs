@@ -53,8 +53,10 @@ impl Stories {
     /// Name of this corpus in the dataset card.
     pub(crate) fn name(&self) -> String {
         format!(
-            "builtin stories, seed {}, {} documents",
-            self.seed, self.count
+            "builtin stories, seed {}, {} document{}",
+            self.seed,
+            self.count,
+            if self.count == 1 { "" } else { "s" }
         )
     }
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::files::SourceFile;
-use super::split_text::split_text;
+use super::split_text::{TextCuts, split_text};
 use super::text::CHUNK_BYTES;
 use super::{FileChunks, TextChunk, failed};
 use crate::error::DataError;
@@ -17,12 +17,13 @@ use crate::error::DataError;
 const MAX_LINE_BYTES: u64 = 32 << 20;
 
 /// Returns the chunks of a JSON-lines file. Blank lines and empty documents are skipped.
-pub(super) fn chunks<'a>(file: &'a SourceFile, field: &'a str) -> FileChunks<'a> {
+pub(super) fn chunks<'a>(file: &'a SourceFile, field: &'a str, cuts: TextCuts) -> FileChunks<'a> {
     match File::open(&file.path) {
         Ok(opened) => Box::new(JsonlChunks {
             reader: BufReader::new(opened),
             name: file.name.clone(),
             field,
+            cuts,
             line: 0,
             any_document: false,
             ended: false,
@@ -36,6 +37,7 @@ struct JsonlChunks<'a> {
     reader: BufReader<File>,
     name: PathBuf,
     field: &'a str,
+    cuts: TextCuts,
     line: u64,
     any_document: bool,
     ended: bool,
@@ -107,12 +109,13 @@ impl JsonlChunks<'_> {
     }
 
     fn push_document(&mut self, text: &str) {
-        self.pending
-            .extend(split_text(text, CHUNK_BYTES).map(|text| TextChunk {
+        self.pending.extend(
+            split_text(text, CHUNK_BYTES, self.cuts).map(|text| TextChunk {
                 text: text.to_owned(),
                 is_first: false,
                 is_last: false,
-            }));
+            }),
+        );
         if let Some(first) = self.pending.front_mut() {
             first.is_first = true;
             self.any_document = true;

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use self::files::SourceFile;
+pub use self::split_text::TextCuts;
 pub(crate) use self::split_text::split_text;
 use crate::config::{Builtin, DataConfig};
 use crate::corpus::{STATQUEST, Stories};
@@ -17,11 +18,10 @@ use crate::error::DataError;
 
 /// A consecutive part of one document.
 ///
-/// A long document is split into several chunks, each ending before a run of white space. No
-/// character, byte, word or byte-level BPE token crosses such a position, so the chunks have the same
-/// tokens as the whole document. Only 16 MiB without white space are split elsewhere. (A
-/// `tokenizer.json` that prepends a space to each text, as some `SentencePiece` files do, adds that
-/// token once per chunk.)
+/// A long document is split into several chunks, where that cannot change its tokens (see
+/// [`TextCuts`]): before white space for characters, bytes and words, before a space for byte-level
+/// BPE with GPT-2's pattern or a known successor. With any other normalizer or pattern, which could see
+/// over the cut, a document is one chunk, which takes memory in proportion to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextChunk {
     /// The text; only the last chunk of a document may be empty.
@@ -65,7 +65,8 @@ pub struct SourceConfig {
     /// File format.
     pub format: Format,
     /// Separates the documents of a text file. It is not part of them, and blank documents are
-    /// skipped. Without a separator a file is one document.
+    /// skipped. Line ends in a separator also stand for those of Windows (`\r\n`), unless it is a
+    /// single line end. Without a separator a file is one document.
     pub separator: Option<String>,
     /// The field of a JSON line that contains the document.
     pub field: String,
@@ -185,21 +186,32 @@ impl Sources {
     }
 
     /// Iterates over all documents in order, in chunks. Ends after the first error.
+    ///
+    /// Long documents are cut as for [`TextCuts::Anywhere`]: to encode them, use
+    /// [`chunks_for`](Self::chunks_for).
     pub fn chunks(&self) -> Box<dyn Iterator<Item = Result<TextChunk, DataError>> + Send + '_> {
+        self.chunks_for(TextCuts::Anywhere)
+    }
+
+    /// Like [`chunks`](Self::chunks), with long documents cut only where the tokenizer allows it.
+    pub fn chunks_for(
+        &self,
+        cuts: TextCuts,
+    ) -> Box<dyn Iterator<Item = Result<TextChunk, DataError>> + Send + '_> {
         match &self.source {
             TextSource::Files { files, config } => {
-                Box::new(until_error(files.iter().flat_map(|file| {
+                Box::new(until_error(files.iter().flat_map(move |file| {
                     if file.is_jsonl {
-                        jsonl::chunks(file, &config.field)
+                        jsonl::chunks(file, &config.field, cuts)
                     } else {
-                        text::chunks(file, config.separator.as_deref())
+                        text::chunks(file, config.separator.as_deref(), cuts)
                     }
                 })))
             }
             TextSource::Memory(documents) => Box::new(
                 documents
                     .iter()
-                    .flat_map(|text| memory_chunks(text))
+                    .flat_map(move |text| memory_chunks(text, cuts))
                     .map(Ok),
             ),
             TextSource::Stories(stories) => Box::new(stories.iter().map(TextChunk::single).map(Ok)),
@@ -242,8 +254,8 @@ impl Sources {
 }
 
 /// The chunks of one document; none if it is empty.
-fn memory_chunks(text: &str) -> impl Iterator<Item = TextChunk> + Send + '_ {
-    let mut chunks = split_text(text, text::CHUNK_BYTES).peekable();
+fn memory_chunks(text: &str, cuts: TextCuts) -> impl Iterator<Item = TextChunk> + Send + '_ {
+    let mut chunks = split_text(text, text::CHUNK_BYTES, cuts).peekable();
     let mut is_first = true;
     std::iter::from_fn(move || {
         let text = chunks.next()?.to_owned();

@@ -5,20 +5,27 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use super::files::SourceFile;
-use super::split_text::{MAX_CHUNK_BYTES, last_split_point};
+use super::split_text::{MAX_CHUNK_BYTES, TextCuts, last_split_point};
 use super::{FileChunks, TextChunk, failed};
 use crate::error::DataError;
 
 /// Approximate chunk size in bytes.
 pub(super) const CHUNK_BYTES: usize = 256 << 10;
 const READ_BYTES: usize = 64 << 10;
+/// Maximum size of text that cannot be cut, since it is encoded in memory at once.
+const MAX_UNCUT_BYTES: usize = 256 << 20;
 
 /// Returns the chunks of a text file, split into documents at `separator`.
-pub(super) fn chunks<'a>(file: &'a SourceFile, separator: Option<&'a str>) -> FileChunks<'a> {
+pub(super) fn chunks<'a>(
+    file: &'a SourceFile,
+    separator: Option<&str>,
+    cuts: TextCuts,
+) -> FileChunks<'a> {
     match File::open(&file.path) {
         Ok(opened) => Box::new(TextChunks {
             reader: Utf8Reader::new(opened, &file.name),
-            separator,
+            separators: separator.map(separators).unwrap_or_default(),
+            cuts,
             buffer: String::new(),
             cursor: 0,
             in_document: false,
@@ -28,9 +35,21 @@ pub(super) fn chunks<'a>(file: &'a SourceFile, separator: Option<&'a str>) -> Fi
     }
 }
 
-struct TextChunks<'a> {
+/// The forms of a separator: as it is, and with the line ends of Windows, in case that the text has
+/// those. A single line end is the end of every line in both kinds of text.
+fn separators(separator: &str) -> Vec<String> {
+    let mut forms = vec![separator.to_owned()];
+    if separator.contains('\n') && separator != "\n" && !separator.contains('\r') {
+        forms.push(separator.replace('\n', "\r\n"));
+    }
+    forms
+}
+
+struct TextChunks {
     reader: Utf8Reader,
-    separator: Option<&'a str>,
+    /// Each of these separates documents.
+    separators: Vec<String>,
+    cuts: TextCuts,
     /// Decoded text; the unread part starts at `cursor`.
     buffer: String,
     cursor: usize,
@@ -40,7 +59,7 @@ struct TextChunks<'a> {
     any_document: bool,
 }
 
-impl TextChunks<'_> {
+impl TextChunks {
     /// Reads until the unread part has `size` bytes or the file ends.
     fn fill(&mut self, size: usize) -> Result<(), DataError> {
         self.buffer.drain(..self.cursor);
@@ -68,10 +87,11 @@ impl TextChunks<'_> {
         let mut size = CHUNK_BYTES;
         loop {
             let rest = &self.buffer[self.cursor..];
-            if let Some((length, separator)) =
-                self.separator.and_then(|sep| Some((rest.find(sep)?, sep)))
-            {
-                return Ok(Some(self.take(length, separator.len(), true)));
+            let found = self.separators.iter();
+            let found =
+                found.filter_map(|separator| Some((rest.find(separator)?, separator.len())));
+            if let Some((length, skip)) = found.min() {
+                return Ok(Some(self.take(length, skip, true)));
             }
             if self.reader.ended {
                 let length = rest.len();
@@ -79,15 +99,21 @@ impl TextChunks<'_> {
             }
             if rest.len() >= size {
                 // A separator may start in the last bytes.
-                let safe = rest.len()
-                    - self
-                        .separator
-                        .map_or(0, |separator| separator.len().min(rest.len()));
+                let longest = self.separators.iter().map(String::len).max().unwrap_or(0);
+                let safe = rest.len().saturating_sub(longest);
                 let safe = &rest[..rest.floor_char_boundary(safe)];
-                let forced = (size >= MAX_CHUNK_BYTES)
-                    .then(|| safe.floor_char_boundary(safe.len().saturating_sub(1)));
-                if let Some(length) = last_split_point(safe).or(forced) {
+                let is_forced = self.cuts == TextCuts::Anywhere && size >= MAX_CHUNK_BYTES;
+                let forced =
+                    is_forced.then(|| safe.floor_char_boundary(safe.len().saturating_sub(1)));
+                if let Some(length) = last_split_point(safe, self.cuts).or(forced) {
                     return Ok(Some(self.take(length, 0, false)));
+                }
+                if size >= MAX_UNCUT_BYTES {
+                    return Err(self.reader.not_text(format!(
+                        "has a document with {} MiB that this tokenizer must read at once; hint: set `separator` \
+                         to divide the text into documents",
+                        MAX_UNCUT_BYTES >> 20
+                    )));
                 }
                 size *= 2;
             }
@@ -96,7 +122,7 @@ impl TextChunks<'_> {
     }
 }
 
-impl Iterator for TextChunks<'_> {
+impl Iterator for TextChunks {
     type Item = Result<TextChunk, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -112,7 +138,7 @@ impl Iterator for TextChunks<'_> {
                 }
                 Err(error) => return Some(Err(error)),
             };
-            let blank = self.separator.is_some()
+            let blank = !self.separators.is_empty()
                 && chunk.is_first
                 && chunk.is_last
                 && chunk.text.trim().is_empty();

@@ -122,7 +122,7 @@ fn joined_chunks_equal_full_decoding_for_texts() {
 
 #[test]
 fn joined_chunks_equal_full_decoding_for_random_ids() {
-    for tokenizer in [wordpiece(), unigram(), byte_level()] {
+    for tokenizer in [byte_fallback(), wordpiece(), unigram(), byte_level()] {
         let mut random = random(2);
         for _ in 0..300 {
             let count = random.below(40);
@@ -168,13 +168,11 @@ fn invalid_bytes_are_flushed_and_do_not_block_later_text() {
         let ids = [vec![byte(0xF0); 30], a].concat();
         let mut stream = DecodeStream::new(tokenizer.clone());
         let emitted: Vec<Option<String>> = ids.iter().map(|&id| stream.push(id)).collect();
+        // A run of byte tokens is decoded as a whole, when it ends.
         let first = emitted.iter().position(Option::is_some).unwrap();
-        assert!(first <= 9, "{emitted:?}");
+        assert!(first <= 30, "{emitted:?}");
         let joined: String = emitted.into_iter().flatten().collect();
-        assert!(
-            joined.ends_with("the") && joined.starts_with('\u{FFFD}'),
-            "{joined:?}"
-        );
+        assert_eq!(joined, "\u{FFFD}".repeat(30) + "the");
     }
 }
 

@@ -1,7 +1,9 @@
 //! Tests across modules.
 
+mod adversarial_patterns;
 mod batches;
 mod corrupted_files;
+mod decode_properties;
 mod decode_streams;
 mod edge_cases;
 mod jsonl;
@@ -11,7 +13,9 @@ mod prepared;
 mod shards;
 mod sources;
 mod stories;
+mod text_cuts;
 mod tokenizers;
+mod unknown_text;
 
 use std::path::Path;
 

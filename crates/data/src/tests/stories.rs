@@ -124,6 +124,7 @@ fn statquest_corpus_is_twelve_ids_of_five_words() {
         ..DataConfig::default()
     };
     config.tokenizer.kind = TokenizerKind::Word;
+    config.tokenizer.unk.clear();
     config.split.validation = 0.0;
     let data = Dataset::build(&config).unwrap();
     let tokens: Vec<String> = (0..5)

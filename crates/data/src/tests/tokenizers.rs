@@ -6,6 +6,7 @@ use crate::*;
 fn config(kind: TokenizerKind) -> TokenizerConfig {
     TokenizerConfig {
         kind,
+        unk: String::new(),
         ..TokenizerConfig::default()
     }
 }
@@ -196,7 +197,9 @@ fn unknown_characters_are_dropped_or_replaced_and_reported() {
         dropped,
         Encoding {
             ids: vec![0, 1],
-            unknown: vec!["x".into(), "z".into()]
+            unknown: vec!["x".into(), "z".into()],
+            unknown_count: 3,
+            dropped_count: 3,
         }
     );
     let with_unk = TokenizerConfig {
@@ -208,7 +211,9 @@ fn unknown_characters_are_dropped_or_replaced_and_reported() {
         replaced,
         Encoding {
             ids: vec![0, 4, 1],
-            unknown: vec!["x".into()]
+            unknown: vec!["x".into()],
+            unknown_count: 1,
+            dropped_count: 0,
         }
     );
     let words = build(
@@ -305,7 +310,8 @@ fn bpe_training_is_deterministic_and_reaches_vocab_size() {
         (600, Some(599))
     );
     assert_eq!(first.hash(), build(&config, &text).hash());
-    let in_parts = crate::documents::split_text(&text, 100).map(|part| Ok(part.to_owned()));
+    let in_parts = crate::documents::split_text(&text, 100, TextCuts::Anywhere)
+        .map(|part| Ok(part.to_owned()));
     assert_eq!(
         first.hash(),
         build_tokenizer(&config, in_parts.collect::<Vec<_>>().into_iter())

@@ -7,6 +7,7 @@ use tokenizers::{AddedToken, TokenizerBuilder};
 
 use super::special::{Segment, SpecialNames, SpecialVocab};
 use super::{HuggingFaceTokenizer, TokenizerConfig};
+use crate::documents::{TextCuts, split_text};
 use crate::error::DataError;
 
 /// Approximate size of the texts passed to the trainer, which needs about 50 bytes of memory per byte
@@ -38,7 +39,7 @@ pub(crate) fn train(
         &mut failure,
     );
     let byte_level = ByteLevel::new(false, false, true);
-    let json = super::huggingface::catch_panics("bpe", || {
+    let json = super::checks::catch_panics("bpe", || {
         let mut tokenizer = TokenizerBuilder::<
             BPE,
             tokenizers::NormalizerWrapper,
@@ -86,7 +87,7 @@ fn sample<'a>(
                     for segment in special.split(&text) {
                         if let Segment::Text(text) = segment {
                             pending.extend(
-                                crate::documents::split_text(text, SEGMENT_BYTES)
+                                split_text(text, SEGMENT_BYTES, TextCuts::Anywhere)
                                     .map(str::to_owned),
                             );
                         }

@@ -1,11 +1,14 @@
 //! Byte tokenizer: one token per byte.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use super::alphabet::{byte_to_char, show_bytes};
 use super::special::{Segment, SpecialNames, SpecialVocab};
-use super::{Encoding, SpecialTokens, Tokenizer, json};
+use super::{DecodeRules, Encoding, SpecialTokens, Tokenizer, json};
+use crate::documents::TextCuts;
 use crate::error::DataError;
 
 /// Id `b` is byte `b`; special tokens follow at 256. Every text can be encoded.
@@ -34,11 +37,7 @@ impl ByteTokenizer {
             .map(|b| (byte_to_char(b).to_string(), json!(b)))
             .collect();
         let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
-        let model = json!({
-            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
-            "vocab": vocab, "merges": [],
-        });
+        let model = json::bpe_without_merges(&Value::Object(vocab));
         json::tokenizer_file(&self.special, &bytes, &bytes, &model)
     }
 }
@@ -62,8 +61,28 @@ impl Tokenizer for ByteTokenizer {
         }
         Encoding {
             ids,
-            unknown: Vec::new(),
+            ..Encoding::default()
         }
+    }
+
+    fn encode_with_ranges(&self, text: &str) -> (Encoding, Vec<Option<Range<usize>>>) {
+        let mut ranges = Vec::with_capacity(text.len());
+        for (start, segment) in self.special.split_with_positions(text) {
+            match segment {
+                Segment::Special(id) => {
+                    let length = self.special.name(id).map_or(0, str::len);
+                    ranges.push(Some(start..start + length));
+                }
+                Segment::Text(text) => {
+                    ranges.extend((start..start + text.len()).map(|at| Some(at..at + 1)));
+                }
+            }
+        }
+        (self.encode(text), ranges)
+    }
+
+    fn text_cuts(&self) -> TextCuts {
+        self.special.text_cuts()
     }
 
     fn id_to_token(&self, id: u32) -> Option<String> {
@@ -85,6 +104,17 @@ impl Tokenizer for ByteTokenizer {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    fn decode_with_special_tokens(&self, ids: &[u32]) -> String {
+        let mut bytes = Vec::with_capacity(ids.len());
+        for &id in ids {
+            match u8::try_from(id) {
+                Ok(byte) => bytes.push(byte),
+                Err(_) => bytes.extend_from_slice(self.special.name(id).unwrap_or("").as_bytes()),
+            }
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
     fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
         Some(u8::try_from(id).into_iter().collect())
     }
@@ -95,73 +125,11 @@ impl Tokenizer for ByteTokenizer {
         })
     }
 
+    fn decode_rules(&self) -> Option<DecodeRules> {
+        Some(DecodeRules::bytes())
+    }
+
     fn to_json(&self) -> Result<String, DataError> {
         json::to_text(&self.to_value(), "byte")
-    }
-}
-
-/// Whether GPT-2's alphabet maps a byte to the Latin-1 character with the same code.
-fn is_printable(byte: u8) -> bool {
-    matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF)
-}
-
-/// Returns GPT-2's printable character for a byte: the Latin-1 character if printable, otherwise the
-/// next unused one from U+0100 on (`bytes_to_unicode` of the published code).
-///
-/// ```
-/// assert_eq!(("a b".bytes().map(nextword_data::byte_to_char)).collect::<String>(), "aĠb");
-/// ```
-pub fn byte_to_char(byte: u8) -> char {
-    if is_printable(byte) {
-        return char::from(byte);
-    }
-    let index = (0..byte).filter(|&b| !is_printable(b)).count() as u32;
-    char::from_u32(0x100 + index).unwrap_or('\u{100}')
-}
-
-/// Returns the byte for a character of GPT-2's alphabet.
-pub(crate) fn char_to_byte(character: char) -> Option<u8> {
-    let code = u32::from(character);
-    match u8::try_from(code) {
-        Ok(byte) => is_printable(byte).then_some(byte),
-        Err(_) => (0..=255)
-            .filter(|&b| !is_printable(b))
-            .nth(code.checked_sub(0x100)? as usize),
-    }
-}
-
-/// Formats `bytes` for display: text, with invalid bytes as `\xE2`.
-pub(crate) fn show_bytes(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    let mut shown = String::new();
-    for chunk in bytes.utf8_chunks() {
-        shown.push_str(chunk.valid());
-        for byte in chunk.invalid() {
-            // Writing to a String cannot fail.
-            let _ = write!(shown, "\\x{byte:02X}");
-        }
-    }
-    shown
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn byte_alphabet_matches_gpt2() {
-        assert_eq!(byte_to_char(b' '), 'Ġ');
-        assert_eq!(byte_to_char(b'\n'), 'Ċ');
-        assert_eq!(byte_to_char(0xAD), 'Ń');
-        for byte in 0..=255 {
-            assert_eq!(char_to_byte(byte_to_char(byte)), Some(byte));
-        }
-        assert_eq!(char_to_byte('中'), None);
-    }
-
-    #[test]
-    fn incomplete_characters_are_shown_as_bytes() {
-        assert_eq!(show_bytes(b"a\xE4\xB8"), "a\\xE4\\xB8");
-        assert_eq!(show_bytes("é".as_bytes()), "é");
     }
 }

@@ -1,12 +1,14 @@
 //! Character tokenizer: one token per character.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::special::{Segment, SpecialNames, SpecialVocab};
-use super::{Encoding, SpecialTokens, Tokenizer, json};
+use super::{DecodeRules, Encoding, SpecialTokens, Tokenizer, json};
+use crate::documents::TextCuts;
 use crate::error::DataError;
 
 /// Characters below this use a lookup table (covers Latin, Greek, Cyrillic, Hebrew and Arabic).
@@ -97,19 +99,52 @@ impl CharTokenizer {
             }
         }
         let tokenizer = Self::new(characters, &names);
-        (tokenizer.to_value() == *file).then(|| Arc::new(tokenizer) as Arc<dyn Tokenizer>)
+        // Earlier versions wrote words also where unknown characters have no token.
+        let is_same = tokenizer.to_value() == *file || tokenizer.to_word_level() == *file;
+        is_same.then(|| Arc::new(tokenizer) as Arc<dyn Tokenizer>)
     }
 
+    /// Writes each character as a word. Without an unknown token, which words need, writes a BPE model
+    /// without merges: it leaves unknown characters out.
     fn to_value(&self) -> Value {
-        let split_chars = json!({"type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": false});
+        if self.special.names().unk.is_some() {
+            return self.to_word_level();
+        }
+        let vocab = self.word_level_model()["vocab"].take();
+        self.to_file(&json::bpe_without_merges(&vocab))
+    }
+
+    fn to_word_level(&self) -> Value {
+        self.to_file(&self.word_level_model())
+    }
+
+    fn word_level_model(&self) -> Value {
         let tokens: Vec<String> = self.characters.iter().map(char::to_string).collect();
-        let model = json::word_level(tokens.iter().map(String::as_str), &self.special);
-        json::tokenizer_file(
-            &self.special,
-            &split_chars,
-            &json!({"type": "Fuse"}),
-            &model,
-        )
+        json::word_level(tokens.iter().map(String::as_str), &self.special)
+    }
+
+    fn to_file(&self, model: &Value) -> Value {
+        let split_chars = json!({"type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": false});
+        json::tokenizer_file(&self.special, &split_chars, &json!({"type": "Fuse"}), model)
+    }
+
+    /// Passes each id to `each`, with the bytes of `text` that it stands for; `None` for a character
+    /// that is not in the vocabulary.
+    fn for_each_id(&self, text: &str, mut each: impl FnMut(Option<u32>, Range<usize>)) {
+        for (start, segment) in self.special.split_with_positions(text) {
+            match segment {
+                Segment::Special(id) => {
+                    let length = self.special.name(id).map_or(0, str::len);
+                    each(Some(id), start..start + length);
+                }
+                Segment::Text(text) => {
+                    for (at, character) in text.char_indices() {
+                        let first = start + at;
+                        each(self.id(character), first..first + character.len_utf8());
+                    }
+                }
+            }
+        }
     }
 
     fn id(&self, character: char) -> Option<u32> {
@@ -132,24 +167,26 @@ impl Tokenizer for CharTokenizer {
     fn encode(&self, text: &str) -> Encoding {
         let mut encoding = Encoding {
             ids: Vec::with_capacity(text.len()),
-            unknown: Vec::new(),
+            ..Encoding::default()
         };
         let unknown = self.special_tokens().unk;
-        for segment in self.special.split(text) {
-            match segment {
-                Segment::Special(id) => encoding.ids.push(id),
-                Segment::Text(text) => {
-                    for character in text.chars() {
-                        let id = self.id(character);
-                        if id.is_none() {
-                            encoding.record_unknown(character.encode_utf8(&mut [0; 4]));
-                        }
-                        encoding.ids.extend(id.or(unknown));
-                    }
-                }
-            }
-        }
+        self.for_each_id(text, |id, range| {
+            json::push_id(&mut encoding, id, unknown, &text[range]);
+        });
         encoding
+    }
+
+    fn encode_with_ranges(&self, text: &str) -> (Encoding, Vec<Option<Range<usize>>>) {
+        let mut ranges = Vec::new();
+        let has_unknown = self.special_tokens().unk.is_some();
+        self.for_each_id(text, |id, range| {
+            ranges.extend((has_unknown || id.is_some()).then_some(Some(range)));
+        });
+        (self.encode(text), ranges)
+    }
+
+    fn text_cuts(&self) -> TextCuts {
+        self.special.text_cuts()
     }
 
     fn id_to_token(&self, id: u32) -> Option<String> {
@@ -162,9 +199,18 @@ impl Tokenizer for CharTokenizer {
     }
 
     fn decode(&self, ids: &[u32]) -> String {
-        ids.iter()
-            .filter_map(|&id| self.characters.get(id as usize))
-            .collect()
+        let mut text = String::with_capacity(ids.len());
+        for &id in ids {
+            match self.characters.get(id as usize) {
+                Some(&character) => text.push(character),
+                None => text.push_str(self.special.unknown_name(id).unwrap_or("")),
+            }
+        }
+        text
+    }
+
+    fn decode_with_special_tokens(&self, ids: &[u32]) -> String {
+        ids.iter().filter_map(|&id| self.id_to_token(id)).collect()
     }
 
     fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
@@ -177,6 +223,10 @@ impl Tokenizer for CharTokenizer {
             special,
             ..self.clone()
         })
+    }
+
+    fn decode_rules(&self) -> Option<DecodeRules> {
+        Some(DecodeRules::bytes())
     }
 
     fn to_json(&self) -> Result<String, DataError> {

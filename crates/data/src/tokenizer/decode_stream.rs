@@ -1,19 +1,17 @@
-//! Incremental decoding: text from ids, one by one, without partial characters.
+//! Incremental decoding: text from ids, one by one, without text that later ids could change.
 
 use std::sync::Arc;
 
 use super::Tokenizer;
-
-/// Maximum number of tokens to hold back for an incomplete character. A character has at most 4
-/// bytes, so at most 4 byte tokens; longer sequences never form a character.
-const MAX_PENDING: usize = 8;
+use super::decode_rules::DecodeRules;
+use super::token_decoder::TokenDecoder;
 
 /// Decodes a stream of ids into text chunks. The concatenated chunks equal the tokenizer's
-/// [`decode`](Tokenizer::decode) of all ids.
+/// [`decode`](Tokenizer::decode) of all ids, for any ids.
 ///
-/// This is exact if decoding concatenates bytes. For other tokenizers (leading space of
-/// `SentencePiece`, words joined by spaces) a chunk is the text that the newest tokens add to the
-/// decoding of the few tokens before them. Invalid UTF-8 may then differ in the number of U+FFFD.
+/// A chunk never changes: text that a later token could change is held back. This is an incomplete
+/// character; with byte tokens (`<0xE2>`) also the run of byte tokens at the end, since a byte that
+/// completes nothing turns the whole run into U+FFFD. Each token takes constant time.
 ///
 /// # Example
 ///
@@ -29,88 +27,107 @@ const MAX_PENDING: usize = 8;
 #[derive(Debug, Clone)]
 pub struct DecodeStream {
     tokenizer: Arc<dyn Tokenizer>,
-    /// Bytes of an incomplete character.
-    bytes: Vec<u8>,
-    /// The last emitted tokens (context for the next ones), then the pending tokens.
-    ids: Vec<u32>,
-    /// Number of `ids` that were emitted.
-    emitted: usize,
+    decoder: Decoder,
+    /// Text of a prompt that is not returned when it comes out of the decoder.
+    prompt_rest: String,
+}
+
+#[derive(Debug, Clone)]
+enum Decoder {
+    Rules(TokenDecoder),
+    /// Without known rules, all ids are decoded at the end.
+    AtEnd(Vec<u32>),
 }
 
 impl DecodeStream {
     /// Creates a stream at the start of a text.
     pub fn new(tokenizer: Arc<dyn Tokenizer>) -> Self {
         Self {
+            decoder: Decoder::new(tokenizer.decode_rules().as_ref()),
             tokenizer,
-            bytes: Vec::new(),
-            ids: Vec::new(),
-            emitted: 0,
+            prompt_rest: String::new(),
         }
     }
 
     /// Adds the next id and returns the text that is now final, if any.
     pub fn push(&mut self, id: u32) -> Option<String> {
-        let text = match self.tokenizer.token_bytes(id) {
-            Some(bytes) => {
-                self.bytes.extend(bytes);
-                self.take_complete_chars()
+        let text = match &mut self.decoder {
+            Decoder::AtEnd(ids) => {
+                ids.push(id);
+                String::new()
             }
-            None => self.push_contextual(id),
+            Decoder::Rules(decoder) => match self.tokenizer.token_bytes(id) {
+                Some(bytes) => decoder.push_bytes(&bytes),
+                None => self
+                    .tokenizer
+                    .decoded_token(id)
+                    .map(|token| decoder.push(token))
+                    .unwrap_or_default(),
+            },
         };
-        Some(text).filter(|text| !text.is_empty())
+        self.without_prompt(text)
+    }
+
+    /// Treats the ids so far as those of a prompt, whose text the caller has: what is returned from
+    /// now on is the text that the following ids add to it. An incomplete character at the end of the
+    /// prompt is completed by them.
+    ///
+    /// ```
+    /// use nextword_data::{DecodeStream, TokenizerConfig};
+    ///
+    /// let tokenizer = TokenizerConfig::words().build("to be or not")?;
+    /// let mut stream = DecodeStream::new(tokenizer);
+    /// stream.push(0);
+    /// stream.end_prompt();
+    /// assert_eq!(stream.push(1).as_deref(), Some(" be"));
+    /// # Ok::<(), nextword_data::DataError>(())
+    /// ```
+    pub fn end_prompt(&mut self) {
+        if let Decoder::Rules(decoder) = &mut self.decoder {
+            // The prompt's text.
+            let _ = decoder.end_byte_run();
+        }
+        self.prompt_rest = self.decoder.clone().finish(&*self.tokenizer);
     }
 
     /// Returns the remaining text at the end of the stream; incomplete characters become U+FFFD.
     pub fn finish(&mut self) -> Option<String> {
-        let mut text = String::from_utf8_lossy(&std::mem::take(&mut self.bytes)).into_owned();
-        text.push_str(self.pending_text(true).as_deref().unwrap_or(""));
-        self.ids.clear();
-        self.emitted = 0;
-        Some(text).filter(|text| !text.is_empty())
-    }
-
-    /// Removes the complete characters from `bytes`, like `String::from_utf8_lossy`, but leaves a
-    /// character that may still be completed.
-    fn take_complete_chars(&mut self) -> String {
-        let mut text = String::new();
-        loop {
-            let Err(error) = std::str::from_utf8(&self.bytes) else {
-                text.push_str(&String::from_utf8_lossy(&std::mem::take(&mut self.bytes)));
-                return text;
-            };
-            let rest = self.bytes.split_off(error.valid_up_to());
-            text.push_str(&String::from_utf8_lossy(&self.bytes));
-            self.bytes = rest;
-            let Some(invalid) = error.error_len() else {
-                return text;
-            };
-            self.bytes.drain(..invalid);
-            text.push(char::REPLACEMENT_CHARACTER);
-        }
-    }
-
-    fn push_contextual(&mut self, id: u32) -> String {
-        self.ids.push(id);
-        let force = self.ids.len() - self.emitted > MAX_PENDING;
-        let Some(text) = self.pending_text(force) else {
-            return String::new();
-        };
-        if !text.is_empty() {
-            self.ids.drain(..self.emitted);
-            self.emitted = self.ids.len();
-        } else if force {
-            // Tokens without text (special tokens) are not needed as context.
-            self.ids.truncate(self.emitted);
-        }
+        let next = Decoder::new(self.tokenizer.decode_rules().as_ref());
+        let mut decoder = std::mem::replace(&mut self.decoder, next);
+        let text = self.without_prompt(decoder.finish(&*self.tokenizer));
+        self.prompt_rest.clear();
         text
     }
 
-    /// Returns the text that the pending ids add to the emitted ones; `None` if it may still change,
-    /// unless `force` is set.
-    fn pending_text(&self, force: bool) -> Option<String> {
-        let before = self.tokenizer.decode(&self.ids[..self.emitted]);
-        let all = self.tokenizer.decode(&self.ids);
-        let certain = all.starts_with(&before) && !all.ends_with(char::REPLACEMENT_CHARACTER);
-        (certain || force).then(|| all.get(before.len()..).unwrap_or("").to_owned())
+    /// Removes what is still to come of the prompt from the start of `text`.
+    fn without_prompt(&mut self, mut text: String) -> Option<String> {
+        if !self.prompt_rest.is_empty() && !text.is_empty() {
+            let pairs = text.chars().zip(self.prompt_rest.chars());
+            let same = pairs.take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8());
+            let same: usize = same.sum();
+            if same == text.len() {
+                self.prompt_rest.drain(..same);
+            } else {
+                self.prompt_rest.clear();
+            }
+            text.drain(..same);
+        }
+        Some(text).filter(|text| !text.is_empty())
+    }
+}
+
+impl Decoder {
+    fn new(rules: Option<&DecodeRules>) -> Self {
+        match rules {
+            Some(rules) => Self::Rules(TokenDecoder::new(rules)),
+            None => Self::AtEnd(Vec::new()),
+        }
+    }
+
+    fn finish(&mut self, tokenizer: &dyn Tokenizer) -> String {
+        match self {
+            Self::Rules(decoder) => decoder.finish(),
+            Self::AtEnd(ids) => tokenizer.decode(&std::mem::take(ids)),
+        }
     }
 }

@@ -1,16 +1,27 @@
 //! Any tokenizer of Hugging Face's `tokenizers` crate, loaded from `tokenizer.json`.
 
-use std::borrow::Cow;
 use std::cell::RefCell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde_json::Value;
-use tokenizers::{DecoderWrapper, Model as _, OffsetType, PreTokenizer as _, Token};
+use tokenizers::{
+    DecoderWrapper, Model as _, OffsetType, PreTokenizedString, PreTokenizer as _, Token,
+};
 
-use super::byte::{char_to_byte, show_bytes};
+use super::alphabet::{show_bytes, token_to_bytes};
+use super::checks::{
+    catch_panics, check_added_tokens, check_normalized_tokens, check_unique_ids, without_dropout,
+};
+use super::cuts;
+use super::decode_rules::DecodeRules;
+use super::regex::{
+    BoundedNormalizer, BoundedPreTokenizer, check_patterns, is_exhausted, with_budget,
+};
 use super::special::{SpecialNames, is_padding_name};
+use super::token_decoder::TokenDecoder;
 use super::{Encoding, SpecialTokens, Tokenizer};
+use crate::documents::TextCuts;
 use crate::error::DataError;
 
 /// Names of EOS tokens; document ends come before chat turn ends.
@@ -51,28 +62,19 @@ pub(crate) fn is_non_eos_name(name: &str) -> bool {
 const MAX_VOCAB: usize = 1 << 24;
 
 /// A wrapper around `tokenizers::Tokenizer`. Disables padding, truncation and BPE dropout of the
-/// file, and catches panics of that crate.
+/// file, bounds the work of its patterns, and catches panics of that crate.
 #[derive(Debug, Clone)]
 pub struct HuggingFaceTokenizer {
     inner: Box<tokenizers::Tokenizer>,
+    normalizer: Option<Arc<BoundedNormalizer>>,
+    pre_tokenizer: Option<Arc<BoundedPreTokenizer>>,
     special_tokens: SpecialTokens,
     vocab_size: usize,
     /// Whether decoding concatenates the bytes of the tokens.
     byte_level: bool,
-}
-
-/// Runs code of the `tokenizers` crate and converts its errors and panics to [`DataError`].
-pub(crate) fn catch_panics<T>(
-    name: &str,
-    work: impl FnOnce() -> tokenizers::Result<T>,
-) -> Result<T, DataError> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(result) => result.map_err(|error| DataError::tokenizer(name, error)),
-        Err(_) => Err(DataError::tokenizer(
-            name,
-            "the `tokenizers` library cannot process it; hint: check that the file is intact",
-        )),
-    }
+    /// `None` for a decoder that only the library knows.
+    decode_rules: Option<DecodeRules>,
+    text_cuts: TextCuts,
 }
 
 impl HuggingFaceTokenizer {
@@ -98,6 +100,9 @@ impl HuggingFaceTokenizer {
                 "has no `model`; hint: use a Hugging Face tokenizer.json",
             ));
         }
+        let refuse = |reason: String| DataError::tokenizer(name, reason);
+        check_patterns(file).map_err(refuse)?;
+        check_normalized_tokens(file, name)?;
         let json = without_dropout(file, json);
         let inner = catch_panics(name, || {
             let mut inner = tokenizers::Tokenizer::from_bytes(json.as_bytes())?;
@@ -118,7 +123,14 @@ impl HuggingFaceTokenizer {
         check_added_tokens(file, &inner, name)?;
         let byte_level = matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
         let special_tokens = detect_special_tokens(file, &inner);
+        let normalizer = inner.get_normalizer().map(BoundedNormalizer::new);
+        let pre_tokenizer = inner.get_pre_tokenizer().map(BoundedPreTokenizer::new);
+        let decoder = serde_json::to_value(inner.get_decoder()).unwrap_or_default();
         Ok(Self {
+            normalizer: normalizer.transpose().map_err(refuse)?.map(Arc::new),
+            pre_tokenizer: pre_tokenizer.transpose().map_err(refuse)?.map(Arc::new),
+            decode_rules: DecodeRules::from_json(&decoder),
+            text_cuts: cuts::text_cuts(file),
             inner,
             special_tokens,
             vocab_size,
@@ -166,6 +178,33 @@ impl HuggingFaceTokenizer {
         self.inner.get_added_vocabulary().is_special_token(token)
     }
 
+    /// Normalizes and pre-tokenizes `text` as the library does, within the budget.
+    fn split_words(&self, text: &str) -> tokenizers::Result<PreTokenizedString> {
+        let added = self.inner.get_added_vocabulary();
+        let mut words = added.extract_and_normalize(self.normalizer.as_deref(), text);
+        if let Some(rule) = &self.pre_tokenizer {
+            rule.pre_tokenize(&mut words)?;
+        }
+        // The library ignores the error of a normalizer.
+        if is_exhausted() {
+            return Err("a pattern takes too long".into());
+        }
+        Ok(words)
+    }
+
+    /// Like `encode` of the library.
+    fn encode_whole(
+        &self,
+        text: &str,
+        offsets: OffsetType,
+    ) -> tokenizers::Result<tokenizers::Encoding> {
+        let mut words = self.split_words(text)?;
+        let model = self.inner.get_model();
+        model.tokenize_in_pretokenized(&mut words, None)?;
+        let encoding = words.into_encoding(None, 0, offsets)?;
+        self.inner.post_process(encoding, None, false)
+    }
+
     /// Encodes as much of `text` as possible and records the rest as unknown: the library fails for the
     /// whole text if it cannot encode one word.
     fn encode_lossy(&self, text: &str, encoding: &mut Encoding) {
@@ -173,14 +212,18 @@ impl HuggingFaceTokenizer {
         if let Ok(ids) = catch_panics("", || self.encode_words(text, &mut unknown)) {
             encoding.ids.extend(ids);
             for text in &unknown {
-                encoding.record_unknown(text);
+                encoding.record_dropped(text);
             }
             return;
         }
-        // Pre-tokenization failed: retry on smaller parts.
-        let parts = split_smaller(text);
+        // Pre-tokenization failed: retry on smaller parts, unless the budget is used up.
+        let parts = if is_exhausted() {
+            Vec::new()
+        } else {
+            split_smaller(text)
+        };
         if parts.is_empty() {
-            encoding.record_unknown(text.trim());
+            encoding.record_dropped(text.trim());
         }
         for part in parts {
             self.encode_lossy(part, encoding);
@@ -189,13 +232,7 @@ impl HuggingFaceTokenizer {
 
     /// Like `encode` of the library, but continues after a word that the model rejects.
     fn encode_words(&self, text: &str, unknown: &mut Vec<String>) -> tokenizers::Result<Vec<u32>> {
-        let mut words = self
-            .inner
-            .get_added_vocabulary()
-            .extract_and_normalize(self.inner.get_normalizer(), text);
-        if let Some(rule) = self.inner.get_pre_tokenizer() {
-            rule.pre_tokenize(&mut words)?;
-        }
+        let mut words = self.split_words(text)?;
         let unknown = RefCell::new(unknown);
         words.tokenize(|word| {
             let mut tokens = Vec::new();
@@ -229,7 +266,7 @@ impl HuggingFaceTokenizer {
         unknown: u32,
         encoding: &mut Encoding,
     ) -> tokenizers::Result<()> {
-        let full = self.inner.encode(text, false)?;
+        let full = self.encode_whole(text, OffsetType::Byte)?;
         for (_, &(start, end)) in full
             .get_ids()
             .iter()
@@ -239,6 +276,25 @@ impl HuggingFaceTokenizer {
             encoding.record_unknown(text.get(start..end).unwrap_or(""));
         }
         Ok(())
+    }
+
+    /// The vocabulary entry of `id` that decoding uses.
+    fn decoded_entry(&self, id: u32) -> Option<String> {
+        let added = self.inner.get_added_vocabulary().simple_id_to_token(id);
+        added.or_else(|| self.inner.get_model().id_to_token(id))
+    }
+
+    /// Decodes with the library, or with our rules where the library could take long or panic.
+    fn decode_with(&self, ids: &[u32], skip_special: bool) -> String {
+        let rules = self.decode_rules.as_ref();
+        let Some(rules) = rules.filter(|rules| !rules.is_safe_in_library()) else {
+            return catch_panics("", || self.inner.decode(ids, skip_special)).unwrap_or_default();
+        };
+        let mut decoder = TokenDecoder::new(rules);
+        let tokens = ids.iter().filter_map(|&id| self.decoded_entry(id));
+        let tokens = tokens.filter(|token| !skip_special || !self.is_special(token));
+        let text: String = tokens.map(|token| decoder.push(token)).collect();
+        text + &decoder.finish()
     }
 }
 
@@ -261,56 +317,6 @@ fn split_smaller(text: &str) -> Vec<&str> {
         words.push(&text[first..]);
     }
     words
-}
-
-/// Removes BPE dropout, which would make encoding non-deterministic.
-fn without_dropout<'a>(file: &Value, json: &'a str) -> Cow<'a, str> {
-    if file["model"]["dropout"].is_null() {
-        return Cow::Borrowed(json);
-    }
-    let mut file = file.clone();
-    file["model"]["dropout"] = Value::Null;
-    Cow::Owned(file.to_string())
-}
-
-/// Checks that ids are unique; otherwise the token of an id would depend on hash order.
-fn check_unique_ids(ids: &[u32], vocab_size: usize, name: &str) -> Result<(), DataError> {
-    let mut used = vec![false; vocab_size];
-    let is_repeated = |&&id: &&u32| std::mem::replace(&mut used[id as usize], true);
-    match ids.iter().find(is_repeated) {
-        Some(id) => Err(DataError::tokenizer(
-            name,
-            format!("has several tokens with id {id}; hint: use an intact tokenizer.json"),
-        )),
-        None => Ok(()),
-    }
-}
-
-/// Checks the ids of added tokens. The crate assigns the next free ids regardless of the file, so a
-/// mismatch would silently change ids.
-fn check_added_tokens(
-    file: &Value,
-    inner: &tokenizers::Tokenizer,
-    name: &str,
-) -> Result<(), DataError> {
-    for token in file["added_tokens"].as_array().into_iter().flatten() {
-        let (content, id) = (
-            token["content"].as_str().unwrap_or(""),
-            token["id"].as_u64(),
-        );
-        let assigned = inner.token_to_id(content).map(u64::from);
-        if !content.is_empty() && id != assigned {
-            let show = |id: Option<u64>| id.map_or_else(|| "none".to_owned(), |id| id.to_string());
-            let reason = format!(
-                "token {content:?} has id {} in the file, but the `tokenizers` library assigns {}; hint: make the \
-                 ids of added_tokens consecutive, after those of the vocabulary",
-                show(id),
-                show(assigned)
-            );
-            return Err(DataError::tokenizer(name, reason));
-        }
-    }
-    Ok(())
 }
 
 /// Detects the roles of special tokens by name: the format does not store them.
@@ -357,22 +363,44 @@ impl Tokenizer for HuggingFaceTokenizer {
     }
 
     fn encode(&self, text: &str) -> Encoding {
-        let mut encoding = Encoding::default();
-        match catch_panics("", || self.inner.encode_fast(text, false)) {
-            Ok(found) => encoding.ids = found.get_ids().to_vec(),
-            Err(_) => self.encode_lossy(text, &mut encoding),
-        }
-        if let Some(unknown) = self
-            .special_tokens
-            .unk
-            .filter(|unknown| encoding.ids.contains(unknown))
-        {
-            // The ids are valid even if recording the unknown parts fails.
-            let _ = catch_panics("", || {
-                self.record_unknown_spans(text, unknown, &mut encoding)
-            });
-        }
-        encoding
+        with_budget(text.len(), || {
+            let mut encoding = Encoding::default();
+            match catch_panics("", || self.encode_whole(text, OffsetType::None)) {
+                Ok(found) => encoding.ids = found.get_ids().to_vec(),
+                Err(_) => self.encode_lossy(text, &mut encoding),
+            }
+            if let Some(unknown) = self.special_tokens.unk {
+                let count = encoding.ids.iter().filter(|id| **id == unknown).count();
+                if count > 0 {
+                    let dropped = encoding.dropped_count;
+                    // The ids are valid even if recording the unknown parts fails.
+                    let _ = catch_panics("", || {
+                        self.record_unknown_spans(text, unknown, &mut encoding)
+                    });
+                    encoding.unknown_count = dropped + count;
+                }
+            }
+            encoding
+        })
+    }
+
+    fn encode_with_ranges(&self, text: &str) -> (Encoding, Vec<Option<Range<usize>>>) {
+        let encoding = self.encode(text);
+        let full = with_budget(text.len(), || {
+            catch_panics("", || self.encode_whole(text, OffsetType::Byte))
+        });
+        let ranges = match full {
+            Ok(full) if full.get_ids() == encoding.ids => {
+                let offsets = full.get_offsets().iter();
+                offsets.map(|(start, end)| Some(*start..*end)).collect()
+            }
+            _ => vec![None; encoding.ids.len()],
+        };
+        (encoding, ranges)
+    }
+
+    fn text_cuts(&self) -> TextCuts {
+        self.text_cuts.clone()
     }
 
     fn id_to_token(&self, id: u32) -> Option<String> {
@@ -392,13 +420,16 @@ impl Tokenizer for HuggingFaceTokenizer {
     }
 
     fn decode(&self, ids: &[u32]) -> String {
-        catch_panics("", || self.inner.decode(ids, true)).unwrap_or_default()
+        self.decode_with(ids, true)
+    }
+
+    fn decode_with_special_tokens(&self, ids: &[u32]) -> String {
+        self.decode_with(ids, false)
     }
 
     fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
-        let ordinary = || self.id_to_token(id).filter(|token| !self.is_special(token));
         self.byte_level.then(|| {
-            ordinary()
+            self.decoded_token(id)
                 .map(|token| token_to_bytes(&token))
                 .unwrap_or_default()
         })
@@ -410,14 +441,16 @@ impl Tokenizer for HuggingFaceTokenizer {
         Arc::new(tokenizer)
     }
 
+    fn decoded_token(&self, id: u32) -> Option<String> {
+        self.decoded_entry(id)
+            .filter(|token| !self.is_special(token))
+    }
+
+    fn decode_rules(&self) -> Option<DecodeRules> {
+        self.decode_rules.clone()
+    }
+
     fn to_json(&self) -> Result<String, DataError> {
         catch_panics("tokenizer.json", || self.inner.to_string(false))
     }
-}
-
-/// Returns the bytes of a token in GPT-2's byte alphabet. A token with other characters stands for
-/// itself, as in the `ByteLevel` decoder.
-fn token_to_bytes(token: &str) -> Vec<u8> {
-    let bytes: Option<Vec<u8>> = token.chars().map(char_to_byte).collect();
-    bytes.unwrap_or_else(|| token.as_bytes().to_vec())
 }

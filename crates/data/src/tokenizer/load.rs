@@ -4,6 +4,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
+use nextword_base::git_lfs;
 use serde_json::Value;
 
 use super::special::SpecialNames;
@@ -119,6 +120,9 @@ fn load(path: &Path, eos: EosChoice) -> Result<Arc<dyn Tokenizer>, DataError> {
             "is larger than 64 MiB, the limit for a tokenizer.json",
         ));
     }
+    if git_lfs::is_pointer(&bytes) {
+        return Err(DataError::tokenizer(name, git_lfs::POINTER_PROBLEM));
+    }
     let text = String::from_utf8(bytes).map_err(|_| {
         DataError::tokenizer(
             &name,
@@ -168,7 +172,7 @@ fn detect_builtin(file: &Value) -> Option<Arc<dyn Tokenizer>> {
         file["model"]["type"].as_str()?,
         file["pre_tokenizer"]["type"].as_str()?,
     ) {
-        ("WordLevel", "Split") => CharTokenizer::try_from_json(file),
+        ("WordLevel" | "BPE", "Split") => CharTokenizer::try_from_json(file),
         ("WordLevel", "WhitespaceSplit") => WordTokenizer::try_from_json(file),
         ("BPE", "ByteLevel") => ByteTokenizer::try_from_json(file),
         _ => None,

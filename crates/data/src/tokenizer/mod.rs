@@ -3,31 +3,43 @@
 //! Every tokenizer can be saved in Hugging Face's `tokenizer.json` format; Python's `tokenizers`
 //! gives the same ids for that file.
 
+mod alphabet;
 mod bpe;
 mod byte;
 mod char;
+mod checks;
+mod cuts;
+mod decode_rules;
 mod decode_stream;
+mod encoding;
+mod fragments;
 mod huggingface;
 mod json;
 mod load;
+mod regex;
 mod special;
+mod token_decoder;
 mod word;
 
-use std::borrow::Cow;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-pub use self::byte::{ByteTokenizer, byte_to_char};
+pub use self::alphabet::byte_to_char;
+pub use self::byte::ByteTokenizer;
 pub use self::char::CharTokenizer;
+pub use self::decode_rules::DecodeRules;
 pub use self::decode_stream::DecodeStream;
+pub use self::encoding::Encoding;
 pub use self::huggingface::{HuggingFaceTokenizer, is_eos_name};
 pub(crate) use self::load::check_config;
 pub use self::load::{load_tokenizer, load_tokenizer_with_roles, parse_tokenizer};
 pub use self::word::WordTokenizer;
 
+use crate::documents::TextCuts;
 use crate::error::DataError;
 
 /// Ids of the special tokens.
@@ -49,39 +61,6 @@ impl SpecialTokens {
     }
 }
 
-/// The ids of an encoded text.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Encoding {
-    /// Token ids, each below the tokenizer's `vocab_size`.
-    pub ids: Vec<u32>,
-    /// Distinct parts of the text that are not in the vocabulary, in order of first occurrence: at most
-    /// [`Encoding::MAX_UNKNOWN`], each truncated to [`Encoding::MAX_UNKNOWN_CHARS`]. Each was replaced
-    /// by the unknown token, or dropped if there is none.
-    pub unknown: Vec<String>,
-}
-
-impl Encoding {
-    /// Maximum length of the list of unknown text.
-    pub const MAX_UNKNOWN: usize = 1000;
-
-    /// Maximum number of characters of an unknown text; "…" marks truncation.
-    pub const MAX_UNKNOWN_CHARS: usize = 32;
-
-    pub(crate) fn record_unknown(&mut self, text: &str) {
-        if self.unknown.len() >= Self::MAX_UNKNOWN {
-            return;
-        }
-        let text = match text.char_indices().nth(Self::MAX_UNKNOWN_CHARS) {
-            // Text that ends in "…" may already be truncated.
-            Some((end, _)) if &text[end..] != "…" => Cow::Owned(format!("{}…", &text[..end])),
-            _ => Cow::Borrowed(text),
-        };
-        if !self.unknown.iter().any(|known| *known == text) {
-            self.unknown.push(text.into_owned());
-        }
-    }
-}
-
 /// Encodes text to ids and decodes ids to text.
 ///
 /// # Example
@@ -91,10 +70,11 @@ impl Encoding {
 ///
 /// let text = "hello <EOS>".to_owned();
 /// let tokenizer = build_tokenizer(&TokenizerConfig::default(), [Ok(text)].into_iter())?;
-/// assert_eq!(tokenizer.vocab_size(), 6); // space, e, h, l, o, <EOS>
+/// assert_eq!(tokenizer.vocab_size(), 7); // space, e, h, l, o, <EOS>, <unk>
 /// assert_eq!(tokenizer.encode("hole<EOS>").ids, [2, 4, 3, 1, 5]);
 /// assert_eq!(tokenizer.decode(&[2, 4, 3, 1, 5]), "hole"); // without special tokens
-/// assert_eq!(tokenizer.encode("help!").unknown, ["p", "!"]);
+/// let help = tokenizer.encode("help!");
+/// assert_eq!((help.ids, help.unknown), (vec![2, 1, 3, 6, 6], vec!["p".into(), "!".into()]));
 /// # Ok::<(), nextword_data::DataError>(())
 /// ```
 pub trait Tokenizer: Send + Sync + std::fmt::Debug {
@@ -108,6 +88,19 @@ pub trait Tokenizer: Send + Sync + std::fmt::Debug {
     /// start or the end.
     fn encode(&self, text: &str) -> Encoding;
 
+    /// Encodes `text`, and returns the range of bytes of the text that each token stands for; `None`
+    /// where it is not known.
+    fn encode_with_ranges(&self, text: &str) -> (Encoding, Vec<Option<Range<usize>>>) {
+        let encoding = self.encode(text);
+        let ranges = vec![None; encoding.ids.len()];
+        (encoding, ranges)
+    }
+
+    /// Returns where a long text can be cut so that its parts have the tokens of the whole text.
+    fn text_cuts(&self) -> TextCuts {
+        TextCuts::Nowhere
+    }
+
     /// Returns the raw vocabulary entry of `id` as in `tokenizer.json` (GPT-2 writes a space as `Ġ`);
     /// `None` for an unused id.
     fn id_to_token(&self, id: u32) -> Option<String>;
@@ -117,7 +110,13 @@ pub trait Tokenizer: Send + Sync + std::fmt::Debug {
     fn token_text(&self, id: u32) -> Option<String>;
 
     /// Decodes `ids`. Special tokens and ids out of range are skipped; invalid UTF-8 becomes U+FFFD.
+    /// Character and word tokenizers show the unknown token by its name.
     fn decode(&self, ids: &[u32]) -> String;
+
+    /// Decodes `ids`, special tokens included.
+    fn decode_with_special_tokens(&self, ids: &[u32]) -> String {
+        self.decode(ids)
+    }
 
     /// Returns the bytes of one token if decoding concatenates token bytes; empty for special tokens.
     /// `None` if the text of a token depends on its neighbors.
@@ -137,6 +136,19 @@ pub trait Tokenizer: Send + Sync + std::fmt::Debug {
     /// # Ok::<(), nextword_data::DataError>(())
     /// ```
     fn with_roles(&self, eos: Option<u32>, pad: Option<u32>) -> Arc<dyn Tokenizer>;
+
+    /// Returns the vocabulary entry of `id` that [`decode_rules`](Self::decode_rules) are applied to;
+    /// `None` for ids that decoding skips.
+    fn decoded_token(&self, id: u32) -> Option<String> {
+        self.id_to_token(id)
+    }
+
+    /// Returns the rules of [`decode`](Self::decode), which [`DecodeStream`] applies token by token.
+    /// `None` if there are none: then it decodes all tokens at the end. By default, decoding
+    /// concatenates bytes if tokens have [bytes](Self::token_bytes).
+    fn decode_rules(&self) -> Option<DecodeRules> {
+        self.token_bytes(0).map(|_| DecodeRules::bytes())
+    }
 
     /// Serializes the tokenizer in Hugging Face's `tokenizer.json` format.
     ///
@@ -186,8 +198,9 @@ pub struct TokenizerConfig {
     /// The EOS token, which ends documents and completions; empty for none. With `file`, the default
     /// selects the EOS token of the file.
     pub eos: String,
-    /// The token for text that is not in the vocabulary; empty for none (such text is then dropped and
-    /// reported). Ignored with `file`, and by `byte` and `bpe`, which can encode any text.
+    /// The token for text that is not in the vocabulary, default `<unk>`; empty for none (such text is
+    /// then dropped and reported). Ignored with `file`, and by `byte` and `bpe`, which can encode any
+    /// text.
     pub unk: String,
     /// The token that pads short rows; empty for none. Its name must contain "pad". Ignored with
     /// `file`.
@@ -199,10 +212,12 @@ pub struct TokenizerConfig {
 impl TokenizerConfig {
     /// The default EOS token.
     pub const DEFAULT_EOS: &'static str = "<EOS>";
+    /// The default token for text that is not in the vocabulary.
+    pub const DEFAULT_UNK: &'static str = "<unk>";
     /// The default size of a trained BPE vocabulary.
     pub const DEFAULT_BPE_VOCAB: usize = 4096;
 
-    /// One token per distinct character of the text, and an EOS token.
+    /// One token per distinct character of the text, an EOS token, and one for unknown characters.
     pub fn chars() -> Self {
         Self::of_kind(TokenizerKind::Char)
     }
@@ -212,7 +227,7 @@ impl TokenizerConfig {
         Self::of_kind(TokenizerKind::Byte)
     }
 
-    /// One token per distinct word of the text, and an EOS token.
+    /// One token per distinct word of the text, an EOS token, and one for unknown words.
     pub fn words() -> Self {
         Self::of_kind(TokenizerKind::Word)
     }
@@ -242,6 +257,21 @@ impl TokenizerConfig {
         }
     }
 
+    /// Sets the token for text that is not in the vocabulary; "" drops such text.
+    ///
+    /// ```
+    /// use nextword_data::TokenizerConfig;
+    ///
+    /// let tokenizer = TokenizerConfig::words().with_unk("").build("what is statquest")?;
+    /// assert_eq!(tokenizer.vocab_size(), 4); // the words and <EOS>
+    /// # Ok::<(), nextword_data::DataError>(())
+    /// ```
+    #[must_use]
+    pub fn with_unk(self, unk: &str) -> Self {
+        let unk = unk.to_owned();
+        Self { unk, ..self }
+    }
+
     fn of_kind(kind: TokenizerKind) -> Self {
         Self {
             kind,
@@ -258,7 +288,7 @@ impl TokenizerConfig {
     /// use nextword_data::TokenizerConfig;
     ///
     /// let tokenizer = TokenizerConfig::chars().build("hello")?;
-    /// assert_eq!(tokenizer.vocab_size(), 5); // e, h, l, o and <EOS>
+    /// assert_eq!(tokenizer.vocab_size(), 6); // e, h, l, o, <EOS> and <unk>
     /// assert_eq!(tokenizer.decode(&tokenizer.encode("hole").ids), "hole");
     /// # Ok::<(), nextword_data::DataError>(())
     /// ```
@@ -274,7 +304,7 @@ impl Default for TokenizerConfig {
             vocab_size: None,
             file: None,
             eos: Self::DEFAULT_EOS.to_owned(),
-            unk: String::new(),
+            unk: Self::DEFAULT_UNK.to_owned(),
             pad: String::new(),
             sample_bytes: 64 << 20,
         }
@@ -315,10 +345,7 @@ pub fn build_tokenizer(
         return load::load_with_eos(file, &config.eos);
     }
     check_config(config)?;
-    let mut names = special::SpecialNames::from_config(config)?;
-    if matches!(config.kind, TokenizerKind::Byte | TokenizerKind::Bpe) {
-        names.unk = None; // every text is bytes: no unknown text
-    }
+    let names = special::SpecialNames::from_config(config)?;
     Ok(match config.kind {
         TokenizerKind::Char => Arc::new(CharTokenizer::train(texts, &names)?),
         TokenizerKind::Byte => Arc::new(ByteTokenizer::new(&names)),

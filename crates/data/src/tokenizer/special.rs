@@ -1,7 +1,8 @@
 //! Special tokens of our own tokenizers: names, ids, and splitting text at them.
 
 use super::huggingface::is_non_eos_name;
-use super::{SpecialTokens, TokenizerConfig};
+use super::{SpecialTokens, TokenizerConfig, TokenizerKind};
+use crate::documents::TextCuts;
 use crate::error::DataError;
 
 /// Names of the configured special tokens, by role.
@@ -43,12 +44,13 @@ impl SpecialNames {
                 config.eos
             )));
         }
-        let names = [&config.eos, &config.unk, &config.pad];
-        let non_empty = |i: usize| Some(names[i].clone()).filter(|name| !name.is_empty());
+        let non_empty = |name: &String| Some(name.clone()).filter(|name| !name.is_empty());
+        let has_unknown = matches!(config.kind, TokenizerKind::Char | TokenizerKind::Word);
         let all = Self {
-            eos: non_empty(0),
-            unk: non_empty(1),
-            pad: non_empty(2),
+            eos: non_empty(&config.eos),
+            // Every text is bytes: none is unknown.
+            unk: non_empty(&config.unk).filter(|_| has_unknown),
+            pad: non_empty(&config.pad),
         };
         if all.eos.is_some() && all.eos == all.unk {
             return Err(DataError::config(
@@ -104,6 +106,22 @@ impl SpecialVocab {
         &self.names
     }
 
+    /// The name of the unknown token, if `id` is that.
+    pub(crate) fn unknown_name(&self, id: u32) -> Option<&str> {
+        self.name(id)
+            .filter(|name| self.names.unk.as_deref() == Some(*name))
+    }
+
+    /// Where a text can be cut if other text can be cut between any characters.
+    pub(crate) fn text_cuts(&self) -> TextCuts {
+        // A cut could divide a special token, which has no white space.
+        if self.in_id_order.is_empty() {
+            TextCuts::Anywhere
+        } else {
+            TextCuts::BeforeWhitespace
+        }
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.in_id_order.len()
     }
@@ -142,6 +160,23 @@ impl SpecialVocab {
         self.iter()
             .find(|(_, known)| *known == name)
             .map(|(id, _)| id)
+    }
+
+    /// Like [`Self::split`], with the position of each segment.
+    pub(crate) fn split_with_positions<'a>(
+        &'a self,
+        text: &'a str,
+    ) -> impl Iterator<Item = (usize, Segment<'a>)> {
+        let mut position = 0;
+        self.split(text).map(move |segment| {
+            let length = match segment {
+                Segment::Text(text) => text.len(),
+                Segment::Special(id) => self.name(id).map_or(0, str::len),
+            };
+            let start = position;
+            position += length;
+            (start, segment)
+        })
     }
 
     /// Splits `text` at special tokens: leftmost match first, then longest.

@@ -1,12 +1,14 @@
 //! Word tokenizer: white-space separated words, for texts like `what is statquest <EOS>`.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::special::{Segment, SpecialNames, SpecialVocab};
-use super::{Encoding, SpecialTokens, Tokenizer, json};
+use super::{DecodeRules, Encoding, SpecialTokens, Tokenizer, json};
+use crate::documents::TextCuts;
 use crate::error::DataError;
 
 /// Maximum number of distinct words, to bound memory.
@@ -73,6 +75,34 @@ impl WordTokenizer {
     }
 }
 
+impl WordTokenizer {
+    /// The text of a token: none for special tokens, except the unknown token.
+    fn decoded_word(&self, id: u32) -> Option<&str> {
+        let word = self.words.get(id as usize).map(String::as_str);
+        word.or_else(|| self.special.unknown_name(id))
+    }
+
+    /// Passes each id to `each`, with the bytes of `text` that it stands for; `None` for a word that is
+    /// not in the vocabulary.
+    fn for_each_id(&self, text: &str, mut each: impl FnMut(Option<u32>, Range<usize>)) {
+        for (start, segment) in self.special.split_with_positions(text) {
+            match segment {
+                Segment::Special(id) => {
+                    let length = self.special.name(id).map_or(0, str::len);
+                    each(Some(id), start..start + length);
+                }
+                Segment::Text(text) => {
+                    for word in text.split_whitespace() {
+                        // `word` is a part of `text`.
+                        let first = start + (word.as_ptr() as usize - text.as_ptr() as usize);
+                        each(self.ids.get(word).copied(), first..first + word.len());
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Counts each word; also returns its rank by first occurrence.
 fn count_words(
     texts: impl Iterator<Item = Result<String, DataError>>,
@@ -116,21 +146,23 @@ impl Tokenizer for WordTokenizer {
     fn encode(&self, text: &str) -> Encoding {
         let mut encoding = Encoding::default();
         let unknown = self.special_tokens().unk;
-        for segment in self.special.split(text) {
-            match segment {
-                Segment::Special(id) => encoding.ids.push(id),
-                Segment::Text(text) => {
-                    for word in text.split_whitespace() {
-                        let id = self.ids.get(word).copied();
-                        if id.is_none() {
-                            encoding.record_unknown(word);
-                        }
-                        encoding.ids.extend(id.or(unknown));
-                    }
-                }
-            }
-        }
+        self.for_each_id(text, |id, range| {
+            json::push_id(&mut encoding, id, unknown, &text[range]);
+        });
         encoding
+    }
+
+    fn encode_with_ranges(&self, text: &str) -> (Encoding, Vec<Option<Range<usize>>>) {
+        let mut ranges = Vec::new();
+        let has_unknown = self.special_tokens().unk.is_some();
+        self.for_each_id(text, |id, range| {
+            ranges.extend((has_unknown || id.is_some()).then_some(Some(range)));
+        });
+        (self.encode(text), ranges)
+    }
+
+    fn text_cuts(&self) -> TextCuts {
+        TextCuts::BeforeWhitespace
     }
 
     fn id_to_token(&self, id: u32) -> Option<String> {
@@ -143,12 +175,13 @@ impl Tokenizer for WordTokenizer {
     }
 
     fn decode(&self, ids: &[u32]) -> String {
-        let words: Vec<&str> = ids
-            .iter()
-            .filter_map(|&id| self.words.get(id as usize))
-            .map(String::as_str)
-            .collect();
-        words.join(" ")
+        let words = ids.iter().filter_map(|&id| self.decoded_word(id));
+        words.collect::<Vec<&str>>().join(" ")
+    }
+
+    fn decode_with_special_tokens(&self, ids: &[u32]) -> String {
+        let words = ids.iter().filter_map(|&id| self.id_to_token(id));
+        words.collect::<Vec<String>>().join(" ")
     }
 
     fn token_bytes(&self, _id: u32) -> Option<Vec<u8>> {
@@ -161,6 +194,14 @@ impl Tokenizer for WordTokenizer {
             special,
             ..self.clone()
         })
+    }
+
+    fn decoded_token(&self, id: u32) -> Option<String> {
+        self.decoded_word(id).map(str::to_owned)
+    }
+
+    fn decode_rules(&self) -> Option<DecodeRules> {
+        Some(DecodeRules::words())
     }
 
     fn to_json(&self) -> Result<String, DataError> {

@@ -84,7 +84,7 @@ function attentionBody(panel, step) {
     : 2.4 * Math.max(1e-9, ...rows.list.flatMap((query) => rows.list.map((key) => Math.abs(weight(query, key) || 0))));
   const values = [
     scrollTable(
-      caption("rows: query (the token that attends) · columns: key (the token attended to)"),
+      caption(joined(headName(panel, step), "rows: query (the token that attends) · columns: key (the token attended to)")),
       h(
         "thead",
         {},
@@ -120,7 +120,7 @@ function attentionBody(panel, step) {
     values,
     seq <= 24
       ? [
-          h("h3", {}, `What ${quoted(tokensOf(panel)[position].text)} attends to`),
+          h("h3", {}, joined(`What ${quoted(tokensOf(panel)[position].text)} attends to`, headName(panel, step))),
           attentionLines(textsOf(panel), weight, position, selectPosition),
         ]
       : null,
@@ -136,7 +136,7 @@ function attentionBody(panel, step) {
               textsOf(panel),
               (query, key) => panel.at(step.name, [n, query, key]),
               `attention weights of head ${n + 1} as a heat map`,
-              { other: same && ((query, key) => other.at(step.name, [n, query, key])) },
+              { other: same && ((query, key) => other.at(step.name, [n, query, key])), largest: step.shape[0] > 1 ? 230 : 340 },
             ),
             step.shape[0] > 1
               ? toggleButton(`head ${n + 1}`, n === head, () => {
@@ -349,7 +349,7 @@ function stepBody(panel, step) {
   const { op } = step,
     operands = { add: [op.a, op.b], mix: [op.pattern, op.v], norm: [op.of], turn: [op.of] }[op.kind] || [];
   const isLoaded = Boolean(panel.story.tensors[step.name]);
-  if (!isLoaded && step.axes.includes("token")) return topTokens(panel, step);
+  if (!isLoaded && step.axes.includes("token") && (source.isLive || !source.canLoad(panel, step.layer))) return topTokens(panel, step);
   if (!isLoaded || (source.canLoad(panel, step.layer) && !operands.every((name) => panel.story.tensors[name])))
     return omittedBody(panel, step);
   if (!operands.every((name) => panel.story.tensors[name])) return rowsTable(panel, step);

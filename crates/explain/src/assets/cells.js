@@ -6,8 +6,17 @@ const MAX_DIMS = 10,
 const tokensOf = (panel) => panel.story.tokens;
 const textsOf = (panel) => tokensOf(panel).map((token) => token.text);
 const otherOf = (panel) => state.panels[1 - state.panels.indexOf(panel)];
-// The selected position: the last one until the user selects another.
-const selectedPosition = (panel) => Math.min(state.position ?? tokensOf(panel).length - 1, tokensOf(panel).length - 1);
+// The selected position: that of the prediction after the prompt, until the user selects another.
+const lastOfPrompt = (panel) => tokensOf(panel).filter((token) => token.from === "prompt").length - 1;
+const selectedPosition = (panel) => Math.min(state.position ?? lastOfPrompt(panel), tokensOf(panel).length - 1);
+// The name of the head that a card shows, if the model has several.
+const headName = (panel, step) =>
+  headOf(panel, step) === null || panel.story.config.n_heads === 1
+    ? ""
+    : step.shape[0] < panel.story.config.n_heads
+      ? `key/value head ${headOf(panel, step) + 1} of ${step.shape[0]}, shared by several query heads`
+      : `head ${headOf(panel, step) + 1} of ${step.shape[0]}`;
+const joined = (...parts) => parts.filter(Boolean).join(" · ");
 const headOf = (panel, step) =>
   step.axes[0] === "head"
     ? Math.floor((Math.min(state.head, panel.story.config.n_heads - 1) * step.shape[0]) / panel.story.config.n_heads)
@@ -23,10 +32,15 @@ const rowAt = (panel, step, position, head = headOf(panel, step)) =>
   );
 
 // The header of a row or column: a token, highlighted everywhere on hover.
-const tokenHeader = (panel, position, scope = "row") =>
+const tokenHeader = (panel, position, scope = "row", mark = null) =>
   h(
     "th",
-    { scope, "data-p": position, title: `position ${position}`, class: position === selectedPosition(panel) ? "closely" : null },
+    {
+      scope,
+      "data-p": position,
+      title: `position ${position}`,
+      class: [position === selectedPosition(panel) ? "closely" : "", mark ?? ""].join(" ").trim() || null,
+    },
     printable(tokensOf(panel)[position].text),
   );
 
@@ -95,9 +109,11 @@ function rowsTable(panel, step, extra = null) {
   return [
     scrollTable(
       caption(
-        head !== null && step.shape[0] < panel.story.config.n_heads
-          ? `key/value head ${head + 1} of ${step.shape[0]}, shared by several query heads`
-          : null,
+        joined(
+          headName(panel, step),
+          isTokens ? "columns: tokens of the vocabulary" : "columns: elements of each vector, from 0",
+          shown ? "darker = larger" : "blue = positive, orange = negative",
+        ),
       ),
       headerRow(["token", ...names, ...(extra ? extra.names : [])]),
       h(

@@ -2,10 +2,24 @@
 // operations as evaluate.rs. Arrays are {shape, data}.
 "use strict";
 
-const unpack = (weight) => {
-  const bytes = Uint8Array.from(atob(weight.base64), (c) => c.charCodeAt(0));
-  return { shape: weight.shape, data: Float64Array.from(new Float32Array(bytes.buffer)) };
-};
+// 32-bit floats in base 85, as in page_values.rs: five characters each, highest digit first.
+const DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%()*+,-.:;=?@[]^_{}~";
+const digitOf = new Uint8Array(128);
+for (let i = 0; i < DIGITS.length; i++) digitOf[DIGITS.charCodeAt(i)] = i;
+function decodeFloats(text) {
+  const bits = new Uint32Array(text.length / 5);
+  for (let i = 0, at = 0; i < bits.length; i++) {
+    let value = 0;
+    for (let n = 0; n < 5; n++) value = value * 85 + digitOf[text.charCodeAt(at++)];
+    bits[i] = value;
+  }
+  return new Float32Array(bits.buffer);
+}
+const unpack = ({ shape, base85 }) => ({ shape, data: Float64Array.from(decodeFloats(base85)) });
+// A tensor as in a report, with null where masked.
+const unpackTensor = ({ axes, shape, computed, base85 }) => ({
+  axes, shape, computed, data: Array.from(decodeFloats(base85), (x) => (Number.isNaN(x) ? null : x)),
+});
 
 const zeros = (shape) => ({ shape, data: new Float64Array(shape.reduce((a, b) => a * b, 1)) });
 const widthOf = (array) => array.shape[array.shape.length - 1];
@@ -80,6 +94,33 @@ function concatHeads(z) {
   return out;
 }
 
+// The steps for the first `length` tokens only.
+const shortened = (steps, length) =>
+  steps.map((step) => ({
+    ...step, shape: step.shape.map((n, i) => (["position", "key"].includes(step.axes[i]) ? length : n)),
+  }));
+
+// The steps without a part of the architecture, like ablation.rs: {change: "no_residual" | "no_positions" | "no_mask"}.
+function without(steps, change) {
+  const changed = (op) => {
+    const addsPositions = op.b === "hook_pos_embed";
+    if (op.kind === "add" && change === "no_residual" && !addsPositions) return { kind: "copy", of: op.b };
+    if (op.kind === "add" && change === "no_positions" && addsPositions) return { kind: "copy", of: op.a };
+    if (op.kind === "turn" && change === "no_positions") return { ...op, frequencies: [] };
+    if (op.kind === "scores" && change === "no_positions") return { ...op, slopes: [] };
+    if (op.kind === "scores" && change === "no_mask") return { ...op, causal: false, window: null };
+    return op;
+  };
+  return steps.map((step) => ({ ...step, op: changed(step.op) }));
+}
+// Whether the model has the part that `change` removes.
+const hasPart = (steps, change) =>
+  steps.some(({ op }) => {
+    if (change === "no_mask") return true;
+    if (change === "no_residual") return op.kind === "add" && op.b !== "hook_pos_embed";
+    return op.b === "hook_pos_embed" || op.kind === "turn" || (op.kind === "scores" && op.slopes.length > 0);
+  });
+
 // Every tensor of the graph `steps` for token `ids`. The output of `disabledHeads` ("layer.head") is zero.
 function evaluate(steps, weights, ids, disabledHeads = new Set()) {
   const values = {};
@@ -132,12 +173,12 @@ function evaluate(steps, weights, ids, disabledHeads = new Set()) {
         const q = values[op.q], k = values[op.k], [heads, seq] = q.shape, group = heads / k.shape[0];
         for (let at = 0; at < out.data.length; at++) {
           const key = at % seq, query = Math.floor(at / seq) % seq, head = Math.floor(at / seq / seq);
-          if (!isVisible(query, key, op.window)) { out.data[at] = -Infinity; continue; }
+          if (op.causal !== false && !isVisible(query, key, op.window)) { out.data[at] = -Infinity; continue; }
           const a = rowOf(q, head * seq + query), b = rowOf(k, Math.floor(head / group) * seq + key);
           let dot = 0;
           for (let i = 0; i < a.length; i++) dot += a[i] * b[i];
           const score = op.cap === null ? dot * op.scale : softCap(dot * op.scale, op.cap);
-          out.data[at] = score - (op.slopes[head] || 0) * (query - key);
+          out.data[at] = score - (op.slopes[head] || 0) * Math.abs(query - key);
         }
         break;
       }
@@ -150,7 +191,8 @@ function evaluate(steps, weights, ids, disabledHeads = new Set()) {
           if (disabledHeads.has(`${step.layer}.${head}`)) continue;
           for (let query = 0; query < seq; query++) {
             const to = rowOf(out, head * seq + query), attention = rowOf(p, head * seq + query);
-            for (let key = 0; key <= query; key++) {
+            for (let key = 0; key < seq; key++) {
+              if (attention[key] === 0) continue; // Masked, or without effect.
               const from = rowOf(v, Math.floor(head / group) * seq + key);
               for (let i = 0; i < to.length; i++) to[i] += attention[key] * from[i];
             }

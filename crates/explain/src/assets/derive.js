@@ -15,11 +15,21 @@ function formatNumber(x, decimals = 4) {
 }
 
 class Panel {
-  constructor(panel) {
+  // `first` is the panel whose weights this one shares, if it says so.
+  constructor(panel, first = null) {
     Object.assign(this, panel);
     this.byName = new Map(this.story.steps.map((step) => [step.name, step]));
-    this.packed = panel.weights;
+    this.packed = panel.weights === "shared" ? first.packed : panel.weights;
     this.unpacked = {};
+    for (const [name, tensor] of Object.entries(panel.packed_tensors ?? {})) this.story.tensors[name] = unpackTensor(tensor);
+    this.packed_tensors = null;
+    this.isShortened ??= this.canCompute && this.story.steps.some((step) => !this.story.tensors[step.name]);
+    for (const next of this.story.next_words) next.top = this.tokens(next.top);
+    for (const stage of this.story.lens) stage.top = stage.top.map((top) => this.tokens(top));
+  }
+  // Most likely tokens, from [id, probability] if they are stored that way.
+  tokens(top) {
+    return top.map((token) => (Array.isArray(token) ? { id: token[0], text: this.vocabulary[token[0]], probability: token[1] } : token));
   }
   // Whether the page can recompute everything: the weights are embedded, and no step is missing.
   get canCompute() {

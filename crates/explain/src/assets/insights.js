@@ -19,8 +19,8 @@ function tokensBody(panel) {
         tokensOf(panel).map((t) =>
           h(
             "tr",
-            { class: differsFrom(panel, (story) => story.tokens[t.position]?.text, t.text) },
-            tokenHeader(panel, t.position),
+            {},
+            tokenHeader(panel, t.position, "row", differsFrom(panel, (story) => story.tokens[t.position]?.text, t.text)),
             h("td", {}, `${t.position}`),
             tokenIdCell(panel, t),
             h("td", { class: "words-cell" }, t.from === "prompt" ? "the prompt" : "the completion"),
@@ -41,7 +41,7 @@ const tokenIdCell = (panel, token) =>
   h(
     "td",
     {
-      class: "n",
+      class: `n ${differsFrom(panel, (story) => story.tokens[token.position]?.id, token.id) ?? ""}`.trim(),
       tabindex: -1,
       "data-p": token.position,
       "data-pane": state.panels.indexOf(panel),
@@ -64,7 +64,7 @@ function predictionsBody(panel) {
           const next = panel.story.next_words[position],
             top = next.top[0],
             other = others?.[position]?.top[0];
-          const hit = next.next && next.next.id === top.id,
+          const hit = next.next && next.next.probability >= top.probability,
             differs = other && other.text !== top.text;
           return h(
             "tr",
@@ -106,6 +106,8 @@ function sampledTokenBody(panel, chosen) {
     isSampled = chosen.uniform !== null;
   const n = panel.story.answer.indexOf(chosen),
     at = (story) => story.answer[n]?.token.text;
+  const own = chosen.candidates.find((c) => c.id === chosen.token.id),
+    ties = chosen.candidates.filter((c) => c !== own && own && c.adjusted === own.adjusted);
   const outcomes = {
     top_k: "removed by top-k",
     top_p: "removed by top-p",
@@ -124,7 +126,9 @@ function sampledTokenBody(panel, chosen) {
       "p",
       {},
       !isSampled
-        ? "Temperature 0: the most likely token is chosen."
+        ? ties.length
+          ? `Temperature 0: the most likely token is chosen. ${countOf(ties.length, "other token")} ${ties.length === 1 ? "is" : "are"} equally likely; the lowest id is chosen.`
+          : "Temperature 0: the most likely token is chosen."
         : `Temperature ${sampling.temperature}, seed ${sampling.seed}: the random number is ${chosen.uniform.toFixed(4)}, which falls in the interval of ${quoted(chosen.token.text)}.`,
     ),
     isSampled ? samplingStrip(chosen) : null,
@@ -193,7 +197,7 @@ function contributionsBody(panel) {
       h(
         "p",
         { class: "soft" },
-        `The parts add up to ${formatNumber(c.sum, 4)}; the logit is ${formatNumber(c.logit, 4)}${Math.abs(c.sum - c.logit) <= 1e-3 * Math.max(1, Math.abs(c.logit)) ? " ✓" : ": they differ"}. Norms keep their actual scale.`,
+        `The parts add up to ${formatNumber(c.sum, 4)}; the logit${c.capped_logit === null || c.capped_logit === undefined ? "" : " before the soft cap"} is ${formatNumber(c.logit, 4)}${Math.abs(c.sum - c.logit) <= 1e-3 * Math.max(1, Math.abs(c.logit)) ? " ✓" : ": they differ"}${c.capped_logit === null || c.capped_logit === undefined ? "" : `, and ${formatNumber(c.capped_logit, 4)} after it`}. Norms keep their actual scale.`,
       ),
     ];
   });

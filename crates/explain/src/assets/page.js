@@ -4,7 +4,7 @@
 // With more layers than this, the view of all steps shows one layer at a time.
 const MAX_LAYERS_AT_ONCE = 4;
 const state = {
-  panels: (data.panes || []).map((panel) => new Panel(panel)),
+  panels: (data.panes || []).reduce((all, panel) => [...all, new Panel(panel, all[0])], []),
   step: 0,
   all: false,
   head: 0,
@@ -52,12 +52,21 @@ function listCards() {
     listed.push({ phase, id, title, term, purpose, body, layer: null, ...more });
   const firstPanelOnly = (body) => (panel) => (panel === state.panels[0] ? body(panel) : null);
   add(
+    "overview",
+    "overview",
+    "the prediction",
+    "from word to next word",
+    "A language model predicts one token after another. This is the prediction after the prompt, and the whole model that makes it.",
+    overviewBody,
+  );
+  add(
     "input",
     "words",
     "tokens",
     "StatQuest: words",
     "The tokenizer splits the text into tokens of the vocabulary, each with an id.",
     tokensBody,
+    { why: "A model computes with numbers, and its vocabulary is limited. Ids say which row of the embedding table belongs to a token." },
   );
   for (const step of allSteps()) {
     const isSingleHead = step.op.kind === "join" && !step.op.weight && story.config.n_heads === 1;
@@ -71,6 +80,7 @@ function listCards() {
       (panel) => (panel.byName.has(step.name) ? stepBody(panel, panel.byName.get(step.name)) : null),
       {
         formula: step.formula,
+        why: step.why,
         part: hasLayers ? partOf(step) : "",
         layer: hasLayers ? step.layer : null,
         heads: step.axes[0] === "head" ? step.shape[0] : 0,
@@ -85,6 +95,7 @@ function listCards() {
     "predictions and surprisal at every position",
     "The model predicts the next token at every position, also within the prompt: training uses all of them at once.",
     predictionsBody,
+    { why: "Grading all positions at once makes training fast: a text of 100 tokens is 99 exercises. The mask makes this fair, since no position sees what it has to predict." },
   );
   const completions = state.panels.map((panel) => panel.story.answer);
   range(Math.max(...completions.map((completion) => completion.length))).forEach((n) =>
@@ -95,6 +106,7 @@ function listCards() {
       "sampling",
       "From probabilities to one token.",
       (panel) => (panel.story.answer[n] ? sampledTokenBody(panel, panel.story.answer[n]) : null),
+      { why: "The chosen token is appended to the text, and the model runs again: this is how it writes more than one token." },
     ),
   );
   add(
@@ -118,8 +130,18 @@ function listCards() {
     "what-if",
     "what if?",
     "intervention, ablation",
-    "Replace a token, switch off a head or edit an element of an embedding, and see how the next-token probabilities change.",
+    "Replace a token, switch off a head, remove a part of the model or edit an embedding, and see how the next-token probabilities change.",
     firstPanelOnly(whatIfBody),
+    { why: "What a part is good for shows when it is missing. Everything is recomputed in 64-bit floats." },
+  );
+  add(
+    "a closer look",
+    "training-step",
+    "training step",
+    "loss, gradient, one step of gradient descent",
+    "How the weights were found: the loss says how wrong a prediction was, and its gradient how each weight should change.",
+    trainingBody,
+    { why: "No one writes the weights by hand. Thousands of such small steps make probable what the training texts say." },
   );
   if (source.history(state.panels[0])?.sentences.length)
     add(
@@ -130,6 +152,15 @@ function listCards() {
       "Attention and predictions for the same sentence at each recorded training step.",
       firstPanelOnly(historyBody),
     );
+  add(
+    "a closer look",
+    "architectures",
+    "decoder-only or encoder-decoder",
+    "StatQuest: decoder-only against normal Transformers",
+    "The first Transformer had two stacks, an encoder and a decoder. Models like this one need only one of them.",
+    firstPanelOnly(architecturesBody),
+    { why: "One stack with masked self-attention learns from any text, in one simple task: predict the next token." },
+  );
   add(
     "a closer look",
     "verdict",
@@ -147,15 +178,21 @@ const isShown = (card) =>
   state.panels[0].story.config.n_layers <= MAX_LAYERS_AT_ONCE || card.layer === null || card.layer === state.layer;
 
 function cardOf(card, number) {
-  const picks = card.heads > 1 && !card.hasGallery;
+  const picks = card.heads > 1;
   const next = cards[number + 1];
+  // The same step in the layers above and below.
+  const inLayer = (layer) => cards.findIndex((other) => other.id === card.id.replace(/^blocks\.\d+/, `blocks.${layer}`));
+  const layerButton = (layer, text) =>
+    card.layer !== null && layer >= 0 && inLayer(layer) >= 0
+      ? h("button", { type: "button", "data-layer": layer, onclick: () => go(inLayer(layer), true) }, text)
+      : null;
   return h(
     "section",
     { class: "card", id: `step-${number + 1}`, "aria-labelledby": `title-${number}` },
     h(
       "p",
       { class: "kicker" },
-      h("span", {}, card.part ? `${card.phase} · ${card.part}` : card.phase),
+      h("span", {}, card.part ? `${card.phase} of ${state.panels[0].story.config.n_layers} · ${card.part}` : card.phase),
       h(
         "button",
         { type: "button", class: "copy", title: "copy this card's values for a spreadsheet", onclick: copy },
@@ -165,6 +202,7 @@ function cardOf(card, number) {
     h("h2", { id: `title-${number}` }, capitalize(card.title)),
     h("p", { class: "term" }, card.term),
     h("p", {}, card.purpose),
+    card.why ? h("p", { class: "reason" }, h("strong", {}, "Why? "), card.why) : null,
     card.formula ? h("p", {}, h("span", { class: "formula" }, card.formula)) : null,
     picks
       ? h(
@@ -193,16 +231,26 @@ function cardOf(card, number) {
           : null;
       }),
     ),
-    state.all || !next
-      ? null
-      : h(
-          "p",
-          { class: "onward" },
-          h(
+    h(
+      "p",
+      { class: "onward" },
+      state.all || !next
+        ? null
+        : h(
             "button",
             { type: "button", class: "primary", onclick: () => go(number + 1, true) },
             `Next: ${next.title} →`,
           ),
+      card.layer === null ? null : layerButton(card.layer + 1, `Same step in layer ${card.layer + 2} ↑`),
+      card.layer === null ? null : layerButton(card.layer - 1, `Same step in layer ${card.layer} ↓`),
+    ),
+    state.all || !isInMap(card)
+      ? null
+      : h(
+          "details",
+          { class: "map-inline", open: state.open.has("map"), ontoggle: (e) => (e.target.open ? state.open.add("map") : state.open.delete("map")) },
+          h("summary", {}, "Where in the model is this?"),
+          modelMap(),
         ),
   );
 }
@@ -252,6 +300,7 @@ function draw() {
     each.parentElement.scrollLeft =
       each.querySelector(".query.chosen").getAttribute("x") - each.parentElement.clientWidth / 2;
   });
+  markOverflow();
   document.querySelectorAll("#cards table").forEach((each) => each.querySelector("td.n")?.setAttribute("tabindex", 0));
   drawHeader();
   drawBar();
@@ -260,6 +309,21 @@ function draw() {
   window.scrollTo(0, scroll);
   saveLink();
 }
+
+// Marks tables and lists that are wider than the screen, so that a hint says that they scroll.
+function markOverflow() {
+  document.querySelectorAll(".scroll, .words, .picture").forEach((each) => {
+    const mark = () => {
+      const rest = each.scrollWidth - each.clientWidth;
+      each.classList.toggle("overflows", rest > 1);
+      each.classList.toggle("at-end", rest - each.scrollLeft <= 2);
+      each.classList.toggle("scrolled", each.scrollLeft > 2);
+    };
+    mark();
+    each.onscroll = mark;
+  });
+}
+window.addEventListener("resize", markOverflow);
 
 // Goes to another step and scrolls to its top.
 function go(step, toCard = false) {
@@ -282,8 +346,21 @@ function notesBody(notes) {
   return h("details", { class: "notes" }, h("summary", {}, `${notes.length} notes`), listed);
 }
 
-const titles = (subtitle) =>
-  h("div", { class: "titles" }, h("h1", {}, "From word to next word"), h("p", { class: "soft" }, subtitle));
+// The head of every page of nextword: its name, and the other pages of a server.
+const PAGES = [["Home", "/"], ["Explain", "/explain"], ["API", "/openapi.json"], ["Metrics", "/metrics"]];
+const siteHead = () =>
+  h(
+    "div",
+    { class: "site" },
+    source.isLive ? h("a", { class: "brand", href: "/" }, "nextword") : h("span", { class: "brand" }, "nextword"),
+    source.isLive
+      ? h("nav", { "aria-label": "Pages" }, PAGES.map(([name, href]) => h("a", { href, "aria-current": href === "/explain" ? "page" : null }, name)))
+      : null,
+  );
+const titles = (subtitle) => [
+  siteHead(),
+  h("div", { class: "titles" }, h("h1", {}, "From word to next word"), h("p", { class: "soft" }, subtitle)),
+];
 
 function drawHeader() {
   const { story } = state.panels[0],
@@ -306,6 +383,9 @@ function drawHeader() {
         { type: "button", class: `badge${verified ? "" : " bad"}`, onclick: () => go(cards.length - 1) },
         verified ? ["✓ ", h("span", {}, "verified to "), largest.toExponential(1)] : "✗ not verified",
       ),
+      source.history(state.panels[0])?.sentences.length
+        ? h("button", { type: "button", id: "history", onclick: () => go(cards.findIndex((card) => card.id === "learning"), true) }, "Training history")
+        : null,
       h(
         "label",
         {},
@@ -365,6 +445,7 @@ function drawHeader() {
       state.panels.flatMap((panel) =>
         panel.story.notes
           .filter((note) => !source.isLive || !note.includes("--layer"))
+          .concat(recomputedNote(panel))
           .map((note) => (state.panels.length > 1 ? `${panelTitle(panel)}: ${note}` : note)),
       ),
     ),
@@ -377,6 +458,14 @@ function drawHeader() {
   );
 }
 
+// Long prompts: values that the page leaves out and computes when they are shown.
+const recomputedNote = (panel) =>
+  panel.isShortened
+    ? [
+        "to stay small, this page computes its values from the weights, in 64-bit floats; they are those of the program up to the difference that the verification states",
+      ]
+    : [];
+
 function drawBar() {
   const texts = cards.map((card, i) => [
     i,
@@ -388,7 +477,7 @@ function drawBar() {
     state.panels.map((panel) =>
       h(
         "div",
-        { class: "words" },
+        { class: tokensOf(panel).length > 16 ? "words many" : "words" },
         tokensOf(panel).map((t) =>
           h(
             "button",
@@ -455,6 +544,11 @@ function drawBar() {
       ),
     ),
   );
+  setChildren("map", h("p", { class: "soft" }, placeOf(cards[state.step])), cards[state.step].id === "overview" && !state.all ? null : modelMap());
+  const isOverview = cards[state.step].id === "overview" && !state.all && !state.trail.length;
+  $("layout").classList.toggle("wide", isOverview);
+  $("map").hidden = state.all || cards[state.step].id === "overview";
+  markOverflow();
   document.querySelectorAll("#bar .words").forEach((words) => {
     const pressed = words.querySelector("[aria-pressed=true]");
     if (pressed) words.scrollLeft = Math.max(0, pressed.offsetLeft - words.offsetLeft - words.clientWidth / 2);

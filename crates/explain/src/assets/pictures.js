@@ -67,12 +67,15 @@ function sinusoids(panel, step) {
     last = Math.max(panel.story.config.context_length - 1, 1);
   const limit = Math.min(last, Math.max(panel.story.tokens.length + 2, 12), 63);
   const W = room(),
-    H = 92,
-    x = (p) => 30 + (p / limit) * (W - 44),
-    y = (v) => 42 - v * 30;
+    H = 112,
+    left = 34,
+    x = (p) => left + (p / limit) * (W - left - 14),
+    y = (v) => 58 - v * 28;
+  const tick = (value) => s("text", { x: left - 8, y: y(value) + 4, "text-anchor": "end" }, `${value}`.replace("-", "−"));
   return h(
     "div",
     { class: "waves" },
+    h("p", { class: "soft" }, `Each curve is one element of the encoding; its dots are the tokens, at their position p from left to right.`),
     range(shown).map((dim) => {
       const wave = dim % 2 ? Math.cos : Math.sin,
         f = frequencyOf(dim, width);
@@ -88,14 +91,16 @@ function sinusoids(panel, step) {
           role: "img",
           "aria-label": `the sinusoid of element ${dim}, with each token's position`,
         },
-        s("text", { x: 0, y: 46, class: "label" }, `${dim}`),
-        s("line", { class: "axis", x1: 30, x2: W - 14, y1: 42, y2: 42 }),
+        s("text", { x: 0, y: 13, class: "label" }, `element ${dim}: ${dim % 2 ? "cos" : "sin"}(p · f) with f = ${formatNumber(f)}`),
+        [1, 0, -1].map(tick),
+        s("line", { class: "axis", x1: left, x2: W - 14, y1: y(0), y2: y(0) }),
+        s("line", { class: "axis", x1: left, x2: left, y1: y(1), y2: y(-1) }),
         s("polyline", { class: "curve", points: points.join(" ") }),
         tokens.map((t) =>
           s(
             "g",
             { "data-p": t.position },
-            s("line", { class: "drop", x1: x(t.position), x2: x(t.position), y1: 42, y2: y(wave(t.position * f)) }),
+            s("line", { class: "drop", x1: x(t.position), x2: x(t.position), y1: y(0), y2: y(wave(t.position * f)) }),
             s("circle", { class: "dot", cx: x(t.position), cy: y(wave(t.position * f)), r: 5 }),
             tokens.length <= 14
               ? s(
@@ -185,14 +190,14 @@ const MAX_NAMED_ROWS = 16,
   MAX_CELLS = 64;
 
 // A heat map of attention weights, with tokens and values where there is room. `other` are the weights
-// to compare with. `links`: whether the tokens are those of the prompt, so that both are highlighted together.
-function heatmap(texts, weight, label, { other = null, links = true } = {}) {
+// to compare with, `largest` the size in pixels at most. `links`: whether the tokens are those of the prompt, so that both are highlighted together.
+function heatmap(texts, weight, label, { other = null, links = true, largest = 340 } = {}) {
   const n = texts.length,
     named = n <= MAX_NAMED_ROWS;
   if (n > MAX_CELLS) return heatmapCanvas(texts, weight, label);
   const size = named
-    ? Math.max(18, Math.min(42, Math.floor(Math.min(340, room() - 60) / n)))
-    : Math.max(4, Math.floor(Math.min(420, room()) / n));
+    ? Math.max(18, Math.min(42, Math.floor(Math.min(largest, room() - 60) / n)))
+    : Math.max(4, Math.floor(Math.min(largest + 80, room()) / n));
   const linkTo = (query, key) => (links ? { "data-p": query, "data-k": key } : {});
   const cells = [];
   if (named)

@@ -19,9 +19,10 @@ function parseAddress(address) {
 const localSource = {
   isLive: false,
   history: () => data.learning,
-  // Whether values of a layer that are not in the page can be computed.
-  canLoad: (panel, layer) => layer !== null && panel.canCompute && !panel.layers?.has(layer),
+  // Whether values that are not in the page can be computed.
+  canLoad: (panel) => panel.canCompute && panel.story.steps.some((step) => !panel.story.tensors[step.name]),
   why(panel, name, index) {
+    if (localSource.canLoad(panel)) localSource.layer(panel);
     const step = panel.byName.get(name),
       shape = step?.shape ?? panel.weight(name)?.shape;
     const length = name === "tokens" ? [panel.story.tokens.length] : shape;
@@ -46,15 +47,14 @@ const localSource = {
     return { ...absent, address: `${name}[${index.join(",")}]`, ...found, filled: "", result: null, isIncomplete };
   },
   token: async () => null,
-  // Computes the tensors of a layer that were omitted to keep the page small.
-  layer(panel, layer) {
-    (panel.layers ||= new Set()).add(layer);
+  // Computes all tensors that were omitted to keep the page small.
+  layer(panel) {
     const values = evaluate(
       panel.story.steps,
       panel.allWeights(),
       panel.story.tokens.map((t) => t.id),
     );
-    for (const step of panel.story.steps.filter((step) => step.layer === layer && !panel.story.tensors[step.name])) {
+    for (const step of panel.story.steps.filter((step) => !panel.story.tensors[step.name])) {
       const { shape, data } = values[step.name],
         seq = panel.story.tokens.length,
         scores = panel.byName.get(step.op.of) || step;
@@ -73,34 +73,36 @@ const localSource = {
   },
   whatIf(panel, edits) {
     const { story } = panel,
-      ids = story.tokens.map((t) => t.id),
+      prompt = story.tokens.filter((t) => t.from === "prompt"),
+      ids = prompt.map((t) => t.id),
       disabledHeads = new Set(),
       original = panel.allWeights(),
       weights = { ...original };
     const table = original["token_embedding.weight"],
-      last = story.tokens.filter((t) => t.from === "prompt").length - 1;
+      last = prompt.length - 1;
+    let steps = shortened(story.steps, prompt.length);
+    const base = steps;
     for (const edit of edits) {
       if (edit.change === "token") ids[edit.position] = edit.id;
       else if (edit.change === "head_off") disabledHeads.add(`${edit.layer}.${edit.head}`);
+      else if (edit.change !== "embedding") steps = without(steps, edit.change);
       else {
         if (weights["token_embedding.weight"] === table)
           weights["token_embedding.weight"] = { shape: table.shape, data: Float64Array.from(table.data) };
         weights["token_embedding.weight"].data[edit.id * story.config.d_model + edit.dim] = edit.value;
       }
     }
-    const row = (values) => rowOf(values.probabilities, last);
-    const before = (panel.base ||= row(
-      evaluate(
-        story.steps,
-        original,
-        story.tokens.map((t) => t.id),
-      ),
-    ));
-    const after = edits.length ? row(evaluate(story.steps, weights, ids, disabledHeads)) : before;
+    const old = (panel.base ||= evaluate(base, original, prompt.map((t) => t.id)).probabilities);
+    const changed = edits.length ? evaluate(steps, weights, ids, disabledHeads).probabilities : old;
+    const [before, after] = [rowOf(old, last), rowOf(changed, last)];
+    const positions = prompt.map(({ position }) => {
+      const next = ids[position + 1] ?? story.answer[0]?.token.id;
+      return { position, next, text: panel.text(next), before: rowOf(old, position)[next], after: rowOf(changed, position)[next] };
+    });
     const order = range(story.config.vocab_size)
       .sort((a, b) => Math.max(before[b], after[b]) - Math.max(before[a], after[a]))
       .slice(0, MAX_TOKENS);
-    return { words: order.map((id) => ({ id, text: panel.text(id), before: before[id], after: after[id] })) };
+    return { words: order.map((id) => ({ id, text: panel.text(id), before: before[id], after: after[id] })), positions };
   },
 };
 

@@ -3,8 +3,14 @@
 
 const MAX_OPTIONS = 64,
   MAX_EDITED_DIMS = 16;
-const noEdits = () => ({ tokens: new Map(), disabledHeads: new Set(), embeddings: new Map(), editedToken: null });
-const isEdited = (edits) => edits.tokens.size + edits.disabledHeads.size + edits.embeddings.size > 0;
+const noEdits = () => ({ tokens: new Map(), disabledHeads: new Set(), embeddings: new Map(), removed: new Set(), editedToken: null });
+const isEdited = (edits) => edits.tokens.size + edits.disabledHeads.size + edits.embeddings.size + edits.removed.size > 0;
+// Parts of the architecture that can be removed, and what it means.
+const PARTS = [
+  ["no_residual", "no residual connections", "each sublayer replaces the token's vector instead of adding to it"],
+  ["no_positions", "no positions", "the order of the tokens is invisible, except through the mask"],
+  ["no_mask", "no mask", "every token also attends to later ones; the last token sees all of them anyway, so look at the earlier positions below"],
+];
 
 // The edits in the format of the server's API.
 const editList = (edits) => [
@@ -17,6 +23,7 @@ const editList = (edits) => [
     const [id, dim] = key.split(".").map(Number);
     return { change: "embedding", id, dim, value };
   }),
+  ...[...edits.removed].map((change) => ({ change })),
 ];
 
 function whatIfBody(panel) {
@@ -72,6 +79,18 @@ function whatIfBody(panel) {
         }),
       ),
     ),
+    h("h3", {}, "Remove a part of the model"),
+    h(
+      "div",
+      { class: "choices", role: "group", "aria-label": "parts of the model" },
+      PARTS.filter(([change]) => hasPart(story.steps, change)).map(([change, name]) =>
+        toggleButton(name, edits.removed.has(change), () => {
+          if (!edits.removed.delete(change)) edits.removed.add(change);
+          draw();
+        }, { "data-remove": change }),
+      ),
+    ),
+    PARTS.filter(([change]) => edits.removed.has(change)).map(([, name, meaning]) => h("p", { class: "soft" }, `${capitalize(name)}: ${meaning}.`)),
     h("h3", {}, "Edit an embedding"),
     h(
       "div",
@@ -190,18 +209,51 @@ function outcome(panel) {
   const edits = editList(state.edits),
     key = JSON.stringify(edits);
   const previous = state.outcome?.panel === panel ? state.outcome : null;
-  if (previous) shown.append(outcomeBars(previous.words, previous.key !== "[]"));
+  if (previous) shown.append(outcomeBars(previous.words, previous.key !== "[]"), positionTable(panel, previous));
   if (previous?.key === key) {
     shown.removeAttribute("aria-busy");
     return shown; // Already up to date.
   }
-  whenReady(source.whatIf(panel, edits), ({ words }) => {
+  whenReady(source.whatIf(panel, edits), ({ words, positions }) => {
     if (key !== JSON.stringify(editList(state.edits))) return; // Superseded by a later edit.
-    state.outcome = { panel, key, words };
-    shown.replaceChildren(outcomeBars(words, edits.length > 0));
+    state.outcome = { panel, key, words, positions };
+    shown.replaceChildren(outcomeBars(words, edits.length > 0), positionTable(panel, state.outcome));
     shown.removeAttribute("aria-busy");
   });
   return shown;
+}
+// The probability of each token of the prompt where it comes next.
+function positionTable(panel, { key, positions = [] }) {
+  const listed = positions.filter((change) => tokensOf(panel)[change.position]),
+    rows = firstOf(listed.length, 12, "what-if-positions");
+  if (key === "[]" || !listed.length) return h("div");
+  const sign = (change) => (change >= 0 ? "+" : "−");
+  return h(
+    "div",
+    {},
+    h("h3", {}, "The token that follows, at every position"),
+    scrollTable(
+      headerRow(["after", ["next token"], "before", "with the edits", "change"]),
+      h(
+        "tbody",
+        {},
+        rows.list
+          .map((n) => listed[n])
+          .map((each) =>
+            h(
+              "tr",
+              {},
+              tokenHeader(panel, each.position),
+              h("td", { class: "words-cell" }, printable(each.text)),
+              h("td", { class: "tint", style: shade(each.before) }, percent(each.before, 2)),
+              h("td", { class: "tint", style: shade(each.after) }, percent(each.after, 2)),
+              h("td", {}, `${sign(each.after - each.before)}${(100 * Math.abs(each.after - each.before)).toFixed(2)}`),
+            ),
+          ),
+      ),
+    ),
+    moreButton(rows.more, "tokens", "what-if-positions"),
+  );
 }
 function outcomeBars(tokens, isChanged) {
   const top = Math.max(...tokens.map((token) => token.after));

@@ -10,6 +10,7 @@ async function drawWhy() {
     panel = current && state.panels[current.panel];
   document.querySelectorAll("td.pinned").forEach((cell) => cell.classList.remove("pinned"));
   $("why").classList.toggle("empty", !current);
+  if (current) $("layout").classList.remove("wide");
   if (!current) {
     setChildren(
       "why",

@@ -1,12 +1,21 @@
 //! Predictions, the logit lens, sampling, and logit attribution.
 
-use nextword_generate::Filter;
+use nextword_generate::{Filter, TracedCandidate};
 
 use super::{LABEL_WIDTH, MAX_PARTS, NO_BREAK, Printer, count_of, display_width, printable};
 use crate::graph::PROBABILITIES;
 use crate::insight::Contribution;
 use crate::labels::label;
 use crate::report::SampledToken;
+
+/// Four decimals, or a power of ten for values that would be zero then.
+fn short(x: f64) -> String {
+    if x.abs() > 0.0 && x.abs() < 1e-3 {
+        format!("{x:.2e}")
+    } else {
+        format!("{x:.4}")
+    }
+}
 
 impl Printer<'_> {
     pub(super) fn predictions(&mut self) {
@@ -91,8 +100,25 @@ impl Printer<'_> {
 
     fn candidates(&mut self, sampled: &SampledToken) {
         let temperature = self.report.sampling.temperature;
+        let mut candidates = sampled.candidates.iter().map(|info| &info.candidate);
+        let chosen = candidates.find(|candidate| candidate.id == sampled.token.id);
+        let is_tie = |candidate: &TracedCandidate| {
+            chosen.is_some_and(|chosen| {
+                let difference = (candidate.adjusted - chosen.adjusted).abs();
+                candidate.id != chosen.id && difference <= 0.0
+            })
+        };
         if temperature <= 0.0 {
-            self.line("    temperature 0: the most likely token is chosen");
+            let has_tie = sampled
+                .candidates
+                .iter()
+                .any(|info| is_tie(&info.candidate));
+            let text = if has_tie {
+                "temperature 0: of several equally likely tokens, the one with the lowest id is chosen"
+            } else {
+                "temperature 0: the most likely token is chosen"
+            };
+            self.wrap("    ", text, "0");
         } else {
             let seed = self.report.sampling.seed;
             let u = sampled.uniform.unwrap_or(0.0);
@@ -115,6 +141,9 @@ impl Printer<'_> {
                         ""
                     };
                     format!("{from:.4} to {to:.4}{mark}")
+                }
+                Some(Filter::Greedy) if is_tie(candidate) => {
+                    "equally likely, but with a higher id".to_string()
                 }
                 Some(Filter::Greedy) => "not chosen".to_string(),
                 Some(Filter::TopK) => "removed by top-k".to_string(),
@@ -163,11 +192,50 @@ impl Printer<'_> {
             self.line(&format!("    {name:<28}{}", self.cell(rest)));
         }
         let (sum, logit) = (self.cell(contribution.sum), self.cell(contribution.logit));
-        self.line(&format!(
-            "    {:<28}{sum}  (logit: {})",
-            "sum",
-            logit.trim()
-        ));
+        let logit = logit.trim();
+        let logit = match contribution.capped_logit {
+            Some(capped) => {
+                let capped = self.cell(capped);
+                format!(
+                    "logit before the soft cap: {logit}, after it: {}",
+                    capped.trim()
+                )
+            }
+            None => format!("logit: {logit}"),
+        };
+        self.line(&format!("    {:<28}{sum}  ({logit})", "sum"));
+    }
+
+    /// One step of gradient descent towards each target.
+    pub(super) fn gradient_step(&mut self) {
+        let steps = self.report.training.clone();
+        let Some(first) = steps.first() else {
+            return;
+        };
+        let after = printable(&self.report.tokens[first.position].text);
+        let title = self.style("1", "one training step");
+        let term = self.style(
+            "2",
+            &format!("(loss and gradient after \u{201c}{after}\u{201d})"),
+        );
+        self.line(&format!("\n    {title}  {term}"));
+        for step in &steps {
+            let text = format!(
+                "if \u{201c}{}\u{201d} comes next: loss -ln {} = {}; the largest gradient, by {}, is {}; a \
+                 step of -{} times the gradient changes this weight from {} to {}, and a step of all weights \
+                 the loss to {}",
+                printable(&step.text),
+                short(step.probability),
+                short(step.loss),
+                step.weight,
+                short(step.gradient),
+                step.learning_rate,
+                short(step.value),
+                short(step.new_value),
+                short(step.new_loss),
+            );
+            self.wrap("    ", &text, "0");
+        }
     }
 
     pub(super) fn notes(&mut self) {

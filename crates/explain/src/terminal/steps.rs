@@ -79,7 +79,12 @@ impl Printer<'_> {
         let separator = if fits { "  " } else { "\n    " };
         let (title, term) = (self.style("1", label.title), self.style("2", &term));
         self.line(&format!("\n{number:>2}  {title}{separator}{term}"));
-        self.wrap("    ", &format!("{}   {}", label.formula, node.name), "2");
+        let name = if self.view.names {
+            format!("   {}", node.name)
+        } else {
+            String::new()
+        };
+        self.wrap("    ", &format!("{}{name}", label.formula), "2");
         match &node.op {
             _ if node.axes.contains(&Axis::Token) && node.shape[1] > MAX_COLUMNS => {
                 self.largest(node);
@@ -128,20 +133,15 @@ impl Printer<'_> {
     /// One line per position.
     fn rows(&mut self, node: &Node) {
         let seq = self.report.tokens.len();
+        let room = self.view.width.saturating_sub(self.token_width + 4);
+        let mut width = self.cell_width();
         if node.axes.contains(&Axis::Token) {
-            let width = self.view.decimals + 5;
-            let names = (0..node.shape[1] as u32).map(|id| {
-                let name: String = printable(&self.explanation.explainer.token_text(id))
-                    .chars()
-                    .take(width - 1)
-                    .collect();
-                format!("{name:>width$}")
-            });
-            let names = format!(
-                "    {}{}",
-                " ".repeat(self.token_width),
-                names.collect::<String>()
-            );
+            let names: Vec<String> = (0..node.shape[1] as u32)
+                .map(|id| printable(&self.explanation.explainer.token_text(id)))
+                .collect();
+            width = Self::column_width(&names, width, room);
+            let names: String = names.iter().map(|name| column_name(name, width)).collect();
+            let names = format!("    {}{names}", " ".repeat(self.token_width));
             let names = self.style("2", &names);
             self.line(&names);
         }
@@ -150,8 +150,7 @@ impl Printer<'_> {
             for position in self.positions() {
                 let value = self.explanation.trace.value(&node.name);
                 let x = value.row(head.unwrap_or(0) * seq + position);
-                let room = self.view.width.saturating_sub(self.token_width + 4);
-                let cells = self.cells(x, room);
+                let cells = self.cells_in(x, room, width);
                 let token = self.token(position);
                 self.line(&format!("    {token}{cells}"));
             }
@@ -193,13 +192,18 @@ impl Printer<'_> {
     /// Attention scores or weights: one row per query.
     fn square(&mut self, node: &Node) {
         let seq = self.report.tokens.len();
-        let width = self.token_width.min(9).max(self.view.decimals + 5);
         let is_weights = matches!(node.op, Op::Softmax { .. });
+        // A percentage takes up to seven columns: `100.0 %`.
+        let minimum = if is_weights { 8 } else { self.cell_width() };
         let sum_width = if is_weights { 9 } else { 0 };
         let room = self
             .view
             .width
             .saturating_sub(self.token_width + 4 + sum_width);
+        let names: Vec<String> = (0..seq)
+            .map(|key| self.token(key).trim_end().to_string())
+            .collect();
+        let width = Self::column_width(&names, minimum, room);
         let fit = (room / width).clamp(1, seq);
         // If there is not enough room, show the keys nearest to the last query.
         let last_query = self.positions().last().copied().unwrap_or(seq - 1);
@@ -209,8 +213,7 @@ impl Printer<'_> {
             self.head_title(node, head);
             let mut header = " ".repeat(self.token_width);
             for key in first..end {
-                let name: String = self.token(key).trim_end().chars().take(width - 1).collect();
-                header = format!("{header}{name:>width$}");
+                header.push_str(&column_name(&names[key], width));
             }
             let header = if is_weights {
                 format!("{header}      sum")
@@ -232,7 +235,7 @@ impl Printer<'_> {
                         () if is_weights => {
                             format!("{:>width$}", format!("{:.1} %", 100.0 * row[key]))
                         }
-                        () => format!("{:>width$}", self.cell(row[key]).trim()),
+                        () => self.cell_in(row[key], width),
                     })
                     .collect();
                 let total = if is_weights {
@@ -290,6 +293,12 @@ impl Printer<'_> {
             }
         }
     }
+}
+
+/// The name of a column, cut so that the columns do not touch.
+fn column_name(name: &str, width: usize) -> String {
+    let name: String = name.chars().take(width.saturating_sub(1)).collect();
+    format!("{name:>width$}")
 }
 
 fn trace_row(explanation: &Explanation<'_>, name: &str, row: usize) -> Vec<f64> {

@@ -15,6 +15,7 @@ mod slots;
 #[allow(clippy::unwrap_used)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
@@ -60,7 +61,7 @@ struct ActiveSequence {
 /// let mut batcher = Batcher::new(model, BatchOptions { slots: 2, ..BatchOptions::default() });
 /// let request = |prompt, sequence| BatchRequest {
 ///     prompt, sequence, sampling: SamplingConfig::greedy(), max_tokens: 4, stop_ids: Vec::new(),
-///     overflow: Overflow::Stop, bos_id: None, top_logprobs: None, score_prompt: false,
+///     min_tokens: 0, overflow: Overflow::Stop, bos_id: None, top_logprobs: None, score_prompt: false,
 /// };
 /// let first = batcher.admit(request(vec![1, 2, 3], 0))?.ok_or("all slots are taken")?;
 /// let mut events = batcher.step();
@@ -357,13 +358,29 @@ impl ActiveSequence {
             sequence: self.request.sequence,
             position: self.generated as u64,
         };
-        let (id, _) = self.sampler.sample_id(logits, &self.history, key)?;
+        let allowed = self.without_stop_ids(logits);
+        let (id, _) = self.sampler.sample_id(&allowed, &self.history, key)?;
         Ok((
             id,
             self.request
                 .top_logprobs
                 .map(|top| score_token(id, logits, top)),
         ))
+    }
+
+    /// `logits`, in which the stop ids are forbidden until there are enough tokens.
+    fn without_stop_ids<'l>(&self, logits: &'l [f32]) -> Cow<'l, [f32]> {
+        let stop_ids = &self.request.stop_ids;
+        if self.generated >= self.request.min_tokens || stop_ids.is_empty() {
+            return Cow::Borrowed(logits);
+        }
+        let mut allowed = logits.to_vec();
+        for id in stop_ids {
+            if let Some(logit) = allowed.get_mut(*id as usize) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+        Cow::Owned(allowed)
     }
 
     /// Appends the generated token `id`. Returns why the completion ends with it, if it does.

@@ -34,6 +34,8 @@ pub struct BatchRequest {
     pub max_tokens: usize,
     /// The completion ends with the first of these ids, which it includes.
     pub stop_ids: Vec<u32>,
+    /// Number of tokens that are generated before one of `stop_ids` can be: until then they are forbidden.
+    pub min_tokens: usize,
     /// What to do when the context is full.
     pub overflow: Overflow,
     /// See [`DecodeOptions::bos_id`](crate::DecodeOptions::bos_id).

@@ -45,6 +45,7 @@ fn ids(len: usize, salt: u64) -> Vec<u32> {
 
 fn request(prompt: Vec<u32>, seed: u64) -> BatchRequest {
     BatchRequest {
+        min_tokens: 0,
         prompt,
         sampling: SamplingConfig {
             seed,

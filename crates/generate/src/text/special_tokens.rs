@@ -38,15 +38,12 @@ impl TextGenerator {
         encoding
     }
 
-    /// Encodes a conversation that a chat template has rendered. The template of an imported model writes
-    /// the first tokens itself, so that nothing is put before them, as in transformers.
-    pub fn encode_conversation(&self, text: &str) -> Encoding {
-        if !self.card.special.is_imported() {
-            return self.encode(text);
-        }
-        let encoding = self.tokenizer.encode(text);
+    /// Encodes the output of a chat template, which writes its own special tokens: none is added, unless the
+    /// text is empty.
+    pub fn encode_formatted(&self, text: &str) -> Encoding {
+        let mut encoding = self.tokenizer.encode(text);
         if encoding.ids.is_empty() {
-            return self.encode(text);
+            encoding.ids.push(self.default_start());
         }
         encoding
     }

@@ -7,6 +7,7 @@ fn tokenizer(kind: TokenizerKind, text: &str, eos: &str) -> Arc<dyn Tokenizer> {
     let config = TokenizerConfig {
         kind,
         eos: eos.to_owned(),
+        unk: String::new(),
         ..TokenizerConfig::default()
     };
     build_tokenizer(&config, std::iter::once(Ok(text.to_owned()))).unwrap()

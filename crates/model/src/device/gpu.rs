@@ -4,19 +4,21 @@
 
 use super::{Adapter, Device, DeviceInfo, DeviceName, GraphicsApi, ModelError, self_test};
 
-/// The first discrete GPU that works, through the fastest backend of this build.
-pub(super) fn open_discrete() -> Option<Device> {
+/// The first discrete GPU that works, through the fastest backend of this build, and its name.
+pub(super) fn open_discrete() -> Option<(DeviceName, Device)> {
     #[cfg(feature = "cuda")]
     if let Ok(device) = open_cuda(&DeviceName::Cuda(0), 0) {
-        return Some(device);
+        return Some((DeviceName::Cuda(0), device));
     }
     #[cfg(feature = "rocm")]
     if let Ok(device) = open_rocm(&DeviceName::Rocm(0), 0) {
-        return Some(device);
+        return Some((DeviceName::Rocm(0), device));
     }
     #[cfg(feature = "wgpu")]
     if let Ok((device, _)) = wgpu::first(GraphicsApi::Auto, &wgpu::DISCRETE, 0) {
-        return Some(device);
+        // Discrete GPUs have the first numbers.
+        let name = DeviceName::Wgpu(GraphicsApi::Auto, Adapter::Nth(0));
+        return Some((name, device));
     }
     None
 }

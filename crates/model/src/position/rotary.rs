@@ -136,21 +136,37 @@ impl RotaryConfig {
             } => {
                 let factors = [factor, beta_slow, attention_factor];
                 let is_ordered = beta_fast > beta_slow && beta_fast.is_finite();
-                // The factor applies to whole queries and keys, so all elements must be rotated.
-                let rotates_all = self.width.is_none() && self.local_base.is_none();
                 let positive = factors.iter().all(|n| n.is_finite() && *n > 0.0);
-                positive && is_ordered && rotates_all && original > 0
+                positive && is_ordered && original > 0
             }
         };
-        if is_valid {
-            return Ok(());
+        if !is_valid {
+            return Err(ModelError::config(
+                "rotary.scaling",
+                format!("{:?} is not a valid scaling", self.scaling),
+                "use positive factors, high_freq_factor above low_freq_factor and beta_fast above \
+                 beta_slow",
+            ));
         }
-        Err(ModelError::config(
-            "rotary.scaling",
-            format!("{:?} is not a valid scaling", self.scaling),
-            "use positive factors, high_freq_factor above low_freq_factor and beta_fast above \
-             beta_slow; yarn excludes width and local_base",
-        ))
+        self.check_partial_factor(head_dim)
+    }
+
+    /// `YaRN`'s factor belongs to the rotated elements. Here it scales the scores, which is the same only
+    /// if all elements are rotated.
+    #[allow(clippy::float_cmp)] // Compares a stored value.
+    fn check_partial_factor(&self, head_dim: usize) -> Result<(), ModelError> {
+        let factor = self.attention_factor();
+        match self.width {
+            Some(width) if width < head_dim && factor != 1.0 => Err(ModelError::config(
+                "rotary.scaling",
+                format!(
+                    "attention_factor = {factor} scales only the {width} rotated elements of {head_dim}, \
+                     which nextword does not support"
+                ),
+                "rotate all elements, or use attention_factor = 1.0",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// The rotation of each pair of elements per token, in radians. There are `width / 2` pairs, or

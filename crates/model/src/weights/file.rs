@@ -5,12 +5,17 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use nextword_base::git_lfs;
 use safetensors::tensor::{Dtype, SafeTensors};
 
 use crate::ModelError;
 
 /// Maximum header size in bytes. The header of GPT-2 XL takes 60 kB.
 const MAX_HEADER_BYTES: u64 = 16 << 20;
+
+/// How to mend a file that is not a valid safetensors file.
+const COPY_AGAIN: &str =
+    "the file may be cut off or damaged: download, copy or save the model again";
 
 /// Number of bytes of a tensor mapped at once; parts already read can be paged out.
 const MAP_CHUNK: usize = 8 << 20;
@@ -55,13 +60,14 @@ impl TensorFile {
         let file = File::open(path).map_err(|e| io(path, e))?;
         let len = file.metadata().map_err(|e| io(path, e))?.len();
         if len < 8 {
-            return Err(format(
-                path,
-                format!("not a safetensors file: only {len} bytes"),
-            ));
+            let problem = format!("not a safetensors file: only {len} bytes; hint: {COPY_AGAIN}");
+            return Err(format(path, problem));
         }
         let map =
             map(&file, 0..usize::try_from(len).unwrap_or(usize::MAX)).map_err(|e| io(path, e))?;
+        if git_lfs::is_pointer(&map) {
+            return Err(format(path, git_lfs::POINTER_PROBLEM.to_string()));
+        }
         let header = map
             .iter()
             .take(8)
@@ -74,8 +80,8 @@ impl TensorFile {
             );
             return Err(format(path, problem));
         }
-        let (header, metadata) =
-            SafeTensors::read_metadata(&map).map_err(|e| format(path, e.to_string()))?;
+        let (header, metadata) = SafeTensors::read_metadata(&map)
+            .map_err(|e| format(path, format!("{e}; hint: {COPY_AGAIN}")))?;
         let entry = |info: &safetensors::tensor::TensorInfo| {
             let (start, end) = info.data_offsets;
             Entry {
@@ -112,19 +118,23 @@ impl TensorFile {
         Some(self.tensors.get(name)?.dtype)
     }
 
-    /// The bytes of the tensor `name`, of any type.
+    /// Calls `read` with the bytes of the tensor `name`, of any type.
     ///
     /// # Errors
     /// [`ModelError::Format`] if the file does not have it; [`ModelError::Io`].
-    pub(crate) fn bytes(&self, name: &str) -> Result<Vec<u8>, ModelError> {
+    pub(crate) fn with_bytes<T>(
+        &self,
+        name: &str,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T, ModelError> {
         let entry = self.tensors.get(name);
         let entry =
             entry.ok_or_else(|| format(&self.path, format!("tensor `{name}` is missing")))?;
         if entry.byte_range.is_empty() {
-            return Ok(Vec::new());
+            return Ok(read(&[]));
         }
         let map = map(&self.file, entry.byte_range.clone()).map_err(|e| io(&self.path, e))?;
-        Ok(map.to_vec())
+        Ok(read(&map))
     }
 
     /// Checks that the tensor `name` is f64, f32, f16 or bf16. Returns the problem if it is not.

@@ -217,12 +217,21 @@ pub fn load(config: &ModelConfig, path: &Path, device: &Device) -> Result<Transf
     fill(config.build(device)?, &file)
 }
 
-/// Returns the bit width of the weights in `path`, if they are quantized.
+/// Returns the bit width of the blocks' weights in `path`, if they are quantized.
 ///
 /// # Errors
 /// [`ModelError::Io`] or [`ModelError::Format`] if the file cannot be read or is invalid.
 pub fn bits(path: &Path) -> Result<Option<Bits>, ModelError> {
     Ok(quantize::detect_bits(&TensorFile::open(path)?))
+}
+
+/// Returns the bit width of the token embedding in `path`, which is also that of the output layer, if
+/// they are quantized.
+///
+/// # Errors
+/// As [`bits`].
+pub fn embedding_bits(path: &Path) -> Result<Option<Bits>, ModelError> {
+    Ok(quantize::embedding_bits(&TensorFile::open(path)?))
 }
 
 /// Sets the parameters of `model` that are in `file`.

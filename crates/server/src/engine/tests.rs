@@ -76,6 +76,7 @@ fn sequence(prompt: &[u32], max_tokens: usize) -> Sequence {
     sampling.logit_bias.insert(PANIC_TOKEN, -100.0);
     Sequence {
         request: BatchRequest {
+            min_tokens: 0,
             prompt: prompt.to_vec(),
             sampling,
             max_tokens,

@@ -13,6 +13,7 @@
 //!     builtin = "statquest"
 //!     packing = "documents"
 //!     tokenizer.kind = "word"
+//!     tokenizer.unk = ""
 //!     split.validation = 0.0
 //! "#;
 //! let mut config = parse_config(text, Path::new("example.toml"), &[])?;
@@ -26,6 +27,7 @@
 //! # }
 //! ```
 
+mod bounded;
 mod disk;
 mod memory;
 mod speed;
@@ -176,7 +178,7 @@ impl Plan {
         let checkpoint_bytes = weights + memory.by_part.optimizer as u64;
         Self {
             name: config.name.clone(),
-            device: config.device.clone(),
+            device: setup.device_name(),
             parameters: model.parameter_counts().into(),
             training_flops_per_token: model.training_flops(seq) as u64,
             forward_flops_per_token: model.forward_flops(seq) as u64,
@@ -242,6 +244,7 @@ mod tests {
         config.data.builtin = Some(Builtin::Statquest);
         config.data.packing = Packing::Documents;
         config.data.tokenizer.kind = TokenizerKind::Word;
+        config.data.tokenizer.unk.clear();
         config.data.split.validation = 0.0;
         config.train.steps = 10;
         config.schedule.warmup_steps = 0;

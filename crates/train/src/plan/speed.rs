@@ -7,13 +7,17 @@ use nextword_model::Transformer;
 use serde::{Deserialize, Serialize};
 
 use super::Plan;
-use crate::{RunSetup, Stepper, TrainError};
+use crate::{RunConfig, RunSetup, Stepper, TrainError};
 
 /// Speed of a run, measured on its own batches.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MeasuredSpeed {
-    /// Number of steps that were timed.
+    /// Number of steps that were timed; of a step with several micro-batches, one of them may have been
+    /// enough. 0 if only a part of a micro-batch was timed.
     pub steps: u64,
+    /// Number of tokens that were timed at once.
+    #[serde(default)]
+    pub tokens: usize,
     /// Loss of the first step: close to the uniform baseline unless weights were loaded.
     pub first_loss: f64,
     /// Tokens per second.
@@ -42,11 +46,12 @@ impl Plan {
         let model = model.with_precision(config.train.precision)?;
         let mut stepper =
             Stepper::new(model, config.optimizer, config.seed, config.train.recompute);
-        let (mut start, mut first_loss) = (Instant::now(), f64::NAN);
+        let (mut start, mut first_loss, mut tokens) = (Instant::now(), f64::NAN, 0);
         for step in 0..=steps {
             let batches = (0..config.train.accumulation)
                 .map(|micro| setup.loader.batch(step, micro))
                 .collect::<Result<Vec<_>, _>>()?;
+            tokens = batches.first().map_or(0, |batch| batch.inputs.len());
             let lr = config.schedule.learning_rate(step, config.train.steps);
             // Reading the loss waits for the device.
             let loss = stepper.step(&batches, step, lr, config.schedule.learning_rate);
@@ -63,6 +68,7 @@ impl Plan {
         let tokens_per_second = self.data.tokens_per_step as f64 / per_step.max(1e-12);
         self.measured = Some(MeasuredSpeed {
             steps,
+            tokens,
             first_loss,
             tokens_per_second,
             flops_per_second: tokens_per_second * self.training_flops_per_token as f64,
@@ -85,9 +91,13 @@ fn validation_seconds(setup: &RunSetup, model: &Transformer) -> Result<f64, Trai
     let start = Instant::now();
     nextword_eval::evaluate(model, &windows.clone().limit(sample), config.batch_size)?;
     let once = start.elapsed().as_secs_f64() * windows.len() as f64 / sample as f64;
-    let validations = match config.every {
+    Ok(once * validations(&setup.config) as f64)
+}
+
+/// The number of validations of a run.
+pub(super) fn validations(config: &RunConfig) -> u64 {
+    match config.validation.every {
         0 => 1,
-        every => setup.config.train.steps.div_ceil(every),
-    };
-    Ok(once * validations as f64)
+        every => config.train.steps.div_ceil(every),
+    }
 }

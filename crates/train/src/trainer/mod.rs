@@ -141,7 +141,7 @@ impl Trainer {
         RunInfo {
             name: config.name.clone(),
             folder: self.output.folder.path().to_path_buf(),
-            device: config.device.clone(),
+            device: setup.device_name(),
             parameters: config.model.parameter_counts().total(),
             vocab_size: config.model.vocab_size,
             train_tokens: setup.dataset.train.len(),

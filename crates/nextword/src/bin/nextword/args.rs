@@ -1,6 +1,7 @@
 //! Arguments that several commands share.
 
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, ValueHint};
 use nextword_generate::SamplingConfig;
@@ -50,6 +51,27 @@ impl TemperatureArgs {
     }
 }
 
+/// `--seed`, of commands whose samples are random by default.
+#[derive(Debug, Args)]
+pub(crate) struct SeedArgs {
+    /// Random seed for reproducible sampling [default: random]
+    #[arg(long, short, value_parser = parse_seed, allow_hyphen_values = true)]
+    seed: Option<u64>,
+}
+
+impl SeedArgs {
+    /// Returns the seed, or a new one.
+    pub(crate) fn value(&self) -> u64 {
+        self.seed.unwrap_or_else(new_seed)
+    }
+}
+
+/// Returns a seed that differs between calls and is short enough to type again.
+fn new_seed() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| u64::from(now.subsec_nanos()) ^ now.as_secs()) % 1_000_000
+}
+
 /// Filters that restrict sampling to the most likely tokens.
 #[derive(Debug, Args)]
 pub(crate) struct SamplingArgs {
@@ -85,4 +107,13 @@ pub(crate) fn parse_bits(text: &str) -> Result<Bits, String> {
         "4" => Ok(Bits::Int4),
         _ => Err("must be 8 or 4".to_string()),
     }
+}
+
+/// Parses a seed: any 64-bit integer. A negative one stands for the unsigned integer with the same bits, as
+/// in the server's API.
+pub(crate) fn parse_seed(text: &str) -> Result<u64, String> {
+    let signed = || text.parse().map(i64::cast_unsigned);
+    text.parse()
+        .or_else(|_| signed())
+        .map_err(|_| "must be a 64-bit integer".to_string())
 }

@@ -29,13 +29,13 @@ const INTERNAL_ERROR: &str = "internal error (bug in nextword)";
 pub(crate) enum Code {
     /// Any other failure.
     Failure = 1,
-    /// The command line or the configuration is invalid.
+    /// The command line or the configuration is invalid, or names a path that cannot be written.
     Usage = 2,
     /// A data, model or checkpoint file is missing or invalid.
     BadFile = 3,
     /// Training diverged.
     Diverged = 4,
-    /// Out of disk space or memory, or a folder is not writable.
+    /// Out of disk space or memory.
     Resources = 5,
     /// The user interrupted the run.
     Interrupted = 130,
@@ -182,7 +182,11 @@ fn train_code(error: &TrainError) -> Code {
         | TrainError::FirstLoss { .. } => Code::Usage,
         TrainError::Diverged { .. } => Code::Diverged,
         TrainError::Damaged { .. } => Code::BadFile,
-        TrainError::NotSaved { source, .. } => train_code(source),
+        // The paths were writable when the run started.
+        TrainError::NotSaved { source, .. } => match train_code(source) {
+            Code::Usage => Code::Failure,
+            code => code,
+        },
         TrainError::Io { action, source, .. } => io_code(action, source),
         TrainError::Model(error) => model_code(error),
         TrainError::Data(error) => data_code(error),
@@ -256,20 +260,28 @@ fn model_code(error: &ModelError) -> Code {
 }
 
 fn data_code(error: &DataError) -> Code {
-    match error.class() {
-        DataClass::Usage => Code::Usage,
-        DataClass::Data => Code::BadFile,
-        DataClass::Storage => Code::Resources,
+    match (error.class(), error) {
+        (_, DataError::Write { source, .. }) => io_code("write", source),
+        (DataClass::Usage, _) => Code::Usage,
+        (DataClass::Data, _) => Code::BadFile,
+        (DataClass::Storage, _) => Code::Resources,
     }
 }
 
-/// A file that cannot be read counts as invalid; one that cannot be written as a lack of resources.
+/// A file that cannot be read counts as invalid; a path that cannot be written, as wrong usage.
 fn io_code(action: &str, error: &std::io::Error) -> Code {
     match error.kind() {
         ErrorKind::OutOfMemory | ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
             Code::Resources
         }
         _ if action == "read" => Code::BadFile,
+        ErrorKind::NotFound
+        | ErrorKind::NotADirectory
+        | ErrorKind::IsADirectory
+        | ErrorKind::AlreadyExists
+        | ErrorKind::InvalidFilename
+        | ErrorKind::PermissionDenied
+        | ErrorKind::ReadOnlyFilesystem => Code::Usage,
         _ => Code::Resources,
     }
 }
@@ -311,10 +323,8 @@ mod tests {
             (mismatch.into(), Code::BadFile),
             (diverged.into(), Code::Diverged),
             (io("read", ErrorKind::NotFound).into(), Code::BadFile),
-            (
-                io("write", ErrorKind::PermissionDenied).into(),
-                Code::Resources,
-            ),
+            (io("write", ErrorKind::PermissionDenied).into(), Code::Usage),
+            (io("create", ErrorKind::NotFound).into(), Code::Usage),
             (io("write", ErrorKind::StorageFull).into(), Code::Resources),
             (DataError::Missing { path: path() }.into(), Code::BadFile),
             (

@@ -6,7 +6,9 @@
 #![recursion_limit = "256"]
 
 mod args;
+mod chat_input;
 mod cli;
+mod command_line;
 mod commands;
 mod console;
 mod exit;
@@ -16,13 +18,14 @@ mod hooks;
 mod logging;
 mod models;
 mod output;
+mod output_file;
 mod run_config;
 mod session;
 mod signals;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 
 use crate::cli::{Cli, Command};
 
@@ -32,7 +35,8 @@ use crate::cli::{Cli, Command};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    quiet_graphics_drivers();
+    let cli = command_line::parse();
     logging::init(cli.verbose);
     match exit::catch_panics(|| run(cli.command)) {
         Ok(code) => code,
@@ -41,6 +45,16 @@ fn main() -> ExitCode {
             output::eprint_line(&format!("error: {}", exit::message(&error)));
             exit::code(&error).into()
         }
+    }
+}
+
+/// Sets a variable without which graphics drivers print an error for each device that they look at.
+#[allow(unsafe_code)]
+fn quiet_graphics_drivers() {
+    const VARIABLE: &str = "XDG_RUNTIME_DIR";
+    if cfg!(unix) && std::env::var_os(VARIABLE).is_none() {
+        // SAFETY: this is the first statement of the program, so that no other thread reads the environment.
+        unsafe { std::env::set_var(VARIABLE, std::env::temp_dir()) };
     }
 }
 

@@ -1,10 +1,13 @@
 //! Finds and opens the model that a path on the command line refers to.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use nextword_model::{DeviceName, ModelDir};
+use nextword_model::weights::TensorFile;
+use nextword_model::{DeviceName, ModelDir, ModelError};
 
-use crate::exit;
+use crate::{exit, output};
 
 /// Opens the model in `path`: a model folder, a checkpoint, or a run folder. Of a run, the best model
 /// is opened, or the last one if `last` is set.
@@ -12,7 +15,38 @@ use crate::exit;
 /// # Errors
 /// If `path` contains no model; the message states what it is instead.
 pub(crate) fn open(path: &Path, last: bool) -> anyhow::Result<ModelDir> {
-    Ok(ModelDir::open(&find_model_dir(path, last)?)?)
+    let folder = find_model_dir(path, last)?;
+    let model = ModelDir::open(&folder);
+    let damage = match &model {
+        Ok(model) => TensorFile::open(&model.weights_path()).err(),
+        Err(_) => None,
+    };
+    match (model, damage) {
+        (Ok(model), None) => Ok(model),
+        (Ok(_), Some(error)) | (Err(error), _) => Err(with_other_model(error, path, &folder)),
+    }
+}
+
+/// Adds to `error`, about the model in `folder` of the run `path`, that the run has another model.
+fn with_other_model(error: ModelError, path: &Path, folder: &Path) -> anyhow::Error {
+    let (name, flag) = if folder.ends_with("best") {
+        ("last", "with --last")
+    } else {
+        ("best", "without --last")
+    };
+    let other = path.join(name);
+    let is_intact = || {
+        let model = ModelDir::open(&other)?;
+        TensorFile::open(&model.weights_path())
+    };
+    if folder == path || !is_run(path) || is_intact().is_err() {
+        return error.into();
+    }
+    let error = error.to_string();
+    let error = error.split("; hint: ").next().unwrap_or_default();
+    exit::bad_file(format!(
+        "{error}; hint: the run's {name} model can be read: use it {flag}"
+    ))
 }
 
 /// Opens the device called `name`.
@@ -21,6 +55,19 @@ pub(crate) fn open(path: &Path, last: bool) -> anyhow::Result<ModelDir> {
 /// If there is no such device or it does not work.
 pub(crate) fn open_device(name: &str) -> anyhow::Result<burn::tensor::Device> {
     Ok(name.parse::<DeviceName>()?.open()?)
+}
+
+/// Opens the device called `name`, and prints which one it is if the name leaves that open.
+///
+/// # Errors
+/// As [`open_device`].
+pub(crate) fn open_and_name_device(name: &str) -> anyhow::Result<burn::tensor::Device> {
+    let name: DeviceName = name.parse()?;
+    let taken = name.resolve()?;
+    if taken != name {
+        output::eprint_line(&format!("device {name}: {taken}"));
+    }
+    Ok(taken.open()?)
 }
 
 /// Returns whether `path` is a run folder.
@@ -67,6 +114,19 @@ fn find_model_dir(path: &Path, last: bool) -> anyhow::Result<PathBuf> {
                 ))
             });
     }
+    // Without permission, the checks above find nothing.
+    let readable = fs::metadata(path).and_then(|entry| {
+        if entry.is_dir() {
+            fs::read_dir(path)?;
+            fs::metadata(config).map(drop).or_else(missing_is_fine)?;
+        }
+        Ok(())
+    });
+    if let Err(error) = readable.or_else(missing_is_fine) {
+        return Err(exit::bad_file(format!(
+            "`{shown}` cannot be read: {error}; hint: check the permissions of the folder and of those above it"
+        )));
+    }
     let problem = if path.is_dir() {
         "is neither a model folder nor a run folder (config.json and run.toml are missing)"
     } else if path.exists() {
@@ -77,6 +137,26 @@ fn find_model_dir(path: &Path, last: bool) -> anyhow::Result<PathBuf> {
     Err(exit::bad_file(format!(
         "`{shown}` {problem}; hint: pass a run folder, e.g. runs/NAME, or a model folder"
     )))
+}
+
+/// The error for a path that does not exist or may not be opened; `expected` is what to pass instead.
+pub(crate) fn missing(path: &Path, expected: &str) -> anyhow::Error {
+    let shown = path.display();
+    exit::bad_file(match path.try_exists() {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            format!(
+                "`{shown}` cannot be opened: permission denied; hint: check the permissions of its folders"
+            )
+        }
+        _ => format!("`{shown}` does not exist; hint: pass {expected}"),
+    })
+}
+
+fn missing_is_fine(error: std::io::Error) -> std::io::Result<()> {
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => Ok(()),
+        _ => Err(error),
+    }
 }
 
 /// Replaces the escapes `\n`, `\r`, `\t` and `\\` in a separator from the command line.

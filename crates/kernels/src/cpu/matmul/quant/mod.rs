@@ -12,6 +12,7 @@ mod dot;
 #[cfg(target_arch = "x86_64")]
 mod dot_x86;
 mod matvec;
+mod stored;
 #[cfg(test)]
 mod tests;
 
@@ -112,68 +113,6 @@ impl QuantMatrix {
             lines,
             scales,
         }
-    }
-
-    /// Creates a matrix from integers, `[n, k]`, and bf16 scales, `[n, k / 32 rounded up]`, the inverse
-    /// of [`parts`](Self::parts). Integers out of range are clamped.
-    ///
-    /// # Panics
-    /// If the lengths do not match.
-    pub(crate) fn from_parts(
-        (k, n): (usize, usize),
-        bits: Bits,
-        integers: &[i8],
-        scales_in: &[u16],
-    ) -> Self {
-        let (blocks, panels) = (k.div_ceil(BLOCK), n.div_ceil(PANEL));
-        assert_eq!(n.checked_mul(k), Some(integers.len()));
-        assert_eq!(n.checked_mul(blocks), Some(scales_in.len()));
-        let zero = bits.offset() as u8;
-        let blank = match bits {
-            Bits::Int8 => zero,
-            Bits::Int4 => zero | zero << 4,
-        };
-        let mut matrix = Self {
-            k,
-            n,
-            bits,
-            lines: vec![Line([blank; 64]); panels * blocks * bits.lines()],
-            scales: vec![[0; PANEL]; panels * blocks],
-        };
-        for j in 0..n {
-            for b in 0..blocks {
-                let index = j / PANEL * blocks + b;
-                matrix.scales[index][j % PANEL] = scales_in[j * blocks + b];
-                let lines = &mut matrix.lines[index * bits.lines()..][..bits.lines()];
-                let start = j * k + b * BLOCK;
-                let end = (j * k + k).min(start + BLOCK);
-                for (t, value) in integers[start..end].iter().enumerate() {
-                    let q = i32::from(*value).clamp(-bits.max(), bits.max()) + bits.offset();
-                    let (group, byte) = (t / 4, j % PANEL * 4 + t % 4);
-                    match bits {
-                        Bits::Int8 => lines[group].0[byte] = q as u8,
-                        Bits::Int4 => {
-                            let shift = group % 2 * 4;
-                            let other = lines[group / 2].0[byte] & !(15 << shift);
-                            lines[group / 2].0[byte] = other | (q as u8) << shift;
-                        }
-                    }
-                }
-            }
-        }
-        matrix
-    }
-
-    /// Returns the integers, `[n, k]`, and their bf16 scales, `[n, k / 32 rounded up]`.
-    pub(crate) fn parts(&self) -> (Vec<i8>, Vec<u16>) {
-        let blocks = self.blocks();
-        let mut integers = Vec::with_capacity(self.n * self.k);
-        let mut scales = Vec::with_capacity(self.n * blocks);
-        for j in 0..self.n {
-            integers.extend((0..self.k).map(|k| self.integer(k, j) as i8));
-            scales.extend((0..blocks).map(|b| self.block(j / PANEL, b).1[j % PANEL]));
-        }
-        (integers, scales)
     }
 
     /// Returns the number of rows and columns.

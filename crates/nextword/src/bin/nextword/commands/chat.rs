@@ -1,6 +1,5 @@
 //! `nextword chat MODEL|RUN`.
 
-use std::io::{BufRead, IsTerminal};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,10 +9,10 @@ use clap::{Args, ValueHint};
 use nextword_chat::{ChatTemplate, Message};
 use nextword_generate::{Completion, PROMPT_PLACEHOLDER, TextGenerator, TextOptions};
 
-use crate::args::TemperatureArgs;
-use crate::commands::generate::new_seed;
+use crate::args::{SeedArgs, TemperatureArgs};
+use crate::chat_input::{ChatInput, Line};
 use crate::format::sanitize;
-use crate::{models, output};
+use crate::{exit, models, output};
 
 const HELP: &str = "/retry regenerates the last reply, /undo removes the last exchange, /probs shows the \
                     last reply's token probabilities, /reset clears the conversation, /quit exits, \
@@ -36,9 +35,8 @@ pub(crate) struct ChatArgs {
     /// Stop a reply before this text (repeatable) [default: none]
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
-    /// Random seed for reproducible sampling [default: random]
-    #[arg(long, short)]
-    seed: Option<u64>,
+    #[command(flatten)]
+    seed: SeedArgs,
     /// Device to run on: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
     #[arg(long, short, default_value = "flex")]
     device: String,
@@ -75,7 +73,7 @@ impl PromptStyle {
 /// Reads lines from standard input and generates replies.
 pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
     let dir = models::open(&args.model, args.last)?;
-    let device = models::open_device(&args.device)?;
+    let device = models::open_and_name_device(&args.device)?;
     let generator = TextGenerator::open(&dir, &device)?;
     let (bos, eos) = (generator.bos_text(), generator.eos_text());
     let template = ChatTemplate::open(&dir.chat_template_path(), &bos, &eos)?;
@@ -93,27 +91,29 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
         style,
         args,
     };
-    let mut input = std::io::stdin().lock();
-    let interactive = input.is_terminal();
+    if args.system.is_some() && !matches!(chat.style, PromptStyle::Template(_)) {
+        return Err(exit::usage(
+            "--system requires a chat template, which this model does not have; hint: omit it",
+        ));
+    }
+    let mut input = ChatInput::open()?;
     output::eprint_line(&format!("note: {}", chat.style.description()));
     output::eprint_line(HELP);
     loop {
-        if interactive {
-            output::print("> ")?;
-        }
-        let mut line = String::new();
-        if input.read_line(&mut line)? == 0 {
-            return Ok(());
-        }
-        match line.trim_end_matches(['\n', '\r']) {
-            "/quit" | "/exit" => return Ok(()),
-            line => chat.handle_line(line)?,
+        match input.next_line()? {
+            Line::End => return Ok(()),
+            Line::Interrupted => output::eprint_line("type /quit or press Ctrl-D to exit"),
+            Line::NotUtf8(offset) => output::eprint_line(&format!(
+                "error: this line is not valid UTF-8 (at byte {offset}) and was skipped; hint: convert the input to UTF-8"
+            )),
+            Line::Text(line) if line == "/quit" || line == "/exit" => return Ok(()),
+            Line::Text(line) => chat.handle_line(&line)?,
         }
     }
 }
 
 fn options(args: &ChatArgs) -> anyhow::Result<TextOptions> {
-    let seed = args.seed.unwrap_or_else(new_seed);
+    let seed = args.seed.value();
     let sampling = args.sampling.config(seed);
     sampling.validate()?;
     Ok(TextOptions {
@@ -221,7 +221,8 @@ impl Chat<'_> {
                 Some(PROMPT_PLACEHOLDER.to_owned())
             }
         };
-        self.options.is_conversation = matches!(self.style, PromptStyle::Template(_));
+        // A chat template writes the special tokens itself.
+        self.options.add_bos = !matches!(self.style, PromptStyle::Template(_));
         self.stop.store(false, Ordering::SeqCst);
         let mut write_error = None;
         let completions = self.prompt(message).and_then(|prompt| {

@@ -5,14 +5,15 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueHint};
-use nextword_data::{Packing, SourceConfig, Sources};
+use nextword_data::{Encoding, Packing, SourceConfig, Sources};
 use nextword_eval::{TextReport, TextSettings, evaluate_task, evaluate_text};
 use nextword_generate::TextGenerator;
 use nextword_model::ModelDir;
 
 use crate::exit::{bad_file, usage};
-use crate::format::{count, duration, sanitize};
+use crate::format::{count, duration, grouped, sanitize};
 use crate::{models, output};
 
 /// `eval MODEL|RUN FILE...`.
@@ -44,6 +45,7 @@ pub(crate) struct EvalArgs {
     documents: bool,
     /// Number of windows per batch
     #[arg(long, default_value_t = 16, value_name = "N")]
+    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     batch_size: usize,
     /// Device to run on: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
     #[arg(long, short, default_value = "flex")]
@@ -73,7 +75,7 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
         ..SourceConfig::default()
     })?;
     let start = Instant::now();
-    let (report, prefix) = evaluate(&args.model, args, &sources)?;
+    let (report, evaluated) = evaluate(&args.model, args, &sources)?;
     let seconds = start.elapsed().as_secs_f64();
     let against = args.against.as_ref();
     let against = against
@@ -81,29 +83,42 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
         .transpose()?;
     if args.json {
         let mut value = serde_json::to_value(&report)?;
-        if let Some((against, _)) = against {
+        if let Some((against, other)) = against {
             value["against"] = serde_json::to_value(&against)?;
+            value["same_tokenizer"] = (evaluated.tokenizer == other.tokenizer).into();
         }
         return output::print_json(&value);
     }
     print_report(&report, seconds)?;
-    if !prefix.is_empty() {
+    if !evaluated.prefix.is_empty() {
         output::eprint_line(&sanitize(&format!(
-            "note: each document is read after {prefix} and without an EOS token behind it, as in \
-             lm-evaluation-harness"
+            "note: each document is read after {} and without an EOS token behind it, as in \
+             lm-evaluation-harness",
+            evaluated.prefix
         )));
     }
-    against.map_or(Ok(()), |(against, _)| print_comparison(&report, &against))
+    against.map_or(Ok(()), |(against, other)| {
+        let same_tokenizer = evaluated.tokenizer == other.tokenizer;
+        print_comparison(&report, &against, same_tokenizer)
+    })
 }
 
-/// Evaluates one model on the text. Also returns the text of the tokens before each document.
+/// What a report is about.
+struct Evaluated {
+    /// The hash of the tokenizer.
+    tokenizer: String,
+    /// The text of the tokens before each document.
+    prefix: String,
+}
+
+/// Evaluates one model on the text.
 fn evaluate(
     model: &Path,
     args: &EvalArgs,
     sources: &Sources,
-) -> anyhow::Result<(TextReport, String)> {
+) -> anyhow::Result<(TextReport, Evaluated)> {
     let dir = models::open(model, args.last)?;
-    let device = models::open_device(&args.device)?;
+    let device = models::open_and_name_device(&args.device)?;
     let generator = TextGenerator::open(&dir, &device)?;
     let settings = TextSettings {
         batch_size: args.batch_size,
@@ -118,7 +133,7 @@ fn evaluate(
         generator.model(),
         tokenizer.as_ref(),
         &dir.card.special,
-        sources.chunks(),
+        sources.chunks_for(tokenizer.text_cuts()),
         settings,
     )?;
     if !report.loss.nats_per_token.is_finite() {
@@ -130,26 +145,43 @@ fn evaluate(
         )));
     }
     let text = |id: &u32| tokenizer.token_text(*id).unwrap_or_default();
-    let prefix = report.prefix.iter().map(text).collect();
-    Ok((report, prefix))
+    let evaluated = Evaluated {
+        prefix: report.prefix.iter().map(text).collect(),
+        tokenizer: tokenizer.hash(),
+    };
+    Ok((report, evaluated))
 }
 
-/// Prints the loss of `other` and how far `report` is from it. Bits per byte compare models with
+/// Prints the loss of `other` and how far `report` is from it. Only bits per byte compare models with
 /// different tokenizers.
-fn print_comparison(report: &TextReport, other: &TextReport) -> anyhow::Result<()> {
+fn print_comparison(
+    report: &TextReport,
+    other: &TextReport,
+    same_tokenizer: bool,
+) -> anyhow::Result<()> {
     let difference = |a: f64, b: f64| 100.0 * (a / b - 1.0);
     let (ours, theirs) = (&report.loss, &other.loss);
+    let perplexity = if same_tokenizer {
+        let percent = difference(ours.perplexity, theirs.perplexity);
+        format!("{:.3} ({percent:+.2}%)", theirs.perplexity)
+    } else {
+        format!("{:.3}", theirs.perplexity)
+    };
     output::print_line(&format!(
-        "against        {:.4} nats per token, perplexity {:.3} ({:+.2}%)",
-        theirs.nats_per_token,
-        theirs.perplexity,
-        difference(ours.perplexity, theirs.perplexity)
+        "against        {:.4} nats per token, perplexity {perplexity}",
+        theirs.nats_per_token
     ))?;
     if let (Some(a), Some(b)) = (ours.bits_per_byte, theirs.bits_per_byte) {
         let percent = difference(a, b);
         output::print_line(&format!(
             "               {b:.4} bits per byte ({percent:+.2}%)"
         ))?;
+    }
+    if !same_tokenizer {
+        output::eprint_line(
+            "note: the models have different tokenizers, so losses per token and perplexities do not compare; \
+             bits per byte do",
+        );
     }
     Ok(())
 }
@@ -158,7 +190,12 @@ fn print_comparison(report: &TextReport, other: &TextReport) -> anyhow::Result<(
 fn run_task(args: &EvalArgs, dir: &ModelDir, task: &Path) -> anyhow::Result<()> {
     let file = File::open(task)
         .map_err(|e| bad_file(format!("`{}` cannot be read: {e}", task.display())))?;
-    let device = models::open_device(&args.device)?;
+    if args.against.is_some() {
+        return Err(usage(
+            "--against compares models on a text, not on a task; hint: evaluate the task with each model",
+        ));
+    }
+    let device = models::open_and_name_device(&args.device)?;
     let generator = TextGenerator::open(dir, &device)?;
     let start = Instant::now();
     let tokenizer = generator.tokenizer();
@@ -189,7 +226,15 @@ fn run_task(args: &EvalArgs, dir: &ModelDir, task: &Path) -> anyhow::Result<()> 
         count(report.texts as u64, "text"),
         duration(start.elapsed().as_secs_f64())
     ));
-    note_unknown("task", report.unknown);
+    if report.unknown > 0 {
+        let more = if report.unknown < Encoding::MAX_UNKNOWN {
+            ""
+        } else {
+            " or more"
+        };
+        let strings = count(report.unknown as u64, "distinct string");
+        note_unknown(&format!("the task has {strings}{more}"));
+    }
     Ok(())
 }
 
@@ -210,17 +255,20 @@ fn print_report(report: &TextReport, seconds: f64) -> anyhow::Result<()> {
         count(report.documents, "document"),
         duration(seconds)
     ));
-    note_unknown("text", report.unknown);
+    if report.unknown > 0 {
+        let share = 100.0 * report.unknown as f64 / report.parts.max(1) as f64;
+        note_unknown(&format!(
+            "{} of {} of the text ({share:.1} %) are",
+            grouped(report.unknown as u64),
+            count(report.parts as u64, "part"),
+        ));
+    }
     Ok(())
 }
 
-/// Prints a note if `source` has strings that the tokenizer cannot encode.
-fn note_unknown(source: &str, unknown: usize) {
-    if unknown > 0 {
-        output::eprint_line(&format!(
-            "note: the {source} has {} outside the model's vocabulary, dropped or replaced by the \
-             unknown token",
-            count(unknown as u64, "distinct string")
-        ));
-    }
+/// Prints a note about text that the tokenizer cannot encode.
+fn note_unknown(what: &str) {
+    output::eprint_line(&format!(
+        "note: {what} outside the model's vocabulary; dropped or replaced by the unknown token"
+    ));
 }

@@ -3,10 +3,13 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, ValueHint};
-use nextword_convert::{GgufType, export_gguf, export_hf, gguf_differences};
+use nextword_convert::{
+    GgufType, export_gguf, export_gguf_with_embedding, export_hf, gguf_differences,
+};
 use nextword_model::weights::FloatType;
 
 use crate::format::sanitize;
+use crate::output_file::{self, ForceArgs, Kind};
 use crate::{exit, models, output};
 
 /// `export MODEL|RUN --format hf|gguf --out PATH`.
@@ -22,9 +25,15 @@ pub(crate) struct ExportArgs {
     /// Data type of the weights: f32, f16, bf16; for gguf also q8_0, q4_0
     #[arg(long, value_enum, default_value = "f32", value_name = "TYPE")]
     dtype: ExportDtype,
+    /// Data type of token embedding and output layer in a gguf file [default: q8_0 for q4_0, otherwise
+    /// that of the weights]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    embedding_dtype: Option<ExportDtype>,
     /// Folder (hf) or file (gguf) to write
     #[arg(long, short, value_hint = ValueHint::AnyPath)]
     out: PathBuf,
+    #[command(flatten)]
+    force: ForceArgs,
     /// Use a run's last model instead of its best
     #[arg(long)]
     last: bool,
@@ -52,16 +61,36 @@ enum ExportDtype {
     /// 8-bit blocks of 32 weights with a scale
     #[value(name = "q8_0")]
     Q8_0,
-    /// 4-bit blocks of 32 weights with a scale
+    /// 4-bit blocks of 32 weights with a scale; token embedding and output layer as q8_0
     #[value(name = "q4_0")]
     Q4_0,
 }
 
+impl ExportDtype {
+    fn to_gguf(self) -> GgufType {
+        match self {
+            Self::F32 => GgufType::F32,
+            Self::F16 => GgufType::F16,
+            Self::Bf16 => GgufType::Bf16,
+            Self::Q8_0 => GgufType::Q8_0,
+            Self::Q4_0 => GgufType::Q4_0,
+        }
+    }
+}
+
 /// Writes a model in another program's format.
 pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<()> {
+    match args.format {
+        ExportFormat::Hf => output_file::check_folder(&args.out)?,
+        ExportFormat::Gguf => output_file::check(&args.out, Kind::Gguf, args.force)?,
+    }
     let dir = models::open(&args.model, args.last)?;
     let out = args.out.display();
     match args.format {
+        ExportFormat::Hf if args.embedding_dtype.is_some() => {
+            let hint = "--embedding-dtype applies only to --format gguf; hint: leave it out";
+            return Err(exit::usage(hint));
+        }
         ExportFormat::Hf => {
             let dtype = match args.dtype {
                 ExportDtype::F32 => FloatType::F32,
@@ -76,14 +105,13 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<()> {
             output::eprint_line(&format!("{out}: a `{kind}` model for transformers"));
         }
         ExportFormat::Gguf => {
-            let dtype = match args.dtype {
-                ExportDtype::F32 => GgufType::F32,
-                ExportDtype::F16 => GgufType::F16,
-                ExportDtype::Bf16 => GgufType::Bf16,
-                ExportDtype::Q8_0 => GgufType::Q8_0,
-                ExportDtype::Q4_0 => GgufType::Q4_0,
+            let dtype = args.dtype.to_gguf();
+            let kind = match args.embedding_dtype {
+                None => export_gguf(&dir, dtype, &args.out)?,
+                Some(embedding) => {
+                    export_gguf_with_embedding(&dir, dtype, embedding.to_gguf(), &args.out)?
+                }
             };
-            let kind = export_gguf(&dir, dtype, &args.out)?;
             output::eprint_line(&format!("{out}: a `{kind}` model for llama.cpp"));
             for difference in gguf_differences(&dir)? {
                 output::eprint_line(&sanitize(&format!("note: {difference}")));

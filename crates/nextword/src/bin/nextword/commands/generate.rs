@@ -3,16 +3,17 @@
 use std::io::{IsTerminal, Read};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueHint};
+use nextword_data::Encoding;
 use nextword_generate::{
     Completion, FinishReason, PROMPT_PLACEHOLDER, SamplingConfig, TextGenerator, TextOptions,
 };
 use serde_json::json;
 
-use crate::args::TemperatureArgs;
+use crate::args::{SeedArgs, TemperatureArgs};
 use crate::format::{count, sanitize, short};
 use crate::{exit, models, output};
 
@@ -58,9 +59,8 @@ pub(crate) struct GenerateArgs {
     /// Stop generating before this text (repeatable) [default: none]
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
-    /// Random seed for reproducible sampling [default: random, printed to standard error]
-    #[arg(long, short)]
-    seed: Option<u64>,
+    #[command(flatten)]
+    seed: SeedArgs,
     /// Number of completions to generate
     #[arg(long, short = 'n', default_value_t = 1, value_name = "N")]
     #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
@@ -89,7 +89,11 @@ const MAX_LISTED: usize = 10;
 pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let options = options(args)?;
     let dir = models::open(&args.model, args.last)?;
-    let device = models::open_device(&args.device)?;
+    let device = if args.quiet {
+        models::open_device(&args.device)?
+    } else {
+        models::open_and_name_device(&args.device)?
+    };
     let generator = TextGenerator::open(&dir, &device)?;
     let prompt = read_prompt(args)?;
     let prompts = vec![prompt.as_str(); args.samples];
@@ -100,10 +104,11 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         echo_prompt(&prompt);
     }
 
-    let start = Instant::now();
+    let mut first_text = None;
     let to_terminal = std::io::stdout().is_terminal();
     let mut write_error = None;
     let completions = generator.generate(&prompts, &options, |_, delta| {
+        first_text.get_or_insert_with(Instant::now);
         if !streams {
             return ControlFlow::Continue(());
         }
@@ -115,7 +120,7 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
             }
         }
     })?;
-    let seconds = start.elapsed().as_secs_f64();
+    let seconds = first_text.map(|first: Instant| first.elapsed().as_secs_f64());
     if let Some(error) = write_error {
         return Err(error);
     }
@@ -130,13 +135,14 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         )?;
     }
     if !args.quiet {
-        print_notes(args, &completions, options.sampling.seed, seconds);
+        let seed = (options.sampling.temperature > 0.0).then_some(options.sampling.seed);
+        print_notes(args, &completions, seed, seconds);
     }
     Ok(())
 }
 
 fn options(args: &GenerateArgs) -> anyhow::Result<TextOptions> {
-    let seed = args.seed.unwrap_or_else(new_seed);
+    let seed = args.seed.value();
     let sampling = SamplingConfig {
         repetition_penalty: args.repetition_penalty,
         presence_penalty: args.presence_penalty,
@@ -156,12 +162,6 @@ fn options(args: &GenerateArgs) -> anyhow::Result<TextOptions> {
         prompt_template: args.raw.then(|| PROMPT_PLACEHOLDER.to_string()),
         ..TextOptions::default()
     })
-}
-
-/// Returns a seed that differs between calls and is short enough to type again.
-pub(crate) fn new_seed() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |now| u64::from(now.subsec_nanos()) ^ now.as_secs()) % 1_000_000
 }
 
 /// Returns the prompt argument, or standard input unless it is a terminal.
@@ -232,8 +232,14 @@ fn print_completion(
     }
 }
 
-/// Prints warnings and statistics to standard error.
-fn print_notes(args: &GenerateArgs, completions: &[Completion], seed: u64, seconds: f64) {
+/// Prints warnings and statistics to standard error. `seed` is `None` if nothing was random; `seconds` is
+/// the time from the first text to the end.
+fn print_notes(
+    args: &GenerateArgs,
+    completions: &[Completion],
+    seed: Option<u64>,
+    seconds: Option<f64>,
+) {
     let Some(first) = completions.first() else {
         return;
     };
@@ -259,11 +265,18 @@ fn print_notes(args: &GenerateArgs, completions: &[Completion], seed: u64, secon
     } else {
         format!("finished: {}", reasons.join("; "))
     };
-    output::eprint_line(&format!(
-        "[{reason}; {}, {} tok/s, seed {seed}]",
-        count(tokens as u64, "token"),
-        short(tokens as f64 / seconds.max(1e-9))
-    ));
+    let mut parts = vec![count(tokens as u64, "token")];
+    parts.extend(decode_speed(tokens, completions.len(), seconds));
+    parts.extend(seed.map(|seed| format!("seed {seed}")));
+    output::eprint_line(&format!("[{reason}; {}]", parts.join(", ")));
+}
+
+/// Returns the speed of decoding: of all tokens but the first of each completion, which the prompt's
+/// forward pass and the start take part in. `None` if there are too few.
+fn decode_speed(tokens: usize, completions: usize, seconds: Option<f64>) -> Option<String> {
+    let decoded = tokens.saturating_sub(completions);
+    let seconds = seconds.filter(|seconds| decoded > 0 && *seconds > 0.0)?;
+    Some(format!("{} tok/s", short(decoded as f64 / seconds)))
 }
 
 fn finish_reason(finish: &FinishReason, args: &GenerateArgs) -> String {
@@ -284,6 +297,7 @@ fn unknown_note(unknown: &[String]) -> String {
         .collect();
     let more = match unknown.len().saturating_sub(MAX_LISTED) {
         0 => String::new(),
+        more if unknown.len() >= Encoding::MAX_UNKNOWN => format!(" and {more} or more others"),
         more => format!(" and {more} more"),
     };
     format!(
@@ -295,6 +309,14 @@ fn unknown_note(unknown: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_speed_excludes_the_first_token() {
+        assert_eq!(decode_speed(11, 1, Some(0.5)).as_deref(), Some("20 tok/s"));
+        assert_eq!(decode_speed(20, 4, Some(0.5)).as_deref(), Some("32 tok/s"));
+        assert_eq!(decode_speed(1, 1, Some(0.5)), None);
+        assert_eq!(decode_speed(11, 1, None), None);
+    }
 
     #[test]
     fn unknown_note_lists_some_strings_and_counts_the_rest() {

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, ValueHint};
 use serde_json::json;
 
+use crate::console::{program, shell_quote};
 use crate::format::{count, sanitize};
-use crate::output;
+use crate::{output, output_file};
 
 /// `import FOLDER --out MODEL`.
 #[derive(Debug, Args)]
@@ -24,6 +25,7 @@ pub(crate) struct ImportArgs {
 
 /// Converts a Hugging Face folder into a model folder.
 pub(crate) fn run(args: &ImportArgs) -> anyhow::Result<()> {
+    output_file::check_folder(&args.out)?;
     let imported = nextword_convert::import(&args.folder, &args.out)?;
     if args.json {
         return output::print_json(&json!({
@@ -43,10 +45,12 @@ pub(crate) fn run(args: &ImportArgs) -> anyhow::Result<()> {
         ""
     };
     output::eprint_line(&sanitize(&format!(
-        "{}: {} ({}{chat}); try: nextword generate {0} \"…\"",
+        "{}: {} ({}{chat}); next: {} generate {} 'Once upon a time'",
         args.out.display(),
         count(imported.card.parameters, "parameter"),
         imported.model_type,
+        program(),
+        shell_quote(&args.out.display().to_string()),
     )));
     Ok(())
 }

@@ -64,10 +64,17 @@ fn to_lines(args: &InspectArgs, dir: &ModelDir, size: u64) -> anyhow::Result<Vec
     card_lines(&dir.card, &mut lines);
     let parameters = Parameters::from(dir.config.parameter_counts());
     let total = count(parameters.total as u64, "parameter");
-    let bits = match weights::bits(&dir.weights_path())? {
-        Some(Bits::Int8) => ", 8 bits per weight",
-        Some(Bits::Int4) => ", 4 bits per weight",
-        None => "",
+    let file = dir.weights_path();
+    let bits = match (weights::bits(&file)?, weights::embedding_bits(&file)?) {
+        (Some(Bits::Int8), Some(Bits::Int4)) => {
+            ", 8 bits per weight (4 in embedding and output layer)"
+        }
+        (Some(Bits::Int8), _) => ", 8 bits per weight",
+        (Some(Bits::Int4), Some(Bits::Int8)) => {
+            ", 4 bits per weight (8 in embedding and output layer)"
+        }
+        (Some(Bits::Int4), _) => ", 4 bits per weight",
+        (None, _) => "",
     };
     lines.push(format!("\n{total}, {} on disk{bits}", bytes(size)));
     for (part, n) in parameters.parts() {

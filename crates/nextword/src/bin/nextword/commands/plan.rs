@@ -1,7 +1,9 @@
 //! `nextword plan CONFIG`.
 
+use std::time::{Duration, Instant};
+
 use clap::Args;
-use nextword_train::plan::{MeasuredSpeed, Plan};
+use nextword_train::plan::Plan;
 use nextword_train::prepare_run;
 
 use crate::args::ConfigArgs;
@@ -16,25 +18,54 @@ pub(crate) struct PlanArgs {
     /// Device to measure on [default: the configuration's]
     #[arg(long, short)]
     device: Option<String>,
-    /// Number of training steps to time; 0 skips the measurement
-    #[arg(long, default_value_t = 5, value_name = "N")]
-    steps: u64,
+    /// Number of complete training steps to time; 0 skips the measurement [default: as much of one
+    /// micro-batch as takes a few seconds]
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
     /// Print the plan as JSON
     #[arg(long)]
     json: bool,
 }
 
+/// Time of the whole command, and the least of it for the measurement.
+const TIME_LIMIT: Duration = Duration::from_secs(8);
+const MIN_MEASUREMENT: Duration = Duration::from_secs(3);
+
 /// Estimates the cost of a run and prints it.
 pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<()> {
+    let start = Instant::now();
     let config = args.run.load(args.device.as_deref())?;
     let setup = prepare_run(config)?;
     run_config::print_warnings(&setup);
     let plan = Plan::estimate(&setup);
     run_config::check_memory(&plan)?;
-    let plan = plan
-        .with_baselines(&setup)?
-        .with_speed(&setup, args.steps)?;
-    print_plan(&plan, args.json)
+    // What is known is printed before anything is computed.
+    if !args.json {
+        print_lines(&size_lines(&plan))?;
+    }
+    let plan = plan.with_baselines(&setup)?;
+    if !args.json {
+        print_lines(&baseline_lines(&plan))?;
+    }
+    let plan = match args.steps {
+        None => {
+            let limit = TIME_LIMIT
+                .saturating_sub(start.elapsed())
+                .max(MIN_MEASUREMENT);
+            output::eprint_line(&format!(
+                "measuring the speed of one micro-batch on {}, for at most about {}",
+                plan.device,
+                duration(limit.as_secs_f64())
+            ));
+            plan.with_speed_within(&setup, limit)?
+        }
+        Some(steps) => plan.with_speed(&setup, steps)?,
+    };
+    if args.json {
+        output::print_json(&plan)
+    } else {
+        print_lines(&speed_lines(&plan))
+    }
 }
 
 /// Prints a plan as text or JSON.
@@ -42,25 +73,18 @@ pub(crate) fn print_plan(plan: &Plan, json: bool) -> anyhow::Result<()> {
     if json {
         return output::print_json(plan);
     }
-    for line in lines(plan) {
-        output::print_line(&line)?;
-    }
-    Ok(())
+    print_lines(&size_lines(plan))?;
+    print_lines(&baseline_lines(plan))?;
+    print_lines(&speed_lines(plan))
 }
 
-fn lines(plan: &Plan) -> Vec<String> {
+fn print_lines(lines: &[String]) -> anyhow::Result<()> {
+    lines.iter().try_for_each(|line| output::print_line(line))
+}
+
+/// The lines about sizes, memory, disk and data.
+fn size_lines(plan: &Plan) -> Vec<String> {
     let mut lines = vec![format!("{} on {}", plan.name, plan.device)];
-    size_lines(plan, &mut lines);
-    data_lines(plan, &mut lines);
-    match &plan.measured {
-        Some(measured) => speed_lines(measured, &mut lines),
-        None => lines
-            .push("  speed        not measured; `nextword plan CONFIG` measures it".to_string()),
-    }
-    lines
-}
-
-fn size_lines(plan: &Plan, lines: &mut Vec<String>) {
     let total = plan.parameters.total;
     lines.push(format!("  parameters   {}", grouped(total as u64)));
     for (part, n) in plan.parameters.parts() {
@@ -93,9 +117,12 @@ fn size_lines(plan: &Plan, lines: &mut Vec<String>) {
         bytes(plan.checkpoint_bytes),
         bytes(plan.disk_bytes)
     ));
+    lines.extend(data_lines(plan));
+    lines
 }
 
-fn data_lines(plan: &Plan, lines: &mut Vec<String>) {
+fn data_lines(plan: &Plan) -> Vec<String> {
+    let mut lines = Vec::new();
     let data = &plan.data;
     lines.push(format!(
         "  data         {} training and {}, vocabulary {}",
@@ -109,6 +136,11 @@ fn data_lines(plan: &Plan, lines: &mut Vec<String>) {
         count(data.tokens_per_step as u64, "token"),
         data.epochs
     ));
+    lines
+}
+
+fn baseline_lines(plan: &Plan) -> Vec<String> {
+    let mut lines = Vec::new();
     if let Some(losses) = &plan.baselines {
         lines
             .push("  to beat      validation loss of n-gram baselines, nats per token".to_string());
@@ -120,20 +152,33 @@ fn data_lines(plan: &Plan, lines: &mut Vec<String>) {
             lines.push(format!("    {name:<20}{loss:>14.3}"));
         }
     }
+    lines
 }
 
-fn speed_lines(measured: &MeasuredSpeed, lines: &mut Vec<String>) {
-    lines.push(format!(
-        "  speed        {} tokens/s, {} over {} (first loss {:.3})",
-        short(measured.tokens_per_second),
-        with_unit(measured.flops_per_second, "FLOP/s"),
-        count(measured.steps, "step"),
-        measured.first_loss
-    ));
-    lines.push(format!(
-        "  time         about {}: {} training, {} validation",
-        duration(measured.training_seconds + measured.validation_seconds),
-        duration(measured.training_seconds),
-        duration(measured.validation_seconds)
-    ));
+fn speed_lines(plan: &Plan) -> Vec<String> {
+    let Some(measured) = &plan.measured else {
+        return vec!["  speed        not measured; `nextword plan CONFIG` measures it".to_string()];
+    };
+    let of = match measured.steps {
+        0 => format!("measured on {}", count(measured.tokens as u64, "token")),
+        1 => format!(
+            "measured on a micro-batch of {}",
+            count(measured.tokens as u64, "token")
+        ),
+        steps => format!("over {}", count(steps, "step")),
+    };
+    vec![
+        format!(
+            "  speed        {} tokens/s, {}, {of} (first loss {:.3})",
+            short(measured.tokens_per_second),
+            with_unit(measured.flops_per_second, "FLOP/s"),
+            measured.first_loss
+        ),
+        format!(
+            "  time         about {}: {} training, {} validation",
+            duration(measured.training_seconds + measured.validation_seconds),
+            duration(measured.training_seconds),
+            duration(measured.validation_seconds)
+        ),
+    ]
 }

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueHint};
 use nextword_explain::history::SentenceHistory;
-use nextword_model::write_atomically;
 use nextword_plot::{AttentionFigure, AttentionStep, Curve, Figure};
 use nextword_train::MetricsLine;
 use serde_json::json;
 
+use crate::output_file::{self, ForceArgs, Kind};
 use crate::{exit, history, models, output};
 
 /// `plot RUN...`.
@@ -30,6 +30,8 @@ pub(crate) struct PlotArgs {
     /// Use a logarithmic loss axis
     #[arg(long)]
     log: bool,
+    #[command(flatten)]
+    force: ForceArgs,
     /// Print the points as JSON instead of drawing
     #[arg(long, conflicts_with_all = ["out", "terminal", "log"])]
     json: bool,
@@ -42,6 +44,10 @@ const DEFAULT_COLUMNS: usize = 80;
 pub(crate) fn run(args: &PlotArgs) -> anyhow::Result<()> {
     if args.attention {
         return plot_attention(args);
+    }
+    let file = args.out.clone().or_else(|| default_file(args));
+    if let Some(file) = file.as_ref().filter(|_| !args.json) {
+        check_drawing(file, args)?;
     }
     let curves = args
         .runs
@@ -64,12 +70,23 @@ pub(crate) fn run(args: &PlotArgs) -> anyhow::Result<()> {
         let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         output::print(&figure.to_braille(columns, colours))?;
     }
-    let file = args.out.clone().or_else(|| default_file(args));
-    if let Some(file) = file {
-        write_atomically(&file, figure.to_svg().as_bytes())?;
-        output::eprint_line(&format!("wrote {}", file.display()));
+    match file {
+        Some(file) => output_file::write(&file, figure.to_svg().as_bytes()),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// Checks that a drawing can be written to `file`: its name ends in .svg, and it replaces only a drawing.
+fn check_drawing(file: &Path, args: &PlotArgs) -> anyhow::Result<()> {
+    let extension = file.extension().and_then(|extension| extension.to_str());
+    let is_other = extension.is_some_and(|extension| !extension.eq_ignore_ascii_case("svg"));
+    if is_other {
+        return Err(exit::usage(format!(
+            "`{}`: plot writes SVG files; hint: use a name that ends in .svg",
+            file.display()
+        )));
+    }
+    output_file::check(file, Kind::Drawing, args.force)
 }
 
 /// Plots the attention weights of each probe sentence over training.
@@ -80,23 +97,34 @@ fn plot_attention(args: &PlotArgs) -> anyhow::Result<()> {
         ));
     };
     let history = history::load(run)?;
-    for (number, sentence) in history.sentences.iter().enumerate() {
-        let name = match number {
-            0 => "attention.svg".to_string(),
-            n => format!("attention-{}.svg", n + 1),
-        };
-        let file = match &args.out {
-            Some(out) if number == 0 => out.clone(),
-            Some(out) => out.with_file_name(name),
-            None => run.join(name),
-        };
-        write_atomically(&file, attention_figure(sentence).to_svg().as_bytes())?;
-        output::eprint_line(&format!("wrote {}", file.display()));
+    let files: Vec<PathBuf> = (0..history.sentences.len())
+        .map(|number| attention_file(args, run, number))
+        .collect();
+    files
+        .iter()
+        .try_for_each(|file| check_drawing(file, args))?;
+    for (file, sentence) in files.iter().zip(&history.sentences) {
+        output_file::write(file, attention_figure(sentence).to_svg().as_bytes())?;
     }
     for note in &history.notes {
         output::eprint_line(&format!("note: {note}"));
     }
     Ok(())
+}
+
+/// Returns the file for the sentence `number`: with --out, the others have its name and their number.
+fn attention_file(args: &PlotArgs, run: &Path, number: usize) -> PathBuf {
+    let first = args
+        .out
+        .clone()
+        .unwrap_or_else(|| run.join("attention.svg"));
+    if number == 0 {
+        return first;
+    }
+    let stem = first.file_stem().unwrap_or_default().to_string_lossy();
+    let extension = first.extension().unwrap_or_default().to_string_lossy();
+    let dot = if extension.is_empty() { "" } else { "." };
+    first.with_file_name(format!("{stem}-{}{dot}{extension}", number + 1))
 }
 
 /// Returns the weights of a sentence at each step.

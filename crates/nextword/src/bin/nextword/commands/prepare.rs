@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum, ValueHint};
 use nextword_data::{
-    DataConfig, Phase, PreparedDataset, Progress, SplitBy, TokenizerConfig, TokenizerKind,
-    load_tokenizer_with_roles,
+    DataConfig, DatasetCard, Phase, PreparedDataset, Progress, SplitBy, TokenizerConfig,
+    TokenizerKind, load_tokenizer_with_roles,
 };
 use nextword_model::ModelDir;
 use serde_json::json;
 
-use crate::format::{bytes, count, duration};
-use crate::{models, output, run_config};
+use crate::format::{bytes, count, duration, grouped, sanitize};
+use crate::{models, output, output_file, run_config};
 
 /// `prepare SOURCE... --out FOLDER`.
 #[derive(Debug, Args)]
@@ -20,7 +20,7 @@ pub(crate) struct PrepareArgs {
     /// .txt or .jsonl files, folders of such files, or - for standard input
     #[arg(required_unless_present = "config", value_hint = ValueHint::AnyPath)]
     sources: Vec<PathBuf>,
-    /// Output folder
+    /// Output folder; an earlier dataset in it is replaced
     #[arg(long, short, value_hint = ValueHint::DirPath)]
     out: PathBuf,
     /// Configuration file whose data section to use; the options below override individual keys
@@ -74,6 +74,17 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 /// Tokenizes text into shard files.
 pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<()> {
     let config = config(args)?;
+    output_file::check_folder(&args.out)?;
+    if !args.quiet
+        && let Some(earlier) = DatasetCard::open(&args.out)
+    {
+        output::eprint_line(&format!(
+            "note: this replaces the dataset in {} ({} from {})",
+            args.out.display(),
+            count(earlier.train_tokens + earlier.validation_tokens, "token"),
+            sanitize(&earlier.sources.join(", "))
+        ));
+    }
     let start = Instant::now();
     let mut last_update = start;
     let prepared = nextword_data::prepare(&config, &args.out, |progress| {
@@ -85,7 +96,30 @@ pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<()> {
     if !args.quiet {
         output::eprint_progress("");
     }
-    print_summary(args, &prepared?, start.elapsed().as_secs_f64())
+    let requested = requested_vocab(&config.tokenizer);
+    print_summary(args, requested, &prepared?, start.elapsed().as_secs_f64())
+}
+
+/// The vocabulary size that a tokenizer is built for.
+fn requested_vocab(tokenizer: &TokenizerConfig) -> Option<usize> {
+    let default = match tokenizer.kind {
+        TokenizerKind::Bpe => Some(TokenizerConfig::DEFAULT_BPE_VOCAB),
+        _ => None,
+    };
+    let is_built = tokenizer.file.is_none();
+    tokenizer.vocab_size.or(default).filter(|_| is_built)
+}
+
+/// Why the vocabulary is smaller than requested.
+fn vocabulary_note(requested: Option<usize>, found: usize) -> Option<String> {
+    requested
+        .filter(|requested| *requested > found)
+        .map(|requested| {
+            format!(
+                "of {} requested: the text has no more pairs or words that occur often enough",
+                grouped(requested as u64)
+            )
+        })
 }
 
 fn config(args: &PrepareArgs) -> anyhow::Result<DataConfig> {
@@ -166,6 +200,7 @@ fn progress_line(progress: &Progress, seconds: f64) -> String {
 
 fn print_summary(
     args: &PrepareArgs,
+    requested_vocab: Option<usize>,
     prepared: &PreparedDataset,
     seconds: f64,
 ) -> anyhow::Result<()> {
@@ -186,6 +221,9 @@ fn print_summary(
         "  vocabulary  {}",
         count(card.vocab_size as u64, "token")
     ))?;
+    if let Some(note) = vocabulary_note(requested_vocab, card.vocab_size) {
+        output::print_line(&format!("              {note}"))?;
+    }
     output::print_line(&format!(
         "  training    {}",
         count(card.train_tokens, "token")
@@ -203,9 +241,13 @@ fn print_summary(
             .collect();
         output::print_line(&format!(
             "  unknown     {}, such as {}",
-            count(card.unknown.len() as u64, "distinct string"),
+            card.unknown_share(),
             examples.join(" ")
         ))?;
+        output::print_line(match prepared.tokenizer.special_tokens().unk {
+            Some(_) => "              each is replaced by the unknown token",
+            None => "              they are dropped: the tokenizer has no unknown token",
+        })?;
     }
     output::print_line(&format!(
         "to train on it, set prepared = \"{folder}\" in [data] and remove path"

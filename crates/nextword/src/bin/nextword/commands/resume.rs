@@ -46,13 +46,11 @@ const CHANGEABLE: [&str; 6] = [
 /// Resumes a run.
 pub(crate) fn run(args: &ResumeArgs) -> anyhow::Result<ExitCode> {
     if !models::is_run(&args.run) {
-        let problem = if args.run.exists() {
-            "is not a run folder (run.toml is missing)"
-        } else {
-            "does not exist"
-        };
+        if !args.run.exists() {
+            return Err(models::missing(&args.run, "a run folder, e.g. runs/NAME"));
+        }
         return Err(exit::bad_file(format!(
-            "`{}` {problem}; hint: pass a run folder, e.g. runs/NAME",
+            "`{}` is not a run folder (run.toml is missing); hint: pass a run folder, e.g. runs/NAME",
             args.run.display()
         )));
     }

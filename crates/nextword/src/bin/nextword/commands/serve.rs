@@ -1,11 +1,13 @@
 //! `nextword serve MODEL|RUN...`.
 
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::anyhow;
 use burn::tensor::Device;
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueHint};
 use nextword_server::{Config, LoadedModel, Server, ServerError};
 use tokio::net::TcpListener;
@@ -42,9 +44,11 @@ pub(crate) struct ServeArgs {
     cors_origin: Vec<String>,
     /// Maximum concurrent completions per model
     #[arg(long, default_value_t = 16, value_name = "N")]
+    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     slots: usize,
     /// KV cache size per model, in MiB; limits the number of slots
     #[arg(long, default_value_t = 1024, value_name = "MIB")]
+    #[arg(value_parser = RangedU64ValueParser::<u64>::new().range(1..=1 << 30))]
     cache_mib: u64,
     /// Maximum number of requests waiting for a slot
     #[arg(long, default_value_t = 256, value_name = "N")]
@@ -64,7 +68,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         let host = args.host.clone();
         return Err(ServerError::ApiKeyRequired { host }.into());
     }
-    let device = models::open_device(&args.device)?;
+    let device = models::open_and_name_device(&args.device)?;
     let models = args.models.iter();
     let models = models
         .map(|argument| load(argument, args.last, &device))
@@ -104,9 +108,9 @@ fn config(args: &ServeArgs) -> Config {
 
 /// Serves until the first stop signal, and then until all requests are done or the second one.
 async fn serve(server: Server, host: &str, port: u16) -> anyhow::Result<()> {
-    let listener = TcpListener::bind((host, port)).await.map_err(|e| {
-        anyhow!("cannot listen on {host}:{port}: {e}; hint: choose another --host or --port")
-    })?;
+    let listener = TcpListener::bind((host, port))
+        .await
+        .map_err(|error| listen_error(host, port, &error))?;
     let mut signals = StopSignals::new().map_err(ServerError::from)?;
     let address = listener.local_addr().map_err(ServerError::from)?;
     output::eprint_line(&format!("listening on http://{address} (Ctrl-C stops)"));
@@ -122,6 +126,25 @@ async fn serve(server: Server, host: &str, port: u16) -> anyhow::Result<()> {
         });
     };
     Ok(server.serve(listener, shutdown).await?)
+}
+
+/// The error for an address on which the server cannot listen.
+fn listen_error(host: &str, port: u16, error: &std::io::Error) -> anyhow::Error {
+    let hint = match error.kind() {
+        ErrorKind::AddrInUse => {
+            let hint = "another program uses this port; choose another --port, or 0 for a free one";
+            return anyhow!("cannot listen on {host}:{port}: {error}; hint: {hint}");
+        }
+        ErrorKind::AddrNotAvailable => {
+            "this machine has no such address; use --host 127.0.0.1 for this machine only, or 0.0.0.0 for all \
+             its addresses"
+        }
+        ErrorKind::PermissionDenied => "choose a --port of 1024 or more",
+        _ => "choose another --host: an address or a name of this machine",
+    };
+    exit::usage(format!(
+        "cannot listen on {host}:{port}: {error}; hint: {hint}"
+    ))
 }
 
 /// Loads the model of an argument, with the training history of its run.

@@ -39,20 +39,34 @@ pub(super) fn start_lines(info: &RunInfo) -> Vec<String> {
     lines
 }
 
-/// Formats a step: `step 1200/5000  24%  loss 2.113  val 2.201  lr 3.0e-4  gnorm 0.81  41.2k tok/s  eta 6m12s`.
-pub(super) fn step_line(report: &StepReport, validation: Option<f64>) -> String {
+/// Formats a step in at most `columns`: `step 1200/5000  24%  loss 2.113  val 2.201  lr 3.0e-4  gnorm 0.81
+/// 41.2k tok/s  eta 6m12s`. Where there is less room, what matters least is left out.
+pub(super) fn step_line(report: &StepReport, validation: Option<f64>, columns: usize) -> String {
     let percent = 100 * report.step / report.steps.max(1);
-    let validation = validation.map_or_else(String::new, |loss| format!("  val {loss:.3}"));
-    format!(
-        "step {}/{}  {percent}%  loss {:.3}{validation}  lr {:.1e}  gnorm {:.2}  {} tok/s  eta {}",
-        report.step,
-        report.steps,
-        report.loss,
-        report.learning_rate,
-        report.grad_norm,
-        short(report.tokens_per_second),
-        duration(report.eta),
-    )
+    // In the order of the line, each with its rank: the lowest one stays longest.
+    let fields = [
+        (1, Some(format!("step {}/{}", report.step, report.steps))),
+        (5, Some(format!("{percent}%"))),
+        (0, Some(format!("loss {:.3}", report.loss))),
+        (4, validation.map(|loss| format!("val {loss:.3}"))),
+        (6, Some(format!("lr {:.1e}", report.learning_rate))),
+        (7, Some(format!("gnorm {:.2}", report.grad_norm))),
+        (
+            3,
+            Some(format!("{} tok/s", short(report.tokens_per_second))),
+        ),
+        (2, Some(format!("eta {}", duration(report.eta)))),
+    ];
+    let line = |max_rank: usize| {
+        let shown = fields.iter().filter(|(rank, _)| *rank <= max_rank);
+        let shown: Vec<&str> = shown.filter_map(|(_, text)| text.as_deref()).collect();
+        shown.join("  ")
+    };
+    let fitting = (0..fields.len()).rev().map(line);
+    let mut fitting = fitting.filter(|line| line.chars().count() <= columns);
+    fitting
+        .next()
+        .unwrap_or_else(|| line(0).chars().take(columns).collect())
 }
 
 /// Formats a sample with its prompt, indented.
@@ -89,9 +103,13 @@ pub(super) fn end_lines(outcome: &Outcome, prompt: Option<&str>) -> Vec<String> 
     if outcome.reason != StopReason::Interrupted {
         lines.push("next:".to_string());
         let program = program();
-        let prompt = shell_quote(prompt.map_or("...", str::trim));
-        lines.push(format!("    {program} generate {folder} {prompt}"));
-        lines.push(format!("    {program} explain {folder} {prompt}"));
+        // A prompt of spaces or line breaks is better left out.
+        let prompt = prompt
+            .map(str::trim_end)
+            .filter(|prompt| !prompt.trim().is_empty());
+        let prompt = prompt.map_or_else(String::new, |prompt| format!(" {}", shell_quote(prompt)));
+        lines.push(format!("    {program} generate {folder}{prompt}"));
+        lines.push(format!("    {program} explain {folder}{prompt}"));
         lines.push(format!("    {program} plot {folder}"));
     }
     lines
@@ -128,10 +146,52 @@ mod tests {
     #[test]
     fn step_line_shows_all_fields() {
         assert_eq!(
-            step_line(&report(), Some(2.2009)),
+            step_line(&report(), Some(2.2009), usize::MAX),
             "step 1200/5000  24%  loss 2.113  val 2.201  lr 3.0e-4  gnorm 0.81  41.2k tok/s  eta 6m12s"
         );
-        assert!(!step_line(&report(), None).contains("val"));
+        assert!(!step_line(&report(), None, usize::MAX).contains("val"));
+    }
+
+    #[test]
+    fn a_narrow_step_line_keeps_what_matters_most() {
+        let line = |columns| step_line(&report(), Some(2.2009), columns);
+        assert_eq!(
+            line(69),
+            "step 1200/5000  24%  loss 2.113  val 2.201  41.2k tok/s  eta 6m12s"
+        );
+        assert_eq!(
+            line(60),
+            "step 1200/5000  loss 2.113  41.2k tok/s  eta 6m12s"
+        );
+        assert_eq!(line(40), "step 1200/5000  loss 2.113  eta 6m12s");
+        assert_eq!(line(26), "step 1200/5000  loss 2.113");
+        assert_eq!(line(20), "loss 2.113");
+        assert_eq!(line(4), "loss");
+        for columns in 0..120 {
+            assert!(line(columns).chars().count() <= columns, "{columns}");
+        }
+    }
+
+    #[test]
+    fn suggested_commands_can_be_pasted() {
+        let next = |prompt| {
+            let lines = end_lines(&outcome(StopReason::Finished), prompt);
+            lines[2..4]
+                .iter()
+                .map(|line| line.trim().to_string())
+                .collect::<Vec<_>>()
+        };
+        for prompt in [None, Some(""), Some("\n"), Some("  ")] {
+            let [generate, explain] = &next(prompt)[..] else {
+                panic!("{prompt:?}")
+            };
+            assert_eq!(generate, "nextword generate 'runs/my run'");
+            assert_eq!(explain, "nextword explain 'runs/my run'");
+        }
+        assert_eq!(
+            next(Some("it's"))[0],
+            r"nextword generate 'runs/my run' 'it'\''s'"
+        );
     }
 
     #[test]

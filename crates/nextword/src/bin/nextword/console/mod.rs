@@ -10,7 +10,7 @@ use nextword_train::{Reporter, RunInfo};
 use crate::output;
 
 use json::JsonReporter;
-pub(crate) use shell::resume_hint;
+pub(crate) use shell::{program, resume_hint, shell_quote};
 use terminal::TerminalReporter;
 
 /// Returns the reporter that the flags select.

@@ -9,7 +9,7 @@ pub(crate) fn resume_hint(folder: &Path) -> String {
 }
 
 /// Returns how to call this program: the path it was called by, or its name if it is on `PATH`.
-pub(super) fn program() -> String {
+pub(crate) fn program() -> String {
     let path = std::env::args().next().unwrap_or_default();
     if cfg!(not(test)) && path.contains(std::path::MAIN_SEPARATOR) {
         shell_quote(&path)
@@ -19,7 +19,7 @@ pub(super) fn program() -> String {
 }
 
 /// Quotes `text` as one word of a shell command line.
-pub(super) fn shell_quote(text: &str) -> String {
+pub(crate) fn shell_quote(text: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "/._-+=:,@%~".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
         text.to_string()

@@ -10,6 +10,29 @@ use nextword_train::{Outcome, Reporter, RunInfo, StepReport, ValidationReport};
 use super::lines::{end_lines, sample_block, start_lines, step_line};
 use crate::output;
 
+/// Width of the terminal if it does not tell.
+const DEFAULT_COLUMNS: usize = 80;
+
+/// Minimum width of a terminal that shows a bar before the text.
+const MIN_BAR_COLUMNS: usize = 60;
+
+/// Columns of the bar with the space after it, and of a free one at the end of the line.
+const BAR_COLUMNS: usize = 12;
+
+/// Width of standard error's terminal.
+fn columns() -> usize {
+    let size = terminal_size::terminal_size_of(std::io::stderr());
+    size.map_or(DEFAULT_COLUMNS, |(width, _)| usize::from(width.0))
+}
+
+/// Room for the text of the progress line.
+fn message_columns() -> usize {
+    match columns() {
+        wide @ MIN_BAR_COLUMNS.. => wide - BAR_COLUMNS,
+        narrow => narrow.saturating_sub(1),
+    }
+}
+
 /// Writes to standard error: a progress bar on a terminal, plain lines otherwise.
 pub(super) struct TerminalReporter {
     bar: Option<ProgressBar>,
@@ -51,7 +74,11 @@ impl Reporter for TerminalReporter {
         if self.interactive {
             let bar = ProgressBar::with_draw_target(Some(info.steps), ProgressDrawTarget::stderr());
             // `wide_msg` truncates the line on a narrow terminal, so that it is redrawn cleanly.
-            let style = ProgressStyle::with_template("{bar:10} {wide_msg}");
+            let template = match columns() {
+                MIN_BAR_COLUMNS.. => "{bar:10} {wide_msg}",
+                _ => "{wide_msg}",
+            };
+            let style = ProgressStyle::with_template(template);
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar.set_position(info.resumed_at);
             bar.enable_steady_tick(Duration::from_millis(500));
@@ -64,10 +91,10 @@ impl Reporter for TerminalReporter {
             Some(bar) => {
                 bar.set_position(report.step);
                 if logged {
-                    bar.set_message(step_line(report, self.validation));
+                    bar.set_message(step_line(report, self.validation, message_columns()));
                 }
             }
-            None if logged => self.print(&step_line(report, self.validation)),
+            None if logged => self.print(&step_line(report, self.validation, usize::MAX)),
             None => {}
         }
     }

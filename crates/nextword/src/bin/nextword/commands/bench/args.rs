@@ -114,6 +114,7 @@ pub(super) struct BenchDecodeArgs {
     pub(super) bits: Option<Bits>,
     /// Number of tokens per round, at most half of the context length
     #[arg(long, default_value_t = 64, value_name = "N")]
+    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     pub(super) tokens: usize,
     #[command(flatten)]
     pub(super) common: BenchCommon,
@@ -126,6 +127,7 @@ pub(super) struct BenchPrefillArgs {
     pub(super) model: ModelArgs,
     /// Prompt length in tokens [default: the full context]
     #[arg(long, value_name = "N")]
+    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     pub(super) tokens: Option<usize>,
     #[command(flatten)]
     pub(super) common: BenchCommon,

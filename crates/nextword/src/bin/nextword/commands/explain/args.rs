@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum, ValueHint};
 
-use crate::args::SamplingArgs;
+use crate::args::{SamplingArgs, parse_seed};
+use crate::output_file::ForceArgs;
 
 /// `explain MODEL|RUN [PROMPT]`.
 #[derive(Debug, Args)]
@@ -26,11 +28,14 @@ pub(crate) struct ExplainArgs {
     /// Output file [default: standard output; explain.html in the current folder for html]
     #[arg(long, short, value_hint = ValueHint::FilePath)]
     pub(super) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) force: ForceArgs,
     /// Show how one value is computed, e.g. --why 'logits[position=3,token=1]' (repeatable)
     #[arg(long, value_name = "ADDRESS")]
     pub(super) why: Vec<String>,
     /// Apply an edit and show how the next-token probabilities change: head=LAYER.HEAD disables a head,
-    /// token=POSITION:TEXT replaces a token, embedding=TOKEN.DIM:VALUE sets one element (repeatable)
+    /// token=POSITION:TEXT replaces a token, embedding=TOKEN.DIM:VALUE sets one element; no-residual,
+    /// no-positions and no-mask remove a part of the model (repeatable)
     #[arg(long, value_name = "EDIT")]
     pub(super) what_if: Vec<String>,
     /// Show a second prompt beside the first (html)
@@ -46,6 +51,9 @@ pub(crate) struct ExplainArgs {
     /// Omit step-by-step values; show only predictions, sampling and logit attribution (text)
     #[arg(long)]
     pub(super) brief: bool,
+    /// Show the name of each tensor, which --why needs (text)
+    #[arg(long)]
+    pub(super) names: bool,
     /// Layer to show, counted from 0 as in tensor names; titles count from 1 (repeatable)
     /// [default: all, or the first if the output would be too long]
     #[arg(long, value_name = "N")]
@@ -59,6 +67,7 @@ pub(crate) struct ExplainArgs {
     pub(super) position: Vec<usize>,
     /// Maximum number of tokens to generate and explain
     #[arg(long, short, default_value_t = 4, value_name = "N")]
+    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     pub(super) max_tokens: usize,
     /// Sampling temperature: 0 is greedy, 1 samples from the model's own distribution
     #[arg(
@@ -72,13 +81,15 @@ pub(crate) struct ExplainArgs {
     #[command(flatten)]
     pub(super) sampling: SamplingArgs,
     /// Random seed for reproducible sampling
-    #[arg(long, short, default_value_t = 0)]
+    #[arg(long, short, default_value_t = 0, value_parser = parse_seed, allow_hyphen_values = true)]
     pub(super) seed: u64,
     /// Number of most likely next tokens to list
     #[arg(long, default_value_t = 5, value_name = "N")]
+    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     pub(super) top: usize,
     /// Number of decimal places (text)
     #[arg(long, default_value_t = 2, value_name = "N")]
+    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(0..=9))]
     pub(super) decimals: usize,
     /// Width in columns (text) [default: $COLUMNS, else 80]
     #[arg(long, value_name = "N")]
@@ -100,13 +111,28 @@ pub(crate) struct ExplainArgs {
 impl ExplainArgs {
     /// Returns the output format: `--format`, or that of the output file's extension.
     pub(super) fn format(&self) -> Format {
-        let extension = || self.out.as_ref()?.extension()?.to_str();
-        self.format.unwrap_or_else(|| match extension() {
-            Some("html" | "htm") => Format::Html,
-            Some("json") => Format::Json,
-            Some("safetensors") => Format::Safetensors,
-            _ => Format::Text,
-        })
+        let format = self.format.or_else(|| self.format_of_extension());
+        format.unwrap_or(Format::Text)
+    }
+
+    /// Whether `--format` or the extension of `--out` says what to write.
+    pub(super) fn has_known_format(&self) -> bool {
+        self.format.is_some() || self.out.is_none() || self.format_of_extension().is_some()
+    }
+
+    /// The format of the output file's extension; of a device such as `/dev/stdout`, text.
+    fn format_of_extension(&self) -> Option<Format> {
+        let file = self.out.as_ref()?;
+        let Some(extension) = file.extension() else {
+            return (file.exists() && !file.is_file()).then_some(Format::Text);
+        };
+        match extension.to_str()?.to_ascii_lowercase().as_str() {
+            "html" | "htm" => Some(Format::Html),
+            "json" => Some(Format::Json),
+            "safetensors" => Some(Format::Safetensors),
+            "txt" | "text" | "log" | "ansi" | "out" | "md" => Some(Format::Text),
+            _ => None,
+        }
     }
 }
 

@@ -11,9 +11,10 @@ use nextword_explain::{
     Edit, Explainer, Explanation, ReportOptions, WhatIf, derivation_text, page,
 };
 use nextword_generate::{PROMPT_PLACEHOLDER, TextGenerator, TextOptions};
-use nextword_model::{weights, write_atomically};
+use nextword_model::weights;
 
 use crate::format::sanitize;
+use crate::output_file::{self, Kind};
 use crate::{exit, history, models, output};
 
 pub(crate) use args::ExplainArgs;
@@ -33,6 +34,7 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
         ));
     };
     check_flags(args)?;
+    check_output(args)?;
     let options = options(args)?;
     let explainer = open(model, args)?;
     let history = if args.over_training {
@@ -135,7 +137,7 @@ fn check_indices(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::R
 fn open(model: &Path, args: &ExplainArgs) -> anyhow::Result<Explainer> {
     let dir = models::open(model, args.last)?;
     Explainer::check_memory(&dir.config)?;
-    let device = models::open_device(&args.device)?;
+    let device = models::open_and_name_device(&args.device)?;
     Ok(Explainer::new(TextGenerator::open(&dir, &device)?))
 }
 
@@ -162,22 +164,56 @@ fn view(args: &ExplainArgs) -> View {
     View {
         width: width.unwrap_or(DEFAULT_COLUMNS).max(40),
         colours: to_terminal && std::env::var_os("NO_COLOR").is_none(),
-        decimals: args.decimals.min(9),
+        decimals: args.decimals,
         steps: !args.brief,
         layers: non_empty(&args.layer),
         heads: non_empty(&args.head),
         positions: non_empty(&args.position),
         top: args.top.max(1),
+        names: args.names,
     }
 }
 
 fn write(args: &ExplainArgs, bytes: &[u8]) -> anyhow::Result<()> {
-    let Some(file) = &args.out else {
-        return output::print_bytes(bytes);
+    match &args.out {
+        Some(file) => output_file::write(file, bytes),
+        None => output::print_bytes(bytes),
+    }
+}
+
+/// The format that is written: `--over-training` makes text a page.
+fn written_format(args: &ExplainArgs) -> Format {
+    match args.format() {
+        Format::Text if args.over_training => Format::Html,
+        format => format,
+    }
+}
+
+/// Checks the file that is to be written: a known extension, and nothing is lost.
+fn check_output(args: &ExplainArgs) -> anyhow::Result<()> {
+    if let Some(file) = args.out.as_ref().filter(|_| !args.has_known_format()) {
+        return Err(exit::usage(format!(
+            "`{}`: unknown extension; hint: end the name in .html, .json, .safetensors or .txt, or choose the \
+             format with --format",
+            file.display()
+        )));
+    }
+    let format = written_format(args);
+    let kind = match format {
+        Format::Text => Kind::Text,
+        Format::Json => Kind::Report,
+        Format::Html => Kind::Page,
+        Format::Safetensors => Kind::Activations,
     };
-    write_atomically(file, bytes)?;
-    output::eprint_line(&format!("wrote {}", file.display()));
-    Ok(())
+    match args.out.clone().or_else(|| default_file(format)) {
+        Some(file) => output_file::check(&file, kind, args.force),
+        None => Ok(()),
+    }
+}
+
+/// The file to write without `--out`: pages are not printed.
+fn default_file(format: Format) -> Option<PathBuf> {
+    (format == Format::Html).then(|| PathBuf::from("explain.html"))
 }
 
 fn print_why(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::Result<()> {
@@ -210,11 +246,31 @@ fn print_what_if(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::R
         let text = sanitize(&token.text);
         output::print_line(&format!("{text:<14}{before:>7.2} %  {after:>7.2} %"))?;
     }
+    let removes_a_part =
+        |edit: &Edit| matches!(edit, Edit::NoResidual | Edit::NoPositions | Edit::NoMask);
+    if edits.iter().any(removes_a_part) {
+        // Such an edit can change every position; without the mask, only earlier ones may change.
+        output::print_line("\nat each position, the token that follows")?;
+        for change in &result.positions {
+            let (before, after) = (100.0 * change.before, 100.0 * change.after);
+            let text = sanitize(&change.text);
+            let position = change.position;
+            output::print_line(&format!(
+                "{position:>3} {text:<14}{before:>7.2} %  {after:>7.2} %"
+            ))?;
+        }
+    }
     Ok(())
 }
 
-/// Parses an edit: `head=0.1`, `token=2:is`, `embedding=what.0:1.5`.
+/// Parses an edit: `head=0.1`, `token=2:is`, `embedding=what.0:1.5`, `no-mask`.
 fn parse_edit(text: &str, explanation: &Explanation<'_>) -> anyhow::Result<Edit> {
+    match text.trim() {
+        "no-residual" => return Ok(Edit::NoResidual),
+        "no-positions" => return Ok(Edit::NoPositions),
+        "no-mask" => return Ok(Edit::NoMask),
+        _ => {}
+    }
     let parsed = text
         .split_once('=')
         .and_then(|(kind, value)| match kind.trim() {
@@ -246,8 +302,9 @@ fn parse_edit(text: &str, explanation: &Explanation<'_>) -> anyhow::Result<Edit>
     parsed.ok_or_else(|| {
         exit::usage(format!(
             "invalid edit `{text}`; hint: head=0.1 disables head 1 of layer 0, token=2:TEXT replaces the \
-             token at position 2, embedding=TOKEN.0:1.5 sets element 0 of a token's embedding; TEXT and \
-             TOKEN must each be a single token of the vocabulary"
+             token at position 2, embedding=TOKEN.0:1.5 sets element 0 of a token's embedding, no-residual, \
+             no-positions and no-mask remove a part of the model; TEXT and TOKEN must each be a single token \
+             of the vocabulary"
         ))
     })
 }
@@ -297,9 +354,6 @@ fn html(
         panels.push(page::Panel::new(&other, report_options)?);
     }
     let html = page::render(&page::PageData { panels, history });
-    let file = args.out.clone();
-    let file = file.unwrap_or_else(|| PathBuf::from("explain.html"));
-    write_atomically(&file, html.as_bytes())?;
-    output::eprint_line(&format!("wrote {}", file.display()));
-    Ok(())
+    let file = args.out.clone().or_else(|| default_file(Format::Html));
+    output_file::write(&file.unwrap_or_default(), html.as_bytes())
 }

@@ -1,0 +1,73 @@
+//! The patterns of a `tokenizer.json`, matched by Oniguruma, the engine of Python's `tokenizers`,
+//! with bounds on time and memory.
+
+mod budget;
+mod check;
+mod normalizer;
+mod pre_tokenizer;
+mod search;
+
+use onig::Regex;
+use tokenizers::pattern::Pattern;
+
+pub(crate) use self::budget::{is_exhausted, with_budget};
+pub(crate) use self::check::check_patterns;
+pub(crate) use self::normalizer::BoundedNormalizer;
+pub(crate) use self::pre_tokenizer::BoundedPreTokenizer;
+
+/// A compiled pattern whose searches draw on the budget of the current call (see [`with_budget`]).
+#[derive(Debug)]
+pub(crate) struct BoundedRegex {
+    regex: Regex,
+    /// Whether a match can depend on where the search began (`\G`).
+    has_search_start: bool,
+}
+
+impl BoundedRegex {
+    /// Checks and compiles `pattern`.
+    ///
+    /// # Errors
+    /// The construct that is not supported, or the message of the engine.
+    pub(crate) fn new(pattern: &str) -> Result<Self, String> {
+        check::check_pattern(pattern)?;
+        let regex = Regex::new(pattern).map_err(|error| error.to_string())?;
+        Ok(Self {
+            regex,
+            has_search_start: pattern.contains(r"\G"),
+        })
+    }
+
+    /// Replaces all matches in `text`. Beyond the budget the rest of the text is left as it is.
+    pub(crate) fn replace_all(&self, text: &str, content: &str) -> String {
+        let mut output = String::new();
+        let Ok(parts) = with_budget(text.len(), || self.find_matches(text)) else {
+            return text.to_owned();
+        };
+        for ((start, end), is_match) in parts {
+            output.push_str(if is_match { content } else { &text[start..end] });
+        }
+        output
+    }
+}
+
+impl Pattern for &BoundedRegex {
+    fn find_matches(&self, inside: &str) -> tokenizers::Result<Vec<(tokenizers::Offsets, bool)>> {
+        if inside.is_empty() {
+            return Ok(vec![((0, 0), false)]);
+        }
+        let mut parts = Vec::new();
+        let mut end_of_last = 0;
+        let mut search = search::Matches::new(self, inside);
+        while let Some((start, end)) = search.next_match()? {
+            if end_of_last != start {
+                parts.push(((end_of_last, start), false));
+            }
+            parts.push(((start, end), true));
+            end_of_last = end;
+        }
+        if end_of_last != inside.len() {
+            parts.push(((end_of_last, inside.len()), false));
+        }
+        Ok(parts)
+    }
+}

@@ -1,0 +1,263 @@
+//! The layout of quantized matrices in files.
+//!
+//! Integers and scales are stored column by column. An 8-bit integer is a byte. 4-bit integers have 8
+//! added and take half a byte, the first of two in the low half; an odd column ends with the padding 8.
+//! Scales are bf16 in little-endian order.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{BLOCK, Bits, Line, PANEL, QuantMatrix};
+use crate::cpu::par;
+
+/// Turns signed bytes into unsigned ones with 128 added, and back.
+const SIGN_BITS: u32 = 0x8080_8080;
+
+impl Bits {
+    /// Returns the number of bytes of `k` integers of a column in a file.
+    pub(crate) fn stored_bytes(self, k: usize) -> usize {
+        match self {
+            Self::Int8 => k,
+            Self::Int4 => k.div_ceil(2),
+        }
+    }
+
+    /// Returns the byte of zeros in a file.
+    fn stored_zero(self) -> u8 {
+        match self {
+            Self::Int8 => 0,
+            Self::Int4 => 0x88,
+        }
+    }
+}
+
+impl QuantMatrix {
+    /// Creates a matrix from its bytes in a file, or `None` if it contains -128 or, with 4 bits, -8,
+    /// which are never written.
+    ///
+    /// # Panics
+    /// If the lengths do not match.
+    pub(crate) fn from_stored(
+        (k, n): (usize, usize),
+        bits: Bits,
+        integers: &[u8],
+        stored_scales: &[u8],
+    ) -> Option<Self> {
+        let (blocks, panels) = (k.div_ceil(BLOCK), n.div_ceil(PANEL));
+        let column_bytes = bits.stored_bytes(k);
+        assert_eq!(n.checked_mul(column_bytes), Some(integers.len()));
+        assert_eq!(n.checked_mul(2 * blocks), Some(stored_scales.len()));
+        let zero = match bits {
+            Bits::Int8 => 0x80,
+            Bits::Int4 => 0x88,
+        };
+        let mut lines = vec![Line([zero; 64]); panels * blocks * bits.lines()];
+        let mut scales = vec![[0; PANEL]; panels * blocks];
+        let is_valid = AtomicBool::new(true);
+        if blocks > 0 {
+            let panel_data: Vec<_> = lines
+                .chunks_mut(blocks * bits.lines())
+                .zip(scales.chunks_mut(blocks))
+                .map(Mutex::new)
+                .collect();
+            par::run(par::threads(), panels, &|p| {
+                // Each panel is locked once, by the task that fills it.
+                if let Ok(mut panel) = panel_data[p].lock() {
+                    let (lines, scales) = &mut *panel;
+                    for c in 0..PANEL.min(n - p * PANEL) {
+                        let j = p * PANEL + c;
+                        let column = &stored_scales[j * 2 * blocks..][..2 * blocks];
+                        for (scales, stored) in scales.iter_mut().zip(column.as_chunks().0) {
+                            scales[c] = u16::from_le_bytes(*stored);
+                        }
+                        let column = &integers[j * column_bytes..][..column_bytes];
+                        if !fill_column(bits, k, c, column, lines) {
+                            is_valid.store(false, Ordering::Relaxed);
+                        }
+                    }
+                }
+            });
+        }
+        is_valid.into_inner().then_some(Self {
+            k,
+            n,
+            bits,
+            lines,
+            scales,
+        })
+    }
+
+    /// Returns the integers as they are stored in a file.
+    pub(crate) fn stored_integers(&self) -> Vec<u8> {
+        let column_bytes = self.bits.stored_bytes(self.k);
+        let mut stored = Vec::with_capacity(self.n * column_bytes + BLOCK);
+        for j in 0..self.n {
+            for b in 0..self.blocks() {
+                for line in self.block(j / PANEL, b).0 {
+                    let word = line.word(j % PANEL);
+                    let word = match self.bits {
+                        Bits::Int8 => word ^ SIGN_BITS,
+                        Bits::Int4 => even_nibbles(word) | even_nibbles(word >> 4) << 16,
+                    };
+                    stored.extend(word.to_le_bytes());
+                }
+            }
+            stored.truncate((j + 1) * column_bytes); // A partial block is padded.
+        }
+        stored
+    }
+
+    /// Returns the scales as they are stored in a file.
+    pub(crate) fn stored_scales(&self) -> Vec<u8> {
+        let blocks = self.blocks();
+        let column = |j: usize| {
+            (0..blocks).flat_map(move |b| self.block(j / PANEL, b).1[j % PANEL].to_le_bytes())
+        };
+        (0..self.n).flat_map(column).collect()
+    }
+}
+
+impl Line {
+    /// Returns the four bytes of column `c` of a panel.
+    fn word(&self, c: usize) -> u32 {
+        self.0
+            .as_chunks()
+            .0
+            .get(c)
+            .map_or(0, |bytes| u32::from_le_bytes(*bytes))
+    }
+
+    fn set_word(&mut self, c: usize, word: u32) {
+        if let Some(bytes) = self.0.as_chunks_mut().0.get_mut(c) {
+            *bytes = word.to_le_bytes();
+        }
+    }
+}
+
+/// Fills column `c` of a panel with `k` stored integers. Returns whether all are valid.
+fn fill_column(bits: Bits, k: usize, c: usize, stored: &[u8], lines: &mut [Line]) -> bool {
+    let mut is_valid = true;
+    let block_bytes = bits.stored_bytes(BLOCK);
+    let blocks = lines.chunks_exact_mut(bits.lines());
+    for (lines, block) in blocks.zip(stored.chunks(block_bytes)) {
+        let mut padded = [bits.stored_zero(); BLOCK];
+        let block = if block.len() == block_bytes {
+            block
+        } else {
+            padded[..block.len()].copy_from_slice(block);
+            if bits == Bits::Int4 && !k.is_multiple_of(2) {
+                let last = &mut padded[block.len() - 1];
+                *last = (*last & 15) | 0x80; // Whatever a file has as padding.
+            }
+            &padded[..block_bytes]
+        };
+        for (line, word) in lines.iter_mut().zip(block.as_chunks().0) {
+            let word = u32::from_le_bytes(*word);
+            let word = match bits {
+                Bits::Int8 => {
+                    let word = word ^ SIGN_BITS;
+                    is_valid &= !has_zero(word, 0x0101_0101, SIGN_BITS);
+                    word
+                }
+                Bits::Int4 => {
+                    is_valid &= !has_zero(word, 0x1111_1111, 0x8888_8888);
+                    spread_nibbles(word) | spread_nibbles(word >> 16) << 4
+                }
+            };
+            line.set_word(c, word);
+        }
+    }
+    is_valid
+}
+
+/// Returns whether one of the parts of `word` is zero. `low_bits` and `high_bits` have the lowest and
+/// the highest bit of each part.
+fn has_zero(word: u32, low_bits: u32, high_bits: u32) -> bool {
+    word.wrapping_sub(low_bits) & !word & high_bits != 0
+}
+
+/// Puts the four nibbles of the low half of `word` into the low nibbles of four bytes.
+fn spread_nibbles(word: u32) -> u32 {
+    let word = word & 0xffff;
+    let word = (word | word << 8) & 0x00ff_00ff;
+    (word | word << 4) & 0x0f0f_0f0f
+}
+
+/// Collects the low nibbles of the four bytes of `word`, the inverse of [`spread_nibbles`].
+fn even_nibbles(word: u32) -> u32 {
+    let word = word & 0x0f0f_0f0f;
+    let word = (word | word >> 4) & 0x00ff_00ff;
+    (word | word >> 8) & 0xffff
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::matmul::matrix::MatRef;
+    use crate::cpu::testing::Rng;
+
+    /// The integers as the documentation of the format describes them, one value at a time.
+    fn naive_integers(w: &QuantMatrix) -> Vec<u8> {
+        let mut stored = Vec::new();
+        for j in 0..w.n {
+            let value = |k: usize| if k < w.k { w.integer(k, j) } else { 0 };
+            match w.bits {
+                Bits::Int8 => stored.extend((0..w.k).map(|k| value(k) as u8)),
+                Bits::Int4 => stored.extend((0..w.k).step_by(2).map(|k| {
+                    let [low, high] = [value(k), value(k + 1)].map(|v| (v + 8) as u8);
+                    low | high << 4
+                })),
+            }
+        }
+        stored
+    }
+
+    #[test]
+    fn stored_matrices_are_read_back_bit_for_bit() {
+        let mut rng = Rng(35);
+        for case in 0..60 {
+            let (k, n) = (rng.below(140), rng.below(50));
+            let values = rng.floats(k * n);
+            for bits in [Bits::Int8, Bits::Int4] {
+                let w = QuantMatrix::quantize(MatRef::row_major(&values, k, n), bits);
+                let (integers, scales) = (w.stored_integers(), w.stored_scales());
+                assert_eq!(
+                    integers,
+                    naive_integers(&w),
+                    "case {case}: {k} by {n}, {bits:?}"
+                );
+                let back = QuantMatrix::from_stored((k, n), bits, &integers, &scales);
+                let back = back.unwrap_or_else(|| unreachable!("written by ourselves"));
+                assert_eq!(back.stored_integers(), integers);
+                assert_eq!(back.stored_scales(), scales);
+                assert!(back.lines.iter().zip(&w.lines).all(|(a, b)| a.0 == b.0));
+            }
+        }
+    }
+
+    #[test]
+    fn the_smallest_integer_is_rejected_at_every_place() {
+        let mut rng = Rng(36);
+        for (k, n) in [(33, 17), (64, 3), (7, 1), (32, 16)] {
+            let values = rng.floats(k * n);
+            for bits in [Bits::Int8, Bits::Int4] {
+                let w = QuantMatrix::quantize(MatRef::row_major(&values, k, n), bits);
+                let (valid, scales) = (w.stored_integers(), w.stored_scales());
+                let column = bits.stored_bytes(k);
+                for (at, valid_byte) in valid.iter().enumerate() {
+                    let is_padded = bits == Bits::Int4 && k % 2 == 1 && at % column == column - 1;
+                    let invalid: &[u8] = match bits {
+                        Bits::Int8 => &[0x80],
+                        Bits::Int4 => &[valid_byte & 0xf0, valid_byte & 0x0f],
+                    };
+                    for (half, byte) in invalid.iter().enumerate() {
+                        let mut damaged = valid.clone();
+                        damaged[at] = *byte;
+                        let read = QuantMatrix::from_stored((k, n), bits, &damaged, &scales);
+                        assert_eq!(read.is_some(), is_padded && half == 1, "{k} by {n} at {at}");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Files that commands write: an existing file is replaced only if a command of its kind wrote it.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+
+use clap::Args;
+use nextword_model::write_atomically;
+
+use crate::{exit, output};
+
+/// How much of an existing file is read to recognize it.
+const HEAD_BYTES: u64 = 64 << 10;
+
+/// `--force`, of commands that write a file.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct ForceArgs {
+    /// Overwrite an existing file of another kind
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// The kind of a file that a command writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A model for llama.cpp.
+    Gguf,
+    /// The page of `explain`.
+    Page,
+    /// The report of `explain` as JSON.
+    Report,
+    /// The report of `explain` as text.
+    Text,
+    /// The tensors of `explain`.
+    Activations,
+    /// A drawing of `plot`.
+    Drawing,
+}
+
+impl Kind {
+    fn description(self) -> &'static str {
+        match self {
+            Self::Gguf => "a GGUF file",
+            Self::Page => "a page of `nextword explain`",
+            Self::Report => "a JSON report of `nextword explain`",
+            Self::Text => "a report of `nextword explain`",
+            Self::Activations => "activations of `nextword explain`",
+            Self::Drawing => "a drawing of `nextword plot`",
+        }
+    }
+
+    /// Whether a file that begins with `head` is of this kind, and not the user's own.
+    fn matches(self, head: &[u8]) -> bool {
+        let text = String::from_utf8_lossy(head);
+        let first_line = text.lines().next().unwrap_or_default();
+        match self {
+            Self::Gguf => head.starts_with(b"GGUF"),
+            Self::Page => {
+                first_line.eq_ignore_ascii_case("<!doctype html>") && text.contains("nextword")
+            }
+            Self::Report => text.starts_with("{\"format\":\"explain/"),
+            Self::Text => first_line.contains(", step ") && first_line.ends_with(" parameters"),
+            Self::Activations => {
+                let header = head.get(8..).unwrap_or_default();
+                header.starts_with(b"{") && text.contains("hook_")
+            }
+            Self::Drawing => first_line.starts_with("<svg ") && first_line.contains("role=\"img\""),
+        }
+    }
+}
+
+/// Checks, before the work begins, that `path` can be written without the loss of another file.
+///
+/// # Errors
+/// If `path` is a folder or in a folder that does not exist, or if it is a file of another kind and
+/// `force` is not set.
+pub(crate) fn check(path: &Path, kind: Kind, force: ForceArgs) -> anyhow::Result<()> {
+    let shown = path.display();
+    check_parent(path)?;
+    let Ok(metadata) = fs::metadata(path) else {
+        return Ok(());
+    };
+    if metadata.is_dir() {
+        return Err(exit::usage(format!(
+            "`{shown}` is a folder; hint: name a file in it, e.g. {shown}/NAME"
+        )));
+    }
+    // Pipes and devices keep nothing that could be lost.
+    if force.force || !metadata.is_file() || metadata.len() == 0 {
+        return Ok(());
+    }
+    let mut head = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(HEAD_BYTES).read_to_end(&mut head));
+    if read.is_ok() && kind.matches(&head) {
+        return Ok(());
+    }
+    Err(exit::usage(format!(
+        "`{shown}` already exists and is not {}; hint: choose another name with --out, or overwrite it with --force",
+        kind.description()
+    )))
+}
+
+/// Checks that `path`, where a folder is to be written, is not a file.
+///
+/// # Errors
+/// If it is a file.
+pub(crate) fn check_folder(path: &Path) -> anyhow::Result<()> {
+    let is_file = path.exists() && !path.is_dir();
+    if is_file {
+        return Err(exit::usage(format!(
+            "`{}` is a file, but a folder is written; hint: choose another name with --out",
+            path.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Writes `bytes` to `path`, which was checked, and says so.
+///
+/// # Errors
+/// If it cannot be written.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    write_atomically(path, bytes)?;
+    output::eprint_line(&format!("wrote {}", path.display()));
+    Ok(())
+}
+
+fn check_parent(path: &Path) -> anyhow::Result<()> {
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    let problem = match fs::metadata(parent) {
+        Ok(metadata) if metadata.is_dir() => return Ok(()),
+        Ok(_) => "is a file, not a folder; hint: choose another --out".to_string(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => format!(
+            "does not exist; hint: create it with `mkdir -p {}`, or choose another --out",
+            parent.display()
+        ),
+        Err(error) => format!("cannot be used: {error}; hint: choose another --out"),
+    };
+    Err(exit::usage(format!(
+        "cannot write `{}`: the folder `{}` {problem}",
+        path.display(),
+        parent.display()
+    )))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const KINDS: [(Kind, &[u8]); 6] = [
+        (Kind::Gguf, b"GGUF\x03\0\0\0"),
+        (
+            Kind::Page,
+            b"<!doctype html>\n<title>nextword explain</title>",
+        ),
+        (Kind::Report, b"{\"format\":\"explain/1\",\"model\":{}}"),
+        (Kind::Text, b"small, step 3, 37 parameters\nprompt      a\n"),
+        (Kind::Activations, b"\x20\0\0\0\0\0\0\0{\"hook_embed\":{}}"),
+        (
+            Kind::Drawing,
+            b"<svg xmlns=\"x\" viewBox=\"0 0 1 1\" role=\"img\">\n",
+        ),
+    ];
+
+    /// Files that no command wrote.
+    const OTHER: [&[u8]; 12] = [
+        b"to be or not to be\n",
+        b"name = \"run\"\n[train]\nsteps = 3\n",
+        b"{\"text\": \"a\"}\n",
+        b"{\"format\": 3}",
+        b"<!doctype html>\n<title>mine</title>",
+        b"<html><body>nextword</body></html>",
+        b"<svg width=\"3\"><path d=\"M0 0\"/></svg>",
+        b"%PDF-1.7\n",
+        b"\x89PNG\r\n\x1a\n",
+        b"\x20\0\0\0\0\0\0\0{\"blocks.0.attention.key.weight\":{}}",
+        b"gguf",
+        b"x",
+    ];
+
+    #[test]
+    fn only_files_of_the_same_kind_are_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        for (kind, own) in KINDS {
+            for force in [false, true] {
+                let force = ForceArgs { force };
+                fs::remove_file(&path).ok();
+                assert!(check(&path, kind, force).is_ok(), "a new file");
+                fs::write(&path, b"").unwrap();
+                assert!(check(&path, kind, force).is_ok(), "an empty file");
+                fs::write(&path, own).unwrap();
+                assert!(check(&path, kind, force).is_ok(), "{kind:?}");
+                let others = KINDS.iter().filter(|(other, _)| *other != kind);
+                for content in others.map(|(_, content)| *content).chain(OTHER) {
+                    fs::write(&path, content).unwrap();
+                    let result = check(&path, kind, force);
+                    let shown = String::from_utf8_lossy(content);
+                    assert_eq!(result.is_ok(), force.force, "{kind:?} over {shown}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn paths_that_cannot_be_files_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let force = ForceArgs { force: true };
+        fs::write(folder.path().join("file"), "x").unwrap();
+        for (name, problem) in [
+            ("", "is a folder"),
+            ("missing/x", "mkdir -p"),
+            ("file/x", "file"),
+        ] {
+            let error = check(&folder.path().join(name), Kind::Gguf, force).unwrap_err();
+            assert!(error.to_string().contains(problem), "{error}");
+            assert_eq!(exit::code(&error), exit::Code::Usage);
+        }
+        assert!(check_folder(&folder.path().join("file")).is_err());
+        assert!(check_folder(folder.path()).is_ok());
+    }
+}
