@@ -233,6 +233,7 @@ fn a_model_without_an_eos_token_does_not_stop_at_a_regular_one() {
     let without_eos = |pad: &str| {
         let config = TokenizerConfig {
             eos: String::new(),
+            unk: String::new(),
             pad: pad.to_string(),
             ..TokenizerConfig::default()
         };
