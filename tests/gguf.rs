@@ -13,8 +13,8 @@ use crate::util::flex;
 /// The contents of a file: metadata as text; tensors with their sizes (fastest axis first), type and
 /// bytes.
 #[derive(Default)]
-struct GgufFile {
-    meta: BTreeMap<String, String>,
+pub(crate) struct GgufFile {
+    pub(crate) meta: BTreeMap<String, String>,
     tensors: BTreeMap<String, (Vec<u64>, u32, Vec<u8>)>,
 }
 
@@ -55,7 +55,7 @@ impl Reader<'_> {
     }
 }
 
-fn read(path: &Path) -> GgufFile {
+pub(crate) fn read(path: &Path) -> GgufFile {
     let bytes = fs::read(path).unwrap();
     let mut reader = Reader(&bytes, 0);
     assert_eq!(reader.take(4), b"GGUF");
@@ -189,8 +189,9 @@ fn gguf_needs_every_merge_of_a_token() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
     let model_dir = |merges: &[&str]| {
-        let vocab = ["</s>", "▁", "a", "b", "c", "ab", "bc", "abc"];
-        let vocab: BTreeMap<_, _> = vocab.iter().zip(0..).collect();
+        let vocab = ["</s>", "▁", "a", "b", "c", "ab", "bc", "abc"].map(String::from);
+        let bytes = (0..256).map(|byte| format!("<0x{byte:02X}>"));
+        let vocab: BTreeMap<_, _> = vocab.into_iter().chain(bytes).zip(0..).collect();
         let file = serde_json::json!({
             "version": "1.0", "truncation": null, "padding": null, "added_tokens": [{"id": 0,
                 "content": "</s>", "single_word": false, "lstrip": false, "rstrip": false,
@@ -204,7 +205,7 @@ fn gguf_needs_every_merge_of_a_token() {
         });
         let config = ModelConfig {
             n_layers: 1,
-            ..presets::llama_like(8)
+            ..presets::llama_like(8 + 256)
         };
         let model = config.init(&flex(), 5).unwrap();
         let path = dir.path().join("model");
@@ -213,10 +214,8 @@ fn gguf_needs_every_merge_of_a_token() {
     };
     let complete = model_dir(&["a b", "b c", "a bc", "ab c"]);
     export_gguf(&complete, GgufType::F32, &path).unwrap();
-    assert_eq!(
-        read(&path).meta["tokenizer.ggml.scores"],
-        "0|0|0|0|0|-0|-1|-2"
-    );
+    let scores = &read(&path).meta["tokenizer.ggml.scores"];
+    assert!(scores.starts_with("0|0|0|0|0|-0|-1|-2|0|"), "{scores}");
     let incomplete = model_dir(&["a b", "b c", "ab c"]);
     let error = export_gguf(&incomplete, GgufType::F32, &path).unwrap_err();
     assert!(
@@ -228,12 +227,13 @@ fn gguf_needs_every_merge_of_a_token() {
 }
 
 #[test]
-fn a_missing_eos_token_is_replaced_by_an_unused_one() {
+fn a_model_without_an_eos_token_does_not_stop_at_a_regular_one() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
     let without_eos = |pad: &str| {
         let config = TokenizerConfig {
             eos: String::new(),
+            unk: String::new(),
             pad: pad.to_string(),
             ..TokenizerConfig::default()
         };
@@ -247,8 +247,14 @@ fn a_missing_eos_token_is_replaced_by_an_unused_one() {
     let gguf = read(&path);
     let pad = &gguf.meta["tokenizer.ggml.padding_token_id"];
     assert_eq!(&gguf.meta["tokenizer.ggml.eos_token_id"], pad);
-    let error = export_gguf(&without_eos(""), GgufType::F32, &path).unwrap_err();
-    assert!(error.to_string().contains("it has no EOS token"), "{error}");
+    // Without any token to spare: a vocabulary that needs none.
+    export_gguf(&without_eos(""), GgufType::F32, &path).unwrap();
+    let gguf = read(&path);
+    assert_eq!(gguf.meta["tokenizer.ggml.model"], "rwkv");
+    for role in ["eos", "bos", "eot"] {
+        let key = format!("tokenizer.ggml.{role}_token_id");
+        assert!(!gguf.meta.contains_key(&key), "{key}");
+    }
 }
 
 /// As in files that llama.cpp itself quantizes, the type of the blocks names the file's type, and the
@@ -339,8 +345,8 @@ fn gguf_supports_characters_and_bytes_but_not_words() {
     let chars = model_dir(dir.path(), TokenizerKind::Char, gpt2);
     assert_eq!(export_gguf(&chars, GgufType::Q8_0, &path).unwrap(), "gpt2");
     let gguf = read(&path);
-    assert_eq!(gguf.meta["tokenizer.ggml.model"], "llama");
-    assert!(gguf.meta["tokenizer.ggml.tokens"].starts_with("▁|,|a|d"));
+    assert_eq!(gguf.meta["tokenizer.ggml.model"], "gpt2");
+    assert!(gguf.meta["tokenizer.ggml.tokens"].starts_with("Ġ|,|a|d"));
     let types: Vec<(&str, u32)> = gguf
         .tensors
         .iter()

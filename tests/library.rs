@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use nextword::generate::TextGenerator;
-use nextword::model::ModelCard;
+use nextword::model::{ModelCard, ModelTokens};
 use nextword::prelude::*;
 use nextword_train::read_config;
 
@@ -161,11 +161,17 @@ fn continued_training_needs_the_tokenizer_of_the_model() {
 #[test]
 fn continued_training_keeps_the_template_and_the_special_tokens() {
     let model = LanguageModel::open(statquest()).unwrap();
-    let card = ModelCard {
+    let special = ModelTokens {
         bos_id: Some(0),
         bos_token: Some("<s>".to_string()),
         eos_token: Some("</s>".to_string()),
         eos_ids: vec![1],
+        ..ModelTokens::default()
+    };
+    let chat_templates = [("default".to_string(), "{{ bos_token }}".to_string())];
+    let card = ModelCard {
+        special,
+        chat_templates: chat_templates.into_iter().collect(),
         ..model.card().clone()
     };
     let (transformer, tokenizer) = (model.transformer(), model.tokenizer());
@@ -184,16 +190,10 @@ fn continued_training_keeps_the_template_and_the_special_tokens() {
         let (before, after) = (initial.card(), continued.card());
         assert_eq!(before.prompt_template.as_deref(), Some("{prompt} <EOS>"));
         assert_eq!(after.prompt_template, before.prompt_template);
-        assert_eq!(
-            (after.bos_id, &after.bos_token),
-            (before.bos_id, &before.bos_token)
-        );
-        assert_eq!(
-            (&after.eos_token, &after.eos_ids),
-            (&before.eos_token, &before.eos_ids)
-        );
+        assert_eq!(after.special, before.special);
+        assert_eq!(after.chat_templates, before.chat_templates);
         assert_eq!((after.step, after.name.as_str()), (2, "model"));
-        if before.bos_id.is_none() {
+        if before.special.bos_id.is_none() {
             let completion = continued
                 .stream("what is statquest", &TextOptions::greedy(), |_| ())
                 .unwrap();

@@ -33,6 +33,7 @@ mod explain_schema; // the JSON of a report matches its schema
 mod explain_statquest; // every displayed value, recomputed from the weights
 mod explain_terminal; // terminal output at any width
 mod gguf; // files for llama.cpp, read back
+mod gguf_tokenizers; // their tokenizers and special tokens
 mod gradients; // finite differences, the causal mask, gradient accumulation
 mod hugging_face; // published configs, tokenizers and vocabularies
 mod import_faults; // folders as other programs write them
@@ -51,6 +52,7 @@ mod resume; // bitwise resume after any stop
 mod run_folders; // moved, removed and interrupted runs
 mod server_limits; // limits and access rules of the server
 mod serving; // a model behind HTTP
+mod special_tokens; // a model's own tokens, on every path
 mod terminology; // words and names that the glossary replaces
 mod test_dir; // a temporary folder to run the program in
 mod three_uses; // any backend, models that load anywhere, layers by configuration

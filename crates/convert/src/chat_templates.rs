@@ -1,6 +1,7 @@
 //! The chat templates of a folder, as transformers reads and writes them: `chat_template.jinja` and named
 //! ones in a folder, or all of them in `tokenizer_config.json`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use nextword_model::write_atomically;
@@ -58,6 +59,11 @@ impl ChatTemplates {
             return Err(ConvertError::source(folder, problem));
         }
         Ok(Self(templates))
+    }
+
+    /// The templates, for a model card.
+    pub(crate) fn to_map(&self) -> BTreeMap<String, String> {
+        self.0.iter().cloned().collect()
     }
 
     /// Whether there is any template.

@@ -102,6 +102,13 @@ fn join_lines(problems: &[String]) -> String {
     }
 }
 
+/// The error for a tokenizer that GGUF cannot express, because of `problem`.
+pub(crate) fn unsupported_tokenizer<T>(problem: impl Into<String>) -> Result<T, ConvertError> {
+    Err(ConvertError::Tokenizer {
+        problem: problem.into(),
+    })
+}
+
 impl ConvertError {
     pub(crate) fn source(path: &Path, problem: impl Into<String>) -> Self {
         Self::Source {

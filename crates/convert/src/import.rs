@@ -3,16 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use nextword_data::{Tokenizer, load_tokenizer, parse_tokenizer};
+use nextword_data::{load_tokenizer, parse_tokenizer};
 use nextword_model::weights::{FloatType, layout, write_tensors};
-use nextword_model::{ModelCard, ModelConfig, ModelDir};
+use nextword_model::{ModelCard, ModelConfig, ModelDir, TokenSource};
 use serde_json::Value;
 
 use crate::chat_templates::ChatTemplates;
 use crate::folder::{Tensors, check_destination, is_pickle, pickle_error};
-use crate::hf::{self, ModelType, read_config};
+use crate::hf::{ModelType, read_config};
 use crate::mapping::{TensorMapping, tensor_mappings};
-use crate::{ConvertError, json};
+use crate::{ConvertError, json, special_tokens};
 
 /// The result of an import.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct Imported {
     pub card: ModelCard,
     /// Whether the model has a chat template.
     pub has_chat_template: bool,
+    /// The EOS token, if no file declares one, so that it was guessed by its name.
+    pub guessed_eos: Option<String>,
 }
 
 /// Converts the Hugging Face folder `from` to the model folder `to`, atomically.
@@ -87,7 +89,11 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
             );
             ConvertError::source(&tokenizer_path, problem)
         })?;
-    let special = SpecialTokens::read(from, &*tokenizer, config.vocab_size)?;
+    let file: Value = serde_json::from_str(&tokenizer_json).unwrap_or_default();
+    let special = special_tokens::read(from, kind, &*tokenizer, &file, config.vocab_size)?;
+    let is_guess = special.source == Some(TokenSource::Guessed);
+    let guessed = special.document_eos_id.filter(|_| is_guess);
+    let guessed_eos = guessed.and_then(|id| tokenizer.id_to_token(id));
     let settings = json::read_value(&from.join("tokenizer_config.json"))?.unwrap_or_default();
     let templates = ChatTemplates::read(from, &settings)?;
     let name = from.canonicalize().unwrap_or_else(|_| from.to_path_buf());
@@ -103,16 +109,13 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
             kind.name()
         ),
         parameters: config.parameter_counts().total() as u64,
-        bos_id: special.bos,
-        bos_token: special.bos_token,
-        eos_token: special.eos_token,
-        eos_ids: special.eos,
+        special,
+        chat_templates: templates.to_map(),
         unused_ids,
         ..ModelCard::default()
     };
     ModelDir::replace(to, |new| {
         ModelDir::write_small_files(new, &config, &tokenizer_json, &card)?;
-        templates.write(new)?;
         let weights = new.join("model.safetensors");
         write_tensors(&weights, FloatType::F32, &layout(&config), |name| {
             let Some((foreign, mapping)) = sources.get(name) else {
@@ -127,9 +130,10 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
     })?;
     Ok(Imported {
         model_type: kind.name(),
+        has_chat_template: templates.exists(),
         config,
         card,
-        has_chat_template: templates.exists(),
+        guessed_eos,
     })
 }
 
@@ -243,71 +247,4 @@ fn tensors_equal(tensors: &Tensors, a: &str, b: &str) -> Result<bool, ConvertErr
     Ok(tensors.check_float(a).is_none()
         && tensors.shape(a) == tensors.shape(b)
         && tensors.values(a)? == tensors.values(b)?)
-}
-
-/// Special tokens from the files beside the tokenizer.
-#[derive(Default)]
-struct SpecialTokens {
-    bos: Option<u32>,
-    eos: Vec<u32>,
-    bos_token: Option<String>,
-    eos_token: Option<String>,
-}
-
-impl SpecialTokens {
-    fn read(folder: &Path, tokenizer: &dyn Tokenizer, vocab: usize) -> Result<Self, ConvertError> {
-        let read = |name: &str| json::read_value(&folder.join(name)).map(Option::unwrap_or_default);
-        let (config, settings) = (read("config.json")?, read("tokenizer_config.json")?);
-        let generation = read("generation_config.json")?;
-        let tokenizer_json = read_large(&folder.join("tokenizer.json"));
-        let ids = |value: &Value| -> Vec<u32> {
-            let list = value
-                .as_array()
-                .map_or(std::slice::from_ref(value), Vec::as_slice);
-            let ids = list.iter().filter_map(Value::as_u64);
-            ids.filter(|id| (*id as usize) < vocab)
-                .map(|id| id as u32)
-                .collect()
-        };
-        let mut eos = ids(&generation["eos_token_id"]);
-        if eos.is_empty() {
-            eos = ids(&config["eos_token_id"]);
-        }
-        let text = |name: &Value| {
-            let text = name.as_str().or_else(|| name["content"].as_str());
-            text.map(str::to_owned)
-        };
-        let find = |name: &Value| {
-            let name = &text(name)?;
-            (0..tokenizer.vocab_size() as u32)
-                .find(|id| tokenizer.id_to_token(*id).as_ref() == Some(name))
-        };
-        // The token that ends a chat turn is in the tokenizer's settings.
-        eos.extend(find(&settings["eos_token"]));
-        let tokenizer_eos = tokenizer.special_tokens().eos;
-        eos.sort_unstable();
-        eos.dedup();
-        eos.retain(|id| Some(*id) != tokenizer_eos);
-        let bos = find(&settings["bos_token"])
-            .or_else(|| ids(&config["bos_token_id"]).first().copied())
-            .filter(|_| prepends_bos(&settings, &tokenizer_json));
-        Ok(Self {
-            bos,
-            eos,
-            bos_token: text(&settings["bos_token"]),
-            eos_token: text(&settings["eos_token"]),
-        })
-    }
-}
-
-/// Parses a JSON file of any size; null if it cannot be read or parsed.
-fn read_large(path: &Path) -> Value {
-    let bytes = std::fs::read(path).unwrap_or_default();
-    serde_json::from_slice(&bytes).unwrap_or_default()
-}
-
-/// Whether the tokenizer prepends BOS to every text, by its post-processor or its settings.
-fn prepends_bos(settings: &Value, tokenizer: &Value) -> bool {
-    let setting = settings["add_bos_token"].as_bool();
-    setting.unwrap_or_else(|| hf::export::prepends_special_token(tokenizer))
 }

@@ -37,10 +37,13 @@ mod hf;
 mod import;
 mod json;
 mod mapping;
+mod special_tokens;
+mod tokenizer_files;
 
 pub use error::ConvertError;
 pub use gguf::{
-    GgufType, export as export_gguf, export_with_embedding as export_gguf_with_embedding,
+    GgufType, differences as gguf_differences, export as export_gguf,
+    export_with_embedding as export_gguf_with_embedding,
 };
 pub use hf::export::export as export_hf;
 pub use hf::read_config_text;

@@ -80,7 +80,7 @@ pub use shard_writer::ShardWriter;
 pub use tokenizer::{
     ByteTokenizer, CharTokenizer, DecodeRules, DecodeStream, Encoding, HuggingFaceTokenizer,
     SpecialTokens, Tokenizer, TokenizerConfig, TokenizerKind, WordTokenizer, build_tokenizer,
-    load_tokenizer, parse_tokenizer,
+    byte_to_char, is_eos_name, load_tokenizer, load_tokenizer_with_roles, parse_tokenizer,
 };
 pub use tokens::Tokens;
 pub use window::{Order, Packing};

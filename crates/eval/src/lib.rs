@@ -18,7 +18,8 @@
 //! // Stories of another seed than the training data's.
 //! let builtin = Some(Builtin::Stories);
 //! let text = Sources::from_config(&DataConfig { builtin, seed: 1, documents: 2, ..Default::default() })?;
-//! let report = evaluate_text(&model, &*tokenizer, text.chunks_for(tokenizer.text_cuts()), TextSettings::default())?;
+//! let chunks = text.chunks_for(tokenizer.text_cuts());
+//! let report = evaluate_text(&model, &*tokenizer, &folder.card.special, chunks, TextSettings::default())?;
 //! assert_eq!(report.documents, 2);
 //! assert!(report.loss.nats_per_token < 1.5); // a uniform guess has ln 55 = 4.0
 //! assert!(report.loss.bits_per_byte.unwrap() < 2.2);

@@ -10,7 +10,7 @@ use std::io::BufRead;
 
 use burn::tensor::{Int, Tensor, TensorData};
 use nextword_data::{Encoding, IGNORE, TokenBatch, Tokenizer};
-use nextword_model::{ForwardContext, KvCache, Transformer, weights};
+use nextword_model::{ForwardContext, KvCache, ModelTokens, Transformer, weights};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -83,7 +83,7 @@ impl Item {
 /// let model = folder.load(&Device::flex())?;
 /// let tokenizer = load_tokenizer(folder.tokenizer_path())?;
 /// let text = r#"{"text": "The cat saw a bird."}"#; // a text to predict, without question
-/// let report = evaluate_task(&model, &*tokenizer, None, text.as_bytes())?;
+/// let report = evaluate_task(&model, &*tokenizer, &folder.card.special, text.as_bytes())?;
 /// assert_eq!((report.texts, report.questions, report.accuracy), (1, 0, None));
 /// assert!(report.bits_per_byte.unwrap() < 5.0);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -120,9 +120,9 @@ pub struct TaskReport {
     pub unknown: usize,
 }
 
-/// Runs the task in `lines`, skipping empty lines. `model` must not be on an autodiff device. `bos` is
-/// prepended to every context, as in training. A text without context is preceded by `bos`, or by the
-/// EOS token if `bos` is `None`.
+/// Runs the task in `lines`, skipping empty lines. `model` must not be on an autodiff device. `special` are
+/// the special tokens of the model's card: [`ModelTokens::prefix`] is put before every context,
+/// [`ModelTokens::evaluation_prefix`] before a text without context.
 ///
 /// # Errors
 /// [`EvalError::Task`] for an invalid line, or one whose score is NaN;
@@ -143,14 +143,14 @@ pub struct TaskReport {
 ///     {"context": "The cat", "endings": ["saw a bird.", "zqx wvk j."], "label": 0}
 ///     {"context": "Once upon a", "endings": ["etim", "time"], "label": 1}
 /// "#;
-/// let report = evaluate_task(&model, &*tokenizer, folder.card.bos_id, lines.as_bytes())?;
+/// let report = evaluate_task(&model, &*tokenizer, &folder.card.special, lines.as_bytes())?;
 /// assert_eq!((report.questions, report.accuracy), (2, Some(1.0)));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn evaluate_task(
     model: &Transformer,
     tokenizer: &dyn Tokenizer,
-    bos: Option<u32>,
+    special: &ModelTokens,
     lines: impl BufRead,
 ) -> Result<TaskReport, EvalError> {
     let (tokens, vocab_size) = (tokenizer.vocab_size(), model.config().vocab_size);
@@ -161,7 +161,7 @@ pub fn evaluate_task(
     let mut scorer = Scorer {
         model,
         tokenizer,
-        bos,
+        special,
         unknown: BTreeSet::new(),
     };
     let mut report = TaskReport::default();
@@ -265,7 +265,7 @@ fn best(scores: &[f64]) -> Option<usize> {
 struct Scorer<'a> {
     model: &'a Transformer,
     tokenizer: &'a dyn Tokenizer,
-    bos: Option<u32>,
+    special: &'a ModelTokens,
     /// Distinct characters or words of the task that are not in the vocabulary.
     unknown: BTreeSet<String>,
 }
@@ -311,12 +311,12 @@ impl Scorer<'_> {
                 .filter(|_| !is_empty && !is_dropped);
             after.push(ids.unwrap_or_default().to_vec());
         }
-        let bos = if encoded.is_empty() {
-            vec![self.start_token()]
+        let prefix = if encoded.is_empty() {
+            self.start()
         } else {
-            self.bos.into_iter().collect()
+            self.special.prefix().to_vec()
         };
-        self.score_continuations(&[bos, encoded].concat(), &after)
+        self.score_continuations(&[prefix, encoded].concat(), &after)
     }
 
     /// The log-probability of each of `endings` after the tokens of `context`. The shared context is
@@ -366,9 +366,10 @@ impl Scorer<'_> {
 
     /// The log-probability of all tokens of a text.
     fn score_text(&self, text: &[u32]) -> Result<f64, EvalError> {
-        let ids = [&[self.start_token()], text].concat();
+        let start = self.start();
+        let ids = [start.as_slice(), text].concat();
         let context_length = self.model.config().context_length;
-        let (mut sum, mut done) = (0.0, 1);
+        let (mut sum, mut done) = (0.0, start.len());
         while done < ids.len() {
             let end = ids.len().min(done + context_length);
             // Later windows include as much left context as fits.
@@ -381,11 +382,11 @@ impl Scorer<'_> {
         Ok(sum)
     }
 
-    /// The token that precedes a text without context.
-    fn start_token(&self) -> u32 {
-        self.bos
-            .or(self.tokenizer.special_tokens().eos)
-            .unwrap_or(0)
+    /// The tokens before a text without context.
+    fn start(&self) -> Vec<u32> {
+        let eos = self.tokenizer.special_tokens().eos;
+        let prefix = self.special.evaluation_prefix(eos);
+        if prefix.is_empty() { vec![0] } else { prefix }
     }
 
     /// The log-probability of the last `count` of `ids`, truncated on the left to fit the context.

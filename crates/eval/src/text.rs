@@ -1,7 +1,7 @@
 //! Loss over documents of text.
 
 use nextword_data::{DataError, EvalWindows, Packing, TextChunk, Tokenizer, Tokens};
-use nextword_model::Transformer;
+use nextword_model::{ModelTokens, Transformer};
 use serde::{Deserialize, Serialize};
 
 use crate::{EvalError, LossReport, evaluate};
@@ -12,7 +12,7 @@ use crate::{EvalError, LossReport, evaluate};
 pub struct TextSettings {
     /// Windows per batch. Default 16.
     pub batch_size: usize,
-    /// Whether windows may span several documents. Default: packed.
+    /// Whether windows may span several documents. Default: packed. For imported models they never do.
     pub packing: Packing,
 }
 
@@ -37,13 +37,23 @@ pub struct TextReport {
     pub bytes: u64,
     /// Number of all characters or words that are not in the vocabulary, repeated ones included.
     pub unknown: usize,
+    /// The tokens put before each document, whose probabilities are not counted. Only for imported models.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prefix: Vec<u32>,
+    /// Whether the EOS token after each document is counted. Not for imported models.
+    #[serde(default)]
+    pub counts_eos: bool,
     /// Number of all parts of the text: those with a token, and those that were dropped.
     #[serde(default)]
     pub parts: usize,
 }
 
-/// Computes the loss of `model` over documents, encoded as in training: with the EOS token after
-/// each document that does not already end with it.
+/// Computes the loss of `model` over documents. `special` are the special tokens of the model's card.
+///
+/// A model that nextword trained reads documents as in training: with the EOS token after each document that
+/// does not already end with it, which is predicted too, and nothing before the first one. An imported model
+/// reads each document by itself after [`ModelTokens::evaluation_prefix`], as in lm-evaluation-harness: every
+/// token of the text is predicted, and no EOS token is added.
 ///
 /// `chunks` are the documents (see [`nextword_data::Sources::chunks`]). Their ids are kept in memory
 /// (4 bytes per token), the text is not. See also [`evaluate`].
@@ -65,7 +75,8 @@ pub struct TextReport {
 /// let tokenizer = load_tokenizer(folder.tokenizer_path())?;
 /// let loss = |text: &str| {
 ///     let chunk = TextChunk { text: text.to_owned(), is_first: true, is_last: true };
-///     evaluate_text(&model, &*tokenizer, [Ok(chunk)], TextSettings::default())
+///     let special = &folder.card.special;
+///     evaluate_text(&model, &*tokenizer, special, [Ok(chunk)], TextSettings::default())
 /// };
 /// let (english, shuffled) = (loss("The cat saw a bird.")?, loss("bTe hcat.a sr wa id")?);
 /// assert_eq!(english.bytes, shuffled.bytes);
@@ -75,6 +86,7 @@ pub struct TextReport {
 pub fn evaluate_text(
     model: &Transformer,
     tokenizer: &dyn Tokenizer,
+    special: &ModelTokens,
     chunks: impl IntoIterator<Item = Result<TextChunk, DataError>>,
     settings: TextSettings,
 ) -> Result<TextReport, EvalError> {
@@ -83,21 +95,34 @@ pub fn evaluate_text(
     if tokens > vocab_size {
         return Err(EvalError::WrongTokenizer { tokens, vocab_size });
     }
-    let (documents, unknown, parts) = encode(tokenizer, chunks)?;
+    let eos = tokenizer.special_tokens().eos;
+    let mut around = Around {
+        prefix: Vec::new(),
+        suffix: eos,
+    };
+    let mut packing = settings.packing;
+    if special.is_imported() {
+        around = Around {
+            prefix: special.evaluation_prefix(eos),
+            suffix: None,
+        };
+        packing = Packing::Documents;
+    }
+    let (documents, unknown, parts) = encode(tokenizer, &around, chunks)?;
     let tokens = documents.iter().map(Vec::len).sum();
-    let has_target = match settings.packing {
+    let has_target = match packing {
         Packing::Packed => tokens >= 2,
         Packing::Documents => documents.iter().any(|document| document.len() >= 2),
     };
     if !has_target {
         return Err(EvalError::TooShort { tokens });
     }
-    let bytes = predicted_bytes(tokenizer, &documents, settings.packing);
+    let bytes = predicted_bytes(tokenizer, &documents, packing);
     let count = documents.len() as u64;
     let context_length = model.config().context_length;
     let tokens = Tokens::from_documents(documents);
     let padding = tokenizer.special_tokens().padding_id();
-    let windows = EvalWindows::new(tokens, context_length, settings.packing, padding)?;
+    let windows = EvalWindows::new(tokens, context_length, packing, padding)?;
     let loss = evaluate(model, &windows, settings.batch_size)?.with_bytes(bytes);
     Ok(TextReport {
         loss,
@@ -105,15 +130,23 @@ pub fn evaluate_text(
         bytes,
         unknown,
         parts,
+        counts_eos: around.suffix.is_some(),
+        prefix: around.prefix,
     })
+}
+
+/// The tokens put around each document.
+struct Around {
+    prefix: Vec<u32>,
+    suffix: Option<u32>,
 }
 
 /// The ids of each document that has any, the number of unknown characters or words, and that of all.
 fn encode(
     tokenizer: &dyn Tokenizer,
+    around: &Around,
     chunks: impl IntoIterator<Item = Result<TextChunk, DataError>>,
 ) -> Result<(Vec<Vec<u32>>, usize, usize), DataError> {
-    let eos = tokenizer.special_tokens().eos;
     let (mut unknown, mut parts) = (0, 0);
     let (mut documents, mut document) = (Vec::new(), Vec::new());
     for chunk in chunks {
@@ -123,14 +156,19 @@ fn encode(
         parts += encoding.part_count();
         document.extend(encoding.ids);
         if chunk.is_last {
-            if document.last().copied() != eos {
-                document.extend(eos);
+            if document.last().copied() != around.suffix {
+                document.extend(around.suffix);
             }
             documents.push(std::mem::take(&mut document));
         }
     }
     documents.push(document); // the last document may have no last chunk
     documents.retain(|document: &Vec<u32>| !document.is_empty());
+    for document in &mut documents {
+        if !document.starts_with(&around.prefix) {
+            document.splice(0..0, around.prefix.iter().copied());
+        }
+    }
     Ok((documents, unknown, parts))
 }
 
@@ -169,6 +207,7 @@ mod tests {
     use std::sync::Arc;
 
     use nextword_data::{TokenizerConfig, TokenizerKind, build_tokenizer};
+    use nextword_model::TokenSource;
 
     use super::*;
     use crate::loss::tests::{model, naive};
@@ -201,6 +240,7 @@ mod tests {
         evaluate_text(
             &model(tokenizer.vocab_size()),
             tokenizer,
+            &ModelTokens::default(),
             documents(texts),
             settings,
         )
@@ -272,7 +312,14 @@ mod tests {
             packing: Packing::Documents,
         };
         assert_eq!(
-            evaluate_text(&model, &*tokenizer, chunks, settings).unwrap(),
+            evaluate_text(
+                &model,
+                &*tokenizer,
+                &ModelTokens::default(),
+                chunks,
+                settings
+            )
+            .unwrap(),
             expected
         );
         assert_eq!(expected.loss.tokens, 5);
@@ -287,6 +334,31 @@ mod tests {
             evaluate_texts(&*tokenizer, &["ab", "c"], Packing::Packed)
         );
         assert_eq!(with.loss.tokens, 4);
+    }
+
+    #[test]
+    fn imported_models_read_each_text_after_their_first_token() {
+        let tokenizer = tokenizer(TokenizerKind::Char, "<abcé ").with_roles(None, None);
+        let model = model(tokenizer.vocab_size());
+        let texts = ["é bac", "<ab"];
+        let nats: f64 = ["<é bac", "<ab"]
+            .iter()
+            .map(|t| naive(&model, &tokenizer.encode(t).ids))
+            .sum();
+        for source in [TokenSource::Declared, TokenSource::Guessed] {
+            let special = ModelTokens {
+                bos_id: Some(tokenizer.encode("<").ids[0]),
+                source: Some(source),
+                ..ModelTokens::default()
+            };
+            let settings = TextSettings::default();
+            let report =
+                evaluate_text(&model, &*tokenizer, &special, documents(&texts), settings).unwrap();
+            assert_eq!((report.loss.tokens, report.documents), (7, 2));
+            assert_eq!((report.prefix.len(), report.counts_eos), (1, false));
+            let found = report.loss.nats_per_token * 7.0;
+            assert!((found - nats).abs() < 1e-4, "{found} {nats}");
+        }
     }
 
     #[test]
@@ -307,9 +379,15 @@ mod tests {
                 batch_size: 2,
                 packing,
             };
-            evaluate_text(model, &*tokenizer, documents(texts), settings)
-                .unwrap_err()
-                .to_string()
+            evaluate_text(
+                model,
+                &*tokenizer,
+                &ModelTokens::default(),
+                documents(texts),
+                settings,
+            )
+            .unwrap_err()
+            .to_string()
         };
         let own = model(tokenizer.vocab_size());
         for packing in [Packing::Packed, Packing::Documents] {

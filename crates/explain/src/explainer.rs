@@ -92,7 +92,7 @@ impl Explainer {
             sampling: options.sampling.clone(),
             max_tokens: options.max_tokens,
             stop_ids,
-            bos_id: self.generator.card().bos_id,
+            bos_id: self.generator.first_id(),
         };
         let model = self.generator.model();
         let trace = Trace::record(model, &self.weights, &encoding.ids, &trace_options)?;

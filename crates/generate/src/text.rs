@@ -1,10 +1,12 @@
 //! Text in, text out, streamed.
 
+mod special_tokens;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use nextword_data::{Encoding, Tokenizer, load_tokenizer};
+use nextword_data::{Encoding, Tokenizer, load_tokenizer_with_roles};
 use nextword_model::{ModelCard, ModelDir, Transformer};
 use serde::{Deserialize, Serialize};
 
@@ -133,7 +135,7 @@ impl TextGenerator {
     /// reading the tokenizer or the weights.
     pub fn open(model_dir: &ModelDir, device: &Device) -> Result<Self, GenerateError> {
         let path = model_dir.tokenizer_path();
-        let tokenizer = load_tokenizer(&path)?;
+        let tokenizer = load_tokenizer_with_roles(&path, model_dir.card.special.roles())?;
         let model = model_dir.path.join("config.json").display().to_string();
         let tokenizer_name = path.display().to_string();
         let used_ids = model_dir
@@ -165,6 +167,7 @@ impl TextGenerator {
             vocab_size,
             "the model".into(),
         )?;
+        let tokenizer = with_roles(tokenizer, &card);
         Ok(Self {
             model,
             tokenizer,
@@ -225,7 +228,8 @@ impl TextGenerator {
     /// and at the end any text held back. The deltas of a prompt add up to the text of its
     /// completion. Breaking ends that completion as [`FinishReason::Cancelled`].
     ///
-    /// An empty prompt starts from the EOS token, else from a line break, else from id 0.
+    /// An empty prompt starts from the BOS token, else from the EOS token, else from a line break, else
+    /// from id 0.
     ///
     /// # Errors
     /// [`GenerateError::Setting`] for invalid options, and those of [`Decoder::step`].
@@ -375,46 +379,6 @@ impl TextGenerator {
         Ok(template.replace(PROMPT_PLACEHOLDER, prompt))
     }
 
-    /// Text of the BOS token for chat templates: the model card's, or else that of its id. Empty without one.
-    pub fn bos_text(&self) -> String {
-        self.token_text_or_empty(self.card.bos_token.as_ref(), self.card.bos_id)
-    }
-
-    /// Text of the EOS token for chat templates: the model card's, or else the tokenizer's. Empty without one.
-    pub fn eos_text(&self) -> String {
-        let eos_id = self.tokenizer.special_tokens().eos;
-        self.token_text_or_empty(self.card.eos_token.as_ref(), eos_id)
-    }
-
-    fn token_text_or_empty(&self, text: Option<&String>, id: Option<u32>) -> String {
-        let from_id = || self.tokenizer.id_to_token(id?);
-        text.cloned().or_else(from_id).unwrap_or_default()
-    }
-
-    /// Encodes `text` as in training: with the card's BOS token, unless the text already starts with
-    /// it, and with at least one token.
-    pub fn encode(&self, text: &str) -> Encoding {
-        let mut encoding = self.tokenizer.encode(text);
-        let ids = &mut encoding.ids;
-        if let Some(bos) = self.card.bos_id.filter(|bos| ids.first() != Some(bos)) {
-            ids.insert(0, bos);
-        }
-        if ids.is_empty() {
-            ids.push(self.default_start());
-        }
-        encoding
-    }
-
-    /// Encodes the output of a chat template, which writes its own special tokens: none is added, unless the
-    /// text is empty.
-    pub fn encode_formatted(&self, text: &str) -> Encoding {
-        let mut encoding = self.tokenizer.encode(text);
-        if encoding.ids.is_empty() {
-            encoding.ids.push(self.default_start());
-        }
-        encoding
-    }
-
     /// The ids of those `stop` strings that are the text of a special token. Such a token has no text in a
     /// completion, so its id ends the completion instead.
     pub fn special_stop_ids(&self, stop: &[String]) -> Vec<u32> {
@@ -440,30 +404,6 @@ impl TextGenerator {
         stops.find(is_last).cloned()
     }
 
-    /// Ids that end a completion: the tokenizer's EOS token and those of the card.
-    pub fn stop_ids(&self) -> Vec<u32> {
-        let own = self.tokenizer.special_tokens().eos;
-        let all = own.into_iter().chain(self.card.eos_ids.iter().copied());
-        all.collect()
-    }
-
-    /// The token that an empty prompt starts from.
-    fn default_start(&self) -> u32 {
-        let line_break = || {
-            let encoding = self.tokenizer.encode("\n");
-            encoding
-                .ids
-                .last()
-                .copied()
-                .filter(|_| encoding.unknown.is_empty())
-        };
-        self.tokenizer
-            .special_tokens()
-            .eos
-            .or_else(line_break)
-            .unwrap_or(0)
-    }
-
     fn detokenizer(
         &self,
         prompt: &[u32],
@@ -481,7 +421,7 @@ impl TextGenerator {
             max_tokens: options.max_tokens,
             stop_ids,
             overflow: options.overflow,
-            bos_id: self.card.bos_id,
+            bos_id: self.first_id(),
             first_sequence: options.first_sequence,
         }
     }
@@ -499,6 +439,17 @@ fn completion(prompt: Encoding, detokenizer: Detokenizer, sequence: Sequence) ->
         unknown: prompt.unknown,
         truncated: sequence.truncated,
         context_shifts: sequence.context_shifts,
+    }
+}
+
+/// `tokenizer` with the EOS and padding tokens of `card`.
+fn with_roles(tokenizer: Arc<dyn Tokenizer>, card: &ModelCard) -> Arc<dyn Tokenizer> {
+    let special = tokenizer.special_tokens();
+    match card.special.roles() {
+        Some((eos, pad)) if (eos, pad) != (special.eos, special.pad) => {
+            tokenizer.with_roles(eos, pad)
+        }
+        _ => tokenizer,
     }
 }
 

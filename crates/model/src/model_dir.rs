@@ -1,8 +1,10 @@
 //! The model folder: a saved model with everything that generation needs.
 //!
 //! It contains `config.json` (architecture), `model.safetensors` (weights), `tokenizer.json` (opaque to
-//! this crate), `card.json` (metadata), and for chat models `chat_template.jinja`.
+//! this crate), `card.json` (metadata), and for chat models `chat_template.jinja`, with further named
+//! templates in `additional_chat_templates`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,10 +12,20 @@ use burn::tensor::Device;
 use nextword_base::atomic::{self, AtomicFolder};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{ModelConfig, ModelError, Transformer, weights};
+use crate::{ModelConfig, ModelError, ModelTokens, Transformer, weights};
 
 /// Maximum size in bytes of the JSON files in a model folder.
 const MAX_JSON_BYTES: u64 = 1 << 20;
+
+/// Maximum size in bytes of a chat template.
+const MAX_TEMPLATE_BYTES: u64 = 1 << 20;
+
+/// The file of the usual chat template, and the folder of the others, as in transformers.
+const TEMPLATE_FILE: &str = "chat_template.jinja";
+const TEMPLATE_FOLDER: &str = "additional_chat_templates";
+
+/// The name of a model's usual chat template in [`ModelCard::chat_templates`].
+pub const DEFAULT_TEMPLATE: &str = "default";
 
 /// Metadata of a model: its origin, its training and its special tokens.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -42,18 +54,14 @@ pub struct ModelCard {
     /// How prompts are formatted; `{prompt}` is replaced by the user's text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_template: Option<String>,
-    /// The BOS token that the model expects before every prompt, such as Llama's `<s>`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub bos_id: Option<u32>,
-    /// The `bos_token` of chat templates, if the tokenizer's settings name it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub bos_token: Option<String>,
-    /// The `eos_token` of chat templates, if the tokenizer's settings name it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub eos_token: Option<String>,
-    /// EOS tokens besides the tokenizer's own. Chat models also have one for the end of a turn.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub eos_ids: Vec<u32>,
+    /// The special tokens.
+    #[serde(flatten)]
+    pub special: ModelTokens,
+    /// The Jinja templates that turn chat messages into a prompt, by name; the usual one is
+    /// [`DEFAULT_TEMPLATE`]. They are not part of `card.json` but files of their own (see
+    /// [`ModelDir::chat_template_path`]).
+    #[serde(skip)]
+    pub chat_templates: BTreeMap<String, String>,
     /// Number of ids at the end of the model's vocabulary that its tokenizer does not have. Many
     /// models pad their vocabulary to a round number.
     #[serde(skip_serializing_if = "is_zero")]
@@ -107,15 +115,16 @@ impl ModelDir {
             path: file,
             problem: e.to_string(),
         })?;
-        let card = path.join("card.json");
+        let card_path = path.join("card.json");
+        let mut card = ModelCard::default();
+        if card_path.exists() {
+            card = read_json(&card_path)?;
+        }
+        card.chat_templates = read_templates(path);
         Ok(Self {
             path: path.to_path_buf(),
             config,
-            card: if card.exists() {
-                read_json(&card)?
-            } else {
-                ModelCard::default()
-            },
+            card,
         })
     }
 
@@ -132,7 +141,7 @@ impl ModelDir {
     /// The path of the Jinja template that turns chat messages into a prompt. The file exists only
     /// for chat models.
     pub fn chat_template_path(&self) -> PathBuf {
-        self.path.join("chat_template.jinja")
+        self.path.join(TEMPLATE_FILE)
     }
 
     /// Loads the model on `device`.
@@ -202,7 +211,8 @@ impl ModelDir {
         Ok(())
     }
 
-    /// Writes all files of a model except its weights into the folder `path`.
+    /// Writes all files of a model except its weights into the folder `path`: also the chat templates of
+    /// its card.
     ///
     /// # Errors
     /// [`ModelError::Io`] if a file cannot be written.
@@ -214,8 +224,50 @@ impl ModelDir {
     ) -> Result<(), ModelError> {
         write_atomically(&path.join("config.json"), &to_json(config))?;
         write_atomically(&path.join("tokenizer.json"), tokenizer_json.as_bytes())?;
-        write_atomically(&path.join("card.json"), &to_json(card))
+        write_atomically(&path.join("card.json"), &to_json(card))?;
+        for (name, template) in &card.chat_templates {
+            let file = if name == DEFAULT_TEMPLATE {
+                path.join(TEMPLATE_FILE)
+            } else {
+                let folder = path.join(TEMPLATE_FOLDER);
+                fs::create_dir_all(&folder).map_err(|source| ModelError::Io {
+                    path: folder.clone(),
+                    action: "create",
+                    source,
+                })?;
+                folder.join(template_file(name))
+            };
+            write_atomically(&file, template.as_bytes())?;
+        }
+        Ok(())
     }
+}
+
+/// The name of the file of the chat template `name`. Characters that may not belong into a file name
+/// become `_`.
+fn template_file(name: &str) -> String {
+    let is_safe = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    let name = name.replace(|c: char| !is_safe(c), "_");
+    format!("{name}.jinja")
+}
+
+/// The chat templates in the folder `path`. Those that cannot be read are left out: a model without
+/// them still generates text, and whoever needs them reads the file and reports the problem.
+fn read_templates(path: &Path) -> BTreeMap<String, String> {
+    let read = |file: &Path| {
+        let info = fs::metadata(file).ok()?;
+        let is_read = info.is_file() && info.len() <= MAX_TEMPLATE_BYTES;
+        is_read.then(|| fs::read_to_string(file))?.ok()
+    };
+    let usual = read(&path.join(TEMPLATE_FILE)).map(|text| (DEFAULT_TEMPLATE.to_string(), text));
+    let entries = fs::read_dir(path.join(TEMPLATE_FOLDER));
+    let named = entries.into_iter().flatten().flatten().filter_map(|entry| {
+        let file = entry.file_name();
+        let name = file.to_str()?.strip_suffix(".jinja")?;
+        let is_named = !name.is_empty() && name != DEFAULT_TEMPLATE;
+        Some((name.to_string(), read(&entry.path()).filter(|_| is_named)?))
+    });
+    named.chain(usual).collect()
 }
 
 /// Writes `bytes` to `path` atomically: to a file beside it, synced, then renamed. The target of a

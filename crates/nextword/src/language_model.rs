@@ -205,7 +205,7 @@ impl LanguageModel {
         model.forward(tokens, &mut ForwardContext::with_probe(probe));
     }
 
-    /// The loss, perplexity and bits per byte of the model on `text`.
+    /// The loss, perplexity and bits per byte of the model on `text`, read as [`evaluate_text`] describes.
     ///
     /// # Errors
     /// If the text has fewer than two tokens.
@@ -214,6 +214,7 @@ impl LanguageModel {
         Ok(evaluate_text(
             self.transformer(),
             self.tokenizer().as_ref(),
+            &self.card().special,
             sources.chunks_for(self.tokenizer().text_cuts()),
             TextSettings::default(),
         )?)

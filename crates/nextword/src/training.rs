@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::ControlFlow;
 
 use nextword_data::Dataset;
-use nextword_model::{ModelCard, ModelConfig};
+use nextword_model::ModelConfig;
 use nextword_train::{
     InMemoryTrainer, Reporter, RunConfig, RunSetup, StepReport, StopFlag, TrainError,
     ValidationReport,
@@ -88,7 +88,7 @@ impl<'a> Training<'a> {
 
     /// Continues the training of `model` on its device, with a new optimizer. The dataset must have been
     /// tokenized by the model's tokenizer: see [`Dataset::with_tokenizer`]. The trained model has the prompt
-    /// template and the special tokens of `model`.
+    /// template, the chat templates and the special tokens of `model`.
     ///
     /// ```
     /// use nextword::prelude::*;
@@ -240,18 +240,13 @@ impl<'a> Training<'a> {
         };
         let mut trained = trainer.run(&mut reporter, &stop)?;
         if let Some(model) = &self.initial {
-            copy_special_tokens(model.card(), &mut trained.card);
+            // Training does not change these.
+            let (from, to) = (model.card(), &mut trained.card);
+            to.special.clone_from(&from.special);
+            to.chat_templates.clone_from(&from.chat_templates);
         }
         trained.try_into()
     }
-}
-
-/// Copies what training does not change: the special tokens that the tokenizer itself does not know.
-fn copy_special_tokens(from: &ModelCard, to: &mut ModelCard) {
-    to.bos_id = from.bos_id;
-    to.bos_token.clone_from(&from.bos_token);
-    to.eos_token.clone_from(&from.eos_token);
-    to.eos_ids.clone_from(&from.eos_ids);
 }
 
 fn check_tokenizer(setup: &RunSetup, model: &LanguageModel) -> Result<()> {

@@ -189,7 +189,7 @@ fn finish(
     stop_ids.retain(|_| !common.ignore_eos);
     stop_ids.extend(&common.stop_token_ids);
     stop_ids.extend(model.generator.special_stop_ids(&common.stop));
-    let bos_id = model.generator.card().bos_id;
+    let bos_id = model.generator.first_id();
     let score_prompt = settings.echo && settings.logprobs.is_some();
     let mut sequences = Vec::with_capacity(count);
     for prompt in &mut prompts {

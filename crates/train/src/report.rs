@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nextword_data::Tokenizer;
-use nextword_model::Transformer;
+use nextword_model::{ModelTokens, Transformer};
 
 use crate::TrainError;
 
@@ -131,6 +131,8 @@ impl Reporter for NullReporter {}
 /// A text sample that a run asks its [`Hooks`] for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SampleRequest<'a> {
+    /// The special tokens of the model.
+    pub special: &'a ModelTokens,
     /// The prompt to continue.
     pub prompt: &'a str,
     /// Maximum number of tokens to generate.

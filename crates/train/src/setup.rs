@@ -1,12 +1,15 @@
 //! Builds everything that a run needs from its configuration.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use nextword_data::{Dataset, EvalWindows, Loader, LoaderConfig, Tokenizer};
+use nextword_data::{Dataset, EvalWindows, Loader, LoaderConfig, Tokenizer, TokenizerConfig};
 use nextword_kernels::QuantizedMatrix;
-use nextword_model::{DeviceName, ModelConfig, ModelDir, TrainingShape, Transformer, weights};
+use nextword_model::{
+    DeviceName, ModelCard, ModelConfig, ModelDir, ModelTokens, TrainingShape, Transformer, weights,
+};
 
 use crate::{Optimizer, RunConfig, TrainError};
 
@@ -26,6 +29,11 @@ pub struct RunSetup {
     pub loader: Loader,
     /// Validation windows; `None` without a validation split.
     pub validation: Option<EvalWindows>,
+    /// The special tokens of the trained model: those of the model in `start_from`, otherwise the
+    /// tokenizer's.
+    pub special: ModelTokens,
+    /// The chat templates of the model in `start_from` (see [`ModelCard::chat_templates`]).
+    pub chat_templates: BTreeMap<String, String>,
 }
 
 /// Reads the data, opens the device and checks that everything is compatible. Does not create
@@ -43,14 +51,20 @@ pub fn prepare_run(config: RunConfig) -> Result<RunSetup, TrainError> {
 struct BaseConfig {
     config: RunConfig,
     device: Device,
-    /// The tokenizer of the model in `start_from`.
-    tokenizer: Option<Arc<dyn Tokenizer>>,
+    /// What the run takes over from the model in `start_from`.
+    source: Option<SourceModel>,
+}
+
+/// What a run takes over from the model in `start_from`, besides architecture and weights.
+struct SourceModel {
+    tokenizer: Arc<dyn Tokenizer>,
+    card: ModelCard,
 }
 
 impl BaseConfig {
     /// Opens the device of `config`, unless there is an open one.
     fn new(mut config: RunConfig, open_device: Option<&Device>) -> Result<Self, TrainError> {
-        let tokenizer = apply_base_model(&mut config)?;
+        let source = apply_base_model(&mut config)?;
         config.validate()?;
         config.validate_sequence_length()?;
         let (device, name) = if let Some(device) = open_device {
@@ -69,16 +83,26 @@ impl BaseConfig {
         Ok(Self {
             config,
             device,
-            tokenizer,
+            source,
         })
     }
 
     fn with_dataset(self, dataset: Dataset) -> Result<RunSetup, TrainError> {
         let Self {
-            mut config, device, ..
+            mut config,
+            device,
+            source,
         } = self;
-        if let Some(tokenizer) = self.tokenizer {
+        let roles = dataset.tokenizer.special_tokens();
+        let mut special = ModelTokens::trained(roles.eos, roles.pad);
+        let mut chat_templates = BTreeMap::new();
+        if let Some(SourceModel { tokenizer, card }) = source {
             check_tokenizer(&config, tokenizer.as_ref(), dataset.tokenizer.as_ref())?;
+            special = card.special;
+            if config.data.prepared.is_none() && roles.eos != tokenizer.special_tokens().eos {
+                end_documents_with(&mut special, roles.eos);
+            }
+            chat_templates = card.chat_templates;
         }
         resolve_vocab_size(&mut config, dataset.tokenizer.as_ref())?;
         check_parameters(&config)?;
@@ -102,7 +126,20 @@ impl BaseConfig {
             device,
             loader,
             validation,
+            special,
+            chat_templates,
         })
+    }
+}
+
+/// Sets the EOS token after each document to `eos`, which the run's configuration chooses instead of the
+/// declared one. The model then ends its completions with that token too.
+fn end_documents_with(special: &mut ModelTokens, eos: Option<u32>) {
+    if special.source.is_some() {
+        special.document_eos_id = eos;
+        special.eos_token = None;
+        let new = eos.filter(|id| !special.eos_ids.contains(id));
+        special.eos_ids.extend(new);
     }
 }
 
@@ -292,7 +329,8 @@ impl RunSetup {
 }
 
 /// Applies architecture and tokenizer of the model in `start_from`, if there is one.
-fn apply_base_model(config: &mut RunConfig) -> Result<Option<Arc<dyn Tokenizer>>, TrainError> {
+/// Its prompt template too, unless the configuration has one.
+fn apply_base_model(config: &mut RunConfig) -> Result<Option<SourceModel>, TrainError> {
     let Some(path) = &config.start_from else {
         return Ok(None);
     };
@@ -314,7 +352,8 @@ fn apply_base_model(config: &mut RunConfig) -> Result<Option<Arc<dyn Tokenizer>>
     }
     config.model = base.config.clone();
     config.model.dropout = dropout;
-    let tokenizer = nextword_data::load_tokenizer(base.tokenizer_path())?;
+    let roles = base.card.special.roles();
+    let tokenizer = nextword_data::load_tokenizer_with_roles(base.tokenizer_path(), roles)?;
     if let Some(file) = &config.data.tokenizer.file
         && nextword_data::load_tokenizer(file)?.hash() != tokenizer.hash()
     {
@@ -326,7 +365,20 @@ fn apply_base_model(config: &mut RunConfig) -> Result<Option<Arc<dyn Tokenizer>>
     }
     config.data.tokenizer.file = Some(base.tokenizer_path());
     config.start_from = Some(path);
-    Ok(Some(tokenizer))
+    if roles.is_some() && config.data.tokenizer.eos == TokenizerConfig::DEFAULT_EOS {
+        // Documents end with the token that the model declares.
+        let eos = tokenizer.special_tokens().eos;
+        let name = eos.and_then(|id| tokenizer.id_to_token(id));
+        config.data.tokenizer.eos = name.unwrap_or_default();
+    }
+    let template = &mut config.samples.prompt_template;
+    if template.is_none() {
+        template.clone_from(&base.card.prompt_template);
+    }
+    Ok(Some(SourceModel {
+        tokenizer,
+        card: base.card,
+    }))
 }
 
 /// How to correct a `[model]` that differs from that of the model in `start_from`.

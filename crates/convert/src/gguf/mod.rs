@@ -3,18 +3,21 @@
 mod blocks;
 mod file;
 mod names;
+mod rules;
+mod special;
 mod tokenizer;
 
 use std::path::Path;
+use std::sync::Arc;
 
-use nextword_data::load_tokenizer;
+use nextword_data::{Tokenizer, load_tokenizer_with_roles};
 use nextword_model::weights::{FloatType, TensorFile};
-use nextword_model::{ModelDir, RotaryConfig, RotaryScaling};
+use nextword_model::{DEFAULT_TEMPLATE, ModelDir, RotaryConfig, RotaryScaling};
 
 use self::file::{MetadataValue, TensorInfo};
 use self::names::Architecture;
 use crate::mapping::{Layout, TensorMapping, tensor_mappings};
-use crate::{ConvertError, F16_MAX, hf, json};
+use crate::{ConvertError, F16_MAX, hf};
 
 /// The type of matrices in a GGUF file. Vectors are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +92,7 @@ pub fn export_with_embedding(
     let architecture = Architecture::new(kind, &config)?;
     let weights = TensorFile::open(&model_dir.weights_path())?;
     hf::export::check_weights(model_dir, &weights)?;
-    let tokens = load_tokenizer(model_dir.tokenizer_path())?;
+    let tokens = tokenizer_of(model_dir)?;
 
     let mut meta = architecture.metadata(&config, &model_dir.card.name);
     meta.push((
@@ -97,12 +100,20 @@ pub fn export_with_embedding(
         MetadataValue::U32(dtype.file_type()),
     ));
     meta.push(("general.quantization_version".into(), MetadataValue::U32(2)));
-    meta.extend(tokenizer::metadata(model_dir, &*tokens)?);
-    if let Some(template) = json::read_text(&model_dir.chat_template_path())? {
-        meta.push((
-            "tokenizer.chat_template".into(),
-            MetadataValue::String(template),
-        ));
+    meta.extend(tokenizer::metadata(model_dir, &*tokens)?.entries);
+    let templates = &model_dir.card.chat_templates;
+    let named = templates.keys().filter(|name| *name != DEFAULT_TEMPLATE);
+    let named: Vec<String> = named.cloned().collect();
+    if !named.is_empty() {
+        let key = "tokenizer.chat_templates".to_string();
+        meta.push((key, MetadataValue::StringArray(named)));
+    }
+    for (name, template) in templates {
+        let key = match name.as_str() {
+            DEFAULT_TEMPLATE => "tokenizer.chat_template".to_string(),
+            name => format!("tokenizer.chat_template.{name}"),
+        };
+        meta.push((key, MetadataValue::String(template.clone())));
     }
 
     let mut mappings = tensor_mappings(&architecture, &config);
@@ -148,6 +159,32 @@ pub fn export_with_embedding(
         Ok(values)
     })?;
     Ok(architecture.name)
+}
+
+/// Lists what `llama.cpp` does differently with the tokenizer of `model_dir`, one sentence each.
+///
+/// # Errors
+/// [`ConvertError::Tokenizer`] for an unsupported tokenizer; errors from reading it.
+///
+/// ```
+/// use nextword_convert::gguf_differences;
+/// use nextword_model::ModelDir;
+///
+/// let model = ModelDir::open("../../docs/models/letters".as_ref())?;
+/// assert!(gguf_differences(&model)?.len() < 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn differences(model_dir: &ModelDir) -> Result<Vec<String>, ConvertError> {
+    let tokens = tokenizer_of(model_dir)?;
+    Ok(tokenizer::metadata(model_dir, &*tokens)?.notes)
+}
+
+fn tokenizer_of(model_dir: &ModelDir) -> Result<Arc<dyn Tokenizer>, ConvertError> {
+    let roles = model_dir.card.special.roles();
+    Ok(load_tokenizer_with_roles(
+        model_dir.tokenizer_path(),
+        roles,
+    )?)
 }
 
 impl TensorMapping {

@@ -2,12 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 
-use nextword_data::Tokenizer;
-use nextword_model::ModelDir;
+use nextword_data::{Tokenizer, byte_to_char};
+use nextword_model::{ModelDir, ModelTokens};
 use serde_json::Value;
 
 use super::file::MetadataValue;
+use super::{rules, special};
 use crate::ConvertError;
+use crate::error::unsupported_tokenizer as unsupported;
 
 // Token types of `llama.cpp`.
 const NORMAL: i32 = 1;
@@ -29,28 +31,61 @@ const PRE_TOKENIZERS: [(&str, &str); 2] = [
     ),
 ];
 
+/// The pre-tokenizer of `llama.cpp` with the same pattern as `llama-bpe`, but without its rule that a word
+/// which is a token is not split into merges.
+const WITHOUT_IGNORE_MERGES: (&str, &str) = ("llama-bpe", "dbrx");
+
 /// How `llama.cpp` tokenizes a text.
 struct TokenizerSettings {
     model: &'static str,
     pre_tokenizer: &'static str,
     adds_space_prefix: bool,
-    /// Whether spaces are written as `▁`.
-    escapes_spaces: bool,
+    /// How the vocabulary writes its regular tokens.
+    spelling: Spelling,
     merges: Vec<String>,
     scores: Vec<f32>,
+    /// What `llama.cpp` does differently.
+    notes: Vec<String>,
 }
 
-fn unsupported<T>(problem: impl Into<String>) -> Result<T, ConvertError> {
-    Err(ConvertError::Tokenizer {
-        problem: problem.into(),
-    })
+/// How a vocabulary of `llama.cpp` writes regular tokens.
+#[derive(Clone, Copy, PartialEq)]
+enum Spelling {
+    /// As `tokenizer.json` does.
+    Same,
+    /// With `▁` for a space.
+    Spaces,
+    /// Each byte as a character of GPT-2's alphabet.
+    Bytes,
+    /// With escapes for control characters and backslashes.
+    Escapes,
+}
+
+impl Spelling {
+    fn write(self, token: &str) -> String {
+        match self {
+            Self::Same => token.to_string(),
+            Self::Spaces => token.replace(' ', "▁"),
+            Self::Bytes => token.bytes().map(byte_to_char).collect(),
+            Self::Escapes => {
+                let token = token.replace('\\', "\\\\").replace('\n', "\\n");
+                token.replace('\t', "\\t").replace('\r', "\\r")
+            }
+        }
+    }
+}
+
+/// The metadata of a tokenizer, and what `llama.cpp` does differently.
+pub(crate) struct TokenizerMetadata {
+    pub(crate) entries: Vec<(String, MetadataValue)>,
+    pub(crate) notes: Vec<String>,
 }
 
 /// The metadata of the model folder's tokenizer.
 pub(crate) fn metadata(
     model_dir: &ModelDir,
     tokenizer: &dyn Tokenizer,
-) -> Result<Vec<(String, MetadataValue)>, ConvertError> {
+) -> Result<TokenizerMetadata, ConvertError> {
     let path = model_dir.tokenizer_path();
     let bytes = std::fs::read(&path).map_err(ConvertError::io(&path, "read"))?;
     let file: Value = serde_json::from_slice(&bytes)
@@ -60,15 +95,44 @@ pub(crate) fn metadata(
         .map(|id| tokenizer.id_to_token(id))
         .collect();
     let added = added_tokens(&file);
-    let settings = settings(&file, &tokens, &added)?;
-    if settings.escapes_spaces {
-        for token in tokens
-            .iter_mut()
-            .flatten()
-            .filter(|token| !added.contains_key(*token))
-        {
-            *token = token.replace(' ', "▁");
+    rules::check_added_tokens(&file)?;
+    let spare = spare_id(&model_dir.card.special, tokenizer, &tokens, &file);
+    let settings = settings(&file, &tokens, &added, spare.is_some())?;
+    if spare.is_none() && settings.spelling != Spelling::Escapes {
+        return unsupported(
+            "it has no EOS token, so llama.cpp would stop at a regular token; hint: train with \
+             data.tokenizer.eos = \"<EOS>\", or with a padding token, which the model never generates",
+        );
+    }
+    let mut notes = settings.notes;
+    let special = special::Special::new(&model_dir.card.special, tokenizer, &tokens, spare)?;
+    notes.extend(special.notes.iter().cloned());
+    let mut unknown = tokenizer.special_tokens().unk;
+    if settings.spelling == Spelling::Escapes {
+        // This kind of vocabulary needs a token for unknown text.
+        let position = |text: &str| {
+            tokens
+                .iter()
+                .position(|token| token.as_deref() == Some(text))
+        };
+        let id = position(" ").or_else(|| position("\n")).unwrap_or(0);
+        unknown = Some(id as u32);
+        notes.push(format!(
+            "llama.cpp replaces each byte of a character that is not in the vocabulary by {:?}; nextword leaves it out",
+            tokens[id].as_deref().unwrap_or_default()
+        ));
+    } else if settings.spelling == Spelling::Bytes && unknown.is_some() {
+        notes.push(
+            "llama.cpp leaves out characters that are not in the vocabulary; nextword replaces them by the unknown token"
+                .to_string(),
+        );
+    }
+    for token in tokens.iter_mut().flatten() {
+        if !added.contains_key(token.as_str()) {
+            *token = settings.spelling.write(token);
         }
+    }
+    if settings.spelling == Spelling::Spaces {
         let distinct: HashSet<&String> = tokens.iter().flatten().collect();
         if distinct.len() < tokens.iter().flatten().count() {
             return unsupported(
@@ -76,26 +140,10 @@ pub(crate) fn metadata(
             );
         }
     }
-    let special = tokenizer.special_tokens();
-    let unknown = special.unk;
-    // Without an EOS token `llama.cpp` stops at token 2 or 11. Use a token that is never a target.
-    let unused = tokens.iter().position(Option::is_none).map(|id| id as u32);
-    let eos_candidates = [
-        special.eos,
-        model_dir.card.eos_ids.first().copied(),
-        special.pad,
-        unused,
-    ];
-    let Some(eos) = eos_candidates.into_iter().flatten().next() else {
-        return unsupported(
-            "it has no EOS token, so llama.cpp would stop at a regular token; hint: train with \
-             data.tokenizer.eos = \"<EOS>\", or with a padding token, which the model never generates",
-        );
-    };
     let kind = |(id, token): (usize, &Option<String>)| match token {
         None => UNUSED,
-        Some(_) if Some(id as u32) == unknown => UNKNOWN,
         Some(token) => match added.get(token) {
+            _ if Some(id as u32) == unknown && settings.spelling != Spelling::Escapes => UNKNOWN,
             Some(true) => CONTROL,
             Some(false) => USER_DEFINED,
             None if settings.model == "llama" && is_byte(token) => BYTE,
@@ -112,33 +160,51 @@ pub(crate) fn metadata(
         ("tokens", MetadataValue::StringArray(names.collect())),
         ("token_type", MetadataValue::I32Array(kinds)),
         (
-            "bos_token_id",
-            MetadataValue::U32(model_dir.card.bos_id.unwrap_or(eos) as usize),
-        ),
-        ("eos_token_id", MetadataValue::U32(eos as usize)),
-        (
-            "add_bos_token",
-            MetadataValue::Bool(model_dir.card.bos_id.is_some()),
-        ),
-        (
             "add_space_prefix",
             MetadataValue::Bool(settings.adds_space_prefix),
         ),
     ];
     let mut metadata: Vec<(&str, MetadataValue)> = entries.into();
-    if settings.model == "llama" {
-        metadata.push(("scores", MetadataValue::F32Array(settings.scores)));
-    } else {
-        metadata.push(("merges", MetadataValue::StringArray(settings.merges)));
+    match settings.model {
+        "llama" => metadata.push(("scores", MetadataValue::F32Array(settings.scores))),
+        "gpt2" => metadata.push(("merges", MetadataValue::StringArray(settings.merges))),
+        _ => {}
     }
     if let Some(id) = unknown {
         metadata.push(("unknown_token_id", MetadataValue::U32(id as usize)));
     }
-    if let Some(id) = special.pad {
-        metadata.push(("padding_token_id", MetadataValue::U32(id as usize)));
-    }
+    metadata.extend(special.entries());
     let prefixed = |(key, value)| (format!("tokenizer.ggml.{key}"), value);
-    Ok(metadata.into_iter().map(prefixed).collect())
+    Ok(TokenizerMetadata {
+        entries: metadata.into_iter().map(prefixed).collect(),
+        notes,
+    })
+}
+
+/// A token that the model never generates, to serve as EOS token for a model without one: `llama.cpp` would
+/// stop at token 2 or 11.
+fn spare_id(
+    special: &ModelTokens,
+    tokenizer: &dyn Tokenizer,
+    tokens: &[Option<String>],
+    file: &Value,
+) -> Option<u32> {
+    let position = |wanted: Option<&str>| {
+        let found = tokens.iter().position(|token| token.as_deref() == wanted);
+        found.map(|id| id as u32)
+    };
+    let by_name = tokenizer.special_tokens();
+    // UTF-8 text does not contain the byte 255.
+    let byte = if file["decoder"]["type"] == "ByteLevel" {
+        byte_to_char(u8::MAX).to_string()
+    } else {
+        "<0xFF>".to_string()
+    };
+    let first = special.stop_ids(by_name.eos).first().copied();
+    let pad = first.or(special.pad_id).or(by_name.pad);
+    pad.or_else(|| position(None))
+        .or(by_name.unk)
+        .or_else(|| position(Some(&byte)))
 }
 
 /// The added tokens, and whether each is special.
@@ -156,6 +222,7 @@ fn settings(
     file: &Value,
     tokens: &[Option<String>],
     added: &HashMap<String, bool>,
+    has_eos: bool,
 ) -> Result<TokenizerSettings, ConvertError> {
     let model = &file["model"];
     match model["type"].as_str().unwrap_or("") {
@@ -166,21 +233,51 @@ fn settings(
             if let Some(token) = regular.find(|token| token.chars().count() != 1) {
                 return unsupported(format!("{token:?} is not a single character"));
             }
-            Ok(TokenizerSettings {
-                model: "llama",
-                pre_tokenizer: "default",
-                adds_space_prefix: false,
-                escapes_spaces: true,
-                merges: Vec::new(),
-                scores: vec![0.0; tokens.len()],
-            })
+            Ok(characters(tokens, added, has_eos))
         }
-        "BPE" => byte_level(file),
+        "BPE" => byte_level(file, tokens, added),
         "WordLevel" => unsupported(
             "it has a token for each word, which llama.cpp does not support; hint: train with data.tokenizer.kind = \"bpe\", \"char\" or \
              \"byte\"",
         ),
         other => unsupported(format!("its model type {other:?} is not supported")),
+    }
+}
+
+/// Characters. As byte-pair encoding of bytes, in which the bytes of a character of the vocabulary are
+/// merged: `llama.cpp` leaves out other characters, whereas with a vocabulary of `SentencePiece` it ends the
+/// program at them. That kind of vocabulary needs an EOS token, however. Without one, as an RWKV vocabulary,
+/// which is searched for the longest token, and in which no token is special.
+fn characters(
+    tokens: &[Option<String>],
+    added: &HashMap<String, bool>,
+    has_eos: bool,
+) -> TokenizerSettings {
+    let (mut merges, mut known) = (Vec::new(), HashSet::new());
+    let regular = tokens.iter().flatten();
+    for token in regular.filter(|token| has_eos && !added.contains_key(*token)) {
+        let bytes = Spelling::Bytes.write(token);
+        let starts = bytes.char_indices().skip(1);
+        for (start, next) in starts {
+            let merge = format!("{} {next}", &bytes[..start]);
+            if known.insert(merge.clone()) {
+                merges.push(merge);
+            }
+        }
+    }
+    let (model, spelling) = if has_eos {
+        ("gpt2", Spelling::Bytes)
+    } else {
+        ("rwkv", Spelling::Escapes)
+    };
+    TokenizerSettings {
+        model,
+        pre_tokenizer: if has_eos { "gpt-2" } else { "default" },
+        adds_space_prefix: false,
+        spelling,
+        merges,
+        scores: Vec::new(),
+        notes: Vec::new(),
     }
 }
 
@@ -193,7 +290,11 @@ fn is_one_token_per_character(file: &Value) -> bool {
 }
 
 /// Byte-pair encoding of bytes in GPT-2's alphabet.
-fn byte_level(file: &Value) -> Result<TokenizerSettings, ConvertError> {
+fn byte_level(
+    file: &Value,
+    tokens: &[Option<String>],
+    added: &HashMap<String, bool>,
+) -> Result<TokenizerSettings, ConvertError> {
     let normalizer = &file["normalizer"];
     // `llama.cpp` does not normalize. Most text is in NFC already.
     if !normalizer.is_null() && normalizer["type"] != "NFC" {
@@ -227,13 +328,31 @@ fn byte_level(file: &Value) -> Result<TokenizerSettings, ConvertError> {
     let Some(pre_tokenizer) = pre_tokenizer else {
         return unsupported(format!("its pre-tokenizer is not supported: {pre}"));
     };
+    let ignores_merges = file["model"]["ignore_merges"] == true;
+    let pre_tokenizer = match pre_tokenizer {
+        name if name == WITHOUT_IGNORE_MERGES.0 && !ignores_merges => WITHOUT_IGNORE_MERGES.1,
+        name => name,
+    };
+    if ignores_merges && pre_tokenizer != WITHOUT_IGNORE_MERGES.0 {
+        let regular = tokens
+            .iter()
+            .flatten()
+            .filter(|token| !added.contains_key(*token));
+        if let Some(token) = rules::unreachable_token(regular, &merges) {
+            return unsupported(format!(
+                "its `ignore_merges` makes {token:?} a token that no merges lead to, which llama.cpp supports only with the \
+                 pre-tokenizer of Llama 3"
+            ));
+        }
+    }
     Ok(TokenizerSettings {
         model: "gpt2",
         pre_tokenizer,
         adds_space_prefix: false,
-        escapes_spaces: false,
+        spelling: Spelling::Same,
         merges,
         scores: Vec::new(),
+        notes: Vec::new(),
     })
 }
 
@@ -274,22 +393,20 @@ fn sentencepiece(
         let rank = token.as_ref().and_then(|token| ranks.get(token));
         rank.map_or(0.0, |rank| -(*rank as f32))
     };
-    let rules = format!("{}{}", file["normalizer"], file["pre_tokenizer"]);
-    if !rules.contains('▁') {
-        return unsupported("it does not write spaces as `▁`");
+    let spaces = rules::spaces(file, &regular)?;
+    if let Some(byte) = rules::missing_byte(&regular) {
+        return unsupported(format!(
+            "its vocabulary lacks the byte token {byte}, and llama.cpp ends the program at a character that has no token"
+        ));
     }
-    let prefix_rules = [
-        "\"Prepend\"",
-        "\"prepend_scheme\":\"always\"",
-        "\"prepend_scheme\":\"first\"",
-    ];
     Ok(TokenizerSettings {
         model: "llama",
         pre_tokenizer: "default",
-        adds_space_prefix: prefix_rules.iter().any(|rule| rules.contains(rule)),
-        escapes_spaces: true,
+        adds_space_prefix: spaces.adds_prefix,
+        spelling: Spelling::Spaces,
         merges: Vec::new(),
         scores: tokens.iter().map(score).collect(),
+        notes: spaces.note.into_iter().collect(),
     })
 }
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use nextword_data::{Tokenizer, load_tokenizer};
+use nextword_data::{Tokenizer, load_tokenizer_with_roles};
 use nextword_model::weights::{FloatType, TensorFile, write_tensors};
-use nextword_model::{ModelDir, write_atomically};
+use nextword_model::{ModelDir, ModelTokens, TokenSource, write_atomically};
 use serde_json::{Map, Value, json};
 
 use super::{to_hf, values_or_zeros};
@@ -14,6 +14,7 @@ use crate::chat_templates::ChatTemplates;
 use crate::folder::check_destination;
 use crate::json::to_pretty;
 use crate::mapping::{TensorMapping, tensor_mappings};
+use crate::tokenizer_files::around;
 
 /// Exports the model folder `model_dir` as a Hugging Face folder, atomically: `config.json`,
 /// `model.safetensors` with values of type `float`, the tokenizer files and `generation_config.json`.
@@ -49,18 +50,13 @@ pub fn export(
     let hf = to_hf(&model_dir.config)?;
     let (kind, mut config) = (hf.kind, hf.map);
     let path = model_dir.tokenizer_path();
-    let tokenizer = load_tokenizer(&path)?;
+    let special = &model_dir.card.special;
+    let tokenizer = load_tokenizer_with_roles(&path, special.roles())?;
     let mut tokenizer_json = std::fs::read(&path).map_err(ConvertError::io(&path, "read"))?;
     if lacks_unknown_token(&tokenizer_json) {
         tokenizer_json = tokenizer.to_json()?.into_bytes();
     }
-    if let Some(bos) = model_dir
-        .card
-        .bos_id
-        .and_then(|id| Some((id, tokenizer.id_to_token(id)?)))
-    {
-        tokenizer_json = with_bos(tokenizer_json, &bos);
-    }
+    let tokenizer_json = with_tokens_around(tokenizer_json, special, &*tokenizer);
     let weights = TensorFile::open(&model_dir.weights_path())?;
     let mappings: BTreeMap<String, TensorMapping> = tensor_mappings(kind.names(), &hf.config)
         .into_iter()
@@ -72,8 +68,11 @@ pub fn export(
         .collect();
     check_weights(model_dir, &weights)?;
 
-    let ids = special_ids(model_dir, &*tokenizer);
+    let ids = special_ids(special, &*tokenizer);
     config.extend(ids.clone());
+    if let Some(eos) = &special.config_eos_ids {
+        config.insert("eos_token_id".into(), one_or_list(eos));
+    }
     let dtype = match float {
         FloatType::F32 => "float32",
         FloatType::F16 => "float16",
@@ -118,37 +117,56 @@ fn lacks_unknown_token(tokenizer_json: &[u8]) -> bool {
         && unknown.is_some_and(|unknown| model["vocab"][unknown].is_null())
 }
 
-/// Makes `tokenizer.json` prepend the token `bos` to every text. `transformers` does not follow the
-/// setting in `tokenizer_config.json` for every tokenizer class.
-fn with_bos(tokenizer_json: Vec<u8>, (id, bos): &(u32, String)) -> Vec<u8> {
+/// Makes `tokenizer.json` put the tokens of `special` around every text, if it does not do so already.
+/// `transformers` does not follow the settings in `tokenizer_config.json` for every tokenizer class.
+fn with_tokens_around(
+    tokenizer_json: Vec<u8>,
+    special: &ModelTokens,
+    tokenizer: &dyn Tokenizer,
+) -> Vec<u8> {
     let Ok(mut file) = serde_json::from_slice::<Value>(&tokenizer_json) else {
         return tokenizer_json;
     };
-    if prepends_special_token(&file) {
+    let (prefix, suffix) = around(&file["post_processor"]);
+    let missing = |declared: &[u32], found: &[u32]| -> Vec<(u32, String)> {
+        let missing = declared.iter().filter(|_| found.is_empty());
+        let named = missing.map(|id| Some((*id, tokenizer.id_to_token(*id)?)));
+        named.collect::<Option<_>>().unwrap_or_default()
+    };
+    let before = missing(special.prefix(), &prefix);
+    let after = missing(&special.suffix_ids, &suffix);
+    if before.is_empty() && after.is_empty() {
         return tokenizer_json;
     }
-    let token = json!({"SpecialToken": {"id": bos, "type_id": 0}});
     let text = |id: &str, type_id: u32| json!({"Sequence": {"id": id, "type_id": type_id}});
+    let tokens = |list: &[(u32, String)]| -> Vec<Value> {
+        let token = |(_, name): &(u32, String)| json!({"SpecialToken": {"id": name, "type_id": 0}});
+        list.iter().map(token).collect()
+    };
+    let single = [tokens(&before), vec![text("A", 0)], tokens(&after)].concat();
+    let pair = [
+        tokens(&before),
+        vec![text("A", 0), text("B", 1)],
+        tokens(&after),
+    ]
+    .concat();
+    let entry = |(id, name): &(u32, String)| {
+        (
+            name.clone(),
+            json!({"id": name, "ids": [id], "tokens": [name]}),
+        )
+    };
+    let entries: Map<String, Value> = before.iter().chain(&after).map(entry).collect();
     let template = json!({
-        "type": "TemplateProcessing",
-        "single": [token, text("A", 0)], "pair": [token, text("A", 0), text("B", 1)],
-        "special_tokens": {bos: {"id": bos, "ids": [id], "tokens": [bos]}},
+        "type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": entries,
     });
-    let before = file["post_processor"].take();
-    file["post_processor"] = if before.is_null() {
+    let earlier = file["post_processor"].take();
+    file["post_processor"] = if earlier.is_null() {
         template
     } else {
-        json!({"type": "Sequence", "processors": [before, template]})
+        json!({"type": "Sequence", "processors": [earlier, template]})
     };
     to_pretty(&file).into_bytes()
-}
-
-/// Whether the tokenizer's post-processor prepends a special token to every text.
-pub(crate) fn prepends_special_token(tokenizer: &Value) -> bool {
-    let prepends = |processor: &Value| !processor["single"][0]["SpecialToken"].is_null();
-    let processor = &tokenizer["post_processor"];
-    let list = processor["processors"].as_array();
-    prepends(processor) || list.into_iter().flatten().any(prepends)
 }
 
 /// Checks that the weights match the config, before anything is written.
@@ -168,35 +186,47 @@ pub(crate) fn check_weights(
     )?)
 }
 
-fn special_ids(model_dir: &ModelDir, tokenizer: &dyn Tokenizer) -> Map<String, Value> {
-    let special = tokenizer.special_tokens();
-    let mut eos: Vec<u32> = special.eos.into_iter().collect();
-    eos.extend(&model_dir.card.eos_ids);
-    let eos = match eos.as_slice() {
-        [] => Value::Null,
-        [single] => json!(single),
-        several => json!(several),
+/// The ids of `config.json` and `generation_config.json`.
+fn special_ids(special: &ModelTokens, tokenizer: &dyn Tokenizer) -> Map<String, Value> {
+    let by_name = tokenizer.special_tokens();
+    let pad = match special.source {
+        Some(_) => special.pad_id,
+        None => by_name.pad,
     };
     let mut ids = Map::new();
-    ids.insert("bos_token_id".into(), json!(model_dir.card.bos_id));
+    ids.insert("bos_token_id".into(), json!(special.bos_id));
+    let eos = one_or_list(&special.stop_ids(by_name.eos));
     ids.insert("eos_token_id".into(), eos);
-    ids.insert("pad_token_id".into(), json!(special.pad));
+    ids.insert("pad_token_id".into(), json!(pad));
     ids
 }
 
+fn one_or_list(ids: &[u32]) -> Value {
+    match ids {
+        [] => Value::Null,
+        [single] => json!(single),
+        several => json!(several),
+    }
+}
+
 fn tokenizer_config(model_dir: &ModelDir, tokenizer: &dyn Tokenizer) -> Value {
-    let special = tokenizer.special_tokens();
-    let token = |id: Option<u32>| json!(id.and_then(|id| tokenizer.id_to_token(id)));
-    let card = &model_dir.card;
-    let eos = special.eos.or(card.eos_ids.first().copied());
-    // Chat templates refer to these tokens by name, so keep the imported names.
-    let named =
-        |name: &Option<String>, id| name.as_ref().map_or_else(|| token(id), |name| json!(name));
+    let by_name = tokenizer.special_tokens();
+    let special = &model_dir.card.special;
+    let is_declared = special.source == Some(TokenSource::Declared);
+    // Chat templates refer to these tokens by name, so keep the imported names, and those alone.
+    let named = |name: &Option<String>, id: Option<u32>| {
+        let from_id = || tokenizer.id_to_token(id.filter(|_| !is_declared)?);
+        json!(name.clone().or_else(from_id))
+    };
+    let eos = by_name.eos.or(special.eos_ids.first().copied());
     json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": model_dir.config.context_length,
-        "bos_token": named(&card.bos_token, card.bos_id), "eos_token": named(&card.eos_token, eos),
-        "unk_token": token(special.unk), "pad_token": token(special.pad),
-        "add_bos_token": card.bos_id.is_some(), "clean_up_tokenization_spaces": false,
+        "bos_token": named(&special.bos_token, special.bos_id),
+        "eos_token": named(&special.eos_token, eos),
+        "unk_token": named(&special.unk_token, by_name.unk),
+        "pad_token": named(&special.pad_token, by_name.pad),
+        "add_bos_token": !special.prefix().is_empty(), "add_eos_token": !special.suffix_ids.is_empty(),
+        "clean_up_tokenization_spaces": false,
     })
 }

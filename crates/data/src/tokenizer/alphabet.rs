@@ -7,7 +7,11 @@ fn is_printable(byte: u8) -> bool {
 
 /// Returns GPT-2's printable character for a byte: the Latin-1 character if printable, otherwise the
 /// next unused one from U+0100 on (`bytes_to_unicode` of the published code).
-pub(crate) fn byte_to_char(byte: u8) -> char {
+///
+/// ```
+/// assert_eq!(("a b".bytes().map(nextword_data::byte_to_char)).collect::<String>(), "aĠb");
+/// ```
+pub fn byte_to_char(byte: u8) -> char {
     if is_printable(byte) {
         return char::from(byte);
     }

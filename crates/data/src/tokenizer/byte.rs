@@ -119,6 +119,12 @@ impl Tokenizer for ByteTokenizer {
         Some(u8::try_from(id).into_iter().collect())
     }
 
+    fn with_roles(&self, eos: Option<u32>, pad: Option<u32>) -> Arc<dyn Tokenizer> {
+        Arc::new(Self {
+            special: self.special.clone().with_roles(eos, pad),
+        })
+    }
+
     fn decode_rules(&self) -> Option<DecodeRules> {
         Some(DecodeRules::bytes())
     }

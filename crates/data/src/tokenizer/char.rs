@@ -217,6 +217,14 @@ impl Tokenizer for CharTokenizer {
         Some(self.decode(&[id]).into_bytes())
     }
 
+    fn with_roles(&self, eos: Option<u32>, pad: Option<u32>) -> Arc<dyn Tokenizer> {
+        let special = self.special.clone().with_roles(eos, pad);
+        Arc::new(Self {
+            special,
+            ..self.clone()
+        })
+    }
+
     fn decode_rules(&self) -> Option<DecodeRules> {
         Some(DecodeRules::bytes())
     }

@@ -43,6 +43,15 @@ const NOT_EOS: &[&str] = &[
     "unk", "pad", "bos", "mask", "cls", "sep", "start", "begin", "<s>",
 ];
 
+/// Whether a token with this name usually ends a text. Use it only where no file says which token does.
+///
+/// ```
+/// assert!(nextword_data::is_eos_name("<|endoftext|>") && !nextword_data::is_eos_name("<|user|>"));
+/// ```
+pub fn is_eos_name(name: &str) -> bool {
+    EOS_NAMES.contains(&name)
+}
+
 /// Whether a special token with this name cannot be an EOS token.
 pub(crate) fn is_non_eos_name(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
@@ -157,6 +166,12 @@ impl HuggingFaceTokenizer {
             pad: id(&names.pad),
         };
         self
+    }
+
+    /// Sets EOS and padding token.
+    pub(crate) fn set_roles(&mut self, eos: Option<u32>, pad: Option<u32>) {
+        self.special_tokens.eos = eos;
+        self.special_tokens.pad = pad;
     }
 
     fn is_special(&self, token: &str) -> bool {
@@ -418,6 +433,12 @@ impl Tokenizer for HuggingFaceTokenizer {
                 .map(|token| token_to_bytes(&token))
                 .unwrap_or_default()
         })
+    }
+
+    fn with_roles(&self, eos: Option<u32>, pad: Option<u32>) -> Arc<dyn Tokenizer> {
+        let mut tokenizer = self.clone();
+        tokenizer.set_roles(eos, pad);
+        Arc::new(tokenizer)
     }
 
     fn decoded_token(&self, id: u32) -> Option<String> {

@@ -22,6 +22,8 @@ const MAX_FILE_BYTES: u64 = 64 << 20;
 enum EosChoice<'a> {
     /// The EOS token of the file.
     FromFile,
+    /// These EOS and padding tokens.
+    Ids(Option<u32>, Option<u32>),
     /// This token, or none for "".
     Named(&'a str),
 }
@@ -36,6 +38,19 @@ enum EosChoice<'a> {
 /// 64 MiB or is not a tokenizer. Malformed files never cause a panic.
 pub fn load_tokenizer(path: impl AsRef<Path>) -> Result<Arc<dyn Tokenizer>, DataError> {
     load(path.as_ref(), EosChoice::FromFile)
+}
+
+/// Like [`load_tokenizer`], with the EOS token that ends a document and the padding token of the model that
+/// the file belongs to. `None` if the model does not declare them: then they are detected by name.
+///
+/// # Errors
+/// As [`load_tokenizer`].
+pub fn load_tokenizer_with_roles(
+    path: impl AsRef<Path>,
+    roles: Option<(Option<u32>, Option<u32>)>,
+) -> Result<Arc<dyn Tokenizer>, DataError> {
+    let roles = roles.map_or(EosChoice::FromFile, |(eos, pad)| EosChoice::Ids(eos, pad));
+    load(path.as_ref(), roles)
 }
 
 /// Parses the text of a `tokenizer.json`; `name` identifies it in errors.
@@ -131,6 +146,7 @@ fn parse(json: &str, name: &str, eos: EosChoice) -> Result<Arc<dyn Tokenizer>, D
             .and_then(|id| builtin.id_to_token(id));
         match eos {
             EosChoice::FromFile => return Ok(builtin),
+            EosChoice::Ids(eos, pad) => return Ok(builtin.with_roles(eos, pad)),
             EosChoice::Named(eos)
                 if eos_name.as_deref() == Some(eos) || (eos.is_empty() && eos_name.is_none()) =>
             {
@@ -139,9 +155,13 @@ fn parse(json: &str, name: &str, eos: EosChoice) -> Result<Arc<dyn Tokenizer>, D
             EosChoice::Named(_) => {}
         }
     }
-    let other = HuggingFaceTokenizer::from_value(&file, json, name)?;
+    let mut other = HuggingFaceTokenizer::from_value(&file, json, name)?;
     Ok(match eos {
         EosChoice::FromFile => Arc::new(other),
+        EosChoice::Ids(eos, pad) => {
+            other.set_roles(eos, pad);
+            Arc::new(other)
+        }
         EosChoice::Named(eos) => Arc::new(other.with_eos(eos, name)?),
     })
 }

@@ -28,14 +28,15 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub use self::alphabet::byte_to_char;
 pub use self::byte::ByteTokenizer;
 pub use self::char::CharTokenizer;
 pub use self::decode_rules::DecodeRules;
 pub use self::decode_stream::DecodeStream;
 pub use self::encoding::Encoding;
-pub use self::huggingface::HuggingFaceTokenizer;
+pub use self::huggingface::{HuggingFaceTokenizer, is_eos_name};
 pub(crate) use self::load::check_config;
-pub use self::load::{load_tokenizer, parse_tokenizer};
+pub use self::load::{load_tokenizer, load_tokenizer_with_roles, parse_tokenizer};
 pub use self::word::WordTokenizer;
 
 use crate::documents::TextCuts;
@@ -120,6 +121,21 @@ pub trait Tokenizer: Send + Sync + std::fmt::Debug {
     /// Returns the bytes of one token if decoding concatenates token bytes; empty for special tokens.
     /// `None` if the text of a token depends on its neighbors.
     fn token_bytes(&self, id: u32) -> Option<Vec<u8>>;
+
+    /// This tokenizer with another EOS and padding token, as a model declares them: `tokenizer.json` does not
+    /// store these roles.
+    ///
+    /// ```
+    /// use nextword_data::TokenizerConfig;
+    ///
+    /// let tokenizer = TokenizerConfig::words().build("to be")?;
+    /// assert_eq!(tokenizer.special_tokens().eos, Some(2));
+    /// let without = tokenizer.with_roles(None, None); // No token ends a document.
+    /// assert_eq!(without.special_tokens().eos, None);
+    /// assert_eq!(without.encode("to be <EOS>").ids, [0, 1, 2]);
+    /// # Ok::<(), nextword_data::DataError>(())
+    /// ```
+    fn with_roles(&self, eos: Option<u32>, pad: Option<u32>) -> Arc<dyn Tokenizer>;
 
     /// Returns the vocabulary entry of `id` that [`decode_rules`](Self::decode_rules) are applied to;
     /// `None` for ids that decoding skips.

@@ -81,6 +81,8 @@ pub(crate) struct SpecialVocab {
     names: SpecialNames,
     in_id_order: Vec<String>,
     first_id: u32,
+    /// EOS and padding token, instead of those that the names suggest.
+    roles: Option<(Option<u32>, Option<u32>)>,
 }
 
 /// A segment of text: ordinary text or one special token.
@@ -96,6 +98,7 @@ impl SpecialVocab {
             names: names.clone(),
             in_id_order: names.in_order().cloned().collect(),
             first_id: first_id as u32,
+            roles: None,
         }
     }
 
@@ -125,11 +128,18 @@ impl SpecialVocab {
 
     pub(crate) fn special_tokens(&self) -> SpecialTokens {
         let id = |name: &Option<String>| name.as_ref().and_then(|name| self.id(name));
+        let by_name = || (id(&self.names.eos), id(&self.names.pad));
+        let (eos, pad) = self.roles.unwrap_or_else(by_name);
         SpecialTokens {
-            eos: id(&self.names.eos),
+            eos,
             unk: id(&self.names.unk),
-            pad: id(&self.names.pad),
+            pad,
         }
+    }
+
+    pub(crate) fn with_roles(mut self, eos: Option<u32>, pad: Option<u32>) -> Self {
+        self.roles = Some((eos, pad));
+        self
     }
 
     /// Iterates over ids and names.

@@ -188,6 +188,14 @@ impl Tokenizer for WordTokenizer {
         None
     }
 
+    fn with_roles(&self, eos: Option<u32>, pad: Option<u32>) -> Arc<dyn Tokenizer> {
+        let special = self.special.clone().with_roles(eos, pad);
+        Arc::new(Self {
+            special,
+            ..self.clone()
+        })
+    }
+
     fn decoded_token(&self, id: u32) -> Option<String> {
         self.decoded_word(id).map(str::to_owned)
     }

@@ -24,9 +24,22 @@ fn build(kind: TokenizerKind, text: &str, eos: &str) -> std::sync::Arc<dyn Token
     build_tokenizer(&config, std::iter::once(Ok(text.to_owned()))).unwrap()
 }
 
+fn with_bos(bos: Option<u32>) -> ModelTokens {
+    ModelTokens {
+        bos_id: bos,
+        ..ModelTokens::default()
+    }
+}
+
 fn run(tokenizer: &dyn Tokenizer, bos: Option<u32>, line: &Value) -> TaskReport {
     let model = model(tokenizer.vocab_size());
-    evaluate_task(&model, tokenizer, bos, line.to_string().as_bytes()).unwrap()
+    evaluate_task(
+        &model,
+        tokenizer,
+        &with_bos(bos),
+        line.to_string().as_bytes(),
+    )
+    .unwrap()
 }
 
 #[test]
@@ -46,7 +59,8 @@ fn accuracy_equals_a_manual_computation() {
         serde_json::json!({"context": "ab c", "endings": endings, "label": label}).to_string()
     };
     for label in 0..3 {
-        let report = evaluate_task(&model, &*tokenizer, None, line(label).as_bytes()).unwrap();
+        let report =
+            evaluate_task(&model, &*tokenizer, &with_bos(None), line(label).as_bytes()).unwrap();
         let is_correct = |scores: &[f64]| f64::from(u8::from(best(scores) == Some(label)));
         assert_eq!(report.accuracy, Some(is_correct(&scores)), "{scores:?}");
         assert_eq!(
@@ -75,7 +89,8 @@ fn accuracy_by_characters_and_by_bytes_differ() {
     ));
     let line = serde_json::json!({"ctx": "c", "endings": endings, "label": label.to_string()});
     let lines = format!("{line}\n{line}\n");
-    let report = evaluate_task(&model, &*tokenizer, Some(bos), lines.as_bytes()).unwrap();
+    let report =
+        evaluate_task(&model, &*tokenizer, &with_bos(Some(bos)), lines.as_bytes()).unwrap();
     assert_eq!(report.accuracy, Some(1.0), "{sums:?}");
     assert_eq!(report.accuracy_by_characters, Some(1.0));
     assert_eq!(report.accuracy_by_bytes, Some(by_bytes));
@@ -93,7 +108,7 @@ fn a_shared_context_gives_the_same_scores() {
     let scorer = Scorer {
         model: &model,
         tokenizer: &*tokenizer,
-        bos: None,
+        special: &ModelTokens::default(),
         unknown: BTreeSet::new(),
     };
     let before = tokenizer.encode("abcd").ids;
@@ -128,7 +143,7 @@ fn each_token_of_a_long_text_counts_once() {
     };
     let expected = last(&all[..9], 8) + last(&all[8..17], 8) + last(&all[10..19], 2);
     let line = serde_json::json!({ "text": text }).to_string();
-    let report = evaluate_task(&model, &*tokenizer, None, line.as_bytes()).unwrap();
+    let report = evaluate_task(&model, &*tokenizer, &with_bos(None), line.as_bytes()).unwrap();
     let bits = report.bits_per_byte.unwrap();
     let expected = expected / std::f64::consts::LN_2 / text.len() as f64;
     assert!((bits - expected).abs() < 1e-4, "{bits} {expected}");
@@ -162,7 +177,9 @@ fn bits_per_byte_with_dropped_text_agrees_with_evaluate_text() {
         let settings = crate::TextSettings::default();
         let model = model(tokenizer.vocab_size());
         let chunks = [Ok(chunk)];
-        let by_text = crate::evaluate_text(&model, &*tokenizer, chunks, settings).unwrap();
+        let special = with_bos(None);
+        let by_text =
+            crate::evaluate_text(&model, &*tokenizer, &special, chunks, settings).unwrap();
         let report = run(&*tokenizer, None, &serde_json::json!({ "text": text }));
         let (a, b) = (
             report.bits_per_byte.unwrap(),
@@ -246,9 +263,10 @@ fn an_invalid_line_is_named() {
         ),
         ("", "0 tokens"),
     ] {
-        let error = evaluate_task(&model, &*tokenizer, None, lines.as_bytes()).unwrap_err();
+        let error =
+            evaluate_task(&model, &*tokenizer, &with_bos(None), lines.as_bytes()).unwrap_err();
         assert!(error.to_string().contains(message), "{error}");
     }
     let other = self::tokenizer(TokenizerKind::Byte);
-    assert!(evaluate_task(&model, &*other, None, "".as_bytes()).is_err());
+    assert!(evaluate_task(&model, &*other, &with_bos(None), "".as_bytes()).is_err());
 }

@@ -280,8 +280,8 @@ fn a_saved_model_generates_the_same_and_needs_its_tokenizer() {
 fn bos_starts_a_prompt_and_the_cards_eos_ends_a_completion() {
     let recited: Vec<u32> = (0..3).collect();
     let mut generator = reciting("abc", TokenizerKind::Char, &recited, "<EOS>");
-    generator.card.bos_id = Some(2);
-    generator.card.eos_ids = vec![1];
+    generator.card.special.bos_id = Some(2);
+    generator.card.special.eos_ids = vec![1];
     let completions =
         generator.generate(&["a", "ca"], &greedy(5), |_, _| ControlFlow::Continue(()));
     let completions = completions.unwrap();

@@ -41,6 +41,10 @@ impl Tokenizer for PanickingTokenizer {
         self.0.token_bytes(id)
     }
 
+    fn with_roles(&self, eos: Option<u32>, pad: Option<u32>) -> Arc<dyn Tokenizer> {
+        Arc::new(Self(self.0.with_roles(eos, pad)))
+    }
+
     fn to_json(&self) -> Result<String, DataError> {
         self.0.to_json()
     }

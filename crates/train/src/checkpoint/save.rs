@@ -100,6 +100,9 @@ fn manifest(folder: &Path, hashes: &[NamedHash]) -> Result<Manifest, TrainError>
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
             continue;
         };
+        if path.is_dir() {
+            continue; // Named chat templates, without which a run can resume.
+        }
         let known = hashes.iter().find(|(known, _)| *known == name);
         let hash = match known {
             Some((_, hash)) => *hash,

@@ -337,6 +337,7 @@ impl RunObserver<'_> {
         let mut samples = Vec::new();
         for prompt in &config.prompts {
             let request = SampleRequest {
+                special: &setup.special,
                 prompt,
                 max_tokens: config.max_tokens,
                 temperature: config.temperature,

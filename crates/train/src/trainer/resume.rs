@@ -42,6 +42,12 @@ impl Trainer {
         let stored = folder.read_config()?;
         let warning = learning_rate_warning(&stored, &setup.config, found.state.step);
         setup.config.warnings.extend(warning);
+        let card = ModelDir::open(&found.path)?.card;
+        if card.special.source.is_some() {
+            // The run no longer knows the model that it started from.
+            setup.special = card.special;
+        }
+        setup.chat_templates = card.chat_templates;
         let config = &setup.config;
         // From here on, a run of version 0.1 is saved in the current form.
         found.state.fingerprint = fingerprint(config);

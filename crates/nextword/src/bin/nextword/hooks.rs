@@ -5,7 +5,7 @@ use std::sync::Arc;
 use nextword_data::Tokenizer;
 use nextword_explain::{ExplainError, history};
 use nextword_generate::{PROMPT_PLACEHOLDER, SamplingConfig, TextGenerator, TextOptions};
-use nextword_model::Transformer;
+use nextword_model::{ModelCard, Transformer};
 use nextword_train::{Hooks, SampleRequest, TrainError};
 
 /// Samples with the generate crate, exactly as `nextword generate` does with the saved model.
@@ -36,7 +36,15 @@ impl Hooks for TrainingHooks {
             prompt_template: Some(template.to_string()),
             ..TextOptions::default()
         };
-        let completion = TextGenerator::without_card(model.clone(), tokenizer.clone())
+        let card = ModelCard {
+            special: request.special.clone(),
+            unused_ids: model
+                .config()
+                .vocab_size
+                .saturating_sub(tokenizer.vocab_size()),
+            ..ModelCard::default()
+        };
+        let completion = TextGenerator::new(model.clone(), tokenizer.clone(), card)
             .and_then(|generator| generator.complete(request.prompt, &options));
         Ok(Some(completion.map_err(TrainError::hook)?.text))
     }

@@ -13,7 +13,7 @@ use nextword_generate::TextGenerator;
 use nextword_model::ModelDir;
 
 use crate::exit::{bad_file, usage};
-use crate::format::{count, duration, grouped};
+use crate::format::{count, duration, grouped, sanitize};
 use crate::{models, output};
 
 /// `eval MODEL|RUN FILE...`.
@@ -22,7 +22,9 @@ pub(crate) struct EvalArgs {
     /// Model folder, checkpoint, or run folder (the run's best model is used)
     #[arg(value_hint = ValueHint::DirPath)]
     model: PathBuf,
-    /// Text to evaluate: .txt or .jsonl files, folders of such files, or - for standard input
+    /// Text to evaluate: .txt or .jsonl files, folders of such files, or - for standard input. An imported model
+    /// reads each document after its BOS token (else its EOS token), and every token of the text counts; a model
+    /// that nextword trained reads it as in training, and the EOS token after each document counts too
     #[arg(required_unless_present = "task", value_hint = ValueHint::AnyPath)]
     files: Vec<PathBuf>,
     /// Task to evaluate instead of a text: a .jsonl file of questions with `context`, `endings`
@@ -73,7 +75,7 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
         ..SourceConfig::default()
     })?;
     let start = Instant::now();
-    let (report, tokenizer) = evaluate(&args.model, args, &sources)?;
+    let (report, evaluated) = evaluate(&args.model, args, &sources)?;
     let seconds = start.elapsed().as_secs_f64();
     let against = args.against.as_ref();
     let against = against
@@ -83,22 +85,38 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
         let mut value = serde_json::to_value(&report)?;
         if let Some((against, other)) = against {
             value["against"] = serde_json::to_value(&against)?;
-            value["same_tokenizer"] = (tokenizer == other).into();
+            value["same_tokenizer"] = (evaluated.tokenizer == other.tokenizer).into();
         }
         return output::print_json(&value);
     }
     print_report(&report, seconds)?;
+    if !evaluated.prefix.is_empty() {
+        output::eprint_line(&sanitize(&format!(
+            "note: each document is read after {} and without an EOS token behind it, as in \
+             lm-evaluation-harness",
+            evaluated.prefix
+        )));
+    }
     against.map_or(Ok(()), |(against, other)| {
-        print_comparison(&report, &against, tokenizer == other)
+        let same_tokenizer = evaluated.tokenizer == other.tokenizer;
+        print_comparison(&report, &against, same_tokenizer)
     })
 }
 
-/// Evaluates one model on the text. Also returns the hash of its tokenizer.
+/// What a report is about.
+struct Evaluated {
+    /// The hash of the tokenizer.
+    tokenizer: String,
+    /// The text of the tokens before each document.
+    prefix: String,
+}
+
+/// Evaluates one model on the text.
 fn evaluate(
     model: &Path,
     args: &EvalArgs,
     sources: &Sources,
-) -> anyhow::Result<(TextReport, String)> {
+) -> anyhow::Result<(TextReport, Evaluated)> {
     let dir = models::open(model, args.last)?;
     let device = models::open_and_name_device(&args.device)?;
     let generator = TextGenerator::open(&dir, &device)?;
@@ -114,6 +132,7 @@ fn evaluate(
     let report = evaluate_text(
         generator.model(),
         tokenizer.as_ref(),
+        &dir.card.special,
         sources.chunks_for(tokenizer.text_cuts()),
         settings,
     )?;
@@ -125,7 +144,12 @@ fn evaluate(
             report.loss.nats_per_token
         )));
     }
-    Ok((report, tokenizer.hash()))
+    let text = |id: &u32| tokenizer.token_text(*id).unwrap_or_default();
+    let evaluated = Evaluated {
+        prefix: report.prefix.iter().map(text).collect(),
+        tokenizer: tokenizer.hash(),
+    };
+    Ok((report, evaluated))
 }
 
 /// Prints the loss of `other` and how far `report` is from it. Only bits per byte compare models with
@@ -178,7 +202,7 @@ fn run_task(args: &EvalArgs, dir: &ModelDir, task: &Path) -> anyhow::Result<()> 
     let report = evaluate_task(
         generator.model(),
         tokenizer.as_ref(),
-        dir.card.bos_id,
+        &dir.card.special,
         BufReader::new(file),
     )?;
     if args.json {

@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, ValueHint};
-use nextword_convert::{GgufType, export_gguf, export_gguf_with_embedding, export_hf};
+use nextword_convert::{
+    GgufType, export_gguf, export_gguf_with_embedding, export_hf, gguf_differences,
+};
 use nextword_model::weights::FloatType;
 
+use crate::format::sanitize;
 use crate::output_file::{self, ForceArgs, Kind};
 use crate::{exit, models, output};
 
@@ -110,6 +113,9 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<()> {
                 }
             };
             output::eprint_line(&format!("{out}: a `{kind}` model for llama.cpp"));
+            for difference in gguf_differences(&dir)? {
+                output::eprint_line(&sanitize(&format!("note: {difference}")));
+            }
         }
     }
     Ok(())

@@ -31,7 +31,13 @@ pub(crate) fn run(args: &ImportArgs) -> anyhow::Result<()> {
         return output::print_json(&json!({
             "path": args.out, "model_type": imported.model_type, "config": imported.config,
             "card": imported.card, "chat_template": imported.has_chat_template,
+            "guessed_eos": imported.guessed_eos,
         }));
+    }
+    if let Some(eos) = &imported.guessed_eos {
+        output::eprint_line(&sanitize(&format!(
+            "note: no file of the folder declares an EOS token; `{eos}` is used because of its name"
+        )));
     }
     let chat = if imported.has_chat_template {
         ", with its chat template"

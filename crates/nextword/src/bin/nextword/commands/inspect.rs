@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
-use nextword_model::{Bits, ModelCard, ModelDir, weights};
+use nextword_model::{Bits, ModelCard, ModelDir, TokenSource, weights};
 use nextword_train::plan::Parameters;
 use serde_json::{Value, json};
 
@@ -123,6 +123,26 @@ fn card_lines(card: &ModelCard, lines: &mut Vec<String>) {
         "prompt format",
         card.prompt_template.clone().unwrap_or_default(),
     );
+    let special = &card.special;
+    let source = match special.source {
+        Some(TokenSource::Trained) | None => "",
+        Some(TokenSource::Declared) => " (declared by the imported files)",
+        Some(TokenSource::Guessed) => " (guessed by name)",
+    };
+    let list = |ids: &[u32]| {
+        ids.iter()
+            .map(u32::to_string)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    if !special.eos_ids.is_empty() {
+        push("EOS ids", list(&special.eos_ids) + source);
+    }
+    push(
+        "BOS id",
+        special.bos_id.map_or_else(String::new, |id| id.to_string()),
+    );
+    push("text prefix", list(special.prefix()));
     push("written by", format!("nextword {}", card.version));
 }
 

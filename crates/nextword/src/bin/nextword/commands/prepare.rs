@@ -1,13 +1,14 @@
 //! `nextword prepare SOURCE... --out FOLDER`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum, ValueHint};
 use nextword_data::{
     DataConfig, DatasetCard, Phase, PreparedDataset, Progress, SplitBy, TokenizerConfig,
-    TokenizerKind,
+    TokenizerKind, load_tokenizer_with_roles,
 };
+use nextword_model::ModelDir;
 use serde_json::json;
 
 use crate::format::{bytes, count, duration, grouped, sanitize};
@@ -144,6 +145,12 @@ fn config(args: &PrepareArgs) -> anyhow::Result<DataConfig> {
     if args.tokenizer_file.is_some() {
         tokenizer.file.clone_from(&args.tokenizer_file);
     }
+    if let Some(file) = &tokenizer.file
+        && tokenizer.eos == TokenizerConfig::DEFAULT_EOS
+        && let Some(eos) = declared_eos(file)
+    {
+        tokenizer.eos = eos;
+    }
     if let Some(separator) = &args.separator {
         config.separator = Some(models::unescape(separator));
     }
@@ -157,6 +164,16 @@ fn config(args: &PrepareArgs) -> anyhow::Result<DataConfig> {
         config.split.by = SplitBy::Documents;
     }
     Ok(config)
+}
+
+/// The EOS token that ends a document, if `file` is the tokenizer of a model that declares it; "" if it
+/// declares that none does.
+fn declared_eos(file: &Path) -> Option<String> {
+    let model = ModelDir::open(file.parent()?).ok()?;
+    let roles = model.card.special.roles()?;
+    let tokenizer = load_tokenizer_with_roles(file, Some(roles)).ok()?;
+    let name = roles.0.and_then(|id| tokenizer.id_to_token(id));
+    Some(name.unwrap_or_default())
 }
 
 fn progress_line(progress: &Progress, seconds: f64) -> String {

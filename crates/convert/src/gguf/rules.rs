@@ -1,0 +1,150 @@
+//! Rules of a tokenizer that `llama.cpp` cannot express, or expresses differently.
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::Value;
+
+use crate::ConvertError;
+use crate::error::unsupported_tokenizer as unsupported;
+
+/// Rejects added tokens that match more than their text.
+pub(super) fn check_added_tokens(file: &Value) -> Result<(), ConvertError> {
+    let effects = [
+        ("lstrip", "removes white space before it"),
+        ("rstrip", "removes white space after it"),
+        ("single_word", "is found only as a whole word"),
+    ];
+    for token in file["added_tokens"].as_array().into_iter().flatten() {
+        for (flag, effect) in effects {
+            if token[flag] == true {
+                return unsupported(format!(
+                    "its added token {} {effect} (`{flag}`), which a GGUF file cannot say; hint: set {flag} to false in \
+                     tokenizer.json if the texts never have such white space",
+                    token["content"]
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The first of `tokens` that merging its characters by `merges` does not lead to.
+pub(super) fn unreachable_token<'a>(
+    mut tokens: impl Iterator<Item = &'a String>,
+    merges: &[String],
+) -> Option<&'a String> {
+    let mut ranks: HashMap<&str, usize> = HashMap::new();
+    for (rank, merge) in merges.iter().enumerate() {
+        ranks.entry(merge).or_insert(rank);
+    }
+    let is_reached = |token: &&String| {
+        let mut parts: Vec<String> = token.chars().map(String::from).collect();
+        while parts.len() > 1 {
+            let pairs = parts.windows(2).enumerate();
+            let ranked = pairs.filter_map(|(at, pair)| {
+                let rank = ranks.get(format!("{} {}", pair[0], pair[1]).as_str())?;
+                Some((*rank, at))
+            });
+            let Some((_, at)) = ranked.min() else {
+                return false;
+            };
+            let second = parts.remove(at + 1);
+            parts[at].push_str(&second);
+        }
+        true
+    };
+    tokens.find(|token| !is_reached(token))
+}
+
+/// How a `SentencePiece`-like tokenizer treats spaces.
+pub(super) struct Spaces {
+    /// Whether a space is put before a text.
+    pub(super) adds_prefix: bool,
+    /// What `llama.cpp` does differently.
+    pub(super) note: Option<String>,
+}
+
+/// Reads how spaces are written and put before a text. `regular` are the tokens that are not added ones.
+pub(super) fn spaces(file: &Value, regular: &HashSet<&str>) -> Result<Spaces, ConvertError> {
+    let normalizers = steps(&file["normalizer"], "normalizers");
+    let pre_tokenizers = steps(&file["pre_tokenizer"], "pretokenizers");
+    let has = |list: &[&Value], kind: &str, key: &str| {
+        let mut list = list.iter();
+        list.any(|step| step["type"] == kind && step[key] == "▁")
+    };
+    if has(&normalizers, "Prepend", "prepend") {
+        let note = None;
+        return Ok(Spaces {
+            adds_prefix: true,
+            note,
+        });
+    }
+    let metaspace = pre_tokenizers
+        .iter()
+        .find(|step| step["type"] == "Metaspace");
+    let Some(metaspace) = metaspace else {
+        if has(&normalizers, "Replace", "content") {
+            return Ok(Spaces {
+                adds_prefix: false,
+                note: None,
+            });
+        }
+        return unsupported("it does not write spaces as `▁`");
+    };
+    if metaspace["split"] != false
+        && let Some(token) = regular
+            .iter()
+            .find(|token| token.chars().skip(1).any(|c| c == '▁'))
+    {
+        return unsupported(format!(
+            "it splits a text before each space, but llama.cpp would merge over spaces into {token:?}"
+        ));
+    }
+    let is_prefixed = metaspace["add_prefix_space"] != false;
+    let scheme = metaspace["prepend_scheme"].as_str();
+    let scheme = scheme.unwrap_or(if is_prefixed { "always" } else { "never" });
+    let note = "llama.cpp also puts a space before a text that begins with one";
+    Ok(Spaces {
+        adds_prefix: scheme != "never",
+        note: match scheme {
+            "never" => None,
+            "first" => Some(format!(
+                "{note}, and before a text that follows a special token"
+            )),
+            _ => Some(note.to_string()),
+        },
+    })
+}
+
+/// The steps of a normalizer or pre-tokenizer.
+fn steps<'a>(value: &'a Value, key: &str) -> Vec<&'a Value> {
+    let list = value[key].as_array();
+    list.map_or_else(|| vec![value], |list| list.iter().collect())
+}
+
+/// The first byte token that is missing.
+pub(super) fn missing_byte(regular: &HashSet<&str>) -> Option<String> {
+    let mut tokens = (0..=u8::MAX).map(|byte| format!("<0x{byte:02X}>"));
+    tokens.find(|token| !regular.contains(token.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_that_no_merges_lead_to_are_found() {
+        let merges = ["t h", "th e"].map(String::from);
+        let tokens =
+            |list: &[&str]| -> Vec<String> { list.iter().map(ToString::to_string).collect() };
+        let reachable = tokens(&["t", "th", "the"]);
+        assert_eq!(unreachable_token(reachable.iter(), &merges), None);
+        for word in ["he", "then", "thth"] {
+            let list = tokens(&["the", word]);
+            assert_eq!(
+                unreachable_token(list.iter(), &merges),
+                Some(&word.to_string())
+            );
+        }
+    }
+}

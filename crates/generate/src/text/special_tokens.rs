@@ -1,0 +1,76 @@
+//! The special tokens around a prompt, and those that end a completion.
+
+use nextword_data::Encoding;
+use nextword_model::TokenSource;
+
+use super::TextGenerator;
+
+impl TextGenerator {
+    /// Text of the BOS token for chat templates: the model card's, or else that of its id. Empty without one.
+    pub fn bos_text(&self) -> String {
+        let tokens = &self.card.special;
+        // An imported tokenizer's settings without a `bos_token` have none for templates either.
+        let id = tokens.bos_id.filter(|_| !tokens.is_imported());
+        self.token_text_or_empty(tokens.bos_token.as_ref(), id)
+    }
+
+    /// Text of the EOS token for chat templates: the model card's, or else the tokenizer's. Empty without one.
+    pub fn eos_text(&self) -> String {
+        let tokens = &self.card.special;
+        let eos_id = self.tokenizer.special_tokens().eos;
+        let is_declared = tokens.source == Some(TokenSource::Declared);
+        self.token_text_or_empty(tokens.eos_token.as_ref(), eos_id.filter(|_| !is_declared))
+    }
+
+    fn token_text_or_empty(&self, text: Option<&String>, id: Option<u32>) -> String {
+        let from_id = || self.tokenizer.id_to_token(id?);
+        text.cloned().or_else(from_id).unwrap_or_default()
+    }
+
+    /// Encodes `text` as in training: with the tokens that the model expects before every text, unless the
+    /// text already starts with them, and with at least one token.
+    pub fn encode(&self, text: &str) -> Encoding {
+        let mut encoding = self.tokenizer.encode(text);
+        encoding.ids = self.card.special.with_prefix(encoding.ids);
+        if encoding.ids.is_empty() {
+            encoding.ids.push(self.default_start());
+        }
+        encoding
+    }
+
+    /// Encodes the output of a chat template, which writes its own special tokens: none is added, unless the
+    /// text is empty.
+    pub fn encode_formatted(&self, text: &str) -> Encoding {
+        let mut encoding = self.tokenizer.encode(text);
+        if encoding.ids.is_empty() {
+            encoding.ids.push(self.default_start());
+        }
+        encoding
+    }
+
+    /// Ids that end a completion: the EOS tokens that the model declares.
+    pub fn stop_ids(&self) -> Vec<u32> {
+        let tokenizer_eos = self.tokenizer.special_tokens().eos;
+        self.card.special.stop_ids(tokenizer_eos)
+    }
+
+    /// The first of the tokens before every text, which a context shift keeps.
+    pub fn first_id(&self) -> Option<u32> {
+        self.card.special.prefix().first().copied()
+    }
+
+    /// The token that an empty prompt starts from.
+    fn default_start(&self) -> u32 {
+        let line_break = || {
+            let encoding = self.tokenizer.encode("\n");
+            encoding
+                .ids
+                .last()
+                .copied()
+                .filter(|_| encoding.unknown.is_empty())
+        };
+        let tokenizer_eos = self.tokenizer.special_tokens().eos;
+        let prefix = self.card.special.evaluation_prefix(tokenizer_eos);
+        prefix.first().copied().or_else(line_break).unwrap_or(0)
+    }
+}
