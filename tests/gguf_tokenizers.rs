@@ -84,7 +84,7 @@ pub(crate) fn declared(eos_ids: &[u32]) -> ModelTokens {
 fn a_gguf_file_names_the_declared_eos_tokens() {
     let dir = TestDir::new();
     let plain = json!({});
-    let names = ["</s>", "<|turn_end|>", "<|end|>", "<a>", "<b>", "<c>"];
+    let names = ["<z>", "<|turn_end|>", "<|end|>", "<a>", "<b>", "<c>"];
     let added = names.map(|name| (name, plain.clone()));
     let file = byte_tokenizer(&added, &[], &plain);
     let path = dir.path("model.gguf");

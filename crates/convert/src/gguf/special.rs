@@ -10,21 +10,31 @@ use crate::error::unsupported_tokenizer as unsupported;
 /// The keys under which a file can name tokens that end a completion.
 const EOS_KEYS: [&str; 3] = ["eos_token_id", "eot_token_id", "eom_token_id"];
 
-/// Tokens at which `llama.cpp` ends a completion because of their name.
-const KNOWN_EOS: [&str; 13] = [
+/// Tokens at which `llama.cpp` ends a completion because of their name, as measured.
+const KNOWN_EOS: [&str; 23] = [
     "<|eot_id|>",
     "<|im_end|>",
     "<|end|>",
     "<|return|>",
     "<|call|>",
+    "<|flush|>",
+    "<|calls|>",
     "<end_of_turn>",
     "<|endoftext|>",
+    "</s>",
+    "<eos>",
     "<|eom_id|>",
     "<EOT>",
     "_<EOT>",
     "[EOT]",
+    "[EOS]",
     "<|end_of_text|>",
     "<end_of_utterance>",
+    "<｜end▁of▁sentence｜>",
+    "<turn|>",
+    "<|repo_name|>",
+    "<|file_sep|>",
+    "<fim_pad>",
 ];
 
 /// The special tokens of a GGUF file.
