@@ -30,6 +30,34 @@ fn with(base: &Value, more: &Value) -> Value {
     body
 }
 
+/// Fields of other servers that would change the answer.
+const FOREIGN: [&str; 24] = [
+    "grammar",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "guided_decoding_backend",
+    "structured_outputs",
+    "json_schema",
+    "use_beam_search",
+    "length_penalty",
+    "mirostat",
+    "typical_p",
+    "repeat_penalty",
+    "n_predict",
+    "skip_special_tokens",
+    "bad_words",
+    "allowed_token_ids",
+    "prompt_logprobs",
+    "truncate_prompt_tokens",
+    "reasoning_effort",
+    "chat_template",
+    "verbosity",
+    "xtc_probability",
+    "nonsense",
+];
+
 #[test]
 fn unknown_request_fields_are_rejected_by_name() {
     let dir = TestDir::new();
@@ -40,32 +68,7 @@ fn unknown_request_fields_are_rejected_by_name() {
         ("/v1/completions", &completion),
         ("/v1/chat/completions", &chat),
     ] {
-        for field in [
-            "grammar",
-            "guided_json",
-            "guided_regex",
-            "guided_choice",
-            "guided_grammar",
-            "guided_decoding_backend",
-            "structured_outputs",
-            "json_schema",
-            "use_beam_search",
-            "length_penalty",
-            "mirostat",
-            "typical_p",
-            "repeat_penalty",
-            "n_predict",
-            "skip_special_tokens",
-            "bad_words",
-            "allowed_token_ids",
-            "prompt_logprobs",
-            "truncate_prompt_tokens",
-            "reasoning_effort",
-            "chat_template",
-            "verbosity",
-            "xtc_probability",
-            "nonsense",
-        ] {
+        for field in FOREIGN {
             let (status, error) = post(&server, path, &with(base, &json!({ field: "x" })));
             assert_eq!(status, 400, "{path} {field}: {error}");
             assert_eq!(error["error"]["param"], field);

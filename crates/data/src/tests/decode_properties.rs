@@ -171,7 +171,9 @@ fn text_after_a_prompt_is_what_its_tokens_add() {
             let prompt = random_ids(&mut random, tokenizer.vocab_size());
             let added = random_ids(&mut random, tokenizer.vocab_size());
             let mut stream = DecodeStream::new(tokenizer.clone());
-            prompt.iter().for_each(|&id| drop(stream.push(id)));
+            for &id in &prompt {
+                drop(stream.push(id));
+            }
             stream.end_prompt();
             let mut text: String = added.iter().filter_map(|&id| stream.push(id)).collect();
             text.extend(stream.finish());
@@ -207,7 +209,9 @@ fn a_prompt_that_ends_within_a_character_is_completed() {
     };
     let continued = |prompt: &[u8], completion: &[u8]| {
         let mut stream = DecodeStream::new(bytes.clone());
-        prompt.iter().for_each(|b| drop(stream.push(byte(*b))));
+        for b in prompt {
+            drop(stream.push(byte(*b)));
+        }
         stream.end_prompt();
         let mut text: String = completion
             .iter()
