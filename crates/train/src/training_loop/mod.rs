@@ -291,7 +291,8 @@ impl TrainingLoop {
             validation_loss: self.state.validation,
             prompt_template: config.samples.prompt_template.clone(),
             unused_ids: config.model.vocab_size - vocab_size,
-            ..ModelCard::default()
+            special: self.setup.special.clone(),
+            chat_templates: self.setup.chat_templates.clone(),
         }
     }
 
