@@ -261,7 +261,7 @@ fn an_invalid_line_is_named() {
             "{\"context\": \"a\", \"endings\": [\"b\"], \"label\": 1}",
             "label 1",
         ),
-        ("", "0 tokens"),
+        ("", "no questions and no texts"),
     ] {
         let error =
             evaluate_task(&model, &*tokenizer, &with_bos(None), lines.as_bytes()).unwrap_err();

@@ -139,13 +139,16 @@ fn fill_column(bits: Bits, k: usize, c: usize, stored: &[u8], lines: &mut [Line]
     let mut is_valid = true;
     let block_bytes = bits.stored_bytes(BLOCK);
     let blocks = lines.chunks_exact_mut(bits.lines());
-    for (lines, block) in blocks.zip(stored.chunks(block_bytes)) {
+    let last = k.div_ceil(BLOCK).saturating_sub(1);
+    let has_spare_nibble = bits == Bits::Int4 && !k.is_multiple_of(2);
+    for (index, (lines, block)) in blocks.zip(stored.chunks(block_bytes)).enumerate() {
         let mut padded = [bits.stored_zero(); BLOCK];
-        let block = if block.len() == block_bytes {
+        let is_last_odd = index == last && has_spare_nibble;
+        let block = if block.len() == block_bytes && !is_last_odd {
             block
         } else {
             padded[..block.len()].copy_from_slice(block);
-            if bits == Bits::Int4 && !k.is_multiple_of(2) {
+            if is_last_odd {
                 let last = &mut padded[block.len() - 1];
                 *last = (*last & 15) | 0x80; // Whatever a file has as padding.
             }
@@ -238,7 +241,7 @@ mod tests {
     #[test]
     fn the_smallest_integer_is_rejected_at_every_place() {
         let mut rng = Rng(36);
-        for (k, n) in [(33, 17), (64, 3), (7, 1), (32, 16)] {
+        for (k, n) in [(33, 17), (64, 3), (7, 1), (32, 16), (31, 2), (63, 1)] {
             let values = rng.floats(k * n);
             for bits in [Bits::Int8, Bits::Int4] {
                 let w = QuantMatrix::quantize(MatRef::row_major(&values, k, n), bits);
