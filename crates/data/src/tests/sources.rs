@@ -80,7 +80,7 @@ fn separator_splits_text_and_skips_blank_documents() {
     assert_eq!(divided("one\n\ntwo\n\n", "\n\n"), ["one", "two"]);
     assert_eq!(divided("--one----  --\n--two", "--"), ["one", "two"]);
     assert_eq!(divided("one\n\n\ntwo", "\n\n"), ["one", "\ntwo"]);
-    assert_eq!(divided("one\r\n\r\ntwo", "\n\n"), ["one\r\n\r\ntwo"]);
+    assert_eq!(divided("one\r\n\r\ntwo", "\n\n"), ["one", "two"]);
     assert_eq!(divided("one\r\n\r\ntwo", "\r\n\r\n"), ["one", "two"]);
     assert_eq!(divided("one<EOS>", "<EOS>"), ["one"]);
     assert_eq!(divided("one", "longer than the text"), ["one"]);
