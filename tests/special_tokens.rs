@@ -390,8 +390,8 @@ fn the_class_of_a_tokenizer_decides_whether_it_obeys_its_settings() {
     let end = json!({"SpecialToken": {"id": "</s>", "type_id": 0}});
     around["single"].as_array_mut().unwrap().push(end);
     around["special_tokens"]["</s>"] = json!({"id": "</s>", "ids": [2], "tokens": ["</s>"]});
-    let (obeys, keeps) = (([], []), ([1].as_slice(), [2].as_slice()));
-    let obeys = (obeys.0.as_slice(), obeys.1.as_slice());
+    let (none, bos, eos): (&[u32], &[u32], &[u32]) = (&[], &[1], &[2]);
+    let (obeys, keeps) = ((none, none), (bos, eos));
     for (number, (class, add, expected)) in [
         (json!("LlamaTokenizerFast"), json!(false), obeys),
         (json!("LlamaTokenizer"), json!(false), obeys),

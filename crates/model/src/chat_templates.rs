@@ -114,14 +114,14 @@ pub fn check_chat_templates(templates: &BTreeMap<String, String>) -> Result<(), 
     if templates.len() > MAX_TEMPLATES {
         let count = templates.len();
         return Err(format!(
-            "has {count} chat templates; the maximum is {MAX_TEMPLATES}"
+            "has {count} chat templates; the maximum is {MAX_TEMPLATES}; hint: remove some"
         ));
     }
     for (name, template) in templates {
         if template.len() > MAX_TEMPLATE_BYTES {
             let bytes = template.len();
             return Err(format!(
-                "has a chat template of {bytes} bytes; the maximum is {MAX_TEMPLATE_BYTES}"
+                "has a chat template of {bytes} bytes; the maximum is {MAX_TEMPLATE_BYTES}; hint: shorten it"
             ));
         }
         if !is_file_name(name) {
@@ -165,7 +165,10 @@ fn read(path: &Path) -> Result<Option<String>, ModelError> {
         Err(error) => return Err(io(path, "read")(error)),
     };
     if !info.is_file() {
-        return Err(format_error(path, "is not a file".to_string()));
+        return Err(format_error(
+            path,
+            "is not a file; hint: remove it".to_string(),
+        ));
     }
     let file = File::open(path).map_err(io(path, "read"))?;
     let mut bytes = Vec::new();
@@ -173,16 +176,21 @@ fn read(path: &Path) -> Result<Option<String>, ModelError> {
         .read_to_end(&mut bytes)
         .map_err(io(path, "read"))?;
     if bytes.len() > MAX_TEMPLATE_BYTES {
-        let problem =
-            format!("is larger than {MAX_TEMPLATE_BYTES} bytes, the maximum for a chat template");
+        let problem = format!(
+            "is larger than {MAX_TEMPLATE_BYTES} bytes, the maximum for a chat template; hint: shorten or remove it"
+        );
         return Err(format_error(path, problem));
     }
     if git_lfs::is_pointer(&bytes) {
         return Err(format_error(path, git_lfs::POINTER_PROBLEM.to_string()));
     }
     let text = String::from_utf8(bytes);
-    text.map(Some)
-        .map_err(|_| format_error(path, "is not UTF-8 text".to_string()))
+    text.map(Some).map_err(|_| {
+        format_error(
+            path,
+            "is not UTF-8 text; hint: convert or remove it".to_string(),
+        )
+    })
 }
 
 /// Whether `name` is safe as the name of a file, and remains the same as one.
