@@ -377,6 +377,28 @@ mod tests {
     }
 
     #[test]
+    fn the_last_window_of_an_imported_model_has_left_context() {
+        let tokenizer = tokenizer(TokenizerKind::Char, "<abc").with_roles(None, None);
+        let model = model(tokenizer.vocab_size()); // a context of 8 tokens
+        let text = "abcacbbaccabcabbcba"; // 19 targets: 8, 8 and 3
+        let ids = tokenizer.encode(&format!("<{text}")).ids;
+        let last = &ids[11..20];
+        let nats = naive(&model, &ids[..9]) + naive(&model, &ids[8..17]) + naive(&model, last)
+            - naive(&model, &last[..6]);
+        let special = ModelTokens {
+            bos_id: Some(ids[0]),
+            source: Some(TokenSource::Declared),
+            ..ModelTokens::default()
+        };
+        let settings = TextSettings::default();
+        let report =
+            evaluate_text(&model, &*tokenizer, &special, documents(&[text]), settings).unwrap();
+        assert_eq!((report.loss.tokens, report.bytes), (19, 19));
+        let found = report.loss.nats_per_token * 19.0;
+        assert!((found - nats).abs() < 1e-4, "{found} {nats}");
+    }
+
+    #[test]
     fn all_unknown_characters_are_counted() {
         let report = evaluate_texts(
             &*tokenizer(TokenizerKind::Char, "abc"),
