@@ -13,7 +13,7 @@ use nextword_base::atomic::{self, AtomicFolder};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::chat_templates::{
-    DEFAULT_TEMPLATE, TEMPLATE_FILE, TemplateProblem, read_chat_templates, write_chat_templates,
+    TEMPLATE_FILE, TemplateProblem, read_chat_templates, write_chat_templates,
 };
 use crate::{ModelConfig, ModelError, ModelTokens, Transformer, weights};
 
@@ -51,7 +51,7 @@ pub struct ModelCard {
     #[serde(flatten)]
     pub special: ModelTokens,
     /// The Jinja templates that turn chat messages into a prompt, by name; the usual one is
-    /// [`DEFAULT_TEMPLATE`]. They are not part of `card.json` but files of their own (see
+    /// [`DEFAULT_TEMPLATE`](crate::DEFAULT_TEMPLATE). They are not part of `card.json` but files of their own (see
     /// [`ModelDir::chat_template_path`]).
     #[serde(skip)]
     pub chat_templates: BTreeMap<String, String>,
