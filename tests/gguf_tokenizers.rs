@@ -232,6 +232,23 @@ fn differences_in_spaces_are_named() {
     assert!(error.contains("<0x41>"), "{error}");
 }
 
+/// The unknown token can be a training target, a byte that text does not contain cannot.
+#[test]
+fn a_gguf_file_prefers_an_unused_byte_to_the_unknown_token() {
+    let dir = TestDir::new();
+    let file = byte_tokenizer(&[("<unk>", json!({}))], &[], &json!({"unk_token": "<unk>"}));
+    let model = model_with(&dir, &file, declared(&[]));
+    let path = dir.path("model.gguf");
+    export_gguf(&model, GgufType::F32, &path).unwrap();
+    let meta = gguf::read(&path).meta;
+    assert_eq!(meta["tokenizer.ggml.eos_token_id"], "255");
+    let notes = gguf_differences(&model).unwrap();
+    assert!(
+        notes.iter().all(|note| !note.contains("ends a completion")),
+        "{notes:?}"
+    );
+}
+
 #[test]
 fn a_character_model_exported_to_gguf_takes_any_text() {
     let dir = TestDir::new();
@@ -258,10 +275,11 @@ fn a_character_model_exported_to_gguf_takes_any_text() {
             assert_eq!(meta["tokenizer.ggml.merges"], "Ã ©|â Ģ|âĢ Ķ");
             assert_eq!(meta["tokenizer.ggml.eos_token_id"], "5");
         }
-        let says_so = eos.is_empty();
-        assert_eq!(
-            gguf_differences(&folder).unwrap().len(),
-            usize::from(says_so)
-        );
+        let notes = gguf_differences(&folder).unwrap();
+        // The unknown token can be a training target, so the model can generate it.
+        let says_so = |note: &String| note.contains("ends a completion at the unknown token");
+        assert_eq!(notes.iter().any(says_so), !unk.is_empty(), "{notes:?}");
+        let rest = usize::from(eos.is_empty()) + usize::from(!unk.is_empty());
+        assert_eq!(notes.len(), rest, "{notes:?}");
     }
 }

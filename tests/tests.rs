@@ -52,6 +52,7 @@ mod resume; // bitwise resume after any stop
 mod run_folders; // moved, removed and interrupted runs
 mod server_limits; // limits and access rules of the server
 mod serving; // a model behind HTTP
+mod special_token_paths; // they survive finetuning, export and import
 mod special_tokens; // a model's own tokens, on every path
 mod terminology; // words and names that the glossary replaces
 mod test_dir; // a temporary folder to run the program in

@@ -137,10 +137,24 @@ impl ChatTemplate {
         }
     }
 
-    /// Sets a further special token, such as `unk_token`, to its text.
+    /// Sets further special tokens, such as `unk_token`, to their texts, by the names of their variables.
+    ///
+    /// ```
+    /// use nextword_chat::ChatTemplate;
+    ///
+    /// let template = ChatTemplate::from_source("{{ pad_token }}{{ sep_token is defined }}", "", "")?;
+    /// let template = template.with_tokens([("pad_token", "<pad>")]);
+    /// assert_eq!(template.render(&[])?, "<pad>False");
+    /// # Ok::<(), nextword_chat::ChatError>(())
+    /// ```
     #[must_use]
-    pub fn with_token(mut self, name: &str, text: &str) -> Self {
-        set(&mut self.tokens, name, Json::from(text));
+    pub fn with_tokens<T: AsRef<str>>(
+        mut self,
+        tokens: impl IntoIterator<Item = (&'static str, T)>,
+    ) -> Self {
+        for (name, text) in tokens {
+            set(&mut self.tokens, name, Json::from(text.as_ref()));
+        }
         self
     }
 

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use nextword_model::ModelError;
 use nextword_model::weights::TensorFile;
+use nextword_model::{ModelError, TEMPLATE_FOLDER};
 use serde_json::Value;
 
-use crate::{ConvertError, chat_templates, json};
+use crate::{ConvertError, json};
 
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -153,7 +153,7 @@ const OUR_FILES: [&str; 9] = [
     "special_tokens_map.json",
     "generation_config.json",
     "chat_template.jinja",
-    chat_templates::FOLDER,
+    TEMPLATE_FOLDER,
     INDEX,
 ];
 

@@ -8,11 +8,10 @@ use nextword_model::weights::{FloatType, layout, write_tensors};
 use nextword_model::{ModelCard, ModelConfig, ModelDir, TokenSource};
 use serde_json::Value;
 
-use crate::chat_templates::ChatTemplates;
 use crate::folder::{Tensors, check_destination, is_pickle, pickle_error};
 use crate::hf::{ModelType, read_config};
 use crate::mapping::{TensorMapping, tensor_mappings};
-use crate::{ConvertError, json, special_tokens};
+use crate::{ConvertError, chat_templates, json, special_tokens};
 
 /// The result of an import.
 #[derive(Clone, Debug)]
@@ -95,7 +94,7 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
     let guessed = special.document_eos_id.filter(|_| is_guess);
     let guessed_eos = guessed.and_then(|id| tokenizer.id_to_token(id));
     let settings = json::read_value(&from.join("tokenizer_config.json"))?.unwrap_or_default();
-    let templates = ChatTemplates::read(from, &settings)?;
+    let templates = chat_templates::read(from, &settings)?;
     let name = from.canonicalize().unwrap_or_else(|_| from.to_path_buf());
     let name = name
         .file_name()
@@ -110,7 +109,7 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
         ),
         parameters: config.parameter_counts().total() as u64,
         special,
-        chat_templates: templates.to_map(),
+        chat_templates: templates,
         unused_ids,
         ..ModelCard::default()
     };
@@ -130,7 +129,7 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
     })?;
     Ok(Imported {
         model_type: kind.name(),
-        has_chat_template: templates.exists(),
+        has_chat_template: !card.chat_templates.is_empty(),
         config,
         card,
         guessed_eos,

@@ -44,7 +44,8 @@ pub(crate) fn read(
     let [bos_token, eos_token, pad_token, unk_token] = ["bos", "eos", "pad", "unk"].map(text);
     let tokenizer_eos = id_of(&eos_token).filter(in_vocab);
     let first = |list: Option<Vec<u32>>| list?.first().copied();
-    let bos_id = first(declared("bos", id_of(&bos_token).filter(in_vocab)));
+    let tokenizer_bos = id_of(&bos_token).filter(in_vocab);
+    let bos_id = first(declared("bos", tokenizer_bos));
     let pad_id = first(declared("pad", id_of(&pad_token).filter(in_vocab)));
     let bos_id = bos_id.or(default(bos_default.filter(|_| !files.mentions("bos"))));
     let pad_id = pad_id.or(default(pad_default.filter(|_| !files.mentions("pad"))));
@@ -65,11 +66,18 @@ pub(crate) fn read(
     let config_eos: Vec<u32> = ids(&files.config["eos_token_id"]);
     let differs = files.config.get("eos_token_id").is_some() && config_eos != eos_ids;
     let (mut prefix, mut suffix) = around(&tokenizer_json["post_processor"]);
-    if prefix.is_empty() && files.settings["add_bos_token"] == true {
-        prefix.extend(bos_id);
+    let class = files.tokenizer_class(kind);
+    match files.settings["add_bos_token"].as_bool() {
+        Some(true) if prefix.is_empty() => prefix.extend(bos_id),
+        Some(false) if obeys_add_tokens(class) => prefix.clear(),
+        _ => {}
     }
-    if suffix.is_empty() && files.settings["add_eos_token"] == true {
-        suffix.extend(tokenizer_eos.or(eos_ids.first().copied()));
+    match files.settings["add_eos_token"].as_bool() {
+        Some(true) if suffix.is_empty() => {
+            suffix.extend(tokenizer_eos.or(eos_ids.first().copied()));
+        }
+        Some(false) if obeys_add_tokens(class) => suffix.clear(),
+        _ => {}
     }
     prefix.retain(in_vocab);
     suffix.retain(in_vocab);
@@ -81,6 +89,7 @@ pub(crate) fn read(
         document_eos_id: document_eos.or(eos_ids.first().copied()),
         config_eos_ids: differs.then(|| config_eos.into_iter().filter(in_vocab).collect()),
         eos_ids,
+        evaluation_id: tokenizer_bos.or(tokenizer_eos),
         pad_id,
         pad_token,
         unk_token,
@@ -146,6 +155,33 @@ impl Files {
                 .iter()
                 .any(|file| file.get(&token).is_some())
     }
+
+    /// The class of the tokenizer in transformers, without `Fast`; if it is not named, that of the model type.
+    fn tokenizer_class(&self, kind: ModelType) -> &str {
+        let class = self.settings["tokenizer_class"].as_str();
+        let class = class.or_else(|| self.config["tokenizer_class"].as_str());
+        let class = class.unwrap_or(match kind {
+            ModelType::Gpt2 => "GPT2Tokenizer",
+            ModelType::Llama | ModelType::Mistral => "LlamaTokenizer",
+            ModelType::Qwen2 | ModelType::Qwen3 => "Qwen2Tokenizer",
+            ModelType::GptNeox => "GPTNeoXTokenizer",
+            ModelType::Gemma | ModelType::Gemma2 | ModelType::Gemma3Text => "GemmaTokenizer",
+        });
+        class.strip_suffix("Fast").unwrap_or(class)
+    }
+}
+
+/// Whether tokenizers of this class replace the post-processor of `tokenizer.json` by what `add_bos_token` and
+/// `add_eos_token` say, as version 4 of transformers does. Others keep the post-processor.
+fn obeys_add_tokens(class: &str) -> bool {
+    [
+        "LlamaTokenizer",
+        "CodeLlamaTokenizer",
+        "GemmaTokenizer",
+        "CohereTokenizer",
+        "GPTNeoXTokenizer",
+    ]
+    .contains(&class)
 }
 
 /// The BOS, EOS and padding ids that transformers assumes if no file mentions them.

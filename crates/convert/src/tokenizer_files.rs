@@ -1,6 +1,6 @@
 //! Parts of the files of a Hugging Face tokenizer: ids, and what its post-processor adds to a text.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// An id, or a list of ids.
 pub(crate) fn ids(value: &Value) -> Vec<u32> {
@@ -47,10 +47,26 @@ pub(crate) fn around(processor: &Value) -> (Vec<u32>, Vec<u32>) {
     }
 }
 
+/// A post-processor of `tokenizer.json` without the steps that put tokens around a text; `null` if none remains.
+pub(crate) fn without_added(processor: Value) -> Value {
+    let adds = ["TemplateProcessing", "BertProcessing", "RobertaProcessing"];
+    match processor["type"].as_str().unwrap_or("") {
+        "Sequence" => {
+            let steps = processor["processors"].as_array().cloned();
+            let steps = steps.into_iter().flatten().map(without_added);
+            let steps: Vec<Value> = steps.filter(|step| !step.is_null()).collect();
+            if steps.is_empty() {
+                return Value::Null;
+            }
+            json!({"type": "Sequence", "processors": steps})
+        }
+        kind if adds.contains(&kind) => Value::Null,
+        _ => processor,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn template(single: &Value) -> Value {
@@ -87,6 +103,10 @@ mod tests {
             (roberta, vec![0], vec![2]),
         ] {
             assert_eq!(around(&processor), (prefix, suffix), "{processor}");
+            let rest = without_added(processor.clone());
+            assert_eq!(around(&rest), (vec![], vec![]), "{rest}");
+            let keeps_bytes = processor.to_string().contains("ByteLevel");
+            assert_eq!(rest.to_string().contains("ByteLevel"), keeps_bytes);
         }
     }
 }

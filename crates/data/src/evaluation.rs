@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::batch::{TokenBatch, check_size};
+use crate::batch::{IGNORE, TokenBatch, check_size};
 use crate::error::DataError;
 use crate::tokens::Tokens;
 use crate::window::{DocumentWindows, Packing};
@@ -30,6 +30,8 @@ use crate::window::{DocumentWindows, Packing};
 pub struct EvalWindows {
     tokens: Tokens,
     documents: Option<DocumentWindows>,
+    /// Whether windows include as much left context as fits.
+    has_left_context: bool,
     context_length: usize,
     padding_id: u32,
     /// Number of windows in the split.
@@ -75,10 +77,47 @@ impl EvalWindows {
         Ok(Self {
             tokens,
             documents,
+            has_left_context: false,
             context_length,
             padding_id,
             window_count,
             used: window_count,
+        })
+    }
+
+    /// Creates the windows with which lm-evaluation-harness scores documents (there: rolling windows). Every
+    /// token of a document after its first `prefix` (at least one) is a target once, and the last window of
+    /// a document longer than the context is as long as the others: it repeats tokens before its targets.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    ///
+    /// ```
+    /// use nextword_data::{EvalWindows, IGNORE, Tokens};
+    ///
+    /// let tokens = Tokens::from_documents([vec![1, 5, 6, 7, 8, 9]]);
+    /// let windows = EvalWindows::rolling(tokens, 4, 1, 0)?;
+    /// let batch = windows.batch(0..2)?;
+    /// assert_eq!(batch.inputs, [1, 5, 6, 7, /* second row */ 5, 6, 7, 8]);
+    /// assert_eq!(batch.targets, [5, 6, 7, 8, /* second row */ IGNORE, IGNORE, IGNORE, 9]);
+    /// # Ok::<(), nextword_data::DataError>(())
+    /// ```
+    pub fn rolling(
+        tokens: Tokens,
+        context_length: usize,
+        prefix: usize,
+        padding_id: u32,
+    ) -> Result<Self, DataError> {
+        let windows = Self::new(tokens, context_length, Packing::Packed, padding_id)?;
+        let documents =
+            DocumentWindows::after_prefix(&windows.tokens, "validation", context_length, prefix)?;
+        let count = documents.count();
+        Ok(Self {
+            documents: Some(documents),
+            has_left_context: true,
+            window_count: count,
+            used: count,
+            ..windows
         })
     }
 
@@ -109,8 +148,11 @@ impl EvalWindows {
         let mut ids = Vec::with_capacity(self.context_length + 1);
         for index in range {
             ids.clear();
-            self.tokens.read(self.window(index), &mut ids)?;
+            let (window, repeated) = self.window(index);
+            self.tokens.read(window, &mut ids)?;
             batch.push_row(&ids, self.padding_id);
+            let row = batch.targets.len() - self.context_length;
+            batch.targets[row..][..repeated].fill(IGNORE);
         }
         Ok(batch)
     }
@@ -126,12 +168,17 @@ impl EvalWindows {
             .map(move |first| self.batch(first..(first + size).min(self.used)))
     }
 
-    fn window(&self, index: usize) -> Range<usize> {
+    /// The tokens of a window, and the number of targets at its start that count in other windows.
+    fn window(&self, index: usize) -> (Range<usize>, usize) {
         let index = (index as u128 * self.window_count as u128 / self.used as u128) as usize;
-        if let Some(documents) = &self.documents {
-            return documents.range(index);
+        match &self.documents {
+            Some(documents) if self.has_left_context => documents.range_with_left_context(index),
+            Some(documents) => (documents.range(index), 0),
+            None => {
+                let start = index * self.context_length;
+                let end = (start + self.context_length + 1).min(self.tokens.len());
+                (start..end, 0)
+            }
         }
-        let start = index * self.context_length;
-        start..(start + self.context_length + 1).min(self.tokens.len())
     }
 }

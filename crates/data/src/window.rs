@@ -142,11 +142,14 @@ impl TrainWindows {
     }
 }
 
-/// The windows of each document. Together they predict every token of it except the first.
+/// The windows of each document. Together they predict every token of it except the first, or except its
+/// first `prefix`.
 #[derive(Debug, Clone)]
 pub(crate) struct DocumentWindows {
     tokens: Tokens,
     context_length: usize,
+    /// Number of tokens at the start of each document that are not targets.
+    prefix: usize,
     /// `first_window[d]` is the number of windows before document `d`; one extra entry at the end.
     first_window: Vec<u64>,
     /// Number of targets in all documents.
@@ -159,11 +162,22 @@ impl DocumentWindows {
         split: &'static str,
         context_length: usize,
     ) -> Result<Self, DataError> {
+        Self::after_prefix(tokens, split, context_length, 1)
+    }
+
+    /// The windows of documents whose first `prefix` tokens (at least one) are not targets.
+    pub(crate) fn after_prefix(
+        tokens: &Tokens,
+        split: &'static str,
+        context_length: usize,
+        prefix: usize,
+    ) -> Result<Self, DataError> {
+        let prefix = prefix.max(1);
         let mut first_window = Vec::with_capacity(tokens.document_count() + 1);
         let (mut count, mut all_targets) = (0, 0);
         first_window.push(count);
         for document in 0..tokens.document_count() {
-            let targets = tokens.document(document).len().saturating_sub(1);
+            let targets = tokens.document(document).len().saturating_sub(prefix);
             count += targets.div_ceil(context_length) as u64;
             all_targets += targets as u64;
             first_window.push(count);
@@ -176,6 +190,7 @@ impl DocumentWindows {
         Ok(Self {
             tokens: tokens.clone(),
             context_length,
+            prefix,
             first_window,
             targets: all_targets,
         })
@@ -185,14 +200,30 @@ impl DocumentWindows {
         self.first_window.last().copied().unwrap_or(0) as usize
     }
 
-    /// The token range of window `window` (below [`Self::count`]).
+    /// The token range of window `window` (below [`Self::count`]): its targets and the token before them.
     pub(crate) fn range(&self, window: usize) -> Range<usize> {
+        let (document, start) = self.document_and_start(window);
+        start..(start + self.context_length + 1).min(document.end)
+    }
+
+    /// The token range of window `window`, extended to the left as far as its document and the context allow,
+    /// and the number of targets at its start that other windows predict.
+    pub(crate) fn range_with_left_context(&self, window: usize) -> (Range<usize>, usize) {
+        let (document, start) = self.document_and_start(window);
+        let end = (start + self.context_length + 1).min(document.end);
+        let extended = end.saturating_sub(self.context_length + 1);
+        let extended = extended.max(document.start);
+        (extended..end, start - extended)
+    }
+
+    /// The document of window `window`, and the token before the window's first target.
+    fn document_and_start(&self, window: usize) -> (Range<usize>, usize) {
         let after = self
             .first_window
             .partition_point(|&first| first <= window as u64);
         let document = self.tokens.document(after.saturating_sub(1));
         let window_in_document = window - self.first_window[after.saturating_sub(1)] as usize;
-        let start = document.start + window_in_document * self.context_length;
-        start..(start + self.context_length + 1).min(document.end)
+        let first_target = document.start + self.prefix + window_in_document * self.context_length;
+        (document, first_target - 1)
     }
 }

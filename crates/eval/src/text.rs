@@ -53,7 +53,8 @@ pub struct TextReport {
 /// A model that nextword trained reads documents as in training: with the EOS token after each document that
 /// does not already end with it, which is predicted too, and nothing before the first one. An imported model
 /// reads each document by itself after [`ModelTokens::evaluation_prefix`], as in lm-evaluation-harness: every
-/// token of the text is predicted, and no EOS token is added.
+/// token of the text is predicted, and no EOS token is added. The last window of a document longer than the
+/// context includes as much left context as fits ([`EvalWindows::rolling`]).
 ///
 /// `chunks` are the documents (see [`nextword_data::Sources::chunks`]). Their ids are kept in memory
 /// (4 bytes per token), the text is not. See also [`evaluate`].
@@ -101,7 +102,8 @@ pub fn evaluate_text(
         suffix: eos,
     };
     let mut packing = settings.packing;
-    if special.is_imported() {
+    let is_imported = special.is_imported();
+    if is_imported {
         around = Around {
             prefix: special.evaluation_prefix(eos),
             suffix: None,
@@ -110,19 +112,26 @@ pub fn evaluate_text(
     }
     let (documents, unknown, parts) = encode(tokenizer, &around, chunks)?;
     let tokens = documents.iter().map(Vec::len).sum();
+    let unpredicted = around.prefix.len().max(1);
     let has_target = match packing {
         Packing::Packed => tokens >= 2,
-        Packing::Documents => documents.iter().any(|document| document.len() >= 2),
+        Packing::Documents => documents
+            .iter()
+            .any(|document| document.len() > unpredicted),
     };
     if !has_target {
         return Err(EvalError::TooShort { tokens });
     }
-    let bytes = predicted_bytes(tokenizer, &documents, packing);
+    let bytes = predicted_bytes(tokenizer, &documents, packing, unpredicted);
     let count = documents.len() as u64;
     let context_length = model.config().context_length;
     let tokens = Tokens::from_documents(documents);
     let padding = tokenizer.special_tokens().padding_id();
-    let windows = EvalWindows::new(tokens, context_length, packing, padding)?;
+    let windows = if is_imported {
+        EvalWindows::rolling(tokens, context_length, unpredicted, padding)?
+    } else {
+        EvalWindows::new(tokens, context_length, packing, padding)?
+    };
     let loss = evaluate(model, &windows, settings.batch_size)?.with_bytes(bytes);
     Ok(TextReport {
         loss,
@@ -172,19 +181,25 @@ fn encode(
     Ok((documents, unknown, parts))
 }
 
-/// Bytes of all predicted tokens: all except the first of the text (packed) or of each document.
-fn predicted_bytes(tokenizer: &dyn Tokenizer, documents: &[Vec<u32>], packing: Packing) -> u64 {
+/// Bytes of all predicted tokens: all except the first of the text (packed), or the first `unpredicted` of each
+/// document.
+fn predicted_bytes(
+    tokenizer: &dyn Tokenizer,
+    documents: &[Vec<u32>],
+    packing: Packing,
+    unpredicted: usize,
+) -> u64 {
     let all: usize = documents
         .iter()
         .map(|document| byte_count(tokenizer, document))
         .sum();
-    let unpredicted = match packing {
-        Packing::Packed => &documents[..1],
-        Packing::Documents => documents,
+    let (starting, unpredicted) = match packing {
+        Packing::Packed => (&documents[..1], 1),
+        Packing::Documents => (documents, unpredicted),
     };
-    let first: usize = unpredicted
+    let first: usize = starting
         .iter()
-        .map(|document| byte_count(tokenizer, &document[..1]))
+        .map(|document| byte_count(tokenizer, &document[..unpredicted.min(document.len())]))
         .sum();
     all.saturating_sub(first) as u64
 }
@@ -360,6 +375,28 @@ mod tests {
             let found = report.loss.nats_per_token * 7.0;
             assert!((found - nats).abs() < 1e-4, "{found} {nats}");
         }
+    }
+
+    #[test]
+    fn the_last_window_of_an_imported_model_has_left_context() {
+        let tokenizer = tokenizer(TokenizerKind::Char, "<abc").with_roles(None, None);
+        let model = model(tokenizer.vocab_size()); // a context of 8 tokens
+        let text = "abcacbbaccabcabbcba"; // 19 targets: 8, 8 and 3
+        let ids = tokenizer.encode(&format!("<{text}")).ids;
+        let last = &ids[11..20];
+        let nats = naive(&model, &ids[..9]) + naive(&model, &ids[8..17]) + naive(&model, last)
+            - naive(&model, &last[..6]);
+        let special = ModelTokens {
+            bos_id: Some(ids[0]),
+            source: Some(TokenSource::Declared),
+            ..ModelTokens::default()
+        };
+        let settings = TextSettings::default();
+        let report =
+            evaluate_text(&model, &*tokenizer, &special, documents(&[text]), settings).unwrap();
+        assert_eq!((report.loss.tokens, report.bytes), (19, 19));
+        let found = report.loss.nats_per_token * 19.0;
+        assert!((found - nats).abs() < 1e-4, "{found} {nats}");
     }
 
     #[test]

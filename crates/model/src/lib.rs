@@ -32,6 +32,7 @@
 
 mod attention;
 mod block;
+mod chat_templates;
 mod config;
 mod count;
 mod device;
@@ -56,6 +57,10 @@ pub mod weights;
 
 pub use attention::{Attention, BiasConfig};
 pub use block::Block;
+pub use chat_templates::{
+    DEFAULT_TEMPLATE, TEMPLATE_FOLDER, TemplateProblem, check_chat_templates, read_chat_templates,
+    write_chat_templates,
+};
 pub use config::ModelConfig;
 pub use count::{MemoryEstimate, ParameterCounts, TrainingShape};
 pub use device::{Adapter, DeviceInfo, DeviceName, GraphicsApi, list_devices};
@@ -67,7 +72,7 @@ pub use init::InitConfig;
 pub use kv_cache::KvCache;
 pub use linear::Linear;
 pub use memory::{ByteSize, available_memory, peak_memory, resident_memory};
-pub use model_dir::{DEFAULT_TEMPLATE, ModelCard, ModelDir, write_atomically};
+pub use model_dir::{ModelCard, ModelDir, write_atomically};
 pub use model_tokens::{ModelTokens, TokenSource};
 pub use nextword_kernels::{Bits, CounterRng, IGNORE, Precision, QuantizedMatrix};
 pub use norm::{Norm, NormKind, NormPlacement};

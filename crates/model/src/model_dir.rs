@@ -12,20 +12,13 @@ use burn::tensor::Device;
 use nextword_base::atomic::{self, AtomicFolder};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::chat_templates::{
+    TEMPLATE_FILE, TemplateProblem, read_chat_templates, write_chat_templates,
+};
 use crate::{ModelConfig, ModelError, ModelTokens, Transformer, weights};
 
 /// Maximum size in bytes of the JSON files in a model folder.
 const MAX_JSON_BYTES: u64 = 1 << 20;
-
-/// Maximum size in bytes of a chat template.
-const MAX_TEMPLATE_BYTES: u64 = 1 << 20;
-
-/// The file of the usual chat template, and the folder of the others, as in transformers.
-const TEMPLATE_FILE: &str = "chat_template.jinja";
-const TEMPLATE_FOLDER: &str = "additional_chat_templates";
-
-/// The name of a model's usual chat template in [`ModelCard::chat_templates`].
-pub const DEFAULT_TEMPLATE: &str = "default";
 
 /// Metadata of a model: its origin, its training and its special tokens.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -58,14 +51,29 @@ pub struct ModelCard {
     #[serde(flatten)]
     pub special: ModelTokens,
     /// The Jinja templates that turn chat messages into a prompt, by name; the usual one is
-    /// [`DEFAULT_TEMPLATE`]. They are not part of `card.json` but files of their own (see
+    /// [`DEFAULT_TEMPLATE`](crate::DEFAULT_TEMPLATE). They are not part of `card.json` but files of their own (see
     /// [`ModelDir::chat_template_path`]).
     #[serde(skip)]
     pub chat_templates: BTreeMap<String, String>,
+    /// Why the chat templates could not be read. The model still generates text, but it cannot be saved,
+    /// because the copy would lack them (see [`check_templates`](Self::check_templates)).
+    #[serde(skip)]
+    pub template_problem: Option<TemplateProblem>,
     /// Number of ids at the end of the model's vocabulary that its tokenizer does not have. Many
     /// models pad their vocabulary to a round number.
     #[serde(skip_serializing_if = "is_zero")]
     pub unused_ids: usize,
+}
+
+impl ModelCard {
+    /// Checks that all chat templates of the model could be read, before they are copied.
+    ///
+    /// # Errors
+    /// [`ModelError::Format`] with the file that could not be read.
+    pub fn check_templates(&self) -> Result<(), ModelError> {
+        let problem = self.template_problem.as_ref();
+        problem.map_or(Ok(()), |problem| Err(problem.to_error()))
+    }
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // Serde's signature.
@@ -120,7 +128,10 @@ impl ModelDir {
         if card_path.exists() {
             card = read_json(&card_path)?;
         }
-        card.chat_templates = read_templates(path);
+        match read_chat_templates(path) {
+            Ok(templates) => card.chat_templates = templates,
+            Err(error) => card.template_problem = Some(error.into()),
+        }
         Ok(Self {
             path: path.to_path_buf(),
             config,
@@ -215,59 +226,20 @@ impl ModelDir {
     /// its card.
     ///
     /// # Errors
-    /// [`ModelError::Io`] if a file cannot be written.
+    /// [`ModelError::Io`] if a file cannot be written, and [`ModelError::Format`] if the chat templates of the card
+    /// are incomplete or have names that are not those of files.
     pub fn write_small_files(
         path: &Path,
         config: &ModelConfig,
         tokenizer_json: &str,
         card: &ModelCard,
     ) -> Result<(), ModelError> {
+        card.check_templates()?;
         write_atomically(&path.join("config.json"), &to_json(config))?;
         write_atomically(&path.join("tokenizer.json"), tokenizer_json.as_bytes())?;
         write_atomically(&path.join("card.json"), &to_json(card))?;
-        for (name, template) in &card.chat_templates {
-            let file = if name == DEFAULT_TEMPLATE {
-                path.join(TEMPLATE_FILE)
-            } else {
-                let folder = path.join(TEMPLATE_FOLDER);
-                fs::create_dir_all(&folder).map_err(|source| ModelError::Io {
-                    path: folder.clone(),
-                    action: "create",
-                    source,
-                })?;
-                folder.join(template_file(name))
-            };
-            write_atomically(&file, template.as_bytes())?;
-        }
-        Ok(())
+        write_chat_templates(path, &card.chat_templates)
     }
-}
-
-/// The name of the file of the chat template `name`. Characters that may not belong into a file name
-/// become `_`.
-fn template_file(name: &str) -> String {
-    let is_safe = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
-    let name = name.replace(|c: char| !is_safe(c), "_");
-    format!("{name}.jinja")
-}
-
-/// The chat templates in the folder `path`. Those that cannot be read are left out: a model without
-/// them still generates text, and whoever needs them reads the file and reports the problem.
-fn read_templates(path: &Path) -> BTreeMap<String, String> {
-    let read = |file: &Path| {
-        let info = fs::metadata(file).ok()?;
-        let is_read = info.is_file() && info.len() <= MAX_TEMPLATE_BYTES;
-        is_read.then(|| fs::read_to_string(file))?.ok()
-    };
-    let usual = read(&path.join(TEMPLATE_FILE)).map(|text| (DEFAULT_TEMPLATE.to_string(), text));
-    let entries = fs::read_dir(path.join(TEMPLATE_FOLDER));
-    let named = entries.into_iter().flatten().flatten().filter_map(|entry| {
-        let file = entry.file_name();
-        let name = file.to_str()?.strip_suffix(".jinja")?;
-        let is_named = !name.is_empty() && name != DEFAULT_TEMPLATE;
-        Some((name.to_string(), read(&entry.path()).filter(|_| is_named)?))
-    });
-    named.chain(usual).collect()
 }
 
 /// Writes `bytes` to `path` atomically: to a file beside it, synced, then renamed. The target of a

@@ -28,6 +28,7 @@ pub enum TokenSource {
 /// let tokens = ModelTokens {
 ///     bos_id: Some(1),
 ///     eos_ids: vec![2, 7],
+///     prefix_ids: Some(Vec::new()),
 ///     source: Some(TokenSource::Declared),
 ///     ..ModelTokens::default()
 /// };
@@ -58,6 +59,11 @@ pub struct ModelTokens {
     /// of `eos_ids`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub document_eos_id: Option<u32>,
+    /// The token before a text whose first token is predicted too, where the tokenizer puts none before every
+    /// text: the `bos_token` that the settings of an imported tokenizer name, otherwise its `eos_token`.
+    /// Unlike `bos_id`, it does not come from `config.json`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evaluation_id: Option<u32>,
     /// The padding token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pad_id: Option<u32>,
@@ -133,17 +139,21 @@ impl ModelTokens {
     }
 
     /// The tokens before a text whose first token is predicted too, as in lm-evaluation-harness: those
-    /// before every text, otherwise the BOS token, otherwise the EOS token. Empty if there are none.
-    /// `tokenizer_eos`: the EOS token of the tokenizer.
+    /// before every text, otherwise the tokenizer's BOS token, otherwise its EOS token. Empty if there are
+    /// none. `tokenizer_eos`: the EOS token of the tokenizer.
     pub fn evaluation_prefix(&self, tokenizer_eos: Option<u32>) -> Vec<u32> {
         if !self.prefix().is_empty() {
             return self.prefix().to_vec();
         }
-        let first = self.bos_id.or(tokenizer_eos);
-        first
-            .or(self.eos_ids.first().copied())
-            .into_iter()
-            .collect()
+        let first = self.evaluation_id.or_else(|| self.start_id(tokenizer_eos));
+        first.into_iter().collect()
+    }
+
+    /// The token that a completion without a prompt starts from: the first before every text, otherwise the
+    /// BOS token, otherwise the EOS token. `tokenizer_eos`: the EOS token of the tokenizer.
+    pub fn start_id(&self, tokenizer_eos: Option<u32>) -> Option<u32> {
+        let first = self.prefix().first().copied().or(self.bos_id);
+        first.or(tokenizer_eos).or(self.eos_ids.first().copied())
     }
 }
 
@@ -163,6 +173,23 @@ mod tests {
         assert_eq!(tokens.roles(), None);
         assert_eq!(tokens.with_prefix(vec![1, 5]), [1, 5]);
         assert_eq!(tokens.with_prefix(vec![5]), [1, 5]);
+    }
+
+    #[test]
+    fn evaluation_starts_with_the_token_of_the_tokenizers_settings() {
+        let mut tokens = ModelTokens {
+            bos_id: Some(1),
+            evaluation_id: Some(2),
+            prefix_ids: Some(vec![]),
+            ..ModelTokens::default()
+        };
+        assert_eq!(tokens.evaluation_prefix(Some(9)), [2]);
+        assert_eq!(tokens.start_id(Some(9)), Some(1));
+        tokens.evaluation_id = None;
+        assert_eq!(tokens.evaluation_prefix(Some(9)), [1]);
+        tokens.prefix_ids = Some(vec![7, 8]);
+        assert_eq!(tokens.evaluation_prefix(Some(9)), [7, 8]);
+        assert_eq!(tokens.start_id(Some(9)), Some(7));
     }
 
     #[test]

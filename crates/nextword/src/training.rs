@@ -225,6 +225,7 @@ impl<'a> Training<'a> {
         let dataset = self.dataset.clone();
         let trainer = match &self.initial {
             Some(model) => {
+                model.card().check_templates()?;
                 let transformer = model.transformer();
                 let device = transformer.device();
                 let setup = RunSetup::from_dataset_on(self.config, dataset, &device)?;

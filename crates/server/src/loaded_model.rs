@@ -49,6 +49,8 @@ impl LoadedModel {
         let generator = TextGenerator::open(model_dir, device)?;
         let (bos, eos) = (generator.bos_text(), generator.eos_text());
         let template = ChatTemplate::open(&model_dir.chat_template_path(), &bos, &eos);
+        let tokens = generator.further_token_texts();
+        let template = template.map(|template| Some(template?.with_tokens(tokens)));
         let created = modified(&model_dir.weights_path());
         Ok(Self {
             template,

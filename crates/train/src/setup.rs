@@ -336,6 +336,7 @@ fn apply_base_model(config: &mut RunConfig) -> Result<Option<SourceModel>, Train
     };
     let path = resolve_model_dir(path);
     let base = ModelDir::open(&path)?;
+    base.card.check_templates()?;
     let dropout = config.model.dropout;
     let requested = ModelConfig {
         dropout: ModelConfig::default().dropout,

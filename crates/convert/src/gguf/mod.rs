@@ -101,6 +101,7 @@ pub fn export_with_embedding(
     ));
     meta.push(("general.quantization_version".into(), MetadataValue::U32(2)));
     meta.extend(tokenizer::metadata(model_dir, &*tokens)?.entries);
+    model_dir.card.check_templates()?;
     let templates = &model_dir.card.chat_templates;
     let named = templates.keys().filter(|name| *name != DEFAULT_TEMPLATE);
     let named: Vec<String> = named.cloned().collect();

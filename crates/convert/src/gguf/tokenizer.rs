@@ -105,9 +105,17 @@ pub(crate) fn metadata(
         );
     }
     let mut notes = settings.notes;
+    let by_name = tokenizer.special_tokens();
+    let has_eos = !model_dir.card.special.stop_ids(by_name.eos).is_empty();
+    if !has_eos && spare.is_some() && spare == by_name.unk {
+        notes.push(
+            "llama.cpp ends a completion at the unknown token, because the model has no EOS token; nextword continues"
+                .to_string(),
+        );
+    }
     let special = special::Special::new(&model_dir.card.special, tokenizer, &tokens, spare)?;
     notes.extend(special.notes.iter().cloned());
-    let mut unknown = tokenizer.special_tokens().unk;
+    let mut unknown = by_name.unk;
     if settings.spelling == Spelling::Escapes {
         // This kind of vocabulary needs a token for unknown text.
         let position = |text: &str| {
@@ -181,8 +189,8 @@ pub(crate) fn metadata(
     })
 }
 
-/// A token that the model never generates, to serve as EOS token for a model without one: `llama.cpp` would
-/// stop at token 2 or 11.
+/// A token to serve as EOS token for a model without one: `llama.cpp` would stop at token 2 or 11. The model
+/// never generates it, unless the unknown token is the only one left, which may be among the training targets.
 fn spare_id(
     special: &ModelTokens,
     tokenizer: &dyn Tokenizer,
@@ -203,8 +211,8 @@ fn spare_id(
     let first = special.stop_ids(by_name.eos).first().copied();
     let pad = first.or(special.pad_id).or(by_name.pad);
     pad.or_else(|| position(None))
-        .or(by_name.unk)
         .or_else(|| position(Some(&byte)))
+        .or(by_name.unk)
 }
 
 /// The added tokens, and whether each is special.

@@ -5,16 +5,15 @@ use std::path::Path;
 
 use nextword_data::{Tokenizer, load_tokenizer_with_roles};
 use nextword_model::weights::{FloatType, TensorFile, write_tensors};
-use nextword_model::{ModelDir, ModelTokens, TokenSource, write_atomically};
+use nextword_model::{ModelDir, ModelTokens, TokenSource, write_atomically, write_chat_templates};
 use serde_json::{Map, Value, json};
 
 use super::{to_hf, values_or_zeros};
 use crate::ConvertError;
-use crate::chat_templates::ChatTemplates;
 use crate::folder::check_destination;
 use crate::json::to_pretty;
 use crate::mapping::{TensorMapping, tensor_mappings};
-use crate::tokenizer_files::around;
+use crate::tokenizer_files::{around, without_added};
 
 /// Exports the model folder `model_dir` as a Hugging Face folder, atomically: `config.json`,
 /// `model.safetensors` with values of type `float`, the tokenizer files and `generation_config.json`.
@@ -47,6 +46,7 @@ pub fn export(
     to: &Path,
 ) -> Result<&'static str, ConvertError> {
     check_destination(to, &model_dir.path)?;
+    model_dir.card.check_templates()?;
     let hf = to_hf(&model_dir.config)?;
     let (kind, mut config) = (hf.kind, hf.map);
     let path = model_dir.tokenizer_path();
@@ -79,7 +79,6 @@ pub fn export(
         FloatType::Bf16 => "bfloat16",
     };
     config.insert("torch_dtype".into(), json!(dtype));
-    let templates = ChatTemplates::read(&model_dir.path, &Value::Null)?;
     ModelDir::replace(to, |new| {
         let write = |name: &str, text: &str| write_atomically(&new.join(name), text.as_bytes());
         write("config.json", &to_pretty(&Value::Object(config)))?;
@@ -87,7 +86,7 @@ pub fn export(
         write_atomically(&new.join("tokenizer.json"), &tokenizer_json)?;
         let settings = tokenizer_config(model_dir, &*tokenizer);
         write("tokenizer_config.json", &to_pretty(&settings))?;
-        templates.write(new)?;
+        write_chat_templates(new, &model_dir.card.chat_templates)?;
         write_tensors(&new.join("model.safetensors"), float, &shapes, |name| {
             let Some(mapping) = mappings.get(name) else {
                 return Err(ConvertError::source(
@@ -117,7 +116,7 @@ fn lacks_unknown_token(tokenizer_json: &[u8]) -> bool {
         && unknown.is_some_and(|unknown| model["vocab"][unknown].is_null())
 }
 
-/// Makes `tokenizer.json` put the tokens of `special` around every text, if it does not do so already.
+/// Makes `tokenizer.json` put the tokens of `special` around every text, and for imported models no others.
 /// `transformers` does not follow the settings in `tokenizer_config.json` for every tokenizer class.
 fn with_tokens_around(
     tokenizer_json: Vec<u8>,
@@ -128,16 +127,27 @@ fn with_tokens_around(
         return tokenizer_json;
     };
     let (prefix, suffix) = around(&file["post_processor"]);
-    let missing = |declared: &[u32], found: &[u32]| -> Vec<(u32, String)> {
-        let missing = declared.iter().filter(|_| found.is_empty());
-        let named = missing.map(|id| Some((*id, tokenizer.id_to_token(*id)?)));
-        named.collect::<Option<_>>().unwrap_or_default()
+    let is_complete = special.prefix_ids.is_some();
+    let wanted = |declared: &[u32], found: &[u32]| -> Vec<u32> {
+        let ids = if is_complete || found.is_empty() {
+            declared
+        } else {
+            found
+        };
+        ids.to_vec()
     };
-    let before = missing(special.prefix(), &prefix);
-    let after = missing(&special.suffix_ids, &suffix);
-    if before.is_empty() && after.is_empty() {
+    let before = wanted(special.prefix(), &prefix);
+    let after = wanted(&special.suffix_ids, &suffix);
+    if (&before, &after) == (&prefix, &suffix) {
         return tokenizer_json;
     }
+    let named = |ids: &[u32]| -> Vec<(u32, String)> {
+        let named = ids
+            .iter()
+            .map(|id| Some((*id, tokenizer.id_to_token(*id)?)));
+        named.collect::<Option<_>>().unwrap_or_default()
+    };
+    let (before, after) = (named(&before), named(&after));
     let text = |id: &str, type_id: u32| json!({"Sequence": {"id": id, "type_id": type_id}});
     let tokens = |list: &[(u32, String)]| -> Vec<Value> {
         let token = |(_, name): &(u32, String)| json!({"SpecialToken": {"id": name, "type_id": 0}});
@@ -160,8 +170,10 @@ fn with_tokens_around(
     let template = json!({
         "type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": entries,
     });
-    let earlier = file["post_processor"].take();
-    file["post_processor"] = if earlier.is_null() {
+    let earlier = without_added(file["post_processor"].take());
+    file["post_processor"] = if before.is_empty() && after.is_empty() {
+        earlier
+    } else if earlier.is_null() {
         template
     } else {
         json!({"type": "Sequence", "processors": [earlier, template]})

@@ -249,6 +249,47 @@ fn eval_targets_each_token_after_the_first_once() {
 }
 
 #[test]
+fn rolling_windows_give_each_target_all_the_context_that_fits() {
+    let mut random = random(7);
+    for _ in 0..60 {
+        let (context, prefix) = (1 + random.below(9), 1 + random.below(3));
+        let lens: Vec<usize> = (0..1 + random.below(5)).map(|_| random.below(40)).collect();
+        let id = |document: usize, at: usize| (1000 * document + at) as u32;
+        let document = |(document, len): (usize, &usize)| -> Vec<u32> {
+            (0..*len).map(|at| id(document, at)).collect()
+        };
+        let tokens = Tokens::from_documents(lens.iter().enumerate().map(document));
+        let windows = EvalWindows::rolling(tokens, context, prefix, 0);
+        let Some(windows) = windows.ok() else {
+            assert!(lens.iter().all(|len| *len <= prefix));
+            continue;
+        };
+        // Each token after the prefix once, with the inputs before it that lm-evaluation-harness gives it.
+        let mut expected = Vec::new();
+        for (document, len) in lens.iter().enumerate() {
+            let mut done = prefix;
+            while done < *len {
+                let end = (done + context).min(*len);
+                let start = end.saturating_sub(context + 1);
+                for at in done..end {
+                    expected.push((id(document, start), at - start, id(document, at)));
+                }
+                done = end;
+            }
+        }
+        let mut found = Vec::new();
+        for batch in windows.batches(3).map(Result::unwrap) {
+            for (row, targets) in batch.targets.chunks(context).enumerate() {
+                let inputs = &batch.inputs[row * context..][..context];
+                let targets = targets.iter().enumerate().filter(|(_, id)| **id != IGNORE);
+                found.extend(targets.map(|(at, target)| (inputs[0], at + 1, *target)));
+            }
+        }
+        assert_eq!(found, expected, "{lens:?} {context} {prefix}");
+    }
+}
+
+#[test]
 fn eval_windows_respect_documents_and_limit_spreads_evenly() {
     let windows = EvalWindows::new(documents(), 8, Packing::Documents, 0).unwrap();
     let targets: usize = windows

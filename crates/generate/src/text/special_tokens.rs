@@ -22,6 +22,22 @@ impl TextGenerator {
         self.token_text_or_empty(tokens.eos_token.as_ref(), eos_id.filter(|_| !is_declared))
     }
 
+    /// Further variables of chat templates with their texts: `unk_token` and `pad_token`, where the model card
+    /// or else the tokenizer has such a token.
+    pub fn further_token_texts(&self) -> Vec<(&'static str, String)> {
+        let (tokens, by_name) = (&self.card.special, self.tokenizer.special_tokens());
+        let is_declared = tokens.source == Some(TokenSource::Declared);
+        let text = |text: &Option<String>, id: Option<u32>| {
+            self.token_text_or_empty(text.as_ref(), id.filter(|_| !is_declared))
+        };
+        let texts = [
+            ("unk_token", text(&tokens.unk_token, by_name.unk)),
+            ("pad_token", text(&tokens.pad_token, by_name.pad)),
+        ];
+        let known = texts.into_iter().filter(|(_, text)| !text.is_empty());
+        known.collect()
+    }
+
     fn token_text_or_empty(&self, text: Option<&String>, id: Option<u32>) -> String {
         let from_id = || self.tokenizer.id_to_token(id?);
         text.cloned().or_else(from_id).unwrap_or_default()
@@ -70,7 +86,7 @@ impl TextGenerator {
                 .filter(|_| encoding.unknown.is_empty())
         };
         let tokenizer_eos = self.tokenizer.special_tokens().eos;
-        let prefix = self.card.special.evaluation_prefix(tokenizer_eos);
-        prefix.first().copied().or_else(line_break).unwrap_or(0)
+        let start = self.card.special.start_id(tokenizer_eos);
+        start.or_else(line_break).unwrap_or(0)
     }
 }

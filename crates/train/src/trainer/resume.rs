@@ -43,6 +43,7 @@ impl Trainer {
         let warning = learning_rate_warning(&stored, &setup.config, found.state.step);
         setup.config.warnings.extend(warning);
         let card = ModelDir::open(&found.path)?.card;
+        card.check_templates()?;
         if card.special.source.is_some() {
             // The run no longer knows the model that it started from.
             setup.special = card.special;

@@ -293,6 +293,7 @@ impl TrainingLoop {
             unused_ids: config.model.vocab_size - vocab_size,
             special: self.setup.special.clone(),
             chat_templates: self.setup.chat_templates.clone(),
+            template_problem: None,
         }
     }
 

@@ -77,6 +77,8 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
     let generator = TextGenerator::open(&dir, &device)?;
     let (bos, eos) = (generator.bos_text(), generator.eos_text());
     let template = ChatTemplate::open(&dir.chat_template_path(), &bos, &eos)?;
+    let tokens = generator.further_token_texts();
+    let template = template.map(|template| template.with_tokens(tokens));
     let style = match (template, &dir.card.prompt_template) {
         (Some(template), _) => PromptStyle::Template(Box::new(template)),
         (None, Some(_)) => PromptStyle::SingleTurn,

@@ -52,6 +52,7 @@ pub(crate) fn run(args: &QuantizeArgs) -> anyhow::Result<()> {
             args.out.display()
         )));
     }
+    dir.card.check_templates()?;
     let tokenizer = dir.tokenizer_path();
     let tokenizer = fs::read_to_string(&tokenizer)
         .map_err(|e| exit::bad_file(format!("cannot read `{}`: {e}", tokenizer.display())))?;
