@@ -1,10 +1,13 @@
 //! Memory of training: as planned, and not more at the end than during the updates.
 
+use nextword_data::{Dataset, TokenizerConfig};
+use nextword_train::plan::Plan;
+use nextword_train::{RunConfig, RunSetup};
 use serde_json::Value;
 
 use crate::test_dir::TestDir;
 use crate::training::succeeds;
-use crate::util::{nextword, stderr};
+use crate::util::{devices, nextword, stderr};
 
 /// Trains, and returns the peak memory in bytes after the last update and at the end, as the process itself logs
 /// them.
@@ -68,5 +71,18 @@ fn memory_is_as_planned_and_does_not_rise_at_the_end() {
         println!("{set:?}: {training} bytes, {at_end:.3} at the end, {of_plan:.3} planned");
         assert!(at_end < 1.05, "{set:?}: {at_end}");
         assert!((0.9..1.1).contains(&of_plan), "{set:?}: {of_plan}");
+    }
+}
+
+#[test]
+fn a_plan_counts_the_memory_of_the_program_only_on_the_cpu() {
+    let text = "to be or not to be ".repeat(50);
+    let dataset = Dataset::from_text(&text, &TokenizerConfig::chars()).unwrap();
+    for (name, device) in devices() {
+        let config = RunConfig::default();
+        let setup = RunSetup::from_dataset_on(config, dataset.clone(), &device).unwrap();
+        let memory = Plan::estimate(&setup).memory_bytes;
+        assert_eq!(memory.program > 0, name != "wgpu", "{name}: {memory:?}");
+        assert_eq!(memory.total, memory.program + memory.by_part.total());
     }
 }
