@@ -29,6 +29,7 @@ const USES: &[(&str, &[&str])] = &[
     (
         "nextword",
         &[
+            "base",
             "benchmark",
             "chat",
             "convert",

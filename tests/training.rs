@@ -95,7 +95,7 @@ fn a_model_with_a_long_context_finetunes_on_a_shorter_text() {
         &["train", "tune.toml"],
         &["train.sequence_length=8193"],
     ));
-    assert!(error.contains("set it to 8192 or less"), "{error}");
+    assert!(error.contains("set it from 1 to 8192"), "{error}");
 }
 
 /// Applies the hints of errors about lengths until there are no more.

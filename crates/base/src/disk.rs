@@ -22,11 +22,39 @@ pub fn free_disk_space(path: &Path) -> Option<u64> {
     #[cfg(unix)]
     {
         let found = rustix::fs::statvfs(existing).ok()?;
-        found.f_bavail.checked_mul(found.f_frsize)
+        free_bytes(found.f_blocks, found.f_bavail, found.f_frsize)
     }
     #[cfg(not(unix))]
     {
         let _ = existing;
         None
+    }
+}
+
+/// Bytes of the `available` blocks. A file system without blocks, as some network and virtual ones, reports no
+/// sizes: it may still have space.
+#[cfg(unix)]
+fn free_bytes(blocks: u64, available: u64, block_size: u64) -> Option<u64> {
+    let known = (blocks > 0).then_some(available)?;
+    known.checked_mul(block_size)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_without_blocks_reports_no_free_space() {
+        assert_eq!(free_bytes(0, 0, 4096), None);
+        assert_eq!(free_bytes(0, 0, 0), None);
+        assert_eq!(free_bytes(10, 0, 4096), Some(0)); // full
+        assert_eq!(free_bytes(10, 3, 4096), Some(3 * 4096));
+        assert_eq!(free_bytes(u64::MAX, u64::MAX, 4096), None);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn virtual_file_systems_have_no_known_size() {
+        assert_eq!(free_disk_space(Path::new("/proc")), None);
     }
 }

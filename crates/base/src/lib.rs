@@ -6,6 +6,7 @@
 //! | files and folders that are complete or absent | [`atomic`] |
 //! | SHA-256 of streams | [`hash`] |
 //! | free space on a disk | [`free_disk_space`] |
+//! | numbers and counts in messages | [`grouped`], [`count`] |
 //! | files that Git LFS has not fetched | [`git_lfs`] |
 //! | targets without loss | [`IGNORE`] |
 //!
@@ -27,10 +28,12 @@ mod disk;
 mod error;
 pub mod git_lfs;
 pub mod hash;
+mod numbers;
 pub mod rng;
 
 pub use disk::free_disk_space;
 pub use error::PathError;
+pub use numbers::{count, grouped};
 pub use rng::CounterRng;
 
 /// Target id that is excluded from the loss (padding and masked positions).

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nextword_base::atomic::{PendingFile, is_temporary, parent_folder, sync_folder};
+use nextword_base::grouped;
 use serde::{Deserialize, Serialize};
 
 use crate::atomic;
@@ -124,23 +125,10 @@ impl DatasetCard {
         let share = 100.0 * self.unknown_count as f64 / self.part_count.max(1) as f64;
         format!(
             "{} of {} parts of the text ({share:.1} %)",
-            with_commas(self.unknown_count),
-            with_commas(self.part_count)
+            grouped(self.unknown_count),
+            grouped(self.part_count)
         )
     }
-}
-
-/// Formats a number with a comma between thousands.
-fn with_commas(number: u64) -> String {
-    let digits = number.to_string();
-    let mut shown = String::new();
-    for (at, digit) in digits.char_indices() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            shown.push(',');
-        }
-        shown.push(digit);
-    }
-    shown
 }
 
 /// The result of [`prepare`].

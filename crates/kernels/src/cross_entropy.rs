@@ -105,6 +105,23 @@ pub fn cross_entropy_sum(hidden: Tensor<3>, layer: OutputLayer, targets: &[u32])
     crate::reference::cross_entropy_sum(logits.reshape([batch * seq, vocab]), targets)
 }
 
+/// Rows of the logits that the fused [`cross_entropy_sum`] computes at a time with `vocab` columns, which
+/// determine its memory.
+///
+/// ```
+/// use nextword_kernels::loss_chunk_rows;
+///
+/// assert_eq!(loss_chunk_rows(8192), 1024);
+/// assert_eq!(loss_chunk_rows(1 << 30), 128);
+/// ```
+pub fn loss_chunk_rows(vocab: usize) -> usize {
+    /// Logits in memory at once: 32 MB.
+    const CHUNK_LOGITS: usize = 8 << 20;
+    /// With fewer rows, reading the whole weight dominates.
+    const MIN_CHUNK_ROWS: usize = 128;
+    (CHUNK_LOGITS / vocab.max(1)).max(MIN_CHUNK_ROWS)
+}
+
 #[cfg(feature = "flex")]
 mod fast {
     use std::sync::Arc;
@@ -112,19 +129,13 @@ mod fast {
     use burn::backend::Flex;
     use burn::tensor::Tensor;
 
-    use super::{OutputLayer, OutputWeight};
+    use super::{OutputLayer, OutputWeight, loss_chunk_rows};
     use crate::QuantizedMatrix;
     use crate::cpu::cross_entropy::{self as kernel, RowLosses, Task};
     use crate::cpu::elementwise::scale;
     use crate::cpu::reduce::add_column_sums;
     use crate::fused::{self, BackwardContext, Buffer, Op, apply};
     use crate::linear::fast::{LinearOp, WeightLayout};
-
-    /// Logits in memory at once: 32 MB.
-    const CHUNK_LOGITS: usize = 8 << 20;
-
-    /// Minimum rows of a chunk: with fewer, reading the whole weight dominates.
-    const MIN_CHUNK_ROWS: usize = 128;
 
     #[derive(Clone, Debug)]
     struct CrossEntropy {
@@ -183,9 +194,7 @@ mod fast {
             bias.map(fused::into_contiguous),
         );
         let (hidden, bias) = (fused::values(&hidden), bias.as_ref().map(fused::values));
-        let chunk_rows = (CHUNK_LOGITS / d_out)
-            .max(MIN_CHUNK_ROWS)
-            .min(targets.len().max(1));
+        let chunk_rows = loss_chunk_rows(d_out).min(targets.len().max(1));
         let mut logits = Buffer::new(chunk_rows * d_out);
         let (mut loss, mut lse) = (Buffer::new(chunk_rows), Buffer::new(chunk_rows));
         let mut sum = 0.0;
@@ -215,7 +224,7 @@ mod fast {
             let LinearOp {
                 rows, d_in, d_out, ..
             } = self.linear;
-            let chunk_rows = (CHUNK_LOGITS / d_out).max(MIN_CHUNK_ROWS).min(rows.max(1));
+            let chunk_rows = loss_chunk_rows(d_out).min(rows.max(1));
             let mut logits = Buffer::new(chunk_rows * d_out);
             let (mut loss, mut lse) = (Buffer::new(chunk_rows), Buffer::new(chunk_rows));
             let len = |len: usize| if requires_grad { len } else { 0 };

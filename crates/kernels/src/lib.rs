@@ -73,7 +73,7 @@ pub use attention_options::{AttentionDropout, AttentionOptions};
 pub use cpu::exp_f64::{exp_logits, exp_nonpositive};
 pub use cpu::isa::{Isa, UnknownIsa};
 pub use cpu::par::{for_each as parallel_for_each, with_threads};
-pub use cross_entropy::{OutputLayer, OutputWeight, cross_entropy_sum};
+pub use cross_entropy::{OutputLayer, OutputWeight, cross_entropy_sum, loss_chunk_rows};
 pub use dropout::{DropoutMask, dropout};
 pub use embedding::embed;
 pub use kinds::{Activation, AdamwStep, NormKind, Precision};

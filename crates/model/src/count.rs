@@ -243,9 +243,7 @@ impl ModelConfig {
 
     /// Logits that the fused loss computes at a time, for `tokens` tokens in all.
     fn loss_chunk(&self, tokens: usize) -> usize {
-        const CHUNK_LOGITS: usize = 8 << 20;
-        const MIN_CHUNK_ROWS: usize = 128;
-        let rows = (CHUNK_LOGITS / self.vocab_size.max(1)).max(MIN_CHUNK_ROWS);
+        let rows = nextword_kernels::loss_chunk_rows(self.vocab_size);
         rows.min(tokens) * self.vocab_size
     }
 

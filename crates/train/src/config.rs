@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
+use nextword_base::count;
 use nextword_data::DataConfig;
 use nextword_model::{ModelConfig, Precision};
 use serde::{Deserialize, Serialize};
 
-use crate::error::count;
 use crate::{OptimizerConfig, ScheduleConfig, ScheduleKind, TrainError};
 
 /// The configuration of a run, stored as TOML.
@@ -212,6 +212,11 @@ impl ProbeConfig {
     }
 }
 
+/// The error of a `key` that is 0 and must be positive.
+fn zero_error(key: &str, hint: impl Into<String>) -> TrainError {
+    TrainError::config(key, "must be at least 1, but is 0", hint)
+}
+
 impl RunConfig {
     /// The run's folder.
     pub fn folder(&self) -> PathBuf {
@@ -240,12 +245,13 @@ impl RunConfig {
         if (1..=context).contains(&length) {
             return Ok(());
         }
-        let problem = match length {
-            0 => "must be at least 1, but is 0".to_string(),
-            _ => format!("{length} exceeds the model's context of {context} tokens"),
-        };
-        let hint = format!("set it to {context} or less");
-        Err(TrainError::config("train.sequence_length", problem, hint))
+        let key = "train.sequence_length";
+        let hint = format!("set it from 1 to {context}");
+        if length == 0 {
+            return Err(zero_error(key, hint));
+        }
+        let problem = format!("{length} exceeds the model's context of {context} tokens");
+        Err(TrainError::config(key, problem, hint))
     }
 
     /// Checks the configuration before any data is read. The vocabulary size may still be 0.
@@ -266,11 +272,7 @@ impl RunConfig {
         ];
         for (key, value) in positive {
             if value == 0 {
-                return Err(TrainError::config(
-                    key,
-                    "must be at least 1, but is 0",
-                    "set it to 1 or more",
-                ));
+                return Err(zero_error(key, "set it to 1 or more"));
             }
         }
         if self.name.is_empty() || self.name.contains(['/', '\\', '\0']) || self.name == ".." {
@@ -304,8 +306,14 @@ impl RunConfig {
             ));
         }
         // The context of the model in `start_from` is not known yet.
-        if self.start_from.is_none() || self.train.sequence_length == Some(0) {
-            self.validate_sequence_length()?;
+        match self.train.sequence_length {
+            Some(0) if self.start_from.is_some() => {
+                let hint =
+                    "set it from 1 to the context of the model in start_from, or leave it out";
+                return Err(zero_error("train.sequence_length", hint));
+            }
+            _ if self.start_from.is_some() => {}
+            _ => self.validate_sequence_length()?,
         }
         self.validate_schedule()?;
         self.optimizer.validate()

@@ -6,7 +6,8 @@ use nextword_data::DataConfig;
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use crate::config_problem::{Problem, expects_string, key_at};
+use crate::config_key::key_at;
+use crate::config_problem::{Problem, expects_string};
 use crate::{RunConfig, TrainError};
 
 /// The keys of `[data]` that select the data source; exactly one of them is set.

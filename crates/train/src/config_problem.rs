@@ -45,40 +45,6 @@ pub(crate) fn expects_string(message: &str) -> bool {
         && (message.ends_with("expected a string") || message.ends_with("expected path string"))
 }
 
-/// The key, with its sections, at the byte `offset` of a TOML text.
-pub(crate) fn key_at(text: &str, offset: usize) -> Option<String> {
-    let (mut section, mut key) = (String::new(), String::new());
-    let bare = |key: &str| key.trim().replace(['"', '\''], "");
-    let mut start = 0;
-    for line in text.split_inclusive('\n') {
-        if start > offset {
-            break;
-        }
-        let trimmed = line.trim();
-        if let Some(name) = trimmed
-            .strip_prefix('[')
-            .and_then(|line| line.split_once(']'))
-        {
-            (section, key) = (bare(name.0), String::new());
-        } else if let Some((name, _)) = trimmed.split_once('=') {
-            key = bare(name);
-            // Within an inline table.
-            let before = line.get(..offset - start).unwrap_or(line);
-            if let Some((_, inside)) = before.split_once('{')
-                && let Some((name, _)) = inside.rsplit(',').next().and_then(|s| s.split_once('='))
-            {
-                key = format!("{key}.{}", bare(name));
-            }
-        }
-        start += line.len();
-    }
-    let parts: Vec<String> = [section, key]
-        .into_iter()
-        .filter(|part| !part.is_empty())
-        .collect();
-    (!parts.is_empty()).then(|| parts.join("."))
-}
-
 /// Rewrites "unknown field `x`, expected one of `a`, `b`", and the same of a value.
 fn unknown_name(message: &str, key: Option<&str>) -> Option<Problem> {
     let is_key = message.starts_with("unknown field");
@@ -402,21 +368,6 @@ mod tests {
         }
         let nothing = hint("unknown field `xyzzy`, expected `name` or `out`", "xyzzy");
         assert!(!nothing.contains("did you mean"), "{nothing}");
-    }
-
-    #[test]
-    fn keys_are_found_by_their_place_in_the_text() {
-        let text = "name = 1\n[model]\n# x\nd_model = 'a'\n\n[data.split]\nby = 3\n[train]\nx = { steps = 1, y = 'b' }\n";
-        for (value, key) in [
-            ("1\n[model", "name"),
-            ("'a'", "model.d_model"),
-            ("3\n", "data.split.by"),
-            ("1, y", "train.x.steps"),
-            ("'b'", "train.x.y"),
-        ] {
-            let offset = text.find(value).unwrap();
-            assert_eq!(key_at(text, offset).as_deref(), Some(key));
-        }
     }
 
     #[test]

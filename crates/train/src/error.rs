@@ -7,10 +7,16 @@ use nextword_data::DataError;
 use nextword_eval::EvalError;
 use nextword_model::{ByteSize, ModelError};
 
-/// `1 step`, `2 steps`.
-pub(crate) fn count(n: u64, noun: &str) -> String {
-    let plural = if n == 1 { "" } else { "s" };
-    format!("{n} {noun}{plural}")
+/// Separates what is wrong from how to fix it.
+const HINT: &str = "; hint: ";
+
+/// How to make room for a save, unless `error` says it.
+fn hint_unless_given(error: &TrainError) -> &'static str {
+    if error.to_string().contains(HINT) {
+        ""
+    } else {
+        "; hint: free disk space"
+    }
 }
 
 fn earlier_norms(history: &str) -> String {
@@ -63,8 +69,8 @@ pub enum TrainError {
 
     /// Saving failed repeatedly.
     #[error(
-        "{source}; hint: free disk space, then continue with `nextword resume {}`",
-        .folder.display()
+        "{source}{}, then continue with `nextword resume {}`",
+        hint_unless_given(.source), .folder.display()
     )]
     NotSaved {
         /// The run's folder.
@@ -104,7 +110,10 @@ pub enum TrainError {
     },
 
     /// There is not enough free disk space to save.
-    #[error("{path}: saving needs {}, but only {} are free", ByteSize(*.needed), ByteSize(*.free))]
+    #[error(
+        "{path}: saving needs {}, but only {} are free; hint: free disk space, or lower checkpoint.keep_last",
+        ByteSize(*.needed), ByteSize(*.free)
+    )]
     DiskFull {
         /// The run's folder.
         path: PathBuf,
@@ -206,6 +215,13 @@ impl TrainError {
             action,
             source,
         }
+    }
+
+    /// The message without its hint.
+    pub(crate) fn fact(&self) -> String {
+        let message = self.to_string();
+        let fact = message.split_once(HINT).map(|(fact, _)| fact.to_string());
+        fact.unwrap_or(message)
     }
 
     /// Whether this is a failed write, such as a full disk, that may succeed later.

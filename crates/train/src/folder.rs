@@ -41,18 +41,25 @@ impl RunFolder {
     }
 
     /// Writes the resolved configuration, so that the run can be resumed from any working directory and
-    /// together with its data from any other place: files in the working directory are named relative to the
-    /// run's folder if that is in the working directory too, all others by absolute paths.
+    /// together with its data from any other place: files in the run's folder are named relative to it, those in
+    /// the working directory too if the folder is also in that, and those whose stored path is relative keep that.
+    /// All others have absolute paths.
     ///
     /// # Errors
     /// [`TrainError::Model`] if the file cannot be written.
     pub(crate) fn write_config(&self, config: &RunConfig) -> Result<(), TrainError> {
         let mut config = config.clone();
         if let Ok(working_dir) = std::env::current_dir() {
+            let stored = self.stored_relative_paths(&working_dir);
             config.data.resolve_paths(&working_dir);
             config.start_from = config.start_from.map(|path| working_dir.join(path));
             for path in paths(&mut config) {
-                if let Some(relative) = portable_path(path, &self.path, &working_dir) {
+                let file = canonical(path);
+                let same = stored.iter().find(|(earlier, _)| *earlier == file);
+                let relative = same
+                    .map(|(_, relative)| relative.clone())
+                    .or_else(|| portable_path(path, &self.path, &working_dir));
+                if let Some(relative) = relative {
                     *path = relative;
                 }
             }
@@ -64,6 +71,17 @@ impl RunFolder {
         )?)
     }
 
+    /// The files that the stored configuration, if there is one, names relative to the run's folder, and how.
+    fn stored_relative_paths(&self, working_dir: &Path) -> Vec<(PathBuf, PathBuf)> {
+        let Ok(mut config) = self.parse_config() else {
+            return Vec::new();
+        };
+        let folder = working_dir.join(&self.path);
+        let relative = paths(&mut config).filter(|path| path.is_relative());
+        let files = relative.map(|path| (canonical(&folder.join(&*path)), path.clone()));
+        files.collect()
+    }
+
     /// Makes the run independent of the model that it started from: copies the tokenizer and removes
     /// `start_from`. The weights must already be in a checkpoint.
     pub(crate) fn detach_from_source(
@@ -71,14 +89,23 @@ impl RunFolder {
         config: &RunConfig,
         tokenizer_json: &str,
     ) -> Result<(), TrainError> {
+        nextword_model::write_atomically(&self.tokenizer_path(), tokenizer_json.as_bytes())?;
+        self.write_config(&self.detached(config))
+    }
+
+    /// `config` without the model that it starts from, with the run's own tokenizer instead of that model's.
+    pub(crate) fn detached(&self, config: &RunConfig) -> RunConfig {
         let mut config = config.clone();
         config.start_from = None;
-        let tokenizer = self.path.join("tokenizer.json");
-        nextword_model::write_atomically(&tokenizer, tokenizer_json.as_bytes())?;
         if config.data.prepared.is_none() {
-            config.data.tokenizer.file = Some(tokenizer);
+            config.data.tokenizer.file = Some(self.tokenizer_path());
         }
-        self.write_config(&config)
+        config
+    }
+
+    /// The tokenizer of a run that started from a model.
+    fn tokenizer_path(&self) -> PathBuf {
+        self.path.join("tokenizer.json")
     }
 
     /// Opens the folder of an existing run.
@@ -101,9 +128,7 @@ impl RunFolder {
     /// Reads the stored configuration. Paths relative to the run's folder are resolved; other relative ones, of
     /// earlier versions, stay relative to the working directory.
     pub(crate) fn read_config(&self) -> Result<RunConfig, TrainError> {
-        let file = self.config_path();
-        let text = fs::read_to_string(&file).map_err(TrainError::io(&file, "read"))?;
-        let mut config = parse_stored_config(&text, &file, &[])?;
+        let mut config = self.parse_config()?;
         for path in paths(&mut config).filter(|path| path.is_relative()) {
             let resolved = self.path.join(&*path);
             match fs::canonicalize(&resolved) {
@@ -113,6 +138,13 @@ impl RunFolder {
             }
         }
         Ok(config)
+    }
+
+    /// Reads the stored configuration with its paths as they are.
+    fn parse_config(&self) -> Result<RunConfig, TrainError> {
+        let file = self.config_path();
+        let text = fs::read_to_string(&file).map_err(TrainError::io(&file, "read"))?;
+        parse_stored_config(&text, &file, &[])
     }
 
     /// Checks that the folder is still the one that was locked: neither removed nor moved nor replaced.
@@ -200,11 +232,21 @@ fn paths(config: &mut RunConfig) -> impl Iterator<Item = &mut PathBuf> {
     all.filter(|path| path.as_os_str() != "-")
 }
 
-/// The path of `file` relative to `folder`, if both are in `base`.
+/// `path` without symbolic links, as far as it exists.
+fn canonical(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf())
+}
+
+/// The path of `file` relative to `folder`, if it is in that folder, or both are in `base`.
 fn portable_path(file: &Path, folder: &Path, base: &Path) -> Option<PathBuf> {
     // Without symbolic links: `..` after a link leads to the parent of its target.
     let [file, folder, base] = [file, folder, base].map(|path| fs::canonicalize(path).ok());
     let (file, folder, base) = (file?, folder?, base?);
+    if file != folder
+        && let Ok(inside) = file.strip_prefix(&folder)
+    {
+        return Some(inside.to_path_buf());
+    }
     // Everything is below the root, which says nothing about what moves together.
     if base.parent().is_none() || !file.starts_with(&base) || !folder.starts_with(&base) {
         return None;
@@ -261,6 +303,16 @@ mod tests {
             assert_eq!(portable(path(file)), expected.map(PathBuf::from), "{file}");
         }
         assert_eq!(portable(other.path().join("z.txt")), None);
+        // A file of the run moves with it, wherever the run was started.
+        for elsewhere in [other.path(), Path::new("/"), &path("data")] {
+            let own = path("runs/a/tokenizer.json");
+            let found = portable_path(&own, &path("runs/a"), elsewhere);
+            assert_eq!(found.as_deref(), Some(Path::new("tokenizer.json")));
+            assert_eq!(
+                portable_path(&path("y.txt"), &path("runs/a"), elsewhere),
+                None
+            );
+        }
         #[cfg(unix)]
         {
             std::os::unix::fs::symlink(other.path(), path("linked")).unwrap();
@@ -274,6 +326,40 @@ mod tests {
             portable_path(&path("y.txt"), &path("runs/a"), Path::new("/")),
             None
         );
+    }
+
+    #[test]
+    fn stored_relative_paths_stay_relative() {
+        // Not in the working directory of the tests.
+        let base = tempfile::tempdir().unwrap();
+        let run = base.path().join("runs/a");
+        for (file, text) in [("x.txt", "x"), ("y.txt", "y"), ("runs/a/own.json", "{}")] {
+            let file = base.path().join(file);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+        }
+        let mut config = RunConfig::default();
+        config.data.paths = vec!["../../x.txt".into(), "../../missing.txt".into()];
+        fs::write(run.join("run.toml"), to_toml(&config).unwrap()).unwrap();
+        let (folder, mut config) = RunFolder::open(&run).unwrap();
+        assert!(config.data.paths.iter().all(|path| path.is_absolute()));
+        config.train.steps += 1;
+        config.data.paths.push(base.path().join("y.txt"));
+        config.data.tokenizer.file = Some(run.join("own.json"));
+        folder.write_config(&config).unwrap();
+        let stored = folder.parse_config().unwrap();
+        let absolute = base.path().join("y.txt");
+        assert_eq!(
+            stored.data.paths,
+            [
+                Path::new("../../x.txt"),
+                Path::new("../../missing.txt"),
+                &absolute
+            ]
+        );
+        let own = stored.data.tokenizer.file;
+        assert_eq!(own.as_deref(), Some(Path::new("own.json")));
+        assert_eq!(stored.train.steps, config.train.steps);
     }
 
     #[cfg(unix)]

@@ -41,6 +41,7 @@
 pub mod checkpoint;
 mod config;
 mod config_file;
+mod config_key;
 mod config_problem;
 mod error;
 mod fingerprint;

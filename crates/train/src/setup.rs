@@ -232,6 +232,13 @@ impl RunSetup {
         }
     }
 
+    /// Whether the device compiles programs before it can compute, and has its own memory.
+    pub(crate) fn is_on_gpu(&self) -> bool {
+        let cpus = [DeviceName::Flex, DeviceName::NdArray];
+        let is_device = |name: &DeviceName| name.open().is_ok_and(|cpu| cpu == self.device);
+        !cpus.iter().any(is_device)
+    }
+
     /// What determines the memory of a training step besides the model.
     pub(crate) fn training_shape(&self) -> TrainingShape {
         let train = &self.config.train;

@@ -190,19 +190,25 @@ fn sequences_fit_into_the_context() {
     };
     assert_eq!(check(32).unwrap().sequence_length(), 32);
     assert_eq!(check(1).unwrap().sequence_length(), 1);
-    assert!(
-        check(0)
-            .unwrap_err()
-            .to_string()
-            .contains("hint: set it to 32 or less")
-    );
-    assert!(
-        check(33)
-            .unwrap_err()
-            .to_string()
-            .contains("hint: set it to 32 or less")
-    );
+    for length in [0, 33, 1000] {
+        let message = check(length).unwrap_err().to_string();
+        assert!(message.ends_with("hint: set it from 1 to 32"), "{message}");
+    }
     // The context is that of the model.
     let text = "start_from = 'm'\ntrain.sequence_length = 500\n";
     assert!(parse_config(text, Path::new("x.toml"), &[]).is_ok());
+    let text = "start_from = 'm'\ntrain.sequence_length = 0\n";
+    let error = parse_config(text, Path::new("x.toml"), &[]).unwrap_err();
+    let message = error.to_string();
+    assert!(
+        message.contains("must be at least 1, but is 0"),
+        "{message}"
+    );
+    assert!(
+        message.contains("context of the model in start_from"),
+        "{message}"
+    );
+    // The default context is another one.
+    let default = RunConfig::default().model.context_length.to_string();
+    assert!(!message.contains(&default), "{message}");
 }

@@ -91,7 +91,8 @@ pub struct Parameters {
 pub struct Memory {
     /// All parts.
     pub total: usize,
-    /// The program with the data, which is in memory already: 0 if the system does not report it.
+    /// The program with the data, which is in memory already: 0 on a GPU, which has its own memory, and if the
+    /// system does not report it.
     #[serde(default)]
     pub program: usize,
     /// The other parts, whose fields follow the total in JSON.
@@ -185,8 +186,9 @@ impl Plan {
         let config = &setup.config;
         let model = &config.model;
         let seq = config.sequence_length();
+        let resident = resident_memory().filter(|_| !setup.is_on_gpu());
         let memory = Memory {
-            program: resident_memory().map_or(0, |bytes| bytes as usize + WORKING_MEMORY),
+            program: resident.map_or(0, |bytes| bytes as usize + WORKING_MEMORY),
             ..Memory::from(model.training_memory(&setup.training_shape()))
         };
         let memory = Memory {

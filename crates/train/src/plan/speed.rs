@@ -81,16 +81,16 @@ impl Plan {
 
 /// Estimates the seconds of all validations of the run from two of their batches.
 fn validation_seconds(setup: &RunSetup, model: &Transformer) -> Result<f64, TrainError> {
-    let config = setup.config.validation;
     let Some(windows) = &setup.validation else {
         return Ok(0.0);
     };
-    let sample = windows.len().min(2 * config.batch_size);
+    let rows = setup.validation_rows();
+    let sample = windows.clone().limit(windows.len().min(2 * rows));
     // The first pass warms up.
-    nextword_eval::evaluate(model, &windows.clone().limit(sample), config.batch_size)?;
+    nextword_eval::evaluate(model, &sample, rows)?;
     let start = Instant::now();
-    nextword_eval::evaluate(model, &windows.clone().limit(sample), config.batch_size)?;
-    let once = start.elapsed().as_secs_f64() * windows.len() as f64 / sample as f64;
+    nextword_eval::evaluate(model, &sample, rows)?;
+    let once = start.elapsed().as_secs_f64() * windows.len() as f64 / sample.len() as f64;
     Ok(once * validations(&setup.config) as f64)
 }
 

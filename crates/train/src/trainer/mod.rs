@@ -8,8 +8,7 @@ mod save;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use burn::tensor::Device;
-use nextword_model::{DeviceName, Transformer};
+use nextword_model::{Transformer, peak_memory};
 
 pub use in_memory::{InMemoryTrainer, TrainedModel};
 
@@ -103,16 +102,26 @@ impl Trainer {
         let optimizer = Optimizer::new(setup.config.optimizer);
         let state = initial_state(&setup);
         let mut trainer = Self::new(setup, folder, model, optimizer, state)?;
-        let Self { training, output } = &mut trainer;
-        if training.setup.config.start_from.is_some() {
-            // From here on the run no longer needs the model that it started from.
+        if trainer.has_source() {
+            let Self { training, output } = &mut trainer;
             output.save(training, &mut NullReporter)?;
-            let config = &training.setup.config;
-            output
-                .folder
-                .detach_from_source(config, &output.tokenizer_json)?;
+            trainer.detach_from_source()?;
         }
         Ok(trainer)
+    }
+
+    /// Whether the run's configuration, as it was read, starts from a model.
+    fn has_source(&self) -> bool {
+        self.training.setup.config.start_from.is_some()
+    }
+
+    /// From here on, the run no longer needs the model that it started from. A checkpoint must exist.
+    fn detach_from_source(&self) -> Result<(), TrainError> {
+        let Self { training, output } = self;
+        let config = &training.setup.config;
+        output
+            .folder
+            .detach_from_source(config, &output.tokenizer_json)
     }
 
     fn new(
@@ -138,12 +147,17 @@ impl Trainer {
         })
     }
 
-    /// Stores `config`, with changes that a resumed run may have, in the run's folder.
+    /// Stores `config`, with changes that a resumed run may have, in the run's folder. The model that the run
+    /// started from is left out, since the run has its weights and tokenizer.
     ///
     /// # Errors
     /// [`TrainError::Model`] if the file cannot be written.
     pub fn store_config(&self, config: &RunConfig) -> Result<(), TrainError> {
-        self.output.folder.write_config(config)
+        let folder = &self.output.folder;
+        if self.has_source() {
+            return folder.write_config(&folder.detached(config));
+        }
+        folder.write_config(config)
     }
 
     /// Trains until the last update, early stopping, or a request through `stop`. Always saves the
@@ -165,8 +179,7 @@ impl Trainer {
         if output.checkpoint.is_some() {
             stop.mark_checkpoint();
         }
-        if is_gpu(&training.setup.device) && training.state.step < training.setup.config.train.steps
-        {
+        if training.setup.is_on_gpu() && training.state.step < training.setup.config.train.steps {
             reporter.preparing("compiling GPU programs for the first step; this may take a minute");
         }
         probes::run(training, &output.folder, false, reporter, hooks)?;
@@ -212,6 +225,7 @@ impl Trainer {
         output
             .save_at_end(&mut training, reporter)
             .map_err(|error| with_checkpoint(error, output.checkpoint))?;
+        tracing::debug!(peak_memory = peak_memory(), "run ended");
         let state = &training.state;
         let outcome = Outcome {
             reason,
@@ -225,14 +239,6 @@ impl Trainer {
         reporter.ended(&outcome);
         Ok(outcome)
     }
-}
-
-/// Whether `device` compiles programs before it can compute.
-fn is_gpu(device: &Device) -> bool {
-    let cpus = [DeviceName::Flex, DeviceName::NdArray];
-    !cpus
-        .iter()
-        .any(|name| name.open().is_ok_and(|cpu| cpu == *device))
 }
 
 /// Adds the step of the last checkpoint to the report of a diverged run.

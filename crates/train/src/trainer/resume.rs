@@ -58,6 +58,10 @@ impl Trainer {
         let mut trainer = Self::new(setup, folder, model, optimizer, found.state)?;
         trainer.output.skipped = damaged.iter().map(ToString::to_string).collect();
         trainer.output.checkpoint = Some(trainer.training.state.step);
+        if trainer.has_source() {
+            // The process that started the run ended right after its first checkpoint.
+            trainer.detach_from_source()?;
+        }
         Ok(trainer)
     }
 }

@@ -98,7 +98,8 @@ impl RunOutput {
             Err(e) if e.is_write_failure() && self.save_failures + 1 < MAX_SAVE_FAILURES => {
                 self.save_failures += 1;
                 reporter.warned(&format!(
-                    "not saved: {e}; training continues and tries again at the next interval"
+                    "not saved: {}; training continues and tries again at the next interval",
+                    e.fact()
                 ));
                 Ok(())
             }
@@ -140,10 +141,25 @@ mod tests {
     fn saving_needs_free_space() {
         let folder = Path::new(".");
         assert!(check_space(folder, 1).is_ok());
-        let error = check_space(folder, u64::MAX);
-        assert_eq!(
-            error.is_err_and(|error| error.is_write_failure()),
-            cfg!(unix)
+        let checked = check_space(folder, u64::MAX);
+        assert_eq!(checked.is_err(), cfg!(unix));
+        let Err(error) = checked else { return };
+        assert!(error.is_write_failure());
+        let message = error.to_string();
+        assert!(
+            message.ends_with("; hint: free disk space, or lower checkpoint.keep_last"),
+            "{message}"
         );
+        assert!(!error.fact().contains("hint"));
+        let failed = std::io::Error::other("no space");
+        for source in [error, TrainError::io("x", "write")(failed)] {
+            let source = Box::new(source);
+            let inner = source.to_string();
+            let folder = folder.to_path_buf();
+            let wrapped = TrainError::NotSaved { folder, source }.to_string();
+            assert!(wrapped.starts_with(&inner), "{wrapped}");
+            assert_eq!(wrapped.matches("hint:").count(), 1, "{wrapped}");
+            assert!(wrapped.ends_with(", then continue with `nextword resume .`"));
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use burn::module::Module;
 use nextword_data::{DataError, TokenBatch};
-use nextword_model::{ModelCard, Transformer};
+use nextword_model::{ModelCard, Transformer, peak_memory};
 
 use crate::checkpoint::State;
 use crate::fingerprint::{fingerprint, settings};
@@ -148,6 +148,9 @@ impl TrainingLoop {
             }
             self.update(&batches, observer)?;
             let at_end = self.state.step == self.setup.config.train.steps;
+            if at_end {
+                tracing::debug!(peak_memory = peak_memory(), "updates done");
+            }
             self.validate(at_end, observer)?;
             observer.step_ended(self, at_end)?;
         }

@@ -1,5 +1,6 @@
 //! Human-readable numbers, and text that is safe to print to a terminal.
 
+pub(crate) use nextword_base::{count, grouped};
 use nextword_model::ByteSize;
 
 /// Formats three significant digits and an SI prefix: `41.2k`, `3.05M`.
@@ -27,25 +28,6 @@ pub(crate) fn with_unit(number: f64, unit: &str) -> String {
     let text = short(number);
     let digits = text.trim_end_matches(char::is_alphabetic);
     format!("{digits} {}{unit}", &text[digits.len()..])
-}
-
-/// Formats with thousands separators: `1,234,567`.
-pub(crate) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// Formats a count with its noun, in the plural unless it is one: `1 token`, `1,234 tokens`.
-pub(crate) fn count(number: u64, noun: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{} {noun}{plural}", grouped(number))
 }
 
 /// Formats a size in binary units: `312 MiB`.
@@ -106,20 +88,6 @@ mod tests {
     fn units_follow_the_si_prefix() {
         assert_eq!(with_unit(182_592.0, "FLOP"), "183 kFLOP");
         assert_eq!(with_unit(12.0, "FLOP"), "12 FLOP");
-    }
-
-    #[test]
-    fn grouped_separates_thousands() {
-        assert_eq!(grouped(7), "7");
-        assert_eq!(grouped(1_003_854), "1,003,854");
-        assert_eq!(grouped(100_000), "100,000");
-    }
-
-    #[test]
-    fn counts_are_singular_only_for_one() {
-        assert_eq!(count(0, "token"), "0 tokens");
-        assert_eq!(count(1, "token"), "1 token");
-        assert_eq!(count(1_234, "token"), "1,234 tokens");
     }
 
     #[test]

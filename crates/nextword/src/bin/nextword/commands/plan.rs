@@ -104,8 +104,11 @@ fn size_lines(plan: &Plan) -> Vec<String> {
         "  memory       about {} while training",
         bytes(memory.total as u64)
     ));
+    if memory.program > 0 {
+        let shown = bytes(memory.program as u64);
+        lines.push(format!("    {:<20}{shown:>14}", "program and data"));
+    }
     for (part, n) in [
-        ("program and data", memory.program),
         ("weights", memory.by_part.weights),
         ("gradients", memory.by_part.gradients),
         ("optimizer", memory.by_part.optimizer),

@@ -1,10 +1,10 @@
 //! `nextword resume RUN`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueHint};
-use nextword_data::DataError;
+use nextword_data::{DataConfig, DataError};
 use nextword_train::plan::Plan;
 use nextword_train::{
     RunConfig, RunFolder, TrainError, Trainer, parse_stored_config, prepare_run, to_toml,
@@ -24,7 +24,7 @@ pub(crate) struct ResumeArgs {
     #[arg(long, short)]
     device: Option<String>,
     /// Override one key: train.steps, train.log_every, any key of checkpoint, validation, samples and
-    /// probes, or data.path of data that was moved (repeatable)
+    /// probes, or data.path, data.paths, data.prepared or data.tokenizer.file of what was moved (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Print only warnings and errors
@@ -68,26 +68,41 @@ pub(crate) fn run(args: &ResumeArgs) -> anyhow::Result<ExitCode> {
     if let Some(device) = &args.device {
         config.device.clone_from(device);
     }
-    let setup = prepare_run(config).map_err(moved_data)?;
+    let setup = prepare_run(config).map_err(|error| moved_data(error, &changed))?;
     run_config::check_resources(&Plan::estimate(&setup), folder.path())?;
     let session = Session::new(&setup, args.quiet, args.json)?;
     let trainer = Trainer::resume(setup, folder)?;
-    if changed != stored {
-        // Stored so that the next resume uses the same overrides.
+    if changed != stored || stored.start_from.is_some() {
+        // Stored so that the next resume uses the same overrides, but not this one's device.
         trainer.store_config(&changed)?;
     }
     session.run(trainer)
 }
 
 /// Adds to the error of missing data how to name its new place.
-fn moved_data(error: TrainError) -> anyhow::Error {
+fn moved_data(error: TrainError, config: &RunConfig) -> anyhow::Error {
     match error {
         TrainError::Data(DataError::Missing { path }) => exit::bad_file(format!(
-            "`{}`, which this run reads, does not exist; hint: if it was moved, add --set data.path=FILE (or \
-             data.prepared=FOLDER)",
-            path.display()
+            "`{}`, which this run reads, does not exist; hint: if it was moved, add --set {}",
+            path.display(),
+            new_place(&path, &config.data)
         )),
         error => error.into(),
+    }
+}
+
+/// The override that names the new place of the file in `path`.
+fn new_place(path: &Path, data: &DataConfig) -> &'static str {
+    // Of a prepared folder, a file in it may be missing.
+    let is_in = |place: Option<&PathBuf>| place.is_some_and(|place| path.starts_with(place));
+    if is_in(data.tokenizer.file.as_ref()) {
+        "data.tokenizer.file=FILE"
+    } else if is_in(data.prepared.as_ref()) {
+        "data.prepared=FOLDER"
+    } else if data.paths.is_empty() {
+        "data.path=FILE"
+    } else {
+        "data.paths='[\"FILE\", \"FILE\"]' with all files"
     }
 }
 
@@ -127,6 +142,34 @@ fn check_keys(set: &[String]) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_hint_about_missing_files_names_their_key() {
+        let data = |change: fn(&mut DataConfig)| {
+            let mut data = DataConfig::default();
+            change(&mut data);
+            data
+        };
+        let files: fn(&mut DataConfig) = |data| data.path = Some("texts".into());
+        let list: fn(&mut DataConfig) = |data| data.paths = vec!["a.txt".into(), "b.txt".into()];
+        let folder: fn(&mut DataConfig) = |data| data.prepared = Some("tokens".into());
+        let tokenizer: fn(&mut DataConfig) = |data| {
+            data.path = Some("texts".into());
+            data.tokenizer.file = Some("texts/own.json".into());
+        };
+        for (config, path, key) in [
+            (files, "texts", "data.path="),
+            (files, "texts/a.txt", "data.path="),
+            (list, "b.txt", "data.paths="),
+            (folder, "tokens", "data.prepared="),
+            (folder, "tokens/dataset.json", "data.prepared="),
+            (tokenizer, "texts/own.json", "data.tokenizer.file="),
+            (tokenizer, "texts", "data.path="),
+        ] {
+            let hint = new_place(Path::new(path), &data(config));
+            assert!(hint.starts_with(key), "{path}: {hint}");
+        }
+    }
 
     #[test]
     fn only_resumable_keys_may_change() {
