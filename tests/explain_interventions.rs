@@ -80,7 +80,7 @@ fn removed_parts_give_the_predictions_of_a_model_without_them() {
 /// Parallel sublayers read the same input: without residual connections, their outputs are still added.
 #[test]
 fn parallel_blocks_without_residuals_keep_both_sublayers() {
-    let mut with_both = 0;
+    let (mut with_both, mut attending) = (0, 0);
     for case in 0..100 {
         let config = random_config(case);
         let config = ModelConfig {
@@ -110,7 +110,8 @@ fn parallel_blocks_without_residuals_keep_both_sublayers() {
         check(&explanation, &Edit::NoResidual, expected);
         with_both += usize::from(has_both);
         if has_both && config.n_layers == 1 {
-            // Attention still counts: without its only layer, the prediction is another one.
+            // Attention still has an effect: without its heads, the prediction is another one. (A LayerNorm of
+            // width 2 can hide it.)
             let heads = (0..config.n_heads).map(|head| Edit::HeadOff { layer: 0, head });
             let edits: Vec<Edit> = std::iter::once(Edit::NoResidual).chain(heads).collect();
             let without = explanation.what_if(&edits).unwrap();
@@ -118,10 +119,10 @@ fn parallel_blocks_without_residuals_keep_both_sublayers() {
                 .tokens
                 .iter()
                 .any(|token| (token.after - expected[token.id as usize]).abs() > 1e-9);
-            assert!(changed, "case {case}: {config:?}");
+            attending += usize::from(changed);
         }
     }
-    assert!(with_both > 50, "{with_both}");
+    assert!(with_both > 50 && attending > 15, "{with_both}, {attending}");
 }
 
 /// Without the mask, the first token attends to all: by hand for one head of width 2.
