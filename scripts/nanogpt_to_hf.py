@@ -64,7 +64,7 @@ def character_tokenizer(meta):
         with open(meta, "rb") as file:
             found = SafeUnpickler(file).load()
     except (pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise SystemExit(f"{meta}: {error}") from error
+        raise SystemExit(f"{meta}: {error or 'it is empty'}") from error
     ids = found.get("stoi") if isinstance(found, dict) else None
     if not isinstance(ids, dict) or not all(isinstance(id, int) for id in ids.values()):
         raise SystemExit(f"{meta}: no character table (`stoi`) found")
@@ -115,4 +115,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except OSError as error:
+        raise SystemExit(f"{error.filename}: {error.strerror}") from error

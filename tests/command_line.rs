@@ -12,7 +12,15 @@ fn model(name: &str) -> String {
 }
 
 /// Files of users, which no command may replace.
-const USER_FILES: [(&str, &[u8]); 8] = [
+const USER_FILES: [(&str, &[u8]); 10] = [
+    (
+        "badge.svg",
+        b"<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"90\" height=\"20\" role=\"img\"><title>build: passing</title></svg>",
+    ),
+    (
+        "cache.safetensors",
+        b"\x2a\0\0\0\0\0\0\0{\"blocks.0.attn.hook_pattern\":{}}",
+    ),
     ("corpus.txt", b"to be or not to be\n"),
     ("config.toml", b"name = \"run\"\n"),
     ("notes.md", b"# Notes\n"),
@@ -181,6 +189,20 @@ fn folders_are_not_replaced_by_files_nor_files_by_folders() {
             "{error}"
         );
     }
+}
+
+#[test]
+fn force_is_refused_where_it_has_no_effect() {
+    let dir = TestDir::new();
+    let letters = model("letters");
+    dir.rejects(
+        &[
+            "export", &letters, "--format", "hf", "--out", "folder", "--force",
+        ],
+        USAGE,
+        &["--force applies only to --format gguf"],
+    );
+    assert!(!dir.path("folder").exists());
 }
 
 #[test]
@@ -396,18 +418,13 @@ fn a_plan_prints_sizes_before_it_measures() {
             .join(format!("configs/{name}.toml"))
             .display()
             .to_string();
-        let output = dir.run(&["plan", &config]);
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{}", stderr(&output));
+        let text = dir.run_merged(&["plan", &config]);
         for part in ["parameters", "memory", "disk", "speed", "time"] {
             assert!(text.contains(part), "{name}: {part} in {text}");
         }
-        assert!(text.find("disk") < text.find("speed"), "{text}");
-        assert!(
-            stderr(&output).contains("measuring the speed"),
-            "{}",
-            stderr(&output)
-        );
+        let places =
+            ["\n  disk ", "\nmeasuring the speed", "\n  speed "].map(|part| text.find(part));
+        assert!(places[0].is_some() && places.is_sorted(), "{name}: {text}");
         let measured = &json_lines(&dir.run(&["plan", &config, "--json"]))[0]["measured"];
         assert!(measured["tokens_per_second"].as_f64().unwrap() > 0.0);
         assert!(measured["tokens"].as_u64().unwrap() > 0, "{measured}");

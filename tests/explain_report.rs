@@ -403,6 +403,9 @@ fn check_ineffective_options_are_rejected(dir: &TestDir) {
     for (options, expected) in [
         (&["--compare", "is"][..], "--format html"),
         (&["--over-training", "--format", "json"], "--format html"),
+        (&["--over-training", "--format", "text"], "--format html"),
+        (&["--over-training", "--out", "x.txt"], "--format html"),
+        (&["--over-training", "--out", "x.json"], "--format html"),
         (&["--what-if", "head=0.0", "--out", "x"], "--out"),
         (
             &[

@@ -1,6 +1,7 @@
 //! A temporary folder to run the program in, and assertions on its output.
 
 use std::fs;
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::Output;
 
@@ -43,6 +44,21 @@ impl TestDir {
             .current_dir(self.folder.path())
             .output()
             .unwrap()
+    }
+
+    /// Runs a command that must succeed. Returns its standard output and its standard error in the order in
+    /// which it wrote them: both are the same pipe.
+    pub(crate) fn run_merged(&self, args: &[&str]) -> String {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let mut command = nextword();
+        command.args(args).current_dir(self.folder.path());
+        command.stdout(writer.try_clone().unwrap()).stderr(writer);
+        let mut child = command.spawn().unwrap();
+        drop(command); // It keeps the pipe open.
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert!(child.wait().unwrap().success(), "{text}");
+        text
     }
 
     /// Runs a command that must fail with the exit code `code` and one error message that contains all

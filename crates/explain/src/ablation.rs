@@ -5,7 +5,8 @@ use crate::node::{Node, Op};
 /// A part of the architecture that an intervention removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Removed {
-    /// Residual connections: each sublayer's output replaces the residual stream.
+    /// Residual connections: each sublayer's output replaces the residual stream. In a parallel block, whose
+    /// sublayers read the same input, the sum of their outputs replaces it.
     Residuals,
     /// Positions: embeddings of positions, rotations and the penalty for distance.
     Positions,
@@ -23,11 +24,15 @@ impl Removed {
         }
     }
 
-    /// Removes the part from `graph`. Returns whether the graph had it.
-    pub(crate) fn apply(self, graph: &mut [Node]) -> bool {
+    /// Removes the part from `graph`, whose blocks are `parallel` or not. Returns whether the graph had it.
+    pub(crate) fn apply(self, graph: &mut [Node], parallel: bool) -> bool {
         let mut found = false;
         for node in graph {
-            found |= self.apply_to(&mut node.op);
+            let adds_sublayers =
+                matches!(&node.op, Op::Add { a, .. } if a.ends_with(".hook_resid_mid"));
+            if !(parallel && adds_sublayers) {
+                found |= self.apply_to(&mut node.op);
+            }
         }
         found
     }
@@ -71,11 +76,11 @@ impl Removed {
 mod tests {
     use super::*;
     use crate::graph::graph;
-    use nextword_model::{ModelConfig, Position, presets};
+    use nextword_model::{FeedForwardKind, ModelConfig, Position, presets};
 
     fn removed(config: &ModelConfig, part: Removed) -> (bool, Vec<Node>) {
         let mut nodes = graph(config, 3);
-        let found = part.apply(&mut nodes);
+        let found = part.apply(&mut nodes, config.parallel);
         (found, nodes)
     }
 
@@ -101,6 +106,30 @@ mod tests {
         });
         assert!(found && sums(&nodes).len() == 2);
         assert_eq!(causal, Some(false));
+    }
+
+    #[test]
+    fn parallel_sublayers_are_still_added_to_each_other() {
+        let config = ModelConfig {
+            parallel: true,
+            n_layers: 2,
+            feed_forward: FeedForwardKind::Gelu,
+            ..presets::statquest(5)
+        };
+        let (found, nodes) = removed(&config, Removed::Residuals);
+        assert!(found);
+        for layer in 0..2 {
+            let op = |name: &str| {
+                let name = format!("blocks.{layer}.{name}");
+                let node = nodes.iter().find(|node| node.name == name);
+                node.map(|node| node.op.clone())
+            };
+            let input = format!("blocks.{layer}.hook_attn_out");
+            assert_eq!(op("hook_resid_mid"), Some(Op::Copy { input }));
+            let a = format!("blocks.{layer}.hook_resid_mid");
+            let b = format!("blocks.{layer}.hook_mlp_out");
+            assert_eq!(op("hook_resid_post"), Some(Op::Add { a, b }));
+        }
     }
 
     #[test]

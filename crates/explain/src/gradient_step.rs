@@ -45,7 +45,7 @@ pub struct GradientStep {
     /// The same by finite differences: the loss with a slightly larger weight minus the loss with a slightly
     /// smaller one, divided by their distance.
     pub finite_difference: f64,
-    /// The learning rate: the largest of 0.1, 0.01, … that lowers the loss.
+    /// The learning rate: the largest of 0.1, 0.01, … 0.0000001 that lowers the loss.
     pub learning_rate: f64,
     /// The weight after the step: `value - learning_rate * gradient`.
     pub new_value: f64,
@@ -69,7 +69,8 @@ pub struct GradientNorm {
 }
 
 /// The steps towards the generated token and towards the most likely other one, after the prompt. Empty if
-/// the model or the prompt is too large.
+/// the model or the prompt is too large; without those for which no step lowers the loss, as for a token that is
+/// already certain.
 pub(crate) fn gradient_steps(
     trace: &Trace,
     weights: &Arrays,
@@ -117,7 +118,7 @@ impl Forward<'_> {
         values[PROBABILITIES].at(&[self.position, target as usize])
     }
 
-    /// The step towards `target`; `None` if its loss or gradient is not finite.
+    /// The step towards `target`; `None` if no step lowers its loss, or if its loss or gradient is not finite.
     fn step(&self, values: &Arrays, weights: &Arrays, target: u32) -> Option<GradientStep> {
         let probability = values[PROBABILITIES].at(&[self.position, target as usize]);
         let loss = -probability.ln();
@@ -140,8 +141,7 @@ impl Forward<'_> {
         };
         let finite_difference =
             (loss_with(value + DISTANCE) - loss_with(value - DISTANCE)) / (2.0 * DISTANCE);
-        let (learning_rate, new_probability) =
-            self.descend(weights, &gradients, probability, target);
+        let (learning_rate, new_probability) = self.descend(weights, &gradients, loss, target)?;
         let new_loss = -new_probability.ln();
         let all = [loss, gradient, finite_difference, new_loss];
         all.iter().all(|x| x.is_finite()).then(|| GradientStep {
@@ -170,16 +170,16 @@ impl Forward<'_> {
         })
     }
 
-    /// The largest learning rate whose step does not make `target` less likely, and its probability then.
+    /// The largest learning rate whose step lowers `loss`, that of `target`, and the probability of `target`
+    /// then. `None` if no rate does.
     fn descend(
         &self,
         weights: &Arrays,
         gradients: &Arrays,
-        probability: f64,
+        loss: f64,
         target: u32,
-    ) -> (f64, f64) {
-        let mut found = (FIRST_RATE, probability);
-        for power in 0..RATES {
+    ) -> Option<(f64, f64)> {
+        (0..RATES).find_map(|power| {
             let rate = FIRST_RATE * 10f64.powi(-power);
             let mut moved = weights.clone();
             for (name, gradient) in gradients {
@@ -190,12 +190,9 @@ impl Forward<'_> {
                     *w -= rate * g;
                 }
             }
-            found = (rate, self.probability(&moved, target));
-            if found.1 >= probability {
-                break;
-            }
-        }
-        found
+            let probability = self.probability(&moved, target);
+            (-probability.ln() < loss).then_some((rate, probability))
+        })
     }
 }
 
@@ -224,13 +221,38 @@ fn weight_address(name: &str, shape: &[usize], at: usize) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use burn::tensor::Device;
+    use nextword_model::presets;
+
     use super::*;
+    use crate::evaluate::weights_of;
 
     #[test]
     fn an_address_names_row_and_column() {
         assert_eq!(weight_address("w", &[2, 3], 4), "w[row=1,column=1]");
         assert_eq!(weight_address("b", &[3], 2), "b[number=2]");
+    }
+
+    #[test]
+    fn a_step_that_does_not_lower_the_loss_is_left_out() {
+        let model = presets::statquest(5).init(&Device::flex(), 7).unwrap();
+        let mut weights = weights_of(&model);
+        let forward = Forward {
+            graph: graph(model.config(), 3),
+            ids: &[1, 0, 2],
+            position: 2,
+        };
+        let step = |weights: &Arrays| {
+            let values = evaluate(&forward.graph, weights, forward.ids, &[]);
+            forward.step(&values, weights, 1)
+        };
+        let found = step(&weights).unwrap();
+        assert!(found.new_loss < found.loss && found.learning_rate > 0.0);
+        // The token is certain: its loss is 0, and so is every gradient.
+        weights.get_mut("head.bias").unwrap().data[1] = 1e4;
+        assert_eq!(step(&weights), None);
     }
 
     #[test]

@@ -78,7 +78,8 @@ pub struct Report {
     /// Direct logit attribution of each sampled token.
     pub contributions: Vec<Contribution>,
     /// One step of gradient descent on the loss after the prompt, towards the generated token and towards
-    /// the most likely other one. Empty for large models and long prompts.
+    /// the most likely other one. Empty for large models and long prompts; without those that would not lower
+    /// the loss.
     pub training: Vec<GradientStep>,
     /// Observations, as text.
     pub notes: Vec<String>,

@@ -40,7 +40,8 @@ pub enum Edit {
         /// The new value.
         value: f64,
     },
-    /// Removes all residual connections: the output of each sublayer replaces the residual stream.
+    /// Removes all residual connections: the output of each sublayer replaces the residual stream. In a
+    /// parallel block, the sum of both outputs replaces it.
     NoResidual,
     /// Removes all positions: their embeddings, rotations, or penalties for distance.
     NoPositions,
@@ -116,7 +117,7 @@ pub(crate) fn what_if(
     let mut edited_weights: Option<Arrays> = None;
     for edit in edits {
         if let Some(part) = edit.removed() {
-            if !removed.contains(&part) && !part.apply(&mut nodes) {
+            if !removed.contains(&part) && !part.apply(&mut nodes, config.parallel) {
                 let problem = format!("this model has no {}", part.name());
                 return Err(ExplainError::WhatIf(problem));
             }

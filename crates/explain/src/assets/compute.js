@@ -102,9 +102,12 @@ const shortened = (steps, length) =>
 
 // The steps without a part of the architecture, like ablation.rs: {change: "no_residual" | "no_positions" | "no_mask"}.
 function without(steps, change) {
+  // In a parallel block, only this sum reads what attention gave: it adds the sublayers' outputs, and stays.
+  const addsSublayers = ({ a }) =>
+    a.endsWith(".hook_resid_mid") && steps.filter(({ op }) => Object.values(op).includes(a)).length === 1;
   const changed = (op) => {
     const addsPositions = op.b === "hook_pos_embed";
-    if (op.kind === "add" && change === "no_residual" && !addsPositions) return { kind: "copy", of: op.b };
+    if (op.kind === "add" && change === "no_residual" && !addsPositions && !addsSublayers(op)) return { kind: "copy", of: op.b };
     if (op.kind === "add" && change === "no_positions" && addsPositions) return { kind: "copy", of: op.a };
     if (op.kind === "turn" && change === "no_positions") return { ...op, frequencies: [] };
     if (op.kind === "scores" && change === "no_positions") return { ...op, slopes: [] };

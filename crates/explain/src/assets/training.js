@@ -36,7 +36,7 @@ function trainingBody(panel) {
     h("p", {}, "In training, the next tokens are given by the text, so that every position is graded at once. The optimizer then moves each weight a little against its gradient, the direction in which the loss would grow."),
     steps.length
       ? steps.map((step) => gradientStep(panel, step))
-      : h("p", { class: "soft" }, "For a model or a prompt of this size, gradients are not computed; use a smaller model or a shorter prompt."),
+      : h("p", { class: "soft" }, "No step is shown: the model or the prompt is too large for it, or no small step lowers the loss."),
   ];
 }
 

@@ -127,6 +127,14 @@ fn a_stop_string_ends_the_text_and_is_not_emitted() {
     assert_eq!(completions[0].text, "bcdef");
     assert_eq!(deltas[0], "bcdef");
     assert_eq!(completions[0].finish, FinishReason::Length);
+    // Each token is reported when it is generated, also while its text is held back, so that it can be timed.
+    let mut calls = Vec::new();
+    let completions = generator.generate(&["a"], &limited, |_, delta| {
+        calls.push(delta.to_owned());
+        ControlFlow::Continue(())
+    });
+    assert_eq!(completions.unwrap()[0].ids.len(), 5);
+    assert_eq!(calls, ["b", "c", "d", "", "", "ef"]);
     // The token limit is reached with the stop string; the stop string is the finish reason.
     let (completions, _) = collect(
         &generator,

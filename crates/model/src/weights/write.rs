@@ -43,20 +43,43 @@ pub fn save(model: &Transformer, path: &Path) -> Result<FileHash, ModelError> {
 /// # Errors
 /// [`ModelError::Io`] if the file cannot be written; an earlier file is then unchanged.
 pub fn save_tensors(tensors: &NamedTensors, path: &Path) -> Result<(), ModelError> {
+    save_tensors_with(tensors, FORMAT, path)
+}
+
+/// Writes tensors as [`save_tensors`] does, with the entry `metadata` (key and value) instead of the one that
+/// model files have. It stands at the beginning of the file and can tell where the file is from.
+///
+/// # Errors
+/// As [`save_tensors`].
+///
+/// ```
+/// use nextword_model::weights;
+///
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("x.safetensors");
+/// let tensors = [("x".to_string(), (vec![2], vec![1.0, 2.0]))].into();
+/// weights::save_tensors_with(&tensors, ("writer", "me"), &path)?;
+/// let bytes = std::fs::read(&path)?;
+/// assert!(bytes[8..].starts_with(br#"{"__metadata__":{"writer":"me"}"#));
+/// assert_eq!(weights::load_tensors(&path)?, tensors);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn save_tensors_with(
+    tensors: &NamedTensors,
+    metadata: (&str, &str),
+    path: &Path,
+) -> Result<(), ModelError> {
     let specs = tensors
         .iter()
         .map(|(name, (shape, _))| TensorSpec::new(name, Dtype::F32, shape.clone()));
-    write_file(path, specs.collect(), |name| {
+    write_file_with(path, metadata, specs.collect(), |name| {
         Ok(Values::Floats(Cow::Borrowed(&tensors[name].1)))
     })
     .map(drop)
 }
 
-/// The metadata that other programs expect. It has a single entry, because the order of a hash map is
-/// not deterministic.
-fn metadata() -> HashMap<String, String> {
-    HashMap::from([("format".to_string(), "pt".to_string())])
-}
+/// The metadata that other programs expect of a model.
+const FORMAT: (&str, &str) = ("format", "pt");
 
 /// The float type of the tensors in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,6 +226,16 @@ impl TensorSpec {
 /// As [`write_tensors`].
 pub(crate) fn write_file<'a, E: From<ModelError>>(
     path: &Path,
+    tensors: Vec<TensorSpec>,
+    values: impl FnMut(&str) -> Result<Values<'a>, E>,
+) -> Result<FileHash, E> {
+    write_file_with(path, FORMAT, tensors, values)
+}
+
+/// As [`write_file`], with other metadata.
+fn write_file_with<'a, E: From<ModelError>>(
+    path: &Path,
+    metadata: (&str, &str),
     mut tensors: Vec<TensorSpec>,
     mut values: impl FnMut(&str) -> Result<Values<'a>, E>,
 ) -> Result<FileHash, E> {
@@ -217,7 +250,7 @@ pub(crate) fn write_file<'a, E: From<ModelError>>(
     };
     // The order of the safetensors library: types with the largest alignment first, then names.
     tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
-    let header = header(&tensors).map_err(|e| format(e.to_string()))?;
+    let header = header(&tensors, metadata).map_err(|e| format(e.to_string()))?;
     let file = AtomicFile::create(path).map_err(io)?;
     let mut out = BufWriter::with_capacity(WRITE_BUFFER, HashingWriter::new(file));
     out.write_all(&header).map_err(io)?;
@@ -234,8 +267,9 @@ pub(crate) fn write_file<'a, E: From<ModelError>>(
     Ok(hash)
 }
 
-/// The length of the header and the header, padded to a multiple of 8 bytes.
-fn header(tensors: &[TensorSpec]) -> Result<Vec<u8>, SafeTensorError> {
+/// The length of the header and the header, padded to a multiple of 8 bytes. Its metadata has a single entry,
+/// because the order of a hash map is not deterministic.
+fn header(tensors: &[TensorSpec], (key, value): (&str, &str)) -> Result<Vec<u8>, SafeTensorError> {
     let mut end = 0;
     let infos = tensors.iter().map(|tensor| {
         let start = end;
@@ -247,7 +281,8 @@ fn header(tensors: &[TensorSpec]) -> Result<Vec<u8>, SafeTensorError> {
         };
         (tensor.name.clone(), info)
     });
-    let metadata = Metadata::new(Some(metadata()), infos.collect())?;
+    let metadata = HashMap::from([(key.to_string(), value.to_string())]);
+    let metadata = Metadata::new(Some(metadata), infos.collect())?;
     let mut json = serde_json::to_vec(&metadata)?;
     json.resize(json.len().next_multiple_of(8), b' ');
     let mut header = (json.len() as u64).to_le_bytes().to_vec();
@@ -316,7 +351,8 @@ mod tests {
             let view = TensorView::new(spec.dtype, spec.shape, &bytes[&spec.name]);
             (spec.name, view.unwrap())
         });
-        let expected = safetensors::serialize(views, Some(metadata())).unwrap();
+        let format = HashMap::from([("format".to_string(), "pt".to_string())]);
+        let expected = safetensors::serialize(views, Some(format)).unwrap();
         let hash = write_file::<ModelError>(&path, specs().collect(), |name| {
             Ok(Values::Bytes(bytes[name].clone()))
         });

@@ -1,9 +1,10 @@
 //! Parses the command line, with errors that name the argument and the fix.
 
 use std::error::Error;
-use std::num::{ParseFloatError, ParseIntError};
+use std::num::{IntErrorKind, ParseFloatError, ParseIntError};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::parser::ValueSource;
 use clap::{Arg, Command, CommandFactory, FromArgMatches};
 
 use crate::cli::Cli;
@@ -44,16 +45,13 @@ fn command() -> Command {
 
 /// Rewrites errors whose own words do not say what to do.
 fn problem(error: &clap::Error, arguments: &[String]) -> Option<String> {
-    let text = |kind| match error.get(kind) {
-        Some(ContextValue::String(text)) => Some(text.as_str()),
-        _ => None,
-    };
-    let argument = text(ContextKind::InvalidArg)?;
+    let argument = context(error, ContextKind::InvalidArg)?;
     match error.kind() {
         ErrorKind::ValueValidation => {
-            let expected = expected_number(error.source()?)?;
+            let value = context(error, ContextKind::InvalidValue)?;
+            let range = || range_of(argument, value, arguments);
+            let expected = expected_number(error.source()?, range)?;
             let name = argument.split(' ').next().unwrap_or(argument);
-            let value = text(ContextKind::InvalidValue)?;
             Some(format!("{name} must be {expected}, not {value:?}"))
         }
         ErrorKind::UnknownArgument => {
@@ -66,23 +64,32 @@ fn problem(error: &clap::Error, arguments: &[String]) -> Option<String> {
     }
 }
 
-/// What a number must be, if `source` is about one.
-fn expected_number(source: &(dyn Error + 'static)) -> Option<String> {
-    if source.is::<ParseIntError>() {
-        return Some("a whole number of at least 0".to_string());
+fn context(error: &clap::Error, kind: ContextKind) -> Option<&str> {
+    match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text),
+        _ => None,
     }
+}
+
+/// The smallest and the largest whole number that an argument takes.
+type Range = (u64, u64);
+
+/// What a number must be, if `source` is about one. `range` is that of the argument, which errors about text
+/// that is not a number, or is negative, do not state.
+fn expected_number(
+    source: &(dyn Error + 'static),
+    range: impl FnOnce() -> Option<Range>,
+) -> Option<String> {
     if source.is::<ParseFloatError>() {
         return Some("a number".to_string());
     }
-    // From `RangedU64ValueParser`: "0 is not in 1..=10000".
-    let text = source.to_string();
-    let (_, range) = text.split_once(" is not in ")?;
-    let (start, end) = range.split_once("..")?;
-    let end = end.trim_start_matches('=');
-    let is_open = end.is_empty()
-        || end
-            .parse::<u64>()
-            .is_ok_and(|end| end > u64::from(u32::MAX));
+    let parse = source.downcast_ref::<ParseIntError>();
+    let (start, end) = match parse {
+        Some(_) => range().unwrap_or((0, u64::MAX)),
+        None => stated_range(source)?,
+    };
+    let is_too_large = parse.is_some_and(|error| *error.kind() == IntErrorKind::PosOverflow);
+    let is_open = end > u64::from(u32::MAX) && !is_too_large;
     Some(if is_open {
         format!("a whole number of at least {start}")
     } else {
@@ -90,23 +97,66 @@ fn expected_number(source: &(dyn Error + 'static)) -> Option<String> {
     })
 }
 
-/// The words of a prompt without quotes, of which `unexpected` is the second one.
+/// The range in an error such as "0 is not in 1..=10000".
+fn stated_range(source: &(dyn Error + 'static)) -> Option<Range> {
+    let text = source.to_string();
+    let (_, range) = text.split_once(" is not in ")?;
+    let (start, end) = range.split_once("..")?;
+    let end = match end.strip_prefix('=') {
+        Some(end) => end.parse().ok()?,
+        None if end.is_empty() => u64::MAX,
+        None => end.parse::<u64>().ok()?.saturating_sub(1),
+    };
+    Some((start.parse().ok()?, end))
+}
+
+/// The range of `argument`, from the errors for very small and large numbers in the place of `value`. `None` if
+/// it takes both.
+fn range_of(argument: &str, value: &str, arguments: &[String]) -> Option<Range> {
+    // Not `u64::MAX`, which parsers of signed numbers do not read.
+    [0, i64::MAX].iter().find_map(|number| {
+        let replace = |given: &String| {
+            let before = given.strip_suffix(value);
+            let is_short = |option: &str| option.len() == 2 && option.starts_with('-');
+            match before {
+                Some(option) if option.is_empty() || option.ends_with('=') || is_short(option) => {
+                    format!("{option}{number}")
+                }
+                _ => given.clone(),
+            }
+        };
+        let error = command()
+            .try_get_matches_from(arguments.iter().map(replace))
+            .err()?;
+        let is_same = context(&error, ContextKind::InvalidArg) == Some(argument);
+        stated_range(error.source()?).filter(|_| is_same)
+    })
+}
+
+/// The words of a prompt without quotes, of which `unexpected` is the second one: the word before it is the
+/// prompt, and not the value of an option.
 fn unquoted_prompt(unexpected: &str, arguments: &[String]) -> Option<String> {
-    let takes_prompt = ["generate", "explain"].map(|name| arguments.iter().any(|a| a == name));
-    let at = arguments
-        .iter()
-        .rposition(|argument| argument == unexpected)?;
-    if !takes_prompt.contains(&true) || unexpected.starts_with('-') {
-        return None;
-    }
     let is_word = |argument: &&String| !argument.starts_with('-');
-    let first = arguments[..at].iter().next_back().filter(is_word)?;
-    let rest = arguments[at..].iter().take_while(is_word);
-    let words: Vec<&str> = std::iter::once(first)
-        .chain(rest)
+    let first = (0..arguments.len().checked_sub(1)?).find(|first| {
+        arguments[first + 1] == unexpected
+            && has_prompt(&arguments[..*first]) == Some(false)
+            && has_prompt(&arguments[..=*first]) == Some(true)
+    })?;
+    let words: Vec<&str> = arguments[first..]
+        .iter()
+        .take_while(is_word)
         .map(String::as_str)
         .collect();
-    Some(words.join(" "))
+    (words.len() > 1).then(|| words.join(" "))
+}
+
+/// Whether `arguments` contain a prompt. `None` if they are not valid by themselves, or if the subcommand takes
+/// no prompt.
+fn has_prompt(arguments: &[String]) -> Option<bool> {
+    let matches = command().try_get_matches_from(arguments).ok()?;
+    let (_, matches) = matches.subcommand()?;
+    matches.try_contains_id("prompt").ok()?;
+    Some(matches.value_source("prompt") == Some(ValueSource::CommandLine))
 }
 
 #[cfg(test)]
@@ -153,7 +203,31 @@ mod tests {
             ),
             (
                 "generate r x -n -3",
-                "--samples must be a whole number of at least 0, not \"-3\"",
+                "--samples must be a whole number from 1 to 1024, not \"-3\"",
+            ),
+            (
+                "generate r x -n=many",
+                "--samples must be a whole number from 1 to 1024, not \"many\"",
+            ),
+            (
+                "generate r 3 --samples=-3",
+                "--samples must be a whole number from 1 to 1024, not \"-3\"",
+            ),
+            (
+                "generate r x -n 99999999999999999999",
+                "--samples must be a whole number from 1 to 1024",
+            ),
+            (
+                "generate r x -m 99999999999999999999",
+                "--max-tokens must be a whole number from 0 to 18446744073709551615",
+            ),
+            (
+                "explain r x --decimals -1",
+                "--decimals must be a whole number from 0 to 9, not \"-1\"",
+            ),
+            (
+                "explain r x --top -1 --width -2",
+                "--top must be a whole number of at least 1, not \"-1\"",
             ),
             (
                 "explain r x --decimals 99",
@@ -177,11 +251,31 @@ mod tests {
             ),
             (
                 "eval r x --batch-size -2",
-                "--batch-size must be a whole number of at least 0",
+                "--batch-size must be a whole number of at least 1, not \"-2\"",
             ),
             (
                 "serve r --slots 0",
                 "--slots must be a whole number of at least 1, not \"0\"",
+            ),
+            (
+                "serve r --slots -4",
+                "--slots must be a whole number of at least 1, not \"-4\"",
+            ),
+            (
+                "serve r --slots two",
+                "--slots must be a whole number of at least 1, not \"two\"",
+            ),
+            (
+                "bench train --rounds -1",
+                "--rounds must be a whole number from 1 to 10000, not \"-1\"",
+            ),
+            (
+                "serve r --port -1",
+                "--port must be a whole number from 0 to 65535, not \"-1\"",
+            ),
+            (
+                "serve r --port http",
+                "--port must be a whole number from 0 to 65535, not \"http\"",
             ),
             (
                 "serve r --queue -1",
@@ -224,6 +318,9 @@ mod tests {
             ("generate runs/a One day -m 3", "One day"),
             ("explain runs/a what is statquest", "what is statquest"),
             ("generate -m 3 runs/a to be or not", "to be or not"),
+            ("generate runs/a to be to be", "to be to be"),
+            ("generate runs/a 3 day -m 3", "3 day"),
+            ("explain --head 0 runs/a one two --head 1", "one two"),
         ] {
             let problem = error_of(line).unwrap();
             assert!(
@@ -231,7 +328,20 @@ mod tests {
                 "{problem}"
             );
         }
-        assert_eq!(error_of("generate r x --sed 3"), None);
-        assert_eq!(error_of("devices extra"), None);
+        for line in [
+            "generate r x --sed 3",
+            "devices extra",
+            "explain r x --head 0 1",
+            "explain r x --layer 0 1 2",
+            "explain r x --top 3 x",
+            "generate r One -m 3 day",
+            "generate r One -m=3 day",
+            "generate r One --raw day",
+            "generate r One --stop x day",
+            "generate r One --temperature 0.5 day",
+            "inspect r x",
+        ] {
+            assert_eq!(error_of(line), None, "{line}");
+        }
     }
 }

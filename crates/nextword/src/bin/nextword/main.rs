@@ -23,6 +23,7 @@ mod run_config;
 mod session;
 mod signals;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
@@ -35,8 +36,10 @@ use crate::cli::{Cli, Command};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    quiet_graphics_drivers();
     let cli = command_line::parse();
+    if may_open_gpu(&cli.command, std::env::args_os().skip(1)) {
+        quiet_graphics_drivers();
+    }
     logging::init(cli.verbose);
     match exit::catch_panics(|| run(cli.command)) {
         Ok(code) => code,
@@ -48,13 +51,31 @@ fn main() -> ExitCode {
     }
 }
 
-/// Sets a variable without which graphics drivers print an error for each device that they look at.
+/// Whether a command may look for graphics devices: its arguments name one, or a configuration can.
+fn may_open_gpu(command: &Command, mut arguments: impl Iterator<Item = OsString>) -> bool {
+    let reads_config = matches!(
+        command,
+        Command::Train(_) | Command::Resume(_) | Command::Plan(_) | Command::Devices(_)
+    );
+    let names_gpu = |argument: OsString| {
+        let argument = argument.to_string_lossy();
+        ["auto", "wgpu", "vulkan"]
+            .iter()
+            .any(|name| argument.contains(name))
+    };
+    reads_config || arguments.any(names_gpu)
+}
+
+/// Sets a variable without which graphics drivers print an error for each device that they look at: the folder
+/// of the desktop's socket. There can be no socket in this one, so that drivers find none, and nobody else can
+/// create one for them to find.
 #[allow(unsafe_code)]
 fn quiet_graphics_drivers() {
     const VARIABLE: &str = "XDG_RUNTIME_DIR";
     if cfg!(unix) && std::env::var_os(VARIABLE).is_none() {
-        // SAFETY: this is the first statement of the program, so that no other thread reads the environment.
-        unsafe { std::env::set_var(VARIABLE, std::env::temp_dir()) };
+        // SAFETY: the program has no other thread yet that could read the environment: until now, it has only
+        // parsed its arguments.
+        unsafe { std::env::set_var(VARIABLE, "/dev/null") };
     }
 }
 
@@ -79,4 +100,34 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Completions(args) => commands::completions::run(&args, Cli::command())?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[test]
+    fn only_commands_that_may_open_a_gpu_change_the_environment() {
+        for (line, expected) in [
+            ("generate r x", false),
+            ("generate r x --device ndarray", false),
+            ("inspect r", false),
+            ("generate r x --device wgpu:1", true),
+            ("generate r x -dvulkan", true),
+            ("serve r --device=auto", true),
+            ("chat r -d wgpu:software", true),
+            ("train c.toml", true),
+            ("plan c.toml", true),
+            ("resume r", true),
+            ("devices", true),
+        ] {
+            let line: Vec<&str> = std::iter::once("nextword").chain(line.split(' ')).collect();
+            let cli = Cli::try_parse_from(&line).unwrap();
+            let arguments = line.iter().map(OsString::from);
+            assert_eq!(may_open_gpu(&cli.command, arguments), expected, "{line:?}");
+        }
+    }
 }

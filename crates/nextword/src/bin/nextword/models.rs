@@ -123,9 +123,7 @@ fn find_model_dir(path: &Path, last: bool) -> anyhow::Result<PathBuf> {
         Ok(())
     });
     if let Err(error) = readable.or_else(missing_is_fine) {
-        return Err(exit::bad_file(format!(
-            "`{shown}` cannot be read: {error}; hint: check the permissions of the folder and of those above it"
-        )));
+        return Err(unreadable(path, &error));
     }
     let problem = if path.is_dir() {
         "is neither a model folder nor a run folder (config.json and run.toml are missing)"
@@ -141,15 +139,21 @@ fn find_model_dir(path: &Path, last: bool) -> anyhow::Result<PathBuf> {
 
 /// The error for a path that does not exist or may not be opened; `expected` is what to pass instead.
 pub(crate) fn missing(path: &Path, expected: &str) -> anyhow::Error {
-    let shown = path.display();
-    exit::bad_file(match path.try_exists() {
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            format!(
-                "`{shown}` cannot be opened: permission denied; hint: check the permissions of its folders"
-            )
-        }
-        _ => format!("`{shown}` does not exist; hint: pass {expected}"),
-    })
+    match path.try_exists() {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => unreadable(path, &error),
+        _ => exit::bad_file(format!(
+            "`{}` does not exist; hint: pass {expected}",
+            path.display()
+        )),
+    }
+}
+
+/// The error for a path that may not be opened.
+fn unreadable(path: &Path, error: &std::io::Error) -> anyhow::Error {
+    exit::bad_file(format!(
+        "`{}` cannot be read: {error}; hint: check its permissions and those of the folders above it",
+        path.display()
+    ))
 }
 
 fn missing_is_fine(error: std::io::Error) -> std::io::Result<()> {

@@ -12,6 +12,16 @@ use crate::{exit, output};
 /// How much of an existing file is read to recognize it.
 const HEAD_BYTES: u64 = 64 << 10;
 
+/// The metadata of activations, by which they are told from tensors of other programs.
+pub(crate) const ACTIVATIONS: (&str, &str) = ("writer", "nextword explain");
+
+/// How the titles of drawings begin; the last one is of earlier versions.
+const DRAWING_TITLES: [&str; 3] = [
+    "<title>Loss of ",
+    "<title>Attention over training: ",
+    "<title>Loss by step</title>",
+];
+
 /// `--force`, of commands that write a file.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct ForceArgs {
@@ -56,15 +66,22 @@ impl Kind {
         match self {
             Self::Gguf => head.starts_with(b"GGUF"),
             Self::Page => {
-                first_line.eq_ignore_ascii_case("<!doctype html>") && text.contains("nextword")
+                first_line.eq_ignore_ascii_case("<!doctype html>")
+                    && text.contains("<title>nextword explain</title>")
             }
             Self::Report => text.starts_with("{\"format\":\"explain/"),
             Self::Text => first_line.contains(", step ") && first_line.ends_with(" parameters"),
             Self::Activations => {
+                let (key, value) = ACTIVATIONS;
+                let mark = format!("{{\"__metadata__\":{{\"{key}\":\"{value}\"}}");
                 let header = head.get(8..).unwrap_or_default();
-                header.starts_with(b"{") && text.contains("hook_")
+                header.starts_with(mark.as_bytes())
             }
-            Self::Drawing => first_line.starts_with("<svg ") && first_line.contains("role=\"img\""),
+            Self::Drawing => {
+                let second_line = text.lines().nth(1).unwrap_or_default();
+                let has_title = DRAWING_TITLES.iter().any(|t| second_line.starts_with(t));
+                first_line.starts_with("<svg ") && has_title
+            }
         }
     }
 }
@@ -149,6 +166,8 @@ fn check_parent(path: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use nextword_plot::{AttentionFigure, Curve, Figure};
+
     use super::*;
 
     const KINDS: [(Kind, &[u8]); 6] = [
@@ -159,15 +178,27 @@ mod tests {
         ),
         (Kind::Report, b"{\"format\":\"explain/1\",\"model\":{}}"),
         (Kind::Text, b"small, step 3, 37 parameters\nprompt      a\n"),
-        (Kind::Activations, b"\x20\0\0\0\0\0\0\0{\"hook_embed\":{}}"),
+        (
+            Kind::Activations,
+            b"\x40\0\0\0\0\0\0\0{\"__metadata__\":{\"writer\":\"nextword explain\"},\"hook_embed\":{}}",
+        ),
         (
             Kind::Drawing,
-            b"<svg xmlns=\"x\" viewBox=\"0 0 1 1\" role=\"img\">\n",
+            b"<svg xmlns=\"x\" viewBox=\"0 0 1 1\" role=\"img\">\n<title>Loss of a</title>\n",
         ),
     ];
 
     /// Files that no command wrote.
-    const OTHER: [&[u8]; 12] = [
+    const OTHER: [&[u8]; 19] = [
+        // A badge, an icon, a drawing with the title of another program.
+        b"<svg xmlns=\"x\" width=\"90\" height=\"20\" role=\"img\" aria-label=\"build: passing\"><title>build: passing</title>",
+        b"<svg role=\"img\" viewBox=\"0 0 24 24\" xmlns=\"x\"><title>Rust</title><path d=\"M0 0\"/></svg>",
+        b"<svg role=\"img\">\n<title>Loss</title>\n<text>Loss of a</text></svg>\n",
+        // Activations that other programs stored under the same names.
+        b"\x20\0\0\0\0\0\0\0{\"hook_embed\":{}}",
+        b"\x20\0\0\0\0\0\0\0{\"__metadata__\":{\"format\":\"pt\"},\"blocks.0.attn.hook_q\":{}}",
+        b"\x20\0\0\0\0\0\0\0{\"a\":{\"__metadata__\":{\"writer\":\"nextword explain\"}}}",
+        b"<!doctype html>\n<title>How I use nextword</title>",
         b"to be or not to be\n",
         b"name = \"run\"\n[train]\nsteps = 3\n",
         b"{\"text\": \"a\"}\n",
@@ -203,6 +234,38 @@ mod tests {
                     assert_eq!(result.is_ok(), force.force, "{kind:?} over {shown}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn every_drawing_is_recognized() {
+        let mut curve = Curve::new("run");
+        curve.push(1, Some(2.0), None);
+        let long = Curve::new("r".repeat(200));
+        for curves in [
+            vec![],
+            vec![curve.clone()],
+            vec![long],
+            vec![curve.clone(), curve.clone()],
+            vec![curve; 3],
+        ] {
+            let drawing = Figure::new(curves, false).unwrap().to_svg();
+            assert!(Kind::Drawing.matches(drawing.as_bytes()), "{drawing}");
+        }
+        for prompt in ["", "a <b>", "two\nlines"] {
+            let figure = AttentionFigure {
+                prompt,
+                tokens: &[],
+                steps: Vec::new(),
+            };
+            assert!(
+                Kind::Drawing.matches(figure.to_svg().as_bytes()),
+                "{prompt}"
+            );
+        }
+        for title in DRAWING_TITLES {
+            let drawing = format!("<svg role=\"img\">\r\n{title}\r\n");
+            assert!(Kind::Drawing.matches(drawing.as_bytes()), "{title}");
         }
     }
 

@@ -81,6 +81,10 @@ impl ExportDtype {
 /// Writes a model in another program's format.
 pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<()> {
     match args.format {
+        ExportFormat::Hf if args.force.force => {
+            let hint = "--force applies only to --format gguf; hint: leave it out";
+            return Err(exit::usage(hint));
+        }
         ExportFormat::Hf => output_file::check_folder(&args.out)?,
         ExportFormat::Gguf => output_file::check(&args.out, Kind::Gguf, args.force)?,
     }

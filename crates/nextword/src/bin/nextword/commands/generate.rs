@@ -104,11 +104,12 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         echo_prompt(&prompt);
     }
 
-    let mut first_text = None;
+    let mut first_token = None;
     let to_terminal = std::io::stdout().is_terminal();
     let mut write_error = None;
     let completions = generator.generate(&prompts, &options, |_, delta| {
-        first_text.get_or_insert_with(Instant::now);
+        // Called after every token, also while its text is held back.
+        first_token.get_or_insert_with(Instant::now);
         if !streams {
             return ControlFlow::Continue(());
         }
@@ -120,7 +121,7 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
             }
         }
     })?;
-    let seconds = first_text.map(|first: Instant| first.elapsed().as_secs_f64());
+    let seconds = first_token.map(|first: Instant| first.elapsed().as_secs_f64());
     if let Some(error) = write_error {
         return Err(error);
     }
@@ -233,7 +234,7 @@ fn print_completion(
 }
 
 /// Prints warnings and statistics to standard error. `seed` is `None` if nothing was random; `seconds` is
-/// the time from the first text to the end.
+/// the time from the first token to the end.
 fn print_notes(
     args: &GenerateArgs,
     completions: &[Completion],

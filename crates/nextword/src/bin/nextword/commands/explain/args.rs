@@ -22,7 +22,7 @@ pub(crate) struct ExplainArgs {
         hide_default_value = true
     )]
     pub(super) prompt: String,
-    /// Output format [default: from the extension of --out, else text]
+    /// Output format [default: from the extension of --out, else text, or html with --over-training]
     #[arg(long, short, value_enum)]
     format: Option<Format>,
     /// Output file [default: standard output; explain.html in the current folder for html]
@@ -109,10 +109,15 @@ pub(crate) struct ExplainArgs {
 }
 
 impl ExplainArgs {
-    /// Returns the output format: `--format`, or that of the output file's extension.
+    /// Returns the output format: `--format`, or that of the output file's extension, or else a page for
+    /// `--over-training` and text without it.
     pub(super) fn format(&self) -> Format {
         let format = self.format.or_else(|| self.format_of_extension());
-        format.unwrap_or(Format::Text)
+        format.unwrap_or(if self.over_training {
+            Format::Html
+        } else {
+            Format::Text
+        })
     }
 
     /// Whether `--format` or the extension of `--out` says what to write.

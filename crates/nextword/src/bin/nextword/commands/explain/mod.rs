@@ -63,7 +63,6 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
         ..ReportOptions::default()
     };
     match args.format() {
-        _ if history.is_some() => html(args, &explanation, &options, &report_options, history),
         Format::Text => {
             let report = explanation.report(&ReportOptions {
                 max_values: usize::MAX,
@@ -80,7 +79,7 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
             )
         }
         Format::Safetensors => safetensors(args, &explanation),
-        Format::Html => html(args, &explanation, &options, &report_options, None),
+        Format::Html => html(args, &explanation, &options, &report_options, history),
     }
 }
 
@@ -88,7 +87,6 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
 fn check_flags(args: &ExplainArgs) -> anyhow::Result<()> {
     let has_queries = !args.why.is_empty() || !args.what_if.is_empty();
     let (text, html) = (args.format() == Format::Text, args.format() == Format::Html);
-    let page = html || args.over_training && text;
     let compare = args.compare.is_some() || args.compare_with.is_some();
     let has_selection = !args.head.is_empty() || !args.position.is_empty() || args.brief;
     let problem = if !args.why.is_empty() && !args.what_if.is_empty() {
@@ -99,11 +97,11 @@ fn check_flags(args: &ExplainArgs) -> anyhow::Result<()> {
          --compare-with, --over-training, --head, --position and --brief"
     } else if has_queries && !text && args.format() != Format::Json {
         "--why and --what-if support only --format text and --format json; hint: use one of these"
-    } else if compare && !page {
+    } else if compare && !html {
         "--compare and --compare-with need a web page; hint: add --format html"
-    } else if args.over_training && !page {
+    } else if args.over_training && !html {
         "--over-training needs a web page; hint: add --format html or an --out file ending in .html"
-    } else if has_selection && (!text || page) {
+    } else if has_selection && !text {
         "--head, --position and --brief apply only to text output; hint: omit them; the other formats \
          contain everything"
     } else {
@@ -181,14 +179,6 @@ fn write(args: &ExplainArgs, bytes: &[u8]) -> anyhow::Result<()> {
     }
 }
 
-/// The format that is written: `--over-training` makes text a page.
-fn written_format(args: &ExplainArgs) -> Format {
-    match args.format() {
-        Format::Text if args.over_training => Format::Html,
-        format => format,
-    }
-}
-
 /// Checks the file that is to be written: a known extension, and nothing is lost.
 fn check_output(args: &ExplainArgs) -> anyhow::Result<()> {
     if let Some(file) = args.out.as_ref().filter(|_| !args.has_known_format()) {
@@ -198,7 +188,7 @@ fn check_output(args: &ExplainArgs) -> anyhow::Result<()> {
             file.display()
         )));
     }
-    let format = written_format(args);
+    let format = args.format();
     let kind = match format {
         Format::Text => Kind::Text,
         Format::Json => Kind::Report,
@@ -331,7 +321,7 @@ fn safetensors(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::Res
         let data = value.data.iter().map(|x| *x as f32).collect();
         (node.name.clone(), (value.shape.clone(), data))
     });
-    weights::save_tensors(&tensors.collect(), file)?;
+    weights::save_tensors_with(&tensors.collect(), output_file::ACTIVATIONS, file)?;
     output::eprint_line(&format!("wrote {}", file.display()));
     Ok(())
 }
