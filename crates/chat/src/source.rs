@@ -108,8 +108,8 @@ fn replace_generation_tags(source: &str) -> String {
 
 /// The length of the tag `endraw` at the start of `text`, if it is one.
 fn end_of_raw(text: &str) -> Option<usize> {
-    let word = without_sign(text.strip_prefix("{%")?).trim_start();
-    let end = word.strip_prefix("endraw")?.trim_start();
+    let word = without_sign(text.strip_prefix("{%")?).trim_ascii_start();
+    let end = word.strip_prefix("endraw")?.trim_ascii_start();
     let rest = without_sign(end).strip_prefix("%}")?;
     Some(text.len() - rest.len())
 }
@@ -413,13 +413,13 @@ mod tests {
             ("", "{%"),
             ("", "{%-"),
             ("", "{% ( %}"),
-            ("", "{% '"),
+            ("", "{% '\n"),
             ("", "{{"),
-            ("", "{#"),
-            ("{% raw %}", "{%"),
-            ("{% raw %}", "{% "),
-            ("{% raw %}", "{%- endraw "),
-            ("{% raw %}", "{{%"),
+            ("", "{#\n"),
+            ("{% raw %}", "{%\n"),
+            ("{% raw %}", "{% \n"),
+            ("{% raw %}", "{%- endraw \n"),
+            ("{% raw %}", "{{%\n"),
         ] {
             let source = start.to_owned() + &part.repeat((1 << 20) / part.len());
             let begin = std::time::Instant::now();
