@@ -58,7 +58,7 @@ class Terminal:
             assert self.read(0.5), self.output
             if len(self.output) == before:
                 break
-        os.write(self.file, keys.encode())
+        os.write(self.file, keys if isinstance(keys, bytes) else keys.encode())
 
     def text(self):
         return ESCAPES.sub("", self.output)
@@ -81,6 +81,8 @@ def check_chat(program, run):
     chat.wait_for("removed: On a\r", 2)
     chat.send("half a line\x03")  # Ctrl-C discards the line.
     chat.wait_for("type /quit or press Ctrl-D to exit")
+    chat.send(b"not UTF-8: \xff")
+    chat.wait_for("this line is not valid UTF-8")
     chat.send("/quix\x1b[D\x1b[3~t\r")  # Left and delete.
     assert chat.exit_code() == 0, chat.output
     assert "\ufffd" not in chat.output and "unknown command" not in chat.output, chat.output

@@ -137,6 +137,16 @@ fn unknown_request_fields_are_rejected_by_name() {
             with(&chat, &json!({"chat_template_kwargs": {"y": 1}})),
             "chat_template_kwargs",
         ),
+        // The field at fault, not the first one.
+        (
+            "/v1/chat/completions",
+            with(
+                &chat,
+                &json!({"tools": [{"n": "d"}], "tool_choice": "none", "documents": [{"t": "d"}],
+                        "chat_template_kwargs": {"tools": 1}}),
+            ),
+            "chat_template_kwargs",
+        ),
     ] {
         let (status, error) = post(&server, path, &body);
         assert_eq!(

@@ -10,8 +10,8 @@ use crate::malformed_models::{
     MAX_MESSAGE_LEN, MUTATIONS_PER_FILE, corrupt_bytes, mutation_count, test_rng,
 };
 
-/// Memory limit in kilobytes of address space, including the test program.
-const MEMORY_LIMIT: &str = "1000000";
+/// Memory limit in kilobytes of address space, including the test program and the 512 MiB of stack for templates.
+const MEMORY_LIMIT: &str = "1550000";
 
 /// Set in the child process that runs within the limit.
 const CHILD_MARKER: &str = "NEXTWORD_WITHIN_BOUND";
@@ -49,7 +49,20 @@ const RUNAWAY: &[&str] = &[
     "{% set ns = namespace(a=[1]) %}{% for i in range(40) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}{{ ns.a | tojson }}",
     "{{ ('<' * 99999) | striptags }}{{ ('&' * 99999) | striptags }}{{ ('<!--' * 99999) | striptags }}",
     "{{ ('x' * 99999).split('x') | join('y' * 99999) }}",
+    "{% set ns = namespace(a=[1]) %}{% for i in range(90000) %}{% set ns.a = [ns.a] %}{% endfor %}{{ ns.a | pprint }}",
+    "{% set ns = namespace(a=[1]) %}{% for i in range(90000) %}{% set ns.a = {1: ns.a} %}{% endfor %}{{ ns.a | join }}",
     "{{ 2 ** 999999999 }}{{ 'x'.replace('', 'y' * 100000).replace('', 'y' * 100000) }}",
+];
+
+/// Texts that are repeated up to the maximum size of a template, and what precedes them.
+const REPEATED: &[(&str, &str)] = &[
+    ("", "{%"),
+    ("", "{%-"),
+    ("", "{{"),
+    ("", "{#\n"),
+    ("", "{% ( %}"),
+    ("{% raw %}", "{%\n"),
+    ("{% raw %}", "{%- endraw \n"),
 ];
 
 /// Renders the template and returns whether it succeeded. An error must have a message.
@@ -98,6 +111,11 @@ fn untrusted_templates_stay_within_limits() {
     for source in RUNAWAY {
         println!("{source}");
         attempt(source.as_bytes());
+    }
+    for (start, part) in REPEATED {
+        println!("{start}, then {part}");
+        let source = [start, &*part.repeat((1 << 20) / part.len())].concat();
+        assert!(!attempt(source.as_bytes()));
     }
     let mut rng = test_rng("templates");
     let (mut rendered, attempts) = (0, mutation_count(MUTATIONS_PER_FILE));

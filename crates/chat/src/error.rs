@@ -39,6 +39,8 @@ pub enum ChatError {
     /// A request needs something that the chat template does not have.
     #[error("the model's chat template {problem}")]
     Unsupported {
+        /// The field of [`RenderOptions`](crate::RenderOptions) with it: `tools`, `documents` or `variables`.
+        option: &'static str,
         /// What is missing.
         problem: String,
     },

@@ -1,6 +1,6 @@
 //! Filters and tests of Jinja that minijinja lacks or computes in another way.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
@@ -9,8 +9,12 @@ use minijinja::{Environment, Error, State, Value};
 use crate::arguments::{Arguments, charge, invalid};
 use crate::cycler::Cycler;
 use crate::methods::{self, lines};
+use crate::repr;
 use crate::tojson::tojson;
 use crate::wrap::{WrapOptions, wrap};
+
+/// Maximum length of the output of `pprint`, in bytes.
+const MAX_PRINTED_BYTES: usize = 4 << 20;
 
 /// A filter with its input and its arguments, by position or by name.
 type Filter = fn(&State<'_, '_>, &Value, &[Value]) -> Result<Value, Error>;
@@ -22,6 +26,7 @@ const FILTERS: &[(&str, Filter)] = &[
         Arguments::bind(args, &[])?;
         Ok(Value::from_safe_string(escape(&value.to_string())))
     }),
+    ("pprint", pretty_print),
     ("random", random),
     ("striptags", |_, value, args| {
         Arguments::bind(args, &[])?;
@@ -79,6 +84,29 @@ fn center(state: &State<'_, '_>, value: &Value, args: &[Value]) -> Result<Value,
     let width = args.width(0, 80)?;
     charge(state, width)?;
     Ok(Value::from(methods::center(&value.to_string(), width, " ")))
+}
+
+/// As minijinja's filter of this name, for values of limited size and depth.
+fn pretty_print(state: &State<'_, '_>, value: &Value, args: &[Value]) -> Result<Value, Error> {
+    Arguments::bind(args, &[])?;
+    repr::quoted(value)?;
+    let mut out = LimitedText(String::new());
+    write!(out, "{value:#?}").map_err(|_| invalid("a value is too large for pprint"))?;
+    charge(state, out.0.len())?;
+    Ok(Value::from(out.0))
+}
+
+/// A text of at most `MAX_PRINTED_BYTES`.
+struct LimitedText(String);
+
+impl Write for LimitedText {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if self.0.len() + text.len() > MAX_PRINTED_BYTES {
+            return Err(fmt::Error);
+        }
+        self.0.push_str(text);
+        Ok(())
+    }
 }
 
 fn file_size(_: &State<'_, '_>, value: &Value, args: &[Value]) -> Result<Value, Error> {

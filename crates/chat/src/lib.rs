@@ -26,6 +26,7 @@
 //! [minijinja]: https://docs.rs/minijinja
 
 mod arguments;
+mod compiled;
 mod cycler;
 mod error;
 mod filters;

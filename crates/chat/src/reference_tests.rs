@@ -108,6 +108,41 @@ fn a_template_for_tools_is_used_with_tools() {
         .render_with(&messages, &options(Some(&tools)))
         .unwrap_err();
     assert!(error.to_string().contains("`documents`"), "{error}");
+
+    // What counts is the template that is rendered.
+    fs::write(
+        more.join("tool_use.jinja"),
+        "{{ documents }}{{ x.encode() }}",
+    )
+    .unwrap();
+    fs::write(&path, "{{ tools }}{{ y.decode() }}").unwrap();
+    let template = ChatTemplate::open(&path, "", "").unwrap().unwrap();
+    assert_eq!(template.unknown_methods(), ["decode", "encode"]);
+    let variables = |name: &str| [(name.to_owned(), Json::from("v"))];
+    let (x, y, reserved) = (variables("x"), variables("y"), variables("tools"));
+    let none = RenderOptions::default();
+    let with_tools = options(None);
+    let with_documents = RenderOptions {
+        documents: Some(&tools),
+        ..RenderOptions::default()
+    };
+    for (options, variables, at_fault) in [
+        (&none, &x, Some("variables")),
+        (&none, &reserved, Some("variables")),
+        (&with_tools, &y, Some("tools")),
+        (&with_documents, &y, Some("documents")),
+        (&none, &y, None),
+    ] {
+        let options = RenderOptions {
+            variables,
+            ..options.clone()
+        };
+        let found = match template.render_with(&messages, &options) {
+            Err(ChatError::Unsupported { option, .. }) => Some(option),
+            _ => None,
+        };
+        assert_eq!(found, at_fault, "{options:?}");
+    }
 }
 
 #[test]

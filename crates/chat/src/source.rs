@@ -71,11 +71,12 @@ fn replace_generation_tags(source: &str) -> String {
     while let Some(at) = rest.find('{') {
         let (before, tag) = rest.split_at(at);
         out.push_str(before);
+        // A tag that is not closed is an error of syntax: what follows it does not matter.
         let end = match tag.as_bytes().get(1) {
             Some(b'#') if !is_raw => tag.find("#}").map(|end| end + 2),
             Some(b'{') if !is_raw => tag_end(tag, "}}"),
-            Some(b'%') if is_raw && !is_end_of_raw(tag) => Some(2),
-            Some(b'%') => tag_end(tag, "%}").or(Some(2)),
+            Some(b'%') if !is_raw => tag_end(tag, "%}"),
+            Some(b'%') => end_of_raw(tag).or(Some(2)),
             _ => Some(1),
         };
         let Some(end) = end else {
@@ -105,9 +106,17 @@ fn replace_generation_tags(source: &str) -> String {
     out + rest
 }
 
-fn is_end_of_raw(tag: &str) -> bool {
-    let word = tag.trim_start_matches(|c: char| c.is_whitespace() || "{%+-".contains(c));
-    word.starts_with("endraw")
+/// The length of the tag `endraw` at the start of `text`, if it is one.
+fn end_of_raw(text: &str) -> Option<usize> {
+    let word = without_sign(text.strip_prefix("{%")?).trim_ascii_start();
+    let end = word.strip_prefix("endraw")?.trim_ascii_start();
+    let rest = without_sign(end).strip_prefix("%}")?;
+    Some(text.len() - rest.len())
+}
+
+/// The text after a sign that says what happens to white space beside a tag.
+fn without_sign(text: &str) -> &str {
+    text.strip_prefix(['+', '-']).unwrap_or(text)
 }
 
 /// The length of the tag at the start of `text`, up to and including `close` outside strings and brackets.
@@ -386,11 +395,40 @@ mod tests {
                 "{% raw %}{% generation %}{% endraw %}",
             ),
             (
+                "{% raw %}{% endraw ( {% endraws %}{%- endraw -%}{% generation %}{% endgeneration %}",
+                "{% raw %}{% endraw ( {% endraws %}{%- endraw -%}{% with %}{% endwith %}",
+            ),
+            (
                 "{{ {'a': {'b': 1}} }}{ % generation",
                 "{{ {'a': {'b': 1}} }}{ % generation",
             ),
         ] {
             assert_eq!(prepared(source), expected);
+        }
+    }
+
+    #[test]
+    fn long_templates_of_unclosed_tags_are_rejected_quickly() {
+        for (start, part) in [
+            ("", "{%"),
+            ("", "{%-"),
+            ("", "{% ( %}"),
+            ("", "{% '\n"),
+            ("", "{{"),
+            ("", "{#\n"),
+            ("{% raw %}", "{%\n"),
+            ("{% raw %}", "{% \n"),
+            ("{% raw %}", "{%- endraw \n"),
+            ("{% raw %}", "{{%\n"),
+        ] {
+            let source = start.to_owned() + &part.repeat((1 << 20) / part.len());
+            let begin = std::time::Instant::now();
+            assert!(
+                prepare(&source, &SyntaxConfig::default()).is_err(),
+                "{part}"
+            );
+            let seconds = begin.elapsed().as_secs();
+            assert!(seconds < 5, "{start}{part}: {seconds} s");
         }
     }
 

@@ -1,32 +1,19 @@
 //! Chat templates: programs from untrusted files, run with limits on instructions and output.
 
-use std::fs;
-use std::io::{self, Write};
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::{fs, io};
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, Error, ErrorKind, Value};
-
+use crate::compiled::Compiled;
 use crate::message::set;
-use crate::repr::repr;
-use crate::{ChatError, Json, Message, functions, source};
+use crate::{ChatError, Json, Message};
 
-/// Maximum instructions per rendering.
-const FUEL: u64 = 1_000_000;
 /// Maximum size of a template file, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
-/// Maximum size of a rendered conversation, in bytes.
-const MAX_OUTPUT_BYTES: usize = 4 << 20;
-/// Maximum length of the message of a template's error, in characters.
-const MAX_PROBLEM_CHARS: usize = 300;
-
-const TEMPLATE_NAME: &str = "chat";
 /// The folder beside a template with further ones by name, as transformers writes it.
 const MORE_TEMPLATES: &str = "additional_chat_templates";
 /// The further template that is used for conversations with tools.
 const TOOL_TEMPLATE: &str = "tool_use.jinja";
-/// Functions of Jinja that are not available.
-const MISSING_FUNCTIONS: [&str; 1] = ["lipsum"];
 /// Variables that a conversation sets.
 const RESERVED: [&str; 4] = ["messages", "tools", "documents", "add_generation_prompt"];
 
@@ -35,7 +22,8 @@ const RESERVED: [&str; 4] = ["messages", "tools", "documents", "add_generation_p
 /// difference: a content that is a list of parts is joined for templates that expect a text, where transformers
 /// would print the list.
 ///
-/// A rendering stops with an error after a million instructions or 4 MiB of output.
+/// A rendering stops with an error after a million instructions or 4 MiB of output. It runs on a thread of its
+/// own, with a stack for the deepest value that a template can make within these limits.
 ///
 /// [dialect]: https://huggingface.co/docs/transformers/chat_templating_writing
 #[derive(Debug)]
@@ -72,19 +60,6 @@ impl Default for RenderOptions<'_> {
             variables: &[],
         }
     }
-}
-
-/// A template and what it does with its input.
-#[derive(Debug)]
-struct Compiled {
-    environment: Environment<'static>,
-    source: String,
-    /// Variables that the template reads.
-    reads: Vec<String>,
-    /// Methods that no value has here: conversations that call them are rejected.
-    unknown_methods: Vec<String>,
-    /// Whether it goes through the parts of a content that is a list.
-    takes_parts: bool,
 }
 
 impl ChatTemplate {
@@ -158,7 +133,8 @@ impl ChatTemplate {
         self
     }
 
-    /// Whether the template has a place for the variable `name`, such as `documents` or `tools`.
+    /// Whether the template has a place for the variable `name`, such as `documents`. For `tools`, this is the
+    /// template for conversations with tools.
     ///
     /// ```
     /// use nextword_chat::ChatTemplate;
@@ -168,15 +144,23 @@ impl ChatTemplate {
     /// # Ok::<(), nextword_chat::ChatError>(())
     /// ```
     pub fn reads(&self, name: &str) -> bool {
-        let tool_template = self.with_tools.as_ref().filter(|_| name == "tools");
-        let template = tool_template.unwrap_or(&self.template);
-        template.reads.iter().any(|read| read == name)
+        self.choose(name == "tools").has_place_for(name)
     }
 
-    /// Methods that the template calls although no value has them. Conversations that reach such a call are
-    /// rejected.
-    pub fn unknown_methods(&self) -> &[String] {
-        &self.template.unknown_methods
+    /// The template for a conversation with or without tools.
+    fn choose(&self, has_tools: bool) -> &Compiled {
+        let tool_template = self.with_tools.as_ref().filter(|_| has_tools);
+        tool_template.unwrap_or(&self.template)
+    }
+
+    /// Methods that the template, or the one for tools, calls although no value has them, in alphabetical
+    /// order. Conversations that reach such a call are rejected.
+    pub fn unknown_methods(&self) -> Vec<&str> {
+        let templates = [Some(&self.template), self.with_tools.as_ref()];
+        let methods = templates.into_iter().flatten();
+        let methods = methods.flat_map(|template| &template.unknown_methods);
+        let methods: BTreeSet<&str> = methods.map(String::as_str).collect();
+        methods.into_iter().collect()
     }
 
     /// Formats `messages` as a prompt that ends where the assistant's reply starts.
@@ -223,9 +207,8 @@ impl ChatTemplate {
         messages: &[Message],
         options: &RenderOptions<'_>,
     ) -> Result<String, ChatError> {
-        self.check(options)?;
-        let tool_template = self.with_tools.as_ref().filter(|_| options.tools.is_some());
-        let template = tool_template.unwrap_or(&self.template);
+        let template = self.choose(options.tools.is_some());
+        check(template, options)?;
         let prepare = |message: &Message| message.template_fields(template.takes_parts);
         let mut messages: Vec<_> = messages.iter().map(prepare).collect();
         let unfinished = if options.continue_final_message {
@@ -253,30 +236,31 @@ impl ChatTemplate {
             None => Ok(prompt),
         }
     }
+}
 
-    /// Checks that the template has a place for everything in `options`.
-    fn check(&self, options: &RenderOptions<'_>) -> Result<(), ChatError> {
-        let unsupported = |problem: String| Err(ChatError::Unsupported { problem });
-        for (name, is_given) in [
-            ("tools", options.tools.is_some()),
-            ("documents", options.documents.is_some()),
-        ] {
-            if is_given && !self.reads(name) {
-                return unsupported(format!("has no place for `{name}`"));
-            }
+/// Checks that a template has a place for everything in `options`.
+fn check(template: &Compiled, options: &RenderOptions<'_>) -> Result<(), ChatError> {
+    let unsupported =
+        |option: &'static str, problem: String| Err(ChatError::Unsupported { option, problem });
+    for (name, is_given) in [
+        ("tools", options.tools.is_some()),
+        ("documents", options.documents.is_some()),
+    ] {
+        if is_given && !template.has_place_for(name) {
+            return unsupported(name, format!("has no place for `{name}`"));
         }
-        for (name, _) in options.variables {
-            if RESERVED.contains(&name.as_str()) {
-                return unsupported(format!(
-                    "gets `{name}` from the conversation, not as a variable"
-                ));
-            }
-            if !self.reads(name) {
-                return unsupported(format!("does not read the variable `{name}`"));
-            }
-        }
-        Ok(())
     }
+    for (name, _) in options.variables {
+        let problem = if RESERVED.contains(&name.as_str()) {
+            format!("gets `{name}` from the conversation, not as a variable")
+        } else if template.has_place_for(name) {
+            continue;
+        } else {
+            format!("does not read the variable `{name}`")
+        };
+        return unsupported("variables", problem);
+    }
+    Ok(())
 }
 
 /// Reads and parses a template file, if there is one.
@@ -301,113 +285,6 @@ fn open_file(path: &Path) -> Result<Option<Compiled>, ChatError> {
     compiled
         .map(Some)
         .map_err(|e| template_error(e.to_string()))
-}
-
-impl Compiled {
-    fn new(source: &str) -> Result<Self, Error> {
-        let mut environment = Environment::new();
-        environment.set_fuel(Some(FUEL));
-        let mut syntax = SyntaxConfig::builder();
-        syntax.trim_blocks(true).lstrip_blocks(true);
-        environment.set_syntax(syntax.build()?);
-        environment.set_formatter(|out, state, value| match repr(value)? {
-            Some(text) => out.write_str(&text).map_err(Error::from),
-            None => minijinja::escape_formatter(out, state, value),
-        });
-        functions::register(&mut environment);
-        let (prepared, uses) = source::prepare(source, environment.syntax())?;
-        check_names(&environment, &uses)?;
-        environment.add_template_owned(TEMPLATE_NAME, prepared)?;
-        let reads = environment
-            .get_template(TEMPLATE_NAME)?
-            .undeclared_variables(false);
-        let mut unknown_methods = uses.unknown_methods;
-        unknown_methods.sort_unstable();
-        unknown_methods.dedup();
-        let mut compiled = Self {
-            environment,
-            source: source.to_owned(),
-            reads: reads.into_iter().collect(),
-            unknown_methods,
-            takes_parts: false,
-        };
-        compiled.takes_parts = compiled.shows_parts();
-        Ok(compiled)
-    }
-
-    /// Whether the text of a content that is a list of parts appears in the prompt by itself. A template for
-    /// texts shows the list as Python would print it, or raises an error.
-    fn shows_parts(&self) -> bool {
-        const MARK: &str = "a part of a content";
-        let text = |text: &str| Json::from(text);
-        let part = Json::Object(vec![
-            ("type".to_owned(), text("text")),
-            ("text".to_owned(), text(MARK)),
-        ]);
-        let message = Json::Object(vec![
-            ("role".to_owned(), text("user")),
-            ("content".to_owned(), Json::List(vec![part])),
-        ]);
-        let variables = [
-            ("messages".to_owned(), Json::List(vec![message])),
-            ("tools".to_owned(), Json::Null),
-            ("documents".to_owned(), Json::Null),
-            ("add_generation_prompt".to_owned(), Json::Bool(true)),
-        ];
-        let shown = |prompt: String| {
-            let prompt = prompt.to_lowercase();
-            let quoted = [format!("'{MARK}'"), format!("\"{MARK}\"")];
-            prompt.contains(MARK) && !quoted.iter().any(|quoted| prompt.contains(quoted))
-        };
-        self.render(&variables).is_ok_and(shown)
-    }
-
-    fn render(&self, variables: &[(String, Json)]) -> Result<String, ChatError> {
-        let mut out = LimitedWriter(Vec::new());
-        self.render_to(variables, &mut out).map_err(|e| {
-            let problem = e.detail().map_or_else(|| e.to_string(), str::to_owned);
-            let problem = problem.chars().take(MAX_PROBLEM_CHARS).collect();
-            ChatError::Rejected { problem }
-        })?;
-        Ok(String::from_utf8_lossy(&out.0).into_owned())
-    }
-
-    fn render_to(
-        &self,
-        variables: &[(String, Json)],
-        out: &mut LimitedWriter,
-    ) -> Result<(), Error> {
-        let pairs = variables
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.to_value()));
-        let template = self.environment.get_template(TEMPLATE_NAME)?;
-        template.render_captured_to(Value::from_pairs(pairs), out)?;
-        Ok(())
-    }
-}
-
-/// Checks that the filters, tests and functions of a template exist.
-fn check_names(environment: &Environment<'_>, uses: &source::Uses) -> Result<(), Error> {
-    let mut state = environment.empty_state();
-    for (test, names) in [("filter", &uses.filters), ("test", &uses.tests)] {
-        for name in names {
-            if !state.perform_test(test, &[Value::from(name.as_str())])? {
-                let problem = format!("the {test} `{name}` is not available");
-                return Err(Error::new(ErrorKind::SyntaxError, problem));
-            }
-        }
-    }
-    let missing = uses
-        .functions
-        .iter()
-        .find(|name| MISSING_FUNCTIONS.contains(&name.as_str()));
-    match missing {
-        Some(name) => {
-            let problem = format!("the function `{name}` is not available");
-            Err(Error::new(ErrorKind::SyntaxError, problem))
-        }
-        None => Ok(()),
-    }
 }
 
 /// What marks the end of the message that the model continues.
@@ -464,23 +341,6 @@ fn cut_at_mark(mut prompt: String, text: &str) -> Result<String, ChatError> {
         prompt.truncate(prompt.trim_end().len());
     }
     Ok(prompt)
-}
-
-/// A buffer limited to `MAX_OUTPUT_BYTES`.
-struct LimitedWriter(Vec<u8>);
-
-impl Write for LimitedWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > MAX_OUTPUT_BYTES {
-            return Err(io::Error::other("the template's output is too long"));
-        }
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -77,6 +77,8 @@ pub(crate) struct Params<'a> {
     fields: &'a Map<String, Value>,
     /// The JSON text of the request.
     source: Cow<'a, [u8]>,
+    /// The source with the order of the keys, once a field needs it.
+    ordered: Option<Json>,
     /// Fields that were read or accepted without effect.
     accepted: BTreeSet<&'static str>,
     /// Fields whose presence is an error.
@@ -92,6 +94,7 @@ impl<'a> Params<'a> {
         Ok(Self {
             fields,
             source: source.into(),
+            ordered: None,
             accepted: BTreeSet::new(),
             rejected: BTreeSet::new(),
         })
@@ -107,9 +110,14 @@ impl<'a> Params<'a> {
         if self.get(key).is_none() {
             return Ok(None);
         }
-        let body: Json = serde_json::from_slice(&self.source)
-            .map_err(|e| ApiError::bad_request(format!("invalid JSON in the request body: {e}")))?;
-        Ok(body.get(key).cloned())
+        if self.ordered.is_none() {
+            let body = serde_json::from_slice(&self.source).map_err(|e| {
+                ApiError::bad_request(format!("invalid JSON in the request body: {e}"))
+            })?;
+            self.ordered = Some(body);
+        }
+        let body = self.ordered.as_ref();
+        Ok(body.and_then(|body| body.get(key)).cloned())
     }
 
     /// A list of objects, with the order of their keys. An empty list counts as absent.

@@ -340,7 +340,7 @@ fn format_conversation(model: &Model, conversation: &Conversation) -> Result<Pro
                 "messages",
                 format!("this model's chat template cannot be used: {problem}"),
             ),
-            ChatError::Unsupported { .. } => (unsupported_field(conversation), e.to_string()),
+            ChatError::Unsupported { option, .. } => (request_field(option), e.to_string()),
             other => ("messages", other.to_string()),
         };
         ApiError::invalid_field(param, message)
@@ -354,7 +354,7 @@ fn format_conversation(model: &Model, conversation: &Conversation) -> Result<Pro
         return Ok(Prompt::new(text, encoding));
     }
     if options != RenderOptions::default() {
-        let param = unsupported_field(conversation);
+        let param = first_option(&options);
         let message = format!(
             "`{param}` needs a chat template, which this model does not have; hint: remove it"
         );
@@ -380,9 +380,16 @@ fn format_conversation(model: &Model, conversation: &Conversation) -> Result<Pro
     }
 }
 
-/// The field of a chat request that a template may not support.
-fn unsupported_field(conversation: &Conversation) -> &'static str {
-    let options = conversation.options();
+/// The field of a chat request for a field of [`RenderOptions`].
+fn request_field(option: &'static str) -> &'static str {
+    match option {
+        "variables" => "chat_template_kwargs",
+        same => same,
+    }
+}
+
+/// The first field of a chat request that only a chat template supports.
+fn first_option(options: &RenderOptions<'_>) -> &'static str {
     if options.tools.is_some() {
         "tools"
     } else if options.documents.is_some() {

@@ -109,3 +109,58 @@ fn chains_of_usual_length_are_rendered() {
         assert!(template.render(&[]).is_ok(), "{name}");
     }
 }
+
+/// Templates that nest a value as deeply as the instructions last, by what they do with it then. The stack for
+/// templates must suffice.
+#[test]
+fn deep_values_are_rendered_or_rejected() {
+    let lists = |levels: usize| "[".repeat(levels) + "ns.a" + &"]".repeat(levels);
+    let nest = |value: &str, rounds: usize| {
+        format!(
+            "{{% set ns = namespace(a=1, b=1) %}}{{% for i in range({rounds}) %}}{{% set ns.a = {value} %}}{{% endfor %}}"
+        )
+    };
+    let twins = "{% set ns = namespace(a=1, b=1) %}{% for i in range(ROUNDS) %}{% set ns.a = NEST %}\
+                 {% set ns.b = NEST %}{% endfor %}";
+    let twins = twins.replace("ROUNDS", "4200");
+    let twins = twins.replacen("NEST", &lists(70), 1);
+    let twins = twins.replacen("NEST", &lists(70).replace("ns.a", "ns.b"), 1);
+    let deepest = nest(&lists(70), 8500);
+    for (name, nesting, ending) in [
+        ("dropped, by one level", nest("[ns.a]", 90_000), ""),
+        ("dropped", deepest.clone(), ""),
+        ("dicts", nest("{'a': ns.a}", 80_000), ""),
+        ("namespaces", nest("namespace(a=ns.a)", 80_000), ""),
+        ("tuples", nest("(ns.a,)", 90_000), ""),
+        ("shown", deepest.clone(), "{{ ns.a }}"),
+        ("joined", deepest.clone(), "{{ ns.a | join }}"),
+        ("a text", deepest.clone(), "{{ ns.a ~ 'x' }}"),
+        (
+            "replaced",
+            deepest.clone(),
+            "{{ ns.a | replace('x', 'y') }}",
+        ),
+        ("printed", deepest.clone(), "{{ ns.a | pprint }}"),
+        ("as JSON", deepest.clone(), "{{ ns.a | tojson }}"),
+        ("raised", deepest.clone(), "{{ raise_exception(ns.a) }}"),
+        ("a key", deepest.clone(), "{{ {ns.a: 1} }}"),
+        ("equal", twins.clone(), "{{ ns.a == ns.b }}"),
+        ("ordered", twins.clone(), "{{ ns.a < ns.b }}"),
+        (
+            "sorted",
+            twins.clone(),
+            "{{ [ns.a, ns.b] | sort | length }}",
+        ),
+        (
+            "unique",
+            twins,
+            "{{ [ns.a, ns.b] | unique | list | length }}",
+        ),
+    ] {
+        let template = ChatTemplate::from_source(&(nesting + ending), "", "").unwrap();
+        let result = template.render(&[Message::user("x")]);
+        if ending.is_empty() {
+            assert_eq!(result.unwrap(), "", "{name}");
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! Lines that the user types in a chat: with line editing and a history on a terminal.
 
-use std::io::{BufRead, IsTerminal};
+use std::io::{BufRead, ErrorKind, IsTerminal};
 
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
@@ -23,8 +23,8 @@ pub(crate) enum ChatInput {
 pub(crate) enum Line {
     /// Text, without its line break.
     Text(String),
-    /// Bytes that are not UTF-8, the first one at this index.
-    NotUtf8(usize),
+    /// Bytes that are not UTF-8, the first one at this index, which is unknown on a terminal.
+    NotUtf8(Option<usize>),
     /// The user pressed Ctrl-C.
     Interrupted,
     /// There are no more lines.
@@ -54,6 +54,9 @@ impl ChatInput {
             }
             Err(ReadlineError::Interrupted) => Ok(Line::Interrupted),
             Err(ReadlineError::Eof) => Ok(Line::End),
+            Err(ReadlineError::Io(error)) if error.kind() == ErrorKind::InvalidData => {
+                Ok(Line::NotUtf8(None))
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -74,7 +77,7 @@ fn read_line(input: &mut impl BufRead) -> anyhow::Result<Line> {
     }
     Ok(match String::from_utf8(bytes) {
         Ok(text) => Line::Text(text.trim_end_matches(['\n', '\r']).to_string()),
-        Err(error) => Line::NotUtf8(error.utf8_error().valid_up_to()),
+        Err(error) => Line::NotUtf8(Some(error.utf8_error().valid_up_to())),
     })
 }
 
@@ -96,8 +99,8 @@ mod tests {
         let text = |text: &str| Line::Text(text.to_string());
         let expected = [
             text("one"),
-            Line::NotUtf8(0),
-            Line::NotUtf8(2),
+            Line::NotUtf8(Some(0)),
+            Line::NotUtf8(Some(2)),
             text(""),
             text("🦀 last"),
         ];

@@ -105,9 +105,12 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
         match input.next_line()? {
             Line::End => return Ok(()),
             Line::Interrupted => output::eprint_line("type /quit or press Ctrl-D to exit"),
-            Line::NotUtf8(offset) => output::eprint_line(&format!(
-                "error: this line is not valid UTF-8 (at byte {offset}) and was skipped; hint: convert the input to UTF-8"
-            )),
+            Line::NotUtf8(offset) => {
+                let place = offset.map_or(String::new(), |offset| format!(" (at byte {offset})"));
+                output::eprint_line(&format!(
+                    "error: this line is not valid UTF-8{place} and was skipped; hint: convert the input to UTF-8"
+                ));
+            }
             Line::Text(line) if line == "/quit" || line == "/exit" => return Ok(()),
             Line::Text(line) => chat.handle_line(&line)?,
         }
