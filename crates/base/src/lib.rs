@@ -6,6 +6,7 @@
 //! | files and folders that are complete or absent | [`atomic`] |
 //! | SHA-256 of streams | [`hash`] |
 //! | free space on a disk | [`free_disk_space`] |
+//! | time that a thread has computed | [`thread_cpu_time`] |
 //! | files that Git LFS has not fetched | [`git_lfs`] |
 //! | targets without loss | [`IGNORE`] |
 //!
@@ -23,12 +24,14 @@
 //! ```
 
 pub mod atomic;
+mod cpu_time;
 mod disk;
 mod error;
 pub mod git_lfs;
 pub mod hash;
 pub mod rng;
 
+pub use cpu_time::thread_cpu_time;
 pub use disk::free_disk_space;
 pub use error::PathError;
 pub use rng::CounterRng;

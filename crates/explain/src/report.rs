@@ -223,7 +223,7 @@ impl Report {
             tokens: input_tokens(explanation),
             completion: sampled_tokens(explanation, options.top),
             finish: trace.finish.clone(),
-            sampling: explanation.options.sampling.clone(),
+            sampling: reported_sampling(explanation),
             tensors: tensors.collect(),
             steps: nodes
                 .into_iter()
@@ -385,6 +385,13 @@ fn select_nodes(
         nodes.len() - included.len()
     ));
     Ok((nodes, included))
+}
+
+/// How tokens are sampled, without the tokens that are never generated, as JSON has no infinity.
+fn reported_sampling(explanation: &Explanation<'_>) -> SamplingConfig {
+    let mut sampling = explanation.options.sampling.clone();
+    sampling.logit_bias.retain(|_, bias| bias.is_finite());
+    sampling
 }
 
 fn input_tokens(explanation: &Explanation<'_>) -> Vec<TokenInfo> {
