@@ -14,7 +14,9 @@ use nextword_model::{
     DeviceName, ModelCard, ModelConfig, ModelDir, ModelTokens, TrainingShape, Transformer, weights,
 };
 
-use crate::tokenizer_choice::{build_dataset, use_declared_eos};
+use crate::tokenizer_choice::{
+    build_dataset, check_tokenizer, resolve_vocab_size, use_declared_eos,
+};
 use crate::{Optimizer, RunConfig, TrainError};
 
 /// Memory that a validation batch may always take.
@@ -429,25 +431,6 @@ pub fn resolve_model_dir(path: &Path) -> PathBuf {
         .unwrap_or_else(|| path.to_path_buf())
 }
 
-/// Checks that the data was tokenized with the tokenizer of the model in `start_from`.
-fn check_tokenizer(
-    config: &RunConfig,
-    base_tokenizer: &dyn Tokenizer,
-    data_tokenizer: &dyn Tokenizer,
-) -> Result<(), TrainError> {
-    if base_tokenizer.hash() == data_tokenizer.hash() {
-        return Ok(());
-    }
-    let path = config.data.prepared.clone().unwrap_or_default();
-    Err(TrainError::Damaged {
-        path,
-        problem:
-            "this data was prepared with a tokenizer other than that of the model in start_from; \
-                  hint: prepare it with --tokenizer-file MODEL/tokenizer.json"
-                .to_string(),
-    })
-}
-
 /// Checks that the model has the number of parameters in `expect_parameters`.
 fn check_parameters(config: &RunConfig) -> Result<(), TrainError> {
     let found = config.model.parameter_counts().total();
@@ -459,21 +442,4 @@ fn check_parameters(config: &RunConfig) -> Result<(), TrainError> {
         )),
         _ => Ok(()),
     }
-}
-
-/// Fills in a vocabulary size of 0, or checks that it is at least that of the tokenizer. Many models
-/// pad their vocabulary; the extra ids are never targets.
-fn resolve_vocab_size(config: &mut RunConfig, tokenizer: &dyn Tokenizer) -> Result<(), TrainError> {
-    let found = tokenizer.vocab_size();
-    let requested = config.model.vocab_size;
-    if requested == 0 {
-        config.model.vocab_size = found;
-    } else if requested < found {
-        return Err(TrainError::config(
-            "model.vocab_size",
-            format!("the tokenizer has {found} tokens, the model {requested}"),
-            format!("leave it out, or set it to {found} or more"),
-        ));
-    }
-    Ok(config.model.validate()?)
 }

@@ -1,9 +1,9 @@
-//! What a configuration leaves open about its tokenizer: the EOS token of a file, and whether there is a
-//! token for unknown text.
+//! What a configuration leaves open about its tokenizer: the EOS token of a file, whether there is a token
+//! for unknown text, and the size of the vocabulary; and whether data and model have the same one.
 
 use std::path::Path;
 
-use nextword_data::{Dataset, TokenizerConfig, load_tokenizer_with_roles};
+use nextword_data::{Dataset, Tokenizer, TokenizerConfig, load_tokenizer_with_roles};
 use nextword_model::{ModelConfig, ModelDir};
 
 use crate::{RunConfig, TrainError};
@@ -75,6 +75,45 @@ fn key_without_unknown(config: &RunConfig, dataset: &Dataset) -> Option<&'static
     match (config.model.vocab_size, config.expect_parameters) {
         (0, Some(expected)) => (expected == parameters(size - 1) && expected != parameters(size))
             .then_some("expect_parameters"),
-        (requested, _) => (requested == size - 1).then_some("model.vocab_size"),
+        (requested, _) => (requested > 0 && requested == size - 1).then_some("model.vocab_size"),
     }
+}
+
+/// Checks that the data was tokenized with the tokenizer of the model in `start_from`.
+pub(crate) fn check_tokenizer(
+    config: &RunConfig,
+    base_tokenizer: &dyn Tokenizer,
+    data_tokenizer: &dyn Tokenizer,
+) -> Result<(), TrainError> {
+    if base_tokenizer.hash() == data_tokenizer.hash() {
+        return Ok(());
+    }
+    let path = config.data.prepared.clone().unwrap_or_default();
+    Err(TrainError::Damaged {
+        path,
+        problem:
+            "this data was prepared with a tokenizer other than that of the model in start_from; \
+                  hint: prepare it with --tokenizer-file MODEL/tokenizer.json"
+                .to_string(),
+    })
+}
+
+/// Fills in a vocabulary size of 0, or checks that it is at least that of the tokenizer. Many models
+/// pad their vocabulary; the extra ids are never targets.
+pub(crate) fn resolve_vocab_size(
+    config: &mut RunConfig,
+    tokenizer: &dyn Tokenizer,
+) -> Result<(), TrainError> {
+    let found = tokenizer.vocab_size();
+    let requested = config.model.vocab_size;
+    if requested == 0 {
+        config.model.vocab_size = found;
+    } else if requested < found {
+        return Err(TrainError::config(
+            "model.vocab_size",
+            format!("the tokenizer has {found} tokens, the model {requested}"),
+            format!("leave it out, or set it to {found} or more"),
+        ));
+    }
+    Ok(config.model.validate()?)
 }

@@ -4,7 +4,7 @@
 //! process was stopped for a while.
 
 use std::cell::RefCell;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nextword_base::thread_cpu_time;
 
@@ -27,6 +27,8 @@ struct Budget {
     retries: u64,
     /// The [`thread_cpu_time`] at which the budget ends.
     deadline: Option<Duration>,
+    /// When that can be at the earliest. Reading the clock is cheaper than reading the thread's time.
+    next_look: Instant,
     growth: usize,
     /// What used the budget up.
     exhausted_by: Option<String>,
@@ -64,15 +66,11 @@ pub(crate) fn exhausted_by() -> Option<String> {
 
 /// Steps back that one search may take at most. `None` if the budget is used up.
 pub(super) fn remaining_retries() -> Option<u64> {
-    BUDGET.with_borrow(|budget| match budget {
+    BUDGET.with_borrow_mut(|budget| match budget {
         None => Some(RETRIES),
         Some(budget) => {
-            let is_late = || {
-                budget
-                    .deadline
-                    .is_some_and(|end| thread_cpu_time() > Some(end))
-            };
-            let is_exhausted = budget.exhausted_by.is_some() || budget.retries == 0 || is_late();
+            let is_exhausted =
+                budget.exhausted_by.is_some() || budget.retries == 0 || budget.is_late();
             (!is_exhausted).then_some(budget.retries)
         }
     })
@@ -111,11 +109,69 @@ pub(super) fn exhaust(by: impl FnOnce() -> String) {
 impl Budget {
     fn new(bytes: usize) -> Self {
         let time = CPU_TIME_PER_BYTE.saturating_mul(u32::try_from(bytes).unwrap_or(u32::MAX));
+        let time = CPU_TIME + time;
         Self {
             retries: RETRIES.saturating_add(RETRIES_PER_BYTE.saturating_mul(bytes as u64)),
-            deadline: thread_cpu_time().map(|now| now + CPU_TIME + time),
+            deadline: thread_cpu_time().map(|now| now + time),
+            next_look: Instant::now() + time,
             growth: GROWTH.saturating_add(GROWTH_PER_BYTE.saturating_mul(bytes)),
             exhausted_by: None,
         }
+    }
+
+    fn is_late(&mut self) -> bool {
+        let now = Instant::now();
+        if now < self.next_look {
+            return false;
+        }
+        let (Some(deadline), Some(time)) = (self.deadline, thread_cpu_time()) else {
+            return false;
+        };
+        // A thread computes no longer than the clock runs.
+        self.next_look = now + deadline.saturating_sub(time);
+        time > deadline
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_uses_no_budget() {
+        with_budget(0, || {
+            // As after a pause of the process that was longer than the whole budget.
+            BUDGET.with_borrow_mut(|budget| {
+                let budget = budget.as_mut();
+                assert!(budget.is_some_and(|budget| {
+                    budget.next_look = Instant::now();
+                    !budget.is_late() && budget.next_look > Instant::now()
+                }));
+            });
+            assert!(remaining_retries().is_some() && exhausted_by().is_none());
+        });
+        with_budget(0, || {
+            BUDGET.with_borrow_mut(|budget| {
+                let budget = budget.as_mut();
+                // Computing does, where the system reports it.
+                assert!(budget.is_some_and(|budget| {
+                    budget.next_look = Instant::now();
+                    budget.deadline = Some(Duration::ZERO);
+                    budget.is_late() == thread_cpu_time().is_some()
+                }));
+            });
+        });
+    }
+
+    #[test]
+    fn growth_is_counted_over_all_rules() {
+        with_budget(10, || {
+            assert!(grow(GROWTH) && grow(10 * GROWTH_PER_BYTE) && !grow(1));
+            exhaust(|| "first".to_owned());
+            exhaust(|| "second".to_owned());
+            assert_eq!(exhausted_by().as_deref(), Some("first"));
+            assert_eq!(remaining_retries(), None);
+        });
+        assert_eq!(exhausted_by(), None);
     }
 }
