@@ -419,7 +419,9 @@ fn sampled_tokens(explanation: &Explanation<'_>, top: usize) -> Vec<SampledToken
         .map(|(n, sample)| {
             let after = trace.prompt_len - 1 + n;
             let id = sample.sampled.id;
-            let mut order: Vec<&TracedCandidate> = sample.candidates.iter().collect();
+            // Forbidden tokens count as omitted: JSON has no infinity.
+            let allowed = sample.candidates.iter().filter(|c| c.adjusted.is_finite());
+            let mut order: Vec<&TracedCandidate> = allowed.collect();
             order.sort_by(|a, b| b.adjusted.total_cmp(&a.adjusted));
             let listed = order.iter().enumerate();
             let listed = listed.filter(|(rank, c)| *rank < top || c.id == id);

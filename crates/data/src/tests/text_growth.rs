@@ -57,6 +57,17 @@ fn no_normalizer_makes_a_text_too_long() {
             );
             assert!(tokenizer.encode(text).unknown_count > 0);
         }
+        // A dataset does not lack that text: it is refused.
+        let split = SplitConfig {
+            validation: 0.0,
+            ..SplitConfig::default()
+        };
+        let documents = ["b b b", "b a b"];
+        let error = Dataset::with_tokenizer(documents, tokenizer, split).unwrap_err();
+        assert!(
+            error.to_string().contains("begins with \"b a b\""),
+            "{error}"
+        );
     }
     let prepend = json!({"type": "Prepend", "prepend": "a".repeat(1 << 20)});
     let error = parse(&json!({"normalizer": prepend}))
