@@ -64,10 +64,7 @@ fn no_normalizer_makes_a_text_too_long() {
         };
         let documents = ["b b b", "b a b"];
         let error = Dataset::with_tokenizer(documents, tokenizer, split).unwrap_err();
-        assert!(
-            error.to_string().contains("begins with \"b a b\""),
-            "{error}"
-        );
+        assert!(error.to_string().contains("adds too much text"), "{error}");
     }
     let prepend = json!({"type": "Prepend", "prepend": "a".repeat(1 << 20)});
     let error = parse(&json!({"normalizer": prepend}))
