@@ -88,7 +88,7 @@ fn the_model_of_a_tokenizer_file_declares_its_eos_token() {
     let mut config = TokenizerConfig::from_file(&file);
     use_declared_eos(&mut config);
     assert_eq!(config.eos, "awesome");
-    "".clone_into(&mut config.eos);
+    config.eos.clear();
     use_declared_eos(&mut config);
     assert_eq!(config.eos, "", "chosen by the configuration");
 
