@@ -58,10 +58,12 @@ mod special_tokens; // a model's own tokens, on every path
 mod terminology; // words and names that the glossary replaces
 mod test_dir; // a temporary folder to run the program in
 mod three_uses; // any backend, models that load anywhere, layers by configuration
+mod tokenizer_choice; // the EOS token of a file, and vocabularies of version 0.1
 mod tokenizer_patterns; // the cuts of Python's tokenizers
 mod training; // lengths of sequences, counts of tokens, divergence
 #[cfg(target_os = "linux")]
 mod training_memory; // as planned, and no peak at the end
 mod unknown_text; // text that a vocabulary does not have
+mod unlearned_tokens; // unused ids and the unknown token are not generated
 mod untrusted_templates; // chat templates stay within their limits
 mod util;

@@ -7,6 +7,7 @@
 //! | SHA-256 of streams | [`hash`] |
 //! | free space on a disk | [`free_disk_space`] |
 //! | numbers and counts in messages | [`grouped`], [`count`] |
+//! | time that a thread has computed | [`thread_cpu_time`] |
 //! | files that Git LFS has not fetched | [`git_lfs`] |
 //! | targets without loss | [`IGNORE`] |
 //!
@@ -24,6 +25,7 @@
 //! ```
 
 pub mod atomic;
+mod cpu_time;
 mod disk;
 mod error;
 pub mod git_lfs;
@@ -31,6 +33,7 @@ pub mod hash;
 mod numbers;
 pub mod rng;
 
+pub use cpu_time::thread_cpu_time;
 pub use disk::free_disk_space;
 pub use error::PathError;
 pub use numbers::{count, grouped};

@@ -42,7 +42,7 @@ const BYTES_PER_THREAD: usize = 512 << 10;
 ///
 /// # Errors
 /// Errors of the text and of `sink`; [`DataError::Tokenizer`] if the tokenizer, which the message
-/// calls `name`, cannot encode any part of the text.
+/// calls `name`, cannot encode any part of the text, or needs too much work for a part of it.
 pub(crate) fn encode_documents(
     sources: &Sources,
     name: &str,
@@ -60,6 +60,7 @@ pub(crate) fn encode_documents(
             break;
         }
         for (chunk, encoding) in batch.iter().zip(encode_chunks(tokenizer, &batch, cores)) {
+            let encoding = encoding?;
             totals.unknown.add_unknown(&encoding);
             totals.parts += encoding.part_count() as u64;
             let mut ids = encoding.ids;
@@ -118,12 +119,16 @@ fn next_batch(
 }
 
 /// Encodes `chunks` in parallel; the result has the same order. Each thread takes the next chunk.
-fn encode_chunks(tokenizer: &dyn Tokenizer, chunks: &[TextChunk], threads: usize) -> Vec<Encoding> {
+fn encode_chunks(
+    tokenizer: &dyn Tokenizer,
+    chunks: &[TextChunk],
+    threads: usize,
+) -> Vec<Result<Encoding, DataError>> {
     let next = AtomicUsize::new(0);
     let work = || {
         let mut done = Vec::new();
         while let Some((index, chunk)) = take_next(&next, chunks) {
-            done.push((index, tokenizer.encode(&chunk.text)));
+            done.push((index, tokenizer.try_encode(&chunk.text)));
         }
         done
     };

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::io::BufRead;
 
 use burn::tensor::{Int, Tensor, TensorData};
-use nextword_data::{Encoding, IGNORE, TokenBatch, Tokenizer};
+use nextword_data::{DataError, Encoding, IGNORE, TokenBatch, Tokenizer};
 use nextword_model::{ForwardContext, KvCache, ModelTokens, Transformer, weights};
 use serde::Serialize;
 use serde_json::Value;
@@ -202,7 +202,7 @@ pub fn evaluate_task(
                 }
             }
             Item::Text(text) => {
-                let ids = scorer.encode(&text);
+                let ids = scorer.encode(&text)?;
                 nats -= scorer.score_text(&ids)?;
                 if nats.is_nan() {
                     return Err(nan_error());
@@ -272,14 +272,14 @@ struct Scorer<'a> {
 
 impl Scorer<'_> {
     /// The ids of `text`. Adds characters or words that are not in the vocabulary to `unknown`.
-    fn encode(&mut self, text: &str) -> Vec<u32> {
-        let Encoding { ids, unknown, .. } = self.tokenizer.encode(text);
+    fn encode(&mut self, text: &str) -> Result<Vec<u32>, DataError> {
+        let Encoding { ids, unknown, .. } = self.tokenizer.try_encode(text)?;
         for entry in unknown {
             if self.unknown.len() < Encoding::MAX_UNKNOWN {
                 self.unknown.insert(entry);
             }
         }
-        ids
+        Ok(ids)
     }
 
     /// `text` without the parts that the tokenizer drops.
@@ -300,10 +300,10 @@ impl Scorer<'_> {
     /// infinity: the model cannot generate it, and the sum over the rest alone would beat endings that
     /// are scored completely.
     fn score_endings(&mut self, context: &str, endings: &[String]) -> Result<Vec<f64>, EvalError> {
-        let encoded = self.encode(context.trim_end());
+        let encoded = self.encode(context.trim_end())?;
         let mut after = Vec::with_capacity(endings.len());
         for ending in endings {
-            let full = self.encode(&format!("{context} {ending}"));
+            let full = self.encode(&format!("{context} {ending}"))?;
             let is_empty = ending.trim().is_empty();
             let is_dropped = self.without_dropped_text(ending) != *ending;
             let ids = full

@@ -160,7 +160,7 @@ fn encode(
     let (mut documents, mut document) = (Vec::new(), Vec::new());
     for chunk in chunks {
         let chunk = chunk?;
-        let encoding = tokenizer.encode(&chunk.text);
+        let encoding = tokenizer.try_encode(&chunk.text)?;
         unknown += encoding.unknown_count;
         parts += encoding.part_count();
         document.extend(encoding.ids);

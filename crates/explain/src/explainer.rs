@@ -89,7 +89,7 @@ impl Explainer {
         let mut stop_ids = self.generator.stop_ids();
         stop_ids.retain(|_| options.stop_at_eos);
         let trace_options = TraceOptions {
-            sampling: options.sampling.clone(),
+            sampling: self.generator.sampling(&options.sampling),
             max_tokens: options.max_tokens,
             stop_ids,
             bos_id: self.generator.first_id(),

@@ -224,7 +224,7 @@ impl Report {
             tokens: input_tokens(explanation),
             completion: sampled_tokens(explanation, options.top),
             finish: trace.finish.clone(),
-            sampling: explanation.options.sampling.clone(),
+            sampling: reported_sampling(explanation),
             tensors: tensors.collect(),
             steps: nodes
                 .into_iter()
@@ -388,6 +388,13 @@ fn select_nodes(
     Ok((nodes, included))
 }
 
+/// How tokens are sampled, without the tokens that are never generated, as JSON has no infinity.
+fn reported_sampling(explanation: &Explanation<'_>) -> SamplingConfig {
+    let mut sampling = explanation.options.sampling.clone();
+    sampling.logit_bias.retain(|_, bias| bias.is_finite());
+    sampling
+}
+
 fn input_tokens(explanation: &Explanation<'_>) -> Vec<TokenInfo> {
     let trace = &explanation.trace;
     let tokens = trace.ids.iter().enumerate();
@@ -413,7 +420,9 @@ fn sampled_tokens(explanation: &Explanation<'_>, top: usize) -> Vec<SampledToken
         .map(|(n, sample)| {
             let after = trace.prompt_len - 1 + n;
             let id = sample.sampled.id;
-            let mut order: Vec<&TracedCandidate> = sample.candidates.iter().collect();
+            // Forbidden tokens count as omitted: JSON has no infinity.
+            let allowed = sample.candidates.iter().filter(|c| c.adjusted.is_finite());
+            let mut order: Vec<&TracedCandidate> = allowed.collect();
             order.sort_by(|a, b| b.adjusted.total_cmp(&a.adjusted));
             let listed = order.iter().enumerate();
             let listed = listed.filter(|(rank, c)| *rank < top || c.id == id);

@@ -341,18 +341,18 @@ impl TextGenerator {
     /// Applies the prompt template and encodes the prompt, as [`generate`](Self::generate) does.
     ///
     /// # Errors
-    /// As [`format_prompt`](Self::format_prompt).
+    /// As [`format_prompt`](Self::format_prompt) and [`encode`](Self::encode).
     pub fn encode_prompt(
         &self,
         prompt: &str,
         options: &TextOptions,
     ) -> Result<Encoding, GenerateError> {
         let text = self.format_prompt(prompt, options)?;
-        Ok(if options.add_bos {
+        if options.add_bos {
             self.encode(&text)
         } else {
             self.encode_formatted(&text)
-        })
+        }
     }
 
     /// Applies the prompt template: that of `options`, otherwise the model card's.
@@ -417,7 +417,7 @@ impl TextGenerator {
         stop_ids.retain(|_| options.stop_at_eos);
         stop_ids.extend(self.special_stop_ids(&options.stop));
         DecodeOptions {
-            sampling: options.sampling.clone(),
+            sampling: self.sampling(&options.sampling),
             max_tokens: options.max_tokens,
             stop_ids,
             overflow: options.overflow,

@@ -39,9 +39,11 @@ struct Prompt {
 }
 
 impl Prompt {
-    fn encode(model: &Model, text: String) -> Self {
+    /// Encodes a prompt of the field `param`.
+    fn encode(model: &Model, param: &str, text: String) -> Result<Self, ApiError> {
         let encoding = model.generator.encode(&text);
-        Self::new(text, encoding)
+        let encoding = encoding.map_err(|e| ApiError::invalid_field(param, e.to_string()))?;
+        Ok(Self::new(text, encoding))
     }
 
     fn new(text: String, mut encoding: Encoding) -> Self {
@@ -192,6 +194,7 @@ fn finish(
     let bos_id = model.generator.first_id();
     let score_prompt = settings.echo && settings.logprobs.is_some();
     let mut sequences = Vec::with_capacity(count);
+    let sampling = model.generator.sampling(&common.sampling);
     for prompt in &mut prompts {
         let max_len = max_prompt_len(context_length);
         if common.allow_sliding && truncate_left(&mut prompt.ids, bos_id, max_len) > 0 {
@@ -225,7 +228,7 @@ fn finish(
             sequences.push(Sequence {
                 request: BatchRequest {
                     prompt: prompt.ids.clone(),
-                    sampling: common.sampling.clone(),
+                    sampling: sampling.clone(),
                     max_tokens,
                     stop_ids: stop_ids.clone(),
                     min_tokens: common.min_tokens,
@@ -274,7 +277,7 @@ fn prompts(model: &Model, value: Option<&Value>) -> Result<Vec<Prompt>, ApiError
     };
     let value = value.ok_or_else(fail)?;
     if let Some(text) = value.as_str() {
-        return Ok(vec![text_prompt(model, text)]);
+        return Ok(vec![text_prompt(model, text)?]);
     }
     let list = value
         .as_array()
@@ -289,15 +292,15 @@ fn prompts(model: &Model, value: Option<&Value>) -> Result<Vec<Prompt>, ApiError
     }
     list.iter()
         .map(|prompt| match prompt {
-            Value::String(text) => Ok(text_prompt(model, text)),
+            Value::String(text) => text_prompt(model, text),
             Value::Array(ids) if ids.iter().all(Value::is_u64) => id_prompt(model, ids),
             _ => Err(fail()),
         })
         .collect()
 }
 
-fn text_prompt(model: &Model, text: &str) -> Prompt {
-    Prompt::encode(model, text.to_owned())
+fn text_prompt(model: &Model, text: &str) -> Result<Prompt, ApiError> {
+    Prompt::encode(model, "prompt", text.to_owned())
 }
 
 fn id_prompt(model: &Model, list: &[Value]) -> Result<Prompt, ApiError> {
@@ -351,6 +354,7 @@ fn format_conversation(model: &Model, conversation: &Conversation) -> Result<Pro
             .render_with(messages, &options)
             .map_err(|e| messages_error(&e))?;
         let encoding = model.generator.encode_formatted(&text);
+        let encoding = encoding.map_err(|e| ApiError::invalid_field("messages", e.to_string()))?;
         return Ok(Prompt::new(text, encoding));
     }
     if options != RenderOptions::default() {
@@ -365,7 +369,7 @@ fn format_conversation(model: &Model, conversation: &Conversation) -> Result<Pro
             let options = TextOptions::default(); // These use the model's own template.
             let prompt = model.generator.format_prompt(&message.text(), &options);
             let text = prompt.map_err(|e| ApiError::invalid_field("messages", e.to_string()))?;
-            Ok(text_prompt(model, &text))
+            Prompt::encode(model, "messages", text)
         }
         (Some(_), _) => Err(ApiError::invalid_field(
             "messages",

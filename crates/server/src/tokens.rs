@@ -33,7 +33,8 @@ pub(crate) fn to_tokens(model: &Model, params: &mut Params<'_>) -> Result<Value,
     let text = text.ok_or_else(|| ApiError::invalid_field("content", "`content` is missing"))?;
     let with_pieces = params.flag("with_pieces")?;
     let tokenizer = model.tokenizer();
-    let encoding = tokenizer.encode(text);
+    let encoding = tokenizer.try_encode(text);
+    let encoding = encoding.map_err(|e| ApiError::invalid_field("content", e.to_string()))?;
     let tokens = if with_pieces {
         let ranges = if encoding.unknown_count == 0 {
             byte_ranges(&**tokenizer, text, &encoding)

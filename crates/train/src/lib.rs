@@ -55,6 +55,7 @@ mod schedule;
 mod setup;
 mod step;
 mod stepper;
+mod tokenizer_choice;
 mod trainer;
 mod training_loop;
 
@@ -71,7 +72,8 @@ pub use report::{
     StopReason, ValidationReport,
 };
 pub use schedule::{ScheduleConfig, ScheduleKind};
-pub use setup::{RunSetup, prepare_run, resolve_model_dir};
+pub use setup::{RunSetup, prepare_run, prepare_stored_run, resolve_model_dir};
 pub use step::{Gradients, forward_backward};
 pub use stepper::Stepper;
+pub use tokenizer_choice::use_declared_eos;
 pub use trainer::{InMemoryTrainer, StopFlag, TrainedModel, Trainer};

@@ -5,16 +5,25 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use nextword_data::{Dataset, EvalWindows, Loader, LoaderConfig, Tokenizer, TokenizerConfig};
+use nextword_data::{
+    Dataset, EvalWindows, Loader, LoaderConfig, Tokenizer, TokenizerConfig, unknown_note,
+    whole_documents_note,
+};
 use nextword_kernels::QuantizedMatrix;
 use nextword_model::{
     DeviceName, ModelCard, ModelConfig, ModelDir, ModelTokens, TrainingShape, Transformer, weights,
 };
 
+use crate::tokenizer_choice::{
+    build_dataset, check_tokenizer, resolve_vocab_size, use_declared_eos,
+};
 use crate::{Optimizer, RunConfig, TrainError};
 
 /// Memory that a validation batch may always take.
 const MIN_VALIDATION_MEMORY: usize = 64 << 20;
+
+/// Bytes of text from which it matters that one thread encodes a document.
+const LONG_TEXT: u64 = 1 << 20;
 
 /// Everything that a run needs, built from its configuration.
 #[derive(Debug)]
@@ -41,9 +50,21 @@ pub struct RunSetup {
 ///
 /// # Errors
 /// [`TrainError`] with the first problem found.
-pub fn prepare_run(config: RunConfig) -> Result<RunSetup, TrainError> {
-    let base = BaseConfig::new(config, None)?;
-    let dataset = Dataset::build(&base.config.data)?;
+pub fn prepare_run(mut config: RunConfig) -> Result<RunSetup, TrainError> {
+    if config.start_from.is_none() {
+        use_declared_eos(&mut config.data.tokenizer);
+    }
+    prepare_stored_run(config)
+}
+
+/// Like [`prepare_run`], with the configuration that a run stored: its tokenizer is complete, so that the
+/// resumed run has the same tokens.
+///
+/// # Errors
+/// [`TrainError`] with the first problem found.
+pub fn prepare_stored_run(config: RunConfig) -> Result<RunSetup, TrainError> {
+    let mut base = BaseConfig::new(config, None)?;
+    let dataset = build_dataset(&mut base.config)?;
     base.with_dataset(dataset)
 }
 
@@ -302,24 +323,21 @@ impl RunSetup {
         config
             .chain(slow)
             .chain(self.unknown_tokens_warning())
+            .chain(self.whole_documents_warning())
             .collect()
     }
 
     fn unknown_tokens_warning(&self) -> Option<String> {
         let card = self.dataset.card.as_ref()?;
-        let shown = card.unknown.iter().take(10);
-        let shown: Vec<_> = shown.map(|text| format!("{text:?}")).collect();
-        let fate = match self.dataset.tokenizer.special_tokens().unk {
-            Some(_) => "replaced by the unknown token",
-            None => "dropped, since the tokenizer has no unknown token",
-        };
-        (!card.unknown.is_empty()).then(|| {
-            format!(
-                "the tokenizer cannot encode {}, such as {}; they are {fate}",
-                card.unknown_share(),
-                shown.join(", ")
-            )
-        })
+        let what = format!("{} are", card.unknown_share());
+        let special = self.dataset.tokenizer.special_tokens();
+        (!card.unknown.is_empty()).then(|| unknown_note(&what, &card.unknown, special))
+    }
+
+    fn whole_documents_warning(&self) -> Option<String> {
+        let card = self.dataset.card.as_ref()?;
+        let is_long = card.bytes >= LONG_TEXT && self.config.data.prepared.is_none();
+        whole_documents_note(self.dataset.tokenizer.as_ref()).filter(|_| is_long)
     }
 
     /// The name of the run's device; for `auto`, of the one that it took on this machine.
@@ -421,25 +439,6 @@ pub fn resolve_model_dir(path: &Path) -> PathBuf {
         .unwrap_or_else(|| path.to_path_buf())
 }
 
-/// Checks that the data was tokenized with the tokenizer of the model in `start_from`.
-fn check_tokenizer(
-    config: &RunConfig,
-    base_tokenizer: &dyn Tokenizer,
-    data_tokenizer: &dyn Tokenizer,
-) -> Result<(), TrainError> {
-    if base_tokenizer.hash() == data_tokenizer.hash() {
-        return Ok(());
-    }
-    let path = config.data.prepared.clone().unwrap_or_default();
-    Err(TrainError::Damaged {
-        path,
-        problem:
-            "this data was prepared with a tokenizer other than that of the model in start_from; \
-                  hint: prepare it with --tokenizer-file MODEL/tokenizer.json"
-                .to_string(),
-    })
-}
-
 /// Checks that the model has the number of parameters in `expect_parameters`.
 fn check_parameters(config: &RunConfig) -> Result<(), TrainError> {
     let found = config.model.parameter_counts().total();
@@ -447,25 +446,8 @@ fn check_parameters(config: &RunConfig) -> Result<(), TrainError> {
         Some(expected) if expected != found => Err(TrainError::config(
             "expect_parameters",
             format!("the model has {found} parameters, not {expected}"),
-            "correct expect_parameters or [model]",
+            "correct expect_parameters or [model], or set data.tokenizer.unk = \"\" for a vocabulary without <unk>",
         )),
         _ => Ok(()),
     }
-}
-
-/// Fills in a vocabulary size of 0, or checks that it is at least that of the tokenizer. Many models
-/// pad their vocabulary; the extra ids are never targets.
-fn resolve_vocab_size(config: &mut RunConfig, tokenizer: &dyn Tokenizer) -> Result<(), TrainError> {
-    let found = tokenizer.vocab_size();
-    let requested = config.model.vocab_size;
-    if requested == 0 {
-        config.model.vocab_size = found;
-    } else if requested < found {
-        return Err(TrainError::config(
-            "model.vocab_size",
-            format!("the tokenizer has {found} tokens, the model {requested}"),
-            format!("leave it out, or set it to {found} or more"),
-        ));
-    }
-    Ok(config.model.validate()?)
 }

@@ -14,6 +14,7 @@ mod shards;
 mod sources;
 mod stories;
 mod text_cuts;
+mod text_growth;
 mod tokenizers;
 mod unknown_text;
 

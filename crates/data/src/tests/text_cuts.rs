@@ -85,6 +85,12 @@ fn long_files_have_the_tokens_of_the_whole_text() {
     };
     let replace =
         json!({"type": "Replace", "pattern": {"Regex": "[!?.]\\s+|\\s+$"}, "content": "Q"});
+    let digits = |each: bool| json!({"type": "Digits", "individual_digits": each});
+    let punctuation = |behavior: &str| json!({"type": "Punctuation", "behavior": behavior});
+    let before_level = |first: Value| {
+        let both = [first, level(true)];
+        json!({"pre_tokenizer": {"type": "Sequence", "pretokenizers": both}})
+    };
     let cases = [
         (json!({}), TextCuts::BeforeSpace),
         (json!({"pre_tokenizer": split(gpt4)}), TextCuts::BeforeSpace),
@@ -110,6 +116,14 @@ fn long_files_have_the_tokens_of_the_whole_text() {
             TextCuts::Nowhere,
         ),
         (json!({"pre_tokenizer": level(false)}), TextCuts::Nowhere),
+        (before_level(digits(true)), TextCuts::BeforeSpace),
+        (before_level(digits(false)), TextCuts::BeforeSpace),
+        (before_level(punctuation("Isolated")), TextCuts::BeforeSpace),
+        (
+            before_level(punctuation("MergedWithNext")),
+            TextCuts::Nowhere,
+        ),
+        (json!({"pre_tokenizer": digits(true)}), TextCuts::Nowhere),
         (
             json!({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": true}}),
             TextCuts::Nowhere,

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde_json::Value;
 use tokenizers::{NormalizedString, Normalizer as _, NormalizerWrapper};
 
-use super::regex::{BoundedNormalizer, is_exhausted, with_budget};
+use super::regex::{BoundedNormalizer, exhausted_by, with_budget};
 use crate::error::DataError;
 
 /// Runs code of the `tokenizers` crate and converts its errors and panics to [`DataError`].
@@ -33,7 +33,7 @@ pub(crate) fn without_dropout<'a>(file: &Value, json: &'a str) -> Cow<'a, str> {
     Cow::Owned(file.to_string())
 }
 
-/// Checks that the normalizer's patterns can be applied to the added tokens, which the library does
+/// Checks that the normalizer can be applied to the added tokens, which the library does
 /// without bounds when it loads the file.
 pub(crate) fn check_normalized_tokens(file: &Value, name: &str) -> Result<(), DataError> {
     if file["normalizer"].is_null() {
@@ -57,12 +57,10 @@ pub(crate) fn check_normalized_tokens(file: &Value, name: &str) -> Result<(), Da
                 normalizer.normalize(&mut NormalizedString::from(token))
             });
         }
-        if is_exhausted() {
-            let reason = "a pattern of the normalizer takes too long for the added tokens; hint: \
-                          use another tokenizer.json";
-            return Err(DataError::tokenizer(name, reason));
-        }
-        Ok(())
+        exhausted_by().map_or(Ok(()), |reason| {
+            let reason = format!("{reason} for the added tokens; hint: use another tokenizer.json");
+            Err(DataError::tokenizer(name, reason))
+        })
     })
 }
 

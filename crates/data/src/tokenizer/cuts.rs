@@ -46,6 +46,17 @@ fn normalizer_is_local(normalizer: &Value) -> bool {
     }
 }
 
+/// Whether a pre-tokenizer splits each part of a text as in the whole text: by the kind of each character
+/// and its neighbors, of which a cut before a space never divides two of the same kind.
+fn pre_tokenizer_is_local(pre_tokenizer: &Value) -> bool {
+    let is_isolated = || matches!(pre_tokenizer["behavior"].as_str(), None | Some("Isolated"));
+    match pre_tokenizer["type"].as_str() {
+        Some("Digits") => true,
+        Some("Punctuation") => is_isolated(),
+        _ => false,
+    }
+}
+
 /// Whether a pre-tokenizer always splits before a space that follows another character, for reasons
 /// that both sides of the cut contain.
 fn pre_tokenizer_splits(pre_tokenizer: &Value) -> bool {
@@ -65,8 +76,8 @@ fn pre_tokenizer_splits(pre_tokenizer: &Value) -> bool {
             let Some(parts) = pre_tokenizer["pretokenizers"].as_array() else {
                 return false;
             };
-            // Later parts see the pieces of the first one.
-            let mut parts = parts.iter();
+            // Later parts see the pieces of the first one that splits.
+            let mut parts = parts.iter().skip_while(|part| pre_tokenizer_is_local(part));
             let sees_pieces = |part: &Value| match part["type"].as_str() {
                 Some("Split" | "Digits" | "Punctuation" | "WhitespaceSplit" | "Whitespace") => true,
                 Some("ByteLevel") => part["add_prefix_space"] == false,

@@ -7,6 +7,12 @@ use serde_json::Value;
 use super::alphabet::token_to_bytes;
 use super::regex::BoundedRegex;
 
+/// Maximum length of the string of a token that a rule makes longer, in bytes: rules in sequence could
+/// otherwise double it again and again.
+pub(crate) const MAX_GROWN: usize = 64 << 10;
+/// The same for a whole text.
+const MAX_GROWN_TEXT: usize = 4 << 20;
+
 /// One rule of a decoder. A rule maps a list of strings to a list of strings.
 #[derive(Debug, Clone)]
 pub(crate) enum Rule {
@@ -84,11 +90,15 @@ impl DecodeRules {
     }
 
     /// Whether the `tokenizers` library applies these rules within bounds: without patterns of the
-    /// file, and without panics for short strings.
+    /// file, without panics for short strings, and without long strings.
     pub(crate) fn is_safe_in_library(&self) -> bool {
         !self.rules.iter().any(|rule| match rule {
             Rule::ReplacePattern { .. } => true,
             Rule::Strip { stop, .. } => *stop > 0,
+            Rule::ReplaceText { text, content } => content.len() > text.len(),
+            // An empty text is found between all characters.
+            Rule::WordEnd(suffix) => suffix.is_empty(),
+            Rule::Ctc { delimiter, .. } => delimiter.is_empty(),
             _ => false,
         })
     }
@@ -151,6 +161,16 @@ fn replacement(pattern: &Value, content: String) -> Option<Rule> {
 impl Rule {
     /// Applies a rule that treats each string by itself.
     pub(crate) fn apply(&self, string: &str, is_first: bool) -> String {
+        self.apply_within(string, is_first, MAX_GROWN)
+    }
+
+    /// Applies the rule to a whole text.
+    pub(crate) fn apply_to_text(&self, text: &str) -> String {
+        self.apply_within(text, true, MAX_GROWN_TEXT)
+    }
+
+    /// Applies the rule, but makes no string longer than `max_len` bytes.
+    fn apply_within(&self, string: &str, is_first: bool, max_len: usize) -> String {
         match self {
             Self::JoinWords if !is_first => format!(" {string}"),
             Self::ByteLevel => String::from_utf8_lossy(&token_to_bytes(string)).into_owned(),
@@ -177,13 +197,15 @@ impl Rule {
             } => {
                 let text = string.replace(padding, "");
                 if *cleanup {
-                    clean_up(&text).replace(delimiter, " ")
+                    replace_within(&clean_up(&text), delimiter, " ", max_len)
                 } else {
                     text
                 }
             }
-            Self::ReplaceText { text, content } => string.replace(text, content),
-            Self::ReplacePattern { pattern, content } => pattern.replace_all(string, content),
+            Self::ReplaceText { text, content } => replace_within(string, text, content, max_len),
+            Self::ReplacePattern { pattern, content } => {
+                pattern.replace_all(string, content, string.len().max(max_len))
+            }
             Self::Strip {
                 content,
                 start,
@@ -196,6 +218,23 @@ impl Rule {
             Self::JoinWords | Self::Fuse => string.to_owned(),
         }
     }
+}
+
+/// Replaces `text` in the string of one token by `content`, unless that makes it too long.
+pub(crate) fn replace(string: &str, text: &str, content: &str) -> String {
+    replace_within(string, text, content, MAX_GROWN)
+}
+
+/// Replaces `text` by `content`, unless that would make the string longer than `max_len` bytes.
+fn replace_within(string: &str, text: &str, content: &str, max_len: usize) -> String {
+    let added = content.len().saturating_sub(text.len());
+    if added > 0 {
+        let length = string.matches(text).count().saturating_mul(added);
+        if length.saturating_add(string.len()) > max_len {
+            return string.to_owned();
+        }
+    }
+    string.replace(text, content)
 }
 
 fn strip(string: &str, content: char, start: usize, stop: usize) -> &str {

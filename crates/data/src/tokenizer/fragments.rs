@@ -1,6 +1,6 @@
 //! Decoder rules on one long string that arrives in fragments.
 
-use super::decode_rules::Rule;
+use super::decode_rules::{MAX_GROWN, Rule};
 
 /// Bytes that arrive in parts; an incomplete character is held back.
 #[derive(Debug, Clone, Default)]
@@ -132,6 +132,19 @@ impl Fragment {
                 held,
             } => {
                 held.push_str(fragment);
+                let added = content.len().saturating_sub(text.len());
+                let matches = if added == 0 {
+                    0
+                } else {
+                    held.matches(text.as_str()).count()
+                };
+                let length = held.len().saturating_add(matches.saturating_mul(added));
+                // Rules in sequence could otherwise double a text again and again.
+                let content = if added > 0 && length > MAX_GROWN {
+                    &*text
+                } else {
+                    &*content
+                };
                 let mut output = String::new();
                 let mut done = 0;
                 while let Some(at) = held[done..].find(text.as_str()) {
@@ -162,7 +175,7 @@ impl Fragment {
             // What StripEnd still holds is what the rule removes.
             Self::StripStart { .. } | Self::StripEnd { .. } | Self::Characters(_) => String::new(),
             Self::Replace { held, .. } => std::mem::take(held),
-            Self::Whole { rule, held } => rule.apply(&std::mem::take(held), true),
+            Self::Whole { rule, held } => rule.apply_to_text(&std::mem::take(held)),
             Self::Both(first, second) => {
                 let rest = first.finish();
                 second.push(&rest) + &second.finish()

@@ -16,7 +16,7 @@ use super::checks::{
 use super::cuts;
 use super::decode_rules::DecodeRules;
 use super::regex::{
-    BoundedNormalizer, BoundedPreTokenizer, check_patterns, is_exhausted, with_budget,
+    BoundedNormalizer, BoundedPreTokenizer, check_patterns, exhausted_by, with_budget,
 };
 use super::special::{SpecialNames, is_padding_name};
 use super::token_decoder::TokenDecoder;
@@ -186,10 +186,7 @@ impl HuggingFaceTokenizer {
             rule.pre_tokenize(&mut words)?;
         }
         // The library ignores the error of a normalizer.
-        if is_exhausted() {
-            return Err("a pattern takes too long".into());
-        }
-        Ok(words)
+        exhausted_by().map_or(Ok(words), |reason| Err(reason.into()))
     }
 
     /// Like `encode` of the library.
@@ -205,6 +202,32 @@ impl HuggingFaceTokenizer {
         self.inner.post_process(encoding, None, false)
     }
 
+    /// The ids of `text`, and what used up the budget before all of it was encoded.
+    fn encode_within_budget(&self, text: &str) -> (Encoding, Option<String>) {
+        let mut encoding = Encoding::default();
+        let exhausted_by = with_budget(text.len(), || {
+            match catch_panics("", || self.encode_whole(text, OffsetType::None)) {
+                Ok(found) => encoding.ids = found.get_ids().to_vec(),
+                Err(_) => self.encode_lossy(text, &mut encoding),
+            }
+            exhausted_by()
+        });
+        if let Some(unknown) = self.special_tokens.unk {
+            let count = encoding.ids.iter().filter(|id| **id == unknown).count();
+            if count > 0 && exhausted_by.is_none() {
+                let dropped = encoding.dropped_count;
+                // The ids are valid even if recording the unknown parts fails.
+                with_budget(text.len(), || {
+                    let _ = catch_panics("", || {
+                        self.record_unknown_spans(text, unknown, &mut encoding)
+                    });
+                });
+                encoding.unknown_count = dropped + count;
+            }
+        }
+        (encoding, exhausted_by)
+    }
+
     /// Encodes as much of `text` as possible and records the rest as unknown: the library fails for the
     /// whole text if it cannot encode one word.
     fn encode_lossy(&self, text: &str, encoding: &mut Encoding) {
@@ -217,7 +240,7 @@ impl HuggingFaceTokenizer {
             return;
         }
         // Pre-tokenization failed: retry on smaller parts, unless the budget is used up.
-        let parts = if is_exhausted() {
+        let parts = if exhausted_by().is_some() {
             Vec::new()
         } else {
             split_smaller(text)
@@ -363,24 +386,18 @@ impl Tokenizer for HuggingFaceTokenizer {
     }
 
     fn encode(&self, text: &str) -> Encoding {
-        with_budget(text.len(), || {
-            let mut encoding = Encoding::default();
-            match catch_panics("", || self.encode_whole(text, OffsetType::None)) {
-                Ok(found) => encoding.ids = found.get_ids().to_vec(),
-                Err(_) => self.encode_lossy(text, &mut encoding),
-            }
-            if let Some(unknown) = self.special_tokens.unk {
-                let count = encoding.ids.iter().filter(|id| **id == unknown).count();
-                if count > 0 {
-                    let dropped = encoding.dropped_count;
-                    // The ids are valid even if recording the unknown parts fails.
-                    let _ = catch_panics("", || {
-                        self.record_unknown_spans(text, unknown, &mut encoding)
-                    });
-                    encoding.unknown_count = dropped + count;
-                }
-            }
-            encoding
+        self.encode_within_budget(text).0
+    }
+
+    fn try_encode(&self, text: &str) -> Result<Encoding, DataError> {
+        let (encoding, exhausted_by) = self.encode_within_budget(text);
+        exhausted_by.map_or(Ok(encoding), |reason| {
+            let start: String = text.chars().take(32).collect();
+            let reason = format!(
+                "{reason} for the text that begins with {start:?}; hint: shorten or divide it, or use another \
+                 tokenizer.json"
+            );
+            Err(DataError::tokenizer("tokenizer.json", reason))
         })
     }
 

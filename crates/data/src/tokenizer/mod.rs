@@ -88,6 +88,24 @@ pub trait Tokenizer: Send + Sync + std::fmt::Debug {
     /// start or the end.
     fn encode(&self, text: &str) -> Encoding;
 
+    /// Encodes `text` as [`encode`](Self::encode) does, but fails where a pattern or a normalizer of a
+    /// `tokenizer.json` would need too much work for the text, which `encode` then drops and reports as
+    /// unknown.
+    ///
+    /// # Errors
+    /// [`DataError::Tokenizer`], which names the pattern.
+    ///
+    /// ```
+    /// use nextword_data::TokenizerConfig;
+    ///
+    /// let tokenizer = TokenizerConfig::chars().build("hello")?;
+    /// assert_eq!(tokenizer.try_encode("hole")?, tokenizer.encode("hole"));
+    /// # Ok::<(), nextword_data::DataError>(())
+    /// ```
+    fn try_encode(&self, text: &str) -> Result<Encoding, DataError> {
+        Ok(self.encode(text))
+    }
+
     /// Encodes `text`, and returns the range of bytes of the text that each token stands for; `None`
     /// where it is not known.
     fn encode_with_ranges(&self, text: &str) -> (Encoding, Vec<Option<Range<usize>>>) {

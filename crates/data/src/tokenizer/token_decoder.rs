@@ -1,7 +1,7 @@
 //! Decoding token by token.
 
 use super::alphabet::token_to_bytes;
-use super::decode_rules::{DecodeRules, Rule, byte_of, run_text};
+use super::decode_rules::{DecodeRules, Rule, byte_of, replace, run_text};
 use super::fragments::{Fragment, Utf8Buffer};
 
 /// Applies [`DecodeRules`] to tokens that arrive one by one. Returned text never changes: text that a
@@ -122,7 +122,7 @@ impl Separate {
         match &self.rule {
             Rule::WordEnd(suffix) => {
                 let previous = self.previous.replace(string);
-                output.extend(previous.map(|previous| previous.replace(suffix, " ")));
+                output.extend(previous.map(|previous| replace(&previous, suffix, " ")));
             }
             Rule::Ctc { .. } => {
                 if self.previous.as_ref() != Some(&string) {

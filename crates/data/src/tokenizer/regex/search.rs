@@ -12,7 +12,7 @@ const GROWTH: u64 = 8;
 const STACK: usize = 1 << 20;
 const STACK_PER_BYTE: usize = 2;
 /// The product of the positions where a search may begin and the length of the text: the work
-/// between two looks at the clock.
+/// between two looks at the time.
 const UNCHECKED_WORK: usize = 1 << 22;
 const MIN_POSITIONS: usize = 16;
 
@@ -87,7 +87,7 @@ impl<'a> Matches<'a> {
         let stack = STACK + STACK_PER_BYTE * self.text.len();
         let mut limit = FREE_RETRIES;
         loop {
-            let remaining = budget::remaining_retries().ok_or(TOO_SLOW)?;
+            let remaining = budget::remaining_retries().ok_or_else(|| self.give_up())?;
             let limit_now = limit.min(remaining.max(1));
             self.region.clear();
             let found = self.pattern.regex.search_with_param(
@@ -109,16 +109,18 @@ impl<'a> Matches<'a> {
                     }
                     limit = limit_now * GROWTH;
                 }
-                Err(_) => {
-                    budget::exhaust();
-                    return Err(TOO_SLOW.into());
-                }
+                Err(_) => return Err(self.give_up()),
             }
         }
     }
-}
 
-const TOO_SLOW: &str = "a pattern of the tokenizer takes too long for this text";
+    /// Ends the budget, and returns the error.
+    fn give_up(&self) -> tokenizers::Error {
+        let pattern = &self.pattern.shown;
+        budget::exhaust(|| format!("the pattern {pattern:?} takes too long"));
+        "a pattern takes too long".into()
+    }
+}
 
 /// The limits of one search.
 #[allow(unsafe_code)] // The wrapper has no function for the limit of a whole search.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, ValueHint};
 use nextword_chat::{ChatTemplate, Message};
+use nextword_data::unknown_note;
 use nextword_generate::{Completion, PROMPT_PLACEHOLDER, TextGenerator, TextOptions};
 
 use crate::args::{SeedArgs, TemperatureArgs};
@@ -261,6 +262,15 @@ impl Chat<'_> {
         let Some(completion) = completion else {
             return Ok(false);
         };
+        if !completion.unknown.is_empty() {
+            let special = self.generator.tokenizer().special_tokens();
+            let note = unknown_note(
+                "the conversation has text that is",
+                &completion.unknown,
+                special,
+            );
+            output::eprint_line(&format!("note: {note}"));
+        }
         if completion.truncated > 0 && !matches!(self.style, PromptStyle::SingleTurn) {
             output::eprint_line(
                 "note: the start of the conversation no longer fits the model's context",

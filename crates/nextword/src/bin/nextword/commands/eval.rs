@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueHint};
-use nextword_data::{Encoding, Packing, SourceConfig, Sources};
+use nextword_data::{Encoding, Packing, SourceConfig, Sources, SpecialTokens, unknown_note};
 use nextword_eval::{TextReport, TextSettings, evaluate_task, evaluate_text};
 use nextword_generate::TextGenerator;
 use nextword_model::ModelDir;
@@ -89,7 +89,7 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
         }
         return output::print_json(&value);
     }
-    print_report(&report, seconds)?;
+    print_report(&report, evaluated.special, seconds)?;
     if !evaluated.prefix.is_empty() {
         output::eprint_line(&sanitize(&format!(
             "note: each document is read after {} and without an EOS token behind it, as in \
@@ -109,6 +109,8 @@ struct Evaluated {
     tokenizer: String,
     /// The text of the tokens before each document.
     prefix: String,
+    /// The special tokens of the tokenizer.
+    special: SpecialTokens,
 }
 
 /// Evaluates one model on the text.
@@ -148,6 +150,7 @@ fn evaluate(
     let evaluated = Evaluated {
         prefix: report.prefix.iter().map(text).collect(),
         tokenizer: tokenizer.hash(),
+        special: tokenizer.special_tokens(),
     };
     Ok((report, evaluated))
 }
@@ -233,12 +236,14 @@ fn run_task(args: &EvalArgs, dir: &ModelDir, task: &Path) -> anyhow::Result<()> 
             " or more"
         };
         let strings = count(report.unknown as u64, "distinct string");
-        note_unknown(&format!("the task has {strings}{more}"));
+        let what = format!("the task has {strings}{more}");
+        let note = unknown_note(&what, &[], tokenizer.special_tokens());
+        output::eprint_line(&format!("note: {note}"));
     }
     Ok(())
 }
 
-fn print_report(report: &TextReport, seconds: f64) -> anyhow::Result<()> {
+fn print_report(report: &TextReport, special: SpecialTokens, seconds: f64) -> anyhow::Result<()> {
     let loss = &report.loss;
     output::print_line(&format!(
         "loss           {:.4} nats per token",
@@ -257,18 +262,12 @@ fn print_report(report: &TextReport, seconds: f64) -> anyhow::Result<()> {
     ));
     if report.unknown > 0 {
         let share = 100.0 * report.unknown as f64 / report.parts.max(1) as f64;
-        note_unknown(&format!(
+        let what = format!(
             "{} of {} of the text ({share:.1} %) are",
             grouped(report.unknown as u64),
             count(report.parts as u64, "part"),
-        ));
+        );
+        output::eprint_line(&format!("note: {}", unknown_note(&what, &[], special)));
     }
     Ok(())
-}
-
-/// Prints a note about text that the tokenizer cannot encode.
-fn note_unknown(what: &str) {
-    output::eprint_line(&format!(
-        "note: {what} outside the model's vocabulary; dropped or replaced by the unknown token"
-    ));
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueHint};
-use nextword_data::Encoding;
+use nextword_data::{SpecialTokens, unknown_note};
 use nextword_generate::{
     Completion, FinishReason, PROMPT_PLACEHOLDER, SamplingConfig, TextGenerator, TextOptions,
 };
@@ -82,9 +82,6 @@ pub(crate) struct GenerateArgs {
     quiet: bool,
 }
 
-/// Maximum number of unknown strings listed in a note.
-const MAX_LISTED: usize = 10;
-
 /// Generates text from a prompt.
 pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let options = options(args)?;
@@ -137,7 +134,8 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     }
     if !args.quiet {
         let seed = (options.sampling.temperature > 0.0).then_some(options.sampling.seed);
-        print_notes(args, &completions, seed, seconds);
+        let special = generator.tokenizer().special_tokens();
+        print_notes(args, &completions, special, seed, seconds);
     }
     Ok(())
 }
@@ -238,6 +236,7 @@ fn print_completion(
 fn print_notes(
     args: &GenerateArgs,
     completions: &[Completion],
+    special: SpecialTokens,
     seed: Option<u64>,
     seconds: Option<f64>,
 ) {
@@ -245,7 +244,8 @@ fn print_notes(
         return;
     };
     if !first.unknown.is_empty() {
-        output::eprint_line(&unknown_note(&first.unknown));
+        let note = unknown_note("the prompt has text that is", &first.unknown, special);
+        output::eprint_line(&format!("note: {note}"));
     }
     if first.truncated > 0 {
         output::eprint_line(&format!(
@@ -290,23 +290,6 @@ fn finish_reason(finish: &FinishReason, args: &GenerateArgs) -> String {
     }
 }
 
-fn unknown_note(unknown: &[String]) -> String {
-    let listed: Vec<String> = unknown
-        .iter()
-        .take(MAX_LISTED)
-        .map(|text| format!("{text:?}"))
-        .collect();
-    let more = match unknown.len().saturating_sub(MAX_LISTED) {
-        0 => String::new(),
-        more if unknown.len() >= Encoding::MAX_UNKNOWN => format!(" and {more} or more others"),
-        more => format!(" and {more} more"),
-    };
-    format!(
-        "note: not in the model's vocabulary: {}{more}; dropped or replaced by the unknown token",
-        listed.join(", ")
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -317,14 +300,5 @@ mod tests {
         assert_eq!(decode_speed(20, 4, Some(0.5)).as_deref(), Some("32 tok/s"));
         assert_eq!(decode_speed(1, 1, Some(0.5)), None);
         assert_eq!(decode_speed(11, 1, None), None);
-    }
-
-    #[test]
-    fn unknown_note_lists_some_strings_and_counts_the_rest() {
-        let unknown: Vec<String> = (0..12).map(|n| format!("é{n}")).collect();
-        let note = unknown_note(&unknown);
-        assert!(note.contains("\"é0\", \"é1\""), "{note}");
-        assert!(note.contains("and 2 more"), "{note}");
-        assert!(!unknown_note(&unknown[..1]).contains("more"));
     }
 }

@@ -1,14 +1,14 @@
 //! `nextword prepare SOURCE... --out FOLDER`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum, ValueHint};
 use nextword_data::{
     DataConfig, DatasetCard, Phase, PreparedDataset, Progress, SplitBy, TokenizerConfig,
-    TokenizerKind, load_tokenizer_with_roles,
+    TokenizerKind, load_tokenizer, unknown_note, whole_documents_note,
 };
-use nextword_model::ModelDir;
+use nextword_train::use_declared_eos;
 use serde_json::json;
 
 use crate::format::{bytes, count, duration, grouped, sanitize};
@@ -85,6 +85,13 @@ pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<()> {
             sanitize(&earlier.sources.join(", "))
         ));
     }
+    if !args.quiet
+        && let Some(file) = &config.tokenizer.file
+        && let Ok(tokenizer) = load_tokenizer(file)
+        && let Some(note) = whole_documents_note(tokenizer.as_ref())
+    {
+        output::eprint_line(&format!("note: {note}"));
+    }
     let start = Instant::now();
     let mut last_update = start;
     let prepared = nextword_data::prepare(&config, &args.out, |progress| {
@@ -145,12 +152,7 @@ fn config(args: &PrepareArgs) -> anyhow::Result<DataConfig> {
     if args.tokenizer_file.is_some() {
         tokenizer.file.clone_from(&args.tokenizer_file);
     }
-    if let Some(file) = &tokenizer.file
-        && tokenizer.eos == TokenizerConfig::DEFAULT_EOS
-        && let Some(eos) = declared_eos(file)
-    {
-        tokenizer.eos = eos;
-    }
+    use_declared_eos(tokenizer);
     if let Some(separator) = &args.separator {
         config.separator = Some(models::unescape(separator));
     }
@@ -164,16 +166,6 @@ fn config(args: &PrepareArgs) -> anyhow::Result<DataConfig> {
         config.split.by = SplitBy::Documents;
     }
     Ok(config)
-}
-
-/// The EOS token that ends a document, if `file` is the tokenizer of a model that declares it; "" if it
-/// declares that none does.
-fn declared_eos(file: &Path) -> Option<String> {
-    let model = ModelDir::open(file.parent()?).ok()?;
-    let roles = model.card.special.roles()?;
-    let tokenizer = load_tokenizer_with_roles(file, Some(roles)).ok()?;
-    let name = roles.0.and_then(|id| tokenizer.id_to_token(id));
-    Some(name.unwrap_or_default())
 }
 
 fn progress_line(progress: &Progress, seconds: f64) -> String {
@@ -233,21 +225,10 @@ fn print_summary(
         count(card.validation_tokens, "token")
     ))?;
     if !card.unknown.is_empty() {
-        let examples: Vec<String> = card
-            .unknown
-            .iter()
-            .take(10)
-            .map(|text| format!("{text:?}"))
-            .collect();
-        output::print_line(&format!(
-            "  unknown     {}, such as {}",
-            card.unknown_share(),
-            examples.join(" ")
-        ))?;
-        output::print_line(match prepared.tokenizer.special_tokens().unk {
-            Some(_) => "              each is replaced by the unknown token",
-            None => "              they are dropped: the tokenizer has no unknown token",
-        })?;
+        let what = format!("{} are", card.unknown_share());
+        let special = prepared.tokenizer.special_tokens();
+        let note = unknown_note(&what, &card.unknown, special);
+        output::print_line(&format!("  unknown     {note}"))?;
     }
     output::print_line(&format!(
         "to train on it, set prepared = \"{folder}\" in [data] and remove path"

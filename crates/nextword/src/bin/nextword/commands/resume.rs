@@ -7,7 +7,7 @@ use clap::{Args, ValueHint};
 use nextword_data::{DataConfig, DataError};
 use nextword_train::plan::Plan;
 use nextword_train::{
-    RunConfig, RunFolder, TrainError, Trainer, parse_stored_config, prepare_run, to_toml,
+    RunConfig, RunFolder, TrainError, Trainer, parse_stored_config, prepare_stored_run, to_toml,
 };
 
 use crate::session::Session;
@@ -68,7 +68,7 @@ pub(crate) fn run(args: &ResumeArgs) -> anyhow::Result<ExitCode> {
     if let Some(device) = &args.device {
         config.device.clone_from(device);
     }
-    let setup = prepare_run(config).map_err(|error| moved_data(error, &changed))?;
+    let setup = prepare_stored_run(config).map_err(|error| moved_data(error, &changed))?;
     run_config::check_resources(&Plan::estimate(&setup), folder.path())?;
     let session = Session::new(&setup, args.quiet, args.json)?;
     let trainer = Trainer::resume(setup, folder)?;
