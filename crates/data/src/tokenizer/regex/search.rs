@@ -11,10 +11,9 @@ const GROWTH: u64 = 8;
 /// Entries of the engine's stack (about 40 bytes each): a fixed number and those for each byte.
 const STACK: usize = 1 << 20;
 const STACK_PER_BYTE: usize = 2;
-/// The product of the positions where a search may begin and the length of the text: the work
-/// between two looks at the time.
-const UNCHECKED_WORK: usize = 1 << 22;
-const MIN_POSITIONS: usize = 16;
+/// The longest text that is searched as a whole, in bytes: its square bounds the work between two looks at the
+/// time.
+const MAX_SEARCHED: usize = 1 << 11;
 
 /// The code of the engine for a search beyond its limits.
 const LIMIT_CODES: [i32; 2] = [
@@ -61,43 +60,40 @@ impl<'a> Matches<'a> {
         Ok(None)
     }
 
-    /// The first match that starts at or after `from`. Searches a number of positions at a time.
+    /// The first match that starts at or after `from`. In a long text, each position is tried by itself: the
+    /// engine does not bound the time of a search, and a search of a part does not see what follows the part.
     fn find_from(&mut self, mut from: usize) -> tokenizers::Result<Option<(usize, usize)>> {
-        let length = self.text.len();
-        let positions = (UNCHECKED_WORK / length.max(1)).max(MIN_POSITIONS);
+        if self.pattern.has_search_start || self.text.len() <= MAX_SEARCHED {
+            let is_found = self.attempt(from, true)?;
+            return Ok(self.region.pos(0).filter(|_| is_found));
+        }
         loop {
-            let to = if self.pattern.has_search_start {
-                length
-            } else {
-                let end = from.saturating_add(positions).min(length);
-                self.text.ceil_char_boundary(end)
-            };
-            if self.search(from, to)? {
+            if self.attempt(from, false)? {
                 return Ok(self.region.pos(0));
             }
-            if to >= length {
+            let Some(character) = self.text[from..].chars().next() else {
                 return Ok(None);
-            }
-            from = to;
+            };
+            from += character.len_utf8();
         }
     }
 
-    /// Searches for a match that starts in `from..to`, or at the end of the text if `to` is that.
-    fn search(&mut self, from: usize, to: usize) -> tokenizers::Result<bool> {
+    /// Whether there is a match that starts at `from`, or also after it if `is_search` is set.
+    fn attempt(&mut self, from: usize, is_search: bool) -> tokenizers::Result<bool> {
         let stack = STACK + STACK_PER_BYTE * self.text.len();
         let mut limit = FREE_RETRIES;
         loop {
             let remaining = budget::remaining_retries().ok_or_else(|| self.give_up())?;
             let limit_now = limit.min(remaining.max(1));
+            let (regex, options) = (&self.pattern.regex, SearchOptions::SEARCH_OPTION_NONE);
+            let limits = limits(limit_now, stack);
             self.region.clear();
-            let found = self.pattern.regex.search_with_param(
-                self.text,
-                from,
-                to,
-                SearchOptions::SEARCH_OPTION_NONE,
-                Some(&mut self.region),
-                limits(limit_now, stack),
-            );
+            let region = Some(&mut self.region);
+            let found = if is_search {
+                regex.search_with_param(self.text, from, self.text.len(), options, region, limits)
+            } else {
+                regex.match_with_param(self.text, from, options, region, limits)
+            };
             if limit > FREE_RETRIES {
                 budget::spend(limit_now);
             }
