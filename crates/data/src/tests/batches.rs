@@ -253,7 +253,7 @@ fn rolling_windows_give_each_target_all_the_context_that_fits() {
     let mut random = random(7);
     for _ in 0..60 {
         let (context, prefix) = (1 + random.below(9), 1 + random.below(3));
-        let lens: Vec<usize> = (0..1 + random.below(5)).map(|_| random.below(40)).collect();
+        let lens: Vec<usize> = (0..=random.below(5)).map(|_| random.below(40)).collect();
         let id = |document: usize, at: usize| (1000 * document + at) as u32;
         let document = |(document, len): (usize, &usize)| -> Vec<u32> {
             (0..*len).map(|at| id(document, at)).collect()

@@ -179,6 +179,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::too_many_lines)] // A table.
     fn a_wrong_number_is_named_with_what_it_must_be() {
         for (line, expected) in [
             (
