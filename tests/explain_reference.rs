@@ -50,6 +50,10 @@ fn compare(folder: &Path, model: &Transformer, ids: &[u32]) -> usize {
     let inside = weights::load_tensors(&folder.join("inside.safetensors")).unwrap();
     let mut worst = (0.0, String::new());
     for (name, (shape, values)) in &inside {
+        let is_rotated = name.ends_with("hook_rot_q") || name.ends_with("hook_rot_k");
+        if is_rotated && label.contains("yarn") {
+            continue; // YaRN's factor scales these in transformers, and our scores.
+        }
         let ours = trace.values.get(name);
         let ours = ours.unwrap_or_else(|| panic!("{label}: {name} is not explained"));
         assert_eq!(&ours.shape, shape, "{label}: {name}");

@@ -358,7 +358,9 @@ fn invalid_values_are_named_by_the_fields_of_the_file() {
             "{kind} {field}: {error}"
         );
         for name in ours {
+            // Foreign names contain some of ours.
             let stripped = error.replace("attn_logit_softcapping", "");
+            let stripped = stripped.replace("num_attention_heads", "");
             assert!(
                 !stripped.contains(name),
                 "{kind} {field}: {name} in {error}"

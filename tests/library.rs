@@ -233,7 +233,7 @@ fn inspection_shows_what_generation_computes() {
 fn text_that_is_too_short_is_an_error_with_a_hint() {
     let short = Dataset::from_text("short", &TokenizerConfig::chars()).unwrap();
     let error = Training::new(&short).run().unwrap_err().to_string();
-    assert!(error.contains("context_length"), "{error}");
+    assert!(error.contains("train.sequence_length"), "{error}");
     let error = Dataset::from_text("", &TokenizerConfig::chars()).unwrap_err();
     assert_eq!(error.to_string(), "the text is empty");
     let long = TEXT.repeat(2); // Longer than the context.

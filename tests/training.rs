@@ -93,7 +93,7 @@ fn a_model_with_a_long_context_finetunes_on_a_shorter_text() {
     let error = stderr(&run(
         &dir,
         &["train", "tune.toml"],
-        &["train.sequence_length=8193"],
+        &["train.sequence_length=8193", "name=longer"],
     ));
     assert!(error.contains("set it from 1 to 8192"), "{error}");
 }
