@@ -50,8 +50,8 @@ fn split(pattern: &str) -> Value {
 fn no_pattern_takes_much_longer_than_its_budget() {
     let model = words(&json!({"a": 0, "<unk>": 1}));
     let texts = [
-        "a".repeat(20_000),
-        "aaaa aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n".repeat(500),
+        "a".repeat(3_000),
+        "aaaa aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n".repeat(60),
     ];
     for pattern in PATTERNS {
         let started = now();
@@ -81,12 +81,13 @@ fn no_pattern_takes_much_longer_than_its_budget() {
                         assert!(error.contains(&names), "{error}");
                     }
                 }
-                let ids = vec![0; 5000];
+                let ids = vec![0; 2500];
                 tokenizer.decode(&ids);
             }
         }
         let taken = now().saturating_sub(started);
-        assert!(taken < Duration::from_secs(40), "{pattern}: {taken:?}");
+        println!("{pattern}: {taken:?}");
+        assert!(taken < Duration::from_secs(20), "{pattern}: {taken:?}");
     }
 }
 

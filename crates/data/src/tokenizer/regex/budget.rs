@@ -14,7 +14,7 @@ const RETRIES: u64 = 16_000_000;
 const RETRIES_PER_BYTE: u64 = 64;
 /// Time that the thread may compute for a text, plus that for each of its bytes: a hundred times what
 /// published patterns need. It bounds work without steps back.
-const CPU_TIME: Duration = Duration::from_secs(5);
+const CPU_TIME: Duration = Duration::from_secs(1);
 const CPU_TIME_PER_BYTE: Duration = Duration::from_micros(20);
 /// Bytes that the rules of a normalizer may add to a text, plus those for each of its bytes. NFKD, the
 /// longest published rule, adds up to ten.
