@@ -137,7 +137,7 @@ fn models_of_0_1_export_to_the_same_weights_and_tokens() {
             let found = sha256(&dir.path(&hf).join(file));
             assert_eq!(found, expected["hf"][model][file], "{model}: {file}");
         }
-        // Character tokenizers are exported in another form now, in which other characters are no error.
+        // Character tokenizers are exported in another form now, in which other characters cause no error.
         let tokenizer = |folder: &str| {
             nextword_data::load_tokenizer(dir.path(folder).join("tokenizer.json")).unwrap()
         };

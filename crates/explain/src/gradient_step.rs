@@ -121,7 +121,7 @@ impl Forward<'_> {
     /// The step towards `target`; `None` if no step lowers its loss, or if its loss or gradient is not finite.
     fn step(&self, values: &Arrays, weights: &Arrays, target: u32) -> Option<GradientStep> {
         let probability = values[PROBABILITIES].at(&[self.position, target as usize]);
-        let loss = -probability.ln();
+        let loss = 0.0 - probability.ln();
         let gradients = gradients(
             &self.graph,
             values,
@@ -142,7 +142,7 @@ impl Forward<'_> {
         let finite_difference =
             (loss_with(value + DISTANCE) - loss_with(value - DISTANCE)) / (2.0 * DISTANCE);
         let (learning_rate, new_probability) = self.descend(weights, &gradients, loss, target)?;
-        let new_loss = -new_probability.ln();
+        let new_loss = 0.0 - new_probability.ln(); // Not -0 for a certain token.
         let all = [loss, gradient, finite_difference, new_loss];
         all.iter().all(|x| x.is_finite()).then(|| GradientStep {
             position: self.position,
@@ -180,7 +180,7 @@ impl Forward<'_> {
         target: u32,
     ) -> Option<(f64, f64)> {
         (0..RATES).find_map(|power| {
-            let rate = FIRST_RATE * 10f64.powi(-power);
+            let rate = FIRST_RATE / 10f64.powi(power);
             let mut moved = weights.clone();
             for (name, gradient) in gradients {
                 let Some(weight) = moved.get_mut(name) else {
