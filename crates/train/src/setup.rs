@@ -196,7 +196,7 @@ impl RunSetup {
     /// # fn main() -> Result<(), nextword_train::TrainError> {
     /// let dataset = Dataset::from_text(&"to be or not to be ".repeat(50), &TokenizerConfig::chars())?;
     /// let setup = RunSetup::from_dataset(RunConfig::default(), dataset)?;
-    /// assert_eq!(setup.config.model.vocab_size, 8); // " benort" and <EOS>
+    /// assert_eq!(setup.config.model.vocab_size, 9); // " benort", <EOS> and <unk>
     /// # Ok(())
     /// # }
     /// ```
