@@ -69,8 +69,8 @@ fn memory_is_as_planned_and_does_not_rise_at_the_end() {
         let planned = plan["memory_bytes"]["total"].as_f64().unwrap();
         let [at_end, of_plan] = [all, planned].map(|bytes| bytes / training);
         println!("{set:?}: {training} bytes, {at_end:.3} at the end, {of_plan:.3} planned");
-        assert!(at_end < 1.1, "{set:?}: {at_end}");
-        assert!((0.8..1.2).contains(&of_plan), "{set:?}: {of_plan}");
+        assert!(at_end < 1.2, "{set:?}: {at_end}");
+        assert!((0.75..1.25).contains(&of_plan), "{set:?}: {of_plan}");
     }
 }
 
