@@ -169,7 +169,6 @@ fn old_4_bit_folders_load_and_are_written_as_before() {
     }
 }
 
-/// Rounding embedding and output layer to 4 bits costs more than all other matrices together.
 #[test]
 fn the_embedding_stays_at_8_bits_unless_asked() {
     let dir = TestDir::new();

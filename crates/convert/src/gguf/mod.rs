@@ -77,8 +77,7 @@ pub fn export(
     export_with_embedding(model_dir, dtype, embedding, to)
 }
 
-/// Exports like [`export`], with the type `embedding` for token embedding and output layer. Rounding
-/// them to 4 bits costs more than all other matrices together.
+/// Exports like [`export`], with the type `embedding` for token embedding and output layer.
 ///
 /// # Errors
 /// As [`export`].
