@@ -140,7 +140,8 @@ def check_key(program, model):
         errors = watch_errors(page, server.url)
         page.goto(f"{server.url}/explain?prompt=One+day")
         wait_for_report(page)
-        page.locator("td.n").first.click()
+        go(page, "tokens")
+        page.locator(".card td.n").first.click()
         expect(page.locator("#why-address")).to_have_text(re.compile("tokens"))
         assert not errors, errors
 
