@@ -42,8 +42,8 @@ mod tokenizer_files;
 
 pub use error::ConvertError;
 pub use gguf::{
-    GgufType, differences as gguf_differences, export as export_gguf,
-    export_with_embedding as export_gguf_with_embedding,
+    GgufType, WRITER_KEY as GGUF_WRITER_KEY, differences as gguf_differences,
+    export as export_gguf, export_with_embedding as export_gguf_with_embedding,
 };
 pub use hf::export::export as export_hf;
 pub use hf::read_config_text;

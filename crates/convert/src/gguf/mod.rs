@@ -16,6 +16,7 @@ use nextword_model::{DEFAULT_TEMPLATE, ModelDir, RotaryConfig, RotaryScaling};
 
 use self::file::{MetadataValue, TensorInfo};
 use self::names::Architecture;
+pub use self::names::WRITER_KEY;
 use crate::mapping::{Layout, TensorMapping, tensor_mappings};
 use crate::{ConvertError, F16_MAX, hf};
 

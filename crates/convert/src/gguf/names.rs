@@ -7,6 +7,9 @@ use crate::ConvertError;
 use crate::hf::ModelType;
 use crate::mapping::{Layout, TensorNames};
 
+/// The key of the metadata under which an export writes this program's version.
+pub const WRITER_KEY: &str = "nextword.version";
+
 /// An architecture of `llama.cpp`.
 pub(crate) struct Architecture {
     /// Its name in `llama.cpp`.
@@ -114,6 +117,10 @@ impl Architecture {
             (
                 "general.name".to_string(),
                 MetadataValue::String(title.into()),
+            ),
+            (
+                WRITER_KEY.to_string(),
+                MetadataValue::String(env!("CARGO_PKG_VERSION").into()),
             ),
         ];
         metadata.extend(
