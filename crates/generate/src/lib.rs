@@ -48,7 +48,7 @@ mod sampling_trace;
 mod stop;
 mod text;
 
-pub use batch::{BatchOptions, BatchRequest, Batcher, Event, RequestId, Score};
+pub use batch::{BatchOptions, BatchRequest, Batcher, CacheUsage, Event, RequestId, Score};
 pub use decode::{
     DecodeOptions, Decoder, FinishReason, Overflow, Sequence, Token, generate_ids, max_prompt_len,
     truncate_left,

@@ -117,8 +117,10 @@ impl Engine {
         let (sender, receiver) = jobs::channel();
         let aborted = Arc::new(AtomicBool::new(false));
         let alive = Arc::new(AtomicBool::new(true));
+        let batcher = Batcher::new(generator.model().clone(), options);
+        metrics.set_cache(&batcher.cache_usage());
         let worker = Worker {
-            batcher: Batcher::new(generator.model().clone(), options),
+            batcher,
             generator,
             options,
             messages: receiver,
@@ -343,10 +345,12 @@ impl Worker {
     }
 
     fn admit(&mut self) {
-        while self.batcher.free_slots() > 0 {
-            let Some(mut job) = self.queue.pop_front() else {
+        while let Some(mut job) = self.queue.pop_front() {
+            let next = job.pending.front().map(|(_, next)| &next.request);
+            if next.is_some_and(|request| !self.batcher.can_admit(request)) {
+                self.queue.push_front(job);
                 return;
-            };
+            }
             let Some((index, sequence)) = job.next() else {
                 continue;
             };
@@ -367,7 +371,7 @@ impl Worker {
         let assembler = OutputAssembler::new(tokenizer, &prompt, &stop, request.min_tokens)
             .map_err(|e| e.to_string())?;
         let admitted = self.batcher.admit(request).map_err(|e| e.to_string())?;
-        let id = admitted.ok_or("no slot is free")?;
+        let id = admitted.ok_or("no slot or memory is free")?;
         let cached_tokens = self.batcher.cached_tokens(id);
         self.metrics.prompt_tokens.add(prompt.len() as u64);
         self.metrics.cached_tokens.add(cached_tokens as u64);
@@ -398,6 +402,7 @@ impl Worker {
                 self.active.insert(id, active);
             }
         }
+        self.metrics.set_cache(&self.batcher.cache_usage());
         tracing::debug!(ms = start.elapsed().as_secs_f64() * 1e3, "step done");
     }
 

@@ -5,6 +5,8 @@ use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use nextword_generate::CacheUsage;
+
 /// A monotonic counter.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
@@ -81,8 +83,25 @@ pub(crate) struct EngineMetrics {
     pub(crate) rejected: Counter,
     pub(crate) cancelled: Counter,
     pub(crate) running: Gauge,
+    pages_used: Gauge,
+    pages_cached: Gauge,
+    pages_free: Gauge,
+    preemptions: Counter,
     pub(crate) first_token: Histogram,
     pub(crate) next_token: Histogram,
+}
+
+impl EngineMetrics {
+    /// Publishes how the pages of the KV cache are used.
+    pub(crate) fn set_cache(&self, usage: &CacheUsage) {
+        self.pages_used.set(usage.used);
+        self.pages_cached.set(usage.cached);
+        self.pages_free.set(usage.free);
+        // A restarted engine counts from 0 again.
+        let counted = self.preemptions.get();
+        self.preemptions
+            .add(usage.preemptions.saturating_sub(counted));
+    }
 }
 
 /// Response counts by route and status.
@@ -121,7 +140,7 @@ pub(crate) fn write(models: &[ModelMetrics<'_>], out: &mut String) {
         &'static str,
         fn(&ModelMetrics<'_>) -> u64,
     );
-    let metrics: [Metric; 8] = [
+    let metrics: [Metric; 12] = [
         (
             "nextword_prompt_tokens_total",
             "counter",
@@ -169,6 +188,30 @@ pub(crate) fn write(models: &[ModelMetrics<'_>], out: &mut String) {
             "gauge",
             "Maximum concurrent completions.",
             |m| m.slots as u64,
+        ),
+        (
+            "nextword_cache_pages_used",
+            "gauge",
+            "Pages of the KV cache that completions in progress use.",
+            |m| m.metrics.pages_used.get() as u64,
+        ),
+        (
+            "nextword_cache_pages_cached",
+            "gauge",
+            "Pages of the KV cache that are kept for reuse by later prompts.",
+            |m| m.metrics.pages_cached.get() as u64,
+        ),
+        (
+            "nextword_cache_pages_free",
+            "gauge",
+            "Pages of the KV cache without contents.",
+            |m| m.metrics.pages_free.get() as u64,
+        ),
+        (
+            "nextword_preemptions_total",
+            "counter",
+            "Completions that lost their pages to older ones and were recomputed.",
+            |m| m.metrics.preemptions.get(),
         ),
     ];
     for (name, kind, help, value) in metrics {

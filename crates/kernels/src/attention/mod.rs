@@ -2,10 +2,15 @@
 
 #[cfg(feature = "flex")]
 mod fast;
+mod paged;
+#[cfg(all(test, feature = "flex"))]
+mod paged_tests;
 #[cfg(all(test, feature = "flex"))]
 mod tests;
 
 use burn::tensor::Tensor;
+
+pub use paged::attention_paged;
 
 use crate::AttentionOptions;
 

@@ -42,11 +42,13 @@ pub(crate) struct ServeArgs {
     /// Allow browser requests from this origin, e.g. `https://app.example` (repeatable)
     #[arg(long, value_name = "ORIGIN", value_parser = parse_origin)]
     cors_origin: Vec<String>,
-    /// Maximum concurrent completions per model
-    #[arg(long, default_value_t = 16, value_name = "N")]
+    /// Maximum concurrent completions per model. They share the memory of --cache-mib; when it is used up,
+    /// new ones wait, and the newest of the running ones are recomputed later
+    #[arg(long, default_value_t = 64, value_name = "N")]
     #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     slots: usize,
-    /// KV cache size per model, in MiB; limits the number of slots
+    /// KV cache size per model, in MiB, at least that of one whole context. Memory is taken page by page as
+    /// completions grow; prompts that begin with the same tokens share pages
     #[arg(long, default_value_t = 1024, value_name = "MIB")]
     #[arg(value_parser = RangedU64ValueParser::<u64>::new().range(1..=1 << 30))]
     cache_mib: u64,
