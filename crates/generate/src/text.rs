@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     DecodeOptions, Decoder, Detokenizer, FinishReason, GenerateError, Overflow, SamplingConfig,
-    Sequence,
+    Sequence, Speculation,
 };
 
 /// Placeholder for the user's prompt in a prompt template.
@@ -125,6 +125,7 @@ pub struct TextGenerator {
     model: Transformer,
     tokenizer: Arc<dyn Tokenizer>,
     card: ModelCard,
+    speculation: Option<Speculation>,
 }
 
 impl TextGenerator {
@@ -148,6 +149,7 @@ impl TextGenerator {
             model,
             tokenizer,
             card: model_dir.card.clone(),
+            speculation: None,
         })
     }
 
@@ -172,6 +174,7 @@ impl TextGenerator {
             model,
             tokenizer,
             card,
+            speculation: None,
         })
     }
 
@@ -205,6 +208,46 @@ impl TextGenerator {
             ..ModelCard::default()
         };
         Self::new(model, tokenizer, card)
+    }
+
+    /// Decodes with proposals from the context: up to `max_tokens` tokens that followed its last ones earlier.
+    /// Completions stay the same; those that repeat parts of their prompt are faster.
+    #[must_use]
+    pub fn with_prompt_lookup(self, max_tokens: usize) -> Self {
+        let speculation = Some(Speculation::PromptLookup { max_tokens });
+        Self {
+            speculation,
+            ..self
+        }
+    }
+
+    /// Decodes with proposals of up to `max_tokens` tokens from `draft`, a smaller model on the same device.
+    /// Completions stay the same.
+    ///
+    /// # Errors
+    /// [`GenerateError::Setting`] if the models have different tokenizers.
+    pub fn with_draft(self, draft: &Self, max_tokens: usize) -> Result<Self, GenerateError> {
+        let speculation = Speculation::Draft {
+            model: Box::new(draft.model.clone()),
+            max_tokens,
+        };
+        speculation.check(&self.model)?;
+        if draft.tokenizer.hash() != self.tokenizer.hash() {
+            return Err(GenerateError::Setting {
+                key: "draft",
+                problem: "the draft model has another tokenizer than the model".to_string(),
+                hint: "use a draft model with the same tokenizer",
+            });
+        }
+        Ok(Self {
+            speculation: Some(speculation),
+            ..self
+        })
+    }
+
+    /// How tokens are proposed, if decoding is speculative.
+    pub fn speculation(&self) -> Option<&Speculation> {
+        self.speculation.as_ref()
     }
 
     /// The model.
@@ -269,7 +312,11 @@ impl TextGenerator {
         let detokenizers = ids.iter().map(|ids| self.detokenizer(ids, options));
         let mut detokenizers = detokenizers.collect::<Result<Vec<Detokenizer>, _>>()?;
 
-        let mut decoder = Decoder::new(&self.model, &ids, self.decode_options(options))?;
+        let decoder = Decoder::new(&self.model, &ids, self.decode_options(options))?;
+        let mut decoder = match &self.speculation {
+            Some(speculation) => decoder.with_speculation(speculation)?,
+            None => decoder,
+        };
         while !decoder.is_done() {
             for token in decoder.step()? {
                 let detokenizer = &mut detokenizers[token.row];

@@ -75,6 +75,21 @@ impl LoadedModel {
         }
     }
 
+    /// Changes how the model generates, for example with
+    /// [`with_prompt_lookup`](TextGenerator::with_prompt_lookup).
+    ///
+    /// # Errors
+    /// The error of `change`.
+    pub fn map_generator<E>(
+        self,
+        change: impl FnOnce(TextGenerator) -> Result<TextGenerator, E>,
+    ) -> Result<Self, E> {
+        Ok(Self {
+            generator: change(self.generator)?,
+            ..self
+        })
+    }
+
     /// Sets the chat template of a model in memory.
     #[must_use]
     pub fn with_chat_template(self, template: ChatTemplate) -> Self {

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use nextword_generate::CacheUsage;
+use nextword_generate::{CacheUsage, ProposalCounts};
 
 /// A monotonic counter.
 #[derive(Debug, Default)]
@@ -14,6 +14,11 @@ pub(crate) struct Counter(AtomicU64);
 impl Counter {
     pub(crate) fn add(&self, n: u64) {
         self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Raises the count to `total`. A restarted engine counts from 0 again, so a smaller total has no effect.
+    fn raise(&self, total: u64) {
+        self.0.fetch_max(total, Ordering::Relaxed);
     }
 
     fn get(&self) -> u64 {
@@ -87,6 +92,8 @@ pub(crate) struct EngineMetrics {
     pages_cached: Gauge,
     pages_free: Gauge,
     preemptions: Counter,
+    proposed: Counter,
+    accepted: Counter,
     pub(crate) first_token: Histogram,
     pub(crate) next_token: Histogram,
 }
@@ -97,10 +104,13 @@ impl EngineMetrics {
         self.pages_used.set(usage.used);
         self.pages_cached.set(usage.cached);
         self.pages_free.set(usage.free);
-        // A restarted engine counts from 0 again.
-        let counted = self.preemptions.get();
-        self.preemptions
-            .add(usage.preemptions.saturating_sub(counted));
+        self.preemptions.raise(usage.preemptions);
+    }
+
+    /// Publishes the counts of speculative decoding.
+    pub(crate) fn set_proposals(&self, counts: ProposalCounts) {
+        self.proposed.raise(counts.proposed);
+        self.accepted.raise(counts.accepted);
     }
 }
 
@@ -140,7 +150,7 @@ pub(crate) fn write(models: &[ModelMetrics<'_>], out: &mut String) {
         &'static str,
         fn(&ModelMetrics<'_>) -> u64,
     );
-    let metrics: [Metric; 12] = [
+    let metrics: [Metric; 14] = [
         (
             "nextword_prompt_tokens_total",
             "counter",
@@ -212,6 +222,18 @@ pub(crate) fn write(models: &[ModelMetrics<'_>], out: &mut String) {
             "counter",
             "Completions that lost their pages to older ones and were recomputed.",
             |m| m.metrics.preemptions.get(),
+        ),
+        (
+            "nextword_proposed_tokens_total",
+            "counter",
+            "Tokens proposed in speculative decoding.",
+            |m| m.metrics.proposed.get(),
+        ),
+        (
+            "nextword_accepted_tokens_total",
+            "counter",
+            "Proposed tokens that the model accepted.",
+            |m| m.metrics.accepted.get(),
         ),
     ];
     for (name, kind, help, value) in metrics {

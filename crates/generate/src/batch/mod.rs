@@ -18,6 +18,7 @@ mod sequence;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -27,9 +28,13 @@ use nextword_kernels::parallel_for_each;
 use nextword_model::{ForwardContext, KvCache, Transformer, weights};
 
 use self::prefix_cache::{PageKey, PrefixCache};
-pub use self::request::{BatchOptions, BatchRequest, CacheUsage, Event, RequestId, Score};
+pub use self::request::{
+    BatchOptions, BatchRequest, CacheUsage, Event, ProposalCounts, RequestId, Score,
+};
 use self::sequence::{ActiveSequence, Sampled};
-use crate::{FinishReason, GenerateError, Overflow};
+use self::verify::Verification;
+use crate::speculation::Drafter;
+use crate::{FinishReason, GenerateError, Overflow, Speculation};
 
 /// Maximum number of generated tokens that a preempted sequence computes again in one step.
 const REPLAYED_TOKENS: usize = 32;
@@ -72,6 +77,8 @@ pub struct Batcher {
     active: BTreeMap<usize, ActiveSequence>,
     next_id: u64,
     preemptions: u64,
+    drafter: Option<Drafter>,
+    proposals: ProposalCounts,
 }
 
 impl Batcher {
@@ -98,7 +105,29 @@ impl Batcher {
             active: BTreeMap::new(),
             next_id: 0,
             preemptions: 0,
+            drafter: None,
+            proposals: ProposalCounts::default(),
         }
+    }
+
+    /// Decodes speculatively: the same tokens, several of them in one step where proposals are right. A
+    /// draft model has a cache of its own, for as many tokens.
+    ///
+    /// # Errors
+    /// [`GenerateError::Setting`] if a draft model has another number of tokens.
+    pub fn with_speculation(self, speculation: &Speculation) -> Result<Self, GenerateError> {
+        speculation.check(&self.model)?;
+        let tokens = self.cache.pages() * self.cache.page_len();
+        let drafter = Drafter::new(speculation, self.options.slots, tokens);
+        Ok(Self {
+            drafter: Some(drafter),
+            ..self
+        })
+    }
+
+    /// How many tokens were proposed and accepted in speculative decoding.
+    pub fn proposal_counts(&self) -> ProposalCounts {
+        self.proposals
     }
 
     /// Number of free slots.
@@ -280,7 +309,7 @@ impl Batcher {
         // After a preemption, the next token is known.
         if is_sampled {
             let last = logits(&self.model, hidden.narrow(1, end - start - 1, 1));
-            self.sample(&[slot], &last, events);
+            self.sample(&[(slot, &last)], events);
         }
     }
 
@@ -307,41 +336,59 @@ impl Batcher {
                 self.make_room(*slot, *end);
             }
         }
+        ready.retain(|(_, slot, _)| self.active.get(slot).is_some_and(|s| !s.preempted));
         let (mut rows, mut ids) = (Vec::new(), Vec::new());
-        let (mut sampled, mut last_rows) = (Vec::new(), Vec::new());
-        for (_, slot, end) in ready {
-            let Some(sequence) = self.active.get(&slot).filter(|s| !s.preempted) else {
+        let (mut verifications, mut sampled_rows) = (Vec::new(), Vec::new());
+        for (_, slot, end) in &ready {
+            let proposed = self.propose(*slot, *end, ready.len());
+            let Some(sequence) = self.active.get(slot) else {
                 continue;
             };
-            let tokens = &sequence.context[self.cache.len(slot)..end];
-            ids.extend_from_slice(tokens);
-            rows.extend(tokens.iter().map(|_| slot));
-            if end == sequence.context.len() {
-                sampled.push(slot);
-                last_rows.push(rows.len() - 1);
+            ids.extend_from_slice(&sequence.context[self.cache.len(*slot)..*end]);
+            ids.extend_from_slice(&proposed);
+            rows.resize(ids.len(), *slot);
+            // Sequences that are computed again know their next token.
+            if *end == sequence.context.len() {
+                let first = sampled_rows.len();
+                sampled_rows.extend(ids.len() - proposed.len() - 1..ids.len());
+                verifications.push(Verification {
+                    slot: *slot,
+                    first,
+                    proposed,
+                });
             }
         }
         if rows.is_empty() {
             return;
         }
         let hidden = hidden(&self.model, &mut self.cache, &rows, &ids);
-        if sampled.is_empty() {
-            return;
+        if !verifications.is_empty() {
+            let logits = logits(&self.model, select_rows(hidden, &sampled_rows));
+            self.verify(verifications, &logits, events);
         }
-        let logits = logits(&self.model, select_rows(hidden, &last_rows));
-        self.sample(&sampled, &logits, events);
     }
 
-    /// Samples the next token of each of `slots` from its row of `logits`. Frees slots that end.
-    fn sample(&mut self, slots: &[usize], logits: &[f32], events: &mut Vec<(RequestId, Event)>) {
-        let rows: Vec<&[f32]> = logits.chunks(self.model.config().vocab_size).collect();
-        let results: Vec<OnceLock<Sampled>> = slots.iter().map(|_| OnceLock::new()).collect();
-        parallel_for_each(slots.len(), OPS_PER_LOGIT * rows[0].len(), |row| {
-            if let Some(sequence) = self.active.get(&slots[row]) {
-                let _ = results[row].set(sequence.sample(rows[row])); // Each cell is set once.
-            }
-        });
-        for (slot, sampled) in slots.iter().zip(results) {
+    /// Samples the next token of each slot from its logits. Frees slots that end. Returns the tokens of
+    /// those that continue.
+    fn sample(
+        &mut self,
+        rows: &[(usize, &[f32])],
+        events: &mut Vec<(RequestId, Event)>,
+    ) -> Vec<Option<u32>> {
+        let results: Vec<OnceLock<Sampled>> = rows.iter().map(|_| OnceLock::new()).collect();
+        parallel_for_each(
+            rows.len(),
+            OPS_PER_LOGIT * self.model.config().vocab_size,
+            |row| {
+                let (slot, logits) = rows[row];
+                if let Some(sequence) = self.active.get(&slot) {
+                    let _ = results[row].set(sequence.sample(logits)); // Each cell is set once.
+                }
+            },
+        );
+        let mut tokens = Vec::with_capacity(rows.len());
+        for ((slot, _), sampled) in rows.iter().zip(results) {
+            tokens.push(None);
             let (Some(sequence), Some(sampled)) = (self.active.get_mut(slot), sampled.into_inner())
             else {
                 continue;
@@ -354,6 +401,8 @@ impl Batcher {
                     events.push((request_id, Event::Token { id, score, finish }));
                     if ends {
                         self.release(*slot);
+                    } else if let Some(token) = tokens.last_mut() {
+                        *token = Some(id);
                     }
                 }
                 Err(error) => {
@@ -364,6 +413,7 @@ impl Batcher {
                 }
             }
         }
+        tokens
     }
 }
 

@@ -53,6 +53,15 @@ pub struct CacheUsage {
     pub preemptions: u64,
 }
 
+/// How many tokens were proposed in speculative decoding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProposalCounts {
+    /// Proposed tokens that were verified.
+    pub proposed: u64,
+    /// Those that the model sampled, too.
+    pub accepted: u64,
+}
+
 /// A request to continue ids.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BatchRequest {

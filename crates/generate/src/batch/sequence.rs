@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::prefix_cache::PageKey;
 use super::request::{BatchRequest, RequestId, Score};
 use crate::sampler::log_sum_exp;
+use crate::speculation::DraftSampling;
 use crate::{FinishReason, GenerateError, History, SampleKey, Sampler};
 
 /// A request in a slot.
@@ -62,11 +63,24 @@ impl ActiveSequence {
         self.request.score_prompt && self.generated == 0
     }
 
-    pub(super) fn sample(&self, logits: &[f32]) -> Sampled {
-        let key = SampleKey {
+    /// What a draft model needs to propose the next tokens.
+    pub(super) fn draft_sampling(&self) -> DraftSampling<'_> {
+        DraftSampling {
+            sampler: &self.sampler,
+            history: &self.history,
+            key: self.sample_key(),
+        }
+    }
+
+    fn sample_key(&self) -> SampleKey {
+        SampleKey {
             sequence: self.request.sequence,
             position: self.generated as u64,
-        };
+        }
+    }
+
+    pub(super) fn sample(&self, logits: &[f32]) -> Sampled {
+        let key = self.sample_key();
         let allowed = self.without_stop_ids(logits);
         let (id, _) = self.sampler.sample_id(&allowed, &self.history, key)?;
         Ok((

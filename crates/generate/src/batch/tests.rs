@@ -1,4 +1,5 @@
 mod paging;
+mod speculation;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Chunks of two pages.
-fn paged(slots: usize, cache_tokens: usize, model: Transformer) -> Batcher {
+pub(super) fn paged(slots: usize, cache_tokens: usize, model: Transformer) -> Batcher {
     let options = BatchOptions {
         slots,
         chunk: 32,
@@ -13,7 +13,7 @@ fn paged(slots: usize, cache_tokens: usize, model: Transformer) -> Batcher {
     Batcher::new(model, options)
 }
 
-fn long_model(position: Position, windows: Vec<usize>) -> Transformer {
+pub(super) fn long_model(position: Position, windows: Vec<usize>) -> Transformer {
     let config = ModelConfig {
         context_length: 128,
         n_kv_heads: Some(2),
@@ -32,7 +32,7 @@ fn models() -> Vec<Transformer> {
 }
 
 /// Runs `requests`, which arrive in steps of one, until all have ended.
-fn run_all(batcher: &mut Batcher, requests: &[BatchRequest]) -> Vec<Output> {
+pub(super) fn run_all(batcher: &mut Batcher, requests: &[BatchRequest]) -> Vec<Output> {
     let mut outputs = BTreeMap::new();
     let mut waiting = requests.iter();
     let mut next = waiting.next();

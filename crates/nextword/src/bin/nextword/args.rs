@@ -3,12 +3,17 @@
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use burn::tensor::Device;
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueHint};
-use nextword_generate::SamplingConfig;
+use nextword_generate::{SamplingConfig, TextGenerator};
 use nextword_model::Bits;
 use nextword_train::RunConfig;
 
-use crate::run_config;
+use crate::{models, run_config};
+
+/// Tokens that a draft model proposes at a time.
+const DRAFT_TOKENS: usize = 4;
 
 /// The configuration of a run that does not exist yet.
 #[derive(Debug, Args)]
@@ -48,6 +53,37 @@ impl TemperatureArgs {
     /// Returns a sampling configuration with these settings and `seed`.
     pub(crate) fn config(&self, seed: u64) -> SamplingConfig {
         self.filters.config(self.temperature, seed)
+    }
+}
+
+/// Speculative decoding.
+#[derive(Debug, Args)]
+pub(crate) struct SpeculationArgs {
+    /// Decode faster with proposals from this smaller model, which must have the same tokenizer; the text
+    /// stays the same
+    #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath, conflicts_with = "prompt_lookup")]
+    draft: Option<PathBuf>,
+    /// Decode faster where a text repeats itself or its prompt, by proposing up to N tokens (at most 15) that
+    /// followed the last ones before; the text stays the same
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=15))]
+    prompt_lookup: Option<usize>,
+}
+
+impl SpeculationArgs {
+    /// Makes `generator` speculative if an argument says so. A draft model is loaded onto `device`.
+    pub(crate) fn apply(
+        &self,
+        generator: TextGenerator,
+        device: &Device,
+    ) -> anyhow::Result<TextGenerator> {
+        if let Some(tokens) = self.prompt_lookup {
+            return Ok(generator.with_prompt_lookup(tokens));
+        }
+        let Some(path) = &self.draft else {
+            return Ok(generator);
+        };
+        let draft = TextGenerator::open(&models::open(path, false)?, device)?;
+        Ok(generator.with_draft(&draft, DRAFT_TOKENS)?)
     }
 }
 

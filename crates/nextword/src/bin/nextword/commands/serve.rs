@@ -12,6 +12,7 @@ use clap::{Args, ValueHint};
 use nextword_server::{Config, LoadedModel, Server, ServerError};
 use tokio::net::TcpListener;
 
+use crate::args::SpeculationArgs;
 use crate::signals::StopSignals;
 use crate::{exit, history, models, output};
 
@@ -55,6 +56,8 @@ pub(crate) struct ServeArgs {
     /// Maximum number of requests waiting for a slot
     #[arg(long, default_value_t = 256, value_name = "N")]
     queue: usize,
+    #[command(flatten)]
+    speculation: SpeculationArgs,
     /// Device to run on: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
     #[arg(long, short, default_value = "flex")]
     device: String,
@@ -73,7 +76,10 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let device = models::open_and_name_device(&args.device)?;
     let models = args.models.iter();
     let models = models
-        .map(|argument| load(argument, args.last, &device))
+        .map(|argument| {
+            let model = load(argument, args.last, &device)?;
+            model.map_generator(|generator| args.speculation.apply(generator, &device))
+        })
         .collect::<anyhow::Result<Vec<_>>>()?;
     exit::leave_panics_to_the_server();
     let server = Server::new(models, config)?;
