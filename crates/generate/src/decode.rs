@@ -7,7 +7,9 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
 use burn::tensor::{Int, Tensor, TensorData};
-use nextword_model::{ForwardContext, KvCache, NoProbe, PAGE_LEN, Probe, Transformer, weights};
+use nextword_model::{
+    CachePrecision, ForwardContext, KvCache, NoProbe, PAGE_LEN, Probe, Transformer, weights,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::speculation::{DraftSampling, Drafter, Speculation};
@@ -189,6 +191,18 @@ impl<'m> Decoder<'m> {
             rows,
             drafter: None,
         })
+    }
+
+    /// Stores keys and values in this precision.
+    ///
+    /// # Panics
+    /// After the first step.
+    #[must_use]
+    pub fn with_cache_precision(self, precision: CachePrecision) -> Self {
+        Self {
+            cache: self.cache.with_precision(precision),
+            ..self
+        }
     }
 
     /// Decodes speculatively: the same tokens, with fewer forward passes of this model. Passes with a probe

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use nextword_data::{Encoding, Tokenizer, load_tokenizer_with_roles};
-use nextword_model::{ModelCard, ModelDir, Transformer};
+use nextword_model::{CachePrecision, ModelCard, ModelDir, Transformer};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -126,6 +126,7 @@ pub struct TextGenerator {
     tokenizer: Arc<dyn Tokenizer>,
     card: ModelCard,
     speculation: Option<Speculation>,
+    cache_precision: CachePrecision,
 }
 
 impl TextGenerator {
@@ -150,6 +151,7 @@ impl TextGenerator {
             tokenizer,
             card: model_dir.card.clone(),
             speculation: None,
+            cache_precision: CachePrecision::default(),
         })
     }
 
@@ -175,6 +177,7 @@ impl TextGenerator {
             tokenizer,
             card,
             speculation: None,
+            cache_precision: CachePrecision::default(),
         })
     }
 
@@ -208,6 +211,20 @@ impl TextGenerator {
             ..ModelCard::default()
         };
         Self::new(model, tokenizer, card)
+    }
+
+    /// Stores the keys and values of the KV cache in this precision.
+    #[must_use]
+    pub fn with_cache_precision(self, cache_precision: CachePrecision) -> Self {
+        Self {
+            cache_precision,
+            ..self
+        }
+    }
+
+    /// The precision of keys and values in the KV cache.
+    pub fn cache_precision(&self) -> CachePrecision {
+        self.cache_precision
     }
 
     /// Decodes with proposals from the context: up to `max_tokens` tokens that followed its last ones earlier.
@@ -312,7 +329,8 @@ impl TextGenerator {
         let detokenizers = ids.iter().map(|ids| self.detokenizer(ids, options));
         let mut detokenizers = detokenizers.collect::<Result<Vec<Detokenizer>, _>>()?;
 
-        let decoder = Decoder::new(&self.model, &ids, self.decode_options(options))?;
+        let decoder = Decoder::new(&self.model, &ids, self.decode_options(options))?
+            .with_cache_precision(self.cache_precision);
         let mut decoder = match &self.speculation {
             Some(speculation) => decoder.with_speculation(speculation)?,
             None => decoder,

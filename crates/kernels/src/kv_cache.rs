@@ -35,7 +35,7 @@ pub fn write_cache(
     pages: &[&[usize]],
     starts: &[usize],
 ) -> Tensor<4> {
-    check(&cache, &new, pages, starts);
+    check_starts(cache.dims(), new.dims(), pages, starts);
     #[cfg(feature = "flex")]
     if crate::fused::is_flex_f32(&cache) && crate::fused::is_flex_f32(&new) {
         return fast::write(cache, new, pages, starts);
@@ -45,9 +45,8 @@ pub fn write_cache(
     rows.fold(cache, |mut cache, (row, (pages, start))| {
         let mut token = 0;
         while token < seq {
-            let at = (start + token) % page_len;
+            let (page, at) = page_of(pages, start + token, page_len);
             let count = (page_len - at).min(seq - token);
-            let page = pages[(start + token) / page_len];
             let range = [page..page + 1, 0..heads, at..at + count, 0..head_dim];
             let values = new.clone().narrow(0, row, 1).narrow(2, token, count);
             cache = cache.slice_assign(range, values);
@@ -57,10 +56,13 @@ pub fn write_cache(
     })
 }
 
-/// Panics unless the rows of `new` fit into their pages.
-fn check(cache: &Tensor<4>, new: &Tensor<4>, pages: &[&[usize]], starts: &[usize]) {
-    let [_, heads, _, head_dim] = cache.dims();
-    let [rows, new_heads, seq, new_dim] = new.dims();
+/// Panics unless rows of shape `new` fit into their pages of a cache.
+pub(crate) fn check_starts(
+    cache @ [_, heads, page_len, head_dim]: [usize; 4],
+    [rows, new_heads, seq, new_dim]: [usize; 4],
+    pages: &[&[usize]],
+    starts: &[usize],
+) {
     assert_eq!(
         [new_heads, new_dim],
         [heads, head_dim],
@@ -74,7 +76,7 @@ fn check(cache: &Tensor<4>, new: &Tensor<4>, pages: &[&[usize]], starts: &[usize
     );
     for (pages, start) in pages.iter().zip(starts) {
         check_pages(cache, pages);
-        let capacity = pages.len() * cache.dims()[2];
+        let capacity = pages.len() * page_len;
         let end = start.checked_add(seq);
         assert!(
             end.is_some_and(|end| end <= capacity),
@@ -83,12 +85,16 @@ fn check(cache: &Tensor<4>, new: &Tensor<4>, pages: &[&[usize]], starts: &[usize
     }
 }
 
-/// Panics unless `pages` exist in `cache`.
-pub(crate) fn check_pages(cache: &Tensor<4>, pages: &[usize]) {
-    let count = cache.dims()[0];
+/// Panics unless `pages` exist in a cache of this shape.
+pub(crate) fn check_pages([count, ..]: [usize; 4], pages: &[usize]) {
     if let Some(page) = pages.iter().find(|page| **page >= count) {
         panic!("page {page} of {count}");
     }
+}
+
+/// The page of `position` in a sequence, and the position in the page.
+pub(crate) fn page_of(pages: &[usize], position: usize, page_len: usize) -> (usize, usize) {
+    (pages[position / page_len], position % page_len)
 }
 
 /// The first `len` keys or values of several sequences as one tensor, `[rows, heads, len, head_dim]`, from
@@ -109,7 +115,7 @@ pub(crate) fn check_pages(cache: &Tensor<4>, pages: &[usize]) {
 /// ```
 pub fn gather_pages(cache: &Tensor<4>, pages: &[&[usize]], len: usize) -> Tensor<4> {
     for pages in pages {
-        check_pages(cache, pages);
+        check_pages(cache.dims(), pages);
     }
     #[cfg(feature = "flex")]
     if crate::fused::is_flex_f32(cache) {
@@ -138,7 +144,8 @@ mod fast {
     use burn::backend::flex::FlexTensor;
     use burn::tensor::Tensor;
 
-    use crate::cpu::attention::{PagedCache, gather as gather_kernel};
+    use super::page_of;
+    use crate::cpu::attention::{PageElements, PagedCache, gather as gather_kernel};
     use crate::fused::{Buffer, from_buffer, values};
 
     pub(super) fn write(
@@ -161,8 +168,7 @@ mod fast {
         let target: &mut [f32] = cache.storage_mut();
         for (row, (pages, start)) in pages.iter().zip(starts).enumerate() {
             for token in 0..seq {
-                let position = start + token;
-                let (page, at) = (pages[position / page_len], position % page_len);
+                let (page, at) = page_of(pages, start + token, page_len);
                 for head in 0..heads {
                     let to = ((page * heads + head) * page_len + at) * dim;
                     let from = base + row * stride(0) + head * stride(1) + token * stride(2);
@@ -176,10 +182,10 @@ mod fast {
     pub(super) fn gather(cache: &Tensor<4>, pages: &[&[usize]], len: usize) -> Tensor<4> {
         let [_, heads, page_len, head_dim] = cache.dims();
         let cache = primitive(cache.clone()).to_contiguous();
-        let data = values(&cache);
+        let elements = PageElements::F32(values(&cache));
         let cache = PagedCache {
-            keys: data,
-            values: data,
+            keys: elements,
+            values: elements,
             n_kv_heads: heads,
             page_len,
             head_dim,

@@ -61,6 +61,7 @@ mod mask;
 mod norm;
 mod precision;
 mod quantized;
+mod quantized_pages;
 pub mod reference;
 mod rotary;
 mod rotary_tables;
@@ -84,6 +85,7 @@ pub use mask::{AttentionMask, Segment};
 pub use nextword_base::{CounterRng, IGNORE};
 pub use norm::normalize;
 pub use quantized::{Bits, QuantizedMatrix, embed_quantized, linear_quantized};
+pub use quantized_pages::{QuantizedPages, attention_paged_quantized};
 pub use rotary::rotate;
 pub use rotary_tables::RotaryTables;
 

@@ -149,7 +149,8 @@ impl Model {
         config: &Config,
     ) -> Result<(Self, EngineThread), ServerError> {
         let model_config = loaded.generator.model().config();
-        let bytes_per_token = KvCache::bytes_per_token(model_config) as u64;
+        let cache_precision = loaded.generator.cache_precision();
+        let bytes_per_token = KvCache::bytes_per_token(model_config, cache_precision) as u64;
         let cache_tokens = config.cache_bytes / bytes_per_token.max(1);
         let context_length = model_config.context_length as u64;
         if cache_tokens < context_length {
@@ -166,6 +167,7 @@ impl Model {
         let options = BatchOptions {
             slots: config.slots.max(1),
             cache_tokens: usize::try_from(cache_tokens).ok(),
+            cache_precision,
             ..BatchOptions::default()
         };
         let metrics = Arc::new(EngineMetrics::default());

@@ -95,7 +95,8 @@ impl Batcher {
             Some(tokens) => per_context.max(tokens / page_len),
             None => per_context * options.slots,
         };
-        let cache = KvCache::with_pages(config, options.slots, page_len, pages, &model.device());
+        let cache = KvCache::with_pages(config, options.slots, page_len, pages, &model.device())
+            .with_precision(options.cache_precision);
         Self {
             root: PageKey::root(config, 0),
             model,

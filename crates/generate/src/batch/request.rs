@@ -1,6 +1,6 @@
 //! What goes into a batch and what comes out.
 
-use nextword_model::PAGE_LEN;
+use nextword_model::{CachePrecision, PAGE_LEN};
 
 use crate::{FinishReason, GenerateError, Overflow, SamplingConfig};
 
@@ -16,6 +16,8 @@ pub struct BatchOptions {
     /// Size of the KV cache in tokens, which all sequences share; at least the model's context. Default: the
     /// model's context for each slot.
     pub cache_tokens: Option<usize>,
+    /// How keys and values are stored. Default f32.
+    pub cache_precision: CachePrecision,
 }
 
 impl BatchOptions {
@@ -36,6 +38,7 @@ impl Default for BatchOptions {
             chunk: 32,
             prefill_tokens: 128,
             cache_tokens: None,
+            cache_precision: CachePrecision::default(),
         }
     }
 }

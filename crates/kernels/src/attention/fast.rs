@@ -30,14 +30,42 @@ pub(super) fn decode_pages(
     let q = primitive(q).to_contiguous();
     let [keys, values] = [keys, values].map(|x| primitive(x.clone()).to_contiguous());
     let cache = kernel::PagedCache {
-        keys: fused::values(&keys),
-        values: fused::values(&values),
+        keys: kernel::PageElements::F32(fused::values(&keys)),
+        values: kernel::PageElements::F32(fused::values(&values)),
         n_kv_heads,
         page_len,
         head_dim,
     };
+    decode_cache(&op, &q, &cache, pages)
+}
+
+/// The same over any cache, whose shape must fit the queries.
+pub(crate) fn decode_pages_of(
+    q: Tensor<4>,
+    cache: &kernel::PagedCache<'_>,
+    pages: &[&[usize]],
+    options: &AttentionOptions<'_>,
+) -> Tensor<4> {
+    let op = Attention::new(q.dims(), options.mask.keys(), cache.n_kv_heads, options);
+    decode_cache(&op, &primitive(q).to_contiguous(), cache, pages)
+}
+
+fn decode_cache(
+    op: &Attention,
+    q: &FlexTensor,
+    cache: &kernel::PagedCache<'_>,
+    pages: &[&[usize]],
+) -> Tensor<4> {
+    let kernel::Shape {
+        batch,
+        seq_q,
+        n_heads,
+        head_dim,
+        ..
+    } = op.shape;
     let mut z = Buffer::new(op.sizes().0);
-    op.decode_rows(fused::values(&q), &cache, |row| pages[row], &mut z);
+    op.decode_rows(fused::values(q), cache, |row| pages[row], &mut z);
+    let shape = [batch, seq_q, n_heads, head_dim];
     Tensor::from_primitive::<Flex>(fused::from_buffer(z, shape))
 }
 
@@ -173,8 +201,8 @@ impl Attention {
             return false;
         }
         let cache = kernel::PagedCache {
-            keys: k.storage(),
-            values: v.storage(),
+            keys: kernel::PageElements::F32(k.storage()),
+            values: kernel::PageElements::F32(v.storage()),
             n_kv_heads: self.shape.n_kv_heads,
             page_len: strides.head / dim,
             head_dim: dim,

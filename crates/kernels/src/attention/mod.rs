@@ -10,7 +10,10 @@ mod tests;
 
 use burn::tensor::Tensor;
 
+#[cfg(feature = "flex")]
+pub(crate) use fast::decode_pages_of;
 pub use paged::attention_paged;
+pub(crate) use paged::check_pages;
 
 use crate::AttentionOptions;
 

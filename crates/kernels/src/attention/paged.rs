@@ -43,13 +43,29 @@ pub fn attention_paged(
     pages: &[&[usize]],
     options: &AttentionOptions<'_>,
 ) -> Tensor<4> {
-    let ([rows, seq, n_heads, _], [_, n_kv_heads, page_len, _]) = (q.dims(), cache[0].dims());
-    assert_eq!(pages.len(), rows, "one list of pages for each row");
     assert_eq!(
         cache[0].dims(),
         cache[1].dims(),
         "keys and values differ in shape"
     );
+    check_pages(q.dims(), cache[0].dims(), pages, options);
+    #[cfg(feature = "flex")]
+    if q.dims()[1] == 1 && options.dropout.is_none() && crate::fused::is_flex_f32(&q) {
+        return super::fast::decode_pages(q, cache, pages, options);
+    }
+    let keys = options.mask.keys();
+    let [k, v] = cache.map(|x| gather_pages(x, pages, keys).swap_dims(1, 2));
+    attention([q, k, v], options)
+}
+
+/// Panics unless queries, mask and pages fit a cache of shape `[_, n_kv_heads, page_len, _]`.
+pub(crate) fn check_pages(
+    [rows, seq, n_heads, _]: [usize; 4],
+    [_, n_kv_heads, page_len, _]: [usize; 4],
+    pages: &[&[usize]],
+    options: &AttentionOptions<'_>,
+) {
+    assert_eq!(pages.len(), rows, "one list of pages for each row");
     assert_eq!(
         n_heads.checked_rem(n_kv_heads),
         Some(0),
@@ -65,10 +81,4 @@ pub fn attention_paged(
             pages.len() * page_len
         );
     }
-    #[cfg(feature = "flex")]
-    if seq == 1 && options.dropout.is_none() && crate::fused::is_flex_f32(&q) {
-        return super::fast::decode_pages(q, cache, pages, options);
-    }
-    let [k, v] = cache.map(|x| gather_pages(x, pages, keys).swap_dims(1, 2));
-    attention([q, k, v], options)
 }

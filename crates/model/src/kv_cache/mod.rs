@@ -10,14 +10,17 @@
 //! (see `generate`'s context overflow handling).
 
 mod pool;
+mod store;
 #[cfg(all(test, feature = "flex"))]
 #[allow(clippy::unwrap_used)]
 mod tests;
 
 use burn::tensor::{Device, Tensor};
-use nextword_kernels::{AttentionOptions, attention_paged, gather_pages, write_cache};
+use nextword_kernels::{AttentionOptions, QuantizedPages};
 
 use self::pool::PagePool;
+pub use self::store::CachePrecision;
+use self::store::LayerStore;
 use crate::ModelConfig;
 
 /// Tokens per page unless the caller chooses another number.
@@ -46,13 +49,14 @@ pub const PAGE_LEN: usize = 16;
 /// ```
 #[derive(Clone, Debug)]
 pub struct KvCache {
-    /// Keys and values of each layer, `[pages, n_kv_heads, page_len, head_dim]`. An `Option` so that
-    /// a write can take sole ownership of the tensors and update them in place.
-    layers: Vec<Option<(Tensor<4>, Tensor<4>)>>,
+    layers: Vec<LayerStore>,
     pool: PagePool,
     slots: Vec<Slot>,
     capacity: usize,
     page_len: usize,
+    /// Of the keys and of the values of a layer.
+    shape: [usize; 4],
+    device: Device,
 }
 
 /// The pages of one sequence.
@@ -99,11 +103,12 @@ impl KvCache {
     ) -> Self {
         assert!(page_len > 0, "a page needs at least one token");
         let shape = [pages, config.kv_heads(), page_len, config.head_dim()];
-        let zeros = || Tensor::zeros(shape, device);
         Self {
             layers: (0..config.n_layers)
-                .map(|_| Some((zeros(), zeros())))
+                .map(|_| LayerStore::new(shape, CachePrecision::F32, device))
                 .collect(),
+            shape,
+            device: device.clone(),
             pool: PagePool::new(pages),
             slots: vec![Slot::default(); slots],
             capacity: config.context_length,
@@ -111,9 +116,26 @@ impl KvCache {
         }
     }
 
+    /// Stores keys and values in this precision.
+    ///
+    /// # Panics
+    /// If the cache has been used.
+    #[must_use]
+    pub fn with_precision(mut self, precision: CachePrecision) -> Self {
+        assert!(self.free_pages() == self.pages(), "the cache has been used");
+        for layer in &mut self.layers {
+            *layer = LayerStore::new(self.shape, precision, &self.device);
+        }
+        self
+    }
+
     /// Bytes of the keys and values of one token in all layers.
-    pub fn bytes_per_token(config: &ModelConfig) -> usize {
-        2 * config.n_layers * config.kv_heads() * config.head_dim() * size_of::<f32>()
+    pub fn bytes_per_token(config: &ModelConfig, precision: CachePrecision) -> usize {
+        let per_head = match precision {
+            CachePrecision::F32 => config.head_dim() * size_of::<f32>(),
+            CachePrecision::Int8 => QuantizedPages::bytes_per_head(config.head_dim()),
+        };
+        2 * config.n_layers * config.kv_heads() * per_head
     }
 
     /// Number of tokens in `slot`.
@@ -264,13 +286,7 @@ impl KvCache {
             panic!("all pages of the cache are used");
         };
         for layer in &mut self.layers {
-            let Some((keys, values)) = layer.take() else {
-                unreachable!("a write always puts the layer back");
-            };
-            // The copy ends before the write starts, so that the write has sole ownership.
-            let [k, v] = [&keys, &values].map(|x| x.clone().narrow(0, shared, 1) * 1.0);
-            let write = |into, x| write_cache(into, x, &[&[page]], &[0]);
-            *layer = Some((write(keys, k), write(values, v)));
+            layer.copy_page(shared, page);
         }
         self.pool.release(shared);
         self.slots[slot].pages[index] = page;
@@ -280,13 +296,11 @@ impl KvCache {
     /// which [`prepare`](Self::prepare) made room.
     pub(crate) fn append(&mut self, layer: usize, slots: &[usize], k: Tensor<4>, v: Tensor<4>) {
         let starts = self.starts(slots);
-        let Some((keys, values)) = self.layers[layer].take() else {
-            unreachable!("a write always puts the layer back");
-        };
-        let pages = self.page_lists(slots);
-        let write = |into, x| write_cache(into, x, &pages, &starts);
-        let written = (write(keys, k), write(values, v));
-        self.layers[layer] = Some(written);
+        let pages: Vec<&[usize]> = slots
+            .iter()
+            .map(|slot| self.slots[*slot].pages.as_slice())
+            .collect();
+        self.layers[layer].write(k, v, &pages, &starts);
     }
 
     /// Attention of `q`, `[rows, seq, n_heads, head_dim]`, over the tokens of the rows' slots.
@@ -297,23 +311,13 @@ impl KvCache {
         q: Tensor<4>,
         options: &AttentionOptions<'_>,
     ) -> Tensor<4> {
-        let (keys, values) = self.layer(layer);
-        attention_paged(q, [keys, values], &self.page_lists(slots), options)
+        self.layers[layer].attend(q, &self.page_lists(slots), options)
     }
 
     /// The first `len` keys and values of `slots`, `[rows, n_kv_heads, len, head_dim]`. Entries past the
     /// end of a shorter row have no meaning; the attention mask excludes them.
     pub(crate) fn gather(&self, layer: usize, slots: &[usize], len: usize) -> [Tensor<4>; 2] {
-        let (keys, values) = self.layer(layer);
-        let pages = self.page_lists(slots);
-        [keys, values].map(|x| gather_pages(x, &pages, len))
-    }
-
-    fn layer(&self, layer: usize) -> (&Tensor<4>, &Tensor<4>) {
-        let Some((keys, values)) = &self.layers[layer] else {
-            unreachable!("a write always puts the layer back");
-        };
-        (keys, values)
+        self.layers[layer].gather(&self.page_lists(slots), len)
     }
 
     fn page_lists(&self, slots: &[usize]) -> Vec<&[usize]> {

@@ -1,5 +1,7 @@
 //! Shared pages, eviction and preemption.
 
+use nextword_model::CachePrecision;
+
 use super::*;
 
 /// Chunks of two pages.
@@ -9,6 +11,7 @@ pub(super) fn paged(slots: usize, cache_tokens: usize, model: Transformer) -> Ba
         chunk: 32,
         prefill_tokens: 32,
         cache_tokens: Some(cache_tokens),
+        ..BatchOptions::default()
     };
     Batcher::new(model, options)
 }
@@ -200,4 +203,26 @@ fn paused_sequences_do_not_block_others_for_ever() {
         finished += events.iter().filter(|(id, _)| *id == first).count();
     }
     assert!(finished > 10 && batcher.is_idle());
+}
+
+#[test]
+fn requests_over_8_bit_pages_are_bitwise_equal_alone_and_under_load() {
+    let run = |slots, cache_tokens, requests: &[BatchRequest]| {
+        let options = BatchOptions {
+            slots,
+            chunk: 32,
+            prefill_tokens: 32,
+            cache_tokens: Some(cache_tokens),
+            cache_precision: CachePrecision::Int8,
+        };
+        run_all(&mut Batcher::new(models().remove(0), options), requests)
+    };
+    let requests: Vec<BatchRequest> = (0..10)
+        .map(|n| request(ids(20 + (n as usize * 17) % 60, n % 3), n))
+        .collect();
+    let alone: Vec<Output> = requests
+        .iter()
+        .map(|request| run(1, 128, std::slice::from_ref(request)).remove(0))
+        .collect();
+    assert_eq!(run(8, 256, &requests), alone);
 }

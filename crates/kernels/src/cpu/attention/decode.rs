@@ -80,8 +80,12 @@ pub(crate) fn decode(
         // SAFETY: the range is within `z`, which is as long as `q`, and each task writes only its
         // own heads.
         let z = unsafe { z.slice(index * task_len, task_len) };
-        let len = group * scratch::padded_len(task.tokens.len());
-        scratch::with_task_scratch(len, |scores| run(&task, scores, z));
+        let scores = group * scratch::padded_len(task.tokens.len());
+        let len = scores + KEYS * cache.head_dim;
+        scratch::with_task_scratch(len, |scratch| {
+            let (scores, block) = scratch.split_at_mut(scores);
+            run(&task, scores, block, z);
+        });
     });
 }
 
@@ -107,15 +111,27 @@ struct DecodeTask<'a> {
 /// added token by token.
 const KEYS: usize = 64;
 
-dispatch!(fn run(task: &DecodeTask<'_>, scores: &mut [f32], z: &mut [f32]) => body);
+dispatch!(
+    /// `scratch` has room for the elements of a block.
+    fn run(
+        task: &DecodeTask<'_>, scores: &mut [f32], scratch: &mut [f32], z: &mut [f32],
+    ) => body
+);
 
 #[inline(always)]
-fn body<S: Simd>(s: S, task: &DecodeTask<'_>, scores: &mut [f32], z: &mut [f32]) {
+fn body<S: Simd>(
+    s: S,
+    task: &DecodeTask<'_>,
+    scores: &mut [f32],
+    scratch: &mut [f32],
+    z: &mut [f32],
+) {
     let (cache, dim) = (&task.cache, task.cache.head_dim);
     let (start, count) = (task.tokens.start, task.tokens.len());
     let padded = scratch::padded_len(count);
     for block in cache.blocks(task.tokens.clone(), KEYS) {
-        let keys = &cache.keys[cache.range(task.pages, task.kv_head, &block)];
+        let range = cache.range(task.pages, task.kv_head, &block);
+        let keys = cache.keys.read(range, dim, scratch);
         for (head, q) in task.q.chunks_exact(dim).enumerate() {
             let scores = &mut scores[head * padded + block.start - start..][..block.len()];
             for (key, score) in keys.chunks_exact(dim).zip(&mut *scores) {
@@ -139,7 +155,8 @@ fn body<S: Simd>(s: S, task: &DecodeTask<'_>, scores: &mut [f32], z: &mut [f32])
         softmax_in_place(s, &mut scores[head * padded..head * padded + count]);
     }
     for block in cache.blocks(task.tokens.clone(), KEYS) {
-        let values = &cache.values[cache.range(task.pages, task.kv_head, &block)];
+        let range = cache.range(task.pages, task.kv_head, &block);
+        let values = cache.values.read(range, dim, scratch);
         for (head, z) in z.chunks_exact_mut(dim).enumerate() {
             let p = &scores[head * padded + block.start - start..][..block.len()];
             add_values(s, p, values, z);

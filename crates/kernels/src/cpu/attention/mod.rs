@@ -23,7 +23,7 @@ mod weights;
 pub(crate) use backward::{Grads, Saved, backward};
 pub(crate) use decode::{DecodeOptions, DecodeRow, decode};
 pub(crate) use forward::forward;
-pub(crate) use pages::{PagedCache, gather};
+pub(crate) use pages::{PageElements, PagedCache, gather};
 
 use crate::AttentionMask;
 

@@ -4,13 +4,68 @@ use std::ops::Range;
 
 use super::super::par::{self, Shared};
 
-/// Cached keys and values, `[pages, n_kv_heads, page_len, head_dim]` each.
+/// Elements of a cache, `[pages, n_kv_heads, page_len, head_dim]`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum PageElements<'a> {
+    /// In 32 bits.
+    F32(&'a [f32]),
+    /// Products of integers and the scale of their token and head, `[pages, n_kv_heads, page_len]`.
+    Int8 {
+        /// The integers.
+        integers: &'a [i8],
+        /// The scales.
+        scales: &'a [f32],
+    },
+}
+
+impl<'a> PageElements<'a> {
+    /// Number of elements; 0 unless the scales fit.
+    fn len(&self, head_dim: usize) -> usize {
+        match self {
+            Self::F32(elements) => elements.len(),
+            Self::Int8 { integers, scales } => {
+                let fits = integers.len() == scales.len() * head_dim;
+                if fits { integers.len() } else { 0 }
+            }
+        }
+    }
+
+    /// The elements in `range`, whole tokens of `head_dim` elements. Integers are written to `scratch` as
+    /// floats.
+    #[inline(always)]
+    pub(super) fn read<'s>(
+        &self,
+        range: Range<usize>,
+        head_dim: usize,
+        scratch: &'s mut [f32],
+    ) -> &'s [f32]
+    where
+        'a: 's,
+    {
+        match self {
+            Self::F32(elements) => &elements[range],
+            Self::Int8 { integers, scales } => {
+                let scales = &scales[range.start / head_dim..range.end / head_dim];
+                let scratch = &mut scratch[..range.len()];
+                let tokens = integers[range].chunks_exact(head_dim).zip(scales);
+                for (out, (token, scale)) in scratch.chunks_exact_mut(head_dim).zip(tokens) {
+                    for (out, integer) in out.iter_mut().zip(token) {
+                        *out = f32::from(*integer) * scale;
+                    }
+                }
+                scratch
+            }
+        }
+    }
+}
+
+/// Cached keys and values.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PagedCache<'a> {
     /// Keys.
-    pub(crate) keys: &'a [f32],
+    pub(crate) keys: PageElements<'a>,
     /// Values.
-    pub(crate) values: &'a [f32],
+    pub(crate) values: PageElements<'a>,
     /// Number of key/value heads.
     pub(crate) n_kv_heads: usize,
     /// Tokens per page.
@@ -55,12 +110,9 @@ impl PagedCache<'_> {
     /// Panics unless the pages exist.
     pub(super) fn check(&self, pages: &[usize]) {
         let page = self.n_kv_heads * self.page_len * self.head_dim;
-        assert!(page > 0 && self.keys.len() == self.values.len());
-        assert!(
-            pages
-                .iter()
-                .all(|index| (index + 1) * page <= self.keys.len())
-        );
+        let len = self.keys.len(self.head_dim);
+        assert!(page > 0 && len == self.values.len(self.head_dim));
+        assert!(pages.iter().all(|index| (index + 1) * page <= len));
     }
 }
 
@@ -82,8 +134,14 @@ pub(crate) fn gather(cache: &PagedCache<'_>, pages: &[&[usize]], len: usize, out
         let end = len.min(pages.len() * cache.page_len);
         let (cached, beyond) = out.split_at_mut(end * cache.head_dim);
         for block in cache.blocks(0..end, usize::MAX / 2) {
-            let source = &cache.keys[cache.range(pages, kv_head, &block)];
-            cached[block.start * cache.head_dim..][..source.len()].copy_from_slice(source);
+            let range = cache.range(pages, kv_head, &block);
+            let out = &mut cached[block.start * cache.head_dim..][..range.len()];
+            match cache.keys {
+                PageElements::F32(elements) => out.copy_from_slice(&elements[range]),
+                integers @ PageElements::Int8 { .. } => {
+                    integers.read(range, cache.head_dim, out);
+                }
+            }
         }
         beyond.fill(0.0);
     });

@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use super::attention_reference::capped;
-use crate::cpu::attention::{DecodeOptions, DecodeRow, PagedCache, decode, gather};
+use crate::cpu::attention::{DecodeOptions, DecodeRow, PageElements, PagedCache, decode, gather};
 use crate::cpu::testing::{Rng, assert_close, assert_same_for_any_threads};
 
 struct Case {
@@ -76,8 +76,8 @@ impl Case {
 
     fn cache(&self) -> PagedCache<'_> {
         PagedCache {
-            keys: &self.keys,
-            values: &self.values,
+            keys: PageElements::F32(&self.keys),
+            values: PageElements::F32(&self.values),
             n_kv_heads: self.n_kv_heads,
             page_len: self.page_len,
             head_dim: self.dim,
@@ -113,8 +113,8 @@ impl Case {
     /// The keys or values of a row in one run.
     fn run_of(&self, row: &Row, data: &[f32]) -> Vec<f32> {
         let cache = PagedCache {
-            keys: data,
-            values: data,
+            keys: PageElements::F32(data),
+            values: PageElements::F32(data),
             ..self.cache()
         };
         let mut out = vec![f32::NAN; self.n_kv_heads * row.keys.end * self.dim];
@@ -127,8 +127,8 @@ impl Case {
         let row = &self.rows[index];
         let [keys, values] = [&self.keys, &self.values].map(|data| self.run_of(row, data));
         let cache = PagedCache {
-            keys: &keys,
-            values: &values,
+            keys: PageElements::F32(&keys),
+            values: PageElements::F32(&values),
             page_len: row.keys.end.max(1),
             ..self.cache()
         };

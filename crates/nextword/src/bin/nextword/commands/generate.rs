@@ -13,7 +13,7 @@ use nextword_generate::{
 };
 use serde_json::json;
 
-use crate::args::{SeedArgs, SpeculationArgs, TemperatureArgs};
+use crate::args::{DecodingArgs, SeedArgs, TemperatureArgs};
 use crate::format::{count, sanitize, short};
 use crate::{exit, models, output};
 
@@ -62,7 +62,7 @@ pub(crate) struct GenerateArgs {
     #[command(flatten)]
     seed: SeedArgs,
     #[command(flatten)]
-    speculation: SpeculationArgs,
+    decoding: DecodingArgs,
     /// Number of completions to generate
     #[arg(long, short = 'n', default_value_t = 1, value_name = "N")]
     #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
@@ -94,7 +94,7 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         models::open_and_name_device(&args.device)?
     };
     let generator = TextGenerator::open(&dir, &device)?;
-    let generator = args.speculation.apply(generator, &device)?;
+    let generator = args.decoding.apply(generator, &device)?;
     let prompt = read_prompt(args)?;
     let prompts = vec![prompt.as_str(); args.samples];
     let streams = args.samples == 1 && !args.json;

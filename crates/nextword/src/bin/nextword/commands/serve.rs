@@ -12,7 +12,7 @@ use clap::{Args, ValueHint};
 use nextword_server::{Config, LoadedModel, Server, ServerError};
 use tokio::net::TcpListener;
 
-use crate::args::SpeculationArgs;
+use crate::args::DecodingArgs;
 use crate::signals::StopSignals;
 use crate::{exit, history, models, output};
 
@@ -57,7 +57,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, default_value_t = 256, value_name = "N")]
     queue: usize,
     #[command(flatten)]
-    speculation: SpeculationArgs,
+    decoding: DecodingArgs,
     /// Device to run on: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
     #[arg(long, short, default_value = "flex")]
     device: String,
@@ -78,7 +78,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let models = models
         .map(|argument| {
             let model = load(argument, args.last, &device)?;
-            model.map_generator(|generator| args.speculation.apply(generator, &device))
+            model.map_generator(|generator| args.decoding.apply(generator, &device))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
     exit::leave_panics_to_the_server();
