@@ -15,7 +15,7 @@ const USES: &[(&str, &[&str])] = &[
     ("data", &["base"]),
     ("kernels", &["base"]),
     ("model", &["base", "kernels"]),
-    ("generate", &["data", "kernels", "model"]),
+    ("generate", &["base", "data", "kernels", "model"]),
     ("explain", &["generate", "model"]),
     ("convert", &["base", "data", "model"]),
     ("eval", &["data", "model"]),

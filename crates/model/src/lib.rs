@@ -69,7 +69,7 @@ pub use error::ModelError;
 pub use feed_forward::{FeedForward, FeedForwardKind};
 pub use forward_context::ForwardContext;
 pub use init::InitConfig;
-pub use kv_cache::KvCache;
+pub use kv_cache::{CachePrecision, KvCache, PAGE_LEN};
 pub use linear::Linear;
 pub use memory::{ByteSize, available_memory, peak_memory, resident_memory};
 pub use model_dir::{ModelCard, ModelDir, write_atomically};

@@ -10,7 +10,7 @@ use nextword_chat::{ChatTemplate, Message};
 use nextword_data::unknown_note;
 use nextword_generate::{Completion, PROMPT_PLACEHOLDER, TextGenerator, TextOptions};
 
-use crate::args::{SeedArgs, TemperatureArgs};
+use crate::args::{DecodingArgs, SeedArgs, TemperatureArgs};
 use crate::chat_input::{ChatInput, Line};
 use crate::format::sanitize;
 use crate::{exit, models, output};
@@ -38,6 +38,8 @@ pub(crate) struct ChatArgs {
     stop: Vec<String>,
     #[command(flatten)]
     seed: SeedArgs,
+    #[command(flatten)]
+    decoding: DecodingArgs,
     /// Device to run on: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
     #[arg(long, short, default_value = "flex")]
     device: String,
@@ -76,6 +78,7 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
     let dir = models::open(&args.model, args.last)?;
     let device = models::open_and_name_device(&args.device)?;
     let generator = TextGenerator::open(&dir, &device)?;
+    let generator = args.decoding.apply(generator, &device)?;
     let (bos, eos) = (generator.bos_text(), generator.eos_text());
     let template = ChatTemplate::open(&dir.chat_template_path(), &bos, &eos)?;
     let tokens = generator.further_token_texts();

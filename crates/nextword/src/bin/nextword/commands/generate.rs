@@ -13,7 +13,7 @@ use nextword_generate::{
 };
 use serde_json::json;
 
-use crate::args::{SeedArgs, TemperatureArgs};
+use crate::args::{DecodingArgs, SeedArgs, TemperatureArgs};
 use crate::format::{count, sanitize, short};
 use crate::{exit, models, output};
 
@@ -61,6 +61,8 @@ pub(crate) struct GenerateArgs {
     stop: Vec<String>,
     #[command(flatten)]
     seed: SeedArgs,
+    #[command(flatten)]
+    decoding: DecodingArgs,
     /// Number of completions to generate
     #[arg(long, short = 'n', default_value_t = 1, value_name = "N")]
     #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
@@ -92,6 +94,7 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         models::open_and_name_device(&args.device)?
     };
     let generator = TextGenerator::open(&dir, &device)?;
+    let generator = args.decoding.apply(generator, &device)?;
     let prompt = read_prompt(args)?;
     let prompts = vec![prompt.as_str(); args.samples];
     let streams = args.samples == 1 && !args.json;
