@@ -59,4 +59,4 @@ pub use sampler::{History, SampleKey, SampledToken, Sampler};
 pub use sampling_config::SamplingConfig;
 pub use sampling_trace::{Filter, SamplingTrace, TracedCandidate};
 pub use stop::{Scan, StopScanner};
-pub use text::{Completion, PROMPT_PLACEHOLDER, TextGenerator, TextOptions};
+pub use text::{Completion, PROMPT_PLACEHOLDER, TextGenerator, TextOptions, open_tokenizer};
