@@ -34,6 +34,11 @@ mod explain_schema; // the JSON of a report matches its schema
 mod explain_statquest; // every displayed value, recomputed from the weights
 mod explain_terminal; // terminal output at any width
 mod gguf; // files for llama.cpp, read back
+mod gguf_commands; // GGUF files in place of model folders
+mod gguf_damage; // damaged GGUF files
+mod gguf_file; // changes of single entries
+mod gguf_import; // models in GGUF files
+mod gguf_read_tokenizers; // their tokenizers, read
 mod gguf_tokenizers; // their tokenizers and special tokens
 mod gradients; // finite differences, the causal mask, gradient accumulation
 mod hugging_face; // published configs, tokenizers and vocabularies

@@ -1,4 +1,4 @@
-//! Import of a Hugging Face folder.
+//! Import of a Hugging Face folder, or of a GGUF file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -10,27 +10,14 @@ use serde_json::Value;
 
 use crate::folder::{Tensors, check_destination, is_pickle, pickle_error};
 use crate::hf::{ModelType, read_config};
+use crate::imported::Imported;
 use crate::mapping::{TensorMapping, tensor_mappings};
-use crate::{ConvertError, chat_templates, json, special_tokens};
+use crate::{ConvertError, chat_templates, gguf, is_gguf, json, special_tokens};
 
-/// The result of an import.
-#[derive(Clone, Debug)]
-pub struct Imported {
-    /// The foreign `model_type`.
-    pub model_type: &'static str,
-    /// The architecture.
-    pub config: ModelConfig,
-    /// The model card, with the special tokens.
-    pub card: ModelCard,
-    /// Whether the model has a chat template.
-    pub has_chat_template: bool,
-    /// The EOS token, if no file declares one, so that it was guessed by its name.
-    pub guessed_eos: Option<String>,
-}
-
-/// Converts the Hugging Face folder `from` to the model folder `to`, atomically.
+/// Converts the Hugging Face folder or the GGUF file `from` to the model folder `to`, atomically.
 ///
-/// Weights become f32, which represents f16 and bf16 exactly. Only one tensor at a time is in memory.
+/// Weights become f32, which represents f16 and bf16 exactly; quantized ones are dequantized. Only one tensor at a time
+/// is in memory.
 ///
 /// # Errors
 /// [`ConvertError::Field`] for an unsupported config field; [`ConvertError::Tensors`] with every
@@ -55,6 +42,9 @@ pub struct Imported {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
+    if is_gguf(from) {
+        return gguf::import::import(from, to);
+    }
     if from.is_file() {
         return Err(ConvertError::source(from, not_a_folder(from)));
     }
@@ -142,13 +132,8 @@ fn not_a_folder(path: &Path) -> String {
     if is_pickle(path) {
         return pickle_error(name.unwrap_or("the file"));
     }
-    let hint = match path.extension().and_then(|extension| extension.to_str()) {
-        Some("gguf") => {
-            "GGUF can be exported but not imported; hint: pass the Hugging Face folder that it was made from"
-        }
-        _ => "hint: pass the folder with config.json, model.safetensors and tokenizer.json",
-    };
-    format!("is a file; {hint}")
+    "is a file, but not a GGUF file; hint: pass the folder with config.json, model.safetensors and tokenizer.json"
+        .to_string()
 }
 
 /// The tokenizer without added tokens whose ids are outside the vocabulary (Gemma 3's text models

@@ -28,6 +28,31 @@ pub struct LoadedModel {
     created: u64,
 }
 
+/// Opens the chat template of a model, if it has one, with the texts of the BOS and EOS tokens.
+///
+/// # Errors
+/// As [`ChatTemplate::open`].
+///
+/// ```
+/// use nextword_model::ModelDir;
+/// use nextword_server::open_chat_template;
+///
+/// let folder = ModelDir::open("../../docs/models/statquest".as_ref())?;
+/// assert!(open_chat_template(&folder, "", "<EOS>")?.is_none()); // It has a prompt template instead.
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn open_chat_template(
+    model_dir: &ModelDir,
+    bos: &str,
+    eos: &str,
+) -> Result<Option<ChatTemplate>, ChatError> {
+    match model_dir.tokenizer_json() {
+        // A model that is one file.
+        Some(_) => ChatTemplate::from_named(&model_dir.card.chat_templates, bos, eos),
+        None => ChatTemplate::open(&model_dir.chat_template_path(), bos, eos),
+    }
+}
+
 impl LoadedModel {
     /// Loads the model of `model_dir` onto `device`, to be served as `name`.
     ///
@@ -48,7 +73,7 @@ impl LoadedModel {
     pub fn open(name: String, model_dir: &ModelDir, device: &Device) -> Result<Self, ServerError> {
         let generator = TextGenerator::open(model_dir, device)?;
         let (bos, eos) = (generator.bos_text(), generator.eos_text());
-        let template = ChatTemplate::open(&model_dir.chat_template_path(), &bos, &eos);
+        let template = open_chat_template(model_dir, &bos, &eos);
         let tokens = generator.further_token_texts();
         let template = template.map(|template| Some(template?.with_tokens(tokens)));
         let created = modified(&model_dir.weights_path());

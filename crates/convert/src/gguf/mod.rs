@@ -1,24 +1,41 @@
 //! GGUF, the format of `llama.cpp`.
 
 mod blocks;
+mod config;
+mod dequantize;
 mod file;
+mod header;
+pub(crate) mod import;
+mod keys;
+mod merges;
+mod metadata;
 mod names;
+mod pre_tokenizers;
+mod read_special;
+mod read_tokenizer;
+pub(crate) mod reader;
+mod rope_factors;
 mod rules;
 mod special;
+mod tensor_type;
 mod tokenizer;
 
 use std::path::Path;
-use std::sync::Arc;
 
-use nextword_data::{Tokenizer, load_tokenizer_with_roles};
-use nextword_model::weights::{FloatType, TensorFile};
+use nextword_model::weights::FloatType;
 use nextword_model::{DEFAULT_TEMPLATE, ModelDir, RotaryConfig, RotaryScaling};
 
 use self::file::{MetadataValue, TensorInfo};
 use self::names::Architecture;
 pub use self::names::WRITER_KEY;
 use crate::mapping::{Layout, TensorMapping, tensor_mappings};
-use crate::{ConvertError, F16_MAX, hf};
+use crate::{ConvertError, F16_MAX, hf, tokenizer_files};
+
+/// nextword's own key for the activation of an architecture for which `llama.cpp` has only one.
+const ACTIVATION_KEY: &str = "nextword.feed_forward";
+
+/// nextword's own key for the ids of all tokens that end a completion, of which `llama.cpp` knows some by name.
+const EOS_IDS_KEY: &str = "nextword.eos_token_ids";
 
 /// The type of matrices in a GGUF file. Vectors are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,9 +107,9 @@ pub fn export_with_embedding(
 ) -> Result<&'static str, ConvertError> {
     let hf::HfModel { kind, config, .. } = hf::to_hf(&model_dir.config)?;
     let architecture = Architecture::new(kind, &config)?;
-    let weights = TensorFile::open(&model_dir.weights_path())?;
-    hf::export::check_weights(model_dir, &weights)?;
-    let tokens = tokenizer_of(model_dir)?;
+    hf::export::check_weights(model_dir)?;
+    let weights = model_dir.open_weights()?;
+    let tokens = tokenizer_files::open(model_dir)?;
 
     let mut meta = architecture.metadata(&config, &model_dir.card.name);
     meta.push((
@@ -148,7 +165,7 @@ pub fn export_with_embedding(
             return Ok(factors.clone().unwrap_or_default());
         };
         let mut values =
-            mapping.assemble(|ours, shape| hf::values_or_zeros(&weights, ours, shape))?;
+            mapping.assemble(|ours, shape| hf::values_or_zeros(&*weights, ours, shape))?;
         if config.norm_unit_offset && mapping.name.contains("norm") {
             for value in &mut values {
                 *value += 1.0; // GGUF norms do not add the unit offset.
@@ -176,16 +193,8 @@ pub fn export_with_embedding(
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn differences(model_dir: &ModelDir) -> Result<Vec<String>, ConvertError> {
-    let tokens = tokenizer_of(model_dir)?;
+    let tokens = tokenizer_files::open(model_dir)?;
     Ok(tokenizer::metadata(model_dir, &*tokens)?.notes)
-}
-
-fn tokenizer_of(model_dir: &ModelDir) -> Result<Arc<dyn Tokenizer>, ConvertError> {
-    let roles = model_dir.card.special.roles();
-    Ok(load_tokenizer_with_roles(
-        model_dir.tokenizer_path(),
-        roles,
-    )?)
 }
 
 impl TensorMapping {

@@ -5,6 +5,7 @@
 //! name, before anything is allocated.
 
 mod file;
+mod source;
 mod write;
 
 use std::collections::{BTreeMap, HashSet};
@@ -15,6 +16,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::tensor::Dtype;
 
 pub use file::{NamedTensors, TensorFile, load_tensors};
+pub use source::WeightSource;
 pub use write::{FloatType, save, save_tensors, save_tensors_with, write_tensors};
 pub(crate) use write::{TensorSpec, Values, write_file};
 
@@ -217,6 +219,31 @@ pub fn load(config: &ModelConfig, path: &Path, device: &Device) -> Result<Transf
     fill(config.build(device)?, &file)
 }
 
+/// Loads the model of `config` on `device` with the weights of `source`. `path` names it in errors.
+///
+/// # Errors
+/// [`ModelError::Mismatch`] with every tensor that is missing or of the wrong shape; errors from reading it.
+pub fn load_from(
+    config: &ModelConfig,
+    path: &Path,
+    source: &dyn WeightSource,
+    device: &Device,
+) -> Result<Transformer, ModelError> {
+    config.validate()?;
+    let expected = layout(config).into_iter();
+    let problems: Vec<String> = expected
+        .filter(|(name, shape)| source.shape(name) != Some(shape))
+        .map(|(name, shape)| format!("  missing, or not of the shape {shape:?}: `{name}`"))
+        .collect();
+    if !problems.is_empty() {
+        return Err(ModelError::Mismatch {
+            path: path.to_path_buf(),
+            problems,
+        });
+    }
+    fill(config.build(device)?, source)
+}
+
 /// Returns the bit width of the blocks' weights in `path`, if they are quantized.
 ///
 /// # Errors
@@ -234,10 +261,13 @@ pub fn embedding_bits(path: &Path) -> Result<Option<Bits>, ModelError> {
     Ok(quantize::embedding_bits(&TensorFile::open(path)?))
 }
 
-/// Sets the parameters of `model` that are in `file`.
-pub(crate) fn fill(model: Transformer, file: &TensorFile) -> Result<Transformer, ModelError> {
+/// Sets the parameters of `model` that are in `source`.
+pub(crate) fn fill(
+    model: Transformer,
+    source: &dyn WeightSource,
+) -> Result<Transformer, ModelError> {
     let mut loader = ParamLoader {
-        file,
+        source,
         path: Vec::new(),
         failed: None,
     };
@@ -293,7 +323,7 @@ pub(crate) fn compare_with(
 }
 
 struct ParamLoader<'a> {
-    file: &'a TensorFile,
+    source: &'a dyn WeightSource,
     path: Vec<String>,
     failed: Option<ModelError>,
 }
@@ -309,10 +339,10 @@ impl ModuleMapper for ParamLoader<'_> {
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let name = self.path.join(".");
-        if self.file.shape(&name).is_none() {
+        if self.source.shape(&name).is_none() {
             return param; // A quantized matrix; `compare` checked that all others are present.
         }
-        let values = match self.file.values(&name) {
+        let values = match self.source.values(&name) {
             Ok(values) => values,
             Err(error) => {
                 self.failed.get_or_insert(error);

@@ -9,12 +9,15 @@ use nextword_model::{DeviceName, ModelDir, ModelError};
 
 use crate::{exit, output};
 
-/// Opens the model in `path`: a model folder, a checkpoint, or a run folder. Of a run, the best model
+/// Opens the model in `path`: a model folder, a checkpoint, a run folder, or a GGUF file. Of a run, the best model
 /// is opened, or the last one if `last` is set.
 ///
 /// # Errors
 /// If `path` contains no model; the message states what it is instead.
 pub(crate) fn open(path: &Path, last: bool) -> anyhow::Result<ModelDir> {
+    if nextword_convert::is_gguf(path) {
+        return Ok(nextword_convert::open_gguf(path)?);
+    }
     let folder = find_model_dir(path, last)?;
     let model = ModelDir::open(&folder);
     let damage = match &model {
@@ -128,12 +131,12 @@ fn find_model_dir(path: &Path, last: bool) -> anyhow::Result<PathBuf> {
     let problem = if path.is_dir() {
         "is neither a model folder nor a run folder (config.json and run.toml are missing)"
     } else if path.exists() {
-        "is a file; a model is a folder that contains config.json and model.safetensors"
+        "is neither a GGUF file nor a folder that contains config.json and model.safetensors"
     } else {
         "does not exist"
     };
     Err(exit::bad_file(format!(
-        "`{shown}` {problem}; hint: pass a run folder, e.g. runs/NAME, or a model folder"
+        "`{shown}` {problem}; hint: pass a run folder, e.g. runs/NAME, a model folder, or a GGUF file"
     )))
 }
 

@@ -21,8 +21,8 @@ use crate::{exit, models, output};
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools)] // Independent flags.
 pub(crate) struct GenerateArgs {
-    /// Model folder, checkpoint, or run folder (the run's best model is used)
-    #[arg(value_hint = ValueHint::DirPath)]
+    /// Model folder, checkpoint, run folder (the run's best model is used), or GGUF file
+    #[arg(value_hint = ValueHint::AnyPath)]
     model: PathBuf,
     /// Text to continue [default: standard input unless it is a terminal, else empty]
     #[arg(allow_hyphen_values = true)]

@@ -1,4 +1,4 @@
-//! `nextword import FOLDER --out MODEL`.
+//! `nextword import FOLDER|FILE --out MODEL`.
 
 use std::path::PathBuf;
 
@@ -9,12 +9,12 @@ use crate::console::{program, shell_quote};
 use crate::format::{count, sanitize};
 use crate::{output, output_file};
 
-/// `import FOLDER --out MODEL`.
+/// `import FOLDER|FILE --out MODEL`.
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
-    /// Folder with config.json, model.safetensors (or its shards and index) and tokenizer.json
-    #[arg(value_hint = ValueHint::DirPath)]
-    folder: PathBuf,
+    /// Folder with config.json, model.safetensors (or its shards and index) and tokenizer.json, or a GGUF file
+    #[arg(value_name = "FOLDER|FILE", value_hint = ValueHint::AnyPath)]
+    source: PathBuf,
     /// Model folder to write; an existing model folder is replaced
     #[arg(long, short, value_name = "MODEL", value_hint = ValueHint::DirPath)]
     out: PathBuf,
@@ -23,10 +23,10 @@ pub(crate) struct ImportArgs {
     json: bool,
 }
 
-/// Converts a Hugging Face folder into a model folder.
+/// Converts a Hugging Face folder or a GGUF file into a model folder.
 pub(crate) fn run(args: &ImportArgs) -> anyhow::Result<()> {
     output_file::check_folder(&args.out)?;
-    let imported = nextword_convert::import(&args.folder, &args.out)?;
+    let imported = nextword_convert::import(&args.source, &args.out)?;
     if args.json {
         return output::print_json(&json!({
             "path": args.out, "model_type": imported.model_type, "config": imported.config,

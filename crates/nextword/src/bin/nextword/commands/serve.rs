@@ -22,9 +22,9 @@ const API_KEY_VARIABLE: &str = "NEXTWORD_API_KEY";
 /// `serve MODEL|RUN...`.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// Model folders, checkpoints, or run folders (the best model of each run is used); NAME=PATH
+    /// Model folders, checkpoints, run folders (the best model of each run is used), or GGUF files; NAME=PATH
     /// overrides a model's name
-    #[arg(required = true, value_name = "MODEL", value_hint = ValueHint::DirPath)]
+    #[arg(required = true, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
     models: Vec<PathBuf>,
     /// Address to listen on; any but a loopback address requires an API key
     #[arg(long, default_value = "127.0.0.1")]
