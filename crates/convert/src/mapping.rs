@@ -179,6 +179,23 @@ impl TensorMapping {
         }
     }
 
+    /// Whether the rows of the foreign tensor are columns of ours, as quantized blocks require.
+    pub(crate) fn has_rows(&self) -> bool {
+        self.shape.len() == 2 && self.layout != Layout::ConcatColumns
+    }
+
+    /// Assembles the rows of the foreign tensor, which can have any encoding, from those of ours.
+    pub(crate) fn assemble_rows(&self, ours: Vec<Vec<u8>>) -> Vec<u8> {
+        let Layout::InterleavedHeads { head_dim } = self.layout else {
+            return ours.concat();
+        };
+        let rows = ours.len() * self.ours[0].1[1];
+        let head = ours.iter().map(Vec::len).sum::<usize>() / rows.max(1) * head_dim;
+        let heads = ours[0].len() / head.max(1);
+        let head_of = |h: usize| ours.iter().map(move |v| &v[h * head..(h + 1) * head]);
+        (0..heads).flat_map(head_of).collect::<Vec<_>>().concat()
+    }
+
     /// Assembles the foreign values from `ours`, which returns our tensors by name.
     pub(crate) fn assemble(
         &self,

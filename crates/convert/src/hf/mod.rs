@@ -15,7 +15,7 @@ mod rope;
 
 use std::path::Path;
 
-use nextword_model::weights::TensorFile;
+use nextword_model::weights::{TensorFile, dequantized_values};
 use nextword_model::{
     BiasConfig, DropoutConfig, FeedForwardKind, InitConfig, ModelConfig, NormKind, Position,
     RotaryConfig, RotaryScaling,
@@ -278,7 +278,7 @@ pub(crate) fn to_hf(config: &ModelConfig) -> Result<HfModel, ConvertError> {
     })
 }
 
-/// A tensor of the model. Missing biases are zeros.
+/// A tensor of the model, dequantized. Missing biases are zeros.
 pub(crate) fn values_or_zeros(
     weights: &TensorFile,
     name: &str,
@@ -286,6 +286,9 @@ pub(crate) fn values_or_zeros(
 ) -> Result<Vec<f32>, ConvertError> {
     if weights.shape(name).is_none() && name.rsplit('.').next() == Some("bias") {
         return Ok(vec![0.0; shape.iter().product()]);
+    }
+    if let Some(values) = dequantized_values(weights, name, shape)? {
+        return Ok(values);
     }
     Ok(weights.values(name)?)
 }

@@ -18,7 +18,10 @@ pub use file::{NamedTensors, TensorFile, load_tensors};
 pub use write::{FloatType, save, save_tensors, save_tensors_with, write_tensors};
 pub(crate) use write::{TensorSpec, Values, write_file};
 
-use crate::{Bits, ModelConfig, ModelError, NormKind, Position, Transformer, quantize};
+use crate::{
+    Bits, BlockFormat, ModelConfig, ModelError, NormKind, Position, QuantizedMatrix, Transformer,
+    quantize,
+};
 
 /// Returns the name and shape of every parameter of `config`, in the order of the forward pass.
 ///
@@ -210,10 +213,10 @@ pub fn to_f32_vec(data: TensorData) -> Vec<f32> {
 pub fn load(config: &ModelConfig, path: &Path, device: &Device) -> Result<Transformer, ModelError> {
     config.validate()?;
     let file = TensorFile::open(path)?;
-    if let Some(bits) = quantize::detect_bits(&file) {
-        return quantize::load(config, path, &file, bits, device);
-    }
     compare(config, path, &file)?;
+    if quantize::detect_bits(&file).is_some() {
+        return quantize::load(config, &file, device);
+    }
     fill(config.build(device)?, &file)
 }
 
@@ -234,6 +237,18 @@ pub fn embedding_bits(path: &Path) -> Result<Option<Bits>, ModelError> {
     Ok(quantize::embedding_bits(&TensorFile::open(path)?))
 }
 
+/// Reads the matrix `name` of shape `[d_in, d_out]` from `file`, if it is quantized.
+///
+/// # Errors
+/// [`ModelError::Format`] if its tensors do not have that shape or contain an invalid integer.
+pub fn quantized_matrix(
+    file: &TensorFile,
+    name: &str,
+    shape: [usize; 2],
+) -> Result<Option<QuantizedMatrix>, ModelError> {
+    quantize::read_matrix(file, name, shape)
+}
+
 /// Sets the parameters of `model` that are in `file`.
 pub(crate) fn fill(model: Transformer, file: &TensorFile) -> Result<Transformer, ModelError> {
     let mut loader = ParamLoader {
@@ -245,15 +260,35 @@ pub(crate) fn fill(model: Transformer, file: &TensorFile) -> Result<Transformer,
     loader.failed.map_or(Ok(model), Err)
 }
 
-/// Checks the names, shapes and types in `file` against `config`.
+/// Returns the values of the matrix `name` as in a float file, of the same `shape`, if `file` has it
+/// quantized.
+///
+/// # Errors
+/// As [`quantized_matrix`].
+pub fn dequantized_values(
+    file: &TensorFile,
+    name: &str,
+    shape: &[usize],
+) -> Result<Option<Vec<f32>>, ModelError> {
+    quantize::dequantized_values(file, name, shape)
+}
+
+/// Returns the format of the matrix `name` in `file`, if it is quantized.
+pub fn matrix_format(file: &TensorFile, name: &str) -> Option<BlockFormat> {
+    quantize::matrix_format(file, name)
+}
+
+/// Checks the names, shapes and types in `file` against `config`. Matrices may be quantized.
 ///
 /// # Errors
 /// [`ModelError::Mismatch`] with every difference and `path`.
 pub fn compare(config: &ModelConfig, path: &Path, file: &TensorFile) -> Result<(), ModelError> {
-    let expected: Vec<_> = layout(config)
-        .into_iter()
-        .map(|(name, shape)| (name, shape, None))
-        .collect();
+    let expected = if quantize::detect_bits(file).is_some() {
+        quantize::expected(config, file)
+    } else {
+        let floats = layout(config).into_iter();
+        floats.map(|(name, shape)| (name, shape, None)).collect()
+    };
     compare_with(&expected, path, file)
 }
 
