@@ -51,6 +51,7 @@ mod malformed_models; // damaged and malicious files
 mod module_cycles; // modules of a crate do not depend on each other in circles
 mod parity; // import and export of transformers models
 mod quantized; // 8- and 4-bit weights
+mod quantized_export; // ... in files of other programs
 mod random_models; // random small models that cover every option
 mod reference; // PyTorch's logits, losses, gradients and updates
 mod resume; // bitwise resume after any stop

@@ -74,7 +74,7 @@ pub use linear::Linear;
 pub use memory::{ByteSize, available_memory, peak_memory, resident_memory};
 pub use model_dir::{ModelCard, ModelDir, write_atomically};
 pub use model_tokens::{ModelTokens, TokenSource};
-pub use nextword_kernels::{Bits, CounterRng, IGNORE, Precision, QuantizedMatrix};
+pub use nextword_kernels::{Bits, BlockFormat, CounterRng, IGNORE, Precision, QuantizedMatrix};
 pub use norm::{Norm, NormKind, NormPlacement};
 pub use position::{Position, RotaryConfig, RotaryScaling, alibi_slopes};
 pub use probe::{Hook, NoProbe, Probe, Site};

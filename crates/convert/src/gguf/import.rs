@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use nextword_data::parse_tokenizer;
-use nextword_model::weights::{FloatType, WeightSource, layout, write_tensors};
-use nextword_model::{ModelCard, ModelConfig, ModelDir, ModelError};
+use nextword_model::weights::{WeightSource, write_source};
+use nextword_model::{BlockFormat, ModelCard, ModelConfig, ModelDir, ModelError, QuantizedMatrix};
 
 use super::names::Architecture;
 use super::read_tokenizer::Vocabulary;
 use super::reader::GgufFile;
+use super::tensor_type::TensorType;
 use super::{config, read_special};
 use crate::ConvertError;
 use crate::error::join_lines;
@@ -21,7 +22,8 @@ use crate::mapping::{TensorMapping, tensor_mappings};
 const HEAD: &str = "output.weight";
 const FREQUENCY_FACTORS: &str = "rope_freqs.weight";
 
-/// Opens the GGUF file `path` as a model. Its tensors stay in the file until they are loaded, one at a time, as f32.
+/// Opens the GGUF file `path` as a model. Its tensors stay in the file until they are loaded, one at a time: matrices
+/// of the types `Q8_0`, `Q4_0` and `Q4_1` as they are, all others as f32.
 ///
 /// # Errors
 /// [`ConvertError::Source`] if the file is damaged, or has an architecture, a tokenizer, a type or a setting that is not
@@ -47,7 +49,8 @@ pub fn open(path: &Path) -> Result<ModelDir, ConvertError> {
     Ok(read(path)?.1)
 }
 
-/// Converts the GGUF file `from` to the model folder `to`, atomically, with f32 weights.
+/// Converts the GGUF file `from` to the model folder `to`, atomically: matrices of the types `Q8_0`, `Q4_0` and `Q4_1` as
+/// they are, all other tensors in f32.
 pub(crate) fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
     check_destination(to, from)?;
     let (model_type, model) = read(from)?;
@@ -56,10 +59,7 @@ pub(crate) fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
     ModelDir::replace(to, |new| {
         ModelDir::write_small_files(new, &model.config, tokenizer, &model.card)?;
         let file = new.join("model.safetensors");
-        write_tensors(&file, FloatType::F32, &layout(&model.config), |name| {
-            weights.values(name)
-        })
-        .map(drop)
+        write_source(&file, &model.config, &*weights).map(drop)
     })?;
     Ok(Imported {
         model_type,
@@ -141,6 +141,43 @@ impl WeightSource for GgufWeights {
         }
         Ok(mapping.extract(name, values))
     }
+
+    fn matrix_format(&self, name: &str) -> Option<BlockFormat> {
+        let (mapping, _) = self.tensors.get(name)?;
+        match self.file.tensor(&mapping.name)?.dtype {
+            _ if !mapping.has_rows() => None,
+            TensorType::Q8_0 => Some(BlockFormat::Q8_0),
+            TensorType::Q4_0 => Some(BlockFormat::Q4_0),
+            TensorType::Q4_1 => Some(BlockFormat::Q4_1),
+            _ => None,
+        }
+    }
+
+    fn quantized_matrix(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+    ) -> Result<Option<QuantizedMatrix>, ModelError> {
+        let (Some(format), Some((mapping, _))) = (self.matrix_format(name), self.tensors.get(name))
+        else {
+            return Ok(None);
+        };
+        let mut bytes = self.file.bytes(&mapping.name)?;
+        if self.has_interleaved_rope && mapping.is_query_or_key() {
+            bytes = separate_halves(&bytes, mapping.shape[0], self.head_dim);
+        }
+        let rows = mapping.extract_rows(name, bytes);
+        let Some(matrix) = QuantizedMatrix::from_gguf(shape, format, &rows) else {
+            return Err(ModelError::Format {
+                path: self.file.path().to_path_buf(),
+                problem: format!(
+                    "tensor `{}` does not contain a matrix {shape:?}",
+                    mapping.name
+                ),
+            });
+        };
+        Ok(Some(matrix))
+    }
 }
 
 /// The tensor for each of ours. Compares every name and shape first.
@@ -187,7 +224,7 @@ fn tensors(
 
 /// Undoes [`interleave_halves`](super::interleave_halves): the two rows of a pair are adjacent in `values` and half a head
 /// apart in the result.
-fn separate_halves(values: &[f32], rows: usize, head_dim: usize) -> Vec<f32> {
+fn separate_halves<T: Copy>(values: &[T], rows: usize, head_dim: usize) -> Vec<T> {
     let width = values.len() / rows.max(1);
     let row = |row: usize| {
         let (head, offset) = (row / head_dim, row % head_dim);
