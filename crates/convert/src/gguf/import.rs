@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use nextword_data::parse_tokenizer;
-use nextword_model::weights::{FloatType, WeightSource, layout, write_tensors};
+use nextword_model::weights::{FloatType, MatrixBlocks, WeightSource, layout, write_tensors};
 use nextword_model::{ModelCard, ModelConfig, ModelDir, ModelError};
 
 use super::names::Architecture;
@@ -53,6 +53,7 @@ pub(crate) fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
     let (model_type, model) = read(from)?;
     let weights = model.open_weights()?;
     let tokenizer = model.tokenizer_json().unwrap_or_default();
+    parse_tokenizer(tokenizer, &from.display().to_string())?; // Is it valid?
     ModelDir::replace(to, |new| {
         ModelDir::write_small_files(new, &model.config, tokenizer, &model.card)?;
         let file = new.join("model.safetensors");
@@ -77,8 +78,7 @@ fn read(path: &Path) -> Result<(&'static str, ModelDir), ConvertError> {
     let tensors = tensors(&file, &architecture, &config)?;
     let vocabulary = Vocabulary::read(&file, config.vocab_size)?;
     let tokenizer_json = vocabulary.to_json()?;
-    let tokenizer = parse_tokenizer(&tokenizer_json, &path.display().to_string())?;
-    let unused_ids = config.vocab_size.saturating_sub(tokenizer.vocab_size());
+    let unused_ids = config.vocab_size.saturating_sub(vocabulary.size());
     let special = read_special::tokens(&vocabulary)?;
     let chat_templates = read_special::chat_templates(&file)?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
@@ -141,6 +141,34 @@ impl WeightSource for GgufWeights {
         }
         Ok(mapping.extract(name, values))
     }
+
+    fn blocks(&self, name: &str) -> Result<Option<MatrixBlocks>, ModelError> {
+        let entry = self.tensors.get(name);
+        let Some((mapping, rows)) =
+            entry.and_then(|(mapping, _)| Some((mapping, mapping.rows(name)?)))
+        else {
+            return Ok(None);
+        };
+        let Some(tensor) = self.file.tensor(&mapping.name) else {
+            return Ok(None);
+        };
+        let [_, width] = mapping.shape[..] else {
+            return Ok(None);
+        };
+        if tensor.dtype.block_len() == 1 {
+            return Ok(None);
+        }
+        let row_bytes = width / tensor.dtype.block_len() * tensor.dtype.block_bytes();
+        let mut bytes = self.file.rows(tensor, rows.clone(), row_bytes)?;
+        if self.has_interleaved_rope && mapping.is_query_or_key() {
+            bytes = separate_halves(&bytes, rows.len(), self.head_dim);
+        }
+        Ok(Some(MatrixBlocks {
+            format: tensor.dtype.name(),
+            shape: [rows.len(), width],
+            bytes,
+        }))
+    }
 }
 
 /// The tensor for each of ours. Compares every name and shape first.
@@ -159,7 +187,7 @@ fn tensors(
         let (name, expected) = (&mapping.name, &mapping.shape);
         match file.tensor(name) {
             None => problems.push(format!("  missing: `{name}` {expected:?}")),
-            Some(found) if &found.shape != expected => problems.push(format!(
+            Some(found) if found.shape != without_ones(expected) => problems.push(format!(
                 "  `{name}` has shape {:?}, but the metadata require {expected:?}",
                 found.shape
             )),
@@ -185,9 +213,15 @@ fn tensors(
     ))
 }
 
+/// A shape without axes of one before others, as the file's are read.
+fn without_ones(shape: &[usize]) -> &[usize] {
+    let ones = shape.iter().take_while(|size| **size == 1).count();
+    &shape[ones.min(shape.len().saturating_sub(1))..]
+}
+
 /// Undoes [`interleave_halves`](super::interleave_halves): the two rows of a pair are adjacent in `values` and half a head
 /// apart in the result.
-fn separate_halves(values: &[f32], rows: usize, head_dim: usize) -> Vec<f32> {
+fn separate_halves<T: Copy>(values: &[T], rows: usize, head_dim: usize) -> Vec<T> {
     let width = values.len() / rows.max(1);
     let row = |row: usize| {
         let (head, offset) = (row / head_dim, row % head_dim);
