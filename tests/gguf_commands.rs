@@ -15,6 +15,7 @@ fn letters() -> TestDir {
     let dir = TestDir::new();
     let model = ModelDir::open(&root().join("docs/models/letters")).unwrap();
     export_gguf(&model, GgufType::Q8_0, &dir.path("letters.gguf")).unwrap();
+    export_gguf(&model, GgufType::F32, &dir.path("plain.gguf")).unwrap();
     succeeds(&dir, &["import", "letters.gguf", "--out", "folder"]);
     dir
 }

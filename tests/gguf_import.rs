@@ -179,64 +179,6 @@ fn quantized_files_have_the_values_of_their_blocks() {
     }
 }
 
-/// Of a Llama, whose rows of queries and keys are in another order, and of a GPT-2, whose queries, keys and values are
-/// one tensor.
-#[test]
-fn blocks_of_a_file_are_those_of_our_matrices() {
-    let dir = TestDir::new();
-    let llama = ModelConfig {
-        n_layers: 1,
-        n_heads: 4,
-        n_kv_heads: Some(2),
-        d_model: 64,
-        d_ff: Some(96),
-        context_length: 16,
-        ..nextword_model::presets::llama_like(40)
-    };
-    let gpt2 = ModelConfig {
-        n_layers: 1,
-        d_model: 64,
-        context_length: 16,
-        ..ModelConfig::default()
-    };
-    for config in [llama, gpt2] {
-        let model = random_model(&dir, &config);
-        let path = dir.path("model.gguf");
-        export_gguf(&model, GgufType::Q8_0, &path).unwrap();
-        let opened = open_gguf(&path).unwrap();
-        let weights = opened.open_weights().unwrap();
-        let mut found = 0;
-        for (name, shape) in weights::layout(&opened.config) {
-            let Some(blocks) = weights.blocks(&name).unwrap() else {
-                assert!(shape.len() == 1 || name.starts_with("position"), "{name}");
-                continue;
-            };
-            found += 1;
-            let [rows, width] = blocks.shape;
-            assert_eq!(
-                (blocks.format, blocks.bytes.len()),
-                ("Q8_0", rows * width / 32 * 34)
-            );
-            let values = weights.values(&name).unwrap();
-            for (index, value) in values.iter().enumerate() {
-                let (row, column) = match name.as_str() {
-                    "token_embedding.weight" => (index / width, index % width),
-                    _ => (index % rows, index / rows),
-                };
-                let byte = blocks.bytes[(row * width + column) / 32 * 34 + 2 + column % 32];
-                let is_zero = byte == 0;
-                assert_eq!(
-                    (*value > 0.0, *value < 0.0),
-                    (byte.cast_signed() > 0, byte.cast_signed() < 0),
-                    "{name} {index}"
-                );
-                assert!(!is_zero || *value == 0.0);
-            }
-        }
-        assert!(found >= 7, "{found}");
-    }
-}
-
 #[test]
 fn frequency_factors_give_the_scaling_of_llama_3() {
     let dir = TestDir::new();

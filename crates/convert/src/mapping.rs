@@ -1,7 +1,6 @@
 //! Mapping between foreign tensors and ours.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 use nextword_model::ModelConfig;
 use nextword_model::weights::layout as weight_shapes;
@@ -177,26 +176,6 @@ impl TensorMapping {
                     .collect();
                 transpose(&rows, rows.len() / d_in, d_in)
             }
-        }
-    }
-
-    /// The rows of the foreign matrix that are the columns of our matrix `target` (of an embedding, its rows). `None` if
-    /// they are not adjacent whole rows.
-    pub(crate) fn rows(&self, target: &str) -> Option<Range<usize>> {
-        let index = self.ours.iter().position(|(name, _)| name == target)?;
-        let [_, last] = self.ours[index].1[..] else {
-            return None;
-        };
-        match self.layout {
-            Layout::Same | Layout::Transposed => Some(0..*self.shape.first()?),
-            Layout::ConcatRows => {
-                let before = self.ours[..index]
-                    .iter()
-                    .filter_map(|(_, shape)| shape.last());
-                let start: usize = before.sum();
-                Some(start..start + last)
-            }
-            Layout::ConcatColumns | Layout::InterleavedHeads { .. } => None,
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use nextword_data::parse_tokenizer;
-use nextword_model::weights::{FloatType, MatrixBlocks, WeightSource, layout, write_tensors};
+use nextword_model::weights::{FloatType, WeightSource, layout, write_tensors};
 use nextword_model::{ModelCard, ModelConfig, ModelDir, ModelError};
 
 use super::names::Architecture;
@@ -141,34 +141,6 @@ impl WeightSource for GgufWeights {
         }
         Ok(mapping.extract(name, values))
     }
-
-    fn blocks(&self, name: &str) -> Result<Option<MatrixBlocks>, ModelError> {
-        let entry = self.tensors.get(name);
-        let Some((mapping, rows)) =
-            entry.and_then(|(mapping, _)| Some((mapping, mapping.rows(name)?)))
-        else {
-            return Ok(None);
-        };
-        let Some(tensor) = self.file.tensor(&mapping.name) else {
-            return Ok(None);
-        };
-        let [_, width] = mapping.shape[..] else {
-            return Ok(None);
-        };
-        if tensor.dtype.block_len() == 1 {
-            return Ok(None);
-        }
-        let row_bytes = width / tensor.dtype.block_len() * tensor.dtype.block_bytes();
-        let mut bytes = self.file.rows(tensor, rows.clone(), row_bytes)?;
-        if self.has_interleaved_rope && mapping.is_query_or_key() {
-            bytes = separate_halves(&bytes, rows.len(), self.head_dim);
-        }
-        Ok(Some(MatrixBlocks {
-            format: tensor.dtype.name(),
-            shape: [rows.len(), width],
-            bytes,
-        }))
-    }
 }
 
 /// The tensor for each of ours. Compares every name and shape first.
@@ -221,7 +193,7 @@ fn without_ones(shape: &[usize]) -> &[usize] {
 
 /// Undoes [`interleave_halves`](super::interleave_halves): the two rows of a pair are adjacent in `values` and half a head
 /// apart in the result.
-fn separate_halves<T: Copy>(values: &[T], rows: usize, head_dim: usize) -> Vec<T> {
+fn separate_halves(values: &[f32], rows: usize, head_dim: usize) -> Vec<f32> {
     let width = values.len() / rows.max(1);
     let row = |row: usize| {
         let (head, offset) = (row / head_dim, row % head_dim);

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -89,19 +88,6 @@ impl GgufFile {
         let mut values = Vec::with_capacity(tensor.shape.iter().product());
         self.for_each_chunk(tensor, |bytes| tensor.dtype.dequantize(bytes, &mut values))?;
         Ok(values)
-    }
-
-    /// The bytes of these rows of a tensor, of which each takes `row_bytes`.
-    pub(crate) fn rows(
-        &self,
-        tensor: &TensorEntry,
-        rows: Range<usize>,
-        row_bytes: usize,
-    ) -> Result<Vec<u8>, ModelError> {
-        let mut part = tensor.clone();
-        part.start += (rows.start * row_bytes) as u64;
-        part.len = (rows.len() * row_bytes) as u64;
-        self.read(&part)
     }
 
     /// Whether two tensors have the same shape, type and bytes.

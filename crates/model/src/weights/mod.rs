@@ -16,7 +16,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::tensor::Dtype;
 
 pub use file::{NamedTensors, TensorFile, load_tensors};
-pub use source::{MatrixBlocks, WeightSource};
+pub use source::WeightSource;
 pub use write::{FloatType, save, save_tensors, save_tensors_with, write_tensors};
 pub(crate) use write::{TensorSpec, Values, write_file};
 

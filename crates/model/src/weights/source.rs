@@ -15,27 +15,6 @@ pub trait WeightSource: Debug + Send + Sync {
     /// # Errors
     /// [`ModelError::Format`] if there is no such tensor; [`ModelError::Io`] if it cannot be read.
     fn values(&self, name: &str) -> Result<Vec<f32>, ModelError>;
-
-    /// The matrix `name` in the blocks in which the file has it, if it has it quantized: what [`values`](Self::values)
-    /// dequantizes.
-    ///
-    /// # Errors
-    /// As [`values`](Self::values).
-    fn blocks(&self, name: &str) -> Result<Option<MatrixBlocks>, ModelError> {
-        let _ = name;
-        Ok(None)
-    }
-}
-
-/// A quantized matrix of a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MatrixBlocks {
-    /// GGUF's name of the type, such as `Q4_0`.
-    pub format: &'static str,
-    /// `[rows, values in a row]`: of an embedding `[vocab_size, d_model]`, of other matrices `[d_out, d_in]`.
-    pub shape: [usize; 2],
-    /// The blocks of the first row, then those of the next.
-    pub bytes: Vec<u8>,
 }
 
 impl WeightSource for TensorFile {
@@ -55,9 +34,5 @@ impl<T: WeightSource + ?Sized> WeightSource for &T {
 
     fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
         (**self).values(name)
-    }
-
-    fn blocks(&self, name: &str) -> Result<Option<MatrixBlocks>, ModelError> {
-        (**self).blocks(name)
     }
 }
