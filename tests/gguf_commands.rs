@@ -92,7 +92,7 @@ fn every_command_takes_a_gguf_file() {
     );
     succeeds(
         &dir,
-        &["quantize", "letters.gguf", "--bits", "8", "--out", "int8"],
+        &["quantize", "plain.gguf", "--bits", "8", "--out", "int8"],
     );
     succeeds(&dir, &["generate", "int8", "One day", "--max-tokens", "3"]);
     succeeds(
