@@ -139,7 +139,7 @@ fn commands_that_need_a_folder_say_so() {
         &["is not a run folder"],
     );
     dir.rejects(
-        &["quantize", "letters.gguf", "--out", "letters.gguf"],
+        &["quantize", "plain.gguf", "--out", "plain.gguf"],
         USAGE,
         &["is a file"],
     );
@@ -148,7 +148,7 @@ fn commands_that_need_a_folder_say_so() {
         USAGE,
         &["is a file"],
     );
-    for command in ["generate", "inspect", "chat", "explain"] {
+    for command in ["generate", "inspect", "chat"] {
         dir.rejects(
             &[command, "broken.gguf"],
             BAD_FILE,
