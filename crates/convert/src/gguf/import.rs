@@ -56,6 +56,7 @@ pub(crate) fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
     let (model_type, model) = read(from)?;
     let weights = model.open_weights()?;
     let tokenizer = model.tokenizer_json().unwrap_or_default();
+    parse_tokenizer(tokenizer, &from.display().to_string())?; // Is it valid?
     ModelDir::replace(to, |new| {
         ModelDir::write_small_files(new, &model.config, tokenizer, &model.card)?;
         let file = new.join("model.safetensors");
@@ -77,8 +78,7 @@ fn read(path: &Path) -> Result<(&'static str, ModelDir), ConvertError> {
     let tensors = tensors(&file, &architecture, &config)?;
     let vocabulary = Vocabulary::read(&file, config.vocab_size)?;
     let tokenizer_json = vocabulary.to_json()?;
-    let tokenizer = parse_tokenizer(&tokenizer_json, &path.display().to_string())?;
-    let unused_ids = config.vocab_size.saturating_sub(tokenizer.vocab_size());
+    let unused_ids = config.vocab_size.saturating_sub(vocabulary.size());
     let special = read_special::tokens(&vocabulary)?;
     let chat_templates = read_special::chat_templates(&file)?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
@@ -196,7 +196,7 @@ fn tensors(
         let (name, expected) = (&mapping.name, &mapping.shape);
         match file.tensor(name) {
             None => problems.push(format!("  missing: `{name}` {expected:?}")),
-            Some(found) if &found.shape != expected => problems.push(format!(
+            Some(found) if found.shape != without_ones(expected) => problems.push(format!(
                 "  `{name}` has shape {:?}, but the metadata require {expected:?}",
                 found.shape
             )),
@@ -220,6 +220,12 @@ fn tensors(
             join_lines(&problems)
         ),
     ))
+}
+
+/// A shape without axes of one before others, as the file's are read.
+fn without_ones(shape: &[usize]) -> &[usize] {
+    let ones = shape.iter().take_while(|size| **size == 1).count();
+    &shape[ones.min(shape.len().saturating_sub(1))..]
 }
 
 /// Undoes [`interleave_halves`](super::interleave_halves): the two rows of a pair are adjacent in `values` and half a head
