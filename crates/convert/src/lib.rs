@@ -7,7 +7,8 @@
 //!
 //! | task | function |
 //! |---|---|
-//! | import a Hugging Face folder | [`import`] |
+//! | import a Hugging Face folder | [`import`]; [`import_with_origin`] if it was downloaded |
+//! | check a folder before its weights are there | [`check_settings`] |
 //! | export for `transformers` | [`export_hf`] |
 //! | export for `llama.cpp` | [`export_gguf`], [`export_gguf_with_embedding`] |
 //!
@@ -47,7 +48,7 @@ pub use gguf::{
 };
 pub use hf::export::export as export_hf;
 pub use hf::read_config_text;
-pub use import::{Imported, import};
+pub use import::{Imported, check_settings, import, import_with_origin};
 
 /// The largest finite value of half precision.
 const F16_MAX: f32 = 65504.0;
