@@ -36,6 +36,10 @@ mod explain_terminal; // terminal output at any width
 mod gguf; // files for llama.cpp, read back
 mod gguf_tokenizers; // their tokenizers and special tokens
 mod gradients; // finite differences, the causal mask, gradient accumulation
+mod hub; // models from the Hub
+#[path = "../crates/hub/src/test_server.rs"]
+#[allow(dead_code)] // The crate's own tests use all of it.
+mod hub_server; // a Hub on this machine
 mod hugging_face; // published configs, tokenizers and vocabularies
 mod import_faults; // folders as other programs write them
 mod invalid_input; // one clear error, the right exit code, nothing lost
