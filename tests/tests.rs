@@ -41,6 +41,10 @@ mod gguf_import; // models in GGUF files
 mod gguf_read_tokenizers; // their tokenizers, read
 mod gguf_tokenizers; // their tokenizers and special tokens
 mod gradients; // finite differences, the causal mask, gradient accumulation
+mod hub; // models from the Hub
+#[path = "../crates/hub/src/test_server.rs"]
+#[allow(dead_code)] // The crate's own tests use all of it.
+mod hub_server; // a Hub on this machine
 mod hugging_face; // published configs, tokenizers and vocabularies
 mod import_faults; // folders as other programs write them
 mod invalid_input; // one clear error, the right exit code, nothing lost

@@ -17,7 +17,9 @@ use crate::chat_templates::{
     TEMPLATE_FILE, TemplateProblem, read_chat_templates, write_chat_templates,
 };
 use crate::weights::{TensorFile, WeightSource};
-use crate::{Bits, BlockFormat, ModelConfig, ModelError, ModelTokens, Transformer, weights};
+use crate::{
+    Bits, BlockFormat, ModelConfig, ModelError, ModelOrigin, ModelTokens, Transformer, weights,
+};
 
 /// Maximum size in bytes of the JSON files in a model folder.
 const MAX_JSON_BYTES: u64 = 1 << 20;
@@ -32,6 +34,10 @@ pub struct ModelCard {
     pub version: String,
     /// A description of the training data.
     pub trained_on: String,
+    /// The repository that the model was downloaded from. Models that were trained, or imported from a folder,
+    /// have none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<ModelOrigin>,
     /// The run's seed.
     pub seed: u64,
     /// Optimizer steps taken.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use nextword_data::parse_tokenizer;
-use nextword_model::weights::{WeightSource, write_source};
+use nextword_model::weights::{FloatType, WeightSource, layout, write_source, write_tensors};
 use nextword_model::{BlockFormat, ModelCard, ModelConfig, ModelDir, ModelError, QuantizedMatrix};
 
 use super::names::Architecture;
@@ -15,6 +15,7 @@ use super::{config, read_special};
 use crate::ConvertError;
 use crate::error::join_lines;
 use crate::folder::check_destination;
+use crate::import::ImportOptions;
 use crate::imported::Imported;
 use crate::mapping::{TensorMapping, tensor_mappings};
 
@@ -51,16 +52,30 @@ pub fn open(path: &Path) -> Result<ModelDir, ConvertError> {
 
 /// Converts the GGUF file `from` to the model folder `to`, atomically: matrices of the types `Q8_0`, `Q4_0` and `Q4_1` as
 /// they are, all other tensors in f32.
-pub(crate) fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
+pub(crate) fn import(
+    from: &Path,
+    to: &Path,
+    options: &ImportOptions,
+) -> Result<Imported, ConvertError> {
     check_destination(to, from)?;
-    let (model_type, model) = read(from)?;
+    let (model_type, mut model) = read(from)?;
+    if let Some(origin) = &options.origin {
+        model.card.name = origin.name().to_string();
+        model.card.trained_on = format!("imported from {origin} ({model_type})");
+        model.card.origin = Some(origin.clone());
+    }
     let weights = model.open_weights()?;
     let tokenizer = model.tokenizer_json().unwrap_or_default();
     parse_tokenizer(tokenizer, &from.display().to_string())?; // Is it valid?
     ModelDir::replace(to, |new| {
         ModelDir::write_small_files(new, &model.config, tokenizer, &model.card)?;
         let file = new.join("model.safetensors");
-        write_source(&file, &model.config, &*weights).map(drop)
+        if options.dequantize {
+            let layout = layout(&model.config);
+            write_tensors(&file, FloatType::F32, &layout, |name| weights.values(name)).map(drop)
+        } else {
+            write_source(&file, &model.config, &*weights).map(drop)
+        }
     })?;
     Ok(Imported {
         model_type,
