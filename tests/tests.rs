@@ -65,6 +65,7 @@ mod server_limits; // limits and access rules of the server
 mod serving; // a model behind HTTP
 mod special_token_paths; // they survive finetuning, export and import
 mod special_tokens; // a model's own tokens, on every path
+mod speculation; // proposals of tokens, 8-bit keys and values, pages of a server
 mod terminology; // words and names that the glossary replaces
 mod test_dir; // a temporary folder to run the program in
 mod three_uses; // any backend, models that load anywhere, layers by configuration
