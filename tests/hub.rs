@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use nextword_convert::{GgufType, export_gguf};
+use nextword_model::ModelDir;
 use serde_json::Value;
 
 use crate::hub_server::{COMMIT, Ending, TestFile, TestHub};
 use crate::parity::fixtures;
 use crate::test_dir::{BAD_FILE, RESOURCES, TestDir, USAGE, assert_one_error};
-use crate::util::{nextword, stderr};
+use crate::util::{nextword, root, stderr};
 
 /// The exit code of failures of the network.
 const FAILURE: i32 = 1;
@@ -111,6 +113,27 @@ fn a_downloaded_model_is_that_of_the_folder_and_names_its_origin() {
 }
 
 #[test]
+fn one_gguf_file_is_downloaded_and_imported() {
+    let dir = TestDir::new();
+    let letters = ModelDir::open(&root().join("docs/models/letters")).unwrap();
+    let path = dir.path("letters.gguf");
+    export_gguf(&letters, GgufType::Q8_0, &path).unwrap();
+    let file = TestFile::large(&fs::read(&path).unwrap());
+    let mut files = model("llama");
+    files.insert("q8/letters.gguf".to_string(), file);
+    let server = TestHub::start(files, |_, _, response| response);
+    let output = import(&dir, &server.hub.url(), "hf:owner/name:q8/letters.gguf");
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(server.storage.lines().len(), 1);
+    let local = dir.path("local");
+    nextword_convert::import(&path, &local).unwrap();
+    assert_eq!(weights(&dir.path("model")), weights(&local));
+    let card = ModelDir::open(&dir.path("model")).unwrap().card;
+    let expected = format!("hf:owner/name@{COMMIT}:q8/letters.gguf");
+    assert_eq!(card.origin.unwrap().to_string(), expected);
+}
+
+#[test]
 fn what_cannot_be_imported_is_rejected_before_its_weights_are_downloaded() {
     let mut files = model("llama");
     files.insert(
@@ -122,27 +145,19 @@ fn what_cannot_be_imported_is_rejected_before_its_weights_are_downloaded() {
     let dir = TestDir::new();
     fs::create_dir(dir.path("model")).unwrap();
     dir.write("model/thesis.tex", "mine");
-    for (server, expected) in [
-        (&unsupported, "thesis.tex"),
-        (&supported, "thesis.tex"),
-        (&unsupported, "mamba"),
-    ] {
+    let rejects = |server: &TestHub, expected: &str| {
         let output = import(&dir, &server.hub.url(), "hf:owner/name");
-        assert_one_error(&stderr(&output));
-        assert_eq!(output.status.code(), Some(BAD_FILE));
-        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+        let error = stderr(&output);
+        assert_one_error(&error);
+        assert_eq!(output.status.code(), Some(BAD_FILE), "{error}");
+        assert!(error.contains(expected), "{error}");
         let lines = server.hub.lines();
-        assert!(
-            !lines.iter().any(|line| line.ends_with("model.safetensors")),
-            "{lines:?}"
-        );
-        if dir.path("model").exists()
-            && expected == "thesis.tex"
-            && std::ptr::eq(server, &supported)
-        {
-            fs::remove_dir_all(dir.path("model")).unwrap();
-        }
-    }
+        let is_of_weights = |line: &String| line.ends_with("model.safetensors");
+        assert!(!lines.iter().any(is_of_weights), "{lines:?}");
+    };
+    rejects(&supported, "thesis.tex");
+    fs::remove_dir_all(dir.path("model")).unwrap();
+    rejects(&unsupported, "mamba");
 }
 
 #[test]

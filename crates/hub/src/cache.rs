@@ -128,9 +128,13 @@ impl RepositoryCache {
         let path = self.locks().join(format!("{}.lock", id.as_str()));
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o664); // Users may share a cache.
         let file = options.open(&path).map_err(HubError::io(&path, "open"))?;
+        #[cfg(unix)]
+        {
+            // Users may share a cache; the lock may be another user's.
+            let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o664);
+            let _ = file.set_permissions(permissions);
+        }
         match file.try_lock() {
             Ok(()) => Ok(Some(file)),
             Err(TryLockError::WouldBlock) => {

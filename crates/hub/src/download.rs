@@ -84,7 +84,7 @@ pub(crate) fn fetch(
     on_event: &mut dyn FnMut(&HubEvent<'_>),
 ) -> Result<(), Failure> {
     let lock = cache.lock(&file.id, || {
-        on_event(&HubEvent::Waiting { file: &file.name })
+        on_event(&HubEvent::Waiting { file: &file.name });
     })?;
     let blob = cache.blob(&file.id);
     // Another process may have downloaded it in the meantime.

@@ -94,10 +94,7 @@ fn parse(text: &str) -> Result<HubReference, String> {
         if !is_safe_path(file) {
             return Err(format!("`{file}` is not a path inside a repository"));
         }
-        if Path::new(file)
-            .extension()
-            .is_none_or(|extension| extension != "gguf")
-        {
+        if !has_extension(file, "gguf") {
             return Err(format!(
                 "`{file}` is not a .gguf file; without a file name, the safetensors are taken"
             ));
@@ -126,12 +123,17 @@ fn check_repository(repository: &str) -> Result<(), String> {
             "`{repository}` is not the name of a repository (OWNER/NAME of ASCII letters, digits, `-`, `_` and `.`)"
         ));
     }
-    if repository.contains("--") || repository.contains("..") || repository.ends_with(".git") {
+    if repository.contains("--") || repository.contains("..") || has_extension(repository, "git") {
         return Err(format!(
             "`{repository}` contains `--` or `..`, or ends with `.git`"
         ));
     }
     Ok(())
+}
+
+fn has_extension(name: &str, expected: &str) -> bool {
+    let extension = Path::new(name).extension();
+    extension.is_some_and(|extension| extension == expected)
 }
 
 /// Whether `revision` may be the name of a branch or a tag, or a commit, and may be used as a path.

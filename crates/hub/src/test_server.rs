@@ -1,5 +1,7 @@
 //! A Hub on this machine, for tests. The integration tests use this file too.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -55,12 +57,16 @@ impl TestResponse {
         {
             fields.push(("Content-Length", &length));
         }
-        let lines: String = fields
+        let lines = fields
             .iter()
-            .map(|(name, value)| format!("{name}: {value}\r\n"))
-            .collect();
+            .map(|(name, value)| format!("{name}: {value}"));
+        let lines: Vec<String> = lines.collect();
+        let lines = lines.join(
+            "
+",
+        );
         Self {
-            head: format!("HTTP/1.1 {status} x\r\n{lines}Connection: close\r\n\r\n"),
+            head: format!("HTTP/1.1 {status} x\r\n{lines}\r\nConnection: close\r\n\r\n"),
             body: body.to_vec(),
             ending: Ending::Closed,
         }
@@ -170,7 +176,7 @@ fn serve(
                 thread::sleep(pause);
             }
         }
-        Ending::Endless => while is_sent && send(&[0; 1 << 16]) {},
+        Ending::Endless => while is_sent && send(&[0; 1 << 13]) {},
     }
     // Unread bytes would reset the connection before the client has read the response.
     let _ = stream.shutdown(std::net::Shutdown::Write);

@@ -32,6 +32,19 @@ fn the_cache_is_laid_out_as_huggingface_hub_does() {
     expected.sort();
     assert_eq!(locks, expected);
     assert!(client.settings.cache.join("CACHEDIR.TAG").is_file());
+    #[cfg(unix)]
+    for name in locks {
+        use std::os::unix::fs::PermissionsExt;
+        let lock = client
+            .settings
+            .cache
+            .join(".locks/models--owner--name")
+            .join(name);
+        assert_eq!(
+            fs::metadata(lock).unwrap().permissions().mode() & 0o777,
+            0o664
+        );
+    }
 }
 
 #[test]

@@ -323,7 +323,7 @@ fn damage(response: &mut TestResponse, rng: CounterRng) {
     let mut all = response.head.clone().into_bytes();
     let head = all.len();
     all.extend(&response.body);
-    for edit in 0..1 + rng.at(100) % 3 {
+    for edit in 0..=rng.at(100) % 3 {
         let at =
             |salt: u64, limit: usize| (rng.at(10 * edit + salt) % limit.max(1) as u64) as usize;
         // Mostly in the head.
