@@ -107,8 +107,7 @@ fn special_tokens_of_the_text_count_by_their_names() {
         ] {
             let settings = TextSettings::default();
             let report =
-                evaluate_text(&model, &*tokenizer, &special, documents(&[text]), settings)
-                    .unwrap();
+                evaluate_text(&model, &*tokenizer, &special, documents(&[text]), settings).unwrap();
             let unpredicted = if is_own_prefix { "<EOS>".len() } else { 0 };
             assert_eq!(
                 report.bytes as usize,

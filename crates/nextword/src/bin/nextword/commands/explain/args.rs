@@ -15,12 +15,8 @@ pub(crate) struct ExplainArgs {
     /// Model folder, checkpoint, run folder (the run's best model is used), or GGUF file
     #[arg(value_hint = ValueHint::AnyPath, required_unless_present = "schema")]
     pub(super) model: Option<PathBuf>,
-    /// Prompt to explain [default: empty]
-    #[arg(
-        allow_hyphen_values = true,
-        default_value = "",
-        hide_default_value = true
-    )]
+    /// Prompt to explain; `--` goes before one that begins with a dash [default: empty]
+    #[arg(default_value = "", hide_default_value = true)]
     pub(super) prompt: String,
     /// Output format [default: from the extension of --out, else text, or html with --over-training]
     #[arg(long, short, value_enum)]
