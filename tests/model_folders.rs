@@ -2,9 +2,11 @@
 
 use std::fs;
 
+use serde_json::Value;
+
 use crate::parity::fixtures;
 use crate::test_dir::{BAD_FILE, TestDir};
-use crate::util::{copy, root};
+use crate::util::{copy, root, stderr};
 
 fn letters(dir: &TestDir) {
     copy(&root().join("docs/models/letters"), &dir.path("letters"));
@@ -89,4 +91,42 @@ fn the_library_names_a_hugging_face_folder() {
         error.to_string().contains("is a Hugging Face folder"),
         "{error}"
     );
+}
+
+/// A resumed run reads its data by the paths in `run.toml`, which are resolved.
+#[test]
+fn a_resumed_run_has_the_card_of_an_uninterrupted_one() {
+    let dir = TestDir::new();
+    letters(&dir);
+    fs::create_dir_all(dir.path("texts")).unwrap();
+    fs::copy(dir.path("text.txt"), dir.path("texts/a.txt")).unwrap();
+    for data in ["text.txt", "./text.txt", "texts", "texts/../text.txt"] {
+        let train = |name: &str, steps: u64| {
+            let config = format!(
+                "name = '{name}'\nout = '{name}'\n[data]\npath = '{data}'\n\
+                 [model]\ncontext_length = 16\nn_layers = 1\nn_heads = 1\nd_model = 8\n\
+                 [train]\nsteps = {steps}\nbatch_size = 4\n[schedule]\nwarmup_steps = 1\n"
+            );
+            let _ = fs::remove_dir_all(dir.path(name));
+            dir.write("small.toml", config);
+            let output = dir.run(&["train", "small.toml", "--quiet"]);
+            assert!(output.status.success(), "{}", stderr(&output));
+        };
+        let card = |name: &str| -> Value {
+            let card = fs::read(dir.path(&format!("{name}/last/card.json"))).unwrap();
+            serde_json::from_slice(&card).unwrap()
+        };
+        train("once", 4);
+        train("resumed", 2);
+        let output = dir.run(&["resume", "resumed", "--set", "train.steps=4", "--quiet"]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        let (once, resumed) = (card("once"), card("resumed"));
+        assert_eq!(
+            (&once["step"], &resumed["step"]),
+            (&Value::from(4), &Value::from(4))
+        );
+        assert_eq!(once["trained_on"], resumed["trained_on"]);
+        let described = once["trained_on"].as_str().unwrap();
+        assert!(described.starts_with(data), "{described}");
+    }
 }

@@ -44,6 +44,9 @@ pub struct RunSetup {
     pub special: ModelTokens,
     /// The chat templates of the model in `start_from` (see [`ModelCard::chat_templates`]).
     pub chat_templates: BTreeMap<String, String>,
+    /// What the model card says about the data, if a checkpoint has it: a resumed run reads the same data by other
+    /// paths.
+    pub(crate) trained_on: Option<String>,
 }
 
 /// Reads the data, opens the device and checks that everything is compatible. Does not create
@@ -150,6 +153,7 @@ impl BaseConfig {
             validation,
             special,
             chat_templates,
+            trained_on: None,
         })
     }
 }
@@ -298,8 +302,12 @@ impl RunSetup {
         )
     }
 
-    /// Describes the data: its sources and the number of tokens in each split.
+    /// Describes the data: its sources, as they were named when the run started, and the number of tokens in each
+    /// split.
     pub fn data_description(&self) -> String {
+        if let Some(described) = &self.trained_on {
+            return described.clone();
+        }
         let sources = self
             .dataset
             .card

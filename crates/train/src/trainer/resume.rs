@@ -49,6 +49,7 @@ impl Trainer {
             setup.special = card.special;
         }
         setup.chat_templates = card.chat_templates;
+        setup.trained_on = Some(card.trained_on).filter(|described| !described.is_empty());
         let config = &setup.config;
         // From here on, a run of version 0.1 is saved in the current form.
         found.state.fingerprint = fingerprint(config);
