@@ -364,19 +364,8 @@ fn sentencepiece(
     let regular: HashSet<&str> = regular
         .filter(|token| !added.contains_key(*token))
         .collect();
-    for token in &regular {
-        let splits = token
-            .char_indices()
-            .skip(1)
-            .map(|(index, _)| token.split_at(index));
-        for (left, right) in splits {
-            let can_merge = regular.contains(left) && regular.contains(right);
-            if can_merge && !merges.contains(format!("{left} {right}").as_str()) {
-                return unsupported(format!(
-                    "llama.cpp would merge {left:?} and {right:?} into {token:?}, but the tokenizer does not"
-                ));
-            }
-        }
+    if let Some(problem) = rules::further_merges(tokens, &regular, &merges, &ranks) {
+        return unsupported(problem);
     }
     let score = |token: &Option<String>| {
         let rank = token.as_ref().and_then(|token| ranks.get(token));
