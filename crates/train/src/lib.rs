@@ -53,6 +53,7 @@ pub mod plan;
 mod report;
 mod schedule;
 mod setup;
+mod start_from;
 mod step;
 mod stepper;
 mod tokenizer_choice;

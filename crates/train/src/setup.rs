@@ -11,10 +11,10 @@ use nextword_data::{
 };
 use nextword_kernels::QuantizedMatrix;
 use nextword_model::{
-    DeviceName, ModelCard, ModelConfig, ModelDir, ModelError, ModelTokens, TrainingShape,
-    Transformer, weights,
+    DeviceName, ModelCard, ModelConfig, ModelDir, ModelTokens, TrainingShape, Transformer, weights,
 };
 
+use crate::start_from::check_model_dir;
 use crate::tokenizer_choice::{
     build_dataset, check_tokenizer, resolve_vocab_size, use_declared_eos,
 };
@@ -416,34 +416,6 @@ fn apply_base_model(config: &mut RunConfig) -> Result<Option<SourceModel>, Train
         tokenizer,
         card: base.card,
     }))
-}
-
-/// Checks that `start_from` is a folder, which may still have no model.
-fn check_model_dir(path: &Path) -> Result<(), ModelError> {
-    let shown = path.display();
-    let problem = if path.is_file() {
-        format!(
-            "is a file, but training starts from a model folder; hint: convert a GGUF file with `nextword import \
-             {shown} --dequantize --out FOLDER`, and set start_from = \"FOLDER\""
-        )
-    } else if matches!(path.try_exists(), Ok(false)) {
-        // The working directory may have been put before the name.
-        match shown.to_string().split_once("hf:") {
-            Some((_, name)) => format!(
-                "does not exist; hint: start_from names a local folder: download and convert the model with \
-                 `nextword import hf:{name} --out FOLDER`, and set start_from = \"FOLDER\""
-            ),
-            None => {
-                "does not exist; hint: set start_from to a run folder, e.g. runs/NAME, or a model folder".to_string()
-            }
-        }
-    } else {
-        return Ok(());
-    };
-    Err(ModelError::Format {
-        path: path.to_path_buf(),
-        problem,
-    })
 }
 
 /// How to correct a `[model]` that differs from that of the model in `start_from`.

@@ -8,7 +8,7 @@ mod save;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nextword_model::{Transformer, peak_memory};
+use nextword_model::{Adapter, DeviceName, Transformer, peak_memory};
 
 pub use in_memory::{InMemoryTrainer, TrainedModel};
 
@@ -180,7 +180,12 @@ impl Trainer {
             stop.mark_checkpoint();
         }
         if training.setup.is_on_gpu() && training.state.step < training.setup.config.train.steps {
-            reporter.preparing("compiling GPU programs for the first step; this may take a minute");
+            let is_software = is_software_adapter(&training.setup.config.device);
+            reporter.preparing(if is_software {
+                "compiling GPU programs for the first step on a software adapter; this may take many minutes"
+            } else {
+                "compiling GPU programs for the first step; this may take a minute"
+            });
         }
         probes::run(training, &output.folder, false, reporter, hooks)?;
         let mut observer = RunObserver {
@@ -371,5 +376,27 @@ impl RunObserver<'_> {
                 .warned(&format!("{shown}: cannot write the sample: {e}"));
         }
         Ok(())
+    }
+}
+
+/// Whether the device `name` is a software adapter, which compiles programs slowly.
+fn is_software_adapter(name: &str) -> bool {
+    matches!(
+        name.parse::<DeviceName>(),
+        Ok(DeviceName::Wgpu(_, Adapter::Software))
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_software_adapters_are_slow_to_compile() {
+        assert!(is_software_adapter("wgpu:software"));
+        assert!(is_software_adapter("vulkan:software"));
+        for name in ["flex", "wgpu", "wgpu:1", "auto", "cuda", "software"] {
+            assert!(!is_software_adapter(name), "{name}");
+        }
     }
 }
