@@ -14,9 +14,9 @@ use nextword_model::{ForwardContext, KvCache, ModelTokens, Transformer, weights}
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::EvalError;
 use crate::loss::batch_loss;
 use crate::text::byte_count;
+use crate::{EvalError, EvalProgress};
 
 /// A line of a task file.
 enum Item {
@@ -153,6 +153,20 @@ pub fn evaluate_task(
     special: &ModelTokens,
     lines: impl BufRead,
 ) -> Result<TaskReport, EvalError> {
+    evaluate_task_with(model, tokenizer, special, lines, &mut |_| {})
+}
+
+/// As [`evaluate_task`]. `on_progress` is called after each question and text.
+///
+/// # Errors
+/// As [`evaluate_task`].
+pub fn evaluate_task_with(
+    model: &Transformer,
+    tokenizer: &dyn Tokenizer,
+    special: &ModelTokens,
+    lines: impl BufRead,
+    on_progress: &mut dyn FnMut(EvalProgress),
+) -> Result<TaskReport, EvalError> {
     let (tokens, vocab_size) = (tokenizer.vocab_size(), model.config().vocab_size);
     // A padded vocabulary is larger than the tokenizer's, never smaller.
     if tokens > vocab_size {
@@ -219,6 +233,8 @@ pub fn evaluate_task(
                 report.texts += 1;
             }
         }
+        let done = (report.questions + report.texts) as u64;
+        on_progress(EvalProgress::Items { done });
     }
     if report.questions + report.texts == 0 {
         return Err(EvalError::EmptyTask);

@@ -4,7 +4,8 @@ use nextword_data::{DataError, EvalWindows, Packing, TextChunk, Tokenizer, Token
 use nextword_model::{ModelTokens, Transformer};
 use serde::{Deserialize, Serialize};
 
-use crate::{EvalError, LossReport, evaluate};
+use crate::loss::evaluate_with;
+use crate::{EvalError, LossReport};
 
 /// Settings for evaluating a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,11 +59,12 @@ pub struct TextReport {
 /// context includes as much left context as fits ([`EvalWindows::rolling`]).
 ///
 /// `chunks` are the documents (see [`nextword_data::Sources::chunks`]). Their ids are kept in memory
-/// (4 bytes per token), the text is not. See also [`evaluate`].
+/// (4 bytes per token), the text is not. See also
+/// [`evaluate`](crate::evaluate) and [`evaluate_text_with`], which reports its progress.
 ///
 /// # Errors
 /// [`EvalError::WrongTokenizer`] if the tokenizer belongs to another model, [`EvalError::TooShort`]
-/// if there are too few tokens, the first error of `chunks`, and those of [`evaluate`].
+/// if there are too few tokens, the first error of `chunks`, and those of [`evaluate`](crate::evaluate).
 ///
 /// # Example
 ///
@@ -92,6 +94,44 @@ pub fn evaluate_text(
     chunks: impl IntoIterator<Item = Result<TextChunk, DataError>>,
     settings: TextSettings,
 ) -> Result<TextReport, EvalError> {
+    evaluate_text_with(model, tokenizer, special, chunks, settings, &mut |_| {})
+}
+
+/// How much of an evaluation is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EvalProgress {
+    /// The text is read: this number of tokens so far.
+    Reading {
+        /// Number of tokens.
+        tokens: u64,
+    },
+    /// The loss is computed.
+    Windows {
+        /// Number of windows whose loss is computed.
+        done: u64,
+        /// Number of all windows.
+        all: u64,
+    },
+    /// The lines of a task are evaluated.
+    Items {
+        /// Number of questions and texts so far.
+        done: u64,
+    },
+}
+
+/// As [`evaluate_text`]. `on_progress` is called after each part of the text that is read and after each batch.
+///
+/// # Errors
+/// As [`evaluate_text`].
+pub fn evaluate_text_with(
+    model: &Transformer,
+    tokenizer: &dyn Tokenizer,
+    special: &ModelTokens,
+    chunks: impl IntoIterator<Item = Result<TextChunk, DataError>>,
+    settings: TextSettings,
+    on_progress: &mut dyn FnMut(EvalProgress),
+) -> Result<TextReport, EvalError> {
     let (tokens, vocab_size) = (tokenizer.vocab_size(), model.config().vocab_size);
     // A padded vocabulary is larger than the tokenizer's, never smaller.
     if tokens > vocab_size {
@@ -116,7 +156,7 @@ pub fn evaluate_text(
         byte_counts,
         unknown,
         parts,
-    } = encode(tokenizer, &around, chunks)?;
+    } = encode(tokenizer, &around, chunks, on_progress)?;
     let tokens = documents.iter().map(Vec::len).sum();
     let unpredicted = around.prefix.len().max(1);
     let has_target = match packing {
@@ -138,7 +178,13 @@ pub fn evaluate_text(
     } else {
         EvalWindows::new(tokens, context_length, packing, padding)?
     };
-    let loss = evaluate(model, &windows, settings.batch_size)?.with_bytes(bytes);
+    let all = windows.len() as u64;
+    let mut on_batch = |done: usize| {
+        let done = done as u64;
+        on_progress(EvalProgress::Windows { done, all });
+    };
+    let loss =
+        evaluate_with(model, &windows, settings.batch_size, &mut on_batch)?.with_bytes(bytes);
     Ok(TextReport {
         loss,
         documents: count,
@@ -179,7 +225,9 @@ fn encode(
     tokenizer: &dyn Tokenizer,
     around: &Around,
     chunks: impl IntoIterator<Item = Result<TextChunk, DataError>>,
+    on_progress: &mut dyn FnMut(EvalProgress),
 ) -> Result<EncodedText, DataError> {
+    let mut tokens = 0;
     let (mut unknown, mut parts) = (0, 0);
     let (mut documents, mut document) = (Vec::new(), Vec::new());
     let mut bytes = ByteCount::default();
@@ -188,6 +236,8 @@ fn encode(
         let encoding = tokenizer.try_encode(&chunk.text)?;
         unknown += encoding.unknown_count;
         parts += encoding.part_count();
+        tokens += encoding.ids.len() as u64;
+        on_progress(EvalProgress::Reading { tokens });
         // The decoded text lacks special tokens, the text has them.
         bytes.all += if encoding.unknown_count == 0 {
             chunk.text.len()

@@ -260,3 +260,39 @@ fn invalid_texts_are_errors() {
         "{message}"
     );
 }
+
+#[test]
+fn progress_counts_tokens_and_then_windows() {
+    let tokenizer = tokenizer(TokenizerKind::Char, "abc");
+    let model = model(tokenizer.vocab_size()); // a context of 8 tokens
+    let mut steps = Vec::new();
+    let settings = TextSettings {
+        batch_size: 2,
+        packing: Packing::Documents,
+    };
+    let texts = ["abcabcabcabc", "ab", "c"];
+    let report = evaluate_text_with(
+        &model,
+        &*tokenizer,
+        &ModelTokens::default(),
+        documents(&texts),
+        settings,
+        &mut |progress| steps.push(progress),
+    )
+    .unwrap();
+    let tokens = [12, 14, 15].map(|tokens| EvalProgress::Reading { tokens });
+    assert_eq!(steps[..3], tokens);
+    let all = steps.len() as u64 - 3;
+    let (done, last) = match steps.last() {
+        Some(EvalProgress::Windows { done, all }) => (*done, *all),
+        other => (0, other.map_or(0, |_| 1)),
+    };
+    assert!(
+        done == last && last > 2 && all == last.div_ceil(2),
+        "{steps:?}"
+    );
+    assert_eq!(
+        report,
+        evaluate_texts(&*tokenizer, &texts, Packing::Documents)
+    );
+}
