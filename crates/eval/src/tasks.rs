@@ -35,7 +35,12 @@ impl Item {
     /// Parses a line with `text`, or with `endings`, `label` and `context` (`ctx` in `HellaSwag`'s
     /// files). Ignores other fields.
     fn parse(line: &str) -> Result<Self, String> {
-        let value: Value = serde_json::from_str(line).map_err(|e| format!("invalid JSON ({e})"))?;
+        let value: Value = serde_json::from_str(line.trim_end()).map_err(|e| {
+            let text = e.to_string();
+            // Its line is always the first.
+            let problem = text.split(" at line ").next().unwrap_or_default();
+            format!("invalid JSON ({problem} at column {})", e.column())
+        })?;
         let text = |name: &str| value[name].as_str().map(str::to_owned);
         if value["endings"].is_null() {
             return text("text")
