@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::parity::fixtures;
 use crate::test_dir::{BAD_FILE, TestDir};
@@ -128,5 +128,42 @@ fn a_resumed_run_has_the_card_of_an_uninterrupted_one() {
         assert_eq!(once["trained_on"], resumed["trained_on"]);
         let described = once["trained_on"].as_str().unwrap();
         assert!(described.starts_with(data), "{described}");
+    }
+}
+
+#[test]
+fn settings_with_more_special_tokens_survive_import_and_export() {
+    let dir = TestDir::new();
+    for (key, value) in [
+        ("extra_special_tokens", json!({"image_token": "<image>"})),
+        ("extra_special_tokens", json!(["<a>", "<b>"])),
+        ("additional_special_tokens", json!(["<a>"])),
+        ("additional_special_tokens", json!([])),
+        ("extra_special_tokens", Value::Null),
+    ] {
+        let folder = dir.path("hf-llama");
+        let _ = fs::remove_dir_all(&folder);
+        copy(&fixtures().join("llama"), &folder);
+        let path = folder.join("tokenizer_config.json");
+        let mut settings: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let fields = settings.as_object_mut().unwrap();
+        fields.remove("extra_special_tokens");
+        fields.remove("additional_special_tokens");
+        settings[key] = value.clone();
+        fs::write(&path, settings.to_string()).unwrap();
+        for args in [
+            &["import", "hf-llama", "--out", "model"][..],
+            &[
+                "export", "model", "--format", "hf", "--out", "back", "--force",
+            ],
+        ] {
+            let output = dir.run(args);
+            assert!(output.status.success(), "{}", stderr(&output));
+        }
+        let path = dir.path("back/tokenizer_config.json");
+        let exported: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+        let is_empty = value.as_array().is_some_and(Vec::is_empty);
+        let expected = if is_empty { &Value::Null } else { &value };
+        assert_eq!(&exported[key], expected);
     }
 }

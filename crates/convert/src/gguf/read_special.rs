@@ -103,6 +103,7 @@ pub(super) fn tokens(vocabulary: &Vocabulary) -> Result<ModelTokens, ConvertErro
         prefix_ids: Some(bos_id.filter(|_| adds_bos).into_iter().collect()),
         suffix_ids: first_eos.filter(|_| adds_eos).into_iter().collect(),
         eos_ids,
+        further_settings: BTreeMap::new(),
         source: Some(TokenSource::Declared),
     })
 }

@@ -227,7 +227,7 @@ fn tokenizer_config(model_dir: &ModelDir, tokenizer: &dyn Tokenizer) -> Value {
         json!(name.clone().or_else(from_id))
     };
     let eos = by_name.eos.or(special.eos_ids.first().copied());
-    json!({
+    let mut settings = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": model_dir.config.context_length,
         "bos_token": named(&special.bos_token, special.bos_id),
@@ -236,5 +236,9 @@ fn tokenizer_config(model_dir: &ModelDir, tokenizer: &dyn Tokenizer) -> Value {
         "pad_token": named(&special.pad_token, by_name.pad),
         "add_bos_token": !special.prefix().is_empty(), "add_eos_token": !special.suffix_ids.is_empty(),
         "clean_up_tokenization_spaces": false,
-    })
+    });
+    for (key, value) in &special.further_settings {
+        settings[key.as_str()] = value.clone();
+    }
+    settings
 }
