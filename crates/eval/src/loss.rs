@@ -110,7 +110,7 @@ pub(crate) fn evaluate_with(
         let (batch_nats, batch_tokens) = batch_loss(model, batch?)?;
         nats += batch_nats;
         tokens += batch_tokens;
-        done = windows.len().min(done + batch_size.max(1));
+        done = windows.len().min(batch_size.max(1).saturating_add(done));
         on_batch(done);
     }
     Ok(LossReport::new(nats, tokens))

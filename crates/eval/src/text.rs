@@ -238,15 +238,20 @@ fn encode(
         parts += encoding.part_count();
         tokens += encoding.ids.len() as u64;
         on_progress(EvalProgress::Reading { tokens });
-        // The decoded text lacks special tokens, the text has them.
-        bytes.all += if encoding.unknown_count == 0 {
+        // The decoded text lacks special tokens, the text has them, but also what is not in the vocabulary.
+        let is_complete = encoding.unknown_count == 0;
+        bytes.all += if is_complete {
             chunk.text.len()
         } else {
             byte_count(tokenizer, &encoding.ids)
         };
         if document.is_empty() {
             let first = unpredicted_tokens(&encoding.ids, &around.prefix);
-            bytes.unpredicted = leading_bytes(tokenizer, first, &chunk.text);
+            bytes.unpredicted = if is_complete {
+                leading_bytes(tokenizer, first, &chunk.text)
+            } else {
+                byte_count(tokenizer, first)
+            };
         }
         document.extend(encoding.ids);
         if chunk.is_last {
@@ -273,7 +278,7 @@ fn encode(
 }
 
 /// The first of a document's `ids` that are not predicted: the prefix if the text itself begins with it, the first
-/// token if there is no prefix.
+/// token without a prefix.
 fn unpredicted_tokens<'a>(ids: &'a [u32], prefix: &[u32]) -> &'a [u32] {
     let count = match prefix.len() {
         0 => ids.len().min(1),
