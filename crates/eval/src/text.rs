@@ -35,7 +35,8 @@ pub struct TextReport {
     pub documents: u64,
     /// Bytes of text that the predicted tokens stand for: those of the text, in which special tokens count by
     /// their names and tokens that are put around a document not at all. Of a text (or of a part in which it is
-    /// read) that is not completely in the vocabulary, the bytes that its tokens decode to.
+    /// read) that is not completely in the vocabulary, the bytes that its tokens decode to; for imported models, only
+    /// where the tokenizer drops text.
     pub bytes: u64,
     /// Number of all characters or words that are not in the vocabulary, repeated ones included.
     pub unknown: usize,
@@ -139,6 +140,7 @@ pub fn evaluate_text_with(
     }
     let eos = tokenizer.special_tokens().eos;
     let mut around = Around {
+        is_imported: false,
         prefix: Vec::new(),
         suffix: eos,
     };
@@ -146,6 +148,7 @@ pub fn evaluate_text_with(
     let is_imported = special.is_imported();
     if is_imported {
         around = Around {
+            is_imported,
             prefix: special.evaluation_prefix(eos),
             suffix: None,
         };
@@ -196,8 +199,9 @@ pub fn evaluate_text_with(
     })
 }
 
-/// The tokens put around each document.
+/// How each document is read: the tokens put around it, and whether for an imported model.
 struct Around {
+    is_imported: bool,
     prefix: Vec<u32>,
     suffix: Option<u32>,
 }
@@ -239,7 +243,12 @@ fn encode(
         tokens += encoding.ids.len() as u64;
         on_progress(EvalProgress::Reading { tokens });
         // The decoded text lacks special tokens, the text has them, but also what is not in the vocabulary.
-        let is_complete = encoding.unknown_count == 0;
+        let is_complete = if around.is_imported {
+            // As lm-evaluation-harness does, which also counts what the unknown token stands for.
+            encoding.dropped_count == 0
+        } else {
+            encoding.unknown_count == 0
+        };
         bytes.all += if is_complete {
             chunk.text.len()
         } else {

@@ -296,3 +296,21 @@ fn progress_counts_tokens_and_then_windows() {
         evaluate_texts(&*tokenizer, &texts, Packing::Documents)
     );
 }
+
+#[test]
+fn imported_models_count_the_bytes_of_unknown_text_unless_it_is_dropped() {
+    for (unk, bytes) in [("<unk>", 8), ("", 4)] {
+        let config = TokenizerConfig::chars().with_unk(unk);
+        let tokenizer = config.build("abc ").unwrap();
+        let model = model(tokenizer.vocab_size());
+        let special = ModelTokens {
+            bos_id: tokenizer.special_tokens().eos,
+            source: Some(TokenSource::Declared),
+            ..ModelTokens::default()
+        };
+        let settings = TextSettings::default();
+        let texts = documents(&["ab ππc"]);
+        let report = evaluate_text(&model, &*tokenizer, &special, texts, settings).unwrap();
+        assert_eq!((report.bytes, report.unknown), (bytes, 2), "{unk:?}");
+    }
+}
