@@ -328,7 +328,8 @@ fn gguf_blocks_survive_a_model_folder_bit_for_bit() {
         let saved = ModelDir::open(&path).unwrap();
         let file = TensorFile::open(&saved.weights_path()).unwrap();
         for (name, shape) in shapes {
-            let read = nextword_model::weights::quantized_matrix(&file, name, shape).unwrap();
+            let read = nextword_model::weights::WeightSource::quantized_matrix(&file, name, shape)
+                .unwrap();
             assert_eq!(read.unwrap().to_gguf().unwrap(), blocks(shape), "{name}");
         }
         let ids = &batch(1, 4, 65, 6).inputs;

@@ -1,7 +1,7 @@
 //! Quantized folders become GGUF files with the same blocks, and Hugging Face folders with the same values.
 
 use nextword_convert::{GgufType, export_gguf, export_hf};
-use nextword_model::weights::{FloatType, TensorFile, dequantized_values, quantized_matrix};
+use nextword_model::weights::{FloatType, TensorFile, WeightSource, dequantized_values};
 use nextword_model::{Bits, ModelCard, ModelConfig, ModelDir, presets};
 
 use crate::gguf::read;
@@ -45,7 +45,7 @@ fn a_quantized_folder_is_exported_to_gguf_block_by_block() {
             assert_eq!(gguf.meta["general.file_type"], file_type);
             let file = TensorFile::open(&folder.weights_path()).unwrap();
             let blocks = |name: &str, shape| {
-                let matrix = quantized_matrix(&file, name, shape).unwrap().unwrap();
+                let matrix = file.quantized_matrix(name, shape).unwrap().unwrap();
                 matrix.to_gguf().unwrap()
             };
             let vocab = folder.config.vocab_size;

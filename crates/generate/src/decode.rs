@@ -3,12 +3,18 @@
 //! Each prompt fills its own slot of the [`KvCache`] (prefill). Then all unfinished rows decode one
 //! token per step together. A finished row leaves the batch.
 
+mod verify;
+
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
 use burn::tensor::{Int, Tensor, TensorData};
-use nextword_model::{ForwardContext, KvCache, NoProbe, Probe, Transformer, weights};
+use nextword_model::{
+    CachePrecision, ForwardContext, KvCache, NoProbe, PAGE_LEN, Probe, Transformer, weights,
+};
 use serde::{Deserialize, Serialize};
 
+use crate::speculation::{Drafter, Speculation};
 use crate::{GenerateError, History, SampleKey, SampledToken, Sampler, SamplingConfig};
 
 /// What to do when a sequence fills the model's context.
@@ -114,6 +120,9 @@ struct Row {
     finish: Option<FinishReason>,
     truncated: usize,
     context_shifts: usize,
+    /// Logits beyond the context, each with the proposed token that must come before it. The cache already
+    /// has these tokens.
+    lookahead: VecDeque<(u32, Vec<f32>)>,
 }
 
 /// Continues a batch of prompts by one token per unfinished row and [`step`](Self::step).
@@ -143,6 +152,7 @@ pub struct Decoder<'m> {
     options: DecodeOptions,
     cache: KvCache,
     rows: Vec<Row>,
+    drafter: Option<Drafter>,
 }
 
 impl<'m> Decoder<'m> {
@@ -177,6 +187,57 @@ impl<'m> Decoder<'m> {
             options,
             cache,
             rows,
+            drafter: None,
+        })
+    }
+
+    /// Stores keys and values in this precision.
+    ///
+    /// # Panics
+    /// After the first step.
+    #[must_use]
+    pub fn with_cache_precision(self, precision: CachePrecision) -> Self {
+        Self {
+            cache: self.cache.with_precision(precision),
+            ..self
+        }
+    }
+
+    /// Decodes speculatively: the same tokens, with fewer forward passes of this model. Passes with a probe
+    /// are not speculative.
+    ///
+    /// # Errors
+    /// [`GenerateError::Setting`] if a draft model has another number of tokens.
+    ///
+    /// ```
+    /// use burn::tensor::Device;
+    /// use nextword_generate::{DecodeOptions, Decoder, Speculation};
+    /// use nextword_model::presets;
+    ///
+    /// let model = presets::shakespeare_char_cpu(65).init(&Device::flex(), 1)?;
+    /// let tokens = |speculation: Option<&Speculation>| {
+    ///     let options = DecodeOptions { max_tokens: 20, ..DecodeOptions::default() };
+    ///     let decoder = Decoder::new(&model, &[vec![1, 2, 1, 2, 1]], options)?;
+    ///     let mut decoder = match speculation {
+    ///         Some(speculation) => decoder.with_speculation(speculation)?,
+    ///         None => decoder,
+    ///     };
+    ///     while !decoder.is_done() {
+    ///         decoder.step()?;
+    ///     }
+    ///     Ok::<_, nextword_generate::GenerateError>(decoder.into_sequences()[0].ids())
+    /// };
+    /// let lookup = Speculation::PromptLookup { max_tokens: 4 };
+    /// assert_eq!(tokens(Some(&lookup))?, tokens(None)?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn with_speculation(self, speculation: &Speculation) -> Result<Self, GenerateError> {
+        speculation.check(self.model)?;
+        let (rows, capacity) = (self.rows.len(), self.cache.capacity());
+        let drafter = Drafter::new(speculation, rows, rows * (capacity + PAGE_LEN));
+        Ok(Self {
+            drafter: Some(drafter),
+            ..self
         })
     }
 
@@ -246,21 +307,36 @@ impl<'m> Decoder<'m> {
             let max_len = (context_length / 2).max(1);
             truncate_left(&mut row.context, self.options.bos_id, max_len);
             row.context_shifts += 1;
+            row.lookahead.clear();
             self.cache.clear(slot);
         }
     }
 
     /// The logits of the last token of each unfinished row.
     fn next_logits<P: Probe>(&mut self, probe: &mut P) -> Vec<(usize, Vec<f32>)> {
+        let mut logits = Vec::with_capacity(self.rows.len());
+        for row in 0..self.rows.len() {
+            logits.extend(self.verified_logits(row).map(|logits| (row, logits)));
+        }
+        let is_known = |row: &usize| logits.iter().any(|(known, _)| known == row);
         let active = (0..self.rows.len()).filter(|row| self.rows[*row].finish.is_none());
-        let (decoding, prefilling): (Vec<usize>, Vec<usize>) =
-            active.partition(|row| self.rows[*row].context.len() == self.cache.len(*row) + 1);
-        let mut logits = Vec::with_capacity(decoding.len() + prefilling.len());
+        let (decoding, prefilling): (Vec<usize>, Vec<usize>) = active
+            .filter(|row| !is_known(row))
+            .partition(|row| self.rows[*row].context.len() == self.cache.len(*row) + 1);
         for row in prefilling {
             logits.append(&mut self.forward(&[row], probe));
         }
         if !decoding.is_empty() {
-            logits.append(&mut self.forward(&decoding, probe));
+            let proposals = if P::ENABLED {
+                Vec::new()
+            } else {
+                self.propose(&decoding)
+            };
+            if proposals.iter().all(Vec::is_empty) {
+                logits.append(&mut self.forward(&decoding, probe));
+            } else {
+                logits.append(&mut self.verify(&decoding, &proposals));
+            }
         }
         logits.sort_unstable_by_key(|(row, _)| *row);
         logits
@@ -290,10 +366,7 @@ impl<'m> Decoder<'m> {
 
     fn sample_row(&mut self, row: usize, logits: &[f32]) -> Result<Token, GenerateError> {
         let state = &mut self.rows[row];
-        let key = SampleKey {
-            sequence: self.options.first_sequence.wrapping_add(row as u64),
-            position: state.tokens.len() as u64,
-        };
+        let key = sample_key(&self.options, row, state);
         let sampled = self.sampler.sample(logits, &state.history, key)?;
         state.tokens.push(sampled);
         state.history.push(sampled.id);
@@ -322,7 +395,16 @@ impl Row {
             finish: (options.max_tokens == 0).then_some(FinishReason::Length),
             truncated,
             context_shifts: 0,
+            lookahead: VecDeque::new(),
         }
+    }
+}
+
+/// The key of the next token of row `index`.
+fn sample_key(options: &DecodeOptions, index: usize, row: &Row) -> SampleKey {
+    SampleKey {
+        sequence: options.first_sequence.wrapping_add(index as u64),
+        position: row.tokens.len() as u64,
     }
 }
 

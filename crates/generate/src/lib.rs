@@ -7,6 +7,7 @@
 //! | inspect how a token was sampled, filter by filter | [`SamplingTrace`] |
 //! | generate ids with a KV cache | [`Decoder`], [`generate_ids`] |
 //! | continuous batching | [`Batcher`] |
+//! | speculative decoding | [`Speculation`] |
 //! | find stop strings that span several tokens | [`StopScanner`] |
 //! | generate text from text, streamed in deltas | [`TextGenerator`] |
 //!
@@ -45,10 +46,13 @@ mod error;
 mod sampler;
 mod sampling_config;
 mod sampling_trace;
+mod speculation;
 mod stop;
 mod text;
 
-pub use batch::{BatchOptions, BatchRequest, Batcher, Event, RequestId, Score};
+pub use batch::{
+    BatchOptions, BatchRequest, Batcher, CacheUsage, Event, ProposalCounts, RequestId, Score,
+};
 pub use decode::{
     DecodeOptions, Decoder, FinishReason, Overflow, Sequence, Token, generate_ids, max_prompt_len,
     truncate_left,
@@ -58,5 +62,6 @@ pub use error::GenerateError;
 pub use sampler::{History, SampleKey, SampledToken, Sampler};
 pub use sampling_config::SamplingConfig;
 pub use sampling_trace::{Filter, SamplingTrace, TracedCandidate};
+pub use speculation::Speculation;
 pub use stop::{Scan, StopScanner};
-pub use text::{Completion, PROMPT_PLACEHOLDER, TextGenerator, TextOptions};
+pub use text::{Completion, PROMPT_PLACEHOLDER, TextGenerator, TextOptions, open_tokenizer};

@@ -6,13 +6,13 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use nextword_data::{Encoding, Tokenizer, load_tokenizer_with_roles};
-use nextword_model::{ModelCard, ModelDir, Transformer};
+use nextword_data::{Encoding, Tokenizer, load_tokenizer_with_roles, parse_tokenizer_with_roles};
+use nextword_model::{CachePrecision, ModelCard, ModelDir, Transformer};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     DecodeOptions, Decoder, Detokenizer, FinishReason, GenerateError, Overflow, SamplingConfig,
-    Sequence,
+    Sequence, Speculation,
 };
 
 /// Placeholder for the user's prompt in a prompt template.
@@ -119,12 +119,36 @@ pub struct Completion {
     pub context_shifts: usize,
 }
 
+/// Opens the tokenizer of a model, with the special tokens that the model declares.
+///
+/// # Errors
+/// As [`load_tokenizer_with_roles`].
+///
+/// ```
+/// use nextword_generate::open_tokenizer;
+/// use nextword_model::ModelDir;
+///
+/// let model = ModelDir::open("../../docs/models/letters".as_ref())?;
+/// assert_eq!(open_tokenizer(&model)?.encode("One").ids.len(), 3); // one token is one character
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn open_tokenizer(model_dir: &ModelDir) -> Result<Arc<dyn Tokenizer>, GenerateError> {
+    let roles = model_dir.card.special.roles();
+    let path = model_dir.tokenizer_path();
+    Ok(match model_dir.tokenizer_json() {
+        Some(json) => parse_tokenizer_with_roles(json, &path.display().to_string(), roles)?,
+        None => load_tokenizer_with_roles(path, roles)?,
+    })
+}
+
 /// A model with its tokenizer.
 #[derive(Clone, Debug)]
 pub struct TextGenerator {
     model: Transformer,
     tokenizer: Arc<dyn Tokenizer>,
     card: ModelCard,
+    speculation: Option<Speculation>,
+    cache_precision: CachePrecision,
 }
 
 impl TextGenerator {
@@ -134,10 +158,13 @@ impl TextGenerator {
     /// [`GenerateError::WrongTokenizer`] if the tokenizer belongs to another model; errors from
     /// reading the tokenizer or the weights.
     pub fn open(model_dir: &ModelDir, device: &Device) -> Result<Self, GenerateError> {
-        let path = model_dir.tokenizer_path();
-        let tokenizer = load_tokenizer_with_roles(&path, model_dir.card.special.roles())?;
-        let model = model_dir.path.join("config.json").display().to_string();
-        let tokenizer_name = path.display().to_string();
+        let tokenizer = open_tokenizer(model_dir)?;
+        let model = match model_dir.tokenizer_json() {
+            Some(_) => model_dir.path.clone(),
+            None => model_dir.path.join("config.json"),
+        };
+        let model = model.display().to_string();
+        let tokenizer_name = model_dir.tokenizer_path().display().to_string();
         let used_ids = model_dir
             .config
             .vocab_size
@@ -148,6 +175,8 @@ impl TextGenerator {
             model,
             tokenizer,
             card: model_dir.card.clone(),
+            speculation: None,
+            cache_precision: CachePrecision::default(),
         })
     }
 
@@ -172,6 +201,8 @@ impl TextGenerator {
             model,
             tokenizer,
             card,
+            speculation: None,
+            cache_precision: CachePrecision::default(),
         })
     }
 
@@ -205,6 +236,60 @@ impl TextGenerator {
             ..ModelCard::default()
         };
         Self::new(model, tokenizer, card)
+    }
+
+    /// Stores the keys and values of the KV cache in this precision.
+    #[must_use]
+    pub fn with_cache_precision(self, cache_precision: CachePrecision) -> Self {
+        Self {
+            cache_precision,
+            ..self
+        }
+    }
+
+    /// The precision of keys and values in the KV cache.
+    pub fn cache_precision(&self) -> CachePrecision {
+        self.cache_precision
+    }
+
+    /// Decodes with proposals from the context: up to `max_tokens` tokens that followed its last ones earlier.
+    /// Completions stay the same; those that repeat parts of their prompt are faster.
+    #[must_use]
+    pub fn with_prompt_lookup(self, max_tokens: usize) -> Self {
+        let speculation = Some(Speculation::PromptLookup { max_tokens });
+        Self {
+            speculation,
+            ..self
+        }
+    }
+
+    /// Decodes with proposals of up to `max_tokens` tokens from `draft`, a smaller model on the same device.
+    /// Completions stay the same.
+    ///
+    /// # Errors
+    /// [`GenerateError::Setting`] if the models have different tokenizers.
+    pub fn with_draft(self, draft: &Self, max_tokens: usize) -> Result<Self, GenerateError> {
+        let speculation = Speculation::Draft {
+            model: Box::new(draft.model.clone()),
+            max_tokens,
+        };
+        speculation.check(&self.model)?;
+        if draft.tokenizer.hash() != self.tokenizer.hash() {
+            return Err(GenerateError::Setting {
+                key: "draft",
+                problem: "the draft model has another tokenizer than the model".to_string(),
+                hint: "use a draft model with the same tokenizer",
+            });
+        }
+        Ok(Self {
+            speculation: Some(speculation),
+            ..self
+        })
+    }
+
+    /// How tokens are proposed, if decoding is speculative.
+    pub fn speculation(&self) -> Option<&Speculation> {
+        self.speculation.as_ref()
     }
 
     /// The model.
@@ -269,7 +354,12 @@ impl TextGenerator {
         let detokenizers = ids.iter().map(|ids| self.detokenizer(ids, options));
         let mut detokenizers = detokenizers.collect::<Result<Vec<Detokenizer>, _>>()?;
 
-        let mut decoder = Decoder::new(&self.model, &ids, self.decode_options(options))?;
+        let decoder = Decoder::new(&self.model, &ids, self.decode_options(options))?
+            .with_cache_precision(self.cache_precision);
+        let mut decoder = match &self.speculation {
+            Some(speculation) => decoder.with_speculation(speculation)?,
+            None => decoder,
+        };
         while !decoder.is_done() {
             for token in decoder.step()? {
                 let detokenizer = &mut detokenizers[token.row];

@@ -14,7 +14,8 @@
 //! | [`activate`], [`gate`] | GELU and related activations, recomputed in the backward pass |
 //! | [`rotate`] | rotary position embedding (`RoPE`) |
 //! | [`embed`] | row gather, and scatter-add in the backward pass |
-//! | [`write_cache`] | in-place writes to the KV cache for all rows |
+//! | [`attention_paged`] | the same over the pages of a KV cache |
+//! | [`write_cache`], [`gather_pages`] | in-place writes to the pages of a KV cache for all rows; copies of pages |
 //! | [`dropout`] | masks from a counter-based generator |
 //! | [`cross_entropy_sum`] | output layer fused with softmax cross-entropy, in chunks |
 //! | [`sum_of_squares`], [`adamw`] | parallel over chunks of parameters |
@@ -60,6 +61,7 @@ mod mask;
 mod norm;
 mod precision;
 mod quantized;
+mod quantized_pages;
 pub mod reference;
 mod rotary;
 mod rotary_tables;
@@ -68,7 +70,7 @@ mod tests;
 
 pub use activation::{activate, gate};
 pub use adamw::{Moments, adamw, sum_of_squares};
-pub use attention::attention;
+pub use attention::{attention, attention_paged};
 pub use attention_options::{AttentionDropout, AttentionOptions};
 pub use cpu::exp_f64::{exp_logits, exp_nonpositive};
 pub use cpu::isa::{Isa, UnknownIsa};
@@ -77,12 +79,13 @@ pub use cross_entropy::{OutputLayer, OutputWeight, cross_entropy_sum, loss_chunk
 pub use dropout::{DropoutMask, dropout};
 pub use embedding::embed;
 pub use kinds::{Activation, AdamwStep, NormKind, Precision};
-pub use kv_cache::write_cache;
-pub use linear::{linear, linear_table, linear_with_precision};
+pub use kv_cache::{gather_pages, write_cache};
+pub use linear::{MATVEC_MAX_SEQ, linear, linear_table, linear_with_precision};
 pub use mask::{AttentionMask, Segment};
 pub use nextword_base::{CounterRng, IGNORE};
 pub use norm::normalize;
 pub use quantized::{Bits, BlockFormat, QuantizedMatrix, embed_quantized, linear_quantized};
+pub use quantized_pages::{QuantizedPages, attention_paged_quantized};
 pub use rotary::rotate;
 pub use rotary_tables::RotaryTables;
 

@@ -4,6 +4,11 @@ use burn::tensor::Tensor;
 
 use crate::Precision;
 
+/// Longest sequence for which reading the weights dominates the cost of a product. The batch size is
+/// ignored: on the CPU, a row's result must not depend on the rest of the batch, and the products of up to
+/// this number of positions and of more positions sum in different orders.
+pub const MATVEC_MAX_SEQ: usize = 8;
+
 /// `x W + bias`: `[batch, seq, d_in]` to `[batch, seq, d_out]`, `weight` is `[d_in, d_out]`.
 ///
 /// # Panics
@@ -83,15 +88,11 @@ pub(crate) fn check_shapes(x: &Tensor<3>, [d_in, d_out]: [usize; 2], bias: Optio
 pub(crate) mod fast {
     use burn::tensor::Tensor;
 
+    pub(crate) use super::MATVEC_MAX_SEQ;
     use crate::Precision;
     use crate::cpu::matmul::{self, GemmOptions, MatMut, MatRef, MatvecOptions};
     use crate::cpu::reduce::add_column_sums;
     use crate::fused::{BackwardContext, Buffer, Op, apply};
-
-    /// Longest sequence for which reading the weights dominates the cost of a product. The batch
-    /// size is ignored: a row's result must not depend on the rest of the batch, and the two kernels
-    /// sum in different orders.
-    pub(crate) const MATVEC_MAX_SEQ: usize = 8;
 
     /// Memory layout of the weight.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]

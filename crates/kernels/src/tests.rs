@@ -124,25 +124,25 @@ fn rotating_with_too_few_offsets_panics() {
 #[test]
 #[should_panic(expected = "the new tokens and the cache differ in number or size of heads")]
 fn caching_other_heads_panics() {
-    let _ = write_cache(zeros([2, 2, 4, 3]), zeros([1, 1, 2, 3]), &[0], &[0]);
+    let _ = write_cache(zeros([2, 2, 4, 3]), zeros([1, 1, 2, 3]), &[&[0]], &[0]);
 }
 
 #[test]
-#[should_panic(expected = "1 slots and 1 starts for 2 rows")]
-fn caching_with_too_few_slots_panics() {
-    let _ = write_cache(zeros([2, 1, 4, 3]), zeros([2, 1, 2, 3]), &[0], &[0]);
+#[should_panic(expected = "the pages of 1 rows and 1 starts for 2 rows")]
+fn caching_with_too_few_page_lists_panics() {
+    let _ = write_cache(zeros([2, 1, 4, 3]), zeros([2, 1, 2, 3]), &[&[0]], &[0]);
 }
 
 #[test]
-#[should_panic(expected = "slot 2 of 2")]
-fn caching_in_a_slot_that_does_not_exist_panics() {
-    let _ = write_cache(zeros([2, 1, 4, 3]), zeros([1, 1, 2, 3]), &[2], &[0]);
+#[should_panic(expected = "page 2 of 2")]
+fn caching_in_a_page_that_does_not_exist_panics() {
+    let _ = write_cache(zeros([2, 1, 4, 3]), zeros([1, 1, 2, 3]), &[&[0, 2]], &[0]);
 }
 
 #[test]
-#[should_panic(expected = "2 tokens from position 3 on exceed the capacity of 4")]
-fn caching_beyond_the_capacity_panics() {
-    let _ = write_cache(zeros([2, 1, 4, 3]), zeros([1, 1, 2, 3]), &[0], &[3]);
+#[should_panic(expected = "2 tokens from position 7 on exceed pages for 8")]
+fn caching_beyond_the_pages_panics() {
+    let _ = write_cache(zeros([2, 1, 4, 3]), zeros([1, 1, 2, 3]), &[&[1, 0]], &[7]);
 }
 
 #[test]

@@ -111,60 +111,32 @@ impl Attention {
     pub fn forward<P: Probe>(&self, x: Tensor<3>, ctx: &mut ForwardContext<'_, P>) -> Tensor<3> {
         let [batch, seq, _] = x.dims();
         let (q, k, v) = self.project_qkv(x, ctx);
-        let mut visible = ctx.update_cache(k, v);
-        let z = match (visible.pop(), visible.is_empty()) {
-            (Some([k, v]), true) => self.attend([q, k, v], 0, ctx),
-            (last, _) => {
-                let groups = visible.into_iter().chain(last).enumerate();
-                let outputs = groups.map(|(group, [k, v])| {
-                    let rows = ctx.positions().row_groups()[group].0.clone();
-                    let q = q.clone().narrow(0, rows.start, rows.len());
-                    self.attend([q, k, v], group, ctx)
-                });
-                Tensor::cat(outputs.collect(), 0)
-            }
-        }; // [batch, seq, n_heads, head_dim]
+        let visible = ctx.update_cache(k, v);
+        let (mask, slopes) = (
+            ctx.positions().mask().clone(),
+            ctx.positions().slopes().to_vec(),
+        );
+        let options = AttentionOptions {
+            scale: self.scale,
+            soft_cap: self.soft_cap,
+            mask: &mask,
+            window: self.window,
+            alibi: &slopes,
+            dropout: ctx.attention_dropout(self.dropout),
+        };
+        // [batch, seq, n_heads, head_dim]
+        let z = match visible {
+            Some([k, v]) => attend([q, k, v], &options, ctx),
+            None => match ctx.attend_cached(q, &options) {
+                Some(z) => z,
+                None => unreachable!("only a cache replaces keys and values"),
+            },
+        };
         let concatenated = z.reshape([batch, seq, self.n_heads * self.head_dim]);
         match &self.output {
             Some(output) => output.forward(concatenated),
             None => concatenated,
         }
-    }
-
-    /// `softmax(mask(scale q k^T)) v` for one row group. With a probe, the reference implementation
-    /// also runs, to materialize scores and attention weights; the result stays bitwise the same.
-    fn attend<P: Probe>(
-        &self,
-        qkv: [Tensor<4>; 3],
-        group: usize,
-        ctx: &mut ForwardContext<'_, P>,
-    ) -> Tensor<4> {
-        let dropout = ctx.attention_dropout(self.dropout);
-        let positions = ctx.positions();
-        let options = AttentionOptions {
-            scale: self.scale,
-            soft_cap: self.soft_cap,
-            mask: &positions.row_groups()[group].1,
-            window: self.window,
-            alibi: positions.slopes(),
-            dropout,
-        };
-        if !ctx.is_probed() {
-            return nextword_kernels::attention(qkv, &options);
-        }
-        let mut stages = Vec::new();
-        let _ = reference::attention(qkv.clone(), &options, |stage, tensor| {
-            stages.push((stage, tensor.clone()));
-        });
-        let z = nextword_kernels::attention(qkv, &options);
-        for (stage, tensor) in stages {
-            match stage {
-                Stage::Scores => ctx.record(Hook::Scores, &tensor),
-                Stage::Pattern => ctx.record(Hook::Pattern, &tensor),
-            }
-        }
-        ctx.record_heads(Hook::Z, &z);
-        z
     }
 
     /// Queries and keys with `RoPE` applied, and values: `[batch, seq, heads, head_dim]`.
@@ -197,6 +169,31 @@ impl Attention {
         let [batch, seq, _] = x.dims();
         x.reshape([batch, seq, heads, self.head_dim])
     }
+}
+
+/// `softmax(mask(scale q k^T)) v`. With a probe, the reference implementation also runs, to materialize
+/// scores and attention weights; the result stays bitwise the same.
+fn attend<P: Probe>(
+    qkv: [Tensor<4>; 3],
+    options: &AttentionOptions<'_>,
+    ctx: &mut ForwardContext<'_, P>,
+) -> Tensor<4> {
+    if !ctx.is_probed() {
+        return nextword_kernels::attention(qkv, options);
+    }
+    let mut stages = Vec::new();
+    let _ = reference::attention(qkv.clone(), options, |stage, tensor| {
+        stages.push((stage, tensor.clone()));
+    });
+    let z = nextword_kernels::attention(qkv, options);
+    for (stage, tensor) in stages {
+        match stage {
+            Stage::Scores => ctx.record(Hook::Scores, &tensor),
+            Stage::Pattern => ctx.record(Hook::Pattern, &tensor),
+        }
+    }
+    ctx.record_heads(Hook::Z, &z);
+    z
 }
 
 fn normalize(norm: Option<&Norm>, x: Tensor<4>) -> Tensor<4> {

@@ -1,11 +1,8 @@
 //! State of one forward pass that every layer shares, besides the activations.
 
-use std::ops::Range;
-
 use burn::tensor::{Tensor, TensorData};
-use nextword_kernels::{AttentionDropout, AttentionMask};
+use nextword_kernels::{AttentionDropout, AttentionMask, AttentionOptions};
 
-use crate::kv_cache::contiguous_runs;
 use crate::position::Rope;
 use crate::{Dropout, Hook, KvCache, ModelConfig, NoProbe, Position, Probe, Site, alibi_slopes};
 
@@ -54,7 +51,9 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
         ForwardContext { dropout, ..self }
     }
 
-    /// Continues the sequence in slot `slots[i]` of `cache` with row i of the batch.
+    /// Continues the sequence in slot `slots[i]` of `cache` with row i of the batch. If rows have one token
+    /// each, a slot can be named several times: its rows are consecutive tokens, computed with the bits of
+    /// one pass per token.
     #[must_use]
     pub fn with_cache(self, cache: &'a mut KvCache, slots: &'a [usize]) -> Self {
         ForwardContext {
@@ -109,36 +108,41 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
         x: &Tensor<3>,
     ) {
         let [rows, seq, _] = x.dims();
-        let offsets = match &self.cache {
+        let offsets = match &mut self.cache {
             Some((cache, slots)) => {
                 assert_eq!(slots.len(), rows, "one cache slot for each row");
-                slots.iter().map(|slot| cache.len(*slot)).collect()
+                cache.prepare(slots, seq);
+                cache.starts(slots)
             }
             None => vec![0],
         };
-        // Contiguous slots are read in place. A probe receives all rows in one tensor.
-        let row_groups = match &self.cache {
-            Some((_, slots)) if !self.is_probed() => contiguous_runs(slots),
-            _ => std::iter::once(0..rows).collect(),
-        };
-        self.positions = Positions::new(config, rope, offsets, seq, row_groups);
+        self.positions = Positions::new(config, rope, offsets, seq);
     }
 
-    /// Appends this layer's keys and values, `[rows, seq, n_kv_heads, head_dim]`, to the cache.
-    /// Returns the visible keys and values of each row group, `[rows, keys, n_kv_heads, head_dim]`;
-    /// without a cache these are `k` and `v` themselves.
-    pub(crate) fn update_cache(&mut self, k: Tensor<4>, v: Tensor<4>) -> Vec<[Tensor<4>; 2]> {
+    /// Appends this layer's keys and values, `[rows, seq, n_kv_heads, head_dim]`, to the cache. Returns the
+    /// visible keys and values, `[rows, keys, n_kv_heads, head_dim]`: without a cache `k` and `v`
+    /// themselves, with a cache for a probe only (see [`attend_cached`](Self::attend_cached)).
+    pub(crate) fn update_cache(&mut self, k: Tensor<4>, v: Tensor<4>) -> Option<[Tensor<4>; 2]> {
+        let is_probed = self.is_probed();
         let (Some((cache, slots)), Some(layer)) = (&mut self.cache, self.layer) else {
-            return vec![[k, v]];
+            return Some([k, v]);
         };
         let [k, v] = [k, v].map(|x| x.swap_dims(1, 2));
         cache.append(layer, slots, k, v);
-        let row_groups = self.positions.row_groups.iter();
-        let visible = row_groups.map(|(rows, mask)| {
-            let (k, v) = cache.visible(layer, &slots[rows.clone()], mask.keys());
-            [k, v].map(|x| x.swap_dims(1, 2))
-        });
-        visible.collect()
+        is_probed.then(|| {
+            let visible = cache.gather(layer, slots, self.positions.mask.keys());
+            visible.map(|x| x.swap_dims(1, 2))
+        })
+    }
+
+    /// Attention over this layer's pages of the cache; `None` without a cache.
+    pub(crate) fn attend_cached(
+        &self,
+        q: Tensor<4>,
+        options: &AttentionOptions<'_>,
+    ) -> Option<Tensor<4>> {
+        let ((cache, slots), layer) = (self.cache.as_ref()?, self.layer?);
+        Some(cache.attend(layer, slots, q, options))
     }
 
     /// Adds the tokens of this pass to the lengths of the cached sequences.
@@ -153,42 +157,20 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
 #[derive(Default)]
 pub(crate) struct Positions {
     mask: AttentionMask,
-    /// The rows that attend together, and the mask of each group.
-    row_groups: Vec<(Range<usize>, AttentionMask)>,
     rope: Option<Rope>,
     /// `ALiBi`'s slopes.
     slopes: Vec<f64>,
 }
 
 impl Positions {
-    fn new(
-        config: &ModelConfig,
-        rope: Option<&Rope>,
-        offsets: Vec<usize>,
-        seq: usize,
-        row_groups: Vec<Range<usize>>,
-    ) -> Self {
-        let mask = AttentionMask::causal(offsets.clone(), seq);
-        let is_single_group = row_groups.len() == 1;
-        let mask_for = |rows: Range<usize>| {
-            if is_single_group {
-                mask.clone()
-            } else {
-                AttentionMask::causal(offsets[rows].to_vec(), seq)
-            }
-        };
-        let row_groups = row_groups
-            .into_iter()
-            .map(|rows| (rows.clone(), mask_for(rows)))
-            .collect();
+    fn new(config: &ModelConfig, rope: Option<&Rope>, offsets: Vec<usize>, seq: usize) -> Self {
         let slopes = if config.position == Position::Alibi {
             alibi_slopes(config.n_heads)
         } else {
             Vec::new()
         };
         Self {
-            row_groups,
-            mask,
+            mask: AttentionMask::causal(offsets, seq),
             rope: rope.cloned(),
             slopes,
         }
@@ -197,11 +179,6 @@ impl Positions {
     /// The attention mask of all rows.
     pub(crate) fn mask(&self) -> &AttentionMask {
         &self.mask
-    }
-
-    /// The rows that attend together, and the attention mask of each group.
-    pub(crate) fn row_groups(&self) -> &[(Range<usize>, AttentionMask)] {
-        &self.row_groups
     }
 
     /// `ALiBi`'s slope of each head; empty for models without `ALiBi`.

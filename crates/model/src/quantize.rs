@@ -19,7 +19,7 @@
 //! matrix: that of the token embedding and of the output layer has 8 bits by default, as 4 bits raise the
 //! loss further.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use burn::module::Param;
@@ -29,7 +29,7 @@ use nextword_kernels::{Bits, BlockFormat, QuantizedMatrix};
 use safetensors::tensor::Dtype;
 
 use crate::linear::{Linear, empty_param};
-use crate::weights::{self, TensorFile, TensorSpec, Values};
+use crate::weights::{self, TensorFile, TensorSpec, Values, WeightSource};
 use crate::{ModelConfig, ModelError, Transformer};
 
 const TABLE: &str = "token_embedding.weight";
@@ -310,29 +310,31 @@ pub(crate) fn matrix_format(file: &TensorFile, name: &str) -> Option<BlockFormat
     })
 }
 
-/// Loads the model of `config` on `device` with the quantized weights in `file`, which
-/// [`weights::compare`] has checked. Devices other than flex get dequantized weights.
+/// Loads the model of `config` on `device` with the weights of `source`, whose names and shapes were
+/// compared with `config`. Devices other than flex get dequantized weights.
 ///
 /// # Errors
 /// See [`weights::load`].
 pub(crate) fn load(
     config: &ModelConfig,
-    file: &TensorFile,
+    source: &dyn WeightSource,
     device: &Device,
 ) -> Result<Transformer, ModelError> {
     let mut model = config.build(device)?;
     let stays_quantized = QuantizedMatrix::has_native_kernel(device);
     let embedding = [config.d_model, config.vocab_size];
-    if let Some(table) = read_matrix(file, TABLE, embedding)? {
+    let mut loaded = HashSet::new();
+    if let Some(table) = source.quantized_matrix(TABLE, embedding)? {
         if stays_quantized {
             model.quantized_embedding = Some(table);
             model.token_embedding.weight = empty_param(device);
         } else {
             model.token_embedding.weight = dequantize(&table, device, true);
         }
+        loaded.insert(TABLE.to_string());
     }
     if model.head.weight.is_some()
-        && let Some(head) = read_matrix(file, HEAD, embedding)?
+        && let Some(head) = source.quantized_matrix(HEAD, embedding)?
     {
         if stays_quantized {
             model.head.quantized = Some(head);
@@ -340,17 +342,66 @@ pub(crate) fn load(
         } else {
             model.head.weight = Some(dequantize(&head, device, false));
         }
+        loaded.insert(HEAD.to_string());
     }
     for (name, linear) in model.linears_mut() {
-        if let Some(weight) = read_matrix(file, &name, linear.shape())? {
+        if let Some(weight) = source.quantized_matrix(&name, linear.shape())? {
             if stays_quantized {
                 linear.set_quantized(weight);
             } else {
                 linear.weight = dequantize(&weight, device, false);
             }
+            loaded.insert(name);
         }
     }
-    weights::fill(model, file)
+    weights::fill(model, source, &loaded)
+}
+
+/// Writes the weights of `source` to `path` atomically, quantized matrices as they are. Returns the file's
+/// hash.
+///
+/// # Errors
+/// See [`weights::write_source`].
+pub(crate) fn write(
+    path: &Path,
+    config: &ModelConfig,
+    source: &dyn WeightSource,
+) -> Result<FileHash, ModelError> {
+    let mut specs = Vec::new();
+    let mut parts = BTreeMap::new();
+    for (name, shape) in weights::layout(config) {
+        let matrix = matrix_shape(&name, &shape);
+        match (source.matrix_format(&name), matrix) {
+            (Some(format), Some(matrix)) => {
+                for part in Part::of(format) {
+                    let spec = part.spec(&name, format, matrix);
+                    parts.insert(spec.name.clone(), (part, name.clone(), matrix));
+                    specs.push(spec);
+                }
+            }
+            _ => specs.push(TensorSpec::new(name, Dtype::F32, shape)),
+        }
+    }
+    weights::write_file(path, specs, |name| {
+        let Some((part, name, shape)) = parts.get(name) else {
+            return Ok(Values::Floats(source.values(name)?.into()));
+        };
+        let matrix = source.quantized_matrix(name, *shape)?;
+        let bytes = matrix.map(|matrix| part.bytes(&matrix));
+        Ok(Values::Bytes(bytes.unwrap_or_default()))
+    })
+}
+
+/// The shape `[d_in, d_out]` of the matrix `name`, which has `shape` in float files; `None` for vectors and
+/// for the position embedding, which are never quantized.
+fn matrix_shape(name: &str, shape: &[usize]) -> Option<[usize; 2]> {
+    match *shape {
+        _ if name.starts_with("position_embedding") => None,
+        // Tables are stored in their own layout, other matrices transposed.
+        [d_out, d_in] if name == TABLE => Some([d_in, d_out]),
+        [d_in, d_out] => Some([d_in, d_out]),
+        _ => None,
+    }
 }
 
 /// Dequantizes `matrix` into a parameter. A table is stored transposed.
@@ -408,25 +459,21 @@ pub(crate) fn read_matrix(
     Err(error(problem))
 }
 
-/// Returns the values of the matrix `name` as in a float file, of the same `shape`, if `file` has it
+/// Returns the values of the matrix `name` as in a float file, of the same `shape`, if `source` has it
 /// quantized.
 pub(crate) fn dequantized_values(
-    file: &TensorFile,
+    source: &dyn WeightSource,
     name: &str,
     shape: &[usize],
 ) -> Result<Option<Vec<f32>>, ModelError> {
-    let is_table = name == TABLE;
-    let shape = match shape {
-        [d_out, d_in] if is_table => [*d_in, *d_out],
-        [d_in, d_out] => [*d_in, *d_out],
-        _ => return Ok(None),
+    let Some([d_in, d_out]) = matrix_shape(name, shape) else {
+        return Ok(None);
     };
-    let Some(matrix) = read_matrix(file, name, shape)? else {
+    let Some(matrix) = source.quantized_matrix(name, [d_in, d_out])? else {
         return Ok(None);
     };
     let values = matrix.dequantize();
-    let [d_in, d_out] = shape;
-    Ok(Some(if is_table {
+    Ok(Some(if name == TABLE {
         let row = |j: usize| values[j..].iter().step_by(d_out).copied();
         (0..d_out).flat_map(row).take(d_in * d_out).collect()
     } else {
@@ -449,21 +496,14 @@ pub(crate) fn expected(
 ) -> Vec<(String, Vec<usize>, Option<Dtype>)> {
     let mut expected = Vec::new();
     for (name, shape) in weights::layout(config) {
-        let is_matrix = shape.len() == 2 && !name.starts_with("position_embedding");
         let format = match matrix_format(file, &name) {
             Some(format) => Some(format),
             None if file.shape(&name).is_some() => None,
             None => Some(matrix_format(file, TABLE).unwrap_or(BlockFormat::Q8_0)),
         };
-        let Some(format) = format.filter(|_| is_matrix) else {
+        let (Some(format), Some(shape)) = (format, matrix_shape(&name, &shape)) else {
             expected.push((name, shape, None));
             continue;
-        };
-        // Tables are stored in their own layout, other matrices transposed.
-        let shape = match (name.as_str(), &shape[..]) {
-            (TABLE, [d_out, d_in]) => [*d_in, *d_out],
-            (_, [d_in, d_out]) => [*d_in, *d_out],
-            _ => continue, // A matrix has two dimensions.
         };
         let parts = Part::of(format).map(|part| part.spec(&name, format, shape));
         expected.extend(parts.map(|spec| (spec.name, spec.shape, Some(spec.dtype))));

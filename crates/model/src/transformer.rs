@@ -151,8 +151,9 @@ impl Transformer {
     /// adds the tokens to the cache.
     ///
     /// # Panics
-    /// If the number of slots is not the number of rows, if `slots` contains duplicates, or if cached
-    /// and new tokens together exceed the cache's capacity or the context.
+    /// If the number of slots is not the number of rows, if `slots` contains duplicates and rows have more
+    /// than one token, if cached and new tokens together exceed the cache's capacity or the context, or if
+    /// no page is free.
     pub fn forward_cached(
         &self,
         tokens: Tensor<2, Int>,

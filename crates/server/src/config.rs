@@ -11,9 +11,10 @@ pub struct Config {
     pub allow_hosts: Vec<String>,
     /// Origins (`https://app.example`) whose pages may send requests, besides the server's own.
     pub cors_origins: Vec<String>,
-    /// Maximum concurrent completions per model; fewer if `cache_bytes` is too small.
+    /// Maximum concurrent completions per model. Fewer run while `cache_bytes` is used up.
     pub slots: usize,
-    /// Memory for each model's KV cache, in bytes.
+    /// Memory for each model's KV cache, in bytes: at least that of one whole context. It is divided into
+    /// pages, which completions take as they grow and share where they begin with the same tokens.
     pub cache_bytes: u64,
     /// Maximum number of completions waiting for a slot, per model.
     pub queue: usize,
@@ -39,7 +40,7 @@ impl Default for Config {
             api_key: None,
             allow_hosts: Vec::new(),
             cors_origins: Vec::new(),
-            slots: 16,
+            slots: 64,
             cache_bytes: 1 << 30,
             queue: 256,
             max_body_bytes: 1 << 20,

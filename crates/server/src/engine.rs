@@ -14,12 +14,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nextword_generate::{
-    BatchOptions, BatchRequest, Batcher, FinishReason, RequestId, TextGenerator,
+    BatchOptions, BatchRequest, Batcher, FinishReason, GenerateError, RequestId, Speculation,
+    TextGenerator,
 };
 use tokio::sync::mpsc;
 
 use self::completion::ActiveCompletion;
 use self::job::{AliveGuard, Job, Message};
+use crate::ServerError;
 use crate::api_error::ApiError;
 use crate::metrics::EngineMetrics;
 use crate::output::{OutputAssembler, TextDelta, TokenInfo};
@@ -27,7 +29,8 @@ use crate::panics;
 
 /// Unread updates that a request may accumulate, besides `MAX_UPDATES_PER_STEP` for each completion.
 const CHANNEL_CAPACITY: usize = 256;
-/// Maximum number of updates of a completion in one step, including the one that reports a failure.
+/// Maximum number of updates of a completion in one step, including the one that reports a failure; further
+/// ones for proposed tokens that are accepted.
 const MAX_UPDATES_PER_STEP: usize = 4;
 /// Timeouts for a client that stops reading: while other requests wait for a slot, and while none do.
 const SLOW_CLIENT_TIMEOUTS: (Duration, Duration) =
@@ -74,6 +77,8 @@ pub(crate) struct Engine {
     queued: Arc<AtomicUsize>,
     max_queued: usize,
     slots: usize,
+    /// Maximum number of updates of a completion in one step.
+    updates_per_step: usize,
     aborted: Arc<AtomicBool>,
     alive: Arc<AtomicBool>,
     metrics: Arc<EngineMetrics>,
@@ -113,12 +118,15 @@ impl Engine {
         options: BatchOptions,
         max_queued: usize,
         metrics: Arc<EngineMetrics>,
-    ) -> std::io::Result<(Self, EngineThread)> {
+    ) -> Result<(Self, EngineThread), ServerError> {
+        let max_proposed = generator.speculation().map_or(0, Speculation::max_tokens);
         let (sender, receiver) = jobs::channel();
         let aborted = Arc::new(AtomicBool::new(false));
         let alive = Arc::new(AtomicBool::new(true));
+        let batcher = new_batcher(&generator, options)?;
+        metrics.set_cache(&batcher.cache_usage());
         let worker = Worker {
-            batcher: Batcher::new(generator.model().clone(), options),
+            batcher,
             generator,
             options,
             messages: receiver,
@@ -145,6 +153,7 @@ impl Engine {
             queued: Arc::default(),
             max_queued,
             slots: options.slots,
+            updates_per_step: MAX_UPDATES_PER_STEP + max_proposed,
             aborted: aborted.clone(),
             alive,
             metrics,
@@ -175,7 +184,7 @@ impl Engine {
             self.metrics.rejected.add(1);
             return Err(ApiError::queue_full());
         }
-        let reserved = MAX_UPDATES_PER_STEP * count;
+        let reserved = self.updates_per_step * count;
         let (sender, updates) = mpsc::channel(CHANNEL_CAPACITY + reserved);
         let job = Job {
             pending: sequences.into_iter().enumerate().collect(),
@@ -214,6 +223,15 @@ impl Engine {
     }
 }
 
+/// An empty batch for the model of `generator`.
+fn new_batcher(generator: &TextGenerator, options: BatchOptions) -> Result<Batcher, GenerateError> {
+    let batcher = Batcher::new(generator.model().clone(), options);
+    match generator.speculation() {
+        Some(speculation) => batcher.with_speculation(speculation),
+        None => Ok(batcher),
+    }
+}
+
 struct Worker {
     generator: TextGenerator,
     options: BatchOptions,
@@ -238,7 +256,9 @@ impl Worker {
                     self.fail_all(&ApiError::internal(
                         "internal server error: the model's engine panicked (a bug in nextword)",
                     ));
-                    self.batcher = Batcher::new(self.generator.model().clone(), self.options);
+                    if let Ok(batcher) = new_batcher(&self.generator, self.options) {
+                        self.batcher = batcher;
+                    }
                 }
             }
         }
@@ -269,6 +289,7 @@ impl Worker {
     /// Queues all new requests; blocks for a message while there is nothing to do.
     fn receive_messages(&mut self) {
         self.metrics.running.set(self.active.len());
+        self.publish_usage();
         let is_idle = self.active.is_empty() && self.queue.is_empty();
         let first = is_idle.then(|| self.messages.recv());
         if matches!(first, Some(Err(_))) {
@@ -343,10 +364,12 @@ impl Worker {
     }
 
     fn admit(&mut self) {
-        while self.batcher.free_slots() > 0 {
-            let Some(mut job) = self.queue.pop_front() else {
+        while let Some(mut job) = self.queue.pop_front() {
+            let next = job.pending.front().map(|(_, next)| &next.request);
+            if next.is_some_and(|request| !self.batcher.can_admit(request)) {
+                self.queue.push_front(job);
                 return;
-            };
+            }
             let Some((index, sequence)) = job.next() else {
                 continue;
             };
@@ -367,7 +390,7 @@ impl Worker {
         let assembler = OutputAssembler::new(tokenizer, &prompt, &stop, request.min_tokens)
             .map_err(|e| e.to_string())?;
         let admitted = self.batcher.admit(request).map_err(|e| e.to_string())?;
-        let id = admitted.ok_or("no slot is free")?;
+        let id = admitted.ok_or("no slot or memory is free")?;
         let cached_tokens = self.batcher.cached_tokens(id);
         self.metrics.prompt_tokens.add(prompt.len() as u64);
         self.metrics.cached_tokens.add(cached_tokens as u64);
@@ -390,7 +413,9 @@ impl Worker {
         let (active, queued) = (self.active.len(), self.queue.len());
         let _span = tracing::debug_span!("step", active, queued).entered();
         let start = Instant::now();
-        for (id, event) in self.batcher.step() {
+        let events = self.batcher.step();
+        self.publish_usage();
+        for (id, event) in events {
             let Some(mut active) = self.active.remove(&id) else {
                 continue;
             };
@@ -399,6 +424,11 @@ impl Worker {
             }
         }
         tracing::debug!(ms = start.elapsed().as_secs_f64() * 1e3, "step done");
+    }
+
+    fn publish_usage(&self) {
+        self.metrics.set_cache(&self.batcher.cache_usage());
+        self.metrics.set_proposals(self.batcher.proposal_counts());
     }
 
     fn cancel_all(&mut self) {

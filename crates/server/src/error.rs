@@ -25,15 +25,15 @@ pub enum ServerError {
         name: String,
     },
 
-    /// The KV cache budget is too small for one sequence.
+    /// The KV cache budget is too small for one sequence as long as the context.
     #[error(
-        "one sequence of `{name}` needs {needed} MiB of KV cache, more than the {budget} MiB allowed; hint: raise \
+        "a whole context of `{name}` needs {needed} MiB of KV cache, more than the {budget} MiB allowed; hint: raise \
          --cache-mib"
     )]
     Budget {
         /// The model's name.
         name: String,
-        /// MiB needed for one slot.
+        /// MiB needed for a whole context.
         needed: u64,
         /// MiB allowed.
         budget: u64,

@@ -9,7 +9,7 @@ use nextword_chat::{ChatError, ChatTemplate};
 use nextword_data::Tokenizer;
 use nextword_explain::history::TrainingHistory;
 use nextword_generate::{BatchOptions, TextGenerator};
-use nextword_model::{ModelConfig, ModelDir};
+use nextword_model::{KvCache, ModelConfig, ModelDir};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -26,6 +26,31 @@ pub struct LoadedModel {
     training_history: Option<TrainingHistory>,
     fingerprint: String,
     created: u64,
+}
+
+/// Opens the chat template of a model, if it has one, with the texts of the BOS and EOS tokens.
+///
+/// # Errors
+/// As [`ChatTemplate::open`].
+///
+/// ```
+/// use nextword_model::ModelDir;
+/// use nextword_server::open_chat_template;
+///
+/// let folder = ModelDir::open("../../docs/models/statquest".as_ref())?;
+/// assert!(open_chat_template(&folder, "", "<EOS>")?.is_none()); // It has a prompt template instead.
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn open_chat_template(
+    model_dir: &ModelDir,
+    bos: &str,
+    eos: &str,
+) -> Result<Option<ChatTemplate>, ChatError> {
+    match model_dir.tokenizer_json() {
+        // A model that is one file.
+        Some(_) => ChatTemplate::from_named(&model_dir.card.chat_templates, bos, eos),
+        None => ChatTemplate::open(&model_dir.chat_template_path(), bos, eos),
+    }
 }
 
 impl LoadedModel {
@@ -48,7 +73,7 @@ impl LoadedModel {
     pub fn open(name: String, model_dir: &ModelDir, device: &Device) -> Result<Self, ServerError> {
         let generator = TextGenerator::open(model_dir, device)?;
         let (bos, eos) = (generator.bos_text(), generator.eos_text());
-        let template = ChatTemplate::open(&model_dir.chat_template_path(), &bos, &eos);
+        let template = open_chat_template(model_dir, &bos, &eos);
         let tokens = generator.further_token_texts();
         let template = template.map(|template| Some(template?.with_tokens(tokens)));
         let created = modified(&model_dir.weights_path());
@@ -73,6 +98,21 @@ impl LoadedModel {
             template: Ok(None),
             training_history: None,
         }
+    }
+
+    /// Changes how the model generates, for example with
+    /// [`with_prompt_lookup`](TextGenerator::with_prompt_lookup).
+    ///
+    /// # Errors
+    /// The error of `change`.
+    pub fn map_generator<E>(
+        self,
+        change: impl FnOnce(TextGenerator) -> Result<TextGenerator, E>,
+    ) -> Result<Self, E> {
+        Ok(Self {
+            generator: change(self.generator)?,
+            ..self
+        })
     }
 
     /// Sets the chat template of a model in memory.
@@ -133,19 +173,26 @@ impl Model {
         loaded: LoadedModel,
         config: &Config,
     ) -> Result<(Self, EngineThread), ServerError> {
-        let bytes_per_slot = slot_bytes(loaded.generator.model().config());
-        let budget = config.cache_bytes;
-        let max_slots = usize::try_from(budget / bytes_per_slot.max(1)).unwrap_or(usize::MAX);
-        if max_slots == 0 {
+        let model_config = loaded.generator.model().config();
+        let cache_precision = loaded.generator.cache_precision();
+        let bytes_per_token = KvCache::bytes_per_token(model_config, cache_precision) as u64;
+        let cache_tokens = config.cache_bytes / bytes_per_token.max(1);
+        let context_length = model_config.context_length as u64;
+        if cache_tokens < context_length {
             let mib = |bytes: u64| bytes.div_ceil(1 << 20);
             return Err(ServerError::Budget {
+                needed: mib(bytes_per_token.saturating_mul(context_length)),
                 name: loaded.name,
-                needed: mib(bytes_per_slot),
-                budget: mib(budget),
+                budget: mib(config.cache_bytes),
             });
         }
+        // More than a whole context for each sequence cannot be used.
+        let max_tokens = context_length.saturating_mul(config.slots.max(1) as u64);
+        let cache_tokens = cache_tokens.min(max_tokens);
         let options = BatchOptions {
-            slots: config.slots.clamp(1, max_slots),
+            slots: config.slots.max(1),
+            cache_tokens: usize::try_from(cache_tokens).ok(),
+            cache_precision,
             ..BatchOptions::default()
         };
         let metrics = Arc::new(EngineMetrics::default());
@@ -190,12 +237,6 @@ impl Model {
             },
         })
     }
-}
-
-/// Bytes of the f32 KV cache of one sequence of full context length.
-fn slot_bytes(config: &ModelConfig) -> u64 {
-    let elements_per_token = 2 * config.n_layers * config.kv_heads() * config.head_dim();
-    (elements_per_token * config.context_length * size_of::<f32>()) as u64
 }
 
 /// `system_fingerprint`: changes whenever the output of a seeded request may change.

@@ -5,6 +5,8 @@ use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use nextword_generate::{CacheUsage, ProposalCounts};
+
 /// A monotonic counter.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
@@ -12,6 +14,11 @@ pub(crate) struct Counter(AtomicU64);
 impl Counter {
     pub(crate) fn add(&self, n: u64) {
         self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Raises the count to `total`. A restarted engine counts from 0 again, so a smaller total has no effect.
+    fn raise(&self, total: u64) {
+        self.0.fetch_max(total, Ordering::Relaxed);
     }
 
     fn get(&self) -> u64 {
@@ -81,8 +88,30 @@ pub(crate) struct EngineMetrics {
     pub(crate) rejected: Counter,
     pub(crate) cancelled: Counter,
     pub(crate) running: Gauge,
+    pages_used: Gauge,
+    pages_cached: Gauge,
+    pages_free: Gauge,
+    preemptions: Counter,
+    proposed: Counter,
+    accepted: Counter,
     pub(crate) first_token: Histogram,
     pub(crate) next_token: Histogram,
+}
+
+impl EngineMetrics {
+    /// Publishes how the pages of the KV cache are used.
+    pub(crate) fn set_cache(&self, usage: &CacheUsage) {
+        self.pages_used.set(usage.used);
+        self.pages_cached.set(usage.cached);
+        self.pages_free.set(usage.free);
+        self.preemptions.raise(usage.preemptions);
+    }
+
+    /// Publishes the counts of speculative decoding.
+    pub(crate) fn set_proposals(&self, counts: ProposalCounts) {
+        self.proposed.raise(counts.proposed);
+        self.accepted.raise(counts.accepted);
+    }
 }
 
 /// Response counts by route and status.
@@ -121,7 +150,7 @@ pub(crate) fn write(models: &[ModelMetrics<'_>], out: &mut String) {
         &'static str,
         fn(&ModelMetrics<'_>) -> u64,
     );
-    let metrics: [Metric; 8] = [
+    let metrics: [Metric; 14] = [
         (
             "nextword_prompt_tokens_total",
             "counter",
@@ -169,6 +198,42 @@ pub(crate) fn write(models: &[ModelMetrics<'_>], out: &mut String) {
             "gauge",
             "Maximum concurrent completions.",
             |m| m.slots as u64,
+        ),
+        (
+            "nextword_cache_pages_used",
+            "gauge",
+            "Pages of the KV cache that completions in progress use.",
+            |m| m.metrics.pages_used.get() as u64,
+        ),
+        (
+            "nextword_cache_pages_cached",
+            "gauge",
+            "Pages of the KV cache that are kept for reuse by later prompts.",
+            |m| m.metrics.pages_cached.get() as u64,
+        ),
+        (
+            "nextword_cache_pages_free",
+            "gauge",
+            "Pages of the KV cache without contents.",
+            |m| m.metrics.pages_free.get() as u64,
+        ),
+        (
+            "nextword_preemptions_total",
+            "counter",
+            "Completions that lost their pages to older ones and were recomputed.",
+            |m| m.metrics.preemptions.get(),
+        ),
+        (
+            "nextword_proposed_tokens_total",
+            "counter",
+            "Tokens proposed in speculative decoding.",
+            |m| m.metrics.proposed.get(),
+        ),
+        (
+            "nextword_accepted_tokens_total",
+            "counter",
+            "Proposed tokens that the model accepted.",
+            |m| m.metrics.accepted.get(),
         ),
     ];
     for (name, kind, help, value) in metrics {

@@ -1,24 +1,42 @@
 //! GGUF, the format of `llama.cpp`.
 
 mod blocks;
+mod config;
+mod dequantize;
 mod file;
+mod header;
+pub(crate) mod import;
+mod keys;
+mod merges;
+mod metadata;
 mod names;
+mod pre_tokenizers;
 mod quantized;
+mod read_special;
+mod read_tokenizer;
+pub(crate) mod reader;
+mod rope_factors;
 mod rules;
 mod special;
+mod tensor_type;
 mod tokenizer;
 
 use std::path::Path;
-use std::sync::Arc;
 
-use nextword_data::{Tokenizer, load_tokenizer_with_roles};
-use nextword_model::weights::{FloatType, TensorFile};
+use nextword_model::weights::FloatType;
 use nextword_model::{DEFAULT_TEMPLATE, ModelDir, RotaryConfig, RotaryScaling};
 
 use self::file::{MetadataValue, TensorInfo, TensorValues};
 use self::names::Architecture;
+pub use self::names::WRITER_KEY;
 use crate::mapping::{Layout, TensorMapping, tensor_mappings};
-use crate::{ConvertError, F16_MAX, hf};
+use crate::{ConvertError, F16_MAX, hf, tokenizer_files};
+
+/// nextword's own key for the activation of an architecture for which `llama.cpp` has only one.
+const ACTIVATION_KEY: &str = "nextword.feed_forward";
+
+/// nextword's own key for the ids of all tokens that end a completion, of which `llama.cpp` knows some by name.
+const EOS_IDS_KEY: &str = "nextword.eos_token_ids";
 
 /// The type of matrices in a GGUF file. Vectors are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,9 +111,9 @@ pub fn export_with_embedding(
 ) -> Result<&'static str, ConvertError> {
     let hf::HfModel { kind, config, .. } = hf::to_hf(&model_dir.config)?;
     let architecture = Architecture::new(kind, &config)?;
-    let weights = TensorFile::open(&model_dir.weights_path())?;
-    hf::export::check_weights(model_dir, &weights)?;
-    let tokens = tokenizer_of(model_dir)?;
+    hf::export::check_weights(model_dir)?;
+    let weights = model_dir.open_weights()?;
+    let tokens = tokenizer_files::open(model_dir)?;
 
     let mut mappings = tensor_mappings(&architecture, &config);
     if config.tied_head && architecture.needs_head() {
@@ -113,7 +131,7 @@ pub fn export_with_embedding(
         ["token_embd.weight", "output.weight"].contains(&mapping.name.as_str())
     };
     let in_blocks = mappings.iter().filter(|mapping| !is_embedding(mapping));
-    let mut quantized = in_blocks.filter_map(|mapping| quantized::block_type(mapping, &weights));
+    let mut quantized = in_blocks.filter_map(|mapping| quantized::block_type(mapping, &*weights));
     let file_type = quantized.next().unwrap_or(dtype);
 
     let mut meta = architecture.metadata(&config, &model_dir.card.name);
@@ -145,7 +163,7 @@ pub fn export_with_embedding(
         } else {
             dtype
         };
-        let dtype = quantized::block_type(mapping, &weights).unwrap_or(dtype);
+        let dtype = quantized::block_type(mapping, &*weights).unwrap_or(dtype);
         TensorInfo::new(&mapping.name, &mapping.shape, dtype)
     };
     let mut tensors: Vec<TensorInfo> = mappings.iter().map(info).collect();
@@ -163,8 +181,8 @@ pub fn export_with_embedding(
         };
         let interleaves = architecture.has_interleaved_rope() && mapping.is_query_or_key();
         let (rows, head_dim) = (mapping.shape[0], config.head_dim());
-        if quantized::block_type(mapping, &weights).is_some() {
-            let blocks = quantized::read_blocks(mapping, &weights)?;
+        if quantized::block_type(mapping, &*weights).is_some() {
+            let blocks = quantized::read_blocks(mapping, &*weights)?;
             return Ok(TensorValues::Blocks(if interleaves {
                 interleave_halves(&blocks, rows, head_dim)
             } else {
@@ -172,7 +190,7 @@ pub fn export_with_embedding(
             }));
         }
         let mut values =
-            mapping.assemble(|ours, shape| hf::values_or_zeros(&weights, ours, shape))?;
+            mapping.assemble(|ours, shape| hf::values_or_zeros(&*weights, ours, shape))?;
         if config.norm_unit_offset && mapping.name.contains("norm") {
             for value in &mut values {
                 *value += 1.0; // GGUF norms do not add the unit offset.
@@ -200,16 +218,8 @@ pub fn export_with_embedding(
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn differences(model_dir: &ModelDir) -> Result<Vec<String>, ConvertError> {
-    let tokens = tokenizer_of(model_dir)?;
+    let tokens = tokenizer_files::open(model_dir)?;
     Ok(tokenizer::metadata(model_dir, &*tokens)?.notes)
-}
-
-fn tokenizer_of(model_dir: &ModelDir) -> Result<Arc<dyn Tokenizer>, ConvertError> {
-    let roles = model_dir.card.special.roles();
-    Ok(load_tokenizer_with_roles(
-        model_dir.tokenizer_path(),
-        roles,
-    )?)
 }
 
 impl TensorMapping {

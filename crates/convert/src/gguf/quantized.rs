@@ -1,19 +1,19 @@
 //! Quantized matrices, which are written as they are.
 
 use nextword_model::BlockFormat;
-use nextword_model::weights::{TensorFile, matrix_format, quantized_matrix};
+use nextword_model::weights::WeightSource;
 
 use super::{GgufType, blocks};
 use crate::ConvertError;
 use crate::mapping::TensorMapping;
 
 /// Returns the type of a tensor whose matrices `weights` contains in a block format of GGUF.
-pub(crate) fn block_type(mapping: &TensorMapping, weights: &TensorFile) -> Option<GgufType> {
+pub(crate) fn block_type(mapping: &TensorMapping, weights: &dyn WeightSource) -> Option<GgufType> {
     let fits = mapping.has_rows() && mapping.shape[1].is_multiple_of(blocks::BLOCK_LEN);
     let mut formats = mapping
         .ours
         .iter()
-        .map(|(name, _)| matrix_format(weights, name));
+        .map(|(name, _)| weights.matrix_format(name));
     let format = formats.next().flatten().filter(|_| fits)?;
     if formats.any(|other| other != Some(format)) {
         return None;
@@ -32,13 +32,13 @@ pub(crate) fn block_type(mapping: &TensorMapping, weights: &TensorFile) -> Optio
 /// Errors from reading the weights.
 pub(crate) fn read_blocks(
     mapping: &TensorMapping,
-    weights: &TensorFile,
+    weights: &dyn WeightSource,
 ) -> Result<Vec<u8>, ConvertError> {
     let d_in = mapping.shape[1];
     let mut ours = Vec::new();
     for (name, shape) in &mapping.ours {
         let d_out = shape.iter().product::<usize>() / d_in.max(1);
-        let matrix = quantized_matrix(weights, name, [d_in, d_out])?;
+        let matrix = weights.quantized_matrix(name, [d_in, d_out])?;
         let bytes = matrix.and_then(|matrix| matrix.to_gguf());
         ours.push(bytes.unwrap_or_default()); // `block_type` has found all of them.
     }

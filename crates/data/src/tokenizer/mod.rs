@@ -36,7 +36,9 @@ pub use self::decode_stream::DecodeStream;
 pub use self::encoding::Encoding;
 pub use self::huggingface::{HuggingFaceTokenizer, is_eos_name};
 pub(crate) use self::load::check_config;
-pub use self::load::{load_tokenizer, load_tokenizer_with_roles, parse_tokenizer};
+pub use self::load::{
+    load_tokenizer, load_tokenizer_with_roles, parse_tokenizer, parse_tokenizer_with_roles,
+};
 pub use self::word::WordTokenizer;
 
 use crate::documents::TextCuts;

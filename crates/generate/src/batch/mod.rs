@@ -1,21 +1,25 @@
 //! Continuous batching: requests join and leave a running batch between steps; token ids only.
 //!
-//! The cache has a fixed number of slots. Each step first computes at most
-//! [`BatchOptions::prefill_tokens`] prompt tokens, so that long prompts do not stall the other
-//! sequences, and then decodes one token of every active sequence.
+//! The sequences share the pages of one KV cache and grow by one page at a time. When no page is left,
+//! cached prefixes are evicted, then the newest sequence is preempted and recomputed later. Each step
+//! first computes at most [`BatchOptions::prefill_tokens`] prompt tokens, so that long prompts do not
+//! stall the other sequences, and then decodes one token of every active sequence.
 //!
 //! The result of a request depends on that request alone. On flex a row of a matrix product does not
 //! depend on the other rows, but short and long sequences use a different order of operations.
-//! Therefore every prompt is computed separately, in chunks that start at multiples of
-//! [`BatchOptions::chunk`], and cached tokens are reused only in whole chunks.
+//! Therefore every prompt is computed separately, in chunks that end at multiples of
+//! [`BatchOptions::chunk`], cached tokens are reused only where the rest is computed in the same order,
+//! and a preempted sequence computes its generated tokens again in rows of one token.
 
+mod memory;
+mod prefix_cache;
 mod request;
-mod slots;
+mod sequence;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
+mod verify;
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
@@ -23,30 +27,17 @@ use burn::tensor::{Int, Tensor, TensorData};
 use nextword_kernels::parallel_for_each;
 use nextword_model::{ForwardContext, KvCache, Transformer, weights};
 
-pub use self::request::{BatchOptions, BatchRequest, Event, RequestId, Score};
-use self::slots::Slots;
-use crate::sampler::log_sum_exp;
-use crate::{FinishReason, GenerateError, History, Overflow, SampleKey, Sampler};
+use self::prefix_cache::{PageKey, PrefixCache};
+pub use self::request::{
+    BatchOptions, BatchRequest, CacheUsage, Event, ProposalCounts, RequestId, Score,
+};
+use self::sequence::{ActiveSequence, Sampled};
+use self::verify::Verification;
+use crate::speculation::Drafter;
+use crate::{FinishReason, GenerateError, Overflow, Speculation};
 
-/// A request in a slot.
-#[derive(Debug)]
-struct ActiveSequence {
-    id: RequestId,
-    request: BatchRequest,
-    sampler: Sampler,
-    /// The model's context. A prefix of it is cached.
-    context: Vec<u32>,
-    /// Length of the context that is computed by prefill.
-    prefill_len: usize,
-    /// Number of prompt tokens that were found in the cache.
-    cached_tokens: usize,
-    history: History,
-    /// Number of generated tokens.
-    generated: usize,
-    scores: Vec<Score>,
-    /// Whether steps skip this sequence.
-    paused: bool,
-}
+/// Maximum number of generated tokens that a preempted sequence computes again in one step.
+const REPLAYED_TOKENS: usize = 32;
 
 /// Continues many requests together, one step at a time.
 ///
@@ -79,29 +70,65 @@ pub struct Batcher {
     model: Transformer,
     options: BatchOptions,
     cache: KvCache,
-    slots: Slots,
+    prefixes: PrefixCache,
+    /// The key before the first page.
+    root: PageKey,
     /// The active sequences by slot.
     active: BTreeMap<usize, ActiveSequence>,
     next_id: u64,
+    preemptions: u64,
+    drafter: Option<Drafter>,
+    proposals: ProposalCounts,
 }
 
 impl Batcher {
-    /// Allocates the cache of all slots. The model must not be on an autodiff device.
+    /// Creates the cache. The model must not be on an autodiff device.
     pub fn new(model: Transformer, options: BatchOptions) -> Self {
         let options = BatchOptions {
             slots: options.slots.max(1),
             chunk: options.chunk.max(1),
             ..options
         };
-        let cache = KvCache::new(model.config(), options.slots, &model.device());
+        let (config, page_len) = (model.config(), options.page_len());
+        let per_context = config.context_length.div_ceil(page_len);
+        let pages = match options.cache_tokens {
+            Some(tokens) => per_context.max(tokens / page_len),
+            None => per_context * options.slots,
+        };
+        let cache = KvCache::with_pages(config, options.slots, page_len, pages, &model.device())
+            .with_precision(options.cache_precision);
         Self {
-            slots: Slots::new(options.slots, options.chunk),
+            root: PageKey::root(config, 0),
             model,
             options,
             cache,
+            prefixes: PrefixCache::default(),
             active: BTreeMap::new(),
             next_id: 0,
+            preemptions: 0,
+            drafter: None,
+            proposals: ProposalCounts::default(),
         }
+    }
+
+    /// Decodes speculatively: the same tokens, several of them in one step where proposals are right. A
+    /// draft model has a cache of its own, for as many tokens.
+    ///
+    /// # Errors
+    /// [`GenerateError::Setting`] if a draft model has another number of tokens.
+    pub fn with_speculation(self, speculation: &Speculation) -> Result<Self, GenerateError> {
+        speculation.check(&self.model)?;
+        let tokens = self.cache.pages() * self.cache.page_len();
+        let drafter = Drafter::new(speculation, self.options.slots, tokens);
+        Ok(Self {
+            drafter: Some(drafter),
+            ..self
+        })
+    }
+
+    /// How many tokens were proposed and accepted in speculative decoding.
+    pub fn proposal_counts(&self) -> ProposalCounts {
+        self.proposals
     }
 
     /// Number of free slots.
@@ -122,14 +149,13 @@ impl Batcher {
             .map_or(0, |sequence| sequence.cached_tokens)
     }
 
-    /// Validates `request` and assigns it a free slot. Returns `None` if no slot is free. Computes
-    /// nothing yet.
+    /// Validates `request` and assigns it a free slot and the pages of its prompt. Returns `None` if there
+    /// are none (see [`can_admit`](Self::can_admit)). Computes nothing yet.
     ///
     /// # Errors
     /// [`GenerateError::Setting`], [`GenerateError::EmptyPrompt`], [`GenerateError::UnknownToken`],
     /// and [`GenerateError::TooLong`] for a prompt that does not fit the context.
     pub fn admit(&mut self, request: BatchRequest) -> Result<Option<RequestId>, GenerateError> {
-        let sampler = Sampler::new(request.sampling.clone())?;
         let config = self.model.config();
         crate::decode::check_prompt(0, &request.prompt, config.vocab_size)?;
         if request.prompt.len() > config.context_length {
@@ -138,30 +164,20 @@ impl Batcher {
                 context_length: config.context_length,
             });
         }
-        let Some(assignment) = self.slots.assign(&request.prompt, request.score_prompt) else {
+        let id = RequestId(self.next_id + 1);
+        let can_admit = self.can_admit(&request);
+        let sequence = ActiveSequence::new(id, request)?;
+        let slot = (0..self.options.slots).find(|slot| !self.active.contains_key(slot));
+        let Some(slot) = slot.filter(|_| can_admit) else {
             return Ok(None);
         };
-        match assignment.copy_from {
-            Some(from) => self
-                .cache
-                .copy_prefix(from, assignment.slot, assignment.cached_len),
-            None => self.cache.truncate(assignment.slot, assignment.cached_len),
+        self.next_id = id.0;
+        self.active.insert(slot, sequence);
+        self.take_pages(slot);
+        let cached_tokens = self.cache.len(slot);
+        if let Some(sequence) = self.active.get_mut(&slot) {
+            sequence.cached_tokens = cached_tokens;
         }
-        self.next_id += 1;
-        let id = RequestId(self.next_id);
-        let sequence = ActiveSequence {
-            id,
-            sampler,
-            context: request.prompt.clone(),
-            prefill_len: request.prompt.len(),
-            cached_tokens: assignment.cached_len,
-            history: History::new(&request.prompt),
-            generated: 0,
-            scores: Vec::new(),
-            paused: false,
-            request,
-        };
-        self.active.insert(assignment.slot, sequence);
         Ok(Some(id))
     }
 
@@ -184,6 +200,7 @@ impl Batcher {
     /// Runs one step of all requests that are not paused and returns their events.
     pub fn step(&mut self) -> Vec<(RequestId, Event)> {
         let mut events = Vec::new();
+        self.readmit();
         self.shift_contexts(&mut events);
         self.prefill(&mut events);
         self.decode(&mut events);
@@ -191,8 +208,8 @@ impl Batcher {
     }
 
     fn release(&mut self, slot: usize) {
+        self.drop_pages(slot);
         self.active.remove(&slot);
-        self.slots.release(slot);
     }
 
     /// Shifts or ends every sequence whose context exceeds the model's.
@@ -201,10 +218,13 @@ impl Batcher {
         let full: Vec<usize> = self
             .active
             .iter()
-            .filter(|(_, sequence)| !sequence.paused && sequence.context.len() > context_length)
+            .filter(|(_, sequence)| {
+                sequence.is_running() && sequence.context.len() > context_length
+            })
             .map(|(slot, _)| *slot)
             .collect();
         for slot in full {
+            self.drop_pages(slot);
             let Some(sequence) = self.active.get_mut(&slot) else {
                 continue;
             };
@@ -216,8 +236,6 @@ impl Batcher {
             let max_len = (context_length / 2).max(1);
             crate::decode::truncate_left(&mut sequence.context, sequence.request.bos_id, max_len);
             sequence.prefill_len = max_len;
-            self.cache.clear(slot);
-            self.slots.invalidate(slot);
         }
     }
 
@@ -227,28 +245,35 @@ impl Batcher {
             .active
             .iter()
             .filter(|(slot, sequence)| {
-                !sequence.paused && self.cache.len(**slot) < sequence.prefill_len
+                sequence.is_running() && self.cache.len(**slot) < sequence.prefill_len
             })
             .map(|(slot, sequence)| (sequence.id, *slot))
             .collect();
         waiting.sort_unstable();
         let mut budget = self.options.prefill_tokens.max(self.options.chunk);
         for (id, slot) in waiting {
-            while let Some(sequence) = self.active.get(&slot) {
+            loop {
+                self.reuse_pages(slot);
+                let Some(sequence) = self.active.get(&slot).filter(|s| !s.preempted) else {
+                    break;
+                };
                 let start = self.cache.len(slot);
-                let end = sequence.prefill_len.min(start + self.options.chunk);
-                if start == sequence.prefill_len {
+                let end = self.chunk_end(start, sequence.prefill_len);
+                if start >= sequence.prefill_len {
                     break;
                 }
                 if end - start > budget {
                     return;
                 }
-                budget -= end - start;
                 if sequence.request.max_tokens == 0 && !sequence.request.score_prompt {
                     events.push((id, Event::End(FinishReason::Length)));
                     self.release(slot);
                     break;
                 }
+                if !self.make_room(slot, end) {
+                    break;
+                }
+                budget -= end - start;
                 self.prefill_chunk(slot, end, events);
             }
         }
@@ -259,12 +284,13 @@ impl Batcher {
         let Some(sequence) = self.active.get(&slot) else {
             return;
         };
-        let start = self.cache.len(slot);
-        let tokens = &sequence.context[start..end];
-        self.slots.record_chunk(slot, start, tokens);
+        let (id, start) = (sequence.id, self.cache.len(slot));
         let is_complete = end == sequence.prefill_len;
-        let scores_prompt = sequence.request.score_prompt && sequence.generated == 0;
+        let is_sampled = end == sequence.context.len();
+        let scores_prompt = sequence.scores_prompt();
+        let tokens = &sequence.context[start..end];
         let hidden = hidden(&self.model, &mut self.cache, &[slot], tokens);
+        self.offer_pages(slot, start);
         if scores_prompt {
             let logits = logits(&self.model, hidden.clone());
             if let Some(sequence) = self.active.get_mut(&slot) {
@@ -274,7 +300,6 @@ impl Batcher {
         if !is_complete {
             return;
         }
-        let id = request_id(&self.active, slot);
         if scores_prompt && let Some(sequence) = self.active.get_mut(&slot) {
             events.push((id, Event::Prompt(std::mem::take(&mut sequence.scores))));
             if sequence.request.max_tokens == 0 {
@@ -282,45 +307,89 @@ impl Batcher {
                 return self.release(slot);
             }
         }
-        let last = logits(&self.model, hidden.narrow(1, end - start - 1, 1));
-        self.sample(&[slot], &last, events);
+        // After a preemption, the next token is known.
+        if is_sampled {
+            let last = logits(&self.model, hidden.narrow(1, end - start - 1, 1));
+            self.sample(&[(slot, &last)], events);
+        }
     }
 
     /// Decodes one token of every sequence whose prompt is complete.
     fn decode(&mut self, events: &mut Vec<(RequestId, Event)>) {
-        let ready: Vec<usize> = self
+        let context_length = self.model.config().context_length;
+        let mut ready: Vec<(RequestId, usize, usize)> = self
             .active
             .iter()
-            .filter(|(slot, sequence)| {
-                let len = self.cache.len(**slot);
-                len >= sequence.prefill_len && len + 1 == sequence.context.len()
+            .filter(|(_, sequence)| {
+                sequence.is_running() && sequence.context.len() <= context_length
             })
-            .filter(|(_, sequence)| sequence.context.len() <= self.model.config().context_length)
-            .filter(|(_, sequence)| !sequence.paused)
-            .map(|(slot, _)| *slot)
+            .filter_map(|(slot, sequence)| {
+                let len = self.cache.len(*slot);
+                let count = sequence.context.len().saturating_sub(len);
+                let is_ready = len >= sequence.prefill_len && count > 0;
+                is_ready.then_some((sequence.id, *slot, len + count.min(REPLAYED_TOKENS)))
+            })
             .collect();
-        if ready.is_empty() {
+        ready.sort_unstable(); // Older sequences get their pages first.
+        for (_, slot, end) in &ready {
+            let is_running = self.active.get(slot).is_some_and(|s| !s.preempted);
+            if is_running {
+                self.make_room(*slot, *end);
+            }
+        }
+        ready.retain(|(_, slot, _)| self.active.get(slot).is_some_and(|s| !s.preempted));
+        let (mut rows, mut ids) = (Vec::new(), Vec::new());
+        let (mut verifications, mut sampled_rows) = (Vec::new(), Vec::new());
+        for (_, slot, end) in &ready {
+            let proposed = self.propose(*slot, *end, ready.len());
+            let Some(sequence) = self.active.get(slot) else {
+                continue;
+            };
+            ids.extend_from_slice(&sequence.context[self.cache.len(*slot)..*end]);
+            ids.extend_from_slice(&proposed);
+            rows.resize(ids.len(), *slot);
+            // Sequences that are computed again know their next token.
+            if *end == sequence.context.len() {
+                let first = sampled_rows.len();
+                sampled_rows.extend(ids.len() - proposed.len() - 1..ids.len());
+                verifications.push(Verification {
+                    slot: *slot,
+                    first,
+                    proposed,
+                });
+            }
+        }
+        if rows.is_empty() {
             return;
         }
-        let newest = ready
-            .iter()
-            .filter_map(|slot| self.active.get(slot)?.context.last());
-        let ids: Vec<u32> = newest.copied().collect();
-        let hidden = hidden(&self.model, &mut self.cache, &ready, &ids);
-        let logits = logits(&self.model, hidden);
-        self.sample(&ready, &logits, events);
+        let hidden = hidden(&self.model, &mut self.cache, &rows, &ids);
+        if !verifications.is_empty() {
+            let logits = logits(&self.model, select_rows(hidden, &sampled_rows));
+            self.verify(verifications, &logits, events);
+        }
     }
 
-    /// Samples the next token of each of `slots` from its row of `logits`. Frees slots that end.
-    fn sample(&mut self, slots: &[usize], logits: &[f32], events: &mut Vec<(RequestId, Event)>) {
-        let rows: Vec<&[f32]> = logits.chunks(self.model.config().vocab_size).collect();
-        let results: Vec<OnceLock<Sampled>> = slots.iter().map(|_| OnceLock::new()).collect();
-        parallel_for_each(slots.len(), OPS_PER_LOGIT * rows[0].len(), |row| {
-            if let Some(sequence) = self.active.get(&slots[row]) {
-                let _ = results[row].set(sequence.sample(rows[row])); // Each cell is set once.
-            }
-        });
-        for (slot, sampled) in slots.iter().zip(results) {
+    /// Samples the next token of each slot from its logits. Frees slots that end. Returns the tokens of
+    /// those that continue.
+    fn sample(
+        &mut self,
+        rows: &[(usize, &[f32])],
+        events: &mut Vec<(RequestId, Event)>,
+    ) -> Vec<Option<u32>> {
+        let results: Vec<OnceLock<Sampled>> = rows.iter().map(|_| OnceLock::new()).collect();
+        parallel_for_each(
+            rows.len(),
+            OPS_PER_LOGIT * self.model.config().vocab_size,
+            |row| {
+                let (slot, logits) = rows[row];
+                if let Some(sequence) = self.active.get(&slot) {
+                    let _ = results[row].set(sequence.sample(logits)); // Each cell is set once.
+                }
+            },
+        );
+        let mut tokens = Vec::with_capacity(rows.len());
+        for ((slot, _), sampled) in rows.iter().zip(results) {
+            tokens.push(None);
             let (Some(sequence), Some(sampled)) = (self.active.get_mut(slot), sampled.into_inner())
             else {
                 continue;
@@ -333,92 +402,27 @@ impl Batcher {
                     events.push((request_id, Event::Token { id, score, finish }));
                     if ends {
                         self.release(*slot);
+                    } else if let Some(token) = tokens.last_mut() {
+                        *token = Some(id);
                     }
                 }
                 Err(error) => {
                     events.push((request_id, Event::Failed(error)));
                     // The cached keys and values may not be finite either.
-                    self.slots.invalidate(*slot);
+                    self.prefixes.remove(&sequence.page_keys, &mut self.cache);
                     self.release(*slot);
                 }
             }
         }
+        tokens
     }
 }
-
-/// A token and, if requested, its score.
-type Sampled = Result<(u32, Option<Score>), GenerateError>;
 
 /// Approximate cost of sampling in basic operations per logit.
 const OPS_PER_LOGIT: usize = 16;
 
-impl ActiveSequence {
-    fn sample(&self, logits: &[f32]) -> Sampled {
-        let key = SampleKey {
-            sequence: self.request.sequence,
-            position: self.generated as u64,
-        };
-        let allowed = self.without_stop_ids(logits);
-        let (id, _) = self.sampler.sample_id(&allowed, &self.history, key)?;
-        Ok((
-            id,
-            self.request
-                .top_logprobs
-                .map(|top| score_token(id, logits, top)),
-        ))
-    }
-
-    /// `logits`, in which the stop ids are forbidden until there are enough tokens.
-    fn without_stop_ids<'l>(&self, logits: &'l [f32]) -> Cow<'l, [f32]> {
-        let stop_ids = &self.request.stop_ids;
-        if self.generated >= self.request.min_tokens || stop_ids.is_empty() {
-            return Cow::Borrowed(logits);
-        }
-        let mut allowed = logits.to_vec();
-        for id in stop_ids {
-            if let Some(logit) = allowed.get_mut(*id as usize) {
-                *logit = f32::NEG_INFINITY;
-            }
-        }
-        Cow::Owned(allowed)
-    }
-
-    /// Appends the generated token `id`. Returns why the completion ends with it, if it does.
-    fn push(&mut self, id: u32) -> Option<FinishReason> {
-        self.history.push(id);
-        self.context.push(id);
-        self.generated += 1;
-        if self.request.stop_ids.contains(&id) {
-            Some(FinishReason::Eos)
-        } else if self.generated >= self.request.max_tokens {
-            Some(FinishReason::Length)
-        } else {
-            None
-        }
-    }
-
-    /// Scores the prompt tokens at `start + 1..=end`, given the logits at `start..end`.
-    fn score_prompt(&mut self, start: usize, end: usize, logits: &[f32], vocab_size: usize) {
-        for (position, logits) in (start..end).zip(logits.chunks(vocab_size)) {
-            let Some(id) = self.context[..self.prefill_len].get(position + 1).copied() else {
-                return;
-            };
-            self.scores.push(score_token(
-                id,
-                logits,
-                self.request.top_logprobs.unwrap_or(0),
-            ));
-        }
-    }
-}
-
-fn request_id(active: &BTreeMap<usize, ActiveSequence>, slot: usize) -> RequestId {
-    active
-        .get(&slot)
-        .map_or(RequestId(0), |sequence| sequence.id)
-}
-
-/// The final hidden states of the next `ids` of `slots`, the same number for each slot.
+/// The final hidden states of the next `ids` of `slots`, the same number for each row. A slot that is named
+/// several times has one token per row.
 fn hidden(model: &Transformer, cache: &mut KvCache, slots: &[usize], ids: &[u32]) -> Tensor<3> {
     let signed: Vec<i32> = ids.iter().map(|id| id.cast_signed()).collect();
     let data = TensorData::new(signed, [slots.len(), ids.len() / slots.len()]);
@@ -437,27 +441,13 @@ fn logits(model: &Transformer, hidden: Tensor<3>) -> Vec<f32> {
     )
 }
 
-/// The score of token `id`, with the `count` most probable tokens in falling order; ties go to the
-/// lowest id.
-fn score_token(id: u32, logits: &[f32], count: usize) -> Score {
-    let sum = log_sum_exp(logits);
-    let logprob = |logit: f32| f64::from(logit) - sum;
-    let mut score = Score {
-        id,
-        logprob: logprob(logits[id as usize]),
-        top: Vec::new(),
-    };
-    if count == 0 {
-        return score;
+/// These rows of `hidden`, `[rows, 1, d_model]`, in ascending order.
+fn select_rows(hidden: Tensor<3>, rows: &[usize]) -> Tensor<3> {
+    if rows.len() == hidden.dims()[0] {
+        return hidden;
     }
-    let mut all: Vec<(u32, f32)> = (0_u32..).zip(logits.iter().copied()).collect();
-    let larger = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-    if count < all.len() {
-        all.select_nth_unstable_by(count, larger);
-        all.truncate(count);
-    }
-    all.sort_unstable_by(larger);
-    let top = all.into_iter().map(|(id, logit)| (id, logprob(logit)));
-    score.top = top.collect();
-    score
+    let rows: Vec<i32> = rows.iter().map(|row| *row as i32).collect();
+    let shape = [rows.len()];
+    let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, shape), &hidden.device());
+    hidden.select(0, rows)
 }

@@ -1,16 +1,34 @@
 //! What goes into a batch and what comes out.
 
+use nextword_model::{CachePrecision, PAGE_LEN};
+
 use crate::{FinishReason, GenerateError, Overflow, SamplingConfig};
 
 /// Sizes of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchOptions {
-    /// Maximum number of active sequences. Each has a cache slot as long as the model's context.
+    /// Maximum number of active sequences.
     pub slots: usize,
     /// Length of a prefill chunk in tokens. Default 32.
     pub chunk: usize,
     /// Maximum number of prompt tokens computed per step, at least one chunk. Default 128.
     pub prefill_tokens: usize,
+    /// Size of the KV cache in tokens, which all sequences share; at least the model's context. Default: the
+    /// model's context for each slot.
+    pub cache_tokens: Option<usize>,
+    /// How keys and values are stored. Default f32.
+    pub cache_precision: CachePrecision,
+}
+
+impl BatchOptions {
+    /// Tokens per page of the KV cache: a prefill chunk contains whole pages.
+    pub(super) fn page_len(&self) -> usize {
+        if self.chunk.is_multiple_of(PAGE_LEN) {
+            PAGE_LEN
+        } else {
+            self.chunk
+        }
+    }
 }
 
 impl Default for BatchOptions {
@@ -19,8 +37,32 @@ impl Default for BatchOptions {
             slots: 8,
             chunk: 32,
             prefill_tokens: 128,
+            cache_tokens: None,
+            cache_precision: CachePrecision::default(),
         }
     }
+}
+
+/// How the pages of a KV cache are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheUsage {
+    /// Pages of active sequences.
+    pub used: usize,
+    /// Pages that are kept for reuse by later prompts, until the memory is needed.
+    pub cached: usize,
+    /// Pages without contents.
+    pub free: usize,
+    /// How often a sequence lost its pages to an older one and was recomputed.
+    pub preemptions: u64,
+}
+
+/// How many tokens were proposed in speculative decoding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProposalCounts {
+    /// Proposed tokens that were verified.
+    pub proposed: u64,
+    /// Those that the model sampled, too.
+    pub accepted: u64,
 }
 
 /// A request to continue ids.

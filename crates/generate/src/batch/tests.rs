@@ -1,3 +1,6 @@
+mod paging;
+mod speculation;
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -6,6 +9,7 @@ use nextword_model::{CounterRng, InitConfig, ModelConfig, Position};
 
 use super::*;
 use crate::SamplingConfig;
+use crate::sampler::log_sum_exp;
 use crate::{DecodeOptions, generate_ids};
 
 const VOCAB: u32 = 97;
@@ -32,6 +36,7 @@ fn batcher(slots: usize) -> Batcher {
         slots,
         chunk: 8,
         prefill_tokens: 16,
+        ..BatchOptions::default()
     };
     Batcher::new(model(Position::Learned), options)
 }
@@ -221,6 +226,7 @@ fn a_batch_equals_the_decoder_past_the_context() {
             slots: 5,
             chunk: 8,
             prefill_tokens: 8,
+            ..BatchOptions::default()
         };
         let mut batcher = Batcher::new(model, options);
         let mut output = BTreeMap::new();

@@ -1,3 +1,5 @@
+mod speculation;
+
 use nextword_model::{
     BiasConfig, FeedForwardKind, InitConfig, ModelConfig, NormKind, NormPlacement, Position,
     RotaryConfig,

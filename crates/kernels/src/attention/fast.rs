@@ -10,34 +10,68 @@ use crate::fused::{self, BackwardContext, Buffer, Op, apply};
 use crate::{AttentionMask, AttentionOptions};
 
 pub(super) fn attention(qkv: [Tensor<4>; 3], options: &AttentionOptions<'_>) -> Tensor<4> {
-    let ([batch, seq, n_heads, head_dim], [_, keys, n_kv_heads, _]) =
-        (qkv[0].dims(), qkv[1].dims());
-    let op = Attention {
-        shape: kernel::Shape {
-            batch,
-            seq_q: seq,
-            seq_k: keys,
-            n_heads,
-            n_kv_heads,
-            head_dim,
-        },
-        scale: options.scale as f32,
-        soft_cap: options.soft_cap.map(|cap| cap as f32),
-        mask: options.mask.clone(),
-        window: options.window,
-        alibi: options.alibi.iter().map(|slope| *slope as f32).collect(),
-        dropout: options.dropout.map(|dropout| kernel::Dropout {
-            mask: crate::cpu::dropout::Mask {
-                key: dropout.rng.key(),
-                rate: dropout.rate,
-            },
-            first_sequence: dropout.first_sequence,
-        }),
-    };
+    let (shape, [_, keys, n_kv_heads, _]) = (qkv[0].dims(), qkv[1].dims());
+    let op = Attention::new(shape, keys, n_kv_heads, options);
     if qkv.iter().any(|x| x.device().is_autodiff()) {
-        return apply(op, qkv.map(Into::into), [batch, seq, n_heads, head_dim]);
+        return apply(op, qkv.map(Into::into), shape);
     }
     op.inference(qkv)
+}
+
+/// Attention of one query per row over the pages of a cache, `[pages, n_kv_heads, page_len, head_dim]`.
+pub(super) fn decode_pages(
+    q: Tensor<4>,
+    [keys, values]: [&Tensor<4>; 2],
+    pages: &[&[usize]],
+    options: &AttentionOptions<'_>,
+) -> Tensor<4> {
+    let (shape, [_, n_kv_heads, page_len, head_dim]) = (q.dims(), keys.dims());
+    let op = Attention::new(shape, options.mask.keys(), n_kv_heads, options);
+    let q = primitive(q).to_contiguous();
+    let [keys, values] = [keys, values].map(|x| primitive(x.clone()).to_contiguous());
+    let cache = kernel::PagedCache {
+        keys: kernel::PageElements::F32(fused::values(&keys)),
+        values: kernel::PageElements::F32(fused::values(&values)),
+        n_kv_heads,
+        page_len,
+        head_dim,
+    };
+    decode_cache(&op, &q, &cache, pages)
+}
+
+/// The same over any cache, whose shape must fit the queries.
+pub(crate) fn decode_pages_of(
+    q: Tensor<4>,
+    cache: &kernel::PagedCache<'_>,
+    pages: &[&[usize]],
+    options: &AttentionOptions<'_>,
+) -> Tensor<4> {
+    let op = Attention::new(q.dims(), options.mask.keys(), cache.n_kv_heads, options);
+    decode_cache(&op, &primitive(q).to_contiguous(), cache, pages)
+}
+
+fn decode_cache(
+    op: &Attention,
+    q: &FlexTensor,
+    cache: &kernel::PagedCache<'_>,
+    pages: &[&[usize]],
+) -> Tensor<4> {
+    let kernel::Shape {
+        batch,
+        seq_q,
+        n_heads,
+        head_dim,
+        ..
+    } = op.shape;
+    let mut z = Buffer::new(op.sizes().0);
+    op.decode_rows(fused::values(q), cache, |row| pages[row], &mut z);
+    let shape = [batch, seq_q, n_heads, head_dim];
+    Tensor::from_primitive::<Flex>(fused::from_buffer(z, shape))
+}
+
+fn primitive(x: Tensor<4>) -> FlexTensor {
+    let x = x.try_into_primitive::<Flex>();
+    x.unwrap_or_else(|e| unreachable!("the caller checked `is_flex_f32`: {e:?}"))
 }
 
 #[derive(Clone, Debug)]
@@ -52,6 +86,37 @@ struct Attention {
 }
 
 impl Attention {
+    /// For queries of this shape, and `seq_k` keys per row.
+    fn new(
+        [batch, seq_q, n_heads, head_dim]: [usize; 4],
+        seq_k: usize,
+        n_kv_heads: usize,
+        options: &AttentionOptions<'_>,
+    ) -> Self {
+        Self {
+            shape: kernel::Shape {
+                batch,
+                seq_q,
+                seq_k,
+                n_heads,
+                n_kv_heads,
+                head_dim,
+            },
+            scale: options.scale as f32,
+            soft_cap: options.soft_cap.map(|cap| cap as f32),
+            mask: options.mask.clone(),
+            window: options.window,
+            alibi: options.alibi.iter().map(|slope| *slope as f32).collect(),
+            dropout: options.dropout.map(|dropout| kernel::Dropout {
+                mask: crate::cpu::dropout::Mask {
+                    key: dropout.rng.key(),
+                    rate: dropout.rate,
+                },
+                first_sequence: dropout.first_sequence,
+            }),
+        }
+    }
+
     fn options(&self) -> kernel::Options<'_> {
         kernel::Options {
             scale: self.scale,
@@ -85,10 +150,7 @@ impl Attention {
     /// Forward pass without autodiff. Reads keys and values in place, as in a KV cache.
     fn inference(&self, qkv: [Tensor<4>; 3]) -> Tensor<4> {
         let shape = qkv[0].dims();
-        let [q, k, v] = qkv.map(|x| {
-            let x = x.try_into_primitive::<Flex>();
-            x.unwrap_or_else(|e| unreachable!("the caller checked `is_flex_f32`: {e:?}"))
-        });
+        let [q, k, v] = qkv.map(primitive);
         let q = q.to_contiguous();
         let [k, v] = [k, v].map(|x| {
             if is_readable(&x) {
@@ -120,33 +182,47 @@ impl Attention {
         Tensor::from_primitive::<Flex>(fused::from_buffer(z, shape))
     }
 
-    /// Runs the decode kernel if the input is one query per row over a KV cache
-    /// `[slot, n_kv_heads, capacity, head_dim]`; returns false otherwise.
+    /// Runs the decode kernel if the input is one query per row over keys and values
+    /// `[row, n_kv_heads, capacity, head_dim]`, each row of which is one page; returns false otherwise.
     fn decode(&self, q: &[f32], [k, v]: [&FlexTensor; 2], z: &mut [f32]) -> bool {
         let (strides, dim) = (view(k).strides, self.shape.head_dim);
         let base = k.layout().start_offset();
         let one_query = self.shape.seq_q == 1 && self.dropout.is_none();
         let same_layout =
             k.layout().strides() == v.layout().strides() && base == v.layout().start_offset();
-        let slot_len = self.shape.n_kv_heads * strides.head;
+        let row_len = self.shape.n_kv_heads * strides.head;
         let is_cache = strides.seq == dim
             && strides.head >= dim * self.shape.seq_k
-            && (strides.batch == slot_len || self.shape.batch == 1)
+            && (strides.batch == row_len || self.shape.batch == 1)
             && strides.head.is_multiple_of(dim)
-            && slot_len > 0
-            && base.is_multiple_of(slot_len);
+            && row_len > 0
+            && base.is_multiple_of(row_len);
         if !(one_query && same_layout && is_cache) {
             return false;
         }
-        let cache = kernel::KvCache {
-            keys: k.storage(),
-            values: v.storage(),
+        let cache = kernel::PagedCache {
+            keys: kernel::PageElements::F32(k.storage()),
+            values: kernel::PageElements::F32(v.storage()),
             n_kv_heads: self.shape.n_kv_heads,
-            capacity: strides.head / dim,
+            page_len: strides.head / dim,
             head_dim: dim,
         };
+        let first = base / row_len;
+        let pages: Vec<[usize; 1]> = (0..self.shape.batch).map(|row| [first + row]).collect();
+        self.decode_rows(q, &cache, |row| &pages[row][..], z);
+        true
+    }
+
+    /// Runs the decode kernel; `pages` returns the pages of a row.
+    fn decode_rows<'a>(
+        &self,
+        q: &[f32],
+        cache: &kernel::PagedCache<'_>,
+        pages: impl Fn(usize) -> &'a [usize],
+        z: &mut [f32],
+    ) {
         let row = |row: usize| kernel::DecodeRow {
-            slot: base / slot_len + row,
+            pages: pages(row),
             keys: self.mask.visible_keys(row, 0, self.window),
             position: self.mask.position_offset(row),
         };
@@ -156,8 +232,7 @@ impl Attention {
             soft_cap: self.soft_cap,
             alibi: &self.alibi,
         };
-        kernel::decode(&options, q, &cache, &rows, z);
-        true
+        kernel::decode(&options, q, cache, &rows, z);
     }
 }
 

@@ -2,10 +2,18 @@
 
 #[cfg(feature = "flex")]
 mod fast;
+mod paged;
+#[cfg(all(test, feature = "flex"))]
+mod paged_tests;
 #[cfg(all(test, feature = "flex"))]
 mod tests;
 
 use burn::tensor::Tensor;
+
+#[cfg(feature = "flex")]
+pub(crate) use fast::decode_pages_of;
+pub use paged::attention_paged;
+pub(crate) use paged::check_pages;
 
 use crate::AttentionOptions;
 

@@ -157,6 +157,7 @@ fn engine_without_thread_reports_unavailable() {
         queued: Arc::default(),
         max_queued: 1,
         slots: 1,
+        updates_per_step: MAX_UPDATES_PER_STEP,
         aborted: Arc::default(),
         alive,
         metrics: Arc::default(),

@@ -1,4 +1,4 @@
-//! Decode attention: one new query per row over a KV cache.
+//! Decode attention: one new query per row over a paged KV cache.
 //!
 //! Each row is computed independently, in an order that depends only on its own keys, so the rest of
 //! the batch cannot change its result.
@@ -13,28 +13,14 @@ use super::super::par::{self, Shared};
 use super::super::scratch;
 use super::super::simd::{Ops, dispatch, for_lanes, load_part, store_part};
 use super::backward_block::dot;
-
-/// Cached keys and values, `[slot, n_kv_heads, capacity, head_dim]` each.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct KvCache<'a> {
-    /// Keys.
-    pub(crate) keys: &'a [f32],
-    /// Values.
-    pub(crate) values: &'a [f32],
-    /// Number of key/value heads.
-    pub(crate) n_kv_heads: usize,
-    /// Capacity of each slot in tokens.
-    pub(crate) capacity: usize,
-    /// Elements per head.
-    pub(crate) head_dim: usize,
-}
+use super::pages::PagedCache;
 
 /// One query of decode attention.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct DecodeRow {
-    /// Slot of the cache.
-    pub(crate) slot: usize,
-    /// The tokens of the slot that the query attends to.
+pub(crate) struct DecodeRow<'a> {
+    /// Pages of the sequence, in order.
+    pub(crate) pages: &'a [usize],
+    /// The tokens of the sequence that the query attends to.
     pub(crate) keys: Range<usize>,
     /// Position of the query.
     pub(crate) position: usize,
@@ -56,17 +42,15 @@ pub(crate) struct DecodeOptions<'a> {
 pub(crate) fn decode(
     options: &DecodeOptions<'_>,
     q: &[f32],
-    cache: &KvCache<'_>,
-    rows: &[DecodeRow],
+    cache: &PagedCache<'_>,
+    rows: &[DecodeRow<'_>],
     z: &mut [f32],
 ) {
-    let slot_len = cache.n_kv_heads * cache.capacity * cache.head_dim;
-    assert!(z.len() == q.len() && cache.keys.len() == cache.values.len());
-    assert!(rows.iter().all(|row| row.keys.end <= cache.capacity));
-    assert!(
-        rows.iter()
-            .all(|row| (row.slot + 1) * slot_len <= cache.keys.len())
-    );
+    assert_eq!(z.len(), q.len());
+    for row in rows {
+        cache.check(row.pages);
+        assert!(row.keys.end <= row.pages.len() * cache.page_len);
+    }
     let tasks = rows.len() * cache.n_kv_heads;
     let Some(task_len) = q.len().checked_div(tasks) else {
         return;
@@ -79,15 +63,12 @@ pub(crate) fn decode(
     // The cost of a key is its products plus a horizontal sum, which takes as long as many products.
     par::for_each(tasks, max_len * (task_len + 128 * group), |index| {
         let (row, kv_head) = (&rows[index / cache.n_kv_heads], index % cache.n_kv_heads);
-        let head = (row.slot * cache.n_kv_heads + kv_head) * cache.capacity;
-        let (first, end) = (row.keys.start.min(row.keys.end), row.keys.end);
-        let tokens = (head + first) * cache.head_dim..(head + end) * cache.head_dim;
         let task = DecodeTask {
             q: &q[index * task_len..(index + 1) * task_len],
-            keys: &cache.keys[tokens.clone()],
-            values: &cache.values[tokens],
-            head_dim: cache.head_dim,
-            first,
+            cache: *cache,
+            pages: row.pages,
+            kv_head,
+            tokens: row.keys.start.min(row.keys.end)..row.keys.end,
             position: row.position,
             scale: options.scale * LOG2_E,
             soft_cap: options.soft_cap.map(|cap| cap * LOG2_E),
@@ -99,19 +80,23 @@ pub(crate) fn decode(
         // SAFETY: the range is within `z`, which is as long as `q`, and each task writes only its
         // own heads.
         let z = unsafe { z.slice(index * task_len, task_len) };
-        let len = group * scratch::padded_len(end - first);
-        scratch::with_task_scratch(len, |scores| run(&task, scores, z));
+        let scores = group * scratch::padded_len(task.tokens.len());
+        let len = scores + KEYS * cache.head_dim;
+        scratch::with_task_scratch(len, |scratch| {
+            let (scores, block) = scratch.split_at_mut(scores);
+            run(&task, scores, block, z);
+        });
     });
 }
 
 /// The queries of one row that share a key/value head, and the visible tokens.
 struct DecodeTask<'a> {
     q: &'a [f32],
-    keys: &'a [f32],
-    values: &'a [f32],
-    head_dim: usize,
-    /// Position of the first visible token.
-    first: usize,
+    cache: PagedCache<'a>,
+    pages: &'a [usize],
+    kv_head: usize,
+    /// The visible tokens.
+    tokens: Range<usize>,
     /// Position of the query.
     position: usize,
     /// Factor on the scores, in units of log2.
@@ -121,31 +106,45 @@ struct DecodeTask<'a> {
     slopes: &'a [f32],
 }
 
-/// Keys per block, processed for all heads of a group in turn so that they stay in the L1 cache.
+/// Maximum number of keys per block, processed for all heads of a group in turn so that they stay in the
+/// L1 cache. The division into blocks changes no bit: scores are independent, and the sums over values are
+/// added token by token.
 const KEYS: usize = 64;
 
-dispatch!(fn run(task: &DecodeTask<'_>, scores: &mut [f32], z: &mut [f32]) => body);
+dispatch!(
+    /// `scratch` has room for the elements of a block.
+    fn run(
+        task: &DecodeTask<'_>, scores: &mut [f32], scratch: &mut [f32], z: &mut [f32],
+    ) => body
+);
 
 #[inline(always)]
-fn body<S: Simd>(s: S, task: &DecodeTask<'_>, scores: &mut [f32], z: &mut [f32]) {
-    let dim = task.head_dim;
-    let tokens = task.keys.len() / dim;
-    let padded = scratch::padded_len(tokens);
-    for first in (0..tokens).step_by(KEYS) {
-        let end = tokens.min(first + KEYS);
+fn body<S: Simd>(
+    s: S,
+    task: &DecodeTask<'_>,
+    scores: &mut [f32],
+    scratch: &mut [f32],
+    z: &mut [f32],
+) {
+    let (cache, dim) = (&task.cache, task.cache.head_dim);
+    let (start, count) = (task.tokens.start, task.tokens.len());
+    let padded = scratch::padded_len(count);
+    for block in cache.blocks(task.tokens.clone(), KEYS) {
+        let range = cache.range(task.pages, task.kv_head, &block);
+        let keys = cache.keys.read(range, dim, scratch);
         for (head, q) in task.q.chunks_exact(dim).enumerate() {
-            let scores = &mut scores[head * padded + first..head * padded + end];
-            for (token, score) in (first..end).zip(&mut *scores) {
-                // SAFETY: `q` and each key have `dim` elements.
-                let dot = unsafe { dot(s, q.as_ptr(), task.keys.as_ptr().add(token * dim), dim) };
+            let scores = &mut scores[head * padded + block.start - start..][..block.len()];
+            for (key, score) in keys.chunks_exact(dim).zip(&mut *scores) {
+                // SAFETY: `q` and `key` have `dim` elements.
+                let dot = unsafe { dot(s, q.as_ptr(), key.as_ptr(), dim) };
                 *score = dot * task.scale;
             }
             if let Some(cap) = task.soft_cap {
                 soft_cap(s, scores, cap);
             }
             if let Some(slope) = task.slopes.get(head) {
-                for (token, score) in (first..end).zip(scores) {
-                    let distance = task.position.abs_diff(task.first + token);
+                for (token, score) in block.clone().zip(scores) {
+                    let distance = task.position.abs_diff(token);
                     *score -= slope * LOG2_E * distance as f32;
                 }
             }
@@ -153,13 +152,14 @@ fn body<S: Simd>(s: S, task: &DecodeTask<'_>, scores: &mut [f32], z: &mut [f32])
     }
     z.fill(0.0);
     for head in 0..z.len() / dim {
-        softmax_in_place(s, &mut scores[head * padded..head * padded + tokens]);
+        softmax_in_place(s, &mut scores[head * padded..head * padded + count]);
     }
-    for first in (0..tokens).step_by(KEYS) {
-        let end = tokens.min(first + KEYS);
+    for block in cache.blocks(task.tokens.clone(), KEYS) {
+        let range = cache.range(task.pages, task.kv_head, &block);
+        let values = cache.values.read(range, dim, scratch);
         for (head, z) in z.chunks_exact_mut(dim).enumerate() {
-            let p = &scores[head * padded + first..head * padded + end];
-            add_values(s, p, &task.values[first * dim..end * dim], z);
+            let p = &scores[head * padded + block.start - start..][..block.len()];
+            add_values(s, p, values, z);
         }
     }
 }

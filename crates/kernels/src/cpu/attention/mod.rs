@@ -13,6 +13,7 @@ mod decode;
 mod dropout;
 mod forward;
 mod mask;
+mod pages;
 mod query_ranges;
 mod sizes;
 mod softmax;
@@ -20,8 +21,9 @@ mod tile;
 mod weights;
 
 pub(crate) use backward::{Grads, Saved, backward};
-pub(crate) use decode::{DecodeOptions, DecodeRow, KvCache, decode};
+pub(crate) use decode::{DecodeOptions, DecodeRow, decode};
 pub(crate) use forward::forward;
+pub(crate) use pages::{PageElements, PagedCache, gather};
 
 use crate::AttentionMask;
 

@@ -3,12 +3,17 @@
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use burn::tensor::Device;
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueHint};
-use nextword_generate::SamplingConfig;
-use nextword_model::Bits;
+use nextword_generate::{SamplingConfig, TextGenerator};
+use nextword_model::{Bits, CachePrecision};
 use nextword_train::RunConfig;
 
-use crate::run_config;
+use crate::{models, run_config};
+
+/// Tokens that a draft model proposes at a time.
+const DRAFT_TOKENS: usize = 4;
 
 /// The configuration of a run that does not exist yet.
 #[derive(Debug, Args)]
@@ -51,6 +56,45 @@ impl TemperatureArgs {
     }
 }
 
+/// Speculative decoding and the KV cache.
+#[derive(Debug, Args)]
+pub(crate) struct DecodingArgs {
+    /// Decode faster with proposals from this smaller model, which must have the same tokenizer; the text
+    /// stays the same
+    #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath, conflicts_with = "prompt_lookup")]
+    draft: Option<PathBuf>,
+    /// Decode faster where a text repeats itself or its prompt, by proposing up to N tokens (at most 15) that
+    /// followed the last ones before; the text stays the same
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=15))]
+    prompt_lookup: Option<usize>,
+    /// Bits of keys and values in the KV cache: 32, or 8 for about a quarter of the memory, which changes the
+    /// text slightly
+    #[arg(long, value_name = "BITS", default_value_t = 32, value_parser = parse_kv_bits)]
+    kv_bits: u8,
+}
+
+impl DecodingArgs {
+    /// Makes `generator` decode as the arguments say. A draft model is loaded onto `device`.
+    pub(crate) fn apply(
+        &self,
+        generator: TextGenerator,
+        device: &Device,
+    ) -> anyhow::Result<TextGenerator> {
+        let generator = match self.kv_bits {
+            8 => generator.with_cache_precision(CachePrecision::Int8),
+            _ => generator,
+        };
+        if let Some(tokens) = self.prompt_lookup {
+            return Ok(generator.with_prompt_lookup(tokens));
+        }
+        let Some(path) = &self.draft else {
+            return Ok(generator);
+        };
+        let draft = TextGenerator::open(&models::open(path, false)?, device)?;
+        Ok(generator.with_draft(&draft, DRAFT_TOKENS)?)
+    }
+}
+
 /// `--seed`, of commands whose samples are random by default.
 #[derive(Debug, Args)]
 pub(crate) struct SeedArgs {
@@ -63,6 +107,14 @@ impl SeedArgs {
     /// Returns the seed, or a new one.
     pub(crate) fn value(&self) -> u64 {
         self.seed.unwrap_or_else(new_seed)
+    }
+}
+
+fn parse_kv_bits(text: &str) -> Result<u8, String> {
+    match text {
+        "8" => Ok(8),
+        "32" => Ok(32),
+        _ => Err("must be 8 or 32".to_string()),
     }
 }
 

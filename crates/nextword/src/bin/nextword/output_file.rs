@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use clap::Args;
+use nextword_convert::GGUF_WRITER_KEY;
 use nextword_model::write_atomically;
 
 use crate::{exit, output};
@@ -50,7 +51,7 @@ pub(crate) enum Kind {
 impl Kind {
     fn description(self) -> &'static str {
         match self {
-            Self::Gguf => "a GGUF file",
+            Self::Gguf => "a GGUF file of `nextword export`",
             Self::Page => "a page of `nextword explain`",
             Self::Report => "a JSON report of `nextword explain`",
             Self::Text => "a report of `nextword explain`",
@@ -64,7 +65,7 @@ impl Kind {
         let text = String::from_utf8_lossy(head);
         let first_line = text.lines().next().unwrap_or_default();
         match self {
-            Self::Gguf => head.starts_with(b"GGUF"),
+            Self::Gguf => head.starts_with(b"GGUF") && text.contains(GGUF_WRITER_KEY),
             Self::Page => {
                 first_line.eq_ignore_ascii_case("<!doctype html>")
                     && text.contains("<title>nextword explain</title>")
@@ -171,7 +172,10 @@ mod tests {
     use super::*;
 
     const KINDS: [(Kind, &[u8]); 6] = [
-        (Kind::Gguf, b"GGUF\x03\0\0\0"),
+        (
+            Kind::Gguf,
+            b"GGUF\x03\0\0\0\x10\0\0\0\0\0\0\0nextword.version",
+        ),
         (
             Kind::Page,
             b"<!doctype html>\n<title>nextword explain</title>",
@@ -189,7 +193,9 @@ mod tests {
     ];
 
     /// Files that no command wrote.
-    const OTHER: [&[u8]; 19] = [
+    const OTHER: [&[u8]; 20] = [
+        // A model of another program.
+        b"GGUF\x03\0\0\0\x14\0\0\0\0\0\0\0general.architecture",
         // A badge, an icon, a drawing with the title of another program.
         b"<svg xmlns=\"x\" width=\"90\" height=\"20\" role=\"img\" aria-label=\"build: passing\"><title>build: passing</title>",
         b"<svg role=\"img\" viewBox=\"0 0 24 24\" xmlns=\"x\"><title>Rust</title><path d=\"M0 0\"/></svg>",

@@ -19,8 +19,8 @@ use crate::{models, output};
 /// `eval MODEL|RUN FILE...`.
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
-    /// Model folder, checkpoint, or run folder (the run's best model is used)
-    #[arg(value_hint = ValueHint::DirPath)]
+    /// Model folder, checkpoint, run folder (the run's best model is used), or GGUF file
+    #[arg(value_hint = ValueHint::AnyPath)]
     model: PathBuf,
     /// Text to evaluate: .txt or .jsonl files, folders of such files, or - for standard input. An imported model
     /// reads each document after its BOS token (else its EOS token), and every token of the text counts; a model
@@ -38,7 +38,7 @@ pub(crate) struct EvalArgs {
     #[arg(long, default_value = "text")]
     field: String,
     /// Second model to compare with on the same text, e.g. the original of a quantized model
-    #[arg(long, value_name = "MODEL", value_hint = ValueHint::DirPath)]
+    #[arg(long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
     against: Option<PathBuf>,
     /// Evaluate each document separately instead of packing documents into windows
     #[arg(long)]

@@ -13,7 +13,7 @@ use nextword_generate::{
 };
 use serde_json::json;
 
-use crate::args::{SeedArgs, TemperatureArgs};
+use crate::args::{DecodingArgs, SeedArgs, TemperatureArgs};
 use crate::format::{count, sanitize, short};
 use crate::{exit, models, output};
 
@@ -21,8 +21,8 @@ use crate::{exit, models, output};
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools)] // Independent flags.
 pub(crate) struct GenerateArgs {
-    /// Model folder, checkpoint, or run folder (the run's best model is used)
-    #[arg(value_hint = ValueHint::DirPath)]
+    /// Model folder, checkpoint, run folder (the run's best model is used), or GGUF file
+    #[arg(value_hint = ValueHint::AnyPath)]
     model: PathBuf,
     /// Text to continue [default: standard input unless it is a terminal, else empty]
     #[arg(allow_hyphen_values = true)]
@@ -61,6 +61,8 @@ pub(crate) struct GenerateArgs {
     stop: Vec<String>,
     #[command(flatten)]
     seed: SeedArgs,
+    #[command(flatten)]
+    decoding: DecodingArgs,
     /// Number of completions to generate
     #[arg(long, short = 'n', default_value_t = 1, value_name = "N")]
     #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
@@ -92,6 +94,7 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         models::open_and_name_device(&args.device)?
     };
     let generator = TextGenerator::open(&dir, &device)?;
+    let generator = args.decoding.apply(generator, &device)?;
     let prompt = read_prompt(args)?;
     let prompts = vec![prompt.as_str(); args.samples];
     let streams = args.samples == 1 && !args.json;

@@ -12,6 +12,7 @@ use clap::{Args, ValueHint};
 use nextword_server::{Config, LoadedModel, Server, ServerError};
 use tokio::net::TcpListener;
 
+use crate::args::DecodingArgs;
 use crate::signals::StopSignals;
 use crate::{exit, history, models, output};
 
@@ -21,9 +22,9 @@ const API_KEY_VARIABLE: &str = "NEXTWORD_API_KEY";
 /// `serve MODEL|RUN...`.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// Model folders, checkpoints, or run folders (the best model of each run is used); NAME=PATH
+    /// Model folders, checkpoints, run folders (the best model of each run is used), or GGUF files; NAME=PATH
     /// overrides a model's name
-    #[arg(required = true, value_name = "MODEL", value_hint = ValueHint::DirPath)]
+    #[arg(required = true, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
     models: Vec<PathBuf>,
     /// Address to listen on; any but a loopback address requires an API key
     #[arg(long, default_value = "127.0.0.1")]
@@ -42,17 +43,21 @@ pub(crate) struct ServeArgs {
     /// Allow browser requests from this origin, e.g. `https://app.example` (repeatable)
     #[arg(long, value_name = "ORIGIN", value_parser = parse_origin)]
     cors_origin: Vec<String>,
-    /// Maximum concurrent completions per model
-    #[arg(long, default_value_t = 16, value_name = "N")]
+    /// Maximum concurrent completions per model. They share the memory of --cache-mib; when it is used up,
+    /// new ones wait, and the newest of the running ones are recomputed later
+    #[arg(long, default_value_t = 64, value_name = "N")]
     #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     slots: usize,
-    /// KV cache size per model, in MiB; limits the number of slots
+    /// KV cache size per model, in MiB, at least that of one whole context. Memory is taken page by page as
+    /// completions grow; prompts that begin with the same tokens share pages
     #[arg(long, default_value_t = 1024, value_name = "MIB")]
     #[arg(value_parser = RangedU64ValueParser::<u64>::new().range(1..=1 << 30))]
     cache_mib: u64,
     /// Maximum number of requests waiting for a slot
     #[arg(long, default_value_t = 256, value_name = "N")]
     queue: usize,
+    #[command(flatten)]
+    decoding: DecodingArgs,
     /// Device to run on: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
     #[arg(long, short, default_value = "flex")]
     device: String,
@@ -71,7 +76,10 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let device = models::open_and_name_device(&args.device)?;
     let models = args.models.iter();
     let models = models
-        .map(|argument| load(argument, args.last, &device))
+        .map(|argument| {
+            let model = load(argument, args.last, &device)?;
+            model.map_generator(|generator| args.decoding.apply(generator, &device))
+        })
         .collect::<anyhow::Result<Vec<_>>>()?;
     exit::leave_panics_to_the_server();
     let server = Server::new(models, config)?;

@@ -5,7 +5,7 @@ mod args;
 use std::process::Command;
 
 use nextword_benchmark::{BenchmarkError, Measurement, Runner, Size, TrainWorkload, sample_text};
-use nextword_data::load_tokenizer;
+use nextword_generate::open_tokenizer;
 use nextword_model::{Bits, Precision, QuantizedMatrix, Transformer};
 
 use crate::format::{bytes, count, short, with_unit};
@@ -84,7 +84,7 @@ fn prefill(args: &BenchPrefillArgs) -> anyhow::Result<Measurement> {
 
 fn tokenize(args: &BenchTokenizeArgs) -> anyhow::Result<Measurement> {
     let dir = models::open(&args.model, false)?;
-    let tokenizer = load_tokenizer(dir.tokenizer_path())?;
+    let tokenizer = open_tokenizer(&dir)?;
     let text = match &args.file {
         Some(path) => std::fs::read_to_string(path)
             .map_err(|e| exit::bad_file(format!("`{}`: {e}", path.display())))?,

@@ -12,8 +12,8 @@ use crate::output_file::ForceArgs;
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools)] // Independent flags.
 pub(crate) struct ExplainArgs {
-    /// Model folder, checkpoint, or run folder (the run's best model is used)
-    #[arg(value_hint = ValueHint::DirPath, required_unless_present = "schema")]
+    /// Model folder, checkpoint, run folder (the run's best model is used), or GGUF file
+    #[arg(value_hint = ValueHint::AnyPath, required_unless_present = "schema")]
     pub(super) model: Option<PathBuf>,
     /// Prompt to explain [default: empty]
     #[arg(
@@ -42,7 +42,7 @@ pub(crate) struct ExplainArgs {
     #[arg(long, value_name = "PROMPT", allow_hyphen_values = true)]
     pub(super) compare: Option<String>,
     /// Show another model's values for the same prompt beside these (html)
-    #[arg(long, value_name = "MODEL", conflicts_with = "compare", value_hint = ValueHint::DirPath)]
+    #[arg(long, value_name = "MODEL", conflicts_with = "compare", value_hint = ValueHint::AnyPath)]
     pub(super) compare_with: Option<PathBuf>,
     /// Add a slider over training steps for the run's probe sentences; the first one is the
     /// default prompt (html)
