@@ -90,6 +90,7 @@ fn widen<'a>(
 }
 
 /// Reinterprets scratch as blocks of lines.
+#[allow(clippy::cast_ptr_alignment, reason = "the alignment is checked")]
 fn as_blocks(words: &mut [u32]) -> &mut [[Line; GROUPS]] {
     if words.is_empty() {
         return &mut [];
