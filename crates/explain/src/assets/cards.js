@@ -143,7 +143,7 @@ function attentionBody(panel, step) {
                   state.head = n;
                   draw();
                 })
-              : "darker = more attention",
+              : "stronger colour = more attention",
           ),
         ),
     ),
