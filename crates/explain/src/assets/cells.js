@@ -38,7 +38,7 @@ const tokenHeader = (panel, position, scope = "row", mark = null) =>
     {
       scope,
       "data-p": position,
-      title: `position ${position}`,
+      title: `${printable(tokensOf(panel)[position].text)}, position ${position}`,
       class: [position === selectedPosition(panel) ? "closely" : "", mark ?? ""].join(" ").trim() || null,
     },
     printable(tokensOf(panel)[position].text),

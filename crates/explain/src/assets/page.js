@@ -356,8 +356,13 @@ function draw() {
   saveLink();
 }
 
-// Marks tables and lists that are wider than the screen, so that a hint says that they scroll.
+// Makes the cells of tables that are too wide smaller, and marks tables and lists that are wider than the screen even
+// then, so that a hint says that they scroll.
 function markOverflow() {
+  const tables = [...document.querySelectorAll(".scroll:has(> table)")];
+  tables.forEach((each) => each.classList.remove("tight", "tighter", "overflows"));
+  for (const size of ["tight", "tighter"])
+    tables.filter((each) => each.scrollWidth - each.clientWidth > 1).forEach((each) => each.classList.add(size));
   document.querySelectorAll(".scroll, .words, .picture").forEach((each) => {
     const mark = () => {
       const rest = each.scrollWidth - each.clientWidth;

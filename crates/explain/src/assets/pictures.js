@@ -4,6 +4,13 @@
 // The available width. Pictures are not scaled, so that text has the same size on small screens.
 const room = () => Math.min(620, window.innerWidth - 66);
 
+// The width of a text in pixels, in the font of the pictures.
+const ruler = document.createElement("canvas").getContext("2d");
+function textWidth(text, size) {
+  ruler.font = `${size}px system-ui, sans-serif`;
+  return ruler.measureText(text).width;
+}
+
 // Two-dimensional vectors as points on a plane: [{at: [x, y], from, text, position, hollow}].
 function plane(points, label) {
   const size = 320,
@@ -19,10 +26,10 @@ function plane(points, label) {
     { at: [size / 2 + 6, 14], anchor: "start", text: "element 1" },
   ];
   const labels = placeLabels(
-    points.map((p) => ({ x: x(p.at[0]), y: y(p.at[1]), width: 7.4 * p.text.length })),
+    points.map((p) => ({ x: x(p.at[0]), y: y(p.at[1]), width: textWidth(p.text, 13) })),
     size,
     texts.map(({ at, anchor, text }) => {
-      const width = 6.4 * text.length,
+      const width = textWidth(text, 11),
         left = at[0] - { start: 0, middle: width / 2, end: width }[anchor];
       return [left, at[1] - 10, left + width, at[1] + 3];
     }),

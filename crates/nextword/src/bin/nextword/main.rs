@@ -19,6 +19,7 @@ mod logging;
 mod models;
 mod output;
 mod output_file;
+mod prompt;
 mod run_config;
 mod session;
 mod signals;

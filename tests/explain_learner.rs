@@ -1,0 +1,132 @@
+//! What a learner reads: sums that fit the terminal, names of steps, the verification of every value, addresses by
+//! the text of a token, and the commands around `explain`.
+
+use std::collections::BTreeSet;
+
+use nextword_explain::terminal::{self, View};
+use nextword_explain::{ReportOptions, label};
+use nextword_model::{ModelConfig, Position};
+
+use crate::explain_report::{explainer, large_vocab_config, options};
+
+/// The lines of the first sum of embedding and position in a report of `width` columns.
+fn first_sum(d_model: usize, width: usize) -> Vec<String> {
+    let config = ModelConfig {
+        d_model,
+        n_heads: 1,
+        n_kv_heads: None,
+        position: Position::Sinusoidal,
+        ..large_vocab_config()
+    };
+    let explainer = explainer(&config, 3);
+    let explanation = explainer.explain("w00 w02", &options(1)).unwrap();
+    let report = explanation.report(&ReportOptions::default()).unwrap();
+    let view = View {
+        width,
+        ..View::default()
+    };
+    let text = terminal::render(&explanation, &report, &view);
+    let start = text.split("embedding + position\n").nth(1).unwrap();
+    let lines = start.lines().take_while(|line| !line.is_empty());
+    lines.map(str::to_string).collect()
+}
+
+#[test]
+fn sums_are_shown_in_full_where_the_values_fit() {
+    for (d_model, width, is_full) in [
+        (2, 60, true),
+        (2, 80, true),
+        (4, 80, true),
+        (4, 60, true),
+        (8, 80, true),
+        (8, 132, true),
+        (8, 50, false),
+        (64, 80, false),
+    ] {
+        let lines = first_sum(d_model, width);
+        let text = lines.join("\n");
+        assert_eq!(!text.contains('…'), is_full, "{d_model} in {width}: {text}");
+        assert!(
+            lines.iter().all(|line| line.chars().count() <= width),
+            "{text}"
+        );
+        if is_full {
+            let values = text
+                .split_whitespace()
+                .filter(|word| word.parse::<f64>().is_ok());
+            assert_eq!(values.count(), 2 * 3 * d_model, "{text}");
+        }
+    }
+}
+
+#[test]
+fn every_step_of_a_layer_has_its_own_name() {
+    for position in [Position::Rotary, Position::Sinusoidal] {
+        for qk_norm in [false, true] {
+            let config = ModelConfig {
+                position,
+                qk_norm,
+                ..large_vocab_config()
+            };
+            let explainer = explainer(&config, 3);
+            let explanation = explainer.explain("w00 w02", &options(1)).unwrap();
+            let attention = explanation.trace.graph.iter();
+            let attention = attention.filter(|node| node.name.starts_with("blocks.0.attn."));
+            let names = attention.filter(|node| !node.name.ends_with("_before_norm"));
+            let titles: Vec<&str> = names.map(|node| label(node).title).collect();
+            let distinct: BTreeSet<&&str> = titles.iter().collect();
+            assert_eq!(distinct.len(), titles.len(), "{titles:?}");
+        }
+    }
+}
+
+#[test]
+fn every_value_is_compared_and_masked_ones_are_not_counted() {
+    let explainer = explainer(&large_vocab_config(), 3);
+    let explanation = explainer.explain("w00 w02 w01", &options(2)).unwrap();
+    let trace = &explanation.trace;
+    let verification = &trace.verification;
+    assert!(verification.is_verified(), "{}", verification.summary());
+    let compared: Vec<&str> = verification
+        .differences
+        .iter()
+        .map(|d| d.name.as_str())
+        .collect();
+    let all: Vec<&str> = trace.graph.iter().map(|node| node.name.as_str()).collect();
+    assert_eq!(compared, all);
+    for (difference, node) in verification.differences.iter().zip(&trace.graph) {
+        let visible = trace.visible_values(node).into_iter().flatten().count();
+        assert_eq!(difference.count, visible, "{}", node.name);
+    }
+    assert!(compared.contains(&"probabilities"));
+}
+
+#[test]
+fn the_index_of_a_token_may_be_its_text() {
+    let explainer = explainer(&large_vocab_config(), 3);
+    let explanation = explainer.explain("w00 w02 w01", &options(1)).unwrap();
+    let by_name = explanation.why("logits[position=2,token=w02]").unwrap();
+    let id = explainer.token_id("w02").unwrap();
+    let by_id = explanation
+        .why(&format!("logits[position=2,token={id}]"))
+        .unwrap();
+    assert_eq!(by_name.address, by_id.address);
+    assert_eq!(
+        explanation
+            .why("logits[ token = w02 , position=2 ]")
+            .unwrap()
+            .address,
+        by_id.address
+    );
+    for (address, problem) in [
+        (
+            "logits[position=2,token=w99]",
+            "`w99` is neither an index nor a single token",
+        ),
+        ("logits[position=w02]", "is not of the form AXIS=INDEX"),
+        ("logits[token=]", "is not of the form AXIS=INDEX"),
+    ] {
+        let error = explanation.why(address).unwrap_err().to_string();
+        assert!(error.contains(problem), "{error}");
+    }
+}
