@@ -1,7 +1,7 @@
 //! What configuration and data say about each other: prompts that the vocabulary cannot encode, a separator that
 //! divides nothing, and a prompt template that differs from the text.
 
-use nextword_data::{Packing, SpecialTokens, Tokenizer, unknown_note};
+use nextword_data::{Packing, SpecialTokens, unknown_note};
 
 use crate::RunSetup;
 
