@@ -14,6 +14,7 @@ use crate::gguf_file::{
 use crate::gguf_tokenizers::{byte_tokenizer, declared, model_with};
 use crate::malformed_models::test_rng;
 use crate::test_dir::TestDir;
+use crate::util::root;
 
 const TEXTS: [&str; 16] = [
     "",
@@ -129,6 +130,41 @@ fn byte_level_tokenizers_are_read_with_their_pre_tokenizers() {
         error.contains("the pre-tokenizer \"unheard-of\"; supported are gpt-2"),
         "{error}"
     );
+}
+
+/// The fixture is written by `scripts/make_gguf_tokenizer_fixture.py`.
+#[test]
+fn pre_tokenizers_give_the_tokens_of_llama_cpp() {
+    let dir = TestDir::new();
+    let fixture = root().join("tests/fixtures/gguf_pre_tokenizers.json");
+    let fixture: Value = serde_json::from_slice(&std::fs::read(fixture).unwrap()).unwrap();
+    let list = |value: &Value| -> Vec<String> {
+        let texts = value.as_array().unwrap().iter();
+        texts
+            .map(|text| text.as_str().unwrap().to_string())
+            .collect()
+    };
+    let (merges, texts) = (list(&fixture["merges"]), list(&fixture["texts"]));
+    let merges: Vec<&str> = merges.iter().map(String::as_str).collect();
+    let file = byte_tokenizer(&[("</s>", json!({}))], &merges, &json!({}));
+    let eos = 256 + merges.len() as u32;
+    reopened(&dir, &file, declared(&[eos]));
+    let mut changed = RawFile::read(&dir.path("model.gguf"));
+    let path = dir.path("named.gguf");
+    let names = fixture["ids"].as_object().unwrap();
+    assert_eq!(names.len(), 10);
+    for (name, expected) in names {
+        changed.set("tokenizer.ggml.pre", text_value(name));
+        changed.write(&path);
+        let tokenizer = tokenizer(&open_gguf(&path).unwrap());
+        for (text, expected) in texts.iter().zip(expected.as_array().unwrap()) {
+            assert_eq!(
+                json!(tokenizer.encode(text).ids),
+                *expected,
+                "{name}: {text:?}"
+            );
+        }
+    }
 }
 
 /// `llama.cpp` writes `Digits` of a Hugging Face file as the name `smollm`.

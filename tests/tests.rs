@@ -42,6 +42,10 @@ mod gguf_import; // models in GGUF files
 mod gguf_read_tokenizers; // their tokenizers, read
 mod gguf_tokenizers; // their tokenizers and special tokens
 mod gradients; // finite differences, the causal mask, gradient accumulation
+mod hub; // models from the Hub
+#[path = "../crates/hub/src/test_server.rs"]
+#[allow(dead_code)] // The crate's own tests use all of it.
+mod hub_server; // a Hub on this machine
 mod hugging_face; // published configs, tokenizers and vocabularies
 mod import_faults; // folders as other programs write them
 mod invalid_input; // one clear error, the right exit code, nothing lost
@@ -52,6 +56,7 @@ mod malformed_models; // damaged and malicious files
 mod module_cycles; // modules of a crate do not depend on each other in circles
 mod parity; // import and export of transformers models
 mod quantized; // 8- and 4-bit weights
+mod quantized_export; // ... in files of other programs
 mod random_models; // random small models that cover every option
 mod reference; // PyTorch's logits, losses, gradients and updates
 mod resume; // bitwise resume after any stop
@@ -61,6 +66,7 @@ mod server_limits; // limits and access rules of the server
 mod serving; // a model behind HTTP
 mod special_token_paths; // they survive finetuning, export and import
 mod special_tokens; // a model's own tokens, on every path
+mod speculation; // proposals of tokens, 8-bit keys and values, pages of a server
 mod terminology; // words and names that the glossary replaces
 mod test_dir; // a temporary folder to run the program in
 mod three_uses; // any backend, models that load anywhere, layers by configuration

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use nextword_data::{load_tokenizer, parse_tokenizer};
 use nextword_model::weights::{FloatType, layout, write_tensors};
-use nextword_model::{ModelCard, ModelConfig, ModelDir, TokenSource};
+use nextword_model::{ModelCard, ModelConfig, ModelDir, ModelOrigin, TokenSource};
 use serde_json::Value;
 
 use crate::folder::{Tensors, check_destination, is_pickle, pickle_error};
@@ -38,18 +38,40 @@ use crate::{ConvertError, chat_templates, gguf, is_gguf, json, special_tokens};
 /// assert_eq!(model.blocks.len(), imported.config.n_layers);
 ///
 /// let error = import("Qwen/Qwen3-0.6B".as_ref(), &folder.path().join("other")).unwrap_err();
-/// assert!(error.to_string().contains("models are not downloaded"));
+/// assert!(error.to_string().contains("hf:OWNER/NAME"));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
+    import_with(from, to, &ImportOptions::default())
+}
+
+/// What [`import_with`] can do differently.
+#[derive(Clone, Debug, Default)]
+pub struct ImportOptions {
+    /// Where the files were downloaded, for the model's card.
+    pub origin: Option<ModelOrigin>,
+    /// Whether to write the quantized matrices of a GGUF file as floats, which can be trained further.
+    pub dequantize: bool,
+}
+
+/// Converts like [`import`], with `options`.
+///
+/// # Errors
+/// As [`import`].
+pub fn import_with(
+    from: &Path,
+    to: &Path,
+    options: &ImportOptions,
+) -> Result<Imported, ConvertError> {
     if is_gguf(from) {
-        return gguf::import::import(from, to);
+        return gguf::import::import(from, to, options);
     }
+    let origin = options.origin.as_ref();
     if from.is_file() {
         return Err(ConvertError::source(from, not_a_folder(from)));
     }
     if !from.try_exists().map_err(ConvertError::io(from, "read"))? {
-        let problem = "does not exist; hint: pass a local folder, models are not downloaded";
+        let problem = "does not exist; hint: pass a local folder, or hf:OWNER/NAME for a model on the Hugging Face Hub";
         return Err(ConvertError::source(from, problem));
     }
     check_destination(to, from)?;
@@ -85,18 +107,23 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
     let guessed_eos = guessed.and_then(|id| tokenizer.id_to_token(id));
     let settings = json::read_value(&from.join("tokenizer_config.json"))?.unwrap_or_default();
     let templates = chat_templates::read(from, &settings)?;
-    let name = from.canonicalize().unwrap_or_else(|_| from.to_path_buf());
-    let name = name
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or("imported");
+    let folder = from.canonicalize().unwrap_or_else(|_| from.to_path_buf());
+    let folder = folder.file_name().and_then(|name| name.to_str());
+    let (name, source) = match origin {
+        Some(origin) => (origin.name(), format!("imported from {origin}")),
+        None => {
+            let name = folder.unwrap_or("imported");
+            (
+                name,
+                format!("imported from the Hugging Face folder `{name}`"),
+            )
+        }
+    };
     let card = ModelCard {
         name: name.to_string(),
         version: env!("CARGO_PKG_VERSION").to_string(),
-        trained_on: format!(
-            "imported from the Hugging Face folder `{name}` ({})",
-            kind.name()
-        ),
+        trained_on: format!("{source} ({})", kind.name()),
+        origin: origin.cloned(),
         parameters: config.parameter_counts().total() as u64,
         special,
         chat_templates: templates,
@@ -124,6 +151,18 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
         card,
         guessed_eos,
     })
+}
+
+/// Checks what can be checked of an [`import`] before the weights are in the folder `from`: its configuration, its
+/// tokenizer, and that `to` may be written.
+///
+/// # Errors
+/// As [`import`].
+pub fn check_settings(from: &Path, to: &Path) -> Result<(), ConvertError> {
+    check_destination(to, from)?;
+    read_config(from)?;
+    load_tokenizer(&from.join("tokenizer.json"))?;
+    Ok(())
 }
 
 /// The error message for a file where a folder was expected.

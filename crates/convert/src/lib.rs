@@ -7,8 +7,9 @@
 //!
 //! | task | function |
 //! |---|---|
-//! | import a Hugging Face folder or a GGUF file | [`import`] |
+//! | import a Hugging Face folder or a GGUF file | [`import`]; [`import_with`] options |
 //! | use a GGUF file as it is | [`open_gguf`] |
+//! | check a folder before its weights are there | [`check_settings`] |
 //! | export for `transformers` | [`export_hf`] |
 //! | export for `llama.cpp` | [`export_gguf`], [`export_gguf_with_embedding`] |
 //!
@@ -51,7 +52,7 @@ pub use gguf::{
 };
 pub use hf::export::export as export_hf;
 pub use hf::read_config_text;
-pub use import::import;
+pub use import::{ImportOptions, check_settings, import, import_with};
 pub use imported::Imported;
 
 /// The largest finite value of half precision.

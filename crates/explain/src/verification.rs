@@ -39,7 +39,7 @@ impl Tolerance {
         end_to_end: Some(1e-4),
     };
 
-    /// Quantized models round the inputs of matrix products of few tokens to 16 bits.
+    /// Quantized models round the inputs of matrix products to 16 bits.
     pub(crate) const QUANTIZED: Self = Self {
         step: 3e-4,
         end_to_end: None,

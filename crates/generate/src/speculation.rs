@@ -10,6 +10,10 @@ use nextword_model::{ForwardContext, KvCache, PAGE_LEN, Transformer, weights};
 
 use crate::{GenerateError, History, SampleKey, Sampler};
 
+/// Maximum number of tokens that one forward pass decodes with speculation, of all rows together: about as
+/// many as take little longer than one.
+pub(crate) const VERIFIED_TOKENS: usize = 16;
+
 /// Lengths of the n-grams that prompt lookup searches for, in this order.
 const NGRAM_LENGTHS: [usize; 2] = [3, 2];
 

@@ -17,7 +17,9 @@ use crate::chat_templates::{
     TEMPLATE_FILE, TemplateProblem, read_chat_templates, write_chat_templates,
 };
 use crate::weights::{TensorFile, WeightSource};
-use crate::{Bits, ModelConfig, ModelError, ModelTokens, Transformer, weights};
+use crate::{
+    Bits, BlockFormat, ModelConfig, ModelError, ModelOrigin, ModelTokens, Transformer, weights,
+};
 
 /// Maximum size in bytes of the JSON files in a model folder.
 const MAX_JSON_BYTES: u64 = 1 << 20;
@@ -32,6 +34,10 @@ pub struct ModelCard {
     pub version: String,
     /// A description of the training data.
     pub trained_on: String,
+    /// The repository that the model was downloaded from. Models that were trained, or imported from a folder,
+    /// have none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<ModelOrigin>,
     /// The run's seed.
     pub seed: u64,
     /// Optimizer steps taken.
@@ -215,7 +221,7 @@ impl ModelDir {
         Some(&file.tokenizer_json)
     }
 
-    /// Opens the weights, to read single tensors. Those of quantized folders are not among them.
+    /// Opens the weights, to read single tensors.
     ///
     /// # Errors
     /// [`ModelError::Io`] or [`ModelError::Format`] if the file cannot be read or is invalid.
@@ -226,13 +232,18 @@ impl ModelDir {
         })
     }
 
-    /// Returns the bit width of the blocks' weights and that of the token embedding, where a folder has them quantized.
+    /// Returns the bit width of the blocks' weights and that of the token embedding, where they stay quantized.
     ///
     /// # Errors
     /// As [`weights::bits`].
     pub fn bits(&self) -> Result<(Option<Bits>, Option<Bits>), ModelError> {
-        if self.file.is_some() {
-            return Ok((None, None)); // They become f32.
+        if let Some(file) = &self.file {
+            let bits = |name| file.weights.matrix_format(name).map(BlockFormat::bits);
+            let embedding = bits("token_embedding.weight");
+            return Ok((
+                bits("blocks.0.attention.query.weight").or(embedding),
+                embedding,
+            ));
         }
         let path = self.weights_path();
         Ok((weights::bits(&path)?, weights::embedding_bits(&path)?))

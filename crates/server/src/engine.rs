@@ -289,6 +289,7 @@ impl Worker {
     /// Queues all new requests; blocks for a message while there is nothing to do.
     fn receive_messages(&mut self) {
         self.metrics.running.set(self.active.len());
+        self.publish_usage();
         let is_idle = self.active.is_empty() && self.queue.is_empty();
         let first = is_idle.then(|| self.messages.recv());
         if matches!(first, Some(Err(_))) {
@@ -412,7 +413,9 @@ impl Worker {
         let (active, queued) = (self.active.len(), self.queue.len());
         let _span = tracing::debug_span!("step", active, queued).entered();
         let start = Instant::now();
-        for (id, event) in self.batcher.step() {
+        let events = self.batcher.step();
+        self.publish_usage();
+        for (id, event) in events {
             let Some(mut active) = self.active.remove(&id) else {
                 continue;
             };
@@ -420,9 +423,12 @@ impl Worker {
                 self.active.insert(id, active);
             }
         }
+        tracing::debug!(ms = start.elapsed().as_secs_f64() * 1e3, "step done");
+    }
+
+    fn publish_usage(&self) {
         self.metrics.set_cache(&self.batcher.cache_usage());
         self.metrics.set_proposals(self.batcher.proposal_counts());
-        tracing::debug!(ms = start.elapsed().as_secs_f64() * 1e3, "step done");
     }
 
     fn cancel_all(&mut self) {

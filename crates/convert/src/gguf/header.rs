@@ -295,7 +295,7 @@ impl Header {
                 dtype.name()
             ));
         }
-        while shape.len() > 2 && shape.last() == Some(&1) {
+        while shape.len() > 1 && shape.last() == Some(&1) {
             shape.pop(); // Axes that only fill up.
         }
         shape.reverse();

@@ -4,16 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use nextword_data::parse_tokenizer;
-use nextword_model::weights::{FloatType, WeightSource, layout, write_tensors};
-use nextword_model::{ModelCard, ModelConfig, ModelDir, ModelError};
+use nextword_model::weights::{FloatType, WeightSource, layout, write_source, write_tensors};
+use nextword_model::{BlockFormat, ModelCard, ModelConfig, ModelDir, ModelError, QuantizedMatrix};
 
 use super::names::Architecture;
 use super::read_tokenizer::Vocabulary;
 use super::reader::GgufFile;
+use super::tensor_type::TensorType;
 use super::{config, read_special};
 use crate::ConvertError;
 use crate::error::join_lines;
 use crate::folder::check_destination;
+use crate::import::ImportOptions;
 use crate::imported::Imported;
 use crate::mapping::{TensorMapping, tensor_mappings};
 
@@ -21,7 +23,8 @@ use crate::mapping::{TensorMapping, tensor_mappings};
 const HEAD: &str = "output.weight";
 const FREQUENCY_FACTORS: &str = "rope_freqs.weight";
 
-/// Opens the GGUF file `path` as a model. Its tensors stay in the file until they are loaded, one at a time, as f32.
+/// Opens the GGUF file `path` as a model. Its tensors stay in the file until they are loaded, one at a time: matrices
+/// of the types `Q8_0`, `Q4_0` and `Q4_1` as they are, all others as f32.
 ///
 /// # Errors
 /// [`ConvertError::Source`] if the file is damaged, or has an architecture, a tokenizer, a type or a setting that is not
@@ -47,19 +50,32 @@ pub fn open(path: &Path) -> Result<ModelDir, ConvertError> {
     Ok(read(path)?.1)
 }
 
-/// Converts the GGUF file `from` to the model folder `to`, atomically, with f32 weights.
-pub(crate) fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
+/// Converts the GGUF file `from` to the model folder `to`, atomically: matrices of the types `Q8_0`, `Q4_0` and `Q4_1` as
+/// they are, all other tensors in f32.
+pub(crate) fn import(
+    from: &Path,
+    to: &Path,
+    options: &ImportOptions,
+) -> Result<Imported, ConvertError> {
     check_destination(to, from)?;
-    let (model_type, model) = read(from)?;
+    let (model_type, mut model) = read(from)?;
+    if let Some(origin) = &options.origin {
+        model.card.name = origin.name().to_string();
+        model.card.trained_on = format!("imported from {origin} ({model_type})");
+        model.card.origin = Some(origin.clone());
+    }
     let weights = model.open_weights()?;
     let tokenizer = model.tokenizer_json().unwrap_or_default();
+    parse_tokenizer(tokenizer, &from.display().to_string())?; // Is it valid?
     ModelDir::replace(to, |new| {
         ModelDir::write_small_files(new, &model.config, tokenizer, &model.card)?;
         let file = new.join("model.safetensors");
-        write_tensors(&file, FloatType::F32, &layout(&model.config), |name| {
-            weights.values(name)
-        })
-        .map(drop)
+        if options.dequantize {
+            let layout = layout(&model.config);
+            write_tensors(&file, FloatType::F32, &layout, |name| weights.values(name)).map(drop)
+        } else {
+            write_source(&file, &model.config, &*weights).map(drop)
+        }
     })?;
     Ok(Imported {
         model_type,
@@ -77,8 +93,7 @@ fn read(path: &Path) -> Result<(&'static str, ModelDir), ConvertError> {
     let tensors = tensors(&file, &architecture, &config)?;
     let vocabulary = Vocabulary::read(&file, config.vocab_size)?;
     let tokenizer_json = vocabulary.to_json()?;
-    let tokenizer = parse_tokenizer(&tokenizer_json, &path.display().to_string())?;
-    let unused_ids = config.vocab_size.saturating_sub(tokenizer.vocab_size());
+    let unused_ids = config.vocab_size.saturating_sub(vocabulary.size());
     let special = read_special::tokens(&vocabulary)?;
     let chat_templates = read_special::chat_templates(&file)?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
@@ -141,6 +156,43 @@ impl WeightSource for GgufWeights {
         }
         Ok(mapping.extract(name, values))
     }
+
+    fn matrix_format(&self, name: &str) -> Option<BlockFormat> {
+        let (mapping, _) = self.tensors.get(name)?;
+        match self.file.tensor(&mapping.name)?.dtype {
+            _ if !mapping.has_rows() => None,
+            TensorType::Q8_0 => Some(BlockFormat::Q8_0),
+            TensorType::Q4_0 => Some(BlockFormat::Q4_0),
+            TensorType::Q4_1 => Some(BlockFormat::Q4_1),
+            _ => None,
+        }
+    }
+
+    fn quantized_matrix(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+    ) -> Result<Option<QuantizedMatrix>, ModelError> {
+        let (Some(format), Some((mapping, _))) = (self.matrix_format(name), self.tensors.get(name))
+        else {
+            return Ok(None);
+        };
+        let mut bytes = self.file.bytes(&mapping.name)?;
+        if self.has_interleaved_rope && mapping.is_query_or_key() {
+            bytes = separate_halves(&bytes, mapping.shape[0], self.head_dim);
+        }
+        let rows = mapping.extract_rows(name, bytes);
+        let Some(matrix) = QuantizedMatrix::from_gguf(shape, format, &rows) else {
+            return Err(ModelError::Format {
+                path: self.file.path().to_path_buf(),
+                problem: format!(
+                    "tensor `{}` does not contain a matrix {shape:?}",
+                    mapping.name
+                ),
+            });
+        };
+        Ok(Some(matrix))
+    }
 }
 
 /// The tensor for each of ours. Compares every name and shape first.
@@ -159,7 +211,7 @@ fn tensors(
         let (name, expected) = (&mapping.name, &mapping.shape);
         match file.tensor(name) {
             None => problems.push(format!("  missing: `{name}` {expected:?}")),
-            Some(found) if &found.shape != expected => problems.push(format!(
+            Some(found) if found.shape != without_ones(expected) => problems.push(format!(
                 "  `{name}` has shape {:?}, but the metadata require {expected:?}",
                 found.shape
             )),
@@ -185,9 +237,15 @@ fn tensors(
     ))
 }
 
+/// A shape without axes of one before others, as the file's are read.
+fn without_ones(shape: &[usize]) -> &[usize] {
+    let ones = shape.iter().take_while(|size| **size == 1).count();
+    &shape[ones.min(shape.len().saturating_sub(1))..]
+}
+
 /// Undoes [`interleave_halves`](super::interleave_halves): the two rows of a pair are adjacent in `values` and half a head
 /// apart in the result.
-fn separate_halves(values: &[f32], rows: usize, head_dim: usize) -> Vec<f32> {
+fn separate_halves<T: Copy>(values: &[T], rows: usize, head_dim: usize) -> Vec<T> {
     let width = values.len() / rows.max(1);
     let row = |row: usize| {
         let (head, offset) = (row / head_dim, row % head_dim);

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 
 /// Maximum number of merges. Vocabularies of 256,000 tokens have about half a million.
-const MAX_MERGES: usize = 1 << 22;
+pub(super) const MAX_MERGES: usize = 1 << 21;
 
 /// Maximum sum of the squared lengths of tokens, which bounds the work.
 const MAX_SQUARES: usize = 1 << 30;

@@ -121,6 +121,11 @@ impl<'a> Vocabulary<'a> {
         self.used().filter(move |(id, _)| self.kinds[*id] == kind)
     }
 
+    /// The number of ids, up to the last one that is used.
+    pub(super) fn size(&self) -> usize {
+        self.used().last().map_or(0, |(id, _)| id + 1)
+    }
+
     /// The text of a token.
     pub(super) fn text(&self, id: u32) -> Option<&'a str> {
         self.used()
@@ -188,8 +193,8 @@ impl<'a> Vocabulary<'a> {
         self.tokenizer_file(&json!({
             "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated",
                 "invert": false},
-            "decoder": {"type": "Fuse"}, "model": model,
-        }))
+            "decoder": {"type": "Fuse"},
+        }), model)
     }
 
     /// Byte-pair encoding of bytes in GPT-2's alphabet.
@@ -202,7 +207,11 @@ impl<'a> Vocabulary<'a> {
             )
         })?;
         let mut pairs = Vec::new();
-        for merge in self.get("merges", Metadata::texts)?.unwrap_or_default() {
+        let merges = self.get("merges", Metadata::texts)?.unwrap_or_default();
+        if merges.len() > merges::MAX_MERGES {
+            return refuse(self.file, "has too many merges");
+        }
+        for merge in merges {
             let pair = merge.split_once(' ').filter(|(left, right)| {
                 !left.is_empty() && !right.is_empty() && !right.contains(' ')
             });
@@ -221,10 +230,12 @@ impl<'a> Vocabulary<'a> {
             .map(|(id, token)| (token.to_string(), json!(id)));
         let options = json!({"ignore_merges": pre_tokenizer.ignores_merges});
         let bytes = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
-        Ok(self.tokenizer_file(&json!({
-            "pre_tokenizer": pre_tokenizer.to_json(), "decoder": bytes,
-            "model": bpe_model(vocab.collect(), pairs, &options),
-        })))
+        Ok(self.tokenizer_file(
+            &json!({
+                "pre_tokenizer": pre_tokenizer.to_json(), "decoder": bytes,
+            }),
+            bpe_model(vocab.collect(), pairs, &options),
+        ))
     }
 
     /// `SentencePiece`'s byte-pair encoding. A space is put before a text, and before what follows a special token.
@@ -263,14 +274,16 @@ impl<'a> Vocabulary<'a> {
         let vocab = self
             .used()
             .map(|(id, token)| (token.to_string(), json!(id)));
-        Ok(self.tokenizer_file(&json!({
-            "normalizer": normalizer, "decoder": {"type": "Sequence", "decoders": decoders},
-            "model": bpe_model(vocab.collect(), pairs.collect(), &options),
-        })))
+        Ok(self.tokenizer_file(
+            &json!({
+                "normalizer": normalizer, "decoder": {"type": "Sequence", "decoders": decoders},
+            }),
+            bpe_model(vocab.collect(), pairs.collect(), &options),
+        ))
     }
 
-    /// A complete file with these parts.
-    fn tokenizer_file(&self, parts: &Value) -> Value {
+    /// A complete file with these parts and this model.
+    fn tokenizer_file(&self, parts: &Value, model: Value) -> Value {
         let added = self.used().filter_map(|(id, text)| {
             let is_special = match self.kinds[id] {
                 TokenKind::Control | TokenKind::Unknown => true,
@@ -287,6 +300,7 @@ impl<'a> Vocabulary<'a> {
         for (key, value) in parts.as_object().into_iter().flatten() {
             file[key] = value.clone();
         }
+        file["model"] = model; // Large, so it is not copied.
         file
     }
 }

@@ -79,12 +79,7 @@ impl GgufFile {
 
     /// The values of the tensor `name`. Its bytes are read in chunks.
     pub(crate) fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
-        let Some(tensor) = self.tensors.get(name) else {
-            return Err(ModelError::Format {
-                path: self.path.clone(),
-                problem: format!("tensor `{name}` is missing"),
-            });
-        };
+        let tensor = self.existing(name)?;
         let mut values = Vec::with_capacity(tensor.shape.iter().product());
         self.for_each_chunk(tensor, |bytes| tensor.dtype.dequantize(bytes, &mut values))?;
         Ok(values)
@@ -113,6 +108,21 @@ impl GgufFile {
             is_equal = is_equal && same.is_ok_and(|bytes| bytes == first);
         })?;
         Ok(is_equal)
+    }
+
+    /// The bytes of the tensor `name`, as they are in the file.
+    ///
+    /// # Errors
+    /// As [`values`](Self::values).
+    pub(crate) fn bytes(&self, name: &str) -> Result<Vec<u8>, ModelError> {
+        self.read(self.existing(name)?)
+    }
+
+    fn existing(&self, name: &str) -> Result<&TensorEntry, ModelError> {
+        self.tensors.get(name).ok_or_else(|| ModelError::Format {
+            path: self.path.clone(),
+            problem: format!("tensor `{name}` is missing"),
+        })
     }
 
     /// Calls `each` with the bytes of a tensor, in chunks of whole blocks.

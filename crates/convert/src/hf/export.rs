@@ -16,7 +16,7 @@ use crate::mapping::{TensorMapping, tensor_mappings};
 use crate::tokenizer_files::{self, around, without_added};
 
 /// Exports the model folder `model_dir` as a Hugging Face folder, atomically: `config.json`,
-/// `model.safetensors` with values of type `float`, the tokenizer files and `generation_config.json`.
+/// `model.safetensors` with values of type `float` (dequantized), the tokenizer files and `generation_config.json`.
 /// Returns the chosen `model_type`.
 ///
 /// # Errors
@@ -186,10 +186,6 @@ pub(crate) fn check_weights(model_dir: &ModelDir) -> Result<(), ConvertError> {
         return Ok(()); // Of a file that is open, all weights were checked.
     }
     let path = model_dir.weights_path();
-    if nextword_model::weights::bits(&path)?.is_some() {
-        let problem = "contains quantized weights; hint: export the original model";
-        return Err(ConvertError::source(&path, problem));
-    }
     let weights = TensorFile::open(&path)?;
     Ok(nextword_model::weights::compare(
         &model_dir.config,

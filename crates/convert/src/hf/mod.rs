@@ -15,7 +15,7 @@ mod rope;
 
 use std::path::Path;
 
-use nextword_model::weights::WeightSource;
+use nextword_model::weights::{WeightSource, dequantized_values};
 use nextword_model::{
     BiasConfig, DropoutConfig, FeedForwardKind, InitConfig, ModelConfig, NormKind, Position,
     RotaryConfig, RotaryScaling,
@@ -288,7 +288,7 @@ pub(crate) fn to_hf(config: &ModelConfig) -> Result<HfModel, ConvertError> {
     })
 }
 
-/// A tensor of the model. Missing biases are zeros.
+/// A tensor of the model, dequantized. Missing biases are zeros.
 pub(crate) fn values_or_zeros(
     weights: &dyn WeightSource,
     name: &str,
@@ -296,6 +296,11 @@ pub(crate) fn values_or_zeros(
 ) -> Result<Vec<f32>, ConvertError> {
     if weights.shape(name).is_none() && name.rsplit('.').next() == Some("bias") {
         return Ok(vec![0.0; shape.iter().product()]);
+    }
+    if weights.shape(name).is_none()
+        && let Some(values) = dequantized_values(weights, name, shape)?
+    {
+        return Ok(values);
     }
     Ok(weights.values(name)?)
 }

@@ -9,6 +9,7 @@ use nextword_model::{CounterRng, InitConfig, ModelConfig, Position};
 
 use super::*;
 use crate::SamplingConfig;
+use crate::sampler::log_sum_exp;
 use crate::{DecodeOptions, generate_ids};
 
 const VOCAB: u32 = 97;

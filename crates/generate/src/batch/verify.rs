@@ -1,7 +1,7 @@
 //! Speculative decoding of a batch.
 
 use super::{Batcher, Event, RequestId};
-use crate::decode::VERIFIED_TOKENS;
+use crate::speculation::VERIFIED_TOKENS;
 
 /// The logits of a sequence's last token and of the tokens that were proposed after it.
 #[derive(Debug)]

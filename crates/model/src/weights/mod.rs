@@ -13,6 +13,7 @@ use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
+use nextword_base::hash::FileHash;
 use safetensors::tensor::Dtype;
 
 pub use file::{NamedTensors, TensorFile, load_tensors};
@@ -212,11 +213,8 @@ pub fn to_f32_vec(data: TensorData) -> Vec<f32> {
 pub fn load(config: &ModelConfig, path: &Path, device: &Device) -> Result<Transformer, ModelError> {
     config.validate()?;
     let file = TensorFile::open(path)?;
-    if let Some(bits) = quantize::detect_bits(&file) {
-        return quantize::load(config, path, &file, bits, device);
-    }
     compare(config, path, &file)?;
-    fill(config.build(device)?, &file)
+    quantize::load(config, &file, device)
 }
 
 /// Loads the model of `config` on `device` with the weights of `source`. `path` names it in errors.
@@ -241,7 +239,21 @@ pub fn load_from(
             problems,
         });
     }
-    fill(config.build(device)?, source)
+    quantize::load(config, source, device)
+}
+
+/// Writes the weights of `source` for `config` to `path` atomically, one tensor at a time: quantized matrices
+/// as they are, all others in f32. Returns the file's hash.
+///
+/// # Errors
+/// Errors from reading `source`; [`ModelError::Io`] if the file cannot be written. An earlier file is then
+/// unchanged.
+pub fn write_source(
+    path: &Path,
+    config: &ModelConfig,
+    source: &dyn WeightSource,
+) -> Result<FileHash, ModelError> {
+    quantize::write(path, config, source)
 }
 
 /// Returns the bit width of the blocks' weights in `path`, if they are quantized.
@@ -261,13 +273,15 @@ pub fn embedding_bits(path: &Path) -> Result<Option<Bits>, ModelError> {
     Ok(quantize::embedding_bits(&TensorFile::open(path)?))
 }
 
-/// Sets the parameters of `model` that are in `source`.
+/// Sets the parameters of `model` from `source`, without those `loaded` already.
 pub(crate) fn fill(
     model: Transformer,
     source: &dyn WeightSource,
+    loaded: &HashSet<String>,
 ) -> Result<Transformer, ModelError> {
     let mut loader = ParamLoader {
         source,
+        loaded,
         path: Vec::new(),
         failed: None,
     };
@@ -275,15 +289,30 @@ pub(crate) fn fill(
     loader.failed.map_or(Ok(model), Err)
 }
 
-/// Checks the names, shapes and types in `file` against `config`.
+/// Returns the values of the matrix `name` as in a float file, of the same `shape`, if `source` has it
+/// quantized.
+///
+/// # Errors
+/// As [`WeightSource::quantized_matrix`].
+pub fn dequantized_values(
+    source: &dyn WeightSource,
+    name: &str,
+    shape: &[usize],
+) -> Result<Option<Vec<f32>>, ModelError> {
+    quantize::dequantized_values(source, name, shape)
+}
+
+/// Checks the names, shapes and types in `file` against `config`. Matrices may be quantized.
 ///
 /// # Errors
 /// [`ModelError::Mismatch`] with every difference and `path`.
 pub fn compare(config: &ModelConfig, path: &Path, file: &TensorFile) -> Result<(), ModelError> {
-    let expected: Vec<_> = layout(config)
-        .into_iter()
-        .map(|(name, shape)| (name, shape, None))
-        .collect();
+    let expected = if quantize::detect_bits(file).is_some() {
+        quantize::expected(config, file)
+    } else {
+        let floats = layout(config).into_iter();
+        floats.map(|(name, shape)| (name, shape, None)).collect()
+    };
     compare_with(&expected, path, file)
 }
 
@@ -324,6 +353,7 @@ pub(crate) fn compare_with(
 
 struct ParamLoader<'a> {
     source: &'a dyn WeightSource,
+    loaded: &'a HashSet<String>,
     path: Vec<String>,
     failed: Option<ModelError>,
 }
@@ -339,8 +369,8 @@ impl ModuleMapper for ParamLoader<'_> {
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let name = self.path.join(".");
-        if self.source.shape(&name).is_none() {
-            return param; // A quantized matrix; `compare` checked that all others are present.
+        if self.loaded.contains(&name) {
+            return param;
         }
         let values = match self.source.values(&name) {
             Ok(values) => values,

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use super::TensorFile;
-use crate::ModelError;
+use crate::{BlockFormat, ModelError, QuantizedMatrix, quantize};
 
 /// The weights of a model by our names, read one tensor at a time: a [`TensorFile`], or a file of another format.
 pub trait WeightSource: Debug + Send + Sync {
@@ -15,6 +15,26 @@ pub trait WeightSource: Debug + Send + Sync {
     /// # Errors
     /// [`ModelError::Format`] if there is no such tensor; [`ModelError::Io`] if it cannot be read.
     fn values(&self, name: &str) -> Result<Vec<f32>, ModelError>;
+
+    /// The format of the matrix `name`, if it is quantized.
+    fn matrix_format(&self, name: &str) -> Option<BlockFormat> {
+        let _ = name;
+        None
+    }
+
+    /// The matrix `name` of shape `[d_in, d_out]`, if it is quantized.
+    ///
+    /// # Errors
+    /// [`ModelError::Format`] if its tensors do not have that shape or contain an invalid integer;
+    /// [`ModelError::Io`] if they cannot be read.
+    fn quantized_matrix(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+    ) -> Result<Option<QuantizedMatrix>, ModelError> {
+        let _ = (name, shape);
+        Ok(None)
+    }
 }
 
 impl WeightSource for TensorFile {
@@ -25,6 +45,18 @@ impl WeightSource for TensorFile {
     fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
         self.values(name)
     }
+
+    fn matrix_format(&self, name: &str) -> Option<BlockFormat> {
+        quantize::matrix_format(self, name)
+    }
+
+    fn quantized_matrix(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+    ) -> Result<Option<QuantizedMatrix>, ModelError> {
+        quantize::read_matrix(self, name, shape)
+    }
 }
 
 impl<T: WeightSource + ?Sized> WeightSource for &T {
@@ -34,5 +66,17 @@ impl<T: WeightSource + ?Sized> WeightSource for &T {
 
     fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
         (**self).values(name)
+    }
+
+    fn matrix_format(&self, name: &str) -> Option<BlockFormat> {
+        (**self).matrix_format(name)
+    }
+
+    fn quantized_matrix(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+    ) -> Result<Option<QuantizedMatrix>, ModelError> {
+        (**self).quantized_matrix(name, shape)
     }
 }

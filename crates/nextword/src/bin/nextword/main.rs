@@ -15,6 +15,7 @@ mod exit;
 mod format;
 mod history;
 mod hooks;
+mod hub_models;
 mod logging;
 mod models;
 mod output;

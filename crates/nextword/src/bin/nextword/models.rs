@@ -4,6 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use nextword_hub::HubReference;
 use nextword_model::weights::TensorFile;
 use nextword_model::{DeviceName, ModelDir, ModelError};
 
@@ -89,6 +90,12 @@ fn is_hugging_face(config: &Path) -> bool {
 
 fn find_model_dir(path: &Path, last: bool) -> anyhow::Result<PathBuf> {
     let shown = path.display();
+    if path.to_str().is_some_and(HubReference::is_reference) && !path.exists() {
+        return Err(exit::bad_file(format!(
+            "`{shown}` names a model on the Hub, not a model folder; hint: download and convert it with `nextword import \
+             {shown} --out MODEL`"
+        )));
+    }
     let config = path.join("config.json");
     if config.is_file() {
         if is_hugging_face(&config) {

@@ -113,6 +113,11 @@ fn card_lines(card: &ModelCard, lines: &mut Vec<String>) {
     let loss = |loss: Option<f64>| loss.map_or_else(String::new, |loss| format!("{loss:.4}"));
     push("name", card.name.clone());
     push("trained on", card.trained_on.clone());
+    let origin = card.origin.as_ref();
+    push(
+        "origin",
+        origin.map_or_else(String::new, ToString::to_string),
+    );
     push("steps", grouped(card.step));
     push("train tokens", grouped(card.tokens));
     push("loss", loss(card.train_loss));

@@ -20,7 +20,7 @@ pub(crate) struct QuantizeArgs {
     /// Output folder
     #[arg(long, short, value_hint = ValueHint::DirPath)]
     out: PathBuf,
-    /// Bits per weight: 8 or 4, plus half a bit for the scales
+    /// Bits per weight: 8, plus half a bit for the scales, or 4, plus a bit for scales and minimums
     #[arg(long, default_value = "8", value_name = "N", value_parser = parse_bits)]
     bits: Bits,
     /// Bits per weight of token embedding and output layer: 8 or 4; with 4, the loss grows more than by
