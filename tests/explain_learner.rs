@@ -2,12 +2,16 @@
 //! the text of a token, and the commands around `explain`.
 
 use std::collections::BTreeSet;
+use std::io::Write;
+use std::process::Stdio;
 
 use nextword_explain::terminal::{self, View};
 use nextword_explain::{ReportOptions, label};
 use nextword_model::{ModelConfig, Position};
 
 use crate::explain_report::{explainer, large_vocab_config, options};
+use crate::test_dir::TestDir;
+use crate::util::{nextword, root, stderr};
 
 /// The lines of the first sum of embedding and position in a report of `width` columns.
 fn first_sum(d_model: usize, width: usize) -> Vec<String> {
@@ -129,4 +133,145 @@ fn the_index_of_a_token_may_be_its_text() {
         let error = explanation.why(address).unwrap_err().to_string();
         assert!(error.contains(problem), "{error}");
     }
+}
+
+/// Trains `config` with overrides; returns what was printed to standard error.
+fn train(dir: &TestDir, config: &str, set: &[&str]) -> String {
+    let config = root().join(format!("configs/{config}.toml"));
+    let config = config.display().to_string();
+    let mut args = vec!["train", &config];
+    for set in set {
+        args.extend(["--set", *set]);
+    }
+    let output = dir.run(&args);
+    assert!(output.status.success(), "{}", stderr(&output));
+    stderr(&output)
+}
+
+#[test]
+fn explain_reads_standard_input_and_writes_standard_output() {
+    let dir = TestDir::new();
+    let model = root().join("docs/models/statquest").display().to_string();
+    let with_input = |args: &[&str]| {
+        let mut child = nextword()
+            .args([&["explain", &model], args].concat())
+            .current_dir(dir.path(""))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let input = b"what is statquest\n";
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let given = dir.run(&["explain", &model, "what is statquest"]);
+    let given = String::from_utf8(given.stdout).unwrap();
+    assert!(given.contains("what · is · statquest"), "{given}");
+    assert_eq!(with_input(&[]), given);
+    assert_eq!(with_input(&["--out", "-"]), given);
+    assert!(with_input(&["--out", "-", "--format", "html"]).starts_with("<!doctype html>"));
+    assert!(with_input(&["--out", "-", "--format", "json"]).starts_with("{\"format\":"));
+    assert!(!dir.path("-").exists());
+    for args in [
+        vec![
+            "explain",
+            &model,
+            "what",
+            "--out",
+            "-",
+            "--format",
+            "safetensors",
+        ],
+        vec!["export", &model, "--out", "-", "--format", "gguf"],
+        vec!["quantize", &model, "--out", "-"],
+    ] {
+        let output = dir.run(&args);
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{args:?}: {}",
+            stderr(&output)
+        );
+        assert!(!dir.path("-").exists(), "{args:?}");
+    }
+}
+
+#[test]
+fn an_address_without_indices_says_which_value_it_shows() {
+    let dir = TestDir::new();
+    let model = root().join("docs/models/statquest").display().to_string();
+    let why = |address: &str| dir.run(&["explain", &model, "what is statquest", "--why", address]);
+    let assumed = stderr(&why("logits"));
+    assert!(
+        assumed.contains("note: position=0, token=0 by default"),
+        "{assumed}"
+    );
+    let named = why("logits[position=3,token=awesome]");
+    assert!(named.status.success() && !stderr(&named).contains("by default"));
+    for (edit, problem) in [
+        ("token=0:awesom", "did you mean `awesome`?"),
+        ("no-position", "did you mean `no-positions`?"),
+        ("head=1", "e.g. head=0.0"),
+    ] {
+        let output = dir.run(&["explain", &model, "what", "--what-if", edit]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(stderr(&output).contains(problem), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn prompts_follow_the_data_and_a_finished_run_is_not_saved_again() {
+    let dir = TestDir::new();
+    let text = dir.write(
+        "rust.txt",
+        "what is rust <EOS> fast\nrust is what <EOS> fast\n",
+    );
+    let (path, separator) = (format!("data.path={text}"), r"data.separator=\n");
+    let steps = "train.steps=30";
+    let printed = train(
+        &dir,
+        "statquest",
+        &[&path, separator, "name=rust", steps, "samples.every=30"],
+    );
+    assert!(
+        printed.contains("samples.prompts: \"what is statquest\" has"),
+        "{printed}"
+    );
+    assert!(
+        printed.contains("explain runs/rust 'what is rust'"),
+        "{printed}"
+    );
+    assert!(!printed.contains("a single document"), "{printed}");
+
+    let resumed = dir.run(&["resume", "runs/rust"]);
+    let resumed = stderr(&resumed);
+    assert!(resumed.contains("nothing to train: step 30"), "{resumed}");
+    assert!(!resumed.contains("saved "), "{resumed}");
+    assert!(
+        resumed.contains("explain runs/rust 'what is rust'"),
+        "{resumed}"
+    );
+    std::fs::remove_dir_all(dir.path("runs/rust/last")).unwrap();
+    let restored = stderr(&dir.run(&["resume", "runs/rust"]));
+    assert!(restored.contains("saved "), "{restored}");
+    assert!(dir.path("runs/rust/last/model.safetensors").exists());
+
+    let single = train(&dir, "statquest", &[&path, "name=single", steps]);
+    assert!(single.contains("the text is a single document"), "{single}");
+    let literal = "data.separator='\\n'";
+    let wrong = train(&dir, "statquest", &[&path, literal, "name=wrong", steps]);
+    assert!(wrong.contains("does not divide the text"), "{wrong}");
+    let known = train(
+        &dir,
+        "statquest",
+        &["name=known", steps, "samples.every=30"],
+    );
+    assert!(!known.contains("warning"), "{known}");
+    assert!(
+        known.contains("explain runs/known 'what is statquest'"),
+        "{known}"
+    );
 }

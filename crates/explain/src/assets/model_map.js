@@ -218,8 +218,8 @@ function predictionSentence(panel) {
   if (answer.token.id === top.id) {
     return `${after} the model predicts ${token} with ${chance}${isSampled(answer) ? ", and this token was sampled" : ""}. `;
   }
-  const most = `the model predicts ${quoted(top.text)} with ${percent(top.probability, 2)}`;
-  return `${after} ${most}, but ${token}, to which it gives ${chance}, was ${isSampled(answer) ? "sampled" : "chosen"}. `;
+  const prediction = `the model predicts ${quoted(top.text)} with ${percent(top.probability, 2)}`;
+  return `${after} ${prediction}, but ${token}, to which it gives ${chance}, was ${isSampled(answer) ? "sampled" : "chosen"}. `;
 }
 
 // The card that opens the page: the prediction, and the whole model.

@@ -134,10 +134,10 @@ fn unknown_kind(kind: &str) -> String {
 /// The one of `names` that shares the longest beginning with `text`, of at least three characters.
 fn similar<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let normal = |text: &str| text.to_lowercase().replace(['_', ' ', '-'], "");
-    let wanted = normal(text);
+    let given = normal(text);
     let common = |name: &str| {
         let name = normal(name);
-        let shared = name.chars().zip(wanted.chars());
+        let shared = name.chars().zip(given.chars());
         shared.take_while(|(a, b)| a == b).count()
     };
     let counted = names.map(|name| (common(name), name));
