@@ -127,7 +127,7 @@ fn commands_that_need_a_folder_say_so() {
     dir.write("text.txt", "One day a fox met a crow. ".repeat(50));
     dir.write("broken.gguf", "GGUF but no more than this text");
     dir.write("other.bin", "neither one nor the other format");
-    let import = "nextword import FILE --out FOLDER";
+    let import = "letters.gguf --dequantize --out FOLDER";
     dir.rejects(
         &["train", "finetune.toml"],
         BAD_FILE,

@@ -73,7 +73,7 @@ pub use init::InitConfig;
 pub use kv_cache::{CachePrecision, KvCache, PAGE_LEN};
 pub use linear::Linear;
 pub use memory::{ByteSize, available_memory, peak_memory, resident_memory};
-pub use model_dir::{ModelCard, ModelDir, write_atomically};
+pub use model_dir::{ModelCard, ModelDir, is_hugging_face_folder, write_atomically};
 pub use model_tokens::{ModelTokens, TokenSource};
 pub use nextword_kernels::{Bits, BlockFormat, CounterRng, IGNORE, Precision, QuantizedMatrix};
 pub use norm::{Norm, NormKind, NormPlacement};

@@ -146,7 +146,19 @@ impl ModelDir {
             });
         }
         let file = path.join("config.json");
-        let config: ModelConfig = read_json(&file)?;
+        let config = read_json::<ModelConfig>(&file).map_err(|error| {
+            if !is_hugging_face_folder(path) {
+                return error;
+            }
+            let problem = format!(
+                "is a Hugging Face folder, not a model folder; hint: convert it with `nextword import {} --out MODEL`",
+                path.display()
+            );
+            ModelError::Format {
+                path: path.to_path_buf(),
+                problem,
+            }
+        })?;
         config.validate().map_err(|e| ModelError::Format {
             path: file,
             problem: e.to_string(),
@@ -380,6 +392,25 @@ fn to_json(value: &impl Serialize) -> Vec<u8> {
     let mut json = serde_json::to_vec_pretty(value).unwrap_or_default();
     json.push(b'\n');
     json
+}
+
+/// Whether `folder` is a model of Hugging Face's transformers: its `config.json` names a model type.
+///
+/// ```
+/// use std::path::Path;
+/// use nextword_model::is_hugging_face_folder;
+///
+/// assert!(is_hugging_face_folder(Path::new("../../tests/fixtures/hf/llama")));
+/// assert!(!is_hugging_face_folder(Path::new("../../docs/models/letters")));
+/// ```
+pub fn is_hugging_face_folder(folder: &Path) -> bool {
+    let config = folder.join("config.json");
+    let is_small = fs::metadata(&config).is_ok_and(|file| file.len() <= MAX_JSON_BYTES);
+    let text = is_small.then(|| fs::read_to_string(config).ok()).flatten();
+    let value: serde_json::Value = text
+        .and_then(|text| serde_json::from_str(&text).ok())
+        .unwrap_or_default();
+    value.get("model_type").is_some() || value.get("architectures").is_some()
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelError> {

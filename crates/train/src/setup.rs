@@ -11,7 +11,8 @@ use nextword_data::{
 };
 use nextword_kernels::QuantizedMatrix;
 use nextword_model::{
-    DeviceName, ModelCard, ModelConfig, ModelDir, ModelTokens, TrainingShape, Transformer, weights,
+    DeviceName, ModelCard, ModelConfig, ModelDir, ModelError, ModelTokens, TrainingShape,
+    Transformer, weights,
 };
 
 use crate::tokenizer_choice::{
@@ -43,6 +44,9 @@ pub struct RunSetup {
     pub special: ModelTokens,
     /// The chat templates of the model in `start_from` (see [`ModelCard::chat_templates`]).
     pub chat_templates: BTreeMap<String, String>,
+    /// What the model card says about the data, if a checkpoint has it: a resumed run reads the same data by other
+    /// paths.
+    pub(crate) trained_on: Option<String>,
 }
 
 /// Reads the data, opens the device and checks that everything is compatible. Does not create
@@ -149,6 +153,7 @@ impl BaseConfig {
             validation,
             special,
             chat_templates,
+            trained_on: None,
         })
     }
 }
@@ -244,7 +249,8 @@ impl RunSetup {
                 if weights::bits(&path)?.is_some() {
                     return Err(TrainError::run(
                         folder,
-                        "a quantized model cannot be trained; hint: set start_from to the unquantized model",
+                        "a quantized model cannot be trained; hint: set start_from to the unquantized model; a GGUF \
+                         file becomes one with `nextword import FILE --dequantize --out FOLDER`",
                     ));
                 }
                 Ok(weights::load(&config.model, &path, &self.device)?)
@@ -296,8 +302,12 @@ impl RunSetup {
         )
     }
 
-    /// Describes the data: its sources and the number of tokens in each split.
+    /// Describes the data: its sources, as they were named when the run started, and the number of tokens in each
+    /// split.
     pub fn data_description(&self) -> String {
+        if let Some(described) = &self.trained_on {
+            return described.clone();
+        }
         let sources = self
             .dataset
             .card
@@ -362,6 +372,7 @@ fn apply_base_model(config: &mut RunConfig) -> Result<Option<SourceModel>, Train
         return Ok(None);
     };
     let path = resolve_model_dir(path);
+    check_model_dir(&path)?;
     let base = ModelDir::open(&path)?;
     base.card.check_templates()?;
     let dropout = config.model.dropout;
@@ -407,6 +418,34 @@ fn apply_base_model(config: &mut RunConfig) -> Result<Option<SourceModel>, Train
         tokenizer,
         card: base.card,
     }))
+}
+
+/// Checks that `start_from` is a folder, which may still have no model.
+fn check_model_dir(path: &Path) -> Result<(), ModelError> {
+    let shown = path.display();
+    let problem = if path.is_file() {
+        format!(
+            "is a file, but training starts from a model folder; hint: convert a GGUF file with `nextword import \
+             {shown} --dequantize --out FOLDER`, and set start_from = \"FOLDER\""
+        )
+    } else if matches!(path.try_exists(), Ok(false)) {
+        // The working directory may have been put before the name.
+        match shown.to_string().split_once("hf:") {
+            Some((_, name)) => format!(
+                "does not exist; hint: start_from names a local folder: download and convert the model with \
+                 `nextword import hf:{name} --out FOLDER`, and set start_from = \"FOLDER\""
+            ),
+            None => {
+                "does not exist; hint: set start_from to a run folder, e.g. runs/NAME, or a model folder".to_string()
+            }
+        }
+    } else {
+        return Ok(());
+    };
+    Err(ModelError::Format {
+        path: path.to_path_buf(),
+        problem,
+    })
 }
 
 /// How to correct a `[model]` that differs from that of the model in `start_from`.

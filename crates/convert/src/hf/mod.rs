@@ -208,6 +208,13 @@ pub(crate) fn parse_fields(
     let fields = Fields::new(path, value)?;
     let name = fields.optional_text("model_type")?.unwrap_or("");
     let Some(kind) = ModelType::ALL.into_iter().find(|kind| kind.name() == name) else {
+        if name.is_empty() && fields.get("d_model").is_some() && fields.get("n_layers").is_some() {
+            let folder = path
+                .parent()
+                .filter(|folder| !folder.as_os_str().is_empty());
+            let problem = "is already a nextword model folder; hint: use it as it is, with `nextword generate`, for example";
+            return Err(ConvertError::source(folder.unwrap_or(path), problem));
+        }
         let known = ModelType::ALL.map(ModelType::name).join(", ");
         return Err(fields.error("model_type", format!("but nextword supports only {known}")));
     };

@@ -49,6 +49,7 @@ impl Trainer {
             setup.special = card.special;
         }
         setup.chat_templates = card.chat_templates;
+        setup.trained_on = Some(card.trained_on).filter(|described| !described.is_empty());
         let config = &setup.config;
         let is_current = found.state.fingerprint == fingerprint(config)
             && found.state.settings.as_ref() == Some(&settings(config))

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nextword_hub::HubReference;
 use nextword_model::weights::TensorFile;
-use nextword_model::{DeviceName, ModelDir, ModelError};
+use nextword_model::{DeviceName, ModelDir, ModelError, is_hugging_face_folder};
 
 use crate::{exit, output};
 
@@ -79,15 +79,6 @@ pub(crate) fn is_run(path: &Path) -> bool {
     path.join("run.toml").is_file()
 }
 
-/// Returns whether `config` is a Hugging Face configuration, which names a model type.
-fn is_hugging_face(config: &Path) -> bool {
-    let Ok(text) = std::fs::read_to_string(config) else {
-        return false;
-    };
-    let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-    value.get("model_type").is_some() || value.get("architectures").is_some()
-}
-
 fn find_model_dir(path: &Path, last: bool) -> anyhow::Result<PathBuf> {
     let shown = path.display();
     if path.to_str().is_some_and(HubReference::is_reference) && !path.exists() {
@@ -98,7 +89,7 @@ fn find_model_dir(path: &Path, last: bool) -> anyhow::Result<PathBuf> {
     }
     let config = path.join("config.json");
     if config.is_file() {
-        if is_hugging_face(&config) {
+        if is_hugging_face_folder(path) {
             return Err(exit::bad_file(format!(
                 "`{shown}` is a Hugging Face folder, not a model folder; hint: convert it with `nextword import \
                  {shown} --out MODEL`"

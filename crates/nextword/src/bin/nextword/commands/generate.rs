@@ -24,8 +24,8 @@ pub(crate) struct GenerateArgs {
     /// Model folder, checkpoint, run folder (the run's best model is used), or GGUF file
     #[arg(value_hint = ValueHint::AnyPath)]
     model: PathBuf,
-    /// Text to continue [default: standard input unless it is a terminal, else empty]
-    #[arg(allow_hyphen_values = true)]
+    /// Text to continue; `--` goes before one that begins with a dash [default: standard input unless it is a
+    /// terminal, else empty]
     prompt: Option<String>,
     /// Maximum number of tokens to generate
     #[arg(long, short, default_value_t = 256, value_name = "N")]

@@ -15,8 +15,8 @@ pub(crate) struct ExplainArgs {
     /// Model folder, checkpoint, run folder (the run's best model is used), or GGUF file
     #[arg(value_hint = ValueHint::AnyPath, required_unless_present = "schema")]
     pub(super) model: Option<PathBuf>,
-    /// Prompt to explain [default: standard input unless it is a terminal, else empty]
-    #[arg(allow_hyphen_values = true)]
+    /// Prompt to explain; `--` goes before one that begins with a dash [default: standard input unless it is a
+    /// terminal, else empty]
     pub(super) prompt: Option<String>,
     /// Output format [default: from the extension of --out, else text, or html with --over-training]
     #[arg(long, short, value_enum)]
