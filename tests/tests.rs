@@ -27,6 +27,7 @@ mod detached_runs; // finetuned runs without the model that they started from
 mod docs; // the course shows real output, and named files exist
 mod explain; // every value and its derivation
 mod explain_interventions; // removed parts, gradients, ties
+mod explain_learner; // what a learner reads: sums, names, verification, addresses
 mod explain_pages; // the two-layer preset, removed parts in the terminal, page sizes
 mod explain_reference; // PyTorch's intermediate tensors
 mod explain_report; // contributions, what-if edits, output formats

@@ -32,7 +32,9 @@ pub(crate) struct RemoteFile {
 /// Asks the server for hash and size of the file `name`.
 pub(crate) fn describe(client: &Client, name: &str, url: Url) -> Result<RemoteFile, Failure> {
     // The answer for a file in large file storage redirects to its content, and describes it itself.
-    let is_description = |fields: &HeaderMap| fields.contains_key("x-linked-etag");
+    let is_description = |fields: &HeaderMap| {
+        fields.contains_key("x-linked-etag") && fields.contains_key("x-linked-size")
+    };
     let response = client.send(&Method::HEAD, &url, &[], is_description)?;
     let is_redirect = response.status().is_redirection();
     let field = |name: &str| response.headers().get(name)?.to_str().ok();

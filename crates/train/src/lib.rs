@@ -43,6 +43,7 @@ mod config;
 mod config_file;
 mod config_key;
 mod config_problem;
+mod data_hints;
 mod error;
 mod fingerprint;
 mod folder;

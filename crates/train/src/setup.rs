@@ -334,6 +334,8 @@ impl RunSetup {
             .chain(slow)
             .chain(self.unknown_tokens_warning())
             .chain(self.whole_documents_warning())
+            .chain(self.prompt_warnings())
+            .chain(self.document_warnings())
             .collect()
     }
 

@@ -10,8 +10,8 @@ use nextword_model::{KvCache, ModelConfig};
 pub(super) struct PageKey([u8; 32]);
 
 impl PageKey {
-    /// The key before the first page. `adapter` identifies changes to the weights that only some sequences
-    /// use; 0 stands for none.
+    /// The key before the first page. The configuration stands for the model, since a cache does not outlive
+    /// its model. `adapter` identifies changes to the weights that only some sequences use; 0 stands for none.
     pub(super) fn root(config: &ModelConfig, adapter: u64) -> Self {
         Self(sha256(format!("{adapter} {config:?}").as_bytes()))
     }

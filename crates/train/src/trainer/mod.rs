@@ -85,7 +85,7 @@ struct RunOutput {
     metrics: MetricsFile,
     tokenizer_json: String,
     skipped: Vec<String>,
-    /// The step of the last checkpoint that this process saved.
+    /// The step of the last checkpoint that this process saved, or found with the same model in `last`.
     saved_at: Option<u64>,
     /// The step of the last checkpoint, from this process or an earlier one.
     checkpoint: Option<u64>,
@@ -214,6 +214,7 @@ impl Trainer {
             tokens_per_step: setup.loader.targets_per_step().round() as usize,
             resumed_at: self.training.state.step,
             prompt_template: config.samples.prompt_template.clone(),
+            prompt: setup.example_prompt(),
             skipped: self.output.skipped.clone(),
         }
     }

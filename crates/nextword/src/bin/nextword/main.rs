@@ -20,6 +20,7 @@ mod logging;
 mod models;
 mod output;
 mod output_file;
+mod prompt;
 mod run_config;
 mod session;
 mod signals;

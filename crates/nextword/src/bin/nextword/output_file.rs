@@ -94,6 +94,7 @@ impl Kind {
 /// `force` is not set.
 pub(crate) fn check(path: &Path, kind: Kind, force: ForceArgs) -> anyhow::Result<()> {
     let shown = path.display();
+    refuse_dash(path)?;
     check_parent(path)?;
     let Ok(metadata) = fs::metadata(path) else {
         return Ok(());
@@ -123,6 +124,7 @@ pub(crate) fn check(path: &Path, kind: Kind, force: ForceArgs) -> anyhow::Result
 /// # Errors
 /// If it is a file.
 pub(crate) fn check_folder(path: &Path) -> anyhow::Result<()> {
+    refuse_dash(path)?;
     let is_file = path.exists() && !path.is_dir();
     if is_file {
         return Err(exit::usage(format!(
@@ -141,6 +143,16 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     write_atomically(path, bytes)?;
     output::eprint_line(&format!("wrote {}", path.display()));
     Ok(())
+}
+
+/// Refuses the name `-`, which commands that write to standard output handle before.
+fn refuse_dash(path: &Path) -> anyhow::Result<()> {
+    if path.as_os_str() != "-" {
+        return Ok(());
+    }
+    Err(exit::usage(
+        "cannot write to standard output; hint: name a file or folder with --out",
+    ))
 }
 
 fn check_parent(path: &Path) -> anyhow::Result<()> {
@@ -290,6 +302,10 @@ mod tests {
             assert_eq!(exit::code(&error), exit::Code::Usage);
         }
         assert!(check_folder(&folder.path().join("file")).is_err());
+        assert!(
+            check_folder(Path::new("-")).is_err()
+                && check(Path::new("-"), Kind::Gguf, force).is_err()
+        );
         assert!(check_folder(folder.path()).is_ok());
     }
 }

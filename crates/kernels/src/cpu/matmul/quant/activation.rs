@@ -80,6 +80,7 @@ impl<'a> Activations<'a> {
     }
 
     /// Quantizes rows, for the kernels of `isa`. `words` must be aligned to a cache line.
+    #[allow(clippy::cast_ptr_alignment, reason = "the alignment is checked")]
     pub(crate) fn quantize(isa: Isa, rows: RowsToQuantize<'_>, words: &'a mut [u32]) -> Self {
         let (isa, blocks) = (isa.clamp_to_current(), rows.k.div_ceil(BLOCK));
         let group_rows = group_rows(rows.count);

@@ -197,15 +197,22 @@ impl Kernel<'_> {
     /// As for [`vnni`](Self::vnni).
     #[cfg(target_arch = "x86_64")]
     unsafe fn tiles<const P: usize>(&self, groups: Span, first: usize, end: usize) {
-        use super::tile_x86::tile;
+        use super::tile_x86::{prefetch_result, tile};
         let w = self.w;
         let panel_lines = w.blocks() * w.format.bits().lines();
         let upcoming = first + P..end.min(first + 2 * P);
         let upcoming = &w.lines[upcoming.start * panel_lines..upcoming.end * panel_lines];
         with_task_scratch(P * w.unpacked_words(), |words| {
-            let panels = w.unpack_panels::<P>(first, words);
+            // SAFETY: the contract of this function.
+            let panels = unsafe { w.unpack_panels::<P>(first, words) };
             for group in groups.clone() {
                 let x = self.x.group(group);
+                for r in x.first..x.first + x.rows {
+                    for p in first..first + P {
+                        // SAFETY: the contract of this function.
+                        unsafe { prefetch_result(self.out.element(r, p * PANEL)) };
+                    }
+                }
                 let next = if group == groups.start { upcoming } else { &[] };
                 macro_rules! tile_of {
                     ($rows:literal) => {
@@ -238,14 +245,17 @@ impl Kernel<'_> {
     /// `out` must have as many columns as `w` and the rows of `sums` from `first` on, and nothing else may
     /// access these elements during the call.
     unsafe fn write(&self, j: usize, first: usize, sums: &[[f32; PANEL]]) {
+        let count = PANEL.min(self.w.n - j);
         for (r, sums) in sums.iter().enumerate() {
-            for (c, sum) in sums.iter().enumerate().take(self.w.n - j) {
-                // SAFETY: the caller guarantees that row and column are within the result, and that
-                // the elements belong to this task.
-                unsafe {
-                    let init = self.out.init(j + c).map_or(0.0, |init| *init);
-                    *self.out.element(first + r, j + c) = sum + init;
+            // SAFETY: the caller guarantees that the row and `count` columns from `j` on are within the
+            // result, and that the elements belong to this task; a bias has as many columns.
+            unsafe {
+                let mut values = *sums;
+                for (c, value) in values.iter_mut().enumerate().take(count) {
+                    *value += self.out.init(j + c).map_or(0.0, |init| *init);
                 }
+                let to = self.out.element(first + r, j);
+                std::ptr::copy_nonoverlapping(values.as_ptr(), to, count);
             }
         }
     }

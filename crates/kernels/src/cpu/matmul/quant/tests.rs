@@ -137,7 +137,7 @@ fn values_that_q4_1_represents_are_found_exactly() {
     let same = dequantized(&back)
         .iter()
         .zip(&values)
-        .filter(|(a, b)| a == b)
+        .filter(|(a, b)| a.to_bits() == b.to_bits())
         .count();
     assert!(
         same * 100 >= values.len() * 99,

@@ -125,6 +125,14 @@ pub(super) fn row(w: &QuantMatrix, panel: usize, x: &RowGroup<'_>) -> [f32; PANE
     unsafe { std::mem::transmute(sum) }
 }
 
+/// Prefetches a place of the result, which is written when a tile is complete: in a large result, each
+/// is in another page.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn prefetch_result(place: *const f32) {
+    _mm_prefetch::<_MM_HINT_T0>(place.cast());
+}
+
 /// Adds the products of one group with the high and the low parts of a row.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
@@ -136,7 +144,7 @@ fn add_group(parts: &mut [__m512i; 2], weights: __m512i, x: &Integers, g: usize)
 /// Returns the values of the scales or minimums of a block.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn to_f32(format: BlockFormat, halves: &[u16; PANEL]) -> __m512 {
+pub(super) fn to_f32(format: BlockFormat, halves: &[u16; PANEL]) -> __m512 {
     // SAFETY: sixteen 16-bit values.
     let halves = unsafe { _mm256_loadu_si256(halves.as_ptr().cast()) };
     if format.has_f16_scales() {

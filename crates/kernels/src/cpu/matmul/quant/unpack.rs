@@ -1,8 +1,11 @@
 //! Panels as tiles read them: 8-bit integers as they are in memory, 4-bit integers as bytes, and scales as
 //! f32.
 
-use super::tile_x86::TilePanel;
-use super::{Bits, GROUPS, Line, PANEL, QuantMatrix};
+#[allow(clippy::wildcard_imports, reason = "dozens of intrinsics")]
+use core::arch::x86_64::*;
+
+use super::tile_x86::{TilePanel, to_f32};
+use super::{Bits, BlockFormat, GROUPS, Line, PANEL, QuantMatrix};
 
 impl QuantMatrix {
     /// Returns the number of scratch words for an unpacked panel.
@@ -16,6 +19,7 @@ impl QuantMatrix {
     }
 
     /// Unpacks `P` panels from `first` on. Panels that the matrix does not have are not allowed.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     pub(super) fn unpack_panels<'a, const P: usize>(
         &'a self,
         first: usize,
@@ -40,18 +44,11 @@ impl QuantMatrix {
                 }
             };
             let (scales, minimums) = halves.split_at_mut(blocks * PANEL);
-            let to_f32 = |halves: &[[u16; PANEL]], words: &'a mut [u32]| -> &'a [[f32; PANEL]] {
-                let values = as_rows(words);
-                for (values, halves) in values.iter_mut().zip(halves) {
-                    *values = halves.map(|bits| self.format.to_f32(bits));
-                }
-                values
-            };
             TilePanel {
                 lines,
-                scales: to_f32(&self.scales[from..from + blocks], scales),
+                scales: widen(self.format, &self.scales[from..from + blocks], scales),
                 minimums: match self.minimums.get(from..from + blocks) {
-                    Some(halves) => to_f32(halves, minimums),
+                    Some(halves) => widen(self.format, halves, minimums),
                     None => &[],
                 },
             }
@@ -60,16 +57,40 @@ impl QuantMatrix {
 }
 
 /// Spreads nibbles over bytes.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn unpack(packed: &[[Line; GROUPS / 2]], unpacked: &mut [[Line; GROUPS]]) {
+    let mask = _mm512_set1_epi8(15);
     for (packed, unpacked) in packed.iter().zip(unpacked) {
         for (line, pair) in packed.iter().zip(unpacked.as_chunks_mut::<2>().0) {
-            pair[0].0 = line.0.map(|byte| byte & 15);
-            pair[1].0 = line.0.map(|byte| byte >> 4);
+            // SAFETY: a line has 64 bytes and their alignment.
+            unsafe {
+                let bytes = _mm512_load_si512(line.0.as_ptr().cast());
+                let low = _mm512_and_si512(bytes, mask);
+                let high = _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), mask);
+                _mm512_store_si512(pair[0].0.as_mut_ptr().cast(), low);
+                _mm512_store_si512(pair[1].0.as_mut_ptr().cast(), high);
+            }
         }
     }
 }
 
+/// Converts scales or minimums to f32, in `words`.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn widen<'a>(
+    format: BlockFormat,
+    halves: &[[u16; PANEL]],
+    words: &'a mut [u32],
+) -> &'a [[f32; PANEL]] {
+    let values = as_rows(words);
+    for (values, halves) in values.iter_mut().zip(halves) {
+        // SAFETY: the array has sixteen values.
+        unsafe { _mm512_storeu_ps(values.as_mut_ptr(), to_f32(format, halves)) };
+    }
+    values
+}
+
 /// Reinterprets scratch as blocks of lines.
+#[allow(clippy::cast_ptr_alignment, reason = "the alignment is checked")]
 fn as_blocks(words: &mut [u32]) -> &mut [[Line; GROUPS]] {
     if words.is_empty() {
         return &mut [];
