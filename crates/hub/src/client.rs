@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::fmt::Display;
 use std::fs;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -267,15 +267,14 @@ fn classify(url: &Url, error: ureq::Error) -> Failure {
         }
         Error::Timeout(_) => Failure::Interrupted(format!("{host} sent nothing for too long")),
         Error::Io(error) => match error.kind() {
-            std::io::ErrorKind::ConnectionRefused
-            | std::io::ErrorKind::HostUnreachable
-            | std::io::ErrorKind::NetworkUnreachable
-            | std::io::ErrorKind::AddrNotAvailable => {
-                Failure::Unreachable(format!("{host}: {error}"))
-            }
+            ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::BrokenPipe
+            | ErrorKind::UnexpectedEof => Failure::Interrupted(format!("{host}: {error}")),
             // A certificate that is not trusted, for one.
-            std::io::ErrorKind::InvalidData => invalid_tls(url, &error),
-            _ => Failure::Interrupted(format!("{host}: {error}")),
+            ErrorKind::InvalidData => invalid_tls(url, &error),
+            // Also the failure to find a name, which has no kind of its own.
+            _ => Failure::Unreachable(format!("{host}: {error}")),
         },
         Error::Rustls(error) => invalid_tls(url, &error),
         error => {

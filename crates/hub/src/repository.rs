@@ -134,7 +134,10 @@ impl Repository<'_> {
         if let Some(file) = &self.reference.file {
             if !self.files.contains_key(file) {
                 let hint = selection::gguf_hint(&self.files, &self.reference.repository);
-                let hint = hint.unwrap_or_else(|| "hint: it has no GGUF files".to_string());
+                let hint = hint.unwrap_or_else(|| {
+                    "hint: it has no GGUF files; without a file name, the safetensors are taken"
+                        .to_string()
+                });
                 return Err(self.not_found(&format!("contains no `{file}`; {hint}")));
             }
             self.fetch(std::slice::from_ref(file), None, on_event)?;

@@ -389,6 +389,9 @@ fn an_unreachable_hub_is_reported_at_once() {
     client.settings.retry_delay = Duration::from_mins(1);
     let error = client.error("hf:owner/name").to_string();
     assert!(error.contains("is not in the cache"), "{error}");
+    client.settings.endpoint = "http://nextword.invalid".to_string(); // Never the name of a host.
+    let error = client.error("hf:owner/name").to_string();
+    assert!(error.contains("and nextword.invalid: "), "{error}");
     let silent = crate::test_server::TestServer::start(|_| TestResponse {
         head: String::new(),
         body: Vec::new(),
