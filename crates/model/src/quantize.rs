@@ -275,7 +275,7 @@ pub(crate) fn save(model: &Transformer, path: &Path) -> Result<FileHash, ModelEr
 }
 
 /// Returns the bit width of the first quantized matrix of the blocks in `file`, or that of the token
-/// embedding, if one is quantized.
+/// embedding or of the output layer, if one is quantized.
 pub(crate) fn detect_bits(file: &TensorFile) -> Option<Bits> {
     let matrices = file.names().filter_map(|name| {
         [Bits::Int8, Bits::Int4]
@@ -287,6 +287,7 @@ pub(crate) fn detect_bits(file: &TensorFile) -> Option<Bits> {
     first
         .map(BlockFormat::bits)
         .or_else(|| embedding_bits(file))
+        .or_else(|| matrix_format(file, HEAD).map(BlockFormat::bits))
 }
 
 /// Returns the bit width of the token embedding in `file`, if it is quantized.
