@@ -78,8 +78,8 @@ impl Batcher {
     /// Whether a prompt of `len` tokens that continues at `position` is computed with the bits of one that
     /// starts at 0. The logits of its last token are to be computed in any case.
     ///
-    /// The rest of a chunk has the bits of the whole chunk if both are long enough for the same matrix
-    /// products, except in models with sliding windows: there the tiles of keys begin with the window of
+    /// The rest of a chunk, from a page on, has the bits of the whole chunk if both are long enough for the
+    /// same matrix products, except in models with sliding windows: there the tiles of keys begin with the window of
     /// the first query of a pass.
     fn continues_exactly(&self, position: usize, len: usize) -> bool {
         let rest = self.chunk_end(position, len).saturating_sub(position);

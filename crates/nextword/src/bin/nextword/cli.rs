@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn set_is_repeatable_and_prompts_may_start_with_a_dash() {
+    fn set_is_repeatable_and_a_prompt_after_two_dashes_may_start_with_one() {
         let line = [
             "train",
             "c.toml",
@@ -104,10 +104,12 @@ mod tests {
         let (_, train) = matches.subcommand().unwrap();
         let set: Vec<&String> = train.get_many("set").unwrap().collect();
         assert_eq!(set, ["train.steps=5", "name=x"]);
-        let matches = parse(&["generate", "r", "- one", "-n", "3"]).unwrap();
+        let matches = parse(&["generate", "r", "-n", "3", "--", "- one"]).unwrap();
         let (_, generate) = matches.subcommand().unwrap();
         assert_eq!(generate.get_one::<String>("prompt").unwrap(), "- one");
         assert_eq!(generate.get_one("samples"), Some(&3_usize));
+        let error = parse(&["generate", "r", "- one"]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::UnknownArgument);
     }
 
     #[test]
