@@ -151,7 +151,9 @@ impl DraftSampling<'_> {
             self.sampler.sample_id(logits, self.history, key)
         } else {
             let mut history = self.history.clone();
-            earlier.iter().for_each(|id| history.push(*id));
+            for id in earlier {
+                history.push(*id);
+            }
             self.sampler.sample_id(logits, &history, key)
         };
         sampled.ok().map(|(id, _)| id)

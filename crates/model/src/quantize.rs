@@ -175,8 +175,8 @@ impl Transformer {
     /// The bit width of the weights in the blocks, if they are quantized; otherwise that of the token
     /// embedding.
     pub fn bits(&self) -> Option<Bits> {
-        let linears = self.linears().into_iter();
-        let first = linears.filter_map(|(_, linear)| linear.quantized()).next();
+        let mut linears = self.linears().into_iter();
+        let first = linears.find_map(|(_, linear)| linear.quantized());
         first.map(QuantizedMatrix::bits).or(self.embedding_bits())
     }
 

@@ -3,6 +3,7 @@
 use nextword_kernels::MATVEC_MAX_SEQ;
 
 use super::prefix_cache::PageKey;
+use super::sequence::ActiveSequence;
 use super::{BatchRequest, Batcher, CacheUsage, RequestId};
 
 impl Batcher {
@@ -190,7 +191,7 @@ impl Batcher {
         for (_, slot) in waiting {
             while !self.fits_again(slot) {
                 // Paused sequences must not block the only ones that could run.
-                let is_blocked = !self.active.values().any(|s| s.is_running());
+                let is_blocked = !self.active.values().any(ActiveSequence::is_running);
                 let paused = self.active.iter().filter(|(_, s)| !s.preempted);
                 let newest = paused.max_by_key(|(_, s)| s.id).map(|(slot, _)| *slot);
                 match newest {

@@ -19,6 +19,7 @@ pub enum CachePrecision {
 
 /// Keys and values, `[pages, n_kv_heads, page_len, head_dim]`.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // There is one per layer, and the large variant is the usual one.
 pub(super) enum LayerStore {
     /// An `Option` so that a write can take sole ownership of the tensors and update them in place.
     F32(Option<(Tensor<4>, Tensor<4>)>),
