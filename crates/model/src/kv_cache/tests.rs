@@ -191,6 +191,25 @@ fn a_retained_page_stays_until_it_is_released() {
 }
 
 #[test]
+fn memory_is_allocated_as_pages_are_used() {
+    for precision in [CachePrecision::F32, CachePrecision::Int8] {
+        let model = &models()[0];
+        let cache = KvCache::with_pages(model.config(), 1, 1, 5000, &model.device());
+        let mut cache = cache.with_precision(precision);
+        assert_eq!((cache.pages(), cache.shape[0]), (5000, 64));
+        forward(model, &mut cache, &[0], &ids(64));
+        assert_eq!(cache.shape[0], 64);
+        let grown = forward(model, &mut cache, &[0], &ids(9));
+        assert_eq!(cache.shape[0], 128);
+
+        let whole = KvCache::with_pages(model.config(), 1, 96, 1, &model.device());
+        let mut whole = whole.with_precision(precision);
+        forward(model, &mut whole, &[0], &ids(64));
+        assert_eq!(forward(model, &mut whole, &[0], &ids(9)), grown);
+    }
+}
+
+#[test]
 #[should_panic(expected = "duplicate slots: [1, 1]")]
 fn appending_several_tokens_to_a_slot_twice_panics() {
     let model = &models()[0];
