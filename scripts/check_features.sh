@@ -27,7 +27,7 @@ check() {
     echo "features $1: $(wc -l <<<"$found") packages"
 }
 
-program="anyhow clap ctrlc indicatif mimalloc tracing-subscriber"
+program="anyhow clap ctrlc indicatif mimalloc nextword-hub tracing-subscriber ureq"
 server="axum hyper minijinja nextword-server tokio"
 flex="burn-flex"
 ndarray="burn-ndarray"

@@ -111,8 +111,10 @@ def reasons(page):
         title = page.inner_text(".card h2")
         if page.evaluate("cards[state.step].formula !== undefined"):
             assert len(page.inner_text(".reason")) > 40, title
+        assert "darker" not in page.inner_text(".card"), f"{title}: in dark mode, a larger value is lighter"
         wide = "[...document.querySelectorAll('.scroll')].filter((each) => each.scrollWidth - each.clientWidth > 1)"
         assert page.evaluate(f"{wide}.every((each) => each.classList.contains('overflows'))"), f"{title}: a table is cut"
+        assert page.locator(".scroll.overflows:not(.tighter):has(> table)").count() == 0, f"{title}: a table scrolls before its cells are made smaller"
         overlap = page.evaluate("document.querySelectorAll('.overflows').length > 0 || document.documentElement.scrollWidth <= innerWidth")
         assert overlap, title
 
@@ -150,6 +152,106 @@ def training_step(page):
     expect(page.locator("#why-address")).to_have_text(steps[0]["weight"])
     fits(page, "training step")
     page.keyboard.press("Escape")
+
+
+def statements(page):
+    """What the cards say about predictions, samples and the model is true of the values that they show."""
+    go(page, "next-token predictions")
+    rows = page.locator(".pane").first.locator("tbody tr").all()
+    for row in rows:
+        top, actual = (row.locator(".words-cell").nth(n).inner_text() for n in (0, 1))
+        assert actual == "–" or (top == actual.removesuffix(" ✓")) == actual.endswith("✓"), (top, actual)
+    # A sampled token that is not the most likely one is not called the prediction.
+    said = page.evaluate(
+        """() => {
+      const [panel] = state.panels, { story } = panel, answer = story.answer[0], top = story.next_words[lastOfPrompt(panel)].top;
+      const greedy = predictionSentence(panel);
+      story.answer[0] = { ...answer, token: top[1], uniform: 0.5 };
+      const sampled = predictionSentence(panel);
+      story.answer[0] = answer;
+      return { greedy, sampled, texts: top.slice(0, 2).map((token) => quoted(token.text)) };
+    }"""
+    )
+    assert f"predicts {said['texts'][0]}" in said["greedy"] and "sampled" not in said["greedy"], said
+    assert f"predicts {said['texts'][0]}" in said["sampled"] and said["sampled"].endswith("was sampled. "), said
+    go(page, "decoder-only or encoder-decoder")
+    has_feed_forward = page.evaluate("state.panels[0].story.config.feed_forward !== 'none'")
+    boxes = page.locator(".card figure").first.locator("svg text", has_text="feed-forward").count()
+    assert boxes == 2 + has_feed_forward, "the picture shows a feed-forward network only if the model has one"
+    # Words that the model does not have are named on the first card and in the titles of the panels.
+    unseen = page.evaluate(
+        """() => {
+      const { story } = state.panels[0];
+      story.unknown = ["nice"];
+      const found = [overviewBody(state.panels[0]).querySelector(".unseen").textContent, panelTitle(state.panels[0])];
+      story.unknown = [];
+      return found;
+    }"""
+    )
+    assert all("nice" in text for text in unseen), unseen
+
+
+def copying(page):
+    """The button of a card copies its values, and a card without values has no button."""
+    found = page.evaluate(
+        """() => cards.map((card, n) => {
+      const built = cardOf(card, n), rows = valueRows(built.querySelector(".panes"));
+      return [card.title, Boolean(built.querySelector(".copy")), rows.join("\\n")];
+    })"""
+    )
+    for title, has_button, text in found:
+        assert has_button and re.search(r"\d", text) or title.startswith("decoder-only"), f"{title}: {text!r}"
+        assert "\t" in text, title
+    copied = {title: text for title, _, text in found}
+    assert re.search(r"\t\d+\.\d\d %", copied["the prediction"]), copied["the prediction"]
+    assert "its gradient\t" in copied["training step"] and "the loss after a step of all weights\t" in copied["training step"]
+    assert "sum\t" in copied["direct logit attribution"]
+
+
+def planes(page):
+    """The labels of points on a plane lie within its frame and do not overlap, and its axes have numbers."""
+    for title in ("token embedding", "query", "key", "value"):
+        go(page, title)
+        for plane in page.locator("#cards svg.plane").all():
+            found = plane.evaluate(
+                """(svg) => {
+              const frame = svg.getBoundingClientRect(), boxes = [...svg.querySelectorAll("text.label")].map((each) => each.getBoundingClientRect());
+              const isInside = (box) => box.left >= frame.left && box.right <= frame.right && box.top >= frame.top && box.bottom <= frame.bottom;
+              const apart = (a, b) => a.right <= b.left + 1 || b.right <= a.left + 1 || a.bottom <= b.top + 5 || b.bottom <= a.top + 5;
+              return [boxes.every(isInside), boxes.every((a, n) => boxes.slice(n + 1).every((b) => apart(a, b))), svg.querySelectorAll("text.tick").length];
+            }"""
+            )
+            assert found[0] and found[1] and found[2] > 4, (title, found)
+
+
+def all_steps(page):
+    """The view of all steps opens at the current card, and a derivation closes with its card."""
+    total = page.locator("#jump option").count()
+    page.select_option("#jump", index=total - 2)
+    page.keyboard.press("a")
+    top = page.evaluate(f"document.getElementById('step-{total - 1}').getBoundingClientRect().top / innerHeight")
+    assert -0.1 < top < 0.9, f"the current card is at {top}"
+    page.keyboard.press("a")
+    go(page, "token embedding")
+    page.locator("#cards td.n").first.click()
+    expect(page.locator("#why-address")).to_be_visible()
+    page.click("#forward")
+    expect(page.locator("#why-address")).to_have_count(0)
+
+
+def changed_panel(page):
+    """Where two panels are compared, what-if changes the model of the chosen one."""
+    go(page, "what if?")
+    if page.locator("#edited").count() == 0:
+        return
+    page.select_option("#edited", index=1)
+    prompt = page.evaluate("panelTitle(state.panels[1])")
+    assert page.inner_text(".pane-title") == prompt
+    page.click("[data-off='0.0']")
+    assert has_changes(page)
+    fits(page, "what if in the second panel")
+    page.select_option("#edited", index=0)
+    assert page.locator("#reset").count() == 0, "the edits belong to one panel"
 
 
 def hovering(page):
@@ -401,7 +503,7 @@ def check_file(page, url, expected):
     overview(page, url)
     page.goto(f"{url}#step=1")
     check_edits(page, expected)
-    for part in (walk, reasons, removing, training_step, readable, derivations, hovering, inspecting, charts, what_if, comparing, learning):
+    for part in (walk, reasons, statements, copying, planes, all_steps, changed_panel, removing, training_step, readable, derivations, hovering, inspecting, charts, what_if, comparing, learning):
         part(page)
     page.goto(f"{url}#step=blocks.0.attn.hook_pattern&position=1&why=blocks.0.attn.hook_pattern:0,1,0")
     page.reload()

@@ -76,7 +76,18 @@ def write_placeholders(folder):
     question = {"context": "On a warm day a fox", "endings": [" ran.", " xq."], "label": 0}
     (folder / "hellaswag.jsonl").write_text(json.dumps(question) + "\n")
     shutil.copytree(ROOT / "tests/fixtures/hf/llama", folder / "path/to/folder")
+    write_hub_cache(folder / "home/hub")
     write_nanogpt_data(folder / "data/shakespeare_char", readme)
+
+
+def write_hub_cache(cache):
+    """Write a cache of the Hugging Face Hub that has README's model, so that nothing is downloaded."""
+    repository = cache / "models--HuggingFaceTB--SmolLM2-135M"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(ROOT / "tests/fixtures/hf/llama", repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text(commit)
+    os.environ |= {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
 
 
 def write_nanogpt_data(folder, text):

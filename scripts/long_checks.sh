@@ -22,8 +22,11 @@ build() {
     [ -e "$model/best" ] || run "$nextword" train configs/quickstart.toml --set out="$model" --quiet
 }
 
-# Many more damaged model folders, token files and templates than in CI.
-malformed() { run env NEXTWORD_MALFORMED=5000 cargo test --release --workspace --locked --test tests -- malformed untrusted; }
+# Many more damaged model folders, token files, templates and answers of a Hub than in CI.
+malformed() {
+    run env NEXTWORD_MALFORMED=5000 cargo test --release --workspace --locked --test tests -- malformed untrusted
+    run env NEXTWORD_MALFORMED=5000 cargo test --release --locked --package nextword-hub --lib -- untrusted
+}
 
 # Runs that are interrupted at random steps and resumed.
 resume() { run env NEXTWORD_RESUME_TRIALS=50 cargo test --release --workspace --locked --test tests -- resume; }

@@ -15,7 +15,7 @@ use crate::util::flex;
 #[derive(Default)]
 pub(crate) struct GgufFile {
     pub(crate) meta: BTreeMap<String, String>,
-    tensors: BTreeMap<String, (Vec<u64>, u32, Vec<u8>)>,
+    pub(crate) tensors: BTreeMap<String, (Vec<u64>, u32, Vec<u8>)>,
 }
 
 struct Reader<'a>(&'a [u8], usize);
@@ -85,6 +85,7 @@ pub(crate) fn read(path: &Path) -> GgufFile {
             0 => 4 * n,
             1 => 2 * n,
             2 => n / 32 * 18,
+            3 => n / 32 * 20,
             8 => n / 32 * 34,
             other => panic!("tensor type {other}"),
         };

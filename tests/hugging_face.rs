@@ -147,7 +147,10 @@ fn added_tokens_without_an_embedding_row_are_dropped() {
 fn import_of_a_file_names_the_file_type() {
     let dir = TestDir::new();
     for (name, expected) in [
-        ("model.gguf", "GGUF can be exported but not imported"),
+        (
+            "model.gguf",
+            "is not a valid GGUF file: it has only 1 bytes",
+        ),
         ("config.json", "pass the folder with config.json"),
         ("model.safetensors", "pass the folder with config.json"),
         ("ckpt.pt", "nanogpt_to_hf.py"),

@@ -20,6 +20,7 @@ const USES: &[(&str, &[&str])] = &[
     ("convert", &["base", "data", "model"]),
     ("eval", &["data", "model"]),
     ("train", &["base", "data", "eval", "kernels", "model"]),
+    ("hub", &["base"]),
     ("plot", &[]),
     ("server", &["chat", "data", "explain", "generate", "model"]),
     (
@@ -37,6 +38,7 @@ const USES: &[(&str, &[&str])] = &[
             "eval",
             "explain",
             "generate",
+            "hub",
             "kernels",
             "model",
             "plot",
@@ -54,6 +56,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("anyhow", &["nextword"]),
     ("clap", &["nextword"]),
     ("tokenizers", &["data"]),
+    ("ureq", &["hub"]),
     ("safetensors", &["model"]),
 ];
 
@@ -139,7 +142,7 @@ fn external_dependencies_stay_in_their_crates() {
             );
         }
         let uses_burn = dependencies.iter().any(|used| used.starts_with("burn"));
-        let is_without_tensors = ["base", "chat", "data", "plot"].contains(name);
+        let is_without_tensors = ["base", "chat", "data", "hub", "plot"].contains(name);
         assert!(
             !(is_without_tensors && uses_burn),
             "{name} must not depend on Burn"

@@ -4,8 +4,8 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Int, Tensor, TensorData};
 use nextword_model::weights::{TensorFile, to_f32_vec};
 use nextword_model::{
-    Bits, ForwardContext, KvCache, ModelCard, ModelConfig, ModelDir, QuantizedMatrix, Transformer,
-    presets,
+    Bits, BlockFormat, ForwardContext, KvCache, ModelCard, ModelConfig, ModelDir, QuantizedMatrix,
+    Transformer, presets,
 };
 
 use crate::resume::TINY;
@@ -93,7 +93,7 @@ fn a_quantized_model_computes_with_rounded_weights() {
             let quantized = model.quantize(bits);
             let batch = batch(1, config.context_length, config.vocab_size, 5);
             let ids = &batch.inputs[..4];
-            // Activations of products with few rows are rounded to 16 bits.
+            // Activations are rounded to 16 bits.
             assert_close(
                 &logits(&quantized, ids),
                 &logits(&oracle, ids),
@@ -154,19 +154,11 @@ fn old_4_bit_folders_load_and_are_written_as_before() {
         [loaded.bits(), loaded.embedding_bits()],
         [Some(Bits::Int4); 2]
     );
-    let letters = ModelDir::open(&root().join("docs/models/letters")).unwrap();
-    let model = letters.load(&flex()).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let bytes = std::fs::read(old.weights_path()).unwrap();
-    for (name, model) in [
-        ("loaded", loaded),
-        ("quantized", model.quantize_with(Bits::Int4, Bits::Int4)),
-    ] {
-        let path = folder.path().join(name);
-        ModelDir::save(&path, &model, "{}", &ModelCard::default()).unwrap();
-        let written = ModelDir::open(&path).unwrap().weights_path();
-        assert!(std::fs::read(written).unwrap() == bytes, "{name}");
-    }
+    let path = folder.path().join("loaded");
+    ModelDir::save(&path, &loaded, "{}", &ModelCard::default()).unwrap();
+    let written = ModelDir::open(&path).unwrap().weights_path();
+    assert!(std::fs::read(written).unwrap() == std::fs::read(old.weights_path()).unwrap());
 }
 
 #[test]
@@ -257,12 +249,14 @@ fn a_quantized_loss_does_not_depend_on_the_batch() {
     }
 }
 
+/// A file in which any byte is another loads or is an error; a shorter one is an error.
 #[test]
-fn damaged_quantized_weights_are_errors() {
+fn damaged_quantized_weights_do_not_panic() {
     let model = configs()[2].init(&flex(), 12).unwrap();
     let folder = tempfile::tempdir().unwrap();
+    let old = ModelDir::open(&root().join("tests/fixtures/int4")).unwrap();
+    let path = folder.path().join("small");
     for bits in [Bits::Int8, Bits::Int4] {
-        let path = folder.path().join("small");
         let quantized = model.clone().quantize(bits);
         ModelDir::save(&path, &quantized, "{}", &ModelCard::default()).unwrap();
         let file = path.join("model.safetensors");
@@ -273,11 +267,75 @@ fn damaged_quantized_weights_are_errors() {
             let mut bytes = valid.clone();
             bytes[offset] = if bits == Bits::Int8 { 0x80 } else { 0x0f };
             std::fs::write(&file, bytes).unwrap();
-            rejected += usize::from(model_dir.load(&flex()).is_err()); // It must not panic either.
+            rejected += usize::from(model_dir.load(&flex()).is_err());
         }
         assert!(rejected > 100, "{rejected}");
         std::fs::write(&file, &valid[..valid.len() - 1]).unwrap();
         assert!(model_dir.load(&flex()).is_err());
+    }
+    // In the symmetric format of earlier versions, -8 is an error.
+    let mut bytes = std::fs::read(old.weights_path()).unwrap();
+    let header_len = usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap();
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header_len]).unwrap();
+    let offsets = &header["blocks.0.attention.query.weight.int4"]["data_offsets"];
+    let start = usize::try_from(offsets[0].as_u64().unwrap()).unwrap();
+    bytes[8 + header_len + start] = 0;
+    let damaged = folder.path().join("old.safetensors");
+    std::fs::write(&damaged, &bytes).unwrap();
+    let error = nextword_model::weights::load(&old.config, &damaged, &flex());
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("invalid value -8"), "{error}");
+}
+
+/// Matrices of a GGUF file replace those of a model, and go out as they came in.
+#[test]
+fn gguf_blocks_survive_a_model_folder_bit_for_bit() {
+    let config = &configs()[0];
+    let config = ModelConfig {
+        d_model: 96,
+        d_ff: Some(64),
+        ..config.clone()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    for (format, block_bytes) in [
+        (BlockFormat::Q8_0, 34),
+        (BlockFormat::Q4_0, 18),
+        (BlockFormat::Q4_1, 20),
+    ] {
+        let mut model = config.init(&flex(), 12).unwrap();
+        let blocks = |[d_in, d_out]: [usize; 2]| -> Vec<u8> {
+            let byte = |i: usize| match i % block_bytes {
+                0 | 2 => i as u8,
+                1 => 0x20,
+                3 if format == BlockFormat::Q4_1 => 0x9c,
+                _ => (i * 131 / 7) as u8,
+            };
+            (0..d_in / 32 * d_out * block_bytes).map(byte).collect()
+        };
+        let shapes = [
+            ("token_embedding.weight", [96, 65]),
+            ("blocks.1.attention.query.weight", [96, 96]),
+            ("blocks.0.feed_forward.down.weight", [64, 96]),
+        ];
+        for (name, shape) in shapes {
+            let matrix = QuantizedMatrix::from_gguf(shape, format, &blocks(shape)).unwrap();
+            assert!(model.set_quantized(name, matrix.clone()), "{name}");
+            assert!(!model.set_quantized("blocks.0.feed_forward.up.weight", matrix));
+        }
+        let path = folder.path().join("mixed");
+        let _ = std::fs::remove_dir_all(&path);
+        ModelDir::save(&path, &model, "{}", &ModelCard::default()).unwrap();
+        let saved = ModelDir::open(&path).unwrap();
+        let file = TensorFile::open(&saved.weights_path()).unwrap();
+        for (name, shape) in shapes {
+            let read = nextword_model::weights::WeightSource::quantized_matrix(&file, name, shape)
+                .unwrap();
+            assert_eq!(read.unwrap().to_gguf().unwrap(), blocks(shape), "{name}");
+        }
+        let ids = &batch(1, 4, 65, 6).inputs;
+        let loaded = saved.load(&flex()).unwrap();
+        assert_eq!(loaded.bits(), Some(format.bits()));
+        assert_eq!(logits(&loaded, ids), logits(&model, ids));
     }
 }
 

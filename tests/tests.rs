@@ -27,6 +27,7 @@ mod detached_runs; // finetuned runs without the model that they started from
 mod docs; // the course shows real output, and named files exist
 mod explain; // every value and its derivation
 mod explain_interventions; // removed parts, gradients, ties
+mod explain_learner; // what a learner reads: sums, names, verification, addresses
 mod explain_pages; // the two-layer preset, removed parts in the terminal, page sizes
 mod explain_reference; // PyTorch's intermediate tensors
 mod explain_report; // contributions, what-if edits, output formats
@@ -34,8 +35,17 @@ mod explain_schema; // the JSON of a report matches its schema
 mod explain_statquest; // every displayed value, recomputed from the weights
 mod explain_terminal; // terminal output at any width
 mod gguf; // files for llama.cpp, read back
+mod gguf_commands; // GGUF files in place of model folders
+mod gguf_damage; // damaged GGUF files
+mod gguf_file; // changes of single entries
+mod gguf_import; // models in GGUF files
+mod gguf_read_tokenizers; // their tokenizers, read
 mod gguf_tokenizers; // their tokenizers and special tokens
 mod gradients; // finite differences, the causal mask, gradient accumulation
+mod hub; // models from the Hub
+#[path = "../crates/hub/src/test_server.rs"]
+#[allow(dead_code)] // The crate's own tests use all of it.
+mod hub_server; // a Hub on this machine
 mod hugging_face; // published configs, tokenizers and vocabularies
 mod import_faults; // folders as other programs write them
 mod invalid_input; // one clear error, the right exit code, nothing lost
@@ -43,14 +53,17 @@ mod layering; // which crate depends on which
 mod library; // the crate `nextword`, compared with the program
 mod logging; // --verbose and NEXTWORD_LOG
 mod malformed_models; // damaged and malicious files
+mod model_folders; // models where another kind of folder is needed
 mod module_cycles; // modules of a crate do not depend on each other in circles
 mod parity; // import and export of transformers models
 mod quantized; // 8- and 4-bit weights
+mod quantized_export; // ... in files of other programs
 mod random_models; // random small models that cover every option
 mod reference; // PyTorch's logits, losses, gradients and updates
 mod resume; // bitwise resume after any stop
 #[cfg(unix)]
 mod run_folders; // moved, removed and interrupted runs
+mod served_tokens; // names of models, and the tokens of prompts
 mod server_limits; // limits and access rules of the server
 mod serving; // a model behind HTTP
 mod special_token_paths; // they survive finetuning, export and import

@@ -1,6 +1,6 @@
 //! Chat templates: programs from untrusted files, run with limits on instructions and output.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::{fs, io};
 
@@ -98,6 +98,41 @@ impl ChatTemplate {
             problem: e.to_string(),
         })?;
         Ok(Self::new(template, None, bos, eos))
+    }
+
+    /// Parses the templates of a model by name: `default`, and `tool_use` for conversations with tools. `None` without
+    /// a default one.
+    ///
+    /// # Errors
+    /// As [`from_source`](Self::from_source).
+    ///
+    /// ```
+    /// use nextword_chat::ChatTemplate;
+    ///
+    /// let templates = [("default", "a"), ("tool_use", "{{ tools }}")];
+    /// let templates = templates.map(|(name, text)| (name.to_string(), text.to_string())).into();
+    /// let template = ChatTemplate::from_named(&templates, "", "")?.unwrap();
+    /// assert!(template.reads("tools"));
+    /// assert_eq!(template.render(&[])?, "a");
+    /// # Ok::<(), nextword_chat::ChatError>(())
+    /// ```
+    pub fn from_named(
+        templates: &BTreeMap<String, String>,
+        bos: &str,
+        eos: &str,
+    ) -> Result<Option<Self>, ChatError> {
+        let Some(usual) = templates.get("default") else {
+            return Ok(None);
+        };
+        let template = Self::from_source(usual, bos, eos)?;
+        let Some(with_tools) = templates.get("tool_use") else {
+            return Ok(Some(template));
+        };
+        let with_tools = Self::from_source(with_tools, bos, eos)?.template;
+        Ok(Some(Self {
+            with_tools: Some(with_tools),
+            ..template
+        }))
     }
 
     fn new(template: Compiled, with_tools: Option<Compiled>, bos: &str, eos: &str) -> Self {

@@ -94,7 +94,8 @@ pub enum ConvertError {
 /// Maximum number of lines shown; the config of another model can cause thousands.
 const MAX_LINES: usize = 200;
 
-fn join_lines(problems: &[String]) -> String {
+/// The problems, one a line, up to a maximum.
+pub(crate) fn join_lines(problems: &[String]) -> String {
     let text = problems[..problems.len().min(MAX_LINES)].join("\n");
     match problems.len().saturating_sub(MAX_LINES) {
         0 => text,

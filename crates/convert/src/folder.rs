@@ -203,6 +203,10 @@ pub(crate) fn no_model_found(folder: &Path) -> ConvertError {
         .filter_map(|path| Some(path.file_name()?.to_str()?.to_string()))
         .collect();
     pickles.sort_unstable();
+    if folder.join("run.toml").is_file() {
+        let problem = "is a run folder of nextword; hint: use it as it is, with `nextword generate`, for example";
+        return ConvertError::source(folder, problem);
+    }
     match pickles.first() {
         Some(pickle) => ConvertError::source(folder, pickle_error(pickle)),
         None => ConvertError::source(

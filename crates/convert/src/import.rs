@@ -1,36 +1,23 @@
-//! Import of a Hugging Face folder.
+//! Import of a Hugging Face folder, or of a GGUF file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use nextword_data::{load_tokenizer, parse_tokenizer};
 use nextword_model::weights::{FloatType, layout, write_tensors};
-use nextword_model::{ModelCard, ModelConfig, ModelDir, TokenSource};
+use nextword_model::{ModelCard, ModelConfig, ModelDir, ModelOrigin, TokenSource};
 use serde_json::Value;
 
 use crate::folder::{Tensors, check_destination, is_pickle, pickle_error};
 use crate::hf::{ModelType, read_config};
+use crate::imported::Imported;
 use crate::mapping::{TensorMapping, tensor_mappings};
-use crate::{ConvertError, chat_templates, json, special_tokens};
+use crate::{ConvertError, chat_templates, gguf, is_gguf, json, special_tokens};
 
-/// The result of an import.
-#[derive(Clone, Debug)]
-pub struct Imported {
-    /// The foreign `model_type`.
-    pub model_type: &'static str,
-    /// The architecture.
-    pub config: ModelConfig,
-    /// The model card, with the special tokens.
-    pub card: ModelCard,
-    /// Whether the model has a chat template.
-    pub has_chat_template: bool,
-    /// The EOS token, if no file declares one, so that it was guessed by its name.
-    pub guessed_eos: Option<String>,
-}
-
-/// Converts the Hugging Face folder `from` to the model folder `to`, atomically.
+/// Converts the Hugging Face folder or the GGUF file `from` to the model folder `to`, atomically.
 ///
-/// Weights become f32, which represents f16 and bf16 exactly. Only one tensor at a time is in memory.
+/// Weights become f32, which represents f16 and bf16 exactly; quantized ones are dequantized. Only one tensor at a time
+/// is in memory.
 ///
 /// # Errors
 /// [`ConvertError::Field`] for an unsupported config field; [`ConvertError::Tensors`] with every
@@ -51,15 +38,40 @@ pub struct Imported {
 /// assert_eq!(model.blocks.len(), imported.config.n_layers);
 ///
 /// let error = import("Qwen/Qwen3-0.6B".as_ref(), &folder.path().join("other")).unwrap_err();
-/// assert!(error.to_string().contains("models are not downloaded"));
+/// assert!(error.to_string().contains("hf:OWNER/NAME"));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
+    import_with(from, to, &ImportOptions::default())
+}
+
+/// What [`import_with`] can do differently.
+#[derive(Clone, Debug, Default)]
+pub struct ImportOptions {
+    /// Where the files were downloaded, for the model's card.
+    pub origin: Option<ModelOrigin>,
+    /// Whether to write the quantized matrices of a GGUF file as floats, which can be trained further.
+    pub dequantize: bool,
+}
+
+/// Converts like [`import`], with `options`.
+///
+/// # Errors
+/// As [`import`].
+pub fn import_with(
+    from: &Path,
+    to: &Path,
+    options: &ImportOptions,
+) -> Result<Imported, ConvertError> {
+    if is_gguf(from) {
+        return gguf::import::import(from, to, options);
+    }
+    let origin = options.origin.as_ref();
     if from.is_file() {
         return Err(ConvertError::source(from, not_a_folder(from)));
     }
     if !from.try_exists().map_err(ConvertError::io(from, "read"))? {
-        let problem = "does not exist; hint: pass a local folder, models are not downloaded";
+        let problem = "does not exist; hint: pass a local folder, or hf:OWNER/NAME for a model on the Hugging Face Hub";
         return Err(ConvertError::source(from, problem));
     }
     check_destination(to, from)?;
@@ -95,18 +107,23 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
     let guessed_eos = guessed.and_then(|id| tokenizer.id_to_token(id));
     let settings = json::read_value(&from.join("tokenizer_config.json"))?.unwrap_or_default();
     let templates = chat_templates::read(from, &settings)?;
-    let name = from.canonicalize().unwrap_or_else(|_| from.to_path_buf());
-    let name = name
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or("imported");
+    let folder = from.canonicalize().unwrap_or_else(|_| from.to_path_buf());
+    let folder = folder.file_name().and_then(|name| name.to_str());
+    let (name, source) = match origin {
+        Some(origin) => (origin.name(), format!("imported from {origin}")),
+        None => {
+            let name = folder.unwrap_or("imported");
+            (
+                name,
+                format!("imported from the Hugging Face folder `{name}`"),
+            )
+        }
+    };
     let card = ModelCard {
         name: name.to_string(),
         version: env!("CARGO_PKG_VERSION").to_string(),
-        trained_on: format!(
-            "imported from the Hugging Face folder `{name}` ({})",
-            kind.name()
-        ),
+        trained_on: format!("{source} ({})", kind.name()),
+        origin: origin.cloned(),
         parameters: config.parameter_counts().total() as u64,
         special,
         chat_templates: templates,
@@ -136,19 +153,26 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
     })
 }
 
+/// Checks what can be checked of an [`import`] before the weights are in the folder `from`: its configuration, its
+/// tokenizer, and that `to` may be written.
+///
+/// # Errors
+/// As [`import`].
+pub fn check_settings(from: &Path, to: &Path) -> Result<(), ConvertError> {
+    check_destination(to, from)?;
+    read_config(from)?;
+    load_tokenizer(&from.join("tokenizer.json"))?;
+    Ok(())
+}
+
 /// The error message for a file where a folder was expected.
 fn not_a_folder(path: &Path) -> String {
     let name = path.file_name().and_then(|name| name.to_str());
     if is_pickle(path) {
         return pickle_error(name.unwrap_or("the file"));
     }
-    let hint = match path.extension().and_then(|extension| extension.to_str()) {
-        Some("gguf") => {
-            "GGUF can be exported but not imported; hint: pass the Hugging Face folder that it was made from"
-        }
-        _ => "hint: pass the folder with config.json, model.safetensors and tokenizer.json",
-    };
-    format!("is a file; {hint}")
+    "is a file, but not a GGUF file; hint: pass the folder with config.json, model.safetensors and tokenizer.json"
+        .to_string()
 }
 
 /// The tokenizer without added tokens whose ids are outside the vocabulary (Gemma 3's text models

@@ -1,4 +1,4 @@
-//! Model conversion: import from Hugging Face, export to Hugging Face and GGUF.
+//! Model conversion: import from Hugging Face and GGUF, export to Hugging Face and GGUF.
 //!
 //! Foreign names appear only in this crate, in one module per format. A foreign config field that
 //! [`ModelConfig`](nextword_model::ModelConfig) cannot express is an error that names the field; only
@@ -7,7 +7,9 @@
 //!
 //! | task | function |
 //! |---|---|
-//! | import a Hugging Face folder | [`import`] |
+//! | import a Hugging Face folder or a GGUF file | [`import`]; [`import_with`] options |
+//! | use a GGUF file as it is | [`open_gguf`] |
+//! | check a folder before its weights are there | [`check_settings`] |
 //! | export for `transformers` | [`export_hf`] |
 //! | export for `llama.cpp` | [`export_gguf`], [`export_gguf_with_embedding`] |
 //!
@@ -35,19 +37,23 @@ mod folder;
 mod gguf;
 mod hf;
 mod import;
+mod imported;
 mod json;
 mod mapping;
 mod special_tokens;
 mod tokenizer_files;
 
 pub use error::ConvertError;
+pub use gguf::import::open as open_gguf;
+pub use gguf::reader::is_gguf;
 pub use gguf::{
-    GgufType, differences as gguf_differences, export as export_gguf,
-    export_with_embedding as export_gguf_with_embedding,
+    GgufType, WRITER_KEY as GGUF_WRITER_KEY, differences as gguf_differences,
+    export as export_gguf, export_with_embedding as export_gguf_with_embedding,
 };
 pub use hf::export::export as export_hf;
 pub use hf::read_config_text;
-pub use import::{Imported, import};
+pub use import::{ImportOptions, check_settings, import, import_with};
+pub use imported::Imported;
 
 /// The largest finite value of half precision.
 const F16_MAX: f32 = 65504.0;

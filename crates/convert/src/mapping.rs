@@ -179,6 +179,46 @@ impl TensorMapping {
         }
     }
 
+    /// Whether the rows of the foreign tensor are columns of ours, as quantized blocks require.
+    pub(crate) fn has_rows(&self) -> bool {
+        self.shape.len() == 2 && self.layout != Layout::ConcatColumns
+    }
+
+    /// Extracts the rows of our tensor `target` from those of the foreign tensor, which can have any encoding:
+    /// the inverse of [`assemble_rows`](Self::assemble_rows).
+    pub(crate) fn extract_rows(&self, target: &str, rows: Vec<u8>) -> Vec<u8> {
+        let Some(index) = self.ours.iter().position(|(name, _)| name == target) else {
+            return Vec::new();
+        };
+        let row = rows.len() / self.shape[0].max(1);
+        match self.layout {
+            Layout::ConcatRows => {
+                let widths: Vec<usize> = self.ours.iter().map(|(_, shape)| shape[1]).collect();
+                let start = widths[..index].iter().sum::<usize>() * row;
+                rows[start..start + widths[index] * row].to_vec()
+            }
+            Layout::InterleavedHeads { head_dim } => {
+                let head = head_dim * row;
+                let heads = rows.chunks_exact(3 * head);
+                let own = heads.map(|qkv| &qkv[index * head..(index + 1) * head]);
+                own.collect::<Vec<_>>().concat()
+            }
+            Layout::Same | Layout::Transposed | Layout::ConcatColumns => rows,
+        }
+    }
+
+    /// Assembles the rows of the foreign tensor, which can have any encoding, from those of ours.
+    pub(crate) fn assemble_rows(&self, ours: Vec<Vec<u8>>) -> Vec<u8> {
+        let Layout::InterleavedHeads { head_dim } = self.layout else {
+            return ours.concat();
+        };
+        let rows = ours.len() * self.ours[0].1[1];
+        let head = ours.iter().map(Vec::len).sum::<usize>() / rows.max(1) * head_dim;
+        let heads = ours[0].len() / head.max(1);
+        let head_of = |h: usize| ours.iter().map(move |v| &v[h * head..(h + 1) * head]);
+        (0..heads).flat_map(head_of).collect::<Vec<_>>().concat()
+    }
+
     /// Assembles the foreign values from `ours`, which returns our tensors by name.
     pub(crate) fn assemble(
         &self,
@@ -269,6 +309,19 @@ mod tests {
                 values(name).unwrap(),
                 "{layout:?} {name}"
             );
+        }
+        if !mapping.has_rows() {
+            return;
+        }
+        // Rows of three bytes each.
+        let count = |shape: &[usize]| shape[usize::from(layout != Layout::Same)];
+        let rows = |n: usize| (0..3 * count(&ours[n].1)).map(move |i| (100 * n + i) as u8);
+        let all = (0..ours.len()).map(|n| rows(n).collect()).collect();
+        let assembled = mapping.assemble_rows(all);
+        assert_eq!(assembled.len(), 3 * mapping.shape[0]);
+        for (n, (name, _)) in ours.iter().enumerate() {
+            let extracted = mapping.extract_rows(name, assembled.clone());
+            assert_eq!(extracted, rows(n).collect::<Vec<u8>>(), "{layout:?} {name}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! The special tokens that a Hugging Face folder declares.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use nextword_data::{Tokenizer, is_eos_name};
@@ -95,9 +96,13 @@ pub(crate) fn read(
         unk_token,
         prefix_ids: Some(prefix),
         suffix_ids: suffix,
+        further_settings: files.further_settings(),
         source: Some(source),
     })
 }
+
+/// Settings that name special tokens without a role of their own, in older and newer versions of transformers.
+const FURTHER_SETTINGS: [&str; 2] = ["extra_special_tokens", "additional_special_tokens"];
 
 /// The files of a folder that name special tokens; `null` for missing ones.
 struct Files {
@@ -112,6 +117,22 @@ struct Files {
 }
 
 impl Files {
+    /// The settings that name special tokens without a role of their own.
+    fn further_settings(&self) -> BTreeMap<String, Value> {
+        let is_filled = |value: &&Value| match value {
+            Value::Array(list) => !list.is_empty(),
+            Value::Object(map) => !map.is_empty(),
+            _ => false,
+        };
+        let setting = |key: &str| {
+            let value = [&self.settings[key], &self.map[key]]
+                .into_iter()
+                .find(is_filled)?;
+            Some((key.to_string(), value.clone()))
+        };
+        FURTHER_SETTINGS.into_iter().filter_map(setting).collect()
+    }
+
     fn read(from: &Path) -> Result<Self, ConvertError> {
         let read = |name: &str| json::read_value(&from.join(name)).map(Option::unwrap_or_default);
         Ok(Self {

@@ -1,6 +1,33 @@
-//! Parts of the files of a Hugging Face tokenizer: ids, and what its post-processor adds to a text.
+//! The tokenizers of models, and parts of their files: ids, and what a post-processor adds to a text.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use nextword_data::{Tokenizer, load_tokenizer_with_roles, parse_tokenizer_with_roles};
+use nextword_model::ModelDir;
 use serde_json::{Value, json};
+
+use crate::ConvertError;
+
+/// The tokenizer of a model.
+pub(crate) fn open(model_dir: &ModelDir) -> Result<Arc<dyn Tokenizer>, ConvertError> {
+    let roles = model_dir.card.special.roles();
+    let path = model_dir.tokenizer_path();
+    Ok(match model_dir.tokenizer_json() {
+        Some(json) => parse_tokenizer_with_roles(json, &path.display().to_string(), roles)?,
+        None => load_tokenizer_with_roles(path, roles)?,
+    })
+}
+
+/// The `tokenizer.json` of a model.
+pub(crate) fn json(model_dir: &ModelDir) -> Result<Cow<'_, [u8]>, ConvertError> {
+    if let Some(json) = model_dir.tokenizer_json() {
+        return Ok(Cow::Borrowed(json.as_bytes()));
+    }
+    let path = model_dir.tokenizer_path();
+    let bytes = std::fs::read(&path).map_err(ConvertError::io(&path, "read"))?;
+    Ok(Cow::Owned(bytes))
+}
 
 /// An id, or a list of ids.
 pub(crate) fn ids(value: &Value) -> Vec<u32> {

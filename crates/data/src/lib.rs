@@ -83,6 +83,7 @@ pub use tokenizer::{
     ByteTokenizer, CharTokenizer, DecodeRules, DecodeStream, Encoding, HuggingFaceTokenizer,
     SpecialTokens, Tokenizer, TokenizerConfig, TokenizerKind, WordTokenizer, build_tokenizer,
     byte_to_char, is_eos_name, load_tokenizer, load_tokenizer_with_roles, parse_tokenizer,
+    parse_tokenizer_with_roles,
 };
 pub use tokens::Tokens;
 pub use window::{Order, Packing};

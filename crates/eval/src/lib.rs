@@ -37,5 +37,5 @@ mod text;
 
 pub use error::EvalError;
 pub use loss::{LossReport, evaluate};
-pub use tasks::{TaskReport, evaluate_task};
-pub use text::{TextReport, TextSettings, evaluate_text};
+pub use tasks::{TaskReport, evaluate_task, evaluate_task_with};
+pub use text::{EvalProgress, TextReport, TextSettings, evaluate_text, evaluate_text_with};

@@ -94,11 +94,24 @@ pub fn evaluate(
     windows: &EvalWindows,
     batch_size: usize,
 ) -> Result<LossReport, EvalError> {
+    evaluate_with(model, windows, batch_size, &mut |_| {})
+}
+
+/// As [`evaluate`]. `on_batch` receives the number of windows after each batch.
+pub(crate) fn evaluate_with(
+    model: &Transformer,
+    windows: &EvalWindows,
+    batch_size: usize,
+    on_batch: &mut dyn FnMut(usize),
+) -> Result<LossReport, EvalError> {
     let (mut nats, mut tokens) = (0.0, 0);
+    let mut done = 0;
     for batch in windows.batches(batch_size) {
         let (batch_nats, batch_tokens) = batch_loss(model, batch?)?;
         nats += batch_nats;
         tokens += batch_tokens;
+        done = windows.len().min(batch_size.max(1).saturating_add(done));
+        on_batch(done);
     }
     Ok(LossReport::new(nats, tokens))
 }

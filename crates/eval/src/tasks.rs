@@ -14,9 +14,9 @@ use nextword_model::{ForwardContext, KvCache, ModelTokens, Transformer, weights}
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::EvalError;
 use crate::loss::batch_loss;
 use crate::text::byte_count;
+use crate::{EvalError, EvalProgress};
 
 /// A line of a task file.
 enum Item {
@@ -35,7 +35,12 @@ impl Item {
     /// Parses a line with `text`, or with `endings`, `label` and `context` (`ctx` in `HellaSwag`'s
     /// files). Ignores other fields.
     fn parse(line: &str) -> Result<Self, String> {
-        let value: Value = serde_json::from_str(line).map_err(|e| format!("invalid JSON ({e})"))?;
+        let value: Value = serde_json::from_str(line.trim_end()).map_err(|e| {
+            let text = e.to_string();
+            // Its line is always the first.
+            let problem = text.split(" at line ").next().unwrap_or_default();
+            format!("invalid JSON ({problem} at column {})", e.column())
+        })?;
         let text = |name: &str| value[name].as_str().map(str::to_owned);
         if value["endings"].is_null() {
             return text("text")
@@ -153,6 +158,20 @@ pub fn evaluate_task(
     special: &ModelTokens,
     lines: impl BufRead,
 ) -> Result<TaskReport, EvalError> {
+    evaluate_task_with(model, tokenizer, special, lines, &mut |_| {})
+}
+
+/// As [`evaluate_task`]. `on_progress` is called after each question and text.
+///
+/// # Errors
+/// As [`evaluate_task`].
+pub fn evaluate_task_with(
+    model: &Transformer,
+    tokenizer: &dyn Tokenizer,
+    special: &ModelTokens,
+    lines: impl BufRead,
+    on_progress: &mut dyn FnMut(EvalProgress),
+) -> Result<TaskReport, EvalError> {
     let (tokens, vocab_size) = (tokenizer.vocab_size(), model.config().vocab_size);
     // A padded vocabulary is larger than the tokenizer's, never smaller.
     if tokens > vocab_size {
@@ -219,6 +238,8 @@ pub fn evaluate_task(
                 report.texts += 1;
             }
         }
+        let done = (report.questions + report.texts) as u64;
+        on_progress(EvalProgress::Items { done });
     }
     if report.questions + report.texts == 0 {
         return Err(EvalError::EmptyTask);

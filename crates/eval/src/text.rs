@@ -4,7 +4,8 @@ use nextword_data::{DataError, EvalWindows, Packing, TextChunk, Tokenizer, Token
 use nextword_model::{ModelTokens, Transformer};
 use serde::{Deserialize, Serialize};
 
-use crate::{EvalError, LossReport, evaluate};
+use crate::loss::evaluate_with;
+use crate::{EvalError, LossReport};
 
 /// Settings for evaluating a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,8 +33,10 @@ pub struct TextReport {
     pub loss: LossReport,
     /// Number of documents with at least one token.
     pub documents: u64,
-    /// Bytes of text that the predicted tokens stand for. Special tokens and text that is not in the
-    /// vocabulary count as 0 bytes.
+    /// Bytes of text that the predicted tokens stand for: those of the text, in which special tokens count by
+    /// their names and tokens that are put around a document not at all. Of a text (or of a part in which it is
+    /// read) that is not completely in the vocabulary, the bytes that its tokens decode to; for imported models, only
+    /// where the tokenizer drops text.
     pub bytes: u64,
     /// Number of all characters or words that are not in the vocabulary, repeated ones included.
     pub unknown: usize,
@@ -57,11 +60,12 @@ pub struct TextReport {
 /// context includes as much left context as fits ([`EvalWindows::rolling`]).
 ///
 /// `chunks` are the documents (see [`nextword_data::Sources::chunks`]). Their ids are kept in memory
-/// (4 bytes per token), the text is not. See also [`evaluate`].
+/// (4 bytes per token), the text is not. See also
+/// [`evaluate`](crate::evaluate) and [`evaluate_text_with`], which reports its progress.
 ///
 /// # Errors
 /// [`EvalError::WrongTokenizer`] if the tokenizer belongs to another model, [`EvalError::TooShort`]
-/// if there are too few tokens, the first error of `chunks`, and those of [`evaluate`].
+/// if there are too few tokens, the first error of `chunks`, and those of [`evaluate`](crate::evaluate).
 ///
 /// # Example
 ///
@@ -91,6 +95,44 @@ pub fn evaluate_text(
     chunks: impl IntoIterator<Item = Result<TextChunk, DataError>>,
     settings: TextSettings,
 ) -> Result<TextReport, EvalError> {
+    evaluate_text_with(model, tokenizer, special, chunks, settings, &mut |_| {})
+}
+
+/// How much of an evaluation is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EvalProgress {
+    /// The text is read: this number of tokens so far.
+    Reading {
+        /// Number of tokens.
+        tokens: u64,
+    },
+    /// The loss is computed.
+    Windows {
+        /// Number of windows whose loss is computed.
+        done: u64,
+        /// Number of all windows.
+        all: u64,
+    },
+    /// The lines of a task are evaluated.
+    Items {
+        /// Number of questions and texts so far.
+        done: u64,
+    },
+}
+
+/// As [`evaluate_text`]. `on_progress` is called after each part of the text that is read and after each batch.
+///
+/// # Errors
+/// As [`evaluate_text`].
+pub fn evaluate_text_with(
+    model: &Transformer,
+    tokenizer: &dyn Tokenizer,
+    special: &ModelTokens,
+    chunks: impl IntoIterator<Item = Result<TextChunk, DataError>>,
+    settings: TextSettings,
+    on_progress: &mut dyn FnMut(EvalProgress),
+) -> Result<TextReport, EvalError> {
     let (tokens, vocab_size) = (tokenizer.vocab_size(), model.config().vocab_size);
     // A padded vocabulary is larger than the tokenizer's, never smaller.
     if tokens > vocab_size {
@@ -98,6 +140,7 @@ pub fn evaluate_text(
     }
     let eos = tokenizer.special_tokens().eos;
     let mut around = Around {
+        is_imported: false,
         prefix: Vec::new(),
         suffix: eos,
     };
@@ -105,12 +148,18 @@ pub fn evaluate_text(
     let is_imported = special.is_imported();
     if is_imported {
         around = Around {
+            is_imported,
             prefix: special.evaluation_prefix(eos),
             suffix: None,
         };
         packing = Packing::Documents;
     }
-    let (documents, unknown, parts) = encode(tokenizer, &around, chunks)?;
+    let EncodedText {
+        documents,
+        byte_counts,
+        unknown,
+        parts,
+    } = encode(tokenizer, &around, chunks, on_progress)?;
     let tokens = documents.iter().map(Vec::len).sum();
     let unpredicted = around.prefix.len().max(1);
     let has_target = match packing {
@@ -122,7 +171,7 @@ pub fn evaluate_text(
     if !has_target {
         return Err(EvalError::TooShort { tokens });
     }
-    let bytes = predicted_bytes(tokenizer, &documents, packing, unpredicted);
+    let bytes = predicted_bytes(&byte_counts, packing);
     let count = documents.len() as u64;
     let context_length = model.config().context_length;
     let tokens = Tokens::from_documents(documents);
@@ -132,7 +181,13 @@ pub fn evaluate_text(
     } else {
         EvalWindows::new(tokens, context_length, packing, padding)?
     };
-    let loss = evaluate(model, &windows, settings.batch_size)?.with_bytes(bytes);
+    let all = windows.len() as u64;
+    let mut on_batch = |done: usize| {
+        let done = done as u64;
+        on_progress(EvalProgress::Windows { done, all });
+    };
+    let loss =
+        evaluate_with(model, &windows, settings.batch_size, &mut on_batch)?.with_bytes(bytes);
     Ok(TextReport {
         loss,
         documents: count,
@@ -144,64 +199,130 @@ pub fn evaluate_text(
     })
 }
 
-/// The tokens put around each document.
+/// How each document is read: the tokens put around it, and whether for an imported model.
 struct Around {
+    is_imported: bool,
     prefix: Vec<u32>,
     suffix: Option<u32>,
 }
 
-/// The ids of each document that has any, the number of unknown characters or words, and that of all.
+/// The documents that have any token.
+struct EncodedText {
+    /// The ids of each, with the tokens around it.
+    documents: Vec<Vec<u32>>,
+    byte_counts: Vec<ByteCount>,
+    /// Number of all characters or words that are not in the vocabulary.
+    unknown: usize,
+    /// Number of all parts of the text.
+    parts: usize,
+}
+
+/// Bytes of the text of one document.
+#[derive(Clone, Copy, Default)]
+struct ByteCount {
+    all: usize,
+    /// Those of its first tokens, which are not predicted where nothing is before them.
+    unpredicted: usize,
+}
+
 fn encode(
     tokenizer: &dyn Tokenizer,
     around: &Around,
     chunks: impl IntoIterator<Item = Result<TextChunk, DataError>>,
-) -> Result<(Vec<Vec<u32>>, usize, usize), DataError> {
+    on_progress: &mut dyn FnMut(EvalProgress),
+) -> Result<EncodedText, DataError> {
+    let mut tokens = 0;
     let (mut unknown, mut parts) = (0, 0);
     let (mut documents, mut document) = (Vec::new(), Vec::new());
+    let mut bytes = ByteCount::default();
     for chunk in chunks {
         let chunk = chunk?;
         let encoding = tokenizer.try_encode(&chunk.text)?;
         unknown += encoding.unknown_count;
         parts += encoding.part_count();
+        tokens += encoding.ids.len() as u64;
+        on_progress(EvalProgress::Reading { tokens });
+        // The decoded text lacks special tokens, the text has them, but also what is not in the vocabulary.
+        let is_complete = if around.is_imported {
+            // As lm-evaluation-harness does, which also counts what the unknown token stands for.
+            encoding.dropped_count == 0
+        } else {
+            encoding.unknown_count == 0
+        };
+        bytes.all += if is_complete {
+            chunk.text.len()
+        } else {
+            byte_count(tokenizer, &encoding.ids)
+        };
+        if document.is_empty() {
+            let first = unpredicted_tokens(&encoding.ids, &around.prefix);
+            bytes.unpredicted = if is_complete {
+                leading_bytes(tokenizer, first, &chunk.text)
+            } else {
+                byte_count(tokenizer, first)
+            };
+        }
         document.extend(encoding.ids);
         if chunk.is_last {
             if document.last().copied() != around.suffix {
                 document.extend(around.suffix);
             }
-            documents.push(std::mem::take(&mut document));
+            documents.push((std::mem::take(&mut document), std::mem::take(&mut bytes)));
         }
     }
-    documents.push(document); // the last document may have no last chunk
-    documents.retain(|document: &Vec<u32>| !document.is_empty());
+    documents.push((document, bytes)); // the last document may have no last chunk
+    documents.retain(|(document, _)| !document.is_empty());
+    let (mut documents, byte_counts): (Vec<Vec<u32>>, _) = documents.into_iter().unzip();
     for document in &mut documents {
         if !document.starts_with(&around.prefix) {
             document.splice(0..0, around.prefix.iter().copied());
         }
     }
-    Ok((documents, unknown, parts))
+    Ok(EncodedText {
+        documents,
+        byte_counts,
+        unknown,
+        parts,
+    })
 }
 
-/// Bytes of all predicted tokens: all except the first of the text (packed), or the first `unpredicted` of each
-/// document.
-fn predicted_bytes(
-    tokenizer: &dyn Tokenizer,
-    documents: &[Vec<u32>],
-    packing: Packing,
-    unpredicted: usize,
-) -> u64 {
-    let all: usize = documents
-        .iter()
-        .map(|document| byte_count(tokenizer, document))
-        .sum();
-    let (starting, unpredicted) = match packing {
-        Packing::Packed => (&documents[..1], 1),
-        Packing::Documents => (documents, unpredicted),
+/// The first of a document's `ids` that are not predicted: the prefix if the text itself begins with it, the first
+/// token without a prefix.
+fn unpredicted_tokens<'a>(ids: &'a [u32], prefix: &[u32]) -> &'a [u32] {
+    let count = match prefix.len() {
+        0 => ids.len().min(1),
+        len if ids.starts_with(prefix) => len,
+        _ => 0,
     };
-    let first: usize = starting
-        .iter()
-        .map(|document| byte_count(tokenizer, &document[..unpredicted.min(document.len())]))
-        .sum();
-    all.saturating_sub(first) as u64
+    &ids[..count]
+}
+
+/// Bytes that the first tokens `ids` of `text` stand for. A special token is in the text by its name.
+fn leading_bytes(tokenizer: &dyn Tokenizer, ids: &[u32], text: &str) -> usize {
+    let mut rest = text;
+    for id in ids {
+        let decoded = byte_count(tokenizer, &[*id]);
+        let name = tokenizer.id_to_token(*id).filter(|_| decoded == 0);
+        let len = match name {
+            Some(name) if rest.trim_start().starts_with(&name) => {
+                rest.len() - rest.trim_start().len() + name.len()
+            }
+            _ => decoded,
+        };
+        rest = rest.get(len..).unwrap_or_default();
+    }
+    text.len() - rest.len()
+}
+
+/// Bytes of all predicted tokens: all except the first of the text (packed), or the first of each document.
+fn predicted_bytes(byte_counts: &[ByteCount], packing: Packing) -> u64 {
+    let all: usize = byte_counts.iter().map(|count| count.all).sum();
+    let starting = match packing {
+        Packing::Packed => &byte_counts[..1],
+        Packing::Documents => byte_counts,
+    };
+    let unpredicted: usize = starting.iter().map(|count| count.unpredicted).sum();
+    all.saturating_sub(unpredicted) as u64
 }
 
 /// Bytes of text that `ids` stand for: the sum over all tokens if the tokenizer provides the bytes of
@@ -218,224 +339,4 @@ pub(crate) fn byte_count(tokenizer: &dyn Tokenizer, ids: &[u32]) -> usize {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use std::sync::Arc;
-
-    use nextword_data::{TokenizerConfig, TokenizerKind, build_tokenizer};
-    use nextword_model::TokenSource;
-
-    use super::*;
-    use crate::loss::tests::{model, naive};
-
-    fn tokenizer(kind: TokenizerKind, text: &str) -> Arc<dyn Tokenizer> {
-        let config = TokenizerConfig {
-            kind,
-            unk: String::new(),
-            ..TokenizerConfig::default()
-        };
-        build_tokenizer(&config, std::iter::once(Ok(text.to_owned()))).unwrap()
-    }
-
-    fn documents(texts: &[&str]) -> Vec<Result<TextChunk, DataError>> {
-        let chunk = |text: &&str| {
-            Ok(TextChunk {
-                text: (*text).to_owned(),
-                is_first: true,
-                is_last: true,
-            })
-        };
-        texts.iter().map(chunk).collect()
-    }
-
-    fn evaluate_texts(tokenizer: &dyn Tokenizer, texts: &[&str], packing: Packing) -> TextReport {
-        let settings = TextSettings {
-            batch_size: 2,
-            packing,
-        };
-        evaluate_text(
-            &model(tokenizer.vocab_size()),
-            tokenizer,
-            &ModelTokens::default(),
-            documents(texts),
-            settings,
-        )
-        .unwrap()
-    }
-
-    #[test]
-    fn bits_per_byte_equals_a_manual_computation() {
-        let tokenizer = tokenizer(TokenizerKind::Char, "abcé ");
-        let model = model(tokenizer.vocab_size());
-        let report = evaluate_texts(&*tokenizer, &["é bac", "ab"], Packing::Documents);
-        let nats: f64 = ["é bac<EOS>", "ab<EOS>"]
-            .iter()
-            .map(|t| naive(&model, &tokenizer.encode(t).ids))
-            .sum();
-        assert_eq!(
-            (
-                report.loss.tokens,
-                report.documents,
-                report.bytes,
-                report.unknown
-            ),
-            (7, 2, 5, 0)
-        );
-        let expected = nats / std::f64::consts::LN_2 / 5.0;
-        assert!((report.loss.bits_per_byte.unwrap() - expected).abs() < 1e-5);
-    }
-
-    #[test]
-    fn packed_documents_omit_only_the_first_token() {
-        let tokenizer = tokenizer(TokenizerKind::Char, "abcé ");
-        let report = evaluate_texts(&*tokenizer, &["é bac", "ab"], Packing::Packed);
-        assert_eq!((report.loss.tokens, report.bytes), (8, 6));
-    }
-
-    #[test]
-    fn every_tokenizer_kind_counts_bytes_correctly() {
-        let text = "the fox, the é fox 🦀";
-        let first = [
-            (TokenizerKind::Char, 1),
-            (TokenizerKind::Byte, 1),
-            (TokenizerKind::Word, 3),
-        ];
-        for (kind, first) in first {
-            let report = evaluate_texts(&*tokenizer(kind, text), &[text], Packing::Packed);
-            assert_eq!(report.bytes as usize, text.len() - first, "{kind:?}");
-        }
-    }
-
-    #[test]
-    fn chunks_are_joined_into_one_document() {
-        let tokenizer = tokenizer(TokenizerKind::Char, "abc");
-        let chunk = |text: &str, start, end| {
-            Ok(TextChunk {
-                text: text.to_owned(),
-                is_first: start,
-                is_last: end,
-            })
-        };
-        let chunks = vec![
-            chunk("ab", true, false),
-            chunk("cab", false, false),
-            chunk("", false, true),
-        ];
-        let model = model(tokenizer.vocab_size());
-        let expected = evaluate_texts(&*tokenizer, &["abcab"], Packing::Documents);
-        let settings = TextSettings {
-            batch_size: 2,
-            packing: Packing::Documents,
-        };
-        assert_eq!(
-            evaluate_text(
-                &model,
-                &*tokenizer,
-                &ModelTokens::default(),
-                chunks,
-                settings
-            )
-            .unwrap(),
-            expected
-        );
-        assert_eq!(expected.loss.tokens, 5);
-    }
-
-    #[test]
-    fn eos_is_not_appended_twice() {
-        let tokenizer = tokenizer(TokenizerKind::Char, "abc");
-        let with = evaluate_texts(&*tokenizer, &["ab<EOS>", "c<EOS>"], Packing::Packed);
-        let without = evaluate_texts(&*tokenizer, &["ab", "c"], Packing::Packed);
-        assert_eq!(
-            (with.loss, with.documents),
-            (without.loss, without.documents)
-        );
-        assert_eq!(with.loss.tokens, 4);
-    }
-
-    #[test]
-    fn imported_models_read_each_text_after_their_first_token() {
-        let tokenizer = tokenizer(TokenizerKind::Char, "<abcé ").with_roles(None, None);
-        let model = model(tokenizer.vocab_size());
-        let texts = ["é bac", "<ab"];
-        let nats: f64 = ["<é bac", "<ab"]
-            .iter()
-            .map(|t| naive(&model, &tokenizer.encode(t).ids))
-            .sum();
-        for source in [TokenSource::Declared, TokenSource::Guessed] {
-            let special = ModelTokens {
-                bos_id: Some(tokenizer.encode("<").ids[0]),
-                source: Some(source),
-                ..ModelTokens::default()
-            };
-            let settings = TextSettings::default();
-            let report =
-                evaluate_text(&model, &*tokenizer, &special, documents(&texts), settings).unwrap();
-            assert_eq!((report.loss.tokens, report.documents), (7, 2));
-            assert_eq!((report.prefix.len(), report.counts_eos), (1, false));
-            let found = report.loss.nats_per_token * 7.0;
-            assert!((found - nats).abs() < 1e-4, "{found} {nats}");
-        }
-    }
-
-    #[test]
-    fn the_last_window_of_an_imported_model_has_left_context() {
-        let tokenizer = tokenizer(TokenizerKind::Char, "<abc").with_roles(None, None);
-        let model = model(tokenizer.vocab_size()); // a context of 8 tokens
-        let text = "abcacbbaccabcabbcba"; // 19 targets: 8, 8 and 3
-        let ids = tokenizer.encode(&format!("<{text}")).ids;
-        let last = &ids[11..20];
-        let nats = naive(&model, &ids[..9]) + naive(&model, &ids[8..17]) + naive(&model, last)
-            - naive(&model, &last[..6]);
-        let special = ModelTokens {
-            bos_id: Some(ids[0]),
-            source: Some(TokenSource::Declared),
-            ..ModelTokens::default()
-        };
-        let settings = TextSettings::default();
-        let report =
-            evaluate_text(&model, &*tokenizer, &special, documents(&[text]), settings).unwrap();
-        assert_eq!((report.loss.tokens, report.bytes), (19, 19));
-        let found = report.loss.nats_per_token * 19.0;
-        assert!((found - nats).abs() < 1e-4, "{found} {nats}");
-    }
-
-    #[test]
-    fn all_unknown_characters_are_counted() {
-        let report = evaluate_texts(
-            &*tokenizer(TokenizerKind::Char, "abc"),
-            &["aπbΩπ", "cπ"],
-            Packing::Packed,
-        );
-        assert_eq!((report.unknown, report.parts), (4, 7));
-    }
-
-    #[test]
-    fn invalid_texts_are_errors() {
-        let tokenizer = tokenizer(TokenizerKind::Char, "abc");
-        let fail = |model: &Transformer, texts, packing| {
-            let settings = TextSettings {
-                batch_size: 2,
-                packing,
-            };
-            evaluate_text(
-                model,
-                &*tokenizer,
-                &ModelTokens::default(),
-                documents(texts),
-                settings,
-            )
-            .unwrap_err()
-            .to_string()
-        };
-        let own = model(tokenizer.vocab_size());
-        for packing in [Packing::Packed, Packing::Documents] {
-            assert!(fail(&own, &[], packing).starts_with("the text has 0 tokens"));
-            assert!(fail(&own, &[""], packing).starts_with("the text has 1 token,"));
-        }
-        let message = fail(&model(3), &["abc"], Packing::Packed);
-        assert!(
-            message.starts_with("the tokenizer has 4 tokens, but the model has 3"),
-            "{message}"
-        );
-    }
-}
+mod tests;

@@ -74,10 +74,14 @@ impl Address {
             let valid = || format!("{name} has the axes {}", describe(&axes, &shape));
             let slot = index.iter().position(|(name, _)| *name == axis.trim());
             let (Some(slot), Ok(at)) = (slot, at.trim().parse::<usize>()) else {
-                return Err(invalid(
-                    format!("`{part}` is not of the form AXIS=INDEX"),
-                    valid(),
-                ));
+                let is_token = axis.trim() == "token" && slot.is_some() && !at.trim().is_empty();
+                let problem = if is_token {
+                    let text = at.trim();
+                    format!("`{text}` is neither an index nor a single token of the vocabulary")
+                } else {
+                    format!("`{part}` is not of the form AXIS=INDEX")
+                };
+                return Err(invalid(problem, valid()));
             };
             if at >= shape[slot] {
                 return Err(invalid(format!("{axis} = {at} is out of range"), valid()));

@@ -111,7 +111,7 @@ fn derive_weight(trace: &Trace, weights: &Arrays, address: &Address) -> Derivati
     let formula = match trace.bits.filter(|_| is_matrix) {
         Some(bits) => format!(
             "learned in training, then quantized to {bits} bits: an integer times the scale of its \
-             block of 32"
+             block of 32, plus the block's minimum if it has one"
         ),
         None => "learned in training".to_string(),
     };

@@ -76,6 +76,27 @@ impl Explainer {
         text.unwrap_or_else(|| format!("#{id}"))
     }
 
+    /// The id of `text`, if it is a single token of the vocabulary.
+    ///
+    /// ```
+    /// # use nextword_explain::Explainer;
+    /// # use nextword_generate::TextGenerator;
+    /// # let model = nextword_model::ModelDir::open("../../docs/models/statquest".as_ref())?;
+    /// # let generator = TextGenerator::open(&model, &burn::tensor::Device::flex())?;
+    /// let explainer = Explainer::new(generator);
+    /// let id = explainer.token_id("awesome").unwrap();
+    /// assert_eq!(explainer.token_text(id), "awesome");
+    /// assert_eq!(explainer.token_id("awesom"), None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn token_id(&self, text: &str) -> Option<u32> {
+        let encoding = self.generator.tokenizer().encode(text);
+        match encoding.ids.as_slice() {
+            [id] if encoding.unknown.is_empty() => Some(*id),
+            _ => None,
+        }
+    }
+
     /// Generates a completion of `prompt` and records every intermediate value.
     ///
     /// # Errors
@@ -122,7 +143,8 @@ pub struct Explanation<'e> {
 }
 
 impl Explanation<'_> {
-    /// Derives the value at `address`: its formula and its operands.
+    /// Derives the value at `address`: its formula and its operands. Axes that it leaves out are 0, and
+    /// the index of a token may be its text: `logits[position=3,token=awesome]`.
     ///
     /// # Errors
     /// [`ExplainError::Address`] if there is no such value.
@@ -145,9 +167,28 @@ impl Explanation<'_> {
     /// ```
     pub fn why(&self, address: &str) -> Result<Derivation, ExplainError> {
         let weights = &self.explainer.weights;
-        let address = Address::parse(address, &self.trace, weights)?;
+        let address = self.with_token_ids(address);
+        let address = Address::parse(&address, &self.trace, weights)?;
         let text = |id| self.explainer.token_text(id);
         Ok(derive(&self.trace, weights, &text, &address))
+    }
+
+    /// `address` with the ids of tokens that it names by their text.
+    fn with_token_ids(&self, address: &str) -> String {
+        let Some((name, index)) = address.split_once('[') else {
+            return address.to_string();
+        };
+        let index = index.trim_end().trim_end_matches(']');
+        let parts = index.split(',').map(|part| match part.split_once('=') {
+            Some((axis, text))
+                if axis.trim() == "token" && text.trim().parse::<usize>().is_err() =>
+            {
+                let id = self.explainer.token_id(text.trim());
+                id.map_or_else(|| part.to_string(), |id| format!("token={id}"))
+            }
+            _ => part.to_string(),
+        });
+        format!("{name}[{}]", parts.collect::<Vec<_>>().join(","))
     }
 
     /// Predicts the next token after the prompt under the interventions `edits`.

@@ -71,7 +71,11 @@ fn label_with_bias(node: &Node) -> Label {
              Pair i of the d dimensions has the frequency f = 10000^(−2i/d).",
         ),
         Op::Rope { .. } => new_label(
-            "rotated query or key",
+            if node.name.ends_with("_k") {
+                "rotated key"
+            } else {
+                "rotated query"
+            },
             "rotary position embedding (RoPE)",
             "pairs (x, y) → (x cos a − y sin a, y cos a + x sin a), a = p · f",
             "Pairs of elements are rotated by an angle that grows with the position, so that attention \
@@ -105,7 +109,7 @@ fn label_with_bias(node: &Node) -> Label {
         Op::OutputProjection { weight: None, .. } => new_label(
             "attention output",
             "concatenated heads",
-            "[z of head 1, z of head 2, …]",
+            "[z of each head, side by side]",
             "What attention adds to each token.",
         ),
         Op::OutputProjection { .. } => new_label(
@@ -161,9 +165,14 @@ fn norm_label(node: &Node, centered: bool, unit_offset: bool) -> Label {
         (false, true) => "x / √(mean of x² + ε) × (1 + weight)",
     };
     if node.name.contains("attn.hook_") {
+        let (title, term) = if node.name.ends_with("_k") {
+            ("normalized key", "QK norm of the key")
+        } else {
+            ("normalized query", "QK norm of the query")
+        };
         return new_label(
-            "QK norm",
-            "normalized query or key",
+            title,
+            term,
             formula,
             "Queries and keys are scaled to the same size, so that attention scores stay moderate.",
         );
@@ -248,7 +257,13 @@ fn label_by_hook(node: &Node) -> Label {
             "x W + b",
             "What this token passes on to the tokens that attend to it.",
         ),
-        "pre" | "pre_linear" => new_label(
+        "pre_linear" => new_label(
+            "feed-forward linear units",
+            "multiplied by the hidden units after the activation function",
+            "x W + b",
+            "A second set of weighted sums of each token's vector: the gate lets each of them through, or not.",
+        ),
+        "pre" => new_label(
             "feed-forward hidden units",
             "before the activation function",
             "x W + b",

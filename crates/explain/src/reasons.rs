@@ -33,7 +33,7 @@ pub(crate) fn reason(node: &Node) -> &'static str {
              however many tokens there are."
         }
         Op::WeightedSum { .. } => {
-            "This is where a token learns about the others: every other step treats each token on its own."
+            "This is where a token learns about the others: outside of attention, every step treats each token on its own."
         }
         Op::OutputProjection { weight: None, .. } => {
             "Several heads can look for several things at once; side by side, their outputs are as wide as \

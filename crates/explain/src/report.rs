@@ -259,7 +259,7 @@ impl Report {
 fn quantization_note(bits: u8) -> String {
     format!(
         "the matrices of this model are quantized to {bits} bits; the weights shown are dequantized: an \
-         integer times the scale of its block of 32"
+         integer times the scale of its block of 32, plus the block's minimum if it has one"
     )
 }
 

@@ -177,22 +177,34 @@ impl Trace {
                 _ => 0.0,
             };
             let reference = &self.reference[&node.name];
-            let value = match recorder.take(&node.name, &node.shape, masked) {
-                Some(value) => {
-                    let step = eval_node(node, &self.values, all_weights, &self.ids);
-                    self.verification
-                        .compare(&node.name, &value, reference, &step);
-                    value
-                }
-                None if node.observed => {
-                    self.verification.missing.push(node.name.clone());
-                    reference.clone()
-                }
-                None => eval_node(node, &self.values, all_weights, &self.ids),
+            let recorded = recorder.take(&node.name, &node.shape, masked);
+            let value = if recorded.is_none() && node.observed {
+                self.verification.missing.push(node.name.clone());
+                reference.clone()
+            } else {
+                // A value that the forward pass does not report, such as a probability, follows from the
+                // model's own operands, and is compared with the recomputation like all others.
+                let step = eval_node(node, &self.values, all_weights, &self.ids);
+                let value = recorded.unwrap_or_else(|| step.clone());
+                let count = self.count_visible(node, value.data.len());
+                self.verification
+                    .compare(&node.name, count, &value, reference, &step);
+                value
             };
             self.values.insert(node.name.clone(), value);
         }
         self.verification.unexpected = recorder.names().cloned().collect();
+    }
+
+    /// Number of the `len` values of `node` that are not masked.
+    fn count_visible(&self, node: &Node, len: usize) -> usize {
+        if !node.is_square() {
+            return len;
+        }
+        let seq = self.ids.len();
+        (0..len)
+            .filter(|at| self.is_visible(node, at / seq % seq, at % seq))
+            .count()
     }
 
     /// The operation that computes `name`, if the graph has it.

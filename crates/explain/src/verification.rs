@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::array::Array;
+use crate::graph::PROBABILITIES;
 
 /// The result of the independent recomputation in f64.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -38,7 +39,7 @@ impl Tolerance {
         end_to_end: Some(1e-4),
     };
 
-    /// Quantized models round the inputs of matrix products of few tokens to 16 bits.
+    /// Quantized models round the inputs of matrix products to 16 bits.
     pub(crate) const QUANTIZED: Self = Self {
         step: 3e-4,
         end_to_end: None,
@@ -50,7 +51,7 @@ impl Tolerance {
 pub struct Difference {
     /// The tensor.
     pub name: String,
-    /// Number of values compared.
+    /// Number of values compared, without masked ones.
     pub count: usize,
     /// The largest difference from the recomputation from weights and token ids alone; infinite if a
     /// value is masked on one side only.
@@ -71,13 +72,20 @@ impl Verification {
         }
     }
 
-    /// Compares `value` with its recomputation from weights and token ids alone (`reference`), and from
-    /// the model's own operands (`step`).
-    pub(crate) fn compare(&mut self, name: &str, value: &Array, reference: &Array, step: &Array) {
+    /// Compares `value`, of which `count` values are not masked, with its recomputation from weights and
+    /// token ids alone (`reference`), and from the model's own operands (`step`).
+    pub(crate) fn compare(
+        &mut self,
+        name: &str,
+        count: usize,
+        value: &Array,
+        reference: &Array,
+        step: &Array,
+    ) {
         let finite = reference.data.iter().filter(|x| x.is_finite());
         self.differences.push(Difference {
             name: name.to_string(),
-            count: value.data.len(),
+            count,
             largest: max_difference(value, reference),
             step: max_difference(value, step),
             scale: finite.fold(0.0, |max, x| max.max(x.abs())),
@@ -93,9 +101,15 @@ impl Verification {
     /// Whether every tensor was reported and equals its recomputation up to rounding.
     pub fn is_verified(&self) -> bool {
         let Tolerance { step, end_to_end } = self.tolerance;
+        // No probability changes by more than the largest change of a logit.
+        let logits = self.differences.iter().find(|d| d.name == "logits");
+        let follows_logits = |d: &Difference| {
+            d.name == PROBABILITIES && logits.is_some_and(|logits| d.largest <= logits.largest)
+        };
         let is_close = |d: &Difference| {
             d.step <= step * (d.scale + 0.1)
-                && end_to_end.is_none_or(|limit| d.largest <= limit * d.scale.max(1.0))
+                && (follows_logits(d)
+                    || end_to_end.is_none_or(|limit| d.largest <= limit * d.scale.max(1.0)))
         };
         let is_complete = self.missing.is_empty() && self.unexpected.is_empty();
         is_complete && !self.differences.is_empty() && self.differences.iter().all(is_close)

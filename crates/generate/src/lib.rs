@@ -64,4 +64,4 @@ pub use sampling_config::SamplingConfig;
 pub use sampling_trace::{Filter, SamplingTrace, TracedCandidate};
 pub use speculation::Speculation;
 pub use stop::{Scan, StopScanner};
-pub use text::{Completion, PROMPT_PLACEHOLDER, TextGenerator, TextOptions};
+pub use text::{Completion, PROMPT_PLACEHOLDER, TextGenerator, TextOptions, open_tokenizer};

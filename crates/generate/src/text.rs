@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use nextword_data::{Encoding, Tokenizer, load_tokenizer_with_roles};
+use nextword_data::{Encoding, Tokenizer, load_tokenizer_with_roles, parse_tokenizer_with_roles};
 use nextword_model::{CachePrecision, ModelCard, ModelDir, Transformer};
 use serde::{Deserialize, Serialize};
 
@@ -119,6 +119,28 @@ pub struct Completion {
     pub context_shifts: usize,
 }
 
+/// Opens the tokenizer of a model, with the special tokens that the model declares.
+///
+/// # Errors
+/// As [`load_tokenizer_with_roles`].
+///
+/// ```
+/// use nextword_generate::open_tokenizer;
+/// use nextword_model::ModelDir;
+///
+/// let model = ModelDir::open("../../docs/models/letters".as_ref())?;
+/// assert_eq!(open_tokenizer(&model)?.encode("One").ids.len(), 3); // one token is one character
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn open_tokenizer(model_dir: &ModelDir) -> Result<Arc<dyn Tokenizer>, GenerateError> {
+    let roles = model_dir.card.special.roles();
+    let path = model_dir.tokenizer_path();
+    Ok(match model_dir.tokenizer_json() {
+        Some(json) => parse_tokenizer_with_roles(json, &path.display().to_string(), roles)?,
+        None => load_tokenizer_with_roles(path, roles)?,
+    })
+}
+
 /// A model with its tokenizer.
 #[derive(Clone, Debug)]
 pub struct TextGenerator {
@@ -136,10 +158,13 @@ impl TextGenerator {
     /// [`GenerateError::WrongTokenizer`] if the tokenizer belongs to another model; errors from
     /// reading the tokenizer or the weights.
     pub fn open(model_dir: &ModelDir, device: &Device) -> Result<Self, GenerateError> {
-        let path = model_dir.tokenizer_path();
-        let tokenizer = load_tokenizer_with_roles(&path, model_dir.card.special.roles())?;
-        let model = model_dir.path.join("config.json").display().to_string();
-        let tokenizer_name = path.display().to_string();
+        let tokenizer = open_tokenizer(model_dir)?;
+        let model = match model_dir.tokenizer_json() {
+            Some(_) => model_dir.path.clone(),
+            None => model_dir.path.join("config.json"),
+        };
+        let model = model.display().to_string();
+        let tokenizer_name = model_dir.tokenizer_path().display().to_string();
         let used_ids = model_dir
             .config
             .vocab_size

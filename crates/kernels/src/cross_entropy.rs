@@ -179,8 +179,7 @@ mod fast {
         }
     }
 
-    /// The loss without gradients. Always uses GEMM, so that the loss of a text does not depend on
-    /// how it is batched.
+    /// The loss without gradients.
     fn quantized_loss(
         hidden: Tensor<3>,
         weight: &QuantizedMatrix,

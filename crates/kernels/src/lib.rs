@@ -84,7 +84,7 @@ pub use linear::{MATVEC_MAX_SEQ, linear, linear_table, linear_with_precision};
 pub use mask::{AttentionMask, Segment};
 pub use nextword_base::{CounterRng, IGNORE};
 pub use norm::normalize;
-pub use quantized::{Bits, QuantizedMatrix, embed_quantized, linear_quantized};
+pub use quantized::{Bits, BlockFormat, QuantizedMatrix, embed_quantized, linear_quantized};
 pub use quantized_pages::{QuantizedPages, attention_paged_quantized};
 pub use rotary::rotate;
 pub use rotary_tables::RotaryTables;

@@ -2,17 +2,22 @@
 //!
 //! Each weight is an integer times a scale shared by a block of 32 weights along the inner
 //! dimension (block-wise quantization as in Dettmers et al. 2022, arXiv 2208.07339, without
-//! outliers). The CPU kernels multiply the integers directly; other devices dequantize first.
+//! outliers), plus a minimum in one format. The CPU kernels multiply the integers directly; other
+//! devices dequantize first.
 
 use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-pub use crate::cpu::matmul::quant::Bits;
-use crate::cpu::matmul::quant::{BLOCK, QuantMatrix};
-use crate::cpu::matmul::{GemmOptions, MatMut, MatRef, gemm};
+use crate::cpu::matmul::MatRef;
+#[cfg(feature = "flex")]
+use crate::cpu::matmul::quant::matmul_quant;
+use crate::cpu::matmul::quant::{BLOCK, QuantMatrix, StoredMatrix};
+pub use crate::cpu::matmul::quant::{Bits, BlockFormat};
+#[cfg(feature = "flex")]
+use crate::cpu::matmul::{MatMut, MatvecOptions};
 
-/// A `d_in` by `d_out` matrix of integers with block scales. Cloning is cheap: clones share the
+/// A `d_in` by `d_out` matrix of integers in blocks ([`BlockFormat`]). Cloning is cheap: clones share the
 /// data.
 ///
 /// # Example
@@ -47,7 +52,8 @@ impl QuantizedMatrix {
         }
     }
 
-    /// Quantizes `weight`, `[d_in, d_out]`.
+    /// Quantizes `weight`, `[d_in, d_out]`: to [`BlockFormat::Q8_0`] or [`BlockFormat::Q4_1`], whose
+    /// scales and minimums are found by a search; to a symmetric format if their range is too small.
     pub fn from_weight(weight: Tensor<2>, bits: Bits) -> Self {
         let [d_in, d_out] = weight.dims();
         let values = to_f32_vec(weight);
@@ -55,7 +61,7 @@ impl QuantizedMatrix {
     }
 
     /// Quantizes the transpose of `table`, `[d_out, d_in]`, such as an embedding tied to the output
-    /// layer.
+    /// layer, like [`from_weight`](Self::from_weight).
     pub fn from_table(table: Tensor<2>, bits: Bits) -> Self {
         let [d_out, d_in] = table.dims();
         let values = to_f32_vec(table);
@@ -66,19 +72,51 @@ impl QuantizedMatrix {
         Self(Arc::new(QuantMatrix::quantize(weight, bits)))
     }
 
-    /// Creates a matrix from its bytes in a file: integers, `[d_out, stored_bytes]`, and scales, `[d_out,
-    /// blocks]` (bf16, little-endian). 4-bit integers are stored with 8 added, the first of two in the low
-    /// half of a byte. Returns `None` if an integer is -128 or, with 4 bits, -8, which are never written.
+    /// Creates a matrix of `shape`, `[d_in, d_out]`, from the tensor data of a GGUF file: for each of the
+    /// `d_out` columns, `d_in / 32` blocks. Returns `None` if GGUF does not have `format`, `d_in` is not
+    /// a multiple of 32, or the number of bytes does not match.
+    ///
+    /// ```
+    /// use nextword_kernels::{BlockFormat, QuantizedMatrix};
+    ///
+    /// let mut block = vec![0x00, 0x3c]; // The scale: 1 in f16.
+    /// block.extend([0x97; 16]); // 7 and 9 mean -1 and 1.
+    /// let matrix = QuantizedMatrix::from_gguf([32, 1], BlockFormat::Q4_0, &block).unwrap();
+    /// assert_eq!(matrix.dequantize(), [[-1.0; 16], [1.0; 16]].concat());
+    /// assert_eq!(matrix.to_gguf(), Some(block));
+    /// ```
+    pub fn from_gguf(shape: [usize; 2], format: BlockFormat, bytes: &[u8]) -> Option<Self> {
+        let matrix = QuantMatrix::from_gguf((shape[0], shape[1]), format, bytes)?;
+        Some(Self(Arc::new(matrix)))
+    }
+
+    /// Returns the data as in [`from_gguf`](Self::from_gguf), or `None` if GGUF does not have the format
+    /// or `d_in` is not a multiple of 32.
+    pub fn to_gguf(&self) -> Option<Vec<u8>> {
+        self.0.to_gguf()
+    }
+
+    /// Creates a matrix from its bytes in a file: integers, `[d_out, stored_bytes]`; scales, `[d_out,
+    /// blocks]` (bf16 or f16, little-endian); and minimums like the scales, empty if the format has none.
+    /// 4-bit integers are unsigned (8 is added in formats without minimum), the first of two in the low
+    /// half of a byte. Returns `None` if an integer of a symmetric format is -128 or, with 4 bits, -8,
+    /// which are never written.
     ///
     /// # Panics
-    /// If the number of integers or scales does not match `shape`, `[d_in, d_out]`.
+    /// If the number of integers, scales or minimums does not match `shape`, `[d_in, d_out]`.
     pub fn from_stored(
         shape: [usize; 2],
-        bits: Bits,
+        format: BlockFormat,
         integers: &[u8],
         scales: &[u8],
+        minimums: &[u8],
     ) -> Option<Self> {
-        let matrix = QuantMatrix::from_stored((shape[0], shape[1]), bits, integers, scales)?;
+        let stored = StoredMatrix {
+            integers,
+            scales,
+            minimums,
+        };
+        let matrix = QuantMatrix::from_stored((shape[0], shape[1]), format, &stored)?;
         Some(Self(Arc::new(matrix)))
     }
 
@@ -90,6 +128,11 @@ impl QuantizedMatrix {
     /// Returns the scales as in [`from_stored`](Self::from_stored).
     pub fn stored_scales(&self) -> Vec<u8> {
         self.0.stored_scales()
+    }
+
+    /// Returns the minimums as in [`from_stored`](Self::from_stored).
+    pub fn stored_minimums(&self) -> Vec<u8> {
+        self.0.stored_minimums()
     }
 
     /// Number of bytes of the `d_in` integers of an output column in a file.
@@ -108,31 +151,32 @@ impl QuantizedMatrix {
         d_in.div_ceil(BLOCK)
     }
 
-    /// Width of the integers.
-    pub fn bits(&self) -> Bits {
-        self.0.bits()
+    /// Format of the blocks.
+    pub fn format(&self) -> BlockFormat {
+        self.0.format()
     }
 
-    /// Size of integers and scales in bytes.
+    /// Width of the integers.
+    pub fn bits(&self) -> Bits {
+        self.format().bits()
+    }
+
+    /// Size of integers, scales and minimums in bytes.
     pub fn bytes(&self) -> usize {
         self.0.bytes()
     }
 
-    /// `y = x W + bias` for many rows; dequantizes blocks on the fly.
+    /// `y = x W + bias` for any number of rows. The bits of a row do not depend on the others.
     #[cfg(feature = "flex")]
     pub(crate) fn matmul(&self, x: &[f32], rows: usize, bias: Option<&[f32]>, y: &mut [f32]) {
         let [d_in, d_out] = self.shape();
-        let options = GemmOptions {
-            bias,
-            ..GemmOptions::default()
-        };
         let x = MatRef::row_major(x, rows, d_in);
-        gemm(
-            x,
-            &*self.0,
-            &mut MatMut::row_major(y, rows, d_out),
-            &options,
-        );
+        let mut y = MatMut::row_major(y, rows, d_out);
+        let options = MatvecOptions {
+            bias,
+            ..MatvecOptions::default()
+        };
+        matmul_quant(x, &self.0, &mut y, &options);
     }
 
     /// Dequantized values, `[d_in, d_out]` in row-major order.
@@ -186,32 +230,19 @@ mod fast {
     use burn::tensor::Tensor;
 
     use super::QuantizedMatrix;
-    use crate::cpu::matmul::quant::matvec_quant;
-    use crate::cpu::matmul::{MatMut, MatRef, MatvecOptions};
     use crate::fused::{self, Buffer};
-    use crate::linear::fast::MATVEC_MAX_SEQ;
 
     pub(super) fn linear(
         x: Tensor<3>,
         weight: &QuantizedMatrix,
         bias: Option<Tensor<1>>,
     ) -> Tensor<3> {
-        let ([batch, seq, d_in], [_, d_out]) = (x.dims(), weight.shape());
+        let ([batch, seq, _], [_, d_out]) = (x.dims(), weight.shape());
         let rows = batch * seq;
         let (x, bias) = (fused::into_contiguous(x), bias.map(fused::into_contiguous));
         let mut y = Buffer::new(rows * d_out);
         let (values, bias) = (fused::values(&x), bias.as_ref().map(fused::values));
-        if seq <= MATVEC_MAX_SEQ {
-            let x = MatRef::row_major(values, rows, d_in);
-            let mut out = MatMut::row_major(&mut y, rows, d_out);
-            let options = MatvecOptions {
-                bias,
-                ..MatvecOptions::default()
-            };
-            matvec_quant(x, &weight.0, &mut out, &options);
-        } else {
-            weight.matmul(values, rows, bias, &mut y);
-        }
+        weight.matmul(values, rows, bias, &mut y);
         Tensor::from_primitive::<Flex>(fused::from_buffer(y, [batch, seq, d_out]))
     }
 }

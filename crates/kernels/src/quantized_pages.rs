@@ -196,10 +196,8 @@ mod tests {
             let mut pages = QuantizedPages::new([6, 3, 4, 8]);
             let lists: [&[usize]; 2] = [&[5, 0], &[2, 3]];
             pages.write(new.clone(), &lists, &[0, 0]);
-            let gathered = values(pages.gather(&lists, 5, &device));
-            let tokens = gathered
-                .chunks(8)
-                .zip(values(new).chunks(8).map(<[f32]>::to_vec));
+            let (gathered, written) = (values(pages.gather(&lists, 5, &device)), values(new));
+            let tokens = gathered.chunks(8).zip(written.chunks(8));
             for (rounded, exact) in tokens {
                 let largest = exact.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
                 for (a, b) in rounded.iter().zip(exact) {

@@ -23,6 +23,14 @@ impl Linear {
         self.quantized.as_ref()
     }
 
+    /// Shape of the weight, `[d_in, d_out]`.
+    pub(crate) fn shape(&self) -> [usize; 2] {
+        match &self.quantized {
+            Some(weight) => weight.shape(),
+            None => self.weight.val().dims(),
+        }
+    }
+
     /// Quantizes the weight.
     pub(crate) fn quantize(&mut self, bits: Bits) {
         let weight = QuantizedMatrix::from_weight(self.weight.val(), bits);

@@ -2,11 +2,12 @@
 //!
 //! It contains `config.json` (architecture), `model.safetensors` (weights), `tokenizer.json` (opaque to
 //! this crate), `card.json` (metadata), and for chat models `chat_template.jinja`, with further named
-//! templates in `additional_chat_templates`.
+//! templates in `additional_chat_templates`. A model can also be a single file of another format.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::tensor::Device;
 use nextword_base::atomic::{self, AtomicFolder};
@@ -15,7 +16,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::chat_templates::{
     TEMPLATE_FILE, TemplateProblem, read_chat_templates, write_chat_templates,
 };
-use crate::{ModelConfig, ModelError, ModelTokens, Transformer, weights};
+use crate::weights::{TensorFile, WeightSource};
+use crate::{
+    Bits, BlockFormat, ModelConfig, ModelError, ModelOrigin, ModelTokens, Transformer, weights,
+};
 
 /// Maximum size in bytes of the JSON files in a model folder.
 const MAX_JSON_BYTES: u64 = 1 << 20;
@@ -30,6 +34,10 @@ pub struct ModelCard {
     pub version: String,
     /// A description of the training data.
     pub trained_on: String,
+    /// The repository that the model was downloaded from. Models that were trained, or imported from a folder,
+    /// have none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<ModelOrigin>,
     /// The run's seed.
     pub seed: u64,
     /// Optimizer steps taken.
@@ -83,6 +91,9 @@ fn is_zero(n: &usize) -> bool {
 
 /// A model folder and its small files. The weights stay on disk until [`load`](Self::load).
 ///
+/// A file of another format, opened by the crate that reads it, can take the place of the folder
+/// ([`from_file`](Self::from_file)).
+///
 /// # Example
 ///
 /// ```
@@ -103,12 +114,21 @@ fn is_zero(n: &usize) -> bool {
 /// ```
 #[derive(Clone, Debug)]
 pub struct ModelDir {
-    /// The path of the folder.
+    /// The path of the folder or file.
     pub path: PathBuf,
     /// The architecture.
     pub config: ModelConfig,
     /// The metadata.
     pub card: ModelCard,
+    /// What a file of another format has in place of the files of a folder.
+    file: Option<Arc<FileModel>>,
+}
+
+/// Tokenizer and weights of a model that is one file.
+#[derive(Debug)]
+struct FileModel {
+    tokenizer_json: String,
+    weights: Box<dyn WeightSource>,
 }
 
 impl ModelDir {
@@ -117,8 +137,28 @@ impl ModelDir {
     /// # Errors
     /// [`ModelError::Io`] or [`ModelError::Format`] if it is not a valid model folder.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
+        if path.is_file() {
+            return Err(ModelError::Format {
+                path: path.to_path_buf(),
+                problem: "is a file, but a model folder is required; hint: convert a GGUF file with `nextword import \
+                          FILE --out FOLDER`"
+                    .to_string(),
+            });
+        }
         let file = path.join("config.json");
-        let config: ModelConfig = read_json(&file)?;
+        let config = read_json::<ModelConfig>(&file).map_err(|error| {
+            if !is_hugging_face_folder(path) {
+                return error;
+            }
+            let problem = format!(
+                "is a Hugging Face folder, not a model folder; hint: convert it with `nextword import {} --out MODEL`",
+                path.display()
+            );
+            ModelError::Format {
+                path: path.to_path_buf(),
+                problem,
+            }
+        })?;
         config.validate().map_err(|e| ModelError::Format {
             path: file,
             problem: e.to_string(),
@@ -136,21 +176,110 @@ impl ModelDir {
             path: path.to_path_buf(),
             config,
             card,
+            file: None,
         })
     }
 
-    /// The path of the weights file.
-    pub fn weights_path(&self) -> PathBuf {
-        self.path.join("model.safetensors")
+    /// A model that is the file `path` of another format, with `tokenizer_json` in Hugging Face's format.
+    ///
+    /// ```
+    /// use nextword_model::{ModelCard, ModelDir, ModelError, presets, weights::WeightSource};
+    ///
+    /// /// A model whose weights are all zero.
+    /// #[derive(Debug)]
+    /// struct Zeros;
+    ///
+    /// impl WeightSource for Zeros {
+    ///     fn shape(&self, name: &str) -> Option<&[usize]> {
+    ///         (name == "head.weight").then_some(&[2, 5])
+    ///     }
+    ///
+    ///     fn values(&self, _name: &str) -> Result<Vec<f32>, ModelError> {
+    ///         Ok(vec![0.0; 10])
+    ///     }
+    /// }
+    ///
+    /// let config = presets::statquest(5);
+    /// let model = ModelDir::from_file(
+    ///     "zeros.bin".as_ref(), config, ModelCard::default(), "{}".to_string(), Box::new(Zeros),
+    /// );
+    /// assert_eq!(model.open_weights()?.values("head.weight")?, [0.0; 10]);
+    /// assert_eq!(model.tokenizer_json(), Some("{}"));
+    /// # Ok::<(), ModelError>(())
+    /// ```
+    pub fn from_file(
+        path: &Path,
+        config: ModelConfig,
+        card: ModelCard,
+        tokenizer_json: String,
+        weights: Box<dyn WeightSource>,
+    ) -> Self {
+        let file = FileModel {
+            tokenizer_json,
+            weights,
+        };
+        Self {
+            path: path.to_path_buf(),
+            config,
+            card,
+            file: Some(Arc::new(file)),
+        }
     }
 
-    /// The path of the tokenizer file, in Hugging Face's format.
+    /// The tokenizer of a model that is one file; `None` for a folder, which has it in
+    /// [`tokenizer_path`](Self::tokenizer_path).
+    pub fn tokenizer_json(&self) -> Option<&str> {
+        let file = self.file.as_ref()?;
+        Some(&file.tokenizer_json)
+    }
+
+    /// Opens the weights, to read single tensors.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] or [`ModelError::Format`] if the file cannot be read or is invalid.
+    pub fn open_weights(&self) -> Result<Box<dyn WeightSource + '_>, ModelError> {
+        Ok(match &self.file {
+            Some(file) => Box::new(&*file.weights),
+            None => Box::new(TensorFile::open(&self.weights_path())?),
+        })
+    }
+
+    /// Returns the bit width of the blocks' weights and that of the token embedding, where they stay quantized.
+    ///
+    /// # Errors
+    /// As [`weights::bits`].
+    pub fn bits(&self) -> Result<(Option<Bits>, Option<Bits>), ModelError> {
+        if let Some(file) = &self.file {
+            let bits = |name| file.weights.matrix_format(name).map(BlockFormat::bits);
+            let embedding = bits("token_embedding.weight");
+            return Ok((
+                bits("blocks.0.attention.query.weight").or(embedding),
+                embedding,
+            ));
+        }
+        let path = self.weights_path();
+        Ok((weights::bits(&path)?, weights::embedding_bits(&path)?))
+    }
+
+    /// The path of the weights file: for a model that is one file, that file.
+    pub fn weights_path(&self) -> PathBuf {
+        match &self.file {
+            Some(_) => self.path.clone(),
+            None => self.path.join("model.safetensors"),
+        }
+    }
+
+    /// The path of the tokenizer file, in Hugging Face's format. For a model that is one file, that file, to name it in
+    /// messages: see [`tokenizer_json`](Self::tokenizer_json).
     pub fn tokenizer_path(&self) -> PathBuf {
-        self.path.join("tokenizer.json")
+        match &self.file {
+            Some(_) => self.path.clone(),
+            None => self.path.join("tokenizer.json"),
+        }
     }
 
     /// The path of the Jinja template that turns chat messages into a prompt. The file exists only
-    /// for chat models.
+    /// for chat models that are folders; the card has the templates of all.
     pub fn chat_template_path(&self) -> PathBuf {
         self.path.join(TEMPLATE_FILE)
     }
@@ -160,7 +289,10 @@ impl ModelDir {
     /// # Errors
     /// See [`weights::load`].
     pub fn load(&self, device: &Device) -> Result<Transformer, ModelError> {
-        weights::load(&self.config, &self.weights_path(), device)
+        match &self.file {
+            Some(file) => weights::load_from(&self.config, &self.path, &*file.weights, device),
+            None => weights::load(&self.config, &self.weights_path(), device),
+        }
     }
 
     /// Writes a model folder to `path` atomically: to a folder beside it, then renamed. An earlier
@@ -260,6 +392,25 @@ fn to_json(value: &impl Serialize) -> Vec<u8> {
     let mut json = serde_json::to_vec_pretty(value).unwrap_or_default();
     json.push(b'\n');
     json
+}
+
+/// Whether `folder` is a model of Hugging Face's transformers: its `config.json` names a model type.
+///
+/// ```
+/// use std::path::Path;
+/// use nextword_model::is_hugging_face_folder;
+///
+/// assert!(is_hugging_face_folder(Path::new("../../tests/fixtures/hf/llama")));
+/// assert!(!is_hugging_face_folder(Path::new("../../docs/models/letters")));
+/// ```
+pub fn is_hugging_face_folder(folder: &Path) -> bool {
+    let config = folder.join("config.json");
+    let is_small = fs::metadata(&config).is_ok_and(|file| file.len() <= MAX_JSON_BYTES);
+    let text = is_small.then(|| fs::read_to_string(config).ok()).flatten();
+    let value: serde_json::Value = text
+        .and_then(|text| serde_json::from_str(&text).ok())
+        .unwrap_or_default();
+    value.get("model_type").is_some() || value.get("architectures").is_some()
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelError> {

@@ -1,5 +1,7 @@
 //! The special tokens that a model declares.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// Where the special tokens of a model come from.
@@ -80,6 +82,10 @@ pub struct ModelTokens {
     /// The tokens that the tokenizer puts after every text. They are exported, but prompts do not get them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub suffix_ids: Vec<u32>,
+    /// Settings of an imported tokenizer that name more special tokens, by their keys (`extra_special_tokens`,
+    /// `additional_special_tokens`) and as they are. They are exported, and have no other effect.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub further_settings: BTreeMap<String, serde_json::Value>,
     /// Where these tokens come from; `None` for an incomplete card of an earlier version.
     #[serde(rename = "token_source", skip_serializing_if = "Option::is_none")]
     pub source: Option<TokenSource>,

@@ -1,24 +1,35 @@
 //! Models with 8-bit or 4-bit matrices: quantizing, writing and reading them.
 //!
-//! In a file, a matrix `NAME` consists of two tensors: the integers, `NAME.int8` (I8, `[d_out, d_in]`)
-//! or `NAME.int4` (U8, `[d_out, ceil(d_in / 2)]`), and the scales, `NAME.scale` (BF16,
-//! `[d_out, ceil(d_in / 32)]`), one for 32 values of a row. A value is its integer times its scale.
-//! 4-bit integers are stored with 8 added, the first of two in the low nibble; 0 is unused, and 8 is
-//! the padding. Vectors and position embeddings stay in f32. The token embedding is
-//! `[vocab_size, d_model]`, as in float files. Each matrix has its own width: that of the token
-//! embedding and of the output layer is 8 bits by default, as 4 bits raise the loss further.
+//! In a file, a matrix `NAME` consists of two or three tensors: the integers, `NAME.int8` (I8, `[d_out,
+//! d_in]`) or `NAME.int4` (U8, `[d_out, ceil(d_in / 2)]`, the first of two in the low nibble); the scales,
+//! `NAME.scale` (`[d_out, ceil(d_in / 32)]`), one for 32 values of a row; and possibly minimums,
+//! `NAME.minimum`, shaped like the scales. They tell the [`BlockFormat`]:
+//!
+//! | integers | scale | minimum | a value is | written for |
+//! |---|---|---|---|---|
+//! | `int8` | F16 | | `scale * q` | 8 bits (GGUF's `Q8_0`) |
+//! | `int4` | F16 | F16 | `scale * q + minimum` | 4 bits (GGUF's `Q4_1`) |
+//! | `int4` | F16 | | `scale * (q - 8)` | imported matrices (GGUF's `Q4_0`) |
+//! | `int8` | BF16 | | `scale * q` | values beyond the range of f16; all by earlier versions |
+//! | `int4` | BF16 | | `scale * (q - 8)` | as above |
+//!
+//! With BF16, the smallest integer, -128 or 0, is unused, so that the values are symmetric. The padding of
+//! an odd row is the nibble 8. Vectors and position embeddings stay in f32. The token embedding is
+//! `[vocab_size, d_model]`, as in float files. Each matrix has its own format, and may also be a float
+//! matrix: that of the token embedding and of the output layer has 8 bits by default, as 4 bits raise the
+//! loss further.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 use nextword_base::hash::FileHash;
-use nextword_kernels::{Bits, QuantizedMatrix};
+use nextword_kernels::{Bits, BlockFormat, QuantizedMatrix};
 use safetensors::tensor::Dtype;
 
 use crate::linear::{Linear, empty_param};
-use crate::weights::{self, TensorFile, TensorSpec, Values};
+use crate::weights::{self, TensorFile, TensorSpec, Values, WeightSource};
 use crate::{ModelConfig, ModelError, Transformer};
 
 const TABLE: &str = "token_embedding.weight";
@@ -113,10 +124,60 @@ impl Transformer {
         self
     }
 
-    /// The bit width of the weights in the blocks, if they are quantized.
+    /// Replaces the matrix with this name in the weights file by `matrix`, e.g. one that a GGUF file
+    /// contains, of shape `[d_in, d_out]`; `[d_model, vocab_size]` for the token embedding. Returns whether
+    /// the model has such a matrix of this shape. For inference only.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use nextword_model::{Bits, QuantizedMatrix, presets};
+    ///
+    /// let device = Device::flex();
+    /// let mut model = presets::shakespeare_char_cpu(65).init(&device, 1)?;
+    /// let matrix = QuantizedMatrix::from_weight(Tensor::ones([128, 128], &device), Bits::Int4);
+    /// assert!(model.set_quantized("blocks.0.attention.query.weight", matrix.clone()));
+    /// assert!(!model.set_quantized("blocks.0.norm.weight", matrix));
+    /// assert_eq!(model.bits(), Some(Bits::Int4));
+    /// # Ok::<(), nextword_model::ModelError>(())
+    /// ```
+    #[must_use]
+    pub fn set_quantized(&mut self, name: &str, matrix: QuantizedMatrix) -> bool {
+        let (shape, device) = (matrix.shape(), self.device());
+        let embedding_shape = [self.config().d_model, self.config().vocab_size];
+        if name == TABLE {
+            if shape == embedding_shape {
+                self.quantized_embedding = Some(matrix);
+                self.token_embedding.weight = empty_param(&device);
+            }
+            return shape == embedding_shape;
+        }
+        if name == HEAD {
+            let is_match = self.head.weight.is_some() && shape == embedding_shape;
+            if is_match {
+                self.head.quantized = Some(matrix);
+                self.head.weight = Some(empty_param(&device));
+            }
+            return is_match;
+        }
+        let mut linears = self.linears_mut().into_iter();
+        let Some((_, linear)) = linears.find(|(other, _)| other == name) else {
+            return false;
+        };
+        let is_match = linear.shape() == shape;
+        if is_match {
+            linear.set_quantized(matrix);
+        }
+        is_match
+    }
+
+    /// The bit width of the weights in the blocks, if they are quantized; otherwise that of the token
+    /// embedding.
     pub fn bits(&self) -> Option<Bits> {
-        let first = self.blocks.first()?.attention.query.quantized()?;
-        Some(first.bits())
+        let linears = self.linears().into_iter();
+        let first = linears.filter_map(|(_, linear)| linear.quantized()).next();
+        first.map(QuantizedMatrix::bits).or(self.embedding_bits())
     }
 
     /// The bit width of token embedding and output layer, if they are quantized.
@@ -146,38 +207,45 @@ impl Transformer {
     }
 }
 
-/// The two tensors of a quantized matrix in a file.
+/// The tensors of a quantized matrix in a file.
 #[derive(Clone, Copy)]
 enum Part {
     Integers,
     Scales,
+    Minimums,
 }
 
 impl Part {
-    fn spec(self, name: String, matrix: &QuantizedMatrix) -> TensorSpec {
-        let [d_in, d_out] = matrix.shape();
-        let (dtype, width) = match self {
-            Self::Integers => stored_type(matrix.bits(), d_in),
-            Self::Scales => (Dtype::BF16, QuantizedMatrix::blocks(d_in)),
+    /// The tensors of a matrix of this format.
+    fn of(format: BlockFormat) -> impl Iterator<Item = Self> {
+        let minimums = format.has_minimum().then_some(Self::Minimums);
+        [Self::Integers, Self::Scales].into_iter().chain(minimums)
+    }
+
+    /// The tensor of the matrix `name`.
+    fn spec(self, name: &str, format: BlockFormat, [d_in, d_out]: [usize; 2]) -> TensorSpec {
+        let bits = format.bits();
+        let suffix = match self {
+            Self::Integers => suffix(bits),
+            Self::Scales => "scale",
+            Self::Minimums => "minimum",
         };
-        TensorSpec::new(name, dtype, vec![d_out, width])
+        let (dtype, width) = match (self, bits) {
+            (Self::Integers, Bits::Int8) => (Dtype::I8, d_in),
+            (Self::Integers, Bits::Int4) => (Dtype::U8, QuantizedMatrix::stored_bytes(bits, d_in)),
+            _ if format.has_f16_scales() => (Dtype::F16, QuantizedMatrix::blocks(d_in)),
+            _ => (Dtype::BF16, QuantizedMatrix::blocks(d_in)),
+        };
+        TensorSpec::new(format!("{name}.{suffix}"), dtype, vec![d_out, width])
     }
 
     fn bytes(self, matrix: &QuantizedMatrix) -> Vec<u8> {
         match self {
             Self::Integers => matrix.stored_integers(),
             Self::Scales => matrix.stored_scales(),
+            Self::Minimums => matrix.stored_minimums(),
         }
     }
-}
-
-/// The type of stored integers, and how many of it a column of `d_in` integers takes.
-fn stored_type(bits: Bits, d_in: usize) -> (Dtype, usize) {
-    let dtype = match bits {
-        Bits::Int8 => Dtype::I8,
-        Bits::Int4 => Dtype::U8,
-    };
-    (dtype, QuantizedMatrix::stored_bytes(bits, d_in))
 }
 
 /// Writes a quantized `model` to `path` atomically. Returns the file's hash.
@@ -187,85 +255,154 @@ fn stored_type(bits: Bits, d_in: usize) -> (Dtype, usize) {
 pub(crate) fn save(model: &Transformer, path: &Path) -> Result<FileHash, ModelError> {
     let mut parts = BTreeMap::new();
     for (name, matrix) in model.quantized() {
-        let integers = format!("{name}.{}", suffix(matrix.bits()));
-        parts.insert(integers, (Part::Integers, matrix));
-        parts.insert(format!("{name}.scale"), (Part::Scales, matrix));
+        for part in Part::of(matrix.format()) {
+            let spec = part.spec(&name, matrix.format(), matrix.shape());
+            parts.insert(spec.name.clone(), (spec, part, matrix));
+        }
     }
     let mut params = weights::param_readers(model);
     params.retain(|_, param| !param.shape.contains(&0)); // Quantized matrices, which are in `parts`.
     let floats = params
         .iter()
         .map(|(name, param)| TensorSpec::new(name, Dtype::F32, param.shape.clone()));
-    let quantized = parts
-        .iter()
-        .map(|(name, (part, matrix))| part.spec(name.clone(), matrix));
+    let quantized = parts.values().map(|(spec, ..)| spec.clone());
     weights::write_file(path, floats.chain(quantized).collect(), |name| {
         Ok(match parts.get(name) {
-            Some((part, matrix)) => Values::Bytes(part.bytes(matrix)),
+            Some((_, part, matrix)) => Values::Bytes(part.bytes(matrix)),
             None => params[name].read().into(),
         })
     })
 }
 
-/// Returns the bit width of the blocks' weights in `file`, if they are quantized.
+/// Returns the bit width of the first quantized matrix of the blocks in `file`, or that of the token
+/// embedding or of the output layer, if one is quantized.
 pub(crate) fn detect_bits(file: &TensorFile) -> Option<Bits> {
-    matrix_bits(file, "blocks.0.attention.query.weight").or_else(|| embedding_bits(file))
+    let matrices = file.names().filter_map(|name| {
+        [Bits::Int8, Bits::Int4]
+            .into_iter()
+            .find_map(|bits| name.strip_suffix(suffix(bits))?.strip_suffix('.'))
+    });
+    let in_blocks = matrices.filter(|name| name.starts_with("blocks."));
+    let first = in_blocks.min().and_then(|name| matrix_format(file, name));
+    first
+        .map(BlockFormat::bits)
+        .or_else(|| embedding_bits(file))
+        .or_else(|| matrix_format(file, HEAD).map(BlockFormat::bits))
 }
 
 /// Returns the bit width of the token embedding in `file`, if it is quantized.
 pub(crate) fn embedding_bits(file: &TensorFile) -> Option<Bits> {
-    matrix_bits(file, TABLE)
+    matrix_format(file, TABLE).map(BlockFormat::bits)
 }
 
-/// Returns the bit width of the matrix `name` in `file`, if it is quantized.
-fn matrix_bits(file: &TensorFile, name: &str) -> Option<Bits> {
-    [Bits::Int8, Bits::Int4]
+/// Returns the format of the matrix `name` in `file`, if it is quantized.
+pub(crate) fn matrix_format(file: &TensorFile, name: &str) -> Option<BlockFormat> {
+    let bits = [Bits::Int8, Bits::Int4]
         .into_iter()
-        .find(|bits| file.shape(&format!("{name}.{}", suffix(*bits))).is_some())
+        .find(|bits| file.shape(&format!("{name}.{}", suffix(*bits))).is_some())?;
+    let is_symmetric = file.dtype(&format!("{name}.scale")) == Some(Dtype::BF16);
+    let has_minimum = file.shape(&format!("{name}.minimum")).is_some();
+    Some(match bits {
+        Bits::Int8 if is_symmetric => BlockFormat::Symmetric8,
+        Bits::Int4 if is_symmetric => BlockFormat::Symmetric4,
+        Bits::Int8 => BlockFormat::Q8_0,
+        Bits::Int4 if has_minimum => BlockFormat::Q4_1,
+        Bits::Int4 => BlockFormat::Q4_0,
+    })
 }
 
-/// Loads the model of `config` on `device` with the quantized weights in `path`. Devices other than
-/// flex get dequantized weights.
+/// Loads the model of `config` on `device` with the weights of `source`, whose names and shapes were
+/// compared with `config`. Devices other than flex get dequantized weights.
 ///
 /// # Errors
 /// See [`weights::load`].
 pub(crate) fn load(
     config: &ModelConfig,
-    path: &Path,
-    file: &TensorFile,
-    bits: Bits,
+    source: &dyn WeightSource,
     device: &Device,
 ) -> Result<Transformer, ModelError> {
-    compare(config, path, file, bits)?;
     let mut model = config.build(device)?;
     let stays_quantized = QuantizedMatrix::has_native_kernel(device);
-    let read = |name: &str, shape: [usize; 2]| read_matrix(file, name, shape);
-    let d = [config.d_model, config.vocab_size];
-    let table = read(TABLE, d)?;
-    if stays_quantized {
-        model.quantized_embedding = Some(table);
-        model.token_embedding.weight = empty_param(device);
-    } else {
-        model.token_embedding.weight = dequantize(&table, device, true);
+    let embedding = [config.d_model, config.vocab_size];
+    let mut loaded = HashSet::new();
+    if let Some(table) = source.quantized_matrix(TABLE, embedding)? {
+        if stays_quantized {
+            model.quantized_embedding = Some(table);
+            model.token_embedding.weight = empty_param(device);
+        } else {
+            model.token_embedding.weight = dequantize(&table, device, true);
+        }
+        loaded.insert(TABLE.to_string());
     }
-    if model.head.weight.is_some() {
-        let head = read(HEAD, d)?;
+    if model.head.weight.is_some()
+        && let Some(head) = source.quantized_matrix(HEAD, embedding)?
+    {
         if stays_quantized {
             model.head.quantized = Some(head);
             model.head.weight = Some(empty_param(device));
         } else {
             model.head.weight = Some(dequantize(&head, device, false));
         }
+        loaded.insert(HEAD.to_string());
     }
     for (name, linear) in model.linears_mut() {
-        let weight = read(&name, linear.weight.val().dims())?;
-        if stays_quantized {
-            linear.set_quantized(weight);
-        } else {
-            linear.weight = dequantize(&weight, device, false);
+        if let Some(weight) = source.quantized_matrix(&name, linear.shape())? {
+            if stays_quantized {
+                linear.set_quantized(weight);
+            } else {
+                linear.weight = dequantize(&weight, device, false);
+            }
+            loaded.insert(name);
         }
     }
-    weights::fill(model, file)
+    weights::fill(model, source, &loaded)
+}
+
+/// Writes the weights of `source` to `path` atomically, quantized matrices as they are. Returns the file's
+/// hash.
+///
+/// # Errors
+/// See [`weights::write_source`].
+pub(crate) fn write(
+    path: &Path,
+    config: &ModelConfig,
+    source: &dyn WeightSource,
+) -> Result<FileHash, ModelError> {
+    let mut specs = Vec::new();
+    let mut parts = BTreeMap::new();
+    for (name, shape) in weights::layout(config) {
+        let matrix = matrix_shape(&name, &shape);
+        match (source.matrix_format(&name), matrix) {
+            (Some(format), Some(matrix)) => {
+                for part in Part::of(format) {
+                    let spec = part.spec(&name, format, matrix);
+                    parts.insert(spec.name.clone(), (part, name.clone(), matrix));
+                    specs.push(spec);
+                }
+            }
+            _ => specs.push(TensorSpec::new(name, Dtype::F32, shape)),
+        }
+    }
+    weights::write_file(path, specs, |name| {
+        let Some((part, name, shape)) = parts.get(name) else {
+            return Ok(Values::Floats(source.values(name)?.into()));
+        };
+        let matrix = source.quantized_matrix(name, *shape)?;
+        let bytes = matrix.map(|matrix| part.bytes(&matrix));
+        Ok(Values::Bytes(bytes.unwrap_or_default()))
+    })
+}
+
+/// The shape `[d_in, d_out]` of the matrix `name`, which has `shape` in float files; `None` for vectors and
+/// for the position embedding, which are never quantized.
+fn matrix_shape(name: &str, shape: &[usize]) -> Option<[usize; 2]> {
+    match *shape {
+        _ if name.starts_with("position_embedding") => None,
+        // Tables are stored in their own layout, other matrices transposed.
+        [d_out, d_in] if name == TABLE => Some([d_in, d_out]),
+        [d_in, d_out] => Some([d_in, d_out]),
+        _ => None,
+    }
 }
 
 /// Dequantizes `matrix` into a parameter. A table is stored transposed.
@@ -275,27 +412,74 @@ fn dequantize(matrix: &QuantizedMatrix, device: &Device, is_table: bool) -> Para
     Param::from_tensor(if is_table { values.transpose() } else { values })
 }
 
-/// Reads the quantized matrix `name` of shape `[d_in, d_out]`, which [`compare`] has found. The smallest
-/// integer, -128 or -8, is never written, so it is an error.
-fn read_matrix(
+/// Reads the matrix `name` of shape `[d_in, d_out]`, if it is quantized.
+///
+/// # Errors
+/// [`ModelError::Format`] if its tensors are missing, have other types or shapes, or a symmetric format
+/// contains the smallest integer, which is never written.
+pub(crate) fn read_matrix(
     file: &TensorFile,
     name: &str,
     shape: [usize; 2],
-) -> Result<QuantizedMatrix, ModelError> {
-    let bits = matrix_bits(file, name).unwrap_or(Bits::Int8);
-    let integers_name = format!("{name}.{}", suffix(bits));
-    let scales = file.with_bytes(&format!("{name}.scale"), <[u8]>::to_vec)?;
-    let matrix = file.with_bytes(&integers_name, |integers| {
-        QuantizedMatrix::from_stored(shape, bits, integers, &scales)
-    })?;
-    let unused = match bits {
-        Bits::Int8 => -128,
-        Bits::Int4 => -8,
+) -> Result<Option<QuantizedMatrix>, ModelError> {
+    let Some(format) = matrix_format(file, name) else {
+        return Ok(None);
     };
-    matrix.ok_or_else(|| ModelError::Format {
+    let error = |problem: String| ModelError::Format {
         path: file.path().to_path_buf(),
-        problem: format!("`{integers_name}` contains the invalid value {unused}"),
-    })
+        problem,
+    };
+    let read = |part: Part| {
+        let spec = part.spec(name, format, shape);
+        let is_match = file.dtype(&spec.name) == Some(spec.dtype)
+            && file.shape(&spec.name) == Some(&spec.shape[..]);
+        if !is_match {
+            return Err(error(format!(
+                "`{}` is not of type {:?} and shape {:?}",
+                spec.name, spec.dtype, spec.shape
+            )));
+        }
+        file.with_bytes(&spec.name, <[u8]>::to_vec)
+    };
+    let scales = read(Part::Scales)?;
+    let minimums = if format.has_minimum() {
+        read(Part::Minimums)?
+    } else {
+        Vec::new()
+    };
+    let integers = read(Part::Integers)?;
+    let matrix = QuantizedMatrix::from_stored(shape, format, &integers, &scales, &minimums);
+    if let Some(matrix) = matrix {
+        return Ok(Some(matrix));
+    }
+    let (suffix, unused) = match format.bits() {
+        Bits::Int8 => ("int8", -128),
+        Bits::Int4 => ("int4", -8),
+    };
+    let problem = format!("`{name}.{suffix}` contains the invalid value {unused}");
+    Err(error(problem))
+}
+
+/// Returns the values of the matrix `name` as in a float file, of the same `shape`, if `source` has it
+/// quantized.
+pub(crate) fn dequantized_values(
+    source: &dyn WeightSource,
+    name: &str,
+    shape: &[usize],
+) -> Result<Option<Vec<f32>>, ModelError> {
+    let Some([d_in, d_out]) = matrix_shape(name, shape) else {
+        return Ok(None);
+    };
+    let Some(matrix) = source.quantized_matrix(name, [d_in, d_out])? else {
+        return Ok(None);
+    };
+    let values = matrix.dequantize();
+    Ok(Some(if name == TABLE {
+        let row = |j: usize| values[j..].iter().step_by(d_out).copied();
+        (0..d_out).flat_map(row).take(d_in * d_out).collect()
+    } else {
+        values
+    }))
 }
 
 fn suffix(bits: Bits) -> &'static str {
@@ -305,39 +489,25 @@ fn suffix(bits: Bits) -> &'static str {
     }
 }
 
-/// Checks the names, shapes and types in `file` against `config`. A matrix that the file lacks is
-/// expected with `bits`.
-fn compare(
+/// The names, shapes and types that a file with the weights of `config` has: a matrix is quantized or has
+/// any float type. One that the file lacks is expected like the token embedding.
+pub(crate) fn expected(
     config: &ModelConfig,
-    path: &Path,
     file: &TensorFile,
-    bits: Bits,
-) -> Result<(), ModelError> {
+) -> Vec<(String, Vec<usize>, Option<Dtype>)> {
     let mut expected = Vec::new();
     for (name, shape) in weights::layout(config) {
-        if shape.len() != 2 || name.starts_with("position_embedding") {
+        let format = match matrix_format(file, &name) {
+            Some(format) => Some(format),
+            None if file.shape(&name).is_some() => None,
+            None => Some(matrix_format(file, TABLE).unwrap_or(BlockFormat::Q8_0)),
+        };
+        let (Some(format), Some(shape)) = (format, matrix_shape(&name, &shape)) else {
             expected.push((name, shape, None));
             continue;
-        }
-        // Tables are stored in their own layout, other matrices transposed.
-        let [d_out, d_in] = if name == TABLE {
-            [shape[0], shape[1]]
-        } else {
-            [shape[1], shape[0]]
         };
-        let bits = matrix_bits(file, &name).unwrap_or(bits);
-        let (dtype, width) = stored_type(bits, d_in);
-        let blocks = QuantizedMatrix::blocks(d_in);
-        expected.push((
-            format!("{name}.{}", suffix(bits)),
-            vec![d_out, width],
-            Some(dtype),
-        ));
-        expected.push((
-            format!("{name}.scale"),
-            vec![d_out, blocks],
-            Some(Dtype::BF16),
-        ));
+        let parts = Part::of(format).map(|part| part.spec(&name, format, shape));
+        expected.extend(parts.map(|spec| (spec.name, spec.shape, Some(spec.dtype))));
     }
-    weights::compare_with(&expected, path, file)
+    expected
 }

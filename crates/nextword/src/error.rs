@@ -1,6 +1,6 @@
 //! The error of this crate.
 
-use crate::{data, eval, generate, model, train};
+use crate::{convert, data, eval, generate, model, train};
 
 /// Any error of training, generating or inspecting. Each crate has an error type of its own, which
 /// converts to this one.
@@ -13,6 +13,9 @@ pub enum Error {
     /// Model configurations, model folders, devices.
     #[error(transparent)]
     Model(#[from] model::ModelError),
+    /// Files of other formats.
+    #[error(transparent)]
+    Convert(#[from] convert::ConvertError),
     /// Training.
     #[error(transparent)]
     Train(#[from] train::TrainError),

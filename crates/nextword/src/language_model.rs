@@ -31,7 +31,7 @@ pub struct LanguageModel {
 }
 
 impl LanguageModel {
-    /// Opens a model folder, or the best model of a run folder, on the CPU (in a build without the
+    /// Opens a model folder, the best model of a run folder, or a GGUF file, on the CPU (in a build without the
     /// backends `flex` and `ndarray`, on a GPU).
     ///
     /// # Errors
@@ -56,8 +56,13 @@ impl LanguageModel {
     /// # Errors
     /// If the folder does not contain a valid model with its tokenizer.
     pub fn open_on(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
-        let folder = ModelDir::open(&resolve_model_dir(path.as_ref()))?;
-        Ok(TextGenerator::open(&folder, device)?.into())
+        let path = path.as_ref();
+        let model = if nextword_convert::is_gguf(path) {
+            nextword_convert::open_gguf(path)?
+        } else {
+            ModelDir::open(&resolve_model_dir(path))?
+        };
+        Ok(TextGenerator::open(&model, device)?.into())
     }
 
     /// Combines a model (not on an autodiff device) with its tokenizer.

@@ -91,5 +91,5 @@ mod tokens;
 
 pub use config::Config;
 pub use error::ServerError;
-pub use loaded_model::LoadedModel;
+pub use loaded_model::{LoadedModel, open_chat_template};
 pub use server::{AbortHandle, Server};

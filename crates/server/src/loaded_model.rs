@@ -21,11 +21,38 @@ use crate::{Config, ServerError};
 #[derive(Debug)]
 pub struct LoadedModel {
     name: String,
+    /// Another name that requests may use.
+    alias: Option<String>,
     generator: TextGenerator,
     template: Result<Option<ChatTemplate>, ChatError>,
     training_history: Option<TrainingHistory>,
     fingerprint: String,
     created: u64,
+}
+
+/// Opens the chat template of a model, if it has one, with the texts of the BOS and EOS tokens.
+///
+/// # Errors
+/// As [`ChatTemplate::open`].
+///
+/// ```
+/// use nextword_model::ModelDir;
+/// use nextword_server::open_chat_template;
+///
+/// let folder = ModelDir::open("../../docs/models/statquest".as_ref())?;
+/// assert!(open_chat_template(&folder, "", "<EOS>")?.is_none()); // It has a prompt template instead.
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn open_chat_template(
+    model_dir: &ModelDir,
+    bos: &str,
+    eos: &str,
+) -> Result<Option<ChatTemplate>, ChatError> {
+    match model_dir.tokenizer_json() {
+        // A model that is one file.
+        Some(_) => ChatTemplate::from_named(&model_dir.card.chat_templates, bos, eos),
+        None => ChatTemplate::open(&model_dir.chat_template_path(), bos, eos),
+    }
 }
 
 impl LoadedModel {
@@ -48,7 +75,7 @@ impl LoadedModel {
     pub fn open(name: String, model_dir: &ModelDir, device: &Device) -> Result<Self, ServerError> {
         let generator = TextGenerator::open(model_dir, device)?;
         let (bos, eos) = (generator.bos_text(), generator.eos_text());
-        let template = ChatTemplate::open(&model_dir.chat_template_path(), &bos, &eos);
+        let template = open_chat_template(model_dir, &bos, &eos);
         let tokens = generator.further_token_texts();
         let template = template.map(|template| Some(template?.with_tokens(tokens)));
         let created = modified(&model_dir.weights_path());
@@ -67,6 +94,7 @@ impl LoadedModel {
     fn with_time(name: String, generator: TextGenerator, created: u64) -> Self {
         Self {
             name,
+            alias: None,
             fingerprint: fingerprint(&generator, created),
             created,
             generator,
@@ -88,6 +116,35 @@ impl LoadedModel {
             generator: change(self.generator)?,
             ..self
         })
+    }
+
+    /// Adds another name that requests may use, unless another model has it as its name.
+    ///
+    /// ```
+    /// use burn::tensor::Device;
+    /// use nextword_model::ModelDir;
+    /// use nextword_server::LoadedModel;
+    ///
+    /// let folder = ModelDir::open("../../docs/models/statquest".as_ref())?;
+    /// let model = LoadedModel::open("course".to_string(), &folder, &Device::flex())?;
+    /// let model = model.with_alias("statquest");
+    /// assert_eq!((model.name(), model.alias()), ("course", Some("statquest")));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn with_alias(self, alias: impl Into<String>) -> Self {
+        let alias = Some(alias.into()).filter(|alias| !alias.is_empty() && *alias != self.name);
+        Self { alias, ..self }
+    }
+
+    /// The name that requests use.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The other name that requests may use.
+    pub fn alias(&self) -> Option<&str> {
+        self.alias.as_deref()
     }
 
     /// Sets the chat template of a model in memory.
@@ -133,6 +190,7 @@ impl LoadedModel {
 #[derive(Debug)]
 pub(crate) struct Model {
     pub(crate) name: String,
+    pub(crate) alias: Option<String>,
     pub(crate) fingerprint: String,
     pub(crate) generator: TextGenerator,
     pub(crate) template: Result<Option<ChatTemplate>, ChatError>,
@@ -180,6 +238,7 @@ impl Model {
         )?;
         let model = Self {
             name: loaded.name,
+            alias: loaded.alias,
             fingerprint: loaded.fingerprint,
             generator: loaded.generator,
             template: loaded.template,

@@ -20,7 +20,25 @@ pub(crate) struct Conversation {
 }
 
 impl Conversation {
+    /// The conversation of a request that may have a text instead of `messages`.
+    pub(crate) fn parse_optional(params: &mut Params<'_>) -> Result<Option<Self>, ApiError> {
+        // Without them, the fields are read, and so their types checked, as if there were one message.
+        let is_given = params.get("messages").is_some();
+        let parsed = Self::parse_with(params, |value| match value {
+            None => Ok(Vec::new()),
+            some => parse_messages(some),
+        })?;
+        Ok(is_given.then_some(parsed))
+    }
+
     pub(crate) fn parse(params: &mut Params<'_>) -> Result<Self, ApiError> {
+        Self::parse_with(params, parse_messages)
+    }
+
+    fn parse_with(
+        params: &mut Params<'_>,
+        parse_messages: impl FnOnce(Option<Json>) -> Result<Vec<Message>, ApiError>,
+    ) -> Result<Self, ApiError> {
         let tools = tools(params)?;
         let continue_final_message = params.flag("continue_final_message")?;
         let add_generation_prompt = params.optional_flag("add_generation_prompt")?;

@@ -141,14 +141,14 @@ fn token_info(
             .chain(is_absent.then_some(sampled))
             .map(|(id, logprob)| TopToken {
                 text: text(id),
-                bytes: tokenizer.token_bytes(id),
+                bytes: tokenizer.single_token_bytes(id),
                 logprob,
             })
             .collect();
     }
     TokenInfo {
         text: text(id),
-        bytes: tokenizer.token_bytes(id),
+        bytes: tokenizer.single_token_bytes(id),
         logprob: score.map(|score| score.logprob),
         top,
         offset,

@@ -333,6 +333,15 @@ pub(crate) fn parse_token_ids(
     list.iter().map(id).collect()
 }
 
+/// The prompt of a conversation, and its ids.
+pub(crate) fn encode_conversation(
+    model: &Model,
+    conversation: &Conversation,
+) -> Result<(String, Encoding), ApiError> {
+    let Prompt { text, ids, unknown } = format_conversation(model, conversation)?;
+    Ok((text, Encoding { ids, ..unknown }))
+}
+
 /// Formats a conversation for the model with its chat template. Without one, a single user message is
 /// formatted with the prompt template of the model card.
 fn format_conversation(model: &Model, conversation: &Conversation) -> Result<Prompt, ApiError> {

@@ -75,11 +75,15 @@ impl AppState {
         }
     }
 
-    /// The model called `name`; the first one without a name.
+    /// The model called `name`, else the first one with that alias; the first one without a name.
     fn find_model(&self, name: Option<&str>) -> Result<Arc<Model>, ApiError> {
         let found = match name {
             None => self.models.first(),
-            Some(name) => self.models.iter().find(|model| model.name == name),
+            Some(name) => {
+                let has_alias = |model: &&Arc<Model>| model.alias.as_deref() == Some(name);
+                let by_name = self.models.iter().find(|model| model.name == name);
+                by_name.or_else(|| self.models.iter().find(has_alias))
+            }
         };
         found.cloned().ok_or_else(|| {
             let available: Vec<String> = self.models.iter().map(|m| m.name.clone()).collect();

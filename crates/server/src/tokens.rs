@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 
 use crate::api_error::{ApiError, json_response};
 use crate::loaded_model::Model;
+use crate::messages::Conversation;
 use crate::params::Params;
-use crate::parse::parse_token_ids;
+use crate::parse::{encode_conversation, parse_token_ids};
 use crate::routes::{AppState, HandlerResult};
 
 pub(crate) async fn tokenize(State(app): State<Arc<AppState>>, request: Request) -> HandlerResult {
@@ -27,20 +28,44 @@ pub(crate) async fn detokenize(
     Ok(json_response(StatusCode::OK, value.await?.to_string()))
 }
 
-/// `{"content": TEXT, "with_pieces": BOOL}` to token ids, or to ids with their texts and byte ranges.
+/// `{"content": TEXT, "with_pieces": BOOL, "add_special_tokens": BOOL}` to token ids, or to ids with their texts and
+/// byte ranges; `{"messages": [MESSAGE]}` to those of the prompt that a chat would have.
 pub(crate) fn to_tokens(model: &Model, params: &mut Params<'_>) -> Result<Value, ApiError> {
-    let text = params.string("content")?.or(params.string("prompt")?);
-    let text = text.ok_or_else(|| ApiError::invalid_field("content", "`content` is missing"))?;
+    let content = params.string("content")?.or(params.string("prompt")?);
     let with_pieces = params.flag("with_pieces")?;
+    let add_special_tokens = params.flag("add_special_tokens")?;
+    let conversation = Conversation::parse_optional(params)?;
     let tokenizer = model.tokenizer();
-    let encoding = tokenizer.try_encode(text);
-    let encoding = encoding.map_err(|e| ApiError::invalid_field("content", e.to_string()))?;
+    let (text, encoding) = match (content, conversation) {
+        (_, Some(conversation)) => encode_conversation(model, &conversation)?,
+        (Some(text), None) => {
+            let invalid = |problem: String| ApiError::invalid_field("content", problem);
+            let encoding = if add_special_tokens {
+                let encoding = model.generator.encode(text);
+                encoding.map_err(|e| invalid(e.to_string()))?
+            } else {
+                let encoding = tokenizer.try_encode(text);
+                encoding.map_err(|e| invalid(e.to_string()))?
+            };
+            (text.to_owned(), encoding)
+        }
+        (None, None) => {
+            let message = "`content` is missing; hint: send a text, or the `messages` of a chat";
+            return Err(ApiError::invalid_field("content", message));
+        }
+    };
+    let text = text.as_str();
     let tokens = if with_pieces {
-        let ranges = if encoding.unknown_count == 0 {
-            byte_ranges(&**tokenizer, text, &encoding)
+        // The tokens before a text have no range.
+        let own = tokenizer.try_encode(text);
+        let own = own.map_err(|e| ApiError::invalid_field("content", e.to_string()))?;
+        let ranges = if own.unknown_count == 0 {
+            byte_ranges(&**tokenizer, text, &own)
         } else {
             tokenizer.encode_with_ranges(text).1
         };
+        let before = encoding.ids.len().saturating_sub(ranges.len());
+        let ranges = std::iter::repeat_n(None, before).chain(ranges);
         let tokens = encoding.ids.iter().zip(ranges);
         tokens
             .map(|(id, range)| {

@@ -209,7 +209,7 @@ fn with_override(table: &Table, assignment: &str) -> Result<(Table, RunConfig), 
     let Some((key, text)) = assignment.split_once('=') else {
         return Err(override_error(assignment, "missing `=`"));
     };
-    let string = Value::String(text.to_string());
+    let string = Value::String(string_of(key.trim(), text));
     let value = toml::from_str::<Table>(&format!("value = {text}"))
         .ok()
         .and_then(|mut table| table.remove("value"))
@@ -234,6 +234,20 @@ fn with_override(table: &Table, assignment: &str) -> Result<(Table, RunConfig), 
         Some(hint) => TrainError::config(format!("--set {assignment}"), problem.problem, hint),
         None => override_error(assignment, &problem.problem),
     })
+}
+
+/// Keys of texts in which a line break is likely, and a backslash otherwise is not.
+const ESCAPED_KEYS: [&str; 2] = ["data.separator", "samples.prompt_template"];
+
+/// The string that `text`, which is not a TOML value, stands for. A separator may be written with the escapes of a
+/// TOML string, such as `\n`, as the option `--separator` of other commands.
+fn string_of(key: &str, text: &str) -> String {
+    let unescaped = ESCAPED_KEYS
+        .contains(&key)
+        .then(|| toml::from_str::<Table>(&format!("value = \"{text}\"")))
+        .and_then(Result::ok)
+        .and_then(|table| Some(table.get("value")?.as_str()?.to_string()));
+    unescaped.unwrap_or_else(|| text.to_string())
 }
 
 /// Sets `key` to `value` in `table`.

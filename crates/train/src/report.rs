@@ -33,6 +33,9 @@ pub struct RunInfo {
     pub resumed_at: u64,
     /// How prompts are formatted, if not used as they are; `{prompt}` is replaced by the user's text.
     pub prompt_template: Option<String>,
+    /// A prompt for a first try of the model: the first one of `samples.prompts` that the vocabulary can
+    /// encode, or the beginning of the training data if it can encode none of them.
+    pub prompt: Option<String>,
     /// Damaged checkpoints that were skipped, with the reasons.
     pub skipped: Vec<String>,
 }

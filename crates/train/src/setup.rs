@@ -14,6 +14,7 @@ use nextword_model::{
     DeviceName, ModelCard, ModelConfig, ModelDir, ModelTokens, TrainingShape, Transformer, weights,
 };
 
+use crate::start_from::check_model_dir;
 use crate::tokenizer_choice::{
     build_dataset, check_tokenizer, resolve_vocab_size, use_declared_eos,
 };
@@ -43,6 +44,9 @@ pub struct RunSetup {
     pub special: ModelTokens,
     /// The chat templates of the model in `start_from` (see [`ModelCard::chat_templates`]).
     pub chat_templates: BTreeMap<String, String>,
+    /// What the model card says about the data, if a checkpoint has it: a resumed run reads the same data by other
+    /// paths.
+    pub(crate) trained_on: Option<String>,
 }
 
 /// Reads the data, opens the device and checks that everything is compatible. Does not create
@@ -149,6 +153,7 @@ impl BaseConfig {
             validation,
             special,
             chat_templates,
+            trained_on: None,
         })
     }
 }
@@ -244,7 +249,8 @@ impl RunSetup {
                 if weights::bits(&path)?.is_some() {
                     return Err(TrainError::run(
                         folder,
-                        "a quantized model cannot be trained; hint: set start_from to the unquantized model",
+                        "a quantized model cannot be trained; hint: set start_from to the unquantized model; a GGUF \
+                         file becomes one with `nextword import FILE --dequantize --out FOLDER`",
                     ));
                 }
                 Ok(weights::load(&config.model, &path, &self.device)?)
@@ -296,8 +302,12 @@ impl RunSetup {
         )
     }
 
-    /// Describes the data: its sources and the number of tokens in each split.
+    /// Describes the data: its sources, as they were named when the run started, and the number of tokens in each
+    /// split.
     pub fn data_description(&self) -> String {
+        if let Some(described) = &self.trained_on {
+            return described.clone();
+        }
         let sources = self
             .dataset
             .card
@@ -324,6 +334,8 @@ impl RunSetup {
             .chain(slow)
             .chain(self.unknown_tokens_warning())
             .chain(self.whole_documents_warning())
+            .chain(self.prompt_warnings())
+            .chain(self.document_warnings())
             .collect()
     }
 
@@ -360,6 +372,7 @@ fn apply_base_model(config: &mut RunConfig) -> Result<Option<SourceModel>, Train
         return Ok(None);
     };
     let path = resolve_model_dir(path);
+    check_model_dir(&path)?;
     let base = ModelDir::open(&path)?;
     base.card.check_templates()?;
     let dropout = config.model.dropout;

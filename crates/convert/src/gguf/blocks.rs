@@ -43,6 +43,24 @@ pub(crate) fn q4_0(values: &[f32]) -> Vec<u8> {
     values.chunks_exact(BLOCK_LEN).flat_map(block).collect()
 }
 
+/// Encodes `Q4_1`. A block has a scale and a minimum in f16 and 32 values of 4 bits: `x = scale * bits +
+/// minimum`. Byte `i` contains values `i` and `i + 16`.
+pub(crate) fn q4_1(values: &[f32]) -> Vec<u8> {
+    let block = |block: &[f32]| {
+        let min = block.iter().copied().fold(f32::INFINITY, f32::min);
+        let max = block.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let scale = (max - min) / 15.0;
+        let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+        let bits = |v: f32| (((v - min) * inverse + 0.5) as u8).min(15);
+        let mut bytes = FloatType::F16.encode(&[scale, min]);
+        let (first, second) = block.split_at(BLOCK_LEN / 2);
+        let pairs = first.iter().zip(second);
+        bytes.extend(pairs.map(|(a, b)| bits(*a) | bits(*b) << 4));
+        bytes
+    };
+    values.chunks_exact(BLOCK_LEN).flat_map(block).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,6 +89,23 @@ mod tests {
             // Values of the opposite sign saturate at 7 and may be off by a full step.
             assert!(
                 (back - value).abs() <= 1.01 * max / 8.0,
+                "{back} for {value}"
+            );
+        }
+    }
+
+    #[test]
+    fn decoded_q4_1_blocks_are_within_half_a_step() {
+        let values: Vec<f32> = (0..BLOCK_LEN)
+            .map(|i| (i as f32 * 1.7).sin() + 0.3)
+            .collect();
+        let bytes = q4_1(&values);
+        assert_eq!(bytes.len(), 20);
+        for (i, value) in values.iter().enumerate() {
+            let bits = f32::from(bytes[4 + i % 16] >> (4 * (i / 16)) & 15);
+            let back = bits * 2.0 / 15.0 - 0.7; // The range is about 2.
+            assert!(
+                (back - value).abs() <= 0.55 * 2.0 / 15.0,
                 "{back} for {value}"
             );
         }

@@ -40,7 +40,7 @@ impl TensorInfo {
             .is_some_and(|row| row.is_multiple_of(blocks::BLOCK_LEN));
         let dtype = match matrix_type {
             _ if !is_matrix => GgufType::F32,
-            GgufType::Q8_0 | GgufType::Q4_0 if !fits => GgufType::F16,
+            GgufType::Q8_0 | GgufType::Q4_0 | GgufType::Q4_1 if !fits => GgufType::F16,
             matrix_type => matrix_type,
         };
         Self {
@@ -55,23 +55,35 @@ impl TensorInfo {
     }
 }
 
+/// The values of a tensor.
+pub(crate) enum TensorValues {
+    /// Values to be encoded in the tensor's type.
+    Floats(Vec<f32>),
+    /// Blocks of the tensor's type.
+    Blocks(Vec<u8>),
+}
+
 /// Writes the file `to` atomically. `values` returns one tensor at a time.
 pub(crate) fn write(
     to: &Path,
     meta: &[(String, MetadataValue)],
     tensors: &[TensorInfo],
-    values: impl Fn(usize) -> Result<Vec<f32>, ConvertError>,
+    values: impl Fn(usize) -> Result<TensorValues, ConvertError>,
 ) -> Result<(), ConvertError> {
     let io = |error| ConvertError::io(to, "write")(error);
     let mut file = BufWriter::new(AtomicFile::create(to).map_err(io)?);
     let header = header(meta, tensors);
     file.write_all(&header).map_err(io)?;
     for (index, tensor) in tensors.iter().enumerate() {
-        let values = values(index)?;
-        if let Some((limit, dtype)) = tensor.dtype.limit() {
-            crate::check_range(&tensor.name, &values, limit, dtype)?;
-        }
-        let mut bytes = tensor.dtype.encode(&values);
+        let mut bytes = match values(index)? {
+            TensorValues::Blocks(bytes) => bytes,
+            TensorValues::Floats(values) => {
+                if let Some((limit, dtype)) = tensor.dtype.limit() {
+                    crate::check_range(&tensor.name, &values, limit, dtype)?;
+                }
+                tensor.dtype.encode(&values)
+            }
+        };
         debug_assert_eq!(bytes.len(), tensor.bytes());
         bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
         file.write_all(&bytes).map_err(io)?;

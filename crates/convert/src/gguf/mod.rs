@@ -1,23 +1,42 @@
 //! GGUF, the format of `llama.cpp`.
 
 mod blocks;
+mod config;
+mod dequantize;
 mod file;
+mod header;
+pub(crate) mod import;
+mod keys;
+mod merges;
+mod metadata;
 mod names;
+mod pre_tokenizers;
+mod quantized;
+mod read_special;
+mod read_tokenizer;
+pub(crate) mod reader;
+mod rope_factors;
 mod rules;
 mod special;
+mod tensor_type;
 mod tokenizer;
 
 use std::path::Path;
-use std::sync::Arc;
 
-use nextword_data::{Tokenizer, load_tokenizer_with_roles};
-use nextword_model::weights::{FloatType, TensorFile};
+use nextword_model::weights::FloatType;
 use nextword_model::{DEFAULT_TEMPLATE, ModelDir, RotaryConfig, RotaryScaling};
 
-use self::file::{MetadataValue, TensorInfo};
+use self::file::{MetadataValue, TensorInfo, TensorValues};
 use self::names::Architecture;
+pub use self::names::WRITER_KEY;
 use crate::mapping::{Layout, TensorMapping, tensor_mappings};
-use crate::{ConvertError, F16_MAX, hf};
+use crate::{ConvertError, F16_MAX, hf, tokenizer_files};
+
+/// nextword's own key for the activation of an architecture for which `llama.cpp` has only one.
+const ACTIVATION_KEY: &str = "nextword.feed_forward";
+
+/// nextword's own key for the ids of all tokens that end a completion, of which `llama.cpp` knows some by name.
+const EOS_IDS_KEY: &str = "nextword.eos_token_ids";
 
 /// The type of matrices in a GGUF file. Vectors are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,13 +52,16 @@ pub enum GgufType {
     Q8_0,
     /// Blocks of 32 values: 4 bits each and a common scale.
     Q4_0,
+    /// Blocks of 32 values: 4 bits each, a common scale and a minimum.
+    Q4_1,
 }
 
 /// Exports the model folder `model_dir` as the GGUF file `to`, atomically, with its tokenizer. Returns
 /// the name of the chosen architecture.
 ///
-/// Matrices get the type `dtype`, except that `Q4_0` leaves token embedding and output layer at `Q8_0`
-/// (see [`export_with_embedding`]). With a block type, matrices whose row length is not a multiple of 32
+/// Matrices get the type `dtype`, except that `Q4_0` and `Q4_1` leave token embedding and output layer at
+/// `Q8_0` (see [`export_with_embedding`]), and that quantized matrices keep their blocks if GGUF has their
+/// format. With a block type, matrices whose row length is not a multiple of 32
 /// are stored as f16. `llama.cpp` always computes GELU by the tanh approximation in half
 /// precision, even if the model was trained with exact GELU.
 ///
@@ -71,7 +93,7 @@ pub fn export(
     to: &Path,
 ) -> Result<&'static str, ConvertError> {
     let embedding = match dtype {
-        GgufType::Q4_0 => GgufType::Q8_0,
+        GgufType::Q4_0 | GgufType::Q4_1 => GgufType::Q8_0,
         other => other,
     };
     export_with_embedding(model_dir, dtype, embedding, to)
@@ -89,14 +111,33 @@ pub fn export_with_embedding(
 ) -> Result<&'static str, ConvertError> {
     let hf::HfModel { kind, config, .. } = hf::to_hf(&model_dir.config)?;
     let architecture = Architecture::new(kind, &config)?;
-    let weights = TensorFile::open(&model_dir.weights_path())?;
-    hf::export::check_weights(model_dir, &weights)?;
-    let tokens = tokenizer_of(model_dir)?;
+    hf::export::check_weights(model_dir)?;
+    let weights = model_dir.open_weights()?;
+    let tokens = tokenizer_files::open(model_dir)?;
+
+    let mut mappings = tensor_mappings(&architecture, &config);
+    if config.tied_head && architecture.needs_head() {
+        let table = (
+            "token_embedding.weight".to_string(),
+            vec![config.vocab_size, config.d_model],
+        );
+        mappings.push(TensorMapping::new(
+            "output.weight".into(),
+            Layout::Same,
+            vec![table],
+        ));
+    }
+    let is_embedding = |mapping: &TensorMapping| {
+        ["token_embd.weight", "output.weight"].contains(&mapping.name.as_str())
+    };
+    let in_blocks = mappings.iter().filter(|mapping| !is_embedding(mapping));
+    let mut quantized = in_blocks.filter_map(|mapping| quantized::block_type(mapping, &*weights));
+    let file_type = quantized.next().unwrap_or(dtype);
 
     let mut meta = architecture.metadata(&config, &model_dir.card.name);
     meta.push((
         "general.file_type".into(),
-        MetadataValue::U32(dtype.file_type()),
+        MetadataValue::U32(file_type.file_type()),
     ));
     meta.push(("general.quantization_version".into(), MetadataValue::U32(2)));
     meta.extend(tokenizer::metadata(model_dir, &*tokens)?.entries);
@@ -116,21 +157,13 @@ pub fn export_with_embedding(
         meta.push((key, MetadataValue::String(template.clone())));
     }
 
-    let mut mappings = tensor_mappings(&architecture, &config);
-    if config.tied_head && architecture.needs_head() {
-        let table = (
-            "token_embedding.weight".to_string(),
-            vec![config.vocab_size, config.d_model],
-        );
-        mappings.push(TensorMapping::new(
-            "output.weight".into(),
-            Layout::Same,
-            vec![table],
-        ));
-    }
     let info = |mapping: &TensorMapping| {
-        let is_embedding = ["token_embd.weight", "output.weight"].contains(&mapping.name.as_str());
-        let dtype = if is_embedding { embedding } else { dtype };
+        let dtype = if is_embedding(mapping) {
+            embedding
+        } else {
+            dtype
+        };
+        let dtype = quantized::block_type(mapping, &*weights).unwrap_or(dtype);
         TensorInfo::new(&mapping.name, &mapping.shape, dtype)
     };
     let mut tensors: Vec<TensorInfo> = mappings.iter().map(info).collect();
@@ -144,19 +177,29 @@ pub fn export_with_embedding(
     }
     file::write(to, &meta, &tensors, |index| {
         let Some(mapping) = mappings.get(index) else {
-            return Ok(factors.clone().unwrap_or_default());
+            return Ok(TensorValues::Floats(factors.clone().unwrap_or_default()));
         };
+        let interleaves = architecture.has_interleaved_rope() && mapping.is_query_or_key();
+        let (rows, head_dim) = (mapping.shape[0], config.head_dim());
+        if quantized::block_type(mapping, &*weights).is_some() {
+            let blocks = quantized::read_blocks(mapping, &*weights)?;
+            return Ok(TensorValues::Blocks(if interleaves {
+                interleave_halves(&blocks, rows, head_dim)
+            } else {
+                blocks
+            }));
+        }
         let mut values =
-            mapping.assemble(|ours, shape| hf::values_or_zeros(&weights, ours, shape))?;
+            mapping.assemble(|ours, shape| hf::values_or_zeros(&*weights, ours, shape))?;
         if config.norm_unit_offset && mapping.name.contains("norm") {
             for value in &mut values {
                 *value += 1.0; // GGUF norms do not add the unit offset.
             }
         }
-        if architecture.has_interleaved_rope() && mapping.is_query_or_key() {
-            values = interleave_halves(&values, mapping.shape[0], config.head_dim());
+        if interleaves {
+            values = interleave_halves(&values, rows, head_dim);
         }
-        Ok(values)
+        Ok(TensorValues::Floats(values))
     })?;
     Ok(architecture.name)
 }
@@ -175,16 +218,8 @@ pub fn export_with_embedding(
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn differences(model_dir: &ModelDir) -> Result<Vec<String>, ConvertError> {
-    let tokens = tokenizer_of(model_dir)?;
+    let tokens = tokenizer_files::open(model_dir)?;
     Ok(tokenizer::metadata(model_dir, &*tokens)?.notes)
-}
-
-fn tokenizer_of(model_dir: &ModelDir) -> Result<Arc<dyn Tokenizer>, ConvertError> {
-    let roles = model_dir.card.special.roles();
-    Ok(load_tokenizer_with_roles(
-        model_dir.tokenizer_path(),
-        roles,
-    )?)
 }
 
 impl TensorMapping {
@@ -196,7 +231,7 @@ impl TensorMapping {
 
 /// Reorders rows for interleaved RoPE: the two rows of a pair are half a head apart in our layout and
 /// adjacent in the result.
-fn interleave_halves(values: &[f32], rows: usize, head_dim: usize) -> Vec<f32> {
+fn interleave_halves<T: Copy>(values: &[T], rows: usize, head_dim: usize) -> Vec<T> {
     let width = values.len() / rows.max(1);
     let row = |row: usize| {
         let (head, offset) = (row / head_dim, row % head_dim);
@@ -230,6 +265,7 @@ impl GgufType {
             Self::F32 => 0,
             Self::F16 => 1,
             Self::Q4_0 => 2,
+            Self::Q4_1 => 3,
             Self::Q8_0 => 7,
             Self::Bf16 => 32,
         }
@@ -241,6 +277,7 @@ impl GgufType {
             Self::F32 => 0,
             Self::F16 => 1,
             Self::Q4_0 => 2,
+            Self::Q4_1 => 3,
             Self::Q8_0 => 8,
             Self::Bf16 => 30,
         }
@@ -253,6 +290,7 @@ impl GgufType {
             Self::F16 => Some((F16_MAX, "f16")),
             Self::Q8_0 => Some((127.0 * F16_MAX, "q8_0")),
             Self::Q4_0 => Some((8.0 * F16_MAX, "q4_0")),
+            Self::Q4_1 => Some((F16_MAX, "q4_1")), // The minimum.
         }
     }
 
@@ -263,6 +301,7 @@ impl GgufType {
             Self::F16 | Self::Bf16 => 2 * len,
             Self::Q8_0 => len / blocks::BLOCK_LEN * (2 + blocks::BLOCK_LEN),
             Self::Q4_0 => len / blocks::BLOCK_LEN * (2 + blocks::BLOCK_LEN / 2),
+            Self::Q4_1 => len / blocks::BLOCK_LEN * (4 + blocks::BLOCK_LEN / 2),
         }
     }
 
@@ -273,6 +312,7 @@ impl GgufType {
             Self::Bf16 => FloatType::Bf16.encode(values),
             Self::Q8_0 => blocks::q8_0(values),
             Self::Q4_0 => blocks::q4_0(values),
+            Self::Q4_1 => blocks::q4_1(values),
         }
     }
 }

@@ -2,31 +2,45 @@
 
 use nextword_model::{FeedForwardKind, ModelConfig, NormKind, RotaryScaling};
 
+use super::ACTIVATION_KEY;
 use super::file::MetadataValue;
 use crate::ConvertError;
 use crate::hf::ModelType;
 use crate::mapping::{Layout, TensorNames};
 
+/// The key of the metadata under which an export writes this program's version.
+pub const WRITER_KEY: &str = "nextword.version";
+
 /// An architecture of `llama.cpp`.
 pub(crate) struct Architecture {
     /// Its name in `llama.cpp`.
     pub(crate) name: &'static str,
-    kind: ModelType,
+    pub(super) kind: ModelType,
 }
 
 impl Architecture {
+    /// The architectures by name, with the model type that each stands for in a file.
+    pub(super) const NAMES: [(&str, ModelType); 8] = [
+        ("gpt2", ModelType::Gpt2),
+        ("llama", ModelType::Llama),
+        ("qwen2", ModelType::Qwen2),
+        ("qwen3", ModelType::Qwen3),
+        ("gptneox", ModelType::GptNeox),
+        ("gemma", ModelType::Gemma),
+        ("gemma2", ModelType::Gemma2),
+        ("gemma3", ModelType::Gemma3Text),
+    ];
+
+    /// The architecture called `name`.
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        let found = Self::NAMES.into_iter().find(|(known, _)| *known == name);
+        found.map(|(name, kind)| Self { name, kind })
+    }
+
     /// The architecture for models of `kind`.
     pub(crate) fn new(kind: ModelType, config: &ModelConfig) -> Result<Self, ConvertError> {
-        let name = match kind {
-            ModelType::Gpt2 => "gpt2",
-            ModelType::Llama | ModelType::Mistral => "llama",
-            ModelType::Qwen2 => "qwen2",
-            ModelType::Qwen3 => "qwen3",
-            ModelType::GptNeox => "gptneox",
-            ModelType::Gemma => "gemma",
-            ModelType::Gemma2 => "gemma2",
-            ModelType::Gemma3Text => "gemma3",
-        };
+        let found = Self::NAMES.into_iter().find(|(_, known)| *known == kind);
+        let name = found.map_or("llama", |(name, _)| name); // Mistral, whose windows are checked below.
         let fields = unsupported_fields(kind, config);
         if fields.is_empty() {
             return Ok(Self { name, kind });
@@ -45,6 +59,20 @@ impl Architecture {
     /// Whether the output layer is stored even if it is tied to the token embedding.
     pub(crate) fn needs_head(&self) -> bool {
         self.kind == ModelType::GptNeox
+    }
+
+    /// Whether `llama.cpp` has the feed-forward layer `feed_forward` in models of `kind`, up to the approximation of GELU.
+    pub(super) fn supports_feed_forward(kind: ModelType, feed_forward: FeedForwardKind) -> bool {
+        let supported: &[FeedForwardKind] = match kind {
+            ModelType::Gpt2 | ModelType::GptNeox => {
+                &[FeedForwardKind::Gelu, FeedForwardKind::GeluTanh]
+            }
+            ModelType::Gemma | ModelType::Gemma2 | ModelType::Gemma3Text => {
+                &[FeedForwardKind::GegluTanh]
+            }
+            _ => &[FeedForwardKind::Swiglu],
+        };
+        supported.contains(&feed_forward)
     }
 
     /// The metadata for `config`.
@@ -115,12 +143,24 @@ impl Architecture {
                 "general.name".to_string(),
                 MetadataValue::String(title.into()),
             ),
+            (
+                WRITER_KEY.to_string(),
+                MetadataValue::String(env!("CARGO_PKG_VERSION").into()),
+            ),
         ];
         metadata.extend(
             entries
                 .into_iter()
                 .map(|(key, value)| (format!("{}.{key}", self.name), value)),
         );
+        if matches!(self.kind, ModelType::Gpt2 | ModelType::GptNeox) {
+            // llama.cpp has one GELU. This says which one the model was trained with.
+            let name = match config.feed_forward {
+                FeedForwardKind::GeluTanh => "gelu_tanh",
+                _ => "gelu",
+            };
+            metadata.push((ACTIVATION_KEY.into(), MetadataValue::String(name.into())));
+        }
         metadata
     }
 }
@@ -132,16 +172,7 @@ fn unsupported_fields(kind: ModelType, config: &ModelConfig) -> Vec<String> {
         ModelType::Gemma | ModelType::Gemma2 | ModelType::Gemma3Text
     );
     let supports_windows = matches!(kind, ModelType::Gemma2 | ModelType::Gemma3Text);
-    let supports_feed_forward = match kind {
-        ModelType::Gpt2 | ModelType::GptNeox => {
-            matches!(
-                config.feed_forward,
-                FeedForwardKind::Gelu | FeedForwardKind::GeluTanh
-            )
-        }
-        _ if is_gemma => config.feed_forward == FeedForwardKind::GegluTanh,
-        _ => config.feed_forward == FeedForwardKind::Swiglu,
-    };
+    let supports_feed_forward = Architecture::supports_feed_forward(kind, config.feed_forward);
     let is_llama3_scaling = matches!(config.rotary.scaling, RotaryScaling::Llama3 { .. });
     let is_linear_scaling = matches!(config.rotary.scaling, RotaryScaling::Linear { .. });
     let is_yarn = matches!(config.rotary.scaling, RotaryScaling::Yarn { .. });

@@ -94,7 +94,9 @@ pub(super) fn spaces(file: &Value, regular: &HashSet<&str>) -> Result<Spaces, Co
     if metaspace["split"] != false
         && let Some(token) = regular
             .iter()
-            .find(|token| token.chars().skip(1).any(|c| c == '▁'))
+            .filter(|token| token.chars().skip(1).any(|c| c == '▁'))
+            .min()
+    // The order of a set differs from run to run.
     {
         return unsupported(format!(
             "it splits a text before each space, but llama.cpp would merge over spaces into {token:?}"
@@ -128,9 +130,88 @@ pub(super) fn missing_byte(regular: &HashSet<&str>) -> Option<String> {
     tokens.find(|token| !regular.contains(token.as_str()))
 }
 
+/// Names the merges of two `regular` tokens into a third that `llama.cpp` makes and the tokenizer does not, if there are
+/// any. `ranks` are those of the merged tokens.
+pub(super) fn further_merges(
+    tokens: &[Option<String>],
+    regular: &HashSet<&str>,
+    merges: &HashSet<&str>,
+    ranks: &HashMap<String, usize>,
+) -> Option<String> {
+    let mut found = Vec::new();
+    // In the order of ids: that of a set differs from run to run.
+    let ordered = tokens.iter().flatten().map(String::as_str);
+    for token in ordered.filter(|token| regular.contains(token)) {
+        let splits = token
+            .char_indices()
+            .skip(1)
+            .map(|(index, _)| token.split_at(index));
+        for (left, right) in splits {
+            let can_merge = regular.contains(left) && regular.contains(right);
+            if can_merge && !merges.contains(format!("{left} {right}").as_str()) {
+                let rank = ranks.get(token).copied().unwrap_or(usize::MAX);
+                found.push((rank, left, right, token));
+            }
+        }
+    }
+    // The sort is stable: tokens of one rank stay in order.
+    found.sort_by_key(|(rank, ..)| *rank);
+    let (_, left, right, token) = found.first()?;
+    let others = match found.len() - 1 {
+        0 => String::new(),
+        1 => " (and 1 more pair)".to_string(),
+        others => format!(" (and {others} more pairs)"),
+    };
+    Some(format!(
+        "llama.cpp would merge {left:?} and {right:?} into {token:?}{others}, but the tokenizer does not: with vocabularies \
+         of this kind, llama.cpp merges any two tokens that form a third, whereas tokenizer.json lists the merges; hint: \
+         export with --format hf, or use a tokenizer that lists all of them, as SentencePiece's do"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_earliest_further_merge_is_named_with_the_number_of_all() {
+        let tokens = ["▁", "t", "h", "e", "▁t", "th", "he", "the", "▁the"];
+        let problem = |merges: &[&str]| {
+            let ranks = merges.iter().map(|merge| merge.replace(' ', ""));
+            let ranks = ranks.zip(0..).collect();
+            let tokens: Vec<Option<String>> = tokens
+                .iter()
+                .map(|token| Some((*token).to_string()))
+                .collect();
+            let regular = tokens.iter().flatten().map(String::as_str).collect();
+            further_merges(&tokens, &regular, &merges.iter().copied().collect(), &ranks)
+        };
+        let all = ["▁ t", "t h", "h e", "th e", "t he", "▁ the", "▁t he"];
+        assert_eq!(problem(&all), None);
+        for (left_out, expected) in [
+            (&["▁ t"][..], "\"▁\" and \"t\" into \"▁t\", but"),
+            (&["t he"], "\"t\" and \"he\" into \"the\", but"),
+            (
+                &["▁t he", "t he"],
+                "\"t\" and \"he\" into \"the\" (and 1 more pair), but",
+            ),
+            (
+                &["▁t he", "t he", "▁ t"],
+                "\"t\" and \"he\" into \"the\" (and 2 more pairs), but",
+            ),
+        ] {
+            let listed: Vec<&str> = all
+                .iter()
+                .copied()
+                .filter(|merge| !left_out.contains(merge))
+                .collect();
+            for _ in 0..10 {
+                let problem = problem(&listed).unwrap_or_default();
+                assert!(problem.contains(expected), "{problem}");
+                assert!(problem.contains("; hint: "), "{problem}");
+            }
+        }
+    }
 
     #[test]
     fn tokens_that_no_merges_lead_to_are_found() {

@@ -3,15 +3,16 @@
 use nextword_data::Tokenizer;
 use nextword_model::ModelTokens;
 
+use super::EOS_IDS_KEY;
 use super::file::MetadataValue;
 use crate::ConvertError;
 use crate::error::unsupported_tokenizer as unsupported;
 
 /// The keys under which a file can name tokens that end a completion.
-const EOS_KEYS: [&str; 3] = ["eos_token_id", "eot_token_id", "eom_token_id"];
+pub(super) const EOS_KEYS: [&str; 3] = ["eos_token_id", "eot_token_id", "eom_token_id"];
 
 /// Tokens at which `llama.cpp` ends a completion because of their name, as measured.
-const KNOWN_EOS: [&str; 23] = [
+pub(super) const KNOWN_EOS: [&str; 23] = [
     "<|eot_id|>",
     "<|im_end|>",
     "<|end|>",
@@ -45,6 +46,8 @@ pub(super) struct Special {
     pad: Option<u32>,
     adds_bos: bool,
     adds_eos: bool,
+    /// All tokens that end a completion, for nextword.
+    declared: Vec<u32>,
     pub(super) notes: Vec<String>,
 }
 
@@ -104,6 +107,7 @@ impl Special {
                 .or(special.bos_id)
                 .or(keyed.first().copied()),
             eos: keyed,
+            declared: eos.all,
             pad: match special.source {
                 Some(_) => special.pad_id,
                 None => by_name.pad,
@@ -124,6 +128,15 @@ impl Special {
             ("add_eos_token", MetadataValue::Bool(self.adds_eos)),
         ];
         ids.chain(flags).collect()
+    }
+
+    /// The entry that names exactly the EOS tokens of the model. Without it, tokens end a completion by their names.
+    pub(super) fn declared_entry(&self) -> (String, MetadataValue) {
+        let ids = self.declared.iter().map(|id| id.cast_signed());
+        (
+            EOS_IDS_KEY.to_string(),
+            MetadataValue::I32Array(ids.collect()),
+        )
     }
 }
 

@@ -7,9 +7,9 @@ use nextword_model::{ModelDir, ModelTokens};
 use serde_json::Value;
 
 use super::file::MetadataValue;
-use super::{rules, special};
-use crate::ConvertError;
+use super::{pre_tokenizers, rules, special};
 use crate::error::unsupported_tokenizer as unsupported;
+use crate::{ConvertError, tokenizer_files};
 
 // Token types of `llama.cpp`.
 const NORMAL: i32 = 1;
@@ -18,22 +18,6 @@ const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
 const BYTE: i32 = 6;
-
-/// Names of `llama.cpp`'s pre-tokenizers and the patterns that Hugging Face files use for them.
-const PRE_TOKENIZERS: [(&str, &str); 2] = [
-    (
-        "llama-bpe",
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-    ),
-    (
-        "qwen2",
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-    ),
-];
-
-/// The pre-tokenizer of `llama.cpp` with the same pattern as `llama-bpe`, but without its rule that a word
-/// which is a token is not split into merges.
-const WITHOUT_IGNORE_MERGES: (&str, &str) = ("llama-bpe", "dbrx");
 
 /// How `llama.cpp` tokenizes a text.
 struct TokenizerSettings {
@@ -87,7 +71,7 @@ pub(crate) fn metadata(
     tokenizer: &dyn Tokenizer,
 ) -> Result<TokenizerMetadata, ConvertError> {
     let path = model_dir.tokenizer_path();
-    let bytes = std::fs::read(&path).map_err(ConvertError::io(&path, "read"))?;
+    let bytes = tokenizer_files::json(model_dir)?;
     let file: Value = serde_json::from_slice(&bytes)
         .map_err(|error| ConvertError::source(&path, format!("is not valid JSON ({error})")))?;
     let size = model_dir.config.vocab_size;
@@ -183,8 +167,9 @@ pub(crate) fn metadata(
     }
     metadata.extend(special.entries());
     let prefixed = |(key, value)| (format!("tokenizer.ggml.{key}"), value);
+    let entries = metadata.into_iter().map(prefixed);
     Ok(TokenizerMetadata {
-        entries: metadata.into_iter().map(prefixed).collect(),
+        entries: entries.chain([special.declared_entry()]).collect(),
         notes,
     })
 }
@@ -324,32 +309,28 @@ fn byte_level(
             "it does not encode text as bytes, or it adds a space before the first word",
         );
     };
-    let pre_tokenizer = match steps.as_slice() {
-        [_] if bytes["use_regex"] != false || merges.is_empty() => Some("gpt-2"),
-        [split, _] if split["type"] == "Split" && bytes["use_regex"] == false => {
-            let pattern = split["pattern"]["Regex"].as_str().unwrap_or("");
-            let known = PRE_TOKENIZERS.iter().find(|(_, regex)| *regex == pattern);
-            known.map(|(name, _)| *name)
-        }
-        _ => None,
+    let ignores_merges = file["model"]["ignore_merges"] == true;
+    let name = |ignores_merges| pre_tokenizers::name_of(pre, ignores_merges);
+    let found = match steps.as_slice() {
+        // Without merges, no pattern matters.
+        [_] if bytes["use_regex"] == false && merges.is_empty() => Some("gpt-2"),
+        _ => name(ignores_merges)
+            .or_else(|| name(false))
+            .or_else(|| name(true)),
     };
-    let Some(pre_tokenizer) = pre_tokenizer else {
+    let Some(pre_tokenizer) = found else {
         return unsupported(format!("its pre-tokenizer is not supported: {pre}"));
     };
-    let ignores_merges = file["model"]["ignore_merges"] == true;
-    let pre_tokenizer = match pre_tokenizer {
-        name if name == WITHOUT_IGNORE_MERGES.0 && !ignores_merges => WITHOUT_IGNORE_MERGES.1,
-        name => name,
-    };
-    if ignores_merges && pre_tokenizer != WITHOUT_IGNORE_MERGES.0 {
+    let obeys = |name: &str| pre_tokenizers::find(name).is_ok_and(|known| known.ignores_merges);
+    if ignores_merges != obeys(pre_tokenizer) {
         let regular = tokens
             .iter()
             .flatten()
             .filter(|token| !added.contains_key(*token));
         if let Some(token) = rules::unreachable_token(regular, &merges) {
             return unsupported(format!(
-                "its `ignore_merges` makes {token:?} a token that no merges lead to, which llama.cpp supports only with the \
-                 pre-tokenizer of Llama 3"
+                "its `ignore_merges` is {ignores_merges}, and {token:?} is a token that no merges lead to, which llama.cpp \
+                 does not support with the pre-tokenizer {pre_tokenizer}"
             ));
         }
     }
@@ -383,19 +364,8 @@ fn sentencepiece(
     let regular: HashSet<&str> = regular
         .filter(|token| !added.contains_key(*token))
         .collect();
-    for token in &regular {
-        let splits = token
-            .char_indices()
-            .skip(1)
-            .map(|(index, _)| token.split_at(index));
-        for (left, right) in splits {
-            let can_merge = regular.contains(left) && regular.contains(right);
-            if can_merge && !merges.contains(format!("{left} {right}").as_str()) {
-                return unsupported(format!(
-                    "llama.cpp would merge {left:?} and {right:?} into {token:?}, but the tokenizer does not"
-                ));
-            }
-        }
+    if let Some(problem) = rules::further_merges(tokens, &regular, &merges, &ranks) {
+        return unsupported(problem);
     }
     let score = |token: &Option<String>| {
         let rank = token.as_ref().and_then(|token| ranks.get(token));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use nextword_data::{Tokenizer, load_tokenizer_with_roles};
+use nextword_data::Tokenizer;
 use nextword_model::weights::{FloatType, TensorFile, write_tensors};
 use nextword_model::{ModelDir, ModelTokens, TokenSource, write_atomically, write_chat_templates};
 use serde_json::{Map, Value, json};
@@ -13,10 +13,10 @@ use crate::ConvertError;
 use crate::folder::check_destination;
 use crate::json::to_pretty;
 use crate::mapping::{TensorMapping, tensor_mappings};
-use crate::tokenizer_files::{around, without_added};
+use crate::tokenizer_files::{self, around, without_added};
 
 /// Exports the model folder `model_dir` as a Hugging Face folder, atomically: `config.json`,
-/// `model.safetensors` with values of type `float`, the tokenizer files and `generation_config.json`.
+/// `model.safetensors` with values of type `float` (dequantized), the tokenizer files and `generation_config.json`.
 /// Returns the chosen `model_type`.
 ///
 /// # Errors
@@ -49,15 +49,15 @@ pub fn export(
     model_dir.card.check_templates()?;
     let hf = to_hf(&model_dir.config)?;
     let (kind, mut config) = (hf.kind, hf.map);
-    let path = model_dir.tokenizer_path();
     let special = &model_dir.card.special;
-    let tokenizer = load_tokenizer_with_roles(&path, special.roles())?;
-    let mut tokenizer_json = std::fs::read(&path).map_err(ConvertError::io(&path, "read"))?;
+    let tokenizer = tokenizer_files::open(model_dir)?;
+    let mut tokenizer_json = tokenizer_files::json(model_dir)?.into_owned();
     if lacks_unknown_token(&tokenizer_json) {
         tokenizer_json = tokenizer.to_json()?.into_bytes();
     }
     let tokenizer_json = with_tokens_around(tokenizer_json, special, &*tokenizer);
-    let weights = TensorFile::open(&model_dir.weights_path())?;
+    check_weights(model_dir)?;
+    let weights = model_dir.open_weights()?;
     let mappings: BTreeMap<String, TensorMapping> = tensor_mappings(kind.names(), &hf.config)
         .into_iter()
         .map(|mapping| (mapping.name.clone(), mapping))
@@ -66,7 +66,6 @@ pub fn export(
         .values()
         .map(|mapping| (mapping.name.clone(), mapping.shape.clone()))
         .collect();
-    check_weights(model_dir, &weights)?;
 
     let ids = special_ids(special, &*tokenizer);
     config.extend(ids.clone());
@@ -94,7 +93,7 @@ pub fn export(
                     format!("does not contain `{name}`"),
                 ));
             };
-            let values = mapping.assemble(|ours, shape| values_or_zeros(&weights, ours, shape))?;
+            let values = mapping.assemble(|ours, shape| values_or_zeros(&*weights, ours, shape))?;
             if float == FloatType::F16 {
                 crate::check_range(name, &values, crate::F16_MAX, "f16")?;
             }
@@ -182,19 +181,16 @@ fn with_tokens_around(
 }
 
 /// Checks that the weights match the config, before anything is written.
-pub(crate) fn check_weights(
-    model_dir: &ModelDir,
-    weights: &TensorFile,
-) -> Result<(), ConvertError> {
-    let path = model_dir.weights_path();
-    if nextword_model::weights::bits(&path)?.is_some() {
-        let problem = "contains quantized weights; hint: export the original model";
-        return Err(ConvertError::source(&path, problem));
+pub(crate) fn check_weights(model_dir: &ModelDir) -> Result<(), ConvertError> {
+    if model_dir.tokenizer_json().is_some() {
+        return Ok(()); // Of a file that is open, all weights were checked.
     }
+    let path = model_dir.weights_path();
+    let weights = TensorFile::open(&path)?;
     Ok(nextword_model::weights::compare(
         &model_dir.config,
         &path,
-        weights,
+        &weights,
     )?)
 }
 
@@ -231,7 +227,7 @@ fn tokenizer_config(model_dir: &ModelDir, tokenizer: &dyn Tokenizer) -> Value {
         json!(name.clone().or_else(from_id))
     };
     let eos = by_name.eos.or(special.eos_ids.first().copied());
-    json!({
+    let mut settings = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": model_dir.config.context_length,
         "bos_token": named(&special.bos_token, special.bos_id),
@@ -240,5 +236,9 @@ fn tokenizer_config(model_dir: &ModelDir, tokenizer: &dyn Tokenizer) -> Value {
         "pad_token": named(&special.pad_token, by_name.pad),
         "add_bos_token": !special.prefix().is_empty(), "add_eos_token": !special.suffix_ids.is_empty(),
         "clean_up_tokenization_spaces": false,
-    })
+    });
+    for (key, value) in &special.further_settings {
+        settings[key.as_str()] = value.clone();
+    }
+    settings
 }

@@ -76,16 +76,21 @@ pub(crate) fn read(fields: &Fields) -> Result<ModelConfig, ConvertError> {
     })
 }
 
-pub(crate) fn write(config: &ModelConfig) -> Map<String, Value> {
-    let head_dim = config.head_dim();
-    let width = config.rotary.width.unwrap_or(head_dim);
+/// The `rotary_pct` for which `width` of `head_dim` elements are rotated.
+pub(crate) fn rotary_fraction(width: usize, head_dim: usize) -> f64 {
     let exact = width as f64 / head_dim as f64;
     // Importers multiply by `head_dim` and truncate; adding one half guards against rounding.
-    let fraction = if (head_dim as f64 * exact) as usize == width {
+    if (head_dim as f64 * exact) as usize == width {
         exact
     } else {
         (width as f64 + 0.5) / head_dim as f64
-    };
+    }
+}
+
+pub(crate) fn write(config: &ModelConfig) -> Map<String, Value> {
+    let head_dim = config.head_dim();
+    let width = config.rotary.width.unwrap_or(head_dim);
+    let fraction = rotary_fraction(width, head_dim);
     let value = json!({
         "max_position_embeddings": config.context_length, "num_hidden_layers": config.n_layers,
         "num_attention_heads": config.n_heads, "hidden_size": config.d_model,

@@ -15,7 +15,7 @@ mod rope;
 
 use std::path::Path;
 
-use nextword_model::weights::TensorFile;
+use nextword_model::weights::{WeightSource, dequantized_values};
 use nextword_model::{
     BiasConfig, DropoutConfig, FeedForwardKind, InitConfig, ModelConfig, NormKind, Position,
     RotaryConfig, RotaryScaling,
@@ -23,6 +23,7 @@ use nextword_model::{
 use serde_json::{Map, Value, json};
 
 use self::fields::Fields;
+pub(crate) use self::gpt_neox::rotary_fraction;
 use crate::mapping::TensorNames;
 use crate::{ConvertError, json as files};
 
@@ -192,9 +193,28 @@ pub(crate) fn parse_config(
     path: &Path,
     value: Value,
 ) -> Result<(ModelType, ModelConfig), ConvertError> {
+    let (kind, config) = parse_fields(path, value)?;
+    config
+        .validate()
+        .map_err(|error| invalid::error(path, kind, &error))?;
+    Ok((kind, config))
+}
+
+/// As [`parse_config`], without checking that the sizes are those of a valid model.
+pub(crate) fn parse_fields(
+    path: &Path,
+    value: Value,
+) -> Result<(ModelType, ModelConfig), ConvertError> {
     let fields = Fields::new(path, value)?;
     let name = fields.optional_text("model_type")?.unwrap_or("");
     let Some(kind) = ModelType::ALL.into_iter().find(|kind| kind.name() == name) else {
+        if name.is_empty() && fields.get("d_model").is_some() && fields.get("n_layers").is_some() {
+            let folder = path
+                .parent()
+                .filter(|folder| !folder.as_os_str().is_empty());
+            let problem = "is already a nextword model folder; hint: use it as it is, with `nextword generate`, for example";
+            return Err(ConvertError::source(folder.unwrap_or(path), problem));
+        }
         let known = ModelType::ALL.map(ModelType::name).join(", ");
         return Err(fields.error("model_type", format!("but nextword supports only {known}")));
     };
@@ -221,9 +241,6 @@ pub(crate) fn parse_config(
         ..kind.read(&fields)?
     };
     fields.reject_unknown()?;
-    config
-        .validate()
-        .map_err(|error| invalid::error(path, kind, &error))?;
     Ok((kind, config))
 }
 
@@ -278,14 +295,19 @@ pub(crate) fn to_hf(config: &ModelConfig) -> Result<HfModel, ConvertError> {
     })
 }
 
-/// A tensor of the model. Missing biases are zeros.
+/// A tensor of the model, dequantized. Missing biases are zeros.
 pub(crate) fn values_or_zeros(
-    weights: &TensorFile,
+    weights: &dyn WeightSource,
     name: &str,
     shape: &[usize],
 ) -> Result<Vec<f32>, ConvertError> {
     if weights.shape(name).is_none() && name.rsplit('.').next() == Some("bias") {
         return Ok(vec![0.0; shape.iter().product()]);
+    }
+    if weights.shape(name).is_none()
+        && let Some(values) = dequantized_values(weights, name, shape)?
+    {
+        return Ok(values);
     }
     Ok(weights.values(name)?)
 }

@@ -44,6 +44,15 @@ struct JsonlChunks<'a> {
     pending: VecDeque<TextChunk>,
 }
 
+/// The text of `error` about one line of a file: with the column only, since its line is always the first.
+fn without_line(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.rsplit_once(" at line ") {
+        Some((problem, _)) => format!("{problem} at column {}", error.column()),
+        None => text,
+    }
+}
+
 impl JsonlChunks<'_> {
     /// Reads lines until a chunk is available or the file ends.
     fn read(&mut self) -> Result<(), DataError> {
@@ -80,8 +89,8 @@ impl JsonlChunks<'_> {
     }
 
     fn document(&self, line: &[u8]) -> Result<String, DataError> {
-        let value: Value = serde_json::from_slice(line)
-            .map_err(|error| self.line_error(format!("is not JSON ({error})")))?;
+        let value: Value = serde_json::from_slice(line.trim_ascii_end())
+            .map_err(|error| self.line_error(format!("is not JSON ({})", without_line(&error))))?;
         let Value::Object(mut object) = value else {
             return Err(self.line_error("is not a JSON object".to_owned()));
         };
@@ -100,7 +109,8 @@ impl JsonlChunks<'_> {
                     fields.join(", ")
                 };
                 let reason = format!(
-                    "has no field `{}`; its fields are: {has}; hint: set `field` to the one with the text",
+                    "has no field `{}`; its fields are: {has}; hint: name the one with the text, with --set data.field=NAME \
+                     for train and plan, or --field NAME for prepare and eval",
                     self.field
                 );
                 Err(self.line_error(reason))

@@ -154,6 +154,23 @@ fn no_chunk_contains_a_partial_character() {
 }
 
 #[test]
+fn single_tokens_have_the_bytes_of_the_text() {
+    for tokenizer in [byte_fallback(), byte_level()] {
+        for text in ["the", "the é中文🙂", "a\nb\tthe", "नि the 𝔘", "the  the"] {
+            let ids = tokenizer.encode(text).ids;
+            let bytes = ids.iter().map(|id| tokenizer.single_token_bytes(*id));
+            let bytes: Vec<u8> = bytes.flat_map(Option::unwrap).collect();
+            let found = String::from_utf8(bytes).unwrap();
+            assert_eq!(found.trim_start(), text, "{ids:?}");
+        }
+        let unused = tokenizer.vocab_size() as u32;
+        if tokenizer.token_bytes(0).is_none() {
+            assert_eq!(tokenizer.single_token_bytes(unused), None);
+        }
+    }
+}
+
+#[test]
 fn invalid_bytes_are_flushed_and_do_not_block_later_text() {
     for tokenizer in [byte_fallback(), byte_level()] {
         let byte = |byte: u8| {

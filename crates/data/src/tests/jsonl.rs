@@ -27,6 +27,11 @@ fn invalid_json_line_is_reported_and_ends_reading() {
         ("{\"text\": \"\\ud800\"}", "is not JSON"),
         ("\u{FEFF}{\"text\": \"x\"}", "is not JSON"),
     ];
+    let cut = failure("a.jsonl", b"\n\n{\"text\": \"x\"\n");
+    assert!(
+        cut.contains("line 3: is not JSON") && cut.contains(" at column 12)"),
+        "{cut}"
+    );
     for (line, problem) in bad {
         let good = "{\"text\": \"good\"}\n";
         let text = format!("{good}\n{good}{line}\n{good}");

@@ -128,31 +128,19 @@ impl CharTokenizer {
         json::tokenizer_file(&self.special, &split_chars, &json!({"type": "Fuse"}), model)
     }
 
-    /// Passes each id to `each`, with the bytes of `text` that it stands for; `None` for a character
-    /// that is not in the vocabulary.
-    fn for_each_id(&self, text: &str, mut each: impl FnMut(Option<u32>, Range<usize>)) {
-        for (start, segment) in self.special.split_with_positions(text) {
-            match segment {
-                Segment::Special(id) => {
-                    let length = self.special.name(id).map_or(0, str::len);
-                    each(Some(id), start..start + length);
-                }
-                Segment::Text(text) => {
-                    for (at, character) in text.char_indices() {
-                        let first = start + at;
-                        each(self.id(character), first..first + character.len_utf8());
-                    }
-                }
-            }
-        }
-    }
-
-    fn id(&self, character: char) -> Option<u32> {
+    fn id(&self, character: &str) -> Option<u32> {
+        let character = character.chars().next()?;
         match self.table.get(character as usize) {
             Some(&id) => (id != ABSENT).then_some(id),
             None => self.others.get(&character).copied(),
         }
     }
+}
+
+/// The characters of `text`, with their positions.
+fn characters(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.char_indices()
+        .map(|(at, character)| (at, &text[at..at + character.len_utf8()]))
 }
 
 impl Tokenizer for CharTokenizer {
@@ -165,23 +153,14 @@ impl Tokenizer for CharTokenizer {
     }
 
     fn encode(&self, text: &str) -> Encoding {
-        let mut encoding = Encoding {
-            ids: Vec::with_capacity(text.len()),
-            ..Encoding::default()
-        };
-        let unknown = self.special_tokens().unk;
-        self.for_each_id(text, |id, range| {
-            json::push_id(&mut encoding, id, unknown, &text[range]);
-        });
-        encoding
+        self.special
+            .encode(text, characters, |character| self.id(character))
     }
 
     fn encode_with_ranges(&self, text: &str) -> (Encoding, Vec<Option<Range<usize>>>) {
-        let mut ranges = Vec::new();
-        let has_unknown = self.special_tokens().unk.is_some();
-        self.for_each_id(text, |id, range| {
-            ranges.extend((has_unknown || id.is_some()).then_some(Some(range)));
-        });
+        let ranges = self
+            .special
+            .ranges(text, characters, |character| self.id(character));
         (self.encode(text), ranges)
     }
 

@@ -71,6 +71,12 @@ impl DecodeRules {
         Self::new(vec![Rule::JoinWords])
     }
 
+    /// Whether byte tokens (`<0x0A>`) stand for bytes.
+    pub(crate) fn has_byte_fallback(&self) -> bool {
+        let is_fallback = |rule: &Rule| matches!(rule, Rule::ByteFallback);
+        self.rules.iter().any(is_fallback)
+    }
+
     fn new(rules: Vec<Rule>) -> Self {
         Self {
             rules: rules.into(),

@@ -73,6 +73,19 @@ pub fn parse_tokenizer(json: &str, name: &str) -> Result<Arc<dyn Tokenizer>, Dat
     parse(json, name, EosChoice::FromFile)
 }
 
+/// Like [`parse_tokenizer`], with roles as [`load_tokenizer_with_roles`] has them.
+///
+/// # Errors
+/// As [`parse_tokenizer`].
+pub fn parse_tokenizer_with_roles(
+    json: &str,
+    name: &str,
+    roles: Option<(Option<u32>, Option<u32>)>,
+) -> Result<Arc<dyn Tokenizer>, DataError> {
+    let roles = roles.map_or(EosChoice::FromFile, |(eos, pad)| EosChoice::Ids(eos, pad));
+    parse(json, name, roles)
+}
+
 /// Like [`load_tokenizer`], with the EOS token of a config; the default selects that of the file.
 pub(crate) fn load_with_eos(path: &Path, eos: &str) -> Result<Arc<dyn Tokenizer>, DataError> {
     load(

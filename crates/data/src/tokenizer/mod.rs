@@ -36,9 +36,12 @@ pub use self::decode_stream::DecodeStream;
 pub use self::encoding::Encoding;
 pub use self::huggingface::{HuggingFaceTokenizer, is_eos_name};
 pub(crate) use self::load::check_config;
-pub use self::load::{load_tokenizer, load_tokenizer_with_roles, parse_tokenizer};
+pub use self::load::{
+    load_tokenizer, load_tokenizer_with_roles, parse_tokenizer, parse_tokenizer_with_roles,
+};
 pub use self::word::WordTokenizer;
 
+use self::decode_rules::byte_of;
 use crate::documents::TextCuts;
 use crate::error::DataError;
 
@@ -139,6 +142,33 @@ pub trait Tokenizer: Send + Sync + std::fmt::Debug {
     /// Returns the bytes of one token if decoding concatenates token bytes; empty for special tokens.
     /// `None` if the text of a token depends on its neighbors.
     fn token_bytes(&self, id: u32) -> Option<Vec<u8>>;
+
+    /// Returns the bytes that one token stands for by itself: its [bytes](Self::token_bytes), else those of its
+    /// [text](Self::token_text), and one byte for a byte token (`<0x0A>`) of a tokenizer that decodes such tokens
+    /// to bytes. Empty for special tokens; `None` for an unused id.
+    ///
+    /// ```
+    /// use nextword_data::TokenizerConfig;
+    ///
+    /// let tokenizer = TokenizerConfig::words().build("to be")?;
+    /// assert_eq!(tokenizer.token_bytes(0), None); // Decoding adds a space, except before the first word.
+    /// assert_eq!(tokenizer.single_token_bytes(0), Some(b"to".to_vec()));
+    /// # Ok::<(), nextword_data::DataError>(())
+    /// ```
+    fn single_token_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        if let Some(bytes) = self.token_bytes(id) {
+            return Some(bytes);
+        }
+        let text = self.token_text(id)?;
+        let Some(entry) = self.decoded_token(id) else {
+            return Some(Vec::new()); // A special token.
+        };
+        let falls_back = self
+            .decode_rules()
+            .is_some_and(|rules| rules.has_byte_fallback());
+        let byte = byte_of(&entry).filter(|_| falls_back);
+        Some(byte.map_or_else(|| text.into_bytes(), |byte| vec![byte]))
+    }
 
     /// This tokenizer with another EOS and padding token, as a model declares them: `tokenizer.json` does not
     /// store these roles.

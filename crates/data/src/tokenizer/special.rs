@@ -1,7 +1,9 @@
 //! Special tokens of our own tokenizers: names, ids, and splitting text at them.
 
+use std::ops::Range;
+
 use super::huggingface::is_non_eos_name;
-use super::{SpecialTokens, TokenizerConfig, TokenizerKind};
+use super::{Encoding, SpecialTokens, TokenizerConfig, TokenizerKind, json};
 use crate::documents::TextCuts;
 use crate::error::DataError;
 
@@ -177,6 +179,56 @@ impl SpecialVocab {
             position += length;
             (start, segment)
         })
+    }
+
+    /// Encodes `text`. `pieces` yields the parts of ordinary text that are tokens, with their positions
+    /// in it; `id_of` their ids, `None` for unknown ones.
+    pub(super) fn encode<'a, I: Iterator<Item = (usize, &'a str)>>(
+        &'a self,
+        text: &'a str,
+        pieces: impl Fn(&'a str) -> I,
+        id_of: impl Fn(&str) -> Option<u32>,
+    ) -> Encoding {
+        let mut encoding = Encoding::default();
+        encoding.ids.reserve(text.len() / 4);
+        let unknown = self.special_tokens().unk;
+        for segment in self.split(text) {
+            match segment {
+                Segment::Special(id) => encoding.ids.push(id),
+                Segment::Text(text) => {
+                    for (_, piece) in pieces(text) {
+                        json::push_id(&mut encoding, id_of(piece), unknown, piece);
+                    }
+                }
+            }
+        }
+        encoding
+    }
+
+    /// For each id of [`encode`](Self::encode), the bytes of `text` that it stands for.
+    pub(super) fn ranges<'a, I: Iterator<Item = (usize, &'a str)>>(
+        &'a self,
+        text: &'a str,
+        pieces: impl Fn(&'a str) -> I,
+        id_of: impl Fn(&str) -> Option<u32>,
+    ) -> Vec<Option<Range<usize>>> {
+        let mut ranges = Vec::new();
+        let has_unknown = self.special_tokens().unk.is_some();
+        for (start, segment) in self.split_with_positions(text) {
+            match segment {
+                Segment::Special(id) => {
+                    let length = self.name(id).map_or(0, str::len);
+                    ranges.push(Some(start..start + length));
+                }
+                Segment::Text(text) => {
+                    let known = pieces(text)
+                        .filter(|(_, piece)| has_unknown || id_of(piece).is_some())
+                        .map(|(at, piece)| Some(start + at..start + at + piece.len()));
+                    ranges.extend(known);
+                }
+            }
+        }
+        ranges
     }
 
     /// Splits `text` at special tokens: leftmost match first, then longest.

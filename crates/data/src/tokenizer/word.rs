@@ -81,26 +81,13 @@ impl WordTokenizer {
         let word = self.words.get(id as usize).map(String::as_str);
         word.or_else(|| self.special.unknown_name(id))
     }
+}
 
-    /// Passes each id to `each`, with the bytes of `text` that it stands for; `None` for a word that is
-    /// not in the vocabulary.
-    fn for_each_id(&self, text: &str, mut each: impl FnMut(Option<u32>, Range<usize>)) {
-        for (start, segment) in self.special.split_with_positions(text) {
-            match segment {
-                Segment::Special(id) => {
-                    let length = self.special.name(id).map_or(0, str::len);
-                    each(Some(id), start..start + length);
-                }
-                Segment::Text(text) => {
-                    for word in text.split_whitespace() {
-                        // `word` is a part of `text`.
-                        let first = start + (word.as_ptr() as usize - text.as_ptr() as usize);
-                        each(self.ids.get(word).copied(), first..first + word.len());
-                    }
-                }
-            }
-        }
-    }
+/// The words of `text`, with their positions.
+fn words(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    // Each word is a part of `text`.
+    text.split_whitespace()
+        .map(|word| (word.as_ptr() as usize - text.as_ptr() as usize, word))
 }
 
 /// Counts each word; also returns its rank by first occurrence.
@@ -144,20 +131,14 @@ impl Tokenizer for WordTokenizer {
     }
 
     fn encode(&self, text: &str) -> Encoding {
-        let mut encoding = Encoding::default();
-        let unknown = self.special_tokens().unk;
-        self.for_each_id(text, |id, range| {
-            json::push_id(&mut encoding, id, unknown, &text[range]);
-        });
-        encoding
+        self.special
+            .encode(text, words, |word| self.ids.get(word).copied())
     }
 
     fn encode_with_ranges(&self, text: &str) -> (Encoding, Vec<Option<Range<usize>>>) {
-        let mut ranges = Vec::new();
-        let has_unknown = self.special_tokens().unk.is_some();
-        self.for_each_id(text, |id, range| {
-            ranges.extend((has_unknown || id.is_some()).then_some(Some(range)));
-        });
+        let ranges = self
+            .special
+            .ranges(text, words, |word| self.ids.get(word).copied());
         (self.encode(text), ranges)
     }
 

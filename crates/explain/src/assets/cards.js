@@ -6,7 +6,7 @@ function sumBody(panel, step) {
     a = panel.byName.get(step.op.a),
     b = panel.byName.get(step.op.b);
   const title = (part) => (part ? part.title : "");
-  if (width > 4) {
+  if (width > (room() < 500 ? 2 : 4)) {
     const position = selectedPosition(panel),
       dims = firstOf(width, MAX_DIMS, step.name);
     const line = (name, label, sign) =>
@@ -143,7 +143,7 @@ function attentionBody(panel, step) {
                   state.head = n;
                   draw();
                 })
-              : "darker = more attention",
+              : "stronger colour = more attention",
           ),
         ),
     ),

@@ -38,7 +38,7 @@ const tokenHeader = (panel, position, scope = "row", mark = null) =>
     {
       scope,
       "data-p": position,
-      title: `position ${position}`,
+      title: `${printable(tokensOf(panel)[position].text)}, position ${position}`,
       class: [position === selectedPosition(panel) ? "closely" : "", mark ?? ""].join(" ").trim() || null,
     },
     printable(tokensOf(panel)[position].text),
@@ -112,7 +112,7 @@ function rowsTable(panel, step, extra = null) {
         joined(
           headName(panel, step),
           isTokens ? "columns: tokens of the vocabulary" : "columns: elements of each vector, from 0",
-          shown ? "darker = larger" : "blue = positive, orange = negative",
+          shown ? "stronger colour = larger" : "blue = positive, orange = negative",
         ),
       ),
       headerRow(["token", ...names, ...(extra ? extra.names : [])]),

@@ -85,7 +85,7 @@ class Panel {
 
   origin(name, index) {
     const bits = index.length > 1 && !name.startsWith("position_embedding") && this.story.model.bits;
-    return bits ? `learned in training, then quantized to ${bits} bits: an integer times the scale of its block of 32`
+    return bits ? `learned in training, then quantized to ${bits} bits: an integer times the scale of its block of 32, plus the block's minimum if it has one`
       : "learned in training";
   }
   operand(role, name, index) {

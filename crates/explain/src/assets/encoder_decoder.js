@@ -1,49 +1,60 @@
 // The card that compares this model with the first Transformer, which had an encoder and a decoder.
 "use strict";
 
-function architecturesPicture() {
-  const W = 340,
+// Left: two stacks. Right: one, with a feed-forward network if the model has one.
+function architecturesPicture(hasFeedForward) {
+  const W = 360,
     H = 268,
     out = [];
-  const box = (x, y, width, text, kind = "") => {
+  const [encoder, decoder, own] = [[0, 98], [110, 118], [242, 118]]; // Left end and width of each stack.
+  const middle = ([x, width]) => x + width / 2;
+  const box = ([x, width], y, text, kind = "") => {
     out.push(s("rect", { class: `map-head ${kind}`, x, y, width, height: 26, rx: 6 }));
-    out.push(s("text", { x: x + width / 2, y: y + 17, "text-anchor": "middle", class: kind ? "label" : null }, text));
+    out.push(s("text", { x: x + width / 2, y: y + 17, "text-anchor": "middle", class: kind ? "strong" : null }, text));
   };
   const title = (x, text) => out.push(s("text", { class: "label", x, y: 14, "text-anchor": "middle" }, text));
   const arrow = (x1, y1, x2, y2) => out.push(s("path", { class: "flow", d: `M${x1} ${y1}L${x2} ${y2}`, "marker-end": "url(#arrowhead)" }));
   out.push(
     s("defs", {}, s("marker", { id: "arrowhead", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto-start-reverse" }, s("path", { class: "arrowhead", d: "M0 0L8 4L0 8z" }))),
   );
-  title(166 / 2 + 22, "encoder-decoder");
-  title(287, "decoder-only");
-  // Left: two stacks. Right: one.
-  box(0, 222, 98, "prompt");
-  box(0, 172, 98, "self-attention");
-  box(0, 122, 98, "feed-forward");
-  arrow(49, 222, 49, 200);
-  arrow(49, 172, 49, 150);
-  box(112, 222, 108, "answer so far");
-  box(112, 172, 108, "masked self-att.", "mine");
-  box(112, 122, 108, "cross-attention");
-  box(112, 72, 108, "feed-forward");
-  box(112, 28, 108, "next token");
-  for (const y of [222, 172, 122, 72]) arrow(166, y, 166, y - (y === 72 ? 16 : 22));
-  arrow(98, 135, 110, 135);
-  box(236, 222, 104, "prompt+answer");
-  box(236, 172, 104, "masked self-att.", "mine");
-  box(236, 122, 104, "feed-forward");
-  box(236, 28, 104, "next token");
-  arrow(288, 222, 288, 200);
-  arrow(288, 172, 288, 150);
-  arrow(288, 122, 288, 56);
-  return s("svg", { viewBox: `0 0 ${W} ${H}`, width: W, role: "img", "aria-label": "an encoder-decoder Transformer has two stacks joined by cross-attention, a decoder-only one has a single stack with masked self-attention" }, out);
+  title((encoder[0] + decoder[0] + decoder[1]) / 2, "encoder-decoder");
+  title(middle(own), "decoder-only");
+  box(encoder, 222, "prompt");
+  box(encoder, 172, "self-attention");
+  box(encoder, 122, "feed-forward");
+  arrow(middle(encoder), 222, middle(encoder), 200);
+  arrow(middle(encoder), 172, middle(encoder), 150);
+  box(decoder, 222, "answer so far");
+  box(decoder, 172, "masked self-att.", "mine");
+  box(decoder, 122, "cross-attention");
+  box(decoder, 72, "feed-forward");
+  box(decoder, 28, "next token");
+  for (const y of [222, 172, 122, 72]) arrow(middle(decoder), y, middle(decoder), y - (y === 72 ? 16 : 22));
+  arrow(98, 135, 108, 135);
+  box(own, 222, "prompt + answer");
+  box(own, 172, "masked self-att.", "mine");
+  if (hasFeedForward) box(own, 122, "feed-forward");
+  box(own, 28, "next token");
+  for (const [from, to] of hasFeedForward ? [[222, 200], [172, 150], [122, 56]] : [[222, 200], [172, 56]]) arrow(middle(own), from, middle(own), to);
+  const stack = hasFeedForward ? "masked self-attention and a feed-forward network" : "masked self-attention";
+  return s("svg", { viewBox: `0 0 ${W} ${H}`, width: W, role: "img", "aria-label": `an encoder-decoder Transformer has two stacks joined by cross-attention, this decoder-only one has a single stack with ${stack}` }, out);
 }
 
 function architecturesBody(panel) {
-  const { config } = panel.story;
+  const { config } = panel.story,
+    hasFeedForward = config.feed_forward !== "none";
   const row = (name, normal, ours) => h("tr", {}, h("th", { scope: "row", class: "long" }, name), h("td", { class: "prose", "data-label": "encoder-decoder" }, normal), h("td", { class: "prose", "data-label": "decoder-only" }, ours));
   return [
-    h("figure", {}, architecturesPicture(), h("figcaption", {}, "Left: the normal Transformer. Right: this model. Both read from the bottom to the top, and repeat their layers.")),
+    h(
+      "figure",
+      {},
+      architecturesPicture(hasFeedForward),
+      h(
+        "figcaption",
+        {},
+        `Left: the normal Transformer. Right: this model${hasFeedForward ? "" : ", which has no feed-forward network"}. Both read from the bottom to the top${config.n_layers > 1 ? ", and repeat their layers" : "; the left one repeats its layers, and this model has one"}.`,
+      ),
+    ),
     h(
       "table",
       { class: "stacked" },

@@ -154,7 +154,7 @@ function snapshotBody(panel, snapshot, other) {
                 other: other && weightIn(other.patterns[layer][head]),
                 links: isPrompt,
               }),
-              heads.length > 1 ? `head ${head + 1}` : "rows: query · columns: key",
+              joined(heads.length > 1 ? `head ${head + 1}` : "", "rows: query · columns: key · stronger colour = more attention"),
             ),
       ),
     ),

@@ -29,14 +29,18 @@ function tokensBody(panel) {
         ),
       ),
     ),
-    panel.story.unknown.length
-      ? h("p", { class: "note" }, `Not in the vocabulary: ${panel.story.unknown.join(", ")}`)
-      : null,
-    panel.story.truncated
-      ? h("p", { class: "note" }, `Truncated: ${countOf(panel.story.truncated, "token")} at the start of the prompt did not fit the context.`)
-      : null,
+    promptNotes(panel),
   ];
 }
+// What of the prompt the model does not see.
+const promptNotes = ({ story }) => [
+  story.unknown.length
+    ? h("p", { class: "note unseen" }, `Not in the vocabulary, so that the model does not see ${story.unknown.length === 1 ? "it" : "them"}: ${story.unknown.map(printable).join(", ")}`)
+    : null,
+  story.truncated
+    ? h("p", { class: "note" }, `Truncated: ${countOf(story.truncated, "token")} at the start of the prompt did not fit the context.`)
+    : null,
+];
 const tokenIdCell = (panel, token) =>
   h(
     "td",
@@ -64,7 +68,7 @@ function predictionsBody(panel) {
           const next = panel.story.next_words[position],
             top = next.top[0],
             other = others?.[position]?.top[0];
-          const hit = next.next && next.next.probability >= top.probability,
+          const hit = next.next && next.next.id === top.id,
             differs = other && other.text !== top.text;
           return h(
             "tr",

@@ -81,7 +81,7 @@ document.addEventListener("keydown", (event) => {
   else if (key === "ArrowLeft") go(state.step - 1);
   else if (key === "a") {
     state.all = !state.all;
-    draw();
+    go(state.step);
   }
 });
 
@@ -106,7 +106,7 @@ function loadLink() {
   const step = cards.findIndex((card) => card.id === link.get("step"));
   state.step = step >= 0 ? step : indexParam("step", 1) - 1;
   state.all = link.get("view") === "all";
-  state.head = Math.min(indexParam("head", 0), state.panels[0].story.config.n_heads - 1);
+  state.head = Math.min(indexParam("head", 0), headCount() - 1);
   state.position = indexParam("position", null);
   const [name, index, panel] = (link.get("why") || "").split(":");
   state.trail =

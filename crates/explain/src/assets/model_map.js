@@ -195,6 +195,32 @@ function placeOf(card) {
 const isInMap = (card) => card.phase !== "a closer look" && card.id !== "overview" && card.id !== "next";
 
 const modelMap = () => new ModelMap(state.panels[0]).svg();
+// Whether the panels show different models, and not two prompts of one model.
+const comparesModels = () => {
+  const [first, second] = state.panels.map(({ story }) => JSON.stringify([story.model, story.config]));
+  return second !== undefined && first !== second;
+};
+// The caption of the map, which says whose it is where two models are compared.
+const mapCaption = () => (comparesModels() ? `The map shows the first model: ${modelTitle(state.panels[0])}.` : "");
+
+// Whether the token was drawn at random, and not chosen as the most likely one.
+const isSampled = (answer) => answer.uniform !== null;
+
+// What the model predicts after the prompt, and what was sampled, if that is another token.
+function predictionSentence(panel) {
+  const position = lastOfPrompt(panel),
+    answer = panel.story.answer[0],
+    top = panel.story.next_words[position].top[0];
+  const after = `After ${quoted(tokensOf(panel)[position].text)}`;
+  if (!answer) return "";
+  const token = quoted(answer.token.text),
+    chance = percent(answer.token.probability, 2);
+  if (answer.token.id === top.id) {
+    return `${after} the model predicts ${token} with ${chance}${isSampled(answer) ? ", and this token was sampled" : ""}. `;
+  }
+  const prediction = `the model predicts ${quoted(top.text)} with ${percent(top.probability, 2)}`;
+  return `${after} ${prediction}, but ${token}, to which it gives ${chance}, was ${isSampled(answer) ? "sampled" : "chosen"}. `;
+}
 
 // The card that opens the page: the prediction, and the whole model.
 function overviewBody(panel) {
@@ -208,7 +234,6 @@ function overviewBody(panel) {
     const at = cards.findIndex((card) => card.id === id);
     return at < 0 ? null : h("button", { type: "button", onclick: () => go(at, true) }, text);
   };
-  const answered = answer && next.next ? percent(next.next.probability, 2) : "";
   return h(
     "div",
     { class: "overview" },
@@ -224,13 +249,8 @@ function overviewBody(panel) {
         h("span", { class: "soft" }, " → "),
         answer ? h("span", { class: "word answer last" }, printable(answer.token.text)) : null,
       ),
-      h(
-        "p",
-        {},
-        answer
-          ? `After ${quoted(tokensOf(panel)[position].text)} the model predicts ${quoted(answer.token.text)} with ${answered}. The cards show every value on the way there, in the order of computation.`
-          : "The cards show every value on the way to the next token, in the order of computation.",
-      ),
+      promptNotes(panel),
+      h("p", {}, predictionSentence(panel), "The cards show every value on the way there, in the order of computation."),
       h("h3", {}, `The most likely next tokens after ${quoted(tokensOf(panel)[position].text)}`),
       bars(
         next.top.slice(0, 5).map((token) => ({
@@ -252,6 +272,6 @@ function overviewBody(panel) {
           )
         : null,
     ),
-    isFirst ? h("figure", { class: "map-here" }, modelMap(), h("figcaption", {}, "The whole model. Click a part to open its card.")) : null,
+    isFirst ? h("figure", { class: "map-here" }, modelMap(), h("figcaption", {}, `${mapCaption() || "The whole model."} Click a part to open its card.`)) : null,
   );
 }

@@ -14,16 +14,21 @@ const state = {
   open: new Set(),
   trail: [],
   edits: noEdits(),
+  edited: 0, // the panel that the edits change
   outcome: null,
   history: { sentence: 0, at: null, beside: null, layer: 0, position: null, timer: null },
 };
 let cards = [];
 
+// The largest number of layers and of heads of the models that the panels show.
+const layerCount = () => Math.max(...state.panels.map(({ story }) => story.config.n_layers));
+const headCount = () => Math.max(...state.panels.map(({ story }) => story.config.n_heads));
+
 // The phase of a step, as shown in the progress map.
 function phaseOf(step, config) {
   const isInput = step.op.kind === "add" && step.op.a === "hook_embed";
   if (step.layer !== null && !isInput) {
-    if (config.n_layers > 1) return `layer ${step.layer + 1}`;
+    if (layerCount() > 1) return `layer ${step.layer + 1}`;
     return config.feed_forward === "none" ? "masked self-attention" : "layer 1";
   }
   return step.axes.includes("token") || step.name.startsWith("ln_final") ? "output" : "input";
@@ -46,11 +51,12 @@ function allSteps() {
 
 function listCards() {
   const { story } = state.panels[0],
-    hasLayers = story.config.n_layers > 1,
+    hasLayers = layerCount() > 1,
     listed = [];
   const add = (phase, id, title, term, purpose, body, more = {}) =>
     listed.push({ phase, id, title, term, purpose, body, layer: null, ...more });
   const firstPanelOnly = (body) => (panel) => (panel === state.panels[0] ? body(panel) : null);
+  const editedPanelOnly = (body) => (panel) => (panel === state.panels[state.edited] ? body(panel) : null);
   add(
     "overview",
     "overview",
@@ -69,7 +75,7 @@ function listCards() {
     { why: "A model computes with numbers, and its vocabulary is limited. Ids say which row of the embedding table belongs to a token." },
   );
   for (const step of allSteps()) {
-    const isSingleHead = step.op.kind === "join" && !step.op.weight && story.config.n_heads === 1;
+    const isSingleHead = step.op.kind === "join" && !step.op.weight && headCount() === 1;
     if (step.op.kind === "copy" || isSingleHead || step.name === "logits_before_cap") continue;
     add(
       phaseOf(step, story.config),
@@ -83,7 +89,7 @@ function listCards() {
         why: step.why,
         part: hasLayers ? partOf(step) : "",
         layer: hasLayers ? step.layer : null,
-        heads: step.axes[0] === "head" ? step.shape[0] : 0,
+        heads: step.axes[0] === "head" ? Math.max(...state.panels.map((panel) => panel.byName.get(step.name)?.shape[0] ?? 0)) : 0,
         hasGallery: step.axes.includes("key") && step.op.kind === "softmax",
       },
     );
@@ -131,7 +137,7 @@ function listCards() {
     "what if?",
     "intervention, ablation",
     "Replace a token, switch off a head, remove a part of the model or edit an embedding, and see how the next-token probabilities change.",
-    firstPanelOnly(whatIfBody),
+    editedPanelOnly(whatIfBody),
     { why: "What a part is good for shows when it is missing. Everything is recomputed in 64-bit floats." },
   );
   add(
@@ -158,7 +164,7 @@ function listCards() {
     "decoder-only or encoder-decoder",
     "StatQuest: decoder-only against normal Transformers",
     "The first Transformer had two stacks, an encoder and a decoder. Models like this one need only one of them.",
-    firstPanelOnly(architecturesBody),
+    comparesModels() ? architecturesBody : firstPanelOnly(architecturesBody),
     { why: "One stack with masked self-attention learns from any text, in one simple task: predict the next token." },
   );
   add(
@@ -172,12 +178,31 @@ function listCards() {
   return listed;
 }
 
-const panelTitle = ({ story }) =>
-  `${story.model.name || "a model"}, step ${story.model.step.toLocaleString("en")}: “${story.prompt}”`;
+const modelTitle = ({ story }) => `${story.model.name || "a model"}, step ${story.model.step.toLocaleString("en")}`;
+const panelTitle = (panel) => {
+  const { prompt, unknown } = panel.story,
+    without = unknown.length ? ` without ${unknown.map(quoted).join(", ")}` : "";
+  return `${modelTitle(panel)}: “${prompt}”${without}`;
+};
 const isShown = (card) =>
-  state.panels[0].story.config.n_layers <= MAX_LAYERS_AT_ONCE || card.layer === null || card.layer === state.layer;
+  layerCount() <= MAX_LAYERS_AT_ONCE || card.layer === null || card.layer === state.layer;
 
 function cardOf(card, number) {
+  const built = h(
+    "div",
+    { class: state.panels.length > 1 ? "panes two" : "panes" },
+    state.panels.map((panel) => {
+      const body = card.body(panel);
+      return body
+        ? h(
+            "div",
+            { class: "pane" },
+            state.panels.length > 1 ? h("p", { class: "pane-title" }, panelTitle(panel)) : null,
+            body,
+          )
+        : null;
+    }),
+  );
   const picks = card.heads > 1;
   const next = cards[number + 1];
   // The same step in the layers above and below.
@@ -192,12 +217,15 @@ function cardOf(card, number) {
     h(
       "p",
       { class: "kicker" },
-      h("span", {}, card.part ? `${card.phase} of ${state.panels[0].story.config.n_layers} · ${card.part}` : card.phase),
-      h(
-        "button",
-        { type: "button", class: "copy", title: "copy this card's values for a spreadsheet", onclick: copy },
-        "copy",
-      ),
+      h("span", {}, card.part ? `${card.phase} of ${layerCount()} · ${card.part}` : card.phase),
+      // Values that still have to arrive can be copied later.
+      valueRows(built).length || built.querySelector("[aria-busy]")
+        ? h(
+            "button",
+            { type: "button", class: "copy", title: "copy this card's values for a spreadsheet", onclick: copy },
+            "copy",
+          )
+        : null,
     ),
     h("h2", { id: `title-${number}` }, capitalize(card.title)),
     h("p", { class: "term" }, card.term),
@@ -208,7 +236,7 @@ function cardOf(card, number) {
       ? h(
           "div",
           { class: "choices heads", role: "group", "aria-label": "head" },
-          range(state.panels[0].story.config.n_heads).map((head) =>
+          range(headCount()).map((head) =>
             toggleButton(`head ${head + 1}`, head === state.head, () => {
               state.head = head;
               draw();
@@ -216,21 +244,7 @@ function cardOf(card, number) {
           ),
         )
       : null,
-    h(
-      "div",
-      { class: state.panels.length > 1 ? "panes two" : "panes" },
-      state.panels.map((panel) => {
-        const body = card.body(panel);
-        return body
-          ? h(
-              "div",
-              { class: "pane" },
-              state.panels.length > 1 ? h("p", { class: "pane-title" }, panelTitle(panel)) : null,
-              body,
-            )
-          : null;
-      }),
-    ),
+    built,
     h(
       "p",
       { class: "onward" },
@@ -250,21 +264,53 @@ function cardOf(card, number) {
           "details",
           { class: "map-inline", open: state.open.has("map"), ontoggle: (e) => (e.target.open ? state.open.add("map") : state.open.delete("map")) },
           h("summary", {}, "Where in the model is this?"),
+          mapCaption() ? h("p", { class: "soft" }, mapCaption()) : null,
           modelMap(),
         ),
   );
 }
 
-// Copies the values of a card to the clipboard, with tab-separated columns.
+// The values of a card, row by row with tab-separated columns: of its tables, bars and lists of values, with the
+// headings before them, and of the heat maps of a card without a table.
+function valueRows(body) {
+  const textOf = (cell) => cell.textContent.replaceAll("−", "-").replace(/\s*\n\s*/g, " ");
+  const inRowsOf = (children, count, texts) =>
+    range(children.length / count).map((n) => texts(children.slice(n * count, (n + 1) * count)).join("\t"));
+  const hasTable = Boolean(body.querySelector("table")),
+    rows = [];
+  let headings = [];
+  for (const each of body.querySelectorAll("h3, .pane-title, tr, .bars, .gradient, .picture")) {
+    const children = [...each.children];
+    let found = [];
+    if (each.matches("h3, .pane-title")) headings.push(textOf(each));
+    else if (each.matches("tr")) found = [children.map(textOf).join("\t")];
+    else if (each.matches(".bars")) found = inRowsOf(children, 3, ([name, , amount]) => [name, amount].map(textOf));
+    else if (each.matches(".gradient")) found = inRowsOf(children, 2, ([label, value]) => [label.firstChild, value].map(textOf));
+    else if (each.matches(".picture") && !hasTable) found = heatmapRows(children);
+    if (found.length) {
+      rows.push(...headings, ...found);
+      headings = [];
+    }
+  }
+  return rows;
+}
+// The rows of a heat map: its tokens, if they are shown, and its weights.
+function heatmapRows(cells) {
+  const count = Math.round(Math.sqrt(cells.length));
+  const textOf = (cell) => (cell.tagName === "SPAN" ? cell.textContent : cell.style.getPropertyValue("--tint"));
+  return range(count).map((n) => cells.slice(n * count, (n + 1) * count).map(textOf).join("\t"));
+}
+
+// Copies the values of a card to the clipboard.
 async function copy(event) {
-  const button = event.currentTarget;
-  const rows = [...button.closest(".card").querySelectorAll("tr")].map((row) =>
-    [...row.children].map((cell) => cell.textContent.replace("−", "-")).join("\t"),
-  );
-  await navigator.clipboard.writeText(rows.join("\n")).then(
-    () => (button.textContent = "copied"),
-    () => (button.textContent = "copying was blocked"),
-  );
+  const button = event.currentTarget,
+    rows = valueRows(button.closest(".card").querySelector(".panes"));
+  try {
+    await navigator.clipboard.writeText(rows.join("\n"));
+    button.textContent = rows.length ? "copied" : "nothing to copy yet";
+  } catch {
+    button.textContent = "copying was blocked"; // Also where the page is not served securely.
+  }
 }
 
 // The path to the focused element, which is restored after drawing.
@@ -310,8 +356,13 @@ function draw() {
   saveLink();
 }
 
-// Marks tables and lists that are wider than the screen, so that a hint says that they scroll.
+// Makes the cells of tables that are too wide smaller, and marks tables and lists that are wider than the screen even
+// then, so that a hint says that they scroll.
 function markOverflow() {
+  const tables = [...document.querySelectorAll(".scroll:has(> table)")];
+  tables.forEach((each) => each.classList.remove("tight", "tighter", "overflows"));
+  for (const size of ["tight", "tighter"])
+    tables.filter((each) => each.scrollWidth - each.clientWidth > 1).forEach((each) => each.classList.add(size));
   document.querySelectorAll(".scroll, .words, .picture").forEach((each) => {
     const mark = () => {
       const rest = each.scrollWidth - each.clientWidth;
@@ -327,7 +378,9 @@ window.addEventListener("resize", markOverflow);
 
 // Goes to another step and scrolls to its top.
 function go(step, toCard = false) {
-  state.step = Math.max(0, Math.min(step, cards.length - 1));
+  const target = Math.max(0, Math.min(step, cards.length - 1));
+  if (target !== state.step) state.trail = []; // The derivation belongs to the card before.
+  state.step = target;
   draw();
   const top = $("layout").offsetTop - $("bar").offsetHeight - 8;
   if (state.all) $(`step-${state.step + 1}`)?.scrollIntoView();
@@ -341,7 +394,7 @@ function selectPosition(position) {
 
 // The notes; collapsed if there are many.
 function notesBody(notes) {
-  const listed = notes.map((note) => h("p", { class: "note" }, capitalize(`${note}.`)));
+  const listed = notes.map((note) => h("p", { class: "note" }, note));
   if (notes.length <= 2) return listed.length ? h("div", { class: "notes" }, listed) : null;
   return h("details", { class: "notes" }, h("summary", {}, `${notes.length} notes`), listed);
 }
@@ -365,7 +418,7 @@ const titles = (subtitle) => [
 function drawHeader() {
   const { story } = state.panels[0],
     verified = state.panels.every((panel) => panel.story.verdict.verified),
-    hasLayerMenu = story.config.n_layers > MAX_LAYERS_AT_ONCE;
+    hasLayerMenu = layerCount() > MAX_LAYERS_AT_ONCE;
   const largest = Math.max(
     ...state.panels.flatMap((panel) => panel.story.verdict.differences.map((d) => d.largest ?? Infinity)),
   );
@@ -407,7 +460,7 @@ function drawHeader() {
             "layer ",
             select(
               "layer",
-              range(story.config.n_layers).map((n) => [n, n + 1]),
+              range(layerCount()).map((n) => [n, n + 1]),
               state.layer,
               (n) => {
                 const firstCard = cards.findIndex((card) => card.layer === Number(n));
@@ -426,7 +479,7 @@ function drawHeader() {
           !state.all,
           () => {
             state.all = false;
-            draw();
+            go(state.step);
           },
           { id: "one" },
         ),
@@ -435,7 +488,7 @@ function drawHeader() {
           state.all,
           () => {
             state.all = true;
-            draw();
+            go(state.step);
           },
           { id: "all" },
         ),
@@ -446,7 +499,7 @@ function drawHeader() {
         panel.story.notes
           .filter((note) => !source.isLive || !note.includes("--layer"))
           .concat(recomputedNote(panel))
-          .map((note) => (state.panels.length > 1 ? `${panelTitle(panel)}: ${note}` : note)),
+          .map((note) => (state.panels.length > 1 ? `${panelTitle(panel)}: ${note}.` : capitalize(`${note}.`))),
       ),
     ),
   );
@@ -544,7 +597,7 @@ function drawBar() {
       ),
     ),
   );
-  setChildren("map", h("p", { class: "soft" }, placeOf(cards[state.step])), cards[state.step].id === "overview" && !state.all ? null : modelMap());
+  setChildren("map", h("p", { class: "soft" }, placeOf(cards[state.step])), mapCaption() ? h("p", { class: "soft" }, mapCaption()) : null, cards[state.step].id === "overview" && !state.all ? null : modelMap());
   const isOverview = cards[state.step].id === "overview" && !state.all && !state.trail.length;
   $("layout").classList.toggle("wide", isOverview);
   $("map").hidden = state.all || cards[state.step].id === "overview";

@@ -4,16 +4,35 @@
 // The available width. Pictures are not scaled, so that text has the same size on small screens.
 const room = () => Math.min(620, window.innerWidth - 66);
 
+// The width of a text in pixels, in the font of the pictures.
+const ruler = document.createElement("canvas").getContext("2d");
+function textWidth(text, size) {
+  ruler.font = `${size}px system-ui, sans-serif`;
+  return ruler.measureText(text).width;
+}
+
 // Two-dimensional vectors as points on a plane: [{at: [x, y], from, text, position, hollow}].
 function plane(points, label) {
-  const size = 300,
+  const size = 320,
     ends = points.flatMap((p) => [p.at, ...(p.from ? [p.from] : [])]);
-  const max = 1.18 * Math.max(...ends.flat().map(Math.abs), 1e-6);
+  const max = 1.25 * Math.max(...ends.flat().map(Math.abs), 1e-6);
   const x = (v) => size / 2 + (v / max) * (size / 2),
     y = (v) => size / 2 - (v / max) * (size / 2);
-  const labelPositions = placeLabels(
-    points.map((p) => ({ x: x(p.at[0]), y: y(p.at[1]), width: 7.2 * p.text.length })),
+  const ticks = ticksUpTo(max * 0.97).flatMap((value) => [-value, value]);
+  const texts = [
+    ...ticks.map((value) => ({ at: [x(value), size / 2 + 15], anchor: "middle", text: axisNumber(value) })),
+    ...ticks.map((value) => ({ at: [size / 2 - 6, y(value) + 4], anchor: "end", text: axisNumber(value) })),
+    { at: [size - 4, size / 2 - 7], anchor: "end", text: "element 0" },
+    { at: [size / 2 + 6, 14], anchor: "start", text: "element 1" },
+  ];
+  const labels = placeLabels(
+    points.map((p) => ({ x: x(p.at[0]), y: y(p.at[1]), width: textWidth(p.text, 13) })),
     size,
+    texts.map(({ at, anchor, text }) => {
+      const width = textWidth(text, 11),
+        left = at[0] - { start: 0, middle: width / 2, end: width }[anchor];
+      return [left, at[1] - 10, left + width, at[1] + 3];
+    }),
   );
   const line = (from, to, more) => s("line", { x1: x(from[0]), y1: y(from[1]), x2: x(to[0]), y2: y(to[1]), ...more });
   return s(
@@ -21,42 +40,66 @@ function plane(points, label) {
     { class: "plane", viewBox: `0 0 ${size} ${size}`, width: size, role: "img", "aria-label": label },
     s("line", { class: "axis", x1: 0, x2: size, y1: size / 2, y2: size / 2 }),
     s("line", { class: "axis", x1: size / 2, x2: size / 2, y1: 0, y2: size }),
-    s("text", { x: size - 2, y: size / 2 - 5, "text-anchor": "end" }, "element 0"),
-    s("text", { x: size / 2 + 5, y: 12 }, "element 1"),
+    ticks.map((value) => [
+      s("line", { class: "axis", x1: x(value), x2: x(value), y1: size / 2 - 3, y2: size / 2 + 3 }),
+      s("line", { class: "axis", x1: size / 2 - 3, x2: size / 2 + 3, y1: y(value), y2: y(value) }),
+    ]),
+    texts.map(({ at, anchor, text }) => s("text", { class: "tick", x: at[0], y: at[1], "text-anchor": anchor }, text)),
     points.filter((p) => p.from).map((p) => line(p.from, p.at, { class: "way", "data-p": p.position })),
     points.map((p, i) =>
       s(
         "g",
         { "data-p": p.position },
+        labels[i].lead ? s("line", { class: "lead", ...labels[i].lead }) : null,
         s("circle", { cx: x(p.at[0]), cy: y(p.at[1]), r: 5, class: p.hollow ? "hollow" : "dot" }),
-        s("text", { class: "label", ...labelPositions[i] }, p.text),
+        s("text", { class: "label", x: labels[i].x, y: labels[i].y }, p.text),
         s("title", {}, `${p.text}: ${p.at.map((v) => formatNumber(v)).join(", ")}`),
       ),
     ),
   );
 }
 
-// Places each label to the right of its dot, or where it overlaps least.
-function placeLabels(dots, size) {
-  const taken = dots.map((dot) => [dot.x - 5, dot.y - 5, dot.x + 5, dot.y + 5]);
-  const overlap = ([a, b, c, d]) =>
-    taken.filter(([e, f, g, i]) => a < g && e < c && b < i && f < d).length +
-    (a < 0 || c > size || b < 0 || d > size ? 9 : 0);
-  return dots.map((dot) => {
-    const spots = [
-      [9, 4],
-      [-9 - dot.width, 4],
-      [-dot.width / 2, -10],
-      [-dot.width / 2, 19],
-      [9, 18],
-      [-9 - dot.width, 18],
-      [9, -10],
-      [-9 - dot.width, -10],
-    ].map(([dx, dy]) => [dot.x + dx, dot.y + dy]);
-    const box = ([left, base]) => [left, base - 11, left + dot.width, base + 3];
-    const best = spots.reduce((best, spot) => (overlap(box(spot)) < overlap(box(best)) ? spot : best));
-    taken.push(box(best));
-    return { x: best[0], y: best[1] };
+// The numbers at an axis from 0 to `max`, without the 0: round ones, at most three.
+function ticksUpTo(max) {
+  const power = 10 ** Math.floor(Math.log10(max)),
+    step = [0.5, 1, 2, 5].map((factor) => factor * power).find((step) => max / step < 4);
+  return range(Math.floor(max / step + 1e-9)).map((n) => (n + 1) * step);
+}
+const axisNumber = (value) => `${Number(value.toPrecision(3))}`.replace("-", "−");
+
+// Places each label beside its dot, where it overlaps least and is nearer to its own dot than to another. A label
+// at a distance gets a line that leads to its dot. `taken` are boxes that labels avoid.
+function placeLabels(dots, size, taken = []) {
+  const boxes = [...taken, ...dots.map((dot) => [dot.x - 6, dot.y - 6, dot.x + 6, dot.y + 6])];
+  const box = (left, base, width) => [left, base - 11, left + width, base + 3];
+  const nearest = ([a, b, c, d], dot) => [Math.max(a, Math.min(c, dot.x)), Math.max(b, Math.min(d, dot.y))];
+  const distance = (area, dot) => Math.hypot(nearest(area, dot)[0] - dot.x, nearest(area, dot)[1] - dot.y);
+  return dots.map((dot, own) => {
+    const { width } = dot;
+    const around = (gap) => [
+      [gap, 4],
+      [-gap - width, 4],
+      [-width / 2, -gap - 1],
+      [-width / 2, gap + 10],
+      [gap, 10 + gap],
+      [-gap - width, 10 + gap],
+      [gap, -gap],
+      [-gap - width, -gap],
+    ];
+    const spots = [9, 22, 38].flatMap((gap, ring) => around(gap).map(([dx, dy]) => ({ ring, area: box(dot.x + dx, dot.y + dy, width) })));
+    const cost = ({ ring, area }) => {
+      const [a, b, c, d] = area,
+        overlaps = boxes.filter(([e, f, g, i]) => a < g && e < c && b < i && f < d).length,
+        isOutside = a < 4 || c > size - 4 || b < 4 || d > size - 4,
+        ownDistance = distance(area, dot),
+        isNearOther = dots.some((other, n) => n !== own && distance(area, other) < ownDistance + 4);
+      // A line to its dot makes a distant label clear, even near another dot.
+      return 20 * overlaps + 50 * isOutside + (isNearOther ? (ring ? 3 : 8) : 0) + 2 * ring;
+    };
+    const best = spots.map((spot) => ({ ...spot, cost: cost(spot) })).reduce((best, spot) => (spot.cost < best.cost ? spot : best));
+    boxes.push(best.area);
+    const [x2, y2] = nearest(best.area, dot);
+    return { x: best.area[0], y: best.area[1] + 11, lead: best.ring ? { x1: dot.x, y1: dot.y, x2, y2 } : null };
   });
 }
 

@@ -41,7 +41,8 @@ function trainingBody(panel) {
 }
 
 function gradientStep(panel, step) {
-  const [name, index] = parseAddress(step.weight),
+  const { story } = panel,
+    [name, index] = parseAddress(step.weight),
     after = quoted(tokensOf(panel)[step.position].text);
   const largest = [...step.norms].sort((a, b) => b.norm - a.norm);
   const line = (label, formula, value) => [h("div", {}, label, h("span", { class: "soft" }, formula)), h("div", { class: "figure" }, value)];
@@ -50,7 +51,7 @@ function gradientStep(panel, step) {
       "h3",
       {},
       step.generated
-        ? `One step if ${quoted(step.text)} comes after ${after}, as the model predicts`
+        ? `One step if ${quoted(step.text)} comes after ${after}, as ${isSampled(story.answer[0]) ? "was sampled" : "the model predicts"}`
         : `One step if the text went on with ${quoted(step.text)} instead`,
     ),
     h(
@@ -60,14 +61,14 @@ function gradientStep(panel, step) {
         line("loss", `−ln ${scientific(step.probability)}`, scientific(step.loss)),
         line("weight with the largest gradient", step.weight, whyCell(panel, name, index, step.value)),
         line("its gradient", "by backpropagation", scientific(step.gradient)),
-        line("the same, measured", "loss with the weight a bit larger − a bit smaller", scientific(step.finite_difference)),
+        line("the same, measured", "(loss with the weight a bit larger − with it a bit smaller) / the difference of the weights", scientific(step.finite_difference)),
         line("the weight after the step", `${scientific(step.value)} − ${step.learning_rate} × ${step.gradient < 0 ? `(${scientific(step.gradient)})` : scientific(step.gradient)}`, scientific(step.new_value)),
         line("the loss after a step of all weights", `−ln ${scientific(step.new_probability)}`, scientific(step.new_loss)),
       ],
     ),
     h(
       "details",
-      {},
+      { class: "gradient-norms" },
       h("summary", {}, "gradients of all parts of the model"),
       h("p", { class: "soft" }, "The size (L2 norm) of the gradient of each part: the larger, the more this one token would change it."),
       bars(largest.slice(0, 12).map((each) => ({ name: each.name, value: each.norm, text: scientific(each.norm) }))),

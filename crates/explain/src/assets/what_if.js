@@ -28,18 +28,18 @@ const editList = (edits) => [
 
 function whatIfBody(panel) {
   if (!source.isLive && panel.packed && !panel.canCompute) {
-    return h(
+    return [editedPanelMenu(), h(
       "p",
       {},
-      "This page contains only some layers, so it cannot recompute predictions. Omit --layer, or use a terminal: nextword explain MODEL PROMPT --what-if head=0.1",
-    );
+      "This page contains only some layers, so it cannot recompute predictions. Omit --layer, or use a terminal: nextword explain MODEL PROMPT --what-if head=0.0",
+    )];
   }
   if (!source.isLive && !panel.canCompute) {
-    return h(
+    return [editedPanelMenu(), h(
       "p",
       {},
-      "This model is too large to embed in the page, so the page cannot recompute predictions. Use a terminal: nextword explain MODEL PROMPT --what-if head=0.1",
-    );
+      "This model is too large to embed in the page, so the page cannot recompute predictions. Use a terminal: nextword explain MODEL PROMPT --what-if head=0.0",
+    )];
   }
   const { story } = panel,
     edits = state.edits,
@@ -57,6 +57,7 @@ function whatIfBody(panel) {
     draw();
   };
   return [
+    editedPanelMenu(),
     h("h3", {}, "Replace a token"),
     h(
       "div",
@@ -131,6 +132,26 @@ function whatIfBody(panel) {
       : null,
   ];
 }
+
+// Which of the panels the edits change, where two are compared.
+const editedPanelMenu = () =>
+  state.panels.length > 1
+    ? h(
+        "label",
+        {},
+        "change the model of ",
+        select(
+          "panel to change",
+          state.panels.map((panel, n) => [n, panelTitle(panel)]),
+          state.edited,
+          (n) => {
+            Object.assign(state, { edited: Number(n), edits: noEdits(), outcome: null });
+            draw();
+          },
+          { id: "edited" },
+        ),
+      )
+    : null;
 
 // A menu for small vocabularies, a text field for large ones.
 function tokenChoice(panel, token, id, choose) {

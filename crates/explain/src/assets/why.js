@@ -107,6 +107,9 @@ function whyBody(current, found) {
                 `= ${formatNumber(found.result, 6)}${differs ? " — differs from the value above" : ""}`,
               )
             : null,
+          found.result !== null && operands.length && !differs && formatNumber(found.result, 6) !== formatNumber(found.value, 6)
+            ? h("p", { class: "soft" }, "The last digits differ: the model computed the value above in 32-bit floats, and this line is computed in 64-bit floats.")
+            : null,
         ],
     isPairs(operands) ? pairsBody(operands, current.panel) : operandList(operands, current.panel),
     operands.length || isIncomplete ? null : h("p", { class: "soft" }, "The chain ends here."),

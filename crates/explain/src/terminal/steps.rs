@@ -172,21 +172,51 @@ impl Printer<'_> {
         }
     }
 
-    /// `a + b = sum`, one line per position.
+    /// `a + b = sum`, one line per position; three lines if the values fit only so.
     fn sums(&mut self, node: &Node, a: &str, b: &str) {
-        for position in self.positions() {
+        const SIGNS: [&str; 3] = ["", " +", " ="];
+        let names = [a, b, node.name.as_str()];
+        let (positions, values) = (self.positions(), node.shape[1]);
+        // An operator is preceded by a space, and a value begins with one.
+        let all = self.view.width.saturating_sub(self.token_width + 4 + 4);
+        let narrow = self.widest_cell(&names, &positions);
+        let fitting = [self.cell_width(), narrow];
+        let mut fitting = fitting
+            .into_iter()
+            .filter(|width| 3 * values * width <= all);
+        let width = fitting.next();
+        let line_room = self.view.width.saturating_sub(self.token_width + 4 + 2);
+        let is_split = width.is_none() && values * self.cell_width() <= line_room;
+        for position in positions {
             let trace = &self.explanation.trace;
-            let room = self.view.width.saturating_sub(self.token_width + 4 + 6) / 3;
-            let parts: Vec<String> = [a, b, &node.name]
-                .iter()
-                .map(|name| self.cells(trace.value(name).row(position), room))
-                .collect();
+            let room = if is_split { line_room } else { all / 3 };
+            let parts = names.iter().zip(SIGNS).map(|(name, sign)| {
+                let row = trace.value(name).row(position);
+                let cells = self.cells_in(row, room, width.unwrap_or(self.cell_width()));
+                format!("{sign}{cells}")
+            });
+            let parts: Vec<String> = parts.collect();
             let token = self.token(position);
-            self.line(&format!(
-                "    {token}{} + {} = {}",
-                parts[0], parts[1], parts[2]
-            ));
+            if !is_split {
+                self.line(&format!("    {token}{}", parts.concat()));
+                continue;
+            }
+            let indent = " ".repeat(self.token_width);
+            self.line(&format!("    {token}  {}", parts[0]));
+            self.line(&format!("    {indent}{}", parts[1]));
+            self.line(&format!("    {indent}{}", parts[2]));
         }
+    }
+
+    /// Width of the longest value of the tensors `names` at `positions`, with the space before it.
+    fn widest_cell(&self, names: &[&str], positions: &[usize]) -> usize {
+        let trace = &self.explanation.trace;
+        let rows = names.iter().flat_map(|name| {
+            let value = trace.value(name);
+            positions.iter().map(|position| value.row(*position))
+        });
+        let widths = rows.flatten().map(|x| self.cell_in(*x, 1).len());
+        widths.max().unwrap_or(1)
     }
 
     /// Attention scores or weights: one row per query.

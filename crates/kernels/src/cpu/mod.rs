@@ -34,7 +34,7 @@ mod scratch;
 mod simd;
 pub(crate) mod sum_of_squares;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod thread_pool;

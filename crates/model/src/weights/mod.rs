@@ -5,6 +5,7 @@
 //! name, before anything is allocated.
 
 mod file;
+mod source;
 mod write;
 
 use std::collections::{BTreeMap, HashSet};
@@ -12,9 +13,11 @@ use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
+use nextword_base::hash::FileHash;
 use safetensors::tensor::Dtype;
 
 pub use file::{NamedTensors, TensorFile, load_tensors};
+pub use source::WeightSource;
 pub use write::{FloatType, save, save_tensors, save_tensors_with, write_tensors};
 pub(crate) use write::{TensorSpec, Values, write_file};
 
@@ -210,11 +213,47 @@ pub fn to_f32_vec(data: TensorData) -> Vec<f32> {
 pub fn load(config: &ModelConfig, path: &Path, device: &Device) -> Result<Transformer, ModelError> {
     config.validate()?;
     let file = TensorFile::open(path)?;
-    if let Some(bits) = quantize::detect_bits(&file) {
-        return quantize::load(config, path, &file, bits, device);
-    }
     compare(config, path, &file)?;
-    fill(config.build(device)?, &file)
+    quantize::load(config, &file, device)
+}
+
+/// Loads the model of `config` on `device` with the weights of `source`. `path` names it in errors.
+///
+/// # Errors
+/// [`ModelError::Mismatch`] with every tensor that is missing or of the wrong shape; errors from reading it.
+pub fn load_from(
+    config: &ModelConfig,
+    path: &Path,
+    source: &dyn WeightSource,
+    device: &Device,
+) -> Result<Transformer, ModelError> {
+    config.validate()?;
+    let expected = layout(config).into_iter();
+    let problems: Vec<String> = expected
+        .filter(|(name, shape)| source.shape(name) != Some(shape))
+        .map(|(name, shape)| format!("  missing, or not of the shape {shape:?}: `{name}`"))
+        .collect();
+    if !problems.is_empty() {
+        return Err(ModelError::Mismatch {
+            path: path.to_path_buf(),
+            problems,
+        });
+    }
+    quantize::load(config, source, device)
+}
+
+/// Writes the weights of `source` for `config` to `path` atomically, one tensor at a time: quantized matrices
+/// as they are, all others in f32. Returns the file's hash.
+///
+/// # Errors
+/// Errors from reading `source`; [`ModelError::Io`] if the file cannot be written. An earlier file is then
+/// unchanged.
+pub fn write_source(
+    path: &Path,
+    config: &ModelConfig,
+    source: &dyn WeightSource,
+) -> Result<FileHash, ModelError> {
+    quantize::write(path, config, source)
 }
 
 /// Returns the bit width of the blocks' weights in `path`, if they are quantized.
@@ -234,10 +273,15 @@ pub fn embedding_bits(path: &Path) -> Result<Option<Bits>, ModelError> {
     Ok(quantize::embedding_bits(&TensorFile::open(path)?))
 }
 
-/// Sets the parameters of `model` that are in `file`.
-pub(crate) fn fill(model: Transformer, file: &TensorFile) -> Result<Transformer, ModelError> {
+/// Sets the parameters of `model` from `source`, without those `loaded` already.
+pub(crate) fn fill(
+    model: Transformer,
+    source: &dyn WeightSource,
+    loaded: &HashSet<String>,
+) -> Result<Transformer, ModelError> {
     let mut loader = ParamLoader {
-        file,
+        source,
+        loaded,
         path: Vec::new(),
         failed: None,
     };
@@ -245,15 +289,30 @@ pub(crate) fn fill(model: Transformer, file: &TensorFile) -> Result<Transformer,
     loader.failed.map_or(Ok(model), Err)
 }
 
-/// Checks the names, shapes and types in `file` against `config`.
+/// Returns the values of the matrix `name` as in a float file, of the same `shape`, if `source` has it
+/// quantized.
+///
+/// # Errors
+/// As [`WeightSource::quantized_matrix`].
+pub fn dequantized_values(
+    source: &dyn WeightSource,
+    name: &str,
+    shape: &[usize],
+) -> Result<Option<Vec<f32>>, ModelError> {
+    quantize::dequantized_values(source, name, shape)
+}
+
+/// Checks the names, shapes and types in `file` against `config`. Matrices may be quantized.
 ///
 /// # Errors
 /// [`ModelError::Mismatch`] with every difference and `path`.
 pub fn compare(config: &ModelConfig, path: &Path, file: &TensorFile) -> Result<(), ModelError> {
-    let expected: Vec<_> = layout(config)
-        .into_iter()
-        .map(|(name, shape)| (name, shape, None))
-        .collect();
+    let expected = if quantize::detect_bits(file).is_some() {
+        quantize::expected(config, file)
+    } else {
+        let floats = layout(config).into_iter();
+        floats.map(|(name, shape)| (name, shape, None)).collect()
+    };
     compare_with(&expected, path, file)
 }
 
@@ -293,7 +352,8 @@ pub(crate) fn compare_with(
 }
 
 struct ParamLoader<'a> {
-    file: &'a TensorFile,
+    source: &'a dyn WeightSource,
+    loaded: &'a HashSet<String>,
     path: Vec<String>,
     failed: Option<ModelError>,
 }
@@ -309,10 +369,10 @@ impl ModuleMapper for ParamLoader<'_> {
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let name = self.path.join(".");
-        if self.file.shape(&name).is_none() {
-            return param; // A quantized matrix; `compare` checked that all others are present.
+        if self.loaded.contains(&name) {
+            return param;
         }
-        let values = match self.file.values(&name) {
+        let values = match self.source.values(&name) {
             Ok(values) => values,
             Err(error) => {
                 self.failed.get_or_insert(error);

@@ -156,9 +156,9 @@ pub fn write_tensors<E: From<ModelError>>(
 /// Name, type and shape of a tensor to be written.
 #[derive(Clone, Debug)]
 pub(crate) struct TensorSpec {
-    name: String,
-    dtype: Dtype,
-    shape: Vec<usize>,
+    pub(crate) name: String,
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: Vec<usize>,
 }
 
 /// The values of a tensor.

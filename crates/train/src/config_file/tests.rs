@@ -212,3 +212,33 @@ fn sequences_fit_into_the_context() {
     let default = RunConfig::default().model.context_length.to_string();
     assert!(!message.contains(&default), "{message}");
 }
+
+#[test]
+fn a_separator_may_be_escaped() {
+    let separator = |text: &str| {
+        let overrides = [format!("data.separator={text}")];
+        let config = parse_config("data.path = 'x.txt'", "x.toml".as_ref(), &overrides).unwrap();
+        config.data.separator.unwrap()
+    };
+    for (text, expected) in [
+        ("\\n", "\n"),
+        ("\\n\\n", "\n\n"),
+        ("\\t", "\t"),
+        ("\"\\n\"", "\n"),
+        ("'\\n'", "\\n"), // A literal string of TOML.
+        ("---", "---"),
+        ("\n", "\n"),
+        ("\\x", "\\x"), // No escape of TOML.
+        ("a\"b", "a\"b"),
+        ("\\\\n", "\\n"),
+        ("<EOS>", "<EOS>"),
+    ] {
+        assert_eq!(separator(text), expected, "{text}");
+    }
+    let overrides = ["data.path=C:\\new\\text.txt".to_string()];
+    let config = parse_config("", "x.toml".as_ref(), &overrides).unwrap();
+    assert_eq!(
+        config.data.path.unwrap().to_str(),
+        Some("C:\\new\\text.txt")
+    );
+}

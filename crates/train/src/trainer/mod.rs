@@ -8,7 +8,7 @@ mod save;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nextword_model::{Transformer, peak_memory};
+use nextword_model::{Adapter, DeviceName, Transformer, peak_memory};
 
 pub use in_memory::{InMemoryTrainer, TrainedModel};
 
@@ -85,7 +85,7 @@ struct RunOutput {
     metrics: MetricsFile,
     tokenizer_json: String,
     skipped: Vec<String>,
-    /// The step of the last checkpoint that this process saved.
+    /// The step of the last checkpoint that this process saved, or found with the same model in `last`.
     saved_at: Option<u64>,
     /// The step of the last checkpoint, from this process or an earlier one.
     checkpoint: Option<u64>,
@@ -180,7 +180,12 @@ impl Trainer {
             stop.mark_checkpoint();
         }
         if training.setup.is_on_gpu() && training.state.step < training.setup.config.train.steps {
-            reporter.preparing("compiling GPU programs for the first step; this may take a minute");
+            let is_software = is_software_adapter(&training.setup.config.device);
+            reporter.preparing(if is_software {
+                "compiling GPU programs for the first step on a software adapter; this may take many minutes"
+            } else {
+                "compiling GPU programs for the first step; this may take a minute"
+            });
         }
         probes::run(training, &output.folder, false, reporter, hooks)?;
         let mut observer = RunObserver {
@@ -209,6 +214,7 @@ impl Trainer {
             tokens_per_step: setup.loader.targets_per_step().round() as usize,
             resumed_at: self.training.state.step,
             prompt_template: config.samples.prompt_template.clone(),
+            prompt: setup.example_prompt(),
             skipped: self.output.skipped.clone(),
         }
     }
@@ -371,5 +377,27 @@ impl RunObserver<'_> {
                 .warned(&format!("{shown}: cannot write the sample: {e}"));
         }
         Ok(())
+    }
+}
+
+/// Whether the device `name` is a software adapter, which compiles programs slowly.
+fn is_software_adapter(name: &str) -> bool {
+    matches!(
+        name.parse::<DeviceName>(),
+        Ok(DeviceName::Wgpu(_, Adapter::Software))
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_software_adapters_are_slow_to_compile() {
+        assert!(is_software_adapter("wgpu:software"));
+        assert!(is_software_adapter("vulkan:software"));
+        for name in ["flex", "wgpu", "wgpu:1", "auto", "cuda", "software"] {
+            assert!(!is_software_adapter(name), "{name}");
+        }
     }
 }

@@ -49,7 +49,11 @@ impl Trainer {
             setup.special = card.special;
         }
         setup.chat_templates = card.chat_templates;
+        setup.trained_on = Some(card.trained_on).filter(|described| !described.is_empty());
         let config = &setup.config;
+        let is_current = found.state.fingerprint == fingerprint(config)
+            && found.state.settings.as_ref() == Some(&settings(config))
+            && has_last_model(&folder, config, found.state.step);
         // From here on, a run of version 0.1 is saved in the current form.
         found.state.fingerprint = fingerprint(config);
         found.state.settings = Some(settings(config));
@@ -57,13 +61,25 @@ impl Trainer {
         let optimizer = found.optimizer(config.optimizer, &setup.device)?;
         let mut trainer = Self::new(setup, folder, model, optimizer, found.state)?;
         trainer.output.skipped = damaged.iter().map(ToString::to_string).collect();
-        trainer.output.checkpoint = Some(trainer.training.state.step);
+        let step = trainer.training.state.step;
+        trainer.output.checkpoint = Some(step);
+        trainer.output.saved_at = (is_current && damaged.is_empty()).then_some(step);
         if trainer.has_source() {
             // The process that started the run ended right after its first checkpoint.
             trainer.detach_from_source()?;
         }
         Ok(trainer)
     }
+}
+
+/// Whether the last model of the run is that of the checkpoint of `step`, with the prompt template of `config`.
+fn has_last_model(folder: &RunFolder, config: &RunConfig, step: u64) -> bool {
+    let last = ModelDir::open(&folder.last_path());
+    last.is_ok_and(|last| {
+        last.card.step == step
+            && last.card.prompt_template == config.samples.prompt_template
+            && last.weights_path().is_file()
+    })
 }
 
 /// Says that the learning rate jumps after `step` updates, because the number of steps changes from that of

@@ -286,6 +286,7 @@ impl TrainingLoop {
             name: config.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_string(),
             trained_on: self.setup.data_description(),
+            origin: None,
             seed: config.seed,
             step: self.state.step,
             tokens: self.state.tokens,

@@ -44,7 +44,7 @@ pub(crate) enum Command {
     Eval(commands::eval::EvalArgs),
     /// Quantize a model's weights to 8 or 4 bits (inference only)
     Quantize(commands::quantize::QuantizeArgs),
-    /// Convert a Hugging Face model into a nextword model folder
+    /// Convert a Hugging Face model (a folder, or on the Hub) or a GGUF file into a nextword model folder
     Import(commands::import::ImportArgs),
     /// Export a model as a Hugging Face folder or a GGUF file
     Export(commands::export::ExportArgs),

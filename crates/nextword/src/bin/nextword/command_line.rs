@@ -313,6 +313,43 @@ mod tests {
     }
 
     #[test]
+    fn a_mistyped_option_is_not_a_prompt() {
+        let parse = |line: &str| {
+            let line = std::iter::once("nextword").chain(line.split(' '));
+            command().try_get_matches_from(line)
+        };
+        for (line, argument) in [
+            ("generate r --temperture=0 -m 5", "--temperture"),
+            ("generate r --temperture 0", "--temperture"),
+            ("generate --temperture=0 r", "--temperture"),
+            ("generate r -T 1", "-T"),
+            ("generate r -x", "-x"),
+            ("generate r x --sed 3", "--sed"),
+            ("explain r --breif", "--breif"),
+            ("explain r x --breif", "--breif"),
+            ("explain r -b", "-b"),
+            ("chat r --temperture=0", "--temperture"),
+            ("eval r a.txt --temperture=0", "--temperture"),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::UnknownArgument, "{line}");
+            let found = context(&error, ContextKind::InvalidArg);
+            assert_eq!(found, Some(argument), "{line}");
+        }
+        for (line, prompt) in [
+            ("generate r -- --temperture=0", "--temperture=0"),
+            ("generate r -m 5 -- -x", "-x"),
+            ("generate r -", "-"),
+            ("explain r -- --breif", "--breif"),
+        ] {
+            let matches = parse(line).unwrap();
+            let (_, matches) = matches.subcommand().unwrap();
+            let found = matches.get_one::<String>("prompt").map(String::as_str);
+            assert_eq!(found, Some(prompt), "{line}");
+        }
+    }
+
+    #[test]
     fn forgotten_quotes_are_recognized() {
         for (line, prompt) in [
             ("generate runs/a On a day", "On a day"),

@@ -13,6 +13,7 @@ use nextword_data::{DataError, ErrorClass as DataClass};
 use nextword_eval::EvalError;
 use nextword_explain::ExplainError;
 use nextword_generate::GenerateError;
+use nextword_hub::HubError;
 use nextword_model::ModelError;
 use nextword_server::ServerError;
 use nextword_train::TrainError;
@@ -169,6 +170,7 @@ fn code_of(error: &(dyn std::error::Error + 'static)) -> Option<Code> {
         .or_else(|| error.downcast_ref().map(explain_code))
         .or_else(|| error.downcast_ref().map(eval_code))
         .or_else(|| error.downcast_ref().map(convert_code))
+        .or_else(|| error.downcast_ref().map(hub_code))
         .or_else(|| error.downcast_ref().map(server_code))
         .or_else(|| error.downcast_ref().map(model_code))
         .or_else(|| error.downcast_ref().map(data_code))
@@ -249,6 +251,16 @@ fn convert_code(error: &ConvertError) -> Code {
         ConvertError::Data(error) => data_code(error),
         // All others concern a file that is invalid or cannot be represented in the target format.
         _ => Code::BadFile,
+    }
+}
+
+fn hub_code(error: &HubError) -> Code {
+    match error {
+        HubError::Reference { .. } | HubError::Setting { .. } => Code::Usage,
+        HubError::NotFound { .. } | HubError::WrongContent { .. } => Code::BadFile,
+        HubError::DiskFull { .. } => Code::Resources,
+        HubError::Io { action, source, .. } => io_code(action, source),
+        _ => Code::Failure,
     }
 }
 

@@ -4,17 +4,21 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use nextword_hub::HubReference;
 use nextword_model::weights::TensorFile;
-use nextword_model::{DeviceName, ModelDir, ModelError};
+use nextword_model::{DeviceName, ModelDir, ModelError, is_hugging_face_folder};
 
 use crate::{exit, output};
 
-/// Opens the model in `path`: a model folder, a checkpoint, or a run folder. Of a run, the best model
+/// Opens the model in `path`: a model folder, a checkpoint, a run folder, or a GGUF file. Of a run, the best model
 /// is opened, or the last one if `last` is set.
 ///
 /// # Errors
 /// If `path` contains no model; the message states what it is instead.
 pub(crate) fn open(path: &Path, last: bool) -> anyhow::Result<ModelDir> {
+    if nextword_convert::is_gguf(path) {
+        return Ok(nextword_convert::open_gguf(path)?);
+    }
     let folder = find_model_dir(path, last)?;
     let model = ModelDir::open(&folder);
     let damage = match &model {
@@ -75,20 +79,17 @@ pub(crate) fn is_run(path: &Path) -> bool {
     path.join("run.toml").is_file()
 }
 
-/// Returns whether `config` is a Hugging Face configuration, which names a model type.
-fn is_hugging_face(config: &Path) -> bool {
-    let Ok(text) = std::fs::read_to_string(config) else {
-        return false;
-    };
-    let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-    value.get("model_type").is_some() || value.get("architectures").is_some()
-}
-
 fn find_model_dir(path: &Path, last: bool) -> anyhow::Result<PathBuf> {
     let shown = path.display();
+    if path.to_str().is_some_and(HubReference::is_reference) && !path.exists() {
+        return Err(exit::bad_file(format!(
+            "`{shown}` names a model on the Hub, not a model folder; hint: download and convert it with `nextword import \
+             {shown} --out MODEL`"
+        )));
+    }
     let config = path.join("config.json");
     if config.is_file() {
-        if is_hugging_face(&config) {
+        if is_hugging_face_folder(path) {
             return Err(exit::bad_file(format!(
                 "`{shown}` is a Hugging Face folder, not a model folder; hint: convert it with `nextword import \
                  {shown} --out MODEL`"
@@ -128,12 +129,12 @@ fn find_model_dir(path: &Path, last: bool) -> anyhow::Result<PathBuf> {
     let problem = if path.is_dir() {
         "is neither a model folder nor a run folder (config.json and run.toml are missing)"
     } else if path.exists() {
-        "is a file; a model is a folder that contains config.json and model.safetensors"
+        "is neither a GGUF file nor a folder that contains config.json and model.safetensors"
     } else {
         "does not exist"
     };
     Err(exit::bad_file(format!(
-        "`{shown}` {problem}; hint: pass a run folder, e.g. runs/NAME, or a model folder"
+        "`{shown}` {problem}; hint: pass a run folder, e.g. runs/NAME, a model folder, or a GGUF file"
     )))
 }
 

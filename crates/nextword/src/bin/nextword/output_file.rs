@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use clap::Args;
+use nextword_convert::GGUF_WRITER_KEY;
 use nextword_model::write_atomically;
 
 use crate::{exit, output};
@@ -50,7 +51,7 @@ pub(crate) enum Kind {
 impl Kind {
     fn description(self) -> &'static str {
         match self {
-            Self::Gguf => "a GGUF file",
+            Self::Gguf => "a GGUF file of `nextword export`",
             Self::Page => "a page of `nextword explain`",
             Self::Report => "a JSON report of `nextword explain`",
             Self::Text => "a report of `nextword explain`",
@@ -64,7 +65,7 @@ impl Kind {
         let text = String::from_utf8_lossy(head);
         let first_line = text.lines().next().unwrap_or_default();
         match self {
-            Self::Gguf => head.starts_with(b"GGUF"),
+            Self::Gguf => head.starts_with(b"GGUF") && text.contains(GGUF_WRITER_KEY),
             Self::Page => {
                 first_line.eq_ignore_ascii_case("<!doctype html>")
                     && text.contains("<title>nextword explain</title>")
@@ -93,6 +94,7 @@ impl Kind {
 /// `force` is not set.
 pub(crate) fn check(path: &Path, kind: Kind, force: ForceArgs) -> anyhow::Result<()> {
     let shown = path.display();
+    refuse_dash(path)?;
     check_parent(path)?;
     let Ok(metadata) = fs::metadata(path) else {
         return Ok(());
@@ -122,6 +124,7 @@ pub(crate) fn check(path: &Path, kind: Kind, force: ForceArgs) -> anyhow::Result
 /// # Errors
 /// If it is a file.
 pub(crate) fn check_folder(path: &Path) -> anyhow::Result<()> {
+    refuse_dash(path)?;
     let is_file = path.exists() && !path.is_dir();
     if is_file {
         return Err(exit::usage(format!(
@@ -140,6 +143,16 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     write_atomically(path, bytes)?;
     output::eprint_line(&format!("wrote {}", path.display()));
     Ok(())
+}
+
+/// Refuses the name `-`, which commands that write to standard output handle before.
+fn refuse_dash(path: &Path) -> anyhow::Result<()> {
+    if path.as_os_str() != "-" {
+        return Ok(());
+    }
+    Err(exit::usage(
+        "cannot write to standard output; hint: name a file or folder with --out",
+    ))
 }
 
 fn check_parent(path: &Path) -> anyhow::Result<()> {
@@ -171,7 +184,10 @@ mod tests {
     use super::*;
 
     const KINDS: [(Kind, &[u8]); 6] = [
-        (Kind::Gguf, b"GGUF\x03\0\0\0"),
+        (
+            Kind::Gguf,
+            b"GGUF\x03\0\0\0\x10\0\0\0\0\0\0\0nextword.version",
+        ),
         (
             Kind::Page,
             b"<!doctype html>\n<title>nextword explain</title>",
@@ -189,7 +205,9 @@ mod tests {
     ];
 
     /// Files that no command wrote.
-    const OTHER: [&[u8]; 19] = [
+    const OTHER: [&[u8]; 20] = [
+        // A model of another program.
+        b"GGUF\x03\0\0\0\x14\0\0\0\0\0\0\0general.architecture",
         // A badge, an icon, a drawing with the title of another program.
         b"<svg xmlns=\"x\" width=\"90\" height=\"20\" role=\"img\" aria-label=\"build: passing\"><title>build: passing</title>",
         b"<svg role=\"img\" viewBox=\"0 0 24 24\" xmlns=\"x\"><title>Rust</title><path d=\"M0 0\"/></svg>",
@@ -284,6 +302,10 @@ mod tests {
             assert_eq!(exit::code(&error), exit::Code::Usage);
         }
         assert!(check_folder(&folder.path().join("file")).is_err());
+        assert!(
+            check_folder(Path::new("-")).is_err()
+                && check(Path::new("-"), Kind::Gguf, force).is_err()
+        );
         assert!(check_folder(folder.path()).is_ok());
     }
 }

@@ -1,7 +1,6 @@
 //! The cache-blocked loops around the micro-kernel, and the split of work between threads.
 
 use super::block::Block;
-use super::operand::Operand;
 use super::pack::pack_f32;
 use super::tile::{Init, MicroKernel, TileOut, TileRows};
 use crate::cpu::isa::Isa;
@@ -33,7 +32,7 @@ pub(crate) struct Problem<'a> {
     pub(crate) n: usize,
     pub(crate) k: usize,
     pub(crate) a: MatRef<'a>,
-    pub(crate) b: Operand<'a>,
+    pub(crate) b: MatRef<'a>,
     pub(crate) c: Shared<f32>,
     pub(crate) c_stride: usize,
     pub(crate) accumulate: bool,
@@ -192,14 +191,8 @@ impl Problem<'_> {
             pad: self.kernel.lanes,
             format: self.kernel.format,
         };
-        let cols = &region.cols;
-        match self.b {
-            Operand::F32(m) => {
-                let block = Block::from_rows(&m.t(), cols, k);
-                pack_f32(self.isa, &block, panels, self.bf16, b);
-            }
-            Operand::Quant(m) => m.pack_cols(self.isa, cols, k, panels, self.bf16, b),
-        }
+        let block = Block::from_rows(&self.b.t(), &region.cols, k);
+        pack_f32(self.isa, &block, panels, self.bf16, b);
     }
 
     /// Multiplies a block of rows by packed columns. A panel of B stays in the L1 cache while the
@@ -270,7 +263,7 @@ type Span = std::ops::Range<usize>;
 /// `k == 0`, which writes the bias or zeros.
 fn k_blocks(k: usize) -> (usize, usize) {
     let blocks = k.div_ceil(KC).max(1);
-    // Even, so that a bf16 pair never straddles two blocks, and a multiple of the quantization block.
+    // Even, so that a bf16 pair never straddles two blocks.
     let kc = k.div_ceil(blocks).next_multiple_of(32).max(1);
     (kc, k.div_ceil(kc).max(1))
 }

@@ -6,15 +6,12 @@
 
 mod block;
 mod driver;
-mod operand;
 mod pack;
 #[cfg(target_arch = "x86_64")]
 mod pack_avx512;
 #[cfg(test)]
 mod tests;
 mod tile;
-
-pub(crate) use operand::Operand;
 
 use crate::Precision;
 use crate::cpu::isa::Isa;
@@ -50,15 +47,9 @@ impl Default for GemmOptions<'_> {
 ///
 /// # Panics
 /// If the shapes do not match.
-pub(crate) fn gemm<'a>(
-    a: MatRef<'_>,
-    b: impl Into<Operand<'a>>,
-    c: &mut MatMut<'_>,
-    options: &GemmOptions<'_>,
-) {
-    let b: Operand<'_> = b.into();
-    let ((m, k), (b_rows, n)) = ((a.rows, a.cols), b.shape());
-    assert_eq!(k, b_rows, "inner dimensions differ");
+pub(crate) fn gemm(a: MatRef<'_>, b: MatRef<'_>, c: &mut MatMut<'_>, options: &GemmOptions<'_>) {
+    let (m, k, n) = (a.rows, a.cols, b.cols);
+    assert_eq!(k, b.rows, "inner dimensions differ");
     assert_eq!((c.rows, c.cols), (m, n), "result shape");
     assert!(
         options.bias.is_none_or(|bias| bias.len() == n),

@@ -1,144 +1,215 @@
 //! Activations quantized to 16-bit integers with a scale per block.
 //!
-//! With int8 weights, integer products are several times faster than f32 products, and exact.
+//! With quantized weights, integer products are several times faster than f32 products, and exact.
 //! Sixteen bits leave an error of 1/65000 of the largest value of the block, far below the
-//! quantization error of the weights. Each integer is also stored as two signed bytes,
-//! `256 * high + low`, for int8 dot products.
+//! quantization error of the weights. For int8 dot products, each integer is stored as two signed
+//! bytes, `256 * high + low`.
+//!
+//! Rows are stored in groups that one kernel call multiplies: of a group, the first block of each row,
+//! then the second, so that a kernel reads one stream.
 
-use super::{BLOCK, Bits};
+use super::BLOCK;
 use crate::cpu::isa::Isa;
+use crate::cpu::par::{self, Shared};
 
 /// Largest integer whose `high` and `low` parts fit in signed bytes.
 const MAX_INT: f32 = 127.0 * 256.0 + 127.0;
 
+/// Maximum number of rows in a group.
+pub(crate) const GROUP_ROWS: usize = 4;
+
 /// Quantized rows: a view of scratch memory.
 #[derive(Clone, Copy)]
 pub(crate) struct Activations<'a> {
-    words: &'a [u32],
+    integers: &'a [Integers],
+    scales: &'a [BlockScale],
     blocks: usize,
+    rows: usize,
+    /// Rows in a group; the last one may have fewer.
+    group_rows: usize,
 }
 
-/// Size of a block in words: 32 i16, 32 high bytes, 32 low bytes, the scale and the correction.
-const BLOCK_WORDS: usize = 16 + 8 + 8 + 2;
+/// The blocks of a group of rows: block `b` of row `r` is at `b * stride + r`.
+#[derive(Clone, Copy)]
+pub(crate) struct RowGroup<'a> {
+    pub(crate) first: usize,
+    pub(crate) rows: usize,
+    pub(crate) stride: usize,
+    pub(crate) integers: &'a [Integers],
+    pub(crate) scales: &'a [BlockScale],
+}
 
-/// One block of a row.
-#[repr(C)]
-pub(crate) struct ActivationBlock {
-    /// The quantized values.
-    pub(crate) integers: [i16; BLOCK],
-    /// High parts, four bytes per word.
-    pub(crate) high: [i32; BLOCK / 4],
-    /// Low parts, four bytes per word.
-    pub(crate) low: [i32; BLOCK / 4],
+/// The integers of a block. With VNNI, four bytes to a word: eight words of high parts, then eight of
+/// low parts. Otherwise two 16-bit integers to a word: of every four values, first and third, then
+/// second and fourth.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct Integers(pub(crate) [i32; BLOCK / 2]);
+
+/// Size of a block's integers and scales in words of scratch.
+const BLOCK_WORDS: usize = (size_of::<Integers>() + size_of::<BlockScale>()) / 4;
+
+/// What belongs to the integers of a block.
+#[derive(Clone, Copy)]
+#[repr(C, align(16))]
+pub(crate) struct BlockScale {
     /// Value of one integer step.
     pub(crate) scale: f32,
+    /// Sum of the quantized values, by which the minimum of a block of weights is multiplied.
+    pub(crate) sum: f32,
     /// Sum of the integers times the offset of the weights.
     pub(crate) correction: i32,
+    /// Keeps blocks aligned.
+    padding: u32,
 }
 
-const _: () = assert!(size_of::<ActivationBlock>() == BLOCK_WORDS * 4);
+/// Rows of `k` values, `stride` apart, and the offset of the weights that they are multiplied by.
+#[derive(Clone, Copy)]
+pub(crate) struct RowsToQuantize<'a> {
+    pub(crate) x: &'a [f32],
+    pub(crate) stride: usize,
+    pub(crate) count: usize,
+    pub(crate) k: usize,
+    pub(crate) offset: i32,
+}
 
 impl<'a> Activations<'a> {
     /// Returns the number of scratch words needed for `rows` rows of `blocks` blocks.
     pub(crate) fn words(rows: usize, blocks: usize) -> usize {
-        rows * blocks * BLOCK_WORDS
+        rows.next_multiple_of(group_rows(rows)) * blocks * BLOCK_WORDS
     }
 
-    /// Quantizes rows of `k` values, `stride` apart.
-    pub(crate) fn quantize(
-        isa: Isa,
-        x: &[f32],
-        stride: usize,
-        rows: usize,
-        k: usize,
-        bits: Bits,
-        words: &'a mut [u32],
-    ) -> Self {
-        let blocks = k.div_ceil(BLOCK);
-        dispatch(
-            isa,
-            &QuantizeJob {
-                x,
-                stride,
-                count: rows,
-                k,
-                bits,
-            },
-            words,
+    /// Quantizes rows, for the kernels of `isa`. `words` must be aligned to a cache line.
+    #[allow(clippy::cast_ptr_alignment, reason = "the alignment is checked")]
+    pub(crate) fn quantize(isa: Isa, rows: RowsToQuantize<'_>, words: &'a mut [u32]) -> Self {
+        let (isa, blocks) = (isa.clamp_to_current(), rows.k.div_ceil(BLOCK));
+        let group_rows = group_rows(rows.count);
+        let count = rows.count.next_multiple_of(group_rows) * blocks;
+        assert!(
+            words.len() >= count * BLOCK_WORDS && words.as_ptr().cast::<Integers>().is_aligned()
         );
-        Self { words, blocks }
+        // SAFETY: the words are enough and aligned; all bit patterns of both types are valid.
+        let (integers, scales) = unsafe {
+            let integers = words.as_mut_ptr().cast::<Integers>();
+            let scales = integers.add(count).cast::<BlockScale>();
+            (
+                std::slice::from_raw_parts_mut(integers, count),
+                std::slice::from_raw_parts_mut(scales, count),
+            )
+        };
+        let (to_integers, to_scales) = (Shared::new(integers), Shared::new(scales));
+        par::for_each(rows.count, 2 * rows.k, |r| {
+            let start = r / group_rows * group_rows * blocks + r % group_rows;
+            // SAFETY: there are `blocks * group_rows` blocks per group, of which each task has those of
+            // its own row.
+            let target = unsafe {
+                Target {
+                    integers: to_integers.at(start),
+                    scales: to_scales.at(start),
+                    stride: group_rows,
+                }
+            };
+            let row = &rows.x[r * rows.stride..][..rows.k];
+            // SAFETY: as above; the level has been clamped.
+            unsafe { quantize_row(isa, row, rows.offset, &target) };
+        });
+        Self {
+            integers,
+            scales,
+            blocks,
+            rows: rows.count,
+            group_rows,
+        }
     }
 
-    /// Returns a block of a row.
-    #[inline(always)]
-    pub(crate) fn block(&self, row: usize, block: usize) -> &ActivationBlock {
-        let start = (row * self.blocks + block) * BLOCK_WORDS;
-        // SAFETY: `quantize` has written a block at this offset.
-        unsafe { &*self.words[start..start + BLOCK_WORDS].as_ptr().cast() }
+    /// Returns the number of groups of rows.
+    pub(crate) fn groups(&self) -> usize {
+        self.rows.div_ceil(self.group_rows)
+    }
+
+    /// Returns a group of rows.
+    pub(crate) fn group(&self, group: usize) -> RowGroup<'a> {
+        let (first, len) = (group * self.group_rows, self.group_rows * self.blocks);
+        RowGroup {
+            first,
+            rows: self.group_rows.min(self.rows - first),
+            stride: self.group_rows,
+            integers: &self.integers[group * len..][..len],
+            scales: &self.scales[group * len..][..len],
+        }
     }
 }
 
-/// Runs `QuantizeJob::quantize` compiled for the machine's instruction set; in the baseline, rounding
-/// is a library call.
-fn dispatch(isa: Isa, job: &QuantizeJob<'_>, words: &mut [u32]) {
+/// Returns the number of rows in a group: at most `GROUP_ROWS`, and about the same in all groups.
+fn group_rows(rows: usize) -> usize {
+    let groups = rows.div_ceil(GROUP_ROWS).max(1);
+    rows.div_ceil(groups).max(1)
+}
+
+/// Where the blocks of a row are written, `stride` apart.
+struct Target {
+    integers: *mut Integers,
+    scales: *mut BlockScale,
+    stride: usize,
+}
+
+/// Quantizes a row, compiled for the machine's instruction set; in the baseline, rounding is a library
+/// call.
+///
+/// # Safety
+/// `target` must have a place for each block of the row, which nothing else accesses, and the machine must
+/// support `isa`.
+unsafe fn quantize_row(isa: Isa, row: &[f32], offset: i32, target: &Target) {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-        fn avx512(job: &QuantizeJob<'_>, words: &mut [u32]) {
-            job.quantize(words);
+        unsafe fn avx512(splits: bool, row: &[f32], offset: i32, target: &Target) {
+            // SAFETY: the contract of this function.
+            unsafe { quantize_blocks(splits, row, offset, target) };
         }
         #[target_feature(enable = "avx2,fma")]
-        fn avx2(job: &QuantizeJob<'_>, words: &mut [u32]) {
-            job.quantize(words);
+        unsafe fn avx2(row: &[f32], offset: i32, target: &Target) {
+            // SAFETY: the contract of this function.
+            unsafe { quantize_blocks(false, row, offset, target) };
         }
-        let isa = isa.clamp_to_current();
         if isa >= Isa::Avx512 {
-            // SAFETY: `clamp_to_current` ensures that the machine supports the level.
-            return unsafe { avx512(job, words) };
+            // SAFETY: the contract of this function.
+            return unsafe { avx512(isa >= Isa::Avx512Vnni, row, offset, target) };
         }
         if isa >= Isa::Avx2 {
-            // SAFETY: `clamp_to_current` ensures that the machine supports the level.
-            return unsafe { avx2(job, words) };
+            // SAFETY: the contract of this function.
+            return unsafe { avx2(row, offset, target) };
         }
     }
     let _ = isa;
-    job.quantize(words);
+    // SAFETY: the contract of this function.
+    unsafe { quantize_blocks(false, row, offset, target) };
 }
 
-/// The rows to quantize.
-struct QuantizeJob<'a> {
-    x: &'a [f32],
-    stride: usize,
-    count: usize,
-    k: usize,
-    bits: Bits,
-}
-
-impl QuantizeJob<'_> {
-    #[inline(always)]
-    fn quantize(&self, words: &mut [u32]) {
-        let blocks = self.k.div_ceil(BLOCK);
-        for r in 0..self.count {
-            let row = &self.x[r * self.stride..][..self.k];
-            for (b, values) in row.chunks(BLOCK).enumerate() {
-                let start = (r * blocks + b) * BLOCK_WORDS;
-                let block = quantize_block(values, self.bits);
-                // SAFETY: `BLOCK_WORDS` words have the size and alignment of a block, and both are
-                // plain data.
-                unsafe {
-                    words[start..start + BLOCK_WORDS]
-                        .as_mut_ptr()
-                        .cast::<ActivationBlock>()
-                        .write(block);
-                }
-            }
+/// Quantizes the blocks of a row.
+///
+/// # Safety
+/// `target` must have a place for each block of the row, which nothing else accesses.
+#[inline(always)]
+unsafe fn quantize_blocks(splits: bool, row: &[f32], offset: i32, target: &Target) {
+    for (b, values) in row.chunks(BLOCK).enumerate() {
+        let (integers, scale) = quantize_block(values, offset);
+        let integers = if splits {
+            split(&integers)
+        } else {
+            pairs(&integers)
+        };
+        // SAFETY: the caller guarantees that there is a place for the block.
+        unsafe {
+            target.integers.add(b * target.stride).write(integers);
+            target.scales.add(b * target.stride).write(scale);
         }
     }
 }
 
 /// Quantizes up to 32 values, zero-padded.
 #[inline(always)]
-fn quantize_block(values: &[f32], bits: Bits) -> ActivationBlock {
+fn quantize_block(values: &[f32], offset: i32) -> ([i32; BLOCK], BlockScale) {
     let mut x = [0.0; BLOCK];
     x[..values.len()].copy_from_slice(values);
     // Bits of non-negative floats compare like integers, with NaN above infinity. Unlike a float
@@ -155,21 +226,46 @@ fn quantize_block(values: &[f32], bits: Bits) -> ActivationBlock {
     } else {
         0.0
     };
-    let (mut integers, mut high, mut low) = ([0_i32; BLOCK], [0_i8; BLOCK], [0_i8; BLOCK]);
+    let mut integers = [0_i32; BLOCK];
     for t in 0..BLOCK {
         // The product may exceed `MAX_INT` by a rounding error.
         integers[t] = to_int((x[t] * inverse).clamp(-MAX_INT, MAX_INT));
+    }
+    let sum = integers.iter().sum::<i32>();
+    let scale = if finite { max_abs / MAX_INT } else { f32::NAN };
+    let scale = BlockScale {
+        scale,
+        sum: scale * sum as f32,
+        correction: sum * offset,
+        padding: 0,
+    };
+    (integers, scale)
+}
+
+/// Splits integers into high and low bytes.
+#[inline(always)]
+fn split(integers: &[i32; BLOCK]) -> Integers {
+    let mut bytes = [[0_i8; BLOCK]; 2];
+    for t in 0..BLOCK {
         let upper = (integers[t] + 128) >> 8;
-        high[t] = upper as i8;
-        low[t] = (integers[t] - 256 * upper) as i8;
+        bytes[0][t] = upper as i8;
+        bytes[1][t] = (integers[t] - 256 * upper) as i8;
     }
-    ActivationBlock {
-        integers: integers.map(|v| v as i16),
-        high: words(high),
-        low: words(low),
-        scale: if finite { max_abs / MAX_INT } else { f32::NAN },
-        correction: integers.iter().sum::<i32>() * bits.offset(),
+    // SAFETY: both are 64 bytes of plain data.
+    unsafe { std::mem::transmute(bytes) }
+}
+
+/// Packs integers in pairs.
+#[inline(always)]
+fn pairs(integers: &[i32; BLOCK]) -> Integers {
+    let mut words = [0; BLOCK / 2];
+    for g in 0..BLOCK / 4 {
+        for t in 0..2 {
+            let (low, high) = (integers[4 * g + t], integers[4 * g + t + 2]);
+            words[2 * g + t] = low & 0xffff | high << 16;
+        }
     }
+    Integers(words)
 }
 
 /// Rounds a value between `-MAX_INT` and `MAX_INT` to the nearest integer, ties to even.
@@ -183,11 +279,4 @@ fn to_int(value: f32) -> i32 {
         .to_bits()
         .wrapping_sub(SHIFT.to_bits())
         .cast_signed()
-}
-
-/// Reinterprets bytes as words.
-#[inline(always)]
-fn words(bytes: [i8; BLOCK]) -> [i32; BLOCK / 4] {
-    // SAFETY: both are 32 bytes of plain data.
-    unsafe { std::mem::transmute(bytes) }
 }

@@ -1,162 +1,261 @@
-//! Products of a few rows with a quantized matrix.
+//! Products with a quantized matrix.
 
-use super::activation::Activations;
-use super::dot::{DotFn, dot_kernel};
-use super::{BLOCK, PANEL, QuantMatrix, scale_to_f32};
+use super::activation::{Activations, RowGroup, RowsToQuantize};
+use super::{PANEL, QuantMatrix, panel};
 use crate::cpu::isa::Isa;
 use crate::cpu::matmul::matrix::{MatMut, MatRef};
-use crate::cpu::matmul::matvec::{MatvecOptions, Out, ROWS, check_shapes, parallel_columns};
-use crate::cpu::scratch::with_call_scratch;
+use crate::cpu::matmul::matvec::{MatvecOptions, Out, check_shapes};
+use crate::cpu::par;
+use crate::cpu::scratch::{with_call_scratch, with_task_scratch};
 
-/// Computes `y = x * w`, plus the bias, for a quantized `w`. Fast for few rows of `x`.
+/// Below this number of weight bytes (for up to four rows), a second thread costs more than it saves.
+const MIN_PARALLEL_BYTES: usize = 1 << 17;
+/// Least groups of rows of a task if a product is also split by rows.
+const MIN_TASK_GROUPS: usize = 8;
+/// Panels that are multiplied together.
+const PAIR: usize = 2;
+
+/// Computes `y = x * w`, plus the bias, for a quantized `w`.
 ///
 /// The rows of `x` must be contiguous. They are quantized to 16-bit integers with a scale per 32
 /// values. Since the products are integer products, the result is identical on every machine, and
-/// a row is independent of the number of rows and threads.
+/// a row is independent of the number of rows and threads. A panel of weights is read from memory once
+/// and stays in the cache while all rows pass over it.
 ///
 /// # Panics
 /// If the shapes do not match or the rows of `x` are not contiguous.
-pub(crate) fn matvec_quant(
+pub(crate) fn matmul_quant(
     x: MatRef<'_>,
     w: &QuantMatrix,
     y: &mut MatMut<'_>,
     options: &MatvecOptions<'_>,
 ) {
     check_shapes(&x, (w.k, w.n), y, options);
-    let out = Out::new(y, options);
-    let bytes_per_column = w.bytes() / w.n.max(1);
-    for first in (0..x.rows).step_by(ROWS) {
-        let rows = ROWS.min(x.rows - first);
-        with_call_scratch(Activations::words(rows, w.blocks()), |words| {
-            let data = x.data.get(first * x.row_stride..).unwrap_or_default();
-            let x =
-                Activations::quantize(options.isa, data, x.row_stride, rows, w.k, w.bits, words);
-            let out = out.offset_rows(first);
-            let kernel = PanelKernel {
-                w,
-                x,
-                rows,
-                out,
-                dot: dot_kernel(options.isa, w.bits),
-                isa: options.isa,
-            };
-            parallel_columns(w.n, PANEL, bytes_per_column, &|columns| {
-                // SAFETY: the shapes have been checked, `dot_kernel` selected a kernel that the machine
-                // supports, and tasks have disjoint columns, which start at a panel.
-                unsafe { kernel.run(columns) };
-            });
-        });
+    if x.rows == 0 || w.n == 0 {
+        return;
     }
-    debug_assert_eq!(w.blocks(), w.k.div_ceil(BLOCK));
+    let out = Out::new(y, options);
+    with_call_scratch(Activations::words(x.rows, w.blocks()), |words| {
+        let rows = RowsToQuantize {
+            x: x.data,
+            stride: x.row_stride,
+            count: x.rows,
+            k: w.k,
+            offset: w.format.offset(),
+        };
+        let kernel = Kernel {
+            w,
+            x: Activations::quantize(options.isa, rows, words),
+            out,
+            isa: options.isa.clamp_to_current(),
+        };
+        let tasks = Tasks::new(w, x.rows, kernel.x.groups());
+        par::run(tasks.workers, tasks.count(), &|t| {
+            let (groups, panels) = tasks.ranges(t);
+            // SAFETY: the shapes have been checked, and tasks have disjoint rows or panels.
+            unsafe { kernel.run(groups, panels) };
+        });
+    });
 }
 
-/// Computes ranges of panels.
-struct PanelKernel<'a> {
+type Span = std::ops::Range<usize>;
+
+/// The split of a product between threads: a grid of tasks.
+struct Tasks {
+    workers: usize,
+    groups: usize,
+    task_groups: usize,
+    panels: usize,
+    task_panels: usize,
+}
+
+impl Tasks {
+    fn new(w: &QuantMatrix, rows: usize, groups: usize) -> Self {
+        let panels = w.n.div_ceil(PANEL);
+        let work = w.bytes().saturating_mul(rows.div_ceil(4));
+        let workers = if work < MIN_PARALLEL_BYTES {
+            1
+        } else {
+            par::threads()
+        };
+        // Several tasks per worker, so that others can take over from a worker that is delayed. With many
+        // rows they are smaller, as each computes longer.
+        let (parts, unit) = match (workers, rows) {
+            (1, _) => (1, PAIR),
+            (_, 1) => (2 * workers, 1),
+            _ => (8 * workers, PAIR),
+        };
+        let task_panels = panels.div_ceil(parts).next_multiple_of(unit).max(1);
+        let panel_tasks = panels.div_ceil(task_panels);
+        let row_tasks = (2 * workers / panel_tasks).clamp(1, groups.div_ceil(MIN_TASK_GROUPS));
+        Self {
+            workers,
+            groups,
+            task_groups: groups.div_ceil(row_tasks),
+            panels,
+            task_panels,
+        }
+    }
+
+    fn row_tasks(&self) -> usize {
+        self.groups.div_ceil(self.task_groups)
+    }
+
+    fn count(&self) -> usize {
+        self.row_tasks() * self.panels.div_ceil(self.task_panels)
+    }
+
+    /// Returns the groups of rows and the panels of a task.
+    fn ranges(&self, task: usize) -> (Span, Span) {
+        let range =
+            |index: usize, size: usize, end: usize| index * size..end.min((index + 1) * size);
+        (
+            range(task % self.row_tasks(), self.task_groups, self.groups),
+            range(task / self.row_tasks(), self.task_panels, self.panels),
+        )
+    }
+}
+
+/// A product on an instruction set that the machine supports.
+struct Kernel<'a> {
     w: &'a QuantMatrix,
     x: Activations<'a>,
-    rows: usize,
     out: Out,
-    dot: DotFn,
-    #[cfg_attr(
-        not(target_arch = "x86_64"),
-        allow(dead_code, reason = "used only on x86-64")
-    )]
     isa: Isa,
 }
 
-impl PanelKernel<'_> {
-    /// Computes columns of the result; the first one must start a panel.
+impl Kernel<'_> {
+    /// Computes groups of rows of panels of the result.
     ///
     /// # Safety
-    /// `out` must have `rows` rows of as many columns as `w`, which stay valid during the call, and the
-    /// machine must support `dot`. Nothing else may access the panels of these columns.
-    unsafe fn run(&self, columns: std::ops::Range<usize>) {
+    /// `out` must have these rows and as many columns as `w`, which stay valid during the call. Nothing
+    /// else may access these rows of these panels.
+    unsafe fn run(&self, groups: Span, panels: Span) {
         #[cfg(target_arch = "x86_64")]
-        if self.isa.clamp_to_current() >= Isa::Avx512Vnni {
-            // SAFETY: `clamp_to_current` ensures that the machine supports the level; the rest is the
-            // contract of this function.
-            return unsafe { self.vnni(columns) };
+        if self.isa >= Isa::Avx512Vnni {
+            // SAFETY: `isa` is what the machine supports; the rest is the contract of this function.
+            return unsafe { self.vnni(groups, panels) };
         }
-        for j in columns.step_by(PANEL) {
+        for panel in panels {
+            for group in groups.clone() {
+                let x = self.x.group(group);
+                // SAFETY: the contract of this function.
+                unsafe {
+                    match x.rows {
+                        1 => self.panel::<1>(panel, &x),
+                        2 => self.panel::<2>(panel, &x),
+                        3 => self.panel::<3>(panel, &x),
+                        _ => self.panel::<4>(panel, &x),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Computes the `M` rows of `x` of a panel on a level below VNNI.
+    ///
+    /// # Safety
+    /// As for [`run`](Self::run).
+    unsafe fn panel<const M: usize>(&self, panel: usize, x: &RowGroup<'_>) {
+        let sums = panel::panel::<M>(self.isa, self.w, panel, x);
+        // SAFETY: the contract of this function.
+        unsafe { self.write(panel * PANEL, x.first, &sums) };
+    }
+
+    /// Computes groups of rows of panels with VNNI.
+    ///
+    /// # Safety
+    /// As for [`run`](Self::run), and the machine must support VNNI.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn vnni(&self, groups: Span, panels: Span) {
+        if self.x.groups() == 1 && self.x.group(0).rows == 1 {
+            for panel in panels {
+                // SAFETY: the contract of this function.
+                unsafe {
+                    let sums = super::tile_x86::row(self.w, panel, &self.x.group(0));
+                    self.write(panel * PANEL, 0, &[sums]);
+                }
+            }
+            return;
+        }
+        let end = panels.end;
+        for first in panels.step_by(PAIR) {
             // SAFETY: the contract of this function.
             unsafe {
-                let sums = self.panel_by_blocks(j / PANEL);
-                self.write(j, &sums[..self.rows]);
+                if first + 1 < end {
+                    self.tiles::<PAIR>(groups.clone(), first, end);
+                } else {
+                    self.tiles::<1>(groups.clone(), first, end);
+                }
             }
         }
     }
 
-    /// Dispatches to a constant number of rows, outside the loop over panels.
+    /// Computes groups of rows of `P` panels. The task ends at panel `end`.
     ///
     /// # Safety
-    /// As for [`run`](Self::run); the machine must support the target features.
+    /// As for [`vnni`](Self::vnni).
     #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    unsafe fn vnni(&self, columns: std::ops::Range<usize>) {
-        // SAFETY: the contract of this function; `rows` is at most `ROWS`, which is 8.
-        unsafe {
-            match self.rows {
-                1 => self.vnni_rows::<1>(columns),
-                2 => self.vnni_rows::<2>(columns),
-                3 => self.vnni_rows::<3>(columns),
-                4 => self.vnni_rows::<4>(columns),
-                5 => self.vnni_rows::<5>(columns),
-                6 => self.vnni_rows::<6>(columns),
-                7 => self.vnni_rows::<7>(columns),
-                _ => self.vnni_rows::<8>(columns),
-            }
-        }
-    }
-
-    /// Computes columns of a result with `M` rows.
-    ///
-    /// # Safety
-    /// As for [`vnni`](Self::vnni), and `rows` must be `M`.
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    unsafe fn vnni_rows<const M: usize>(&self, columns: std::ops::Range<usize>) {
-        for j in columns.step_by(PANEL) {
-            let sums = super::dot_x86::panel_vnni::<M>(self.w, j / PANEL, &self.x);
+    unsafe fn tiles<const P: usize>(&self, groups: Span, first: usize, end: usize) {
+        use super::tile_x86::{prefetch_result, tile};
+        let w = self.w;
+        let panel_lines = w.blocks() * w.format.bits().lines();
+        let upcoming = first + P..end.min(first + 2 * P);
+        let upcoming = &w.lines[upcoming.start * panel_lines..upcoming.end * panel_lines];
+        with_task_scratch(P * w.unpacked_words(), |words| {
             // SAFETY: the contract of this function.
-            unsafe { self.write(j, &sums) };
-        }
-    }
-
-    /// Computes a panel one row and block at a time; the block stays in the L1 cache.
-    ///
-    /// # Safety
-    /// The machine must support `dot`.
-    unsafe fn panel_by_blocks(&self, panel: usize) -> [[f32; PANEL]; ROWS] {
-        let mut sums = [[0.0; PANEL]; ROWS];
-        for b in 0..self.w.blocks() {
-            let (lines, scales) = self.w.block(panel, b);
-            for (r, sums) in sums.iter_mut().enumerate().take(self.rows) {
-                let x = self.x.block(r, b);
-                // SAFETY: the caller guarantees that the machine supports the kernel.
-                let dots = unsafe { (self.dot)(lines, x) };
-                for c in 0..PANEL {
-                    let product = (dots[c] - x.correction) as f32;
-                    sums[c] += scale_to_f32(scales[c]) * x.scale * product;
+            let panels = unsafe { w.unpack_panels::<P>(first, words) };
+            for group in groups.clone() {
+                let x = self.x.group(group);
+                for r in x.first..x.first + x.rows {
+                    for p in first..first + P {
+                        // SAFETY: the contract of this function.
+                        unsafe { prefetch_result(self.out.element(r, p * PANEL)) };
+                    }
+                }
+                let next = if group == groups.start { upcoming } else { &[] };
+                macro_rules! tile_of {
+                    ($rows:literal) => {
+                        // SAFETY: the contract of this function.
+                        unsafe {
+                            let sums = if w.format.has_minimum() {
+                                tile::<$rows, P, true>(panels, &x, next)
+                            } else {
+                                tile::<$rows, P, false>(panels, &x, next)
+                            };
+                            for (p, sums) in sums.iter().enumerate() {
+                                self.write((first + p) * PANEL, x.first, sums);
+                            }
+                        }
+                    };
+                }
+                match x.rows {
+                    1 => tile_of!(1),
+                    2 => tile_of!(2),
+                    3 => tile_of!(3),
+                    _ => tile_of!(4),
                 }
             }
-        }
-        sums
+        });
     }
 
-    /// Writes a panel: the columns from `j` up to the end of the matrix.
+    /// Writes rows of a panel: the columns from `j` up to the end of the matrix.
     ///
     /// # Safety
-    /// `out` must have as many columns as `w` and at least as many rows as `sums`, and nothing else may
-    /// access these columns during the call.
-    unsafe fn write(&self, j: usize, sums: &[[f32; PANEL]]) {
+    /// `out` must have as many columns as `w` and the rows of `sums` from `first` on, and nothing else may
+    /// access these elements during the call.
+    unsafe fn write(&self, j: usize, first: usize, sums: &[[f32; PANEL]]) {
+        let count = PANEL.min(self.w.n - j);
         for (r, sums) in sums.iter().enumerate() {
-            for (c, sum) in sums.iter().enumerate().take(self.w.n - j) {
-                // SAFETY: the caller guarantees that row and column are within the result, and that
-                // the columns belong to this task.
-                unsafe {
-                    let init = self.out.init(j + c).map_or(0.0, |init| *init);
-                    *self.out.element(r, j + c) = sum + init;
+            // SAFETY: the caller guarantees that the row and `count` columns from `j` on are within the
+            // result, and that the elements belong to this task; a bias has as many columns.
+            unsafe {
+                let mut values = *sums;
+                for (c, value) in values.iter_mut().enumerate().take(count) {
+                    *value += self.out.init(j + c).map_or(0.0, |init| *init);
                 }
+                let to = self.out.element(first + r, j);
+                std::ptr::copy_nonoverlapping(values.as_ptr(), to, count);
             }
         }
     }

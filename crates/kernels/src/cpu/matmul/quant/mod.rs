@@ -1,22 +1,29 @@
 //! Weight matrices quantized to 8 or 4 bits in blocks of 32 values along k.
 //!
-//! Each block of a column has its own scale; the integers are symmetric around zero. The layout
+//! Each block of a column has its own scale and, in one format, a minimum ([`BlockFormat`]). The layout
 //! follows the order in which decoding streams it: panels of sixteen columns, within a panel the
 //! blocks along k, and within a block groups of four values along k for all sixteen columns. One
-//! 64-byte line thus feeds one int8 dot product for sixteen columns. The scales, rounded up to
-//! bf16, form a second stream.
+//! 64-byte line thus feeds one int8 dot product for sixteen columns. The scales form a second stream,
+//! the minimums a third.
 
 mod activation;
-mod dequant;
-mod dot;
-#[cfg(target_arch = "x86_64")]
-mod dot_x86;
+mod encode;
+mod format;
+mod gguf;
 mod matvec;
+mod panel;
+mod search;
 mod stored;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod tile_x86;
+#[cfg(target_arch = "x86_64")]
+mod unpack;
 
-pub(crate) use matvec::matvec_quant;
+pub use format::{Bits, BlockFormat};
+pub(crate) use matvec::matmul_quant;
+pub(crate) use stored::StoredMatrix;
 
 use crate::cpu::matmul::matrix::MatRef;
 use crate::cpu::par;
@@ -28,33 +35,7 @@ pub(crate) const PANEL: usize = 16;
 /// Number of groups of four values in a block.
 pub(crate) const GROUPS: usize = BLOCK / 4;
 
-/// Width of the quantized integers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bits {
-    /// -127 to 127: 8.5 bits per weight including scales.
-    Int8,
-    /// -7 to 7: 4.5 bits per weight including scales.
-    Int4,
-}
-
 impl Bits {
-    /// Returns the largest integer.
-    pub(crate) fn max(self) -> i32 {
-        match self {
-            Self::Int8 => 127,
-            Self::Int4 => 7,
-        }
-    }
-
-    /// Returns the offset added to store integers unsigned, since int8 dot products take one unsigned
-    /// operand.
-    pub(crate) fn offset(self) -> i32 {
-        match self {
-            Self::Int8 => 128,
-            Self::Int4 => 8,
-        }
-    }
-
     /// Returns the number of cache lines per block of a panel.
     pub(crate) fn lines(self) -> usize {
         match self {
@@ -74,44 +55,104 @@ pub(crate) struct Line(pub(crate) [u8; 64]);
 pub(crate) struct QuantMatrix {
     pub(crate) k: usize,
     pub(crate) n: usize,
-    pub(crate) bits: Bits,
+    pub(crate) format: BlockFormat,
     pub(crate) lines: Vec<Line>,
-    /// Scales as bf16 bits.
+    /// Scales as bf16 or f16 bits.
     pub(crate) scales: Vec<[u16; PANEL]>,
+    /// Minimums as f16 bits, if the format has them.
+    pub(crate) minimums: Vec<[u16; PANEL]>,
+}
+
+/// One block of a panel.
+#[derive(Clone, Copy)]
+pub(crate) struct Block<'a> {
+    pub(crate) lines: &'a [Line],
+    pub(crate) scales: &'a [u16; PANEL],
+    pub(crate) minimums: Option<&'a [u16; PANEL]>,
+}
+
+/// The blocks of one panel, to be filled.
+struct PanelMut<'a> {
+    bits: Bits,
+    lines: &'a mut [Line],
+    scales: &'a mut [[u16; PANEL]],
+    minimums: &'a mut [[u16; PANEL]],
+}
+
+/// One block of a column: unsigned integers, scale and minimum as they are in memory.
+#[derive(Clone, Copy)]
+struct ColumnBlock {
+    integers: [u8; BLOCK],
+    scale: u16,
+    minimum: u16,
 }
 
 impl QuantMatrix {
-    /// Quantizes `w` (k by n, any strides).
+    /// Quantizes `w` (k by n, any strides) to `format`.
     ///
     /// A block that contains a non-finite value decodes to NaN.
-    pub(crate) fn quantize(w: MatRef<'_>, bits: Bits) -> Self {
-        let (blocks, panels) = (w.rows.div_ceil(BLOCK), w.cols.div_ceil(PANEL));
-        let (lines_per_panel, total_blocks) = (blocks * bits.lines(), panels * blocks);
-        let mut lines = vec![Line([0; 64]); panels * lines_per_panel];
-        let mut scales = vec![[0; PANEL]; total_blocks];
-        if total_blocks > 0 {
+    pub(crate) fn quantize_as(w: MatRef<'_>, format: BlockFormat) -> Self {
+        Self::build((w.rows, w.cols), format, &|panel, first| {
+            for c in 0..PANEL.min(w.cols - first) {
+                for b in 0..panel.scales.len() {
+                    let mut values = [0.0_f32; BLOCK];
+                    let len = BLOCK.min(w.rows - b * BLOCK);
+                    for (t, value) in values.iter_mut().enumerate().take(len) {
+                        *value =
+                            w.data[(b * BLOCK + t) * w.row_stride + (first + c) * w.col_stride];
+                    }
+                    panel.set(b, c, &encode::block(&values, len, format));
+                }
+            }
+        })
+    }
+
+    /// Creates a matrix whose panels `fill` fills, on all cores. It gets the panel's first column. The
+    /// integers are zero before.
+    fn build(
+        (k, n): (usize, usize),
+        format: BlockFormat,
+        fill: &(impl Fn(&mut PanelMut<'_>, usize) + Sync),
+    ) -> Self {
+        let (blocks, panels, bits) = (k.div_ceil(BLOCK), n.div_ceil(PANEL), format.bits());
+        let zero = match format.offset() {
+            8 => 0x88,
+            offset => offset as u8,
+        };
+        let total = panels * blocks;
+        let mut lines = vec![Line([zero; 64]); total * bits.lines()];
+        let mut scales = vec![[0; PANEL]; total];
+        let has_minimum = format.has_minimum();
+        let mut minimums = vec![[0; PANEL]; if has_minimum { total } else { 0 }];
+        if blocks > 0 {
+            let mut minimum_chunks = minimums.chunks_mut(blocks);
             let panel_data: Vec<_> = lines
-                .chunks_mut(lines_per_panel)
+                .chunks_mut(blocks * bits.lines())
                 .zip(scales.chunks_mut(blocks))
-                .map(std::sync::Mutex::new)
+                .map(|(lines, scales)| {
+                    let minimums = minimum_chunks.next().unwrap_or_default();
+                    std::sync::Mutex::new(PanelMut {
+                        bits,
+                        lines,
+                        scales,
+                        minimums,
+                    })
+                })
                 .collect();
             par::run(par::threads(), panels, &|p| {
                 // Each panel is locked once, by the task that fills it.
                 if let Ok(mut panel) = panel_data[p].lock() {
-                    let (lines, scales) = &mut *panel;
-                    for (b, scale) in scales.iter_mut().enumerate() {
-                        let lines = &mut lines[b * bits.lines()..][..bits.lines()];
-                        quantize_block(w, bits, p * PANEL, b * BLOCK, lines, scale);
-                    }
+                    fill(&mut panel, p * PANEL);
                 }
             });
         }
         Self {
-            k: w.rows,
-            n: w.cols,
-            bits,
+            k,
+            n,
+            format,
             lines,
             scales,
+            minimums,
         }
     }
 
@@ -120,14 +161,14 @@ impl QuantMatrix {
         (self.k, self.n)
     }
 
-    /// Returns the width of the integers.
-    pub(crate) fn bits(&self) -> Bits {
-        self.bits
+    /// Returns the format of the blocks.
+    pub(crate) fn format(&self) -> BlockFormat {
+        self.format
     }
 
-    /// Returns the size of the integers and scales in bytes.
+    /// Returns the size of integers, scales and minimums in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        size_of_val(&*self.lines) + size_of_val(&*self.scales)
+        size_of_val(&*self.lines) + size_of_val(&*self.scales) + size_of_val(&*self.minimums)
     }
 
     /// Returns the number of blocks along k.
@@ -135,75 +176,83 @@ impl QuantMatrix {
         self.k.div_ceil(BLOCK)
     }
 
-    /// Returns the integers and scales of a block of a panel.
-    pub(crate) fn block(&self, panel: usize, block: usize) -> (&[Line], &[u16; PANEL]) {
+    /// Returns a block of a panel.
+    #[inline(always)]
+    pub(crate) fn block(&self, panel: usize, block: usize) -> Block<'_> {
         let index = panel * self.blocks() + block;
-        let lines = self.bits.lines();
-        (&self.lines[index * lines..][..lines], &self.scales[index])
+        let lines = self.format.bits().lines();
+        Block {
+            lines: &self.lines[index * lines..][..lines],
+            scales: &self.scales[index],
+            minimums: self.minimums.get(index),
+        }
     }
 
     /// Returns the dequantized value at row `k` and column `n`.
     pub(crate) fn value(&self, k: usize, n: usize) -> f32 {
-        let scales = self.block(n / PANEL, k / BLOCK).1;
-        scale_to_f32(scales[n % PANEL]) * self.integer(k, n) as f32
+        let block = self.block(n / PANEL, k / BLOCK);
+        let scale = self.format.to_f32(block.scales[n % PANEL]);
+        let value = scale * self.integer(k, n) as f32;
+        match block.minimums {
+            Some(minimums) => value + self.format.to_f32(minimums[n % PANEL]),
+            None => value,
+        }
     }
 
+    /// Returns the integer that the scale is multiplied by.
     fn integer(&self, k: usize, n: usize) -> i32 {
         assert!(k < self.k && n < self.n, "index out of bounds");
-        let (lines, _) = self.block(n / PANEL, k / BLOCK);
+        let lines = self.block(n / PANEL, k / BLOCK).lines;
         let (group, byte) = (k % BLOCK / 4, n % PANEL * 4 + k % 4);
-        let stored = match self.bits {
+        let stored = match self.format.bits() {
             Bits::Int8 => lines[group].0[byte],
             Bits::Int4 => lines[group / 2].0[byte] >> (group % 2 * 4) & 15,
         };
-        i32::from(stored) - self.bits.offset()
+        i32::from(stored) - self.format.offset()
     }
-}
 
-/// Returns the f32 value of a stored scale.
-#[inline(always)]
-pub(crate) fn scale_to_f32(bits: u16) -> f32 {
-    f32::from_bits(u32::from(bits) << 16)
-}
-
-/// Quantizes one block of a panel. Elements outside the matrix are zero.
-fn quantize_block(
-    w: MatRef<'_>,
-    bits: Bits,
-    n0: usize,
-    k0: usize,
-    lines: &mut [Line],
-    scales: &mut [u16; PANEL],
-) {
-    for c in 0..PANEL {
-        let mut values = [0.0_f32; BLOCK];
-        if n0 + c < w.cols {
-            for (t, value) in values.iter_mut().enumerate().take(w.rows - k0) {
-                *value = w.data[(k0 + t) * w.row_stride + (n0 + c) * w.col_stride];
+    /// Returns block `b` of column `n`.
+    fn column_block(&self, n: usize, b: usize) -> ColumnBlock {
+        let (block, c) = (self.block(n / PANEL, b), n % PANEL);
+        let mut integers = [0; BLOCK];
+        for (i, line) in block.lines.iter().enumerate() {
+            let bytes = &line.0[4 * c..4 * c + 4];
+            match self.format.bits() {
+                Bits::Int8 => integers[4 * i..4 * i + 4].copy_from_slice(bytes),
+                Bits::Int4 => {
+                    for (t, byte) in bytes.iter().enumerate() {
+                        integers[8 * i + t] = byte & 15;
+                        integers[8 * i + 4 + t] = byte >> 4;
+                    }
+                }
             }
         }
-        scales[c] = choose_scale(&values, bits);
-        let scale = scale_to_f32(scales[c]);
-        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-        for (t, value) in values.iter().enumerate() {
-            let max = bits.max();
-            let q = ((value * inverse).round_ties_even() as i32).clamp(-max, max) + bits.offset();
-            let (group, byte) = (t / 4, c * 4 + t % 4);
-            match bits {
-                Bits::Int8 => lines[group].0[byte] = q as u8,
-                Bits::Int4 => lines[group / 2].0[byte] |= (q as u8) << (group % 2 * 4),
-            }
+        ColumnBlock {
+            integers,
+            scale: block.scales[c],
+            minimum: block.minimums.map_or(0, |minimums| minimums[c]),
         }
     }
 }
 
-/// Returns the smallest bf16 scale that can represent the largest value.
-fn choose_scale(values: &[f32; BLOCK], bits: Bits) -> u16 {
-    if values.iter().any(|v| !v.is_finite()) {
-        return 0x7fc0;
+impl PanelMut<'_> {
+    /// Stores block `b` of column `c` of the panel.
+    fn set(&mut self, b: usize, c: usize, block: &ColumnBlock) {
+        self.scales[b][c] = block.scale;
+        if let Some(minimums) = self.minimums.get_mut(b) {
+            minimums[c] = block.minimum;
+        }
+        let count = self.bits.lines();
+        for (i, line) in self.lines[b * count..][..count].iter_mut().enumerate() {
+            let bytes = &mut line.0[4 * c..4 * c + 4];
+            match self.bits {
+                Bits::Int8 => bytes.copy_from_slice(&block.integers[4 * i..4 * i + 4]),
+                Bits::Int4 => {
+                    for (t, byte) in bytes.iter_mut().enumerate() {
+                        *byte = block.integers[8 * i + t] | block.integers[8 * i + 4 + t] << 4;
+                    }
+                }
+            }
+        }
     }
-    let max_abs = values.iter().fold(0.0_f32, |a, v| a.max(v.abs()));
-    let exact = (max_abs / bits.max() as f32).to_bits();
-    // Rounding up cannot overflow: the quotient is far below the largest f32.
-    ((exact + 0xffff) >> 16) as u16
 }

@@ -1,14 +1,13 @@
 //! The layout of quantized matrices in files.
 //!
-//! Integers and scales are stored column by column. An 8-bit integer is a byte. 4-bit integers have 8
-//! added and take half a byte, the first of two in the low half; an odd column ends with the padding 8.
-//! Scales are bf16 in little-endian order.
+//! Integers, scales and minimums are stored column by column. An 8-bit integer is a signed byte. 4-bit
+//! integers are unsigned (8 is added in formats without minimum) and take half a byte, the first of two
+//! in the low half; an odd column ends with the padding 8. Scales and minimums are bf16 or f16 in
+//! little-endian order.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{BLOCK, Bits, Line, PANEL, QuantMatrix};
-use crate::cpu::par;
+use super::{BLOCK, Bits, BlockFormat, Line, PANEL, QuantMatrix};
 
 /// Turns signed bytes into unsigned ones with 128 added, and back.
 const SIGN_BITS: u32 = 0x8080_8080;
@@ -31,71 +30,64 @@ impl Bits {
     }
 }
 
+/// A matrix in a file.
+#[derive(Clone, Copy)]
+pub(crate) struct StoredMatrix<'a> {
+    pub(crate) integers: &'a [u8],
+    pub(crate) scales: &'a [u8],
+    /// Empty if the format has none.
+    pub(crate) minimums: &'a [u8],
+}
+
 impl QuantMatrix {
-    /// Creates a matrix from its bytes in a file, or `None` if it contains -128 or, with 4 bits, -8,
-    /// which are never written.
+    /// Creates a matrix from its bytes in a file, or `None` if a symmetric format contains -128 or, with
+    /// 4 bits, -8, which are never written.
     ///
     /// # Panics
     /// If the lengths do not match.
     pub(crate) fn from_stored(
         (k, n): (usize, usize),
-        bits: Bits,
-        integers: &[u8],
-        stored_scales: &[u8],
+        format: BlockFormat,
+        stored: &StoredMatrix<'_>,
     ) -> Option<Self> {
-        let (blocks, panels) = (k.div_ceil(BLOCK), n.div_ceil(PANEL));
-        let column_bytes = bits.stored_bytes(k);
-        assert_eq!(n.checked_mul(column_bytes), Some(integers.len()));
-        assert_eq!(n.checked_mul(2 * blocks), Some(stored_scales.len()));
-        let zero = match bits {
-            Bits::Int8 => 0x80,
-            Bits::Int4 => 0x88,
-        };
-        let mut lines = vec![Line([zero; 64]); panels * blocks * bits.lines()];
-        let mut scales = vec![[0; PANEL]; panels * blocks];
+        let (blocks, column_bytes) = (k.div_ceil(BLOCK), format.bits().stored_bytes(k));
+        let minimum_bytes = if format.has_minimum() { 2 * blocks } else { 0 };
+        assert_eq!(n.checked_mul(column_bytes), Some(stored.integers.len()));
+        assert_eq!(n.checked_mul(2 * blocks), Some(stored.scales.len()));
+        assert_eq!(n.checked_mul(minimum_bytes), Some(stored.minimums.len()));
         let is_valid = AtomicBool::new(true);
-        if blocks > 0 {
-            let panel_data: Vec<_> = lines
-                .chunks_mut(blocks * bits.lines())
-                .zip(scales.chunks_mut(blocks))
-                .map(Mutex::new)
-                .collect();
-            par::run(par::threads(), panels, &|p| {
-                // Each panel is locked once, by the task that fills it.
-                if let Ok(mut panel) = panel_data[p].lock() {
-                    let (lines, scales) = &mut *panel;
-                    for c in 0..PANEL.min(n - p * PANEL) {
-                        let j = p * PANEL + c;
-                        let column = &stored_scales[j * 2 * blocks..][..2 * blocks];
-                        for (scales, stored) in scales.iter_mut().zip(column.as_chunks().0) {
-                            scales[c] = u16::from_le_bytes(*stored);
-                        }
-                        let column = &integers[j * column_bytes..][..column_bytes];
-                        if !fill_column(bits, k, c, column, lines) {
-                            is_valid.store(false, Ordering::Relaxed);
-                        }
+        let matrix = Self::build((k, n), format, &|panel, first| {
+            for c in 0..PANEL.min(n - first) {
+                let j = first + c;
+                let halves = |bytes: &[u8], into: &mut [[u16; PANEL]]| {
+                    let column = &bytes[j * 2 * blocks..][..2 * blocks];
+                    for (into, stored) in into.iter_mut().zip(column.as_chunks().0) {
+                        into[c] = u16::from_le_bytes(*stored);
                     }
+                };
+                halves(stored.scales, panel.scales);
+                if format.has_minimum() {
+                    halves(stored.minimums, panel.minimums);
                 }
-            });
-        }
-        is_valid.into_inner().then_some(Self {
-            k,
-            n,
-            bits,
-            lines,
-            scales,
-        })
+                let column = &stored.integers[j * column_bytes..][..column_bytes];
+                if !fill_column(format, k, c, column, panel.lines) {
+                    is_valid.store(false, Ordering::Relaxed);
+                }
+            }
+        });
+        is_valid.into_inner().then_some(matrix)
     }
 
     /// Returns the integers as they are stored in a file.
     pub(crate) fn stored_integers(&self) -> Vec<u8> {
-        let column_bytes = self.bits.stored_bytes(self.k);
+        let bits = self.format.bits();
+        let column_bytes = bits.stored_bytes(self.k);
         let mut stored = Vec::with_capacity(self.n * column_bytes + BLOCK);
         for j in 0..self.n {
             for b in 0..self.blocks() {
-                for line in self.block(j / PANEL, b).0 {
+                for line in self.block(j / PANEL, b).lines {
                     let word = line.word(j % PANEL);
-                    let word = match self.bits {
+                    let word = match bits {
                         Bits::Int8 => word ^ SIGN_BITS,
                         Bits::Int4 => even_nibbles(word) | even_nibbles(word >> 4) << 16,
                     };
@@ -109,9 +101,21 @@ impl QuantMatrix {
 
     /// Returns the scales as they are stored in a file.
     pub(crate) fn stored_scales(&self) -> Vec<u8> {
+        self.stored_halves(&self.scales)
+    }
+
+    /// Returns the minimums as they are stored in a file; empty if the format has none.
+    pub(crate) fn stored_minimums(&self) -> Vec<u8> {
+        if self.minimums.is_empty() {
+            return Vec::new();
+        }
+        self.stored_halves(&self.minimums)
+    }
+
+    fn stored_halves(&self, halves: &[[u16; PANEL]]) -> Vec<u8> {
         let blocks = self.blocks();
         let column = |j: usize| {
-            (0..blocks).flat_map(move |b| self.block(j / PANEL, b).1[j % PANEL].to_le_bytes())
+            (0..blocks).flat_map(move |b| halves[j / PANEL * blocks + b][j % PANEL].to_le_bytes())
         };
         (0..self.n).flat_map(column).collect()
     }
@@ -135,8 +139,8 @@ impl Line {
 }
 
 /// Fills column `c` of a panel with `k` stored integers. Returns whether all are valid.
-fn fill_column(bits: Bits, k: usize, c: usize, stored: &[u8], lines: &mut [Line]) -> bool {
-    let mut is_valid = true;
+fn fill_column(format: BlockFormat, k: usize, c: usize, stored: &[u8], lines: &mut [Line]) -> bool {
+    let (bits, mut has_smallest) = (format.bits(), false);
     let block_bytes = bits.stored_bytes(BLOCK);
     let blocks = lines.chunks_exact_mut(bits.lines());
     let last = k.div_ceil(BLOCK).saturating_sub(1);
@@ -159,18 +163,18 @@ fn fill_column(bits: Bits, k: usize, c: usize, stored: &[u8], lines: &mut [Line]
             let word = match bits {
                 Bits::Int8 => {
                     let word = word ^ SIGN_BITS;
-                    is_valid &= !has_zero(word, 0x0101_0101, SIGN_BITS);
+                    has_smallest |= has_zero(word, 0x0101_0101, SIGN_BITS);
                     word
                 }
                 Bits::Int4 => {
-                    is_valid &= !has_zero(word, 0x1111_1111, 0x8888_8888);
+                    has_smallest |= has_zero(word, 0x1111_1111, 0x8888_8888);
                     spread_nibbles(word) | spread_nibbles(word >> 16) << 4
                 }
             };
             line.set_word(c, word);
         }
     }
-    is_valid
+    !(has_smallest && format.is_symmetric())
 }
 
 /// Returns whether one of the parts of `word` is zero. `low_bits` and `high_bits` have the lowest and
@@ -199,12 +203,24 @@ mod tests {
     use crate::cpu::matmul::matrix::MatRef;
     use crate::cpu::testing::Rng;
 
+    const FORMATS: [BlockFormat; 5] = [
+        BlockFormat::Symmetric8,
+        BlockFormat::Symmetric4,
+        BlockFormat::Q8_0,
+        BlockFormat::Q4_0,
+        BlockFormat::Q4_1,
+    ];
+
     /// The integers as the documentation of the format describes them, one value at a time.
     fn naive_integers(w: &QuantMatrix) -> Vec<u8> {
         let mut stored = Vec::new();
         for j in 0..w.n {
-            let value = |k: usize| if k < w.k { w.integer(k, j) } else { 0 };
-            match w.bits {
+            let value = |k: usize| match w.format {
+                BlockFormat::Q4_1 if k < w.k => w.integer(k, j) - 8,
+                _ if k < w.k => w.integer(k, j),
+                _ => 0,
+            };
+            match w.format.bits() {
                 Bits::Int8 => stored.extend((0..w.k).map(|k| value(k) as u8)),
                 Bits::Int4 => stored.extend((0..w.k).step_by(2).map(|k| {
                     let [low, high] = [value(k), value(k + 1)].map(|v| (v + 8) as u8);
@@ -221,43 +237,57 @@ mod tests {
         for case in 0..60 {
             let (k, n) = (rng.below(140), rng.below(50));
             let values = rng.floats(k * n);
-            for bits in [Bits::Int8, Bits::Int4] {
-                let w = QuantMatrix::quantize(MatRef::row_major(&values, k, n), bits);
+            for format in FORMATS {
+                let w = QuantMatrix::quantize_as(MatRef::row_major(&values, k, n), format);
                 let (integers, scales) = (w.stored_integers(), w.stored_scales());
                 assert_eq!(
                     integers,
                     naive_integers(&w),
-                    "case {case}: {k} by {n}, {bits:?}"
+                    "case {case}: {k} by {n}, {format:?}"
                 );
-                let back = QuantMatrix::from_stored((k, n), bits, &integers, &scales);
+                let stored = StoredMatrix {
+                    integers: &integers,
+                    scales: &scales,
+                    minimums: &w.stored_minimums(),
+                };
+                let back = QuantMatrix::from_stored((k, n), format, &stored);
                 let back = back.unwrap_or_else(|| unreachable!("written by ourselves"));
                 assert_eq!(back.stored_integers(), integers);
                 assert_eq!(back.stored_scales(), scales);
+                assert_eq!(back.stored_minimums(), stored.minimums);
                 assert!(back.lines.iter().zip(&w.lines).all(|(a, b)| a.0 == b.0));
             }
         }
     }
 
     #[test]
-    fn the_smallest_integer_is_rejected_at_every_place() {
+    fn a_symmetric_format_rejects_the_smallest_integer_at_every_place() {
         let mut rng = Rng(36);
         for (k, n) in [(33, 17), (64, 3), (7, 1), (32, 16), (31, 2), (63, 1)] {
             let values = rng.floats(k * n);
-            for bits in [Bits::Int8, Bits::Int4] {
-                let w = QuantMatrix::quantize(MatRef::row_major(&values, k, n), bits);
+            for format in FORMATS {
+                let bits = format.bits();
+                let w = QuantMatrix::quantize_as(MatRef::row_major(&values, k, n), format);
                 let (valid, scales) = (w.stored_integers(), w.stored_scales());
+                let minimums = w.stored_minimums();
                 let column = bits.stored_bytes(k);
                 for (at, valid_byte) in valid.iter().enumerate() {
                     let is_padded = bits == Bits::Int4 && k % 2 == 1 && at % column == column - 1;
-                    let invalid: &[u8] = match bits {
+                    let smallest: &[u8] = match bits {
                         Bits::Int8 => &[0x80],
                         Bits::Int4 => &[valid_byte & 0xf0, valid_byte & 0x0f],
                     };
-                    for (half, byte) in invalid.iter().enumerate() {
-                        let mut damaged = valid.clone();
-                        damaged[at] = *byte;
-                        let read = QuantMatrix::from_stored((k, n), bits, &damaged, &scales);
-                        assert_eq!(read.is_some(), is_padded && half == 1, "{k} by {n} at {at}");
+                    for (half, byte) in smallest.iter().enumerate() {
+                        let mut integers = valid.clone();
+                        integers[at] = *byte;
+                        let stored = StoredMatrix {
+                            integers: &integers,
+                            scales: &scales,
+                            minimums: &minimums,
+                        };
+                        let read = QuantMatrix::from_stored((k, n), format, &stored);
+                        let is_valid = !format.is_symmetric() || is_padded && half == 1;
+                        assert_eq!(read.is_some(), is_valid, "{format:?} {k} by {n} at {at}");
                     }
                 }
             }

@@ -1,15 +1,19 @@
 //! Checks quantization errors, and compares kernels with products of dequantized weights.
 
 use super::*;
-use crate::Precision;
 use crate::cpu::isa::Isa;
-use crate::cpu::matmul::gemm::{GemmOptions, gemm};
-use crate::cpu::matmul::matrix::{MatMut, round_to_bf16};
+use crate::cpu::matmul::matrix::MatMut;
 use crate::cpu::matmul::matvec::MatvecOptions;
 use crate::cpu::par::with_threads;
 use crate::cpu::testing::Rng;
 
-const BITS: [Bits; 2] = [Bits::Int8, Bits::Int4];
+const FORMATS: [BlockFormat; 5] = [
+    BlockFormat::Symmetric8,
+    BlockFormat::Symmetric4,
+    BlockFormat::Q8_0,
+    BlockFormat::Q4_0,
+    BlockFormat::Q4_1,
+];
 
 fn dequantized(w: &QuantMatrix) -> Vec<f32> {
     (0..w.k * w.n).map(|i| w.value(i / w.n, i % w.n)).collect()
@@ -18,15 +22,46 @@ fn dequantized(w: &QuantMatrix) -> Vec<f32> {
 fn product(x: &[f32], rows: usize, w: &QuantMatrix, options: &MatvecOptions<'_>) -> Vec<f32> {
     let mut y = vec![f32::NAN; rows * w.n];
     let x = MatRef::row_major(&x[..rows * w.k], rows, w.k);
-    matvec_quant(x, w, &mut MatMut::row_major(&mut y, rows, w.n), options);
+    matmul_quant(x, w, &mut MatMut::row_major(&mut y, rows, w.n), options);
     y
+}
+
+/// A matrix of random integers, scales and minimums: also those that rounding never gives.
+fn random_blocks(rng: &mut Rng, k: usize, n: usize, format: BlockFormat) -> QuantMatrix {
+    let scale = |rng: &mut Rng| burn::tensor::f16::from_f32(rng.uniform() - 0.5).to_bits();
+    let mut bytes = Vec::new();
+    let block_bytes = format.gguf_block_bytes().unwrap_or_default();
+    for _ in 0..k / BLOCK * n {
+        let halves = if format.has_minimum() { 2 } else { 1 };
+        for _ in 0..halves {
+            bytes.extend(scale(rng).to_le_bytes());
+        }
+        bytes.extend((2 * halves..block_bytes).map(|_| rng.next() as u8));
+    }
+    let matrix = QuantMatrix::from_gguf((k, n), format, &bytes);
+    matrix.unwrap_or_else(|| unreachable!("the lengths match"))
+}
+
+fn random_matrix(rng: &mut Rng, k: usize, n: usize, format: BlockFormat) -> QuantMatrix {
+    if k.is_multiple_of(BLOCK) && !format.is_symmetric() {
+        return random_blocks(rng, k, n, format);
+    }
+    let w = rng.floats(k * n);
+    QuantMatrix::quantize_as(MatRef::row_major(&w, k, n), format)
 }
 
 #[test]
 fn quantization_error_is_at_most_half_a_step() {
     let mut rng = Rng(31);
-    for bits in BITS {
-        for (k, n, magnitude) in [(100, 37, 1.0), (32, 16, 1e-30), (64, 5, 1e30), (1, 1, 3.0)] {
+    for bits in [Bits::Int8, Bits::Int4] {
+        for (k, n, magnitude) in [
+            (100, 37, 1.0),
+            (32, 16, 1e-30),
+            (64, 5, 1e30),
+            (1, 1, 3.0),
+            (70, 9, 0.02),
+            (33, 3, 1e4),
+        ] {
             let w: Vec<f32> = rng.floats(k * n).iter().map(|v| v * magnitude).collect();
             for (view, strides) in [
                 (MatRef::row_major(&w, k, n), [n, 1]),
@@ -39,10 +74,16 @@ fn quantization_error_is_at_most_half_a_step() {
                         let max_abs = (block..k.min(block + BLOCK))
                             .map(|i| w[i * strides[0] + j * strides[1]].abs())
                             .fold(0.0, f32::max);
-                        // Half a step, plus the error of rounding the scale up.
-                        let bound = max_abs / bits.max() as f32 * 0.5 * 1.01;
+                        let steps = match (bits, q.format.is_symmetric()) {
+                            (Bits::Int8, _) => 127.0,
+                            (Bits::Int4, true) => 7.0,
+                            // The search may shorten the range, so that its ends are off by more.
+                            (Bits::Int4, false) => 4.0,
+                        };
+                        // Half a step, plus the error of rounding the scale.
+                        let bound = max_abs / steps * 0.5 * 1.01;
                         let error = (q.value(i, j) - w[i * strides[0] + j * strides[1]]).abs();
-                        assert!(error <= bound, "{bits:?} {error} {bound}");
+                        assert!(error <= bound, "{bits:?} {magnitude} {error} {bound}");
                     }
                 }
             }
@@ -51,35 +92,95 @@ fn quantization_error_is_at_most_half_a_step() {
 }
 
 #[test]
+fn the_search_reduces_the_squared_error() {
+    let mut rng = Rng(37);
+    let (k, n) = (512, 64);
+    let values = rng.floats(k * n);
+    let w = MatRef::row_major(&values, k, n);
+    let error = |format: BlockFormat| -> f64 {
+        let back = dequantized(&QuantMatrix::quantize_as(w, format));
+        let terms = back.iter().zip(&values);
+        terms.map(|(a, b)| f64::from(a - b).powi(2)).sum()
+    };
+    let [searched, symmetric, q4_0] = [
+        BlockFormat::Q4_1,
+        BlockFormat::Symmetric4,
+        BlockFormat::Q4_0,
+    ]
+    .map(error);
+    assert!(searched < 0.75 * symmetric, "{searched} {symmetric}");
+    assert!(searched < 0.85 * q4_0, "{searched} {q4_0}");
+}
+
+#[test]
+fn values_that_q4_1_represents_are_found_exactly() {
+    let mut rng = Rng(38);
+    let exact = random_blocks(&mut rng, 96, 50, BlockFormat::Q4_1);
+    let mut values = dequantized(&exact);
+    // As after rounding to the format: the ends of the range occur in each block, and scales are positive.
+    for j in 0..50 {
+        for b in 0..3 {
+            let column = exact.column_block(j, b);
+            let scale = exact.format.to_f32(column.scale & 0x7fff);
+            let minimum = exact.format.to_f32(column.minimum);
+            for t in 0..BLOCK {
+                let q = match t {
+                    0 => 0.0,
+                    1 => 15.0,
+                    _ => f32::from(column.integers[t]),
+                };
+                values[(b * BLOCK + t) * 50 + j] = scale * q + minimum;
+            }
+        }
+    }
+    let back = QuantMatrix::quantize(MatRef::row_major(&values, 96, 50), Bits::Int4);
+    let same = dequantized(&back)
+        .iter()
+        .zip(&values)
+        .filter(|(a, b)| a.to_bits() == b.to_bits())
+        .count();
+    assert!(
+        same * 100 >= values.len() * 99,
+        "{same} of {}",
+        values.len()
+    );
+}
+
+#[test]
 fn kernels_match_f64_of_the_dequantized_weights() {
     for isa in Isa::available() {
-        for bits in BITS {
+        for format in FORMATS {
             let mut rng = Rng(32);
             for case in 0..60 {
-                let (m, k, n) = (1 + rng.below(9), rng.below(141), rng.below(71));
+                let (m, k, n) = (1 + rng.below(19), rng.below(141), rng.below(71));
+                let k = if case % 2 == 0 { k } else { k / BLOCK * BLOCK };
                 // Below 1, so that the error of rounding x is relative to the weights alone.
                 let x: Vec<f32> = rng.floats(m * k).iter().map(|x| x / 4.0).collect();
-                let (w, bias) = (rng.floats(k * n), rng.floats(n));
-                let q = QuantMatrix::quantize(MatRef::row_major(&w, k, n), bits);
+                let bias = rng.floats(n);
+                let q = random_matrix(&mut rng, k, n, format);
                 let options = MatvecOptions {
                     bias: (case % 3 == 1).then_some(&bias[..]),
                     isa,
                 };
                 let y = product(&x, m, &q, &options);
-                let w = dequantized(&q);
                 for i in 0..m {
                     for j in 0..n {
                         let mut want = options.bias.map_or(0.0, |b| f64::from(b[j]));
                         let mut size = want.abs();
                         for p in 0..k {
-                            let term = f64::from(x[i * k + p]) * f64::from(w[p * n + j]);
-                            want += term;
-                            size += f64::from(w[p * n + j]).abs();
+                            let column = q.column_block(j, p / BLOCK);
+                            let (scale, minimum) =
+                                (format.to_f32(column.scale), format.to_f32(column.minimum));
+                            let term = f64::from(scale) * f64::from(q.integer(p, j));
+                            let w =
+                                term + f64::from(if format.has_minimum() { minimum } else { 0.0 });
+                            want += f64::from(x[i * k + p]) * w;
+                            size += term.abs() + w.abs();
                         }
                         let error = (f64::from(y[i * n + j]) - want).abs();
                         assert!(
                             error <= size * 2e-5,
-                            "{isa:?} {bits:?} {m} {k} {n}: {error}"
+                            "{isa:?} {format:?} {m} {k} {n}: {error} of {size}"
                         );
                     }
                 }
@@ -91,62 +192,46 @@ fn kernels_match_f64_of_the_dequantized_weights() {
 #[test]
 fn result_is_bitwise_independent_of_isa_rows_and_threads() {
     let mut rng = Rng(33);
-    let (m, k, n) = (11, 300, 203);
-    let (x, w) = (rng.floats(m * k), rng.floats(k * n));
-    for bits in BITS {
-        let q = QuantMatrix::quantize(MatRef::row_major(&w, k, n), bits);
-        let scalar = MatvecOptions {
-            isa: Isa::Scalar,
-            ..Default::default()
-        };
-        let all = product(&x, m, &q, &scalar);
-        for isa in Isa::available() {
-            let options = MatvecOptions { bias: None, isa };
-            for threads in [1, 2, 5] {
-                for rows in 1..=m {
-                    let part = with_threads(threads, || product(&x, rows, &q, &options));
-                    assert_eq!(part, all[..rows * n], "{isa:?}");
+    let m = 23;
+    for (k, n) in [(300, 203), (320, 33), (64, 16), (31, 1)] {
+        let x = rng.floats(m * k);
+        for format in FORMATS {
+            let q = random_matrix(&mut rng, k, n, format);
+            let scalar = MatvecOptions {
+                isa: Isa::Scalar,
+                ..Default::default()
+            };
+            let all = with_threads(1, || product(&x, m, &q, &scalar));
+            for isa in Isa::available() {
+                let options = MatvecOptions { bias: None, isa };
+                for threads in [1, 2, 5] {
+                    for rows in 1..=m {
+                        let part = with_threads(threads, || product(&x, rows, &q, &options));
+                        let same = part
+                            .iter()
+                            .zip(&all)
+                            .all(|(a, b)| a.to_bits() == b.to_bits());
+                        assert!(same, "{isa:?} {format:?} {rows} rows, {threads} threads");
+                    }
                 }
             }
         }
     }
 }
 
+/// Many rows are split between threads, too.
 #[test]
-fn gemm_dequantizes_while_packing() {
-    for isa in Isa::available() {
-        for precision in [Precision::F32, Precision::Bf16] {
-            let mut rng = Rng(34);
-            for (m, k, n) in [
-                (5, 70, 40),
-                (30, 33, 17),
-                (13, 800, 70),
-                (2, 1, 1),
-                (3, 0, 9),
-            ] {
-                let (a, w) = (rng.floats(m * k), rng.floats(k * n));
-                for bits in BITS {
-                    let w = MatRef::row_major(&w, k, n);
-                    let q = QuantMatrix::quantize(w, bits);
-                    let mut w = dequantized(&q);
-                    if precision == Precision::Bf16 {
-                        for v in &mut w {
-                            *v = round_to_bf16(*v);
-                        }
-                    }
-                    let options = GemmOptions {
-                        precision,
-                        isa,
-                        ..Default::default()
-                    };
-                    let (mut got, mut want) = (vec![0.0; m * n], vec![0.0; m * n]);
-                    let a = MatRef::row_major(&a, m, k);
-                    gemm(a, &q, &mut MatMut::row_major(&mut got, m, n), &options);
-                    let w = MatRef::row_major(&w, k, n);
-                    gemm(a, w, &mut MatMut::row_major(&mut want, m, n), &options);
-                    assert_eq!(got, want, "{isa:?} {precision:?} {bits:?} {m} {k} {n}");
-                }
-            }
+fn a_long_prompt_has_the_bits_of_its_rows() {
+    let mut rng = Rng(39);
+    let (m, k, n) = (150, 96, 40);
+    let x = rng.floats(m * k);
+    for format in FORMATS {
+        let q = random_matrix(&mut rng, k, n, format);
+        let options = MatvecOptions::default();
+        let all = with_threads(7, || product(&x, m, &q, &options));
+        for row in 0..m {
+            let alone = product(&x[row * k..], 1, &q, &options);
+            assert_eq!(alone, all[row * n..][..n], "{format:?} row {row}");
         }
     }
 }
@@ -154,20 +239,25 @@ fn gemm_dequantizes_while_packing() {
 #[test]
 fn non_finite_values_propagate_as_nan() {
     for isa in Isa::available() {
-        for bits in BITS {
+        for format in FORMATS {
             let mut w = vec![1.0; 64 * 2];
             w[5 * 2] = f32::INFINITY;
-            let q = QuantMatrix::quantize(MatRef::row_major(&w, 64, 2), bits);
+            let q = QuantMatrix::quantize_as(MatRef::row_major(&w, 64, 2), format);
             let options = MatvecOptions {
                 isa,
                 ..Default::default()
             };
             let y = product(&[1.0; 64], 1, &q, &options);
-            assert!(y[0].is_nan() && (y[1] - 64.0).abs() < 1.0);
+            assert!(
+                y[0].is_nan() && (y[1] - 64.0).abs() < 1.0,
+                "{format:?} {y:?}"
+            );
             for bad in [f32::NAN, f32::INFINITY] {
-                let mut x = [1.0; 64];
+                let mut x = [1.0; 64 * 9];
                 x[40] = bad;
                 assert!(product(&x, 1, &q, &options).iter().all(|y| y.is_nan()));
+                let y = product(&x, 9, &q, &options);
+                assert!(y[..2].iter().all(|y| y.is_nan()) && !y[3].is_nan());
             }
         }
     }

@@ -9,6 +9,7 @@ use clap::{Args, ValueHint};
 use nextword_chat::{ChatTemplate, Message};
 use nextword_data::unknown_note;
 use nextword_generate::{Completion, PROMPT_PLACEHOLDER, TextGenerator, TextOptions};
+use nextword_server::open_chat_template;
 
 use crate::args::{DecodingArgs, SeedArgs, TemperatureArgs};
 use crate::chat_input::{ChatInput, Line};
@@ -22,8 +23,8 @@ const HELP: &str = "/retry regenerates the last reply, /undo removes the last ex
 /// `chat MODEL|RUN`.
 #[derive(Debug, Args)]
 pub(crate) struct ChatArgs {
-    /// Model folder, checkpoint, or run folder (the run's best model is used)
-    #[arg(value_hint = ValueHint::DirPath)]
+    /// Model folder, checkpoint, run folder (the run's best model is used), or GGUF file
+    #[arg(value_hint = ValueHint::AnyPath)]
     model: PathBuf,
     /// System prompt; requires a chat template
     #[arg(long, value_name = "TEXT")]
@@ -80,7 +81,7 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
     let generator = TextGenerator::open(&dir, &device)?;
     let generator = args.decoding.apply(generator, &device)?;
     let (bos, eos) = (generator.bos_text(), generator.eos_text());
-    let template = ChatTemplate::open(&dir.chat_template_path(), &bos, &eos)?;
+    let template = open_chat_template(&dir, &bos, &eos)?;
     let tokens = generator.further_token_texts();
     let template = template.map(|template| template.with_tokens(tokens));
     let style = match (template, &dir.card.prompt_template) {

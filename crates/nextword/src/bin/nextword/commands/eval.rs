@@ -3,12 +3,14 @@
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueHint};
 use nextword_data::{Encoding, Packing, SourceConfig, Sources, SpecialTokens, unknown_note};
-use nextword_eval::{TextReport, TextSettings, evaluate_task, evaluate_text};
+use nextword_eval::{
+    EvalError, EvalProgress, TextReport, TextSettings, evaluate_task_with, evaluate_text_with,
+};
 use nextword_generate::TextGenerator;
 use nextword_model::ModelDir;
 
@@ -19,8 +21,8 @@ use crate::{models, output};
 /// `eval MODEL|RUN FILE...`.
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
-    /// Model folder, checkpoint, or run folder (the run's best model is used)
-    #[arg(value_hint = ValueHint::DirPath)]
+    /// Model folder, checkpoint, run folder (the run's best model is used), or GGUF file
+    #[arg(value_hint = ValueHint::AnyPath)]
     model: PathBuf,
     /// Text to evaluate: .txt or .jsonl files, folders of such files, or - for standard input. An imported model
     /// reads each document after its BOS token (else its EOS token), and every token of the text counts; a model
@@ -38,7 +40,7 @@ pub(crate) struct EvalArgs {
     #[arg(long, default_value = "text")]
     field: String,
     /// Second model to compare with on the same text, e.g. the original of a quantized model
-    #[arg(long, value_name = "MODEL", value_hint = ValueHint::DirPath)]
+    #[arg(long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
     against: Option<PathBuf>,
     /// Evaluate each document separately instead of packing documents into windows
     #[arg(long)]
@@ -131,13 +133,17 @@ fn evaluate(
         },
     };
     let tokenizer = generator.tokenizer();
-    let report = evaluate_text(
+    let mut progress = ProgressLine::new();
+    let report = evaluate_text_with(
         generator.model(),
         tokenizer.as_ref(),
         &dir.card.special,
         sources.chunks_for(tokenizer.text_cuts()),
         settings,
-    )?;
+        &mut |step| progress.update(step),
+    );
+    output::eprint_progress("");
+    let report = report?;
     if !report.loss.nats_per_token.is_finite() {
         return Err(bad_file(format!(
             "`{}` has a loss of {}: the model produced NaN or infinity; its weights are damaged \
@@ -202,12 +208,19 @@ fn run_task(args: &EvalArgs, dir: &ModelDir, task: &Path) -> anyhow::Result<()> 
     let generator = TextGenerator::open(dir, &device)?;
     let start = Instant::now();
     let tokenizer = generator.tokenizer();
-    let report = evaluate_task(
+    let mut progress = ProgressLine::new();
+    let report = evaluate_task_with(
         generator.model(),
         tokenizer.as_ref(),
         &dir.card.special,
         BufReader::new(file),
-    )?;
+        &mut |step| progress.update(step),
+    );
+    output::eprint_progress("");
+    let report = report.map_err(|error| match error {
+        EvalError::Task { .. } => bad_file(format!("`{}`: {error}", task.display())),
+        other => other.into(),
+    })?;
     if args.json {
         return output::print_json(&report);
     }
@@ -243,6 +256,72 @@ fn run_task(args: &EvalArgs, dir: &ModelDir, task: &Path) -> anyhow::Result<()> 
     Ok(())
 }
 
+/// Minimum time between two progress updates.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// The progress of an evaluation, on standard error if that is a terminal.
+struct ProgressLine {
+    start: Instant,
+    last_update: Option<Instant>,
+    /// When the first batch was done: the time that is left depends on the batches only.
+    first_batch: Option<(Instant, u64)>,
+}
+
+impl ProgressLine {
+    fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            last_update: None,
+            first_batch: None,
+        }
+    }
+
+    fn update(&mut self, step: EvalProgress) {
+        let now = Instant::now();
+        if let EvalProgress::Windows { done, .. } = step {
+            self.first_batch.get_or_insert((now, done));
+        }
+        let is_recent = |last: Instant| now.duration_since(last) < PROGRESS_INTERVAL;
+        if self.last_update.is_some_and(is_recent) {
+            return;
+        }
+        self.last_update = Some(now);
+        let since_first = self
+            .first_batch
+            .map(|(first, done)| (now.duration_since(first).as_secs_f64(), done));
+        let seconds = now.duration_since(self.start).as_secs_f64();
+        output::eprint_progress(&progress_text(step, seconds, since_first));
+    }
+}
+
+/// The progress after `seconds`. `since_first`: the seconds since the first batch, and its number of windows.
+fn progress_text(step: EvalProgress, seconds: f64, since_first: Option<(f64, u64)>) -> String {
+    let time = duration(seconds);
+    match step {
+        EvalProgress::Reading { tokens } => {
+            format!("reading the text: {}, {time}", count(tokens, "token"))
+        }
+        EvalProgress::Windows { done, all } => {
+            let left = since_first.filter(|(_, first)| *first < done).map_or_else(
+                String::new,
+                |(seconds, first)| {
+                    let left = seconds * all.saturating_sub(done) as f64 / (done - first) as f64;
+                    format!(", {} left", duration(left))
+                },
+            );
+            let percent = 100 * done / all.max(1);
+            format!(
+                "evaluating: {percent}% of {}, {time}{left}",
+                count(all, "window")
+            )
+        }
+        EvalProgress::Items { done } => {
+            format!("evaluating: {}, {time}", count(done, "line"))
+        }
+        _ => String::new(),
+    }
+}
+
 fn print_report(report: &TextReport, special: SpecialTokens, seconds: f64) -> anyhow::Result<()> {
     let loss = &report.loss;
     output::print_line(&format!(
@@ -270,4 +349,30 @@ fn print_report(report: &TextReport, special: SpecialTokens, seconds: f64) -> an
         output::eprint_line(&format!("note: {}", unknown_note(&what, &[], special)));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_has_a_share_and_the_time_left() {
+        let windows = |done| EvalProgress::Windows { done, all: 100 };
+        assert_eq!(
+            progress_text(EvalProgress::Reading { tokens: 1 }, 2.0, None),
+            "reading the text: 1 token, 2.0s"
+        );
+        assert_eq!(
+            progress_text(windows(16), 2.0, Some((0.0, 16))),
+            "evaluating: 16% of 100 windows, 2.0s"
+        );
+        let text = progress_text(windows(36), 22.0, Some((20.0, 16)));
+        assert!(
+            text.starts_with("evaluating: 36% of 100 windows, 22"),
+            "{text}"
+        );
+        assert!(text.ends_with(" left") && text.contains("1m"), "{text}");
+        let text = progress_text(EvalProgress::Items { done: 7 }, 9.0, None);
+        assert!(text.starts_with("evaluating: 7 lines, 9"), "{text}");
+    }
 }

@@ -16,17 +16,18 @@ use crate::{exit, models, output};
 #[derive(Debug, Args)]
 #[allow(clippy::doc_markdown)] // Doc comments are help texts, shown verbatim.
 pub(crate) struct ExportArgs {
-    /// Model folder, checkpoint, or run folder (the run's best model is used)
-    #[arg(value_hint = ValueHint::DirPath)]
+    /// Model folder, checkpoint, run folder (the run's best model is used), or GGUF file
+    #[arg(value_hint = ValueHint::AnyPath)]
     model: PathBuf,
     /// Target format
     #[arg(long, short, value_enum)]
     format: ExportFormat,
-    /// Data type of the weights: f32, f16, bf16; for gguf also q8_0, q4_0
+    /// Data type of the weights: f32, f16, bf16; for gguf also q8_0, q4_0, q4_1. In a gguf file, quantized
+    /// matrices keep their blocks
     #[arg(long, value_enum, default_value = "f32", value_name = "TYPE")]
     dtype: ExportDtype,
-    /// Data type of token embedding and output layer in a gguf file [default: q8_0 for q4_0, otherwise
-    /// that of the weights]
+    /// Data type of token embedding and output layer in a gguf file [default: q8_0 for q4_0 and q4_1,
+    /// otherwise that of the weights]
     #[arg(long, value_enum, value_name = "TYPE")]
     embedding_dtype: Option<ExportDtype>,
     /// Folder (hf) or file (gguf) to write
@@ -64,6 +65,9 @@ enum ExportDtype {
     /// 4-bit blocks of 32 weights with a scale; token embedding and output layer have 8 bits
     #[value(name = "q4_0")]
     Q4_0,
+    /// 4-bit blocks of 32 weights with a scale and a minimum; token embedding and output layer have 8 bits
+    #[value(name = "q4_1")]
+    Q4_1,
 }
 
 impl ExportDtype {
@@ -74,6 +78,7 @@ impl ExportDtype {
             Self::Bf16 => GgufType::Bf16,
             Self::Q8_0 => GgufType::Q8_0,
             Self::Q4_0 => GgufType::Q4_0,
+            Self::Q4_1 => GgufType::Q4_1,
         }
     }
 }
@@ -100,7 +105,7 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<()> {
                 ExportDtype::F32 => FloatType::F32,
                 ExportDtype::F16 => FloatType::F16,
                 ExportDtype::Bf16 => FloatType::Bf16,
-                ExportDtype::Q8_0 | ExportDtype::Q4_0 => {
+                ExportDtype::Q8_0 | ExportDtype::Q4_0 | ExportDtype::Q4_1 => {
                     let hint = "Hugging Face folders support only f32, f16 and bf16; hint: use --format gguf";
                     return Err(exit::usage(hint));
                 }

@@ -1,6 +1,6 @@
 //! `nextword generate MODEL|RUN [PROMPT]`.
 
-use std::io::{IsTerminal, Read};
+use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -15,17 +15,17 @@ use serde_json::json;
 
 use crate::args::{DecodingArgs, SeedArgs, TemperatureArgs};
 use crate::format::{count, sanitize, short};
-use crate::{exit, models, output};
+use crate::{exit, models, output, prompt};
 
 /// `generate MODEL|RUN [PROMPT]`.
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools)] // Independent flags.
 pub(crate) struct GenerateArgs {
-    /// Model folder, checkpoint, or run folder (the run's best model is used)
-    #[arg(value_hint = ValueHint::DirPath)]
+    /// Model folder, checkpoint, run folder (the run's best model is used), or GGUF file
+    #[arg(value_hint = ValueHint::AnyPath)]
     model: PathBuf,
-    /// Text to continue [default: standard input unless it is a terminal, else empty]
-    #[arg(allow_hyphen_values = true)]
+    /// Text to continue; `--` goes before one that begins with a dash [default: standard input unless it is a
+    /// terminal, else empty]
     prompt: Option<String>,
     /// Maximum number of tokens to generate
     #[arg(long, short, default_value_t = 256, value_name = "N")]
@@ -95,7 +95,7 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     };
     let generator = TextGenerator::open(&dir, &device)?;
     let generator = args.decoding.apply(generator, &device)?;
-    let prompt = read_prompt(args)?;
+    let prompt = prompt::read(args.prompt.as_deref())?;
     let prompts = vec![prompt.as_str(); args.samples];
     let streams = args.samples == 1 && !args.json;
     if streams && options.prompt_template.is_none() && dir.card.prompt_template.is_none()
@@ -164,30 +164,6 @@ fn options(args: &GenerateArgs) -> anyhow::Result<TextOptions> {
         prompt_template: args.raw.then(|| PROMPT_PLACEHOLDER.to_string()),
         ..TextOptions::default()
     })
-}
-
-/// Returns the prompt argument, or standard input unless it is a terminal.
-fn read_prompt(args: &GenerateArgs) -> anyhow::Result<String> {
-    if let Some(prompt) = &args.prompt {
-        return Ok(prompt.clone());
-    }
-    let mut input = std::io::stdin().lock();
-    if input.is_terminal() {
-        return Ok(String::new());
-    }
-    let mut bytes = Vec::new();
-    input.read_to_end(&mut bytes)?;
-    let mut text = String::from_utf8(bytes).map_err(|e| {
-        let offset = e.utf8_error().valid_up_to();
-        exit::bad_file(format!(
-            "the prompt on standard input is not valid UTF-8 (at byte {offset}); hint: convert it to UTF-8"
-        ))
-    })?;
-    // `echo` and editors append a line break that is not part of the prompt.
-    if text.ends_with('\n') {
-        text.pop();
-    }
-    Ok(text)
 }
 
 /// Shows the prompt before its continuation on a terminal. It is not part of the output.

@@ -1,32 +1,53 @@
-//! `nextword import FOLDER --out MODEL`.
+//! `nextword import FOLDER|FILE|hf:OWNER/NAME --out MODEL`.
 
 use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
+use nextword_convert::ImportOptions;
+use nextword_hub::HubReference;
 use serde_json::json;
 
 use crate::console::{program, shell_quote};
 use crate::format::{count, sanitize};
-use crate::{output, output_file};
+use crate::{hub_models, output, output_file};
 
-/// `import FOLDER --out MODEL`.
+/// `import FOLDER|FILE|hf:OWNER/NAME --out MODEL`.
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
-    /// Folder with config.json, model.safetensors (or its shards and index) and tokenizer.json
-    #[arg(value_hint = ValueHint::DirPath)]
-    folder: PathBuf,
+    /// Folder with config.json, model.safetensors (or its shards and index) and tokenizer.json; a GGUF file; or a
+    /// model on the Hugging Face Hub, hf:OWNER/NAME[@REVISION][:FILE], which is downloaded into Hugging Face's cache
+    #[arg(value_name = "FOLDER|FILE|hf:OWNER/NAME", value_hint = ValueHint::AnyPath)]
+    source: PathBuf,
     /// Model folder to write; an existing model folder is replaced
     #[arg(long, short, value_name = "MODEL", value_hint = ValueHint::DirPath)]
     out: PathBuf,
     /// Print the imported model's details as JSON
     #[arg(long)]
     json: bool,
+    /// Write the quantized matrices of a GGUF file as floats, to train the model further
+    #[arg(long)]
+    dequantize: bool,
 }
 
-/// Converts a Hugging Face folder into a model folder.
+/// Converts a Hugging Face folder or a GGUF file into a model folder. A model on the Hub is downloaded first.
 pub(crate) fn run(args: &ImportArgs) -> anyhow::Result<()> {
     output_file::check_folder(&args.out)?;
-    let imported = nextword_convert::import(&args.folder, &args.out)?;
+    let mut options = ImportOptions {
+        origin: None,
+        dequantize: args.dequantize,
+    };
+    let imported = match args
+        .source
+        .to_str()
+        .filter(|text| HubReference::is_reference(text))
+    {
+        Some(text) => {
+            let (path, origin) = hub_models::download(&text.parse()?, &args.out)?;
+            options.origin = Some(origin);
+            nextword_convert::import_with(&path, &args.out, &options)?
+        }
+        None => nextword_convert::import_with(&args.source, &args.out, &options)?,
+    };
     if args.json {
         return output::print_json(&json!({
             "path": args.out, "model_type": imported.model_type, "config": imported.config,

@@ -14,8 +14,8 @@ use crate::{exit, models, output};
 /// `inspect MODEL|RUN`.
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// Model folder, checkpoint, or run folder (the run's best model is used)
-    #[arg(value_hint = ValueHint::DirPath)]
+    /// Model folder, checkpoint, run folder (the run's best model is used), or GGUF file
+    #[arg(value_hint = ValueHint::AnyPath)]
     model: PathBuf,
     /// Use a run's last model instead of its best
     #[arg(long)]
@@ -64,8 +64,7 @@ fn to_lines(args: &InspectArgs, dir: &ModelDir, size: u64) -> anyhow::Result<Vec
     card_lines(&dir.card, &mut lines);
     let parameters = Parameters::from(dir.config.parameter_counts());
     let total = count(parameters.total as u64, "parameter");
-    let file = dir.weights_path();
-    let bits = match (weights::bits(&file)?, weights::embedding_bits(&file)?) {
+    let bits = match dir.bits()? {
         (Some(Bits::Int8), Some(Bits::Int4)) => {
             ", 8 bits per weight (4 in embedding and output layer)"
         }
@@ -114,6 +113,11 @@ fn card_lines(card: &ModelCard, lines: &mut Vec<String>) {
     let loss = |loss: Option<f64>| loss.map_or_else(String::new, |loss| format!("{loss:.4}"));
     push("name", card.name.clone());
     push("trained on", card.trained_on.clone());
+    let origin = card.origin.as_ref();
+    push(
+        "origin",
+        origin.map_or_else(String::new, ToString::to_string),
+    );
     push("steps", grouped(card.step));
     push("train tokens", grouped(card.tokens));
     push("loss", loss(card.train_loss));

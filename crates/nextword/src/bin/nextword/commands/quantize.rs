@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
-use nextword_model::{Bits, ModelDir, weights};
+use nextword_model::{Bits, ModelDir};
 use serde_json::json;
 
 use crate::args::parse_bits;
@@ -14,13 +14,13 @@ use crate::{exit, models, output, output_file};
 /// `quantize MODEL|RUN --out FOLDER`.
 #[derive(Debug, Args)]
 pub(crate) struct QuantizeArgs {
-    /// Model folder, checkpoint, or run folder (the run's best model is used)
-    #[arg(value_hint = ValueHint::DirPath)]
+    /// Model folder, checkpoint, run folder (the run's best model is used), or GGUF file
+    #[arg(value_hint = ValueHint::AnyPath)]
     model: PathBuf,
     /// Output folder
     #[arg(long, short, value_hint = ValueHint::DirPath)]
     out: PathBuf,
-    /// Bits per weight: 8 or 4, plus half a bit for the scales
+    /// Bits per weight: 8, plus half a bit for the scales, or 4, plus a bit for scales and minimums
     #[arg(long, default_value = "8", value_name = "N", value_parser = parse_bits)]
     bits: Bits,
     /// Bits per weight of token embedding and output layer: 8 or 4; with 4, the loss grows more than by
@@ -38,8 +38,7 @@ pub(crate) struct QuantizeArgs {
 /// Writes a copy of a model with weights of 8 or 4 bits.
 pub(crate) fn run(args: &QuantizeArgs) -> anyhow::Result<()> {
     let dir = models::open(&args.model, args.last)?;
-    let file = dir.weights_path();
-    if weights::bits(&file)?.is_some() {
+    if dir.bits()?.0.is_some() {
         return Err(exit::usage(format!(
             "`{}` is already quantized; hint: pass the original model",
             dir.path.display()
@@ -53,14 +52,20 @@ pub(crate) fn run(args: &QuantizeArgs) -> anyhow::Result<()> {
         )));
     }
     dir.card.check_templates()?;
-    let tokenizer = dir.tokenizer_path();
-    let tokenizer = fs::read_to_string(&tokenizer)
-        .map_err(|e| exit::bad_file(format!("cannot read `{}`: {e}", tokenizer.display())))?;
+    let file = dir.tokenizer_path();
+    let tokenizer = match dir.tokenizer_json() {
+        Some(json) => json.to_string(),
+        None => fs::read_to_string(&file)
+            .map_err(|e| exit::bad_file(format!("cannot read `{}`: {e}", file.display())))?,
+    };
     let model = dir.load(&models::open_device("flex")?)?;
     let model = model.quantize_with(args.bits, args.embedding_bits);
     ModelDir::save(&args.out, &model, &tokenizer, &dir.card)?;
     let size = |path| fs::metadata(path).map_or(0, |file| file.len());
-    let (before, after) = (size(file), size(args.out.join("model.safetensors")));
+    let (before, after) = (
+        size(dir.weights_path()),
+        size(args.out.join("model.safetensors")),
+    );
     let number = |bits| match bits {
         Bits::Int8 => 8,
         Bits::Int4 => 4,

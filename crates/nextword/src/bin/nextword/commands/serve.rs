@@ -13,6 +13,7 @@ use nextword_server::{Config, LoadedModel, Server, ServerError};
 use tokio::net::TcpListener;
 
 use crate::args::DecodingArgs;
+use crate::format::sanitize;
 use crate::signals::StopSignals;
 use crate::{exit, history, models, output};
 
@@ -22,9 +23,9 @@ const API_KEY_VARIABLE: &str = "NEXTWORD_API_KEY";
 /// `serve MODEL|RUN...`.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// Model folders, checkpoints, or run folders (the best model of each run is used); NAME=PATH
+    /// Model folders, checkpoints, run folders (the best model of each run is used), or GGUF files; NAME=PATH
     /// overrides a model's name
-    #[arg(required = true, value_name = "MODEL", value_hint = ValueHint::DirPath)]
+    #[arg(required = true, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
     models: Vec<PathBuf>,
     /// Address to listen on; any but a loopback address requires an API key
     #[arg(long, default_value = "127.0.0.1")]
@@ -159,14 +160,21 @@ fn listen_error(host: &str, port: u16, error: &std::io::Error) -> anyhow::Error 
 fn load(argument: &Path, last: bool, device: &Device) -> anyhow::Result<LoadedModel> {
     let (name, path) = split_name(argument);
     let dir = models::open(path, last)?;
-    let name = name.unwrap_or_else(|| default_name(path, &dir.card.name));
-    let mut model = LoadedModel::open(name, &dir, device)?;
+    let card_name = dir.card.name.clone();
+    let name = name.unwrap_or_else(|| default_name(path, &card_name));
+    let mut model = LoadedModel::open(name, &dir, device)?.with_alias(card_name);
     if history::exists(path) {
         match history::load(path) {
             Ok(history) => model = model.with_training_history(history),
             Err(error) => output::eprint_line(&format!("warning: {error:#}")),
         }
     }
+    let alias = model.alias().map(|alias| format!(" (also `{alias}`)"));
+    output::eprint_line(&sanitize(&format!(
+        "model `{}`{}",
+        model.name(),
+        alias.unwrap_or_default()
+    )));
     if let Some(warning) = model.warning() {
         output::eprint_line(&format!("warning: {warning}"));
     }
@@ -196,15 +204,63 @@ fn split_name(argument: &Path) -> (Option<String>, &Path) {
     }
 }
 
-/// Returns the run's name if it has one, else the folder's.
-fn default_name(path: &Path, run: &str) -> String {
-    if !run.is_empty() {
-        return run.to_owned();
+/// The name of the served folder or, without its ending, file. A model or checkpoint in a run's folder has the name
+/// in its card, `card_name`: its own says nothing about the run.
+fn default_name(path: &Path, card_name: &str) -> String {
+    let found = path.canonicalize().ok();
+    let found = found.as_deref().unwrap_or(path);
+    let is_in_run = found.ancestors().skip(1).take(2).any(models::is_run);
+    if is_in_run && !card_name.is_empty() {
+        return card_name.to_owned();
     }
-    let folder = path.canonicalize().ok();
-    let name = folder.as_deref().and_then(Path::file_name);
+    let name = if found.is_file() {
+        found.file_stem()
+    } else {
+        found.file_name()
+    };
     name.map_or_else(
         || "model".to_owned(),
         |name| name.to_string_lossy().into_owned(),
     )
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_model_is_named_after_what_is_served() {
+        let folder = tempfile::tempdir().unwrap();
+        for path in [
+            "models/llama",
+            "runs/mine/best",
+            "runs/mine/checkpoints/step-2",
+        ] {
+            fs::create_dir_all(folder.path().join(path)).unwrap();
+        }
+        fs::write(folder.path().join("runs/mine/run.toml"), "").unwrap();
+        fs::write(folder.path().join("models/small-q8_0.gguf"), "GGUF").unwrap();
+        for (path, expected) in [
+            ("models/llama", "llama"),
+            ("models/llama/", "llama"),
+            ("models/../models/llama", "llama"),
+            ("models/small-q8_0.gguf", "small-q8_0"),
+            ("runs/mine", "mine"),
+            ("runs/mine/best", "card"),
+            ("runs/mine/checkpoints/step-2", "card"),
+        ] {
+            assert_eq!(
+                default_name(&folder.path().join(path), "card"),
+                expected,
+                "{path}"
+            );
+        }
+        assert_eq!(
+            default_name(&folder.path().join("runs/mine/best"), ""),
+            "best"
+        );
+    }
 }

@@ -80,9 +80,12 @@ pub(super) fn sample_block(step: u64, prompt: &str, text: &str) -> String {
     block
 }
 
-/// Returns the lines printed at the end of a run: its result and what to do next.
-pub(super) fn end_lines(outcome: &Outcome, prompt: Option<&str>) -> Vec<String> {
+/// Returns the lines printed at the end of a run, of which `resumed_at` updates were made before: its result and
+/// what to do next.
+pub(super) fn end_lines(outcome: &Outcome, resumed_at: u64, prompt: Option<&str>) -> Vec<String> {
+    let is_unchanged = resumed_at > 0 && resumed_at == outcome.step;
     let result = match outcome.reason {
+        StopReason::Finished if is_unchanged => "nothing to train",
         StopReason::Finished => "done",
         StopReason::EarlyStopped => "stopped early: the validation loss stopped improving",
         StopReason::Interrupted => "interrupted and saved",
@@ -175,7 +178,7 @@ mod tests {
     #[test]
     fn suggested_commands_can_be_pasted() {
         let next = |prompt| {
-            let lines = end_lines(&outcome(StopReason::Finished), prompt);
+            let lines = end_lines(&outcome(StopReason::Finished), 0, prompt);
             lines[2..4]
                 .iter()
                 .map(|line| line.trim().to_string())
@@ -203,7 +206,7 @@ mod tests {
 
     #[test]
     fn end_of_run_suggests_next_commands() {
-        let lines = end_lines(&outcome(StopReason::Finished), Some("One day")).join("\n");
+        let lines = end_lines(&outcome(StopReason::Finished), 0, Some("One day")).join("\n");
         assert!(
             lines.starts_with("done: step 7, loss 2.0000, best 1.5000 in 1m01s"),
             "{lines}"
@@ -216,8 +219,20 @@ mod tests {
     }
 
     #[test]
+    fn a_finished_run_that_is_resumed_says_so_and_suggests_the_same_commands() {
+        let lines = |resumed_at| end_lines(&outcome(StopReason::Finished), resumed_at, Some("a"));
+        assert!(
+            lines(7)[0].starts_with("nothing to train: step 7"),
+            "{:?}",
+            lines(7)
+        );
+        assert!(lines(6)[0].starts_with("done: step 7"));
+        assert_eq!(lines(7)[1..], lines(0)[1..]);
+    }
+
+    #[test]
     fn interrupted_runs_are_saved() {
-        let lines = end_lines(&outcome(StopReason::Interrupted), None);
+        let lines = end_lines(&outcome(StopReason::Interrupted), 0, None);
         assert!(
             lines[0].starts_with("interrupted and saved: step 7"),
             "{lines:?}"
@@ -238,6 +253,7 @@ mod tests {
             tokens_per_step: 8,
             resumed_at: 20,
             prompt_template: None,
+            prompt: None,
             skipped: vec!["checkpoints/step-00000030: damaged".to_string()],
         };
         let lines = start_lines(&info).join("\n");

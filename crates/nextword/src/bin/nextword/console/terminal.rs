@@ -38,8 +38,10 @@ pub(super) struct TerminalReporter {
     bar: Option<ProgressBar>,
     /// The latest validation loss.
     validation: Option<f64>,
-    /// The first sampled prompt, for the commands suggested at the end.
+    /// A prompt for the commands suggested at the end.
     prompt: Option<String>,
+    /// Number of updates made before this process resumed the run.
+    resumed_at: u64,
     /// The run's prompt template.
     prompt_template: Option<String>,
     interactive: bool,
@@ -51,6 +53,7 @@ impl TerminalReporter {
             bar: None,
             validation: None,
             prompt: None,
+            resumed_at: 0,
             prompt_template: None,
             interactive: std::io::stderr().is_terminal(),
         }
@@ -68,6 +71,8 @@ impl TerminalReporter {
 impl Reporter for TerminalReporter {
     fn started(&mut self, info: &RunInfo) {
         self.prompt_template.clone_from(&info.prompt_template);
+        self.prompt.clone_from(&info.prompt);
+        self.resumed_at = info.resumed_at;
         for line in start_lines(info) {
             self.print(&line);
         }
@@ -126,7 +131,6 @@ impl Reporter for TerminalReporter {
             None => sample_block(step, prompt, text),
         };
         self.print(&block);
-        self.prompt.get_or_insert_with(|| prompt.to_string());
     }
 
     fn saved(&mut self, _step: u64, path: &Path) {
@@ -141,7 +145,7 @@ impl Reporter for TerminalReporter {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
-        for line in end_lines(outcome, self.prompt.as_deref()) {
+        for line in end_lines(outcome, self.resumed_at, self.prompt.as_deref()) {
             self.print(&line);
         }
     }

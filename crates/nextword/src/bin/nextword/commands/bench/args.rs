@@ -96,8 +96,8 @@ pub(super) struct BenchTrainArgs {
 /// The model to measure.
 #[derive(Debug, Args)]
 pub(super) struct ModelArgs {
-    /// Model folder, checkpoint or run folder [default: random weights of --size]
-    #[arg(value_name = "MODEL", value_hint = ValueHint::DirPath)]
+    /// Model folder, checkpoint, run folder or GGUF file [default: random weights of --size]
+    #[arg(value_name = "MODEL", value_hint = ValueHint::AnyPath)]
     pub(super) path: Option<PathBuf>,
     /// Shape of a model with random weights
     #[arg(long, value_enum, default_value_t = SizeArg::Gpt2, conflicts_with = "path")]
@@ -136,8 +136,8 @@ pub(super) struct BenchPrefillArgs {
 /// `bench tokenize MODEL [FILE]`.
 #[derive(Debug, Args)]
 pub(super) struct BenchTokenizeArgs {
-    /// Model folder, checkpoint or run folder with the tokenizer to measure
-    #[arg(value_hint = ValueHint::DirPath)]
+    /// Model folder, checkpoint, run folder or GGUF file with the tokenizer to measure
+    #[arg(value_hint = ValueHint::AnyPath)]
     pub(super) model: PathBuf,
     /// Text file to tokenize [default: 1 MiB of built-in stories]
     #[arg(value_hint = ValueHint::FilePath)]
@@ -149,8 +149,8 @@ pub(super) struct BenchTokenizeArgs {
 /// `bench load MODEL`.
 #[derive(Debug, Args)]
 pub(super) struct BenchLoadArgs {
-    /// Model folder, checkpoint or run folder
-    #[arg(value_hint = ValueHint::DirPath)]
+    /// Model folder, checkpoint, run folder or GGUF file
+    #[arg(value_hint = ValueHint::AnyPath)]
     pub(super) model: PathBuf,
     #[command(flatten)]
     pub(super) common: BenchCommon,

@@ -5,7 +5,7 @@ mod args;
 use std::process::Command;
 
 use nextword_benchmark::{BenchmarkError, Measurement, Runner, Size, TrainWorkload, sample_text};
-use nextword_data::load_tokenizer;
+use nextword_generate::open_tokenizer;
 use nextword_model::{Bits, Precision, QuantizedMatrix, Transformer};
 
 use crate::format::{bytes, count, short, with_unit};
@@ -84,7 +84,7 @@ fn prefill(args: &BenchPrefillArgs) -> anyhow::Result<Measurement> {
 
 fn tokenize(args: &BenchTokenizeArgs) -> anyhow::Result<Measurement> {
     let dir = models::open(&args.model, false)?;
-    let tokenizer = load_tokenizer(dir.tokenizer_path())?;
+    let tokenizer = open_tokenizer(&dir)?;
     let text = match &args.file {
         Some(path) => std::fs::read_to_string(path)
             .map_err(|e| exit::bad_file(format!("`{}`: {e}", path.display())))?,
@@ -156,13 +156,7 @@ fn report_line(report: &Measurement) -> String {
         parts.push(with_unit(flops, "FLOP/s"));
     }
     if let (Some(share), Some(peak)) = (report.share_of_peak, report.peak) {
-        let (unit, resource) = if report.peak_is_bandwidth {
-            ("B/s", "memory bandwidth")
-        } else {
-            ("FLOP/s", "peak")
-        };
-        let peak = with_unit(peak, unit);
-        parts.push(format!("{:.0}% of {resource} ({peak})", 100.0 * share));
+        parts.push(share_text(share, peak, report.peak_is_bandwidth));
     }
     if let Some(cores) = report.cores_busy {
         parts.push(format!("{cores:.1} cores busy"));
@@ -171,6 +165,21 @@ fn report_line(report: &Measurement) -> String {
         parts.push(format!("peak memory {}", bytes(memory)));
     }
     parts.join(", ")
+}
+
+/// Formats the share of the machine's `peak`.
+fn share_text(share: f64, peak: f64, is_bandwidth: bool) -> String {
+    let (unit, resource) = if is_bandwidth {
+        ("B/s", "memory bandwidth")
+    } else {
+        ("FLOP/s", "peak")
+    };
+    let peak = with_unit(peak, unit);
+    if share > 1.0 && is_bandwidth {
+        // A share says nothing about memory that is not read.
+        return format!("weights come from the caches, faster than the {resource} ({peak})");
+    }
+    format!("{:.0}% of {resource} ({peak})", 100.0 * share)
 }
 
 /// Formats a time: `61.2 ms`, `4.71 µs`.
@@ -185,7 +194,18 @@ fn format_seconds(seconds: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::format_seconds;
+    use super::{format_seconds, share_text};
+
+    #[test]
+    fn weights_in_the_caches_have_no_share_of_the_bandwidth() {
+        let text = share_text(0.934, 20e9, true);
+        assert!(text.starts_with("93% of memory bandwidth ("), "{text}");
+        for share in [1.2, 1.8, 40.0] {
+            let text = share_text(share, 20e9, true);
+            assert!(!text.contains('%') && text.contains("caches"), "{text}");
+        }
+        assert!(share_text(0.5, 1e12, false).starts_with("50% of peak ("));
+    }
 
     #[test]
     fn seconds_are_scaled_to_a_short_unit() {

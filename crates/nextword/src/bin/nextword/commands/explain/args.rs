@@ -12,25 +12,23 @@ use crate::output_file::ForceArgs;
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools)] // Independent flags.
 pub(crate) struct ExplainArgs {
-    /// Model folder, checkpoint, or run folder (the run's best model is used)
-    #[arg(value_hint = ValueHint::DirPath, required_unless_present = "schema")]
+    /// Model folder, checkpoint, run folder (the run's best model is used), or GGUF file
+    #[arg(value_hint = ValueHint::AnyPath, required_unless_present = "schema")]
     pub(super) model: Option<PathBuf>,
-    /// Prompt to explain [default: empty]
-    #[arg(
-        allow_hyphen_values = true,
-        default_value = "",
-        hide_default_value = true
-    )]
-    pub(super) prompt: String,
+    /// Prompt to explain; `--` goes before one that begins with a dash [default: standard input unless it is a
+    /// terminal, else empty]
+    pub(super) prompt: Option<String>,
     /// Output format [default: from the extension of --out, else text, or html with --over-training]
     #[arg(long, short, value_enum)]
     format: Option<Format>,
-    /// Output file [default: standard output; explain.html in the current folder for html]
+    /// Output file, or `-` for standard output [default: standard output; explain.html in the current
+    /// folder for html]
     #[arg(long, short, value_hint = ValueHint::FilePath)]
     pub(super) out: Option<PathBuf>,
     #[command(flatten)]
     pub(super) force: ForceArgs,
-    /// Show how one value is computed, e.g. --why 'logits[position=3,token=1]' (repeatable)
+    /// Show how one value is computed, e.g. --why 'logits[position=3,token=1]'; a token's index may also be
+    /// its text, and an axis that is left out is 0 (repeatable)
     #[arg(long, value_name = "ADDRESS")]
     pub(super) why: Vec<String>,
     /// Apply an edit and show how the next-token probabilities change: head=LAYER.HEAD disables a head,
@@ -42,7 +40,7 @@ pub(crate) struct ExplainArgs {
     #[arg(long, value_name = "PROMPT", allow_hyphen_values = true)]
     pub(super) compare: Option<String>,
     /// Show another model's values for the same prompt beside these (html)
-    #[arg(long, value_name = "MODEL", conflicts_with = "compare", value_hint = ValueHint::DirPath)]
+    #[arg(long, value_name = "MODEL", conflicts_with = "compare", value_hint = ValueHint::AnyPath)]
     pub(super) compare_with: Option<PathBuf>,
     /// Add a slider over training steps for the run's probe sentences; the first one is the
     /// default prompt (html)
@@ -125,11 +123,17 @@ impl ExplainArgs {
         self.format.is_some() || self.out.is_none() || self.format_of_extension().is_some()
     }
 
-    /// The format of the output file's extension; of a device such as `/dev/stdout`, text.
+    /// Whether the output goes to standard output.
+    pub(super) fn prints(&self) -> bool {
+        self.out.as_ref().is_some_and(|out| out.as_os_str() == "-")
+    }
+
+    /// The format of the output file's extension; of standard output and of a device such as `/dev/stdout`, text.
     fn format_of_extension(&self) -> Option<Format> {
         let file = self.out.as_ref()?;
         let Some(extension) = file.extension() else {
-            return (file.exists() && !file.is_file()).then_some(Format::Text);
+            let is_device = file.exists() && !file.is_file();
+            return (self.prints() || is_device).then_some(Format::Text);
         };
         match extension.to_str()?.to_ascii_lowercase().as_str() {
             "html" | "htm" => Some(Format::Html),

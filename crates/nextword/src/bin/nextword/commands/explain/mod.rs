@@ -1,6 +1,7 @@
 //! `nextword explain MODEL|RUN [PROMPT]`.
 
 mod args;
+mod edits;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -15,10 +16,11 @@ use nextword_model::weights;
 
 use crate::format::sanitize;
 use crate::output_file::{self, Kind};
-use crate::{exit, history, models, output};
+use crate::{exit, history, models, output, prompt};
 
 pub(crate) use args::ExplainArgs;
 use args::Format;
+use edits::parse_edit;
 
 /// Width in columns if neither `--width` nor `COLUMNS` is set.
 const DEFAULT_COLUMNS: usize = 80;
@@ -45,11 +47,12 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
     let first = history
         .as_ref()
         .and_then(|history| history.sentences.first());
-    let prompt = match first {
-        Some(sentence) if args.prompt.is_empty() => &sentence.prompt,
-        _ => &args.prompt,
+    let given = args.prompt.as_deref().filter(|prompt| !prompt.is_empty());
+    let prompt = match (first, given) {
+        (Some(sentence), None) => sentence.prompt.clone(),
+        _ => prompt::read(args.prompt.as_deref())?,
     };
-    let explanation = explainer.explain(prompt, &options)?;
+    let explanation = explainer.explain(&prompt, &options)?;
     check_indices(args, &explanation)?;
     if !args.why.is_empty() {
         return print_why(args, &explanation);
@@ -156,7 +159,8 @@ fn non_empty(indices: &[usize]) -> Option<Vec<usize>> {
 }
 
 fn view(args: &ExplainArgs) -> View {
-    let to_terminal = args.out.is_none() && std::io::stdout().is_terminal();
+    let to_stdout = args.out.is_none() || args.prints();
+    let to_terminal = to_stdout && std::io::stdout().is_terminal();
     let columns = || std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok());
     let width = args.width.or_else(columns);
     View {
@@ -174,8 +178,8 @@ fn view(args: &ExplainArgs) -> View {
 
 fn write(args: &ExplainArgs, bytes: &[u8]) -> anyhow::Result<()> {
     match &args.out {
-        Some(file) => output_file::write(file, bytes),
-        None => output::print_bytes(bytes),
+        Some(file) if !args.prints() => output_file::write(file, bytes),
+        _ => output::print_bytes(bytes),
     }
 }
 
@@ -187,6 +191,9 @@ fn check_output(args: &ExplainArgs) -> anyhow::Result<()> {
              format with --format",
             file.display()
         )));
+    }
+    if args.prints() {
+        return Ok(());
     }
     let format = args.format();
     let kind = match format {
@@ -216,8 +223,39 @@ fn print_why(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::Resul
         for line in derivation_text::lines(&derivation) {
             output::print_line(&sanitize(&line))?;
         }
+        if let Some(note) = assumed_indices(address, &derivation.address) {
+            output::eprint_line(&note);
+        }
     }
     Ok(())
+}
+
+/// Says which indices `full`, the address of a value, has for axes that `given` leaves out, if there are any.
+fn assumed_indices(given: &str, full: &str) -> Option<String> {
+    let index_of = |address: &str| {
+        let (_, index) = address.split_once('[')?;
+        Some(index.trim_end().trim_end_matches(']').to_string())
+    };
+    let given = index_of(given).unwrap_or_default();
+    let axis_of = |part: &str| {
+        part.split('=')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_string()
+    };
+    let chosen: Vec<String> = given.split(',').map(axis_of).collect();
+    let full_index = index_of(full)?;
+    let assumed = full_index
+        .split(',')
+        .filter(|part| !chosen.contains(&axis_of(part)));
+    let assumed: Vec<&str> = assumed.collect();
+    (!assumed.is_empty()).then(|| {
+        format!(
+            "note: {} by default; choose another value with --why '{full}'",
+            assumed.join(", ")
+        )
+    })
 }
 
 fn print_what_if(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::Result<()> {
@@ -236,10 +274,8 @@ fn print_what_if(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::R
         let text = sanitize(&token.text);
         output::print_line(&format!("{text:<14}{before:>7.2} %  {after:>7.2} %"))?;
     }
-    let removes_a_part =
-        |edit: &Edit| matches!(edit, Edit::NoResidual | Edit::NoPositions | Edit::NoMask);
-    if edits.iter().any(removes_a_part) {
-        // Such an edit can change every position; without the mask, only earlier ones may change.
+    if result.positions.len() > 1 {
+        // An edit can change every position; without the mask, only earlier ones may change.
         output::print_line("\nat each position, the token that follows")?;
         for change in &result.positions {
             let (before, after) = (100.0 * change.before, 100.0 * change.after);
@@ -253,64 +289,8 @@ fn print_what_if(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::R
     Ok(())
 }
 
-/// Parses an edit: `head=0.1`, `token=2:is`, `embedding=what.0:1.5`, `no-mask`.
-fn parse_edit(text: &str, explanation: &Explanation<'_>) -> anyhow::Result<Edit> {
-    match text.trim() {
-        "no-residual" => return Ok(Edit::NoResidual),
-        "no-positions" => return Ok(Edit::NoPositions),
-        "no-mask" => return Ok(Edit::NoMask),
-        _ => {}
-    }
-    let parsed = text
-        .split_once('=')
-        .and_then(|(kind, value)| match kind.trim() {
-            "head" => {
-                let (layer, head) = value.split_once('.')?;
-                Some(Edit::HeadOff {
-                    layer: layer.trim().parse().ok()?,
-                    head: head.trim().parse().ok()?,
-                })
-            }
-            "token" => {
-                let (position, token) = value.split_once(':')?;
-                Some(Edit::Token {
-                    position: position.trim().parse().ok()?,
-                    id: token_id(token, explanation)?,
-                })
-            }
-            "embedding" => {
-                let (element, value) = value.rsplit_once(':')?;
-                let (token, dim) = element.rsplit_once('.')?;
-                Some(Edit::Embedding {
-                    id: token_id(token, explanation)?,
-                    dim: dim.trim().parse().ok()?,
-                    value: value.trim().parse().ok()?,
-                })
-            }
-            _ => None,
-        });
-    parsed.ok_or_else(|| {
-        exit::usage(format!(
-            "invalid edit `{text}`; hint: head=0.1 disables head 1 of layer 0, token=2:TEXT replaces the \
-             token at position 2, embedding=TOKEN.0:1.5 sets element 0 of a token's embedding, no-residual, \
-             no-positions and no-mask remove a part of the model; TEXT and TOKEN must each be a single token \
-             of the vocabulary"
-        ))
-    })
-}
-
-/// Returns the id of `text` if it is a single token.
-fn token_id(text: &str, explanation: &Explanation<'_>) -> Option<u32> {
-    let tokenizer = explanation.explainer.generator().tokenizer();
-    let encoding = tokenizer.encode(text);
-    match encoding.ids.as_slice() {
-        [id] if encoding.unknown.is_empty() => Some(*id),
-        _ => None,
-    }
-}
-
 fn safetensors(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::Result<()> {
-    let Some(file) = &args.out else {
+    let Some(file) = args.out.as_ref().filter(|_| !args.prints()) else {
         return Err(exit::usage(
             "safetensors is a binary format; hint: write it to a file, e.g. --out trace.safetensors",
         ));
@@ -344,6 +324,35 @@ fn html(
         panels.push(page::Panel::new(&other, report_options)?);
     }
     let html = page::render(&page::PageData { panels, history });
+    if args.prints() {
+        return output::print_bytes(html.as_bytes());
+    }
     let file = args.out.clone().or_else(|| default_file(Format::Html));
     output_file::write(&file.unwrap_or_default(), html.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indices_that_an_address_leaves_out_are_named() {
+        let full = "logits[position=0,token=0]";
+        for (given, assumed) in [
+            ("logits", Some("position=0, token=0 by default")),
+            ("logits[]", Some("position=0, token=0 by default")),
+            ("logits[token=2]", Some("note: position=0 by default")),
+            (" logits[ position=1 ]", Some("note: token=0 by default")),
+            ("logits[token=awesome,position=3]", None),
+        ] {
+            let note = assumed_indices(given, full);
+            let is_right = match (&note, assumed) {
+                (Some(note), Some(text)) => {
+                    note.contains(text) && note.ends_with("'logits[position=0,token=0]'")
+                }
+                (note, text) => note.is_none() && text.is_none(),
+            };
+            assert!(is_right, "{given}: {note:?}");
+        }
+    }
 }

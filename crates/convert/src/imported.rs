@@ -1,0 +1,18 @@
+//! The result of an import.
+
+use nextword_model::{ModelCard, ModelConfig};
+
+/// The result of an import.
+#[derive(Clone, Debug)]
+pub struct Imported {
+    /// The foreign `model_type`, or the architecture of a GGUF file.
+    pub model_type: &'static str,
+    /// The architecture.
+    pub config: ModelConfig,
+    /// The model card, with the special tokens.
+    pub card: ModelCard,
+    /// Whether the model has a chat template.
+    pub has_chat_template: bool,
+    /// The EOS token, if no file declares one, so that it was guessed by its name.
+    pub guessed_eos: Option<String>,
+}

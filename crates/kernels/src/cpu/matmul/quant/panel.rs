@@ -1,0 +1,189 @@
+//! Products of a panel with a group of rows: the definition in plain Rust, and with AVX2.
+
+#[cfg(target_arch = "x86_64")]
+#[allow(clippy::wildcard_imports, reason = "dozens of intrinsics")]
+use core::arch::x86_64::*;
+
+use super::activation::{Integers, RowGroup};
+use super::{Bits, Line, PANEL, QuantMatrix};
+use crate::cpu::isa::Isa;
+
+/// The dot products of a block of sixteen columns with the same block of `M` rows. The integers of the
+/// columns are unsigned.
+type Dots<const M: usize> = [[i32; PANEL]; M];
+
+/// Multiplies a panel with the `M` rows of `x`, on a level below VNNI.
+pub(super) fn panel<const M: usize>(
+    isa: Isa,
+    w: &QuantMatrix,
+    panel: usize,
+    x: &RowGroup<'_>,
+) -> [[f32; PANEL]; M] {
+    #[cfg(target_arch = "x86_64")]
+    if isa.clamp_to_current() >= Isa::Avx2 {
+        // SAFETY: `clamp_to_current` ensures that the machine supports the level.
+        return unsafe { panel_avx2(w, panel, x) };
+    }
+    let _ = isa;
+    match w.format.bits() {
+        Bits::Int8 => sum_blocks(w, panel, x, |lines, x| dots(lines, x, int8)),
+        Bits::Int4 => sum_blocks(w, panel, x, |lines, x| dots(lines, x, int4)),
+    }
+}
+
+/// Sums over blocks, in f32: first the products with the scales, then those with the minimum. All kernels
+/// have this order.
+#[inline(always)]
+fn sum_blocks<const M: usize>(
+    w: &QuantMatrix,
+    panel: usize,
+    x: &RowGroup<'_>,
+    dots: impl Fn(&[Line], [&Integers; M]) -> Dots<M>,
+) -> [[f32; PANEL]; M] {
+    let mut sums = [[0.0; PANEL]; M];
+    for b in 0..w.blocks() {
+        let block = w.block(panel, b);
+        let scales = block.scales.map(|bits| w.format.to_f32(bits));
+        let minimums = block.minimums.map(|m| m.map(|bits| w.format.to_f32(bits)));
+        let at = b * x.stride;
+        let dots = dots(block.lines, std::array::from_fn(|r| &x.integers[at + r]));
+        for r in 0..M {
+            let x = &x.scales[at + r];
+            for c in 0..PANEL {
+                let product = (dots[r][c] - x.correction) as f32;
+                sums[r][c] += scales[c] * x.scale * product;
+            }
+            if let Some(minimums) = &minimums {
+                for c in 0..PANEL {
+                    sums[r][c] += minimums[c] * x.sum;
+                }
+            }
+        }
+    }
+    sums
+}
+
+/// Returns the sums over the four values of each group, row by row, in plain Rust.
+fn dots<const M: usize>(
+    lines: &[Line],
+    x: [&Integers; M],
+    add: impl Fn(&mut [i32; PANEL], &Line, &Integers, usize),
+) -> Dots<M> {
+    let mut sums = [[0; PANEL]; M];
+    for (g, line) in lines.iter().enumerate() {
+        for r in 0..M {
+            add(&mut sums[r], line, x[r], g);
+        }
+    }
+    sums
+}
+
+/// Adds the products of a line of 8-bit integers.
+#[inline(always)]
+fn int8(sums: &mut [i32; PANEL], line: &Line, x: &Integers, g: usize) {
+    add_group(sums, &line.0, [x.0[2 * g], x.0[2 * g + 1]]);
+}
+
+/// Adds the products of a line of 4-bit integers, which is two groups.
+#[inline(always)]
+fn int4(sums: &mut [i32; PANEL], line: &Line, x: &Integers, g: usize) {
+    let (low, high) = (line.0.map(|v| v & 15), line.0.map(|v| v >> 4));
+    add_group(sums, &low, [x.0[4 * g], x.0[4 * g + 1]]);
+    add_group(sums, &high, [x.0[4 * g + 2], x.0[4 * g + 3]]);
+}
+
+/// Adds the products of four values along k for sixteen columns.
+#[inline(always)]
+fn add_group(sums: &mut [i32; PANEL], weights: &[u8; 64], [even, odd]: [i32; 2]) {
+    // The values are first and third, second and fourth.
+    let low = |word: i32| i32::from(word as i16);
+    let x = [low(even), low(odd), even >> 16, odd >> 16];
+    for (sum, w) in sums.iter_mut().zip(weights.as_chunks::<4>().0) {
+        for t in 0..4 {
+            *sum += i32::from(w[t]) * x[t];
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn panel_avx2<const M: usize>(
+    w: &QuantMatrix,
+    panel: usize,
+    x: &RowGroup<'_>,
+) -> [[f32; PANEL]; M] {
+    match w.format.bits() {
+        Bits::Int8 => sum_blocks(w, panel, x, |lines, x| int8_avx2(lines, x)),
+        Bits::Int4 => sum_blocks(w, panel, x, |lines, x| int4_avx2(lines, x)),
+    }
+}
+
+/// Dot products of 8-bit integers.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn int8_avx2<const M: usize>(lines: &[Line], x: [&Integers; M]) -> Dots<M> {
+    let mut sums = [[_mm256_setzero_si256(); 2]; M];
+    let mask = _mm256_set1_epi16(0xff);
+    for (g, line) in lines.iter().enumerate() {
+        for h in 0..2 {
+            let weights = half(line, h);
+            let even = _mm256_and_si256(weights, mask);
+            add_avx2(&mut sums, h, even, x, 2 * g);
+            add_avx2(&mut sums, h, _mm256_srli_epi16::<8>(weights), x, 2 * g + 1);
+        }
+    }
+    // SAFETY: both sides are `M` times 512 bits of plain data.
+    unsafe { std::mem::transmute_copy(&sums) }
+}
+
+/// Dot products of 4-bit integers.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn int4_avx2<const M: usize>(lines: &[Line], x: [&Integers; M]) -> Dots<M> {
+    let mut sums = [[_mm256_setzero_si256(); 2]; M];
+    let mask = _mm256_set1_epi16(15);
+    for (g, line) in lines.iter().enumerate() {
+        for h in 0..2 {
+            let weights = half(line, h);
+            let low_even = _mm256_and_si256(weights, mask);
+            let high_even = _mm256_and_si256(_mm256_srli_epi16::<4>(weights), mask);
+            let low_odd = _mm256_and_si256(_mm256_srli_epi16::<8>(weights), mask);
+            let high_odd = _mm256_srli_epi16::<12>(weights);
+            add_avx2(&mut sums, h, low_even, x, 4 * g);
+            add_avx2(&mut sums, h, low_odd, x, 4 * g + 1);
+            add_avx2(&mut sums, h, high_even, x, 4 * g + 2);
+            add_avx2(&mut sums, h, high_odd, x, 4 * g + 3);
+        }
+    }
+    // SAFETY: both sides are `M` times 512 bits of plain data.
+    unsafe { std::mem::transmute_copy(&sums) }
+}
+
+/// Loads half a line: eight columns.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn half(line: &Line, h: usize) -> __m256i {
+    let bytes = &line.0[32 * h..32 * h + 32];
+    // SAFETY: the slice has 32 bytes.
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+/// Adds the products of pairs of weights with pair `pair` of each row.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add_avx2<const M: usize>(
+    sums: &mut [[__m256i; 2]; M],
+    h: usize,
+    weights: __m256i,
+    x: [&Integers; M],
+    pair: usize,
+) {
+    for r in 0..M {
+        let products = _mm256_madd_epi16(weights, _mm256_set1_epi32(x[r].0[pair]));
+        sums[r][h] = _mm256_add_epi32(sums[r][h], products);
+    }
+}
