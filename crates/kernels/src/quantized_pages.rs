@@ -72,6 +72,15 @@ impl QuantizedPages {
         }
     }
 
+    /// Adds `count` pages of zeros.
+    pub fn add_pages(&mut self, count: usize) {
+        let [pages, heads, page_len, head_dim] = self.shape;
+        let tokens = (pages + count) * heads * page_len;
+        self.integers.resize(tokens * head_dim, 0);
+        self.scales.resize(tokens, 0.0);
+        self.shape[0] = pages + count;
+    }
+
     /// Replaces the contents of page `to` by those of page `from`.
     ///
     /// # Panics

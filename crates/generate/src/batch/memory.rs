@@ -79,9 +79,10 @@ impl Batcher {
     /// Whether a prompt of `len` tokens that continues at `position` is computed with the bits of one that
     /// starts at 0. The logits of its last token are to be computed in any case.
     ///
-    /// The rest of a chunk, from a page on, has the bits of the whole chunk if both are long enough for the
-    /// same matrix products, except in models with sliding windows: there the tiles of keys begin with the window of
-    /// the first query of a pass.
+    /// The rest of a chunk has the bits of the whole chunk if both are long enough for the same matrix
+    /// products, since it begins at a multiple of 16 tokens, the largest number of queries in a register.
+    /// Models with sliding windows are the exception: there the tiles of keys begin with the window of the
+    /// first query of a pass.
     fn continues_exactly(&self, position: usize, len: usize) -> bool {
         let rest = self.chunk_end(position, len).saturating_sub(position);
         let is_chunk_start = position.is_multiple_of(self.options.chunk);

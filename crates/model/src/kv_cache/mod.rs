@@ -26,6 +26,9 @@ use crate::ModelConfig;
 /// Tokens per page unless the caller chooses another number.
 pub const PAGE_LEN: usize = 16;
 
+/// Number of pages for which memory is allocated at the start.
+const INITIAL_PAGES: usize = 64;
+
 /// Keys and values of every layer for several sequences.
 ///
 /// # Example
@@ -54,7 +57,7 @@ pub struct KvCache {
     slots: Vec<Slot>,
     capacity: usize,
     page_len: usize,
-    /// Of the keys and of the values of a layer.
+    /// Of the keys and of the values of a layer, with the pages that have been allocated.
     shape: [usize; 4],
     device: Device,
 }
@@ -89,8 +92,7 @@ impl KvCache {
     }
 
     /// Creates a cache of `pages` pages of `page_len` tokens for up to `slots` sequences, each at most as
-    /// long as the model's context. On the CPU, the system provides the memory of a page when it is first
-    /// written.
+    /// long as the model's context. Memory is allocated as pages are used, at most twice as much.
     ///
     /// # Panics
     /// If `page_len` is 0.
@@ -102,7 +104,8 @@ impl KvCache {
         device: &Device,
     ) -> Self {
         assert!(page_len > 0, "a page needs at least one token");
-        let shape = [pages, config.kv_heads(), page_len, config.head_dim()];
+        let allocated = pages.min(INITIAL_PAGES);
+        let shape = [allocated, config.kv_heads(), page_len, config.head_dim()];
         Self {
             layers: (0..config.n_layers)
                 .map(|_| LayerStore::new(shape, CachePrecision::F32, device))
@@ -199,14 +202,32 @@ impl KvCache {
     /// Makes room for `len` tokens in `slot`. Returns false, and changes nothing, if there are too few free
     /// pages.
     pub fn reserve(&mut self, slot: usize, len: usize) -> bool {
-        let slot = &mut self.slots[slot];
-        let missing = len.div_ceil(self.page_len).saturating_sub(slot.pages.len());
+        let missing = len
+            .div_ceil(self.page_len)
+            .saturating_sub(self.slots[slot].pages.len());
         if missing > self.pool.free() {
             return false;
         }
-        slot.pages
-            .extend((0..missing).map_while(|_| self.pool.take()));
+        for _ in 0..missing {
+            let page = self.take_page();
+            self.slots[slot].pages.extend(page);
+        }
         true
+    }
+
+    /// Takes a free page and allocates its memory if it has none.
+    fn take_page(&mut self) -> Option<usize> {
+        let page = self.pool.take()?;
+        let allocated = self.shape[0];
+        if page >= allocated {
+            let [_, heads, page_len, head_dim] = self.shape;
+            let pages = (page + 1).max(2 * allocated).min(self.pool.len());
+            for layer in &mut self.layers {
+                layer.grow([pages - allocated, heads, page_len, head_dim]);
+            }
+            self.shape[0] = pages;
+        }
+        Some(page)
     }
 
     /// Appends a full page of another sequence to `slot`, whose tokens must fill its pages so far. Replaces
@@ -282,7 +303,7 @@ impl KvCache {
         if self.pool.references(shared) == 1 {
             return;
         }
-        let Some(page) = self.pool.take() else {
+        let Some(page) = self.take_page() else {
             panic!("all pages of the cache are used");
         };
         for layer in &mut self.layers {

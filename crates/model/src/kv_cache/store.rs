@@ -63,6 +63,21 @@ impl LayerStore {
         }
     }
 
+    /// Adds pages of zeros of this shape.
+    pub(super) fn grow(&mut self, added: [usize; 4]) {
+        match self {
+            Self::F32(tensors) => {
+                let (keys, values) = take(tensors);
+                let append = |x: Tensor<4>| {
+                    let zeros = Tensor::zeros(added, &x.device());
+                    Tensor::cat(vec![x, zeros], 0)
+                };
+                *tensors = Some((append(keys), append(values)));
+            }
+            Self::Int8(stored, _) => stored.iter_mut().for_each(|x| x.add_pages(added[0])),
+        }
+    }
+
     /// Copies page `from` to page `to`.
     pub(super) fn copy_page(&mut self, from: usize, to: usize) {
         match self {

@@ -109,6 +109,8 @@ fn rows_of_one_slot_have_the_bits_of_single_steps() {
     }
 }
 
+/// Passes that begin at multiples of 16, the largest number of queries in a register, and are long enough for
+/// the same matrix products.
 #[test]
 fn a_long_pass_has_the_bits_of_shorter_ones_from_page_to_page() {
     let ids = ids(64);
@@ -184,6 +186,25 @@ fn a_retained_page_stays_until_it_is_released() {
     assert!(cache.slot_pages(1).is_empty());
     cache.release(page);
     assert!(cache.reserve(1, 9));
+}
+
+#[test]
+fn memory_is_allocated_as_pages_are_used() {
+    for precision in [CachePrecision::F32, CachePrecision::Int8] {
+        let model = &models()[0];
+        let cache = KvCache::with_pages(model.config(), 1, 1, 5000, &model.device());
+        let mut cache = cache.with_precision(precision);
+        assert_eq!((cache.pages(), cache.shape[0]), (5000, 64));
+        forward(model, &mut cache, &[0], &ids(64));
+        assert_eq!(cache.shape[0], 64);
+        let grown = forward(model, &mut cache, &[0], &ids(9));
+        assert_eq!(cache.shape[0], 128);
+
+        let whole = KvCache::with_pages(model.config(), 1, 96, 1, &model.device());
+        let mut whole = whole.with_precision(precision);
+        forward(model, &mut whole, &[0], &ids(64));
+        assert_eq!(forward(model, &mut whole, &[0], &ids(9)), grown);
+    }
 }
 
 #[test]
