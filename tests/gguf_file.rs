@@ -107,7 +107,7 @@ impl Cursor<'_> {
 }
 
 impl RawFile {
-    /// Reads a file with tensors in f32, f16, bf16, q8_0 or q4_0, as nextword writes it.
+    /// Reads a file with tensors in f32, f16, bf16, `q8_0` or `q4_0`, as nextword writes it.
     pub(crate) fn read(path: &Path) -> Self {
         let bytes = fs::read(path).unwrap();
         let mut cursor = Cursor(&bytes, 4);

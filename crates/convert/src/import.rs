@@ -161,7 +161,7 @@ pub fn import_with(
 pub fn check_settings(from: &Path, to: &Path) -> Result<(), ConvertError> {
     check_destination(to, from)?;
     read_config(from)?;
-    load_tokenizer(&from.join("tokenizer.json"))?;
+    load_tokenizer(from.join("tokenizer.json"))?;
     Ok(())
 }
 

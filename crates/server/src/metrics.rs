@@ -142,101 +142,104 @@ pub(crate) struct ModelMetrics<'a> {
     pub(crate) slots: usize,
 }
 
+/// Name, type, help and value of a metric.
+type Metric = (
+    &'static str,
+    &'static str,
+    &'static str,
+    fn(&ModelMetrics<'_>) -> u64,
+);
+/// The counters and gauges of a model.
+const METRICS: [Metric; 14] = [
+    (
+        "nextword_prompt_tokens_total",
+        "counter",
+        "Prompt tokens processed.",
+        |m| m.metrics.prompt_tokens.get(),
+    ),
+    (
+        "nextword_cached_tokens_total",
+        "counter",
+        "Prompt tokens reused from the KV cache.",
+        |m| m.metrics.cached_tokens.get(),
+    ),
+    (
+        "nextword_generated_tokens_total",
+        "counter",
+        "Tokens generated.",
+        |m| m.metrics.generated_tokens.get(),
+    ),
+    (
+        "nextword_rejected_total",
+        "counter",
+        "Requests rejected because the queue was full.",
+        |m| m.metrics.rejected.get(),
+    ),
+    (
+        "nextword_cancelled_total",
+        "counter",
+        "Completions cancelled because the client disconnected or stopped reading.",
+        |m| m.metrics.cancelled.get(),
+    ),
+    (
+        "nextword_running",
+        "gauge",
+        "Completions in progress.",
+        |m| m.metrics.running.get() as u64,
+    ),
+    (
+        "nextword_queued",
+        "gauge",
+        "Completions waiting for a slot.",
+        |m| m.queued as u64,
+    ),
+    (
+        "nextword_slots",
+        "gauge",
+        "Maximum concurrent completions.",
+        |m| m.slots as u64,
+    ),
+    (
+        "nextword_cache_pages_used",
+        "gauge",
+        "Pages of the KV cache that completions in progress use.",
+        |m| m.metrics.pages_used.get() as u64,
+    ),
+    (
+        "nextword_cache_pages_cached",
+        "gauge",
+        "Pages of the KV cache that are kept for reuse by later prompts.",
+        |m| m.metrics.pages_cached.get() as u64,
+    ),
+    (
+        "nextword_cache_pages_free",
+        "gauge",
+        "Pages of the KV cache without contents.",
+        |m| m.metrics.pages_free.get() as u64,
+    ),
+    (
+        "nextword_preemptions_total",
+        "counter",
+        "Completions that lost their pages to older ones and were recomputed.",
+        |m| m.metrics.preemptions.get(),
+    ),
+    (
+        "nextword_proposed_tokens_total",
+        "counter",
+        "Tokens proposed in speculative decoding.",
+        |m| m.metrics.proposed.get(),
+    ),
+    (
+        "nextword_accepted_tokens_total",
+        "counter",
+        "Proposed tokens that the model accepted.",
+        |m| m.metrics.accepted.get(),
+    ),
+];
+
 /// Writes the metrics of all models.
 pub(crate) fn write(models: &[ModelMetrics<'_>], out: &mut String) {
-    type Metric = (
-        &'static str,
-        &'static str,
-        &'static str,
-        fn(&ModelMetrics<'_>) -> u64,
-    );
-    let metrics: [Metric; 14] = [
-        (
-            "nextword_prompt_tokens_total",
-            "counter",
-            "Prompt tokens processed.",
-            |m| m.metrics.prompt_tokens.get(),
-        ),
-        (
-            "nextword_cached_tokens_total",
-            "counter",
-            "Prompt tokens reused from the KV cache.",
-            |m| m.metrics.cached_tokens.get(),
-        ),
-        (
-            "nextword_generated_tokens_total",
-            "counter",
-            "Tokens generated.",
-            |m| m.metrics.generated_tokens.get(),
-        ),
-        (
-            "nextword_rejected_total",
-            "counter",
-            "Requests rejected because the queue was full.",
-            |m| m.metrics.rejected.get(),
-        ),
-        (
-            "nextword_cancelled_total",
-            "counter",
-            "Completions cancelled because the client disconnected or stopped reading.",
-            |m| m.metrics.cancelled.get(),
-        ),
-        (
-            "nextword_running",
-            "gauge",
-            "Completions in progress.",
-            |m| m.metrics.running.get() as u64,
-        ),
-        (
-            "nextword_queued",
-            "gauge",
-            "Completions waiting for a slot.",
-            |m| m.queued as u64,
-        ),
-        (
-            "nextword_slots",
-            "gauge",
-            "Maximum concurrent completions.",
-            |m| m.slots as u64,
-        ),
-        (
-            "nextword_cache_pages_used",
-            "gauge",
-            "Pages of the KV cache that completions in progress use.",
-            |m| m.metrics.pages_used.get() as u64,
-        ),
-        (
-            "nextword_cache_pages_cached",
-            "gauge",
-            "Pages of the KV cache that are kept for reuse by later prompts.",
-            |m| m.metrics.pages_cached.get() as u64,
-        ),
-        (
-            "nextword_cache_pages_free",
-            "gauge",
-            "Pages of the KV cache without contents.",
-            |m| m.metrics.pages_free.get() as u64,
-        ),
-        (
-            "nextword_preemptions_total",
-            "counter",
-            "Completions that lost their pages to older ones and were recomputed.",
-            |m| m.metrics.preemptions.get(),
-        ),
-        (
-            "nextword_proposed_tokens_total",
-            "counter",
-            "Tokens proposed in speculative decoding.",
-            |m| m.metrics.proposed.get(),
-        ),
-        (
-            "nextword_accepted_tokens_total",
-            "counter",
-            "Proposed tokens that the model accepted.",
-            |m| m.metrics.accepted.get(),
-        ),
-    ];
-    for (name, kind, help, value) in metrics {
+    for (name, kind, help, value) in METRICS {
         write_header(out, name, kind, help);
         for model in models {
             let _ = writeln!(

@@ -1,6 +1,8 @@
 //! What configuration and data say about each other: prompts that the vocabulary cannot encode, a separator that
 //! divides nothing, and a prompt template that differs from the text.
 
+use std::path::Path;
+
 use nextword_data::{Packing, SpecialTokens, unknown_note};
 
 use crate::RunSetup;
@@ -83,7 +85,10 @@ impl RunSetup {
             return Vec::new();
         };
         let is_undivided = card.documents <= card.sources.len() as u64;
-        let is_text = card.sources.iter().all(|name| !name.ends_with(".jsonl"));
+        let is_text = card.sources.iter().all(|name| {
+            let extension = Path::new(name).extension();
+            extension.is_none_or(|extension| !extension.eq_ignore_ascii_case("jsonl"))
+        });
         let is_single = card.documents == 1 && data.packing == Packing::Documents;
         let mut warnings = Vec::new();
         match &data.separator {

@@ -291,6 +291,7 @@ fn rope_base(keys: &Keys) -> Result<f64, ConvertError> {
 }
 
 /// The scaling as Hugging Face writes it; null without scaling.
+#[allow(clippy::float_cmp)] // Compares stored values, not results.
 fn rope_scaling(keys: &Keys) -> Result<Value, ConvertError> {
     let linear = keys.number("rope.scale_linear")?;
     let factor = keys.number("rope.scaling.factor")?.or(linear);

@@ -146,8 +146,8 @@ fn scale_and_minimum(scales: &[u8], group: usize) -> (f32, f32) {
     } else {
         let low = scales[4 + group];
         (
-            (low & 15) | (scales[group - 4] >> 2 & 48),
-            (low >> 4) | (scales[group] >> 2 & 48),
+            (low & 0x0f) | (scales[group - 4] >> 2 & 0x30),
+            (low >> 4) | (scales[group] >> 2 & 0x30),
         )
     };
     (f32::from(scale), f32::from(minimum))

@@ -312,11 +312,8 @@ fn get<'a, T>(
     read: impl FnOnce(&'a Metadata, &str) -> Result<T, MetadataError>,
 ) -> Result<T, ConvertError> {
     let value = read(&file.metadata, &format!("tokenizer.ggml.{key}"));
-    value.or_else(|MetadataError(problem)| {
-        Err(ConvertError::source(
-            file.path(),
-            format!("the metadata key {problem}"),
-        ))
+    value.map_err(|MetadataError(problem)| {
+        ConvertError::source(file.path(), format!("the metadata key {problem}"))
     })
 }
 

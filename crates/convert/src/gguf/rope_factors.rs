@@ -12,6 +12,7 @@ const TOLERANCE: f32 = 1e-5;
 
 /// The scaling that divides the frequencies of `config`, which has none, by `factors`. `original` is the context length
 /// of the original training, if it is known. `None` if there is none with these factors.
+#[allow(clippy::float_cmp)] // The factor was rounded to a short decimal.
 pub(super) fn scaling(
     config: &ModelConfig,
     factors: &[f32],

@@ -74,24 +74,19 @@ impl DownloadReporter {
     fn report(&mut self, event: &HubEvent<'_>) {
         match event {
             HubEvent::Progress { file, bytes, total } => self.progress(file, *bytes, *total),
-            HubEvent::Waiting { file } => self.line(&format!(
+            HubEvent::Waiting { file } => print_note(&format!(
                 "note: another process downloads `{file}`; waiting for it"
             )),
-            HubEvent::Retry { problem, delay } => self.line(&format!(
+            HubEvent::Retry { problem, delay } => print_note(&format!(
                 "note: {problem}; trying again in {}",
                 duration(delay.as_secs_f64())
             )),
-            HubEvent::UsingCache { problem, commit } => self.line(&format!(
+            HubEvent::UsingCache { problem, commit } => print_note(&format!(
                 "note: {problem}; using the files in the cache (commit {})",
                 short(commit)
             )),
             _ => {}
         }
-    }
-
-    fn line(&self, text: &str) {
-        output::eprint_progress("");
-        output::eprint_line(&sanitize(text));
     }
 
     fn progress(&mut self, file: &str, count: u64, total: u64) {
@@ -128,6 +123,12 @@ impl DownloadReporter {
         };
         format!("{repository} at commit {}: {what}", short(commit))
     }
+}
+
+/// Prints a line in place of the progress line.
+fn print_note(text: &str) {
+    output::eprint_progress("");
+    output::eprint_line(&sanitize(text));
 }
 
 fn short(commit: &str) -> &str {
