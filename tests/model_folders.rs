@@ -153,9 +153,7 @@ fn settings_with_more_special_tokens_survive_import_and_export() {
         fs::write(&path, settings.to_string()).unwrap();
         for args in [
             &["import", "hf-llama", "--out", "model"][..],
-            &[
-                "export", "model", "--format", "hf", "--out", "back", "--force",
-            ],
+            &["export", "model", "--format", "hf", "--out", "back"],
         ] {
             let output = dir.run(args);
             assert!(output.status.success(), "{}", stderr(&output));

@@ -5,12 +5,12 @@ use std::path::Path;
 
 use nextword_data::{load_tokenizer, parse_tokenizer};
 use nextword_model::weights::{FloatType, layout, write_tensors};
-use nextword_model::{ModelCard, ModelConfig, ModelDir, ModelOrigin, TokenSource};
+use nextword_model::{ModelCard, ModelConfig, ModelDir, TokenSource};
 use serde_json::Value;
 
 use crate::folder::{Tensors, check_destination, is_pickle, pickle_error};
 use crate::hf::{ModelType, read_config};
-use crate::imported::Imported;
+use crate::imported::{ImportOptions, Imported};
 use crate::mapping::{TensorMapping, tensor_mappings};
 use crate::{ConvertError, chat_templates, gguf, is_gguf, json, special_tokens};
 
@@ -43,15 +43,6 @@ use crate::{ConvertError, chat_templates, gguf, is_gguf, json, special_tokens};
 /// ```
 pub fn import(from: &Path, to: &Path) -> Result<Imported, ConvertError> {
     import_with(from, to, &ImportOptions::default())
-}
-
-/// What [`import_with`] can do differently.
-#[derive(Clone, Debug, Default)]
-pub struct ImportOptions {
-    /// Where the files were downloaded, for the model's card.
-    pub origin: Option<ModelOrigin>,
-    /// Whether to write the quantized matrices of a GGUF file as floats, which can be trained further.
-    pub dequantize: bool,
 }
 
 /// Converts like [`import`], with `options`.

@@ -1,6 +1,15 @@
-//! The result of an import.
+//! The options and the result of an import.
 
-use nextword_model::{ModelCard, ModelConfig};
+use nextword_model::{ModelCard, ModelConfig, ModelOrigin};
+
+/// What [`import_with`](crate::import_with) can do differently.
+#[derive(Clone, Debug, Default)]
+pub struct ImportOptions {
+    /// Where the files were downloaded, for the model's card.
+    pub origin: Option<ModelOrigin>,
+    /// Whether to write the quantized matrices of a GGUF file as floats, which can be trained further.
+    pub dequantize: bool,
+}
 
 /// The result of an import.
 #[derive(Clone, Debug)]

@@ -52,8 +52,8 @@ pub use gguf::{
 };
 pub use hf::export::export as export_hf;
 pub use hf::read_config_text;
-pub use import::{ImportOptions, check_settings, import, import_with};
-pub use imported::Imported;
+pub use import::{check_settings, import, import_with};
+pub use imported::{ImportOptions, Imported};
 
 /// The largest finite value of half precision.
 const F16_MAX: f32 = 65504.0;

@@ -15,8 +15,7 @@ use super::{config, read_special};
 use crate::ConvertError;
 use crate::error::join_lines;
 use crate::folder::check_destination;
-use crate::import::ImportOptions;
-use crate::imported::Imported;
+use crate::imported::{ImportOptions, Imported};
 use crate::mapping::{TensorMapping, tensor_mappings};
 
 /// The tensor of the output layer, and that of the frequency factors, which is part of the configuration.

@@ -112,6 +112,17 @@ impl Architecture {
             entries.push(("rope.scaling.type", MetadataValue::String("linear".into())));
             entries.push(("rope.scaling.factor", MetadataValue::F32(factor)));
         }
+        if let RotaryScaling::Llama3 {
+            original_context_length,
+            ..
+        } = config.rotary.scaling
+        {
+            // The factors are in a tensor; this tells which formula gives them.
+            entries.push((
+                "rope.scaling.original_context_length",
+                MetadataValue::U32(original_context_length),
+            ));
+        }
         if self.kind == ModelType::GptNeox {
             entries.push((
                 "use_parallel_residual",

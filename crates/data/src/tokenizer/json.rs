@@ -2,7 +2,6 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Encoding;
 use super::special::{SpecialNames, SpecialVocab, is_padding_name};
 use crate::error::DataError;
 
@@ -52,18 +51,6 @@ pub(crate) fn bpe_without_merges(vocab: &Value) -> Value {
         "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
         "vocab": vocab, "merges": [],
     })
-}
-
-/// Appends the id of `text`; without one, the id of the unknown token.
-pub(crate) fn push_id(encoding: &mut Encoding, id: Option<u32>, unknown: Option<u32>, text: &str) {
-    match (id, unknown) {
-        (Some(id), _) => encoding.ids.push(id),
-        (None, Some(unknown)) => {
-            encoding.record_unknown(text);
-            encoding.ids.push(unknown);
-        }
-        (None, None) => encoding.record_dropped(text),
-    }
 }
 
 /// Serializes the file.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::huggingface::is_non_eos_name;
-use super::{Encoding, SpecialTokens, TokenizerConfig, TokenizerKind, json};
+use super::{Encoding, SpecialTokens, TokenizerConfig, TokenizerKind};
 use crate::documents::TextCuts;
 use crate::error::DataError;
 
@@ -197,7 +197,7 @@ impl SpecialVocab {
                 Segment::Special(id) => encoding.ids.push(id),
                 Segment::Text(text) => {
                     for (_, piece) in pieces(text) {
-                        json::push_id(&mut encoding, id_of(piece), unknown, piece);
+                        push_id(&mut encoding, id_of(piece), unknown, piece);
                     }
                 }
             }
@@ -274,6 +274,18 @@ impl SpecialVocab {
 /// Returns the distance of the first `name` in `text` from the end of `text`.
 fn distance_from_end(text: &str, name: &str) -> Option<usize> {
     text.find(name).map(|start| text.len() - start)
+}
+
+/// Appends the id of `text`; without one, the id of the unknown token.
+fn push_id(encoding: &mut Encoding, id: Option<u32>, unknown: Option<u32>, text: &str) {
+    match (id, unknown) {
+        (Some(id), _) => encoding.ids.push(id),
+        (None, Some(unknown)) => {
+            encoding.record_unknown(text);
+            encoding.ids.push(unknown);
+        }
+        (None, None) => encoding.record_dropped(text),
+    }
 }
 
 #[cfg(test)]

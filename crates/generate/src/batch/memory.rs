@@ -144,7 +144,7 @@ impl Batcher {
     /// sequences. Returns false if `slot` itself was preempted.
     ///
     /// The oldest sequence always gets its pages, since there are enough for a whole context.
-    pub(super) fn make_room(&mut self, slot: usize, len: usize) -> bool {
+    pub(super) fn reserve_pages(&mut self, slot: usize, len: usize) -> bool {
         loop {
             if self.cache.reserve(slot, len) {
                 return true;
@@ -219,6 +219,6 @@ impl Batcher {
     pub(super) fn take_pages(&mut self, slot: usize) {
         self.reuse_pages(slot);
         let len = self.active.get(&slot).map_or(0, |s| s.context.len());
-        self.make_room(slot, len.min(self.model.config().context_length));
+        self.reserve_pages(slot, len.min(self.model.config().context_length));
     }
 }

@@ -270,7 +270,7 @@ impl Batcher {
                     self.release(slot);
                     break;
                 }
-                if !self.make_room(slot, end) {
+                if !self.reserve_pages(slot, end) {
                     break;
                 }
                 budget -= end - start;
@@ -334,7 +334,7 @@ impl Batcher {
         for (_, slot, end) in &ready {
             let is_running = self.active.get(slot).is_some_and(|s| !s.preempted);
             if is_running {
-                self.make_room(*slot, *end);
+                self.reserve_pages(*slot, *end);
             }
         }
         ready.retain(|(_, slot, _)| self.active.get(slot).is_some_and(|s| !s.preempted));

@@ -1,7 +1,7 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::*;
-use crate::{InitConfig, ModelConfig, Position, Transformer, weights};
+use crate::{InitConfig, ModelConfig, Position, Transformer};
 
 const VOCAB: u32 = 31;
 
@@ -50,7 +50,11 @@ fn forward(
     let shape = [slots.len(), ids.len() / slots.len()];
     let data = TensorData::new(ids.to_vec(), shape);
     let tokens = Tensor::<2, Int>::from_data(data, &model.device());
-    let logits = weights::to_f32_vec(model.forward_cached(tokens, cache, slots).into_data());
+    let logits = model
+        .forward_cached(tokens, cache, slots)
+        .into_data()
+        .try_into_vec::<f32>()
+        .unwrap();
     let rows = logits.chunks(VOCAB as usize);
     rows.map(|row| row.iter().map(|x| x.to_bits()).collect())
         .collect()
