@@ -103,7 +103,7 @@ def check_live(page, server):
     page.goto(f"{page.url.split('#')[0]}#step=blocks.1.hook_resid_mid&view=all")
     page.reload()
     wait_for_report(page)
-    expect(page.locator(".card [aria-busy]")).to_have_count(0, timeout=20_000)
+    expect(page.locator(".card [aria-busy]")).to_have_count(0, timeout=60_000)
     layers = page.evaluate("state.panels[0].story.config.n_layers")
     assert sorted(body["layer"] for body in requests if "layer" in body) == list(range(layers)), "each layer is requested once"
     page.click("#one")
