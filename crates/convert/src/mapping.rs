@@ -139,6 +139,30 @@ impl TensorMapping {
         }
     }
 
+    /// The mapping of the factor B of a low-rank update of this matrix: `[d_out, rank]` in foreign formats,
+    /// whatever the layout of the matrix itself, and `[rank, d_out]` in ours.
+    pub(crate) fn factor_b(&self, rank: usize) -> Self {
+        let ours = self.ours.iter();
+        let ours = ours.map(|(name, shape)| (name.clone(), vec![rank, shape[1]]));
+        let layout = match self.layout {
+            Layout::Same | Layout::Transposed => Layout::Transposed,
+            Layout::ConcatColumns | Layout::ConcatRows => Layout::ConcatRows,
+            Layout::InterleavedHeads { head_dim } => Layout::InterleavedHeads { head_dim },
+        };
+        Self::new(self.name.clone(), layout, ours.collect())
+    }
+
+    /// The mapping of a vector with one value for each output unit of this matrix.
+    pub(crate) fn output_vector(&self) -> Self {
+        let ours = self.ours.iter();
+        let ours = ours.map(|(name, shape)| (name.clone(), vec![shape[1]]));
+        let layout = match self.layout {
+            Layout::Transposed => Layout::Same,
+            other => other,
+        };
+        Self::new(self.name.clone(), layout, ours.collect())
+    }
+
     /// Extracts the values of our tensor `target` from the foreign `values`.
     pub(crate) fn extract(&self, target: &str, values: Vec<f32>) -> Vec<f32> {
         let Some(index) = self.ours.iter().position(|(name, _)| name == target) else {
