@@ -293,7 +293,7 @@ impl TensorMapping {
 }
 
 /// Transposes `[rows, columns]` to `[columns, rows]`, in tiles that fit the CPU cache.
-fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+pub(crate) fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     const TILE: usize = 32;
     let mut out = vec![0.0; values.len()];
     for top in (0..rows).step_by(TILE) {

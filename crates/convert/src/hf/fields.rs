@@ -155,6 +155,13 @@ impl Fields {
         Err(self.error(name, UNSUPPORTED))
     }
 
+    /// The fields that were not read, with their values.
+    pub(crate) fn unread(&self) -> impl Iterator<Item = (&str, &Value)> {
+        let fields = self.map.iter();
+        let fields = fields.filter(|(name, _)| !self.read.borrow().contains(*name));
+        fields.map(|(name, value)| (name.as_str(), value))
+    }
+
     /// Rejects fields that were not read, unless they are null or known not to affect the logits, always
     /// or with their value.
     pub(crate) fn reject_unknown(&self) -> Result<(), ConvertError> {

@@ -4,7 +4,7 @@
 //! expressed by the model type.
 
 pub(crate) mod export;
-mod fields;
+pub(crate) mod fields;
 mod gemma;
 mod gpt2;
 mod gpt_neox;
