@@ -40,6 +40,15 @@ pub enum ConvertError {
         problems: Vec<String>,
     },
 
+    /// Tensors of an adapter that do not fit its settings or the base model, all listed in one message.
+    #[error("{path}: the adapter does not fit the base model:\n{}", join_lines(.problems))]
+    Adapter {
+        /// The file.
+        path: PathBuf,
+        /// One line per missing, unknown or misshapen tensor.
+        problems: Vec<String>,
+    },
+
     /// A model whose architecture the target format cannot express.
     #[error("{format} cannot express this model: {}", .fields.join("; "))]
     Inexpressible {

@@ -157,9 +157,41 @@ const OUR_FILES: [&str; 9] = [
     INDEX,
 ];
 
+/// Files of an adapter folder, ours or of PEFT, that may be overwritten.
+const ADAPTER_FILES: [&str; 7] = [
+    "adapter.json",
+    "adapter.safetensors",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "card.json",
+    "chat_template.jinja",
+    TEMPLATE_FOLDER,
+];
+
 /// Checks that writing the folder `to` overwrites nothing except an earlier model, and not the model
 /// in `from`.
 pub(crate) fn check_destination(to: &Path, from: &Path) -> Result<(), ConvertError> {
+    check_folder(to, from, "model", |name| {
+        let is_tensors = name.starts_with("model") && name.ends_with(".safetensors");
+        is_tensors || OUR_FILES.contains(&name)
+    })
+}
+
+/// As [`check_destination`], for an adapter.
+pub(crate) fn check_adapter_destination(to: &Path, from: &Path) -> Result<(), ConvertError> {
+    let is_peft = to.join("adapter_config.json").is_file();
+    check_folder(to, from, "adapter", |name| {
+        ADAPTER_FILES.contains(&name) || is_peft && name == "README.md"
+    })
+}
+
+/// Checks that writing the folder `to` overwrites nothing except files of a `kind` that `is_known` recognizes.
+fn check_folder(
+    to: &Path,
+    from: &Path,
+    kind: &str,
+    is_known: impl Fn(&str) -> bool,
+) -> Result<(), ConvertError> {
     let Ok(destination) = to.canonicalize() else {
         return Ok(()); // It does not exist yet.
     };
@@ -167,20 +199,17 @@ pub(crate) fn check_destination(to: &Path, from: &Path) -> Result<(), ConvertErr
         .canonicalize()
         .is_ok_and(|from| from.starts_with(&destination))
     {
-        let problem = "is, or contains, the model that is read; hint: choose another folder";
+        let problem =
+            format!("is, or contains, the {kind} that is read; hint: choose another folder");
         return Err(ConvertError::source(to, problem));
     }
     let entries = std::fs::read_dir(to).map_err(ConvertError::io(to, "write"))?;
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let known = name.to_str().is_some_and(|name| {
-            let is_tensors = name.starts_with("model") && name.ends_with(".safetensors");
-            is_tensors || OUR_FILES.contains(&name)
-        });
-        if !known {
-            let name = name.display();
+        if !name.to_str().is_some_and(&is_known) {
+            let (name, article) = (name.display(), if kind == "adapter" { "an" } else { "a" });
             let problem = format!(
-                "contains `{name}`, which does not belong to a model; hint: choose a new folder"
+                "contains `{name}`, which does not belong to {article} {kind}; hint: choose a new folder"
             );
             return Err(ConvertError::source(to, problem));
         }

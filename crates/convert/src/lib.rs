@@ -1,4 +1,4 @@
-//! Model conversion: import from Hugging Face and GGUF, export to Hugging Face and GGUF.
+//! Model conversion: import from Hugging Face, PEFT and GGUF, export to Hugging Face, PEFT and GGUF.
 //!
 //! Foreign names appear only in this crate, in one module per format. A foreign config field that
 //! [`ModelConfig`](nextword_model::ModelConfig) cannot express is an error that names the field; only
@@ -12,6 +12,8 @@
 //! | check a folder before its weights are there | [`check_settings`] |
 //! | export for `transformers` | [`export_hf`] |
 //! | export for `llama.cpp` | [`export_gguf`], [`export_gguf_with_embedding`] |
+//! | import and export an adapter of PEFT | [`import_peft`], [`export_peft`] |
+//! | export an adapter for `llama.cpp` | [`export_gguf_lora`] |
 //!
 //! # Example
 //!
@@ -39,7 +41,9 @@ mod hf;
 mod import;
 mod imported;
 mod json;
+mod low_rank;
 mod mapping;
+mod peft;
 mod special_tokens;
 mod tokenizer_files;
 
@@ -49,11 +53,14 @@ pub use gguf::reader::is_gguf;
 pub use gguf::{
     GgufType, WRITER_KEY as GGUF_WRITER_KEY, differences as gguf_differences,
     export as export_gguf, export_with_embedding as export_gguf_with_embedding,
+    lora::export as export_gguf_lora,
 };
 pub use hf::export::export as export_hf;
 pub use hf::read_config_text;
 pub use import::{check_settings, import, import_with};
 pub use imported::{ImportOptions, Imported};
+pub use peft::export::{ExportedPeft, export as export_peft};
+pub use peft::import::{ImportedAdapter, import as import_peft, is_peft_folder};
 
 /// The largest finite value of half precision.
 const F16_MAX: f32 = 65504.0;

@@ -48,7 +48,10 @@ pub(crate) fn split(mapping: &TensorMapping, update: ForeignLowRank) -> Vec<(Str
     let block = block_rank(&b, rank);
     let vector = mapping.output_vector();
     let parts = mapping.modules().zip(&mapping.ours).zip(b).enumerate();
-    let part = |(index, ((module, (name, shape)), b)): (usize, ((&str, &(String, Vec<usize>)), Vec<f32>))| {
+    let part = |(index, ((module, (name, shape)), b)): (
+        usize,
+        ((&str, &(String, Vec<usize>)), Vec<f32>),
+    )| {
         let d_out = shape[1];
         let magnitude = update.magnitude.clone();
         let (rank, a, b) = match block {
@@ -104,7 +107,9 @@ pub(crate) fn combine(
         return Ok(None);
     };
     let is_shared = present.iter().all(|part| same_bits(&part.a, &first.a));
-    let has_scale = present.iter().all(|part| part.scale == first.scale);
+    let has_scale = present
+        .iter()
+        .all(|part| part.scale.to_bits() == first.scale.to_bits());
     let rank = if is_shared {
         first.rank
     } else {
@@ -159,10 +164,14 @@ fn combine_magnitudes(
     if let Some((module, _)) = magnitudes.iter().find(|(_, magnitude)| magnitude.is_none()) {
         return Err(ConvertError::Inexpressible {
             format: format!("the combined matrix `{}`", mapping.name),
-            fields: vec![format!("`{module}` has no DoRA magnitudes, but others in it do")],
+            fields: vec![format!(
+                "`{module}` has no DoRA magnitudes, but others in it do"
+            )],
         });
     }
-    let mut values = magnitudes.into_iter().filter_map(|(_, magnitude)| magnitude);
+    let mut values = magnitudes
+        .into_iter()
+        .filter_map(|(_, magnitude)| magnitude);
     let vector = mapping.output_vector();
     let values = vector.assemble(|_, _| Ok(values.next().unwrap_or_default()))?;
     Ok(Some(values))
@@ -178,12 +187,12 @@ pub(crate) fn alpha(scale: f32, divisor: f64) -> f64 {
     let candidates = [exact.round(), (exact * 1e6).round() / 1e6];
     let found = candidates
         .into_iter()
-        .find(|alpha| (alpha / divisor) as f32 == scale);
+        .find(|alpha| ((alpha / divisor) as f32).to_bits() == scale.to_bits());
     found.unwrap_or(exact)
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::float_cmp)]
 mod tests {
     use super::*;
     use crate::mapping::Layout;
@@ -231,9 +240,14 @@ mod tests {
         for layout in LAYOUTS {
             let mapping = mapping(layout);
             let parts = [part(0, 2, 0.5), part(1, 2, 0.5), part(2, 2, 0.5)];
-            let combined = combine(&mapping, &parts.each_ref().map(Some)).unwrap().unwrap();
+            let combined = combine(&mapping, &parts.each_ref().map(Some))
+                .unwrap()
+                .unwrap();
             assert_eq!((combined.rank, combined.scale), (6, 0.5));
-            let back: Vec<LowRank> = split(&mapping, combined).into_iter().map(|(_, p)| p).collect();
+            let back: Vec<LowRank> = split(&mapping, combined)
+                .into_iter()
+                .map(|(_, p)| p)
+                .collect();
             assert_eq!(back, parts, "{layout:?}");
         }
     }
@@ -243,21 +257,38 @@ mod tests {
         for layout in LAYOUTS {
             let mapping = mapping(layout);
             let [q, k, v] = [part(0, 2, 0.5), part(1, 2, 0.5), part(2, 2, 0.5)];
-            let parts = [q.clone(), LowRank { a: q.a.clone(), ..k }, LowRank { a: q.a, ..v }];
-            let combined = combine(&mapping, &parts.each_ref().map(Some)).unwrap().unwrap();
+            let parts = [
+                q.clone(),
+                LowRank {
+                    a: q.a.clone(),
+                    ..k
+                },
+                LowRank { a: q.a, ..v },
+            ];
+            let combined = combine(&mapping, &parts.each_ref().map(Some))
+                .unwrap()
+                .unwrap();
             assert_eq!(combined.rank, 2);
-            let back: Vec<LowRank> = split(&mapping, combined).into_iter().map(|(_, p)| p).collect();
+            let back: Vec<LowRank> = split(&mapping, combined)
+                .into_iter()
+                .map(|(_, p)| p)
+                .collect();
             assert_eq!(back, parts, "{layout:?}");
         }
     }
 
     #[test]
     fn updates_of_other_ranks_and_scales_keep_their_product() {
-        let without = |part: LowRank| LowRank { magnitude: None, ..part };
+        let without = |part: LowRank| LowRank {
+            magnitude: None,
+            ..part
+        };
         for layout in LAYOUTS {
             let mapping = mapping(layout);
             let (q, v) = (without(part(0, 1, 0.5)), without(part(2, 3, 4.0)));
-            let combined = combine(&mapping, &[Some(&q), None, Some(&v)]).unwrap().unwrap();
+            let combined = combine(&mapping, &[Some(&q), None, Some(&v)])
+                .unwrap()
+                .unwrap();
             assert_eq!((combined.rank, combined.scale), (4, 1.0));
             let back = split(&mapping, combined);
             assert_eq!(product(&back[0].1), product(&q), "{layout:?}");
@@ -271,7 +302,10 @@ mod tests {
         let mapping = mapping(Layout::ConcatRows);
         let part = part(0, 1, 1.0);
         let error = combine(&mapping, &[Some(&part), None, None]).unwrap_err();
-        assert!(error.to_string().contains("`k` has no DoRA magnitudes"), "{error}");
+        assert!(
+            error.to_string().contains("`k` has no DoRA magnitudes"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod file;
 mod header;
 pub(crate) mod import;
 mod keys;
+pub(crate) mod lora;
 mod merges;
 mod metadata;
 mod names;

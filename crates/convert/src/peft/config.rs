@@ -14,7 +14,6 @@ pub(super) const CONFIG: &str = "adapter_config.json";
 /// Fields that decide nothing about a trained adapter: the names of its tensors say which modules it adapts.
 const IGNORED: &[&str] = &[
     "auto_mapping",
-    "ensure_weight_tying",
     "eva_config",
     "exclude_modules",
     "fan_in_fan_out",
@@ -46,6 +45,8 @@ pub(super) struct PeftConfig {
     pub(super) use_rslora: bool,
     pub(super) use_dora: bool,
     pub(super) dropout: f64,
+    /// Whether a tied output layer has the values of a trained token embedding.
+    pub(super) ties_weights: bool,
 }
 
 impl PeftConfig {
@@ -77,14 +78,19 @@ impl PeftConfig {
         if !(0.0..1.0).contains(&dropout) {
             return Err(fields.error("lora_dropout", "but must be at least 0 and less than 1"));
         }
+        let alpha = fields.optional_number("lora_alpha")?.unwrap_or(8.0);
+        if alpha <= 0.0 {
+            return Err(fields.error("lora_alpha", "but must be greater than 0"));
+        }
         let config = Self {
             rank: fields.optional_count("r")?.unwrap_or(8),
             ranks: Patterns::read(&fields, "rank_pattern")?,
-            alpha: fields.optional_number("lora_alpha")?.unwrap_or(8.0),
+            alpha,
             alphas: Patterns::read(&fields, "alpha_pattern")?,
             use_rslora: fields.flag("use_rslora", false)?,
             use_dora: fields.flag("use_dora", false)?,
             dropout,
+            ties_weights: fields.flag("ensure_weight_tying", false)?,
         };
         reject_unknown(&fields)?;
         Ok(config)
@@ -149,7 +155,7 @@ fn reject_unknown(fields: &Fields) -> Result<(), ConvertError> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::float_cmp)]
 mod tests {
     use serde_json::json;
 
@@ -205,6 +211,7 @@ mod tests {
             ("bias", json!("some")),
             ("lora_dropout", json!(1.0)),
             ("r", json!(-1)),
+            ("lora_alpha", json!(0)),
         ] {
             let error = parse(json!({name: value})).map(drop).unwrap_err();
             assert!(error.to_string().contains(name), "{name}: {error}");

@@ -34,7 +34,10 @@ impl Patterns {
             let problem = "whose name is not a regular expression that nextword supports";
             Ok((regex.map_err(|_| patterns.error(key, problem))?, value))
         };
-        keys.into_iter().map(compile).collect::<Result<_, _>>().map(Self)
+        keys.into_iter()
+            .map(compile)
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 
     /// The number of the first pattern that matches the end of `module`.

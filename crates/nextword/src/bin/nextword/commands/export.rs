@@ -1,22 +1,25 @@
 //! `nextword export MODEL --format hf|gguf --out PATH`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum, ValueHint};
 use nextword_convert::{
-    GgufType, export_gguf, export_gguf_with_embedding, export_hf, gguf_differences,
+    GgufType, export_gguf, export_gguf_lora, export_gguf_with_embedding, export_hf, export_peft,
+    gguf_differences,
 };
 use nextword_model::weights::FloatType;
+use nextword_model::{AdapterDir, ModelDir};
 
 use crate::format::sanitize;
 use crate::output_file::{self, ForceArgs, Kind};
 use crate::{exit, models, output};
 
-/// `export MODEL|RUN --format hf|gguf --out PATH`.
+/// `export MODEL|RUN|ADAPTER --format hf|gguf|peft|gguf-lora --out PATH`.
 #[derive(Debug, Args)]
 #[allow(clippy::doc_markdown)] // Doc comments are help texts, shown verbatim.
 pub(crate) struct ExportArgs {
-    /// Model folder, checkpoint, run folder (the run's best model is used), or GGUF file
+    /// Model folder, checkpoint, run folder (the run's best model is used), or GGUF file; for peft and gguf-lora an
+    /// adapter folder, or a run that trained an adapter
     #[arg(value_hint = ValueHint::AnyPath)]
     model: PathBuf,
     /// Target format
@@ -30,7 +33,7 @@ pub(crate) struct ExportArgs {
     /// otherwise that of the weights]
     #[arg(long, value_enum, value_name = "TYPE")]
     embedding_dtype: Option<ExportDtype>,
-    /// Folder (hf) or file (gguf) to write
+    /// Folder (hf, peft) or file (gguf, gguf-lora) to write
     #[arg(long, short, value_hint = ValueHint::AnyPath)]
     out: PathBuf,
     #[command(flatten)]
@@ -38,6 +41,9 @@ pub(crate) struct ExportArgs {
     /// Use a run's last model instead of its best
     #[arg(long)]
     last: bool,
+    /// Model that an adapter was trained on, if it is not where it was then
+    #[arg(long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    base: Option<PathBuf>,
 }
 
 /// Target formats of `export`.
@@ -47,6 +53,20 @@ enum ExportFormat {
     Hf,
     /// File for llama.cpp
     Gguf,
+    /// Folder of an adapter for PEFT and vLLM
+    Peft,
+    /// File of an adapter for llama.cpp's --lora
+    GgufLora,
+}
+
+impl ExportFormat {
+    fn is_folder(self) -> bool {
+        matches!(self, Self::Hf | Self::Peft)
+    }
+
+    fn is_adapter(self) -> bool {
+        matches!(self, Self::Peft | Self::GgufLora)
+    }
 }
 
 /// Data types of an exported model's weights.
@@ -85,13 +105,21 @@ impl ExportDtype {
 
 /// Writes a model in another program's format.
 pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<()> {
-    match args.format {
-        ExportFormat::Hf if args.force.force => {
-            let hint = "--force applies only to --format gguf; hint: leave it out";
+    if args.format.is_folder() {
+        if args.force.force {
+            let hint = "--force applies only to formats that are one file, gguf and gguf-lora; hint: leave it out";
             return Err(exit::usage(hint));
         }
-        ExportFormat::Hf => output_file::check_folder(&args.out)?,
-        ExportFormat::Gguf => output_file::check(&args.out, Kind::Gguf, args.force)?,
+        output_file::check_folder(&args.out)?;
+    } else {
+        output_file::check(&args.out, Kind::Gguf, args.force)?;
+    }
+    if args.format.is_adapter() {
+        return export_adapter(args);
+    }
+    if args.base.is_some() {
+        let hint = "--base applies only to --format peft and gguf-lora; hint: leave it out";
+        return Err(exit::usage(hint));
     }
     let dir = models::open(&args.model, args.last)?;
     let out = args.out.display();
@@ -113,7 +141,7 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<()> {
             let kind = export_hf(&dir, dtype, &args.out)?;
             output::eprint_line(&format!("{out}: a `{kind}` model for transformers"));
         }
-        ExportFormat::Gguf => {
+        _ => {
             let dtype = args.dtype.to_gguf();
             let kind = match args.embedding_dtype {
                 None => export_gguf(&dir, dtype, &args.out)?,
@@ -128,4 +156,64 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Writes an adapter in another program's format.
+fn export_adapter(args: &ExportArgs) -> anyhow::Result<()> {
+    if args.dtype != ExportDtype::F32 || args.embedding_dtype.is_some() {
+        let hint = "adapters are exported in f32; hint: leave out --dtype and --embedding-dtype";
+        return Err(exit::usage(hint));
+    }
+    let adapter = open_adapter(&args.model, args.last)?;
+    let base = match &args.base {
+        Some(base) => models::open(base, false)?,
+        None => base_of(&adapter)?,
+    };
+    adapter.base.check(&base)?;
+    let out = args.out.display();
+    if args.format == ExportFormat::GgufLora {
+        let kind = export_gguf_lora(&adapter, &base, &args.out)?;
+        output::eprint_line(&format!(
+            "{out}: an adapter of a `{kind}` model for llama.cpp"
+        ));
+        return Ok(());
+    }
+    let exported = export_peft(&adapter, &base, &args.out)?;
+    let kind = exported.model_type;
+    output::eprint_line(&format!("{out}: an adapter of a `{kind}` model for PEFT"));
+    for note in exported.notes {
+        output::eprint_line(&sanitize(&format!("note: {note}")));
+    }
+    Ok(())
+}
+
+/// Opens the adapter folder `path`, or the adapter of the run `path`.
+fn open_adapter(path: &Path, last: bool) -> anyhow::Result<AdapterDir> {
+    let order = if last {
+        ["last", "best"]
+    } else {
+        ["best", "last"]
+    };
+    let in_run = order.map(|name| path.join(name));
+    let mut folders = [path.to_path_buf()].into_iter().chain(in_run);
+    let Some(folder) = folders.find(|folder| AdapterDir::is_adapter(folder)) else {
+        return Err(exit::bad_file(format!(
+            "`{}` is not an adapter (adapter.json is missing); hint: export a model with --format hf or gguf",
+            path.display()
+        )));
+    };
+    Ok(AdapterDir::open(&folder)?)
+}
+
+/// Opens the base model where it was when the adapter was trained.
+fn base_of(adapter: &AdapterDir) -> anyhow::Result<ModelDir> {
+    let hint = Path::new(&adapter.base.path_hint);
+    if !hint.exists() {
+        return Err(exit::bad_file(format!(
+            "the adapter was made for {}, which is not found at `{}`; hint: name it with --base MODEL",
+            adapter.base.name,
+            hint.display()
+        )));
+    }
+    models::open(hint, false)
 }
