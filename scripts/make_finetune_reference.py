@@ -58,6 +58,11 @@ CASES = {
     }),
     "llama_dora": ("llama", {"r": 2, "lora_alpha": 4, "use_dora": True}),
     "gpt2_dora": ("gpt2", {"r": 2, "lora_alpha": 4, "use_dora": True, "fan_in_fan_out": True}),
+    "gpt2_bias": ("gpt2", {"r": 2, "lora_alpha": 4, "bias": "lora_only", "fan_in_fan_out": True}),
+    "qwen2_tied": ("qwen2", {
+        "r": 2, "lora_alpha": 4, "target_modules": ["down_proj"], "modules_to_save": ["embed_tokens"],
+        "ensure_weight_tying": True,
+    }),
     # "norm" also matches post_attention_layernorm and input_layernorm: PEFT compares endings.
     "llama_saved": ("llama", {"r": 2, "lora_alpha": 4, "modules_to_save": ["lm_head", "norm"]}),
 }  # fmt: skip

@@ -155,9 +155,129 @@ fn common_alpha(updates: &[(&TensorMapping, ForeignLowRank)]) -> Option<f64> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use std::path::PathBuf;
+
+    use nextword_model::weights::{load_tensors, save_tensors};
+
     use super::*;
+    use crate::gguf::reader::GgufFile;
     use crate::mapping::Layout;
+    use crate::{export_gguf, import_peft};
+
+    fn fixture(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../tests/fixtures")
+            .join(name)
+    }
+
+    /// Adds the updates of `adapter` to the weights of the model folder `path`.
+    fn merge(path: &Path, adapter: &Adapter) {
+        let path = path.join("model.safetensors");
+        let mut tensors = load_tensors(&path).unwrap();
+        for (name, module) in &adapter.modules {
+            let (_, weight) = tensors.get_mut(&format!("{name}.weight")).unwrap();
+            for (index, value) in weight.iter_mut().enumerate() {
+                let (row, column) = (index / module.d_out, index % module.d_out);
+                let terms = (0..module.rank)
+                    .map(|k| module.a[row * module.rank + k] * module.b[k * module.d_out + column]);
+                *value += terms.sum::<f32>() * module.scale;
+            }
+        }
+        save_tensors(&tensors, &path).unwrap();
+    }
+
+    /// The base's matrix plus the update, as llama.cpp computes it, equals the matrix of the merged model.
+    #[test]
+    fn updates_give_the_matrices_of_the_merged_model() {
+        for (name, base_name) in [
+            ("llama", "llama"),
+            ("llama_patterns", "llama"),
+            ("llama_rslora", "llama"),
+            ("qwen2", "qwen2"),
+            ("qwen3", "qwen3"),
+            ("gpt2", "gpt2"),
+            ("gpt_neox", "gpt_neox"),
+            ("gemma", "gemma"),
+            ("gemma2", "gemma2"),
+            ("gemma3_text", "gemma3_text"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = |name: &str| folder.path().join(name);
+            crate::import(&fixture("hf").join(base_name), &path("base")).unwrap();
+            let base = ModelDir::open(&path("base")).unwrap();
+            import_peft(&fixture("peft").join(name), &base, &path("adapter")).unwrap();
+            let adapter = AdapterDir::open(&path("adapter")).unwrap();
+            export(&adapter, &base, &path("lora.gguf")).unwrap();
+            export_gguf(&base, GgufType::F32, &path("base.gguf")).unwrap();
+            merge(&path("base"), &adapter.load(&base.config).unwrap());
+            export_gguf(&base, GgufType::F32, &path("merged.gguf")).unwrap();
+
+            let open = |name: &str| GgufFile::open(&path(name)).unwrap();
+            let (lora, base, merged) = (open("lora.gguf"), open("base.gguf"), open("merged.gguf"));
+            assert_eq!(lora.metadata.text("general.type").unwrap(), Some("adapter"));
+            let alpha = lora.metadata.number("adapter.lora.alpha").unwrap().unwrap() as f32;
+            let key = "general.architecture";
+            assert_eq!(
+                lora.metadata.text(key).unwrap(),
+                base.metadata.text(key).unwrap()
+            );
+            let mut count = 0;
+            for matrix in base.names() {
+                let mut values = base.values(matrix).unwrap();
+                if let Some(a) = lora.tensor(&format!("{matrix}.lora_a")) {
+                    count += 2;
+                    let (rank, d_in) = (a.shape[0], a.shape[1]);
+                    let scale = if alpha == 0.0 {
+                        1.0
+                    } else {
+                        alpha / rank as f32
+                    };
+                    let a = lora.values(&format!("{matrix}.lora_a")).unwrap();
+                    let b = lora.values(&format!("{matrix}.lora_b")).unwrap();
+                    for (index, value) in values.iter_mut().enumerate() {
+                        let (row, column) = (index / d_in, index % d_in);
+                        let terms = (0..rank).map(|k| b[row * rank + k] * a[k * d_in + column]);
+                        *value += scale * terms.sum::<f32>();
+                    }
+                }
+                for (found, expected) in values.iter().zip(merged.values(matrix).unwrap()) {
+                    assert!(
+                        (found - expected).abs() < 1e-5,
+                        "{name} {matrix}: {found} {expected}"
+                    );
+                }
+            }
+            assert_eq!(count, lora.names().count(), "every tensor has a matrix");
+            assert!(count > 0);
+        }
+    }
+
+    #[test]
+    fn parts_that_are_not_low_rank_are_errors_with_a_way_out() {
+        for (name, part) in [
+            ("llama_dora", "DoRA"),
+            ("gpt2_bias", "a full copy of `blocks.0.attention.key.bias`"),
+            ("llama_saved", "a full copy of"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = |name: &str| folder.path().join(name);
+            let base_name = name.split('_').next().unwrap();
+            crate::import(&fixture("hf").join(base_name), &path("base")).unwrap();
+            let base = ModelDir::open(&path("base")).unwrap();
+            import_peft(&fixture("peft").join(name), &base, &path("adapter")).unwrap();
+            let adapter = AdapterDir::open(&path("adapter")).unwrap();
+            let error = export(&adapter, &base, &path("lora.gguf"))
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.contains(part) && error.contains("merge"),
+                "{name}: {error}"
+            );
+            assert!(!path("lora.gguf").exists());
+        }
+    }
 
     #[test]
     fn one_alpha_stands_for_all_scales_of_its_form() {

@@ -11,4 +11,6 @@ mod keys;
 mod pattern;
 mod saved;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod write_config;

@@ -266,8 +266,12 @@ fn hub_code(error: &HubError) -> Code {
 
 fn model_code(error: &ModelError) -> Code {
     match error {
-        ModelError::Config { .. } | ModelError::Device { .. } => Code::Usage,
-        ModelError::Mismatch { .. } | ModelError::Format { .. } => Code::BadFile,
+        ModelError::Config { .. } | ModelError::Device { .. } | ModelError::Lora { .. } => {
+            Code::Usage
+        }
+        ModelError::Mismatch { .. } | ModelError::Format { .. } | ModelError::Adapter { .. } => {
+            Code::BadFile
+        }
         ModelError::Io { action, source, .. } => io_code(action, source),
         _ => Code::Failure,
     }
