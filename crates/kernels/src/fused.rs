@@ -64,7 +64,9 @@ pub(crate) struct Input {
 impl Input {
     /// Whether the input needs a gradient.
     fn is_tracked(&self) -> bool {
-        self.node.as_ref().is_some_and(|(_, is_tracked)| *is_tracked)
+        self.node
+            .as_ref()
+            .is_some_and(|(_, is_tracked)| *is_tracked)
     }
 }
 
@@ -144,7 +146,7 @@ pub(crate) fn apply<O: Op<N>, const N: usize, const D: usize>(
         OpsKind::UnTracked(prep) => {
             let (values, _) = op.forward(slices, [false; N]);
             prep.finish(from_buffer(values, shape))
-        },
+        }
     };
     Tensor::from_primitive::<Autodiff<Flex>>(output)
 }

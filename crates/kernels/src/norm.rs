@@ -142,7 +142,11 @@ mod fast {
         type Saved = Stats;
         const SAVES_INPUT: [bool; 3] = [true, true, false];
 
-        fn forward(&self, [x, weight, bias]: [&[f32]; 3], _needs_grad: [bool; 3]) -> (Buffer, Stats) {
+        fn forward(
+            &self,
+            [x, weight, bias]: [&[f32]; 3],
+            _needs_grad: [bool; 3],
+        ) -> (Buffer, Stats) {
             self.run(x, weight, bias)
         }
 

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::cpu::matmul::MatRef;
-#[cfg(feature = "flex")]
-use crate::cpu::matmul::quant::{matmul_quant, matmul_quant_transposed};
 use crate::cpu::matmul::quant::{BLOCK, QuantMatrix, StoredMatrix};
 pub use crate::cpu::matmul::quant::{Bits, BlockFormat};
+#[cfg(feature = "flex")]
+use crate::cpu::matmul::quant::{matmul_quant, matmul_quant_transposed};
 #[cfg(feature = "flex")]
 use crate::cpu::matmul::{MatMut, MatvecOptions};
 
@@ -293,7 +293,8 @@ mod fast {
         }
 
         fn backward(&self, ctx: BackwardContext<'_, (), 1>) -> [Option<Buffer>; 1] {
-            ctx.needs_grad.map(|needs_x| needs_x.then(|| self.input_gradient(ctx.grad)))
+            ctx.needs_grad
+                .map(|needs_x| needs_x.then(|| self.input_gradient(ctx.grad)))
         }
     }
 

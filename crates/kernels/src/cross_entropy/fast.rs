@@ -130,8 +130,18 @@ impl Loss {
         bias: &[f32],
         needs_grad: [bool; 3],
     ) -> (Buffer, Gradients) {
-        let Self { d_in, d_out, .. } = *self;
         let rows = self.rows(projection, needs_grad);
+        self.run_rows(&rows, (x, projection, bias), needs_grad)
+    }
+
+    /// The loss of these rows, and the gradients in `needs_grad`.
+    fn run_rows(
+        &self,
+        rows: &Rows,
+        (x, projection, bias): (&[f32], &Projection<'_>, &[f32]),
+        needs_grad: [bool; 3],
+    ) -> (Buffer, Gradients) {
+        let Self { d_in, d_out, .. } = *self;
         let max_chunk = rows.max_chunk();
         let mut logits = Buffer::new(max_chunk * d_out);
         let mut lse = Buffer::new(max_chunk);
@@ -164,7 +174,11 @@ impl Loss {
             };
             let logits = &mut logits[..n * d_out];
             projection.forward(x, n, bias, logits);
-            let targets: Vec<u32> = chunk.rows.clone().map(|row| self.targets[rows.position(row)]).collect();
+            let targets: Vec<u32> = chunk
+                .rows
+                .clone()
+                .map(|row| self.targets[rows.position(row)])
+                .collect();
             let task = Task {
                 vocab: d_out,
                 targets: &targets,
@@ -227,11 +241,7 @@ fn scaled(mut gradients: Gradients, grad: &[f32], needs_grad: [bool; 3]) -> [Opt
 }
 
 impl FloatLoss {
-    fn run(
-        &self,
-        [x, weight, bias]: [&[f32]; 3],
-        needs_grad: [bool; 3],
-    ) -> (Buffer, Gradients) {
+    fn run(&self, [x, weight, bias]: [&[f32]; 3], needs_grad: [bool; 3]) -> (Buffer, Gradients) {
         let linear = LinearOp {
             rows: 1,
             d_in: self.loss.d_in,
@@ -299,7 +309,8 @@ impl Op<2> for QuantizedLoss {
         [needs_x, needs_b]: [bool; 2],
     ) -> (Buffer, Gradients) {
         let projection = Projection::Quantized(&self.weight);
-        self.loss.run(x, &projection, bias, [needs_x, false, needs_b])
+        self.loss
+            .run(x, &projection, bias, [needs_x, false, needs_b])
     }
 
     fn backward(&self, ctx: BackwardContext<'_, Gradients, 2>) -> [Option<Buffer>; 2] {
@@ -307,4 +318,34 @@ impl Op<2> for QuantizedLoss {
         let [dx, _, db] = scaled(ctx.saved, ctx.grad, [needs_x, false, needs_b]);
         [dx, db]
     }
+}
+
+/// The loss and the gradients of `x` and the weight, `[d_in, vocab]`, with these rows.
+#[cfg(test)]
+pub(super) fn loss_for_rows(
+    rows: Rows,
+    [x, weight]: [&[f32]; 2],
+    targets: &[u32],
+    [needs_x, needs_w]: [bool; 2],
+) -> [Vec<f32>; 3] {
+    let d_in = x.len() / targets.len();
+    let d_out = weight.len() / d_in;
+    let linear = LinearOp {
+        rows: 1,
+        d_in,
+        d_out,
+        layout: WeightLayout::InOut,
+        use_matvec: false,
+        precision: Precision::F32,
+    };
+    let loss = Loss {
+        d_in,
+        d_out,
+        targets: Arc::new(targets.to_vec()),
+        soft_cap: None,
+    };
+    let projection = Projection::Float(linear, weight);
+    let needs_grad = [needs_x, needs_w, false];
+    let (sum, [dx, dw, _]) = loss.run_rows(&rows, (x, &projection, &[]), needs_grad);
+    [sum, dx, dw].map(|values| values.to_vec())
 }

@@ -88,7 +88,11 @@ impl Rows {
 
     /// Number of rows of the largest chunk.
     pub(super) fn max_chunk(&self) -> usize {
-        self.chunks.iter().map(|chunk| chunk.rows.len()).max().unwrap_or(0)
+        self.chunks
+            .iter()
+            .map(|chunk| chunk.rows.len())
+            .max()
+            .unwrap_or(0)
     }
 
     /// The position of row `row` among all rows.
@@ -131,7 +135,9 @@ mod tests {
 
     #[test]
     fn a_chunk_has_no_more_rows_than_without_selection() {
-        let targets: Vec<u32> = (0..5000).map(|i| if i % 3 == 0 { IGNORE } else { 1 }).collect();
+        let targets: Vec<u32> = (0..5000)
+            .map(|i| if i % 3 == 0 { IGNORE } else { 1 })
+            .collect();
         let rows = Rows::counted(&targets, 700);
         assert!(rows.max_chunk() <= 700 && rows.chunks.len() < 8);
         let parts = rows.chunks.iter().flat_map(|chunk| chunk.parts.clone());

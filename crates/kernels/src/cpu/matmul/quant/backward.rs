@@ -22,7 +22,11 @@ const OPS_PER_VALUE: usize = 2;
 /// If the shapes do not match.
 pub(crate) fn matmul_quant_transposed(dy: MatRef<'_>, w: &QuantMatrix, dx: &mut MatMut<'_>) {
     let (k, n) = w.shape();
-    assert_eq!((dy.cols, dx.rows, dx.cols), (n, dy.rows, k), "shapes differ");
+    assert_eq!(
+        (dy.cols, dx.rows, dx.cols),
+        (n, dy.rows, k),
+        "shapes differ"
+    );
     if n == 0 {
         dx.data.fill(0.0);
     }
@@ -92,7 +96,10 @@ mod tests {
             BlockFormat::Symmetric4,
         ];
         for round in 0..40 {
-            let (k, n) = (1 + rng.below(80), 1 + rng.below(if round % 8 == 0 { 1100 } else { 60 }));
+            let (k, n) = (
+                1 + rng.below(80),
+                1 + rng.below(if round % 8 == 0 { 1100 } else { 60 }),
+            );
             let rows = 1 + rng.below(12);
             let values = rng.floats(k * n);
             let format = rng.pick(&formats);
@@ -106,13 +113,17 @@ mod tests {
             };
             let dx = assert_same_for_any_threads(product);
             let element = |i: usize| {
-                let terms = (0..n).map(|j| {
-                    f64::from(dy[i / k * n + j]) * f64::from(w.value(i % k, j))
-                });
+                let terms =
+                    (0..n).map(|j| f64::from(dy[i / k * n + j]) * f64::from(w.value(i % k, j)));
                 terms.sum::<f64>()
             };
             let expected: Vec<f64> = (0..rows * k).map(element).collect();
-            assert_close(&dx, &expected, 1e-4, &format!("{format:?} {rows} x {k} x {n}"));
+            assert_close(
+                &dx,
+                &expected,
+                1e-4,
+                &format!("{format:?} {rows} x {k} x {n}"),
+            );
         }
     }
 
@@ -121,13 +132,20 @@ mod tests {
         let mut rng = Rng(9);
         let (k, n) = (70, 37);
         let values = rng.floats(k * n);
-        for format in [BlockFormat::Q8_0, BlockFormat::Q4_1, BlockFormat::Symmetric4] {
+        for format in [
+            BlockFormat::Q8_0,
+            BlockFormat::Q4_1,
+            BlockFormat::Symmetric4,
+        ] {
             let w = QuantMatrix::quantize_as(MatRef::row_major(&values, k, n), format);
             let mut columns = vec![0.0; k * (n - 3)];
             w.dequantize_columns(3, &mut columns);
             let expected = (3..n).flat_map(|j| (0..k).map(move |i| (i, j)));
             let expected = expected.map(|(i, j)| w.value(i, j).to_bits());
-            assert!(columns.iter().map(|v| v.to_bits()).eq(expected), "{format:?}");
+            assert!(
+                columns.iter().map(|v| v.to_bits()).eq(expected),
+                "{format:?}"
+            );
         }
     }
 }
