@@ -87,7 +87,7 @@ pub(crate) fn corrupt_bytes(bytes: &mut Vec<u8>, rng: &mut RandomSequence) {
 }
 
 /// Replaces, removes, adds or duplicates one value somewhere in `value`.
-fn corrupt_json(value: &mut Value, rng: &mut RandomSequence) {
+pub(crate) fn corrupt_json(value: &mut Value, rng: &mut RandomSequence) {
     let descend = rng.below(8) > 0;
     match value {
         Value::Object(map) if descend && !map.is_empty() => {

@@ -56,6 +56,8 @@ mod malformed_models; // damaged and malicious files
 mod model_folders; // models where another kind of folder is needed
 mod module_cycles; // modules of a crate do not depend on each other in circles
 mod parity; // import and export of transformers models
+mod peft; // adapters of PEFT: logits, gradients, commands
+mod peft_damage; // damaged folders of adapters
 mod quantized; // 8- and 4-bit weights
 mod quantized_export; // ... in files of other programs
 mod random_models; // random small models that cover every option
