@@ -5,7 +5,7 @@
 #
 # Parts that need only Rust: malformed resume simd features neon fuzz sanitizer deny package
 # Parts that need Python packages (pip install torch transformers safetensors tokenizers llama-cpp-python
-# lm-eval[api]): parity activations llama_cpp lm_eval load
+# lm-eval[api] peft): parity activations llama_cpp peft lm_eval load
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/nextword/target}"
@@ -87,6 +87,9 @@ activations() { run "$python" scripts/dump_activations.py 300; }
 # Greedy completions of llama.cpp from exported GGUF files.
 llama_cpp() { build && run "$python" scripts/compare_llama_cpp.py "$nextword"; }
 
+# Adapters that are imported and exported again, loaded by PEFT.
+peft() { build && run "$python" scripts/make_finetune_reference.py --check "$nextword"; }
+
 # Scores of lm-evaluation-harness.
 lm_eval() { build && run "$python" scripts/lm_eval_check.py "$nextword" "$model"; }
 
@@ -98,7 +101,7 @@ parts=("$@")
 for part in "${parts[@]}"; do
     case $part in
     malformed | resume | simd | features | neon | fuzz | sanitizer | deny | package | \
-        parity | activations | llama_cpp | lm_eval | load)
+        parity | activations | llama_cpp | peft | lm_eval | load)
         printf '\n== %s (%s s)\n' "$part" "$SECONDS"
         "$part"
         ;;
