@@ -82,8 +82,12 @@ impl PeftConfig {
         if alpha <= 0.0 {
             return Err(fields.error("lora_alpha", "but must be greater than 0"));
         }
+        let rank = fields.optional_count("r")?.unwrap_or(8);
+        if rank == 0 {
+            return Err(fields.error("r", "but must be at least 1"));
+        }
         let config = Self {
-            rank: fields.optional_count("r")?.unwrap_or(8),
+            rank,
             ranks: Patterns::read(&fields, "rank_pattern")?,
             alpha,
             alphas: Patterns::read(&fields, "alpha_pattern")?,

@@ -220,7 +220,6 @@ impl Reader<'_> {
         module: &str,
         names: &Update,
     ) -> Result<Option<(TensorMapping, ForeignLowRank)>, ConvertError> {
-        let count = self.problems.len();
         let Some(mapping) = self.matrix(module) else {
             return Ok(None);
         };
@@ -250,7 +249,7 @@ impl Reader<'_> {
         if let Some(magnitude) = magnitude {
             self.check_shape(magnitude, &mapping.output_vector().shape);
         }
-        if self.problems.len() > count || !self.problems.is_empty() {
+        if !self.problems.is_empty() {
             return Ok(None); // Nothing is read from a file with problems.
         }
         let update = ForeignLowRank {
