@@ -28,6 +28,11 @@ impl Adapter {
                     "`{name}` is not a linear layer of the model's blocks"
                 ));
             };
+            if module.magnitude.is_some() != self.config.use_dora {
+                return Some(format!(
+                    "`{name}` has magnitudes, or use_dora is set, but not both"
+                ));
+            }
             let problem = module.problem(*shape)?;
             Some(format!("`{name}`: {problem}"))
         };
