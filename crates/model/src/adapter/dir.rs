@@ -14,10 +14,11 @@ use safetensors::tensor::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::check::rank_problem;
+use super::config::copyable_parameters;
 use super::{Adapter, BaseModel, LoraConfig, LowRank, SavedTensor, linear_modules};
 use crate::chat_templates::{read_chat_templates, write_chat_templates};
 use crate::model_dir::{read_json, to_json};
-use crate::weights::{TensorFile, TensorSpec, Values, layout, write_file};
+use crate::weights::{TensorFile, TensorSpec, Values, write_file};
 use crate::{ModelCard, ModelConfig, ModelDir, ModelError, write_atomically};
 
 const SETTINGS: &str = "adapter.json";
@@ -229,12 +230,14 @@ impl AdapterDir {
                 expected.insert(format!("{name}.lora_magnitude"), vec![*d_out]);
             }
         }
-        let layout: BTreeMap<_, _> = layout(config).into_iter().collect();
+        let copyable = copyable_parameters(config);
         let mut saved = BTreeMap::new();
         for name in &self.saved {
-            match layout.get(name) {
+            match copyable.get(name) {
                 Some(shape) => drop(saved.insert(name.clone(), shape.clone())),
-                None => problems.push(format!("  the model does not have `{name}`")),
+                None => problems.push(format!(
+                    "  not a parameter of which an adapter can have a copy: `{name}`"
+                )),
             }
         }
         expected.extend(saved.clone());

@@ -118,6 +118,12 @@ fn every_damaged_module_is_an_error_that_names_it() {
         fs::write(&file, shorter.to_string()).unwrap();
         assert_error(folder.path(), &format!("unexpected: `{name}.lora_a`"));
     }
+    for name in ["blocks.0.attention.query.weight", "head.bias", "x"] {
+        let mut damaged = settings.clone();
+        damaged["saved"].as_array_mut().unwrap().push(json!(name));
+        fs::write(&file, damaged.to_string()).unwrap();
+        assert_error(folder.path(), &format!("`{name}`"));
+    }
     for key in ["format", "lora", "base", "modules"] {
         let mut damaged = settings.clone();
         damaged.as_object_mut().unwrap().remove(key);

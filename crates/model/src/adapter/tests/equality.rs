@@ -1,7 +1,7 @@
 //! Logits of adapted models, merged and unmerged, and of the base model.
 
 use super::*;
-use crate::weights;
+use crate::{SavedTensor, weights};
 
 #[test]
 fn a_new_adapter_changes_no_bit_of_the_logits() {
@@ -174,6 +174,16 @@ fn an_adapter_for_another_model_is_refused() {
         assert!(error.contains(&format!("`{name}`")), "{error}");
     }
     let mut damaged = adapter.clone();
+    let matrix = SavedTensor {
+        shape: vec![32, 32],
+        values: vec![0.0; 32 * 32],
+    };
+    let name = "blocks.0.attention.query.weight";
+    damaged.saved.insert(name.to_string(), matrix);
+    let quantized = build(&llama(), Some(Bits::Int8));
+    let error = quantized.with_adapter(&damaged).unwrap_err().to_string();
+    assert!(error.contains(&format!("`{name}`")), "{error}");
+    damaged.saved.clear();
     damaged
         .modules
         .get_mut("blocks.1.attention.value")
