@@ -58,6 +58,17 @@ pub enum ConvertError {
         fields: Vec<String>,
     },
 
+    /// An adapter that the target format cannot express.
+    #[error(
+        "{format} cannot express this adapter: {problem}; hint: merge it into its base model, and export that"
+    )]
+    InexpressibleAdapter {
+        /// The format.
+        format: &'static str,
+        /// What it cannot express.
+        problem: String,
+    },
+
     /// A tokenizer that GGUF cannot express.
     #[error("GGUF cannot express the model's tokenizer: {problem}")]
     Tokenizer {
@@ -109,6 +120,16 @@ pub(crate) fn join_lines(problems: &[String]) -> String {
     match problems.len().saturating_sub(MAX_LINES) {
         0 => text,
         more => format!("{text}\n  and {more} more"),
+    }
+}
+
+/// The first of `items`, and how many more there are.
+pub(crate) fn join_some(items: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let text = items[..items.len().min(SHOWN)].join(", ");
+    match items.len().saturating_sub(SHOWN) {
+        0 => text,
+        more => format!("{text} and {more} more"),
     }
 }
 

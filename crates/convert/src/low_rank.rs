@@ -97,7 +97,7 @@ fn block_rank(b: &[Vec<f32>], rank: usize) -> Option<usize> {
 /// Combines the updates of our linear layers in a foreign matrix, in their order, into one. `None` if there is none.
 ///
 /// # Errors
-/// [`ConvertError::Inexpressible`] if only some of them have magnitudes.
+/// [`ConvertError::InexpressibleAdapter`] if only some of them have magnitudes.
 pub(crate) fn combine(
     mapping: &TensorMapping,
     parts: &[Option<&LowRank>],
@@ -162,11 +162,13 @@ fn combine_magnitudes(
         return Ok(None);
     }
     if let Some((module, _)) = magnitudes.iter().find(|(_, magnitude)| magnitude.is_none()) {
-        return Err(ConvertError::Inexpressible {
-            format: format!("the combined matrix `{}`", mapping.name),
-            fields: vec![format!(
-                "`{module}` has no DoRA magnitudes, but others in it do"
-            )],
+        let problem = format!(
+            "`{module}` has no DoRA magnitudes, but others that `{}` combines do",
+            mapping.name
+        );
+        return Err(ConvertError::InexpressibleAdapter {
+            format: "PEFT",
+            problem,
         });
     }
     let mut values = magnitudes

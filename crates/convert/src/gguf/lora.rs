@@ -7,6 +7,7 @@ use nextword_model::{Adapter, AdapterDir, LowRank, ModelDir};
 use super::file::{self, MetadataValue, TensorInfo, TensorValues};
 use super::names::{Architecture, WRITER_KEY};
 use super::{GgufType, interleave_halves};
+use crate::error::join_some;
 use crate::low_rank::{ForeignLowRank, alpha, combine};
 use crate::mapping::{TensorMapping, tensor_mappings};
 use crate::{ConvertError, hf};
@@ -18,8 +19,8 @@ use crate::{ConvertError, hf};
 /// scales are not of this form, they are multiplied into B.
 ///
 /// # Errors
-/// [`ConvertError::Inexpressible`] for DoRA, for full copies of parameters, and if no architecture of `llama.cpp`
-/// supports the base; errors from reading the adapter or writing the file.
+/// [`ConvertError::InexpressibleAdapter`] for DoRA and full copies of parameters; [`ConvertError::Inexpressible`] if no
+/// architecture of `llama.cpp` supports the base; errors from reading the adapter or writing the file.
 ///
 /// # Example
 ///
@@ -109,25 +110,16 @@ fn check(adapter: &Adapter) -> Result<(), ConvertError> {
         .iter()
         .filter(|(_, module)| module.magnitude.is_some());
     let magnitudes = magnitudes.map(|(name, _)| format!("DoRA of `{name}`"));
-    let mut fields: Vec<String> = magnitudes.chain(saved).collect();
+    let mut parts: Vec<String> = magnitudes.chain(saved).collect();
     if adapter.modules.is_empty() {
-        fields.push("no low-rank updates".to_string());
+        parts.push("no low-rank updates".to_string());
     }
-    if fields.is_empty() {
+    if parts.is_empty() {
         return Ok(());
     }
-    let others = fields.len() - 1;
-    fields.truncate(1);
-    if others > 0 {
-        fields.push(format!("{others} more of this kind"));
-    }
-    fields.push(
-        "hint: merge the adapter into its base model, and export that with --format gguf"
-            .to_string(),
-    );
-    Err(ConvertError::Inexpressible {
-        format: "a GGUF adapter".to_string(),
-        fields,
+    Err(ConvertError::InexpressibleAdapter {
+        format: "llama.cpp",
+        problem: format!("it has {}", join_some(&parts)),
     })
 }
 

@@ -12,6 +12,7 @@ use super::config::CONFIG;
 use super::import::TENSORS;
 use super::keys::PREFIX;
 use super::write_config::{self, Written};
+use crate::error::join_some;
 use crate::folder::check_adapter_destination;
 use crate::json::to_pretty;
 use crate::low_rank::{ForeignLowRank, combine};
@@ -37,8 +38,9 @@ pub struct ExportedPeft {
 /// A, otherwise of the sum of their ranks, block-diagonal.
 ///
 /// # Errors
-/// [`ConvertError::Inexpressible`] if no Hugging Face model type expresses the base, or PEFT not the adapter; errors
-/// from reading the adapter or writing the folder.
+/// [`ConvertError::Inexpressible`] if no Hugging Face model type expresses the base;
+/// [`ConvertError::InexpressibleAdapter`] for an adapter without low-rank updates, or with copies of some biases only;
+/// errors from reading the adapter or writing the folder.
 ///
 /// # Example
 ///
@@ -70,9 +72,9 @@ pub fn export(
     let mappings = tensor_mappings(kind.names(), &config);
     let updates = updates(&adapter, &mappings)?;
     if updates.is_empty() {
-        return Err(ConvertError::Inexpressible {
-            format: "PEFT".to_string(),
-            fields: vec!["the adapter has no low-rank updates".to_string()],
+        return Err(ConvertError::InexpressibleAdapter {
+            format: "PEFT",
+            problem: "it has no low-rank updates".to_string(),
         });
     }
     let mut tensors = NamedTensors::new();
@@ -258,10 +260,10 @@ impl<'a> Copies<'a> {
         } else if self.biases == all {
             Ok("all")
         } else {
-            let biases = self.biases.iter().map(|name| format!("a copy of `{name}`"));
-            Err(ConvertError::Inexpressible {
-                format: "PEFT".to_string(),
-                fields: biases.collect(),
+            let biases: Vec<String> = self.biases.iter().map(|name| format!("`{name}`")).collect();
+            Err(ConvertError::InexpressibleAdapter {
+                format: "PEFT",
+                problem: format!("it has copies of some biases only: {}", join_some(&biases)),
             })
         }
     }
