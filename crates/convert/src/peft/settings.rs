@@ -31,7 +31,7 @@ pub(super) fn settings(adapter: &Adapter, config: &PeftConfig, base: &ModelConfi
         alpha,
         dropout: config.dropout,
         target_modules: target_modules(adapter, base),
-        layers: range.filter(|_| layers.len() < base.n_layers),
+        layers: range.filter(|[first, last]| last - first + 1 < base.n_layers),
         use_rslora: config.use_rslora,
         use_dora: config.use_dora,
         modules_to_save: saved.map(ToString::to_string).collect(),
