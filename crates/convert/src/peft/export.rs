@@ -105,6 +105,7 @@ pub fn export(
         matrices: matrices(&mappings),
         bias: copies.bias_setting(&updates)?,
         has_conv1d: kind.name() == "gpt2",
+        ties_weights: tied.is_some(),
         modules_to_save,
     };
     let notes = notes(&written);

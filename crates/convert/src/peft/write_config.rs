@@ -21,6 +21,8 @@ pub(super) struct Written<'a> {
     /// Whether the base stores matrices as `[d_in, d_out]`.
     pub(super) has_conv1d: bool,
     pub(super) modules_to_save: BTreeSet<String>,
+    /// Whether these are a tied embedding and output layer.
+    pub(super) ties_weights: bool,
 }
 
 impl Written<'_> {
@@ -67,7 +69,7 @@ pub(super) fn config(written: &Written) -> Value {
     let (alpha, alphas) = default_and_patterns(&written.alphas(), &written.matrices);
     let adapted: BTreeSet<&str> = written.updates.iter().map(|(module, _)| *module).collect();
     let saved = Some(&written.modules_to_save).filter(|modules| !modules.is_empty());
-    json!({
+    let mut config = json!({
         "alpha_pattern": alphas, "auto_mapping": null,
         "base_model_name_or_path": written.base, "bias": written.bias,
         "fan_in_fan_out": written.has_conv1d, "inference_mode": true, "init_lora_weights": true,
@@ -77,7 +79,11 @@ pub(super) fn config(written: &Written) -> Value {
         "r": rank.unwrap_or(json!(written.config.rank)), "rank_pattern": ranks, "revision": null,
         "target_modules": target_modules(&adapted, &written.matrices), "task_type": "CAUSAL_LM",
         "use_dora": written.has_magnitudes(), "use_rslora": written.config.use_rslora,
-    })
+    });
+    if written.ties_weights {
+        config["ensure_weight_tying"] = json!(true); // Unknown to old versions.
+    }
+    config
 }
 
 /// The most frequent value, and the modules with another one: by the end of their names where all modules with that
