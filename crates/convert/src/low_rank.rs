@@ -47,11 +47,9 @@ pub(crate) fn split(mapping: &TensorMapping, update: ForeignLowRank) -> Vec<(Str
     let a = transpose(&update.a, rank, d_in);
     let block = block_rank(&b, rank);
     let vector = mapping.output_vector();
-    let parts = mapping.modules().zip(&mapping.ours).zip(b).enumerate();
-    let part = |(index, ((module, (name, shape)), b)): (
-        usize,
-        ((&str, &(String, Vec<usize>)), Vec<f32>),
-    )| {
+    let modules = mapping.modules().zip(&mapping.ours);
+    let mut parts = Vec::with_capacity(b.len());
+    for (index, ((module, (name, shape)), b)) in modules.zip(b).enumerate() {
         let d_out = shape[1];
         let magnitude = update.magnitude.clone();
         let (rank, a, b) = match block {
@@ -72,9 +70,9 @@ pub(crate) fn split(mapping: &TensorMapping, update: ForeignLowRank) -> Vec<(Str
             scale: update.scale,
             magnitude: magnitude.map(|values| vector.extract(name, values)),
         };
-        (module.to_string(), update)
-    };
-    parts.map(part).collect()
+        parts.push((module.to_string(), update));
+    }
+    parts
 }
 
 /// The rank of each block, if the parts of B, `[rank, d_out]` each, are block-diagonal as [`combine`] makes them.

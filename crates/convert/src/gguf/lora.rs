@@ -19,7 +19,7 @@ use crate::{ConvertError, hf};
 /// scales are not of this form, they are multiplied into B.
 ///
 /// # Errors
-/// [`ConvertError::InexpressibleAdapter`] for DoRA and full copies of parameters; [`ConvertError::Inexpressible`] if no
+/// [`ConvertError::InexpressibleAdapter`] for `DoRA` and full copies of parameters; [`ConvertError::Inexpressible`] if no
 /// architecture of `llama.cpp` supports the base; errors from reading the adapter or writing the file.
 ///
 /// # Example

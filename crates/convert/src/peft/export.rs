@@ -247,7 +247,7 @@ impl<'a> Copies<'a> {
             .mappings
             .keys()
             .copied()
-            .filter(|name| name.ends_with(".bias"))
+            .filter(|name| name.rsplit('.').next() == Some("bias"))
             .collect();
         let is_adapted = |name: &&str| {
             let module = name.strip_suffix(".bias");

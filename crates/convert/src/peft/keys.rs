@@ -39,10 +39,9 @@ pub(super) fn parse(name: &str) -> Result<Key, &'static str> {
             continue;
         };
         return match rest.split('.').collect::<Vec<_>>()[..] {
-            [""] if part == ".lora_magnitude_vector" => Ok(key(module.to_string())),
             // A state dict that was not saved by PEFT has the adapter's name.
             ["", "weight"] | ["", _, "weight"] => Ok(key(module.to_string())),
-            ["", _] if part == ".lora_magnitude_vector" => Ok(key(module.to_string())),
+            [""] | ["", _] if part == ".lora_magnitude_vector" => Ok(key(module.to_string())),
             ["", "bias"] | ["", _, "bias"] => Err(
                 "is a bias of the adapter (lora_bias), which nextword does not support; hint: merge the adapter \
                      with PEFT",

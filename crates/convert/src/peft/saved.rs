@@ -72,8 +72,10 @@ fn problem(
     found: Option<&[usize]>,
 ) -> Option<String> {
     let (ours, _) = &mapping.ours[0];
-    let is_supported =
-        ours == TABLE || ours == "head.weight" || ours.ends_with(".bias") || ours.contains("norm.");
+    let is_supported = ours == TABLE
+        || ours == "head.weight"
+        || ours.rsplit('.').next() == Some("bias")
+        || ours.contains("norm.");
     if !is_supported {
         return Some(
             "is a full copy, which nextword supports only of embedding, output layer, norms and biases; hint: merge \

@@ -259,7 +259,7 @@ fn ranks_must_be_those_of_the_settings() {
     );
     let case = Case::new("llama_dora");
     case.change_tensors(|tensors| {
-        tensors.retain(|name, _| !name.contains("0.mlp.up_proj.lora_magnitude"))
+        tensors.retain(|name, _| !name.contains("0.mlp.up_proj.lora_magnitude"));
     });
     let error = case.import().unwrap_err();
     assert!(

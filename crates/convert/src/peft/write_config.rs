@@ -122,7 +122,7 @@ fn target_modules<'a>(adapted: &BTreeSet<&'a str>, matrices: &[&'a str]) -> BTre
         selected.all(|name| adapted.contains(name))
     };
     let name = |module: &&'a str| {
-        let end = ends(*module, matrices).into_iter().find(is_exact);
+        let end = ends(module, matrices).into_iter().find(is_exact);
         end.unwrap_or(*module)
     };
     adapted.iter().map(name).collect()

@@ -13,6 +13,7 @@ use crate::{exit, hub_models, models, output, output_file};
 
 /// `import FOLDER|FILE|hf:OWNER/NAME --out MODEL`.
 #[derive(Debug, Args)]
+#[allow(clippy::doc_markdown)] // Doc comments are help texts, shown verbatim.
 pub(crate) struct ImportArgs {
     /// Folder with config.json, model.safetensors (or its shards and index) and tokenizer.json; a GGUF file; a
     /// model on the Hugging Face Hub, hf:OWNER/NAME[@REVISION][:FILE], which is downloaded into Hugging Face's cache;
