@@ -78,7 +78,7 @@ impl Case {
         let folder = self.dir.path("peft");
         copy(&adapter_fixture(&self.name), &folder);
         let tensors = folder.join("adapter_model.safetensors");
-        fs::copy(folder.join(file), tensors).unwrap();
+        fs::copy(adapter_fixture(&self.name).join(file), tensors).unwrap();
         import_peft(&folder, &self.base, &self.dir.path("adapter"))
             .unwrap_or_else(|e| panic!("{}: {e}", self.name))
             .adapter
