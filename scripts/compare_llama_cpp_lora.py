@@ -47,7 +47,9 @@ CASES = {
     "gpt_neox": (GPTNeoXConfig(**SIZES, rotary_pct=0.5, hidden_act="gelu_new"), {}),
     "gemma": (GemmaConfig(**GROUPS, head_dim=32), {}),
     "gemma2": (Gemma2Config(**GROUPS, head_dim=32, **WINDOWS), {}),
-    "gemma3_text": (Gemma3TextConfig(**GROUPS, head_dim=32, **WINDOWS), {}),
+    "gemma3_text": (
+        Gemma3TextConfig(**GROUPS, head_dim=32, **WINDOWS, tie_word_embeddings=False), {},
+    ),
 }  # fmt: skip
 
 # Prints the greedy tokens after each prompt, as JSON.
