@@ -1,4 +1,5 @@
 //! Adapters of small models.
+#![allow(clippy::unwrap_used, clippy::float_cmp)]
 
 mod damaged_folders;
 mod equality;
