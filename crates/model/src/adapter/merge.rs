@@ -27,7 +27,7 @@ impl Transformer {
     /// let query = adapter.modules.get_mut("blocks.0.attention.query").unwrap();
     /// query.b.fill(0.5);
     /// let first = |model: &nextword_model::Transformer| {
-    ///     model.blocks[0].attention.query.weight.val().into_data().to_vec::<f32>().unwrap()[0]
+    ///     model.blocks[0].attention.query.weight.val().into_data().try_to_vec::<f32>().unwrap()[0]
     /// };
     /// let update = query.scale * 0.5 * query.a[..query.rank].iter().sum::<f32>();
     /// let merged = base.clone().with_adapter(&adapter)?.merge_adapter()?;
