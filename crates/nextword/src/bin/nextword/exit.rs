@@ -266,7 +266,7 @@ fn hub_code(error: &HubError) -> Code {
 
 fn model_code(error: &ModelError) -> Code {
     match error {
-        ModelError::Config { .. } | ModelError::Device { .. } | ModelError::Lora { .. } => {
+        ModelError::Config { .. } | ModelError::Lora { .. } | ModelError::Device { .. } => {
             Code::Usage
         }
         ModelError::Mismatch { .. } | ModelError::Format { .. } | ModelError::Adapter { .. } => {
