@@ -9,6 +9,7 @@
 //! |---|---|
 //! | import a Hugging Face folder or a GGUF file | [`import`]; [`import_with`] options |
 //! | use a GGUF file as it is | [`open_gguf`] |
+//! | open a model folder, a GGUF file or an adapter | [`open_model`] |
 //! | check a folder before its weights are there | [`check_settings`] |
 //! | export for `transformers` | [`export_hf`] |
 //! | export for `llama.cpp` | [`export_gguf`], [`export_gguf_with_embedding`] |
@@ -40,6 +41,7 @@ mod import;
 mod imported;
 mod json;
 mod mapping;
+mod open;
 mod special_tokens;
 mod tokenizer_files;
 
@@ -54,6 +56,7 @@ pub use hf::export::export as export_hf;
 pub use hf::read_config_text;
 pub use import::{check_settings, import, import_with};
 pub use imported::{ImportOptions, Imported};
+pub use open::{check_base, describe_base, find_base, open_model};
 
 /// The largest finite value of half precision.
 const F16_MAX: f32 = 65504.0;

@@ -44,6 +44,8 @@ use crate::Gradients;
 #[derive(Clone, Debug)]
 pub struct Optimizer {
     config: OptimizerConfig,
+    /// The learning rate of an adapter's B divided by that of all other parameters.
+    plus_ratio: f64,
     /// Updates made so far.
     updates: u64,
     moments: BTreeMap<String, Moments>,
@@ -54,8 +56,35 @@ impl Optimizer {
     pub fn new(config: OptimizerConfig) -> Self {
         Self {
             config,
+            plus_ratio: 1.0,
             updates: 0,
             moments: BTreeMap::new(),
+        }
+    }
+
+    /// Updates the matrices B of an adapter with `ratio` times the learning rate (`LoRA+`).
+    ///
+    /// ```
+    /// use nextword_train::{Optimizer, OptimizerConfig};
+    ///
+    /// let optimizer = Optimizer::new(OptimizerConfig::default()).with_plus_ratio(16.0);
+    /// assert_eq!(optimizer.learning_rate_factor("blocks.0.attention.query.lora.b"), 16.0);
+    /// assert_eq!(optimizer.learning_rate_factor("blocks.0.attention.query.lora.a"), 1.0);
+    /// ```
+    #[must_use]
+    pub fn with_plus_ratio(self, ratio: f64) -> Self {
+        Self {
+            plus_ratio: ratio,
+            ..self
+        }
+    }
+
+    /// The factor on the learning rate of the parameter at `path`.
+    pub fn learning_rate_factor(&self, path: &str) -> f64 {
+        if path.ends_with(".lora.b") {
+            self.plus_ratio
+        } else {
+            1.0
         }
     }
 
@@ -149,6 +178,10 @@ impl Optimizer {
         gradient: Tensor<1>,
         params: UpdateParams,
     ) -> Tensor<1> {
+        let params = UpdateParams {
+            lr: params.lr * self.learning_rate_factor(path),
+            ..params
+        };
         let decay = if shape.len() >= 2 {
             self.config.weight_decay
         } else {

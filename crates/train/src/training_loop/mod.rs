@@ -90,6 +90,7 @@ pub(crate) fn initial_state(setup: &RunSetup) -> State {
         data: setup.data_fingerprint(),
         fingerprint: fingerprint(&setup.config),
         settings: Some(settings(&setup.config)),
+        base: setup.lora.as_ref().map(|base| base.description.clone()),
         ..State::default()
     }
 }

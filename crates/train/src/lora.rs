@@ -1,0 +1,265 @@
+//! Low-rank adaptation: the table `[lora]` of a configuration, its checks, and the defaults of such a run.
+
+use nextword_model::{LoraConfig, ModelConfig, TargetModule, TargetModules, linear_modules};
+use serde::{Deserialize, Serialize};
+use toml::Table;
+
+use crate::{Optimizer, OptimizerKind, RunConfig, TrainError};
+
+/// Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685): the base model's weights stay as they are, and the
+/// run trains an update of rank `rank` for each target module. Without this table, all weights are trained.
+///
+/// ```
+/// use nextword_train::parse_config;
+///
+/// let text = "
+///     start_from = 'models/base'
+///     data.path = 'support.txt'
+///     [lora]
+///     rank = 8
+/// ";
+/// let config = parse_config(text, "support.toml".as_ref(), &[])?;
+/// let lora = config.lora.unwrap();
+/// assert_eq!((lora.rank, lora.alpha), (8, 32.0));
+/// assert_eq!(config.optimizer.weight_decay, 0.0); // a default of LoRA runs
+/// # Ok::<(), nextword_train::TrainError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LoraSettings {
+    /// Rank of the updates.
+    pub rank: usize,
+    /// The updates are scaled by `alpha / rank`, or `alpha / sqrt(rank)` with `use_rslora`.
+    pub alpha: f64,
+    /// Dropout on the inputs of the updates.
+    pub dropout: f64,
+    /// The modules with an update: `all-linear` (all matrices of the blocks), `attention`, `feed-forward`, or
+    /// a list of `query`, `key`, `value`, `output`, `gate`, `up` and `down`.
+    pub target_modules: TargetModules,
+    /// The first and the last block with updates, counted from 0; absent: all blocks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers: Option<[usize; 2]>,
+    /// Rank-stabilized scaling (Kalajdzievski 2023, arXiv 2312.03732).
+    pub use_rslora: bool,
+    /// Weight-decomposed adaptation (Liu et al. 2024, arXiv 2402.09353).
+    pub use_dora: bool,
+    /// The learning rate of B divided by that of A (`LoRA+`, Hayou et al. 2024, arXiv 2402.12354).
+    pub plus_ratio: f64,
+    /// Modules that are trained in full besides: `token_embedding`, `head`, `norms`.
+    pub modules_to_save: Vec<String>,
+}
+
+impl Default for LoraSettings {
+    fn default() -> Self {
+        Self::new(LoraConfig::default())
+    }
+}
+
+/// The defaults of a run that starts from a model larger than this many parameters: its learning rate.
+const LEARNING_RATES: [(usize, f64); 3] = [(300_000_000, 2e-4), (10_000_001, 1e-3), (0, 2e-3)];
+
+/// The second-moment decay of LoRA runs.
+const BETA2: f64 = 0.999;
+
+/// The smallest warmup of LoRA runs, where the run is long enough.
+const MIN_WARMUP: u64 = 5;
+
+/// Keys that a configuration leaves out and for which a LoRA run has defaults of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // One for each key.
+pub struct UnsetKeys {
+    /// `schedule.learning_rate`.
+    pub learning_rate: bool,
+    /// `schedule.min_learning_rate`.
+    pub min_learning_rate: bool,
+    /// `schedule.warmup_steps`.
+    pub warmup_steps: bool,
+    /// `optimizer.weight_decay`.
+    pub weight_decay: bool,
+    /// `optimizer.beta2`.
+    pub beta2: bool,
+}
+
+impl UnsetKeys {
+    /// All keys are left out.
+    pub const ALL: Self = Self {
+        learning_rate: true,
+        min_learning_rate: true,
+        warmup_steps: true,
+        weight_decay: true,
+        beta2: true,
+    };
+
+    /// The keys that `config` leaves out.
+    pub(crate) fn of(config: &Table) -> Self {
+        let is_unset = |section: &str, key: &str| {
+            let section = config.get(section).and_then(toml::Value::as_table);
+            section.is_none_or(|section| !section.contains_key(key))
+        };
+        Self {
+            learning_rate: is_unset("schedule", "learning_rate"),
+            min_learning_rate: is_unset("schedule", "min_learning_rate"),
+            warmup_steps: is_unset("schedule", "warmup_steps"),
+            weight_decay: is_unset("optimizer", "weight_decay"),
+            beta2: is_unset("optimizer", "beta2"),
+        }
+    }
+}
+
+impl LoraSettings {
+    /// The settings of a run that trains an adapter with `config`.
+    pub fn new(config: LoraConfig) -> Self {
+        let LoraConfig {
+            rank,
+            alpha,
+            dropout,
+            target_modules,
+            layers,
+            use_rslora,
+            use_dora,
+            modules_to_save,
+        } = config;
+        Self {
+            rank,
+            alpha,
+            dropout,
+            target_modules,
+            layers,
+            use_rslora,
+            use_dora,
+            plus_ratio: 1.0,
+            modules_to_save,
+        }
+    }
+
+    /// What the model's adapter is built from.
+    pub fn adapter_config(&self) -> LoraConfig {
+        LoraConfig {
+            rank: self.rank,
+            alpha: self.alpha,
+            dropout: self.dropout,
+            target_modules: self.target_modules.clone(),
+            layers: self.layers,
+            use_rslora: self.use_rslora,
+            use_dora: self.use_dora,
+            modules_to_save: self.modules_to_save.clone(),
+        }
+    }
+
+    /// Checks the values, before the model is known.
+    pub(crate) fn validate(&self, optimizer: OptimizerKind) -> Result<(), TrainError> {
+        self.adapter_config().validate()?;
+        if !(self.plus_ratio.is_finite() && self.plus_ratio > 0.0) {
+            return Err(TrainError::config(
+                "lora.plus_ratio",
+                format!("must be a finite number above 0, but is {}", self.plus_ratio),
+                "1 is LoRA; LoRA+ uses 16",
+            ));
+        }
+        if optimizer == OptimizerKind::Muon {
+            return Err(TrainError::config(
+                "optimizer.kind",
+                "Muon makes updates of whole matrices orthogonal, which those of low-rank factors are not",
+                "set optimizer.kind = \"adamw\" for a run with [lora]",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Checks that the targets exist in a model of `config` and that the rank is not above their sizes. Returns the
+    /// number of parameters that the run trains.
+    pub(crate) fn check_model(&self, config: &ModelConfig) -> Result<usize, TrainError> {
+        let parameters = self.adapter_config().parameters(config)?;
+        let TargetModules::List(targets) = &self.target_modules else {
+            return Ok(parameters);
+        };
+        let available = available_targets(config);
+        let available_names: Vec<_> = available.iter().map(|target| target.name()).collect();
+        let missing = targets.iter().find(|target| !available.contains(target));
+        match missing {
+            Some(missing) => Err(TrainError::config(
+                "lora.target_modules",
+                format!("the blocks of the model in start_from do not have `{}`", missing.name()),
+                format!("they have {}", available_names.join(", ")),
+            )),
+            None => Ok(parameters),
+        }
+    }
+}
+
+/// The linear layers that the blocks of a model have.
+fn available_targets(config: &ModelConfig) -> Vec<TargetModule> {
+    let modules = linear_modules(config);
+    let exists = |target: &TargetModule| {
+        let mut names = modules.iter().map(|(name, _)| name.rsplit('.').next());
+        names.any(|name| name == Some(target.name()))
+    };
+    TargetModule::ALL.into_iter().filter(exists).collect()
+}
+
+impl RunConfig {
+    /// Gives the keys that the configuration leaves out the defaults of a LoRA run: no weight decay,
+    /// `beta2 = 0.999`, a warmup of a twentieth of the steps (at least 5), and a learning rate that depends on
+    /// the size of the base model (2e-3 up to 10 million parameters, 1e-3 below 300 million, else 2e-4), a tenth
+    /// of it at the end. Does nothing without `[lora]`.
+    ///
+    /// `parameters` is the number of parameters of the base model, if it is known already.
+    pub fn apply_lora_defaults(&mut self, parameters: Option<usize>) {
+        if self.lora.is_none() {
+            return;
+        }
+        let unset = self.unset;
+        if unset.weight_decay {
+            self.optimizer.weight_decay = 0.0;
+        }
+        if unset.beta2 {
+            self.optimizer.beta2 = BETA2;
+        }
+        if unset.learning_rate
+            && let Some(parameters) = parameters
+        {
+            let mut by_size = LEARNING_RATES.iter();
+            let found = by_size.find(|(min_parameters, _)| parameters >= *min_parameters);
+            self.schedule.learning_rate = found.map_or(1e-3, |(_, lr)| *lr);
+        }
+        if unset.min_learning_rate {
+            self.schedule.min_learning_rate = self.schedule.learning_rate / 10.0;
+        }
+        if unset.warmup_steps {
+            let steps = self.train.steps;
+            let warmup = (steps / 20).max(MIN_WARMUP);
+            self.schedule.warmup_steps = if warmup < steps { warmup } else { steps / 10 };
+        }
+    }
+
+    /// An optimizer without state.
+    pub(crate) fn new_optimizer(&self) -> Optimizer {
+        self.with_plus_ratio(Optimizer::new(self.optimizer))
+    }
+
+    /// `optimizer` with the learning rates of this run.
+    pub(crate) fn with_plus_ratio(&self, optimizer: Optimizer) -> Optimizer {
+        let ratio = self.lora.as_ref().map_or(1.0, |lora| lora.plus_ratio);
+        optimizer.with_plus_ratio(ratio)
+    }
+
+    /// Checks `[lora]` before the model is known.
+    pub(crate) fn validate_lora(&self) -> Result<(), TrainError> {
+        match &self.lora {
+            Some(lora) => lora.validate(self.optimizer.kind),
+            None => Ok(()),
+        }
+    }
+
+    /// The error of `[lora]` without a model to adapt.
+    pub(crate) fn check_lora_base(&self) -> Result<(), TrainError> {
+        if self.lora.is_some() && self.start_from.is_none() {
+            return Err(TrainError::config(
+                "lora",
+                "there is nothing to adapt without a base model",
+                "set start_from to a model folder, a run folder or a GGUF file, or remove [lora]",
+            ));
+        }
+        Ok(())
+    }
+}
