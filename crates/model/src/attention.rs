@@ -134,7 +134,7 @@ impl Attention {
         };
         let concatenated = z.reshape([batch, seq, self.n_heads * self.head_dim]);
         match &self.output {
-            Some(output) => output.forward(concatenated),
+            Some(output) => output.forward(concatenated, Hook::LoraOutput, ctx),
             None => concatenated,
         }
     }
@@ -145,9 +145,11 @@ impl Attention {
         x: Tensor<3>,
         ctx: &mut ForwardContext<'_, P>,
     ) -> (Tensor<4>, Tensor<4>, Tensor<4>) {
-        let q = self.split_heads(self.query.forward(x.clone()), self.n_heads);
-        let k = self.split_heads(self.key.forward(x.clone()), self.n_kv_heads);
-        let v = self.split_heads(self.value.forward(x), self.n_kv_heads);
+        let q = self.query.forward(x.clone(), Hook::LoraQuery, ctx);
+        let k = self.key.forward(x.clone(), Hook::LoraKey, ctx);
+        let v = self.value.forward(x, Hook::LoraValue, ctx);
+        let q = self.split_heads(q, self.n_heads);
+        let [k, v] = [k, v].map(|x| self.split_heads(x, self.n_kv_heads));
         if self.query_norm.is_some() {
             ctx.record_heads(Hook::RawQuery, &q);
             ctx.record_heads(Hook::RawKey, &k);

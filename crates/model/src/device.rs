@@ -18,10 +18,10 @@ use crate::ModelError;
 /// # Example
 ///
 /// ```
-/// use nextword_model::{Adapter, DeviceName, GraphicsApi};
+/// use nextword_model::{GraphicsAdapter, DeviceName, GraphicsApi};
 ///
 /// let second = "wgpu:1".parse::<DeviceName>()?;
-/// assert_eq!(second, DeviceName::Wgpu(GraphicsApi::Auto, Adapter::Nth(1)));
+/// assert_eq!(second, DeviceName::Wgpu(GraphicsApi::Auto, GraphicsAdapter::Nth(1)));
 /// let device = "flex".parse::<DeviceName>()?.open()?;
 /// assert_eq!(device, burn::tensor::Device::flex());
 /// assert!("gpu".parse::<DeviceName>().is_err());
@@ -37,7 +37,7 @@ pub enum DeviceName {
     /// The CPU, through Burn's ndarray backend.
     NdArray,
     /// A GPU through wgpu, with the given graphics API and adapter.
-    Wgpu(GraphicsApi, Adapter),
+    Wgpu(GraphicsApi, GraphicsAdapter),
     /// An NVIDIA GPU by its index, through CUDA.
     Cuda(usize),
     /// An AMD GPU by its index, through `ROCm`.
@@ -57,7 +57,7 @@ pub enum GraphicsApi {
 
 /// Which adapter wgpu uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Adapter {
+pub enum GraphicsAdapter {
     /// The first discrete GPU, otherwise an integrated one, otherwise a virtual one; never software.
     Best,
     /// The n-th GPU, discrete ones first.
@@ -88,9 +88,9 @@ impl fmt::Display for DeviceName {
                     GraphicsApi::Metal => "metal",
                 })?;
                 match adapter {
-                    Adapter::Best => Ok(()),
-                    Adapter::Nth(n) => write!(f, ":{n}"),
-                    Adapter::Software => f.write_str(":software"),
+                    GraphicsAdapter::Best => Ok(()),
+                    GraphicsAdapter::Nth(n) => write!(f, ":{n}"),
+                    GraphicsAdapter::Software => f.write_str(":software"),
                 }
             }
             Self::Cuda(n) => write!(f, "cuda:{n}"),
@@ -119,9 +119,9 @@ impl FromStr for DeviceName {
             Some(suffix) => suffix.parse().map_err(|_| unknown()),
         };
         let adapter = || match suffix {
-            None => Ok(Adapter::Best),
-            Some("software") => Ok(Adapter::Software),
-            Some(suffix) => suffix.parse().map(Adapter::Nth).map_err(|_| unknown()),
+            None => Ok(GraphicsAdapter::Best),
+            Some("software") => Ok(GraphicsAdapter::Software),
+            Some(suffix) => suffix.parse().map(GraphicsAdapter::Nth).map_err(|_| unknown()),
         };
         match kind {
             "auto" if suffix.is_none() => Ok(Self::Auto),

@@ -85,21 +85,32 @@ impl Dropout {
     /// Zeroes elements of `x` (any shape, batch first) with probability `rate` and scales the rest
     /// by `1 / (1 - rate)`.
     pub(crate) fn apply<const D: usize>(self, x: Tensor<D>, rate: f64, site: Site) -> Tensor<D> {
+        match self.mask(&x, rate, site) {
+            Some(mask) => nextword_kernels::dropout(x, mask),
+            None => x,
+        }
+    }
+
+    /// The mask for `x` (any shape, batch first); `None` without dropout.
+    pub(crate) fn mask<const D: usize>(
+        self,
+        x: &Tensor<D>,
+        rate: f64,
+        site: Site,
+    ) -> Option<DropoutMask> {
         let Self::On {
             rng,
             first_sequence,
         } = self
         else {
-            return x;
+            return None;
         };
-        let shape = x.dims();
-        let row: usize = shape[1..].iter().product();
-        let mask = DropoutMask {
+        let row: usize = x.dims()[1..].iter().product();
+        Some(DropoutMask {
             rng: rng.stream(site.stream_id()),
             rate,
             offset: (first_sequence * row) as u64,
-        };
-        nextword_kernels::dropout(x, mask)
+        })
     }
 
     /// The mask for attention weights, which the attention kernel applies.

@@ -20,6 +20,26 @@ pub enum ModelError {
         hint: String,
     },
 
+    /// An invalid setting of an adapter. `key` is the offending field of [`LoraConfig`](crate::LoraConfig).
+    #[error("lora.{key}: {problem}; hint: {hint}")]
+    Lora {
+        /// The offending field.
+        key: &'static str,
+        /// What is wrong, with the values.
+        problem: String,
+        /// How to fix it.
+        hint: String,
+    },
+
+    /// An adapter that does not fit the model, or an operation that is not possible with it.
+    #[error("{problem}; hint: {hint}")]
+    Adapter {
+        /// What is wrong, with the names.
+        problem: String,
+        /// How to fix it.
+        hint: String,
+    },
+
     /// Weights that do not match the configuration: every difference in one message.
     #[error("{path}: the weights do not match the model's config:\n{}", .problems.join("\n"))]
     Mismatch {
@@ -80,6 +100,27 @@ impl ModelError {
     ) -> Self {
         Self::Config {
             key,
+            problem: problem.into(),
+            hint: hint.into(),
+        }
+    }
+
+    /// A [`ModelError::Lora`] about `key`.
+    pub(crate) fn lora(
+        key: &'static str,
+        problem: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self::Lora {
+            key,
+            problem: problem.into(),
+            hint: hint.into(),
+        }
+    }
+
+    /// A [`ModelError::Adapter`].
+    pub(crate) fn adapter(problem: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Adapter {
             problem: problem.into(),
             hint: hint.into(),
         }

@@ -1,7 +1,7 @@
 //! State of one forward pass that every layer shares, besides the activations.
 
 use burn::tensor::{Tensor, TensorData};
-use nextword_kernels::{AttentionDropout, AttentionMask, AttentionOptions};
+use nextword_kernels::{AttentionDropout, AttentionMask, AttentionOptions, DropoutMask};
 
 use crate::position::Rope;
 use crate::{Dropout, Hook, KvCache, ModelConfig, NoProbe, Position, Probe, Site, alibi_slopes};
@@ -90,6 +90,18 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
     pub(crate) fn dropout<const D: usize>(&self, hook: Hook, x: Tensor<D>, rate: f64) -> Tensor<D> {
         let layer = self.layer;
         self.dropout.apply(x, rate, Site { layer, hook })
+    }
+
+    /// The mask of dropout on `x`, the input of an adapter, if there is any.
+    pub(crate) fn dropout_mask<const D: usize>(
+        &self,
+        hook: Hook,
+        x: &Tensor<D>,
+        rate: f64,
+    ) -> Option<DropoutMask> {
+        let layer = self.layer;
+        let mask = self.dropout.mask(x, rate, Site { layer, hook });
+        mask.filter(|mask| mask.rate > 0.0)
     }
 
     pub(crate) fn set_layer(&mut self, layer: Option<usize>) {

@@ -10,6 +10,7 @@
 //! | incremental decoding | [`KvCache`] |
 //! | intermediate activations | [`Probe`] |
 //! | weights on disk | [`weights`], [`ModelDir`] |
+//! | adapters | [`Adapter`], [`AdapterDir`], [`LoraConfig`] |
 //! | devices | [`DeviceName`] |
 //! | memory that training takes, and that is available | [`MemoryEstimate`], [`available_memory`] |
 //!
@@ -30,6 +31,7 @@
 // Burn's nested tensor types overflow the default limit in release builds with wgpu.
 #![recursion_limit = "256"]
 
+mod adapter;
 mod attention;
 mod block;
 mod chat_templates;
@@ -56,6 +58,10 @@ mod recompute;
 mod transformer;
 pub mod weights;
 
+pub use adapter::{
+    Adapter, AdapterDir, BaseModel, LoraConfig, LowRank, SAVED_MODULES, SavedTensor, TargetModule,
+    TargetModules, linear_modules,
+};
 pub use attention::{Attention, BiasConfig};
 pub use block::Block;
 pub use chat_templates::{
@@ -64,7 +70,7 @@ pub use chat_templates::{
 };
 pub use config::ModelConfig;
 pub use count::{MemoryEstimate, ParameterCounts, TrainingShape};
-pub use device::{Adapter, DeviceInfo, DeviceName, GraphicsApi, list_devices};
+pub use device::{DeviceInfo, DeviceName, GraphicsAdapter, GraphicsApi, list_devices};
 pub use dropout::{Dropout, DropoutConfig};
 pub use error::ModelError;
 pub use feed_forward::{FeedForward, FeedForwardKind};

@@ -2,7 +2,10 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
-use nextword_kernels::{Bits, Precision, QuantizedMatrix};
+use nextword_kernels::{Bits, LinearWeight, Precision, QuantizedMatrix};
+
+use crate::adapter::Lora;
+use crate::{ForwardContext, Hook, Probe};
 
 /// A linear layer.
 #[derive(Module, Debug)]
@@ -13,6 +16,8 @@ pub struct Linear {
     pub bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
     quantized: Option<QuantizedMatrix>,
+    /// The layer's adapter, if it has one.
+    pub(crate) lora: Option<Lora>,
     #[module(skip)]
     pub(crate) precision: Precision,
 }
@@ -43,14 +48,42 @@ impl Linear {
         self.quantized = Some(weight);
     }
 
-    /// `x W + b`: `[batch, seq, d_in]` to `[batch, seq, d_out]`.
-    pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let bias = self.bias.as_ref().map(Param::val);
+    /// The weight, in either representation.
+    pub(crate) fn linear_weight(&self) -> LinearWeight {
         match &self.quantized {
-            Some(weight) => nextword_kernels::linear_quantized(x, weight, bias),
-            None => {
-                nextword_kernels::linear_with_precision(self.precision, x, self.weight.val(), bias)
-            }
+            Some(weight) => LinearWeight::Quantized(weight.clone()),
+            None => LinearWeight::Matrix(self.weight.val()),
+        }
+    }
+
+    /// `x W + b`, plus the adapter's `scale (x A) B`: `[batch, seq, d_in]` to `[batch, seq, d_out]`. `hook` is
+    /// that of the adapter.
+    pub(crate) fn forward<P: Probe>(
+        &self,
+        x: Tensor<3>,
+        hook: Hook,
+        ctx: &mut ForwardContext<'_, P>,
+    ) -> Tensor<3> {
+        let (weight, bias) = (self.linear_weight(), self.bias.as_ref().map(Param::val));
+        let Some(lora) = &self.lora else {
+            return match weight {
+                LinearWeight::Quantized(weight) => {
+                    nextword_kernels::linear_quantized(x, &weight, bias)
+                }
+                LinearWeight::Matrix(weight) => {
+                    nextword_kernels::linear_with_precision(self.precision, x, weight, bias)
+                }
+            };
+        };
+        let update = lora.update(&x, hook, ctx);
+        let Some(factors) = lora.output_factors(&weight) else {
+            return nextword_kernels::linear_lora(self.precision, x, weight, bias, update);
+        };
+        let y = nextword_kernels::linear_lora(self.precision, x, weight, None, update);
+        let y = y * factors.unsqueeze();
+        match bias {
+            Some(bias) => y + bias.unsqueeze(),
+            None => y,
         }
     }
 }
@@ -73,6 +106,7 @@ pub(crate) fn zero_linear(d_in: usize, d_out: usize, bias: bool, device: &Device
         weight: placeholder([d_in, d_out], device),
         bias: bias.then(|| Param::from_tensor(Tensor::zeros([d_out], device))),
         quantized: None,
+        lora: None,
         precision: Precision::F32,
     }
 }

@@ -387,7 +387,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
     })
 }
 
-fn to_json(value: &impl Serialize) -> Vec<u8> {
+pub(crate) fn to_json(value: &impl Serialize) -> Vec<u8> {
     // These types contain only numbers, strings and lists, so serialization cannot fail.
     let mut json = serde_json::to_vec_pretty(value).unwrap_or_default();
     json.push(b'\n');
@@ -413,7 +413,7 @@ pub fn is_hugging_face_folder(folder: &Path) -> bool {
     value.get("model_type").is_some() || value.get("architectures").is_some()
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelError> {
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelError> {
     let io = |source| ModelError::Io {
         path: path.to_path_buf(),
         action: "read",

@@ -154,6 +154,20 @@ pub enum Hook {
     RawAttnOut = 26,
     /// Output of feed-forward before the second sandwich norm, `[batch, seq, d_model]`.
     RawMlpOut = 27,
+    /// Low-rank activations `x A` of the query's adapter, without dropout, `[batch, seq, rank]`.
+    LoraQuery = 28,
+    /// The same of the key's adapter.
+    LoraKey = 29,
+    /// The same of the value's adapter.
+    LoraValue = 30,
+    /// The same of the adapter of attention's output projection.
+    LoraOutput = 31,
+    /// The same of the gate's adapter.
+    LoraGate = 32,
+    /// The same of the adapter of the feed-forward layer's first matrix.
+    LoraUp = 33,
+    /// The same of the adapter of the feed-forward layer's last matrix.
+    LoraDown = 34,
 }
 
 impl Hook {
@@ -188,6 +202,13 @@ impl Hook {
             Self::MlpSum => "hook_mlp_sum",
             Self::RawAttnOut => "hook_attn_out_before_norm",
             Self::RawMlpOut => "hook_mlp_out_before_norm",
+            Self::LoraQuery => "attn.hook_q_lora",
+            Self::LoraKey => "attn.hook_k_lora",
+            Self::LoraValue => "attn.hook_v_lora",
+            Self::LoraOutput => "attn.hook_out_lora",
+            Self::LoraGate => "mlp.hook_gate_lora",
+            Self::LoraUp => "mlp.hook_up_lora",
+            Self::LoraDown => "mlp.hook_down_lora",
         }
     }
 }
@@ -203,5 +224,7 @@ mod tests {
         assert_eq!(Site::inside(1, Hook::AttnOut).stream_id(), (2 << 16) + 12);
         assert_eq!(Site::inside(2, Hook::MlpOut).stream_id(), (3 << 16) + 18);
         assert_eq!(Site::outside(Hook::Logits).stream_id(), 21);
+        assert_eq!(Site::inside(0, Hook::LoraQuery).stream_id(), (1 << 16) + 28);
+        assert_eq!(Site::inside(3, Hook::LoraDown).stream_id(), (4 << 16) + 34);
     }
 }

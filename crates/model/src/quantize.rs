@@ -32,8 +32,8 @@ use crate::linear::{Linear, empty_param};
 use crate::weights::{self, TensorFile, TensorSpec, Values, WeightSource};
 use crate::{ModelConfig, ModelError, Transformer};
 
-const TABLE: &str = "token_embedding.weight";
-const HEAD: &str = "head.weight";
+pub(crate) const TABLE: &str = "token_embedding.weight";
+pub(crate) const HEAD: &str = "head.weight";
 
 /// Lists the linear layers of `$blocks` with the names of their weights. `$ref` is `&` or `&mut`.
 macro_rules! linears {
@@ -406,7 +406,7 @@ fn matrix_shape(name: &str, shape: &[usize]) -> Option<[usize; 2]> {
 }
 
 /// Dequantizes `matrix` into a parameter. A table is stored transposed.
-fn dequantize(matrix: &QuantizedMatrix, device: &Device, is_table: bool) -> Param<Tensor<2>> {
+pub(crate) fn dequantize(matrix: &QuantizedMatrix, device: &Device, is_table: bool) -> Param<Tensor<2>> {
     let data = TensorData::new(matrix.dequantize(), matrix.shape());
     let values = Tensor::<2>::from_data(data, device);
     Param::from_tensor(if is_table { values.transpose() } else { values })

@@ -5,6 +5,7 @@ use burn::nn::Embedding;
 use burn::tensor::{Device, Int, Tensor};
 use nextword_kernels::{OutputLayer, OutputWeight, Precision, QuantizedMatrix};
 
+use crate::adapter::Attached;
 use crate::linear::placeholder;
 use crate::position::{Rope, sinusoidal_table};
 use crate::{
@@ -49,6 +50,9 @@ pub struct Transformer {
     /// weight is then empty.
     #[module(skip)]
     pub(crate) quantized_embedding: Option<QuantizedMatrix>,
+    /// What belongs to the adapter besides its modules, if there is one.
+    #[module(skip)]
+    pub(crate) attached: Option<Attached>,
     #[module(skip)]
     sinusoidal_table: Option<Tensor<2>>,
     #[module(skip)]
@@ -123,6 +127,7 @@ impl ModelConfig {
                 quantized: None,
             },
             quantized_embedding: None,
+            attached: None,
             sinusoidal_table: (self.position == Position::Sinusoidal)
                 .then(|| sinusoidal_table(self.context_length, self.d_model, device)),
             rope: (self.position == Position::Rotary).then(|| Rope::new(self)),

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, clippy::unnecessary_wraps)] // Usage depends on the features.
 
-use super::{Adapter, Device, DeviceInfo, DeviceName, GraphicsApi, ModelError, self_test};
+use super::{GraphicsAdapter, Device, DeviceInfo, DeviceName, GraphicsApi, ModelError, self_test};
 
 /// The first discrete GPU that works, through the fastest backend of this build, and its name.
 pub(super) fn open_discrete() -> Option<(DeviceName, Device)> {
@@ -17,7 +17,7 @@ pub(super) fn open_discrete() -> Option<(DeviceName, Device)> {
     #[cfg(feature = "wgpu")]
     if let Ok((device, _)) = wgpu::first(GraphicsApi::Auto, &wgpu::DISCRETE, 0) {
         // Discrete GPUs have the first numbers.
-        let name = DeviceName::Wgpu(GraphicsApi::Auto, Adapter::Nth(0));
+        let name = DeviceName::Wgpu(GraphicsApi::Auto, GraphicsAdapter::Nth(0));
         return Some((name, device));
     }
     None
@@ -26,7 +26,7 @@ pub(super) fn open_discrete() -> Option<(DeviceName, Device)> {
 pub(super) fn open_wgpu(
     name: &DeviceName,
     api: GraphicsApi,
-    adapter: Adapter,
+    adapter: GraphicsAdapter,
 ) -> Result<Device, ModelError> {
     #[cfg(not(feature = "wgpu"))]
     {
@@ -36,9 +36,9 @@ pub(super) fn open_wgpu(
     #[cfg(feature = "wgpu")]
     {
         let (kinds, n): (&[wgpu::Kind], _) = match adapter {
-            Adapter::Best => (&wgpu::HARDWARE, 0),
-            Adapter::Nth(n) => (&wgpu::HARDWARE, n),
-            Adapter::Software => (&[wgpu::Kind::Software], 0),
+            GraphicsAdapter::Best => (&wgpu::HARDWARE, 0),
+            GraphicsAdapter::Nth(n) => (&wgpu::HARDWARE, n),
+            GraphicsAdapter::Software => (&[wgpu::Kind::Software], 0),
         };
         let (device, _) = wgpu::first(api, kinds, n).map_err(|found| {
             let found = if found.is_empty() {

@@ -6,7 +6,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use burn::tensor::wgpu::WgpuBackend;
 use burn::tensor::{Device, DeviceKind};
 
-use crate::device::{Adapter, DeviceInfo, DeviceName, GraphicsApi, catch_panic, self_test};
+use crate::device::{GraphicsAdapter, DeviceInfo, DeviceName, GraphicsApi, catch_panic, self_test};
 
 /// The kind of an adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -95,8 +95,8 @@ pub(super) fn list() -> Vec<DeviceInfo> {
             name: DeviceName::Wgpu(
                 GraphicsApi::Auto,
                 match kind {
-                    Kind::Software => Adapter::Software,
-                    _ => Adapter::Nth(n),
+                    Kind::Software => GraphicsAdapter::Software,
+                    _ => GraphicsAdapter::Nth(n),
                 },
             ),
             description,

@@ -126,7 +126,7 @@ impl Layout {
     }
 }
 
-/// Calls `visit` with the name and values of every parameter, in module order.
+/// Calls `visit` with the name and values of every parameter, in module order, also those of an adapter.
 pub fn for_each(model: &Transformer, visit: impl FnMut(&str, TensorData)) {
     model.visit(&mut ParamVisitor {
         path: Vec::new(),
@@ -166,7 +166,7 @@ impl ParamReader {
     }
 }
 
-/// Every parameter of `model` by name. A file stores them in the order of their names, which is not that
+/// Every parameter of `model` by name, without its adapter's low-rank updates. A file stores them in the order of their names, which is not that
 /// of the modules.
 pub(crate) fn param_readers(model: &Transformer) -> BTreeMap<String, ParamReader> {
     let mut collector = ParamCollector::default();
@@ -190,6 +190,9 @@ impl ModuleVisitor for ParamCollector {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if self.path.iter().any(|part| part == "lora") {
+            return;
+        }
         let tensor = param.val(); // A handle, not a copy.
         let reader = ParamReader {
             shape: tensor.dims().to_vec(),

@@ -21,11 +21,15 @@ const ENCODED_VALUES: usize = 1 << 16;
 const WRITE_BUFFER: usize = 1 << 20;
 
 /// Writes `model` to `path` atomically, in f32 or, if it is quantized, in its bit width. The same
-/// weights give the same bytes. Returns the file's hash. Tensors are read from the device one at a time.
+/// weights give the same bytes. Returns the file's hash. Tensors are read from the device one at a time. Of a
+/// model with an adapter, the base model is written.
 ///
 /// # Errors
 /// [`ModelError::Io`] if the file cannot be written; an earlier file is then unchanged.
 pub fn save(model: &Transformer, path: &Path) -> Result<FileHash, ModelError> {
+    if model.has_adapter() {
+        return save(&model.clone().without_adapter(), path);
+    }
     if model.bits().is_some() {
         return quantize::save(model, path);
     }

@@ -8,7 +8,7 @@ mod save;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nextword_model::{Adapter, DeviceName, Transformer, peak_memory};
+use nextword_model::{GraphicsAdapter, DeviceName, Transformer, peak_memory};
 
 pub use in_memory::{InMemoryTrainer, TrainedModel};
 
@@ -396,7 +396,7 @@ impl RunObserver<'_> {
 fn is_software_adapter(name: &str) -> bool {
     matches!(
         name.parse::<DeviceName>(),
-        Ok(DeviceName::Wgpu(_, Adapter::Software))
+        Ok(DeviceName::Wgpu(_, GraphicsAdapter::Software))
     )
 }
 
