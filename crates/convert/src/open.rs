@@ -24,7 +24,7 @@ const MAX_NEIGHBORS: usize = 64;
 /// use nextword_convert::open_model;
 ///
 /// let model = open_model("../../docs/models/letters".as_ref(), None)?;
-/// assert!(model.adapter().is_none());
+/// assert!(model.base().is_none()); // not an adapter
 /// # Ok::<(), nextword_convert::ConvertError>(())
 /// ```
 pub fn open_model(path: &Path, base: Option<&Path>) -> Result<ModelDir, ConvertError> {
@@ -33,7 +33,7 @@ pub fn open_model(path: &Path, base: Option<&Path>) -> Result<ModelDir, ConvertE
     }
     let adapter = AdapterDir::open(path)?;
     let base = find_base(&adapter, base)?;
-    Ok(base.with_adapter(adapter)?)
+    Ok(adapter.with_base(base)?)
 }
 
 /// Opens a model folder or a GGUF file.

@@ -5,6 +5,7 @@ use burn::tensor::{Device, Tensor};
 use nextword_kernels::{Bits, LinearWeight, Precision, QuantizedMatrix};
 
 use crate::adapter::Lora;
+use crate::quantize::dequantize;
 use crate::{ForwardContext, Hook, Probe};
 
 /// A linear layer.
@@ -40,6 +41,13 @@ impl Linear {
     pub(crate) fn quantize(&mut self, bits: Bits) {
         let weight = QuantizedMatrix::from_weight(self.weight.val(), bits);
         self.set_quantized(weight);
+    }
+
+    /// Replaces a quantized weight with its values.
+    pub(crate) fn dequantize(&mut self) {
+        if let Some(weight) = self.quantized.take() {
+            self.weight = dequantize(&weight, &self.weight.val().device(), false);
+        }
     }
 
     /// Replaces the float weight with `weight`.

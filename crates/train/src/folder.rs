@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Component, Path, PathBuf};
 
 use nextword_convert::find_base;
-use nextword_model::AdapterDir;
+use nextword_model::{AdapterDir, ModelDir};
 
 use crate::{RunConfig, TrainError, parse_stored_config, to_toml};
 
@@ -98,10 +98,11 @@ impl RunFolder {
 
     /// `config` without the model that it starts from, with the run's own tokenizer instead of that model's; with the model
     /// in `base` and its tokenizer if the run adapts that.
-    pub(crate) fn detached(&self, config: &RunConfig, base: Option<&Path>) -> RunConfig {
+    pub(crate) fn detached(&self, config: &RunConfig, base: Option<&ModelDir>) -> RunConfig {
         let mut config = config.clone();
-        config.start_from = base.map(Path::to_path_buf);
-        if base.is_some() {
+        config.start_from = base.map(|base| base.path.clone());
+        if let Some(base) = base {
+            config.data.tokenizer.file = Some(base.tokenizer_path());
             return config;
         }
         if config.data.prepared.is_none() {

@@ -288,9 +288,9 @@ impl RunSetup {
         }
     }
 
-    /// The path of the model that the run adapts, if it has `[lora]`.
-    pub(crate) fn base_path(&self) -> Option<&Path> {
-        self.lora.as_ref().map(|base| base.model.path.as_path())
+    /// The model that the run adapts, if it has `[lora]`.
+    pub(crate) fn base_model(&self) -> Option<&ModelDir> {
+        self.lora.as_ref().map(|base| &base.model)
     }
 
     /// Whether the device compiles programs before it can compute, and has its own memory.
@@ -317,7 +317,7 @@ impl RunSetup {
     /// training does.
     pub(crate) fn validation_rows(&self) -> usize {
         let (model, shape) = (&self.config.model, self.training_shape());
-        let training = model.training_memory(&shape);
+        let training = self.training_memory();
         // Gradients and activations are not in memory during a validation.
         let free = (training.gradients + training.activations).max(MIN_VALIDATION_MEMORY);
         let per_token = model.inference_memory(shape.sequence_length, shape.fused);

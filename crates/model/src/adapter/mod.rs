@@ -18,6 +18,7 @@ mod config;
 mod dir;
 mod lora;
 mod merge;
+mod opened;
 #[cfg(test)]
 mod tests;
 

@@ -120,7 +120,7 @@ impl Trainer {
     fn detach_from_source(&self) -> Result<(), TrainError> {
         let Self { training, output } = self;
         let setup = &training.setup;
-        match setup.base_path() {
+        match setup.base_model() {
             Some(base) => {
                 let config = output.folder.detached(&setup.config, Some(base));
                 output.folder.write_config(&config)
@@ -162,7 +162,7 @@ impl Trainer {
     pub fn store_config(&self, config: &RunConfig) -> Result<(), TrainError> {
         let folder = &self.output.folder;
         if self.has_source() {
-            let base = self.training.setup.base_path();
+            let base = self.training.setup.base_model();
             return folder.write_config(&folder.detached(config, base));
         }
         folder.write_config(config)

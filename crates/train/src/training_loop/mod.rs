@@ -288,6 +288,7 @@ impl TrainingLoop {
             version: env!("CARGO_PKG_VERSION").to_string(),
             trained_on: self.setup.data_description(),
             origin: None,
+            made_from: None,
             seed: config.seed,
             step: self.state.step,
             tokens: self.state.tokens,

@@ -195,6 +195,7 @@ fn train_code(error: &TrainError) -> Code {
         TrainError::Model(error) => model_code(error),
         TrainError::Data(error) => data_code(error),
         TrainError::Eval(error) => eval_code(error),
+        TrainError::Convert(error) => convert_code(error),
         _ => Code::Failure,
     }
 }
@@ -266,8 +267,10 @@ fn hub_code(error: &HubError) -> Code {
 
 fn model_code(error: &ModelError) -> Code {
     match error {
-        ModelError::Config { .. } | ModelError::Device { .. } => Code::Usage,
-        ModelError::Mismatch { .. } | ModelError::Format { .. } => Code::BadFile,
+        ModelError::Config { .. } | ModelError::Lora { .. } | ModelError::Device { .. } => Code::Usage,
+        ModelError::Mismatch { .. } | ModelError::Format { .. } | ModelError::Adapter { .. } => {
+            Code::BadFile
+        }
         ModelError::Io { action, source, .. } => io_code(action, source),
         _ => Code::Failure,
     }

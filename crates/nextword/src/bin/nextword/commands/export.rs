@@ -8,15 +8,17 @@ use nextword_convert::{
 };
 use nextword_model::weights::FloatType;
 
+use crate::args::BaseArgs;
+use crate::commands::merge::refuse_quantized_base;
 use crate::format::sanitize;
 use crate::output_file::{self, ForceArgs, Kind};
-use crate::{exit, models, output};
+use crate::{exit, output};
 
 /// `export MODEL|RUN --format hf|gguf --out PATH`.
 #[derive(Debug, Args)]
 #[allow(clippy::doc_markdown)] // Doc comments are help texts, shown verbatim.
 pub(crate) struct ExportArgs {
-    /// Model folder, checkpoint, run folder (the run's best model is used), or GGUF file
+    /// Model folder, adapter folder, checkpoint, run folder (the run's best model is used), or GGUF file
     #[arg(value_hint = ValueHint::AnyPath)]
     model: PathBuf,
     /// Target format
@@ -35,6 +37,8 @@ pub(crate) struct ExportArgs {
     out: PathBuf,
     #[command(flatten)]
     force: ForceArgs,
+    #[command(flatten)]
+    base: BaseArgs,
     /// Use a run's last model instead of its best
     #[arg(long)]
     last: bool,
@@ -93,7 +97,8 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<()> {
         ExportFormat::Hf => output_file::check_folder(&args.out)?,
         ExportFormat::Gguf => output_file::check(&args.out, Kind::Gguf, args.force)?,
     }
-    let dir = models::open(&args.model, args.last)?;
+    let dir = args.base.open(&args.model, args.last)?;
+    refuse_quantized_base(&dir)?;
     let out = args.out.display();
     match args.format {
         ExportFormat::Hf if args.embedding_dtype.is_some() => {

@@ -4,19 +4,23 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
-use nextword_model::{Bits, ModelCard, ModelDir, TokenSource, weights};
+use nextword_model::{AdapterDir, Bits, ModelCard, ModelDir, TokenSource, weights};
 use nextword_train::plan::Parameters;
 use serde_json::{Value, json};
 
+use super::inspect_adapter;
+use crate::args::BaseArgs;
 use crate::format::{bytes, count, grouped, sanitize};
 use crate::{exit, models, output};
 
 /// `inspect MODEL|RUN`.
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// Model folder, checkpoint, run folder (the run's best model is used), or GGUF file
+    /// Model folder, adapter folder, checkpoint, run folder (the run's best model is used), or GGUF file
     #[arg(value_hint = ValueHint::AnyPath)]
     model: PathBuf,
+    #[command(flatten)]
+    pub(super) base: BaseArgs,
     /// Use a run's last model instead of its best
     #[arg(long)]
     last: bool,
@@ -25,12 +29,16 @@ pub(crate) struct InspectArgs {
     tensors: bool,
     /// Print everything as JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// Prints a model's details.
 pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
-    let dir = models::open(&args.model, args.last)?;
+    let path = models::find(&args.model, args.last)?;
+    if AdapterDir::is_adapter(&path) {
+        return inspect_adapter::run(args, &path);
+    }
+    let dir = args.base.open(&args.model, args.last)?;
     let file = dir.weights_path();
     let size = std::fs::metadata(&file)
         .map_err(|e| exit::bad_file(format!("{}: cannot read: {e}", file.display())))?
@@ -104,7 +112,7 @@ fn to_lines(args: &InspectArgs, dir: &ModelDir, size: u64) -> anyhow::Result<Vec
     Ok(lines)
 }
 
-fn card_lines(card: &ModelCard, lines: &mut Vec<String>) {
+pub(super) fn card_lines(card: &ModelCard, lines: &mut Vec<String>) {
     let mut push = |name: &str, value: String| {
         if !value.is_empty() {
             lines.push(format!("  {name:<14}{value}"));
