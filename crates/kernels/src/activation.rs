@@ -57,7 +57,7 @@ mod fast {
         type Saved = ();
         const SAVES_INPUT: [bool; 1] = [true];
 
-        fn forward(&self, [x]: [&[f32]; 1], _requires_grad: bool) -> (Buffer, ()) {
+        fn forward(&self, [x]: [&[f32]; 1], _needs_grad: [bool; 1]) -> (Buffer, ()) {
             let mut y = Buffer::new(x.len());
             kernel::forward(self.0, x, &mut y);
             (y, ())
@@ -77,7 +77,7 @@ mod fast {
         type Saved = ();
         const SAVES_INPUT: [bool; 2] = [true; 2];
 
-        fn forward(&self, [gate, up]: [&[f32]; 2], _requires_grad: bool) -> (Buffer, ()) {
+        fn forward(&self, [gate, up]: [&[f32]; 2], _needs_grad: [bool; 2]) -> (Buffer, ()) {
             let mut hidden = Buffer::new(up.len());
             gated::forward(self.0, gated::GatedInput { gate, up }, &mut hidden);
             (hidden, ())

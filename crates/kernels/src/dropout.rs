@@ -78,7 +78,7 @@ pub(crate) mod fast {
         type Saved = ();
         const SAVES_INPUT: [bool; 1] = [false];
 
-        fn forward(&self, [x]: [&[f32]; 1], _requires_grad: bool) -> (Buffer, ()) {
+        fn forward(&self, [x]: [&[f32]; 1], _needs_grad: [bool; 1]) -> (Buffer, ()) {
             (self.masked(x), ())
         }
 

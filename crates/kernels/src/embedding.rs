@@ -60,7 +60,7 @@ mod fast {
         type Saved = ();
         const SAVES_INPUT: [bool; 1] = [false];
 
-        fn forward(&self, [table]: [&[f32]; 1], _requires_grad: bool) -> (Buffer, ()) {
+        fn forward(&self, [table]: [&[f32]; 1], _needs_grad: [bool; 1]) -> (Buffer, ()) {
             let mut out = Buffer::new(self.ids.len() * self.width);
             kernel::gather(table, self.width, &self.ids, &mut out);
             (out, ())

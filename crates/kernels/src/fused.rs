@@ -21,14 +21,20 @@ pub(crate) trait Op<const N: usize>: Clone + Debug + Send + 'static {
     /// Values that the backward pass needs besides inputs and output.
     type Saved: Clone + Debug + Send + 'static;
 
-    /// Which inputs the backward pass reads.
+    /// Which inputs the backward pass may read.
     const SAVES_INPUT: [bool; N];
 
     /// Whether the backward pass reads the output.
     const SAVES_OUTPUT: bool = false;
 
-    /// Computes the output. `requires_grad` is true if a backward pass may follow.
-    fn forward(&self, inputs: [&[f32]; N], requires_grad: bool) -> (Buffer, Self::Saved);
+    /// Which inputs the backward pass reads to compute the gradients of the inputs in `needs_grad`.
+    fn saves_inputs(&self, needs_grad: [bool; N]) -> [bool; N] {
+        let _ = needs_grad;
+        Self::SAVES_INPUT
+    }
+
+    /// Computes the output. A backward pass for the inputs in `needs_grad` may follow; there is none if it is all false.
+    fn forward(&self, inputs: [&[f32]; N], needs_grad: [bool; N]) -> (Buffer, Self::Saved);
 
     /// Returns the gradients of the inputs for which [`BackwardContext::needs_grad`] is true.
     fn backward(&self, ctx: BackwardContext<'_, Self::Saved, N>) -> [Option<Buffer>; N];
@@ -36,7 +42,7 @@ pub(crate) trait Op<const N: usize>: Clone + Debug + Send + 'static {
 
 /// The inputs of a backward pass.
 pub(crate) struct BackwardContext<'a, S, const N: usize> {
-    /// The saved inputs; empty where [`Op::SAVES_INPUT`] is false.
+    /// The saved inputs; empty where [`Op::saves_inputs`] is false.
     pub(crate) inputs: [&'a [f32]; N],
     /// The saved output; empty unless [`Op::SAVES_OUTPUT`].
     pub(crate) output: &'a [f32],
@@ -53,6 +59,15 @@ pub(crate) struct Input {
     primitive: FlexTensor,
     /// The input's node in the autodiff graph, and whether it is tracked.
     node: Option<(NodeGuard, bool)>,
+}
+
+impl Input {
+    /// Whether the input needs a gradient.
+    fn is_tracked(&self) -> bool {
+        self.node
+            .as_ref()
+            .is_some_and(|(_, is_tracked)| *is_tracked)
+    }
 }
 
 impl<const D: usize> From<Tensor<D>> for Input {
@@ -94,9 +109,11 @@ pub(crate) fn apply<O: Op<N>, const N: usize, const D: usize>(
         ..input
     });
     if !autodiff {
-        let (values, _) = op.forward(inputs.each_ref().map(|i| values(&i.primitive)), false);
+        let slices = inputs.each_ref().map(|input| values(&input.primitive));
+        let (values, _) = op.forward(slices, [false; N]);
         return Tensor::from_primitive::<Flex>(from_buffer(values, shape));
     }
+    let needs_grad = inputs.each_ref().map(Input::is_tracked);
     let primitives = inputs.each_ref().map(|input| input.primitive.clone());
     let guards = inputs.map(|input| match input.node {
         Some((node, _)) => node,
@@ -111,10 +128,11 @@ pub(crate) fn apply<O: Op<N>, const N: usize, const D: usize>(
         .stateful()
     {
         OpsKind::Tracked(prep) => {
-            let (values, saved) = op.forward(slices, true);
+            let (values, saved) = op.forward(slices, needs_grad);
             let output = from_buffer(values, shape);
             let mut saved_inputs = primitives.map(Some);
-            for (input, is_saved) in saved_inputs.iter_mut().zip(O::SAVES_INPUT) {
+            let is_saved = op.saves_inputs(needs_grad);
+            for (input, is_saved) in saved_inputs.iter_mut().zip(is_saved) {
                 input.take_if(|_| !is_saved);
             }
             let state = SavedState {
@@ -125,7 +143,10 @@ pub(crate) fn apply<O: Op<N>, const N: usize, const D: usize>(
             };
             prep.finish(state, output)
         }
-        OpsKind::UnTracked(prep) => prep.finish(from_buffer(op.forward(slices, false).0, shape)),
+        OpsKind::UnTracked(prep) => {
+            let (values, _) = op.forward(slices, [false; N]);
+            prep.finish(from_buffer(values, shape))
+        }
     };
     Tensor::from_primitive::<Autodiff<Flex>>(output)
 }

@@ -256,7 +256,11 @@ pub(crate) mod fast {
         type Saved = ();
         const SAVES_INPUT: [bool; 2] = [true; 2];
 
-        fn forward(&self, [x, weight]: [&[f32]; 2], _requires_grad: bool) -> (Buffer, ()) {
+        fn saves_inputs(&self, [needs_x, needs_w]: [bool; 2]) -> [bool; 2] {
+            [needs_w, needs_x]
+        }
+
+        fn forward(&self, [x, weight]: [&[f32]; 2], _needs_grad: [bool; 2]) -> (Buffer, ()) {
             (self.output(x, weight, &[]), ())
         }
 
@@ -270,7 +274,11 @@ pub(crate) mod fast {
         type Saved = ();
         const SAVES_INPUT: [bool; 3] = [true, true, false];
 
-        fn forward(&self, [x, weight, bias]: [&[f32]; 3], _requires_grad: bool) -> (Buffer, ()) {
+        fn saves_inputs(&self, [needs_x, needs_w, _]: [bool; 3]) -> [bool; 3] {
+            [needs_w, needs_x, false]
+        }
+
+        fn forward(&self, [x, weight, bias]: [&[f32]; 3], _needs_grad: [bool; 3]) -> (Buffer, ()) {
             (self.output(x, weight, bias), ())
         }
 

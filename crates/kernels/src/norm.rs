@@ -125,7 +125,7 @@ mod fast {
         type Saved = Stats;
         const SAVES_INPUT: [bool; 2] = [true; 2];
 
-        fn forward(&self, [x, weight]: [&[f32]; 2], _requires_grad: bool) -> (Buffer, Stats) {
+        fn forward(&self, [x, weight]: [&[f32]; 2], _needs_grad: [bool; 2]) -> (Buffer, Stats) {
             self.run(x, weight, &[])
         }
 
@@ -142,7 +142,11 @@ mod fast {
         type Saved = Stats;
         const SAVES_INPUT: [bool; 3] = [true, true, false];
 
-        fn forward(&self, [x, weight, bias]: [&[f32]; 3], _requires_grad: bool) -> (Buffer, Stats) {
+        fn forward(
+            &self,
+            [x, weight, bias]: [&[f32]; 3],
+            _needs_grad: [bool; 3],
+        ) -> (Buffer, Stats) {
             self.run(x, weight, bias)
         }
 

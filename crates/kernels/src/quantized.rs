@@ -10,10 +10,10 @@ use std::sync::Arc;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::cpu::matmul::MatRef;
-#[cfg(feature = "flex")]
-use crate::cpu::matmul::quant::matmul_quant;
 use crate::cpu::matmul::quant::{BLOCK, QuantMatrix, StoredMatrix};
 pub use crate::cpu::matmul::quant::{Bits, BlockFormat};
+#[cfg(feature = "flex")]
+use crate::cpu::matmul::quant::{matmul_quant, matmul_quant_transposed};
 #[cfg(feature = "flex")]
 use crate::cpu::matmul::{MatMut, MatvecOptions};
 
@@ -179,6 +179,20 @@ impl QuantizedMatrix {
         matmul_quant(x, &self.0, &mut y, &options);
     }
 
+    /// `dx = dy W^T` for `rows` rows, with the dequantized weights. The bits of a row do not depend on the others.
+    #[cfg(feature = "flex")]
+    pub(crate) fn input_gradient(&self, dy: &[f32], rows: usize, dx: &mut [f32]) {
+        let [d_in, d_out] = self.shape();
+        let dy = MatRef::row_major(dy, rows, d_out);
+        matmul_quant_transposed(dy, &self.0, &mut MatMut::row_major(dx, rows, d_in));
+    }
+
+    /// The dequantized weight, `[d_in, d_out]`, off the autodiff graph.
+    pub(crate) fn to_tensor(&self, device: &Device) -> Tensor<2> {
+        let data = TensorData::new(self.dequantize(), self.shape());
+        Tensor::from_data(data, &device.clone().without_autodiff())
+    }
+
     /// Dequantized values, `[d_in, d_out]` in row-major order.
     pub fn dequantize(&self) -> Vec<f32> {
         let [d_in, d_out] = self.shape();
@@ -188,8 +202,8 @@ impl QuantizedMatrix {
     }
 }
 
-/// `x W + bias` for a quantized `W`: `[batch, seq, d_in]` to `[batch, seq, d_out]`. For inference
-/// only: it has no gradients.
+/// `x W + bias` for a quantized `W`: `[batch, seq, d_in]` to `[batch, seq, d_out]`. The weight has no gradient;
+/// that of `x` is `dy W^T` with the same rounded weights.
 ///
 /// # Panics
 /// If the shapes do not match.
@@ -200,11 +214,10 @@ pub fn linear_quantized(
 ) -> Tensor<3> {
     crate::linear::check_shapes(&x, weight.shape(), bias.as_ref());
     #[cfg(feature = "flex")]
-    if crate::fused::is_flex_f32(&x) && !x.device().is_autodiff() {
+    if crate::fused::is_flex_f32(&x) {
         return fast::linear(x, weight, bias);
     }
-    let data = TensorData::new(weight.dequantize(), weight.shape());
-    let weight = Tensor::from_data(data, &x.device());
+    let weight = weight.to_tensor(&x.device());
     crate::reference::linear(x, weight, bias)
 }
 
@@ -226,11 +239,17 @@ fn to_f32_vec(tensor: Tensor<2>) -> Vec<f32> {
 
 #[cfg(feature = "flex")]
 mod fast {
-    use burn::backend::Flex;
     use burn::tensor::Tensor;
 
     use super::QuantizedMatrix;
-    use crate::fused::{self, Buffer};
+    use crate::cpu::reduce::add_column_sums;
+    use crate::fused::{BackwardContext, Buffer, Op, apply};
+
+    #[derive(Clone, Debug)]
+    struct QuantizedLinear {
+        rows: usize,
+        weight: QuantizedMatrix,
+    }
 
     pub(super) fn linear(
         x: Tensor<3>,
@@ -238,11 +257,63 @@ mod fast {
         bias: Option<Tensor<1>>,
     ) -> Tensor<3> {
         let ([batch, seq, _], [_, d_out]) = (x.dims(), weight.shape());
-        let rows = batch * seq;
-        let (x, bias) = (fused::into_contiguous(x), bias.map(fused::into_contiguous));
-        let mut y = Buffer::new(rows * d_out);
-        let (values, bias) = (fused::values(&x), bias.as_ref().map(fused::values));
-        weight.matmul(values, rows, bias, &mut y);
-        Tensor::from_primitive::<Flex>(fused::from_buffer(y, [batch, seq, d_out]))
+        let op = QuantizedLinear {
+            rows: batch * seq,
+            weight: weight.clone(),
+        };
+        let shape = [batch, seq, d_out];
+        match bias {
+            Some(bias) => apply(op, [x.into(), bias.into()], shape),
+            None => apply(op, [x.into()], shape),
+        }
+    }
+
+    impl QuantizedLinear {
+        fn output(&self, x: &[f32], bias: Option<&[f32]>) -> Buffer {
+            let [_, d_out] = self.weight.shape();
+            let mut y = Buffer::new(self.rows * d_out);
+            self.weight.matmul(x, self.rows, bias, &mut y);
+            y
+        }
+
+        fn input_gradient(&self, dy: &[f32]) -> Buffer {
+            let [d_in, _] = self.weight.shape();
+            let mut dx = Buffer::new(self.rows * d_in);
+            self.weight.input_gradient(dy, self.rows, &mut dx);
+            dx
+        }
+    }
+
+    impl Op<1> for QuantizedLinear {
+        type Saved = ();
+        const SAVES_INPUT: [bool; 1] = [false];
+
+        fn forward(&self, [x]: [&[f32]; 1], _needs_grad: [bool; 1]) -> (Buffer, ()) {
+            (self.output(x, None), ())
+        }
+
+        fn backward(&self, ctx: BackwardContext<'_, (), 1>) -> [Option<Buffer>; 1] {
+            ctx.needs_grad
+                .map(|needs_x| needs_x.then(|| self.input_gradient(ctx.grad)))
+        }
+    }
+
+    impl Op<2> for QuantizedLinear {
+        type Saved = ();
+        const SAVES_INPUT: [bool; 2] = [false; 2];
+
+        fn forward(&self, [x, bias]: [&[f32]; 2], _needs_grad: [bool; 2]) -> (Buffer, ()) {
+            (self.output(x, Some(bias)), ())
+        }
+
+        fn backward(&self, ctx: BackwardContext<'_, (), 2>) -> [Option<Buffer>; 2] {
+            let [needs_x, needs_b] = ctx.needs_grad;
+            let db = needs_b.then(|| {
+                let mut db = Buffer::zeros(self.weight.shape()[1]);
+                add_column_sums(ctx.grad, &mut db);
+                db
+            });
+            [needs_x.then(|| self.input_gradient(ctx.grad)), db]
+        }
     }
 }

@@ -6,7 +6,8 @@ use burn::tensor::{DType, Int, Tensor, TensorData};
 
 pub use crate::attention_options::Stage;
 use crate::{
-    Activation, AttentionOptions, DropoutMask, IGNORE, NormKind, Precision, RotaryTables, dropout,
+    Activation, AttentionOptions, DropoutMask, IGNORE, LinearWeight, LowRankUpdate, NormKind,
+    Precision, RotaryTables, dropout,
 };
 
 /// Reference for [`linear`](crate::linear()).
@@ -37,6 +38,26 @@ pub fn linear_with_precision(
         Some(bias) => y + bias.unsqueeze(),
         None => y,
     }
+}
+
+/// Reference for [`linear_lora`](crate::linear_lora()).
+pub fn linear_lora(
+    precision: Precision,
+    x: Tensor<3>,
+    weight: LinearWeight,
+    bias: Option<Tensor<1>>,
+    update: LowRankUpdate,
+) -> Tensor<3> {
+    let weight = match weight {
+        LinearWeight::Matrix(weight) => weight,
+        LinearWeight::Quantized(weight) => weight.to_tensor(&x.device()),
+    };
+    let y = linear_with_precision(precision, x.clone(), weight, bias);
+    let x = match update.dropout {
+        Some(mask) => dropout(x, mask),
+        None => x,
+    };
+    y + linear(linear(x, update.a, None), update.b, None) * update.scale
 }
 
 /// Reference for [`normalize`](crate::normalize()).

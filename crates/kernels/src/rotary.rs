@@ -97,7 +97,7 @@ mod fast {
         type Saved = ();
         const SAVES_INPUT: [bool; 1] = [false];
 
-        fn forward(&self, [x]: [&[f32]; 1], _requires_grad: bool) -> (Buffer, ()) {
+        fn forward(&self, [x]: [&[f32]; 1], _needs_grad: [bool; 1]) -> (Buffer, ()) {
             (self.rotated(Direction::Forward, x), ())
         }
 

@@ -1,11 +1,11 @@
-//! Shapes that do not match panic, with a sentence that names them.
+//! Shapes that do not match panic, with a sentence that names them; gradients of quantized layers.
 
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, Distribution, Int, Tensor, TensorData, Tolerance};
 
 use crate::{
-    Activation, Bits, NormKind, OutputLayer, OutputWeight, Precision, QuantizedMatrix,
-    RotaryTables, cross_entropy_sum, embed, gate, linear, linear_quantized, linear_table,
-    linear_with_precision, normalize, rotate, write_cache,
+    Activation, Bits, LinearWeight, LowRankUpdate, NormKind, OutputLayer, OutputWeight, Precision,
+    QuantizedMatrix, RotaryTables, cross_entropy_sum, embed, gate, linear, linear_lora,
+    linear_quantized, linear_table, linear_with_precision, normalize, rotate, write_cache,
 };
 
 fn zeros<const D: usize>(shape: [usize; D]) -> Tensor<D> {
@@ -149,4 +149,46 @@ fn caching_beyond_the_pages_panics() {
 #[should_panic(expected = "a buffer and the shape of its tensor differ in length")]
 fn a_buffer_of_another_length_panics() {
     let _ = crate::fused::from_buffer(crate::fused::Buffer::zeros(5), [2, 3]);
+}
+
+#[test]
+#[should_panic(
+    expected = "an update of shapes [3, 2] and [1, 4] does not fit a weight of shape [3, 4]"
+)]
+fn an_update_of_two_ranks_panics() {
+    let update = LowRankUpdate {
+        a: zeros([3, 2]),
+        b: zeros([1, 4]),
+        scale: 1.0,
+        dropout: None,
+    };
+    let weight = LinearWeight::Matrix(zeros([3, 4]));
+    let _ = linear_lora(Precision::F32, zeros([1, 1, 3]), weight, None, update);
+}
+
+#[test]
+fn gradients_through_a_quantized_layer_are_those_of_its_values() {
+    let device = Device::flex().autodiff();
+    let random =
+        |shape: [usize; 3]| Tensor::<3>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+    for bits in [Bits::Int8, Bits::Int4] {
+        let weight = random([1, 64, 48]).squeeze_dim::<2>(0).without_autodiff();
+        let matrix = QuantizedMatrix::from_weight(weight, bits);
+        let (x, factor) = (random([2, 10, 64]).require_grad(), random([2, 10, 48]));
+        let bias = Tensor::<1>::ones([48], &device).require_grad();
+        let run = |y: Tensor<3>| {
+            let gradients = (y * factor.clone()).sum().backward();
+            [
+                x.grad(&gradients).unwrap().into_data(),
+                bias.grad(&gradients).unwrap().into_data(),
+            ]
+        };
+        let values = TensorData::new(matrix.dequantize(), [64, 48]);
+        let float = Tensor::<2>::from_data(values, &device);
+        let expected = run(linear(x.clone(), float, Some(bias.clone())));
+        let found = run(linear_quantized(x.clone(), &matrix, Some(bias.clone())));
+        for (found, expected) in found.iter().zip(&expected) {
+            found.assert_approx_eq::<f32>(expected, Tolerance::absolute(1e-4));
+        }
+    }
 }

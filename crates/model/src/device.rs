@@ -121,7 +121,10 @@ impl FromStr for DeviceName {
         let adapter = || match suffix {
             None => Ok(GraphicsAdapter::Best),
             Some("software") => Ok(GraphicsAdapter::Software),
-            Some(suffix) => suffix.parse().map(GraphicsAdapter::Nth).map_err(|_| unknown()),
+            Some(suffix) => suffix
+                .parse()
+                .map(GraphicsAdapter::Nth)
+                .map_err(|_| unknown()),
         };
         match kind {
             "auto" if suffix.is_none() => Ok(Self::Auto),

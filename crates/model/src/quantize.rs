@@ -433,7 +433,11 @@ fn matrix_shape(name: &str, shape: &[usize]) -> Option<[usize; 2]> {
 }
 
 /// Dequantizes `matrix` into a parameter. A table is stored transposed.
-pub(crate) fn dequantize(matrix: &QuantizedMatrix, device: &Device, is_table: bool) -> Param<Tensor<2>> {
+pub(crate) fn dequantize(
+    matrix: &QuantizedMatrix,
+    device: &Device,
+    is_table: bool,
+) -> Param<Tensor<2>> {
     let data = TensorData::new(matrix.dequantize(), matrix.shape());
     let values = Tensor::<2>::from_data(data, device);
     Param::from_tensor(if is_table { values.transpose() } else { values })

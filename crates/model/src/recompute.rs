@@ -5,7 +5,7 @@
 //! the inputs of all blocks plus all values of one, for a third more computation. The results agree;
 //! they are bitwise equal if all operations are fused (on flex, without a soft cap on scores).
 
-use burn::module::Module;
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Gradients, Int, Tensor};
 
 use crate::{Dropout, ForwardContext, NoProbe, Transformer};
@@ -15,8 +15,9 @@ impl Transformer {
     /// graph, `[1]`, and its gradients.
     ///
     /// Calls `on_gradients` with the gradients of the output layer, of each block and of the
-    /// embeddings, in this order. A parameter that is used twice (a tied embedding) has two gradients,
-    /// which the caller adds up. The model is on an autodiff device, `tokens` (`[batch, seq]`) is not.
+    /// embeddings, in this order; nothing below the lowest trained part is recomputed. A parameter that is used
+    /// twice (a tied embedding) has two gradients, which the caller adds up. The model is on an autodiff device,
+    /// `tokens` (`[batch, seq]`) is not.
     ///
     /// # Panics
     /// If there are not `batch * seq` targets.
@@ -29,26 +30,34 @@ impl Transformer {
         mut on_gradients: impl FnMut(Gradients),
     ) -> Tensor<1> {
         let context = || ForwardContext::<NoProbe>::training(dropout);
+        let lowest = self.lowest_trained_part();
         let inner = self.valid();
         let mut x = inner.embed(tokens.clone(), &mut context());
         let mut inputs = Vec::with_capacity(inner.blocks.len());
         for layer in 0..inner.blocks.len() {
-            inputs.push(x.clone());
+            if lowest.is_none_or(|lowest| layer >= lowest) {
+                inputs.push((layer, x.clone()));
+            }
             x = inner.forward_block(layer, x, &mut context());
         }
         drop(inner);
 
-        let x = Tensor::from_inner(x).require_grad();
+        // The input of the lowest trained part needs no gradient.
+        let track = |x: Tensor<3>, part: usize| {
+            let needs_grad = lowest.is_none_or(|lowest| part > lowest);
+            Tensor::from_inner(x).set_require_grad(needs_grad)
+        };
+        let x = track(x, self.blocks.len());
         let loss = self.loss_from_residual(x.clone(), targets, &mut context()) / divisor;
         let mut gradients = loss.backward();
         let mut upstream = x.grad_remove(&mut gradients);
         on_gradients(gradients);
-        while let Some(input) = inputs.pop() {
+        while let Some((layer, input)) = inputs.pop() {
             let Some(gradient) = upstream.take() else {
-                break; // The loss does not depend on this block's output.
+                break; // The loss does not depend on this block's output, or nothing below is trained.
             };
-            let x = Tensor::from_inner(input).require_grad();
-            let y = self.forward_block(inputs.len(), x.clone(), &mut context());
+            let x = track(input, layer);
+            let y = self.forward_block(layer, x.clone(), &mut context());
             let mut gradients = (y * Tensor::from_inner(gradient)).sum().backward();
             upstream = x.grad_remove(&mut gradients);
             on_gradients(gradients);
@@ -59,4 +68,30 @@ impl Transformer {
         }
         loss.inner()
     }
+
+    /// The first block with a trained parameter, or the number of blocks if there is none; `None` if the embeddings
+    /// are trained.
+    fn lowest_trained_part(&self) -> Option<usize> {
+        let positions = self.position_embedding.as_ref();
+        if is_trained(&self.token_embedding) || positions.is_some_and(is_trained) {
+            return None;
+        }
+        let lowest = self.blocks.iter().position(is_trained);
+        Some(lowest.unwrap_or(self.blocks.len()))
+    }
+}
+
+/// Whether a parameter of `module` needs a gradient.
+fn is_trained(module: &impl Module) -> bool {
+    struct AnyTrained(bool);
+
+    impl ModuleVisitor for AnyTrained {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0 |= param.val().is_require_grad();
+        }
+    }
+
+    let mut visitor = AnyTrained(false);
+    module.visit(&mut visitor);
+    visitor.0
 }

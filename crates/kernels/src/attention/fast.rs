@@ -260,7 +260,7 @@ impl Op<3> for Attention {
     const SAVES_INPUT: [bool; 3] = [true; 3];
     const SAVES_OUTPUT: bool = true;
 
-    fn forward(&self, [q, k, v]: [&[f32]; 3], _requires_grad: bool) -> (Buffer, Buffer) {
+    fn forward(&self, [q, k, v]: [&[f32]; 3], _needs_grad: [bool; 3]) -> (Buffer, Buffer) {
         let (len, rows) = self.sizes();
         let (mut z, mut lse) = (Buffer::new(len), Buffer::new(rows));
         let (queries, keys) = (self.query_strides(), self.key_strides());

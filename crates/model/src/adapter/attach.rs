@@ -104,7 +104,9 @@ impl Transformer {
         let mut model = self.freeze();
         let dropout = config.dropout;
         for (name, linear) in model.linears_mut() {
-            let module = name.strip_suffix(".weight").and_then(|name| modules.get(name));
+            let module = name
+                .strip_suffix(".weight")
+                .and_then(|name| modules.get(name));
             if let Some(module) = module {
                 let weight = linear.linear_weight();
                 linear.lora = Some(Lora::new(module, &weight, dropout, &device));

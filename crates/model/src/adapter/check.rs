@@ -24,7 +24,9 @@ impl Adapter {
         let shapes: BTreeMap<_, _> = linear_modules(config).into_iter().collect();
         let module_problem = |(name, module): (&String, &LowRank)| {
             let Some(shape) = shapes.get(name) else {
-                return Some(format!("`{name}` is not a linear layer of the model's blocks"));
+                return Some(format!(
+                    "`{name}` is not a linear layer of the model's blocks"
+                ));
             };
             let problem = module.problem(*shape)?;
             Some(format!("`{name}`: {problem}"))
@@ -41,7 +43,10 @@ impl Adapter {
                 return Some(format!("`{name}` is not a parameter of the model"));
             };
             if saved.shape != *shape || saved.values.len() != shape.iter().product::<usize>() {
-                return Some(format!("`{name}` has shape {:?} instead of {shape:?}", saved.shape));
+                return Some(format!(
+                    "`{name}` has shape {:?} instead of {shape:?}",
+                    saved.shape
+                ));
             }
             not_finite(&saved.values).then(|| format!("`{name}` contains NaN or infinity"))
         })
@@ -53,7 +58,9 @@ impl LowRank {
     fn problem(&self, [d_in, d_out]: [usize; 2]) -> Option<String> {
         if [self.d_in, self.d_out] != [d_in, d_out] {
             let found = [self.d_in, self.d_out];
-            return Some(format!("maps {found:?} features instead of [{d_in}, {d_out}]"));
+            return Some(format!(
+                "maps {found:?} features instead of [{d_in}, {d_out}]"
+            ));
         }
         if let Some(problem) = rank_problem(self.rank, [d_in, d_out]) {
             return Some(problem);
@@ -65,11 +72,18 @@ impl LowRank {
         let parts = [
             ("lora_a", &self.a[..], d_in * self.rank),
             ("lora_b", &self.b[..], self.rank * d_out),
-            ("lora_magnitude", magnitude.unwrap_or_default(), magnitude.map_or(0, |_| d_out)),
+            (
+                "lora_magnitude",
+                magnitude.unwrap_or_default(),
+                magnitude.map_or(0, |_| d_out),
+            ),
         ];
         parts.into_iter().find_map(|(part, values, len)| {
             if values.len() != len {
-                return Some(format!("{part} has {} values instead of {len}", values.len()));
+                return Some(format!(
+                    "{part} has {} values instead of {len}",
+                    values.len()
+                ));
             }
             not_finite(values).then(|| format!("{part} contains NaN or infinity"))
         })

@@ -248,10 +248,15 @@ impl LoraConfig {
     /// [`ModelError::Lora`] if a value is invalid, no layer is selected, or the rank exceeds a dimension of one.
     pub fn modules(&self, config: &ModelConfig) -> Result<Vec<(String, [usize; 2])>, ModelError> {
         self.validate()?;
-        let [first, last] = self.layers.unwrap_or([0, config.n_layers.saturating_sub(1)]);
+        let [first, last] = self
+            .layers
+            .unwrap_or([0, config.n_layers.saturating_sub(1)]);
         if first > last || last >= config.n_layers {
             let problem = format!("[{first}, {last}] is not a range of blocks");
-            let hint = format!("the first and the last block of {}, counted from 0", config.n_layers);
+            let hint = format!(
+                "the first and the last block of {}, counted from 0",
+                config.n_layers
+            );
             return Err(ModelError::lora("layers", problem, hint));
         }
         let all = linear_modules(config);
@@ -274,9 +279,14 @@ impl LoraConfig {
                 format!("its blocks have {}", known.join(", ")),
             ));
         }
-        let mut limits = targets.iter().map(|(name, [d_in, d_out])| (name, *d_in.min(d_out)));
+        let mut limits = targets
+            .iter()
+            .map(|(name, [d_in, d_out])| (name, *d_in.min(d_out)));
         if let Some((name, limit)) = limits.find(|(_, limit)| self.rank > *limit) {
-            let problem = format!("{} exceeds the smaller dimension of `{name}`, {limit}", self.rank);
+            let problem = format!(
+                "{} exceeds the smaller dimension of `{name}`, {limit}",
+                self.rank
+            );
             return Err(ModelError::lora("rank", problem, "use a smaller rank"));
         }
         Ok(targets)
@@ -308,9 +318,9 @@ impl LoraConfig {
                 return Err(ModelError::lora("modules_to_save", problem, hint));
             }
         }
-        let saved = layout.into_iter().filter(|(name, _)| {
-            self.modules_to_save.iter().any(|part| is_part(part, name))
-        });
+        let saved = layout
+            .into_iter()
+            .filter(|(name, _)| self.modules_to_save.iter().any(|part| is_part(part, name)));
         Ok(saved.collect())
     }
 

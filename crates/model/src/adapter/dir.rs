@@ -187,7 +187,10 @@ impl AdapterDir {
             let ModuleEntry { name, rank, scale } = module;
             let error = |problem: String| ModelError::Format {
                 path: self.path.join(SETTINGS),
-                problem: format!("`{name}`: {problem}; hint: use the adapter with its base model, {}", self.base.name),
+                problem: format!(
+                    "`{name}`: {problem}; hint: use the adapter with its base model, {}",
+                    self.base.name
+                ),
             };
             let shape = shapes.get(name);
             let shape = *shape.ok_or_else(|| error("the model has no such linear layer".into()))?;
@@ -266,7 +269,9 @@ struct Format {
 fn write_tensors(path: &Path, adapter: &Adapter) -> Result<FileHash, ModelError> {
     let mut tensors: BTreeMap<String, (Vec<usize>, &[f32])> = BTreeMap::new();
     for (name, module) in &adapter.modules {
-        let LowRank { d_in, d_out, rank, .. } = *module;
+        let LowRank {
+            d_in, d_out, rank, ..
+        } = *module;
         let mut add = |part: &str, shape: Vec<usize>, values| {
             tensors.insert(format!("{name}.{part}"), (shape, values));
         };

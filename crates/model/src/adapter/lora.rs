@@ -95,11 +95,10 @@ impl Lora {
     ///
     /// The norms of `W + s A B` follow from products of the size of `A` and `B`.
     pub(crate) fn output_factors(&self, weight: &LinearWeight) -> Option<Tensor<1>> {
-        let (magnitude, squared_norms) =
-            (self.magnitude.as_ref()?, self.squared_norms.as_ref()?);
+        let (magnitude, squared_norms) = (self.magnitude.as_ref()?, self.squared_norms.as_ref()?);
         let [a, b] = [&self.a, &self.b].map(|param| param.val().without_autodiff());
         let gram = a.clone().transpose().matmul(a.clone()); // [rank, rank]
-        let projected = project(a.transpose(), weight); // [rank, d_out]
+        let projected = rows_times_weight(a.transpose(), weight); // [rank, d_out]
         let scale = self.scale;
         let linear_term = (b.clone() * projected).sum_dim(0) * (2.0 * scale);
         let square_term = (b.clone() * gram.matmul(b)).sum_dim(0) * (scale * scale);
@@ -110,7 +109,7 @@ impl Lora {
 }
 
 /// `rows W`, off the autodiff graph.
-fn project(rows: Tensor<2>, weight: &LinearWeight) -> Tensor<2> {
+fn rows_times_weight(rows: Tensor<2>, weight: &LinearWeight) -> Tensor<2> {
     let rows = rows.unsqueeze::<3>();
     let product = match weight {
         LinearWeight::Matrix(weight) => {

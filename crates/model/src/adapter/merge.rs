@@ -47,7 +47,9 @@ impl Transformer {
             };
             if linear.quantized().is_some() {
                 return Err(ModelError::adapter(
-                    format!("`{name}` is quantized, and rounding it again would lose most of the adapter"),
+                    format!(
+                        "`{name}` is quantized, and rounding it again would lose most of the adapter"
+                    ),
                     "merge the adapter into the model with float weights, or use it unmerged",
                 ));
             }
@@ -71,10 +73,17 @@ impl LowRank {
     /// If `weight`, `a` or `b` have other lengths.
     pub fn add_to(&self, weight: &mut [f32]) {
         let (d_out, rank) = (self.d_out, self.rank);
-        assert_eq!(weight.len(), self.d_in * d_out, "the weight has another shape");
+        assert_eq!(
+            weight.len(),
+            self.d_in * d_out,
+            "the weight has another shape"
+        );
         let row = |i: usize, weight: &[f32]| {
             let mut sums: Vec<f64> = weight.iter().map(|w| f64::from(*w)).collect();
-            for (a, b) in self.a[i * rank..][..rank].iter().zip(self.b.chunks(d_out.max(1))) {
+            for (a, b) in self.a[i * rank..][..rank]
+                .iter()
+                .zip(self.b.chunks(d_out.max(1)))
+            {
                 let factor = f64::from(self.scale) * f64::from(*a);
                 for (sum, b) in sums.iter_mut().zip(b) {
                     *sum += factor * f64::from(*b);
@@ -88,7 +97,9 @@ impl LowRank {
             let mut weight = rows[i].lock().unwrap_or_else(PoisonError::into_inner);
             let mut sums = row(i, &weight);
             if let Some(factors) = &factors {
-                sums.iter_mut().zip(factors).for_each(|(sum, factor)| *sum *= factor);
+                sums.iter_mut()
+                    .zip(factors)
+                    .for_each(|(sum, factor)| *sum *= factor);
             }
             for (value, sum) in weight.iter_mut().zip(sums) {
                 *value = sum as f32;

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, clippy::unnecessary_wraps)] // Usage depends on the features.
 
-use super::{GraphicsAdapter, Device, DeviceInfo, DeviceName, GraphicsApi, ModelError, self_test};
+use super::{Device, DeviceInfo, DeviceName, GraphicsAdapter, GraphicsApi, ModelError, self_test};
 
 /// The first discrete GPU that works, through the fastest backend of this build, and its name.
 pub(super) fn open_discrete() -> Option<(DeviceName, Device)> {

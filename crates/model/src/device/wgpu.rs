@@ -6,7 +6,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use burn::tensor::wgpu::WgpuBackend;
 use burn::tensor::{Device, DeviceKind};
 
-use crate::device::{GraphicsAdapter, DeviceInfo, DeviceName, GraphicsApi, catch_panic, self_test};
+use crate::device::{DeviceInfo, DeviceName, GraphicsAdapter, GraphicsApi, catch_panic, self_test};
 
 /// The kind of an adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

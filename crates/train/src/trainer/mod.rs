@@ -8,7 +8,7 @@ mod save;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nextword_model::{GraphicsAdapter, DeviceName, Transformer, peak_memory};
+use nextword_model::{DeviceName, GraphicsAdapter, Transformer, peak_memory};
 
 pub use in_memory::{InMemoryTrainer, TrainedModel};
 

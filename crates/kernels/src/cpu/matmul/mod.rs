@@ -19,6 +19,6 @@ pub(crate) mod matvec;
 mod panel;
 pub(crate) mod quant;
 
-pub(crate) use gemm::{GemmOptions, gemm};
+pub(crate) use gemm::{GemmOptions, gemm, k_blocks};
 pub(crate) use matrix::{MatMut, MatRef};
 pub(crate) use matvec::{MatvecOptions, matvec};

@@ -259,9 +259,9 @@ enum RowSource<'a> {
 
 type Span = std::ops::Range<usize>;
 
-/// Returns the length and number of blocks along k. There is at least one block, even for
+/// Returns the length and number of blocks along k, whose sums are added one after the other. There is at least one block, even for
 /// `k == 0`, which writes the bias or zeros.
-fn k_blocks(k: usize) -> (usize, usize) {
+pub(crate) fn k_blocks(k: usize) -> (usize, usize) {
     let blocks = k.div_ceil(KC).max(1);
     // Even, so that a bf16 pair never straddles two blocks.
     let kc = k.div_ceil(blocks).next_multiple_of(32).max(1);

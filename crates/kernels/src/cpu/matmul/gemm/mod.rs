@@ -18,6 +18,7 @@ use crate::cpu::isa::Isa;
 use crate::cpu::matmul::matrix::{MatMut, MatRef};
 use crate::cpu::par::Shared;
 use driver::Problem;
+pub(crate) use driver::k_blocks;
 
 /// Options of [`gemm`].
 #[derive(Clone, Copy, Debug)]

@@ -7,6 +7,7 @@
 //! the minimums a third.
 
 mod activation;
+mod backward;
 mod encode;
 mod format;
 mod gguf;
@@ -21,6 +22,7 @@ mod tile_x86;
 #[cfg(target_arch = "x86_64")]
 mod unpack;
 
+pub(crate) use backward::matmul_quant_transposed;
 pub use format::{Bits, BlockFormat};
 pub(crate) use matvec::matmul_quant;
 pub(crate) use stored::StoredMatrix;

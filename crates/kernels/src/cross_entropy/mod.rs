@@ -1,0 +1,131 @@
+//! Output layer fused with softmax cross-entropy.
+
+#[cfg(feature = "flex")]
+mod fast;
+#[cfg(feature = "flex")]
+mod rows;
+#[cfg(all(test, feature = "flex"))]
+mod tests;
+
+use burn::tensor::Tensor;
+
+use crate::{Precision, QuantizedMatrix};
+
+/// Weight of an output layer.
+#[derive(Clone, Debug)]
+pub enum OutputWeight {
+    /// `[d_model, vocab]`.
+    Matrix(Tensor<2>),
+    /// An embedding table, `[vocab, d_model]`.
+    Table(Tensor<2>),
+    /// `[d_model, vocab]` in 8 or 4 bits. It has no gradient of its own.
+    Quantized(QuantizedMatrix),
+}
+
+impl OutputWeight {
+    /// `[d_model, vocab]`.
+    #[cfg(feature = "flex")]
+    fn shape(&self) -> [usize; 2] {
+        match self {
+            Self::Matrix(weight) => weight.dims(),
+            Self::Table(table) => {
+                let [vocab, d_model] = table.dims();
+                [d_model, vocab]
+            }
+            Self::Quantized(weight) => weight.shape(),
+        }
+    }
+}
+
+/// Maps hidden states to logits.
+#[derive(Clone, Debug)]
+pub struct OutputLayer {
+    /// The projection to the vocabulary.
+    pub weight: OutputWeight,
+    /// Bias, `[vocab]`.
+    pub bias: Option<Tensor<1>>,
+    /// Soft cap of the logits: maps them to (-c, c) by `c * tanh(x / c)`.
+    pub soft_cap: Option<f64>,
+    /// Arithmetic of the matrix product.
+    pub precision: Precision,
+}
+
+impl OutputLayer {
+    /// Maps hidden states, `[batch, seq, d_model]`, to logits, `[batch, seq, vocab]`.
+    ///
+    /// # Panics
+    /// If the shapes do not match.
+    pub fn logits(self, hidden: Tensor<3>) -> Tensor<3> {
+        let (precision, bias) = (self.precision, self.bias);
+        let logits = match self.weight {
+            OutputWeight::Matrix(weight) => {
+                crate::linear_with_precision(precision, hidden, weight, bias)
+            }
+            OutputWeight::Table(table) => crate::linear_table(precision, hidden, table, bias),
+            OutputWeight::Quantized(weight) => crate::linear_quantized(hidden, &weight, bias),
+        };
+        match self.soft_cap {
+            Some(cap) => crate::reference::soft_cap(logits, cap),
+            None => logits,
+        }
+    }
+}
+
+/// Sum of `-ln p(target)`, in nats, over all positions whose target is not
+/// [`IGNORE`](crate::IGNORE).
+///
+/// `hidden` is `[batch, seq, d_model]`; `targets` are `batch * seq` ids in row-major order. The
+/// fast implementation processes the positions in chunks, so the logits of all positions are never
+/// stored at once, and multiplies only those that count. It makes only the gradients that are needed: none for
+/// frozen weights.
+///
+/// # Panics
+/// If `targets` does not have `batch * seq` elements, or the shapes of `hidden`, weight and bias do not
+/// match.
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use nextword_kernels::{IGNORE, OutputLayer, OutputWeight, Precision, cross_entropy_sum};
+///
+/// let device = Device::flex();
+/// let hidden = Tensor::<3>::ones([1, 3, 4], &device); // [batch, seq, d_model]
+/// let layer = OutputLayer {
+///     weight: OutputWeight::Matrix(Tensor::ones([4, 10], &device)), // ten equal logits
+///     bias: None,
+///     soft_cap: None,
+///     precision: Precision::F32,
+/// };
+/// let loss = cross_entropy_sum(hidden, layer, &[7, 2, IGNORE]);
+/// assert!((f64::from(loss.into_scalar::<f32>()) - 2.0 * 10f64.ln()).abs() < 1e-5);
+/// ```
+pub fn cross_entropy_sum(hidden: Tensor<3>, layer: OutputLayer, targets: &[u32]) -> Tensor<1> {
+    let [batch, seq, _] = hidden.dims();
+    assert_eq!(targets.len(), batch * seq, "one target for each position");
+    #[cfg(feature = "flex")]
+    if crate::fused::is_flex_f32(&hidden) {
+        crate::linear::check_shapes(&hidden, layer.weight.shape(), layer.bias.as_ref());
+        return fast::cross_entropy_sum(hidden, layer, targets);
+    }
+    let logits = layer.logits(hidden);
+    let vocab = logits.dims()[2];
+    crate::reference::cross_entropy_sum(logits.reshape([batch * seq, vocab]), targets)
+}
+
+/// Rows of the logits that the fused [`cross_entropy_sum`] computes at a time with `vocab` columns, which
+/// determine its memory.
+///
+/// ```
+/// use nextword_kernels::loss_chunk_rows;
+///
+/// assert_eq!(loss_chunk_rows(8192), 1024);
+/// assert_eq!(loss_chunk_rows(1 << 30), 128);
+/// ```
+pub fn loss_chunk_rows(vocab: usize) -> usize {
+    /// Logits in memory at once: 32 MB.
+    const CHUNK_LOGITS: usize = 8 << 20;
+    /// With fewer rows, reading the whole weight dominates.
+    const MIN_CHUNK_ROWS: usize = 128;
+    (CHUNK_LOGITS / vocab.max(1)).max(MIN_CHUNK_ROWS)
+}

@@ -1,0 +1,291 @@
+//! The fast implementation: base product and update in one operation.
+
+use burn::tensor::Tensor;
+
+use super::{LinearWeight, LowRankUpdate};
+use crate::cpu::dropout as dropout_kernel;
+use crate::cpu::elementwise::{add_scaled, scale};
+use crate::cpu::matmul::{GemmOptions, MatMut, MatRef, gemm};
+use crate::cpu::reduce::add_column_sums;
+use crate::fused::{BackwardContext, Buffer, Op, apply};
+use crate::linear::fast::{LinearOp, MATVEC_MAX_SEQ, WeightLayout};
+use crate::{DropoutMask, Precision, QuantizedMatrix};
+
+/// The update, without its matrices.
+#[derive(Clone, Debug)]
+struct Update {
+    rows: usize,
+    d_in: usize,
+    d_out: usize,
+    rank: usize,
+    scale: f32,
+    dropout: Option<DropoutMask>,
+    use_matvec: bool,
+}
+
+/// A linear layer and its update. The inputs are `x`, the weight, the bias (empty if there is none), `A` and `B`.
+#[derive(Clone, Debug)]
+struct FloatLora {
+    linear: LinearOp,
+    update: Update,
+}
+
+/// The same with a quantized weight. The inputs are `x`, the bias, `A` and `B`.
+#[derive(Clone, Debug)]
+struct QuantizedLora {
+    weight: QuantizedMatrix,
+    update: Update,
+}
+
+pub(super) fn linear_lora(
+    precision: Precision,
+    x: Tensor<3>,
+    weight: LinearWeight,
+    bias: Option<Tensor<1>>,
+    update: LowRankUpdate,
+) -> Tensor<3> {
+    let ([batch, seq, d_in], [_, d_out]) = (x.dims(), weight.shape());
+    let LowRankUpdate { a, b, .. } = update;
+    let use_matvec = seq <= MATVEC_MAX_SEQ;
+    let parts = Update {
+        rows: batch * seq,
+        d_in,
+        d_out,
+        rank: a.dims()[1],
+        scale: update.scale,
+        dropout: update.dropout.filter(|mask| mask.rate > 0.0),
+        use_matvec,
+    };
+    let shape = [batch, seq, d_out];
+    let no_bias = || Tensor::zeros([0], &x.device().without_autodiff());
+    let bias = bias.unwrap_or_else(no_bias);
+    match weight {
+        LinearWeight::Matrix(weight) => {
+            let linear = LinearOp {
+                rows: parts.rows,
+                d_in,
+                d_out,
+                layout: WeightLayout::InOut,
+                use_matvec,
+                precision,
+            };
+            let op = FloatLora {
+                linear,
+                update: parts,
+            };
+            let inputs = [x.into(), weight.into(), bias.into(), a.into(), b.into()];
+            apply(op, inputs, shape)
+        }
+        LinearWeight::Quantized(weight) => {
+            let op = QuantizedLora {
+                weight,
+                update: parts,
+            };
+            apply(op, [x.into(), bias.into(), a.into(), b.into()], shape)
+        }
+    }
+}
+
+impl Update {
+    /// A linear layer of `d_in` to `d_out` features with the rows of this one.
+    fn product(&self, d_in: usize, d_out: usize) -> LinearOp {
+        LinearOp {
+            rows: self.rows,
+            d_in,
+            d_out,
+            layout: WeightLayout::InOut,
+            use_matvec: self.use_matvec,
+            precision: Precision::F32,
+        }
+    }
+
+    /// The input after dropout; `None` if it is `x` itself.
+    fn dropped(&self, x: &[f32]) -> Option<Buffer> {
+        let mask = self.dropout?;
+        let mut y = Buffer::new(x.len());
+        dropout_kernel::apply(mask.kernel(), mask.offset, x, &mut y);
+        Some(y)
+    }
+
+    /// Adds the update to `y`. Returns `scale * dropout(x) A`, `[rows, rank]`.
+    fn forward(&self, x: &[f32], a: &[f32], b: &[f32], y: &mut [f32]) -> Buffer {
+        let Self {
+            rows, rank, d_out, ..
+        } = *self;
+        let dropped = self.dropped(x);
+        let mut low = Buffer::new(rows * rank);
+        let x = dropped.as_deref().unwrap_or(x);
+        self.product(self.d_in, rank).forward(x, a, &[], &mut low);
+        scale(&mut low, self.scale);
+        if self.use_matvec {
+            let mut sum = Buffer::new(rows * d_out);
+            self.product(rank, d_out).forward(&low, b, &[], &mut sum);
+            add_scaled(y, 1.0, &sum);
+        } else {
+            self.add_product((&low, rank), MatRef::row_major(b, rank, d_out), y);
+        }
+        low
+    }
+
+    /// `y += x w` for `x` of `width` columns.
+    fn add_product(&self, (x, width): (&[f32], usize), w: MatRef<'_>, y: &mut [f32]) {
+        let options = GemmOptions {
+            accumulate: true,
+            ..GemmOptions::default()
+        };
+        let x = MatRef::row_major(x, self.rows, width);
+        gemm(x, w, &mut MatMut::row_major(y, self.rows, w.cols), &options);
+    }
+
+    /// Adds the update's gradient to `dx`, if there is one, and returns the gradients of `A` and `B`.
+    fn backward(
+        &self,
+        [x, a, b, low, dy]: [&[f32]; 5],
+        dx: Option<&mut [f32]>,
+        [needs_a, needs_b]: [bool; 2],
+    ) -> [Option<Buffer>; 2] {
+        let Self {
+            rows,
+            d_in,
+            d_out,
+            rank,
+            ..
+        } = *self;
+        let db = needs_b.then(|| {
+            let mut db = Buffer::new(rank * d_out);
+            self.product(rank, d_out)
+                .weight_gradient(low, dy, &mut db, false);
+            db
+        });
+        if !needs_a && dx.is_none() {
+            return [None, db];
+        }
+        let mut low_grad = Buffer::new(rows * rank);
+        self.product(rank, d_out)
+            .input_gradient(dy, b, &mut low_grad);
+        scale(&mut low_grad, self.scale);
+        let da = needs_a.then(|| {
+            let dropped = self.dropped(x);
+            let x = dropped.as_deref().unwrap_or(x);
+            let mut da = Buffer::new(d_in * rank);
+            self.product(d_in, rank)
+                .weight_gradient(x, &low_grad, &mut da, false);
+            da
+        });
+        match (dx, self.dropout) {
+            (Some(dx), None) => {
+                self.add_product((&low_grad, rank), MatRef::row_major(a, d_in, rank).t(), dx);
+            }
+            (Some(dx), Some(_)) => {
+                let mut sum = Buffer::new(rows * d_in);
+                self.product(d_in, rank)
+                    .input_gradient(&low_grad, a, &mut sum);
+                if let Some(sum) = self.dropped(&sum) {
+                    add_scaled(dx, 1.0, &sum);
+                }
+            }
+            (None, _) => {}
+        }
+        [da, db]
+    }
+}
+
+/// Which of `x`, the weight, the bias, `A` and `B` the backward pass reads.
+pub(super) fn saved_inputs([needs_x, needs_w, _, needs_a, _]: [bool; 5]) -> [bool; 5] {
+    [
+        needs_w || needs_a,
+        needs_x,
+        false,
+        needs_x,
+        needs_x || needs_a,
+    ]
+}
+
+fn bias_gradient(d_out: usize, dy: &[f32]) -> Buffer {
+    let mut db = Buffer::zeros(d_out);
+    add_column_sums(dy, &mut db);
+    db
+}
+
+impl Op<5> for FloatLora {
+    type Saved = Buffer;
+    const SAVES_INPUT: [bool; 5] = [true, true, false, true, true];
+
+    fn saves_inputs(&self, needs_grad: [bool; 5]) -> [bool; 5] {
+        saved_inputs(needs_grad)
+    }
+
+    fn forward(
+        &self,
+        [x, weight, bias, a, b]: [&[f32]; 5],
+        _needs_grad: [bool; 5],
+    ) -> (Buffer, Buffer) {
+        let mut y = Buffer::new(self.update.rows * self.update.d_out);
+        self.linear.forward(x, weight, bias, &mut y);
+        let low = self.update.forward(x, a, b, &mut y);
+        (y, low)
+    }
+
+    fn backward(&self, ctx: BackwardContext<'_, Buffer, 5>) -> [Option<Buffer>; 5] {
+        let ([x, weight, _, a, b], dy) = (ctx.inputs, ctx.grad);
+        let [needs_x, needs_w, needs_bias, needs_a, needs_b] = ctx.needs_grad;
+        let Update {
+            rows, d_in, d_out, ..
+        } = self.update;
+        let mut dx = needs_x.then(|| {
+            let mut dx = Buffer::new(rows * d_in);
+            self.linear.input_gradient(dy, weight, &mut dx);
+            dx
+        });
+        let dw = needs_w.then(|| {
+            let mut dw = Buffer::new(d_in * d_out);
+            self.linear.weight_gradient(x, dy, &mut dw, false);
+            dw
+        });
+        let inputs = [x, a, b, &ctx.saved[..], dy];
+        let [da, db] = self
+            .update
+            .backward(inputs, dx.as_deref_mut(), [needs_a, needs_b]);
+        let dbias = needs_bias.then(|| bias_gradient(d_out, dy));
+        [dx, dw, dbias, da, db]
+    }
+}
+
+impl Op<4> for QuantizedLora {
+    type Saved = Buffer;
+    const SAVES_INPUT: [bool; 4] = [true, false, true, true];
+
+    fn saves_inputs(&self, needs_grad: [bool; 4]) -> [bool; 4] {
+        let [needs_x, needs_bias, needs_a, needs_b] = needs_grad;
+        let [x, _, bias, a, b] = saved_inputs([needs_x, false, needs_bias, needs_a, needs_b]);
+        [x, bias, a, b]
+    }
+
+    fn forward(&self, [x, bias, a, b]: [&[f32]; 4], _needs_grad: [bool; 4]) -> (Buffer, Buffer) {
+        let rows = self.update.rows;
+        let mut y = Buffer::new(rows * self.update.d_out);
+        let bias = (!bias.is_empty()).then_some(bias);
+        self.weight.matmul(x, rows, bias, &mut y);
+        let low = self.update.forward(x, a, b, &mut y);
+        (y, low)
+    }
+
+    fn backward(&self, ctx: BackwardContext<'_, Buffer, 4>) -> [Option<Buffer>; 4] {
+        let ([x, _, a, b], dy) = (ctx.inputs, ctx.grad);
+        let [needs_x, needs_bias, needs_a, needs_b] = ctx.needs_grad;
+        let Update {
+            rows, d_in, d_out, ..
+        } = self.update;
+        let mut dx = needs_x.then(|| {
+            let mut dx = Buffer::new(rows * d_in);
+            self.weight.input_gradient(dy, rows, &mut dx);
+            dx
+        });
+        let inputs = [x, a, b, &ctx.saved[..], dy];
+        let [da, db] = self
+            .update
+            .backward(inputs, dx.as_deref_mut(), [needs_a, needs_b]);
+        let dbias = needs_bias.then(|| bias_gradient(d_out, dy));
+        [dx, dbias, da, db]
+    }
+}
