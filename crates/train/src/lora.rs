@@ -4,7 +4,7 @@ use nextword_model::{LoraConfig, ModelConfig, TargetModule, TargetModules, linea
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
-use crate::{Optimizer, OptimizerKind, RunConfig, TrainError};
+use crate::{Optimizer, OptimizerConfig, OptimizerKind, RunConfig, ScheduleConfig, TrainError};
 
 /// Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685): the base model's weights stay as they are, and the
 /// run trains an update of rank `rank` for each target module. Without this table, all weights are trained.
@@ -81,14 +81,28 @@ pub struct UnsetKeys {
 }
 
 impl UnsetKeys {
-    /// All keys are left out.
-    pub const ALL: Self = Self {
-        learning_rate: true,
-        min_learning_rate: true,
-        warmup_steps: true,
-        weight_decay: true,
-        beta2: true,
-    };
+    /// The keys of `config` that are at the defaults of other runs, for configurations that are not read from a file.
+    ///
+    /// ```
+    /// use nextword_train::{RunConfig, UnsetKeys};
+    ///
+    /// let mut config = RunConfig::default();
+    /// config.schedule.learning_rate = 5e-4;
+    /// let unset = UnsetKeys::at_defaults(&config);
+    /// assert!(!unset.learning_rate && unset.weight_decay);
+    /// ```
+    pub fn at_defaults(config: &RunConfig) -> Self {
+        let (schedule, optimizer) = (&config.schedule, &config.optimizer);
+        let (defaults, optimizer_defaults) = (ScheduleConfig::default(), OptimizerConfig::default());
+        let is_same = |value: f64, default: f64| value.to_bits() == default.to_bits();
+        Self {
+            learning_rate: is_same(schedule.learning_rate, defaults.learning_rate),
+            min_learning_rate: is_same(schedule.min_learning_rate, defaults.min_learning_rate),
+            warmup_steps: schedule.warmup_steps == defaults.warmup_steps,
+            weight_decay: is_same(optimizer.weight_decay, optimizer_defaults.weight_decay),
+            beta2: is_same(optimizer.beta2, optimizer_defaults.beta2),
+        }
+    }
 
     /// The keys that `config` leaves out.
     pub(crate) fn of(config: &Table) -> Self {
