@@ -71,7 +71,10 @@ pub fn find_base(adapter: &AdapterDir, base: Option<&Path>) -> Result<ModelDir, 
         }
     }
     let folders = places.iter().filter_map(|place| place.parent());
-    if let Some(model) = folders.flat_map(neighbors).find_map(|place| same_model(expected, &place)) {
+    if let Some(model) = folders
+        .flat_map(neighbors)
+        .find_map(|place| same_model(expected, &place))
+    {
         return Ok(model);
     }
     Err(other.unwrap_or_else(|| {
@@ -149,7 +152,9 @@ fn neighbors(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else {
         return Vec::new();
     };
-    let mut found: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect();
     found.sort();
     found.truncate(MAX_NEIGHBORS);
     found

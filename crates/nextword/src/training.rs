@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use nextword_data::Dataset;
 use nextword_model::ModelConfig;
 use nextword_train::{
-    InMemoryTrainer, LoraSettings, Reporter, RunConfig, RunSetup, StepReport, StopFlag, TrainError, UnsetKeys,
-    ValidationReport,
+    InMemoryTrainer, LoraSettings, Reporter, RunConfig, RunSetup, StepReport, StopFlag, TrainError,
+    UnsetKeys, ValidationReport,
 };
 
 use crate::{Control, LanguageModel, Result, default_device};

@@ -93,7 +93,8 @@ impl UnsetKeys {
     /// ```
     pub fn at_defaults(config: &RunConfig) -> Self {
         let (schedule, optimizer) = (&config.schedule, &config.optimizer);
-        let (defaults, optimizer_defaults) = (ScheduleConfig::default(), OptimizerConfig::default());
+        let (defaults, optimizer_defaults) =
+            (ScheduleConfig::default(), OptimizerConfig::default());
         let is_same = |value: f64, default: f64| value.to_bits() == default.to_bits();
         Self {
             learning_rate: is_same(schedule.learning_rate, defaults.learning_rate),
@@ -166,7 +167,10 @@ impl LoraSettings {
         if !(self.plus_ratio.is_finite() && self.plus_ratio > 0.0) {
             return Err(TrainError::config(
                 "lora.plus_ratio",
-                format!("must be a finite number above 0, but is {}", self.plus_ratio),
+                format!(
+                    "must be a finite number above 0, but is {}",
+                    self.plus_ratio
+                ),
                 "1 is LoRA; LoRA+ uses 16",
             ));
         }
@@ -193,7 +197,10 @@ impl LoraSettings {
         match missing {
             Some(missing) => Err(TrainError::config(
                 "lora.target_modules",
-                format!("the blocks of the model in start_from do not have `{}`", missing.name()),
+                format!(
+                    "the blocks of the model in start_from do not have `{}`",
+                    missing.name()
+                ),
                 format!("they have {}", available_names.join(", ")),
             )),
             None => Ok(parameters),
@@ -275,5 +282,158 @@ impl RunConfig {
             ));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{parse_config, to_toml};
+
+    fn parse(text: &str) -> Result<RunConfig, TrainError> {
+        parse_config(text, Path::new("x.toml"), &[])
+    }
+
+    fn error(text: &str) -> String {
+        parse(text).unwrap_err().to_string()
+    }
+
+    const LORA: &str = "start_from = 'base'\ndata.path = 'x.txt'\n";
+
+    #[test]
+    fn keys_that_are_left_out_get_the_defaults_of_lora() {
+        let mut config = parse(&format!("{LORA}[lora]\n[train]\nsteps = 400\n")).unwrap();
+        config.apply_lora_defaults(Some(135_000_000));
+        let (schedule, optimizer) = (config.schedule, config.optimizer);
+        assert!((schedule.learning_rate - 1e-3).abs() < 1e-12);
+        assert!((schedule.min_learning_rate - 1e-4).abs() < 1e-12);
+        assert_eq!(schedule.warmup_steps, 20);
+        assert!(optimizer.weight_decay.abs() < 1e-12 && (optimizer.beta2 - 0.999).abs() < 1e-12);
+        for (parameters, expected) in [
+            (1, 2e-3),
+            (10_000_000, 2e-3),
+            (299_999_999, 1e-3),
+            (300_000_000, 2e-4),
+        ] {
+            config.apply_lora_defaults(Some(parameters));
+            let found = config.schedule.learning_rate;
+            assert!((found - expected).abs() < 1e-12, "{parameters}: {found}");
+        }
+    }
+
+    #[test]
+    fn keys_that_are_set_stay() {
+        let text = format!(
+            "{LORA}[lora]\n[schedule]\nlearning_rate = 5e-5\nwarmup_steps = 3\n\
+             [optimizer]\nweight_decay = 0.1\nbeta2 = 0.99\n"
+        );
+        let mut config = parse(&text).unwrap();
+        config.apply_lora_defaults(Some(1000));
+        assert!((config.schedule.learning_rate - 5e-5).abs() < 1e-12);
+        // Not 1e-4, which would be above the maximum.
+        assert!((config.schedule.min_learning_rate - 5e-6).abs() < 1e-12);
+        assert_eq!(config.schedule.warmup_steps, 3);
+        assert!((config.optimizer.weight_decay - 0.1).abs() < 1e-12);
+        assert!((config.optimizer.beta2 - 0.99).abs() < 1e-12);
+    }
+
+    #[test]
+    fn runs_without_lora_keep_their_defaults() {
+        let mut config = parse(LORA).unwrap();
+        config.apply_lora_defaults(Some(1000));
+        let defaults = RunConfig::default();
+        assert_eq!(config.schedule, defaults.schedule);
+        assert_eq!(config.optimizer, defaults.optimizer);
+    }
+
+    #[test]
+    fn short_runs_have_a_warmup_that_fits() {
+        for (steps, warmup) in [(1, 0), (5, 0), (6, 5), (99, 5), (200, 10)] {
+            let text = format!("{LORA}[lora]\n[train]\nsteps = {steps}\n");
+            assert_eq!(
+                parse(&text).unwrap().schedule.warmup_steps,
+                warmup,
+                "{steps}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_configuration_with_lora_survives_its_file() {
+        let text = format!(
+            "{LORA}[lora]\nrank = 4\nalpha = 8.0\ntarget_modules = ['query', 'value']\nlayers = [1, 2]\n\
+             use_rslora = true\nplus_ratio = 16.0\nmodules_to_save = ['norms']\n"
+        );
+        let config = parse(&text).unwrap();
+        let stored = parse(&to_toml(&config).unwrap()).unwrap();
+        assert_eq!(stored.unset, UnsetKeys::default()); // All keys are in the file.
+        assert_eq!(
+            RunConfig {
+                unset: config.unset,
+                ..stored
+            },
+            config
+        );
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_key() {
+        let with = |lora: &str| error(&format!("{LORA}[lora]\n{lora}\n"));
+        for (lora, parts) in [
+            ("rank = 0", &["lora.rank", "hint"][..]),
+            ("alpha = -1.0", &["lora.alpha"]),
+            ("dropout = 1.0", &["lora.dropout"]),
+            ("plus_ratio = 0.0", &["lora.plus_ratio", "LoRA+"]),
+            (
+                "modules_to_save = ['norm']",
+                &["lora.modules_to_save", "norms"],
+            ),
+            (
+                "target_modules = 'q_proj'",
+                &["q_proj", "query, key, value"],
+            ),
+            ("ranks = 3", &["unknown key `ranks`", "`rank`"]),
+            ("[optimizer]\nkind = 'muon'", &["optimizer.kind", "adamw"]),
+        ] {
+            let message = with(lora);
+            for part in parts {
+                assert!(message.contains(part), "{part} is missing from {message}");
+            }
+        }
+        let message = error("data.path = 'x.txt'\n[lora]\n");
+        assert!(
+            message.starts_with("lora: ") && message.contains("start_from"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn targets_and_ranks_are_checked_against_the_model() {
+        let model = nextword_model::presets::shakespeare_char_cpu(65);
+        let check = |change: fn(&mut LoraSettings)| {
+            let mut settings = LoraSettings::default();
+            change(&mut settings);
+            settings.check_model(&model)
+        };
+        assert!(check(|_| {}).unwrap() > 0);
+        let gate =
+            check(|lora| lora.target_modules = TargetModules::List(vec![TargetModule::Gate]));
+        let message = gate.unwrap_err().to_string();
+        assert!(
+            message.contains("lora.target_modules") && message.contains("query, key"),
+            "{message}"
+        );
+        let message = check(|lora| lora.rank = 129).unwrap_err().to_string();
+        assert!(
+            message.contains("lora.rank: 129") && message.contains("128"),
+            "{message}"
+        );
+        let message = check(|lora| lora.layers = Some([0, 4]))
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains("lora.layers"), "{message}");
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use nextword_data::{
-    Dataset, EvalWindows, Loader, LoaderConfig, Tokenizer, TokenizerConfig, load_tokenizer_with_roles,
-    parse_tokenizer_with_roles, unknown_note, whole_documents_note,
+    Dataset, EvalWindows, Loader, LoaderConfig, Tokenizer, TokenizerConfig,
+    load_tokenizer_with_roles, parse_tokenizer_with_roles, unknown_note, whole_documents_note,
 };
 use nextword_kernels::QuantizedMatrix;
 use nextword_model::{
@@ -442,14 +442,21 @@ fn apply_base_model(config: &mut RunConfig) -> Result<Option<SourceModel>, Train
     config.data.tokenizer.file = Some(base.tokenizer_path());
     config.start_from = Some(path);
     let eos = tokenizer.special_tokens().eos;
-    let eos = eos.and_then(|id| tokenizer.id_to_token(id)).unwrap_or_default();
+    let eos = eos
+        .and_then(|id| tokenizer.id_to_token(id))
+        .unwrap_or_default();
     if roles.is_some() && config.data.tokenizer.eos == TokenizerConfig::DEFAULT_EOS {
         // Documents end with the token that the model declares.
         config.data.tokenizer.eos = eos;
-    } else if !is_folder && ![TokenizerConfig::DEFAULT_EOS, &eos].contains(&&*config.data.tokenizer.eos) {
+    } else if !is_folder
+        && ![TokenizerConfig::DEFAULT_EOS, &eos].contains(&&*config.data.tokenizer.eos)
+    {
         return Err(TrainError::config(
             "data.tokenizer.eos",
-            format!("`{}` is not the EOS token of the GGUF file, `{eos}`", config.data.tokenizer.eos),
+            format!(
+                "`{}` is not the EOS token of the GGUF file, `{eos}`",
+                config.data.tokenizer.eos
+            ),
             "remove it, or convert the file with `nextword import` to choose another token",
         ));
     }

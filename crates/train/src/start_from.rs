@@ -113,7 +113,12 @@ impl LoraBase {
     /// Whether `other` is the same model, wherever it is.
     pub(crate) fn is(&self, other: &BaseModel) -> bool {
         let hashes = |base: &BaseModel| {
-            [&base.weights_sha256, &base.config_sha256, &base.tokenizer_sha256].map(String::clone)
+            [
+                &base.weights_sha256,
+                &base.config_sha256,
+                &base.tokenizer_sha256,
+            ]
+            .map(String::clone)
         };
         hashes(&self.description) == hashes(other)
     }

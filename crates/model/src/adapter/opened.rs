@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use super::{Adapter, AdapterDir, LowRank};
 use crate::model_dir::WeightUpdate;
 use crate::weights::{WeightSource, dequantized_values, layout};
-use crate::{BlockFormat, ModelConfig, ModelDir, ModelError, ModelTokens, QuantizedMatrix, Transformer};
+use crate::{
+    BlockFormat, ModelConfig, ModelDir, ModelError, ModelTokens, QuantizedMatrix, Transformer,
+};
 
 impl AdapterDir {
     /// The model that this adapter makes of `base`, to be used like that of a model folder. Its card is that of the

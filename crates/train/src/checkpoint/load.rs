@@ -11,7 +11,8 @@ use nextword_model::{AdapterDir, ModelCard, ModelConfig, ModelDir, Transformer};
 use serde::Deserialize;
 
 use super::{
-    ADAPTER, ADAPTER_WEIGHTS, FORMAT, MANIFEST, Manifest, OPTIMIZER, STATE, State, WEIGHTS, parse_step,
+    ADAPTER, ADAPTER_WEIGHTS, FORMAT, MANIFEST, Manifest, OPTIMIZER, STATE, State, WEIGHTS,
+    parse_step,
 };
 use crate::{Optimizer, OptimizerConfig, TrainError};
 

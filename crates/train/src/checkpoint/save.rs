@@ -11,8 +11,8 @@ use nextword_model::{
 };
 
 use super::{
-    ADAPTER_WEIGHTS, FORMAT, MANIFEST, Manifest, ManifestEntry, OPTIMIZER, STATE, State, TEMP_PREFIX, WEIGHTS,
-    folder_name,
+    ADAPTER_WEIGHTS, FORMAT, MANIFEST, Manifest, ManifestEntry, OPTIMIZER, STATE, State,
+    TEMP_PREFIX, WEIGHTS, folder_name,
 };
 use crate::{Optimizer, TrainError};
 

@@ -295,3 +295,55 @@ impl ModuleMapper for Updater<'_> {
         })
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use nextword_data::TokenBatch;
+    use nextword_model::{Adapter, DeviceName, LoraConfig, presets};
+
+    use super::*;
+    use crate::forward_backward;
+
+    /// An adapter after two updates with this ratio of learning rates.
+    fn trained(ratio: f64) -> Adapter {
+        let device = DeviceName::Flex.open().unwrap();
+        let base = presets::shakespeare_char_cpu(65).init(&device, 1).unwrap();
+        let lora = LoraConfig {
+            rank: 2,
+            ..LoraConfig::default()
+        };
+        let mut model = base.with_new_adapter(&lora, 7).unwrap().train();
+        let config = OptimizerConfig {
+            kind: OptimizerKind::Sgd,
+            momentum: 0.0,
+            weight_decay: 0.0,
+            ..OptimizerConfig::default()
+        };
+        let mut optimizer = Optimizer::new(config).with_plus_ratio(ratio);
+        let batch = TokenBatch {
+            batch: 1,
+            seq: 3,
+            inputs: vec![0, 1, 2],
+            targets: vec![1, 2, 4],
+        };
+        let (_, gradients) = forward_backward(&model, &[batch], 7, 0, false);
+        model = optimizer.update(model, gradients, 0.1, 0.1);
+        model.valid().adapter().unwrap()
+    }
+
+    #[test]
+    fn the_ratio_of_lora_plus_scales_updates_of_b_alone() {
+        let (one, four) = (trained(1.0), trained(4.0));
+        let mut changed = 0;
+        for (name, module) in &one.modules {
+            let other = &four.modules[name];
+            assert_eq!(module.a, other.a, "{name}");
+            for (b, scaled) in module.b.iter().zip(&other.b) {
+                assert!((4.0 * b - scaled).abs() <= 1e-6 * scaled.abs(), "{name}");
+                changed += usize::from(*b != 0.0);
+            }
+        }
+        assert!(changed > 0);
+    }
+}

@@ -95,7 +95,10 @@ mod tests {
         let plan = Plan::estimate(&setup);
         let lora = plan.lora.as_ref().unwrap();
         let trained = lora.trained_parameters;
-        assert!(trained > 0 && trained < plan.parameters.total / 4, "{trained}");
+        assert!(
+            trained > 0 && trained < plan.parameters.total / 4,
+            "{trained}"
+        );
         assert_eq!(plan.checkpoint_bytes, 12 * trained as u64);
         assert_eq!(plan.memory_bytes.by_part.optimizer, 8 * trained);
         let other = lora.alternatives;

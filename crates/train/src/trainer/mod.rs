@@ -1,6 +1,8 @@
 //! Training in a run folder, and in memory.
 
 mod in_memory;
+#[cfg(test)]
+mod lora_tests;
 mod probes;
 mod resume;
 mod save;
@@ -16,8 +18,8 @@ use crate::checkpoint::State;
 use crate::folder::RunFolder;
 use crate::metrics::{MetricsFile, MetricsLine};
 use crate::report::{
-    Hooks, LoraInfo, NullReporter, Outcome, Reporter, RunInfo, SampleRequest, StepReport, StopReason,
-    ValidationReport,
+    Hooks, LoraInfo, NullReporter, Outcome, Reporter, RunInfo, SampleRequest, StepReport,
+    StopReason, ValidationReport,
 };
 use crate::training_loop::{LoopObserver, TrainingLoop, initial_state};
 use crate::{Optimizer, RunConfig, RunSetup, TrainError};

@@ -8,8 +8,8 @@ use nextword_model::{Adapter, AdapterDir, BaseModel, ModelCard, ModelDir, Transf
 use super::RunOutput;
 use crate::checkpoint;
 use crate::report::Reporter;
-use crate::{RunSetup, TrainError};
 use crate::training_loop::TrainingLoop;
+use crate::{RunSetup, TrainError};
 
 /// Number of consecutive failed saves after which the run stops.
 const MAX_SAVE_FAILURES: u32 = 3;

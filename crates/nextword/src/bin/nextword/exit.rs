@@ -267,7 +267,9 @@ fn hub_code(error: &HubError) -> Code {
 
 fn model_code(error: &ModelError) -> Code {
     match error {
-        ModelError::Config { .. } | ModelError::Lora { .. } | ModelError::Device { .. } => Code::Usage,
+        ModelError::Config { .. } | ModelError::Lora { .. } | ModelError::Device { .. } => {
+            Code::Usage
+        }
         ModelError::Mismatch { .. } | ModelError::Format { .. } | ModelError::Adapter { .. } => {
             Code::BadFile
         }

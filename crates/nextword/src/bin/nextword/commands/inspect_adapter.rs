@@ -71,7 +71,10 @@ fn changes(adapter: &Adapter, base: &dyn WeightSource) -> anyhow::Result<Vec<(St
             None => base.values(&weight)?,
         };
         let norm = sum_of_squares(&values).sqrt();
-        changes.push((name.clone(), update_norm(module) / norm.max(f64::MIN_POSITIVE)));
+        changes.push((
+            name.clone(),
+            update_norm(module) / norm.max(f64::MIN_POSITIVE),
+        ));
     }
     changes.sort_by(|a, b| b.1.total_cmp(&a.1));
     Ok(changes)
@@ -83,14 +86,21 @@ fn sum_of_squares(values: &[f32]) -> f64 {
 
 /// The Frobenius norm of `scale * a b`, from products of the size of the rank.
 fn update_norm(module: &LowRank) -> f64 {
-    let LowRank { a, b, rank, d_out, .. } = module;
+    let LowRank {
+        a, b, rank, d_out, ..
+    } = module;
     let mut square = 0.0;
     for i in 0..*rank {
         for j in 0..*rank {
             // Column i of a times column j, and row i of b times row j.
-            let columns = a.chunks_exact(*rank).map(|row| f64::from(row[i]) * f64::from(row[j]));
+            let columns = a
+                .chunks_exact(*rank)
+                .map(|row| f64::from(row[i]) * f64::from(row[j]));
             let (first, second) = (&b[i * d_out..][..*d_out], &b[j * d_out..][..*d_out]);
-            let rows = first.iter().zip(second).map(|(x, y)| f64::from(*x) * f64::from(*y));
+            let rows = first
+                .iter()
+                .zip(second)
+                .map(|(x, y)| f64::from(*x) * f64::from(*y));
             square += columns.sum::<f64>() * rows.sum::<f64>();
         }
     }
@@ -108,7 +118,10 @@ fn lines(adapter: &AdapterDir, size: u64, details: &Result<Details, String>) -> 
     };
     let mut push = |name: &str, value: String| lines.push(format!("  {name:<14}{value}"));
     let scale = config.scale();
-    push("method", format!("{method}: rank {}, scale {scale}", config.rank));
+    push(
+        "method",
+        format!("{method}: rank {}, scale {scale}", config.rank),
+    );
     if !config.modules_to_save.is_empty() {
         push("full copies", config.modules_to_save.join(", "));
     }
@@ -118,7 +131,10 @@ fn lines(adapter: &AdapterDir, size: u64, details: &Result<Details, String>) -> 
     match details {
         Ok(details) => {
             let parameters = details.base.config.parameter_counts().total();
-            push("base", format!("{base}{bits}, found in {}", details.base.path.display()));
+            push(
+                "base",
+                format!("{base}{bits}, found in {}", details.base.path.display()),
+            );
             push(
                 "trained",
                 format!(
@@ -131,7 +147,9 @@ fn lines(adapter: &AdapterDir, size: u64, details: &Result<Details, String>) -> 
             );
             lines.push("\nlargest changes, relative to the weights".to_string());
             let shown = details.changes.iter().take(SHOWN_CHANGES);
-            lines.extend(shown.map(|(name, change)| format!("  {name:<40}{:>9.4}%", 100.0 * change)));
+            lines.extend(
+                shown.map(|(name, change)| format!("  {name:<40}{:>9.4}%", 100.0 * change)),
+            );
         }
         Err(problem) => {
             push("base", format!("{base}{bits}, not found"));

@@ -103,7 +103,9 @@ pub(crate) fn run(args: &MergeArgs) -> anyhow::Result<()> {
 
 fn check_args(args: &MergeArgs) -> anyhow::Result<()> {
     if !args.scale.is_finite() {
-        return Err(exit::usage("--scale must be a finite number; hint: 1 is what was trained"));
+        return Err(exit::usage(
+            "--scale must be a finite number; hint: 1 is what was trained",
+        ));
     }
     output_file::check_folder(&args.out)?;
     if args.out.exists() {
@@ -153,7 +155,9 @@ fn open_full(path: &Path, adapter: &AdapterDir) -> anyhow::Result<ModelDir> {
         return Ok(model);
     }
     let rounded = find_base(adapter, None).ok();
-    let made_from = rounded.as_ref().and_then(|rounded| rounded.card.made_from.as_ref());
+    let made_from = rounded
+        .as_ref()
+        .and_then(|rounded| rounded.card.made_from.as_ref());
     let is_other = made_from.is_some_and(|source| *source != found.weights_sha256);
     if is_other || found.tokenizer_sha256 != expected.tokenizer_sha256 {
         return Err(exit::bad_file(format!(
@@ -214,11 +218,7 @@ fn write(
 }
 
 /// The largest difference between the logits of the written model and those of base and adapter.
-fn largest_difference(
-    args: &MergeArgs,
-    base: &ModelDir,
-    adapter: &Adapter,
-) -> anyhow::Result<f32> {
+fn largest_difference(args: &MergeArgs, base: &ModelDir, adapter: &Adapter) -> anyhow::Result<f32> {
     let device = models::open_device("flex")?;
     let merged = ModelDir::open(&args.out)?;
     let tokenizer = open_tokenizer(&merged)?;
@@ -231,7 +231,11 @@ fn largest_difference(
     let logits = |model: &nextword_model::Transformer| {
         let data = TensorData::new(ids.clone(), [1, ids.len()]);
         let tokens = Tensor::<2, Int>::from_data(data, &device);
-        to_f32_vec(model.forward(tokens, &mut ForwardContext::inference()).into_data())
+        to_f32_vec(
+            model
+                .forward(tokens, &mut ForwardContext::inference())
+                .into_data(),
+        )
     };
     let unmerged = logits(&base.load(&device)?.with_adapter(adapter)?);
     let merged = logits(&merged.load(&device)?);

@@ -7,9 +7,7 @@ use nextword_train::plan::{LoraAlternatives, LoraPlan, Plan};
 use nextword_train::prepare_run;
 
 use crate::args::ConfigArgs;
-use crate::format::{
-    bytes, count, duration, grouped, sanitize, short, trained_share, with_unit,
-};
+use crate::format::{bytes, count, duration, grouped, sanitize, short, trained_share, with_unit};
 use crate::{output, run_config};
 
 /// `plan CONFIG`.
@@ -133,7 +131,9 @@ fn size_lines(plan: &Plan) -> Vec<String> {
 
 /// What a run with `[lora]` trains.
 fn lora_lines(lora: &LoraPlan, parameters: usize) -> Vec<String> {
-    let bits = lora.base_bits.map(|bits| format!(" ({bits} bits per weight)"));
+    let bits = lora
+        .base_bits
+        .map(|bits| format!(" ({bits} bits per weight)"));
     let (trained, base) = (lora.trained_parameters, sanitize(&lora.base));
     vec![
         format!(

@@ -8,8 +8,8 @@ use nextword_model::{BaseModel, Bits, ModelDir};
 use serde_json::json;
 
 use crate::args::{BaseArgs, parse_bits};
-use crate::format::bytes;
 use crate::commands::merge::refuse_quantized_base;
+use crate::format::bytes;
 use crate::{exit, models, output, output_file};
 
 /// `quantize MODEL|RUN --out FOLDER`.

@@ -128,7 +128,9 @@ fn apply_overrides(
 
 /// Refuses another model to start from, unless the run adapts it.
 fn check_start(stored: &RunConfig, set: &[String]) -> anyhow::Result<()> {
-    let assignment = set.iter().find(|set| set.trim_start().starts_with("start_from"));
+    let assignment = set
+        .iter()
+        .find(|set| set.trim_start().starts_with("start_from"));
     match assignment {
         Some(assignment) if stored.lora.is_none() => Err(exit::usage(format!(
             "--set {assignment}: a resumed run continues its own weights; hint: only a run with [lora] needs the model \

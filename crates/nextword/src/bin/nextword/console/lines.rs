@@ -21,7 +21,11 @@ pub(super) fn start_lines(info: &RunInfo) -> Vec<String> {
         grouped(info.train_tokens as u64),
         count(info.validation_tokens as u64, "validation token"),
     ));
-    lines.extend(info.lora.as_ref().map(|lora| lora_line(lora, info.parameters)));
+    lines.extend(
+        info.lora
+            .as_ref()
+            .map(|lora| lora_line(lora, info.parameters)),
+    );
     let resumed = match info.resumed_at {
         0 => String::new(),
         step => format!(", continuing from step {step}"),
