@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::config::copyable_parameters;
 use super::{Adapter, LowRank, linear_modules};
-use crate::weights::layout;
 use crate::{ModelConfig, ModelError};
 
 impl Adapter {
@@ -28,6 +28,11 @@ impl Adapter {
                     "`{name}` is not a linear layer of the model's blocks"
                 ));
             };
+            if module.magnitude.is_some() != self.config.use_dora {
+                return Some(format!(
+                    "`{name}` has magnitudes, or use_dora is set, but not both"
+                ));
+            }
             let problem = module.problem(*shape)?;
             Some(format!("`{name}`: {problem}"))
         };
@@ -37,10 +42,12 @@ impl Adapter {
         if let Some(problem) = self.modules.iter().find_map(module_problem) {
             return Some(problem);
         }
-        let layout: BTreeMap<_, _> = layout(config).into_iter().collect();
+        let copyable = copyable_parameters(config);
         self.saved.iter().find_map(|(name, saved)| {
-            let Some(shape) = layout.get(name) else {
-                return Some(format!("`{name}` is not a parameter of the model"));
+            let Some(shape) = copyable.get(name) else {
+                return Some(format!(
+                    "`{name}` is not a parameter of which an adapter can have a copy"
+                ));
             };
             if saved.shape != *shape || saved.values.len() != shape.iter().product::<usize>() {
                 return Some(format!(

@@ -1,5 +1,7 @@
 //! The settings of an adapter, with the names that PEFT gives them.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::weights::layout;
@@ -196,6 +198,16 @@ pub fn linear_modules(config: &ModelConfig) -> Vec<(String, [usize; 2])> {
         is_in_block.then(|| (name.to_string(), [d_in, d_out]))
     });
     matrices.collect()
+}
+
+/// The parameters of `config` of which an adapter may have a full copy, and their shapes: all except the matrices
+/// that get low-rank updates.
+pub(super) fn copyable_parameters(config: &ModelConfig) -> BTreeMap<String, Vec<usize>> {
+    let mut parameters: BTreeMap<_, _> = layout(config).into_iter().collect();
+    for (name, _) in linear_modules(config) {
+        parameters.remove(&format!("{name}.weight"));
+    }
+    parameters
 }
 
 /// The block and the kind of the linear layer `name`.

@@ -14,10 +14,11 @@ use safetensors::tensor::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::check::rank_problem;
+use super::config::copyable_parameters;
 use super::{Adapter, BaseModel, LoraConfig, LowRank, SavedTensor, linear_modules};
 use crate::chat_templates::{read_chat_templates, write_chat_templates};
 use crate::model_dir::{read_json, to_json};
-use crate::weights::{TensorFile, TensorSpec, Values, layout, write_file};
+use crate::weights::{TensorFile, TensorSpec, Values, write_file};
 use crate::{ModelCard, ModelConfig, ModelDir, ModelError, write_atomically};
 
 const SETTINGS: &str = "adapter.json";
@@ -58,6 +59,7 @@ pub struct AdapterDir {
     /// The metadata, with the chat templates.
     pub card: ModelCard,
     modules: Vec<ModuleEntry>,
+    saved: Vec<String>,
 }
 
 /// The contents of `adapter.json`.
@@ -67,6 +69,9 @@ struct Settings {
     lora: LoraConfig,
     base: BaseModel,
     modules: Vec<ModuleEntry>,
+    /// Parameters of which there are full copies.
+    #[serde(default)]
+    saved: Vec<String>,
 }
 
 /// An adapted module.
@@ -120,6 +125,7 @@ impl AdapterDir {
             base: settings.base,
             card,
             modules: settings.modules,
+            saved: settings.saved,
         })
     }
 
@@ -138,7 +144,7 @@ impl AdapterDir {
         let path = self.tensors_path();
         let file = TensorFile::open(&path)?;
         let shapes = self.module_shapes(config)?;
-        let saved = compare(&shapes, config, &path, &file)?;
+        let saved = self.compare(&shapes, config, &file)?;
         let read = |name: &str| {
             let values = file.values(name)?;
             if values.iter().all(|value| value.is_finite()) {
@@ -157,8 +163,10 @@ impl AdapterDir {
         };
         for (entry, [d_in, d_out]) in &shapes {
             let ModuleEntry { name, rank, scale } = (*entry).clone();
-            let magnitude = format!("{name}.lora_magnitude");
-            let has_magnitude = file.shape(&magnitude).is_some();
+            let magnitude = self
+                .config
+                .use_dora
+                .then(|| format!("{name}.lora_magnitude"));
             let module = LowRank {
                 a: read(&format!("{name}.lora_a"))?,
                 b: read(&format!("{name}.lora_b"))?,
@@ -166,7 +174,7 @@ impl AdapterDir {
                 d_in: *d_in,
                 d_out: *d_out,
                 scale,
-                magnitude: has_magnitude.then(|| read(&magnitude)).transpose()?,
+                magnitude: magnitude.map(|name| read(&name)).transpose()?,
             };
             adapter.modules.insert(name, module);
         }
@@ -203,6 +211,57 @@ impl AdapterDir {
             Ok((module, shape))
         };
         self.modules.iter().map(shape).collect()
+    }
+
+    /// Compares names, shapes and types in `file` with the modules. Returns names and shapes of the full copies.
+    fn compare(
+        &self,
+        modules: &[(&ModuleEntry, [usize; 2])],
+        config: &ModelConfig,
+        file: &TensorFile,
+    ) -> Result<BTreeMap<String, Vec<usize>>, ModelError> {
+        let mut problems = Vec::new();
+        let mut expected: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for (module, [d_in, d_out]) in modules {
+            let ModuleEntry { name, rank, .. } = module;
+            expected.insert(format!("{name}.lora_a"), vec![*d_in, *rank]);
+            expected.insert(format!("{name}.lora_b"), vec![*rank, *d_out]);
+            if self.config.use_dora {
+                expected.insert(format!("{name}.lora_magnitude"), vec![*d_out]);
+            }
+        }
+        let copyable = copyable_parameters(config);
+        let mut saved = BTreeMap::new();
+        for name in &self.saved {
+            match copyable.get(name) {
+                Some(shape) => drop(saved.insert(name.clone(), shape.clone())),
+                None => problems.push(format!(
+                    "  not a parameter of which an adapter can have a copy: `{name}`"
+                )),
+            }
+        }
+        expected.extend(saved.clone());
+        for (name, shape) in &expected {
+            match file.shape(name) {
+                None => problems.push(format!("  missing: `{name}` {shape:?}")),
+                Some(found) if found != shape => problems.push(format!(
+                    "  `{name}` has shape {found:?} instead of {shape:?}"
+                )),
+                Some(_) => problems.extend(file.check_float(name)),
+            }
+        }
+        let unexpected = file.names().filter(|name| !expected.contains_key(*name));
+        problems.extend(unexpected.map(|name| format!("  unexpected: `{name}`")));
+        if expected.is_empty() {
+            problems.push("  the adapter is empty".to_string());
+        }
+        if problems.is_empty() {
+            return Ok(saved);
+        }
+        Err(ModelError::Mismatch {
+            path: self.tensors_path(),
+            problems,
+        })
     }
 
     /// Writes an adapter folder to `path` atomically: to a folder beside it, then renamed. An earlier
@@ -250,6 +309,7 @@ impl AdapterDir {
             lora: adapter.config.clone(),
             base: base.clone(),
             modules: modules.collect(),
+            saved: adapter.saved.keys().cloned().collect(),
         };
         write_atomically(&path.join("card.json"), &to_json(card))?;
         write_chat_templates(path, &card.chat_templates)?;
@@ -289,50 +349,5 @@ fn write_tensors(path: &Path, adapter: &Adapter) -> Result<FileHash, ModelError>
         .map(|(name, (shape, _))| TensorSpec::new(name, Dtype::F32, shape.clone()));
     write_file(path, specs.collect(), |name| {
         Ok(Values::Floats(Cow::Borrowed(tensors[name].1)))
-    })
-}
-
-/// Compares names, shapes and types in `file` with the modules. Returns the full copies of parameters.
-fn compare(
-    modules: &[(&ModuleEntry, [usize; 2])],
-    config: &ModelConfig,
-    path: &Path,
-    file: &TensorFile,
-) -> Result<Vec<(String, Vec<usize>)>, ModelError> {
-    let mut problems = Vec::new();
-    let mut expected: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    for (module, [d_in, d_out]) in modules {
-        let ModuleEntry { name, rank, .. } = module;
-        expected.insert(format!("{name}.lora_a"), vec![*d_in, *rank]);
-        expected.insert(format!("{name}.lora_b"), vec![*rank, *d_out]);
-        let magnitude = format!("{name}.lora_magnitude");
-        if file.shape(&magnitude).is_some() {
-            expected.insert(magnitude, vec![*d_out]);
-        }
-    }
-    let layout = layout(config).into_iter();
-    let saved = layout.filter(|(name, _)| file.shape(name).is_some());
-    let saved: Vec<_> = saved.collect();
-    expected.extend(saved.iter().cloned());
-    for (name, shape) in &expected {
-        match file.shape(name) {
-            None => problems.push(format!("  missing: `{name}` {shape:?}")),
-            Some(found) if found != shape => problems.push(format!(
-                "  `{name}` has shape {found:?} instead of {shape:?}"
-            )),
-            Some(_) => problems.extend(file.check_float(name)),
-        }
-    }
-    let unexpected = file.names().filter(|name| !expected.contains_key(*name));
-    problems.extend(unexpected.map(|name| format!("  unexpected: `{name}`")));
-    if expected.is_empty() {
-        problems.push("  the adapter is empty".to_string());
-    }
-    if problems.is_empty() {
-        return Ok(saved);
-    }
-    Err(ModelError::Mismatch {
-        path: path.to_path_buf(),
-        problems,
     })
 }

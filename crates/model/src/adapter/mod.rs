@@ -73,7 +73,8 @@ pub struct LowRank {
     pub d_out: usize,
     /// Factor on `a b`: `alpha / rank`, or `alpha / sqrt(rank)` with rsLoRA.
     pub scale: f32,
-    /// `DoRA`'s magnitudes, `[d_out]`: the norm of each output unit's weights.
+    /// `DoRA`'s magnitudes, `[d_out]`: the norm of each output unit's weights. Present with
+    /// [`LoraConfig::use_dora`] only.
     pub magnitude: Option<Vec<f32>>,
 }
 

@@ -1,0 +1,107 @@
+//! Adapter folders that are written and read back.
+
+use std::fs;
+
+use super::*;
+use crate::{AdapterDir, BaseModel, DEFAULT_TEMPLATE, ModelCard, ModelDir};
+
+fn base_model() -> BaseModel {
+    BaseModel {
+        name: "base".to_string(),
+        weights_sha256: "ab".repeat(32),
+        bits: Some(8),
+        ..BaseModel::default()
+    }
+}
+
+#[test]
+fn an_adapter_survives_its_folder_to_the_bit() {
+    let parent = tempfile::tempdir().unwrap();
+    let path = parent.path().join("adapter");
+    let modules_to_save = vec!["head".to_string(), "norms".to_string()];
+    let dora = LoraConfig {
+        use_dora: true,
+        use_rslora: true,
+        modules_to_save,
+        ..lora(5)
+    };
+    let mut card = ModelCard {
+        name: "run".to_string(),
+        ..ModelCard::default()
+    };
+    card.chat_templates
+        .insert(DEFAULT_TEMPLATE.to_string(), "{{ messages }}".to_string());
+    for config in [lora(3), dora] {
+        let model = build(&llama(), None);
+        let mut adapter = trained(&model, &config);
+        let query = adapter.modules.get_mut("blocks.0.attention.query").unwrap();
+        (query.scale, query.b[0]) = (0.1 + 1.0 / 3.0, -0.0);
+        AdapterDir::save(&path, &adapter, &base_model(), &card).unwrap();
+        assert!(AdapterDir::is_adapter(&path) && !AdapterDir::is_adapter(parent.path()));
+        let saved = AdapterDir::open(&path).unwrap();
+        assert_eq!((&saved.config, &saved.base), (&config, &base_model()));
+        assert_eq!(
+            (&saved.card.name, &saved.card.chat_templates),
+            (&card.name, &card.chat_templates)
+        );
+        let loaded = saved.load(&llama()).unwrap();
+        assert_eq!(loaded, adapter);
+        let b = &loaded.modules["blocks.0.attention.query"].b;
+        assert_eq!(b[0].to_bits(), (-0.0f32).to_bits());
+        assert!(
+            parent.path().read_dir().unwrap().count() == 1,
+            "no temporary folder is left"
+        );
+    }
+}
+
+#[test]
+fn the_same_adapter_gives_the_same_bytes() {
+    let parent = tempfile::tempdir().unwrap();
+    let adapter = trained(&build(&llama(), None), &lora(3));
+    let bytes = ["one", "two"].map(|name| {
+        let path = parent.path().join(name);
+        AdapterDir::save(&path, &adapter, &base_model(), &ModelCard::default()).unwrap();
+        ["adapter.json", "adapter.safetensors", "card.json"]
+            .map(|file| fs::read(path.join(file)).unwrap())
+    });
+    assert!(bytes[0] == bytes[1]);
+}
+
+#[test]
+fn a_newer_format_is_refused() {
+    let parent = tempfile::tempdir().unwrap();
+    let path = parent.path().join("adapter");
+    let adapter = trained(&build(&llama(), None), &lora(3));
+    AdapterDir::save(&path, &adapter, &base_model(), &ModelCard::default()).unwrap();
+    fs::write(path.join("adapter.json"), r#"{"format": 2, "new": 1}"#).unwrap();
+    let error = AdapterDir::open(&path).unwrap_err().to_string();
+    assert!(
+        error.contains("has format 2") && error.contains("hint: "),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_base_model_is_told_from_another_by_its_weights() {
+    let parent = tempfile::tempdir().unwrap();
+    let open = |name: &str, seed| {
+        let path = parent.path().join(name);
+        let model = llama().init(&Device::flex(), seed).unwrap();
+        ModelDir::save(&path, &model, "{}", &ModelCard::default()).unwrap();
+        ModelDir::open(&path).unwrap()
+    };
+    let (base, copy, other) = (open("base", 1), open("copy", 1), open("other", 2));
+    let described = BaseModel::of(&base).unwrap();
+    assert_eq!((described.name.as_str(), described.bits), ("base", None));
+    assert_eq!(
+        described.tokenizer_sha256,
+        nextword_base::hash::sha256_hex(b"{}")
+    );
+    described.check(&copy).unwrap();
+    let error = described.check(&other).unwrap_err().to_string();
+    assert!(
+        error.contains("was made for base") && error.contains("other is another model"),
+        "{error}"
+    );
+}
