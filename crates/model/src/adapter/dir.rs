@@ -191,8 +191,8 @@ impl AdapterDir {
         config: &ModelConfig,
     ) -> Result<Vec<(&ModuleEntry, [usize; 2])>, ModelError> {
         let shapes: BTreeMap<_, _> = linear_modules(config).into_iter().collect();
-        let shape = |module| {
-            let ModuleEntry { name, rank, scale } = module;
+        let shape_of = |module| {
+            let ModuleEntry { name, rank, scale }: &ModuleEntry = module;
             let error = |problem: String| ModelError::Format {
                 path: self.path.join(SETTINGS),
                 problem: format!(
@@ -210,7 +210,7 @@ impl AdapterDir {
             }
             Ok((module, shape))
         };
-        self.modules.iter().map(shape).collect()
+        self.modules.iter().map(shape_of).collect()
     }
 
     /// Compares names, shapes and types in `file` with the modules. Returns names and shapes of the full copies.

@@ -43,8 +43,8 @@ fn every_damaged_tensor_is_an_error_that_names_it() {
     let file = folder.path().join(TENSORS);
     let tensors = load_tensors(&file).unwrap();
     for name in tensors.keys().step_by(3) {
-        let mut damage = |change: &dyn Fn(&mut BTreeMap<String, (Vec<usize>, Vec<f32>)>),
-                          message: &str| {
+        let damage = |change: &dyn Fn(&mut BTreeMap<String, (Vec<usize>, Vec<f32>)>),
+                      message: &str| {
             let mut damaged = tensors.clone();
             change(&mut damaged);
             save_tensors(&damaged, &file).unwrap();
