@@ -5,7 +5,6 @@ use burn::tensor::{Device, Tensor};
 use nextword_kernels::{Bits, LinearWeight, Precision, QuantizedMatrix};
 
 use crate::adapter::Lora;
-use crate::quantize::dequantize;
 use crate::{ForwardContext, Hook, Probe};
 
 /// A linear layer.
@@ -43,11 +42,9 @@ impl Linear {
         self.set_quantized(weight);
     }
 
-    /// Replaces a quantized weight with its values.
-    pub(crate) fn dequantize(&mut self) {
-        if let Some(weight) = self.quantized.take() {
-            self.weight = dequantize(&weight, &self.weight.val().device(), false);
-        }
+    /// Removes the quantized weight, which a float weight replaces.
+    pub(crate) fn take_quantized(&mut self) -> Option<QuantizedMatrix> {
+        self.quantized.take()
     }
 
     /// Replaces the float weight with `weight`.

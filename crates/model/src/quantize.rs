@@ -201,7 +201,9 @@ impl Transformer {
     pub fn dequantize(mut self) -> Self {
         let device = self.device();
         for (_, linear) in self.linears_mut() {
-            linear.dequantize();
+            if let Some(matrix) = linear.take_quantized() {
+                linear.weight = dequantize(&matrix, &device, false);
+            }
         }
         if let Some(table) = self.quantized_embedding.take() {
             self.token_embedding.weight = dequantize(&table, &device, true);

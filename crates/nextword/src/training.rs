@@ -249,7 +249,12 @@ impl<'a> Training<'a> {
     /// training diverges.
     pub fn run(mut self) -> Result<LanguageModel> {
         if self.config.lora.is_some() {
-            self.config.unset = UnsetKeys::at_defaults(&self.config);
+            let RunConfig {
+                schedule,
+                optimizer,
+                ..
+            } = &self.config;
+            self.config.unset = UnsetKeys::at_defaults(schedule, optimizer);
         }
         let dataset = self.dataset.clone();
         let trainer = match &self.initial {

@@ -80,7 +80,9 @@ impl LoadedModel {
         let template = template.map(|template| Some(template?.with_tokens(tokens)));
         let weights = modified(&model_dir.weights_path());
         // An adapter is newer than its base.
-        let card = model_dir.base().map(|_| modified(&model_dir.path.join("card.json")));
+        let card = model_dir
+            .base()
+            .map(|_| modified(&model_dir.path.join("card.json")));
         let created = weights.max(card.unwrap_or_default());
         Ok(Self {
             template,

@@ -326,7 +326,9 @@ impl RunConfig {
             _ => self.validate_sequence_length()?,
         }
         self.validate_schedule()?;
-        self.validate_lora()?;
+        if let Some(lora) = &self.lora {
+            lora.validate(self.optimizer.kind)?;
+        }
         self.optimizer.validate()
     }
 

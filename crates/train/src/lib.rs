@@ -48,6 +48,7 @@ mod error;
 mod fingerprint;
 mod folder;
 mod lora;
+mod lora_defaults;
 mod metrics;
 mod nonfinite;
 mod optimizer;

@@ -11,7 +11,8 @@ use nextword_data::{
 };
 use nextword_kernels::QuantizedMatrix;
 use nextword_model::{
-    DeviceName, ModelCard, ModelConfig, ModelDir, ModelTokens, TrainingShape, Transformer, weights,
+    Bits, DeviceName, MemoryEstimate, ModelCard, ModelConfig, ModelDir, ModelTokens, TrainingShape,
+    Transformer, weights,
 };
 
 use crate::start_from::{self, LoraBase};
@@ -311,6 +312,20 @@ impl RunSetup {
             recompute: train.recompute,
             fused: QuantizedMatrix::has_native_kernel(&self.device),
         }
+    }
+
+    /// The estimated memory of a training step.
+    pub(crate) fn training_memory(&self) -> MemoryEstimate {
+        let (model, shape) = (&self.config.model, self.training_shape());
+        let Some(base) = &self.lora else {
+            return model.training_memory(&shape);
+        };
+        let bits = match base.description.bits {
+            Some(8) => Some(Bits::Int8),
+            Some(_) => Some(Bits::Int4),
+            None => None,
+        };
+        model.adapter_memory(&shape, base.trained_parameters, bits)
     }
 
     /// The rows of a validation batch: `validation.batch_size`, or fewer if they would take more memory than

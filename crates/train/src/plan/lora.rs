@@ -1,6 +1,6 @@
 //! What a run with `[lora]` trains, and the memory of the alternatives.
 
-use nextword_model::{Bits, MemoryEstimate};
+use nextword_model::Bits;
 use serde::{Deserialize, Serialize};
 
 use crate::RunSetup;
@@ -54,22 +54,6 @@ impl LoraPlan {
                 int4: adapter(Some(Bits::Int4)),
             },
         })
-    }
-}
-
-impl RunSetup {
-    /// The estimated memory of a training step.
-    pub(crate) fn training_memory(&self) -> MemoryEstimate {
-        let (model, shape) = (&self.config.model, self.training_shape());
-        let Some(base) = &self.lora else {
-            return model.training_memory(&shape);
-        };
-        let bits = match base.description.bits {
-            Some(8) => Some(Bits::Int8),
-            Some(_) => Some(Bits::Int4),
-            None => None,
-        };
-        model.adapter_memory(&shape, base.trained_parameters, bits)
     }
 }
 

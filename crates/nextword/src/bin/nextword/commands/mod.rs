@@ -10,7 +10,6 @@ pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod import;
 pub(crate) mod inspect;
-mod inspect_adapter;
 pub(crate) mod merge;
 pub(crate) mod plan;
 pub(crate) mod plot;

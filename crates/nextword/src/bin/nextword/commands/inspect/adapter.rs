@@ -7,7 +7,7 @@ use nextword_model::weights::{WeightSource, dequantized_values};
 use nextword_model::{Adapter, AdapterDir, LowRank, ModelDir};
 use serde_json::json;
 
-use super::inspect::{InspectArgs, card_lines};
+use super::{InspectArgs, card_lines};
 use crate::format::{bytes, count, grouped, sanitize, trained_share};
 use crate::{exit, output};
 

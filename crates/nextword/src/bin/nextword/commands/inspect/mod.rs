@@ -1,5 +1,7 @@
 //! `nextword inspect MODEL|RUN`.
 
+mod adapter;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -8,7 +10,6 @@ use nextword_model::{AdapterDir, Bits, ModelCard, ModelDir, TokenSource, weights
 use nextword_train::plan::Parameters;
 use serde_json::{Value, json};
 
-use super::inspect_adapter;
 use crate::args::BaseArgs;
 use crate::format::{bytes, count, grouped, sanitize};
 use crate::{exit, models, output};
@@ -20,7 +21,7 @@ pub(crate) struct InspectArgs {
     #[arg(value_hint = ValueHint::AnyPath)]
     model: PathBuf,
     #[command(flatten)]
-    pub(super) base: BaseArgs,
+    base: BaseArgs,
     /// Use a run's last model instead of its best
     #[arg(long)]
     last: bool,
@@ -29,14 +30,14 @@ pub(crate) struct InspectArgs {
     tensors: bool,
     /// Print everything as JSON
     #[arg(long)]
-    pub(super) json: bool,
+    json: bool,
 }
 
 /// Prints a model's details.
 pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
     let path = models::find(&args.model, args.last)?;
     if AdapterDir::is_adapter(&path) {
-        return inspect_adapter::run(args, &path);
+        return adapter::run(args, &path);
     }
     let dir = args.base.open(&args.model, args.last)?;
     let file = dir.weights_path();
@@ -112,7 +113,7 @@ fn to_lines(args: &InspectArgs, dir: &ModelDir, size: u64) -> anyhow::Result<Vec
     Ok(lines)
 }
 
-pub(super) fn card_lines(card: &ModelCard, lines: &mut Vec<String>) {
+fn card_lines(card: &ModelCard, lines: &mut Vec<String>) {
     let mut push = |name: &str, value: String| {
         if !value.is_empty() {
             lines.push(format!("  {name:<14}{value}"));
