@@ -68,7 +68,7 @@ impl WeightUpdate for AdapterUpdate {
         config: &ModelConfig,
         base: Box<dyn WeightSource + 'a>,
     ) -> Box<dyn WeightSource + 'a> {
-        Box::new(self.0.merged_weights(config, base))
+        self.0.merged_weights(config, base)
     }
 }
 
@@ -79,12 +79,12 @@ impl Adapter {
         &'a self,
         config: &ModelConfig,
         base: Box<dyn WeightSource + 'a>,
-    ) -> impl WeightSource + 'a {
-        MergedWeights {
+    ) -> Box<dyn WeightSource + 'a> {
+        Box::new(MergedWeights {
             base,
             adapter: self,
             shapes: layout(config).into_iter().collect(),
-        }
+        })
     }
 }
 
