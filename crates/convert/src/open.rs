@@ -58,8 +58,8 @@ pub fn find_base(adapter: &AdapterDir, base: Option<&Path>) -> Result<ModelDir, 
         return Ok(model);
     }
     let mut other = None;
-    let places = places(&expected.path_hint, path);
-    let existing = places.iter().filter(|place| place.exists());
+    let paths = possible_paths(&expected.path_hint, path);
+    let existing = paths.iter().filter(|place| place.exists());
     for place in existing.clone() {
         let checked = open_base(place).and_then(|model| {
             check_base(expected, path, &model)?;
@@ -70,7 +70,7 @@ pub fn find_base(adapter: &AdapterDir, base: Option<&Path>) -> Result<ModelDir, 
             Err(error) => other = other.or(Some(error)),
         }
     }
-    let folders = places.iter().filter_map(|place| place.parent());
+    let folders = paths.iter().filter_map(|place| place.parent());
     if let Some(model) = folders
         .flat_map(neighbors)
         .find_map(|place| same_model(expected, &place))
@@ -132,14 +132,14 @@ pub fn describe_base(base: &BaseModel) -> String {
 
 /// Where the model at the path `hint` may be: there, or relative to a folder around the adapter in `path`, which has been
 /// moved together with the model.
-fn places(hint: &str, path: &Path) -> Vec<PathBuf> {
+fn possible_paths(hint: &str, path: &Path) -> Vec<PathBuf> {
     let hint = Path::new(hint);
-    let mut places = vec![hint.to_path_buf()];
+    let mut paths = vec![hint.to_path_buf()];
     if hint.is_relative() {
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-        places.extend(path.ancestors().skip(1).map(|folder| folder.join(hint)));
+        paths.extend(path.ancestors().skip(1).map(|folder| folder.join(hint)));
     }
-    places
+    paths
 }
 
 /// The files and folders in `folder`, in the order of their names.
