@@ -11,6 +11,10 @@ use crate::{ConvertError, is_gguf, open_gguf};
 /// Number of hexadecimal digits of a hash in messages.
 const SHOWN_DIGITS: usize = 8;
 
+/// How many folders around an adapter the path of its base may be relative to: a checkpoint is four levels below the
+/// folder of a project.
+const MAX_ANCESTORS: usize = 4;
+
 /// Maximum number of models beside the expected place that are compared with the base of an adapter.
 const MAX_NEIGHBORS: usize = 64;
 
@@ -97,12 +101,10 @@ pub fn check_base(
     model: &ModelDir,
 ) -> Result<BaseModel, ConvertError> {
     let found = BaseModel::of(model)?;
-    let is_source = model.card.made_from.as_ref() == Some(&expected.weights_sha256);
-    let is_same = found.weights_sha256 == expected.weights_sha256 || is_source;
-    if is_same
-        && found.config_sha256 == expected.config_sha256
-        && found.tokenizer_sha256 == expected.tokenizer_sha256
-    {
+    let is_same = found.weights_sha256 == expected.weights_sha256
+        && found.config_sha256 == expected.config_sha256;
+    let is_rounded = model.card.made_from.as_ref() == Some(&expected.weights_sha256);
+    if (is_same || is_rounded) && found.tokenizer_sha256 == expected.tokenizer_sha256 {
         return Ok(found);
     }
     let problem = format!(
@@ -137,7 +139,12 @@ fn possible_paths(hint: &str, path: &Path) -> Vec<PathBuf> {
     let mut paths = vec![hint.to_path_buf()];
     if hint.is_relative() {
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-        paths.extend(path.ancestors().skip(1).map(|folder| folder.join(hint)));
+        paths.extend(
+            path.ancestors()
+                .skip(1)
+                .take(MAX_ANCESTORS)
+                .map(|folder| folder.join(hint)),
+        );
     }
     paths
 }
@@ -167,7 +174,10 @@ fn same_model(expected: &BaseModel, place: &Path) -> Option<ModelDir> {
         let config = hash_file(&place.join("config.json"));
         config.is_ok_and(|config| config.hex() == expected.config_sha256)
     };
-    let is_candidate = is_gguf(place) || has_config();
+    let is_file = Path::new(&expected.path_hint)
+        .extension()
+        .is_some_and(|end| end == "gguf");
+    let is_candidate = is_file && is_gguf(place) || has_config();
     let model = is_candidate.then(|| open_base(place).ok())??;
     let found = BaseModel::of(&model).ok()?;
     let is_same = found.weights_sha256 == expected.weights_sha256
