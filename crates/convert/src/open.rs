@@ -90,22 +90,17 @@ pub fn find_base(adapter: &AdapterDir, base: Option<&Path>) -> Result<ModelDir, 
     }))
 }
 
-/// Checks that `model` is the one that the adapter in `path` was made for, or its quantized form. Returns its
-/// description.
+/// Checks that `model` is the one that the adapter in `path` was made for, or its quantized form.
 ///
 /// # Errors
 /// [`ConvertError::Source`] if it is another model.
-pub fn check_base(
-    expected: &BaseModel,
-    path: &Path,
-    model: &ModelDir,
-) -> Result<BaseModel, ConvertError> {
+fn check_base(expected: &BaseModel, path: &Path, model: &ModelDir) -> Result<(), ConvertError> {
     let found = BaseModel::of(model)?;
     let is_same = found.weights_sha256 == expected.weights_sha256
         && found.config_sha256 == expected.config_sha256;
     let is_rounded = model.card.made_from.as_ref() == Some(&expected.weights_sha256);
     if (is_same || is_rounded) && found.tokenizer_sha256 == expected.tokenizer_sha256 {
-        return Ok(found);
+        return Ok(());
     }
     let problem = format!(
         "this adapter was made for {}, but this is {}; hint: name the right model with --base PATH",

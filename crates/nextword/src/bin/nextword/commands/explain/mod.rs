@@ -4,7 +4,7 @@ mod args;
 mod edits;
 
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nextword_explain::history::TrainingHistory;
 use nextword_explain::terminal::{self, View};
