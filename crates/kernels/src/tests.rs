@@ -1,4 +1,5 @@
 //! Shapes that do not match panic, with a sentence that names them; gradients of quantized layers.
+#![allow(clippy::unwrap_used)]
 
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData, Tolerance};
 

@@ -134,7 +134,7 @@ impl Attention {
         };
         let concatenated = z.reshape([batch, seq, self.n_heads * self.head_dim]);
         match &self.output {
-            Some(output) => output.forward(concatenated, Hook::LoraOutput, ctx),
+            Some(output) => ctx.linear(output, Hook::LoraOutput, concatenated),
             None => concatenated,
         }
     }
@@ -145,9 +145,9 @@ impl Attention {
         x: Tensor<3>,
         ctx: &mut ForwardContext<'_, P>,
     ) -> (Tensor<4>, Tensor<4>, Tensor<4>) {
-        let q = self.query.forward(x.clone(), Hook::LoraQuery, ctx);
-        let k = self.key.forward(x.clone(), Hook::LoraKey, ctx);
-        let v = self.value.forward(x, Hook::LoraValue, ctx);
+        let q = ctx.linear(&self.query, Hook::LoraQuery, x.clone());
+        let k = ctx.linear(&self.key, Hook::LoraKey, x.clone());
+        let v = ctx.linear(&self.value, Hook::LoraValue, x);
         let q = self.split_heads(q, self.n_heads);
         let [k, v] = [k, v].map(|x| self.split_heads(x, self.n_kv_heads));
         if self.query_norm.is_some() {

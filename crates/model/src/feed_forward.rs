@@ -82,19 +82,19 @@ impl FeedForward {
     pub fn forward<P: Probe>(&self, x: Tensor<3>, ctx: &mut ForwardContext<'_, P>) -> Tensor<3> {
         let hidden = match &self.gate {
             Some(gate) => {
-                let gate = gate.forward(x.clone(), Hook::LoraGate, ctx);
-                let up = self.up.forward(x, Hook::LoraUp, ctx);
+                let gate = ctx.linear(gate, Hook::LoraGate, x.clone());
+                let up = ctx.linear(&self.up, Hook::LoraUp, x);
                 ctx.record(Hook::MlpPre, &gate);
                 ctx.record(Hook::MlpPreLinear, &up);
                 nextword_kernels::gate(self.kind.activation(), gate, up)
             }
             None => {
-                let up = self.up.forward(x, Hook::LoraUp, ctx);
+                let up = ctx.linear(&self.up, Hook::LoraUp, x);
                 ctx.record(Hook::MlpPre, &up);
                 nextword_kernels::activate(self.kind.activation(), up)
             }
         };
         ctx.record(Hook::MlpPost, &hidden);
-        self.down.forward(hidden, Hook::LoraDown, ctx)
+        ctx.linear(&self.down, Hook::LoraDown, hidden)
     }
 }

@@ -1,8 +1,9 @@
 //! State of one forward pass that every layer shares, besides the activations.
 
 use burn::tensor::{Tensor, TensorData};
-use nextword_kernels::{AttentionDropout, AttentionMask, AttentionOptions, DropoutMask};
+use nextword_kernels::{AttentionDropout, AttentionMask, AttentionOptions};
 
+use crate::linear::Linear;
 use crate::position::Rope;
 use crate::{Dropout, Hook, KvCache, ModelConfig, NoProbe, Position, Probe, Site, alibi_slopes};
 
@@ -92,16 +93,18 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
         self.dropout.apply(x, rate, Site { layer, hook })
     }
 
-    /// The mask of dropout on `x`, the input of an adapter, if there is any.
-    pub(crate) fn dropout_mask<const D: usize>(
-        &self,
-        hook: Hook,
-        x: &Tensor<D>,
-        rate: f64,
-    ) -> Option<DropoutMask> {
+    /// Applies a linear layer. `hook` is that of its adapter, if it has one.
+    pub(crate) fn linear(&mut self, linear: &Linear, hook: Hook, x: Tensor<3>) -> Tensor<3> {
+        let Some(lora) = &linear.lora else {
+            return linear.forward(x, None);
+        };
+        if self.is_probed() {
+            let activations = nextword_kernels::linear(x.clone(), lora.a.val(), None);
+            self.record(hook, &activations);
+        }
         let layer = self.layer;
-        let mask = self.dropout.mask(x, rate, Site { layer, hook });
-        mask.filter(|mask| mask.rate > 0.0)
+        let mask = self.dropout.mask(&x, lora.dropout(), Site { layer, hook });
+        linear.forward(x, mask.filter(|mask| mask.rate > 0.0))
     }
 
     pub(crate) fn set_layer(&mut self, layer: Option<usize>) {

@@ -45,6 +45,7 @@ mod forward_context;
 mod init;
 mod kv_cache;
 mod linear;
+mod lora;
 mod memory;
 mod model_dir;
 mod model_tokens;
@@ -58,10 +59,7 @@ mod recompute;
 mod transformer;
 pub mod weights;
 
-pub use adapter::{
-    Adapter, AdapterDir, BaseModel, LoraConfig, LowRank, SAVED_MODULES, SavedTensor, TargetModule,
-    TargetModules, linear_modules,
-};
+pub use adapter::{Adapter, AdapterDir, BaseModel, SavedTensor, linear_modules};
 pub use attention::{Attention, BiasConfig};
 pub use block::Block;
 pub use chat_templates::{
@@ -78,6 +76,7 @@ pub use forward_context::ForwardContext;
 pub use init::InitConfig;
 pub use kv_cache::{CachePrecision, KvCache, PAGE_LEN};
 pub use linear::Linear;
+pub use lora::{LoraConfig, LowRank, SAVED_MODULES, TargetModule, TargetModules};
 pub use memory::{ByteSize, available_memory, peak_memory, resident_memory};
 pub use model_dir::{ModelCard, ModelDir, is_hugging_face_folder, write_atomically};
 pub use model_tokens::{ModelTokens, TokenSource};

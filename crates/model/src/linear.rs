@@ -2,10 +2,9 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
-use nextword_kernels::{Bits, LinearWeight, Precision, QuantizedMatrix};
+use nextword_kernels::{Bits, DropoutMask, LinearWeight, Precision, QuantizedMatrix};
 
-use crate::adapter::Lora;
-use crate::{ForwardContext, Hook, Probe};
+use crate::lora::Lora;
 
 /// A linear layer.
 #[derive(Module, Debug)]
@@ -61,14 +60,9 @@ impl Linear {
         }
     }
 
-    /// `x W + b`, plus the adapter's `scale (x A) B`: `[batch, seq, d_in]` to `[batch, seq, d_out]`. `hook` is
-    /// that of the adapter.
-    pub(crate) fn forward<P: Probe>(
-        &self,
-        x: Tensor<3>,
-        hook: Hook,
-        ctx: &mut ForwardContext<'_, P>,
-    ) -> Tensor<3> {
+    /// `x W + b`, plus the adapter's `scale (x A) B`: `[batch, seq, d_in]` to `[batch, seq, d_out]`.
+    /// `dropout` is that of the adapter.
+    pub(crate) fn forward(&self, x: Tensor<3>, dropout: Option<DropoutMask>) -> Tensor<3> {
         let (weight, bias) = (self.linear_weight(), self.bias.as_ref().map(Param::val));
         let Some(lora) = &self.lora else {
             return match weight {
@@ -80,7 +74,7 @@ impl Linear {
                 }
             };
         };
-        let update = lora.update(&x, hook, ctx);
+        let update = lora.update(dropout);
         let Some(factors) = lora.output_factors(&weight) else {
             return nextword_kernels::linear_lora(self.precision, x, weight, bias, update);
         };

@@ -5,8 +5,8 @@ use burn::nn::Embedding;
 use burn::tensor::{Device, Int, Tensor};
 use nextword_kernels::{OutputLayer, OutputWeight, Precision, QuantizedMatrix};
 
-use crate::adapter::Attached;
 use crate::linear::placeholder;
+use crate::lora::Attached;
 use crate::position::{Rope, sinusoidal_table};
 use crate::{
     Block, ForwardContext, Hook, KvCache, ModelConfig, ModelError, Norm, Position, Probe,

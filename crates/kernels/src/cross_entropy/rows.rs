@@ -11,7 +11,7 @@ pub(super) struct Rows {
     /// The rows that count, if others are left out.
     selected: Option<Vec<usize>>,
     /// Number of rows of a chunk without selection, by which losses are summed.
-    chunk_rows: usize,
+    full_chunk: usize,
     pub(super) chunks: Vec<Chunk>,
 }
 
@@ -33,7 +33,7 @@ impl Rows {
         });
         Self {
             selected: None,
-            chunk_rows,
+            full_chunk: chunk_rows,
             chunks: chunks.collect(),
         }
     }
@@ -71,7 +71,7 @@ impl Rows {
         }
         Self {
             selected: Some(selected),
-            chunk_rows,
+            full_chunk: chunk_rows,
             chunks,
         }
     }
@@ -104,7 +104,7 @@ impl Rows {
     pub(super) fn sum(&self, losses: &[f32]) -> f64 {
         let (mut total, mut sum, mut chunk) = (0.0, 0.0, 0);
         for (row, loss) in losses.iter().enumerate() {
-            let of_row = self.position(row) / self.chunk_rows;
+            let of_row = self.position(row) / self.full_chunk;
             if of_row != chunk {
                 total += sum;
                 (sum, chunk) = (0.0, of_row);
@@ -116,6 +116,7 @@ impl Rows {
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp)]
 mod tests {
     use super::*;
 

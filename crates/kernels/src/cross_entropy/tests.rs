@@ -1,4 +1,5 @@
 //! Rows that are left out, frozen weights and quantized weights.
+#![allow(clippy::unwrap_used, clippy::float_cmp)]
 
 use burn::tensor::{Device, Tensor, TensorData};
 

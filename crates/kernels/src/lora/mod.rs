@@ -10,6 +10,7 @@ use burn::tensor::Tensor;
 use crate::{DropoutMask, Precision, QuantizedMatrix};
 
 /// The weight of a linear layer.
+#[allow(clippy::large_enum_variant)] // A temporary value, one per call.
 #[derive(Clone, Debug)]
 pub enum LinearWeight {
     /// `[d_in, d_out]`.

@@ -1,5 +1,6 @@
 //! Values and gradients of adapted layers: the fast implementation against the reference, finite differences in f64,
 //! and plain layers.
+#![allow(clippy::unwrap_used)]
 
 use burn::tensor::{Device, Tensor, TensorData};
 

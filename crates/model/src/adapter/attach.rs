@@ -6,23 +6,11 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData};
 use nextword_base::CounterRng;
 
-use super::lora::{column_norms, initial_a};
-use super::{Adapter, Lora, LoraConfig, LowRank, SavedTensor};
+use super::{Adapter, SavedTensor};
+use crate::lora::{Attached, Lora, column_norms, initial_a};
 use crate::quantize::{HEAD, TABLE, dequantize};
 use crate::weights::{param_readers, to_f32_vec};
-use crate::{ModelError, QuantizedMatrix, Transformer};
-
-/// What an adapted model knows besides its modules.
-#[derive(Clone, Debug)]
-pub(crate) struct Attached {
-    pub(crate) config: LoraConfig,
-    /// The base model's values, flat, of the parameters that the adapter has full copies of.
-    base_values: BTreeMap<String, Tensor<1>>,
-    /// The base model's token embedding, if it is quantized and the adapter has a copy of it.
-    base_embedding: Option<QuantizedMatrix>,
-    /// The same for the output layer.
-    base_head: Option<QuantizedMatrix>,
-}
+use crate::{LoraConfig, LowRank, ModelError, Transformer};
 
 impl Transformer {
     /// Attaches an untrained adapter. All other parameters are frozen, also after
@@ -66,7 +54,9 @@ impl Transformer {
                 d_in,
                 d_out,
                 scale: config.scale() as f32,
-                magnitude: config.use_dora.then(|| column_norms(&weight, &device)),
+                magnitude: config
+                    .use_dora
+                    .then(|| to_f32_vec(column_norms(&weight, &device).into_data())),
             };
             (name, module)
         };
@@ -151,7 +141,7 @@ impl Transformer {
         let attached = self.attached.as_ref()?;
         let modules = self.linears().into_iter().filter_map(|(name, linear)| {
             let name = name.strip_suffix(".weight")?;
-            Some((name.to_string(), linear.lora.as_ref()?.read()))
+            Some((name.to_string(), read(linear.lora.as_ref()?)))
         });
         let params = param_readers(self);
         let saved = attached.base_values.keys().map(|name| {
@@ -197,6 +187,21 @@ impl Transformer {
         }
         self.attached = None;
         self.unfreeze()
+    }
+}
+
+/// Copies the adapter of a layer from the device.
+pub(super) fn read(lora: &Lora) -> LowRank {
+    let ([d_in, rank], [_, d_out]) = (lora.a.val().dims(), lora.b.val().dims());
+    let magnitude = lora.magnitude.as_ref().map(|m| m.val().into_data());
+    LowRank {
+        a: to_f32_vec(lora.a.val().into_data()),
+        b: to_f32_vec(lora.b.val().into_data()),
+        rank,
+        d_in,
+        d_out,
+        scale: lora.scale(),
+        magnitude: magnitude.map(to_f32_vec),
     }
 }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::config::copyable_parameters;
-use super::{Adapter, LowRank, linear_modules};
-use crate::{ModelConfig, ModelError};
+use super::{Adapter, linear_modules};
+use crate::{LowRank, ModelConfig, ModelError};
 
 impl Adapter {
     /// Checks that all parts of the adapter fit a model of `config`, and that all values are finite.

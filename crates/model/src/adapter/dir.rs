@@ -15,11 +15,11 @@ use serde::{Deserialize, Serialize};
 
 use super::check::rank_problem;
 use super::config::copyable_parameters;
-use super::{Adapter, BaseModel, LoraConfig, LowRank, SavedTensor, linear_modules};
+use super::{Adapter, BaseModel, SavedTensor, linear_modules};
 use crate::chat_templates::{read_chat_templates, write_chat_templates};
 use crate::model_dir::{read_json, to_json};
 use crate::weights::{TensorFile, TensorSpec, Values, write_file};
-use crate::{ModelCard, ModelConfig, ModelDir, ModelError, write_atomically};
+use crate::{LoraConfig, LowRank, ModelCard, ModelConfig, ModelDir, ModelError, write_atomically};
 
 const SETTINGS: &str = "adapter.json";
 const TENSORS: &str = "adapter.safetensors";

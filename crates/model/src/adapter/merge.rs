@@ -4,9 +4,9 @@ use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::{Tensor, TensorData};
 
-use super::LowRank;
+use super::attach::read;
 use crate::weights::to_f32_vec;
-use crate::{ModelError, Transformer};
+use crate::{LowRank, ModelError, Transformer};
 
 impl Transformer {
     /// Adds the adapter to the weights, `W += scale A B`, and removes it. The products are summed in f64 and rounded
@@ -27,7 +27,7 @@ impl Transformer {
     /// let query = adapter.modules.get_mut("blocks.0.attention.query").unwrap();
     /// query.b.fill(0.5);
     /// let first = |model: &nextword_model::Transformer| {
-    ///     model.blocks[0].attention.query.weight.val().into_data().to_vec::<f32>().unwrap()[0]
+    ///     model.blocks[0].attention.query.weight.val().into_data().try_to_vec::<f32>().unwrap()[0]
     /// };
     /// let update = query.scale * 0.5 * query.a[..query.rank].iter().sum::<f32>();
     /// let merged = base.clone().with_adapter(&adapter)?.merge_adapter()?;
@@ -58,7 +58,7 @@ impl Transformer {
                 let device = weight.device();
                 let shape = weight.dims();
                 let mut values = to_f32_vec(weight.into_data());
-                lora.read().add_to(&mut values);
+                read(&lora).add_to(&mut values);
                 Tensor::from_data(TensorData::new(values, shape), &device)
             });
         }

@@ -16,7 +16,6 @@ mod base_model;
 mod check;
 mod config;
 mod dir;
-mod lora;
 mod merge;
 mod opened;
 #[cfg(test)]
@@ -24,11 +23,11 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-pub(crate) use attach::Attached;
 pub use base_model::BaseModel;
-pub use config::{LoraConfig, SAVED_MODULES, TargetModule, TargetModules, linear_modules};
+pub use config::linear_modules;
 pub use dir::AdapterDir;
-pub(crate) use lora::Lora;
+
+use crate::{LoraConfig, LowRank};
 
 /// An adapter in host memory.
 ///
@@ -56,26 +55,6 @@ pub struct Adapter {
     pub saved: BTreeMap<String, SavedTensor>,
     /// The settings that the adapter was made with. Rank and scale of a module are in [`modules`](Self::modules).
     pub config: LoraConfig,
-}
-
-/// The update of one linear layer.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct LowRank {
-    /// `[d_in, rank]`, row-major.
-    pub a: Vec<f32>,
-    /// `[rank, d_out]`, row-major.
-    pub b: Vec<f32>,
-    /// Columns of `a`, rows of `b`.
-    pub rank: usize,
-    /// Inputs of the layer.
-    pub d_in: usize,
-    /// Outputs of the layer.
-    pub d_out: usize,
-    /// Factor on `a b`: `alpha / rank`, or `alpha / sqrt(rank)` with rsLoRA.
-    pub scale: f32,
-    /// `DoRA`'s magnitudes, `[d_out]`: the norm of each output unit's weights. Present with
-    /// [`LoraConfig::use_dora`] only.
-    pub magnitude: Option<Vec<f32>>,
 }
 
 /// A parameter of which an adapter has a full copy.

@@ -1,13 +1,12 @@
 //! Damaged adapter folders: each is an error, or the adapter that was saved.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::*;
-use crate::weights::{load_tensors, save_tensors};
+use crate::weights::{NamedTensors, load_tensors, save_tensors};
 use crate::{AdapterDir, BaseModel, ModelCard, ModelError};
 
 const SETTINGS: &str = "adapter.json";
@@ -43,8 +42,7 @@ fn every_damaged_tensor_is_an_error_that_names_it() {
     let file = folder.path().join(TENSORS);
     let tensors = load_tensors(&file).unwrap();
     for name in tensors.keys().step_by(3) {
-        let damage = |change: &dyn Fn(&mut BTreeMap<String, (Vec<usize>, Vec<f32>)>),
-                      message: &str| {
+        let damage = |change: &dyn Fn(&mut NamedTensors), message: &str| {
             let mut damaged = tensors.clone();
             change(&mut damaged);
             save_tensors(&damaged, &file).unwrap();
@@ -74,7 +72,7 @@ fn every_damaged_tensor_is_an_error_that_names_it() {
             &format!("`{name}.x`"),
         );
     }
-    save_tensors(&BTreeMap::new(), &file).unwrap();
+    save_tensors(&NamedTensors::new(), &file).unwrap();
     assert_error(folder.path(), "missing");
 }
 

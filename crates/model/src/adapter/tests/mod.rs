@@ -1,4 +1,5 @@
 //! Adapters of small models.
+#![allow(clippy::unwrap_used, clippy::float_cmp)]
 
 mod damaged_folders;
 mod equality;
@@ -10,8 +11,14 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use nextword_base::CounterRng;
 
 use crate::{
-    Adapter, BiasConfig, Bits, FeedForwardKind, ForwardContext, LoraConfig, ModelConfig, NormKind,
-    Position, Transformer,
+    Adapter, BiasConfig, Bits, FeedForwardKind, ForwardContext, InitConfig, LoraConfig,
+    ModelConfig, NormKind, Position, Transformer,
+};
+
+/// Larger than usual, so that the logits are not nearly equal.
+const INIT: InitConfig = InitConfig {
+    std: 0.1,
+    scale_output: true,
 };
 
 /// Llama's architecture at a small size, with three blocks.
@@ -28,6 +35,7 @@ fn llama() -> ModelConfig {
         feed_forward: FeedForwardKind::Swiglu,
         bias: BiasConfig::none(),
         tied_head: false,
+        init: INIT,
         ..ModelConfig::default()
     }
 }
@@ -39,6 +47,7 @@ fn gpt2() -> ModelConfig {
         context_length: 24,
         n_layers: 3,
         d_model: 32,
+        init: INIT,
         ..ModelConfig::default()
     }
 }

@@ -72,7 +72,9 @@ impl QuantMatrix {
                 }
                 if self.format.has_minimum() {
                     let minimum = self.format.to_f32(block.minimum);
-                    values.iter_mut().for_each(|value| *value += minimum);
+                    for value in values {
+                        *value += minimum;
+                    }
                 }
             }
         });

@@ -1,13 +1,47 @@
-//! The adapter of one linear layer.
+//! The adapter of one linear layer, and what a model with adapters knows.
+
+mod config;
+
+use std::collections::BTreeMap;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use nextword_base::CounterRng;
-use nextword_kernels::{LinearWeight, LowRankUpdate};
+use nextword_kernels::{DropoutMask, LinearWeight, LowRankUpdate, QuantizedMatrix};
 
-use super::LowRank;
-use crate::weights::to_f32_vec;
-use crate::{ForwardContext, Hook, Probe};
+pub use config::{LoraConfig, SAVED_MODULES, TargetModule, TargetModules};
+
+/// The update of one linear layer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LowRank {
+    /// `[d_in, rank]`, row-major.
+    pub a: Vec<f32>,
+    /// `[rank, d_out]`, row-major.
+    pub b: Vec<f32>,
+    /// Columns of `a`, rows of `b`.
+    pub rank: usize,
+    /// Inputs of the layer.
+    pub d_in: usize,
+    /// Outputs of the layer.
+    pub d_out: usize,
+    /// Factor on `a b`: `alpha / rank`, or `alpha / sqrt(rank)` with rsLoRA.
+    pub scale: f32,
+    /// `DoRA`'s magnitudes, `[d_out]`: the norm of each output unit's weights. Present with
+    /// [`LoraConfig::use_dora`] only.
+    pub magnitude: Option<Vec<f32>>,
+}
+
+/// What an adapted model knows besides its modules.
+#[derive(Clone, Debug)]
+pub(crate) struct Attached {
+    pub(crate) config: LoraConfig,
+    /// The base model's values, flat, of the parameters that the adapter has full copies of.
+    pub(crate) base_values: BTreeMap<String, Tensor<1>>,
+    /// The base model's token embedding, if it is quantized and the adapter has a copy of it.
+    pub(crate) base_embedding: Option<QuantizedMatrix>,
+    /// The same for the output layer.
+    pub(crate) base_head: Option<QuantizedMatrix>,
+}
 
 /// The trained part of an adapted linear layer.
 #[derive(Module, Debug)]
@@ -56,37 +90,23 @@ impl Lora {
         }
     }
 
-    /// Copies the adapter from the device.
-    pub(crate) fn read(&self) -> LowRank {
-        let ([d_in, rank], [_, d_out]) = (self.a.val().dims(), self.b.val().dims());
-        let magnitude = self.magnitude.as_ref().map(|m| m.val().into_data());
-        LowRank {
-            a: to_f32_vec(self.a.val().into_data()),
-            b: to_f32_vec(self.b.val().into_data()),
-            rank,
-            d_in,
-            d_out,
-            scale: self.scale,
-            magnitude: magnitude.map(to_f32_vec),
-        }
+    /// Factor on `A B`.
+    pub(crate) fn scale(&self) -> f32 {
+        self.scale
     }
 
-    /// The update for the input of the hook `hook`, `[batch, seq, d_in]`.
-    pub(crate) fn update<P: Probe>(
-        &self,
-        x: &Tensor<3>,
-        hook: Hook,
-        ctx: &mut ForwardContext<'_, P>,
-    ) -> LowRankUpdate {
-        if ctx.is_probed() {
-            let activations = nextword_kernels::linear(x.clone(), self.a.val(), None);
-            ctx.record(hook, &activations);
-        }
+    /// Probability of dropping an input in training.
+    pub(crate) fn dropout(&self) -> f64 {
+        self.dropout
+    }
+
+    /// The update with this dropout on its input.
+    pub(crate) fn update(&self, dropout: Option<DropoutMask>) -> LowRankUpdate {
         LowRankUpdate {
             a: self.a.val(),
             b: self.b.val(),
             scale: self.scale,
-            dropout: ctx.dropout_mask(hook, x, self.dropout),
+            dropout,
         }
     }
 
@@ -133,8 +153,8 @@ fn squared_norms(weight: &LinearWeight, device: &Device) -> Tensor<1> {
 }
 
 /// The norms of the columns of `weight`, `[d_out]`: the first magnitudes.
-pub(crate) fn column_norms(weight: &LinearWeight, device: &Device) -> Vec<f32> {
-    to_f32_vec(squared_norms(weight, device).sqrt().into_data())
+pub(crate) fn column_norms(weight: &LinearWeight, device: &Device) -> Tensor<1> {
+    squared_norms(weight, device).sqrt()
 }
 
 /// The first values of `A`, `[d_in, rank]`: uniform in ±1/sqrt(`d_in`), a function of `rng` and the index alone.
