@@ -7,6 +7,7 @@
 //! | the optimizer | [`Optimizer`] |
 //! | the learning rate schedule | [`ScheduleConfig`] |
 //! | saving and loading checkpoints | [`checkpoint`] |
+//! | runs that train an adapter | [`LoraSettings`] |
 //! | the training loop in a run folder | [`Trainer`] |
 //! | the training loop in memory | [`InMemoryTrainer`] |
 //! | estimates of memory, disk space and time | [`plan`] |
