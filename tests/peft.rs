@@ -256,14 +256,15 @@ fn commands_import_and_export_adapters() {
         assert!(printed.contains("for llama.cpp"), "{printed}");
     }
     // The base is elsewhere, or another one.
-    fs::rename(dir.path("base"), dir.path("moved")).unwrap();
-    dir.rejects(&lora, BAD_FILE, &["--base MODEL"]);
+    fs::create_dir(dir.path("elsewhere")).unwrap();
+    fs::rename(dir.path("base"), dir.path("elsewhere/moved")).unwrap();
+    dir.rejects(&lora, BAD_FILE, &["--base PATH"]);
     import(&bases().join("qwen2"), &dir.path("other")).unwrap();
-    dir.run_merged(&[lora.as_slice(), &["--base", "moved"]].concat());
+    dir.run_merged(&[lora.as_slice(), &["--base", "elsewhere/moved"]].concat());
     dir.rejects(
         &[lora.as_slice(), &["--base", "other"]].concat(),
         BAD_FILE,
-        &["another model"],
+        &["but this is"],
     );
 }
 

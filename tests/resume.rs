@@ -55,7 +55,7 @@ keep_last = 2
 
 /// The signal that stops a process.
 #[derive(Clone, Copy, Debug)]
-enum Stop {
+pub(crate) enum Stop {
     Interrupt,
     Terminate,
     Kill,
@@ -123,7 +123,7 @@ pub(crate) fn train_uninterrupted(folder: &Path, device: &str) -> PathBuf {
 
 /// Runs `command` until update `step`, then stops it. Returns whether it was stopped before it
 /// finished.
-fn stop_at(mut command: Command, step: u64, stop: Stop) -> bool {
+pub(crate) fn stop_at(mut command: Command, step: u64, stop: Stop) -> bool {
     let mut child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | import a Hugging Face folder or a GGUF file | [`import`]; [`import_with`] options |
 //! | use a GGUF file as it is | [`open_gguf`] |
+//! | open a model folder, a GGUF file or an adapter | [`open_model`] |
 //! | check a folder before its weights are there | [`check_settings`] |
 //! | export for `transformers` | [`export_hf`] |
 //! | export for `llama.cpp` | [`export_gguf`], [`export_gguf_with_embedding`] |
@@ -43,6 +44,7 @@ mod imported;
 mod json;
 mod low_rank;
 mod mapping;
+mod open;
 mod peft;
 mod special_tokens;
 mod tokenizer_files;
@@ -59,6 +61,7 @@ pub use hf::export::export as export_hf;
 pub use hf::read_config_text;
 pub use import::{check_settings, import, import_with};
 pub use imported::{ImportOptions, Imported};
+pub use open::{describe_base, find_base, open_model};
 pub use peft::export::{ExportedPeft, export as export_peft};
 pub use peft::import::{ImportedAdapter, import as import_peft, is_peft_folder};
 

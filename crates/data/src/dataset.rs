@@ -53,9 +53,40 @@ impl Dataset {
     /// Errors of the config, the text, the tokenizer or the folder; [`DataError::Config`] for more
     /// than 1 GiB of text, which needs [`crate::prepare`].
     pub fn build(config: &DataConfig) -> Result<Self, DataError> {
+        Self::build_from(config, None)
+    }
+
+    /// Like [`build`](Self::build), with an existing tokenizer instead of the one of `config`. A prepared folder has its
+    /// own.
+    ///
+    /// # Errors
+    /// The errors of [`build`](Self::build).
+    ///
+    /// ```
+    /// use nextword_data::{Builtin, DataConfig, Dataset, TokenizerConfig};
+    ///
+    /// let config = DataConfig { builtin: Some(Builtin::Statquest), ..DataConfig::default() };
+    /// let bytes = TokenizerConfig::bytes().build("")?;
+    /// let dataset = Dataset::build_with_tokenizer(&config, bytes)?;
+    /// assert_eq!(dataset.tokenizer.vocab_size(), 256 + 1); // All bytes and <EOS>.
+    /// # Ok::<(), nextword_data::DataError>(())
+    /// ```
+    pub fn build_with_tokenizer(
+        config: &DataConfig,
+        tokenizer: Arc<dyn Tokenizer>,
+    ) -> Result<Self, DataError> {
+        Self::build_from(config, Some(tokenizer))
+    }
+
+    fn build_from(
+        config: &DataConfig,
+        tokenizer: Option<Arc<dyn Tokenizer>>,
+    ) -> Result<Self, DataError> {
         config.validate()?;
         if let Some(folder) = &config.prepared {
-            return Self::open(folder, &config.tokenizer);
+            let mut settings = config.tokenizer.clone();
+            settings.file = settings.file.filter(|_| tokenizer.is_none());
+            return Self::open(folder, &settings);
         }
         let sources = Sources::from_config(config)?;
         if let Some(bytes) = sources
@@ -67,8 +98,14 @@ impl Dataset {
                  prepare` and set data.prepared to its output folder instead of data.path"
             )));
         }
-        let tokenizer = build_tokenizer(&config.tokenizer, sources.texts())?;
-        Self::tokenize(&sources, tokenizer, &config.tokenizer.name(), config.split)
+        let (tokenizer, name) = match tokenizer {
+            Some(tokenizer) => (tokenizer, "given".to_string()),
+            None => {
+                let tokenizer = build_tokenizer(&config.tokenizer, sources.texts())?;
+                (tokenizer, config.tokenizer.name())
+            }
+        };
+        Self::tokenize(&sources, tokenizer, &name, config.split)
     }
 
     /// Tokenizes a text in memory, as one document. The last tenth of its tokens is the validation

@@ -18,8 +18,11 @@ pub struct Explainer {
 }
 
 impl Explainer {
-    /// Copies the weights of the model for lookups.
+    /// Copies the weights of the model for lookups. An adapter is added to them first, so that the explained model has the
+    /// same operations as any other; its values then differ from those of the unmerged model by rounding.
     pub fn new(generator: TextGenerator) -> Self {
+        let merged = generator.clone().with_merged_adapter();
+        let generator = merged.unwrap_or(generator);
         let weights = weights_of(generator.model());
         Self { generator, weights }
     }

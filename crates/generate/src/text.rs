@@ -238,6 +238,15 @@ impl TextGenerator {
         Self::new(model, tokenizer, card)
     }
 
+    /// Adds the model's adapter, if it has one, to its weights (see [`Transformer::into_merged`]).
+    ///
+    /// # Errors
+    /// [`GenerateError::Model`] if that is not possible.
+    pub fn with_merged_adapter(self) -> Result<Self, GenerateError> {
+        let model = self.model.into_merged()?;
+        Ok(Self { model, ..self })
+    }
+
     /// Stores the keys and values of the KV cache in this precision.
     #[must_use]
     pub fn with_cache_precision(self, cache_precision: CachePrecision) -> Self {

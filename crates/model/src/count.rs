@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ModelConfig, NormKind, weights::layout};
+use crate::{Bits, ModelConfig, NormKind, weights::layout};
 
 /// Number of parameters of a model, by part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -187,6 +187,54 @@ impl ModelConfig {
             optimizer: shape.moments * weights,
             activations: activations.saturating_add(4 * shared),
         }
+    }
+
+    /// Estimates the memory that training an adapter with `trained` parameters takes, on a base with `bits` per weight (8
+    /// or 4; `None` for floats).
+    ///
+    /// ```
+    /// use nextword_model::{Bits, TrainingShape, presets};
+    ///
+    /// let gpt2 = presets::gpt2(12, 12, 768);
+    /// let shape = TrainingShape { sequence_length: 256, ..TrainingShape::default() };
+    /// let full = gpt2.training_memory(&shape).total();
+    /// let adapter = |bits| gpt2.adapter_memory(&shape, 2_000_000, bits).total();
+    /// assert!(adapter(None) < full / 2 && adapter(Some(Bits::Int4)) < adapter(None) / 2);
+    /// ```
+    pub fn adapter_memory(
+        &self,
+        shape: &TrainingShape,
+        trained: usize,
+        bits: Option<Bits>,
+    ) -> MemoryEstimate {
+        let full = self.training_memory(shape);
+        let tables = if shape.fused {
+            4 * self.table_gradients()
+        } else {
+            0
+        };
+        MemoryEstimate {
+            weights: self.weight_bytes(bits) + 4 * trained,
+            gradients: 4 * trained * shape.accumulation.clamp(1, 2),
+            optimizer: 4 * trained * shape.moments,
+            // The frozen embedding has no gradient.
+            activations: full.activations.saturating_sub(tables),
+        }
+    }
+
+    /// Bytes of all weights with matrices of `bits` per weight, those of token embedding and output layer with 8. Each
+    /// block of 32 weights has a scale of two bytes, and with 4 bits a minimum.
+    fn weight_bytes(&self, bits: Option<Bits>) -> usize {
+        let bytes = |(name, shape): (String, Vec<usize>)| {
+            let len: usize = shape.iter().product();
+            let is_matrix = shape.len() == 2 && name != "position_embedding.weight";
+            match bits.filter(|_| is_matrix) {
+                None => 4 * len,
+                Some(Bits::Int4) if name.starts_with("blocks.") => len.div_ceil(32) * (16 + 4),
+                Some(_) => len.div_ceil(32) * (32 + 2),
+            }
+        };
+        layout(self).into_iter().map(bytes).sum()
     }
 
     /// Estimates the bytes of activations that inference takes for each token of a batch, as in validation.

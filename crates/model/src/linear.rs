@@ -41,6 +41,11 @@ impl Linear {
         self.set_quantized(weight);
     }
 
+    /// Removes the quantized weight, which a float weight replaces.
+    pub(crate) fn take_quantized(&mut self) -> Option<QuantizedMatrix> {
+        self.quantized.take()
+    }
+
     /// Replaces the float weight with `weight`.
     pub(crate) fn set_quantized(&mut self, weight: QuantizedMatrix) {
         self.weight = empty_param(&self.weight.val().device());

@@ -5,6 +5,7 @@
 //! templates in `additional_chat_templates`. A model can also be a single file of another format.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -67,6 +68,10 @@ pub struct ModelCard {
     /// because the copy would lack them (see [`check_templates`](Self::check_templates)).
     #[serde(skip)]
     pub template_problem: Option<TemplateProblem>,
+    /// The SHA-256 of the weights that these weights are the rounded form of, in hexadecimal digits: an adapter of that
+    /// model can be used with this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub made_from: Option<String>,
     /// Number of ids at the end of the model's vocabulary that its tokenizer does not have. Many
     /// models pad their vocabulary to a round number.
     #[serde(skip_serializing_if = "is_zero")]
@@ -122,6 +127,28 @@ pub struct ModelDir {
     pub card: ModelCard,
     /// What a file of another format has in place of the files of a folder.
     file: Option<Arc<FileModel>>,
+    /// What is added to the weights of another model.
+    update: Option<Arc<UpdatedModel>>,
+}
+
+/// What is added to the weights of a model, such as an adapter.
+pub(crate) trait WeightUpdate: Debug + Send + Sync {
+    /// Adds the update to `model`.
+    fn apply(&self, model: Transformer) -> Result<Transformer, ModelError>;
+
+    /// The sums of the weights in `base`, of a model of `config`, and the update.
+    fn merged<'a>(
+        &'a self,
+        config: &ModelConfig,
+        base: Box<dyn WeightSource + 'a>,
+    ) -> Box<dyn WeightSource + 'a>;
+}
+
+/// A model and what is added to its weights.
+#[derive(Debug)]
+struct UpdatedModel {
+    base: ModelDir,
+    update: Box<dyn WeightUpdate>,
 }
 
 /// Tokenizer and weights of a model that is one file.
@@ -177,7 +204,29 @@ impl ModelDir {
             config,
             card,
             file: None,
+            update: None,
         })
+    }
+
+    /// This model with `update`, which is in the folder `path` with `card`.
+    pub(crate) fn with_update(
+        self,
+        path: &Path,
+        card: ModelCard,
+        update: Box<dyn WeightUpdate>,
+    ) -> Self {
+        Self {
+            path: path.to_path_buf(),
+            config: self.config.clone(),
+            card,
+            file: self.file.clone(),
+            update: Some(Arc::new(UpdatedModel { base: self, update })),
+        }
+    }
+
+    /// The base model, if this is an adapter with its base.
+    pub fn base(&self) -> Option<&Self> {
+        Some(&self.update.as_ref()?.base)
     }
 
     /// A model that is the file `path` of another format, with `tokenizer_json` in Hugging Face's format.
@@ -223,6 +272,7 @@ impl ModelDir {
             config,
             card,
             file: Some(Arc::new(file)),
+            update: None,
         }
     }
 
@@ -233,11 +283,16 @@ impl ModelDir {
         Some(&file.tokenizer_json)
     }
 
-    /// Opens the weights, to read single tensors.
+    /// Opens the weights, to read single tensors. Those of an adapter are the sums with its base; a quantized matrix is
+    /// then read as floats.
     ///
     /// # Errors
     /// [`ModelError::Io`] or [`ModelError::Format`] if the file cannot be read or is invalid.
     pub fn open_weights(&self) -> Result<Box<dyn WeightSource + '_>, ModelError> {
+        if let Some(updated) = &self.update {
+            let base = updated.base.open_weights()?;
+            return Ok(updated.update.merged(&self.config, base));
+        }
         Ok(match &self.file {
             Some(file) => Box::new(&*file.weights),
             None => Box::new(TensorFile::open(&self.weights_path())?),
@@ -261,27 +316,38 @@ impl ModelDir {
         Ok((weights::bits(&path)?, weights::embedding_bits(&path)?))
     }
 
-    /// The path of the weights file: for a model that is one file, that file.
+    /// The path of the weights file: for a model that is one file, that file, and for an adapter that of its base.
     pub fn weights_path(&self) -> PathBuf {
+        let path = self.base_path();
         match &self.file {
-            Some(_) => self.path.clone(),
-            None => self.path.join("model.safetensors"),
+            Some(_) => path.to_path_buf(),
+            None => path.join("model.safetensors"),
         }
+    }
+
+    /// The path of the folder or file with weights and tokenizer.
+    fn base_path(&self) -> &Path {
+        self.base().map_or(&self.path, |base| &base.path)
     }
 
     /// The path of the tokenizer file, in Hugging Face's format. For a model that is one file, that file, to name it in
     /// messages: see [`tokenizer_json`](Self::tokenizer_json).
     pub fn tokenizer_path(&self) -> PathBuf {
+        let path = self.base_path();
         match &self.file {
-            Some(_) => self.path.clone(),
-            None => self.path.join("tokenizer.json"),
+            Some(_) => path.to_path_buf(),
+            None => path.join("tokenizer.json"),
         }
     }
 
     /// The path of the Jinja template that turns chat messages into a prompt. The file exists only
     /// for chat models that are folders; the card has the templates of all.
     pub fn chat_template_path(&self) -> PathBuf {
-        self.path.join(TEMPLATE_FILE)
+        let own = self.path.join(TEMPLATE_FILE);
+        match self.base() {
+            Some(base) if !own.exists() => base.chat_template_path(),
+            _ => own,
+        }
     }
 
     /// Loads the model on `device`.
@@ -289,6 +355,13 @@ impl ModelDir {
     /// # Errors
     /// See [`weights::load`].
     pub fn load(&self, device: &Device) -> Result<Transformer, ModelError> {
+        if let Some(updated) = &self.update {
+            let base = Self {
+                config: self.config.clone(),
+                ..updated.base.clone()
+            };
+            return updated.update.apply(base.load(device)?);
+        }
         match &self.file {
             Some(file) => weights::load_from(&self.config, &self.path, &*file.weights, device),
             None => weights::load(&self.config, &self.weights_path(), device),

@@ -185,6 +185,35 @@ impl Transformer {
         self.quantized_embedding.as_ref().map(QuantizedMatrix::bits)
     }
 
+    /// Replaces all quantized weights with their values in f32.
+    ///
+    /// ```
+    /// use burn::tensor::Device;
+    /// use nextword_model::{Bits, presets};
+    ///
+    /// let model = presets::shakespeare_char_cpu(65).init(&Device::flex(), 1)?;
+    /// let rounded = model.clone().quantize(Bits::Int8).dequantize();
+    /// assert_eq!(rounded.bits(), None);
+    /// assert_eq!(rounded.bytes_per_token(), model.bytes_per_token());
+    /// # Ok::<(), nextword_model::ModelError>(())
+    /// ```
+    #[must_use]
+    pub fn dequantize(mut self) -> Self {
+        let device = self.device();
+        for (_, linear) in self.linears_mut() {
+            if let Some(matrix) = linear.take_quantized() {
+                linear.weight = dequantize(&matrix, &device, false);
+            }
+        }
+        if let Some(table) = self.quantized_embedding.take() {
+            self.token_embedding.weight = dequantize(&table, &device, true);
+        }
+        if let Some(head) = self.head.quantized.take() {
+            self.head.weight = Some(dequantize(&head, &device, false));
+        }
+        self
+    }
+
     /// Iterates over the quantized matrices, dequantized, with their names. Shapes are as in float
     /// files.
     pub fn dequantized(&self) -> impl Iterator<Item = (String, TensorData)> {

@@ -31,8 +31,9 @@ pub struct LanguageModel {
 }
 
 impl LanguageModel {
-    /// Opens a model folder, the best model of a run folder, or a GGUF file, on the CPU (in a build without the
-    /// backends `flex` and `ndarray`, on a GPU).
+    /// Opens a model folder, an adapter folder, the best model of a run folder, or a GGUF file, on the CPU (in a build
+    /// without the backends `flex` and `ndarray`, on a GPU). For an adapter in another place than its base, see
+    /// [`nextword_convert::open_model`].
     ///
     /// # Errors
     /// If the folder does not contain a valid model with its tokenizer.
@@ -56,12 +57,8 @@ impl LanguageModel {
     /// # Errors
     /// If the folder does not contain a valid model with its tokenizer.
     pub fn open_on(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
-        let path = path.as_ref();
-        let model = if nextword_convert::is_gguf(path) {
-            nextword_convert::open_gguf(path)?
-        } else {
-            ModelDir::open(&resolve_model_dir(path))?
-        };
+        let path = resolve_model_dir(path.as_ref());
+        let model = nextword_convert::open_model(&path, None)?;
         Ok(TextGenerator::open(&model, device)?.into())
     }
 
@@ -226,13 +223,20 @@ impl LanguageModel {
     }
 
     /// Writes a model folder, which the program can open too. An earlier model in `path` is replaced
-    /// atomically.
+    /// atomically. An adapter is added to the weights that are written.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// If it cannot be written, or if the model has an adapter and quantized weights, in which most of the adapter
+    /// would be lost.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let tokenizer = self.tokenizer().to_json()?;
-        ModelDir::save(path.as_ref(), self.transformer(), &tokenizer, self.card())?;
+        let model = self.transformer();
+        if model.has_adapter() {
+            let merged = model.clone().merge_adapter()?;
+            ModelDir::save(path.as_ref(), &merged, &tokenizer, self.card())?;
+        } else {
+            ModelDir::save(path.as_ref(), model, &tokenizer, self.card())?;
+        }
         Ok(())
     }
 

@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use nextword_data::Dataset;
 use nextword_model::ModelConfig;
 use nextword_train::{
-    InMemoryTrainer, Reporter, RunConfig, RunSetup, StepReport, StopFlag, TrainError,
-    ValidationReport,
+    InMemoryTrainer, LoraSettings, Reporter, RunConfig, RunSetup, StepReport, StopFlag, TrainError,
+    UnsetKeys, ValidationReport,
 };
 
 use crate::{Control, LanguageModel, Result, default_device};
@@ -107,6 +107,32 @@ impl<'a> Training<'a> {
         let template = &model.card().prompt_template;
         self.config.samples.prompt_template.clone_from(template);
         self.initial = Some(model.clone());
+        self
+    }
+
+    /// Trains an adapter of the model in [`start_from`](Self::start_from) instead of its weights. Learning rate, warmup,
+    /// weight decay and `beta2` that are at their defaults become those of LoRA runs (see
+    /// [`RunConfig::apply_lora_defaults`]). [`LanguageModel::save`] adds the adapter to the weights.
+    ///
+    /// ```
+    /// use nextword::prelude::*;
+    /// use nextword::train::LoraSettings;
+    ///
+    /// # fn main() -> nextword::Result<()> {
+    /// # let text = "to be or not to be ".repeat(20);
+    /// # let config = ModelConfig { n_layers: 1, d_model: 8, context_length: 8, ..ModelConfig::default() };
+    /// let dataset = Dataset::from_text(&text, &TokenizerConfig::chars())?;
+    /// let base = Training::new(&dataset).model(config).steps(5).run()?;
+    /// let lora = LoraSettings { rank: 2, ..LoraSettings::default() };
+    /// let tuned = Training::new(&dataset).start_from(&base).lora(lora).steps(5).run()?;
+    /// let embedding = |model: &LanguageModel| model.transformer().token_embedding.weight.to_data();
+    /// assert_eq!(embedding(&tuned), embedding(&base)); // stays as it is
+    /// assert!(tuned.transformer().has_adapter());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lora(mut self, settings: LoraSettings) -> Self {
+        self.config.lora = Some(settings);
         self
     }
 
@@ -221,7 +247,15 @@ impl<'a> Training<'a> {
     /// # Errors
     /// If the configuration is invalid or does not fit the dataset, the device does not work, or the
     /// training diverges.
-    pub fn run(self) -> Result<LanguageModel> {
+    pub fn run(mut self) -> Result<LanguageModel> {
+        if self.config.lora.is_some() {
+            let RunConfig {
+                schedule,
+                optimizer,
+                ..
+            } = &self.config;
+            self.config.unset = UnsetKeys::at_defaults(schedule, optimizer);
+        }
         let dataset = self.dataset.clone();
         let trainer = match &self.initial {
             Some(model) => {

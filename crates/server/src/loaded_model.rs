@@ -78,7 +78,12 @@ impl LoadedModel {
         let template = open_chat_template(model_dir, &bos, &eos);
         let tokens = generator.further_token_texts();
         let template = template.map(|template| Some(template?.with_tokens(tokens)));
-        let created = modified(&model_dir.weights_path());
+        let weights = modified(&model_dir.weights_path());
+        // An adapter is newer than its base.
+        let card = model_dir
+            .base()
+            .map(|_| modified(&model_dir.path.join("card.json")));
+        let created = weights.max(card.unwrap_or_default());
         Ok(Self {
             template,
             ..Self::with_time(name, generator, created)

@@ -7,7 +7,7 @@ use nextword_data::DataConfig;
 use nextword_model::{ModelConfig, Precision};
 use serde::{Deserialize, Serialize};
 
-use crate::{OptimizerConfig, ScheduleConfig, ScheduleKind, TrainError};
+use crate::{LoraSettings, OptimizerConfig, ScheduleConfig, ScheduleKind, TrainError, UnsetKeys};
 
 /// The configuration of a run, stored as TOML.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,7 +22,8 @@ pub struct RunConfig {
     pub seed: u64,
     /// Device name; `--device` overrides it.
     pub device: String,
-    /// The model folder whose weights the run starts from (finetuning) instead of random ones.
+    /// The model folder whose weights the run starts from (finetuning) instead of random ones. With `[lora]` also
+    /// a quantized one, a GGUF file, or the folder of an adapter, whose training then continues.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_from: Option<PathBuf>,
     /// Expected number of parameters: a check for configurations of a known model.
@@ -34,6 +35,9 @@ pub struct RunConfig {
     pub model: ModelConfig,
     /// Number of steps and batch sizes.
     pub train: TrainConfig,
+    /// Low-rank adaptation of the model in `start_from`; absent: all weights are trained.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraSettings>,
     /// The optimizer.
     pub optimizer: OptimizerConfig,
     /// The learning rate schedule.
@@ -51,6 +55,10 @@ pub struct RunConfig {
     /// reported before the run starts and are not part of the file.
     #[serde(skip)]
     pub warnings: Vec<String>,
+    /// The keys that the file leaves out and that have defaults of their own in LoRA runs (see
+    /// [`apply_lora_defaults`](Self::apply_lora_defaults)).
+    #[serde(skip)]
+    pub unset: UnsetKeys,
 }
 
 impl Default for RunConfig {
@@ -65,6 +73,7 @@ impl Default for RunConfig {
             data: DataConfig::default(),
             model: ModelConfig::default(),
             train: TrainConfig::default(),
+            lora: None,
             optimizer: OptimizerConfig::default(),
             schedule: ScheduleConfig::default(),
             validation: ValidationConfig::default(),
@@ -72,6 +81,7 @@ impl Default for RunConfig {
             samples: SampleConfig::default(),
             probes: ProbeConfig::default(),
             warnings: Vec::new(),
+            unset: UnsetKeys::default(),
         }
     }
 }
@@ -316,6 +326,9 @@ impl RunConfig {
             _ => self.validate_sequence_length()?,
         }
         self.validate_schedule()?;
+        if let Some(lora) = &self.lora {
+            lora.validate(self.optimizer.kind)?;
+        }
         self.optimizer.validate()
     }
 

@@ -8,7 +8,7 @@ use toml::{Table, Value};
 
 use crate::config_key::key_at;
 use crate::config_problem::{Problem, expects_string};
-use crate::{RunConfig, TrainError};
+use crate::{RunConfig, TrainError, UnsetKeys};
 
 /// The keys of `[data]` that select the data source; exactly one of them is set.
 const SOURCE_KEYS: [&str; 4] = ["path", "paths", "builtin", "prepared"];
@@ -94,7 +94,12 @@ pub fn parse_stored_config(
         }
         adapt_to_overrides(&mut config, overrides, resized_by);
     }
+    if config.start_from.is_some() {
+        config.unset = UnsetKeys::of(&table);
+        config.apply_lora_defaults(None);
+    }
     check_tokenizer_keys(&table)?;
+    config.check_lora_base()?;
     config.validate()?;
     Ok(config)
 }

@@ -23,9 +23,15 @@ impl Problem {
         let message = message.trim();
         unknown_name(message, key)
             .or_else(|| wrong_type(message, key))
-            .unwrap_or_else(|| Self {
-                problem: message.to_string(),
-                hint: None,
+            .unwrap_or_else(|| {
+                let (problem, hint) = match message.split_once("; hint: ") {
+                    Some((problem, hint)) => (problem, Some(hint.to_string())),
+                    None => (message, None),
+                };
+                Self {
+                    problem: problem.to_string(),
+                    hint,
+                }
             })
     }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use nextword_base::PathError;
+use nextword_convert::ConvertError;
 use nextword_data::DataError;
 use nextword_eval::EvalError;
 use nextword_model::{ByteSize, ModelError};
@@ -165,6 +166,9 @@ pub enum TrainError {
     /// An error of the eval crate.
     #[error(transparent)]
     Eval(#[from] EvalError),
+    /// An error of the convert crate.
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
 }
 
 impl From<PathError> for TrainError {

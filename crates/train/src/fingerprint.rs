@@ -94,7 +94,27 @@ fn later_settings(config: &RunConfig) -> Vec<Setting> {
     // The length of the context is the same as none.
     let length = config.train.sequence_length;
     let length = length.filter(|length| *length != config.model.context_length);
-    vec![setting("train.sequence_length", length, Value::Null)]
+    let mut settings = vec![setting("train.sequence_length", length, Value::Null)];
+    settings.extend(lora_settings(config));
+    settings
+}
+
+/// The settings of `[lora]`, all of them if there is that table.
+#[rustfmt::skip] // A table.
+fn lora_settings(config: &RunConfig) -> Vec<Setting> {
+    let lora = config.lora.as_ref();
+    let none = Value::Null;
+    vec![
+        setting("lora.rank", lora.map(|lora| lora.rank), &none),
+        setting("lora.alpha", lora.map(|lora| lora.alpha), &none),
+        setting("lora.dropout", lora.map(|lora| lora.dropout), &none),
+        setting("lora.target_modules", lora.map(|lora| &lora.target_modules), &none),
+        setting("lora.layers", lora.and_then(|lora| lora.layers), &none),
+        setting("lora.use_rslora", lora.map(|lora| lora.use_rslora), &none),
+        setting("lora.use_dora", lora.map(|lora| lora.use_dora), &none),
+        setting("lora.plus_ratio", lora.map(|lora| lora.plus_ratio), &none),
+        setting("lora.modules_to_save", lora.map(|lora| &lora.modules_to_save), &none),
+    ]
 }
 
 /// The settings of version 0.1. Keys and defaults are frozen.
@@ -373,6 +393,7 @@ mod tests {
             data,
             model,
             train,
+            lora: _,
             optimizer,
             schedule,
             validation: _,
@@ -380,7 +401,19 @@ mod tests {
             samples: _,
             probes: _,
             warnings: _,
+            unset: _,
         } = &config;
+        let crate::LoraSettings {
+            rank: _,
+            alpha: _,
+            dropout: _,
+            target_modules: _,
+            layers: _,
+            use_rslora: _,
+            use_dora: _,
+            plus_ratio: _,
+            modules_to_save: _,
+        } = crate::LoraSettings::default();
         // The hashes of the tokens cover all but `order` and `packing`.
         let nextword_data::DataConfig {
             path: _,
@@ -477,9 +510,9 @@ mod tests {
             decay_steps: _,
         } = schedule;
         // `seed`, `order` and `packing`; the model's fields without its four tables; those of the tables;
-        // `train` without steps, recompute and log_every; all of optimizer and schedule.
+        // `train` without steps, recompute and log_every; all of lora, optimizer and schedule.
         let count = v0_1_settings(&config).len() + later_settings(&config).len();
-        assert_eq!(count, 3 + (28 - 4) + 14 + 4 + 8 + 6);
+        assert_eq!(count, 3 + (28 - 4) + 14 + 4 + 9 + 8 + 6);
     }
 
     #[test]

@@ -3,6 +3,9 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Component, Path, PathBuf};
 
+use nextword_convert::find_base;
+use nextword_model::{AdapterDir, ModelDir};
+
 use crate::{RunConfig, TrainError, parse_stored_config, to_toml};
 
 /// The file whose lock excludes a second process.
@@ -90,13 +93,18 @@ impl RunFolder {
         tokenizer_json: &str,
     ) -> Result<(), TrainError> {
         nextword_model::write_atomically(&self.tokenizer_path(), tokenizer_json.as_bytes())?;
-        self.write_config(&self.detached(config))
+        self.write_config(&self.detached(config, None))
     }
 
-    /// `config` without the model that it starts from, with the run's own tokenizer instead of that model's.
-    pub(crate) fn detached(&self, config: &RunConfig) -> RunConfig {
+    /// `config` without the model that it starts from, with the run's own tokenizer instead of that model's; with the model
+    /// in `base` and its tokenizer if the run adapts that.
+    pub(crate) fn detached(&self, config: &RunConfig, base: Option<&ModelDir>) -> RunConfig {
         let mut config = config.clone();
-        config.start_from = None;
+        config.start_from = base.map(|base| base.path.clone());
+        if let Some(base) = base {
+            config.data.tokenizer.file = Some(base.tokenizer_path());
+            return config;
+        }
         if config.data.prepared.is_none() {
             config.data.tokenizer.file = Some(self.tokenizer_path());
         }
@@ -106,6 +114,28 @@ impl RunFolder {
     /// The tokenizer of a run that started from a model.
     fn tokenizer_path(&self) -> PathBuf {
         self.path.join("tokenizer.json")
+    }
+
+    /// Finds the model that a run with `[lora]` adapts, if it is no longer where it was, by its hash: at the stored
+    /// place relative to the run, or beside it under another name. Its tokenizer is that of the model, wherever it is.
+    /// Does nothing for other runs.
+    ///
+    /// # Errors
+    /// [`TrainError::Convert`] if it is not found.
+    pub fn locate_base(&self, config: &mut RunConfig) -> Result<(), TrainError> {
+        let Some(path) = config.start_from.as_ref().filter(|_| config.lora.is_some()) else {
+            return Ok(());
+        };
+        config.data.tokenizer.file = None;
+        if path.exists() {
+            return Ok(());
+        }
+        let saved = [self.last_path(), self.best_path()];
+        if let Some(saved) = saved.iter().find(|path| AdapterDir::is_adapter(path)) {
+            let adapter = AdapterDir::open(saved)?;
+            config.start_from = Some(find_base(&adapter, None)?.path);
+        }
+        Ok(())
     }
 
     /// Opens the folder of an existing run.

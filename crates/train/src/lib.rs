@@ -7,6 +7,7 @@
 //! | the optimizer | [`Optimizer`] |
 //! | the learning rate schedule | [`ScheduleConfig`] |
 //! | saving and loading checkpoints | [`checkpoint`] |
+//! | runs that train an adapter | [`LoraSettings`] |
 //! | the training loop in a run folder | [`Trainer`] |
 //! | the training loop in memory | [`InMemoryTrainer`] |
 //! | estimates of memory, disk space and time | [`plan`] |
@@ -47,6 +48,8 @@ mod data_hints;
 mod error;
 mod fingerprint;
 mod folder;
+mod lora;
+mod lora_defaults;
 mod metrics;
 mod nonfinite;
 mod optimizer;
@@ -67,14 +70,16 @@ pub use config::{
 pub use config_file::{parse_config, parse_stored_config, read_config, to_toml};
 pub use error::TrainError;
 pub use folder::RunFolder;
+pub use lora::{LoraSettings, UnsetKeys};
 pub use metrics::MetricsLine;
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerKind};
 pub use report::{
-    Hooks, NoHooks, NullReporter, Outcome, Reporter, RunInfo, SampleRequest, StepReport,
+    Hooks, LoraInfo, NoHooks, NullReporter, Outcome, Reporter, RunInfo, SampleRequest, StepReport,
     StopReason, ValidationReport,
 };
 pub use schedule::{ScheduleConfig, ScheduleKind};
 pub use setup::{RunSetup, prepare_run, prepare_stored_run, resolve_model_dir};
+pub use start_from::LoraBase;
 pub use step::{Gradients, forward_backward};
 pub use stepper::Stepper;
 pub use tokenizer_choice::use_declared_eos;

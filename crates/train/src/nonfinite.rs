@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use nextword_data::{EvalWindows, TokenBatch};
-use nextword_model::{Dropout, ForwardContext, Probe, Site, Transformer, weights};
+use nextword_model::{Adapter, Dropout, ForwardContext, Probe, Site, Transformer, weights};
 
 use crate::step::batch_loss;
 use crate::{Gradients, TrainError};
@@ -62,8 +62,12 @@ pub(crate) fn first_nonfinite_validation(
     Ok(prefix.to_string())
 }
 
-/// The first parameter with a value that is not finite.
+/// The first parameter with a value that is not finite; of a model with an adapter, only the adapter is checked, because
+/// the base does not change.
 pub(crate) fn first_nonfinite_weight(model: &Transformer) -> Option<String> {
+    if let Some(adapter) = model.adapter() {
+        return first_nonfinite_part(&adapter);
+    }
     let mut first = None;
     weights::for_each(model, |name, data| {
         if first.is_none() && !weights::to_f32_vec(data).iter().all(|v| v.is_finite()) {
@@ -71,6 +75,23 @@ pub(crate) fn first_nonfinite_weight(model: &Transformer) -> Option<String> {
         }
     });
     first
+}
+
+/// The first part of an adapter with a value that is not finite.
+fn first_nonfinite_part(adapter: &Adapter) -> Option<String> {
+    let modules = adapter.modules.iter().flat_map(|(name, module)| {
+        let magnitude = module.magnitude.as_deref().unwrap_or_default();
+        [
+            (format!("{name}.lora_a"), &module.a[..]),
+            (format!("{name}.lora_b"), &module.b[..]),
+            (format!("{name}.lora_magnitude"), magnitude),
+        ]
+    });
+    let saved = adapter.saved.iter();
+    let saved = saved.map(|(name, saved)| (name.clone(), &saved.values[..]));
+    let mut parts = modules.chain(saved);
+    let found = parts.find(|(_, values)| !values.iter().all(|value| value.is_finite()));
+    found.map(|(name, _)| name)
 }
 
 fn all_finite<const D: usize>(tensor: Tensor<D>) -> bool {

@@ -19,6 +19,8 @@ pub struct RunInfo {
     pub device: String,
     /// Number of parameters of the model.
     pub parameters: usize,
+    /// What a run with `[lora]` trains.
+    pub lora: Option<LoraInfo>,
     /// Vocabulary size.
     pub vocab_size: usize,
     /// Number of training tokens.
@@ -38,6 +40,15 @@ pub struct RunInfo {
     pub prompt: Option<String>,
     /// Damaged checkpoints that were skipped, with the reasons.
     pub skipped: Vec<String>,
+}
+
+/// What a run with `[lora]` trains.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoraInfo {
+    /// Number of trained parameters.
+    pub trained_parameters: usize,
+    /// The model that stays as it is.
+    pub base: PathBuf,
 }
 
 /// Report of one update.

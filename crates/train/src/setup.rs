@@ -6,15 +6,16 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use nextword_data::{
-    Dataset, EvalWindows, Loader, LoaderConfig, Tokenizer, TokenizerConfig, unknown_note,
-    whole_documents_note,
+    Dataset, EvalWindows, Loader, LoaderConfig, Tokenizer, TokenizerConfig,
+    load_tokenizer_with_roles, parse_tokenizer_with_roles, unknown_note, whole_documents_note,
 };
 use nextword_kernels::QuantizedMatrix;
 use nextword_model::{
-    DeviceName, ModelCard, ModelConfig, ModelDir, ModelTokens, TrainingShape, Transformer, weights,
+    Bits, DeviceName, MemoryEstimate, ModelCard, ModelConfig, ModelDir, ModelTokens, TrainingShape,
+    Transformer, weights,
 };
 
-use crate::start_from::check_model_dir;
+use crate::start_from::{self, LoraBase};
 use crate::tokenizer_choice::{
     build_dataset, check_tokenizer, resolve_vocab_size, use_declared_eos,
 };
@@ -44,6 +45,8 @@ pub struct RunSetup {
     pub special: ModelTokens,
     /// The chat templates of the model in `start_from` (see [`ModelCard::chat_templates`]).
     pub chat_templates: BTreeMap<String, String>,
+    /// What the run adapts, if it has `[lora]`.
+    pub lora: Option<LoraBase>,
     /// What the model card says about the data, if a checkpoint has it: a resumed run reads the same data by other
     /// paths.
     pub(crate) trained_on: Option<String>,
@@ -68,7 +71,10 @@ pub fn prepare_run(mut config: RunConfig) -> Result<RunSetup, TrainError> {
 /// [`TrainError`] with the first problem found.
 pub fn prepare_stored_run(config: RunConfig) -> Result<RunSetup, TrainError> {
     let mut base = BaseConfig::new(config, None)?;
-    let dataset = build_dataset(&mut base.config)?;
+    let dataset = match base.given_tokenizer() {
+        Some(tokenizer) => Dataset::build_with_tokenizer(&base.config.data, tokenizer)?,
+        None => build_dataset(&mut base.config)?,
+    };
     base.with_dataset(dataset)
 }
 
@@ -84,12 +90,15 @@ struct BaseConfig {
 struct SourceModel {
     tokenizer: Arc<dyn Tokenizer>,
     card: ModelCard,
+    lora: Option<LoraBase>,
 }
 
 impl BaseConfig {
     /// Opens the device of `config`, unless there is an open one.
     fn new(mut config: RunConfig, open_device: Option<&Device>) -> Result<Self, TrainError> {
         let source = apply_base_model(&mut config)?;
+        let parameters = config.model.parameter_counts().total();
+        config.apply_lora_defaults(Some(parameters));
         config.validate()?;
         config.validate_sequence_length()?;
         let (device, name) = if let Some(device) = open_device {
@@ -112,6 +121,13 @@ impl BaseConfig {
         })
     }
 
+    /// The tokenizer of a model that is one file.
+    fn given_tokenizer(&self) -> Option<Arc<dyn Tokenizer>> {
+        let source = self.source.as_ref()?;
+        source.lora.as_ref()?.model.tokenizer_json()?;
+        Some(Arc::clone(&source.tokenizer))
+    }
+
     fn with_dataset(self, dataset: Dataset) -> Result<RunSetup, TrainError> {
         let Self {
             mut config,
@@ -121,7 +137,14 @@ impl BaseConfig {
         let roles = dataset.tokenizer.special_tokens();
         let mut special = ModelTokens::trained(roles.eos, roles.pad);
         let mut chat_templates = BTreeMap::new();
-        if let Some(SourceModel { tokenizer, card }) = source {
+        let mut lora = None;
+        if let Some(SourceModel {
+            tokenizer,
+            card,
+            lora: base,
+        }) = source
+        {
+            lora = base;
             check_tokenizer(&config, tokenizer.as_ref(), dataset.tokenizer.as_ref())?;
             special = card.special;
             if config.data.prepared.is_none() && roles.eos != tokenizer.special_tokens().eos {
@@ -153,6 +176,7 @@ impl BaseConfig {
             validation,
             special,
             chat_templates,
+            lora,
             trained_on: None,
         })
     }
@@ -237,26 +261,37 @@ impl RunSetup {
         BaseConfig::new(config, Some(device))?.with_dataset(dataset)
     }
 
-    /// The model with its initial weights: random, or those of the model in `start_from`.
+    /// The model with its initial weights: random, or those of the model in `start_from`; with `[lora]` that model with
+    /// an adapter, a new one or the one in `start_from`.
     ///
     /// # Errors
     /// [`TrainError::Model`] if the weights of that model do not match.
     pub fn initial_model(&self) -> Result<Transformer, TrainError> {
         let config = &self.config;
+        config.check_lora_base()?;
+        if let Some(base) = &self.lora {
+            return base.initial_model(config, &self.device);
+        }
         match &config.start_from {
             Some(folder) => {
                 let path = ModelDir::open(folder)?.weights_path();
                 if weights::bits(&path)?.is_some() {
                     return Err(TrainError::run(
                         folder,
-                        "a quantized model cannot be trained; hint: set start_from to the unquantized model; a GGUF \
-                         file becomes one with `nextword import FILE --dequantize --out FOLDER`",
+                        "the weights of a quantized model cannot be trained; hint: add a table [lora] to train an \
+                         adapter for it, or set start_from to the unquantized model; a GGUF file becomes one with \
+                         `nextword import FILE --dequantize --out FOLDER`",
                     ));
                 }
                 Ok(weights::load(&config.model, &path, &self.device)?)
             }
             None => Ok(config.model.init(&self.device, config.seed)?),
         }
+    }
+
+    /// The model that the run adapts, if it has `[lora]`.
+    pub(crate) fn base_model(&self) -> Option<&ModelDir> {
+        self.lora.as_ref().map(|base| &base.model)
     }
 
     /// Whether the device compiles programs before it can compute, and has its own memory.
@@ -279,11 +314,25 @@ impl RunSetup {
         }
     }
 
+    /// The estimated memory of a training step.
+    pub(crate) fn training_memory(&self) -> MemoryEstimate {
+        let (model, shape) = (&self.config.model, self.training_shape());
+        let Some(base) = &self.lora else {
+            return model.training_memory(&shape);
+        };
+        let bits = match base.description.bits {
+            Some(8) => Some(Bits::Int8),
+            Some(_) => Some(Bits::Int4),
+            None => None,
+        };
+        model.adapter_memory(&shape, base.trained_parameters, bits)
+    }
+
     /// The rows of a validation batch: `validation.batch_size`, or fewer if they would take more memory than
     /// training does.
     pub(crate) fn validation_rows(&self) -> usize {
         let (model, shape) = (&self.config.model, self.training_shape());
-        let training = model.training_memory(&shape);
+        let training = self.training_memory();
         // Gradients and activations are not in memory during a validation.
         let free = (training.gradients + training.activations).max(MIN_VALIDATION_MEMORY);
         let per_token = model.inference_memory(shape.sequence_length, shape.fused);
@@ -372,9 +421,11 @@ fn apply_base_model(config: &mut RunConfig) -> Result<Option<SourceModel>, Train
         return Ok(None);
     };
     let path = resolve_model_dir(path);
-    check_model_dir(&path)?;
-    let base = ModelDir::open(&path)?;
-    base.card.check_templates()?;
+    let source = start_from::open(&path, config.lora.is_some())?;
+    let card = source.card().clone();
+    card.check_templates()?;
+    let lora = LoraBase::of(config, &source)?;
+    let base = source.model;
     let dropout = config.model.dropout;
     let requested = ModelConfig {
         dropout: ModelConfig::default().dropout,
@@ -391,8 +442,8 @@ fn apply_base_model(config: &mut RunConfig) -> Result<Option<SourceModel>, Train
     }
     config.model = base.config.clone();
     config.model.dropout = dropout;
-    let roles = base.card.special.roles();
-    let tokenizer = nextword_data::load_tokenizer_with_roles(base.tokenizer_path(), roles)?;
+    let roles = card.special.roles();
+    let tokenizer = open_tokenizer(&base, roles)?;
     if let Some(file) = &config.data.tokenizer.file
         && nextword_data::load_tokenizer(file)?.hash() != tokenizer.hash()
     {
@@ -402,22 +453,49 @@ fn apply_base_model(config: &mut RunConfig) -> Result<Option<SourceModel>, Train
             "remove data.tokenizer.file",
         ));
     }
+    let is_folder = base.tokenizer_json().is_none();
     config.data.tokenizer.file = Some(base.tokenizer_path());
     config.start_from = Some(path);
+    let eos = tokenizer.special_tokens().eos;
+    let eos = eos
+        .and_then(|id| tokenizer.id_to_token(id))
+        .unwrap_or_default();
     if roles.is_some() && config.data.tokenizer.eos == TokenizerConfig::DEFAULT_EOS {
         // Documents end with the token that the model declares.
-        let eos = tokenizer.special_tokens().eos;
-        let name = eos.and_then(|id| tokenizer.id_to_token(id));
-        config.data.tokenizer.eos = name.unwrap_or_default();
+        config.data.tokenizer.eos = eos;
+    } else if !is_folder
+        && ![TokenizerConfig::DEFAULT_EOS, &eos].contains(&&*config.data.tokenizer.eos)
+    {
+        return Err(TrainError::config(
+            "data.tokenizer.eos",
+            format!(
+                "`{}` is not the EOS token of the GGUF file, `{eos}`",
+                config.data.tokenizer.eos
+            ),
+            "remove it, or convert the file with `nextword import` to choose another token",
+        ));
     }
     let template = &mut config.samples.prompt_template;
     if template.is_none() {
-        template.clone_from(&base.card.prompt_template);
+        template.clone_from(&card.prompt_template);
     }
     Ok(Some(SourceModel {
         tokenizer,
-        card: base.card,
+        card,
+        lora,
     }))
+}
+
+/// The tokenizer of a model, with the given EOS and padding tokens.
+fn open_tokenizer(
+    model: &ModelDir,
+    roles: Option<(Option<u32>, Option<u32>)>,
+) -> Result<Arc<dyn Tokenizer>, TrainError> {
+    let path = model.tokenizer_path();
+    Ok(match model.tokenizer_json() {
+        Some(json) => parse_tokenizer_with_roles(json, &path.display().to_string(), roles)?,
+        None => load_tokenizer_with_roles(path, roles)?,
+    })
 }
 
 /// How to correct a `[model]` that differs from that of the model in `start_from`.
@@ -444,9 +522,11 @@ fn model_hint(requested: &ModelConfig, expected: &ModelConfig) -> String {
 pub fn resolve_model_dir(path: &Path) -> PathBuf {
     let candidates = ["best", "last"].map(|name| path.join(name));
     let is_run = path.join("run.toml").is_file();
-    let found = candidates
-        .into_iter()
-        .find(|folder| folder.join("model.safetensors").is_file());
+    let has_weights = |folder: &PathBuf| {
+        let mut files = ["model.safetensors", "adapter.safetensors"].into_iter();
+        files.any(|file| folder.join(file).is_file())
+    };
+    let found = candidates.into_iter().find(has_weights);
     found
         .filter(|_| is_run)
         .unwrap_or_else(|| path.to_path_buf())

@@ -17,6 +17,7 @@ mod check;
 mod config;
 mod dir;
 mod merge;
+mod opened;
 #[cfg(test)]
 mod tests;
 

@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use nextword_base::hash::hash_reader;
 use nextword_model::weights::{self, TensorFile};
-use nextword_model::{ModelConfig, ModelDir, Transformer};
+use nextword_model::{AdapterDir, ModelCard, ModelConfig, ModelDir, Transformer};
 use serde::Deserialize;
 
-use super::{FORMAT, MANIFEST, Manifest, OPTIMIZER, STATE, State, WEIGHTS, parse_step};
+use super::{
+    ADAPTER, ADAPTER_WEIGHTS, FORMAT, MANIFEST, Manifest, OPTIMIZER, STATE, State, WEIGHTS,
+    parse_step,
+};
 use crate::{Optimizer, OptimizerConfig, TrainError};
 
 /// A checkpoint whose files match its manifest.
@@ -112,8 +115,14 @@ impl Checkpoint {
                 return Err(damaged(problem));
             }
         }
-        for name in [STATE, OPTIMIZER, WEIGHTS, "config.json", "tokenizer.json"] {
-            if !manifest.files.iter().any(|entry| entry.name == name) {
+        let is_listed = |name: &str| manifest.files.iter().any(|entry| entry.name == name);
+        let model: &[&str] = if is_listed(ADAPTER) {
+            &[ADAPTER_WEIGHTS]
+        } else {
+            &[WEIGHTS, "config.json", "tokenizer.json"]
+        };
+        for name in [STATE, OPTIMIZER].iter().chain(model) {
+            if !is_listed(name) {
                 return Err(damaged(format!("{name} is missing from the manifest")));
             }
         }
@@ -133,6 +142,22 @@ impl Checkpoint {
     pub fn model(&self, config: &ModelConfig, device: &Device) -> Result<Transformer, TrainError> {
         let weights_path = ModelDir::open(&self.path)?.weights_path();
         Ok(weights::load(config, &weights_path, device)?)
+    }
+
+    /// Opens the adapter of a run with `[lora]`.
+    ///
+    /// # Errors
+    /// [`TrainError::Model`] if it is invalid.
+    pub fn adapter(&self) -> Result<AdapterDir, TrainError> {
+        Ok(AdapterDir::open(&self.path)?)
+    }
+
+    /// The model card.
+    pub(crate) fn card(&self) -> Result<ModelCard, TrainError> {
+        if self.path.join(ADAPTER).is_file() {
+            return Ok(self.adapter()?.card);
+        }
+        Ok(ModelDir::open(&self.path)?.card)
     }
 
     /// Loads the optimizer on `device`.

@@ -1,7 +1,7 @@
 //! Checkpoints: training state on disk, written atomically and verified when read.
 //!
 //! A checkpoint is the folder `checkpoints/step-00001200` of a run: a model folder (weights, config,
-//! tokenizer, card) plus `optimizer.safetensors`, `state.json` and, written last, `MANIFEST.json`
+//! tokenizer, card), or for a run with `[lora]` an adapter folder, plus `optimizer.safetensors`, `state.json` and, written last, `MANIFEST.json`
 //! with the size and sha256 of every other file. It is written under a temporary name, synced, and
 //! renamed.
 
@@ -11,18 +11,21 @@ mod save;
 
 use std::collections::BTreeMap;
 
+use nextword_model::BaseModel;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use load::{Checkpoint, DamagedCheckpoint, newest};
 pub use retention::{prune, quarantine, remove_temp_folders};
-pub use save::save;
+pub use save::{save, save_adapter};
 
 /// Format version of `state.json` and `MANIFEST.json`.
 const FORMAT: u32 = 1;
 
 const MANIFEST: &str = "MANIFEST.json";
 const WEIGHTS: &str = "model.safetensors";
+const ADAPTER: &str = "adapter.json";
+const ADAPTER_WEIGHTS: &str = "adapter.safetensors";
 const STATE: &str = "state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const TEMP_PREFIX: &str = ".tmp-";
@@ -49,6 +52,9 @@ pub struct State {
     /// version 0.1.
     #[serde(default)]
     pub settings: Option<BTreeMap<String, Value>>,
+    /// The model that the run adapts; `None` if it trains all weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseModel>,
     /// Length of `metrics.jsonl` in bytes. Lines after that belong to steps that will be repeated.
     pub metrics_bytes: u64,
     /// Seconds of training so far.

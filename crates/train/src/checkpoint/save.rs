@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use nextword_base::atomic::AtomicFolder;
 use nextword_base::hash::{FileHash, hash_file};
 use nextword_model::weights::{self, FloatType};
-use nextword_model::{ModelCard, ModelDir, ModelError, Transformer, write_atomically};
+use nextword_model::{
+    Adapter, AdapterDir, BaseModel, ModelCard, ModelDir, ModelError, Transformer, write_atomically,
+};
 
 use super::{
-    FORMAT, MANIFEST, Manifest, ManifestEntry, OPTIMIZER, STATE, State, TEMP_PREFIX, WEIGHTS,
-    folder_name,
+    ADAPTER_WEIGHTS, FORMAT, MANIFEST, Manifest, ManifestEntry, OPTIMIZER, STATE, State,
+    TEMP_PREFIX, WEIGHTS, folder_name,
 };
 use crate::{Optimizer, TrainError};
 
@@ -48,14 +50,48 @@ pub fn save(
     tokenizer_json: &str,
     card: &ModelCard,
 ) -> Result<PathBuf, TrainError> {
+    write(folder, optimizer, state, |new| {
+        let weights = weights::save(model, &new.join(WEIGHTS))?;
+        ModelDir::write_small_files(new, model.config(), tokenizer_json, card)?;
+        Ok((WEIGHTS, weights))
+    })
+}
+
+/// Like [`save`], of a run that trains `adapter`: the checkpoint contains the adapter and the moments of its
+/// parameters, and says which model `base` is, but has neither its weights nor its tokenizer.
+///
+/// # Errors
+/// As [`save`].
+pub fn save_adapter(
+    folder: &Path,
+    adapter: &Adapter,
+    base: &BaseModel,
+    optimizer: &Optimizer,
+    state: &State,
+    card: &ModelCard,
+) -> Result<PathBuf, TrainError> {
+    write(folder, optimizer, state, |new| {
+        let weights = AdapterDir::write(new, adapter, base, card)?;
+        Ok((ADAPTER_WEIGHTS, weights))
+    })
+}
+
+/// Writes the checkpoint of `state.step` into `folder`. `write_model` writes all files except those of the training and
+/// returns the hash of its weights.
+fn write(
+    folder: &Path,
+    optimizer: &Optimizer,
+    state: &State,
+    write_model: impl FnOnce(&Path) -> Result<NamedHash, TrainError>,
+) -> Result<PathBuf, TrainError> {
     let _span = tracing::info_span!("checkpoint", step = state.step).entered();
     fs::create_dir_all(folder).map_err(TrainError::io(folder, "create the folder"))?;
     let name = folder_name(state.step);
     let temp = folder.join(format!("{TEMP_PREFIX}{}-{name}", std::process::id()));
     let target = folder.join(name);
     let new = AtomicFolder::create_as(&target, &temp)?;
-    let hashes = write_tensors(new.path(), model, optimizer)?;
-    ModelDir::write_small_files(new.path(), model.config(), tokenizer_json, card)?;
+    let moments = write_moments(new.path(), optimizer)?;
+    let hashes = [write_model(new.path())?, moments];
     write_atomically(&new.path().join(STATE), &to_json(state))?;
     let manifest = manifest(new.path(), &hashes)?;
     write_atomically(&new.path().join(MANIFEST), &to_json(&manifest))?;
@@ -72,14 +108,9 @@ fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
 /// The hash of a file with its name.
 type NamedHash = (&'static str, FileHash);
 
-/// Writes weights and moments. Returns their hashes, which are those of the values in memory: damage on
-/// the way to the disk is detected when the checkpoint is read.
-fn write_tensors(
-    folder: &Path,
-    model: &Transformer,
-    optimizer: &Optimizer,
-) -> Result<[NamedHash; 2], TrainError> {
-    let weights = weights::save(model, &folder.join(WEIGHTS))?;
+/// Writes the moments. Returns their hash, which, as that of the weights, is the hash of the values in memory:
+/// damage on the way to the disk is detected when the checkpoint is read.
+fn write_moments(folder: &Path, optimizer: &Optimizer) -> Result<NamedHash, TrainError> {
     let state = optimizer.state();
     let shapes: Vec<_> = state
         .iter()
@@ -89,7 +120,7 @@ fn write_tensors(
     let moments = weights::write_tensors(&path, FloatType::F32, &shapes, |name| {
         Ok::<_, ModelError>(weights::to_f32_vec(state[name].to_data()))
     })?;
-    Ok([(WEIGHTS, weights), (OPTIMIZER, moments)])
+    Ok((OPTIMIZER, moments))
 }
 
 /// Lists every file with its size and hash. Files other than those of `hashes` are read back.

@@ -44,6 +44,8 @@ use crate::Gradients;
 #[derive(Clone, Debug)]
 pub struct Optimizer {
     config: OptimizerConfig,
+    /// The learning rate of an adapter's B divided by that of all other parameters.
+    plus_ratio: f64,
     /// Updates made so far.
     updates: u64,
     moments: BTreeMap<String, Moments>,
@@ -54,8 +56,35 @@ impl Optimizer {
     pub fn new(config: OptimizerConfig) -> Self {
         Self {
             config,
+            plus_ratio: 1.0,
             updates: 0,
             moments: BTreeMap::new(),
+        }
+    }
+
+    /// Updates the matrices B of an adapter with `ratio` times the learning rate (`LoRA+`).
+    ///
+    /// ```
+    /// use nextword_train::{Optimizer, OptimizerConfig};
+    ///
+    /// let optimizer = Optimizer::new(OptimizerConfig::default()).with_plus_ratio(16.0);
+    /// assert_eq!(optimizer.learning_rate_factor("blocks.0.attention.query.lora.b"), 16.0);
+    /// assert_eq!(optimizer.learning_rate_factor("blocks.0.attention.query.lora.a"), 1.0);
+    /// ```
+    #[must_use]
+    pub fn with_plus_ratio(self, ratio: f64) -> Self {
+        Self {
+            plus_ratio: ratio,
+            ..self
+        }
+    }
+
+    /// The factor on the learning rate of the parameter at `path`.
+    pub fn learning_rate_factor(&self, path: &str) -> f64 {
+        if path.ends_with(".lora.b") {
+            self.plus_ratio
+        } else {
+            1.0
         }
     }
 
@@ -149,6 +178,10 @@ impl Optimizer {
         gradient: Tensor<1>,
         params: UpdateParams,
     ) -> Tensor<1> {
+        let params = UpdateParams {
+            lr: params.lr * self.learning_rate_factor(path),
+            ..params
+        };
         let decay = if shape.len() >= 2 {
             self.config.weight_decay
         } else {
@@ -260,5 +293,57 @@ impl ModuleMapper for Updater<'_> {
                 .step(&path, &shape, flat, gradient, self.params);
             Tensor::from_inner(updated.reshape(shape)).require_grad()
         })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use nextword_data::TokenBatch;
+    use nextword_model::{Adapter, DeviceName, LoraConfig, presets};
+
+    use super::*;
+    use crate::forward_backward;
+
+    /// An adapter after two updates with this ratio of learning rates.
+    fn trained(ratio: f64) -> Adapter {
+        let device = DeviceName::Flex.open().unwrap();
+        let base = presets::shakespeare_char_cpu(65).init(&device, 1).unwrap();
+        let lora = LoraConfig {
+            rank: 2,
+            ..LoraConfig::default()
+        };
+        let mut model = base.with_new_adapter(&lora, 7).unwrap().train();
+        let config = OptimizerConfig {
+            kind: OptimizerKind::Sgd,
+            momentum: 0.0,
+            weight_decay: 0.0,
+            ..OptimizerConfig::default()
+        };
+        let mut optimizer = Optimizer::new(config).with_plus_ratio(ratio);
+        let batch = TokenBatch {
+            batch: 1,
+            seq: 3,
+            inputs: vec![0, 1, 2],
+            targets: vec![1, 2, 4],
+        };
+        let (_, gradients) = forward_backward(&model, &[batch], 7, 0, false);
+        model = optimizer.update(model, gradients, 0.1, 0.1);
+        model.valid().adapter().unwrap()
+    }
+
+    #[test]
+    fn the_ratio_of_lora_plus_scales_updates_of_b_alone() {
+        let (one, four) = (trained(1.0), trained(4.0));
+        let mut changed = 0;
+        for (name, module) in &one.modules {
+            let other = &four.modules[name];
+            assert_eq!(module.a, other.a, "{name}");
+            for (b, scaled) in module.b.iter().zip(&other.b) {
+                assert!((4.0 * b - scaled).abs() <= 1e-6 * scaled.abs(), "{name}");
+                changed += usize::from(*b != 0.0);
+            }
+        }
+        assert!(changed > 0);
     }
 }

@@ -64,7 +64,8 @@ impl Plan {
 
     /// Bytes of one checkpoint with both models.
     fn once_bytes(&self) -> u64 {
-        self.checkpoint_bytes + 2 * self.memory_bytes.by_part.weights as u64
+        let trained = self.lora.as_ref().map(|lora| 4 * lora.trained_parameters);
+        self.checkpoint_bytes + 2 * trained.unwrap_or(self.memory_bytes.by_part.weights) as u64
     }
 }
 

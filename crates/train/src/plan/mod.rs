@@ -29,6 +29,7 @@
 
 mod bounded;
 mod disk;
+mod lora;
 mod memory;
 mod speed;
 
@@ -39,6 +40,7 @@ use serde::{Deserialize, Serialize};
 use crate::{RunSetup, TrainError};
 
 pub use disk::DiskShortage;
+pub use lora::{LoraAlternatives, LoraPlan};
 pub use memory::MemoryShortage;
 pub use speed::MeasuredSpeed;
 
@@ -54,6 +56,9 @@ pub struct Plan {
     pub device: String,
     /// Number of parameters.
     pub parameters: Parameters,
+    /// What a run with `[lora]` trains of them; `None` for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraPlan>,
     /// Floating-point operations per token, forward and backward.
     pub training_flops_per_token: u64,
     /// Floating-point operations per token, forward only.
@@ -189,19 +194,27 @@ impl Plan {
         let resident = resident_memory().filter(|_| !setup.is_on_gpu());
         let memory = Memory {
             program: resident.map_or(0, |bytes| bytes as usize + WORKING_MEMORY),
-            ..Memory::from(model.training_memory(&setup.training_shape()))
+            ..Memory::from(setup.training_memory())
         };
         let memory = Memory {
             total: memory.by_part.total() + memory.program,
             ..memory
         };
-        let weights = memory.by_part.weights as u64;
+        let lora = LoraPlan::of_run(setup);
+        let trained = lora.as_ref().map(|lora| lora.trained_parameters);
+        let weights = trained.map_or(memory.by_part.weights, |trained| 4 * trained) as u64;
+        // Through frozen weights, gradients of activations flow only.
+        let training_flops = match trained {
+            None => model.training_flops(seq),
+            Some(trained) => 2 * model.forward_flops(seq) + 6 * trained,
+        };
         let checkpoint_bytes = weights + memory.by_part.optimizer as u64;
         Self {
             name: config.name.clone(),
             device: setup.device_name(),
             parameters: model.parameter_counts().into(),
-            training_flops_per_token: model.training_flops(seq) as u64,
+            lora,
+            training_flops_per_token: training_flops as u64,
             forward_flops_per_token: model.forward_flops(seq) as u64,
             memory_bytes: memory,
             checkpoint_bytes,

@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nextword_data::Tokenizer;
-use nextword_model::{ModelCard, ModelDir, Transformer};
+use nextword_model::{BaseModel, ModelCard, ModelDir, Transformer};
 
 use super::StopFlag;
+use super::save::Trained;
 use crate::report::{Reporter, StepReport, StopReason, ValidationReport};
 use crate::training_loop::{LoopObserver, TrainingLoop, initial_state};
-use crate::{Optimizer, RunSetup, TrainError};
+use crate::{RunSetup, TrainError};
 
 /// Trains in memory: without a folder, a lock or any file.
 ///
@@ -51,6 +52,8 @@ pub struct TrainedModel {
     pub card: ModelCard,
     /// Why the training ended.
     pub reason: StopReason,
+    /// The model that was adapted, if the run has `[lora]` and started from a model on disk.
+    pub base: Option<BaseModel>,
 }
 
 impl InMemoryTrainer {
@@ -63,16 +66,18 @@ impl InMemoryTrainer {
         Ok(Self { setup, model })
     }
 
-    /// Continues the training of `model` on its device, with new optimizer moments.
+    /// Continues the training of `model` on its device, with new optimizer moments. With `[lora]`, the model stays as it
+    /// is, and an adapter of it is trained: the one that it has, or a new one.
     ///
     /// # Errors
-    /// [`TrainError::Config`] if the model is quantized, or differs from the configuration's.
+    /// [`TrainError::Config`] if the model is quantized and there is no `[lora]`, or if it differs from the
+    /// configuration's.
     pub fn from_model(mut setup: RunSetup, model: Transformer) -> Result<Self, TrainError> {
-        if model.bits().is_some() {
+        if model.bits().is_some() && setup.config.lora.is_none() {
             return Err(TrainError::config(
                 "model",
-                "a quantized model cannot be trained",
-                "train the unquantized model",
+                "the weights of a quantized model cannot be trained",
+                "train the unquantized model, or an adapter of it with lora",
             ));
         }
         if *model.config() != setup.config.model {
@@ -83,6 +88,13 @@ impl InMemoryTrainer {
             ));
         }
         setup.device = model.device();
+        let model = match &setup.config.lora {
+            Some(lora) if !model.has_adapter() => {
+                lora.check_model(model.config())?;
+                model.with_new_adapter(&lora.adapter_config(), setup.config.seed)?
+            }
+            _ => model,
+        };
         Ok(Self { setup, model })
     }
 
@@ -100,7 +112,7 @@ impl InMemoryTrainer {
         for warning in self.setup.warnings() {
             reporter.warned(&warning);
         }
-        let optimizer = Optimizer::new(self.setup.config.optimizer);
+        let optimizer = self.setup.config.new_optimizer();
         let state = initial_state(&self.setup);
         let mut training = TrainingLoop::new(self.setup, self.model, optimizer, state)?;
         let reason = training.run(&mut ReportingObserver { reporter, stop })?;
@@ -111,24 +123,26 @@ impl InMemoryTrainer {
             model,
             tokenizer: training.setup.tokenizer(),
             reason,
+            base: training.setup.lora.map(|base| base.description),
         })
     }
 }
 
 impl TrainedModel {
-    /// Writes a model folder, which the program and every other part of the library can open. An earlier
-    /// model in `path` is replaced atomically.
+    /// Writes a model folder, which the program and every other part of the library can open: for an adapted model on
+    /// disk an adapter folder, and for one in memory a model folder with the merged weights. An earlier model in `path`
+    /// is replaced atomically.
     ///
     /// # Errors
-    /// [`TrainError::Model`] if it cannot be written.
+    /// [`TrainError::Model`] if it cannot be written, or if the adapter of a quantized model in memory cannot be merged.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), TrainError> {
         let json = self.tokenizer.to_json()?;
-        Ok(ModelDir::save(
-            path.as_ref(),
-            &self.model,
-            &json,
-            &self.card,
-        )?)
+        let path = path.as_ref();
+        if self.base.is_none() && self.model.has_adapter() {
+            let merged = self.model.clone().merge_adapter()?;
+            return Ok(ModelDir::save(path, &merged, &json, &self.card)?);
+        }
+        Trained::of(&self.model, self.base.as_ref()).save(path, &json, &self.card)
     }
 }
 

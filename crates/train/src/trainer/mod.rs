@@ -1,6 +1,8 @@
 //! Training in a run folder, and in memory.
 
 mod in_memory;
+#[cfg(test)]
+mod lora_tests;
 mod probes;
 mod resume;
 mod save;
@@ -16,8 +18,8 @@ use crate::checkpoint::State;
 use crate::folder::RunFolder;
 use crate::metrics::{MetricsFile, MetricsLine};
 use crate::report::{
-    Hooks, NullReporter, Outcome, Reporter, RunInfo, SampleRequest, StepReport, StopReason,
-    ValidationReport,
+    Hooks, LoraInfo, NullReporter, Outcome, Reporter, RunInfo, SampleRequest, StepReport,
+    StopReason, ValidationReport,
 };
 use crate::training_loop::{LoopObserver, TrainingLoop, initial_state};
 use crate::{Optimizer, RunConfig, RunSetup, TrainError};
@@ -99,7 +101,7 @@ impl Trainer {
     /// [`TrainError`] if the model cannot be created or the folder cannot be written.
     pub fn begin(setup: RunSetup, folder: RunFolder) -> Result<Self, TrainError> {
         let model = setup.initial_model()?;
-        let optimizer = Optimizer::new(setup.config.optimizer);
+        let optimizer = setup.config.new_optimizer();
         let state = initial_state(&setup);
         let mut trainer = Self::new(setup, folder, model, optimizer, state)?;
         if trainer.has_source() {
@@ -115,13 +117,20 @@ impl Trainer {
         self.training.setup.config.start_from.is_some()
     }
 
-    /// From here on, the run no longer needs the model that it started from. A checkpoint must exist.
+    /// From here on, the run no longer needs the model that it started from, or if it adapts a model, no longer the
+    /// adapter that it continues. A checkpoint must exist.
     fn detach_from_source(&self) -> Result<(), TrainError> {
         let Self { training, output } = self;
-        let config = &training.setup.config;
-        output
-            .folder
-            .detach_from_source(config, &output.tokenizer_json)
+        let setup = &training.setup;
+        match setup.base_model() {
+            Some(base) => {
+                let config = output.folder.detached(&setup.config, Some(base));
+                output.folder.write_config(&config)
+            }
+            None => output
+                .folder
+                .detach_from_source(&setup.config, &output.tokenizer_json),
+        }
     }
 
     fn new(
@@ -148,14 +157,15 @@ impl Trainer {
     }
 
     /// Stores `config`, with changes that a resumed run may have, in the run's folder. The model that the run
-    /// started from is left out, since the run has its weights and tokenizer.
+    /// started from is left out, since the run has its weights and tokenizer, unless the run adapts it.
     ///
     /// # Errors
     /// [`TrainError::Model`] if the file cannot be written.
     pub fn store_config(&self, config: &RunConfig) -> Result<(), TrainError> {
         let folder = &self.output.folder;
         if self.has_source() {
-            return folder.write_config(&folder.detached(config));
+            let base = self.training.setup.base_model();
+            return folder.write_config(&folder.detached(config, base));
         }
         folder.write_config(config)
     }
@@ -207,6 +217,10 @@ impl Trainer {
             folder: self.output.folder.path().to_path_buf(),
             device: setup.device_name(),
             parameters: config.model.parameter_counts().total(),
+            lora: setup.lora.as_ref().map(|base| LoraInfo {
+                trained_parameters: base.trained_parameters,
+                base: base.model.path.clone(),
+            }),
             vocab_size: config.model.vocab_size,
             train_tokens: setup.dataset.train.len(),
             validation_tokens: setup.dataset.validation.len(),
@@ -315,7 +329,7 @@ impl LoopObserver for RunObserver<'_> {
         model: &Transformer,
     ) -> Result<bool, TrainError> {
         self.output.folder.check_exists()?;
-        let saved = self.output.save_best(model, &training.card());
+        let saved = self.output.save_best(training, model);
         let is_saved = saved.is_ok();
         self.output.tolerate_save_error(saved, self.reporter)?;
         Ok(is_saved)

@@ -1,6 +1,7 @@
 //! Resuming a run, if its data and configuration are unchanged.
 
-use nextword_model::ModelDir;
+use nextword_convert::describe_base;
+use nextword_model::{AdapterDir, ModelDir};
 
 use super::Trainer;
 use crate::checkpoint::{self, DamagedCheckpoint, State};
@@ -42,7 +43,7 @@ impl Trainer {
         let stored = folder.read_config()?;
         let warning = learning_rate_warning(&stored, &setup.config, found.state.step);
         setup.config.warnings.extend(warning);
-        let card = ModelDir::open(&found.path)?.card;
+        let card = found.card()?;
         card.check_templates()?;
         if card.special.source.is_some() {
             // The run no longer knows the model that it started from.
@@ -57,8 +58,15 @@ impl Trainer {
         // From here on, a run of version 0.1 is saved in the current form.
         found.state.fingerprint = fingerprint(config);
         found.state.settings = Some(settings(config));
-        let model = found.model(&config.model, &setup.device)?;
+        let model = match &setup.lora {
+            Some(base) => {
+                let adapter = found.adapter()?.load(&config.model)?;
+                base.with_adapter(adapter, config, &setup.device)?
+            }
+            None => found.model(&config.model, &setup.device)?,
+        };
         let optimizer = found.optimizer(config.optimizer, &setup.device)?;
+        let optimizer = config.with_plus_ratio(optimizer);
         let mut trainer = Self::new(setup, folder, model, optimizer, found.state)?;
         trainer.output.skipped = damaged.iter().map(ToString::to_string).collect();
         let step = trainer.training.state.step;
@@ -74,11 +82,16 @@ impl Trainer {
 
 /// Whether the last model of the run is that of the checkpoint of `step`, with the prompt template of `config`.
 fn has_last_model(folder: &RunFolder, config: &RunConfig, step: u64) -> bool {
-    let last = ModelDir::open(&folder.last_path());
-    last.is_ok_and(|last| {
-        last.card.step == step
-            && last.card.prompt_template == config.samples.prompt_template
-            && last.weights_path().is_file()
+    let path = folder.last_path();
+    let last = if config.lora.is_some() {
+        AdapterDir::open(&path).map(|last| (last.tensors_path(), last.card))
+    } else {
+        ModelDir::open(&path).map(|last| (last.weights_path(), last.card))
+    };
+    last.is_ok_and(|(weights, card)| {
+        card.step == step
+            && card.prompt_template == config.samples.prompt_template
+            && weights.is_file()
     })
 }
 
@@ -126,6 +139,16 @@ fn check_unchanged(setup: &RunSetup, state: &State, folder: &RunFolder) -> Resul
     if state.data != setup.data_fingerprint() {
         let problem = "the data has changed since the run started; hint: restore the old data, or start a \
                        new run with start_from";
+        return Err(TrainError::run(folder.path(), problem));
+    }
+    if let (Some(expected), Some(base)) = (&state.base, &setup.lora)
+        && !base.is(expected)
+    {
+        let [expected, found] = [expected, &base.description].map(describe_base);
+        let problem = format!(
+            "this run adapts {expected}, but the model in start_from is {found}; hint: name the right one with --set \
+             start_from=FOLDER"
+        );
         return Err(TrainError::run(folder.path(), problem));
     }
     // Before the settings: a shorter run may also have a shorter warmup.

@@ -3,28 +3,73 @@
 use std::path::Path;
 
 use nextword_base::free_disk_space;
-use nextword_model::{ModelCard, ModelDir, Transformer};
+use nextword_model::{Adapter, AdapterDir, BaseModel, ModelCard, ModelDir, Transformer};
 
 use super::RunOutput;
-use crate::TrainError;
 use crate::checkpoint;
 use crate::report::Reporter;
 use crate::training_loop::TrainingLoop;
+use crate::{RunSetup, TrainError};
 
 /// Number of consecutive failed saves after which the run stops.
 const MAX_SAVE_FAILURES: u32 = 3;
+
+/// What a run saves of its model: all weights, or the adapter and which base it belongs to.
+pub(super) enum Trained<'a> {
+    Full(&'a Transformer),
+    Adapter(Adapter, &'a BaseModel),
+}
+
+impl<'a> Trained<'a> {
+    /// The trained part of `model`, which is off the autodiff graph.
+    pub(super) fn of(model: &'a Transformer, base: Option<&'a BaseModel>) -> Self {
+        match (base, model.adapter()) {
+            (Some(base), Some(adapter)) => Self::Adapter(adapter, base),
+            _ => Self::Full(model),
+        }
+    }
+
+    /// Bytes of its weights in a file.
+    fn bytes(&self) -> u64 {
+        let parameters = match self {
+            Self::Full(model) => model.config().parameter_counts().total(),
+            Self::Adapter(adapter, _) => adapter.parameters(),
+        };
+        4 * parameters as u64
+    }
+
+    /// Writes a model folder or an adapter folder.
+    pub(super) fn save(
+        &self,
+        path: &Path,
+        tokenizer_json: &str,
+        card: &ModelCard,
+    ) -> Result<(), TrainError> {
+        match self {
+            Self::Full(model) => ModelDir::save(path, model, tokenizer_json, card)?,
+            Self::Adapter(adapter, base) => AdapterDir::save(path, adapter, base, card)?,
+        }
+        Ok(())
+    }
+}
+
+/// The base of a run with `[lora]`.
+fn base(setup: &RunSetup) -> Option<&BaseModel> {
+    setup.lora.as_ref().map(|base| &base.description)
+}
 
 impl RunOutput {
     /// Writes the model with the lowest validation loss.
     pub(super) fn save_best(
         &self,
+        training: &TrainingLoop,
         model: &Transformer,
-        card: &ModelCard,
     ) -> Result<(), TrainError> {
         let path = self.folder.best_path();
-        check_space(&path, weights_bytes(model))?;
+        let trained = Trained::of(model, base(&training.setup));
+        check_space(&path, trained.bytes())?;
         nextword_kernels::release_unused_memory();
-        Ok(ModelDir::save(&path, model, &self.tokenizer_json, card)?)
+        trained.save(&path, &self.tokenizer_json, &training.card())
     }
 
     pub(super) fn save_when_due(
@@ -57,11 +102,19 @@ impl RunOutput {
         let (folder, card) = (self.folder.checkpoints_path(), training.card());
         let (optimizer, state) = (training.stepper.optimizer(), &training.state);
         let json = &self.tokenizer_json;
-        let bytes = 2 * weights_bytes(&model) + optimizer.state_bytes();
+        let trained = Trained::of(&model, base(&training.setup));
+        let bytes = 2 * trained.bytes() + optimizer.state_bytes();
         check_space(self.folder.path(), bytes)?;
-        let path = checkpoint::save(&folder, &model, optimizer, state, json, &card)?;
+        let path = match &trained {
+            Trained::Full(model) => {
+                checkpoint::save(&folder, model, optimizer, state, json, &card)?
+            }
+            Trained::Adapter(adapter, base) => {
+                checkpoint::save_adapter(&folder, adapter, base, optimizer, state, &card)?
+            }
+        };
         checkpoint::prune(&folder, &training.setup.config.checkpoint)?;
-        ModelDir::save(&self.folder.last_path(), &model, json, &card)?;
+        trained.save(&self.folder.last_path(), json, &card)?;
         self.save_failures = 0;
         self.saved_at = Some(step);
         self.checkpoint = Some(step);
@@ -114,11 +167,6 @@ impl RunOutput {
             source: Box::new(source),
         }
     }
-}
-
-/// Bytes of the weights in a file.
-fn weights_bytes(model: &Transformer) -> u64 {
-    4 * model.config().parameter_counts().total() as u64
 }
 
 /// Checks that `needed` bytes are free on the disk of `path`, before anything is written.

@@ -90,6 +90,7 @@ pub(crate) fn initial_state(setup: &RunSetup) -> State {
         data: setup.data_fingerprint(),
         fingerprint: fingerprint(&setup.config),
         settings: Some(settings(&setup.config)),
+        base: setup.lora.as_ref().map(|base| base.description.clone()),
         ..State::default()
     }
 }
@@ -287,6 +288,7 @@ impl TrainingLoop {
             version: env!("CARGO_PKG_VERSION").to_string(),
             trained_on: self.setup.data_description(),
             origin: None,
+            made_from: None,
             seed: config.seed,
             step: self.state.step,
             tokens: self.state.tokens,

@@ -1,13 +1,13 @@
 //! Arguments that several commands share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use burn::tensor::Device;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueHint};
 use nextword_generate::{SamplingConfig, TextGenerator};
-use nextword_model::{Bits, CachePrecision};
+use nextword_model::{Bits, CachePrecision, ModelDir};
 use nextword_train::RunConfig;
 
 use crate::{models, run_config};
@@ -30,6 +30,26 @@ impl ConfigArgs {
     /// Reads the configuration and applies the overrides.
     pub(crate) fn load(&self, device: Option<&str>) -> anyhow::Result<RunConfig> {
         run_config::load(&self.config, &self.set, device)
+    }
+}
+
+/// `--base`, of commands that open a model.
+#[derive(Debug, Args)]
+pub(crate) struct BaseArgs {
+    /// The model that an adapter was trained for, if it is no longer where it was then
+    #[arg(long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    base: Option<PathBuf>,
+}
+
+impl BaseArgs {
+    /// Opens the model in `path` (see [`models::open`]), with this base if it is an adapter.
+    pub(crate) fn open(&self, path: &Path, last: bool) -> anyhow::Result<ModelDir> {
+        models::open_with_base(path, last, self.base.as_deref())
+    }
+
+    /// The path of the base, if it is given.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        self.base.as_deref()
     }
 }
 

@@ -44,6 +44,8 @@ pub(crate) enum Command {
     Eval(commands::eval::EvalArgs),
     /// Quantize a model's weights to 8 or 4 bits (inference only)
     Quantize(commands::quantize::QuantizeArgs),
+    /// Add an adapter to the weights of its base model, as a model folder of its own
+    Merge(commands::merge::MergeArgs),
     /// Convert a Hugging Face model (a folder, or on the Hub) or a GGUF file into a nextword model folder
     Import(commands::import::ImportArgs),
     /// Export a model as a Hugging Face folder or a GGUF file

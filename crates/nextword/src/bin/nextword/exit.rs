@@ -195,6 +195,7 @@ fn train_code(error: &TrainError) -> Code {
         TrainError::Model(error) => model_code(error),
         TrainError::Data(error) => data_code(error),
         TrainError::Eval(error) => eval_code(error),
+        TrainError::Convert(error) => convert_code(error),
         _ => Code::Failure,
     }
 }

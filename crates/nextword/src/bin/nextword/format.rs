@@ -52,6 +52,12 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
+/// Formats the share of `trained` parameters in a model of `base` parameters and an adapter: `3.5 %`.
+pub(crate) fn trained_share(trained: usize, base: usize) -> String {
+    let share = 100.0 * trained as f64 / (base + trained).max(1) as f64;
+    format!("{share:.1} %")
+}
+
 /// Replaces control characters other than line breaks and tabs, so that text cannot control the
 /// terminal.
 pub(crate) fn sanitize(text: &str) -> String {

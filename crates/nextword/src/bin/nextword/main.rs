@@ -95,6 +95,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Import(args) => commands::import::run(&args)?,
         Command::Export(args) => commands::export::run(&args)?,
         Command::Inspect(args) => commands::inspect::run(&args)?,
+        Command::Merge(args) => commands::merge::run(&args)?,
         Command::Plan(args) => commands::plan::run(&args)?,
         Command::Plot(args) => commands::plot::run(&args)?,
         Command::Devices(args) => commands::devices::run(&args)?,

@@ -4,31 +4,63 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use nextword_convert::ConvertError;
 use nextword_hub::HubReference;
 use nextword_model::weights::TensorFile;
-use nextword_model::{DeviceName, ModelDir, ModelError, is_hugging_face_folder};
+use nextword_model::{AdapterDir, DeviceName, ModelDir, ModelError, is_hugging_face_folder};
 
 use crate::{exit, output};
 
-/// Opens the model in `path`: a model folder, a checkpoint, a run folder, or a GGUF file. Of a run, the best model
-/// is opened, or the last one if `last` is set.
+/// Opens the model in `path`: a model folder, an adapter folder, a checkpoint, a run folder, or a GGUF file. Of a run,
+/// the best model is opened, or the last one if `last` is set.
 ///
 /// # Errors
 /// If `path` contains no model; the message states what it is instead.
 pub(crate) fn open(path: &Path, last: bool) -> anyhow::Result<ModelDir> {
-    if nextword_convert::is_gguf(path) {
-        return Ok(nextword_convert::open_gguf(path)?);
+    open_with_base(path, last, None)
+}
+
+/// Opens the model in `path` as [`open`]; if it is an adapter, with the base model in `base`.
+///
+/// # Errors
+/// As [`open`], and if `path` is not an adapter but there is a `base`.
+pub(crate) fn open_with_base(
+    path: &Path,
+    last: bool,
+    base: Option<&Path>,
+) -> anyhow::Result<ModelDir> {
+    let folder = find(path, last)?;
+    if let Some(base) = base
+        && !AdapterDir::is_adapter(&folder)
+    {
+        return Err(exit::usage(format!(
+            "--base {} is for adapters, and `{}` is a model of its own; hint: leave out --base",
+            base.display(),
+            path.display()
+        )));
     }
-    let folder = find_model_dir(path, last)?;
-    let model = ModelDir::open(&folder);
+    let base = base.map(|base| find(base, last)).transpose()?;
+    let model = nextword_convert::open_model(&folder, base.as_deref());
     let damage = match &model {
-        Ok(model) => TensorFile::open(&model.weights_path()).err(),
-        Err(_) => None,
+        Ok(model) if model.tokenizer_json().is_none() => {
+            TensorFile::open(&model.weights_path()).err()
+        }
+        _ => None,
     };
     match (model, damage) {
         (Ok(model), None) => Ok(model),
-        (Ok(_), Some(error)) | (Err(error), _) => Err(with_other_model(error, path, &folder)),
+        (Ok(_), Some(error)) => Err(with_other_model(error, path, &folder)),
+        (Err(ConvertError::Model(error)), _) => Err(with_other_model(error, path, &folder)),
+        (Err(error), _) => Err(error.into()),
     }
+}
+
+/// The folder or file of the model in `path`.
+pub(crate) fn find(path: &Path, last: bool) -> anyhow::Result<PathBuf> {
+    if nextword_convert::is_gguf(path) {
+        return Ok(path.to_path_buf());
+    }
+    find_model_dir(path, last)
 }
 
 /// Adds to `error`, about the model in `folder` of the run `path`, that the run has another model.
@@ -40,10 +72,10 @@ fn with_other_model(error: ModelError, path: &Path, folder: &Path) -> anyhow::Er
     };
     let other = path.join(name);
     let is_intact = || {
-        let model = ModelDir::open(&other)?;
-        TensorFile::open(&model.weights_path())
+        let model = nextword_convert::open_model(&other, None).ok()?;
+        TensorFile::open(&model.weights_path()).ok()
     };
-    if folder == path || !is_run(path) || is_intact().is_err() {
+    if folder == path || !is_run(path) || is_intact().is_none() {
         return error.into();
     }
     let error = error.to_string();
@@ -87,6 +119,14 @@ fn find_model_dir(path: &Path, last: bool) -> anyhow::Result<PathBuf> {
              {shown} --out MODEL`"
         )));
     }
+    if AdapterDir::is_adapter(path) {
+        return Ok(path.to_path_buf());
+    }
+    if path.join("adapter_config.json").is_file() {
+        return Err(exit::bad_file(format!(
+            "`{shown}` is an adapter of PEFT; hint: convert it with `nextword import {shown} --base MODEL --out ADAPTER`"
+        )));
+    }
     let config = path.join("config.json");
     if config.is_file() {
         if is_hugging_face_folder(path) {
@@ -107,7 +147,9 @@ fn find_model_dir(path: &Path, last: bool) -> anyhow::Result<PathBuf> {
         return order
             .map(|name| path.join(name))
             .into_iter()
-            .find(|folder| folder.join("model.safetensors").is_file())
+            .find(|folder| {
+                folder.join("model.safetensors").is_file() || AdapterDir::is_adapter(folder)
+            })
             .ok_or_else(|| {
                 exit::bad_file(format!(
                     "the run `{shown}` has not saved a model yet; hint: wait for its first \

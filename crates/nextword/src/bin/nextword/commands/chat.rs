@@ -11,7 +11,7 @@ use nextword_data::unknown_note;
 use nextword_generate::{Completion, PROMPT_PLACEHOLDER, TextGenerator, TextOptions};
 use nextword_server::open_chat_template;
 
-use crate::args::{DecodingArgs, SeedArgs, TemperatureArgs};
+use crate::args::{BaseArgs, DecodingArgs, SeedArgs, TemperatureArgs};
 use crate::chat_input::{ChatInput, Line};
 use crate::format::sanitize;
 use crate::{exit, models, output};
@@ -23,7 +23,7 @@ const HELP: &str = "/retry regenerates the last reply, /undo removes the last ex
 /// `chat MODEL|RUN`.
 #[derive(Debug, Args)]
 pub(crate) struct ChatArgs {
-    /// Model folder, checkpoint, run folder (the run's best model is used), or GGUF file
+    /// Model folder, adapter folder, checkpoint, run folder (the run's best model is used), or GGUF file
     #[arg(value_hint = ValueHint::AnyPath)]
     model: PathBuf,
     /// System prompt; requires a chat template
@@ -44,6 +44,8 @@ pub(crate) struct ChatArgs {
     /// Device to run on: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
     #[arg(long, short, default_value = "flex")]
     device: String,
+    #[command(flatten)]
+    base: BaseArgs,
     /// Use a run's last model instead of its best
     #[arg(long)]
     last: bool,
@@ -76,7 +78,7 @@ impl PromptStyle {
 
 /// Reads lines from standard input and generates replies.
 pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
-    let dir = models::open(&args.model, args.last)?;
+    let dir = args.base.open(&args.model, args.last)?;
     let device = models::open_and_name_device(&args.device)?;
     let generator = TextGenerator::open(&dir, &device)?;
     let generator = args.decoding.apply(generator, &device)?;

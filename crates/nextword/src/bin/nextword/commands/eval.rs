@@ -14,6 +14,7 @@ use nextword_eval::{
 use nextword_generate::TextGenerator;
 use nextword_model::ModelDir;
 
+use crate::args::BaseArgs;
 use crate::exit::{bad_file, usage};
 use crate::format::{count, duration, grouped, sanitize};
 use crate::{models, output};
@@ -21,7 +22,7 @@ use crate::{models, output};
 /// `eval MODEL|RUN FILE...`.
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
-    /// Model folder, checkpoint, run folder (the run's best model is used), or GGUF file
+    /// Model folder, adapter folder, checkpoint, run folder (the run's best model is used), or GGUF file
     #[arg(value_hint = ValueHint::AnyPath)]
     model: PathBuf,
     /// Text to evaluate: .txt or .jsonl files, folders of such files, or - for standard input. An imported model
@@ -52,6 +53,8 @@ pub(crate) struct EvalArgs {
     /// Device to run on: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
     #[arg(long, short, default_value = "flex")]
     device: String,
+    #[command(flatten)]
+    base: BaseArgs,
     /// Use a run's last model instead of its best
     #[arg(long)]
     last: bool,
@@ -63,7 +66,7 @@ pub(crate) struct EvalArgs {
 /// Evaluates a model on a text or a task.
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     if let Some(task) = &args.task {
-        return run_task(args, &models::open(&args.model, args.last)?, task);
+        return run_task(args, &args.base.open(&args.model, args.last)?, task);
     }
     if args.against.is_some() && args.files.iter().any(|file| file == Path::new("-")) {
         return Err(usage(
@@ -77,11 +80,11 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
         ..SourceConfig::default()
     })?;
     let start = Instant::now();
-    let (report, evaluated) = evaluate(&args.model, args, &sources)?;
+    let (report, evaluated) = evaluate(&args.model, Some(&args.base), args, &sources)?;
     let seconds = start.elapsed().as_secs_f64();
     let against = args.against.as_ref();
     let against = against
-        .map(|other| evaluate(other, args, &sources))
+        .map(|other| evaluate(other, None, args, &sources))
         .transpose()?;
     if args.json {
         let mut value = serde_json::to_value(&report)?;
@@ -118,10 +121,14 @@ struct Evaluated {
 /// Evaluates one model on the text.
 fn evaluate(
     model: &Path,
+    base: Option<&BaseArgs>,
     args: &EvalArgs,
     sources: &Sources,
 ) -> anyhow::Result<(TextReport, Evaluated)> {
-    let dir = models::open(model, args.last)?;
+    let dir = match base {
+        Some(base) => base.open(model, args.last)?,
+        None => models::open(model, args.last)?,
+    };
     let device = models::open_and_name_device(&args.device)?;
     let generator = TextGenerator::open(&dir, &device)?;
     let settings = TextSettings {

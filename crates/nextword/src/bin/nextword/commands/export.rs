@@ -5,21 +5,23 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum, ValueHint};
 use nextword_convert::{
     GgufType, export_gguf, export_gguf_lora, export_gguf_with_embedding, export_hf, export_peft,
-    gguf_differences,
+    find_base, gguf_differences,
 };
+use nextword_model::AdapterDir;
 use nextword_model::weights::FloatType;
-use nextword_model::{AdapterDir, ModelDir};
 
+use crate::args::BaseArgs;
+use crate::commands::merge::refuse_quantized_base;
 use crate::format::sanitize;
 use crate::output_file::{self, ForceArgs, Kind};
-use crate::{exit, models, output};
+use crate::{exit, output};
 
 /// `export MODEL|RUN|ADAPTER --format hf|gguf|peft|gguf-lora --out PATH`.
 #[derive(Debug, Args)]
 #[allow(clippy::doc_markdown)] // Doc comments are help texts, shown verbatim.
 pub(crate) struct ExportArgs {
-    /// Model folder, checkpoint, run folder (the run's best model is used), or GGUF file; for peft and gguf-lora an
-    /// adapter folder, or a run that trained an adapter
+    /// Model folder, adapter folder, checkpoint, run folder (the run's best model is used), or GGUF file; for peft and
+    /// gguf-lora an adapter folder, or a run that trained an adapter
     #[arg(value_hint = ValueHint::AnyPath)]
     model: PathBuf,
     /// Target format
@@ -38,12 +40,11 @@ pub(crate) struct ExportArgs {
     out: PathBuf,
     #[command(flatten)]
     force: ForceArgs,
+    #[command(flatten)]
+    base: BaseArgs,
     /// Use a run's last model instead of its best
     #[arg(long)]
     last: bool,
-    /// Model that an adapter was trained on, if it is not where it was then
-    #[arg(long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
-    base: Option<PathBuf>,
 }
 
 /// Target formats of `export`.
@@ -117,11 +118,8 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<()> {
     if args.format.is_adapter() {
         return export_adapter(args);
     }
-    if args.base.is_some() {
-        let hint = "--base applies only to --format peft and gguf-lora; hint: leave it out";
-        return Err(exit::usage(hint));
-    }
-    let dir = models::open(&args.model, args.last)?;
+    let dir = args.base.open(&args.model, args.last)?;
+    refuse_quantized_base(&dir)?;
     let out = args.out.display();
     match args.format {
         ExportFormat::Hf if args.embedding_dtype.is_some() => {
@@ -165,11 +163,7 @@ fn export_adapter(args: &ExportArgs) -> anyhow::Result<()> {
         return Err(exit::usage(hint));
     }
     let adapter = open_adapter(&args.model, args.last)?;
-    let base = match &args.base {
-        Some(base) => models::open(base, false)?,
-        None => base_of(&adapter)?,
-    };
-    adapter.base.check(&base)?;
+    let base = find_base(&adapter, args.base.path())?;
     let out = args.out.display();
     if args.format == ExportFormat::GgufLora {
         let kind = export_gguf_lora(&adapter, &base, &args.out)?;
@@ -203,17 +197,4 @@ fn open_adapter(path: &Path, last: bool) -> anyhow::Result<AdapterDir> {
         )));
     };
     Ok(AdapterDir::open(&folder)?)
-}
-
-/// Opens the base model where it was when the adapter was trained.
-fn base_of(adapter: &AdapterDir) -> anyhow::Result<ModelDir> {
-    let hint = Path::new(&adapter.base.path_hint);
-    if !hint.exists() {
-        return Err(exit::bad_file(format!(
-            "the adapter was made for {}, which is not found at `{}`; hint: name it with --base MODEL",
-            adapter.base.name,
-            hint.display()
-        )));
-    }
-    models::open(hint, false)
 }

@@ -13,7 +13,7 @@ use nextword_generate::{
 };
 use serde_json::json;
 
-use crate::args::{DecodingArgs, SeedArgs, TemperatureArgs};
+use crate::args::{BaseArgs, DecodingArgs, SeedArgs, TemperatureArgs};
 use crate::format::{count, sanitize, short};
 use crate::{exit, models, output, prompt};
 
@@ -21,7 +21,7 @@ use crate::{exit, models, output, prompt};
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools)] // Independent flags.
 pub(crate) struct GenerateArgs {
-    /// Model folder, checkpoint, run folder (the run's best model is used), or GGUF file
+    /// Model folder, adapter folder, checkpoint, run folder (the run's best model is used), or GGUF file
     #[arg(value_hint = ValueHint::AnyPath)]
     model: PathBuf,
     /// Text to continue; `--` goes before one that begins with a dash [default: standard input unless it is a
@@ -70,6 +70,8 @@ pub(crate) struct GenerateArgs {
     /// Device to run on: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
     #[arg(long, short, default_value = "flex")]
     device: String,
+    #[command(flatten)]
+    base: BaseArgs,
     /// Use a run's last model instead of its best
     #[arg(long)]
     last: bool,
@@ -87,7 +89,7 @@ pub(crate) struct GenerateArgs {
 /// Generates text from a prompt.
 pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let options = options(args)?;
-    let dir = models::open(&args.model, args.last)?;
+    let dir = args.base.open(&args.model, args.last)?;
     let device = if args.quiet {
         models::open_device(&args.device)?
     } else {

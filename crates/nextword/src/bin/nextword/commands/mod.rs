@@ -10,6 +10,7 @@ pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod import;
 pub(crate) mod inspect;
+pub(crate) mod merge;
 pub(crate) mod plan;
 pub(crate) mod plot;
 pub(crate) mod prepare;

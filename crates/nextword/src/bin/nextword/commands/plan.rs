@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use nextword_train::plan::Plan;
+use nextword_train::plan::{LoraAlternatives, LoraPlan, Plan};
 use nextword_train::prepare_run;
 
 use crate::args::ConfigArgs;
-use crate::format::{bytes, count, duration, grouped, short, with_unit};
+use crate::format::{bytes, count, duration, grouped, sanitize, short, trained_share, with_unit};
 use crate::{output, run_config};
 
 /// `plan CONFIG`.
@@ -94,6 +94,7 @@ fn size_lines(plan: &Plan) -> Vec<String> {
             grouped(n as u64)
         ));
     }
+    lines.extend(plan.lora.iter().flat_map(|lora| lora_lines(lora, total)));
     lines.push(format!(
         "  compute      {} per token to train, {} to run",
         with_unit(plan.training_flops_per_token as f64, "FLOP"),
@@ -116,6 +117,9 @@ fn size_lines(plan: &Plan) -> Vec<String> {
     ] {
         lines.push(format!("    {part:<20}{:>14}", bytes(n as u64)));
     }
+    if let Some(lora) = &plan.lora {
+        lines.extend(alternative_lines(&lora.alternatives));
+    }
     lines.push(format!(
         "  disk         {} per checkpoint, {} at the end",
         bytes(plan.checkpoint_bytes),
@@ -123,6 +127,40 @@ fn size_lines(plan: &Plan) -> Vec<String> {
     ));
     lines.extend(data_lines(plan));
     lines
+}
+
+/// What a run with `[lora]` trains.
+fn lora_lines(lora: &LoraPlan, parameters: usize) -> Vec<String> {
+    let bits = lora
+        .base_bits
+        .map(|bits| format!(" ({bits} bits per weight)"));
+    let (trained, base) = (lora.trained_parameters, sanitize(&lora.base));
+    vec![
+        format!(
+            "  trains       {} ({}); base {base}{} stays as it is",
+            grouped(trained as u64),
+            trained_share(trained, parameters),
+            bits.unwrap_or_default()
+        ),
+        format!(
+            "  schedule     learning rate up to {:.1e} after {} of warmup",
+            lora.learning_rate,
+            count(lora.warmup_steps, "step")
+        ),
+    ]
+}
+
+/// The memory of other ways to finetune the same model.
+fn alternative_lines(alternatives: &LoraAlternatives) -> Vec<String> {
+    let rows = [
+        ("all weights", alternatives.full),
+        ("adapter, f32 base", alternatives.f32),
+        ("adapter, 8-bit base", alternatives.int8),
+        ("adapter, 4-bit base", alternatives.int4),
+    ];
+    let rows = rows.map(|(name, n)| format!("    {name:<20}{:>14}", bytes(n as u64)));
+    let title = "  to compare   the memory of a step, without the program".to_string();
+    std::iter::once(title).chain(rows).collect()
 }
 
 fn data_lines(plan: &Plan) -> Vec<String> {

@@ -4,17 +4,18 @@ use std::fs;
 use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
-use nextword_model::{Bits, ModelDir};
+use nextword_model::{BaseModel, Bits, ModelDir};
 use serde_json::json;
 
-use crate::args::parse_bits;
+use crate::args::{BaseArgs, parse_bits};
+use crate::commands::merge::refuse_quantized_base;
 use crate::format::bytes;
 use crate::{exit, models, output, output_file};
 
 /// `quantize MODEL|RUN --out FOLDER`.
 #[derive(Debug, Args)]
 pub(crate) struct QuantizeArgs {
-    /// Model folder, checkpoint, run folder (the run's best model is used), or GGUF file
+    /// Model folder, adapter folder, checkpoint, run folder (the run's best model is used), or GGUF file
     #[arg(value_hint = ValueHint::AnyPath)]
     model: PathBuf,
     /// Output folder
@@ -27,6 +28,8 @@ pub(crate) struct QuantizeArgs {
     /// all other weights
     #[arg(long, default_value = "8", value_name = "N", value_parser = parse_bits)]
     embedding_bits: Bits,
+    #[command(flatten)]
+    base: BaseArgs,
     /// Use a run's last model instead of its best
     #[arg(long)]
     last: bool,
@@ -37,7 +40,8 @@ pub(crate) struct QuantizeArgs {
 
 /// Writes a copy of a model with weights of 8 or 4 bits.
 pub(crate) fn run(args: &QuantizeArgs) -> anyhow::Result<()> {
-    let dir = models::open(&args.model, args.last)?;
+    let dir = args.base.open(&args.model, args.last)?;
+    refuse_quantized_base(&dir)?;
     if dir.bits()?.0.is_some() {
         return Err(exit::usage(format!(
             "`{}` is already quantized; hint: pass the original model",
@@ -59,8 +63,13 @@ pub(crate) fn run(args: &QuantizeArgs) -> anyhow::Result<()> {
             .map_err(|e| exit::bad_file(format!("cannot read `{}`: {e}", file.display())))?,
     };
     let model = dir.load(&models::open_device("flex")?)?;
+    let model = model.into_merged()?;
     let model = model.quantize_with(args.bits, args.embedding_bits);
-    ModelDir::save(&args.out, &model, &tokenizer, &dir.card)?;
+    let mut card = dir.card.clone();
+    if dir.base().is_none() {
+        card.made_from = Some(BaseModel::of(&dir)?.weights_sha256);
+    }
+    ModelDir::save(&args.out, &model, &tokenizer, &card)?;
     let size = |path| fs::metadata(path).map_or(0, |file| file.len());
     let (before, after) = (
         size(dir.weights_path()),

@@ -24,7 +24,8 @@ pub(crate) struct ResumeArgs {
     #[arg(long, short)]
     device: Option<String>,
     /// Override one key: train.steps, train.log_every, any key of checkpoint, validation, samples and
-    /// probes, or data.path, data.paths, data.prepared or data.tokenizer.file of what was moved (repeatable)
+    /// probes, or data.path, data.paths, data.prepared, data.tokenizer.file or start_from (the base of an adapter) of
+    /// what was moved (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Print only warnings and errors
@@ -36,14 +37,15 @@ pub(crate) struct ResumeArgs {
 }
 
 /// Keys and sections that may change when a run is resumed.
-const CHANGEABLE: [&str; 10] = [
+const CHANGEABLE: [&str; 11] = [
     "train.steps",
     "train.log_every",
     "checkpoint.",
     "validation.",
     "samples.",
     "probes.",
-    // The place of the data, not the data itself: its hash is checked.
+    // The place of the base model of an adapter and of the data, not these themselves: hashes are checked.
+    "start_from",
     "data.path",
     "data.paths",
     "data.prepared",
@@ -63,7 +65,9 @@ pub(crate) fn run(args: &ResumeArgs) -> anyhow::Result<ExitCode> {
     }
     check_keys(&args.set)?;
     let (folder, stored) = RunFolder::open(&args.run)?;
-    let changed = apply_overrides(&stored, &folder, &args.set)?;
+    check_start(&stored, &args.set)?;
+    let mut changed = apply_overrides(&stored, &folder, &args.set)?;
+    folder.locate_base(&mut changed)?;
     let mut config = changed.clone();
     if let Some(device) = &args.device {
         config.device.clone_from(device);
@@ -120,6 +124,20 @@ fn apply_overrides(
         &folder.config_path(),
         set,
     )?)
+}
+
+/// Refuses another model to start from, unless the run adapts it.
+fn check_start(stored: &RunConfig, set: &[String]) -> anyhow::Result<()> {
+    let assignment = set
+        .iter()
+        .find(|set| set.trim_start().starts_with("start_from"));
+    match assignment {
+        Some(assignment) if stored.lora.is_none() => Err(exit::usage(format!(
+            "--set {assignment}: a resumed run continues its own weights; hint: only a run with [lora] needs the model \
+             that it started from; to start a new run from another model, use `nextword train`"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn check_keys(set: &[String]) -> anyhow::Result<()> {

@@ -9,10 +9,11 @@ use anyhow::anyhow;
 use burn::tensor::Device;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueHint};
+use nextword_model::AdapterDir;
 use nextword_server::{Config, LoadedModel, Server, ServerError};
 use tokio::net::TcpListener;
 
-use crate::args::DecodingArgs;
+use crate::args::{BaseArgs, DecodingArgs};
 use crate::format::sanitize;
 use crate::signals::StopSignals;
 use crate::{exit, history, models, output};
@@ -23,8 +24,8 @@ const API_KEY_VARIABLE: &str = "NEXTWORD_API_KEY";
 /// `serve MODEL|RUN...`.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// Model folders, checkpoints, run folders (the best model of each run is used), or GGUF files; NAME=PATH
-    /// overrides a model's name
+    /// Model folders, adapter folders, checkpoints, run folders (the best model of each run is used), or GGUF
+    /// files; NAME=PATH overrides a model's name
     #[arg(required = true, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
     models: Vec<PathBuf>,
     /// Address to listen on; any but a loopback address requires an API key
@@ -62,6 +63,8 @@ pub(crate) struct ServeArgs {
     /// Device to run on: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
     #[arg(long, short, default_value = "flex")]
     device: String,
+    #[command(flatten)]
+    base: BaseArgs,
     /// Use the runs' last models instead of their best
     #[arg(long)]
     last: bool,
@@ -78,7 +81,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let models = args.models.iter();
     let models = models
         .map(|argument| {
-            let model = load(argument, args.last, &device)?;
+            let model = load(argument, args, &device)?;
             model.map_generator(|generator| args.decoding.apply(generator, &device))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
@@ -157,9 +160,15 @@ fn listen_error(host: &str, port: u16, error: &std::io::Error) -> anyhow::Error 
 }
 
 /// Loads the model of an argument, with the training history of its run.
-fn load(argument: &Path, last: bool, device: &Device) -> anyhow::Result<LoadedModel> {
+fn load(argument: &Path, args: &ServeArgs, device: &Device) -> anyhow::Result<LoadedModel> {
     let (name, path) = split_name(argument);
-    let dir = models::open(path, last)?;
+    // The base of adapters only: other models may be served beside them.
+    let is_adapter = AdapterDir::is_adapter(&models::find(path, args.last)?);
+    let dir = if is_adapter {
+        args.base.open(path, args.last)?
+    } else {
+        models::open(path, args.last)?
+    };
     let card_name = dir.card.name.clone();
     let name = name.unwrap_or_else(|| default_name(path, &card_name));
     let mut model = LoadedModel::open(name, &dir, device)?.with_alias(card_name);

@@ -1,9 +1,9 @@
 //! Lines that report a run's progress.
 
-use nextword_train::{Outcome, RunInfo, StepReport, StopReason};
+use nextword_train::{LoraInfo, Outcome, RunInfo, StepReport, StopReason};
 
 use super::shell::{program, shell_quote};
-use crate::format::{count, duration, grouped, sanitize, short};
+use crate::format::{count, duration, grouped, sanitize, short, trained_share};
 
 /// Returns the lines printed at the start of a run.
 pub(super) fn start_lines(info: &RunInfo) -> Vec<String> {
@@ -21,6 +21,11 @@ pub(super) fn start_lines(info: &RunInfo) -> Vec<String> {
         grouped(info.train_tokens as u64),
         count(info.validation_tokens as u64, "validation token"),
     ));
+    lines.extend(
+        info.lora
+            .as_ref()
+            .map(|lora| lora_line(lora, info.parameters)),
+    );
     let resumed = match info.resumed_at {
         0 => String::new(),
         step => format!(", continuing from step {step}"),
@@ -37,6 +42,17 @@ pub(super) fn start_lines(info: &RunInfo) -> Vec<String> {
         );
     }
     lines
+}
+
+/// What a run with `[lora]` trains.
+fn lora_line(lora: &LoraInfo, parameters: usize) -> String {
+    format!(
+        "trains {} of {} ({}); base {} stays as it is",
+        grouped(lora.trained_parameters as u64),
+        count((parameters + lora.trained_parameters) as u64, "parameter"),
+        trained_share(lora.trained_parameters, parameters),
+        lora.base.display()
+    )
 }
 
 /// Formats a step in at most `columns`: `step 1200/5000  24%  loss 2.113  val 2.201  lr 3.0e-4  gnorm 0.81
@@ -240,12 +256,25 @@ mod tests {
     }
 
     #[test]
+    fn a_lora_run_says_how_much_it_trains() {
+        let lora = LoraInfo {
+            trained_parameters: 35,
+            base: "models/base".into(),
+        };
+        assert_eq!(
+            lora_line(&lora, 965),
+            "trains 35 of 1,000 parameters (3.5 %); base models/base stays as it is"
+        );
+    }
+
+    #[test]
     fn completed_run_explains_how_to_train_further() {
         let info = RunInfo {
             name: "x".to_string(),
             folder: "runs/x".into(),
             device: "flex".to_string(),
             parameters: 1_234,
+            lora: None,
             vocab_size: 5,
             train_tokens: 100,
             validation_tokens: 10,

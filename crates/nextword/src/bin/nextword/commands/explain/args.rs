@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum, ValueHint};
 
-use crate::args::{SamplingArgs, parse_seed};
+use crate::args::{BaseArgs, SamplingArgs, parse_seed};
 use crate::output_file::ForceArgs;
 
 /// `explain MODEL|RUN [PROMPT]`.
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools)] // Independent flags.
 pub(crate) struct ExplainArgs {
-    /// Model folder, checkpoint, run folder (the run's best model is used), or GGUF file
+    /// Model folder, adapter folder, checkpoint, run folder (the run's best model is used), or GGUF file
     #[arg(value_hint = ValueHint::AnyPath, required_unless_present = "schema")]
     pub(super) model: Option<PathBuf>,
     /// Prompt to explain; `--` goes before one that begins with a dash [default: standard input unless it is a
@@ -95,6 +95,8 @@ pub(crate) struct ExplainArgs {
     /// Device to run on: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
     #[arg(long, short, default_value = "flex")]
     pub(super) device: String,
+    #[command(flatten)]
+    pub(super) base: BaseArgs,
     /// Use a run's last model instead of its best
     #[arg(long)]
     pub(super) last: bool,

@@ -4,7 +4,7 @@ mod args;
 mod edits;
 
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nextword_explain::history::TrainingHistory;
 use nextword_explain::terminal::{self, View};
@@ -12,7 +12,7 @@ use nextword_explain::{
     Edit, Explainer, Explanation, ReportOptions, WhatIf, derivation_text, page,
 };
 use nextword_generate::{PROMPT_PLACEHOLDER, TextGenerator, TextOptions};
-use nextword_model::weights;
+use nextword_model::{ModelDir, weights};
 
 use crate::format::sanitize;
 use crate::output_file::{self, Kind};
@@ -38,7 +38,7 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
     check_flags(args)?;
     check_output(args)?;
     let options = options(args)?;
-    let explainer = open(model, args)?;
+    let explainer = open(&args.base.open(model, args.last)?, args)?;
     let history = if args.over_training {
         Some(history::load(model)?)
     } else {
@@ -135,11 +135,10 @@ fn check_indices(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::R
     Ok(())
 }
 
-fn open(model: &Path, args: &ExplainArgs) -> anyhow::Result<Explainer> {
-    let dir = models::open(model, args.last)?;
+fn open(dir: &ModelDir, args: &ExplainArgs) -> anyhow::Result<Explainer> {
     Explainer::check_memory(&dir.config)?;
     let device = models::open_and_name_device(&args.device)?;
-    Ok(Explainer::new(TextGenerator::open(&dir, &device)?))
+    Ok(Explainer::new(TextGenerator::open(dir, &device)?))
 }
 
 fn options(args: &ExplainArgs) -> anyhow::Result<TextOptions> {
@@ -319,7 +318,7 @@ fn html(
         panels.push(page::Panel::new(&other, report_options)?);
     }
     if let Some(model) = &args.compare_with {
-        let explainer = open(model, args)?;
+        let explainer = open(&models::open(model, args.last)?, args)?;
         let other = explainer.explain(&explanation.prompt, options)?;
         panels.push(page::Panel::new(&other, report_options)?);
     }

@@ -1,22 +1,27 @@
 //! `nextword inspect MODEL|RUN`.
 
+mod adapter;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
-use nextword_model::{Bits, ModelCard, ModelDir, TokenSource, weights};
+use nextword_model::{AdapterDir, Bits, ModelCard, ModelDir, TokenSource, weights};
 use nextword_train::plan::Parameters;
 use serde_json::{Value, json};
 
+use crate::args::BaseArgs;
 use crate::format::{bytes, count, grouped, sanitize};
 use crate::{exit, models, output};
 
 /// `inspect MODEL|RUN`.
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// Model folder, checkpoint, run folder (the run's best model is used), or GGUF file
+    /// Model folder, adapter folder, checkpoint, run folder (the run's best model is used), or GGUF file
     #[arg(value_hint = ValueHint::AnyPath)]
     model: PathBuf,
+    #[command(flatten)]
+    base: BaseArgs,
     /// Use a run's last model instead of its best
     #[arg(long)]
     last: bool,
@@ -30,7 +35,11 @@ pub(crate) struct InspectArgs {
 
 /// Prints a model's details.
 pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
-    let dir = models::open(&args.model, args.last)?;
+    let path = models::find(&args.model, args.last)?;
+    if AdapterDir::is_adapter(&path) {
+        return adapter::run(args, &path);
+    }
+    let dir = args.base.open(&args.model, args.last)?;
     let file = dir.weights_path();
     let size = std::fs::metadata(&file)
         .map_err(|e| exit::bad_file(format!("{}: cannot read: {e}", file.display())))?
