@@ -2,14 +2,14 @@
 
 use burn::tensor::Tensor;
 
-use super::{LinearWeight, LowRankUpdate};
+use super::LinearWeight;
 use crate::cpu::dropout as dropout_kernel;
 use crate::cpu::elementwise::{add_scaled, scale};
 use crate::cpu::matmul::{GemmOptions, MatMut, MatRef, gemm};
 use crate::cpu::reduce::add_column_sums;
 use crate::fused::{BackwardContext, Buffer, Op, apply};
 use crate::linear::fast::{LinearOp, MATVEC_MAX_SEQ, WeightLayout};
-use crate::{DropoutMask, Precision, QuantizedMatrix};
+use crate::{DropoutMask, LowRankUpdate, Precision, QuantizedMatrix};
 
 /// The update, without its matrices.
 #[derive(Clone, Debug)]
