@@ -10,6 +10,7 @@ mod jsonl;
 mod malformed_tokenizers;
 mod malformed_vocabularies;
 mod prepared;
+mod samples;
 mod shards;
 mod sources;
 mod stories;
