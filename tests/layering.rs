@@ -19,7 +19,10 @@ const USES: &[(&str, &[&str])] = &[
     ("explain", &["generate", "model"]),
     ("convert", &["base", "data", "model"]),
     ("eval", &["data", "model"]),
-    ("train", &["base", "data", "eval", "kernels", "model"]),
+    (
+        "train",
+        &["base", "chat", "data", "eval", "kernels", "model"],
+    ),
     ("hub", &["base"]),
     ("plot", &[]),
     ("server", &["chat", "data", "explain", "generate", "model"]),

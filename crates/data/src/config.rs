@@ -130,6 +130,10 @@ pub struct DataConfig {
     /// model in `start_from`, or `plain` where there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chat_template: Option<PathBuf>,
+    /// The token that ends a message of the assistant, where the chat template has another one than those that end
+    /// completions of the model in `start_from`. It then ends completions of the trained model too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eos_token: Option<String>,
     /// What happens to a conversation that is longer than a sequence: `turns`, `error` or `truncate`.
     #[serde(skip_serializing_if = "is_default")]
     pub too_long: TooLong,
@@ -159,6 +163,7 @@ impl Default for DataConfig {
             conversations: Vec::new(),
             train_on: TrainOn::default(),
             chat_template: None,
+            eos_token: None,
             too_long: TooLong::default(),
             tokenizer: TokenizerConfig::default(),
             split: SplitConfig::default(),
@@ -226,6 +231,7 @@ impl DataConfig {
         let keys = [
             ("train_on", !is_default(&self.train_on)),
             ("chat_template", self.chat_template.is_some()),
+            ("eos_token", self.eos_token.is_some()),
             ("too_long", !is_default(&self.too_long)),
         ];
         match keys.iter().find(|(_, is_set)| *is_set) {

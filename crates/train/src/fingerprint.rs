@@ -380,8 +380,9 @@ mod tests {
             samples: _,
             probes: _,
             warnings: _,
+            derives_warmup: _,
         } = &config;
-        // The hashes of the tokens cover all but `order` and `packing`.
+        // The hashes of tokens, samples and template cover all but `order` and `packing`.
         let nextword_data::DataConfig {
             path: _,
             paths: _,
@@ -392,6 +393,11 @@ mod tests {
             seed: _,
             documents: _,
             prepared: _,
+            conversations: _,
+            train_on: _,
+            chat_template: _,
+            eos_token: _,
+            too_long: _,
             tokenizer: _,
             split: _,
             order: _,
@@ -451,6 +457,7 @@ mod tests {
         } = init;
         let crate::TrainConfig {
             steps: _,
+            epochs: _,
             batch_size: _,
             accumulation: _,
             sequence_length: _,
@@ -477,7 +484,7 @@ mod tests {
             decay_steps: _,
         } = schedule;
         // `seed`, `order` and `packing`; the model's fields without its four tables; those of the tables;
-        // `train` without steps, recompute and log_every; all of optimizer and schedule.
+        // `train` without steps, epochs, recompute and log_every; all of optimizer and schedule.
         let count = v0_1_settings(&config).len() + later_settings(&config).len();
         assert_eq!(count, 3 + (28 - 4) + 14 + 4 + 8 + 6);
     }

@@ -13,6 +13,7 @@ pub(crate) mod inspect;
 pub(crate) mod plan;
 pub(crate) mod plot;
 pub(crate) mod prepare;
+pub(crate) mod preview;
 pub(crate) mod quantize;
 pub(crate) mod resume;
 pub(crate) mod serve;
