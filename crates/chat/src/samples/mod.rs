@@ -1,6 +1,10 @@
 //! Examples as token ids, with the ids that are trained.
 
+mod growing;
 mod spans;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 mod tokens;
 
 use std::ops::Range;
