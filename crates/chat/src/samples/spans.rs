@@ -1,0 +1,258 @@
+//! Where the trained parts of a formatted conversation are.
+
+use std::ops::Range;
+
+use super::SpanMethod;
+use crate::special_texts::Rendered;
+use crate::{ChatError, Conversation, Json, Message, PromptEncoder, RenderOptions};
+
+/// Number of characters that an error shows of a text.
+const SHOWN_CHARS: usize = 40;
+/// Stands for the content of a message, to find out where it begins. A character without a meaning.
+const PROBE: &str = "\u{10FFFB}";
+
+/// A trained message in a formatted conversation. All positions are in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TrainedTurn {
+    /// Where the prompt ends that the model continues.
+    pub(super) prompt_end: usize,
+    /// The end of the EOS token that closes the message.
+    pub(super) end: usize,
+    /// What of it is trained, in ascending order.
+    pub(super) spans: Vec<Range<usize>>,
+}
+
+/// A formatted conversation with its trained messages.
+#[derive(Clone, Debug)]
+pub(super) struct FormattedSample {
+    pub(super) rendered: Rendered,
+    pub(super) turns: Vec<TrainedTurn>,
+    pub(super) method: SpanMethod,
+}
+
+/// Formats conversations and finds their trained messages.
+#[derive(Debug)]
+pub(super) struct SpanFinder<'a> {
+    pub(super) prompts: &'a PromptEncoder,
+    /// The texts of the EOS tokens, which are not empty, and their ids.
+    pub(super) eos: &'a [(String, u32)],
+    pub(super) variables: &'a [(String, Json)],
+}
+
+impl SpanFinder<'_> {
+    /// One sample with the messages at `positions` trained (not empty, ascending), if what comes before each of them is
+    /// the prompt that the server sends.
+    pub(super) fn together(
+        &self,
+        conversation: &Conversation,
+        positions: &[usize],
+    ) -> Result<Option<FormattedSample>, ChatError> {
+        let Some(last) = positions.last() else {
+            return Ok(None);
+        };
+        let whole = self.complete(conversation, *last)?;
+        let mut turns = Vec::with_capacity(positions.len());
+        for &at in positions {
+            let prompt = self.prompt(conversation, at)?;
+            let own = match at == *last {
+                true => whole.clone(),
+                false => self.complete(conversation, at)?,
+            };
+            if !own.starts_with(&prompt) {
+                return Ok(None);
+            }
+            let start = prompt.text.len();
+            let end = self.end(&own, start, &conversation.messages[at])?;
+            if !whole.starts_with(&own.slice(0..end)) {
+                return Ok(None);
+            }
+            let span = start..end;
+            turns.push(TrainedTurn {
+                prompt_end: start,
+                end,
+                spans: vec![span],
+            });
+        }
+        let sample = FormattedSample {
+            rendered: whole,
+            turns,
+            method: SpanMethod::Prefixes,
+        };
+        Ok(Some(self.with_marks(sample, conversation, *last)))
+    }
+
+    /// One sample with the message at `at` trained, after the prompt that the server sends.
+    pub(super) fn alone(
+        &self,
+        conversation: &Conversation,
+        at: usize,
+    ) -> Result<FormattedSample, ChatError> {
+        let prompt = self.prompt(conversation, at)?;
+        let own = self.complete(conversation, at)?;
+        let message = &conversation.messages[at];
+        let start = prompt.text.len();
+        let follows = own.starts_with(&prompt);
+        let rendered = match follows {
+            true => own,
+            false => self.joined(conversation, at, prompt, &own)?,
+        };
+        let end = self.end(&rendered, start, message)?;
+        let span = start..end;
+        let sample = FormattedSample {
+            rendered,
+            turns: vec![TrainedTurn {
+                prompt_end: start,
+                end,
+                spans: vec![span],
+            }],
+            method: SpanMethod::PerTurn,
+        };
+        if !follows {
+            return Ok(sample);
+        }
+        let marked = self.with_marks(sample, conversation, at);
+        Ok(FormattedSample {
+            method: SpanMethod::PerTurn,
+            ..marked
+        })
+    }
+
+    /// The formatted messages before `at`, which the model continues.
+    pub(super) fn prompt(
+        &self,
+        conversation: &Conversation,
+        at: usize,
+    ) -> Result<Rendered, ChatError> {
+        let options = self.options(conversation, true);
+        self.prompts.render(&conversation.messages[..at], &options)
+    }
+
+    /// The formatted messages up to and including `last`.
+    pub(super) fn complete(
+        &self,
+        conversation: &Conversation,
+        last: usize,
+    ) -> Result<Rendered, ChatError> {
+        let options = self.options(conversation, false);
+        self.prompts.render(&conversation.messages[..=last], &options)
+    }
+
+    fn options<'a>(
+        &'a self,
+        conversation: &'a Conversation,
+        add_generation_prompt: bool,
+    ) -> RenderOptions<'a> {
+        RenderOptions {
+            tools: conversation.tools.as_deref(),
+            add_generation_prompt,
+            variables: self.variables,
+            ..RenderOptions::default()
+        }
+    }
+
+    /// The end of the first EOS token after the content of `message`, which begins at `start` or later.
+    fn end(&self, own: &Rendered, start: usize, message: &Message) -> Result<usize, ChatError> {
+        let rest = &own.text[start..];
+        let content = message.text();
+        let content = content.trim();
+        let after = rest.find(content).map_or(0, |at| at + content.len());
+        let positions = rest[after..].char_indices();
+        let mut found = positions.filter_map(|(at, _)| {
+            let at = start + after + at;
+            let tail = own.text.get(at..)?;
+            let eos = self.eos.iter().find(|(text, _)| tail.starts_with(text))?;
+            (!own.is_literal(at)).then_some(at + eos.0.len())
+        });
+        found.next().ok_or_else(|| self.not_closed(own, start + after))
+    }
+
+    /// The error for a message that no EOS token closes. Its content ends at `after`.
+    fn not_closed(&self, own: &Rendered, after: usize) -> ChatError {
+        let eos = self.eos.iter().map(|(_, id)| *id).collect();
+        let positions = own.text[after..].char_indices();
+        let special = positions.filter_map(|(at, _)| {
+            let at = after + at;
+            let text = self.prompts.special_text_at(&own.text[at..])?;
+            (!own.is_literal(at)).then_some(text)
+        });
+        let special = special.map(str::to_owned).next();
+        let id = special.as_ref().and_then(|text| self.prompts.token_id(text));
+        let closing = special.unwrap_or_else(|| {
+            let rest = own.text[after..].trim();
+            rest.chars().take(SHOWN_CHARS).collect()
+        });
+        ChatError::NotClosed { closing, id, eos }
+    }
+
+    /// The prompt with the message at `at` behind it, for a template whose prompts end with something that it leaves
+    /// out of complete conversations, such as the beginning of a reasoning.
+    fn joined(
+        &self,
+        conversation: &Conversation,
+        at: usize,
+        prompt: Rendered,
+        own: &Rendered,
+    ) -> Result<Rendered, ChatError> {
+        // Where the message begins is where a conversation with another content differs.
+        let mut probed = conversation.clone();
+        probed.messages[at] = probed.messages[at].with_field("content", Json::from(PROBE));
+        let probed = self.complete(&probed, at)?;
+        let border = common_prefix(&prompt.text, &probed.text);
+        let options = self.options(conversation, false);
+        let before = self.prompts.render(&conversation.messages[..at], &options)?;
+        let message = own.slice(border..own.text.len());
+        let content = conversation.messages[at].text();
+        let is_shown = message.text.contains(content.trim());
+        let is_same = common_prefix(&own.text, &probed.text) >= border;
+        if !is_same || !is_shown || border < before.text.len() {
+            let part = |text: &str| -> String { text.chars().take(SHOWN_CHARS).collect() };
+            return Err(ChatError::NotContinued {
+                prompt: part(&prompt.text[common_prefix(&prompt.text, &own.text)..]),
+                conversation: part(&own.text[common_prefix(&prompt.text, &own.text)..]),
+            });
+        }
+        let mut joined = prompt;
+        joined.push(&message);
+        Ok(joined)
+    }
+
+    /// The sample with the parts trained that the template marks, each up to the EOS token that closes the message. The
+    /// same sample for a template without marks.
+    fn with_marks(
+        &self,
+        sample: FormattedSample,
+        conversation: &Conversation,
+        last: usize,
+    ) -> FormattedSample {
+        let options = self.options(conversation, false);
+        let marked = self
+            .prompts
+            .render_marked(&conversation.messages[..=last], &options);
+        let Some((_, marks)) = marked.filter(|(rendered, _)| *rendered == sample.rendered) else {
+            return sample;
+        };
+        let turns = sample.turns.into_iter().map(|turn| {
+            let inside = marks.iter().map(|mark| {
+                mark.start.max(turn.prompt_end)..mark.end.min(turn.end)
+            });
+            let mut spans: Vec<_> = inside.filter(|span| span.start < span.end).collect();
+            if let Some(last) = spans.last_mut() {
+                last.end = turn.end;
+            }
+            TrainedTurn { spans, ..turn }
+        });
+        FormattedSample {
+            turns: turns.collect(),
+            method: SpanMethod::Marks,
+            ..sample
+        }
+    }
+}
+
+/// The length of the beginning that two texts share, in bytes.
+fn common_prefix(a: &str, b: &str) -> usize {
+    let pairs = a.char_indices().zip(b.chars());
+    let mut different = pairs.skip_while(|((_, a), b)| a == b);
+    let end = different.next().map(|((at, _), _)| at);
+    end.unwrap_or(a.len().min(b.len()))
+}
