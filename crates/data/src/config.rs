@@ -23,15 +23,15 @@ pub enum Builtin {
 }
 
 /// Which messages of a conversation are trained: their tokens are targets of the loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TrainOn {
-    /// All messages of the assistant.
+    /// All messages of the assistant, each with the token that ends it.
     #[default]
     Assistant,
     /// The last message of the assistant.
     LastAssistant,
-    /// All tokens, those of the user and of the template included.
+    /// All tokens after the first: those of the user and of the template too.
     All,
 }
 

@@ -12,22 +12,9 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use nextword_data::Encoding;
+pub use nextword_data::TrainOn;
 
 pub use self::tokens::{SampleEncoder, SampleTokens};
-
-/// Which parts of a conversation are trained.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum TrainOn {
-    /// The assistant's messages, each with the token that ends it. The default.
-    #[default]
-    Assistant,
-    /// The assistant's last message only.
-    LastAssistant,
-    /// Everything after the first token.
-    All,
-}
 
 /// How the trained part of a sample was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -1,5 +1,6 @@
 //! Conversations as training data: records, formatted by a chat template, encoded, fitted into sequences and split.
 
+mod encoder;
 mod fit;
 mod prompts;
 mod report;
@@ -17,10 +18,11 @@ use nextword_chat::{Example, SampleEncoder, TokenSample};
 use nextword_data::{Dataset, Samples, SamplesBuilder, Tokenizer, Tokens, TooLong, TrainOn};
 use nextword_model::{DEFAULT_TEMPLATE, ModelCard, ModelDir, ModelTokens};
 
+use self::encoder::{encoder, texts};
 use self::fit::{Fitted, Misfit, fit};
 pub use self::prompts::PromptCheck;
 pub use self::report::{ConversationReport, LeftOut};
-use self::source::TemplateSource;
+use self::source::{TemplateChoice, TemplateSource};
 use crate::{RunConfig, TrainError};
 
 /// Maximum number of examples of unknown text.
@@ -78,16 +80,22 @@ impl Conversations {
         let (records, counts) = source::records(data)?;
         let mut report = ConversationReport::of_records(&counts);
         let has_prompt_template = model.prompt_template.is_some();
-        let template = source::template(data, model.templates, has_prompt_template)?;
+        add_eos_token(data.eos_token.as_deref(), &*model.tokenizer, model.special)?;
+        let begins_with_bos = !model.special.prefix().is_empty() && !texts(&model).bos.is_empty();
+        let choice = TemplateChoice {
+            of_model: model.templates,
+            has_prompt_template,
+            begins_with_bos,
+        };
+        let template = choice.template(data)?;
         if let Some(TemplateSource { text, .. }) = &template {
             let name = DEFAULT_TEMPLATE.to_string();
             model.templates.insert(name, text.clone());
         }
-        add_eos_token(data.eos_token.as_deref(), &*model.tokenizer, model.special)?;
         report.template = template.as_ref().map(|template| template.name.clone());
         let eos = model.special.eos_ids.last();
         report.eos_token = eos.and_then(|id| model.tokenizer.id_to_token(*id));
-        let encoder = encoder(config, template.as_ref(), &model)?;
+        let encoder = encoder(data.train_on, template.as_ref(), &model)?;
 
         let mut collected = Collected::default();
         for record in records {
@@ -166,7 +174,8 @@ pub(crate) fn dataset_without_tokens(config: &RunConfig) -> Result<Dataset, Trai
         for record in &records {
             texts.extend(source::texts(&record.example));
         }
-        if let Some(template) = source::template(data, &BTreeMap::new(), false)? {
+        let none = BTreeMap::new();
+        if let Some(template) = TemplateChoice::of_new_model(&none).template(data)? {
             texts.push(template.text);
         }
     }

@@ -5,16 +5,13 @@ use std::fs;
 use std::path::PathBuf;
 
 use nextword_chat::{
-    Conversation, Example, Message, RecordCounts, RecordFormat, RecordSource, SourcedRecord,
-    builtin_template, read_records,
+    BuiltinTemplate, Conversation, Example, Message, RecordCounts, RecordFormat, RecordSource,
+    SourcedRecord, read_records,
 };
-use nextword_data::{DataConfig, StoryChats, is_template_name};
+use nextword_data::{DataConfig, StoryChats};
 use nextword_model::DEFAULT_TEMPLATE;
 
 use crate::TrainError;
-
-/// The template of models that have none: it needs no tokens of its own.
-const FALLBACK: &str = "plain";
 
 /// Reads the records of `config`, or generates those of the built-in corpus.
 pub(super) fn records(
@@ -79,30 +76,52 @@ pub(super) struct TemplateSource {
     pub(super) text: String,
 }
 
-/// The template of `config`, otherwise that of the model. A model that formats prompts by a prompt template keeps
-/// doing so; any other model gets the built-in template `plain`.
-pub(super) fn template(
-    config: &DataConfig,
-    of_model: &BTreeMap<String, String>,
-    has_prompt_template: bool,
-) -> Result<Option<TemplateSource>, TrainError> {
-    let named = |name: &str| {
-        builtin_template(name).map(|text| TemplateSource {
-            name: format!("the built-in template \"{name}\""),
-            text: text.to_string(),
-        })
-    };
-    match (&config.chat_template, of_model.get(DEFAULT_TEMPLATE)) {
-        (Some(path), _) if is_template_name(path) => Ok(named(&path.to_string_lossy())),
-        (Some(path), _) => Ok(Some(TemplateSource {
-            name: path.display().to_string(),
-            text: fs::read_to_string(path).map_err(TrainError::io(path, "read"))?,
-        })),
-        (None, Some(text)) => Ok(Some(TemplateSource {
-            name: "the model's template".to_string(),
-            text: text.clone(),
-        })),
-        (None, None) if has_prompt_template => Ok(None),
-        (None, None) => Ok(named(FALLBACK)),
+/// What the choice of a template depends on besides the configuration.
+pub(super) struct TemplateChoice<'a> {
+    /// The templates of the model.
+    pub(super) of_model: &'a BTreeMap<String, String>,
+    /// Whether the model formats prompts by a prompt template.
+    pub(super) has_prompt_template: bool,
+    /// Whether the BOS token is before every text of the model.
+    pub(super) begins_with_bos: bool,
+}
+
+impl<'a> TemplateChoice<'a> {
+    /// A model that is not trained yet; `none` is empty.
+    pub(super) fn of_new_model(none: &'a BTreeMap<String, String>) -> Self {
+        Self {
+            of_model: none,
+            has_prompt_template: false,
+            begins_with_bos: false,
+        }
+    }
+
+    /// The template of `config`, otherwise that of the model. A model that formats prompts by a prompt template keeps
+    /// doing so; any other one gets the built-in template `plain`.
+    pub(super) fn template(
+        &self,
+        config: &DataConfig,
+    ) -> Result<Option<TemplateSource>, TrainError> {
+        let builtin = |template: BuiltinTemplate| TemplateSource {
+            name: format!("the built-in template \"{}\"", template.as_str()),
+            text: template.source(self.begins_with_bos),
+        };
+        let named = config.chat_template.as_ref();
+        let named = named.and_then(|name| name.to_str()?.parse::<BuiltinTemplate>().ok());
+        match (&config.chat_template, self.of_model.get(DEFAULT_TEMPLATE)) {
+            (Some(path), _) => Ok(Some(match named {
+                Some(template) => builtin(template),
+                None => TemplateSource {
+                    name: path.display().to_string(),
+                    text: fs::read_to_string(path).map_err(TrainError::io(path, "read"))?,
+                },
+            })),
+            (None, Some(text)) => Ok(Some(TemplateSource {
+                name: "the model's template".to_string(),
+                text: text.clone(),
+            })),
+            (None, None) if self.has_prompt_template => Ok(None),
+            (None, None) => Ok(Some(builtin(BuiltinTemplate::Plain))),
+        }
     }
 }
