@@ -128,7 +128,8 @@ fn model_tokens(
             chat_templates: card.chat_templates,
         });
     }
-    let stored = stored_card(config).filter(|_| config.data.has_conversations());
+    let has_conversations = config.data.has_conversations();
+    let stored = has_conversations.then(|| stored_card(config)).flatten();
     Ok(match stored {
         Some(card) => ModelParts {
             special: card.special,

@@ -146,14 +146,14 @@ impl StoryChats {
 
 /// The questions about what `story` states, with their replies.
 fn exchanges<'a>(cast: &'a Cast, story: &'a str) -> impl Iterator<Item = (String, String)> + 'a {
-    let is_stated = |topic: &&Topic| {
+    let is_stated = move |topic: &&Topic| {
         let mut stated = topic.stated.iter();
         stated.any(|pattern| has_words(story, &cast.fill(pattern)))
     };
     TOPICS
         .iter()
         .filter(is_stated)
-        .map(|topic| (cast.fill(topic.question), cast.fill(topic.reply)))
+        .map(move |topic| (cast.fill(topic.question), cast.fill(topic.reply)))
 }
 
 /// Whether `text` contains `words`, not as a part of longer words.

@@ -122,7 +122,7 @@ impl Samples {
     /// # Ok::<(), nextword_data::DataError>(())
     /// ```
     pub fn row_length(&self, index: usize) -> usize {
-        self.spans(index).last().map_or(0, |span| span.end - 1)
+        self.spans(index).next_back().map_or(0, |span| span.end - 1)
     }
 
     /// The largest [`row_length`](Self::row_length); 0 without samples.

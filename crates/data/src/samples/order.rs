@@ -44,15 +44,15 @@ impl SampleOrder {
         let count = self.lengths.len() as u64;
         let (epoch, position) = (sequence / count, sequence % count);
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let order = match &*recent {
-            Some((of, order)) if *of == epoch => Arc::clone(order),
-            _ => {
-                let order: Arc<[u32]> = self.epoch(epoch).into();
-                *recent = Some((epoch, Arc::clone(&order)));
-                order
-            }
-        };
-        order[position as usize] as usize
+        if let Some((of, order)) = &*recent
+            && *of == epoch
+        {
+            return order[position as usize] as usize;
+        }
+        let order: Arc<[u32]> = self.epoch(epoch).into();
+        let index = order[position as usize] as usize;
+        *recent = Some((epoch, order));
+        index
     }
 
     /// All samples in the order of `epoch`.
@@ -73,9 +73,10 @@ impl SampleOrder {
         let buckets = (rest.len() / (BUCKET_STEPS * per_step)).max(1);
         let mut left = &mut *rest;
         for bucket in 0..buckets {
-            let size = match bucket + 1 {
-                last if last == buckets => left.len(),
-                _ => BUCKET_STEPS * per_step,
+            let size = if bucket + 1 == buckets {
+                left.len()
+            } else {
+                BUCKET_STEPS * per_step
             };
             let (samples, others) = std::mem::take(&mut left).split_at_mut(size);
             samples.sort_by_key(by_length);
