@@ -198,8 +198,16 @@ fn override_key(assignment: &str) -> &str {
 /// # Ok::<(), nextword_train::TrainError>(())
 /// ```
 pub fn to_toml(config: &RunConfig) -> Result<String, TrainError> {
-    toml::to_string_pretty(config)
-        .map_err(|e| TrainError::config("config", e.to_string(), "use smaller values"))
+    let to_error =
+        |e: toml::ser::Error| TrainError::config("config", e.to_string(), "use smaller values");
+    if config.train.epochs.is_none() {
+        return toml::to_string_pretty(config).map_err(to_error);
+    }
+    let mut table = Table::try_from(config).map_err(to_error)?;
+    if let Some(Value::Table(train)) = table.get_mut("train") {
+        train.remove("steps"); // They follow from the epochs.
+    }
+    toml::to_string_pretty(&table).map_err(to_error)
 }
 
 fn override_error(assignment: &str, problem: &str) -> TrainError {

@@ -272,6 +272,9 @@ fn steps_and_epochs_exclude_each_other() {
     let epochs = "data.builtin = 'stories'\ntrain.epochs = 2";
     let config = parse(epochs, &["train.steps=700"]).unwrap();
     assert_eq!((config.train.epochs, config.train.steps), (None, 700));
+    let config = parse(epochs, &["schedule.warmup_steps=3"]).unwrap();
+    let text = crate::to_toml(&config).unwrap();
+    assert_eq!(parse(&text, &[]).unwrap(), config);
     for bad in ["0", "-1", "nan", "inf"] {
         let error = parse(epochs, &[&format!("train.epochs={bad}")]).unwrap_err();
         assert!(error.to_string().contains("train.epochs"), "{bad}: {error}");
