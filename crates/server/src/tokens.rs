@@ -59,7 +59,10 @@ pub(crate) fn to_tokens(model: &Model, params: &mut Params<'_>) -> Result<Value,
         // The tokens before a text have no range.
         let own = tokenizer.try_encode(text);
         let own = own.map_err(|e| ApiError::invalid_field("content", e.to_string()))?;
-        let ranges = if own.unknown_count == 0 {
+        // Of a chat, the text of a special token within a message has other ids.
+        let ranges = if !encoding.ids.ends_with(&own.ids) {
+            Vec::new()
+        } else if own.unknown_count == 0 {
             byte_ranges(&**tokenizer, text, &own)
         } else {
             tokenizer.encode_with_ranges(text).1

@@ -117,24 +117,31 @@ impl SpanFinder<'_> {
         })
     }
 
-    /// The formatted messages before `at`, which the model continues.
-    pub(super) fn prompt(
+    /// The formatted messages up to the EOS token that closes the one at `last`.
+    pub(super) fn whole(
         &self,
         conversation: &Conversation,
-        at: usize,
+        last: usize,
     ) -> Result<Rendered, ChatError> {
+        let own = self.complete(conversation, last)?;
+        // What comes before the message need not be the prompt: the end of the text is what counts.
+        let content = conversation.messages[last].text();
+        let start = own.text.rfind(content.trim()).unwrap_or(0);
+        let end = self.end(&own, start, &conversation.messages[last])?;
+        Ok(own.slice(0..end))
+    }
+
+    /// The formatted messages before `at`, which the model continues.
+    fn prompt(&self, conversation: &Conversation, at: usize) -> Result<Rendered, ChatError> {
         let options = self.options(conversation, true);
         self.prompts.render(&conversation.messages[..at], &options)
     }
 
     /// The formatted messages up to and including `last`.
-    pub(super) fn complete(
-        &self,
-        conversation: &Conversation,
-        last: usize,
-    ) -> Result<Rendered, ChatError> {
+    fn complete(&self, conversation: &Conversation, last: usize) -> Result<Rendered, ChatError> {
         let options = self.options(conversation, false);
-        self.prompts.render(&conversation.messages[..=last], &options)
+        self.prompts
+            .render(&conversation.messages[..=last], &options)
     }
 
     fn options<'a>(
@@ -163,7 +170,9 @@ impl SpanFinder<'_> {
             let eos = self.eos.iter().find(|(text, _)| tail.starts_with(text))?;
             (!own.is_literal(at)).then_some(at + eos.0.len())
         });
-        found.next().ok_or_else(|| self.not_closed(own, start + after))
+        found
+            .next()
+            .ok_or_else(|| self.not_closed(own, start + after))
     }
 
     /// The error for a message that no EOS token closes. Its content ends at `after`.
@@ -176,7 +185,9 @@ impl SpanFinder<'_> {
             (!own.is_literal(at)).then_some(text)
         });
         let special = special.map(str::to_owned).next();
-        let id = special.as_ref().and_then(|text| self.prompts.token_id(text));
+        let id = special
+            .as_ref()
+            .and_then(|text| self.prompts.token_id(text));
         let closing = special.unwrap_or_else(|| {
             let rest = own.text[after..].trim();
             rest.chars().take(SHOWN_CHARS).collect()
@@ -199,7 +210,9 @@ impl SpanFinder<'_> {
         let probed = self.complete(&probed, at)?;
         let border = common_prefix(&prompt.text, &probed.text);
         let options = self.options(conversation, false);
-        let before = self.prompts.render(&conversation.messages[..at], &options)?;
+        let before = self
+            .prompts
+            .render(&conversation.messages[..at], &options)?;
         let message = own.slice(border..own.text.len());
         let content = conversation.messages[at].text();
         let is_shown = message.text.contains(content.trim());
@@ -232,9 +245,9 @@ impl SpanFinder<'_> {
             return sample;
         };
         let turns = sample.turns.into_iter().map(|turn| {
-            let inside = marks.iter().map(|mark| {
-                mark.start.max(turn.prompt_end)..mark.end.min(turn.end)
-            });
+            let inside = marks
+                .iter()
+                .map(|mark| mark.start.max(turn.prompt_end)..mark.end.min(turn.end));
             let mut spans: Vec<_> = inside.filter(|span| span.start < span.end).collect();
             if let Some(last) = spans.last_mut() {
                 last.end = turn.end;

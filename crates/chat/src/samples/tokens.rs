@@ -9,7 +9,8 @@ use super::spans::{FormattedSample, SpanFinder};
 use super::{SampleText, SpanMethod, TokenSample, TrainOn};
 use crate::special_texts::Rendered;
 use crate::{
-    ChatError, ChatTemplate, Conversation, Example, Json, Message, PromptEncoder, RenderOptions, Role,
+    ChatError, ChatTemplate, Conversation, Example, Json, Message, PromptEncoder, RenderOptions,
+    Role,
 };
 
 /// Where a prompt template has the prompt.
@@ -123,6 +124,11 @@ impl SampleEncoder {
         self.prompts.as_ref()
     }
 
+    /// The ids that end a completion.
+    pub fn eos_ids(&self) -> &[u32] {
+        &self.tokens.eos
+    }
+
     /// The ids that the server sends to the model for `messages`.
     ///
     /// # Errors
@@ -199,7 +205,9 @@ impl SampleEncoder {
                 Ok(Kind::Conversation(prompts, conversation.clone()))
             }
             (Example::Conversation(conversation), None) => match &conversation.messages[..] {
-                [user, assistant] if self.formats_prompt(user) && conversation.trained == [false, true] => {
+                [user, assistant]
+                    if self.formats_prompt(user) && conversation.trained == [false, true] =>
+                {
                     match assistant.field("content") {
                         Some(Json::String(text)) => {
                             Ok(Kind::Completion(self.formatted_prompt(&user.text()), text))
@@ -279,7 +287,10 @@ impl SampleEncoder {
     ) -> Result<TokenSample, ChatError> {
         let eos = self.tokens.eos.first().ok_or(ChatError::NoEos)?;
         let has_eos = growing.ids.len() > start
-            && growing.ids.last().is_some_and(|last| self.tokens.eos.contains(last));
+            && growing
+                .ids
+                .last()
+                .is_some_and(|last| self.tokens.eos.contains(last));
         if !has_eos {
             growing.ids.push(*eos);
         }
@@ -322,6 +333,10 @@ impl SampleEncoder {
         {
             return Ok(vec![self.train_all(sample_text(&sample), encoded)]);
         }
+        if self.train_on == TrainOn::All {
+            let last = positions[positions.len() - 1];
+            return Ok(vec![self.encode_all(&finder, conversation, last)?]);
+        }
         let mut samples = Vec::with_capacity(positions.len());
         for at in positions {
             let sample = finder.alone(conversation, at)?;
@@ -333,12 +348,43 @@ impl SampleEncoder {
     }
 
     /// With [`TrainOn::All`], everything after the first token is trained.
-    fn train_all(&self, mut text: SampleText, mut tokens: TokenSample) -> (SampleText, TokenSample) {
+    fn train_all(
+        &self,
+        mut text: SampleText,
+        mut tokens: TokenSample,
+    ) -> (SampleText, TokenSample) {
         if self.train_on == TrainOn::All {
             text.trained = std::iter::once(0..text.text.len()).collect();
             tokens.trained = std::iter::once(1..tokens.ids.len()).collect();
         }
         (text, tokens)
+    }
+
+    /// A conversation up to the message at `last` as one sample, although the server sends other prompts for the
+    /// messages before it.
+    fn encode_all(
+        &self,
+        finder: &SpanFinder<'_>,
+        conversation: &Conversation,
+        last: usize,
+    ) -> Result<(SampleText, TokenSample), ChatError> {
+        let rendered = finder.whole(conversation, last)?;
+        let mut unknown = finder.prompts.encode_prompt(&rendered)?;
+        let ids = std::mem::take(&mut unknown.ids);
+        let text = SampleText {
+            trained: std::iter::once(0..rendered.text.len()).collect(),
+            text: rendered.text,
+            method: SpanMethod::Whole,
+        };
+        let tokens = TokenSample {
+            trained: std::iter::once(1..ids.len()).collect(),
+            turn_ends: vec![ids.len()],
+            ids,
+            method: SpanMethod::Whole,
+            is_split: false,
+            unknown,
+        };
+        Ok((text, tokens))
     }
 
     /// Encodes a formatted conversation. `None` if the ids before a trained message are not those of its prompt, or if

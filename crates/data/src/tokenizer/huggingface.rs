@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use tokenizers::{
-    AddedVocabulary, DecoderWrapper, Model as _, OffsetType, PreTokenizedString, PreTokenizer as _, Token,
+    AddedVocabulary, DecoderWrapper, Model as _, OffsetType, PreTokenizedString, PreTokenizer as _,
+    Token,
 };
 
 use super::alphabet::{show_bytes, token_to_bytes};
@@ -440,7 +441,9 @@ impl Tokenizer for HuggingFaceTokenizer {
     fn encode_with_ranges(&self, text: &str) -> (Encoding, Vec<Option<Range<usize>>>) {
         let encoding = self.encode(text);
         let full = with_budget(text.len(), || {
-            catch_panics("", || self.encode_whole(text, self.added(), OffsetType::Byte))
+            catch_panics("", || {
+                self.encode_whole(text, self.added(), OffsetType::Byte)
+            })
         });
         let ranges = match full {
             Ok(full) if full.get_ids() == encoding.ids => {
