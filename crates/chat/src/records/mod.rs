@@ -5,6 +5,9 @@ mod files;
 mod formats;
 mod messages;
 mod preferences;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 
 use std::path::PathBuf;
 
