@@ -84,7 +84,10 @@ fn open_ai(item: Json, place: &str) -> Result<Message, String> {
     };
     Message::from_json(item).map_err(|error| match error {
         ChatError::UnknownRole { role } => unknown_role(place, "role", &role),
-        ChatError::Message { problem } => format!("{place} {problem}"),
+        ChatError::Message { problem } if problem.contains("hint") => format!("{place} {problem}"),
+        ChatError::Message { problem } => {
+            format!("{place} {problem}; hint: write {{\"role\": \"user\", \"content\": \"…\"}}")
+        }
         other => format!("{place}: {other}"),
     })
 }
