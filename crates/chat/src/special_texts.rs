@@ -184,6 +184,24 @@ impl SpecialTexts {
         })
     }
 
+    /// The content of an assistant's message, as [`protect`](Self::protect) and [`restore`](Protected::restore) leave
+    /// it.
+    pub(crate) fn as_content(&self, text: &str) -> Rendered {
+        let mut out = Rendered {
+            text: text.to_owned(),
+            literals: Vec::new(),
+        };
+        let mut start = 0;
+        while let Some((at, special)) = self.find(&text[start..]) {
+            let literal = start + at..start + at + special.len();
+            start = literal.end;
+            if !REASONING_MARKS.contains(&special) {
+                out.literals.push(literal);
+            }
+        }
+        out
+    }
+
     /// Encodes a formatted conversation.
     pub(crate) fn encode(
         &self,

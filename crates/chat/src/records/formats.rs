@@ -113,9 +113,10 @@ pub(super) fn string<'a>(record: &'a Json, name: &str) -> Result<&'a str, String
 
 /// The text of the field `name`, if it has one.
 fn optional_string<'a>(record: &'a Json, name: &str) -> Result<Option<&'a str>, String> {
-    match has_field(record, name) {
-        true => string(record, name).map(Some),
-        false => Ok(None),
+    if has_field(record, name) {
+        string(record, name).map(Some)
+    } else {
+        Ok(None)
     }
 }
 
@@ -140,10 +141,11 @@ fn conversation(record: &Json, key: &str, format: RecordFormat) -> Result<Parsed
 
 /// `instruction` and `output`, with the earlier pairs of `history`.
 fn alpaca(record: &Json) -> Result<Parsed, String> {
-    let output = match has_field(record, "output") {
-        true => string(record, "output")?,
-        false => string(record, "response")
-            .map_err(|_| "`output` is missing; hint: add the wanted text as `output`".to_owned())?,
+    let output = if has_field(record, "output") {
+        string(record, "output")?
+    } else {
+        string(record, "response")
+            .map_err(|_| "`output` is missing; hint: add the wanted text as `output`".to_owned())?
     };
     let mut list = Vec::new();
     if let Some(system) = optional_string(record, "system")?.filter(|text| !text.is_empty()) {

@@ -95,9 +95,10 @@ fn prompt(record: &Json) -> Result<Vec<Message>, String> {
             Some(_) => return Ok(vec![Message::user(string(record, key)?)]),
         }
     }
-    match has_field(record, "question") {
-        true => Ok(vec![Message::user(string(record, "question")?)]),
-        false => Ok(Vec::new()),
+    if has_field(record, "question") {
+        Ok(vec![Message::user(string(record, "question")?)])
+    } else {
+        Ok(Vec::new())
     }
 }
 

@@ -54,9 +54,10 @@ impl SpanFinder<'_> {
         let mut turns = Vec::with_capacity(positions.len());
         for &at in positions {
             let prompt = self.prompt(conversation, at)?;
-            let own = match at == *last {
-                true => whole.clone(),
-                false => self.complete(conversation, at)?,
+            let own = if at == *last {
+                whole.clone()
+            } else {
+                self.complete(conversation, at)?
             };
             if !own.starts_with(&prompt) {
                 return Ok(None);
@@ -92,9 +93,10 @@ impl SpanFinder<'_> {
         let message = &conversation.messages[at];
         let start = prompt.text.len();
         let follows = own.starts_with(&prompt);
-        let rendered = match follows {
-            true => own,
-            false => self.joined(conversation, at, prompt, &own)?,
+        let rendered = if follows {
+            own
+        } else {
+            self.joined(conversation, at, prompt, &own)?
         };
         let end = self.end(&rendered, start, message)?;
         let span = start..end;
@@ -204,28 +206,42 @@ impl SpanFinder<'_> {
         prompt: Rendered,
         own: &Rendered,
     ) -> Result<Rendered, ChatError> {
-        // Where the message begins is where a conversation with another content differs.
+        let message = &conversation.messages[at];
+        // Where the message begins and ends is where its content is replaced by something else.
         let mut probed = conversation.clone();
-        probed.messages[at] = probed.messages[at].with_field("content", Json::from(PROBE));
-        let probed = self.complete(&probed, at)?;
-        let border = common_prefix(&prompt.text, &probed.text);
+        probed.messages[at] = message.with_field("content", Json::from(PROBE));
+        let probed = self.complete(&probed, at)?.text;
+        let border = common_prefix(&prompt.text, &probed);
         let options = self.options(conversation, false);
         let before = self
             .prompts
             .render(&conversation.messages[..at], &options)?;
-        let message = own.slice(border..own.text.len());
-        let content = conversation.messages[at].text();
-        let is_shown = message.text.contains(content.trim());
-        let is_same = common_prefix(&own.text, &probed.text) >= border;
-        if !is_same || !is_shown || border < before.text.len() {
-            let part = |text: &str| -> String { text.chars().take(SHOWN_CHARS).collect() };
-            return Err(ChatError::NotContinued {
-                prompt: part(&prompt.text[common_prefix(&prompt.text, &own.text)..]),
-                conversation: part(&own.text[common_prefix(&prompt.text, &own.text)..]),
+        let shown = probed[border..].split_once(PROBE);
+        let shown =
+            shown.filter(|(header, _)| header.trim().is_empty() && border >= before.text.len());
+        let body = shown.and_then(|(_, closing)| {
+            if message.field("tool_calls").is_some() {
+                return Some(own.slice(border..own.text.len()));
+            }
+            let text = message.text();
+            let body = body(&text, prompt.text[border..].trim(), &own.text, closing)?;
+            let mut body = self.prompts.as_content(body);
+            body.push(&Rendered {
+                text: closing.to_owned(),
+                literals: Vec::new(),
             });
-        }
+            Some(body)
+        });
+        let Some(body) = body else {
+            let border = common_prefix(&prompt.text, &own.text);
+            let part = |text: &str| text[border..].chars().take(SHOWN_CHARS).collect();
+            return Err(ChatError::NotContinued {
+                prompt: part(&prompt.text),
+                conversation: part(&own.text),
+            });
+        };
         let mut joined = prompt;
-        joined.push(&message);
+        joined.push(&body);
         Ok(joined)
     }
 
@@ -260,6 +276,25 @@ impl SpanFinder<'_> {
             ..sample
         }
     }
+}
+
+/// The part of a content that follows a prompt which ends with `begun`, such as the beginning of a reasoning: what
+/// comes after it in the content, or else what the conversation `own` shows before the text `closing`.
+fn body<'a>(content: &'a str, begun: &str, own: &str, closing: &str) -> Option<&'a str> {
+    let reasoning = content.trim_start().strip_prefix(begun);
+    if let Some(rest) = reasoning.filter(|_| !begun.is_empty()) {
+        return Some(rest.trim_start());
+    }
+    let shown = own.strip_suffix(closing)?;
+    let answer = content.rsplit("</think>").next().unwrap_or(content);
+    let bodies = [
+        content,
+        content.trim(),
+        answer,
+        answer.trim_start(),
+        answer.trim(),
+    ];
+    bodies.into_iter().find(|body| shown.ends_with(body))
 }
 
 /// The length of the beginning that two texts share, in bytes.

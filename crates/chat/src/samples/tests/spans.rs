@@ -118,6 +118,32 @@ fn a_template_that_closes_with_another_token_is_an_error_that_names_it() {
 }
 
 #[test]
+fn a_reasoning_continues_the_prompt_that_begins_it() {
+    let mut models = models();
+    models.retain(|model| model.name == "deepseek" || model.name.starts_with("qwen3"));
+    let conversation = || {
+        let answer = Message::assistant("<think>\nWell.\n</think>\n\nb<｜User｜>");
+        Conversation::new(vec![Message::user("a"), answer])
+    };
+    let parts = models.iter().map(|model| {
+        let encoder = model.encoder(TrainOn::Assistant);
+        let samples = encoder
+            .encode(&Example::Conversation(conversation()))
+            .unwrap();
+        let sample = &samples[0];
+        model
+            .tokenizer
+            .decode_with_special_tokens(&sample.ids[sample.trained[0].clone()])
+    });
+    let expected = [
+        "<think>\nWell.\n</think>\n\nb<｜User｜><|im_end|>",
+        "b<｜User｜><|im_end|>",
+        "Well.\n</think>\n\nb<｜User｜><｜end▁of▁sentence｜>",
+    ];
+    assert_eq!(parts.collect::<Vec<_>>(), expected);
+}
+
+#[test]
 fn a_template_that_hides_the_answer_is_an_error() {
     let source = "{% if add_generation_prompt %}prompt{% else %}other{{ eos_token }}{% endif %}";
     let error = encoder(source, "<|endoftext|>").encode(&Example::Conversation(talk()));
