@@ -41,7 +41,11 @@ impl BuiltinTemplate {
     /// The source of the template. `begins_with_bos`: whether it writes the BOS token at the start, for a model whose
     /// tokenizer puts that token before every text.
     pub fn source(self, begins_with_bos: bool) -> String {
-        let bos = if begins_with_bos { "{{ bos_token }}" } else { "" };
+        let bos = if begins_with_bos {
+            "{{ bos_token }}"
+        } else {
+            ""
+        };
         let source = match self {
             Self::ChatMl => {
                 "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + (message.content or '') + \
@@ -64,7 +68,9 @@ impl FromStr for BuiltinTemplate {
 
     /// Finds a template by its exact name.
     fn from_str(name: &str) -> Result<Self, ()> {
-        let found = Self::ALL.into_iter().find(|template| template.as_str() == name);
+        let found = Self::ALL
+            .into_iter()
+            .find(|template| template.as_str() == name);
         found.ok_or(())
     }
 }

@@ -62,7 +62,5 @@ pub use prompt::{EncodedPrompt, PromptEncoder};
 pub use records::{
     DropReason, Dropped, RecordCounts, RecordFormat, RecordSource, SourcedRecord, read_records,
 };
-pub use samples::{
-    SampleEncoder, SampleText, SampleTokens, SpanMethod, TokenSample, TrainOn,
-};
+pub use samples::{SampleEncoder, SampleText, SampleTokens, SpanMethod, TokenSample, TrainOn};
 pub use template::{ChatTemplate, RenderOptions};

@@ -102,6 +102,11 @@ impl PromptEncoder {
         self.special_texts.at_start(text)
     }
 
+    /// The content of an assistant's message, as it is in a formatted conversation.
+    pub(crate) fn as_content(&self, text: &str) -> Rendered {
+        self.special_texts.as_content(text)
+    }
+
     /// The id of the special token with this text.
     pub(crate) fn token_id(&self, text: &str) -> Option<u32> {
         match self.tokenizer.encode(text).ids[..] {

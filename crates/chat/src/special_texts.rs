@@ -53,9 +53,11 @@ impl Rendered {
 
     /// The bytes `range`.
     pub(crate) fn slice(&self, range: Range<usize>) -> Self {
-        let inside = |literal: &&Range<usize>| literal.start >= range.start && literal.end <= range.end;
+        let inside =
+            |literal: &&Range<usize>| literal.start >= range.start && literal.end <= range.end;
         let literals = self.literals.iter().filter(inside);
-        let literals = literals.map(|literal| literal.start - range.start..literal.end - range.start);
+        let literals =
+            literals.map(|literal| literal.start - range.start..literal.end - range.start);
         Self {
             text: self.text.get(range.clone()).unwrap_or_default().to_owned(),
             literals: literals.collect(),
@@ -74,7 +76,9 @@ impl Rendered {
     /// Whether the byte at `at` belongs to a literal.
     pub(crate) fn is_literal(&self, at: usize) -> bool {
         let next = self.literals.partition_point(|literal| literal.end <= at);
-        self.literals.get(next).is_some_and(|literal| literal.start <= at)
+        self.literals
+            .get(next)
+            .is_some_and(|literal| literal.start <= at)
     }
 }
 
@@ -166,7 +170,10 @@ impl SpecialTexts {
         let messages = messages.collect();
         let mut all = |list: Option<&[Json]>| {
             let list = list?.iter();
-            Some(list.map(|json| json.map_texts(&mut |text| replace(text, false))).collect())
+            Some(
+                list.map(|json| json.map_texts(&mut |text| replace(text, false)))
+                    .collect(),
+            )
         };
         let (tools, documents) = (all(options.tools), all(options.documents));
         Some(Protected {
@@ -175,6 +182,24 @@ impl SpecialTexts {
             documents,
             replaced,
         })
+    }
+
+    /// The content of an assistant's message, as [`protect`](Self::protect) and [`restore`](Protected::restore) leave
+    /// it.
+    pub(crate) fn as_content(&self, text: &str) -> Rendered {
+        let mut out = Rendered {
+            text: text.to_owned(),
+            literals: Vec::new(),
+        };
+        let mut start = 0;
+        while let Some((at, special)) = self.find(&text[start..]) {
+            let literal = start + at..start + at + special.len();
+            start = literal.end;
+            if !REASONING_MARKS.contains(&special) {
+                out.literals.push(literal);
+            }
+        }
+        out
     }
 
     /// Encodes a formatted conversation.
@@ -220,7 +245,10 @@ impl SpecialTexts {
         let Rendered { text, literals } = rendered;
         let mut found = Vec::new();
         let mut start = 0;
-        let ends = literals.iter().map(|literal| literal.start).chain([text.len()]);
+        let ends = literals
+            .iter()
+            .map(|literal| literal.start)
+            .chain([text.len()]);
         let starts = literals.iter().map(|literal| literal.end);
         for (end, next) in ends.zip(starts.map(Some).chain([None])) {
             while let Some((at, special)) = self.find(&text[start..end]) {
@@ -240,7 +268,9 @@ impl Protected {
         let mut out = Rendered::default();
         for c in formatted.chars() {
             let mut replaced = self.replaced.iter();
-            let replaced = PRIVATE.contains(&c).then(|| replaced.find(|(mark, _)| *mark == c));
+            let replaced = PRIVATE
+                .contains(&c)
+                .then(|| replaced.find(|(mark, _)| *mark == c));
             match replaced.flatten() {
                 Some((_, text)) => {
                     let start = out.text.len();

@@ -152,7 +152,11 @@ mod tests {
         let either = "{% if call.function.arguments is string %}{{ call.function.arguments }}{% else %}\
                       {{ call.function.arguments | tojson }}{% endif %}";
         for shown in [either, "{{ call.id }}"] {
-            assert_eq!(Arguments::of(&template(shown)), Arguments::AsGiven, "{shown}");
+            assert_eq!(
+                Arguments::of(&template(shown)),
+                Arguments::AsGiven,
+                "{shown}"
+            );
         }
         let invalid = call(r#""no JSON""#);
         assert_eq!(Arguments::Object.convert(&invalid).as_ref(), invalid);

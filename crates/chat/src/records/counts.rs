@@ -87,7 +87,9 @@ impl DropReason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NoAssistant => "without a message of the assistant",
-            Self::TrailingMessages => "with messages after the assistant's last one, which were cut off",
+            Self::TrailingMessages => {
+                "with messages after the assistant's last one, which were cut off"
+            }
             Self::EmptyAssistant => "with an empty message of the assistant",
             Self::EmptyMessage => "with an empty message",
             Self::NothingTrained => "without a trained message",

@@ -85,7 +85,8 @@ fn read_list(
         .read_to_end(&mut bytes)
         .map_err(|error| read_error(path, error))?;
     if bytes.len() as u64 > MAX_LIST_BYTES {
-        let problem = "is a list of more than 1 GiB; hint: write one record per line to a .jsonl file";
+        let problem =
+            "is a list of more than 1 GiB; hint: write one record per line to a .jsonl file";
         return Err(unreadable(path, problem));
     }
     let list: Vec<Json> = serde_json::from_slice(without_mark(&bytes)).map_err(|error| {
@@ -147,7 +148,9 @@ fn read_lines(
 /// What is wrong with a line that is not JSON: with the column only, since its line is always the first.
 fn not_json(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    let problem = text.rsplit_once(" at line ").map_or(&*text, |(text, _)| text);
+    let problem = text
+        .rsplit_once(" at line ")
+        .map_or(&*text, |(text, _)| text);
     let column = error.column();
     format!(
         "not JSON ({problem} at column {column}); hint: write one record per line, or a list to a .json file"
@@ -167,7 +170,8 @@ fn has_extension(path: &Path, extension: &str) -> bool {
 fn read_error(path: &Path, error: io::Error) -> ChatError {
     let problem = match error.kind() {
         io::ErrorKind::NotFound => {
-            "does not exist; hint: check the path; relative paths start at the current directory".to_owned()
+            "does not exist; hint: check the path; relative paths start at the current directory"
+                .to_owned()
         }
         _ => format!("cannot be read: {error}"),
     };

@@ -80,7 +80,9 @@ pub(super) fn parse(record: Json) -> Result<Parsed, String> {
         return Ok(Parsed::new(RecordFormat::Text, text));
     }
     let names = fields.iter().take(MAX_LISTED);
-    let names: Vec<String> = names.map(|(name, _)| format!("`{}`", shortened(name))).collect();
+    let names: Vec<String> = names
+        .map(|(name, _)| format!("`{}`", shortened(name)))
+        .collect();
     let names = if names.is_empty() {
         "none".to_owned()
     } else {
@@ -111,9 +113,10 @@ pub(super) fn string<'a>(record: &'a Json, name: &str) -> Result<&'a str, String
 
 /// The text of the field `name`, if it has one.
 fn optional_string<'a>(record: &'a Json, name: &str) -> Result<Option<&'a str>, String> {
-    match has_field(record, name) {
-        true => string(record, name).map(Some),
-        false => Ok(None),
+    if has_field(record, name) {
+        string(record, name).map(Some)
+    } else {
+        Ok(None)
     }
 }
 
@@ -121,7 +124,9 @@ fn optional_string<'a>(record: &'a Json, name: &str) -> Result<Option<&'a str>, 
 fn conversation(record: &Json, key: &str, format: RecordFormat) -> Result<Parsed, String> {
     let (mut list, mut trained) = messages::list(record, key)?;
     if let Some(system) = optional_string(record, "system")?.filter(|text| !text.is_empty())
-        && list.first().is_none_or(|first| first.role() != Role::System)
+        && list
+            .first()
+            .is_none_or(|first| first.role() != Role::System)
     {
         list.insert(0, Message::system(system));
         trained.insert(0, false);
@@ -136,10 +141,11 @@ fn conversation(record: &Json, key: &str, format: RecordFormat) -> Result<Parsed
 
 /// `instruction` and `output`, with the earlier pairs of `history`.
 fn alpaca(record: &Json) -> Result<Parsed, String> {
-    let output = match has_field(record, "output") {
-        true => string(record, "output")?,
-        false => string(record, "response")
-            .map_err(|_| "`output` is missing; hint: add the wanted text as `output`".to_owned())?,
+    let output = if has_field(record, "output") {
+        string(record, "output")?
+    } else {
+        string(record, "response")
+            .map_err(|_| "`output` is missing; hint: add the wanted text as `output`".to_owned())?
     };
     let mut list = Vec::new();
     if let Some(system) = optional_string(record, "system")?.filter(|text| !text.is_empty()) {
@@ -217,14 +223,19 @@ fn completed(record: &Json, prompt: &str, completion: &str) -> Result<Parsed, St
 /// A conversation, unless it cannot be trained.
 fn checked(format: RecordFormat, mut conversation: Conversation) -> Parsed {
     let list = &mut conversation.messages;
-    let last = list.iter().rposition(|message| message.role() == Role::Assistant);
+    let last = list
+        .iter()
+        .rposition(|message| message.role() == Role::Assistant);
     let Some(last) = last else {
         return Parsed::new(format, Err(DropReason::NoAssistant));
     };
     let has_more = last + 1 < list.len();
     list.truncate(last + 1);
     conversation.trained.truncate(last + 1);
-    let empty = conversation.messages.iter().find(|message| is_empty(message));
+    let empty = conversation
+        .messages
+        .iter()
+        .find(|message| is_empty(message));
     let problem = match empty.map(Message::role) {
         Some(Role::Assistant) => Some(DropReason::EmptyAssistant),
         Some(_) => Some(DropReason::EmptyMessage),
@@ -238,7 +249,10 @@ fn checked(format: RecordFormat, mut conversation: Conversation) -> Parsed {
         None => Parsed {
             format,
             example: Some(Example::Conversation(conversation)),
-            dropped: has_more.then_some(DropReason::TrailingMessages).into_iter().collect(),
+            dropped: has_more
+                .then_some(DropReason::TrailingMessages)
+                .into_iter()
+                .collect(),
         },
     }
 }

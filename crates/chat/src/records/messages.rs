@@ -84,7 +84,10 @@ fn open_ai(item: Json, place: &str) -> Result<Message, String> {
     };
     Message::from_json(item).map_err(|error| match error {
         ChatError::UnknownRole { role } => unknown_role(place, "role", &role),
-        ChatError::Message { problem } => format!("{place} {problem}"),
+        ChatError::Message { problem } if problem.contains("hint") => format!("{place} {problem}"),
+        ChatError::Message { problem } => {
+            format!("{place} {problem}; hint: write {{\"role\": \"user\", \"content\": \"…\"}}")
+        }
         other => format!("{place}: {other}"),
     })
 }
@@ -97,7 +100,8 @@ fn unknown_role(place: &str, key: &str, role: &str) -> String {
 
 fn share_gpt(item: &Json, place: &str) -> Result<Message, String> {
     let from = item.get("from").and_then(Json::as_str);
-    let from = from.ok_or_else(|| format!("{place}.from is not a string; hint: use human, gpt or system"))?;
+    let from = from
+        .ok_or_else(|| format!("{place}.from is not a string; hint: use human, gpt or system"))?;
     let value = match item.get("value") {
         Some(Json::String(text)) => text.as_str(),
         Some(Json::Null) | None => {

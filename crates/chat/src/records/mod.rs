@@ -5,6 +5,9 @@ mod files;
 mod formats;
 mod messages;
 mod preferences;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 
 use std::path::PathBuf;
 
@@ -52,9 +55,7 @@ pub struct SourcedRecord {
 /// assert_eq!((records.len(), counts.total()), (2, 3)); // The third has nothing that a model could learn.
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub fn read_records(
-    paths: &[PathBuf],
-) -> Result<(Vec<SourcedRecord>, RecordCounts), ChatError> {
+pub fn read_records(paths: &[PathBuf]) -> Result<(Vec<SourcedRecord>, RecordCounts), ChatError> {
     let mut records = Vec::new();
     let mut counts = RecordCounts::default();
     for file in files::find_files(paths)? {

@@ -19,7 +19,10 @@ pub(super) fn preference(record: &Json) -> Result<Parsed, String> {
     let mut rejected = completion(record, rejected_key)?;
     let input = record.get("input").filter(|_| is_open_ai);
     let (prompt, tools) = match input {
-        Some(input) => (messages::list(input, "messages")?.0, messages::tools(input)?),
+        Some(input) => (
+            messages::list(input, "messages")?.0,
+            messages::tools(input)?,
+        ),
         None => (prompt(record)?, messages::tools(record)?),
     };
     let prompt = match prompt {
@@ -33,7 +36,9 @@ pub(super) fn preference(record: &Json) -> Result<Parsed, String> {
         }
         _ => {
             let pairs = chosen.iter().zip(&rejected);
-            let same = pairs.take_while(|(chosen, rejected)| chosen == rejected).count();
+            let same = pairs
+                .take_while(|(chosen, rejected)| chosen == rejected)
+                .count();
             rejected.drain(..same);
             chosen.drain(..same).collect()
         }
@@ -64,7 +69,11 @@ pub(super) fn rated(record: &Json) -> Result<Parsed, String> {
     let is_good = match record.get("label") {
         Some(Json::Bool(label)) => *label,
         Some(Json::Integer(label @ (0 | 1))) => *label == 1,
-        _ => return Err("`label` is not true or false; hint: write true for a good completion".to_owned()),
+        _ => {
+            return Err(
+                "`label` is not true or false; hint: write true for a good completion".to_owned(),
+            );
+        }
     };
     let completion = completion(record, "completion")?;
     check_completion("completion", &completion)?;
@@ -86,9 +95,10 @@ fn prompt(record: &Json) -> Result<Vec<Message>, String> {
             Some(_) => return Ok(vec![Message::user(string(record, key)?)]),
         }
     }
-    match has_field(record, "question") {
-        true => Ok(vec![Message::user(string(record, "question")?)]),
-        false => Ok(Vec::new()),
+    if has_field(record, "question") {
+        Ok(vec![Message::user(string(record, "question")?)])
+    } else {
+        Ok(Vec::new())
     }
 }
 
@@ -108,6 +118,8 @@ fn check_completion(key: &str, list: &[Message]) -> Result<(), String> {
         Some(role) => Err(format!(
             "`{key}` begins with a message of the role {role}; hint: begin it with one of the assistant"
         )),
-        None => Err(format!("`{key}` is empty; hint: add a message of the assistant")),
+        None => Err(format!(
+            "`{key}` is empty; hint: add a message of the assistant"
+        )),
     }
 }

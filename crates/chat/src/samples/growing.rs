@@ -37,7 +37,7 @@ impl GrowingIds {
         range: Range<usize>,
     ) -> Result<(), ChatError> {
         let whole = prompts.encode_rendered(&rendered.slice(0..range.end))?;
-        if self.is_split || !self.extend_to(whole) {
+        if !self.extend_to(whole) {
             self.is_split |= range.start > 0;
             let encode = |rendered: &Rendered| prompts.encode_rendered(rendered);
             let part = encode_part(&rendered.slice(range), encode)?;

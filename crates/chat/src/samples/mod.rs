@@ -6,6 +6,7 @@ mod spans;
 #[allow(clippy::unwrap_used)]
 mod tests;
 mod tokens;
+mod turns;
 
 use std::ops::Range;
 

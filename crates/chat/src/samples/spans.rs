@@ -54,9 +54,10 @@ impl SpanFinder<'_> {
         let mut turns = Vec::with_capacity(positions.len());
         for &at in positions {
             let prompt = self.prompt(conversation, at)?;
-            let own = match at == *last {
-                true => whole.clone(),
-                false => self.complete(conversation, at)?,
+            let own = if at == *last {
+                whole.clone()
+            } else {
+                self.complete(conversation, at)?
             };
             if !own.starts_with(&prompt) {
                 return Ok(None);
@@ -92,9 +93,10 @@ impl SpanFinder<'_> {
         let message = &conversation.messages[at];
         let start = prompt.text.len();
         let follows = own.starts_with(&prompt);
-        let rendered = match follows {
-            true => own,
-            false => self.joined(conversation, at, prompt, &own)?,
+        let rendered = if follows {
+            own
+        } else {
+            self.joined(conversation, at, prompt, &own)?
         };
         let end = self.end(&rendered, start, message)?;
         let span = start..end;
@@ -117,24 +119,31 @@ impl SpanFinder<'_> {
         })
     }
 
-    /// The formatted messages before `at`, which the model continues.
-    pub(super) fn prompt(
+    /// The formatted messages up to the EOS token that closes the one at `last`.
+    pub(super) fn whole(
         &self,
         conversation: &Conversation,
-        at: usize,
+        last: usize,
     ) -> Result<Rendered, ChatError> {
+        let own = self.complete(conversation, last)?;
+        // What comes before the message need not be the prompt: the end of the text is what counts.
+        let content = conversation.messages[last].text();
+        let start = own.text.rfind(content.trim()).unwrap_or(0);
+        let end = self.end(&own, start, &conversation.messages[last])?;
+        Ok(own.slice(0..end))
+    }
+
+    /// The formatted messages before `at`, which the model continues.
+    fn prompt(&self, conversation: &Conversation, at: usize) -> Result<Rendered, ChatError> {
         let options = self.options(conversation, true);
         self.prompts.render(&conversation.messages[..at], &options)
     }
 
     /// The formatted messages up to and including `last`.
-    pub(super) fn complete(
-        &self,
-        conversation: &Conversation,
-        last: usize,
-    ) -> Result<Rendered, ChatError> {
+    fn complete(&self, conversation: &Conversation, last: usize) -> Result<Rendered, ChatError> {
         let options = self.options(conversation, false);
-        self.prompts.render(&conversation.messages[..=last], &options)
+        self.prompts
+            .render(&conversation.messages[..=last], &options)
     }
 
     fn options<'a>(
@@ -163,7 +172,9 @@ impl SpanFinder<'_> {
             let eos = self.eos.iter().find(|(text, _)| tail.starts_with(text))?;
             (!own.is_literal(at)).then_some(at + eos.0.len())
         });
-        found.next().ok_or_else(|| self.not_closed(own, start + after))
+        found
+            .next()
+            .ok_or_else(|| self.not_closed(own, start + after))
     }
 
     /// The error for a message that no EOS token closes. Its content ends at `after`.
@@ -176,7 +187,9 @@ impl SpanFinder<'_> {
             (!own.is_literal(at)).then_some(text)
         });
         let special = special.map(str::to_owned).next();
-        let id = special.as_ref().and_then(|text| self.prompts.token_id(text));
+        let id = special
+            .as_ref()
+            .and_then(|text| self.prompts.token_id(text));
         let closing = special.unwrap_or_else(|| {
             let rest = own.text[after..].trim();
             rest.chars().take(SHOWN_CHARS).collect()
@@ -193,26 +206,42 @@ impl SpanFinder<'_> {
         prompt: Rendered,
         own: &Rendered,
     ) -> Result<Rendered, ChatError> {
-        // Where the message begins is where a conversation with another content differs.
+        let message = &conversation.messages[at];
+        // Where the message begins and ends is where its content is replaced by something else.
         let mut probed = conversation.clone();
-        probed.messages[at] = probed.messages[at].with_field("content", Json::from(PROBE));
-        let probed = self.complete(&probed, at)?;
-        let border = common_prefix(&prompt.text, &probed.text);
+        probed.messages[at] = message.with_field("content", Json::from(PROBE));
+        let probed = self.complete(&probed, at)?.text;
+        let border = common_prefix(&prompt.text, &probed);
         let options = self.options(conversation, false);
-        let before = self.prompts.render(&conversation.messages[..at], &options)?;
-        let message = own.slice(border..own.text.len());
-        let content = conversation.messages[at].text();
-        let is_shown = message.text.contains(content.trim());
-        let is_same = common_prefix(&own.text, &probed.text) >= border;
-        if !is_same || !is_shown || border < before.text.len() {
-            let part = |text: &str| -> String { text.chars().take(SHOWN_CHARS).collect() };
-            return Err(ChatError::NotContinued {
-                prompt: part(&prompt.text[common_prefix(&prompt.text, &own.text)..]),
-                conversation: part(&own.text[common_prefix(&prompt.text, &own.text)..]),
+        let before = self
+            .prompts
+            .render(&conversation.messages[..at], &options)?;
+        let shown = probed[border..].split_once(PROBE);
+        let shown =
+            shown.filter(|(header, _)| header.trim().is_empty() && border >= before.text.len());
+        let body = shown.and_then(|(_, closing)| {
+            if message.field("tool_calls").is_some() {
+                return Some(own.slice(border..own.text.len()));
+            }
+            let text = message.text();
+            let body = body(&text, prompt.text[border..].trim(), &own.text, closing)?;
+            let mut body = self.prompts.as_content(body);
+            body.push(&Rendered {
+                text: closing.to_owned(),
+                literals: Vec::new(),
             });
-        }
+            Some(body)
+        });
+        let Some(body) = body else {
+            let border = common_prefix(&prompt.text, &own.text);
+            let part = |text: &str| text[border..].chars().take(SHOWN_CHARS).collect();
+            return Err(ChatError::NotContinued {
+                prompt: part(&prompt.text),
+                conversation: part(&own.text),
+            });
+        };
         let mut joined = prompt;
-        joined.push(&message);
+        joined.push(&body);
         Ok(joined)
     }
 
@@ -232,9 +261,9 @@ impl SpanFinder<'_> {
             return sample;
         };
         let turns = sample.turns.into_iter().map(|turn| {
-            let inside = marks.iter().map(|mark| {
-                mark.start.max(turn.prompt_end)..mark.end.min(turn.end)
-            });
+            let inside = marks
+                .iter()
+                .map(|mark| mark.start.max(turn.prompt_end)..mark.end.min(turn.end));
             let mut spans: Vec<_> = inside.filter(|span| span.start < span.end).collect();
             if let Some(last) = spans.last_mut() {
                 last.end = turn.end;
@@ -247,6 +276,25 @@ impl SpanFinder<'_> {
             ..sample
         }
     }
+}
+
+/// The part of a content that follows a prompt which ends with `begun`, such as the beginning of a reasoning: what
+/// comes after it in the content, or else what the conversation `own` shows before the text `closing`.
+fn body<'a>(content: &'a str, begun: &str, own: &str, closing: &str) -> Option<&'a str> {
+    let reasoning = content.trim_start().strip_prefix(begun);
+    if let Some(rest) = reasoning.filter(|_| !begun.is_empty()) {
+        return Some(rest.trim_start());
+    }
+    let shown = own.strip_suffix(closing)?;
+    let answer = content.rsplit("</think>").next().unwrap_or(content);
+    let bodies = [
+        content,
+        content.trim(),
+        answer,
+        answer.trim_start(),
+        answer.trim(),
+    ];
+    bodies.into_iter().find(|body| shown.ends_with(body))
 }
 
 /// The length of the beginning that two texts share, in bytes.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use nextword_data::{Encoding, Tokenizer};
 
 use super::growing::{GrowingIds, encode_part};
-use super::spans::{FormattedSample, SpanFinder};
 use super::{SampleText, SpanMethod, TokenSample, TrainOn};
 use crate::special_texts::Rendered;
 use crate::{
-    ChatError, ChatTemplate, Conversation, Example, Json, Message, PromptEncoder, RenderOptions, Role,
+    ChatError, ChatTemplate, Conversation, Example, Json, Message, PromptEncoder, RenderOptions,
+    Role,
 };
 
 /// Where a prompt template has the prompt.
@@ -59,14 +59,14 @@ pub struct SampleTokens {
 /// ```
 #[derive(Debug)]
 pub struct SampleEncoder {
-    tokenizer: Arc<dyn Tokenizer>,
-    tokens: SampleTokens,
+    pub(super) tokenizer: Arc<dyn Tokenizer>,
+    pub(super) tokens: SampleTokens,
     /// The EOS tokens with their texts.
-    eos: Vec<(String, u32)>,
-    prompts: Option<PromptEncoder>,
+    pub(super) eos: Vec<(String, u32)>,
+    pub(super) prompts: Option<PromptEncoder>,
     prompt_template: Option<String>,
-    train_on: TrainOn,
-    variables: Vec<(String, Json)>,
+    pub(super) train_on: TrainOn,
+    pub(super) variables: Vec<(String, Json)>,
 }
 
 impl SampleEncoder {
@@ -121,6 +121,11 @@ impl SampleEncoder {
     /// The encoder of prompts, if there is a chat template.
     pub fn prompts(&self) -> Option<&PromptEncoder> {
         self.prompts.as_ref()
+    }
+
+    /// The ids that end a completion.
+    pub fn eos_ids(&self) -> &[u32] {
+        &self.tokens.eos
     }
 
     /// The ids that the server sends to the model for `messages`.
@@ -199,7 +204,9 @@ impl SampleEncoder {
                 Ok(Kind::Conversation(prompts, conversation.clone()))
             }
             (Example::Conversation(conversation), None) => match &conversation.messages[..] {
-                [user, assistant] if self.formats_prompt(user) && conversation.trained == [false, true] => {
+                [user, assistant]
+                    if self.formats_prompt(user) && conversation.trained == [false, true] =>
+                {
                     match assistant.field("content") {
                         Some(Json::String(text)) => {
                             Ok(Kind::Completion(self.formatted_prompt(&user.text()), text))
@@ -279,7 +286,10 @@ impl SampleEncoder {
     ) -> Result<TokenSample, ChatError> {
         let eos = self.tokens.eos.first().ok_or(ChatError::NoEos)?;
         let has_eos = growing.ids.len() > start
-            && growing.ids.last().is_some_and(|last| self.tokens.eos.contains(last));
+            && growing
+                .ids
+                .last()
+                .is_some_and(|last| self.tokens.eos.contains(last));
         if !has_eos {
             growing.ids.push(*eos);
         }
@@ -298,103 +308,6 @@ impl SampleEncoder {
         let first = self.eos.first().ok_or(ChatError::NoEos)?;
         Ok(&first.0)
     }
-
-    /// The samples of a conversation, each with its text.
-    fn conversation(
-        &self,
-        prompts: &PromptEncoder,
-        conversation: &Conversation,
-    ) -> Result<Vec<(SampleText, TokenSample)>, ChatError> {
-        let finder = SpanFinder {
-            prompts,
-            eos: &self.eos,
-            variables: &self.variables,
-        };
-        let mut positions: Vec<usize> = conversation.trained_messages().collect();
-        if self.train_on == TrainOn::LastAssistant {
-            positions.drain(..positions.len().saturating_sub(1));
-        }
-        if positions.is_empty() {
-            return Ok(Vec::new());
-        }
-        if let Some(sample) = finder.together(conversation, &positions)?
-            && let Some(encoded) = self.encode_turns(prompts, &sample)?
-        {
-            return Ok(vec![self.train_all(sample_text(&sample), encoded)]);
-        }
-        let mut samples = Vec::with_capacity(positions.len());
-        for at in positions {
-            let sample = finder.alone(conversation, at)?;
-            if let Some(encoded) = self.encode_turns(prompts, &sample)? {
-                samples.push(self.train_all(sample_text(&sample), encoded));
-            }
-        }
-        Ok(samples)
-    }
-
-    /// With [`TrainOn::All`], everything after the first token is trained.
-    fn train_all(&self, mut text: SampleText, mut tokens: TokenSample) -> (SampleText, TokenSample) {
-        if self.train_on == TrainOn::All {
-            text.trained = std::iter::once(0..text.text.len()).collect();
-            tokens.trained = std::iter::once(1..tokens.ids.len()).collect();
-        }
-        (text, tokens)
-    }
-
-    /// Encodes a formatted conversation. `None` if the ids before a trained message are not those of its prompt, or if
-    /// nothing is trained.
-    fn encode_turns(
-        &self,
-        prompts: &PromptEncoder,
-        sample: &FormattedSample,
-    ) -> Result<Option<TokenSample>, ChatError> {
-        let rendered = &sample.rendered;
-        let mut growing = GrowingIds::default();
-        let (mut trained, mut turn_ends) = (Vec::new(), Vec::new());
-        for turn in &sample.turns {
-            let prompt = prompts.encode_prompt(&rendered.slice(0..turn.prompt_end))?;
-            if !growing.extend_to(prompt) {
-                return Ok(None);
-            }
-            let mut at = turn.prompt_end;
-            for span in &turn.spans {
-                if at < span.start {
-                    growing.push(prompts, rendered, at..span.start)?;
-                }
-                let start = growing.ids.len();
-                growing.push(prompts, rendered, span.clone())?;
-                trained.push(start..growing.ids.len());
-                at = span.end;
-            }
-            if at < turn.end {
-                growing.push(prompts, rendered, at..turn.end)?;
-            }
-            let last = growing.ids.last();
-            if !last.is_some_and(|last| self.tokens.eos.contains(last)) {
-                return Err(self.not_closed(last.copied()));
-            }
-            turn_ends.push(growing.ids.len());
-        }
-        trained.retain(|range| !range.is_empty());
-        Ok((!trained.is_empty()).then(|| TokenSample {
-            ids: growing.ids,
-            trained,
-            turn_ends,
-            method: sample.method,
-            is_split: growing.is_split,
-            unknown: growing.unknown,
-        }))
-    }
-
-    /// The error for a message that ends with another token.
-    fn not_closed(&self, last: Option<u32>) -> ChatError {
-        let text = last.and_then(|last| self.tokenizer.id_to_token(last));
-        ChatError::NotClosed {
-            closing: text.unwrap_or_default(),
-            id: last,
-            eos: self.tokens.eos.clone(),
-        }
-    }
 }
 
 /// How an example is encoded.
@@ -403,14 +316,4 @@ enum Kind<'a> {
     /// A formatted prompt, and the completion.
     Completion(String, &'a str),
     Text(&'a str),
-}
-
-fn sample_text(sample: &FormattedSample) -> SampleText {
-    let end = sample.turns.last().map_or(0, |turn| turn.end);
-    let spans = sample.turns.iter().flat_map(|turn| turn.spans.clone());
-    SampleText {
-        text: sample.rendered.slice(0..end).text,
-        trained: spans.collect(),
-        method: sample.method,
-    }
 }

@@ -13,6 +13,7 @@ mod prepared;
 mod samples;
 mod shards;
 mod sources;
+mod special_texts;
 mod stories;
 mod text_cuts;
 mod text_growth;

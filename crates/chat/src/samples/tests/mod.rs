@@ -1,0 +1,4 @@
+mod models;
+mod serving;
+mod spans;
+mod tokenizers;
