@@ -81,14 +81,12 @@ pub fn prepare_stored_run(config: RunConfig) -> Result<RunSetup, TrainError> {
     base.with_dataset(dataset)
 }
 
-/// Reads and encodes the conversations of `config` as [`prepare_run`] does, without opening its device. Returns them
-/// with the tokenizer; `None` if the configuration has other data.
+/// Reads and encodes the conversations of `config` as [`prepare_run`] does, without opening its device. `None`
+/// if the configuration has other data.
 ///
 /// # Errors
 /// [`TrainError`] with the first problem found.
-pub fn prepare_conversations(
-    mut config: RunConfig,
-) -> Result<Option<(Conversations, Arc<dyn Tokenizer>)>, TrainError> {
+pub fn prepare_conversations(mut config: RunConfig) -> Result<Option<Conversations>, TrainError> {
     if config.start_from.is_none() {
         use_declared_eos(&mut config.data.tokenizer);
     }
@@ -101,8 +99,7 @@ pub fn prepare_conversations(
     }
     let dataset = dataset_without_tokens(&config)?;
     let mut model = model_tokens(&config, source, &dataset)?;
-    let conversations = read_conversations(&mut config, &dataset, &mut model)?;
-    Ok(conversations.map(|conversations| (conversations, dataset.tokenizer)))
+    read_conversations(&mut config, &dataset, &mut model)
 }
 
 /// What a trained model takes over from the one in `start_from`, or gets from its tokenizer.

@@ -24,7 +24,14 @@ pub(crate) struct SampleOrder {
     per_step: usize,
     seed: u64,
     /// The epoch that was computed last.
-    recent: Arc<Mutex<Option<(u64, Arc<[u32]>)>>>,
+    recent: Arc<Mutex<Option<EpochOrder>>>,
+}
+
+/// All samples in the order of an epoch.
+#[derive(Debug)]
+struct EpochOrder {
+    epoch: u64,
+    indices: Vec<u32>,
 }
 
 impl SampleOrder {
@@ -44,14 +51,14 @@ impl SampleOrder {
         let count = self.lengths.len() as u64;
         let (epoch, position) = (sequence / count, sequence % count);
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, order)) = &*recent
-            && *of == epoch
+        if let Some(order) = &*recent
+            && order.epoch == epoch
         {
-            return order[position as usize] as usize;
+            return order.indices[position as usize] as usize;
         }
-        let order: Arc<[u32]> = self.epoch(epoch).into();
-        let index = order[position as usize] as usize;
-        *recent = Some((epoch, order));
+        let indices = self.epoch(epoch);
+        let index = indices[position as usize] as usize;
+        *recent = Some(EpochOrder { epoch, indices });
         index
     }
 

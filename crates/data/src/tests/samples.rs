@@ -1,3 +1,5 @@
+#![allow(clippy::single_range_in_vec_init)] // Samples with one span.
+
 use std::collections::BTreeMap;
 
 use crate::rng::RandomSequence;

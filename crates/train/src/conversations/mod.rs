@@ -7,7 +7,7 @@ mod report;
 mod source;
 mod split;
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::single_range_in_vec_init)]
 mod tests;
 
 use std::collections::{BTreeMap, HashSet};
@@ -38,6 +38,8 @@ pub struct Conversations {
     pub validation: Samples,
     /// What became of the records.
     pub report: ConversationReport,
+    /// The tokenizer.
+    pub tokenizer: Arc<dyn Tokenizer>,
     /// Turns conversations into ids, as the server does.
     pub encoder: SampleEncoder,
     /// The records that the samples of both splits were made of.
@@ -120,6 +122,7 @@ impl Conversations {
             train,
             validation,
             report,
+            tokenizer: model.tokenizer,
             encoder,
             examples,
             train_on: data.train_on,

@@ -35,13 +35,14 @@ fn exchanges(count: usize) -> Vec<serde_json::Value> {
 }
 
 fn read(config: RunConfig) -> Conversations {
-    prepare_conversations(config).unwrap().unwrap().0
+    prepare_conversations(config).unwrap().unwrap()
 }
 
 #[test]
 fn replies_are_trained_after_the_prompts_that_the_server_sends() {
     let (_folder, config) = config(&exchanges(40), "");
-    let (read, tokenizer) = prepare_conversations(config).unwrap().unwrap();
+    let read = read(config);
+    let tokenizer = &read.tokenizer;
     assert_eq!(read.report.train + read.report.validation, 40);
     assert!(read.report.validation >= 1);
     for index in 0..read.train.len() {
@@ -93,7 +94,8 @@ fn conversations_that_are_too_long_keep_whole_messages() {
         (folder, prepare_conversations(config))
     };
     let (_folder, turns) = with("turns");
-    let (turns, tokenizer) = turns.unwrap().unwrap();
+    let turns = turns.unwrap().unwrap();
+    let tokenizer = &turns.tokenizer;
     assert_eq!(turns.train.len(), 2);
     let first = turns.train.sample(0).unwrap();
     let text = tokenizer.decode_with_special_tokens(&first.ids);
@@ -113,7 +115,7 @@ fn conversations_that_are_too_long_keep_whole_messages() {
     );
 
     let (_folder, truncated) = with("truncate");
-    let (truncated, _) = truncated.unwrap().unwrap();
+    let truncated = truncated.unwrap().unwrap();
     assert_eq!(truncated.train.len(), 3);
     assert_eq!(truncated.train.sample(0).unwrap().ids.len(), 129);
     assert_eq!(truncated.longest_row(), 128);

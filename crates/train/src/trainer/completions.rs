@@ -146,7 +146,7 @@ pub(super) fn show(
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::single_range_in_vec_init)]
 mod tests {
     use nextword_data::SamplesBuilder;
 

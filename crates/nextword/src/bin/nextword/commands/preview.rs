@@ -46,15 +46,16 @@ const BRACKETS: (&str, &str) = ("[[", "]]");
 /// Shows samples and what is known about all of them.
 pub(crate) fn run(args: &PreviewArgs) -> anyhow::Result<()> {
     let config = args.run.load(None)?;
-    let Some((conversations, tokenizer)) = prepare_conversations(config)? else {
+    let Some(conversations) = prepare_conversations(config)? else {
         return Err(exit::usage(
             "this configuration has no conversations; hint: set data.conversations to a file with them, or builtin = \
              \"stories_chat\" under [data]",
         ));
     };
     let shown = selected(args, &conversations.train)?;
+    let tokenizer = &*conversations.tokenizer;
     if args.json {
-        return print_json(&conversations, &*tokenizer, shown);
+        return print_json(&conversations, shown);
     }
     let has_color = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let marks = if has_color { COLOR } else { BRACKETS };
@@ -67,9 +68,9 @@ pub(crate) fn run(args: &PreviewArgs) -> anyhow::Result<()> {
             count(sample.ids.len() as u64, "token"),
             grouped(conversations.train.trained_in(index) as u64)
         ))?;
-        output::print_line(&marked_text(&sample, &*tokenizer, marks))?;
+        output::print_line(&marked_text(&sample, tokenizer, marks))?;
         if args.ids {
-            output::print_line(&format!("\n{}", id_lines(&sample, &*tokenizer, marks)))?;
+            output::print_line(&format!("\n{}", id_lines(&sample, tokenizer, marks)))?;
         }
         if let Some(line) = prompt_line(conversations.check_prompts(index)?) {
             output::print_line(&format!("\n{line}"))?;
@@ -225,12 +226,8 @@ fn quartiles(samples: &Samples, of: fn(&Samples, usize) -> usize) -> (usize, usi
     )
 }
 
-fn print_json(
-    conversations: &Conversations,
-    tokenizer: &dyn Tokenizer,
-    shown: Range<usize>,
-) -> anyhow::Result<()> {
-    let samples = &conversations.train;
+fn print_json(conversations: &Conversations, shown: Range<usize>) -> anyhow::Result<()> {
+    let (samples, tokenizer) = (&conversations.train, &conversations.tokenizer);
     let numbers = |of| {
         let (minimum, median, maximum) = quartiles(samples, of);
         json!({"minimum": minimum, "median": median, "maximum": maximum})
@@ -256,7 +253,7 @@ fn print_json(
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::single_range_in_vec_init)]
 mod tests {
     use nextword_data::TokenizerConfig;
 

@@ -113,8 +113,7 @@ pub(super) fn completion_block(step: u64, prompt: &str, text: &str, wanted: &str
     for (label, text) in [("completion", text), ("in the data", wanted)] {
         let text = sanitize(text.trim());
         let text = text.replace('\n', "\n               ");
-        block.push_str("\n  ");
-        block.push_str(&format!("{label:<12} {text}"));
+        block.extend(["\n  ", &format!("{label:<12} "), &text]);
     }
     block
 }
