@@ -241,11 +241,11 @@ fn nothing_left(report: &ConversationReport) -> TrainError {
 /// The samples of all records, before they are split.
 #[derive(Default)]
 struct Collected {
-    records: Vec<Record>,
+    records: Vec<EncodedRecord>,
 }
 
 /// A record, and those of its samples that can be trained.
-struct Record {
+struct EncodedRecord {
     example: Arc<Example>,
     key: u64,
     samples: Vec<Fitted>,
@@ -254,7 +254,7 @@ struct Record {
 impl Collected {
     fn add(&mut self, example: Example, encoded: &[TokenSample], seed: u64) {
         let ids = encoded.iter().map(|sample| sample.ids.clone());
-        self.records.push(Record {
+        self.records.push(EncodedRecord {
             example: Arc::new(example),
             key: split::content_key(seed, ids),
             samples: Vec::new(),
