@@ -130,8 +130,12 @@ fn the_first_micro_batch_has_the_longest_row() {
 
 #[test]
 fn rows_of_a_step_have_similar_lengths() {
-    let samples = random_samples(2000, 98, &mut random(3));
-    let loader = Loader::from_samples(samples.clone(), config(10, 1)).unwrap();
+    let samples = random_samples(2000, 900, &mut random(3));
+    let config = LoaderConfig {
+        context_length: 1000,
+        ..config(10, 1)
+    };
+    let loader = Loader::from_samples(samples, config).unwrap();
     // In the second epoch too, which starts within a step.
     for steps in [0..200, 201..400] {
         let (mut padded, mut used) = (0, 0);
@@ -144,7 +148,7 @@ fn rows_of_a_step_have_similar_lengths() {
                 .sum::<usize>();
         }
         // Without buckets it would be about half.
-        assert!(used as f64 > 0.7 * padded as f64, "{used} of {padded}");
+        assert!(used as f64 > 0.8 * padded as f64, "{used} of {padded}");
     }
 }
 
