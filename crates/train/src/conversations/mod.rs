@@ -95,9 +95,9 @@ impl Conversations {
             model.templates.insert(name, text.clone());
         }
         report.template = template.as_ref().map(|template| template.name.clone());
-        let eos = model.special.eos_ids.last();
-        report.eos_token = eos.and_then(|id| model.tokenizer.id_to_token(*id));
         let encoder = encoder(data.train_on, template.as_ref(), &model)?;
+        let eos = encoder.eos_ids().last();
+        report.eos_token = eos.and_then(|id| model.tokenizer.id_to_token(*id));
 
         let mut collected = Collected::default();
         for record in records {

@@ -89,17 +89,15 @@ pub(super) fn evaluate(
         return Ok(None);
     }
     let model = training.stepper.inference_model();
+    let eos = setup
+        .special
+        .stop_ids(setup.dataset.tokenizer.special_tokens().eos);
     let mut report = CompletionReport::default();
     for held_out in held_out {
         let Some(completion) = complete(training, &model, &held_out, reporter, hooks) else {
             return Ok(None);
         };
-        count(
-            &mut report,
-            &completion,
-            &held_out.wanted,
-            &setup.special.eos_ids,
-        );
+        count(&mut report, &completion, &held_out.wanted, &eos);
     }
     Ok(Some(report))
 }

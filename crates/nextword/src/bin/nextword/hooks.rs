@@ -56,13 +56,13 @@ impl Hooks for TrainingHooks {
     fn complete(
         &mut self,
         model: &Transformer,
-        _tokenizer: &Arc<dyn Tokenizer>,
+        tokenizer: &Arc<dyn Tokenizer>,
         request: &CompletionRequest<'_>,
     ) -> Result<Option<Completion>, TrainError> {
         let options = DecodeOptions {
             sampling: SamplingConfig::greedy(),
             max_tokens: request.max_tokens,
-            stop_ids: request.special.eos_ids.clone(),
+            stop_ids: request.special.stop_ids(tokenizer.special_tokens().eos),
             overflow: Overflow::Stop,
             ..DecodeOptions::default()
         };
