@@ -3,7 +3,7 @@
 use crate::batch::{TokenBatch, check_size};
 use crate::error::DataError;
 use crate::prefetch::Prefetch;
-use crate::samples::{SampleOrder, Samples, check_samples};
+use crate::samples::{SampleOrder, Samples, check_samples, padded_length};
 use crate::tokens::Tokens;
 use crate::window::{Order, Packing, TrainWindows};
 
@@ -111,9 +111,9 @@ impl Loader {
 
     /// Creates a loader for `samples`, one in each row. Each occurs once per epoch, in an order that depends on the
     /// seed and on the number of samples per step, not on how a step is divided into micro-batches. The samples of a
-    /// step have similar lengths. Rows are as long as the longest of their micro-batch, rounded up to a multiple of
-    /// 32 but at most `context_length`; the first micro-batch of all has the longest row. `order` and `packing` of
-    /// the configuration have no effect.
+    /// step have similar lengths. Rows are as long as the longest of their step, rounded up to a multiple of 32 but at
+    /// most `context_length`, so that they have the same padding and the same dropout for every division; the first
+    /// micro-batch of all has the longest row. `order` and `packing` of the configuration have no effect.
     ///
     /// # Errors
     /// [`DataError::Config`] for the sizes as in [`new`](Self::new), without samples, and for a sample with more than
@@ -199,7 +199,8 @@ impl Loader {
         let (tokens, windows) = match &self.rows {
             Rows::Samples { samples, order } => {
                 let indices: Vec<usize> = sequences.map(|sequence| order.at(sequence)).collect();
-                return samples.batch(&indices, context_length, padding_id);
+                let seq = padded_length(order.longest_in_step(step), context_length);
+                return samples.rows(&indices, seq, padding_id);
             }
             Rows::Windows { tokens, windows } => (tokens, windows),
         };

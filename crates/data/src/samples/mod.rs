@@ -178,7 +178,16 @@ impl Samples {
     ) -> Result<TokenBatch, DataError> {
         let lengths = indices.iter().map(|index| self.row_length(*index));
         let longest = lengths.max().unwrap_or(0);
-        let seq = padded_length(longest, max_length);
+        self.rows(indices, padded_length(longest, max_length), padding_id)
+    }
+
+    /// The samples `indices` as rows of `seq` tokens, which is not less than their row lengths.
+    pub(crate) fn rows(
+        &self,
+        indices: &[usize],
+        seq: usize,
+        padding_id: u32,
+    ) -> Result<TokenBatch, DataError> {
         check_size(indices.len(), seq)?;
         let mut batch = TokenBatch::with_capacity(indices.len(), seq);
         for index in indices {
@@ -285,7 +294,7 @@ pub(crate) fn check_samples(
 }
 
 /// The length of rows whose longest has `longest` tokens.
-fn padded_length(longest: usize, max_length: usize) -> usize {
+pub(crate) fn padded_length(longest: usize, max_length: usize) -> usize {
     longest
         .next_multiple_of(LENGTH_MULTIPLE)
         .min(max_length)

@@ -23,8 +23,8 @@ pub(crate) struct SampleOrder {
     lengths: Arc<[u32]>,
     per_step: usize,
     seed: u64,
-    /// The epoch that was computed last.
-    recent: Arc<Mutex<Option<EpochOrder>>>,
+    /// The last even and the last odd epoch that were computed: a step may be part of two.
+    recent: Arc<Mutex<[Option<EpochOrder>; 2]>>,
 }
 
 /// All samples in the order of an epoch.
@@ -51,7 +51,8 @@ impl SampleOrder {
         let count = self.lengths.len() as u64;
         let (epoch, position) = (sequence / count, sequence % count);
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(order) = &*recent
+        let recent = &mut recent[(epoch % 2) as usize];
+        if let Some(order) = recent
             && order.epoch == epoch
         {
             return order.indices[position as usize] as usize;
@@ -60,6 +61,14 @@ impl SampleOrder {
         let index = indices[position as usize] as usize;
         *recent = Some(EpochOrder { epoch, indices });
         index
+    }
+
+    /// The longest row of step `step`.
+    pub(crate) fn longest_in_step(&self, step: u64) -> usize {
+        let first = step * self.per_step as u64;
+        let sequences = first..first + self.per_step as u64;
+        let lengths = sequences.map(|sequence| self.lengths[self.at(sequence)] as usize);
+        lengths.max().unwrap_or(0)
     }
 
     /// All samples in the order of `epoch`.

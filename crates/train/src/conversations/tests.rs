@@ -409,7 +409,7 @@ fn the_loss_is_that_of_trained_tokens_for_every_split_of_a_step() {
         .into_iter()
         .map(|(rows, accumulation)| {
             let more = format!(
-                "data.split.validation = 0.25\ntrain.steps = 3\ntrain.batch_size = {rows}\ntrain.accumulation = \
+                "data.split.validation = 0.25\ntrain.steps = 3\nmodel.dropout.residual = 0.2\ntrain.batch_size = {rows}\ntrain.accumulation = \
                  {accumulation}\nschedule.warmup_steps = 0\n"
             );
             let lines: Vec<_> = (0..40)
