@@ -217,12 +217,13 @@ impl SpanFinder<'_> {
         let before = self
             .prompts
             .render(&conversation.messages[..at], &options)?;
+        let differs_at_its_end = prompt.starts_with(&before) && border >= before.text.len();
         let shown = probed[border..].split_once(PROBE);
-        let shown =
-            shown.filter(|(header, _)| header.trim().is_empty() && border >= before.text.len());
+        let shown = shown.filter(|(header, _)| differs_at_its_end && header.trim().is_empty());
         let body = shown.and_then(|(_, closing)| {
             if message.field("tool_calls").is_some() {
-                return Some(own.slice(border..own.text.len()));
+                let is_same = common_prefix(&own.text, &probed) >= border;
+                return is_same.then(|| own.slice(border..own.text.len()));
             }
             let text = message.text();
             let text = if prompt.text[before.text.len()..].contains(REASONING_END) {
