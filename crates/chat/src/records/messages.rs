@@ -1,4 +1,4 @@
-//! Lists of messages: `role` and `content` as in `OpenAI`'s API, or `from` and `value` as in ShareGPT.
+//! Lists of messages: `role` and `content` as in `OpenAI`'s API, or `from` and `value` as in `ShareGPT`.
 
 use super::fields::{has_field, shortened};
 use crate::message::set;
