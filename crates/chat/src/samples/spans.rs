@@ -178,11 +178,11 @@ impl SpanFinder<'_> {
     /// The error for a message that no EOS token closes. The prompt before it ends at `start`.
     fn not_closed(&self, own: &Rendered, start: usize) -> ChatError {
         let rest = &own.text[start..];
-        let special = rest.char_indices().filter_map(|(at, _)| {
+        let mut special = rest.char_indices().filter_map(|(at, _)| {
             let text = self.prompts.special_text_at(&rest[at..])?;
             (!own.is_literal(start + at)).then_some(text)
         });
-        let special = special.last().map(str::to_owned);
+        let special = special.next_back().map(str::to_owned);
         let id = special
             .as_ref()
             .and_then(|text| self.prompts.token_id(text));
