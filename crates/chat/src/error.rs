@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use nextword_data::DataError;
 
-use crate::records::RecordSource;
+use crate::RecordSource;
 
 /// All errors of the chat crate.
 #[derive(Debug, thiserror::Error)]

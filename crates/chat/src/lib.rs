@@ -40,6 +40,7 @@ mod json;
 mod message;
 mod methods;
 mod prompt;
+mod record_source;
 mod records;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -59,8 +60,7 @@ pub use error::ChatError;
 pub use json::Json;
 pub use message::{Message, Role};
 pub use prompt::{EncodedPrompt, PromptEncoder};
-pub use records::{
-    DropReason, Dropped, RecordCounts, RecordFormat, RecordSource, SourcedRecord, read_records,
-};
+pub use record_source::RecordSource;
+pub use records::{DropReason, Dropped, RecordCounts, RecordFormat, SourcedRecord, read_records};
 pub use samples::{SampleEncoder, SampleText, SampleTokens, SpanMethod, TokenSample, TrainOn};
 pub use template::{ChatTemplate, RenderOptions};

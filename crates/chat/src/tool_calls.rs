@@ -57,7 +57,7 @@ impl Arguments {
     }
 
     /// The messages with the arguments that the template expects, where they can be converted.
-    pub(crate) fn convert<'a>(self, messages: &'a [Message]) -> Cow<'a, [Message]> {
+    pub(crate) fn convert(self, messages: &[Message]) -> Cow<'_, [Message]> {
         let has_calls = |message: &Message| message.field("tool_calls").is_some();
         if self == Self::AsGiven || !messages.iter().any(has_calls) {
             return Cow::Borrowed(messages);

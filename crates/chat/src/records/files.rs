@@ -4,8 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
-use super::RecordSource;
-use crate::{ChatError, Json};
+use crate::{ChatError, Json, RecordSource};
 
 /// Maximum length of a line, since each line is read into memory at once.
 const MAX_LINE_BYTES: u64 = 32 << 20;

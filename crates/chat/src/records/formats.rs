@@ -1,9 +1,9 @@
 //! The formats of records, told apart by their keys.
 
+use super::fields::{Parsed, has_field, shortened, string};
 use super::messages::{self, is_empty};
 use super::{DropReason, RecordFormat, preferences};
-use crate::conversation::{Conversation, Example};
-use crate::{Json, Message, Role};
+use crate::{Conversation, Example, Json, Message, Role};
 
 /// Pairs of keys for a prompt and its completion.
 const COMPLETION_KEYS: [(&str, &str); 5] = [
@@ -15,30 +15,6 @@ const COMPLETION_KEYS: [(&str, &str); 5] = [
 ];
 /// Maximum number of keys that an error lists.
 const MAX_LISTED: usize = 12;
-
-/// A parsed record.
-#[derive(Debug)]
-pub(super) struct Parsed {
-    pub(super) format: RecordFormat,
-    /// `None` if it cannot be trained.
-    pub(super) example: Option<Example>,
-    /// What was left out of it, or why all of it was.
-    pub(super) dropped: Vec<DropReason>,
-}
-
-impl Parsed {
-    pub(super) fn new(format: RecordFormat, example: Result<Example, DropReason>) -> Self {
-        let (example, dropped) = match example {
-            Ok(example) => (Some(example), Vec::new()),
-            Err(reason) => (None, vec![reason]),
-        };
-        Self {
-            format,
-            example,
-            dropped,
-        }
-    }
-}
 
 /// Parses a record. The error is what is wrong with it, with the key and the fix.
 pub(super) fn parse(record: Json) -> Result<Parsed, String> {
@@ -92,23 +68,6 @@ pub(super) fn parse(record: Json) -> Result<Parsed, String> {
         "the keys ({names}) fit no known format; hint: use `messages`, `conversations`, `instruction` and `output`, \
          `prompt` and `completion`, or `text`"
     ))
-}
-
-/// Whether the record has a value for `name` that is not `null`.
-pub(super) fn has_field(record: &Json, name: &str) -> bool {
-    record.get(name).is_some_and(|value| !value.is_null())
-}
-
-/// The text of the field `name`.
-pub(super) fn string<'a>(record: &'a Json, name: &str) -> Result<&'a str, String> {
-    match record.get(name) {
-        Some(Json::String(text)) => Ok(text),
-        Some(Json::Null) | None => Err(format!("`{name}` is missing; hint: add it as a string")),
-        Some(other) => Err(format!(
-            "`{name}` is {}; hint: write a string",
-            other.kind()
-        )),
-    }
 }
 
 /// The text of the field `name`, if it has one.
@@ -255,9 +214,4 @@ fn checked(format: RecordFormat, mut conversation: Conversation) -> Parsed {
                 .collect(),
         },
     }
-}
-
-/// A text for an error message, at most 40 characters of it.
-pub(super) fn shortened(text: &str) -> String {
-    text.chars().take(40).collect()
 }

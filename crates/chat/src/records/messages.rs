@@ -1,6 +1,6 @@
-//! Lists of messages: `role` and `content` as in `OpenAI`'s API, or `from` and `value` as in ShareGPT.
+//! Lists of messages: `role` and `content` as in `OpenAI`'s API, or `from` and `value` as in `ShareGPT`.
 
-use super::formats::{has_field, shortened};
+use super::fields::{has_field, shortened};
 use crate::message::set;
 use crate::{ChatError, Json, Message, Role};
 

@@ -1,6 +1,7 @@
 //! Training data: files of records in the formats that people have.
 
 mod counts;
+mod fields;
 mod files;
 mod formats;
 mod messages;
@@ -11,9 +12,9 @@ mod tests;
 
 use std::path::PathBuf;
 
-pub use self::counts::{DropReason, Dropped, RecordCounts, RecordFormat, RecordSource};
+pub use self::counts::{DropReason, Dropped, RecordCounts, RecordFormat};
 
-use crate::{ChatError, Example};
+use crate::{ChatError, Example, RecordSource};
 
 /// A record with the place that it comes from.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,10 +1,9 @@
 //! Records that compare or rate completions.
 
-use super::formats::{Parsed, has_field, string};
+use super::fields::{Parsed, has_field, string};
 use super::messages;
 use super::{DropReason, RecordFormat};
-use crate::conversation::{Example, Preference, RatedCompletion};
-use crate::{Json, Message, Role};
+use crate::{Example, Json, Message, Preference, RatedCompletion, Role};
 
 /// `chosen` and `rejected`, each a text, a message, or a list of messages; or `OpenAI`'s `preferred_output` and
 /// `non_preferred_output`.

@@ -1,12 +1,12 @@
 //! Examples as token ids, with the ids that are trained.
 
+mod conversations;
 mod growing;
 mod spans;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
 mod tokens;
-mod turns;
 
 use std::ops::Range;
 

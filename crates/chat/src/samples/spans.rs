@@ -4,10 +4,12 @@ use std::ops::Range;
 
 use super::SpanMethod;
 use crate::special_texts::Rendered;
-use crate::{ChatError, Conversation, Json, Message, PromptEncoder, RenderOptions};
+use crate::{ChatError, Conversation, Json, PromptEncoder, RenderOptions};
 
 /// Number of characters that an error shows of a text.
 const SHOWN_CHARS: usize = 40;
+/// Ends a reasoning.
+const REASONING_END: &str = "</think>";
 /// Stands for the content of a message, to find out where it begins. A character without a meaning.
 const PROBE: &str = "\u{10FFFB}";
 
@@ -63,7 +65,7 @@ impl SpanFinder<'_> {
                 return Ok(None);
             }
             let start = prompt.text.len();
-            let end = self.end(&own, start, &conversation.messages[at])?;
+            let end = self.end(&own, start)?;
             if !whole.starts_with(&own.slice(0..end)) {
                 return Ok(None);
             }
@@ -90,7 +92,6 @@ impl SpanFinder<'_> {
     ) -> Result<FormattedSample, ChatError> {
         let prompt = self.prompt(conversation, at)?;
         let own = self.complete(conversation, at)?;
-        let message = &conversation.messages[at];
         let start = prompt.text.len();
         let follows = own.starts_with(&prompt);
         let rendered = if follows {
@@ -98,7 +99,7 @@ impl SpanFinder<'_> {
         } else {
             self.joined(conversation, at, prompt, &own)?
         };
-        let end = self.end(&rendered, start, message)?;
+        let end = self.end(&rendered, start)?;
         let span = start..end;
         let sample = FormattedSample {
             rendered,
@@ -126,10 +127,8 @@ impl SpanFinder<'_> {
         last: usize,
     ) -> Result<Rendered, ChatError> {
         let own = self.complete(conversation, last)?;
-        // What comes before the message need not be the prompt: the end of the text is what counts.
-        let content = conversation.messages[last].text();
-        let start = own.text.rfind(content.trim()).unwrap_or(0);
-        let end = self.end(&own, start, &conversation.messages[last])?;
+        let end = self.ends(&own, 0).last();
+        let end = end.ok_or_else(|| self.not_closed(&own, 0))?;
         Ok(own.slice(0..end))
     }
 
@@ -159,42 +158,44 @@ impl SpanFinder<'_> {
         }
     }
 
-    /// The end of the first EOS token after the content of `message`, which begins at `start` or later.
-    fn end(&self, own: &Rendered, start: usize, message: &Message) -> Result<usize, ChatError> {
-        let rest = &own.text[start..];
-        let content = message.text();
-        let content = content.trim();
-        let after = rest.find(content).map_or(0, |at| at + content.len());
-        let positions = rest[after..].char_indices();
-        let mut found = positions.filter_map(|(at, _)| {
-            let at = start + after + at;
-            let tail = own.text.get(at..)?;
-            let eos = self.eos.iter().find(|(text, _)| tail.starts_with(text))?;
-            (!own.is_literal(at)).then_some(at + eos.0.len())
-        });
-        found
-            .next()
-            .ok_or_else(|| self.not_closed(own, start + after))
+    /// The end of the first EOS token after `start`, where the prompt ends.
+    fn end(&self, own: &Rendered, start: usize) -> Result<usize, ChatError> {
+        let first = self.ends(own, start).next();
+        first.ok_or_else(|| self.not_closed(own, start))
     }
 
-    /// The error for a message that no EOS token closes. Its content ends at `after`.
-    fn not_closed(&self, own: &Rendered, after: usize) -> ChatError {
-        let eos = self.eos.iter().map(|(_, id)| *id).collect();
-        let positions = own.text[after..].char_indices();
-        let special = positions.filter_map(|(at, _)| {
-            let at = after + at;
-            let text = self.prompts.special_text_at(&own.text[at..])?;
-            (!own.is_literal(at)).then_some(text)
+    /// The ends of all EOS tokens after `start`.
+    fn ends<'a>(&'a self, own: &'a Rendered, start: usize) -> impl Iterator<Item = usize> + 'a {
+        let positions = own.text[start..].char_indices();
+        positions.filter_map(move |(at, _)| {
+            let at = start + at;
+            let tail = &own.text[at..];
+            let (text, _) = self.eos.iter().find(|(text, _)| tail.starts_with(text))?;
+            (!own.is_literal(at)).then_some(at + text.len())
+        })
+    }
+
+    /// The error for a message that no EOS token closes. The prompt before it ends at `start`.
+    fn not_closed(&self, own: &Rendered, start: usize) -> ChatError {
+        let rest = &own.text[start..];
+        let mut special = rest.char_indices().filter_map(|(at, _)| {
+            let text = self.prompts.special_text_at(&rest[at..])?;
+            (!own.is_literal(start + at)).then_some(text)
         });
-        let special = special.map(str::to_owned).next();
+        let special = special.next_back().map(str::to_owned);
         let id = special
             .as_ref()
             .and_then(|text| self.prompts.token_id(text));
         let closing = special.unwrap_or_else(|| {
-            let rest = own.text[after..].trim();
-            rest.chars().take(SHOWN_CHARS).collect()
+            let rest = rest.trim();
+            let skipped = rest.chars().count().saturating_sub(SHOWN_CHARS);
+            rest.chars().skip(skipped).collect()
         });
-        ChatError::NotClosed { closing, id, eos }
+        ChatError::NotClosed {
+            closing,
+            id,
+            eos: self.eos.iter().map(|(_, id)| *id).collect(),
+        }
     }
 
     /// The prompt with the message at `at` behind it, for a template whose prompts end with something that it leaves
@@ -216,15 +217,21 @@ impl SpanFinder<'_> {
         let before = self
             .prompts
             .render(&conversation.messages[..at], &options)?;
+        let differs_at_its_end = prompt.starts_with(&before) && border >= before.text.len();
         let shown = probed[border..].split_once(PROBE);
-        let shown =
-            shown.filter(|(header, _)| header.trim().is_empty() && border >= before.text.len());
+        let shown = shown.filter(|(header, _)| differs_at_its_end && header.trim().is_empty());
         let body = shown.and_then(|(_, closing)| {
             if message.field("tool_calls").is_some() {
-                return Some(own.slice(border..own.text.len()));
+                let is_same = common_prefix(&own.text, &probed) >= border;
+                return is_same.then(|| own.slice(border..own.text.len()));
             }
             let text = message.text();
-            let body = body(&text, prompt.text[border..].trim(), &own.text, closing)?;
+            let text = if prompt.text[before.text.len()..].contains(REASONING_END) {
+                text.rsplit(REASONING_END).next()?
+            } else {
+                &text
+            };
+            let body = body(text, prompt.text[border..].trim(), &own.text, closing)?;
             let mut body = self.prompts.as_content(body);
             body.push(&Rendered {
                 text: closing.to_owned(),
@@ -286,7 +293,7 @@ fn body<'a>(content: &'a str, begun: &str, own: &str, closing: &str) -> Option<&
         return Some(rest.trim_start());
     }
     let shown = own.strip_suffix(closing)?;
-    let answer = content.rsplit("</think>").next().unwrap_or(content);
+    let answer = content.rsplit(REASONING_END).next().unwrap_or(content);
     let bodies = [
         content,
         content.trim(),

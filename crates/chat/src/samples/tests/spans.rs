@@ -46,8 +46,7 @@ fn answers_are_trained_with_the_token_that_closes_them() {
         let expected = match model.name {
             "llama2" => [" b </s>", " d </s>"],
             "mistral" => [" b</s>", " d</s>"],
-            "zephyr" => ["\nb</s>", "\nd</s>"],
-            "plain with bos" => ["b</s>", "d</s>"],
+            "zephyr" | "plain with bos" => ["b</s>", "d</s>"],
             "gemma" => ["b<end_of_turn>", "d<end_of_turn>"],
             "phi3" => ["b<|end|>", "d<|end|>"],
             "deepseek" => ["b<｜end▁of▁sentence｜>", "d<｜end▁of▁sentence｜>"],

@@ -32,7 +32,7 @@ impl SampleEncoder {
         }
         if self.train_on == TrainOn::All {
             let last = positions[positions.len() - 1];
-            return Ok(vec![self.encode_all(&finder, conversation, last)?]);
+            return Ok(vec![encode_all(&finder, conversation, last)?]);
         }
         let mut samples = Vec::with_capacity(positions.len());
         for at in positions {
@@ -55,33 +55,6 @@ impl SampleEncoder {
             tokens.trained = std::iter::once(1..tokens.ids.len()).collect();
         }
         (text, tokens)
-    }
-
-    /// A conversation up to the message at `last` as one sample, although the server sends other prompts for the
-    /// messages before it.
-    fn encode_all(
-        &self,
-        finder: &SpanFinder<'_>,
-        conversation: &Conversation,
-        last: usize,
-    ) -> Result<(SampleText, TokenSample), ChatError> {
-        let rendered = finder.whole(conversation, last)?;
-        let mut unknown = finder.prompts.encode_prompt(&rendered)?;
-        let ids = std::mem::take(&mut unknown.ids);
-        let text = SampleText {
-            trained: std::iter::once(0..rendered.text.len()).collect(),
-            text: rendered.text,
-            method: SpanMethod::Whole,
-        };
-        let tokens = TokenSample {
-            trained: std::iter::once(1..ids.len()).collect(),
-            turn_ends: vec![ids.len()],
-            ids,
-            method: SpanMethod::Whole,
-            is_split: false,
-            unknown,
-        };
-        Ok((text, tokens))
     }
 
     /// Encodes a formatted conversation. `None` if the ids before a trained message are not those of its prompt, or if
@@ -119,7 +92,10 @@ impl SampleEncoder {
             turn_ends.push(growing.ids.len());
         }
         trained.retain(|range| !range.is_empty());
-        Ok((!trained.is_empty()).then(|| TokenSample {
+        if trained.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(TokenSample {
             ids: growing.ids,
             trained,
             turn_ends,
@@ -148,4 +124,30 @@ fn sample_text(sample: &FormattedSample) -> SampleText {
         trained: spans.collect(),
         method: sample.method,
     }
+}
+
+/// A conversation up to the message at `last` as one sample, although the server sends other prompts for the
+/// messages before it.
+fn encode_all(
+    finder: &SpanFinder<'_>,
+    conversation: &Conversation,
+    last: usize,
+) -> Result<(SampleText, TokenSample), ChatError> {
+    let rendered = finder.whole(conversation, last)?;
+    let mut unknown = finder.prompts.encode_prompt(&rendered)?;
+    let ids = std::mem::take(&mut unknown.ids);
+    let text = SampleText {
+        trained: std::iter::once(0..rendered.text.len()).collect(),
+        text: rendered.text,
+        method: SpanMethod::Whole,
+    };
+    let tokens = TokenSample {
+        trained: std::iter::once(1..ids.len()).collect(),
+        turn_ends: vec![ids.len()],
+        ids,
+        method: SpanMethod::Whole,
+        is_split: false,
+        unknown,
+    };
+    Ok((text, tokens))
 }
