@@ -24,6 +24,7 @@ mod command_line; // output files, arguments, and what is printed
 mod commands; // the program as a new user sees it
 mod compatibility; // run folders and model folders of version 0.1
 mod configs; // every file in configs/ parses and builds
+mod conversations; // training on them, and what the server sends
 mod detached_runs; // finetuned runs without the model that they started from
 mod docs; // the course shows real output, and named files exist
 mod explain; // every value and its derivation

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::documents::{Format, SourceConfig};
 use crate::error::DataError;
@@ -17,6 +17,35 @@ pub enum Builtin {
     Stories,
     /// The two documents of `StatQuest`'s decoder-only example.
     Statquest,
+    /// Conversations about short stories ([`StoryChats`](crate::StoryChats)).
+    #[serde(rename = "stories_chat")]
+    StoriesChat,
+}
+
+/// Which messages of a conversation are trained: their tokens are targets of the loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrainOn {
+    /// All messages of the assistant, each with the token that ends it.
+    #[default]
+    Assistant,
+    /// The last message of the assistant.
+    LastAssistant,
+    /// All tokens after the first: those of the user and of the template too.
+    All,
+}
+
+/// What happens to a conversation that is longer than a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TooLong {
+    /// Its leading messages are kept, up to the last message of the assistant that fits whole.
+    #[default]
+    Turns,
+    /// It is an error.
+    Error,
+    /// Its tokens are cut off at the end of the sequence, within a message or not.
+    Truncate,
 }
 
 /// How documents or tokens are split into training and validation.
@@ -66,7 +95,7 @@ impl SplitConfig {
 
 /// Where the tokens come from and in which order they are read: a run config's `[data]` table.
 ///
-/// Exactly one of `path`/`paths`, `builtin` and `prepared` is given.
+/// Exactly one of `path`/`paths`, `builtin`, `prepared` and `conversations` is given.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
@@ -80,14 +109,34 @@ pub struct DataConfig {
     pub separator: Option<String>,
     /// The field of a `.jsonl` line that contains the document.
     pub field: String,
-    /// A built-in corpus: `stories` or `statquest`.
+    /// A built-in corpus: `stories`, `statquest` or `stories_chat`.
     pub builtin: Option<Builtin>,
-    /// Seed of the built-in stories.
+    /// Seed of the built-in stories and of the conversations about them.
     pub seed: u64,
-    /// Number of built-in stories.
+    /// Number of built-in stories or conversations.
     pub documents: usize,
     /// A folder that `prepare` wrote, or one with nanoGPT's or llm.c's `train.bin` and `val.bin`.
     pub prepared: Option<PathBuf>,
+    /// Files with conversations, or folders of them: a path or a list of paths.
+    #[serde(
+        deserialize_with = "one_or_several",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub conversations: Vec<PathBuf>,
+    /// Which messages of the conversations are trained: `assistant`, `last_assistant` or `all`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub train_on: TrainOn,
+    /// The chat template that turns conversations into text: `chatml`, `plain` or a file. Without it, that of the
+    /// model in `start_from`, or `plain` where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<PathBuf>,
+    /// The token that ends a message of the assistant, where the chat template has another one than those that end
+    /// completions of the model in `start_from`. It then ends completions of the trained model too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eos_token: Option<String>,
+    /// What happens to a conversation that is longer than a sequence: `turns`, `error` or `truncate`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub too_long: TooLong,
     /// How text is tokenized. A `prepared` folder with a `tokenizer.json` uses that file instead.
     pub tokenizer: TokenizerConfig,
     /// The split into training and validation; a `prepared` folder has its own.
@@ -111,6 +160,11 @@ impl Default for DataConfig {
             seed: 0,
             documents: crate::corpus::DEFAULT_STORIES,
             prepared: None,
+            conversations: Vec::new(),
+            train_on: TrainOn::default(),
+            chat_template: None,
+            eos_token: None,
+            too_long: TooLong::default(),
             tokenizer: TokenizerConfig::default(),
             split: SplitConfig::default(),
             order: Order::default(),
@@ -135,32 +189,72 @@ impl DataConfig {
     /// ```
     pub fn validate(&self) -> Result<(), DataError> {
         let from_text = self.path.is_some() || !self.paths.is_empty();
-        let sources = [from_text, self.builtin.is_some(), self.prepared.is_some()];
+        let sources = [
+            from_text,
+            self.builtin.is_some(),
+            self.prepared.is_some(),
+            !self.conversations.is_empty(),
+        ];
         match sources.iter().filter(|&&is_set| is_set).count() {
             0 => {
                 return Err(DataError::config(
-                    "no data source is set; hint: set one of `path`, `builtin` (\"stories\") and `prepared` under [data]",
+                    "no data source is set; hint: set one of `path`, `builtin` (\"stories\") and `prepared` under [data], or \
+                     `conversations` to train on dialogues",
                 ));
             }
             1 => {}
             _ => {
                 return Err(DataError::config(
-                    "more than one of `path`/`paths`, `builtin` and `prepared` is set under [data]; hint: keep only one",
+                    "more than one of `path`/`paths`, `builtin`, `prepared` and `conversations` is set under [data]; hint: keep only one",
                 ));
             }
         }
         self.split.validate()?;
-        if self.builtin == Some(Builtin::Stories) && self.documents == 0 {
+        if self.documents == 0
+            && matches!(self.builtin, Some(Builtin::Stories | Builtin::StoriesChat))
+        {
             return Err(DataError::config(
                 "documents = 0 would generate an empty corpus; hint: remove the key to use the default",
             ));
         }
+        self.validate_conversation_keys()?;
         if self.separator.as_deref() == Some("") {
             return Err(DataError::config(
                 "separator is empty; hint: remove the key to read each file as one document",
             ));
         }
         crate::tokenizer::check_config(&self.tokenizer)
+    }
+
+    /// Rejects settings of conversations beside other data.
+    fn validate_conversation_keys(&self) -> Result<(), DataError> {
+        let keys = [
+            ("train_on", !is_default(&self.train_on)),
+            ("chat_template", self.chat_template.is_some()),
+            ("eos_token", self.eos_token.is_some()),
+            ("too_long", !is_default(&self.too_long)),
+        ];
+        match keys.iter().find(|(_, is_set)| *is_set) {
+            Some((key, _)) if !self.has_conversations() => Err(DataError::config(format!(
+                "data.{key} is set, but the data has no conversations; hint: set data.conversations, or remove \
+                 data.{key}"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the data are conversations, of which only some tokens are trained.
+    ///
+    /// ```
+    /// use nextword_data::{Builtin, DataConfig};
+    ///
+    /// let mut config = DataConfig { builtin: Some(Builtin::StoriesChat), ..DataConfig::default() };
+    /// assert!(config.has_conversations());
+    /// config.builtin = Some(Builtin::Stories);
+    /// assert!(!config.has_conversations());
+    /// ```
+    pub fn has_conversations(&self) -> bool {
+        !self.conversations.is_empty() || self.builtin == Some(Builtin::StoriesChat)
     }
 
     /// Returns the text source settings.
@@ -173,18 +267,54 @@ impl DataConfig {
         }
     }
 
-    /// Resolves relative paths (`path`, `paths`, `prepared` and `tokenizer.file`) against `base`: the
+    /// Resolves relative paths (`path`, `paths`, `prepared`, `conversations`, `chat_template` and
+    /// `tokenizer.file`) against `base`: the
     /// folder of the config file or the current directory. `-` (standard input) is left as it is.
     pub fn resolve_paths(&mut self, base: &Path) {
         let paths = self
             .path
             .iter_mut()
             .chain(&mut self.paths)
-            .chain(&mut self.prepared);
-        for path in paths.chain(&mut self.tokenizer.file) {
+            .chain(&mut self.prepared)
+            .chain(&mut self.conversations);
+        let template = self.chat_template.iter_mut();
+        let template = template.filter(|name| !is_template_name(name));
+        for path in paths.chain(&mut self.tokenizer.file).chain(template) {
             if path.is_relative() && path.as_os_str() != "-" {
                 *path = base.join(&path);
             }
         }
     }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// Whether a chat template is named, and not a file.
+///
+/// ```
+/// use nextword_data::is_template_name;
+///
+/// assert!(is_template_name("chatml".as_ref()) && is_template_name("plain".as_ref()));
+/// assert!(!is_template_name("templates/plain".as_ref()));
+/// ```
+pub fn is_template_name(template: &Path) -> bool {
+    ["chatml", "plain"]
+        .iter()
+        .any(|name| template.as_os_str() == *name)
+}
+
+/// Reads a path or a list of paths.
+fn one_or_several<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a path or a list of paths")]
+    enum Paths {
+        One(PathBuf),
+        Several(Vec<PathBuf>),
+    }
+    Ok(match Paths::deserialize(deserializer)? {
+        Paths::One(path) => vec![path],
+        Paths::Several(paths) => paths,
+    })
 }

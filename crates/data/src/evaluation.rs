@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::batch::{IGNORE, TokenBatch, check_size};
 use crate::error::DataError;
+use crate::samples::{Samples, check_samples};
 use crate::tokens::Tokens;
 use crate::window::{DocumentWindows, Packing};
 
@@ -30,6 +31,8 @@ use crate::window::{DocumentWindows, Packing};
 pub struct EvalWindows {
     tokens: Tokens,
     documents: Option<DocumentWindows>,
+    /// Samples, each of which is a window, in place of tokens.
+    samples: Option<Samples>,
     /// Whether windows include as much left context as fits.
     has_left_context: bool,
     context_length: usize,
@@ -77,6 +80,7 @@ impl EvalWindows {
         Ok(Self {
             tokens,
             documents,
+            samples: None,
             has_left_context: false,
             context_length,
             padding_id,
@@ -121,6 +125,39 @@ impl EvalWindows {
         })
     }
 
+    /// Makes each of `samples` a window: its trained tokens are the targets.
+    ///
+    /// # Errors
+    /// [`DataError::Config`] without samples, and for a sample with more than `context_length` inputs.
+    ///
+    /// ```
+    /// use nextword_data::{EvalWindows, SamplesBuilder};
+    ///
+    /// let mut builder = SamplesBuilder::default();
+    /// builder.push(&[1, 5, 6, 2], &[2..4])?;
+    /// let windows = EvalWindows::from_samples(builder.finish(), 32, 0)?;
+    /// assert_eq!(windows.batch(0..1)?.target_count(), 2);
+    /// # Ok::<(), nextword_data::DataError>(())
+    /// ```
+    pub fn from_samples(
+        samples: Samples,
+        context_length: usize,
+        padding_id: u32,
+    ) -> Result<Self, DataError> {
+        check_samples(&samples, "validation", context_length)?;
+        let count = samples.len();
+        Ok(Self {
+            tokens: Tokens::default(),
+            documents: None,
+            samples: Some(samples),
+            has_left_context: false,
+            context_length,
+            padding_id,
+            window_count: count,
+            used: count,
+        })
+    }
+
     /// Limits evaluation to `windows` windows, spread evenly over the split.
     pub fn limit(mut self, windows: usize) -> Self {
         self.used = windows.clamp(1, self.window_count);
@@ -143,6 +180,10 @@ impl EvalWindows {
     /// [`DataError::Shard`] if the token file contains an id outside its vocabulary;
     /// [`DataError::Config`] for a batch of more than 2^28 tokens.
     pub fn batch(&self, range: Range<usize>) -> Result<TokenBatch, DataError> {
+        if let Some(samples) = &self.samples {
+            let indices: Vec<usize> = range.map(|index| self.spread(index)).collect();
+            return samples.batch(&indices, self.context_length, self.padding_id);
+        }
         check_size(range.len(), self.context_length)?;
         let mut batch = TokenBatch::with_capacity(range.len(), self.context_length);
         let mut ids = Vec::with_capacity(self.context_length + 1);
@@ -170,7 +211,7 @@ impl EvalWindows {
 
     /// The tokens of a window, and the number of targets at its start that count in other windows.
     fn window(&self, index: usize) -> (Range<usize>, usize) {
-        let index = (index as u128 * self.window_count as u128 / self.used as u128) as usize;
+        let index = self.spread(index);
         match &self.documents {
             Some(documents) if self.has_left_context => documents.range_with_left_context(index),
             Some(documents) => (documents.range(index), 0),
@@ -180,5 +221,10 @@ impl EvalWindows {
                 (start..end, 0)
             }
         }
+    }
+
+    /// The window that is evaluated as number `index`: those that are used are spread over the split.
+    fn spread(&self, index: usize) -> usize {
+        (index as u128 * self.window_count as u128 / self.used as u128) as usize
     }
 }

@@ -6,6 +6,7 @@
 //!   -> tokenizer   text <-> ids, saved as tokenizer.json         tokenizer
 //!   -> tokens      in memory, or memory-mapped files             tokens, shard, prepare
 //!   -> windows     which tokens come next, from (seed, index)    window, permutation
+//!   -> samples     or: ids of which only some are trained         samples
 //!   -> batches     rows of inputs and targets                    loader, batch, evaluation
 //! ```
 //!
@@ -55,6 +56,7 @@ mod permutation;
 mod prefetch;
 mod prepare;
 mod rng;
+mod samples;
 mod shard;
 mod shard_writer;
 #[cfg(test)]
@@ -66,8 +68,8 @@ mod window;
 
 pub use baselines::Baselines;
 pub use batch::{IGNORE, TokenBatch};
-pub use config::{Builtin, DataConfig, SplitBy, SplitConfig};
-pub use corpus::{STATQUEST, Stories};
+pub use config::{Builtin, DataConfig, SplitBy, SplitConfig, TooLong, TrainOn, is_template_name};
+pub use corpus::{STATQUEST, Stories, StoryChat, StoryChats};
 pub use dataset::Dataset;
 pub use documents::{Format, SourceConfig, Sources, TextChunk, TextCuts};
 pub use error::{DataError, ErrorClass};
@@ -77,6 +79,7 @@ pub use notes::{unknown_note, whole_documents_note};
 pub use prefetch::Prefetch;
 pub use prepare::{DatasetCard, Phase, PreparedDataset, Progress, prepare};
 pub use rng::{CounterRng, RandomSequence};
+pub use samples::{Sample, Samples, SamplesBuilder};
 pub use shard::Shard;
 pub use shard_writer::ShardWriter;
 pub use tokenizer::{

@@ -3,6 +3,7 @@
 use crate::batch::{TokenBatch, check_size};
 use crate::error::DataError;
 use crate::prefetch::Prefetch;
+use crate::samples::{SampleOrder, Samples, check_samples, padded_length};
 use crate::tokens::Tokens;
 use crate::window::{Order, Packing, TrainWindows};
 
@@ -68,9 +69,21 @@ const MAX_GRAD_ACCUM_STEPS: usize = 65_536;
 /// ```
 #[derive(Debug, Clone)]
 pub struct Loader {
-    tokens: Tokens,
-    windows: TrainWindows,
+    rows: Rows,
     config: LoaderConfig,
+}
+
+/// Where the rows of batches come from.
+#[derive(Debug, Clone)]
+enum Rows {
+    Windows {
+        tokens: Tokens,
+        windows: TrainWindows,
+    },
+    Samples {
+        samples: Samples,
+        order: SampleOrder,
+    },
 }
 
 impl Loader {
@@ -81,24 +94,7 @@ impl Loader {
     /// [`DataError::Config`] if a size is zero, for a batch of more than 2^28 tokens, more than
     /// 65,536 micro-batches in a step, or documents without targets.
     pub fn new(tokens: Tokens, config: LoaderConfig) -> Result<Self, DataError> {
-        for (name, value) in [
-            ("batch_size", config.batch_size),
-            ("accumulation", config.grad_accum_steps),
-        ] {
-            if value == 0 {
-                return Err(DataError::config(format!(
-                    "{name} = 0 is too small; hint: set it to 1 or more"
-                )));
-            }
-        }
-        if config.grad_accum_steps > MAX_GRAD_ACCUM_STEPS {
-            return Err(DataError::config(format!(
-                "accumulation = {} exceeds the maximum of {MAX_GRAD_ACCUM_STEPS} micro-batches per step; hint: reduce it, \
-                 or increase batch_size",
-                config.grad_accum_steps
-            )));
-        }
-        check_size(config.batch_size, config.context_length)?;
+        check(&config)?;
         let LoaderConfig {
             context_length,
             order,
@@ -108,8 +104,42 @@ impl Loader {
         } = config;
         let windows = TrainWindows::new(&tokens, "training", context_length, order, packing, seed)?;
         Ok(Self {
-            tokens,
-            windows,
+            rows: Rows::Windows { tokens, windows },
+            config,
+        })
+    }
+
+    /// Creates a loader for `samples`, one in each row. Each occurs once per epoch, in an order that depends on the
+    /// seed and on the number of samples per step, not on how a step is divided into micro-batches. The samples of a
+    /// step have similar lengths. Rows are as long as the longest of their step, rounded up to a multiple of 32 but at
+    /// most `context_length`, so that they have the same padding and the same dropout for every division; the first
+    /// micro-batch of all has the longest row. `order` and `packing` of the configuration have no effect.
+    ///
+    /// # Errors
+    /// [`DataError::Config`] for the sizes as in [`new`](Self::new), without samples, and for a sample with more than
+    /// `context_length` inputs.
+    ///
+    /// ```
+    /// use nextword_data::{IGNORE, Loader, LoaderConfig, SamplesBuilder};
+    ///
+    /// let mut builder = SamplesBuilder::default();
+    /// for length in 3..43 {
+    ///     builder.push(&vec![1; length], &[length - 1..length])?; // The last token is trained.
+    /// }
+    /// let config = LoaderConfig { context_length: 64, batch_size: 4, ..LoaderConfig::default() };
+    /// let loader = Loader::from_samples(builder.finish(), config)?;
+    /// let batch = loader.batch(0, 0)?;
+    /// assert_eq!((batch.batch, batch.seq, batch.target_count()), (4, 64, 4));
+    /// assert_eq!(batch.inputs[..41], [1; 41]); // The longest sample is in the first batch.
+    /// # Ok::<(), nextword_data::DataError>(())
+    /// ```
+    pub fn from_samples(samples: Samples, config: LoaderConfig) -> Result<Self, DataError> {
+        check(&config)?;
+        check_samples(&samples, "training", config.context_length)?;
+        let per_step = config.batch_size * config.grad_accum_steps;
+        let order = SampleOrder::new(&samples, per_step, config.seed);
+        Ok(Self {
+            rows: Rows::Samples { samples, order },
             config,
         })
     }
@@ -124,9 +154,12 @@ impl Loader {
         self.config.batch_size * self.config.grad_accum_steps
     }
 
-    /// Sequences per epoch: the number of non-overlapping windows in the data.
+    /// Sequences per epoch: the number of non-overlapping windows or of samples in the data.
     pub fn sequences_per_epoch(&self) -> usize {
-        self.windows.per_epoch()
+        match &self.rows {
+            Rows::Windows { windows, .. } => windows.per_epoch(),
+            Rows::Samples { samples, .. } => samples.len(),
+        }
     }
 
     /// Mean number of targets per step, over all micro-batches. Windows that are padded
@@ -142,12 +175,15 @@ impl Loader {
     /// # Ok::<(), nextword_data::DataError>(())
     /// ```
     pub fn targets_per_step(&self) -> f64 {
-        let targets = self.windows.targets_per_epoch() as f64;
+        let targets = match &self.rows {
+            Rows::Windows { windows, .. } => windows.targets_per_epoch() as f64,
+            Rows::Samples { samples, .. } => samples.trained_count() as f64,
+        };
         self.sequences_per_step() as f64 * targets / self.sequences_per_epoch() as f64
     }
 
     /// Returns micro-batch `micro` (below `grad_accum_steps`) of step `step`, both zero-based. Shape
-    /// `[batch_size, context_length]`.
+    /// `[batch_size, context_length]`; rows of samples may be shorter.
     ///
     /// # Errors
     /// [`DataError::Shard`] if the token file contains an id outside its vocabulary.
@@ -159,11 +195,20 @@ impl Loader {
             ..
         } = self.config;
         let first = step * self.sequences_per_step() as u64 + (micro * batch_size) as u64;
+        let sequences = first..first + batch_size as u64;
+        let (tokens, windows) = match &self.rows {
+            Rows::Samples { samples, order } => {
+                let indices: Vec<usize> = sequences.map(|sequence| order.at(sequence)).collect();
+                let seq = padded_length(order.longest_in_step(step), context_length);
+                return samples.rows(&indices, seq, padding_id);
+            }
+            Rows::Windows { tokens, windows } => (tokens, windows),
+        };
         let mut batch = TokenBatch::with_capacity(batch_size, context_length);
         let mut ids = Vec::with_capacity(context_length + 1);
-        for sequence in first..first + batch_size as u64 {
+        for sequence in sequences {
             ids.clear();
-            self.tokens.read(self.windows.range(sequence), &mut ids)?;
+            tokens.read(windows.range(sequence), &mut ids)?;
             batch.push_row(&ids, padding_id);
         }
         Ok(batch)
@@ -175,4 +220,26 @@ impl Loader {
     pub fn prefetch(&self, from_step: u64, depth: usize) -> Prefetch {
         Prefetch::start(self.clone(), from_step, depth)
     }
+}
+
+/// Checks the sizes of batches.
+fn check(config: &LoaderConfig) -> Result<(), DataError> {
+    for (name, value) in [
+        ("batch_size", config.batch_size),
+        ("accumulation", config.grad_accum_steps),
+    ] {
+        if value == 0 {
+            return Err(DataError::config(format!(
+                "{name} = 0 is too small; hint: set it to 1 or more"
+            )));
+        }
+    }
+    if config.grad_accum_steps > MAX_GRAD_ACCUM_STEPS {
+        return Err(DataError::config(format!(
+            "accumulation = {} exceeds the maximum of {MAX_GRAD_ACCUM_STEPS} micro-batches per step; hint: reduce it, \
+             or increase batch_size",
+            config.grad_accum_steps
+        )));
+    }
+    check_size(config.batch_size, config.context_length)
 }

@@ -8,6 +8,10 @@ pub(crate) mod stream {
     pub(crate) const EPOCHS: u64 = 2;
     pub(crate) const PHASES: u64 = 3;
     pub(crate) const SPLIT: u64 = 4;
+    pub(crate) const SAMPLE_EPOCHS: u64 = 5;
+    pub(crate) const SAMPLE_GROUPS: u64 = 6;
     /// Story `i` uses stream `STORIES + i`; far from the small numbers above.
     pub(crate) const STORIES: u64 = 1 << 40;
+    /// Conversation `i` about a story uses stream `STORY_CHATS + i`.
+    pub(crate) const STORY_CHATS: u64 = 1 << 41;
 }

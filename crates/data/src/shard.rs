@@ -250,7 +250,7 @@ impl Shard {
 
 /// Maps a file for reading.
 #[allow(unsafe_code)]
-fn map_file(file: &File) -> std::io::Result<Mmap> {
+pub(crate) fn map_file(file: &File) -> std::io::Result<Mmap> {
     // SAFETY: the bytes must not change while they are mapped. Token files are only ever replaced as
     // a whole, by renaming a complete file over the path, which leaves the mapped file unchanged.
     // Every value read from the map is validated where it is used, so even a concurrent write by
@@ -300,7 +300,7 @@ fn u32_at(bytes: &[u8], offset: usize) -> u32 {
         .map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
 }
 
-fn u64_at(bytes: &[u8], offset: usize) -> u64 {
+pub(crate) fn u64_at(bytes: &[u8], offset: usize) -> u64 {
     u64::from(u32_at(bytes, offset)) | u64::from(u32_at(bytes, offset + 4)) << 32
 }
 

@@ -59,6 +59,10 @@ pub struct RunConfig {
     /// [`apply_lora_defaults`](Self::apply_lora_defaults)).
     #[serde(skip)]
     pub unset: UnsetKeys,
+    /// Whether `schedule.warmup_steps` is to follow from the number of steps, once that is known. Not part of the
+    /// file.
+    #[serde(skip)]
+    pub derives_warmup: bool,
 }
 
 impl Default for RunConfig {
@@ -82,6 +86,7 @@ impl Default for RunConfig {
             probes: ProbeConfig::default(),
             warnings: Vec::new(),
             unset: UnsetKeys::default(),
+            derives_warmup: false,
         }
     }
 }
@@ -92,6 +97,10 @@ impl Default for RunConfig {
 pub struct TrainConfig {
     /// Number of optimizer updates.
     pub steps: u64,
+    /// Number of passes over the training data, instead of `steps`: the run stores the steps that it needs for
+    /// them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<f64>,
     /// Sequences per micro-batch, which the device processes at once.
     pub batch_size: usize,
     /// Micro-batches per update (gradient accumulation).
@@ -117,6 +126,7 @@ impl Default for TrainConfig {
     fn default() -> Self {
         Self {
             steps: 1000,
+            epochs: None,
             batch_size: 12,
             accumulation: 1,
             sequence_length: None,
@@ -125,6 +135,14 @@ impl Default for TrainConfig {
             log_every: 10,
         }
     }
+}
+
+/// The default of `validation.completions`.
+const DEFAULT_COMPLETIONS: usize = 16;
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // The signature that serde calls.
+fn is_default_completions(count: &usize) -> bool {
+    *count == DEFAULT_COMPLETIONS
 }
 
 /// Validation and early stopping.
@@ -137,6 +155,10 @@ pub struct ValidationConfig {
     pub windows: usize,
     /// Sequences per batch.
     pub batch_size: usize,
+    /// Maximum number of held-out conversations whose last message the model generates at each validation, to
+    /// compare it with the message there; 0 disables it.
+    #[serde(skip_serializing_if = "is_default_completions")]
+    pub completions: usize,
     /// Early stopping: stop after this many consecutive validations without an improvement; 0 disables it.
     pub patience: u64,
 }
@@ -147,6 +169,7 @@ impl Default for ValidationConfig {
             every: 250,
             windows: 0,
             batch_size: 16,
+            completions: DEFAULT_COMPLETIONS,
             patience: 0,
         }
     }
@@ -285,6 +308,15 @@ impl RunConfig {
                 return Err(zero_error(key, "set it to 1 or more"));
             }
         }
+        if let Some(epochs) = self.train.epochs
+            && !(epochs.is_finite() && epochs > 0.0)
+        {
+            return Err(TrainError::config(
+                "train.epochs",
+                format!("must be above 0, but is {epochs}"),
+                "3 passes over the data are common for finetuning",
+            ));
+        }
         if self.name.is_empty() || self.name.contains(['/', '\\', '\0']) || self.name == ".." {
             return Err(TrainError::config(
                 "name",
@@ -332,7 +364,7 @@ impl RunConfig {
         self.optimizer.validate()
     }
 
-    fn validate_schedule(&self) -> Result<(), TrainError> {
+    pub(crate) fn validate_schedule(&self) -> Result<(), TrainError> {
         let schedule = &self.schedule;
         let is_valid = |lr: f64| lr.is_finite() && lr >= 0.0;
         for (key, lr) in [
@@ -357,7 +389,8 @@ impl RunConfig {
                 "a tenth of the learning rate is common",
             ));
         }
-        if schedule.warmup_steps >= self.train.steps && schedule.warmup_steps > 0 {
+        let knows_steps = self.train.epochs.is_none();
+        if knows_steps && schedule.warmup_steps >= self.train.steps && schedule.warmup_steps > 0 {
             return Err(TrainError::config(
                 "schedule.warmup_steps",
                 format!(

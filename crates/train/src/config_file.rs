@@ -8,10 +8,14 @@ use toml::{Table, Value};
 
 use crate::config_key::key_at;
 use crate::config_problem::{Problem, expects_string};
+use crate::conversation_defaults;
 use crate::{RunConfig, TrainError, UnsetKeys};
 
 /// The keys of `[data]` that select the data source; exactly one of them is set.
-const SOURCE_KEYS: [&str; 4] = ["path", "paths", "builtin", "prepared"];
+const SOURCE_KEYS: [&str; 5] = ["path", "paths", "builtin", "prepared", "conversations"];
+
+/// The keys of `[train]` for the length of a run; at most one of them is set.
+const LENGTH_KEYS: [&str; 2] = ["steps", "epochs"];
 
 /// Reads the configuration in `path` and applies `overrides` of the form `section.key=value`.
 ///
@@ -99,6 +103,8 @@ pub fn parse_stored_config(
         config.apply_lora_defaults(None);
     }
     check_tokenizer_keys(&table)?;
+    conversation_defaults::check_length_keys(&table)?;
+    conversation_defaults::apply(&mut config, &table);
     config.check_lora_base()?;
     config.validate()?;
     Ok(config)
@@ -170,7 +176,8 @@ fn adapt_to_overrides(config: &mut RunConfig, overrides: &[String], resized_by: 
         config.expect_parameters = None;
     }
     let steps = config.train.steps;
-    if config.schedule.warmup_steps >= steps && !is_set("schedule.warmup_steps") {
+    let knows_steps = config.train.epochs.is_none();
+    if knows_steps && config.schedule.warmup_steps >= steps && !is_set("schedule.warmup_steps") {
         config.schedule.warmup_steps = steps / 10;
     }
 }
@@ -196,8 +203,16 @@ fn override_key(assignment: &str) -> &str {
 /// # Ok::<(), nextword_train::TrainError>(())
 /// ```
 pub fn to_toml(config: &RunConfig) -> Result<String, TrainError> {
-    toml::to_string_pretty(config)
-        .map_err(|e| TrainError::config("config", e.to_string(), "use smaller values"))
+    let to_error =
+        |e: toml::ser::Error| TrainError::config("config", e.to_string(), "use smaller values");
+    if config.train.epochs.is_none() {
+        return toml::to_string_pretty(config).map_err(to_error);
+    }
+    let mut table = Table::try_from(config).map_err(to_error)?;
+    if let Some(Value::Table(train)) = table.get_mut("train") {
+        train.remove("steps"); // They follow from the epochs.
+    }
+    toml::to_string_pretty(&table).map_err(to_error)
 }
 
 fn override_error(assignment: &str, problem: &str) -> TrainError {
@@ -261,10 +276,14 @@ fn set(table: &mut Table, assignment: &str, key: &str, value: Value) -> Result<(
     let Some(last) = parts.pop().filter(|last| !last.is_empty()) else {
         return Err(override_error(assignment, "missing key"));
     };
-    if parts == ["data"] && SOURCE_KEYS.contains(&last) {
-        // A new data source replaces that of the file.
-        if let Some(Value::Table(data)) = table.get_mut("data") {
-            data.retain(|key, _| SOURCE_KEYS.iter().all(|source| *source != key));
+    // A new data source replaces that of the file, and so does a new length.
+    let exclusive: [(&str, &[&str]); 2] = [("data", &SOURCE_KEYS), ("train", &LENGTH_KEYS)];
+    for (section, keys) in exclusive {
+        if parts == [section]
+            && keys.contains(&last)
+            && let Some(Value::Table(values)) = table.get_mut(section)
+        {
+            values.retain(|key, _| keys.iter().all(|replaced| *replaced != key));
         }
     }
     let mut current = table;

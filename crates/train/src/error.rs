@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use nextword_base::PathError;
+use nextword_chat::ChatError;
 use nextword_convert::ConvertError;
 use nextword_data::DataError;
 use nextword_eval::EvalError;
@@ -157,6 +158,18 @@ pub enum TrainError {
     #[error(transparent)]
     Hook(Box<dyn std::error::Error + Send + Sync>),
 
+    /// A conversation that cannot be formatted or encoded.
+    #[error("{place}: {source}")]
+    Conversation {
+        /// The file and the line.
+        place: String,
+        /// What is wrong.
+        source: ChatError,
+    },
+
+    /// An error of the chat crate: of the files of conversations, or of the chat template.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
     /// An error of the model crate.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -200,6 +213,14 @@ impl TrainError {
         Self::Run {
             path: path.into(),
             problem: problem.into(),
+        }
+    }
+
+    /// Creates a [`TrainError::Conversation`].
+    pub(crate) fn conversation(place: &str, source: ChatError) -> Self {
+        Self::Conversation {
+            place: place.to_string(),
+            source,
         }
     }
 

@@ -402,6 +402,7 @@ mod tests {
             probes: _,
             warnings: _,
             unset: _,
+            derives_warmup: _,
         } = &config;
         let crate::LoraSettings {
             rank: _,
@@ -414,7 +415,7 @@ mod tests {
             plus_ratio: _,
             modules_to_save: _,
         } = crate::LoraSettings::default();
-        // The hashes of the tokens cover all but `order` and `packing`.
+        // The hashes of tokens, samples and template cover all but `order` and `packing`.
         let nextword_data::DataConfig {
             path: _,
             paths: _,
@@ -425,6 +426,11 @@ mod tests {
             seed: _,
             documents: _,
             prepared: _,
+            conversations: _,
+            train_on: _,
+            chat_template: _,
+            eos_token: _,
+            too_long: _,
             tokenizer: _,
             split: _,
             order: _,
@@ -484,6 +490,7 @@ mod tests {
         } = init;
         let crate::TrainConfig {
             steps: _,
+            epochs: _,
             batch_size: _,
             accumulation: _,
             sequence_length: _,
@@ -510,7 +517,7 @@ mod tests {
             decay_steps: _,
         } = schedule;
         // `seed`, `order` and `packing`; the model's fields without its four tables; those of the tables;
-        // `train` without steps, recompute and log_every; all of lora, optimizer and schedule.
+        // `train` without steps, epochs, recompute and log_every; all of lora, optimizer and schedule.
         let count = v0_1_settings(&config).len() + later_settings(&config).len();
         assert_eq!(count, 3 + (28 - 4) + 14 + 4 + 9 + 8 + 6);
     }

@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Component, Path, PathBuf};
 
 use nextword_convert::find_base;
+use nextword_data::is_template_name;
 use nextword_model::{AdapterDir, ModelDir};
 
 use crate::{RunConfig, TrainError, parse_stored_config, to_toml};
@@ -258,7 +259,13 @@ fn paths(config: &mut RunConfig) -> impl Iterator<Item = &mut PathBuf> {
     let data = &mut config.data;
     let sources = data.path.iter_mut().chain(&mut data.paths);
     let others = data.prepared.iter_mut().chain(&mut data.tokenizer.file);
-    let all = sources.chain(others).chain(&mut config.start_from);
+    let template = data.chat_template.iter_mut();
+    let template = template.filter(|name| !is_template_name(name));
+    let conversations = data.conversations.iter_mut().chain(template);
+    let all = sources
+        .chain(others)
+        .chain(conversations)
+        .chain(&mut config.start_from);
     all.filter(|path| path.as_os_str() != "-")
 }
 

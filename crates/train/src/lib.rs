@@ -3,6 +3,7 @@
 //! | to change | open |
 //! |---|---|
 //! | the options of a run | [`RunConfig`] |
+//! | conversations as training data | [`Conversations`] |
 //! | forward and backward pass, gradient accumulation, clipping | [`Gradients`], [`forward_backward`], [`Stepper`] |
 //! | the optimizer | [`Optimizer`] |
 //! | the learning rate schedule | [`ScheduleConfig`] |
@@ -44,6 +45,8 @@ mod config;
 mod config_file;
 mod config_key;
 mod config_problem;
+mod conversation_defaults;
+mod conversations;
 mod data_hints;
 mod error;
 mod fingerprint;
@@ -68,17 +71,20 @@ pub use config::{
     CheckpointConfig, ProbeConfig, RunConfig, SampleConfig, TrainConfig, ValidationConfig,
 };
 pub use config_file::{parse_config, parse_stored_config, read_config, to_toml};
+pub use conversations::{ConversationReport, Conversations, Examples, LeftOut, PromptCheck};
 pub use error::TrainError;
 pub use folder::RunFolder;
 pub use lora::{LoraSettings, UnsetKeys};
 pub use metrics::MetricsLine;
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerKind};
 pub use report::{
-    Hooks, LoraInfo, NoHooks, NullReporter, Outcome, Reporter, RunInfo, SampleRequest, StepReport,
-    StopReason, ValidationReport,
+    Completion, CompletionReport, CompletionRequest, Hooks, LoraInfo, NoHooks, NullReporter,
+    Outcome, Reporter, RunInfo, SampleRequest, StepReport, StopReason, ValidationReport,
 };
 pub use schedule::{ScheduleConfig, ScheduleKind};
-pub use setup::{RunSetup, prepare_run, prepare_stored_run, resolve_model_dir};
+pub use setup::{
+    RunSetup, prepare_conversations, prepare_run, prepare_stored_run, resolve_model_dir,
+};
 pub use start_from::LoraBase;
 pub use step::{Gradients, forward_backward};
 pub use stepper::Stepper;

@@ -22,6 +22,12 @@ pub struct MetricsLine {
     /// Validation loss after this update, nats per token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_loss: Option<f64>,
+    /// The share of completions of held-out conversations that ended by themselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended: Option<f64>,
+    /// The share of short messages of held-out conversations that the model completes exactly.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exact: Option<f64>,
     /// Learning rate of this update.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,

@@ -83,6 +83,42 @@ pub struct ValidationReport {
     pub tokens: usize,
     /// Duration in seconds.
     pub seconds: f64,
+    /// How the model completes held-out conversations, for runs on conversations.
+    pub completions: Option<CompletionReport>,
+}
+
+/// How a model completes held-out conversations: it generates the most likely tokens after the prompt of the last
+/// message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CompletionReport {
+    /// Number of completions.
+    pub completions: usize,
+    /// Those that ended by themselves: with an EOS token, within the maximum number of tokens.
+    pub ended: usize,
+    /// Number of completions whose message in the data is short: less than 64 tokens.
+    pub short: usize,
+    /// Those of them that are that message, token by token.
+    pub exact: usize,
+}
+
+impl CompletionReport {
+    /// The share of completions that ended by themselves; `None` without completions.
+    ///
+    /// ```
+    /// use nextword_train::CompletionReport;
+    ///
+    /// let report = CompletionReport { completions: 16, ended: 12, ..Default::default() };
+    /// assert_eq!(report.ended_share(), Some(0.75));
+    /// assert_eq!(report.exact_share(), None); // no short messages
+    /// ```
+    pub fn ended_share(&self) -> Option<f64> {
+        (self.completions > 0).then(|| self.ended as f64 / self.completions as f64)
+    }
+
+    /// The share of short messages that are completed exactly; `None` without short messages.
+    pub fn exact_share(&self) -> Option<f64> {
+        (self.short > 0).then(|| self.exact as f64 / self.short as f64)
+    }
 }
 
 /// Why a run ended.
@@ -128,6 +164,8 @@ pub trait Reporter {
     fn validated(&mut self, _report: &ValidationReport) {}
     /// Text was sampled.
     fn sampled(&mut self, _step: u64, _prompt: &str, _text: &str) {}
+    /// The model completed a held-out conversation; `wanted` is the message in the data.
+    fn completed(&mut self, _step: u64, _prompt: &str, _text: &str, _wanted: &str) {}
     /// A checkpoint was saved.
     fn saved(&mut self, _step: u64, _path: &Path) {}
     /// A non-fatal problem occurred.
@@ -157,6 +195,26 @@ pub struct SampleRequest<'a> {
     pub seed: u64,
 }
 
+/// A completion that a run asks its [`Hooks`] for: of the most likely tokens after a prompt.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CompletionRequest<'a> {
+    /// The special tokens of the model, the EOS tokens among them.
+    pub special: &'a ModelTokens,
+    /// The ids of the prompt.
+    pub prompt: &'a [u32],
+    /// Maximum number of tokens to generate.
+    pub max_tokens: usize,
+}
+
+/// The tokens that a model generated.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Completion {
+    /// The ids, without the EOS token.
+    pub ids: Vec<u32>,
+    /// Whether an EOS token ended it.
+    pub ended: bool,
+}
+
 /// Callbacks of a run: this crate does not generate text. All methods do nothing by default.
 pub trait Hooks {
     /// Samples a continuation of a prompt from `model`, or returns `None` to skip it.
@@ -169,6 +227,19 @@ pub trait Hooks {
         _tokenizer: &Arc<dyn Tokenizer>,
         _request: &SampleRequest<'_>,
     ) -> Result<Option<String>, TrainError> {
+        Ok(None)
+    }
+
+    /// Completes a prompt of token ids with `model`, or returns `None` to skip it.
+    ///
+    /// # Errors
+    /// Any error ([`TrainError::hook`]); the run reports a warning and continues.
+    fn complete(
+        &mut self,
+        _model: &Transformer,
+        _tokenizer: &Arc<dyn Tokenizer>,
+        _request: &CompletionRequest<'_>,
+    ) -> Result<Option<Completion>, TrainError> {
         Ok(None)
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use nextword_data::{
-    Dataset, EvalWindows, Loader, LoaderConfig, Tokenizer, TokenizerConfig,
+    DataConfig, Dataset, EvalWindows, Loader, LoaderConfig, Tokenizer, TokenizerConfig,
     load_tokenizer_with_roles, parse_tokenizer_with_roles, unknown_note, whole_documents_note,
 };
 use nextword_kernels::QuantizedMatrix;
@@ -15,6 +15,8 @@ use nextword_model::{
     Transformer, weights,
 };
 
+use crate::conversation_defaults::resolve_epochs;
+use crate::conversations::{ChatModel, Conversations, dataset_without_tokens, stored_card};
 use crate::start_from::{self, LoraBase};
 use crate::tokenizer_choice::{
     build_dataset, check_tokenizer, resolve_vocab_size, use_declared_eos,
@@ -47,6 +49,8 @@ pub struct RunSetup {
     pub chat_templates: BTreeMap<String, String>,
     /// What the run adapts, if it has `[lora]`.
     pub lora: Option<LoraBase>,
+    /// The conversations that the run trains on, in place of the tokens of `dataset`.
+    pub conversations: Option<Conversations>,
     /// What the model card says about the data, if a checkpoint has it: a resumed run reads the same data by other
     /// paths.
     pub(crate) trained_on: Option<String>,
@@ -71,12 +75,114 @@ pub fn prepare_run(mut config: RunConfig) -> Result<RunSetup, TrainError> {
 /// [`TrainError`] with the first problem found.
 pub fn prepare_stored_run(config: RunConfig) -> Result<RunSetup, TrainError> {
     let mut base = BaseConfig::new(config, None)?;
-    let dataset = match base.given_tokenizer() {
-        Some(tokenizer) => Dataset::build_with_tokenizer(&base.config.data, tokenizer)?,
-        None => build_dataset(&mut base.config)?,
+    let given = base.source.as_ref().and_then(SourceModel::given_tokenizer);
+    let dataset = if base.config.data.has_conversations() {
+        base.config.data.validate()?;
+        dataset_without_tokens(&base.config, given)?
+    } else if let Some(tokenizer) = given {
+        Dataset::build_with_tokenizer(&base.config.data, tokenizer)?
+    } else {
+        build_dataset(&mut base.config)?
     };
     base.with_dataset(dataset)
 }
+
+/// Reads and encodes the conversations of `config` as [`prepare_run`] does, without opening its device. `None`
+/// if the configuration has other data.
+///
+/// # Errors
+/// [`TrainError`] with the first problem found.
+pub fn prepare_conversations(mut config: RunConfig) -> Result<Option<Conversations>, TrainError> {
+    if config.start_from.is_none() {
+        use_declared_eos(&mut config.data.tokenizer);
+    }
+    let source = apply_base_model(&mut config)?;
+    config.validate()?;
+    config.validate_sequence_length()?;
+    config.data.validate()?;
+    if !config.data.has_conversations() {
+        return Ok(None);
+    }
+    let given = source.as_ref().and_then(SourceModel::given_tokenizer);
+    let dataset = dataset_without_tokens(&config, given)?;
+    let mut model = model_tokens(&config, source, &dataset)?;
+    read_conversations(&mut config, &dataset, &mut model)
+}
+
+/// What a trained model takes over from the one in `start_from`, or gets from its tokenizer.
+struct ModelParts {
+    special: ModelTokens,
+    chat_templates: BTreeMap<String, String>,
+    lora: Option<LoraBase>,
+}
+
+fn model_tokens(
+    config: &RunConfig,
+    source: Option<SourceModel>,
+    dataset: &Dataset,
+) -> Result<ModelParts, TrainError> {
+    let roles = dataset.tokenizer.special_tokens();
+    if let Some(SourceModel {
+        tokenizer,
+        card,
+        lora,
+    }) = source
+    {
+        check_tokenizer(config, tokenizer.as_ref(), dataset.tokenizer.as_ref())?;
+        let mut special = card.special;
+        if config.data.prepared.is_none() && roles.eos != tokenizer.special_tokens().eos {
+            end_documents_with(&mut special, roles.eos);
+        }
+        return Ok(ModelParts {
+            special,
+            chat_templates: card.chat_templates,
+            lora,
+        });
+    }
+    let has_conversations = config.data.has_conversations();
+    let stored = has_conversations.then(|| stored_card(config)).flatten();
+    Ok(match stored {
+        Some(card) => ModelParts {
+            special: card.special,
+            chat_templates: card.chat_templates,
+            lora: None,
+        },
+        None => ModelParts {
+            special: ModelTokens::trained(roles.eos, roles.pad),
+            chat_templates: BTreeMap::new(),
+            lora: None,
+        },
+    })
+}
+
+/// Reads the conversations of `config`, if it has any. Sequences become as short as the longest of them allows.
+fn read_conversations(
+    config: &mut RunConfig,
+    dataset: &Dataset,
+    model: &mut ModelParts,
+) -> Result<Option<Conversations>, TrainError> {
+    if !config.data.has_conversations() {
+        return Ok(None);
+    }
+    let max_length = config.sequence_length();
+    let chat_model = ChatModel {
+        tokenizer: Arc::clone(&dataset.tokenizer),
+        special: &mut model.special,
+        templates: &mut model.chat_templates,
+        prompt_template: config.samples.prompt_template.clone(),
+    };
+    let conversations = Conversations::read(config, max_length, chat_model)?;
+    if config.train.sequence_length.is_none() {
+        let longest = conversations
+            .longest_row()
+            .next_multiple_of(LENGTH_MULTIPLE);
+        config.train.sequence_length = Some(longest.min(max_length));
+    }
+    Ok(Some(conversations))
+}
+
+/// Rows of conversations are padded to a multiple of this many tokens.
+const LENGTH_MULTIPLE: usize = 32;
 
 /// A checked configuration, before its data is read.
 struct BaseConfig {
@@ -91,6 +197,14 @@ struct SourceModel {
     tokenizer: Arc<dyn Tokenizer>,
     card: ModelCard,
     lora: Option<LoraBase>,
+}
+
+impl SourceModel {
+    /// The tokenizer of a model that is one file.
+    fn given_tokenizer(&self) -> Option<Arc<dyn Tokenizer>> {
+        self.lora.as_ref()?.model.tokenizer_json()?;
+        Some(Arc::clone(&self.tokenizer))
+    }
 }
 
 impl BaseConfig {
@@ -121,53 +235,37 @@ impl BaseConfig {
         })
     }
 
-    /// The tokenizer of a model that is one file.
-    fn given_tokenizer(&self) -> Option<Arc<dyn Tokenizer>> {
-        let source = self.source.as_ref()?;
-        source.lora.as_ref()?.model.tokenizer_json()?;
-        Some(Arc::clone(&source.tokenizer))
-    }
-
     fn with_dataset(self, dataset: Dataset) -> Result<RunSetup, TrainError> {
         let Self {
             mut config,
             device,
             source,
         } = self;
-        let roles = dataset.tokenizer.special_tokens();
-        let mut special = ModelTokens::trained(roles.eos, roles.pad);
-        let mut chat_templates = BTreeMap::new();
-        let mut lora = None;
-        if let Some(SourceModel {
-            tokenizer,
-            card,
-            lora: base,
-        }) = source
-        {
-            lora = base;
-            check_tokenizer(&config, tokenizer.as_ref(), dataset.tokenizer.as_ref())?;
-            special = card.special;
-            if config.data.prepared.is_none() && roles.eos != tokenizer.special_tokens().eos {
-                end_documents_with(&mut special, roles.eos);
-            }
-            chat_templates = card.chat_templates;
-        }
+        let mut model = model_tokens(&config, source, &dataset)?;
         resolve_vocab_size(&mut config, dataset.tokenizer.as_ref())?;
         check_parameters(&config)?;
+        let conversations = read_conversations(&mut config, &dataset, &mut model)?;
         let padding_id = dataset.tokenizer.special_tokens().padding_id();
-        let loader = Loader::new(
-            dataset.train.clone(),
-            LoaderConfig {
-                context_length: config.sequence_length(),
-                batch_size: config.train.batch_size,
-                grad_accum_steps: config.train.accumulation,
-                order: config.data.order,
-                packing: config.data.packing,
-                seed: config.seed,
-                padding_id,
-            },
-        )?;
-        let validation = validation_windows(&config, &dataset, padding_id)?;
+        let loader_config = LoaderConfig {
+            context_length: config.sequence_length(),
+            batch_size: config.train.batch_size,
+            grad_accum_steps: config.train.accumulation,
+            order: config.data.order,
+            packing: config.data.packing,
+            seed: config.seed,
+            padding_id,
+        };
+        let loader = match &conversations {
+            Some(read) => Loader::from_samples(read.train.clone(), loader_config)?,
+            None => Loader::new(dataset.train.clone(), loader_config)?,
+        };
+        resolve_epochs(&mut config, &loader)?;
+        let validation = validation_windows(&config, &dataset, conversations.as_ref(), padding_id)?;
+        let ModelParts {
+            special,
+            chat_templates,
+            lora,
+        } = model;
         Ok(RunSetup {
             config,
             dataset,
@@ -177,9 +275,22 @@ impl BaseConfig {
             special,
             chat_templates,
             lora,
+            conversations,
             trained_on: None,
         })
     }
+}
+
+/// `config` for a dataset that is given: its own data is not read.
+fn without_conversations(mut config: RunConfig) -> RunConfig {
+    if config.data.has_conversations() {
+        config.data = DataConfig {
+            order: config.data.order,
+            packing: config.data.packing,
+            ..DataConfig::default()
+        };
+    }
+    config
 }
 
 /// Sets the EOS token after each document to `eos`, which the run's configuration chooses instead of the
@@ -197,14 +308,16 @@ fn end_documents_with(special: &mut ModelTokens, eos: Option<u32>) {
 fn validation_windows(
     config: &RunConfig,
     dataset: &Dataset,
+    conversations: Option<&Conversations>,
     padding_id: u32,
 ) -> Result<Option<EvalWindows>, TrainError> {
-    if dataset.validation.is_empty() {
-        return Ok(None);
-    }
     let (packing, length) = (config.data.packing, config.sequence_length());
-    let tokens = dataset.validation.clone();
-    let windows = EvalWindows::new(tokens, length, packing, padding_id)?;
+    let windows = match conversations.map(|read| &read.validation) {
+        Some(samples) if samples.is_empty() => return Ok(None),
+        Some(samples) => EvalWindows::from_samples(samples.clone(), length, padding_id)?,
+        None if dataset.validation.is_empty() => return Ok(None),
+        None => EvalWindows::new(dataset.validation.clone(), length, packing, padding_id)?,
+    };
     Ok(Some(match config.validation.windows {
         0 => windows,
         limit => windows.limit(limit),
@@ -231,7 +344,7 @@ impl RunSetup {
     /// ```
     pub fn from_dataset(config: RunConfig, dataset: Dataset) -> Result<Self, TrainError> {
         config.validate_peak()?;
-        BaseConfig::new(config, None)?.with_dataset(dataset)
+        BaseConfig::new(without_conversations(config), None)?.with_dataset(dataset)
     }
 
     /// Prepares a run on `dataset` and on an open device, instead of the one that `config.device` names.
@@ -258,7 +371,7 @@ impl RunSetup {
         device: &Device,
     ) -> Result<Self, TrainError> {
         config.validate_peak()?;
-        BaseConfig::new(config, Some(device))?.with_dataset(dataset)
+        BaseConfig::new(without_conversations(config), Some(device))?.with_dataset(dataset)
     }
 
     /// The model with its initial weights: random, or those of the model in `start_from`; with `[lora]` that model with
@@ -343,6 +456,13 @@ impl RunSetup {
 
     /// Identifies the data, so that a resumed run can check that it is unchanged.
     pub fn data_fingerprint(&self) -> String {
+        if let Some(conversations) = &self.conversations {
+            return format!(
+                "{}, vocabulary {}",
+                conversations.fingerprint(),
+                self.dataset.tokenizer.hash()
+            );
+        }
         format!(
             "train {}, validation {}, vocabulary {}",
             self.dataset.train.content_hash(),
@@ -357,6 +477,9 @@ impl RunSetup {
         if let Some(described) = &self.trained_on {
             return described.clone();
         }
+        if let Some(conversations) = &self.conversations {
+            return conversations.description();
+        }
         let sources = self
             .dataset
             .card
@@ -368,6 +491,14 @@ impl RunSetup {
             self.dataset.train.len(),
             self.dataset.validation.len()
         )
+    }
+
+    /// Number of tokens for training and for validation.
+    pub(crate) fn token_counts(&self) -> (usize, usize) {
+        match &self.conversations {
+            Some(read) => (read.train.token_count(), read.validation.token_count()),
+            None => (self.dataset.train.len(), self.dataset.validation.len()),
+        }
     }
 
     /// Warnings to report before the run starts.
@@ -385,6 +516,11 @@ impl RunSetup {
             .chain(self.whole_documents_warning())
             .chain(self.prompt_warnings())
             .chain(self.document_warnings())
+            .chain(
+                self.conversations
+                    .iter()
+                    .flat_map(|read| read.report.warnings()),
+            )
             .collect()
     }
 

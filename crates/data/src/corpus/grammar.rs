@@ -2,7 +2,7 @@
 //!
 //! A pattern has choices `[one|another]` and placeholders `{name}` that are filled from the cast.
 
-use crate::rng::RandomSequence;
+use crate::rng::{CounterRng, RandomSequence};
 
 const GIRLS: &[&str] = &[
     "Mia", "Lily", "Anna", "Ella", "Rosa", "Nora", "Clara", "Ruby", "Sara", "Emma", "Lucy", "Maya",
@@ -169,6 +169,13 @@ impl Cast {
         }
     }
 
+    /// Replaces the placeholders of a pattern without choices.
+    pub(super) fn fill(&self, pattern: &str) -> String {
+        let mut text = String::new();
+        expand(pattern, self, &mut CounterRng::new(0).sequence(), &mut text);
+        text
+    }
+
     /// Returns the text for `{name}`, capitalized if the name is; `None` for unknown names.
     fn substitute(&self, name: &str) -> Option<String> {
         let lower = name.to_ascii_lowercase();
@@ -177,6 +184,7 @@ impl Cast {
             "b" => self.friend.0.to_owned(),
             "kin" => self.kin.0.to_owned(),
             "being" => self.being.to_owned(),
+            "a_being" => with_article(self.being),
             "place" => format!("the {}", self.place.1),
             "at" => format!("{} the {}", self.place.0, self.place.1),
             "thing" => format!("{} {}", self.look, self.thing),

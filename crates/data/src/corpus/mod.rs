@@ -1,9 +1,11 @@
 //! Built-in corpora.
 
+mod chats;
 mod grammar;
 mod plots;
 mod stories;
 
+pub use self::chats::{StoryChat, StoryChats};
 pub use self::stories::Stories;
 
 /// Default number of built-in stories (about 1.5 MB).

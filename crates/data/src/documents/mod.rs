@@ -175,12 +175,17 @@ impl Sources {
                 TextSource::Stories(Stories::new(config.seed, config.documents))
             }
             Some(Builtin::Statquest) => TextSource::Statquest,
+            _ if config.has_conversations() => {
+                return Err(DataError::config(
+                    "[data] refers to conversations, not to text; hint: set `path` to text, or builtin = \"stories\"",
+                ));
+            }
             None if config.prepared.is_some() => {
                 return Err(DataError::config(
                     "[data] refers to a prepared folder, not to text; hint: set `path` to the text instead of `prepared`",
                 ));
             }
-            None => return Self::open(&config.source()),
+            _ => return Self::open(&config.source()),
         };
         Ok(Self { source })
     }

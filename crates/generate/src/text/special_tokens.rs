@@ -1,7 +1,7 @@
 //! The special tokens around a prompt, and those that end a completion.
 
 use nextword_data::Encoding;
-use nextword_model::TokenSource;
+use nextword_model::{TokenTexts, TokenizerRoles};
 
 use super::TextGenerator;
 use crate::{GenerateError, SamplingConfig};
@@ -9,39 +9,30 @@ use crate::{GenerateError, SamplingConfig};
 impl TextGenerator {
     /// Text of the BOS token for chat templates: the model card's, or else that of its id. Empty without one.
     pub fn bos_text(&self) -> String {
-        let tokens = &self.card.special;
-        // An imported tokenizer's settings without a `bos_token` have none for templates either.
-        let id = tokens.bos_id.filter(|_| !tokens.is_imported());
-        self.token_text_or_empty(tokens.bos_token.as_ref(), id)
+        self.token_texts().bos
     }
 
     /// Text of the EOS token for chat templates: the model card's, or else the tokenizer's. Empty without one.
     pub fn eos_text(&self) -> String {
-        let tokens = &self.card.special;
-        let eos_id = self.tokenizer.special_tokens().eos;
-        let is_declared = tokens.source == Some(TokenSource::Declared);
-        self.token_text_or_empty(tokens.eos_token.as_ref(), eos_id.filter(|_| !is_declared))
+        self.token_texts().eos
     }
 
     /// Further variables of chat templates with their texts: `unk_token` and `pad_token`, where the model card
     /// or else the tokenizer has such a token.
     pub fn further_token_texts(&self) -> Vec<(&'static str, String)> {
-        let (tokens, by_name) = (&self.card.special, self.tokenizer.special_tokens());
-        let is_declared = tokens.source == Some(TokenSource::Declared);
-        let text = |text: &Option<String>, id: Option<u32>| {
-            self.token_text_or_empty(text.as_ref(), id.filter(|_| !is_declared))
-        };
-        let texts = [
-            ("unk_token", text(&tokens.unk_token, by_name.unk)),
-            ("pad_token", text(&tokens.pad_token, by_name.pad)),
-        ];
-        let known = texts.into_iter().filter(|(_, text)| !text.is_empty());
-        known.collect()
+        self.token_texts().further()
     }
 
-    fn token_text_or_empty(&self, text: Option<&String>, id: Option<u32>) -> String {
-        let from_id = || self.tokenizer.id_to_token(id?);
-        text.cloned().or_else(from_id).unwrap_or_default()
+    fn token_texts(&self) -> TokenTexts {
+        let by_name = self.tokenizer.special_tokens();
+        let roles = TokenizerRoles {
+            eos: by_name.eos,
+            unk: by_name.unk,
+            pad: by_name.pad,
+        };
+        TokenTexts::new(&self.card.special, roles, |id| {
+            self.tokenizer.id_to_token(id)
+        })
     }
 
     /// Encodes `text` as in training: with the tokens that the model expects before every text, unless the
@@ -53,7 +44,7 @@ impl TextGenerator {
         let mut encoding = self.tokenizer.try_encode(text)?;
         encoding.ids = self.card.special.with_prefix(encoding.ids);
         if encoding.ids.is_empty() {
-            encoding.ids.push(self.default_start());
+            encoding.ids.push(self.start_id());
         }
         Ok(encoding)
     }
@@ -66,7 +57,7 @@ impl TextGenerator {
     pub fn encode_formatted(&self, text: &str) -> Result<Encoding, GenerateError> {
         let mut encoding = self.tokenizer.try_encode(text)?;
         if encoding.ids.is_empty() {
-            encoding.ids.push(self.default_start());
+            encoding.ids.push(self.start_id());
         }
         Ok(encoding)
     }
@@ -117,8 +108,9 @@ impl TextGenerator {
         self.card.special.prefix().first().copied()
     }
 
-    /// The token that an empty prompt starts from.
-    fn default_start(&self) -> u32 {
+    /// The token that an empty prompt starts from: the first before every text, otherwise the BOS token, otherwise the
+    /// EOS token, otherwise a line break, otherwise id 0.
+    pub fn start_id(&self) -> u32 {
         let line_break = || {
             let encoding = self.tokenizer.encode("\n");
             encoding

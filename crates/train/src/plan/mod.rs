@@ -249,17 +249,17 @@ impl DataUse {
     fn of_run(setup: &RunSetup) -> Self {
         let config = &setup.config;
         let (loader, steps) = (&setup.loader, config.train.steps as f64);
-        let train_tokens = setup.dataset.train.len();
+        let (train_tokens, validation_tokens) = setup.token_counts();
         let tokens_per_step = loader.targets_per_step();
-        let epochs = match config.data.packing {
-            Packing::Packed => tokens_per_step * steps / train_tokens.max(1) as f64,
-            Packing::Documents => {
-                loader.sequences_per_step() as f64 * steps / loader.sequences_per_epoch() as f64
-            }
+        let is_packed = setup.conversations.is_none() && config.data.packing == Packing::Packed;
+        let epochs = if is_packed {
+            tokens_per_step * steps / train_tokens.max(1) as f64
+        } else {
+            loader.sequences_per_step() as f64 * steps / loader.sequences_per_epoch() as f64
         };
         Self {
             train_tokens,
-            validation_tokens: setup.dataset.validation.len(),
+            validation_tokens,
             vocab_size: config.model.vocab_size,
             steps: config.train.steps,
             batch_size: config.train.batch_size,

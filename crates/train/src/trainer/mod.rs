@@ -1,5 +1,6 @@
 //! Training in a run folder, and in memory.
 
+mod completions;
 mod in_memory;
 #[cfg(test)]
 mod lora_tests;
@@ -222,8 +223,8 @@ impl Trainer {
                 base: base.model.path.clone(),
             }),
             vocab_size: config.model.vocab_size,
-            train_tokens: setup.dataset.train.len(),
-            validation_tokens: setup.dataset.validation.len(),
+            train_tokens: setup.token_counts().0,
+            validation_tokens: setup.token_counts().1,
             steps: config.train.steps,
             tokens_per_step: setup.loader.targets_per_step().round() as usize,
             resumed_at: self.training.state.step,
@@ -312,14 +313,20 @@ impl LoopObserver for RunObserver<'_> {
         report: &ValidationReport,
     ) -> Result<(), TrainError> {
         self.output.folder.check_exists()?;
+        let completions = completions::evaluate(training, self.reporter, self.hooks)?;
         self.output.metrics.write(&MetricsLine {
             step: report.step,
             tokens: training.state.tokens,
             val_loss: Some(report.loss),
+            ended: completions.and_then(|report| report.ended_share()),
+            exact: completions.and_then(|report| report.exact_share()),
             elapsed: training.elapsed(),
             ..MetricsLine::default()
         })?;
-        self.reporter.validated(report);
+        self.reporter.validated(&ValidationReport {
+            completions,
+            ..*report
+        });
         Ok(())
     }
 
@@ -380,6 +387,12 @@ impl RunObserver<'_> {
                     .warned(&format!("cannot sample at step {step}: {e}")),
             }
         }
+        samples.extend(completions::show(
+            training,
+            &model,
+            self.reporter,
+            self.hooks,
+        )?);
         self.output.folder.check_exists()?;
         let folder = self.output.folder.samples_path();
         let file = folder.join(format!("step-{step:08}.txt"));

@@ -257,6 +257,7 @@ impl TrainingLoop {
             best: self.state.best.map_or(loss, |best| best.min(loss)),
             tokens: evaluation.tokens as usize,
             seconds: start.elapsed().as_secs_f64(),
+            completions: None,
         };
         observer.validated(self, &report)?;
         if !improved {

@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Serve(commands::serve::ServeArgs),
     /// Tokenize text into shard files, for data too large to tokenize again in every run
     Prepare(commands::prepare::PrepareArgs),
+    /// Show the conversations of a configuration as a run trains on them: text, tokens, and which of them are trained
+    Preview(commands::preview::PreviewArgs),
     /// Measure a model's loss, perplexity and bits per byte on a text
     Eval(commands::eval::EvalArgs),
     /// Quantize a model's weights to 8 or 4 bits (inference only)

@@ -184,7 +184,9 @@ fn train_code(error: &TrainError) -> Code {
         | TrainError::Run { .. }
         | TrainError::FirstLoss { .. } => Code::Usage,
         TrainError::Diverged { .. } => Code::Diverged,
-        TrainError::Damaged { .. } => Code::BadFile,
+        TrainError::Damaged { .. } | TrainError::Conversation { .. } | TrainError::Chat(_) => {
+            Code::BadFile
+        }
         TrainError::FolderRemoved { .. } | TrainError::DiskFull { .. } => Code::Resources,
         // The paths were writable when the run started.
         TrainError::NotSaved { source, .. } => match train_code(source) {

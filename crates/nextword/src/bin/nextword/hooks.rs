@@ -1,12 +1,16 @@
 //! Hooks called by the trainer: sampling text and probing sentences during training.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use nextword_data::Tokenizer;
 use nextword_explain::{ExplainError, history};
-use nextword_generate::{PROMPT_PLACEHOLDER, SamplingConfig, TextGenerator, TextOptions};
+use nextword_generate::{
+    DecodeOptions, FinishReason, Overflow, PROMPT_PLACEHOLDER, SamplingConfig, TextGenerator,
+    TextOptions, generate_ids,
+};
 use nextword_model::{ModelCard, Transformer};
-use nextword_train::{Hooks, SampleRequest, TrainError};
+use nextword_train::{Completion, CompletionRequest, Hooks, SampleRequest, TrainError};
 
 /// Samples with the generate crate, exactly as `nextword generate` does with the saved model.
 #[derive(Debug)]
@@ -47,6 +51,32 @@ impl Hooks for TrainingHooks {
         let completion = TextGenerator::new(model.clone(), tokenizer.clone(), card)
             .and_then(|generator| generator.complete(request.prompt, &options));
         Ok(Some(completion.map_err(TrainError::hook)?.text))
+    }
+
+    fn complete(
+        &mut self,
+        model: &Transformer,
+        tokenizer: &Arc<dyn Tokenizer>,
+        request: &CompletionRequest<'_>,
+    ) -> Result<Option<Completion>, TrainError> {
+        let options = DecodeOptions {
+            sampling: SamplingConfig::greedy(),
+            max_tokens: request.max_tokens,
+            stop_ids: request.special.stop_ids(tokenizer.special_tokens().eos),
+            overflow: Overflow::Stop,
+            ..DecodeOptions::default()
+        };
+        let prompts = [request.prompt.to_vec()];
+        let sequences = generate_ids(model, &prompts, options, |_| ControlFlow::Continue(()));
+        let sequences = sequences.map_err(TrainError::hook)?;
+        Ok(sequences.into_iter().next().map(|sequence| {
+            let mut ids = sequence.ids();
+            let ended = sequence.finish == FinishReason::Eos;
+            if ended {
+                ids.pop(); // the EOS token
+            }
+            Completion { ids, ended }
+        }))
     }
 
     fn probe(

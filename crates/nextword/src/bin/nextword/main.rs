@@ -89,6 +89,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Explain(args) => commands::explain::run(&args)?,
         Command::Chat(args) => commands::chat::run(&args)?,
         Command::Serve(args) => commands::serve::run(&args)?,
+        Command::Preview(args) => commands::preview::run(&args)?,
         Command::Prepare(args) => commands::prepare::run(&args)?,
         Command::Eval(args) => commands::eval::run(&args)?,
         Command::Quantize(args) => commands::quantize::run(&args)?,

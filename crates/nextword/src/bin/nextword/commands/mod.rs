@@ -14,6 +14,7 @@ pub(crate) mod merge;
 pub(crate) mod plan;
 pub(crate) mod plot;
 pub(crate) mod prepare;
+pub(crate) mod preview;
 pub(crate) mod quantize;
 pub(crate) mod resume;
 pub(crate) mod serve;

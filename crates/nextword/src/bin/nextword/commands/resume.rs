@@ -24,8 +24,8 @@ pub(crate) struct ResumeArgs {
     #[arg(long, short)]
     device: Option<String>,
     /// Override one key: train.steps, train.log_every, any key of checkpoint, validation, samples and
-    /// probes, or data.path, data.paths, data.prepared, data.tokenizer.file or start_from (the base of an adapter) of
-    /// what was moved (repeatable)
+    /// probes, or data.path, data.paths, data.prepared, data.conversations, data.chat_template,
+    /// data.tokenizer.file or start_from (the base of an adapter) of what was moved (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Print only warnings and errors
@@ -37,7 +37,7 @@ pub(crate) struct ResumeArgs {
 }
 
 /// Keys and sections that may change when a run is resumed.
-const CHANGEABLE: [&str; 11] = [
+const CHANGEABLE: [&str; 13] = [
     "train.steps",
     "train.log_every",
     "checkpoint.",
@@ -49,6 +49,8 @@ const CHANGEABLE: [&str; 11] = [
     "data.path",
     "data.paths",
     "data.prepared",
+    "data.conversations",
+    "data.chat_template",
     "data.tokenizer.file",
 ];
 

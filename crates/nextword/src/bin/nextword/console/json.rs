@@ -49,6 +49,14 @@ impl Reporter for JsonReporter {
         Self::write(json!({
             "event": "validation", "step": report.step, "val_loss": report.loss,
             "best": report.best, "tokens": report.tokens, "seconds": report.seconds,
+            "ended": report.completions.and_then(|completions| completions.ended_share()),
+            "exact": report.completions.and_then(|completions| completions.exact_share()),
+        }));
+    }
+
+    fn completed(&mut self, step: u64, prompt: &str, text: &str, wanted: &str) {
+        Self::write(json!({
+            "event": "completion", "step": step, "prompt": prompt, "text": text, "wanted": wanted,
         }));
     }
 

@@ -1,6 +1,6 @@
 //! Lines that report a run's progress.
 
-use nextword_train::{LoraInfo, Outcome, RunInfo, StepReport, StopReason};
+use nextword_train::{LoraInfo, Outcome, RunInfo, StepReport, StopReason, ValidationReport};
 
 use super::shell::{program, shell_quote};
 use crate::format::{count, duration, grouped, sanitize, short, trained_share};
@@ -96,6 +96,44 @@ pub(super) fn sample_block(step: u64, prompt: &str, text: &str) -> String {
     block
 }
 
+/// How held-out conversations are completed, as the end of a line about a validation.
+pub(super) fn completions_part(report: &ValidationReport) -> String {
+    let Some(completions) = report.completions else {
+        return String::new();
+    };
+    let ended = format!(
+        "  ended by itself {}/{}",
+        completions.ended, completions.completions
+    );
+    match completions.short {
+        0 => ended,
+        short => format!("{ended}  exact {}/{short}", completions.exact),
+    }
+}
+
+/// Maximum number of characters of a conversation before its completion that are shown.
+const MAX_CONTEXT: usize = 400;
+
+/// Formats the completion of a held-out conversation beside the message in the data.
+pub(super) fn completion_block(step: u64, prompt: &str, text: &str, wanted: &str) -> String {
+    let start = prompt.char_indices().rev().nth(MAX_CONTEXT - 1);
+    let shown = match start {
+        Some((at, _)) if at > 0 => format!("…{}", &prompt[at..]),
+        _ => prompt.to_string(),
+    };
+    let mut block = format!("conversation at step {step}:");
+    for line in sanitize(shown.trim_end()).lines() {
+        block.push_str("\n    ");
+        block.push_str(line);
+    }
+    for (label, text) in [("completion", text), ("in the data", wanted)] {
+        let text = sanitize(text.trim());
+        let text = text.replace('\n', "\n               ");
+        block.extend(["\n  ", &format!("{label:<12} "), &text]);
+    }
+    block
+}
+
 /// Returns the lines printed at the end of a run, of which `resumed_at` updates were made before: its result and
 /// what to do next.
 pub(super) fn end_lines(outcome: &Outcome, resumed_at: u64, prompt: Option<&str>) -> Vec<String> {
@@ -136,6 +174,8 @@ pub(super) fn end_lines(outcome: &Outcome, resumed_at: u64, prompt: Option<&str>
 
 #[cfg(test)]
 mod tests {
+    use nextword_train::CompletionReport;
+
     use super::*;
 
     fn report() -> StepReport {
@@ -218,6 +258,44 @@ mod tests {
             block,
             "sample at step 10:\n    Once upon\u{fffd}[2J\n    a time"
         );
+    }
+
+    #[test]
+    fn completions_are_shown_beside_the_message_in_the_data() {
+        let block = completion_block(7, &"x".repeat(500), "It is\nred.", " It is blue.\n");
+        let shown = format!("…{}", "x".repeat(400));
+        assert_eq!(
+            block,
+            format!(
+                "conversation at step 7:\n    {shown}\n  completion   It is\n               red.\n  in the data  \
+                 It is blue."
+            )
+        );
+        assert!(completion_block(7, "Hi\x1b", "a", "b").contains("    Hi\u{fffd}\n"));
+    }
+
+    #[test]
+    fn validations_say_how_completions_ended() {
+        let part = |completions| {
+            completions_part(&ValidationReport {
+                step: 1,
+                loss: 1.0,
+                best: 1.0,
+                tokens: 5,
+                seconds: 1.0,
+                completions,
+            })
+        };
+        assert_eq!(part(None), "");
+        let report = CompletionReport {
+            completions: 16,
+            ended: 12,
+            short: 10,
+            exact: 4,
+        };
+        assert_eq!(part(Some(report)), "  ended by itself 12/16  exact 4/10");
+        let long = CompletionReport { short: 0, ..report };
+        assert_eq!(part(Some(long)), "  ended by itself 12/16");
     }
 
     #[test]

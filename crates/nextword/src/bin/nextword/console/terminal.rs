@@ -7,7 +7,9 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nextword_train::{Outcome, Reporter, RunInfo, StepReport, ValidationReport};
 
-use super::lines::{end_lines, sample_block, start_lines, step_line};
+use super::lines::{
+    completion_block, completions_part, end_lines, sample_block, start_lines, step_line,
+};
 use crate::output;
 
 /// Width of the terminal if it does not tell.
@@ -116,9 +118,15 @@ impl Reporter for TerminalReporter {
             ""
         };
         self.print(&format!(
-            "step {}  validation loss {:.4}{best}",
-            report.step, report.loss
+            "step {}  validation loss {:.4}{best}{}",
+            report.step,
+            report.loss,
+            completions_part(report)
         ));
+    }
+
+    fn completed(&mut self, step: u64, prompt: &str, text: &str, wanted: &str) {
+        self.print(&completion_block(step, prompt, text, wanted));
     }
 
     fn sampled(&mut self, step: u64, prompt: &str, text: &str) {

@@ -1,0 +1,62 @@
+//! Conversations that are longer than a sequence.
+
+use std::ops::Range;
+
+use nextword_chat::TokenSample;
+use nextword_data::TooLong;
+
+/// A sample that fits into a sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fitted {
+    pub(super) ids: Vec<u32>,
+    pub(super) trained: Vec<Range<usize>>,
+    /// Whether tokens were cut off.
+    pub(super) is_cut: bool,
+}
+
+/// Why a sample cannot be trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Misfit {
+    /// It is longer than a sequence, and its first message of the assistant does not end within one.
+    TooLong,
+    /// It is longer than a sequence, which is an error.
+    Error,
+}
+
+/// Fits a sample into rows of `max_length` tokens, the last of which predicts one more.
+pub(super) fn fit(
+    sample: &TokenSample,
+    max_length: usize,
+    too_long: TooLong,
+) -> Result<Fitted, Misfit> {
+    let needed = sample.trained.last().map_or(0, |span| span.end);
+    if needed <= max_length + 1 {
+        return Ok(Fitted {
+            ids: sample.ids.clone(),
+            trained: sample.trained.clone(),
+            is_cut: false,
+        });
+    }
+    let end = match too_long {
+        TooLong::Error => return Err(Misfit::Error),
+        TooLong::Truncate => max_length + 1,
+        TooLong::Turns => {
+            let mut ends = sample.turn_ends.iter().rev();
+            let fitting = ends.find(|end| **end <= max_length + 1);
+            *fitting.ok_or(Misfit::TooLong)?
+        }
+    };
+    let clipped = sample
+        .trained
+        .iter()
+        .map(|span| span.start..span.end.min(end));
+    let trained: Vec<_> = clipped.filter(|span| span.start < span.end).collect();
+    if trained.is_empty() {
+        return Err(Misfit::TooLong);
+    }
+    Ok(Fitted {
+        ids: sample.ids[..end].to_vec(),
+        trained,
+        is_cut: true,
+    })
+}

@@ -1,0 +1,119 @@
+//! What became of the records of conversations.
+
+use std::collections::BTreeMap;
+
+use nextword_base::count;
+use nextword_chat::RecordCounts;
+use serde::Serialize;
+
+/// Maximum number of places that are listed of the records left out for one reason.
+const MAX_PLACES: usize = 5;
+
+/// What became of the records of a run's conversations.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ConversationReport {
+    /// Number of records by format.
+    pub formats: BTreeMap<String, usize>,
+    /// Number of samples by the method that found their trained tokens.
+    pub methods: BTreeMap<String, usize>,
+    /// What was left out or cut, by reason.
+    pub left_out: BTreeMap<String, LeftOut>,
+    /// Number of conversations for training.
+    pub train: usize,
+    /// Number of conversations for validation.
+    pub validation: usize,
+    /// Number of validation conversations whose prompt occurs in the training data too.
+    pub shared_prompts: usize,
+    /// Number of samples with a token that would reach across the end of a prompt if the text was encoded as a whole.
+    pub split_samples: usize,
+    /// Text that is not in the vocabulary: the first examples.
+    pub unknown: Vec<String>,
+    /// Where the chat template comes from; `None` if conversations are formatted without one.
+    pub template: Option<String>,
+    /// The text of the token that ends a completion.
+    pub eos_token: Option<String>,
+}
+
+/// Records that were left out or cut for one reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LeftOut {
+    /// Their number.
+    pub count: usize,
+    /// Where the first of them are.
+    pub places: Vec<String>,
+}
+
+impl ConversationReport {
+    /// The report about records that were read.
+    pub(super) fn of_records(counts: &RecordCounts) -> Self {
+        let formats = counts.formats.iter();
+        let mut report = Self {
+            formats: formats
+                .map(|(format, count)| (format.to_string(), *count))
+                .collect(),
+            ..Self::default()
+        };
+        for (reason, dropped) in &counts.dropped {
+            let left_out = LeftOut {
+                count: dropped.count,
+                places: dropped.first.iter().map(ToString::to_string).collect(),
+            };
+            report.left_out.insert(reason.to_string(), left_out);
+        }
+        report
+    }
+
+    /// Counts a record that is left out or cut.
+    pub(super) fn leave_out(&mut self, reason: &str, place: &str) {
+        let left_out = self.left_out.entry(reason.to_string()).or_default();
+        left_out.count += 1;
+        if left_out.places.len() < MAX_PLACES {
+            left_out.places.push(place.to_string());
+        }
+    }
+
+    /// Sentences about what was left out, for people.
+    pub fn left_out_lines(&self) -> Vec<String> {
+        let lines = self.left_out.iter().map(|(reason, left_out)| {
+            let listed = left_out.places.join("; ");
+            let more = left_out.count - left_out.places.len().min(left_out.count);
+            let more = if more > 0 {
+                format!(" and {more} more")
+            } else {
+                String::new()
+            };
+            format!(
+                "{} {reason} ({listed}{more})",
+                count(left_out.count as u64, "record")
+            )
+        });
+        lines.collect()
+    }
+
+    /// What a run warns about.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.left_out_lines();
+        if self.shared_prompts > 0 {
+            warnings.push(format!(
+                "{} of {} in the validation split have a prompt that is in the training split too, so that the \
+                 validation loss is too low; hint: remove duplicates",
+                self.shared_prompts,
+                count(self.validation as u64, "conversation")
+            ));
+        }
+        if !self.unknown.is_empty() {
+            let examples: Vec<_> = self
+                .unknown
+                .iter()
+                .map(|text| format!("{text:?}"))
+                .collect();
+            warnings.push(format!(
+                "the conversations have text that is not in the vocabulary, such as {}; hint: use a model whose \
+                 tokenizer knows it",
+                examples.join(", ")
+            ));
+        }
+        warnings
+    }
+}

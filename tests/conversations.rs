@@ -1,0 +1,225 @@
+//! Training on conversations: what `preview` shows, what `serve` sends, and resumed runs.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::serving::Server;
+use crate::test_dir::{BAD_FILE, TestDir, USAGE};
+use crate::util::{sha256, stderr};
+
+/// A small model that is finetuned on conversations.
+const BASE: &str = r#"
+name = "base"
+[data]
+builtin = "stories"
+documents = 20
+tokenizer.kind = "bpe"
+tokenizer.vocab_size = 300
+[model]
+context_length = 96
+n_layers = 2
+n_heads = 2
+d_model = 16
+[train]
+steps = 3
+[schedule]
+warmup_steps = 0
+"#;
+
+const CHAT: &str = r#"
+name = "chat"
+start_from = "runs/base"
+[data]
+conversations = "support.jsonl"
+split.validation = 0.3
+[model.dropout]
+residual = 0.1
+[train]
+steps = 12
+batch_size = 2
+accumulation = 2
+log_every = 1
+[schedule]
+kind = "constant"
+warmup_steps = 0
+[validation]
+every = 4
+[checkpoint]
+every = 4
+[samples]
+every = 12
+max_tokens = 8
+"#;
+
+/// A folder with the base model and a file of conversations.
+fn prepared() -> TestDir {
+    let dir = TestDir::new();
+    let lines: Vec<String> = (0..30)
+        .map(|i| {
+            let mut messages = vec![
+                json!({"role": "user", "content": format!("Who is number {i}?")}),
+                json!({"role": "assistant", "content": format!("It is {i}.")}),
+            ];
+            if i % 3 == 0 {
+                messages.push(json!({"role": "user", "content": "Sure?"}));
+                messages.push(json!({"role": "assistant", "content": "Yes."}));
+            }
+            json!({ "messages": messages }).to_string()
+        })
+        .collect();
+    dir.write("support.jsonl", lines.join("\n"));
+    dir.write("base.toml", BASE);
+    dir.write("chat.toml", CHAT);
+    let base = dir.run(&["train", "base.toml", "--quiet"]);
+    assert!(base.status.success(), "{}", stderr(&base));
+    dir
+}
+
+fn succeed(dir: &TestDir, args: &[&str]) -> String {
+    let output = dir.run(args);
+    assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn artifacts(run: &Path) -> Vec<String> {
+    let files = ["model.safetensors", "chat_template.jinja"];
+    let paths = files.map(|file| run.join("last").join(file));
+    paths.iter().map(|path| sha256(path)).collect()
+}
+
+#[test]
+fn a_resumed_run_on_conversations_has_the_weights_of_an_uninterrupted_one() {
+    let dir = prepared();
+    succeed(
+        &dir,
+        &["train", "chat.toml", "--quiet", "--set", "name=whole"],
+    );
+    succeed(
+        &dir,
+        &[
+            "train",
+            "chat.toml",
+            "--quiet",
+            "--set",
+            "name=part",
+            "--set",
+            "train.steps=6",
+        ],
+    );
+    // Neither the base model nor the working directory is needed any more.
+    fs::remove_dir_all(dir.path("runs/base")).unwrap();
+    succeed(
+        &dir,
+        &["resume", "runs/part", "--quiet", "--set", "train.steps=12"],
+    );
+    assert_eq!(
+        artifacts(&dir.path("runs/part")),
+        artifacts(&dir.path("runs/whole"))
+    );
+
+    let metrics = fs::read_to_string(dir.path("runs/whole/metrics.jsonl")).unwrap();
+    let lines: Vec<Value> = metrics
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let validated = lines.iter().filter(|line| line.get("val_loss").is_some());
+    for line in validated {
+        assert!(
+            line["ended"].is_number() && line["exact"].is_number(),
+            "{line}"
+        );
+    }
+    let samples = fs::read_to_string(dir.path("runs/whole/samples/step-00000012.txt")).unwrap();
+    assert_eq!(samples.matches("--- in the data:").count(), 3, "{samples}");
+
+    // Other conversations are other data.
+    let mut text = fs::read_to_string(dir.path("support.jsonl")).unwrap();
+    text = text.replace("It is 7.", "It is 8.");
+    dir.write("support.jsonl", text);
+    let changed = dir.run(&["resume", "runs/part", "--quiet", "--set", "train.steps=13"]);
+    assert_eq!(changed.status.code(), Some(USAGE), "{}", stderr(&changed));
+    assert!(
+        stderr(&changed).contains("the data has changed"),
+        "{}",
+        stderr(&changed)
+    );
+}
+
+#[test]
+fn preview_shows_the_prompts_that_the_server_sends() {
+    let dir = prepared();
+    let text = succeed(&dir, &["preview", "chat.toml", "--longest", "--ids"]);
+    for part in [
+        "### User:\n",
+        "[[",
+        "<EOS>]]",
+        "that `serve` sends for this conversation are the same",
+        "EOS token    <EOS>",
+        "the built-in template \"plain\"",
+        "messages (30)",
+    ] {
+        assert!(text.contains(part), "{part:?} in {text}");
+    }
+    assert!(!text.contains('\x1b'), "{text}");
+    let number = dir.run(&["preview", "chat.toml", "--sample", "999"]);
+    assert_eq!(number.status.code(), Some(USAGE));
+    let other = dir.run(&["preview", "base.toml"]);
+    assert_eq!(other.status.code(), Some(USAGE));
+    assert!(
+        stderr(&other).contains("no conversations"),
+        "{}",
+        stderr(&other)
+    );
+
+    let lines = succeed(&dir, &["preview", "chat.toml", "--all", "--json"]);
+    let lines: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines[0]["samples"].as_u64(), Some(lines.len() as u64 - 1));
+
+    // The trained model is served with the template that it was trained with.
+    succeed(&dir, &["train", "chat.toml", "--quiet"]);
+    let server = Server::start(&dir.path("runs/chat"), &[]);
+    let mut compared = 0;
+    for sample in &lines[1..] {
+        assert_eq!(sample["same_as_served"], true);
+        let text = sample["text"].as_str().unwrap();
+        let user = text.split("### User:\n").nth(1).unwrap();
+        let user = user.split("\n\n### Assistant:").next().unwrap();
+        let messages = json!([{"role": "user", "content": user}]);
+        let (status, _, body) = server.post("/tokenize", &json!({ "messages": messages }));
+        assert_eq!(status, 200, "{body}");
+        let served: Value = serde_json::from_str(&body).unwrap();
+        let start = sample["trained"][0][0].as_u64().unwrap() as usize;
+        let prompt = &sample["ids"].as_array().unwrap()[..start];
+        assert_eq!(served["tokens"].as_array().unwrap(), prompt, "{user}");
+        compared += 1;
+    }
+    assert!(compared >= 10, "{compared}");
+}
+
+#[test]
+fn invalid_conversations_are_errors_with_a_line() {
+    let dir = prepared();
+    dir.write(
+        "support.jsonl",
+        "{\"messages\": [{\"role\": \"robot\", \"content\": \"x\"}]}\n",
+    );
+    for command in ["preview", "plan", "train"] {
+        let output = dir.run(&[command, "chat.toml"]);
+        assert_eq!(
+            output.status.code(),
+            Some(BAD_FILE),
+            "{command}: {}",
+            stderr(&output)
+        );
+        let error = stderr(&output);
+        assert!(
+            error.contains("line 1") && error.contains("robot"),
+            "{error}"
+        );
+    }
+}
