@@ -17,6 +17,8 @@ mod stored;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
+mod tile_avx2;
+#[cfg(target_arch = "x86_64")]
 mod tile_x86;
 #[cfg(target_arch = "x86_64")]
 mod unpack;
