@@ -127,7 +127,7 @@ impl Tasks {
 fn min_wide_rows(bits: super::Bits) -> usize {
     match bits {
         super::Bits::Int8 => 5,
-        super::Bits::Int4 => 3,
+        super::Bits::Int4 => 2,
     }
 }
 
