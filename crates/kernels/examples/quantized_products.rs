@@ -71,8 +71,8 @@ fn main() {
                 format!("{:.1} ({:.2})", giga(quantized), float / quantized)
             };
             let shape = format!("{d_in} x {d_out}");
-            let (f32, eight, four) = (giga(eight[1]), cell(eight), cell(four));
-            println!("{shape:14}{rows:6}{f32:10.1}{eight:>18}{four:>18}");
+            let (plain, eight, four) = (giga(eight[1]), cell(eight), cell(four));
+            println!("{shape:14}{rows:6}{plain:10.1}{eight:>18}{four:>18}");
         }
     }
 }

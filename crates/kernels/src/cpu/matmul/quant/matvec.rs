@@ -15,8 +15,10 @@ const MIN_TASK_GROUPS: usize = 8;
 /// Panels that are multiplied together.
 const PAIR: usize = 2;
 /// Most panels that AVX2 widens at a time: each reads the activations from the cache again.
+#[cfg(target_arch = "x86_64")]
 const MAX_WIDE_PANELS: usize = 4;
 /// Most words that several widened panels take: a quarter of an L2 cache of 1 MiB.
+#[cfg(target_arch = "x86_64")]
 const MAX_WIDE_WORDS: usize = 1 << 16;
 
 /// Computes `y = x * w`, plus the bias, for a quantized `w`.
