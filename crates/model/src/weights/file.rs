@@ -191,6 +191,7 @@ pub fn load_tensors(path: &Path) -> Result<NamedTensors, ModelError> {
 /// let file = File::open("Cargo.toml")?;
 /// let is_start = with_mapped(&file, 0..9, |bytes| bytes == b"[package]")?;
 /// assert!(is_start);
+/// assert!(with_mapped(&file, 0..1 << 30, <[u8]>::len).is_err());
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///
