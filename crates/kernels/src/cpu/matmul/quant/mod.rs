@@ -68,8 +68,11 @@ impl Line {
         if lines.is_null() {
             alloc::handle_alloc_error(layout);
         }
+        #[allow(clippy::same_length_and_capacity, reason = "the vector is full")]
         // SAFETY: the allocation is that of `count` lines, which zero bytes initialize.
-        unsafe { Vec::from_raw_parts(lines, count, count) }
+        unsafe {
+            Vec::from_raw_parts(lines, count, count)
+        }
     }
 }
 

@@ -140,9 +140,9 @@ pub(super) fn tile<const M: usize, const MINIMUM: bool>(
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn load(pairs: &[[i16; 2]; PANEL]) -> [__m256i; 2] {
-    let from = pairs.as_ptr().cast::<__m256i>();
-    // SAFETY: the array has twice 32 bytes.
-    unsafe { [_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1))] }
+    let (low, high) = pairs.split_at(PANEL / 2);
+    // SAFETY: both slices have 32 bytes.
+    unsafe { [low, high].map(|half| _mm256_loadu_si256(half.as_ptr().cast())) }
 }
 
 /// Loads a value of each column.
