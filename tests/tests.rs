@@ -50,6 +50,8 @@ mod hub; // models from the Hub
 mod hub_server; // a Hub on this machine
 mod hugging_face; // published configs, tokenizers and vocabularies
 mod import_faults; // folders as other programs write them
+#[cfg(target_os = "linux")]
+mod inference_memory; // quantized weights, and little more
 mod invalid_input; // one clear error, the right exit code, nothing lost
 mod layering; // which crate depends on which
 mod library; // the crate `nextword`, compared with the program

@@ -1,5 +1,6 @@
 //! Mapping between foreign tensors and ours.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use nextword_model::ModelConfig;
@@ -210,24 +211,24 @@ impl TensorMapping {
 
     /// Extracts the rows of our tensor `target` from those of the foreign tensor, which can have any encoding:
     /// the inverse of [`assemble_rows`](Self::assemble_rows).
-    pub(crate) fn extract_rows(&self, target: &str, rows: Vec<u8>) -> Vec<u8> {
+    pub(crate) fn extract_rows<'a>(&self, target: &str, rows: &'a [u8]) -> Cow<'a, [u8]> {
         let Some(index) = self.ours.iter().position(|(name, _)| name == target) else {
-            return Vec::new();
+            return Cow::Borrowed(&[]);
         };
         let row = rows.len() / self.shape[0].max(1);
         match self.layout {
             Layout::ConcatRows => {
                 let widths: Vec<usize> = self.ours.iter().map(|(_, shape)| shape[1]).collect();
                 let start = widths[..index].iter().sum::<usize>() * row;
-                rows[start..start + widths[index] * row].to_vec()
+                Cow::Borrowed(&rows[start..start + widths[index] * row])
             }
             Layout::InterleavedHeads { head_dim } => {
                 let head = head_dim * row;
                 let heads = rows.chunks_exact(3 * head);
                 let own = heads.map(|qkv| &qkv[index * head..(index + 1) * head]);
-                own.collect::<Vec<_>>().concat()
+                Cow::Owned(own.collect::<Vec<_>>().concat())
             }
-            Layout::Same | Layout::Transposed | Layout::ConcatColumns => rows,
+            Layout::Same | Layout::Transposed | Layout::ConcatColumns => Cow::Borrowed(rows),
         }
     }
 
@@ -344,7 +345,7 @@ mod tests {
         let assembled = mapping.assemble_rows(all);
         assert_eq!(assembled.len(), 3 * mapping.shape[0]);
         for (n, (name, _)) in ours.iter().enumerate() {
-            let extracted = mapping.extract_rows(name, assembled.clone());
+            let extracted = mapping.extract_rows(name, &assembled);
             assert_eq!(extracted, rows(n).collect::<Vec<u8>>(), "{layout:?} {name}");
         }
     }

@@ -18,13 +18,15 @@ impl RotaryTables {
     /// radians per position.
     pub fn new(frequencies: &[f64], positions: usize) -> Self {
         let table = |function: fn(f64) -> f64| {
-            let row = |position: usize| {
+            let mut table = Vec::with_capacity(2 * frequencies.len() * positions);
+            for position in 0..positions {
                 let half = frequencies
                     .iter()
-                    .map(move |f| function(position as f64 * f) as f32);
-                half.clone().chain(half)
-            };
-            Arc::new((0..positions).flat_map(row).collect())
+                    .map(|f| function(position as f64 * f) as f32);
+                table.extend(half);
+                table.extend_from_within(table.len() - frequencies.len()..);
+            }
+            Arc::new(table)
         };
         Self {
             cos: table(f64::cos),

@@ -462,7 +462,7 @@ pub(crate) fn read_matrix(
         path: file.path().to_path_buf(),
         problem,
     };
-    let read = |part: Part| {
+    for part in Part::of(format) {
         let spec = part.spec(name, format, shape);
         let is_match = file.dtype(&spec.name) == Some(spec.dtype)
             && file.shape(&spec.name) == Some(&spec.shape[..]);
@@ -472,16 +472,19 @@ pub(crate) fn read_matrix(
                 spec.name, spec.dtype, spec.shape
             )));
         }
-        file.with_bytes(&spec.name, <[u8]>::to_vec)
-    };
-    let scales = read(Part::Scales)?;
+    }
+    let tensor = |part: Part| part.spec(name, format, shape).name;
+    let copy = |part: Part| file.with_bytes(&tensor(part), <[u8]>::to_vec);
+    let scales = copy(Part::Scales)?;
     let minimums = if format.has_minimum() {
-        read(Part::Minimums)?
+        copy(Part::Minimums)?
     } else {
         Vec::new()
     };
-    let integers = read(Part::Integers)?;
-    let matrix = QuantizedMatrix::from_stored(shape, format, &integers, &scales, &minimums);
+    // The integers, most of the bytes, are not copied.
+    let matrix = file.with_bytes(&tensor(Part::Integers), |integers| {
+        QuantizedMatrix::from_stored(shape, format, integers, &scales, &minimums)
+    })?;
     if let Some(matrix) = matrix {
         return Ok(Some(matrix));
     }

@@ -1,5 +1,6 @@
 //! GGUF files as models: opened as they are, or converted to a model folder.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -87,7 +88,7 @@ pub(crate) fn import(
 
 /// Opens `path`. Returns the name of its architecture, too.
 fn read(path: &Path) -> Result<(&'static str, ModelDir), ConvertError> {
-    let file = GgufFile::open(path)?;
+    let mut file = GgufFile::open(path)?;
     let (architecture, config) = config::read(&file)?;
     let tensors = tensors(&file, &architecture, &config)?;
     let vocabulary = Vocabulary::read(&file, config.vocab_size)?;
@@ -95,6 +96,7 @@ fn read(path: &Path) -> Result<(&'static str, ModelDir), ConvertError> {
     let unused_ids = config.vocab_size.saturating_sub(vocabulary.size());
     let special = read_special::tokens(&vocabulary)?;
     let chat_templates = read_special::chat_templates(&file)?;
+    file.drop_metadata();
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
     let card = ModelCard {
         name: name.to_string(),
@@ -176,12 +178,14 @@ impl WeightSource for GgufWeights {
         else {
             return Ok(None);
         };
-        let mut bytes = self.file.bytes(&mapping.name)?;
-        if self.has_interleaved_rope && mapping.is_query_or_key() {
-            bytes = separate_halves(&bytes, mapping.shape[0], self.head_dim);
-        }
-        let rows = mapping.extract_rows(name, bytes);
-        let Some(matrix) = QuantizedMatrix::from_gguf(shape, format, &rows) else {
+        let matrix = self.file.with_bytes(&mapping.name, |bytes| {
+            let mut rows = Cow::Borrowed(bytes);
+            if self.has_interleaved_rope && mapping.is_query_or_key() {
+                rows = Cow::Owned(separate_halves(bytes, mapping.shape[0], self.head_dim));
+            }
+            QuantizedMatrix::from_gguf(shape, format, &mapping.extract_rows(name, &rows))
+        })?;
+        let Some(matrix) = matrix else {
             return Err(ModelError::Format {
                 path: self.file.path().to_path_buf(),
                 problem: format!(

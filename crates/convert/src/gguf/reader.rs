@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use nextword_model::ModelError;
+use nextword_model::weights::with_mapped;
 
 use super::header::{Header, MAGIC, TensorEntry};
 use super::metadata::Metadata;
@@ -110,12 +111,27 @@ impl GgufFile {
         Ok(is_equal)
     }
 
-    /// The bytes of the tensor `name`, as they are in the file.
+    /// Calls `read` with the bytes of the tensor `name`, as they are in the file, without copying them.
     ///
     /// # Errors
     /// As [`values`](Self::values).
-    pub(crate) fn bytes(&self, name: &str) -> Result<Vec<u8>, ModelError> {
-        self.read(self.existing(name)?)
+    pub(crate) fn with_bytes<T>(
+        &self,
+        name: &str,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T, ModelError> {
+        let tensor = self.existing(name)?;
+        if tensor.len == 0 {
+            return Ok(read(&[]));
+        }
+        let range = tensor.start as usize..(tensor.start + tensor.len) as usize;
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        with_mapped(&file, range, read).map_err(|error| self.unreadable(error))
+    }
+
+    /// Frees the metadata, among them the vocabulary, when only tensors are still read.
+    pub(crate) fn drop_metadata(&mut self) {
+        self.metadata = Metadata::default();
     }
 
     fn existing(&self, name: &str) -> Result<&TensorEntry, ModelError> {
@@ -145,15 +161,21 @@ impl GgufFile {
 
     /// The bytes of a tensor or of a part of it.
     fn read(&self, tensor: &TensorEntry) -> Result<Vec<u8>, ModelError> {
-        let io = |source| ModelError::Io {
+        let mut bytes = vec![0; tensor.len as usize];
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut read = || {
+            file.seek(SeekFrom::Start(tensor.start))?;
+            file.read_exact(&mut bytes)
+        };
+        read().map_err(|error| self.unreadable(error))?;
+        Ok(bytes)
+    }
+
+    fn unreadable(&self, source: std::io::Error) -> ModelError {
+        ModelError::Io {
             path: self.path.clone(),
             action: "read",
             source,
-        };
-        let mut bytes = vec![0; tensor.len as usize];
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.seek(SeekFrom::Start(tensor.start)).map_err(io)?;
-        file.read_exact(&mut bytes).map_err(io)?;
-        Ok(bytes)
+        }
     }
 }

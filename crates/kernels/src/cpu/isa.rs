@@ -141,7 +141,8 @@ impl std::error::Error for UnknownIsa {}
 fn detect() -> Isa {
     if !pulp::x86::V3::is_available() {
         Isa::Scalar
-    } else if !pulp::x86::V4::is_available() {
+    } else if !pulp::x86::V4::is_available() || !is_x86_feature_detected!("f16c") {
+        // To the compiler, `avx512f` includes `f16c`, which pulp does not check.
         Isa::Avx2
     } else if !is_x86_feature_detected!("avx512vnni") {
         Isa::Avx512

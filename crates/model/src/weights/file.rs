@@ -133,8 +133,8 @@ impl TensorFile {
         if entry.byte_range.is_empty() {
             return Ok(read(&[]));
         }
-        let map = map(&self.file, entry.byte_range.clone()).map_err(|e| io(&self.path, e))?;
-        Ok(read(&map))
+        let range = entry.byte_range.clone();
+        with_mapped(&self.file, range, read).map_err(|e| io(&self.path, e))
     }
 
     /// Checks that the tensor `name` is f64, f32, f16 or bf16. Returns the problem if it is not.
@@ -179,6 +179,33 @@ pub fn load_tensors(path: &Path) -> Result<NamedTensors, ModelError> {
         Ok((name.clone(), (entry.shape.clone(), file.values(name)?)))
     };
     file.tensors.iter().map(read).collect()
+}
+
+/// Calls `read` with the bytes `byte_range` of `file`, mapped into memory: unlike a copy, they take no memory that
+/// other processes could need.
+///
+/// ```
+/// use std::fs::File;
+/// use nextword_model::weights::with_mapped;
+///
+/// let file = File::open("Cargo.toml")?;
+/// let is_start = with_mapped(&file, 0..9, |bytes| bytes == b"[package]")?;
+/// assert!(is_start);
+/// assert!(with_mapped(&file, 0..1 << 30, <[u8]>::len).is_err());
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// # Errors
+/// If the file cannot be mapped, or ends before the end of `byte_range`.
+pub fn with_mapped<T>(
+    file: &File,
+    byte_range: Range<usize>,
+    read: impl FnOnce(&[u8]) -> T,
+) -> std::io::Result<T> {
+    if byte_range.end as u64 > file.metadata()?.len() {
+        return Err(std::io::ErrorKind::UnexpectedEof.into()); // Reading such a map would end the process.
+    }
+    Ok(read(&map(file, byte_range)?))
 }
 
 #[allow(unsafe_code)]

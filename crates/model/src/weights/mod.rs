@@ -16,7 +16,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use nextword_base::hash::FileHash;
 use safetensors::tensor::Dtype;
 
-pub use file::{NamedTensors, TensorFile, load_tensors};
+pub use file::{NamedTensors, TensorFile, load_tensors, with_mapped};
 pub use source::WeightSource;
 pub use write::{FloatType, save, save_tensors, save_tensors_with, write_tensors};
 pub(crate) use write::{TensorSpec, Values, write_file};

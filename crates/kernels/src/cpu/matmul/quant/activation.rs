@@ -16,7 +16,9 @@ use crate::cpu::par::{self, Shared};
 const MAX_INT: f32 = 127.0 * 256.0 + 127.0;
 
 /// Maximum number of rows in a group.
-pub(crate) const GROUP_ROWS: usize = 4;
+const GROUP_ROWS: usize = 4;
+/// The same for AVX2 without VNNI: the sums of a panel and six rows are twelve of its sixteen registers.
+const AVX2_GROUP_ROWS: usize = 6;
 
 /// Quantized rows: a view of scratch memory.
 #[derive(Clone, Copy)]
@@ -24,7 +26,7 @@ pub(crate) struct Activations<'a> {
     integers: &'a [Integers],
     scales: &'a [BlockScale],
     blocks: usize,
-    rows: usize,
+    pub(crate) rows: usize,
     /// Rows in a group; the last one may have fewer.
     group_rows: usize,
 }
@@ -75,15 +77,15 @@ pub(crate) struct RowsToQuantize<'a> {
 
 impl<'a> Activations<'a> {
     /// Returns the number of scratch words needed for `rows` rows of `blocks` blocks.
-    pub(crate) fn words(rows: usize, blocks: usize) -> usize {
-        rows.next_multiple_of(group_rows(rows)) * blocks * BLOCK_WORDS
+    pub(crate) fn words(isa: Isa, rows: usize, blocks: usize) -> usize {
+        rows.next_multiple_of(group_rows(isa, rows)) * blocks * BLOCK_WORDS
     }
 
     /// Quantizes rows, for the kernels of `isa`. `words` must be aligned to a cache line.
     #[allow(clippy::cast_ptr_alignment, reason = "the alignment is checked")]
     pub(crate) fn quantize(isa: Isa, rows: RowsToQuantize<'_>, words: &'a mut [u32]) -> Self {
         let (isa, blocks) = (isa.clamp_to_current(), rows.k.div_ceil(BLOCK));
-        let group_rows = group_rows(rows.count);
+        let group_rows = group_rows(isa, rows.count);
         let count = rows.count.next_multiple_of(group_rows) * blocks;
         assert!(
             words.len() >= count * BLOCK_WORDS && words.as_ptr().cast::<Integers>().is_aligned()
@@ -140,9 +142,13 @@ impl<'a> Activations<'a> {
     }
 }
 
-/// Returns the number of rows in a group: at most `GROUP_ROWS`, and about the same in all groups.
-fn group_rows(rows: usize) -> usize {
-    let groups = rows.div_ceil(GROUP_ROWS).max(1);
+/// Returns the number of rows in a group: about the same in all groups.
+fn group_rows(isa: Isa, rows: usize) -> usize {
+    let max = match isa.clamp_to_current() {
+        Isa::Avx2 | Isa::Avx512 => AVX2_GROUP_ROWS,
+        _ => GROUP_ROWS,
+    };
+    let groups = rows.div_ceil(max).max(1);
     rows.div_ceil(groups).max(1)
 }
 

@@ -14,6 +14,12 @@ const MIN_PARALLEL_BYTES: usize = 1 << 17;
 const MIN_TASK_GROUPS: usize = 8;
 /// Panels that are multiplied together.
 const PAIR: usize = 2;
+/// Most panels that AVX2 widens at a time: each reads the activations from the cache again.
+#[cfg(target_arch = "x86_64")]
+const MAX_WIDE_PANELS: usize = 4;
+/// Most words that several widened panels take: a quarter of an L2 cache of 1 MiB.
+#[cfg(target_arch = "x86_64")]
+const MAX_WIDE_WORDS: usize = 1 << 16;
 
 /// Computes `y = x * w`, plus the bias, for a quantized `w`.
 ///
@@ -35,7 +41,8 @@ pub(crate) fn matmul_quant(
         return;
     }
     let out = Out::new(y, options);
-    with_call_scratch(Activations::words(x.rows, w.blocks()), |words| {
+    let isa = options.isa.clamp_to_current();
+    with_call_scratch(Activations::words(isa, x.rows, w.blocks()), |words| {
         let rows = RowsToQuantize {
             x: x.data,
             stride: x.row_stride,
@@ -45,9 +52,9 @@ pub(crate) fn matmul_quant(
         };
         let kernel = Kernel {
             w,
-            x: Activations::quantize(options.isa, rows, words),
+            x: Activations::quantize(isa, rows, words),
             out,
-            isa: options.isa.clamp_to_current(),
+            isa,
         };
         let tasks = Tasks::new(w, x.rows, kernel.x.groups());
         par::run(tasks.workers, tasks.count(), &|t| {
@@ -116,6 +123,16 @@ impl Tasks {
     }
 }
 
+/// Least rows for which widening a panel first is faster with AVX2 than unpacking it for each group. More than
+/// four rows always do that, so that the direct kernel needs no more registers than there are.
+#[cfg(target_arch = "x86_64")]
+fn min_wide_rows(bits: super::Bits) -> usize {
+    match bits {
+        super::Bits::Int8 => 5,
+        super::Bits::Int4 => 2,
+    }
+}
+
 /// A product on an instruction set that the machine supports.
 struct Kernel<'a> {
     w: &'a QuantMatrix,
@@ -135,6 +152,11 @@ impl Kernel<'_> {
         if self.isa >= Isa::Avx512Vnni {
             // SAFETY: `isa` is what the machine supports; the rest is the contract of this function.
             return unsafe { self.vnni(groups, panels) };
+        }
+        #[cfg(target_arch = "x86_64")]
+        if self.isa >= Isa::Avx2 && self.x.rows >= min_wide_rows(self.w.format.bits()) {
+            // SAFETY: as above.
+            return unsafe { self.wide(groups, panels) };
         }
         for panel in panels {
             for group in groups.clone() {
@@ -160,6 +182,52 @@ impl Kernel<'_> {
         let sums = panel::panel::<M>(self.isa, self.w, panel, x);
         // SAFETY: the contract of this function.
         unsafe { self.write(panel * PANEL, x.first, &sums) };
+    }
+
+    /// Computes groups of rows of panels with AVX2: of a few panels at a time, which are widened once.
+    ///
+    /// # Safety
+    /// As for [`run`](Self::run), and the machine must support AVX2.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn wide(&self, groups: Span, panels: Span) {
+        use super::tile_avx2::{tile, wide_words, widen_panels};
+        let (w, panel_words) = (self.w, wide_words(self.w.blocks()));
+        let together = (MAX_WIDE_WORDS / panel_words.max(1)).clamp(1, MAX_WIDE_PANELS);
+        let end = panels.end;
+        for first in panels.step_by(together) {
+            let panels = first..end.min(first + together);
+            with_task_scratch(panels.len() * panel_words, |words| {
+                // SAFETY: the contract of this function.
+                let blocks = unsafe { widen_panels(w, panels.clone(), words) };
+                for group in groups.clone() {
+                    let x = self.x.group(group);
+                    for (p, panel) in panels.clone().enumerate() {
+                        let blocks = &blocks[p * w.blocks()..][..w.blocks()];
+                        macro_rules! tile_of {
+                            ($rows:literal) => {
+                                // SAFETY: the contract of this function.
+                                unsafe {
+                                    let sums = if w.format.has_minimum() {
+                                        tile::<$rows, true>(blocks, &x)
+                                    } else {
+                                        tile::<$rows, false>(blocks, &x)
+                                    };
+                                    self.write(panel * PANEL, x.first, &sums);
+                                }
+                            };
+                        }
+                        match x.rows {
+                            1 => tile_of!(1),
+                            2 => tile_of!(2),
+                            3 => tile_of!(3),
+                            4 => tile_of!(4),
+                            5 => tile_of!(5),
+                            _ => tile_of!(6),
+                        }
+                    }
+                }
+            });
+        }
     }
 
     /// Computes groups of rows of panels with VNNI.

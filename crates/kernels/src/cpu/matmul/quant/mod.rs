@@ -18,9 +18,13 @@ mod stored;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
+mod tile_avx2;
+#[cfg(target_arch = "x86_64")]
 mod tile_x86;
 #[cfg(target_arch = "x86_64")]
 mod unpack;
+
+use std::alloc::{self, Layout};
 
 pub(crate) use backward::matmul_quant_transposed;
 pub use format::{Bits, BlockFormat};
@@ -51,6 +55,28 @@ impl Bits {
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Line(pub(crate) [u8; 64]);
+
+impl Line {
+    /// Allocates `count` lines of zero bytes without writing to them.
+    #[allow(clippy::cast_ptr_alignment, reason = "the layout has the alignment")]
+    fn zeroed(count: usize) -> Vec<Self> {
+        let layout = Layout::array::<Self>(count)
+            .unwrap_or_else(|_| unreachable!("{count} lines exceed the address space"));
+        if layout.size() == 0 {
+            return Vec::new();
+        }
+        // SAFETY: the size is not 0.
+        let lines = unsafe { alloc::alloc_zeroed(layout) }.cast::<Self>();
+        if lines.is_null() {
+            alloc::handle_alloc_error(layout);
+        }
+        #[allow(clippy::same_length_and_capacity, reason = "the vector is full")]
+        // SAFETY: the allocation is that of `count` lines, which zero bytes initialize.
+        unsafe {
+            Vec::from_raw_parts(lines, count, count)
+        }
+    }
+}
 
 /// A quantized matrix of `k` rows and `n` columns.
 #[derive(Clone, Debug)]
@@ -111,6 +137,8 @@ impl QuantMatrix {
 
     /// Creates a matrix whose panels `fill` fills, on all cores. It gets the panel's first column. The
     /// integers are zero before.
+    ///
+    /// Each task writes to its panel first, so that the operating system prepares the memory on all cores, too.
     fn build(
         (k, n): (usize, usize),
         format: BlockFormat,
@@ -122,7 +150,7 @@ impl QuantMatrix {
             offset => offset as u8,
         };
         let total = panels * blocks;
-        let mut lines = vec![Line([zero; 64]); total * bits.lines()];
+        let mut lines = Line::zeroed(total * bits.lines());
         let mut scales = vec![[0; PANEL]; total];
         let has_minimum = format.has_minimum();
         let mut minimums = vec![[0; PANEL]; if has_minimum { total } else { 0 }];
@@ -144,6 +172,7 @@ impl QuantMatrix {
             par::run(par::threads(), panels, &|p| {
                 // Each panel is locked once, by the task that fills it.
                 if let Ok(mut panel) = panel_data[p].lock() {
+                    panel.lines.fill(Line([zero; 64]));
                     fill(&mut panel, p * PANEL);
                 }
             });

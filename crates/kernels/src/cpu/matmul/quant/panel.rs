@@ -106,7 +106,7 @@ fn add_group(sums: &mut [i32; PANEL], weights: &[u8; 64], [even, odd]: [i32; 2])
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
+#[target_feature(enable = "avx2,fma")]
 fn panel_avx2<const M: usize>(
     w: &QuantMatrix,
     panel: usize,
@@ -121,7 +121,7 @@ fn panel_avx2<const M: usize>(
 /// Dot products of 8-bit integers.
 #[cfg(target_arch = "x86_64")]
 #[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
+#[target_feature(enable = "avx2,fma")]
 fn int8_avx2<const M: usize>(lines: &[Line], x: [&Integers; M]) -> Dots<M> {
     let mut sums = [[_mm256_setzero_si256(); 2]; M];
     let mask = _mm256_set1_epi16(0xff);
@@ -140,7 +140,7 @@ fn int8_avx2<const M: usize>(lines: &[Line], x: [&Integers; M]) -> Dots<M> {
 /// Dot products of 4-bit integers.
 #[cfg(target_arch = "x86_64")]
 #[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
+#[target_feature(enable = "avx2,fma")]
 fn int4_avx2<const M: usize>(lines: &[Line], x: [&Integers; M]) -> Dots<M> {
     let mut sums = [[_mm256_setzero_si256(); 2]; M];
     let mask = _mm256_set1_epi16(15);
@@ -164,8 +164,8 @@ fn int4_avx2<const M: usize>(lines: &[Line], x: [&Integers; M]) -> Dots<M> {
 /// Loads half a line: eight columns.
 #[cfg(target_arch = "x86_64")]
 #[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn half(line: &Line, h: usize) -> __m256i {
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn half(line: &Line, h: usize) -> __m256i {
     let bytes = &line.0[32 * h..32 * h + 32];
     // SAFETY: the slice has 32 bytes.
     unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
@@ -174,7 +174,7 @@ fn half(line: &Line, h: usize) -> __m256i {
 /// Adds the products of pairs of weights with pair `pair` of each row.
 #[cfg(target_arch = "x86_64")]
 #[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
+#[target_feature(enable = "avx2,fma")]
 fn add_avx2<const M: usize>(
     sums: &mut [[__m256i; 2]; M],
     h: usize,

@@ -219,6 +219,59 @@ fn result_is_bitwise_independent_of_isa_rows_and_threads() {
     }
 }
 
+#[test]
+fn products_of_random_shapes_have_the_same_bits_at_every_isa() {
+    let mut rng = Rng(40);
+    for case in 0..80 {
+        let (m, k, n) = (1 + rng.below(45), rng.below(400), 1 + rng.below(150));
+        let k = if case % 2 == 0 { k } else { k / BLOCK * BLOCK };
+        let (x, bias) = (rng.floats(m * k), rng.floats(n));
+        for format in FORMATS {
+            let q = random_matrix(&mut rng, k, n, format);
+            let at = |isa| {
+                let bias = (case % 3 == 1).then_some(&bias[..]);
+                let y = product(&x, m, &q, &MatvecOptions { bias, isa });
+                y.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+            };
+            let scalar = at(Isa::Scalar);
+            for isa in Isa::available() {
+                assert!(at(isa) == scalar, "{isa:?} {format:?} {m} {k} {n}");
+            }
+        }
+    }
+}
+
+/// All products of a block are as large as they can be, and have the same sign.
+#[test]
+fn sums_of_the_largest_integers_do_not_overflow() {
+    for format in [BlockFormat::Q8_0, BlockFormat::Q4_0, BlockFormat::Q4_1] {
+        // -128, -8 and 15.
+        let largest = match format.bits() {
+            Bits::Int8 => 0x80,
+            Bits::Int4 if format.has_minimum() => 0xff,
+            Bits::Int4 => 0x00,
+        };
+        let mut block = burn::tensor::f16::from_f32(1.0).to_le_bytes().to_vec();
+        let size = format.gguf_block_bytes().unwrap_or_default();
+        block.resize(if format.has_minimum() { 4 } else { 2 }, 0);
+        block.resize(size, largest);
+        let q = QuantMatrix::from_gguf((BLOCK, 3), format, &block.repeat(3));
+        let q = q.unwrap_or_else(|| unreachable!("the lengths match"));
+        let want = BLOCK as f32 * q.value(0, 0);
+        for (isa, rows) in Isa::available().flat_map(|isa| [(isa, 1), (isa, 9)]) {
+            let options = MatvecOptions { bias: None, isa };
+            for sign in [1.0, -1.0] {
+                let y = product(&[sign; 9 * BLOCK], rows, &q, &options);
+                assert!(
+                    y.iter()
+                        .all(|y| (y - sign * want).abs() < 1e-3 * want.abs()),
+                    "{isa:?} {format:?} {rows}: {y:?}"
+                );
+            }
+        }
+    }
+}
+
 /// Many rows are split between threads, too.
 #[test]
 fn a_long_prompt_has_the_bits_of_its_rows() {
