@@ -1,19 +1,23 @@
 //! Products of a few rows with a large matrix, used for decoding.
 //!
 //! Such products are bound by memory bandwidth. The matrix is read from memory once, in blocks that
-//! stay in the cache while groups of eight rows pass over them. The sequence of operations for a row
+//! stay in the cache while all rows pass over them, in groups. The sequence of operations for a row
 //! is independent of the number of rows and threads, so a request produces the same text alone and
 //! in a batch.
 
 mod cached;
 mod dot_products;
+mod packed;
 mod streamed;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
 use crate::cpu::isa::Isa;
 use crate::cpu::matmul::matrix::{MatMut, MatRef};
 use crate::cpu::par::{self, Shared};
+use crate::cpu::scratch::with_task_scratch;
 
 /// Number of rows that share one pass over the matrix.
 pub(crate) const ROWS: usize = 8;
@@ -56,7 +60,11 @@ pub(crate) fn matvec(
     check_shapes(&x, (w.rows, w.cols), y, options);
     let elements = w.rows.saturating_mul(w.cols);
     let fits_cache = elements <= CACHE_BLOCK_BYTES / size_of::<f32>();
-    let kernel: Kernel = if w.col_stride == 1 && fits_cache {
+    let is_packed = w.col_stride == 1 && x.rows > ROWS;
+    let rows_per_pass = if is_packed { x.rows } else { ROWS };
+    let kernel: Kernel = if is_packed {
+        packed::kernel(options.isa)
+    } else if w.col_stride == 1 && fits_cache {
         cached::kernel(options.isa)
     } else if w.col_stride == 1 {
         streamed::kernel(options.isa)
@@ -65,10 +73,10 @@ pub(crate) fn matvec(
         dot_products::kernel(options.isa)
     };
     let out = Out::new(y, options);
-    let job = |first: usize| Job {
+    let job = |first: usize, scratch: *mut f32| Job {
         x: x.data.as_ptr().wrapping_add(first * x.row_stride),
         x_stride: x.row_stride,
-        rows: ROWS.min(x.rows - first),
+        rows: rows_per_pass.min(x.rows - first),
         k: x.cols,
         w: w.data.as_ptr(),
         w_stride: if w.col_stride == 1 {
@@ -77,25 +85,35 @@ pub(crate) fn matvec(
             w.col_stride
         },
         out: out.offset_rows(first),
+        scratch,
     };
     let column_bytes = x.cols * size_of::<f32>();
     let block = match x.rows {
-        0..=ROWS => usize::MAX,
+        // The packed kernel has its own blocks.
+        rows if rows <= rows_per_pass => usize::MAX,
         _ => (CACHE_BLOCK_BYTES / column_bytes.max(1))
             .max(1)
             .next_multiple_of(64),
     };
     // Tasks are multiples of a cache line, and at least a page of each row.
     let bytes = column_bytes.saturating_mul(x.rows.div_ceil(4));
-    parallel_columns(y.cols, 64, bytes, &|columns| {
+    let task = |columns: Range<usize>, scratch: *mut f32| {
         for start in columns.clone().step_by(block) {
             let end = columns.end.min(start.saturating_add(block));
-            for first in (0..x.rows).step_by(ROWS) {
-                // SAFETY: the shapes have been checked, the machine supports the kernel, and tasks
-                // write disjoint columns.
-                unsafe { kernel(&job(first), start, end) };
+            for first in (0..x.rows).step_by(rows_per_pass) {
+                // SAFETY: the shapes have been checked, the machine supports the kernel, tasks write disjoint
+                // columns, and the scratch of the packed kernel is as long as it needs.
+                unsafe { kernel(&job(first, scratch), start, end) };
             }
         }
+    };
+    parallel_columns(y.cols, 64, bytes, &|columns| {
+        let scratch_len = if is_packed {
+            packed::scratch_len(x.cols)
+        } else {
+            0
+        };
+        with_task_scratch(scratch_len, |scratch| task(columns, scratch.as_mut_ptr()));
     });
 }
 
@@ -124,7 +142,7 @@ pub(crate) fn parallel_columns(
     n: usize,
     unit: usize,
     bytes: usize,
-    task: &(impl Fn(std::ops::Range<usize>) + Sync),
+    task: &(impl Fn(Range<usize>) + Sync),
 ) {
     if n == 0 {
         return;
@@ -181,7 +199,7 @@ impl Out {
     }
 }
 
-/// A product with at most `ROWS` rows.
+/// A product with at most `ROWS` rows, or any number for the packed kernel.
 struct Job {
     x: *const f32,
     x_stride: usize,
@@ -191,6 +209,8 @@ struct Job {
     /// Stride of the rows of `w`, or of its columns if they are contiguous.
     w_stride: usize,
     out: Out,
+    /// For the packed kernel.
+    scratch: *mut f32,
 }
 
 // SAFETY: only `out` is written to, and tasks write disjoint columns.
@@ -204,8 +224,15 @@ unsafe impl Sync for Job {}
 type Kernel = unsafe fn(job: &Job, start: usize, end: usize);
 
 /// Defines a kernel entry point, compiled for a set of target features, that dispatches on the
-/// number of rows.
+/// number of rows, or is for any number.
 macro_rules! entry {
+    ($name:ident, $instance:ident any rows, $simd:ty, $attribute:tt) => {
+        # $attribute
+        unsafe fn $name(job: &super::Job, start: usize, end: usize) {
+            // SAFETY: the caller upholds the contract of `Kernel`.
+            unsafe { $instance(crate::cpu::simd::token::<$simd>(), job, start, end) }
+        }
+    };
     ($name:ident, $instance:ident, $simd:ty, $attribute:tt) => {
         # $attribute
         unsafe fn $name(job: &super::Job, start: usize, end: usize) {
@@ -229,19 +256,19 @@ macro_rules! entry {
 
 /// Defines the entry points for all instruction sets, and the function that selects one.
 macro_rules! entries {
-    ($instance:ident) => {
-        crate::cpu::matmul::matvec::entry!(scalar, $instance, pulp::Scalar256b, [inline]);
+    ($instance:ident $(, $any:ident $rows:ident)?) => {
+        crate::cpu::matmul::matvec::entry!(scalar, $instance $($any $rows)?, pulp::Scalar256b, [inline]);
         #[cfg(target_arch = "x86_64")]
         crate::cpu::matmul::matvec::entry!(
             avx2,
-            $instance,
+            $instance $($any $rows)?,
             pulp::x86::V3,
             [target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
         );
         #[cfg(target_arch = "x86_64")]
         crate::cpu::matmul::matvec::entry!(
             avx512,
-            $instance,
+            $instance $($any $rows)?,
             pulp::x86::V4,
             [target_feature(
                 enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl"
