@@ -1,7 +1,7 @@
 //! Special tokens that are not recognized, because they are the text of something.
 
 use super::{random, random_text};
-use crate::{Tokenizer, TokenizerConfig};
+use crate::{TokenizerConfig, TokenizerKind};
 
 #[test]
 fn ordinary_encoding_recognizes_no_special_token() {
@@ -35,10 +35,7 @@ fn ordinary_encoding_recognizes_no_special_token() {
             } else {
                 assert_eq!(ordinary, usual, "{config:?}: {text:?}");
             }
-            if matches!(
-                config.kind,
-                crate::TokenizerKind::Byte | crate::TokenizerKind::Bpe
-            ) {
+            if matches!(config.kind, TokenizerKind::Byte | TokenizerKind::Bpe) {
                 assert_eq!(tokenizer.decode(&ordinary.ids), text, "{config:?}");
             }
         }
