@@ -1,7 +1,7 @@
 //! Special tokens that are not recognized, because they are the text of something.
 
 use super::{random, random_text};
-use crate::{Tokenizer, TokenizerConfig};
+use crate::TokenizerConfig;
 
 #[test]
 fn ordinary_encoding_recognizes_no_special_token() {
