@@ -14,7 +14,7 @@ use crate::util::{copy, nextword, root, sha256, stderr};
 /// The steps of a run.
 const STEPS: u64 = 12;
 
-/// A LoRA run on `base`, as long as it takes to stop it.
+/// A `LoRA` run on `base`, as long as it takes to stop it.
 const CONFIG: &str = r#"
 name = "tuned"
 start_from = "base"

@@ -111,7 +111,7 @@ impl<'a> Training<'a> {
     }
 
     /// Trains an adapter of the model in [`start_from`](Self::start_from) instead of its weights. Learning rate, warmup,
-    /// weight decay and `beta2` that are at their defaults become those of LoRA runs (see
+    /// weight decay and `beta2` that are at their defaults become those of `LoRA` runs (see
     /// [`RunConfig::apply_lora_defaults`]). [`LanguageModel::save`] adds the adapter to the weights.
     ///
     /// ```

@@ -55,7 +55,7 @@ pub struct RunConfig {
     /// reported before the run starts and are not part of the file.
     #[serde(skip)]
     pub warnings: Vec<String>,
-    /// The keys that the file leaves out and that have defaults of their own in LoRA runs (see
+    /// The keys that the file leaves out and that have defaults of their own in `LoRA` runs (see
     /// [`apply_lora_defaults`](Self::apply_lora_defaults)).
     #[serde(skip)]
     pub unset: UnsetKeys,

@@ -55,7 +55,7 @@ impl Default for LoraSettings {
     }
 }
 
-/// Keys that a configuration leaves out and for which a LoRA run has defaults of its own.
+/// Keys that a configuration leaves out and for which a `LoRA` run has defaults of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools)] // One for each key.
 pub struct UnsetKeys {

@@ -5,14 +5,14 @@ use crate::{Optimizer, RunConfig, TrainError};
 /// Maximum learning rates, each with the minimum number of parameters of the base model.
 const LEARNING_RATES: [(usize, f64); 3] = [(300_000_000, 2e-4), (10_000_001, 1e-3), (0, 2e-3)];
 
-/// The second-moment decay of LoRA runs.
+/// The second-moment decay of `LoRA` runs.
 const BETA2: f64 = 0.999;
 
-/// The smallest warmup of LoRA runs, where the run is long enough.
+/// The smallest warmup of `LoRA` runs, where the run is long enough.
 const MIN_WARMUP: u64 = 5;
 
 impl RunConfig {
-    /// Gives the keys that the configuration leaves out the defaults of a LoRA run: no weight decay,
+    /// Gives the keys that the configuration leaves out the defaults of a `LoRA` run: no weight decay,
     /// `beta2 = 0.999`, a warmup of a twentieth of the steps (at least 5), and a learning rate that depends on
     /// the size of the base model (2e-3 up to 10 million parameters, 1e-3 below 300 million, else 2e-4), a tenth
     /// of it at the end. Does nothing without `[lora]`.

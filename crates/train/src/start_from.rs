@@ -16,7 +16,7 @@ pub(crate) struct Source {
     pub(crate) adapter: Option<AdapterDir>,
 }
 
-/// What a LoRA run adapts.
+/// What a `LoRA` run adapts.
 #[derive(Clone, Debug)]
 pub struct LoraBase {
     /// The base: a model folder or a GGUF file.

@@ -32,7 +32,7 @@ fn with_base() -> tempfile::TempDir {
     folder
 }
 
-/// A LoRA run of six steps, as `change` has it.
+/// A `LoRA` run of six steps, as `change` has it.
 fn config(folder: &Path, base: &str, change: impl FnOnce(&mut RunConfig)) -> RunConfig {
     let text = format!(
         "start_from = {:?}\nout = {:?}\n[data]\nbuiltin = 'stories'\ndocuments = 12\n\
@@ -201,7 +201,7 @@ fn quantized_bases_are_adapted() {
         ModelDir::save(&folder.path().join(&name), &model, &tokenizer, &base.card).unwrap();
         let run = folder.path().join(format!("run{number}"));
         let config = config(folder.path(), &name, |config| {
-            config.out = Some(run.clone())
+            config.out = Some(run.clone());
         });
         let outcome = train(config.clone(), 99).unwrap();
         assert!(outcome.validation.is_some_and(f64::is_finite));

@@ -49,8 +49,9 @@ pub(crate) fn open_with_base(
     };
     match (model, damage) {
         (Ok(model), None) => Ok(model),
-        (Ok(_), Some(error)) => Err(with_other_model(error, path, &folder)),
-        (Err(ConvertError::Model(error)), _) => Err(with_other_model(error, path, &folder)),
+        (Ok(_), Some(error)) | (Err(ConvertError::Model(error)), _) => {
+            Err(with_other_model(error, path, &folder))
+        }
         (Err(error), _) => Err(error.into()),
     }
 }
