@@ -152,7 +152,9 @@ mod tests {
             "{LORA}[lora]\nrank = 4\nalpha = 8.0\ntarget_modules = ['query', 'value']\nlayers = [1, 2]\n\
              use_rslora = true\nplus_ratio = 16.0\nmodules_to_save = ['norms']\n"
         );
-        let config = parse(&text).unwrap();
+        let mut config = parse(&text).unwrap();
+        // A run names the tokenizer of its base.
+        config.data.tokenizer.file = Some("base/tokenizer.json".into());
         let stored = parse(&to_toml(&config).unwrap()).unwrap();
         assert_eq!(stored.unset, UnsetKeys::default()); // All keys are in the file.
         assert_eq!(

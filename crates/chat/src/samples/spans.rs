@@ -226,10 +226,10 @@ impl SpanFinder<'_> {
                 return is_same.then(|| own.slice(border..own.text.len()));
             }
             let text = message.text();
-            let text = if prompt.text[before.text.len()..].contains(REASONING_END) {
-                text.rsplit(REASONING_END).next()?
-            } else {
-                &text
+            let has_reasoned = prompt.text[before.text.len()..].contains(REASONING_END);
+            let text = match text.rsplit_once(REASONING_END) {
+                Some((_, answer)) if has_reasoned => answer.trim_start(),
+                _ => &text,
             };
             let body = body(text, prompt.text[border..].trim(), &own.text, closing)?;
             let mut body = self.prompts.as_content(body);

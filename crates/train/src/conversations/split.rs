@@ -15,7 +15,7 @@ pub(super) fn content_key(seed: u64, samples: impl IntoIterator<Item = Vec<u32>>
 }
 
 /// Selects the conversations for validation by their keys: about `share` of them. If there are two different ones or
-/// more and `share` is above 0, each split gets at least one.
+/// more and `share` is above 0, each split gets at least one; otherwise all are for training.
 pub(super) fn select_validation(keys: &[u64], share: f64) -> Vec<bool> {
     let scale = 2f64.powi(64);
     let mut selected: Vec<bool> = keys
@@ -25,7 +25,7 @@ pub(super) fn select_validation(keys: &[u64], share: f64) -> Vec<bool> {
     let (Some(lowest), Some(highest)) = (keys.iter().min(), keys.iter().max()) else {
         return selected;
     };
-    if share > 0.0 && lowest != highest {
+    if share > 0.0 {
         for (is_selected, key) in selected.iter_mut().zip(keys) {
             *is_selected = (*is_selected || key == lowest) && key != highest;
         }

@@ -101,11 +101,11 @@ fn check(model: &ChatModel, messages: &[Message]) -> Vec<TokenSample> {
             .tokenizer
             .decode_with_special_tokens(&sample.ids[span.clone()]);
         let content = messages[at].text();
-        let content = content.rsplit("</think>").next().unwrap().trim();
-        // Some tokenizers have a space for this character.
+        let content = content.rsplit("</think>").next().unwrap();
+        // Some tokenizers have a space for this character, and drop one at the beginning.
         let (text, content) = (text.replace('▁', " "), content.replace('▁', " "));
         assert!(
-            text.contains(&content),
+            text.contains(content.trim()),
             "{name}: {text:?} is not {content:?}"
         );
         assert_eq!(
