@@ -11,7 +11,7 @@ use crate::util::root;
 /// Crates of the workspace that each crate depends on: exactly these. ARCHITECTURE.md says why.
 const USES: &[(&str, &[&str])] = &[
     ("base", &[]),
-    ("chat", &[]),
+    ("chat", &["data"]),
     ("data", &["base"]),
     ("kernels", &["base"]),
     ("model", &["base", "kernels"]),

@@ -1,6 +1,7 @@
 //! One template, compiled: what it reads, and how it runs within limits.
 
 use std::io::{self, Write};
+use std::sync::OnceLock;
 use std::thread;
 
 use minijinja::syntax::SyntaxConfig;
@@ -34,11 +35,38 @@ pub(crate) struct Compiled {
     pub(crate) unknown_methods: Vec<String>,
     /// Whether it goes through the parts of a content that is a list.
     pub(crate) takes_parts: bool,
+    /// Whether it has `{% generation %}` blocks.
+    has_generation: bool,
+    /// The same template with marks around the text of these blocks, made when it is first needed.
+    marked: OnceLock<Option<Box<Compiled>>>,
 }
 
 impl Compiled {
     /// Parses a template, and finds out what it does with its input.
     pub(crate) fn new(source: &str) -> Result<Self, Error> {
+        let mut compiled = Self::compile(source, false)?;
+        compiled.takes_parts = compiled.shows_parts();
+        Ok(compiled)
+    }
+
+    /// The template with [`functions::MARK_BEGIN`] and [`functions::MARK_END`] around the text of each
+    /// `{% generation %}` block, if it has any.
+    pub(crate) fn marked(&self) -> Option<&Self> {
+        if !self.has_generation {
+            return None;
+        }
+        let compile = || {
+            let compiled = Self::compile(&self.source, true).ok()?;
+            let takes_parts = self.takes_parts;
+            Some(Box::new(Self {
+                takes_parts,
+                ..compiled
+            }))
+        };
+        self.marked.get_or_init(compile).as_deref()
+    }
+
+    fn compile(source: &str, marks: bool) -> Result<Self, Error> {
         let mut environment = Environment::new();
         environment.set_fuel(Some(FUEL));
         let mut syntax = SyntaxConfig::builder();
@@ -49,7 +77,7 @@ impl Compiled {
             None => minijinja::escape_formatter(out, state, value),
         });
         functions::register(&mut environment);
-        let (prepared, uses) = source::prepare(source, environment.syntax())?;
+        let (prepared, uses) = source::prepare(source, environment.syntax(), marks)?;
         check_names(&environment, &uses)?;
         environment.add_template_owned(TEMPLATE_NAME, prepared)?;
         let reads = environment
@@ -58,15 +86,15 @@ impl Compiled {
         let mut unknown_methods = uses.unknown_methods;
         unknown_methods.sort_unstable();
         unknown_methods.dedup();
-        let mut compiled = Self {
+        Ok(Self {
             environment,
             source: source.to_owned(),
             reads: reads.into_iter().collect(),
             unknown_methods,
             takes_parts: false,
-        };
-        compiled.takes_parts = compiled.shows_parts();
-        Ok(compiled)
+            has_generation: uses.has_generation,
+            marked: OnceLock::new(),
+        })
     }
 
     /// Whether the template reads the variable `name`.

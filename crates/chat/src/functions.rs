@@ -5,9 +5,14 @@ use jiff::fmt::strtime::{BrokenDownTime, Config, PosixCustom};
 use minijinja::value::{Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
-use crate::arguments::invalid;
+use crate::arguments::{charge, invalid};
 use crate::cycler::Cycler;
 use crate::{filters, methods, repr, source};
+
+/// Begins the text of a `{% generation %}` block in a marked template: a character without a meaning.
+pub(crate) const MARK_BEGIN: char = '\u{10FFFC}';
+/// Ends the text of a `{% generation %}` block in a marked template.
+pub(crate) const MARK_END: char = '\u{10FFFD}';
 
 /// Maximum length of a format of `strftime_now`, in bytes.
 const MAX_FORMAT_BYTES: usize = 256;
@@ -23,7 +28,14 @@ pub(crate) fn register(environment: &mut Environment<'static>) {
     environment.add_function("joiner", minijinja_contrib::globals::joiner);
     environment.add_function("cycler", |items: Rest<Value>| Cycler::value(items.0));
     environment.add_function(source::REMAINDER, remainder);
+    environment.add_filter(source::GENERATION, mark_generation);
     filters::register(environment);
+}
+
+/// The text of a `{% generation %}` block between two marks.
+fn mark_generation(state: &State<'_, '_>, text: &str) -> Result<String, Error> {
+    charge(state, text.len())?;
+    Ok(format!("{MARK_BEGIN}{text}{MARK_END}"))
 }
 
 fn raise_exception(message: String) -> Result<String, Error> {

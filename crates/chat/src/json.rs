@@ -66,6 +66,34 @@ impl Json {
         matches!(self, Self::Null)
     }
 
+    /// What the value is, with its article, for error messages.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Bool(_) => "true or false",
+            Self::Integer(_) | Self::Float(_) => "a number",
+            Self::String(_) => "a string",
+            Self::List(_) => "a list",
+            Self::Object(_) => "an object",
+        }
+    }
+
+    /// The value with `change` applied to all texts in it. Keys stay.
+    pub(crate) fn map_texts(&self, change: &mut dyn FnMut(&str) -> String) -> Self {
+        match self {
+            Self::String(text) => Self::String(change(text)),
+            Self::List(items) => {
+                Self::List(items.iter().map(|item| item.map_texts(change)).collect())
+            }
+            Self::Object(fields) => {
+                let fields = fields.iter();
+                let fields = fields.map(|(name, value)| (name.clone(), value.map_texts(change)));
+                Self::Object(fields.collect())
+            }
+            other => other.clone(),
+        }
+    }
+
     /// The value in a template.
     pub(crate) fn to_value(&self) -> Value {
         match self {

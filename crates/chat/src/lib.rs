@@ -1,4 +1,4 @@
-//! Conversations as prompts: messages, roles and chat templates.
+//! Conversations as prompts and as training data.
 //!
 //! A chat model is trained on conversations that its *chat template* turns into text. Whoever talks to the
 //! model has to format conversations in exactly the same way, so the server, the terminal and training
@@ -7,7 +7,10 @@
 //! | for | see |
 //! |---|---|
 //! | one message of a conversation | [`Message`], [`Role`], [`Json`] |
-//! | formatting a conversation | [`ChatTemplate`], [`RenderOptions`] |
+//! | formatting a conversation | [`ChatTemplate`], [`RenderOptions`], [`BuiltinTemplate`] |
+//! | a conversation as token ids | [`PromptEncoder`] |
+//! | reading training data | [`read_records`], [`Example`], [`Conversation`] |
+//! | training data as token ids, with those that are trained | [`SampleEncoder`], [`TrainOn`] |
 //!
 //! ```
 //! use nextword_chat::{ChatTemplate, Message};
@@ -26,7 +29,9 @@
 //! [minijinja]: https://docs.rs/minijinja
 
 mod arguments;
+mod builtin;
 mod compiled;
+mod conversation;
 mod cycler;
 mod error;
 mod filters;
@@ -34,16 +39,28 @@ mod functions;
 mod json;
 mod message;
 mod methods;
+mod prompt;
+mod record_source;
+mod records;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod reference_tests;
 mod repr;
+mod samples;
 mod source;
+mod special_texts;
 mod template;
 mod tojson;
+mod tool_calls;
 mod wrap;
 
+pub use builtin::BuiltinTemplate;
+pub use conversation::{Conversation, Example, Preference, RatedCompletion};
 pub use error::ChatError;
 pub use json::Json;
 pub use message::{Message, Role};
+pub use prompt::{EncodedPrompt, PromptEncoder};
+pub use record_source::RecordSource;
+pub use records::{DropReason, Dropped, RecordCounts, RecordFormat, SourcedRecord, read_records};
+pub use samples::{SampleEncoder, SampleText, SampleTokens, SpanMethod, TokenSample, TrainOn};
 pub use template::{ChatTemplate, RenderOptions};

@@ -194,6 +194,28 @@ impl Message {
         found.map(|(_, value)| value)
     }
 
+    /// The message with `change` applied to all texts in its fields, except the role. Keys stay.
+    pub(crate) fn map_texts(&self, change: &mut dyn FnMut(&str) -> String) -> Self {
+        let fields = self.fields.iter().map(|(name, value)| {
+            let value = match name.as_str() {
+                "role" => value.clone(),
+                _ => value.map_texts(change),
+            };
+            (name.clone(), value)
+        });
+        Self {
+            role: self.role,
+            fields: fields.collect(),
+        }
+    }
+
+    /// The message with another value of a field.
+    pub(crate) fn with_field(&self, name: &str, value: Json) -> Self {
+        let mut changed = self.clone();
+        set(&mut changed.fields, name, value);
+        changed
+    }
+
     /// The fields for a template, prepared as transformers does: without those that are `null`, and with
     /// the reasoning under the names that templates read. Parts are joined unless `keep_parts` is set.
     pub(crate) fn template_fields(&self, keep_parts: bool) -> Vec<(String, Json)> {

@@ -10,6 +10,9 @@ use crate::methods;
 /// The function that replaces the operator `%`, which formats strings in Python.
 pub(crate) const REMAINDER: &str = "__remainder__";
 
+/// The filter that marks the text of `{% generation %}` blocks.
+pub(crate) const GENERATION: &str = "__generation__";
+
 /// Maximum number of tokens of one tag.
 const MAX_TAG_TOKENS: usize = 2000;
 /// Maximum number of `elif` in a template.
@@ -23,15 +26,25 @@ pub(crate) struct Uses {
     pub(crate) functions: Vec<String>,
     /// Methods that no value has here.
     pub(crate) unknown_methods: Vec<String>,
+    /// Whether it has `{% generation %}` blocks.
+    pub(crate) has_generation: bool,
 }
 
 /// Prepares a source for minijinja: line ends become `\n`, as in Jinja; `{% generation %}`, which marks
-/// training targets, becomes a plain block; and `%` a function. Also returns what the template uses.
-pub(crate) fn prepare(source: &str, syntax: &SyntaxConfig) -> Result<(String, Uses), Error> {
+/// training targets, becomes a plain block, or one whose text goes through the filter [`GENERATION`] with `marks`;
+/// and `%` a function. Also returns what the template uses.
+pub(crate) fn prepare(
+    source: &str,
+    syntax: &SyntaxConfig,
+    marks: bool,
+) -> Result<(String, Uses), Error> {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
-    let source = replace_generation_tags(&source);
+    let (source, has_generation) = replace_generation_tags(&source, marks);
     check_depth(&source, syntax)?;
-    let mut uses = Uses::default();
+    let mut uses = Uses {
+        has_generation,
+        ..Uses::default()
+    };
     let edits = {
         let tree = parse(&source, "chat", syntax.clone())?;
         let mut remainders = Vec::new();
@@ -63,8 +76,15 @@ fn check_depth(source: &str, syntax: &SyntaxConfig) -> Result<(), Error> {
 }
 
 /// Replaces the tags `generation` and `endgeneration` outside strings, comments and raw blocks. The block has
-/// a scope of its own, like the call block that transformers makes of it.
-fn replace_generation_tags(source: &str) -> String {
+/// a scope of its own, like the call block that transformers makes of it. Also returns whether there are any.
+fn replace_generation_tags(source: &str, marks: bool) -> (String, bool) {
+    let (block_begin, block_end) = if marks {
+        let begin = format!("with %}}{{% filter {GENERATION}");
+        (begin, "endfilter %}{% endwith")
+    } else {
+        ("with".to_owned(), "endwith")
+    };
+    let mut has_generation = false;
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     let mut is_raw = false;
@@ -95,15 +115,18 @@ fn replace_generation_tags(source: &str) -> String {
             _ => {}
         }
         match word {
-            Some("generation") if !is_raw => out.push_str(&tag.replace("generation", "with")),
+            Some("generation") if !is_raw => {
+                has_generation = true;
+                out.push_str(&tag.replace("generation", &block_begin));
+            }
             Some("endgeneration") if !is_raw => {
-                out.push_str(&tag.replace("endgeneration", "endwith"));
+                out.push_str(&tag.replace("endgeneration", block_end));
             }
             _ => out.push_str(tag),
         }
         rest = after;
     }
-    out + rest
+    (out + rest, has_generation)
 }
 
 /// The length of the tag `endraw` at the start of `text`, if it is one.
@@ -370,7 +393,26 @@ mod tests {
     use super::*;
 
     fn prepared(source: &str) -> String {
-        prepare(source, &SyntaxConfig::default()).unwrap().0
+        prepare(source, &SyntaxConfig::default(), false).unwrap().0
+    }
+
+    #[test]
+    fn marked_generation_blocks_keep_their_white_space_control() {
+        for (source, expected) in [
+            (
+                "{%- generation -%}x{% endgeneration %}",
+                "{%- with %}{% filter __generation__ -%}x{% endfilter %}{% endwith %}",
+            ),
+            (
+                "{% generation %}x{%- endgeneration -%}",
+                "{% with %}{% filter __generation__ %}x{%- endfilter %}{% endwith -%}",
+            ),
+        ] {
+            let (prepared, uses) = prepare(source, &SyntaxConfig::default(), true).unwrap();
+            assert_eq!((prepared.as_str(), uses.has_generation), (expected, true));
+        }
+        let (_, uses) = prepare("{# {% generation %} #}", &SyntaxConfig::default(), true).unwrap();
+        assert!(!uses.has_generation);
     }
 
     #[test]
@@ -424,7 +466,7 @@ mod tests {
             let source = start.to_owned() + &part.repeat((1 << 20) / part.len());
             let begin = std::time::Instant::now();
             assert!(
-                prepare(&source, &SyntaxConfig::default()).is_err(),
+                prepare(&source, &SyntaxConfig::default(), false).is_err(),
                 "{part}"
             );
             let seconds = begin.elapsed().as_secs();
@@ -469,7 +511,7 @@ mod tests {
     fn used_names_are_collected() {
         let source =
             "{% if a is b %}{{ c | d(e.f()) }}{% endif %}{% for x in g(1) if x is h %}{% endfor %}";
-        let (_, uses) = prepare(source, &SyntaxConfig::default()).unwrap();
+        let (_, uses) = prepare(source, &SyntaxConfig::default(), false).unwrap();
         assert_eq!(
             (uses.filters, uses.unknown_methods),
             (vec!["d".into()], vec!["f".into()])

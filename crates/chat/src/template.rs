@@ -242,7 +242,26 @@ impl ChatTemplate {
         messages: &[Message],
         options: &RenderOptions<'_>,
     ) -> Result<String, ChatError> {
-        let template = self.choose(options.tools.is_some());
+        self.render_by(self.choose(options.tools.is_some()), messages, options)
+    }
+
+    /// As [`render_with`](Self::render_with), with marks around the text of each `{% generation %}` block. `None` for
+    /// a template without such blocks.
+    pub(crate) fn render_marked(
+        &self,
+        messages: &[Message],
+        options: &RenderOptions<'_>,
+    ) -> Option<Result<String, ChatError>> {
+        let template = self.choose(options.tools.is_some()).marked()?;
+        Some(self.render_by(template, messages, options))
+    }
+
+    fn render_by(
+        &self,
+        template: &Compiled,
+        messages: &[Message],
+        options: &RenderOptions<'_>,
+    ) -> Result<String, ChatError> {
         check(template, options)?;
         let prepare = |message: &Message| message.template_fields(template.takes_parts);
         let mut messages: Vec<_> = messages.iter().map(prepare).collect();

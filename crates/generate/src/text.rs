@@ -353,12 +353,42 @@ impl TextGenerator {
         &self,
         prompts: &[impl AsRef<str>],
         options: &TextOptions,
-        mut on_delta: impl FnMut(usize, &str) -> ControlFlow<()>,
+        on_delta: impl FnMut(usize, &str) -> ControlFlow<()>,
     ) -> Result<Vec<Completion>, GenerateError> {
         let prompts = prompts
             .iter()
             .map(|prompt| self.encode_prompt(prompt.as_ref(), options));
         let prompts = prompts.collect::<Result<Vec<Encoding>, _>>()?;
+        self.generate_encoded(prompts, options, on_delta)
+    }
+
+    /// As [`generate`](Self::generate), for prompts that are token ids already, at least one each: no template is
+    /// applied, and no BOS token is added.
+    ///
+    /// # Errors
+    /// The errors of [`generate`](Self::generate).
+    ///
+    /// ```
+    /// use std::ops::ControlFlow;
+    ///
+    /// use burn::tensor::Device;
+    /// use nextword_generate::{TextGenerator, TextOptions};
+    /// use nextword_model::ModelDir;
+    ///
+    /// let model = ModelDir::open("../../docs/models/letters".as_ref())?;
+    /// let generator = TextGenerator::open(&model, &Device::flex())?;
+    /// let options = TextOptions { max_tokens: 20, ..TextOptions::default() };
+    /// let prompt = generator.encode_prompt("One day", &options)?;
+    /// let completions = generator.generate_encoded(vec![prompt], &options, |_, _| ControlFlow::Continue(()))?;
+    /// assert_eq!(completions[0].text, generator.complete("One day", &options)?.text);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn generate_encoded(
+        &self,
+        prompts: Vec<Encoding>,
+        options: &TextOptions,
+        mut on_delta: impl FnMut(usize, &str) -> ControlFlow<()>,
+    ) -> Result<Vec<Completion>, GenerateError> {
         let ids: Vec<Vec<u32>> = prompts.iter().map(|prompt| prompt.ids.clone()).collect();
         let detokenizers = ids.iter().map(|ids| self.detokenizer(ids, options));
         let mut detokenizers = detokenizers.collect::<Result<Vec<Detokenizer>, _>>()?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use burn::tensor::Device;
-use nextword_chat::{ChatError, ChatTemplate};
+use nextword_chat::{ChatError, ChatTemplate, PromptEncoder};
 use nextword_data::Tokenizer;
 use nextword_explain::history::TrainingHistory;
 use nextword_generate::{BatchOptions, TextGenerator};
@@ -198,7 +198,8 @@ pub(crate) struct Model {
     pub(crate) alias: Option<String>,
     pub(crate) fingerprint: String,
     pub(crate) generator: TextGenerator,
-    pub(crate) template: Result<Option<ChatTemplate>, ChatError>,
+    /// Formats and encodes conversations, if the model has a chat template.
+    pub(crate) prompts: Result<Option<PromptEncoder>, ChatError>,
     pub(crate) training_history: Option<TrainingHistory>,
     pub(crate) engine: Engine,
     pub(crate) metrics: Arc<EngineMetrics>,
@@ -241,12 +242,14 @@ impl Model {
             config.queue,
             metrics.clone(),
         )?;
+        let (tokenizer, start) = (loaded.generator.tokenizer(), loaded.generator.start_id());
+        let encoder = |template| PromptEncoder::new(template, tokenizer.clone(), start);
         let model = Self {
+            prompts: loaded.template.map(|template| template.map(encoder)),
             name: loaded.name,
             alias: loaded.alias,
             fingerprint: loaded.fingerprint,
             generator: loaded.generator,
-            template: loaded.template,
             training_history: loaded.training_history,
             engine,
             metrics,
@@ -266,7 +269,7 @@ impl Model {
     /// The entry in `/v1/models`.
     pub(crate) fn to_json(&self) -> Value {
         let card = self.generator.card();
-        let has_template = matches!(self.template, Ok(Some(_)));
+        let has_template = matches!(self.prompts, Ok(Some(_)));
         json!({
             "id": self.name, "object": "model", "created": self.created, "owned_by": "nextword",
             "meta": {

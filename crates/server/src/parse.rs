@@ -358,13 +358,10 @@ fn format_conversation(model: &Model, conversation: &Conversation) -> Result<Pro
         ApiError::invalid_field(param, message)
     };
     let (messages, options) = (&conversation.messages[..], conversation.options());
-    if let Some(template) = model.template.as_ref().map_err(messages_error)? {
-        let text = template
-            .render_with(messages, &options)
-            .map_err(|e| messages_error(&e))?;
-        let encoding = model.generator.encode_formatted(&text);
-        let encoding = encoding.map_err(|e| ApiError::invalid_field("messages", e.to_string()))?;
-        return Ok(Prompt::new(text, encoding));
+    if let Some(prompts) = model.prompts.as_ref().map_err(messages_error)? {
+        let prompt = prompts.encode(messages, &options);
+        let prompt = prompt.map_err(|e| messages_error(&e))?;
+        return Ok(Prompt::new(prompt.text, prompt.encoding));
     }
     if options != RenderOptions::default() {
         let param = first_option(&options);

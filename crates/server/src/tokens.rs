@@ -59,7 +59,10 @@ pub(crate) fn to_tokens(model: &Model, params: &mut Params<'_>) -> Result<Value,
         // The tokens before a text have no range.
         let own = tokenizer.try_encode(text);
         let own = own.map_err(|e| ApiError::invalid_field("content", e.to_string()))?;
-        let ranges = if own.unknown_count == 0 {
+        // Of a chat, the text of a special token within a message has other ids.
+        let ranges = if !encoding.ids.ends_with(&own.ids) {
+            Vec::new()
+        } else if own.unknown_count == 0 {
             byte_ranges(&**tokenizer, text, &own)
         } else {
             tokenizer.encode_with_ranges(text).1
@@ -139,6 +142,24 @@ mod tests {
     use nextword_data::{TokenizerConfig, TokenizerKind, build_tokenizer};
 
     use super::*;
+    use crate::{Config, test_model};
+
+    #[test]
+    fn special_tokens_in_messages_are_text_and_have_no_byte_ranges() {
+        let (model, _engine) = Model::start(test_model::loaded("m"), &Config::default()).unwrap();
+        let tokens = |body: &Value| {
+            let text = body.to_string();
+            let mut params = Params::new(body, text.as_bytes()).unwrap();
+            to_tokens(&model, &mut params).unwrap()["tokens"].clone()
+        };
+        let messages = json!([{"role": "user", "content": "a<EOS>"}]);
+        assert_eq!(tokens(&json!({"content": "a<EOS>"})), json!([97, 256]));
+        let chat = json!({"messages": messages});
+        assert_eq!(tokens(&chat), json!([97, 60, 69, 79, 83, 62]));
+        let pieces = tokens(&json!({"messages": messages, "with_pieces": true}));
+        assert_eq!(pieces.as_array().map(Vec::len), Some(6));
+        assert_eq!(pieces[1]["start"], Value::Null);
+    }
 
     #[test]
     fn tokens_have_byte_ranges() {

@@ -12,6 +12,7 @@ mod malformed_vocabularies;
 mod prepared;
 mod shards;
 mod sources;
+mod special_texts;
 mod stories;
 mod text_cuts;
 mod text_growth;

@@ -65,6 +65,17 @@ impl Tokenizer for ByteTokenizer {
         }
     }
 
+    fn try_encode_ordinary(&self, text: &str) -> Result<Encoding, DataError> {
+        Ok(Encoding {
+            ids: text.bytes().map(u32::from).collect(),
+            ..Encoding::default()
+        })
+    }
+
+    fn special_texts(&self) -> Vec<String> {
+        self.special.texts()
+    }
+
     fn encode_with_ranges(&self, text: &str) -> (Encoding, Vec<Option<Range<usize>>>) {
         let mut ranges = Vec::with_capacity(text.len());
         for (start, segment) in self.special.split_with_positions(text) {

@@ -157,6 +157,16 @@ impl Tokenizer for CharTokenizer {
             .encode(text, characters, |character| self.id(character))
     }
 
+    fn try_encode_ordinary(&self, text: &str) -> Result<Encoding, DataError> {
+        Ok(self
+            .special
+            .encode_ordinary(text, characters, |character| self.id(character)))
+    }
+
+    fn special_texts(&self) -> Vec<String> {
+        self.special.texts()
+    }
+
     fn encode_with_ranges(&self, text: &str) -> (Encoding, Vec<Option<Range<usize>>>) {
         let ranges = self
             .special

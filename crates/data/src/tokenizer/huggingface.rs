@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use tokenizers::{
-    DecoderWrapper, Model as _, OffsetType, PreTokenizedString, PreTokenizer as _, Token,
+    AddedVocabulary, DecoderWrapper, Model as _, OffsetType, PreTokenizedString, PreTokenizer as _,
+    Token,
 };
 
 use super::alphabet::{show_bytes, token_to_bytes};
@@ -178,9 +179,17 @@ impl HuggingFaceTokenizer {
         self.inner.get_added_vocabulary().is_special_token(token)
     }
 
+    /// The added tokens, for a text in which special tokens are recognized.
+    fn added(&self) -> &AddedVocabulary {
+        self.inner.get_added_vocabulary()
+    }
+
     /// Normalizes and pre-tokenizes `text` as the library does, within the budget.
-    fn split_words(&self, text: &str) -> tokenizers::Result<PreTokenizedString> {
-        let added = self.inner.get_added_vocabulary();
+    fn split_words(
+        &self,
+        text: &str,
+        added: &AddedVocabulary,
+    ) -> tokenizers::Result<PreTokenizedString> {
         let mut words = added.extract_and_normalize(self.normalizer.as_deref(), text);
         if let Some(rule) = &self.pre_tokenizer {
             rule.pre_tokenize(&mut words)?;
@@ -193,9 +202,10 @@ impl HuggingFaceTokenizer {
     fn encode_whole(
         &self,
         text: &str,
+        added: &AddedVocabulary,
         offsets: OffsetType,
     ) -> tokenizers::Result<tokenizers::Encoding> {
-        let mut words = self.split_words(text)?;
+        let mut words = self.split_words(text, added)?;
         let model = self.inner.get_model();
         model.tokenize_in_pretokenized(&mut words, None)?;
         let encoding = words.into_encoding(None, 0, offsets)?;
@@ -203,12 +213,16 @@ impl HuggingFaceTokenizer {
     }
 
     /// The ids of `text`, and what used up the budget before all of it was encoded.
-    fn encode_within_budget(&self, text: &str) -> (Encoding, Option<String>) {
+    fn encode_within_budget(
+        &self,
+        text: &str,
+        added: &AddedVocabulary,
+    ) -> (Encoding, Option<String>) {
         let mut encoding = Encoding::default();
         let exhausted_by = with_budget(text.len(), || {
-            match catch_panics("", || self.encode_whole(text, OffsetType::None)) {
+            match catch_panics("", || self.encode_whole(text, added, OffsetType::None)) {
                 Ok(found) => encoding.ids = found.get_ids().to_vec(),
-                Err(_) => self.encode_lossy(text, &mut encoding),
+                Err(_) => self.encode_lossy(text, added, &mut encoding),
             }
             exhausted_by()
         });
@@ -219,7 +233,7 @@ impl HuggingFaceTokenizer {
                 // The ids are valid even if recording the unknown parts fails.
                 with_budget(text.len(), || {
                     let _ = catch_panics("", || {
-                        self.record_unknown_spans(text, unknown, &mut encoding)
+                        self.record_unknown_spans(text, added, unknown, &mut encoding)
                     });
                 });
                 encoding.unknown_count = dropped + count;
@@ -228,11 +242,24 @@ impl HuggingFaceTokenizer {
         (encoding, exhausted_by)
     }
 
+    /// Encodes `text`, or says what would need too much work.
+    fn try_encode_with(&self, text: &str, added: &AddedVocabulary) -> Result<Encoding, DataError> {
+        let (encoding, exhausted_by) = self.encode_within_budget(text, added);
+        exhausted_by.map_or(Ok(encoding), |reason| {
+            let start: String = text.chars().take(32).collect();
+            let reason = format!(
+                "{reason} for the text that begins with {start:?}; hint: shorten or divide it, or use another \
+                 tokenizer.json"
+            );
+            Err(DataError::tokenizer("tokenizer.json", reason))
+        })
+    }
+
     /// Encodes as much of `text` as possible and records the rest as unknown: the library fails for the
     /// whole text if it cannot encode one word.
-    fn encode_lossy(&self, text: &str, encoding: &mut Encoding) {
+    fn encode_lossy(&self, text: &str, added: &AddedVocabulary, encoding: &mut Encoding) {
         let mut unknown = Vec::new();
-        if let Ok(ids) = catch_panics("", || self.encode_words(text, &mut unknown)) {
+        if let Ok(ids) = catch_panics("", || self.encode_words(text, added, &mut unknown)) {
             encoding.ids.extend(ids);
             for text in &unknown {
                 encoding.record_dropped(text);
@@ -249,13 +276,18 @@ impl HuggingFaceTokenizer {
             encoding.record_dropped(text.trim());
         }
         for part in parts {
-            self.encode_lossy(part, encoding);
+            self.encode_lossy(part, added, encoding);
         }
     }
 
     /// Like `encode` of the library, but continues after a word that the model rejects.
-    fn encode_words(&self, text: &str, unknown: &mut Vec<String>) -> tokenizers::Result<Vec<u32>> {
-        let mut words = self.split_words(text)?;
+    fn encode_words(
+        &self,
+        text: &str,
+        added: &AddedVocabulary,
+        unknown: &mut Vec<String>,
+    ) -> tokenizers::Result<Vec<u32>> {
+        let mut words = self.split_words(text, added)?;
         let unknown = RefCell::new(unknown);
         words.tokenize(|word| {
             let mut tokens = Vec::new();
@@ -286,10 +318,11 @@ impl HuggingFaceTokenizer {
     fn record_unknown_spans(
         &self,
         text: &str,
+        added: &AddedVocabulary,
         unknown: u32,
         encoding: &mut Encoding,
     ) -> tokenizers::Result<()> {
-        let full = self.encode_whole(text, OffsetType::Byte)?;
+        let full = self.encode_whole(text, added, OffsetType::Byte)?;
         for (_, &(start, end)) in full
             .get_ids()
             .iter()
@@ -386,25 +419,31 @@ impl Tokenizer for HuggingFaceTokenizer {
     }
 
     fn encode(&self, text: &str) -> Encoding {
-        self.encode_within_budget(text).0
+        self.encode_within_budget(text, self.added()).0
     }
 
     fn try_encode(&self, text: &str) -> Result<Encoding, DataError> {
-        let (encoding, exhausted_by) = self.encode_within_budget(text);
-        exhausted_by.map_or(Ok(encoding), |reason| {
-            let start: String = text.chars().take(32).collect();
-            let reason = format!(
-                "{reason} for the text that begins with {start:?}; hint: shorten or divide it, or use another \
-                 tokenizer.json"
-            );
-            Err(DataError::tokenizer("tokenizer.json", reason))
-        })
+        self.try_encode_with(text, self.added())
+    }
+
+    fn try_encode_ordinary(&self, text: &str) -> Result<Encoding, DataError> {
+        let mut added = self.added().clone();
+        added.set_encode_special_tokens(true);
+        self.try_encode_with(text, &added)
+    }
+
+    fn special_texts(&self) -> Vec<String> {
+        let added = self.added().get_added_tokens_decoder().values();
+        let special = added.filter(|token| token.special && !token.content.is_empty());
+        special.map(|token| token.content.clone()).collect()
     }
 
     fn encode_with_ranges(&self, text: &str) -> (Encoding, Vec<Option<Range<usize>>>) {
         let encoding = self.encode(text);
         let full = with_budget(text.len(), || {
-            catch_panics("", || self.encode_whole(text, OffsetType::Byte))
+            catch_panics("", || {
+                self.encode_whole(text, self.added(), OffsetType::Byte)
+            })
         });
         let ranges = match full {
             Ok(full) if full.get_ids() == encoding.ids => {

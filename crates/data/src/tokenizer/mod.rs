@@ -109,6 +109,29 @@ pub trait Tokenizer: Send + Sync + std::fmt::Debug {
         Ok(self.encode(text))
     }
 
+    /// Encodes `text` as [`try_encode`](Self::try_encode) does, but without special tokens: their texts become the
+    /// ids of ordinary tokens.
+    ///
+    /// # Errors
+    /// As [`try_encode`](Self::try_encode).
+    ///
+    /// ```
+    /// use nextword_data::TokenizerConfig;
+    ///
+    /// let tokenizer = TokenizerConfig::bytes().build("")?;
+    /// assert_eq!(tokenizer.try_encode("a<EOS>")?.ids, [97, 256]);
+    /// assert_eq!(tokenizer.try_encode_ordinary("a<EOS>")?.ids, [97, 60, 69, 79, 83, 62]);
+    /// # Ok::<(), nextword_data::DataError>(())
+    /// ```
+    fn try_encode_ordinary(&self, text: &str) -> Result<Encoding, DataError> {
+        self.try_encode(text)
+    }
+
+    /// Returns the texts that [`encode`](Self::encode) turns into special tokens, in any order.
+    fn special_texts(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Encodes `text`, and returns the range of bytes of the text that each token stands for; `None`
     /// where it is not known.
     fn encode_with_ranges(&self, text: &str) -> (Encoding, Vec<Option<Range<usize>>>) {

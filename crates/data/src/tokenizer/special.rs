@@ -189,10 +189,31 @@ impl SpecialVocab {
         pieces: impl Fn(&'a str) -> I,
         id_of: impl Fn(&str) -> Option<u32>,
     ) -> Encoding {
+        self.encode_segments(text.len(), self.split(text), pieces, id_of)
+    }
+
+    /// Encodes `text` without special tokens; otherwise like [`encode`](Self::encode).
+    pub(super) fn encode_ordinary<'a, I: Iterator<Item = (usize, &'a str)>>(
+        &'a self,
+        text: &'a str,
+        pieces: impl Fn(&'a str) -> I,
+        id_of: impl Fn(&str) -> Option<u32>,
+    ) -> Encoding {
+        let segments = std::iter::once(Segment::Text(text));
+        self.encode_segments(text.len(), segments, pieces, id_of)
+    }
+
+    fn encode_segments<'a, I: Iterator<Item = (usize, &'a str)>>(
+        &self,
+        len: usize,
+        segments: impl Iterator<Item = Segment<'a>>,
+        pieces: impl Fn(&'a str) -> I,
+        id_of: impl Fn(&str) -> Option<u32>,
+    ) -> Encoding {
         let mut encoding = Encoding::default();
-        encoding.ids.reserve(text.len() / 4);
+        encoding.ids.reserve(len / 4);
         let unknown = self.special_tokens().unk;
-        for segment in self.split(text) {
+        for segment in segments {
             match segment {
                 Segment::Special(id) => encoding.ids.push(id),
                 Segment::Text(text) => {
@@ -203,6 +224,11 @@ impl SpecialVocab {
             }
         }
         encoding
+    }
+
+    /// The texts of the tokens.
+    pub(super) fn texts(&self) -> Vec<String> {
+        self.in_id_order.clone()
     }
 
     /// For each id of [`encode`](Self::encode), the bytes of `text` that it stands for.

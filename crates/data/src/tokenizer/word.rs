@@ -135,6 +135,16 @@ impl Tokenizer for WordTokenizer {
             .encode(text, words, |word| self.ids.get(word).copied())
     }
 
+    fn try_encode_ordinary(&self, text: &str) -> Result<Encoding, DataError> {
+        Ok(self
+            .special
+            .encode_ordinary(text, words, |word| self.ids.get(word).copied()))
+    }
+
+    fn special_texts(&self) -> Vec<String> {
+        self.special.texts()
+    }
+
     fn encode_with_ranges(&self, text: &str) -> (Encoding, Vec<Option<Range<usize>>>) {
         let ranges = self
             .special

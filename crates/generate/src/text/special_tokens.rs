@@ -53,7 +53,7 @@ impl TextGenerator {
         let mut encoding = self.tokenizer.try_encode(text)?;
         encoding.ids = self.card.special.with_prefix(encoding.ids);
         if encoding.ids.is_empty() {
-            encoding.ids.push(self.default_start());
+            encoding.ids.push(self.start_id());
         }
         Ok(encoding)
     }
@@ -66,7 +66,7 @@ impl TextGenerator {
     pub fn encode_formatted(&self, text: &str) -> Result<Encoding, GenerateError> {
         let mut encoding = self.tokenizer.try_encode(text)?;
         if encoding.ids.is_empty() {
-            encoding.ids.push(self.default_start());
+            encoding.ids.push(self.start_id());
         }
         Ok(encoding)
     }
@@ -117,8 +117,9 @@ impl TextGenerator {
         self.card.special.prefix().first().copied()
     }
 
-    /// The token that an empty prompt starts from.
-    fn default_start(&self) -> u32 {
+    /// The token that an empty prompt starts from: the first before every text, otherwise the BOS token, otherwise the
+    /// EOS token, otherwise a line break, otherwise id 0.
+    pub fn start_id(&self) -> u32 {
         let line_break = || {
             let encoding = self.tokenizer.encode("\n");
             encoding

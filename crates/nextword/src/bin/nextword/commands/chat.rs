@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, ValueHint};
-use nextword_chat::{ChatTemplate, Message};
-use nextword_data::unknown_note;
+use nextword_chat::{Message, PromptEncoder, RenderOptions};
+use nextword_data::{Encoding, unknown_note};
 use nextword_generate::{Completion, PROMPT_PLACEHOLDER, TextGenerator, TextOptions};
 use nextword_server::open_chat_template;
 
@@ -54,7 +54,7 @@ pub(crate) struct ChatArgs {
 /// How user input is formatted as a prompt.
 enum PromptStyle {
     /// With the model's chat template.
-    Template(Box<ChatTemplate>),
+    Template(Box<PromptEncoder>),
     /// With the model's prompt template, each line independently.
     SingleTurn,
     /// As plain text that the model continues.
@@ -87,7 +87,10 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
     let tokens = generator.further_token_texts();
     let template = template.map(|template| template.with_tokens(tokens));
     let style = match (template, &dir.card.prompt_template) {
-        (Some(template), _) => PromptStyle::Template(Box::new(template)),
+        (Some(template), _) => {
+            let (tokenizer, start) = (generator.tokenizer().clone(), generator.start_id());
+            PromptStyle::Template(Box::new(PromptEncoder::new(template, tokenizer, start)))
+        }
         (None, Some(_)) => PromptStyle::SingleTurn,
         (None, None) => PromptStyle::Continuation,
     };
@@ -198,9 +201,9 @@ impl Chat<'_> {
     }
 
     /// Returns the prompt for the reply to `message`, including the conversation so far.
-    fn prompt(&self, message: &str) -> anyhow::Result<String> {
+    fn prompt(&self, message: &str) -> anyhow::Result<Encoding> {
         match &self.style {
-            PromptStyle::SingleTurn => Ok(message.to_owned()),
+            PromptStyle::SingleTurn => Ok(self.generator.encode_prompt(message, &self.options)?),
             PromptStyle::Continuation => {
                 let mut text = String::new();
                 for turn in &self.turns {
@@ -209,9 +212,10 @@ impl Chat<'_> {
                     text.push_str(&turn.reply);
                 }
                 start_new_line(&mut text);
-                Ok(text + message)
+                text.push_str(message);
+                Ok(self.generator.encode_prompt(&text, &self.options)?)
             }
-            PromptStyle::Template(template) => {
+            PromptStyle::Template(prompts) => {
                 let system = self.args.system.iter();
                 let mut messages: Vec<Message> = system.map(Message::system).collect();
                 for turn in &self.turns {
@@ -219,7 +223,8 @@ impl Chat<'_> {
                     messages.push(Message::assistant(&turn.reply));
                 }
                 messages.push(Message::user(message));
-                Ok(template.render(&messages)?)
+                let prompt = prompts.encode(&messages, &RenderOptions::default())?;
+                Ok(prompt.encoding)
             }
         }
     }
@@ -228,13 +233,9 @@ impl Chat<'_> {
     /// reply: an error of the model or its template is printed and leaves the conversation unchanged.
     fn reply(&mut self, message: &str) -> anyhow::Result<bool> {
         self.options.prompt_template = match self.style {
-            PromptStyle::SingleTurn => None,
-            PromptStyle::Template(_) | PromptStyle::Continuation => {
-                Some(PROMPT_PLACEHOLDER.to_owned())
-            }
+            PromptStyle::SingleTurn | PromptStyle::Template(_) => None,
+            PromptStyle::Continuation => Some(PROMPT_PLACEHOLDER.to_owned()),
         };
-        // A chat template writes the special tokens itself.
-        self.options.add_bos = !matches!(self.style, PromptStyle::Template(_));
         self.stop.store(false, Ordering::SeqCst);
         let mut write_error = None;
         let completions = self.prompt(message).and_then(|prompt| {
@@ -250,7 +251,10 @@ impl Chat<'_> {
                     }
                 }
             };
-            Ok(self.generator.generate(&[prompt], &self.options, on_text)?)
+            let prompts = vec![prompt];
+            Ok(self
+                .generator
+                .generate_encoded(prompts, &self.options, on_text)?)
         });
         if let Some(error) = write_error {
             return Err(error);

@@ -1,0 +1,5 @@
+mod models;
+mod prompts;
+mod serving;
+mod spans;
+mod tokenizers;
