@@ -6,8 +6,8 @@ use burn::tensor::{DType, Int, Tensor, TensorData};
 
 pub use crate::attention_options::Stage;
 use crate::{
-    Activation, AttentionOptions, DropoutMask, IGNORE, LinearWeight, LowRankUpdate, NormKind,
-    Precision, RotaryTables, dropout,
+    Activation, AttentionOptions, DropoutMask, IGNORE, LowRankUpdate, NormKind, Precision,
+    RotaryTables, dropout,
 };
 
 /// Reference for [`linear`](crate::linear()).
@@ -40,18 +40,14 @@ pub fn linear_with_precision(
     }
 }
 
-/// Reference for [`linear_lora`](crate::linear_lora()).
+/// Reference for [`linear_lora`](crate::linear_lora()) with a float weight.
 pub fn linear_lora(
     precision: Precision,
     x: Tensor<3>,
-    weight: LinearWeight,
+    weight: Tensor<2>,
     bias: Option<Tensor<1>>,
     update: LowRankUpdate,
 ) -> Tensor<3> {
-    let weight = match weight {
-        LinearWeight::Matrix(weight) => weight,
-        LinearWeight::Quantized(weight) => weight.to_tensor(&x.device()),
-    };
     let y = linear_with_precision(precision, x.clone(), weight, bias);
     let x = match update.dropout {
         Some(mask) => dropout(x, mask),

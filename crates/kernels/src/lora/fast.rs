@@ -2,14 +2,14 @@
 
 use burn::tensor::Tensor;
 
-use super::{LinearWeight, LowRankUpdate};
+use super::LinearWeight;
 use crate::cpu::dropout as dropout_kernel;
 use crate::cpu::elementwise::{add_scaled, scale};
 use crate::cpu::matmul::{GemmOptions, MatMut, MatRef, gemm};
 use crate::cpu::reduce::add_column_sums;
 use crate::fused::{BackwardContext, Buffer, Op, apply};
 use crate::linear::fast::{LinearOp, MATVEC_MAX_SEQ, WeightLayout};
-use crate::{DropoutMask, Precision, QuantizedMatrix};
+use crate::{DropoutMask, LowRankUpdate, Precision, QuantizedMatrix};
 
 /// The update, without its matrices.
 #[derive(Clone, Debug)]
@@ -21,9 +21,10 @@ struct Update {
     scale: f32,
     dropout: Option<DropoutMask>,
     use_matvec: bool,
+    has_bias: bool,
 }
 
-/// A linear layer and its update. The inputs are `x`, the weight, the bias (empty if there is none), `A` and `B`.
+/// A linear layer and its update. The inputs are `x`, the weight, the bias (unused if there is none), `A` and `B`.
 #[derive(Clone, Debug)]
 struct FloatLora {
     linear: LinearOp,
@@ -55,9 +56,10 @@ pub(super) fn linear_lora(
         scale: update.scale,
         dropout: update.dropout.filter(|mask| mask.rate > 0.0),
         use_matvec,
+        has_bias: bias.is_some(),
     };
     let shape = [batch, seq, d_out];
-    let no_bias = || Tensor::zeros([0], &x.device().without_autodiff());
+    let no_bias = || Tensor::zeros([1], &x.device().without_autodiff());
     let bias = bias.unwrap_or_else(no_bias);
     match weight {
         LinearWeight::Matrix(weight) => {
@@ -87,6 +89,11 @@ pub(super) fn linear_lora(
 }
 
 impl Update {
+    /// The bias; empty if there is none.
+    fn bias<'a>(&self, bias: &'a [f32]) -> &'a [f32] {
+        if self.has_bias { bias } else { &[] }
+    }
+
     /// A linear layer of `d_in` to `d_out` features with the rows of this one.
     fn product(&self, d_in: usize, d_out: usize) -> LinearOp {
         LinearOp {
@@ -221,7 +228,8 @@ impl Op<5> for FloatLora {
         _needs_grad: [bool; 5],
     ) -> (Buffer, Buffer) {
         let mut y = Buffer::new(self.update.rows * self.update.d_out);
-        self.linear.forward(x, weight, bias, &mut y);
+        self.linear
+            .forward(x, weight, self.update.bias(bias), &mut y);
         let low = self.update.forward(x, a, b, &mut y);
         (y, low)
     }
@@ -264,7 +272,7 @@ impl Op<4> for QuantizedLora {
     fn forward(&self, [x, bias, a, b]: [&[f32]; 4], _needs_grad: [bool; 4]) -> (Buffer, Buffer) {
         let rows = self.update.rows;
         let mut y = Buffer::new(rows * self.update.d_out);
-        let bias = (!bias.is_empty()).then_some(bias);
+        let bias = self.update.has_bias.then_some(bias);
         self.weight.matmul(x, rows, bias, &mut y);
         let low = self.update.forward(x, a, b, &mut y);
         (y, low)

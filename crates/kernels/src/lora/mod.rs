@@ -7,7 +7,7 @@ mod tests;
 
 use burn::tensor::Tensor;
 
-use crate::{DropoutMask, Precision, QuantizedMatrix};
+use crate::{LowRankUpdate, Precision, QuantizedMatrix};
 
 /// The weight of a linear layer.
 #[allow(clippy::large_enum_variant)] // A temporary value, one per call.
@@ -27,19 +27,6 @@ impl LinearWeight {
             Self::Quantized(weight) => weight.shape(),
         }
     }
-}
-
-/// A low-rank update of a linear layer: `scale * (dropout(x) A) B`.
-#[derive(Clone, Debug)]
-pub struct LowRankUpdate {
-    /// `[d_in, rank]`.
-    pub a: Tensor<2>,
-    /// `[rank, d_out]`.
-    pub b: Tensor<2>,
-    /// Factor on the update.
-    pub scale: f32,
-    /// Dropout on the input of the update.
-    pub dropout: Option<DropoutMask>,
 }
 
 /// `x W + bias + scale * (dropout(x) A) B`: `[batch, seq, d_in]` to `[batch, seq, d_out]`. The product with `W` is
@@ -83,5 +70,20 @@ pub fn linear_lora(
     if crate::fused::is_flex_f32(&x) {
         return fast::linear_lora(precision, x, weight, bias, update);
     }
+    by_reference(precision, x, weight, bias, update)
+}
+
+/// The reference, with the dequantized values of a quantized weight.
+fn by_reference(
+    precision: Precision,
+    x: Tensor<3>,
+    weight: LinearWeight,
+    bias: Option<Tensor<1>>,
+    update: LowRankUpdate,
+) -> Tensor<3> {
+    let weight = match weight {
+        LinearWeight::Matrix(weight) => weight,
+        LinearWeight::Quantized(weight) => weight.to_tensor(&x.device()),
+    };
     crate::reference::linear_lora(precision, x, weight, bias, update)
 }

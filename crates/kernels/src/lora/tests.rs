@@ -4,11 +4,12 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
+use super::by_reference;
 use super::fast::saved_inputs;
 use crate::cpu::testing::{Rng, assert_close, to_f64};
 use crate::{
     Bits, CounterRng, DropoutMask, LinearWeight, LowRankUpdate, Precision, QuantizedMatrix, linear,
-    linear_lora, reference,
+    linear_lora,
 };
 
 /// An adapted layer and a factor for each element of its output.
@@ -154,7 +155,7 @@ fn the_fast_layer_equals_the_reference() {
     let mut rng = Rng(1);
     for _ in 0..40 {
         let case = Case::random(&mut rng);
-        let (fast, slow) = (case.run(linear_lora), case.run(reference::linear_lora));
+        let (fast, slow) = (case.run(linear_lora), case.run(by_reference));
         let names = ["output", "x", "bias", "A", "B"];
         for (name, (fast, slow)) in names.into_iter().zip(fast.iter().zip(&slow)) {
             // The product with quantized weights rounds its inputs to 16 bits; the gradients do not.
