@@ -56,6 +56,7 @@ pub mod presets;
 mod probe;
 mod quantize;
 mod recompute;
+mod row_adapter;
 mod transformer;
 pub mod weights;
 
@@ -85,4 +86,5 @@ pub use norm::{Norm, NormKind, NormPlacement};
 pub use origin::ModelOrigin;
 pub use position::{Position, RotaryConfig, RotaryScaling, alibi_slopes};
 pub use probe::{Hook, NoProbe, Probe, Site};
+pub use row_adapter::RowAdapter;
 pub use transformer::Transformer;
