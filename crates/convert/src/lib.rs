@@ -56,7 +56,7 @@ pub use hf::export::export as export_hf;
 pub use hf::read_config_text;
 pub use import::{check_settings, import, import_with};
 pub use imported::{ImportOptions, Imported};
-pub use open::{describe_base, find_base, open_model};
+pub use open::{describe_base, find_base, is_base, open_model};
 
 /// The largest finite value of half precision.
 const F16_MAX: f32 = 65504.0;
