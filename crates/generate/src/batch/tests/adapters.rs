@@ -40,7 +40,7 @@ fn requests(model: &Transformer) -> Vec<BatchRequest> {
     };
     let request = |n: u64| BatchRequest {
         adapter: adapter(n),
-        max_tokens: 1 + (n as usize * 13) % 40,
+        max_tokens: 1 + (n as usize * 13) % 80,
         ..request(
             [ids(24, 1), ids(1 + (n as usize * 7) % 20, n % 4)].concat(),
             n,
@@ -56,10 +56,10 @@ fn requests_with_adapters_have_the_same_bits_alone_and_under_load() {
     let alone = |request: &BatchRequest| run(&mut paged(1, 128, model.clone()), request.clone());
     let alone: Vec<Output> = requests.iter().map(alone).collect();
     // Enough memory for all, and so little that sequences are preempted.
-    for (slots, cache_tokens) in [(12, 2000), (8, 300)] {
+    for (slots, cache_tokens) in [(12, 2000), (8, 128)] {
         let mut batcher = paged(slots, cache_tokens, model.clone());
         assert!(run_all(&mut batcher, &requests) == alone, "{slots} slots");
-        assert_eq!(batcher.cache_usage().preemptions > 0, cache_tokens == 300);
+        assert_eq!(batcher.cache_usage().preemptions > 0, cache_tokens == 128);
     }
     let speculation = Speculation::PromptLookup { max_tokens: 6 };
     let batcher = paged(8, 600, model.clone());

@@ -136,12 +136,12 @@ async fn serve(
         .await
         .map_err(|error| listen_error(host, port, &error))?;
     let mut signals = StopSignals::new().map_err(ServerError::from)?;
-    let address = listener.local_addr().map_err(ServerError::from)?;
-    output::eprint_line(&format!("listening on http://{address} (Ctrl-C stops)"));
     if sources.are_watched() {
         let hangup = HangupSignal::new().map_err(ServerError::from)?;
         tokio::spawn(reload_on(hangup, Arc::new(sources), server.adapters()));
     }
+    let address = listener.local_addr().map_err(ServerError::from)?;
+    output::eprint_line(&format!("listening on http://{address} (Ctrl-C stops)"));
     let abort = server.abort_handle();
     let shutdown = async move {
         signals.recv().await;

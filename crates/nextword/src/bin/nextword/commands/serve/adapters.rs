@@ -72,7 +72,7 @@ impl AdapterSources {
         let mut adapters = Vec::new();
         for source in all {
             let dir = AdapterDir::open(&models::find(&source.path, args.last)?)?;
-            if dir.config.use_dora || !dir.config.modules_to_save.is_empty() {
+            if !dir.is_low_rank() {
                 models.push(sources.open_separately(args, &source, &dir, device)?);
                 sources.named.retain(|other| other.name != source.name);
                 continue;
