@@ -2,12 +2,15 @@
 
     python scripts/load_test.py target/release/nextword runs/quickstart/best [PART ...]
 
-Parts: clients, aborts, slow, malformed; default: all. Starts the server itself and requires only Python on
+Parts: clients, adapters, aborts, slow, malformed; default: all. `adapters` needs a model folder with float weights:
+it makes random adapters of it. Starts the server itself and requires only Python on
 Linux. Prints one line of JSON per measurement and fails if one is not `ok`. The driver runs on the same
 machine as the server: `driver_cores` and `server_cores` are the CPU cores that each used.
 """
 
+import array
 import asyncio
+import hashlib
 import json
 import os
 import random
@@ -16,7 +19,9 @@ import signal
 import socket
 import statistics
 import subprocess
+import struct
 import sys
+import tempfile
 import time
 
 SECONDS = 5  # duration of a throughput measurement
@@ -74,10 +79,10 @@ async def metric(server, name):
     return metric_sum(await get(server, "/metrics"), name)
 
 
-def completion(tokens, seed, stream=True):
+def completion(tokens, seed, stream=True, model="m"):
     prompt = ["One day", "The fox", "A small bird sat", "In the morning"][seed % 4]
     return {
-        "model": "m", "prompt": prompt, "max_tokens": tokens, "seed": seed, "stream": stream,
+        "model": model, "prompt": prompt, "max_tokens": tokens, "seed": seed, "stream": stream,
         "ignore_eos": True, "overflow": "slide",
     }
 
@@ -110,11 +115,12 @@ def quantile(values, q):
 class StreamingRequest:
     """A streamed completion, read with minimal overhead: one system call and one count per chunk."""
 
-    def __init__(self, server, client, n):
+    def __init__(self, server, client, n, model="m"):
         self.client, self.n, self.times, self.status, self.tail = client, n, [], b"", b""
         self.start = time.perf_counter()
         self.sock = socket.create_connection(("127.0.0.1", server.port))
-        self.sock.sendall(request("/v1/completions", completion(TOKENS, client * 1000 + n)))
+        body = completion(TOKENS, client * 1000 + n, model=model)
+        self.sock.sendall(request("/v1/completions", body))
 
     def read(self):
         """Read available data and return whether the stream continues."""
@@ -133,12 +139,14 @@ class StreamingRequest:
         return b"[DONE]" in self.tail
 
 
-def run_clients(server, count):
-    """Run `count` clients for `SECONDS`, each with one request at a time; return requests and measurements."""
+def run_clients(server, count, models=("m",)):
+    """Run `count` clients for `SECONDS`, each with one request at a time; return requests and measurements.
+
+    The clients take turns in naming `models`."""
     poll, sockets, requests = select.epoll(), {}, []
 
     def start_request(client, n):
-        active = StreamingRequest(server, client, n)
+        active = StreamingRequest(server, client, n, models[client % len(models)])
         sockets[active.sock.fileno()] = active
         poll.register(active.sock, select.EPOLLIN)
 
@@ -188,6 +196,93 @@ async def clients(server):
         line["ok"] = len(requests) == len(completed) and (count != 16 or line["times_one_client"] >= 4)
         passed &= line["ok"]
         print(json.dumps(line), flush=True)
+    return passed
+
+
+def file_hash(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def make_adapter(model_dir, path, seed, rank=16):
+    """Write an adapter folder for all matrices of the blocks of a model, with small random values."""
+    with open(f"{model_dir}/model.safetensors", "rb") as file:
+        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+    rng = random.Random(seed)
+    modules, tensors, data = [], {}, bytearray()
+
+    def add(name, shape, scale):
+        values = array.array("f", [scale * (byte - 127.5) for byte in rng.randbytes(shape[0] * shape[1])]).tobytes()
+        tensors[name] = {"dtype": "F32", "shape": shape, "data_offsets": [len(data), len(data) + len(values)]}
+        data.extend(values)
+
+    for name, tensor in sorted(header.items()):
+        if not name.startswith("blocks.") or len(tensor.get("shape", [])) != 2:
+            continue
+        name, [d_in, d_out] = name.removesuffix(".weight"), tensor["shape"]
+        add(f"{name}.lora_a", [d_in, rank], 1 / (127.5 * d_in**0.5))
+        add(f"{name}.lora_b", [rank, d_out], 0.02 / 127.5)
+        modules.append({"name": name, "rank": rank, "scale": 2.0})
+    os.makedirs(path)
+    with open(f"{path}/adapter.safetensors", "wb") as file:
+        header = json.dumps(tensors).encode()
+        header += b" " * (-len(header) % 8)
+        file.write(struct.pack("<Q", len(header)) + header + data)
+    names = {"weights": "model.safetensors", "config": "config.json", "tokenizer": "tokenizer.json"}
+    base = {f"{key}_sha256": file_hash(f"{model_dir}/{name}") for key, name in names.items()}
+    base |= {"name": "m", "path_hint": os.path.abspath(model_dir)}
+    with open(f"{path}/adapter.json", "w") as file:
+        json.dump({"format": 1, "lora": {"rank": rank}, "base": base, "modules": modules}, file)
+
+
+async def completion_text(server, seed, model):
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(request("/v1/completions", completion(TOKENS, seed, stream=False, model=model)))
+    response = await reader.read()
+    writer.close()
+    return json.loads(response.split(b"\r\n\r\n", 1)[1])["choices"][0]["text"]
+
+
+async def same_texts(server, models):
+    """Whether seeded completions under load have the text that they have alone."""
+    requests = [(seed, models[seed % len(models)]) for seed in range(24)]
+    alone = [await completion_text(server, *request) for request in requests]
+    return alone == list(await asyncio.gather(*(completion_text(server, *request) for request in requests)))
+
+
+def adapters(program, model_dir):
+    """Three adapters and their base take little longer than the base alone, and their seeded answers do not change."""
+    passed = True
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [f"{folder}/a{n}" for n in (1, 2, 3)]
+        for seed, path in enumerate(paths):
+            make_adapter(model_dir, path, seed)
+        server = Server(program, model_dir)
+        base_memory = server.memory()
+        server.stop()
+        server = Server(program, model_dir, *(f"a{n}={path}" for n, path in enumerate(paths, 1)))
+        models = ("m", "a1", "a2", "a3")
+        try:
+            extra_memory = server.memory() - base_memory
+            asyncio.run(stream(server, 8, 0))
+            same = asyncio.run(same_texts(server, models))
+            for count in (4, 16, 64):
+                ratios, rates = [], []
+                for _ in range(3):
+                    pair = [run_clients(server, count, names) for names in (("m",), models)]
+                    complete = all(r.is_complete() for requests, _ in pair for r in requests)
+                    rates.append([line["tokens_per_s"] for _, line in pair])
+                    ratios.append(rates[-1][1] / rates[-1][0])
+                line = {
+                    "clients": count, "tokens_per_s_base_and_mixed": rates,
+                    "ratio": round(statistics.median(ratios), 2), "same_texts": same,
+                    "extra_memory_mib": round(extra_memory, 1),
+                }
+                line["ok"] = complete and same and (count != 16 or line["ratio"] >= 0.8)
+                passed &= line["ok"]
+                print(json.dumps(line), flush=True)
+        finally:
+            server.stop()
     return passed
 
 
@@ -368,6 +463,8 @@ def main():
         print("warning: the part `hostile` is now called `malformed`", file=sys.stderr)
         parts = ["malformed" if part == "hostile" else part for part in parts]
     passed = True
+    if not parts or "adapters" in parts:
+        passed &= adapters(program, model_dir)
     for test in (clients, aborts, slow, malformed):
         if parts and test.__name__ not in parts:
             continue

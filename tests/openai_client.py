@@ -24,6 +24,9 @@ import httpx
 import openai
 from openai import AsyncOpenAI, OpenAI
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
+from load_test import make_adapter  # noqa: E402
+
 TEMPLATE = (
     "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
@@ -91,10 +94,15 @@ def expect_error(kind, call, status=None, param=None, code=None, message=None):
     raise AssertionError(f"{kind.__name__} was not raised")
 
 
-def with_chat_template(path, folder):
-    """Copy the model folder (of a run, if `path` is one) and add a chat template."""
+def find_model_dir(path):
+    """Return the model folder (of a run, if `path` is one)."""
     candidates = [Path(path), Path(path) / "best", Path(path) / "last"]
-    model_dir = next(candidate for candidate in candidates if (candidate / "config.json").exists())
+    return next(candidate for candidate in candidates if (candidate / "config.json").exists())
+
+
+def with_chat_template(path, folder):
+    """Copy the model folder and add a chat template."""
+    model_dir = find_model_dir(path)
     copy = Path(folder) / "chat"
     shutil.copytree(model_dir, copy)
     (copy / "chat_template.jinja").write_text(TEMPLATE)
@@ -105,7 +113,10 @@ class Fixture:
     def __init__(self, program, model_dir):
         self.folder = tempfile.TemporaryDirectory()
         chat_model = with_chat_template(model_dir, self.folder.name)
-        self.open = Server(program, f"plain={model_dir}", f"chat={chat_model}")
+        adapter = f"{self.folder.name}/adapter"
+        make_adapter(find_model_dir(model_dir), adapter, seed=1)
+        (Path(adapter) / "chat_template.jinja").write_text("tuned " + TEMPLATE)
+        self.open = Server(program, f"plain={model_dir}", f"chat={chat_model}", f"tuned={adapter}")
         self.locked = Server(program, f"plain={model_dir}", "--api-key", "sesame")
         self.small = Server(program, f"plain={model_dir}", "--slots", "1", "--queue", "1")
         self.c = self.open.client()
@@ -128,7 +139,7 @@ class Fixture:
 
 @case
 def models_are_listed(w):
-    assert [m.id for m in w.c.models.list()] == ["plain", "chat"]
+    assert [m.id for m in w.c.models.list()] == ["plain", "chat", "tuned"]
 
 
 @case
@@ -140,6 +151,47 @@ def model_can_be_retrieved(w):
 @case
 def unknown_model_returns_404(w):
     expect_error(openai.NotFoundError, lambda: w.c.models.retrieve("gpt-9"), code="model_not_found")
+
+
+# --- adapters
+
+@case
+def adapter_names_its_parent(w):
+    assert w.c.models.retrieve("tuned").parent == "plain"
+    assert not hasattr(w.c.models.retrieve("plain"), "parent")
+
+
+@case
+def adapter_changes_the_completion_by_its_scale(w):
+    scaled = lambda scale: w.complete(model="tuned", logprobs=1, extra_body={"adapter_scale": scale}).choices[0]
+    base, tuned = (w.complete(model=model, logprobs=1).choices[0] for model in ("plain", "tuned"))
+    assert scaled(0) == base and scaled(1) == tuned
+    assert scaled(0.5).logprobs not in (base.logprobs, tuned.logprobs)
+    options = {"extra_body": {"adapter_scale": 3}}
+    expect_error(openai.BadRequestError, lambda: w.complete(model="tuned", **options), param="adapter_scale")
+    options = {"extra_body": {"adapter_scale": 1}}
+    expect_error(openai.BadRequestError, lambda: w.complete(**options), param="adapter_scale")
+
+
+@case
+def adapter_has_its_own_chat_template(w):
+    prompt_tokens = [w.chat(model=model).usage.prompt_tokens for model in ("chat", "tuned")]
+    assert prompt_tokens[1] > prompt_tokens[0]
+
+
+@case
+def adapters_and_base_answer_the_same_together_as_alone(w):
+    async def together(requests):
+        client = w.open.client(AsyncOpenAI)
+        async with client:
+            calls = [client.completions.create(**request) for request in requests]
+            return [done.choices[0].text for done in await asyncio.gather(*calls)]
+
+    requests = [
+        {"model": ["plain", "tuned"][n % 2], "prompt": "One day", "seed": n, "max_tokens": 20} for n in range(12)
+    ]
+    alone = [w.c.completions.create(**request).choices[0].text for request in requests]
+    assert asyncio.run(together(requests)) == alone
 
 
 # --- completions

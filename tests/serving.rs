@@ -94,6 +94,24 @@ impl Server {
     }
 }
 
+#[cfg(unix)]
+impl Server {
+    /// Asks the server to read its adapters again.
+    pub(crate) fn reload(&self) {
+        let pid = self.process.id().to_string();
+        let status = std::process::Command::new("kill")
+            .args(["-HUP", &pid])
+            .status();
+        assert!(status.unwrap().success());
+    }
+
+    /// The next line of standard error that contains `part`.
+    pub(crate) fn log_line(&mut self, part: &str) -> String {
+        let mut lines = self.log.by_ref().map(Result::unwrap);
+        lines.find(|line| line.contains(part)).unwrap()
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.process.kill();

@@ -69,6 +69,7 @@ mod reference; // PyTorch's logits, losses, gradients and updates
 mod resume; // bitwise resume after any stop
 #[cfg(unix)]
 mod run_folders; // moved, removed and interrupted runs
+mod served_adapters; // adapters that share the weights of their base
 mod served_tokens; // names of models, and the tokens of prompts
 mod server_limits; // limits and access rules of the server
 mod serving; // a model behind HTTP

@@ -61,7 +61,7 @@ pub use hf::export::export as export_hf;
 pub use hf::read_config_text;
 pub use import::{check_settings, import, import_with};
 pub use imported::{ImportOptions, Imported};
-pub use open::{describe_base, find_base, open_model};
+pub use open::{describe_base, find_base, is_base, open_model};
 pub use peft::export::{ExportedPeft, export as export_peft};
 pub use peft::import::{ImportedAdapter, import as import_peft, is_peft_folder};
 

@@ -96,10 +96,7 @@ pub fn find_base(adapter: &AdapterDir, base: Option<&Path>) -> Result<ModelDir, 
 /// [`ConvertError::Source`] if it is another model.
 fn check_base(expected: &BaseModel, path: &Path, model: &ModelDir) -> Result<(), ConvertError> {
     let found = BaseModel::of(model)?;
-    let is_same = found.weights_sha256 == expected.weights_sha256
-        && found.config_sha256 == expected.config_sha256;
-    let is_rounded = model.card.made_from.as_ref() == Some(&expected.weights_sha256);
-    if (is_same || is_rounded) && found.tokenizer_sha256 == expected.tokenizer_sha256 {
+    if is_base(expected, &found, model) {
         return Ok(());
     }
     let problem = format!(
@@ -108,6 +105,14 @@ fn check_base(expected: &BaseModel, path: &Path, model: &ModelDir) -> Result<(),
         describe_base(&found)
     );
     Err(ConvertError::source(path, problem))
+}
+
+/// Whether `model`, of which `found` is the description, is the one that `expected` describes, or its quantized form.
+pub fn is_base(expected: &BaseModel, found: &BaseModel, model: &ModelDir) -> bool {
+    let is_same = found.weights_sha256 == expected.weights_sha256
+        && found.config_sha256 == expected.config_sha256;
+    let is_rounded = model.card.made_from.as_ref() == Some(&expected.weights_sha256);
+    (is_same || is_rounded) && found.tokenizer_sha256 == expected.tokenizer_sha256
 }
 
 /// A base model in messages: its path and the first digits of its hash.

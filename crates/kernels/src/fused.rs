@@ -151,6 +151,14 @@ pub(crate) fn apply<O: Op<N>, const N: usize, const D: usize>(
     Tensor::from_primitive::<Autodiff<Flex>>(output)
 }
 
+/// Converts a flex tensor outside the autodiff graph to a contiguous primitive.
+pub(crate) fn into_contiguous<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
+    let primitive = tensor.try_into_primitive::<Flex>();
+    let primitive =
+        primitive.unwrap_or_else(|e| unreachable!("the caller checked `is_flex_f32`: {e:?}"));
+    primitive.to_contiguous()
+}
+
 /// The elements of a contiguous tensor.
 pub(crate) fn values(tensor: &FlexTensor) -> &[f32] {
     tensor

@@ -10,6 +10,7 @@
 //! | [`linear`], [`linear_table`] | packed SIMD matrix products; matrix-vector products for short sequences |
 //! | [`linear_quantized`], [`embed_quantized`] | products that read 8-bit or 4-bit weights directly |
 //! | [`linear_lora`] | a linear layer and its low-rank adapter in one operation |
+//! | [`add_row_updates`] | the updates of several adapters, each for some rows of a batch |
 //! | [`attention`] | grouped-query attention that never stores the scores, for every [`AttentionMask`] |
 //! | [`normalize`] | `LayerNorm` and `RMSNorm` |
 //! | [`activate`], [`gate`] | GELU and related activations, recomputed in the backward pass |
@@ -84,7 +85,7 @@ pub use embedding::embed;
 pub use kinds::{Activation, AdamwStep, NormKind, Precision};
 pub use kv_cache::{gather_pages, write_cache};
 pub use linear::{MATVEC_MAX_SEQ, linear, linear_table, linear_with_precision};
-pub use lora::{LinearWeight, linear_lora};
+pub use lora::{LinearWeight, RowUpdate, add_row_updates, linear_lora};
 pub use low_rank_update::LowRankUpdate;
 pub use mask::{AttentionMask, Segment};
 pub use nextword_base::{CounterRng, IGNORE};

@@ -1,19 +1,23 @@
 //! State of one forward pass that every layer shares, besides the activations.
 
 use burn::tensor::{Tensor, TensorData};
-use nextword_kernels::{AttentionDropout, AttentionMask, AttentionOptions};
+use nextword_kernels::{AttentionDropout, AttentionMask, AttentionOptions, RowUpdate};
 
 use crate::linear::Linear;
 use crate::position::Rope;
-use crate::{Dropout, Hook, KvCache, ModelConfig, NoProbe, Position, Probe, Site, alibi_slopes};
+use crate::{
+    Dropout, Hook, KvCache, ModelConfig, NoProbe, Position, Probe, RowAdapter, Site, alibi_slopes,
+};
 
-/// Options and state of one forward pass: the probe, the dropout masks and the KV cache.
+/// Options and state of one forward pass: the probe, the dropout masks, the KV cache and the adapters of rows.
 pub struct ForwardContext<'a, P: Probe = NoProbe> {
     probe: Option<&'a mut P>,
     dropout: Dropout,
     cache: Option<(&'a mut KvCache, &'a [usize])>,
     layer: Option<usize>,
     positions: Positions,
+    /// The different adapters of rows, with their rows.
+    adapters: Vec<(RowAdapter, Vec<usize>)>,
 }
 
 impl ForwardContext<'static, NoProbe> {
@@ -30,6 +34,7 @@ impl ForwardContext<'static, NoProbe> {
             cache: None,
             layer: None,
             positions: Positions::default(),
+            adapters: Vec::new(),
         }
     }
 }
@@ -43,6 +48,7 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
             cache: None,
             layer: None,
             positions: Positions::default(),
+            adapters: Vec::new(),
         }
     }
 
@@ -61,6 +67,41 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
             cache: Some((cache, slots)),
             ..self
         }
+    }
+
+    /// Uses `adapters[i]` for row i of the batch. The model itself must be without an adapter.
+    #[must_use]
+    pub fn with_row_adapters(self, adapters: &[Option<RowAdapter>]) -> Self {
+        let mut groups: Vec<(RowAdapter, Vec<usize>)> = Vec::new();
+        for (row, adapter) in adapters.iter().enumerate() {
+            let Some(adapter) = adapter.as_ref().filter(|adapter| !adapter.is_off()) else {
+                continue;
+            };
+            match groups.iter_mut().find(|(other, _)| other == adapter) {
+                Some((_, rows)) => rows.push(row),
+                None => groups.push((adapter.clone(), vec![row])),
+            }
+        }
+        Self {
+            adapters: groups,
+            ..self
+        }
+    }
+
+    /// Whether some rows have an adapter.
+    pub(crate) fn has_row_adapters(&self) -> bool {
+        !self.adapters.is_empty()
+    }
+
+    /// The updates of rows in the layer of `hook`.
+    pub(crate) fn row_updates(&self, hook: Hook) -> Vec<RowUpdate> {
+        let layer = self.layer;
+        let update = |(adapter, rows): &(RowAdapter, Vec<usize>)| {
+            let update = adapter.update(Site { layer, hook })?;
+            let rows = rows.clone();
+            Some(RowUpdate { rows, update })
+        };
+        self.adapters.iter().filter_map(update).collect()
     }
 
     /// Whether a probe receives intermediate values.
@@ -96,7 +137,7 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
     /// Applies a linear layer. `hook` is that of its adapter, if it has one.
     pub(crate) fn linear(&mut self, linear: &Linear, hook: Hook, x: Tensor<3>) -> Tensor<3> {
         let Some(lora) = &linear.lora else {
-            return linear.forward(x, None);
+            return linear.forward_rows(x, &self.row_updates(hook));
         };
         if self.is_probed() {
             let activations = nextword_kernels::linear(x.clone(), lora.a.val(), None);

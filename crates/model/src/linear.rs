@@ -2,7 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
-use nextword_kernels::{Bits, DropoutMask, LinearWeight, Precision, QuantizedMatrix};
+use nextword_kernels::{Bits, DropoutMask, LinearWeight, Precision, QuantizedMatrix, RowUpdate};
 
 use crate::lora::Lora;
 
@@ -65,14 +65,7 @@ impl Linear {
     pub(crate) fn forward(&self, x: Tensor<3>, dropout: Option<DropoutMask>) -> Tensor<3> {
         let (weight, bias) = (self.linear_weight(), self.bias.as_ref().map(Param::val));
         let Some(lora) = &self.lora else {
-            return match weight {
-                LinearWeight::Quantized(weight) => {
-                    nextword_kernels::linear_quantized(x, &weight, bias)
-                }
-                LinearWeight::Matrix(weight) => {
-                    nextword_kernels::linear_with_precision(self.precision, x, weight, bias)
-                }
-            };
+            return self.forward_rows(x, &[]);
         };
         let update = lora.update(dropout);
         let Some(factors) = lora.output_factors(&weight) else {
@@ -84,6 +77,28 @@ impl Linear {
             Some(bias) => y + bias.unsqueeze(),
             None => y,
         }
+    }
+
+    /// `x W + b`, plus the updates of some rows.
+    pub(crate) fn forward_rows(&self, x: Tensor<3>, updates: &[RowUpdate]) -> Tensor<3> {
+        let (weight, bias) = (self.linear_weight(), self.bias.as_ref().map(Param::val));
+        let precision = self.precision;
+        if let [RowUpdate { rows, update }] = updates
+            && rows.len() == x.dims()[0]
+        {
+            return nextword_kernels::linear_lora(precision, x, weight, bias, update.clone());
+        }
+        let input = x.clone();
+        let y = match weight {
+            LinearWeight::Quantized(weight) => nextword_kernels::linear_quantized(x, &weight, bias),
+            LinearWeight::Matrix(weight) => {
+                nextword_kernels::linear_with_precision(precision, x, weight, bias)
+            }
+        };
+        if updates.is_empty() {
+            return y;
+        }
+        nextword_kernels::add_row_updates(y, input, updates)
     }
 }
 

@@ -142,7 +142,8 @@ impl Transformer {
     /// `[batch, seq, vocab_size]`.
     ///
     /// # Panics
-    /// If cached and new tokens together exceed `context_length`. Ids must be below `vocab_size`.
+    /// If cached and new tokens together exceed `context_length`, or both the model and rows have adapters. Ids must
+    /// be below `vocab_size`.
     pub fn forward<P: Probe>(
         &self,
         tokens: Tensor<2, Int>,
@@ -327,6 +328,10 @@ impl Transformer {
         };
         ctx.record(Hook::Embed, &x);
         ctx.set_positions(&self.config, self.rope.as_ref(), &x);
+        assert!(
+            !(self.has_adapter() && ctx.has_row_adapters()),
+            "rows cannot have adapters of their own in a model with an adapter"
+        );
         assert!(
             ctx.positions().mask().keys() <= self.config.context_length,
             "{} tokens do not fit into a context of {}",

@@ -11,7 +11,9 @@ pub struct Config {
     pub allow_hosts: Vec<String>,
     /// Origins (`https://app.example`) whose pages may send requests, besides the server's own.
     pub cors_origins: Vec<String>,
-    /// Maximum concurrent completions per model. Fewer run while `cache_bytes` is used up.
+    /// Name of the model for requests that name none, which can be an adapter. Otherwise it is the first model.
+    pub default_model: Option<String>,
+    /// Maximum concurrent completions per model, with those of its adapters. Fewer run while `cache_bytes` is used up.
     pub slots: usize,
     /// Memory for each model's KV cache, in bytes: at least that of one whole context. It is divided into
     /// pages, which completions take as they grow and share where they begin with the same tokens.
@@ -40,6 +42,7 @@ impl Default for Config {
             api_key: None,
             allow_hosts: Vec::new(),
             cors_origins: Vec::new(),
+            default_model: None,
             slots: 64,
             cache_bytes: 1 << 30,
             queue: 256,

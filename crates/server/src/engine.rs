@@ -13,6 +13,7 @@ use std::sync::mpsc as jobs;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nextword_data::Tokenizer;
 use nextword_generate::{
     BatchOptions, BatchRequest, Batcher, FinishReason, GenerateError, RequestId, Speculation,
     TextGenerator,
@@ -23,7 +24,7 @@ use self::completion::ActiveCompletion;
 use self::job::{AliveGuard, Job, Message};
 use crate::ServerError;
 use crate::api_error::ApiError;
-use crate::metrics::EngineMetrics;
+use crate::metrics::{EngineMetrics, EngineSnapshot, RequestMetrics, RunningGuard};
 use crate::output::{OutputAssembler, TextDelta, TokenInfo};
 use crate::panics;
 
@@ -43,6 +44,14 @@ const IDLE_POLL: Duration = Duration::from_millis(2);
 pub(crate) struct Sequence {
     pub(crate) request: BatchRequest,
     pub(crate) stop: Vec<String>,
+}
+
+/// The model that a request names: that of the engine, or one of its adapters.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestedModel {
+    /// With the model's own special tokens.
+    pub(crate) tokenizer: Arc<dyn Tokenizer>,
+    pub(crate) metrics: Arc<RequestMetrics>,
 }
 
 /// Progress of one completion.
@@ -117,8 +126,8 @@ impl Engine {
         generator: TextGenerator,
         options: BatchOptions,
         max_queued: usize,
-        metrics: Arc<EngineMetrics>,
     ) -> Result<(Self, EngineThread), ServerError> {
+        let metrics = Arc::new(EngineMetrics::default());
         let max_proposed = generator.speculation().map_or(0, Speculation::max_tokens);
         let (sender, receiver) = jobs::channel();
         let aborted = Arc::new(AtomicBool::new(false));
@@ -170,7 +179,11 @@ impl Engine {
     ///
     /// # Errors
     /// 429 if the queue is full, 503 if the thread has ended.
-    pub(crate) fn submit(&self, sequences: Vec<Sequence>) -> Result<Updates, ApiError> {
+    pub(crate) fn submit(
+        &self,
+        sequences: Vec<Sequence>,
+        model: RequestedModel,
+    ) -> Result<Updates, ApiError> {
         let count = sequences.len();
         let fits = |queued: usize| {
             (queued + count <= self.max_queued.max(count)).then_some(queued + count)
@@ -181,12 +194,13 @@ impl Engine {
             .fetch_update(set_order, fetch_order, fits)
             .is_err()
         {
-            self.metrics.rejected.add(1);
+            model.metrics.rejected.add(1);
             return Err(ApiError::queue_full());
         }
         let reserved = self.updates_per_step * count;
         let (sender, updates) = mpsc::channel(CHANNEL_CAPACITY + reserved);
         let job = Job {
+            model,
             pending: sequences.into_iter().enumerate().collect(),
             updates: sender,
             reserved,
@@ -218,8 +232,13 @@ impl Engine {
         self.queued.load(Ordering::Acquire)
     }
 
-    pub(crate) fn slots(&self) -> usize {
-        self.slots
+    /// The state of the engine for the exporter.
+    pub(crate) fn snapshot(&self) -> EngineSnapshot<'_> {
+        EngineSnapshot {
+            metrics: &self.metrics,
+            queued: self.queued(),
+            slots: self.slots,
+        }
     }
 }
 
@@ -269,12 +288,10 @@ impl Worker {
         self.receive_messages();
         if self.aborted.load(Ordering::Acquire) {
             self.cancel_all();
-            self.metrics.running.set(0);
             return false;
         }
         self.drop_cancelled();
         self.admit();
-        self.metrics.running.set(self.active.len());
         if self.active.is_empty() && self.queue.is_empty() {
             return true;
         }
@@ -288,7 +305,6 @@ impl Worker {
 
     /// Queues all new requests; blocks for a message while there is nothing to do.
     fn receive_messages(&mut self) {
-        self.metrics.running.set(self.active.len());
         self.publish_usage();
         let is_idle = self.active.is_empty() && self.queue.is_empty();
         let first = is_idle.then(|| self.messages.recv());
@@ -315,14 +331,14 @@ impl Worker {
             .collect();
         for id in gone {
             self.batcher.cancel(id);
-            self.active.remove(&id);
-            self.metrics.cancelled.add(1);
+            if let Some(active) = self.active.remove(&id) {
+                active.model.metrics.cancelled.add(1);
+            }
         }
-        let metrics = &self.metrics;
         self.queue.retain(|job| {
             let keep = !job.updates.is_closed();
             if !keep {
-                metrics.cancelled.add(job.pending.len() as u64);
+                job.model.metrics.cancelled.add(job.pending.len() as u64);
             }
             keep
         });
@@ -357,8 +373,8 @@ impl Worker {
             self.batcher.cancel(id);
             if let Some(active) = self.active.remove(&id) {
                 active.send(UpdateKind::Failed(ApiError::slow_client()));
+                active.model.metrics.cancelled.add(1);
             }
-            self.metrics.cancelled.add(1);
         }
         all_stalled
     }
@@ -386,15 +402,18 @@ impl Worker {
     fn start(&mut self, index: usize, sequence: Sequence, job: &Job) -> Result<(), String> {
         let Sequence { request, stop } = sequence;
         let prompt = request.prompt.clone();
-        let tokenizer = self.generator.tokenizer().clone();
+        let model = job.model.clone();
+        let tokenizer = model.tokenizer.clone();
         let assembler = OutputAssembler::new(tokenizer, &prompt, &stop, request.min_tokens)
             .map_err(|e| e.to_string())?;
         let admitted = self.batcher.admit(request).map_err(|e| e.to_string())?;
         let id = admitted.ok_or("no slot or memory is free")?;
         let cached_tokens = self.batcher.cached_tokens(id);
-        self.metrics.prompt_tokens.add(prompt.len() as u64);
-        self.metrics.cached_tokens.add(cached_tokens as u64);
+        model.metrics.prompt_tokens.add(prompt.len() as u64);
+        model.metrics.cached_tokens.add(cached_tokens as u64);
         let active = ActiveCompletion {
+            _running: RunningGuard::new(model.metrics.clone()),
+            model,
             index,
             updates: job.updates.clone(),
             reserved: job.reserved,
@@ -419,7 +438,7 @@ impl Worker {
             let Some(mut active) = self.active.remove(&id) else {
                 continue;
             };
-            if active.handle_event(event, &mut self.batcher, id, &self.generator, &self.metrics) {
+            if active.handle_event(event, &mut self.batcher, id) {
                 self.active.insert(id, active);
             }
         }

@@ -3,6 +3,7 @@
 use std::io;
 
 use nextword_generate::GenerateError;
+use nextword_model::ModelError;
 
 /// All errors of the server crate.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,15 @@ pub enum ServerError {
         name: String,
     },
 
+    /// The base of an adapter is not served.
+    #[error("the base of the adapter `{name}`, `{base}`, is not served; hint: serve the base too")]
+    UnknownBase {
+        /// The adapter's name.
+        name: String,
+        /// The name of its base.
+        base: String,
+    },
+
     /// The KV cache budget is too small for one sequence as long as the context.
     #[error(
         "a whole context of `{name}` needs {needed} MiB of KV cache, more than the {budget} MiB allowed; hint: raise \
@@ -42,6 +52,10 @@ pub enum ServerError {
     /// A thread, the runtime or a signal handler could not be created, or the listener is not usable.
     #[error("cannot start the server: {0}")]
     Io(#[from] io::Error),
+
+    /// An error of the model crate.
+    #[error(transparent)]
+    Model(#[from] ModelError),
 
     /// An error of the generate crate.
     #[error(transparent)]

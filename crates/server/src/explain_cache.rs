@@ -87,10 +87,11 @@ impl Cache {
         options: TextOptions,
         work: impl FnOnce(&Explanation<'_>) -> Result<T, ExplainError>,
     ) -> Result<T, ApiError> {
+        let key = key(model);
         let explainer = self.explainer(model)?;
         let bad_request = |error: ExplainError| ApiError::bad_request(error.to_string());
         let matches = |cached: &CachedTrace| {
-            cached.model == model.name && cached.prompt == prompt && cached.text_options == options
+            cached.model == key && cached.prompt == prompt && cached.text_options == options
         };
         let found = self.traces.iter().position(matches);
         let explanation = match found.and_then(|at| self.traces.remove(at)) {
@@ -118,7 +119,7 @@ impl Cache {
             ..
         } = explanation;
         self.traces.push_front(CachedTrace {
-            model: model.name.clone(),
+            model: key,
             text_options: options,
             prompt,
             unknown,
@@ -135,10 +136,8 @@ impl Cache {
 
     /// The explainer of `model`, from the cache if possible; evicts others to make room for its weights.
     fn explainer(&mut self, model: &Model) -> Result<Arc<Explainer>, ApiError> {
-        let found = self
-            .explainers
-            .iter()
-            .position(|(name, _)| *name == model.name);
+        let key = key(model);
+        let found = self.explainers.iter().position(|(other, _)| *other == key);
         if let Some(found) = found.and_then(|at| self.explainers.remove(at)) {
             self.explainers.push_front(found.clone());
             return Ok(found.1);
@@ -158,11 +157,18 @@ impl Cache {
             bytes_left -= if keep { other_bytes } else { 0 };
             keep
         });
-        let explainer = Arc::new(Explainer::new(model.generator.clone()));
-        self.explainers
-            .push_front((model.name.clone(), explainer.clone()));
+        // An explanation is that of a model without an adapter beside it.
+        let generator = model.generator.clone().with_merged_adapter();
+        let generator = generator.map_err(|error| ApiError::internal(error.to_string()))?;
+        let explainer = Arc::new(Explainer::new(generator));
+        self.explainers.push_front((key, explainer.clone()));
         Ok(explainer)
     }
+}
+
+/// Identifies `model` in the cache: another one may get its name.
+fn key(model: &Model) -> String {
+    format!("{} {}", model.fingerprint, model.name)
 }
 
 /// Rejects prompts whose explanation would take too long or too much memory.

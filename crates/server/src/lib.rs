@@ -3,6 +3,7 @@
 //! | for | see |
 //! |---|---|
 //! | a loaded model and its name | [`LoadedModel`] |
+//! | an adapter that shares the weights of a model | [`LoadedAdapter`], [`Adapters`] |
 //! | access rules and limits | [`Config`] |
 //! | the server, on a listener or as an axum router | [`Server`] |
 //!
@@ -70,10 +71,12 @@ mod explain;
 mod explain_cache;
 mod limiter;
 mod listen;
+mod loaded_adapter;
 mod loaded_model;
 mod messages;
 mod metrics;
 mod middleware;
+mod models;
 mod openapi;
 mod output;
 mod page;
@@ -91,5 +94,7 @@ mod tokens;
 
 pub use config::Config;
 pub use error::ServerError;
+pub use loaded_adapter::LoadedAdapter;
 pub use loaded_model::{LoadedModel, open_chat_template};
+pub use models::Adapters;
 pub use server::{AbortHandle, Server};

@@ -9,12 +9,13 @@ use nextword_chat::{ChatError, ChatTemplate, PromptEncoder};
 use nextword_data::Tokenizer;
 use nextword_explain::history::TrainingHistory;
 use nextword_generate::{BatchOptions, TextGenerator};
-use nextword_model::{KvCache, ModelConfig, ModelDir};
+use nextword_model::{KvCache, ModelConfig, ModelDir, RowAdapter};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::engine::{Engine, EngineThread};
-use crate::metrics::EngineMetrics;
+use crate::api_error::ApiError;
+use crate::engine::{Engine, EngineThread, RequestedModel, Sequence, Updates};
+use crate::metrics::{ModelMetrics, RequestMetrics};
 use crate::{Config, ServerError};
 
 /// A loaded model and the name that clients use for it.
@@ -28,6 +29,8 @@ pub struct LoadedModel {
     training_history: Option<TrainingHistory>,
     fingerprint: String,
     created: u64,
+    /// The name of the model that this one was made from, if that is served.
+    parent: Option<String>,
 }
 
 /// Opens the chat template of a model, if it has one, with the texts of the BOS and EOS tokens.
@@ -74,20 +77,30 @@ impl LoadedModel {
     /// ```
     pub fn open(name: String, model_dir: &ModelDir, device: &Device) -> Result<Self, ServerError> {
         let generator = TextGenerator::open(model_dir, device)?;
-        let (bos, eos) = (generator.bos_text(), generator.eos_text());
-        let template = open_chat_template(model_dir, &bos, &eos);
-        let tokens = generator.further_token_texts();
-        let template = template.map(|template| Some(template?.with_tokens(tokens)));
         let weights = modified(&model_dir.weights_path());
         // An adapter is newer than its base.
         let card = model_dir
             .base()
             .map(|_| modified(&model_dir.path.join("card.json")));
         let created = weights.max(card.unwrap_or_default());
-        Ok(Self {
+        Ok(Self::with_generator(name, model_dir, generator, created))
+    }
+
+    /// The model of `model_dir`, loaded as `generator`. `created`: when it was written.
+    pub(crate) fn with_generator(
+        name: String,
+        model_dir: &ModelDir,
+        generator: TextGenerator,
+        created: u64,
+    ) -> Self {
+        let (bos, eos) = (generator.bos_text(), generator.eos_text());
+        let template = open_chat_template(model_dir, &bos, &eos);
+        let tokens = generator.further_token_texts();
+        let template = template.map(|template| Some(template?.with_tokens(tokens)));
+        Self {
             template,
             ..Self::with_time(name, generator, created)
-        })
+        }
     }
 
     /// A model in memory, to be served as `name`, without a chat template.
@@ -105,7 +118,20 @@ impl LoadedModel {
             generator,
             template: Ok(None),
             training_history: None,
+            parent: None,
         }
+    }
+
+    /// The model with its tokenizer. Clones share the weights.
+    pub fn generator(&self) -> &TextGenerator {
+        &self.generator
+    }
+
+    /// Names the served model that this one was made from, for clients.
+    #[must_use]
+    pub fn with_parent(self, name: impl Into<String>) -> Self {
+        let parent = Some(name.into());
+        Self { parent, ..self }
     }
 
     /// Changes how the model generates, for example with
@@ -191,18 +217,23 @@ impl LoadedModel {
     }
 }
 
-/// A model and its running engine.
+/// A model and the engine that runs it.
 #[derive(Debug)]
 pub(crate) struct Model {
     pub(crate) name: String,
     pub(crate) alias: Option<String>,
     pub(crate) fingerprint: String,
+    /// The model, with its adapter if it is one.
     pub(crate) generator: TextGenerator,
     /// Formats and encodes conversations, if the model has a chat template.
     pub(crate) prompts: Result<Option<PromptEncoder>, ChatError>,
     pub(crate) training_history: Option<TrainingHistory>,
-    pub(crate) engine: Engine,
-    pub(crate) metrics: Arc<EngineMetrics>,
+    /// Adapters have that of their base.
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) metrics: Arc<RequestMetrics>,
+    /// What requests add to the rows of the engine's model.
+    pub(crate) adapter: Option<RowAdapter>,
+    parent: Option<String>,
     created: u64,
 }
 
@@ -234,17 +265,20 @@ impl Model {
             cache_precision,
             ..BatchOptions::default()
         };
-        let metrics = Arc::new(EngineMetrics::default());
-        let (engine, thread) = Engine::start(
-            &loaded.name,
-            loaded.generator.clone(),
-            options,
-            config.queue,
-            metrics.clone(),
-        )?;
+        let generator = loaded.generator.clone();
+        let (engine, thread) = Engine::start(&loaded.name, generator, options, config.queue)?;
+        Ok((Self::new(loaded, Arc::new(engine), None), thread))
+    }
+
+    /// The model `loaded`, run by `engine` with `adapter`.
+    pub(crate) fn new(
+        loaded: LoadedModel,
+        engine: Arc<Engine>,
+        adapter: Option<RowAdapter>,
+    ) -> Self {
         let (tokenizer, start) = (loaded.generator.tokenizer(), loaded.generator.start_id());
         let encoder = |template| PromptEncoder::new(template, tokenizer.clone(), start);
-        let model = Self {
+        Self {
             prompts: loaded.template.map(|template| template.map(encoder)),
             name: loaded.name,
             alias: loaded.alias,
@@ -252,10 +286,39 @@ impl Model {
             generator: loaded.generator,
             training_history: loaded.training_history,
             engine,
-            metrics,
+            metrics: Arc::default(),
+            adapter,
+            parent: loaded.parent,
             created: loaded.created,
+        }
+    }
+
+    /// Continues the metrics of `earlier`, a model that this one replaces.
+    pub(crate) fn with_metrics_of(self, earlier: &Self) -> Self {
+        let metrics = earlier.metrics.clone();
+        Self { metrics, ..self }
+    }
+
+    /// Appends a request to the queue of the engine.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`].
+    pub(crate) fn submit(&self, sequences: Vec<Sequence>) -> Result<Updates, ApiError> {
+        let model = RequestedModel {
+            tokenizer: self.tokenizer().clone(),
+            metrics: self.metrics.clone(),
         };
-        Ok((model, thread))
+        self.engine.submit(sequences, model)
+    }
+
+    /// The metrics of the model, with those of its engine unless that is another model's.
+    pub(crate) fn metrics(&self) -> ModelMetrics<'_> {
+        let has_engine = self.adapter.is_none();
+        ModelMetrics {
+            name: &self.name,
+            requests: &self.metrics,
+            engine: has_engine.then(|| self.engine.snapshot()),
+        }
     }
 
     pub(crate) fn tokenizer(&self) -> &Arc<dyn Tokenizer> {
@@ -270,14 +333,18 @@ impl Model {
     pub(crate) fn to_json(&self) -> Value {
         let card = self.generator.card();
         let has_template = matches!(self.prompts, Ok(Some(_)));
-        json!({
+        let mut entry = json!({
             "id": self.name, "object": "model", "created": self.created, "owned_by": "nextword",
             "meta": {
                 "n_vocab": self.config().vocab_size, "n_ctx_train": self.config().context_length,
                 "n_params": card.parameters, "step": card.step,
                 "chat": has_template || card.prompt_template.is_some(),
             },
-        })
+        });
+        if let Some(parent) = &self.parent {
+            entry["parent"] = json!(parent);
+        }
+        entry
     }
 }
 
@@ -289,10 +356,13 @@ fn fingerprint(generator: &TextGenerator, created: u64) -> String {
     let (config, card) = (generator.model().config(), generator.card());
     hasher.update(format!("{config:?}{card:?}"));
     hasher.update(created.to_le_bytes());
+    let adapter = generator.model().row_adapter();
+    hasher.update(adapter.map(|adapter| adapter.id()).unwrap_or_default());
     format!("fp_{}", hex::encode(&hasher.finalize()[..5]))
 }
 
-fn modified(path: &Path) -> u64 {
+/// When the file was written, in seconds since the Unix epoch.
+pub(crate) fn modified(path: &Path) -> u64 {
     let time = std::fs::metadata(path).and_then(|meta| meta.modified());
     seconds(time.unwrap_or(UNIX_EPOCH))
 }

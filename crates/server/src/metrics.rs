@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nextword_generate::{CacheUsage, ProposalCounts};
 
@@ -21,7 +21,7 @@ impl Counter {
         self.0.fetch_max(total, Ordering::Relaxed);
     }
 
-    fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -31,7 +31,15 @@ impl Counter {
 pub(crate) struct Gauge(AtomicUsize);
 
 impl Gauge {
-    pub(crate) fn set(&self, n: usize) {
+    fn add(&self, n: usize) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    fn subtract(&self, n: usize) {
+        self.0.fetch_sub(n, Ordering::Relaxed);
+    }
+
+    fn set(&self, n: usize) {
         self.0.store(n, Ordering::Relaxed);
     }
 
@@ -79,23 +87,45 @@ impl Histogram {
     }
 }
 
-/// Metrics updated by one engine.
+/// Metrics of the requests that name one model: that of an engine, or one of its adapters.
 #[derive(Debug, Default)]
-pub(crate) struct EngineMetrics {
+pub(crate) struct RequestMetrics {
     pub(crate) prompt_tokens: Counter,
     pub(crate) cached_tokens: Counter,
     pub(crate) generated_tokens: Counter,
     pub(crate) rejected: Counter,
     pub(crate) cancelled: Counter,
     pub(crate) running: Gauge,
+    pub(crate) first_token: Histogram,
+    pub(crate) next_token: Histogram,
+}
+
+/// Counts a completion as running until it is dropped.
+#[derive(Debug)]
+pub(crate) struct RunningGuard(Arc<RequestMetrics>);
+
+impl RunningGuard {
+    pub(crate) fn new(metrics: Arc<RequestMetrics>) -> Self {
+        metrics.running.add(1);
+        Self(metrics)
+    }
+}
+
+impl Drop for RunningGuard {
+    fn drop(&mut self) {
+        self.0.running.subtract(1);
+    }
+}
+
+/// Metrics of one engine, for its model and all adapters together.
+#[derive(Debug, Default)]
+pub(crate) struct EngineMetrics {
     pages_used: Gauge,
     pages_cached: Gauge,
     pages_free: Gauge,
     preemptions: Counter,
     proposed: Counter,
     accepted: Counter,
-    pub(crate) first_token: Histogram,
-    pub(crate) next_token: Histogram,
 }
 
 impl EngineMetrics {
@@ -136,61 +166,71 @@ impl Responses {
 
 /// A snapshot of one model's metrics for the exporter.
 pub(crate) struct ModelMetrics<'a> {
-    pub(crate) name: String,
+    pub(crate) name: &'a str,
+    pub(crate) requests: &'a RequestMetrics,
+    /// The engine, unless it is that of another model.
+    pub(crate) engine: Option<EngineSnapshot<'a>>,
+}
+
+/// A snapshot of an engine's metrics.
+pub(crate) struct EngineSnapshot<'a> {
     pub(crate) metrics: &'a EngineMetrics,
     pub(crate) queued: usize,
     pub(crate) slots: usize,
 }
 
-/// Name, type, help and value of a metric.
-type Metric = (
-    &'static str,
-    &'static str,
-    &'static str,
-    fn(&ModelMetrics<'_>) -> u64,
-);
+/// Name, type, help and value of a metric, which `V` computes.
+type Metric<V> = (&'static str, &'static str, &'static str, V);
+
+type OfRequests = fn(&RequestMetrics) -> u64;
+type OfEngine = fn(&EngineSnapshot<'_>) -> u64;
+
 /// The counters and gauges of a model.
-const METRICS: [Metric; 14] = [
+const REQUEST_METRICS: [Metric<OfRequests>; 6] = [
     (
         "nextword_prompt_tokens_total",
         "counter",
         "Prompt tokens processed.",
-        |m| m.metrics.prompt_tokens.get(),
+        |m| m.prompt_tokens.get(),
     ),
     (
         "nextword_cached_tokens_total",
         "counter",
         "Prompt tokens reused from the KV cache.",
-        |m| m.metrics.cached_tokens.get(),
+        |m| m.cached_tokens.get(),
     ),
     (
         "nextword_generated_tokens_total",
         "counter",
         "Tokens generated.",
-        |m| m.metrics.generated_tokens.get(),
+        |m| m.generated_tokens.get(),
     ),
     (
         "nextword_rejected_total",
         "counter",
         "Requests rejected because the queue was full.",
-        |m| m.metrics.rejected.get(),
+        |m| m.rejected.get(),
     ),
     (
         "nextword_cancelled_total",
         "counter",
         "Completions cancelled because the client disconnected or stopped reading.",
-        |m| m.metrics.cancelled.get(),
+        |m| m.cancelled.get(),
     ),
     (
         "nextword_running",
         "gauge",
         "Completions in progress.",
-        |m| m.metrics.running.get() as u64,
+        |m| m.running.get() as u64,
     ),
+];
+
+/// The counters and gauges of an engine, which adapters share with their base.
+const ENGINE_METRICS: [Metric<OfEngine>; 8] = [
     (
         "nextword_queued",
         "gauge",
-        "Completions waiting for a slot.",
+        "Completions waiting for a slot, with those of the model's adapters.",
         |m| m.queued as u64,
     ),
     (
@@ -239,15 +279,18 @@ const METRICS: [Metric; 14] = [
 
 /// Writes the metrics of all models.
 pub(crate) fn write(models: &[ModelMetrics<'_>], out: &mut String) {
-    for (name, kind, help, value) in METRICS {
+    for (name, kind, help, value) in REQUEST_METRICS {
         write_header(out, name, kind, help);
         for model in models {
-            let _ = writeln!(
-                out,
-                "{name}{{model=\"{}\"}} {}",
-                escape_label(&model.name),
-                value(model)
-            );
+            write_value(out, name, model.name, value(model.requests));
+        }
+    }
+    for (name, kind, help, value) in ENGINE_METRICS {
+        write_header(out, name, kind, help);
+        for model in models {
+            if let Some(engine) = &model.engine {
+                write_value(out, name, model.name, value(engine));
+            }
         }
     }
     let name = "nextword_first_token_seconds";
@@ -258,19 +301,20 @@ pub(crate) fn write(models: &[ModelMetrics<'_>], out: &mut String) {
         "Time from the arrival of a request to its first token.",
     );
     for model in models {
-        model
-            .metrics
-            .first_token
-            .write(name, &escape_label(&model.name), out);
+        let label = escape_label(model.name);
+        model.requests.first_token.write(name, &label, out);
     }
     let name = "nextword_next_token_seconds";
     write_header(out, name, "histogram", "Time between consecutive tokens.");
     for model in models {
-        model
-            .metrics
-            .next_token
-            .write(name, &escape_label(&model.name), out);
+        let label = escape_label(model.name);
+        model.requests.next_token.write(name, &label, out);
     }
+}
+
+fn write_value(out: &mut String, name: &str, model: &str, value: u64) {
+    let label = escape_label(model);
+    let _ = writeln!(out, "{name}{{model=\"{label}\"}} {value}");
 }
 
 fn write_header(out: &mut String, name: &str, kind: &str, help: &str) {

@@ -277,8 +277,12 @@ mod tests {
     #[test]
     fn parsers_accept_and_reject_what_the_schema_does() {
         let document = description();
-        let (model, _engine) = Model::start(test_model::loaded("m"), &Config::default()).unwrap();
-        let model = Arc::new(model);
+        let base = test_model::loaded("m");
+        let adapter = test_model::adapter("a", &base, 1);
+        let (base, _engine) = Model::start(base, &Config::default()).unwrap();
+        // Every field is for an adapter, too.
+        let (engine, row_adapter) = (base.engine.clone(), Some(adapter.adapter));
+        let model = Arc::new(Model::new(adapter.model, engine, row_adapter));
         for (route, parse, minimal) in parsers() {
             let accepts = |body: &Value| {
                 let mut params = Params::new(body, source(body)).unwrap();

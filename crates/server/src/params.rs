@@ -24,6 +24,9 @@ const MAX_BIASES: usize = 1024;
 /// Maximum number of token ids that end a completion.
 const MAX_STOP_IDS: usize = 128;
 
+/// Maximum factor on the updates of an adapter.
+const MAX_ADAPTER_SCALE: f64 = 2.0;
+
 /// Fields that do not change a completion here.
 const WITHOUT_EFFECT: [&str; 8] = [
     "user",
@@ -283,6 +286,8 @@ pub(crate) struct CommonParams {
     pub(crate) stop_token_ids: Vec<u32>,
     /// Tokens before a completion can end by itself.
     pub(crate) min_tokens: usize,
+    /// Factor on the updates of the adapter.
+    pub(crate) adapter_scale: Option<f64>,
 }
 
 impl CommonParams {
@@ -332,6 +337,7 @@ impl CommonParams {
             min_tokens: params
                 .integer("min_tokens", 0..=u64::from(u32::MAX))?
                 .unwrap_or(0),
+            adapter_scale: params.number("adapter_scale", 0.0..=MAX_ADAPTER_SCALE)?,
         })
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use nextword_chat::{ChatError, RenderOptions, Role};
 use nextword_data::Encoding;
 use nextword_generate::{BatchRequest, TextOptions, max_prompt_len, truncate_left};
+use nextword_model::RowAdapter;
 use serde_json::Value;
 
 use crate::api_error::ApiError;
@@ -186,6 +187,7 @@ fn finish(
             format!("{count} completions exceed the maximum of {MAX_SEQUENCES} per request");
         return Err(ApiError::invalid_field(settings.param, message));
     }
+    let adapter = requested_adapter(&model, common.adapter_scale)?;
     let context_length = model.config().context_length;
     let mut stop_ids = model.generator.stop_ids();
     stop_ids.retain(|_| !common.ignore_eos);
@@ -237,6 +239,7 @@ fn finish(
                     sequence: sequences.len() as u64,
                     top_logprobs: settings.logprobs,
                     score_prompt,
+                    adapter: adapter.clone(),
                 },
                 stop: common.stop.clone(),
             });
@@ -266,6 +269,22 @@ fn finish(
         sequences,
         stream: common.stream,
     })
+}
+
+/// The adapter of `model`, if it is one, with the updates times `scale`.
+fn requested_adapter(model: &Model, scale: Option<f64>) -> Result<Option<RowAdapter>, ApiError> {
+    match (&model.adapter, scale) {
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err(ApiError::invalid_field(
+            "adapter_scale",
+            "`adapter_scale` needs an adapter as `model`, and this model is none; hint: remove it, or name one of the \
+             models with a `parent` in /v1/models",
+        )),
+        (Some(adapter), scale) => {
+            let scale = scale.unwrap_or(1.0);
+            Ok(Some(adapter.clone().with_factor(scale as f32)))
+        }
+    }
 }
 
 /// The prompts of a completion: a string, a list of strings, ids, or a list of lists of ids.

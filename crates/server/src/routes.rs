@@ -19,13 +19,14 @@ use crate::limiter::ConcurrencyLimit;
 use crate::loaded_model::Model;
 use crate::metrics::{self, ModelMetrics, Responses};
 use crate::middleware::{ApiKey, HostCheck, handle_request, read_body};
+use crate::models::Models;
 use crate::params::Params;
 use crate::parse::{self, ParsedRequest};
 use crate::{Config, explain, openapi, page, panics, stream, tokens};
 
 /// State shared by all requests.
 pub(crate) struct AppState {
-    pub(crate) models: Vec<Arc<Model>>,
+    pub(crate) models: Arc<Models>,
     pub(crate) config: Config,
     pub(crate) key: Option<ApiKey>,
     stopping: AtomicBool,
@@ -65,7 +66,7 @@ pub(crate) type HandlerResult = Result<Response<Body>, ApiError>;
 impl AppState {
     pub(crate) fn new(models: Vec<Arc<Model>>, config: Config) -> Self {
         Self {
-            models,
+            models: Arc::new(Models::new(models, config.default_model.clone())),
             key: config.api_key.as_deref().map(ApiKey::new),
             stopping: AtomicBool::new(false),
             responses: Responses::default(),
@@ -73,22 +74,6 @@ impl AppState {
             explain_service: ExplainService::default(),
             config,
         }
-    }
-
-    /// The model called `name`, else the first one with that alias; the first one without a name.
-    fn find_model(&self, name: Option<&str>) -> Result<Arc<Model>, ApiError> {
-        let found = match name {
-            None => self.models.first(),
-            Some(name) => {
-                let has_alias = |model: &&Arc<Model>| model.alias.as_deref() == Some(name);
-                let by_name = self.models.iter().find(|model| model.name == name);
-                by_name.or_else(|| self.models.iter().find(has_alias))
-            }
-        };
-        found.cloned().ok_or_else(|| {
-            let available: Vec<String> = self.models.iter().map(|m| m.name.clone()).collect();
-            ApiError::unknown_model(name.unwrap_or(""), &available)
-        })
     }
 
     /// Makes new completions fail with 503.
@@ -117,7 +102,7 @@ impl AppState {
                 ApiError::bad_request(format!("invalid JSON in the request body: {e}"))
             })?;
             let mut params = Params::new(&body, &source[..])?;
-            let model = app.find_model(params.string("model")?)?;
+            let model = app.models.find(params.string("model")?)?;
             let parsed = work(model, &mut params)?;
             params.reject_unknown()?;
             Ok(parsed)
@@ -219,7 +204,7 @@ async fn health() -> Response<Body> {
 
 async fn ready(State(app): State<Arc<AppState>>) -> HandlerResult {
     app.check_accepting()?;
-    for model in &app.models {
+    for model in app.models.with_engines() {
         model.engine.check_alive()?;
     }
     let ready = json!({"status": "ready"});
@@ -227,16 +212,8 @@ async fn ready(State(app): State<Arc<AppState>>) -> HandlerResult {
 }
 
 async fn prometheus_metrics(State(app): State<Arc<AppState>>) -> Response<Body> {
-    let models: Vec<ModelMetrics<'_>> = app
-        .models
-        .iter()
-        .map(|model| ModelMetrics {
-            name: model.name.clone(),
-            metrics: &model.metrics,
-            queued: model.engine.queued(),
-            slots: model.engine.slots(),
-        })
-        .collect();
+    let models = app.models.all();
+    let models: Vec<ModelMetrics<'_>> = models.iter().map(|model| model.metrics()).collect();
     let mut text = String::new();
     metrics::write(&models, &mut text);
     app.responses.write(&mut text);
@@ -247,13 +224,14 @@ async fn prometheus_metrics(State(app): State<Arc<AppState>>) -> Response<Body> 
 }
 
 async fn models(State(app): State<Arc<AppState>>) -> Response<Body> {
-    let data: Vec<Value> = app.models.iter().map(|model| model.to_json()).collect();
+    let models = app.models.all();
+    let data: Vec<Value> = models.iter().map(|model| model.to_json()).collect();
     let list = json!({"object": "list", "data": data});
     json_response(StatusCode::OK, list.to_string())
 }
 
 async fn model(State(app): State<Arc<AppState>>, Path(name): Path<String>) -> HandlerResult {
-    let model = app.find_model(Some(&name))?.to_json();
+    let model = app.models.find(Some(&name))?.to_json();
     Ok(json_response(StatusCode::OK, model.to_string()))
 }
 
@@ -274,7 +252,7 @@ async fn complete(app: Arc<AppState>, request: Request, parse: ParseFn) -> Handl
         sequences,
         stream,
     } = app.parse_json(request, parse).await?;
-    let updates = response.model().engine.submit(sequences)?;
+    let updates = response.model().submit(sequences)?;
     Ok(if stream {
         stream::stream_response(response, updates)
     } else {

@@ -14,7 +14,7 @@ use crate::listen::Acceptor;
 use crate::loaded_model::{LoadedModel, Model};
 use crate::middleware::HostCheck;
 use crate::routes::{AppState, router};
-use crate::{Config, ServerError, panics};
+use crate::{Adapters, Config, ServerError, panics};
 
 /// How long connections may take to send the error of an aborted request.
 const ABORT_GRACE: Duration = Duration::from_millis(300);
@@ -64,7 +64,8 @@ impl AbortHandle {
 }
 
 impl Server {
-    /// Starts an engine for each of `models`. Requests that name no model use the first one.
+    /// Starts an engine for each of `models`. Requests that name no model use the first one,
+    /// unless [`Config::default_model`] says otherwise.
     ///
     /// Panics of requests and engines are caught and logged. For their location, the first call installs a
     /// panic hook, which calls the previous hook.
@@ -125,6 +126,11 @@ impl Server {
     /// ```
     pub fn router(&self) -> Router {
         router(self.app.clone(), HostCheck::Loopback)
+    }
+
+    /// The adapters of the models: none at first. The handle remains valid while the server runs.
+    pub fn adapters(&self) -> Adapters {
+        Adapters(self.app.models.clone())
     }
 
     /// A handle that ends [`serve`](Self::serve) at once.
@@ -191,13 +197,17 @@ impl Server {
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let models: Vec<&str> = self.app.models.iter().map(|m| m.name.as_str()).collect();
+        let models = self.app.models.all();
+        let models: Vec<&str> = models.iter().map(|m| m.name.as_str()).collect();
         f.debug_struct("Server")
             .field("models", &models)
             .finish_non_exhaustive()
     }
 }
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod adapter_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;

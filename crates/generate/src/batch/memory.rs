@@ -1,6 +1,7 @@
 //! Who has the pages of the cache: admission, prefix reuse, eviction and preemption.
 
 use nextword_kernels::MATVEC_MAX_SEQ;
+use nextword_model::RowAdapter;
 
 use super::prefix_cache::PageKey;
 use super::sequence::ActiveSequence;
@@ -16,7 +17,13 @@ impl Batcher {
         } else {
             request.prompt.len()
         };
-        !waits && self.free_slots() > 0 && self.fits(&request.prompt, reusable)
+        let root = || self.root(request.adapter.as_ref());
+        !waits && self.free_slots() > 0 && self.fits(root, &request.prompt, reusable)
+    }
+
+    /// The key before the first page of a sequence with `adapter`.
+    pub(super) fn root(&self, adapter: Option<&RowAdapter>) -> PageKey {
+        PageKey::root(self.model.config(), adapter)
     }
 
     /// How the pages of the cache are used.
@@ -31,8 +38,9 @@ impl Batcher {
     }
 
     /// Whether the pages for `tokens` and one generated token fit besides the other sequences, each of
-    /// which may need another page. Pages of the first `reusable` tokens may be found in the cache.
-    fn fits(&self, tokens: &[u32], reusable: usize) -> bool {
+    /// which may need another page. Pages of the first `reusable` tokens may be found in the cache, after the
+    /// key `root`.
+    fn fits(&self, root: impl FnOnce() -> PageKey, tokens: &[u32], reusable: usize) -> bool {
         let len = (tokens.len() + 1).min(self.model.config().context_length);
         let pages = len.div_ceil(self.cache.page_len());
         let running = self.active.values().filter(|s| !s.preempted).count();
@@ -41,21 +49,20 @@ impl Batcher {
             return true;
         }
         // Pages that other sequences use now take no memory.
-        let matching = self.matching_pages(&[], &tokens[..reusable], 0);
+        let matching = self.matching_pages(root(), &tokens[..reusable], 0);
         let matching = matching.iter().map(|(_, page)| *page);
         let shared = matching.filter(|page| self.cache.references(*page) > 1);
         pages + running <= available + shared.count()
     }
 
-    /// The reusable pages of `tokens` from position `start` on. `keys` are those of the pages before.
+    /// The reusable pages of `tokens` from position `start` on, after the page of `key`.
     fn matching_pages(
         &self,
-        keys: &[PageKey],
+        mut key: PageKey,
         tokens: &[u32],
         start: usize,
     ) -> Vec<(PageKey, usize)> {
         let page_len = self.cache.page_len();
-        let mut key = *keys.last().unwrap_or(&self.root);
         let mut matching = Vec::new();
         for tokens in tokens[start..].chunks_exact(page_len) {
             key = key.next(tokens);
@@ -111,7 +118,7 @@ impl Batcher {
             return;
         }
         let prompt = &sequence.context[..sequence.prefill_len];
-        let matching = self.matching_pages(&sequence.page_keys, prompt, start);
+        let matching = self.matching_pages(sequence.last_key(), prompt, start);
         if let Some(sequence) = self.active.get_mut(&slot) {
             for (key, page) in matching {
                 self.cache.append_page(slot, page);
@@ -132,8 +139,9 @@ impl Batcher {
             if first + page_len > end || sequence.page_keys.len() != index {
                 return;
             }
-            let previous = *sequence.page_keys.last().unwrap_or(&self.root);
-            let key = previous.next(&sequence.context[first..first + page_len]);
+            let key = sequence
+                .last_key()
+                .next(&sequence.context[first..first + page_len]);
             let page = self.cache.slot_pages(slot)[index];
             self.prefixes.insert(key, page, &mut self.cache);
             sequence.page_keys.push(key);
@@ -211,7 +219,7 @@ impl Batcher {
         let sequence = self.active.get(&slot);
         sequence.is_none_or(|s| {
             let reusable = if s.scores_prompt() { 0 } else { s.prefill_len };
-            self.fits(&s.context, reusable)
+            self.fits(|| s.root, &s.context, reusable)
         })
     }
 

@@ -5,6 +5,9 @@
 //! first computes at most [`BatchOptions::prefill_tokens`] prompt tokens, so that long prompts do not
 //! stall the other sequences, and then decodes one token of every active sequence.
 //!
+//! Requests can have adapters: the rows of a step share the products with the weights of the model, and those
+//! of an adapter then add its updates.
+//!
 //! The result of a request depends on that request alone. On flex a row of a matrix product does not
 //! depend on the other rows, but short and long sequences use a different order of operations.
 //! Therefore every prompt is computed separately, in chunks that end at multiples of
@@ -25,9 +28,9 @@ use std::sync::OnceLock;
 
 use burn::tensor::{Int, Tensor, TensorData};
 use nextword_kernels::parallel_for_each;
-use nextword_model::{ForwardContext, KvCache, Transformer, weights};
+use nextword_model::{ForwardContext, KvCache, RowAdapter, Transformer, weights};
 
-use self::prefix_cache::{PageKey, PrefixCache};
+use self::prefix_cache::PrefixCache;
 pub use self::request::{
     BatchOptions, BatchRequest, CacheUsage, Event, ProposalCounts, RequestId, Score,
 };
@@ -53,6 +56,7 @@ const REPLAYED_TOKENS: usize = 32;
 /// let request = |prompt, sequence| BatchRequest {
 ///     prompt, sequence, sampling: SamplingConfig::greedy(), max_tokens: 4, stop_ids: Vec::new(),
 ///     min_tokens: 0, overflow: Overflow::Stop, bos_id: None, top_logprobs: None, score_prompt: false,
+///     adapter: None,
 /// };
 /// let first = batcher.admit(request(vec![1, 2, 3], 0))?.ok_or("all slots are taken")?;
 /// let mut events = batcher.step();
@@ -71,8 +75,6 @@ pub struct Batcher {
     options: BatchOptions,
     cache: KvCache,
     prefixes: PrefixCache,
-    /// The key before the first page.
-    root: PageKey,
     /// The active sequences by slot.
     active: BTreeMap<usize, ActiveSequence>,
     next_id: u64,
@@ -98,7 +100,6 @@ impl Batcher {
         let cache = KvCache::with_pages(config, options.slots, page_len, pages, &model.device())
             .with_precision(options.cache_precision);
         Self {
-            root: PageKey::root(config, 0),
             model,
             options,
             cache,
@@ -154,7 +155,8 @@ impl Batcher {
     ///
     /// # Errors
     /// [`GenerateError::Setting`], [`GenerateError::EmptyPrompt`], [`GenerateError::UnknownToken`],
-    /// and [`GenerateError::TooLong`] for a prompt that does not fit the context.
+    /// [`GenerateError::TooLong`] for a prompt that does not fit the context, and [`GenerateError::Model`] for an
+    /// adapter of another model.
     pub fn admit(&mut self, request: BatchRequest) -> Result<Option<RequestId>, GenerateError> {
         let config = self.model.config();
         crate::decode::check_prompt(0, &request.prompt, config.vocab_size)?;
@@ -164,9 +166,13 @@ impl Batcher {
                 context_length: config.context_length,
             });
         }
+        if let Some(adapter) = &request.adapter {
+            self.model.check_row_adapter(adapter)?;
+        }
         let id = RequestId(self.next_id + 1);
         let can_admit = self.can_admit(&request);
-        let sequence = ActiveSequence::new(id, request)?;
+        let root = self.root(request.adapter.as_ref());
+        let sequence = ActiveSequence::new(id, request, root)?;
         let slot = (0..self.options.slots).find(|slot| !self.active.contains_key(slot));
         let Some(slot) = slot.filter(|_| can_admit) else {
             return Ok(None);
@@ -289,7 +295,8 @@ impl Batcher {
         let is_sampled = end == sequence.context.len();
         let scores_prompt = sequence.scores_prompt();
         let tokens = &sequence.context[start..end];
-        let hidden = hidden(&self.model, &mut self.cache, &[slot], tokens);
+        let adapters = self.adapters(&[slot]);
+        let hidden = hidden(&self.model, &mut self.cache, &[slot], &adapters, tokens);
         self.offer_pages(slot, start);
         if scores_prompt {
             let logits = logits(&self.model, hidden.clone());
@@ -362,11 +369,18 @@ impl Batcher {
         if rows.is_empty() {
             return;
         }
-        let hidden = hidden(&self.model, &mut self.cache, &rows, &ids);
+        let adapters = self.adapters(&rows);
+        let hidden = hidden(&self.model, &mut self.cache, &rows, &adapters, &ids);
         if !verifications.is_empty() {
             let logits = logits(&self.model, select_rows(hidden, &sampled_rows));
             self.verify(verifications, &logits, events);
         }
+    }
+
+    /// The adapters of the sequences in `slots`.
+    fn adapters(&self, slots: &[usize]) -> Vec<Option<RowAdapter>> {
+        let adapter = |slot| self.active.get(slot)?.request.adapter.clone();
+        slots.iter().map(adapter).collect()
     }
 
     /// Samples the next token of each slot from its logits. Frees slots that end. Returns the tokens of
@@ -422,15 +436,19 @@ impl Batcher {
 const OPS_PER_LOGIT: usize = 16;
 
 /// The final hidden states of the next `ids` of `slots`, the same number for each row. A slot that is named
-/// several times has one token per row.
-fn hidden(model: &Transformer, cache: &mut KvCache, slots: &[usize], ids: &[u32]) -> Tensor<3> {
+/// several times has one token per row. `adapters` are those of the rows.
+fn hidden(
+    model: &Transformer,
+    cache: &mut KvCache,
+    slots: &[usize],
+    adapters: &[Option<RowAdapter>],
+    ids: &[u32],
+) -> Tensor<3> {
     let signed: Vec<i32> = ids.iter().map(|id| id.cast_signed()).collect();
     let data = TensorData::new(signed, [slots.len(), ids.len() / slots.len()]);
     let tokens = Tensor::<2, Int>::from_data(data, &model.device());
-    model.hidden_states(
-        tokens,
-        &mut ForwardContext::inference().with_cache(cache, slots),
-    )
+    let ctx = ForwardContext::inference().with_cache(cache, slots);
+    model.hidden_states(tokens, &mut ctx.with_row_adapters(adapters))
 }
 
 fn logits(model: &Transformer, hidden: Tensor<3>) -> Vec<f32> {

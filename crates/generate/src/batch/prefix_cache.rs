@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use nextword_base::hash::sha256;
-use nextword_model::{KvCache, ModelConfig};
+use nextword_model::{KvCache, ModelConfig, RowAdapter};
 
 /// What a page contains: a hash of what computed it, of its tokens and of all pages before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -11,8 +11,10 @@ pub(super) struct PageKey([u8; 32]);
 
 impl PageKey {
     /// The key before the first page. The configuration stands for the model, since a cache does not outlive
-    /// its model. `adapter` identifies changes to the weights that only some sequences use; 0 stands for none.
-    pub(super) fn root(config: &ModelConfig, adapter: u64) -> Self {
+    /// its model. `adapter` is that of the sequence; one that is off computes what the model alone does.
+    pub(super) fn root(config: &ModelConfig, adapter: Option<&RowAdapter>) -> Self {
+        let adapter = adapter.filter(|adapter| !adapter.is_off());
+        let adapter = adapter.map(RowAdapter::id).unwrap_or_default();
         Self(sha256(format!("{adapter} {config:?}").as_bytes()))
     }
 

@@ -1,6 +1,6 @@
 //! What goes into a batch and what comes out.
 
-use nextword_model::{CachePrecision, PAGE_LEN};
+use nextword_model::{CachePrecision, PAGE_LEN, RowAdapter};
 
 use crate::{FinishReason, GenerateError, Overflow, SamplingConfig};
 
@@ -88,6 +88,9 @@ pub struct BatchRequest {
     pub top_logprobs: Option<usize>,
     /// Whether the prompt is scored too. Disables prefix reuse.
     pub score_prompt: bool,
+    /// The adapter that the request uses, of the batch's model. Requests with other adapters share its steps and
+    /// memory, but no prefixes.
+    pub adapter: Option<RowAdapter>,
 }
 
 /// Identifies a request of a [`Batcher`](super::Batcher).

@@ -18,6 +18,8 @@ pub(super) struct ActiveSequence {
     pub(super) context: Vec<u32>,
     /// Length of the context that is computed by prefill.
     pub(super) prefill_len: usize,
+    /// The key before its first page.
+    pub(super) root: PageKey,
     /// Keys of the cached pages that were computed by prefill, from the first one on.
     pub(super) page_keys: Vec<PageKey>,
     /// Number of prompt tokens that were found in the cache when the request was admitted.
@@ -36,12 +38,17 @@ pub(super) struct ActiveSequence {
 pub(super) type Sampled = Result<(u32, Option<Score>), GenerateError>;
 
 impl ActiveSequence {
-    pub(super) fn new(id: RequestId, request: BatchRequest) -> Result<Self, GenerateError> {
+    pub(super) fn new(
+        id: RequestId,
+        request: BatchRequest,
+        root: PageKey,
+    ) -> Result<Self, GenerateError> {
         Ok(Self {
             id,
             sampler: Sampler::new(request.sampling.clone())?,
             context: request.prompt.clone(),
             prefill_len: request.prompt.len(),
+            root,
             page_keys: Vec::new(),
             cached_tokens: 0,
             history: History::new(&request.prompt),
@@ -51,6 +58,11 @@ impl ActiveSequence {
             preempted: false,
             request,
         })
+    }
+
+    /// The key of the last cached page.
+    pub(super) fn last_key(&self) -> PageKey {
+        *self.page_keys.last().unwrap_or(&self.root)
     }
 
     /// Whether it takes part in steps.

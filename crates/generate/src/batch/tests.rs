@@ -1,3 +1,4 @@
+mod adapters;
 mod paging;
 mod speculation;
 
@@ -63,6 +64,7 @@ fn request(prompt: Vec<u32>, seed: u64) -> BatchRequest {
         sequence: 0,
         top_logprobs: Some(3),
         score_prompt: false,
+        adapter: None,
     }
 }
 

@@ -1,13 +1,17 @@
 //! The fast implementation: base product and update in one operation.
 
+use std::sync::OnceLock;
+
+use burn::backend::Flex;
 use burn::tensor::Tensor;
 
-use super::LinearWeight;
+use super::{LinearWeight, RowUpdate};
 use crate::cpu::dropout as dropout_kernel;
 use crate::cpu::elementwise::{add_scaled, scale};
 use crate::cpu::matmul::{GemmOptions, MatMut, MatRef, gemm};
+use crate::cpu::par::for_each;
 use crate::cpu::reduce::add_column_sums;
-use crate::fused::{BackwardContext, Buffer, Op, apply};
+use crate::fused::{BackwardContext, Buffer, Op, apply, from_buffer, into_contiguous, values};
 use crate::linear::fast::{LinearOp, MATVEC_MAX_SEQ, WeightLayout};
 use crate::{DropoutMask, LowRankUpdate, Precision, QuantizedMatrix};
 
@@ -86,6 +90,68 @@ pub(super) fn linear_lora(
             apply(op, [x.into(), bias.into(), a.into(), b.into()], shape)
         }
     }
+}
+
+/// Maximum number of rows of an update in one task.
+const ROWS_PER_TASK: usize = 4;
+
+/// See [`add_row_updates`](super::add_row_updates()). Each update runs as in [`linear_lora`], on its rows alone.
+pub(super) fn add_row_updates(y: Tensor<3>, x: Tensor<3>, updates: &[RowUpdate]) -> Tensor<3> {
+    let ([_, seq, d_in], shape) = (x.dims(), y.dims());
+    let d_out = shape[2];
+    let (x, y) = (into_contiguous(x), into_contiguous(y));
+    let matrices = updates.iter().map(|RowUpdate { update, .. }| {
+        [&update.a, &update.b].map(|matrix| into_contiguous(matrix.clone()))
+    });
+    let matrices: Vec<_> = matrices.collect();
+    let tasks = updates
+        .iter()
+        .zip(&matrices)
+        .flat_map(|(update, matrices)| {
+            let rows = update.rows.chunks(ROWS_PER_TASK);
+            rows.map(move |rows| (rows, &update.update, matrices))
+        });
+    let tasks: Vec<_> = tasks.collect();
+    let sums: Vec<OnceLock<Buffer>> = tasks.iter().map(|_| OnceLock::new()).collect();
+    let ranks = tasks.iter().map(|(_, update, _)| update.a.dims()[1]);
+    let cost = ranks.max().unwrap_or(0) * (d_in + d_out) * seq * ROWS_PER_TASK;
+    // Each task runs its small products on one thread.
+    for_each(tasks.len(), cost, |task| {
+        let (rows, update, [a, b]) = tasks[task];
+        let update = Update {
+            rows: rows.len() * seq,
+            d_in,
+            d_out,
+            rank: update.a.dims()[1],
+            scale: update.scale,
+            dropout: None,
+            use_matvec: seq <= MATVEC_MAX_SEQ,
+            has_bias: false,
+        };
+        let x = gather(values(&x), rows, seq * d_in);
+        let mut sum = gather(values(&y), rows, seq * d_out);
+        update.forward(&x, values(a), values(b), &mut sum);
+        let _ = sums[task].set(sum); // Each cell is set once.
+    });
+    let mut out = Buffer::new(values(&y).len());
+    out.copy_from_slice(values(&y));
+    let width = seq * d_out;
+    for ((rows, ..), sums) in tasks.iter().zip(&sums) {
+        let sums = sums.get().map_or(&[][..], |sums| &sums[..]);
+        for (row, sum) in rows.iter().zip(sums.chunks_exact(width.max(1))) {
+            out[row * width..][..width].copy_from_slice(sum);
+        }
+    }
+    Tensor::from_primitive::<Flex>(from_buffer(out, shape))
+}
+
+/// The `rows` of `x`, of `len` values each.
+fn gather(x: &[f32], rows: &[usize], len: usize) -> Buffer {
+    let mut gathered = Buffer::new(rows.len() * len);
+    for (row, out) in rows.iter().zip(gathered.chunks_exact_mut(len.max(1))) {
+        out.copy_from_slice(&x[row * len..][..len]);
+    }
+    gathered
 }
 
 impl Update {

@@ -2,12 +2,24 @@
 
 #[cfg(feature = "flex")]
 mod fast;
+mod rows;
 #[cfg(all(test, feature = "flex"))]
 mod tests;
 
 use burn::tensor::Tensor;
 
+pub use rows::add_row_updates;
+
 use crate::{LowRankUpdate, Precision, QuantizedMatrix};
+
+/// A low-rank update and the rows of the batch that it is for.
+#[derive(Clone, Debug)]
+pub struct RowUpdate {
+    /// Indices of rows, each below the batch size and at most once in all updates.
+    pub rows: Vec<usize>,
+    /// The update. Dropout is for training, where all rows have the same update: its mask is not used.
+    pub update: LowRankUpdate,
+}
 
 /// The weight of a linear layer.
 #[allow(clippy::large_enum_variant)] // A temporary value, one per call.

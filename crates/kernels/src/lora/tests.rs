@@ -8,8 +8,8 @@ use super::by_reference;
 use super::fast::saved_inputs;
 use crate::cpu::testing::{Rng, assert_close, to_f64};
 use crate::{
-    Bits, CounterRng, DropoutMask, LinearWeight, LowRankUpdate, Precision, QuantizedMatrix, linear,
-    linear_lora,
+    Bits, CounterRng, DropoutMask, LinearWeight, LowRankUpdate, Precision, QuantizedMatrix,
+    RowUpdate, add_row_updates, linear, linear_lora,
 };
 
 /// An adapted layer and a factor for each element of its output.
@@ -241,4 +241,84 @@ fn a_frozen_layer_without_trained_factor_a_does_not_keep_its_input() {
         saved_inputs([true, false, false, false, false]),
         [false, true, false, true, true]
     );
+}
+
+/// An input, an output and updates of some of their rows.
+fn row_case(rng: &mut Rng) -> (Tensor<3>, Tensor<3>, Vec<RowUpdate>) {
+    let device = Device::flex();
+    let [d_in, d_out] = [1 + rng.below(70), 1 + rng.below(50)];
+    let (batch, seq) = (1 + rng.below(7), rng.pick(&[1, 8, 9, 33]));
+    let mut tensor = |shape: [usize; 3]| {
+        let values = rng.floats(shape.iter().product());
+        Tensor::<3>::from_data(TensorData::new(values, shape), &device)
+    };
+    let (x, y) = (tensor([batch, seq, d_in]), tensor([batch, seq, d_out]));
+    let updates = (0..3).map(|number| {
+        let rank = 1 + number * 5;
+        let mut matrix = |shape: [usize; 2]| tensor([1, shape[0], shape[1]]).squeeze_dim::<2>(0);
+        RowUpdate {
+            rows: (0..batch).filter(|row| row % 4 == number).collect(),
+            update: LowRankUpdate {
+                a: matrix([d_in, rank]),
+                b: matrix([rank, d_out]),
+                scale: 0.5 + number as f32,
+                dropout: None,
+            },
+        }
+    });
+    let updates = updates.filter(|update| !update.rows.is_empty()).collect();
+    (x, y, updates)
+}
+
+#[test]
+fn updates_of_rows_equal_the_reference() {
+    let mut rng = Rng(4);
+    for _ in 0..30 {
+        let (x, y, updates) = row_case(&mut rng);
+        let fast = add_row_updates(y.clone(), x.clone(), &updates);
+        let slow = super::rows::reference(y, x, &updates);
+        let [fast, slow] = [fast, slow].map(|y| y.into_data().try_to_vec::<f32>().unwrap());
+        assert_close(&fast, &to_f64(&slow), 2e-4, "rows");
+    }
+}
+
+#[test]
+fn a_row_gets_the_bits_of_a_layer_with_its_update_alone() {
+    let mut rng = Rng(5);
+    for _ in 0..30 {
+        let (x, _, updates) = row_case(&mut rng);
+        let [batch, _, d_in] = x.dims();
+        let d_out = updates[0].update.b.dims()[1];
+        let bits = rng.pick(&[None, Some(Bits::Int8)]);
+        let weight = TensorData::new(rng.floats(d_in * d_out), [d_in, d_out]);
+        let weight = Tensor::<2>::from_data(weight, &Device::flex());
+        let weight = match bits {
+            Some(bits) => LinearWeight::Quantized(QuantizedMatrix::from_weight(weight, bits)),
+            None => LinearWeight::Matrix(weight),
+        };
+        let plain = |x: Tensor<3>| match &weight {
+            LinearWeight::Quantized(weight) => crate::linear_quantized(x, weight, None),
+            LinearWeight::Matrix(weight) => linear(x, weight.clone(), None),
+        };
+        let mixed = add_row_updates(plain(x.clone()), x.clone(), &updates);
+        for row in 0..batch {
+            let x = x.clone().narrow(0, row, 1);
+            let update = updates.iter().find(|update| update.rows.contains(&row));
+            let alone = match update {
+                Some(RowUpdate { update, .. }) => {
+                    linear_lora(Precision::F32, x, weight.clone(), None, update.clone())
+                }
+                None => plain(x),
+            };
+            let bits = |y: Tensor<3>| -> Vec<u32> {
+                let values: Vec<f32> = y.into_data().try_to_vec().unwrap();
+                values.iter().map(|value| value.to_bits()).collect()
+            };
+            assert_eq!(
+                bits(mixed.clone().narrow(0, row, 1)),
+                bits(alone),
+                "row {row}"
+            );
+        }
+    }
 }

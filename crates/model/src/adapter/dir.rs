@@ -129,6 +129,12 @@ impl AdapterDir {
         })
     }
 
+    /// Whether it only adds low-rank updates to its base, so that rows of a batch can share the base's products (see
+    /// [`Transformer::row_adapter`](crate::Transformer::row_adapter)).
+    pub fn is_low_rank(&self) -> bool {
+        !self.config.use_dora && self.saved.is_empty()
+    }
+
     /// The path of the tensors.
     pub fn tensors_path(&self) -> PathBuf {
         self.path.join(TENSORS)

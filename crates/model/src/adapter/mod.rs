@@ -9,6 +9,7 @@
 //! | attach a trained one | [`Transformer::with_adapter`](crate::Transformer::with_adapter) |
 //! | read it back | [`Transformer::adapter`](crate::Transformer::adapter) |
 //! | add it to the weights | [`Transformer::merge_adapter`](crate::Transformer::merge_adapter) |
+//! | use it for some rows of a batch | [`RowAdapter`](crate::RowAdapter) |
 //! | store it | [`AdapterDir`] |
 
 mod attach;
@@ -18,6 +19,7 @@ mod config;
 mod dir;
 mod merge;
 mod opened;
+mod row;
 #[cfg(test)]
 mod tests;
 

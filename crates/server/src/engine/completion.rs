@@ -2,16 +2,18 @@
 
 use std::time::Instant;
 
-use nextword_generate::{Batcher, Event, FinishReason, RequestId, TextGenerator};
+use nextword_generate::{Batcher, Event, FinishReason, RequestId};
 use tokio::sync::mpsc;
 
-use super::{Update, UpdateKind};
+use super::{RequestedModel, Update, UpdateKind};
 use crate::api_error::ApiError;
-use crate::metrics::EngineMetrics;
+use crate::metrics::RunningGuard;
 use crate::output::{OutputAssembler, prompt_tokens};
 
 /// A completion in the batch.
 pub(super) struct ActiveCompletion {
+    pub(super) _running: RunningGuard,
+    pub(super) model: RequestedModel,
     pub(super) index: usize,
     pub(super) updates: mpsc::Sender<Update>,
     /// Channel capacity that one step of its request may need.
@@ -39,12 +41,10 @@ impl ActiveCompletion {
         event: Event,
         batcher: &mut Batcher,
         id: RequestId,
-        generator: &TextGenerator,
-        metrics: &EngineMetrics,
     ) -> bool {
         match event {
             Event::Prompt(scores) => {
-                let tokens = prompt_tokens(generator.tokenizer(), &self.prompt, &scores);
+                let tokens = prompt_tokens(&self.model.tokenizer, &self.prompt, &scores);
                 self.send(UpdateKind::Prompt(tokens));
                 true
             }
@@ -53,7 +53,7 @@ impl ActiveCompletion {
                 score,
                 finish,
             } => {
-                self.record_token(metrics);
+                self.record_token();
                 let is_eos = finish == Some(FinishReason::Eos);
                 let delta = self.assembler.push(token, score.as_ref(), is_eos);
                 if !delta.is_empty() {
@@ -82,7 +82,8 @@ impl ActiveCompletion {
         }
     }
 
-    fn record_token(&mut self, metrics: &EngineMetrics) {
+    fn record_token(&mut self) {
+        let metrics = &self.model.metrics;
         let now = Instant::now();
         let histogram = if self.tokens == 0 {
             &metrics.first_token

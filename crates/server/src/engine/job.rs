@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
-use super::{Sequence, Update};
+use super::{RequestedModel, Sequence, Update};
 
 /// A message to the engine thread.
 pub(super) enum Message {
@@ -18,6 +18,7 @@ pub(super) enum Message {
 
 /// A request. Its pending sequences count towards the queue length.
 pub(super) struct Job {
+    pub(super) model: RequestedModel,
     pub(super) pending: VecDeque<(usize, Sequence)>,
     pub(super) updates: mpsc::Sender<Update>,
     /// Capacity of `updates` that one step of all its completions may need.

@@ -61,14 +61,15 @@ fn named_engine(name: &str, slots: usize) -> (Engine, EngineThread) {
         slots,
         ..BatchOptions::default()
     };
-    Engine::start(
-        name,
-        generator,
-        options,
-        8,
-        Arc::new(EngineMetrics::default()),
-    )
-    .unwrap()
+    Engine::start(name, generator, options, 8).unwrap()
+}
+
+/// The model of [`engine`].
+fn model() -> RequestedModel {
+    RequestedModel {
+        tokenizer: Arc::new(PanickingTokenizer(byte_tokenizer())),
+        metrics: Arc::default(),
+    }
 }
 
 fn sequence(prompt: &[u32], max_tokens: usize) -> Sequence {
@@ -86,6 +87,7 @@ fn sequence(prompt: &[u32], max_tokens: usize) -> Sequence {
             sequence: 0,
             top_logprobs: Some(0),
             score_prompt: false,
+            adapter: None,
         },
         stop: Vec::new(),
     }
@@ -107,11 +109,14 @@ fn wait_for_end(updates: &mut Updates) -> Result<usize, ApiError> {
 fn panic_during_admission_fails_only_that_request() {
     let (engine, _thread) = engine(2);
     let mut bad = engine
-        .submit(vec![sequence(&[PANIC_TOKEN], 3), sequence(&[2], 3)])
+        .submit(
+            vec![sequence(&[PANIC_TOKEN], 3), sequence(&[2], 3)],
+            model(),
+        )
         .unwrap();
     assert_eq!(wait_for_end(&mut bad), Err(ApiError::aborted()));
     for _ in 0..3 {
-        let mut good = engine.submit(vec![sequence(&[1], 5)]).unwrap();
+        let mut good = engine.submit(vec![sequence(&[1], 5)], model()).unwrap();
         assert_eq!(wait_for_end(&mut good), Ok(5));
     }
     assert_eq!((engine.queued(), engine.check_alive()), (0, Ok(())));
@@ -121,7 +126,9 @@ fn panic_during_admission_fails_only_that_request() {
 fn engine_panic_is_logged_with_message_and_location() {
     test_log::init();
     let (engine, _thread) = named_engine("panicking", 1);
-    let mut updates = engine.submit(vec![sequence(&[PANIC_TOKEN], 3)]).unwrap();
+    let mut updates = engine
+        .submit(vec![sequence(&[PANIC_TOKEN], 3)], model())
+        .unwrap();
     assert!(wait_for_end(&mut updates).is_err());
     // The log is written just after the channel closes.
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -163,7 +170,7 @@ fn engine_without_thread_reports_unavailable() {
         metrics: Arc::default(),
     };
     for _ in 0..3 {
-        let error = engine.submit(vec![sequence(&[1], 1)]).unwrap_err();
+        let error = engine.submit(vec![sequence(&[1], 1)], model()).unwrap_err();
         assert_eq!(error.status.as_u16(), 503);
     }
     assert!(engine.check_alive().is_err());
@@ -172,22 +179,25 @@ fn engine_without_thread_reports_unavailable() {
 #[test]
 fn unread_completion_pauses_without_blocking_others() {
     let (engine, _thread) = engine(2);
-    let mut slow = engine.submit(vec![sequence(&[1], 3000)]).unwrap();
+    let of_slow = model();
+    let slow = vec![sequence(&[1], 3000)];
+    let mut slow = engine.submit(slow, of_slow.clone()).unwrap();
     for _ in 0..20 {
-        let mut other = engine.submit(vec![sequence(&[2], 100)]).unwrap();
+        let mut other = engine.submit(vec![sequence(&[2], 100)], model()).unwrap();
         assert_eq!(wait_for_end(&mut other), Ok(100));
     }
     let bound = CHANNEL_CAPACITY + MAX_UPDATES_PER_STEP;
     assert!(slow.len() <= bound, "{} unread updates", slow.len());
-    assert!(engine.metrics.running.get() > 0, "it must not have ended");
+    let running = of_slow.metrics.running.get();
+    assert!(running > 0, "it must not have ended");
     assert_eq!(wait_for_end(&mut slow), Ok(3000));
 }
 
 #[test]
 fn unread_completion_times_out_and_frees_its_slot() {
     let (engine, _thread) = engine(1);
-    let mut slow = engine.submit(vec![sequence(&[1], 3000)]).unwrap();
-    let mut other = engine.submit(vec![sequence(&[2], 4)]).unwrap();
+    let mut slow = engine.submit(vec![sequence(&[1], 3000)], model()).unwrap();
+    let mut other = engine.submit(vec![sequence(&[2], 4)], model()).unwrap();
     assert_eq!(wait_for_end(&mut other), Ok(4));
     assert_eq!(wait_for_end(&mut slow), Err(ApiError::slow_client()));
 }
@@ -196,8 +206,8 @@ fn unread_completion_times_out_and_frees_its_slot() {
 fn abort_fails_running_and_queued_completions_with_503() {
     let (engine, thread) = engine(1);
     let many = vec![sequence(&[1], 60_000), sequence(&[1], 60_000)];
-    let mut running = engine.submit(many).unwrap();
-    let mut waiting = engine.submit(vec![sequence(&[2], 4)]).unwrap();
+    let mut running = engine.submit(many, model()).unwrap();
+    let mut waiting = engine.submit(vec![sequence(&[2], 4)], model()).unwrap();
     assert!(running.blocking_recv().is_some());
     thread.abort();
     for updates in [&mut running, &mut waiting] {
@@ -210,15 +220,18 @@ fn abort_fails_running_and_queued_completions_with_503() {
 fn dropping_the_thread_ends_it_idle_or_busy() {
     for busy in [false, true] {
         let (engine, thread) = engine(1);
-        let mut updates = engine.submit(vec![sequence(&[1], 60_000)]).unwrap();
+        let model = model();
+        let long = vec![sequence(&[1], 60_000)];
+        let mut updates = engine.submit(long, model.clone()).unwrap();
         assert!(updates.blocking_recv().is_some());
         if !busy {
             drop(updates);
         }
         drop(thread);
         assert_eq!(engine.check_alive(), Err(ApiError::shutting_down()));
-        let error = engine.submit(vec![sequence(&[1], 1)]).unwrap_err();
-        assert_eq!(error, ApiError::shutting_down());
-        assert_eq!((engine.queued(), engine.metrics.running.get()), (0, 0));
+        let next = engine.submit(vec![sequence(&[1], 1)], model.clone());
+        assert_eq!(next.unwrap_err(), ApiError::shutting_down());
+        let running = model.metrics.running.get();
+        assert_eq!((engine.queued(), running), (0, 0));
     }
 }

@@ -111,7 +111,7 @@ fn dropping_the_future_closes_connections_and_ends_the_engines() {
     run(async {
         let (listener, address) = bind().await;
         let server = server(Config::default());
-        let model = server.app.models[0].clone();
+        let model = server.app.models.all()[0].clone();
         let serving = tokio::spawn(server.serve(listener, std::future::pending()));
         let mut stream = connect(address, &stream_request(65_000));
         wait_for_response(&mut stream);

@@ -5,6 +5,7 @@ mod damaged_folders;
 mod equality;
 mod folder;
 mod gradients;
+mod rows;
 mod settings;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};

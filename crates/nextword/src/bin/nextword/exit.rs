@@ -223,7 +223,10 @@ fn explain_code(error: &ExplainError) -> Code {
 fn server_code(error: &ServerError) -> Code {
     match error {
         ServerError::Generate(error) => generate_code(error),
-        ServerError::ApiKeyRequired { .. } | ServerError::DuplicateName { .. } => Code::Usage,
+        ServerError::Model(error) => model_code(error),
+        ServerError::ApiKeyRequired { .. }
+        | ServerError::DuplicateName { .. }
+        | ServerError::UnknownBase { .. } => Code::Usage,
         ServerError::Budget { .. } => Code::Resources,
         _ => Code::Failure,
     }

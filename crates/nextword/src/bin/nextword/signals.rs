@@ -72,6 +72,44 @@ impl StopSignals {
     }
 }
 
+/// SIGHUP, which asks a server to read its adapters again.
+#[cfg(unix)]
+pub(crate) struct HangupSignal(tokio::signal::unix::Signal);
+
+#[cfg(unix)]
+impl HangupSignal {
+    /// Installs the handler.
+    ///
+    /// # Errors
+    /// If it cannot be installed.
+    pub(crate) fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self(signal(SignalKind::hangup())?))
+    }
+
+    /// Waits for the next signal.
+    pub(crate) async fn recv(&mut self) {
+        self.0.recv().await;
+    }
+}
+
+/// Other systems have no such signal.
+#[cfg(not(unix))]
+pub(crate) struct HangupSignal;
+
+#[cfg(not(unix))]
+impl HangupSignal {
+    #[allow(clippy::unnecessary_wraps)] // Fails on other systems.
+    pub(crate) fn new() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    /// Waits for ever.
+    pub(crate) async fn recv(&mut self) {
+        std::future::pending::<()>().await;
+    }
+}
+
 /// Ctrl-C requests a server's shutdown.
 #[cfg(not(unix))]
 pub(crate) struct StopSignals;

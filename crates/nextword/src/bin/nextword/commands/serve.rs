@@ -1,21 +1,25 @@
 //! `nextword serve MODEL|RUN...`.
 
+mod adapters;
+
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
 use burn::tensor::Device;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueHint};
-use nextword_model::AdapterDir;
-use nextword_server::{Config, LoadedModel, Server, ServerError};
+use nextword_model::{AdapterDir, ModelDir};
+use nextword_server::{Adapters, Config, LoadedModel, Server, ServerError};
 use tokio::net::TcpListener;
 
+use self::adapters::{AdapterSources, Loaded, Source};
 use crate::args::{BaseArgs, DecodingArgs};
 use crate::format::sanitize;
-use crate::signals::StopSignals;
+use crate::signals::{HangupSignal, StopSignals};
 use crate::{exit, history, models, output};
 
 /// Environment variable for the API key, since other users of a machine can read its command lines.
@@ -25,9 +29,13 @@ const API_KEY_VARIABLE: &str = "NEXTWORD_API_KEY";
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
     /// Model folders, adapter folders, checkpoints, run folders (the best model of each run is used), or GGUF
-    /// files; NAME=PATH overrides a model's name
+    /// files; NAME=PATH overrides a model's name. Adapters share the weights, slots and memory of their base
     #[arg(required = true, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
     models: Vec<PathBuf>,
+    /// Also serve the adapters in this folder, each by the name of its own folder. SIGHUP reads all adapters again:
+    /// new requests use the new ones, while those in progress finish with the earlier ones
+    #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath)]
+    adapters: Option<PathBuf>,
     /// Address to listen on; any but a loopback address requires an API key
     #[arg(long, default_value = "127.0.0.1")]
     host: String,
@@ -45,7 +53,7 @@ pub(crate) struct ServeArgs {
     /// Allow browser requests from this origin, e.g. `https://app.example` (repeatable)
     #[arg(long, value_name = "ORIGIN", value_parser = parse_origin)]
     cors_origin: Vec<String>,
-    /// Maximum concurrent completions per model. They share the memory of --cache-mib; when it is used up,
+    /// Maximum concurrent completions per model and its adapters. They share the memory of --cache-mib; when it is used up,
     /// new ones wait, and the newest of the running ones are recomputed later
     #[arg(long, default_value_t = 64, value_name = "N")]
     #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
@@ -78,22 +86,21 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         return Err(ServerError::ApiKeyRequired { host }.into());
     }
     let device = models::open_and_name_device(&args.device)?;
-    let models = args.models.iter();
-    let models = models
-        .map(|argument| {
-            let model = load(argument, args, &device)?;
-            model.map_generator(|generator| args.decoding.apply(generator, &device))
-        })
-        .collect::<anyhow::Result<Vec<_>>>()?;
+    let (loaded, default_model) = load_all(args, &device)?;
+    let config = Config {
+        default_model,
+        ..config
+    };
     exit::leave_panics_to_the_server();
-    let server = Server::new(models, config)?;
+    let server = Server::new(loaded.models, config)?;
+    server.adapters().replace(loaded.adapters, &[])?;
     // The engines have threads of their own, and requests are parsed on blocking threads.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(ServerError::from)?;
-    let result = runtime.block_on(serve(server, &args.host, args.port));
+    let result = runtime.block_on(serve(server, loaded.sources, &args.host, args.port));
     // An aborted explanation or step may still be running.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result?;
@@ -119,11 +126,20 @@ fn config(args: &ServeArgs) -> Config {
 }
 
 /// Serves until the first stop signal, and then until all requests are done or the second one.
-async fn serve(server: Server, host: &str, port: u16) -> anyhow::Result<()> {
+async fn serve(
+    server: Server,
+    sources: AdapterSources,
+    host: &str,
+    port: u16,
+) -> anyhow::Result<()> {
     let listener = TcpListener::bind((host, port))
         .await
         .map_err(|error| listen_error(host, port, &error))?;
     let mut signals = StopSignals::new().map_err(ServerError::from)?;
+    if sources.are_watched() {
+        let hangup = HangupSignal::new().map_err(ServerError::from)?;
+        tokio::spawn(reload_on(hangup, Arc::new(sources), server.adapters()));
+    }
     let address = listener.local_addr().map_err(ServerError::from)?;
     output::eprint_line(&format!("listening on http://{address} (Ctrl-C stops)"));
     let abort = server.abort_handle();
@@ -138,6 +154,17 @@ async fn serve(server: Server, host: &str, port: u16) -> anyhow::Result<()> {
         });
     };
     Ok(server.serve(listener, shutdown).await?)
+}
+
+/// Reads the adapters again at each signal.
+async fn reload_on(mut hangup: HangupSignal, sources: Arc<AdapterSources>, adapters: Adapters) {
+    loop {
+        hangup.recv().await;
+        let (sources, adapters) = (sources.clone(), adapters.clone());
+        let reload = move || sources.reload(&adapters);
+        // A panic was reported when it happened.
+        let _ = tokio::task::spawn_blocking(reload).await;
+    }
 }
 
 /// The error for an address on which the server cannot listen.
@@ -159,35 +186,70 @@ fn listen_error(host: &str, port: u16, error: &std::io::Error) -> anyhow::Error 
     ))
 }
 
-/// Loads the model of an argument, with the training history of its run.
-fn load(argument: &Path, args: &ServeArgs, device: &Device) -> anyhow::Result<LoadedModel> {
-    let (name, path) = split_name(argument);
-    // The base of adapters only: other models may be served beside them.
-    let is_adapter = AdapterDir::is_adapter(&models::find(path, args.last)?);
-    let dir = if is_adapter {
-        args.base.open(path, args.last)?
-    } else {
-        models::open(path, args.last)?
-    };
-    let card_name = dir.card.name.clone();
-    let name = name.unwrap_or_else(|| default_name(path, &card_name));
-    let mut model = LoadedModel::open(name, &dir, device)?.with_alias(card_name);
-    if history::exists(path) {
-        match history::load(path) {
-            Ok(history) => model = model.with_training_history(history),
-            Err(error) => output::eprint_line(&format!("warning: {error:#}")),
+/// Loads the models and adapters of all arguments. Returns also the name of the first one.
+fn load_all(args: &ServeArgs, device: &Device) -> anyhow::Result<(Loaded, Option<String>)> {
+    let (mut loaded, mut adapters, mut first) = (Vec::new(), Vec::new(), None);
+    for argument in &args.models {
+        let (name, path) = split_name(argument);
+        let found = models::find(path, args.last)?;
+        if AdapterDir::is_adapter(&found) {
+            let card = AdapterDir::open(&found)?.card;
+            let name = name.unwrap_or_else(|| default_name(path, &card.name));
+            first.get_or_insert_with(|| name.clone());
+            let path = path.to_path_buf();
+            adapters.push(Source { name, path });
+            continue;
+        }
+        let dir = models::open(path, args.last)?;
+        let name = name.unwrap_or_else(|| default_name(path, &dir.card.name));
+        first.get_or_insert_with(|| name.clone());
+        let model = args.open_model(name, &dir, device)?;
+        let model = with_history(model.with_alias(&*dir.card.name), path);
+        announce(&model, "");
+        loaded.push((model, dir));
+    }
+    let loaded = AdapterSources::load(args, loaded, adapters, device)?;
+    Ok((loaded, first))
+}
+
+impl ServeArgs {
+    /// Loads the model of `dir` as `name`, to be decoded as the arguments say.
+    fn open_model(
+        &self,
+        name: String,
+        dir: &ModelDir,
+        device: &Device,
+    ) -> anyhow::Result<LoadedModel> {
+        let model = LoadedModel::open(name, dir, device)?;
+        model.map_generator(|generator| self.decoding.apply(generator, device))
+    }
+}
+
+/// Adds the training history of the run in `path` to its model, if there is one.
+fn with_history(model: LoadedModel, path: &Path) -> LoadedModel {
+    if !history::exists(path) {
+        return model;
+    }
+    match history::load(path) {
+        Ok(history) => model.with_training_history(history),
+        Err(error) => {
+            output::eprint_line(&format!("warning: {error:#}"));
+            model
         }
     }
+}
+
+/// Prints the names of a model, with `remark`.
+fn announce(model: &LoadedModel, remark: &str) {
     let alias = model.alias().map(|alias| format!(" (also `{alias}`)"));
     output::eprint_line(&sanitize(&format!(
-        "model `{}`{}",
+        "model `{}`{}{remark}",
         model.name(),
         alias.unwrap_or_default()
     )));
     if let Some(warning) = model.warning() {
         output::eprint_line(&format!("warning: {warning}"));
     }
-    Ok(model)
 }
 
 fn is_loopback(host: &str) -> bool {
