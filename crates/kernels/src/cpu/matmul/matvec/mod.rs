@@ -21,6 +21,8 @@ use crate::cpu::scratch::with_task_scratch;
 
 /// Number of rows that share one pass over the matrix.
 pub(crate) const ROWS: usize = 8;
+/// From this number of rows on, copying the matrix to the cache costs less than it saves.
+const MIN_PACKED_ROWS: usize = 2 * ROWS;
 /// Below this number of weight bytes (for up to four rows), a second thread costs more than it saves.
 const MIN_PARALLEL_BYTES: usize = 1 << 17;
 /// Size in bytes of a block of weights that stays in the cache for the next rows.
@@ -60,7 +62,7 @@ pub(crate) fn matvec(
     check_shapes(&x, (w.rows, w.cols), y, options);
     let elements = w.rows.saturating_mul(w.cols);
     let fits_cache = elements <= CACHE_BLOCK_BYTES / size_of::<f32>();
-    let is_packed = w.col_stride == 1 && x.rows > ROWS;
+    let is_packed = w.col_stride == 1 && x.rows >= MIN_PACKED_ROWS;
     let rows_per_pass = if is_packed { x.rows } else { ROWS };
     let kernel: Kernel = if is_packed {
         packed::kernel(options.isa)

@@ -17,7 +17,8 @@ fn random_shapes_match_f64() {
     for isa in Isa::available() {
         let mut rng = Rng(21);
         for case in 0..200 {
-            let (m, k, n) = (1 + rng.below(9), rng.below(71), rng.below(141));
+            let m = 1 + rng.below(if case % 5 == 4 { 40 } else { 9 });
+            let (k, n) = (rng.below(71), rng.below(141));
             let (x, w, bias) = (rng.floats(m * k), rng.floats(k * n), rng.floats(n));
             let bias = (case % 3 == 1).then_some(&bias[..]);
             let options = MatvecOptions { bias, isa };
@@ -48,7 +49,7 @@ fn random_shapes_match_f64() {
 fn result_is_bitwise_independent_of_rows_and_threads() {
     for isa in Isa::available() {
         let mut rng = Rng(22);
-        let (m, k, n) = (11, 261, 403);
+        let (m, k, n) = (23, 261, 403);
         let (x, w) = (rng.floats(m * k), rng.floats(k * n));
         let options = MatvecOptions { bias: None, isa };
         for w in [MatRef::row_major(&w, k, n), MatRef::row_major(&w, n, k).t()] {
@@ -92,12 +93,14 @@ fn columns_are_bitwise_independent_of_matrix_size() {
 /// A column longer than a cache block, with more rows than one pass handles.
 #[test]
 fn columns_longer_than_a_cache_block_match() {
-    let (m, k, n) = (ROWS + 1, CACHE_BLOCK_BYTES / size_of::<f32>() + 1, 2);
-    let (x, w) = (vec![1.0; m * k], vec![1.0; k * n]);
-    let w = MatRef::row_major(&w, k, n);
-    let y = product(&x, m, w, &MatvecOptions::default());
-    assert!(
-        y.iter().all(|y| y.to_bits() == (k as f32).to_bits()),
-        "{y:?}"
-    );
+    for m in [ROWS + 1, MIN_PACKED_ROWS] {
+        let (k, n) = (CACHE_BLOCK_BYTES / size_of::<f32>() + 1, 2);
+        let (x, w) = (vec![1.0; m * k], vec![1.0; k * n]);
+        let w = MatRef::row_major(&w, k, n);
+        let y = product(&x, m, w, &MatvecOptions::default());
+        assert!(
+            y.iter().all(|y| y.to_bits() == (k as f32).to_bits()),
+            "{y:?}"
+        );
+    }
 }
