@@ -31,6 +31,10 @@ ELSEWHERE = ("cargo test", "pip install", "maturin build")
 SMALLER = {
     "train configs/quickstart.toml": ["--set", "train.steps=30", "--set", "validation.windows=8"],
     "train configs/shakespeare-char-cpu.toml": ["--set", "train.steps=20", "--set", "validation.windows=8"],
+    "train configs/chat.toml": ["--set", "train.steps=3", "--set", "data.documents=40", "--set", "validation.completions=2"],
+    "preview configs/chat.toml": ["--set", "data.documents=40"],
+    "plan configs/chat-lora.toml": ["--set", "lora.rank=4"],
+    "train configs/chat-lora.toml": ["--set", "lora.rank=4", "--set", "train.epochs=1"],
     "train configs/llama-small.toml": ["--set", "train.steps=3", "--set", "validation.windows=8"],
     "generate": ["--max-tokens", "20"],
     "bench train": ["--rounds", "1", "--steps", "1", "--warm-up", "0"],
@@ -57,6 +61,12 @@ OUTPUT = {
     "chat": r"\S",
 }
 
+# A chat template that needs no special token but EOS.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
 # Seconds that a command may take at most. The default is generous: other programs may run at the same time.
 SECONDS = {"plan": 25}
 DEFAULT_SECONDS = 120
@@ -76,15 +86,26 @@ def write_placeholders(folder):
     question = {"context": "On a warm day a fox", "endings": [" ran.", " xq."], "label": 0}
     (folder / "hellaswag.jsonl").write_text(json.dumps(question) + "\n")
     shutil.copytree(ROOT / "tests/fixtures/hf/llama", folder / "path/to/folder")
-    write_hub_cache(folder / "home/hub")
+    for name in ["SmolLM2-135M", "SmolLM2-135M-Instruct"]:
+        write_hub_cache(folder / "home/hub", name)
+    write_conversations(folder / "support.jsonl")
     write_nanogpt_data(folder / "data/shakespeare_char", readme)
 
 
-def write_hub_cache(cache):
-    """Write a cache of the Hugging Face Hub that has README's model, so that nothing is downloaded."""
-    repository = cache / "models--HuggingFaceTB--SmolLM2-135M"
+def write_conversations(path):
+    """Write conversations as in OpenAI's API."""
+    messages = lambda n: [{"role": "user", "content": f"Say {n}."}, {"role": "assistant", "content": str(n)}]
+    path.write_text("".join(json.dumps({"messages": messages(n)}) + "\n" for n in range(40)))
+
+
+def write_hub_cache(cache, name):
+    """Write a cache of the Hugging Face Hub that has a model of README, so that nothing is downloaded."""
+    repository = cache / f"models--HuggingFaceTB--{name}"
     commit = "0123456789abcdef0123456789abcdef01234567"
-    shutil.copytree(ROOT / "tests/fixtures/hf/llama", repository / "snapshots" / commit)
+    snapshot = repository / "snapshots" / commit
+    shutil.copytree(ROOT / "tests/fixtures/hf/llama", snapshot)
+    if name.endswith("Instruct"):
+        (snapshot / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     (repository / "refs").mkdir()
     (repository / "refs/main").write_text(commit)
     os.environ |= {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
