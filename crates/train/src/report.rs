@@ -38,6 +38,8 @@ pub struct RunInfo {
     /// A prompt for a first try of the model: the first one of `samples.prompts` that the vocabulary can
     /// encode, or the beginning of the training data if it can encode none of them.
     pub prompt: Option<String>,
+    /// Whether the run trains on conversations.
+    pub is_chat: bool,
     /// Damaged checkpoints that were skipped, with the reasons.
     pub skipped: Vec<String>,
 }

@@ -10,7 +10,7 @@ mod split;
 #[allow(clippy::unwrap_used, clippy::single_range_in_vec_init)]
 mod tests;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use nextword_base::hash::sha256_hex;
@@ -98,9 +98,8 @@ impl Conversations {
         }
         report.template = template.as_ref().map(|template| template.name.clone());
         let encoder = encoder(data.train_on, template.as_ref(), &model)?;
-        let eos = encoder.eos_ids().last();
-        report.eos_token = eos.and_then(|id| model.tokenizer.id_to_token(*id));
 
+        let mut eos_ids = BTreeSet::new();
         let mut collected = Collected::default();
         for record in records {
             let place = record.source.to_string();
@@ -113,9 +112,15 @@ impl Conversations {
                 *report.methods.entry(method).or_default() += 1;
                 report.split_samples += usize::from(sample.is_split);
                 note_unknown(sample, &mut report.unknown);
+                let last = sample.turn_ends.iter().filter_map(|end| end.checked_sub(1));
+                eos_ids.extend(last.filter_map(|at| sample.ids.get(at).copied()));
                 collected.push(sample, max_length, data.too_long, &place, &mut report)?;
             }
         }
+        let eos_ids = eos_ids.into_iter();
+        report.eos_tokens = eos_ids
+            .filter_map(|id| model.tokenizer.id_to_token(id))
+            .collect();
         let (train, validation, examples) = collected.split(data.split.validation, &mut report)?;
         if train.is_empty() {
             return Err(nothing_left(&report));

@@ -31,8 +31,8 @@ pub struct ConversationReport {
     pub unknown: Vec<String>,
     /// Where the chat template comes from; `None` if conversations are formatted without one.
     pub template: Option<String>,
-    /// The text of the token that ends a completion.
-    pub eos_token: Option<String>,
+    /// The texts of the tokens that end the trained messages.
+    pub eos_tokens: Vec<String>,
 }
 
 /// Records that were left out or cut for one reason.

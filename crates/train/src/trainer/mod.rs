@@ -230,6 +230,7 @@ impl Trainer {
             resumed_at: self.training.state.step,
             prompt_template: config.samples.prompt_template.clone(),
             prompt: setup.example_prompt(),
+            is_chat: setup.conversations.is_some(),
             skipped: self.output.skipped.clone(),
         }
     }

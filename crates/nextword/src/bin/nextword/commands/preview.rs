@@ -194,8 +194,10 @@ fn summary_lines(conversations: &Conversations) -> Vec<String> {
     lines.push(format!("  found by     {}", listed(&report.methods)));
     let template = report.template.as_deref().unwrap_or("none");
     lines.push(format!("  template     {template}"));
-    let eos = report.eos_token.as_deref().unwrap_or("none");
-    lines.push(format!("  EOS token    {}", sanitize(eos)));
+    lines.push(format!(
+        "  EOS token    {}",
+        sanitize(&report.eos_tokens.join(", "))
+    ));
     if report.split_samples > 0 {
         lines.push(format!(
             "  borders      in {} a token would reach across the end of a prompt; it is encoded apart, as in use",

@@ -135,8 +135,13 @@ pub(super) fn completion_block(step: u64, prompt: &str, text: &str, wanted: &str
 }
 
 /// Returns the lines printed at the end of a run, of which `resumed_at` updates were made before: its result and
-/// what to do next.
-pub(super) fn end_lines(outcome: &Outcome, resumed_at: u64, prompt: Option<&str>) -> Vec<String> {
+/// what to do next, which for a run on conversations (`is_chat`) is to chat.
+pub(super) fn end_lines(
+    outcome: &Outcome,
+    resumed_at: u64,
+    prompt: Option<&str>,
+    is_chat: bool,
+) -> Vec<String> {
     let is_unchanged = resumed_at > 0 && resumed_at == outcome.step;
     let result = match outcome.reason {
         StopReason::Finished if is_unchanged => "nothing to train",
@@ -165,7 +170,11 @@ pub(super) fn end_lines(outcome: &Outcome, resumed_at: u64, prompt: Option<&str>
             .map(str::trim_end)
             .filter(|prompt| !prompt.trim().is_empty());
         let prompt = prompt.map_or_else(String::new, |prompt| format!(" {}", shell_quote(prompt)));
-        lines.push(format!("    {program} generate {folder}{prompt}"));
+        if is_chat {
+            lines.push(format!("    {program} chat {folder}"));
+        } else {
+            lines.push(format!("    {program} generate {folder}{prompt}"));
+        }
         lines.push(format!("    {program} explain {folder}{prompt}"));
         lines.push(format!("    {program} plot {folder}"));
     }
@@ -234,7 +243,7 @@ mod tests {
     #[test]
     fn suggested_commands_can_be_pasted() {
         let next = |prompt| {
-            let lines = end_lines(&outcome(StopReason::Finished), 0, prompt);
+            let lines = end_lines(&outcome(StopReason::Finished), 0, prompt, false);
             lines[2..4]
                 .iter()
                 .map(|line| line.trim().to_string())
@@ -300,7 +309,7 @@ mod tests {
 
     #[test]
     fn end_of_run_suggests_next_commands() {
-        let lines = end_lines(&outcome(StopReason::Finished), 0, Some("One day")).join("\n");
+        let lines = end_lines(&outcome(StopReason::Finished), 0, Some("One day"), false).join("\n");
         assert!(
             lines.starts_with("done: step 7, loss 2.0000, best 1.5000 in 1m01s"),
             "{lines}"
@@ -310,11 +319,14 @@ mod tests {
             "{lines}"
         );
         assert!(lines.contains("nextword plot 'runs/my run'"), "{lines}");
+        let lines = end_lines(&outcome(StopReason::Finished), 0, None, true).join("\n");
+        assert!(lines.contains("nextword chat 'runs/my run'"), "{lines}");
     }
 
     #[test]
     fn a_finished_run_that_is_resumed_says_so_and_suggests_the_same_commands() {
-        let lines = |resumed_at| end_lines(&outcome(StopReason::Finished), resumed_at, Some("a"));
+        let lines =
+            |resumed_at| end_lines(&outcome(StopReason::Finished), resumed_at, Some("a"), false);
         assert!(
             lines(7)[0].starts_with("nothing to train: step 7"),
             "{:?}",
@@ -326,7 +338,7 @@ mod tests {
 
     #[test]
     fn interrupted_runs_are_saved() {
-        let lines = end_lines(&outcome(StopReason::Interrupted), 0, None);
+        let lines = end_lines(&outcome(StopReason::Interrupted), 0, None, false);
         assert!(
             lines[0].starts_with("interrupted and saved: step 7"),
             "{lines:?}"
@@ -361,6 +373,7 @@ mod tests {
             resumed_at: 20,
             prompt_template: None,
             prompt: None,
+            is_chat: false,
             skipped: vec!["checkpoints/step-00000030: damaged".to_string()],
         };
         let lines = start_lines(&info).join("\n");

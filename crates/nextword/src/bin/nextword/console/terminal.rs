@@ -42,6 +42,8 @@ pub(super) struct TerminalReporter {
     validation: Option<f64>,
     /// A prompt for the commands suggested at the end.
     prompt: Option<String>,
+    /// Whether the run trains on conversations.
+    is_chat: bool,
     /// Number of updates made before this process resumed the run.
     resumed_at: u64,
     /// The run's prompt template.
@@ -55,6 +57,7 @@ impl TerminalReporter {
             bar: None,
             validation: None,
             prompt: None,
+            is_chat: false,
             resumed_at: 0,
             prompt_template: None,
             interactive: std::io::stderr().is_terminal(),
@@ -74,6 +77,7 @@ impl Reporter for TerminalReporter {
     fn started(&mut self, info: &RunInfo) {
         self.prompt_template.clone_from(&info.prompt_template);
         self.prompt.clone_from(&info.prompt);
+        self.is_chat = info.is_chat;
         self.resumed_at = info.resumed_at;
         for line in start_lines(info) {
             self.print(&line);
@@ -153,7 +157,8 @@ impl Reporter for TerminalReporter {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
-        for line in end_lines(outcome, self.resumed_at, self.prompt.as_deref()) {
+        let prompt = self.prompt.as_deref();
+        for line in end_lines(outcome, self.resumed_at, prompt, self.is_chat) {
             self.print(&line);
         }
     }
