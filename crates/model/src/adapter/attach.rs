@@ -16,8 +16,9 @@ impl Transformer {
     /// Attaches an untrained adapter. All other parameters are frozen, also after
     /// [`train`](burn::module::Module::train), except full copies of parts that the configuration names.
     ///
-    /// `B` is zero, so that the logits are those of the base model to the bit. `A` is uniform in
-    /// ±1/sqrt(`d_in`) and depends on `seed` and the path of its module alone.
+    /// `B` is zero, so that the logits are those of the base model: to the bit, except with `DoRA` (which adds a bias
+    /// after its factor) and with full copies of quantized parameters (which are multiplied as floats). `A` is uniform
+    /// in ±1/sqrt(`d_in`) and depends on `seed` and the path of its module alone.
     ///
     /// # Errors
     /// [`ModelError::Lora`] if the configuration does not fit the model; [`ModelError::Adapter`] if it already has an

@@ -56,7 +56,7 @@ fn requests_with_adapters_have_the_same_bits_alone_and_under_load() {
     let alone = |request: &BatchRequest| run(&mut paged(1, 128, model.clone()), request.clone());
     let alone: Vec<Output> = requests.iter().map(alone).collect();
     // Enough memory for all, and so little that sequences are preempted.
-    for (slots, cache_tokens) in [(12, 2000), (8, 128)] {
+    for (slots, cache_tokens) in [(20, 4000), (8, 128)] {
         let mut batcher = paged(slots, cache_tokens, model.clone());
         assert!(run_all(&mut batcher, &requests) == alone, "{slots} slots");
         assert_eq!(batcher.cache_usage().preemptions > 0, cache_tokens == 128);

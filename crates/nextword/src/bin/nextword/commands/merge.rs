@@ -35,7 +35,8 @@ pub(crate) struct MergeArgs {
     out: PathBuf,
     #[command(flatten)]
     base: BaseArgs,
-    /// Factor on the adapter's update: 1 is what was trained, 0 the base
+    /// Factor on the adapter's update: 1 is what was trained, 0 the base. Only for adapters that consist of
+    /// low-rank updates, without DoRA and full copies
     #[arg(
         long,
         default_value_t = 1.0,
@@ -76,7 +77,7 @@ pub(crate) fn run(args: &MergeArgs) -> anyhow::Result<()> {
     check_args(args)?;
     let adapter = AdapterDir::open(&find_adapter(args)?)?;
     let base = open_base(args, &adapter)?;
-    let values = scaled(adapter.load(&base.config)?, args.scale);
+    let values = scaled(adapter.load(&base.config)?, args.scale)?;
     let card = card(&adapter, &base)?;
     write(args, &base, &values, &card)?;
     let difference = largest_difference(args, &base, &values)?;
@@ -176,12 +177,21 @@ fn open_full(path: &Path, adapter: &AdapterDir) -> anyhow::Result<ModelDir> {
     Ok(model)
 }
 
-/// `adapter` with `factor` times its update. Full copies of parameters have no scale.
-fn scaled(mut adapter: Adapter, factor: f32) -> Adapter {
+/// `adapter` with `factor` times its update. The magnitudes of `DoRA` and full copies of parameters have no scale.
+fn scaled(mut adapter: Adapter, factor: f32) -> anyhow::Result<Adapter> {
+    #[allow(clippy::float_cmp)] // The default, as it is.
+    let is_scaled = factor != 1.0;
+    let has_magnitudes = adapter.modules.values().any(|m| m.magnitude.is_some());
+    if is_scaled && (has_magnitudes || !adapter.saved.is_empty()) {
+        return Err(exit::usage(
+            "--scale applies only to low-rank updates, and this adapter has more (DoRA or full copies of parameters); \
+             hint: leave it out",
+        ));
+    }
     for module in adapter.modules.values_mut() {
         module.scale *= factor;
     }
-    adapter
+    Ok(adapter)
 }
 
 /// The metadata of the merged model: that of the adapter, and of the base where that has none.
