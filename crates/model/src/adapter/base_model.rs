@@ -31,7 +31,8 @@ impl BaseModel {
     /// Describes `model`, which takes reading its weights file once.
     ///
     /// # Errors
-    /// [`ModelError::Io`] or [`ModelError::Format`] if a file cannot be read.
+    /// [`ModelError::Io`] or [`ModelError::Format`] if a file cannot be read; [`ModelError::Adapter`] if `model` is an
+    /// adapter with its base.
     ///
     /// ```
     /// use nextword_model::{BaseModel, ModelDir};
@@ -43,6 +44,15 @@ impl BaseModel {
     /// # Ok::<(), nextword_model::ModelError>(())
     /// ```
     pub fn of(model: &ModelDir) -> Result<Self, ModelError> {
+        if model.base().is_some() {
+            return Err(ModelError::adapter(
+                format!(
+                    "`{}` is an adapter, which cannot be the base of another one",
+                    model.path.display()
+                ),
+                "merge it into its base first with `nextword merge`",
+            ));
+        }
         let (bits, _) = model.bits()?;
         let config_sha256 = match model.tokenizer_json() {
             Some(_) => sha256_hex(&to_json(&model.config)),

@@ -105,3 +105,21 @@ fn a_base_model_is_told_from_another_by_its_weights() {
         "{error}"
     );
 }
+
+#[test]
+fn an_adapter_is_not_the_base_of_another_one() {
+    let parent = tempfile::tempdir().unwrap();
+    let [base, path] = ["base", "adapter"].map(|name| parent.path().join(name));
+    let model = build(&llama(), None);
+    ModelDir::save(&base, &model, "{}", &ModelCard::default()).unwrap();
+    let base = ModelDir::open(&base).unwrap();
+    let description = BaseModel::of(&base).unwrap();
+    let adapter = trained(&model, &lora(3));
+    AdapterDir::save(&path, &adapter, &description, &ModelCard::default()).unwrap();
+    let adapted = AdapterDir::open(&path).unwrap().with_base(base).unwrap();
+    let error = BaseModel::of(&adapted).unwrap_err().to_string();
+    assert!(
+        error.contains("cannot be the base of another one") && error.contains("nextword merge"),
+        "{error}"
+    );
+}
