@@ -160,3 +160,23 @@ fn a_card_is_completed_by_that_of_the_base_without_reading_tensors() {
         (base.chat_templates, base.special)
     );
 }
+
+#[test]
+fn configuration_and_tokenizer_are_compared_without_the_weights() {
+    let parent = tempfile::tempdir().unwrap();
+    let path = parent.path().join("base");
+    let model = build(&llama(), None);
+    ModelDir::save(&path, &model, "{}", &ModelCard::default()).unwrap();
+    let model = ModelDir::open(&path).unwrap();
+    let described = BaseModel::of(&model).unwrap();
+    fs::remove_file(model.weights_path()).unwrap();
+    assert!(described.has_small_files_of(&model).unwrap());
+    assert!(described.check(&model).is_err());
+    let other_config = BaseModel {
+        config_sha256: "ab".repeat(32),
+        ..described.clone()
+    };
+    assert!(!other_config.has_small_files_of(&model).unwrap());
+    fs::write(model.tokenizer_path(), "{ }").unwrap();
+    assert!(!described.has_small_files_of(&model).unwrap());
+}
