@@ -56,13 +56,9 @@ pub struct RunConfig {
     #[serde(skip)]
     pub warnings: Vec<String>,
     /// The keys that the file leaves out and that have defaults of their own in `LoRA` runs (see
-    /// [`apply_lora_defaults`](Self::apply_lora_defaults)).
+    /// [`apply_lora_defaults`](Self::apply_lora_defaults)), or, for the warmup, in runs for a number of epochs.
     #[serde(skip)]
     pub unset: UnsetKeys,
-    /// Whether `schedule.warmup_steps` is to follow from the number of steps, once that is known. Not part of the
-    /// file.
-    #[serde(skip)]
-    pub derives_warmup: bool,
 }
 
 impl Default for RunConfig {
@@ -86,7 +82,6 @@ impl Default for RunConfig {
             probes: ProbeConfig::default(),
             warnings: Vec::new(),
             unset: UnsetKeys::default(),
-            derives_warmup: false,
         }
     }
 }

@@ -402,7 +402,6 @@ mod tests {
             probes: _,
             warnings: _,
             unset: _,
-            derives_warmup: _,
         } = &config;
         let crate::LoraSettings {
             rank: _,
