@@ -143,7 +143,8 @@ fn hint(path: &Path) -> String {
     hint.display().to_string()
 }
 
-/// Gives `config` the settings of `adapter`, or checks that they agree.
+/// Gives `config` the settings of `adapter`, except those that are not part of it, or checks that they agree. Settings at
+/// their defaults count as left out.
 fn continue_adapter(config: &mut RunConfig, adapter: &AdapterDir) -> Result<(), TrainError> {
     let stored = LoraSettings::new(adapter.config.clone());
     let Some(lora) = &mut config.lora else {
@@ -155,7 +156,13 @@ fn continue_adapter(config: &mut RunConfig, adapter: &AdapterDir) -> Result<(), 
         plus_ratio: lora.plus_ratio,
         ..stored
     };
-    if *lora == trained {
+    let left_out = LoraSettings {
+        dropout: lora.dropout,
+        plus_ratio: lora.plus_ratio,
+        ..LoraSettings::default()
+    };
+    if *lora == trained || *lora == left_out {
+        *lora = trained;
         return Ok(());
     }
     Err(TrainError::config(

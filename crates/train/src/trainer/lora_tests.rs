@@ -8,8 +8,8 @@ use nextword_base::hash::hash_file;
 use nextword_model::{AdapterDir, Bits, DeviceName, ModelDir};
 
 use crate::{
-    InMemoryTrainer, NoHooks, NullReporter, Outcome, Reporter, RunConfig, RunFolder, StepReport,
-    StopFlag, TrainError, Trainer, parse_config, prepare_run, prepare_stored_run,
+    InMemoryTrainer, LoraSettings, NoHooks, NullReporter, Outcome, Reporter, RunConfig, RunFolder,
+    StepReport, StopFlag, TrainError, Trainer, parse_config, prepare_run, prepare_stored_run,
 };
 
 /// Copies the small model of the documents to `base` in a temporary folder.
@@ -245,13 +245,27 @@ fn training_continues_an_adapter() {
     let more = AdapterDir::open(&folder.path().join("more/last")).unwrap();
     assert_ne!(more.load(&base.config).unwrap(), values);
 
-    let other = config(folder.path(), "more", |config| {
-        config.lora = config
-            .lora
-            .take()
-            .map(|lora| crate::LoraSettings { rank: 1, ..lora });
-    });
-    let message = prepare_run(other).unwrap_err().to_string();
+    let with = |lora: LoraSettings| {
+        prepare_run(config(folder.path(), "more", |config| {
+            config.lora = Some(lora);
+        }))
+    };
+    let partial = LoraSettings {
+        dropout: 0.25,
+        plus_ratio: 4.0,
+        ..LoraSettings::default()
+    };
+    let taken = with(partial.clone()).unwrap().config.lora.unwrap();
+    assert_eq!(
+        taken,
+        LoraSettings {
+            rank: 2,
+            ..partial.clone()
+        }
+    );
+    let message = with(LoraSettings { rank: 1, ..partial })
+        .unwrap_err()
+        .to_string();
     assert!(
         message.contains("differs from the settings of the adapter"),
         "{message}"
