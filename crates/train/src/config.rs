@@ -59,6 +59,10 @@ pub struct RunConfig {
     /// [`apply_lora_defaults`](Self::apply_lora_defaults)), or, for the warmup, in runs for a number of epochs.
     #[serde(skip)]
     pub unset: UnsetKeys,
+    /// The folder of the run whose stored configuration this is: the resumed run keeps the chat templates and special
+    /// tokens of the model in it. Set by [`RunFolder::open`](crate::RunFolder::open); not part of the file.
+    #[serde(skip)]
+    pub run_folder: Option<PathBuf>,
 }
 
 impl Default for RunConfig {
@@ -82,6 +86,7 @@ impl Default for RunConfig {
             probes: ProbeConfig::default(),
             warnings: Vec::new(),
             unset: UnsetKeys::default(),
+            run_folder: None,
         }
     }
 }

@@ -402,6 +402,7 @@ mod tests {
             probes: _,
             warnings: _,
             unset: _,
+            run_folder: _,
         } = &config;
         let crate::LoraSettings {
             rank: _,

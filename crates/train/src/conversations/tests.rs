@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use nextword_data::{Builtin, IGNORE, TooLong, TrainOn};
+use nextword_model::ModelDir;
 use serde_json::json;
 
 use super::*;
