@@ -430,6 +430,13 @@ fn a_gguf_file_is_adapted() {
         shown.contains("`base.gguf`") && shown.contains("8 bits per weight"),
         "{shown}"
     );
+    // A renamed base is found among the other files.
+    fs::rename(dir.path("base.gguf"), dir.path("renamed.gguf")).unwrap();
+    fs::write(dir.path("damaged.gguf"), "GGUF").unwrap();
+    succeeds(
+        &dir,
+        &["generate", "runs/tuned", "One", "--max-tokens", "3"],
+    );
 }
 
 #[test]

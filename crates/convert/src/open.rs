@@ -167,8 +167,8 @@ fn neighbors(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Opens the model in `place` if it is the expected one. The weights of a folder are read only if it has the expected
-/// configuration.
+/// Opens the model in `place` if it is the expected one. Its weights are read only if it has the expected configuration
+/// and tokenizer.
 fn same_model(expected: &BaseModel, place: &Path) -> Option<ModelDir> {
     let has_config = || {
         let config = hash_file(&place.join("config.json"));
@@ -179,8 +179,6 @@ fn same_model(expected: &BaseModel, place: &Path) -> Option<ModelDir> {
         .is_some_and(|end| end == "gguf");
     let is_candidate = is_file && is_gguf(place) || has_config();
     let model = is_candidate.then(|| open_base(place).ok())??;
-    let found = BaseModel::of(&model).ok()?;
-    let is_same = found.weights_sha256 == expected.weights_sha256
-        && found.tokenizer_sha256 == expected.tokenizer_sha256;
+    let is_same = expected.has_small_files_of(&model).ok()? && expected.check(&model).is_ok();
     is_same.then_some(model)
 }

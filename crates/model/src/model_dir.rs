@@ -350,6 +350,17 @@ impl ModelDir {
         }
     }
 
+    /// Adds the adapter, if this is one with its base, to `base`: its base model, which is loaded already.
+    ///
+    /// # Errors
+    /// As [`Transformer::with_adapter`].
+    pub fn adapt(&self, base: Transformer) -> Result<Transformer, ModelError> {
+        match &self.update {
+            Some(updated) => updated.update.apply(base),
+            None => Ok(base),
+        }
+    }
+
     /// Loads the model on `device`.
     ///
     /// # Errors
@@ -360,7 +371,7 @@ impl ModelDir {
                 config: self.config.clone(),
                 ..updated.base.clone()
             };
-            return updated.update.apply(base.load(device)?);
+            return self.adapt(base.load(device)?);
         }
         match &self.file {
             Some(file) => weights::load_from(&self.config, &self.path, &*file.weights, device),

@@ -78,9 +78,8 @@ impl LoadedAdapter {
         (base_name, base): (&str, &TextGenerator),
         base_dir: &ModelDir,
     ) -> Result<Self, ServerError> {
-        let adapter = dir.load(&base_dir.config)?;
-        let model = base.model().clone().with_adapter(&adapter)?;
         let model_dir = dir.clone().with_base(base_dir.clone())?;
+        let model = model_dir.adapt(base.model().clone())?;
         let tokenizer = base.tokenizer().clone();
         let generator = TextGenerator::new(model, tokenizer, model_dir.card.clone())?;
         let created = modified(&dir.tensors_path());

@@ -56,13 +56,13 @@ pub struct RunConfig {
     #[serde(skip)]
     pub warnings: Vec<String>,
     /// The keys that the file leaves out and that have defaults of their own in `LoRA` runs (see
-    /// [`apply_lora_defaults`](Self::apply_lora_defaults)).
+    /// [`apply_lora_defaults`](Self::apply_lora_defaults)), or, for the warmup, in runs for a number of epochs.
     #[serde(skip)]
     pub unset: UnsetKeys,
-    /// Whether `schedule.warmup_steps` is to follow from the number of steps, once that is known. Not part of the
-    /// file.
+    /// The folder of the run whose stored configuration this is: the resumed run keeps the chat templates and special
+    /// tokens of the model in it. Set by [`RunFolder::open`](crate::RunFolder::open); not part of the file.
     #[serde(skip)]
-    pub derives_warmup: bool,
+    pub run_folder: Option<PathBuf>,
 }
 
 impl Default for RunConfig {
@@ -86,7 +86,7 @@ impl Default for RunConfig {
             probes: ProbeConfig::default(),
             warnings: Vec::new(),
             unset: UnsetKeys::default(),
-            derives_warmup: false,
+            run_folder: None,
         }
     }
 }

@@ -98,16 +98,27 @@ pub fn parse_stored_config(
         }
         adapt_to_overrides(&mut config, overrides, resized_by);
     }
-    if config.start_from.is_some() {
-        config.unset = UnsetKeys::of(&table);
-        config.apply_lora_defaults(None);
-    }
     check_tokenizer_keys(&table)?;
     conversation_defaults::check_length_keys(&table)?;
     conversation_defaults::apply(&mut config, &table);
+    config.unset = unset_keys(&config, &table);
+    config.apply_lora_defaults(None);
     config.check_lora_base()?;
     config.validate()?;
     Ok(config)
+}
+
+/// The keys that `table` leaves out, as far as `config` has other defaults for them than a run from random weights for a
+/// number of steps.
+fn unset_keys(config: &RunConfig, table: &Table) -> UnsetKeys {
+    let unset = UnsetKeys::of(table);
+    if config.start_from.is_some() {
+        return unset;
+    }
+    UnsetKeys {
+        warmup_steps: unset.warmup_steps && config.train.epochs.is_some(),
+        ..UnsetKeys::default()
+    }
 }
 
 /// Rejects keys for building a tokenizer beside `start_from`, whose model has one.

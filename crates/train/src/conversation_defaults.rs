@@ -3,6 +3,7 @@
 use nextword_data::Loader;
 use toml::{Table, Value};
 
+use crate::schedule::default_warmup;
 use crate::{RunConfig, TrainError};
 
 /// Passes over the data.
@@ -13,10 +14,6 @@ const BATCH_SIZE: usize = 16;
 const VALIDATION_SHARE: f64 = 0.05;
 /// Updates between two validations: finetuning takes few of them.
 const VALIDATION_EVERY: u64 = 50;
-
-/// The warmup is this share of a run, but at least `MIN_WARMUP` steps where the run is long enough.
-const WARMUP_SHARE: u64 = 20;
-const MIN_WARMUP: u64 = 5;
 
 /// Whether `config` has `section.key`.
 fn is_set(config: &Table, section: &str, key: &str) -> bool {
@@ -37,8 +34,7 @@ pub(crate) fn check_length_keys(table: &Table) -> Result<(), TrainError> {
 }
 
 /// Fills in what `table` leaves out and what conversations need other defaults for than text does: 3 epochs in batches
-/// of 16, a twentieth for validation, and a validation every 50 steps. The warmup of a run in epochs is a twentieth of
-/// its steps.
+/// of 16, a twentieth for validation, and a validation every 50 steps.
 pub(crate) fn apply(config: &mut RunConfig, table: &Table) {
     if config.data.has_conversations() {
         if !is_set(table, "train", "steps") && !is_set(table, "train", "epochs") {
@@ -55,11 +51,10 @@ pub(crate) fn apply(config: &mut RunConfig, table: &Table) {
             config.data.split.validation = VALIDATION_SHARE;
         }
     }
-    config.derives_warmup =
-        config.train.epochs.is_some() && !is_set(table, "schedule", "warmup_steps");
 }
 
-/// Replaces the number of epochs by the steps that they take, so that the stored configuration has those.
+/// Replaces the number of epochs by the steps that they take, so that the stored configuration has those, and a warmup
+/// that is left out by the default for these steps.
 ///
 /// # Errors
 /// [`TrainError::Config`] if the warmup does not fit into the steps.
@@ -70,9 +65,8 @@ pub(crate) fn resolve_epochs(config: &mut RunConfig, loader: &Loader) -> Result<
     let sequences = epochs * loader.sequences_per_epoch() as f64;
     let steps = (sequences / loader.sequences_per_step() as f64).ceil();
     config.train.steps = (steps as u64).max(1);
-    if config.derives_warmup {
-        let warmup = (config.train.steps / WARMUP_SHARE).max(MIN_WARMUP);
-        config.schedule.warmup_steps = warmup.min(config.train.steps / 2);
+    if config.unset.warmup_steps {
+        config.schedule.warmup_steps = default_warmup(config.train.steps);
     }
     config.validate_schedule()
 }

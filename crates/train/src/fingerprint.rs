@@ -402,7 +402,7 @@ mod tests {
             probes: _,
             warnings: _,
             unset: _,
-            derives_warmup: _,
+            run_folder: _,
         } = &config;
         let crate::LoraSettings {
             rank: _,

@@ -168,6 +168,7 @@ impl RunFolder {
                 Err(_) => {}
             }
         }
+        config.run_folder = Some(self.path.clone());
         Ok(config)
     }
 

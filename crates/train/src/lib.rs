@@ -58,6 +58,7 @@ mod nonfinite;
 mod optimizer;
 pub mod plan;
 mod report;
+mod saved_model;
 mod schedule;
 mod setup;
 mod start_from;

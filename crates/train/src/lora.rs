@@ -55,7 +55,8 @@ impl Default for LoraSettings {
     }
 }
 
-/// Keys that a configuration leaves out and for which a `LoRA` run has defaults of its own.
+/// Keys that a configuration leaves out and for which a `LoRA` run has defaults of its own; for the warmup, a run for a
+/// number of epochs too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools)] // One for each key.
 pub struct UnsetKeys {

@@ -1,5 +1,6 @@
 //! The defaults of runs with `[lora]`, where the configuration leaves keys out.
 
+use crate::schedule::default_warmup;
 use crate::{Optimizer, RunConfig, TrainError};
 
 /// Maximum learning rates, each with the minimum number of parameters of the base model.
@@ -8,14 +9,11 @@ const LEARNING_RATES: [(usize, f64); 3] = [(300_000_000, 2e-4), (10_000_001, 1e-
 /// The second-moment decay of `LoRA` runs.
 const BETA2: f64 = 0.999;
 
-/// The smallest warmup of `LoRA` runs, where the run is long enough.
-const MIN_WARMUP: u64 = 5;
-
 impl RunConfig {
     /// Gives the keys that the configuration leaves out the defaults of a `LoRA` run: no weight decay,
     /// `beta2 = 0.999`, a warmup of a twentieth of the steps (at least 5), and a learning rate that depends on
     /// the size of the base model (2e-3 up to 10 million parameters, 1e-3 below 300 million, else 2e-4), a tenth
-    /// of it at the end. Does nothing without `[lora]`.
+    /// of it at the end. The warmup of a run in epochs follows when its steps are known. Does nothing without `[lora]`.
     ///
     /// `parameters` is the number of parameters of the base model, if it is known already.
     pub fn apply_lora_defaults(&mut self, parameters: Option<usize>) {
@@ -39,10 +37,8 @@ impl RunConfig {
         if unset.min_learning_rate {
             self.schedule.min_learning_rate = self.schedule.learning_rate / 10.0;
         }
-        if unset.warmup_steps {
-            let steps = self.train.steps;
-            let warmup = (steps / 20).max(MIN_WARMUP);
-            self.schedule.warmup_steps = if warmup < steps { warmup } else { steps / 10 };
+        if unset.warmup_steps && self.train.epochs.is_none() {
+            self.schedule.warmup_steps = default_warmup(self.train.steps);
         }
     }
 

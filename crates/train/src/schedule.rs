@@ -2,6 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
+/// The smallest default warmup of finetuning, where the run is long enough.
+const MIN_WARMUP: u64 = 5;
+
+/// The default warmup of finetuning: a twentieth of the steps, but at least 5; a tenth of a run that is not longer than
+/// that.
+pub(crate) fn default_warmup(steps: u64) -> u64 {
+    let warmup = (steps / 20).max(MIN_WARMUP);
+    if warmup < steps { warmup } else { steps / 10 }
+}
+
 /// The shape of the learning rate schedule after warmup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

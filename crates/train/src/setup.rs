@@ -16,7 +16,8 @@ use nextword_model::{
 };
 
 use crate::conversation_defaults::resolve_epochs;
-use crate::conversations::{ChatModel, Conversations, dataset_without_tokens, stored_card};
+use crate::conversations::{ChatModel, Conversations, dataset_without_tokens};
+use crate::saved_model::saved_card;
 use crate::start_from::{self, LoraBase};
 use crate::tokenizer_choice::{
     build_dataset, check_tokenizer, resolve_vocab_size, use_declared_eos,
@@ -140,8 +141,8 @@ fn model_tokens(
         });
     }
     let has_conversations = config.data.has_conversations();
-    let stored = has_conversations.then(|| stored_card(config)).flatten();
-    Ok(match stored {
+    let saved = has_conversations.then(|| saved_card(config)).flatten();
+    Ok(match saved {
         Some(card) => ModelParts {
             special: card.special,
             chat_templates: card.chat_templates,
@@ -557,7 +558,7 @@ fn apply_base_model(config: &mut RunConfig) -> Result<Option<SourceModel>, Train
         return Ok(None);
     };
     let path = resolve_model_dir(path);
-    let source = start_from::open(&path, config.lora.is_some())?;
+    let source = start_from::open(&path, config)?;
     let card = source.card().clone();
     card.check_templates()?;
     let lora = LoraBase::of(config, &source)?;

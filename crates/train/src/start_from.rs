@@ -8,12 +8,15 @@ use nextword_model::{
     Adapter, AdapterDir, BaseModel, ModelCard, ModelDir, ModelError, Transformer,
 };
 
+use crate::saved_model::saved_adapter;
 use crate::{LoraSettings, RunConfig, TrainError};
 
 /// The model in `start_from`, and the adapter if it names one.
 pub(crate) struct Source {
     pub(crate) model: ModelDir,
     pub(crate) adapter: Option<AdapterDir>,
+    /// The adapter that the run saved, if it is resumed.
+    saved: Option<AdapterDir>,
 }
 
 /// What a `LoRA` run adapts.
@@ -29,12 +32,14 @@ pub struct LoraBase {
     pub trained_parameters: usize,
 }
 
-/// Opens the model in `path`, which `start_from` names. Only a run with `[lora]` can start from a GGUF file.
-pub(crate) fn open(path: &Path, is_lora: bool) -> Result<Source, TrainError> {
-    if is_lora && is_gguf(path) {
+/// Opens the model in `path`, which `start_from` of `config` names. Only a run with `[lora]` can start from a GGUF file.
+pub(crate) fn open(path: &Path, config: &RunConfig) -> Result<Source, TrainError> {
+    let saved = saved_adapter(config);
+    if config.lora.is_some() && is_gguf(path) {
         return Ok(Source {
             model: open_gguf(path)?,
             adapter: None,
+            saved,
         });
     }
     check_model_dir(path)?;
@@ -43,11 +48,13 @@ pub(crate) fn open(path: &Path, is_lora: bool) -> Result<Source, TrainError> {
         return Ok(Source {
             model: find_base(&adapter, None)?,
             adapter: Some(adapter),
+            saved,
         });
     }
     Ok(Source {
         model: ModelDir::open(path)?,
         adapter: None,
+        saved,
     })
 }
 
@@ -55,14 +62,17 @@ impl LoraBase {
     /// Checks the settings of `config` for `source`; `None` for a run that trains all weights. A run that starts from an
     /// adapter has its settings.
     pub(crate) fn of(config: &mut RunConfig, source: &Source) -> Result<Option<Self>, TrainError> {
-        let Source { model, adapter } = source;
+        let Source { model, adapter, .. } = source;
         if let Some(adapter) = adapter {
             continue_adapter(config, adapter)?;
         }
         let Some(lora) = &config.lora else {
             return Ok(None);
         };
-        let trained_parameters = lora.check_model(&model.config)?;
+        let trained_parameters = match source.trained()? {
+            Some(trained) => trained.parameters(),
+            None => lora.check_model(&model.config)?,
+        };
         let mut description = BaseModel::of(model)?;
         description.path_hint = hint(&model.path);
         Ok(Some(Self {
@@ -125,10 +135,23 @@ impl LoraBase {
 }
 
 impl Source {
-    /// The metadata that the run takes over.
+    /// The metadata that the run takes over. A resumed run keeps that which it has: it may have started from an adapter,
+    /// which it no longer needs.
     pub(crate) fn card(&self) -> &ModelCard {
-        let adapter = self.adapter.as_ref();
+        let adapter = self.saved.as_ref().or(self.adapter.as_ref());
         adapter.map_or(&self.model.card, |adapter| &adapter.card)
+    }
+
+    /// The adapter whose training continues, if there is one. Its modules and their ranks may be others than those that
+    /// its settings give a new adapter.
+    fn trained(&self) -> Result<Option<Adapter>, TrainError> {
+        let config = &self.model.config;
+        let saved = self.saved.as_ref().map(|saved| saved.load(config));
+        if let Some(Ok(saved)) = saved {
+            return Ok(Some(saved)); // Otherwise a resumed run reads its checkpoint.
+        }
+        let adapter = self.adapter.as_ref().map(|adapter| adapter.load(config));
+        Ok(adapter.transpose()?)
     }
 }
 
@@ -143,7 +166,8 @@ fn hint(path: &Path) -> String {
     hint.display().to_string()
 }
 
-/// Gives `config` the settings of `adapter`, or checks that they agree.
+/// Gives `config` the settings of `adapter`, except those that are not part of it, or checks that they agree. Settings at
+/// their defaults count as left out.
 fn continue_adapter(config: &mut RunConfig, adapter: &AdapterDir) -> Result<(), TrainError> {
     let stored = LoraSettings::new(adapter.config.clone());
     let Some(lora) = &mut config.lora else {
@@ -155,7 +179,13 @@ fn continue_adapter(config: &mut RunConfig, adapter: &AdapterDir) -> Result<(), 
         plus_ratio: lora.plus_ratio,
         ..stored
     };
-    if *lora == trained {
+    let left_out = LoraSettings {
+        dropout: lora.dropout,
+        plus_ratio: lora.plus_ratio,
+        ..LoraSettings::default()
+    };
+    if *lora == trained || *lora == left_out {
+        *lora = trained;
         return Ok(());
     }
     Err(TrainError::config(

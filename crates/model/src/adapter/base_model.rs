@@ -31,7 +31,8 @@ impl BaseModel {
     /// Describes `model`, which takes reading its weights file once.
     ///
     /// # Errors
-    /// [`ModelError::Io`] or [`ModelError::Format`] if a file cannot be read.
+    /// [`ModelError::Io`] or [`ModelError::Format`] if a file cannot be read; [`ModelError::Adapter`] if `model` is an
+    /// adapter with its base.
     ///
     /// ```
     /// use nextword_model::{BaseModel, ModelDir};
@@ -43,16 +44,17 @@ impl BaseModel {
     /// # Ok::<(), nextword_model::ModelError>(())
     /// ```
     pub fn of(model: &ModelDir) -> Result<Self, ModelError> {
+        if model.base().is_some() {
+            return Err(ModelError::adapter(
+                format!(
+                    "`{}` is an adapter, which cannot be the base of another one",
+                    model.path.display()
+                ),
+                "merge it into its base first with `nextword merge`",
+            ));
+        }
         let (bits, _) = model.bits()?;
-        let config_sha256 = match model.tokenizer_json() {
-            Some(_) => sha256_hex(&to_json(&model.config)),
-            None => file_sha256(&model.path.join("config.json"))?,
-        };
-        let tokenizer_sha256 = match model.tokenizer_json() {
-            Some(json) => sha256_hex(json.as_bytes()),
-            None if model.tokenizer_path().exists() => file_sha256(&model.tokenizer_path())?,
-            None => String::new(),
-        };
+        let (config_sha256, tokenizer_sha256) = (config_sha256(model)?, tokenizer_sha256(model)?);
         let folder = || {
             let name = model.path.file_name().unwrap_or_default();
             name.to_string_lossy().into_owned()
@@ -69,6 +71,16 @@ impl BaseModel {
                 Bits::Int4 => 4,
             }),
         })
+    }
+
+    /// Whether `model` has the configuration and the tokenizer of this model. Does not read its weights, which may
+    /// still be others.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] if a file cannot be read.
+    pub fn has_small_files_of(&self, model: &ModelDir) -> Result<bool, ModelError> {
+        Ok(config_sha256(model)? == self.config_sha256
+            && tokenizer_sha256(model)? == self.tokenizer_sha256)
     }
 
     /// Checks that `model` has the weights that the adapter was trained on.
@@ -96,6 +108,22 @@ impl BaseModel {
 /// The first digits of a hash, for messages.
 fn short(hash: &str) -> &str {
     hash.get(..12).unwrap_or(hash)
+}
+
+fn config_sha256(model: &ModelDir) -> Result<String, ModelError> {
+    match model.tokenizer_json() {
+        Some(_) => Ok(sha256_hex(&to_json(&model.config))),
+        None => file_sha256(&model.path.join("config.json")),
+    }
+}
+
+/// Empty if the model has no tokenizer.
+fn tokenizer_sha256(model: &ModelDir) -> Result<String, ModelError> {
+    match model.tokenizer_json() {
+        Some(json) => Ok(sha256_hex(json.as_bytes())),
+        None if model.tokenizer_path().exists() => file_sha256(&model.tokenizer_path()),
+        None => Ok(String::new()),
+    }
 }
 
 fn file_sha256(path: &Path) -> Result<String, ModelError> {

@@ -6,13 +6,14 @@ use super::{Adapter, AdapterDir, LowRank};
 use crate::model_dir::WeightUpdate;
 use crate::weights::{WeightSource, dequantized_values, layout};
 use crate::{
-    BlockFormat, ModelConfig, ModelDir, ModelError, ModelTokens, QuantizedMatrix, Transformer,
+    BlockFormat, ModelCard, ModelConfig, ModelDir, ModelError, ModelTokens, QuantizedMatrix,
+    Transformer,
 };
 
 impl AdapterDir {
-    /// The model that this adapter makes of `base`, to be used like that of a model folder. Its card is that of the
-    /// adapter; what that leaves out, such as the chat templates of an imported adapter, is that of the base. Whether
-    /// `base` is the right model is not checked: see [`BaseModel`](crate::BaseModel).
+    /// The model that this adapter makes of `base`, to be used like that of a model folder, with the card of
+    /// [`card_over`](Self::card_over). Whether `base` is the right model is not checked: see
+    /// [`BaseModel`](crate::BaseModel).
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -37,20 +38,26 @@ impl AdapterDir {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn with_base(self, base: ModelDir) -> Result<ModelDir, ModelError> {
-        let mut card = self.card.clone();
-        let from = &base.card;
-        if card.special == ModelTokens::default() {
-            card.special.clone_from(&from.special);
-        }
-        if card.chat_templates.is_empty() && card.template_problem.is_none() {
-            card.chat_templates.clone_from(&from.chat_templates);
-        }
-        if card.prompt_template.is_none() {
-            card.prompt_template.clone_from(&from.prompt_template);
-        }
-        card.unused_ids = from.unused_ids;
+        let card = self.card_over(&base.card);
         let update = AdapterUpdate(self.load(&base.config)?);
         Ok(base.with_update(&self.path, card, Box::new(update)))
+    }
+
+    /// The card of the model that this adapter makes of one with the card `base`: that of the adapter; what it leaves
+    /// out, such as the chat templates of an imported adapter, is that of the base. Reads no tensors.
+    pub fn card_over(&self, base: &ModelCard) -> ModelCard {
+        let mut card = self.card.clone();
+        if card.special == ModelTokens::default() {
+            card.special.clone_from(&base.special);
+        }
+        if card.chat_templates.is_empty() && card.template_problem.is_none() {
+            card.chat_templates.clone_from(&base.chat_templates);
+        }
+        if card.prompt_template.is_none() {
+            card.prompt_template.clone_from(&base.prompt_template);
+        }
+        card.unused_ids = base.unused_ids;
+        card
     }
 }
 

@@ -18,7 +18,7 @@ use nextword_chat::{Example, SampleEncoder, TokenSample};
 use nextword_data::{
     DataConfig, Dataset, Samples, SamplesBuilder, Tokenizer, Tokens, TooLong, TrainOn,
 };
-use nextword_model::{DEFAULT_TEMPLATE, ModelCard, ModelDir, ModelTokens};
+use nextword_model::{DEFAULT_TEMPLATE, ModelTokens};
 
 use self::encoder::{encoder, texts};
 use self::fit::{Fitted, Misfit, fit};
@@ -163,15 +163,6 @@ impl Conversations {
     pub(crate) fn longest_row(&self) -> usize {
         self.train.longest_row().max(self.validation.longest_row())
     }
-}
-
-/// The card of the model that a run saved last, if its configuration has the run's own tokenizer: the run no longer
-/// needs the model that it started from.
-pub(crate) fn stored_card(config: &RunConfig) -> Option<ModelCard> {
-    let tokenizer = config.data.tokenizer.file.as_ref()?;
-    let folder = tokenizer.parent().filter(|_| config.start_from.is_none())?;
-    let last = ModelDir::open(&folder.join("last")).ok()?;
-    folder.join("run.toml").is_file().then_some(last.card)
 }
 
 /// The dataset of a run on conversations: without tokens, since samples take their place. A tokenizer that is trained

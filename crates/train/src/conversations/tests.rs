@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use nextword_data::{Builtin, IGNORE, TooLong, TrainOn};
+use nextword_model::ModelDir;
 use serde_json::json;
 
 use super::*;
@@ -9,12 +10,18 @@ use crate::{
     prepare_run,
 };
 
-/// A configuration for the conversations in `lines`, in a file of its own.
-fn config(lines: &[serde_json::Value], more: &str) -> (tempfile::TempDir, RunConfig) {
+/// Writes the conversations in `lines` to a file of its own.
+fn support(lines: &[serde_json::Value]) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("support.jsonl");
     let lines: Vec<String> = lines.iter().map(ToString::to_string).collect();
     std::fs::write(&path, lines.join("\n")).unwrap();
+    (folder, path)
+}
+
+/// A configuration for the conversations in `lines`, in a file of its own.
+fn config(lines: &[serde_json::Value], more: &str) -> (tempfile::TempDir, RunConfig) {
+    let (folder, path) = support(lines);
     let text = format!(
         "data.conversations = {:?}\ndata.tokenizer.kind = 'byte'\nmodel.d_model = 8\nmodel.n_layers = 1\n\
          model.n_heads = 1\nmodel.context_length = 128\n{more}",
@@ -254,6 +261,37 @@ fn epochs_become_steps() {
             .data_description()
             .contains("64 training and 0 validation conversations")
     );
+}
+
+#[test]
+fn the_default_warmup_is_the_same_for_epochs_and_steps() {
+    let base = PathBuf::from("../../docs/models/letters");
+    for (count, steps, warmup) in [(32, 2, 0), (96, 6, 5), (160, 10, 5)] {
+        for lora in [false, true] {
+            let mut more = "data.split.validation = 0.0\ntrain.epochs = 1\n".to_string();
+            let (_folder, path) = support(&exchanges(count));
+            let text = if lora {
+                format!(
+                    "start_from = {base:?}\ndata.conversations = {path:?}\n{more}[lora]\nrank = 2"
+                )
+            } else {
+                more.push_str("model.context_length = 128");
+                format!("data.conversations = {path:?}\ndata.tokenizer.kind = 'byte'\n{more}")
+            };
+            let config = parse_config(&text, "x.toml".as_ref(), &[]).unwrap();
+            let config = prepare_run(config).unwrap().config;
+            assert_eq!(
+                (config.train.steps, config.schedule.warmup_steps),
+                (steps, warmup),
+                "{text}"
+            );
+            if lora {
+                let text = text.replace("train.epochs = 1", &format!("train.steps = {steps}"));
+                let config = parse_config(&text, "x.toml".as_ref(), &[]).unwrap();
+                assert_eq!(config.schedule.warmup_steps, warmup, "{text}");
+            }
+        }
+    }
 }
 
 #[test]

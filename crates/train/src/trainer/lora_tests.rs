@@ -5,11 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use nextword_base::hash::hash_file;
-use nextword_model::{AdapterDir, Bits, DeviceName, ModelDir};
+use nextword_model::{AdapterDir, Bits, DEFAULT_TEMPLATE, DeviceName, ModelDir};
 
 use crate::{
-    InMemoryTrainer, NoHooks, NullReporter, Outcome, Reporter, RunConfig, RunFolder, StepReport,
-    StopFlag, TrainError, Trainer, parse_config, prepare_run, prepare_stored_run,
+    InMemoryTrainer, LoraSettings, NoHooks, NullReporter, Outcome, Reporter, RunConfig, RunFolder,
+    StepReport, StopFlag, TrainError, Trainer, parse_config, prepare_run, prepare_stored_run,
 };
 
 /// Copies the small model of the documents to `base` in a temporary folder.
@@ -245,15 +245,91 @@ fn training_continues_an_adapter() {
     let more = AdapterDir::open(&folder.path().join("more/last")).unwrap();
     assert_ne!(more.load(&base.config).unwrap(), values);
 
-    let other = config(folder.path(), "more", |config| {
-        config.lora = config
-            .lora
-            .take()
-            .map(|lora| crate::LoraSettings { rank: 1, ..lora });
-    });
-    let message = prepare_run(other).unwrap_err().to_string();
+    let with = |lora: LoraSettings| {
+        prepare_run(config(folder.path(), "more", |config| {
+            config.lora = Some(lora);
+        }))
+    };
+    let partial = LoraSettings {
+        dropout: 0.25,
+        plus_ratio: 4.0,
+        ..LoraSettings::default()
+    };
+    let taken = with(partial.clone()).unwrap().config.lora.unwrap();
+    assert_eq!(
+        taken,
+        LoraSettings {
+            rank: 2,
+            ..partial.clone()
+        }
+    );
+    let message = with(LoraSettings { rank: 1, ..partial })
+        .unwrap_err()
+        .to_string();
     assert!(
         message.contains("differs from the settings of the adapter"),
         "{message}"
     );
+}
+
+#[test]
+fn the_modules_of_a_continued_adapter_count() {
+    let folder = with_base();
+    train(config(folder.path(), "base", |_| {}), 99).unwrap();
+    let base = ModelDir::open(&folder.path().join("base")).unwrap();
+    let last = AdapterDir::open(&folder.path().join("run/last")).unwrap();
+    let mut adapter = last.load(&base.config).unwrap();
+    // As after an import: a module less, and a rank that is that of no module.
+    adapter.modules.pop_first().unwrap();
+    adapter.config.rank = 1000;
+    let partial = folder.path().join("partial");
+    AdapterDir::save(&partial, &adapter, &last.base, &last.card).unwrap();
+    let more = config(folder.path(), "partial", |config| {
+        config.lora = None;
+        config.out = Some(folder.path().join("more"));
+    });
+    let setup = prepare_run(more.clone()).unwrap();
+    let trained = setup.lora.as_ref().unwrap().trained_parameters;
+    assert_eq!(trained, adapter.parameters());
+    assert!(setup.initial_model().is_ok());
+    train(more, 3).unwrap();
+    assert_eq!(resume(&folder.path().join("more")).unwrap().step, 6);
+}
+
+/// A `LoRA` run on conversations, from the model or adapter in `start_from`.
+fn on_conversations(folder: &Path, start_from: &str, out: &str, data: &str) -> RunConfig {
+    let path = folder.join("support.jsonl");
+    let line = |name: char| {
+        format!(
+            r#"{{"messages": [{{"role": "user", "content": "Who is {name}?"}}, {{"role": "assistant", "content": "It {name}."}}]}}"#
+        )
+    };
+    let lines: Vec<String> = ('a'..='l').map(line).collect();
+    fs::write(&path, lines.join("\n")).unwrap();
+    let text = format!(
+        "start_from = {:?}\nout = {:?}\n[data]\nconversations = {path:?}\nsplit.validation = 0.25\n{data}\n\
+         [train]\nsteps = 6\nbatch_size = 2\n[validation]\nevery = 2\ncompletions = 0\n\
+         [checkpoint]\nevery = 2\n[lora]\nrank = 2\n",
+        folder.join(start_from),
+        folder.join(out),
+    );
+    parse_config(&text, Path::new("x.toml"), &[]).unwrap()
+}
+
+#[test]
+fn a_run_that_continues_an_adapter_resumes_with_the_template_of_the_adapter() {
+    let folder = with_base();
+    let template = "{% for m in messages %}{{ m.role }} says {{ m.content }}{{ eos_token }}{% endfor %}\
+                    {% if add_generation_prompt %}assistant says {% endif %}";
+    let file = folder.path().join("own.jinja");
+    fs::write(&file, template).unwrap();
+    let own = format!("chat_template = {file:?}");
+    train(on_conversations(folder.path(), "base", "first", &own), 99).unwrap();
+    train(on_conversations(folder.path(), "first/last", "more", ""), 3).unwrap();
+    // From its first checkpoint on, the run needs the base only, which has no template.
+    fs::remove_dir_all(folder.path().join("first")).unwrap();
+    let more = folder.path().join("more");
+    assert_eq!(resume(&more).unwrap().step, 6);
+    let last = AdapterDir::open(&more.join("last")).unwrap();
+    assert_eq!(last.card.chat_templates[DEFAULT_TEMPLATE], template);
 }

@@ -105,3 +105,78 @@ fn a_base_model_is_told_from_another_by_its_weights() {
         "{error}"
     );
 }
+
+#[test]
+fn an_adapter_is_not_the_base_of_another_one() {
+    let parent = tempfile::tempdir().unwrap();
+    let [base, path] = ["base", "adapter"].map(|name| parent.path().join(name));
+    let model = build(&llama(), None);
+    ModelDir::save(&base, &model, "{}", &ModelCard::default()).unwrap();
+    let base = ModelDir::open(&base).unwrap();
+    let description = BaseModel::of(&base).unwrap();
+    let adapter = trained(&model, &lora(3));
+    AdapterDir::save(&path, &adapter, &description, &ModelCard::default()).unwrap();
+    let adapted = AdapterDir::open(&path)
+        .unwrap()
+        .with_base(base.clone())
+        .unwrap();
+    let attached = adapted.adapt(model.clone()).unwrap();
+    assert_eq!(attached.adapter().unwrap(), adapter);
+    assert!(!base.adapt(model).unwrap().has_adapter());
+    let error = BaseModel::of(&adapted).unwrap_err().to_string();
+    assert!(
+        error.contains("cannot be the base of another one") && error.contains("nextword merge"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_card_is_completed_by_that_of_the_base_without_reading_tensors() {
+    let parent = tempfile::tempdir().unwrap();
+    let path = parent.path().join("adapter");
+    let adapter = trained(&build(&llama(), None), &lora(3));
+    let card = ModelCard {
+        name: "adapter".to_string(),
+        prompt_template: Some("own {prompt}".to_string()),
+        ..ModelCard::default()
+    };
+    AdapterDir::save(&path, &adapter, &base_model(), &card).unwrap();
+    fs::remove_file(path.join("adapter.safetensors")).unwrap();
+    let mut base = ModelCard {
+        name: "base".to_string(),
+        prompt_template: Some("base {prompt}".to_string()),
+        ..ModelCard::default()
+    };
+    let template = ("default".to_string(), "{{ messages }}".to_string());
+    base.chat_templates.extend([template]);
+    base.special.eos_ids = vec![3];
+    let completed = AdapterDir::open(&path).unwrap().card_over(&base);
+    assert_eq!(
+        (completed.name, completed.prompt_template),
+        (card.name, card.prompt_template)
+    );
+    assert_eq!(
+        (completed.chat_templates, completed.special),
+        (base.chat_templates, base.special)
+    );
+}
+
+#[test]
+fn configuration_and_tokenizer_are_compared_without_the_weights() {
+    let parent = tempfile::tempdir().unwrap();
+    let path = parent.path().join("base");
+    let model = build(&llama(), None);
+    ModelDir::save(&path, &model, "{}", &ModelCard::default()).unwrap();
+    let model = ModelDir::open(&path).unwrap();
+    let described = BaseModel::of(&model).unwrap();
+    fs::remove_file(model.weights_path()).unwrap();
+    assert!(described.has_small_files_of(&model).unwrap());
+    assert!(described.check(&model).is_err());
+    let other_config = BaseModel {
+        config_sha256: "ab".repeat(32),
+        ..described.clone()
+    };
+    assert!(!other_config.has_small_files_of(&model).unwrap());
+    fs::write(model.tokenizer_path(), "{ }").unwrap();
+    assert!(!described.has_small_files_of(&model).unwrap());
+}

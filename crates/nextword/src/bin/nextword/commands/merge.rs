@@ -196,7 +196,7 @@ fn scaled(mut adapter: Adapter, factor: f32) -> anyhow::Result<Adapter> {
 
 /// The metadata of the merged model: that of the adapter, and of the base where that has none.
 fn card(adapter: &AdapterDir, base: &ModelDir) -> anyhow::Result<ModelCard> {
-    let card = adapter.clone().with_base(base.clone())?.card;
+    let card = adapter.card_over(&base.card);
     card.check_templates()?;
     Ok(ModelCard {
         made_from: None,

@@ -121,11 +121,11 @@ fn apply_overrides(
     if set.is_empty() {
         return Ok(stored.clone());
     }
-    Ok(parse_stored_config(
-        &to_toml(stored)?,
-        &folder.config_path(),
-        set,
-    )?)
+    let changed = parse_stored_config(&to_toml(stored)?, &folder.config_path(), set)?;
+    Ok(RunConfig {
+        run_folder: stored.run_folder.clone(),
+        ..changed
+    })
 }
 
 /// Refuses another model to start from, unless the run adapts it.
