@@ -78,6 +78,12 @@ fn check(model: &ChatModel, messages: &[Message]) -> Vec<TokenSample> {
     });
     let spans: Vec<_> = spans.collect();
     assert_eq!(spans.len(), positions.len(), "{name}: {messages:?}");
+    let prompt_ends: Vec<usize> = samples
+        .iter()
+        .flat_map(|sample| sample.prompt_ends.iter().copied())
+        .collect();
+    let starts: Vec<usize> = spans.iter().map(|(_, span)| span.start).collect();
+    assert_eq!(prompt_ends, starts, "{name}: {messages:?}");
     let options = RenderOptions {
         variables: &model.variables,
         ..RenderOptions::default()
