@@ -167,8 +167,8 @@ fn neighbors(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Opens the model in `place` if it is the expected one. The weights of a folder are read only if it has the expected
-/// configuration.
+/// Opens the model in `place` if it is the expected one. Its weights are read only if it has the expected configuration and
+/// tokenizer.
 fn same_model(expected: &BaseModel, place: &Path) -> Option<ModelDir> {
     let has_config = || {
         let config = hash_file(&place.join("config.json"));
@@ -179,8 +179,55 @@ fn same_model(expected: &BaseModel, place: &Path) -> Option<ModelDir> {
         .is_some_and(|end| end == "gguf");
     let is_candidate = is_file && is_gguf(place) || has_config();
     let model = is_candidate.then(|| open_base(place).ok())??;
-    let found = BaseModel::of(&model).ok()?;
-    let is_same = found.weights_sha256 == expected.weights_sha256
-        && found.tokenizer_sha256 == expected.tokenizer_sha256;
+    let has_settings = expected.has_settings_of(&model).ok()?;
+    let is_same = has_settings && expected.check(&model).is_ok();
     is_same.then_some(model)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::{GgufType, export_gguf};
+
+    fn letters() -> ModelDir {
+        ModelDir::open("../../docs/models/letters".as_ref()).unwrap()
+    }
+
+    #[test]
+    fn a_renamed_file_is_told_by_its_configuration_tokenizer_and_weights() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("renamed.gguf");
+        export_gguf(&letters(), GgufType::F32, &path).unwrap();
+        let mut expected = BaseModel::of(&open_gguf(&path).unwrap()).unwrap();
+        expected.path_hint = "gone.gguf".to_string();
+        assert!(same_model(&expected, &path).is_some());
+        let hash = "0".repeat(64);
+        let mut others = [expected.clone(), expected.clone(), expected];
+        others[0].config_sha256.clone_from(&hash);
+        others[1].tokenizer_sha256.clone_from(&hash);
+        others[2].weights_sha256.clone_from(&hash);
+        for other in &others {
+            assert!(same_model(other, &path).is_none(), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn settings_are_compared_without_the_weights() {
+        let folder = tempfile::tempdir().unwrap();
+        for entry in fs::read_dir(&letters().path).unwrap() {
+            let entry = entry.unwrap();
+            if entry.path().is_file() {
+                fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+            }
+        }
+        let model = ModelDir::open(folder.path()).unwrap();
+        let expected = BaseModel::of(&model).unwrap();
+        fs::remove_file(model.weights_path()).unwrap();
+        assert!(expected.has_settings_of(&model).unwrap());
+        let path = model.tokenizer_path();
+        let tokenizer = fs::read_to_string(&path).unwrap();
+        fs::write(&path, tokenizer + " ").unwrap();
+        assert!(!expected.has_settings_of(&model).unwrap());
+    }
 }

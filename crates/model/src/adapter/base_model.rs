@@ -44,15 +44,7 @@ impl BaseModel {
     /// ```
     pub fn of(model: &ModelDir) -> Result<Self, ModelError> {
         let (bits, _) = model.bits()?;
-        let config_sha256 = match model.tokenizer_json() {
-            Some(_) => sha256_hex(&to_json(&model.config)),
-            None => file_sha256(&model.path.join("config.json"))?,
-        };
-        let tokenizer_sha256 = match model.tokenizer_json() {
-            Some(json) => sha256_hex(json.as_bytes()),
-            None if model.tokenizer_path().exists() => file_sha256(&model.tokenizer_path())?,
-            None => String::new(),
-        };
+        let (config_sha256, tokenizer_sha256) = settings_sha256(model)?;
         let folder = || {
             let name = model.path.file_name().unwrap_or_default();
             name.to_string_lossy().into_owned()
@@ -69,6 +61,15 @@ impl BaseModel {
                 Bits::Int4 => 4,
             }),
         })
+    }
+
+    /// Whether `model` has the configuration and the tokenizer of this one, which takes reading no weights.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] if a file cannot be read.
+    pub fn has_settings_of(&self, model: &ModelDir) -> Result<bool, ModelError> {
+        let (config, tokenizer) = settings_sha256(model)?;
+        Ok(config == self.config_sha256 && tokenizer == self.tokenizer_sha256)
     }
 
     /// Checks that `model` has the weights that the adapter was trained on.
@@ -91,6 +92,20 @@ impl BaseModel {
             hint: "name the model that the adapter was trained on".to_string(),
         })
     }
+}
+
+/// The hashes of a model's configuration and of its tokenizer.
+fn settings_sha256(model: &ModelDir) -> Result<(String, String), ModelError> {
+    if let Some(json) = model.tokenizer_json() {
+        let config = sha256_hex(&to_json(&model.config));
+        return Ok((config, sha256_hex(json.as_bytes())));
+    }
+    let tokenizer = if model.tokenizer_path().exists() {
+        file_sha256(&model.tokenizer_path())?
+    } else {
+        String::new()
+    };
+    Ok((file_sha256(&model.path.join("config.json"))?, tokenizer))
 }
 
 /// The first digits of a hash, for messages.
