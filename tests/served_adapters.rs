@@ -137,7 +137,13 @@ fn an_adapter_with_dora_is_served_with_weights_of_its_own() {
     );
     assert_eq!(complete(&server, "dora"), generated(&dir, "dora"));
     let scaled = json!({"model": "dora", "prompt": "x", "adapter_scale": 0.5});
-    assert_eq!(server.post("/v1/completions", &scaled).0, 400);
+    let (status, _, body) = server.post("/v1/completions", &scaled);
+    assert_eq!(status, 400, "{body}");
+    assert!(body.contains("it uses DoRA"), "{body}");
+    let scaled = json!({"model": "m", "prompt": "x", "adapter_scale": 0.5});
+    let (status, _, body) = server.post("/v1/completions", &scaled);
+    assert_eq!(status, 400, "{body}");
+    assert!(body.contains("this model is none"), "{body}");
 }
 
 #[test]

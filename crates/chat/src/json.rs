@@ -78,7 +78,7 @@ impl Json {
         }
     }
 
-    /// The value with `change` applied to all texts in it. Keys stay.
+    /// The value with `change` applied to all texts in it, keys included.
     pub(crate) fn map_texts(&self, change: &mut dyn FnMut(&str) -> String) -> Self {
         match self {
             Self::String(text) => Self::String(change(text)),
@@ -87,7 +87,7 @@ impl Json {
             }
             Self::Object(fields) => {
                 let fields = fields.iter();
-                let fields = fields.map(|(name, value)| (name.clone(), value.map_texts(change)));
+                let fields = fields.map(|(name, value)| (change(name), value.map_texts(change)));
                 Self::Object(fields.collect())
             }
             other => other.clone(),

@@ -194,7 +194,8 @@ impl Message {
         found.map(|(_, value)| value)
     }
 
-    /// The message with `change` applied to all texts in its fields, except the role. Keys stay.
+    /// The message with `change` applied to all texts in its fields, except the role. The names of fields stay, but not
+    /// the keys of objects in them, such as the arguments of a call.
     pub(crate) fn map_texts(&self, change: &mut dyn FnMut(&str) -> String) -> Self {
         let fields = self.fields.iter().map(|(name, value)| {
             let value = match name.as_str() {

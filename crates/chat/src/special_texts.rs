@@ -158,8 +158,9 @@ impl SpecialTexts {
                     replaced.push((mark, special.to_owned()));
                     Some(mark)
                 });
-                // With every private character in use, the text is left out: it must not become a token.
-                out.extend(mark);
+                // With every private character in use, another character takes the place of the text: what is around
+                // it must not become a token.
+                out.push(mark.unwrap_or(char::REPLACEMENT_CHARACTER));
             }
             out + rest
         };

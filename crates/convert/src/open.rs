@@ -182,3 +182,32 @@ fn same_model(expected: &BaseModel, place: &Path) -> Option<ModelDir> {
     let is_same = expected.has_small_files_of(&model).ok()? && expected.check(&model).is_ok();
     is_same.then_some(model)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::{GgufType, export_gguf};
+
+    fn letters() -> ModelDir {
+        ModelDir::open("../../docs/models/letters".as_ref()).unwrap()
+    }
+
+    #[test]
+    fn a_renamed_file_is_told_by_its_configuration_tokenizer_and_weights() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("renamed.gguf");
+        export_gguf(&letters(), GgufType::F32, &path).unwrap();
+        let mut expected = BaseModel::of(&open_gguf(&path).unwrap()).unwrap();
+        expected.path_hint = "gone.gguf".to_string();
+        assert!(same_model(&expected, &path).is_some());
+        let hash = "0".repeat(64);
+        let mut others = [expected.clone(), expected.clone(), expected];
+        others[0].config_sha256.clone_from(&hash);
+        others[1].tokenizer_sha256.clone_from(&hash);
+        others[2].weights_sha256.clone_from(&hash);
+        for other in &others {
+            assert!(same_model(other, &path).is_none(), "{other:?}");
+        }
+    }
+}

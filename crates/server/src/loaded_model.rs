@@ -233,7 +233,8 @@ pub(crate) struct Model {
     pub(crate) metrics: Arc<RequestMetrics>,
     /// What requests add to the rows of the engine's model.
     pub(crate) adapter: Option<RowAdapter>,
-    parent: Option<String>,
+    /// The name of the base, for adapters, those with weights of their own included.
+    pub(crate) parent: Option<String>,
     created: u64,
 }
 

@@ -275,6 +275,11 @@ fn finish(
 fn requested_adapter(model: &Model, scale: Option<f64>) -> Result<Option<RowAdapter>, ApiError> {
     match (&model.adapter, scale) {
         (None, None) => Ok(None),
+        (None, Some(_)) if model.parent.is_some() => Err(ApiError::invalid_field(
+            "adapter_scale",
+            "`adapter_scale` needs an adapter that shares the weights of its base, and this one has weights of its own: \
+             it uses DoRA or `modules_to_save`; hint: remove it, or name an adapter of LoRA",
+        )),
         (None, Some(_)) => Err(ApiError::invalid_field(
             "adapter_scale",
             "`adapter_scale` needs an adapter as `model`, and this model is none; hint: remove it, or name one of the \

@@ -111,7 +111,9 @@ fn alpaca(record: &Json) -> Result<Parsed, String> {
         list.push(Message::system(system));
     }
     let history = record.get("history").filter(|history| !history.is_null());
-    for (at, pair) in history.map_or(Ok(&[][..]), pairs)?.iter().enumerate() {
+    let history = history.map_or(Ok(&[][..]), pairs)?;
+    messages::check_count(2 * history.len(), "history")?;
+    for (at, pair) in history.iter().enumerate() {
         match pair.as_list() {
             Some([Json::String(user), Json::String(assistant)]) => {
                 list.push(Message::user(user));

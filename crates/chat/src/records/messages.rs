@@ -7,6 +7,19 @@ use crate::{ChatError, Json, Message, Role};
 /// Fields that say whether a message is trained. Templates do not see them.
 const TRAINED_FIELDS: [&str; 2] = ["weight", "train"];
 
+/// Maximum number of messages in a conversation. The work to find the trained parts of one grows with its square.
+const MAX_MESSAGES: usize = 1000;
+
+/// Checks the number of messages in the list `key`.
+pub(super) fn check_count(count: usize, key: &str) -> Result<(), String> {
+    if count > MAX_MESSAGES {
+        return Err(format!(
+            "`{key}` has {count} messages, more than {MAX_MESSAGES}; hint: divide the conversation"
+        ));
+    }
+    Ok(())
+}
+
 /// The messages of the list `key`, and which of them are trained.
 pub(super) fn list(record: &Json, key: &str) -> Result<(Vec<Message>, Vec<bool>), String> {
     let example = "hint: write [{\"role\": \"user\", \"content\": \"…\"}, …]";
@@ -15,6 +28,7 @@ pub(super) fn list(record: &Json, key: &str) -> Result<(Vec<Message>, Vec<bool>)
         Some(Json::Null) | None => return Err(format!("`{key}` is missing; {example}")),
         Some(other) => return Err(format!("`{key}` is {}; {example}", other.kind())),
     };
+    check_count(list.len(), key)?;
     let mut messages = Vec::with_capacity(list.len());
     let mut trained = Vec::with_capacity(list.len());
     for (at, item) in list.iter().enumerate() {

@@ -37,7 +37,7 @@ pub struct SourcedRecord {
 ///
 /// # Errors
 /// [`ChatError::Read`] for a file that cannot be read, and [`ChatError::Record`] for a record that has no known
-/// format or a wrong value, with its line and the key.
+/// format, a wrong value or more than 1000 messages, with its line and the key.
 ///
 /// ```
 /// use nextword_chat::{Example, RecordFormat, read_records};

@@ -392,3 +392,20 @@ fn damaged_records_are_errors_with_their_place() {
             .contains("recursion limit")
     );
 }
+
+#[test]
+fn conversations_of_more_than_a_thousand_messages_are_an_error() {
+    let pair = r#"{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}"#;
+    let record = |pairs: usize| format!(r#"{{"messages": [{}]}}"#, vec![pair; pairs].join(", "));
+    assert_eq!(talk(&record(500)).messages.len(), 1000);
+    let alpaca = |pairs: usize| {
+        let history = vec![r#"["u", "a"]"#; pairs].join(", ");
+        format!(r#"{{"instruction": "u", "output": "a", "history": [{history}]}}"#)
+    };
+    assert_eq!(talk(&alpaca(500)).messages.len(), 1002);
+    for (record, key) in [(record(501), "messages"), (alpaca(501), "history")] {
+        let error = read(&record).unwrap_err().to_string();
+        let expected = format!("line 1: `{key}` has 1002 messages, more than 1000; hint");
+        assert!(error.contains(&expected), "{error}");
+    }
+}

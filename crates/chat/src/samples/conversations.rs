@@ -66,12 +66,14 @@ impl SampleEncoder {
     ) -> Result<Option<TokenSample>, ChatError> {
         let rendered = &sample.rendered;
         let mut growing = GrowingIds::default();
-        let (mut trained, mut turn_ends) = (Vec::new(), Vec::new());
+        let mut trained = Vec::new();
+        let (mut prompt_ends, mut turn_ends) = (Vec::new(), Vec::new());
         for turn in &sample.turns {
             let prompt = prompts.encode_prompt(&rendered.slice(0..turn.prompt_end))?;
             if !growing.extend_to(prompt) {
                 return Ok(None);
             }
+            prompt_ends.push(growing.ids.len());
             let mut at = turn.prompt_end;
             for span in &turn.spans {
                 if at < span.start {
@@ -98,6 +100,7 @@ impl SampleEncoder {
         Ok(Some(TokenSample {
             ids: growing.ids,
             trained,
+            prompt_ends,
             turn_ends,
             method: sample.method,
             is_split: growing.is_split,
@@ -143,6 +146,7 @@ fn encode_all(
     };
     let tokens = TokenSample {
         trained: std::iter::once(1..ids.len()).collect(),
+        prompt_ends: Vec::new(),
         turn_ends: vec![ids.len()],
         ids,
         method: SpanMethod::Whole,

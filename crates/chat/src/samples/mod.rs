@@ -69,6 +69,9 @@ pub struct TokenSample {
     /// Positions of `ids` that are trained: the loss is that of predicting them from the ids before. Ascending,
     /// not empty, without position 0.
     pub trained: Vec<Range<usize>>,
+    /// For each of the assistant's trained messages, the number of ids of the prompt before it. A template can mark
+    /// trained parts that begin later. Empty without prompts.
+    pub prompt_ends: Vec<usize>,
     /// For each of the assistant's trained messages, the number of ids up to and including the token that ends it. A
     /// sample that is too long can be cut at each of them.
     pub turn_ends: Vec<usize>,

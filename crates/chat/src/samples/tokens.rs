@@ -297,6 +297,10 @@ impl SampleEncoder {
         Ok(TokenSample {
             ids: growing.ids,
             trained: std::iter::once(start.min(end - 1)..end).collect(),
+            prompt_ends: match method {
+                SpanMethod::Completion => vec![start],
+                _ => Vec::new(),
+            },
             turn_ends: vec![end],
             method,
             is_split: growing.is_split,

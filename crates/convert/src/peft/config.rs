@@ -86,11 +86,12 @@ impl PeftConfig {
         if rank == 0 {
             return Err(fields.error("r", "but must be at least 1"));
         }
+        let [ranks, alphas] = Patterns::read_both(&fields)?;
         let config = Self {
             rank,
-            ranks: Patterns::read(&fields, "rank_pattern")?,
+            ranks,
             alpha,
-            alphas: Patterns::read(&fields, "alpha_pattern")?,
+            alphas,
             use_rslora: fields.flag("use_rslora", false)?,
             use_dora: fields.flag("use_dora", false)?,
             dropout,
@@ -190,6 +191,26 @@ mod tests {
         assert_eq!(config.scale("a.o_proj", 4), 2.0);
         let config = parse(json!({"use_rslora": true})).unwrap();
         assert_eq!(config.scale(query, 16), 2.0);
+    }
+
+    #[test]
+    fn patterns_are_limited_in_number_and_size() {
+        let patterns = |count: usize| {
+            let entry = |i| (format!(r"\w{{30}}\.a{i}"), json!(3));
+            Value::Object((0..count).map(entry).collect())
+        };
+        let name = format!("{}.a7", "x".repeat(30));
+        let config = json!({"rank_pattern": patterns(1024), "alpha_pattern": patterns(1024)});
+        assert_eq!(parse(config).unwrap().rank(&name), 3.0);
+        let config = json!({"rank_pattern": patterns(1024), "alpha_pattern": patterns(1025)});
+        let error = parse(config).map(drop).unwrap_err().to_string();
+        assert!(
+            error.contains("alpha_pattern") && error.contains("at most 2048"),
+            "{error}"
+        );
+        let config = json!({"rank_pattern": {"(?:ab){20000}": 3}});
+        let error = parse(config).map(drop).unwrap_err().to_string();
+        assert!(error.contains("regular expression"), "{error}");
     }
 
     #[test]

@@ -297,8 +297,8 @@ impl Reader<'_> {
         // The smallest of the matrices that are combined.
         let sizes = mapping.ours.iter().filter_map(|(_, shape)| shape.get(1));
         let limit = sizes.fold(mapping.d_in(), |limit, d_out| limit.min(*d_out));
-        let parts = mapping.ours.len(); // Independent updates are stacked.
-        if rank == 0 || rank > limit * parts {
+        let limit = limit * mapping.ours.len(); // Independent updates are stacked.
+        if rank == 0 || rank > limit {
             self.problems.push(format!(
                 "  `{a}` has rank {rank}, which is not between 1 and {limit}"
             ));

@@ -269,6 +269,24 @@ fn ranks_must_be_those_of_the_settings() {
 }
 
 #[test]
+fn the_largest_rank_of_a_combined_matrix_is_that_of_all_its_parts() {
+    let case = Case::new("gpt2");
+    let mut width = 0;
+    case.change_tensors(|tensors| {
+        let mut tensors = tensors.iter_mut();
+        let found = tensors.find(|(name, _)| name.contains("c_attn.lora_A"));
+        let (_, (shape, values)) = found.unwrap();
+        width = shape[1];
+        *shape = vec![3 * width + 1, width];
+        *values = vec![0.0; shape[0] * width];
+    });
+    let error = case.import().unwrap_err();
+    let limit = 3 * width;
+    let expected = format!("has rank {}, which is not between 1 and {limit}", limit + 1);
+    assert!(error.contains(&expected), "{error}");
+}
+
+#[test]
 fn copies_of_tied_weights_must_be_equal() {
     const HEAD: &str = "base_model.model.lm_head.weight";
     const TABLE: &str = "base_model.model.model.embed_tokens.weight";

@@ -10,6 +10,8 @@ use nextword_data::TooLong;
 pub(super) struct Fitted {
     pub(super) ids: Vec<u32>,
     pub(super) trained: Vec<Range<usize>>,
+    /// The numbers of ids before each of the assistant's trained messages.
+    pub(super) prompt_ends: Vec<usize>,
     /// Whether tokens were cut off.
     pub(super) is_cut: bool,
 }
@@ -34,6 +36,7 @@ pub(super) fn fit(
         return Ok(Fitted {
             ids: sample.ids.clone(),
             trained: sample.trained.clone(),
+            prompt_ends: sample.prompt_ends.clone(),
             is_cut: false,
         });
     }
@@ -54,9 +57,11 @@ pub(super) fn fit(
     if trained.is_empty() {
         return Err(Misfit::TooLong);
     }
+    let prompt_ends = sample.prompt_ends.iter().copied();
     Ok(Fitted {
         ids: sample.ids[..end].to_vec(),
         trained,
+        prompt_ends: prompt_ends.filter(|at| *at < end).collect(),
         is_cut: true,
     })
 }

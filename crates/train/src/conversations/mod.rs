@@ -61,6 +61,8 @@ pub struct Examples {
     pub train: Vec<Arc<Example>>,
     /// For each validation sample, its record.
     pub validation: Vec<Arc<Example>>,
+    /// For each training sample, the numbers of ids before the assistant's trained messages.
+    prompt_ends: Vec<Vec<usize>>,
 }
 
 /// What a model brings to the formatting of its conversations.
@@ -327,6 +329,9 @@ impl Collected {
             for sample in &record.samples {
                 builders[side].push(&sample.ids, &sample.trained)?;
                 of_side.push(Arc::clone(&record.example));
+                if !is_validation {
+                    examples.prompt_ends.push(sample.prompt_ends.clone());
+                }
             }
             if let Some(first) = record.samples.first() {
                 let start = first.trained.first().map_or(0, |span| span.start);

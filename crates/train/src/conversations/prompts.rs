@@ -43,8 +43,8 @@ impl Conversations {
             return Ok(None);
         }
         let mut check = PromptCheck::default();
-        for span in &sample.trained {
-            let before = &sample.ids[..span.start];
+        for end in self.examples.prompt_ends.get(index).into_iter().flatten() {
+            let before = sample.ids.get(..*end).unwrap_or_default();
             check.prompts += 1;
             check.equal += usize::from(prompts.iter().any(|prompt| prompt == before));
             check.ids = before.len();

@@ -67,6 +67,33 @@ fn replies_are_trained_after_the_prompts_that_the_server_sends() {
 }
 
 #[test]
+fn prompts_are_those_of_messages_and_not_of_their_trained_parts() {
+    let talk = json!({"messages": [
+        {"role": "user", "content": "A"}, {"role": "assistant", "content": "B"},
+        {"role": "user", "content": "C"}, {"role": "assistant", "content": "D"},
+    ]});
+    let folder = tempfile::tempdir().unwrap();
+    let template = folder.path().join("template.jinja");
+    let source = "{% for m in messages %}{% if m.role == 'assistant' %}> - {% generation %}{{ m.content }}\
+                  {% endgeneration %} = {% generation %}{{ m.content }}<EOS>{% endgeneration %}{% else %}\
+                  {{ m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}> {% endif %}";
+    std::fs::write(&template, source).unwrap();
+    let more = format!(
+        "data.chat_template = {:?}\ndata.split.validation = 0.0",
+        template.display().to_string()
+    );
+    let (_folder, config) = config(&[talk], &more);
+    let read = read(config);
+    let sample = read.train.sample(0).unwrap();
+    let text = read.tokenizer.decode_with_special_tokens(&sample.ids);
+    assert_eq!(text, "A> - B = B<EOS>C> - D = D<EOS>");
+    assert_eq!(sample.trained.len(), 4);
+    let check = read.check_prompts(0).unwrap().unwrap();
+    let ids = "A> - B = B".len() + 1 + "C> ".len();
+    assert_eq!((check.prompts, check.equal, check.ids), (2, 2, ids));
+}
+
+#[test]
 fn the_split_depends_on_the_content_and_not_on_the_order() {
     let mut lines = exchanges(60);
     let (_folder, forward) = config(&lines, "data.split.validation = 0.2");

@@ -114,6 +114,52 @@ fn typed_special_tokens_are_read_back_as_they_were_typed() {
     );
 }
 
+/// A prompt of a template that shows the content and the arguments of calls, with the number of `<|im_end|>` tokens.
+fn closed(messages: &[Message], tools: &[Json]) -> (String, usize) {
+    let tokenizer = byte_level(&["<|endoftext|>", "<|im_start|>", "<|im_end|>"], true);
+    let source = "{% for m in messages %}{{ m.content }}{% for call in m.tool_calls or [] %}\
+                  {{ call.function.arguments | tojson }}{% endfor %}<|im_end|>{% endfor %}{{ tools | tojson }}";
+    let template = ChatTemplate::from_source(source, "", "").unwrap();
+    let prompts = PromptEncoder::new(template, tokenizer.clone(), 0);
+    let options = RenderOptions {
+        tools: Some(tools),
+        ..RenderOptions::default()
+    };
+    let prompt = prompts.encode(messages, &options).unwrap();
+    let end = tokenizer.encode("<|im_end|>").ids;
+    let ids = prompt.encoding.ids.iter();
+    (prompt.text, ids.filter(|id| end == [**id]).count())
+}
+
+#[test]
+fn special_texts_stay_text_with_all_private_characters_in_use() {
+    let all: String = ('\u{100000}'..='\u{10FFFF}').collect();
+    let json =
+        serde_json::json!({"role": "user", "content": "<|im_<|im_end|>end|>", "hidden": all});
+    let message: Message = serde_json::from_value(json).unwrap();
+    let (text, count) = closed(&[message], &[]);
+    assert_eq!(text, "<|im_\u{FFFD}end|><|im_end|>[]");
+    assert_eq!(count, 1);
+}
+
+#[test]
+fn special_texts_in_keys_stay_text() {
+    let arguments = r#"{"<|im_end|>": {"a<|im_end|>": 1}}"#;
+    for arguments in [
+        Json::from(arguments),
+        serde_json::from_str(arguments).unwrap(),
+    ] {
+        let call = Json::Object(vec![("arguments".to_owned(), arguments)]);
+        let call = Json::Object(vec![("function".to_owned(), call)]);
+        let message = Message::assistant("").with_field("tool_calls", Json::List(vec![call]));
+        let tool: Json = serde_json::from_str(r#"{"<|im_end|>": [{"<|im_end|>b": 2}]}"#).unwrap();
+        let (text, count) = closed(&[message], &[tool]);
+        let expected =
+            r#"{"<|im_end|>": {"a<|im_end|>": 1}}<|im_end|>[{"<|im_end|>": [{"<|im_end|>b": 2}]}]"#;
+        assert_eq!((text.as_str(), count), (expected, 1));
+    }
+}
+
 #[test]
 fn an_empty_prompt_begins_with_the_start_token() {
     let tokenizer = byte_level(&["<|endoftext|>"], true);

@@ -78,6 +78,12 @@ fn check(model: &ChatModel, messages: &[Message]) -> Vec<TokenSample> {
     });
     let spans: Vec<_> = spans.collect();
     assert_eq!(spans.len(), positions.len(), "{name}: {messages:?}");
+    let prompt_ends: Vec<usize> = samples
+        .iter()
+        .flat_map(|sample| sample.prompt_ends.iter().copied())
+        .collect();
+    let starts: Vec<usize> = spans.iter().map(|(_, span)| span.start).collect();
+    assert_eq!(prompt_ends, starts, "{name}: {messages:?}");
     let options = RenderOptions {
         variables: &model.variables,
         ..RenderOptions::default()
@@ -102,6 +108,12 @@ fn check(model: &ChatModel, messages: &[Message]) -> Vec<TokenSample> {
             .decode_with_special_tokens(&sample.ids[span.clone()]);
         let content = messages[at].text();
         let content = content.rsplit("</think>").next().unwrap();
+        // What the prompt has begun already is not trained again.
+        let prompt = model.tokenizer.decode_with_special_tokens(&prompt);
+        let rest = content.trim_start().strip_prefix("<think>");
+        let content = rest
+            .filter(|_| prompt.trim_end().ends_with("<think>"))
+            .unwrap_or(content);
         // Some tokenizers have a space for this character, and drop one at the beginning.
         let (text, content) = (text.replace('▁', " "), content.replace('▁', " "));
         assert!(
