@@ -83,7 +83,8 @@ pub fn find_base(adapter: &AdapterDir, base: Option<&Path>) -> Result<ModelDir, 
     }
     Err(other.unwrap_or_else(|| {
         let problem = format!(
-            "this adapter was made for {}, which was not found there; hint: name its place with --base PATH",
+            "this adapter was made for {}, which was not found there; hint: name its place with --base PATH, \
+             or to resume a run with --set start_from=PATH",
             describe_base(expected)
         );
         ConvertError::source(path, problem)

@@ -389,14 +389,6 @@ impl RunSetup {
         match &config.start_from {
             Some(folder) => {
                 let path = ModelDir::open(folder)?.weights_path();
-                if weights::bits(&path)?.is_some() {
-                    return Err(TrainError::run(
-                        folder,
-                        "the weights of a quantized model cannot be trained; hint: add a table [lora] to train an \
-                         adapter for it, or set start_from to the unquantized model; a GGUF file becomes one with \
-                         `nextword import FILE --dequantize --out FOLDER`",
-                    ));
-                }
                 Ok(weights::load(&config.model, &path, &self.device)?)
             }
             None => Ok(config.model.init(&self.device, config.seed)?),

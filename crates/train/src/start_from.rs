@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use nextword_convert::{find_base, is_gguf, open_gguf};
 use nextword_model::{
-    Adapter, AdapterDir, BaseModel, ModelCard, ModelDir, ModelError, Transformer,
+    Adapter, AdapterDir, BaseModel, ModelCard, ModelDir, ModelError, Transformer, weights,
 };
 
 use crate::saved_model::saved_adapter;
@@ -51,8 +51,17 @@ pub(crate) fn open(path: &Path, config: &RunConfig) -> Result<Source, TrainError
             saved,
         });
     }
+    let model = ModelDir::open(path)?;
+    if config.lora.is_none() && weights::bits(&model.weights_path())?.is_some() {
+        return Err(TrainError::run(
+            path,
+            "the weights of a quantized model cannot be trained; hint: add a table [lora] to train an adapter for it, \
+             or set start_from to the unquantized model; a GGUF file becomes one with `nextword import FILE \
+             --dequantize --out FOLDER`",
+        ));
+    }
     Ok(Source {
-        model: ModelDir::open(path)?,
+        model,
         adapter: None,
         saved,
     })

@@ -137,7 +137,9 @@ impl StoryChats {
         let opening = OPENINGS[random.below(OPENINGS.len())];
         let plot = PLOTS[random.below(PLOTS.len())];
         let mut story = String::with_capacity(512);
-        for pattern in [opening, plot[0]] {
+        // Without the weather, which nobody asks about, most stories fit into a short context.
+        let opening = opening.replace(" {weather}", "");
+        for pattern in [&opening, plot[0]] {
             expand(pattern, &cast, &mut random, &mut story);
         }
         (cast, story, random)
