@@ -4,7 +4,7 @@ mod conversations;
 mod growing;
 mod spans;
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::single_range_in_vec_init)]
 mod tests;
 mod tokens;
 

@@ -88,6 +88,7 @@ const OPEN_TURNS: &str = "{% for m in messages %}{{ m.role + ': ' + m.content }}
     %}{{ eos_token }}{% else %}{{ '\\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}";
 
 /// All of them.
+#[allow(clippy::too_many_lines)] // A table.
 pub(super) fn models() -> Vec<ChatModel> {
     let chatml = || byte_level(&["<|endoftext|>", "<|im_start|>", "<|im_end|>"], false);
     let qwen = || byte_level(&["<|endoftext|>", "<|im_start|>", "<|im_end|>"], true);
