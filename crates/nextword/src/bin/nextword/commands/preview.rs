@@ -20,10 +20,10 @@ pub(crate) struct PreviewArgs {
     /// Show the Nth sample for training, counted from 1 [default: the first]
     #[arg(long, value_name = "N", conflicts_with_all = ["longest", "shortest", "all"])]
     sample: Option<usize>,
-    /// Show the sample with the most tokens
+    /// Show the longest sample
     #[arg(long, conflicts_with_all = ["shortest", "all"])]
     longest: bool,
-    /// Show the sample with the fewest tokens
+    /// Show the shortest sample
     #[arg(long, conflicts_with = "all")]
     shortest: bool,
     /// Show all samples
