@@ -200,7 +200,7 @@ fn force_is_refused_where_it_has_no_effect() {
             "export", &letters, "--format", "hf", "--out", "folder", "--force",
         ],
         USAGE,
-        &["--force applies only to --format gguf"],
+        &["--force applies only to formats that are one file"],
     );
     assert!(!dir.path("folder").exists());
 }

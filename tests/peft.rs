@@ -302,7 +302,7 @@ fn commands_say_which_arguments_an_adapter_needs() {
     let base = [
         "export", "base", "--format", "hf", "--base", "base", "--out", "x",
     ];
-    dir.rejects(&base, USAGE, &["--base applies only"]);
+    dir.rejects(&base, USAGE, &["is for adapters"]);
     // Tensors that do not fit.
     copy(&adapter_fixture("llama"), &dir.path("bad"));
     let path = dir.path("bad").join("adapter_model.safetensors");
