@@ -355,7 +355,8 @@ fn bench_reports_speed_and_memory_bandwidth() {
             let seconds = report["seconds"]["median"].as_f64().unwrap();
             assert!(seconds > 0.0 && seconds < 60.0, "{report}");
             let fraction = report["share_of_peak"].as_f64().unwrap_or(0.5);
-            assert!(fraction > 0.0 && fraction < 3.0, "{report}");
+            // The weights of small models come from the caches, faster than the memory bandwidth.
+            assert!(fraction > 0.0 && fraction < 20.0, "{report}");
         }
     }
     let rejected = dir.run(&[

@@ -94,10 +94,13 @@ fn the_course_shows_real_output() {
                 shown.len(),
                 "{line:?}: run scripts/make_docs.py"
             );
-            for (found, shown) in found.iter().zip(&shown) {
+            for (at, (found, expected)) in found.iter().zip(&shown).enumerate() {
+                // Which tensor has the largest rounding error depends on the instruction set.
+                let follows_error =
+                    at >= 2 && shown[at - 1] == "in" && shown[at - 2].contains("e-");
                 assert!(
-                    is_close(found, shown),
-                    "{line:?}: {found} instead of {shown}; run scripts/make_docs.py"
+                    follows_error || is_close(found, expected),
+                    "{line:?}: {found} instead of {expected}; run scripts/make_docs.py"
                 );
             }
             ran += 1;

@@ -212,8 +212,7 @@ fn quantized_bases_are_adapted() {
             lora: None,
             ..config
         };
-        let setup = prepare_run(full).unwrap();
-        let message = setup.initial_model().unwrap_err().to_string();
+        let message = prepare_run(full).unwrap_err().to_string();
         assert!(
             message.contains("cannot be trained") && message.contains("[lora]"),
             "{message}"
