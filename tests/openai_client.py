@@ -903,7 +903,7 @@ async def async_streams_equal_sync_completions(w, client):
 
 @async_case
 async def async_models_are_listed(w, client):
-    assert [m.id async for m in client.models.list()] == ["plain", "chat"]
+    assert [m.id async for m in client.models.list()] == ["plain", "chat", "tuned"]
 
 
 @async_case
