@@ -284,7 +284,7 @@ impl Collected {
         match fit(sample, max_length, too_long) {
             Ok(fitted) => {
                 if fitted.is_cut {
-                    report.leave_out("longer than a sequence, cut", place);
+                    report.leave_out("cut to fit into a sequence", place);
                 }
                 if let Some(record) = self.records.last_mut() {
                     record.samples.push(fitted);

@@ -205,7 +205,7 @@ fn summary_lines(conversations: &Conversations) -> Vec<String> {
         ));
     }
     for line in report.left_out_lines() {
-        lines.push(format!("  left out     {line}"));
+        lines.push(format!("  incomplete   {line}"));
     }
     if report.shared_prompts > 0 {
         lines.push(format!(
