@@ -190,15 +190,7 @@ impl ModelDir {
             path: file,
             problem: e.to_string(),
         })?;
-        let card_path = path.join("card.json");
-        let mut card = ModelCard::default();
-        if card_path.exists() {
-            card = read_json(&card_path)?;
-        }
-        match read_chat_templates(path) {
-            Ok(templates) => card.chat_templates = templates,
-            Err(error) => card.template_problem = Some(error.into()),
-        }
+        let card = read_card(path)?;
         Ok(Self {
             path: path.to_path_buf(),
             config,
@@ -495,6 +487,20 @@ pub fn is_hugging_face_folder(folder: &Path) -> bool {
         .and_then(|text| serde_json::from_str(&text).ok())
         .unwrap_or_default();
     value.get("model_type").is_some() || value.get("architectures").is_some()
+}
+
+/// Reads the card of the model or adapter in `folder`, with its chat templates; one without a card is valid.
+pub(crate) fn read_card(folder: &Path) -> Result<ModelCard, ModelError> {
+    let file = folder.join("card.json");
+    let mut card = ModelCard::default();
+    if file.exists() {
+        card = read_json(&file)?;
+    }
+    match read_chat_templates(folder) {
+        Ok(templates) => card.chat_templates = templates,
+        Err(error) => card.template_problem = Some(error.into()),
+    }
+    Ok(card)
 }
 
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelError> {

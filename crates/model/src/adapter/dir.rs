@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use super::check::rank_problem;
 use super::config::copyable_parameters;
 use super::{Adapter, BaseModel, SavedTensor, linear_modules};
-use crate::chat_templates::{read_chat_templates, write_chat_templates};
-use crate::model_dir::{read_json, to_json};
+use crate::chat_templates::write_chat_templates;
+use crate::model_dir::{read_card, read_json, to_json};
 use crate::weights::{TensorFile, TensorSpec, Values, write_file};
 use crate::{LoraConfig, LowRank, ModelCard, ModelConfig, ModelDir, ModelError, write_atomically};
 
@@ -110,15 +110,7 @@ impl AdapterDir {
         if let Some(module) = settings.modules.iter().find(|m| !names.insert(&m.name)) {
             return Err(error(format!("lists the module `{}` twice", module.name)));
         }
-        let card_path = path.join("card.json");
-        let mut card = ModelCard::default();
-        if card_path.exists() {
-            card = read_json(&card_path)?;
-        }
-        match read_chat_templates(path) {
-            Ok(templates) => card.chat_templates = templates,
-            Err(error) => card.template_problem = Some(error.into()),
-        }
+        let card = read_card(path)?;
         Ok(Self {
             path: path.to_path_buf(),
             config: settings.lora,
