@@ -28,7 +28,7 @@ check() {
 }
 
 program="anyhow clap ctrlc indicatif mimalloc nextword-hub tracing-subscriber ureq"
-server="axum hyper minijinja nextword-server tokio"
+server="axum hyper nextword-server tokio"
 flex="burn-flex"
 ndarray="burn-ndarray"
 wgpu="burn-wgpu wgpu cubecl-wgpu naga"
