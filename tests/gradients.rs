@@ -361,6 +361,7 @@ fn gradient_accumulation_equals_one_large_batch() {
                 seq: 8,
                 inputs: full.inputs[rows.start * 8..rows.end * 8].to_vec(),
                 targets: full.targets[rows.start * 8..rows.end * 8].to_vec(),
+                ..TokenBatch::default()
             })
             .collect();
         let (full_loss, full_gradients) = forward_backward(&model, &[full], 5, 2, false);

@@ -96,6 +96,7 @@ impl Case {
             seq: self.settings.seq,
             inputs: self.settings.inputs.clone(),
             targets: self.settings.targets.clone(),
+            ..TokenBatch::default()
         }
     }
 }

@@ -36,6 +36,7 @@ impl From<Inputs> for TokenBatch {
             seq: inputs.seq,
             inputs: inputs.inputs,
             targets: inputs.targets,
+            ..Self::default()
         }
     }
 }
@@ -166,6 +167,7 @@ fn ten_clipped_adamw_steps_match_pytorch() {
                 seq: run.seq,
                 inputs: step.inputs.clone(),
                 targets: step.targets.clone(),
+                ..TokenBatch::default()
             };
             let (loss, gradients) = forward_backward(&model, &[batch], 0, 0, false);
             let norm = gradients.norm().unwrap();

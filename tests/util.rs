@@ -90,6 +90,7 @@ pub(crate) fn batch(batch: usize, seq: usize, vocab_size: usize, salt: u64) -> T
         targets: (n..2 * n)
             .map(|index| if index % 7 == 3 { IGNORE } else { id(index) })
             .collect(),
+        ..TokenBatch::default()
     }
 }
 

@@ -93,5 +93,6 @@ fn tokens(config: &ModelConfig, batch: usize, step: u64) -> TokenBatch {
         targets: (0..batch * seq).map(|i| id(i + 1)).collect(),
         batch,
         seq,
+        ..TokenBatch::default()
     }
 }

@@ -2,6 +2,7 @@
 
 pub use nextword_base::IGNORE;
 
+use crate::batch_mask::BatchMask;
 use crate::error::DataError;
 
 /// `batch` sequences of `seq` tokens with their targets, both row-major.
@@ -17,6 +18,21 @@ pub struct TokenBatch {
     pub inputs: Vec<u32>,
     /// Target ids, `[batch, seq]`; [`IGNORE`] at positions without loss.
     pub targets: Vec<u32>,
+    /// Which tokens of a row attend to each other.
+    pub mask: BatchMask,
+    /// Input of the encoder, for encoder-decoder models.
+    pub source: Option<SourceBatch>,
+}
+
+/// The encoder's input for a batch of an encoder-decoder model: as many rows as the batch has.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SourceBatch {
+    /// Tokens in each row.
+    pub seq: usize,
+    /// Input ids, `[batch, seq]`; padding positions contain the padding id.
+    pub inputs: Vec<u32>,
+    /// Number of tokens before the padding, per row.
+    pub lengths: Vec<usize>,
 }
 
 /// Maximum number of tokens in one batch (2 GiB including targets).
@@ -49,6 +65,27 @@ impl TokenBatch {
             seq,
             inputs: Vec::with_capacity(rows * seq),
             targets: Vec::with_capacity(rows * seq),
+            ..Self::default()
+        }
+    }
+
+    /// The first `seq` tokens of the rows `rows`. Rows of an encoder's input stay whole.
+    ///
+    /// # Panics
+    /// If there is no such row, or rows are shorter.
+    #[must_use]
+    pub fn select(&self, rows: &[usize], seq: usize) -> Self {
+        let part = |ids: &[u32]| -> Vec<u32> {
+            let row = |row: &usize| &ids[row * self.seq..][..seq];
+            rows.iter().flat_map(row).copied().collect()
+        };
+        Self {
+            batch: rows.len(),
+            seq,
+            inputs: part(&self.inputs),
+            targets: part(&self.targets),
+            mask: self.mask.select(rows, seq),
+            source: self.source.as_ref().map(|source| source.select(rows)),
         }
     }
 
@@ -60,5 +97,19 @@ impl TokenBatch {
         self.batch += 1;
         self.inputs.resize(self.batch * self.seq, padding_id);
         self.targets.resize(self.batch * self.seq, IGNORE);
+    }
+}
+
+impl SourceBatch {
+    /// The rows `rows`.
+    fn select(&self, rows: &[usize]) -> Self {
+        let inputs = rows
+            .iter()
+            .flat_map(|row| &self.inputs[row * self.seq..][..self.seq]);
+        Self {
+            seq: self.seq,
+            inputs: inputs.copied().collect(),
+            lengths: rows.iter().map(|row| self.lengths[*row]).collect(),
+        }
     }
 }

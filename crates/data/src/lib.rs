@@ -43,6 +43,7 @@
 mod atomic;
 mod baselines;
 mod batch;
+mod batch_mask;
 mod config;
 mod corpus;
 mod dataset;
@@ -67,7 +68,8 @@ mod tokens;
 mod window;
 
 pub use baselines::Baselines;
-pub use batch::{IGNORE, TokenBatch};
+pub use batch::{IGNORE, SourceBatch, TokenBatch};
+pub use batch_mask::{BatchMask, SampleSegment};
 pub use config::{Builtin, DataConfig, SplitBy, SplitConfig, TooLong, TrainOn, is_template_name};
 pub use corpus::{STATQUEST, Stories, StoryChat, StoryChats};
 pub use dataset::Dataset;

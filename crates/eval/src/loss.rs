@@ -1,8 +1,8 @@
 //! Loss over windows of ids.
 
 use burn::tensor::{Int, Tensor, TensorData};
-use nextword_data::{EvalWindows, IGNORE, TokenBatch};
-use nextword_model::{ForwardContext, Transformer, weights};
+use nextword_data::{BatchMask, EvalWindows, IGNORE, SampleSegment, TokenBatch};
+use nextword_model::{AttentionMask, ForwardContext, Segment, Transformer, weights};
 use serde::{Deserialize, Serialize};
 
 use crate::EvalError;
@@ -116,15 +116,50 @@ pub(crate) fn evaluate_with(
     Ok(LossReport::new(nats, tokens))
 }
 
+/// The attention mask of all rows of `batch`.
+///
+/// ```
+/// use nextword_data::{BatchMask, TokenBatch};
+/// use nextword_eval::attention_mask;
+///
+/// let mask = BatchMask::Bidirectional(vec![3, 2]);
+/// let mask = attention_mask(&TokenBatch { batch: 2, seq: 3, mask, ..TokenBatch::default() });
+/// assert_eq!(mask.visible_keys(1, 0, None), 0..2);
+/// ```
+///
+/// # Panics
+/// If the mask does not fit the rows of the batch.
+pub fn attention_mask(batch: &TokenBatch) -> AttentionMask {
+    let causal = AttentionMask::causal(vec![0], batch.seq);
+    match &batch.mask {
+        BatchMask::Causal => causal,
+        BatchMask::Bidirectional(lengths) => {
+            AttentionMask::bidirectional(lengths.clone(), batch.seq)
+        }
+        BatchMask::Segments(rows) => {
+            let segment = |segment: &SampleSegment| Segment {
+                len: segment.len,
+                prefix: segment.prefix,
+            };
+            let rows: Vec<Vec<Segment>> = rows
+                .iter()
+                .map(|row| row.iter().map(segment).collect())
+                .collect();
+            causal.with_segments(&rows)
+        }
+    }
+}
+
 /// The sum of `-ln p` over the targets of `batch`, and their number. Padding is not computed.
 pub(crate) fn batch_loss(model: &Transformer, batch: TokenBatch) -> Result<(f64, u64), EvalError> {
     check_batch(model, &batch)?;
     let (mut nats, mut count) = (0.0, 0);
     for batch in without_padding(batch) {
         let shape = [batch.batch, batch.seq];
+        let mut ctx = ForwardContext::inference().with_mask(attention_mask(&batch));
         let ids: Vec<i32> = batch.inputs.into_iter().map(u32::cast_signed).collect();
         let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids, shape), &model.device());
-        let sum = model.loss_sum(tokens, &batch.targets, &mut ForwardContext::inference());
+        let sum = model.loss_sum(tokens, &batch.targets, &mut ctx);
         nats += weights::to_f32_vec(sum.into_data())
             .iter()
             .map(|nats| f64::from(*nats))
@@ -280,6 +315,7 @@ pub(crate) mod tests {
                     seq: 200,
                     inputs,
                     targets,
+                    ..TokenBatch::default()
                 };
                 let (nats, count) = batch_loss(&model, batch).unwrap();
                 assert_eq!(count, u64::from(len));

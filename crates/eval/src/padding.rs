@@ -48,16 +48,8 @@ fn is_dense(rows: &[(usize, usize)], longest: usize) -> bool {
 
 /// The first `len` tokens of some rows of `batch`.
 fn select(batch: &TokenBatch, rows: &[(usize, usize)], len: usize) -> TokenBatch {
-    let part = |ids: &[u32]| -> Vec<u32> {
-        let row = |(_, index): &(usize, usize)| ids[index * batch.seq..][..len].to_vec();
-        rows.iter().flat_map(row).collect()
-    };
-    TokenBatch {
-        batch: rows.len(),
-        seq: len,
-        inputs: part(&batch.inputs),
-        targets: part(&batch.targets),
-    }
+    let rows: Vec<usize> = rows.iter().map(|(_, index)| *index).collect();
+    batch.select(&rows, len)
 }
 
 #[cfg(test)]

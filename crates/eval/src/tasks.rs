@@ -426,6 +426,7 @@ impl Scorer<'_> {
             seq,
             inputs: ids[..seq].to_vec(),
             targets,
+            ..TokenBatch::default()
         };
         Ok(-batch_loss(self.model, batch)?.0)
     }

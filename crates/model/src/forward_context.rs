@@ -14,6 +14,8 @@ pub struct ForwardContext<'a, P: Probe = NoProbe> {
     probe: Option<&'a mut P>,
     dropout: Dropout,
     cache: Option<(&'a mut KvCache, &'a [usize])>,
+    /// The attention mask, if it is not causal.
+    mask: Option<AttentionMask>,
     layer: Option<usize>,
     positions: Positions,
     /// The different adapters of rows, with their rows.
@@ -32,6 +34,7 @@ impl ForwardContext<'static, NoProbe> {
             probe: None,
             dropout,
             cache: None,
+            mask: None,
             layer: None,
             positions: Positions::default(),
             adapters: Vec::new(),
@@ -46,6 +49,7 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
             probe: Some(probe),
             dropout: Dropout::Off,
             cache: None,
+            mask: None,
             layer: None,
             positions: Positions::default(),
             adapters: Vec::new(),
@@ -56,6 +60,32 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
     #[must_use]
     pub fn with_dropout(self, dropout: Dropout) -> Self {
         ForwardContext { dropout, ..self }
+    }
+
+    /// Sets the attention mask of a pass without a cache, whose number of queries is that of the tokens in a row.
+    /// Without it, a token attends to itself and to earlier tokens.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Int, Tensor};
+    /// use nextword_model::{AttentionMask, ForwardContext, presets};
+    ///
+    /// let device = Device::flex();
+    /// let model = presets::statquest(5).init(&device, 7)?;
+    /// let first_logits = |last: i32| -> Result<Vec<f32>, _> {
+    ///     let tokens = Tensor::<2, Int>::from_ints([[0, 1, last]], &device);
+    ///     let mask = AttentionMask::bidirectional(vec![3], 3);
+    ///     let logits = model.forward(tokens, &mut ForwardContext::inference().with_mask(mask));
+    ///     logits.narrow(1, 0, 1).into_data().to_vec()
+    /// };
+    /// assert_ne!(first_logits(2).unwrap(), first_logits(3).unwrap()); // the first token sees the last one
+    /// # Ok::<(), nextword_model::ModelError>(())
+    /// ```
+    #[must_use]
+    pub fn with_mask(self, mask: AttentionMask) -> Self {
+        Self {
+            mask: Some(mask),
+            ..self
+        }
     }
 
     /// Continues the sequence in slot `slots[i]` of `cache` with row i of the batch. If rows have one token
@@ -172,7 +202,18 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
             }
             None => vec![0],
         };
-        self.positions = Positions::new(config, rope, offsets, seq);
+        let mask = match &self.mask {
+            Some(mask) => {
+                assert_eq!(mask.queries(), seq, "a mask for each token of a row");
+                assert!(
+                    self.cache.is_none(),
+                    "the mask of a pass with a cache is causal"
+                );
+                mask.clone()
+            }
+            None => AttentionMask::causal(offsets, seq),
+        };
+        self.positions = Positions::new(config, rope, mask);
     }
 
     /// Appends this layer's keys and values, `[rows, seq, n_kv_heads, head_dim]`, to the cache. Returns the
@@ -219,14 +260,14 @@ pub(crate) struct Positions {
 }
 
 impl Positions {
-    fn new(config: &ModelConfig, rope: Option<&Rope>, offsets: Vec<usize>, seq: usize) -> Self {
+    fn new(config: &ModelConfig, rope: Option<&Rope>, mask: AttentionMask) -> Self {
         let slopes = if config.position == Position::Alibi {
             alibi_slopes(config.n_heads)
         } else {
             Vec::new()
         };
         Self {
-            mask: AttentionMask::causal(offsets, seq),
+            mask,
             rope: rope.cloned(),
             slopes,
         }

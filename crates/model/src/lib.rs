@@ -82,7 +82,9 @@ pub use lora::{LoraConfig, LowRank, SAVED_MODULES, TargetModule, TargetModules};
 pub use memory::{ByteSize, available_memory, peak_memory, resident_memory};
 pub use model_dir::{ModelCard, ModelDir, is_hugging_face_folder, write_atomically};
 pub use model_tokens::{ModelTokens, TokenSource};
-pub use nextword_kernels::{Bits, BlockFormat, CounterRng, IGNORE, Precision, QuantizedMatrix};
+pub use nextword_kernels::{
+    AttentionMask, Bits, BlockFormat, CounterRng, IGNORE, Precision, QuantizedMatrix, Segment,
+};
 pub use norm::{Norm, NormKind, NormPlacement};
 pub use origin::ModelOrigin;
 pub use position::{Position, RotaryConfig, RotaryScaling, alibi_slopes};

@@ -8,7 +8,7 @@
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Gradients, Int, Tensor};
 
-use crate::{Dropout, ForwardContext, NoProbe, Transformer};
+use crate::{ForwardContext, NoProbe, Transformer};
 
 impl Transformer {
     /// Computes the loss of [`loss_sum`](Self::loss_sum) divided by `divisor`, off the autodiff
@@ -17,7 +17,8 @@ impl Transformer {
     /// Calls `on_gradients` with the gradients of the output layer, of each block and of the
     /// embeddings, in this order; nothing below the lowest trained part is recomputed. A parameter that is used
     /// twice (a tied embedding) has two gradients, which the caller adds up. The model is on an autodiff device,
-    /// `tokens` (`[batch, seq]`) is not.
+    /// `tokens` (`[batch, seq]`) is not. `context` returns the same context on each call: dropout masks and
+    /// attention mask.
     ///
     /// # Panics
     /// If there are not `batch * seq` targets.
@@ -26,10 +27,9 @@ impl Transformer {
         tokens: Tensor<2, Int>,
         targets: &[u32],
         divisor: f64,
-        dropout: Dropout,
+        context: impl Fn() -> ForwardContext<'static, NoProbe>,
         mut on_gradients: impl FnMut(Gradients),
     ) -> Tensor<1> {
-        let context = || ForwardContext::<NoProbe>::training(dropout);
         let lowest = self.lowest_trained_part();
         let inner = self.valid();
         let mut x = inner.embed(tokens.clone(), &mut context());

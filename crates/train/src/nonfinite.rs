@@ -23,8 +23,8 @@ pub(crate) fn first_nonfinite(
     let mut first_sequence = 0;
     for batch in batches {
         let mut probe = FiniteProbe { first: None };
-        let mut ctx = ForwardContext::with_probe(&mut probe).with_dropout(dropout(first_sequence));
-        batch_loss(&inference, batch, &mut ctx);
+        let ctx = ForwardContext::with_probe(&mut probe).with_dropout(dropout(first_sequence));
+        batch_loss(&inference, batch, ctx);
         first_sequence += batch.batch;
         if let Some(site) = probe.first {
             return format!("`{site}` of the forward pass is not finite");
@@ -52,7 +52,7 @@ pub(crate) fn first_nonfinite_validation(
     }
     for batch in windows.batches(batch_size) {
         let mut probe = FiniteProbe { first: None };
-        batch_loss(model, &batch?, &mut ForwardContext::with_probe(&mut probe));
+        batch_loss(model, &batch?, ForwardContext::with_probe(&mut probe));
         if let Some(site) = probe.first {
             return Ok(format!(
                 "{prefix}, because `{site}` of the forward pass is not"

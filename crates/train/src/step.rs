@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Gradients as BurnGradients, Int, Tensor, TensorData, Transaction};
 use nextword_data::TokenBatch;
+use nextword_eval::attention_mask;
 use nextword_model::{Dropout, ForwardContext, NoProbe, Probe, Transformer};
 
 /// The gradients of all parameters by name: flat, off the autodiff graph.
@@ -137,7 +138,7 @@ impl ModuleVisitor for GradientCollector {
 ///
 /// let model = presets::statquest(5).init(&Device::flex(), 7)?.train(); // on an autodiff device
 /// let rows = |inputs: &[u32], targets: &[u32]| TokenBatch {
-///     batch: 1, seq: inputs.len(), inputs: inputs.to_vec(), targets: targets.to_vec(),
+///     batch: 1, seq: inputs.len(), inputs: inputs.to_vec(), targets: targets.to_vec(), ..TokenBatch::default()
 /// };
 /// let batches = [rows(&[0, 1, 2], &[1, 2, 4]), rows(&[2, 1], &[1, 0])]; // two micro-batches
 /// let (loss, gradients) = forward_backward(&model, &batches, 7, 0, false);
@@ -160,18 +161,20 @@ pub fn forward_backward(
     for batch in batches {
         let dropout = Dropout::training(seed, step, first_sequence);
         let divisor = target_count.max(1) as f64;
+        let mask = attention_mask(batch);
+        let context = || ForwardContext::<NoProbe>::training(dropout).with_mask(mask.clone());
         let loss = if recompute {
             let (tokens, targets) = (tokens(model, batch), &batch.targets);
             // Summed separately first: the order of additions is the same as without `recompute`.
             let mut batch_gradients = Gradients::default();
-            let loss = model.loss_with_recompute(tokens, targets, divisor, dropout, |part| {
+            let loss = model.loss_with_recompute(tokens, targets, divisor, context, |part| {
                 batch_gradients.add(Gradients::collect(model, part));
             });
             gradients.add(batch_gradients);
             loss
         } else {
-            let ctx = &mut ForwardContext::<NoProbe>::training(dropout);
-            let loss = batch_loss(model, batch, ctx) / divisor;
+            let loss =
+                model.loss_sum(tokens(model, batch), &batch.targets, &mut context()) / divisor;
             gradients.add(Gradients::collect(model, loss.backward()));
             loss.inner()
         };
@@ -189,9 +192,10 @@ pub fn forward_backward(
 pub(crate) fn batch_loss<P: Probe>(
     model: &Transformer,
     batch: &TokenBatch,
-    ctx: &mut ForwardContext<'_, P>,
+    ctx: ForwardContext<'_, P>,
 ) -> Tensor<1> {
-    model.loss_sum(tokens(model, batch), &batch.targets, ctx)
+    let mut ctx = ctx.with_mask(attention_mask(batch));
+    model.loss_sum(tokens(model, batch), &batch.targets, &mut ctx)
 }
 
 /// The input ids, `[batch, seq]`, on the model's device.

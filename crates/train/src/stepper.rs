@@ -21,7 +21,7 @@ use crate::{Gradients, Optimizer, OptimizerConfig, forward_backward};
 /// let device = "flex".parse::<DeviceName>()?.open()?;
 /// let model = presets::statquest(5).init(&device, 7)?;
 /// let mut stepper = Stepper::new(model.train(), OptimizerConfig::default(), 7, false);
-/// let batch = TokenBatch { batch: 1, seq: 3, inputs: vec![0, 1, 2], targets: vec![1, 2, 3] };
+/// let batch = TokenBatch { batch: 1, seq: 3, inputs: vec![0, 1, 2], targets: vec![1, 2, 3], ..TokenBatch::default() };
 /// let losses: Vec<f64> = (0..100).map(|step| stepper.step(&[batch.clone()], step, 0.1, 0.1)).collect();
 /// assert!(losses[99] < losses[0] / 2.0);
 /// # Ok(())

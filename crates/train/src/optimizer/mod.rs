@@ -30,7 +30,7 @@ use crate::Gradients;
 ///
 /// let mut model = presets::statquest(5).init(&Device::flex(), 7)?.train();
 /// let mut optimizer = Optimizer::new(OptimizerConfig::default());
-/// let batch = TokenBatch { batch: 1, seq: 3, inputs: vec![0, 1, 2], targets: vec![1, 2, 4] };
+/// let batch = TokenBatch { batch: 1, seq: 3, inputs: vec![0, 1, 2], targets: vec![1, 2, 4], ..TokenBatch::default() };
 /// let mut losses = Vec::new();
 /// for step in 0..20 {
 ///     let (loss, gradients) = forward_backward(&model, &[batch.clone()], 7, step, false);
@@ -326,6 +326,7 @@ mod tests {
             seq: 3,
             inputs: vec![0, 1, 2],
             targets: vec![1, 2, 4],
+            ..TokenBatch::default()
         };
         let (_, gradients) = forward_backward(&model, &[batch], 7, 0, false);
         model = optimizer.update(model, gradients, 0.1, 0.1);

@@ -190,17 +190,8 @@ impl Cost {
 
 /// The first `rows` sequences of `batch`, each with its first `tokens` tokens.
 fn first_rows(batch: &TokenBatch, rows: usize, tokens: usize) -> TokenBatch {
-    let (rows, tokens) = (rows.min(batch.batch), tokens.min(batch.seq));
-    let part = |ids: &[u32]| {
-        let sequences = ids.chunks(batch.seq.max(1)).take(rows);
-        sequences.flat_map(|ids| &ids[..tokens]).copied().collect()
-    };
-    TokenBatch {
-        batch: rows,
-        seq: tokens,
-        inputs: part(&batch.inputs),
-        targets: part(&batch.targets),
-    }
+    let rows: Vec<usize> = (0..rows.min(batch.batch)).collect();
+    batch.select(&rows, tokens.min(batch.seq))
 }
 
 /// The largest part of `batch` that is `allowed`: longer and longer sequences, then more of them.
@@ -272,6 +263,7 @@ mod tests {
             seq: 3,
             inputs: vec![1, 2, 3, 4, 5, 6],
             targets: vec![2, 3, 4, 5, 6, 7],
+            ..TokenBatch::default()
         };
         let part = first_rows(&batch, 2, 2);
         assert_eq!((part.batch, part.seq), (2, 2));
@@ -345,6 +337,7 @@ mod tests {
             seq: 256,
             inputs: ids.clone(),
             targets: ids,
+            ..TokenBatch::default()
         };
         let flops = |part: &TokenBatch| (part.batch * part.seq * (1000 + part.seq)) as f64;
         let seconds = |part: &TokenBatch| fixed + per_flop * flops(part);

@@ -58,7 +58,8 @@ fn step(model: &Transformer) -> (f32, BTreeMap<String, Vec<f32>>) {
 fn step_with_recompute(model: &Transformer) -> (f32, BTreeMap<String, Vec<f32>>, usize) {
     let (tokens, targets) = tokens();
     let (mut sums, mut calls) = (BTreeMap::<String, Vec<f32>>::new(), 0);
-    let loss = model.loss_with_recompute(tokens, &targets, 16.0, dropout(), |gradients| {
+    let context = || ForwardContext::training(dropout());
+    let loss = model.loss_with_recompute(tokens, &targets, 16.0, context, |gradients| {
         calls += 1;
         for (name, gradient) in collect(model, &gradients) {
             let sum = sums
