@@ -1,0 +1,93 @@
+//! The data of a run in words, its hash, and warnings about it.
+
+use nextword_data::{unknown_note, whole_documents_note};
+
+use super::RunSetup;
+
+/// Bytes of text from which it matters that one thread encodes a document.
+const LONG_TEXT: u64 = 1 << 20;
+
+impl RunSetup {
+    /// Identifies the data, so that a resumed run can check that it is unchanged.
+    pub fn data_fingerprint(&self) -> String {
+        if let Some(conversations) = &self.conversations {
+            return format!(
+                "{}, vocabulary {}",
+                conversations.fingerprint(),
+                self.dataset.tokenizer.hash()
+            );
+        }
+        format!(
+            "train {}, validation {}, vocabulary {}",
+            self.dataset.train.content_hash(),
+            self.dataset.validation.content_hash(),
+            self.dataset.tokenizer.hash()
+        )
+    }
+
+    /// Describes the data: its sources, as they were named when the run started, and the number of tokens in each
+    /// split.
+    pub fn data_description(&self) -> String {
+        if let Some(described) = &self.trained_on {
+            return described.clone();
+        }
+        if let Some(conversations) = &self.conversations {
+            return conversations.description();
+        }
+        let sources = self
+            .dataset
+            .card
+            .as_ref()
+            .map(|card| card.sources.join(", "));
+        format!(
+            "{}: {} training and {} validation tokens",
+            sources.unwrap_or_else(|| "token files of another program".to_string()),
+            self.dataset.train.len(),
+            self.dataset.validation.len()
+        )
+    }
+
+    /// Number of tokens for training and for validation.
+    pub(crate) fn token_counts(&self) -> (usize, usize) {
+        match &self.conversations {
+            Some(read) => (read.train.token_count(), read.validation.token_count()),
+            None => (self.dataset.train.len(), self.dataset.validation.len()),
+        }
+    }
+
+    /// Warnings to report before the run starts.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let slow = !self.config.train.precision.is_fast(&self.device);
+        let slow = slow.then(|| {
+            "this CPU has no bf16 instructions: train.precision = \"bf16\" is less precise than f32 and \
+             not faster here"
+                .to_string()
+        });
+        let config = self.config.warnings.iter().cloned();
+        config
+            .chain(slow)
+            .chain(self.unknown_tokens_warning())
+            .chain(self.whole_documents_warning())
+            .chain(self.prompt_warnings())
+            .chain(self.document_warnings())
+            .chain(
+                self.conversations
+                    .iter()
+                    .flat_map(|read| read.report.warnings()),
+            )
+            .collect()
+    }
+
+    fn unknown_tokens_warning(&self) -> Option<String> {
+        let card = self.dataset.card.as_ref()?;
+        let what = format!("{} are", card.unknown_share());
+        let special = self.dataset.tokenizer.special_tokens();
+        (!card.unknown.is_empty()).then(|| unknown_note(&what, &card.unknown, special))
+    }
+
+    fn whole_documents_warning(&self) -> Option<String> {
+        let card = self.dataset.card.as_ref()?;
+        let is_long = card.bytes >= LONG_TEXT && self.config.data.prepared.is_none();
+        whole_documents_note(self.dataset.tokenizer.as_ref()).filter(|_| is_long)
+    }
+}
