@@ -19,7 +19,6 @@ const REMAINING: &[(&str, &[&str])] = &[
     ("data", &["config", "documents", "tokenizer"]),
     ("data", &["loader", "prefetch"]),
     ("data", &["shard", "tokens"]),
-    ("data::tokenizer", &["huggingface", "special"]),
     ("explain", &["derive", "formula"]),
     ("explain", &["explainer", "insight", "report", "what_if"]),
     (

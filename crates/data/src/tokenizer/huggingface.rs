@@ -1,5 +1,7 @@
 //! Any tokenizer of Hugging Face's `tokenizers` crate, loaded from `tokenizer.json`.
 
+mod detect;
+
 use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,6 +12,7 @@ use tokenizers::{
     Token,
 };
 
+use self::detect::detect_special_tokens;
 use super::alphabet::{show_bytes, token_to_bytes};
 use super::checks::{
     catch_panics, check_added_tokens, check_normalized_tokens, check_unique_ids, without_dropout,
@@ -19,45 +22,11 @@ use super::decode_rules::DecodeRules;
 use super::regex::{
     BoundedNormalizer, BoundedPreTokenizer, check_patterns, exhausted_by, with_budget,
 };
-use super::special::{SpecialNames, is_padding_name};
+use super::special::SpecialNames;
 use super::token_decoder::TokenDecoder;
 use super::{Encoding, SpecialTokens, Tokenizer};
 use crate::documents::TextCuts;
 use crate::error::DataError;
-
-/// Names of EOS tokens; document ends come before chat turn ends.
-const EOS_NAMES: &[&str] = &[
-    "<EOS>",
-    "<eos>",
-    "[EOS]",
-    "<|endoftext|>",
-    "<|end_of_text|>",
-    "</s>",
-    "<｜end▁of▁sentence｜>",
-    "<|im_end|>",
-    "<|eot_id|>",
-    "<end_of_turn>",
-    "<|return|>",
-];
-/// Special tokens whose names contain one of these are not EOS tokens.
-const NOT_EOS: &[&str] = &[
-    "unk", "pad", "bos", "mask", "cls", "sep", "start", "begin", "<s>",
-];
-
-/// Whether a token with this name usually ends a text. Use it only where no file says which token does.
-///
-/// ```
-/// assert!(nextword_data::is_eos_name("<|endoftext|>") && !nextword_data::is_eos_name("<|user|>"));
-/// ```
-pub fn is_eos_name(name: &str) -> bool {
-    EOS_NAMES.contains(&name)
-}
-
-/// Whether a special token with this name cannot be an EOS token.
-pub(crate) fn is_non_eos_name(name: &str) -> bool {
-    let lower = name.to_ascii_lowercase();
-    !EOS_NAMES.contains(&name) && NOT_EOS.iter().any(|part| lower.contains(part))
-}
 
 /// Maximum vocabulary size; the largest vocabularies in use have about 300,000 tokens.
 const MAX_VOCAB: usize = 1 << 24;
@@ -373,40 +342,6 @@ fn split_smaller(text: &str) -> Vec<&str> {
         words.push(&text[first..]);
     }
     words
-}
-
-/// Detects the roles of special tokens by name: the format does not store them.
-fn detect_special_tokens(file: &Value, inner: &tokenizers::Tokenizer) -> SpecialTokens {
-    let mut special: Vec<(u32, String)> = inner
-        .get_added_tokens_decoder()
-        .into_iter()
-        .filter(|(_, token)| token.special)
-        .map(|(id, token)| (id, token.content))
-        .collect();
-    special.sort_unstable();
-    let model = &file["model"];
-    let unk_id = || {
-        model["unk_id"]
-            .as_u64()
-            .and_then(|id| u32::try_from(id).ok())
-    };
-    let unk = model["unk_token"]
-        .as_str()
-        .and_then(|name| inner.token_to_id(name))
-        .or_else(unk_id);
-    let named = EOS_NAMES
-        .iter()
-        .find_map(|name| special.iter().find(|(_, known)| known == name));
-    let mut others = special
-        .iter()
-        .filter(|(id, name)| Some(*id) != unk && !is_non_eos_name(name));
-    let only = others.next().filter(|_| others.next().is_none());
-    let pad = special.iter().find(|(_, name)| is_padding_name(name));
-    SpecialTokens {
-        eos: named.or(only).map(|(id, _)| *id),
-        unk,
-        pad: pad.map(|(id, _)| *id),
-    }
 }
 
 impl Tokenizer for HuggingFaceTokenizer {

@@ -12,6 +12,7 @@ mod cuts;
 mod decode_rules;
 mod decode_stream;
 mod encoding;
+mod eos_names;
 mod fragments;
 mod huggingface;
 mod json;
@@ -34,7 +35,8 @@ pub use self::char::CharTokenizer;
 pub use self::decode_rules::DecodeRules;
 pub use self::decode_stream::DecodeStream;
 pub use self::encoding::Encoding;
-pub use self::huggingface::{HuggingFaceTokenizer, is_eos_name};
+pub use self::eos_names::is_eos_name;
+pub use self::huggingface::HuggingFaceTokenizer;
 pub(crate) use self::load::check_config;
 pub use self::load::{
     load_tokenizer, load_tokenizer_with_roles, parse_tokenizer, parse_tokenizer_with_roles,

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::huggingface::is_non_eos_name;
+use super::eos_names::is_non_eos_name;
 use super::{Encoding, SpecialTokens, TokenizerConfig, TokenizerKind};
 use crate::documents::TextCuts;
 use crate::error::DataError;
