@@ -1,145 +1,23 @@
 //! Text in, text out, streamed.
 
+mod options;
 mod special_tokens;
+mod tokenizer;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use nextword_data::{Encoding, Tokenizer, load_tokenizer_with_roles, parse_tokenizer_with_roles};
+use nextword_data::{Encoding, Tokenizer};
 use nextword_model::{CachePrecision, ModelCard, ModelDir, Transformer};
-use serde::{Deserialize, Serialize};
 
+pub use self::options::{Completion, PROMPT_PLACEHOLDER, TextOptions};
+pub use self::tokenizer::open_tokenizer;
+use self::tokenizer::{check_vocab_size, with_roles};
 use crate::{
-    DecodeOptions, Decoder, Detokenizer, FinishReason, GenerateError, Overflow, SamplingConfig,
-    Sequence, Speculation,
+    DecodeOptions, Decoder, Detokenizer, FinishReason, GenerateError, SamplingConfig, Sequence,
+    Speculation,
 };
-
-/// Placeholder for the user's prompt in a prompt template.
-pub const PROMPT_PLACEHOLDER: &str = "{prompt}";
-
-/// Settings for generating text.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TextOptions {
-    /// How each token is sampled.
-    pub sampling: SamplingConfig,
-    /// Maximum number of tokens to generate. Default 256.
-    pub max_tokens: usize,
-    /// Strings that end the completion; their text is not part of it. Default: none.
-    pub stop: Vec<String>,
-    /// Whether an EOS token ends the completion. Default true.
-    pub stop_at_eos: bool,
-    /// What to do when the context is full.
-    pub overflow: Overflow,
-    /// Whether the model's BOS token is prepended to a prompt that does not begin with it. Default true. False
-    /// for the output of a chat template, which writes its own special tokens.
-    pub add_bos: bool,
-    /// Prompt template, instead of the model's own. `{prompt}` is replaced by the prompt; `{prompt}`
-    /// alone leaves it unchanged. `StatQuest`'s template is `{prompt} <EOS>`.
-    pub prompt_template: Option<String>,
-    /// Sequence number of the first prompt (see [`DecodeOptions::first_sequence`]).
-    pub first_sequence: u64,
-}
-
-impl Default for TextOptions {
-    fn default() -> Self {
-        Self {
-            sampling: SamplingConfig::default(),
-            max_tokens: 256,
-            stop: Vec::new(),
-            stop_at_eos: true,
-            overflow: Overflow::default(),
-            add_bos: true,
-            prompt_template: None,
-            first_sequence: 0,
-        }
-    }
-}
-
-impl TextOptions {
-    /// Greedy decoding: always the most probable token.
-    pub fn greedy() -> Self {
-        Self {
-            sampling: SamplingConfig::greedy(),
-            ..Self::default()
-        }
-    }
-
-    /// Sets the maximum number of tokens to generate.
-    ///
-    /// ```
-    /// use nextword_generate::TextOptions;
-    ///
-    /// let options = TextOptions::default().with_max_tokens(50).with_temperature(0.8).with_seed(7);
-    /// assert_eq!((options.max_tokens, options.sampling.temperature), (50, 0.8));
-    /// ```
-    #[must_use]
-    pub fn with_max_tokens(self, max_tokens: usize) -> Self {
-        Self { max_tokens, ..self }
-    }
-
-    /// Sets the sampling temperature.
-    #[must_use]
-    pub fn with_temperature(mut self, temperature: f64) -> Self {
-        self.sampling.temperature = temperature;
-        self
-    }
-
-    /// Sets the seed: the same seed gives the same text.
-    #[must_use]
-    pub fn with_seed(mut self, seed: u64) -> Self {
-        self.sampling.seed = seed;
-        self
-    }
-}
-
-/// The completion of one prompt.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Completion {
-    /// Ids of the prompt after the template is applied and before truncation to the context.
-    pub prompt_ids: Vec<u32>,
-    /// All generated ids, including a final EOS token and the tokens of a stop string.
-    pub ids: Vec<u32>,
-    /// Log-probability of each of `ids` under the model, before temperature.
-    pub logprobs: Vec<f64>,
-    /// The text, without special tokens and without the stop string and anything after it.
-    ///
-    /// It continues the prompt's text (a word tokenizer starts it with a space), unless the prompt
-    /// ends with the EOS token: then it is a separate text.
-    pub text: String,
-    /// Why the completion ended.
-    pub finish: FinishReason,
-    /// Parts of the prompt that are not in the vocabulary. Each was replaced by the unknown token, or
-    /// dropped without one.
-    pub unknown: Vec<String>,
-    /// Number of prompt tokens truncated to fit the context: the oldest ones after BOS.
-    pub truncated: usize,
-    /// How often the full context was shifted to its last half.
-    pub context_shifts: usize,
-}
-
-/// Opens the tokenizer of a model, with the special tokens that the model declares.
-///
-/// # Errors
-/// As [`load_tokenizer_with_roles`].
-///
-/// ```
-/// use nextword_generate::open_tokenizer;
-/// use nextword_model::ModelDir;
-///
-/// let model = ModelDir::open("../../docs/models/letters".as_ref())?;
-/// assert_eq!(open_tokenizer(&model)?.encode("One").ids.len(), 3); // one token is one character
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-pub fn open_tokenizer(model_dir: &ModelDir) -> Result<Arc<dyn Tokenizer>, GenerateError> {
-    let roles = model_dir.card.special.roles();
-    let path = model_dir.tokenizer_path();
-    Ok(match model_dir.tokenizer_json() {
-        Some(json) => parse_tokenizer_with_roles(json, &path.display().to_string(), roles)?,
-        None => load_tokenizer_with_roles(path, roles)?,
-    })
-}
 
 /// A model with its tokenizer.
 #[derive(Clone, Debug)]
@@ -569,35 +447,6 @@ fn completion(prompt: Encoding, detokenizer: Detokenizer, sequence: Sequence) ->
         truncated: sequence.truncated,
         context_shifts: sequence.context_shifts,
     }
-}
-
-/// `tokenizer` with the EOS and padding tokens of `card`.
-fn with_roles(tokenizer: Arc<dyn Tokenizer>, card: &ModelCard) -> Arc<dyn Tokenizer> {
-    let special = tokenizer.special_tokens();
-    match card.special.roles() {
-        Some((eos, pad)) if (eos, pad) != (special.eos, special.pad) => {
-            tokenizer.with_roles(eos, pad)
-        }
-        _ => tokenizer,
-    }
-}
-
-fn check_vocab_size(
-    tokenizer: &dyn Tokenizer,
-    tokenizer_name: String,
-    vocab_size: usize,
-    model: String,
-) -> Result<(), GenerateError> {
-    let tokens = tokenizer.vocab_size();
-    if tokens == vocab_size {
-        return Ok(());
-    }
-    Err(GenerateError::WrongTokenizer {
-        tokenizer: tokenizer_name,
-        tokens,
-        model,
-        vocab_size,
-    })
 }
 
 #[cfg(test)]
