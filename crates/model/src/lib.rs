@@ -47,6 +47,7 @@ mod kv_cache;
 mod linear;
 mod lora;
 mod memory;
+mod model_card;
 mod model_dir;
 mod model_tokens;
 mod norm;
@@ -56,12 +57,14 @@ pub mod presets;
 mod probe;
 mod quantize;
 mod recompute;
+mod rounding_error;
 mod row_adapter;
+mod small_files;
 mod token_texts;
 mod transformer;
 pub mod weights;
 
-pub use adapter::{Adapter, AdapterDir, BaseModel, SavedTensor, linear_modules};
+pub use adapter::{Adapter, AdapterDir, BaseModel, SavedTensor, WeightChange, linear_modules};
 pub use attention::{Attention, BiasConfig};
 pub use block::Block;
 pub use chat_templates::{
@@ -80,7 +83,8 @@ pub use kv_cache::{CachePrecision, KvCache, PAGE_LEN};
 pub use linear::Linear;
 pub use lora::{LoraConfig, LowRank, SAVED_MODULES, TargetModule, TargetModules};
 pub use memory::{ByteSize, available_memory, peak_memory, resident_memory};
-pub use model_dir::{ModelCard, ModelDir, is_hugging_face_folder, write_atomically};
+pub use model_card::ModelCard;
+pub use model_dir::ModelDir;
 pub use model_tokens::{ModelTokens, TokenSource};
 pub use nextword_kernels::{
     AttentionMask, Bits, BlockFormat, CounterRng, IGNORE, Precision, QuantizedMatrix, Segment,
@@ -90,5 +94,6 @@ pub use origin::ModelOrigin;
 pub use position::{Position, RotaryConfig, RotaryScaling, alibi_slopes};
 pub use probe::{Hook, NoProbe, Probe, Site};
 pub use row_adapter::RowAdapter;
+pub use small_files::{is_hugging_face_folder, write_atomically};
 pub use token_texts::{TokenTexts, TokenizerRoles};
 pub use transformer::Transformer;

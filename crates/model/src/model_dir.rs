@@ -4,95 +4,22 @@
 //! this crate), `card.json` (metadata), and for chat models `chat_template.jinja`, with further named
 //! templates in `additional_chat_templates`. A model can also be a single file of another format.
 
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use nextword_base::atomic::{self, AtomicFolder};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use nextword_base::atomic::AtomicFolder;
 
-use crate::chat_templates::{
-    TEMPLATE_FILE, TemplateProblem, read_chat_templates, write_chat_templates,
-};
+use crate::chat_templates::{TEMPLATE_FILE, write_chat_templates};
+use crate::model_card::read_card;
+use crate::small_files::{read_json, to_json};
 use crate::weights::{TensorFile, WeightSource};
 use crate::{
-    Bits, BlockFormat, ModelConfig, ModelError, ModelOrigin, ModelTokens, Transformer, weights,
+    Bits, BlockFormat, ModelCard, ModelConfig, ModelError, Transformer, is_hugging_face_folder,
+    weights, write_atomically,
 };
-
-/// Maximum size in bytes of the JSON files in a model folder.
-const MAX_JSON_BYTES: u64 = 1 << 20;
-
-/// Metadata of a model: its origin, its training and its special tokens.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ModelCard {
-    /// The run's name.
-    pub name: String,
-    /// The version of nextword that wrote the model folder.
-    pub version: String,
-    /// A description of the training data.
-    pub trained_on: String,
-    /// The repository that the model was downloaded from. Models that were trained, or imported from a folder,
-    /// have none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub origin: Option<ModelOrigin>,
-    /// The run's seed.
-    pub seed: u64,
-    /// Optimizer steps taken.
-    pub step: u64,
-    /// Tokens trained on.
-    pub tokens: u64,
-    /// Number of parameters.
-    pub parameters: u64,
-    /// The last training loss, nats per token.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub train_loss: Option<f64>,
-    /// The validation loss of these weights, nats per token.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub validation_loss: Option<f64>,
-    /// How prompts are formatted; `{prompt}` is replaced by the user's text.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub prompt_template: Option<String>,
-    /// The special tokens.
-    #[serde(flatten)]
-    pub special: ModelTokens,
-    /// The Jinja templates that turn chat messages into a prompt, by name; the usual one is
-    /// [`DEFAULT_TEMPLATE`](crate::DEFAULT_TEMPLATE). They are not part of `card.json` but files of their own (see
-    /// [`ModelDir::chat_template_path`]).
-    #[serde(skip)]
-    pub chat_templates: BTreeMap<String, String>,
-    /// Why the chat templates could not be read. The model still generates text, but it cannot be saved,
-    /// because the copy would lack them (see [`check_templates`](Self::check_templates)).
-    #[serde(skip)]
-    pub template_problem: Option<TemplateProblem>,
-    /// The SHA-256 of the weights that these weights are the rounded form of, in hexadecimal digits: an adapter of that
-    /// model can be used with this one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub made_from: Option<String>,
-    /// Number of ids at the end of the model's vocabulary that its tokenizer does not have. Many
-    /// models pad their vocabulary to a round number.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub unused_ids: usize,
-}
-
-impl ModelCard {
-    /// Checks that all chat templates of the model could be read, before they are copied.
-    ///
-    /// # Errors
-    /// [`ModelError::Format`] with the file that could not be read.
-    pub fn check_templates(&self) -> Result<(), ModelError> {
-        let problem = self.template_problem.as_ref();
-        problem.map_or(Ok(()), |problem| Err(problem.to_error()))
-    }
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref)] // Serde's signature.
-fn is_zero(n: &usize) -> bool {
-    *n == 0
-}
 
 /// A model folder and its small files. The weights stay on disk until [`load`](Self::load).
 ///
@@ -448,81 +375,4 @@ impl ModelDir {
         write_atomically(&path.join("card.json"), &to_json(card))?;
         write_chat_templates(path, &card.chat_templates)
     }
-}
-
-/// Writes `bytes` to `path` atomically: to a file beside it, synced, then renamed. The target of a
-/// symbolic link is replaced or created, not the link. A pipe or a device is written to directly.
-///
-/// # Errors
-/// [`ModelError::Io`] with the operating system's reason.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
-    atomic::write(path, bytes).map_err(|source| ModelError::Io {
-        path: path.to_path_buf(),
-        action: "write",
-        source,
-    })
-}
-
-pub(crate) fn to_json(value: &impl Serialize) -> Vec<u8> {
-    // These types contain only numbers, strings and lists, so serialization cannot fail.
-    let mut json = serde_json::to_vec_pretty(value).unwrap_or_default();
-    json.push(b'\n');
-    json
-}
-
-/// Whether `folder` is a model of Hugging Face's transformers: its `config.json` names a model type.
-///
-/// ```
-/// use std::path::Path;
-/// use nextword_model::is_hugging_face_folder;
-///
-/// assert!(is_hugging_face_folder(Path::new("../../tests/fixtures/hf/llama")));
-/// assert!(!is_hugging_face_folder(Path::new("../../docs/models/letters")));
-/// ```
-pub fn is_hugging_face_folder(folder: &Path) -> bool {
-    let config = folder.join("config.json");
-    let is_small = fs::metadata(&config).is_ok_and(|file| file.len() <= MAX_JSON_BYTES);
-    let text = is_small.then(|| fs::read_to_string(config).ok()).flatten();
-    let value: serde_json::Value = text
-        .and_then(|text| serde_json::from_str(&text).ok())
-        .unwrap_or_default();
-    value.get("model_type").is_some() || value.get("architectures").is_some()
-}
-
-/// Reads the card of the model or adapter in `folder`, with its chat templates; one without a card is valid.
-pub(crate) fn read_card(folder: &Path) -> Result<ModelCard, ModelError> {
-    let file = folder.join("card.json");
-    let mut card = ModelCard::default();
-    if file.exists() {
-        card = read_json(&file)?;
-    }
-    match read_chat_templates(folder) {
-        Ok(templates) => card.chat_templates = templates,
-        Err(error) => card.template_problem = Some(error.into()),
-    }
-    Ok(card)
-}
-
-pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelError> {
-    let io = |source| ModelError::Io {
-        path: path.to_path_buf(),
-        action: "read",
-        source,
-    };
-    let format = |problem: String| ModelError::Format {
-        path: path.to_path_buf(),
-        problem,
-    };
-    let len = fs::metadata(path).map_err(io)?.len();
-    if len > MAX_JSON_BYTES {
-        return Err(format(format!(
-            "too large for a JSON file of a model folder: {len} bytes (limit: {MAX_JSON_BYTES})"
-        )));
-    }
-    let bytes = fs::read(path).map_err(io)?;
-    serde_json::from_slice(&bytes).map_err(|e| {
-        format(format!(
-            "is damaged or not a file of a nextword model ({e}); hint: copy or save the model again"
-        ))
-    })
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use nextword_base::hash::{hash_file, sha256_hex};
 use serde::{Deserialize, Serialize};
 
-use crate::model_dir::to_json;
+use crate::small_files::to_json;
 use crate::{Bits, ModelDir, ModelError};
 
 /// The model that an adapter was trained on.

@@ -17,7 +17,8 @@ use super::check::rank_problem;
 use super::config::copyable_parameters;
 use super::{Adapter, BaseModel, SavedTensor, linear_modules};
 use crate::chat_templates::write_chat_templates;
-use crate::model_dir::{read_card, read_json, to_json};
+use crate::model_card::read_card;
+use crate::small_files::{read_json, to_json};
 use crate::weights::{TensorFile, TensorSpec, Values, write_file};
 use crate::{LoraConfig, LowRank, ModelCard, ModelConfig, ModelDir, ModelError, write_atomically};
 

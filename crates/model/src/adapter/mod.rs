@@ -14,6 +14,7 @@
 
 mod attach;
 mod base_model;
+mod change;
 mod check;
 mod config;
 mod dir;
@@ -26,6 +27,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 pub use base_model::BaseModel;
+pub use change::WeightChange;
 pub use config::linear_modules;
 pub use dir::AdapterDir;
 

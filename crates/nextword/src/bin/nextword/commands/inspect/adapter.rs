@@ -3,8 +3,7 @@
 use std::path::Path;
 
 use nextword_convert::{describe_base, find_base};
-use nextword_model::weights::{WeightSource, dequantized_values};
-use nextword_model::{Adapter, AdapterDir, LowRank, ModelDir};
+use nextword_model::{AdapterDir, ModelDir};
 use serde_json::json;
 
 use super::{InspectArgs, card_lines};
@@ -54,57 +53,16 @@ pub(super) fn run(args: &InspectArgs, path: &Path) -> anyhow::Result<()> {
 
 fn details(adapter: &AdapterDir, base: ModelDir) -> anyhow::Result<Details> {
     let values = adapter.load(&base.config)?;
-    let changes = changes(&values, &*base.open_weights()?)?;
+    let changes = values.weight_changes(&*base.open_weights()?)?.into_iter();
+    let mut changes: Vec<_> = changes
+        .map(|change| (change.module.clone(), change.ratio()))
+        .collect();
+    changes.sort_by(|a, b| b.1.total_cmp(&a.1));
     Ok(Details {
         trained: values.parameters(),
         changes,
         base,
     })
-}
-
-fn changes(adapter: &Adapter, base: &dyn WeightSource) -> anyhow::Result<Vec<(String, f64)>> {
-    let mut changes = Vec::new();
-    for (name, module) in &adapter.modules {
-        let weight = format!("{name}.weight");
-        let values = match dequantized_values(base, &weight, &[module.d_in, module.d_out])? {
-            Some(values) => values,
-            None => base.values(&weight)?,
-        };
-        let norm = sum_of_squares(&values).sqrt();
-        changes.push((
-            name.clone(),
-            update_norm(module) / norm.max(f64::MIN_POSITIVE),
-        ));
-    }
-    changes.sort_by(|a, b| b.1.total_cmp(&a.1));
-    Ok(changes)
-}
-
-fn sum_of_squares(values: &[f32]) -> f64 {
-    values.iter().map(|value| f64::from(*value).powi(2)).sum()
-}
-
-/// The Frobenius norm of `scale * a b`, from products of the size of the rank.
-fn update_norm(module: &LowRank) -> f64 {
-    let LowRank {
-        a, b, rank, d_out, ..
-    } = module;
-    let mut square = 0.0;
-    for i in 0..*rank {
-        for j in 0..*rank {
-            // Column i of a times column j, and row i of b times row j.
-            let columns = a
-                .chunks_exact(*rank)
-                .map(|row| f64::from(row[i]) * f64::from(row[j]));
-            let (first, second) = (&b[i * d_out..][..*d_out], &b[j * d_out..][..*d_out]);
-            let rows = first
-                .iter()
-                .zip(second)
-                .map(|(x, y)| f64::from(*x) * f64::from(*y));
-            square += columns.sum::<f64>() * rows.sum::<f64>();
-        }
-    }
-    f64::from(module.scale).abs() * square.max(0.0).sqrt()
 }
 
 fn lines(adapter: &AdapterDir, size: u64, details: &Result<Details, String>) -> Vec<String> {
@@ -158,26 +116,4 @@ fn lines(adapter: &AdapterDir, size: u64, details: &Result<Details, String>) -> 
         }
     }
     lines
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_norm_of_an_update_is_that_of_the_product() {
-        let module = LowRank {
-            a: vec![1.0, -2.0, 0.5, 3.0, 4.0, -1.0], // [3, 2]
-            b: vec![2.0, 1.0, -1.0, 0.5],            // [2, 2]
-            rank: 2,
-            d_in: 3,
-            d_out: 2,
-            scale: -2.0,
-            magnitude: None,
-        };
-        let mut product = vec![0.0; 6];
-        module.add_to(&mut product);
-        let expected = sum_of_squares(&product).sqrt();
-        assert!((update_norm(&module) - expected).abs() < 1e-5 * expected);
-    }
 }

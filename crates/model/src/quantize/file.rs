@@ -1,0 +1,315 @@
+//! The tensors of quantized matrices in a file: writing and reading them.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+
+use burn::tensor::Device;
+use nextword_base::hash::FileHash;
+use nextword_kernels::{Bits, BlockFormat, QuantizedMatrix};
+use safetensors::tensor::Dtype;
+
+use super::{HEAD, TABLE, dequantize};
+use crate::linear::empty_param;
+use crate::weights::{self, TensorFile, TensorSpec, Values, WeightSource};
+use crate::{ModelConfig, ModelError, Transformer};
+
+/// The tensors of a quantized matrix in a file.
+#[derive(Clone, Copy)]
+enum Part {
+    Integers,
+    Scales,
+    Minimums,
+}
+
+impl Part {
+    /// The tensors of a matrix of this format.
+    fn of(format: BlockFormat) -> impl Iterator<Item = Self> {
+        let minimums = format.has_minimum().then_some(Self::Minimums);
+        [Self::Integers, Self::Scales].into_iter().chain(minimums)
+    }
+
+    /// The tensor of the matrix `name`.
+    fn spec(self, name: &str, format: BlockFormat, [d_in, d_out]: [usize; 2]) -> TensorSpec {
+        let bits = format.bits();
+        let suffix = match self {
+            Self::Integers => suffix(bits),
+            Self::Scales => "scale",
+            Self::Minimums => "minimum",
+        };
+        let (dtype, width) = match (self, bits) {
+            (Self::Integers, Bits::Int8) => (Dtype::I8, d_in),
+            (Self::Integers, Bits::Int4) => (Dtype::U8, QuantizedMatrix::stored_bytes(bits, d_in)),
+            _ if format.has_f16_scales() => (Dtype::F16, QuantizedMatrix::blocks(d_in)),
+            _ => (Dtype::BF16, QuantizedMatrix::blocks(d_in)),
+        };
+        TensorSpec::new(format!("{name}.{suffix}"), dtype, vec![d_out, width])
+    }
+
+    fn bytes(self, matrix: &QuantizedMatrix) -> Vec<u8> {
+        match self {
+            Self::Integers => matrix.stored_integers(),
+            Self::Scales => matrix.stored_scales(),
+            Self::Minimums => matrix.stored_minimums(),
+        }
+    }
+}
+
+/// Writes a quantized `model` to `path` atomically. Returns the file's hash.
+///
+/// # Errors
+/// [`ModelError::Io`] if the file cannot be written.
+pub(crate) fn save(model: &Transformer, path: &Path) -> Result<FileHash, ModelError> {
+    let mut parts = BTreeMap::new();
+    for (name, matrix) in model.quantized() {
+        for part in Part::of(matrix.format()) {
+            let spec = part.spec(&name, matrix.format(), matrix.shape());
+            parts.insert(spec.name.clone(), (spec, part, matrix));
+        }
+    }
+    let mut params = weights::param_readers(model);
+    params.retain(|_, param| !param.shape.contains(&0)); // Quantized matrices, which are in `parts`.
+    let floats = params
+        .iter()
+        .map(|(name, param)| TensorSpec::new(name, Dtype::F32, param.shape.clone()));
+    let quantized = parts.values().map(|(spec, ..)| spec.clone());
+    weights::write_file(path, floats.chain(quantized).collect(), |name| {
+        Ok(match parts.get(name) {
+            Some((_, part, matrix)) => Values::Bytes(part.bytes(matrix)),
+            None => params[name].read().into(),
+        })
+    })
+}
+
+/// Returns the bit width of the first quantized matrix of the blocks in `file`, or that of the token
+/// embedding or of the output layer, if one is quantized.
+pub(crate) fn detect_bits(file: &TensorFile) -> Option<Bits> {
+    let matrices = file.names().filter_map(|name| {
+        [Bits::Int8, Bits::Int4]
+            .into_iter()
+            .find_map(|bits| name.strip_suffix(suffix(bits))?.strip_suffix('.'))
+    });
+    let in_blocks = matrices.filter(|name| name.starts_with("blocks."));
+    let first = in_blocks.min().and_then(|name| matrix_format(file, name));
+    first
+        .map(BlockFormat::bits)
+        .or_else(|| embedding_bits(file))
+        .or_else(|| matrix_format(file, HEAD).map(BlockFormat::bits))
+}
+
+/// Returns the bit width of the token embedding in `file`, if it is quantized.
+pub(crate) fn embedding_bits(file: &TensorFile) -> Option<Bits> {
+    matrix_format(file, TABLE).map(BlockFormat::bits)
+}
+
+/// Returns the format of the matrix `name` in `file`, if it is quantized.
+pub(crate) fn matrix_format(file: &TensorFile, name: &str) -> Option<BlockFormat> {
+    let bits = [Bits::Int8, Bits::Int4]
+        .into_iter()
+        .find(|bits| file.shape(&format!("{name}.{}", suffix(*bits))).is_some())?;
+    let is_symmetric = file.dtype(&format!("{name}.scale")) == Some(Dtype::BF16);
+    let has_minimum = file.shape(&format!("{name}.minimum")).is_some();
+    Some(match bits {
+        Bits::Int8 if is_symmetric => BlockFormat::Symmetric8,
+        Bits::Int4 if is_symmetric => BlockFormat::Symmetric4,
+        Bits::Int8 => BlockFormat::Q8_0,
+        Bits::Int4 if has_minimum => BlockFormat::Q4_1,
+        Bits::Int4 => BlockFormat::Q4_0,
+    })
+}
+
+/// Loads the model of `config` on `device` with the weights of `source`, whose names and shapes were
+/// compared with `config`. Devices other than flex get dequantized weights.
+///
+/// # Errors
+/// See [`weights::load`].
+pub(crate) fn load(
+    config: &ModelConfig,
+    source: &dyn WeightSource,
+    device: &Device,
+) -> Result<Transformer, ModelError> {
+    let mut model = config.build(device)?;
+    let stays_quantized = QuantizedMatrix::has_native_kernel(device);
+    let embedding = [config.d_model, config.vocab_size];
+    let mut loaded = HashSet::new();
+    if let Some(table) = source.quantized_matrix(TABLE, embedding)? {
+        if stays_quantized {
+            model.quantized_embedding = Some(table);
+            model.token_embedding.weight = empty_param(device);
+        } else {
+            model.token_embedding.weight = dequantize(&table, device, true);
+        }
+        loaded.insert(TABLE.to_string());
+    }
+    if model.head.weight.is_some()
+        && let Some(head) = source.quantized_matrix(HEAD, embedding)?
+    {
+        if stays_quantized {
+            model.head.quantized = Some(head);
+            model.head.weight = Some(empty_param(device));
+        } else {
+            model.head.weight = Some(dequantize(&head, device, false));
+        }
+        loaded.insert(HEAD.to_string());
+    }
+    for (name, linear) in model.linears_mut() {
+        if let Some(weight) = source.quantized_matrix(&name, linear.shape())? {
+            if stays_quantized {
+                linear.set_quantized(weight);
+            } else {
+                linear.weight = dequantize(&weight, device, false);
+            }
+            loaded.insert(name);
+        }
+    }
+    weights::fill(model, source, &loaded)
+}
+
+/// Writes the weights of `source` to `path` atomically, quantized matrices as they are. Returns the file's
+/// hash.
+///
+/// # Errors
+/// See [`weights::write_source`].
+pub(crate) fn write(
+    path: &Path,
+    config: &ModelConfig,
+    source: &dyn WeightSource,
+) -> Result<FileHash, ModelError> {
+    let mut specs = Vec::new();
+    let mut parts = BTreeMap::new();
+    for (name, shape) in weights::layout(config) {
+        let matrix = matrix_shape(&name, &shape);
+        match (source.matrix_format(&name), matrix) {
+            (Some(format), Some(matrix)) => {
+                for part in Part::of(format) {
+                    let spec = part.spec(&name, format, matrix);
+                    parts.insert(spec.name.clone(), (part, name.clone(), matrix));
+                    specs.push(spec);
+                }
+            }
+            _ => specs.push(TensorSpec::new(name, Dtype::F32, shape)),
+        }
+    }
+    weights::write_file(path, specs, |name| {
+        let Some((part, name, shape)) = parts.get(name) else {
+            return Ok(Values::Floats(source.values(name)?.into()));
+        };
+        let matrix = source.quantized_matrix(name, *shape)?;
+        let bytes = matrix.map(|matrix| part.bytes(&matrix));
+        Ok(Values::Bytes(bytes.unwrap_or_default()))
+    })
+}
+
+/// The shape `[d_in, d_out]` of the matrix `name`, which has `shape` in float files; `None` for vectors and
+/// for the position embedding, which are never quantized.
+fn matrix_shape(name: &str, shape: &[usize]) -> Option<[usize; 2]> {
+    match *shape {
+        _ if name.starts_with("position_embedding") => None,
+        // Tables are stored in their own layout, other matrices transposed.
+        [d_out, d_in] if name == TABLE => Some([d_in, d_out]),
+        [d_in, d_out] => Some([d_in, d_out]),
+        _ => None,
+    }
+}
+
+/// Reads the matrix `name` of shape `[d_in, d_out]`, if it is quantized.
+///
+/// # Errors
+/// [`ModelError::Format`] if its tensors are missing, have other types or shapes, or a symmetric format
+/// contains the smallest integer, which is never written.
+pub(crate) fn read_matrix(
+    file: &TensorFile,
+    name: &str,
+    shape: [usize; 2],
+) -> Result<Option<QuantizedMatrix>, ModelError> {
+    let Some(format) = matrix_format(file, name) else {
+        return Ok(None);
+    };
+    let error = |problem: String| ModelError::Format {
+        path: file.path().to_path_buf(),
+        problem,
+    };
+    for part in Part::of(format) {
+        let spec = part.spec(name, format, shape);
+        let is_match = file.dtype(&spec.name) == Some(spec.dtype)
+            && file.shape(&spec.name) == Some(&spec.shape[..]);
+        if !is_match {
+            return Err(error(format!(
+                "`{}` is not of type {:?} and shape {:?}",
+                spec.name, spec.dtype, spec.shape
+            )));
+        }
+    }
+    let tensor = |part: Part| part.spec(name, format, shape).name;
+    let copy = |part: Part| file.with_bytes(&tensor(part), <[u8]>::to_vec);
+    let scales = copy(Part::Scales)?;
+    let minimums = if format.has_minimum() {
+        copy(Part::Minimums)?
+    } else {
+        Vec::new()
+    };
+    // The integers, most of the bytes, are not copied.
+    let matrix = file.with_bytes(&tensor(Part::Integers), |integers| {
+        QuantizedMatrix::from_stored(shape, format, integers, &scales, &minimums)
+    })?;
+    if let Some(matrix) = matrix {
+        return Ok(Some(matrix));
+    }
+    let (suffix, unused) = match format.bits() {
+        Bits::Int8 => ("int8", -128),
+        Bits::Int4 => ("int4", -8),
+    };
+    let problem = format!("`{name}.{suffix}` contains the invalid value {unused}");
+    Err(error(problem))
+}
+
+/// Returns the values of the matrix `name` as in a float file, of the same `shape`, if `source` has it
+/// quantized.
+pub(crate) fn dequantized_values(
+    source: &dyn WeightSource,
+    name: &str,
+    shape: &[usize],
+) -> Result<Option<Vec<f32>>, ModelError> {
+    let Some([d_in, d_out]) = matrix_shape(name, shape) else {
+        return Ok(None);
+    };
+    let Some(matrix) = source.quantized_matrix(name, [d_in, d_out])? else {
+        return Ok(None);
+    };
+    let values = matrix.dequantize();
+    Ok(Some(if name == TABLE {
+        let row = |j: usize| values[j..].iter().step_by(d_out).copied();
+        (0..d_out).flat_map(row).take(d_in * d_out).collect()
+    } else {
+        values
+    }))
+}
+
+fn suffix(bits: Bits) -> &'static str {
+    match bits {
+        Bits::Int8 => "int8",
+        Bits::Int4 => "int4",
+    }
+}
+
+/// The names, shapes and types that a file with the weights of `config` has: a matrix is quantized or has
+/// any float type. One that the file lacks is expected like the token embedding.
+pub(crate) fn expected(
+    config: &ModelConfig,
+    file: &TensorFile,
+) -> Vec<(String, Vec<usize>, Option<Dtype>)> {
+    let mut expected = Vec::new();
+    for (name, shape) in weights::layout(config) {
+        let format = match matrix_format(file, &name) {
+            Some(format) => Some(format),
+            None if file.shape(&name).is_some() => None,
+            None => Some(matrix_format(file, TABLE).unwrap_or(BlockFormat::Q8_0)),
+        };
+        let (Some(format), Some(shape)) = (format, matrix_shape(&name, &shape)) else {
+            expected.push((name, shape, None));
+            continue;
+        };
+        let parts = Part::of(format).map(|part| part.spec(&name, format, shape));
+        expected.extend(parts.map(|spec| (spec.name, spec.shape, Some(spec.dtype))));
+    }
+    expected
+}
