@@ -9,7 +9,7 @@ const fs = require("fs"), path = require("path"), vm = require("vm");
 
 const assets = path.join(__dirname, "../crates/explain/src/assets");
 const source = ["compute.js", "derive.js"].map((name) => fs.readFileSync(path.join(assets, name), "utf8")).join("\n");
-const { Panel, evaluate, hasPart, shortened, without } = vm.runInNewContext(`${source}\n;({ Panel, evaluate, hasPart, shortened, without })`, { atob, Math });
+const { Panel, evaluate, hasPart, interpolated, shortened, withUpdates, without } = vm.runInNewContext(`${source}\n;({ Panel, evaluate, hasPart, interpolated, shortened, withUpdates, without })`, { atob, Math });
 
 let checked = 0;
 
@@ -31,7 +31,7 @@ function indices(shape) {
 }
 
 for (const file of process.argv.slice(2)) {
-  const { panel: data, exact, derived, removed } = JSON.parse(fs.readFileSync(file, "utf8"));
+  const { panel: data, exact, derived, removed, scaled } = JSON.parse(fs.readFileSync(file, "utf8"));
   const panel = new Panel(data), ids = panel.story.tokens.map((token) => token.id);
   const values = evaluate(panel.story.steps, panel.allWeights(), ids);
   for (const step of panel.story.steps) {
@@ -46,6 +46,14 @@ for (const file of process.argv.slice(2)) {
     const { probabilities } = evaluate(steps, panel.allWeights(), ids.slice(0, positions.length));
     const width = probabilities.shape[1];
     compare(`${file}: ${edit.change}`, positions.map(({ position, next }) => probabilities.data[position * width + next]),
+      positions.map(({ after }) => after), 1e-9);
+  }
+  for (const { edit, positions } of scaled) {
+    const steps = withUpdates(shortened(panel.story.steps, positions.length), edit.scale);
+    const weights = interpolated(panel.allWeights(), panel.baseValues(), edit.scale);
+    const { probabilities } = evaluate(steps, weights, ids.slice(0, positions.length));
+    const width = probabilities.shape[1];
+    compare(`${file}: adapter times ${edit.scale}`, positions.map(({ position, next }) => probabilities.data[position * width + next]),
       positions.map(({ after }) => after), 1e-9);
   }
 }

@@ -235,7 +235,30 @@ fn every_command_takes_an_adapter() {
         &dir,
         &["explain", "runs/tuned", "One", "--brief"],
     ));
-    assert!(!explained.is_empty());
+    assert!(
+        explained.contains("base and tuned") && explained.contains("blocks.0.attention.query"),
+        "{explained}"
+    );
+    let what_if = |model: &str, edit: &str| {
+        let args = [
+            "explain",
+            model,
+            "One",
+            "--what-if",
+            edit,
+            "--format",
+            "json",
+        ];
+        serde_json::from_str::<Value>(&stdout(&succeeds(&dir, &args))).unwrap()
+    };
+    let without = what_if("runs/tuned", "adapter=0");
+    // The token that the base model finds most likely, with the same probability.
+    let base = what_if("base", "head=0.0");
+    assert_eq!(without["after"][0]["id"], base["before"][0]["id"]);
+    let probability = |json: &Value| json["probability"].as_f64().unwrap();
+    let difference = probability(&without["after"][0]) - probability(&base["before"][0]);
+    assert!(difference.abs() < 1e-9, "{difference}");
+    assert_ne!(without["before"], without["after"]);
     let newest = format!("runs/tuned/checkpoints/step-{STEPS:08}");
     succeeds(&dir, &["generate", &newest, "One", "--max-tokens", "2"]);
 

@@ -15,6 +15,7 @@ use nextword_model::{FeedForwardKind, ModelCard, ModelConfig, NormKind, Transfor
 use serde_json::Value;
 
 use crate::explain::address_of;
+use crate::explain_adapters::{adapted, settings};
 use crate::explain_schema::validate;
 use crate::random_models::{random_case_model, random_config, random_model};
 use crate::test_dir::{TestDir, json_lines};
@@ -26,7 +27,7 @@ pub(crate) fn explainer(config: &ModelConfig, seed: u64) -> Explainer {
 }
 
 /// An explainer for `model` with the words `w00 w01 …`.
-fn explainer_of(model: Transformer) -> Explainer {
+pub(crate) fn explainer_of(model: Transformer) -> Explainer {
     let words: Vec<String> = (0..model.config().vocab_size)
         .map(|n| format!("w{n:02}"))
         .collect();
@@ -203,7 +204,11 @@ fn finite(values: impl Iterator<Item = Option<f64>>) -> Value {
 fn page_arithmetic_matches_the_program() {
     let dir = TestDir::new();
     let files = (0..100).map(|case| {
-        let explainer = explainer_of(random_case_model(case));
+        let model = match case % 4 {
+            3 => adapted(case, &settings(case)).1,
+            _ => random_case_model(case),
+        };
+        let explainer = explainer_of(model);
         let explanation = explainer.explain("w00 w02 w01", &options(2)).unwrap();
         let (trace, mut derived) = (&explanation.trace, serde_json::Map::new());
         for node in &trace.graph {
@@ -223,7 +228,13 @@ fn page_arithmetic_matches_the_program() {
                     .positions;
                 Some(serde_json::json!({"edit": edit, "positions": positions}))
             });
+        let scaled = [0.0, 0.5].map(|scale| Edit::Adapter { scale });
+        let scaled = scaled.into_iter().filter_map(|edit| {
+            let found = explanation.what_if(std::slice::from_ref(&edit)).ok()?;
+            Some(serde_json::json!({"edit": edit, "positions": found.positions}))
+        });
         let data = serde_json::json!({
+            "scaled": scaled.collect::<Vec<Value>>(),
             "removed": removed.collect::<Vec<Value>>(),
             "panel": page::Panel::new(&explanation, &ReportOptions::default()).unwrap(),
             "exact": exact.collect::<serde_json::Map<String, Value>>(),

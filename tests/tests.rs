@@ -14,6 +14,7 @@
 )]
 
 mod activation_gradients; // every activation and gate on flex, ndarray and wgpu
+mod adapter_damage; // damaged adapter folders and files of conversations
 mod adapters; // runs that train adapters, and adapters in place of models
 mod attention_masks; // every kind of mask on flex, ndarray and wgpu
 mod backends; // the same losses on flex, ndarray and wgpu
@@ -28,6 +29,7 @@ mod conversations; // training on them, and what the server sends
 mod detached_runs; // finetuned runs without the model that they started from
 mod docs; // the course shows real output, and named files exist
 mod explain; // every value and its derivation
+mod explain_adapters; // the operations of an adapter, the base model beside it
 mod explain_interventions; // removed parts, gradients, ties
 mod explain_learner; // what a learner reads: sums, names, verification, addresses
 mod explain_pages; // the two-layer preset, removed parts in the terminal, page sizes

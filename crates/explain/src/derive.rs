@@ -5,6 +5,7 @@ mod attention;
 
 use serde::Serialize;
 
+use crate::adapted::is_adapter_weight;
 use crate::address::{Address, TOKENS, weight_axes};
 use crate::evaluate::{Arrays, activate, frequency, moments};
 use crate::formula::{
@@ -108,7 +109,9 @@ fn leaf(
 
 fn derive_weight(trace: &Trace, weights: &Arrays, address: &Address) -> Derivation {
     let is_matrix = address.index.len() > 1 && !address.name.starts_with("position_embedding");
+    let is_adapter = is_adapter_weight(&address.name);
     let formula = match trace.bits.filter(|_| is_matrix) {
+        _ if is_adapter => "learned in training the adapter".to_string(),
         Some(bits) => format!(
             "learned in training, then quantized to {bits} bits: an integer times the scale of its \
              block of 32, plus the block's minimum if it has one"
@@ -217,6 +220,18 @@ impl DerivationContext<'_> {
                 let filled = format!("{} + {}", format_number(a.value), parenthesized(b.value));
                 let sum = a.value + b.value;
                 FilledFormula::new("a + b", filled, sum, vec![a, b])
+            }
+            Op::AddScaled { a, b, scale } => {
+                let (a, b) = (self.at("a", a, &index), self.at("b", b, &index));
+                let filled = format!(
+                    "{} + {} × {}",
+                    format_number(a.value),
+                    format_number(*scale),
+                    parenthesized(b.value)
+                );
+                let sum = a.value + scale * b.value;
+                let operands = vec![a, b, setting("s", *scale)];
+                FilledFormula::new("a + s b", filled, sum, operands)
             }
             Op::Norm { .. } => self.norm(&index),
             Op::Linear { .. } => self.linear(&index),

@@ -13,7 +13,8 @@ use crate::graph::{ActivationFn, Node, Op};
 /// Arrays by name.
 pub type Arrays = BTreeMap<String, Array>;
 
-/// Every parameter of `model` under its name in the weights file. Quantized ones are dequantized.
+/// Every parameter of `model` under its name in the weights file, also those of an adapter. Quantized ones are
+/// dequantized.
 pub fn weights_of(model: &Transformer) -> Arrays {
     let mut all = Arrays::new();
     let mut add = |name: &str, data: TensorData| {
@@ -114,6 +115,12 @@ fn compute(node: &Node, out: &mut Array, values: &Arrays, weights: &Arrays, ids:
             let pairs = values[a].data.iter().zip(&values[b].data);
             for (value, (a, b)) in out.data.iter_mut().zip(pairs) {
                 *value = a + b;
+            }
+        }
+        Op::AddScaled { a, b, scale } => {
+            let pairs = values[a].data.iter().zip(&values[b].data);
+            for (value, (a, b)) in out.data.iter_mut().zip(pairs) {
+                *value = a + scale * b;
             }
         }
         Op::Norm {

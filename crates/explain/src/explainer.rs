@@ -3,6 +3,7 @@
 use nextword_generate::{TextGenerator, TextOptions};
 use nextword_model::{ModelConfig, available_memory};
 
+use crate::adapted::{base_values, has_magnitudes};
 use crate::address::Address;
 use crate::derive::{Derivation, derive};
 use crate::evaluate::{Arrays, weights_of};
@@ -15,16 +16,34 @@ use crate::{ExplainError, Report, ReportOptions};
 pub struct Explainer {
     generator: TextGenerator,
     weights: Arrays,
+    /// With an adapter, the base model's values of the parameters that it replaces. Low-rank updates replace none.
+    base_values: Option<Arrays>,
 }
 
 impl Explainer {
-    /// Copies the weights of the model for lookups. An adapter is added to them first, so that the explained model has the
-    /// same operations as any other; its values then differ from those of the unmerged model by rounding.
+    /// Copies the weights of the model for lookups.
+    ///
+    /// The low-rank updates of an adapter are operations of their own. An adapter with magnitudes (`DoRA`) is merged into
+    /// the weights first: the values then differ from those of the unmerged model by rounding.
     pub fn new(generator: TextGenerator) -> Self {
-        let merged = generator.clone().with_merged_adapter();
-        let generator = merged.unwrap_or(generator);
+        let base = generator.model().has_adapter();
+        let base = base.then(|| generator.model().clone());
+        let has_magnitudes = base.as_ref().is_some_and(has_magnitudes);
+        let merged = has_magnitudes.then(|| generator.clone().with_merged_adapter());
+        let generator = merged.and_then(Result::ok).unwrap_or(generator);
         let weights = weights_of(generator.model());
-        Self { generator, weights }
+        let base_values = base.map(|adapted| base_values(adapted, &weights));
+        Self {
+            generator,
+            weights,
+            base_values,
+        }
+    }
+
+    /// With an adapter, the base model's values of the parameters that the adapter replaces: those with a full copy, and
+    /// with magnitudes (`DoRA`) the weights that they scale. `None` without an adapter.
+    pub fn base_values(&self) -> Option<&Arrays> {
+        self.base_values.as_ref()
     }
 
     /// Checks, before the model is loaded, that its weights fit into memory twice: in f32, and in f64 for

@@ -107,6 +107,12 @@ impl Backward<'_> {
                 add_to(&mut self.tensors, a, g.clone());
                 add_to(&mut self.tensors, b, g.clone());
             }
+            Op::AddScaled { a, b, scale } => {
+                let mut d = g.clone();
+                d.data.iter_mut().for_each(|d| *d *= scale);
+                add_to(&mut self.tensors, a, g.clone());
+                add_to(&mut self.tensors, b, d);
+            }
             Op::Norm { .. } => self.norm(&node.op, g),
             Op::Linear {
                 input,

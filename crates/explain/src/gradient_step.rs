@@ -2,10 +2,11 @@
 
 use serde::Serialize;
 
+use crate::adapted::{graph_with_adapter, is_adapter_weight};
 use crate::address::weight_axes;
 use crate::evaluate::{Arrays, evaluate};
 use crate::gradient::gradients;
-use crate::graph::{Node, PROBABILITIES, graph};
+use crate::graph::{Node, PROBABILITIES};
 use crate::trace::Trace;
 
 /// Steps are computed for models and prompts up to this number of parameters times positions.
@@ -21,7 +22,8 @@ const RATES: i32 = 7;
 const DISTANCE: f64 = 1e-5;
 
 /// One step of gradient descent on the loss at one position, for one next token. Training averages the loss
-/// over all positions, and its optimizer scales the gradients; the principle is the same.
+/// over all positions, and its optimizer scales the gradients; the principle is the same. Of a model with an adapter,
+/// only the low-rank matrices change.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct GradientStep {
     /// The position, the prompt's last.
@@ -85,9 +87,10 @@ pub(crate) fn gradient_steps(
         return Vec::new();
     };
     let forward = Forward {
-        graph: graph(&trace.config, positions),
+        graph: graph_with_adapter(&trace.config, positions, &trace.adapted),
         ids: &trace.ids[..positions],
         position: positions - 1,
+        trains_adapter: !trace.adapted.is_empty(),
     };
     let values = evaluate(&forward.graph, weights, forward.ids, &[]);
     let row = values[PROBABILITIES].row(positions - 1);
@@ -109,6 +112,8 @@ struct Forward<'a> {
     graph: Vec<Node>,
     ids: &'a [u32],
     position: usize,
+    /// Whether only the matrices of the adapter are trained.
+    trains_adapter: bool,
 }
 
 impl Forward<'_> {
@@ -122,7 +127,7 @@ impl Forward<'_> {
     fn step(&self, values: &Arrays, weights: &Arrays, target: u32) -> Option<GradientStep> {
         let probability = values[PROBABILITIES].at(&[self.position, target as usize]);
         let loss = 0.0 - probability.ln();
-        let gradients = gradients(
+        let mut gradients = gradients(
             &self.graph,
             values,
             weights,
@@ -130,6 +135,9 @@ impl Forward<'_> {
             self.position,
             target,
         );
+        if self.trains_adapter {
+            gradients.retain(|name, _| is_adapter_weight(name));
+        }
         let (name, at) = largest(&gradients)?;
         let (value, gradient) = (weights[name].data[at], gradients[name].data[at]);
         let mut changed = weights.clone();
@@ -240,9 +248,10 @@ mod tests {
         let model = presets::statquest(5).init(&Device::flex(), 7).unwrap();
         let mut weights = weights_of(&model);
         let forward = Forward {
-            graph: graph(model.config(), 3),
+            graph: crate::graph::graph(model.config(), 3),
             ids: &[1, 0, 2],
             position: 2,
+            trains_adapter: false,
         };
         let step = |weights: &Arrays| {
             let values = evaluate(&forward.graph, weights, forward.ids, &[]);

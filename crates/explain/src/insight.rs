@@ -3,6 +3,7 @@
 use nextword_model::NormPlacement;
 use serde::{Deserialize, Serialize};
 
+use crate::adapted::{BASE, LORA_A};
 use crate::evaluate::{moments, softmax};
 use crate::explainer::Explanation;
 use crate::graph::{Node, Op, PROBABILITIES};
@@ -315,13 +316,14 @@ impl Explanation<'_> {
     fn track_parts(&self, node: &Node, position: usize, parts: &mut ResidualParts) {
         let values = &self.trace.values;
         let hook = node.name.rsplit_once("hook_").map_or("", |(_, hook)| hook);
+        let hook = hook.strip_suffix(BASE).unwrap_or(hook);
         let row = |name: &str| values[name].row(position).to_vec();
         match (&node.op, hook) {
             (Op::Embed { .. }, _) => parts.add("token embedding", None, None, row(&node.name)),
             (Op::LearnedPositions { .. } | Op::Sinusoidal, _) => {
                 parts.add("position encoding", None, None, row(&node.name));
             }
-            (Op::OutputProjection { .. }, _) => {
+            (Op::OutputProjection { .. }, hook) if !hook.ends_with(LORA_A) => {
                 self.start_sublayer(parts);
                 self.add_heads(node, position, parts);
             }
@@ -329,6 +331,17 @@ impl Explanation<'_> {
                 self.start_sublayer(parts);
                 let name = format!("feed-forward of layer {}", node.layer.unwrap_or(0) + 1);
                 parts.add(&name, node.layer, None, row(&node.name));
+            }
+            (Op::AddScaled { b, scale, .. }, hook) => {
+                let sublayer = match hook.trim_end_matches("_before_norm") {
+                    "attn_out" => "attention output",
+                    "mlp_out" => "feed-forward output",
+                    _ => return,
+                };
+                let layer = node.layer.unwrap_or(0) + 1;
+                let update = row(b).into_iter().map(|x| x * scale).collect();
+                let name = format!("adapter of the {sublayer} of layer {layer}");
+                parts.add(&name, node.layer, None, update);
             }
             (Op::Norm { input, bias, .. }, _) => {
                 let Some(first) = self.first_normalized_part(node, hook, parts) else {

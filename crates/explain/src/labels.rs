@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
+use crate::adapted::{BASE, LORA_A, LORA_B};
 use crate::graph::{Node, Op, PROBABILITIES};
 use crate::reasons::reason;
 
@@ -47,6 +48,9 @@ pub fn label(node: &Node) -> Label {
 
 /// The label of `node`, with a bias in the formula of every operation that can have one.
 fn label_with_bias(node: &Node) -> Label {
+    if let Some(label) = adapter_label(node) {
+        return label;
+    }
     match &node.op {
         Op::Embed { scale, .. } => new_label(
             "token embedding",
@@ -120,6 +124,42 @@ fn label_with_bias(node: &Node) -> Label {
         ),
         _ => label_outside_attention(node),
     }
+}
+
+/// The labels of the operations that an adapter adds, and of the layer that it adapts.
+fn adapter_label(node: &Node) -> Option<Label> {
+    if node.name.ends_with(BASE) {
+        return Some(new_label(
+            "base layer",
+            "the layer as the base model has it",
+            "x W + b",
+            "What the layer computes without the adapter.",
+        ));
+    }
+    if node.name.ends_with(LORA_A) {
+        return Some(new_label(
+            "adapter: x A",
+            "LoRA: the input, projected down to the rank of the adapter",
+            "x A",
+            "A few weighted sums of each token's vector, which the adapter has learned to look at.",
+        ));
+    }
+    if node.name.ends_with(LORA_B) {
+        return Some(new_label(
+            "adapter: update",
+            "LoRA: projected up to the width of the layer's output",
+            "(x A) B",
+            "What the adapter adds to the layer's output, before it is multiplied by its scale.",
+        ));
+    }
+    let Op::AddScaled { .. } = node.op else {
+        return None;
+    };
+    let label = label_by_hook(node);
+    Some(Label {
+        formula: "base layer + s · update".into(),
+        ..label
+    })
 }
 
 /// The label of attention scores: with the default scale or another, with or without soft cap and
@@ -274,6 +314,12 @@ fn label_by_hook(node: &Node) -> Label {
             "MLP output",
             "x W + b",
             "The hidden units, projected back to the width of the residual stream.",
+        ),
+        "attn_out" | "attn_out_before_norm" => new_label(
+            "attention output",
+            "output projection W_O of the concatenated heads",
+            "[z of all heads] W + b",
+            "The outputs of all heads, projected back to the width of the residual stream.",
         ),
         "resid_pre" if is_sum => new_label(
             "token embedding + position encoding",

@@ -38,6 +38,8 @@
 #![recursion_limit = "256"]
 
 mod ablation;
+mod adapted;
+mod adapter_report;
 mod address;
 mod array;
 pub mod derivation_text;
@@ -66,6 +68,8 @@ mod what_if;
 /// The JSON schema of [`Report`].
 pub const SCHEMA: &str = include_str!("assets/schema.json");
 
+pub use adapted::{AdaptedModule, AdaptedModules, graph_with_adapter};
+pub use adapter_report::{AdapterReport, AdapterToken, ModuleChange};
 pub use address::{Address, TOKENS};
 pub use array::Array;
 pub use derive::{Derivation, Operand};

@@ -54,6 +54,8 @@ pub enum Op {
     },
     /// `a + b`.
     Add { a: String, b: String },
+    /// `a + scale * b`: the output of a linear layer, and the update that its adapter adds.
+    AddScaled { a: String, b: String, scale: f64 },
     /// Normalization over the last axis. `centered` subtracts the mean first; with `unit_offset` the
     /// factor is `1 + weight`.
     Norm {

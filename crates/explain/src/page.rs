@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
+use crate::evaluate::Arrays;
 use crate::explainer::Explanation;
 use crate::history::TrainingHistory;
 use crate::page_values::{pack, packed_len};
@@ -22,7 +23,7 @@ const HTML: &str = include_str!("assets/page.html");
 pub const CSS: &str = include_str!("assets/page.css");
 
 /// The scripts, in the order of their dependencies.
-const SCRIPTS: [&str; 17] = [
+const SCRIPTS: [&str; 18] = [
     include_str!("assets/dom.js"),
     include_str!("assets/compute.js"),
     include_str!("assets/derive.js"),
@@ -33,6 +34,7 @@ const SCRIPTS: [&str; 17] = [
     include_str!("assets/cards.js"),
     include_str!("assets/insights.js"),
     include_str!("assets/what_if.js"),
+    include_str!("assets/adapter.js"),
     include_str!("assets/training.js"),
     include_str!("assets/encoder_decoder.js"),
     include_str!("assets/history.js"),
@@ -85,6 +87,9 @@ pub struct Panel {
     pub packed_tensors: Option<BTreeMap<String, PackedTensor>>,
     /// The weights; `None` for larger models.
     pub weights: Option<BTreeMap<String, PackedValues>>,
+    /// With the weights, the base model's values of the parameters that an adapter replaces, if there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_values: Option<BTreeMap<String, PackedValues>>,
     /// The text of every token, by id; empty for large vocabularies.
     pub vocabulary: Vec<String>,
 }
@@ -126,12 +131,9 @@ impl Panel {
         panel.packed_tensors = Some(pack(std::mem::take(&mut panel.report.tensors)));
         if has_weights {
             panel.report.notes.retain(|note| !note.contains("--layer"));
-            let all = explanation.explainer.weights().iter();
-            let packed = all.map(|(name, array)| {
-                let values = array.data.iter().map(|x| *x as f32);
-                (name.clone(), PackedValues::new(&array.shape, values))
-            });
-            panel.weights = Some(packed.collect());
+            panel.weights = Some(pack_weights(explanation.explainer.weights()));
+            let base = explanation.explainer.base_values();
+            panel.base_values = base.filter(|base| !base.is_empty()).map(pack_weights);
         }
         Ok(panel)
     }
@@ -156,9 +158,18 @@ impl Panel {
             vocabulary: (0..listed).map(|id| explainer.token_text(id)).collect(),
             packed_tensors: None,
             weights: None,
+            base_values: None,
             report,
         })
     }
+}
+
+fn pack_weights(weights: &Arrays) -> BTreeMap<String, PackedValues> {
+    let packed = weights.iter().map(|(name, array)| {
+        let values = array.data.iter().map(|x| *x as f32);
+        (name.clone(), PackedValues::new(&array.shape, values))
+    });
+    packed.collect()
 }
 
 /// Renders the page as one self-contained HTML file. Its content security policy allows only the

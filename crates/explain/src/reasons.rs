@@ -1,5 +1,6 @@
 //! Why each step of the forward pass exists, in a sentence or two.
 
+use crate::adapted::{BASE, LORA_A, LORA_B};
 use crate::graph::{Node, Op, PROBABILITIES};
 
 /// Why a Transformer has the step of `node`; empty for steps that only rename a tensor.
@@ -34,6 +35,21 @@ pub(crate) fn reason(node: &Node) -> &'static str {
         }
         Op::WeightedSum { .. } => {
             "This is where a token learns about the others: outside of attention, every step treats each token on its own."
+        }
+        Op::AddScaled { .. } => {
+            "The base model stays as it is, and the adapter learns only the difference: two thin matrices instead of a \
+             whole one, which take a fraction of the memory and can be removed or exchanged."
+        }
+        Op::Linear { .. } | Op::OutputProjection { .. } if node.name.ends_with(BASE) => {
+            "Training the adapter leaves these weights unchanged, so everything that the base model has learned is \
+             still there."
+        }
+        Op::Linear { .. } | Op::OutputProjection { .. } if node.name.ends_with(LORA_A) => {
+            "What finetuning changes can be described by a few directions. The rank is their number, and A chooses them."
+        }
+        Op::Linear { .. } if node.name.ends_with(LORA_B) => {
+            "B says what follows from each of these directions. It begins with zeros, so that training starts at the \
+             base model."
         }
         Op::OutputProjection { weight: None, .. } => {
             "Several heads can look for several things at once; side by side, their outputs are as wide as \

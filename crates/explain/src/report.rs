@@ -7,6 +7,7 @@ use nextword_model::ModelConfig;
 use serde::Serialize;
 
 use crate::ExplainError;
+use crate::adapter_report::AdapterReport;
 use crate::explainer::Explanation;
 use crate::gradient_step::{GradientStep, gradient_steps};
 use crate::graph::{Axis, Node, PROBABILITIES};
@@ -81,6 +82,9 @@ pub struct Report {
     /// the most likely other one. Empty for large models and long prompts; without those that would not lower
     /// the loss.
     pub training: Vec<GradientStep>,
+    /// What the model's adapter changes; `None` without an adapter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<AdapterReport>,
     /// Observations, as text.
     pub notes: Vec<String>,
     /// The result of the recomputation.
@@ -244,6 +248,7 @@ impl Report {
                 })
                 .collect(),
             training: gradient_steps(trace, explainer.weights(), &|id| explainer.token_text(id)),
+            adapter: AdapterReport::of(explanation, options.top)?,
             notes,
             verification: VerificationSummary {
                 verified: trace.verification.is_verified(),

@@ -1,5 +1,6 @@
 //! Renders a report as text for the terminal.
 
+mod adapter;
 mod predictions;
 mod steps;
 
@@ -97,6 +98,7 @@ pub fn render(explanation: &Explanation<'_>, report: &Report, view: &View) -> St
         printer.steps();
     }
     printer.predictions();
+    printer.adapter();
     printer.logit_lens();
     printer.sampled_tokens();
     printer.gradient_step();

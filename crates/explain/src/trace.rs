@@ -8,6 +8,7 @@ use nextword_generate::{
 use nextword_model::{Bits, ForwardContext, ModelConfig, Transformer, weights};
 
 use crate::ExplainError;
+use crate::adapted::{AdaptedModules, adapted_modules, graph_with_adapter};
 use crate::array::Array;
 use crate::evaluate::{Arrays, eval_node, evaluate};
 use crate::graph::{Node, Op, graph};
@@ -48,6 +49,8 @@ pub struct Trace {
     pub config: ModelConfig,
     /// The operations of the forward pass.
     pub graph: Vec<Node>,
+    /// The linear layers with a low-rank update, if the model has an adapter.
+    pub adapted: AdaptedModules,
     /// The input tokens: the prompt's, then those of the completion except its last.
     pub ids: Vec<u32>,
     /// Number of prompt tokens in `ids`.
@@ -85,7 +88,9 @@ impl Trace {
         options: &TraceOptions,
     ) -> Result<Self, ExplainError> {
         let config = model.config().clone();
-        check_size(&config, prompt.len().saturating_add(options.max_tokens))?;
+        let adapted = adapted_modules(model);
+        let tokens = prompt.len().saturating_add(options.max_tokens);
+        check_size(&config, &adapted, tokens)?;
         let mut recorder = Recorder::new(config.position);
         let decode_options = DecodeOptions {
             sampling: options.sampling.clone(),
@@ -125,7 +130,8 @@ impl Trace {
         });
         let passes = (0..ids.len()).map(|at| (at + 1).saturating_sub(prompt_len));
         let mut trace = Self {
-            graph: graph(&config, ids.len()),
+            graph: graph_with_adapter(&config, ids.len(), &adapted),
+            adapted,
             prompt_len,
             truncated: sequence.truncated,
             passes: passes.collect(),
@@ -255,20 +261,27 @@ impl Trace {
     }
 }
 
-/// Number of values in a trace of `tokens` tokens.
+/// Number of values in a trace of `tokens` tokens, without those of an adapter.
 pub fn count_values(config: &ModelConfig, tokens: usize) -> usize {
+    count_of(&graph(config, tokens))
+}
+
+fn count_of(nodes: &[Node]) -> usize {
     let size = |node: &Node| {
         node.shape
             .iter()
             .fold(1, |n: usize, d| n.saturating_mul(*d))
     };
-    let nodes = graph(config, tokens);
     nodes.iter().map(size).fold(0, usize::saturating_add)
 }
 
-fn check_size(config: &ModelConfig, tokens: usize) -> Result<(), ExplainError> {
+fn check_size(
+    config: &ModelConfig,
+    adapted: &AdaptedModules,
+    tokens: usize,
+) -> Result<(), ExplainError> {
     let tokens = tokens.min(config.context_length);
-    let count = count_values(config, tokens);
+    let count = count_of(&graph_with_adapter(config, tokens, adapted));
     if count <= MAX_TRACE_VALUES {
         return Ok(());
     }

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::ablation::Removed;
+use crate::adapted::{graph_with_adapter, interpolate, scale_updates};
 use crate::evaluate::{Arrays, evaluate};
 use crate::explainer::Explanation;
-use crate::graph::{PROBABILITIES, graph};
+use crate::graph::PROBABILITIES;
 use crate::{ExplainError, TokenProb};
 
 /// Number of most likely tokens to list.
@@ -47,6 +48,12 @@ pub enum Edit {
     NoPositions,
     /// Removes the attention mask: every token of the prompt attends to all of them.
     NoMask,
+    /// Multiplies what the adapter adds: 0 is the base model, 1 the model with the adapter. Parameters that the adapter
+    /// replaces are interpolated.
+    Adapter {
+        /// The factor.
+        scale: f64,
+    },
 }
 
 impl Edit {
@@ -55,7 +62,10 @@ impl Edit {
             Self::NoResidual => Some(Removed::Residuals),
             Self::NoPositions => Some(Removed::Positions),
             Self::NoMask => Some(Removed::Mask),
-            Self::Token { .. } | Self::HeadOff { .. } | Self::Embedding { .. } => None,
+            Self::Token { .. }
+            | Self::HeadOff { .. }
+            | Self::Embedding { .. }
+            | Self::Adapter { .. } => None,
         }
     }
 }
@@ -112,7 +122,7 @@ pub(crate) fn what_if(
     let trace = &explanation.trace;
     let config = &trace.config;
     let mut ids = trace.ids[..trace.prompt_len].to_vec();
-    let mut nodes = graph(config, trace.prompt_len);
+    let mut nodes = graph_with_adapter(config, trace.prompt_len, &trace.adapted);
     let (mut disabled_heads, mut removed) = (Vec::new(), Vec::new());
     let mut edited_weights: Option<Arrays> = None;
     for edit in edits {
@@ -126,6 +136,24 @@ pub(crate) fn what_if(
         }
         match *edit {
             Edit::NoResidual | Edit::NoPositions | Edit::NoMask => {} // Applied above.
+            Edit::Adapter { scale } => {
+                let Some(base) = explanation.explainer.base_values() else {
+                    return Err(ExplainError::WhatIf(
+                        "this model has no adapter".to_string(),
+                    ));
+                };
+                if !scale.is_finite() {
+                    let problem =
+                        format!("the adapter's scale must be a finite number, but is {scale}");
+                    return Err(ExplainError::WhatIf(problem));
+                }
+                scale_updates(&mut nodes, scale);
+                if !base.is_empty() {
+                    let weights = edited_weights
+                        .get_or_insert_with(|| explanation.explainer.weights().clone());
+                    interpolate(weights, base, scale);
+                }
+            }
             Edit::Token { position, id } => {
                 check_range(position, trace.prompt_len, "prompt position")?;
                 check_range(id as usize, config.vocab_size, "token id")?;

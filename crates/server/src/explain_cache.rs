@@ -157,10 +157,7 @@ impl Cache {
             bytes_left -= if keep { other_bytes } else { 0 };
             keep
         });
-        // An explanation is that of a model without an adapter beside it.
-        let generator = model.generator.clone().with_merged_adapter();
-        let generator = generator.map_err(|error| ApiError::internal(error.to_string()))?;
-        let explainer = Arc::new(Explainer::new(generator));
+        let explainer = Arc::new(Explainer::new(model.generator.clone()));
         self.explainers.push_front((key, explainer.clone()));
         Ok(explainer)
     }

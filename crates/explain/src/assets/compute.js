@@ -124,6 +124,17 @@ const hasPart = (steps, change) =>
     return op.b === "hook_pos_embed" || op.kind === "turn" || (op.kind === "scores" && op.slopes.length > 0);
   });
 
+// The steps with the updates of the adapter multiplied by `factor`, like adapted.rs.
+const withUpdates = (steps, factor) =>
+  steps.map((step) => (step.op.kind === "add_scaled" ? { ...step, op: { ...step.op, scale: step.op.scale * factor } } : step));
+// The tuned weights, with base + factor * (tuned - base) where the adapter replaces those of the base model.
+function interpolated(tuned, base, factor) {
+  const weights = { ...tuned };
+  for (const [name, { shape, data }] of Object.entries(base))
+    weights[name] = { shape, data: data.map((x, i) => x + factor * (tuned[name].data[i] - x)) };
+  return weights;
+}
+
 // Every tensor of the graph `steps` for token `ids`. The output of `disabledHeads` ("layer.head") is zero.
 function evaluate(steps, weights, ids, disabledHeads = new Set()) {
   const values = {};
@@ -145,6 +156,7 @@ function evaluate(steps, weights, ids, disabledHeads = new Set()) {
         break;
       case "copy": out.data.set(input.data); break;
       case "add": out.data.forEach((_, i) => { out.data[i] = values[op.a].data[i] + values[op.b].data[i]; }); break;
+      case "add_scaled": out.data.forEach((_, i) => { out.data[i] = values[op.a].data[i] + op.scale * values[op.b].data[i]; }); break;
       case "norm":
         for (let row = 0; row < out.data.length / width; row++) {
           const x = rowOf(input, row), { mean, scale } = moments(x, op.centered, op.eps);

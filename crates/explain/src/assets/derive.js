@@ -14,6 +14,8 @@ function formatNumber(x, decimals = 4) {
   return (Number(text) === 0 ? text.replace("-", "") : text).replace("-", "−");
 }
 
+const isAdapterWeight = (name) => /\.lora\.[ab]$/.test(name);
+
 class Panel {
   // `first` is the panel whose weights this one shares, if it says so.
   constructor(panel, first = null) {
@@ -46,6 +48,10 @@ class Panel {
   allWeights() {
     for (const name of Object.keys(this.packed)) this.weight(name);
     return this.unpacked;
+  }
+  // The base model's values of the parameters that the adapter replaces.
+  baseValues() {
+    return Object.fromEntries(Object.entries(this.base_values ?? {}).map(([name, packed]) => [name, unpack(packed)]));
   }
   offset(shape, index) {
     return index.reduce((at, i, axis) => at * shape[axis] + i, 0);
@@ -84,6 +90,7 @@ class Panel {
   }
 
   origin(name, index) {
+    if (isAdapterWeight(name)) return "learned in training the adapter";
     const bits = index.length > 1 && !name.startsWith("position_embedding") && this.story.model.bits;
     return bits ? `learned in training, then quantized to ${bits} bits: an integer times the scale of its block of 32, plus the block's minimum if it has one`
       : "learned in training";
@@ -148,6 +155,10 @@ class Panel {
       case "add": {
         const a = this.operand("a", op.a, index), b = this.operand("b", op.b, index);
         return plain(`${n(a.value)} + ${wrap(b.value)}`, a.value + b.value, [a, b]);
+      }
+      case "add_scaled": {
+        const a = this.operand("a", op.a, index), b = this.operand("b", op.b, index);
+        return plain(`${n(a.value)} + ${n(op.scale)} × ${wrap(b.value)}`, a.value + op.scale * b.value, [a, b, setting("s", op.scale)]);
       }
       case "norm": {
         const row = Array.from({ length: step.shape[last] }, (_, i) => this.operand(`x${subscript(i)}`, op.of, [...index.slice(0, last), i]));

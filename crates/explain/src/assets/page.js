@@ -115,6 +115,16 @@ function listCards() {
       { why: "The chosen token is appended to the text, and the model runs again: this is how it writes more than one token." },
     ),
   );
+  if (state.panels.some((panel) => panel.story.adapter))
+    add(
+      "a closer look",
+      "adapter",
+      "base and tuned",
+      "what the adapter changes",
+      "The base model is unchanged; an adapter adds a low-rank update to some of its layers. This is what the additions do to the prediction.",
+      adapterBody,
+      { why: "Finetuning starts from a model that already knows the language. A small addition teaches it a task or a style, and without the addition the base model is back." },
+    );
   add(
     "a closer look",
     "contributions",

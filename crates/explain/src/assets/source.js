@@ -28,7 +28,7 @@ const localSource = {
     const length = name === "tokens" ? [panel.story.tokens.length] : shape;
     if (length && (length.length !== index.length || !index.every((i, axis) => i < length[axis])))
       throw new Error(`no value ${name}[${index.join(",")}]`);
-    const isWeight = /\.(weight|bias)$/.test(name);
+    const isWeight = /\.(weight|bias)$/.test(name) || isAdapterWeight(name);
     const found = step || isWeight || name === "tokens" ? panel.derive(name, index) : null;
     // A value that is not in the page must not appear as 0 or as the end of the chain.
     const isIncomplete =
@@ -77,14 +77,16 @@ const localSource = {
       ids = prompt.map((t) => t.id),
       disabledHeads = new Set(),
       original = panel.allWeights(),
-      weights = { ...original };
-    const table = original["token_embedding.weight"],
+      adapter = edits.find((edit) => edit.change === "adapter"),
+      weights = adapter ? interpolated(original, panel.baseValues(), adapter.scale) : { ...original };
+    const table = weights["token_embedding.weight"],
       last = prompt.length - 1;
     let steps = shortened(story.steps, prompt.length);
     const base = steps;
     for (const edit of edits) {
       if (edit.change === "token") ids[edit.position] = edit.id;
       else if (edit.change === "head_off") disabledHeads.add(`${edit.layer}.${edit.head}`);
+      else if (edit.change === "adapter") steps = withUpdates(steps, edit.scale);
       else if (edit.change !== "embedding") steps = without(steps, edit.change);
       else {
         if (weights["token_embedding.weight"] === table)

@@ -3,8 +3,8 @@
 
 const MAX_OPTIONS = 64,
   MAX_EDITED_DIMS = 16;
-const noEdits = () => ({ tokens: new Map(), disabledHeads: new Set(), embeddings: new Map(), removed: new Set(), editedToken: null });
-const isEdited = (edits) => edits.tokens.size + edits.disabledHeads.size + edits.embeddings.size + edits.removed.size > 0;
+const noEdits = () => ({ tokens: new Map(), disabledHeads: new Set(), embeddings: new Map(), removed: new Set(), adapter: 1, editedToken: null });
+const isEdited = (edits) => edits.tokens.size + edits.disabledHeads.size + edits.embeddings.size + edits.removed.size > 0 || edits.adapter !== 1;
 // Parts of the architecture that can be removed, and what it means.
 const PARTS = [
   ["no_residual", "no residual connections", "each sublayer replaces the token's vector instead of adding to it"],
@@ -14,6 +14,7 @@ const PARTS = [
 
 // The edits in the format of the server's API.
 const editList = (edits) => [
+  ...(edits.adapter === 1 ? [] : [{ change: "adapter", scale: edits.adapter }]),
   ...[...edits.tokens].map(([position, id]) => ({ change: "token", position, id })),
   ...[...edits.disabledHeads].map((key) => {
     const [layer, head] = key.split(".").map(Number);
@@ -92,6 +93,7 @@ function whatIfBody(panel) {
       ),
     ),
     PARTS.filter(([change]) => edits.removed.has(change)).map(([, name, meaning]) => h("p", { class: "soft" }, `${capitalize(name)}: ${meaning}.`)),
+    story.adapter ? [h("h3", {}, "Scale the adapter"), adapterScale(edits)] : null,
     h("h3", {}, "Edit an embedding"),
     h(
       "div",

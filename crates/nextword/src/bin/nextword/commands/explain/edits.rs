@@ -95,6 +95,15 @@ fn parse(
             let id = token_id(token)?;
             Ok(Edit::Token { position, id })
         }
+        "adapter" => value.trim().parse().map_or_else(
+            |_| {
+                Err(format!(
+                    "`{value}` is not a number; hint: adapter=0 is the base model, adapter=0.5 half of what the adapter \
+                     adds, adapter=1 all of it"
+                ))
+            },
+            |scale| Ok(Edit::Adapter { scale }),
+        ),
         "embedding" => {
             const HINT: &str = "hint: write embedding=TOKEN.ELEMENT:VALUE, elements counted from 0, e.g. \
                                 embedding=TOKEN.0:1.5";
@@ -120,7 +129,7 @@ fn parse(
 /// The error of an edit that does not exist, with the one that was probably meant.
 fn unknown_kind(kind: &str) -> String {
     let names = PARTS.iter().map(|(name, _)| *name);
-    let all: Vec<&str> = ["head", "token", "embedding"]
+    let all: Vec<&str> = ["head", "token", "embedding", "adapter"]
         .into_iter()
         .chain(names)
         .collect();
@@ -170,6 +179,7 @@ mod tests {
             ("head=0.1", Edit::HeadOff { layer: 0, head: 1 }),
             ("head = 2 . 3", Edit::HeadOff { layer: 2, head: 3 }),
             ("token=2:awesome", Edit::Token { position: 2, id: 4 }),
+            ("adapter=0.5", Edit::Adapter { scale: 0.5 }),
             (
                 "embedding=awesome.0:1.5",
                 Edit::Embedding {
@@ -202,12 +212,17 @@ mod tests {
             ("heads=0.0", "did you mean `head`?"),
             ("tokens=0:awesome", "did you mean `token`?"),
             ("embed=awesome.0:1", "did you mean `embedding`?"),
-            ("x", "edits are head, token, embedding, no-residual"),
+            (
+                "x",
+                "edits are head, token, embedding, adapter, no-residual",
+            ),
             ("", "edits are head"),
             (
                 "head=1",
                 "e.g. head=0.0, which the page calls head 1 of layer 1",
             ),
+            ("adapter=half", "adapter=0 is the base model"),
+            ("adapt=0", "did you mean `adapter`?"),
             ("head=a.b", "`a.b` names no head"),
             ("token=awesome", "has no `:`"),
             ("token=first:awesome", "`first` is not a position"),
