@@ -22,9 +22,10 @@ build() {
     [ -e "$model/best" ] || run "$nextword" train configs/quickstart.toml --set out="$model" --quiet
 }
 
-# Many more damaged model folders, token files, templates and answers of a Hub than in CI.
+# Many more damaged model and adapter folders, GGUF files, token files, conversations, templates and answers of a Hub
+# than in CI.
 malformed() {
-    run env NEXTWORD_MALFORMED=5000 cargo test --release --workspace --locked --test tests -- malformed untrusted
+    run env NEXTWORD_MALFORMED=5000 cargo test --release --workspace --locked --test tests -- malformed untrusted damage
     run env NEXTWORD_MALFORMED=5000 cargo test --release --locked --package nextword-hub --lib -- untrusted
 }
 

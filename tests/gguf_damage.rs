@@ -8,12 +8,11 @@ use nextword_convert::{GgufType, export_gguf, open_gguf};
 use nextword_model::ModelDir;
 
 use crate::gguf_file::RawFile;
-use crate::malformed_models::{MAX_MESSAGE_LEN, corrupt_bytes, mutation_count, test_rng};
+use crate::malformed_models::{
+    MAX_MESSAGE_LEN, corrupt_bytes, mutation_count, test_rng, with_limited_memory,
+};
 use crate::test_dir::{BAD_FILE, TestDir};
 use crate::util::{nextword, root, stderr};
-
-/// Set in the process that has little memory.
-const LIMITED: &str = "NEXTWORD_TEST_LIMITED";
 
 /// Numbers that counts and lengths are replaced with.
 const NUMBERS: [u64; 12] = [
@@ -146,24 +145,11 @@ fn damage_files() {
     assert!(valid > 0 && valid < mutations);
 }
 
-/// The files are read in a process that cannot allocate more than a gigabyte, and less than many of them claim.
+/// Many files claim more memory than the process has.
 #[test]
 fn damaged_gguf_files_give_an_error_message() {
-    if cfg!(not(target_os = "linux")) || std::env::var_os(LIMITED).is_some() {
-        damage_files();
-        return;
-    }
-    let output = Command::new("sh")
-        .args(["-c", "ulimit -v 1000000; exec \"$@\"", "sh"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "--nocapture", "--test-threads", "1"])
-        .arg("gguf_damage::damaged_gguf_files_give_an_error_message")
-        .env(LIMITED, "1")
-        .output()
-        .unwrap();
-    let printed = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{printed}{}", stderr(&output));
-    assert!(printed.contains("damaged files:"), "{printed}");
+    let name = "gguf_damage::damaged_gguf_files_give_an_error_message";
+    with_limited_memory(name, damage_files);
 }
 
 #[cfg(target_os = "linux")]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use burn::tensor::{Int, Tensor};
 use nextword_base::rng::{CounterRng, RandomSequence};
@@ -55,6 +56,27 @@ fn sharded(folder: &Path) {
 pub(crate) fn mutation_count(default: u64) -> u64 {
     let count = std::env::var("NEXTWORD_MALFORMED").ok();
     count.and_then(|n| n.parse().ok()).unwrap_or(default)
+}
+
+/// Set in the process that has little memory.
+const LIMITED: &str = "NEXTWORD_TEST_LIMITED";
+
+/// Runs `damage`, the body of the test `name`, in a process of its own that cannot allocate more than a gigabyte, where
+/// the system has such a limit.
+pub(crate) fn with_limited_memory(name: &str, damage: impl FnOnce()) {
+    if cfg!(not(target_os = "linux")) || std::env::var_os(LIMITED).is_some() {
+        return damage();
+    }
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -v 1000000; exec \"$@\"", "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "--nocapture", "--test-threads", "1", name])
+        .env(LIMITED, "1")
+        .output()
+        .unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{printed}{}", stderr(&output));
+    assert!(printed.contains("damaged files"), "{printed}");
 }
 
 /// Changes, removes, duplicates or inserts bytes.

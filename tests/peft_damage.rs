@@ -2,22 +2,18 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use nextword_convert::{export_gguf_lora, export_peft, import, import_peft};
 use nextword_model::{AdapterDir, ModelDir};
 use serde_json::Value;
 
 use crate::malformed_models::{
-    MAX_MESSAGE_LEN, corrupt_bytes, corrupt_json, mutation_count, test_rng,
+    MAX_MESSAGE_LEN, corrupt_bytes, corrupt_json, mutation_count, test_rng, with_limited_memory,
 };
 use crate::parity::fixtures;
 use crate::peft::adapter_fixture;
 use crate::test_dir::TestDir;
-use crate::util::{copy, stderr};
-
-/// Set in the process that has little memory.
-const LIMITED: &str = "NEXTWORD_TEST_LIMITED";
+use crate::util::copy;
 
 /// Imports `folder` and exports the result. Returns whether it is valid.
 fn attempt(folder: &Path, base: &ModelDir, dir: &TestDir) -> bool {
@@ -84,22 +80,8 @@ fn damage_folders() {
     assert!(valid > 0 && valid < 2 * mutations);
 }
 
-/// The folders are read in a process that cannot allocate more than a gigabyte.
 #[test]
 fn damaged_adapters_of_peft_give_an_error_message() {
-    if cfg!(not(target_os = "linux")) || std::env::var_os(LIMITED).is_some() {
-        damage_folders();
-        return;
-    }
-    let output = Command::new("sh")
-        .args(["-c", "ulimit -v 1000000; exec \"$@\"", "sh"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "--nocapture", "--test-threads", "1"])
-        .arg("peft_damage::damaged_adapters_of_peft_give_an_error_message")
-        .env(LIMITED, "1")
-        .output()
-        .unwrap();
-    let printed = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{printed}{}", stderr(&output));
-    assert!(printed.contains("damaged files"), "{printed}");
+    let name = "peft_damage::damaged_adapters_of_peft_give_an_error_message";
+    with_limited_memory(name, damage_folders);
 }
