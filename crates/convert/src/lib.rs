@@ -62,7 +62,9 @@ pub use hf::read_config_text;
 pub use import::{check_settings, import, import_with};
 pub use imported::{ImportOptions, Imported};
 pub use open::{describe_base, find_base, is_base, open_model};
-pub use peft::export::{ExportedPeft, export as export_peft};
+pub use peft::export::{
+    ExportedPeft, export as export_peft, export_with_base_name as export_peft_with_base_name,
+};
 pub use peft::import::{ImportedAdapter, import as import_peft, is_peft_folder};
 
 /// The largest finite value of half precision.

@@ -65,6 +65,20 @@ pub fn export(
     base: &ModelDir,
     to: &Path,
 ) -> Result<ExportedPeft, ConvertError> {
+    export_with_base_name(adapter_dir, base, &base_name(base, adapter_dir), to)
+}
+
+/// Like [`export_peft`](export), with the name or path under which PEFT finds the base model
+/// (`base_model_name_or_path`): a repository of the Hugging Face Hub or a folder.
+///
+/// # Errors
+/// Those of [`export_peft`](export).
+pub fn export_with_base_name(
+    adapter_dir: &AdapterDir,
+    base: &ModelDir,
+    base_name: &str,
+    to: &Path,
+) -> Result<ExportedPeft, ConvertError> {
     check_adapter_destination(to, &adapter_dir.path)?;
     adapter_dir.card.check_templates()?;
     let hf::HfModel { kind, config, .. } = hf::to_hf(&base.config)?;
@@ -97,7 +111,7 @@ pub fn export(
     }
     let written = Written {
         config: &adapter.config,
-        base: base_name(base, adapter_dir),
+        base: base_name.to_string(),
         updates: updates
             .iter()
             .map(|(module, (_, update))| (module.as_str(), update))

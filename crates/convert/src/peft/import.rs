@@ -8,6 +8,7 @@ use nextword_model::{Adapter, AdapterDir, BaseModel, ModelCard, ModelDir, read_c
 
 use super::config::{CONFIG, PeftConfig};
 use super::keys::{self, Key};
+use super::problems::{Kind, Problems};
 use super::saved;
 use super::settings::settings;
 use crate::folder::check_adapter_destination;
@@ -105,7 +106,7 @@ fn read(from: &Path, base: &ModelDir) -> Result<(&'static str, Adapter), Convert
         file: &file,
         config: &config,
         mappings: mappings.map(|m| (m.name.clone(), m)).collect(),
-        problems: Vec::new(),
+        problems: Problems::default(),
     };
     let Sorted {
         updates,
@@ -138,6 +139,7 @@ fn read(from: &Path, base: &ModelDir) -> Result<(&'static str, Adapter), Convert
         problems.push("  the file contains no tensors".to_string());
     }
     if !problems.is_empty() {
+        let problems = problems.into_lines();
         return Err(ConvertError::Adapter { path, problems });
     }
     adapter.config = settings(&adapter, &config, &base.config);
@@ -180,7 +182,7 @@ struct Reader<'a> {
     config: &'a PeftConfig,
     /// By the names of parameters in the base model.
     mappings: BTreeMap<String, TensorMapping>,
-    problems: Vec<String>,
+    problems: Problems,
 }
 
 impl Reader<'_> {
@@ -277,14 +279,15 @@ impl Reader<'_> {
         if shape.len() == 2 && ours.starts_with("blocks.") {
             return mapping.cloned();
         }
-        self.problems.push(if mapping.is_some() {
+        let line = if mapping.is_some() {
             format!(
                 "  `{module}` is adapted, but nextword supports only adapters of attention and feed-forward; hint: \
                  merge the adapter with PEFT"
             )
         } else {
             format!("  `{module}` is adapted, but the base model has no such module")
-        });
+        };
+        self.problems.push_kind(Kind::Module, line);
         None
     }
 
@@ -299,15 +302,14 @@ impl Reader<'_> {
         let limit = sizes.fold(mapping.d_in(), |limit, d_out| limit.min(*d_out));
         let limit = limit * mapping.ours.len(); // Independent updates are stacked.
         if rank == 0 || rank > limit {
-            self.problems.push(format!(
-                "  `{a}` has rank {rank}, which is not between 1 and {limit}"
-            ));
+            let line = format!("  `{a}` has rank {rank}, which is not between 1 and {limit}");
+            self.problems.push_kind(Kind::Rank, line);
         }
         let expected = self.config.rank(module);
         if (expected - rank as f64).abs() > 0.0 {
-            self.problems.push(format!(
-                "  `{a}` has rank {rank}, but {CONFIG} gives `{module}` rank {expected}"
-            ));
+            let line =
+                format!("  `{a}` has rank {rank}, but {CONFIG} gives `{module}` rank {expected}");
+            self.problems.push_kind(Kind::Rank, line);
         }
         rank
     }
@@ -315,16 +317,16 @@ impl Reader<'_> {
     fn check_shape(&mut self, name: &str, expected: &[usize]) {
         let found = self.file.shape(name).unwrap_or_default();
         if found != expected {
-            self.problems.push(format!(
-                "  `{name}` has shape {found:?}, but the base model requires {expected:?}"
-            ));
+            let line =
+                format!("  `{name}` has shape {found:?}, but the base model requires {expected:?}");
+            self.problems.push_kind(Kind::Shape, line);
         }
     }
 
     fn check_finite(&mut self, name: &str, values: &[f32]) {
         if !values.iter().all(|value| value.is_finite()) {
-            self.problems
-                .push(format!("  `{name}` contains NaN or infinity"));
+            let line = format!("  `{name}` contains NaN or infinity");
+            self.problems.push_kind(Kind::NotFinite, line);
         }
     }
 }

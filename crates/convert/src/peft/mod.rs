@@ -9,6 +9,7 @@ pub(crate) mod export;
 pub(crate) mod import;
 mod keys;
 mod pattern;
+mod problems;
 mod saved;
 mod settings;
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use nextword_model::weights::{TensorFile, layout};
 use nextword_model::{ModelConfig, SavedTensor};
 
+use super::problems::{Kind, Problems};
 use crate::ConvertError;
 use crate::mapping::TensorMapping;
 
@@ -25,7 +26,7 @@ pub(super) fn read(
     names: &Names,
     config: &ModelConfig,
     parameters: &BTreeMap<String, String>,
-    problems: &mut Vec<String>,
+    problems: &mut Problems,
 ) -> Result<BTreeMap<String, SavedTensor>, ConvertError> {
     let layout: BTreeMap<String, Vec<usize>> = layout(config).into_iter().collect();
     let mut found = Vec::new();
@@ -49,7 +50,10 @@ pub(super) fn read(
     for (mapping, name) in found {
         let values = file.values(name)?;
         if !values.iter().all(|value| value.is_finite()) {
-            problems.push(format!("  `{name}` contains NaN or infinity"));
+            problems.push_kind(
+                Kind::NotFinite,
+                format!("  `{name}` contains NaN or infinity"),
+            );
         }
         for (ours, shape) in &mapping.ours {
             let values = mapping.extract(ours, values.clone());
@@ -60,7 +64,9 @@ pub(super) fn read(
     if config.tied_head {
         let head = parameters.get(names.head);
         let head = head.map(|name| file.values(name)).transpose()?;
-        problems.extend(tied_problem(saved.get(TABLE), head.as_deref(), names));
+        if let Some(problem) = tied_problem(saved.get(TABLE), head.as_deref(), names) {
+            problems.push(problem);
+        }
     }
     Ok(saved)
 }

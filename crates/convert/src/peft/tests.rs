@@ -10,7 +10,7 @@ use nextword_model::{Adapter, AdapterDir, BaseModel, ModelCard, ModelDir, Target
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{export_peft, import_peft};
+use crate::{export_peft, export_peft_with_base_name, import_peft};
 
 const TENSORS: &str = "adapter_model.safetensors";
 const CONFIG: &str = "adapter_config.json";
@@ -370,4 +370,27 @@ fn folders_with_other_files_are_not_replaced() {
             .to_string()
             .contains("contains")
     );
+}
+
+#[test]
+fn the_name_of_the_base_can_be_chosen() {
+    let case = Case::new("llama");
+    case.import().unwrap();
+    let adapter = AdapterDir::open(&case.path("adapter")).unwrap();
+    let to = case.path("named");
+    export_peft_with_base_name(&adapter, &case.base, "me/my-llama", &to).unwrap();
+    let config = read_json(&to.join(CONFIG));
+    assert_eq!(config["base_model_name_or_path"], "me/my-llama");
+    let readme = fs::read_to_string(to.join("README.md")).unwrap();
+    assert!(readme.contains("me/my-llama"), "{readme}");
+}
+
+#[test]
+fn a_setting_that_is_wrong_for_all_modules_is_one_line() {
+    let case = Case::new("llama");
+    case.change_config(|config| config["r"] = json!(3));
+    let error = case.import().unwrap_err();
+    let lines: Vec<&str> = error.lines().skip(1).collect();
+    assert_eq!(lines.len(), 1, "{error}");
+    assert!(lines[0].contains("rank 3") && lines[0].contains(" more with the same problem)"));
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum, ValueHint};
 use nextword_convert::{
     GgufType, export_gguf, export_gguf_lora, export_gguf_with_embedding, export_hf, export_peft,
-    find_base, gguf_differences,
+    export_peft_with_base_name, find_base, gguf_differences,
 };
 use nextword_model::AdapterDir;
 use nextword_model::weights::FloatType;
@@ -42,6 +42,10 @@ pub(crate) struct ExportArgs {
     force: ForceArgs,
     #[command(flatten)]
     base: BaseArgs,
+    /// Name or path under which PEFT finds the base model: a repository of the Hugging Face Hub or a folder (peft)
+    /// [default: the repository that the base was downloaded from, else its name]
+    #[arg(long, value_name = "NAME")]
+    base_name: Option<String>,
     /// Use a run's last model instead of its best
     #[arg(long)]
     last: bool,
@@ -104,6 +108,9 @@ impl ExportDtype {
     }
 }
 
+/// The error of a base name for another format.
+const BASE_NAME_FORMATS: &str = "--base-name applies only to --format peft; hint: leave it out";
+
 /// Writes a model in another program's format.
 pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<()> {
     if args.format.is_folder() {
@@ -117,6 +124,9 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<()> {
     }
     if args.format.is_adapter() {
         return export_adapter(args);
+    }
+    if args.base_name.is_some() {
+        return Err(exit::usage(BASE_NAME_FORMATS));
     }
     let dir = args.base.open(&args.model, args.last)?;
     refuse_quantized_base(&dir)?;
@@ -166,15 +176,29 @@ fn export_adapter(args: &ExportArgs) -> anyhow::Result<()> {
     let base = find_base(&adapter, args.base.path())?;
     let out = args.out.display();
     if args.format == ExportFormat::GgufLora {
+        if args.base_name.is_some() {
+            return Err(exit::usage(BASE_NAME_FORMATS));
+        }
         let kind = export_gguf_lora(&adapter, &base, &args.out)?;
         output::eprint_line(&format!(
             "{out}: an adapter of a `{kind}` model for llama.cpp"
         ));
         return Ok(());
     }
-    let exported = export_peft(&adapter, &base, &args.out)?;
+    let exported = match &args.base_name {
+        Some(name) => export_peft_with_base_name(&adapter, &base, name, &args.out)?,
+        None => export_peft(&adapter, &base, &args.out)?,
+    };
     let kind = exported.model_type;
     output::eprint_line(&format!("{out}: an adapter of a `{kind}` model for PEFT"));
+    if args.base_name.is_none() && base.card.origin.is_none() {
+        output::eprint_line(&sanitize(&format!(
+            "note: PEFT looks for the base model as `{}`; --base-name NAME writes the folder or the repository where \
+             it will be, such as what `nextword export {} --format hf` writes",
+            adapter.base.name,
+            base.path.display()
+        )));
+    }
     for note in exported.notes {
         output::eprint_line(&sanitize(&format!("note: {note}")));
     }
