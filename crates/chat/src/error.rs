@@ -20,7 +20,7 @@ pub enum ChatError {
     },
 
     /// The chat template rejected a conversation, or exceeded its limits.
-    #[error("the model's chat template rejected this conversation: {problem}")]
+    #[error("the chat template rejected this conversation: {problem}")]
     Rejected {
         /// The error raised by the template.
         problem: String,
@@ -118,13 +118,21 @@ pub enum ChatError {
 }
 
 fn not_closed(closing: &str, id: Option<u32>, eos: &[u32]) -> String {
+    let hint = match id {
+        None if !closing.is_empty() => {
+            "use data.chat_template = \"plain\", which works with every vocabulary, or a template whose messages end with a \
+             token of this model"
+        }
+        _ => {
+            "set data.eos_token to the token that ends a message, or use another data.chat_template"
+        }
+    };
     let closing = match (closing.is_empty(), id) {
         (true, _) => "with no token".to_owned(),
         (false, Some(id)) => format!("with {closing:?} (id {id})"),
         (false, None) => format!("with {closing:?}, which is not a token of this model"),
     };
     format!(
-        "the chat template ends the assistant's messages {closing}, but a completion ends at the ids {eos:?}; hint: set \
-         data.eos_token to the token that ends a message, or use another data.chat_template"
+        "the chat template ends the assistant's messages {closing}, but a completion ends at the ids {eos:?}; hint: {hint}"
     )
 }

@@ -103,7 +103,8 @@ fn key_of_another_section(unknown: &str, section: &str) -> Option<(String, f64)>
         let (own, name) = key.rsplit_once('.').unwrap_or(("", &key));
         // Slightly less than a key of the same section.
         let score = similarity(name, unknown) - 0.02 - 0.001 * own.len() as f64 / 100.0;
-        (own != section).then_some((key, score))
+        let contains_section = section == key || section.starts_with(&format!("{key}."));
+        (own != section && !contains_section).then_some((key, score))
     });
     elsewhere.max_by(|(_, a), (_, b)| a.total_cmp(b))
 }
@@ -197,6 +198,23 @@ mod tests {
 
     use super::*;
     use crate::parse_config;
+
+    #[test]
+    fn names_of_other_programs_lead_to_the_keys_of_an_adapter() {
+        for (name, key) in [
+            ("lora_alpha", "alpha"),
+            ("lora_dropout", "dropout"),
+            ("lora_rank", "rank"),
+            ("r", "rank"),
+            ("targets", "target_modules"),
+        ] {
+            let text = format!("start_from = \"x\"\n[lora]\n{name} = 8\n");
+            let error = parse_config(&text, Path::new("x.toml"), &[]).unwrap_err();
+            let error = error.to_string();
+            let expected = format!("unknown key `{name}`; hint: did you mean `{key}`?");
+            assert!(error.contains(&expected), "{error}");
+        }
+    }
 
     fn error(text: &str, overrides: &[&str]) -> String {
         let overrides: Vec<_> = overrides.iter().map(ToString::to_string).collect();

@@ -159,10 +159,12 @@ pub enum TrainError {
     Hook(Box<dyn std::error::Error + Send + Sync>),
 
     /// A conversation that cannot be formatted or encoded.
-    #[error("{place}: {source}")]
+    #[error("{place}{}: {source}", template.as_ref().map_or_else(String::new, |name| format!(" ({name})")))]
     Conversation {
         /// The file and the line.
         place: String,
+        /// The chat template that formats it, if there is one.
+        template: Option<String>,
         /// What is wrong.
         source: ChatError,
     },
@@ -217,9 +219,10 @@ impl TrainError {
     }
 
     /// Creates a [`TrainError::Conversation`].
-    pub(crate) fn conversation(place: &str, source: ChatError) -> Self {
+    pub(crate) fn conversation(place: &str, template: Option<&str>, source: ChatError) -> Self {
         Self::Conversation {
             place: place.to_string(),
+            template: template.map(str::to_string),
             source,
         }
     }

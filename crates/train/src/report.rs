@@ -25,11 +25,13 @@ pub struct RunInfo {
     pub vocab_size: usize,
     /// Number of training tokens.
     pub train_tokens: usize,
+    /// Of conversations, the number of training tokens that the model learns to predict; `None` for text.
+    pub trained_tokens: Option<usize>,
     /// Number of validation tokens.
     pub validation_tokens: usize,
     /// Total number of updates.
     pub steps: u64,
-    /// Tokens per update.
+    /// Tokens per update that the model learns to predict.
     pub tokens_per_step: usize,
     /// Number of updates made before this process resumed the run; 0 for a new run.
     pub resumed_at: u64,

@@ -1,6 +1,6 @@
 //! The encoder of a run's conversations.
 
-use nextword_chat::{ChatTemplate, SampleEncoder, SampleTokens};
+use nextword_chat::{ChatError, ChatTemplate, SampleEncoder, SampleTokens};
 use nextword_data::TrainOn;
 use nextword_model::{TokenTexts, TokenizerRoles};
 
@@ -26,11 +26,26 @@ pub(super) fn encoder(
     match (template, &model.prompt_template) {
         (Some(source), _) => {
             let texts = texts(model);
-            let template = ChatTemplate::from_source(&source.text, &texts.bos, &texts.eos)?;
+            let template = ChatTemplate::from_source(&source.text, &texts.bos, &texts.eos);
+            let template = template.map_err(|error| named(error, source))?;
             Ok(encoder.with_chat_template(template.with_tokens(texts.further())))
         }
         (None, Some(prompt_template)) => Ok(encoder.with_prompt_template(prompt_template)),
         (None, None) => Ok(encoder),
+    }
+}
+
+/// `error` with the file or the name of the template.
+fn named(error: ChatError, source: &TemplateSource) -> ChatError {
+    match error {
+        ChatError::Template { problem, .. } => ChatError::Template {
+            path: source
+                .path
+                .clone()
+                .unwrap_or_else(|| source.name.clone().into()),
+            problem,
+        },
+        other => other,
     }
 }
 

@@ -105,9 +105,9 @@ impl Conversations {
         let mut collected = Collected::default();
         for record in records {
             let place = record.source.to_string();
-            let encoded = encoder
-                .encode(&record.example)
-                .map_err(|error| TrainError::conversation(&place, error))?;
+            let encoded = encoder.encode(&record.example).map_err(|error| {
+                TrainError::conversation(&place, report.template.as_deref(), error)
+            })?;
             collected.add(record.example, &encoded, data.split.seed);
             for sample in &encoded {
                 let method = sample.method.as_str().to_string();

@@ -72,6 +72,8 @@ pub(super) fn name(config: &DataConfig) -> String {
 pub(super) struct TemplateSource {
     /// Where it comes from.
     pub(super) name: String,
+    /// Its file, if it has one.
+    pub(super) path: Option<PathBuf>,
     /// The template itself.
     pub(super) text: String,
 }
@@ -104,6 +106,7 @@ impl<'a> TemplateChoice<'a> {
     ) -> Result<Option<TemplateSource>, TrainError> {
         let builtin = |template: BuiltinTemplate| TemplateSource {
             name: format!("the built-in template \"{}\"", template.as_str()),
+            path: None,
             text: template.source(self.begins_with_bos),
         };
         let named = config.chat_template.as_ref();
@@ -113,11 +116,13 @@ impl<'a> TemplateChoice<'a> {
                 Some(template) => builtin(template),
                 None => TemplateSource {
                     name: path.display().to_string(),
+                    path: Some(path.clone()),
                     text: fs::read_to_string(path).map_err(TrainError::io(path, "read"))?,
                 },
             })),
             (None, Some(text)) => Ok(Some(TemplateSource {
                 name: "the model's template".to_string(),
+                path: None,
                 text: text.clone(),
             })),
             (None, None) if self.has_prompt_template => Ok(None),

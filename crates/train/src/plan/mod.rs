@@ -110,6 +110,9 @@ pub struct Memory {
 pub struct DataUse {
     /// Number of training tokens.
     pub train_tokens: usize,
+    /// Of conversations, the number of training tokens that the model learns to predict; `None` for text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trained_tokens: Option<usize>,
     /// Number of validation tokens.
     pub validation_tokens: usize,
     /// Vocabulary size of the model.
@@ -259,6 +262,7 @@ impl DataUse {
         };
         Self {
             train_tokens,
+            trained_tokens: setup.trained_tokens(),
             validation_tokens,
             vocab_size: config.model.vocab_size,
             steps: config.train.steps,

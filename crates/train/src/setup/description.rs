@@ -55,6 +55,13 @@ impl RunSetup {
         }
     }
 
+    /// Of conversations, the number of training tokens that the model learns to predict; `None` for text, of which these
+    /// are all.
+    pub(crate) fn trained_tokens(&self) -> Option<usize> {
+        let read = self.conversations.as_ref()?;
+        Some(read.train.trained_count())
+    }
+
     /// Warnings to report before the run starts.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let slow = !self.config.train.precision.is_fast(&self.device);

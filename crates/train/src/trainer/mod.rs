@@ -224,6 +224,7 @@ impl Trainer {
             }),
             vocab_size: config.model.vocab_size,
             train_tokens: setup.token_counts().0,
+            trained_tokens: setup.trained_tokens(),
             validation_tokens: setup.token_counts().1,
             steps: config.train.steps,
             tokens_per_step: setup.loader.targets_per_step().round() as usize,

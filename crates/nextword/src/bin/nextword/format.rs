@@ -58,6 +58,25 @@ pub(crate) fn trained_share(trained: usize, base: usize) -> String {
     format!("{share:.1} %")
 }
 
+/// ` (3,210 of them trained)` behind the number of tokens of conversations; nothing for text, of which all are trained.
+pub(crate) fn trained_part(trained: Option<usize>) -> String {
+    trained.map_or_else(String::new, |trained| {
+        format!(" ({} of them trained)", grouped(trained as u64))
+    })
+}
+
+/// `320 tokens`, or `320 trained tokens` for conversations, of which not all are.
+pub(crate) fn learned_tokens(tokens: usize, of_conversations: bool) -> String {
+    count(
+        tokens as u64,
+        if of_conversations {
+            "trained token"
+        } else {
+            "token"
+        },
+    )
+}
+
 /// Replaces control characters other than line breaks and tabs, so that text cannot control the
 /// terminal.
 pub(crate) fn sanitize(text: &str) -> String {

@@ -11,9 +11,11 @@ use nextword_data::{SpecialTokens, unknown_note};
 use nextword_generate::{
     Completion, FinishReason, PROMPT_PLACEHOLDER, SamplingConfig, TextGenerator, TextOptions,
 };
+use nextword_model::{DEFAULT_TEMPLATE, ModelCard};
 use serde_json::json;
 
 use crate::args::{BaseArgs, DecodingArgs, SeedArgs, TemperatureArgs};
+use crate::console::{program, shell_quote};
 use crate::format::{count, sanitize, short};
 use crate::{exit, models, output, prompt};
 
@@ -141,6 +143,13 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         let seed = (options.sampling.temperature > 0.0).then_some(options.sampling.seed);
         let special = generator.tokenizer().special_tokens();
         print_notes(args, &completions, special, seed, seconds);
+        if !args.json && !args.raw && formats_conversations(&dir.card) {
+            let model = shell_quote(&args.model.display().to_string());
+            output::eprint_line(&sanitize(&format!(
+                "note: this model has a chat template, which `generate` does not use; talk to it with: {} chat {model}",
+                program()
+            )));
+        }
     }
     Ok(())
 }
@@ -166,6 +175,11 @@ fn options(args: &GenerateArgs) -> anyhow::Result<TextOptions> {
         prompt_template: args.raw.then(|| PROMPT_PLACEHOLDER.to_string()),
         ..TextOptions::default()
     })
+}
+
+/// Whether the model formats conversations, and prompts by themselves are not what it was trained on.
+fn formats_conversations(card: &ModelCard) -> bool {
+    card.chat_templates.contains_key(DEFAULT_TEMPLATE) && card.prompt_template.is_none()
 }
 
 /// Shows the prompt before its continuation on a terminal. It is not part of the output.

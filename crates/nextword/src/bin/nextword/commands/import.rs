@@ -72,13 +72,13 @@ pub(crate) fn run(args: &ImportArgs) -> anyhow::Result<()> {
             "note: no file of the folder declares an EOS token; `{eos}` is used because of its name"
         )));
     }
-    let chat = if imported.has_chat_template {
-        ", with its chat template"
+    let (chat, next, prompt) = if imported.has_chat_template {
+        (", with its chat template", "chat", "")
     } else {
-        ""
+        ("", "generate", " 'Once upon a time'")
     };
     output::eprint_line(&sanitize(&format!(
-        "{}: {} ({}{chat}); next: {} generate {} 'Once upon a time'",
+        "{}: {} ({}{chat}); next: {} {next} {}{prompt}",
         args.out.display(),
         count(imported.card.parameters, "parameter"),
         imported.model_type,
@@ -111,12 +111,17 @@ fn import_adapter(args: &ImportArgs) -> anyhow::Result<()> {
         }));
     }
     output::eprint_line(&sanitize(&format!(
-        "{}: an adapter of {} in {} of {} ({})",
+        "{}: an adapter of {} in {} of {} ({}){}",
         args.out.display(),
         count(imported.card.parameters, "parameter"),
         count(modules.len() as u64, "module"),
         shown(base),
         imported.model_type,
+        if imported.card.chat_templates.is_empty() {
+            String::new()
+        } else {
+            format!("; next: {} chat {}", program(), shown(&args.out))
+        },
     )));
     Ok(())
 }

@@ -9,7 +9,7 @@ use nextword_convert::{describe_base, find_base};
 use nextword_generate::open_tokenizer;
 use nextword_model::weights::{FloatType, layout, to_f32_vec, write_tensors};
 use nextword_model::{
-    Adapter, AdapterDir, BaseModel, ForwardContext, ModelCard, ModelDir, ModelError,
+    Adapter, AdapterDir, BaseModel, ForwardContext, ModelCard, ModelDir, ModelError, WeightChange,
 };
 use serde_json::json;
 
@@ -78,7 +78,10 @@ pub(crate) fn run(args: &MergeArgs) -> anyhow::Result<()> {
     let adapter = AdapterDir::open(&find_adapter(args)?)?;
     let base = open_base(args, &adapter)?;
     let values = scaled(adapter.load(&base.config)?, args.scale)?;
-    let card = card(&adapter, &base)?;
+    let card = ModelCard {
+        merged_change: merged_change(&values, &base)?,
+        ..card(&adapter, &base)?
+    };
     write(args, &base, &values, &card)?;
     let difference = largest_difference(args, &base, &values)?;
     let size = fs::metadata(args.out.join("model.safetensors")).map_or(0, |file| file.len());
@@ -100,6 +103,16 @@ pub(crate) fn run(args: &MergeArgs) -> anyhow::Result<()> {
          {difference:.1e}"
     ));
     Ok(())
+}
+
+/// The norm of what merging `adapter` adds to the weights of `base`, relative to theirs; `None` with `DoRA`, which scales
+/// them too.
+pub(crate) fn merged_change(adapter: &Adapter, base: &ModelDir) -> anyhow::Result<Option<f64>> {
+    if adapter.config.use_dora || adapter.modules.is_empty() {
+        return Ok(None);
+    }
+    let changes = adapter.weight_changes(&*base.open_weights()?)?;
+    Ok(Some(WeightChange::total_ratio(&changes)))
 }
 
 fn check_args(args: &MergeArgs) -> anyhow::Result<()> {

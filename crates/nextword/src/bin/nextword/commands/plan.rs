@@ -7,7 +7,10 @@ use nextword_train::plan::{LoraAlternatives, LoraPlan, Plan};
 use nextword_train::prepare_run;
 
 use crate::args::ConfigArgs;
-use crate::format::{bytes, count, duration, grouped, sanitize, short, trained_share, with_unit};
+use crate::format::{
+    bytes, count, duration, grouped, learned_tokens, sanitize, short, trained_part, trained_share,
+    with_unit,
+};
 use crate::{output, run_config};
 
 /// `plan CONFIG`.
@@ -167,15 +170,16 @@ fn data_lines(plan: &Plan) -> Vec<String> {
     let mut lines = Vec::new();
     let data = &plan.data;
     lines.push(format!(
-        "  data         {} training and {}, vocabulary {}",
+        "  data         {} training{} and {}, vocabulary {}",
         grouped(data.train_tokens as u64),
+        trained_part(data.trained_tokens),
         count(data.validation_tokens as u64, "validation token"),
         grouped(data.vocab_size as u64)
     ));
     lines.push(format!(
         "  run          {} of {}: {:.2} epochs",
         count(data.steps, "step"),
-        count(data.tokens_per_step as u64, "token"),
+        learned_tokens(data.tokens_per_step, data.trained_tokens.is_some()),
         data.epochs
     ));
     lines

@@ -8,7 +8,7 @@ use nextword_model::{BaseModel, Bits, ModelDir};
 use serde_json::json;
 
 use crate::args::{BaseArgs, parse_bits};
-use crate::commands::merge::refuse_quantized_base;
+use crate::commands::merge::{merged_change, refuse_quantized_base};
 use crate::format::bytes;
 use crate::{exit, models, output, output_file};
 
@@ -63,9 +63,14 @@ pub(crate) fn run(args: &QuantizeArgs) -> anyhow::Result<()> {
             .map_err(|e| exit::bad_file(format!("cannot read `{}`: {e}", file.display())))?,
     };
     let model = dir.load(&models::open_device("flex")?)?;
-    let model = model.into_merged()?;
-    let model = model.quantize_with(args.bits, args.embedding_bits);
     let mut card = dir.card.clone();
+    if let (Some(base), Some(adapter)) = (dir.base(), model.adapter()) {
+        card.merged_change = merged_change(&adapter, base)?;
+    }
+    let full = model.into_merged()?;
+    let model = full.clone().quantize_with(args.bits, args.embedding_bits);
+    let lost = lost_adapter(card.merged_change, || full.rounding_error(&model));
+    drop(full);
     if dir.base().is_none() {
         card.made_from = Some(BaseModel::of(&dir)?.weights_sha256);
     }
@@ -97,10 +102,44 @@ pub(crate) fn run(args: &QuantizeArgs) -> anyhow::Result<()> {
         bytes(after),
         bytes(before)
     ))?;
+    if let Some(warning) = lost {
+        output::eprint_line(&format!("warning: {warning}"));
+    }
     output::eprint_line(&format!(
         "compare with the original: nextword eval {} TEXT --against {}",
         args.out.display(),
         args.model.display()
     ));
     Ok(())
+}
+
+/// The warning if rounding changes the weights more than the adapter that was merged into them did, both relative to
+/// the weights.
+fn lost_adapter(change: Option<f64>, rounding_error: impl FnOnce() -> f64) -> Option<String> {
+    let change = change?;
+    let error = rounding_error();
+    (error > change).then(|| {
+        format!(
+            "rounding changes the weights by {:.2} %, the adapter that was merged into them by {:.2} % only, so that much \
+             of its effect may be lost; hint: use --bits 8, or quantize the base and train an adapter of it",
+            100.0 * error,
+            100.0 * change
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lost_adapter;
+
+    #[test]
+    fn only_a_change_below_the_rounding_error_is_warned_of() {
+        assert_eq!(lost_adapter(None, || 1.0), None);
+        assert_eq!(lost_adapter(Some(0.02), || 0.01), None);
+        let warning = lost_adapter(Some(0.004), || 0.08).unwrap_or_default();
+        assert!(
+            warning.contains("8.00 %") && warning.contains("0.40 %"),
+            "{warning}"
+        );
+    }
 }

@@ -25,7 +25,7 @@ impl Reporter for JsonReporter {
         Self::write(json!({
             "event": "started", "name": info.name, "folder": info.folder, "device": info.device,
             "parameters": info.parameters, "vocab_size": info.vocab_size,
-            "train_tokens": info.train_tokens, "validation_tokens": info.validation_tokens,
+            "train_tokens": info.train_tokens, "trained_tokens": info.trained_tokens, "validation_tokens": info.validation_tokens,
             "steps": info.steps, "tokens_per_step": info.tokens_per_step,
             "resumed_at": info.resumed_at, "skipped": info.skipped,
         }));

@@ -3,7 +3,9 @@
 use nextword_train::{LoraInfo, Outcome, RunInfo, StepReport, StopReason, ValidationReport};
 
 use super::shell::{program, shell_quote};
-use crate::format::{count, duration, grouped, sanitize, short, trained_share};
+use crate::format::{
+    count, duration, grouped, learned_tokens, sanitize, short, trained_part, trained_share,
+};
 
 /// Returns the lines printed at the start of a run.
 pub(super) fn start_lines(info: &RunInfo) -> Vec<String> {
@@ -13,12 +15,13 @@ pub(super) fn start_lines(info: &RunInfo) -> Vec<String> {
         .map(|skipped| format!("warning: skipped a checkpoint: {skipped}"))
         .collect();
     lines.push(format!(
-        "{}: {} on {}, vocabulary {}, {} training and {}",
+        "{}: {} on {}, vocabulary {}, {} training{} and {}",
         info.name,
         count(info.parameters as u64, "parameter"),
         info.device,
         grouped(info.vocab_size as u64),
         grouped(info.train_tokens as u64),
+        trained_part(info.trained_tokens),
         count(info.validation_tokens as u64, "validation token"),
     ));
     lines.extend(
@@ -33,7 +36,7 @@ pub(super) fn start_lines(info: &RunInfo) -> Vec<String> {
     lines.push(format!(
         "{} of {} into {}{resumed}",
         count(info.steps, "step"),
-        count(info.tokens_per_step as u64, "token"),
+        learned_tokens(info.tokens_per_step, info.trained_tokens.is_some()),
         info.folder.display()
     ));
     if info.resumed_at >= info.steps {
@@ -367,6 +370,7 @@ mod tests {
             lora: None,
             vocab_size: 5,
             train_tokens: 100,
+            trained_tokens: None,
             validation_tokens: 10,
             steps: 20,
             tokens_per_step: 8,
