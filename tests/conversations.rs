@@ -223,3 +223,94 @@ fn invalid_conversations_are_errors_with_a_line() {
         );
     }
 }
+
+#[test]
+fn evaluation_is_over_the_trained_tokens_of_all_conversations() {
+    let dir = prepared();
+    succeed(&dir, &["train", "chat.toml", "--quiet"]);
+    let text = fs::read_to_string(dir.path("support.jsonl")).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let evaluate = |name: &str, lines: &[&str]| {
+        dir.write(name, lines.join("\n"));
+        let args = ["eval", "runs/chat", "--conversations", name, "--json"];
+        let report: Value = serde_json::from_str(&succeed(&dir, &args)).unwrap();
+        let loss = report["loss"]["nats_per_token"].as_f64().unwrap();
+        let tokens = report["loss"]["tokens"].as_u64().unwrap();
+        (loss, tokens, report)
+    };
+    let (first, second) = lines.split_at(11);
+    let [(whole, all, report), (a, m, _), (b, n, _)] = [
+        ("all.jsonl", &lines[..]),
+        ("a.jsonl", first),
+        ("b.jsonl", second),
+    ]
+    .map(|(name, lines)| evaluate(name, lines));
+    assert_eq!((all, report["conversations"].as_u64()), (m + n, Some(30)));
+    let sum = a * m as f64 + b * n as f64;
+    assert!((whole * all as f64 - sum).abs() < 1e-3, "{whole}, {a}, {b}");
+    assert_eq!(report["completions"], 16);
+    let preview = succeed(&dir, &["preview", "chat.toml", "--all", "--json"]);
+    let samples = preview.lines().skip(1).map(|line| {
+        let sample: Value = serde_json::from_str(line).unwrap();
+        let spans = sample["trained"].as_array().unwrap().iter();
+        let len = |span: &Value| span[1].as_u64().unwrap() - span[0].as_u64().unwrap();
+        spans.map(len).sum::<u64>()
+    });
+    assert_eq!(samples.sum::<u64>(), all);
+    let printed = succeed(&dir, &["eval", "runs/chat", "--conversations", "a.jsonl"]);
+    assert!(
+        printed.contains("nats per token of the assistant's messages"),
+        "{printed}"
+    );
+    assert!(printed.contains(" of 11 completions)"), "{printed}");
+}
+
+#[test]
+fn what_a_chat_model_is_for_is_said_where_it_is_used_otherwise() {
+    let dir = prepared();
+    let plan = succeed(&dir, &["plan", "chat.toml", "--steps", "0"]);
+    assert!(
+        plan.contains(" of them trained)") && plan.contains(" trained tokens"),
+        "{plan}"
+    );
+    succeed(&dir, &["train", "chat.toml", "--quiet"]);
+    let generated = dir.run(&["generate", "runs/chat", "Who", "--max-tokens", "2"]);
+    let notes = stderr(&generated);
+    assert!(notes.contains("chat runs/chat"), "{notes}");
+    let base = dir.run(&["generate", "runs/base", "Who", "--max-tokens", "2"]);
+    assert!(
+        !stderr(&base).contains("chat template"),
+        "{}",
+        stderr(&base)
+    );
+}
+
+#[test]
+fn errors_of_templates_name_the_template() {
+    let dir = prepared();
+    let fails = |template: &str| {
+        let set = format!("data.chat_template={template}");
+        let output = dir.run(&["preview", "chat.toml", "--set", &set]);
+        assert!(!output.status.success());
+        stderr(&output)
+    };
+    let error = fails("chatml"); // The vocabulary has none of its tokens.
+    assert!(
+        error.contains("the built-in template \"chatml\""),
+        "{error}"
+    );
+    assert!(
+        error.contains("use data.chat_template = \"plain\""),
+        "{error}"
+    );
+    dir.write("open.jinja", "{% for m in messages %}{{ m.content");
+    let error = fails("open.jinja");
+    assert!(error.contains("`open.jinja`: syntax error"), "{error}");
+    dir.write("picky.jinja", "{{ raise_exception('no user turn') }}");
+    let error = fails("picky.jinja");
+    assert!(
+        error.contains("line 1 (picky.jinja): the chat template rejected")
+            && error.contains("no user turn"),
+        "{error}"
+    );
+}

@@ -41,6 +41,7 @@
 #![recursion_limit = "256"]
 
 pub mod checkpoint;
+mod completion_check;
 mod config;
 mod config_file;
 mod config_key;
@@ -68,11 +69,14 @@ mod tokenizer_choice;
 mod trainer;
 mod training_loop;
 
+pub use completion_check::check_completions;
 pub use config::{
     CheckpointConfig, ProbeConfig, RunConfig, SampleConfig, TrainConfig, ValidationConfig,
 };
 pub use config_file::{parse_config, parse_stored_config, read_config, to_toml};
-pub use conversations::{ConversationReport, Conversations, Examples, LeftOut, PromptCheck};
+pub use conversations::{
+    ConversationReport, ConversationSet, Conversations, Examples, LeftOut, PromptCheck,
+};
 pub use error::TrainError;
 pub use folder::RunFolder;
 pub use lora::{LoraSettings, UnsetKeys};

@@ -1,6 +1,7 @@
 //! Conversations as training data: records, formatted by a chat template, encoded, fitted into sequences and split.
 
 mod encoder;
+mod evaluation;
 mod fit;
 mod prompts;
 mod report;
@@ -21,6 +22,7 @@ use nextword_data::{
 use nextword_model::{DEFAULT_TEMPLATE, ModelTokens};
 
 use self::encoder::{encoder, texts};
+pub use self::evaluation::ConversationSet;
 use self::fit::{Fitted, Misfit, fit};
 pub use self::prompts::PromptCheck;
 pub use self::report::{ConversationReport, LeftOut};

@@ -1,43 +1,15 @@
 //! Completions of held-out conversations during training.
 
-use nextword_data::{DataError, Samples, TrainOn};
+use nextword_data::{DataError, TrainOn};
 use nextword_model::Transformer;
 
 use crate::TrainError;
+use crate::completion_check::{HeldOut, count, held_out};
 use crate::report::{Completion, CompletionReport, CompletionRequest, Hooks, Reporter};
 use crate::training_loop::TrainingLoop;
 
-/// Messages with fewer tokens are compared token by token: there is hardly more than one right wording.
-const SHORT_TOKENS: usize = 64;
-
 /// Number of conversations that are shown when samples are due.
 const SHOWN: usize = 3;
-
-/// A prompt of a held-out conversation and the message that follows it.
-#[derive(Debug, PartialEq, Eq)]
-struct HeldOut {
-    prompt: Vec<u32>,
-    /// The message, with the token that ends it.
-    wanted: Vec<u32>,
-}
-
-/// At most `count` prompts with the last messages of `samples`, spread over them.
-fn held_out(samples: &Samples, count: usize) -> Result<Vec<HeldOut>, DataError> {
-    let used = count.min(samples.len());
-    let mut found = Vec::with_capacity(used);
-    for number in 0..used {
-        let sample = samples.sample(number * samples.len() / used)?;
-        // A message without a prompt is a text, which does not end in a certain way.
-        let last = sample.trained.last().filter(|span| span.start > 1);
-        if let Some(span) = last {
-            found.push(HeldOut {
-                prompt: sample.ids[..span.start].to_vec(),
-                wanted: sample.ids[span.clone()].to_vec(),
-            });
-        }
-    }
-    Ok(found)
-}
 
 /// At most `count` held-out conversations of the run. Where all tokens are trained, no message is known to be the
 /// assistant's.
@@ -63,8 +35,7 @@ fn complete(
     let request = CompletionRequest {
         special: &setup.special,
         prompt: &held_out.prompt,
-        // Longer ones do not end by themselves in time.
-        max_tokens: 2 * held_out.wanted.len() + SHORT_TOKENS / 2,
+        max_tokens: held_out.max_tokens(),
     };
     let completed = hooks.complete(model, &setup.tokenizer(), &request);
     completed.unwrap_or_else(|error| {
@@ -102,20 +73,6 @@ pub(super) fn evaluate(
     Ok(Some(report))
 }
 
-/// Adds a completion to the report; `wanted` is the message in the data.
-fn count(report: &mut CompletionReport, completion: &Completion, wanted: &[u32], eos: &[u32]) {
-    let wanted = match wanted {
-        [message @ .., last] if eos.contains(last) => message,
-        all => all,
-    };
-    report.completions += 1;
-    report.ended += usize::from(completion.ended);
-    if wanted.len() < SHORT_TOKENS {
-        report.short += 1;
-        report.exact += usize::from(completion.ended && completion.ids == wanted);
-    }
-}
-
 /// Shows completions beside the messages of held-out conversations. Returns them as text for the file of samples.
 pub(super) fn show(
     training: &TrainingLoop,
@@ -141,60 +98,4 @@ pub(super) fn show(
         ));
     }
     Ok(texts)
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::single_range_in_vec_init)]
-mod tests {
-    use nextword_data::SamplesBuilder;
-
-    use super::*;
-
-    #[test]
-    fn the_last_message_of_each_conversation_is_held_out() {
-        let mut builder = SamplesBuilder::default();
-        builder
-            .push(&[1, 5, 6, 2, 7, 8, 2, 9], &[2..4, 5..7])
-            .unwrap();
-        builder.push(&[1, 3, 3], &[1..3]).unwrap(); // a text
-        builder.push(&[1, 4, 6, 2], &[2..4]).unwrap();
-        let samples = builder.finish();
-        let found = held_out(&samples, 5).unwrap();
-        let expected = [
-            HeldOut {
-                prompt: vec![1, 5, 6, 2, 7],
-                wanted: vec![8, 2],
-            },
-            HeldOut {
-                prompt: vec![1, 4],
-                wanted: vec![6, 2],
-            },
-        ];
-        assert_eq!(found, expected);
-        assert_eq!(held_out(&samples, 1).unwrap().len(), 1);
-        assert_eq!(held_out(&Samples::default(), 4).unwrap(), []);
-    }
-
-    #[test]
-    fn an_exact_completion_ends_where_the_message_ends() {
-        let counted = |ids: &[u32], ended, wanted: &[u32]| {
-            let mut report = CompletionReport::default();
-            let ids = ids.to_vec();
-            count(&mut report, &Completion { ids, ended }, wanted, &[2]);
-            assert_eq!(report.completions, 1);
-            (report.ended, report.short, report.exact)
-        };
-        assert_eq!(counted(&[6, 7], true, &[6, 7, 2]), (1, 1, 1));
-        assert_eq!(counted(&[6, 7], false, &[6, 7, 2]), (0, 1, 0));
-        assert_eq!(counted(&[6, 8], true, &[6, 7, 2]), (1, 1, 0));
-        assert_eq!(counted(&[6], true, &[6, 7, 2]), (1, 1, 0));
-        assert_eq!(
-            counted(&[9; 64], true, &[[9; 64].as_slice(), &[2]].concat()),
-            (1, 0, 0)
-        );
-        assert_eq!(
-            counted(&[9; 63], true, &[[9; 63].as_slice(), &[2]].concat()),
-            (1, 1, 1)
-        );
-    }
 }

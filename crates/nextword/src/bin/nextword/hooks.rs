@@ -6,8 +6,8 @@ use std::sync::Arc;
 use nextword_data::Tokenizer;
 use nextword_explain::{ExplainError, history};
 use nextword_generate::{
-    DecodeOptions, FinishReason, Overflow, PROMPT_PLACEHOLDER, SamplingConfig, TextGenerator,
-    TextOptions, generate_ids,
+    DecodeOptions, FinishReason, Overflow, PROMPT_PLACEHOLDER, SamplingConfig, Sequence,
+    TextGenerator, TextOptions, generate_ids,
 };
 use nextword_model::{ModelCard, Transformer};
 use nextword_train::{Completion, CompletionRequest, Hooks, SampleRequest, TrainError};
@@ -59,24 +59,8 @@ impl Hooks for TrainingHooks {
         tokenizer: &Arc<dyn Tokenizer>,
         request: &CompletionRequest<'_>,
     ) -> Result<Option<Completion>, TrainError> {
-        let options = DecodeOptions {
-            sampling: SamplingConfig::greedy(),
-            max_tokens: request.max_tokens,
-            stop_ids: request.special.stop_ids(tokenizer.special_tokens().eos),
-            overflow: Overflow::Stop,
-            ..DecodeOptions::default()
-        };
-        let prompts = [request.prompt.to_vec()];
-        let sequences = generate_ids(model, &prompts, options, |_| ControlFlow::Continue(()));
-        let sequences = sequences.map_err(TrainError::hook)?;
-        Ok(sequences.into_iter().next().map(|sequence| {
-            let mut ids = sequence.ids();
-            let ended = sequence.finish == FinishReason::Eos;
-            if ended {
-                ids.pop(); // the EOS token
-            }
-            Completion { ids, ended }
-        }))
+        let stop_ids = request.special.stop_ids(tokenizer.special_tokens().eos);
+        complete(model, request.prompt, request.max_tokens, stop_ids).map(Some)
     }
 
     fn probe(
@@ -112,4 +96,29 @@ impl Hooks for TrainingHooks {
         };
         Ok(serde_json::to_value(snapshot).ok())
     }
+}
+
+/// The most likely tokens after `prompt`, without the token of `stop_ids` that ends them.
+pub(crate) fn complete(
+    model: &Transformer,
+    prompt: &[u32],
+    max_tokens: usize,
+    stop_ids: Vec<u32>,
+) -> Result<Completion, TrainError> {
+    let options = DecodeOptions {
+        sampling: SamplingConfig::greedy(),
+        max_tokens,
+        stop_ids,
+        overflow: Overflow::Stop,
+        ..DecodeOptions::default()
+    };
+    let prompts = [prompt.to_vec()];
+    let sequences = generate_ids(model, &prompts, options, |_| ControlFlow::Continue(()));
+    let sequence = sequences.map_err(TrainError::hook)?.into_iter().next();
+    let mut ids = sequence.as_ref().map(Sequence::ids).unwrap_or_default();
+    let ended = sequence.is_some_and(|sequence| sequence.finish == FinishReason::Eos);
+    if ended {
+        ids.pop(); // the EOS token
+    }
+    Ok(Completion { ids, ended })
 }

@@ -1,4 +1,6 @@
-//! `nextword eval MODEL|RUN FILE...`, and `--task FILE`.
+//! `nextword eval MODEL|RUN FILE...`, `--task FILE` and `--conversations FILE`.
+
+mod conversations;
 
 use std::fs::File;
 use std::io::BufReader;
@@ -28,12 +30,27 @@ pub(crate) struct EvalArgs {
     /// Text to evaluate: .txt or .jsonl files, folders of such files, or - for standard input. An imported model
     /// reads each document after its BOS token (else its EOS token), and every token of the text counts; a model
     /// that nextword trained reads it as in training, and the EOS token after each document counts too
-    #[arg(required_unless_present = "task", value_hint = ValueHint::AnyPath)]
+    #[arg(required_unless_present_any = ["task", "conversations"], value_hint = ValueHint::AnyPath)]
     files: Vec<PathBuf>,
     /// Task to evaluate instead of a text: a .jsonl file of questions with `context`, `endings`
     /// and `label`, or of texts with `text`
     #[arg(long, value_name = "FILE", conflicts_with = "files", value_hint = ValueHint::FilePath)]
     task: Option<PathBuf>,
+    /// Conversations to evaluate instead of a text: a .jsonl or .json file in a format of training data, or a folder of
+    /// such files. The loss is that of the assistant's messages, and the model completes some of them (repeatable)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["files", "task", "against"], value_hint = ValueHint::AnyPath)]
+    conversations: Vec<PathBuf>,
+    /// Chat template of the conversations: chatml, plain or a file [default: the model's]
+    #[arg(long, value_name = "TEMPLATE", requires = "conversations", value_hint = ValueHint::FilePath)]
+    chat_template: Option<PathBuf>,
+    /// Number of conversations that the model completes
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 16,
+        requires = "conversations"
+    )]
+    completions: usize,
     /// Text that separates documents within a file; \n, \t and \\ are escapes [default: one document per file]
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     separator: Option<String>,
@@ -67,6 +84,9 @@ pub(crate) struct EvalArgs {
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     if let Some(task) = &args.task {
         return run_task(args, &args.base.open(&args.model, args.last)?, task);
+    }
+    if !args.conversations.is_empty() {
+        return conversations::run(args);
     }
     if args.against.is_some() && args.files.iter().any(|file| file == Path::new("-")) {
         return Err(usage(
