@@ -132,7 +132,7 @@ fn damage_conversations() {
     let (file, mutations) = (dir.path("records.jsonl"), mutation_count(300));
     let base = root().join("docs/models/letters");
     let config = format!(
-        "start_from = {:?}\n[data]\nconversations = {:?}\nsplit.validation = 0.3\n[train]\nsteps = 1\n",
+        "start_from = {:?}\n[data]\nconversations = {:?}\nsplit.validation = 0.3\n",
         base.display().to_string(),
         file.display().to_string()
     );

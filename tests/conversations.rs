@@ -306,6 +306,16 @@ fn errors_of_templates_name_the_template() {
     dir.write("open.jinja", "{% for m in messages %}{{ m.content");
     let error = fails("open.jinja");
     assert!(error.contains("`open.jinja`: syntax error"), "{error}");
+    dir.write("empty.jinja", "{{ messages[0].name.first }}");
+    let line = json!({"messages": [{"role": "assistant", "content": "Hi"}]}).to_string();
+    let others = fs::read_to_string(dir.path("support.jsonl")).unwrap();
+    dir.write("support.jsonl", format!("{line}\n{others}"));
+    let error = fails("empty.jinja");
+    assert!(
+        error.contains("does not begin with a message of the user"),
+        "{error}"
+    );
+    dir.write("support.jsonl", others);
     dir.write("picky.jinja", "{{ raise_exception('no user turn') }}");
     let error = fails("picky.jinja");
     assert!(

@@ -129,6 +129,7 @@ impl BaseConfig {
         resolve_vocab_size(&mut config, dataset.tokenizer.as_ref())?;
         check_parameters(&config)?;
         let conversations = read_conversations(&mut config, &dataset, &mut model)?;
+        let conversations = conversations.map(Conversations::without_examples);
         let padding_id = dataset.tokenizer.special_tokens().padding_id();
         let loader_config = LoaderConfig {
             context_length: config.sequence_length(),

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use nextword_base::hash::sha256_hex;
-use nextword_chat::{Example, SampleEncoder, TokenSample};
+use nextword_chat::{ChatError, Example, Message, Role, SampleEncoder, TokenSample};
 use nextword_data::{
     DataConfig, Dataset, Samples, SamplesBuilder, Tokenizer, Tokens, TooLong, TrainOn,
 };
@@ -46,7 +46,7 @@ pub struct Conversations {
     pub tokenizer: Arc<dyn Tokenizer>,
     /// Turns conversations into ids, as the server does.
     pub encoder: SampleEncoder,
-    /// The records that the samples of both splits were made of.
+    /// The records that the samples of both splits were made of; none in a run, which needs only the samples.
     pub examples: Examples,
     /// Which messages are trained.
     train_on: TrainOn,
@@ -108,6 +108,7 @@ impl Conversations {
         for record in records {
             let place = record.source.to_string();
             let encoded = encoder.encode(&record.example).map_err(|error| {
+                let error = with_hint(error, &record.example);
                 TrainError::conversation(&place, report.template.as_deref(), error)
             })?;
             collected.add(record.example, &encoded, data.split.seed);
@@ -140,6 +141,14 @@ impl Conversations {
             template_hash: template.map(|template| sha256_hex(template.text.as_bytes())),
             sources: source::name(data),
         })
+    }
+
+    /// Drops the records, of which a run would keep the texts in memory until it ends.
+    pub(crate) fn without_examples(self) -> Self {
+        Self {
+            examples: Examples::default(),
+            ..self
+        }
     }
 
     /// Identifies the samples, their trained tokens and the template.
@@ -202,6 +211,24 @@ fn build_tokenizer(data: &DataConfig) -> Result<Arc<dyn Tokenizer>, TrainError> 
     }
     let texts = texts.into_iter().map(Ok);
     Ok(nextword_data::build_tokenizer(&data.tokenizer, texts)?)
+}
+
+/// Adds to the error of a template that rejected `example` what it may need: many templates expect that the user begins.
+fn with_hint(error: ChatError, example: &Example) -> ChatError {
+    let Example::Conversation(conversation) = example else {
+        return error;
+    };
+    let mut roles = conversation.messages.iter().map(Message::role);
+    let first = roles.find(|role| !matches!(role, Role::System | Role::Developer));
+    match error {
+        ChatError::Rejected { problem } if first != Some(Role::User) => ChatError::Rejected {
+            problem: format!(
+                "{problem}; hint: the conversation does not begin with a message of the user, which many templates need; \
+                 add one, or remove the record"
+            ),
+        },
+        other => other,
+    }
 }
 
 /// Adds the token that `data.eos_token` names to those that end a completion.
