@@ -128,13 +128,11 @@ fn label_with_bias(node: &Node) -> Label {
 
 /// The labels of the operations that an adapter adds, and of the layer that it adapts.
 fn adapter_label(node: &Node) -> Option<Label> {
-    if node.name.ends_with(BASE) {
-        return Some(new_label(
-            "base layer",
-            "the layer as the base model has it",
-            "x W + b",
-            "What the layer computes without the adapter.",
-        ));
+    if let Some(name) = node.name.strip_suffix(BASE) {
+        return Some(Label {
+            term: "base layer: without the adapter",
+            ..label_by_hook(name, false)
+        });
     }
     if node.name.ends_with(LORA_A) {
         return Some(new_label(
@@ -155,10 +153,10 @@ fn adapter_label(node: &Node) -> Option<Label> {
     let Op::AddScaled { .. } = node.op else {
         return None;
     };
-    let label = label_by_hook(node);
     Some(Label {
+        term: "with the adapter",
         formula: "base layer + s · update".into(),
-        ..label
+        ..label_by_hook(&node.name, false)
     })
 }
 
@@ -268,16 +266,13 @@ fn label_outside_attention(node: &Node) -> Label {
             "c · tanh(x / c)",
             "The soft cap limits the logits to values between −c and c.",
         ),
-        _ => label_by_hook(node),
+        _ => label_by_hook(&node.name, matches!(node.op, Op::Add { .. })),
     }
 }
 
-fn label_by_hook(node: &Node) -> Label {
-    let is_sum = matches!(node.op, Op::Add { .. });
-    let hook = node
-        .name
-        .rsplit_once("hook_")
-        .map_or("logits", |(_, hook)| hook);
+/// The label of the tensor `name`. `is_sum`: whether it is a sum of two others.
+fn label_by_hook(name: &str, is_sum: bool) -> Label {
+    let hook = name.rsplit_once("hook_").map_or("logits", |(_, hook)| hook);
     match hook {
         "q" | "q_before_norm" => new_label(
             "query",

@@ -347,7 +347,7 @@ function topTokens(panel, step) {
 
 function stepBody(panel, step) {
   const { op } = step,
-    operands = { add: [op.a, op.b], mix: [op.pattern, op.v], norm: [op.of], turn: [op.of] }[op.kind] || [];
+    operands = { add: [op.a, op.b], add_scaled: [op.a, op.b], mix: [op.pattern, op.v], norm: [op.of], turn: [op.of] }[op.kind] || [];
   const isLoaded = Boolean(panel.story.tensors[step.name]);
   if (!isLoaded && step.axes.includes("token") && (source.isLive || !source.canLoad(panel, step.layer))) return topTokens(panel, step);
   if (!isLoaded || (source.canLoad(panel, step.layer) && !operands.every((name) => panel.story.tensors[name])))
