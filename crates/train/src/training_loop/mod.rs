@@ -290,6 +290,7 @@ impl TrainingLoop {
             trained_on: self.setup.data_description(),
             origin: None,
             made_from: None,
+            merged_change: None,
             seed: config.seed,
             step: self.state.step,
             tokens: self.state.tokens,
