@@ -104,7 +104,7 @@ fn damage_folders() {
 #[test]
 fn damaged_adapter_folders_give_an_error_message() {
     let name = "adapter_damage::damaged_adapter_folders_give_an_error_message";
-    with_limited_memory(name, damage_folders);
+    with_limited_memory(name, 1, damage_folders);
 }
 
 /// Records of several formats, one a line.
@@ -160,5 +160,6 @@ fn damage_conversations() {
 #[test]
 fn damaged_conversations_give_an_error_message() {
     let name = "adapter_damage::damaged_conversations_give_an_error_message";
-    with_limited_memory(name, damage_conversations);
+    // Half a gigabyte is for the stack of chat templates.
+    with_limited_memory(name, 2, damage_conversations);
 }

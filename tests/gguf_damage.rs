@@ -149,7 +149,7 @@ fn damage_files() {
 #[test]
 fn damaged_gguf_files_give_an_error_message() {
     let name = "gguf_damage::damaged_gguf_files_give_an_error_message";
-    with_limited_memory(name, damage_files);
+    with_limited_memory(name, 1, damage_files);
 }
 
 #[cfg(target_os = "linux")]

@@ -61,14 +61,15 @@ pub(crate) fn mutation_count(default: u64) -> u64 {
 /// Set in the process that has little memory.
 const LIMITED: &str = "NEXTWORD_TEST_LIMITED";
 
-/// Runs `damage`, the body of the test `name`, in a process of its own that cannot allocate more than a gigabyte, where
-/// the system has such a limit.
-pub(crate) fn with_limited_memory(name: &str, damage: impl FnOnce()) {
+/// Runs `damage`, the body of the test `name`, in a process of its own that cannot allocate more than so many gigabytes,
+/// where the system has such a limit.
+pub(crate) fn with_limited_memory(name: &str, gigabytes: u32, damage: impl FnOnce()) {
     if cfg!(not(target_os = "linux")) || std::env::var_os(LIMITED).is_some() {
         return damage();
     }
     let output = Command::new("sh")
-        .args(["-c", "ulimit -v 1000000; exec \"$@\"", "sh"])
+        .args(["-c", "ulimit -v $1; shift; exec \"$@\"", "sh"])
+        .arg((gigabytes * 1_000_000).to_string())
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", "--nocapture", "--test-threads", "1", name])
         .env(LIMITED, "1")

@@ -83,5 +83,5 @@ fn damage_folders() {
 #[test]
 fn damaged_adapters_of_peft_give_an_error_message() {
     let name = "peft_damage::damaged_adapters_of_peft_give_an_error_message";
-    with_limited_memory(name, damage_folders);
+    with_limited_memory(name, 1, damage_folders);
 }
