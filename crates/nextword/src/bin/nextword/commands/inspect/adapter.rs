@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use nextword_convert::{describe_base, find_base};
-use nextword_model::{AdapterDir, ModelDir};
+use nextword_model::{AdapterDir, ModelDir, WeightChange};
 use serde_json::json;
 
 use super::{InspectArgs, card_lines};
@@ -17,8 +17,8 @@ const SHOWN_CHANGES: usize = 10;
 struct Details {
     base: ModelDir,
     trained: usize,
-    /// The norm of each module's update divided by that of its weights, largest first.
-    changes: Vec<(String, f64)>,
+    /// The norms of each module's update and of its weights, those with the largest ratio first.
+    changes: Vec<WeightChange>,
 }
 
 /// Prints an adapter's details. Its base need not exist.
@@ -35,14 +35,21 @@ pub(super) fn run(args: &InspectArgs, path: &Path) -> anyhow::Result<()> {
     };
     if args.json {
         let found = details.as_ref().ok();
-        let changes = found.map(|details| details.changes.iter().cloned());
-        let changes: Option<serde_json::Map<_, _>> =
-            changes.map(|all| all.map(|(name, change)| (name, change.into())).collect());
+        let of_modules = |value: &dyn Fn(&WeightChange) -> serde_json::Value| {
+            let changes = found.map(|details| details.changes.iter());
+            let values =
+                changes.map(|all| all.map(|change| (change.module.clone(), value(change))));
+            values.map(serde_json::Map::from_iter)
+        };
         return output::print_json(&json!({
             "path": adapter.path, "card": adapter.card, "lora": adapter.config, "base": adapter.base,
             "base_path": found.map(|details| &details.base.path),
             "trained_parameters": found.map(|details| details.trained),
-            "relative_changes": changes, "weights_bytes": size,
+            "relative_changes": of_modules(&|change| change.ratio().into()),
+            "norms": of_modules(&|change| {
+                json!({"update": change.update_norm, "weights": change.weight_norm})
+            }),
+            "weights_bytes": size,
         }));
     }
     for line in lines(&adapter, size, &details) {
@@ -53,11 +60,8 @@ pub(super) fn run(args: &InspectArgs, path: &Path) -> anyhow::Result<()> {
 
 fn details(adapter: &AdapterDir, base: ModelDir) -> anyhow::Result<Details> {
     let values = adapter.load(&base.config)?;
-    let changes = values.weight_changes(&*base.open_weights()?)?.into_iter();
-    let mut changes: Vec<_> = changes
-        .map(|change| (change.module.clone(), change.ratio()))
-        .collect();
-    changes.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let mut changes = values.weight_changes(&*base.open_weights()?)?;
+    changes.sort_by(|a, b| b.ratio().total_cmp(&a.ratio()));
     Ok(Details {
         trained: values.parameters(),
         changes,
@@ -103,11 +107,20 @@ fn lines(adapter: &AdapterDir, size: u64, details: &Result<Details, String>) -> 
                     bytes(size)
                 ),
             );
-            lines.push("\nlargest changes, relative to the weights".to_string());
-            let shown = details.changes.iter().take(SHOWN_CHANGES);
-            lines.extend(
-                shown.map(|(name, change)| format!("  {name:<40}{:>9.4}%", 100.0 * change)),
+            lines.push(
+                "\nlargest changes, relative to the weights (norm of the update / of the weights)"
+                    .to_string(),
             );
+            let shown = details.changes.iter().take(SHOWN_CHANGES);
+            lines.extend(shown.map(|change| {
+                let WeightChange {
+                    module,
+                    update_norm,
+                    weight_norm,
+                } = change;
+                let percent = 100.0 * change.ratio();
+                format!("  {module:<40}{percent:>9.4}%  ({update_norm:.3e} / {weight_norm:.3e})")
+            }));
         }
         Err(problem) => {
             push("base", format!("{base}{bits}, not found"));
