@@ -15,8 +15,7 @@ pub use self::options::{Completion, PROMPT_PLACEHOLDER, TextOptions};
 pub use self::tokenizer::open_tokenizer;
 use self::tokenizer::{check_vocab_size, with_roles};
 use crate::{
-    DecodeOptions, Decoder, Detokenizer, FinishReason, GenerateError, SamplingConfig, Sequence,
-    Speculation,
+    DecodeOptions, Decoder, Detokenizer, FinishReason, GenerateError, Sequence, Speculation,
 };
 
 /// A model with its tokenizer.

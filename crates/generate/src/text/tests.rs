@@ -2,6 +2,7 @@ use nextword_data::{TokenizerConfig, TokenizerKind, build_tokenizer};
 use nextword_model::{InitConfig, ModelConfig, Position, presets};
 
 use super::*;
+use crate::SamplingConfig;
 
 fn tokenizer(kind: TokenizerKind, text: &str, eos: &str) -> Arc<dyn Tokenizer> {
     let config = TokenizerConfig {
