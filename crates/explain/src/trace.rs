@@ -5,7 +5,7 @@ use nextword_generate::{
     DecodeOptions, Decoder, FinishReason, History, Overflow, SampleKey, Sampler, SamplingConfig,
     SamplingTrace, truncate_left,
 };
-use nextword_model::{Bits, ForwardContext, ModelConfig, Transformer, weights};
+use nextword_model::{Architecture, Bits, ForwardContext, ModelConfig, Transformer, weights};
 
 use crate::ExplainError;
 use crate::array::Array;
@@ -85,6 +85,7 @@ impl Trace {
         options: &TraceOptions,
     ) -> Result<Self, ExplainError> {
         let config = model.config().clone();
+        config.require(&[Architecture::Decoder], "explain the model")?;
         check_size(&config, prompt.len().saturating_add(options.max_tokens))?;
         let mut recorder = Recorder::new(config.position);
         let decode_options = DecodeOptions {

@@ -1,12 +1,13 @@
 //! State of one forward pass that every layer shares, besides the activations.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Int, Tensor, TensorData};
 use nextword_kernels::{AttentionDropout, AttentionMask, AttentionOptions, RowUpdate};
 
 use crate::linear::Linear;
 use crate::position::Rope;
 use crate::{
-    Dropout, Hook, KvCache, ModelConfig, NoProbe, Position, Probe, RowAdapter, Site, alibi_slopes,
+    Architecture, Dropout, Hook, KvCache, ModelConfig, NoProbe, Position, Probe, RowAdapter, Site,
+    alibi_slopes,
 };
 
 /// Options and state of one forward pass: the probe, the dropout masks, the KV cache and the adapters of rows.
@@ -14,12 +15,27 @@ pub struct ForwardContext<'a, P: Probe = NoProbe> {
     probe: Option<&'a mut P>,
     dropout: Dropout,
     cache: Option<(&'a mut KvCache, &'a [usize])>,
-    /// The attention mask, if it is not causal.
+    /// The attention mask, if it is not the default of the model's architecture.
     mask: Option<AttentionMask>,
     layer: Option<usize>,
     positions: Positions,
+    source: Source,
+    /// Real tokens of each row while the encoder of an encoder-decoder model runs.
+    encoder_lengths: Option<Vec<usize>>,
     /// The different adapters of rows, with their rows.
     adapters: Vec<(RowAdapter, Vec<usize>)>,
+}
+
+/// The source of an encoder-decoder model.
+#[derive(Default)]
+enum Source {
+    /// In the cache, or there is none.
+    #[default]
+    Cached,
+    /// The encoder's input, `[batch, source]`, and the number of real tokens of each row.
+    Tokens(Tensor<2, Int>, Vec<usize>),
+    /// The encoder's output, `[batch, source, d_model]`, and the number of real tokens of each row.
+    Encoded(Tensor<3>, Vec<usize>),
 }
 
 impl ForwardContext<'static, NoProbe> {
@@ -37,6 +53,8 @@ impl ForwardContext<'static, NoProbe> {
             mask: None,
             layer: None,
             positions: Positions::default(),
+            source: Source::Cached,
+            encoder_lengths: None,
             adapters: Vec::new(),
         }
     }
@@ -52,8 +70,66 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
             mask: None,
             layer: None,
             positions: Positions::default(),
+            source: Source::Cached,
+            encoder_lengths: None,
             adapters: Vec::new(),
         }
+    }
+
+    /// Sets the source of an encoder-decoder model, `[batch, source]`. The first `lengths[row]` tokens of a
+    /// row are real, the others padding; a single length applies to all rows. With a cache, its keys and
+    /// values are kept for later passes.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Int, Tensor};
+    /// use nextword_model::{ForwardContext, presets};
+    ///
+    /// let device = Device::flex();
+    /// let model = presets::statquest_normal(9).init(&device, 1)?;
+    /// let ids = |ids: [i32; 2]| Tensor::<2, Int>::from_ints([ids], &device);
+    /// let mut ctx = ForwardContext::inference().with_source(ids([4, 6]), vec![2]);
+    /// assert_eq!(model.forward(ids([0, 7]), &mut ctx).dims(), [1, 2, 9]);
+    /// # Ok::<(), nextword_model::ModelError>(())
+    /// ```
+    #[must_use]
+    pub fn with_source(self, tokens: Tensor<2, Int>, lengths: Vec<usize>) -> Self {
+        ForwardContext {
+            source: Source::Tokens(tokens, lengths),
+            ..self
+        }
+    }
+
+    /// Takes the encoder's input, if the encoder has not run.
+    pub(crate) fn take_source(&mut self) -> Option<(Tensor<2, Int>, Vec<usize>)> {
+        match std::mem::take(&mut self.source) {
+            Source::Tokens(tokens, lengths) => Some((tokens, lengths)),
+            other => {
+                self.source = other;
+                None
+            }
+        }
+    }
+
+    /// Sets the encoder's output, after it has run.
+    pub(crate) fn set_encoded(&mut self, encoded: Tensor<3>, lengths: Vec<usize>) {
+        self.source = Source::Encoded(encoded, lengths);
+    }
+
+    /// The encoder's output, `[batch, source, d_model]`, unless only the cache has its keys and values.
+    pub(crate) fn encoded(&self) -> Option<Tensor<3>> {
+        match &self.source {
+            Source::Encoded(encoded, _) => Some(encoded.clone()),
+            Source::Cached | Source::Tokens(..) => None,
+        }
+    }
+
+    /// The following layers are those of the encoder, until [`leave_encoder`](Self::leave_encoder).
+    pub(crate) fn enter_encoder(&mut self, lengths: Vec<usize>) {
+        self.encoder_lengths = Some(lengths);
+    }
+
+    pub(crate) fn leave_encoder(&mut self) {
+        self.encoder_lengths = None;
     }
 
     /// Sets the dropout masks.
@@ -62,8 +138,9 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
         ForwardContext { dropout, ..self }
     }
 
-    /// Sets the attention mask of a pass without a cache, whose number of queries is that of the tokens in a row.
-    /// Without it, a token attends to itself and to earlier tokens.
+    /// Sets the attention mask of a pass that does not continue cached tokens. Its number of queries is that of
+    /// the tokens in a row. Without it, a token attends to itself and to earlier tokens, and in an encoder to
+    /// all tokens of its row. In encoder-decoder models it is the decoder's.
     ///
     /// ```
     /// use burn::tensor::{Device, Int, Tensor};
@@ -125,9 +202,9 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
 
     /// The updates of rows in the layer of `hook`.
     pub(crate) fn row_updates(&self, hook: Hook) -> Vec<RowUpdate> {
-        let layer = self.layer;
+        let site = self.site(hook);
         let update = |(adapter, rows): &(RowAdapter, Vec<usize>)| {
-            let update = adapter.update(Site { layer, hook })?;
+            let update = adapter.update(site)?;
             let rows = rows.clone();
             Some(RowUpdate { rows, update })
         };
@@ -140,9 +217,17 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
     }
 
     pub(crate) fn record<const D: usize>(&mut self, hook: Hook, tensor: &Tensor<D>) {
+        let site = self.site(hook);
         if let Some(probe) = &mut self.probe {
-            let layer = self.layer;
-            probe.record(Site { layer, hook }, tensor);
+            probe.record(site, tensor);
+        }
+    }
+
+    fn site(&self, hook: Hook) -> Site {
+        Site {
+            layer: self.layer,
+            hook,
+            in_encoder: self.encoder_lengths.is_some(),
         }
     }
 
@@ -153,15 +238,13 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
         }
     }
 
-    /// Dropout on this layer's attention weights.
-    pub(crate) fn attention_dropout(&self, rate: f64) -> Option<AttentionDropout> {
-        let (layer, hook) = (self.layer, Hook::Pattern);
-        self.dropout.for_attention(rate, Site { layer, hook })
+    /// Dropout on the attention weights of `hook` in this layer.
+    pub(crate) fn attention_dropout(&self, hook: Hook, rate: f64) -> Option<AttentionDropout> {
+        self.dropout.for_attention(rate, self.site(hook))
     }
 
     pub(crate) fn dropout<const D: usize>(&self, hook: Hook, x: Tensor<D>, rate: f64) -> Tensor<D> {
-        let layer = self.layer;
-        self.dropout.apply(x, rate, Site { layer, hook })
+        self.dropout.apply(x, rate, self.site(hook))
     }
 
     /// Applies a linear layer. `hook` is that of its adapter, if it has one.
@@ -173,8 +256,7 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
             let activations = nextword_kernels::linear(x.clone(), lora.a.val(), None);
             self.record(hook, &activations);
         }
-        let layer = self.layer;
-        let mask = self.dropout.mask(&x, lora.dropout(), Site { layer, hook });
+        let mask = self.dropout.mask(&x, lora.dropout(), self.site(hook));
         linear.forward(x, mask.filter(|mask| mask.rate > 0.0))
     }
 
@@ -194,6 +276,11 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
         x: &Tensor<3>,
     ) {
         let [rows, seq, _] = x.dims();
+        if let Some(lengths) = &self.encoder_lengths {
+            let mask = AttentionMask::bidirectional(lengths.clone(), seq);
+            self.positions = Positions::new(config, rope, mask);
+            return;
+        }
         let offsets = match &mut self.cache {
             Some((cache, slots)) => {
                 assert_eq!(slots.len(), rows, "one cache slot for each row");
@@ -206,14 +293,84 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
             Some(mask) => {
                 assert_eq!(mask.queries(), seq, "a mask for each token of a row");
                 assert!(
-                    self.cache.is_none(),
-                    "the mask of a pass with a cache is causal"
+                    mask.position_offsets() == [0] && offsets.iter().all(|offset| *offset == 0),
+                    "the mask of a pass that continues cached tokens is causal"
                 );
                 mask.clone()
+            }
+            None if config.architecture == Architecture::Encoder => {
+                AttentionMask::bidirectional(vec![seq], seq)
             }
             None => AttentionMask::causal(offsets, seq),
         };
         self.positions = Positions::new(config, rope, mask);
+        if config.has_encoder() {
+            self.positions.cross_mask = self.prepare_source(seq);
+        }
+    }
+
+    /// Makes room for the source in the cache. Returns the mask of cross-attention for `seq` queries.
+    fn prepare_source(&mut self, seq: usize) -> AttentionMask {
+        let (lengths, keys) = match (&self.source, &mut self.cache) {
+            (Source::Encoded(encoded, lengths), cache) => {
+                let keys = encoded.dims()[1];
+                if let Some((cache, slots)) = cache {
+                    cache.source_mut().prepare(slots, keys);
+                }
+                (lengths.clone(), keys)
+            }
+            (_, Some((cache, slots))) => {
+                let source = cache.source_mut();
+                let lengths: Vec<usize> = slots.iter().map(|slot| source.len(*slot)).collect();
+                let keys = lengths.iter().copied().max().unwrap_or(0);
+                (lengths, keys)
+            }
+            (_, None) => panic!("an encoder-decoder model needs a source"),
+        };
+        AttentionMask::cross(lengths, seq, keys)
+    }
+
+    /// The mask of cross-attention.
+    pub(crate) fn cross_mask(&self) -> &AttentionMask {
+        &self.positions.cross_mask
+    }
+
+    /// As [`update_cache`](Self::update_cache), for the keys and values of cross-attention.
+    pub(crate) fn update_source_cache(
+        &mut self,
+        k: Tensor<4>,
+        v: Tensor<4>,
+    ) -> Option<[Tensor<4>; 2]> {
+        let (Some((cache, slots)), Some(layer)) = (&mut self.cache, self.layer) else {
+            return Some([k, v]);
+        };
+        let [k, v] = [k, v].map(|x| x.swap_dims(1, 2));
+        cache.source_mut().append(layer, slots, k, v);
+        self.cached_source()
+    }
+
+    /// This layer's cached keys and values of cross-attention, for a probe only (see
+    /// [`attend_cached_source`](Self::attend_cached_source)).
+    pub(crate) fn cached_source(&mut self) -> Option<[Tensor<4>; 2]> {
+        let is_probed = self.is_probed();
+        let (Some((cache, slots)), Some(layer)) = (&mut self.cache, self.layer) else {
+            return None;
+        };
+        is_probed.then(|| {
+            let keys = self.positions.cross_mask.keys();
+            let visible = cache.source_mut().gather(layer, slots, keys);
+            visible.map(|x| x.swap_dims(1, 2))
+        })
+    }
+
+    /// Cross-attention over the pages of the source in the cache; `None` without a cache.
+    pub(crate) fn attend_cached_source(
+        &self,
+        q: Tensor<4>,
+        options: &AttentionOptions<'_>,
+    ) -> Option<Tensor<4>> {
+        let ((cache, slots), layer) = (self.cache.as_ref()?, self.layer?);
+        Some(cache.source()?.attend(layer, slots, q, options))
     }
 
     /// Appends this layer's keys and values, `[rows, seq, n_kv_heads, head_dim]`, to the cache. Returns the
@@ -221,6 +378,9 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
     /// themselves, with a cache for a probe only (see [`attend_cached`](Self::attend_cached)).
     pub(crate) fn update_cache(&mut self, k: Tensor<4>, v: Tensor<4>) -> Option<[Tensor<4>; 2]> {
         let is_probed = self.is_probed();
+        if self.encoder_lengths.is_some() {
+            return Some([k, v]);
+        }
         let (Some((cache, slots)), Some(layer)) = (&mut self.cache, self.layer) else {
             return Some([k, v]);
         };
@@ -246,6 +406,12 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
     pub(crate) fn advance_cache(&mut self, seq: usize) {
         if let Some((cache, slots)) = &mut self.cache {
             cache.advance(slots, seq);
+            if let Source::Encoded(_, lengths) = &self.source {
+                for (row, slot) in slots.iter().enumerate() {
+                    let len = lengths[row.min(lengths.len() - 1)];
+                    cache.source_mut().advance(&[*slot], len);
+                }
+            }
         }
     }
 }
@@ -254,6 +420,8 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
 #[derive(Default)]
 pub(crate) struct Positions {
     mask: AttentionMask,
+    /// The mask of cross-attention, in decoders with an encoder.
+    cross_mask: AttentionMask,
     rope: Option<Rope>,
     /// `ALiBi`'s slopes.
     slopes: Vec<f64>,
@@ -268,6 +436,7 @@ impl Positions {
         };
         Self {
             mask,
+            cross_mask: AttentionMask::default(),
             rope: rope.cloned(),
             slopes,
         }

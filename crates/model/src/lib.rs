@@ -1,11 +1,11 @@
-//! Decoder-only Transformers as Burn modules.
+//! Transformers as Burn modules: decoders, prefix models, encoders and encoder-decoders.
 //!
 //! This crate contains the network only: tensors, layers and weights. Text is handled elsewhere; the
 //! input is token ids and the output is logits.
 //!
 //! | to read about | open |
 //! |---|---|
-//! | the architecture and its options | [`ModelConfig`], [`presets`] |
+//! | the architecture and its options | [`ModelConfig`], [`Architecture`], [`presets`] |
 //! | the forward pass | [`Transformer`], [`Block`], [`Attention`], [`FeedForward`] |
 //! | incremental decoding | [`KvCache`] |
 //! | intermediate activations | [`Probe`] |
@@ -32,6 +32,7 @@
 #![recursion_limit = "256"]
 
 mod adapter;
+mod architecture;
 mod attention;
 mod block;
 mod chat_templates;
@@ -39,6 +40,7 @@ mod config;
 mod count;
 mod device;
 mod dropout;
+mod encoder;
 mod error;
 mod feed_forward;
 mod forward_context;
@@ -62,6 +64,7 @@ mod transformer;
 pub mod weights;
 
 pub use adapter::{Adapter, AdapterDir, BaseModel, SavedTensor, linear_modules};
+pub use architecture::Architecture;
 pub use attention::{Attention, BiasConfig};
 pub use block::Block;
 pub use chat_templates::{
@@ -72,6 +75,7 @@ pub use config::ModelConfig;
 pub use count::{MemoryEstimate, ParameterCounts, TrainingShape};
 pub use device::{DeviceInfo, DeviceName, GraphicsAdapter, GraphicsApi, list_devices};
 pub use dropout::{Dropout, DropoutConfig};
+pub use encoder::{Encoder, HeadTransform};
 pub use error::ModelError;
 pub use feed_forward::{FeedForward, FeedForwardKind};
 pub use forward_context::ForwardContext;

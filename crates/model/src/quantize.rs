@@ -34,14 +34,15 @@ use crate::{ModelConfig, ModelError, Transformer};
 
 pub(crate) const TABLE: &str = "token_embedding.weight";
 pub(crate) const HEAD: &str = "head.weight";
+/// The source's token embedding, which stays in f32.
+const UNQUANTIZED: &str = "encoder.token_embedding";
 
-/// Lists the linear layers of `$blocks` with the names of their weights. `$ref` is `&` or `&mut`.
+/// Adds the linear layers of `$blocks` with the names of their weights to `$found`. `$ref` is `&` or `&mut`.
 macro_rules! linears {
-    ($blocks:expr, [$($ref:tt)+]) => {{
-        let mut found = Vec::new();
+    ($found:ident, $prefix:literal, $blocks:expr, [$($ref:tt)+]) => {
         for (layer, block) in $blocks.enumerate() {
             let mut add = |name: &str, linear| {
-                found.push((format!("blocks.{layer}.{name}.weight"), linear));
+                $found.push((format!("{}blocks.{layer}.{name}.weight", $prefix), linear));
             };
             let attention = $($ref)+ block.attention;
             add("attention.query", $($ref)+ attention.query);
@@ -49,6 +50,14 @@ macro_rules! linears {
             add("attention.value", $($ref)+ attention.value);
             if let Some(output) = $($ref)+ attention.output {
                 add("attention.output", output);
+            }
+            if let Some(attention) = $($ref)+ block.cross_attention {
+                add("cross_attention.query", $($ref)+ attention.query);
+                add("cross_attention.key", $($ref)+ attention.key);
+                add("cross_attention.value", $($ref)+ attention.value);
+                if let Some(output) = $($ref)+ attention.output {
+                    add("cross_attention.output", output);
+                }
             }
             if let Some(feed_forward) = $($ref)+ block.feed_forward {
                 if let Some(gate) = $($ref)+ feed_forward.gate {
@@ -58,19 +67,28 @@ macro_rules! linears {
                 add("feed_forward.down", $($ref)+ feed_forward.down);
             }
         }
-        found
-    }};
+    };
 }
 
 impl Transformer {
     /// The linear layers of the blocks, with the names of their weights.
     pub(crate) fn linears(&self) -> Vec<(String, &Linear)> {
-        linears!(self.blocks.iter(), [&])
+        let mut found = Vec::new();
+        linears!(found, "", self.blocks.iter(), [&]);
+        if let Some(encoder) = &self.encoder {
+            linears!(found, "encoder.", encoder.blocks.iter(), [&]);
+        }
+        found
     }
 
     /// The linear layers of the blocks, mutably, with the names of their weights.
     pub(crate) fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
-        linears!(self.blocks.iter_mut(), [&mut])
+        let mut found = Vec::new();
+        linears!(found, "", self.blocks.iter_mut(), [&mut]);
+        if let Some(encoder) = &mut self.encoder {
+            linears!(found, "encoder.", encoder.blocks.iter_mut(), [&mut]);
+        }
+        found
     }
 
     /// Quantizes all matrices except the position embedding: the linear layers of the blocks to `bits`,
@@ -311,7 +329,7 @@ pub(crate) fn detect_bits(file: &TensorFile) -> Option<Bits> {
             .into_iter()
             .find_map(|bits| name.strip_suffix(suffix(bits))?.strip_suffix('.'))
     });
-    let in_blocks = matrices.filter(|name| name.starts_with("blocks."));
+    let in_blocks = matrices.filter(|name| weights::is_in_block(name));
     let first = in_blocks.min().and_then(|name| matrix_format(file, name));
     first
         .map(BlockFormat::bits)
@@ -423,10 +441,12 @@ pub(crate) fn write(
 }
 
 /// The shape `[d_in, d_out]` of the matrix `name`, which has `shape` in float files; `None` for vectors and
-/// for the position embedding, which are never quantized.
+/// for position embeddings, the source's own embedding and the layer before the output layer, which are never
+/// quantized.
 fn matrix_shape(name: &str, shape: &[usize]) -> Option<[usize; 2]> {
     match *shape {
-        _ if name.starts_with("position_embedding") => None,
+        _ if name.contains("position_embedding") || name.starts_with(UNQUANTIZED) => None,
+        _ if name.starts_with("head_transform") => None,
         // Tables are stored in their own layout, other matrices transposed.
         [d_out, d_in] if name == TABLE => Some([d_in, d_out]),
         [d_in, d_out] => Some([d_in, d_out]),

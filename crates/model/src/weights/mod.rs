@@ -43,11 +43,19 @@ pub fn layout(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     if config.position == Position::Learned {
         layout.push("position_embedding.weight", &[config.context_length, d]);
     }
+    if config.embedding_norm {
+        layout.norm(config, "embedding_norm");
+    }
+    layout.encoder(config);
     for layer in 0..config.n_layers {
-        layout.block(config, &format!("blocks.{layer}"));
+        layout.block(config, &format!("blocks.{layer}"), config.has_encoder());
     }
     if config.has_final_norm() {
         layout.norm(config, "final_norm");
+    }
+    if config.head_transform {
+        layout.linear("head_transform.dense", [d, d], config.bias.head);
+        layout.norm(config, "head_transform.norm");
     }
     if !config.tied_head {
         layout.push("head.weight", &[d, config.vocab_size]);
@@ -56,6 +64,20 @@ pub fn layout(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
         layout.push("head.bias", &[config.vocab_size]);
     }
     layout.0
+}
+
+/// Whether the parameter `name` belongs to a block, of the encoder or of the model's own stack.
+///
+/// ```
+/// use nextword_model::weights::is_in_block;
+///
+/// assert!(is_in_block("blocks.0.attention.query.weight"));
+/// assert!(is_in_block("encoder.blocks.0.attention.query.weight"));
+/// assert!(!is_in_block("token_embedding.weight"));
+/// ```
+pub fn is_in_block(name: &str) -> bool {
+    let name = name.strip_prefix("encoder.").unwrap_or(name);
+    name.starts_with("blocks.")
 }
 
 struct Layout(Vec<(String, Vec<usize>)>);
@@ -82,12 +104,42 @@ impl Layout {
         }
     }
 
-    fn block(&mut self, config: &ModelConfig, block: &str) {
-        let (d, d_ff, head_dim) = (config.d_model, config.d_ff(), config.head_dim());
+    fn encoder(&mut self, config: &ModelConfig) {
+        if !config.has_encoder() {
+            return;
+        }
+        let d = config.d_model;
+        if !config.share_embeddings {
+            self.push("encoder.token_embedding.weight", &[config.vocab_size, d]);
+        }
+        if config.position == Position::Learned {
+            let shape = [config.context_length, d];
+            self.push("encoder.position_embedding.weight", &shape);
+        }
+        if config.embedding_norm {
+            self.norm(config, "encoder.embedding_norm");
+        }
+        for layer in 0..config.encoder_layers() {
+            self.block(config, &format!("encoder.blocks.{layer}"), false);
+        }
+        if config.has_final_norm() {
+            self.norm(config, "encoder.final_norm");
+        }
+    }
+
+    fn block(&mut self, config: &ModelConfig, block: &str, has_cross_attention: bool) {
+        self.attention(config, &format!("{block}.attention"));
+        if has_cross_attention {
+            self.attention(config, &format!("{block}.cross_attention"));
+        }
+        self.feed_forward(config, block);
+    }
+
+    fn attention(&mut self, config: &ModelConfig, attention: &str) {
+        let (d, head_dim) = (config.d_model, config.head_dim());
         let (d_q, d_kv) = (config.n_heads * head_dim, config.kv_heads() * head_dim);
         let bias = config.bias;
-        let attention = format!("{block}.attention");
-        self.norm(config, &format!("{block}.attention_norm"));
+        self.norm(config, &format!("{attention}_norm"));
         self.linear(&format!("{attention}.query"), [d, d_q], bias.qkv);
         self.linear(&format!("{attention}.key"), [d, d_kv], bias.qkv);
         self.linear(&format!("{attention}.value"), [d, d_kv], bias.qkv);
@@ -100,8 +152,12 @@ impl Layout {
             self.linear(&output, [d_q, d], bias.attention_output);
         }
         if config.has_sandwich_norms() {
-            self.norm(config, &format!("{block}.attention_post_norm"));
+            self.norm(config, &format!("{attention}_post_norm"));
         }
+    }
+
+    fn feed_forward(&mut self, config: &ModelConfig, block: &str) {
+        let (d, d_ff, bias) = (config.d_model, config.d_ff(), config.bias);
         if d_ff == 0 {
             return;
         }
