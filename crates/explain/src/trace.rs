@@ -94,6 +94,7 @@ impl Trace {
             stop_ids: options.stop_ids.clone(),
             overflow: Overflow::Stop,
             bos_id: options.bos_id,
+            start_id: None,
             first_sequence: 0,
         };
         let mut decoder = Decoder::new(model, &[prompt.to_vec()], decode_options)?;

@@ -59,10 +59,12 @@ impl Hooks for TrainingHooks {
         tokenizer: &Arc<dyn Tokenizer>,
         request: &CompletionRequest<'_>,
     ) -> Result<Option<Completion>, TrainError> {
+        let eos = tokenizer.special_tokens().eos;
         let options = DecodeOptions {
             sampling: SamplingConfig::greedy(),
             max_tokens: request.max_tokens,
-            stop_ids: request.special.stop_ids(tokenizer.special_tokens().eos),
+            stop_ids: request.special.stop_ids(eos),
+            start_id: request.special.start_id(eos),
             overflow: Overflow::Stop,
             ..DecodeOptions::default()
         };
