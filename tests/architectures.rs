@@ -8,12 +8,14 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use nextword_data::{BatchMask, SampleSegment, SourceBatch, TokenBatch};
 use nextword_eval::{batch_context, batch_tokens};
-use nextword_generate::{DecodeOptions, Decoder, GenerateError, SamplingConfig, generate_ids};
+use nextword_generate::{
+    DecodeOptions, Decoder, GenerateError, SamplingConfig, Sequence, generate_ids,
+};
 use nextword_model::{
     Architecture, AttentionMask, Bits, DropoutConfig, ForwardContext, Hook, InitConfig, LoraConfig,
     ModelCard, ModelConfig, ModelDir, Position, Probe, Site, Transformer, presets, weights,
 };
-use nextword_train::forward_backward;
+use nextword_train::{OptimizerConfig, Stepper, forward_backward};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -468,6 +470,56 @@ fn unsupported_operations_name_the_architecture() {
     let error = nextword_explain::Trace::record(&model, &all_weights, &[3], &options);
     let error = error.err().map(|e| e.to_string()).unwrap_or_default();
     assert!(error.starts_with("cannot explain the model"), "{error}");
+}
+
+/// Trains `StatQuest`'s normal Transformer on "let's go" -> "vamos" and "to go" -> "ir". The ids are
+/// those of `<EOS>`, let's, to, go, ir, vamos and y. Returns the two answers.
+fn train_normal_transformer(seed: u64) -> Vec<Vec<u32>> {
+    let sources = [vec![1, 3], vec![2, 3]];
+    let batch = TokenBatch {
+        batch: 2,
+        seq: 2,
+        inputs: vec![0, 5, 0, 4], // <EOS> vamos, <EOS> ir
+        targets: vec![5, 0, 4, 0],
+        source: Some(SourceBatch {
+            seq: 2,
+            inputs: sources.concat(),
+            lengths: vec![2, 2],
+        }),
+        ..TokenBatch::default()
+    };
+    let optimizer = OptimizerConfig {
+        weight_decay: 0.0,
+        beta2: 0.999,
+        clip_norm: 0.0,
+        ..OptimizerConfig::default()
+    };
+    let model = presets::statquest_normal(7).init(&flex(), seed).unwrap();
+    let mut stepper = Stepper::new(model.train(), optimizer, seed, false);
+    for step in 0..500 {
+        stepper.step(std::slice::from_ref(&batch), step, 0.03, 0.03);
+    }
+    let options = DecodeOptions {
+        stop_ids: vec![0],
+        start_id: Some(0),
+        ..options(4)
+    };
+    let model = stepper.inference_model();
+    let sequences = generate_ids(&model, &sources, options, |_| {
+        std::ops::ControlFlow::Continue(())
+    });
+    sequences.unwrap().iter().map(Sequence::ids).collect()
+}
+
+#[test]
+fn the_normal_transformer_of_statquest_learns_its_sentences_from_20_seeds() {
+    for seed in 0..20 {
+        assert_eq!(
+            train_normal_transformer(seed),
+            [[5, 0], [4, 0]],
+            "seed {seed}"
+        );
+    }
 }
 
 #[test]
