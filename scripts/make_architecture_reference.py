@@ -6,7 +6,7 @@ nextword's (see crates/model/src/weights).
 
 Can be run from any directory; overwrites earlier output:
 
-    pip install torch transformers safetensors
+    pip install torch transformers safetensors tokenizers
     python scripts/make_architecture_reference.py
 
 The committed files come from torch 2.15.0 and transformers 5.24.0. A second run on the same machine
@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import (
     BartConfig, BartForConditionalGeneration, BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel,
@@ -73,6 +74,20 @@ def mean_loss(logits, targets):
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
 
 
+def save_hugging_face(model, folder):
+    """Save a model as transformers does, with a tokenizer of words."""
+    model.save_pretrained(folder)
+    names = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = {word: id for id, word in enumerate(names + [f"w{id}" for id in range(5, VOCAB)])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.add_special_tokens(names)
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
 class Case:
     """One model with its inputs; `convert` maps named tensors, weights or gradients, to ours."""
 
@@ -97,6 +112,8 @@ class Case:
         for file, tensors in [("model", weights), ("expected", expected)]:
             tensors = {n: t.float().contiguous() for n, t in sorted(tensors.items())}
             (folder / f"{file}.safetensors").write_bytes(save(tensors))
+        if self.name == "bert":
+            save_hugging_face(self.model, folder / "hf")
         print(f"{self.name}: loss {loss.item():.4f}, {len(weights)} tensors")
 
 

@@ -396,6 +396,41 @@ fn model_folders_keep_every_architecture() {
 }
 
 #[test]
+fn bert_is_imported_and_exported() {
+    let hf = folder("bert").join("hf");
+    let (reference, batch) = load("bert", &flex());
+    let scratch = tempfile::tempdir().unwrap();
+    let (imported, exported) = (scratch.path().join("a"), scratch.path().join("b"));
+    nextword_convert::import(&hf, &imported).unwrap();
+    let dir = ModelDir::open(&imported).unwrap();
+    let logits = |model: &Transformer| {
+        let mut ctx = batch_context(ForwardContext::inference(), &batch, &flex());
+        values(model.forward(batch_tokens(&batch, &flex()), &mut ctx))
+    };
+    let expected = logits(&reference);
+    assert_eq!(logits(&dir.load(&flex()).unwrap()), expected);
+    assert_eq!(dir.card.special.prefix(), [2]); // [CLS]
+
+    let kind = nextword_convert::export_hf(&dir, weights::FloatType::F32, &exported).unwrap();
+    assert_eq!(kind, "bert");
+    let again = scratch.path().join("c");
+    nextword_convert::import(&exported, &again).unwrap();
+    let again = ModelDir::open(&again).unwrap();
+    assert_eq!(logits(&again.load(&flex()).unwrap()), expected);
+
+    // The same config with another kind of positions is refused by name.
+    let text = fs::read_to_string(hf.join("config.json")).unwrap();
+    let relative = text.replacen('{', r#"{"position_embedding_type": "relative_key","#, 1);
+    let error = nextword_convert::read_config_text(&relative).unwrap_err();
+    assert!(
+        error.to_string().contains("position_embedding_type"),
+        "{error}"
+    );
+    let error = nextword_convert::read_config_text(&text.replace("\"bert\"", "\"bart\""));
+    assert!(error.unwrap_err().to_string().contains("bart"));
+}
+
+#[test]
 fn quantized_models_of_every_architecture_are_close() {
     for name in CASES {
         let (model, batch) = load(name, &flex());

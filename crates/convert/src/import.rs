@@ -9,7 +9,7 @@ use nextword_model::{ModelCard, ModelConfig, ModelDir, TokenSource};
 use serde_json::Value;
 
 use crate::folder::{Tensors, check_destination, is_pickle, pickle_error};
-use crate::hf::{ModelType, read_config};
+use crate::hf::{ModelType, bert, read_config};
 use crate::imported::{ImportOptions, Imported};
 use crate::mapping::{TensorMapping, tensor_mappings};
 use crate::{ConvertError, chat_templates, gguf, is_gguf, json, special_tokens};
@@ -131,7 +131,15 @@ pub fn import_with(
                     format!("does not contain `{name}`"),
                 ));
             };
-            Ok(mapping.extract(name, tensors.values(foreign)?))
+            let mut values = mapping.extract(name, tensors.values(foreign)?);
+            if let Some(added) = mapping.added_row {
+                let row = tensors.values(added)?;
+                let width = mapping.shape[1];
+                for (i, value) in values.iter_mut().enumerate() {
+                    *value += row[i % width];
+                }
+            }
+            Ok(values)
         })
         .map(drop)
     })?;
@@ -218,7 +226,26 @@ fn sources(
         {
             name = head.to_string();
         }
+        if tensors.shape(&name).is_none()
+            && let Some(earlier) = bert::earlier_name(&name)
+            && tensors.shape(&earlier).is_some()
+        {
+            name = earlier;
+        }
         let expected = &mapping.shape;
+        if let Some(added) = mapping.added_row {
+            let is_match =
+                |shape: &[usize]| shape.len() == 2 && shape[0] > 0 && shape[1] == expected[1];
+            if !tensors.shape(added).is_some_and(is_match) {
+                let width = expected[1];
+                problems.push(format!(
+                    "  missing, or not of the shape [_, {width}]: `{added}`"
+                ));
+            } else {
+                problems.extend(tensors.check_float(added));
+            }
+            used.insert(added.to_string());
+        }
         match tensors.shape(&name) {
             None => problems.push(format!("  missing: `{name}` {expected:?}")),
             Some(found) if found != expected => problems.push(format!(
