@@ -315,7 +315,7 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
             (Source::Encoded(encoded, lengths), cache) => {
                 let keys = encoded.dims()[1];
                 if let Some((cache, slots)) = cache {
-                    cache.source_mut().prepare(slots, keys);
+                    cache.source_mut().replace(slots, keys);
                 }
                 (lengths.clone(), keys)
             }

@@ -339,6 +339,14 @@ impl KvCache {
         }
     }
 
+    /// As [`prepare`](Self::prepare), for tokens that replace those in `slots`.
+    pub(crate) fn replace(&mut self, slots: &[usize], seq: usize) {
+        for slot in slots {
+            self.truncate(*slot, 0);
+        }
+        self.prepare(slots, seq);
+    }
+
     /// Replaces the page at `index` by a copy if others use it, too.
     fn make_writable(&mut self, slot: usize, index: usize) {
         let shared = self.slots[slot].pages[index];
