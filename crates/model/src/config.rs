@@ -1,5 +1,7 @@
 //! The model configuration, from StatQuest's two-dimensional model to GPT-2 XL.
 
+mod stacks;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{

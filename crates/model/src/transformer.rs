@@ -1,5 +1,7 @@
 //! The complete network, from token ids to logits.
 
+mod encoder;
+
 use burn::module::{Module, Param};
 use burn::nn::Embedding;
 use burn::tensor::{Device, Int, Tensor};
@@ -9,9 +11,11 @@ use crate::linear::placeholder;
 use crate::lora::Attached;
 use crate::position::{Rope, sinusoidal_table};
 use crate::{
-    Block, Encoder, ForwardContext, HeadTransform, Hook, KvCache, ModelConfig, ModelError, Norm,
-    Position, Probe, init::initialize,
+    Block, ForwardContext, Hook, KvCache, ModelConfig, ModelError, Norm, Position, Probe,
+    init::initialize,
 };
+
+pub use self::encoder::{Encoder, HeadTransform};
 
 /// A Transformer: a decoder, with an encoder beside it in encoder-decoder models, or a single stack with
 /// another mask (see [`Architecture`](crate::Architecture)).

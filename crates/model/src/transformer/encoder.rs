@@ -4,10 +4,9 @@ use burn::module::Module;
 use burn::nn::Embedding;
 use burn::tensor::{Device, Int, Tensor};
 
+use super::Transformer;
 use crate::linear::{Linear, placeholder, zero_linear};
-use crate::{
-    Block, FeedForwardKind, ForwardContext, ModelConfig, Norm, Position, Probe, Transformer,
-};
+use crate::{Block, FeedForwardKind, ForwardContext, ModelConfig, Norm, Position, Probe};
 
 /// The stack that reads the source (Vaswani et al. 2017, section 3.1). Its blocks are those of the
 /// decoder without cross-attention.
@@ -89,7 +88,7 @@ impl Transformer {
         x: Tensor<3>,
         ctx: &mut ForwardContext<'_, P>,
     ) -> Tensor<3> {
-        crate::transformer::final_norm(self.require_encoder().final_norm.as_ref(), x, ctx)
+        super::final_norm(self.require_encoder().final_norm.as_ref(), x, ctx)
     }
 
     /// The encoder.
