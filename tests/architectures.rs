@@ -9,7 +9,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use nextword_data::{BatchMask, SampleSegment, SourceBatch, TokenBatch};
 use nextword_eval::{batch_context, batch_tokens};
 use nextword_generate::{
-    DecodeOptions, Decoder, GenerateError, SamplingConfig, Sequence, generate_ids,
+    DecodeOptions, Decoder, GenerateError, SamplingConfig, Sequence, Speculation, generate_ids,
 };
 use nextword_model::{
     Architecture, AttentionMask, Bits, DropoutConfig, ForwardContext, Hook, InitConfig, LoraConfig,
@@ -262,6 +262,40 @@ fn completions_do_not_depend_on_the_other_prompts() {
             .flat_map(|p| generate(std::slice::from_ref(p)))
             .collect();
         assert_eq!(together, alone, "{architecture}");
+    }
+}
+
+#[test]
+fn speculative_decoding_keeps_the_completions() {
+    for architecture in [Architecture::Prefix, Architecture::EncoderDecoder] {
+        let model = random(architecture);
+        let prompts = [vec![3, 4, 3, 4, 3], vec![6, 6, 6]];
+        let generate = |speculation: Option<&Speculation>| {
+            let mut decoder = Decoder::new(&model, &prompts, options(14)).unwrap();
+            if let Some(speculation) = speculation {
+                decoder = decoder.with_speculation(speculation).unwrap();
+            }
+            while !decoder.is_done() {
+                decoder.step().unwrap();
+            }
+            let sequences = decoder.into_sequences();
+            sequences.iter().map(Sequence::ids).collect::<Vec<_>>()
+        };
+        let lookup = Speculation::PromptLookup { max_tokens: 4 };
+        assert_eq!(generate(Some(&lookup)), generate(None), "{architecture}");
+        let draft = Speculation::Draft {
+            model: Box::new(model.clone()),
+            max_tokens: 2,
+        };
+        let decoder = Decoder::new(&model, &prompts, options(1)).unwrap();
+        let error = decoder
+            .with_speculation(&draft)
+            .err()
+            .map(|e| e.to_string());
+        assert!(
+            error.unwrap_or_default().contains("draft"),
+            "{architecture}"
+        );
     }
 }
 
