@@ -7,7 +7,8 @@ nextword's (see crates/model/src/weights).
 Can be run from any directory; overwrites earlier output:
 
     pip install torch transformers safetensors tokenizers
-    python scripts/make_architecture_reference.py
+    python scripts/make_architecture_reference.py              # writes the committed files
+    python scripts/make_architecture_reference.py --random 20  # tests models of random shapes
 
 The committed files come from torch 2.15.0 and transformers 5.24.0. A second run on the same machine
 gives the same bytes; another CPU or another version may change the last bits.
@@ -15,7 +16,12 @@ gives the same bytes; another CPU or another version may change the last bits.
 
 import json
 import math
+import os
+import random
 import re
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -27,17 +33,23 @@ from transformers import (
     BartConfig, BartForConditionalGeneration, BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel,
 )  # fmt: skip
 
-FIXTURES = Path(__file__).resolve().parent.parent / "tests" / "fixtures" / "architectures"
+ROOT = Path(__file__).resolve().parent.parent
+FIXTURES = ROOT / "tests" / "fixtures" / "architectures"
 VOCAB, CONTEXT, BATCH, SEQ, SOURCE = 13, 8, 3, 6, 5
 LENGTHS, SOURCE_LENGTHS, PREFIXES = [6, 4, 5], [5, 2, 3], [3, 1, 6]
 D_MODEL, HEADS, D_FF, LAYERS = 12, 3, 20, 2
 IGNORE = 4294967295  # u32::MAX: a target excluded from the loss.
 UNUSED = 1  # BART's and BERT's padding id has no gradient: it does not occur.
 
-SIZES = {
-    "vocab_size": VOCAB, "context_length": CONTEXT, "n_layers": LAYERS, "n_heads": HEADS,
-    "d_model": D_MODEL, "d_ff": D_FF,
-}  # fmt: skip
+
+def sizes():
+    """The sizes of a model in nextword's names."""
+    return {
+        "vocab_size": VOCAB, "context_length": CONTEXT, "n_layers": LAYERS, "n_heads": HEADS,
+        "d_model": D_MODEL, "d_ff": D_FF,
+    }  # fmt: skip
+
+
 BIAS = dict.fromkeys(("qkv", "attention_output", "feed_forward", "norm", "head"), True)
 
 
@@ -95,8 +107,8 @@ class Case:
         self.name, self.config, self.model = name, config, model
         self.convert, self.forward, self.inputs = convert, forward, inputs
 
-    def write(self):
-        folder = FIXTURES / self.name
+    def write(self, folder):
+        folder = folder / self.name
         folder.mkdir(parents=True, exist_ok=True)
         logits, loss = self.forward(self.model)
         loss.backward()
@@ -175,7 +187,7 @@ def bert():
         logits = model(input_ids=ids, attention_mask=padding(LENGTHS, SEQ)).logits
         return logits, mean_loss(logits, targets)
 
-    config = SIZES | {
+    config = sizes() | {
         "architecture": "encoder", "position": "learned", "norm": "layer", "norm_eps": 1e-12,
         "norm_placement": "post", "embedding_norm": True, "head_transform": True,
         "feed_forward": "gelu", "bias": BIAS, "tied_head": True,
@@ -251,7 +263,7 @@ def bart():
         ).logits
         return logits, mean_loss(logits, targets)
 
-    config = SIZES | {
+    config = sizes() | {
         "architecture": "encoder_decoder", "n_encoder_layers": LAYERS + 1, "position": "learned",
         "norm": "layer", "norm_eps": 1e-5, "norm_placement": "post", "embedding_norm": True,
         "feed_forward": "gelu", "bias": BIAS, "tied_head": True, "embedding_scale": math.sqrt(D_MODEL),
@@ -344,7 +356,7 @@ def translator():
         logits = model.train()(source, ids)  # The fast path of evaluation has no gradients.
         return logits, mean_loss(logits, targets)
 
-    config = SIZES | {
+    config = sizes() | {
         "architecture": "encoder_decoder", "share_embeddings": False, "position": "sinusoidal",
         "norm": "layer", "norm_eps": 1e-5, "norm_placement": "pre", "feed_forward": "relu",
         "bias": BIAS, "tied_head": False,
@@ -396,7 +408,7 @@ def prefix():
         assert not torch.allclose(logits[0, 0], causal[0, 0]), "the mask is used"
         return logits, mean_loss(logits, targets)
 
-    config = SIZES | {
+    config = sizes() | {
         "architecture": "prefix", "position": "learned", "norm": "layer", "norm_eps": 1e-5,
         "norm_placement": "pre", "feed_forward": "gelu_tanh", "bias": BIAS | {"head": False},
         "tied_head": True,
@@ -405,8 +417,39 @@ def prefix():
     return Case("prefix", config, spread(model), convert, forward, inputs)
 
 
+def draw_sizes(seed):
+    """Replace the sizes of the committed files by random ones."""
+    global VOCAB, CONTEXT, BATCH, SEQ, SOURCE, LENGTHS, SOURCE_LENGTHS, PREFIXES, D_MODEL, HEADS, D_FF, LAYERS
+    draw = random.Random(seed).randint
+    HEADS = draw(1, 4)
+    D_MODEL, D_FF, LAYERS = HEADS * 2 * draw(1, 9), draw(1, 70), draw(1, 3)
+    BATCH, SEQ, SOURCE, VOCAB = draw(1, 4), draw(2, 40), draw(2, 40), draw(8, 90)
+    CONTEXT = max(SEQ, SOURCE) + draw(0, 3)
+    lengths = lambda longest: [longest] + [draw(1, longest) for _ in range(BATCH - 1)]  # noqa: E731
+    LENGTHS, SOURCE_LENGTHS, PREFIXES = lengths(SEQ), lengths(SOURCE), lengths(SEQ)
+    PREFIXES[0] = max(2, PREFIXES[0] // 2)
+
+
+def test_random(count):
+    """Run the Rust test on models of random shapes."""
+    for seed in range(count):
+        draw_sizes(seed)
+        with tempfile.TemporaryDirectory() as folder:
+            for build in BUILDERS:
+                torch.manual_seed(seed)
+                build().write(Path(folder))
+            command = ["cargo", "test", "--release", "--workspace", "--test", "tests", "--", "matches_pytorch_in_logits"]
+            environment = os.environ | {"NEXTWORD_ARCHITECTURES": folder}
+            subprocess.run(command, check=True, cwd=ROOT, env=environment)
+
+
+BUILDERS = [bert, bart, translator, prefix]
+
 if __name__ == "__main__":
     torch.use_deterministic_algorithms(True)
-    for seed, build in enumerate([bert, bart, translator, prefix]):
-        torch.manual_seed(seed)
-        build().write()
+    if sys.argv[1:2] == ["--random"]:
+        test_random(int(sys.argv[2]))
+    else:
+        for seed, build in enumerate(BUILDERS):
+            torch.manual_seed(seed)
+            build().write(FIXTURES)

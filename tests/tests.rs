@@ -15,6 +15,7 @@
 
 mod activation_gradients; // every activation and gate on flex, ndarray and wgpu
 mod adapters; // runs that train adapters, and adapters in place of models
+mod architecture_models; // decoding, padding and probes of encoders, prefix models and encoder-decoders
 mod architectures; // encoders, prefix models and encoder-decoders, compared with PyTorch
 mod attention_masks; // every kind of mask on flex, ndarray and wgpu
 mod backends; // the same losses on flex, ndarray and wgpu

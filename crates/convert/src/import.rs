@@ -234,16 +234,7 @@ fn sources(
         }
         let expected = &mapping.shape;
         if let Some(added) = mapping.added_row {
-            let is_match =
-                |shape: &[usize]| shape.len() == 2 && shape[0] > 0 && shape[1] == expected[1];
-            if !tensors.shape(added).is_some_and(is_match) {
-                let width = expected[1];
-                problems.push(format!(
-                    "  missing, or not of the shape [_, {width}]: `{added}`"
-                ));
-            } else {
-                problems.extend(tensors.check_float(added));
-            }
+            problems.extend(added_row_problem(tensors, added, expected[1]));
             used.insert(added.to_string());
         }
         match tensors.shape(&name) {
@@ -282,6 +273,16 @@ fn sources(
         path: folder.to_path_buf(),
         problems,
     })
+}
+
+/// Why the first row of `name` cannot be added to rows of this width.
+fn added_row_problem(tensors: &Tensors, name: &str, width: usize) -> Option<String> {
+    match tensors.shape(name) {
+        Some([rows, found]) if *rows > 0 && *found == width => tensors.check_float(name),
+        _ => Some(format!(
+            "  missing, or not of the shape [_, {width}]: `{name}`"
+        )),
+    }
 }
 
 fn tensors_equal(tensors: &Tensors, a: &str, b: &str) -> Result<bool, ConvertError> {

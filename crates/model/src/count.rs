@@ -2,10 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    Bits, ModelConfig, NormKind,
-    weights::{is_in_block, layout},
-};
+use crate::quantize::matrix_shape;
+use crate::weights::{is_in_block, layout};
+use crate::{Bits, ModelConfig, NormKind};
 
 /// Number of parameters of a model, by part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -232,8 +231,7 @@ impl ModelConfig {
     fn weight_bytes(&self, bits: Option<Bits>) -> usize {
         let bytes = |(name, shape): (String, Vec<usize>)| {
             let len: usize = shape.iter().product();
-            let is_table = name.ends_with("position_embedding.weight");
-            let is_matrix = shape.len() == 2 && !is_table;
+            let is_matrix = matrix_shape(&name, &shape).is_some();
             match bits.filter(|_| is_matrix) {
                 None => 4 * len,
                 Some(Bits::Int4) if is_in_block(&name) => len.div_ceil(32) * (16 + 4),

@@ -1,8 +1,11 @@
 //! State of one forward pass that every layer shares, besides the activations.
 
-use burn::tensor::{Int, Tensor, TensorData};
+mod source;
+
+use burn::tensor::{Tensor, TensorData};
 use nextword_kernels::{AttentionDropout, AttentionMask, AttentionOptions, RowUpdate};
 
+use self::source::Source;
 use crate::linear::Linear;
 use crate::position::Rope;
 use crate::{
@@ -24,18 +27,6 @@ pub struct ForwardContext<'a, P: Probe = NoProbe> {
     encoder_lengths: Option<Vec<usize>>,
     /// The different adapters of rows, with their rows.
     adapters: Vec<(RowAdapter, Vec<usize>)>,
-}
-
-/// The source of an encoder-decoder model.
-#[derive(Default)]
-enum Source {
-    /// In the cache, or there is none.
-    #[default]
-    Cached,
-    /// The encoder's input, `[batch, source]`, and the number of real tokens of each row.
-    Tokens(Tensor<2, Int>, Vec<usize>),
-    /// The encoder's output, `[batch, source, d_model]`, and the number of real tokens of each row.
-    Encoded(Tensor<3>, Vec<usize>),
 }
 
 impl ForwardContext<'static, NoProbe> {
@@ -74,62 +65,6 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
             encoder_lengths: None,
             adapters: Vec::new(),
         }
-    }
-
-    /// Sets the source of an encoder-decoder model, `[batch, source]`. The first `lengths[row]` tokens of a
-    /// row are real, the others padding; a single length applies to all rows. With a cache, its keys and
-    /// values are kept for later passes.
-    ///
-    /// ```
-    /// use burn::tensor::{Device, Int, Tensor};
-    /// use nextword_model::{ForwardContext, presets};
-    ///
-    /// let device = Device::flex();
-    /// let model = presets::statquest_normal(9).init(&device, 1)?;
-    /// let ids = |ids: [i32; 2]| Tensor::<2, Int>::from_ints([ids], &device);
-    /// let mut ctx = ForwardContext::inference().with_source(ids([4, 6]), vec![2]);
-    /// assert_eq!(model.forward(ids([0, 7]), &mut ctx).dims(), [1, 2, 9]);
-    /// # Ok::<(), nextword_model::ModelError>(())
-    /// ```
-    #[must_use]
-    pub fn with_source(self, tokens: Tensor<2, Int>, lengths: Vec<usize>) -> Self {
-        ForwardContext {
-            source: Source::Tokens(tokens, lengths),
-            ..self
-        }
-    }
-
-    /// Takes the encoder's input, if the encoder has not run.
-    pub(crate) fn take_source(&mut self) -> Option<(Tensor<2, Int>, Vec<usize>)> {
-        match std::mem::take(&mut self.source) {
-            Source::Tokens(tokens, lengths) => Some((tokens, lengths)),
-            other => {
-                self.source = other;
-                None
-            }
-        }
-    }
-
-    /// Sets the encoder's output, after it has run.
-    pub(crate) fn set_encoded(&mut self, encoded: Tensor<3>, lengths: Vec<usize>) {
-        self.source = Source::Encoded(encoded, lengths);
-    }
-
-    /// The encoder's output, `[batch, source, d_model]`, unless only the cache has its keys and values.
-    pub(crate) fn encoded(&self) -> Option<Tensor<3>> {
-        match &self.source {
-            Source::Encoded(encoded, _) => Some(encoded.clone()),
-            Source::Cached | Source::Tokens(..) => None,
-        }
-    }
-
-    /// The following layers are those of the encoder, until [`leave_encoder`](Self::leave_encoder).
-    pub(crate) fn enter_encoder(&mut self, lengths: Vec<usize>) {
-        self.encoder_lengths = Some(lengths);
-    }
-
-    pub(crate) fn leave_encoder(&mut self) {
-        self.encoder_lengths = None;
     }
 
     /// Sets the dropout masks.
@@ -309,70 +244,6 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
         }
     }
 
-    /// Makes room for the source in the cache. Returns the mask of cross-attention for `seq` queries.
-    fn prepare_source(&mut self, seq: usize) -> AttentionMask {
-        let (lengths, keys) = match (&self.source, &mut self.cache) {
-            (Source::Encoded(encoded, lengths), cache) => {
-                let keys = encoded.dims()[1];
-                if let Some((cache, slots)) = cache {
-                    cache.source_mut().replace(slots, keys);
-                }
-                (lengths.clone(), keys)
-            }
-            (_, Some((cache, slots))) => {
-                let source = cache.source_mut();
-                let lengths: Vec<usize> = slots.iter().map(|slot| source.len(*slot)).collect();
-                let keys = lengths.iter().copied().max().unwrap_or(0);
-                (lengths, keys)
-            }
-            (_, None) => panic!("an encoder-decoder model needs a source"),
-        };
-        AttentionMask::cross(lengths, seq, keys)
-    }
-
-    /// The mask of cross-attention.
-    pub(crate) fn cross_mask(&self) -> &AttentionMask {
-        &self.positions.cross_mask
-    }
-
-    /// As [`update_cache`](Self::update_cache), for the keys and values of cross-attention.
-    pub(crate) fn update_source_cache(
-        &mut self,
-        k: Tensor<4>,
-        v: Tensor<4>,
-    ) -> Option<[Tensor<4>; 2]> {
-        let (Some((cache, slots)), Some(layer)) = (&mut self.cache, self.layer) else {
-            return Some([k, v]);
-        };
-        let [k, v] = [k, v].map(|x| x.swap_dims(1, 2));
-        cache.source_mut().append(layer, slots, k, v);
-        self.cached_source()
-    }
-
-    /// This layer's cached keys and values of cross-attention, for a probe only (see
-    /// [`attend_cached_source`](Self::attend_cached_source)).
-    pub(crate) fn cached_source(&mut self) -> Option<[Tensor<4>; 2]> {
-        let is_probed = self.is_probed();
-        let (Some((cache, slots)), Some(layer)) = (&mut self.cache, self.layer) else {
-            return None;
-        };
-        is_probed.then(|| {
-            let keys = self.positions.cross_mask.keys();
-            let visible = cache.source_mut().gather(layer, slots, keys);
-            visible.map(|x| x.swap_dims(1, 2))
-        })
-    }
-
-    /// Cross-attention over the pages of the source in the cache; `None` without a cache.
-    pub(crate) fn attend_cached_source(
-        &self,
-        q: Tensor<4>,
-        options: &AttentionOptions<'_>,
-    ) -> Option<Tensor<4>> {
-        let ((cache, slots), layer) = (self.cache.as_ref()?, self.layer?);
-        Some(cache.source()?.attend(layer, slots, q, options))
-    }
-
     /// Appends this layer's keys and values, `[rows, seq, n_kv_heads, head_dim]`, to the cache. Returns the
     /// visible keys and values, `[rows, keys, n_kv_heads, head_dim]`: without a cache `k` and `v`
     /// themselves, with a cache for a probe only (see [`attend_cached`](Self::attend_cached)).
@@ -407,10 +278,7 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
         if let Some((cache, slots)) = &mut self.cache {
             cache.advance(slots, seq);
             if let Source::Encoded(_, lengths) = &self.source {
-                for (row, slot) in slots.iter().enumerate() {
-                    let len = lengths[row.min(lengths.len() - 1)];
-                    cache.source_mut().advance(&[*slot], len);
-                }
+                cache.advance_sources(slots, lengths);
             }
         }
     }

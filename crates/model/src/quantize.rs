@@ -443,7 +443,7 @@ pub(crate) fn write(
 /// The shape `[d_in, d_out]` of the matrix `name`, which has `shape` in float files; `None` for vectors and
 /// for position embeddings, the source's own embedding and the layer before the output layer, which are never
 /// quantized.
-fn matrix_shape(name: &str, shape: &[usize]) -> Option<[usize; 2]> {
+pub(crate) fn matrix_shape(name: &str, shape: &[usize]) -> Option<[usize; 2]> {
     match *shape {
         _ if name.contains("position_embedding") || name.starts_with(UNQUANTIZED) => None,
         _ if name.starts_with("head_transform") => None,

@@ -395,6 +395,13 @@ impl KvCache {
         slots.iter().map(|slot| self.slot_pages(*slot)).collect()
     }
 
+    /// Adds the tokens of the sources of `slots` to their lengths; a single length applies to all.
+    pub(crate) fn advance_sources(&mut self, slots: &[usize], lengths: &[usize]) {
+        for (slot, len) in slots.iter().zip(lengths.iter().cycle()) {
+            self.source_mut().advance(&[*slot], *len);
+        }
+    }
+
     pub(crate) fn advance(&mut self, slots: &[usize], seq: usize) {
         for slot in slots {
             self.slots[*slot].len += seq;
