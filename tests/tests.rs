@@ -61,6 +61,7 @@ mod logging; // --verbose and NEXTWORD_LOG
 mod malformed_models; // damaged and malicious files
 mod model_folders; // models where another kind of folder is needed
 mod module_cycles; // modules of a crate do not depend on each other in circles
+mod pairs; // sources with targets, masked tokens, and what to do with such models
 mod parity; // import and export of transformers models
 mod peft; // adapters of PEFT: logits, gradients, commands
 mod peft_damage; // damaged folders of adapters

@@ -58,6 +58,14 @@ pub enum GenerateError {
          `nextword embed` computes embeddings"
     )]
     Encoder,
+    /// Something that this model cannot do, or not with this text.
+    #[error("{problem}; hint: {hint}")]
+    Unsupported {
+        /// What is not possible.
+        problem: String,
+        /// What to do instead.
+        hint: &'static str,
+    },
 
     /// The model computed NaN or infinity.
     #[error(

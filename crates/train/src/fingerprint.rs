@@ -102,7 +102,20 @@ fn later_settings(config: &RunConfig) -> Vec<Setting> {
     let mut settings = vec![setting("train.sequence_length", length, Value::Null)];
     settings.extend(lora_settings(config));
     settings.extend(architecture_settings(config));
+    settings.extend(masked_settings(config));
     settings
+}
+
+/// How tokens are masked for an encoder.
+#[rustfmt::skip] // A table.
+fn masked_settings(config: &RunConfig) -> Vec<Setting> {
+    let (masked, none) = (config.data.masked.as_ref(), Value::Null);
+    vec![
+        setting("data.masked.rate", masked.map(|masked| masked.rate), &none),
+        setting("data.masked.mask", masked.map(|masked| masked.mask), &none),
+        setting("data.masked.random", masked.map(|masked| masked.random), &none),
+        setting("data.masked.whole_words", masked.map(|masked| masked.whole_words), &none),
+    ]
 }
 
 /// The settings of models that are not decoders.
