@@ -133,10 +133,9 @@ impl Mood {
             (false, _) => {}
         }
         let english = match (self.is_negated, self.is_past) {
-            (true, _) => base,
             (false, true) => past,
             (false, false) if is_third => third,
-            (false, false) => base,
+            _ => base,
         };
         both.push(english, spanish);
         both.push(verb.particle, "");
