@@ -35,6 +35,9 @@ SMALLER = {
     "preview configs/chat.toml": ["--set", "data.documents=40"],
     "plan configs/chat-lora.toml": ["--set", "lora.rank=4"],
     "train configs/chat-lora.toml": ["--set", "lora.rank=4", "--set", "train.epochs=1"],
+    "preview configs/translate-decoder.toml": ["--set", "data.documents=40"],
+    "train configs/translate-encoder-decoder.toml": ["--set", "train.steps=3", "--set", "data.documents=40"],
+    "train configs/fill-in.toml": ["--set", "train.steps=3", "--set", "data.documents=20", "--set", "validation.windows=2"],
     "train configs/llama-small.toml": ["--set", "train.steps=3", "--set", "validation.windows=8"],
     "generate": ["--max-tokens", "20"],
     "bench train": ["--rounds", "1", "--steps", "1", "--warm-up", "0"],
@@ -51,6 +54,7 @@ INPUT = {"chat": "On a\n/quit\n"}
 
 # Output that a command must have, by its start.
 OUTPUT = {
+    "generate runs/statquest-normal": r"^vamos",
     "generate runs/statquest": r"^awesome",
     "plan": r"parameters +[\d,]+[\s\S]+memory[\s\S]+disk[\s\S]+speed +[\d.]+k? tokens/s[\s\S]+time +about",
     "inspect": r"parameters",
@@ -58,6 +62,9 @@ OUTPUT = {
     "eval mine-int8": r"against",
     "eval runs/quickstart --task": r"accuracy",
     "devices": r"flex",
+    "preview configs/translate-decoder.toml": r"<SEP>",
+    "fill": r"Once upon a[\s\S]+%",
+    "embed": r"1\.0000",
     "chat": r"\S",
 }
 

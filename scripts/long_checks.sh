@@ -80,7 +80,10 @@ deny() {
 package() { run cargo package --workspace --exclude nextword-tests --locked; }
 
 # Imports, exports, logits and gradients of many more shapes than the committed fixtures, against transformers.
-parity() { run "$python" scripts/parity.py; }
+parity() {
+    run "$python" scripts/parity.py
+    run "$python" scripts/make_architecture_reference.py --random 20
+}
 
 # Every tensor inside 300 random models, against PyTorch.
 activations() { run "$python" scripts/dump_activations.py 300; }

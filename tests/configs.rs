@@ -21,7 +21,8 @@ fn files() -> Vec<PathBuf> {
 /// The config with its vocabulary size filled in.
 fn resolved(path: &Path) -> RunConfig {
     let mut config = read_config(path, &[]).unwrap();
-    if config.data.builtin.is_some() && config.start_from.is_none() {
+    let is_builtin = config.data.builtin.is_some() || config.data.has_pairs();
+    if is_builtin && config.start_from.is_none() {
         config.device = "flex".to_string();
         config = prepare_run(config).unwrap().config;
     } else if config.model.vocab_size == 0 {
@@ -34,13 +35,18 @@ fn resolved(path: &Path) -> RunConfig {
 }
 
 /// Parameters of each config's model; with GPT-2's vocabulary where the text determines it.
-const PARAMETERS: [(&str, usize); 7] = [
+const PARAMETERS: [(&str, usize); 12] = [
+    ("fill-in", 940_800),
     ("gpt2-124m", 124_439_808),
     ("llama-small", 2_718_144),
     ("quickstart", 908_032),
     ("shakespeare-char", 10_745_088),
     ("shakespeare-char-cpu", 804_096),
     ("statquest", 37),
+    ("statquest-normal", 78),
+    ("translate-decoder", 827_424),
+    ("translate-encoder-decoder", 831_072),
+    ("translate-prefix", 827_424),
     ("two-layers", 173),
 ];
 

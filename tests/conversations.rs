@@ -168,7 +168,7 @@ fn preview_shows_the_prompts_that_the_server_sends() {
     let other = dir.run(&["preview", "base.toml"]);
     assert_eq!(other.status.code(), Some(USAGE));
     assert!(
-        stderr(&other).contains("no conversations"),
+        stderr(&other).contains("neither conversations nor pairs"),
         "{}",
         stderr(&other)
     );

@@ -292,6 +292,24 @@ def prompt_may_be_lists_of_token_ids(w):
 
 
 @case
+def embeddings_are_vectors_of_length_1(w):
+    texts = ["One day", "a fox"]
+    # Without a format, the client asks for base64 and decodes it.
+    response = w.c.embeddings.create(model="plain", input=texts)
+    assert [item.index for item in response.data] == [0, 1]
+    numbers = w.c.embeddings.create(model="plain", input=texts[1], encoding_format="float")
+    assert response.data[1].embedding == numbers.data[0].embedding
+    assert abs(sum(x * x for x in numbers.data[0].embedding) - 1) < 1e-5
+    assert numbers.usage.prompt_tokens == numbers.usage.total_tokens == len(w.ids(texts[1]))
+
+
+@case
+def embeddings_of_fewer_dimensions_return_400(w):
+    call = lambda: w.c.embeddings.create(model="plain", input="a", dimensions=2)
+    expect_error(openai.BadRequestError, call, 400, "dimensions")
+
+
+@case
 def echo_prepends_prompt(w):
     assert w.complete(echo=True).choices[0].text == "One day" + w.complete().choices[0].text
 

@@ -16,6 +16,8 @@
 mod activation_gradients; // every activation and gate on flex, ndarray and wgpu
 mod adapter_damage; // damaged adapter folders and files of conversations
 mod adapters; // runs that train adapters, and adapters in place of models
+mod architecture_models; // decoding, padding and probes of encoders, prefix models and encoder-decoders
+mod architectures; // encoders, prefix models and encoder-decoders, compared with PyTorch
 mod attention_masks; // every kind of mask on flex, ndarray and wgpu
 mod backends; // the same losses on flex, ndarray and wgpu
 mod chat; // conversations in the terminal
@@ -62,6 +64,7 @@ mod malformed_models; // damaged and malicious files
 mod merged_adapters; // merged adapters that are rounded, and exported ones
 mod model_folders; // models where another kind of folder is needed
 mod module_cycles; // modules of a crate do not depend on each other in circles
+mod pairs; // sources with targets, masked tokens, and what to do with such models
 mod parity; // import and export of transformers models
 mod peft; // adapters of PEFT: logits, gradients, commands
 mod peft_damage; // damaged folders of adapters

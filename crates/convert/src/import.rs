@@ -9,7 +9,7 @@ use nextword_model::{ModelCard, ModelConfig, ModelDir, TokenSource};
 use serde_json::Value;
 
 use crate::folder::{Tensors, check_destination, is_pickle, pickle_error};
-use crate::hf::{ModelType, read_config};
+use crate::hf::{ModelType, bert, read_config};
 use crate::imported::{ImportOptions, Imported};
 use crate::mapping::{TensorMapping, tensor_mappings};
 use crate::{ConvertError, chat_templates, gguf, is_gguf, json, special_tokens};
@@ -131,7 +131,15 @@ pub fn import_with(
                     format!("does not contain `{name}`"),
                 ));
             };
-            Ok(mapping.extract(name, tensors.values(foreign)?))
+            let mut values = mapping.extract(name, tensors.values(foreign)?);
+            if let Some(added) = mapping.added_row {
+                let row = tensors.values(added)?;
+                let width = mapping.shape[1];
+                for (i, value) in values.iter_mut().enumerate() {
+                    *value += row[i % width];
+                }
+            }
+            Ok(values)
         })
         .map(drop)
     })?;
@@ -218,7 +226,17 @@ fn sources(
         {
             name = head.to_string();
         }
+        if tensors.shape(&name).is_none()
+            && let Some(earlier) = bert::earlier_name(&name)
+            && tensors.shape(&earlier).is_some()
+        {
+            name = earlier;
+        }
         let expected = &mapping.shape;
+        if let Some(added) = mapping.added_row {
+            problems.extend(added_row_problem(tensors, added, expected[1]));
+            used.insert(added.to_string());
+        }
         match tensors.shape(&name) {
             None => problems.push(format!("  missing: `{name}` {expected:?}")),
             Some(found) if found != expected => problems.push(format!(
@@ -255,6 +273,16 @@ fn sources(
         path: folder.to_path_buf(),
         problems,
     })
+}
+
+/// Why the first row of `name` cannot be added to rows of this width.
+fn added_row_problem(tensors: &Tensors, name: &str, width: usize) -> Option<String> {
+    match tensors.shape(name) {
+        Some([rows, found]) if *rows > 0 && *found == width => tensors.check_float(name),
+        _ => Some(format!(
+            "  missing, or not of the shape [_, {width}]: `{name}`"
+        )),
+    }
 }
 
 fn tensors_equal(tensors: &Tensors, a: &str, b: &str) -> Result<bool, ConvertError> {

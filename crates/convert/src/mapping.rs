@@ -36,6 +36,8 @@ pub(crate) struct TensorMapping {
     pub(crate) shape: Vec<usize>,
     /// Names and shapes of our tensors.
     pub(crate) ours: Vec<(String, Vec<usize>)>,
+    /// A foreign matrix whose first row is added to each row of ours.
+    pub(crate) added_row: Option<&'static str>,
     layout: Layout,
 }
 
@@ -49,6 +51,11 @@ pub(crate) trait TensorNames {
 
     /// The layout of weight matrices in blocks.
     fn matrix_layout(&self) -> Layout;
+
+    /// The foreign matrix whose first row is part of each row of our matrix `ours`.
+    fn added_row(&self, _ours: &str) -> Option<&'static str> {
+        None
+    }
 
     /// The module and layout of the combined query, key and value tensor, if the format has one.
     fn fused_qkv(&self, _config: &ModelConfig) -> Option<(&'static str, Layout)> {
@@ -72,7 +79,8 @@ pub(crate) fn tensor_mappings(names: &dyn TensorNames, config: &ModelConfig) -> 
         let is_matrix = shape.len() == 2;
         let (foreign, layout) = match block {
             None => {
-                let layout = if module == "head" && is_matrix {
+                let is_linear = module == "head" || module.starts_with("head_transform");
+                let layout = if is_linear && is_matrix {
                     Layout::Transposed
                 } else {
                     Layout::Same
@@ -108,11 +116,11 @@ pub(crate) fn tensor_mappings(names: &dyn TensorNames, config: &ModelConfig) -> 
         };
         if let Some(foreign) = foreign {
             let ours = vec![(name.clone(), shape.clone())];
-            mappings.push(TensorMapping::new(
-                format!("{foreign}.{kind}"),
-                layout,
-                ours,
-            ));
+            let foreign = format!("{foreign}.{kind}");
+            mappings.push(TensorMapping {
+                added_row: names.added_row(name),
+                ..TensorMapping::new(foreign, layout, ours)
+            });
         }
     }
     mappings
@@ -136,6 +144,7 @@ impl TensorMapping {
             name,
             shape,
             ours,
+            added_row: None,
             layout,
         }
     }

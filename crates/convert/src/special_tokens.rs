@@ -187,6 +187,7 @@ impl Files {
             ModelType::Qwen2 | ModelType::Qwen3 => "Qwen2Tokenizer",
             ModelType::GptNeox => "GPTNeoXTokenizer",
             ModelType::Gemma | ModelType::Gemma2 | ModelType::Gemma3Text => "GemmaTokenizer",
+            ModelType::Bert => "BertTokenizer",
         });
         class.strip_suffix("Fast").unwrap_or(class)
     }
@@ -211,6 +212,7 @@ fn type_defaults(kind: ModelType) -> (Option<u32>, Option<u32>, Option<u32>) {
         ModelType::Gpt2 => (Some(50256), Some(50256), None),
         ModelType::Llama | ModelType::Mistral => (Some(1), Some(2), None),
         ModelType::Qwen2 | ModelType::Qwen3 => (None, None, None),
+        ModelType::Bert => (None, None, Some(0)),
         ModelType::GptNeox => (Some(0), Some(2), None),
         ModelType::Gemma | ModelType::Gemma2 | ModelType::Gemma3Text => (Some(2), Some(1), Some(0)),
     }

@@ -6,6 +6,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::documents::{Format, SourceConfig};
 use crate::error::DataError;
+use crate::masked::MaskedConfig;
+use crate::pairs::{LossOn, PairSources, is_pairs_name};
 use crate::tokenizer::TokenizerConfig;
 use crate::window::{Order, Packing};
 
@@ -95,7 +97,7 @@ impl SplitConfig {
 
 /// Where the tokens come from and in which order they are read: a run config's `[data]` table.
 ///
-/// Exactly one of `path`/`paths`, `builtin`, `prepared` and `conversations` is given.
+/// Exactly one of `path`/`paths`, `builtin`, `prepared`, `conversations` and `pairs` is given.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
@@ -137,6 +139,19 @@ pub struct DataConfig {
     /// What happens to a conversation that is longer than a sequence: `turns`, `error` or `truncate`.
     #[serde(skip_serializing_if = "is_default")]
     pub too_long: TooLong,
+    /// Pairs of a source and a target: `.tsv` or `.jsonl` files, as a path or a list of paths (see
+    /// [`PairSources`]), or `translation` or `statquest` for built-in ones.
+    #[serde(
+        deserialize_with = "one_or_several",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub pairs: Vec<PathBuf>,
+    /// Which tokens of a pair are trained: `target` or `both`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub loss_on: LossOn,
+    /// How tokens are masked for an encoder; without it, as in BERT.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub masked: Option<MaskedConfig>,
     /// How text is tokenized. A `prepared` folder with a `tokenizer.json` uses that file instead.
     pub tokenizer: TokenizerConfig,
     /// The split into training and validation; a `prepared` folder has its own.
@@ -165,6 +180,9 @@ impl Default for DataConfig {
             chat_template: None,
             eos_token: None,
             too_long: TooLong::default(),
+            pairs: Vec::new(),
+            loss_on: LossOn::default(),
+            masked: None,
             tokenizer: TokenizerConfig::default(),
             split: SplitConfig::default(),
             order: Order::default(),
@@ -194,30 +212,39 @@ impl DataConfig {
             self.builtin.is_some(),
             self.prepared.is_some(),
             !self.conversations.is_empty(),
+            self.has_pairs(),
         ];
         match sources.iter().filter(|&&is_set| is_set).count() {
             0 => {
                 return Err(DataError::config(
                     "no data source is set; hint: set one of `path`, `builtin` (\"stories\") and `prepared` under [data], or \
-                     `conversations` to train on dialogues",
+                     `conversations` to train on dialogues, or `pairs` on sources with targets",
                 ));
             }
             1 => {}
             _ => {
                 return Err(DataError::config(
-                    "more than one of `path`/`paths`, `builtin`, `prepared` and `conversations` is set under [data]; hint: keep only one",
+                    "more than one of `path`/`paths`, `builtin`, `prepared`, `conversations` and `pairs` is set under [data]; hint: keep only one",
                 ));
             }
         }
         self.split.validate()?;
-        if self.documents == 0
-            && matches!(self.builtin, Some(Builtin::Stories | Builtin::StoriesChat))
-        {
+        let has_sentences = self.pairs.iter().any(|path| is_pairs_name(path));
+        let has_stories = matches!(self.builtin, Some(Builtin::Stories | Builtin::StoriesChat));
+        if self.documents == 0 && (has_sentences || has_stories) {
             return Err(DataError::config(
                 "documents = 0 would generate an empty corpus; hint: remove the key to use the default",
             ));
         }
         self.validate_conversation_keys()?;
+        if self.loss_on != LossOn::default() && !self.has_pairs() {
+            return Err(DataError::config(
+                "data.loss_on is set, but the data has no pairs; hint: set data.pairs, or remove data.loss_on",
+            ));
+        }
+        if let Some(masked) = &self.masked {
+            masked.validate()?;
+        }
         if self.separator.as_deref() == Some("") {
             return Err(DataError::config(
                 "separator is empty; hint: remove the key to read each file as one document",
@@ -257,6 +284,27 @@ impl DataConfig {
         !self.conversations.is_empty() || self.builtin == Some(Builtin::StoriesChat)
     }
 
+    /// Whether the data are pairs of a source and a target.
+    ///
+    /// ```
+    /// use nextword_data::DataConfig;
+    ///
+    /// let config = DataConfig { pairs: vec!["translation".into()], ..DataConfig::default() };
+    /// assert!(config.has_pairs() && !config.has_conversations());
+    /// ```
+    pub fn has_pairs(&self) -> bool {
+        !self.pairs.is_empty()
+    }
+
+    /// Returns the sources of pairs.
+    pub fn pair_sources(&self) -> PairSources {
+        PairSources {
+            paths: self.pairs.clone(),
+            seed: self.seed,
+            sentences: self.documents,
+        }
+    }
+
     /// Returns the text source settings.
     pub fn source(&self) -> SourceConfig {
         SourceConfig {
@@ -267,7 +315,7 @@ impl DataConfig {
         }
     }
 
-    /// Resolves relative paths (`path`, `paths`, `prepared`, `conversations`, `chat_template` and
+    /// Resolves relative paths (`path`, `paths`, `prepared`, `conversations`, `pairs`, `chat_template` and
     /// `tokenizer.file`) against `base`: the
     /// folder of the config file or the current directory. `-` (standard input) is left as it is.
     pub fn resolve_paths(&mut self, base: &Path) {
@@ -284,6 +332,7 @@ impl DataConfig {
                 *path = base.join(&path);
             }
         }
+        crate::pairs::resolve_paths(&mut self.pairs, base);
     }
 }
 

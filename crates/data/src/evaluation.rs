@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::batch::{IGNORE, TokenBatch, check_size};
 use crate::error::DataError;
+use crate::masked::{MaskedRows, MaskedTokens};
 use crate::samples::{Samples, check_samples};
 use crate::tokens::Tokens;
 use crate::window::{DocumentWindows, Packing};
@@ -33,6 +34,8 @@ pub struct EvalWindows {
     documents: Option<DocumentWindows>,
     /// Samples, each of which is a window, in place of tokens.
     samples: Option<Samples>,
+    /// What masks tokens, which then are the targets.
+    masked: Option<MaskedTokens>,
     /// Whether windows include as much left context as fits.
     has_left_context: bool,
     context_length: usize,
@@ -81,6 +84,7 @@ impl EvalWindows {
             tokens,
             documents,
             samples: None,
+            masked: None,
             has_left_context: false,
             context_length,
             padding_id,
@@ -150,12 +154,21 @@ impl EvalWindows {
             tokens: Tokens::default(),
             documents: None,
             samples: Some(samples),
+            masked: None,
             has_left_context: false,
             context_length,
             padding_id,
             window_count: count,
             used: count,
         })
+    }
+
+    /// The same windows with masked tokens as targets, for encoders: always the same ones in a window. Has no effect on
+    /// samples.
+    #[must_use]
+    pub fn with_masked_tokens(self, tokens: MaskedTokens) -> Self {
+        let masked = Some(tokens);
+        Self { masked, ..self }
     }
 
     /// Limits evaluation to `windows` windows, spread evenly over the split.
@@ -185,12 +198,20 @@ impl EvalWindows {
             return samples.batch(&indices, self.context_length, self.padding_id);
         }
         check_size(range.len(), self.context_length)?;
-        let mut batch = TokenBatch::with_capacity(range.len(), self.context_length);
+        let mut batch = match self.masked {
+            Some(_) => MaskedTokens::empty_batch(range.len(), self.context_length),
+            None => TokenBatch::with_capacity(range.len(), self.context_length),
+        };
         let mut ids = Vec::with_capacity(self.context_length + 1);
         for index in range {
             ids.clear();
             let (window, repeated) = self.window(index);
             self.tokens.read(window, &mut ids)?;
+            if let Some(masked) = &self.masked {
+                let (rows, number) = (MaskedRows::Validation, self.spread(index) as u64);
+                masked.push_row(&mut batch, &ids, rows, number, self.padding_id);
+                continue;
+            }
             batch.push_row(&ids, self.padding_id);
             let row = batch.targets.len() - self.context_length;
             batch.targets[row..][..repeated].fill(IGNORE);

@@ -52,7 +52,9 @@ mod encode;
 mod error;
 mod evaluation;
 mod loader;
+mod masked;
 mod notes;
+mod pairs;
 mod permutation;
 mod prefetch;
 mod prepare;
@@ -71,24 +73,26 @@ pub use baselines::Baselines;
 pub use batch::{IGNORE, SourceBatch, TokenBatch};
 pub use batch_mask::{BatchMask, SampleSegment};
 pub use config::{Builtin, DataConfig, SplitBy, SplitConfig, TooLong, TrainOn, is_template_name};
-pub use corpus::{STATQUEST, Stories, StoryChat, StoryChats};
+pub use corpus::{STATQUEST, STATQUEST_PAIRS, Stories, StoryChat, StoryChats, Translations};
 pub use dataset::Dataset;
 pub use documents::{Format, SourceConfig, Sources, TextChunk, TextCuts};
 pub use error::{DataError, ErrorClass};
 pub use evaluation::EvalWindows;
 pub use loader::{Loader, LoaderConfig};
+pub use masked::{MaskedConfig, MaskedTokens};
 pub use notes::{unknown_note, whole_documents_note};
+pub use pairs::{LossOn, Pair, PairSources, is_pairs_name};
 pub use prefetch::Prefetch;
 pub use prepare::{DatasetCard, Phase, PreparedDataset, Progress, prepare};
 pub use rng::{CounterRng, RandomSequence};
-pub use samples::{Sample, Samples, SamplesBuilder};
+pub use samples::{Sample, SampleLayout, Samples, SamplesBuilder};
 pub use shard::Shard;
 pub use shard_writer::ShardWriter;
 pub use tokenizer::{
     ByteTokenizer, CharTokenizer, DecodeRules, DecodeStream, Encoding, HuggingFaceTokenizer,
     SpecialTokens, Tokenizer, TokenizerConfig, TokenizerKind, WordTokenizer, build_tokenizer,
-    byte_to_char, is_eos_name, load_tokenizer, load_tokenizer_with_roles, parse_tokenizer,
-    parse_tokenizer_with_roles,
+    byte_to_char, is_eos_name, load_tokenizer, load_tokenizer_with_roles, mask_token,
+    parse_tokenizer, parse_tokenizer_with_roles, special_token,
 };
 pub use tokens::Tokens;
 pub use window::{Order, Packing};

@@ -2,6 +2,7 @@
 
 use crate::batch::{TokenBatch, check_size};
 use crate::error::DataError;
+use crate::masked::{MaskedRows, MaskedTokens};
 use crate::prefetch::Prefetch;
 use crate::samples::{SampleOrder, Samples, check_samples, padded_length};
 use crate::tokens::Tokens;
@@ -79,6 +80,7 @@ enum Rows {
     Windows {
         tokens: Tokens,
         windows: TrainWindows,
+        masked: Option<MaskedTokens>,
     },
     Samples {
         samples: Samples,
@@ -104,7 +106,11 @@ impl Loader {
         } = config;
         let windows = TrainWindows::new(&tokens, "training", context_length, order, packing, seed)?;
         Ok(Self {
-            rows: Rows::Windows { tokens, windows },
+            rows: Rows::Windows {
+                tokens,
+                windows,
+                masked: None,
+            },
             config,
         })
     }
@@ -144,6 +150,31 @@ impl Loader {
         })
     }
 
+    /// The same loader with masked tokens as targets, for encoders. Rows are the windows without their last token, which
+    /// only is a target otherwise. Has no effect on samples.
+    ///
+    /// ```
+    /// use nextword_data::{BatchMask, Loader, LoaderConfig, MaskedConfig, MaskedTokens, Tokens, TokenizerConfig, mask_token};
+    ///
+    /// let config = TokenizerConfig { mask: "[MASK]".to_string(), ..TokenizerConfig::words() };
+    /// let tokenizer = config.build("to be or not")?;
+    /// let mask_id = mask_token(&*tokenizer).expect("the tokenizer has a mask token");
+    /// let masked = MaskedTokens::new(MaskedConfig::default(), &*tokenizer, mask_id, 1)?;
+    /// let tokens = Tokens::from_ids([0, 1, 2, 3].repeat(30));
+    /// let config = LoaderConfig { context_length: 20, batch_size: 2, ..LoaderConfig::default() };
+    /// let batch = Loader::new(tokens, config)?.with_masked_tokens(masked).batch(0, 0)?;
+    /// assert_eq!(batch.target_count(), 2 * 3); // 15 % of 20 tokens
+    /// assert_eq!(batch.mask, BatchMask::Bidirectional(vec![20, 20]));
+    /// # Ok::<(), nextword_data::DataError>(())
+    /// ```
+    #[must_use]
+    pub fn with_masked_tokens(mut self, tokens: MaskedTokens) -> Self {
+        if let Rows::Windows { masked, .. } = &mut self.rows {
+            *masked = Some(tokens);
+        }
+        self
+    }
+
     /// The loader's settings.
     pub fn config(&self) -> &LoaderConfig {
         &self.config
@@ -176,6 +207,11 @@ impl Loader {
     /// ```
     pub fn targets_per_step(&self) -> f64 {
         let targets = match &self.rows {
+            Rows::Windows {
+                windows,
+                masked: Some(masked),
+                ..
+            } => masked.share() * windows.targets_per_epoch() as f64,
             Rows::Windows { windows, .. } => windows.targets_per_epoch() as f64,
             Rows::Samples { samples, .. } => samples.trained_count() as f64,
         };
@@ -196,20 +232,33 @@ impl Loader {
         } = self.config;
         let first = step * self.sequences_per_step() as u64 + (micro * batch_size) as u64;
         let sequences = first..first + batch_size as u64;
-        let (tokens, windows) = match &self.rows {
+        let (tokens, windows, masked) = match &self.rows {
             Rows::Samples { samples, order } => {
                 let indices: Vec<usize> = sequences.map(|sequence| order.at(sequence)).collect();
                 let seq = padded_length(order.longest_in_step(step), context_length);
                 return samples.rows(&indices, seq, padding_id);
             }
-            Rows::Windows { tokens, windows } => (tokens, windows),
+            Rows::Windows {
+                tokens,
+                windows,
+                masked,
+            } => (tokens, windows, masked),
         };
-        let mut batch = TokenBatch::with_capacity(batch_size, context_length);
+        let mut batch = match masked {
+            Some(_) => MaskedTokens::empty_batch(batch_size, context_length),
+            None => TokenBatch::with_capacity(batch_size, context_length),
+        };
         let mut ids = Vec::with_capacity(context_length + 1);
         for sequence in sequences {
             ids.clear();
             tokens.read(windows.range(sequence), &mut ids)?;
-            batch.push_row(&ids, padding_id);
+            match masked {
+                Some(masked) => {
+                    let rows = MaskedRows::Training;
+                    masked.push_row(&mut batch, &ids, rows, sequence, padding_id);
+                }
+                None => batch.push_row(&ids, padding_id),
+            }
         }
         Ok(batch)
     }

@@ -10,8 +10,12 @@ pub(crate) mod stream {
     pub(crate) const SPLIT: u64 = 4;
     pub(crate) const SAMPLE_EPOCHS: u64 = 5;
     pub(crate) const SAMPLE_GROUPS: u64 = 6;
+    pub(crate) const MASKED: u64 = 8;
+    pub(crate) const MASKED_VALIDATION: u64 = 9;
     /// Story `i` uses stream `STORIES + i`; far from the small numbers above.
     pub(crate) const STORIES: u64 = 1 << 40;
     /// Conversation `i` about a story uses stream `STORY_CHATS + i`.
     pub(crate) const STORY_CHATS: u64 = 1 << 41;
+    /// Draw `i` of the bilingual grammar uses stream `TRANSLATIONS + i`.
+    pub(crate) const TRANSLATIONS: u64 = 1 << 42;
 }

@@ -1,7 +1,7 @@
 //! Errors of this crate.
 
 use nextword_data::DataError;
-use nextword_model::ModelError;
+use nextword_model::{Architecture, ModelError};
 
 /// Every error of the eval crate.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +18,17 @@ pub enum EvalError {
         id: u32,
         /// Size of the model's vocabulary.
         vocab_size: usize,
+    },
+
+    /// Data without sources for an encoder-decoder model, or with sources for another one.
+    #[error(
+        "the data {} sources, but the model's architecture is \"{architecture}\"; hint: pairs of source and target \
+         belong to an encoder-decoder model",
+        if *architecture == Architecture::EncoderDecoder { "has no" } else { "has" }
+    )]
+    Source {
+        /// The architecture of the model.
+        architecture: Architecture,
     },
 
     /// Windows longer than the model's context.

@@ -1,8 +1,8 @@
 //! Loss over windows of ids.
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use nextword_data::{BatchMask, EvalWindows, IGNORE, SampleSegment, TokenBatch};
-use nextword_model::{AttentionMask, ForwardContext, Segment, Transformer, weights};
+use nextword_model::{AttentionMask, ForwardContext, Probe, Segment, Transformer, weights};
 use serde::{Deserialize, Serialize};
 
 use crate::EvalError;
@@ -150,15 +150,60 @@ pub fn attention_mask(batch: &TokenBatch) -> AttentionMask {
     }
 }
 
+/// Gives `ctx` the attention mask and the source of `batch`, on `device`.
+///
+/// ```
+/// use burn::tensor::Device;
+/// use nextword_data::{SourceBatch, TokenBatch};
+/// use nextword_eval::{batch_context, batch_tokens};
+/// use nextword_model::{ForwardContext, presets};
+///
+/// let device = Device::flex();
+/// let model = presets::statquest_normal(9).init(&device, 1)?;
+/// let source = Some(SourceBatch { seq: 2, inputs: vec![4, 6], lengths: vec![2] });
+/// let batch = TokenBatch { batch: 1, seq: 1, inputs: vec![0], targets: vec![7], source, ..TokenBatch::default() };
+/// let mut ctx = batch_context(ForwardContext::inference(), &batch, &device);
+/// assert_eq!(model.forward(batch_tokens(&batch, &device), &mut ctx).dims(), [1, 1, 9]);
+/// # Ok::<(), nextword_model::ModelError>(())
+/// ```
+///
+/// # Panics
+/// As [`attention_mask`].
+#[must_use]
+pub fn batch_context<'a, P: Probe>(
+    ctx: ForwardContext<'a, P>,
+    batch: &TokenBatch,
+    device: &Device,
+) -> ForwardContext<'a, P> {
+    let ctx = match batch.mask {
+        BatchMask::Causal => ctx, // The default, except in encoders.
+        _ => ctx.with_mask(attention_mask(batch)),
+    };
+    let Some(source) = &batch.source else {
+        return ctx;
+    };
+    let tokens = ids_tensor(&source.inputs, [batch.batch, source.seq], device);
+    ctx.with_source(tokens, source.lengths.clone())
+}
+
+/// The input ids of `batch`, `[batch, seq]`, on `device`.
+pub fn batch_tokens(batch: &TokenBatch, device: &Device) -> Tensor<2, Int> {
+    ids_tensor(&batch.inputs, [batch.batch, batch.seq], device)
+}
+
+fn ids_tensor(ids: &[u32], shape: [usize; 2], device: &Device) -> Tensor<2, Int> {
+    let ids: Vec<i32> = ids.iter().map(|id| id.cast_signed()).collect();
+    Tensor::from_data(TensorData::new(ids, shape), device)
+}
+
 /// The sum of `-ln p` over the targets of `batch`, and their number. Padding is not computed.
 pub(crate) fn batch_loss(model: &Transformer, batch: TokenBatch) -> Result<(f64, u64), EvalError> {
     check_batch(model, &batch)?;
     let (mut nats, mut count) = (0.0, 0);
     for batch in without_padding(batch) {
-        let shape = [batch.batch, batch.seq];
-        let mut ctx = ForwardContext::inference().with_mask(attention_mask(&batch));
-        let ids: Vec<i32> = batch.inputs.into_iter().map(u32::cast_signed).collect();
-        let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids, shape), &model.device());
+        let device = model.device();
+        let mut ctx = batch_context(ForwardContext::inference(), &batch, &device);
+        let tokens = batch_tokens(&batch, &device);
         let sum = model.loss_sum(tokens, &batch.targets, &mut ctx);
         nats += weights::to_f32_vec(sum.into_data())
             .iter()
@@ -178,11 +223,24 @@ fn check_batch(model: &Transformer, batch: &TokenBatch) -> Result<(), EvalError>
             context_length,
         });
     }
+    if config.has_encoder() != batch.source.is_some() {
+        return Err(EvalError::Source {
+            architecture: config.architecture,
+        });
+    }
+    let source = batch.source.iter();
+    if let Some(source) = source.clone().find(|source| source.seq > context_length) {
+        return Err(EvalError::TooLong {
+            seq: source.seq,
+            context_length,
+        });
+    }
     let targets = batch.targets.iter().filter(|id| **id != IGNORE);
     match batch
         .inputs
         .iter()
         .chain(targets)
+        .chain(source.flat_map(|source| &source.inputs))
         .find(|id| **id as usize >= vocab_size)
     {
         Some(&id) => Err(EvalError::UnknownToken { id, vocab_size }),

@@ -1,6 +1,6 @@
 //! Removes padding from batches, so that short texts take only the work of their own tokens.
 
-use nextword_data::{IGNORE, TokenBatch};
+use nextword_data::{BatchMask, IGNORE, TokenBatch};
 
 /// The length of a row is rounded up to a multiple of this, which is more than the 8 tokens up to which
 /// linear layers sum in another order. So a row has the same bits with and without its padding.
@@ -9,6 +9,10 @@ const LENGTH_MULTIPLE: usize = 16;
 /// Returns the rows of `batch` without the padding at their ends. Rows of similar length stay in one
 /// batch, in their order if all do. Rows without targets are left out.
 pub(crate) fn without_padding(batch: TokenBatch) -> Vec<TokenBatch> {
+    // The last tokens of a row without targets are context of the others, not padding.
+    if matches!(batch.mask, BatchMask::Bidirectional(_)) {
+        return vec![batch];
+    }
     let seq = batch.seq.max(1);
     let mut rows: Vec<(usize, usize)> = Vec::with_capacity(batch.batch); // Length and index.
     for (index, targets) in batch.targets.chunks(seq).enumerate() {

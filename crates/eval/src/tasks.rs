@@ -10,7 +10,7 @@ use std::io::BufRead;
 
 use burn::tensor::{Int, Tensor, TensorData};
 use nextword_data::{DataError, Encoding, IGNORE, TokenBatch, Tokenizer};
-use nextword_model::{ForwardContext, KvCache, ModelTokens, Transformer, weights};
+use nextword_model::{Architecture, ForwardContext, KvCache, ModelTokens, Transformer, weights};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -172,6 +172,10 @@ pub fn evaluate_task_with(
     lines: impl BufRead,
     on_progress: &mut dyn FnMut(EvalProgress),
 ) -> Result<TaskReport, EvalError> {
+    let scored = [Architecture::Decoder, Architecture::Prefix];
+    model
+        .config()
+        .require(&scored, "compute the probability of a text")?;
     let (tokens, vocab_size) = (tokenizer.vocab_size(), model.config().vocab_size);
     // A padded vocabulary is larger than the tokenizer's, never smaller.
     if tokens > vocab_size {

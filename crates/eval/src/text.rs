@@ -1,7 +1,7 @@
 //! Loss over documents of text.
 
 use nextword_data::{DataError, EvalWindows, Packing, TextChunk, Tokenizer, Tokens};
-use nextword_model::{ModelTokens, Transformer};
+use nextword_model::{Architecture, ModelTokens, Transformer};
 use serde::{Deserialize, Serialize};
 
 use crate::loss::evaluate_with;
@@ -133,6 +133,10 @@ pub fn evaluate_text_with(
     settings: TextSettings,
     on_progress: &mut dyn FnMut(EvalProgress),
 ) -> Result<TextReport, EvalError> {
+    let scored = [Architecture::Decoder, Architecture::Prefix];
+    model
+        .config()
+        .require(&scored, "compute the probability of a text")?;
     let (tokens, vocab_size) = (tokenizer.vocab_size(), model.config().vocab_size);
     // A padded vocabulary is larger than the tokenizer's, never smaller.
     if tokens > vocab_size {

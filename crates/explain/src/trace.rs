@@ -5,7 +5,7 @@ use nextword_generate::{
     DecodeOptions, Decoder, FinishReason, History, Overflow, SampleKey, Sampler, SamplingConfig,
     SamplingTrace, truncate_left,
 };
-use nextword_model::{Bits, ForwardContext, ModelConfig, Transformer, weights};
+use nextword_model::{Architecture, Bits, ForwardContext, ModelConfig, Transformer, weights};
 
 use crate::ExplainError;
 use crate::adapted::{AdaptedModules, adapted_modules, graph_with_adapter};
@@ -88,6 +88,7 @@ impl Trace {
         options: &TraceOptions,
     ) -> Result<Self, ExplainError> {
         let config = model.config().clone();
+        config.require(&[Architecture::Decoder], "explain the model")?;
         let adapted = adapted_modules(model);
         let tokens = prompt.len().saturating_add(options.max_tokens);
         check_size(&config, &adapted, tokens)?;
@@ -98,6 +99,7 @@ impl Trace {
             stop_ids: options.stop_ids.clone(),
             overflow: Overflow::Stop,
             bos_id: options.bos_id,
+            start_id: None,
             first_sequence: 0,
         };
         let mut decoder = Decoder::new(model, &[prompt.to_vec()], decode_options)?;

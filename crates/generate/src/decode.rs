@@ -3,6 +3,7 @@
 //! Each prompt fills its own slot of the [`KvCache`] (prefill). Then all unfinished rows decode one
 //! token per step together. A finished row leaves the batch.
 
+mod source;
 mod verify;
 
 use std::collections::VecDeque;
@@ -59,6 +60,9 @@ pub struct DecodeOptions {
     /// If a prompt starts with this BOS token, truncation and context shifts keep it: a model trained
     /// with BOS attends to it.
     pub bos_id: Option<u32>,
+    /// First token of the decoder in encoder-decoder models, whose prompts are sources. Without it the
+    /// decoder starts with id 0.
+    pub start_id: Option<u32>,
     /// Sequence number of the first prompt: prompt i samples with the random numbers of sequence
     /// `first_sequence + i`.
     pub first_sequence: u64,
@@ -72,6 +76,7 @@ impl Default for DecodeOptions {
             stop_ids: Vec::new(),
             overflow: Overflow::default(),
             bos_id: None,
+            start_id: None,
             first_sequence: 0,
         }
     }
@@ -112,8 +117,10 @@ impl Sequence {
 /// The state of one prompt.
 #[derive(Debug)]
 struct Row {
+    /// The input of the encoder in encoder-decoder models, otherwise empty.
+    source: Vec<u32>,
     /// The model's context: the end of the prompt and the completion. A prefix of it is cached; the
-    /// rest is still to be computed.
+    /// rest is still to be computed. In encoder-decoder models, the first token and the completion.
     context: Vec<u32>,
     history: History,
     tokens: Vec<SampledToken>,
@@ -162,7 +169,7 @@ impl<'m> Decoder<'m> {
     ///
     /// # Errors
     /// [`GenerateError::Setting`] for invalid settings; [`GenerateError::EmptyPrompt`] and
-    /// [`GenerateError::UnknownToken`] for invalid prompts.
+    /// [`GenerateError::UnknownToken`] for invalid prompts; [`GenerateError::Encoder`] for an encoder.
     pub fn new(
         model: &'m Transformer,
         prompts: &[Vec<u32>],
@@ -170,14 +177,23 @@ impl<'m> Decoder<'m> {
     ) -> Result<Self, GenerateError> {
         let sampler = Sampler::new(options.sampling.clone())?;
         let config = model.config();
+        if !config.architecture.generates() {
+            return Err(GenerateError::Encoder);
+        }
+        if let Some(start) = options.start_id {
+            check_prompt(0, &[start], config.vocab_size)?;
+        }
         for (row, prompt) in prompts.iter().enumerate() {
             check_prompt(row, prompt, config.vocab_size)?;
         }
-        let max_len = max_prompt_len(config.context_length);
-        let rows: Vec<Row> = prompts
-            .iter()
-            .map(|prompt| Row::new(prompt, max_len, &options))
-            .collect();
+        let new_row = |prompt: &Vec<u32>| {
+            if config.has_encoder() {
+                Row::from_source(prompt, config.context_length, &options)
+            } else {
+                Row::new(prompt, max_prompt_len(config.context_length), &options)
+            }
+        };
+        let rows: Vec<Row> = prompts.iter().map(new_row).collect();
         let needed = rows.iter().map(|row| row.context.len()).max().unwrap_or(0);
         let capacity = needed.saturating_add(options.max_tokens);
         let cache = KvCache::with_capacity(config, rows.len(), capacity, &model.device());
@@ -300,7 +316,9 @@ impl<'m> Decoder<'m> {
             if row.finish.is_some() || row.context.len() <= context_length {
                 continue;
             }
-            if self.options.overflow == Overflow::Stop {
+            // The first half of a target cannot be dropped: the rest would look like its beginning.
+            let is_target = self.model.config().has_encoder();
+            if self.options.overflow == Overflow::Stop || is_target {
                 row.finish = Some(FinishReason::ContextFull);
                 continue;
             }
@@ -322,7 +340,7 @@ impl<'m> Decoder<'m> {
         let active = (0..self.rows.len()).filter(|row| self.rows[*row].finish.is_none());
         let (decoding, prefilling): (Vec<usize>, Vec<usize>) = active
             .filter(|row| !is_known(row))
-            .partition(|row| self.rows[*row].context.len() == self.cache.len(*row) + 1);
+            .partition(|row| self.is_prefilled(*row));
         for row in prefilling {
             logits.append(&mut self.forward(&[row], probe));
         }
@@ -352,7 +370,15 @@ impl<'m> Decoder<'m> {
         let seq = ids.len() / rows.len();
         let data = TensorData::new(ids, [rows.len(), seq]);
         let tokens = Tensor::<2, Int>::from_data(data, &self.model.device());
+        let (mask, source) = (self.prefix_mask(rows, seq), self.new_source(rows));
         let mut ctx = ForwardContext::with_probe(probe).with_cache(&mut self.cache, rows);
+        if let Some(mask) = mask {
+            ctx = ctx.with_mask(mask);
+        }
+        if let Some(source) = source {
+            let len = source.dims()[1];
+            ctx = ctx.with_source(source, vec![len]);
+        }
         let hidden = self.model.hidden_states(tokens, &mut ctx);
         // The prompt's other logits are not needed and would take seq * vocab_size elements.
         let last = hidden.narrow(1, seq - 1, 1); // [rows, 1, d_model]
@@ -389,6 +415,7 @@ impl Row {
         let mut context = prompt.to_vec();
         let truncated = truncate_left(&mut context, options.bos_id, max_len);
         Self {
+            source: Vec::new(),
             context,
             history: History::new(prompt),
             tokens: Vec::new(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nextword_data::{DecodeStream, Tokenizer};
+use nextword_data::{DecodeStream, Tokenizer, TokenizerConfig, special_token};
 
 use crate::{GenerateError, StopScanner};
 
@@ -57,11 +57,13 @@ impl Detokenizer {
         prompt: &[u32],
         stop: &[String],
     ) -> Result<Self, GenerateError> {
-        let eos = tokenizer.special_tokens().eos;
+        // The target of a pair is a text of its own, too.
+        let separator = special_token(&*tokenizer, TokenizerConfig::DEFAULT_SEP);
+        let ends = [tokenizer.special_tokens().eos, separator];
         let mut stream = DecodeStream::new(tokenizer);
         let text_start = prompt
             .iter()
-            .rposition(|id| Some(*id) == eos)
+            .rposition(|id| ends.contains(&Some(*id)))
             .map_or(0, |at| at + 1);
         for id in &prompt[text_start.max(prompt.len().saturating_sub(CONTEXT_TOKENS))..] {
             // Only sets the state of the stream: the caller already has the prompt's text.

@@ -52,6 +52,21 @@ pub enum GenerateError {
         context_length: usize,
     },
 
+    /// An encoder, which has no next token.
+    #[error(
+        "the model is an encoder, which does not generate text; hint: `nextword fill` predicts masked words, and \
+         `nextword embed` computes embeddings"
+    )]
+    Encoder,
+    /// Something that this model cannot do, or not with this text.
+    #[error("{problem}; hint: {hint}")]
+    Unsupported {
+        /// What is not possible.
+        problem: String,
+        /// What to do instead.
+        hint: &'static str,
+    },
+
     /// The model computed NaN or infinity.
     #[error(
         "the logit of token {id} is {value}: the weights are damaged or training diverged; hint: use an earlier \

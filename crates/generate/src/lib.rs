@@ -10,6 +10,8 @@
 //! | speculative decoding | [`Speculation`] |
 //! | find stop strings that span several tokens | [`StopScanner`] |
 //! | generate text from text, streamed in deltas | [`TextGenerator`] |
+//! | fill blanks with an encoder | [`TextGenerator::fill`] |
+//! | compare texts by their embeddings | [`TextGenerator::embed`] |
 //!
 //! Sampling is a pure function of the seed, the sequence number and the token's position. The same
 //! seed gives the same text regardless of the rest of the batch: exactly on flex, up to rounding on
@@ -42,7 +44,9 @@ mod batch;
 mod candidates;
 mod decode;
 mod detokenizer;
+mod embedding;
 mod error;
+mod fill;
 mod sampler;
 mod sampling_config;
 mod sampling_trace;
@@ -58,7 +62,9 @@ pub use decode::{
     truncate_left,
 };
 pub use detokenizer::Detokenizer;
+pub use embedding::Pooling;
 pub use error::GenerateError;
+pub use fill::{Blank, FillCandidate, FilledText};
 pub use sampler::{History, SampleKey, SampledToken, Sampler};
 pub use sampling_config::SamplingConfig;
 pub use sampling_trace::{Filter, SamplingTrace, TracedCandidate};

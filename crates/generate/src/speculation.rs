@@ -6,7 +6,7 @@
 //! distribution). On the CPU the forward pass has the bits of one pass per token.
 
 use burn::tensor::{Int, Tensor, TensorData};
-use nextword_model::{ForwardContext, KvCache, PAGE_LEN, Transformer, weights};
+use nextword_model::{Architecture, ForwardContext, KvCache, PAGE_LEN, Transformer, weights};
 
 use crate::{GenerateError, History, SampleKey, Sampler};
 
@@ -51,6 +51,9 @@ impl Speculation {
         let Self::Draft { model: draft, .. } = self else {
             return Ok(());
         };
+        draft
+            .config()
+            .require(&[Architecture::Decoder], "use the draft model")?;
         let [draft, target] = [draft.as_ref(), model].map(|m| m.config().vocab_size);
         if draft == target {
             return Ok(());

@@ -267,7 +267,12 @@ impl TextGenerator {
         mut on_delta: impl FnMut(usize, &str) -> ControlFlow<()>,
     ) -> Result<Vec<Completion>, GenerateError> {
         let ids: Vec<Vec<u32>> = prompts.iter().map(|prompt| prompt.ids.clone()).collect();
-        let detokenizers = ids.iter().map(|ids| self.detokenizer(ids, options));
+        let is_target = self.target_start().is_some();
+        let detokenizers = ids.iter().map(|ids| {
+            // A target is a text of its own, not the rest of its source.
+            let before: &[u32] = if is_target { &[] } else { ids };
+            self.detokenizer(before, options)
+        });
         let mut detokenizers = detokenizers.collect::<Result<Vec<Detokenizer>, _>>()?;
 
         let decoder = Decoder::new(&self.model, &ids, self.decode_options(options))?
@@ -418,6 +423,12 @@ impl TextGenerator {
         Detokenizer::new(self.tokenizer.clone(), prompt, &options.stop)
     }
 
+    /// The first token of the decoder in encoder-decoder models.
+    fn target_start(&self) -> Option<u32> {
+        let has_encoder = self.model.config().has_encoder();
+        has_encoder.then(|| self.start_id())
+    }
+
     fn decode_options(&self, options: &TextOptions) -> DecodeOptions {
         let mut stop_ids = self.stop_ids();
         stop_ids.retain(|_| options.stop_at_eos);
@@ -428,6 +439,7 @@ impl TextGenerator {
             stop_ids,
             overflow: options.overflow,
             bos_id: self.first_id(),
+            start_id: self.target_start(),
             first_sequence: options.first_sequence,
         }
     }

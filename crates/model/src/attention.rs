@@ -50,6 +50,52 @@ impl BiasConfig {
     }
 }
 
+/// The hooks that differ between self-attention and cross-attention.
+struct AttentionHooks {
+    raw_query: Hook,
+    raw_key: Hook,
+    query: Hook,
+    key: Hook,
+    value: Hook,
+    scores: Hook,
+    pattern: Hook,
+    z: Hook,
+    lora_query: Hook,
+    lora_key: Hook,
+    lora_value: Hook,
+    lora_output: Hook,
+}
+
+static SELF_HOOKS: AttentionHooks = AttentionHooks {
+    raw_query: Hook::RawQuery,
+    raw_key: Hook::RawKey,
+    query: Hook::Query,
+    key: Hook::Key,
+    value: Hook::Value,
+    scores: Hook::Scores,
+    pattern: Hook::Pattern,
+    z: Hook::Z,
+    lora_query: Hook::LoraQuery,
+    lora_key: Hook::LoraKey,
+    lora_value: Hook::LoraValue,
+    lora_output: Hook::LoraOutput,
+};
+
+static CROSS_HOOKS: AttentionHooks = AttentionHooks {
+    raw_query: Hook::RawCrossQuery,
+    raw_key: Hook::RawCrossKey,
+    query: Hook::CrossQuery,
+    key: Hook::CrossKey,
+    value: Hook::CrossValue,
+    scores: Hook::CrossScores,
+    pattern: Hook::CrossPattern,
+    z: Hook::CrossZ,
+    lora_query: Hook::LoraCrossQuery,
+    lora_key: Hook::LoraCrossKey,
+    lora_value: Hook::LoraCrossValue,
+    lora_output: Hook::LoraCrossOutput,
+};
+
 /// Masked multi-head attention with grouped key/value heads (Vaswani et al. 2017, section 3.2;
 /// Ainslie et al. 2023).
 ///
@@ -75,6 +121,7 @@ pub struct Attention {
     dropout: f64,
     scale: f64,
     is_local: bool,
+    is_cross: bool,
     #[module(skip)]
     window: Option<usize>,
     #[module(skip)]
@@ -102,14 +149,34 @@ impl Attention {
             dropout: config.dropout.attention,
             scale: config.score_scale(layer),
             is_local: config.is_local(layer),
+            is_cross: false,
             window: config.window(layer),
             soft_cap: config.score_soft_cap,
         }
     }
 
-    /// `[batch, seq, d_model]` to `[batch, seq, d_model]`.
+    /// Cross-attention to the output of an encoder (Vaswani et al. 2017, section 3.2.3): without
+    /// window and rotary positions, as there is no distance between a target and a source.
+    pub(crate) fn cross(config: &ModelConfig, device: &Device) -> Self {
+        Self {
+            scale: 1.0
+                / config
+                    .score_width
+                    .unwrap_or(config.head_dim() as f64)
+                    .sqrt(),
+            is_local: false,
+            is_cross: true,
+            window: None,
+            ..Self::new(config, 0, device)
+        }
+    }
+
+    /// `[batch, seq, d_model]` to `[batch, seq, d_model]`. Cross-attention reads the encoder's output
+    /// from the context.
     pub fn forward<P: Probe>(&self, x: Tensor<3>, ctx: &mut ForwardContext<'_, P>) -> Tensor<3> {
-        let [batch, seq, _] = x.dims();
+        if self.is_cross {
+            return self.forward_cross(x, ctx);
+        }
         let (q, k, v) = self.project_qkv(x, ctx);
         let visible = ctx.update_cache(k, v);
         let (mask, slopes) = (
@@ -122,21 +189,93 @@ impl Attention {
             mask: &mask,
             window: self.window,
             alibi: &slopes,
-            dropout: ctx.attention_dropout(self.dropout),
+            dropout: ctx.attention_dropout(Hook::Pattern, self.dropout),
         };
         // [batch, seq, n_heads, head_dim]
         let z = match visible {
-            Some([k, v]) => attend([q, k, v], &options, ctx),
+            Some([k, v]) => attend([q, k, v], &options, &SELF_HOOKS, ctx),
             None => match ctx.attend_cached(q, &options) {
                 Some(z) => z,
                 None => unreachable!("only a cache replaces keys and values"),
             },
         };
+        self.project_output(z, ctx)
+    }
+
+    fn forward_cross<P: Probe>(&self, x: Tensor<3>, ctx: &mut ForwardContext<'_, P>) -> Tensor<3> {
+        let q = self.project_query(x, ctx);
+        let visible = match ctx.encoded() {
+            Some(encoded) => {
+                let (k, v) = self.project_key_value(encoded, ctx);
+                ctx.update_source_cache(k, v)
+            }
+            None => ctx.cached_source(),
+        };
+        let mask = ctx.cross_mask().clone();
+        let options = AttentionOptions {
+            scale: self.scale,
+            soft_cap: self.soft_cap,
+            mask: &mask,
+            window: None,
+            alibi: &[],
+            dropout: ctx.attention_dropout(Hook::CrossPattern, self.dropout),
+        };
+        let z = match visible {
+            Some([k, v]) => attend([q, k, v], &options, &CROSS_HOOKS, ctx),
+            None => match ctx.attend_cached_source(q, &options) {
+                Some(z) => z,
+                None => unreachable!("only a cache replaces keys and values"),
+            },
+        };
+        self.project_output(z, ctx)
+    }
+
+    /// `[batch, seq, n_heads, head_dim]` to `[batch, seq, d_model]`.
+    fn project_output<P: Probe>(&self, z: Tensor<4>, ctx: &mut ForwardContext<'_, P>) -> Tensor<3> {
+        let [batch, seq, _, _] = z.dims();
         let concatenated = z.reshape([batch, seq, self.n_heads * self.head_dim]);
         match &self.output {
-            Some(output) => ctx.linear(output, Hook::LoraOutput, concatenated),
+            Some(output) => ctx.linear(output, self.hooks().lora_output, concatenated),
             None => concatenated,
         }
+    }
+
+    fn hooks(&self) -> &'static AttentionHooks {
+        if self.is_cross {
+            &CROSS_HOOKS
+        } else {
+            &SELF_HOOKS
+        }
+    }
+
+    /// Queries of cross-attention, `[batch, seq, n_heads, head_dim]`.
+    fn project_query<P: Probe>(&self, x: Tensor<3>, ctx: &mut ForwardContext<'_, P>) -> Tensor<4> {
+        let q = ctx.linear(&self.query, CROSS_HOOKS.lora_query, x);
+        let q = self.split_heads(q, self.n_heads);
+        if self.query_norm.is_some() {
+            ctx.record_heads(CROSS_HOOKS.raw_query, &q);
+        }
+        let q = normalize(self.query_norm.as_ref(), q);
+        ctx.record_heads(CROSS_HOOKS.query, &q);
+        q
+    }
+
+    /// Keys and values of cross-attention, `[batch, source, n_kv_heads, head_dim]`.
+    fn project_key_value<P: Probe>(
+        &self,
+        encoded: Tensor<3>,
+        ctx: &mut ForwardContext<'_, P>,
+    ) -> (Tensor<4>, Tensor<4>) {
+        let k = ctx.linear(&self.key, CROSS_HOOKS.lora_key, encoded.clone());
+        let v = ctx.linear(&self.value, CROSS_HOOKS.lora_value, encoded);
+        let [k, v] = [k, v].map(|x| self.split_heads(x, self.n_kv_heads));
+        if self.key_norm.is_some() {
+            ctx.record_heads(CROSS_HOOKS.raw_key, &k);
+        }
+        let k = normalize(self.key_norm.as_ref(), k);
+        ctx.record_heads(CROSS_HOOKS.key, &k);
+        ctx.record_heads(CROSS_HOOKS.value, &v);
+        (k, v)
     }
 
     /// Queries and keys with `RoPE` applied, and values: `[batch, seq, heads, head_dim]`.
@@ -145,20 +284,20 @@ impl Attention {
         x: Tensor<3>,
         ctx: &mut ForwardContext<'_, P>,
     ) -> (Tensor<4>, Tensor<4>, Tensor<4>) {
-        let q = ctx.linear(&self.query, Hook::LoraQuery, x.clone());
-        let k = ctx.linear(&self.key, Hook::LoraKey, x.clone());
-        let v = ctx.linear(&self.value, Hook::LoraValue, x);
+        let q = ctx.linear(&self.query, SELF_HOOKS.lora_query, x.clone());
+        let k = ctx.linear(&self.key, SELF_HOOKS.lora_key, x.clone());
+        let v = ctx.linear(&self.value, SELF_HOOKS.lora_value, x);
         let q = self.split_heads(q, self.n_heads);
         let [k, v] = [k, v].map(|x| self.split_heads(x, self.n_kv_heads));
         if self.query_norm.is_some() {
-            ctx.record_heads(Hook::RawQuery, &q);
-            ctx.record_heads(Hook::RawKey, &k);
+            ctx.record_heads(SELF_HOOKS.raw_query, &q);
+            ctx.record_heads(SELF_HOOKS.raw_key, &k);
         }
         let q = normalize(self.query_norm.as_ref(), q);
         let k = normalize(self.key_norm.as_ref(), k);
-        ctx.record_heads(Hook::Query, &q);
-        ctx.record_heads(Hook::Key, &k);
-        ctx.record_heads(Hook::Value, &v);
+        ctx.record_heads(SELF_HOOKS.query, &q);
+        ctx.record_heads(SELF_HOOKS.key, &k);
+        ctx.record_heads(SELF_HOOKS.value, &v);
         let q = ctx.positions().apply_rope(q, self.is_local);
         let k = ctx.positions().apply_rope(k, self.is_local);
         ctx.record_heads(Hook::RotatedQuery, &q);
@@ -178,6 +317,7 @@ impl Attention {
 fn attend<P: Probe>(
     qkv: [Tensor<4>; 3],
     options: &AttentionOptions<'_>,
+    hooks: &AttentionHooks,
     ctx: &mut ForwardContext<'_, P>,
 ) -> Tensor<4> {
     if !ctx.is_probed() {
@@ -190,11 +330,11 @@ fn attend<P: Probe>(
     let z = nextword_kernels::attention(qkv, options);
     for (stage, tensor) in stages {
         match stage {
-            Stage::Scores => ctx.record(Hook::Scores, &tensor),
-            Stage::Pattern => ctx.record(Hook::Pattern, &tensor),
+            Stage::Scores => ctx.record(hooks.scores, &tensor),
+            Stage::Pattern => ctx.record(hooks.pattern, &tensor),
         }
     }
-    ctx.record_heads(Hook::Z, &z);
+    ctx.record_heads(hooks.z, &z);
     z
 }
 

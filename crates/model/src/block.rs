@@ -16,6 +16,12 @@ pub struct Block {
     pub attention: Attention,
     /// Between attention and the residual sum; sandwich norms only.
     pub attention_post_norm: Option<Norm>,
+    /// Before cross-attention, or after the residual sum with `NormPlacement::Post`.
+    pub cross_attention_norm: Option<Norm>,
+    /// Attention to the encoder's output; in the decoder of encoder-decoder models only.
+    pub cross_attention: Option<Attention>,
+    /// Between cross-attention and the residual sum; sandwich norms only.
+    pub cross_attention_post_norm: Option<Norm>,
     /// Before feed-forward, or after the residual sum with `NormPlacement::Post`.
     pub feed_forward_norm: Option<Norm>,
     /// The feed-forward layer, if the model has one.
@@ -30,7 +36,21 @@ pub struct Block {
 }
 
 impl Block {
+    /// A block of an encoder, or of a model with one stack.
     pub(crate) fn new(config: &ModelConfig, layer: usize, device: &Device) -> Self {
+        Self::build(config, layer, false, device)
+    }
+
+    /// A block with cross-attention.
+    pub(crate) fn with_cross_attention(
+        config: &ModelConfig,
+        layer: usize,
+        device: &Device,
+    ) -> Self {
+        Self::build(config, layer, true, device)
+    }
+
+    fn build(config: &ModelConfig, layer: usize, has_cross: bool, device: &Device) -> Self {
         let feed_forward = FeedForward::new(config, device);
         let norm = || Norm::new(config, config.d_model, device);
         let post_norm = || config.has_sandwich_norms().then(norm).flatten();
@@ -39,6 +59,9 @@ impl Block {
             attention_norm: norm(),
             attention: Attention::new(config, layer, device),
             attention_post_norm: post_norm(),
+            cross_attention_norm: has_cross.then(norm).flatten(),
+            cross_attention: has_cross.then(|| Attention::cross(config, device)),
+            cross_attention_post_norm: has_cross.then(post_norm).flatten(),
             feed_forward_norm: has_feed_forward.then(norm).flatten(),
             feed_forward,
             feed_forward_post_norm: has_feed_forward.then(post_norm).flatten(),
@@ -49,8 +72,8 @@ impl Block {
         }
     }
 
-    /// Computes `x + attention(norm(x))`, then `x + feed_forward(norm(x))`. `x` and the result are
-    /// `[batch, seq, d_model]`.
+    /// Computes `x + attention(norm(x))`, then `x + cross_attention(norm(x))` if the block has it, then
+    /// `x + feed_forward(norm(x))`. `x` and the result are `[batch, seq, d_model]`.
     ///
     /// With post-norm each step is `norm(x + f(x))`. In a parallel block, attention and feed-forward
     /// read the same input.
@@ -61,6 +84,7 @@ impl Block {
             return self.add_feed_forward(input, x, ctx);
         }
         let x = self.add_attention(x, ctx);
+        let x = self.add_cross_attention(x, ctx);
         self.add_feed_forward(x.clone(), x, ctx)
     }
 
@@ -77,6 +101,26 @@ impl Block {
         self.post_norm(norm, sum, [Hook::AttnSum, Hook::Ln1], ctx)
     }
 
+    fn add_cross_attention<P: Probe>(
+        &self,
+        x: Tensor<3>,
+        ctx: &mut ForwardContext<'_, P>,
+    ) -> Tensor<3> {
+        let Some(cross_attention) = &self.cross_attention else {
+            return x;
+        };
+        ctx.record(Hook::ResidMid, &x);
+        let norm = self.cross_attention_norm.as_ref();
+        let input = self.pre_norm(norm, x.clone(), Hook::CrossLn, ctx);
+        let delta = cross_attention.forward(input, ctx);
+        let post_norm = self.cross_attention_post_norm.as_ref();
+        let delta = sandwich_norm(post_norm, delta, Hook::RawCrossAttnOut, ctx);
+        ctx.record(Hook::CrossAttnOut, &delta);
+        let delta = ctx.dropout(Hook::CrossAttnOut, delta, self.dropout);
+        let sum = if self.residual { x + delta } else { delta };
+        self.post_norm(norm, sum, [Hook::CrossAttnSum, Hook::CrossLn], ctx)
+    }
+
     /// Adds `feed_forward(norm(input))` to `x`.
     fn add_feed_forward<P: Probe>(
         &self,
@@ -88,7 +132,11 @@ impl Block {
             ctx.record(Hook::ResidPost, &x);
             return x;
         };
-        ctx.record(Hook::ResidMid, &x);
+        let resid_mid = match self.cross_attention {
+            Some(_) => Hook::ResidMidCross,
+            None => Hook::ResidMid,
+        };
+        ctx.record(resid_mid, &x);
         let norm = self.feed_forward_norm.as_ref();
         let input = self.pre_norm(norm, input, Hook::Ln2, ctx);
         let delta = feed_forward.forward(input, ctx);

@@ -1,10 +1,12 @@
 //! The model configuration, from StatQuest's two-dimensional model to GPT-2 XL.
 
+mod stacks;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BiasConfig, DropoutConfig, FeedForwardKind, InitConfig, ModelError, NormKind, NormPlacement,
-    Position, RotaryConfig,
+    Architecture, BiasConfig, DropoutConfig, FeedForwardKind, InitConfig, ModelError, NormKind,
+    NormPlacement, Position, RotaryConfig,
 };
 
 // Limits far above any existing model, so that parameter counts cannot overflow.
@@ -12,7 +14,7 @@ const MAX_TOKENS: usize = 1 << 24;
 const MAX_WIDTH: usize = 1 << 20;
 const MAX_LAYERS: usize = 1 << 12;
 
-/// The architecture of a decoder-only Transformer.
+/// The architecture of a Transformer.
 ///
 /// The defaults are nanoGPT's small character model without its vocabulary. Unknown keys are
 /// errors. [`validate`](Self::validate) runs before anything is built.
@@ -40,12 +42,21 @@ const MAX_LAYERS: usize = 1 << 12;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelConfig {
+    /// The stacks of blocks and their masks.
+    #[serde(skip_serializing_if = "Architecture::is_default")]
+    pub architecture: Architecture,
     /// Vocabulary size. 0 in a run's config means the tokenizer's vocabulary size.
     pub vocab_size: usize,
     /// Maximum sequence length in tokens.
     pub context_length: usize,
-    /// Number of blocks.
+    /// Number of blocks; in encoder-decoder models, of the decoder.
     pub n_layers: usize,
+    /// Number of blocks of the encoder in encoder-decoder models; absent: `n_layers`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub n_encoder_layers: Option<usize>,
+    /// Whether encoder and decoder share the token embedding (Vaswani et al. 2017, section 3.4).
+    #[serde(skip_serializing_if = "is_on")]
+    pub share_embeddings: bool,
     /// Attention heads in each block.
     pub n_heads: usize,
     /// Key/value heads in each block; absent: `n_heads`. Fewer is grouped-query attention, one is
@@ -72,12 +83,19 @@ pub struct ModelConfig {
     /// Whether norms are before each sublayer (GPT-2), after each residual sum (Vaswani et al. 2017)
     /// or on both sides of each sublayer (Gemma 2).
     pub norm_placement: NormPlacement,
+    /// Normalize the sum of token embedding and position encoding (BERT, BART).
+    #[serde(skip_serializing_if = "is_off")]
+    pub embedding_norm: bool,
     /// The kind of feed-forward layer, if any.
     pub feed_forward: FeedForwardKind,
     /// Which groups of layers have biases.
     pub bias: BiasConfig,
     /// Whether the output layer shares the token embedding's weights.
     pub tied_head: bool,
+    /// A linear layer, an activation and a norm before the output layer (BERT's head for masked tokens).
+    /// The activation is that of the feed-forward layer.
+    #[serde(skip_serializing_if = "is_off")]
+    pub head_transform: bool,
     /// Multiply the concatenated heads by an output matrix (`W_O` of Vaswani et al. 2017). `StatQuest`'s
     /// model has none. Without it, `n_heads * head_dim` must equal `d_model`.
     pub output_projection: bool,
@@ -120,9 +138,12 @@ pub struct ModelConfig {
 impl Default for ModelConfig {
     fn default() -> Self {
         Self {
+            architecture: Architecture::default(),
             vocab_size: 0,
             context_length: 64,
             n_layers: 4,
+            n_encoder_layers: None,
+            share_embeddings: true,
             n_heads: 4,
             n_kv_heads: None,
             head_dim: None,
@@ -133,9 +154,11 @@ impl Default for ModelConfig {
             norm: NormKind::Layer,
             norm_eps: 1e-5,
             norm_placement: NormPlacement::Pre,
+            embedding_norm: false,
             feed_forward: FeedForwardKind::Gelu,
             bias: BiasConfig::default(),
             tied_head: true,
+            head_transform: false,
             output_projection: true,
             qk_norm: false,
             norm_unit_offset: false,
@@ -224,6 +247,7 @@ impl ModelConfig {
         self.check_sizes()?;
         self.check_heads()?;
         self.check_values()?;
+        self.check_architecture()?;
         self.rotary.validate(self.position, self.head_dim())
     }
 
@@ -232,6 +256,11 @@ impl ModelConfig {
             ("vocab_size", self.vocab_size, MAX_TOKENS),
             ("context_length", self.context_length, MAX_TOKENS),
             ("n_layers", self.n_layers, MAX_LAYERS),
+            (
+                "n_encoder_layers",
+                self.n_encoder_layers.unwrap_or(1),
+                MAX_LAYERS,
+            ),
             ("n_heads", self.n_heads, MAX_WIDTH),
             ("n_kv_heads", self.kv_heads(), MAX_WIDTH),
             ("d_model", self.d_model, MAX_WIDTH),
@@ -350,6 +379,12 @@ impl ModelConfig {
 #[allow(clippy::trivially_copy_pass_by_ref)] // Serde's signature.
 fn is_off(flag: &bool) -> bool {
     !flag
+}
+
+/// Omits fields that are on, so that the files of older models stay the same.
+#[allow(clippy::trivially_copy_pass_by_ref)] // Serde's signature.
+fn is_on(flag: &bool) -> bool {
+    *flag
 }
 
 /// The divisor of `n` that is closest to `target`.

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bits, ModelConfig, NormKind, weights::layout};
+use crate::quantize::matrix_shape;
+use crate::weights::{is_in_block, layout};
+use crate::{Bits, ModelConfig, NormKind};
 
 /// Number of parameters of a model, by part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,11 +106,11 @@ impl ModelConfig {
             let n: usize = shape.iter().product();
             let part = if name.contains("norm") {
                 &mut counts.norm
-            } else if name.starts_with("token_embedding") {
+            } else if name.contains("token_embedding") {
                 &mut counts.token_embedding
-            } else if name.starts_with("position_embedding") {
+            } else if name.contains("position_embedding") {
                 &mut counts.position_embedding
-            } else if name.contains(".attention.") {
+            } else if name.contains("attention.") {
                 &mut counts.attention
             } else if name.contains(".feed_forward.") {
                 &mut counts.feed_forward
@@ -125,17 +127,19 @@ impl ModelConfig {
     /// Two for each weight in a matrix product (including the output layer, excluding the embedding
     /// lookup), and four for each element of each head and visible token: scores and weighted values.
     /// Every token is assumed to attend to `seq` tokens, as in appendix B of `PaLM` (Chowdhery et al.
-    /// 2022), or to its window if that is smaller.
+    /// 2022), or to its window if that is smaller. In encoder-decoder models, a source is as long as its
+    /// target.
     pub fn forward_flops(&self, seq: usize) -> usize {
         let matrices: usize = layout(self)
             .iter()
-            .filter(|(name, shape)| shape.len() == 2 && name.starts_with("blocks."))
+            .filter(|(name, shape)| shape.len() == 2 && is_in_block(name))
             .map(|(_, shape)| shape.iter().product::<usize>())
             .sum();
         let head = self.d_model * self.vocab_size;
-        let visible: usize = (0..self.n_layers)
-            .map(|layer| self.window(layer).map_or(seq, |window| window.min(seq)))
-            .sum();
+        let window = |layer| self.window(layer).map_or(seq, |window| window.min(seq));
+        let layers = (0..self.n_layers).chain(0..self.encoder_layers());
+        let cross = usize::from(self.has_encoder()) * self.n_layers * seq;
+        let visible = layers.map(window).sum::<usize>() + cross;
         2 * (matrices + head) + 4 * self.n_heads * self.head_dim() * visible
     }
 
@@ -168,9 +172,9 @@ impl ModelConfig {
             self.unfused_layer(shape.sequence_length)
         };
         let layers = if shape.recompute {
-            layer + self.n_layers * self.d_model
+            layer + self.all_layers() * self.d_model
         } else {
-            self.n_layers * layer
+            self.all_layers() * layer + self.cross_attention_layers(shape)
         };
         let (per_token, shared) = if shape.fused {
             // The input of the final norm, its gradient and the next one's, and one feed-forward layer's.
@@ -227,10 +231,10 @@ impl ModelConfig {
     fn weight_bytes(&self, bits: Option<Bits>) -> usize {
         let bytes = |(name, shape): (String, Vec<usize>)| {
             let len: usize = shape.iter().product();
-            let is_matrix = shape.len() == 2 && name != "position_embedding.weight";
+            let is_matrix = matrix_shape(&name, &shape).is_some();
             match bits.filter(|_| is_matrix) {
                 None => 4 * len,
-                Some(Bits::Int4) if name.starts_with("blocks.") => len.div_ceil(32) * (16 + 4),
+                Some(Bits::Int4) if is_in_block(&name) => len.div_ceil(32) * (16 + 4),
                 Some(_) => len.div_ceil(32) * (32 + 2),
             }
         };
@@ -251,6 +255,39 @@ impl ModelConfig {
         let feed_forward = 3 * self.d_model + self.hidden_copies() * self.d_ff();
         let unfused = 3 * self.n_heads * sequence_length + 3 * self.vocab_size;
         4 * (attention.max(feed_forward) + if fused { 0 } else { unfused })
+    }
+
+    /// Number of blocks in all stacks.
+    fn all_layers(&self) -> usize {
+        self.n_layers + self.encoder_layers()
+    }
+
+    /// Values per token that all layers of cross-attention save for the backward pass, if a source is as long as
+    /// its target.
+    fn cross_attention_layers(&self, shape: &TrainingShape) -> usize {
+        if !self.has_encoder() {
+            return 0;
+        }
+        let no_feed_forward = Self {
+            feed_forward: crate::FeedForwardKind::None,
+            ..self.clone()
+        };
+        let layer = if shape.fused {
+            no_feed_forward.fused_layer()
+        } else {
+            no_feed_forward.unfused_layer(shape.sequence_length)
+        };
+        self.n_layers * layer
+    }
+
+    /// Parameters of the encoder outside its tables, which the decoder's passes do not read.
+    pub(crate) fn encoder_weights_per_source(&self) -> usize {
+        let of_encoder = layout(self).into_iter().filter(|(name, _)| {
+            name.starts_with("encoder.") && !name.ends_with("_embedding.weight")
+        });
+        of_encoder
+            .map(|(_, shape)| shape.iter().product::<usize>())
+            .sum()
     }
 
     /// Values per token that the fused operations of a layer save for the backward pass.

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use nextword_base::PathError;
 
+use crate::Architecture;
+
 /// Every error of the model crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -38,6 +40,19 @@ pub enum ModelError {
         problem: String,
         /// How to fix it.
         hint: String,
+    },
+
+    /// An operation that does not support the model's architecture.
+    #[error(
+        "cannot {operation}: the model's architecture is \"{architecture}\"; hint: this is possible with {supported}"
+    )]
+    Architecture {
+        /// The model's architecture.
+        architecture: Architecture,
+        /// What was attempted, as in "export to GGUF".
+        operation: &'static str,
+        /// The architectures that support it.
+        supported: String,
     },
 
     /// Weights that do not match the configuration: every difference in one message.

@@ -39,7 +39,7 @@ impl FeedForwardKind {
         matches!(self, Self::Swiglu | Self::Geglu | Self::GegluTanh)
     }
 
-    fn activation(self) -> Activation {
+    pub(crate) fn activation(self) -> Activation {
         match self {
             Self::None | Self::Gelu | Self::Geglu => Activation::Gelu,
             Self::GeluTanh | Self::GegluTanh => Activation::GeluTanh,

@@ -1,12 +1,16 @@
 //! State of one forward pass that every layer shares, besides the activations.
 
+mod source;
+
 use burn::tensor::{Tensor, TensorData};
 use nextword_kernels::{AttentionDropout, AttentionMask, AttentionOptions, RowUpdate};
 
+use self::source::Source;
 use crate::linear::Linear;
 use crate::position::Rope;
 use crate::{
-    Dropout, Hook, KvCache, ModelConfig, NoProbe, Position, Probe, RowAdapter, Site, alibi_slopes,
+    Architecture, Dropout, Hook, KvCache, ModelConfig, NoProbe, Position, Probe, RowAdapter, Site,
+    alibi_slopes,
 };
 
 /// Options and state of one forward pass: the probe, the dropout masks, the KV cache and the adapters of rows.
@@ -14,10 +18,13 @@ pub struct ForwardContext<'a, P: Probe = NoProbe> {
     probe: Option<&'a mut P>,
     dropout: Dropout,
     cache: Option<(&'a mut KvCache, &'a [usize])>,
-    /// The attention mask, if it is not causal.
+    /// The attention mask, if it is not the default of the model's architecture.
     mask: Option<AttentionMask>,
     layer: Option<usize>,
     positions: Positions,
+    source: Source,
+    /// Real tokens of each row while the encoder of an encoder-decoder model runs.
+    encoder_lengths: Option<Vec<usize>>,
     /// The different adapters of rows, with their rows.
     adapters: Vec<(RowAdapter, Vec<usize>)>,
 }
@@ -37,6 +44,8 @@ impl ForwardContext<'static, NoProbe> {
             mask: None,
             layer: None,
             positions: Positions::default(),
+            source: Source::Cached,
+            encoder_lengths: None,
             adapters: Vec::new(),
         }
     }
@@ -52,6 +61,8 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
             mask: None,
             layer: None,
             positions: Positions::default(),
+            source: Source::Cached,
+            encoder_lengths: None,
             adapters: Vec::new(),
         }
     }
@@ -62,8 +73,9 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
         ForwardContext { dropout, ..self }
     }
 
-    /// Sets the attention mask of a pass without a cache, whose number of queries is that of the tokens in a row.
-    /// Without it, a token attends to itself and to earlier tokens.
+    /// Sets the attention mask of a pass that does not continue cached tokens. Its number of queries is that of
+    /// the tokens in a row. Without it, a token attends to itself and to earlier tokens, and in an encoder to
+    /// all tokens of its row. In encoder-decoder models it is the decoder's.
     ///
     /// ```
     /// use burn::tensor::{Device, Int, Tensor};
@@ -125,9 +137,9 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
 
     /// The updates of rows in the layer of `hook`.
     pub(crate) fn row_updates(&self, hook: Hook) -> Vec<RowUpdate> {
-        let layer = self.layer;
+        let site = self.site(hook);
         let update = |(adapter, rows): &(RowAdapter, Vec<usize>)| {
-            let update = adapter.update(Site { layer, hook })?;
+            let update = adapter.update(site)?;
             let rows = rows.clone();
             Some(RowUpdate { rows, update })
         };
@@ -140,9 +152,17 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
     }
 
     pub(crate) fn record<const D: usize>(&mut self, hook: Hook, tensor: &Tensor<D>) {
+        let site = self.site(hook);
         if let Some(probe) = &mut self.probe {
-            let layer = self.layer;
-            probe.record(Site { layer, hook }, tensor);
+            probe.record(site, tensor);
+        }
+    }
+
+    fn site(&self, hook: Hook) -> Site {
+        Site {
+            layer: self.layer,
+            hook,
+            in_encoder: self.encoder_lengths.is_some(),
         }
     }
 
@@ -153,15 +173,13 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
         }
     }
 
-    /// Dropout on this layer's attention weights.
-    pub(crate) fn attention_dropout(&self, rate: f64) -> Option<AttentionDropout> {
-        let (layer, hook) = (self.layer, Hook::Pattern);
-        self.dropout.for_attention(rate, Site { layer, hook })
+    /// Dropout on the attention weights of `hook` in this layer.
+    pub(crate) fn attention_dropout(&self, hook: Hook, rate: f64) -> Option<AttentionDropout> {
+        self.dropout.for_attention(rate, self.site(hook))
     }
 
     pub(crate) fn dropout<const D: usize>(&self, hook: Hook, x: Tensor<D>, rate: f64) -> Tensor<D> {
-        let layer = self.layer;
-        self.dropout.apply(x, rate, Site { layer, hook })
+        self.dropout.apply(x, rate, self.site(hook))
     }
 
     /// Applies a linear layer. `hook` is that of its adapter, if it has one.
@@ -173,8 +191,7 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
             let activations = nextword_kernels::linear(x.clone(), lora.a.val(), None);
             self.record(hook, &activations);
         }
-        let layer = self.layer;
-        let mask = self.dropout.mask(&x, lora.dropout(), Site { layer, hook });
+        let mask = self.dropout.mask(&x, lora.dropout(), self.site(hook));
         linear.forward(x, mask.filter(|mask| mask.rate > 0.0))
     }
 
@@ -194,6 +211,11 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
         x: &Tensor<3>,
     ) {
         let [rows, seq, _] = x.dims();
+        if let Some(lengths) = &self.encoder_lengths {
+            let mask = AttentionMask::bidirectional(lengths.clone(), seq);
+            self.positions = Positions::new(config, rope, mask);
+            return;
+        }
         let offsets = match &mut self.cache {
             Some((cache, slots)) => {
                 assert_eq!(slots.len(), rows, "one cache slot for each row");
@@ -206,14 +228,20 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
             Some(mask) => {
                 assert_eq!(mask.queries(), seq, "a mask for each token of a row");
                 assert!(
-                    self.cache.is_none(),
-                    "the mask of a pass with a cache is causal"
+                    mask.position_offsets() == [0] && offsets.iter().all(|offset| *offset == 0),
+                    "the mask of a pass that continues cached tokens is causal"
                 );
                 mask.clone()
+            }
+            None if config.architecture == Architecture::Encoder => {
+                AttentionMask::bidirectional(vec![seq], seq)
             }
             None => AttentionMask::causal(offsets, seq),
         };
         self.positions = Positions::new(config, rope, mask);
+        if config.has_encoder() {
+            self.positions.cross_mask = self.prepare_source(seq);
+        }
     }
 
     /// Appends this layer's keys and values, `[rows, seq, n_kv_heads, head_dim]`, to the cache. Returns the
@@ -221,6 +249,9 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
     /// themselves, with a cache for a probe only (see [`attend_cached`](Self::attend_cached)).
     pub(crate) fn update_cache(&mut self, k: Tensor<4>, v: Tensor<4>) -> Option<[Tensor<4>; 2]> {
         let is_probed = self.is_probed();
+        if self.encoder_lengths.is_some() {
+            return Some([k, v]);
+        }
         let (Some((cache, slots)), Some(layer)) = (&mut self.cache, self.layer) else {
             return Some([k, v]);
         };
@@ -246,6 +277,9 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
     pub(crate) fn advance_cache(&mut self, seq: usize) {
         if let Some((cache, slots)) = &mut self.cache {
             cache.advance(slots, seq);
+            if let Source::Encoded(_, lengths) = &self.source {
+                cache.advance_sources(slots, lengths);
+            }
         }
     }
 }
@@ -254,6 +288,8 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
 #[derive(Default)]
 pub(crate) struct Positions {
     mask: AttentionMask,
+    /// The mask of cross-attention, in decoders with an encoder.
+    cross_mask: AttentionMask,
     rope: Option<Rope>,
     /// `ALiBi`'s slopes.
     slopes: Vec<f64>,
@@ -268,6 +304,7 @@ impl Positions {
         };
         Self {
             mask,
+            cross_mask: AttentionMask::default(),
             rope: rope.cloned(),
             slopes,
         }

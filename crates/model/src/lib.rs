@@ -1,11 +1,11 @@
-//! Decoder-only Transformers as Burn modules.
+//! Transformers as Burn modules: decoders, prefix models, encoders and encoder-decoders.
 //!
 //! This crate contains the network only: tensors, layers and weights. Text is handled elsewhere; the
 //! input is token ids and the output is logits.
 //!
 //! | to read about | open |
 //! |---|---|
-//! | the architecture and its options | [`ModelConfig`], [`presets`] |
+//! | the architecture and its options | [`ModelConfig`], [`Architecture`], [`presets`] |
 //! | the forward pass | [`Transformer`], [`Block`], [`Attention`], [`FeedForward`] |
 //! | incremental decoding | [`KvCache`] |
 //! | intermediate activations | [`Probe`] |
@@ -32,6 +32,7 @@
 #![recursion_limit = "256"]
 
 mod adapter;
+mod architecture;
 mod attention;
 mod block;
 mod chat_templates;
@@ -65,6 +66,7 @@ mod transformer;
 pub mod weights;
 
 pub use adapter::{Adapter, AdapterDir, BaseModel, SavedTensor, WeightChange, linear_modules};
+pub use architecture::Architecture;
 pub use attention::{Attention, BiasConfig};
 pub use block::Block;
 pub use chat_templates::{
@@ -96,4 +98,4 @@ pub use probe::{Hook, NoProbe, Probe, Site};
 pub use row_adapter::RowAdapter;
 pub use small_files::{is_hugging_face_folder, write_atomically};
 pub use token_texts::{TokenTexts, TokenizerRoles};
-pub use transformer::Transformer;
+pub use transformer::{Encoder, HeadTransform, Transformer};

@@ -1,12 +1,14 @@
 //! Named configurations.
 
 use crate::{
-    BiasConfig, FeedForwardKind, InitConfig, ModelConfig, NormKind, Position, RotaryConfig,
+    Architecture, BiasConfig, FeedForwardKind, InitConfig, ModelConfig, NormKind, Position,
+    RotaryConfig,
 };
 
 /// The names of the presets.
-pub const NAMES: [&str; 8] = [
+pub const NAMES: [&str; 9] = [
     "statquest",
+    "statquest-normal",
     "shakespeare-char",
     "shakespeare-char-cpu",
     "gpt2",
@@ -32,6 +34,7 @@ pub const NAMES: [&str; 8] = [
 pub fn by_name(name: &str, vocab_size: usize) -> Option<ModelConfig> {
     Some(match name {
         "statquest" => statquest(vocab_size),
+        "statquest-normal" => statquest_normal(vocab_size),
         "shakespeare-char" => shakespeare_char(vocab_size),
         "shakespeare-char-cpu" => shakespeare_char_cpu(vocab_size),
         "gpt2" => gpt2(12, 12, 768),
@@ -66,6 +69,17 @@ pub fn statquest(vocab_size: usize) -> ModelConfig {
             scale_output: false,
         },
         ..ModelConfig::default()
+    }
+}
+
+/// `StatQuest`'s normal Transformer: an encoder and a decoder of one layer and width 2, with one head each,
+/// sinusoidal positions, residual connections and an output layer with bias. Words of the input and of the
+/// output have separate embeddings, here of one vocabulary.
+pub fn statquest_normal(vocab_size: usize) -> ModelConfig {
+    ModelConfig {
+        architecture: Architecture::EncoderDecoder,
+        share_embeddings: false,
+        ..statquest(vocab_size)
     }
 }
 

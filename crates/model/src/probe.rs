@@ -58,12 +58,18 @@ pub struct Site {
     pub layer: Option<usize>,
     /// The activation.
     pub hook: Hook,
+    /// Whether this is in the encoder of an encoder-decoder model.
+    pub in_encoder: bool,
 }
 
 impl Site {
     /// A hook outside the blocks.
     pub fn outside(hook: Hook) -> Self {
-        Self { layer: None, hook }
+        Self {
+            layer: None,
+            hook,
+            in_encoder: false,
+        }
     }
 
     /// A hook in block `layer`.
@@ -71,18 +77,38 @@ impl Site {
         Self {
             layer: Some(layer),
             hook,
+            in_encoder: false,
+        }
+    }
+
+    /// The same point in the encoder of an encoder-decoder model.
+    ///
+    /// ```
+    /// use nextword_model::{Hook, Site};
+    ///
+    /// let pattern = Site::inside(0, Hook::Pattern).in_encoder();
+    /// assert_eq!(pattern.to_string(), "encoder.blocks.0.attn.hook_pattern");
+    /// ```
+    #[must_use]
+    pub fn in_encoder(self) -> Self {
+        Self {
+            in_encoder: true,
+            ..self
         }
     }
 
     /// A unique number that selects the random stream of a dropout mask.
     pub(crate) fn stream_id(self) -> u64 {
         let layer = self.layer.map_or(0, |layer| layer as u64 + 1);
-        layer << 16 | self.hook as u64
+        u64::from(self.in_encoder) << 48 | layer << 16 | self.hook as u64
     }
 }
 
 impl fmt::Display for Site {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.in_encoder {
+            f.write_str("encoder.")?;
+        }
         if let Some(layer) = self.layer {
             write!(f, "blocks.{layer}.")?;
         }
@@ -168,6 +194,45 @@ pub enum Hook {
     LoraUp = 33,
     /// The same of the adapter of the feed-forward layer's last matrix.
     LoraDown = 34,
+    /// The embedding after its norm, in models with `embedding_norm`, `[batch, seq, d_model]`.
+    FullEmbed = 35,
+    /// The output of the norm of cross-attention, `[batch, seq, d_model]`.
+    CrossLn = 36,
+    /// Queries of cross-attention, `[batch, n_heads, seq, head_dim]`.
+    CrossQuery = 37,
+    /// Keys of cross-attention, from the encoder's output, `[batch, n_kv_heads, source, head_dim]`.
+    CrossKey = 38,
+    /// Values of cross-attention, `[batch, n_kv_heads, source, head_dim]`.
+    CrossValue = 39,
+    /// Scaled and masked scores of cross-attention, `[batch, n_heads, query, source]`.
+    CrossScores = 40,
+    /// Weights of cross-attention, `[batch, n_heads, query, source]`.
+    CrossPattern = 41,
+    /// Weighted sum of the encoder's values in each head, `[batch, n_heads, seq, head_dim]`.
+    CrossZ = 42,
+    /// Output of cross-attention, added to the residual stream, `[batch, seq, d_model]`.
+    CrossAttnOut = 43,
+    /// The residual stream between cross-attention and feed-forward, `[batch, seq, d_model]`.
+    ResidMidCross = 44,
+    /// The residual sum after cross-attention, before post-norm, `[batch, seq, d_model]`.
+    CrossAttnSum = 45,
+    /// Output of cross-attention before the second sandwich norm, `[batch, seq, d_model]`.
+    RawCrossAttnOut = 46,
+    /// Queries of cross-attention before their norm, in models with `qk_norm`.
+    RawCrossQuery = 47,
+    /// Keys of cross-attention before their norm, in models with `qk_norm`.
+    RawCrossKey = 48,
+    /// Low-rank activations of the adapter of cross-attention's query, `[batch, seq, rank]`.
+    LoraCrossQuery = 49,
+    /// The same of the key's adapter, `[batch, source, rank]`.
+    LoraCrossKey = 50,
+    /// The same of the value's adapter, `[batch, source, rank]`.
+    LoraCrossValue = 51,
+    /// The same of the adapter of cross-attention's output projection.
+    LoraCrossOutput = 52,
+    /// Output of the layer before the output layer, in models with `head_transform`,
+    /// `[batch, seq, d_model]`.
+    HeadTransform = 53,
 }
 
 impl Hook {
@@ -209,6 +274,25 @@ impl Hook {
             Self::LoraGate => "mlp.hook_gate_lora",
             Self::LoraUp => "mlp.hook_up_lora",
             Self::LoraDown => "mlp.hook_down_lora",
+            Self::FullEmbed => "hook_full_embed",
+            Self::CrossLn => "ln_cross.hook_normalized",
+            Self::CrossQuery => "cross_attn.hook_q",
+            Self::CrossKey => "cross_attn.hook_k",
+            Self::CrossValue => "cross_attn.hook_v",
+            Self::CrossScores => "cross_attn.hook_attn_scores",
+            Self::CrossPattern => "cross_attn.hook_pattern",
+            Self::CrossZ => "cross_attn.hook_z",
+            Self::CrossAttnOut => "hook_cross_attn_out",
+            Self::ResidMidCross => "hook_resid_mid_cross",
+            Self::CrossAttnSum => "hook_cross_attn_sum",
+            Self::RawCrossAttnOut => "hook_cross_attn_out_before_norm",
+            Self::RawCrossQuery => "cross_attn.hook_q_before_norm",
+            Self::RawCrossKey => "cross_attn.hook_k_before_norm",
+            Self::LoraCrossQuery => "cross_attn.hook_q_lora",
+            Self::LoraCrossKey => "cross_attn.hook_k_lora",
+            Self::LoraCrossValue => "cross_attn.hook_v_lora",
+            Self::LoraCrossOutput => "cross_attn.hook_out_lora",
+            Self::HeadTransform => "mlm_head.hook_normalized",
         }
     }
 }
@@ -226,5 +310,11 @@ mod tests {
         assert_eq!(Site::outside(Hook::Logits).stream_id(), 21);
         assert_eq!(Site::inside(0, Hook::LoraQuery).stream_id(), (1 << 16) + 28);
         assert_eq!(Site::inside(3, Hook::LoraDown).stream_id(), (4 << 16) + 34);
+        let encoder = Site::inside(0, Hook::Pattern).in_encoder();
+        assert_eq!(encoder.stream_id(), (1 << 48) + (1 << 16) + 10);
+        assert_eq!(
+            Site::inside(0, Hook::CrossPattern).stream_id(),
+            (1 << 16) + 41
+        );
     }
 }

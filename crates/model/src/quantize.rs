@@ -26,8 +26,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use nextword_kernels::{Bits, QuantizedMatrix};
 
 pub(crate) use self::file::{
-    dequantized_values, detect_bits, embedding_bits, expected, load, matrix_format, read_matrix,
-    save, write,
+    dequantized_values, detect_bits, embedding_bits, expected, load, matrix_format, matrix_shape,
+    read_matrix, save, write,
 };
 use crate::Transformer;
 use crate::linear::{Linear, empty_param};
@@ -35,13 +35,12 @@ use crate::linear::{Linear, empty_param};
 pub(crate) const TABLE: &str = "token_embedding.weight";
 pub(crate) const HEAD: &str = "head.weight";
 
-/// Lists the linear layers of `$blocks` with the names of their weights. `$ref` is `&` or `&mut`.
+/// Adds the linear layers of `$blocks` with the names of their weights to `$found`. `$ref` is `&` or `&mut`.
 macro_rules! linears {
-    ($blocks:expr, [$($ref:tt)+]) => {{
-        let mut found = Vec::new();
+    ($found:ident, $prefix:literal, $blocks:expr, [$($ref:tt)+]) => {
         for (layer, block) in $blocks.enumerate() {
             let mut add = |name: &str, linear| {
-                found.push((format!("blocks.{layer}.{name}.weight"), linear));
+                $found.push((format!("{}blocks.{layer}.{name}.weight", $prefix), linear));
             };
             let attention = $($ref)+ block.attention;
             add("attention.query", $($ref)+ attention.query);
@@ -49,6 +48,14 @@ macro_rules! linears {
             add("attention.value", $($ref)+ attention.value);
             if let Some(output) = $($ref)+ attention.output {
                 add("attention.output", output);
+            }
+            if let Some(attention) = $($ref)+ block.cross_attention {
+                add("cross_attention.query", $($ref)+ attention.query);
+                add("cross_attention.key", $($ref)+ attention.key);
+                add("cross_attention.value", $($ref)+ attention.value);
+                if let Some(output) = $($ref)+ attention.output {
+                    add("cross_attention.output", output);
+                }
             }
             if let Some(feed_forward) = $($ref)+ block.feed_forward {
                 if let Some(gate) = $($ref)+ feed_forward.gate {
@@ -58,19 +65,28 @@ macro_rules! linears {
                 add("feed_forward.down", $($ref)+ feed_forward.down);
             }
         }
-        found
-    }};
+    };
 }
 
 impl Transformer {
     /// The linear layers of the blocks, with the names of their weights.
     pub(crate) fn linears(&self) -> Vec<(String, &Linear)> {
-        linears!(self.blocks.iter(), [&])
+        let mut found = Vec::new();
+        linears!(found, "", self.blocks.iter(), [&]);
+        if let Some(encoder) = &self.encoder {
+            linears!(found, "encoder.", encoder.blocks.iter(), [&]);
+        }
+        found
     }
 
     /// The linear layers of the blocks, mutably, with the names of their weights.
     pub(crate) fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
-        linears!(self.blocks.iter_mut(), [&mut])
+        let mut found = Vec::new();
+        linears!(found, "", self.blocks.iter_mut(), [&mut]);
+        if let Some(encoder) = &mut self.encoder {
+            linears!(found, "encoder.", encoder.blocks.iter_mut(), [&mut]);
+        }
+        found
     }
 
     /// Quantizes all matrices except the position embedding: the linear layers of the blocks to `bits`,

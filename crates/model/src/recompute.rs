@@ -15,10 +15,11 @@ impl Transformer {
     /// graph, `[1]`, and its gradients.
     ///
     /// Calls `on_gradients` with the gradients of the output layer, of each block and of the
-    /// embeddings, in this order; nothing below the lowest trained part is recomputed. A parameter that is used
+    /// embeddings, in this order, and then with those of the encoder, from its final norm to its embeddings;
+    /// nothing below the lowest trained part is recomputed. A parameter that is used
     /// twice (a tied embedding) has two gradients, which the caller adds up. The model is on an autodiff device,
-    /// `tokens` (`[batch, seq]`) is not. `context` returns the same context on each call: dropout masks and
-    /// attention mask.
+    /// `tokens` (`[batch, seq]`) is not. `context` returns the same context on each call: dropout masks,
+    /// attention mask, and the source of an encoder-decoder model.
     ///
     /// # Panics
     /// If there are not `batch * seq` targets.
@@ -32,13 +33,23 @@ impl Transformer {
     ) -> Tensor<1> {
         let lowest = self.lowest_trained_part();
         let inner = self.valid();
-        let mut x = inner.embed(tokens.clone(), &mut context());
+        let mut source = context()
+            .take_source()
+            .map(|(tokens, lengths)| RecomputedSource::new(&inner, tokens, lengths, &context));
+        let inner_context = || {
+            let mut ctx = context();
+            if let Some(source) = &source {
+                ctx.set_encoded(source.output.clone(), source.lengths.clone());
+            }
+            ctx
+        };
+        let mut x = inner.embed(tokens.clone(), &mut inner_context());
         let mut inputs = Vec::with_capacity(inner.blocks.len());
         for layer in 0..inner.blocks.len() {
             if lowest.is_none_or(|lowest| layer >= lowest) {
                 inputs.push((layer, x.clone()));
             }
-            x = inner.forward_block(layer, x, &mut context());
+            x = inner.forward_block(layer, x, &mut inner_context());
         }
         drop(inner);
 
@@ -57,14 +68,26 @@ impl Transformer {
                 break; // The loss does not depend on this block's output, or nothing below is trained.
             };
             let x = track(input, layer);
-            let y = self.forward_block(layer, x.clone(), &mut context());
+            let mut ctx = context();
+            let encoded = source.as_ref().map(|source| source.track(&mut ctx));
+            let y = self.forward_block(layer, x.clone(), &mut ctx);
             let mut gradients = (y * Tensor::from_inner(gradient)).sum().backward();
             upstream = x.grad_remove(&mut gradients);
+            if let (Some(source), Some(encoded)) = (&mut source, encoded) {
+                source.add(encoded.grad_remove(&mut gradients));
+            }
             on_gradients(gradients);
         }
         if let Some(gradient) = upstream {
-            let y = self.embed(tokens, &mut context());
+            let mut ctx = context();
+            if let Some(source) = &source {
+                source.track(&mut ctx);
+            }
+            let y = self.embed(tokens, &mut ctx);
             on_gradients((y * Tensor::from_inner(gradient)).sum().backward());
+        }
+        if let Some(source) = source {
+            source.backward(self, &context, on_gradients);
         }
         loss.inner()
     }
@@ -72,13 +95,112 @@ impl Transformer {
     /// The first block with a trained parameter, or the number of blocks if there is none; `None` if the embeddings
     /// are trained.
     fn lowest_trained_part(&self) -> Option<usize> {
-        let positions = self.position_embedding.as_ref();
-        if is_trained(&self.token_embedding) || positions.is_some_and(is_trained) {
+        let embeddings = is_trained(&self.token_embedding)
+            || self.position_embedding.as_ref().is_some_and(is_trained)
+            || self.embedding_norm.as_ref().is_some_and(is_trained);
+        if embeddings || self.encoder.as_ref().is_some_and(is_trained) {
             return None;
         }
         let lowest = self.blocks.iter().position(is_trained);
         Some(lowest.unwrap_or(self.blocks.len()))
     }
+}
+
+/// The encoder's part of a forward pass: the inputs of its blocks, and its output.
+struct RecomputedSource {
+    tokens: Tensor<2, Int>,
+    lengths: Vec<usize>,
+    /// Off the autodiff graph.
+    inputs: Vec<Tensor<3>>,
+    last: Tensor<3>,
+    output: Tensor<3>,
+    /// The sum of the decoder's gradients of `output` so far.
+    gradient: Option<Tensor<3>>,
+}
+
+impl RecomputedSource {
+    /// Runs the encoder of `inner`, which is off the autodiff graph.
+    fn new(
+        inner: &Transformer,
+        tokens: Tensor<2, Int>,
+        lengths: Vec<usize>,
+        context: &impl Fn() -> ForwardContext<'static, NoProbe>,
+    ) -> Self {
+        let context = || encoder_context(context, &lengths);
+        let mut x = inner.embed_source(tokens.clone(), &mut context());
+        let mut inputs = Vec::new();
+        for layer in 0..inner.require_encoder().blocks.len() {
+            inputs.push(x.clone());
+            x = inner.forward_encoder_block(layer, x, &mut context());
+        }
+        let output = inner.normalize_encoded(x.clone(), &mut context());
+        Self {
+            tokens,
+            lengths,
+            inputs,
+            last: x,
+            output,
+            gradient: None,
+        }
+    }
+
+    /// Gives `ctx` the encoder's output, and returns it to ask for its gradient.
+    fn track(&self, ctx: &mut ForwardContext<'static, NoProbe>) -> Tensor<3> {
+        let output = Tensor::from_inner(self.output.clone()).require_grad();
+        ctx.set_encoded(output.clone(), self.lengths.clone());
+        output
+    }
+
+    fn add(&mut self, gradient: Option<Tensor<3>>) {
+        self.gradient = match (self.gradient.take(), gradient) {
+            (Some(sum), Some(gradient)) => Some(sum + gradient),
+            (sum, gradient) => sum.or(gradient),
+        };
+    }
+
+    /// The backward pass through the encoder of `model`.
+    fn backward(
+        self,
+        model: &Transformer,
+        context: &impl Fn() -> ForwardContext<'static, NoProbe>,
+        mut on_gradients: impl FnMut(Gradients),
+    ) {
+        let context = || encoder_context(context, &self.lengths);
+        let Some(gradient) = self.gradient else {
+            return; // The loss does not depend on the source.
+        };
+        let mut step = |x: Tensor<3>, y: Tensor<3>, gradient: Tensor<3>| {
+            let mut gradients = (y * Tensor::from_inner(gradient)).sum().backward();
+            let upstream = x.grad_remove(&mut gradients);
+            on_gradients(gradients);
+            upstream
+        };
+        let x = Tensor::from_inner(self.last).require_grad();
+        let y = model.normalize_encoded(x.clone(), &mut context());
+        let mut upstream = step(x, y, gradient);
+        for (layer, input) in self.inputs.into_iter().enumerate().rev() {
+            let Some(gradient) = upstream.take() else {
+                return;
+            };
+            let x = Tensor::from_inner(input).require_grad();
+            let y = model.forward_encoder_block(layer, x.clone(), &mut context());
+            upstream = step(x, y, gradient);
+        }
+        if let Some(gradient) = upstream {
+            let y = model.embed_source(self.tokens, &mut context());
+            on_gradients((y * Tensor::from_inner(gradient)).sum().backward());
+        }
+    }
+}
+
+/// A context of the encoder, with the dropout masks of `context`.
+fn encoder_context(
+    context: &impl Fn() -> ForwardContext<'static, NoProbe>,
+    lengths: &[usize],
+) -> ForwardContext<'static, NoProbe> {
+    let mut ctx = context();
+    ctx.enter_encoder(lengths.to_vec());
+    ctx
 }
 
 /// Whether a parameter of `module` needs a gradient.

@@ -1,5 +1,8 @@
 //! The complete network, from token ids to logits.
 
+mod embedding;
+mod encoder;
+
 use burn::module::{Module, Param};
 use burn::nn::Embedding;
 use burn::tensor::{Device, Int, Tensor};
@@ -13,7 +16,10 @@ use crate::{
     init::initialize,
 };
 
-/// A decoder-only Transformer.
+pub use self::encoder::{Encoder, HeadTransform};
+
+/// A Transformer: a decoder, with an encoder beside it in encoder-decoder models, or a single stack with
+/// another mask (see [`Architecture`](crate::Architecture)).
 ///
 /// # Example
 ///
@@ -40,10 +46,16 @@ pub struct Transformer {
     pub token_embedding: Embedding,
     /// `[context_length, d_model]`; learned positions only.
     pub position_embedding: Option<Embedding>,
-    /// The blocks, in order.
+    /// After the sum of the embeddings, in models with `embedding_norm`.
+    pub embedding_norm: Option<Norm>,
+    /// The encoder of encoder-decoder models.
+    pub encoder: Option<Encoder>,
+    /// The blocks, in order; in encoder-decoder models, those of the decoder.
     pub blocks: Vec<Block>,
     /// Norm after the last block, in pre-norm and sandwich-norm models.
     pub final_norm: Option<Norm>,
+    /// Before the output layer, in models with `head_transform`.
+    pub head_transform: Option<HeadTransform>,
     /// The output layer (language-model head).
     pub head: Head,
     /// The 8-bit or 4-bit token embedding of a quantized model, `[d_model, vocab_size]`. The float
@@ -110,13 +122,25 @@ impl ModelConfig {
             token_embedding: embedding(self.vocab_size),
             position_embedding: (self.position == Position::Learned)
                 .then(|| embedding(self.context_length)),
+            embedding_norm: self
+                .embedding_norm
+                .then(|| Norm::new(self, self.d_model, device))
+                .flatten(),
+            encoder: Encoder::new(self, device),
             blocks: (0..self.n_layers)
-                .map(|layer| Block::new(self, layer, device))
+                .map(|layer| {
+                    if self.has_encoder() {
+                        Block::with_cross_attention(self, layer, device)
+                    } else {
+                        Block::new(self, layer, device)
+                    }
+                })
                 .collect(),
             final_norm: self
                 .has_final_norm()
                 .then(|| Norm::new(self, self.d_model, device))
                 .flatten(),
+            head_transform: HeadTransform::new(self, device),
             head: Head {
                 weight: (!self.tied_head)
                     .then(|| placeholder([self.d_model, self.vocab_size], device)),
@@ -138,8 +162,11 @@ impl ModelConfig {
 }
 
 impl Transformer {
-    /// Computes the logits of the next token at each position: `[batch, seq]` to
-    /// `[batch, seq, vocab_size]`.
+    /// Computes the logits of the next token at each position, or in an encoder of the token itself:
+    /// `[batch, seq]` to `[batch, seq, vocab_size]`.
+    ///
+    /// An encoder-decoder model takes its source from the context
+    /// ([`with_source`](ForwardContext::with_source)) or from the cache.
     ///
     /// # Panics
     /// If cached and new tokens together exceed `context_length`, or both the model and rows have adapters. Ids must
@@ -179,6 +206,10 @@ impl Transformer {
         ctx: &mut ForwardContext<'_, P>,
     ) -> Tensor<3> {
         let seq = tokens.dims()[1];
+        if let Some((source, lengths)) = ctx.take_source() {
+            let encoded = self.encode(source, lengths.clone(), ctx);
+            ctx.set_encoded(encoded, lengths);
+        }
         let mut x = self.embed(tokens, ctx);
         for (layer, block) in self.blocks.iter().enumerate() {
             ctx.set_layer(Some(layer));
@@ -201,20 +232,25 @@ impl Transformer {
         self.blocks[layer].forward(x, ctx)
     }
 
+    /// Runs a single block of the encoder, with a context that no other block has used.
+    pub(crate) fn forward_encoder_block<P: Probe>(
+        &self,
+        layer: usize,
+        x: Tensor<3>,
+        ctx: &mut ForwardContext<'_, P>,
+    ) -> Tensor<3> {
+        ctx.set_positions(&self.config, self.rope.as_ref(), &x);
+        ctx.set_layer(Some(layer));
+        self.require_encoder().blocks[layer].forward(x, ctx)
+    }
+
     /// Converts the output of the last block to the input of the output layer.
     fn apply_final_norm<P: Probe>(
         &self,
         x: Tensor<3>,
         ctx: &mut ForwardContext<'_, P>,
     ) -> Tensor<3> {
-        match &self.final_norm {
-            Some(norm) => {
-                let x = norm.forward(x);
-                ctx.record(Hook::FinalNorm, &x);
-                x
-            }
-            None => x,
-        }
+        final_norm(self.final_norm.as_ref(), x, ctx)
     }
 
     /// Applies the output layer: `[batch, seq, d_model]` to `[batch, seq, vocab_size]`.
@@ -223,6 +259,14 @@ impl Transformer {
         hidden: Tensor<3>,
         ctx: &mut ForwardContext<'_, P>,
     ) -> Tensor<3> {
+        let hidden = match &self.head_transform {
+            Some(transform) => {
+                let hidden = transform.forward(hidden);
+                ctx.record(Hook::HeadTransform, &hidden);
+                hidden
+            }
+            None => hidden,
+        };
         let logits = self.output_layer().logits(hidden);
         ctx.record(Hook::Logits, &logits);
         logits
@@ -283,6 +327,10 @@ impl Transformer {
         if ctx.is_probed() {
             self.logits(hidden.clone(), ctx);
         }
+        let hidden = match &self.head_transform {
+            Some(transform) => transform.forward(hidden),
+            None => hidden,
+        };
         nextword_kernels::cross_entropy_sum(hidden, self.output_layer(), targets)
     }
 
@@ -308,49 +356,6 @@ impl Transformer {
             soft_cap: self.config.logit_soft_cap,
             precision: self.precision,
         }
-    }
-
-    /// Computes the input of the first block, token embedding plus position encoding: `[batch, seq]`
-    /// to `[batch, seq, d_model]`.
-    pub(crate) fn embed<P: Probe>(
-        &self,
-        tokens: Tensor<2, Int>,
-        ctx: &mut ForwardContext<'_, P>,
-    ) -> Tensor<3> {
-        ctx.set_layer(None);
-        let x = match &self.quantized_embedding {
-            Some(table) => nextword_kernels::embed_quantized(table, tokens),
-            None => nextword_kernels::embed(self.token_embedding.weight.val(), tokens),
-        };
-        let x = match self.config.embedding_scale {
-            Some(scale) => x * scale,
-            None => x,
-        };
-        ctx.record(Hook::Embed, &x);
-        ctx.set_positions(&self.config, self.rope.as_ref(), &x);
-        assert!(
-            !(self.has_adapter() && ctx.has_row_adapters()),
-            "rows cannot have adapters of their own in a model with an adapter"
-        );
-        assert!(
-            ctx.positions().mask().keys() <= self.config.context_length,
-            "{} tokens do not fit into a context of {}",
-            ctx.positions().mask().keys(),
-            self.config.context_length
-        );
-        let table = match (&self.position_embedding, &self.sinusoidal_table) {
-            (Some(learned), _) => Some(learned.weight.val()),
-            (None, sinusoidal) => sinusoidal.clone(),
-        };
-        let x = match table {
-            Some(table) => {
-                let encoding = ctx.positions().gather(table).cast(x.dtype());
-                ctx.record(Hook::PosEmbed, &encoding);
-                x + encoding
-            }
-            None => x,
-        };
-        ctx.dropout(Hook::Embed, x, self.config.dropout.embedding)
     }
 
     /// Sets the precision of matrix products. Weights, norms, attention scores and the loss stay in
@@ -389,12 +394,16 @@ impl Transformer {
     }
 
     /// Bytes of weights that the forward pass of one token reads: all weights except the rows of the
-    /// embedding tables that are not looked up.
+    /// embedding tables that are not looked up, and the encoder, which runs once per source.
     pub fn bytes_per_token(&self) -> usize {
         let counts = self.config.parameter_counts();
-        let tables = counts.token_embedding * usize::from(!self.config.tied_head);
+        let read =
+            self.config.vocab_size * self.config.d_model * usize::from(self.config.tied_head);
+        let tables = counts.token_embedding - read;
         let mut bytes = 4 * (counts.total() - tables - counts.position_embedding);
+        bytes -= 4 * self.config.encoder_weights_per_source();
         let linears = self.linears().into_iter();
+        let linears = linears.filter(|(name, _)| !name.starts_with("encoder."));
         let linears = linears.filter_map(|(_, linear)| linear.quantized());
         for weight in linears.chain(self.quantized_head()) {
             let [d_in, d_out] = weight.shape();
@@ -406,5 +415,21 @@ impl Transformer {
     /// The device of the weights.
     pub fn device(&self) -> Device {
         self.token_embedding.weight.val().device()
+    }
+}
+
+/// Applies the norm after a stack's last block, if there is one.
+pub(crate) fn final_norm<P: Probe>(
+    norm: Option<&Norm>,
+    x: Tensor<3>,
+    ctx: &mut ForwardContext<'_, P>,
+) -> Tensor<3> {
+    match norm {
+        Some(norm) => {
+            let x = norm.forward(x);
+            ctx.record(Hook::FinalNorm, &x);
+            x
+        }
+        None => x,
     }
 }

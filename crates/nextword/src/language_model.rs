@@ -7,7 +7,9 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use nextword_data::{Sources, Tokenizer};
 use nextword_eval::{TextReport, TextSettings, evaluate_text};
 use nextword_generate::{Completion, GenerateError, TextGenerator, TextOptions};
-use nextword_model::{ForwardContext, ModelCard, ModelDir, Probe, Transformer};
+use nextword_model::{
+    Architecture, AttentionMask, ForwardContext, ModelCard, ModelDir, Probe, Transformer,
+};
 use nextword_train::{TrainedModel, resolve_model_dir};
 
 use crate::{Activations, Control, Result, default_device};
@@ -151,7 +153,8 @@ impl LanguageModel {
     }
 
     /// Runs the model on `prompt` with a probe of your own, which receives every intermediate tensor
-    /// in the order of computation. An empty prompt is one token, as in [`TextGenerator::generate`].
+    /// in the order of computation. In an encoder-decoder model the prompt is the source, and the decoder
+    /// computes its first token. An empty prompt is one token, as in [`TextGenerator::generate`].
     ///
     /// ```
     /// use nextword::burn::tensor::Tensor;
@@ -204,7 +207,21 @@ impl LanguageModel {
         let signed: Vec<i32> = ids.iter().map(|id| id.cast_signed()).collect();
         let data = TensorData::new(signed, [1, ids.len()]);
         let tokens = Tensor::<2, Int>::from_data(data, &model.device());
-        model.forward(tokens, &mut ForwardContext::with_probe(probe));
+        let mut ctx = ForwardContext::with_probe(probe);
+        match model.config().architecture {
+            Architecture::EncoderDecoder => {
+                let start = self.generator.start_id().cast_signed();
+                let target = Tensor::from_ints([[start]], &model.device());
+                model.forward(target, &mut ctx.with_source(tokens, vec![ids.len()]));
+            }
+            Architecture::Prefix => {
+                let mask = AttentionMask::causal(vec![0], ids.len()).with_prefix(vec![ids.len()]);
+                model.forward(tokens, &mut ctx.with_mask(mask));
+            }
+            Architecture::Decoder | Architecture::Encoder => {
+                model.forward(tokens, &mut ctx);
+            }
+        }
     }
 
     /// The loss, perplexity and bits per byte of the model on `text`, read as [`evaluate_text`] describes.

@@ -65,6 +65,7 @@
 mod api_error;
 mod config;
 mod connection;
+mod embeddings;
 mod engine;
 mod error;
 mod explain;

@@ -9,7 +9,7 @@ use nextword_chat::{ChatError, ChatTemplate, PromptEncoder};
 use nextword_data::Tokenizer;
 use nextword_explain::history::TrainingHistory;
 use nextword_generate::{BatchOptions, TextGenerator};
-use nextword_model::{KvCache, ModelConfig, ModelDir, RowAdapter};
+use nextword_model::{Architecture, KvCache, ModelConfig, ModelDir, RowAdapter};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -76,6 +76,9 @@ impl LoadedModel {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn open(name: String, model_dir: &ModelDir, device: &Device) -> Result<Self, ServerError> {
+        // The batches of the engine share prefixes of prompts, which only a causal mask allows.
+        let served = [Architecture::Decoder, Architecture::Encoder];
+        model_dir.config.require(&served, "serve the model")?;
         let generator = TextGenerator::open(model_dir, device)?;
         let weights = modified(&model_dir.weights_path());
         // An adapter is newer than its base.

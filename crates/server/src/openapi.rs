@@ -28,7 +28,7 @@ mod tests {
     use crate::middleware::HostCheck;
     use crate::params::Params;
     use crate::routes::{AppState, handlers, router};
-    use crate::{Config, explain, parse, test_model, tokens};
+    use crate::{Config, embeddings, explain, parse, test_model, tokens};
 
     /// Routes of the web pages, which are not part of the API.
     const PAGE_ROUTES: [&str; 6] = [
@@ -43,7 +43,7 @@ mod tests {
     type ParseFn = fn(Arc<Model>, &mut Params<'_>) -> Result<(), ApiError>;
 
     /// Each route with a request body, its parser, and a minimal body.
-    fn parsers() -> [(&'static str, ParseFn, Value); 5] {
+    fn parsers() -> [(&'static str, ParseFn, Value); 6] {
         let messages = json!([{"role": "user", "content": "x"}]);
         [
             (
@@ -55,6 +55,11 @@ mod tests {
                 "/v1/chat/completions",
                 |model, params| parse::chat(model, params).map(drop),
                 json!({"messages": messages}),
+            ),
+            (
+                "/v1/embeddings",
+                |model, params| embeddings::parse(&model, params).map(drop),
+                json!({"input": "x"}),
             ),
             (
                 "/tokenize",

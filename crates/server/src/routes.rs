@@ -22,7 +22,7 @@ use crate::middleware::{ApiKey, HostCheck, handle_request, read_body};
 use crate::models::Models;
 use crate::params::Params;
 use crate::parse::{self, ParsedRequest};
-use crate::{Config, explain, openapi, page, panics, stream, tokens};
+use crate::{Config, embeddings, explain, openapi, page, panics, stream, tokens};
 
 /// State shared by all requests.
 pub(crate) struct AppState {
@@ -34,13 +34,15 @@ pub(crate) struct AppState {
     /// Limits JSON parsing: a body of 1 MiB may contain half a million numbers.
     parse_limit: ConcurrencyLimit,
     pub(crate) explain_service: ExplainService,
+    /// Limits embeddings, which are computed outside the engines.
+    pub(crate) embedding_limit: ConcurrencyLimit,
 }
 
 /// Maximum number of requests parsed concurrently.
 const MAX_CONCURRENT_PARSES: usize = 8;
 
 /// The `route` labels of the metrics.
-const ROUTES: [&str; 18] = [
+const ROUTES: [&str; 19] = [
     "/",
     "/style.css",
     "/app.js",
@@ -56,6 +58,7 @@ const ROUTES: [&str; 18] = [
     "/v1/models/{model}",
     "/v1/completions",
     "/v1/chat/completions",
+    "/v1/embeddings",
     "/tokenize",
     "/detokenize",
     "other",
@@ -72,6 +75,7 @@ impl AppState {
             responses: Responses::default(),
             parse_limit: ConcurrencyLimit::new(MAX_CONCURRENT_PARSES, config.queue),
             explain_service: ExplainService::default(),
+            embedding_limit: ConcurrencyLimit::new(1, config.queue),
             config,
         }
     }
@@ -147,6 +151,7 @@ pub(crate) fn handlers() -> Vec<(&'static str, MethodRouter<Arc<AppState>>)> {
         ("/v1/models/{model}", get(model)),
         ("/v1/completions", post(completions)),
         ("/v1/chat/completions", post(chat)),
+        ("/v1/embeddings", post(embed)),
         ("/tokenize", post(tokens::tokenize)),
         ("/detokenize", post(tokens::detokenize)),
     ]
@@ -241,6 +246,19 @@ async fn completions(State(app): State<Arc<AppState>>, request: Request) -> Hand
 
 async fn chat(State(app): State<Arc<AppState>>, request: Request) -> HandlerResult {
     complete(app, request, parse::chat).await
+}
+
+async fn embed(State(app): State<Arc<AppState>>, request: Request) -> HandlerResult {
+    app.check_accepting()?;
+    let parse = |model: Arc<Model>, params: &mut Params<'_>| {
+        let request = embeddings::parse(&model, params)?;
+        Ok((model, request))
+    };
+    let (model, request) = app.parse_json(request, parse).await?;
+    let body = app
+        .embedding_limit
+        .run(move || embeddings::respond(&model, &request));
+    Ok(json_response(StatusCode::OK, body.await?))
 }
 
 type ParseFn = fn(Arc<Model>, &mut Params<'_>) -> Result<ParsedRequest, ApiError>;

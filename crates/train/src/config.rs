@@ -155,8 +155,8 @@ pub struct ValidationConfig {
     pub windows: usize,
     /// Sequences per batch.
     pub batch_size: usize,
-    /// Maximum number of held-out conversations whose last message the model generates at each validation, to
-    /// compare it with the message there; 0 disables it.
+    /// Maximum number of held-out conversations or pairs whose last message or target the model generates at each
+    /// validation, to compare it with the one there; 0 disables it.
     #[serde(skip_serializing_if = "is_default_completions")]
     pub completions: usize,
     /// Early stopping: stop after this many consecutive validations without an improvement; 0 disables it.

@@ -12,7 +12,14 @@ use crate::conversation_defaults;
 use crate::{RunConfig, TrainError, UnsetKeys};
 
 /// The keys of `[data]` that select the data source; exactly one of them is set.
-const SOURCE_KEYS: [&str; 5] = ["path", "paths", "builtin", "prepared", "conversations"];
+const SOURCE_KEYS: [&str; 6] = [
+    "path",
+    "paths",
+    "builtin",
+    "prepared",
+    "conversations",
+    "pairs",
+];
 
 /// The keys of `[train]` for the length of a run; at most one of them is set.
 const LENGTH_KEYS: [&str; 2] = ["steps", "epochs"];

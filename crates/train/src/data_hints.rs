@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use nextword_data::{Packing, SpecialTokens, unknown_note};
+use nextword_model::Architecture;
 
 use crate::RunSetup;
 
@@ -26,6 +27,12 @@ const MAX_SEARCHED_TOKENS: usize = 1 << 20;
 impl RunSetup {
     /// A prompt for a first try of the model (see [`RunInfo::prompt`](crate::RunInfo)).
     pub(crate) fn example_prompt(&self) -> Option<String> {
+        if let Some(pairs) = &self.pairs {
+            return Some(pairs.first_source.clone());
+        }
+        if self.config.model.architecture == Architecture::Encoder {
+            return self.start_of_data().as_deref().and_then(with_blank);
+        }
         let samples = &self.config.samples;
         let first = samples.prompts.first().filter(|_| samples.every > 0)?;
         let known = samples.prompts.iter();
@@ -129,6 +136,13 @@ impl RunSetup {
 fn first_words(text: &str) -> Option<String> {
     let line = text.lines().find(|line| !line.trim().is_empty())?;
     let words: Vec<&str> = line.split_whitespace().take(EXAMPLE_WORDS).collect();
+    Some(words.join(" "))
+}
+
+/// `text` with a blank in place of its second word.
+fn with_blank(text: &str) -> Option<String> {
+    let mut words: Vec<&str> = text.split(' ').collect();
+    *words.get_mut(1)? = "___";
     Some(words.join(" "))
 }
 
@@ -260,5 +274,7 @@ mod tests {
         ] {
             assert_eq!(first_words(text).as_deref(), words, "{text:?}");
         }
+        assert_eq!(with_blank("a b c").as_deref(), Some("a ___ c"));
+        assert_eq!(with_blank("a"), None);
     }
 }

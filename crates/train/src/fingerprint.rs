@@ -101,7 +101,34 @@ fn later_settings(config: &RunConfig) -> Vec<Setting> {
     let length = length.filter(|length| *length != config.model.context_length);
     let mut settings = vec![setting("train.sequence_length", length, Value::Null)];
     settings.extend(lora_settings(config));
+    settings.extend(architecture_settings(config));
+    settings.extend(masked_settings(config));
     settings
+}
+
+/// How tokens are masked for an encoder.
+#[rustfmt::skip] // A table.
+fn masked_settings(config: &RunConfig) -> Vec<Setting> {
+    let (masked, none) = (config.data.masked.as_ref(), Value::Null);
+    vec![
+        setting("data.masked.rate", masked.map(|masked| masked.rate), &none),
+        setting("data.masked.mask", masked.map(|masked| masked.mask), &none),
+        setting("data.masked.random", masked.map(|masked| masked.random), &none),
+        setting("data.masked.whole_words", masked.map(|masked| masked.whole_words), &none),
+    ]
+}
+
+/// The settings of models that are not decoders.
+#[rustfmt::skip] // A table.
+fn architecture_settings(config: &RunConfig) -> Vec<Setting> {
+    let model = &config.model;
+    vec![
+        setting("model.architecture", model.architecture, "decoder"),
+        setting("model.n_encoder_layers", model.n_encoder_layers, Value::Null),
+        setting("model.share_embeddings", model.share_embeddings, true),
+        setting("model.embedding_norm", model.embedding_norm, false),
+        setting("model.head_transform", model.head_transform, false),
+    ]
 }
 
 /// The settings of `[lora]`, all of them if there is that table.

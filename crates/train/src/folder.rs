@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Component, Path, PathBuf};
 
 use nextword_convert::find_base;
-use nextword_data::is_template_name;
+use nextword_data::{is_pairs_name, is_template_name};
 use nextword_model::{AdapterDir, ModelDir};
 
 use crate::{RunConfig, TrainError, parse_stored_config, to_toml};
@@ -263,9 +263,12 @@ fn paths(config: &mut RunConfig) -> impl Iterator<Item = &mut PathBuf> {
     let template = data.chat_template.iter_mut();
     let template = template.filter(|name| !is_template_name(name));
     let conversations = data.conversations.iter_mut().chain(template);
+    let pairs = data.pairs.iter_mut();
+    let pairs = pairs.filter(|path| !is_pairs_name(path));
     let all = sources
         .chain(others)
         .chain(conversations)
+        .chain(pairs)
         .chain(&mut config.start_from);
     all.filter(|path| path.as_os_str() != "-")
 }

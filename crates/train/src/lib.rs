@@ -4,6 +4,7 @@
 //! |---|---|
 //! | the options of a run | [`RunConfig`] |
 //! | conversations as training data | [`Conversations`] |
+//! | pairs of source and target as training data | [`Pairs`] |
 //! | forward and backward pass, gradient accumulation, clipping | [`Gradients`], [`forward_backward`], [`Stepper`] |
 //! | the optimizer | [`Optimizer`] |
 //! | the learning rate schedule | [`ScheduleConfig`] |
@@ -57,6 +58,7 @@ mod lora_defaults;
 mod metrics;
 mod nonfinite;
 mod optimizer;
+mod pairs;
 pub mod plan;
 mod report;
 mod saved_model;
@@ -65,6 +67,7 @@ mod setup;
 mod start_from;
 mod step;
 mod stepper;
+mod task;
 mod tokenizer_choice;
 mod trainer;
 mod training_loop;
@@ -82,13 +85,15 @@ pub use folder::RunFolder;
 pub use lora::{LoraSettings, UnsetKeys};
 pub use metrics::MetricsLine;
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerKind};
+pub use pairs::{PairReport, Pairs};
 pub use report::{
     Completion, CompletionReport, CompletionRequest, Hooks, LoraInfo, NoHooks, NullReporter,
     Outcome, Reporter, RunInfo, SampleRequest, StepReport, StopReason, ValidationReport,
 };
 pub use schedule::{ScheduleConfig, ScheduleKind};
 pub use setup::{
-    RunSetup, prepare_conversations, prepare_run, prepare_stored_run, resolve_model_dir,
+    RunSetup, prepare_conversations, prepare_pairs, prepare_run, prepare_stored_run,
+    resolve_model_dir,
 };
 pub use start_from::LoraBase;
 pub use step::{Gradients, forward_backward};

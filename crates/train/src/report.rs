@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nextword_data::Tokenizer;
-use nextword_model::{ModelTokens, Transformer};
+use nextword_model::{Architecture, ModelTokens, Transformer};
 
 use crate::TrainError;
 
@@ -42,6 +42,8 @@ pub struct RunInfo {
     pub prompt: Option<String>,
     /// Whether the run trains on conversations.
     pub is_chat: bool,
+    /// The architecture of the model; the `prompt` of an encoder has a blank.
+    pub architecture: Architecture,
     /// Damaged checkpoints that were skipped, with the reasons.
     pub skipped: Vec<String>,
 }

@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use nextword_data::{Dataset, EvalWindows, Loader, LoaderConfig, Tokenizer};
+use nextword_data::{Dataset, EvalWindows, Loader, LoaderConfig, Samples, Tokenizer};
 use nextword_model::{DeviceName, ModelDir, ModelTokens, Transformer, weights};
 
 use self::conversation_data::{read_conversations, without_conversations};
 use self::model_parts::{ModelParts, model_tokens};
+use self::pair_data::samples_of;
 use self::source_model::{SourceModel, apply_base_model};
 use crate::conversation_defaults::resolve_epochs;
 use crate::conversations::{Conversations, dataset_without_tokens};
+use crate::pairs::{self, Pairs};
 use crate::start_from::LoraBase;
+use crate::task::Task;
 use crate::tokenizer_choice::{build_dataset, resolve_vocab_size, use_declared_eos};
 use crate::{RunConfig, TrainError};
 
@@ -20,9 +23,11 @@ mod conversation_data;
 mod description;
 mod memory;
 mod model_parts;
+mod pair_data;
 mod source_model;
 
 pub use self::conversation_data::prepare_conversations;
+pub use self::pair_data::prepare_pairs;
 pub use self::source_model::resolve_model_dir;
 
 /// Everything that a run needs, built from its configuration.
@@ -47,6 +52,8 @@ pub struct RunSetup {
     pub lora: Option<LoraBase>,
     /// The conversations that the run trains on, in place of the tokens of `dataset`.
     pub conversations: Option<Conversations>,
+    /// The pairs that the run trains on, in place of the tokens of `dataset`.
+    pub pairs: Option<Pairs>,
     /// What the model card says about the data, if a checkpoint has it: a resumed run reads the same data by other
     /// paths.
     pub(crate) trained_on: Option<String>,
@@ -75,6 +82,9 @@ pub fn prepare_stored_run(config: RunConfig) -> Result<RunSetup, TrainError> {
     let dataset = if base.config.data.has_conversations() {
         base.config.data.validate()?;
         dataset_without_tokens(&base.config, given)?
+    } else if base.config.data.has_pairs() {
+        base.config.data.validate()?;
+        pairs::dataset_without_tokens(&base.config, given)?
     } else if let Some(tokenizer) = given {
         Dataset::build_with_tokenizer(&base.config.data, tokenizer)?
     } else {
@@ -86,6 +96,7 @@ pub fn prepare_stored_run(config: RunConfig) -> Result<RunSetup, TrainError> {
 /// A checked configuration, before its data is read.
 struct BaseConfig {
     config: RunConfig,
+    task: Task,
     device: Device,
     /// What the run takes over from the model in `start_from`.
     source: Option<SourceModel>,
@@ -97,6 +108,8 @@ impl BaseConfig {
         let source = apply_base_model(&mut config)?;
         let parameters = config.model.parameter_counts().total();
         config.apply_lora_defaults(Some(parameters));
+        let task = Task::of(&config)?;
+        task.complete(&mut config);
         config.validate()?;
         config.validate_sequence_length()?;
         let (device, name) = if let Some(device) = open_device {
@@ -114,6 +127,7 @@ impl BaseConfig {
         }
         Ok(Self {
             config,
+            task,
             device,
             source,
         })
@@ -122,6 +136,7 @@ impl BaseConfig {
     fn with_dataset(self, dataset: Dataset) -> Result<RunSetup, TrainError> {
         let Self {
             mut config,
+            task,
             device,
             source,
         } = self;
@@ -130,6 +145,8 @@ impl BaseConfig {
         check_parameters(&config)?;
         let conversations = read_conversations(&mut config, &dataset, &mut model)?;
         let conversations = conversations.map(Conversations::without_examples);
+        let pairs = Pairs::of_run(&mut config, task, &dataset, &model.special)?;
+        let masked = task.masked_tokens(&config, &*dataset.tokenizer)?;
         let padding_id = dataset.tokenizer.special_tokens().padding_id();
         let loader_config = LoaderConfig {
             context_length: config.sequence_length(),
@@ -140,12 +157,19 @@ impl BaseConfig {
             seed: config.seed,
             padding_id,
         };
-        let loader = match &conversations {
-            Some(read) => Loader::from_samples(read.train.clone(), loader_config)?,
-            None => Loader::new(dataset.train.clone(), loader_config)?,
+        let samples = samples_of(conversations.as_ref(), pairs.as_ref());
+        let loader = match (samples, &masked) {
+            (Some((train, _)), _) => Loader::from_samples(train.clone(), loader_config)?,
+            (None, None) => Loader::new(dataset.train.clone(), loader_config)?,
+            (None, Some(masked)) => Loader::new(dataset.train.clone(), loader_config)?
+                .with_masked_tokens(masked.clone()),
         };
         resolve_epochs(&mut config, &loader)?;
-        let validation = validation_windows(&config, &dataset, conversations.as_ref(), padding_id)?;
+        let held_out = samples.map(|(_, validation)| validation);
+        let mut validation = validation_windows(&config, &dataset, held_out, padding_id)?;
+        if let Some(masked) = masked {
+            validation = validation.map(|windows| windows.with_masked_tokens(masked));
+        }
         let ModelParts {
             special,
             chat_templates,
@@ -161,6 +185,7 @@ impl BaseConfig {
             chat_templates,
             lora,
             conversations,
+            pairs,
             trained_on: None,
         })
     }
@@ -170,11 +195,11 @@ impl BaseConfig {
 fn validation_windows(
     config: &RunConfig,
     dataset: &Dataset,
-    conversations: Option<&Conversations>,
+    samples: Option<&Samples>,
     padding_id: u32,
 ) -> Result<Option<EvalWindows>, TrainError> {
     let (packing, length) = (config.data.packing, config.sequence_length());
-    let windows = match conversations.map(|read| &read.validation) {
+    let windows = match samples {
         Some(samples) if samples.is_empty() => return Ok(None),
         Some(samples) => EvalWindows::from_samples(samples.clone(), length, padding_id)?,
         None if dataset.validation.is_empty() => return Ok(None),
@@ -259,6 +284,11 @@ impl RunSetup {
     /// The model that the run adapts, if it has `[lora]`.
     pub(crate) fn base_model(&self) -> Option<&ModelDir> {
         self.lora.as_ref().map(|base| &base.model)
+    }
+
+    /// The samples for training and for validation of a run on conversations or pairs.
+    pub(crate) fn samples(&self) -> Option<(&Samples, &Samples)> {
+        samples_of(self.conversations.as_ref(), self.pairs.as_ref())
     }
 
     /// The name of the run's device; for `auto`, of the one that it took on this machine.

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Gradients as BurnGradients, Int, Tensor, TensorData, Transaction};
+use burn::tensor::{Gradients as BurnGradients, Tensor, Transaction};
 use nextword_data::TokenBatch;
-use nextword_eval::attention_mask;
+use nextword_eval::{batch_context, batch_tokens};
 use nextword_model::{Dropout, ForwardContext, NoProbe, Probe, Transformer};
 
 /// The gradients of all parameters by name: flat, off the autodiff graph.
@@ -161,10 +161,11 @@ pub fn forward_backward(
     for batch in batches {
         let dropout = Dropout::training(seed, step, first_sequence);
         let divisor = target_count.max(1) as f64;
-        let mask = attention_mask(batch);
-        let context = || ForwardContext::<NoProbe>::training(dropout).with_mask(mask.clone());
+        let device = model.device().without_autodiff();
+        let context =
+            || batch_context(ForwardContext::<NoProbe>::training(dropout), batch, &device);
         let loss = if recompute {
-            let (tokens, targets) = (tokens(model, batch), &batch.targets);
+            let (tokens, targets) = (batch_tokens(batch, &device), &batch.targets);
             // Summed separately first: the order of additions is the same as without `recompute`.
             let mut batch_gradients = Gradients::default();
             let loss = model.loss_with_recompute(tokens, targets, divisor, context, |part| {
@@ -173,8 +174,8 @@ pub fn forward_backward(
             gradients.add(batch_gradients);
             loss
         } else {
-            let loss =
-                model.loss_sum(tokens(model, batch), &batch.targets, &mut context()) / divisor;
+            let loss = model.loss_sum(batch_tokens(batch, &device), &batch.targets, &mut context())
+                / divisor;
             gradients.add(Gradients::collect(model, loss.backward()));
             loss.inner()
         };
@@ -194,15 +195,9 @@ pub(crate) fn batch_loss<P: Probe>(
     batch: &TokenBatch,
     ctx: ForwardContext<'_, P>,
 ) -> Tensor<1> {
-    let mut ctx = ctx.with_mask(attention_mask(batch));
-    model.loss_sum(tokens(model, batch), &batch.targets, &mut ctx)
-}
-
-/// The input ids, `[batch, seq]`, on the model's device.
-fn tokens(model: &Transformer, batch: &TokenBatch) -> Tensor<2, Int> {
-    let ids: Vec<i32> = batch.inputs.iter().map(|id| *id as i32).collect();
     let device = model.device().without_autodiff();
-    Tensor::from_data(TensorData::new(ids, [batch.batch, batch.seq]), &device)
+    let mut ctx = batch_context(ctx, batch, &device);
+    model.loss_sum(batch_tokens(batch, &device), &batch.targets, &mut ctx)
 }
 
 /// Reads two scalars from the device in one transfer.

@@ -39,6 +39,7 @@ impl Architecture {
 
     /// The architecture for models of `kind`.
     pub(crate) fn new(kind: ModelType, config: &ModelConfig) -> Result<Self, ConvertError> {
+        config.require(&[nextword_model::Architecture::Decoder], "export to GGUF")?;
         let found = Self::NAMES.into_iter().find(|(_, known)| *known == kind);
         let name = found.map_or("llama", |(name, _)| name); // Mistral, whose windows are checked below.
         let fields = unsupported_fields(kind, config);

@@ -8,7 +8,7 @@ use nextword_model::weights::{FloatType, TensorFile, write_tensors};
 use nextword_model::{ModelDir, ModelTokens, TokenSource, write_atomically, write_chat_templates};
 use serde_json::{Map, Value, json};
 
-use super::{to_hf, values_or_zeros};
+use super::{bert, to_hf, values_or_zeros};
 use crate::ConvertError;
 use crate::folder::check_destination;
 use crate::json::to_pretty;
@@ -62,10 +62,20 @@ pub fn export(
         .into_iter()
         .map(|mapping| (mapping.name.clone(), mapping))
         .collect();
-    let shapes: Vec<_> = mappings
+    let mut shapes: Vec<_> = mappings
         .values()
         .map(|mapping| (mapping.name.clone(), mapping.shape.clone()))
         .collect();
+    // What an import adds to other rows, and is part of them here.
+    let zeros: BTreeMap<&str, usize> = mappings
+        .values()
+        .filter_map(|mapping| Some((mapping.added_row?, mapping.shape[1])))
+        .collect();
+    let zero_shapes = zeros.iter();
+    let zero_shapes =
+        zero_shapes.map(|(name, width)| ((*name).to_string(), vec![bert::TOKEN_TYPES, *width]));
+    shapes.extend(zero_shapes);
+    shapes.sort_unstable();
 
     let ids = special_ids(special, &*tokenizer);
     config.extend(ids.clone());
@@ -87,6 +97,9 @@ pub fn export(
         write("tokenizer_config.json", &to_pretty(&settings))?;
         write_chat_templates(new, &model_dir.card.chat_templates)?;
         write_tensors(&new.join("model.safetensors"), float, &shapes, |name| {
+            if let Some(width) = zeros.get(name) {
+                return Ok(vec![0.0; bert::TOKEN_TYPES * width]);
+            }
             let Some(mapping) = mappings.get(name) else {
                 return Err(ConvertError::source(
                     to,

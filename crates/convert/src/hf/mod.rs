@@ -3,6 +3,7 @@
 //! An exported config is read back with the import code. A field that differs afterwards cannot be
 //! expressed by the model type.
 
+pub(crate) mod bert;
 pub(crate) mod export;
 pub(crate) mod fields;
 mod gemma;
@@ -39,10 +40,11 @@ pub(crate) enum ModelType {
     Gemma,
     Gemma2,
     Gemma3Text,
+    Bert,
 }
 
 impl ModelType {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Gpt2,
         Self::Llama,
         Self::Mistral,
@@ -52,6 +54,7 @@ impl ModelType {
         Self::Gemma,
         Self::Gemma2,
         Self::Gemma3Text,
+        Self::Bert,
     ];
 
     /// The value of `model_type`.
@@ -66,6 +69,7 @@ impl ModelType {
             Self::Gemma => "gemma",
             Self::Gemma2 => "gemma2",
             Self::Gemma3Text => "gemma3_text",
+            Self::Bert => "bert",
         }
     }
 
@@ -81,6 +85,7 @@ impl ModelType {
             Self::Gemma => "GemmaForCausalLM",
             Self::Gemma2 => "Gemma2ForCausalLM",
             Self::Gemma3Text => "Gemma3ForCausalLM",
+            Self::Bert => "BertForMaskedLM",
         }
     }
 
@@ -93,6 +98,7 @@ impl ModelType {
             }
             Self::Gemma2 | Self::Gemma3Text => &llama::Llama { sandwich: true },
             Self::GptNeox => &gpt_neox::GptNeox,
+            Self::Bert => &bert::Bert,
         }
     }
 
@@ -101,6 +107,7 @@ impl ModelType {
         match self {
             Self::Gpt2 => "transformer.",
             Self::GptNeox => "gpt_neox.",
+            Self::Bert => "bert.",
             _ => "model.",
         }
     }
@@ -109,12 +116,17 @@ impl ModelType {
     pub(crate) fn head_name(self) -> &'static str {
         match self {
             Self::GptNeox => "embed_out.weight",
+            Self::Bert => "cls.predictions.decoder.weight",
             _ => "lm_head.weight",
         }
     }
 
-    /// Whether `name` is a buffer of old versions that can be computed from the config.
+    /// Whether `name` does not affect the logits: a buffer of old versions that can be computed from the config, or
+    /// a head for another task.
     pub(crate) fn is_buffer(self, name: &str) -> bool {
+        if self == Self::Bert {
+            return bert::is_unused(name);
+        }
         let suffixes: &[&str] = match self {
             Self::Gpt2 => &[".attn.bias", ".attn.masked_bias"],
             Self::GptNeox => &[
@@ -133,6 +145,7 @@ impl ModelType {
             Self::Llama | Self::Mistral | Self::Qwen2 | Self::Qwen3 => llama::read(self, fields),
             Self::GptNeox => gpt_neox::read(fields),
             Self::Gemma | Self::Gemma2 | Self::Gemma3Text => gemma::read(self, fields),
+            Self::Bert => bert::read(fields),
         }
     }
 
@@ -142,6 +155,7 @@ impl ModelType {
             Self::Llama | Self::Mistral | Self::Qwen2 | Self::Qwen3 => llama::write(self, config),
             Self::GptNeox => gpt_neox::write(config),
             Self::Gemma | Self::Gemma2 | Self::Gemma3Text => gemma::write(self, config),
+            Self::Bert => bert::write(config),
         };
         map.insert("model_type".into(), json!(self.name()));
         map.insert("architectures".into(), json!([self.class()]));

@@ -4,9 +4,11 @@ mod chats;
 mod grammar;
 mod plots;
 mod stories;
+mod translations;
 
 pub use self::chats::{StoryChat, StoryChats};
 pub use self::stories::Stories;
+pub use self::translations::{STATQUEST_PAIRS, Translations};
 
 /// Default number of built-in stories (about 1.5 MB).
 pub(crate) const DEFAULT_STORIES: usize = 1900;

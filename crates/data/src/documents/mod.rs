@@ -180,6 +180,11 @@ impl Sources {
                     "[data] refers to conversations, not to text; hint: set `path` to text, or builtin = \"stories\"",
                 ));
             }
+            _ if config.has_pairs() => {
+                return Err(DataError::config(
+                    "[data] refers to pairs, not to text; hint: set `path` to text, or builtin = \"stories\"",
+                ));
+            }
             None if config.prepared.is_some() => {
                 return Err(DataError::config(
                     "[data] refers to a prepared folder, not to text; hint: set `path` to the text instead of `prepared`",

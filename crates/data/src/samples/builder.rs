@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Ids, Samples, Tables};
+use super::{Ids, SampleLayout, Samples, Tables};
 use crate::error::DataError;
 
 /// Collects [`Samples`] in memory.
@@ -81,6 +81,7 @@ impl SamplesBuilder {
                 spans: self.spans,
             }),
             ids: Arc::new(Ids::Memory(self.ids)),
+            layout: SampleLayout::default(),
         }
     }
 }

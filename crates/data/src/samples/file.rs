@@ -20,7 +20,7 @@ use std::sync::Arc;
 use nextword_base::atomic::AtomicFile;
 use sha2::{Digest, Sha256};
 
-use super::{Ids, Samples, Tables};
+use super::{Ids, SampleLayout, Samples, Tables};
 use crate::error::DataError;
 use crate::shard::{map_file, u64_at};
 
@@ -72,7 +72,7 @@ impl Samples {
         file.commit().map_err(failed)
     }
 
-    /// Opens a file that [`write`](Self::write) made. Checks header, sizes and tables; ids are checked when they are
+    /// Opens a file that [`write`](Self::write) made, which does not have the layout. Checks header, sizes and tables; ids are checked when they are
     /// read.
     ///
     /// # Errors
@@ -96,6 +96,7 @@ impl Samples {
                 map,
                 offset,
             }),
+            layout: SampleLayout::default(),
         })
     }
 

@@ -2,6 +2,7 @@
 
 mod builder;
 mod file;
+mod layout;
 mod order;
 
 use std::ops::Range;
@@ -12,6 +13,7 @@ use memmap2::Mmap;
 use sha2::{Digest, Sha256};
 
 pub use self::builder::SamplesBuilder;
+pub use self::layout::SampleLayout;
 pub(crate) use self::order::SampleOrder;
 use crate::batch::{IGNORE, TokenBatch, check_size};
 use crate::error::DataError;
@@ -47,6 +49,7 @@ const CHUNK: usize = 16 << 10;
 pub struct Samples {
     tables: Arc<Tables>,
     ids: Arc<Ids>,
+    layout: SampleLayout,
 }
 
 /// One sample.
@@ -113,7 +116,8 @@ impl Samples {
         self.spans(index).map(|span| span.len()).sum()
     }
 
-    /// Number of inputs that a batch needs for sample `index`: up to the last one whose next token is trained.
+    /// Number of inputs that a batch needs for sample `index`: up to the last one whose next token is trained; in
+    /// [`SampleLayout::EncoderDecoder`] those of the encoder or of the decoder, whichever are more.
     ///
     /// ```
     /// let mut builder = nextword_data::SamplesBuilder::default();
@@ -122,6 +126,9 @@ impl Samples {
     /// # Ok::<(), nextword_data::DataError>(())
     /// ```
     pub fn row_length(&self, index: usize) -> usize {
+        if self.layout == SampleLayout::EncoderDecoder {
+            return self.longer_part(index);
+        }
         self.spans(index).next_back().map_or(0, |span| span.end - 1)
     }
 
@@ -189,6 +196,9 @@ impl Samples {
         padding_id: u32,
     ) -> Result<TokenBatch, DataError> {
         check_size(indices.len(), seq)?;
+        if self.layout != SampleLayout::Sequence {
+            return self.rows_with_source(indices, seq, padding_id);
+        }
         let mut batch = TokenBatch::with_capacity(indices.len(), seq);
         for index in indices {
             let sample = self.sample(*index)?;

@@ -2,7 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::special::{SpecialNames, SpecialVocab, is_padding_name};
+use super::special::{
+    SpecialNames, SpecialVocab, is_mask_name, is_padding_name, is_separator_name,
+};
 use crate::error::DataError;
 
 /// Returns a complete `tokenizer.json` with `model`.
@@ -68,6 +70,10 @@ pub(crate) fn special_names(file: &Value) -> Option<SpecialNames> {
             &mut names.unk
         } else if is_padding_name(name) {
             &mut names.pad
+        } else if is_mask_name(name) {
+            &mut names.mask
+        } else if is_separator_name(name) {
+            &mut names.sep
         } else {
             &mut names.eos
         };

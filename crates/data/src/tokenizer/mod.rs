@@ -41,6 +41,7 @@ pub(crate) use self::load::check_config;
 pub use self::load::{
     load_tokenizer, load_tokenizer_with_roles, parse_tokenizer, parse_tokenizer_with_roles,
 };
+use self::special::is_mask_name;
 pub use self::word::WordTokenizer;
 
 use self::decode_rules::byte_of;
@@ -64,6 +65,41 @@ impl SpecialTokens {
     pub fn padding_id(self) -> u32 {
         self.pad.or(self.eos).unwrap_or(0)
     }
+}
+
+/// The id of the special token called `name`, if `tokenizer` has it.
+///
+/// ```
+/// use nextword_data::{TokenizerConfig, special_token};
+///
+/// let tokenizer = TokenizerConfig::words().build("to be")?;
+/// assert_eq!(special_token(&*tokenizer, "<EOS>"), Some(2));
+/// assert_eq!(special_token(&*tokenizer, "be"), None); // an ordinary word
+/// # Ok::<(), nextword_data::DataError>(())
+/// ```
+pub fn special_token(tokenizer: &dyn Tokenizer, name: &str) -> Option<u32> {
+    let is_special = tokenizer.special_texts().iter().any(|text| text == name);
+    match tokenizer.encode(name).ids[..] {
+        [id] if is_special => Some(id),
+        _ => None,
+    }
+}
+
+/// The token that hides another one, by its name: `[MASK]`, `<mask>`.
+///
+/// ```
+/// use nextword_data::{TokenizerConfig, mask_token};
+///
+/// let mut config = TokenizerConfig::words();
+/// assert_eq!(mask_token(&*config.build("to be")?), None);
+/// config.mask = "[MASK]".to_string();
+/// assert_eq!(mask_token(&*config.build("to be")?), Some(4)); // after the words, <EOS> and <unk>
+/// # Ok::<(), nextword_data::DataError>(())
+/// ```
+pub fn mask_token(tokenizer: &dyn Tokenizer) -> Option<u32> {
+    let texts = tokenizer.special_texts();
+    let mut masks = texts.iter().filter(|text| is_mask_name(text));
+    masks.find_map(|name| special_token(tokenizer, name))
 }
 
 /// Encodes text to ids and decodes ids to text.
@@ -278,6 +314,14 @@ pub struct TokenizerConfig {
     /// The token that pads short rows; empty for none. Its name must contain "pad". Ignored with
     /// `file`.
     pub pad: String,
+    /// The token between source and target of a pair, such as `<SEP>`; empty for none. Its name must contain "sep",
+    /// or be that of the EOS token. Runs on pairs set it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub sep: String,
+    /// The token that hides another one, such as `[MASK]`; empty for none. Its name must contain "mask". Runs that
+    /// train an encoder set it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub mask: String,
     /// Number of bytes at the start of the sources that `bpe` is trained on.
     pub sample_bytes: u64,
 }
@@ -287,6 +331,10 @@ impl TokenizerConfig {
     pub const DEFAULT_EOS: &'static str = "<EOS>";
     /// The default token for text that is not in the vocabulary.
     pub const DEFAULT_UNK: &'static str = "<unk>";
+    /// The default token between source and target.
+    pub const DEFAULT_SEP: &'static str = "<SEP>";
+    /// The default mask token.
+    pub const DEFAULT_MASK: &'static str = "[MASK]";
     /// The default size of a trained BPE vocabulary.
     pub const DEFAULT_BPE_VOCAB: usize = 4096;
 
@@ -379,6 +427,8 @@ impl Default for TokenizerConfig {
             eos: Self::DEFAULT_EOS.to_owned(),
             unk: Self::DEFAULT_UNK.to_owned(),
             pad: String::new(),
+            sep: String::new(),
+            mask: String::new(),
             sample_bytes: 64 << 20,
         }
     }

@@ -13,6 +13,8 @@ pub(crate) struct SpecialNames {
     pub(crate) eos: Option<String>,
     pub(crate) unk: Option<String>,
     pub(crate) pad: Option<String>,
+    pub(crate) sep: Option<String>,
+    pub(crate) mask: Option<String>,
 }
 
 impl SpecialNames {
@@ -22,6 +24,8 @@ impl SpecialNames {
             ("eos", &config.eos),
             ("unk", &config.unk),
             ("pad", &config.pad),
+            ("sep", &config.sep),
+            ("mask", &config.mask),
         ] {
             if name.contains(char::is_whitespace) || name.contains('\0') {
                 return Err(DataError::config(format!(
@@ -39,6 +43,7 @@ impl SpecialNames {
                 )));
             }
         }
+        check_task_names(config)?;
         if is_non_eos_name(&config.eos) {
             return Err(DataError::config(format!(
                 "tokenizer.eos = {:?} is not recognized as an EOS token when read back from a tokenizer.json, where roles \
@@ -53,6 +58,9 @@ impl SpecialNames {
             // Every text is bytes: none is unknown.
             unk: non_empty(&config.unk).filter(|_| has_unknown),
             pad: non_empty(&config.pad),
+            // The EOS token can also separate.
+            sep: non_empty(&config.sep).filter(|name| *name != config.eos),
+            mask: non_empty(&config.mask),
         };
         if all.eos.is_some() && all.eos == all.unk {
             return Err(DataError::config(
@@ -62,9 +70,10 @@ impl SpecialNames {
         Ok(all)
     }
 
-    /// Returns the names in id order: EOS, unknown, padding.
+    /// Returns the names in id order: EOS, unknown, padding, separator, mask.
     pub(crate) fn in_order(&self) -> impl Iterator<Item = &String> {
-        [&self.eos, &self.unk, &self.pad].into_iter().flatten()
+        let names = [&self.eos, &self.unk, &self.pad, &self.sep, &self.mask];
+        names.into_iter().flatten()
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -75,6 +84,32 @@ impl SpecialNames {
 /// Whether `name` is a padding token; `tokenizer.json` does not store the role.
 pub(crate) fn is_padding_name(name: &str) -> bool {
     name.to_ascii_lowercase().contains("pad")
+}
+
+/// Whether `name` is a mask token, which hides a token that the model is to predict.
+pub(crate) fn is_mask_name(name: &str) -> bool {
+    name.to_ascii_lowercase().contains("mask")
+}
+
+/// Whether `name` is a token that separates two parts of a text.
+pub(crate) fn is_separator_name(name: &str) -> bool {
+    name.to_ascii_lowercase().contains("sep")
+}
+
+/// Checks the names of the tokens that some training tasks need: a `tokenizer.json` does not store their roles.
+fn check_task_names(config: &TokenizerConfig) -> Result<(), DataError> {
+    let (sep, mask) = (&config.sep, &config.mask);
+    if !sep.is_empty() && *sep != config.eos && (!is_separator_name(sep) || is_mask_name(sep)) {
+        return Err(DataError::config(format!(
+            "tokenizer.sep = {sep:?} must contain \"sep\", or be the EOS token; hint: use \"<SEP>\""
+        )));
+    }
+    if !mask.is_empty() && !is_mask_name(mask) {
+        return Err(DataError::config(format!(
+            "tokenizer.mask = {mask:?} must contain \"mask\"; hint: use \"[MASK]\""
+        )));
+    }
+    Ok(())
 }
 
 /// Special tokens with their ids, which follow the ordinary tokens.
@@ -363,5 +398,18 @@ mod tests {
         assert!(error_for("<pad>", "", "").contains("pad"));
         assert!(error_for("<EOS>", "", "<fill>").contains("pad"));
         assert!(error_for("<x>", "<x>", "").contains("same token"));
+        let error_of = |sep: &str, mask: &str| {
+            let config = TokenizerConfig {
+                sep: sep.into(),
+                mask: mask.into(),
+                ..TokenizerConfig::default()
+            };
+            let names = SpecialNames::from_config(&config);
+            names.map(|names| names.count()).map_err(|e| e.to_string())
+        };
+        assert_eq!(error_of("<SEP>", "[MASK]"), Ok(4)); // with EOS and the unknown token
+        assert_eq!(error_of("<EOS>", ""), Ok(2)); // the EOS token separates
+        assert!(error_of("=>", "").unwrap_err().contains("\"sep\""));
+        assert!(error_of("", "[BLANK]").unwrap_err().contains("\"mask\""));
     }
 }

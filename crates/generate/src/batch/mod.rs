@@ -28,7 +28,7 @@ use std::sync::OnceLock;
 
 use burn::tensor::{Int, Tensor, TensorData};
 use nextword_kernels::parallel_for_each;
-use nextword_model::{ForwardContext, KvCache, RowAdapter, Transformer, weights};
+use nextword_model::{Architecture, ForwardContext, KvCache, RowAdapter, Transformer, weights};
 
 use self::prefix_cache::PrefixCache;
 pub use self::request::{
@@ -156,9 +156,10 @@ impl Batcher {
     /// # Errors
     /// [`GenerateError::Setting`], [`GenerateError::EmptyPrompt`], [`GenerateError::UnknownToken`],
     /// [`GenerateError::TooLong`] for a prompt that does not fit the context, and [`GenerateError::Model`] for an
-    /// adapter of another model.
+    /// adapter of another model, or for a model that is not a decoder.
     pub fn admit(&mut self, request: BatchRequest) -> Result<Option<RequestId>, GenerateError> {
         let config = self.model.config();
+        config.require(&[Architecture::Decoder], "continue prompts in batches")?;
         crate::decode::check_prompt(0, &request.prompt, config.vocab_size)?;
         if request.prompt.len() > config.context_length {
             return Err(GenerateError::TooLong {

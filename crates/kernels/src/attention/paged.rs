@@ -74,7 +74,8 @@ pub(crate) fn check_pages(
     let keys = options.mask.keys();
     options.mask.check([rows, seq, keys], options.window);
     for (row, pages) in pages.iter().enumerate() {
-        let end = options.mask.position_offset(row) + seq;
+        let last = seq.saturating_sub(1);
+        let end = options.mask.visible_keys(row, last, None).end;
         assert!(
             end <= pages.len() * page_len,
             "row {row} has pages for {} tokens, not {end}",

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::weights::layout;
+use crate::weights::{is_in_block, layout};
 use crate::{LoraConfig, ModelConfig, ModelError, TargetModule};
 
 /// The linear layers of the blocks of `config`: paths without `.weight`, and shapes, `[d_in, d_out]`.
@@ -10,8 +10,7 @@ pub fn linear_modules(config: &ModelConfig) -> Vec<(String, [usize; 2])> {
     let matrices = layout(config).into_iter().filter_map(|(name, shape)| {
         let name = name.strip_suffix(".weight")?;
         let [d_in, d_out] = shape[..].try_into().ok()?;
-        let is_in_block = name.starts_with("blocks.");
-        is_in_block.then(|| (name.to_string(), [d_in, d_out]))
+        is_in_block(name).then(|| (name.to_string(), [d_in, d_out]))
     });
     matrices.collect()
 }
@@ -28,6 +27,7 @@ pub(super) fn copyable_parameters(config: &ModelConfig) -> BTreeMap<String, Vec<
 
 /// The block and the kind of the linear layer `name`.
 fn parts(name: &str) -> Option<(usize, TargetModule)> {
+    let name = name.strip_prefix("encoder.").unwrap_or(name);
     let layer = name.strip_prefix("blocks.")?.split('.').next()?;
     let module = TargetModule::named(name.rsplit('.').next()?)?;
     Some((layer.parse().ok()?, module))
@@ -54,7 +54,8 @@ impl LoraConfig {
         let all = linear_modules(config);
         let is_target = |name: &str| {
             parts(name).is_some_and(|(layer, module)| {
-                (first..=last).contains(&layer) && self.target_modules.contains(module)
+                let is_in_range = self.layers.is_none() || (first..=last).contains(&layer);
+                is_in_range && self.target_modules.contains(module)
             })
         };
         let targets = all.iter().filter(|(name, _)| is_target(name));

@@ -7,7 +7,7 @@ use nextword_kernels::LowRankUpdate;
 
 use super::Adapter;
 use crate::linear::Linear;
-use crate::{Block, Hook, ModelError, RowAdapter, Transformer};
+use crate::{Architecture, Block, Hook, ModelError, RowAdapter, Transformer};
 
 impl Transformer {
     /// The adapter of this model, for rows of its base model. It shares the matrices with this model.
@@ -16,6 +16,13 @@ impl Transformer {
     /// [`ModelError::Adapter`] if there is none, or it is more than a sum of low-rank updates: with magnitudes
     /// (`DoRA`), or with full copies of parameters.
     pub fn row_adapter(&self) -> Result<RowAdapter, ModelError> {
+        let one_stack = [
+            Architecture::Decoder,
+            Architecture::Prefix,
+            Architecture::Encoder,
+        ];
+        self.config()
+            .require(&one_stack, "use adapters for single rows")?;
         let hint = "serve a model of its own with the adapter attached or merged";
         let Some(adapter) = self.adapter() else {
             return Err(ModelError::adapter(

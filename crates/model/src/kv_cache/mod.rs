@@ -53,6 +53,8 @@ const INITIAL_PAGES: usize = 64;
 #[derive(Clone, Debug)]
 pub struct KvCache {
     layers: Vec<LayerStore>,
+    /// Keys and values of cross-attention in encoder-decoder models, with the same slots.
+    source: Option<Box<KvCache>>,
     pool: PagePool,
     slots: Vec<Slot>,
     capacity: usize,
@@ -110,6 +112,9 @@ impl KvCache {
             layers: (0..config.n_layers)
                 .map(|_| LayerStore::new(shape, CachePrecision::F32, device))
                 .collect(),
+            source: config
+                .has_encoder()
+                .then(|| Box::new(Self::for_source(config, slots, page_len, device))),
             shape,
             device: device.clone(),
             pool: PagePool::new(pages),
@@ -117,6 +122,37 @@ impl KvCache {
             capacity: config.context_length,
             page_len,
         }
+    }
+
+    /// The cache of cross-attention. Each slot holds one source of up to the model's context.
+    fn for_source(config: &ModelConfig, slots: usize, page_len: usize, device: &Device) -> Self {
+        let keys = ModelConfig {
+            architecture: crate::Architecture::Decoder,
+            ..config.clone()
+        };
+        let pages = slots * config.context_length.div_ceil(page_len);
+        Self::with_pages(&keys, slots, page_len, pages, device)
+    }
+
+    /// The cache of cross-attention, in encoder-decoder models.
+    pub(crate) fn source(&self) -> Option<&Self> {
+        self.source.as_deref()
+    }
+
+    /// The cache of cross-attention.
+    ///
+    /// # Panics
+    /// If the cache is not that of an encoder-decoder model.
+    pub(crate) fn source_mut(&mut self) -> &mut Self {
+        match &mut self.source {
+            Some(source) => source,
+            None => panic!("the cache is not that of an encoder-decoder model"),
+        }
+    }
+
+    /// Number of tokens of the source in `slot`; 0 in models without an encoder.
+    pub fn source_len(&self, slot: usize) -> usize {
+        self.source().map_or(0, |source| source.len(slot))
     }
 
     /// Stores keys and values in this precision.
@@ -129,6 +165,9 @@ impl KvCache {
         for layer in &mut self.layers {
             *layer = LayerStore::new(self.shape, precision, &self.device);
         }
+        self.source = self
+            .source
+            .map(|source| Box::new(source.with_precision(precision)));
         self
     }
 
@@ -249,9 +288,12 @@ impl KvCache {
         slot.len += self.page_len;
     }
 
-    /// Empties `slot`.
+    /// Empties `slot`, also of its source.
     pub fn clear(&mut self, slot: usize) {
         self.truncate(slot, 0);
+        if let Some(source) = &mut self.source {
+            source.truncate(slot, 0);
+        }
     }
 
     /// Drops all but the first `len` tokens of `slot`, and the pages that it no longer needs.
@@ -295,6 +337,14 @@ impl KvCache {
                 self.make_writable(*slot, index);
             }
         }
+    }
+
+    /// As [`prepare`](Self::prepare), for tokens that replace those in `slots`.
+    pub(crate) fn replace(&mut self, slots: &[usize], seq: usize) {
+        for slot in slots {
+            self.truncate(*slot, 0);
+        }
+        self.prepare(slots, seq);
     }
 
     /// Replaces the page at `index` by a copy if others use it, too.
@@ -343,6 +393,13 @@ impl KvCache {
 
     fn page_lists(&self, slots: &[usize]) -> Vec<&[usize]> {
         slots.iter().map(|slot| self.slot_pages(*slot)).collect()
+    }
+
+    /// Adds the tokens of the sources of `slots` to their lengths; a single length applies to all.
+    pub(crate) fn advance_sources(&mut self, slots: &[usize], lengths: &[usize]) {
+        for (slot, len) in slots.iter().zip(lengths.iter().cycle()) {
+            self.source_mut().advance(&[*slot], *len);
+        }
     }
 
     pub(crate) fn advance(&mut self, slots: &[usize], seq: usize) {

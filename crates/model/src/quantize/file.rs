@@ -13,6 +13,9 @@ use crate::linear::empty_param;
 use crate::weights::{self, TensorFile, TensorSpec, Values, WeightSource};
 use crate::{ModelConfig, ModelError, Transformer};
 
+/// The source's token embedding, which stays in f32.
+const UNQUANTIZED: &str = "encoder.token_embedding";
+
 /// The tensors of a quantized matrix in a file.
 #[derive(Clone, Copy)]
 enum Part {
@@ -88,7 +91,7 @@ pub(crate) fn detect_bits(file: &TensorFile) -> Option<Bits> {
             .into_iter()
             .find_map(|bits| name.strip_suffix(suffix(bits))?.strip_suffix('.'))
     });
-    let in_blocks = matrices.filter(|name| name.starts_with("blocks."));
+    let in_blocks = matrices.filter(|name| weights::is_in_block(name));
     let first = in_blocks.min().and_then(|name| matrix_format(file, name));
     first
         .map(BlockFormat::bits)
@@ -200,10 +203,12 @@ pub(crate) fn write(
 }
 
 /// The shape `[d_in, d_out]` of the matrix `name`, which has `shape` in float files; `None` for vectors and
-/// for the position embedding, which are never quantized.
-fn matrix_shape(name: &str, shape: &[usize]) -> Option<[usize; 2]> {
+/// for position embeddings, the source's own embedding and the layer before the output layer, which are never
+/// quantized.
+pub(crate) fn matrix_shape(name: &str, shape: &[usize]) -> Option<[usize; 2]> {
     match *shape {
-        _ if name.starts_with("position_embedding") => None,
+        _ if name.contains("position_embedding") || name.starts_with(UNQUANTIZED) => None,
+        _ if name.starts_with("head_transform") => None,
         // Tables are stored in their own layout, other matrices transposed.
         [d_out, d_in] if name == TABLE => Some([d_in, d_out]),
         [d_in, d_out] => Some([d_in, d_out]),

@@ -5,6 +5,7 @@
 //! name, before anything is allocated.
 
 mod file;
+mod parameters;
 mod source;
 mod write;
 
@@ -17,114 +18,12 @@ use nextword_base::hash::FileHash;
 use safetensors::tensor::Dtype;
 
 pub use file::{NamedTensors, TensorFile, load_tensors, with_mapped};
+pub use parameters::{is_in_block, layout};
 pub use source::WeightSource;
 pub use write::{FloatType, save, save_tensors, save_tensors_with, write_tensors};
 pub(crate) use write::{TensorSpec, Values, write_file};
 
-use crate::{Bits, ModelConfig, ModelError, NormKind, Position, Transformer, quantize};
-
-/// Returns the name and shape of every parameter of `config`, in the order of the forward pass.
-///
-/// # Example
-///
-/// ```
-/// use nextword_model::{presets, weights};
-///
-/// let layout = weights::layout(&presets::statquest(5));
-/// assert_eq!(layout[0], ("token_embedding.weight".to_owned(), vec![5, 2])); // [vocab_size, d_model]
-/// assert_eq!(layout[1], ("blocks.0.attention.query.weight".to_owned(), vec![2, 2])); // [d_in, d_out]
-/// let parameters: usize = layout.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
-/// assert_eq!(parameters, 37);
-/// ```
-pub fn layout(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
-    let mut layout = Layout(Vec::new());
-    let d = config.d_model;
-    layout.push("token_embedding.weight", &[config.vocab_size, d]);
-    if config.position == Position::Learned {
-        layout.push("position_embedding.weight", &[config.context_length, d]);
-    }
-    for layer in 0..config.n_layers {
-        layout.block(config, &format!("blocks.{layer}"));
-    }
-    if config.has_final_norm() {
-        layout.norm(config, "final_norm");
-    }
-    if !config.tied_head {
-        layout.push("head.weight", &[d, config.vocab_size]);
-    }
-    if config.bias.head {
-        layout.push("head.bias", &[config.vocab_size]);
-    }
-    layout.0
-}
-
-struct Layout(Vec<(String, Vec<usize>)>);
-
-impl Layout {
-    fn push(&mut self, name: &str, shape: &[usize]) {
-        self.0.push((name.to_string(), shape.to_vec()));
-    }
-
-    fn linear(&mut self, name: &str, shape: [usize; 2], bias: bool) {
-        self.push(&format!("{name}.weight"), &shape);
-        if bias {
-            self.push(&format!("{name}.bias"), &shape[1..]);
-        }
-    }
-
-    fn norm(&mut self, config: &ModelConfig, name: &str) {
-        if config.norm == NormKind::None {
-            return;
-        }
-        self.push(&format!("{name}.weight"), &[config.d_model]);
-        if config.norm == NormKind::Layer && config.bias.norm {
-            self.push(&format!("{name}.bias"), &[config.d_model]);
-        }
-    }
-
-    fn block(&mut self, config: &ModelConfig, block: &str) {
-        let (d, d_ff, head_dim) = (config.d_model, config.d_ff(), config.head_dim());
-        let (d_q, d_kv) = (config.n_heads * head_dim, config.kv_heads() * head_dim);
-        let bias = config.bias;
-        let attention = format!("{block}.attention");
-        self.norm(config, &format!("{block}.attention_norm"));
-        self.linear(&format!("{attention}.query"), [d, d_q], bias.qkv);
-        self.linear(&format!("{attention}.key"), [d, d_kv], bias.qkv);
-        self.linear(&format!("{attention}.value"), [d, d_kv], bias.qkv);
-        if config.qk_norm {
-            self.push(&format!("{attention}.query_norm.weight"), &[head_dim]);
-            self.push(&format!("{attention}.key_norm.weight"), &[head_dim]);
-        }
-        if config.output_projection {
-            let output = format!("{attention}.output");
-            self.linear(&output, [d_q, d], bias.attention_output);
-        }
-        if config.has_sandwich_norms() {
-            self.norm(config, &format!("{block}.attention_post_norm"));
-        }
-        if d_ff == 0 {
-            return;
-        }
-        self.norm(config, &format!("{block}.feed_forward_norm"));
-        let feed_forward = format!("{block}.feed_forward");
-        if config.feed_forward.is_gated() {
-            self.linear(
-                &format!("{feed_forward}.gate"),
-                [d, d_ff],
-                bias.feed_forward,
-            );
-        }
-        self.linear(&format!("{feed_forward}.up"), [d, d_ff], bias.feed_forward);
-        self.linear(
-            &format!("{feed_forward}.down"),
-            [d_ff, d],
-            bias.feed_forward,
-        );
-        if config.has_sandwich_norms() {
-            self.norm(config, &format!("{block}.feed_forward_post_norm"));
-        }
-    }
-}
+use crate::{Bits, ModelConfig, ModelError, Transformer, quantize};
 
 /// Calls `visit` with the name and values of every parameter, in module order, also those of an adapter.
 pub fn for_each(model: &Transformer, visit: impl FnMut(&str, TensorData)) {

@@ -6,7 +6,7 @@ mod fit;
 mod prompts;
 mod report;
 mod source;
-mod split;
+pub(crate) mod split;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::single_range_in_vec_init)]
 mod tests;

@@ -4,7 +4,7 @@ use nextword_base::hash::sha256_hex;
 
 /// A number that depends on the content of a conversation and the seed of the split only, so that equal conversations
 /// are in the same split.
-pub(super) fn content_key(seed: u64, samples: impl IntoIterator<Item = Vec<u32>>) -> u64 {
+pub(crate) fn content_key(seed: u64, samples: impl IntoIterator<Item = Vec<u32>>) -> u64 {
     let mut bytes = seed.to_le_bytes().to_vec();
     for ids in samples {
         bytes.extend((ids.len() as u64).to_le_bytes());
@@ -16,7 +16,7 @@ pub(super) fn content_key(seed: u64, samples: impl IntoIterator<Item = Vec<u32>>
 
 /// Selects the conversations for validation by their keys: about `share` of them. If there are two different ones or
 /// more and `share` is above 0, each split gets at least one; otherwise all are for training.
-pub(super) fn select_validation(keys: &[u64], share: f64) -> Vec<bool> {
+pub(crate) fn select_validation(keys: &[u64], share: f64) -> Vec<bool> {
     let scale = 2f64.powi(64);
     let mut selected: Vec<bool> = keys
         .iter()

@@ -126,12 +126,20 @@ fn every_setting_is_considered() {
         chat_template: _,
         eos_token: _,
         too_long: _,
+        pairs: _,
+        loss_on: _,
+        masked: _,
         tokenizer: _,
         split: _,
         order: _,
         packing: _,
     } = data;
     let nextword_model::ModelConfig {
+        architecture: _,
+        n_encoder_layers: _,
+        share_embeddings: _,
+        embedding_norm: _,
+        head_transform: _,
         vocab_size: _,
         context_length: _,
         n_layers: _,
@@ -212,9 +220,10 @@ fn every_setting_is_considered() {
         decay_steps: _,
     } = schedule;
     // `seed`, `order` and `packing`; the model's fields without its four tables; those of the tables;
-    // `train` without steps, epochs, recompute and log_every; all of lora, optimizer and schedule.
+    // `train` without steps, epochs, recompute and log_every; all of lora, optimizer and schedule;
+    // and the table `data.masked`.
     let count = v0_1_settings(&config).len() + later_settings(&config).len();
-    assert_eq!(count, 3 + (28 - 4) + 14 + 4 + 9 + 8 + 6);
+    assert_eq!(count, 3 + (33 - 4) + 14 + 4 + 9 + 8 + 6 + 4);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Optimizer settings.
 
+use nextword_model::weights;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
@@ -87,7 +88,7 @@ impl OptimizerConfig {
 
     /// The optimizer that updates the parameter at `path`.
     pub(crate) fn kind_for(&self, path: &str, shape: &[usize]) -> OptimizerKind {
-        let is_block_matrix = path.starts_with("blocks.") && shape.len() == 2;
+        let is_block_matrix = weights::is_in_block(path) && shape.len() == 2;
         match self.kind {
             OptimizerKind::Muon if !is_block_matrix => OptimizerKind::Adamw,
             kind => kind,

@@ -254,7 +254,7 @@ impl DataUse {
         let (loader, steps) = (&setup.loader, config.train.steps as f64);
         let (train_tokens, validation_tokens) = setup.token_counts();
         let tokens_per_step = loader.targets_per_step();
-        let is_packed = setup.conversations.is_none() && config.data.packing == Packing::Packed;
+        let is_packed = setup.samples().is_none() && config.data.packing == Packing::Packed;
         let epochs = if is_packed {
             tokens_per_step * steps / train_tokens.max(1) as f64
         } else {

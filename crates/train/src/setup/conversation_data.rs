@@ -63,10 +63,11 @@ const LENGTH_MULTIPLE: usize = 32;
 
 /// `config` for a dataset that is given: its own data is not read.
 pub(super) fn without_conversations(mut config: RunConfig) -> RunConfig {
-    if config.data.has_conversations() {
+    if config.data.has_conversations() || config.data.has_pairs() {
         config.data = DataConfig {
             order: config.data.order,
             packing: config.data.packing,
+            masked: config.data.masked,
             ..DataConfig::default()
         };
     }

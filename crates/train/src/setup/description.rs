@@ -3,6 +3,8 @@
 use nextword_data::{unknown_note, whole_documents_note};
 
 use super::RunSetup;
+use crate::conversations::Conversations;
+use crate::pairs::Pairs;
 
 /// Bytes of text from which it matters that one thread encodes a document.
 const LONG_TEXT: u64 = 1 << 20;
@@ -10,12 +12,10 @@ const LONG_TEXT: u64 = 1 << 20;
 impl RunSetup {
     /// Identifies the data, so that a resumed run can check that it is unchanged.
     pub fn data_fingerprint(&self) -> String {
-        if let Some(conversations) = &self.conversations {
-            return format!(
-                "{}, vocabulary {}",
-                conversations.fingerprint(),
-                self.dataset.tokenizer.hash()
-            );
+        let of_conversations = self.conversations.as_ref().map(Conversations::fingerprint);
+        let of_samples = of_conversations.or(self.pairs.as_ref().map(Pairs::fingerprint));
+        if let Some(samples) = of_samples {
+            return format!("{samples}, vocabulary {}", self.dataset.tokenizer.hash());
         }
         format!(
             "train {}, validation {}, vocabulary {}",
@@ -34,6 +34,9 @@ impl RunSetup {
         if let Some(conversations) = &self.conversations {
             return conversations.description();
         }
+        if let Some(pairs) = &self.pairs {
+            return pairs.description();
+        }
         let sources = self
             .dataset
             .card
@@ -49,8 +52,8 @@ impl RunSetup {
 
     /// Number of tokens for training and for validation.
     pub(crate) fn token_counts(&self) -> (usize, usize) {
-        match &self.conversations {
-            Some(read) => (read.train.token_count(), read.validation.token_count()),
+        match self.samples() {
+            Some((train, validation)) => (train.token_count(), validation.token_count()),
             None => (self.dataset.train.len(), self.dataset.validation.len()),
         }
     }
@@ -82,6 +85,7 @@ impl RunSetup {
                     .iter()
                     .flat_map(|read| read.report.warnings()),
             )
+            .chain(self.pairs.iter().flat_map(|read| read.report.warnings()))
             .collect()
     }
 

@@ -1,6 +1,6 @@
-//! Completions of held-out conversations during training.
+//! Completions of held-out conversations and pairs during training.
 
-use nextword_data::{DataError, TrainOn};
+use nextword_data::{DataError, SampleLayout, TrainOn};
 use nextword_model::Transformer;
 
 use crate::TrainError;
@@ -11,13 +11,23 @@ use crate::training_loop::TrainingLoop;
 /// Number of conversations that are shown when samples are due.
 const SHOWN: usize = 3;
 
-/// At most `count` held-out conversations of the run. Where all tokens are trained, no message is known to be the
-/// assistant's.
+/// At most `count` held-out conversations or pairs of the run. Where all tokens are trained, no message is known to be
+/// the assistant's, and no target of a pair begins where they begin.
 fn of_run(training: &TrainingLoop, count: usize) -> Result<Vec<HeldOut>, DataError> {
     let setup = &training.setup;
-    match &setup.conversations {
-        Some(read) if setup.config.data.train_on != TrainOn::All => {
+    match (&setup.conversations, &setup.pairs) {
+        (Some(read), _) if setup.config.data.train_on != TrainOn::All => {
             held_out(&read.validation, count)
+        }
+        (None, Some(read)) => {
+            let mut found = held_out(&read.held_out, count)?;
+            if read.held_out.layout() == SampleLayout::EncoderDecoder {
+                // The decoder begins with the last token, which is not part of the source.
+                for pair in &mut found {
+                    pair.prompt.pop();
+                }
+            }
+            Ok(found)
         }
         _ => Ok(Vec::new()),
     }
@@ -41,7 +51,7 @@ fn complete(
     completed.unwrap_or_else(|error| {
         let step = training.state.step;
         reporter.warned(&format!(
-            "cannot complete a conversation at step {step}: {error}"
+            "cannot complete held-out data at step {step}: {error}"
         ));
         None
     })

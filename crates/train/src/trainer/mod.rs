@@ -232,6 +232,7 @@ impl Trainer {
             prompt_template: config.samples.prompt_template.clone(),
             prompt: setup.example_prompt(),
             is_chat: setup.conversations.is_some(),
+            architecture: config.model.architecture,
             skipped: self.output.skipped.clone(),
         }
     }

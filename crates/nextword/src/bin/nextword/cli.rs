@@ -32,6 +32,10 @@ pub(crate) enum Command {
     Resume(commands::resume::ResumeArgs),
     /// Generate text from a prompt
     Generate(commands::generate::GenerateArgs),
+    /// Predict the words in the blanks of a text with an encoder
+    Fill(commands::fill::FillArgs),
+    /// Turn texts into vectors that say how similar they are
+    Embed(commands::embed::EmbedArgs),
     /// Show every value that a model computes for a prompt, and how it is computed
     Explain(commands::explain::ExplainArgs),
     /// Chat with a model in the terminal
@@ -40,7 +44,8 @@ pub(crate) enum Command {
     Serve(commands::serve::ServeArgs),
     /// Tokenize text into shard files, for data too large to tokenize again in every run
     Prepare(commands::prepare::PrepareArgs),
-    /// Show the conversations of a configuration as a run trains on them: text, tokens, and which of them are trained
+    /// Show the conversations or pairs of a configuration as a run trains on them: text, tokens, and which of them are
+    /// trained
     Preview(commands::preview::PreviewArgs),
     /// Measure a model's loss, perplexity and bits per byte on a text
     Eval(commands::eval::EvalArgs),

@@ -59,8 +59,16 @@ impl Hooks for TrainingHooks {
         tokenizer: &Arc<dyn Tokenizer>,
         request: &CompletionRequest<'_>,
     ) -> Result<Option<Completion>, TrainError> {
-        let stop_ids = request.special.stop_ids(tokenizer.special_tokens().eos);
-        complete(model, request.prompt, request.max_tokens, stop_ids).map(Some)
+        let eos = tokenizer.special_tokens().eos;
+        let (stop_ids, start_id) = (request.special.stop_ids(eos), request.special.start_id(eos));
+        complete(
+            model,
+            request.prompt,
+            request.max_tokens,
+            stop_ids,
+            start_id,
+        )
+        .map(Some)
     }
 
     fn probe(
@@ -104,11 +112,13 @@ pub(crate) fn complete(
     prompt: &[u32],
     max_tokens: usize,
     stop_ids: Vec<u32>,
+    start_id: Option<u32>,
 ) -> Result<Completion, TrainError> {
     let options = DecodeOptions {
         sampling: SamplingConfig::greedy(),
         max_tokens,
         stop_ids,
+        start_id,
         overflow: Overflow::Stop,
         ..DecodeOptions::default()
     };

@@ -86,6 +86,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Train(args) => return commands::train::run(&args),
         Command::Resume(args) => return commands::resume::run(&args),
         Command::Generate(args) => commands::generate::run(&args)?,
+        Command::Fill(args) => commands::fill::run(&args)?,
+        Command::Embed(args) => commands::embed::run(&args)?,
         Command::Explain(args) => commands::explain::run(&args)?,
         Command::Chat(args) => commands::chat::run(&args)?,
         Command::Serve(args) => commands::serve::run(&args)?,

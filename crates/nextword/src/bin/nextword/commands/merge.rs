@@ -254,11 +254,11 @@ fn largest_difference(args: &MergeArgs, base: &ModelDir, adapter: &Adapter) -> a
     let logits = |model: &nextword_model::Transformer| {
         let data = TensorData::new(ids.clone(), [1, ids.len()]);
         let tokens = Tensor::<2, Int>::from_data(data, &device);
-        to_f32_vec(
-            model
-                .forward(tokens, &mut ForwardContext::inference())
-                .into_data(),
-        )
+        let mut ctx = ForwardContext::inference();
+        if base.config.has_encoder() {
+            ctx = ctx.with_source(tokens.clone(), vec![ids.len()]);
+        }
+        to_f32_vec(model.forward(tokens, &mut ctx).into_data())
     };
     let unmerged = logits(&base.load(&device)?.with_adapter(adapter)?);
     let merged = logits(&merged.load(&device)?);

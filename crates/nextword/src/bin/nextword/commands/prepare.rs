@@ -32,6 +32,9 @@ pub(crate) struct PrepareArgs {
     /// Vocabulary size of a bpe or word tokenizer [default: 4096 for bpe, all words for word]
     #[arg(long, value_name = "N")]
     vocab_size: Option<usize>,
+    /// Mask token of the tokenizer to build, which the training of an encoder needs, such as [MASK] [default: none]
+    #[arg(long, value_name = "NAME", conflicts_with = "tokenizer_file")]
+    mask: Option<String>,
     /// Existing tokenizer.json to use instead of building one [default: none]
     #[arg(long, conflicts_with_all = ["tokenizer", "vocab_size"], value_hint = ValueHint::FilePath)]
     tokenizer_file: Option<PathBuf>,
@@ -148,6 +151,9 @@ fn config(args: &PrepareArgs) -> anyhow::Result<DataConfig> {
     }
     if args.vocab_size.is_some() {
         tokenizer.vocab_size = args.vocab_size;
+    }
+    if let Some(mask) = &args.mask {
+        tokenizer.mask.clone_from(mask);
     }
     if args.tokenizer_file.is_some() {
         tokenizer.file.clone_from(&args.tokenizer_file);

@@ -1,5 +1,7 @@
 //! `nextword preview CONFIG`.
 
+mod pairs;
+
 use std::io::{IsTerminal, stdout};
 use std::ops::Range;
 
@@ -46,10 +48,13 @@ const BRACKETS: (&str, &str) = ("[[", "]]");
 /// Shows samples and what is known about all of them.
 pub(crate) fn run(args: &PreviewArgs) -> anyhow::Result<()> {
     let config = args.run.load(None)?;
+    if config.data.has_pairs() {
+        return pairs::run(args, config);
+    }
     let Some(conversations) = prepare_conversations(config)? else {
         return Err(exit::usage(
-            "this configuration has no conversations; hint: set data.conversations to a file with them, or builtin = \
-             \"stories_chat\" under [data]",
+            "this configuration has neither conversations nor pairs; hint: set data.conversations to a file with them, \
+             builtin = \"stories_chat\" under [data], or data.pairs to a file of sources and targets",
         ));
     };
     let shown = selected(args, &conversations.train)?;
@@ -57,8 +62,7 @@ pub(crate) fn run(args: &PreviewArgs) -> anyhow::Result<()> {
     if args.json {
         return print_json(&conversations, shown);
     }
-    let has_color = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let marks = if has_color { COLOR } else { BRACKETS };
+    let marks = marks();
     for index in shown {
         let sample = conversations.train.sample(index)?;
         output::print_line(&format!(
@@ -79,6 +83,12 @@ pub(crate) fn run(args: &PreviewArgs) -> anyhow::Result<()> {
     }
     let lines = summary_lines(&conversations);
     lines.iter().try_for_each(|line| output::print_line(line))
+}
+
+/// How trained tokens are marked on this output.
+fn marks() -> (&'static str, &'static str) {
+    let has_color = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    if has_color { COLOR } else { BRACKETS }
 }
 
 /// The samples that the arguments select.

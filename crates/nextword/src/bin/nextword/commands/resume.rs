@@ -24,7 +24,7 @@ pub(crate) struct ResumeArgs {
     #[arg(long, short)]
     device: Option<String>,
     /// Override one key: train.steps, train.log_every, any key of checkpoint, validation, samples and
-    /// probes, or data.path, data.paths, data.prepared, data.conversations, data.chat_template,
+    /// probes, or data.path, data.paths, data.prepared, data.conversations, data.pairs, data.chat_template,
     /// data.tokenizer.file or start_from (the base of an adapter) of what was moved (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -37,7 +37,7 @@ pub(crate) struct ResumeArgs {
 }
 
 /// Keys and sections that may change when a run is resumed.
-const CHANGEABLE: [&str; 13] = [
+const CHANGEABLE: [&str; 14] = [
     "train.steps",
     "train.log_every",
     "checkpoint.",
@@ -50,6 +50,7 @@ const CHANGEABLE: [&str; 13] = [
     "data.paths",
     "data.prepared",
     "data.conversations",
+    "data.pairs",
     "data.chat_template",
     "data.tokenizer.file",
 ];

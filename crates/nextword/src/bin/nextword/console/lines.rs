@@ -1,5 +1,6 @@
 //! Lines that report a run's progress.
 
+use nextword_model::Architecture;
 use nextword_train::{LoraInfo, Outcome, RunInfo, StepReport, StopReason, ValidationReport};
 
 use super::shell::{program, shell_quote};
@@ -114,17 +115,17 @@ pub(super) fn completions_part(report: &ValidationReport) -> String {
     }
 }
 
-/// Maximum number of characters of a conversation before its completion that are shown.
+/// Maximum number of characters before a completion that are shown.
 const MAX_CONTEXT: usize = 400;
 
-/// Formats the completion of a held-out conversation beside the message in the data.
+/// Formats the completion of a held-out conversation or pair beside what the data has.
 pub(super) fn completion_block(step: u64, prompt: &str, text: &str, wanted: &str) -> String {
     let start = prompt.char_indices().rev().nth(MAX_CONTEXT - 1);
     let shown = match start {
         Some((at, _)) if at > 0 => format!("…{}", &prompt[at..]),
         _ => prompt.to_string(),
     };
-    let mut block = format!("conversation at step {step}:");
+    let mut block = format!("held-out data at step {step}:");
     for line in sanitize(shown.trim_end()).lines() {
         block.push_str("\n    ");
         block.push_str(line);
@@ -137,13 +138,42 @@ pub(super) fn completion_block(step: u64, prompt: &str, text: &str, wanted: &str
     block
 }
 
+/// What a model is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum ModelUse {
+    #[default]
+    Generate,
+    Chat,
+    /// To generate targets of sources.
+    Translate,
+    Fill,
+}
+
+impl ModelUse {
+    /// The use of the model of a run.
+    pub(super) fn of(info: &RunInfo) -> Self {
+        match info {
+            RunInfo {
+                architecture: Architecture::Encoder,
+                ..
+            } => Self::Fill,
+            RunInfo {
+                architecture: Architecture::Prefix | Architecture::EncoderDecoder,
+                ..
+            } => Self::Translate,
+            RunInfo { is_chat: true, .. } => Self::Chat,
+            RunInfo { .. } => Self::Generate,
+        }
+    }
+}
+
 /// Returns the lines printed at the end of a run, of which `resumed_at` updates were made before: its result and
-/// what to do next, which for a run on conversations (`is_chat`) is to chat.
+/// what to do next with a model for this use.
 pub(super) fn end_lines(
     outcome: &Outcome,
     resumed_at: u64,
     prompt: Option<&str>,
-    is_chat: bool,
+    model_use: ModelUse,
 ) -> Vec<String> {
     let is_unchanged = resumed_at > 0 && resumed_at == outcome.step;
     let result = match outcome.reason {
@@ -173,12 +203,17 @@ pub(super) fn end_lines(
             .map(str::trim_end)
             .filter(|prompt| !prompt.trim().is_empty());
         let prompt = prompt.map_or_else(String::new, |prompt| format!(" {}", shell_quote(prompt)));
-        if is_chat {
-            lines.push(format!("    {program} chat {folder}"));
-        } else {
-            lines.push(format!("    {program} generate {folder}{prompt}"));
+        lines.push(match model_use {
+            ModelUse::Chat => format!("    {program} chat {folder}"),
+            ModelUse::Generate | ModelUse::Translate => {
+                format!("    {program} generate {folder}{prompt}")
+            }
+            ModelUse::Fill => format!("    {program} fill {folder}{prompt}"),
+        });
+        // The others are not explained.
+        if matches!(model_use, ModelUse::Generate | ModelUse::Chat) {
+            lines.push(format!("    {program} explain {folder}{prompt}"));
         }
-        lines.push(format!("    {program} explain {folder}{prompt}"));
         lines.push(format!("    {program} plot {folder}"));
     }
     lines
@@ -246,7 +281,12 @@ mod tests {
     #[test]
     fn suggested_commands_can_be_pasted() {
         let next = |prompt| {
-            let lines = end_lines(&outcome(StopReason::Finished), 0, prompt, false);
+            let lines = end_lines(
+                &outcome(StopReason::Finished),
+                0,
+                prompt,
+                ModelUse::Generate,
+            );
             lines[2..4]
                 .iter()
                 .map(|line| line.trim().to_string())
@@ -279,7 +319,7 @@ mod tests {
         assert_eq!(
             block,
             format!(
-                "conversation at step 7:\n    {shown}\n  completion   It is\n               red.\n  in the data  \
+                "held-out data at step 7:\n    {shown}\n  completion   It is\n               red.\n  in the data  \
                  It is blue."
             )
         );
@@ -312,7 +352,13 @@ mod tests {
 
     #[test]
     fn end_of_run_suggests_next_commands() {
-        let lines = end_lines(&outcome(StopReason::Finished), 0, Some("One day"), false).join("\n");
+        let lines = end_lines(
+            &outcome(StopReason::Finished),
+            0,
+            Some("One day"),
+            ModelUse::Generate,
+        )
+        .join("\n");
         assert!(
             lines.starts_with("done: step 7, loss 2.0000, best 1.5000 in 1m01s"),
             "{lines}"
@@ -322,14 +368,27 @@ mod tests {
             "{lines}"
         );
         assert!(lines.contains("nextword plot 'runs/my run'"), "{lines}");
-        let lines = end_lines(&outcome(StopReason::Finished), 0, None, true).join("\n");
+        let lines = end_lines(&outcome(StopReason::Finished), 0, None, ModelUse::Chat).join("\n");
         assert!(lines.contains("nextword chat 'runs/my run'"), "{lines}");
+        let prompt = Some("a ___ c");
+        let lines = end_lines(&outcome(StopReason::Finished), 0, prompt, ModelUse::Fill).join("\n");
+        assert!(
+            lines.contains("nextword fill 'runs/my run' 'a ___ c'"),
+            "{lines}"
+        );
+        assert!(!lines.contains("explain"), "{lines}");
     }
 
     #[test]
     fn a_finished_run_that_is_resumed_says_so_and_suggests_the_same_commands() {
-        let lines =
-            |resumed_at| end_lines(&outcome(StopReason::Finished), resumed_at, Some("a"), false);
+        let lines = |resumed_at| {
+            end_lines(
+                &outcome(StopReason::Finished),
+                resumed_at,
+                Some("a"),
+                ModelUse::Generate,
+            )
+        };
         assert!(
             lines(7)[0].starts_with("nothing to train: step 7"),
             "{:?}",
@@ -341,7 +400,12 @@ mod tests {
 
     #[test]
     fn interrupted_runs_are_saved() {
-        let lines = end_lines(&outcome(StopReason::Interrupted), 0, None, false);
+        let lines = end_lines(
+            &outcome(StopReason::Interrupted),
+            0,
+            None,
+            ModelUse::Generate,
+        );
         assert!(
             lines[0].starts_with("interrupted and saved: step 7"),
             "{lines:?}"
@@ -378,6 +442,7 @@ mod tests {
             prompt_template: None,
             prompt: None,
             is_chat: false,
+            architecture: Architecture::Decoder,
             skipped: vec!["checkpoints/step-00000030: damaged".to_string()],
         };
         let lines = start_lines(&info).join("\n");

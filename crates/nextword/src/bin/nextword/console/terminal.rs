@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nextword_train::{Outcome, Reporter, RunInfo, StepReport, ValidationReport};
 
 use super::lines::{
-    completion_block, completions_part, end_lines, sample_block, start_lines, step_line,
+    ModelUse, completion_block, completions_part, end_lines, sample_block, start_lines, step_line,
 };
 use crate::output;
 
@@ -42,8 +42,8 @@ pub(super) struct TerminalReporter {
     validation: Option<f64>,
     /// A prompt for the commands suggested at the end.
     prompt: Option<String>,
-    /// Whether the run trains on conversations.
-    is_chat: bool,
+    /// What the model is for.
+    model_use: ModelUse,
     /// Number of updates made before this process resumed the run.
     resumed_at: u64,
     /// The run's prompt template.
@@ -57,7 +57,7 @@ impl TerminalReporter {
             bar: None,
             validation: None,
             prompt: None,
-            is_chat: false,
+            model_use: ModelUse::default(),
             resumed_at: 0,
             prompt_template: None,
             interactive: std::io::stderr().is_terminal(),
@@ -77,7 +77,7 @@ impl Reporter for TerminalReporter {
     fn started(&mut self, info: &RunInfo) {
         self.prompt_template.clone_from(&info.prompt_template);
         self.prompt.clone_from(&info.prompt);
-        self.is_chat = info.is_chat;
+        self.model_use = ModelUse::of(info);
         self.resumed_at = info.resumed_at;
         for line in start_lines(info) {
             self.print(&line);
@@ -158,7 +158,7 @@ impl Reporter for TerminalReporter {
             bar.finish_and_clear();
         }
         let prompt = self.prompt.as_deref();
-        for line in end_lines(outcome, self.resumed_at, prompt, self.is_chat) {
+        for line in end_lines(outcome, self.resumed_at, prompt, self.model_use) {
             self.print(&line);
         }
     }

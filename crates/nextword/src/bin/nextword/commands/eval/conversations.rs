@@ -38,7 +38,7 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     }
     let samples = &set.conversations.train;
     let completions = check_completions(samples, args.completions, &set.eos, |prompt, max| {
-        complete(model, prompt, max, set.eos.clone())
+        complete(model, prompt, max, set.eos.clone(), None)
     })?;
     let report = &set.conversations.report;
     if args.json {

@@ -163,7 +163,8 @@ fn card_lines(card: &ModelCard, lines: &mut Vec<String>) {
 fn modules(dir: &ModelDir) -> Vec<(String, usize)> {
     let mut modules: Vec<(String, usize)> = Vec::new();
     for (name, shape) in weights::layout(&dir.config) {
-        let depth = if name.starts_with("blocks.") { 2 } else { 1 };
+        let stack = usize::from(name.starts_with("encoder."));
+        let depth = stack + if weights::is_in_block(&name) { 2 } else { 1 };
         let module: Vec<&str> = name.split('.').take(depth).collect();
         let (module, n) = (module.join("."), shape.iter().product::<usize>());
         match modules.last_mut() {

@@ -1,0 +1,288 @@
+//! Training on pairs with each architecture, and on masked tokens: resumed runs, previews, `generate`, `fill` and
+//! `embed`.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::test_dir::{BAD_FILE, TestDir, USAGE};
+use crate::util::{sha256, stderr};
+
+/// Pairs of the bilingual corpus.
+const PAIRS: &str = r#"
+name = "pairs"
+[data]
+pairs = "translation"
+documents = 60
+tokenizer.kind = "word"
+[model]
+context_length = 32
+n_layers = 1
+n_heads = 2
+d_model = 16
+[model.dropout]
+residual = 0.1
+[train]
+steps = 12
+batch_size = 2
+accumulation = 2
+log_every = 1
+[schedule]
+kind = "constant"
+warmup_steps = 0
+[validation]
+every = 4
+completions = 2
+[checkpoint]
+every = 4
+[samples]
+every = 12
+"#;
+
+/// Stories with blanks.
+const BLANKS: &str = r#"
+name = "blanks"
+[data]
+builtin = "stories"
+documents = 10
+tokenizer.kind = "bpe"
+tokenizer.vocab_size = 300
+masked.whole_words = true
+[model]
+architecture = "encoder"
+context_length = 32
+n_layers = 1
+n_heads = 2
+d_model = 16
+[model.dropout]
+residual = 0.1
+[train]
+steps = 12
+batch_size = 2
+accumulation = 2
+log_every = 1
+[schedule]
+kind = "constant"
+warmup_steps = 0
+[validation]
+every = 4
+windows = 4
+[checkpoint]
+every = 4
+"#;
+
+fn succeed(dir: &TestDir, args: &[&str]) -> String {
+    let output = dir.run(args);
+    assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn prepared() -> TestDir {
+    let dir = TestDir::new();
+    dir.write("pairs.toml", PAIRS);
+    dir.write("blanks.toml", BLANKS);
+    dir
+}
+
+/// The validation losses of a run.
+fn losses(dir: &TestDir, run: &str) -> Vec<Value> {
+    let metrics = fs::read_to_string(dir.path(run).join("metrics.jsonl")).unwrap();
+    let lines = metrics
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines
+        .filter_map(|line| line.get("val_loss").cloned())
+        .collect()
+}
+
+#[test]
+fn resumed_runs_on_pairs_and_masked_tokens_have_the_weights_of_uninterrupted_ones() {
+    let dir = prepared();
+    for (config, architecture) in [
+        ("pairs.toml", "decoder"),
+        ("pairs.toml", "prefix"),
+        ("pairs.toml", "encoder_decoder"),
+        ("blanks.toml", "encoder"),
+    ] {
+        let of = |name: &str| format!("{architecture}-{name}");
+        let train = |name: &str, steps: &str| {
+            let name = format!("name={}", of(name));
+            let model = format!("model.architecture={architecture}");
+            let steps = format!("train.steps={steps}");
+            let set = ["--set", &name, "--set", &model, "--set", &steps];
+            succeed(&dir, &[&["train", config, "--quiet"][..], &set].concat());
+        };
+        train("whole", "12");
+        train("part", "6");
+        let part = format!("runs/{}", of("part"));
+        succeed(
+            &dir,
+            &["resume", &part, "--quiet", "--set", "train.steps=12"],
+        );
+        let weights = |name: &str| {
+            let run = dir.path(&format!("runs/{}", of(name)));
+            sha256(&run.join("last/model.safetensors"))
+        };
+        assert_eq!(weights("part"), weights("whole"), "{architecture}");
+        let whole = losses(&dir, &format!("runs/{}", of("whole")));
+        assert_eq!(whole.len(), 3);
+        assert_eq!(losses(&dir, &part)[2], whole[2], "{architecture}");
+    }
+}
+
+#[test]
+fn each_architecture_learns_the_pairs_of_statquest() {
+    let dir = prepared();
+    let set = [
+        "data.pairs=statquest",
+        "data.split.validation=0",
+        "model.dropout.residual=0",
+        "train.steps=120",
+        "schedule.learning_rate=0.01",
+        "validation.completions=0",
+        "samples.every=0",
+    ];
+    for architecture in ["decoder", "prefix", "encoder_decoder"] {
+        let name = format!("name={architecture}");
+        let model = format!("model.architecture={architecture}");
+        let mut args = vec![
+            "train",
+            "pairs.toml",
+            "--quiet",
+            "--set",
+            &name,
+            "--set",
+            &model,
+        ];
+        args.extend(set.iter().flat_map(|set| ["--set", set]));
+        succeed(&dir, &args);
+        let run = format!("runs/{architecture}");
+        for (source, target) in [("let's go", "vamos"), ("to go", "ir")] {
+            let args = ["generate", &run, source, "--temperature", "0", "--quiet"];
+            assert_eq!(
+                succeed(&dir, &args).trim_end(),
+                target,
+                "{architecture}: {source}"
+            );
+        }
+    }
+}
+
+#[test]
+fn preview_shows_what_is_trained_of_a_pair() {
+    let dir = prepared();
+    dir.write("own.tsv", "to go\tir\nlet's go\tvamos\n");
+    let preview = |set: &[&str]| {
+        let own = ["preview", "pairs.toml", "--set", "data.pairs=own.tsv"];
+        let set = set.iter().flat_map(|set| ["--set", set]);
+        let all: Vec<&str> = own
+            .into_iter()
+            .chain(["--set", "data.split.validation=0"])
+            .chain(set)
+            .collect();
+        succeed(&dir, &all)
+    };
+    let target = preview(&[]);
+    assert!(target.contains("to go <SEP>[[ir <EOS>]]"), "{target}");
+    assert!(target.contains("source       {prompt}<SEP>"), "{target}");
+    let both = preview(&["data.loss_on=both"]);
+    assert!(both.contains("to[[go <SEP> ir <EOS>]]"), "{both}");
+    let encoder = preview(&["model.architecture=encoder_decoder"]);
+    assert!(
+        encoder.contains("to go <EOS> <EOS>[[ir <EOS>]]"),
+        "{encoder}"
+    );
+}
+
+#[test]
+fn blanks_are_filled_and_texts_are_embedded() {
+    let dir = prepared();
+    succeed(&dir, &["train", "blanks.toml", "--quiet"]);
+    let text = "Once upon ___ time";
+    let filled = succeed(
+        &dir,
+        &["fill", "runs/blanks", text, "--top-k", "3", "--json"],
+    );
+    let filled: Value = serde_json::from_str(&filled).unwrap();
+    let candidates = filled["blanks"][0]["candidates"].as_array().unwrap();
+    assert_eq!(candidates.len(), 3);
+    let probability = |at: usize| candidates[at]["probability"].as_f64().unwrap();
+    assert!(probability(0) >= probability(1) && probability(1) >= probability(2));
+    let shown = succeed(&dir, &["fill", "runs/blanks", text, "-k", "3"]);
+    assert_eq!(shown.lines().count(), 2 + 3, "{shown}");
+    let fails = |args: &[&str], code: i32, part: &str| {
+        let output = dir.run(args);
+        let error = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {error}");
+        assert!(error.contains(part), "{args:?}: {error}");
+    };
+    fails(
+        &["fill", "runs/blanks", "whole"],
+        USAGE,
+        "the text has no blank",
+    );
+    fails(
+        &["generate", "runs/blanks", "Once"],
+        USAGE,
+        "`nextword fill`",
+    );
+
+    let texts = [
+        "embed",
+        "runs/blanks",
+        "a fox",
+        "a cat",
+        "--pooling",
+        "first",
+    ];
+    let lines = succeed(&dir, &texts);
+    let vectors: Vec<Vec<f64>> = lines
+        .lines()
+        .map(|line| line.split(' ').map(|x| x.parse().unwrap()).collect())
+        .collect();
+    assert_eq!((vectors.len(), vectors[0].len()), (2, 16));
+    assert!((vectors[0].iter().map(|x| x * x).sum::<f64>() - 1.0).abs() < 1e-5);
+    dir.write("texts.txt", "a fox\n\na cat\n");
+    let from_file = [
+        "embed",
+        "runs/blanks",
+        "--file",
+        "texts.txt",
+        "--pooling",
+        "first",
+    ];
+    assert_eq!(succeed(&dir, &from_file), lines);
+    fails(
+        &["embed", "runs/blanks", "--file", "no.txt"],
+        BAD_FILE,
+        "no.txt",
+    );
+}
+
+#[test]
+fn data_that_an_architecture_cannot_learn_from_is_an_error() {
+    let dir = prepared();
+    let rejected = |config: &str, set: &[&str], part: &str| {
+        let set = set.iter().flat_map(|set| ["--set", set]);
+        let args: Vec<&str> = ["train", config].into_iter().chain(set).collect();
+        dir.rejects(&args, USAGE, &[part, "hint:"]);
+    };
+    rejected(
+        "pairs.toml",
+        &["model.architecture=encoder"],
+        "an encoder learns from texts",
+    );
+    let both = ["model.architecture=prefix", "data.loss_on=both"];
+    rejected("pairs.toml", &both, "data.loss_on");
+    rejected(
+        "blanks.toml",
+        &["model.architecture=decoder"],
+        "data.masked",
+    );
+    rejected("blanks.toml", &["data.masked.rate=15"], "masked.rate = 15");
+    dir.write("own.tsv", "to go\tir\nlet's go\n");
+    for command in ["preview", "plan", "train"] {
+        let args = [command, "pairs.toml", "--set", "data.pairs=own.tsv"];
+        dir.rejects(&args, BAD_FILE, &["own.tsv", "line 2", "1 column"]);
+    }
+}
