@@ -59,6 +59,7 @@ mod logging; // --verbose and NEXTWORD_LOG
 mod malformed_models; // damaged and malicious files
 mod model_folders; // models where another kind of folder is needed
 mod module_cycles; // modules of a crate do not depend on each other in circles
+mod packed_samples; // several samples in a row
 mod parity; // import and export of transformers models
 mod peft; // adapters of PEFT: logits, gradients, commands
 mod peft_damage; // damaged folders of adapters

@@ -10,6 +10,7 @@ pub(crate) mod stream {
     pub(crate) const SPLIT: u64 = 4;
     pub(crate) const SAMPLE_EPOCHS: u64 = 5;
     pub(crate) const SAMPLE_GROUPS: u64 = 6;
+    pub(crate) const SAMPLE_ROWS: u64 = 7;
     /// Story `i` uses stream `STORIES + i`; far from the small numbers above.
     pub(crate) const STORIES: u64 = 1 << 40;
     /// Conversation `i` about a story uses stream `STORY_CHATS + i`.

@@ -72,7 +72,9 @@ pub use config::{
     CheckpointConfig, ProbeConfig, RunConfig, SampleConfig, TrainConfig, ValidationConfig,
 };
 pub use config_file::{parse_config, parse_stored_config, read_config, to_toml};
-pub use conversations::{ConversationReport, Conversations, Examples, LeftOut, PromptCheck};
+pub use conversations::{
+    ConversationReport, Conversations, Examples, LeftOut, PromptCheck, RowReport, RowUse,
+};
 pub use error::TrainError;
 pub use folder::RunFolder;
 pub use lora::{LoraSettings, UnsetKeys};

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use nextword_data::{Dataset, EvalWindows, Loader, LoaderConfig, Tokenizer};
+use nextword_data::{Dataset, EvalWindows, Loader, Tokenizer};
 use nextword_model::{DeviceName, ModelDir, ModelTokens, Transformer, weights};
 
+use self::batches::loader_config;
 use self::conversation_data::{read_conversations, without_conversations};
 use self::model_parts::{ModelParts, model_tokens};
 use self::source_model::{SourceModel, apply_base_model};
@@ -16,6 +17,7 @@ use crate::start_from::LoraBase;
 use crate::tokenizer_choice::{build_dataset, resolve_vocab_size, use_declared_eos};
 use crate::{RunConfig, TrainError};
 
+mod batches;
 mod conversation_data;
 mod description;
 mod memory;
@@ -129,19 +131,11 @@ impl BaseConfig {
         resolve_vocab_size(&mut config, dataset.tokenizer.as_ref())?;
         check_parameters(&config)?;
         let conversations = read_conversations(&mut config, &dataset, &mut model)?;
-        let padding_id = dataset.tokenizer.special_tokens().padding_id();
-        let loader_config = LoaderConfig {
-            context_length: config.sequence_length(),
-            batch_size: config.train.batch_size,
-            grad_accum_steps: config.train.accumulation,
-            order: config.data.order,
-            packing: config.data.packing,
-            seed: config.seed,
-            padding_id,
-        };
+        let batches = loader_config(&config, &*dataset.tokenizer);
+        let padding_id = batches.padding_id;
         let loader = match &conversations {
-            Some(read) => Loader::from_samples(read.train.clone(), loader_config)?,
-            None => Loader::new(dataset.train.clone(), loader_config)?,
+            Some(read) => Loader::from_samples(read.train.clone(), read.batches())?,
+            None => Loader::new(dataset.train.clone(), batches)?,
         };
         resolve_epochs(&mut config, &loader)?;
         let validation = validation_windows(&config, &dataset, conversations.as_ref(), padding_id)?;

@@ -3,6 +3,7 @@
 mod builder;
 mod file;
 mod order;
+mod packing;
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use sha2::{Digest, Sha256};
 pub use self::builder::SamplesBuilder;
 pub(crate) use self::order::SampleOrder;
 use crate::batch::{IGNORE, TokenBatch, check_size};
+use crate::batch_mask::{BatchMask, SampleSegment};
 use crate::error::DataError;
 
 /// Rows of a batch are padded to a multiple of this many tokens: few lengths mean few buffers of new sizes, and on a
@@ -178,21 +180,33 @@ impl Samples {
     ) -> Result<TokenBatch, DataError> {
         let lengths = indices.iter().map(|index| self.row_length(*index));
         let longest = lengths.max().unwrap_or(0);
-        self.rows(indices, padded_length(longest, max_length), padding_id)
+        let rows: Vec<Vec<usize>> = indices.iter().map(|index| vec![*index]).collect();
+        self.rows(&rows, padded_length(longest, max_length), padding_id)
     }
 
-    /// The samples `indices` as rows of `seq` tokens, which is not less than their row lengths.
+    /// Rows of `seq` tokens, each with the samples of these indices, whose row lengths are not more than that together.
+    /// If a row has several samples, each of them is a segment of the mask. If none has, the mask is the causal one.
     pub(crate) fn rows(
         &self,
-        indices: &[usize],
+        rows: &[Vec<usize>],
         seq: usize,
         padding_id: u32,
     ) -> Result<TokenBatch, DataError> {
-        check_size(indices.len(), seq)?;
-        let mut batch = TokenBatch::with_capacity(indices.len(), seq);
-        for index in indices {
-            let sample = self.sample(*index)?;
-            push_sample(&mut batch, &sample, padding_id);
+        check_size(rows.len(), seq)?;
+        let mut batch = TokenBatch::with_capacity(rows.len(), seq);
+        for row in rows {
+            for index in row {
+                push_sample(&mut batch, &self.sample(*index)?);
+            }
+            batch.end_row(padding_id);
+        }
+        if rows.iter().any(|row| row.len() > 1) {
+            let segment = |index: &usize| SampleSegment {
+                len: self.row_length(*index),
+                prefix: 0,
+            };
+            let segments = rows.iter().map(|row| row.iter().map(segment).collect());
+            batch.mask = BatchMask::Segments(segments.collect());
         }
         Ok(batch)
     }
@@ -259,11 +273,12 @@ impl Default for Samples {
     }
 }
 
-/// Appends one sample as a row. Its inputs end before the last trained token, and only trained tokens are targets.
-fn push_sample(batch: &mut TokenBatch, sample: &Sample, padding_id: u32) {
+/// Appends one sample to the last row. Its inputs end before the last trained token, and only trained tokens are
+/// targets.
+fn push_sample(batch: &mut TokenBatch, sample: &Sample) {
     let start = batch.targets.len();
     let end = sample.trained.last().map_or(0, |span| span.end);
-    batch.push_row(&sample.ids[..end], padding_id);
+    batch.push_tokens(&sample.ids[..end]);
     let row = &mut batch.targets[start..];
     let mut first = 0;
     for span in &sample.trained {
