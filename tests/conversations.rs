@@ -148,6 +148,43 @@ fn a_resumed_run_on_conversations_has_the_weights_of_an_uninterrupted_one() {
 }
 
 #[test]
+fn a_resumed_run_on_packed_conversations_has_the_weights_of_an_uninterrupted_one() {
+    let dir = prepared();
+    let packed = [
+        "--set",
+        "data.packing=samples",
+        "--set",
+        "train.sequence_length=96",
+    ];
+    let with = |args: &[&str]| succeed(&dir, &[args, &packed].concat());
+    let preview = with(&["preview", "chat.toml", "--json"]);
+    let summary: Value = serde_json::from_str(preview.lines().next().unwrap()).unwrap();
+    let rows = &summary["rows"];
+    assert!(rows["packed"] == true && rows["length"] == 96, "{summary}");
+    let (with_packing, without) = (&rows["with_packing"], &rows["without_packing"]);
+    assert!(
+        with_packing["rows"].as_u64() < without["rows"].as_u64(),
+        "{rows}"
+    );
+    with(&["train", "chat.toml", "--quiet", "--set", "name=whole"]);
+    let part = ["--set", "name=part", "--set", "train.steps=6"];
+    with(&[&["train", "chat.toml", "--quiet"][..], &part].concat());
+    let resume = ["resume", "runs/part", "--quiet", "--set", "train.steps=12"];
+    succeed(&dir, &resume);
+    assert_eq!(
+        artifacts(&dir.path("runs/part")),
+        artifacts(&dir.path("runs/whole"))
+    );
+    // Without packing, the run is another one.
+    let other = dir.run(&[&resume[..], &["--set", "data.packing=packed"]].concat());
+    assert!(
+        !other.status.success() && stderr(&other).contains("data.packing"),
+        "{}",
+        stderr(&other)
+    );
+}
+
+#[test]
 fn preview_shows_the_prompts_that_the_server_sends() {
     let dir = prepared();
     let text = succeed(&dir, &["preview", "chat.toml", "--longest", "--ids"]);

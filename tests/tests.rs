@@ -64,6 +64,7 @@ mod malformed_models; // damaged and malicious files
 mod merged_adapters; // merged adapters that are rounded, and exported ones
 mod model_folders; // models where another kind of folder is needed
 mod module_cycles; // modules of a crate do not depend on each other in circles
+mod packed_samples; // several samples in a row
 mod pairs; // sources with targets, masked tokens, and what to do with such models
 mod parity; // import and export of transformers models
 mod peft; // adapters of PEFT: logits, gradients, commands

@@ -91,9 +91,19 @@ impl TokenBatch {
 
     /// Appends one row. `ids` are the inputs and, shifted by one, the targets; the rest is padded.
     pub(crate) fn push_row(&mut self, ids: &[u32], padding_id: u32) {
-        let used = ids.len().saturating_sub(1).min(self.seq);
+        self.push_tokens(&ids[..ids.len().min(self.seq + 1)]);
+        self.end_row(padding_id);
+    }
+
+    /// Appends tokens to the row that [`end_row`](Self::end_row) completes: inputs and, shifted by one, targets.
+    pub(crate) fn push_tokens(&mut self, ids: &[u32]) {
+        let used = ids.len().saturating_sub(1);
         self.inputs.extend_from_slice(&ids[..used]);
-        self.targets.extend(ids.iter().skip(1).take(used));
+        self.targets.extend(ids.iter().skip(1));
+    }
+
+    /// Completes a row: the rest is padded.
+    pub(crate) fn end_row(&mut self, padding_id: u32) {
         self.batch += 1;
         self.inputs.resize(self.batch * self.seq, padding_id);
         self.targets.resize(self.batch * self.seq, IGNORE);

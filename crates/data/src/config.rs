@@ -9,7 +9,7 @@ use crate::error::DataError;
 use crate::masked::MaskedConfig;
 use crate::pairs::{LossOn, PairSources, is_pairs_name};
 use crate::tokenizer::TokenizerConfig;
-use crate::window::{Order, Packing};
+use crate::window::{Order, Packing, without_samples};
 
 /// Built-in corpora.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -159,7 +159,7 @@ pub struct DataConfig {
     /// `random` (with replacement) or `epoch` (each window once per epoch, reshuffled every epoch).
     pub order: Order,
     /// `packed` (windows cross document boundaries) or `documents` (windows end at document
-    /// boundaries and are padded).
+    /// boundaries and are padded). Conversations have a row each, or share rows with `samples`.
     pub packing: Packing,
 }
 
@@ -261,6 +261,9 @@ impl DataConfig {
             ("eos_token", self.eos_token.is_some()),
             ("too_long", !is_default(&self.too_long)),
         ];
+        if self.packing == Packing::Samples && !self.has_conversations() {
+            return Err(without_samples());
+        }
         match keys.iter().find(|(_, is_set)| *is_set) {
             Some((key, _)) if !self.has_conversations() => Err(DataError::config(format!(
                 "data.{key} is set, but the data has no conversations; hint: set data.conversations, or remove \

@@ -7,7 +7,7 @@ use crate::error::DataError;
 use crate::masked::{MaskedRows, MaskedTokens};
 use crate::samples::{Samples, check_samples};
 use crate::tokens::Tokens;
-use crate::window::{DocumentWindows, Packing};
+use crate::window::{DocumentWindows, Packing, without_samples};
 
 /// Consecutive windows over a split, in which each token after the first is a target exactly once
 /// (packed), or each token of a document after its first (documents).
@@ -77,6 +77,7 @@ impl EvalWindows {
             Packing::Documents => {
                 Some(DocumentWindows::new(&tokens, "validation", context_length)?)
             }
+            Packing::Samples => return Err(without_samples()),
         };
         let packed = (tokens.len() - 1).div_ceil(context_length);
         let window_count = documents.as_ref().map_or(packed, DocumentWindows::count);

@@ -4,7 +4,7 @@ use crate::batch::{TokenBatch, check_size};
 use crate::error::DataError;
 use crate::masked::{MaskedRows, MaskedTokens};
 use crate::prefetch::Prefetch;
-use crate::samples::{SampleOrder, Samples, check_samples, padded_length};
+use crate::samples::{SampleLayout, SampleOrder, Samples, check_samples, padded_length};
 use crate::tokens::Tokens;
 use crate::window::{Order, Packing, TrainWindows};
 
@@ -116,10 +116,14 @@ impl Loader {
     }
 
     /// Creates a loader for `samples`, one in each row. Each occurs once per epoch, in an order that depends on the
-    /// seed and on the number of samples per step, not on how a step is divided into micro-batches. The samples of a
+    /// seed and on the number of rows per step, not on how a step is divided into micro-batches. The rows of a
     /// step have similar lengths. Rows are as long as the longest of their step, rounded up to a multiple of 32 but at
     /// most `context_length`, so that they have the same padding and the same dropout for every division; the first
-    /// micro-batch of all has the longest row. `order` and `packing` of the configuration have no effect.
+    /// micro-batch of all has the longest row. `order` of the configuration has no effect.
+    ///
+    /// With [`Packing::Samples`], a row has as many samples as fit into `context_length` tokens (best-fit decreasing
+    /// over all samples of an epoch), and the batch's mask separates them. If no two of them fit, the batches are the
+    /// same as without packing.
     ///
     /// # Errors
     /// [`DataError::Config`] for the sizes as in [`new`](Self::new), without samples, and for a sample with more than
@@ -142,8 +146,15 @@ impl Loader {
     pub fn from_samples(samples: Samples, config: LoaderConfig) -> Result<Self, DataError> {
         check(&config)?;
         check_samples(&samples, "training", config.context_length)?;
+        if config.packing == Packing::Samples && samples.layout() == SampleLayout::EncoderDecoder {
+            return Err(DataError::config(
+                "data.packing = \"samples\" does not pack the sources of an encoder-decoder; hint: leave out data.packing"
+                    .to_string(),
+            ));
+        }
         let per_step = config.batch_size * config.grad_accum_steps;
-        let order = SampleOrder::new(&samples, per_step, config.seed);
+        let capacity = (config.packing == Packing::Samples).then_some(config.context_length);
+        let order = SampleOrder::new(&samples, capacity, per_step, config.seed);
         Ok(Self {
             rows: Rows::Samples { samples, order },
             config,
@@ -189,8 +200,42 @@ impl Loader {
     pub fn sequences_per_epoch(&self) -> usize {
         match &self.rows {
             Rows::Windows { windows, .. } => windows.per_epoch(),
-            Rows::Samples { samples, .. } => samples.len(),
+            Rows::Samples { order, .. } => order.rows_per_epoch(),
         }
+    }
+
+    /// The share of the positions that are padding, from 0 to 1, in the batches of the first epoch; `None` for windows.
+    /// A last step that reaches into the second epoch counts as a whole.
+    ///
+    /// ```
+    /// use nextword_data::{Loader, LoaderConfig, Packing, SamplesBuilder};
+    ///
+    /// let mut builder = SamplesBuilder::default();
+    /// for length in [33, 17, 17] {
+    ///     builder.push(&vec![1; length], &[length - 1..length])?; // Rows of 32, 16 and 16 inputs.
+    /// }
+    /// let samples = builder.finish();
+    /// let padding = |packing| {
+    ///     let config = LoaderConfig { context_length: 32, batch_size: 1, packing, ..LoaderConfig::default() };
+    ///     Loader::from_samples(samples.clone(), config).map(|loader| loader.padding_share())
+    /// };
+    /// assert_eq!(padding(Packing::Packed)?, Some(1.0 / 3.0)); // Three rows of 32.
+    /// assert_eq!(padding(Packing::Samples)?, Some(0.0)); // Two rows.
+    /// # Ok::<(), nextword_data::DataError>(())
+    /// ```
+    pub fn padding_share(&self) -> Option<f64> {
+        let Rows::Samples { order, .. } = &self.rows else {
+            return None;
+        };
+        let per_step = self.sequences_per_step();
+        let steps = order.rows_per_epoch().div_ceil(per_step) as u64;
+        let positions = |step| {
+            let seq = padded_length(order.longest_in_step(step), self.config.context_length);
+            (per_step * seq) as f64
+        };
+        let used: usize = (0..steps).map(|step| order.tokens_in_step(step)).sum();
+        let all: f64 = (0..steps).map(positions).sum();
+        Some((all - used as f64) / all)
     }
 
     /// Mean number of targets per step, over all micro-batches. Windows that are padded
@@ -234,9 +279,9 @@ impl Loader {
         let sequences = first..first + batch_size as u64;
         let (tokens, windows, masked) = match &self.rows {
             Rows::Samples { samples, order } => {
-                let indices: Vec<usize> = sequences.map(|sequence| order.at(sequence)).collect();
+                let rows: Vec<Vec<usize>> = sequences.map(|sequence| order.row(sequence)).collect();
                 let seq = padded_length(order.longest_in_step(step), context_length);
-                return samples.rows(&indices, seq, padding_id);
+                return samples.rows(&rows, seq, padding_id);
             }
             Rows::Windows {
                 tokens,

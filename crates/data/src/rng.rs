@@ -10,6 +10,7 @@ pub(crate) mod stream {
     pub(crate) const SPLIT: u64 = 4;
     pub(crate) const SAMPLE_EPOCHS: u64 = 5;
     pub(crate) const SAMPLE_GROUPS: u64 = 6;
+    pub(crate) const SAMPLE_ROWS: u64 = 7;
     pub(crate) const MASKED: u64 = 8;
     pub(crate) const MASKED_VALIDATION: u64 = 9;
     /// Story `i` uses stream `STORIES + i`; far from the small numbers above.

@@ -29,6 +29,17 @@ pub enum Packing {
     Packed,
     /// A window contains tokens of one document; the rest of the row is padding without loss.
     Documents,
+    /// A row contains several samples, such as conversations. Each attends to itself only, and its positions count
+    /// from 0. For [`Samples`](crate::Samples), which otherwise have a row each.
+    Samples,
+}
+
+/// The error for [`Packing::Samples`] of a text.
+pub(crate) fn without_samples() -> DataError {
+    DataError::config(
+        "data.packing = \"samples\" packs conversations, but the data has none; hint: set data.conversations, or \
+         data.packing to \"packed\" or \"documents\"",
+    )
 }
 
 /// The windows of one token stream, in the order of a seed.
@@ -77,6 +88,7 @@ impl TrainWindows {
             Packing::Documents => {
                 WindowLayout::Documents(DocumentWindows::new(tokens, split, context_length)?)
             }
+            Packing::Samples => return Err(without_samples()),
         };
         Ok(Self {
             layout,

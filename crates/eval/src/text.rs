@@ -168,7 +168,7 @@ pub fn evaluate_text_with(
     let unpredicted = around.prefix.len().max(1);
     let has_target = match packing {
         Packing::Packed => tokens >= 2,
-        Packing::Documents => documents
+        Packing::Documents | Packing::Samples => documents
             .iter()
             .any(|document| document.len() > unpredicted),
     };
@@ -323,7 +323,7 @@ fn predicted_bytes(byte_counts: &[ByteCount], packing: Packing) -> u64 {
     let all: usize = byte_counts.iter().map(|count| count.all).sum();
     let starting = match packing {
         Packing::Packed => &byte_counts[..1],
-        Packing::Documents => byte_counts,
+        Packing::Documents | Packing::Samples => byte_counts,
     };
     let unpredicted: usize = starting.iter().map(|count| count.unpredicted).sum();
     all.saturating_sub(unpredicted) as u64

@@ -181,14 +181,53 @@ pub(crate) mod fast {
             matmul::gemm(x, self.weight(weight), &mut y, &options);
         }
 
+        /// `y = x W + bias + low up` (empty `bias`: none), where the last product is in f32. Not for the
+        /// matrix-vector kernel.
+        pub(crate) fn forward_with_update(
+            &self,
+            x: &[f32],
+            weight: &[f32],
+            bias: &[f32],
+            [low, up]: [MatRef<'_>; 2],
+            y: &mut [f32],
+        ) {
+            let Self {
+                rows, d_in, d_out, ..
+            } = *self;
+            let x = MatRef::row_major(x, rows, d_in);
+            let mut y = MatMut::row_major(y, rows, d_out);
+            let options = GemmOptions {
+                bias: (!bias.is_empty()).then_some(bias),
+                ..self.gemm_options()
+            };
+            matmul::gemm_with_update(x, self.weight(weight), (low, up), &mut y, &options);
+        }
+
         /// `dx = dy W^T`.
         pub(crate) fn input_gradient(&self, dy: &[f32], weight: &[f32], dx: &mut [f32]) {
+            self.input_gradient_with_update(dy, weight, None, dx);
+        }
+
+        /// `dx = dy W^T`, plus a product in f32, if there is one.
+        pub(crate) fn input_gradient_with_update(
+            &self,
+            dy: &[f32],
+            weight: &[f32],
+            update: Option<[MatRef<'_>; 2]>,
+            dx: &mut [f32],
+        ) {
             let Self {
                 rows, d_in, d_out, ..
             } = *self;
             let dy = MatRef::row_major(dy, rows, d_out);
             let mut dx = MatMut::new(dx, rows, d_in, d_in);
-            matmul::gemm(dy, self.weight(weight).t(), &mut dx, &self.gemm_options());
+            let (weight, options) = (self.weight(weight).t(), self.gemm_options());
+            match update {
+                Some([low, up]) => {
+                    matmul::gemm_with_update(dy, weight, (low, up), &mut dx, &options);
+                }
+                None => matmul::gemm(dy, weight, &mut dx, &options),
+            }
         }
 
         /// `dW = x^T dy`, or `dW += x^T dy` if `accumulate`.

@@ -179,12 +179,20 @@ impl QuantizedMatrix {
         matmul_quant(x, &self.0, &mut y, &options);
     }
 
-    /// `dx = dy W^T` for `rows` rows, with the dequantized weights. The bits of a row do not depend on the others.
+    /// `dx = dy W^T` for `rows` rows, with the dequantized weights, plus a product of two matrices, if they are given.
+    /// The bits of a row do not depend on the others.
     #[cfg(feature = "flex")]
-    pub(crate) fn input_gradient(&self, dy: &[f32], rows: usize, dx: &mut [f32]) {
+    pub(crate) fn input_gradient(
+        &self,
+        dy: &[f32],
+        rows: usize,
+        update: Option<[MatRef<'_>; 2]>,
+        dx: &mut [f32],
+    ) {
         let [d_in, d_out] = self.shape();
         let dy = MatRef::row_major(dy, rows, d_out);
-        matmul_quant_transposed(dy, &self.0, &mut MatMut::row_major(dx, rows, d_in));
+        let mut dx = MatMut::row_major(dx, rows, d_in);
+        matmul_quant_transposed(dy, &self.0, update, &mut dx);
     }
 
     /// The dequantized weight, `[d_in, d_out]`, off the autodiff graph.
@@ -279,7 +287,7 @@ mod fast {
         fn input_gradient(&self, dy: &[f32]) -> Buffer {
             let [d_in, _] = self.weight.shape();
             let mut dx = Buffer::new(self.rows * d_in);
-            self.weight.input_gradient(dy, self.rows, &mut dx);
+            self.weight.input_gradient(dy, self.rows, None, &mut dx);
             dx
         }
     }

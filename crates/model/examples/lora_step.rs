@@ -60,11 +60,17 @@ fn main() -> Result<(), ModelError> {
             }
         }
     }
-    let medians: Vec<f64> = seconds.into_iter().map(median).collect();
-    for ((name, _), seconds) in models.iter().zip(&medians) {
+    let all_weights = seconds[0].clone();
+    for ((name, _), seconds) in models.iter().zip(seconds) {
+        // Within a round, so that other work on the machine affects both.
+        let ratios = seconds
+            .iter()
+            .zip(&all_weights)
+            .map(|(part, all)| part / all);
+        let ratio = median(ratios.collect());
         println!(
-            "{name}: {seconds:.3} s, {:.2} of all weights",
-            seconds / medians[0]
+            "{name}: {:.3} s, {ratio:.2} of all weights",
+            median(seconds)
         );
     }
     Ok(())

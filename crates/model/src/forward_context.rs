@@ -290,6 +290,8 @@ pub(crate) struct Positions {
     mask: AttentionMask,
     /// The mask of cross-attention, in decoders with an encoder.
     cross_mask: AttentionMask,
+    /// The position of each token, `[rows of the mask, seq]`, if rows have several segments: it counts from 0 in each.
+    in_segments: Option<Vec<usize>>,
     rope: Option<Rope>,
     /// `ALiBi`'s slopes.
     slopes: Vec<f64>,
@@ -303,6 +305,7 @@ impl Positions {
             Vec::new()
         };
         Self {
+            in_segments: mask.segment_positions(),
             mask,
             cross_mask: AttentionMask::default(),
             rope: rope.cloned(),
@@ -324,12 +327,17 @@ impl Positions {
     /// `[rows or 1, seq, d]`.
     pub(crate) fn gather(&self, table: Tensor<2>) -> Tensor<3> {
         let (offsets, seq) = (self.mask.position_offsets(), self.mask.queries());
-        if let [offset] = offsets {
-            return table.narrow(0, *offset, seq).unsqueeze();
-        }
-        let positions = offsets.iter().flat_map(|offset| *offset..offset + seq);
-        let positions: Vec<i32> = positions.map(|position| position as i32).collect();
-        let data = TensorData::new(positions, [offsets.len(), seq]);
+        let positions = match (&self.in_segments, offsets) {
+            (Some(positions), _) => positions.clone(),
+            (None, [offset]) => return table.narrow(0, *offset, seq).unsqueeze(),
+            (None, offsets) => offsets
+                .iter()
+                .flat_map(|offset| *offset..offset + seq)
+                .collect(),
+        };
+        let rows = positions.len() / seq.max(1);
+        let positions: Vec<i32> = positions.iter().map(|position| *position as i32).collect();
+        let data = TensorData::new(positions, [rows, seq]);
         let device = table.device();
         nextword_kernels::embed(table, Tensor::from_data(data, &device))
     }
@@ -337,9 +345,17 @@ impl Positions {
     /// Applies `RoPE` to queries or keys, `[batch, seq, heads, head_dim]`, in models that use it. A
     /// local layer has its own frequencies.
     pub(crate) fn apply_rope(&self, x: Tensor<4>, is_local: bool) -> Tensor<4> {
-        match &self.rope {
-            Some(rope) => rope.apply(x, is_local, self.mask.position_offsets()),
-            None => x,
-        }
+        let Some(rope) = &self.rope else {
+            return x;
+        };
+        let Some(positions) = &self.in_segments else {
+            return rope.apply(x, is_local, self.mask.position_offsets());
+        };
+        // Each token is a row of its own, whose offset is the token's position.
+        let [batch, seq, heads, head_dim] = x.dims();
+        let positions = positions.repeat(batch * seq / positions.len().max(1));
+        let tokens = x.reshape([batch * seq, 1, heads, head_dim]);
+        let rotated = rope.apply(tokens, is_local, &positions);
+        rotated.reshape([batch, seq, heads, head_dim])
     }
 }

@@ -78,7 +78,8 @@ pub use config::{
 };
 pub use config_file::{parse_config, parse_stored_config, read_config, to_toml};
 pub use conversations::{
-    ConversationReport, ConversationSet, Conversations, Examples, LeftOut, PromptCheck,
+    ConversationReport, ConversationSet, Conversations, Examples, LeftOut, PromptCheck, RowReport,
+    RowUse,
 };
 pub use error::TrainError;
 pub use folder::RunFolder;

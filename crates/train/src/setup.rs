@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use nextword_data::{Dataset, EvalWindows, Loader, LoaderConfig, Samples, Tokenizer};
+use nextword_data::{Dataset, EvalWindows, Loader, Samples, Tokenizer};
 use nextword_model::{DeviceName, ModelDir, ModelTokens, Transformer, weights};
 
+use self::batches::loader_config;
 use self::conversation_data::{read_conversations, without_conversations};
 use self::model_parts::{ModelParts, model_tokens};
 use self::pair_data::samples_of;
@@ -19,6 +20,7 @@ use crate::task::Task;
 use crate::tokenizer_choice::{build_dataset, resolve_vocab_size, use_declared_eos};
 use crate::{RunConfig, TrainError};
 
+mod batches;
 mod conversation_data;
 mod description;
 mod memory;
@@ -147,22 +149,20 @@ impl BaseConfig {
         let conversations = conversations.map(Conversations::without_examples);
         let pairs = Pairs::of_run(&mut config, task, &dataset, &model.special)?;
         let masked = task.masked_tokens(&config, &*dataset.tokenizer)?;
-        let padding_id = dataset.tokenizer.special_tokens().padding_id();
-        let loader_config = LoaderConfig {
-            context_length: config.sequence_length(),
-            batch_size: config.train.batch_size,
-            grad_accum_steps: config.train.accumulation,
-            order: config.data.order,
-            packing: config.data.packing,
-            seed: config.seed,
-            padding_id,
-        };
+        let batches = loader_config(&config, &*dataset.tokenizer);
+        let padding_id = batches.padding_id;
         let samples = samples_of(conversations.as_ref(), pairs.as_ref());
         let loader = match (samples, &masked) {
-            (Some((train, _)), _) => Loader::from_samples(train.clone(), loader_config)?,
-            (None, None) => Loader::new(dataset.train.clone(), loader_config)?,
-            (None, Some(masked)) => Loader::new(dataset.train.clone(), loader_config)?
-                .with_masked_tokens(masked.clone()),
+            (Some((train, _)), _) => {
+                let batches = conversations
+                    .as_ref()
+                    .map_or(batches, Conversations::batches);
+                Loader::from_samples(train.clone(), batches)?
+            }
+            (None, None) => Loader::new(dataset.train.clone(), batches)?,
+            (None, Some(masked)) => {
+                Loader::new(dataset.train.clone(), batches)?.with_masked_tokens(masked.clone())
+            }
         };
         resolve_epochs(&mut config, &loader)?;
         let held_out = samples.map(|(_, validation)| validation);

@@ -2,7 +2,6 @@
 
 use super::{Sample, Samples, push_sample};
 use crate::batch::{SourceBatch, TokenBatch};
-use crate::batch_mask::{BatchMask, SampleSegment};
 use crate::error::DataError;
 
 /// How the samples become rows, which depends on the architecture of the model.
@@ -57,39 +56,37 @@ impl Samples {
         (start - 1).max(end - start)
     }
 
-    /// The samples `indices` as rows of a prefix or an encoder-decoder model. `seq` is not less than their row lengths.
+    /// The samples of `rows`, one in each, as rows of an encoder-decoder model. `seq` is not less than their row lengths.
     pub(super) fn rows_with_source(
         &self,
-        indices: &[usize],
+        rows: &[Vec<usize>],
         seq: usize,
         padding_id: u32,
     ) -> Result<TokenBatch, DataError> {
-        let mut batch = TokenBatch::with_capacity(indices.len(), seq);
-        let samples = indices.iter().map(|index| self.sample(*index));
-        let samples = samples.collect::<Result<Vec<_>, _>>()?;
-        if self.layout == SampleLayout::EncoderDecoder {
-            // As long as the decoder's rows: the length must not depend on how a step is divided.
-            let mut source = SourceBatch {
-                seq,
-                ..SourceBatch::default()
-            };
-            for sample in &samples {
-                push_source(&mut source, sample, padding_id);
-                push_sample(&mut batch, &decoder_part(sample), padding_id);
-            }
-            batch.source = Some(source);
-            return Ok(batch);
+        let mut batch = TokenBatch::with_capacity(rows.len(), seq);
+        // As long as the decoder's rows: the length must not depend on how a step is divided.
+        let mut source = SourceBatch {
+            seq,
+            ..SourceBatch::default()
+        };
+        for index in rows.iter().flatten() {
+            let sample = self.sample(*index)?;
+            push_source(&mut source, &sample, padding_id);
+            push_sample(&mut batch, &decoder_part(&sample));
+            batch.end_row(padding_id);
         }
-        let mut segments = Vec::with_capacity(samples.len());
-        for (sample, index) in samples.iter().zip(indices) {
-            push_sample(&mut batch, sample, padding_id);
-            segments.push(vec![SampleSegment {
-                len: self.row_length(*index),
-                prefix: source_end(sample),
-            }]);
-        }
-        batch.mask = BatchMask::Segments(segments);
+        batch.source = Some(source);
         Ok(batch)
+    }
+}
+
+impl SampleLayout {
+    /// Number of tokens of `sample` that all its tokens see.
+    pub(super) fn prefix(self, sample: &Sample) -> usize {
+        match self {
+            Self::Prefix => source_end(sample),
+            Self::Sequence | Self::EncoderDecoder => 0,
+        }
     }
 }
 
@@ -119,6 +116,7 @@ fn decoder_part(sample: &Sample) -> Sample {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::batch_mask::{BatchMask, SampleSegment};
     use crate::{EvalWindows, IGNORE, Loader, LoaderConfig, SamplesBuilder};
 
     const EOS: u32 = 9;

@@ -4,6 +4,7 @@ mod builder;
 mod file;
 mod layout;
 mod order;
+mod packing;
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ pub use self::builder::SamplesBuilder;
 pub use self::layout::SampleLayout;
 pub(crate) use self::order::SampleOrder;
 use crate::batch::{IGNORE, TokenBatch, check_size};
+use crate::batch_mask::{BatchMask, SampleSegment};
 use crate::error::DataError;
 
 /// Rows of a batch are padded to a multiple of this many tokens: few lengths mean few buffers of new sizes, and on a
@@ -185,24 +187,39 @@ impl Samples {
     ) -> Result<TokenBatch, DataError> {
         let lengths = indices.iter().map(|index| self.row_length(*index));
         let longest = lengths.max().unwrap_or(0);
-        self.rows(indices, padded_length(longest, max_length), padding_id)
+        let rows: Vec<Vec<usize>> = indices.iter().map(|index| vec![*index]).collect();
+        self.rows(&rows, padded_length(longest, max_length), padding_id)
     }
 
-    /// The samples `indices` as rows of `seq` tokens, which is not less than their row lengths.
+    /// Rows of `seq` tokens, each with the samples of these indices, whose row lengths are not more than that together.
+    /// If a row has several samples, each of them is a segment of the mask. If none has, the mask is the causal one.
     pub(crate) fn rows(
         &self,
-        indices: &[usize],
+        rows: &[Vec<usize>],
         seq: usize,
         padding_id: u32,
     ) -> Result<TokenBatch, DataError> {
-        check_size(indices.len(), seq)?;
-        if self.layout != SampleLayout::Sequence {
-            return self.rows_with_source(indices, seq, padding_id);
+        check_size(rows.len(), seq)?;
+        if self.layout == SampleLayout::EncoderDecoder {
+            return self.rows_with_source(rows, seq, padding_id);
         }
-        let mut batch = TokenBatch::with_capacity(indices.len(), seq);
-        for index in indices {
-            let sample = self.sample(*index)?;
-            push_sample(&mut batch, &sample, padding_id);
+        let mut batch = TokenBatch::with_capacity(rows.len(), seq);
+        let mut segments = Vec::with_capacity(rows.len());
+        for row in rows {
+            let mut in_row = Vec::with_capacity(row.len());
+            for index in row {
+                let sample = self.sample(*index)?;
+                push_sample(&mut batch, &sample);
+                in_row.push(SampleSegment {
+                    len: self.row_length(*index),
+                    prefix: self.layout.prefix(&sample),
+                });
+            }
+            batch.end_row(padding_id);
+            segments.push(in_row);
+        }
+        if self.layout == SampleLayout::Prefix || rows.iter().any(|row| row.len() > 1) {
+            batch.mask = BatchMask::Segments(segments);
         }
         Ok(batch)
     }
@@ -269,11 +286,12 @@ impl Default for Samples {
     }
 }
 
-/// Appends one sample as a row. Its inputs end before the last trained token, and only trained tokens are targets.
-fn push_sample(batch: &mut TokenBatch, sample: &Sample, padding_id: u32) {
+/// Appends one sample to the last row. Its inputs end before the last trained token, and only trained tokens are
+/// targets.
+fn push_sample(batch: &mut TokenBatch, sample: &Sample) {
     let start = batch.targets.len();
     let end = sample.trained.last().map_or(0, |span| span.end);
-    batch.push_row(&sample.ids[..end], padding_id);
+    batch.push_tokens(&sample.ids[..end]);
     let row = &mut batch.targets[start..];
     let mut first = 0;
     for span in &sample.trained {

@@ -9,6 +9,7 @@ mod edge_cases;
 mod jsonl;
 mod malformed_tokenizers;
 mod malformed_vocabularies;
+mod packed_samples;
 mod prepared;
 mod samples;
 mod shards;

@@ -97,7 +97,7 @@ impl Projection<'_> {
             Self::Float(linear, weight) => {
                 LinearOp { rows, ..*linear }.input_gradient(dy, weight, dx);
             }
-            Self::Quantized(weight) => weight.input_gradient(dy, rows, dx),
+            Self::Quantized(weight) => weight.input_gradient(dy, rows, None, dx),
         }
     }
 

@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 use super::{LinearWeight, RowUpdate};
 use crate::cpu::dropout as dropout_kernel;
 use crate::cpu::elementwise::{add_scaled, scale};
-use crate::cpu::matmul::{GemmOptions, MatMut, MatRef, gemm};
+use crate::cpu::matmul::{GemmOptions, MatMut, MatRef, gemm, transposed_product};
 use crate::cpu::par::for_each;
 use crate::cpu::reduce::add_column_sums;
 use crate::fused::{BackwardContext, Buffer, Op, apply, from_buffer, into_contiguous, values};
@@ -180,16 +180,23 @@ impl Update {
         Some(y)
     }
 
+    /// `scale * dropout(x) A`, `[rows, rank]`.
+    fn low(&self, x: &[f32], a: &[f32]) -> Buffer {
+        let dropped = self.dropped(x);
+        let mut low = Buffer::new(self.rows * self.rank);
+        let x = dropped.as_deref().unwrap_or(x);
+        self.product(self.d_in, self.rank)
+            .forward(x, a, &[], &mut low);
+        scale(&mut low, self.scale);
+        low
+    }
+
     /// Adds the update to `y`. Returns `scale * dropout(x) A`, `[rows, rank]`.
     fn forward(&self, x: &[f32], a: &[f32], b: &[f32], y: &mut [f32]) -> Buffer {
         let Self {
             rows, rank, d_out, ..
         } = *self;
-        let dropped = self.dropped(x);
-        let mut low = Buffer::new(rows * rank);
-        let x = dropped.as_deref().unwrap_or(x);
-        self.product(self.d_in, rank).forward(x, a, &[], &mut low);
-        scale(&mut low, self.scale);
+        let low = self.low(x, a);
         if self.use_matvec {
             let mut sum = Buffer::new(rows * d_out);
             self.product(rank, d_out).forward(&low, b, &[], &mut sum);
@@ -210,13 +217,14 @@ impl Update {
         gemm(x, w, &mut MatMut::row_major(y, self.rows, w.cols), &options);
     }
 
-    /// Adds the update's gradient to `dx`, if there is one, and returns the gradients of `A` and `B`.
+    /// The gradients of `x`, `A` and `B` that are needed. `base` writes that of `x` through the base weight, and adds
+    /// the product of both matrices to it, if they are given.
     fn backward(
         &self,
         [x, a, b, low, dy]: [&[f32]; 5],
-        dx: Option<&mut [f32]>,
-        [needs_a, needs_b]: [bool; 2],
-    ) -> [Option<Buffer>; 2] {
+        [needs_x, needs_a, needs_b]: [bool; 3],
+        base: impl FnOnce(Option<[MatRef<'_>; 2]>, &mut [f32]),
+    ) -> [Option<Buffer>; 3] {
         let Self {
             rows,
             d_in,
@@ -226,40 +234,55 @@ impl Update {
         } = *self;
         let db = needs_b.then(|| {
             let mut db = Buffer::new(rank * d_out);
-            self.product(rank, d_out)
-                .weight_gradient(low, dy, &mut db, false);
+            transposed_product(rows, (low, rank), (dy, d_out), &mut db);
             db
         });
-        if !needs_a && dx.is_none() {
-            return [None, db];
+        if !needs_a && !needs_x {
+            return [None, None, db];
         }
         let mut low_grad = Buffer::new(rows * rank);
         self.product(rank, d_out)
             .input_gradient(dy, b, &mut low_grad);
         scale(&mut low_grad, self.scale);
-        let da = needs_a.then(|| {
-            let dropped = self.dropped(x);
-            let x = dropped.as_deref().unwrap_or(x);
-            let mut da = Buffer::new(d_in * rank);
+        let da = needs_a.then(|| self.gradient_of_a(x, &low_grad));
+        let dx = needs_x.then(|| {
+            let mut dx = Buffer::new(rows * d_in);
+            if self.dropout.is_none() {
+                let low_grad = MatRef::row_major(&low_grad, rows, rank);
+                base(
+                    Some([low_grad, MatRef::row_major(a, d_in, rank).t()]),
+                    &mut dx,
+                );
+                return dx;
+            }
+            base(None, &mut dx);
+            let mut sum = Buffer::new(rows * d_in);
             self.product(d_in, rank)
-                .weight_gradient(x, &low_grad, &mut da, false);
-            da
+                .input_gradient(&low_grad, a, &mut sum);
+            if let Some(sum) = self.dropped(&sum) {
+                add_scaled(&mut dx, 1.0, &sum);
+            }
+            dx
         });
-        match (dx, self.dropout) {
-            (Some(dx), None) => {
-                self.add_product((&low_grad, rank), MatRef::row_major(a, d_in, rank).t(), dx);
+        [dx, da, db]
+    }
+
+    /// `dropout(x)^T low_grad`, `[d_in, rank]`.
+    fn gradient_of_a(&self, x: &[f32], low_grad: &[f32]) -> Buffer {
+        let Self {
+            rows, d_in, rank, ..
+        } = *self;
+        let dropped = self.dropped(x);
+        let x = dropped.as_deref().unwrap_or(x);
+        let mut transposed = Buffer::new(rank * d_in);
+        transposed_product(rows, (low_grad, rank), (x, d_in), &mut transposed);
+        let mut da = Buffer::new(d_in * rank);
+        for (i, row) in da.chunks_exact_mut(rank).enumerate() {
+            for (j, value) in row.iter_mut().enumerate() {
+                *value = transposed[j * d_in + i];
             }
-            (Some(dx), Some(_)) => {
-                let mut sum = Buffer::new(rows * d_in);
-                self.product(d_in, rank)
-                    .input_gradient(&low_grad, a, &mut sum);
-                if let Some(sum) = self.dropped(&sum) {
-                    add_scaled(dx, 1.0, &sum);
-                }
-            }
-            (None, _) => {}
         }
-        [da, db]
+        da
     }
 }
 
@@ -293,33 +316,38 @@ impl Op<5> for FloatLora {
         [x, weight, bias, a, b]: [&[f32]; 5],
         _needs_grad: [bool; 5],
     ) -> (Buffer, Buffer) {
-        let mut y = Buffer::new(self.update.rows * self.update.d_out);
+        let (update, bias) = (&self.update, self.update.bias(bias));
+        let mut y = Buffer::new(update.rows * update.d_out);
+        if update.use_matvec {
+            self.linear.forward(x, weight, bias, &mut y);
+            let low = update.forward(x, a, b, &mut y);
+            return (y, low);
+        }
+        let low = update.low(x, a);
+        let matrices = [
+            MatRef::row_major(&low, update.rows, update.rank),
+            MatRef::row_major(b, update.rank, update.d_out),
+        ];
         self.linear
-            .forward(x, weight, self.update.bias(bias), &mut y);
-        let low = self.update.forward(x, a, b, &mut y);
+            .forward_with_update(x, weight, bias, matrices, &mut y);
         (y, low)
     }
 
     fn backward(&self, ctx: BackwardContext<'_, Buffer, 5>) -> [Option<Buffer>; 5] {
         let ([x, weight, _, a, b], dy) = (ctx.inputs, ctx.grad);
         let [needs_x, needs_w, needs_bias, needs_a, needs_b] = ctx.needs_grad;
-        let Update {
-            rows, d_in, d_out, ..
-        } = self.update;
-        let mut dx = needs_x.then(|| {
-            let mut dx = Buffer::new(rows * d_in);
-            self.linear.input_gradient(dy, weight, &mut dx);
-            dx
-        });
+        let Update { d_in, d_out, .. } = self.update;
         let dw = needs_w.then(|| {
             let mut dw = Buffer::new(d_in * d_out);
             self.linear.weight_gradient(x, dy, &mut dw, false);
             dw
         });
         let inputs = [x, a, b, &ctx.saved[..], dy];
-        let [da, db] = self
-            .update
-            .backward(inputs, dx.as_deref_mut(), [needs_a, needs_b]);
+        let needs = [needs_x, needs_a, needs_b];
+        let [dx, da, db] = self.update.backward(inputs, needs, |update, dx| {
+            self.linear
+                .input_gradient_with_update(dy, weight, update, dx);
+        });
         let dbias = needs_bias.then(|| bias_gradient(d_out, dy));
         [dx, dw, dbias, da, db]
     }
@@ -347,18 +375,12 @@ impl Op<4> for QuantizedLora {
     fn backward(&self, ctx: BackwardContext<'_, Buffer, 4>) -> [Option<Buffer>; 4] {
         let ([x, _, a, b], dy) = (ctx.inputs, ctx.grad);
         let [needs_x, needs_bias, needs_a, needs_b] = ctx.needs_grad;
-        let Update {
-            rows, d_in, d_out, ..
-        } = self.update;
-        let mut dx = needs_x.then(|| {
-            let mut dx = Buffer::new(rows * d_in);
-            self.weight.input_gradient(dy, rows, &mut dx);
-            dx
-        });
+        let Update { rows, d_out, .. } = self.update;
         let inputs = [x, a, b, &ctx.saved[..], dy];
-        let [da, db] = self
-            .update
-            .backward(inputs, dx.as_deref_mut(), [needs_a, needs_b]);
+        let needs = [needs_x, needs_a, needs_b];
+        let [dx, da, db] = self.update.backward(inputs, needs, |update, dx| {
+            self.weight.input_gradient(dy, rows, update, dx);
+        });
         let dbias = needs_bias.then(|| bias_gradient(d_out, dy));
         [dx, dbias, da, db]
     }

@@ -42,6 +42,20 @@ impl Layout {
         *for_row(&self.position_offsets, row)
     }
 
+    /// The positions of all queries within their segments; `None` if no row has several segments.
+    pub(super) fn segment_positions(&self) -> Option<Vec<usize>> {
+        if self.segments.iter().all(|row| row.count() < 2) {
+            return None;
+        }
+        let in_row = |row: usize| {
+            let offset = self.position_offset(row);
+            let segments = for_row(&self.segments, row);
+            (offset..offset + self.queries)
+                .map(move |position| position - segments.at(position).first)
+        };
+        Some((0..self.rows()).flat_map(in_row).collect())
+    }
+
     pub(super) fn has_later_keys(&self) -> bool {
         match &self.direction {
             Direction::Causal => self.segments.iter().any(Segments::has_prefix),

@@ -264,6 +264,22 @@ impl AttentionMask {
         self.0.layout.position_offset(row)
     }
 
+    /// The position of each query in its segment, `[rows, queries]` flat, if a row has several segments: counted from
+    /// 0 in each of them, and in the padding after the last one. `None` if the position of query `i` is
+    /// `position_offset(row) + i` in all rows.
+    ///
+    /// ```
+    /// use nextword_kernels::{AttentionMask, Segment};
+    ///
+    /// let mask = AttentionMask::causal(vec![0], 6);
+    /// assert_eq!(mask.segment_positions(), None);
+    /// let mask = mask.with_segments(&[vec![Segment::new(2), Segment::new(3)]]);
+    /// assert_eq!(mask.segment_positions(), Some(vec![0, 1, 0, 1, 2, 0]));
+    /// ```
+    pub fn segment_positions(&self) -> Option<Vec<usize>> {
+        self.0.layout.segment_positions()
+    }
+
     /// Number of queries per row.
     pub fn queries(&self) -> usize {
         self.0.layout.queries

@@ -71,6 +71,11 @@ impl Segments {
         Self(bounds.collect())
     }
 
+    /// Number of segments.
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// Number of positions in all segments.
     pub(super) fn len(&self) -> usize {
         self.0.last().map_or(0, |last| last.end)

@@ -5,6 +5,7 @@ mod evaluation;
 mod fit;
 mod prompts;
 mod report;
+mod rows;
 mod source;
 pub(crate) mod split;
 #[cfg(test)]
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use nextword_base::hash::sha256_hex;
 use nextword_chat::{ChatError, Example, Message, Role, SampleEncoder, TokenSample};
 use nextword_data::{
-    DataConfig, Dataset, Samples, SamplesBuilder, Tokenizer, Tokens, TooLong, TrainOn,
+    DataConfig, Dataset, LoaderConfig, Samples, SamplesBuilder, Tokenizer, Tokens, TooLong, TrainOn,
 };
 use nextword_model::{DEFAULT_TEMPLATE, ModelTokens};
 
@@ -26,6 +27,7 @@ pub use self::evaluation::ConversationSet;
 use self::fit::{Fitted, Misfit, fit};
 pub use self::prompts::PromptCheck;
 pub use self::report::{ConversationReport, LeftOut};
+pub use self::rows::{RowReport, RowUse};
 use self::source::{TemplateChoice, TemplateSource};
 use crate::{RunConfig, TrainError};
 
@@ -48,6 +50,8 @@ pub struct Conversations {
     pub encoder: SampleEncoder,
     /// The records that the samples of both splits were made of; none in a run, which needs only the samples.
     pub examples: Examples,
+    /// How the samples are divided into batches.
+    batches: LoaderConfig,
     /// Which messages are trained.
     train_on: TrainOn,
     /// The hash of the chat template.
@@ -137,6 +141,7 @@ impl Conversations {
             tokenizer: model.tokenizer,
             encoder,
             examples,
+            batches: LoaderConfig::default(),
             train_on: data.train_on,
             template_hash: template.map(|template| sha256_hex(template.text.as_bytes())),
             sources: source::name(data),
@@ -170,6 +175,16 @@ impl Conversations {
             self.report.validation,
             self.train.trained_count()
         )
+    }
+
+    /// Says how the samples are divided into batches, which their lengths may influence.
+    pub(crate) fn with_batches(self, batches: LoaderConfig) -> Self {
+        Self { batches, ..self }
+    }
+
+    /// How the samples are divided into batches.
+    pub(crate) fn batches(&self) -> LoaderConfig {
+        self.batches
     }
 
     /// The longest row of both splits.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use nextword_data::{DataConfig, Dataset};
 
+use super::batches::loader_config;
 use super::model_parts::{ModelParts, model_tokens};
 use super::source_model::{SourceModel, apply_base_model};
 use crate::conversations::{ChatModel, Conversations, dataset_without_tokens};
@@ -55,7 +56,8 @@ pub(super) fn read_conversations(
             .next_multiple_of(LENGTH_MULTIPLE);
         config.train.sequence_length = Some(longest.min(max_length));
     }
-    Ok(Some(conversations))
+    let batches = loader_config(config, &*dataset.tokenizer);
+    Ok(Some(conversations.with_batches(batches)))
 }
 
 /// Rows of conversations are padded to a multiple of this many tokens.

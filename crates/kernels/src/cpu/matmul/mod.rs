@@ -18,7 +18,9 @@ pub(crate) mod matrix;
 pub(crate) mod matvec;
 mod panel;
 pub(crate) mod quant;
+mod transposed;
 
-pub(crate) use gemm::{GemmOptions, gemm, k_blocks};
+pub(crate) use gemm::{GemmOptions, gemm, gemm_with_update, k_blocks};
 pub(crate) use matrix::{MatMut, MatRef};
 pub(crate) use matvec::{MatvecOptions, matvec};
+pub(crate) use transposed::transposed_product;

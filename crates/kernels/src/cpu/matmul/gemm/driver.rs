@@ -40,6 +40,15 @@ pub(crate) struct Problem<'a> {
     pub(crate) bf16: bool,
     pub(crate) kernel: &'static MicroKernel,
     pub(crate) isa: Isa,
+    pub(crate) update: Option<Update<'a>>,
+}
+
+/// A second product that is added to the result, block by block while it is in a cache. Both operands A are read in
+/// place.
+#[derive(Clone, Copy)]
+pub(crate) struct Update<'a> {
+    pub(crate) a: MatRef<'a>,
+    pub(crate) b: MatRef<'a>,
 }
 
 /// The block of a result that one task computes.
@@ -150,28 +159,48 @@ impl Problem<'_> {
         let direct = self.reads_a_directly();
         let rows = if direct { 0 } else { region.rows.len().min(MC) };
         let a_len = padded_len(rows * kc);
-        with_task_scratch(a_len + cols * kc, |panels| {
-            let (a, b) = panels.split_at_mut(a_len);
+        let b_len = padded_len(cols * kc);
+        let rank = self.update.map_or(0, |update| update.a.cols);
+        with_task_scratch(a_len + b_len + cols * rank, |panels| {
+            let (a, panels) = panels.split_at_mut(a_len);
+            let (b, update_b) = panels.split_at_mut(b_len);
+            if let Some(update) = &self.update {
+                self.pack_b(&update.b, region, &(0..rank), update_b);
+            }
+            let update_b = &*update_b;
             for block in 0..blocks {
                 let k = block * kc..self.k.min((block + 1) * kc);
-                self.pack_b(region, &k, b);
+                self.pack_b(&self.b, region, &k, b);
+                let update = self.update.filter(|_| block + 1 == blocks);
                 for i in region.rows.clone().step_by(MC) {
                     let rows = i..region.rows.end.min(i + MC);
-                    let a = if direct {
-                        RowSource::Direct
+                    let rows_of_a = if direct {
+                        RowSource::Direct(self.a)
                     } else {
                         self.pack_a(&rows, &k, a);
                         RowSource::Packed(a)
                     };
+                    let product = Term {
+                        k: k.clone(),
+                        a: rows_of_a,
+                        b,
+                        adds: k.start > 0 || self.accumulate,
+                    };
+                    let update = update.map(|update| Term {
+                        k: 0..rank,
+                        a: RowSource::Direct(update.a),
+                        b: update_b,
+                        adds: true,
+                    });
                     // SAFETY: these rows and columns are within the region.
-                    unsafe { self.macro_kernel(&rows, &region.cols, &k, a, b) };
+                    unsafe { self.macro_kernel(&rows, &region.cols, &product, update.as_ref()) };
                 }
             }
         });
     }
 
     /// Returns whether the micro-kernel reads the rows of A in place, which makes packing unnecessary.
-    fn reads_a_directly(&self) -> bool {
+    pub(crate) fn reads_a_directly(&self) -> bool {
         self.a.col_stride == 1 && !self.bf16 && self.kernel.supports_direct_rows()
     }
 
@@ -185,67 +214,97 @@ impl Problem<'_> {
         pack_f32(self.isa, &block, panels, self.bf16, a);
     }
 
-    fn pack_b(&self, region: &Region, k: &Span, b: &mut [u32]) {
+    fn pack_b(&self, matrix: &MatRef<'_>, region: &Region, k: &Span, b: &mut [u32]) {
         let panels = PanelLayout {
             width: self.kernel.nr,
             pad: self.kernel.lanes,
             format: self.kernel.format,
         };
-        let block = Block::from_rows(&self.b.t(), &region.cols, k);
+        let block = Block::from_rows(&matrix.t(), &region.cols, k);
         pack_f32(self.isa, &block, panels, self.bf16, b);
     }
 
-    /// Multiplies a block of rows by packed columns. A panel of B stays in the L1 cache while the
-    /// panels of A are streamed through.
+    /// Multiplies a block of rows by packed columns, and adds the update if there is one. A panel of B stays in the L1
+    /// cache while the panels of A are streamed through, and so does its part of the result for the update.
     ///
     /// # Safety
     /// As for [`run`](Self::run). The rows and columns must be within the result, and nothing else may
     /// access them during the call.
-    unsafe fn macro_kernel(&self, rows: &Span, cols: &Span, k: &Span, a: RowSource<'_>, b: &[u32]) {
-        let MicroKernel { mr, nr, lanes, .. } = *self.kernel;
-        let words = k.len().div_ceil(self.kernel.format.elements_per_word());
-        for j in cols.clone().step_by(nr) {
-            let used = nr.min(cols.end - j);
-            let width = used.next_multiple_of(lanes);
-            let b = &b[(j - cols.start) * words..][..width * words];
-            for i in rows.clone().step_by(mr) {
-                let height = mr.min(rows.end - i);
-                let (direct, a) = match a {
-                    RowSource::Packed(a) => {
-                        let start = a[(i - rows.start) * words..][..height * words].as_ptr();
-                        (false, TileRows { start, stride: 0 })
-                    }
-                    RowSource::Direct => {
-                        let a = &self.a;
-                        let end = (i + height - 1) * a.row_stride + k.end;
-                        assert!(end <= a.data.len() || k.is_empty());
-                        let start = a.data.as_ptr().wrapping_add(i * a.row_stride + k.start);
-                        let (start, stride) = (start.cast(), a.row_stride);
-                        (true, TileRows { start, stride })
-                    }
-                };
-                let out = TileOut {
-                    c: self.c.as_ptr().wrapping_add(i * self.c_stride + j),
-                    row_stride: self.c_stride,
-                    cols: used,
-                    init: self.init(k.start, j),
-                };
-                // SAFETY: the machine supports the kernel (`Isa::clamp_to_current`), panels and rows
-                // have been bounds-checked above, and the caller guarantees that rows and columns are
-                // within the result.
-                unsafe { self.kernel.tile(height, width, direct)(words, a, b.as_ptr(), &out) };
+    unsafe fn macro_kernel(
+        &self,
+        rows: &Span,
+        cols: &Span,
+        product: &Term<'_>,
+        update: Option<&Term<'_>>,
+    ) {
+        for j in cols.clone().step_by(self.kernel.nr) {
+            // SAFETY: the caller guarantees the contract; `j` is one of the columns.
+            unsafe {
+                self.multiply_panel(rows, cols, j, product);
+                if let Some(update) = update {
+                    self.multiply_panel(rows, cols, j, update);
+                }
             }
         }
     }
 
-    /// Returns the initial value that the block of k starting at `k0` is added to.
-    fn init(&self, k0: usize, j: usize) -> Init {
+    /// Multiplies a block of rows by the panel of columns from `j` on.
+    ///
+    /// # Safety
+    /// As for [`macro_kernel`](Self::macro_kernel); `j` must be one of the columns.
+    unsafe fn multiply_panel(&self, rows: &Span, cols: &Span, j: usize, term: &Term<'_>) {
+        let MicroKernel { mr, nr, lanes, .. } = *self.kernel;
+        let k = &term.k;
+        let words = k.len().div_ceil(self.kernel.format.elements_per_word());
+        let used = nr.min(cols.end - j);
+        let width = used.next_multiple_of(lanes);
+        let b = &term.b[(j - cols.start) * words..][..width * words];
+        for i in rows.clone().step_by(mr) {
+            let height = mr.min(rows.end - i);
+            let (direct, a) = match &term.a {
+                RowSource::Packed(a) => {
+                    let start = a[(i - rows.start) * words..][..height * words].as_ptr();
+                    (false, TileRows { start, stride: 0 })
+                }
+                RowSource::Direct(a) => {
+                    let end = (i + height - 1) * a.row_stride + k.end;
+                    assert!(end <= a.data.len() || k.is_empty());
+                    let start = a.data.as_ptr().wrapping_add(i * a.row_stride + k.start);
+                    let (start, stride) = (start.cast(), a.row_stride);
+                    (true, TileRows { start, stride })
+                }
+            };
+            let out = TileOut {
+                c: self.c.as_ptr().wrapping_add(i * self.c_stride + j),
+                row_stride: self.c_stride,
+                cols: used,
+                init: self.init(term.adds, j),
+            };
+            // SAFETY: the machine supports the kernel (`Isa::clamp_to_current`), panels and rows
+            // have been bounds-checked above, and the caller guarantees that rows and columns are
+            // within the result.
+            unsafe { self.kernel.tile(height, width, direct)(words, a, b.as_ptr(), &out) };
+        }
+    }
+
+    /// Returns the initial value that a product is added to.
+    fn init(&self, adds: bool, j: usize) -> Init {
         match self.bias {
-            _ if k0 > 0 || self.accumulate => Init::Load,
+            _ if adds => Init::Load,
             Some(bias) => Init::Bias(bias[j..].as_ptr()),
             None => Init::Zero,
         }
     }
+}
+
+/// A product of a block of rows and packed columns, over a block of k.
+struct Term<'a> {
+    k: Span,
+    a: RowSource<'a>,
+    /// The packed columns of B.
+    b: &'a [u32],
+    /// Whether it is added to the result.
+    adds: bool,
 }
 
 /// Where the micro-kernel reads the rows of A.
@@ -254,7 +313,7 @@ enum RowSource<'a> {
     /// From packed panels, in tile order.
     Packed(&'a [u32]),
     /// From A itself, contiguous along k.
-    Direct,
+    Direct(MatRef<'a>),
 }
 
 type Span = std::ops::Range<usize>;

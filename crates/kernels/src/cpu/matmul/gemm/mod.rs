@@ -17,8 +17,8 @@ use crate::Precision;
 use crate::cpu::isa::Isa;
 use crate::cpu::matmul::matrix::{MatMut, MatRef};
 use crate::cpu::par::Shared;
-use driver::Problem;
 pub(crate) use driver::k_blocks;
+use driver::{Problem, Update};
 
 /// Options of [`gemm`].
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +49,58 @@ impl Default for GemmOptions<'_> {
 /// # Panics
 /// If the shapes do not match.
 pub(crate) fn gemm(a: MatRef<'_>, b: MatRef<'_>, c: &mut MatMut<'_>, options: &GemmOptions<'_>) {
+    let problem = problem(a, b, c, options);
+    // SAFETY: the shapes have been checked, and `c` is borrowed mutably, whose rows do not overlap
+    // (`MatMut::new`).
+    unsafe { problem.run() };
+}
+
+/// Computes `C = A * B` with `options`, plus `low * up` in f32: a product over a short dimension, which takes as long
+/// as to read and write C if it is not done together with the first. The bits are those of two products, one after the
+/// other.
+///
+/// # Panics
+/// If the shapes do not match.
+pub(crate) fn gemm_with_update(
+    a: MatRef<'_>,
+    b: MatRef<'_>,
+    (low, up): (MatRef<'_>, MatRef<'_>),
+    c: &mut MatMut<'_>,
+    options: &GemmOptions<'_>,
+) {
+    let rank = low.cols;
+    assert_eq!(
+        [low.rows, up.rows, up.cols],
+        [a.rows, rank, b.cols],
+        "shapes of the update"
+    );
+    let both = Problem {
+        update: Some(Update { a: low, b: up }),
+        ..problem(a, b, c, options)
+    };
+    if both.reads_a_directly() && low.col_stride == 1 && k_blocks(rank).1 == 1 {
+        // SAFETY: as for `gemm`; the shapes of the update have been checked too.
+        return unsafe { both.run() };
+    }
+    gemm(a, b, c, options);
+    let options = GemmOptions {
+        accumulate: true,
+        isa: options.isa,
+        ..GemmOptions::default()
+    };
+    gemm(low, up, c, &options);
+}
+
+/// The problem of a product. It may run as long as `c` is borrowed.
+///
+/// # Panics
+/// If the shapes do not match.
+fn problem<'a>(
+    a: MatRef<'a>,
+    b: MatRef<'a>,
+    c: &mut MatMut<'_>,
+    options: &GemmOptions<'a>,
+) -> Problem<'a> {
     let (m, k, n) = (a.rows, a.cols, b.cols);
     assert_eq!(k, b.rows, "inner dimensions differ");
     assert_eq!((c.rows, c.cols), (m, n), "result shape");
@@ -67,7 +119,7 @@ pub(crate) fn gemm(a: MatRef<'_>, b: MatRef<'_>, c: &mut MatMut<'_>, options: &G
     } else {
         tile::f32_microkernel(isa)
     };
-    let problem = Problem {
+    Problem {
         m,
         n,
         k,
@@ -80,8 +132,6 @@ pub(crate) fn gemm(a: MatRef<'_>, b: MatRef<'_>, c: &mut MatMut<'_>, options: &G
         bf16,
         kernel,
         isa,
-    };
-    // SAFETY: the shapes have been checked, and `c` is borrowed mutably, whose rows do not overlap
-    // (`MatMut::new`).
-    unsafe { problem.run() };
+        update: None,
+    }
 }

@@ -185,3 +185,50 @@ fn bf16_rounds_to_nearest_even_and_keeps_nan() {
         assert!(round_to_bf16(f32::from_bits(nan)).is_nan());
     }
 }
+
+#[test]
+fn an_update_has_the_bits_of_a_product_that_is_added_later() {
+    let mut rng = Rng(23);
+    let mut shapes = vec![(205, 1037, 70, 16), (300, 64, 1050, 8), (13, 515, 33, 600)];
+    shapes.extend((0..60).map(|_| {
+        let [m, k, n] = [(); 3].map(|()| 1 + rng.below(71));
+        (m, k, n, 1 + rng.below(20))
+    }));
+    for isa in Isa::available() {
+        for precision in [Precision::F32, Precision::Bf16] {
+            for &(m, k, n, rank) in &shapes {
+                let (a, b) = (rng.floats(m * k), RandomMatrix::random(&mut rng, k, n));
+                let low = rng.floats(m * rank);
+                let up = RandomMatrix::random(&mut rng, rank, n);
+                let bias = rng.floats(n);
+                let options = GemmOptions {
+                    bias: (rng.below(2) == 1).then_some(&bias[..]),
+                    precision,
+                    isa,
+                    ..GemmOptions::default()
+                };
+                let a = MatRef::row_major(&a, m, k);
+                let low = MatRef::row_major(&low, m, rank);
+                let mut expected = vec![f32::NAN; m * n];
+                let c = &mut MatMut::row_major(&mut expected, m, n);
+                gemm(a, b.view(), c, &options);
+                let accumulate = GemmOptions {
+                    accumulate: true,
+                    isa,
+                    ..GemmOptions::default()
+                };
+                gemm(low, up.view(), c, &accumulate);
+                let mut found = vec![f32::NAN; m * n];
+                with_threads(1 + rng.below(3), || {
+                    let c = &mut MatMut::row_major(&mut found, m, n);
+                    gemm_with_update(a, b.view(), (low, up.view()), c, &options);
+                });
+                let same = found
+                    .iter()
+                    .zip(&expected)
+                    .all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{isa:?} {precision:?} {m}x{k}x{n}, rank {rank}");
+            }
+        }
+    }
+}

@@ -4,7 +4,7 @@
 //! of the weights that the forward pass used.
 
 use super::{BLOCK, QuantMatrix};
-use crate::cpu::matmul::gemm::{GemmOptions, gemm};
+use crate::cpu::matmul::gemm::{GemmOptions, gemm, gemm_with_update};
 use crate::cpu::matmul::matrix::{MatMut, MatRef};
 use crate::cpu::par::{self, Shared};
 use crate::cpu::scratch::with_call_scratch;
@@ -16,11 +16,17 @@ const COLUMNS: usize = 512;
 /// Approximate number of basic operations to dequantize a value.
 const OPS_PER_VALUE: usize = 2;
 
-/// Computes `dx = dy * w^T`: `dy` is rows by n, `dx` is rows by k.
+/// Computes `dx = dy * w^T`, plus the product of the matrices `update`, if there are any: `dy` is rows by n, `dx` is
+/// rows by k.
 ///
 /// # Panics
 /// If the shapes do not match.
-pub(crate) fn matmul_quant_transposed(dy: MatRef<'_>, w: &QuantMatrix, dx: &mut MatMut<'_>) {
+pub(crate) fn matmul_quant_transposed(
+    dy: MatRef<'_>,
+    w: &QuantMatrix,
+    update: Option<[MatRef<'_>; 2]>,
+    dx: &mut MatMut<'_>,
+) {
     let (k, n) = w.shape();
     assert_eq!(
         (dy.cols, dx.rows, dx.cols),
@@ -46,7 +52,11 @@ pub(crate) fn matmul_quant_transposed(dy: MatRef<'_>, w: &QuantMatrix, dx: &mut 
                 accumulate: first > 0,
                 ..GemmOptions::default()
             };
-            gemm(dy, MatRef::row_major(columns, count, k), dx, &options);
+            let columns = MatRef::row_major(columns, count, k);
+            match update.filter(|_| first + count == n) {
+                Some([low, up]) => gemm_with_update(dy, columns, (low, up), dx, &options),
+                None => gemm(dy, columns, dx, &options),
+            }
         }
     });
 }
@@ -110,7 +120,7 @@ mod tests {
             let product = || {
                 let mut dx = vec![f32::NAN; rows * k];
                 let dy = MatRef::row_major(&dy, rows, n);
-                matmul_quant_transposed(dy, &w, &mut MatMut::row_major(&mut dx, rows, k));
+                matmul_quant_transposed(dy, &w, None, &mut MatMut::row_major(&mut dx, rows, k));
                 dx
             };
             let dx = assert_same_for_any_threads(product);

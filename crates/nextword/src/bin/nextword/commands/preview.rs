@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use clap::Args;
 use nextword_data::{Sample, Samples, Tokenizer};
-use nextword_train::{Conversations, PromptCheck, prepare_conversations};
+use nextword_train::{Conversations, PromptCheck, RowReport, RowUse, prepare_conversations};
 use serde_json::{Value, json};
 
 use crate::args::ConfigArgs;
@@ -81,7 +81,8 @@ pub(crate) fn run(args: &PreviewArgs) -> anyhow::Result<()> {
         }
         output::print_line("")?;
     }
-    let lines = summary_lines(&conversations);
+    let mut lines = summary_lines(&conversations);
+    lines.push(row_line(&conversations.row_report()?));
     lines.iter().try_for_each(|line| output::print_line(line))
 }
 
@@ -226,6 +227,25 @@ fn summary_lines(conversations: &Conversations) -> Vec<String> {
     lines
 }
 
+/// The rows of an epoch, and their share of padding with and without packing.
+fn row_line(report: &RowReport) -> String {
+    let percent = |used: RowUse| format!("{:.1} % padding", 100.0 * used.padding);
+    let (used, other, how) = if report.is_packed {
+        (report.packed, report.unpacked, "with one sample each")
+    } else {
+        let how = "with data.packing = \"samples\"";
+        (report.unpacked, report.packed, how)
+    };
+    format!(
+        "  rows         {} of up to {}, {}; {how}: {}, {}",
+        grouped(used.rows as u64),
+        count(report.length as u64, "token"),
+        percent(used),
+        grouped(other.rows as u64),
+        percent(other)
+    )
+}
+
 /// Minimum, median and maximum of a number over all samples.
 fn quartiles(samples: &Samples, of: fn(&Samples, usize) -> usize) -> (usize, usize, usize) {
     let mut numbers: Vec<usize> = (0..samples.len()).map(|index| of(samples, index)).collect();
@@ -248,6 +268,7 @@ fn print_json(conversations: &Conversations, shown: Range<usize>) -> anyhow::Res
     summary["samples"] = json!(samples.len());
     summary["tokens"] = numbers(Samples::tokens_in);
     summary["trained"] = numbers(Samples::trained_in);
+    summary["rows"] = row_json(&conversations.row_report()?);
     output::print_json(&summary)?;
     for index in shown {
         let sample = samples.sample(index)?;
@@ -262,6 +283,16 @@ fn print_json(conversations: &Conversations, shown: Range<usize>) -> anyhow::Res
         }))?;
     }
     Ok(())
+}
+
+fn row_json(report: &RowReport) -> Value {
+    let used = |used: RowUse| json!({"rows": used.rows, "padding": used.padding});
+    json!({
+        "packed": report.is_packed,
+        "length": report.length,
+        "with_packing": used(report.packed),
+        "without_packing": used(report.unpacked),
+    })
 }
 
 #[cfg(test)]
@@ -287,6 +318,33 @@ mod tests {
             lines.lines().count() == 9 && lines.contains("\"<EOS>\""),
             "{lines}"
         );
+    }
+
+    #[test]
+    fn the_line_about_rows_says_what_packing_saves() {
+        let unpacked = RowUse {
+            rows: 1234,
+            padding: 0.4126,
+        };
+        let packed = RowUse {
+            rows: 321,
+            padding: 0.01,
+        };
+        let line = |is_packed| {
+            row_line(&RowReport {
+                is_packed,
+                length: 512,
+                unpacked,
+                packed,
+            })
+        };
+        assert_eq!(
+            line(true),
+            "  rows         321 of up to 512 tokens, 1.0 % padding; with one sample each: 1,234, 41.3 % padding"
+        );
+        assert!(line(false).starts_with(
+            "  rows         1,234 of up to 512 tokens, 41.3 % padding; with data.packing"
+        ));
     }
 
     #[test]
