@@ -62,6 +62,7 @@ mod module_cycles; // modules of a crate do not depend on each other in circles
 mod parity; // import and export of transformers models
 mod peft; // adapters of PEFT: logits, gradients, commands
 mod peft_damage; // damaged folders of adapters
+mod preferences; // pairs of completions, and what a run forgets
 mod quantized; // 8- and 4-bit weights
 mod quantized_export; // ... in files of other programs
 mod random_models; // random small models that cover every option

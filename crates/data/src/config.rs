@@ -20,6 +20,10 @@ pub enum Builtin {
     /// Conversations about short stories ([`StoryChats`](crate::StoryChats)).
     #[serde(rename = "stories_chat")]
     StoriesChat,
+    /// The same conversations, each with a wrong last reply to compare with the right one
+    /// ([`StoryChats::wrong_reply`](crate::StoryChats::wrong_reply)).
+    #[serde(rename = "stories_preferences")]
+    StoriesPreferences,
 }
 
 /// Which messages of a conversation are trained: their tokens are targets of the loss.
@@ -109,7 +113,7 @@ pub struct DataConfig {
     pub separator: Option<String>,
     /// The field of a `.jsonl` line that contains the document.
     pub field: String,
-    /// A built-in corpus: `stories`, `statquest` or `stories_chat`.
+    /// A built-in corpus: `stories`, `statquest`, `stories_chat` or `stories_preferences`.
     pub builtin: Option<Builtin>,
     /// Seed of the built-in stories and of the conversations about them.
     pub seed: u64,
@@ -210,9 +214,7 @@ impl DataConfig {
             }
         }
         self.split.validate()?;
-        if self.documents == 0
-            && matches!(self.builtin, Some(Builtin::Stories | Builtin::StoriesChat))
-        {
+        if self.documents == 0 && !matches!(self.builtin, None | Some(Builtin::Statquest)) {
             return Err(DataError::config(
                 "documents = 0 would generate an empty corpus; hint: remove the key to use the default",
             ));
@@ -254,7 +256,9 @@ impl DataConfig {
     /// assert!(!config.has_conversations());
     /// ```
     pub fn has_conversations(&self) -> bool {
-        !self.conversations.is_empty() || self.builtin == Some(Builtin::StoriesChat)
+        let is_chat =
+            |builtin| matches!(builtin, Builtin::StoriesChat | Builtin::StoriesPreferences);
+        !self.conversations.is_empty() || self.builtin.is_some_and(is_chat)
     }
 
     /// Returns the text source settings.

@@ -14,4 +14,6 @@ pub(crate) mod stream {
     pub(crate) const STORIES: u64 = 1 << 40;
     /// Conversation `i` about a story uses stream `STORY_CHATS + i`.
     pub(crate) const STORY_CHATS: u64 = 1 << 41;
+    /// The wrong replies about story `i` use streams of `WRONG_REPLIES + i`.
+    pub(crate) const WRONG_REPLIES: u64 = 1 << 42;
 }

@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 
 use nextword_base::hash::sha256_hex;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::v0_1::v0_1_settings;
-use crate::RunConfig;
+use crate::{PreferenceSettings, RunConfig};
 
 mod v0_1;
 
@@ -101,7 +101,37 @@ fn later_settings(config: &RunConfig) -> Vec<Setting> {
     let length = length.filter(|length| *length != config.model.context_length);
     let mut settings = vec![setting("train.sequence_length", length, Value::Null)];
     settings.extend(lora_settings(config));
+    settings.extend(preference_settings(config));
     settings
+}
+
+/// The settings of `[preferences]`, all of them if there is that table.
+fn preference_settings(config: &RunConfig) -> Vec<Setting> {
+    let of = |value: fn(&PreferenceSettings) -> Value| config.preferences.as_ref().map(value);
+    let (loss, beta) = (
+        of(|table| to_value(table.loss)),
+        of(|table| json!(table.beta)),
+    );
+    let none = Value::Null;
+    vec![
+        setting("preferences.loss", loss, &none),
+        setting("preferences.beta", beta, &none),
+        setting(
+            "preferences.label_smoothing",
+            of(|table| json!(table.label_smoothing)),
+            &none,
+        ),
+        setting(
+            "preferences.desirable_weight",
+            of(|table| json!(table.desirable_weight)),
+            &none,
+        ),
+        setting(
+            "preferences.undesirable_weight",
+            of(|table| json!(table.undesirable_weight)),
+            &none,
+        ),
+    ]
 }
 
 /// The settings of `[lora]`, all of them if there is that table.

@@ -9,6 +9,7 @@
 //! | the learning rate schedule | [`ScheduleConfig`] |
 //! | saving and loading checkpoints | [`checkpoint`] |
 //! | runs that train an adapter | [`LoraSettings`] |
+//! | training on preferences | [`PreferenceSettings`] |
 //! | the training loop in a run folder | [`Trainer`] |
 //! | the training loop in memory | [`InMemoryTrainer`] |
 //! | estimates of memory, disk space and time | [`plan`] |
@@ -55,8 +56,11 @@ mod lora;
 mod lora_defaults;
 mod metrics;
 mod nonfinite;
+mod objective;
 mod optimizer;
+mod other_text;
 pub mod plan;
+mod preferences;
 mod report;
 mod saved_model;
 mod schedule;
@@ -67,10 +71,9 @@ mod stepper;
 mod tokenizer_choice;
 mod trainer;
 mod training_loop;
+mod validation_config;
 
-pub use config::{
-    CheckpointConfig, ProbeConfig, RunConfig, SampleConfig, TrainConfig, ValidationConfig,
-};
+pub use config::{CheckpointConfig, ProbeConfig, RunConfig, SampleConfig, TrainConfig};
 pub use config_file::{parse_config, parse_stored_config, read_config, to_toml};
 pub use conversations::{ConversationReport, Conversations, Examples, LeftOut, PromptCheck};
 pub use error::TrainError;
@@ -78,6 +81,8 @@ pub use folder::RunFolder;
 pub use lora::{LoraSettings, UnsetKeys};
 pub use metrics::MetricsLine;
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerKind};
+pub use other_text::OtherTextLoss;
+pub use preferences::{PreferenceLoss, PreferenceMetrics, PreferenceSettings};
 pub use report::{
     Completion, CompletionReport, CompletionRequest, Hooks, LoraInfo, NoHooks, NullReporter,
     Outcome, Reporter, RunInfo, SampleRequest, StepReport, StopReason, ValidationReport,
@@ -91,3 +96,4 @@ pub use step::{Gradients, forward_backward};
 pub use stepper::Stepper;
 pub use tokenizer_choice::use_declared_eos;
 pub use trainer::{InMemoryTrainer, StopFlag, TrainedModel, Trainer};
+pub use validation_config::{OtherText, ValidationConfig};

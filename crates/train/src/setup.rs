@@ -12,6 +12,7 @@ use self::model_parts::{ModelParts, model_tokens};
 use self::source_model::{SourceModel, apply_base_model};
 use crate::conversation_defaults::resolve_epochs;
 use crate::conversations::{Conversations, dataset_without_tokens};
+use crate::other_text::{self, OtherTextWindows};
 use crate::start_from::LoraBase;
 use crate::tokenizer_choice::{build_dataset, resolve_vocab_size, use_declared_eos};
 use crate::{RunConfig, TrainError};
@@ -47,6 +48,8 @@ pub struct RunSetup {
     pub lora: Option<LoraBase>,
     /// The conversations that the run trains on, in place of the tokens of `dataset`.
     pub conversations: Option<Conversations>,
+    /// The texts of `validation.also`.
+    pub(crate) other_texts: Vec<OtherTextWindows>,
     /// What the model card says about the data, if a checkpoint has it: a resumed run reads the same data by other
     /// paths.
     pub(crate) trained_on: Option<String>,
@@ -97,6 +100,7 @@ impl BaseConfig {
         let source = apply_base_model(&mut config)?;
         let parameters = config.model.parameter_counts().total();
         config.apply_lora_defaults(Some(parameters));
+        config.apply_preference_defaults(parameters);
         config.validate()?;
         config.validate_sequence_length()?;
         let (device, name) = if let Some(device) = open_device {
@@ -140,6 +144,9 @@ impl BaseConfig {
             padding_id,
         };
         let loader = match &conversations {
+            Some(read) if config.preferences.is_some() => {
+                Loader::from_pairs(read.train.clone(), loader_config)?
+            }
             Some(read) => Loader::from_samples(read.train.clone(), loader_config)?,
             None => Loader::new(dataset.train.clone(), loader_config)?,
         };
@@ -150,6 +157,7 @@ impl BaseConfig {
             chat_templates,
             lora,
         } = model;
+        let other_texts = other_text::read(&config, dataset.tokenizer.as_ref(), &special)?;
         Ok(RunSetup {
             config,
             dataset,
@@ -160,6 +168,7 @@ impl BaseConfig {
             chat_templates,
             lora,
             conversations,
+            other_texts,
             trained_on: None,
         })
     }
@@ -173,6 +182,9 @@ fn validation_windows(
     padding_id: u32,
 ) -> Result<Option<EvalWindows>, TrainError> {
     let (packing, length) = (config.data.packing, config.sequence_length());
+    if config.preferences.is_some() {
+        return Ok(None); // Held-out pairs are not windows.
+    }
     let windows = match conversations.map(|read| &read.validation) {
         Some(samples) if samples.is_empty() => return Ok(None),
         Some(samples) => EvalWindows::from_samples(samples.clone(), length, padding_id)?,

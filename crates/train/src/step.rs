@@ -27,7 +27,7 @@ impl Default for Gradients {
 
 impl Gradients {
     /// Collects the gradients of `model`'s parameters from `gradients`.
-    fn collect(model: &Transformer, gradients: BurnGradients) -> Self {
+    pub(crate) fn collect(model: &Transformer, gradients: BurnGradients) -> Self {
         let mut collector = GradientCollector {
             gradients,
             path: Vec::new(),
@@ -41,7 +41,7 @@ impl Gradients {
     }
 
     /// Adds the gradients of another micro-batch.
-    fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         for (name, gradient) in other.by_name {
             let sum = match self.by_name.remove(&name) {
                 Some(sum) => sum + gradient,
@@ -199,7 +199,7 @@ pub(crate) fn batch_loss<P: Probe>(
 }
 
 /// The input ids, `[batch, seq]`, on the model's device.
-fn tokens(model: &Transformer, batch: &TokenBatch) -> Tensor<2, Int> {
+pub(crate) fn tokens(model: &Transformer, batch: &TokenBatch) -> Tensor<2, Int> {
     let ids: Vec<i32> = batch.inputs.iter().map(|id| *id as i32).collect();
     let device = model.device().without_autodiff();
     Tensor::from_data(TensorData::new(ids, [batch.batch, batch.seq]), &device)

@@ -38,8 +38,21 @@ impl SampleOrder {
     /// The order of `samples`, of which there is at least one, with `per_step` of them in a step.
     pub(crate) fn new(samples: &Samples, per_step: usize, seed: u64) -> Self {
         let lengths = (0..samples.len()).map(|index| samples.row_length(index) as u32);
+        Self::of_lengths(lengths.collect(), per_step, seed)
+    }
+
+    /// The order of the pairs in `samples`, of which there is at least one: samples 2i and 2i + 1 are pair i. `per_step`
+    /// is a number of pairs.
+    pub(crate) fn of_pairs(samples: &Samples, per_step: usize, seed: u64) -> Self {
+        let row_length = |index| samples.row_length(index) as u32;
+        let lengths =
+            (0..samples.len() / 2).map(|pair| row_length(2 * pair).max(row_length(2 * pair + 1)));
+        Self::of_lengths(lengths.collect(), per_step, seed)
+    }
+
+    fn of_lengths(lengths: Arc<[u32]>, per_step: usize, seed: u64) -> Self {
         Self {
-            lengths: lengths.collect(),
+            lengths,
             per_step: per_step.max(1),
             seed,
             recent: Arc::default(),

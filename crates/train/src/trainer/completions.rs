@@ -21,12 +21,12 @@ struct HeldOut {
     wanted: Vec<u32>,
 }
 
-/// At most `count` prompts with the last messages of `samples`, spread over them.
-fn held_out(samples: &Samples, count: usize) -> Result<Vec<HeldOut>, DataError> {
-    let used = count.min(samples.len());
+/// At most `count` prompts with the last messages of the samples `among`, spread over them.
+fn held_out(samples: &Samples, among: &[usize], count: usize) -> Result<Vec<HeldOut>, DataError> {
+    let used = count.min(among.len());
     let mut found = Vec::with_capacity(used);
     for number in 0..used {
-        let sample = samples.sample(number * samples.len() / used)?;
+        let sample = samples.sample(among[number * among.len() / used])?;
         // A message without a prompt is a text, which does not end in a certain way.
         let last = sample.trained.last().filter(|span| span.start > 1);
         if let Some(span) = last {
@@ -45,7 +45,7 @@ fn of_run(training: &TrainingLoop, count: usize) -> Result<Vec<HeldOut>, DataErr
     let setup = &training.setup;
     match &setup.conversations {
         Some(read) if setup.config.data.train_on != TrainOn::All => {
-            held_out(&read.validation, count)
+            held_out(&read.validation, &read.wanted_validation(), count)
         }
         _ => Ok(Vec::new()),
     }
@@ -159,7 +159,7 @@ mod tests {
         builder.push(&[1, 3, 3], &[1..3]).unwrap(); // a text
         builder.push(&[1, 4, 6, 2], &[2..4]).unwrap();
         let samples = builder.finish();
-        let found = held_out(&samples, 5).unwrap();
+        let found = held_out(&samples, &[0, 1, 2], 5).unwrap();
         let expected = [
             HeldOut {
                 prompt: vec![1, 5, 6, 2, 7],
@@ -171,8 +171,9 @@ mod tests {
             },
         ];
         assert_eq!(found, expected);
-        assert_eq!(held_out(&samples, 1).unwrap().len(), 1);
-        assert_eq!(held_out(&Samples::default(), 4).unwrap(), []);
+        assert_eq!(held_out(&samples, &[0, 1, 2], 1).unwrap().len(), 1);
+        assert_eq!(held_out(&samples, &[2], 4).unwrap(), expected[1..]);
+        assert_eq!(held_out(&Samples::default(), &[], 4).unwrap(), []);
     }
 
     #[test]
