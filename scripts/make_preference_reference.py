@@ -2,7 +2,7 @@
 
 The model is tests/fixtures/llama_like, whose forward pass scripts/make_reference.py compares with transformers. The
 reference is the same model without the output of its last feed-forward layer. The losses are written as in TRL 1.16
-(trl/trainer/dpo_trainer.py and kto_trainer.py).
+(trl/trainer/dpo_trainer.py and kto_trainer.py), with the label smoothing of conservative DPO.
 
     case.json              samples (ids, and where the completion starts) in pairs: chosen and rejected, and for KTO a
                            rated completion and a mismatched one; their log probabilities under model and reference; and
