@@ -52,7 +52,7 @@ also = { name = "general", path = "text.txt" }
 fn succeed(dir: &TestDir, args: &[&str]) -> String {
     let output = dir.run(args);
     assert!(output.status.success(), "{args:?}: {}", stderr(&output));
-    String::from_utf8(output.stdout).unwrap() + &stderr(&output)
+    String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output)
 }
 
 #[test]
@@ -136,8 +136,7 @@ fn events_of_runs_on_preferences_have_their_metrics() {
     ];
     let output = dir.run(&args);
     assert!(output.status.success(), "{}", stderr(&output));
-    let events: Vec<Value> = String::from_utf8(output.stdout)
-        .unwrap()
+    let events: Vec<Value> = String::from_utf8_lossy(&output.stdout)
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
