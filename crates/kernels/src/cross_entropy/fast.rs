@@ -17,6 +17,7 @@ use crate::{IGNORE, Precision, QuantizedMatrix};
 pub(super) type Gradients = [Buffer; 3];
 
 /// The loss of an output layer, with the tensors that are its inputs besides the hidden states.
+#[allow(clippy::large_enum_variant)] // It exists for a moment, once per call.
 pub(super) enum LayerLoss {
     Float(FloatLoss, Tensor<2>, Option<Tensor<1>>),
     Quantized(QuantizedLoss, Option<Tensor<1>>),
