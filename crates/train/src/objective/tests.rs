@@ -57,7 +57,7 @@ fn model(change: impl FnOnce(&mut NamedTensors)) -> Transformer {
     change(&mut tensors);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
-    save_tensors(&path, &tensors).unwrap();
+    save_tensors(&tensors, &path).unwrap();
     weights::load(&config, &path, &Device::flex()).unwrap()
 }
 
