@@ -192,7 +192,7 @@ impl Collected {
 fn add_mismatched(records: &mut [EncodedRecord], max_length: usize) {
     let completions: Vec<&Fitted> = records
         .iter()
-        .flat_map(|record| record.samples.first())
+        .filter_map(|record| record.samples.first())
         .map(|(_, fitted)| fitted)
         .collect();
     let added = mismatched(&completions, max_length);

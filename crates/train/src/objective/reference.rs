@@ -126,23 +126,21 @@ impl ReferenceLogProbs {
 
 /// Identifies the values: the data, the model's weights, and the precision of its matrix products.
 fn key(setup: &RunSetup, model: &Transformer) -> [u8; 32] {
-    let mut described = format!(
-        "{}\nprecision {:?}\n",
+    let base = setup.lora.as_ref();
+    let mut described = vec![
         setup.data_fingerprint(),
-        setup.config.train.precision
-    );
-    if let Some(base) = &setup.lora {
-        described += &format!("base {}\n", base.description.weights_sha256);
-    }
+        format!("precision {:?}", setup.config.train.precision),
+        base.map_or_else(String::new, |base| base.description.weights_sha256.clone()),
+    ];
     weights::for_each(model, |name, data| {
         let values = weights::to_f32_vec(data);
         let bytes: Vec<u8> = values
             .iter()
             .flat_map(|value| value.to_le_bytes())
             .collect();
-        described += &format!("{name} {}\n", sha256_hex(&bytes));
+        described.push(format!("{name} {}", sha256_hex(&bytes)));
     });
-    sha256(described.as_bytes())
+    sha256(described.join("\n").as_bytes())
 }
 
 /// The state of a run that prepares its reference.
